@@ -1,0 +1,35 @@
+"""The clocks: the wall's, for what people read, and the boot's, for what must not jump.
+
+An instant of the boot clock is kept as text, `<boot id>:<seconds>`; after a reboot it says only that it was before.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from pathlib import Path
+
+from polyjob.database import now
+
+
+class Clock:
+    """Both clocks. Tests put another in its place and move it by hand."""
+
+    def __init__(self) -> None:
+        self.boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+    def wall(self) -> datetime.datetime:
+        return now()
+
+    def seconds(self) -> float:
+        """Seconds since boot, time asleep included; never steps back."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def mark(self) -> str:
+        """This instant, as text."""
+        return f"{self.boot_id}:{self.seconds():.6f}"
+
+    def since(self, mark: str) -> float | None:
+        """Seconds since the instant `mark`; None when the machine was booted in between."""
+        boot_id, _, seconds = mark.rpartition(":")
+        return self.seconds() - float(seconds) if boot_id == self.boot_id else None

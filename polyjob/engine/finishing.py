@@ -1,0 +1,134 @@
+"""The end of a job, in the order that makes it safe: log drained, outputs sealed, all synced, back end cleared.
+
+Every step may be repeated after a crash. The terminal status is written by the pass, once all of them are done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from polyjob.models import Job
+from polyjob.statuses import Status
+from polyjob.store import Store
+from runners.base import Exit, Gone, Reason, RemoteRunner, Runner
+
+PIECE = 1 << 20
+"""Bytes of log fetched by one call."""
+
+
+@dataclass(frozen=True)
+class LogPosition:
+    """How far a remote log is in our file: the runner's cursor, and the length of the file that belongs to it."""
+
+    cursor: str | None = None
+    length: int = 0
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any] | None) -> LogPosition:
+        return cls(value["cursor"], value["length"]) if value else cls()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"cursor": self.cursor, "length": self.length}
+
+
+def fetch_log(runner: RemoteRunner, handle: str, log: Path, position: LogPosition, limit: int) -> LogPosition:
+    """Append what is new to our file, which is first cut to `position`; the position behind it.
+
+    Bytes beyond `limit` are fetched and dropped. At most a few MiB per call, so that the pass can commit in between.
+    """
+    data, cursor = runner.logs(handle, position.cursor, PIECE)
+    kept = data[: max(0, limit - position.length)]
+    length = Store.append(log, kept, position.length)
+    return LogPosition(cursor, length)
+
+
+def drain_log(runner: RemoteRunner, handle: str, log: Path, position: LogPosition, limit: int) -> LogPosition:
+    """Fetch until nothing comes. A back end that has forgotten the job has nothing more to give."""
+    while True:
+        try:
+            further = fetch_log(runner, handle, log, position, limit)
+        except Gone:
+            return position
+        if further == position:
+            return position
+        position = further
+
+
+def finish(
+    runner: Runner,
+    job: Job,
+    handle: str | None,
+    store: Store,
+    position: LogPosition,
+    log_limit: int,
+    outputs_limit: int,
+) -> LogPosition:
+    """All steps of the end. Raises RunnerUnavailable or OSError; then the whole is called again, later."""
+    if handle is not None and isinstance(runner, RemoteRunner):
+        position = drain_log(runner, handle, store.job_log(job.uuid), position, log_limit)
+    store.seal(job.uuid, str(job.id), outputs_limit, _stream(runner, handle))
+    store.sync(job.uuid)
+    if handle is not None:
+        runner.clean(handle)
+    return position
+
+
+def _stream(runner: Runner, handle: str | None) -> Any:
+    """The outputs as a tar stream where they have to be fetched; None where they are in the job's folder."""
+    if handle is None or not isinstance(runner, RemoteRunner):
+        return None
+    return _until_gone(runner, handle)
+
+
+def _until_gone(runner: RemoteRunner, handle: str) -> Any:
+    try:
+        yield from runner.outputs(handle)
+    except Gone:
+        return
+
+
+def outcome(job: Job) -> tuple[Status, str, dict[str, Any]]:
+    """(terminal status, message, details) of a job whose exit is recorded.
+
+    A stop that was asked for before the exit was recorded makes it `stopped`, with the true exit kept.
+    """
+    end = Exit.from_json(job.exit)
+    details = {"exit_code": end.code, "reason": str(end.reason), "signal": end.signal}
+    if end.stragglers:
+        details["stragglers"] = list(end.stragglers)
+    if job.stop_at is not None and job.stop_kind != "timeout":
+        by = job.stop_by.username if job.stop_by else None
+        return Status.STOPPED, _with_rest("Job was stopped", end), details | {"by": by}
+    if job.stop_kind == "timeout":
+        return (
+            Status.FAILED,
+            _with_rest("The job ran longer than it may", end),
+            details | {"reason": str(Reason.TIMEOUT)},
+        )
+    if end.succeeded:
+        return Status.SUCCEEDED, _with_rest("Completed", end), details
+    return Status.FAILED, _with_rest(_failure(end), end), details
+
+
+def _failure(end: Exit) -> str:
+    if end.reason is Reason.EXITED:
+        return f"exit-code({end.code})"
+    if end.reason is Reason.SIGNALLED:
+        return f"exit-code({end.code}): ended by signal {end.signal}"
+    if end.reason is Reason.OOM:
+        return f"exit-code({end.code}): out of memory"
+    if end.reason is Reason.LOST:
+        return "The job is gone, and nobody saw how it ended"
+    return "Could not start the job"
+
+
+def _with_rest(text: str, end: Exit) -> str:
+    """The message with what else the runner says of the end; the bare text where that is nothing."""
+    parts = [text]
+    if end.message:
+        parts.append(end.message)
+    if end.stragglers:
+        parts.append(f"still running at the end, and killed: {', '.join(end.stragglers)}")
+    return ". ".join(part.rstrip(".") for part in parts) + ("." if len(parts) > 1 else "")

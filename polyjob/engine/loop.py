@@ -1,0 +1,146 @@
+"""The engine's process: its lock, its wake-up line, its signals, and the loop of passes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import runners
+from polyjob.clock import Clock
+from polyjob.database import close_database, database, now, open_database
+from polyjob.engine.calls import Calls
+from polyjob.engine.passes import Engine
+from polyjob.hints import drain_line, open_line
+from polyjob.lock import EngineLock
+from polyjob.migrations import migrate
+from polyjob.models import Meta
+from polyjob.settings import Settings
+from polyjob.store import Store
+from runners.base import Runner, RunnerSettings
+
+log = logging.getLogger("polyjob.engine")
+
+REPORT = "engine.json"
+REPORT_EVERY = 5.0
+FAILED_PASS_PAUSE = 1.0
+
+
+def run(settings: Settings) -> int:
+    """Work until TERM or INT; returns the exit code. Blocks. Jobs go on behind it.
+
+    Raises EngineRunning when another engine works on the same data folder, RuntimeError for a database that a newer
+    polyjob wrote, OSError for a data folder that cannot be used. Must be called in the main thread.
+    """
+    store = Store(settings.data_dir)
+    store.prepare(shared=bool(settings.job_user))
+    lock = EngineLock(settings.data_dir)
+    lock.acquire()
+    try:
+        open_database(settings.data_dir)
+        migrate(settings.data_dir)
+        return _work(settings, store)
+    finally:
+        close_database()
+        lock.release()
+
+
+def _work(settings: Settings, store: Store) -> int:
+    meta = dict(Meta.select(Meta.key, Meta.value).tuples())
+    runner_settings = RunnerSettings(
+        data_dir=str(settings.data_dir),
+        installation=meta["installation"],
+        job_env=settings.job_env,
+        job_user=settings.job_user or None,
+    )
+
+    def load(name: str, wake: Callable[[], None]) -> Runner:
+        return runners.load(name, runner_settings, wake)
+
+    line = open_line(settings.data_dir)
+    with _wake_pipe() as (reading, writing), _until_told(writing) as told:
+
+        def wake() -> None:
+            with contextlib.suppress(BlockingIOError, OSError):
+                os.write(writing, b"!")
+
+        calls = Calls(wake, settings.build_slots)
+        engine = Engine(settings, store, load, wake, calls, Clock(), meta["installation"], meta["secret"])
+        try:
+            _loop(engine, settings.data_dir, line, reading, told)
+        finally:
+            engine.close()
+            with contextlib.suppress(FileNotFoundError):
+                (settings.data_dir / REPORT).unlink()
+            os.close(line)
+    return 0
+
+
+def _loop(engine: Engine, data_dir: Path, line: int, reading: int, told: list[int]) -> None:
+    poll = select.poll()
+    poll.register(line, select.POLLIN)
+    poll.register(reading, select.POLLIN)
+    reported = None
+    checked_at = -REPORT_EVERY
+    while not told:
+        drain_line(line)  # before the pass: a hint that comes during it brings another
+        drain_line(reading)
+        pause = 0.0
+        try:
+            if engine.clock.seconds() - checked_at >= REPORT_EVERY:
+                checked_at = engine.clock.seconds()
+                engine.check_runners()
+            if not engine.run_pass():
+                pause = engine.TICK
+        except Exception:
+            log.exception("a pass failed; the next one follows")
+            pause = FAILED_PASS_PAUSE
+            if not database.is_closed():
+                database.close()
+        report = engine.report()
+        if report != reported:
+            _write_report(data_dir, report)
+            reported = report
+        if pause:
+            poll.poll(pause * 1000)
+
+
+def _write_report(data_dir: Path, report: dict[str, Any]) -> None:
+    """`<data>/engine.json`: how the engine finds its runner, for `/readyz`."""
+    part = data_dir / f"{REPORT}.part"
+    part.write_text(json.dumps({"pid": os.getpid(), "at": now().isoformat(), "runner": report}))
+    part.rename(data_dir / REPORT)
+
+
+@contextlib.contextmanager
+def _wake_pipe() -> Iterator[tuple[int, int]]:
+    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        yield reading, writing
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+@contextlib.contextmanager
+def _until_told(writing: int) -> Iterator[list[int]]:
+    """A list that has something in it once TERM or INT came; the signal also ends a sleep."""
+    told: list[int] = []
+
+    def tell(number: int, frame: Any) -> None:
+        told.append(number)
+        with contextlib.suppress(OSError):
+            os.write(writing, b"!")
+
+    before = {number: signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,388 @@
+"""What can be done with jobs: create, find, change, clone, stop, delete, bookmark.
+
+Each verb is one transaction, synced when it returns, and wakes the engine where that has something to do. What is
+wished is written here; what is, by the engine.
+"""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from peewee import ModelSelect
+
+from polyjob import specs
+from polyjob.database import now, write
+from polyjob.errors import Invalid, NotFound, Problem, Unavailable
+from polyjob.hints import send_hint
+from polyjob.models import CLAIMED, QUEUED, Bookmark, Build, Job, JobStatus, Project, User
+from polyjob.schemas.config import load_config
+from polyjob.settings import Settings
+from polyjob.statuses import Status
+from polyjob.store import Store
+from polyjob.transitions import change, first_status, transition
+
+STOPPED_MESSAGE = "Job was stopped"
+STRATEGIES = ("restart", "resume", "copy")
+_COPIED = ("name", "description", "readme", "tags", "data_refs", "ttl")
+
+
+# Finding.
+
+
+def find(project: Project, job_id: int) -> Job:
+    """Raises NotFound, also for a job that is being deleted."""
+    job = Job.get_or_none(Job.id == job_id, Job.project == project, Job.deleted_at.is_null())
+    if job is None:
+        raise NotFound(f"There is no job {job_id} in this project.")
+    return job
+
+
+def list_jobs(project: Project) -> ModelSelect:
+    """The project's jobs, last changed first."""
+    return (
+        Job.select()
+        .where(Job.project == project, Job.deleted_at.is_null())
+        .order_by(Job.updated_at.desc(), Job.id.desc())
+    )
+
+
+def queue_position(job: Job) -> int | None:
+    """1 for the job that is claimed next; None for one that does not wait to be claimed."""
+    if job.status is not Status.CREATED or not job.is_managed:
+        return None
+    return int(_queue().where(Job.id <= job.id).count())
+
+
+def _queue() -> ModelSelect:
+    return Job.select().where(QUEUED)
+
+
+def slots_taken() -> int:
+    """Jobs that hold a slot: claimed, and not yet known to have ended."""
+    return int(Job.select().where(CLAIMED, Job.exit.is_null()).count())
+
+
+def waiting_reason(job: Job) -> str | None:
+    """What keeps the job from running now, in one sentence; None if nothing does."""
+    if job.status.is_done or not job.is_managed:
+        return None
+    if job.status is Status.CREATED:
+        ahead = (queue_position(job) or 1) - 1
+        return f"Waits for a free slot; {ahead} {'job is' if ahead == 1 else 'jobs are'} ahead of it."
+    if job.status is Status.BUILDING and job.build is not None and not job.build.status.is_done:
+        return f"Waits for build {job.build.unique_name}, which is {job.build.status}."
+    return None
+
+
+# Making.
+
+
+def create(project: Project, user: User, attributes: Mapping[str, Any], settings: Settings) -> Job:
+    """Accept a job: when this returns, it is on disk and will run, or reach a terminal status that says why not.
+
+    `attributes`: `config` (loaded by `load_config`) or None, and the job's own columns. Raises Invalid where the
+    runner cannot honour the config or the name is taken, Unavailable where the disk is low.
+    """
+    _refuse_on_low_disk(settings)
+    managed = attributes.get("is_managed") is not False
+    config = attributes.get("config")
+    if config is None and managed:
+        raise Invalid([Problem("/content", "Job expects a `content`.")])
+    columns = {name: attributes.get(name) for name in _COPIED}
+    if config is not None:
+        for name in ("name", "description", "tags"):
+            columns[name] = columns[name] or config.get(name)
+    notes = specs.check(config, settings.runner) if config and managed else []
+    with write("accept"):
+        _refuse_taken_name(project, columns["name"])
+        job = _insert(
+            project,
+            user,
+            columns
+            | {
+                "config": config,
+                "content": attributes.get("content"),
+                "is_managed": managed,
+                "runner": settings.runner,
+                "notes": notes or None,
+                "code": project.code_id,
+                "build": _asked_build(project, attributes.get("build_job")),
+            },
+        )
+    send_hint(settings.data_dir)
+    return job
+
+
+def clone(source: Job, user: User, strategy: str, attributes: Mapping[str, Any], settings: Settings) -> Job:
+    """A new job from `source`: its config with the patch `attributes["config"]` merged in.
+
+    `restart` starts with empty outputs and takes a source in any state; `resume` and `copy` start with a copy of the
+    source's outputs, which must be done. Raises Invalid and makes no job where the merged config or the source does
+    not do, Unavailable where the disk is low.
+    """
+    _refuse_on_low_disk(settings)
+    if strategy != "restart" and not source.status.is_done:
+        detail = f"Job {source.unique_name} is {source.status}; {strategy} takes only a job that is done."
+        raise Invalid([Problem("", detail)])
+    patch = attributes.get("config") or {}
+    config = load_config(merge(source.config, patch)) if source.config is not None or patch else None
+    notes = specs.check(config, settings.runner) if config and source.is_managed else []
+    identity = uuid.uuid4().hex
+    if strategy != "restart":
+        Store(settings.data_dir).link_inputs(source.uuid, identity)
+    own = config or {}
+    with write(strategy):
+        code = source.project.code_id if attributes.get("update_code") else source.code_id
+        job = _insert(
+            source.project,
+            user,
+            {
+                "uuid": identity,
+                "name": _free_name(source.project, patch.get("name")),
+                "description": attributes.get("description") or source.description,
+                "readme": source.readme,
+                "tags": own.get("tags") or source.tags,
+                "data_refs": source.data_refs,
+                "ttl": attributes.get("ttl") if attributes.get("ttl") is not None else source.ttl,
+                "config": config,
+                "content": source.content if not patch else None,
+                "is_managed": source.is_managed,
+                "runner": settings.runner,
+                "notes": notes or None,
+                "code": code,
+                "original": source.id,
+                "cloning_strategy": strategy,
+            },
+        )
+    send_hint(settings.data_dir)
+    return job
+
+
+def merge(document: Any, patch: Any) -> Any:
+    """`patch` merged into `document`: mappings key by key, everything else (lists and null too) replaced."""
+    if not isinstance(document, Mapping) or not isinstance(patch, Mapping):
+        return copy.deepcopy(patch)
+    return {
+        key: merge(document.get(key), patch[key]) if key in patch else copy.deepcopy(document[key])
+        for key in [*document, *(key for key in patch if key not in document)]
+    }
+
+
+def _insert(project: Project, user: User, columns: Mapping[str, Any]) -> Job:
+    moment = now()
+    values = {"uuid": uuid.uuid4().hex} | dict(columns)
+    job = Job.create(project=project, user=user, created_at=moment, updated_at=moment, **values)
+    first_status(job)
+    return job
+
+
+def _refuse_on_low_disk(settings: Settings) -> None:
+    free = Store(settings.data_dir).free_bytes()
+    if free < settings.disk_low:
+        raise Unavailable(
+            f"The server's disk has {free >> 20} MiB left, and takes no new jobs below {settings.disk_low >> 20} MiB.",
+            60,
+        )
+
+
+def _refuse_taken_name(project: Project, name: str | None, but: Job | None = None) -> None:
+    if name is not None and _is_taken(project, name, but):
+        raise Invalid([Problem("/name", f"There is a job named `{name}` in this project already.")])
+
+
+def _is_taken(project: Project, name: str, but: Job | None = None) -> bool:
+    query = Job.select().where(Job.project == project, Job.name == name, Job.deleted_at.is_null())
+    return bool((query.where(Job.id != but.id) if but else query).exists())
+
+
+def _free_name(project: Project, name: str | None) -> str | None:
+    """`name`, with the next free number behind it where it is taken."""
+    if name is None or not _is_taken(project, name):
+        return name
+    number = 1
+    while _is_taken(project, f"{name}-{number}"):
+        number += 1
+    return f"{name}-{number}"
+
+
+def _asked_build(project: Project, asked: int | str | None) -> Build | None:
+    """The build that the request names, by number or unique name."""
+    if asked is None:
+        return None
+    number = str(asked).rsplit(".", 1)[-1]
+    build = Build.get_or_none(Build.id == int(number), Build.project == project) if number.isdecimal() else None
+    if build is None or str(asked) not in (number, build.unique_name):
+        raise Invalid([Problem("/build_job", f"There is no build `{asked}` in this project.")])
+    return build
+
+
+# Changing.
+
+
+def update(job: Job, changes: Mapping[str, Any], settings: Settings) -> Job:
+    """Change what people may: name, description, readme, tags, data_refs (united with the old ones where
+    `changes["merge"]`), the original and, while the job waits in the queue, its config.
+
+    Raises Invalid; then nothing is changed.
+    """
+    columns = {
+        name: changes[name] for name in ("name", "description", "readme", "tags", "data_refs") if name in changes
+    }
+    with write("update"):
+        job = _fresh(job)
+        if changes.get("merge"):
+            for name in {"tags", "data_refs"} & columns.keys():
+                columns[name] = list(dict.fromkeys([*(getattr(job, name) or []), *(columns[name] or [])])) or None
+        if columns.get("name") is not None:
+            _refuse_taken_name(job.project, columns["name"], but=job)
+        if changes.get("original_job") is not None:
+            columns["original"] = _asked_original(job, changes["original_job"])
+        if changes.get("config") is not None:
+            columns |= _new_config(job, changes["config"], changes.get("content"))
+        if columns:
+            change(job, **columns)
+    return job
+
+
+def _asked_original(job: Job, number: int) -> int:
+    original = Job.get_or_none(Job.id == number, Job.project == job.project, Job.deleted_at.is_null())
+    if original is None or original.id == job.id:
+        raise Invalid([Problem("/original_job", f"There is no other job {number} in this project.")])
+    return int(original.id)
+
+
+def _new_config(job: Job, config: Mapping[str, Any], content: str | None) -> dict[str, Any]:
+    """The columns of a new config. Only a job that was not claimed yet takes one."""
+    if job.status is not Status.CREATED:
+        raise Invalid(
+            [Problem("/config", f"The job is {job.status}; only a job that waits in the queue takes a new config.")]
+        )
+    notes = specs.check(config, job.runner) if job.is_managed else []
+    return {"config": config, "content": content, "notes": notes or None}
+
+
+def request_stop(job: Job, user: User | None, settings: Settings) -> Job:
+    """Have the job stopped. One that was not claimed yet is `stopped` when this returns; a running one soon, once
+    nothing of it is left; one that is done stays as it is. Idempotent."""
+    with write("stop"):
+        job = _fresh(job)
+        _wish_stop(job, "person", user)
+    send_hint(settings.data_dir)
+    return job
+
+
+def delete(job: Job, user: User | None, settings: Settings) -> None:
+    """Hide the job at once, and have it stopped and then removed with all that it wrote. Idempotent."""
+    with write("delete"):
+        job = _fresh(job)
+        if job.deleted_at is None:
+            _wish_stop(job, "delete", user)
+            change(job, deleted_at=now())
+            Bookmark.delete().where(Bookmark.job == job).execute()
+    send_hint(settings.data_dir)
+
+
+def _wish_stop(job: Job, kind: str, user: User | None) -> None:
+    if job.status.is_done or job.stop_at is not None or job.exit is not None:
+        return
+    if job.status is Status.CREATED or not job.is_managed:
+        details = {"reason": "stopped", "by": user.username if user else None}
+        transition(job, Status.STOPPED, message=STOPPED_MESSAGE, details=details)
+        return
+    change(job, stop_at=now(), stop_kind=kind, stop_by=user.id if user else None)
+
+
+def _fresh(job: Job) -> Job:
+    """The row as it is now. Raises NotFound if it went meanwhile."""
+    fresh = Job.get_or_none(Job.id == job.id)
+    if fresh is None:
+        raise NotFound("The job was deleted.")
+    return fresh
+
+
+# Statuses and notes.
+
+
+def post_status(
+    job: Job,
+    status: Status,
+    message: str | None,
+    traceback: str | None,
+    details: dict[str, Any] | None,
+    user: User | None,
+    settings: Settings,
+) -> JobStatus:
+    """What a client reports. A job that polyjob does not run takes it as its status, if it may follow; one that it
+    runs only keeps a note, but `stopped` from a person (not None) is a wish to stop. Returns the job's latest status.
+    """
+    if job.is_managed and status is Status.STOPPED and user is not None:
+        job = request_stop(job, user, settings)
+    else:
+        with write("report"):
+            job = _fresh(job)
+            if not job.is_managed:
+                transition(job, status, message=message, traceback=traceback, details=details)
+            elif not job.status.is_done and status is not job.status:
+                text = f"The job reported {status}{f': {message}' if message else ''}."
+                change(job, notes=with_note(job.notes, "reported", text))
+    return latest_status(job)
+
+
+def latest_status(job: Job) -> JobStatus:
+    return (
+        JobStatus.select().where(JobStatus.job == job).order_by(JobStatus.created_at.desc(), JobStatus.id.desc()).get()
+    )
+
+
+def list_statuses(job: Job) -> ModelSelect:
+    """Oldest first."""
+    return JobStatus.select().where(JobStatus.job == job).order_by(JobStatus.created_at, JobStatus.id)
+
+
+def with_note(notes: list[dict[str, str]] | None, kind: str, text: str | None) -> list[dict[str, str]] | None:
+    """`notes` with the one of this kind replaced, or removed where `text` is None."""
+    kept = [note for note in notes or [] if note["kind"] != kind]
+    return kept + ([{"kind": kind, "text": text}] if text else []) or None
+
+
+# Bookmarks.
+
+
+def bookmark(job: Job, user: User) -> None:
+    """Idempotent."""
+    moment = now()
+    with write("bookmark"):
+        Bookmark.insert(user=user, job=job, is_set=True, created_at=moment, updated_at=moment).on_conflict(
+            conflict_target=[Bookmark.user, Bookmark.job], update={Bookmark.is_set: True, Bookmark.updated_at: moment}
+        ).execute()
+        _raise_version(job)
+
+
+def unbookmark(job: Job, user: User) -> None:
+    """Idempotent once there was a bookmark. Raises NotFound if there never was."""
+    with write("unbookmark"):
+        update = Bookmark.update(is_set=False, updated_at=now()).where(Bookmark.user == user, Bookmark.job == job)
+        if not update.execute():
+            raise NotFound("The job was never bookmarked.")
+        _raise_version(job)
+
+
+def _raise_version(job: Job) -> None:
+    Job.update(version=Job.version + 1).where(Job.id == job.id).execute()
+
+
+def bookmarked(user: User, jobs: list[Job]) -> set[int]:
+    """Which of these jobs the user has bookmarked, by id."""
+    query = Bookmark.select(Bookmark.job_id).where(
+        Bookmark.user == user,
+        Bookmark.is_set,
+        Bookmark.job_id.in_([job.id for job in jobs]),
+    )
+    return {row[0] for row in query.tuples()}
+
+
+def is_bookmarked(job: Job, user: User) -> bool:
+    return job.id in bookmarked(user, [job])

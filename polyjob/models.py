@@ -1,0 +1,250 @@
+"""The tables. What they look like in SQLite is said in `migrations/`; a test holds the two together.
+
+Columns named `…_clock` hold an instant of the boot clock as `<boot id>:<seconds>`, which no change of the wall clock
+can move.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peewee import AutoField, BooleanField, DeferredForeignKey, ForeignKeyField, IntegerField, Model, TextField
+
+from polyjob.database import InstantField, JSONField, database
+from polyjob.statuses import Status
+
+
+class StatusField(TextField):
+    def python_value(self, value: str | None) -> Status | None:
+        return None if value is None else Status(value)
+
+
+class Table(Model):
+    class Meta:
+        database = database
+        legacy_table_names = False
+
+
+class Meta(Table):
+    """One row per fact about this installation: `installation` (its id), `secret` (key of signatures), `made_at`."""
+
+    key = TextField(primary_key=True)
+    value = TextField()
+
+
+class User(Table):
+    id = AutoField()
+    username = TextField(unique=True)
+    email = TextField(null=True)
+    password_hash = TextField(null=True)
+    is_admin = BooleanField(default=False)
+    is_active = BooleanField(default=True)
+    created_at = InstantField()
+
+
+class Token(Table):
+    """A key that a user shows instead of a password. Only its SHA-256 is kept."""
+
+    id = AutoField()
+    user = ForeignKeyField(User, backref="tokens")
+    name = TextField()
+    digest = TextField(unique=True)
+    created_at = InstantField()
+    expires_at = InstantField(null=True)
+
+
+class SignInLink(Table):
+    """A link that signs its user in once. The row goes when it is used."""
+
+    digest = TextField(primary_key=True)
+    user = ForeignKeyField(User)
+    expires_at = InstantField()
+
+
+class Project(Table):
+    id = AutoField()
+    uuid = TextField(unique=True)
+    user = ForeignKeyField(User, backref="projects")
+    name = TextField()
+    description = TextField(null=True)
+    readme = TextField(null=True)
+    tags = JSONField(null=True)
+    is_public = BooleanField()
+    code: Any = DeferredForeignKey("Code", null=True)
+    """The latest upload: what a new job runs with."""
+    code_id: int | None
+    job_count = IntegerField(default=0)
+    """Kept by triggers, as is build_count; never written here."""
+    build_count = IntegerField(default=0)
+    created_at = InstantField()
+    updated_at = InstantField()
+
+    @property
+    def unique_name(self) -> str:
+        return f"{self.user.username}.{self.name}"
+
+
+class Code(Table):
+    """One upload of a project's code; the archive itself is `<data>/code/<digest>.tar.gz`."""
+
+    id = AutoField()
+    project = ForeignKeyField(Project, backref="codes")
+    user = ForeignKeyField(User)
+    digest = TextField()
+    """SHA-256 of the unpacked tree, in hex: the same for the same files, however they were packed."""
+    size = IntegerField()
+    files = JSONField()
+    """The requirement files in it: path → SHA-256 of the content."""
+    created_at = InstantField()
+
+
+class Build(Table):
+    project_id: int
+    user_id: int
+    code_id: int | None
+    id = AutoField()
+    uuid = TextField(unique=True)
+    project = ForeignKeyField(Project, backref="builds")
+    user = ForeignKeyField(User)
+    name = TextField(null=True)
+    description = TextField(null=True)
+    tags = JSONField(null=True)
+    config = JSONField()
+    runner = TextField()
+    key = TextField()
+    key_parts = JSONField()
+    code = ForeignKeyField(Code, null=True)
+    status = StatusField(default=Status.CREATED)
+    created_at = InstantField()
+    updated_at = InstantField()
+    started_at = InstantField(null=True)
+    finished_at = InstantField(null=True)
+    node = TextField(null=True)
+    artifact = TextField(null=True)
+    stop_at = InstantField(null=True)
+    invalidated_at = InstantField(null=True)
+    version = IntegerField(default=1)
+
+    @property
+    def unique_name(self) -> str:
+        return f"{self.project.unique_name}.builds.{self.id}"
+
+
+class BuildStatus(Table):
+    id = AutoField()
+    uuid = TextField(unique=True)
+    build = ForeignKeyField(Build, backref="statuses")
+    status = StatusField()
+    message = TextField(null=True)
+    traceback = TextField(null=True)
+    details = JSONField(null=True)
+    created_at = InstantField()
+
+
+class Job(Table):
+    project_id: int
+    user_id: int
+    original_id: int | None
+    build_id: int | None
+    code_id: int | None
+    stop_by_id: int | None
+    id = AutoField()
+    uuid = TextField(unique=True)
+    project = ForeignKeyField(Project, backref="jobs")
+    user = ForeignKeyField(User)
+    name = TextField(null=True)
+    description = TextField(null=True)
+    readme = TextField(null=True)
+    tags = JSONField(null=True)
+    data_refs = JSONField(null=True)
+    ttl = IntegerField(null=True)
+    is_managed = BooleanField(default=True)
+    runner = TextField()
+    status = StatusField(default=Status.CREATED)
+    created_at = InstantField()
+    updated_at = InstantField()
+    started_at = InstantField(null=True)
+    finished_at = InstantField(null=True)
+    original = ForeignKeyField("self", null=True)
+    cloning_strategy = TextField(null=True)
+    build = ForeignKeyField(Build, null=True, backref="jobs")
+    code = ForeignKeyField(Code, null=True)
+    node = TextField(null=True)
+    notes = JSONField(null=True)
+    """What people should know and no status says: a list of {"kind", "text"}; one per kind."""
+    exit_code = IntegerField(null=True)
+
+    # What people wish.
+    stop_at = InstantField(null=True)
+    """When the stop was asked for. Never set once the exit is recorded, so a stop that is set came first."""
+    stop_kind = TextField(null=True)
+    """Who asked: `person`, `timeout` or `delete`."""
+    stop_by = ForeignKeyField(User, null=True)
+    deleted_at = InstantField(null=True)
+    """Hidden from people since then; the engine removes files and row once nothing of the job is left."""
+
+    # What the engine has done.
+    attempt_at = InstantField(null=True)
+    """Committed before the runner is asked to start the job."""
+    handle = TextField(null=True)
+    log_cursor = JSONField(null=True)
+    running_at = InstantField(null=True)
+    running_clock = TextField(null=True)
+    term_clock = TextField(null=True)
+    exit = JSONField(null=True)
+    """The runner's Exit, as JSON. Set once; the slot is free from then on."""
+
+    version = IntegerField(default=1)
+    """Raised by every change that people can see: the ETag."""
+    config = JSONField(null=True)
+    content = TextField(null=True)
+
+    @property
+    def unique_name(self) -> str:
+        return f"{self.project.unique_name}.jobs.{self.id}"
+
+
+class JobStatus(Table):
+    id = AutoField()
+    uuid = TextField(unique=True)
+    job = ForeignKeyField(Job, backref="statuses")
+    status = StatusField()
+    message = TextField(null=True)
+    traceback = TextField(null=True)
+    details = JSONField(null=True)
+    created_at = InstantField()
+
+
+class Bookmark(Table):
+    """A removed bookmark stays, not set."""
+
+    job_id: int
+    id = AutoField()
+    user = ForeignKeyField(User)
+    job = ForeignKeyField(Job)
+    is_set = BooleanField()
+    created_at = InstantField()
+    updated_at = InstantField()
+
+
+TABLES: tuple[type[Table], ...] = (
+    Meta,
+    User,
+    Token,
+    SignInLink,
+    Project,
+    Code,
+    Build,
+    BuildStatus,
+    Job,
+    JobStatus,
+    Bookmark,
+)
+
+# Conditions word for word as the partial indexes have them, or SQLite would not use those.
+QUEUED = SQL("status = 'created' AND is_managed = 1")
+"""Jobs that wait to be claimed; in the order of their ids."""
+CLAIMED = SQL("is_managed = 1 AND status IN ('scheduled', 'building', 'running')")
+"""Jobs that the engine has taken up and not ended."""
+DELETED = SQL("deleted_at IS NOT NULL")
+LIVE_BUILDS = SQL("finished_at IS NULL")

@@ -1,0 +1,211 @@
+"""Every setting of polyjob in one table, read from the environment once.
+
+A setting `data_dir` is the variable `POLYJOB_DATA_DIR`. The documentation's table is compared with this one by a test.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PREFIX = "POLYJOB_"
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": GIB << 10}
+
+
+class SettingError(ValueError):
+    """A variable holds what its setting cannot be; the text names the variable and says what it takes."""
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _whole(value: str) -> int:
+    number = int(value)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def _positive(value: str) -> int:
+    number = int(value)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _port(value: str) -> int:
+    number = int(value)
+    if not 0 <= number <= 65535:
+        raise ValueError
+    return number
+
+
+def _seconds(value: str) -> float:
+    number = float(value)
+    if not 0 <= number < 1e9:
+        raise ValueError
+    return number
+
+
+def _size(value: str) -> int:
+    text = value.strip().upper().removesuffix("B").removesuffix("I")
+    unit = text[-1:] if text[-1:] in "KMGT" else ""
+    number = float(text.removesuffix(unit)) * _UNITS[unit]
+    if not 0 <= number < 1 << 60:
+        raise ValueError
+    return int(number)
+
+
+def _yes_no(value: str) -> bool:
+    answers = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    return answers[value.lower()]
+
+
+def _words(value: str) -> tuple[str, ...]:
+    return tuple(value.replace(",", " ").split())
+
+
+def _path(value: str) -> Path:
+    return Path(value).expanduser().absolute()
+
+
+_KINDS: dict[Callable[[str], Any], str] = {
+    _text: "text",
+    _whole: "a whole number, 0 or more",
+    _positive: "a whole number, 1 or more",
+    _port: "a port, 0 to 65535",
+    _seconds: "seconds",
+    _size: "bytes, or a number with K, M, G or T",
+    _yes_no: "yes or no",
+    _words: "names, separated by blanks or commas",
+    _path: "a path",
+}
+
+
+def _setting(read: Callable[[str], Any], default: str, help: str, shown: str | None = None) -> Any:
+    """A field of Settings. `shown` stands for the default in documents where the default depends on the machine."""
+    metadata = {"read": read, "default": default, "help": help, "shown": shown or default}
+    return dataclasses.field(metadata=metadata)
+
+
+def _default_data_dir() -> str:
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return str(Path(base) / "polyjob")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one process; frozen. See each field's `help`."""
+
+    data_dir: Path = _setting(
+        _path,
+        "",
+        "Folder of the database, logs, outputs and builds.",
+        "`$XDG_DATA_HOME/polyjob`, else `~/.local/share/polyjob`",
+    )
+    host: str = _setting(_text, "127.0.0.1", "Address that the server listens on.")
+    port: int = _setting(_port, "8000", "Port that the server listens on; 0 takes a free one.")
+    public_url: str = _setting(
+        _text,
+        "",
+        "Address that users reach the server by, where a proxy stands before it, such as `https://jobs.example.org`.",
+    )
+    trusted_proxies: int = _setting(
+        _whole, "0", "How many proxies stand before the server and set `X-Forwarded-For`, `-Proto` and `-Host`."
+    )
+    runner: str = _setting(_text, "process", "Runner of new jobs: `process`.")
+    slots: int = _setting(_positive, "", "Jobs that run at once.", "the number of CPUs")
+    build_slots: int = _setting(_positive, "2", "Builds that run at once.")
+    stop_grace: float = _setting(
+        _seconds, "10", "Time between TERM and KILL of a stopped job that does not set its own."
+    )
+    job_timeout: float = _setting(_seconds, "0", "Time that a job may run that does not set its own; 0 = no limit.")
+    build_timeout: float = _setting(_seconds, "3600", "Time that a build may take.")
+    log_limit: int = _setting(_size, "1G", "Log kept of one job or build; what comes after is counted and dropped.")
+    outputs_limit: int = _setting(_size, "0", "Outputs kept of one job, before compression; 0 = no limit.")
+    body_limit: int = _setting(_size, "1M", "Largest request body that is not an upload.")
+    upload_limit: int = _setting(_size, "512M", "Largest code upload, as sent.")
+    unpacked_limit: int = _setting(_size, "4G", "Largest code upload, unpacked.")
+    unpacked_files: int = _setting(_positive, "100000", "Most files, folders and links in one code upload.")
+    disk_low: int = _setting(_size, "256M", "Free disk space below which new jobs and uploads are refused with 503.")
+    public_projects: bool = _setting(_yes_no, "no", "Whether a new project is public where its creator does not say.")
+    job_env: tuple[str, ...] = _setting(
+        _words,
+        "PATH HOME USER LANG LC_* TZ TMPDIR SSL_CERT_* REQUESTS_CA_BUNDLE PIP_* *_proxy *_PROXY",
+        "Variables of the server's environment that process jobs and build steps see; `*` stands for any text.",
+    )
+    job_user: str = _setting(
+        _text,
+        "",
+        "Account that process jobs and build steps run as, on a server started as root; empty = the server's own.",
+    )
+    workers: int = _setting(_positive, "2", "Web processes.")
+    threads: int = _setting(_positive, "128", "Threads of each web process.")
+    followers: int = _setting(
+        _whole, "112", "Log followers and waiting requests that one web process takes at once; the next is told 503."
+    )
+    log_level: str = _setting(_text, "info", "Least level of the server's own messages: debug, info, warning or error.")
+
+    @property
+    def url(self) -> str:
+        """Where users reach the server, without a final slash."""
+        if self.public_url:
+            return self.public_url.rstrip("/")
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(self.host, self.host)
+        return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
+
+
+def read_settings(environ: Mapping[str, str], **overrides: Any) -> Settings:
+    """The settings that `environ` and then `overrides` (values, not text; None = not given) make.
+
+    Raises SettingError for the first variable that cannot be read. A variable that is set but empty counts as not set.
+    """
+    values = {}
+    for field in dataclasses.fields(Settings):
+        variable = PREFIX + field.name.upper()
+        read = field.metadata["read"]
+        text = environ.get(variable) or field.metadata["default"] or _machine_default(field.name)
+        try:
+            values[field.name] = read(text)
+        except (ValueError, KeyError, IndexError):
+            raise SettingError(f"{variable}={text!r} is not valid: it takes {_KINDS[read]}") from None
+    values.update({name: value for name, value in overrides.items() if value is not None})
+    return Settings(**values)
+
+
+def _machine_default(name: str) -> str:
+    if name == "data_dir":
+        return _default_data_dir()
+    if name == "slots":
+        return str(len(os.sched_getaffinity(0)))
+    return ""
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables from which `read_settings` makes the same settings again, for a child process."""
+    return {
+        PREFIX + field.name.upper(): _as_text(getattr(settings, field.name)) for field in dataclasses.fields(Settings)
+    }
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def table() -> list[tuple[str, str, str, str]]:
+    """(variable, what it takes, default as shown in documents, help) of every setting, in order."""
+    return [
+        (PREFIX + field.name.upper(), _KINDS[field.metadata["read"]], field.metadata["shown"], field.metadata["help"])
+        for field in dataclasses.fields(Settings)
+    ]

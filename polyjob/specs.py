@@ -1,0 +1,172 @@
+"""From a stored config to what a runner is told: the job's and build's specs, and the key that a build is reused by.
+
+Pure: reads no clock, no file and no database beyond the rows it is given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from polyjob.errors import Invalid, Problem
+from polyjob.models import Build, Job
+from polyjob.settings import MIB, Settings
+from polyjob.store import Store
+from runners.abilities import ABILITIES, Ability
+from runners.base import BuildSpec, JobSpec, Resources
+
+API_VERSION = "v1"
+
+
+def check(config: Mapping[str, Any], runner: str, pointer: str = "/config") -> list[dict[str, str]]:
+    """The notes that a job with this config gets on this runner: what it runs without.
+
+    Raises Invalid with a pointer to each part that the runner must refuse.
+    """
+    notes, problems = [], []
+    for path, support in ABILITIES[runner].items():
+        if support.ability is Ability.HONOURED or not _look_up(config, path):
+            continue
+        if support.ability is Ability.REFUSED:
+            detail = f"The {runner} runner cannot honour `{path}`: {support.why}."
+            problems.append(Problem(f"{pointer}/{path.replace('.', '/')}", detail))
+        else:
+            notes.append({"kind": path, "text": f"`{path}` was not used: {support.why}."})
+    if problems:
+        raise Invalid(problems)
+    return notes
+
+
+def _look_up(config: Mapping[str, Any], path: str) -> Any:
+    value: Any = config
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def build_key(config: Mapping[str, Any], runner: str, files: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+    """(key, its parts) of a config's `build` section: everything that the result depends on and nothing else.
+
+    `files` are the requirement files of the code: path → SHA-256. The command and `nocache` are no part of it.
+    """
+    section = config["build"]
+    parts = {
+        "runner": runner,
+        "image": section.get("image"),
+        "build_steps": section.get("build_steps") or [],
+        "env_vars": sorted(build_env(section).items()),
+        "files": dict(files),
+    }
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest(), parts
+
+
+def build_env(section: Mapping[str, Any]) -> dict[str, str]:
+    """The variables that a config's `build` section sets, for its steps and for its jobs."""
+    language = section.get("lang_env")
+    env = dict.fromkeys(("LC_ALL", "LANG", "LANGUAGE"), language) if language else {}
+    return env | dict(section.get("env_vars") or [])
+
+
+def build_spec(build: Build, store: Store, settings: Settings, installation: str) -> BuildSpec:
+    section = build.config["build"]
+    return BuildSpec(
+        uuid=build.uuid,
+        installation=installation,
+        folder=str(store.build_folder(build.uuid)),
+        key=build.key,
+        image=section.get("image"),
+        steps=tuple(section.get("build_steps") or ()),
+        env=build_env(section),
+        nocache=bool(section.get("nocache")),
+        code=str(store.code_archive(build.code.digest)) if build.code else None,
+        files=tuple(build.code.files) if build.code else (),
+        timeout=settings.build_timeout,
+    )
+
+
+def job_spec(job: Job, store: Store, settings: Settings, installation: str, token: str, inputs: Path | None) -> JobSpec:
+    """`token` is the job's own, the only key that it gets; `inputs` the archive of outputs that it starts with."""
+    config = job.config
+    environment = config.get("environment") or {}
+    return JobSpec(
+        uuid=job.uuid,
+        installation=installation,
+        folder=str(store.job_folder(job.uuid)),
+        cmd=command(config),
+        env=job_env(job, settings, token),
+        image=(config.get("build") or {}).get("image"),
+        resources=resources(environment.get("resources") or {}),
+        code=str(store.code_archive(job.code.digest)) if job.code else None,
+        inputs=str(inputs) if inputs else None,
+        grace=grace(config, settings),
+        log_limit=settings.log_limit,
+    )
+
+
+def command(config: Mapping[str, Any]) -> str:
+    """The text that the job's shell runs; a list is its items joined with ` && `."""
+    cmd = config["run"]["cmd"]
+    return cmd if isinstance(cmd, str) else " && ".join(cmd)
+
+
+def resources(asked: Mapping[str, Any]) -> Resources:
+    """What counts is the limit, and the request where no limit is set. Memory is asked for in MiB."""
+
+    def amount(kind: str) -> Any:
+        item = asked.get(kind) or {}
+        return item.get("limits") or item.get("requests") or None
+
+    memory, gpu = amount("memory"), amount("gpu")
+    return Resources(cpu=amount("cpu"), memory=int(memory * MIB) if memory else None, gpu=int(gpu) if gpu else None)
+
+
+def grace(config: Mapping[str, Any], settings: Settings) -> float:
+    """Seconds between TERM and KILL."""
+    value = (config.get("termination") or {}).get("grace")
+    return settings.stop_grace if value is None else float(value)
+
+
+def timeout(config: Mapping[str, Any], settings: Settings) -> float | None:
+    """Seconds that the job may run; None = without limit."""
+    value = (config.get("termination") or {}).get("timeout")
+    return (settings.job_timeout if value is None else float(value)) or None
+
+
+def job_env(job: Job, settings: Settings, token: str) -> dict[str, str]:
+    """The variables that the documented API promises a job, and over them its config's own.
+
+    What only the runner knows (the paths of outputs and logs) is the runner's to add.
+    """
+    config, project = job.config, job.project
+    host = settings.url
+    info = {
+        "project_name": project.unique_name,
+        "project_uuid": project.uuid,
+        "job_name": job.unique_name,
+        "job_uuid": job.uuid,
+        "role": "master",
+        "type": "runner",
+        "app": "polyjob",
+    }
+    asked = resources((config.get("environment") or {}).get("resources") or {})
+    env = {
+        "POLYAXON_API": host,
+        "POLYAXON_API_HTTP_HOST": host,
+        "POLYAXON_API_WS_HOST": host.replace("http", "ws", 1),
+        "POLYAXON_API_VERSION": API_VERSION,
+        "POLYAXON_IN_CLUSTER": "true",
+        "POLYAXON_IS_MANAGED": "true",
+        "POLYAXON_JOB_INFO": json.dumps(info),
+        "POLYAXON_LOG_LEVEL": (config.get("logging") or {}).get("level") or "INFO",
+        "POLYAXON_DATA_PATHS": "{}",
+        "POLYAXON_RUN_DATA_PATHS": "{}",
+        "POLYAXON_REFS_OUTPUTS_PATHS": json.dumps({"jobs": [], "experiments": []}),
+        "POLYAXON_SECRET_USER_TOKEN": token,
+    }
+    if not asked.gpu:
+        env["NVIDIA_VISIBLE_DEVICES"] = "none"
+    return env | build_env(config.get("build") or {}) | dict((config.get("environment") or {}).get("env_vars") or [])

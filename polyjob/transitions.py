@@ -1,0 +1,102 @@
+"""The only writer of statuses: `transition` guards, records and dates every change of a job's or build's status."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from typing import Any
+
+from peewee import fn
+
+from polyjob.database import now
+from polyjob.models import Build, BuildStatus, Job, JobStatus
+from polyjob.statuses import Status, may_follow
+
+MESSAGE_LENGTH = 256
+_MICROSECOND = datetime.timedelta(microseconds=1)
+
+
+def transition(
+    run: Job | Build,
+    status: Status,
+    *,
+    message: str | None = None,
+    traceback: str | None = None,
+    details: dict[str, Any] | None = None,
+    **columns: Any,
+) -> JobStatus | BuildStatus | None:
+    """Write `status` behind the run's current one, with `columns` of the same row, and return the new status row.
+
+    Returns None and writes nothing where the status may not follow or another writer came first; idempotent in that
+    sense. Must be called inside `database.write`. `run` is brought up to date. A message over 256 characters is cut,
+    its whole text going to the traceback. A run's statuses never go back in time, whatever the wall clock does.
+    """
+    is_job = isinstance(run, Job)
+    managed = not is_job or bool(run.is_managed)
+    if not may_follow(status, run.status, managed=managed):
+        return None
+    moment = _next_moment(run)
+    columns |= {"status": status, "updated_at": moment} | _dates(run, status, moment)
+    if not _write_columns(run, columns, expected=run.status):
+        return None
+    if message is not None and len(message) > MESSAGE_LENGTH:
+        traceback = traceback or message
+        message = message[: MESSAGE_LENGTH - 1] + "…"
+    values = {
+        "uuid": uuid.uuid4().hex,
+        "status": status,
+        "message": message,
+        "traceback": traceback,
+        "details": details,
+        "created_at": moment,
+    }
+    return JobStatus.create(job=run, **values) if is_job else BuildStatus.create(build=run, **values)
+
+
+def first_status(run: Job | Build) -> None:
+    """Write the status `created` of a run just inserted."""
+    values = {"uuid": uuid.uuid4().hex, "status": Status.CREATED, "created_at": run.created_at}
+    if isinstance(run, Job):
+        JobStatus.insert(job=run.id, **values).execute()
+    else:
+        BuildStatus.insert(build=run.id, **values).execute()
+
+
+def change(run: Job | Build, **columns: Any) -> bool:
+    """Write columns that people can see, other than the status: raises `version`, moves `updated_at`.
+
+    Returns whether the row was still there. Must be called inside `database.write`.
+    """
+    return _write_columns(run, columns | {"updated_at": max(now(), run.updated_at)})
+
+
+def _write_columns(run: Job | Build, columns: dict[str, Any], expected: Status | None = None) -> bool:
+    table = type(run)
+    update = table.update(version=table.version + 1, **columns).where(table.id == run.id)
+    if expected is not None:
+        update = update.where(table.status == expected)
+    if update.execute() != 1:
+        return False
+    for name, value in columns.items():
+        setattr(run, name, value)
+    run.version += 1
+    return True
+
+
+def _next_moment(run: Job | Build) -> datetime.datetime:
+    rows = JobStatus if isinstance(run, Job) else BuildStatus
+    owner = rows.job if rows is JobStatus else rows.build
+    last = rows.select(fn.MAX(rows.created_at)).where(owner == run.id).scalar()
+    return max(now(), last + _MICROSECOND) if last else now()
+
+
+def _dates(run: Job | Build, status: Status, moment: datetime.datetime) -> dict[str, Any]:
+    """`started_at` is the time of `scheduled` or, where that never came, of `running`; set once."""
+    dates = {}
+    if run.started_at is None and status in (Status.SCHEDULED, Status.RUNNING):
+        dates["started_at"] = moment
+    if status.is_done:
+        dates["finished_at"] = moment
+        if run.started_at is None:
+            dates["started_at"] = run.created_at
+    return dates

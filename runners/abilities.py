@@ -1,0 +1,94 @@
+"""What each runner makes of each part of a job's config: one table per runner, read by the server and by the docs.
+
+A part that a runner cannot honour is refused where leaving it out would change the result or widen a right, and noted
+on the job where it only bounds or places it. No back end's SDK is imported here.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class Ability(enum.StrEnum):
+    HONOURED = "honoured"
+    NOTED = "noted"
+    """The job runs without it, and a note on the job says so."""
+    REFUSED = "refused"
+    """A config that has it is answered with 400."""
+
+
+@dataclass(frozen=True)
+class Support:
+    ability: Ability
+    why: str = ""
+    """One clause for people: what happens instead, or why not."""
+
+
+def _honoured() -> Support:
+    return Support(Ability.HONOURED)
+
+
+def _noted(why: str) -> Support:
+    return Support(Ability.NOTED, why)
+
+
+def _refused(why: str) -> Support:
+    return Support(Ability.REFUSED, why)
+
+
+_HOST = "the job runs on the server's own machine, without an image"
+_PLACED = "there is one machine to run on"
+_CLUSTER = "it belongs to a cluster"
+_CODE = "the project's uploaded code is used"
+
+PROCESS: Mapping[str, Support] = {
+    "framework": _noted("it has no effect on a job"),
+    "backend": _noted("the server's runner is used"),
+    "logging": _honoured(),
+    "build.image": _noted(_HOST),
+    "build.build_steps": _honoured(),
+    "build.env_vars": _honoured(),
+    "build.lang_env": _honoured(),
+    "build.nocache": _honoured(),
+    "build.backend": _noted("the process runner builds a virtualenv by itself"),
+    "build.dockerfile": _refused("the process runner builds no images"),
+    "build.context": _refused("the process runner builds no images"),
+    "build.ref": _refused("the build is chosen by its content"),
+    "build.commit": _refused(_CODE),
+    "build.branch": _refused(_CODE),
+    "build.git": _refused(_CODE),
+    "environment.env_vars": _honoured(),
+    "environment.resources.cpu": _noted("it is not enforced"),
+    "environment.resources.memory": _noted("it is not enforced"),
+    "environment.resources.gpu": _noted("it is not enforced"),
+    "environment.resources.tpu": _refused("there are none"),
+    "environment.node_selector": _noted(_PLACED),
+    "environment.affinity": _noted(_PLACED),
+    "environment.tolerations": _noted(_PLACED),
+    "environment.labels": _noted(_CLUSTER),
+    "environment.annotations": _noted(_CLUSTER),
+    "environment.index": _noted("it has no effect on a job"),
+    "environment.image_pull_secrets": _noted(_HOST),
+    "environment.service_account": _refused(_CLUSTER),
+    "environment.secret_refs": _refused(_CLUSTER),
+    "environment.configmap_refs": _refused(_CLUSTER),
+    "environment.config_map_refs": _refused(_CLUSTER),
+    "environment.data_refs": _refused("no data stores are configured"),
+    "environment.artifact_refs": _refused("no artifact stores are configured"),
+    "environment.persistence": _refused("no volumes are configured"),
+    "environment.outputs": _refused("outputs of other jobs are not mounted"),
+    "environment.max_restarts": _refused("a job runs once"),
+    "termination.timeout": _honoured(),
+    "termination.grace": _honoured(),
+    "termination.ttl": _noted("nothing is kept for it to end"),
+    "termination.max_retries": _refused("a job runs once"),
+    "termination.restart_policy": _refused("a job runs once"),
+}
+
+ABILITIES: Mapping[str, Mapping[str, Support]] = {
+    "process": PROCESS,
+    "fake": {path: Support(Ability.HONOURED) for path in PROCESS},
+}
+"""Runner → path of a part of the config → support. A part that stands in no table is honoured by the server itself."""

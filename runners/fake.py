@@ -1,0 +1,220 @@
+"""A back end that only pretends: each job's own environment says how it goes. For tests and for trying polyjob out.
+
+Strict about the contract: a call out of order raises AssertionError, and a job that would run a second time does too.
+Its memory is one small file per job below `<data>/fake`, so jobs survive the engine as on any other back end, and its
+time is `clock`, so a test can move it.
+
+What a job says in its environment (all optional):
+
+=====================  ================================================================================
+FAKE_PENDING           seconds between start and running (0)
+FAKE_SECONDS           seconds of running (0)
+FAKE_CODE              exit code (0)
+FAKE_REASON            reason of the exit (exited)
+FAKE_LOG               the log, whole from the first second of running
+FAKE_OUTPUTS           JSON object: path → text of each output file
+FAKE_IGNORE_TERM       any text: only KILL ends the job
+FAKE_START             `fail` → StartFailed, `unavailable` → RunnerUnavailable after the job was made
+FAKE_VANISH            any text: the job is gone without an exit when it would have ended
+=====================  ================================================================================
+
+and a build in its own: FAKE_BUILD_LOG, FAKE_BUILD_FAIL (`STEP:CODE`), FAKE_BUILD_HANG (any text: until cancelled).
+A file `<data>/fake/unavailable` makes every verb raise RunnerUnavailable.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+from runners.base import (
+    BuildFailed,
+    BuildSpec,
+    Exit,
+    Exited,
+    Gone,
+    JobSpec,
+    Missing,
+    Pending,
+    Reason,
+    RemoteRunner,
+    RunnerSettings,
+    RunnerUnavailable,
+    Running,
+    StartFailed,
+    State,
+)
+
+TERM, KILL = 15, 9
+NODE = "fake-node"
+
+
+def _boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class FakeRunner(RemoteRunner):
+    """See the module."""
+
+    def __init__(self, settings: RunnerSettings, wake: Callable[[], None]) -> None:
+        super().__init__(settings, wake)
+        self.clock = _boottime
+        self.calls: list[tuple[str, str]] = []
+        """Every call so far: (verb, job or build uuid)."""
+        self.folder = os.path.join(settings.data_dir, "fake")
+        self._lock = threading.Lock()
+
+    # The verbs of every runner.
+
+    def check(self) -> None:
+        self._note("check")
+        if os.path.exists(os.path.join(self.folder, "unavailable")):
+            raise RunnerUnavailable("the fake back end is switched off")
+
+    def build(self, spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool]) -> str | None:
+        self._enter("build", spec.uuid)
+        log.write(spec.env.get("FAKE_BUILD_LOG", "").encode())
+        for number, step in enumerate(spec.steps, 1):
+            log.write(f"step {number}: {step}\n".encode())
+        while spec.env.get("FAKE_BUILD_HANG") and not cancelled():
+            time.sleep(0.01)
+        if cancelled():
+            raise BuildFailed("the build was cancelled")
+        if "FAKE_BUILD_FAIL" in spec.env:
+            step_number, code = map(int, spec.env["FAKE_BUILD_FAIL"].split(":"))
+            raise BuildFailed(f"step {step_number} ended with exit code {code}", step_number, code)
+        return f"fake:{spec.key}"
+
+    def start(self, spec: JobSpec, artifact: str | None) -> str:
+        self._enter("start", spec.uuid)
+        assert os.path.isdir(spec.folder), "start before the job's folder was made"
+        if spec.env.get("FAKE_START") == "fail":
+            raise StartFailed("the fake back end was told to refuse this job")
+        with self._lock:
+            job = self._read(spec.uuid)
+            if job is None:
+                job = {"env": dict(spec.env), "artifact": artifact, "started": self.clock(), "stopped": None}
+                self._write(spec.uuid, job)
+                if spec.env.get("FAKE_START") == "unavailable":
+                    raise RunnerUnavailable("the answer to start was lost on its way")
+            assert "cleaned" not in job, "start of a job that was cleaned: it would run twice"
+        return json.dumps({"v": 1, "uuid": spec.uuid})
+
+    def poll(self, handles: Sequence[str]) -> dict[str, State]:
+        self._enter("poll")
+        return {handle: self._state(self._job(handle)) for handle in handles}
+
+    def stop(self, handle: str, force: bool) -> None:
+        self._enter("stop", self._uuid(handle))
+        with self._lock:
+            job = self._read(self._uuid(handle))
+            if job is None or "cleaned" in job or isinstance(self._state(job), Exited | Missing):
+                return
+            if force or not job["env"].get("FAKE_IGNORE_TERM"):
+                job["stopped"] = [self.clock(), KILL if force else TERM]
+                self._write(self._uuid(handle), job)
+        self.wake()
+
+    def clean(self, handle: str) -> None:
+        self._enter("clean", self._uuid(handle))
+        with self._lock:
+            job = self._read(self._uuid(handle))
+            if job is not None:
+                self._write(self._uuid(handle), {"cleaned": True})
+
+    def inventory(self) -> dict[str, str]:
+        self._enter("inventory")
+        names = [name.removesuffix(".json") for name in os.listdir(self.folder) if name.endswith(".json")]
+        jobs = {uuid: self._read(uuid) for uuid in names}
+        return {uuid: json.dumps({"v": 1, "uuid": uuid}) for uuid, job in jobs.items() if job and "cleaned" not in job}
+
+    # The two of a remote runner. A cursor is the number of bytes already given out.
+
+    def logs(self, handle: str, cursor: str | None, limit: int) -> tuple[bytes, str | None]:
+        self._enter("logs", self._uuid(handle))
+        job = self._job(handle)
+        if job is None:
+            raise Gone("no such job")
+        if isinstance(self._state(job), Pending):
+            return b"", cursor
+        start = int(cursor or 0)
+        data = job["env"].get("FAKE_LOG", "").encode()[start : start + limit]
+        return data, str(start + len(data))
+
+    def outputs(self, handle: str) -> Iterator[bytes]:
+        self._enter("outputs", self._uuid(handle))
+        job = self._job(handle)
+        if job is None:
+            raise Gone("no such job")
+        assert isinstance(self._state(job), Exited), "outputs of a job that has not ended"
+        files = json.loads(job["env"].get("FAKE_OUTPUTS", "{}"))
+        if not files:
+            return
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for path, text in files.items():
+                member = tarfile.TarInfo(path)
+                member.size = len(text.encode())
+                archive.addfile(member, io.BytesIO(text.encode()))
+        yield buffer.getvalue()
+
+    # Its memory.
+
+    def _state(self, job: dict[str, Any] | None) -> State:
+        if job is None:
+            return Missing()
+        env = job["env"]
+        running_at = job["started"] + float(env.get("FAKE_PENDING", 0))
+        end_at = running_at + float(env.get("FAKE_SECONDS", 0))
+        if job["stopped"] and job["stopped"][0] < end_at:
+            signal = job["stopped"][1]
+            return Exited(Exit(Reason.SIGNALLED, code=128 + signal, signal=signal), NODE)
+        if self.clock() < running_at:
+            return Pending("pretending to wait")
+        if self.clock() < end_at:
+            return Running(NODE)
+        if env.get("FAKE_VANISH"):
+            return Missing()
+        return Exited(Exit(Reason(env.get("FAKE_REASON", "exited")), code=int(env.get("FAKE_CODE", 0))), NODE)
+
+    def _job(self, handle: str) -> dict[str, Any] | None:
+        job = self._read(self._uuid(handle))
+        assert job is None or "cleaned" not in job, "a call for a job that was cleaned"
+        return job
+
+    @staticmethod
+    def _uuid(handle: str) -> str:
+        value = json.loads(handle)
+        assert value["v"] == 1
+        return str(value["uuid"])
+
+    def _enter(self, verb: str, uuid: str = "") -> None:
+        os.makedirs(self.folder, exist_ok=True)
+        self._note(verb, uuid)
+        if os.path.exists(os.path.join(self.folder, "unavailable")):
+            raise RunnerUnavailable("the fake back end is switched off")
+
+    def _note(self, verb: str, uuid: str = "") -> None:
+        self.calls.append((verb, uuid))
+
+    def _read(self, uuid: str) -> dict[str, Any] | None:
+        try:
+            with open(os.path.join(self.folder, f"{uuid}.json")) as file:
+                job: dict[str, Any] = json.load(file)
+                return job
+        except FileNotFoundError:
+            return None
+
+    def _write(self, uuid: str, job: dict[str, Any]) -> None:
+        path = os.path.join(self.folder, f"{uuid}.json")
+        with open(f"{path}.part", "w") as file:
+            json.dump(job, file)
+        os.rename(f"{path}.part", path)
+
+
