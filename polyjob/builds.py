@@ -25,7 +25,7 @@ def find(project: Project, build_id: int) -> Build:
     return build
 
 
-def list_builds(project: Project) -> ModelSelect:
+def list_builds(project: Project) -> ModelSelect[Build]:
     """The project's builds, last changed first."""
     return Build.select().where(Build.project == project).order_by(Build.updated_at.desc(), Build.id.desc())
 
@@ -84,10 +84,11 @@ def _make(
 
 
 def latest_status(build: Build) -> BuildStatus:
-    return list_statuses(build).order_by(BuildStatus.created_at.desc(), BuildStatus.id.desc()).get()
+    newest_first = (BuildStatus.created_at.desc(), BuildStatus.id.desc())
+    return BuildStatus.select().where(BuildStatus.build == build).order_by(*newest_first).get()
 
 
-def list_statuses(build: Build) -> ModelSelect:
+def list_statuses(build: Build) -> ModelSelect[BuildStatus]:
     """Oldest first."""
     return BuildStatus.select().where(BuildStatus.build == build).order_by(BuildStatus.created_at, BuildStatus.id)
 

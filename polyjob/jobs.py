@@ -40,7 +40,7 @@ def find(project: Project, job_id: int) -> Job:
     return job
 
 
-def list_jobs(project: Project) -> ModelSelect:
+def list_jobs(project: Project) -> ModelSelect[Job]:
     """The project's jobs, last changed first."""
     return (
         Job.select()
@@ -56,7 +56,7 @@ def queue_position(job: Job) -> int | None:
     return int(_queue().where(Job.id <= job.id).count())
 
 
-def _queue() -> ModelSelect:
+def _queue() -> ModelSelect[Job]:
     return Job.select().where(QUEUED)
 
 
@@ -337,7 +337,7 @@ def latest_status(job: Job) -> JobStatus:
     )
 
 
-def list_statuses(job: Job) -> ModelSelect:
+def list_statuses(job: Job) -> ModelSelect[JobStatus]:
     """Oldest first."""
     return JobStatus.select().where(JobStatus.job == job).order_by(JobStatus.created_at, JobStatus.id)
 
@@ -376,12 +376,12 @@ def _raise_version(job: Job) -> None:
 
 def bookmarked(user: User, jobs: list[Job]) -> set[int]:
     """Which of these jobs the user has bookmarked, by id."""
-    query = Bookmark.select(Bookmark.job_id).where(
+    query = Bookmark.select(Bookmark.job).where(
         Bookmark.user == user,
         Bookmark.is_set,
-        Bookmark.job_id.in_([job.id for job in jobs]),
+        Bookmark.job.in_([job.id for job in jobs]),
     )
-    return {row[0] for row in query.tuples()}
+    return {bookmark.job_id for bookmark in query}
 
 
 def is_bookmarked(job: Job, user: User) -> bool:

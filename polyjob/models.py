@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from peewee import AutoField, BooleanField, DeferredForeignKey, ForeignKeyField, IntegerField, Model, TextField
+from peewee import SQL, AutoField, BooleanField, DeferredForeignKey, ForeignKeyField, IntegerField, Model, TextField
 
 from polyjob.database import InstantField, JSONField, database
 from polyjob.statuses import Status

@@ -108,7 +108,7 @@ class FakeRunner(RemoteRunner):
 
     def poll(self, handles: Sequence[str]) -> dict[str, State]:
         self._enter("poll")
-        return {handle: self._state(self._job(handle)) for handle in handles}
+        return {handle: self._state(self._read(self._uuid(handle))) for handle in handles}
 
     def stop(self, handle: str, force: bool) -> None:
         self._enter("stop", self._uuid(handle))
@@ -138,9 +138,7 @@ class FakeRunner(RemoteRunner):
 
     def logs(self, handle: str, cursor: str | None, limit: int) -> tuple[bytes, str | None]:
         self._enter("logs", self._uuid(handle))
-        job = self._job(handle)
-        if job is None:
-            raise Gone("no such job")
+        job = self._existing(handle)
         if isinstance(self._state(job), Pending):
             return b"", cursor
         start = int(cursor or 0)
@@ -149,9 +147,7 @@ class FakeRunner(RemoteRunner):
 
     def outputs(self, handle: str) -> Iterator[bytes]:
         self._enter("outputs", self._uuid(handle))
-        job = self._job(handle)
-        if job is None:
-            raise Gone("no such job")
+        job = self._existing(handle)
         assert isinstance(self._state(job), Exited), "outputs of a job that has not ended"
         files = json.loads(job["env"].get("FAKE_OUTPUTS", "{}"))
         if not files:
@@ -167,7 +163,7 @@ class FakeRunner(RemoteRunner):
     # Its memory.
 
     def _state(self, job: dict[str, Any] | None) -> State:
-        if job is None:
+        if job is None or "cleaned" in job:
             return Missing()
         env = job["env"]
         running_at = job["started"] + float(env.get("FAKE_PENDING", 0))
@@ -183,9 +179,10 @@ class FakeRunner(RemoteRunner):
             return Missing()
         return Exited(Exit(Reason(env.get("FAKE_REASON", "exited")), code=int(env.get("FAKE_CODE", 0))), NODE)
 
-    def _job(self, handle: str) -> dict[str, Any] | None:
+    def _existing(self, handle: str) -> dict[str, Any]:
         job = self._read(self._uuid(handle))
-        assert job is None or "cleaned" not in job, "a call for a job that was cleaned"
+        if job is None or isinstance(self._state(job), Missing):
+            raise Gone("there is no such job")
         return job
 
     @staticmethod

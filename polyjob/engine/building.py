@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from polyjob import builds, specs
+from polyjob.engine.backends import Backends
 from polyjob.engine.calls import Done
+from polyjob.engine.context import Context
 from polyjob.engine.steps import Step
-from polyjob.models import LIVE_BUILDS, Build
+from polyjob.models import Build
 from polyjob.statuses import Status
 from polyjob.transitions import transition
 from runners.base import BuildFailed, RunnerUnavailable
-
-if TYPE_CHECKING:
-    from polyjob.engine.passes import Engine
 
 log = logging.getLogger("polyjob.engine")
 
@@ -26,22 +25,23 @@ RETRY_AFTER = 5.0
 class BuildPart:
     """See the module. A build may run again after a crash; a job never does."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, context: Context, backends: Backends) -> None:
+        self.context = context
+        self.backends = backends
         self._cancels: dict[int, threading.Event] = {}
         self._retry_at: dict[int, float] = {}
         self._closing = False
 
-    def steps(self) -> list[Step]:
-        steps = []
-        for build in Build.select().where(LIVE_BUILDS).order_by(Build.id):
-            if build.status is Status.CREATED:
-                steps += self._begin(build)
-            elif self.engine.calls.busy(("build", build.id)):
-                self._cancel_unwanted(build)
-            elif self.engine.clock.seconds() >= self._retry_at.get(build.id, 0.0):
-                steps.append(Step("rebuild", lambda: None, lambda build=build: self._submit(build, again=True)))
-        return steps
+    def steps(self, build: Build) -> list[Step]:
+        """The next steps of a build that is not done."""
+        if build.status is Status.CREATED:
+            return self._begin(build)
+        if self.context.calls.busy(("build", build.id)):
+            self._cancel_unwanted(build)
+            return []
+        if self.context.clock.seconds() >= self._retry_at.get(build.id, 0.0):
+            return [self._again(build)]
+        return []
 
     def ended(self, number: int, done: Done) -> Step | None:
         """The step that the end of a build's call asks for."""
@@ -54,7 +54,7 @@ class BuildPart:
         if error is not None:
             if not isinstance(error, RunnerUnavailable):
                 log.error("build %s failed; it is tried again", number, exc_info=error)
-            self._retry_at[number] = self.engine.clock.seconds() + RETRY_AFTER
+            self._retry_at[number] = self.context.clock.seconds() + RETRY_AFTER
             return None
         self._retry_at.pop(number, None)
         return Step("built", lambda: self._record_success(number, done.value))
@@ -68,7 +68,7 @@ class BuildPart:
     def _begin(self, build: Build) -> list[Step]:
         if not builds.is_wanted(build):
             return [Step("built", lambda: transition(build, Status.STOPPED, message="No job waits for it"))]
-        if len(self._cancels) >= self.engine.settings.build_slots:
+        if len(self._cancels) >= self.context.settings.build_slots:
             return []
         self._cancels[build.id] = threading.Event()
 
@@ -78,20 +78,24 @@ class BuildPart:
 
         return [Step("build", apply, lambda: self._submit(build, again=False))]
 
+    def _again(self, build: Build) -> Step:
+        """A build that was under way when the engine died, or whose back end was away."""
+        return Step("rebuild", lambda: None, lambda: self._submit(build, again=True))
+
     def _submit(self, build: Build, again: bool) -> None:
-        engine = self.engine
+        context = self.context
         cancel = self._cancels.setdefault(build.id, threading.Event())
-        runner = engine.backend(build.runner)
-        spec = specs.build_spec(build, engine.store, engine.settings, engine.installation)
+        runner = self.backends.runner(build.runner)
+        spec = specs.build_spec(build, context.store, context.settings, context.installation)
 
         def call() -> str | None:
-            engine.store.make_build_folder(build.uuid)
-            with open(engine.store.build_log(build.uuid), "ab", buffering=0) as file:
+            context.store.make_build_folder(build.uuid)
+            with open(context.store.build_log(build.uuid), "ab", buffering=0) as file:
                 if again:
                     file.write(AGAIN)
                 return runner.build(spec, file, cancel.is_set)
 
-        engine.calls.submit("build", ("build", build.id), "build", call)
+        context.calls.submit("build", ("build", build.id), "build", call)
 
     def _cancel_unwanted(self, build: Build) -> None:
         if build.stop_at is not None or not builds.is_wanted(build):

@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+
+Key = tuple[str, Any]
+"""What a call is for: `("job", 7)`, `("build", 3)`, `("poll", "docker")` or `("check", "docker")`."""
 
 POOLS = {"build": 0, "control": 8, "files": 4}
 """Pool → threads. Hung builds never delay a stop, nor does a slow drain. Builds are counted by the setting."""
@@ -19,7 +22,7 @@ POOLS = {"build": 0, "control": 8, "files": 4}
 class Done:
     """A call that has ended: `value`, or `error`."""
 
-    key: Hashable
+    key: Key
     verb: str
     value: Any = None
     error: Exception | None = None
@@ -31,15 +34,15 @@ class Calls:
     def __init__(self, wake: Callable[[], None], build_slots: int) -> None:
         self._wake = wake
         self._done: deque[Done] = deque()
-        self._busy: dict[Hashable, str] = {}
+        self._busy: dict[Key, str] = {}
         sizes = POOLS | {"build": build_slots}
         self._pools = {name: ThreadPoolExecutor(size, f"{name}-calls") for name, size in sizes.items()}
 
-    def busy(self, key: Hashable) -> str | None:
+    def busy(self, key: Key) -> str | None:
         """The verb that is under way for this key, or whose end no pass has taken yet."""
         return self._busy.get(key)
 
-    def submit(self, pool: str, key: Hashable, verb: str, call: Callable[[], Any]) -> None:
+    def submit(self, pool: str, key: Key, verb: str, call: Callable[[], Any]) -> None:
         """Have `call` run; the key must not be busy. Called by the engine's thread only, as is `take`."""
         self._begin(key, verb)
         self._pools[pool].submit(lambda: self._end(run(key, verb, call)))
@@ -62,7 +65,7 @@ class Calls:
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _begin(self, key: Hashable, verb: str) -> None:
+    def _begin(self, key: Key, verb: str) -> None:
         assert key not in self._busy, f"{key} is busy with {self._busy[key]}"
         self._busy[key] = verb
 
@@ -71,7 +74,7 @@ class Calls:
         self._wake()
 
 
-def run(key: Hashable, verb: str, call: Callable[[], Any]) -> Done:
+def run(key: Key, verb: str, call: Callable[[], Any]) -> Done:
     """Make the call here and now."""
     try:
         return Done(key, verb, value=call())
@@ -82,6 +85,6 @@ def run(key: Hashable, verb: str, call: Callable[[], Any]) -> Done:
 class InlineCalls(Calls):
     """The same without threads: a call has ended when `submit` returns. For passes that a test drives by hand."""
 
-    def submit(self, pool: str, key: Hashable, verb: str, call: Callable[[], Any]) -> None:
+    def submit(self, pool: str, key: Key, verb: str, call: Callable[[], Any]) -> None:
         self._begin(key, verb)
         self._end(run(key, verb, call))

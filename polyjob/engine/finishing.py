@@ -65,10 +65,14 @@ def finish(
     log_limit: int,
     outputs_limit: int,
 ) -> LogPosition:
-    """All steps of the end. Raises RunnerUnavailable or OSError; then the whole is called again, later."""
+    """All steps of the end. Raises RunnerUnavailable or OSError; then the whole is called again, later.
+
+    What is sealed is not sealed again: a back end that was cleared before a crash has nothing left to give.
+    """
     if handle is not None and isinstance(runner, RemoteRunner):
         position = drain_log(runner, handle, store.job_log(job.uuid), position, log_limit)
-    store.seal(job.uuid, str(job.id), outputs_limit, _stream(runner, handle))
+    if not store.is_sealed(job.uuid):
+        store.seal(job.uuid, str(job.id), outputs_limit, _stream(runner, handle))
     store.sync(job.uuid)
     if handle is not None:
         runner.clean(handle)
@@ -95,7 +99,7 @@ def outcome(job: Job) -> tuple[Status, str, dict[str, Any]]:
     A stop that was asked for before the exit was recorded makes it `stopped`, with the true exit kept.
     """
     end = Exit.from_json(job.exit)
-    details = {"exit_code": end.code, "reason": str(end.reason), "signal": end.signal}
+    details: dict[str, Any] = {"exit_code": end.code, "reason": str(end.reason), "signal": end.signal}
     if end.stragglers:
         details["stragglers"] = list(end.stragglers)
     if job.stop_at is not None and job.stop_kind != "timeout":

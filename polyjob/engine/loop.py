@@ -15,7 +15,9 @@ from typing import Any
 import runners
 from polyjob.clock import Clock
 from polyjob.database import close_database, database, now, open_database
+from polyjob.engine.backends import TICK
 from polyjob.engine.calls import Calls
+from polyjob.engine.context import Context
 from polyjob.engine.passes import Engine
 from polyjob.hints import drain_line, open_line
 from polyjob.lock import EngineLock
@@ -52,7 +54,7 @@ def run(settings: Settings) -> int:
 
 
 def _work(settings: Settings, store: Store) -> int:
-    meta = dict(Meta.select(Meta.key, Meta.value).tuples())
+    meta = {row.key: row.value for row in Meta.select()}
     runner_settings = RunnerSettings(
         data_dir=str(settings.data_dir),
         installation=meta["installation"],
@@ -71,7 +73,8 @@ def _work(settings: Settings, store: Store) -> int:
                 os.write(writing, b"!")
 
         calls = Calls(wake, settings.build_slots)
-        engine = Engine(settings, store, load, wake, calls, Clock(), meta["installation"], meta["secret"])
+        context = Context(settings, store, calls, Clock(), meta["installation"], meta["secret"])
+        engine = Engine(context, load, wake)
         try:
             _loop(engine, settings.data_dir, line, reading, told)
         finally:
@@ -83,7 +86,7 @@ def _work(settings: Settings, store: Store) -> int:
 
 
 def _loop(engine: Engine, data_dir: Path, line: int, reading: int, told: list[int]) -> None:
-    poll = select.poll()
+    poll, clock = select.poll(), engine.context.clock
     poll.register(line, select.POLLIN)
     poll.register(reading, select.POLLIN)
     reported = None
@@ -93,17 +96,17 @@ def _loop(engine: Engine, data_dir: Path, line: int, reading: int, told: list[in
         drain_line(reading)
         pause = 0.0
         try:
-            if engine.clock.seconds() - checked_at >= REPORT_EVERY:
-                checked_at = engine.clock.seconds()
-                engine.check_runners()
+            if clock.seconds() - checked_at >= REPORT_EVERY:
+                checked_at = clock.seconds()
+                engine.backends.check()
             if not engine.run_pass():
-                pause = engine.TICK
+                pause = TICK
         except Exception:
             log.exception("a pass failed; the next one follows")
             pause = FAILED_PASS_PAUSE
             if not database.is_closed():
                 database.close()
-        report = engine.report()
+        report = engine.backends.report()
         if report != reported:
             _write_report(data_dir, report)
             reported = report

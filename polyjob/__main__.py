@@ -1,0 +1,3 @@
+from polyjob.cli import main
+
+main()

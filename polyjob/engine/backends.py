@@ -1,0 +1,133 @@
+"""The engine's part that knows the runners: loads each when first needed, polls it, and notices when it is away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from polyjob.engine.calls import Done, run
+from polyjob.engine.context import Context
+from runners.base import Runner, RunnerUnavailable, State
+
+log = logging.getLogger("polyjob.engine")
+
+TICK = 1.0
+"""Seconds between two looks at a back end that hints at nothing."""
+LONGEST_DELAY = 30.0
+"""Seconds between two tries of a back end that is away."""
+UNREACHABLE_AFTER = 3.0
+"""Seconds that a back end is away before its jobs say so."""
+
+
+def next_delay(delay: float) -> float:
+    """Seconds to wait after one more failure: doubling, from a tick to the longest."""
+    return min(LONGEST_DELAY, max(TICK, delay * 2))
+
+
+@dataclass
+class Backend:
+    """What is remembered of one runner; every bit of it can be lost."""
+
+    runner: Runner
+    woken: bool = True
+    """The runner has hinted that something changed since it was last polled."""
+    polled_at: float = 0.0
+    delay: float = 0.0
+    retry_at: float = 0.0
+    away_since: float | None = None
+    message: str | None = None
+    """Why it is away, as it said last; None while it is not."""
+    states: dict[str, State] | None = None
+
+
+class Backends:
+    """See the module. `wake` wakes the engine; it is called from any thread."""
+
+    def __init__(
+        self, context: Context, load_runner: Callable[[str, Callable[[], None]], Runner], wake: Callable[[], None]
+    ) -> None:
+        self.context = context
+        self._load_runner = load_runner
+        self._wake = wake
+        self._backends: dict[str, Backend] = {}
+
+    def runner(self, name: str) -> Runner:
+        """Loaded when first asked for. Raises what `runners.load` raises."""
+        return self._backend(name).runner
+
+    def poll(self, name: str, handles: list[str]) -> dict[str, State]:
+        """What is newly known of these handles: from this very moment on a local runner, from the last poll that ended
+        on any other, whose next one is begun where it is due."""
+        backend, calls, clock = self._backend(name), self.context.calls, self.context.clock
+        key, runner = ("poll", name), backend.runner
+        due = runner.local or backend.woken or clock.seconds() - backend.polled_at >= TICK
+        if due and not calls.busy(key) and clock.seconds() >= backend.retry_at:
+            backend.woken = False
+            backend.polled_at = clock.seconds()
+            if runner.local:
+                self._polled(backend, run(key, "poll", lambda: runner.poll(handles)))
+            else:
+                calls.submit("control", key, "poll", lambda: runner.poll(handles))
+        states, backend.states = backend.states or {}, None
+        return states
+
+    def look_again(self) -> None:
+        """Have the next pass poll, for a call has changed something."""
+        for backend in self._backends.values():
+            backend.woken = True
+
+    def ended(self, name: str, done: Done) -> None:
+        """A poll or a check has ended."""
+        if done.verb == "poll":
+            self._polled(self._backend(name), done)
+        else:
+            self._backend(name).message = None if done.error is None else str(done.error)
+
+    def away(self, name: str) -> str | None:
+        """Why the runner cannot be reached, once that has lasted; None while it can."""
+        backend = self._backend(name)
+        if backend.away_since is None or self.context.clock.seconds() - backend.away_since < UNREACHABLE_AFTER:
+            return None
+        return f"The {name} runner cannot be reached: {backend.message}"
+
+    def check(self) -> None:
+        """Have the runner of new jobs and every runner in use asked whether it can be reached; see `report`."""
+        for name in {self.context.settings.runner, *self._backends}:
+            if not self.context.calls.busy(("check", name)):
+                self.context.calls.submit("control", ("check", name), "check", self.runner(name).check)
+
+    def report(self) -> dict[str, Any]:
+        """How the runner of new jobs is, as `/readyz` tells it."""
+        name = self.context.settings.runner
+        message = self._backend(name).message
+        return {"name": name, "ok": message is None, "message": message}
+
+    def close(self) -> None:
+        for backend in self._backends.values():
+            backend.runner.close()
+
+    def _polled(self, backend: Backend, done: Done) -> None:
+        if done.error is None:
+            backend.states = (backend.states or {}) | done.value
+            backend.delay, backend.retry_at, backend.away_since, backend.message = 0.0, 0.0, None, None
+            return
+        if not isinstance(done.error, RunnerUnavailable):
+            log.error("poll failed; it is tried again", exc_info=done.error)
+        now = self.context.clock.seconds()
+        backend.delay = next_delay(backend.delay)
+        backend.retry_at = now + backend.delay
+        backend.away_since = now if backend.away_since is None else backend.away_since
+        backend.message = str(done.error)
+
+    def _backend(self, name: str) -> Backend:
+        if name not in self._backends:
+            self._backends[name] = Backend(self._load_runner(name, lambda: self._woken(name)))
+        return self._backends[name]
+
+    def _woken(self, name: str) -> None:
+        """Called by a runner, from any thread."""
+        if name in self._backends:
+            self._backends[name].woken = True
+        self._wake()

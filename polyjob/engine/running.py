@@ -1,0 +1,308 @@
+"""The engine's part that takes a job from the committed intent to its terminal status: start, watch, stop, end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from polyjob import specs
+from polyjob.engine.backends import TICK, Backends, next_delay
+from polyjob.engine.calls import Done, run
+from polyjob.engine.context import Context
+from polyjob.engine.finishing import LogPosition, fetch_log, finish, outcome
+from polyjob.engine.preparing import prepare, stop_unstarted, waits_for_build
+from polyjob.engine.steps import Step
+from polyjob.jobs import with_note
+from polyjob.models import Job
+from polyjob.statuses import Status
+from polyjob.tokens import run_token
+from polyjob.transitions import change, transition
+from runners.base import (
+    Exit,
+    Exited,
+    Missing,
+    Reason,
+    RemoteRunner,
+    Runner,
+    RunnerUnavailable,
+    Running,
+    StartFailed,
+    State,
+)
+
+log = logging.getLogger("polyjob.engine")
+
+FORCE_EVERY = 2.0
+"""Seconds between two KILLs of a job that does not end."""
+
+
+@dataclass
+class Memory:
+    """What is remembered of one job; every bit of it can be lost."""
+
+    handle: str | None = None
+    """Known before it is committed."""
+    state: State | None = None
+    """What the runner said last, and no step was made of yet."""
+    finished: bool = False
+    """Log, outputs and back end are done with; only the terminal status is missing."""
+    position: LogPosition | None = None
+    """How far the log is in our file."""
+    committed: LogPosition | None = None
+    fetched_at: float = 0.0
+    forced_at: float | None = None
+    delay: float = 0.0
+    retry_at: float = 0.0
+
+
+class JobPart:
+    """See the module."""
+
+    def __init__(self, context: Context, backends: Backends) -> None:
+        self.context = context
+        self.backends = backends
+        self._memories: dict[int, Memory] = {}
+
+    # What the pass asks.
+
+    def hear(self, jobs: list[Job]) -> None:
+        """Poll the back ends of these jobs and remember what they say."""
+        by_runner: dict[str, dict[str, int]] = {}
+        for job in jobs:
+            handle = job.handle or self._memory(job.id).handle
+            if handle is not None and job.exit is None:
+                by_runner.setdefault(job.runner, {})[handle] = job.id
+        for name, numbers in by_runner.items():
+            for handle, state in self.backends.poll(name, list(numbers)).items():
+                if handle in numbers:
+                    self._memory(numbers[handle]).state = state
+
+    def steps(self, job: Job) -> list[Step]:
+        """The next steps of a claimed job; calls that need no commit before them are begun here."""
+        memory = self._memory(job.id)
+        steps = self._note_unreachable(job)
+        if job.exit is not None:
+            return steps + self._end(job, memory)
+        if job.handle is not None or memory.handle is not None:
+            return steps + self._watch(job, memory)
+        if job.attempt_at is not None:
+            return steps + self._start(job, memory)
+        if waits_for_build(job):
+            return steps
+        return [*steps, Step("prepare", lambda: prepare(job, self.context.clock))]
+
+    def erase(self, job: Job) -> None:
+        """Remove what a job that is deleted and done has written; its row goes once that is done."""
+        key, store = ("job", job.id), self.context.store
+        if not self._is_busy(job, self._memory(job.id)):
+            self.context.calls.submit("files", key, "erase", lambda: store.remove_job(job.uuid))
+
+    def forget_all_but(self, jobs: list[Job]) -> None:
+        kept = {job.id for job in jobs}
+        for number in [number for number in self._memories if number not in kept]:
+            if not self.context.calls.busy(("job", number)):
+                del self._memories[number]
+
+    # Start.
+
+    def _start(self, job: Job, memory: Memory) -> list[Step]:
+        """The intent is committed and no handle is known: start it now, or again after a crash, which adopts it."""
+        if self._is_busy(job, memory):
+            return []
+        key, calls, runner = ("job", job.id), self.context.calls, self.backends.runner(job.runner)
+        if job.stop_at is not None:
+            calls.submit("control", key, "inventory", lambda: runner.inventory().get(job.uuid))
+            return []
+        call = self._start_call(job, runner)
+        if not runner.local:
+            calls.submit("control", key, "start", call)
+            return []
+        step = self.ended(job.id, run(key, "start", call))
+        if memory.handle is None:
+            return [step] if step else []
+        self.hear([job])
+        return self._watch(job, memory)
+
+    def _start_call(self, job: Job, runner: Runner) -> Callable[[], str]:
+        context = self.context
+        inputs = context.store.job_inputs(job.uuid)
+        spec = specs.job_spec(
+            job,
+            context.store,
+            context.settings,
+            context.installation,
+            run_token(job.uuid, context.secret),
+            inputs if inputs.exists() else None,
+        )
+        artifact = job.build.artifact if job.build else None
+
+        def call() -> str:
+            context.store.make_job_folder(job.uuid)
+            return runner.start(spec, artifact)
+
+        return call
+
+    # Watch and stop.
+
+    def _watch(self, job: Job, memory: Memory) -> list[Step]:
+        """The job exists in the back end."""
+        handle = job.handle or memory.handle
+        assert handle is not None
+        steps = []
+        if job.handle is None:
+            steps.append(Step("handle", lambda: Job.update(handle=handle).where(Job.id == job.id).execute()))
+        position = memory.position
+        if position is not None and position != memory.committed:
+            memory.committed = position
+            cursor = position.to_json()
+            steps.append(Step("log", lambda: Job.update(log_cursor=cursor).where(Job.id == job.id).execute()))
+        state, memory.state = memory.state, None
+        if isinstance(state, Running | Exited) and job.status is not Status.RUNNING:
+            steps.append(Step("running", lambda: self._record_running(job, state.node)))
+        if isinstance(state, Exited):
+            return [*steps, Step("exit", lambda: self._record_exit(job, state.exit))]
+        if isinstance(state, Missing):
+            return [*steps, Step("exit", lambda: self._record_exit(job, Exit(Reason.LOST)))]
+        if job.stop_at is not None:
+            return steps + self._stop(job, memory, handle)
+        if self._is_overdue(job):
+            return [*steps, Step("timeout", lambda: self._record_timeout(job))]
+        self._fetch_log(job, memory, handle)
+        return steps
+
+    def _record_running(self, job: Job, node: str | None) -> None:
+        moment, mark = self.context.clock.wall(), self.context.clock.mark()
+        transition(job, Status.RUNNING, node=job.node or node, running_at=moment, running_clock=mark)
+
+    def _record_exit(self, job: Job, end: Exit) -> None:
+        """Once; the slot is free from here on, and a stop comes too late."""
+        change(job, exit=end.to_json(), exit_code=end.code)
+
+    def _is_overdue(self, job: Job) -> bool:
+        limit = specs.timeout(job.config, self.context.settings)
+        if limit is None or job.running_clock is None:
+            return False
+        elapsed = self.context.clock.since(job.running_clock)
+        if elapsed is None:  # booted in between: only the wall clock knows
+            elapsed = (self.context.clock.wall() - job.running_at).total_seconds()
+        return elapsed >= limit
+
+    def _record_timeout(self, job: Job) -> None:
+        if Job.select().where(Job.id == job.id, Job.stop_at.is_null()).exists():
+            change(job, stop_at=self.context.clock.wall(), stop_kind="timeout")
+
+    def _stop(self, job: Job, memory: Memory, handle: str) -> list[Step]:
+        """TERM, grace, KILL; `stopped` comes only when the runner says that nothing is left."""
+        if self._is_busy(job, memory):
+            return []
+        key, calls, clock = ("job", job.id), self.context.calls, self.context.clock
+        runner = self.backends.runner(job.runner)
+        elapsed = clock.since(job.term_clock) if job.term_clock else None
+        if elapsed is None:
+            mark = clock.mark()
+            calls.submit("control", key, "stop", lambda: runner.stop(handle, force=False))
+            return [Step("term", lambda: Job.update(term_clock=mark).where(Job.id == job.id).execute())]
+        if elapsed >= specs.grace(job.config, self.context.settings) and (
+            memory.forced_at is None or clock.seconds() - memory.forced_at >= FORCE_EVERY
+        ):
+            memory.forced_at = clock.seconds()
+            calls.submit("control", key, "stop", lambda: runner.stop(handle, force=True))
+        return []
+
+    def _fetch_log(self, job: Job, memory: Memory, handle: str) -> None:
+        runner, clock = self.backends.runner(job.runner), self.context.clock
+        if not isinstance(runner, RemoteRunner):
+            return
+        if self._is_busy(job, memory) or clock.seconds() - memory.fetched_at < TICK:
+            return
+        memory.fetched_at = clock.seconds()
+        position = self._position(job, memory)
+        path, limit = self.context.store.job_log(job.uuid), self.context.settings.log_limit
+        call = lambda: fetch_log(runner, handle, path, position, limit)  # noqa: E731
+        self.context.calls.submit("files", ("job", job.id), "logs", call)
+
+    # The end.
+
+    def _end(self, job: Job, memory: Memory) -> list[Step]:
+        """The exit is recorded: bring everything in, clear the back end, and only then say so."""
+        if memory.finished:
+            status, message, details = outcome(job)
+            return [Step("terminal", lambda: transition(job, status, message=message, details=details))]
+        if self._is_busy(job, memory):
+            return []
+        runner, context = self.backends.runner(job.runner), self.context
+        handle, position = job.handle or memory.handle, self._position(job, memory)
+        limits = context.settings.log_limit, context.settings.outputs_limit
+        call = lambda: finish(runner, job, handle, context.store, position, *limits)  # noqa: E731
+        context.calls.submit("files", ("job", job.id), "finish", call)
+        return []
+
+    # What calls come to.
+
+    def ended(self, number: int, done: Done) -> Step | None:
+        """The step that the end of a call asks for."""
+        memory = self._memory(number)
+        if done.error is not None:
+            return self._call_failed(number, memory, done)
+        memory.delay = 0.0
+        if done.verb == "finish":
+            memory.finished = True
+        elif done.verb == "erase":
+            return Step("erase", lambda: Job.delete().where(Job.id == number).execute())
+        elif done.verb == "logs":
+            memory.fetched_at = memory.fetched_at if done.value == memory.position else 0.0
+            memory.position = done.value
+        elif done.verb == "inventory" and done.value is None:
+            return Step("unstarted", lambda: _on_row(number, stop_unstarted))
+        else:
+            memory.handle = done.value or memory.handle
+            self.backends.look_again()
+        return None
+
+    def _call_failed(self, number: int, memory: Memory, done: Done) -> Step:
+        error = done.error
+        if isinstance(error, StartFailed):
+            end = Exit(error.reason, message=str(error))
+            return Step("exit", lambda: _on_row(number, lambda job: self._record_exit(job, end)))
+        memory.delay = next_delay(memory.delay)
+        memory.retry_at = self.context.clock.seconds() + memory.delay
+        if not isinstance(error, RunnerUnavailable):
+            log.error("%s of job %s failed; it is tried again", done.verb, number, exc_info=error)
+        return Step("note", lambda: _note(number, "retry", f"{done.verb} is tried again: {error}"))
+
+    def _note_unreachable(self, job: Job) -> list[Step]:
+        """The job says that its back end is away, and says it no more when it is back."""
+        text = self.backends.away(job.runner)
+        had = next((note["text"] for note in job.notes or [] if note["kind"] == "unreachable"), None)
+        return [] if text == had else [Step("note", lambda: _note(job.id, "unreachable", text))]
+
+    # Small change.
+
+    def _memory(self, number: int) -> Memory:
+        return self._memories.setdefault(number, Memory())
+
+    def _position(self, job: Job, memory: Memory) -> LogPosition:
+        if memory.position is None:
+            memory.position = memory.committed = LogPosition.from_json(job.log_cursor)
+        return memory.position
+
+    def _is_busy(self, job: Job, memory: Memory) -> bool:
+        """A call for the job is under way, or it rests after one that failed."""
+        return self.context.calls.busy(("job", job.id)) is not None or self.context.clock.seconds() < memory.retry_at
+
+
+def _on_row(number: int, act: Callable[[Job], None]) -> None:
+    """`act` on the job as it is now, unless its end is recorded."""
+    job = Job.get_or_none(Job.id == number)
+    if job is not None and job.exit is None and not job.status.is_done:
+        act(job)
+
+
+def _note(number: int, kind: str, text: str | None) -> None:
+    job = Job.get_or_none(Job.id == number)
+    if job is None or job.status.is_done:
+        return
+    notes = with_note(job.notes, kind, text)
+    if notes != job.notes:
+        change(job, notes=notes)

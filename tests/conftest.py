@@ -1,0 +1,45 @@
+"""What every test shares: a data folder with an open database, a user and a project."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from polyjob.database import close_database, now, open_database, write
+from polyjob.migrations import migrate
+from polyjob.models import Project, User
+from polyjob.settings import Settings, read_settings
+from polyjob.store import Store
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Iterator[Path]:
+    """An empty data folder with its database open in this process."""
+    folder = tmp_path / "data"
+    Store(folder).prepare()
+    open_database(folder)
+    migrate(folder)
+    yield folder
+    close_database()
+
+
+@pytest.fixture
+def settings(data_dir: Path) -> Settings:
+    return read_settings({}, data_dir=data_dir, runner="fake", slots=2, disk_low=0)
+
+
+@pytest.fixture
+def user(data_dir: Path) -> User:
+    with write("test"):
+        return User.create(username="ana", created_at=now())
+
+
+@pytest.fixture
+def project(user: User) -> Project:
+    moment = now()
+    with write("test"):
+        return Project.create(
+            uuid="f" * 32, user=user, name="demo", is_public=False, created_at=moment, updated_at=moment
+        )

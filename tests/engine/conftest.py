@@ -1,0 +1,118 @@
+"""An engine on the fake runner, driven by hand: no thread, no sleep, a clock that stands until a test moves it."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from polyjob import jobs
+from polyjob.clock import Clock
+from polyjob.database import now
+from polyjob.engine.calls import InlineCalls
+from polyjob.engine.context import Context
+from polyjob.engine.passes import Engine
+from polyjob.models import Job, JobStatus, Meta, Project, User
+from polyjob.settings import Settings
+from polyjob.store import Store
+from runners.base import Runner, RunnerSettings
+from runners.fake import FakeRunner
+
+
+class HandClock(Clock):
+    def __init__(self) -> None:
+        self.boot_id = "boot-1"
+        self._seconds = 1000.0
+        self._start = now()
+
+    def wall(self) -> datetime.datetime:
+        return self._start + datetime.timedelta(seconds=self._seconds - 1000.0)
+
+    def seconds(self) -> float:
+        return self._seconds
+
+    def move(self, seconds: float) -> None:
+        self._seconds += seconds
+
+
+class World:
+    """A data folder with its engine. `restart` makes a new engine, as after a crash: nothing in memory survives."""
+
+    PASSES = 50
+
+    def __init__(self, settings: Settings, project: Project, user: User) -> None:
+        self.settings = settings
+        self.project = project
+        self.user = user
+        self.store = Store(settings.data_dir)
+        self.clock = HandClock()
+        self.restart()
+
+    def restart(self) -> None:
+        meta = {row.key: row.value for row in Meta.select()}
+        self.runner = FakeRunner(RunnerSettings(str(self.settings.data_dir), meta["installation"]), lambda: None)
+        self.runner.clock = self.clock.seconds
+
+        def load(name: str, wake: Callable[[], None]) -> Runner:
+            assert name == "fake"
+            return self.runner
+
+        calls = InlineCalls(lambda: None, self.settings.build_slots)
+        context = Context(self.settings, self.store, calls, self.clock, meta["installation"], meta["secret"])
+        self.engine = Engine(context, load, lambda: None)
+
+    def submit(self, build: dict[str, Any] | None = None, termination: dict[str, Any] | None = None, **env: Any) -> Job:
+        """A job whose environment scripts the fake runner; `FAKE_SECONDS=3` is given as `seconds=3`."""
+        pairs = [[f"FAKE_{name.upper()}", str(value)] for name, value in env.items()]
+        config: dict[str, Any] = {"version": 1, "kind": "job", "run": {"cmd": "true"}}
+        config["environment"] = {"env_vars": pairs}
+        if build is not None:
+            config["build"] = build
+        if termination is not None:
+            config["termination"] = termination
+        return jobs.create(self.project, self.user, {"config": config}, self.settings)
+
+    def settle(self) -> None:
+        """Passes until one finds nothing to do."""
+        for _ in range(self.PASSES):
+            if not self.engine.run_pass():
+                return
+        raise AssertionError("the engine does not come to rest")
+
+    def later(self, seconds: float) -> None:
+        """Move the clock in steps of a tick, settling after each."""
+        while seconds > 0:
+            self.clock.move(min(1.0, seconds))
+            seconds -= 1.0
+            self.settle()
+
+    def end(self, *submitted: Job) -> None:
+        """Move on until all these jobs are done."""
+        for _ in range(100):
+            self.settle()
+            if all(self.read(job).status.is_done for job in submitted):
+                return
+            self.clock.move(1.0)
+        raise AssertionError(f"never done: {[self.statuses(job) for job in submitted]}")
+
+    @staticmethod
+    def read(job: Job) -> Job:
+        return Job.get_by_id(job.id)
+
+    @staticmethod
+    def statuses(job: Job) -> list[str]:
+        return [str(row.status) for row in jobs.list_statuses(job)]
+
+    @staticmethod
+    def last(job: Job) -> JobStatus:
+        return jobs.latest_status(job)
+
+    def calls(self, verb: str, job: Job) -> int:
+        return self.runner.calls.count((verb, job.uuid))
+
+
+@pytest.fixture
+def world(settings: Settings, project: Project, user: User) -> World:
+    return World(settings, project, user)

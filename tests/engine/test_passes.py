@@ -1,0 +1,347 @@
+"""Passes over the fake runner: what the statuses, slots, stops, timeouts and crashes of a job come to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from polyjob import jobs
+from polyjob.database import database, write
+from polyjob.models import Build, Job
+from polyjob.statuses import Status
+
+WHOLE_WAY = ["created", "scheduled", "running", "succeeded"]
+
+
+def test_a_job_goes_its_whole_way(world):
+    job = world.submit(seconds=3, log="hello\n", outputs=json.dumps({"a.txt": "A"}))
+    world.settle()
+    assert world.statuses(job) == ["created", "scheduled", "running"]
+    world.later(4)
+    assert world.statuses(job) == WHOLE_WAY
+    row = world.read(job)
+    assert (row.exit_code, row.node) == (0, "fake-node")
+    assert world.last(job).message == "Completed"
+    assert world.store.job_log(job.uuid).read_bytes() == b"hello\n"
+    assert [name for name, _ in world.store.sealed(job.uuid).tree("")[0]] == ["a.txt"]
+    assert world.calls("start", job) == 1
+    assert world.calls("clean", job) == 1
+
+
+def test_a_job_that_ends_at_once_still_shows_that_it_ran(world):
+    job = world.submit()
+    world.end(job)
+    assert world.statuses(job) == WHOLE_WAY
+
+
+def test_a_failing_job_keeps_its_code_log_and_outputs(world):
+    job = world.submit(code=7, log="no\n", outputs=json.dumps({"a": "A"}))
+    world.end(job)
+    last = world.last(job)
+    assert (last.status, last.message) == (Status.FAILED, "exit-code(7)")
+    assert last.details["exit_code"] == 7
+    assert last.details["reason"] == "exited"
+    assert world.read(job).exit_code == 7
+    assert world.store.job_log(job.uuid).read_bytes() == b"no\n"
+    assert world.store.sealed(job.uuid).tree("")[0] == [("a", 1)]
+
+
+def test_times_follow_the_statuses(world):
+    job = world.submit(seconds=1)
+    world.end(job)
+    row, rows = world.read(job), list(jobs.list_statuses(job))
+    assert row.started_at == rows[1].created_at
+    assert row.finished_at == rows[-1].created_at
+    moments = [status.created_at for status in rows]
+    assert moments == sorted(set(moments))
+
+
+def test_slots_are_never_overrun_and_the_queue_is_first_come_first_served(world):
+    submitted = [world.submit(seconds=2) for _ in range(5)]
+    world.settle()
+    assert [str(world.read(job).status) for job in submitted] == ["running"] * 2 + ["created"] * 3
+    assert [jobs.queue_position(world.read(job)) for job in submitted] == [None, None, 1, 2, 3]
+    world.later(3)
+    assert [str(world.read(job).status) for job in submitted] == ["succeeded"] * 2 + ["running"] * 2 + ["created"]
+    world.end(*submitted)
+    assert all(world.statuses(job) == WHOLE_WAY for job in submitted)
+
+
+@pytest.mark.parametrize("passes", [2, 3, 4])
+def test_an_engine_that_lives_for_a_few_passes_neither_doubles_nor_loses_a_job(world, passes):
+    job = world.submit(pending=2, seconds=3, log="0123456789" * 20)
+    while not world.read(job).status.is_done:
+        world.restart()
+        for _ in range(passes):
+            world.engine.run_pass()
+        world.clock.move(0.25)
+        assert world.clock.seconds() < 1100, world.statuses(job)
+    assert world.statuses(job) == WHOLE_WAY
+    assert world.store.job_log(job.uuid).read_bytes() == b"0123456789" * 20
+
+
+def test_a_start_whose_answer_was_lost_is_adopted(world):
+    job = world.submit(start="unavailable", seconds=1)
+    world.end(job)
+    assert world.statuses(job) == WHOLE_WAY
+    assert world.calls("start", job) == 2
+
+
+def test_a_refused_start_fails_the_job_and_says_why(world):
+    job = world.submit(start="fail")
+    world.end(job)
+    last = world.last(job)
+    assert world.statuses(job) == ["created", "scheduled", "failed"]
+    assert last.details["reason"] == "start"
+    assert "told to refuse" in last.message
+
+
+def test_a_job_that_vanished_is_lost_and_never_a_success(world):
+    job = world.submit(seconds=2, vanish="yes")
+    world.end(job)
+    last = world.last(job)
+    assert (last.status, last.details["reason"], last.details["exit_code"]) == (Status.FAILED, "lost", None)
+    assert world.read(job).exit_code is None
+
+
+class TestStop:
+    def test_of_a_job_in_the_queue_is_done_when_the_verb_returns(self, world):
+        job = world.submit()
+        jobs.request_stop(job, world.user, world.settings)
+        assert world.statuses(job) == ["created", "stopped"]
+        world.settle()
+        assert world.calls("start", job) == 0
+
+    def test_of_a_running_job_keeps_the_true_exit(self, world):
+        job = world.submit(seconds=100)
+        world.settle()
+        jobs.request_stop(job, world.user, world.settings)
+        assert world.read(job).status is Status.RUNNING
+        world.later(1)
+        last = world.last(job)
+        assert (last.status, last.message) == (Status.STOPPED, "Job was stopped")
+        assert last.details == {"exit_code": 143, "reason": "signalled", "signal": 15, "by": "ana"}
+        assert world.read(job).exit_code == 143
+
+    def test_waits_for_the_grace_and_then_kills(self, world):
+        job = world.submit(seconds=100, ignore_term="yes", termination={"grace": 5})
+        world.settle()
+        jobs.request_stop(job, world.user, world.settings)
+        world.later(4)
+        assert world.read(job).status is Status.RUNNING
+        assert world.calls("stop", job) == 1
+        world.later(3)
+        assert world.last(job).details["signal"] == 9
+
+    def test_kill_follows_even_when_the_engine_died_in_the_grace(self, world):
+        job = world.submit(seconds=100, ignore_term="yes", termination={"grace": 5})
+        world.settle()
+        jobs.request_stop(job, world.user, world.settings)
+        world.later(2)
+        world.restart()
+        world.later(6)
+        assert world.read(job).status is Status.STOPPED
+
+    def test_that_comes_after_the_exit_was_recorded_changes_nothing(self, world):
+        job = world.submit(seconds=1)
+        world.settle()
+        with write("test"):
+            Job.update(exit={"reason": "exited", "code": 0}, exit_code=0).where(Job.id == job.id).execute()
+        jobs.request_stop(job, world.user, world.settings)
+        world.end(job)
+        assert world.read(job).status is Status.SUCCEEDED
+
+    def test_of_what_is_done_changes_nothing(self, world):
+        job = world.submit()
+        world.end(job)
+        before = world.read(job).version
+        jobs.request_stop(job, world.user, world.settings)
+        world.settle()
+        assert world.statuses(job) == WHOLE_WAY
+        assert world.read(job).version == before
+
+    def test_between_intent_and_start_runs_nothing(self, world):
+        job = world.submit(seconds=100)
+        (world.settings.data_dir / "fake").mkdir()
+        (world.settings.data_dir / "fake" / "unavailable").touch()
+        world.settle()
+        assert world.read(job).attempt_at is not None
+        jobs.request_stop(job, world.user, world.settings)
+        (world.settings.data_dir / "fake" / "unavailable").unlink()
+        world.restart()
+        world.settle()
+        assert world.statuses(job) == ["created", "scheduled", "stopped"]
+        assert world.calls("start", job) == 0
+
+    def test_finds_a_job_whose_start_nobody_heard_of(self, world):
+        job = world.submit(start="unavailable", seconds=100)
+        world.settle()
+        assert world.read(job).handle is None
+        jobs.request_stop(job, world.user, world.settings)
+        world.restart()
+        world.later(3)
+        assert world.statuses(job)[-1] == "stopped"
+        assert world.last(job).details["signal"] == 15
+
+
+class TestTimeout:
+    def test_fails_the_job_and_says_so(self, world):
+        job = world.submit(seconds=100, termination={"timeout": 5})
+        world.settle()
+        world.later(4)
+        assert world.read(job).status is Status.RUNNING
+        world.later(4)
+        last = world.last(job)
+        assert (last.status, last.details["reason"], last.details["exit_code"]) == (Status.FAILED, "timeout", 143)
+
+    def test_counts_from_running_and_survives_the_engine(self, world):
+        job = world.submit(pending=10, seconds=100, termination={"timeout": 5})
+        world.settle()
+        world.later(12)
+        assert world.read(job).status is Status.RUNNING
+        world.restart()
+        world.later(6)
+        assert world.read(job).status is Status.FAILED
+
+
+class TestBuild:
+    BUILD = {"image": "img", "build_steps": ["make"]}
+
+    def test_comes_before_running_and_is_reused(self, world):
+        first, second = world.submit(build=self.BUILD), world.submit(build=self.BUILD)
+        world.end(first, second)
+        assert world.statuses(first) == ["created", "scheduled", "building", "running", "succeeded"]
+        assert world.read(first).build_id == world.read(second).build_id
+        third = world.submit(build=self.BUILD)
+        world.end(third)
+        assert world.statuses(third) == world.statuses(first)
+        assert Build.select().count() == 1
+        build = Build.get()
+        assert jobs.list_statuses(third)[2].message == f"Using build {build.unique_name}"
+        assert [str(row.status) for row in build.statuses] == ["created", "scheduled", "running", "succeeded"]
+        assert world.store.build_log(build.uuid).read_bytes() == b"step 1: make\n"
+
+    def test_differs_with_its_steps_and_not_with_the_command(self, world):
+        submitted = [world.submit(build=self.BUILD), world.submit(build=self.BUILD | {"build_steps": ["other"]})]
+        world.end(*submitted)
+        assert len({world.read(job).build_id for job in submitted}) == 2
+
+    def test_is_made_anew_with_nocache(self, world):
+        submitted = [world.submit(build=self.BUILD | {"nocache": True}) for _ in range(2)]
+        world.end(*submitted)
+        assert len({world.read(job).build_id for job in submitted}) == 2
+
+    def test_that_fails_names_step_and_code(self, world):
+        job = world.submit(build=self.BUILD | {"env_vars": [["FAKE_BUILD_FAIL", "1:3"]]})
+        world.end(job)
+        last = world.last(job)
+        assert world.statuses(job) == ["created", "scheduled", "building", "upstream_failed"]
+        assert (last.details["step"], last.details["exit_code"], last.details["reason"]) == (1, 3, "build")
+        assert "step 1 ended with exit code 3" in last.message
+        assert Build.get().status is Status.FAILED
+        assert world.calls("start", job) == 0
+
+    def test_that_failed_is_not_reused(self, world):
+        build = self.BUILD | {"env_vars": [["FAKE_BUILD_FAIL", "1:3"]]}
+        for _ in range(2):
+            world.end(world.submit(build=build))
+        assert Build.select().count() == 2
+
+    def test_cut_off_by_a_crash_runs_again_and_says_so(self, world):
+        job = world.submit(build=self.BUILD)
+        world.engine.run_pass()  # claimed, with a new build
+        with write("test"):
+            Build.update(status=Status.RUNNING).execute()
+        world.restart()
+        world.end(job)
+        assert world.statuses(job)[-1] == "succeeded"
+        assert world.store.build_log(Build.get().uuid).read_bytes().startswith(b"polyjob was restarted")
+
+    def test_nobody_waits_for_any_more_is_stopped(self, world):
+        job = world.submit(build=self.BUILD)
+        world.engine.run_pass()
+        jobs.request_stop(job, world.user, world.settings)
+        world.settle()
+        assert world.statuses(job) == ["created", "scheduled", "building", "stopped"]
+        assert Build.get().status is Status.STOPPED
+
+
+class TestUnreachable:
+    def away(self, world) -> Path:
+        file = world.settings.data_dir / "fake" / "unavailable"
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+        return file
+
+    def test_back_end_fails_nothing_and_is_said(self, world):
+        job = world.submit(seconds=5, log="x" * 10)
+        world.settle()
+        file = self.away(world)
+        world.later(60)
+        row = world.read(job)
+        assert row.status is Status.RUNNING
+        assert {note["kind"] for note in row.notes} == {"retry", "unreachable"}
+        file.unlink()
+        world.later(35)
+        assert world.statuses(job) == WHOLE_WAY
+        assert "unreachable" not in [note["kind"] for note in world.read(job).notes or []]
+
+    def test_back_end_delays_a_stop_and_forgets_none(self, world):
+        job = world.submit(seconds=500)
+        world.settle()
+        file = self.away(world)
+        jobs.request_stop(job, world.user, world.settings)
+        world.later(20)
+        assert world.read(job).status is Status.RUNNING
+        file.unlink()
+        world.later(60)
+        assert world.read(job).status is Status.STOPPED
+
+
+class TestDelete:
+    def test_of_a_running_job_stops_it_and_then_leaves_nothing(self, world):
+        job = world.submit(seconds=100, log="x")
+        world.settle()
+        jobs.delete(job, world.user, world.settings)
+        world.later(2)
+        assert Job.get_or_none(Job.id == job.id) is None
+        assert not world.store.job_folder(job.uuid).exists()
+        assert world.runner.inventory() == {}
+
+    def test_of_a_waiting_job(self, world):
+        job = world.submit()
+        jobs.delete(job, world.user, world.settings)
+        world.settle()
+        assert Job.get_or_none(Job.id == job.id) is None
+        assert world.calls("start", job) == 0
+
+    def test_never_gives_a_number_away_again(self, world):
+        job = world.submit()
+        jobs.delete(job, world.user, world.settings)
+        world.settle()
+        assert world.submit().id > job.id
+
+
+def test_the_wall_clock_never_turns_statuses_round(world, monkeypatch):
+    job = world.submit(seconds=1)
+    world.settle()
+    import polyjob.transitions
+
+    then = polyjob.transitions.now()
+    monkeypatch.setattr("polyjob.transitions.now", lambda: then.replace(year=then.year - 1))
+    world.end(job)
+    moments = [row.created_at for row in jobs.list_statuses(job)]
+    assert moments == sorted(set(moments))
+
+
+def test_a_failed_pass_leaves_the_database_usable(world, monkeypatch):
+    job = world.submit()
+    with monkeypatch.context() as patch:
+        patch.setattr("polyjob.engine.passes.slots_taken", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            world.engine.run_pass()
+    assert database.transaction_depth() == 0
+    world.end(job)
+    assert world.statuses(job) == WHOLE_WAY

@@ -1,0 +1,211 @@
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from polyjob import models
+from polyjob.database import close_database, database, open_database, write
+from polyjob.lock import EngineLock, EngineRunning, engine_running
+from polyjob.migrations import current, latest, migrate
+from polyjob.models import Meta
+
+
+def test_the_tables_are_what_the_migrations_make(data_dir):
+    for table in models.TABLES:
+        name = table._meta.table_name
+        made = {row[1] for row in database.execute_sql(f"PRAGMA table_info({name})")}
+        assert made == {field.column_name for field in table._meta.sorted_fields}, name
+    names = {table._meta.table_name for table in models.TABLES}
+    assert set(database.get_tables()) - {"sqlite_sequence"} == names
+
+
+@pytest.mark.parametrize(
+    ("condition", "index"),
+    [
+        (models.QUEUED, "job_queue"),
+        (models.CLAIMED, "job_claimed"),
+        (models.DELETED, "job_deleted"),
+    ],
+)
+def test_what_the_engine_reads_each_pass_never_reads_the_whole_table(data_dir, condition, index):
+    sql, parameters = models.Job.select().where(condition).order_by(models.Job.id).sql()
+    plan = " ".join(row[3] for row in database.execute_sql(f"EXPLAIN QUERY PLAN {sql}", parameters))
+    assert index in plan
+
+
+def test_live_builds_are_read_by_their_index(data_dir):
+    sql, parameters = models.Build.select().where(models.LIVE_BUILDS).order_by(models.Build.id).sql()
+    plan = " ".join(row[3] for row in database.execute_sql(f"EXPLAIN QUERY PLAN {sql}", parameters))
+    assert "build_live" in plan
+
+
+def test_counts_follow_the_rows(project, settings, user):
+    from polyjob import jobs
+
+    def count():
+        return models.Project.get_by_id(project.id).job_count
+
+    config = {"config": {"version": 1, "kind": "job", "run": {"cmd": "true"}}}
+    first, second = (jobs.create(project, user, config, settings) for _ in range(2))
+    assert count() == 2
+    jobs.delete(first, user, settings)
+    assert count() == 1
+    with write("test"):
+        models.Job.delete().where(models.Job.id == first.id).execute()
+    assert count() == 1
+    with write("test"):
+        models.Job.delete().where(models.Job.id == second.id).execute()
+    assert count() == 0
+
+
+def test_the_file_is_synced_at_every_commit(data_dir):
+    pragmas = {name: database.execute_sql(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")}
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2}
+
+
+def test_a_write_that_raises_leaves_nothing(data_dir):
+    with pytest.raises(ZeroDivisionError), write("test"):
+        Meta.create(key="a", value="b")
+        raise ZeroDivisionError
+    assert Meta.get_or_none(Meta.key == "a") is None
+    with write("test"):
+        Meta.create(key="a", value="b")
+
+
+def test_a_nested_write_is_part_of_the_outer_one(data_dir):
+    with pytest.raises(ZeroDivisionError), write("outer"):
+        with write("inner"):
+            Meta.create(key="a", value="b")
+        raise ZeroDivisionError
+    assert Meta.get_or_none(Meta.key == "a") is None
+
+
+def _count_up(data_dir, times, threads):
+    open_database(data_dir)
+
+    def work():
+        for _ in range(times):
+            with write("test"):
+                value = int(Meta.get_by_id("counter").value)
+                Meta.update(value=str(value + 1)).where(Meta.key == "counter").execute()
+        database.close()
+
+    running = [threading.Thread(target=work) for _ in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+
+
+def test_writers_in_threads_and_processes_lose_nothing(data_dir):
+    with write("test"):
+        Meta.create(key="counter", value="0")
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_count_up, args=(data_dir, 20, 4)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert Meta.get_by_id("counter").value == str(3 * 4 * 20)
+
+
+def test_the_write_lock_of_a_killed_process_is_free(data_dir):
+    code = (
+        "import sys, time, pathlib\n"
+        "from polyjob.database import open_database, write\n"
+        "from polyjob.models import Meta\n"
+        "open_database(pathlib.Path(sys.argv[1]))\n"
+        "with write('test'):\n"
+        "    Meta.create(key='torn', value='x')\n"
+        "    print('in', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(data_dir)], stdout=subprocess.PIPE)
+    with process:
+        assert process.stdout.readline() == b"in\n"
+        process.kill()
+    started = time.monotonic()
+    with write("test"):
+        Meta.create(key="mine", value="x")
+    assert time.monotonic() - started < 10
+    assert Meta.get_or_none(Meta.key == "torn") is None
+
+
+def test_a_crash_point_kills_before_or_after_the_commit(data_dir):
+    code = (
+        "import sys, pathlib\n"
+        "from polyjob.database import open_database, write\n"
+        "from polyjob.models import Meta\n"
+        "open_database(pathlib.Path(sys.argv[1]))\n"
+        "with write('here'):\n"
+        "    Meta.create(key=sys.argv[2], value='x')\n"
+    )
+    for when, kept in (("before", False), ("after", True)):
+        environment = os.environ | {"POLYJOB_CRASH_AT": f"here:{when}"}
+        ended = subprocess.run([sys.executable, "-c", code, str(data_dir), when], env=environment, timeout=60)
+        assert ended.returncode == -signal.SIGKILL
+        assert (Meta.get_or_none(Meta.key == when) is not None) is kept
+
+
+class TestMigrations:
+    def test_are_idempotent(self, data_dir):
+        assert current() == latest()
+        assert migrate(data_dir) == 0
+
+    def test_refuse_what_a_newer_polyjob_wrote(self, data_dir):
+        database.execute_sql(f"PRAGMA user_version = {latest() + 1}")
+        with pytest.raises(RuntimeError, match="newer"):
+            migrate(data_dir)
+
+    def test_two_processes_at_once_make_one_database(self, tmp_path):
+        code = (
+            "import sys, pathlib\n"
+            "from polyjob.database import open_database\n"
+            "from polyjob.migrations import migrate\n"
+            "folder = pathlib.Path(sys.argv[1])\n"
+            "open_database(folder)\n"
+            "migrate(folder)\n"
+        )
+        running = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(4)]
+        assert [process.wait(60) for process in running] == [0] * 4
+        with sqlite3.connect(tmp_path / "polyjob.db") as connection:
+            assert connection.execute("SELECT count(*) FROM meta WHERE key = 'installation'").fetchone() == (1,)
+        connection.close()
+
+
+class TestEngineLock:
+    def test_is_one(self, tmp_path):
+        code = (
+            "import sys, pathlib, time\n"
+            "from polyjob.lock import EngineLock\n"
+            "EngineLock(pathlib.Path(sys.argv[1])).acquire()\n"
+            "print('held', flush=True)\n"
+            "time.sleep(60)\n"
+        )
+        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+        with process:
+            assert process.stdout.readline() == b"held\n"
+            assert engine_running(tmp_path) == process.pid
+            with pytest.raises(EngineRunning, match=str(process.pid)):
+                EngineLock(tmp_path).acquire()
+            assert engine_running(tmp_path) == process.pid
+            process.kill()
+        assert engine_running(tmp_path) is None
+        lock = EngineLock(tmp_path)
+        lock.acquire()
+        lock.release()
+
+    def test_nobody_holds_what_was_never_made(self, tmp_path):
+        assert engine_running(tmp_path) is None
+
+
+def test_closing_twice_is_fine(data_dir):
+    close_database()
+    close_database()

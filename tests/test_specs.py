@@ -1,0 +1,95 @@
+import json
+
+import pytest
+
+from polyjob import specs
+from polyjob.errors import Invalid
+from polyjob.jobs import merge
+from polyjob.settings import MIB
+from runners.abilities import ABILITIES, Ability
+
+CONFIG = {"version": 1, "kind": "job", "build": {"image": "img"}, "run": {"cmd": "true"}}
+
+
+def with_part(path, value):
+    """CONFIG with `value` at the dotted path."""
+    config = json.loads(json.dumps(CONFIG))
+    *parents, last = path.split(".")
+    place = config
+    for key in parents:
+        place = place.setdefault(key, {})
+    place[last] = value
+    return config
+
+
+@pytest.mark.parametrize("path", [path for path, support in ABILITIES["process"].items()])
+def test_each_part_is_taken_noted_or_refused_as_the_table_says(path):
+    ability = ABILITIES["process"][path].ability
+    config = with_part(path, {"x": 1})
+    if ability is Ability.REFUSED:
+        with pytest.raises(Invalid) as refused:
+            specs.check(config, "process")
+        assert [problem.pointer for problem in refused.value.problems] == ["/config/" + path.replace(".", "/")]
+        assert path in refused.value.problems[0].detail
+    else:
+        kinds = [note["kind"] for note in specs.check(config, "process")]
+        assert (path in kinds) is (ability is Ability.NOTED)
+
+
+def test_every_part_that_must_be_refused_is_named_at_once():
+    config = with_part("build.dockerfile", "Dockerfile") | {"environment": {"secret_refs": ["s"]}}
+    with pytest.raises(Invalid) as refused:
+        specs.check(config, "process")
+    assert len(refused.value.problems) == 2
+
+
+def test_parts_that_are_empty_ask_for_nothing():
+    config = with_part("environment", {"secret_refs": [], "max_restarts": 0, "persistence": None})
+    assert [note["kind"] for note in specs.check(config, "process")] == ["build.image"]
+
+
+class TestKey:
+    def key(self, runner="process", files=None, **build):
+        return specs.build_key({"build": {"image": "img"} | build}, runner, files or {})[0]
+
+    def test_is_a_function_of_what_the_result_depends_on(self):
+        base = self.key(build_steps=["a"])
+        assert base == self.key(build_steps=["a"], nocache=True)
+        different = [
+            self.key(build_steps=["b"]),
+            self.key(build_steps=["a", "a"]),
+            self.key(build_steps=["a"], image="other"),
+            self.key(build_steps=["a"], env_vars=[["A", "1"]]),
+            self.key(build_steps=["a"], lang_env="C"),
+            self.key(build_steps=["a"], files={"requirements.txt": "0" * 64}),
+            self.key(build_steps=["a"], runner="fake"),
+        ]
+        assert len({base, *different}) == len(different) + 1
+
+    def test_does_not_depend_on_the_order_of_variables(self):
+        assert self.key(env_vars=[["A", "1"], ["B", "2"]]) == self.key(env_vars=[["B", "2"], ["A", "1"]])
+
+
+def test_a_list_of_commands_is_joined():
+    assert specs.command({"run": {"cmd": ["a b", "c"]}}) == "a b && c"
+    assert specs.command({"run": {"cmd": "a  'b'\n"}}) == "a  'b'\n"
+
+
+def test_what_counts_is_the_limit_then_the_request():
+    asked = {"cpu": {"requests": 1, "limits": 2.5}, "memory": {"requests": 512}, "gpu": {"limits": 1}}
+    found = specs.resources(asked)
+    assert (found.cpu, found.memory, found.gpu) == (2.5, 512 * MIB, 1)
+    assert specs.resources({}) == specs.Resources()
+
+
+def test_timeouts_and_grace_fall_back_to_the_settings(settings):
+    assert specs.timeout(CONFIG, settings) is None
+    assert specs.grace(CONFIG, settings) == 10.0
+    config = CONFIG | {"termination": {"timeout": 5, "grace": 0}}
+    assert (specs.timeout(config, settings), specs.grace(config, settings)) == (5.0, 0.0)
+
+
+def test_a_patch_merges_mappings_and_replaces_everything_else():
+    document = {"a": {"b": 1, "c": [1, 2]}, "d": 4}
+    assert merge(document, {"a": {"c": [3]}, "d": None, "e": {}}) == {"a": {"b": 1, "c": [3]}, "d": None, "e": {}}
+    assert document == {"a": {"b": 1, "c": [1, 2]}, "d": 4}
