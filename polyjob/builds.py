@@ -8,7 +8,7 @@ from typing import Any
 from peewee import ModelSelect
 
 from polyjob import specs
-from polyjob.database import now
+from polyjob.clock import now
 from polyjob.errors import NotFound
 from polyjob.models import Build, BuildStatus, Code, Job, Project, User
 from polyjob.statuses import Status

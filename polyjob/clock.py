@@ -9,7 +9,17 @@ import datetime
 import time
 from pathlib import Path
 
-from polyjob.database import now
+EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+def now() -> datetime.datetime:
+    """The wall clock, in UTC, to the microsecond."""
+    return EPOCH + datetime.timedelta(microseconds=time.time_ns() // 1000)
+
+
+def to_microseconds(value: datetime.datetime) -> int:
+    """Whole microseconds since 1970."""
+    return (value - EPOCH) // datetime.timedelta(microseconds=1)
 
 
 class Clock:

@@ -13,13 +13,13 @@ import fcntl
 import json
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from peewee import BigIntegerField, SqliteDatabase, TextField
 
+from polyjob.clock import EPOCH, now, to_microseconds
 from polyjob.crashpoints import crash_point
 
 PRAGMAS = {
@@ -30,6 +30,8 @@ PRAGMAS = {
     "cache_size": -8_000,
     "temp_store": "memory",
 }
+
+__all__ = ["InstantField", "JSONField", "close_database", "database", "now", "open_database", "write"]
 
 database = SqliteDatabase(None)
 
@@ -100,15 +102,3 @@ class JSONField(TextField):
 
     def python_value(self, value: str | None) -> Any:
         return None if value is None else json.loads(value)
-
-
-EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-
-
-def to_microseconds(value: datetime.datetime) -> int:
-    return (value - EPOCH) // datetime.timedelta(microseconds=1)
-
-
-def now() -> datetime.datetime:
-    """The wall clock, in UTC."""
-    return EPOCH + datetime.timedelta(microseconds=time.time_ns() // 1000)

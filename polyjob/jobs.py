@@ -14,7 +14,8 @@ from typing import Any
 from peewee import ModelSelect
 
 from polyjob import specs
-from polyjob.database import now, write
+from polyjob.clock import now
+from polyjob.database import write
 from polyjob.errors import Invalid, NotFound, Problem, Unavailable
 from polyjob.hints import send_hint
 from polyjob.models import CLAIMED, QUEUED, Bookmark, Build, Job, JobStatus, Project, User

@@ -8,7 +8,7 @@ from typing import Any
 
 from peewee import fn
 
-from polyjob.database import now
+from polyjob.clock import now
 from polyjob.models import Build, BuildStatus, Job, JobStatus
 from polyjob.statuses import Status, may_follow
 

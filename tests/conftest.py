@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from polyjob.database import close_database, now, open_database, write
+from polyjob.clock import now
+from polyjob.database import close_database, open_database, write
 from polyjob.migrations import migrate
 from polyjob.models import Project, User
 from polyjob.settings import Settings, read_settings

@@ -4,7 +4,8 @@ import threading
 import pytest
 
 from polyjob import jobs, transitions
-from polyjob.database import database, now, write
+from polyjob.clock import now
+from polyjob.database import database, write
 from polyjob.models import Job, JobStatus
 from polyjob.statuses import Status
 from polyjob.transitions import change, first_status, transition

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from polyjob import watch
-from polyjob.database import now, write
+from polyjob.clock import now
+from polyjob.database import write
 from polyjob.errors import Unavailable
 from polyjob.models import Build, Job, Project
 from polyjob.statuses import Status

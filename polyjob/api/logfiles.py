@@ -109,7 +109,8 @@ def answer(
     """The answer to a GET or HEAD of the log at `path`, which need not be there yet.
 
     `name` is what a browser saves it as, `identity` what its ETag is made of. `follow` is called with a first byte, and
-    only where the answer goes on as the log grows. Raises RequestedRangeNotSatisfiable, and NotFound where the log is removed meanwhile.
+    only where the answer goes on as the log grows. Raises RequestedRangeNotSatisfiable, and NotFound where the log is
+    removed meanwhile.
     """
     length = log_length(path)
     try:
@@ -184,7 +185,7 @@ def _may_range(identity: str) -> bool:
 
 
 class _Span(io.RawIOBase):
-    """A part of a file, to be read once. `fileno` stands at its first byte, for a server that has the kernel send it."""
+    """A part of a file, to be read once. `fileno` stands at its first byte: servers may let the kernel send it."""
 
     def __init__(self, path: Path, first: int, stop: int) -> None:
         self._file = path.open("rb", buffering=0)

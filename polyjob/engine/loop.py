@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import runners
-from polyjob.clock import Clock
-from polyjob.database import close_database, database, now, open_database
+from polyjob.clock import Clock, now
+from polyjob.database import close_database, database, open_database
 from polyjob.engine.backends import TICK
 from polyjob.engine.calls import Calls
 from polyjob.engine.context import Context

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
-from polyjob.database import database, now, write
+from polyjob.clock import now
+from polyjob.database import database, write
 
 _NAME = re.compile(r"(\d{4})_\w+\.sql")
 

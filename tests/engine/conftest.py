@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from polyjob import jobs
-from polyjob.clock import Clock
-from polyjob.database import now
+from polyjob.clock import Clock, now
 from polyjob.engine.calls import InlineCalls
 from polyjob.engine.context import Context
 from polyjob.engine.passes import Engine

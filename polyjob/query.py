@@ -1,0 +1,305 @@
+"""The query language of lists: `?query=` and `?sort=` to peewee expressions. Pure: touches no database.
+
+A query is conditions joined by commas, all of which must hold; a condition is `field:operation`:
+
+=====================  =============================================  =====================
+`field:a`              equal; for a date without a time, that day     every field
+`field:a|b`            one of                                         values, tags, texts
+`field:~…`             not                                            every field
+`field:>=a`            compare by `<`, `<=`, `>`, `>=`                dates, numbers
+`field:a..b`           between, both included                         dates
+`field:%a%`, `a%`      contains, begins with, ends with               texts
+=====================  =============================================  =====================
+
+Only the fields of `JOB_FIELDS` and `BUILD_FIELDS` can be asked for. Null matches no date and no comparison, and
+matches a «not» of everything else.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peewee import SQL, Expression, Field, NodeList, Ordering, Value, fn
+
+from polyjob.errors import Invalid, Problem
+from polyjob.models import Build, Code, Job, Project, User
+
+LONGEST = 2000
+"""Characters of a query."""
+MOST = 50
+"""Conditions of a query."""
+
+_COMPARISONS: tuple[tuple[str, Callable[[Any, Any], Any]], ...] = (
+    ("<=", operator.le),
+    ("=<", operator.le),
+    (">=", operator.ge),
+    ("=>", operator.ge),
+    ("<", operator.lt),
+    (">", operator.gt),
+)
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_DAY = datetime.timedelta(days=1)
+_MICROSECOND = datetime.timedelta(microseconds=1)
+
+
+class _Wrong(ValueError):
+    """An operand that the field does not take; the text says why."""
+
+
+Condition = Callable[[str], Expression]
+"""An operand without its `~` to an expression. Raises _Wrong."""
+
+
+@dataclass(frozen=True)
+class QueryField:
+    condition: Condition
+    nullable: bool = False
+    """Whether a «not» also matches rows that have nothing there."""
+    column: Any = None
+
+
+def conditions(text: str | None, fields: Mapping[str, QueryField], subject: str) -> list[Expression]:
+    """The expressions of a query, to be joined by AND. `subject` names what is asked for in errors: `job`, `build`.
+
+    Raises Invalid that points at `/query` with every condition that is wrong.
+    """
+    if not text or not text.strip():
+        return []
+    if len(text) > LONGEST:
+        raise Invalid([Problem("/query", f"A query has at most {LONGEST} characters.")])
+    parts = text.split(",")
+    if len(parts) > MOST:
+        raise Invalid([Problem("/query", f"A query has at most {MOST} conditions.")])
+    found, problems = [], []
+    for part in parts:
+        try:
+            found.append(_condition(part, fields, subject))
+        except _Wrong as wrong:
+            problems.append(Problem("/query", str(wrong)))
+    if problems:
+        raise Invalid(problems)
+    return found
+
+
+def ordering(text: str | None, columns: Mapping[str, Field], default: str = "-updated_at") -> list[Ordering]:
+    """The ORDER BY of `?sort=`: known names, `-` for descending, nulls last, and the id so that pages are stable.
+
+    Names that are not known are passed over; where nothing is left, it is `default`.
+    """
+    names = [name.strip() for name in (text or "").split(",") if name.strip().removeprefix("-") in columns]
+    names = names[:MOST] or [default]
+    orders = [_order(columns[name.removeprefix("-")], name.startswith("-")) for name in names]
+    return [*orders, _order(columns["id"], names[0].startswith("-"))]
+
+
+def _order(column: Field, descending: bool) -> Ordering:
+    return (
+        column.desc(nulls="LAST" if column.null else None)
+        if descending
+        else column.asc(nulls="LAST" if column.null else None)
+    )
+
+
+def _condition(text: str, fields: Mapping[str, QueryField], subject: str) -> Expression:
+    name, colon, operand = (part.strip() for part in text.partition(":"))
+    negated = operand.startswith("~")
+    operand = operand.removeprefix("~").strip()
+    if not (name and colon and operand):
+        raise _Wrong(f"Expression is not valid, it must be formatted as name:operation, Expression: {text.strip()}")
+    field = fields.get(name)
+    if field is None:
+        raise _Wrong(f"key `{name}` is not supported by query manager `{subject}`.{_hint(name, subject)}")
+    try:
+        expression = field.condition(operand)
+    except _Wrong as wrong:
+        raise _Wrong(f"`{name}:{operand}`: {wrong}") from None
+    if not negated:
+        return expression
+    return (~expression) | field.column.is_null() if field.nullable else ~expression
+
+
+def _hint(name: str, subject: str) -> str:
+    if name.split(".")[0] in ("metric", "params", "declarations"):
+        return f" A {subject} has no metrics and no parameters to ask for."
+    return ""
+
+
+# Kinds of fields.
+
+
+def _values(operand: str) -> list[str]:
+    values = [value.strip() for value in operand.split("|")]
+    if not all(values):
+        raise _Wrong("a value is missing beside `|`")
+    return values
+
+
+def _whole_number(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise _Wrong(f"`{text}` is no whole number") from None
+    if abs(number) >= 1 << 63:
+        raise _Wrong(f"`{text}` is too large")
+    return number
+
+
+def _yes_no(text: str) -> bool:
+    try:
+        return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+    except KeyError:
+        raise _Wrong(f"`{text}` is neither true nor false") from None
+
+
+def _value(column: Field, read: Callable[[str], Any] = str) -> QueryField:
+    def condition(operand: str) -> Expression:
+        return column.in_([Value(read(value), converter=column.db_value) for value in _values(operand)])
+
+    return QueryField(condition, column.null, column)
+
+
+def _number(column: Field) -> QueryField:
+    def condition(operand: str) -> Expression:
+        if "|" in operand or ".." in operand:
+            raise _Wrong("a number takes neither `|` nor `..`")
+        compare, rest = _comparison(operand)
+        return compare(column, _whole_number(rest))
+
+    return QueryField(condition, column.null, column)
+
+
+def _text(column: Field) -> QueryField:
+    def one(value: str) -> Expression:
+        head, tail = value.startswith("%"), value.endswith("%") and len(value) > 1
+        middle = value[head : len(value) - tail]
+        if not (head or tail):
+            return column == value
+        if not middle:
+            raise _Wrong("there is nothing to look for between the `%`")
+        pattern = f"{'%' if head else ''}{_escaped(middle)}{'%' if tail else ''}"
+        return NodeList((column, SQL("LIKE"), Value(pattern), SQL("ESCAPE '\\'")), parens=True)
+
+    def condition(operand: str) -> Expression:
+        return functools.reduce(operator.or_, (Expression(one(value), "AND", SQL("1")) for value in _values(operand)))
+
+    return QueryField(condition, column.null, column)
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\%_])", r"\\\1", text)
+
+
+def _tags(column: Field) -> QueryField:
+    def condition(operand: str) -> Expression:
+        values = NodeList([Value(value) for value in _values(operand)], glue=", ", parens=True)
+        inner = NodeList((SQL("SELECT 1 FROM json_each("), column, SQL(") AS tag WHERE tag.value IN"), values))
+        return Expression(fn.EXISTS(inner), "AND", SQL("1"))
+
+    return QueryField(condition)
+
+
+def _date(column: Field) -> QueryField:
+    def condition(operand: str) -> Expression:
+        if "|" in operand:
+            raise _Wrong("a date takes no `|`")
+        if ".." in operand:
+            return _between(column, operand)
+        compare, rest = _comparison(operand)
+        first, after = _span(rest)
+        if compare is operator.eq:
+            return (column >= first) & (column < after)
+        # «after a day» and «up to a day» mean its end, where no time of day was given.
+        return compare(column, after - _MICROSECOND if compare in (operator.gt, operator.le) else first)
+
+    return QueryField(condition)
+
+
+def _between(column: Field, operand: str) -> Expression:
+    ends = [end.strip() for end in operand.split("..")]
+    if len(ends) != 2 or not all(ends):
+        raise _Wrong("a range has two ends, `a..b`")
+    return (column >= _span(ends[0])[0]) & (column < _span(ends[1])[1])
+
+
+def _comparison(operand: str) -> tuple[Callable[[Any, Any], Any], str]:
+    for sign, compare in _COMPARISONS:
+        if operand.startswith(sign):
+            return compare, operand.removeprefix(sign).strip()
+    return operator.eq, operand
+
+
+def _span(text: str) -> tuple[datetime.datetime, datetime.datetime]:
+    """(first instant, first instant behind it) of a day, or of a date with a time. UTC where no zone is given."""
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
+        moment = moment.astimezone(datetime.UTC)
+        return moment, moment + (_DAY if _DATE.fullmatch(text) else _MICROSECOND)
+    except (ValueError, OverflowError):
+        raise _Wrong(f"`{text}` is no date: it takes `YYYY-MM-DD`, with a time `HH:MM[:SS]` behind it or not") from None
+
+
+def _user(column: Field, read: str | None) -> QueryField:
+    """A user by name or id; without a suffix, a number is an id."""
+
+    def condition(operand: str) -> Expression:
+        values = _values(operand)
+        if read == "id" or (read is None and all(value.isdecimal() for value in values)):
+            return column.in_([_whole_number(value) for value in values])
+        return column.in_(User.select(User.id).where(User.username.in_(values)))
+
+    return QueryField(condition)
+
+
+def _project_name(column: Field) -> QueryField:
+    return QueryField(lambda operand: column.in_(Project.select(Project.id).where(Project.name.in_(_values(operand)))))
+
+
+def _commit(column: Field) -> QueryField:
+    def condition(operand: str) -> Expression:
+        return column.in_(Code.select(Code.id).where(Code.digest.in_(_values(operand))))
+
+    return QueryField(condition, True, column)
+
+
+def _common(table: type[Job] | type[Build]) -> dict[str, QueryField]:
+    return {
+        "id": _value(table.id, _whole_number),
+        "name": _text(table.name),
+        "description": _text(table.description),
+        "status": _value(table.status),
+        "created_at": _date(table.created_at),
+        "updated_at": _date(table.updated_at),
+        "started_at": _date(table.started_at),
+        "finished_at": _date(table.finished_at),
+        "tags": _tags(table.tags),
+        "user": _user(table.user, None),
+        "user.id": _user(table.user, "id"),
+        "user.username": _user(table.user, "username"),
+        "project": _value(table.project, _whole_number),
+        "project.id": _value(table.project, _whole_number),
+        "project.name": _project_name(table.project),
+        "commit": _commit(table.code),
+        "backend": _value(table.runner),
+    }
+
+
+JOB_FIELDS: Mapping[str, QueryField] = _common(Job) | {
+    "build": _value(Job.build, _whole_number),
+    "build.id": _value(Job.build, _whole_number),
+    "original": _value(Job.original, _whole_number),
+    "cloning_strategy": _value(Job.cloning_strategy),
+    "is_managed": _value(Job.is_managed, _yes_no),
+    "exit_code": _number(Job.exit_code),
+}
+BUILD_FIELDS: Mapping[str, QueryField] = _common(Build)
+
+_DATES: Sequence[str] = ("id", "created_at", "updated_at", "started_at", "finished_at")
+JOB_ORDERS: Mapping[str, Field] = {name: getattr(Job, name) for name in _DATES}
+BUILD_ORDERS: Mapping[str, Field] = {name: getattr(Build, name) for name in _DATES}

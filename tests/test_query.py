@@ -1,0 +1,160 @@
+import datetime
+
+import pytest
+
+from polyjob.database import write
+from polyjob.errors import Invalid
+from polyjob.models import Job, User
+from polyjob.query import BUILD_FIELDS, JOB_FIELDS, JOB_ORDERS, conditions, ordering
+from polyjob.statuses import Status
+
+DAY = datetime.datetime(2024, 5, 6, tzinfo=datetime.UTC)
+
+
+@pytest.fixture
+def rows(project, user):
+    """Four jobs, a to d, one a day from DAY at noon on."""
+    with write("test"):
+        other = User.create(username="bo", created_at=DAY)
+        for number, name in enumerate("abcd"):
+            moment = DAY + datetime.timedelta(days=number, hours=12)
+            Job.create(
+                uuid=name * 32,
+                project=project,
+                user=other if name == "d" else user,
+                runner="fake",
+                name=name,
+                description=[None, "Fetch 100% of it", "fetch_it", "other"][number],
+                status=[Status.CREATED, Status.RUNNING, Status.SUCCEEDED, Status.FAILED][number],
+                tags=[None, ["x"], ["x", "y"], ["z"]][number],
+                created_at=moment,
+                updated_at=moment,
+                finished_at=moment if number >= 2 else None,
+                exit_code=[None, None, 0, 7][number],
+            )
+
+
+def ask(query, sort="created_at"):
+    found = Job.select().where(*conditions(query, JOB_FIELDS, "job") or [True])
+    return "".join(job.name for job in found.order_by(*ordering(sort, JOB_ORDERS)))
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("", "abcd"),
+        ("status:running", "b"),
+        ("status: running | succeeded", "bc"),
+        ("status:~running", "acd"),
+        ("status:~running|failed", "ac"),
+        ("status:finished", ""),
+        ("status:running,status:failed", ""),
+        ("name:a", "a"),
+        ("name:A", ""),
+        ("name:a|c", "ac"),
+        ("description:%fetch%", "bc"),
+        ("description:fetch%", "bc"),
+        ("description:%it", "bc"),
+        ("description:%100%%", "b"),
+        ("description:%_it%", "c"),
+        ("description:~%fetch%", "ad"),
+        ("tags:x", "bc"),
+        ("tags:y|z", "cd"),
+        ("tags:~x", "ad"),
+        ("created_at:2024-05-07", "b"),
+        ("created_at:~2024-05-07", "acd"),
+        ("created_at:<2024-05-07", "a"),
+        ("created_at:<=2024-05-07", "ab"),
+        ("created_at:=<2024-05-07", "ab"),
+        ("created_at:>2024-05-07", "cd"),
+        ("created_at:>=2024-05-07", "bcd"),
+        ("created_at:2024-05-07 .. 2024-05-08", "bc"),
+        ("created_at:~2024-05-07..2024-05-08", "ad"),
+        ("created_at:>=2024-05-07 12:00", "bcd"),
+        ("created_at:>2024-05-07 12:00:00", "cd"),
+        ("created_at:2024-05-07T14:00+02:00", "b"),
+        ("finished_at:>2000-01-01", "cd"),
+        ("finished_at:~2024-05-08", "d"),
+        ("exit_code:0", "c"),
+        ("exit_code:>0", "d"),
+        ("exit_code:>=0", "cd"),
+        ("exit_code:~0", "abd"),
+        ("user:ana", "abc"),
+        ("user.username:bo", "d"),
+        ("user:~ana", "d"),
+        ("project.name:demo", "abcd"),
+        ("project.name:~demo", ""),
+        ("is_managed:true", "abcd"),
+        ("is_managed:false", ""),
+        ("build:3", ""),
+        ("build:~3", "abcd"),
+        ("cloning_strategy:restart", ""),
+        ("commit:abc", ""),
+        ("backend:fake", "abcd"),
+        ("created_at:>=2010-01-01,status:Finished", ""),
+        ("created_at:>=2010-01-01,status:created|running", "ab"),
+    ],
+)
+def test_queries(rows, query, names):
+    assert ask(query) == names
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("created_at<2010-01-01", "must be formatted as name:operation"),
+        ("status", "must be formatted as name:operation"),
+        ("status:", "must be formatted as name:operation"),
+        (":x", "must be formatted as name:operation"),
+        ("status:~", "must be formatted as name:operation"),
+        ("status:a,", "must be formatted as name:operation"),
+        ("nothing:1", "key `nothing` is not supported by query manager `job`."),
+        ("user.password_hash:x", "key `user.password_hash` is not supported"),
+        ("metric.loss:<1", "has no metrics"),
+        ("status:a||b", "a value is missing"),
+        ("id:x", "no whole number"),
+        ("id:99999999999999999999", "too large"),
+        ("created_at:yesterday", "no date"),
+        ("created_at:2024-13-01", "no date"),
+        ("created_at:2024-01-01|2024-01-02", "takes no `|`"),
+        ("created_at:2024-01-01..", "two ends"),
+        ("created_at:a..b..c", "two ends"),
+        ("exit_code:1..2", "neither"),
+        ("exit_code:>x", "no whole number"),
+        ("is_managed:maybe", "neither true nor false"),
+        ("name:%%", "nothing to look for"),
+        ("x" * 3000, "at most"),
+        (",".join(["status:a"] * 60), "at most"),
+    ],
+)
+def test_wrong_queries_are_refused_with_a_reason(query, says):
+    with pytest.raises(Invalid, match=says) as refused:
+        conditions(query, JOB_FIELDS, "job")
+    assert {problem.pointer for problem in refused.value.problems} == {"/query"}
+
+
+def test_every_wrong_condition_is_named_at_once():
+    with pytest.raises(Invalid) as refused:
+        conditions("a:1,b:2,status:running", JOB_FIELDS, "job")
+    assert len(refused.value.problems) == 2
+
+
+@pytest.mark.parametrize(
+    ("sort", "names"),
+    [
+        ("created_at", "abcd"),
+        ("-created_at", "dcba"),
+        ("", "dcba"),
+        ("nothing", "dcba"),
+        ("config,created_at", "abcd"),
+        ("finished_at", "cdab"),
+        ("-finished_at", "dcba"),
+        ("-finished_at,created_at", "dcab"),
+    ],
+)
+def test_orders_have_nulls_last_and_are_stable(rows, sort, names):
+    assert ask("", sort) == names
+
+
+def test_builds_know_no_fields_of_jobs():
+    assert not {"build", "original", "exit_code"} & BUILD_FIELDS.keys()
