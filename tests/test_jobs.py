@@ -1,0 +1,268 @@
+"""The verbs on jobs, without an engine: what they write, and what they refuse."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+
+import pytest
+
+from polyjob import jobs
+from polyjob.clock import now
+from polyjob.database import database, write
+from polyjob.errors import Invalid, NotFound, Unavailable
+from polyjob.models import Bookmark, Build, Job, JobStatus, Project
+from polyjob.statuses import Status
+
+CONFIG = {"version": 1, "kind": "job", "run": {"cmd": "true"}}
+
+
+@pytest.fixture
+def create(project, user, settings):
+    def create(**attributes):
+        return jobs.create(project, user, {"config": CONFIG} | attributes, settings)
+
+    return create
+
+
+def done(job, status=Status.SUCCEEDED):
+    with write("test"):
+        Job.update(status=status, finished_at=now()).where(Job.id == job.id).execute()
+    return Job.get_by_id(job.id)
+
+
+def pointers(refused):
+    return [problem.pointer for problem in refused.value.problems]
+
+
+class TestCreate:
+    def test_writes_the_row_and_its_one_status(self, create, project):
+        job = create(name="a", description="d", tags=["x"], ttl=5)
+        row = Job.get_by_id(job.id)
+        assert (row.name, row.description, row.tags, row.ttl, row.runner) == ("a", "d", ["x"], 5, "fake")
+        assert (row.status, row.config, row.version) == (Status.CREATED, CONFIG, 1)
+        assert [status.status for status in jobs.list_statuses(row)] == [Status.CREATED]
+        assert jobs.latest_status(row).created_at == row.created_at == row.updated_at
+        assert (row.started_at, row.finished_at) == (None, None)
+
+    def test_takes_from_the_config_what_the_body_leaves_out(self, create):
+        config = CONFIG | {"name": "n", "description": "d", "tags": ["t"]}
+        job = create(config=config, description="own")
+        assert (job.name, job.description, job.tags) == ("n", "own", ["t"])
+
+    def test_refuses_a_managed_job_without_config(self, create):
+        with pytest.raises(Invalid, match="expects a `content`"):
+            create(config=None)
+        assert Job.select().count() == 0
+
+    def test_takes_an_unmanaged_job_without_config(self, create):
+        assert create(config=None, is_managed=False).status is Status.CREATED
+
+    def test_refuses_a_taken_name_and_writes_nothing(self, create):
+        create(name="a")
+        with pytest.raises(Invalid) as refused:
+            create(name="a")
+        assert pointers(refused) == ["/name"]
+        assert Job.select().count() == JobStatus.select().count() == 1
+
+    def test_of_one_name_by_many_at_once_gives_it_once(self, create):
+        made, barrier = [], threading.Barrier(6)
+
+        def race():
+            barrier.wait()
+            with contextlib.suppress(Invalid):
+                made.append(create(name="same"))
+            database.close()
+
+        threads = [threading.Thread(target=race) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert len(made) == Job.select().count() == 1
+
+    def test_gives_a_name_free_with_the_delete(self, create, user, settings):
+        jobs.delete(create(name="a"), user, settings)
+        assert create(name="a").name == "a"
+
+    def test_notes_what_the_runner_does_not_use(self, project, user, settings):
+        on_process = dataclasses.replace(settings, runner="process")
+        job = jobs.create(project, user, {"config": CONFIG | {"build": {"image": "img"}}}, on_process)
+        assert [note["kind"] for note in job.notes] == ["build.image"]
+
+    def test_refuses_what_the_runner_must_not_leave_out(self, project, user, settings):
+        on_process = dataclasses.replace(settings, runner="process")
+        config = CONFIG | {"environment": {"secret_refs": ["s"]}}
+        with pytest.raises(Invalid) as refused:
+            jobs.create(project, user, {"config": config}, on_process)
+        assert pointers(refused) == ["/config/environment/secret_refs"]
+        assert Job.select().count() == 0
+
+    def test_is_refused_while_the_disk_is_low(self, project, user, settings):
+        low = dataclasses.replace(settings, disk_low=1 << 60)
+        with pytest.raises(Unavailable, match="MiB left"):
+            jobs.create(project, user, {"config": CONFIG}, low)
+        assert Job.select().count() == 0
+
+    def test_links_the_build_that_it_names(self, create, project, user):
+        moment = now()
+        with write("test"):
+            build = Build.create(
+                uuid="b" * 32, project=project, user=user, config={}, runner="fake", key="k", key_parts={},
+                created_at=moment, updated_at=moment,
+            )  # fmt: skip
+        assert create(build_job=build.id).build_id == build.id
+        assert create(build_job=f"ana.demo.builds.{build.id}").build_id == build.id
+        for wrong in (build.id + 1, f"x.y.builds.{build.id}", "x"):
+            with pytest.raises(Invalid) as refused:
+                create(build_job=wrong)
+            assert pointers(refused) == ["/build_job"]
+
+
+class TestUpdate:
+    def test_replaces_or_merges_tags(self, create, settings):
+        job = create(tags=["a", "b"])
+        assert jobs.update(job, {"tags": ["b", "c"], "merge": True}, settings).tags == ["a", "b", "c"]
+        assert jobs.update(job, {"tags": ["z"]}, settings).tags == ["z"]
+        assert jobs.update(job, {"tags": None}, settings).tags is None
+
+    def test_raises_the_version_once(self, create, settings):
+        job = create()
+        assert jobs.update(job, {"description": "d", "readme": "r"}, settings).version == 2
+        assert Job.get_by_id(job.id).readme == "r"
+
+    def test_without_changes_changes_nothing(self, create, settings):
+        job = create()
+        assert jobs.update(job, {}, settings).version == 1
+
+    def test_keeps_its_own_name_and_refuses_another_ones(self, create, settings):
+        job, _ = create(name="a"), create(name="b")
+        assert jobs.update(job, {"name": "a"}, settings).name == "a"
+        with pytest.raises(Invalid) as refused:
+            jobs.update(job, {"name": "b", "description": "d"}, settings)
+        assert pointers(refused) == ["/name"]
+        assert Job.get_by_id(job.id).description is None
+
+    def test_links_an_original(self, create, settings):
+        first, second = create(), create()
+        assert jobs.update(second, {"original_job": first.id}, settings).original_id == first.id
+        for wrong in (second.id, 999):
+            with pytest.raises(Invalid):
+                jobs.update(second, {"original_job": wrong}, settings)
+
+    def test_takes_a_new_config_only_while_the_job_waits(self, create, settings):
+        job, new = create(), CONFIG | {"run": {"cmd": "false"}}
+        assert jobs.update(job, {"config": new}, settings).config == new
+        done(job)
+        with pytest.raises(Invalid, match="waits in the queue"):
+            jobs.update(job, {"config": CONFIG}, settings)
+        assert Job.get_by_id(job.id).config == new
+
+    def test_of_a_job_that_went_is_not_found(self, create, settings):
+        job = create()
+        with write("test"):
+            Job.delete().execute()
+        with pytest.raises(NotFound):
+            jobs.update(job, {"description": "x"}, settings)
+
+
+class TestClone:
+    def test_restart_merges_the_patch_and_starts_empty(self, create, user, settings):
+        source = create(name="a", description="d", tags=["t"])
+        patch = {"config": {"run": {"cmd": "false"}}}
+        clone = jobs.clone(source, user, "restart", patch, settings)
+        assert clone.config == CONFIG | {"run": {"cmd": "false"}}
+        assert (clone.original_id, clone.cloning_strategy, clone.status) == (source.id, "restart", Status.CREATED)
+        assert (clone.name, clone.description, clone.tags) == (None, "d", ["t"])
+        assert Job.get_by_id(source.id).config == CONFIG
+
+    @pytest.mark.parametrize("strategy", ["resume", "copy"])
+    def test_resume_and_copy_take_only_what_is_done(self, create, user, settings, strategy):
+        source = create()
+        with pytest.raises(Invalid, match="only a job that is done"):
+            jobs.clone(source, user, strategy, {}, settings)
+        assert Job.select().count() == 1
+        assert jobs.clone(done(source), user, strategy, {}, settings).cloning_strategy == strategy
+
+    def test_a_wrong_patch_makes_no_job(self, create, user, settings):
+        source = create()
+        with pytest.raises(Invalid) as refused:
+            jobs.clone(source, user, "restart", {"config": {"run": {"cmd": 5}}}, settings)
+        assert pointers(refused)[0].startswith("/config/run/cmd")
+        assert Job.select().count() == 1
+
+    def test_names_from_a_patch_find_a_free_number(self, create, user, settings):
+        source = create(name="a")
+        clones = [jobs.clone(source, user, "restart", {"config": {"name": "a"}}, settings) for _ in range(2)]
+        assert [clone.name for clone in clones] == ["a-1", "a-2"]
+
+    def test_clones_outlive_their_original(self, create, user, settings):
+        source = create()
+        clone = jobs.clone(source, user, "restart", {}, settings)
+        with write("test"):
+            Job.delete().where(Job.id == source.id).execute()
+        assert Job.get_by_id(clone.id).original_id is None
+
+
+class TestReported:
+    def report(self, job, status, user, settings):
+        return jobs.post_status(job, status, "m", None, None, user, settings)
+
+    def test_of_a_managed_job_is_only_noted(self, create, settings):
+        job = create()
+        answer = self.report(job, Status.SUCCEEDED, None, settings)
+        assert answer.status is Status.CREATED
+        row = Job.get_by_id(job.id)
+        assert row.status is Status.CREATED
+        assert row.notes == [{"kind": "reported", "text": "The job reported succeeded: m."}]
+
+    def test_stop_by_a_person_is_a_wish(self, create, user, settings):
+        assert self.report(create(), Status.STOPPED, user, settings).status is Status.STOPPED
+
+    def test_stop_by_the_job_itself_is_only_noted(self, create, settings):
+        assert self.report(create(), Status.STOPPED, None, settings).status is Status.CREATED
+
+    def test_of_an_unmanaged_job_is_its_status_until_it_is_done(self, create, settings):
+        job = create(config=None, is_managed=False)
+        assert self.report(job, Status.RUNNING, None, settings).message == "m"
+        assert self.report(job, Status.SUCCEEDED, None, settings).status is Status.SUCCEEDED
+        assert self.report(job, Status.FAILED, None, settings).status is Status.SUCCEEDED
+        assert [row.status for row in jobs.list_statuses(job)] == ["created", "running", "succeeded"]
+
+
+class TestBookmarks:
+    def test_come_and_go(self, create, user):
+        job = create()
+        with pytest.raises(NotFound):
+            jobs.unbookmark(job, user)
+        jobs.bookmark(job, user)
+        jobs.bookmark(job, user)
+        assert jobs.is_bookmarked(job, user)
+        assert Bookmark.select().count() == 1
+        jobs.unbookmark(job, user)
+        jobs.unbookmark(job, user)
+        assert not jobs.is_bookmarked(job, user)
+
+    def test_go_with_the_job(self, create, user, settings):
+        job = create()
+        jobs.bookmark(job, user)
+        jobs.delete(job, user, settings)
+        assert Bookmark.select().count() == 0
+
+
+def test_a_job_of_another_project_is_not_found(create, user, settings):
+    job, moment = create(), now()
+    with write("test"):
+        other = Project.create(
+            uuid="e" * 32, user=user, name="other", is_public=False, created_at=moment, updated_at=moment
+        )
+    with pytest.raises(NotFound):
+        jobs.find(other, job.id)
+
+
+def test_why_a_job_waits(create):
+    first, second = create(), create()
+    assert jobs.waiting_reason(first).endswith("0 jobs are ahead of it.")
+    assert jobs.waiting_reason(second).endswith("1 job is ahead of it.")
+    assert jobs.waiting_reason(done(first)) is None
