@@ -22,7 +22,7 @@ from polyjob.errors import Unavailable
 from polyjob.models import Build, Job, Project
 from polyjob.statuses import Status
 from polyjob.transitions import transition
-from polyjob.watcher import CHUNK, TICK
+from polyjob.watcher import CHUNK, TICK, File
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +116,26 @@ def test_the_last_bytes_before_done_are_never_lost(project: Project, tmp_path: P
         log.write_bytes(b"only at the very end")
         end(job)
         assert reader.finish() == b"only at the very end"
+
+
+def test_bytes_and_done_that_come_during_a_read_are_not_lost(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The unlucky moment, made long: the reader has found nothing, and everything happens before it asks again."""
+    log, read, has_read = tmp_path / "log", File.read, threading.Event()
+
+    def read_slowly(file: File, offset: int) -> bytes:
+        data = read(file, offset)
+        has_read.set()
+        time.sleep(20 * TICK)
+        return data
+
+    monkeypatch.setattr(File, "read", read_slowly)
+    reader = Reader(watch.follow(job, log, 0))
+    assert has_read.wait(5)
+    log.write_bytes(b"all of it")
+    end(job)
+    assert reader.finish() == b"all of it"
 
 
 def test_bytes_arrive_while_the_job_runs(job: Job, tmp_path: Path) -> None:
@@ -344,14 +364,16 @@ def test_a_follow_that_nobody_reads_or_closes_frees_its_place(job: Job, tmp_path
 
 
 def test_a_log_that_cannot_be_opened_fails_its_own_follower_only(job: Job, tmp_path: Path) -> None:
-    log = tmp_path / "log"
+    log, other = tmp_path / "log", tmp_path / "other"
     fine = Reader(watch.follow(job, log, 0))
-    wrong = Reader(watch.follow(job, log / "not-a-folder", 0))
+    wrong = Reader(watch.follow(job, other, 0))
+    time.sleep(4 * TICK)
+    other.symlink_to(other.with_name("x" * 300))
     log.write_bytes(b"fine")
-    with pytest.raises(NotADirectoryError):
-        wrong.finish()
     end(job)
     assert fine.finish() == b"fine"
+    with pytest.raises(OSError, match="name too long"):
+        wrong.finish()
 
 
 # Waiting.

@@ -7,6 +7,7 @@ and gives no byte beyond.
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ def _fixed(path: Path, start: int, length: int, identity: str) -> Response:
     first, stop, response = start, length, Response()
     asked = _range() if _may_range(identity) else None
     if asked is not None:
-        span = asked.range_for_length(length - start)
+        span = _within(asked, length - start)
         if span is None:
             raise RequestedRangeNotSatisfiable(length - start)
         first, stop = start + span[0], start + span[1]
@@ -158,14 +159,12 @@ def _live(start: int, length: int, follow: Callable[[int], Iterable[bytes]]) -> 
     response = Response()
     asked = _range()
     if asked is not None and (asked.ranges[0][1] is None or asked.ranges[0][1] > LIVE_END):
-        relative = asked.ranges[0][0]
-        first = relative if relative >= 0 else max(0, length - start + relative)
+        first = _first(asked, length - start)
         start += first
         response.status_code = 206
         response.headers["Content-Range"] = f"bytes {first}-{LIVE_END}/*"
-    if request.method != "HEAD":
-        response.response = follow(start)
-        response.direct_passthrough = True
+    response.response = iter(()) if request.method == "HEAD" else follow(start)
+    response.direct_passthrough = True
     response.headers["X-Accel-Buffering"] = "no"
     return response
 
@@ -176,12 +175,49 @@ def _range() -> Range | None:
     return asked if asked is not None and asked.units == "bytes" and len(asked.ranges) == 1 else None
 
 
+def _first(asked: Range, length: int) -> int:
+    """A suffix longer than the whole is the whole."""
+    first = asked.ranges[0][0]
+    return first if first >= 0 else max(0, length + first)
+
+
+def _within(asked: Range, length: int) -> tuple[int, int] | None:
+    """First byte and the one behind the last; None where the range has none of `length` bytes."""
+    first, stop = _first(asked, length), asked.ranges[0][1]
+    stop = length if stop is None else min(stop, length)
+    return (first, stop) if first < stop else None
+
+
 def _may_range(identity: str) -> bool:
     """Whether If-Range lets the range through: the ETag of a shorter state does, as those bytes are still the same."""
     condition = request.if_range
     if condition.etag is None:
         return condition.date is None
     return condition.etag.rpartition("-")[0] == identity
+
+
+def read_posted() -> bytes:
+    """The bytes that a client sends for a log: a JSON string or list of them, each made whole lines, or any other body
+    as it is. Raises Invalid."""
+    if not request.is_json:
+        return request.get_data()
+    try:
+        lines = json.loads(request.get_data())
+    except ValueError:
+        raise Invalid([Problem("", "The body is not JSON.")]) from None
+    lines = [lines] if isinstance(lines, str) else lines
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise Invalid([Problem("", "The body takes a JSON string, or a list of them.")])
+    return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines).encode(errors="replace")
+
+
+def append(path: Path, data: bytes, limit: int) -> None:
+    """Add to a log that may not be there yet, to `limit` bytes in all; what is beyond is dropped."""
+    kept = data[: max(0, limit - log_length(path))]
+    if kept:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        with open(os.open(path, flags, 0o600), "wb", buffering=0) as log:
+            log.write(kept)
 
 
 class _Span(io.RawIOBase):
@@ -194,6 +230,10 @@ class _Span(io.RawIOBase):
 
     def fileno(self) -> int:
         return self._file.fileno()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """For `socket.sendfile`, which says where it ended; nobody reads after that."""
+        return self._file.seek(offset, whence)
 
     def readable(self) -> bool:
         return True

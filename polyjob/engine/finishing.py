@@ -71,8 +71,7 @@ def finish(
     """
     if handle is not None and isinstance(runner, RemoteRunner):
         position = drain_log(runner, handle, store.job_log(job.uuid), position, log_limit)
-    if not store.is_sealed(job.uuid):
-        store.seal(job.uuid, str(job.id), outputs_limit, _stream(runner, handle))
+    store.seal(job.uuid, str(job.id), outputs_limit, _stream(runner, handle))
     store.sync(job.uuid)
     if handle is not None:
         runner.clean(handle)

@@ -25,7 +25,7 @@ def test_a_job_goes_its_whole_way(world):
     assert (row.exit_code, row.node) == (0, "fake-node")
     assert world.last(job).message == "Completed"
     assert world.store.job_log(job.uuid).read_bytes() == b"hello\n"
-    assert [name for name, _ in world.store.sealed(job.uuid).tree("")[0]] == ["a.txt"]
+    assert [name for name, _ in world.store.outputs(job.uuid).tree("")[0]] == ["a.txt"]
     assert world.calls("start", job) == 1
     assert world.calls("clean", job) == 1
 
@@ -45,7 +45,7 @@ def test_a_failing_job_keeps_its_code_log_and_outputs(world):
     assert last.details["reason"] == "exited"
     assert world.read(job).exit_code == 7
     assert world.store.job_log(job.uuid).read_bytes() == b"no\n"
-    assert world.store.sealed(job.uuid).tree("")[0] == [("a", 1)]
+    assert world.store.outputs(job.uuid).tree("")[0] == [("a", 1)]
 
 
 def test_times_follow_the_statuses(world):

@@ -1,0 +1,30 @@
+# make run    start the server          make test   the tests, with coverage
+# make lint   style and types           make bench  measure      make lock   newest versions into requirements.lock
+
+BIN = .venv/bin
+STAMP = .venv/.installed
+
+.PHONY: run test lint bench lock
+.DELETE_ON_ERROR:
+
+run: $(STAMP)
+	@exec $(BIN)/python -m polyjob serve
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python bench/throughput.py
+
+lock:
+	@PYTHON=$${PYTHON:-$$(tools/python)} && export PYTHON && tools/lock
+
+$(STAMP): requirements.lock
+	@python=$${PYTHON:-$$(tools/python)} && echo "Installing into .venv ..." && "$$python" -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@

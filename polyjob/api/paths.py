@@ -1,0 +1,28 @@
+"""Paths as people write them: a final slash or none, and doubled slashes, all lead to the same view, never elsewhere.
+
+Done before routing, because a router's own answer to such paths is a redirect, which turns a POST into a GET.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+_SLASHES = re.compile("//+")
+
+
+class PlainPaths:
+    """WSGI middleware: one slash for several, and none at the end."""
+
+    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
+        self._app = app
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        environ["PATH_INFO"] = plain(environ.get("PATH_INFO", ""))
+        return self._app(environ, start_response)
+
+
+def plain(path: str) -> str:
+    """The path is as WSGI has it, already decoded: `%2F` is a slash here, and no name has one."""
+    return _SLASHES.sub("/", path).rstrip("/") or "/"

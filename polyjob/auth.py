@@ -1,0 +1,285 @@
+"""Users and their keys, who is asking, and who may do what.
+
+============================  ===============  ==============
+who                           private project  public project
+============================  ===============  ==============
+its owner, an administrator   read, write      read, write
+another user                  (not there)      read
+nobody                        (401)            (401)
+============================  ===============  ==============
+
+A job's own key acts for whoever made the job, and only on that job: see `RUN_KEY_ROUTES`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import hmac
+import re
+import secrets
+from dataclasses import dataclass
+
+from flask import g, has_request_context, request, session
+from peewee import Expression
+from werkzeug.security import check_password_hash, generate_password_hash
+
+from polyjob.clock import now
+from polyjob.database import write
+from polyjob.errors import Forbidden, Invalid, NotFound, PolyjobError, Problem
+from polyjob.models import Job, Meta, Project, SignInLink, Token, User
+from polyjob.tokens import digest, job_of_run_token, new_key
+
+LOGIN_LIFE = datetime.timedelta(days=30)
+LINK_LIFE = datetime.timedelta(hours=1)
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+CSRF_HEADER = "X-CSRF-Token"
+
+_USERNAME = re.compile(r"[-a-zA-Z0-9_]{1,156}\Z")
+RESERVED_USERNAMES = frozenset(
+    "admin api app archives bookmarks cluster docs health healthz help login logout log_handler metrics nodes "
+    "openapi projects readyz searches settings sign-in sign-out static superusers tokens users v1 versions ws".split()
+)
+"""First segments of paths that are, or will be, no user's."""
+
+_JOB = "/<username>/<project_name>/jobs/<int:job_id>"
+RUN_KEY_ROUTES = frozenset(
+    {
+        ("GET", _JOB),
+        ("GET", f"{_JOB}/statuses"),
+        ("POST", f"{_JOB}/statuses"),
+        ("GET", f"{_JOB}/logs"),
+        ("POST", f"{_JOB}/logs"),
+        ("POST", f"{_JOB}/_heartbeat"),
+        ("GET", f"{_JOB}/coderef"),
+        ("POST", f"{_JOB}/coderef"),
+    }
+)
+"""What a job's own key is good for, below the API's prefix."""
+
+
+class Unauthenticated(PolyjobError):
+    """Nobody, or nobody that we know, is asking."""
+
+
+NO_CREDENTIALS = "Authentication credentials were not provided."
+
+
+# Who may do what.
+
+
+def may_read(user: User, project: Project) -> bool:
+    return bool(project.is_public) or may_write(user, project)
+
+
+def may_write(user: User, project: Project) -> bool:
+    return bool(user.is_admin) or project.user_id == user.id
+
+
+def readable(user: User) -> Expression:
+    """The condition on projects that says the same as `may_read`."""
+    if user.is_admin:
+        return Project.id.is_null(False)
+    return (Project.user == user) | Project.is_public
+
+
+def find_project(user: User | None, username: str, name: str, *, to_write: bool | None = None) -> Project:
+    """The project that the user asks for, its owner loaded. `to_write`: None = where the request's method says so.
+
+    Raises Unauthenticated where nobody asks, NotFound where the user may not read it either, Forbidden where the user
+    may only read.
+    """
+    if user is None:
+        raise Unauthenticated(NO_CREDENTIALS)
+    project = Project.select(Project, User).join(User).where(User.username == username, Project.name == name).first()
+    if project is None or not may_read(user, project):
+        raise NotFound("Not found.")
+    if to_write is None:
+        to_write = has_request_context() and request.method not in SAFE_METHODS
+    if to_write and not may_write(user, project):
+        raise Forbidden("You do not have permission to perform this action.")
+    return project
+
+
+# Users and keys.
+
+
+def create_user(username: str, password: str | None = None, *, email: str | None = None, is_admin: bool = False) -> User:
+    """Raises Invalid where the name does not do or is taken."""
+    if not _USERNAME.match(username) or username.lower() in RESERVED_USERNAMES:
+        raise Invalid([Problem("/username", f"`{username}` cannot be a user's name.")])
+    password_hash = hash_password(password) if password is not None else None
+    with write("user"):
+        if User.select().where(User.username == username).exists():
+            raise Invalid([Problem("/username", f"There is a user `{username}` already.")])
+        return User.create(
+            username=username, email=email, password_hash=password_hash, is_admin=is_admin, created_at=now()
+        )
+
+
+def hash_password(password: str) -> str:
+    """Takes a good part of a second, by intention."""
+    return generate_password_hash(password, "scrypt")
+
+
+@functools.cache
+def _no_ones_hash() -> str:
+    return hash_password(secrets.token_hex())
+
+
+def check_password(username: str, password: str) -> User | None:
+    """The user whose name and password these are. Takes as long for a name that nobody has."""
+    user = User.get_or_none(User.username == username, User.is_active)
+    stored = user.password_hash if user and user.password_hash else _no_ones_hash()
+    is_right = check_password_hash(stored, password)
+    return user if user and user.password_hash and is_right else None
+
+
+def new_token(user: User, name: str, life: datetime.timedelta | None = None) -> str:
+    """A new key for the user: 40 hex digits, stored only as a hash. The user's keys that have run out go."""
+    key, moment = new_key(), now()
+    with write("token"):
+        Token.delete().where(Token.user == user, Token.expires_at <= moment).execute()
+        Token.create(
+            user=user, name=name, digest=digest(key), created_at=moment, expires_at=moment + life if life else None
+        )
+    return key
+
+
+def new_sign_in_link(user: User) -> str:
+    """The key of a link that signs the user in, once, within the hour. Links that have run out go."""
+    key, moment = new_key(), now()
+    with write("sign-in-link"):
+        SignInLink.delete().where(SignInLink.expires_at <= moment).execute()
+        SignInLink.insert(digest=digest(key), user=user, expires_at=moment + LINK_LIFE).execute()
+    return key
+
+
+def use_sign_in_link(key: str) -> User | None:
+    """The user whom the link signs in; None for one that is unknown, used or too old. Of many at once one wins."""
+    with write("sign-in"):
+        link = SignInLink.get_or_none(SignInLink.digest == digest(key))
+        if link is None:
+            return None
+        SignInLink.delete().where(SignInLink.digest == link.digest).execute()
+        return link.user if link.expires_at > now() and link.user.is_active else None
+
+
+# Who is asking.
+
+
+@dataclass(frozen=True)
+class Identity:
+    user: User
+    job: Job | None = None
+    """The job whose own key was shown; None for a person."""
+
+
+def current_user() -> User | None:
+    """Who is asking: as `authenticate` found out, or else as the browser's session says."""
+    identity = g.get("identity")
+    return identity.user if identity else _session_user()
+
+
+def is_person() -> bool:
+    """Whether a person asks, and no job."""
+    identity = g.get("identity")
+    return identity is None or identity.job is None
+
+
+def authenticate() -> Identity:
+    """Find out who sends this API request: by the key in its `Authorization`, or by a browser's session.
+
+    Raises Unauthenticated, and Forbidden for what a job's key or a browser may not do.
+    """
+    header = request.headers.get("Authorization")
+    if header is not None:
+        identity = _by_header(header)
+    else:
+        user = _session_user()
+        if user is None:
+            raise Unauthenticated(NO_CREDENTIALS)
+        _refuse_forgery()
+        identity = Identity(user)
+    g.identity = identity
+    return identity
+
+
+def _by_header(header: str) -> Identity:
+    scheme, *rest = header.split() or [""]
+    if scheme.lower() not in ("token", "bearer"):
+        raise Unauthenticated(NO_CREDENTIALS)
+    if not rest:
+        raise Unauthenticated("Invalid token header. No credentials provided.")
+    if len(rest) > 1:
+        raise Unauthenticated("Invalid token header. Token string should not contain spaces.")
+    return _by_run_key(rest[0]) or _by_key(rest[0])
+
+
+def _by_key(key: str) -> Identity:
+    """Looked up by its hash, so that the time a look-up takes tells nothing of a key."""
+    token = Token.select(Token, User).join(User).where(Token.digest == digest(key)).first()
+    if token is None:
+        raise Unauthenticated("Invalid token.")
+    if token.expires_at is not None and token.expires_at <= now():
+        raise Unauthenticated("Token expired")
+    if not token.user.is_active:
+        raise Unauthenticated("User inactive or deleted.")
+    return Identity(token.user)
+
+
+def _by_run_key(key: str) -> Identity | None:
+    uuid = job_of_run_token(key, Meta.get_by_id("secret").value) if key.isascii() else None
+    if uuid is None:
+        return None
+    job = Job.get_or_none(Job.uuid == uuid, Job.deleted_at.is_null())
+    if job is None or job.status.is_done or not job.user.is_active:
+        raise Unauthenticated("Invalid token.")
+    _refuse_other_routes(job)
+    return Identity(job.user, job)
+
+
+def _refuse_other_routes(job: Job) -> None:
+    rule = request.url_rule.rule if request.url_rule else ""
+    method = "GET" if request.method == "HEAD" else request.method
+    is_open = any(method == allowed and rule.endswith(f"/v1{route}") for allowed, route in RUN_KEY_ROUTES)
+    asked = request.view_args or {}
+    if not is_open or asked.get("job_id") != job.id:
+        raise Forbidden("A job's own token is good for that job's statuses, log, heartbeats and code references only.")
+
+
+# Browsers.
+
+
+def sign_in(user: User) -> None:
+    """Have the browser that sends this request be the user's from now on, at this host."""
+    session.clear()
+    session.permanent = True
+    session.update(user=user.id, host=request.host, csrf=secrets.token_hex(16))
+
+
+def sign_out() -> None:
+    session.clear()
+
+
+def csrf_token() -> str | None:
+    """What a page of this session has to send along with what it changes."""
+    return session.get("csrf")
+
+
+def _session_user() -> User | None:
+    if not session.get("user") or session.get("host") != request.host:
+        return None
+    return User.get_or_none(User.id == session["user"], User.is_active)
+
+
+def _refuse_forgery() -> None:
+    """A browser sends its cookie whoever's page made it ask; so what changes something must show more."""
+    origin = request.headers.get("Origin")
+    if origin is not None and origin != request.host_url.rstrip("/"):
+        raise Forbidden("Requests of pages of other servers are not answered.")
+    if request.method in SAFE_METHODS:
+        return
+    sent, expected = request.headers.get(CSRF_HEADER, ""), session.get("csrf", "")
+    if origin is None or not sent or not hmac.compare_digest(sent.encode(), expected.encode()):
+        raise Forbidden(f"CSRF Failed: send `Origin`, and the page's token as `{CSRF_HEADER}`.")

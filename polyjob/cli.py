@@ -1,0 +1,82 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+import polyjob
+from polyjob.settings import SettingError, Settings, read_settings
+
+
+def fail(error: object) -> NoReturn:
+    """One line on the terminal, exit code 1."""
+    click.echo(f"polyjob: {error}", err=True)
+    sys.exit(1)
+
+
+def _read(**overrides: Any) -> Settings:
+    try:
+        return read_settings(os.environ, **overrides)
+    except SettingError as error:
+        fail(error)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(polyjob.__version__, prog_name="polyjob")
+def main() -> None:
+    """A job server: it builds, runs and keeps every job it accepted."""
+
+
+@main.command()
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one.  [default: 8000]")
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder that holds everything.")
+@click.option("--runner", help="Runner of new jobs.  [default: process]")
+def serve(host: str | None, port: int | None, data_dir: Path | None, runner: str | None) -> None:
+    """Serve the API and the pages and run the jobs, until Ctrl-C.
+
+    Each option is also a setting: POLYJOB_HOST, POLYJOB_PORT, POLYJOB_DATA_DIR, POLYJOB_RUNNER.
+    """
+    from polyjob.serve import CannotServe, run
+
+    folder = data_dir.expanduser().absolute() if data_dir else None
+    settings = _read(host=host, port=port, data_dir=folder, runner=runner)
+    try:
+        sys.exit(run(settings))
+    except CannotServe as error:
+        fail(error)
+
+
+@main.command()
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder that holds everything.")
+def engine(data_dir: Path | None) -> None:
+    """Run the jobs of a data folder, without a web server, until Ctrl-C. The jobs themselves go on."""
+    from polyjob.engine import EngineRunning, run
+    from polyjob.helper import end_with_parent
+
+    end_with_parent()
+    settings = _read(data_dir=data_dir.expanduser().absolute() if data_dir else None)
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        sys.exit(run(settings))
+    except EngineRunning as error:
+        fail(error)
+    except OSError as error:
+        fail(f"cannot use the data folder {settings.data_dir}: {error.strerror or error}")
+    except RuntimeError as error:
+        fail(error)
+
+
+@main.command(hidden=True)
+@click.argument("pid", type=int)
+def helper(pid: int) -> None:
+    """Keep an engine alive beside the process PID."""
+    from polyjob.helper import help_process
+
+    help_process(pid, _read())

@@ -1,0 +1,120 @@
+"""What an empty data folder becomes on the first start, and the sign-in link of every start."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import uuid
+from pathlib import Path
+
+from peewee import DatabaseError
+
+from polyjob.clock import now
+from polyjob.database import open_database, write
+from polyjob.migrations import migrate
+from polyjob.models import Project, SignInLink, Token, User
+from polyjob.settings import Settings
+from polyjob.store import Store
+from polyjob.tokens import digest, new_key
+
+USER = "root"
+PROJECT = "quick-start"
+TOKEN_NAME = "first start"
+TOKEN_FILE = "root-token"
+LINK_LIFE = datetime.timedelta(hours=1)
+
+
+class UnusableFolder(Exception):
+    """The data folder cannot be made, read or written; the text says why."""
+
+
+def open_folder(settings: Settings) -> None:
+    """Make the data folder whole: its folders, its database at the latest schema, its first user. Idempotent.
+
+    The database is open afterwards. Raises UnusableFolder, or RuntimeError for a database that a newer polyjob wrote.
+    """
+    try:
+        Store(settings.data_dir).prepare(shared=bool(settings.job_user))
+        _make_private(settings.data_dir / "polyjob.db")
+        open_database(settings.data_dir)
+        migrate(settings.data_dir)
+        first_start(settings)
+    except (OSError, DatabaseError) as error:
+        reason = getattr(error, "strerror", None)
+        if reason is None and isinstance(error, OSError):
+            raise UnusableFolder(error) from error  # the store's own words
+        raise UnusableFolder(f"cannot use the data folder {settings.data_dir}: {reason or error}") from error
+
+
+def _make_private(path: Path) -> None:
+    """Make the file, empty and for its owner alone, if it is not there: SQLite by itself lets everybody read."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def first_start(settings: Settings) -> None:
+    """Make user `root`, project `quick-start` and the token in `<data>/root-token`, if `root` is not there yet.
+
+    All or nothing: after a crash the next start begins anew. What is removed later is never made again.
+    """
+    with write("first-start"):
+        if User.select().where(User.username == USER).exists():
+            return
+        moment = now()
+        key = new_key()
+        root = User.create(username=USER, is_admin=True, created_at=moment)
+        Token.create(user=root, name=TOKEN_NAME, digest=digest(key), created_at=moment)
+        Project.create(
+            uuid=uuid.uuid4().hex,
+            user=root,
+            name=PROJECT,
+            is_public=settings.public_projects,
+            created_at=moment,
+            updated_at=moment,
+        )
+        _write_private(settings.data_dir / TOKEN_FILE, f"{key}\n")  # before the commit: a token in rows only is lost
+
+
+def _write_private(path: Path, text: str) -> None:
+    """The whole file or none, readable by its owner alone, and on disk on return."""
+    part = path.with_name(f"{path.name}.part")
+    with contextlib.suppress(FileNotFoundError):
+        part.unlink()
+    file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(file, text.encode())
+        os.fsync(file)
+    finally:
+        os.close(file)
+    part.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def kept_token(data_dir: Path) -> str | None:
+    """The token in `<data>/root-token`; None where the file is gone or its token is no longer good."""
+    try:
+        key = (data_dir / TOKEN_FILE).read_text().strip()
+    except (OSError, ValueError):
+        return None
+    good = Token.expires_at.is_null() | (Token.expires_at > now())
+    return key if Token.select().where(Token.digest == digest(key), good).exists() else None
+
+
+def new_sign_in_key() -> str | None:
+    """The key of a new link that signs `root` in, once, within the hour; None where there is no such user any more.
+
+    Links that have run out go.
+    """
+    moment = now()
+    with write("sign-in-link"):
+        SignInLink.delete().where(SignInLink.expires_at <= moment).execute()
+        root = User.get_or_none(User.username == USER, User.is_active)
+        if root is None:
+            return None
+        key = new_key()
+        SignInLink.insert(digest=digest(key), user=root, expires_at=moment + LINK_LIFE).execute()
+    return key

@@ -1,0 +1,64 @@
+"""gunicorn's configuration, under `polyjob serve` and for a bare `gunicorn wsgi:app`.
+
+Bare, the arbiter makes the data folder ready and gets a helper that keeps the engine alive.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from polyjob import helper
+from polyjob.settings import SettingError, read_settings
+
+try:
+    _settings = read_settings(os.environ)
+except SettingError as _error:
+    sys.exit(f"polyjob: {_error}")
+
+_is_bare = helper.PARENT_PIPE not in os.environ
+
+bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
+worker_class = "gthread"
+workers = _settings.workers
+threads = _settings.threads
+keepalive = 5
+graceful_timeout = 3
+control_socket_disable = True
+forwarded_allow_ips = "*" if _settings.trusted_proxies else ""
+accesslog = None
+loglevel = "warning"
+
+
+def on_starting(server: Any) -> None:
+    if not _is_bare:
+        helper.end_with_parent()
+        return
+    from polyjob.database import close_database
+    from polyjob.first_start import UnusableFolder, open_folder
+
+    try:
+        open_folder(_settings)
+    except (UnusableFolder, RuntimeError) as error:
+        sys.exit(f"polyjob: {error}")
+    finally:
+        close_database()  # nothing of it survives the fork of the workers
+
+
+def when_ready(server: Any) -> None:
+    if _is_bare:
+        helper.start_helper(_settings)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Followers of logs leave as soon as their worker is told to end, so that it never waits for them."""
+    from polyjob import watch
+
+    watch.end_when(lambda: not worker.alive)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    from polyjob import watch
+
+    watch.close_all()

@@ -1,0 +1,306 @@
+"""The job's config: what a user writes, checked whole, to the one form that is stored.
+
+Stored: `version` 1, `kind` `job`, and what was given; nothing that is null. Variables are a list of
+`[name, value]` texts, tags a list, resources as `polyjob.schemas.resources` has them. Which runner honours what is
+not asked here.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import RAISE, Schema, ValidationError, fields, post_load, pre_load, validate, validates_schema
+
+from polyjob.errors import Invalid, Problem
+from polyjob.schemas.checks import NAME_LENGTH, SLUG, TAG_LENGTH, TEXT_LENGTH, check_values, load
+from polyjob.schemas.resources import canonical_resources
+
+VERSION, KIND = 1, "job"
+COMMAND_BYTES = 120_000
+"""Linux passes no longer text to a program in one piece than 128 KiB."""
+VALUE_BYTES = 100_000
+MOST_ITEMS = 1000
+LINE_LENGTH = 1000
+LONGEST_TIME = 10 * 366 * 86_400
+LEVELS = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,254}\Z")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,511}\Z")
+
+
+def load_config(document: Any, pointer: str = "/config") -> dict[str, Any]:
+    """The canonical form of a config. Raises Invalid with every problem, each with a pointer below `pointer`."""
+    if not isinstance(document, Mapping):
+        raise Invalid([Problem(pointer, "A config is an object with `run`, and `build` where something is built.")])
+    check_values(document, pointer)
+    loaded: dict[str, Any] = load(ConfigSchema(), document, pointer)
+    return {"version": VERSION, "kind": KIND} | loaded
+
+
+def parse_content(text: str, pointer: str = "/content") -> Any:
+    """The document in a text: JSON, or else a Python literal, which some old clients send. Raises Invalid."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    try:
+        return json.loads(json.dumps(ast.literal_eval(text.strip())))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise Invalid([Problem(pointer, f"The text is not JSON: {reason}.")]) from None
+
+
+def _bytes_at_most(limit: int) -> Any:
+    def check(text: str) -> None:
+        if len(text.encode()) > limit:
+            raise ValidationError(f"Longer than {limit} bytes.")
+
+    return check
+
+
+def _not_blank(text: str) -> None:
+    if not text.strip():
+        raise ValidationError("Must not be blank.")
+
+
+class Line(fields.String):
+    """Text of some length, but not blank."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(validate=[_not_blank, validate.Length(max=LINE_LENGTH)], **kwargs)
+
+
+class Whole(fields.Integer):
+    """A whole number that any database takes."""
+
+    def __init__(self, least: int = 0, **kwargs: Any) -> None:
+        super().__init__(strict=True, validate=validate.Range(min=least, max=1 << 40), **kwargs)
+
+    def _validated(self, value: Any) -> Any:
+        if isinstance(value, (bool, str)):
+            raise self.make_error("invalid", input=value)
+        return super()._validated(value)
+
+
+class Seconds(fields.Float):
+    def __init__(self, least: float = 0, **kwargs: Any) -> None:
+        super().__init__(validate=validate.Range(min=least, max=LONGEST_TIME), **kwargs)
+
+    def _validated(self, value: Any) -> Any:
+        if isinstance(value, (bool, str)):
+            raise self.make_error("invalid", input=value)
+        number = super()._validated(value)
+        return int(number) if number is not None and number == int(number) else number
+
+
+class Items(fields.List):
+    """A list of bounded length."""
+
+    def __init__(self, item: Any, **kwargs: Any) -> None:
+        super().__init__(item, validate=validate.Length(max=MOST_ITEMS), **kwargs)
+
+
+class Variables(fields.Field[Any]):
+    """Pairs of name and value; a mapping does as well."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[list[str]]:
+        pairs = [list(pair) for pair in value.items()] if isinstance(value, Mapping) else value
+        if not isinstance(pairs, list):
+            raise ValidationError("Not a list of [name, value] pairs.")
+        if len(pairs) > MOST_ITEMS:
+            raise ValidationError(f"More than {MOST_ITEMS} variables.")
+        keys = list(value) if isinstance(value, Mapping) else range(len(pairs))
+        errors: dict[Any, list[str]] = {}
+        loaded = []
+        for key, pair in zip(keys, pairs, strict=True):
+            try:
+                loaded.append(_variable(pair))
+            except ValueError as error:
+                errors[key] = [str(error)]
+        if errors:
+            raise ValidationError(errors)
+        return loaded
+
+
+def _variable(pair: Any) -> list[str]:
+    """Raises ValueError with a sentence."""
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise ValueError("Not a pair of name and value.")
+    name, value = pair
+    if not isinstance(name, str) or not _VARIABLE.match(name):
+        raise ValueError(f"`{name}` is no name of a variable: letters, digits and `_`, not beginning with a digit.")
+    if isinstance(value, bool):
+        value = str(value).lower()
+    elif isinstance(value, (int, float)):
+        value = str(value)
+    if not isinstance(value, str):
+        raise ValueError(f"The value of `{name}` is not text.")
+    if len(value.encode()) > VALUE_BYTES:
+        raise ValueError(f"The value of `{name}` is longer than {VALUE_BYTES} bytes.")
+    return [name, value]
+
+
+class Command(fields.Field[Any]):
+    """Shell text, or a list of it."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str | list[str]:
+        lines = [value] if isinstance(value, str) else value
+        if not isinstance(lines, list) or not lines or not all(isinstance(line, str) for line in lines):
+            raise ValidationError("Not shell text, nor a list of such texts with at least one in it.")
+        blank = {index: ["Must not be blank."] for index, line in enumerate(lines) if not line.strip()}
+        if blank:
+            raise ValidationError(blank if value is lines else "Must not be blank.")
+        _bytes_at_most(COMMAND_BYTES)(" && ".join(lines))
+        return list(lines) if value is lines else value
+
+
+class Resources(fields.Field[Any]):
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        return canonical_resources(value)
+
+
+class ReferenceField(fields.Field[Any]):
+    """A name, or a number that stands for a thing."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int | str:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 40:
+            return value
+        if isinstance(value, str) and value.strip() and len(value) <= LINE_LENGTH:
+            return value
+        raise ValidationError("Neither a name nor a number.")
+
+
+class Version(fields.Field[Any]):
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        if isinstance(value, bool) or value != VERSION:
+            raise ValidationError("Must be the number 1.")
+        return VERSION
+
+
+class Tags(fields.List):
+    """Texts without repetition, in the order first seen; one text does as well."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        tag = fields.String(validate=[_not_blank, validate.Length(max=TAG_LENGTH)])
+        super().__init__(tag, validate=validate.Length(max=MOST_ITEMS), **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
+        loaded = super()._deserialize([value] if isinstance(value, str) else value, attr, data, **kwargs)
+        return list(dict.fromkeys(loaded))
+
+
+class Section(Schema):
+    """A part of the config: null counts as not given, and a key that it does not know is an error."""
+
+    class Meta:
+        unknown = RAISE
+
+    error_messages = {"type": "Not an object."}
+
+    @pre_load
+    def _drop_nulls(self, data: Any, **kwargs: Any) -> Any:
+        return {key: value for key, value in data.items() if value is not None} if isinstance(data, Mapping) else data
+
+    @post_load
+    def _drop_empty(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return {key: value for key, value in data.items() if value not in ({}, [])}
+
+
+class LoggingSchema(Section):
+    level = fields.String(validate=validate.OneOf(LEVELS))
+    formatter = Line()
+
+
+class BuildSchema(Section):
+    image = fields.String()
+    build_steps = Items(fields.String(validate=[_not_blank, _bytes_at_most(COMMAND_BYTES)]))
+    env_vars = Variables()
+    nocache = fields.Boolean(truthy={True}, falsy={False})
+    commit = Line()
+    ref = ReferenceField()
+    branch = Line()
+    git = Line()
+    dockerfile = Line()
+    context = Line()
+    lang_env = Line()
+    backend = Line()
+
+    @validates_schema(skip_on_field_errors=False)
+    def _one_source(self, data: dict[str, Any], **kwargs: Any) -> None:
+        image = data.get("image")
+        if image is not None and not _IMAGE.match(image):
+            raise ValidationError(f"Invalid docker image `{image[:100]}`.", "image")
+        if image is not None and "dockerfile" in data:
+            raise ValidationError("Give either `image` or `dockerfile`, not both.", "dockerfile")
+
+
+class RunSchema(Section):
+    cmd = Command(required=True, error_messages={"required": "The command is missing."})
+
+
+class PersistenceSchema(Section):
+    data = Items(Line())
+    outputs = Line()
+
+
+class OutputsSchema(Section):
+    jobs = Items(ReferenceField())
+    experiments = Items(ReferenceField())
+
+
+def _texts() -> fields.Dict:
+    return fields.Dict(
+        keys=Line(),
+        values=fields.String(validate=validate.Length(max=TEXT_LENGTH)),
+        validate=validate.Length(max=MOST_ITEMS),
+    )
+
+
+class EnvironmentSchema(Section):
+    env_vars = Variables()
+    resources = Resources()
+    node_selector = _texts()
+    affinity = fields.Dict(keys=fields.String())
+    tolerations = Items(fields.Dict(keys=fields.String()))
+    persistence = fields.Nested(PersistenceSchema)
+    outputs = fields.Nested(OutputsSchema)
+    secret_refs = Items(Line())
+    configmap_refs = Items(Line())
+    config_map_refs = Items(Line())
+    data_refs = Items(Line())
+    artifact_refs = Items(Line())
+    max_restarts = Whole()
+    service_account = Line()
+    image_pull_secrets = Items(Line())
+    labels = _texts()
+    annotations = _texts()
+    index = Whole()
+
+
+class TerminationSchema(Section):
+    timeout = Seconds()
+    grace = Seconds()
+    ttl = Whole()
+    max_retries = Whole()
+    restart_policy = Line()
+
+
+class ConfigSchema(Section):
+    version = Version()
+    kind = fields.String(validate=validate.Equal(KIND))
+    name = fields.String(validate=[validate.Regexp(SLUG, error="Only letters, digits, `-` and `_`."),
+                                   validate.Length(max=NAME_LENGTH)])  # fmt: skip
+    description = fields.String(validate=validate.Length(max=TEXT_LENGTH))
+    tags = Tags()
+    logging = fields.Nested(LoggingSchema)
+    framework = Line()
+    backend = Line()
+    build = fields.Nested(BuildSchema)
+    environment = fields.Nested(EnvironmentSchema)
+    termination = fields.Nested(TerminationSchema)
+    run = fields.Nested(
+        RunSchema, required=True, error_messages={"required": "`run` is missing: the command that the job runs."}
+    )

@@ -1,0 +1,294 @@
+"""Jobs on the wire: as they are shown, and the bodies that make and change them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from marshmallow import Schema, fields, post_load
+
+from polyjob.errors import Invalid, Problem
+from polyjob.models import Job
+from polyjob.schemas.checks import check_values, load
+from polyjob.schemas.config import ConfigSchema, Items, Line, ReferenceField, Tags, Whole, load_config, parse_content
+from polyjob.schemas.wire import Body, Instant, RunStatusSchema, name_field, text_field
+from polyjob.statuses import Status
+
+REPORT_LENGTH = {"message": 4096, "traceback": 64 << 10}
+"""Characters that are kept of what a client reports; its job must not fail because it said more."""
+
+
+# As they are shown.
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A job with what is not in its row; everything else is the row's own."""
+
+    job: Job
+    bookmarked: bool
+    queue_position: int | None = None
+    waiting: str | None = None
+    root: str = ""
+    """Address of the server, without a final slash."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.job, name)
+
+    @property
+    def pod_id(self) -> str:
+        return f"plx-job-{self.job.uuid}"
+
+    @property
+    def build_job(self) -> str | None:
+        return f"{self.job.project.unique_name}.builds.{self.job.build_id}" if self.job.build_id else None
+
+    @property
+    def original_name(self) -> str | None:
+        return f"{self.job.project.unique_name}.jobs.{self.job.original_id}" if self.job.original_id else None
+
+    @property
+    def is_clone(self) -> bool:
+        return self.job.original_id is not None
+
+    @property
+    def notes(self) -> list[dict[str, str]]:
+        return self.job.notes or []
+
+    @property
+    def content(self) -> str | None:
+        """What was sent, or else the config as text."""
+        if self.job.content is not None or self.job.config is None:
+            return self.job.content
+        return json.dumps(self.job.config, ensure_ascii=False)
+
+    @property
+    def resources(self) -> dict[str, Any] | None:
+        return ((self.job.config or {}).get("environment") or {}).get("resources")
+
+    @property
+    def commit(self) -> str | None:
+        return self.job.code.digest if self.job.code else None
+
+    @property
+    def exit(self) -> dict[str, Any] | None:
+        """How the command ended, every member there, also those that nobody knows."""
+        if self.job.exit is None:
+            return None
+        known = {name: self.job.exit.get(name) for name in ("reason", "code", "signal", "max_rss", "cpu_seconds")}
+        return known | {"stragglers": self.job.exit.get("stragglers") or [], "message": self.job.exit.get("message")}
+
+    @property
+    def urls(self) -> dict[str, str]:
+        path = f"{self.job.project.user.username}/{self.job.project.name}/jobs/{self.job.id}"
+        api = f"{self.root}/api/v1/{path}"
+        return {"page": f"{self.root}/{path}", "self": api} | {
+            name: f"{api}/{name}" for name in ("statuses", "logs", "outputs")
+        }
+
+
+class JobRowSchema(Schema):
+    """A job in a list."""
+
+    id = fields.Integer()
+    uuid = fields.String()
+    name = fields.String(allow_none=True)
+    unique_name = fields.String()
+    pod_id = fields.String()
+    user = fields.String(attribute="user.username")
+    description = fields.String(allow_none=True)
+    created_at = Instant()
+    updated_at = Instant()
+    started_at = Instant(allow_none=True)
+    finished_at = Instant(allow_none=True)
+    last_status = fields.String(attribute="status")
+    tags = fields.List(fields.String(), allow_none=True)
+    project = fields.String(attribute="project.unique_name")
+    build_job = fields.String(allow_none=True)
+    original = fields.String(attribute="original_name", allow_none=True)
+    cloning_strategy = fields.String(allow_none=True)
+    is_clone = fields.Boolean()
+    backend = fields.String(attribute="runner")
+    is_managed = fields.Boolean()
+    in_cluster = fields.Boolean(attribute="is_managed")
+    bookmarked = fields.Boolean()
+    node_scheduled = fields.String(attribute="node", allow_none=True)
+    exit_code = fields.Integer(allow_none=True)
+    ttl = fields.Integer(allow_none=True)
+
+
+class NoteSchema(Schema):
+    kind = fields.String()
+    text = fields.String()
+
+
+class ExitSchema(Schema):
+    """How the command ended."""
+
+    reason = fields.String()
+    code = fields.Integer(allow_none=True)
+    signal = fields.Integer(allow_none=True)
+    max_rss = fields.Integer(allow_none=True, metadata={"description": "Bytes of the largest process."})
+    cpu_seconds = fields.Float(allow_none=True)
+    stragglers = fields.List(fields.String(), metadata={"description": "Processes that were left, and killed."})
+    message = fields.String(allow_none=True)
+
+
+class JobSchema(JobRowSchema):
+    """A job in full."""
+
+    config = fields.Dict(allow_none=True, metadata={"description": "The config as polyjob reads it."})
+    content = fields.String(allow_none=True, metadata={"description": "The config as text, as it was sent."})
+    resources = fields.Dict(allow_none=True)
+    readme = fields.String(allow_none=True)
+    data_refs = fields.List(fields.String(), allow_none=True)
+    commit = fields.String(allow_none=True, metadata={"description": "Digest of the code that the job runs with."})
+    exit = fields.Nested(ExitSchema, allow_none=True)
+    notes = fields.List(fields.Nested(NoteSchema), metadata={"description": "What no status says."})
+    queue_position = fields.Integer(allow_none=True, metadata={"description": "1 = next; null = not in the queue."})
+    waiting = fields.String(allow_none=True, metadata={"description": "What keeps the job from running now."})
+    urls = fields.Dict(keys=fields.String(), values=fields.String())
+
+
+class JobStatusSchema(RunStatusSchema):
+    job = fields.Integer(attribute="job_id")
+
+
+# What is sent.
+
+
+class JobBody(Body):
+    """Attributes of a job. Its config comes as `config`, as `content`, or as `build`, `run`, … beside them."""
+
+    config = fields.Raw(metadata={"type": "object", "description": "The config."})
+    content = fields.Raw(metadata={"type": "string", "description": "The config as JSON text."})
+    name = name_field()
+    description = text_field()
+    readme = text_field()
+    tags = Tags()
+    data_refs = Items(Line())
+    is_managed = fields.Boolean(metadata={"description": "False: polyjob runs nothing and only keeps statuses."})
+    ttl = Whole(error_messages={"invalid": "ttl must be an integer."})
+
+    @post_load
+    def _leave_config_out(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """It is loaded by itself."""
+        return {key: value for key, value in data.items() if key not in ("config", "content")}
+
+
+class JobCreateBody(JobBody):
+    backend = Line()
+    in_cluster = fields.Boolean()
+    build_job = ReferenceField()
+
+
+class JobChangeBody(JobBody):
+    merge = fields.Boolean(metadata={"description": "Unite tags and data_refs with the ones that are there."})
+    original_job = Whole(least=1)
+
+
+class JobCloneBody(Body):
+    """A patch of the config, by the same three names, and what the new job has for itself."""
+
+    config = fields.Raw(metadata={"type": "object", "description": "Merged into the config."})
+    content = fields.Raw(metadata={"type": "string", "description": "The same as text."})
+    description = text_field()
+    update_code = fields.Boolean(error_messages={"invalid": "update_code should be a boolean"})
+    ttl = Whole(error_messages={"invalid": "ttl must be an integer."})
+
+
+class StatusBody(Body):
+    status = fields.Raw()
+    message = fields.String()
+    traceback = fields.String()
+    details = fields.Dict(error_messages={"invalid": "Not an object."})
+
+    @post_load
+    def _fit(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return data | {name: data[name][:length] for name, length in REPORT_LENGTH.items() if data.get(name)}
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A body, read."""
+
+    attributes: dict[str, Any]
+    pointer: str
+    """Where the config stood: `/config`, `/content`, or nothing where its parts stood in the body itself."""
+
+
+def read_create(body: Mapping[str, Any]) -> Sent:
+    """Raises Invalid with every problem of attributes and config."""
+    sent = _read(body, JobCreateBody(), load_config)
+    attributes = sent.attributes
+    if attributes.get("is_managed") is None:
+        attributes["is_managed"] = attributes.get("in_cluster") is not False
+    return sent
+
+
+def read_change(body: Mapping[str, Any]) -> Sent:
+    """Only what was sent is in the attributes. Raises Invalid with every problem."""
+    return _read(body, JobChangeBody(), load_config)
+
+
+def read_clone(body: Mapping[str, Any]) -> Sent:
+    """The config is a patch and not checked by itself. Raises Invalid with every problem of the rest."""
+    return _read(body, JobCloneBody(), _only_an_object)
+
+
+def read_status(body: Mapping[str, Any]) -> dict[str, Any]:
+    """`status`, `message`, `traceback`, `details`. Raises Invalid."""
+    check_values(body)
+    loaded: dict[str, Any] = load(StatusBody(), body, "")
+    status = loaded.get("status") or Status.CREATED
+    if not isinstance(status, str) or status not in set(Status):
+        raise Invalid([Problem("/status", f'"{status}" is not a valid choice.')])
+    return {"message": None, "traceback": None, "details": None} | loaded | {"status": Status(status)}
+
+
+def _read(body: Mapping[str, Any], schema: JobBody | JobCloneBody, load_document: Any) -> Sent:
+    problems: list[Problem] = []
+    attributes: dict[str, Any] = {}
+    pointer, config = "/config", None
+    try:
+        check_values({key: value for key, value in body.items() if key in schema.fields})
+        attributes = load(schema, body, "")
+    except Invalid as error:
+        problems += error.problems
+    try:
+        pointer, document, text = _find_config(body, schema)
+        if document is not None:
+            config = load_document(document, pointer)
+            attributes |= {"config": config, "content": text}
+    except Invalid as error:
+        problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise Invalid(problems)
+    return Sent(attributes, pointer)
+
+
+def _find_config(body: Mapping[str, Any], schema: Schema) -> tuple[str, Any, str | None]:
+    """(pointer to the config, the document, its text where it came as text); None for a body without one."""
+    if body.get("config") is not None:
+        return "/config", body["config"], None
+    content = body.get("content")
+    if content is not None:
+        if not isinstance(content, str):
+            raise Invalid([Problem("/content", "Not text; a config that is an object goes by the name `config`.")])
+        check_values(content, "/content")
+        return "/content", parse_content(content), content
+    if not any(body.get(key) is not None for key in _PARTS):
+        return "/config", None, None
+    return "", {key: value for key, value in body.items() if key not in schema.fields and value is not None}, None
+
+
+_PARTS = ConfigSchema().fields.keys() - JobCreateBody().fields.keys() - {"version", "kind"}
+
+
+def _only_an_object(document: Any, pointer: str) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise Invalid([Problem(pointer, "Not an object.")])
+    check_values(document, pointer)
+    return document

@@ -1,0 +1,71 @@
+"""Projects on the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marshmallow import Schema, fields
+
+from polyjob.models import Project
+from polyjob.schemas.config import Tags
+from polyjob.schemas.wire import Body, Instant, name_field, text_field
+
+
+class ProjectView:
+    """A project; everything that is not said here is the row's own."""
+
+    bookmarked = False
+    has_tensorboard = False
+    has_notebook = False
+    num_experiment_groups = 0
+    num_independent_experiments = 0
+    num_experiments = 0
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.project, name)
+
+    @property
+    def has_code(self) -> bool:
+        return self.project.code_id is not None
+
+
+class ProjectRowSchema(Schema):
+    """A project in a list."""
+
+    id = fields.Integer()
+    uuid = fields.String()
+    user = fields.String(attribute="user.username")
+    owner = fields.String(attribute="user.username")
+    name = fields.String()
+    unique_name = fields.String()
+    description = fields.String(allow_none=True)
+    tags = fields.List(fields.String(), allow_none=True)
+    created_at = Instant()
+    updated_at = Instant()
+    is_public = fields.Boolean()
+    bookmarked = fields.Boolean()
+
+
+class ProjectSchema(ProjectRowSchema):
+    """A project in full."""
+
+    readme = fields.String(allow_none=True)
+    has_code = fields.Boolean()
+    has_tensorboard = fields.Boolean()
+    has_notebook = fields.Boolean()
+    num_experiment_groups = fields.Integer()
+    num_independent_experiments = fields.Integer()
+    num_experiments = fields.Integer()
+    num_jobs = fields.Integer(attribute="job_count")
+    num_builds = fields.Integer(attribute="build_count")
+
+
+class ProjectBody(Body):
+    name = name_field()
+    description = text_field()
+    readme = text_field()
+    tags = Tags()
+    is_public = fields.Boolean()

@@ -1,0 +1,100 @@
+"""The resources that a job asks for, in any of their spellings, to one canonical form.
+
+Canonical: `{cpu, memory, gpu, tpu}`, each `{limits, requests}` of numbers or null; cpu in cores, memory in MiB. Also
+taken: quantities as text (`500m`, `1Gi`), and the layout of Kubernetes, `{limits: {cpu, memory}, requests: {…}}`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import ValidationError
+
+KINDS = ("cpu", "memory", "gpu", "tpu")
+BOUNDS = ("limits", "requests")
+LARGEST = 1e12
+_ALIASES = {"nvidia.com/gpu": "gpu", "amd.com/gpu": "gpu", "google.com/tpu": "tpu"}
+_QUANTITY = re.compile(r"(\d{1,15}(?:\.\d{0,9})?)\s*(m|[kKMGTP]i?B?|)\Z", re.ASCII)
+_POWERS = {"k": 1, "M": 2, "G": 3, "T": 4, "P": 5}
+_MIB = 1 << 20
+_EXAMPLES = {"cpu": "`2` or `500m`", "memory": "MiB, or `512Mi` or `1Gi`", "gpu": "`1`", "tpu": "`8`"}
+
+Number = int | float
+
+
+def canonical_resources(value: Any) -> dict[str, dict[str, Number | None]]:
+    """Raises marshmallow's ValidationError with every problem. What is null or empty is left out."""
+    if not isinstance(value, Mapping):
+        raise ValidationError("Not an object; it takes `cpu`, `memory`, `gpu` and `tpu`.")
+    errors: dict[str, Any] = {}
+    wanted: dict[str, dict[str, Number | None]] = {}
+    is_kubernetes = any(bound in value for bound in BOUNDS)
+    for outer, inner in value.items():
+        known = BOUNDS if is_kubernetes else KINDS
+        if outer not in known:
+            errors[outer] = [f"Unknown key `{outer}`; it takes {', '.join(known)}."]
+        elif inner is not None and not isinstance(inner, Mapping):
+            errors[outer] = [f"Not an object; it takes {', '.join(KINDS if is_kubernetes else BOUNDS)}."]
+        elif inner is not None:
+            _take(outer, inner, is_kubernetes, wanted, errors)
+    _compare(wanted, is_kubernetes, errors)
+    if errors:
+        raise ValidationError(errors)
+    return {kind: wanted[kind] for kind in KINDS if kind in wanted}
+
+
+def _take(outer: str, inner: Mapping[str, Any], is_kubernetes: bool, wanted: dict[str, Any], errors: Any) -> None:
+    for key, amount in inner.items():
+        kind, bound = (_ALIASES.get(key, key), outer) if is_kubernetes else (outer, key)
+        if kind not in KINDS or bound not in BOUNDS:
+            errors.setdefault(outer, {})[key] = [f"Unknown key `{key}`."]
+        elif amount is not None:
+            try:
+                number = _amount(kind, amount, is_kubernetes)
+            except ValueError:
+                errors.setdefault(outer, {})[key] = [f"Not an amount of {kind}; it takes {_EXAMPLES[kind]}."]
+                continue
+            wanted.setdefault(kind, dict.fromkeys(BOUNDS))[bound] = number
+
+
+def _amount(kind: str, amount: Any, is_kubernetes: bool) -> Number:
+    """Raises ValueError. A plain number of memory is MiB, in the layout of Kubernetes bytes."""
+    if isinstance(amount, bool) or not isinstance(amount, (int, float, str)):
+        raise ValueError
+    number = _quantity(amount, kind, is_kubernetes) if isinstance(amount, str) else float(amount)
+    if kind == "memory" and is_kubernetes and not isinstance(amount, str):
+        number /= _MIB
+    if not math.isfinite(number) or not 0 <= number <= LARGEST:
+        raise ValueError
+    if kind in ("gpu", "tpu") and number != int(number):
+        raise ValueError
+    return int(number) if number == int(number) else round(number, 6)
+
+
+def _quantity(text: str, kind: str, is_kubernetes: bool) -> float:
+    match = _QUANTITY.match(text.strip())
+    if match is None:
+        raise ValueError
+    number, unit = float(match[1]), match[2]
+    if kind != "memory":
+        if unit not in ("", "m"):
+            raise ValueError
+        return number / 1000 if unit == "m" else number
+    if unit == "m" or (unit == "" and not is_kubernetes):
+        raise ValueError  # bytes or MiB? who writes text names the unit
+    if unit == "":
+        return number / _MIB
+    base = 1024 if "i" in unit else 1000
+    return float(number * base ** _POWERS[unit[0].replace("K", "k")] / _MIB)
+
+
+def _compare(wanted: Mapping[str, Mapping[str, Any]], is_kubernetes: bool, errors: dict[str, Any]) -> None:
+    for kind, bounds in wanted.items():
+        limit, request = bounds["limits"], bounds["requests"]
+        if limit is not None and request is not None and request > limit:
+            outer, inner = ("requests", kind) if is_kubernetes else (kind, "requests")
+            message = f"The request of {request} is more than the limit of {limit}."
+            errors.setdefault(outer, {}).setdefault(inner, []).append(message)

@@ -1,0 +1,74 @@
+"""Users, keys and facts about the server on the wire."""
+
+from __future__ import annotations
+
+from marshmallow import Schema, fields
+
+from polyjob.schemas.wire import Body
+
+
+class UserSchema(Schema):
+    username = fields.String()
+    email = fields.String(allow_none=True)
+    is_superuser = fields.Boolean(attribute="is_admin")
+
+
+class LoginBody(Body):
+    username = fields.String()
+    password = fields.String()
+
+
+class TokenSchema(Schema):
+    token = fields.String()
+
+
+class VersionsSchema(Schema):
+    latest_version = fields.String()
+    min_version = fields.String()
+
+
+class ChartSchema(Schema):
+    version = fields.String()
+
+
+class LogHandlerSchema(Schema):
+    """Where old clients would report their own errors: nowhere."""
+
+    dns = fields.String(allow_none=True)
+    dsn = fields.String(allow_none=True)
+    environment = fields.String()
+    tags = fields.Dict()
+
+
+class PartSchema(Schema):
+    ok = fields.Boolean()
+    why = fields.String(allow_none=True)
+
+
+class ReadinessSchema(Schema):
+    ok = fields.Boolean()
+    database = fields.Nested(PartSchema)
+    disk = fields.Nested(PartSchema)
+    engine = fields.Nested(PartSchema)
+    runner = fields.Nested(PartSchema)
+
+
+class CodeReferenceSchema(Schema):
+    """The code that a job runs with; all null where it runs without."""
+
+    id = fields.Integer(allow_none=True)
+    commit = fields.String(allow_none=True)
+    head = fields.String(allow_none=True)
+    branch = fields.String(allow_none=True)
+    git_url = fields.String(allow_none=True)
+    is_dirty = fields.Boolean(allow_none=True)
+    repo = fields.String(allow_none=True)
+    external_repo = fields.String(allow_none=True)
+
+
+class CodeReferenceBody(Body):
+    commit = fields.String()
+    head = fields.String()
+    branch = fields.String()
+    git_url = fields.String()
+    is_dirty = fields.Boolean()

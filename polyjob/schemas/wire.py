@@ -1,0 +1,91 @@
+"""What the bodies and answers of every resource share."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import EXCLUDE, Schema, fields, validate
+
+from polyjob.schemas.checks import NAME_LENGTH, SLUG, TEXT_LENGTH
+
+
+class Instant(fields.Field[datetime.datetime]):
+    """A time in UTC, with six digits of a second and its offset."""
+
+    def _serialize(self, value: datetime.datetime | None, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
+        return None if value is None else value.isoformat(timespec="microseconds")
+
+
+class Body(Schema):
+    """What clients send. Old ones send every attribute that they know of: what is read-only or unknown is ignored, and
+    null is taken everywhere."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    error_messages = {"type": "The body is not an object."}
+
+    def on_bind_field(self, field_name: str, field_obj: Any) -> None:
+        field_obj.allow_none = True
+
+
+def name_field() -> fields.String:
+    return fields.String(
+        validate=[
+            validate.Regexp(SLUG, error="Only letters, digits, `-` and `_`."),
+            validate.Length(max=NAME_LENGTH),
+        ]
+    )
+
+
+def text_field() -> fields.String:
+    return fields.String(validate=validate.Length(max=TEXT_LENGTH))
+
+
+class PointedProblem(Schema):
+    pointer = fields.String(metadata={"description": "JSON pointer of the field; empty for the whole body."})
+    parameter = fields.String(metadata={"description": "Name of the query parameter, where that is to blame."})
+    detail = fields.String(required=True)
+
+
+class ProblemSchema(Schema):
+    """An error, as RFC 9457 has it. Members beside these carry the same messages by name of the field, as old clients
+    read them."""
+
+    type = fields.String(required=True, metadata={"example": "about:blank"})
+    title = fields.String(required=True, metadata={"example": "Bad Request"})
+    status = fields.Integer(required=True, metadata={"example": 400})
+    detail = fields.String(required=True)
+    errors = fields.List(fields.Nested(PointedProblem), metadata={"description": "Every problem of what was sent."})
+
+
+_PAGES: dict[type[Schema], type[Schema]] = {}
+
+
+def page_of(item: type[Schema]) -> type[Schema]:
+    """The schema of a page of a list of `item`."""
+    if item not in _PAGES:
+        members: Mapping[str, Any] = {
+            "count": fields.Integer(metadata={"description": "Items of the whole list."}),
+            "next": fields.Url(allow_none=True, metadata={"description": "Address of the next page."}),
+            "previous": fields.Url(allow_none=True, metadata={"description": "Address of the page before."}),
+            "results": fields.List(fields.Nested(item)),
+        }
+        _PAGES[item] = Schema.from_dict(dict(members), name=f"{item.__name__.removesuffix('Schema')}Page")
+    return _PAGES[item]
+
+
+class RunStatusSchema(Schema):
+    """One line of a job's or build's history."""
+
+    id = fields.Integer()
+    uuid = fields.String()
+    created_at = Instant()
+    status = fields.String()
+    message = fields.String(allow_none=True)
+    traceback = fields.String(allow_none=True)
+    details = fields.Dict(allow_none=True)
+
+

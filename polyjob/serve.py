@@ -1,0 +1,201 @@
+"""`polyjob serve`: a small parent of web server and engine, and what it tells the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import http.client
+import json
+import shlex
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from polyjob.database import close_database, database, open_database
+from polyjob.first_start import PROJECT, TOKEN_FILE, USER, UnusableFolder, kept_token, new_sign_in_key, open_folder
+from polyjob.helper import ENGINE, Child, child_environment, tend
+from polyjob.lock import EngineRunning, engine_running
+from polyjob.models import CLAIMED, Job
+from polyjob.settings import Settings
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+BACKLOG = 2048
+OLD_ENGINE_LIMIT = 3.0
+"""How long the engine of a server that was killed may take to notice."""
+
+FIRST_JOB = {"version": 1, "kind": "job", "run": {"cmd": "for i in 1 2 3; do echo hello $i; sleep 1; done"}}
+
+
+class CannotServe(Exception):
+    """The server cannot start; the text says why in one line."""
+
+
+def web() -> Flask:
+    """The web application of this process's environment. Exits in one line where a setting is wrong."""
+    import os
+
+    from polyjob.app import create_app
+    from polyjob.settings import read_settings
+
+    return create_app(read_settings(os.environ))
+
+
+def run(settings: Settings) -> int:
+    """Serve until TERM or INT; the exit code. Blocks. Jobs go on behind it. Raises CannotServe."""
+    _wait_for_old_engine(settings)
+    listener = listen(settings)
+    settings = dataclasses.replace(settings, port=listener.getsockname()[1])
+    try:
+        open_folder(settings)
+        lines = greeting(settings)
+    except (UnusableFolder, RuntimeError) as error:
+        raise CannotServe(error) from error
+    finally:
+        close_database()
+    environ = child_environment(settings)
+    children = [
+        Child("the engine", ENGINE, environ),
+        Child("the web server", web_command(listener), environ, listener.fileno()),
+    ]
+    announcer = threading.Thread(target=_announce, args=(settings, lines), daemon=True)
+    announcer.start()
+    try:
+        tend(children, lambda text: say(text, error=True))
+    finally:
+        listener.close()
+    say_what_runs_on(settings)
+    return 0
+
+
+def web_command(listener: socket.socket) -> list[str]:
+    """gunicorn on a socket that listens already."""
+    configuration = ["-c", "python:polyjob.gunicorn_settings", "--bind", f"fd://{listener.fileno()}"]
+    return [sys.executable, "-m", "gunicorn", *configuration, "polyjob.serve:web()"]
+
+
+def _wait_for_old_engine(settings: Settings) -> None:
+    deadline = time.monotonic() + OLD_ENGINE_LIMIT
+    try:
+        while pid := engine_running(settings.data_dir):
+            if time.monotonic() > deadline:
+                raise CannotServe(EngineRunning(settings.data_dir, pid))
+            time.sleep(0.05)
+    except OSError as error:
+        raise CannotServe(f"cannot use the data folder {settings.data_dir}: {error.strerror}") from error
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A socket that listens where the settings say. Raises CannotServe."""
+    where = f"{settings.host or '*'}:{settings.port}"
+    try:
+        found = socket.getaddrinfo(
+            settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise CannotServe(f"cannot listen on {where}: {error.strerror}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        hints = {
+            errno.EADDRINUSE: "the port is taken; choose another with --port",
+            errno.EACCES: "the port is for root only; choose one above 1023 with --port",
+            errno.EADDRNOTAVAIL: "this machine has no such address; choose another with --host",
+        }
+        reason = hints.get(error.errno or 0, error.strerror)
+        raise CannotServe(f"cannot listen on {where}: {reason}") from error
+    return listener
+
+
+def greeting(settings: Settings) -> list[str]:
+    """What the terminal is told once the server answers. The sign-in link in it is new. Needs the open database."""
+    token = kept_token(settings.data_dir)
+    link = new_sign_in_key()
+    jobs = f"{settings.url}/api/v1/{USER}/{PROJECT}/jobs"
+    shown = f"token {token}" if token else "token $POLYJOB_TOKEN"
+    quote = shlex.quote if token else _in_double_quotes
+    authorization = quote(f"Authorization: {shown}")
+    body = json.dumps({"config": FIRST_JOB})
+    number = next_job_id()
+    where = (
+        f"{settings.data_dir / TOKEN_FILE}"
+        if token
+        else f"not kept in {settings.data_dir / TOKEN_FILE}; put yours into POLYJOB_TOKEN"
+    )
+    return [
+        f"polyjob serves on {settings.url}",
+        "",
+        f"  page:  {settings.url}/sign-in/{link}  (signs {USER} in, once, within an hour)"
+        if link
+        else f"  page:  {settings.url}/",
+        f"  data:  {settings.data_dir}",
+        f"  token: {where}",
+        "",
+        "Submit a job:",
+        "",
+        f"  curl -s -X POST -H {authorization} -H 'Content-Type: application/json' -d {shlex.quote(body)} {jobs}",
+        "",
+        f"Follow its log (the next job is number {number}):",
+        "",
+        f"  curl -s -N -H {authorization} {shlex.quote(f'{jobs}/{number}/logs?follow=true')}",
+        "",
+        "Ctrl-C ends the server; jobs run on.",
+    ]
+
+
+def _in_double_quotes(text: str) -> str:
+    return f'"{text}"'
+
+
+def next_job_id() -> int:
+    """The id that the next job gets, if nobody comes first."""
+    row = database.execute_sql("SELECT seq FROM sqlite_sequence WHERE name = 'job'").fetchone()
+    return (row[0] if row else 0) + 1
+
+
+def _announce(settings: Settings, lines: list[str]) -> None:
+    url = urlsplit(dataclasses.replace(settings, public_url="").url)
+    assert url.hostname
+    while not _is_healthy(url.hostname, settings.port):
+        time.sleep(0.05)
+    say("\n".join(lines))
+
+
+def _is_healthy(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=5)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def say_what_runs_on(settings: Settings, tell: Callable[[str], None] | None = None) -> None:
+    """Tell how many jobs go on without the server; nothing where there are none."""
+    open_database(settings.data_dir)
+    try:
+        number = Job.select().where(CLAIMED, Job.exit.is_null()).count()
+    finally:
+        close_database()
+    if number:
+        text = "1 job runs on; the next start takes it up again." if number == 1 else ""
+        (tell or say)(text or f"{number} jobs run on; the next start takes them up again.")
+
+
+def say(text: str, error: bool = False) -> None:
+    """To the terminal, at once. A terminal that is gone is no error."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"polyjob: {text}" if error else text, file=sys.stderr if error else sys.stdout, flush=True)

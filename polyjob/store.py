@@ -1,0 +1,240 @@
+"""Where polyjob keeps files: every path below the data folder, and the few ways in which files come to be complete.
+
+A name that means «complete» appears by a rename of what was synced before. No database is touched here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from polyjob.archives import LiveOutputs, Outputs, Packer
+from polyjob.crashpoints import crash_point
+
+PRIVATE, SHARED = 0o700, 0o711
+STALE_AFTER = 3600.0
+"""Seconds after which a file that nobody renamed is taken for a crash's left-over."""
+
+
+class StoreError(OSError):
+    """The data folder cannot be used; the text is one sentence that names it."""
+
+
+class Store:
+    """The files of one data folder. Holds nothing; as many as you like may be made."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+
+    # Where things are.
+
+    def job_folder(self, uuid: str) -> Path:
+        return self.data_dir / "jobs" / uuid
+
+    def job_log(self, uuid: str) -> Path:
+        return self.job_folder(uuid) / "log"
+
+    def job_inputs(self, uuid: str) -> Path:
+        """The archive of the outputs that a resumed or copied job starts with."""
+        return self.job_folder(uuid) / "inputs.tar.gz"
+
+    def build_folder(self, uuid: str) -> Path:
+        return self.data_dir / "builds" / uuid
+
+    def build_log(self, uuid: str) -> Path:
+        return self.build_folder(uuid) / "log"
+
+    def code_archive(self, digest: str) -> Path:
+        return self.data_dir / "code" / f"{digest}.tar.gz"
+
+    # Folders.
+
+    def prepare(self, shared: bool = False) -> None:
+        """Make the data folder and what is always in it; idempotent. `shared`: other accounts may pass through, as
+        jobs that run as one must, but read nothing.
+
+        Raises StoreError where it cannot be made or written.
+        """
+        mode = SHARED if shared else PRIVATE
+        try:
+            for folder in (self.data_dir, *(self.data_dir / name for name in ("jobs", "builds", "code"))):
+                folder.mkdir(parents=True, exist_ok=True, mode=mode)
+                folder.chmod(mode)
+            probe = self.data_dir / f".probe-{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise StoreError(f"the data folder {self.data_dir} cannot be used: {error.strerror}") from error
+        self._sweep(self.data_dir / "code")
+
+    def make_job_folder(self, uuid: str) -> Path:
+        """Idempotent."""
+        return self._make(self.job_folder(uuid))
+
+    def make_build_folder(self, uuid: str) -> Path:
+        """Idempotent."""
+        return self._make(self.build_folder(uuid))
+
+    def _make(self, folder: Path) -> Path:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=stat.S_IMODE(folder.parent.stat().st_mode))
+        return folder
+
+    def remove_job(self, uuid: str) -> None:
+        """Remove everything that a job has left in files. Idempotent; raises OSError if something stays."""
+        remove_tree(self.job_folder(uuid))
+
+    def remove_build(self, uuid: str) -> None:
+        """As `remove_job`."""
+        remove_tree(self.build_folder(uuid))
+
+    def free_bytes(self) -> int:
+        """What the disk of the data folder has left for this account."""
+        status = os.statvfs(self.data_dir)
+        return status.f_bavail * status.f_frsize
+
+    def _sweep(self, folder: Path) -> None:
+        for part in folder.glob("*.part"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - part.stat().st_mtime > STALE_AFTER:
+                    part.unlink()
+
+    # Logs.
+
+    @staticmethod
+    def append(log: Path, data: bytes, length: int) -> int:
+        """Cut the log to `length` bytes, write `data` behind them, and return the new length.
+
+        What lies beyond `length` was written by somebody who died before the cursor was committed, and comes again.
+        """
+        with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb", buffering=0) as file:
+            file.truncate(length)
+            file.seek(length)
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) or 0 :]
+        return length + len(data)
+
+    # Outputs.
+
+    def outputs(self, uuid: str) -> Outputs:
+        """What is sealed; empty outputs if nothing is."""
+        folder = self.job_folder(uuid)
+        return Outputs(folder / "outputs.tar.gz", folder / "outputs.json")
+
+    def live_outputs(self, uuid: str) -> LiveOutputs:
+        """What a local job that still runs has written so far."""
+        return LiveOutputs(self.job_folder(uuid) / "outputs")
+
+    def seal(self, uuid: str, prefix: str, limit: int, pieces: Iterable[bytes] | None = None) -> None:
+        """Turn the outputs into the sealed archive and its index, synced: from `pieces` (a tar stream) or else from
+        the job's own folder, which is removed then. Empty outputs make no file.
+
+        Idempotent: what is sealed is not sealed again. Raises what `pieces` raises, and OSError; then nothing is
+        sealed.
+        """
+        folder = self.job_folder(uuid)
+        if not (folder / "outputs.json").exists():
+            packer = Packer(prefix, limit)
+            packed = packer.folder(folder / "outputs") if pieces is None else packer.stream(pieces)
+            self._write_outputs(folder, packer, packed)
+        remove_tree(folder / "outputs")
+
+    def _write_outputs(self, folder: Path, packer: Packer, packed: Iterator[bytes]) -> None:
+        first = next(packed, None)
+        if first is None and not packer.entries and not packer.notes:
+            return
+
+        def archive(file: BinaryIO) -> None:
+            file.write(first or b"")
+            for source in (packed, packer.end()):
+                for piece in source:
+                    file.write(piece)
+
+        def index(file: BinaryIO) -> None:
+            content: dict[str, Any] = {
+                "version": 1,
+                "etag": packer.digest.hexdigest()[:32],
+                "notes": packer.notes,
+                "entries": [entry.to_json() for entry in packer.entries],
+            }
+            file.write(json.dumps(content, separators=(",", ":")).encode())
+
+        complete(folder / "outputs.tar.gz", "archive", archive)
+        complete(folder / "outputs.json", "index", index)
+
+    def sync(self, uuid: str) -> None:
+        """Have the job's log and the names in its folder survive a power cut. Idempotent."""
+        for path in (self.job_log(uuid), self.job_folder(uuid)):
+            with contextlib.suppress(FileNotFoundError):
+                sync(path)
+
+    def link_inputs(self, source: str, uuid: str) -> None:
+        """Give the job `uuid` the sealed outputs of `source` to start with; nothing if those are empty. Idempotent."""
+        archive = self.job_folder(source) / "outputs.tar.gz"
+        if archive.exists():
+            self.make_job_folder(uuid)
+            with contextlib.suppress(FileExistsError):
+                self.job_inputs(uuid).hardlink_to(archive)
+            sync(self.job_folder(uuid))
+            sync(self.data_dir / "jobs")
+
+
+def complete(path: Path, name: str, fill: Callable[[BinaryIO], None]) -> None:
+    """Have `path` appear, whole and synced, with what `fill` writes; on an error nothing appears.
+
+    `name` names the crash points before and after the rename.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+        raise
+    crash_point(f"{name}:before")
+    part.rename(path)
+    crash_point(f"{name}:after")
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """fsync a file or folder. Raises FileNotFoundError."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and all that is in it, read-only sub-folders too; links are removed, not followed. Idempotent."""
+
+    def unlock(function: Callable[..., Any], path: str, error: BaseException) -> None:
+        if isinstance(error, FileNotFoundError):
+            return
+        for locked in (os.path.dirname(path), path):
+            if not os.path.islink(locked):
+                os.chmod(locked, 0o700)
+        if function in (os.rmdir, os.unlink):
+            function(path)
+        else:
+            remove_tree(Path(path))
+
+    if not folder.exists():
+        return
+    if sys.version_info >= (3, 12):
+        shutil.rmtree(folder, onexc=unlock)
+    else:
+        shutil.rmtree(folder, onerror=lambda function, path, error: unlock(function, path, error[1]))

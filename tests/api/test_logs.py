@@ -1,0 +1,398 @@
+"""The logs of jobs and builds as HTTP clients get them."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from polyjob import watch
+from polyjob.app import create_app
+from polyjob.database import now, write
+from polyjob.models import Build, Job, Project, Token, User
+from polyjob.settings import Settings
+from polyjob.statuses import Status
+from polyjob.store import Store
+from polyjob.tokens import digest
+from polyjob.transitions import first_status, transition
+
+KEY = "a" * 40
+LIVE_END = 9007199254740991
+
+
+@pytest.fixture
+def client(settings: Settings, user: User) -> Iterator[FlaskClient]:
+    with write("test"):
+        Token.create(user=user, name="test", digest=digest(KEY), created_at=now())
+    yield create_app(settings).test_client()
+    watch.close_all()
+    watch.set_limit(112)
+
+
+def make_job(project: Project, **columns: Any) -> Job:
+    values = {"uuid": uuid.uuid4().hex, "is_managed": False, "runner": "fake"} | columns
+    with write("test"):
+        job = Job.create(project=project, user=project.user, created_at=now(), updated_at=now(), **values)
+        first_status(job)
+    return job
+
+
+@pytest.fixture
+def job(project: Project) -> Job:
+    return make_job(project)
+
+
+@pytest.fixture
+def log(job: Job, data_dir: Path) -> Path:
+    """Of the job; its folder is there, the file is not."""
+    path = Store(data_dir).job_log(job.uuid)
+    path.parent.mkdir(parents=True)
+    return path
+
+
+def end(run: Job) -> None:
+    with write("test"):
+        assert transition(run, Status.SUCCEEDED)
+
+
+def url(job: Job, query: str = "") -> str:
+    return f"/api/v1/ana/demo/jobs/{job.id}/logs{query}"
+
+
+def get(client: FlaskClient, path: str, method: str = "GET", key: str = KEY, **headers: str) -> TestResponse:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return client.open(path, method=method, headers={"Authorization": f"token {key}"} | named)
+
+
+# Whole.
+
+
+def test_the_log_comes_byte_for_byte(client: FlaskClient, job: Job, log: Path) -> None:
+    content = bytes(range(256)) * 1000 + b"<script>\r\n\xff\xfe no newline"
+    log.write_bytes(content)
+    answer = get(client, url(job))
+    assert answer.status_code == 200
+    assert answer.data == content
+    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert answer.headers["Content-Length"] == str(len(content))
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Accept-Ranges"] == "bytes"
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="ana_demo_jobs_{job.id}.log"'
+
+
+@pytest.mark.parametrize("path", ["/jobs/{}/logs", "/jobs/{}/logs/", "//jobs/{}/logs", "//jobs/{}/logs/"])
+def test_the_path_may_end_in_a_slash_and_have_a_doubled_one(
+    client: FlaskClient, job: Job, log: Path, path: str
+) -> None:
+    log.write_bytes(b"here")
+    answer = get(client, "/api/v1/ana/demo" + path.format(job.id))
+    assert (answer.status_code, answer.data) == (200, b"here")
+
+
+def test_before_anything_is_logged_it_is_empty(client: FlaskClient, job: Job) -> None:
+    for query in ("", "?tail=5", "?offset=7"):
+        answer = get(client, url(job, query))
+        assert (answer.status_code, answer.data, answer.headers["Content-Length"]) == (200, b"", "0")
+
+
+def test_the_length_stays_true_while_the_log_grows(client: FlaskClient, job: Job, log: Path) -> None:
+    log.write_bytes(b"1234")
+    answer = client.get(url(job), headers={"Authorization": f"token {KEY}"}, buffered=False)
+    with log.open("ab") as writer:
+        writer.write(b"5678")
+    assert answer.headers["Content-Length"] == "4"
+    assert answer.data == b"1234"
+
+
+def test_head_says_the_length_and_sends_nothing(client: FlaskClient, job: Job, log: Path) -> None:
+    log.write_bytes(b"123456")
+    answer = get(client, url(job), "HEAD")
+    assert (answer.status_code, answer.data, answer.headers["Content-Length"]) == (200, b"", "6")
+    answer = get(client, url(job, "?follow=true"), "HEAD")
+    assert (answer.status_code, answer.data, answer.content_length) == (200, b"", None)
+    assert watch.waiting() == 0
+
+
+def test_a_build_has_its_log_too(client: FlaskClient, project: Project, data_dir: Path) -> None:
+    with write("test"):
+        build = Build.create(
+            uuid=uuid.uuid4().hex,
+            project=project,
+            user=project.user,
+            config={},
+            runner="fake",
+            key="0",
+            key_parts={},
+            created_at=now(),
+            updated_at=now(),
+        )
+    path = Store(data_dir).build_log(build.uuid)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"step 1\n")
+    answer = get(client, f"/api/v1/ana/demo/builds/{build.id}/logs")
+    assert (answer.status_code, answer.data) == (200, b"step 1\n")
+    assert f"ana_demo_builds_{build.id}.log" in answer.headers["Content-Disposition"]
+
+
+# Parts.
+
+
+@pytest.mark.parametrize(
+    ("asked", "part", "named"),
+    [
+        ("bytes=0-3", b"0123", "bytes 0-3/10"),
+        ("bytes=4-", b"456789", "bytes 4-9/10"),
+        ("bytes=-2", b"89", "bytes 8-9/10"),
+        ("bytes=-200", b"0123456789", "bytes 0-9/10"),
+        ("bytes=8-100", b"89", "bytes 8-9/10"),
+        ("bytes=9-9", b"9", "bytes 9-9/10"),
+    ],
+)
+def test_one_range_is_a_206(client: FlaskClient, job: Job, log: Path, asked: str, part: bytes, named: str) -> None:
+    log.write_bytes(b"0123456789")
+    answer = get(client, url(job), Range=asked)
+    assert (answer.status_code, answer.data, answer.headers["Content-Range"]) == (206, part, named)
+    assert answer.headers["Content-Length"] == str(len(part))
+
+
+@pytest.mark.parametrize("asked", ["bytes=10-", "bytes=99-100"])
+def test_a_range_behind_the_end_is_a_416_that_says_the_length(
+    client: FlaskClient, job: Job, log: Path, asked: str
+) -> None:
+    log.write_bytes(b"0123456789")
+    answer = get(client, url(job), Range=asked)
+    assert (answer.status_code, answer.headers["Content-Range"]) == (416, "bytes */10")
+
+
+@pytest.mark.parametrize("asked", ["bytes=0-1,4-5", "lines=0-1", "bytes=x", "bytes=5-2"])
+def test_other_ranges_get_the_whole(client: FlaskClient, job: Job, log: Path, asked: str) -> None:
+    log.write_bytes(b"0123456789")
+    answer = get(client, url(job), Range=asked)
+    assert (answer.status_code, answer.data) == (200, b"0123456789")
+
+
+def test_if_range_goes_by_what_can_have_changed(client: FlaskClient, job: Job, log: Path) -> None:
+    """Bytes that were there stay as they are, so an ETag of a shorter log is good for a range of a longer one."""
+    log.write_bytes(b"0123")
+    etag = get(client, url(job)).headers["ETag"]
+    with log.open("ab") as writer:
+        writer.write(b"4567")
+    assert get(client, url(job), Range="bytes=4-", If_Range=etag).data == b"4567"
+    assert get(client, url(job), Range="bytes=4-", If_Range='"another-8"').data == b"01234567"
+    assert get(client, url(job), Range="bytes=4-", If_Range="Mon, 23 Nov 2026 10:00:00 GMT").status_code == 200
+
+
+def test_a_log_that_has_not_grown_is_a_304(client: FlaskClient, job: Job, log: Path) -> None:
+    log.write_bytes(b"0123")
+    etag = get(client, url(job)).headers["ETag"]
+    answer = get(client, url(job), If_None_Match=etag)
+    assert (answer.status_code, answer.data, answer.headers["ETag"]) == (304, b"", etag)
+    with log.open("ab") as writer:
+        writer.write(b"4")
+    assert get(client, url(job), If_None_Match=etag).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "lines", "tail"),
+    [
+        (b"a\nb\nc\n", 1, b"c\n"),
+        (b"a\nb\nc\n", 2, b"b\nc\n"),
+        (b"a\nb\nc", 1, b"c"),
+        (b"a\nb\nc", 3, b"a\nb\nc"),
+        (b"a\nb\n\n", 2, b"b\n\n"),
+        (b"a\nb\n", 0, b""),
+        (b"a\nb\n", 999999, b"a\nb\n"),
+        (b"\n", 1, b"\n"),
+        (b"x" * 200_000 + b"\n" + b"y" * 200_000, 1, b"y" * 200_000),
+        (b"first\n" + b"z\n" * 100_000, 100_000, b"z\n" * 100_000),
+        (b"first\n" + b"z\n" * 100_000, 100_001, b"first\n" + b"z\n" * 100_000),
+    ],
+)
+def test_tail_gives_the_last_lines(
+    client: FlaskClient, job: Job, log: Path, content: bytes, lines: int, tail: bytes
+) -> None:
+    log.write_bytes(content)
+    assert get(client, url(job, f"?tail={lines}")).data == tail
+
+
+@pytest.mark.parametrize(("offset", "rest"), [(0, b"0123456789"), (4, b"456789"), (10, b""), (99, b"")])
+def test_offset_gives_the_rest(client: FlaskClient, job: Job, log: Path, offset: int, rest: bytes) -> None:
+    log.write_bytes(b"0123456789")
+    answer = get(client, url(job, f"?offset={offset}"))
+    assert (answer.status_code, answer.data) == (200, rest)
+
+
+def test_a_range_counts_within_what_the_query_names(client: FlaskClient, job: Job, log: Path) -> None:
+    log.write_bytes(b"0123456789")
+    answer = get(client, url(job, "?offset=4"), Range="bytes=1-2")
+    assert (answer.status_code, answer.data, answer.headers["Content-Range"]) == (206, b"56", "bytes 1-2/6")
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("?tail=-1", {"tail"}),
+        ("?tail=", {"tail"}),
+        ("?tail=1e3", {"tail"}),
+        ("?tail=²", {"tail"}),
+        ("?offset=" + "9" * 30, {"offset"}),
+        ("?offset=x&follow=perhaps", {"offset", "follow"}),
+        ("?tail=1&offset=1", {"tail"}),
+    ],
+)
+def test_a_wrong_parameter_is_a_400_that_names_it(client: FlaskClient, job: Job, query: str, named: set[str]) -> None:
+    answer = get(client, url(job, query))
+    assert answer.status_code == 400
+    assert {error["pointer"] for error in answer.json["errors"]} == named
+
+
+# Followed.
+
+
+def test_follow_gives_all_up_to_the_end_of_the_job(client: FlaskClient, job: Job, log: Path) -> None:
+    log.write_bytes(b"early ")
+
+    def work() -> None:
+        time.sleep(0.05)
+        with log.open("ab", buffering=0) as writer:
+            for number in range(100):
+                writer.write(b"%d " % number)
+        end(job)
+
+    threading.Thread(target=work).start()
+    answer = get(client, url(job, "?follow=true"))
+    assert answer.status_code == 200
+    assert answer.content_length is None
+    assert answer.data == b"early " + b"".join(b"%d " % number for number in range(100))
+    assert watch.waiting() == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "asked", "status", "rest"),
+    [
+        ("?follow=true&tail=1", None, 200, b"two\nthree\n"),
+        ("?follow=1&offset=6", None, 200, b"o\nthree\n"),
+        ("?follow=true", "bytes=6-", 206, b"o\nthree\n"),
+        ("?follow=true", f"bytes=6-{LIVE_END}", 206, b"o\nthree\n"),
+        ("?follow=true", "bytes=-2", 206, b"o\nthree\n"),
+        ("?follow=true", "bytes=0-1", 200, b"one\ntwo\nthree\n"),
+    ],
+)
+def test_a_follow_may_start_later(
+    client: FlaskClient, job: Job, log: Path, query: str, asked: str | None, status: int, rest: bytes
+) -> None:
+    log.write_bytes(b"one\ntwo\n")
+    answer = client.get(
+        url(job, query),
+        headers={"Authorization": f"token {KEY}"} | ({"Range": asked} if asked else {}),
+        buffered=False,
+    )
+    assert answer.status_code == status
+    if status == 206:
+        assert answer.headers["Content-Range"] == f"bytes 6-{LIVE_END}/*"
+    with log.open("ab") as writer:
+        writer.write(b"three\n")
+    end(job)
+    assert answer.data == rest
+
+
+def test_a_follow_of_what_is_done_is_a_plain_answer_and_takes_no_place(
+    client: FlaskClient, job: Job, log: Path
+) -> None:
+    log.write_bytes(b"0123456789")
+    end(job)
+    watch.set_limit(0)
+    answer = get(client, url(job, "?follow=true&offset=4"))
+    assert (answer.status_code, answer.data, answer.content_length) == (200, b"456789", 6)
+
+
+def test_past_the_limit_the_next_follower_is_told_503_while_plain_requests_go_on(
+    client: FlaskClient, job: Job, log: Path
+) -> None:
+    log.write_bytes(b"here")
+    watch.set_limit(1)
+    headers = {"Authorization": f"token {KEY}"}
+    first = client.get(url(job, "?follow=true"), headers=headers, buffered=False)
+    assert first.status_code == 200
+    refused = get(client, url(job, "?follow=true"))
+    assert refused.status_code == 503
+    assert int(refused.headers["Retry-After"]) > 0
+    assert get(client, url(job)).data == b"here"
+    first.close()
+    again = client.get(url(job, "?follow=true"), headers=headers, buffered=False)
+    assert again.status_code == 200
+    again.close()
+
+
+# Who may, and what there is not.
+
+
+def test_without_a_token_there_is_no_log(client: FlaskClient, job: Job, log: Path) -> None:
+    log.write_bytes(b"secret")
+    answer = client.get(url(job))
+    assert answer.status_code == 401
+    assert b"secret" not in answer.data
+
+
+def test_anothers_private_log_is_a_404(client: FlaskClient, job: Job, log: Path) -> None:
+    log.write_bytes(b"secret")
+    with write("test"):
+        other = User.create(username="bob", created_at=now())
+        Token.create(user=other, name="test", digest=digest("b" * 40), created_at=now())
+    answer = get(client, url(job), key="b" * 40)
+    assert answer.status_code == 404
+    assert b"secret" not in answer.data
+
+
+def test_a_job_that_is_not_there_has_no_log(client: FlaskClient, job: Job) -> None:
+    assert get(client, "/api/v1/ana/demo/jobs/999/logs").status_code == 404
+    assert get(client, f"/api/v1/ana/other/jobs/{job.id}/logs").status_code == 404
+
+
+# Sent by tracking clients.
+
+
+def post(client: FlaskClient, job: Job, data: bytes, content_type: str = "application/json") -> TestResponse:
+    headers = {"Authorization": f"token {KEY}", "Content-Type": content_type}
+    return client.post(url(job), data=data, headers=headers)
+
+
+def test_what_is_sent_for_a_job_that_others_run_is_appended(client: FlaskClient, job: Job) -> None:
+    assert post(client, job, json.dumps("one\ntwo").encode()).status_code == 200
+    assert post(client, job, json.dumps(["three", "four"]).encode()).status_code == 200
+    assert post(client, job, b"f\xfcnf\n", "text/plain").status_code == 200
+    assert get(client, url(job)).data == b"one\ntwo\nthree\nfour\nf\xfcnf\n"
+
+
+def test_what_is_sent_for_a_job_that_polyjob_runs_is_dropped(
+    client: FlaskClient, project: Project, data_dir: Path
+) -> None:
+    job = make_job(project, is_managed=True)
+    assert post(client, job, b'"mine"').status_code == 200
+    assert get(client, url(job)).data == b""
+    assert not Store(data_dir).job_log(job.uuid).exists()
+
+
+@pytest.mark.parametrize("body", [b"{", b"7", b'{"a": 1}', b'["a", 1]', b"\xff"])
+def test_what_is_no_text_is_a_400_and_changes_nothing(client: FlaskClient, job: Job, body: bytes) -> None:
+    assert post(client, job, body).status_code == 400
+    assert get(client, url(job)).data == b""
+
+
+def test_the_limit_of_logs_holds_for_what_is_sent(settings: Settings, user: User, job: Job) -> None:
+    import dataclasses
+
+    with write("test"):
+        Token.create(user=user, name="test", digest=digest(KEY), created_at=now())
+    client = create_app(dataclasses.replace(settings, log_limit=10)).test_client()
+    for _ in range(3):
+        assert post(client, job, b'"1234567"').status_code == 200
+    assert get(client, url(job)).data == b"1234567\n12"

@@ -1,0 +1,98 @@
+"""The table of settings: what each takes, and that the documentation shows all of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from polyjob.settings import SettingError, environment, read_settings, table
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_documentation_shows_the_table():
+    rows = [line for line in (ROOT / "docs/configuration.md").read_text().splitlines() if line.startswith("| `POLYJOB_")]
+    assert rows == [document_row(*row) for row in table()]
+
+
+def document_row(variable, takes, default, help):
+    shown = default if "`" in default or default.startswith("the ") else f"`{default}`" if default else ""
+    return f"| `{variable}` | {takes} | {shown.replace('|', '&#124;')} | {help} |"
+
+
+def test_defaults():
+    settings = read_settings({"XDG_DATA_HOME": "/ignored here: read from the process"})
+    assert (settings.host, settings.port, settings.runner) == ("127.0.0.1", 8000, "process")
+    assert settings.stop_grace == 10
+    assert settings.slots >= 1
+    assert settings.data_dir.is_absolute()
+
+
+@pytest.mark.parametrize(("home", "expected"), [("/x/data", "/x/data/polyjob"), ("", "/home/ana/.local/share/polyjob")])
+def test_the_data_folder_follows_the_desktop_s_rule(home, expected, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", home)
+    monkeypatch.setenv("HOME", "/home/ana")
+    assert read_settings({}).data_dir == Path(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("log_limit", "512", 512),
+        ("log_limit", "4K", 4096),
+        ("log_limit", "1.5 MiB", 3 << 19),
+        ("log_limit", "2gb", 2 << 30),
+        ("log_limit", "1T", 1 << 40),
+        ("stop_grace", "0.5", 0.5),
+        ("public_projects", "Yes", True),
+        ("public_projects", "off", False),
+        ("job_env", "A, B C_*", ("A", "B", "C_*")),
+        ("port", "0", 0),
+        ("data_dir", "/a/b", Path("/a/b")),
+    ],
+)
+def test_a_text_becomes_a_value_and_goes_to_a_child_unchanged(name, text, value):
+    settings = read_settings({f"POLYJOB_{name.upper()}": text})
+    assert getattr(settings, name) == value
+    assert read_settings(environment(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("PORT", "65536"),
+        ("PORT", "http"),
+        ("SLOTS", "0"),
+        ("SLOTS", "1.5"),
+        ("FOLLOWERS", "-1"),
+        ("STOP_GRACE", "-1"),
+        ("STOP_GRACE", "nan"),
+        ("LOG_LIMIT", "lots"),
+        ("LOG_LIMIT", "-1K"),
+        ("PUBLIC_PROJECTS", "maybe"),
+    ],
+)
+def test_a_wrong_text_is_an_error_that_names_the_variable(variable, text):
+    with pytest.raises(SettingError, match=rf"^POLYJOB_{variable}='{text}' is not valid: it takes "):
+        read_settings({f"POLYJOB_{variable}": text})
+
+
+def test_an_empty_variable_is_not_set_and_an_override_wins():
+    assert read_settings({"POLYJOB_PORT": ""}).port == 8000
+    assert read_settings({"POLYJOB_PORT": "9"}, port=0).port == 0
+    assert read_settings({"POLYJOB_PORT": "9"}, port=None).port == 9
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ({}, "http://127.0.0.1:8000"),
+        ({"host": "0.0.0.0", "port": 1}, "http://127.0.0.1:1"),
+        ({"host": "::", "port": 1}, "http://[::1]:1"),
+        ({"host": "fe80::1", "port": 1}, "http://[fe80::1]:1"),
+        ({"public_url": "https://jobs.example.org/"}, "https://jobs.example.org"),
+    ],
+)
+def test_the_url(given, url):
+    assert read_settings({}, **given).url == url
