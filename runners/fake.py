@@ -213,5 +213,3 @@ class FakeRunner(RemoteRunner):
         with open(f"{path}.part", "w") as file:
             json.dump(job, file)
         os.rename(f"{path}.part", path)
-
-

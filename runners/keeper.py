@@ -1,0 +1,532 @@
+"""The keeper: the one parent of a job's processes, which writes its log and sees it to the last process's end.
+
+Standard library only, and little of it: this file is loaded by the keeper server, whose forks become keepers, and is
+run on its own as `keeper.py supervise …` around each build step.
+
+A keeper is the subreaper of all that its command starts: whoever forks twice or makes a session of its own comes back
+to it. It holds the only end of the pipe that they write to, so that nobody can cut or overwrite the log. It ends when
+the kernel says that no child is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+TERM, FORCE = signal.SIGTERM, signal.SIGUSR1
+"""What a keeper is told: end the job with its grace, or at once."""
+SETTLE = 0.2
+"""Seconds that what is left gets to end by itself once the command has ended, before it counts as a straggler."""
+STARTED_AFTER = 0.02
+"""Seconds of running after which the start is announced; shorter jobs announce only their end."""
+PIPE_SIZE = 1 << 20
+PIECE = 1 << 18
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def write_by_rename(path: str, content: object) -> None:
+    """Have `path` appear with `content` as JSON, whole. Not synced: what a power cut takes counts as lost."""
+    part = f"{path}.part"
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+        json.dump(content, file)
+    os.rename(part, path)
+
+
+def stat_of(pid: int | str) -> tuple[str, int, int]:
+    """(state, parent, start time in ticks since boot) of a process. Raises OSError if there is none."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    return fields[0].decode(), int(fields[1]), int(fields[19])
+
+
+class Output:
+    """The pipe that a command writes to, and the file that it is copied into; the command is never made to wait."""
+
+    def __init__(self, path: str, limit: int) -> None:
+        self.reading, self.writing = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self.reading, False)
+        with contextlib.suppress(OSError):  # an account has its share of large pipes; a small one does as well
+            fcntl.fcntl(self.writing, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._left = limit
+        self._limit = limit
+        self.dropped = 0
+        self.fault: str | None = None
+        self.message: str | None = None
+
+    def copy(self, pieces: int = 16) -> bool:
+        """Copy what is there, a few pieces at most; False at the end, when nobody can write any more."""
+        for _ in range(pieces):
+            try:
+                data = os.read(self.reading, PIECE)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            self._keep(data)
+        return True
+
+    def drain(self) -> None:
+        """Copy all that is there now."""
+        while True:
+            try:
+                data = os.read(self.reading, PIECE)
+            except BlockingIOError:
+                return
+            if not data:
+                return
+            self._keep(data)
+
+    def end(self) -> None:
+        """Say in the last line what was dropped, or in `message` where the disk does not take even that."""
+        if not self.dropped:
+            return
+        why = self.fault or f"the limit is {self._limit} bytes"
+        line = f"polyjob dropped {self.dropped} bytes of this log here: {why}"
+        try:
+            os.write(self._file, f"\n{line}\n".encode())
+        except OSError:
+            self.message = line.replace("this log here", "the log")
+
+    def _keep(self, data: bytes) -> None:
+        written = 0
+        if self.fault is None:
+            kept = min(len(data), self._left)
+            try:
+                while written < kept:
+                    written += os.write(self._file, data[written:kept])
+            except OSError as error:
+                self.fault = f"the disk did not take it ({os.strerror(error.errno or 0)})"
+        self._left -= written
+        self.dropped += len(data) - written
+
+
+class Supervisor:
+    """Waits for one command and all that comes of it. Made in the process that is to be their parent, once."""
+
+    def __init__(self, grace: float, output: Output | None = None, lifeline: int | None = None) -> None:
+        self.grace = grace
+        self.stopped = False
+        """Somebody has asked for the end."""
+        self.stragglers: list[str] = []
+        self._output = output
+        self._lifeline = lifeline
+        self._force = False
+        self._term_sent = False
+        self._kill_at: float | None = None
+        self._settled_at: float | None = None
+        self._announce: Callable[[], None] | None = None
+        self._announce_at: float | None = None
+        self._reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(TERM, self._on_term)
+        signal.signal(FORCE, self._on_force)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (TERM, FORCE, signal.SIGCHLD))
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+    def announce(self, call: Callable[[], None], after: float) -> None:
+        """Have `call` made once the wait has lasted `after` seconds."""
+        self._announce, self._announce_at = call, _now() + after
+
+    def wait(self, command: int) -> int:
+        """Wait until `command` and all that came of it are gone; the command's wait status."""
+        poll = select.poll()
+        poll.register(self._reading, select.POLLIN)
+        if self._output is not None:
+            poll.register(self._output.reading, select.POLLIN)
+        if self._lifeline is not None:
+            poll.register(self._lifeline, select.POLLIN)
+        status: int | None = None
+        while True:
+            ended, any_left = _reap(command)
+            status = ended if ended is not None else status
+            if not any_left:
+                break
+            for file, _ in poll.poll(self._due(status is not None)):
+                if file == self._reading:
+                    _empty(file)
+                elif file == self._lifeline:
+                    if not os.read(file, 4096):
+                        poll.unregister(file)
+                        self.stopped = self._force = True
+                elif self._output is not None and not self._output.copy():
+                    poll.unregister(file)
+        assert status is not None
+        return status
+
+    def _due(self, command_ended: bool) -> float | None:
+        """Do what is due, and return the milliseconds until something may be due again."""
+        now = _now()
+        if self._announce_at is not None and now >= self._announce_at and self._announce is not None:
+            self._announce_at = None
+            self._announce()
+        if self._kill_at is not None and now >= self._kill_at:
+            self._force = True
+        if self._force:
+            _kill_all()
+            return 10
+        if self.stopped and not self._term_sent:
+            self._send_term(now)
+        elif command_ended and not self._term_sent:
+            if self._settled_at is None:
+                self._settled_at = now + SETTLE
+            if now >= self._settled_at:
+                self.stragglers = sorted({_name(pid) for pid, _ in _descendants()} - {""})
+                self._send_term(now)
+        instants = [at for at in (self._announce_at, self._kill_at, self._settled_at) if at is not None and at > now]
+        return (min(instants) - now) * 1000 + 1 if instants else None
+
+    def _send_term(self, now: float) -> None:
+        self._term_sent = True
+        self._kill_at = now + self.grace
+        for pid, parent in _descendants():
+            _send(pid, parent, signal.SIGTERM)
+
+    def _on_term(self, number: int, frame: Any) -> None:
+        self.stopped = True
+
+    def _on_force(self, number: int, frame: Any) -> None:
+        self.stopped = self._force = True
+
+
+def _now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _empty(file: int) -> None:
+    try:
+        while os.read(file, 4096):
+            pass
+    except BlockingIOError:
+        pass
+
+
+def _reap(command: int) -> tuple[int | None, bool]:
+    """(the command's wait status if it has ended just now, whether any child is left)."""
+    status = None
+    while True:
+        try:
+            pid, ended = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return status, False
+        if pid == 0:
+            return status, True
+        if pid == command:
+            status = ended
+
+
+def _descendants() -> list[tuple[int, int]]:
+    """(pid, its parent) of all that came of this process, parents first."""
+    found: list[tuple[int, int]] = []
+    waiting = [os.getpid()]
+    while waiting:
+        parent = waiting.pop(0)
+        for pid in _children(parent):
+            found.append((pid, parent))
+            waiting.append(pid)
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
+                found += map(int, file.read().split())
+    except OSError:
+        pass  # it has ended meanwhile; its children are ours now
+    return found
+
+
+def _name(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return file.read().decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _send(pid: int, parent: int, number: int) -> None:
+    """Signal one descendant. Between being listed and being signalled, its number may have gone to a stranger: what is
+    signalled is what is held, and it is looked at once it is held."""
+    try:
+        held = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        if stat_of(pid)[1] in (parent, os.getpid()):
+            signal.pidfd_send_signal(held, number)
+    except OSError:
+        pass
+    finally:
+        os.close(held)
+
+
+def _kill_all() -> None:
+    """KILL to all; all are halted first, so that none forks out of the list."""
+    known: set[int] = set()
+    for _ in range(100):
+        fresh = [(pid, parent) for pid, parent in _descendants() if pid not in known]
+        if not fresh:
+            break
+        for pid, parent in fresh:
+            known.add(pid)
+            _send(pid, parent, signal.SIGSTOP)
+    for pid, parent in _descendants():
+        _send(pid, parent, signal.SIGKILL)
+
+
+class Account:
+    """Who a command runs as: names of numbers that are looked up before, so that nothing is looked up here."""
+
+    def __init__(self, value: dict[str, Any]) -> None:
+        self.user: int = value["user"]
+        self.group: int = value["group"]
+        self.groups: list[int] = value["groups"]
+
+    def become(self) -> None:
+        os.setgroups(self.groups)
+        os.setgid(self.group)
+        os.setuid(self.user)
+
+
+DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)
+"""Signals that a command finds as the system has them, whatever Python made of them here."""
+
+
+def spawn(argv: list[str], env: dict[str, str], output: int, account: Account | None) -> int:
+    """Start a command in the present folder, with nothing to read, in a process group of its own; its pid.
+
+    Raises OSError where it cannot be executed.
+    """
+    if account is None:
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, output, 1),
+            (os.POSIX_SPAWN_DUP2, output, 2),
+        ]
+        return os.posix_spawn(argv[0], argv, env, file_actions=actions, setpgroup=0, setsigmask=(), setsigdef=DEFAULTS)
+    os.fchown(output, account.user, account.group)  # or the job could not open its own /dev/stderr
+    told, telling = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setpgid(0, 0)
+            account.become()
+            os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            for number in DEFAULTS:
+                signal.signal(number, signal.SIG_DFL)
+            signal.set_wakeup_fd(-1)
+            os.execve(argv[0], argv, env)
+        except OSError as error:
+            os.write(telling, str(error.errno or errno.EIO).encode())
+        finally:
+            os._exit(127)
+    os.close(telling)
+    with open(told, "rb") as file:
+        fault = file.read()
+    if fault:
+        os.waitpid(pid, 0)
+        raise OSError(int(fault), os.strerror(int(fault)))
+    return pid
+
+
+def shell(path: str) -> str:
+    """bash, where there is one, else sh."""
+    for folder in ("/bin", "/usr/bin", *path.split(":")):
+        if folder and os.access(f"{folder}/bash", os.X_OK):
+            return f"{folder}/bash"
+    return "/bin/sh"
+
+
+# A job's keeper.
+
+
+def keep(spec: dict[str, Any], folder: str, notify: int) -> None:
+    """Be the keeper of one job, from a fresh fork on; returns when nothing of it is left and `exit.json` is there.
+
+    `spec` is what `ProcessRunner.start` sends; `folder` the runner's own for this job; a byte into `notify` has the
+    engine look.
+    """
+    account = Account(spec["account"]) if spec["account"] else None
+    output = Output(f"{spec['folder']}/log", spec["log_limit"])
+    supervisor = Supervisor(spec["grace"], output)
+    try:
+        end = _run(spec, folder, notify, account, output, supervisor)
+    except OSError as error:
+        end = _failure(f"The job could not be started: {error.strerror or error}")
+    output.drain()
+    output.end()
+    if output.message:
+        end["message"] = f"{end['message']}. {output.message}" if end.get("message") else output.message
+    write_by_rename(f"{folder}/exit.json", end)
+
+
+def _run(
+    spec: dict[str, Any], folder: str, notify: int, account: Account | None, output: Output, supervisor: Supervisor
+) -> dict[str, Any]:
+    work, outputs = f"{spec['folder']}/work", f"{spec['folder']}/outputs"
+    for path in (work, outputs):
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        if account:
+            os.chown(path, account.user, account.group)
+    if spec["code"] or spec["inputs"]:
+        fault = _unpack(spec, work, outputs, account, supervisor)
+        if supervisor.stopped:
+            return {"reason": "signalled", "code": 128 + TERM, "signal": int(TERM), "message": "It had not started yet"}
+        if fault:
+            return _failure(fault)
+    os.chdir(work)
+    argv = [shell(spec["env"].get("PATH", "")), "-c", spec["cmd"]]
+    try:
+        command = spawn(argv, spec["env"], output.writing, account)
+    except OSError as error:
+        return _failure(f"The command cannot be started: {os.strerror(error.errno or 0)}")
+    os.close(output.writing)
+    os.close(os.open(f"{folder}/started", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    supervisor.announce(lambda: _announce(notify), STARTED_AFTER)
+    status = supervisor.wait(command)
+    return _ended(status, supervisor)
+
+
+def _announce(notify: int) -> None:
+    with contextlib.suppress(OSError):  # nobody listens: the engine looks by itself
+        os.write(notify, b"s")
+
+
+def _failure(message: str) -> dict[str, Any]:
+    return {"reason": "start", "message": message}
+
+
+def _ended(status: int, supervisor: Supervisor) -> dict[str, Any]:
+    import resource
+
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+    end: dict[str, Any] = {
+        "reason": "exited" if number is None else "signalled",
+        "code": os.WEXITSTATUS(status) if number is None else 128 + number,
+        "signal": number,
+        "max_rss": usage.ru_maxrss * 1024,
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 6),
+    }
+    if supervisor.stragglers:
+        end["stragglers"] = supervisor.stragglers
+    return end
+
+
+def _unpack(
+    spec: dict[str, Any], work: str, outputs: str, account: Account | None, supervisor: Supervisor
+) -> str | None:
+    """Unpack code and earlier outputs, in a process that can be stopped; what went wrong."""
+    told, telling = os.pipe2(os.O_CLOEXEC)
+    # Opened before the account changes, which may not read the data folder.
+    code = os.open(spec["code"], os.O_RDONLY | os.O_CLOEXEC) if spec["code"] else None
+    inputs = os.open(spec["inputs"], os.O_RDONLY | os.O_CLOEXEC) if spec["inputs"] else None
+    pid = os.fork()
+    if pid == 0:
+        try:
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            signal.set_wakeup_fd(-1)
+            for number in (TERM, FORCE):
+                signal.signal(number, signal.SIG_DFL)
+            if account:
+                account.become()
+            if code is not None:
+                _extract(code, work, strip=0)
+            if inputs is not None:
+                _extract(inputs, outputs, strip=1)
+            os._exit(0)
+        except BaseException as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            os.write(telling, f"The job's files cannot be unpacked: {reason}".encode(errors="replace")[:2000])
+        finally:
+            os._exit(1)
+    for file in (telling, code, inputs):
+        if file is not None:
+            os.close(file)
+    status = supervisor.wait(pid)
+    with open(told, "rb") as words:
+        text = words.read().decode(errors="replace")
+    return text or (None if status == 0 else "The job's files cannot be unpacked: the unpacking was killed")
+
+
+def _extract(file: int, folder: str, strip: int) -> None:
+    """Unpack an archive that was checked when it came in, without the `strip` topmost folders of its names."""
+    import tarfile
+
+    def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+        for member in archive:
+            name = _beneath(member.name, strip)
+            if not name or not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
+                continue
+            member.name = name
+            if member.islnk():
+                member.linkname = _beneath(member.linkname, strip)
+            member.mode = (member.mode & 0o777) | (0o700 if member.isdir() else 0o600)
+            member.uid, member.gid, member.uname, member.gname = os.geteuid(), os.getegid(), "", ""
+            yield member
+
+    # The names are made safe here, as older Pythons have no filters; a newer one would want to be told of one.
+    trusted: Any = {"filter": "fully_trusted"} if hasattr(tarfile, "fully_trusted_filter") else {}
+    with tarfile.open(fileobj=open(file, "rb"), mode="r:gz", errors="surrogateescape") as archive:
+        archive.extractall(folder, members(archive), **trusted)
+
+
+def _beneath(name: str, strip: int) -> str:
+    """A member's path below the folder that it is unpacked into; empty for what has none."""
+    parts = [part for part in name.split("/") if part not in ("", ".")][strip:]
+    return "" if ".." in parts else "/".join(parts)
+
+
+# Around one build step: `keeper.py supervise`, told on standard input, which is its lifeline too.
+
+
+def supervise() -> None:
+    """Run the command that the first line of standard input gives, and exit with its code, 128 + n for signal n.
+
+    The command writes to standard output. When standard input ends, whatever came of the command is killed: so a build
+    step ends with the engine that started it.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, (TERM, FORCE, signal.SIGCHLD))
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = os.read(0, 1 << 16)
+        if not piece:
+            os._exit(125)
+        line += piece
+    told = json.loads(line)
+    supervisor = Supervisor(told["grace"], None, lifeline=0)
+    account = Account(told["account"]) if told["account"] else None
+    try:
+        os.chdir(told["folder"])
+        command = spawn(told["argv"], told["env"], 1, account)
+    except OSError as error:
+        os.write(1, f"{told['argv'][0]}: {error.strerror}\n".encode())
+        os._exit(126)
+    status = supervisor.wait(command)
+    os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
+
+
+if __name__ == "__main__" and sys.argv[1:] == ["supervise"]:
+    supervise()

@@ -1,0 +1,314 @@
+"""The process runner: jobs are processes of this machine, each under a keeper, and builds are virtualenvs.
+
+What is known of a job stands in its folder `<data>/process/jobs/<uuid>` (see `keeper_server`). Its keeper holds a lock
+on the file `attempt` there for as long as it lives, so that neither a reused process number nor a reboot can be taken
+for a living keeper. A job whose keeper is dead and left no `exit.json` is lost: all that bears its mark is killed, and
+only then is it said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pwd
+import select
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from runners.base import (
+    BuildSpec,
+    Exit,
+    Exited,
+    JobSpec,
+    Missing,
+    Pending,
+    Reason,
+    Runner,
+    RunnerSettings,
+    RunnerUnavailable,
+    Running,
+    StartFailed,
+    State,
+    mark,
+)
+from runners.keeper import FORCE, TERM, stat_of
+from runners.marks import kill_marked
+from runners.process_builds import Artifact, build
+from runners.process_environment import account_of, inherited
+from runners.server_link import ServerLink
+
+CLEAN_PATIENCE = 20.0
+"""Seconds that `clean` waits for what it kills."""
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+class ProcessRunner(Runner):
+    """See the module, and `Runner` for the contract."""
+
+    local = True
+
+    def __init__(self, settings: RunnerSettings, wake: Callable[[], None]) -> None:
+        super().__init__(settings, wake)
+        self.boot_id = Path(settings.options.get("boot_id", BOOT_ID)).read_text().strip()
+        self.folder = Path(settings.data_dir) / "process"
+        self.node = socket.gethostname()
+        self._link = ServerLink(self.folder, wake)
+        self._keepers = _Keepers(wake)
+        self._started: set[str] = set()
+
+    # Verbs.
+
+    def check(self) -> None:
+        self._make_folder()
+        try:
+            stat_of(os.getpid())
+            os.close(os.pidfd_open(os.getpid()))
+        except (OSError, AttributeError) as error:
+            raise RunnerUnavailable(f"the process runner needs /proc and Linux 5.3 or newer: {error}") from error
+        account_of(self.settings)
+        self._link.check()
+
+    def build(self, spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool]) -> str | None:
+        return build(spec, log, cancelled, self.settings)
+
+    def start(self, spec: JobSpec, artifact: str | None) -> str:
+        self._make_folder()
+        account = account_of(self.settings)
+        request = {
+            "uuid": spec.uuid,
+            "folder": spec.folder,
+            "cmd": spec.cmd,
+            "env": self._environment(spec, artifact, account),
+            "code": spec.code,
+            "inputs": spec.inputs,
+            "grace": spec.grace,
+            "log_limit": spec.log_limit,
+            "account": account and {"user": account.pw_uid, "group": account.pw_gid, "groups": _groups(account)},
+        }
+        if "\0" in spec.cmd:
+            raise StartFailed("the command has a NUL in it")
+        self._link.ask(request)
+        return self._handle(spec.uuid)
+
+    def poll(self, handles: Sequence[str]) -> dict[str, State]:
+        states: dict[str, State] = {}
+        for handle in handles:
+            with contextlib.suppress(OSError):  # it cannot be told: left out
+                state = self._state(handle)
+                if state is not None:
+                    states[handle] = state
+        return states
+
+    def stop(self, handle: str, force: bool) -> None:
+        uuid = self._read(handle)
+        if uuid is None or not self._lives(uuid):
+            return
+        if not self._keepers.signal(uuid, FORCE if force else TERM):
+            raise RunnerUnavailable("the job's keeper is only just starting")
+
+    def clean(self, handle: str) -> None:
+        uuid = self._uuid(handle)
+        folder = self._job_folder(uuid)
+        if not folder.exists():
+            return
+        deadline = time.monotonic() + CLEAN_PATIENCE
+        while self._lives(uuid):
+            if time.monotonic() > deadline:
+                raise RunnerUnavailable("the job's processes do not end")
+            self._keepers.signal(uuid, FORCE)
+            time.sleep(0.01)
+        if self._exit(uuid) is None:
+            kill_marked(uuid)
+        self._keepers.forget(uuid)
+        self._started.discard(uuid)
+        shutil.rmtree(folder)
+
+    def inventory(self) -> dict[str, str]:
+        try:
+            names = os.listdir(self.folder / "jobs")
+        except FileNotFoundError:
+            return {}
+        return {uuid: self._handle(uuid) for uuid in names if (self._job_folder(uuid) / "attempt").exists()}
+
+    def close(self) -> None:
+        self._link.close()
+        self._keepers.close()
+
+    # What is known of a job.
+
+    def _state(self, handle: str) -> State | None:
+        uuid = self._read(handle)
+        if uuid is None:
+            return Missing()
+        if not self._keepers.known_alive(uuid):
+            if end := self._exit(uuid):
+                return Exited(end, self.node)
+            if not self._lives(uuid):
+                # Its last act may have come in between.
+                if end := self._exit(uuid):
+                    return Exited(end, self.node)
+                kill_marked(uuid)
+                return Missing()
+        if uuid not in self._started:
+            if not (self._job_folder(uuid) / "started").exists():
+                return Pending()
+            self._started.add(uuid)
+        return Running(self.node)
+
+    def _lives(self, uuid: str) -> bool:
+        """Whether the job's keeper is alive; if so, it is watched from now on. Raises OSError if it cannot be told."""
+        if self._keepers.known_alive(uuid):
+            return True
+        try:
+            attempt = os.open(self._job_folder(uuid) / "attempt", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(attempt, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            self._keepers.watch(uuid, self._who(uuid))
+            return True
+        finally:
+            os.close(attempt)
+
+    def _who(self, uuid: str) -> tuple[int, int] | None:
+        """(pid, start time) of the keeper, as it was written in this boot."""
+        try:
+            who = json.loads((self._job_folder(uuid) / "keeper.json").read_bytes())
+            return (int(who["pid"]), int(who["start_time"])) if who["boot_id"] == self.boot_id else None
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    def _exit(self, uuid: str) -> Exit | None:
+        try:
+            return Exit.from_json(json.loads((self._job_folder(uuid) / "exit.json").read_bytes()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            return Exit(Reason.LOST, message="What the keeper wrote of the end cannot be read")
+
+    # Small change.
+
+    def _environment(self, spec: JobSpec, artifact: str | None, account: pwd.struct_passwd | None) -> dict[str, str]:
+        name, value = mark(spec.uuid)
+        own = {
+            "PYTHONUNBUFFERED": "1",
+            "POLYAXON_RUN_OUTPUTS_PATH": f"{spec.folder}/outputs",
+            "POLYAXON_LOGS_PATH": f"{spec.folder}/log",
+            name: value,
+        }
+        env = Artifact.read(artifact).into(inherited(self.settings, account)) | dict(spec.env) | own
+        return {key: text for key, text in env.items() if "\0" not in text}
+
+    def _handle(self, uuid: str) -> str:
+        return json.dumps({"v": 1, "uuid": uuid, "boot": self.boot_id})
+
+    @staticmethod
+    def _uuid(handle: str) -> str:
+        uuid = str(json.loads(handle)["uuid"])
+        if not (len(uuid) == 32 and uuid.isalnum()):
+            raise ValueError(f"no handle of the process runner: {handle!r}")
+        return uuid
+
+    def _read(self, handle: str) -> str | None:
+        """The job's uuid; None where the machine was booted since the handle was made, so that nothing is left."""
+        return self._uuid(handle) if json.loads(handle)["boot"] == self.boot_id else None
+
+    def _job_folder(self, uuid: str) -> Path:
+        return self.folder / "jobs" / uuid
+
+    def _make_folder(self) -> None:
+        try:
+            (self.folder / "jobs").mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise RunnerUnavailable(f"the folder {self.folder} cannot be used: {error.strerror}") from error
+
+
+def _groups(account: pwd.struct_passwd) -> list[int]:
+    return os.getgrouplist(account.pw_name, account.pw_gid)
+
+
+class _Keepers:
+    """The living keepers that are held: one process descriptor each, and one thread that waits for their ends."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._held: dict[str, int] = {}
+        self._by_file: dict[int, str] = {}
+        self._lock = threading.Lock()
+        self._epoll = select.epoll()
+        self._ending, self._end = os.pipe2(os.O_CLOEXEC)
+        self._epoll.register(self._ending, select.EPOLLIN)
+        self._thread: threading.Thread | None = None
+
+    def known_alive(self, uuid: str) -> bool:
+        return uuid in self._held
+
+    def watch(self, uuid: str, who: tuple[int, int] | None) -> None:
+        """Hold the keeper, if it is the very process that `who` (pid, start time) means."""
+        if who is None:
+            return
+        with self._lock:
+            if uuid in self._held:
+                return
+            try:
+                held = os.pidfd_open(who[0])
+            except OSError:
+                return
+            try:
+                is_it = stat_of(who[0])[2] == who[1]
+            except OSError:
+                is_it = False
+            if not is_it:
+                os.close(held)
+                return
+            self._held[uuid], self._by_file[held] = held, uuid
+            self._epoll.register(held, select.EPOLLIN)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._wait, name="keepers", daemon=True)
+                self._thread.start()
+
+    def signal(self, uuid: str, number: int) -> bool:
+        """Signal the keeper; False if it is not held."""
+        with self._lock:
+            held = self._held.get(uuid)
+            if held is None:
+                return False
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(held, number)
+            return True
+
+    def forget(self, uuid: str) -> None:
+        with self._lock:
+            held = self._held.pop(uuid, None)
+            if held is not None:
+                del self._by_file[held]
+                self._epoll.unregister(held)
+                os.close(held)
+
+    def close(self) -> None:
+        if self._thread is not None:
+            os.write(self._end, b"!")
+            self._thread.join()
+            self._thread = None
+        for uuid in list(self._held):
+            self.forget(uuid)
+
+    def _wait(self) -> None:
+        while True:
+            for file, _ in self._epoll.poll():
+                if file == self._ending:
+                    return
+                uuid = self._by_file.get(file)
+                if uuid is not None:
+                    self.forget(uuid)
+            self._wake()
