@@ -36,10 +36,13 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CSRF_HEADER = "X-CSRF-Token"
 
 _USERNAME = re.compile(r"[-a-zA-Z0-9_]{1,156}\Z")
-RESERVED_USERNAMES = frozenset(
-    "admin api app archives bookmarks cluster docs health healthz help login logout log_handler metrics nodes "
-    "openapi projects readyz searches settings sign-in sign-out static superusers tokens users v1 versions ws".split()
-)
+# fmt: off
+RESERVED_USERNAMES = frozenset({
+    "admin", "api", "app", "archives", "bookmarks", "cluster", "docs", "health", "healthz", "help", "login", "logout",
+    "log_handler", "metrics", "nodes", "openapi", "projects", "readyz", "searches", "settings", "sign-in", "sign-out",
+    "static", "superusers", "tokens", "users", "v1", "versions", "ws",
+})
+# fmt: on
 """First segments of paths that are, or will be, no user's."""
 
 _JOB = "/<username>/<project_name>/jobs/<int:job_id>"
@@ -73,7 +76,7 @@ def may_read(user: User, project: Project) -> bool:
 
 
 def may_write(user: User, project: Project) -> bool:
-    return bool(user.is_admin) or project.user_id == user.id
+    return bool(user.is_admin) or project.user == user
 
 
 def readable(user: User) -> Expression:
@@ -104,7 +107,9 @@ def find_project(user: User | None, username: str, name: str, *, to_write: bool 
 # Users and keys.
 
 
-def create_user(username: str, password: str | None = None, *, email: str | None = None, is_admin: bool = False) -> User:
+def create_user(
+    username: str, password: str | None = None, *, email: str | None = None, is_admin: bool = False
+) -> User:
     """Raises Invalid where the name does not do or is taken."""
     if not _USERNAME.match(username) or username.lower() in RESERVED_USERNAMES:
         raise Invalid([Problem("/username", f"`{username}` cannot be a user's name.")])

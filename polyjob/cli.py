@@ -58,6 +58,7 @@ def serve(host: str | None, port: int | None, data_dir: Path | None, runner: str
 def engine(data_dir: Path | None) -> None:
     """Run the jobs of a data folder, without a web server, until Ctrl-C. The jobs themselves go on."""
     from polyjob.engine import EngineRunning, run
+    from polyjob.first_start import UnusableFolder
     from polyjob.helper import end_with_parent
 
     end_with_parent()
@@ -68,7 +69,7 @@ def engine(data_dir: Path | None) -> None:
     except EngineRunning as error:
         fail(error)
     except OSError as error:
-        fail(f"cannot use the data folder {settings.data_dir}: {error.strerror or error}")
+        fail(UnusableFolder(settings.data_dir, error))
     except RuntimeError as error:
         fail(error)
 

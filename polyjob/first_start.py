@@ -15,7 +15,7 @@ from polyjob.database import open_database, write
 from polyjob.migrations import migrate
 from polyjob.models import Project, SignInLink, Token, User
 from polyjob.settings import Settings
-from polyjob.store import Store
+from polyjob.store import Store, StoreError
 from polyjob.tokens import digest, new_key
 
 USER = "root"
@@ -26,7 +26,13 @@ LINK_LIFE = datetime.timedelta(hours=1)
 
 
 class UnusableFolder(Exception):
-    """The data folder cannot be made, read or written; the text says why."""
+    """The data folder cannot be made, read or written; the text says why, in one line."""
+
+    def __init__(self, data_dir: Path, error: Exception) -> None:
+        reason = getattr(error, "strerror", None) or error
+        super().__init__(
+            error if isinstance(error, StoreError) else f"the data folder {data_dir} cannot be used: {reason}"
+        )
 
 
 def open_folder(settings: Settings) -> None:
@@ -41,10 +47,7 @@ def open_folder(settings: Settings) -> None:
         migrate(settings.data_dir)
         first_start(settings)
     except (OSError, DatabaseError) as error:
-        reason = getattr(error, "strerror", None)
-        if reason is None and isinstance(error, OSError):
-            raise UnusableFolder(error) from error  # the store's own words
-        raise UnusableFolder(f"cannot use the data folder {settings.data_dir}: {reason or error}") from error
+        raise UnusableFolder(settings.data_dir, error) from error
 
 
 def _make_private(path: Path) -> None:

@@ -55,6 +55,7 @@ def post_worker_init(worker: Any) -> None:
     """Followers of logs leave as soon as their worker is told to end, so that it never waits for them."""
     from polyjob import watch
 
+    watch.set_limit(_settings.followers)
     watch.end_when(lambda: not worker.alive)
 
 

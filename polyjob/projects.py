@@ -17,7 +17,7 @@ from polyjob.models import Code, Project, User
 from polyjob.settings import Settings
 from polyjob.store import Store
 
-RESERVED = frozenset("archive bookmark bookmarks jobs builds names projects restore settings".split())
+RESERVED = frozenset({"archive", "bookmark", "bookmarks", "builds", "jobs", "names", "projects", "restore", "settings"})
 """Second segments of paths that are, or will be, no project's."""
 
 
@@ -46,9 +46,7 @@ def create(user: User, attributes: Mapping[str, Any], settings: Settings) -> Pro
 
 def list_projects(owner: User) -> ModelSelect[Project]:
     """Last changed first."""
-    return (
-        Project.select().where(Project.user == owner).order_by(Project.updated_at.desc(), Project.id.desc())
-    )
+    return Project.select().where(Project.user == owner).order_by(Project.updated_at.desc(), Project.id.desc())
 
 
 def upload_code(project: Project, user: User, source: BinaryIO, settings: Settings) -> Code:

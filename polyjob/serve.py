@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import http.client
 import json
+import os
 import shlex
 import socket
 import sys
@@ -21,7 +22,7 @@ from polyjob.first_start import PROJECT, TOKEN_FILE, USER, UnusableFolder, kept_
 from polyjob.helper import ENGINE, Child, child_environment, tend
 from polyjob.lock import EngineRunning, engine_running
 from polyjob.models import CLAIMED, Job
-from polyjob.settings import Settings
+from polyjob.settings import SettingError, Settings, read_settings
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -39,12 +40,12 @@ class CannotServe(Exception):
 
 def web() -> Flask:
     """The web application of this process's environment. Exits in one line where a setting is wrong."""
-    import os
-
     from polyjob.app import create_app
-    from polyjob.settings import read_settings
 
-    return create_app(read_settings(os.environ))
+    try:
+        return create_app(read_settings(os.environ))
+    except SettingError as error:
+        sys.exit(f"polyjob: {error}")
 
 
 def run(settings: Settings) -> int:
@@ -88,7 +89,7 @@ def _wait_for_old_engine(settings: Settings) -> None:
                 raise CannotServe(EngineRunning(settings.data_dir, pid))
             time.sleep(0.05)
     except OSError as error:
-        raise CannotServe(f"cannot use the data folder {settings.data_dir}: {error.strerror}") from error
+        raise CannotServe(UnusableFolder(settings.data_dir, error)) from error
 
 
 def listen(settings: Settings) -> socket.socket:

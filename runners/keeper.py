@@ -16,6 +16,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import select
 import signal
 import sys
@@ -419,8 +420,6 @@ def _failure(message: str) -> dict[str, Any]:
 
 
 def _ended(status: int, supervisor: Supervisor) -> dict[str, Any]:
-    import resource
-
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
     end: dict[str, Any] = {

@@ -14,7 +14,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from polyjob.app import create_app
-from polyjob.database import now, write
+from polyjob.clock import now
+from polyjob.database import write
 from polyjob.models import Build, Job, JobStatus, Project, SignInLink, User
 from polyjob.pages import template_folder, words
 from polyjob.pages.lists import PAGE_SIZE

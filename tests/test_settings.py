@@ -12,7 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_the_documentation_shows_the_table():
-    rows = [line for line in (ROOT / "docs/configuration.md").read_text().splitlines() if line.startswith("| `POLYJOB_")]
+    rows = [
+        line for line in (ROOT / "docs/configuration.md").read_text().splitlines() if line.startswith("| `POLYJOB_")
+    ]
     assert rows == [document_row(*row) for row in table()]
 
 

@@ -27,7 +27,7 @@ def read_body() -> dict[str, Any]:
             return {}
         raise UnsupportedMediaType(f"Unsupported media type `{kind}` in request; send `application/json`.")
     data = request.get_data(cache=True, parse_form_data=False)
-    if kind in FORMS and not data.lstrip()[:1] == b"{":
+    if kind in FORMS and data.lstrip()[:1] != b"{":
         return request.form.to_dict()
     return _parse(data)
 

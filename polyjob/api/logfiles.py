@@ -19,6 +19,7 @@ from werkzeug.datastructures import Range
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 from werkzeug.wsgi import wrap_file
 
+from polyjob.api.bodies import FORMS
 from polyjob.errors import Invalid, NotFound, Problem
 
 LIVE_END = (1 << 53) - 1
@@ -198,12 +199,13 @@ def _may_range(identity: str) -> bool:
 
 def read_posted() -> bytes:
     """The bytes that a client sends for a log: a JSON string or list of them, each made whole lines, or any other body
-    as it is. Raises Invalid."""
-    if not request.is_json:
-        return request.get_data()
+    as it is. JSON that comes as a form, as curl has it, is JSON. Raises Invalid."""
+    data = request.get_data()
+    if not request.is_json and not (request.mimetype in FORMS and data.lstrip()[:1] in (b'"', b"[")):
+        return data
     try:
-        lines = json.loads(request.get_data())
-    except ValueError:
+        lines = json.loads(data)
+    except (ValueError, RecursionError):
         raise Invalid([Problem("", "The body is not JSON.")]) from None
     lines = [lines] if isinstance(lines, str) else lines
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):

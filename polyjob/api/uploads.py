@@ -59,14 +59,11 @@ class FilePart(io.RawIOBase):
 
     def _step(self) -> None:
         """Take the next event of the body."""
-        try:
-            event: Any = self._decoder.next_event()
-            if isinstance(event, NeedData):
-                block = self._stream.read(BLOCK)
-                self._decoder.receive_data(block or None)
-        except (ValueError, RequestEntityTooLarge) as error:
-            raise _broken() from error
-        if isinstance(event, File) and event.name == self._name and not self._is_found:
+        event = self._decode()
+        if isinstance(event, NeedData):
+            block = self._stream.read(BLOCK)
+            self._decode(block)
+        elif isinstance(event, File) and event.name == self._name and not self._is_found:
             self._is_found = self._is_inside = True
         elif isinstance(event, Data) and self._is_inside:
             self._content = bytes(event.data)
@@ -76,6 +73,11 @@ class FilePart(io.RawIOBase):
             if not self._is_found:
                 raise Invalid([Problem(f"/{self._name}", f"The body has no file named `{self._name}`.")])
 
-
-def _broken() -> Invalid:
-    return Invalid([Problem("", "The body is no whole multipart message.")])
+    def _decode(self, block: bytes | None = None) -> Any:
+        """Give the decoder a block (empty = the end), or else take its next event."""
+        try:
+            if block is None:
+                return self._decoder.next_event()
+            return self._decoder.receive_data(block or None)
+        except (ValueError, RequestEntityTooLarge) as error:
+            raise Invalid([Problem("", "The body is no whole multipart message.")]) from error

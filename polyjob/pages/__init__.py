@@ -11,7 +11,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob import auth, jobs
-from polyjob.database import now
+from polyjob.api.paging import root
+from polyjob.clock import now
 from polyjob.errors import Forbidden, NotFound, PolyjobError, Unavailable
 from polyjob.models import Project, User
 from polyjob.pages import words
@@ -105,7 +106,7 @@ def _list(user: User, project: Project | None, where: Expression) -> str:
         project=project,
         page=read_page(where, request.args),
         target=target.replace(".", "/", 1),
-        base_url=request.url_root.rstrip("/"),
+        base_url=root(),
     )
 
 

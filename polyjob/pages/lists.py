@@ -37,7 +37,7 @@ def read_page(where: Expression, arguments: Mapping[str, str]) -> Page:
         query = query.where(Job.id < before).order_by(Job.id.desc())
     else:
         query = query.order_by(Job.id.desc())
-    found = [number for (number,) in query.tuples()]
+    found = [row.id for row in query]
     has_more, found = len(found) > PAGE_SIZE, found[:PAGE_SIZE]
     has_newer = has_more if after is not None else before is not None
     has_older = has_more if after is None else True

@@ -12,7 +12,7 @@ from flask import current_app, url_for
 
 from polyjob import jobs
 from polyjob.api.logfiles import log_length, tail_start
-from polyjob.database import now
+from polyjob.clock import now
 from polyjob.models import Job, JobStatus, Project
 from polyjob.pages import words
 from polyjob.statuses import Status

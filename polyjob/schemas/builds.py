@@ -84,4 +84,6 @@ class BuildSchema(BuildRowSchema):
 
 class BuildStatusSchema(RunStatusSchema):
     build = fields.Integer(attribute="build_id")
-    job = fields.Integer(attribute="build_id", metadata={"description": "The same number, for old clients."})
+    job = fields.Function(
+        lambda status: status.build_id, metadata={"type": "integer", "description": "The same number, for old clients."}
+    )

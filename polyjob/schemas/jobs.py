@@ -42,6 +42,10 @@ class JobView:
         return f"plx-job-{self.job.uuid}"
 
     @property
+    def in_cluster(self) -> bool:
+        return bool(self.job.is_managed)
+
+    @property
     def build_job(self) -> str | None:
         return f"{self.job.project.unique_name}.builds.{self.job.build_id}" if self.job.build_id else None
 
@@ -112,7 +116,7 @@ class JobRowSchema(Schema):
     is_clone = fields.Boolean()
     backend = fields.String(attribute="runner")
     is_managed = fields.Boolean()
-    in_cluster = fields.Boolean(attribute="is_managed")
+    in_cluster = fields.Boolean(metadata={"description": "The same as `is_managed`, for old clients."})
     bookmarked = fields.Boolean()
     node_scheduled = fields.String(attribute="node", allow_none=True)
     exit_code = fields.Integer(allow_none=True)

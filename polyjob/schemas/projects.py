@@ -28,6 +28,10 @@ class ProjectView:
         return getattr(self.project, name)
 
     @property
+    def owner(self) -> str:
+        return str(self.project.user.username)
+
+    @property
     def has_code(self) -> bool:
         return self.project.code_id is not None
 
@@ -38,7 +42,7 @@ class ProjectRowSchema(Schema):
     id = fields.Integer()
     uuid = fields.String()
     user = fields.String(attribute="user.username")
-    owner = fields.String(attribute="user.username")
+    owner = fields.String(metadata={"description": "The same as `user`."})
     name = fields.String()
     unique_name = fields.String()
     description = fields.String(allow_none=True)

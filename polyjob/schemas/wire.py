@@ -87,5 +87,3 @@ class RunStatusSchema(Schema):
     message = fields.String(allow_none=True)
     traceback = fields.String(allow_none=True)
     details = fields.Dict(allow_none=True)
-
-

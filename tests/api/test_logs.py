@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import time
@@ -16,7 +17,8 @@ from werkzeug.test import TestResponse
 
 from polyjob import watch
 from polyjob.app import create_app
-from polyjob.database import now, write
+from polyjob.clock import now
+from polyjob.database import write
 from polyjob.models import Build, Job, Project, Token, User
 from polyjob.settings import Settings
 from polyjob.statuses import Status
@@ -251,7 +253,7 @@ def test_a_range_counts_within_what_the_query_names(client: FlaskClient, job: Jo
 def test_a_wrong_parameter_is_a_400_that_names_it(client: FlaskClient, job: Job, query: str, named: set[str]) -> None:
     answer = get(client, url(job, query))
     assert answer.status_code == 400
-    assert {error["pointer"] for error in answer.json["errors"]} == named
+    assert {error["parameter"] for error in answer.json["errors"]} == named
 
 
 # Followed.
@@ -369,7 +371,8 @@ def test_what_is_sent_for_a_job_that_others_run_is_appended(client: FlaskClient,
     assert post(client, job, json.dumps("one\ntwo").encode()).status_code == 200
     assert post(client, job, json.dumps(["three", "four"]).encode()).status_code == 200
     assert post(client, job, b"f\xfcnf\n", "text/plain").status_code == 200
-    assert get(client, url(job)).data == b"one\ntwo\nthree\nfour\nf\xfcnf\n"
+    assert post(client, job, b'"six"', "application/x-www-form-urlencoded").status_code == 200
+    assert get(client, url(job)).data == b"one\ntwo\nthree\nfour\nf\xfcnf\nsix\n"
 
 
 def test_what_is_sent_for_a_job_that_polyjob_runs_is_dropped(
@@ -388,8 +391,6 @@ def test_what_is_no_text_is_a_400_and_changes_nothing(client: FlaskClient, job: 
 
 
 def test_the_limit_of_logs_holds_for_what_is_sent(settings: Settings, user: User, job: Job) -> None:
-    import dataclasses
-
     with write("test"):
         Token.create(user=user, name="test", digest=digest(KEY), created_at=now())
     client = create_app(dataclasses.replace(settings, log_limit=10)).test_client()

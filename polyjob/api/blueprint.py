@@ -1,0 +1,120 @@
+"""flask-smorest, bent to the documented API: bodies are read by the views, after access is checked; every operation
+documents its errors as problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flask_smorest
+from flask import Flask
+from flask_smorest.utils import prepare_response
+from marshmallow import Schema
+
+from polyjob.api import paging
+from polyjob.api.problems import MIMETYPE
+from polyjob.schemas.wire import ProblemSchema, page_of
+
+View = Callable[..., Any]
+_COMMON = ("UNAUTHORIZED", "NOT_FOUND", "SERVICE_UNAVAILABLE")
+_OF_WRITES = ("BAD_REQUEST", "FORBIDDEN", "CONTENT_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
+_CODES = {
+    "BAD_REQUEST": "400",
+    "UNAUTHORIZED": "401",
+    "FORBIDDEN": "403",
+    "NOT_FOUND": "404",
+    "CONTENT_TOO_LARGE": "413",
+    "UNSUPPORTED_MEDIA_TYPE": "415",
+    "SERVICE_UNAVAILABLE": "503",
+}
+
+
+class Blueprint(flask_smorest.Blueprint):
+    """Adds what documents a view and changes nothing of it."""
+
+    def takes(self, schema: type[Schema], *, required: bool = False) -> Callable[[View], View]:
+        """The view reads a body like this."""
+        content = {"application/json": {"schema": schema}}
+        return self._documented(requestBody={"required": required, "content": content})
+
+    def page(self, item: type[Schema]) -> Callable[[View], View]:
+        """The view answers with a page of such items."""
+
+        def decorate(view: View) -> View:
+            documented = self._documented(parameters=paging.PARAMETERS)(view)
+            return self.response(200, page_of(item))(documented)
+
+        return decorate
+
+    def nothing(self, status: int) -> Callable[[View], View]:
+        """The view answers with this status and no body."""
+        return self.response(status)
+
+    def open_to_all(self, view: View) -> View:
+        """No key is asked for."""
+        return self._documented(security=[])(view)
+
+    def _documented(self, **members: Any) -> Callable[[View], View]:
+        return self.doc(**members)
+
+
+class Api(flask_smorest.Api):
+    """The OpenAPI document."""
+
+    ERROR_SCHEMA = ProblemSchema
+
+    def _register_error_handlers(self) -> None:
+        """Left to `polyjob.api.problems`."""
+
+    def _register_responses(self) -> None:
+        """As the parent does, with the media type of problems."""
+        for name in _CODES:
+            response = {"description": name.replace("_", " ").capitalize(), "schema": self.ERROR_SCHEMA}
+            prepare_response(response, self.spec, MIMETYPE)
+            self.spec.components.response(name, response, lazy=True)
+        response = {"description": "Any other error", "schema": self.ERROR_SCHEMA}
+        prepare_response(response, self.spec, MIMETYPE)
+        self.spec.components.response("DEFAULT_ERROR", response, lazy=True)
+
+    def register_blueprint(self, blp: Any, **options: Any) -> None:
+        if document_errors not in blp._prepare_doc_cbks:
+            blp._prepare_doc_cbks.append(document_errors)
+        super().register_blueprint(blp, **options)
+
+
+def document_errors(doc: dict[str, Any], info: dict[str, Any], *, method: str, **kwargs: Any) -> dict[str, Any]:
+    """Every operation can end in these."""
+    if info.get("manual_doc", {}).get("security") == []:
+        names: tuple[str, ...] = ()
+    else:
+        names = _COMMON if method == "get" else _COMMON + _OF_WRITES
+    responses = doc.setdefault("responses", {})
+    for name in names:
+        responses.setdefault(_CODES[name], name)
+    responses.setdefault("default", "DEFAULT_ERROR")
+    return doc
+
+
+def make_api(app: Flask) -> Api:
+    """The API of this app, without blueprints yet; its document is at `/openapi.json`."""
+    app.config.update(
+        API_TITLE="polyjob",
+        API_VERSION="v1",
+        OPENAPI_VERSION="3.1.0",
+        OPENAPI_URL_PREFIX="/",
+        OPENAPI_JSON_PATH="openapi.json",
+        API_SPEC_OPTIONS={
+            "security": [{"token": []}],
+            "components": {
+                "securitySchemes": {
+                    "token": {
+                        "type": "apiKey",
+                        "in": "header",
+                        "name": "Authorization",
+                        "description": "`token KEY`, in any case; `Bearer KEY` does as well.",
+                    }
+                }
+            },
+        },
+    )
+    return Api(app)

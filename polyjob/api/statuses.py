@@ -1,0 +1,101 @@
+"""The history of a job, and what a client inside one reports: statuses, heartbeats, code references."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response
+
+from polyjob import auth, jobs
+from polyjob.api.blueprint import Blueprint
+from polyjob.api.bodies import read_body
+from polyjob.api.context import JOB, empty, find_project, me, settings
+from polyjob.api.paging import limit, offset, page
+from polyjob.database import write
+from polyjob.errors import NotFound
+from polyjob.models import Job, JobStatus
+from polyjob.schemas.checks import check_values, load
+from polyjob.schemas.jobs import JobStatusSchema, StatusBody, read_status
+from polyjob.schemas.users import CodeReferenceBody, CodeReferenceSchema
+from polyjob.transitions import change
+
+BRANCH = "master"
+REFERENCE_LENGTH = 200
+
+blp = Blueprint("statuses", __name__, description="What became of a job, and what it reports of itself.")
+
+
+@blp.get(f"{JOB}/statuses")
+@blp.page(JobStatusSchema)
+def list_statuses(username: str, project_name: str, job_id: int) -> dict[str, Any]:
+    """List the statuses of a job, oldest first"""
+    query = jobs.list_statuses(jobs.find(find_project(username, project_name), job_id))
+    return page(list(query.limit(limit()).offset(offset())), query.count())
+
+
+@blp.get(f"{JOB}/statuses/<uuid>")
+@blp.response(200, JobStatusSchema)
+def get_status(username: str, project_name: str, job_id: int, uuid: str) -> JobStatus:
+    """Get one status of a job"""
+    query = jobs.list_statuses(jobs.find(find_project(username, project_name), job_id))
+    status: JobStatus | None = query.where(JobStatus.uuid == uuid.replace("-", "").lower()).first()
+    if status is None:
+        raise NotFound("Not found.")
+    return status
+
+
+@blp.post(f"{JOB}/statuses")
+@blp.takes(StatusBody)
+@blp.response(201, JobStatusSchema)
+def post_status(username: str, project_name: str, job_id: int) -> JobStatus:
+    """Report a status
+
+    A job that polyjob runs keeps it as a note, and the answer is its latest status; only `stopped` from a person is a
+    wish to stop it. Any other job takes it as its status, where it may follow.
+    """
+    job = jobs.find(find_project(username, project_name), job_id)
+    sent = read_status(read_body())
+    return jobs.post_status(job, **sent, user=me() if auth.is_person() else None, settings=settings())
+
+
+@blp.post(f"{JOB}/_heartbeat")
+@blp.nothing(200)
+def heartbeat(username: str, project_name: str, job_id: int) -> Response:
+    """Say that the job lives; polyjob asks the system itself, and keeps nothing of this"""
+    jobs.find(find_project(username, project_name), job_id)
+    return empty(200)
+
+
+@blp.get(f"{JOB}/coderef")
+@blp.response(200, CodeReferenceSchema)
+def get_code_reference(username: str, project_name: str, job_id: int) -> dict[str, Any]:
+    """Get the code that a job runs with"""
+    return _reference(jobs.find(find_project(username, project_name), job_id))
+
+
+@blp.post(f"{JOB}/coderef")
+@blp.takes(CodeReferenceBody)
+@blp.response(201, CodeReferenceSchema)
+def post_code_reference(username: str, project_name: str, job_id: int) -> dict[str, Any]:
+    """Report where the job's code came from; kept as a note on the job"""
+    job = jobs.find(find_project(username, project_name), job_id)
+    body = read_body()
+    check_values(body)
+    sent = load(CodeReferenceSchema(), {}, "") | load(CodeReferenceBody(), body, "")
+    _note(job, sent)
+    return _reference(job) | {name: value for name, value in sent.items() if value is not None}
+
+
+def _note(job: Job, sent: dict[str, Any]) -> None:
+    words = [str(sent.get(name))[:REFERENCE_LENGTH] for name in ("git_url", "branch", "commit") if sent.get(name)]
+    if words:
+        with write("code-reference"):
+            change(job, notes=jobs.with_note(job.notes, "code", f"The job reported its code: {', '.join(words)}."))
+
+
+def _reference(job: Job) -> dict[str, Any]:
+    nothing: dict[str, Any] = dict.fromkeys(CodeReferenceSchema().fields)
+    if job.code is None:
+        return nothing
+    known = {"id": job.code.id, "commit": job.code.digest, "head": job.code.digest, "branch": BRANCH}
+    return nothing | known | {"is_dirty": False, "repo": job.project.unique_name}

@@ -1,0 +1,131 @@
+"""The web application: settings → database → blueprints → errors. Each worker process makes one, after its fork."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from flask import Flask, current_app, request
+from peewee import PeeweeException
+from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.routing import IntegerConverter
+from werkzeug.wrappers import Response
+
+from polyjob import auth, pages
+from polyjob.api import builds, jobs, logs, outputs, problems, projects, service, statuses, users
+from polyjob.api.blueprint import make_api
+from polyjob.api.paths import PlainPaths
+from polyjob.database import open_database
+from polyjob.errors import PolyjobError, Unavailable
+from polyjob.models import Meta
+from polyjob.settings import Settings
+
+API = "/api/v1"
+SESSION_LIFE = datetime.timedelta(days=14)
+_WITHOUT_DATABASE = frozenset({"health.healthz", "health.readyz", "pages.static", "api-docs.openapi_json"})
+
+
+class Number(IntegerConverter):
+    """An id in a path: plain digits, and no more than a database's number has."""
+
+    regex = "[0-9]{1,18}"
+
+
+def create_app(settings: Settings) -> Flask:
+    """Migrates nothing: while the database has another schema than this code works with, requests are answered 503.
+
+    Raises OSError where the data folder is missing.
+    """
+    app = Flask("polyjob", static_folder=None)
+    app.config.update(
+        SETTINGS=settings,
+        MAX_CONTENT_LENGTH=settings.body_limit,
+        MAX_FORM_MEMORY_SIZE=settings.body_limit,
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_COOKIE_SECURE=settings.public_url.startswith("https:"),
+        PERMANENT_SESSION_LIFETIME=SESSION_LIFE,
+    )
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.url_map.converters["int"] = Number
+    app.url_map.merge_slashes = False
+    app.wsgi_app = PlainPaths(app.wsgi_app)  # type: ignore[method-assign]
+    if settings.trusted_proxies:
+        hops = settings.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
+    open_database(settings.data_dir)
+    _register_blueprints(app)
+    _register_errors(app)
+    app.before_request(_check_request)
+    app.after_request(_secure)
+    return app
+
+
+def _register_blueprints(app: Flask) -> None:
+    api = make_api(app)
+    for module in (projects, jobs, statuses, outputs, builds, logs, users, service):
+        api.register_blueprint(module.blp, url_prefix=API)
+    api.register_blueprint(service.health)
+    app.register_blueprint(pages.blp)
+
+
+# What comes before every view.
+
+
+def _check_request() -> None:
+    if request.endpoint in _WITHOUT_DATABASE:
+        return
+    fault = service.database_fault()
+    if fault is not None:
+        raise Unavailable(fault)
+    _take_secret()
+    if request.path.startswith(f"{API}/") and not _is_open():
+        auth.authenticate()
+
+
+def _take_secret() -> None:
+    """The key that signs sessions, once there is one; and a cookie's name that no other polyjob on this host has."""
+    if current_app.secret_key is None:
+        meta = {row.key: row.value for row in Meta.select()}
+        current_app.config["SESSION_COOKIE_NAME"] = f"polyjob_{meta['installation'][:8]}"
+        current_app.secret_key = bytes.fromhex(meta["secret"])
+
+
+def _is_open() -> bool:
+    """Whether the view asks for no key. A path of no view asks for one, and so tells nobody anything."""
+    endpoint = request.endpoint or ""
+    return endpoint.startswith("service.") or endpoint == "users.log_in"
+
+
+def _secure(response: Response) -> Response:
+    if request.path.startswith(f"{API}/"):
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+# Errors.
+
+
+def _register_errors(app: Flask) -> None:
+    app.register_error_handler(PolyjobError, _refusal)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(OSError, problems.answer_fault)
+    app.register_error_handler(PeeweeException, problems.answer_fault)
+
+
+def _refusal(error: PolyjobError) -> Any:
+    return pages.error_page(error) if _wants_page() else problems.answer_refusal(error)
+
+
+def _http_error(error: HTTPException) -> Any:
+    return pages.error_page(error) if _wants_page() else problems.answer_http(error)
+
+
+def _wants_page() -> bool:
+    """Whether a browser asks for something that is not the API's."""
+    return (
+        not request.path.startswith("/api/")
+        and request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
+    )

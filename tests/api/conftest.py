@@ -1,0 +1,120 @@
+"""The whole application on a real database, and clients that speak to it as users."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from typing import Any
+
+import pytest
+
+from polyjob import auth
+from polyjob.app import create_app
+from polyjob.clock import now
+from polyjob.database import write
+from polyjob.models import Job, Project, User
+from polyjob.transitions import transition
+
+BASE = "/api/v1/ana/demo"
+JOBS = f"{BASE}/jobs"
+CONFIG = {"version": 1, "kind": "job", "run": {"cmd": "true"}}
+
+
+class Client:
+    """A test client that shows a key."""
+
+    def __init__(self, app: Any, key: str | None = None) -> None:
+        self.http = app.test_client()
+        self.headers = {"Authorization": f"token {key}"} if key else {}
+
+    def call(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
+        headers = self.headers | options.pop("headers", {})
+        if body is not None:
+            options["json"] = body
+        return self.http.open(path, method=method, headers=headers, **options)
+
+    def get(self, path: str, **options: Any) -> Any:
+        return self.call("GET", path, **options)
+
+    def post(self, path: str, body: Any = None, **options: Any) -> Any:
+        return self.call("POST", path, body, **options)
+
+    def patch(self, path: str, body: Any = None, **options: Any) -> Any:
+        return self.call("PATCH", path, body, **options)
+
+    def put(self, path: str, body: Any = None, **options: Any) -> Any:
+        return self.call("PUT", path, body, **options)
+
+    def delete(self, path: str, body: Any = None, **options: Any) -> Any:
+        return self.call("DELETE", path, body, **options)
+
+    def submit(self, **config: Any) -> dict[str, Any]:
+        answer = self.post(JOBS, {"config": CONFIG | config})
+        assert answer.status_code == 201, answer.text
+        return answer.json
+
+
+@pytest.fixture
+def app(settings):
+    app = create_app(settings)
+    app.testing = True
+    return app
+
+
+@pytest.fixture
+def client(app, user, project):
+    """Ana, who owns the project `demo`."""
+    return Client(app, auth.new_token(user, "test"))
+
+
+@pytest.fixture
+def other(app, client):
+    """Bob, who owns nothing."""
+    return Client(app, auth.new_token(auth.create_user("bob"), "test"))
+
+
+@pytest.fixture
+def admin(app, client):
+    return Client(app, auth.new_token(auth.create_user("eva", is_admin=True), "test"))
+
+
+@pytest.fixture
+def nobody(app, client):
+    return Client(app)
+
+
+def publish():
+    with write("test"):
+        Project.update(is_public=True).execute()
+
+
+def bring(number: int, *statuses: Any, **columns: Any) -> Job:
+    """Have the job go through these statuses, as the engine would."""
+    job = Job.get_by_id(number)
+    with write("test"):
+        for status in statuses:
+            assert transition(job, status)
+        if columns:
+            Job.update(**columns).where(Job.id == number).execute()
+    return Job.get_by_id(number)
+
+
+def tar(files: dict[str, bytes]) -> bytes:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return data.getvalue()
+
+
+def pointers(answer: Any) -> list[str]:
+    """The pointers of a 400 problem."""
+    assert answer.status_code == 400, answer.text
+    assert answer.mimetype == "application/problem+json"
+    return [item.get("pointer", item.get("parameter")) for item in json.loads(answer.text)["errors"]]
+
+
+__all__ = ["BASE", "CONFIG", "JOBS", "Client", "User", "bring", "now", "pointers", "publish", "tar"]

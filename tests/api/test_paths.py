@@ -1,0 +1,43 @@
+"""Every spelling of a path leads to its view, without a redirect."""
+
+from __future__ import annotations
+
+import pytest
+
+from polyjob.api.paths import plain
+
+from .conftest import BASE, CONFIG, JOBS
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("", "/"), ("/", "/"), ("//", "/"), ("/a", "/a"), ("/a/", "/a"), ("/a//b///c//", "/a/b/c"), ("//a", "/a")],
+)
+def test_plain(path, expected):
+    assert plain(path) == expected
+
+
+@pytest.mark.parametrize("spelling", ["{0}", "{0}/", "{0}//"])
+@pytest.mark.parametrize("name", ["", "/statuses", "/logs", "/outputs", "/outputs/download", "/coderef"])
+def test_reads_with_and_without_final_slash(client, name, spelling):
+    number = client.submit()["id"]
+    assert client.get(spelling.format(f"{JOBS}/{number}{name}")).status_code == 200
+
+
+@pytest.mark.parametrize("path", [f"{BASE}//jobs/", "/api//v1/ana//demo/jobs", f"{BASE}/jobs/"])
+def test_writes_by_odd_spellings_have_their_effect(client, path):
+    answer = client.post(path, {"config": CONFIG})
+    assert answer.status_code == 201
+    assert client.get(JOBS).json["count"] == 1
+
+
+def test_fixed_segments_come_before_users(client):
+    assert client.get("/api/v1/users/").json["username"] == "ana"
+    assert client.get("/api/v1/versions/cli/").json["min_version"] == "0.0.0"
+    assert client.get("/api/v1/log_handler").json["tags"] == {}
+
+
+@pytest.mark.parametrize("number", ["9" * 18, "9" * 19, "9" * 40, "0", "-1", "1.0", "x", "٣"])
+def test_numbers_that_are_no_ids_are_not_found(client, number):
+    answer = client.get(f"{JOBS}/{number}")
+    assert (answer.status_code, answer.json["status"]) == (404, 404)

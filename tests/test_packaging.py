@@ -1,0 +1,96 @@
+"""What is delivered: a wheel with all that the server needs, a lock that holds it, and no trace of one machine."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import polyjob
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK = (ROOT / "requirements.lock").read_text()
+
+
+def name_of(requirement):
+    return re.match(r"[A-Za-z0-9._-]+", requirement).group().lower().replace("_", "-")
+
+
+def test_one_version():
+    assert polyjob.__version__ == PROJECT["version"]
+    assert f"## {polyjob.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_lock_pins_every_requirement_by_hash():
+    entries = re.sub(r"\\\n\s*", "", LOCK).splitlines()
+    pinned = {}
+    for entry in entries:
+        found = re.fullmatch(r"([a-z0-9-]+)==([\w.]+)( ; [^-]+?)?((\s*--hash=sha256:[0-9a-f]{64})+)", entry)
+        assert found, entry
+        pinned[found.group(1)] = found.group(2)
+    wanted = [*PROJECT["dependencies"], *itertools.chain.from_iterable(PROJECT["optional-dependencies"].values())]
+    assert {name_of(requirement) for requirement in wanted} <= pinned.keys()
+
+
+def test_the_lock_names_no_host_and_no_path():
+    assert "://" not in LOCK
+    assert "/" not in LOCK
+    assert not re.search(r"^\s*-(?!-hash)", LOCK, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_the_wheel_holds_all_that_the_checkout_has(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        inside = set(archive.namelist())
+    for folder, prefix in [("polyjob", ""), ("runners", ""), ("templates", "polyjob/")]:
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                assert prefix + path.relative_to(ROOT).as_posix() in inside
+
+
+def test_the_wheel_runs_without_the_checkout(wheel, tmp_path):
+    folder = tmp_path / "installed"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("POLYJOB_", "COV"))}
+    command = [sys.executable, "-m", "polyjob", "--version"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environ | {"PYTHONPATH": str(folder)}, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, f"polyjob, version {polyjob.__version__}\n"), done.stderr
+
+
+def test_a_missing_python_is_named_in_one_line(tmp_path):
+    done = subprocess.run(
+        ["/bin/sh", str(ROOT / "tools/python")], env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "polyjob: Python 3.11 or newer is missing; install it and try again.\n"
+
+
+@pytest.mark.parametrize(("module", "said"), [("venv", "module venv"), ("ensurepip", "module ensurepip")])
+def test_a_missing_part_of_python_is_named_in_one_line(module, said, tmp_path):
+    fake = tmp_path / "python3"
+    fake.write_text(f'#!/bin/sh\ncase "$2" in *{module}*) exit 1;; esac\nexit 0\n')
+    fake.chmod(0o755)
+    done = subprocess.run(
+        ["/bin/sh", str(ROOT / "tools/python")], env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"polyjob: the {said} of python3 is missing; install it and try again.\n"
