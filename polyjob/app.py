@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from flask import Flask, current_app, request
+from flask import Flask, Request, request
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from peewee import PeeweeException
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -55,6 +56,8 @@ def create_app(settings: Settings) -> Flask:
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
     open_database(settings.data_dir)
+    app.session_interface = Sessions()
+    take_secret(app)
     _register_blueprints(app)
     _register_errors(app)
     app.before_request(_check_request)
@@ -79,17 +82,25 @@ def _check_request() -> None:
     fault = service.database_fault()
     if fault is not None:
         raise Unavailable(fault)
-    _take_secret()
     if request.path.startswith(f"{API}/") and not _is_open():
         auth.authenticate()
 
 
-def _take_secret() -> None:
-    """The key that signs sessions, once there is one; and a cookie's name that no other polyjob on this host has."""
-    if current_app.secret_key is None:
+class Sessions(SecureCookieSessionInterface):
+    """Signed with the installation's own key, which may come into being after this process."""
+
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        take_secret(app)
+        return super().open_session(app, request)
+
+
+def take_secret(app: Flask) -> None:
+    """Have sessions signed with the database's key, under a name that no other polyjob on this host has. Does nothing
+    once that is so, and while the database is not ready."""
+    if app.secret_key is None and service.database_fault() is None:
         meta = {row.key: row.value for row in Meta.select()}
-        current_app.config["SESSION_COOKIE_NAME"] = f"polyjob_{meta['installation'][:8]}"
-        current_app.secret_key = bytes.fromhex(meta["secret"])
+        app.config["SESSION_COOKIE_NAME"] = f"polyjob_{meta['installation'][:8]}"
+        app.secret_key = bytes.fromhex(meta["secret"])
 
 
 def _is_open() -> bool:

@@ -76,7 +76,7 @@ def may_read(user: User, project: Project) -> bool:
 
 
 def may_write(user: User, project: Project) -> bool:
-    return bool(user.is_admin) or project.user == user
+    return bool(user.is_admin or project.user == user)
 
 
 def readable(user: User) -> Expression:

@@ -22,6 +22,11 @@ def to_microseconds(value: datetime.datetime) -> int:
     return (value - EPOCH) // datetime.timedelta(microseconds=1)
 
 
+def from_microseconds(value: int) -> datetime.datetime:
+    """The inverse of `to_microseconds`."""
+    return EPOCH + datetime.timedelta(microseconds=value)
+
+
 class Clock:
     """Both clocks. Tests put another in its place and move it by hand."""
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from peewee import BigIntegerField, SqliteDatabase, TextField
 
-from polyjob.clock import EPOCH, now, to_microseconds
+from polyjob.clock import from_microseconds, to_microseconds
 from polyjob.crashpoints import crash_point
 
 PRAGMAS = {
@@ -30,8 +30,6 @@ PRAGMAS = {
     "cache_size": -8_000,
     "temp_store": "memory",
 }
-
-__all__ = ["InstantField", "JSONField", "close_database", "database", "now", "open_database", "write"]
 
 database = SqliteDatabase(None)
 
@@ -91,7 +89,7 @@ class InstantField(BigIntegerField):
         return None if value is None else to_microseconds(value)
 
     def python_value(self, value: int | None) -> datetime.datetime | None:
-        return None if value is None else EPOCH + datetime.timedelta(microseconds=value)
+        return None if value is None else from_microseconds(value)
 
 
 class JSONField(TextField):

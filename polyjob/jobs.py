@@ -15,12 +15,13 @@ from peewee import ModelSelect
 
 from polyjob import specs
 from polyjob.clock import now
-from polyjob.database import write
+from polyjob.database import database, write
 from polyjob.errors import Invalid, NotFound, Problem, Unavailable
 from polyjob.hints import send_hint
 from polyjob.models import CLAIMED, QUEUED, Bookmark, Build, Job, JobStatus, Project, User
 from polyjob.schemas.config import load_config
 from polyjob.settings import Settings
+from polyjob.statements import Prepared, insert
 from polyjob.statuses import Status
 from polyjob.store import Store
 from polyjob.transitions import change, first_status, transition
@@ -30,12 +31,15 @@ STRATEGIES = ("restart", "resume", "copy")
 _COPIED = ("name", "description", "readme", "tags", "data_refs", "ttl")
 
 
+BY_ID = Prepared(lambda: Job.select().where(Job.id == 0))
+_BY_PROJECT = Prepared(lambda: Job.select().where(Job.id == 0, Job.project == 0, Job.deleted_at.is_null()))
+
 # Finding.
 
 
 def find(project: Project, job_id: int) -> Job:
     """Raises NotFound, also for a job that is being deleted."""
-    job = Job.get_or_none(Job.id == job_id, Job.project == project, Job.deleted_at.is_null())
+    job = _BY_PROJECT.first(job_id, project.id)
     if job is None:
         raise NotFound(f"There is no job {job_id} in this project.")
     return job
@@ -54,16 +58,13 @@ def queue_position(job: Job) -> int | None:
     """1 for the job that is claimed next; None for one that does not wait to be claimed."""
     if job.status is not Status.CREATED or not job.is_managed:
         return None
-    return int(_queue().where(Job.id <= job.id).count())
-
-
-def _queue() -> ModelSelect[Job]:
-    return Job.select().where(QUEUED)
+    sql = f"SELECT COUNT(*) FROM job WHERE {QUEUED.sql} AND id <= ?"
+    return int(database.execute_sql(sql, (job.id,)).fetchone()[0])
 
 
 def slots_taken() -> int:
     """Jobs that hold a slot: claimed, and not yet known to have ended."""
-    return int(Job.select().where(CLAIMED, Job.exit.is_null()).count())
+    return int(database.execute_sql(f"SELECT COUNT(*) FROM job WHERE {CLAIMED.sql} AND exit IS NULL").fetchone()[0])
 
 
 def waiting_reason(job: Job) -> str | None:
@@ -175,7 +176,7 @@ def merge(document: Any, patch: Any) -> Any:
 def _insert(project: Project, user: User, columns: Mapping[str, Any]) -> Job:
     moment = now()
     values = {"uuid": uuid.uuid4().hex} | dict(columns)
-    job = Job.create(project=project, user=user, created_at=moment, updated_at=moment, **values)
+    job = insert(Job, values | {"project": project, "user": user, "created_at": moment, "updated_at": moment})
     first_status(job)
     return job
 
@@ -298,7 +299,7 @@ def _wish_stop(job: Job, kind: str, user: User | None) -> None:
 
 def _fresh(job: Job) -> Job:
     """The row as it is now. Raises NotFound if it went meanwhile."""
-    fresh = Job.get_or_none(Job.id == job.id)
+    fresh = BY_ID.first(job.id)
     if fresh is None:
         raise NotFound("The job was deleted.")
     return fresh

@@ -6,10 +6,10 @@ import datetime
 import uuid
 from typing import Any
 
-from peewee import fn
-
-from polyjob.clock import now
+from polyjob.clock import from_microseconds, now
+from polyjob.database import database
 from polyjob.models import Build, BuildStatus, Job, JobStatus
+from polyjob.statements import insert, update
 from polyjob.statuses import Status, may_follow
 
 MESSAGE_LENGTH = 256
@@ -37,7 +37,7 @@ def transition(
         return None
     moment = _next_moment(run)
     columns |= {"status": status, "updated_at": moment} | _dates(run, status, moment)
-    if not _write_columns(run, columns, expected=run.status):
+    if not _write_columns(run, columns, status=run.status):
         return None
     if message is not None and len(message) > MESSAGE_LENGTH:
         traceback = traceback or message
@@ -50,16 +50,16 @@ def transition(
         "details": details,
         "created_at": moment,
     }
-    return JobStatus.create(job=run, **values) if is_job else BuildStatus.create(build=run, **values)
+    return insert(JobStatus, values | {"job": run}) if is_job else insert(BuildStatus, values | {"build": run})
 
 
 def first_status(run: Job | Build) -> None:
     """Write the status `created` of a run just inserted."""
     values = {"uuid": uuid.uuid4().hex, "status": Status.CREATED, "created_at": run.created_at}
     if isinstance(run, Job):
-        JobStatus.insert(job=run.id, **values).execute()
+        insert(JobStatus, values | {"job": run})
     else:
-        BuildStatus.insert(build=run.id, **values).execute()
+        insert(BuildStatus, values | {"build": run})
 
 
 def change(run: Job | Build, **columns: Any) -> bool:
@@ -70,12 +70,8 @@ def change(run: Job | Build, **columns: Any) -> bool:
     return _write_columns(run, columns | {"updated_at": max(now(), run.updated_at)})
 
 
-def _write_columns(run: Job | Build, columns: dict[str, Any], expected: Status | None = None) -> bool:
-    table = type(run)
-    update = table.update(version=table.version + 1, **columns).where(table.id == run.id)
-    if expected is not None:
-        update = update.where(table.status == expected)
-    if update.execute() != 1:
+def _write_columns(run: Job | Build, columns: dict[str, Any], **expected: Any) -> bool:
+    if not update(type(run), run.id, columns, raised="version", **expected):
         return False
     for name, value in columns.items():
         setattr(run, name, value)
@@ -84,10 +80,10 @@ def _write_columns(run: Job | Build, columns: dict[str, Any], expected: Status |
 
 
 def _next_moment(run: Job | Build) -> datetime.datetime:
-    rows = JobStatus if isinstance(run, Job) else BuildStatus
-    owner = rows.job if rows is JobStatus else rows.build
-    last = rows.select(fn.MAX(rows.created_at)).where(owner == run.id).scalar()
-    return max(now(), last + _MICROSECOND) if last else now()
+    owner = "job" if isinstance(run, Job) else "build"
+    sql = f"SELECT MAX(created_at) FROM {owner}_status WHERE {owner}_id = ?"
+    last = database.execute_sql(sql, (run.id,)).fetchone()[0]
+    return max(now(), from_microseconds(last) + _MICROSECOND) if last else now()
 
 
 def _dates(run: Job | Build, status: Status, moment: datetime.datetime) -> dict[str, Any]:

@@ -18,7 +18,7 @@ LAYERS = [
     {"polyjob.jobs", "polyjob.builds", "polyjob.projects"},
     {"polyjob.query", "polyjob.schemas", "polyjob.specs", "polyjob.transitions", "polyjob.watch"},
     {"polyjob.models", "polyjob.store", "polyjob.code", "polyjob.migrations", "polyjob.watcher"},
-    {"polyjob.archives", "polyjob.database", "polyjob.hints", "polyjob.lock", "polyjob.tokens"},
+    {"polyjob.archives", "polyjob.database", "polyjob.statements", "polyjob.hints", "polyjob.lock", "polyjob.tokens"},
     {"polyjob.clock", "polyjob.crashpoints", "polyjob.errors", "polyjob.settings", "polyjob.statuses"},
 ]
 """From the top down. A module's layer is that of its longest listed prefix."""

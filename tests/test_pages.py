@@ -97,7 +97,7 @@ BEGUN = ((Status.SCHEDULED, None, None), (Status.RUNNING, None, None))
 
 
 def read(client: FlaskClient, path: str, status: int = 200) -> Page:
-    answer = client.get(path)
+    answer = client.get(path, headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
     assert answer.status_code == status, answer.text
     assert answer.mimetype == "text/html"
     return Page(answer.text)

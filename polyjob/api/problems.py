@@ -96,7 +96,7 @@ def answer_http(error: HTTPException) -> AnyResponse:
     """The router's, Flask's and werkzeug's own errors."""
     status = error.code or 500
     if error.response is not None or status < 400:
-        return error.get_response(request.environ)  # type: ignore[return-value]
+        return error.get_response(request.environ)
     headers = {name: value for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")}
     return problem(status, _detail(error, status), headers=headers)
 

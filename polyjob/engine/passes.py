@@ -20,9 +20,15 @@ from polyjob.engine.running import JobPart
 from polyjob.engine.steps import Step
 from polyjob.jobs import slots_taken
 from polyjob.models import CLAIMED, DELETED, LIVE_BUILDS, QUEUED, Build, Job
+from polyjob.statements import Prepared
 from polyjob.statuses import Status
 from polyjob.transitions import transition
 from runners.base import Runner
+
+_CLAIMED = Prepared(lambda: Job.select().where(CLAIMED).order_by(Job.id))
+_DELETED = Prepared(lambda: Job.select(Job.id, Job.uuid, Job.status).where(DELETED))
+_LIVE_BUILDS = Prepared(lambda: Build.select().where(LIVE_BUILDS).order_by(Build.id))
+_QUEUE = Prepared(lambda: Job.select().where(QUEUED).order_by(Job.id).limit(1))
 
 
 class Engine:
@@ -41,11 +47,11 @@ class Engine:
         ended = {done.key: self._ended(done) for done in self.context.calls.take()}
         steps = [step for step in ended.values() if step]
         decided = {key for key, step in ended.items() if step}
-        claimed = list(Job.select().where(CLAIMED).order_by(Job.id))
-        deleted = [job for job in Job.select(Job.id, Job.uuid, Job.status).where(DELETED) if job.status.is_done]
+        claimed = _CLAIMED()
+        deleted = [job for job in _DELETED() if job.status.is_done]
         self.jobs.forget_all_but(claimed + deleted)
         self.jobs.hear(claimed)
-        for build in Build.select().where(LIVE_BUILDS).order_by(Build.id):
+        for build in _LIVE_BUILDS():
             if ("build", build.id) not in decided:
                 steps += self.builds.steps(build)
         for job in claimed:
@@ -92,13 +98,13 @@ class Engine:
         return bool(names)
 
     def _may_claim(self) -> bool:
-        return Job.select().where(QUEUED).exists() and slots_taken() < self.context.settings.slots
+        return bool(_QUEUE(1)) and slots_taken() < self.context.settings.slots
 
     def _admit(self) -> int:
         """Claim the head of the queue, as much of it as there are free slots, and bring each job as far as its rows
         allow. Slots are counted from rows, here and now, and kept nowhere."""
         free = self.context.settings.slots - slots_taken()
-        head = list(Job.select().where(QUEUED).order_by(Job.id).limit(max(0, free)))
+        head = _QUEUE(max(0, free))
         for job in head:
             if transition(job, Status.SCHEDULED):
                 prepare(job, self.context.clock)

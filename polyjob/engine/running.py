@@ -13,8 +13,9 @@ from polyjob.engine.context import Context
 from polyjob.engine.finishing import LogPosition, fetch_log, finish, outcome
 from polyjob.engine.preparing import prepare, stop_unstarted, waits_for_build
 from polyjob.engine.steps import Step
-from polyjob.jobs import with_note
+from polyjob.jobs import BY_ID, with_note
 from polyjob.models import Job
+from polyjob.statements import update
 from polyjob.statuses import Status
 from polyjob.tokens import run_token
 from polyjob.transitions import change, transition
@@ -151,12 +152,12 @@ class JobPart:
         assert handle is not None
         steps = []
         if job.handle is None:
-            steps.append(Step("handle", lambda: Job.update(handle=handle).where(Job.id == job.id).execute()))
+            steps.append(Step("handle", lambda: update(Job, job.id, {"handle": handle})))
         position = memory.position
         if position is not None and position != memory.committed:
             memory.committed = position
             cursor = position.to_json()
-            steps.append(Step("log", lambda: Job.update(log_cursor=cursor).where(Job.id == job.id).execute()))
+            steps.append(Step("log", lambda: update(Job, job.id, {"log_cursor": cursor})))
         state, memory.state = memory.state, None
         if isinstance(state, Running | Exited) and job.status is not Status.RUNNING:
             steps.append(Step("running", lambda: self._record_running(job, state.node)))
@@ -202,7 +203,7 @@ class JobPart:
         if elapsed is None:
             mark = clock.mark()
             calls.submit("control", key, "stop", lambda: runner.stop(handle, force=False))
-            return [Step("term", lambda: Job.update(term_clock=mark).where(Job.id == job.id).execute())]
+            return [Step("term", lambda: update(Job, job.id, {"term_clock": mark}))]
         if elapsed >= specs.grace(job.config, self.context.settings) and (
             memory.forced_at is None or clock.seconds() - memory.forced_at >= FORCE_EVERY
         ):
@@ -294,13 +295,13 @@ class JobPart:
 
 def _on_row(number: int, act: Callable[[Job], None]) -> None:
     """`act` on the job as it is now, unless its end is recorded."""
-    job = Job.get_or_none(Job.id == number)
+    job = BY_ID.first(number)
     if job is not None and job.exit is None and not job.status.is_done:
         act(job)
 
 
 def _note(number: int, kind: str, text: str | None) -> None:
-    job = Job.get_or_none(Job.id == number)
+    job = BY_ID.first(number)
     if job is None or job.status.is_done:
         return
     notes = with_note(job.notes, kind, text)

@@ -1,0 +1,303 @@
+"""The job's config: what is taken, in which form it is kept, and how what is wrong is told."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polyjob.errors import Invalid
+from polyjob.schemas.config import load_config, parse_content
+
+RUN = {"run": {"cmd": "true"}}
+HEAD = {"version": 1, "kind": "job"}
+
+
+def refused(document, pointer="/config"):
+    """pointer → sentence of each problem."""
+    with pytest.raises(Invalid) as caught:
+        load_config(document, pointer)
+    return {problem.pointer: problem.detail for problem in caught.value.problems}
+
+
+def environment(**members):
+    return load_config(RUN | {"environment": members})["environment"]
+
+
+class TestWhole:
+    def test_the_documented_config_is_kept_as_it_is(self):
+        config = {
+            "run": {"cmd": "python3 -u download_data.py"},
+            "build": {"build_steps": ["pip3 install -U polyaxon-client"], "image": "tensorflow/tensorflow:1.4.1-py3"},
+            "version": 1,
+            "kind": "job",
+        }
+        assert load_config(config) == config
+
+    def test_version_and_kind_may_be_left_out(self):
+        assert load_config(RUN) == HEAD | RUN
+        assert load_config(RUN | {"version": 1.0}) == HEAD | RUN
+
+    @pytest.mark.parametrize("version", [2, "1", True, 0, [1]])
+    def test_another_version_is_refused(self, version):
+        assert "/config/version" in refused(RUN | {"version": version})
+
+    @pytest.mark.parametrize("kind", ["experiment", "build", 1])
+    def test_another_kind_is_refused(self, kind):
+        assert "/config/kind" in refused(RUN | {"kind": kind})
+
+    @pytest.mark.parametrize("document", [None, [], "bar", 3, True])
+    def test_what_is_no_object_is_refused(self, document):
+        assert list(refused(document)) == ["/config"]
+
+    def test_null_is_as_if_not_given(self):
+        full = {"name": None, "tags": None, "build": None, "environment": {"env_vars": None}, "termination": None}
+        assert load_config(RUN | full) == HEAD | RUN
+        assert "/config/run" in refused({"run": None})
+        assert "/config/run/cmd" in refused({"run": {"cmd": None}})
+
+    def test_what_is_empty_is_as_if_not_given(self):
+        assert load_config(RUN | {"build": {}, "environment": {"labels": {}, "tolerations": []}}) == HEAD | RUN
+
+    def test_loading_twice_changes_nothing(self):
+        config = load_config(
+            RUN | {"environment": {"env_vars": {"A": 1}, "resources": {"limits": {"memory": "1Gi"}}}, "tags": "a"}
+        )
+        assert load_config(config) == config
+        assert load_config(json.loads(json.dumps(config))) == config
+
+    def test_all_problems_are_told_at_once_and_below_the_given_pointer(self):
+        wrong = {
+            "foo": 1,
+            "bild": {},
+            "build": {"steps": [], "build_steps": ["ok", 3]},
+            "run": {"cmd": ""},
+            "termination": {"timeout": "1h"},
+        }
+        found = refused(wrong, "/content")
+        assert found.keys() == {
+            "/content/foo", "/content/bild", "/content/build/steps", "/content/build/build_steps/1",
+            "/content/run/cmd", "/content/termination/timeout",
+        }  # fmt: skip
+        assert found["/content/foo"] == "Unknown key `foo`."
+        assert found["/content/bild"] == "Unknown key `bild`; did you mean `build`?"
+        assert "build_steps" in found["/content/build/steps"]
+
+    def test_pointers_escape_what_pointers_must(self):
+        assert "/config/a~1b~0c" in refused(RUN | {"a/b~c": 1})
+
+    @pytest.mark.parametrize(
+        "document",
+        [
+            {"run": {"cmd": "a\0b"}},
+            RUN | {"description": "\ud800"},
+            RUN | {"environment": {"affinity": {"deep": ["\0"]}}},
+            RUN | {"environment": {"affinity": {"n": float("inf")}}},
+            RUN | {"environment": {"affinity": {"a\0": 1}}},
+        ],
+    )
+    def test_values_that_nothing_can_keep_are_refused(self, document):
+        assert refused(document)
+
+    def test_what_is_nested_too_deep_is_refused(self):
+        deep = {}
+        for _ in range(200):
+            deep = {"a": deep}
+        assert any("levels" in detail for detail in refused(RUN | {"environment": {"affinity": deep}}).values())
+
+    @given(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+            lambda inner: (
+                st.lists(inner, max_size=4)
+                | st.dictionaries(
+                    st.sampled_from(["run", "cmd", "build", "env_vars", "environment", "resources", "x"]), inner
+                )
+            ),
+            max_leaves=20,
+        )
+    )
+    def test_whatever_comes_is_loaded_or_refused(self, document):
+        try:
+            loaded = load_config(document)
+        except Invalid as error:
+            assert error.problems
+        else:
+            assert load_config(json.loads(json.dumps(loaded, allow_nan=False))) == loaded
+
+
+class TestRun:
+    @pytest.mark.parametrize("cmd", ["a && b", ["a"], ["a", "b  c\n d"]])
+    def test_a_command_is_kept_to_the_letter(self, cmd):
+        assert load_config({"run": {"cmd": cmd}})["run"]["cmd"] == cmd
+
+    @pytest.mark.parametrize("cmd", ["", " \n", [], 3, {"a": 1}, [3], ["a", 3], True])
+    def test_what_is_no_command_is_refused(self, cmd):
+        assert "/config/run/cmd" in refused({"run": {"cmd": cmd}})
+
+    def test_a_blank_line_of_many_is_named(self):
+        assert list(refused({"run": {"cmd": ["a", " "]}})) == ["/config/run/cmd/1"]
+
+    @pytest.mark.parametrize("run", ["text", ["a"], 3])
+    def test_run_is_an_object(self, run):
+        assert refused({"run": run}) == {"/config/run": "Not an object."}
+
+    def test_it_must_be_there(self):
+        assert "/config/run" in refused({"build": {"image": "a"}})
+
+    def test_a_command_that_linux_would_not_start_is_refused(self):
+        assert "/config/run/cmd" in refused({"run": {"cmd": "é" * 60_001}})
+        assert load_config({"run": {"cmd": "é" * 60_000}})
+
+
+class TestBuild:
+    def test_every_key_is_taken(self):
+        build = {
+            "image": "host:5000/a/b:1@sha256:0a", "build_steps": ["a", "b"], "env_vars": [["A", "1"]], "nocache": True,
+            "commit": "c", "ref": 3, "branch": "b", "git": "g", "context": "c", "lang_env": "C.UTF-8", "backend": "x",
+        }  # fmt: skip
+        assert load_config(RUN | {"build": build})["build"] == build
+
+    @pytest.mark.parametrize("image", ["a b", "-v", "", "a\nb", "--privileged", "a;b", 3])
+    def test_what_is_no_image_is_refused(self, image):
+        assert "/config/build/image" in refused(RUN | {"build": {"image": image}})
+
+    def test_image_and_dockerfile_exclude_each_other(self):
+        assert list(refused(RUN | {"build": {"image": "a", "dockerfile": "D"}})) == ["/config/build/dockerfile"]
+
+    @pytest.mark.parametrize("build", ["image", ["image"], 3])
+    def test_it_is_an_object(self, build):
+        assert list(refused(RUN | {"build": build})) == ["/config/build"]
+
+    @pytest.mark.parametrize("steps", ["pip install x", [""], [["a"]], {"a": "b"}, ["x"] * 1001])
+    def test_steps_are_a_list_of_texts(self, steps):
+        assert any(
+            key.startswith("/config/build/build_steps") for key in refused(RUN | {"build": {"build_steps": steps}})
+        )
+
+    @pytest.mark.parametrize("nocache", ["yes", 1, "true"])
+    def test_nocache_is_yes_or_no(self, nocache):
+        assert "/config/build/nocache" in refused(RUN | {"build": {"nocache": nocache}})
+
+
+class TestVariables:
+    @pytest.mark.parametrize("given_", [[["A", "1"], ["B", ""]], {"A": "1", "B": ""}, {"A": 1, "B": ""}])
+    def test_pairs_and_mappings_become_pairs_of_text(self, given_):
+        assert environment(env_vars=given_)["env_vars"] == [["A", "1"], ["B", ""]]
+
+    def test_values_become_text(self):
+        pairs = [["A", True], ["B", 1.5], ["C", -3]]
+        assert environment(env_vars=pairs)["env_vars"] == [["A", "true"], ["B", "1.5"], ["C", "-3"]]
+
+    @pytest.mark.parametrize("pair", [["A"], ["A", "b", "c"], "A=b", ["1A", "b"], ["A=", "b"], ["", "b"], [1, "b"]])
+    def test_a_pair_that_is_none_is_named(self, pair):
+        assert list(refused(RUN | {"environment": {"env_vars": [["OK", "1"], pair]}})) == [
+            "/config/environment/env_vars/1"
+        ]
+
+    @pytest.mark.parametrize("value", [None, [], {}, "x" * 100_001])
+    def test_a_value_that_is_none_is_named_by_its_variable(self, value):
+        assert list(refused(RUN | {"environment": {"env_vars": {"A": value}}})) == ["/config/environment/env_vars/A"]
+
+
+class TestResources:
+    @pytest.mark.parametrize(
+        ("asked", "canonical"),
+        [
+            ({"cpu": {"limits": 2}}, {"cpu": {"limits": 2, "requests": None}}),
+            ({"cpu": {"limits": "500m", "requests": 0.25}}, {"cpu": {"limits": 0.5, "requests": 0.25}}),
+            ({"memory": {"limits": 512}}, {"memory": {"limits": 512, "requests": None}}),
+            ({"memory": {"limits": "1Gi"}}, {"memory": {"limits": 1024, "requests": None}}),
+            ({"memory": {"limits": "1G"}}, {"memory": {"limits": 953.674316, "requests": None}}),
+            ({"gpu": {"limits": 1}, "tpu": None}, {"gpu": {"limits": 1, "requests": None}}),
+            ({"gpu": {}}, {}),
+            (
+                {"limits": {"cpu": "2", "memory": 1 << 30, "nvidia.com/gpu": 1}, "requests": {"memory": "256Mi"}},
+                {
+                    "cpu": {"limits": 2, "requests": None},
+                    "memory": {"limits": 1024, "requests": 256},
+                    "gpu": {"limits": 1, "requests": None},
+                },
+            ),
+        ],
+    )
+    def test_every_spelling_has_one_form(self, asked, canonical):
+        loaded = load_config(RUN | {"environment": {"resources": asked, "index": 1}})
+        assert loaded["environment"].get("resources", {}) == canonical
+
+    @pytest.mark.parametrize(
+        ("asked", "pointer"),
+        [
+            ({"cpu": 2}, "/cpu"),
+            ({"cpu": {"limits": -1}}, "/cpu/limits"),
+            ({"cpu": {"limits": True}}, "/cpu/limits"),
+            ({"cpu": {"limits": "1Gi"}}, "/cpu/limits"),
+            ({"cpu": {"limit": 1}}, "/cpu/limit"),
+            ({"memory": {"limits": "512"}}, "/memory/limits"),
+            ({"memory": {"limits": "5x"}}, "/memory/limits"),
+            ({"gpu": {"limits": 0.5}}, "/gpu/limits"),
+            ({"disk": {"limits": 1}}, "/disk"),
+            ({"limits": {"disk": 1}}, "/limits/disk"),
+            ({"limits": {"cpu": 1}, "cpu": {}}, "/cpu"),
+            ({"cpu": {"limits": 1, "requests": 2}}, "/cpu/requests"),
+            ("500m", ""),
+        ],
+    )
+    def test_what_is_none_is_named(self, asked, pointer):
+        found = refused(RUN | {"environment": {"resources": asked}})
+        assert list(found) == [f"/config/environment/resources{pointer}"]
+
+
+class TestTheRest:
+    def test_every_key_of_environment_is_taken(self):
+        members = {
+            "node_selector": {"a": "b"}, "affinity": {"x": {"y": [1]}}, "tolerations": [{"key": "k"}],
+            "persistence": {"data": ["d"], "outputs": "o"}, "outputs": {"jobs": [1, "a.b"], "experiments": [2]},
+            "secret_refs": ["s"], "configmap_refs": ["c"], "config_map_refs": ["c"], "data_refs": ["d"],
+            "artifact_refs": ["a"], "max_restarts": 1, "service_account": "s", "image_pull_secrets": ["p"],
+            "labels": {"l": "1"}, "annotations": {"a": "1"}, "index": 0,
+        }  # fmt: skip
+        assert environment(**members) == members
+
+    def test_termination_takes_seconds(self):
+        termination = {"timeout": 1.5, "grace": 3, "ttl": 10, "max_retries": 0, "restart_policy": "never"}
+        assert load_config(RUN | {"termination": termination})["termination"] == termination
+
+    @pytest.mark.parametrize("key", ["timeout", "grace", "ttl", "max_retries"])
+    @pytest.mark.parametrize("value", [-1, "10", True, 1e30])
+    def test_what_is_no_time_is_refused(self, key, value):
+        assert list(refused(RUN | {"termination": {key: value}})) == [f"/config/termination/{key}"]
+
+    def test_tags_lose_repetitions_and_keep_their_order(self):
+        assert load_config(RUN | {"tags": ["b", "a", "b"]})["tags"] == ["b", "a"]
+        assert load_config(RUN | {"tags": "one"})["tags"] == ["one"]
+
+    @pytest.mark.parametrize("tags", [[1], ["x" * 65], [""], {"a": 1}, 3])
+    def test_what_are_no_tags_is_refused(self, tags):
+        assert any(pointer.startswith("/config/tags") for pointer in refused(RUN | {"tags": tags}))
+
+    @pytest.mark.parametrize("name", ["a b", "a.b", "", "é", "x" * 129, "a\n"])
+    def test_what_is_no_name_is_refused(self, name):
+        assert list(refused(RUN | {"name": name})) == ["/config/name"]
+
+    @pytest.mark.parametrize("level", ["LOUD", "info", 3])
+    def test_another_level_is_refused(self, level):
+        assert list(refused(RUN | {"logging": {"level": level}})) == ["/config/logging/level"]
+
+
+class TestContent:
+    def test_is_json(self):
+        assert parse_content('{"run": {"cmd": "a"}}') == {"run": {"cmd": "a"}}
+
+    def test_or_a_literal_of_python_as_some_clients_send(self):
+        assert parse_content("{'run': {'cmd': ('a', None, True)}}") == {"run": {"cmd": ["a", None, True]}}
+
+    @pytest.mark.parametrize(
+        "text", ["bar", "", "{", "run: {cmd: a}", "{1, 2}", "b'x'", "__import__('os')", "1j", "[" * 5000, "(" * 5000]
+    )
+    def test_or_refused_at_its_pointer(self, text):
+        with pytest.raises(Invalid) as caught:
+            load_config(parse_content(text), "/content")
+        assert [problem.pointer for problem in caught.value.problems] == ["/content"]
