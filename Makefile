@@ -24,7 +24,8 @@ bench: $(STAMP)
 lock:
 	@PYTHON=$${PYTHON:-$$(tools/python)} && export PYTHON && tools/lock
 
-$(STAMP): requirements.lock
+$(STAMP): requirements.lock pyproject.toml
 	@python=$${PYTHON:-$$(tools/python)} && echo "Installing into .venv ..." && "$$python" -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

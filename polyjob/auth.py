@@ -28,6 +28,7 @@ from polyjob.clock import now
 from polyjob.database import write
 from polyjob.errors import Forbidden, Invalid, NotFound, PolyjobError, Problem
 from polyjob.models import Job, Meta, Project, SignInLink, Token, User
+from polyjob.statements import Prepared
 from polyjob.tokens import digest, job_of_run_token, new_key
 
 LOGIN_LIFE = datetime.timedelta(days=30)
@@ -61,6 +62,12 @@ RUN_KEY_ROUTES = frozenset(
 """What a job's own key is good for, below the API's prefix."""
 
 
+_USER = Prepared(lambda: User.select().where(User.id == 0))
+_USER_BY_NAME = Prepared(lambda: User.select().where(User.username == ""))
+_PROJECT = Prepared(lambda: Project.select().where(Project.user == 0, Project.name == ""))
+_TOKEN = Prepared(lambda: Token.select().where(Token.digest == ""))
+
+
 class Unauthenticated(PolyjobError):
     """Nobody, or nobody that we know, is asking."""
 
@@ -76,7 +83,7 @@ def may_read(user: User, project: Project) -> bool:
 
 
 def may_write(user: User, project: Project) -> bool:
-    return bool(user.is_admin or project.user == user)
+    return bool(user.is_admin or project.user_id == user.id)
 
 
 def readable(user: User) -> Expression:
@@ -94,9 +101,11 @@ def find_project(user: User | None, username: str, name: str, *, to_write: bool 
     """
     if user is None:
         raise Unauthenticated(NO_CREDENTIALS)
-    project = Project.select(Project, User).join(User).where(User.username == username, Project.name == name).first()
-    if project is None or not may_read(user, project):
+    owner = user if user.username == username else _USER_BY_NAME.first(username)
+    project = _PROJECT.first(owner.id, name) if owner else None
+    if project is None or owner is None or not may_read(user, project):
         raise NotFound("Not found.")
+    project.user = owner
     if to_write is None:
         to_write = has_request_context() and request.method not in SAFE_METHODS
     if to_write and not may_write(user, project):
@@ -223,14 +232,15 @@ def _by_header(header: str) -> Identity:
 
 def _by_key(key: str) -> Identity:
     """Looked up by its hash, so that the time a look-up takes tells nothing of a key."""
-    token = Token.select(Token, User).join(User).where(Token.digest == digest(key)).first()
+    token = _TOKEN.first(digest(key))
     if token is None:
         raise Unauthenticated("Invalid token.")
     if token.expires_at is not None and token.expires_at <= now():
         raise Unauthenticated("Token expired")
-    if not token.user.is_active:
+    user = _USER.first(token.user_id)
+    if user is None or not user.is_active:
         raise Unauthenticated("User inactive or deleted.")
-    return Identity(token.user)
+    return Identity(user)
 
 
 def _by_run_key(key: str) -> Identity | None:

@@ -42,6 +42,9 @@ def find(project: Project, job_id: int) -> Job:
     job = _BY_PROJECT.first(job_id, project.id)
     if job is None:
         raise NotFound(f"There is no job {job_id} in this project.")
+    job.project = project
+    if job.user_id == project.user_id:
+        job.user = project.user
     return job
 
 
@@ -387,4 +390,5 @@ def bookmarked(user: User, jobs: list[Job]) -> set[int]:
 
 
 def is_bookmarked(job: Job, user: User) -> bool:
-    return job.id in bookmarked(user, [job])
+    sql = "SELECT 1 FROM bookmark WHERE user_id = ? AND job_id = ? AND is_set"
+    return database.execute_sql(sql, (user.id, job.id)).fetchone() is not None

@@ -45,6 +45,7 @@ class User(Table):
 class Token(Table):
     """A key that a user shows instead of a password. Only its SHA-256 is kept."""
 
+    user_id: int
     id = AutoField()
     user = ForeignKeyField(User, backref="tokens")
     name = TextField()
@@ -62,6 +63,7 @@ class SignInLink(Table):
 
 
 class Project(Table):
+    user_id: int
     id = AutoField()
     uuid = TextField(unique=True)
     user = ForeignKeyField(User, backref="projects")

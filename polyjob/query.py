@@ -52,8 +52,8 @@ class _Wrong(ValueError):
     """An operand that the field does not take; the text says why."""
 
 
-Condition = Callable[[str], Expression]
-"""An operand without its `~` to an expression. Raises _Wrong."""
+Condition = Callable[[str], Any]
+"""An operand without its `~` to a peewee expression. Raises _Wrong."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class QueryField:
     column: Any = None
 
 
-def conditions(text: str | None, fields: Mapping[str, QueryField], subject: str) -> list[Expression]:
+def conditions(text: str | None, fields: Mapping[str, QueryField], subject: str) -> list[Any]:
     """The expressions of a query, to be joined by AND. `subject` names what is asked for in errors: `job`, `build`.
 
     Raises Invalid that points at `/query` with every condition that is wrong.
@@ -106,7 +106,7 @@ def _order(column: Field, descending: bool) -> Ordering:
     )
 
 
-def _condition(text: str, fields: Mapping[str, QueryField], subject: str) -> Expression:
+def _condition(text: str, fields: Mapping[str, QueryField], subject: str) -> Any:
     name, colon, operand = (part.strip() for part in text.partition(":"))
     negated = operand.startswith("~")
     operand = operand.removeprefix("~").strip()
@@ -158,14 +158,14 @@ def _yes_no(text: str) -> bool:
 
 
 def _value(column: Field, read: Callable[[str], Any] = str) -> QueryField:
-    def condition(operand: str) -> Expression:
+    def condition(operand: str) -> Any:
         return column.in_([Value(read(value), converter=column.db_value) for value in _values(operand)])
 
     return QueryField(condition, column.null, column)
 
 
 def _number(column: Field) -> QueryField:
-    def condition(operand: str) -> Expression:
+    def condition(operand: str) -> Any:
         if "|" in operand or ".." in operand:
             raise _Wrong("a number takes neither `|` nor `..`")
         compare, rest = _comparison(operand)
@@ -175,7 +175,7 @@ def _number(column: Field) -> QueryField:
 
 
 def _text(column: Field) -> QueryField:
-    def one(value: str) -> Expression:
+    def one(value: str) -> Any:
         head, tail = value.startswith("%"), value.endswith("%") and len(value) > 1
         middle = value[head : len(value) - tail]
         if not (head or tail):
@@ -185,7 +185,7 @@ def _text(column: Field) -> QueryField:
         pattern = f"{'%' if head else ''}{_escaped(middle)}{'%' if tail else ''}"
         return NodeList((column, SQL("LIKE"), Value(pattern), SQL("ESCAPE '\\'")), parens=True)
 
-    def condition(operand: str) -> Expression:
+    def condition(operand: str) -> Any:
         return functools.reduce(operator.or_, (Expression(one(value), "AND", SQL("1")) for value in _values(operand)))
 
     return QueryField(condition, column.null, column)
@@ -196,7 +196,7 @@ def _escaped(text: str) -> str:
 
 
 def _tags(column: Field) -> QueryField:
-    def condition(operand: str) -> Expression:
+    def condition(operand: str) -> Any:
         values = NodeList([Value(value) for value in _values(operand)], glue=", ", parens=True)
         inner = NodeList((SQL("SELECT 1 FROM json_each("), column, SQL(") AS tag WHERE tag.value IN"), values))
         return Expression(fn.EXISTS(inner), "AND", SQL("1"))
@@ -205,7 +205,7 @@ def _tags(column: Field) -> QueryField:
 
 
 def _date(column: Field) -> QueryField:
-    def condition(operand: str) -> Expression:
+    def condition(operand: str) -> Any:
         if "|" in operand:
             raise _Wrong("a date takes no `|`")
         if ".." in operand:
@@ -220,7 +220,7 @@ def _date(column: Field) -> QueryField:
     return QueryField(condition)
 
 
-def _between(column: Field, operand: str) -> Expression:
+def _between(column: Field, operand: str) -> Any:
     ends = [end.strip() for end in operand.split("..")]
     if len(ends) != 2 or not all(ends):
         raise _Wrong("a range has two ends, `a..b`")
@@ -248,7 +248,7 @@ def _span(text: str) -> tuple[datetime.datetime, datetime.datetime]:
 def _user(column: Field, read: str | None) -> QueryField:
     """A user by name or id; without a suffix, a number is an id."""
 
-    def condition(operand: str) -> Expression:
+    def condition(operand: str) -> Any:
         values = _values(operand)
         if read == "id" or (read is None and all(value.isdecimal() for value in values)):
             return column.in_([_whole_number(value) for value in values])
@@ -262,7 +262,7 @@ def _project_name(column: Field) -> QueryField:
 
 
 def _commit(column: Field) -> QueryField:
-    def condition(operand: str) -> Expression:
+    def condition(operand: str) -> Any:
         return column.in_(Code.select(Code.id).where(Code.digest.in_(_values(operand))))
 
     return QueryField(condition, True, column)

@@ -48,7 +48,7 @@ def insert(table: type[Row], values: Mapping[str, Any]) -> Row:
     marks = ", ".join("?" * len(fields))
     sql = f'INSERT INTO "{table._meta.table_name}" ({names}) VALUES ({marks})'
     cursor = database.execute_sql(sql, [_value(table, name, value) for name, value in fields.items()])
-    row.id = cursor.lastrowid
+    row.__data__["id"] = cursor.lastrowid
     return row
 
 

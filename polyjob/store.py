@@ -172,10 +172,15 @@ class Store:
         complete(folder / "outputs.json", "index", index)
 
     def sync(self, uuid: str) -> None:
-        """Have the job's log and the names in its folder survive a power cut. Idempotent."""
-        for path in (self.job_log(uuid), self.job_folder(uuid)):
-            with contextlib.suppress(FileNotFoundError):
-                sync(path)
+        """Have the job's log and the names in its folder survive a power cut. Idempotent.
+
+        An empty log is the same as none, so where that is all there is, nothing needs to survive.
+        """
+        log, folder = self.job_log(uuid), self.job_folder(uuid)
+        with contextlib.suppress(FileNotFoundError):
+            if log.stat().st_size:
+                sync(log)
+                sync(folder)
 
     def link_inputs(self, source: str, uuid: str) -> None:
         """Give the job `uuid` the sealed outputs of `source` to start with; nothing if those are empty. Idempotent."""

@@ -31,8 +31,7 @@ def transition(
     sense. Must be called inside `database.write`. `run` is brought up to date. A message over 256 characters is cut,
     its whole text going to the traceback. A run's statuses never go back in time, whatever the wall clock does.
     """
-    is_job = isinstance(run, Job)
-    managed = not is_job or bool(run.is_managed)
+    managed = bool(run.is_managed) if isinstance(run, Job) else True
     if not may_follow(status, run.status, managed=managed):
         return None
     moment = _next_moment(run)
@@ -50,7 +49,9 @@ def transition(
         "details": details,
         "created_at": moment,
     }
-    return insert(JobStatus, values | {"job": run}) if is_job else insert(BuildStatus, values | {"build": run})
+    if isinstance(run, Job):
+        return insert(JobStatus, values | {"job": run})
+    return insert(BuildStatus, values | {"build": run})
 
 
 def first_status(run: Job | Build) -> None:

@@ -177,7 +177,7 @@ class TestBuild:
             key.startswith("/config/build/build_steps") for key in refused(RUN | {"build": {"build_steps": steps}})
         )
 
-    @pytest.mark.parametrize("nocache", ["yes", 1, "true"])
+    @pytest.mark.parametrize("nocache", ["yes", 2, "true"])
     def test_nocache_is_yes_or_no(self, nocache):
         assert "/config/build/nocache" in refused(RUN | {"build": {"nocache": nocache}})
 

@@ -1,4 +1,6 @@
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -93,3 +95,10 @@ def test_a_patch_merges_mappings_and_replaces_everything_else():
     document = {"a": {"b": 1, "c": [1, 2]}, "d": 4}
     assert merge(document, {"a": {"c": [3]}, "d": None, "e": {}}) == {"a": {"b": 1, "c": [3]}, "d": None, "e": {}}
     assert document == {"a": {"b": 1, "c": [1, 2]}, "d": 4}
+
+
+def test_the_documentation_has_the_table():
+    page = (Path(__file__).parent.parent / "docs" / "job-config.md").read_text()
+    found = re.findall(r"^\| `([^`]+)` \| (honoured|noted|refused) \| (.*) \|$", page, re.MULTILINE)
+    table = [(path, str(support.ability), support.why) for path, support in ABILITIES["process"].items()]
+    assert found == table

@@ -46,7 +46,8 @@ def problem(
 ) -> Response:
     """The answer for an error."""
     problems = list(problems)
-    body: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    title = HTTPStatus(status).phrase
+    body: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     if problems:
         body |= {"errors": [_pointed(item) for item in problems]} | _by_field(problems)
     response = Response(json.dumps(body, ensure_ascii=False), status, mimetype=MIMETYPE)

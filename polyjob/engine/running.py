@@ -14,8 +14,8 @@ from polyjob.engine.finishing import LogPosition, fetch_log, finish, outcome
 from polyjob.engine.preparing import prepare, stop_unstarted, waits_for_build
 from polyjob.engine.steps import Step
 from polyjob.jobs import BY_ID, with_note
-from polyjob.models import Job
-from polyjob.statements import update
+from polyjob.models import Job, Project, User
+from polyjob.statements import Prepared, update
 from polyjob.statuses import Status
 from polyjob.tokens import run_token
 from polyjob.transitions import change, transition
@@ -23,6 +23,7 @@ from runners.base import (
     Exit,
     Exited,
     Missing,
+    Pending,
     Reason,
     RemoteRunner,
     Runner,
@@ -36,6 +37,10 @@ log = logging.getLogger("polyjob.engine")
 
 FORCE_EVERY = 2.0
 """Seconds between two KILLs of a job that does not end."""
+
+
+_PROJECT = Prepared(lambda: Project.select().where(Project.id == 0))
+_USER = Prepared(lambda: User.select().where(User.id == 0))
 
 
 @dataclass
@@ -127,6 +132,7 @@ class JobPart:
 
     def _start_call(self, job: Job, runner: Runner) -> Callable[[], str]:
         context = self.context
+        _load_names(job)
         inputs = context.store.job_inputs(job.uuid)
         spec = specs.job_spec(
             job,
@@ -150,9 +156,8 @@ class JobPart:
         """The job exists in the back end."""
         handle = job.handle or memory.handle
         assert handle is not None
+        runner = self.backends.runner(job.runner)
         steps = []
-        if job.handle is None:
-            steps.append(Step("handle", lambda: update(Job, job.id, {"handle": handle})))
         position = memory.position
         if position is not None and position != memory.committed:
             memory.committed = position
@@ -161,6 +166,9 @@ class JobPart:
         state, memory.state = memory.state, None
         if isinstance(state, Running | Exited) and job.status is not Status.RUNNING:
             steps.append(Step("running", lambda: self._record_running(job, state.node)))
+        if job.handle is None and not (runner.local and isinstance(state, Pending | None)):
+            # A local job says what it does in a moment, and both are committed together.
+            steps.insert(0, Step("handle", lambda: update(Job, job.id, {"handle": handle})))
         if isinstance(state, Exited):
             return [*steps, Step("exit", lambda: self._record_exit(job, state.exit))]
         if isinstance(state, Missing):
@@ -291,6 +299,13 @@ class JobPart:
     def _is_busy(self, job: Job, memory: Memory) -> bool:
         """A call for the job is under way, or it rests after one that failed."""
         return self.context.calls.busy(("job", job.id)) is not None or self.context.clock.seconds() < memory.retry_at
+
+
+def _load_names(job: Job) -> None:
+    """Load what a spec needs of other rows, quicker than peewee would one by one."""
+    (project,) = _PROJECT(job.project_id)
+    (project.user,) = _USER(project.user_id)
+    job.project = project
 
 
 def _on_row(number: int, act: Callable[[Job], None]) -> None:

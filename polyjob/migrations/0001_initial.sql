@@ -139,6 +139,7 @@ CREATE TABLE job (
 ) STRICT;
 CREATE UNIQUE INDEX job_name ON job (project_id, name) WHERE name IS NOT NULL AND deleted_at IS NULL;
 CREATE INDEX job_updated ON job (project_id, updated_at, id) WHERE deleted_at IS NULL;
+CREATE INDEX job_project ON job (project_id, id) WHERE deleted_at IS NULL;
 CREATE INDEX job_queue ON job (id) WHERE status = 'created' AND is_managed = 1;
 CREATE INDEX job_claimed ON job (id) WHERE is_managed = 1 AND status IN ('scheduled', 'building', 'running');
 CREATE INDEX job_deleted ON job (id) WHERE deleted_at IS NOT NULL;

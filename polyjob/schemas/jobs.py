@@ -246,7 +246,7 @@ def read_status(body: Mapping[str, Any]) -> dict[str, Any]:
     """`status`, `message`, `traceback`, `details`. Raises Invalid."""
     check_values(body)
     loaded: dict[str, Any] = load(StatusBody(), body, "")
-    status = loaded.get("status") or Status.CREATED
+    status = Status.CREATED if loaded.get("status") is None else loaded["status"]
     if not isinstance(status, str) or status not in set(Status):
         raise Invalid([Problem("/status", f'"{status}" is not a valid choice.')])
     return {"message": None, "traceback": None, "details": None} | loaded | {"status": Status(status)}

@@ -32,7 +32,7 @@ class Client:
         headers = self.headers | options.pop("headers", {})
         if body is not None:
             options["json"] = body
-        return self.http.open(path, method=method, headers=headers, **options)
+        return self.http.open(path, method=method, headers=headers, buffered=True, **options)
 
     def get(self, path: str, **options: Any) -> Any:
         return self.call("GET", path, **options)
@@ -117,4 +117,4 @@ def pointers(answer: Any) -> list[str]:
     return [item.get("pointer", item.get("parameter")) for item in json.loads(answer.text)["errors"]]
 
 
-__all__ = ["BASE", "CONFIG", "JOBS", "Client", "User", "bring", "now", "pointers", "publish", "tar"]
+__all__ = ["BASE", "CONFIG", "JOBS", "Client", "User", "bring", "now", "pointers", "publish", "tar", "write"]

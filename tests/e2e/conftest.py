@@ -71,8 +71,9 @@ class Server:
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            self.lines.append(line)
+        with process.stdout:
+            for line in process.stdout:
+                self.lines.append(line)
 
     def interrupt(self) -> int:
         """Ctrl-C; the exit code."""

@@ -1,0 +1,258 @@
+"""Who is let in: keys, a job's own key, browsers."""
+
+from __future__ import annotations
+
+import datetime
+import re
+
+import pytest
+
+from polyjob import auth
+from polyjob.clock import now
+from polyjob.database import write
+from polyjob.models import Job, Meta, SignInLink, Token, User
+from polyjob.statuses import Status
+from polyjob.tokens import digest, run_token
+
+from .conftest import BASE, CONFIG, JOBS, Client, bring, publish
+
+
+def routes(app):
+    """(method, path) of every view of the API."""
+    for rule in app.url_map.iter_rules():
+        if rule.rule.startswith("/api/v1/"):
+            path = rule.rule.replace("<username>", "ana").replace("<project_name>", "demo").replace("<uuid>", "a" * 32)
+            for method in rule.methods - {"HEAD", "OPTIONS"}:
+                yield method, re.sub("<int:[a-z_]+>", "1", path)
+
+
+OPEN = re.compile("/api/v1/(versions/[a-z]+|log_handler|users/token)")
+
+
+def test_every_route_asks_for_a_key_but_those_that_must_not(app, client, nobody):
+    client.submit()
+    asked = 0
+    for method, path in routes(app):
+        answer = nobody.call(method, path)
+        if OPEN.fullmatch(path):
+            assert answer.status_code in (200, 400)
+            continue
+        assert answer.status_code == 401, (method, path)
+        assert answer.headers["WWW-Authenticate"] == "Token"
+        assert answer.json["detail"] == "Authentication credentials were not provided."
+        asked += 1
+    assert asked > 25
+    assert Job.get().status is Status.CREATED
+
+
+def test_a_path_of_no_view_tells_nobody_so(nobody, client):
+    assert nobody.get("/api/v1/ana/demo/nothing").status_code == 401
+    assert client.get("/api/v1/ana/demo/nothing").status_code == 404
+
+
+@pytest.mark.parametrize("word", ["token", "Token", "TOKEN", "Bearer", "bearer"])
+def test_the_word_before_the_key_may_be_in_any_case(client, word):
+    key = client.headers["Authorization"].split()[1]
+    client.headers = {"Authorization": f"{word}  {key}"}
+    assert client.get("/api/v1/users").json["username"] == "ana"
+
+
+@pytest.mark.parametrize(
+    ("header", "detail"),
+    [
+        ("token " + "0" * 40, "Invalid token."),
+        ("token None", "Invalid token."),
+        ("token é", "Invalid token."),
+        ("token", "Invalid token header. No credentials provided."),
+        ("token a b", "Invalid token header. Token string should not contain spaces."),
+        ("Basic YTpi", "Authentication credentials were not provided."),
+        ("InternalToken x", "Authentication credentials were not provided."),
+        ("", "Authentication credentials were not provided."),
+        ("token job-x-y", "Invalid token."),
+    ],
+)
+def test_a_key_that_is_none_is_told_so(client, header, detail):
+    answer = client.get("/api/v1/users", headers={"Authorization": header.encode().decode("latin-1")})
+    assert (answer.status_code, answer.json["detail"]) == (401, detail)
+
+
+def test_a_key_that_has_run_out_is_told_so(client):
+    with write("test"):
+        Token.update(expires_at=now() - datetime.timedelta(seconds=1)).execute()
+    answer = client.get("/api/v1/users")
+    assert (answer.status_code, answer.json["detail"]) == (401, "Token expired")
+
+
+def test_the_key_of_one_who_is_not_active_is_told_so(client):
+    with write("test"):
+        User.update(is_active=False).execute()
+    answer = client.get("/api/v1/users")
+    assert (answer.status_code, answer.json["detail"]) == (401, "User inactive or deleted.")
+
+
+WRITES = [
+    ("POST", JOBS),
+    ("PATCH", f"{JOBS}/1"),
+    ("PUT", f"{JOBS}/1"),
+    ("DELETE", f"{JOBS}/1"),
+    *(("POST", f"{JOBS}/1/{verb}") for verb in ("stop", "restart", "resume", "copy", "statuses", "_heartbeat", "coderef", "logs")),
+    ("PUT", f"{BASE}/repo/upload"),
+]  # fmt: skip
+READS = [
+    BASE, JOBS, f"{JOBS}/1", f"{JOBS}/1/statuses", f"{JOBS}/1/logs", f"{JOBS}/1/outputs", f"{JOBS}/1/outputs/download",
+    f"{JOBS}/1/coderef", f"{BASE}/builds",
+]  # fmt: skip
+
+
+class TestAnother:
+    def test_does_not_see_a_private_project(self, client, other):
+        client.submit()
+        for method, path in [*WRITES, *(("GET", path) for path in READS), ("POST", f"{JOBS}/1/bookmark")]:
+            answer = other.call(method, path, {"config": CONFIG})
+            assert (answer.status_code, answer.json["detail"]) == (404, "Not found."), (method, path)
+        assert Job.select().count() == 1
+        assert other.get("/api/v1/ana").json["count"] == 0
+
+    def test_reads_a_public_one(self, client, other):
+        client.submit()
+        publish()
+        for path in READS:
+            assert other.get(path).status_code == 200, path
+        assert other.get("/api/v1/ana").json["count"] == 1
+
+    def test_writes_nothing_in_a_public_one(self, client, other):
+        client.submit()
+        publish()
+        for method, path in WRITES:
+            answer = other.call(method, path, {"config": CONFIG, "description": "bob was here"})
+            assert answer.status_code == 403, (method, path)
+        job = Job.get()
+        assert (Job.select().count(), job.description, job.status) == (1, None, Status.CREATED)
+
+    def test_bookmarks_in_a_public_one_for_itself_alone(self, client, other):
+        client.submit()
+        publish()
+        assert other.post(f"{JOBS}/1/bookmark").status_code == 201
+        assert other.get(f"{JOBS}/1").json["bookmarked"] is True
+        assert client.get(f"{JOBS}/1").json["bookmarked"] is False
+        assert client.get(JOBS).json["results"][0]["bookmarked"] is False
+
+
+def test_an_administrator_submits_in_the_name_of_nobody_else(admin, client):
+    job = admin.submit()
+    assert (job["user"], job["unique_name"]) == ("eva", "ana.demo.jobs.1")
+
+
+class TestJobsOwnKey:
+    @pytest.fixture
+    def job(self, client):
+        return bring(client.submit()["id"], Status.SCHEDULED, Status.RUNNING)
+
+    @pytest.fixture
+    def inside(self, app, job):
+        return Client(app, run_token(job.uuid, Meta.get_by_id("secret").value))
+
+    def test_reads_its_job_and_reports(self, inside, job):
+        for path in (f"{JOBS}/1", f"{JOBS}/1/", f"{JOBS}/1/statuses", f"{JOBS}/1/logs", f"{JOBS}/1/coderef"):
+            assert inside.get(path).status_code == 200, path
+        assert inside.post(f"{JOBS}/1/_heartbeat").status_code == 200
+        assert inside.post(f"{JOBS}/1/statuses", {"status": "failed", "message": "it says"}).status_code == 201
+        assert Job.get().status is Status.RUNNING
+        assert "it says" in Job.get().notes[0]["text"]
+
+    def test_may_do_nothing_else(self, app, inside, client):
+        client.submit()
+        allowed = {("GET", ""), ("GET", "/statuses"), ("POST", "/statuses"), ("GET", "/logs"), ("POST", "/logs"),
+                   ("POST", "/_heartbeat"), ("GET", "/coderef"), ("POST", "/coderef")}  # fmt: skip
+        for method, path in routes(app):
+            if OPEN.fullmatch(path) or (method, path.removeprefix(f"{JOBS}/1")) in allowed:
+                continue
+            assert inside.call(method, path).status_code == 403, (method, path)
+        assert inside.get(f"{JOBS}/2").status_code == 403
+        assert inside.post(f"{JOBS}/2/statuses", {}).status_code == 403
+        assert Job.select().where(Job.deleted_at.is_null()).count() == 2
+
+    def test_its_wish_to_stop_is_only_noted(self, inside, job):
+        assert inside.post(f"{JOBS}/1/statuses", {"status": "stopped"}).status_code == 201
+        assert Job.get().stop_at is None
+
+    def test_is_dead_once_the_job_is_done_or_deleted(self, inside, client, job):
+        bring(1, Status.SUCCEEDED)
+        assert inside.get(f"{JOBS}/1").status_code == 401
+        assert client.delete(f"{JOBS}/1").status_code == 204
+        assert inside.get(f"{JOBS}/1").status_code == 401
+
+    def test_of_another_installation_is_none(self, app, job):
+        stranger = Client(app, run_token(job.uuid, "ab" * 32))
+        assert stranger.get(f"{JOBS}/1").status_code == 401
+
+
+class TestBrowsers:
+    ORIGIN = {"Origin": "http://localhost"}
+
+    @pytest.fixture
+    def browser(self, app, client, user):
+        browser = Client(app)
+        key = auth.new_sign_in_link(user)
+        assert browser.get(f"/sign-in/{key}").status_code == 303
+        return browser
+
+    def token(self, browser):
+        with browser.http.session_transaction() as session:
+            return session["csrf"]
+
+    def test_reads_by_its_cookie(self, browser, client):
+        client.submit()
+        assert browser.get(JOBS).json["count"] == 1
+
+    def test_the_cookie_is_for_servers_eyes_only(self, app, client, user):
+        answer = Client(app).get(f"/sign-in/{auth.new_sign_in_link(user)}")
+        cookie = answer.headers["Set-Cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=Lax" in cookie
+        assert re.match("polyjob_[0-9a-f]{8}=", cookie)
+
+    def test_writes_with_the_pages_token_and_origin(self, browser):
+        headers = self.ORIGIN | {"X-CSRF-Token": self.token(browser)}
+        assert browser.post(JOBS, {"config": CONFIG}, headers=headers).status_code == 201
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {},
+            {"Origin": "http://localhost"},
+            {"Origin": "http://evil.example", "X-CSRF-Token": "{}"},
+            {"Origin": "null", "X-CSRF-Token": "{}"},
+            {"X-CSRF-Token": "{}"},
+            {"Origin": "http://localhost", "X-CSRF-Token": "é"},
+            {"Origin": "http://localhost", "X-CSRF-Token": ""},
+        ],
+    )
+    def test_writes_nothing_without(self, browser, headers):
+        headers = {name: value.format(self.token(browser)) for name, value in headers.items()}
+        assert browser.post(JOBS, {"config": CONFIG}, headers=headers).status_code == 403
+        assert Job.select().count() == 0
+
+    def test_pages_of_other_servers_read_nothing(self, browser):
+        assert browser.get(JOBS, headers={"Origin": "http://evil.example"}).status_code == 403
+
+    def test_the_cookie_is_good_at_its_own_host_only(self, browser):
+        assert browser.get(JOBS, base_url="http://localhost").status_code == 200
+        cookie = browser.http._cookies
+        stolen = "; ".join(f"{item.key}={item.value}" for item in cookie.values())
+        answer = browser.get(JOBS, base_url="http://evil.example", headers={"Cookie": stolen})
+        assert answer.status_code == 401
+
+    def test_a_forged_cookie_is_nobodys(self, app, client):
+        name = f"polyjob_{Meta.get_by_id('installation').value[:8]}"
+        answer = Client(app).get(JOBS, headers={"Cookie": f"{name}=eyJ1c2VyIjoxfQ.x.y"})
+        assert answer.status_code == 401
+
+    def test_a_key_beside_the_cookie_needs_no_more(self, browser, client):
+        assert browser.post(JOBS, {"config": CONFIG}, headers=client.headers).status_code == 201
+
+
+def test_the_link_is_gone_after_its_use(app, client, user):
+    key = auth.new_sign_in_link(user)
+    assert Client(app).get(f"/sign-in/{key}").status_code == 303
+    assert not SignInLink.select().where(SignInLink.digest == digest(key)).exists()

@@ -1,0 +1,461 @@
+"""Jobs over HTTP: every documented call with its effect."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+
+import pytest
+
+from polyjob import watch
+from polyjob.database import database
+from polyjob.models import Bookmark, Build, Code, Job, JobStatus
+from polyjob.statuses import Status
+
+from .conftest import BASE, CONFIG, JOBS, bring, now, pointers, write
+
+INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00")
+ROW = {
+    "id", "uuid", "name", "unique_name", "pod_id", "user", "description", "created_at", "updated_at", "started_at",
+    "finished_at", "last_status", "tags", "project", "build_job", "original", "cloning_strategy", "is_clone",
+    "backend", "is_managed", "in_cluster", "bookmarked", "node_scheduled", "exit_code", "ttl",
+}  # fmt: skip
+DETAIL = ROW | {
+    "config", "content", "resources", "readme", "data_refs", "commit", "exit", "notes", "queue_position", "waiting",
+    "urls",
+}  # fmt: skip
+
+
+@pytest.fixture
+def queries(monkeypatch):
+    """The SQL that was sent."""
+    sent = []
+    execute = database.execute_sql
+    monkeypatch.setattr(database, "execute_sql", lambda sql, *rest: sent.append(sql) or execute(sql, *rest))
+    return sent
+
+
+class TestCreate:
+    def test_answers_the_whole_job(self, client):
+        answer = client.post(JOBS, {"config": CONFIG, "name": "n", "description": "d", "tags": ["t"], "ttl": 10})
+        assert answer.status_code == 201
+        job = answer.json
+        assert job.keys() == DETAIL
+        row = Job.get()
+        assert job | {
+            "id": row.id, "uuid": row.uuid, "name": "n", "unique_name": f"ana.demo.jobs.{row.id}", "user": "ana",
+            "pod_id": f"plx-job-{row.uuid}", "description": "d", "last_status": "created", "tags": ["t"], "ttl": 10,
+            "project": "ana.demo", "build_job": None, "original": None, "cloning_strategy": None, "is_clone": False,
+            "backend": "fake", "is_managed": True, "in_cluster": True, "bookmarked": False, "node_scheduled": None,
+            "started_at": None, "finished_at": None, "config": CONFIG, "resources": None, "readme": None,
+            "data_refs": None, "commit": None, "exit": None, "exit_code": None, "notes": [], "queue_position": 1,
+        } == job  # fmt: skip
+        assert json.loads(job["content"]) == CONFIG
+        assert INSTANT.fullmatch(job["created_at"])
+        assert job["waiting"]
+        assert (row.config, row.status, row.ttl) == (CONFIG, Status.CREATED, 10)
+
+    def test_urls_lead_where_they_say(self, client):
+        urls = client.submit()["urls"]
+        assert client.get(urls["self"]).json["unique_name"] == "ana.demo.jobs.1"
+        for name in ("statuses", "logs", "outputs"):
+            assert client.get(urls[name]).status_code == 200
+        assert urls["page"] == "http://localhost/ana/demo/jobs/1"
+
+    def test_takes_the_config_as_text(self, client):
+        text = json.dumps(CONFIG, indent=1)
+        job = client.post(JOBS, {"content": text, "config": None}).json
+        assert (job["content"], job["config"]) == (text, CONFIG)
+
+    def test_takes_the_config_without_a_wrapping(self, client):
+        body = {"build": {"image": "python:3", "build_steps": ["true"]}, "run": {"cmd": "true"}, "name": "n"}
+        job = client.post(JOBS, body).json
+        assert job["config"] == {"version": 1, "kind": "job", "build": body["build"], "run": body["run"]}
+        assert job["name"] == "n"
+
+    def test_ignores_what_old_clients_send_beside(self, client):
+        nulls = dict.fromkeys(DETAIL | {"definition", "total_run", "content", "in_cluster", "is_managed", "merge"})
+        job = client.post(JOBS, nulls | {"config": CONFIG, "last_status": "running", "id": 99, "run_env": {}}).json
+        assert (job["id"], job["last_status"], job["is_managed"]) == (1, "created", True)
+
+    def test_takes_json_that_came_without_saying_so(self, client):
+        for kind in ("application/x-www-form-urlencoded", None, "application/vnd.api+json"):
+            answer = client.post(JOBS, data=json.dumps({"config": CONFIG}), content_type=kind)
+            assert answer.status_code == 201, kind
+        assert client.post(JOBS, data={"content": json.dumps(CONFIG), "name": "form"}).json["name"] == "form"
+
+    def test_is_in_the_state_of_the_database_before_it_is_answered(self, client):
+        assert client.post(JOBS, {"config": CONFIG}).status_code == 201
+        assert [row.status for row in JobStatus.select()] == [Status.CREATED]
+
+    def test_shows_resources_in_their_one_form(self, client):
+        job = client.submit(environment={"resources": {"limits": {"cpu": "500m", "memory": "1Gi"}}})
+        assert job["resources"] == {
+            "cpu": {"limits": 0.5, "requests": None},
+            "memory": {"limits": 1024, "requests": None},
+        }
+
+    @pytest.mark.parametrize("body", [{}, {"config": None}, {"content": None, "name": None}])
+    def test_without_config_is_refused(self, client, body):
+        assert pointers(client.post(JOBS, body)) == ["/content"]
+        assert Job.select().count() == 0
+
+    def test_without_config_is_fine_for_a_job_that_polyjob_does_not_run(self, client):
+        job = client.post(JOBS, {"is_managed": False}).json
+        assert (job["config"], job["content"], job["queue_position"], job["waiting"]) == (None, None, None, None)
+        assert client.post(JOBS, {"in_cluster": False}).json["is_managed"] is False
+
+    @pytest.mark.parametrize(
+        ("body", "expected"),
+        [
+            ({"config": {"run": {"cmd": 3}, "foo": 1}}, ["/config/run/cmd", "/config/foo"]),
+            ({"content": '{"run": {"cmd": 3}}'}, ["/content/run/cmd"]),
+            ({"content": "bar"}, ["/content"]),
+            ({"content": {"run": {"cmd": "a"}}}, ["/content"]),
+            ({"config": "bar"}, ["/config"]),
+            ({"build": {"image": "a"}, "runn": {"cmd": "a"}}, ["/run", "/runn"]),
+            ({"run": {"cmd": ""}}, ["/run/cmd"]),
+            ({"config": CONFIG, "ttl": "foo"}, ["/ttl"]),
+            ({"config": CONFIG, "ttl": 1 << 70}, ["/ttl"]),
+            ({"config": CONFIG, "name": "a b"}, ["/name"]),
+            ({"config": CONFIG, "tags": [1]}, ["/tags/0"]),
+            ({"config": CONFIG, "tags": ["x" * 65]}, ["/tags/0"]),
+            ({"config": CONFIG, "description": {}}, ["/description"]),
+            ({"config": CONFIG, "description": "a\0"}, ["/description"]),
+            ({"config": CONFIG, "is_managed": "maybe"}, ["/is_managed"]),
+            ({"config": CONFIG, "build_job": 7}, ["/build_job"]),
+            ({"config": CONFIG, "build_job": []}, ["/build_job"]),
+            ({"config": {"run": {}}, "name": "a b", "ttl": "x"}, ["/name", "/ttl", "/config/run/cmd"]),
+        ],
+    )
+    def test_what_is_wrong_is_named_all_at_once_and_makes_no_job(self, client, body, expected):
+        assert sorted(pointers(client.post(JOBS, body))) == sorted(expected)
+        assert Job.select().count() == 0
+
+    def test_a_surrogate_half_is_refused(self, client):
+        answer = client.post(
+            JOBS, data=b'{"run": {"cmd": "\\ud800"}, "name": "\\udfff"}', content_type="application/json"
+        )
+        assert sorted(pointers(answer)) == ["/name", "/run/cmd"]
+
+    def test_old_clients_find_the_messages_by_field(self, client):
+        answer = client.post(JOBS, {"config": {"run": {"cmd": 3}}, "ttl": "foo"}).json
+        assert answer["ttl"] == ["ttl must be an integer."]
+        assert answer["config"][0].startswith("run.cmd: ")
+        assert "ttl must be an integer." in answer["detail"]
+
+    def test_a_taken_name_is_refused(self, client):
+        assert client.post(JOBS, {"config": CONFIG, "name": "n"}).status_code == 201
+        answer = client.post(JOBS, {"config": CONFIG, "name": "n"})
+        assert pointers(answer) == ["/name"]
+        assert "n" in answer.json["name"][0]
+
+    def test_runs_with_the_latest_code(self, client, project, user):
+        with write("test"):
+            code = Code.create(project=project, user=user, digest="c" * 64, size=1, files={}, created_at=now())
+            type(project).update(code=code).execute()
+        assert client.submit()["commit"] == "c" * 64
+
+
+class TestList:
+    def test_last_changed_first_in_the_shape_of_a_row(self, client):
+        for _ in range(3):
+            client.submit()
+        bring(1, Status.SCHEDULED)
+        answer = client.get(JOBS).json
+        assert (answer["count"], answer["next"], answer["previous"]) == (3, None, None)
+        assert [job["id"] for job in answer["results"]] == [1, 3, 2]
+        assert all(job.keys() == ROW for job in answer["results"])
+        assert answer["results"][0]["started_at"] == client.get(f"{JOBS}/1").json["started_at"]
+
+    def test_pages_lead_through_all_and_back(self, client):
+        for _ in range(5):
+            client.submit()
+        first = client.get(f"{JOBS}?limit=2&x=%20y").json
+        second = client.get(first["next"]).json
+        third = client.get(second["next"]).json
+        assert [job["id"] for page in (first, second, third) for job in page["results"]] == [5, 4, 3, 2, 1]
+        assert (third["next"], first["previous"]) == (None, None)
+        assert "x=+y" in first["next"]
+        assert client.get(third["previous"]).json == second
+        assert "offset" not in second["previous"]
+        assert client.get(second["previous"]).json["results"] == first["results"]
+
+    @pytest.mark.parametrize(
+        "query", ["limit=0", "limit=-1", "limit=x", "offset=-3", "offset=x", "limit=" + "9" * 5000, "limit=٣"]
+    )
+    def test_numbers_that_are_none_count_as_not_given(self, client, query):
+        for _ in range(21):
+            client.submit()
+        answer = client.get(f"{JOBS}?{query}").json
+        assert (len(answer["results"]), answer["count"]) == (20, 21)
+
+    def test_behind_the_end_is_nothing(self, client):
+        client.submit()
+        answer = client.get(f"{JOBS}?offset=999999999999999").json
+        assert (answer["results"], answer["count"], answer["next"]) == ([], 1, None)
+
+    def test_a_page_has_a_largest_size(self, client, monkeypatch):
+        monkeypatch.setattr("polyjob.api.paging.LARGEST_PAGE", 2)
+        for _ in range(3):
+            client.submit()
+        assert len(client.get(f"{JOBS}?limit=100000").json["results"]) == 2
+
+    def test_costs_as_many_queries_for_many_as_for_one_and_reads_no_config(self, client, queries):
+        client.submit()
+        client.get(JOBS)
+        queries.clear()
+        client.get(JOBS)
+        for_one = len(queries)
+        for _ in range(15):
+            client.post(JOBS, {"config": CONFIG, "tags": ["a"]})
+        client.post(f"{JOBS}/1/restart")
+        queries.clear()
+        assert len(client.get(JOBS).json["results"]) == 17
+        assert len(queries) == for_one
+        assert not any('"config"' in sql or '"content"' in sql for sql in queries)
+
+    def test_shows_only_this_projects_jobs(self, client):
+        client.submit()
+        client.post("/api/v1/projects", {"name": "second"})
+        assert client.get("/api/v1/ana/second/jobs").json["count"] == 0
+        assert client.get("/api/v1/ana/second/jobs/1").status_code == 404
+
+
+class TestDetail:
+    def test_shows_how_a_job_ended(self, client):
+        client.submit()
+        end = {"reason": "signalled", "code": 137, "signal": 9, "max_rss": 4096, "cpu_seconds": 0.5}
+        notes = [{"kind": "build.image", "text": "It was not used."}]
+        bring(1, Status.SCHEDULED, Status.RUNNING, Status.FAILED, exit=end, exit_code=137, node="host-a", notes=notes)
+        job = client.get(f"{JOBS}/1").json
+        assert job["exit"] == end | {"stragglers": [], "message": None}
+        assert (job["exit_code"], job["node_scheduled"], job["notes"]) == (137, "host-a", notes)
+        assert job["started_at"] < job["finished_at"] <= job["updated_at"]
+        assert all(INSTANT.fullmatch(job[name]) for name in ("started_at", "finished_at", "updated_at"))
+
+    def test_shows_the_build_and_what_a_job_waits_for(self, client, project, user):
+        client.submit()
+        values = {"project": project, "user": user, "created_at": now(), "updated_at": now()}
+        with write("test"):
+            build = Build.create(uuid="b" * 32, config={}, runner="fake", key="k", key_parts={}, **values)
+        bring(1, Status.SCHEDULED, Status.BUILDING, build=build)
+        job = client.get(f"{JOBS}/1").json
+        assert job["build_job"] == f"ana.demo.builds.{build.id}"
+        assert job["build_job"] in job["waiting"]
+        assert client.get(JOBS).json["results"][0]["build_job"] == job["build_job"]
+
+    def test_says_the_place_in_the_queue(self, client):
+        client.submit()
+        client.submit()
+        assert client.get(f"{JOBS}/2").json["queue_position"] == 2
+        assert "1 job is ahead" in client.get(f"{JOBS}/2").json["waiting"]
+
+
+class TestWait:
+    def test_answers_at_once_when_the_job_is_done(self, client):
+        client.submit()
+        bring(1, Status.STOPPED)
+        begin = time.monotonic()
+        assert client.get(f"{JOBS}/1?wait=30").json["last_status"] == "stopped"
+        assert time.monotonic() - begin < 5
+
+    def test_answers_as_soon_as_the_job_is_done(self, client):
+        client.submit()
+        threading.Timer(0.3, lambda: (bring(1, Status.STOPPED), database.close())).start()
+        begin = time.monotonic()
+        assert client.get(f"{JOBS}/1?wait=30").json["last_status"] == "stopped"
+        assert 0.2 < time.monotonic() - begin < 10
+        watch.close_all()
+
+    def test_answers_when_the_time_is_over(self, client):
+        client.submit()
+        begin = time.monotonic()
+        assert client.get(f"{JOBS}/1?wait=0.2").json["last_status"] == "created"
+        assert 0.15 < time.monotonic() - begin < 10
+
+    def test_a_job_that_is_deleted_meanwhile_is_not_found(self, client):
+        client.submit()
+        headers = dict(client.headers)
+        threading.Timer(0.2, lambda: (client.delete(f"{JOBS}/1", headers=headers), database.close())).start()
+        assert client.get(f"{JOBS}/1?wait=30").status_code == 404
+
+    @pytest.mark.parametrize("wait", ["x", "-1", "nan", ""])
+    def test_what_is_no_time_is_named(self, client, wait):
+        client.submit()
+        assert pointers(client.get(f"{JOBS}/1?wait={wait}")) == ["wait"]
+
+
+class TestUpdate:
+    @pytest.mark.parametrize("method", ["PATCH", "PUT"])
+    def test_changes_what_may_be_changed(self, client, method):
+        client.submit()
+        changes = {"description": "new", "name": "n", "readme": "r", "tags": ["a"], "data_refs": ["d"]}
+        answer = client.call(method, f"{JOBS}/1", changes | {"last_status": "succeeded", "id": 5, "user": "x"})
+        assert answer.status_code == 200
+        assert answer.json | changes == answer.json == client.get(f"{JOBS}/1").json
+        assert (answer.json["last_status"], answer.json["id"], answer.json["user"]) == ("created", 1, "ana")
+
+    def test_leaves_alone_what_is_not_sent(self, client):
+        client.post(JOBS, {"config": CONFIG, "description": "d", "tags": ["t"]})
+        assert client.patch(f"{JOBS}/1", {"name": "n"}).json["description"] == "d"
+        assert client.patch(f"{JOBS}/1", {"description": None}).json["description"] is None
+
+    def test_merges_tags(self, client):
+        client.post(JOBS, {"config": CONFIG, "tags": ["a", "b"]})
+        assert client.patch(f"{JOBS}/1", {"tags": ["b", "c"], "merge": True}).json["tags"] == ["a", "b", "c"]
+        assert client.patch(f"{JOBS}/1", {"tags": ["z"]}).json["tags"] == ["z"]
+
+    def test_links_an_original(self, client):
+        client.submit()
+        client.submit()
+        job = client.patch(f"{JOBS}/2", {"original_job": 1}).json
+        assert (job["original"], job["is_clone"]) == ("ana.demo.jobs.1", True)
+
+    def test_changes_the_config_of_a_job_that_waits(self, client):
+        client.submit()
+        job = client.patch(f"{JOBS}/1", {"content": '{"run": {"cmd": "other"}}'}).json
+        assert (job["config"]["run"]["cmd"], Job.get().config["run"]["cmd"]) == ("other", "other")
+
+    def test_changes_no_config_of_a_job_that_was_taken_up(self, client):
+        client.submit()
+        bring(1, Status.SCHEDULED)
+        assert pointers(client.patch(f"{JOBS}/1", {"content": '{"run": {"cmd": "other"}}', "name": "n"})) == [
+            "/content"
+        ]
+        assert (Job.get().config, Job.get().name) == (CONFIG, None)
+
+    def test_names_what_is_wrong(self, client):
+        client.submit()
+        wrong = {"name": "a b", "tags": 3, "config": {"run": {}}}
+        assert sorted(pointers(client.patch(f"{JOBS}/1", wrong))) == ["/config/run/cmd", "/name", "/tags"]
+
+
+class TestEnds:
+    def test_stop_of_a_waiting_job_ends_it(self, client):
+        client.submit()
+        answer = client.post(f"{JOBS}/1/stop")
+        assert (answer.status_code, answer.data) == (200, b"")
+        assert client.get(f"{JOBS}/1").json["last_status"] == "stopped"
+
+    def test_stop_of_a_running_job_is_a_wish(self, client, user):
+        client.submit()
+        bring(1, Status.SCHEDULED, Status.RUNNING)
+        assert client.post(f"{JOBS}/1/stop").status_code == 200
+        assert (Job.get().stop_kind, Job.get().stop_by) == ("person", user)
+
+    def test_stop_of_a_job_that_is_done_changes_nothing(self, client):
+        client.submit()
+        version = bring(1, Status.SCHEDULED, Status.RUNNING, Status.SUCCEEDED).version
+        for _ in range(2):
+            assert client.post(f"{JOBS}/1/stop").status_code == 200
+        assert (Job.get().status, Job.get().version) == (Status.SUCCEEDED, version)
+
+    def test_delete_hides_at_once(self, client):
+        client.submit()
+        client.submit()
+        answer = client.delete(f"{JOBS}/1")
+        assert (answer.status_code, answer.data) == (204, b"")
+        for path in ("", "/statuses", "/logs", "/outputs"):
+            assert client.get(f"{JOBS}/1{path}").status_code == 404
+        assert client.delete(f"{JOBS}/1").status_code == 404
+        assert client.get(JOBS).json["count"] == 1
+        assert Job.get_by_id(1).deleted_at is not None
+
+
+class TestClones:
+    @pytest.fixture
+    def done(self, client):
+        client.post(JOBS, {"config": CONFIG, "description": "d", "tags": ["t"]})
+        bring(1, Status.SCHEDULED, Status.RUNNING, Status.SUCCEEDED)
+
+    @pytest.mark.parametrize("verb", ["restart", "resume", "copy"])
+    def test_make_a_new_job_of_the_same_config(self, client, done, verb):
+        answer = client.post(f"{JOBS}/1/{verb}/")
+        assert answer.status_code == 201
+        job = answer.json
+        assert job.keys() == DETAIL
+        assert (job["id"], job["original"], job["is_clone"], job["cloning_strategy"]) == (
+            2,
+            "ana.demo.jobs.1",
+            True,
+            verb,
+        )
+        assert (job["config"], job["description"], job["last_status"], job["user"]) == (CONFIG, "d", "created", "ana")
+        assert client.get(JOBS).json["results"][0]["original"] == "ana.demo.jobs.1"
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"config": {"environment": {"env_vars": {"A": 1}}}},
+            {"content": '{"environment": {"env_vars": [["A", "1"]]}}'},
+            {"content": "{'environment': {'env_vars': [['A', '1']], 'labels': None}}"},
+            {"environment": {"env_vars": {"A": "1"}}},
+        ],
+    )
+    def test_merge_a_patch(self, client, done, body):
+        job = client.post(f"{JOBS}/1/restart", body | {"description": "own", "ttl": 3}).json
+        assert job["config"] == CONFIG | {"environment": {"env_vars": [["A", "1"]]}}
+        assert (job["description"], job["ttl"]) == ("own", 3)
+
+    @pytest.mark.parametrize(
+        ("body", "expected"),
+        [
+            ({"config": {"run": {"cmd": 3}}}, ["/config/run/cmd"]),
+            ({"content": '{"run": {"cmd": 3}}'}, ["/content/run/cmd"]),
+            ({"content": "bar"}, ["/content"]),
+            ({"content": "[1]"}, ["/content"]),
+            ({"run": {"cmd": 3}}, ["/run/cmd"]),
+            ({"update_code": "maybe"}, ["/update_code"]),
+            ({"ttl": "x"}, ["/ttl"]),
+        ],
+    )
+    def test_refuse_a_wrong_patch_and_make_no_job(self, client, done, body, expected):
+        assert pointers(client.post(f"{JOBS}/1/restart", body)) == expected
+        assert Job.select().count() == 1
+
+    def test_say_what_update_code_takes(self, client, done):
+        answer = client.post(f"{JOBS}/1/restart", {"update_code": "maybe"})
+        assert answer.json["update_code"] == ["update_code should be a boolean"]
+
+    @pytest.mark.parametrize(("verb", "status"), [("restart", 201), ("resume", 400), ("copy", 400)])
+    def test_of_a_job_that_is_not_done(self, client, verb, status):
+        client.submit()
+        answer = client.post(f"{JOBS}/1/{verb}", {})
+        assert answer.status_code == status
+        if status == 400:
+            assert "done" in answer.json["non_field_errors"][0]
+
+    def test_take_the_newest_code_where_that_is_asked_for(self, client, done, project, user):
+        with write("test"):
+            code = Code.create(project=project, user=user, digest="c" * 64, size=1, files={}, created_at=now())
+            type(project).update(code=code).execute()
+        assert client.post(f"{JOBS}/1/restart", {"update_code": "true"}).json["commit"] == "c" * 64
+        assert client.post(f"{JOBS}/1/restart", {"update_code": False}).json["commit"] is None
+
+
+class TestBookmarks:
+    def test_come_and_go(self, client):
+        client.submit()
+        for _ in range(2):
+            answer = client.post(f"{JOBS}/1/bookmark", content_type="application/json")
+            assert (answer.status_code, answer.data) == (201, b"")
+        assert Bookmark.select().count() == 1
+        assert client.get(f"{JOBS}/1").json["bookmarked"] is True
+        assert client.get(JOBS).json["results"][0]["bookmarked"] is True
+        for _ in range(2):
+            answer = client.delete(f"{JOBS}/1/unbookmark", content_type="application/json")
+            assert (answer.status_code, answer.data) == (204, b"")
+        assert client.get(f"{JOBS}/1").json["bookmarked"] is False
+
+    def test_that_never_were_are_not_found(self, client):
+        client.submit()
+        assert client.delete(f"{JOBS}/1/unbookmark").status_code == 404
+
+
+def test_the_project_is_looked_for_before_the_body_is(client):
+    assert client.post("/api/v1/ana/other/jobs", {"config": 3}).status_code == 404
+    assert client.patch(f"{JOBS}/7", {"name": "a b"}).status_code == 404
+    assert client.get(f"{BASE}/nothing").status_code == 404

@@ -1,0 +1,177 @@
+"""Projects over HTTP, and the upload of code."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import pytest
+
+from polyjob import auth
+from polyjob.app import create_app
+from polyjob.models import Code, Project
+from polyjob.store import Store
+
+from .conftest import BASE, Client, pointers, publish, tar
+
+ROW = {
+    "id", "uuid", "user", "owner", "name", "unique_name", "description", "tags", "created_at", "updated_at",
+    "is_public", "bookmarked",
+}  # fmt: skip
+DETAIL = ROW | {
+    "readme", "has_code", "has_tensorboard", "has_notebook", "num_experiment_groups", "num_independent_experiments",
+    "num_experiments", "num_jobs", "num_builds",
+}  # fmt: skip
+PROJECTS = "/api/v1/projects"
+UPLOAD = f"{BASE}/repo/upload"
+
+
+class TestCreate:
+    def test_makes_a_private_project(self, client):
+        nulls = dict.fromkeys(DETAIL - {"name"}) | {"num_jobs": 0}
+        answer = client.post(f"{PROJECTS}/", nulls | {"name": "new", "description": "d", "tags": ["t"], "readme": "r"})
+        assert answer.status_code == 201
+        assert answer.json.keys() == DETAIL
+        assert answer.json | {
+            "user": "ana", "owner": "ana", "name": "new", "unique_name": "ana.new", "description": "d", "tags": ["t"],
+            "readme": "r", "is_public": False, "bookmarked": False, "has_code": False, "num_jobs": 0, "num_builds": 0,
+        } == answer.json  # fmt: skip
+        assert client.get("/api/v1/ana/new").json == answer.json
+
+    def test_makes_a_public_one_where_that_is_asked_for_or_the_rule(self, client, settings, user):
+        assert client.post(PROJECTS, {"name": "a", "is_public": True}).json["is_public"] is True
+        app = create_app(dataclasses.replace(settings, public_projects=True))
+        client = Client(app, auth.new_token(user, "t"))
+        assert client.post(PROJECTS, {"name": "b"}).json["is_public"] is True
+        assert client.post(PROJECTS, {"name": "c", "is_public": False}).json["is_public"] is False
+
+    @pytest.mark.parametrize(
+        "body",
+        [{}, {"name": None}, {"name": ""}, {"name": "a b"}, {"name": "a.b"}, {"name": "x" * 129}, {"name": 3},
+         {"name": "Jobs"}, {"name": "demo"}, {"name": "a\0"}],
+    )  # fmt: skip
+    def test_a_name_that_does_not_do_is_refused(self, client, body):
+        assert set(pointers(client.post(PROJECTS, body))) == {"/name"}
+        assert Project.select().count() == 1
+
+    def test_says_which_name_is_taken(self, client, other):
+        answer = client.post(PROJECTS, {"name": "demo"})
+        assert answer.json["name"] == ["A project with name `demo` already exists."]
+        assert other.post(PROJECTS, {"name": "demo"}).json["unique_name"] == "bob.demo"
+
+
+class TestList:
+    def test_last_changed_first(self, client):
+        for name in ("b", "c"):
+            client.post(PROJECTS, {"name": name})
+        answer = client.get("/api/v1/ana/").json
+        assert (answer["count"], [project["name"] for project in answer["results"]]) == (3, ["c", "b", "demo"])
+        assert all(project.keys() == ROW for project in answer["results"])
+        assert [one["name"] for one in client.get("/api/v1/ana?limit=1&offset=1").json["results"]] == ["b"]
+
+    def test_shows_others_the_public_ones(self, client, other, admin):
+        client.post(PROJECTS, {"name": "open", "is_public": True})
+        assert [one["name"] for one in other.get("/api/v1/ana").json["results"]] == ["open"]
+        assert admin.get("/api/v1/ana").json["count"] == 2
+
+    def test_of_nobody_is_not_found(self, client):
+        assert client.get("/api/v1/nobody").status_code == 404
+
+
+def test_detail_counts(client):
+    for _ in range(3):
+        client.submit()
+    client.delete(f"{BASE}/jobs/1")
+    assert client.get(BASE).json["num_jobs"] == 2
+
+
+class TestUpload:
+    def upload(self, client, data, name="repo", **fields):
+        form = fields | {name: (io.BytesIO(data), "/home/ana/x.tar.gz", "text/plain")}
+        return client.call("PUT", f"{UPLOAD}/", data=form, content_type="multipart/form-data")
+
+    def test_is_kept_and_run_with(self, client, settings):
+        answer = self.upload(client, tar({"main.py": b"print(1)", "requirements.txt": b"six"}), json='{"async": false}')
+        assert (answer.status_code, answer.data) == (200, b"")
+        code = Code.get()
+        assert Store(settings.data_dir).code_archive(code.digest).stat().st_size == code.size
+        assert list(code.files) == ["requirements.txt"]
+        assert client.get(BASE).json["has_code"] is True
+        assert client.submit()["commit"] == code.digest
+
+    def test_a_later_one_is_for_later_jobs(self, client):
+        self.upload(client, tar({"a": b"1"}))
+        first = client.submit()
+        self.upload(client, tar({"a": b"2"}))
+        assert client.submit()["commit"] != first["commit"] == client.get(f"{BASE}/jobs/1").json["commit"]
+
+    def test_the_same_again_changes_nothing(self, client):
+        for _ in range(2):
+            assert self.upload(client, tar({"a": b"1"})).status_code == 200
+        assert Code.select().count() == 1
+
+    def test_an_earlier_one_again_is_the_latest(self, client):
+        for content in (b"1", b"2", b"1"):
+            self.upload(client, tar({"a": content}))
+        assert client.submit()["commit"] == Code.get_by_id(1).digest
+
+    @pytest.mark.parametrize(
+        "data", [b"", b"no archive", tar({"../a": b"1"}), tar({"/a": b"1"}), tar({"a": b"1"})[:60]]
+    )
+    def test_one_that_is_no_good_is_refused_whole(self, client, settings, data):
+        assert pointers(self.upload(client, data)) == ["/repo"]
+        assert Code.select().count() == 0
+        assert list((settings.data_dir / "code").iterdir()) == []
+        assert client.get(BASE).json["has_code"] is False
+
+    def test_without_a_file_is_refused(self, client):
+        assert pointers(self.upload(client, tar({"a": b"1"}), name="other")) == ["/repo"]
+
+    def test_that_breaks_off_is_refused(self, client, settings):
+        whole = b'--b\r\nContent-Disposition: form-data; name="repo"; filename="x"\r\n\r\n' + tar({"a": b"1"})
+        answer = client.call("PUT", UPLOAD, data=whole, content_type="multipart/form-data; boundary=b")
+        assert pointers(answer) == [""]
+        assert Code.select().count() == 0
+        assert list((settings.data_dir / "code").iterdir()) == []
+
+    @pytest.mark.parametrize("kind", ["application/json", "application/gzip", "multipart/form-data", None])
+    def test_of_another_type_is_refused(self, client, kind):
+        answer = client.call("PUT", UPLOAD, data=tar({"a": b"1"}), content_type=kind)
+        assert (answer.status_code, answer.mimetype) == (415, "application/problem+json")
+
+    def test_that_is_too_large_is_refused(self, settings, user, project):
+        small = dataclasses.replace(settings, upload_limit=1000)
+        client = Client(create_app(small), auth.new_token(user, "t"))
+        data = tar({"a": b"".join(bytes([i * j % 251]) for i in range(100) for j in range(100))})
+        assert len(data) > 1000
+        answer = self.upload(client, data)
+        assert (answer.status_code, answer.mimetype) == (413, "application/problem+json")
+        assert Code.select().count() == 0
+        assert list((settings.data_dir / "code").iterdir()) == []
+
+    def test_whose_body_is_too_large_is_not_even_read(self, settings, user, project, monkeypatch):
+        monkeypatch.setattr("polyjob.api.projects.FRAMING", 0)
+        small = dataclasses.replace(settings, upload_limit=10)
+        client = Client(create_app(small), auth.new_token(user, "t"))
+        answer = self.upload(client, tar({"a": b"1"}))
+        assert (answer.status_code, answer.json["detail"]) == (
+            413,
+            "The body is larger than the 10 bytes that are taken.",
+        )
+
+    def test_may_be_larger_than_other_bodies(self, settings, user, project):
+        small = dataclasses.replace(settings, body_limit=50)
+        client = Client(create_app(small), auth.new_token(user, "t"))
+        assert self.upload(client, tar({"a": b"1"})).status_code == 200
+
+    def test_is_refused_while_the_disk_is_low(self, settings, user, project):
+        low = dataclasses.replace(settings, disk_low=1 << 60)
+        client = Client(create_app(low), auth.new_token(user, "t"))
+        answer = self.upload(client, tar({"a": b"1"}))
+        assert answer.status_code == 503
+        assert int(answer.headers["Retry-After"]) > 0
+
+    def test_is_its_owners_alone(self, client, other):
+        publish()
+        assert self.upload(other, tar({"a": b"1"})).status_code == 403
+        assert Code.select().count() == 0
