@@ -18,7 +18,7 @@ from polyjob.api import builds, jobs, logs, outputs, problems, projects, service
 from polyjob.api.blueprint import make_api
 from polyjob.api.paths import PlainPaths
 from polyjob.database import open_database
-from polyjob.errors import PolyjobError, Unavailable
+from polyjob.errors import NotFound, PolyjobError, Unavailable
 from polyjob.models import Meta
 from polyjob.settings import Settings
 
@@ -71,6 +71,12 @@ def _register_blueprints(app: Flask) -> None:
         api.register_blueprint(module.blp, url_prefix=API)
     api.register_blueprint(service.health)
     app.register_blueprint(pages.blp)
+    app.add_url_rule("/api/<version>", view_func=no_such_api)
+
+
+def no_such_api(version: str) -> Response:
+    """Without this, the path would be a page's: of a user `api`."""
+    raise NotFound("Not found.")
 
 
 # What comes before every view.

@@ -50,7 +50,7 @@ def problem(
     body: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     if problems:
         body |= {"errors": [_pointed(item) for item in problems]} | _by_field(problems)
-    response = Response(json.dumps(body, ensure_ascii=False), status, mimetype=MIMETYPE)
+    response = Response(json.dumps(body, ensure_ascii=False) + "\n", status, mimetype=MIMETYPE)
     response.headers.update(headers or {})
     response.headers["Cache-Control"] = "no-store"
     return response

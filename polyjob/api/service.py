@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -83,7 +84,11 @@ def readyz() -> Response:
     """Whether each part works, by name: 200, or 503 if one does not"""
     parts = {name: _part(why) for name, why in _PARTS.items()}
     ok = all(part["ok"] for part in parts.values())
-    return Response(json.dumps({"ok": ok} | parts), 200 if ok else 503, mimetype="application/json")
+    return Response(json.dumps({"ok": ok} | parts) + "\n", 200 if ok else 503, mimetype="application/json")
+
+
+_wanted_schema = functools.cache(migrations.latest)
+"""Asked for at each request, and the same for ever."""
 
 
 def _part(why: Callable[[], str | None]) -> dict[str, Any]:
@@ -94,7 +99,7 @@ def _part(why: Callable[[], str | None]) -> dict[str, Any]:
 def database_fault() -> str | None:
     """What keeps this process from using the database; None if nothing does."""
     try:
-        found, wanted = migrations.current(), migrations.latest()
+        found, wanted = migrations.current(), _wanted_schema()
     except PeeweeException as error:
         return f"The database cannot be opened: {error}."
     if found == wanted:
@@ -121,9 +126,9 @@ def _runner_fault() -> str | None:
         return "No engine is there to ask it."
     try:
         report = json.loads((settings().data_dir / ENGINE_REPORT).read_text())["runner"]
-    except (OSError, ValueError, KeyError):
+        return None if report["ok"] else f"{report['name']}: {report['message']}"
+    except (OSError, ValueError, KeyError, TypeError):
         return "The engine has not asked it yet."
-    return None if report.get("ok") else f"{report.get('name')}: {report.get('message')}"
 
 
 _PARTS: dict[str, Callable[[], str | None]] = {

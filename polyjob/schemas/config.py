@@ -37,7 +37,7 @@ def load_config(document: Any, pointer: str = "/config") -> dict[str, Any]:
     if not isinstance(document, Mapping):
         raise Invalid([Problem(pointer, "A config is an object with `run`, and `build` where something is built.")])
     check_values(document, pointer)
-    loaded: dict[str, Any] = load(ConfigSchema(), document, pointer)
+    loaded: dict[str, Any] = load(CONFIG, document, pointer)
     return {"version": VERSION, "kind": KIND} | loaded
 
 
@@ -304,3 +304,7 @@ class ConfigSchema(Section):
     run = fields.Nested(
         RunSchema, required=True, error_messages={"required": "`run` is missing: the command that the job runs."}
     )
+
+
+CONFIG = ConfigSchema()
+"""Made once: making it takes longer than using it."""

@@ -12,7 +12,7 @@ from marshmallow import Schema, fields, post_load
 from polyjob.errors import Invalid, Problem
 from polyjob.models import Job
 from polyjob.schemas.checks import check_values, load
-from polyjob.schemas.config import ConfigSchema, Items, Line, ReferenceField, Tags, Whole, load_config, parse_content
+from polyjob.schemas.config import CONFIG, Items, Line, ReferenceField, Tags, Whole, load_config, parse_content
 from polyjob.schemas.wire import Body, Instant, RunStatusSchema, name_field, text_field
 from polyjob.statuses import Status
 
@@ -225,7 +225,7 @@ class Sent:
 
 def read_create(body: Mapping[str, Any]) -> Sent:
     """Raises Invalid with every problem of attributes and config."""
-    sent = _read(body, JobCreateBody(), load_config)
+    sent = _read(body, _CREATE, load_config)
     attributes = sent.attributes
     if attributes.get("is_managed") is None:
         attributes["is_managed"] = attributes.get("in_cluster") is not False
@@ -234,18 +234,18 @@ def read_create(body: Mapping[str, Any]) -> Sent:
 
 def read_change(body: Mapping[str, Any]) -> Sent:
     """Only what was sent is in the attributes. Raises Invalid with every problem."""
-    return _read(body, JobChangeBody(), load_config)
+    return _read(body, _CHANGE, load_config)
 
 
 def read_clone(body: Mapping[str, Any]) -> Sent:
     """The config is a patch and not checked by itself. Raises Invalid with every problem of the rest."""
-    return _read(body, JobCloneBody(), _only_an_object)
+    return _read(body, _CLONE, _only_an_object)
 
 
 def read_status(body: Mapping[str, Any]) -> dict[str, Any]:
     """`status`, `message`, `traceback`, `details`. Raises Invalid."""
     check_values(body)
-    loaded: dict[str, Any] = load(StatusBody(), body, "")
+    loaded: dict[str, Any] = load(_STATUS, body, "")
     status = Status.CREATED if loaded.get("status") is None else loaded["status"]
     if not isinstance(status, str) or status not in set(Status):
         raise Invalid([Problem("/status", f'"{status}" is not a valid choice.')])
@@ -288,7 +288,8 @@ def _find_config(body: Mapping[str, Any], schema: Schema) -> tuple[str, Any, str
     return "", {key: value for key, value in body.items() if key not in schema.fields and value is not None}, None
 
 
-_PARTS = ConfigSchema().fields.keys() - JobCreateBody().fields.keys() - {"version", "kind"}
+_CREATE, _CHANGE, _CLONE, _STATUS = JobCreateBody(), JobChangeBody(), JobCloneBody(), StatusBody()
+_PARTS = CONFIG.fields.keys() - _CREATE.fields.keys() - {"version", "kind"}
 
 
 def _only_an_object(document: Any, pointer: str) -> dict[str, Any]:

@@ -116,7 +116,9 @@ class TestUpload:
         assert client.submit()["commit"] == Code.get_by_id(1).digest
 
     @pytest.mark.parametrize(
-        "data", [b"", b"no archive", tar({"../a": b"1"}), tar({"/a": b"1"}), tar({"a": b"1"})[:60]]
+        "data",
+        [b"", b"no archive", tar({"../a": b"1"}), tar({"/a": b"1"}), tar({"a": b"1"})[:60]],
+        ids=["empty", "none", "leads out", "absolute", "cut"],
     )
     def test_one_that_is_no_good_is_refused_whole(self, client, settings, data):
         assert pointers(self.upload(client, data)) == ["/repo"]

@@ -1,0 +1,96 @@
+"""The OpenAPI document says what the API does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parent.parent.parent / "docs" / "api.md"
+
+
+@pytest.fixture
+def document(nobody):
+    answer = nobody.get("/openapi.json")
+    assert (answer.status_code, answer.mimetype) == (200, "application/json")
+    return answer.json
+
+
+def operations(document):
+    for path, members in document["paths"].items():
+        for method, operation in members.items():
+            if method != "parameters":
+                yield f"{method.upper()} {path}", operation
+
+
+def references(part):
+    if isinstance(part, dict):
+        yield from ([part["$ref"]] if "$ref" in part else [])
+        for inner in part.values():
+            yield from references(inner)
+    elif isinstance(part, list):
+        for inner in part:
+            yield from references(inner)
+
+
+def _documented(rule):
+    return re.sub(r"<(?:int:)?([a-z_]+)>", r"{\1}", rule)
+
+
+def test_has_every_route(app, document):
+    routes = {
+        f"{method} {_documented(rule.rule)}"
+        for rule in app.url_map.iter_rules()
+        if rule.rule.startswith("/api/v1/")
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+    }
+    assert routes <= {name for name, _ in operations(document)}
+    assert len(routes) > 30
+
+
+def test_every_reference_leads_somewhere(document):
+    for reference in set(references(document)):
+        part = document
+        for key in reference.removeprefix("#/").split("/"):
+            part = part[key]
+        assert part
+
+
+def test_every_operation_says_what_it_is_and_how_it_fails(document):
+    for name, operation in operations(document):
+        assert operation["summary"] or "logs" in name, name
+        assert "default" in operation["responses"], name
+        is_open = operation.get("security") == []
+        assert ("401" in operation["responses"]) is not is_open, name
+        if name.split()[0] != "GET" and not is_open:
+            assert operation["responses"].keys() >= {"400", "403", "404", "413", "503"}, name
+
+
+def test_errors_are_problems(document):
+    for name, response in document["components"]["responses"].items():
+        content = response["content"]
+        assert list(content) == ["application/problem+json"], name
+        assert content["application/problem+json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
+    assert document["components"]["schemas"]["Problem"]["properties"].keys() == {
+        "type",
+        "title",
+        "status",
+        "detail",
+        "errors",
+    }
+
+
+def test_a_jobs_schema_is_the_jobs_shape(client, document):
+    job = client.submit()
+    assert document["components"]["schemas"]["Job"]["properties"].keys() == job.keys()
+
+
+def test_the_guide_has_every_route(document):
+    guide = DOCS.read_text()
+    for name, _ in operations(document):
+        method, path = name.split()
+        shown = path.removeprefix("/api/v1")
+        for word in ("username", "project_name", "job_id", "build_id"):
+            shown = shown.replace(f"{{{word}}}", {"username": "{u}", "project_name": "{p}"}.get(word, "{id}"))
+        assert re.search(rf"`[A-Z, ]*\b{method}\b[A-Z, ]* {re.escape(shown)}`", guide), f"{method} {shown}"

@@ -1,0 +1,194 @@
+"""Every error is JSON that says what was wrong, and nothing that is nobody's business."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import sqlite3
+
+import peewee
+import pytest
+
+from polyjob import auth
+from polyjob.api import problems
+from polyjob.app import create_app
+from polyjob.errors import Conflict, Forbidden, Invalid, NotFound, PolyjobError, Problem, TooLarge, Unavailable
+from polyjob.models import Job
+
+from .conftest import BASE, CONFIG, JOBS, Client, pointers
+
+
+def check(answer, status):
+    assert (answer.status_code, answer.mimetype) == (status, "application/problem+json")
+    body = answer.json
+    assert body.keys() >= {"type", "title", "status", "detail"}
+    assert (body["status"], type(body["detail"])) == (status, str)
+    return body
+
+
+@pytest.mark.parametrize(
+    "path", [f"{BASE}/nothing", "/api/v1/ana/demo/experiments/1", "/api/v1", "/api/v2/", "/x/y/z/w"]
+)
+def test_unknown_paths(client, path):
+    assert check(client.get(path), 404)["detail"] == "Not found."
+
+
+def test_a_browser_gets_a_page_for_a_path_of_no_page_but_never_from_the_api(client):
+    headers = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    answer = client.get("/x/y/z/w", headers=headers)
+    assert (answer.status_code, answer.mimetype) == (404, "text/html")
+    check(client.get("/api/v1/x/y/z/w", headers=headers), 404)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", JOBS, "POST"),
+        ("PUT", f"{JOBS}/1/stop", "POST"),
+        ("POST", "/api/v1/versions/cli", "GET"),
+        ("PATCH", "/healthz", "GET"),
+    ],
+)
+def test_wrong_methods(client, method, path, allowed):
+    answer = client.call(method, path)
+    assert check(answer, 405)["detail"] == f'Method "{method}" not allowed.'
+    assert allowed in answer.headers["Allow"]
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/yaml", "text/html; charset=utf-8", "nonsense"])
+def test_wrong_types(client, kind):
+    answer = client.post(JOBS, data=json.dumps({"config": CONFIG}), content_type=kind)
+    assert "Unsupported media type" in check(answer, 415)["detail"]
+    assert Job.select().count() == 0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"{", b"[1]", b"nonsense", b'"x"', b"null", b"\xff", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"],
+    ids=["cut", "list", "words", "text", "null", "bytes", "deep", "huge number"],
+)
+def test_wrong_json(client, data):
+    answer = client.post(JOBS, data=data, content_type="application/json")
+    check(answer, 400)
+    assert pointers(answer) == [""]
+    assert answer.json["non_field_errors"]
+
+
+def test_numbers_that_json_has_not(client):
+    answer = client.post(
+        JOBS, data=b'{"run": {"cmd": "a"}, "termination": {"grace": NaN}}', content_type="application/json"
+    )
+    assert pointers(answer) == ["/termination/grace"]
+    answer = client.post(
+        JOBS, data=b'{"run": {"cmd": "a"}, "termination": {"grace": 1e999}}', content_type="application/json"
+    )
+    assert pointers(answer) == ["/termination/grace"]
+
+
+def test_bodies_that_are_too_large(settings, user, project):
+    app = create_app(dataclasses.replace(settings, body_limit=1000))
+    client = Client(app, auth.new_token(user, "t"))
+    answer = client.post(JOBS, {"config": CONFIG, "description": "x" * 1000})
+    assert check(answer, 413)["detail"] == "The body is larger than the 1000 bytes that are taken."
+    assert Job.select().count() == 0
+    assert client.post(JOBS, {"config": CONFIG}).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Invalid([Problem("/a", "b")]), 400),
+        (auth.Unauthenticated("who"), 401),
+        (Forbidden("no"), 403),
+        (NotFound("none"), 404),
+        (Conflict("busy", 7), 409),
+        (TooLarge("big"), 413),
+        (Unavailable("later", 9), 503),
+    ],
+)
+def test_refusals(app, error, status):
+    with app.test_request_context():
+        answer = problems.answer_refusal(error)
+    check(answer, status)
+    assert answer.headers.get("Retry-After") == {409: "7", 503: "9"}.get(status)
+    assert ("WWW-Authenticate" in answer.headers) is (status == 401)
+
+
+def test_many_problems_are_all_there_and_told_in_short(app):
+    many = [Problem(f"/config/x{number}", "is wrong") for number in range(20)] + [Problem("", "and so is all")]
+    with app.test_request_context():
+        body = problems.answer_refusal(Invalid(many)).json
+    assert len(body["errors"]) == 21
+    assert len(body["config"]) == 20
+    assert body["config"][0] == "x0: is wrong"
+    assert body["non_field_errors"] == ["and so is all"]
+    assert body["detail"].endswith("and 16 more")
+
+
+def test_fields_never_take_the_problems_own_members(app):
+    with app.test_request_context():
+        body = problems.answer_refusal(
+            Invalid([Problem("/status", "a"), Problem("/detail", "b"), Problem("wait", "c")])
+        ).json
+    assert (body["status"], body["detail"]) == (400, "/status: a /detail: b wait: c")
+    assert body["errors"][2] == {"parameter": "wait", "detail": "c"}
+
+
+SECRET = "/very/secret/path token=abc"
+
+
+class TestDefects:
+    @pytest.fixture
+    def broken(self, app, client, monkeypatch):
+        """A client whose list of jobs fails as told."""
+        app.testing = False
+
+        def breaks(error):
+            def fail(*_):
+                raise error
+
+            monkeypatch.setattr("polyjob.api.rows.page_of_jobs", fail)
+            return client
+
+        return breaks
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            KeyError(SECRET),
+            RuntimeError(SECRET),
+            OSError(2, SECRET),
+            peewee.IntegrityError(SECRET),
+            PolyjobError(SECRET),
+        ],
+    )
+    def test_say_nothing_but_in_the_log(self, broken, caplog, error):
+        answer = broken(error).get(JOBS)
+        check(answer, 500)
+        assert "secret" not in answer.text
+        assert "secret" in caplog.text
+
+    def test_a_full_disk_is_for_the_moment(self, broken, caplog):
+        answer = broken(OSError(errno.ENOSPC, SECRET)).get(JOBS)
+        assert "disk is full" in check(answer, 503)["detail"]
+        assert int(answer.headers["Retry-After"]) > 0
+        assert "secret" not in answer.text
+
+    @pytest.mark.parametrize("name", ["SQLITE_FULL", "SQLITE_BUSY", "SQLITE_IOERR_WRITE", "SQLITE_LOCKED"])
+    def test_so_is_a_database_that_cannot_be_used(self, broken, caplog, name):
+        cause = sqlite3.OperationalError(SECRET)
+        cause.sqlite_errorname = name
+        error = peewee.OperationalError(SECRET)
+        error.__cause__ = cause
+        answer = broken(error).get(JOBS)
+        check(answer, 503)
+        assert "secret" not in answer.text
+
+
+def test_answers_are_kept_by_nobody(client):
+    client.submit()
+    for path in (JOBS, f"{JOBS}/1", f"{JOBS}/9"):
+        answer = client.get(path)
+        assert answer.headers["Cache-Control"] == "no-store"
+    assert client.get(JOBS).headers["X-Content-Type-Options"] == "nosniff"

@@ -1,0 +1,151 @@
+"""The server about itself, and what it says while it cannot work."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from polyjob.app import create_app
+from polyjob.database import close_database, database
+from polyjob.lock import EngineLock
+from polyjob.migrations import latest, migrate
+from polyjob.store import Store
+
+from .conftest import BASE, JOBS, Client
+
+VERSIONS = {"latest_version": "0.6.1", "min_version": "0.0.0"}
+
+
+@pytest.mark.parametrize("key", [None, "0" * 40])
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("versions/cli", VERSIONS),
+        ("versions/platform", VERSIONS),
+        ("versions/lib", VERSIONS),
+        ("versions/chart", {"version": "0.6.1"}),
+        ("log_handler", {"dns": None, "dsn": None, "environment": "production", "tags": {}}),
+    ],
+)
+def test_facts_for_clients_need_no_key(app, path, expected, key):
+    for slash in ("", "/"):
+        answer = Client(app, key).get(f"/api/v1/{path}{slash}")
+        assert (answer.status_code, answer.json) == (200, expected)
+
+
+def test_healthz_asks_no_database(app, nobody, settings):
+    close_database()
+    (settings.data_dir / "polyjob.db").write_bytes(b"no database" * 1000)
+    answer = nobody.get("/healthz")
+    assert (answer.status_code, answer.data) == (200, b"")
+
+
+@pytest.fixture
+def engine(settings):
+    """A process that holds the engine's lock, and its report."""
+    report = {"pid": 1, "at": "now", "runner": {"name": "fake", "ok": True, "message": None}}
+    (settings.data_dir / "engine.json").write_text(json.dumps(report))
+    script = "import sys; from pathlib import Path; from polyjob.lock import EngineLock; lock = EngineLock(Path(sys.argv[1])); lock.acquire(); print('held', flush=True); sys.stdin.read()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(settings.data_dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"held\n"
+    yield process
+    process.communicate()
+
+
+class TestReadyz:
+    def test_says_ready_when_every_part_is(self, nobody, engine):
+        answer = nobody.get("/readyz")
+        fine = {"ok": True, "why": None}
+        assert (answer.status_code, answer.json) == (
+            200,
+            {"ok": True, "database": fine, "disk": fine, "engine": fine, "runner": fine},
+        )
+
+    def test_names_a_missing_engine(self, nobody):
+        answer = nobody.get("/readyz")
+        assert (answer.status_code, answer.json["ok"]) == (503, False)
+        assert "No engine is running" in answer.json["engine"]["why"]
+        assert answer.json["runner"]["ok"] is False
+        assert answer.json["database"]["ok"] is answer.json["disk"]["ok"] is True
+
+    def test_takes_no_lock_of_the_engines(self, nobody, settings):
+        nobody.get("/readyz")
+        lock = EngineLock(settings.data_dir)
+        lock.acquire()
+        lock.release()
+
+    def test_names_a_runner_that_is_away(self, nobody, engine, settings):
+        report = {"runner": {"name": "fake", "ok": False, "message": "gone fishing"}}
+        (settings.data_dir / "engine.json").write_text(json.dumps(report))
+        answer = nobody.get("/readyz")
+        assert (answer.status_code, answer.json["runner"]["why"]) == (503, "fake: gone fishing")
+
+    @pytest.mark.parametrize("text", ["", "{}", "nonsense", "[]"])
+    def test_does_not_trust_a_report_that_is_none(self, nobody, engine, settings, text):
+        (settings.data_dir / "engine.json").write_text(text)
+        assert nobody.get("/readyz").json["runner"] == {"ok": False, "why": "The engine has not asked it yet."}
+
+    def test_names_a_disk_that_is_low(self, settings, engine):
+        app = create_app(dataclasses.replace(settings, disk_low=1 << 60))
+        answer = Client(app).get("/readyz")
+        assert (answer.status_code, answer.json["disk"]["ok"]) == (503, False)
+
+    def test_names_a_database_of_another_schema(self, nobody, engine):
+        database.execute_sql("PRAGMA user_version = 999")
+        answer = nobody.get("/readyz")
+        assert (answer.status_code, answer.json["database"]["ok"]) == (503, False)
+        assert "999" in answer.json["database"]["why"]
+
+
+class TestAnotherSchema:
+    @pytest.mark.parametrize("schema", [0, 999])
+    def test_every_call_is_told_to_come_again(self, client, schema):
+        client.submit()
+        database.execute_sql(f"PRAGMA user_version = {schema}")
+        for method, path in [
+            ("GET", JOBS),
+            ("POST", JOBS),
+            ("GET", BASE),
+            ("POST", "/api/v1/users/token"),
+            ("GET", "/x"),
+        ]:
+            answer = client.call(method, path)
+            assert (answer.status_code, answer.mimetype) == (503, "application/problem+json")
+            assert int(answer.headers["Retry-After"]) > 0
+        assert database.execute_sql("PRAGMA user_version").fetchone() == (schema,)
+
+    def test_pages_say_so_too(self, client):
+        database.execute_sql("PRAGMA user_version = 999")
+        answer = client.get("/", headers={"Accept": "text/html"})
+        assert (answer.status_code, answer.mimetype) == (503, "text/html")
+
+    def test_work_begins_as_soon_as_the_schema_is_there(self, tmp_path, settings):
+        close_database()
+        folder = tmp_path / "empty"
+        Store(folder).prepare()
+        client = Client(create_app(dataclasses.replace(settings, data_dir=folder)))
+        assert client.get(JOBS).status_code == 503
+        assert database.execute_sql("PRAGMA user_version").fetchone() == (0,)
+        migrate(folder)
+        assert client.get(JOBS).status_code == 401
+        assert client.get("/sign-in/x").status_code == 410
+        assert database.execute_sql("PRAGMA user_version").fetchone() == (latest(),)
+
+
+def test_proxies_are_believed_only_where_that_is_set(settings, client, user):
+    client.submit()
+    client.submit()
+    headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "jobs.example", "X-Forwarded-For": "10.0.0.1"}
+    assert client.get(f"{JOBS}?limit=1", headers=headers).json["next"].startswith("http://localhost/")
+    behind = Client(create_app(dataclasses.replace(settings, trusted_proxies=1)))
+    behind.headers = client.headers
+    assert behind.get(f"{JOBS}?limit=1", headers=headers).json["next"].startswith("https://jobs.example/api/v1/")
+    named = Client(create_app(dataclasses.replace(settings, public_url="https://named.example/")))
+    named.headers = client.headers
+    assert named.get(f"{JOBS}/1").json["urls"]["self"] == "https://named.example/api/v1/ana/demo/jobs/1"
