@@ -29,7 +29,7 @@ from polyjob.database import write
 from polyjob.errors import Forbidden, Invalid, NotFound, PolyjobError, Problem
 from polyjob.models import Job, Meta, Project, SignInLink, Token, User
 from polyjob.statements import Prepared
-from polyjob.tokens import digest, job_of_run_token, new_key
+from polyjob.tokens import RUN_PREFIX, digest, job_of_run_token, new_key
 
 LOGIN_LIFE = datetime.timedelta(days=30)
 LINK_LIFE = datetime.timedelta(hours=1)
@@ -244,7 +244,9 @@ def _by_key(key: str) -> Identity:
 
 
 def _by_run_key(key: str) -> Identity | None:
-    uuid = job_of_run_token(key, Meta.get_by_id("secret").value) if key.isascii() else None
+    if not key.startswith(RUN_PREFIX) or not key.isascii():
+        return None
+    uuid = job_of_run_token(key, Meta.get_by_id("secret").value)
     if uuid is None:
         return None
     job = Job.get_or_none(Job.uuid == uuid, Job.deleted_at.is_null())

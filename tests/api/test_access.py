@@ -95,7 +95,8 @@ WRITES = [
     ("PATCH", f"{JOBS}/1"),
     ("PUT", f"{JOBS}/1"),
     ("DELETE", f"{JOBS}/1"),
-    *(("POST", f"{JOBS}/1/{verb}") for verb in ("stop", "restart", "resume", "copy", "statuses", "_heartbeat", "coderef", "logs")),
+    *(("POST", f"{JOBS}/1/{verb}") for verb in ("stop", "restart", "resume", "copy")),
+    *(("POST", f"{JOBS}/1/{report}") for report in ("statuses", "_heartbeat", "coderef", "logs")),
     ("PUT", f"{BASE}/repo/upload"),
 ]  # fmt: skip
 READS = [

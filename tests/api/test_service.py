@@ -17,6 +17,15 @@ from polyjob.store import Store
 
 from .conftest import BASE, JOBS, Client
 
+HOLD = """
+import sys
+from pathlib import Path
+from polyjob.lock import EngineLock
+lock = EngineLock(Path(sys.argv[1]))
+lock.acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
 VERSIONS = {"latest_version": "0.6.1", "min_version": "0.0.0"}
 
 
@@ -49,9 +58,8 @@ def engine(settings):
     """A process that holds the engine's lock, and its report."""
     report = {"pid": 1, "at": "now", "runner": {"name": "fake", "ok": True, "message": None}}
     (settings.data_dir / "engine.json").write_text(json.dumps(report))
-    script = "import sys; from pathlib import Path; from polyjob.lock import EngineLock; lock = EngineLock(Path(sys.argv[1])); lock.acquire(); print('held', flush=True); sys.stdin.read()"
     process = subprocess.Popen(
-        [sys.executable, "-c", script, str(settings.data_dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", HOLD, str(settings.data_dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdout.readline() == b"held\n"
     yield process
