@@ -50,6 +50,28 @@ def write_by_rename(path: str, content: object) -> None:
     os.rename(part, path)
 
 
+class Ending:
+    """The file `exit.json`, its room on the disk taken at the start: a job may fill the disk, and its end be written
+    all the same."""
+
+    ROOM = 4096
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file = os.open(f"{path}.part", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(OSError):  # not every file system can; then the disk has to have room at the end
+            os.posix_fallocate(self._file, 0, self.ROOM)
+
+    def write(self, end: dict[str, Any]) -> None:
+        """Have the file appear with `end`, shortened where it would not fit."""
+        data = json.dumps(end).encode()
+        if len(data) > self.ROOM:
+            data = json.dumps(end | {"stragglers": [], "message": str(end.get("message", ""))[:500]}).encode()
+        os.pwrite(self._file, data, 0)
+        os.ftruncate(self._file, len(data))
+        os.rename(f"{self._path}.part", self._path)
+
+
 def stat_of(pid: int | str) -> tuple[str, int, int]:
     """(state, parent, start time in ticks since boot) of a process. Raises OSError if there is none."""
     with open(f"/proc/{pid}/stat", "rb") as file:
@@ -370,6 +392,7 @@ def keep(spec: dict[str, Any], folder: str, notify: int) -> None:
     engine look.
     """
     account = Account(spec["account"]) if spec["account"] else None
+    ending = Ending(f"{folder}/exit.json")
     output = Output(f"{spec['folder']}/log", spec["log_limit"])
     supervisor = Supervisor(spec["grace"], output)
     try:
@@ -380,7 +403,7 @@ def keep(spec: dict[str, Any], folder: str, notify: int) -> None:
     output.end()
     if output.message:
         end["message"] = f"{end['message']}. {output.message}" if end.get("message") else output.message
-    write_by_rename(f"{folder}/exit.json", end)
+    ending.write(end)
 
 
 def _run(
@@ -438,6 +461,9 @@ def _unpack(
     spec: dict[str, Any], work: str, outputs: str, account: Account | None, supervisor: Supervisor
 ) -> str | None:
     """Unpack code and earlier outputs, in a process that can be stopped; what went wrong."""
+    import gzip  # noqa: F401 - both before the account changes, which may not read where Python is
+    import tarfile  # noqa: F401
+
     told, telling = os.pipe2(os.O_CLOEXEC)
     # Opened before the account changes, which may not read the data folder.
     code = os.open(spec["code"], os.O_RDONLY | os.O_CLOEXEC) if spec["code"] else None
