@@ -1,3 +1,5 @@
+"""Harnesses as fixtures; each leaves nothing behind, neither processes nor files in the back end."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -6,29 +8,30 @@ from typing import Any
 
 import pytest
 
-from .harness import HARNESSES, Harness, ProcessHarness
+from tests.runners.harness import FakeHarness, Harness, ProcessHarness
+
+HARNESSES = {"fake": FakeHarness, "process": ProcessHarness}
 
 
-@pytest.fixture(params=HARNESSES, ids=lambda harness: harness.name)
+@pytest.fixture(params=sorted(HARNESSES))
 def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]:
-    """Each runner in turn."""
-    made = request.param(tmp_path / "data")
+    made = HARNESSES[request.param](tmp_path)
     yield made
     made.close()
 
 
 @pytest.fixture
 def make_process(tmp_path: Path) -> Iterator[Callable[..., ProcessHarness]]:
-    """The process runner with settings of the test's own."""
+    """Makes harnesses of the process runner, with settings of one's own."""
     made: list[ProcessHarness] = []
 
     def make(folder: Path | None = None, **settings: Any) -> ProcessHarness:
-        made.append(ProcessHarness(folder or tmp_path / f"data{len(made)}", **settings))
+        made.append(ProcessHarness(folder or tmp_path, **settings))
         return made[-1]
 
     yield make
-    for one in made:
-        one.close()
+    for harness in made:
+        harness.close()
 
 
 @pytest.fixture

@@ -1,173 +1,323 @@
-"""How the contract suite drives each runner: the same jobs in that runner's own terms."""
+"""One small harness per runner: how a job that does this or that is written for it, and what can be seen from outside.
+
+The contract suite asks for jobs in plain words; a new runner joins it with one more class here.
+"""
 
 from __future__ import annotations
 
 import io
-import json
+import os
+import shlex
 import tarfile
+import threading
 import time
 import uuid
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from runners import load
 from runners.base import (
     BuildSpec,
+    Exit,
     Exited,
     JobSpec,
     Missing,
     RemoteRunner,
     Runner,
     RunnerSettings,
-    Running,
     State,
 )
+from runners.fake import FakeRunner
+from runners.process import ProcessRunner
 
-INSTALLATION = "0" * 32
+INSTALLATION = "a" * 32
 PATIENCE = 20.0
 
 
-def eventually(check: Callable[[], Any], what: str = "it", seconds: float = PATIENCE) -> Any:
-    """The first true answer of `check`; fails when none comes in time."""
+def wait_for(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+    """What `what` says once it is true; fails when it does not become true."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if answer := check():
-            return answer
+    while True:
+        value = what()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {seconds} s"
         time.sleep(0.005)
-    raise AssertionError(f"{what} did not happen within {seconds} s")
 
 
-class Harness(ABC):
-    """One data folder and one runner on it. `reload` makes another runner object, as a new engine would."""
-
-    name: str
-    has_stubborn = True
+class Harness:
+    """What is the same for every runner."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
-        (folder / "jobs").mkdir(parents=True)
-        (folder / "builds").mkdir()
-        self.settings = RunnerSettings(str(folder), INSTALLATION, ("PATH",), **settings)
+        self.data = folder / "data"
+        self.data.mkdir(parents=True, exist_ok=True)
+        self.settings = RunnerSettings(
+            data_dir=str(self.data), installation=INSTALLATION, **{"job_env": ("PATH",), **settings}
+        )
+        self.woken = threading.Event()
         self.runners: list[Runner] = []
-        self.woken: list[float] = []
-        self.handles: list[str] = []
-        self.runner = self.reload()
+        self.runner = self.another()
 
-    def reload(self) -> Runner:
-        self.runner = load(self.name, self.settings, lambda: self.woken.append(time.monotonic()))
-        self.runners.append(self.runner)
-        return self.runner
+    def make(self) -> Runner:
+        raise NotImplementedError
+
+    def another(self) -> Runner:
+        """A further runner object over the same back end, as after a crash of the engine."""
+        runner = self.make()
+        self.runners.append(runner)
+        return runner
+
+    def spec(self, cmd: str = "true", env: Mapping[str, str] | None = None, **fields: Any) -> JobSpec:
+        identity = uuid.uuid4().hex
+        folder = self.data / "jobs" / identity
+        folder.mkdir(parents=True)
+        values: dict[str, Any] = {"grace": 5.0, **fields}
+        return JobSpec(
+            uuid=identity, installation=INSTALLATION, folder=str(folder), cmd=cmd, env=dict(env or {}), **values
+        )
+
+    def build_spec(self, *steps: str, env: Mapping[str, str] | None = None, **fields: Any) -> BuildSpec:
+        identity = uuid.uuid4().hex
+        folder = self.data / "builds" / identity
+        folder.mkdir(parents=True)
+        return BuildSpec(
+            uuid=identity,
+            installation=INSTALLATION,
+            folder=str(folder),
+            key="b" * 64,
+            image=None,
+            steps=steps,
+            env=dict(env or {}),
+            nocache=False,
+            **fields,
+        )
+
+    def state(self, handle: str, runner: Runner | None = None) -> State | None:
+        return (runner or self.runner).poll([handle]).get(handle)
+
+    def end(self, handle: str, runner: Runner | None = None) -> Exit:
+        """The job's exit, once it has one."""
+
+        def ended() -> Exited | None:
+            state = self.state(handle, runner)
+            assert not isinstance(state, Missing), "the job is missing"
+            return state if isinstance(state, Exited) else None
+
+        return wait_for(ended).exit
+
+    def run(self, cmd: str, artifact: str | None = None, **fields: Any) -> tuple[Exit, bytes]:
+        """(exit, log) of a job that is run to its end and cleaned."""
+        spec = self.spec(cmd, **fields)
+        handle = self.runner.start(spec, artifact)
+        end = self.end(handle)
+        self.runner.clean(handle)
+        return end, (Path(spec.folder) / "log").read_bytes()
+
+    def log(self, spec: JobSpec, handle: str, runner: Runner | None = None) -> bytes:
+        """The whole log of a job that has ended."""
+        runner = runner or self.runner
+        if not isinstance(runner, RemoteRunner):
+            return (Path(spec.folder) / "log").read_bytes()
+        whole, cursor = b"", None
+        while True:
+            data, cursor = runner.logs(handle, cursor, 7)
+            if not data:
+                return whole
+            whole += data
 
     def close(self) -> None:
-        """End what a test has left, and the runners."""
-        for handle in self.handles:
+        """Leave nothing behind."""
+        for handle in self.runner.inventory().values():
+            self.runner.stop(handle, force=True)
             self.runner.clean(handle)
         for runner in self.runners:
             runner.close()
 
-    # What a job is to do, in this runner's terms.
+    # Jobs in plain words.
 
-    @abstractmethod
-    def exits(self, code: int, log: bytes = b"", output: str | None = None) -> dict[str, Any]: ...
+    def says(self, text: str, code: int = 0) -> JobSpec:
+        raise NotImplementedError
 
-    @abstractmethod
-    def sleeps(self, stubborn: bool = False) -> dict[str, Any]: ...
+    def lasts(self) -> JobSpec:
+        """A job that goes on until it is stopped."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def steps(self, fail: int | None = None, hang: bool = False) -> dict[str, Any]: ...
+    def stubborn(self) -> JobSpec:
+        """A job that goes on, whatever TERM says."""
+        raise NotImplementedError
 
-    # Driving it.
+    def cannot_start(self) -> JobSpec:
+        raise NotImplementedError
 
-    def spec(self, **values: Any) -> JobSpec:
-        identity = uuid.uuid4().hex
-        folder = self.folder / "jobs" / identity
-        folder.mkdir()
-        return JobSpec(identity, INSTALLATION, str(folder), **({"env": {}, "cmd": "true", "grace": 0.3} | values))
+    def vanished(self) -> tuple[JobSpec, str]:
+        """A job whose end nobody saw, and its handle."""
+        raise NotImplementedError
 
-    def start(self, spec: JobSpec, artifact: str | None = None) -> str:
-        handle = self.runner.start(spec, artifact)
-        if handle not in self.handles:
-            self.handles.append(handle)
-        return handle
+    def runs(self, spec: JobSpec) -> int:
+        """How often the command of a job of `says` has run."""
+        raise NotImplementedError
 
-    def run(self, artifact: str | None = None, **values: Any) -> tuple[JobSpec, Exited]:
-        """A job from start to end."""
-        spec = self.spec(**values)
-        return spec, self.ended(self.start(spec, artifact))
+    def good_build(self) -> BuildSpec:
+        raise NotImplementedError
 
-    def state(self, handle: str) -> State | None:
-        return self.runner.poll([handle]).get(handle)
+    def bad_build(self) -> BuildSpec:
+        """Its second step ends with code 3."""
+        raise NotImplementedError
 
-    def ended(self, handle: str) -> Exited:
-        def look() -> State | None:
-            state = self.state(handle)
-            return state if isinstance(state, Exited | Missing) else None
-
-        state = eventually(look, "the end")
-        assert isinstance(state, Exited), state
-        return state
-
-    def running(self, handle: str) -> Running:
-        return eventually(lambda: isinstance(self.state(handle), Running) and self.state(handle), "running")
-
-    def log(self, spec: JobSpec, handle: str) -> bytes:
-        if not isinstance(self.runner, RemoteRunner):
-            return (Path(spec.folder) / "log").read_bytes()
-        found, cursor = b"", None
-        while True:
-            data, further = self.runner.logs(handle, cursor, 7)
-            if not data:
-                return found
-            found, cursor = found + data, further
-
-    def outputs(self, spec: JobSpec, handle: str) -> dict[str, str]:
-        if not isinstance(self.runner, RemoteRunner):
-            folder = Path(spec.folder) / "outputs"
-            return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
-        data = b"".join(self.runner.outputs(handle))
-        if not data:
-            return {}
-        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            return {name: archive.extractfile(name).read().decode() for name in archive.getnames()}
-
-    def build_spec(self, **values: Any) -> BuildSpec:
-        identity = uuid.uuid4().hex
-        folder = self.folder / "builds" / identity
-        folder.mkdir()
-        defaults: dict[str, Any] = {"image": None, "steps": (), "env": {}, "nocache": False}
-        return BuildSpec(identity, INSTALLATION, str(folder), "0" * 64, **(defaults | values))
-
-
-class ProcessHarness(Harness):
-    name = "process"
-
-    def exits(self, code: int, log: bytes = b"", output: str | None = None) -> dict[str, Any]:
-        write = f"printf '%s' '{output}' > $POLYAXON_RUN_OUTPUTS_PATH/out; " if output else ""
-        return {"cmd": f"printf '%s' '{log.decode()}'; {write}exit {code}"}
-
-    def sleeps(self, stubborn: bool = False) -> dict[str, Any]:
-        return {"cmd": "trap '' TERM; sleep 1000" if stubborn else "exec sleep 1000"}
-
-    def steps(self, fail: int | None = None, hang: bool = False) -> dict[str, Any]:
-        steps = ["echo one", "sleep 1000" if hang else f"exit {fail}" if fail else "echo two"]
-        return {"steps": tuple(steps)}
+    def endless_build(self) -> BuildSpec:
+        raise NotImplementedError
 
 
 class FakeHarness(Harness):
-    name = "fake"
+    def make(self) -> Runner:
+        return FakeRunner(self.settings, self.woken.set)
 
-    def exits(self, code: int, log: bytes = b"", output: str | None = None) -> dict[str, Any]:
-        env = {"FAKE_CODE": str(code), "FAKE_LOG": log.decode()}
-        return {"env": env | ({"FAKE_OUTPUTS": json.dumps({"out": output})} if output else {})}
+    def says(self, text: str, code: int = 0) -> JobSpec:
+        return self.spec(env={"FAKE_LOG": text, "FAKE_CODE": str(code)})
 
-    def sleeps(self, stubborn: bool = False) -> dict[str, Any]:
-        return {"env": {"FAKE_SECONDS": "1000"} | ({"FAKE_IGNORE_TERM": "yes"} if stubborn else {})}
+    def lasts(self) -> JobSpec:
+        return self.spec(env={"FAKE_SECONDS": "1000"})
 
-    def steps(self, fail: int | None = None, hang: bool = False) -> dict[str, Any]:
-        env = {"FAKE_BUILD_FAIL": f"2:{fail}"} if fail else {"FAKE_BUILD_HANG": "yes"} if hang else {}
-        return {"steps": ("one", "two"), "env": env}
+    def stubborn(self) -> JobSpec:
+        return self.spec(env={"FAKE_SECONDS": "1000", "FAKE_IGNORE_TERM": "yes"})
+
+    def cannot_start(self) -> JobSpec:
+        return self.spec(env={"FAKE_START": "fail"})
+
+    def vanished(self) -> tuple[JobSpec, str]:
+        spec = self.spec(env={"FAKE_VANISH": "yes"})
+        return spec, self.runner.start(spec, None)
+
+    def runs(self, spec: JobSpec) -> int:
+        return 1  # it refuses a second time by itself
+
+    def good_build(self) -> BuildSpec:
+        return self.build_spec("one", env={"FAKE_BUILD_LOG": "hello\n"})
+
+    def bad_build(self) -> BuildSpec:
+        return self.build_spec("one", "two", env={"FAKE_BUILD_FAIL": "2:3"})
+
+    def endless_build(self) -> BuildSpec:
+        return self.build_spec("one", env={"FAKE_BUILD_HANG": "yes"})
 
 
-HARNESSES: list[type[Harness]] = [FakeHarness, ProcessHarness]
+class ProcessHarness(Harness):
+    def make(self) -> Runner:
+        return ProcessRunner(self.settings, self.woken.set)
+
+    def says(self, text: str, code: int = 0) -> JobSpec:
+        return self.spec(f"echo ran >> ../runs; printf %s {shlex.quote(text)}; exit {code}")
+
+    def lasts(self) -> JobSpec:
+        return self.spec("sleep 1000 & sleep 1000")
+
+    def stubborn(self) -> JobSpec:
+        return self.spec("trap '' TERM; touch ready; setsid sleep 1000 & sleep 1000; sleep 1000")
+
+    def cannot_start(self) -> JobSpec:
+        return self.spec("echo a\0b")
+
+    def vanished(self) -> tuple[JobSpec, str]:
+        spec = self.spec("sleep 1000", env={"WHAT": "vanished"})
+        handle = self.runner.start(spec, None)
+        kill(self.keeper(spec))
+        return spec, handle
+
+    def runs(self, spec: JobSpec) -> int:
+        return (Path(spec.folder) / "runs").read_text().count("ran")
+
+    def good_build(self) -> BuildSpec:
+        return self.build_spec("echo hello")
+
+    def bad_build(self) -> BuildSpec:
+        return self.build_spec("true", "exit 3")
+
+    def endless_build(self) -> BuildSpec:
+        return self.build_spec("sleep 1000")
+
+    def close(self) -> None:
+        super().close()
+        if (self.data / "process").exists():
+            wait_for(lambda: not self.servers())
+
+    # What can be seen from outside.
+
+    def keeper(self, spec: JobSpec) -> int:
+        """The keeper's process number: the parent of the job's first process."""
+        return wait_for(lambda: next((parent_of(pid) for pid in marked(spec.uuid)), None))
+
+    def servers(self) -> list[int]:
+        """The keeper servers of this data folder (and the keepers, which are forks of one)."""
+        wanted = os.fsencode(str(self.data / "process"))
+        return [pid for pid in pids() if b"keeper_server.py" in cmdline(pid) and wanted in cmdline(pid).split(b"\0")]
+
+
+# Processes.
+
+
+def pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def read(pid: int, what: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{what}").read_bytes()
+    except OSError:
+        return b""
+
+
+def cmdline(pid: int) -> bytes:
+    return read(pid, "cmdline")
+
+
+def state_of(pid: int) -> str:
+    """The letter of the process's state; empty if there is none."""
+    return read(pid, "stat").rpartition(b") ")[2][:1].decode()
+
+
+def parent_of(pid: int) -> int:
+    fields = read(pid, "stat").rpartition(b") ")[2].split()
+    return int(fields[1]) if fields else 0
+
+
+def lives(pid: int) -> bool:
+    return state_of(pid) not in ("", "Z", "X")
+
+
+def marked(identity: str) -> list[int]:
+    """Living processes of a job or build, found by their environment."""
+    wanted = f"POLYJOB_UUID={identity}".encode()
+    return [pid for pid in pids() if wanted in read(pid, "environ").split(b"\0") and lives(pid)]
+
+
+def kill(pid: int, number: int = 9) -> None:
+    """Signal one process, which this test has started."""
+    assert pid > 1
+    held = os.pidfd_open(pid)
+    try:
+        import signal
+
+        signal.pidfd_send_signal(held, number)
+    finally:
+        os.close(held)
+    if number == 9:
+        wait_for(lambda: not lives(pid))
+
+
+def archive(path: Path, *members: tuple[str, Any]) -> str:
+    """A tar.gz of (name, text), (name, TarInfo changes) or both: text | {"link": …} | {"text": …, "mode": …}."""
+    with tarfile.open(path, "w:gz") as file:
+        for name, content in members:
+            told = content if isinstance(content, dict) else {"text": content}
+            member = tarfile.TarInfo(name)
+            member.mode = told.get("mode", 0o644)
+            data = told.get("text", "").encode()
+            if "link" in told:
+                member.type, member.linkname = tarfile.SYMTYPE, told["link"]
+            elif name.endswith("/"):
+                member.type = tarfile.DIRTYPE
+            else:
+                member.size = len(data)
+            file.addfile(member, io.BytesIO(data))
+    return str(path)

@@ -1,185 +1,296 @@
-"""The contract, on every runner."""
+"""What every runner promises, asked of each by its harness."""
 
 from __future__ import annotations
 
 import io
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from runners.base import BuildFailed, Exit, Exited, Missing, Reason, Running
+from runners.base import (
+    BuildFailed,
+    Exited,
+    Gone,
+    Missing,
+    Pending,
+    Reason,
+    RemoteRunner,
+    Running,
+    StartFailed,
+)
+from tests.runners.harness import Harness, wait_for
 
 
-def test_check_passes(harness):
+def is_running(harness: Harness, handle: str) -> bool:
+    return isinstance(harness.state(handle), Running)
+
+
+def test_check_returns_again_and_again(harness: Harness) -> None:
+    harness.runner.check()
     harness.runner.check()
 
 
-def test_a_job_runs_and_ends(harness):
-    spec = harness.spec(**harness.exits(0, b"hello", "data"))
-    handle = harness.start(spec)
-    state = harness.ended(handle)
-    assert (state.exit.reason, state.exit.code, state.exit.succeeded) == (Reason.EXITED, 0, True)
-    assert state.node
-    assert harness.log(spec, handle) == b"hello"
-    assert harness.outputs(spec, handle) == {"out": "data"}
+def test_a_job_runs_to_its_end(harness: Harness) -> None:
+    spec = harness.says("hello\n")
+    handle = harness.runner.start(spec, None)
+    end = harness.end(handle)
+    assert end.succeeded
+    assert (end.reason, end.code, end.signal) == (Reason.EXITED, 0, None)
+    assert harness.log(spec, handle) == b"hello\n"
 
 
-@pytest.mark.parametrize("code", [1, 7, 126, 127, 200, 255])
-def test_exit_codes_are_told(harness, code):
-    _, state = harness.run(**harness.exits(code))
-    assert (state.exit.reason, state.exit.code, state.exit.succeeded) == (Reason.EXITED, code, False)
+@pytest.mark.parametrize("code", [1, 42, 255])
+def test_exit_codes(harness: Harness, code: int) -> None:
+    handle = harness.runner.start(harness.says("", code), None)
+    end = harness.end(handle)
+    assert (end.reason, end.code, end.succeeded) == (Reason.EXITED, code, False)
 
 
-def test_a_second_start_adopts(harness):
-    spec = harness.spec(**harness.sleeps())
-    handle = harness.start(spec)
-    harness.running(handle)
-    assert harness.runner.start(spec, None) == handle
-    assert harness.reload().start(spec, None) == handle
-    assert list(harness.runner.inventory()) == [spec.uuid]
+def test_states_go_forward_only(harness: Harness) -> None:
+    handle = harness.runner.start(harness.lasts(), None)
+    wait_for(lambda: is_running(harness, handle))
+    for _ in range(20):
+        assert is_running(harness, handle)
+    harness.runner.stop(handle, force=True)
+    harness.end(handle)
+    for _ in range(20):
+        assert isinstance(harness.state(handle), Exited)
 
 
-def test_a_start_after_the_end_does_not_run_it_again(harness):
-    spec = harness.spec(**harness.exits(3, b"once"))
-    handle = harness.start(spec)
-    harness.ended(handle)
-    assert harness.reload().start(spec, None) == handle
-    assert harness.ended(handle).exit.code == 3
-    assert harness.log(spec, handle) == b"once"
+def test_nothing_but_the_states_on_the_way(harness: Harness) -> None:
+    handle = harness.runner.start(harness.says("x"), None)
+    order = [Pending, Running, Exited]
+    seen = 0
+    while seen < 2:
+        state = harness.state(handle)
+        place = order.index(type(state))  # type: ignore[arg-type]
+        assert place >= seen
+        seen = place
 
 
-def test_racing_starts_run_it_once(harness):
-    spec = harness.spec(**harness.exits(0, b"x"))
-    runners = [harness.runner, harness.reload(), harness.reload()]
-    barrier, handles = threading.Barrier(len(runners)), []
-
-    def race(runner):
-        barrier.wait()
-        handles.append(runner.start(spec, None))
-
-    threads = [threading.Thread(target=race, args=(runner,)) for runner in runners]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    harness.handles.append(handles[0])
-    assert len(handles) == 3
-    assert len(set(handles)) == 1
-    harness.ended(handles[0])
-    assert harness.log(spec, handles[0]) == b"x"
+def test_start_again_adopts(harness: Harness) -> None:
+    spec = harness.says("x")
+    first = harness.runner.start(spec, None)
+    assert harness.runner.start(spec, None) == first
+    assert harness.another().start(spec, None) == first
+    harness.end(first)
+    assert harness.runner.start(spec, None) == first
+    assert harness.another().start(spec, None) == first
+    assert harness.runs(spec) == 1
+    assert harness.log(spec, first) == b"x"
 
 
-def test_a_handle_outlives_its_runner_object(harness):
-    handle = harness.start(harness.spec(**harness.sleeps()))
-    harness.running(handle)
+def test_racing_starts_run_once(harness: Harness) -> None:
+    specs = [harness.says("x") for _ in range(8)]
+    runners = [harness.runner, harness.another(), harness.another()]
+    gate = threading.Barrier(len(runners))
+
+    def start_all(runner: int) -> list[str]:
+        gate.wait()
+        return [runners[runner].start(spec, None) for spec in specs]
+
+    with ThreadPoolExecutor(len(runners)) as pool:
+        handles = list(pool.map(start_all, range(len(runners))))
+    assert handles[0] == handles[1] == handles[2]
+    for spec, handle in zip(specs, handles[0], strict=True):
+        assert harness.end(handle).succeeded
+        assert harness.runs(spec) == 1
+        assert harness.log(spec, handle) == b"x"
+
+
+def test_a_handle_survives_the_runner_object(harness: Harness) -> None:
+    spec = harness.lasts()
+    handle = harness.runner.start(spec, None)
+    wait_for(lambda: is_running(harness, handle))
     harness.runner.close()
-    harness.reload()
-    assert isinstance(harness.running(handle), Running)
-    harness.runner.stop(handle, True)
-    assert harness.ended(handle).exit.signal == 9
+    harness.runner = harness.another()
+    assert is_running(harness, handle)
+    harness.runner.stop(handle, force=False)
+    first = harness.end(handle)
+    assert (first.reason, first.code, first.signal) == (Reason.SIGNALLED, 143, 15)
+    harness.runner.close()
+    harness.runner = harness.another()
+    assert harness.end(handle) == first
 
 
-def test_the_end_is_said_again(harness):
-    handle = harness.start(harness.spec(**harness.exits(5)))
-    first = harness.ended(handle)
-    assert harness.state(handle) == first
-    assert harness.reload().poll([handle])[handle] == first
+@pytest.mark.parametrize(("force", "number"), [(False, 15), (True, 9)])
+def test_stop_ends_a_job(harness: Harness, force: bool, number: int) -> None:
+    handle = harness.runner.start(harness.lasts(), None)
+    wait_for(lambda: is_running(harness, handle))
+    before = time.monotonic()
+    harness.runner.stop(handle, force)
+    harness.runner.stop(handle, force)
+    assert time.monotonic() - before < 1
+    end = harness.end(handle)
+    assert (end.reason, end.code, end.signal) == (Reason.SIGNALLED, 128 + number, number)
 
 
-def test_many_are_polled_at_once(harness):
-    handles = [harness.start(harness.spec(**harness.exits(number))) for number in range(1, 9)]
-    for handle in handles:
-        harness.ended(handle)
-    states = harness.runner.poll(handles)
-    assert [states[handle].exit.code for handle in handles] == list(range(1, 9))
+def test_force_ends_what_ignores_term(harness: Harness) -> None:
+    spec = harness.stubborn()
+    handle = harness.runner.start(spec, None)
+    wait_for(lambda: is_running(harness, handle))
+    if harness.runner.local:
+        wait_for((Path(spec.folder) / "work/ready").exists)
+    harness.runner.stop(handle, force=False)
+    time.sleep(0.1)
+    assert is_running(harness, handle)
+    harness.runner.stop(handle, force=True)
+    assert harness.end(handle).signal == 9
 
 
-def test_term_ends_a_job(harness):
-    handle = harness.start(harness.spec(**harness.sleeps()))
-    harness.running(handle)
-    harness.runner.stop(handle, False)
-    end = harness.ended(handle).exit
-    assert (end.reason, end.code, end.signal) == (Reason.SIGNALLED, 143, 15)
-
-
-def test_kill_ends_a_job_that_ignores_term(harness):
-    handle = harness.start(harness.spec(**harness.sleeps(stubborn=True), grace=60))
-    harness.running(handle)
-    time.sleep(0.1)  # for its trap
-    harness.runner.stop(handle, False)
-    time.sleep(0.2)
-    assert isinstance(harness.state(handle), Running)
-    harness.runner.stop(handle, True)
-    assert harness.ended(handle).exit.signal == 9
-
-
-def test_stop_is_fine_whatever_the_job_is(harness):
-    handle = harness.start(harness.spec(**harness.exits(4)))
-    harness.ended(handle)
-    for force in (False, True, False):
+def test_stop_right_after_start(harness: Harness) -> None:
+    for force in (False, True):
+        handle = harness.runner.start(harness.lasts(), None)
         harness.runner.stop(handle, force)
-    assert harness.ended(handle).exit.code == 4
+        assert harness.end(handle).reason is Reason.SIGNALLED
+
+
+def test_stop_is_fine_when_the_job_has_ended_or_is_gone(harness: Harness) -> None:
+    handle = harness.runner.start(harness.says("x", 7), None)
+    harness.end(handle)
+    for force in (False, True):
+        harness.runner.stop(handle, force)
+    assert harness.end(handle).code == 7
     harness.runner.clean(handle)
-    harness.runner.stop(handle, True)
+    for force in (False, True):
+        harness.runner.stop(handle, force)
 
 
-def test_clean_leaves_nothing_and_may_come_twice(harness):
-    handle = harness.start(harness.spec(**harness.exits(0)))
-    harness.ended(handle)
-    for _ in range(2):
+def test_clean_leaves_nothing_and_can_be_repeated(harness: Harness) -> None:
+    spec = harness.says("x")
+    handle = harness.runner.start(spec, None)
+    harness.end(handle)
+    harness.runner.clean(handle)
+    harness.runner.clean(handle)
+    harness.another().clean(handle)
+    assert harness.runner.inventory() == {}
+    assert isinstance(harness.state(handle), Missing)
+
+
+def test_clean_of_a_running_job_ends_it(harness: Harness) -> None:
+    handle = harness.runner.start(harness.stubborn(), None)
+    wait_for(lambda: is_running(harness, handle))
+    harness.another().clean(handle)
+    assert harness.runner.inventory() == {}
+    assert isinstance(harness.state(handle), Missing)
+
+
+def test_two_cleans_at_once(harness: Harness) -> None:
+    handles = [harness.runner.start(harness.says("x"), None) for _ in range(8)]
+    for handle in handles:
+        harness.end(handle)
+    runners = [harness.runner, harness.another()]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(lambda runner: [runner.clean(handle) for handle in handles], runners):
+            pass
+    assert harness.runner.inventory() == {}
+
+
+def test_inventory_has_the_handles_of_all_that_is_not_cleaned(harness: Harness) -> None:
+    assert harness.runner.inventory() == {}
+    specs = [harness.says("x"), harness.lasts(), harness.says("y", 1)]
+    handles = {spec.uuid: harness.runner.start(spec, None) for spec in specs}
+    harness.end(handles[specs[0].uuid])
+    assert harness.runner.inventory() == handles
+    assert harness.another().inventory() == handles
+    harness.runner.clean(handles[specs[0].uuid])
+    del handles[specs[0].uuid]
+    assert harness.runner.inventory() == handles
+
+
+def test_one_poll_tells_of_many(harness: Harness) -> None:
+    ended, lasting = harness.says("x"), harness.lasts()
+    handles = [harness.runner.start(spec, None) for spec in (ended, lasting)]
+    harness.end(handles[0])
+    wait_for(lambda: is_running(harness, handles[1]))
+    states = harness.runner.poll(handles)
+    assert [type(states[handle]) for handle in handles] == [Exited, Running]
+    assert harness.runner.poll([]) == {}
+
+
+def test_missing_is_final(harness: Harness) -> None:
+    spec, handle = harness.vanished()
+    wait_for(lambda: isinstance(harness.state(handle), Missing))
+    for runner in (harness.runner, harness.another()):
+        assert isinstance(harness.state(handle, runner), Missing)
+        runner.stop(handle, force=False)
+        assert runner.start(spec, None) == handle  # and runs nothing:
+        assert isinstance(harness.state(handle, runner), Missing)
+    harness.runner.clean(handle)
+    assert harness.runner.inventory() == {}
+
+
+def test_a_job_that_cannot_start_leaves_nothing_or_says_so_in_its_exit(harness: Harness) -> None:
+    try:
+        handle = harness.runner.start(harness.cannot_start(), None)
+    except StartFailed as error:
+        assert error.reason is Reason.START
+        assert str(error)
+    else:
+        end = harness.end(handle)
+        assert (end.reason, end.succeeded) == (Reason.START, False)
+        assert end.message
         harness.runner.clean(handle)
-        assert harness.runner.inventory() == {}
-    assert isinstance(harness.state(handle), Missing)
+    assert harness.runner.inventory() == {}
 
 
-def test_clean_ends_what_still_runs(harness):
-    handle = harness.start(harness.spec(**harness.sleeps(stubborn=True)))
-    harness.running(handle)
-    harness.runner.clean(handle)
-    assert isinstance(harness.state(handle), Missing)
+def test_the_log_is_complete_when_the_job_has_exited(harness: Harness) -> None:
+    text = "".join(f"line {number}\n" for number in range(2000))
+    spec = harness.says(text)
+    handle = harness.runner.start(spec, None)
+    harness.end(handle)
+    assert harness.log(spec, handle) == text.encode()
+    assert harness.log(spec, handle, harness.another()) == text.encode()
 
 
-def test_a_job_that_never_was_is_missing(harness):
-    handle = harness.start(harness.spec(**harness.exits(0)))
-    harness.ended(handle)
-    other = handle.replace(handle.split('"uuid": "')[1][:32], "f" * 32)
-    assert isinstance(harness.state(other), Missing)
+def test_remote_logs_are_gone_after_clean(harness: Harness) -> None:
+    runner = harness.runner
+    if not isinstance(runner, RemoteRunner):
+        return
+    handle = runner.start(harness.says("x"), None)
+    harness.end(handle)
+    assert list(runner.outputs(handle)) == list(runner.outputs(handle))
+    runner.clean(handle)
+    with pytest.raises(Gone):
+        runner.logs(handle, None, 100)
+    with pytest.raises(Gone):
+        list(runner.outputs(handle))
 
 
-def test_inventory_has_what_was_not_cleaned(harness):
-    specs = [harness.spec(**harness.exits(0)), harness.spec(**harness.sleeps())]
-    handles = [harness.start(spec) for spec in specs]
-    harness.ended(handles[0])
-    assert harness.runner.inventory() == dict(zip((spec.uuid for spec in specs), handles, strict=True))
+def test_a_build_gives_an_artifact_that_start_understands(harness: Harness) -> None:
+    spec, log = harness.good_build(), io.BytesIO()
+    artifact = harness.runner.build(spec, log, lambda: False)
+    assert b"hello" in log.getvalue()
+    handle = harness.another().start(harness.says("x"), artifact)
+    assert harness.end(handle).succeeded
 
 
-def test_an_exit_survives_json():
-    end = Exit(Reason.SIGNALLED, 137, 9, 1 << 30, 1.5, ("sleep",), "text")
-    assert Exit.from_json(end.to_json()) == end
-    assert Exit.from_json(Exit(Reason.LOST).to_json()) == Exit(Reason.LOST)
+def test_a_failing_build_names_step_and_code(harness: Harness) -> None:
+    with pytest.raises(BuildFailed) as caught:
+        harness.runner.build(harness.bad_build(), io.BytesIO(), lambda: False)
+    assert (caught.value.step, caught.value.code) == (2, 3)
 
 
-class TestBuild:
-    def test_that_fails_names_the_step(self, harness):
-        log = io.BytesIO()
-        with pytest.raises(BuildFailed, match="step 2") as failed:
-            harness.runner.build(harness.build_spec(**harness.steps(fail=9)), log, lambda: False)
-        assert (failed.value.step, failed.value.code) == (2, 9)
-        assert b"one" in log.getvalue()
+def test_a_cancelled_build_ends_soon(harness: Harness) -> None:
+    asked = time.monotonic() + 0.3
+    with pytest.raises(BuildFailed):
+        harness.runner.build(harness.endless_build(), io.BytesIO(), lambda: time.monotonic() > asked)
+    assert time.monotonic() - asked < 5
 
-    def test_that_is_cancelled_ends_soon(self, harness):
-        started = time.monotonic()
-        with pytest.raises(BuildFailed):
-            harness.runner.build(
-                harness.build_spec(**harness.steps(hang=True)), io.BytesIO(), lambda: time.monotonic() > started + 4
-            )
-        assert time.monotonic() - started < 15
 
-    def test_may_run_again_and_its_job_uses_it(self, harness):
-        spec = harness.build_spec(**harness.steps())
-        for _ in range(2):
-            artifact = harness.runner.build(spec, io.BytesIO(), lambda: False)
-        _, state = harness.run(artifact, **harness.exits(0))
-        assert isinstance(state, Exited)
-        assert state.exit.succeeded
+def test_wake_is_called_when_a_job_ends(harness: Harness) -> None:
+    handle = harness.runner.start(harness.lasts(), None)
+    wait_for(lambda: is_running(harness, handle))
+    harness.woken.clear()
+    harness.runner.stop(handle, force=True)
+    assert harness.woken.wait(10)
+
+
+def test_close_can_be_repeated(harness: Harness) -> None:
+    runner = harness.another()
+    runner.start(harness.says("x"), None)
+    runner.close()
+    runner.close()
