@@ -336,6 +336,15 @@ def post_status(
     return latest_status(job)
 
 
+def note(job: Job, kind: str, text: str | None) -> None:
+    """Keep what was reported of the job as its one note of this kind; None takes the note away. Idempotent."""
+    with write("note"):
+        job = _fresh(job)
+        notes = with_note(job.notes, kind, text)
+        if notes != job.notes:
+            change(job, notes=notes)
+
+
 def latest_status(job: Job) -> JobStatus:
     return (
         JobStatus.select().where(JobStatus.job == job).order_by(JobStatus.created_at.desc(), JobStatus.id.desc()).get()

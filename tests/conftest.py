@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from polyjob.clock import now
@@ -13,6 +14,10 @@ from polyjob.migrations import migrate
 from polyjob.models import Project, User
 from polyjob.settings import Settings, read_settings
 from polyjob.store import Store
+
+
+hypothesis.settings.register_profile("the same each time", derandomize=True)
+hypothesis.settings.load_profile("the same each time")
 
 
 @pytest.fixture

@@ -11,13 +11,11 @@ from polyjob.api.blueprint import Blueprint
 from polyjob.api.bodies import read_body
 from polyjob.api.context import JOB, empty, find_project, me, settings
 from polyjob.api.paging import limit, offset, page
-from polyjob.database import write
 from polyjob.errors import NotFound
 from polyjob.models import Job, JobStatus
 from polyjob.schemas.checks import check_values, load
 from polyjob.schemas.jobs import JobStatusSchema, StatusBody, read_status
 from polyjob.schemas.users import CodeReferenceBody, CodeReferenceSchema
-from polyjob.transitions import change
 
 BRANCH = "master"
 REFERENCE_LENGTH = 200
@@ -82,15 +80,9 @@ def post_code_reference(username: str, project_name: str, job_id: int) -> dict[s
     body = read_body()
     check_values(body)
     sent = load(CodeReferenceSchema(), {}, "") | load(CodeReferenceBody(), body, "")
-    _note(job, sent)
-    return _reference(job) | {name: value for name, value in sent.items() if value is not None}
-
-
-def _note(job: Job, sent: dict[str, Any]) -> None:
     words = [str(sent.get(name))[:REFERENCE_LENGTH] for name in ("git_url", "branch", "commit") if sent.get(name)]
-    if words:
-        with write("code-reference"):
-            change(job, notes=jobs.with_note(job.notes, "code", f"The job reported its code: {', '.join(words)}."))
+    jobs.note(job, "code", f"The job reported its code: {', '.join(words)}." if words else None)
+    return _reference(job) | {name: value for name, value in sent.items() if value is not None}
 
 
 def _reference(job: Job) -> dict[str, Any]:
