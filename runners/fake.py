@@ -62,13 +62,15 @@ def _boottime() -> float:
 class FakeRunner(RemoteRunner):
     """See the module."""
 
+    _lock = threading.Lock()
+    """One for all objects: several of them work on one folder, as several engines in a row do."""
+
     def __init__(self, settings: RunnerSettings, wake: Callable[[], None]) -> None:
         super().__init__(settings, wake)
         self.clock = _boottime
         self.calls: list[tuple[str, str]] = []
         """Every call so far: (verb, job or build uuid)."""
         self.folder = os.path.join(settings.data_dir, "fake")
-        self._lock = threading.Lock()
 
     # The verbs of every runner.
 
@@ -210,6 +212,7 @@ class FakeRunner(RemoteRunner):
 
     def _write(self, uuid: str, job: dict[str, Any]) -> None:
         path = os.path.join(self.folder, f"{uuid}.json")
-        with open(f"{path}.part", "w") as file:
+        part = f"{path}.{threading.get_ident()}.part"
+        with open(part, "w") as file:
             json.dump(job, file)
-        os.rename(f"{path}.part", path)
+        os.rename(part, path)

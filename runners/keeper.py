@@ -45,8 +45,11 @@ def prctl(option: int, value: int) -> None:
 def write_by_rename(path: str, content: object) -> None:
     """Have `path` appear with `content` as JSON, whole. Not synced: what a power cut takes counts as lost."""
     part = f"{path}.part"
-    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-        json.dump(content, file)
+    file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(file, json.dumps(content).encode())
+    finally:
+        os.close(file)
     os.rename(part, path)
 
 
@@ -82,17 +85,21 @@ def stat_of(pid: int | str) -> tuple[str, int, int]:
 class Output:
     """The pipe that a command writes to, and the file that it is copied into; the command is never made to wait."""
 
-    def __init__(self, path: str, limit: int) -> None:
+    def __init__(self) -> None:
         self.reading, self.writing = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.reading, False)
         with contextlib.suppress(OSError):  # an account has its share of large pipes; a small one does as well
             fcntl.fcntl(self.writing, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._left = limit
-        self._limit = limit
+        self._file = -1
+        self._left = self._limit = 0
         self.dropped = 0
         self.fault: str | None = None
         self.message: str | None = None
+
+    def open(self, path: str, limit: int) -> None:
+        """Say which file it is, and how many bytes of it are kept."""
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._left = self._limit = limit
 
     def copy(self, pieces: int = 16) -> bool:
         """Copy what is there, a few pieces at most; False at the end, when nobody can write any more."""
@@ -144,8 +151,9 @@ class Output:
 class Supervisor:
     """Waits for one command and all that comes of it. Made in the process that is to be their parent, once."""
 
-    def __init__(self, grace: float, output: Output | None = None, lifeline: int | None = None) -> None:
-        self.grace = grace
+    def __init__(self, output: Output | None = None, lifeline: int | None = None) -> None:
+        self.grace = 0.0
+        """Seconds between TERM and KILL."""
         self.stopped = False
         """Somebody has asked for the end."""
         self.stragglers: list[str] = []
@@ -385,57 +393,63 @@ def shell(path: str) -> str:
 # A job's keeper.
 
 
-def keep(spec: dict[str, Any], folder: str, notify: int) -> None:
-    """Be the keeper of one job, from a fresh fork on; returns when nothing of it is left and `exit.json` is there.
+class Keeper:
+    """One job's keeper, all that can be made ready before the job is known made ready. Made in the process that is to
+    be it."""
 
-    `spec` is what `ProcessRunner.start` sends; `folder` the runner's own for this job; a byte into `notify` has the
-    engine look.
-    """
-    account = Account(spec["account"]) if spec["account"] else None
-    ending = Ending(f"{folder}/exit.json")
-    output = Output(f"{spec['folder']}/log", spec["log_limit"])
-    supervisor = Supervisor(spec["grace"], output)
-    try:
-        end = _run(spec, folder, notify, account, output, supervisor)
-    except OSError as error:
-        end = _failure(f"The job could not be started: {error.strerror or error}")
-    output.drain()
-    output.end()
-    if output.message:
-        end["message"] = f"{end['message']}. {output.message}" if end.get("message") else output.message
-    ending.write(end)
+    def __init__(self, notify: int) -> None:
+        self.output = Output()
+        self.supervisor = Supervisor(self.output)
+        self._notify = notify
 
+    def keep(self, spec: dict[str, Any], folder: str) -> None:
+        """Run the job; returns when nothing of it is left and `exit.json` is there.
 
-def _run(
-    spec: dict[str, Any], folder: str, notify: int, account: Account | None, output: Output, supervisor: Supervisor
-) -> dict[str, Any]:
-    work, outputs = f"{spec['folder']}/work", f"{spec['folder']}/outputs"
-    for path in (work, outputs):
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        if account:
-            os.chown(path, account.user, account.group)
-    if spec["code"] or spec["inputs"]:
-        fault = _unpack(spec, work, outputs, account, supervisor)
-        if supervisor.stopped:
-            return {"reason": "signalled", "code": 128 + TERM, "signal": int(TERM), "message": "It had not started yet"}
-        if fault:
-            return _failure(fault)
-    os.chdir(work)
-    argv = [shell(spec["env"].get("PATH", "")), "-c", spec["cmd"]]
-    try:
-        command = spawn(argv, spec["env"], output.writing, account)
-    except OSError as error:
-        return _failure(f"The command cannot be started: {os.strerror(error.errno or 0)}")
-    os.close(output.writing)
-    os.close(os.open(f"{folder}/started", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-    supervisor.announce(lambda: _announce(notify), STARTED_AFTER)
-    status = supervisor.wait(command)
-    return _ended(status, supervisor)
+        `spec` is what `ProcessRunner.start` sends; `folder` is the runner's own for this job.
+        """
+        account = Account(spec["account"]) if spec["account"] else None
+        ending = Ending(f"{folder}/exit.json")
+        self.output.open(f"{spec['folder']}/log", spec["log_limit"])
+        self.supervisor.grace = spec["grace"]
+        try:
+            end = self._run(spec, folder, account)
+        except OSError as error:
+            end = _failure(f"The job could not be started: {error.strerror or error}")
+        self.output.drain()
+        self.output.end()
+        if self.output.message:
+            end["message"] = f"{end['message']}. {self.output.message}" if end.get("message") else self.output.message
+        ending.write(end)
+        self._tell(spec["uuid"])
 
+    def _run(self, spec: dict[str, Any], folder: str, account: Account | None) -> dict[str, Any]:
+        work, outputs = f"{spec['folder']}/work", f"{spec['folder']}/outputs"
+        for path in (work, outputs):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+            if account:
+                os.chown(path, account.user, account.group)
+        if spec["code"] or spec["inputs"]:
+            fault = _unpack(spec, work, outputs, account, self.supervisor)
+            if self.supervisor.stopped:
+                return {"reason": "signalled", "code": 143, "signal": 15, "message": "It had not started yet"}
+            if fault:
+                return _failure(fault)
+        os.chdir(work)
+        argv = [shell(spec["env"].get("PATH", "")), "-c", spec["cmd"]]
+        try:
+            command = spawn(argv, spec["env"], self.output.writing, account)
+        except OSError as error:
+            return _failure(f"The command cannot be started: {os.strerror(error.errno or 0)}")
+        os.close(self.output.writing)
+        os.close(os.open(f"{folder}/started", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        self.supervisor.announce(lambda: self._tell("started"), STARTED_AFTER)
+        return _ended(self.supervisor.wait(command), self.supervisor)
 
-def _announce(notify: int) -> None:
-    with contextlib.suppress(OSError):  # nobody listens: the engine looks by itself
-        os.write(notify, b"s")
+    def _tell(self, news: str) -> None:
+        """Have the engine look; the job's uuid tells that it has ended."""
+        with contextlib.suppress(OSError):  # nobody listens: the engine looks by itself
+            os.write(self._notify, f"{news}\n".encode())
 
 
 def _failure(message: str) -> dict[str, Any]:
@@ -541,7 +555,8 @@ def supervise() -> None:
             os._exit(125)
         line += piece
     told = json.loads(line)
-    supervisor = Supervisor(told["grace"], None, lifeline=0)
+    supervisor = Supervisor(lifeline=0)
+    supervisor.grace = told["grace"]
     account = Account(told["account"]) if told["account"] else None
     try:
         os.chdir(told["folder"])

@@ -7,8 +7,12 @@ its own, and leaves when nobody is connected and no keeper of its own is left. I
 on, and the next start brings another server.
 
 Protocol: a stream socket `server-<VERSION>`, lines of JSON. The server greets with `{"version", "pid"}`; a request is
-what `ProcessRunner.start` sends, its answer `{"made": bool}` or `{"error": text}`; a line `{"look": true}` comes
-whenever the engine had better look. An engine with another VERSION has another socket, and so another server.
+what `ProcessRunner.start` sends, its answer `{"made": bool}` or `{"error": text}`. Who sends `{"listen": true}` is
+answered by news only: a line with the uuid of each job that has ended, `"started"` where one has started. An engine
+with another VERSION has another socket, and so another server.
+
+One keeper is always forked ahead and waits for its job on a socket, so that the fork, and what it costs until the
+memory is its own, is over before the job comes.
 
 In `<process>/jobs/<uuid>/`, the runner's own folder of a job, these appear in order: `attempt`, made exclusively and
 locked by the keeper for as long as it lives; `keeper.json`, who the keeper is; `started`; `exit.json`.
@@ -24,10 +28,11 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 from typing import Any
 
-VERSION = 1
+VERSION = 2
 LARGEST_REQUEST = 1 << 26
 
 
@@ -41,6 +46,44 @@ def _load_keeper() -> Any:
     return module
 
 
+class Spare:
+    """A keeper that waits for its job. Made in the server."""
+
+    def __init__(self, pid: int, start_time: int, channel: socket.socket) -> None:
+        self.pid = pid
+        self.start_time = start_time
+        self._channel = channel
+
+    def give(self, spec: dict[str, Any], folder: str, attempt: int) -> None:
+        """Hand over the job, with the lock on its attempt. Raises OSError where the keeper is gone."""
+        data = json.dumps([spec, folder]).encode()
+        socket.send_fds(self._channel, [struct.pack("=Q", len(data))], [attempt])
+        self._channel.sendall(data)
+        self._channel.close()
+
+    def dismiss(self) -> None:
+        self._channel.close()
+
+
+def take_job(channel: socket.socket) -> tuple[dict[str, Any], str] | None:
+    """In the keeper: wait for the job; (spec, folder), or None where the server has gone. The lock on the attempt is
+    held by a descriptor that nobody closes."""
+    header, received, _, _ = socket.recv_fds(channel, 8, 1)
+    if len(header) < 8:
+        return None
+    for file in received:
+        os.set_inheritable(file, False)  # the job must not have it: it would hold the lock on behalf of a dead keeper
+    (size,) = struct.unpack("=Q", header)
+    data = bytearray()
+    while len(data) < size:
+        piece = channel.recv(min(size - len(data), 1 << 20))
+        if not piece:
+            return None
+        data += piece
+    spec, folder = json.loads(data)
+    return spec, folder
+
+
 class Server:
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -48,6 +91,8 @@ class Server:
             self.boot_id = boot_id.read().strip()
         self.keeper = _load_keeper()
         self.children: set[int] = set()
+        self.spare: Spare | None = None
+        self.listeners: set[int] = set()
         self.connections: dict[int, tuple[socket.socket, bytearray]] = {}
         self.poll = select.poll()
         self.wake, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -82,10 +127,11 @@ class Server:
                     self._drain(self.wake)
                     self._reap()
                 elif file == self.news:
-                    self._drain(self.news)
-                    self._tell_all(b'{"look": true}\n')
+                    self._pass_on(os.read(self.news, 1 << 16).decode().split())
                 else:
                     self._read(file)
+            if self.connections and self.spare is None:
+                self.spare = self._fork_spare()
             if not self.connections and not self.children and self._leave():
                 return
 
@@ -94,6 +140,8 @@ class Server:
         os.unlink(self.path)
         self._accept()
         if not self.connections:
+            if self.spare is not None:
+                self.spare.dismiss()
             return True
         self.poll.unregister(self.listening.fileno())
         self.listening.close()
@@ -124,10 +172,15 @@ class Server:
         while b"\n" in buffer:
             line, _, rest = bytes(buffer).partition(b"\n")
             buffer[:] = rest
-            self._tell(connection, self._answer(json.loads(line)))
+            request = json.loads(line)
+            if "listen" in request:
+                self.listeners.add(file)
+            else:
+                self._tell(connection, self._answer(request))
 
     def _hang_up(self, file: int) -> None:
         connection, _ = self.connections.pop(file)
+        self.listeners.discard(file)
         self.poll.unregister(file)
         connection.close()
 
@@ -135,10 +188,11 @@ class Server:
         with contextlib.suppress(OSError):
             connection.sendall(json.dumps(answer).encode() + b"\n")
 
-    def _tell_all(self, line: bytes) -> None:
-        for connection, _ in self.connections.values():
+    def _pass_on(self, news: list[str]) -> None:
+        line = b"".join(json.dumps(item).encode() + b"\n" for item in news)
+        for file in self.listeners:
             with contextlib.suppress(OSError):
-                connection.send(line, socket.MSG_DONTWAIT)
+                self.connections[file][0].send(line, socket.MSG_DONTWAIT)
 
     def _answer(self, spec: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -149,26 +203,36 @@ class Server:
     def _start(self, spec: dict[str, Any]) -> bool:
         """Fork a keeper, unless this job has had one; whether it was forked."""
         folder = f"{self.folder}/jobs/{spec['uuid']}"
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
         try:
             attempt = os.open(f"{folder}/attempt", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError:
             return False
-        fcntl.flock(attempt, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(attempt, fcntl.LOCK_EX)
+            spare, self.spare = self.spare or self._fork_spare(), None
+            who = {"boot_id": self.boot_id, "pid": spare.pid, "start_time": spare.start_time}
+            self.keeper.write_by_rename(f"{folder}/keeper.json", who)
+            self.children.add(spare.pid)
+            spare.give(spec, folder, attempt)
+        finally:
+            os.close(attempt)  # the keeper holds it on
+        return True
+
+    def _fork_spare(self) -> Spare:
+        mine, its = socket.socketpair()
         signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         pid = os.fork()
         if pid == 0:
-            self._be_keeper(spec, folder)
+            mine.close()
+            self._be_keeper(its)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-        self.children.add(pid)
-        _, _, started = self.keeper.stat_of(pid)
-        who = {"boot_id": self.boot_id, "pid": pid, "start_time": started}
-        self.keeper.write_by_rename(f"{folder}/keeper.json", who)
-        os.close(attempt)  # the keeper holds it on
-        return True
+        its.close()
+        return Spare(pid, self.keeper.stat_of(pid)[2], mine)
 
-    def _be_keeper(self, spec: dict[str, Any], folder: str) -> None:
+    def _be_keeper(self, channel: socket.socket) -> None:
         """In the fork. Never returns."""
         code = 1
         try:
@@ -179,7 +243,10 @@ class Server:
             self.listening.close()
             for file in (self.wake, self._wake_writing, self.news, self._opened):
                 os.close(file)
-            self.keeper.keep(spec, folder, self.notify)
+            keeper = self.keeper.Keeper(self.notify)
+            job = take_job(channel)
+            if job is not None:
+                keeper.keep(*job)
             code = 0
         except BaseException:
             import traceback
@@ -195,6 +262,9 @@ class Server:
                 if pid == 0:
                     return
                 self.children.discard(pid)
+                if self.spare is not None and self.spare.pid == pid:
+                    self.spare.dismiss()
+                    self.spare = None
 
     @staticmethod
     def _drain(file: int) -> None:

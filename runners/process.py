@@ -60,9 +60,10 @@ class ProcessRunner(Runner):
         self.boot_id = Path(settings.options.get("boot_id", BOOT_ID)).read_text().strip()
         self.folder = Path(settings.data_dir) / "process"
         self.node = socket.gethostname()
-        self._link = ServerLink(self.folder, wake)
+        self._link = ServerLink(self.folder, self._on_news)
         self._keepers = _Keepers(wake)
         self._started: set[str] = set()
+        self._base: dict[str, str] | None = None
 
     # Verbs.
 
@@ -144,6 +145,11 @@ class ProcessRunner(Runner):
 
     # What is known of a job.
 
+    def _on_news(self, news: str) -> None:
+        """In a thread. A keeper that has written the end is on its way out: there is no need to wait for it."""
+        self._keepers.forget(news)
+        self.wake()
+
     def _state(self, handle: str) -> State | None:
         uuid = self._read(handle)
         if uuid is None:
@@ -206,7 +212,9 @@ class ProcessRunner(Runner):
             "POLYAXON_LOGS_PATH": f"{spec.folder}/log",
             name: value,
         }
-        env = Artifact.read(artifact).into(inherited(self.settings, account)) | dict(spec.env) | own
+        if self._base is None:
+            self._base = inherited(self.settings, account)
+        env = Artifact.read(artifact).into(self._base) | dict(spec.env) | own
         return {key: text for key, text in env.items() if "\0" not in text}
 
     def _handle(self, uuid: str) -> str:
@@ -227,6 +235,8 @@ class ProcessRunner(Runner):
         return self.folder / "jobs" / uuid
 
     def _make_folder(self) -> None:
+        if self._base is not None:
+            return  # a job was started before
         try:
             (self.folder / "jobs").mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
 import socket
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from runners import keeper_server
 from runners.base import RunnerUnavailable
@@ -25,14 +24,17 @@ ANSWER_PATIENCE = 15.0
 
 
 class ServerLink:
-    """One connection, shared by threads, taken up again when the server has gone."""
+    """Two connections, one to ask and one to hear news by, taken up again when the server has gone.
 
-    def __init__(self, folder: Path, wake: Callable[[], None]) -> None:
+    `on_news` is called in a thread, with the uuid of a job that has ended, or another text.
+    """
+
+    def __init__(self, folder: Path, on_news: Callable[[str], None]) -> None:
         self._folder = folder
-        self._wake = wake
+        self._on_news = on_news
         self._lock = threading.Lock()
-        self._connection: socket.socket | None = None
-        self._answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._asking: BinaryIO | None = None
+        self._news: socket.socket | None = None
 
     def check(self) -> None:
         """Have a connection. Raises RunnerUnavailable."""
@@ -40,12 +42,12 @@ class ServerLink:
             self._connect()
 
     def ask(self, request: dict[str, Any]) -> None:
-        """Have a keeper forked, unless the job has had one. Raises RunnerUnavailable; asking again is safe."""
+        """Have a keeper given the job, unless the job has had one. Raises RunnerUnavailable; asking again is safe."""
         line = json.dumps(request).encode() + b"\n"
         with self._lock:
             for _ in range(2):
-                self._connect()
-                answer = self._exchange(line)
+                asking = self._connect()
+                answer = self._exchange(asking, line)
                 if answer is not None:
                     break
             else:
@@ -57,30 +59,27 @@ class ServerLink:
         with self._lock:
             self._hang_up()
 
-    def _exchange(self, line: bytes) -> dict[str, Any] | None:
+    def _exchange(self, asking: BinaryIO, line: bytes) -> dict[str, Any] | None:
         """The answer; None where the connection broke."""
-        assert self._connection is not None
         try:
-            self._connection.sendall(line)
-            answer = self._answers.get(timeout=ANSWER_PATIENCE)
-        except queue.Empty:
+            asking.write(line)
+            answer = asking.readline()
+        except TimeoutError:
             self._hang_up()
             raise RunnerUnavailable("the keeper server does not answer") from None
         except OSError:
-            answer = None
-        if answer is None:
+            answer = b""
+        if not answer.endswith(b"\n"):
             self._hang_up()
-        return answer
+            return None
+        return dict(json.loads(answer))
 
-    def _connect(self) -> None:
-        if self._connection is not None:
-            return
+    def _connect(self) -> BinaryIO:
+        if self._asking is not None:
+            return self._asking
         deadline = time.monotonic() + CONNECT_PATIENCE
         server: subprocess.Popen[bytes] | None = None
-        while True:
-            connection = self._try_connect()
-            if connection is not None:
-                break
+        while (connection := self._try_connect()) is None:
             if time.monotonic() > deadline:
                 raise RunnerUnavailable(f"the keeper server does not start; see {self._folder}/server.log")
             if server is None or server.poll() is not None:
@@ -88,9 +87,26 @@ class ServerLink:
             time.sleep(0.005)
         if server is not None:
             threading.Thread(target=server.wait, name="keeper-server", daemon=True).start()
-        self._connection = connection
-        self._answers = queue.SimpleQueue()
-        threading.Thread(target=self._read, args=(connection, self._answers), name="server-link", daemon=True).start()
+        connection.settimeout(ANSWER_PATIENCE)
+        self._asking = cast(BinaryIO, connection.makefile("rwb", buffering=0))
+        connection.close()  # the file holds it open
+        self._listen()
+        return self._asking
+
+    def _listen(self) -> None:
+        """Without news the engine looks once a second; so a connection that cannot be had is no fault."""
+        news = self._try_connect()
+        if news is None:
+            return
+        with contextlib.suppress(OSError):
+            news.sendall(b'{"listen": true}\n')
+        self._news = news
+        threading.Thread(target=self._hear, args=(news,), name="keeper-news", daemon=True).start()
+
+    def _hear(self, news: socket.socket) -> None:
+        with contextlib.suppress(OSError, ValueError), news.makefile("rb") as lines:
+            for line in lines:
+                self._on_news(json.loads(line))
 
     def _try_connect(self) -> socket.socket | None:
         """Through the open folder, as a socket's path has 107 bytes at most."""
@@ -130,20 +146,13 @@ class ServerLink:
         finally:
             os.close(log)
 
-    def _read(self, connection: socket.socket, answers: queue.SimpleQueue[dict[str, Any] | None]) -> None:
-        """In a thread: answers to who asked, news to the engine."""
-        with contextlib.suppress(OSError, ValueError), connection.makefile("rb") as lines:
-            for line in lines:
-                answer = json.loads(line)
-                if "look" in answer:
-                    self._wake()
-                else:
-                    answers.put(answer)
-        answers.put(None)
-
     def _hang_up(self) -> None:
-        if self._connection is not None:
+        if self._asking is not None:
             with contextlib.suppress(OSError):
-                self._connection.shutdown(socket.SHUT_RDWR)
-            self._connection.close()
-            self._connection = None
+                self._asking.close()
+            self._asking = None
+        if self._news is not None:
+            with contextlib.suppress(OSError):
+                self._news.shutdown(socket.SHUT_RDWR)
+            self._news.close()
+            self._news = None

@@ -1,0 +1,414 @@
+"""Deaths, stops and strangers: what becomes of a job's processes on the process runner, whoever dies first."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runners import keeper_server
+from runners.base import Exited, Missing, Reason, RunnerUnavailable, Running
+from runners.marks import kill_marked
+from tests.runners.harness import ProcessHarness, kill, lives, marked, parent_of, wait_for
+
+TREE = "trap '' TERM; (setsid sleep 1000 &); (setsid sh -c 'trap \"\" TERM; sleep 1000; true' &); sleep 1000"
+TREE_SIZE = 4
+
+
+def start_tree(process: ProcessHarness, cmd: str = TREE, grace: float = 0.3) -> tuple[str, str]:
+    """(uuid, handle) of a job of many processes, all of them there."""
+    spec = process.spec(cmd, grace=grace)
+    handle = process.runner.start(spec, None)
+    wait_for(lambda: len(marked(spec.uuid)) >= TREE_SIZE)
+    return spec.uuid, handle
+
+
+def server_of(process: ProcessHarness) -> int:
+    """The keeper server that is there."""
+    servers = set(process.servers())
+    return next(pid for pid in servers if parent_of(pid) not in servers)
+
+
+def is_lost(process: ProcessHarness, handle: str) -> bool:
+    return isinstance(process.state(handle), Missing)
+
+
+class TestStop:
+    @pytest.mark.parametrize(
+        "cmd", [TREE, "trap '' TERM; setsid sleep 1000 & setsid sleep 1000 & sleep 1000; sleep 1000"]
+    )
+    def test_leaves_nothing(self, process: ProcessHarness, cmd: str) -> None:
+        uuid, handle = start_tree(process, cmd)
+        process.runner.stop(handle, force=False)
+        assert process.end(handle).signal == 9
+        assert marked(uuid) == []
+
+    def test_gives_the_command_its_grace(self, process: ProcessHarness) -> None:
+        spec = process.spec("trap 'sleep 0.3; echo bye; exit 7' TERM; echo ready; sleep 1000 & wait", grace=5)
+        handle = process.runner.start(spec, None)
+        log = Path(spec.folder) / "log"
+        wait_for(lambda: log.exists() and log.read_bytes())
+        process.runner.stop(handle, force=False)
+        end = process.end(handle)
+        assert (end.reason, end.code) == (Reason.EXITED, 7)
+        assert log.read_bytes() == b"ready\nbye\n"
+
+    def test_is_finished_by_the_keeper_when_the_engine_is_gone(self, process: ProcessHarness) -> None:
+        uuid, handle = start_tree(process)
+        asked = time.monotonic()
+        process.runner.stop(handle, force=False)
+        process.runner.close()
+        time.sleep(0.15)
+        assert marked(uuid), "the grace is not over"
+        wait_for(lambda: not marked(uuid))
+        assert 0.3 <= time.monotonic() - asked < 3
+        process.runner = process.another()
+        assert process.end(handle).signal == 9
+
+    def test_of_a_stopped_process_works(self, process: ProcessHarness) -> None:
+        spec = process.spec("kill -STOP $$", grace=0.2)
+        handle = process.runner.start(spec, None)
+        wait_for(lambda: marked(spec.uuid))
+        process.runner.stop(handle, force=False)
+        assert process.end(handle).signal in (9, 15)
+
+    def test_reaches_hundreds_while_they_grow(self, process: ProcessHarness) -> None:
+        spec = process.spec("for i in $(seq 200); do (while :; do sleep 0.2; done) & done; wait", grace=0.1)
+        handle = process.runner.start(spec, None)
+        wait_for(lambda: len(marked(spec.uuid)) > 100)
+        process.runner.stop(handle, force=False)
+        process.end(handle)
+        assert marked(spec.uuid) == []
+
+    def test_reaches_what_never_stops_forking(self, process: ProcessHarness) -> None:
+        # Each forks its successor and ends, so that no list of processes is ever true.
+        fork = "run() { setsid sh -c '[ $0 -gt 3000 ] || { sh -c \"$1\" $(($0 + 1)) \"$1\" & } ' $1 \"$2\"; }"
+        spec = process.spec(
+            fork + "; hop='[ $0 -gt 20000 ] || { setsid sh -c \"$1\" $(($0 + 1)) \"$1\" & }';"
+            " for i in 1 2 3; do sh -c \"$hop\" 0 \"$hop\"; done; sleep 1000",
+            grace=0.2,
+        )
+        handle = process.runner.start(spec, None)
+        wait_for(lambda: marked(spec.uuid))
+        time.sleep(0.2)
+        process.runner.stop(handle, force=False)
+        process.end(handle)
+        assert marked(spec.uuid) == []
+
+
+class TestEnd:
+    @pytest.mark.parametrize("cmd", ["nohup sleep 1000 & exit 2", "(setsid sleep 1000 &); exit 2"])
+    def test_takes_along_what_stays_and_names_it(self, process: ProcessHarness, cmd: str) -> None:
+        spec = process.spec(cmd)
+        end = process.end(process.runner.start(spec, None))
+        assert (end.reason, end.code) == (Reason.EXITED, 2)
+        assert end.stragglers == ("sleep",)
+        assert marked(spec.uuid) == []
+
+    def test_takes_along_what_ignores_term(self, process: ProcessHarness) -> None:
+        spec = process.spec("(setsid sh -c 'trap \"\" TERM; echo on; sleep 1000; true' &); sleep 0.1; exit 0", grace=0.2)
+        end = process.end(process.runner.start(spec, None))
+        assert end.succeeded
+        assert marked(spec.uuid) == []
+
+    def test_comes_though_somebody_holds_the_pipe(self, process: ProcessHarness) -> None:
+        spec = process.spec("(sleep 1000 &) ; echo done")
+        end = process.end(process.runner.start(spec, None))
+        assert end.stragglers == ("sleep",)
+        assert (Path(spec.folder) / "log").read_bytes() == b"done\n"
+
+    def test_comes_though_a_stranger_writes_on(self, process: ProcessHarness) -> None:
+        spec = process.spec("echo $$; sleep 1000")
+        handle = process.runner.start(spec, None)
+        log = Path(spec.folder) / "log"
+        wait_for(lambda: log.exists() and log.read_bytes())
+        with open(f"/proc/{log.read_text().strip()}/fd/1", "wb") as pipe:
+            with subprocess.Popen(["yes"], stdout=pipe) as stranger:
+                process.runner.stop(handle, force=True)
+                assert process.end(handle).signal == 9
+                stranger.kill()
+
+    def test_may_be_of_its_own_group(self, process: ProcessHarness) -> None:
+        end, _ = process.run("sleep 1000 & kill -KILL 0")
+        assert (end.reason, end.signal) == (Reason.SIGNALLED, 9)
+
+    def test_waits_for_a_job_without_output(self, process: ProcessHarness) -> None:
+        spec = process.spec("exec >&- 2>&- <&-; sleep 0.3; touch ../late; exit 8")
+        assert process.end(process.runner.start(spec, None)).code == 8
+        assert (Path(spec.folder) / "late").exists()
+
+
+class TestDeathOfTheKeeper:
+    def test_kills_the_job_and_loses_it(self, process: ProcessHarness) -> None:
+        spec = process.spec("echo ran >> ../runs;" + TREE)
+        handle = process.runner.start(spec, None)
+        wait_for(lambda: len(marked(spec.uuid)) >= TREE_SIZE)
+        kill(process.keeper(spec))
+        wait_for(lambda: is_lost(process, handle))
+        assert marked(spec.uuid) == []
+        assert process.another().start(spec, None) == handle
+        assert is_lost(process, handle)
+        assert process.runs(spec) == 1
+
+    def test_is_not_told_while_a_process_lives(self, process: ProcessHarness) -> None:
+        uuid, handle = start_tree(process)
+        stopped = marked(uuid)
+        kill(parent_of(min(stopped)))
+        for _ in range(200):
+            if is_lost(process, handle):
+                assert not [pid for pid in stopped if lives(pid)]
+                return
+        pytest.fail("it is not told")
+
+    def test_wakes_the_engine(self, process: ProcessHarness) -> None:
+        spec = process.spec("sleep 1000")
+        handle = process.runner.start(spec, None)
+        wait_for(lambda: isinstance(process.state(handle), Running))
+        process.woken.clear()
+        kill(process.keeper(spec))
+        assert process.woken.wait(2)
+        assert is_lost(process, handle)
+
+    def test_while_unpacking_leaves_no_unpacking(self, process: ProcessHarness, tmp_path: Path) -> None:
+        pipe = tmp_path / "code.tar.gz"
+        os.mkfifo(pipe)
+        held = os.open(pipe, os.O_RDWR)
+        try:
+            spec = process.spec("echo ran", code=str(pipe))
+            handle = process.runner.start(spec, None)
+            others = {server_of(process)}
+
+            def unpacking() -> tuple[int, int] | None:
+                pairs = [(pid, parent_of(pid)) for pid in process.servers()]
+                return next((pair for pair in pairs if pair[1] not in others and parent_of(pair[1]) in others), None)
+
+            pid, keeper = wait_for(unpacking)
+            kill(keeper)
+            wait_for(lambda: is_lost(process, handle))
+            wait_for(lambda: not lives(pid), 2)
+        finally:
+            os.close(held)
+
+    def test_that_is_a_zombie_counts(self, process: ProcessHarness) -> None:
+        """The server does not reap it as long as it is halted."""
+        spec = process.spec("sleep 1000")
+        handle = process.runner.start(spec, None)
+        keeper, server = process.keeper(spec), server_of(process)
+        os.kill(server, signal.SIGSTOP)
+        try:
+            kill(keeper)
+            wait_for(lambda: is_lost(process, handle))
+        finally:
+            os.kill(server, signal.SIGCONT)
+
+
+class TestDeathOfTheServer:
+    def test_leaves_its_keepers_alone(self, process: ProcessHarness) -> None:
+        spec = process.spec("sleep 0.5; echo done; exit 3")
+        handle = process.runner.start(spec, None)
+        wait_for(lambda: isinstance(process.state(handle), Running))
+        kill(server_of(process))
+        assert process.run("exit 4")[0].code == 4
+        assert isinstance(process.state(handle), Running)
+        assert process.end(handle).code == 3
+        assert (Path(spec.folder) / "log").read_bytes() == b"done\n"
+
+    def test_leaves_jobs_that_can_be_stopped(self, process: ProcessHarness) -> None:
+        uuid, handle = start_tree(process)
+        kill(server_of(process))
+        process.runner.close()
+        process.runner = process.another()
+        process.runner.stop(handle, force=False)
+        process.end(handle)
+        assert marked(uuid) == []
+
+    def test_again_and_again_loses_no_job(self, process: ProcessHarness) -> None:
+        """Killed at any moment of many starts: each job runs once, or is told to be lost."""
+        specs = [process.spec("echo ran >> ../runs") for _ in range(60)]
+        over = threading.Event()
+
+        def killer() -> None:
+            while not over.wait(0.03):
+                for pid in process.servers()[:1]:
+                    try:
+                        if parent_of(pid) not in process.servers():
+                            os.kill(pid, signal.SIGKILL)
+                    except ProcessLookupError:
+                        pass
+
+        thread = threading.Thread(target=killer)
+        thread.start()
+        handles = []
+        try:
+            for spec in specs:
+                while True:
+                    try:
+                        handles.append(process.runner.start(spec, None))
+                        break
+                    except RunnerUnavailable:
+                        time.sleep(0.01)
+        finally:
+            over.set()
+            thread.join()
+        for spec, handle in zip(specs, handles, strict=True):
+            state = wait_for(lambda handle=handle: (s := process.state(handle)) and isinstance(s, Exited | Missing) and s)
+            if isinstance(state, Exited):
+                assert state.exit.succeeded
+                assert process.runs(spec) == 1
+            else:
+                assert not (Path(spec.folder) / "runs").exists()
+
+    def test_of_the_engine_ends_the_server_once_no_job_is_left(self, process: ProcessHarness) -> None:
+        handle = process.runner.start(process.spec("sleep 1.5"), None)
+        wait_for(lambda: isinstance(process.state(handle), Running))
+        process.runner.close()
+        time.sleep(0.2)
+        assert server_of(process)
+        wait_for(lambda: not process.servers())
+        process.runner = process.another()
+        assert process.end(handle).succeeded
+        assert process.run("exit 5")[0].code == 5
+
+    def test_by_idleness_does_not_block_the_next(self, process: ProcessHarness) -> None:
+        for code in (1, 2, 3):
+            assert process.run(f"exit {code}")[0].code == code
+            process.runner.close()
+            if code == 2:
+                wait_for(lambda: not process.servers())
+
+
+class TestServer:
+    def test_is_one_for_many_engines(self, process: ProcessHarness) -> None:
+        runners = [process.another() for _ in range(5)]
+        threads = [threading.Thread(target=runner.check) for runner in runners]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+
+        def roots() -> list[int]:
+            servers = process.servers()
+            return [pid for pid in servers if parent_of(pid) not in servers]
+
+        wait_for(lambda: len(roots()) == 1)
+
+    def test_of_another_version_stands_beside_it(
+        self, process: ProcessHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        handle = process.runner.start(process.spec("sleep 1000"), None)
+        monkeypatch.setattr(keeper_server, "VERSION", 999)
+        newer = process.another()
+        wait_for(lambda: isinstance(process.state(handle, newer), Running))
+        newer.stop(handle, force=True)
+        process.end(handle, newer)
+
+    def test_survives_nonsense(self, process: ProcessHarness) -> None:
+        import socket
+
+        process.runner.check()
+        server = server_of(process)
+        folder = os.open(process.data / "process", os.O_RDONLY)
+        try:
+            for line in (b"nonsense\n", b"{}\n", b"[1]\n", b'{"uuid": 3}\n', b'{"uuid": "../../x"}\n', b"\xff\n", b"half"):
+                with socket.socket(socket.AF_UNIX) as connection:
+                    connection.settimeout(5)
+                    connection.connect(f"/proc/self/fd/{folder}/server-{keeper_server.VERSION}")
+                    connection.recv(4096)
+                    connection.sendall(line)
+                    if line.endswith(b"\n"):
+                        connection.recv(4096)
+        finally:
+            os.close(folder)
+        assert process.run("exit 6")[0].code == 6
+        assert server_of(process) == server
+
+    def test_has_nothing_open_of_the_engine(self, process: ProcessHarness, tmp_path: Path) -> None:
+        with (tmp_path / "secret").open("w") as file:
+            os.set_inheritable(file.fileno(), True)
+            process.runner.check()
+            pid = server_of(process)
+            targets = [os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")]
+        assert not [target for target in targets if "secret" in target]
+        assert os.getsid(pid) == pid
+        assert os.readlink(f"/proc/{pid}/cwd") == "/"
+
+
+class TestStrangers:
+    @pytest.mark.parametrize(
+        "handle",
+        [
+            "",
+            "nonsense",
+            "[]",
+            "3",
+            "null",
+            '{"v": 1}',
+            '{"v": 1, "uuid": "../../../../../../tmp", "boot": ""}',
+            '{"v": 2, "uuid": "' + "0" * 32 + '", "boot": ""}',
+            '{"v": 1, "uuid": "' + "/" * 32 + '", "boot": ""}',
+        ],
+    )
+    def test_handles_that_nobody_understands_change_nothing(self, process: ProcessHarness, handle: str) -> None:
+        """Nothing can be told of them: they are left out of a poll, and the other verbs say so."""
+        spec = process.spec("sleep 1000")
+        mine = process.runner.start(spec, None)
+        wait_for(lambda: isinstance(process.state(mine), Running))
+        assert list(process.runner.poll([handle, mine])) == [mine]
+        for verb in (lambda: process.runner.stop(handle, True), lambda: process.runner.clean(handle)):
+            with pytest.raises(RunnerUnavailable):
+                verb()
+        assert isinstance(process.state(mine), Running)
+
+    def test_a_handle_of_no_job_is_missing(self, process: ProcessHarness) -> None:
+        mine = json.loads(process.runner.start(process.spec("sleep 1000"), None))
+        other = json.dumps(mine | {"uuid": "0" * 32})
+        assert process.state(other) == Missing()
+        process.runner.stop(other, force=True)
+        process.runner.clean(other)
+        assert isinstance(process.state(json.dumps(mine)), Running) or wait_for(
+            lambda: isinstance(process.state(json.dumps(mine)), Running)
+        )
+
+    def test_nobody_is_signalled_after_a_reboot(
+        self, process: ProcessHarness, make_process: Callable[..., ProcessHarness], tmp_path: Path
+    ) -> None:
+        handle = process.runner.start(process.spec("sleep 1000"), None)
+        ended = process.runner.start(process.spec("exit 3"), None)
+        process.end(ended)
+        wait_for(lambda: isinstance(process.state(handle), Running))
+        boot_id = tmp_path / "boot_id"
+        boot_id.write_text("another boot\n")
+        rebooted = make_process(options={"boot_id": str(boot_id)})
+        assert rebooted.runner.poll([handle]) == {handle: Missing()}
+        for force in (False, True):
+            rebooted.runner.stop(handle, force)
+        assert rebooted.end(ended).code == 3, "what has ended before is known"
+        rebooted.runner.close()
+        assert isinstance(process.state(handle), Running)
+
+    def test_only_what_carries_the_mark_is_killed(self) -> None:
+        mark = "b" * 31
+        with (
+            subprocess.Popen(["sleep", "1000"], env={"POLYJOB_UUID": mark}) as marked_one,
+            subprocess.Popen(["sleep", "1000"], env={"POLYJOB_UUID": f"{mark}b", "X_POLYJOB_UUID": mark}) as other,
+        ):
+            kill_marked(mark)
+            assert marked_one.wait(10) == -signal.SIGKILL
+            assert other.poll() is None
+            other.kill()
+
+    def test_an_unreadable_end_is_lost_and_no_success(self, process: ProcessHarness) -> None:
+        spec = process.spec("exit 0")
+        handle = process.runner.start(spec, None)
+        process.end(handle)
+        ending = process.data / "process" / "jobs" / spec.uuid / "exit.json"
+        for text in ('{"reason": "exi', "", "[]", "3", '{"reason": "nonsense"}', '{"reason": "exited", "more": 1}'):
+            ending.write_text(text)
+            assert process.end(handle, process.another()).reason is Reason.LOST

@@ -1,0 +1,420 @@
+"""What a job finds on the process runner, and what is kept of it: command, environment, files, log, account, exit."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from runners.base import Missing, Pending, Reason, RunnerUnavailable, StartFailed
+from tests.require import require_root
+from tests.runners.harness import ProcessHarness, archive, marked, wait_for
+
+OF_THE_C_LIBRARY = 0b11 << 31
+"""Signals 32 and 33, which the C library keeps to itself."""
+
+
+def log_of(spec: object) -> str:
+    return (Path(spec.folder) / "log").read_text()  # type: ignore[attr-defined]
+
+
+class TestLog:
+    @pytest.mark.parametrize(
+        ("cmd", "log"),
+        [
+            ("echo a; echo warn > /dev/stderr; echo b", b"a\nwarn\nb\n"),
+            ("echo a; echo x | tee /dev/stderr; echo b", b"a\nx\nx\nb\n"),
+            ("echo a; echo o > /dev/stdout; echo b >&2", b"a\no\nb\n"),
+            (r"printf '\377\000\376'", b"\xff\x00\xfe"),
+            ("printf 'no newline'", b"no newline"),
+            ("true", b""),
+            ("exec > /dev/null 2>&1; echo gone; sleep 0.1", b""),
+            ("exec >&- 2>&-; sleep 0.1; exit 0", b""),
+            ("echo a > >(sleep 0.05; cat); exit 0", b"a\n"),
+            ("echo ünï", "ünï\n".encode()),
+        ],
+    )
+    def test_has_every_byte_in_order(self, process: ProcessHarness, cmd: str, log: bytes) -> None:
+        end, found = process.run(cmd)
+        assert found == log
+        assert end.code == 0
+        assert end.stragglers == ()
+
+    def test_takes_a_line_of_megabytes(self, process: ProcessHarness) -> None:
+        end, log = process.run("head -c 5000000 /dev/zero | tr '\\0' x")
+        assert log == b"x" * 5_000_000
+        assert end.succeeded
+
+    def test_ends_at_its_limit_with_one_line_that_says_so(self, process: ProcessHarness) -> None:
+        end, log = process.run("head -c 3000000 /dev/zero | tr '\\0' x; exit 4", log_limit=1000)
+        assert log.startswith(b"x" * 1000 + b"\n")
+        assert log.count(b"\n") == 2
+        assert b"dropped 2999000 bytes" in log.splitlines()[-1]
+        assert end.code == 4
+
+    def test_of_just_its_limit_is_whole(self, process: ProcessHarness) -> None:
+        assert process.run("printf 12345", log_limit=5)[1] == b"12345"
+
+    def test_is_private(self, process: ProcessHarness) -> None:
+        spec = process.spec("true")
+        process.end(process.runner.start(spec, None))
+        assert stat.S_IMODE((Path(spec.folder) / "log").stat().st_mode) == 0o600
+
+    def test_grows_while_the_job_runs(self, process: ProcessHarness) -> None:
+        spec = process.spec("echo first; sleep 1000")
+        handle = process.runner.start(spec, None)
+        wait_for(lambda: (Path(spec.folder) / "log").exists() and log_of(spec) == "first\n")
+        process.runner.stop(handle, force=True)
+        process.end(handle)
+
+
+class TestFullDisk:
+    @pytest.fixture
+    def small(self, tmp_path: Path) -> Iterator[Path]:
+        """A disk of one megabyte."""
+        require_root()
+        folder = tmp_path / "small"
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], check=True)
+        yield folder
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+    def test_never_stops_a_job_and_is_told(self, small: Path) -> None:
+        process = ProcessHarness(small)
+        try:
+            spec = process.spec("head -c 20000000 /dev/zero | tr '\\0' x; exit 6")
+            handle = process.runner.start(spec, None)
+            end = process.end(handle)
+            assert (end.reason, end.code) == (Reason.EXITED, 6)
+            assert "dropped" in (end.message or "") + log_of(spec)[-200:]
+            process.runner.clean(handle)
+        finally:
+            process.close()
+
+    def test_that_the_job_itself_has_filled(self, small: Path) -> None:
+        process = ProcessHarness(small)
+        try:
+            end, _ = process.run("cat /dev/zero > big 2> /dev/null; echo after; exit 5")
+            assert (end.reason, end.code) == (Reason.EXITED, 5)
+        finally:
+            process.close()
+
+    def test_lets_no_job_start_and_loses_none(self, small: Path) -> None:
+        process = ProcessHarness(small)
+        try:
+            process.runner.check()
+            spec = process.spec("echo ran")
+            filler = small / "filler"
+            with filler.open("wb", buffering=0) as file, pytest.raises(OSError):
+                while True:
+                    file.write(b"x" * 4096)
+            try:
+                handle = process.runner.start(spec, None)
+            except RunnerUnavailable as error:
+                assert "space" in str(error)
+                filler.unlink()
+                handle = process.runner.start(spec, None)
+                assert process.end(handle).succeeded
+            else:  # it had room for this much
+                end = process.end(handle)
+                assert end.succeeded or (end.reason is Reason.START and end.message and "space" in end.message)
+        finally:
+            process.close()
+
+
+class TestCommand:
+    @pytest.mark.parametrize(
+        ("cmd", "code"),
+        [("nosuchcommand", 127), ("/etc/passwd", 126), ("./text", 126), ("exit 300", 44), ("false; true", 0)],
+    )
+    def test_ends_as_the_shell_says(self, process: ProcessHarness, cmd: str, code: int) -> None:
+        prepare = "printf '\\177ELFnonsense' > text; chmod 755 text; " if cmd == "./text" else ""
+        end, log = process.run(prepare + cmd)
+        assert end.code == code
+        assert end.reason is Reason.EXITED
+        if code > 100:
+            assert log
+
+    @pytest.mark.parametrize(("number", "name"), [(9, "KILL"), (11, "SEGV"), (13, "PIPE")])
+    def test_that_a_signal_ends_is_told(self, process: ProcessHarness, number: int, name: str) -> None:
+        end, _ = process.run(f"ulimit -c 0; kill -{name} $$")
+        assert (end.reason, end.code, end.signal) == (Reason.SIGNALLED, 128 + number, number)
+
+    def test_that_is_too_long_says_why(self, process: ProcessHarness) -> None:
+        end, _ = process.run(f"# {'x' * 200_000}")
+        assert (end.reason, end.code) == (Reason.START, None)
+        assert "too long" in (end.message or "")
+
+    def test_of_a_hundred_kilobytes_works(self, process: ProcessHarness) -> None:
+        assert process.run(f"# {'x' * 100_000}\nexit 3")[0].code == 3
+
+    @pytest.mark.parametrize(
+        ("cmd", "env"),
+        [
+            ("echo a\0b", {}),
+            ("true", {"A": "x\0y"}),
+            ("true", {"A\0": "x"}),
+            ("true", {"A=B": "x"}),
+            ("true", {"": "x"}),
+            ("echo \ud800", {}),
+            ("true", {"A": "\ud800"}),
+        ],
+    )
+    def test_that_no_kernel_takes_is_refused(self, process: ProcessHarness, cmd: str, env: dict[str, str]) -> None:
+        with pytest.raises(StartFailed):
+            process.runner.start(process.spec(cmd, env=env), None)
+        assert process.runner.inventory() == {}
+
+    def test_is_told_with_time_and_memory(self, process: ProcessHarness) -> None:
+        program = "x = bytearray(60_000_000); x[::4096] = x[::4096]; sum(range(3_000_000))"
+        end, _ = process.run(f"{sys.executable} -S -c '{program}'")
+        assert 60_000_000 < (end.max_rss or 0) < 200_000_000
+        assert 0.01 < (end.cpu_seconds or 0) < 10
+
+    def test_has_a_floor_of_memory_and_no_time_of_the_keeper(self, process: ProcessHarness) -> None:
+        end, _ = process.run("true")
+        assert 0 < (end.max_rss or 0) < 30_000_000
+        assert 0 <= (end.cpu_seconds or 0) < 0.1
+
+    def test_finds_a_plain_world(self, process: ProcessHarness) -> None:
+        spec = process.spec(
+            "pwd; umask; readlink /proc/self/fd/0; ls /proc/self/fd | tr '\\n' ' '; echo; cat;"
+            " grep -E 'Sig(Ign|Blk)' /proc/self/status; echo $POLYAXON_RUN_OUTPUTS_PATH; echo $POLYAXON_LOGS_PATH;"
+            " cat $POLYAXON_LOGS_PATH | head -1; test -t 0 || echo no terminal"
+        )
+        process.end(process.runner.start(spec, None))
+        lines = log_of(spec).splitlines()
+        assert lines[:3] == [f"{spec.folder}/work", "0022", "/dev/null"]
+        assert lines[3].split() == ["0", "1", "2", "3"]  # 3 is the folder that `ls` reads
+        assert {int(line.split()[1], 16) & ~OF_THE_C_LIBRARY for line in lines[4:6]} == {0}
+        assert lines[6:] == [
+            f"{spec.folder}/outputs",
+            f"{spec.folder}/log",
+            f"{spec.folder}/work",
+            "no terminal",
+        ]
+
+    def test_dies_of_a_broken_pipe(self, process: ProcessHarness) -> None:
+        end, log = process.run("set -o pipefail; yes | head -1")
+        assert (end.code, log) == (141, b"y\n")
+
+    def test_sees_only_what_is_allowed(
+        self, make_process: Callable[..., ProcessHarness], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("SECRET_KEY", "LC_X", "my_proxy", "EXTRA", "lc_x"):
+            monkeypatch.setenv(name, "value")
+        process = make_process(job_env=("PATH", "LC_*", "*_proxy"))
+        _, log = process.run("env", env={"OWN": "1", "POLYJOB_UUID": "forged", "PYTHONUNBUFFERED": "0"})
+        found = dict(line.split("=", 1) for line in log.decode().splitlines())
+        assert {"OWN": "1", "LC_X": "value", "my_proxy": "value", "PYTHONUNBUFFERED": "1"}.items() <= found.items()
+        assert found["POLYJOB_UUID"] != "forged"
+        assert not {"SECRET_KEY", "EXTRA", "lc_x"} & found.keys()
+
+    def test_has_a_path_even_of_a_server_without(
+        self, make_process: Callable[..., ProcessHarness], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("PATH")
+        assert make_process().run("ls /")[0].succeeded
+
+    def test_of_fifty_jobs_at_once(self, process: ProcessHarness) -> None:
+        specs = [process.spec(f"sleep 0.2; echo {number}; exit {number}") for number in range(50)]
+        with ThreadPoolExecutor(8) as pool:
+            handles = list(pool.map(lambda spec: process.runner.start(spec, None), specs))
+        assert [process.end(handle).code for handle in handles] == list(range(50))
+        assert [log_of(spec) for spec in specs] == [f"{number}\n" for number in range(50)]
+
+    def test_wakes_the_engine_when_it_runs_and_when_it_has_ended(self, process: ProcessHarness) -> None:
+        handle = process.runner.start(process.spec("sleep 0.4"), None)
+        process.state(handle)
+        assert process.woken.wait(0.3), "it runs"
+        process.state(handle)
+        process.woken.clear()
+        assert process.woken.wait(2), "it has ended"
+        assert process.end(handle).succeeded
+
+
+class TestFiles:
+    def test_are_code_and_earlier_outputs(self, process: ProcessHarness, tmp_path: Path) -> None:
+        code = archive(
+            tmp_path / "code.tar.gz",
+            ("./", ""),
+            ("./run.sh", {"text": "#!/bin/sh\necho ran\n", "mode": 0o4755}),
+            ("./sub/", ""),
+            ("./sub/deep.txt", "deep"),
+            ("./link", {"link": "run.sh"}),
+            ("./locked", {"text": "x", "mode": 0}),
+        )
+        inputs = archive(tmp_path / "inputs.tar.gz", ("outputs/", ""), ("outputs/a", "A"), ("outputs/b/c", "C"))
+        _, log = process.run(
+            "./run.sh; stat -c %a run.sh; readlink link; cat sub/deep.txt locked; echo;"
+            " cd $POLYAXON_RUN_OUTPUTS_PATH; find . -type f | sort",
+            code=code,
+            inputs=inputs,
+        )
+        assert log.decode().split() == ["ran", "755", "run.sh", "deepx", "./a", "./b/c"]
+
+    def test_keep_their_place(self, process: ProcessHarness, tmp_path: Path) -> None:
+        code = archive(tmp_path / "code.tar.gz", ("../out", "x"), ("a/../../out", "x"), ("/abs", "x"), ("in", "x"))
+        spec = process.spec("find . -type f", code=code)
+        process.end(process.runner.start(spec, None))
+        assert sorted(log_of(spec).split()) == ["./abs", "./in"]
+        assert sorted(os.listdir(spec.folder)) == ["log", "outputs", "work"]
+
+    @pytest.mark.parametrize("content", [b"no archive", b"", b"\x1f\x8b\x08\x00 cut"])
+    def test_that_cannot_be_unpacked_are_told(self, process: ProcessHarness, tmp_path: Path, content: bytes) -> None:
+        bad = tmp_path / "bad.tar.gz"
+        bad.write_bytes(content)
+        for fields in ({"code": str(bad)}, {"inputs": str(bad)}, {"code": str(tmp_path / "none")}):
+            end, log = process.run("echo ran", **fields)
+            assert end.reason is Reason.START
+            assert end.message
+            assert log == b""
+
+    def test_cut_in_the_middle_are_told(self, process: ProcessHarness, tmp_path: Path) -> None:
+        path = Path(archive(tmp_path / "code.tar.gz", *((f"file{number}", os.urandom(2000).hex()) for number in range(50))))
+        path.write_bytes(path.read_bytes()[:50_000])
+        end, _ = process.run("echo ran", code=str(path))
+        assert end.reason is Reason.START
+        assert "unpacked" in (end.message or "")
+
+    def test_do_not_count_as_the_jobs_own_time(self, process: ProcessHarness, tmp_path: Path) -> None:
+        code = archive(tmp_path / "code.tar.gz", *((f"file{number}", "") for number in range(3000)))
+        end, log = process.run("ls | wc -l; sleep 0", code=code)
+        assert log.split() == [b"3000"]
+        assert (end.cpu_seconds or 0) < 0.1
+
+    @pytest.mark.parametrize(("force", "number"), [(False, 15), (True, 9)])
+    def test_may_be_stopped_while_they_are_unpacked(
+        self, process: ProcessHarness, tmp_path: Path, force: bool, number: int
+    ) -> None:
+        pipe = tmp_path / "code.tar.gz"
+        os.mkfifo(pipe)  # unpacking waits for it as long as nobody writes
+        held = os.open(pipe, os.O_RDWR)
+        try:
+            spec = process.spec("echo ran", code=str(pipe))
+            handle = process.runner.start(spec, None)
+            time.sleep(0.1)
+            assert isinstance(process.state(handle), Pending)
+            process.runner.stop(handle, force)
+            end = process.end(handle)
+        finally:
+            os.close(held)
+        assert (end.reason, end.signal, end.code) == (Reason.SIGNALLED, number, 128 + number)
+        assert log_of(spec) == ""
+
+
+class TestAccount:
+    @pytest.fixture
+    def as_nobody(self, make_process: Callable[..., ProcessHarness], tmp_path: Path) -> ProcessHarness:
+        require_root()
+        for folder in (tmp_path, *tmp_path.parents):
+            if folder.stat().st_uid == os.geteuid() and folder not in (Path("/"), Path("/tmp")):
+                folder.chmod(folder.stat().st_mode | 0o011)
+        process = make_process(job_user="nobody")
+        for folder in (process.data, process.data / "jobs", process.data / "builds"):
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o711)
+        return process
+
+    def test_runs_jobs_and_owns_only_their_files(self, as_nobody: ProcessHarness) -> None:
+        spec = as_nobody.spec(
+            f"id -un; echo e > /dev/stderr; touch a $POLYAXON_RUN_OUTPUTS_PATH/b; echo $HOME;"
+            f" for folder in {as_nobody.data} {as_nobody.data}/process; do ls $folder 2>&1; done; cat ../log"
+            f" || echo x > ../log || rm ../log; pwd"
+        )
+        Path(spec.folder).chmod(0o711)
+        end = as_nobody.end(as_nobody.runner.start(spec, None))
+        lines = log_of(spec).splitlines()
+        assert lines[:3] == ["nobody", "e", "/nonexistent"]
+        assert sum("ermission denied" in line for line in lines) == 5
+        assert lines[-1] == f"{spec.folder}/work"
+        assert end.succeeded
+        files = {name: (Path(spec.folder) / name).owner() for name in ("log", "work", "outputs", "work/a", "outputs/b")}
+        assert files == {"log": "root", "work": "nobody", "outputs": "nobody", "work/a": "nobody", "outputs/b": "nobody"}
+
+    def test_has_no_more_than_its_groups(self, as_nobody: ProcessHarness) -> None:
+        _, log = as_nobody.run("id -u; id -G; grep -E 'Cap(Prm|Eff)' /proc/self/status")
+        user, groups, *capabilities = log.decode().splitlines()
+        assert user != "0"
+        assert "0" not in groups.split()
+        assert {int(line.split()[1], 16) for line in capabilities} == {0}
+
+    def test_finds_its_code_as_its_own(self, as_nobody: ProcessHarness, tmp_path: Path) -> None:
+        code = archive(tmp_path / "code.tar.gz", ("file", "x"), ("sub/", ""))
+        Path(code).chmod(0o600)
+        end, log = as_nobody.run("stat -c %U file sub; echo more >> file", code=code)
+        assert log == b"nobody\nnobody\n"
+        assert end.succeeded
+
+    def test_finds_signals_as_the_system_has_them(self, as_nobody: ProcessHarness) -> None:
+        _, log = as_nobody.run("grep -E 'Sig(Ign|Blk)' /proc/self/status; ls /proc/self/fd | wc -l")
+        *signals, files = log.decode().splitlines()
+        assert {int(line.split()[1], 16) & ~OF_THE_C_LIBRARY for line in signals} == {0}
+        assert files == "4"
+
+    def test_is_told_what_cannot_be_executed(self, as_nobody: ProcessHarness) -> None:
+        end, _ = as_nobody.run(f"# {'x' * 200_000}")
+        assert end.reason is Reason.START
+        assert "too long" in (end.message or "")
+
+    def test_is_stopped_to_the_last_process(self, as_nobody: ProcessHarness) -> None:
+        spec = as_nobody.spec("trap '' TERM; setsid sleep 1000 & sleep 1000; sleep 1000", grace=0.3)
+        handle = as_nobody.runner.start(spec, None)
+        wait_for(lambda: len(marked(spec.uuid)) >= 2)
+        as_nobody.runner.stop(handle, force=False)
+        as_nobody.end(handle)
+        assert marked(spec.uuid) == []
+
+    def test_that_is_unknown_is_told(self, make_process: Callable[..., ProcessHarness]) -> None:
+        with pytest.raises(RunnerUnavailable, match="no account"):
+            make_process(job_user="nosuchaccount").runner.check()
+
+    def test_needs_root(self, make_process: Callable[..., ProcessHarness], monkeypatch: pytest.MonkeyPatch) -> None:
+        process = make_process(job_user="nobody")
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        with pytest.raises(RunnerUnavailable, match="root"):
+            process.runner.check()
+
+
+class TestFolder:
+    def test_may_have_a_very_long_path(self, make_process: Callable[..., ProcessHarness], tmp_path: Path) -> None:
+        folder = tmp_path
+        while len(str(folder)) < 300:
+            folder = folder / ("long" * 12)
+        assert make_process(folder).run("exit 3")[0].code == 3
+
+    def test_may_have_any_name(self, make_process: Callable[..., ProcessHarness], tmp_path: Path) -> None:
+        end, log = make_process(tmp_path / "with 'blanks' ünd \n more").run("pwd")
+        assert end.succeeded
+        assert log.count(b"\n") == 2
+
+    def test_that_cannot_be_used_is_told(self, make_process: Callable[..., ProcessHarness], tmp_path: Path) -> None:
+        process = make_process()
+        (process.data / "process").write_text("in the way")
+        for verb in (process.runner.check, lambda: process.runner.start(process.spec(), None)):
+            with pytest.raises(RunnerUnavailable, match="cannot be used"):
+                verb()
+        (process.data / "process").unlink()
+
+    def test_of_the_job_that_is_gone_is_told(self, process: ProcessHarness) -> None:
+        spec = dataclasses.replace(process.spec(), folder=str(process.data / "nowhere" / "deep"))
+        end = process.end(process.runner.start(spec, None))
+        assert end.reason is Reason.START
+        assert end.message
+
+
+def test_nothing_is_known_before_the_first_job(process: ProcessHarness) -> None:
+    assert process.runner.inventory() == {}
+    assert process.runner.poll([]) == {}
+    handle = process.runner.start(process.spec(), None)
+    other = handle.replace(handle.split('"uuid": "')[1][:32], "0" * 32)
+    assert process.state(other) == Missing()
+    process.end(handle)
