@@ -110,9 +110,9 @@ class ProcessRunner(Runner):
 
     def stop(self, handle: str, force: bool) -> None:
         uuid = self._read(handle)
-        if uuid is None or not self._lives(uuid):
+        if uuid is None or not self._runs(uuid) or self._keepers.signal(uuid, FORCE if force else TERM):
             return
-        if not self._keepers.signal(uuid, FORCE if force else TERM):
+        if self._runs(uuid):
             raise RunnerUnavailable("the job's keeper is only just starting")
 
     def clean(self, handle: str) -> None:
@@ -130,7 +130,9 @@ class ProcessRunner(Runner):
             kill_marked(uuid)
         self._keepers.forget(uuid)
         self._started.discard(uuid)
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # another clean may be at it
+        if folder.exists():
+            shutil.rmtree(folder)
 
     def inventory(self) -> dict[str, str]:
         try:
@@ -168,6 +170,10 @@ class ProcessRunner(Runner):
                 return Pending()
             self._started.add(uuid)
         return Running(self.node)
+
+    def _runs(self, uuid: str) -> bool:
+        """Whether the job has not ended, and its keeper is there to end it."""
+        return self._exit(uuid) is None and self._lives(uuid)
 
     def _lives(self, uuid: str) -> bool:
         """Whether the job's keeper is alive; if so, it is watched from now on. Raises OSError if it cannot be told."""
