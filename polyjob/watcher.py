@@ -13,6 +13,7 @@ import select
 import socket
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,6 +25,9 @@ from polyjob.errors import Unavailable
 from polyjob.statuses import Status
 
 TICK = 0.005
+SHORT_TICK = 0.001
+"""Seconds between two looks for as long as `SOON` after somebody came: most waits are for what happens at once."""
+SOON = 0.25
 """Seconds between two looks: what those who wait lag behind at most."""
 CHUNK = 1 << 16
 RETRY_AFTER = 5
@@ -133,6 +137,7 @@ class Watcher:
         self._abandoned: deque[Place] = deque()
         self._poll: select.epoll | None = None
         """There as long as the thread is; never carried over a fork."""
+        self._soon_until = 0.0
         self._last_commit: int | None = None
         """What SQLite numbered the last commit that was looked at; None = look in any case."""
 
@@ -156,6 +161,7 @@ class Watcher:
                 file.places.add(place)
             self._places.add(place)
             self._last_commit = None
+            self._soon_until = time.monotonic() + SOON
             if client is not None:
                 self._watch_client(poll, place, client)
         return place
@@ -226,7 +232,7 @@ class Watcher:
             self._poll = None
 
     def _look(self, poll: select.epoll, connection: sqlite3.Connection) -> None:
-        poll.poll(TICK)
+        poll.poll(SHORT_TICK if time.monotonic() < self._soon_until else TICK)
         if self.is_ending():
             self.close()
         with self._lock:
