@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from polyjob.engine.calls import Done, run
 from polyjob.engine.context import Context
@@ -54,7 +54,7 @@ class Backends:
         self._backends: dict[str, Backend] = {}
 
     def runner(self, name: str) -> Runner:
-        """Loaded when first asked for. Raises what `runners.load` raises."""
+        """Loaded when first asked for. One that cannot be loaded counts as away, until the next start."""
         return self._backend(name).runner
 
     def poll(self, name: str, handles: list[str]) -> dict[str, State]:
@@ -123,11 +123,30 @@ class Backends:
 
     def _backend(self, name: str) -> Backend:
         if name not in self._backends:
-            self._backends[name] = Backend(self._load_runner(name, lambda: self._woken(name)))
+            self._backends[name] = Backend(self._load(name))
         return self._backends[name]
+
+    def _load(self, name: str) -> Runner:
+        try:
+            return self._load_runner(name, lambda: self._woken(name))
+        except Exception as error:
+            log.exception("the runner `%s` cannot be loaded", name)
+            return _NotLoaded(f"the runner `{name}` cannot be loaded: {error!r}")
 
     def _woken(self, name: str) -> None:
         """Called by a runner, from any thread."""
         if name in self._backends:
             self._backends[name].woken = True
         self._wake()
+
+
+class _NotLoaded(Runner):
+    """Stands for a runner that is not installed any more, as rows of its jobs may still be there."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def _refuse(self, *arguments: Any) -> NoReturn:
+        raise RunnerUnavailable(self._why)
+
+    check = build = start = poll = stop = clean = inventory = _refuse  # type: ignore[assignment]

@@ -7,6 +7,8 @@ it could not find out again: after a crash, the first pass is like any other.
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections.abc import Callable
 
 from polyjob.crashpoints import crash_point
@@ -31,6 +33,9 @@ _LIVE_BUILDS = Prepared(lambda: Build.select().where(LIVE_BUILDS).order_by(Build
 _QUEUE = Prepared(lambda: Job.select().where(QUEUED).order_by(Job.id).limit(1))
 
 
+log = logging.getLogger("polyjob.engine")
+
+
 class Engine:
     """Passes over one data folder. Owned by one thread; only `Calls` has others."""
 
@@ -45,22 +50,18 @@ class Engine:
     def run_pass(self) -> bool:
         """Take the next step of everything; whether another pass may find more to do at once."""
         ended = {done.key: self._ended(done) for done in self.context.calls.take()}
-        steps = [step for step in ended.values() if step]
+        groups = [[step] for step in ended.values() if step]
         decided = {key for key, step in ended.items() if step}
         claimed = _CLAIMED()
         deleted = [job for job in _DELETED() if job.status.is_done]
         self.jobs.forget_all_but(claimed + deleted)
         self.jobs.hear(claimed)
-        for build in _LIVE_BUILDS():
-            if ("build", build.id) not in decided:
-                steps += self.builds.steps(build)
-        for job in claimed:
-            if ("job", job.id) not in decided:
-                steps += self.jobs.steps(job)
+        groups += [self.builds.steps(build) for build in _LIVE_BUILDS() if ("build", build.id) not in decided]
+        groups += [self.jobs.steps_or_rest(job) for job in claimed if ("job", job.id) not in decided]
         for job in deleted:
             if ("job", job.id) not in decided:
                 self.jobs.erase(job)
-        committed = self._commit(steps, self._may_claim())
+        committed = self._commit([group for group in groups if group], self._may_claim())
         return committed or self.context.calls.any_ended()
 
     def close(self) -> None:
@@ -79,23 +80,43 @@ class Engine:
         self.backends.ended(subject, done)
         return None
 
-    def _commit(self, steps: list[Step], may_claim: bool) -> bool:
-        if not steps and not may_claim:
+    def _commit(self, groups: list[list[Step]], may_claim: bool) -> bool:
+        """Commit all steps, each group being what one job or build needs in that order."""
+        if not groups and not may_claim:
             return False
-        names = [step.name for step in steps]
+        try:
+            any_claimed = self._commit_together(groups, may_claim)
+        except Exception:
+            log.exception("the steps could not be committed together; those of each job are tried by themselves")
+            groups, any_claimed = [group for group in groups if self._commit_alone(group)], False
+        for step in itertools.chain.from_iterable(groups):
+            if step.after:
+                _guarded(step.after, step.name)
+        return bool(groups) or any_claimed
+
+    def _commit_together(self, groups: list[list[Step]], may_claim: bool) -> bool:
+        names = []
         with write("pass"):
-            for step in steps:
+            for step in itertools.chain.from_iterable(groups):
                 step.apply()
-            if may_claim:
-                names += ["claim"] * self._admit()
+                names.append(step.name)
+            claims = self._admit() if may_claim else 0
+            names += ["claim"] * claims
             for name in names:
                 crash_point(f"{name}:before")
         for name in names:
             crash_point(f"{name}:after")
-        for step in steps:
-            if step.after:
-                step.after()
-        return bool(names)
+        return claims > 0
+
+    def _commit_alone(self, group: list[Step]) -> bool:
+        """One row that cannot be written must not hold up all others."""
+
+        def commit() -> None:
+            with write(group[-1].name):
+                for step in group:
+                    step.apply()
+
+        return _guarded(commit, group[-1].name)
 
     def _may_claim(self) -> bool:
         return bool(_QUEUE(1)) and slots_taken() < self.context.settings.slots
@@ -109,3 +130,13 @@ class Engine:
             if transition(job, Status.SCHEDULED):
                 prepare(job, self.context.clock)
         return len(head)
+
+
+def _guarded(act: Callable[[], object], name: str) -> bool:
+    """Whether `act` went well; what went wrong is logged."""
+    try:
+        act()
+    except Exception:
+        log.exception("step `%s` failed", name)
+        return False
+    return True

@@ -60,6 +60,7 @@ class Memory:
     forced_at: float | None = None
     delay: float = 0.0
     retry_at: float = 0.0
+    is_broken: bool = False
 
 
 class JobPart:
@@ -83,6 +84,21 @@ class JobPart:
             for handle, state in self.backends.poll(name, list(numbers)).items():
                 if handle in numbers:
                     self._memory(numbers[handle]).state = state
+
+    def steps_or_rest(self, job: Job) -> list[Step]:
+        """As `steps`; but a job with which something is wrong rests for a while, and holds up no other."""
+        memory = self._memory(job.id)
+        if memory.is_broken and self.context.clock.seconds() < memory.retry_at:
+            return []
+        try:
+            memory.is_broken = False
+            return self.steps(job)
+        except Exception as error:
+            log.exception("job %s cannot be gone on with; it is tried again", job.id)
+            memory.is_broken = True
+            text = f"The engine could not go on with it, and tries again: {error!r}"
+            self._rest(memory)
+            return [Step("note", lambda: _note(job.id, "retry", text))]
 
     def steps(self, job: Job) -> list[Step]:
         """The next steps of a claimed job; calls that need no commit before them are begun here."""
@@ -236,8 +252,7 @@ class JobPart:
     def _end(self, job: Job, memory: Memory) -> list[Step]:
         """The exit is recorded: bring everything in, clear the back end, and only then say so."""
         if memory.finished:
-            status, message, details = outcome(job)
-            return [Step("terminal", lambda: transition(job, status, message=message, details=details))]
+            return [Step("terminal", lambda: self._record_end(job))]
         if self._is_busy(job, memory):
             return []
         runner, context = self.backends.runner(job.runner), self.context
@@ -246,6 +261,12 @@ class JobPart:
         call = lambda: finish(runner, job, handle, context.store, position, *limits)  # noqa: E731
         context.calls.submit("files", ("job", job.id), "finish", call)
         return []
+
+    def _record_end(self, job: Job) -> None:
+        status, message, details = outcome(job)
+        if status is Status.SUCCEEDED and job.status is not Status.RUNNING:
+            transition(job, Status.RUNNING)
+        transition(job, status, message=message, details=details)
 
     # What calls come to.
 
@@ -274,8 +295,7 @@ class JobPart:
         if isinstance(error, StartFailed):
             end = Exit(error.reason, message=str(error))
             return Step("exit", lambda: _on_row(number, lambda job: self._record_exit(job, end)))
-        memory.delay = next_delay(memory.delay)
-        memory.retry_at = self.context.clock.seconds() + memory.delay
+        self._rest(memory)
         if not isinstance(error, RunnerUnavailable):
             log.error("%s of job %s failed; it is tried again", done.verb, number, exc_info=error)
         return Step("note", lambda: _note(number, "retry", f"{done.verb} is tried again: {error}"))
@@ -295,6 +315,10 @@ class JobPart:
         if memory.position is None:
             memory.position = memory.committed = LogPosition.from_json(job.log_cursor)
         return memory.position
+
+    def _rest(self, memory: Memory) -> None:
+        memory.delay = next_delay(memory.delay)
+        memory.retry_at = self.context.clock.seconds() + memory.delay
 
     def _is_busy(self, job: Job, memory: Memory) -> bool:
         """A call for the job is under way, or it rests after one that failed."""

@@ -336,6 +336,51 @@ def test_the_wall_clock_never_turns_statuses_round(world, monkeypatch):
     assert moments == sorted(set(moments))
 
 
+class TestPoison:
+    """One row with which something is wrong holds up no other."""
+
+    def test_a_config_that_makes_no_spec(self, world):
+        bad = world.submit()
+        with write("test"):
+            Job.update(config={"run": {}}).where(Job.id == bad.id).execute()
+        good = world.submit()
+        world.end(good)
+        assert world.statuses(good) == WHOLE_WAY
+        row = world.read(bad)
+        assert row.status is Status.SCHEDULED
+        assert "tries again" in row.notes[0]["text"]
+        with write("test"):
+            Job.update(config=good.config).where(Job.id == bad.id).execute()
+        world.end(bad)
+        assert world.statuses(bad) == WHOLE_WAY
+
+    def test_a_runner_that_is_not_there_any_more(self, world):
+        gone = world.submit()
+        with write("test"):
+            Job.update(runner="gone").where(Job.id == gone.id).execute()
+        good = world.submit()
+        world.end(good)
+        assert world.statuses(good) == WHOLE_WAY
+        assert not world.read(gone).status.is_done
+
+    def test_a_step_that_cannot_be_committed(self, world, monkeypatch):
+        import polyjob.engine.running as running
+
+        bad, good = world.submit(seconds=1), world.submit(seconds=1)
+        record = running.JobPart._record_running
+
+        def refuse(self, job, node):
+            if job.id == bad.id:
+                raise ValueError("this row is refused")
+            record(self, job, node)
+
+        monkeypatch.setattr(running.JobPart, "_record_running", refuse)
+        for _ in range(6):
+            world.later(1)
+        assert world.statuses(good) == WHOLE_WAY
+        assert world.statuses(bad) == ["created", "scheduled"]
+
+
 def test_a_failed_pass_leaves_the_database_usable(world, monkeypatch):
     job = world.submit()
     with monkeypatch.context() as patch:
