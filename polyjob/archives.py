@@ -25,6 +25,8 @@ from typing import Any, BinaryIO, cast
 
 from isal import isal_zlib
 
+from polyjob.errors import NotFound
+
 VERSION = 1
 MEMBER_SIZE = 1 << 20
 BLOCK = 1 << 16
@@ -246,7 +248,7 @@ EMPTY = _empty()
 """The archive of outputs without any entry."""
 
 
-class NotThere(Exception):
+class NotThere(NotFound):
     """The outputs have nothing, or nothing of that kind, at this path."""
 
 

@@ -11,6 +11,7 @@ from polyjob import specs
 from polyjob.clock import now
 from polyjob.errors import NotFound
 from polyjob.models import Build, BuildStatus, Code, Job, Project, User
+from polyjob.query import BUILD_FIELDS, BUILD_ORDERS, conditions, ordering
 from polyjob.statuses import Status
 from polyjob.transitions import first_status
 
@@ -25,9 +26,10 @@ def find(project: Project, build_id: int) -> Build:
     return build
 
 
-def list_builds(project: Project) -> ModelSelect[Build]:
-    """The project's builds, last changed first."""
-    return Build.select().where(Build.project == project).order_by(Build.updated_at.desc(), Build.id.desc())
+def list_builds(project: Project, query: str | None = None, sort: str | None = None) -> ModelSelect[Build]:
+    """As `jobs.list_jobs`."""
+    asked = conditions(query, BUILD_FIELDS, "build")
+    return Build.select().where(Build.project == project, *asked).order_by(*ordering(sort, BUILD_ORDERS))
 
 
 def resolve(job: Job) -> Build:

@@ -19,6 +19,7 @@ from polyjob.database import database, write
 from polyjob.errors import Invalid, NotFound, Problem, Unavailable
 from polyjob.hints import send_hint
 from polyjob.models import CLAIMED, QUEUED, Bookmark, Build, Job, JobStatus, Project, User
+from polyjob.query import JOB_FIELDS, JOB_ORDERS, conditions, ordering
 from polyjob.schemas.config import load_config
 from polyjob.settings import Settings
 from polyjob.statements import Prepared, insert
@@ -48,12 +49,16 @@ def find(project: Project, job_id: int) -> Job:
     return job
 
 
-def list_jobs(project: Project) -> ModelSelect[Job]:
-    """The project's jobs, last changed first."""
+def list_jobs(project: Project, query: str | None = None, sort: str | None = None) -> ModelSelect[Job]:
+    """The project's jobs that the query asks for, in the order that it asks for, last changed first.
+
+    Raises Invalid for a query that is none; see `polyjob.query`.
+    """
+    asked = conditions(query, JOB_FIELDS, "job")
     return (
         Job.select()
-        .where(Job.project == project, Job.deleted_at.is_null())
-        .order_by(Job.updated_at.desc(), Job.id.desc())
+        .where(Job.project == project, Job.deleted_at.is_null(), *asked)
+        .order_by(*ordering(sort, JOB_ORDERS))
     )
 
 

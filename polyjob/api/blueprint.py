@@ -37,11 +37,12 @@ class Blueprint(flask_smorest.Blueprint):
         content = {"application/json": {"schema": schema}}
         return self._documented(requestBody={"required": required, "content": content})
 
-    def page(self, item: type[Schema]) -> Callable[[View], View]:
-        """The view answers with a page of such items."""
+    def page(self, item: type[Schema], *, queries: bool = False) -> Callable[[View], View]:
+        """The view answers with a page of such items, which may be asked for by `query` and `sort`."""
+        parameters = paging.PARAMETERS + (paging.QUERIES if queries else [])
 
         def decorate(view: View) -> View:
-            documented = self._documented(parameters=paging.PARAMETERS)(view)
+            documented = self._documented(parameters=parameters)(view)
             return self.response(200, page_of(item))(documented)
 
         return decorate

@@ -17,11 +17,11 @@ blp = Blueprint("builds", __name__, description="Builds: what jobs need made bef
 
 
 @blp.get(BUILDS)
-@blp.page(BuildRowSchema)
+@blp.page(BuildRowSchema, queries=True)
 def list_builds(username: str, project_name: str) -> dict[str, Any]:
     """List the builds of a project, last changed first"""
-    project = find_project(username, project_name)
-    return page([BuildView(build) for build in rows.page_of_builds(project)], project.build_count)
+    found, count = rows.page_of_builds(find_project(username, project_name))
+    return page([BuildView(build) for build in found], count)
 
 
 @blp.get(BUILD)

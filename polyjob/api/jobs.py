@@ -32,13 +32,12 @@ blp = Blueprint("jobs", __name__, description="Jobs: what polyjob runs.")
 
 
 @blp.get(JOBS)
-@blp.page(JobRowSchema)
+@blp.page(JobRowSchema, queries=True)
 def list_jobs(username: str, project_name: str) -> dict[str, Any]:
     """List the jobs of a project, last changed first"""
-    project = find_project(username, project_name)
-    found = rows.page_of_jobs(project)
+    found, count = rows.page_of_jobs(find_project(username, project_name))
     marked = jobs.bookmarked(me(), found) if found else set()
-    return page([JobView(job, job.id in marked) for job in found], project.job_count)
+    return page([JobView(job, job.id in marked) for job in found], count)
 
 
 @blp.post(JOBS)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from flask import Response, request, send_file
 
 from polyjob import jobs
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.context import JOB, find_project, store
-from polyjob.archives import EMPTY, Outputs
-from polyjob.errors import Conflict
+from polyjob.archives import EMPTY, LiveOutputs, Outputs
+from polyjob.errors import Conflict, Invalid, Problem
 from polyjob.models import Job
+from polyjob.schemas.wire import OutputsTreeSchema
 from polyjob.statuses import Status
 
 MIMETYPE = "application/gzip"
+PATH = {
+    "name": "path",
+    "in": "query",
+    "description": "Path below the outputs folder, with or without slashes around it.",
+    "schema": {"type": "string"},
+}
 RETRY_AFTER = 10
 
 blp = Blueprint("outputs", __name__, description="The files that jobs leave.")
@@ -37,20 +45,60 @@ def download_outputs(username: str, project_name: str, job_id: int) -> Response:
     return _answer(jobs.find(find_project(username, project_name), job_id))
 
 
-def _answer(job: Job) -> Response:
-    name = f"{job.unique_name.replace('.', '_')}.tar.gz"
+@blp.get(f"{JOB}/outputs/tree")
+@blp.doc(parameters=[PATH])
+@blp.response(200, OutputsTreeSchema)
+def tree_of_outputs(username: str, project_name: str, job_id: int) -> dict[str, Any]:
+    """List one folder of a job's outputs"""
+    outputs = _readable(jobs.find(find_project(username, project_name), job_id))
+    files, folders = outputs.tree(request.args.get("path", ""))
+    return {"files": [[_shown(name), size] for name, size in files], "dirs": [_shown(name) for name in folders]}
+
+
+@blp.get(f"{JOB}/outputs/files")
+@blp.doc(parameters=[PATH | {"required": True}])
+@blp.response(200, {"type": "string", "format": "binary"}, content_type="application/octet-stream")
+def file_of_outputs(username: str, project_name: str, job_id: int) -> Response:
+    """Download one file of a job's outputs"""
+    outputs = _readable(jobs.find(find_project(username, project_name), job_id))
+    path = request.args.get("path")
+    if not path:
+        raise Invalid([Problem("path", "Files view expect a path to the file.")])
+    size, content = outputs.open_file(path)
+    response = Response(content, mimetype="application/octet-stream")
+    response.content_length = size
+    name = path.rstrip("/").rsplit("/", 1)[-1]
+    response.headers.set("Content-Disposition", "attachment", filename=name)
+    return response
+
+
+def _readable(job: Job) -> Outputs | LiveOutputs:
+    """The sealed outputs, or those that a local job writes right now. Raises Conflict while they are elsewhere."""
     sealed = store().outputs(job.uuid)
     if job.status.is_done or not sealed.is_empty:
-        return _sealed(sealed, name)
+        return sealed
     live = store().live_outputs(job.uuid)
     if live.folder.is_dir():
-        response = Response(live.archive(str(job.id)), mimetype=MIMETYPE)
-        response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-        response.headers["Cache-Control"] = "no-store"
-        return response
-    if job.status is not Status.RUNNING:
-        return _sealed(sealed, name)  # nothing has run, so there is nothing
-    raise Conflict("The outputs of this job are with its runner until it is done.", RETRY_AFTER)
+        return live
+    if job.status is Status.RUNNING:
+        raise Conflict("The outputs of this job are with its runner until it is done.", RETRY_AFTER)
+    return sealed
+
+
+def _shown(name: str) -> str:
+    """A name that is no text, as it can be shown; the archive has it as it is."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _answer(job: Job) -> Response:
+    name = f"{job.unique_name.replace('.', '_')}.tar.gz"
+    outputs = _readable(job)
+    if isinstance(outputs, Outputs):
+        return _sealed(outputs, name)
+    response = Response(outputs.archive(str(job.id)), mimetype=MIMETYPE)
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 def _sealed(outputs: Outputs, name: str) -> Response:

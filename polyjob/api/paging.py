@@ -28,6 +28,23 @@ PARAMETERS: list[dict[str, Any]] = [
     },
 ]
 
+QUERIES: list[dict[str, Any]] = [
+    {
+        "name": "query",
+        "in": "query",
+        "description": "Conditions `field:operation`, joined by commas, all of which must hold; such as "
+        "`status:failed|stopped,created_at:>=2026-11-01,tags:~nightly`. With a query, `count` is at most 10001.",
+        "schema": {"type": "string"},
+    },
+    {
+        "name": "sort",
+        "in": "query",
+        "description": "`created_at`, `updated_at`, `started_at` or `finished_at`, several joined by commas, "
+        "`-` for descending. Other names are passed over.",
+        "schema": {"type": "string", "default": "-updated_at"},
+    },
+]
+
 
 def limit() -> int:
     return min(_number("limit") or PAGE_SIZE, LARGEST_PAGE)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from flask import request
+
 from polyjob import builds, jobs
 from polyjob.api import paging
 from polyjob.models import Build, Job, Project, User
@@ -11,13 +13,29 @@ from polyjob.models import Build, Job, Project, User
 _HIDDEN = {"config", "content", "readme", "data_refs", "key_parts", "handle", "log_cursor", "exit", "notes"}
 
 
-def page_of_jobs(project: Project) -> list[Job]:
-    """Three queries, however many jobs."""
-    return _page(Job, jobs.list_jobs(project), project)
+MOST_COUNTED = 10_000
+"""With a query, items are counted up to here; a count that is one more says «at least»."""
 
 
-def page_of_builds(project: Project) -> list[Build]:
-    return _page(Build, builds.list_builds(project), project)
+def page_of_jobs(project: Project) -> tuple[list[Job], int]:
+    """(the jobs of the page, how many there are). A few queries, however many jobs."""
+    found = jobs.list_jobs(project, *_asked())
+    return _page(Job, found, project), _count(found, project.job_count)
+
+
+def page_of_builds(project: Project) -> tuple[list[Build], int]:
+    """As `page_of_jobs`."""
+    found = builds.list_builds(project, *_asked())
+    return _page(Build, found, project), _count(found, project.build_count)
+
+
+def _asked() -> tuple[str | None, str | None]:
+    return request.args.get("query"), request.args.get("sort")
+
+
+def _count(found: Any, known: int) -> int:
+    """Without a query the number is known; with one it is counted, as far as that is cheap."""
+    return known if not request.args.get("query") else int(found.order_by().limit(MOST_COUNTED + 1).count())
 
 
 def _page(table: Any, query: Any, project: Project) -> list[Any]:

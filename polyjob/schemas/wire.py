@@ -87,3 +87,10 @@ class RunStatusSchema(Schema):
     message = fields.String(allow_none=True)
     traceback = fields.String(allow_none=True)
     details = fields.Dict(allow_none=True)
+
+
+class OutputsTreeSchema(Schema):
+    """One folder of outputs."""
+
+    files = fields.List(fields.Raw(), metadata={"description": "Pairs of a name and a size in bytes."})
+    dirs = fields.List(fields.String())

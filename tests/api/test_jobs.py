@@ -459,3 +459,36 @@ def test_the_project_is_looked_for_before_the_body_is(client):
     assert client.post("/api/v1/ana/other/jobs", {"config": 3}).status_code == 404
     assert client.patch(f"{JOBS}/7", {"name": "a b"}).status_code == 404
     assert client.get(f"{BASE}/nothing").status_code == 404
+
+
+class TestQueries:
+    @pytest.fixture
+    def three(self, client):
+        for name, tags in (("a", ["x"]), ("b", ["x", "y"]), ("c", None)):
+            client.submit(name=name, tags=tags)
+        bring(2, Status.STOPPED)
+
+    def names(self, client, **asked):
+        answer = client.get(JOBS, query_string=asked)
+        assert answer.status_code == 200, answer.text
+        assert answer.json["count"] >= len(answer.json["results"])
+        return "".join(job["name"] for job in answer.json["results"])
+
+    def test_choose_and_order(self, client, three):
+        assert self.names(client, sort="created_at") == "abc"
+        assert self.names(client, sort="-created_at") == "cba"
+        assert self.names(client, query="status:created", sort="created_at") == "ac"
+        assert self.names(client, query="tags:x,status:~stopped") == "a"
+        assert self.names(client, query="created_at:<2010-01-01") == ""
+        assert self.names(client) == "bca"
+
+    def test_page(self, client, three):
+        first = client.get(JOBS, query_string={"query": "tags:x", "sort": "created_at", "limit": 1}).json
+        assert (first["count"], first["results"][0]["name"]) == (2, "a")
+        second = client.get(first["next"].removeprefix("http://localhost")).json
+        assert (second["results"][0]["name"], second["next"]) == ("b", None)
+
+    def test_that_are_none_are_refused(self, client):
+        answer = client.get(JOBS, query_string={"query": "created_at<2010-01-01"})
+        assert answer.status_code == 400
+        assert answer.json["errors"][0]["pointer"] == "/query"

@@ -129,3 +129,52 @@ def test_what_is_sealed_is_served_before_the_status_says_done(client, running, s
     store.seal(running.uuid, "1", 0)
     assert Job.get().status is Status.RUNNING
     assert client.get(URL).data == store.outputs(running.uuid).path.read_bytes()
+
+
+class TestFiles:
+    """One folder, one file: sealed or live, the same."""
+
+    @pytest.fixture(params=["live", "sealed"])
+    def job(self, request, running, store):
+        if request.param == "sealed":
+            store.seal(running.uuid, "1", 0)
+            bring(1, Status.SUCCEEDED)
+        return running
+
+    def test_a_folder_is_listed(self, client, job):
+        assert client.get(f"{URL}/tree").json == {"files": [["a.txt", 6]], "dirs": ["deep"]}
+        for path in ("deep", "/deep/", "deep/"):
+            assert client.get(f"{URL}/tree/?path={path}").json == {"files": [["b.bin", 5000]], "dirs": []}
+
+    def test_a_file_comes_whole(self, client, job):
+        answer = client.get(f"{URL}/files?path=a.txt")
+        assert (answer.status_code, answer.data) == (200, b"first\n")
+        assert answer.headers["Content-Length"] == "6"
+        assert answer.headers["Content-Disposition"] == "attachment; filename=a.txt"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert len(client.get(f"{URL}/files/?path=/deep/b.bin").data) == 5000
+
+    @pytest.mark.parametrize("path", ["nothing", "deep", "../log", "deep/../../log", "/etc/passwd", "a.txt/b", "%00"])
+    def test_what_is_not_there_is_not_found(self, client, job, path):
+        assert client.get(f"{URL}/files?path={path}").status_code == 404
+
+    @pytest.mark.parametrize("path", ["nothing", "a.txt", "..", "deep/.."])
+    def test_no_other_folder_is_listed(self, client, job, path):
+        assert client.get(f"{URL}/tree?path={path}").status_code == 404
+
+    def test_a_file_must_be_named(self, client, job):
+        answer = client.get(f"{URL}/files")
+        assert answer.status_code == 400
+        assert answer.json["errors"][0]["detail"] == "Files view expect a path to the file."
+
+    def test_links_are_not_followed(self, client, running, store):
+        (store.job_folder(running.uuid) / "outputs" / "link").symlink_to("/etc/passwd")
+        assert client.get(f"{URL}/files?path=link").status_code == 404
+
+
+def test_of_a_job_whose_outputs_are_elsewhere_nothing_is_said_yet(client):
+    client.submit()
+    bring(1, Status.SCHEDULED, Status.RUNNING)
+    for path in ("tree", "files?path=a"):
+        answer = client.get(f"{URL}/{path}")
+        assert (answer.status_code, answer.headers["Retry-After"]) == (409, "10")
