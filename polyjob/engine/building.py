@@ -13,7 +13,7 @@ from polyjob.engine.context import Context
 from polyjob.engine.steps import Step
 from polyjob.models import Build
 from polyjob.statuses import Status
-from polyjob.transitions import transition
+from polyjob.transitions import change, transition
 from runners.base import BuildFailed, RunnerUnavailable
 
 log = logging.getLogger("polyjob.engine")
@@ -34,11 +34,12 @@ class BuildPart:
 
     def steps(self, build: Build) -> list[Step]:
         """The next steps of a build that is not done."""
+        if self.context.calls.busy(("build", build.id)):
+            return self._cancel_unwanted(build)
+        if build.stop_at is not None or not builds.is_wanted(build):
+            return [Step("built", lambda: transition(build, Status.STOPPED, message="No job waits for it"))]
         if build.status is Status.CREATED:
             return self._begin(build)
-        if self.context.calls.busy(("build", build.id)):
-            self._cancel_unwanted(build)
-            return []
         if self.context.clock.seconds() >= self._retry_at.get(build.id, 0.0):
             return [self._again(build)]
         return []
@@ -66,8 +67,6 @@ class BuildPart:
             cancel.set()
 
     def _begin(self, build: Build) -> list[Step]:
-        if not builds.is_wanted(build):
-            return [Step("built", lambda: transition(build, Status.STOPPED, message="No job waits for it"))]
         if len(self._cancels) >= self.context.settings.build_slots:
             return []
         self._cancels[build.id] = threading.Event()
@@ -97,9 +96,14 @@ class BuildPart:
 
         context.calls.submit("build", ("build", build.id), "build", call)
 
-    def _cancel_unwanted(self, build: Build) -> None:
-        if build.stop_at is not None or not builds.is_wanted(build):
+    def _cancel_unwanted(self, build: Build) -> list[Step]:
+        """The wish is committed first, so that no job joins a build that is about to end."""
+        if build.stop_at is not None:
             self._cancels[build.id].set()
+            return []
+        if builds.is_wanted(build):
+            return []
+        return [Step("cancel", lambda: change(build, stop_at=self.context.clock.wall()))]
 
     def _record_success(self, number: int, artifact: str | None) -> None:
         build = Build.get_by_id(number)

@@ -64,18 +64,19 @@ def finish(
     position: LogPosition,
     log_limit: int,
     outputs_limit: int,
-) -> LogPosition:
-    """All steps of the end. Raises RunnerUnavailable or OSError; then the whole is called again, later.
+) -> list[str]:
+    """All steps of the end; what of the outputs could not be kept.
 
-    What is sealed is not sealed again: a back end that was cleared before a crash has nothing left to give.
+    Raises RunnerUnavailable or OSError; then the whole is called again, later. What is sealed is not sealed again: a
+    back end that was cleared before a crash has nothing left to give.
     """
     if handle is not None and isinstance(runner, RemoteRunner):
-        position = drain_log(runner, handle, store.job_log(job.uuid), position, log_limit)
+        drain_log(runner, handle, store.job_log(job.uuid), position, log_limit)
     store.seal(job.uuid, str(job.id), outputs_limit, _stream(runner, handle))
     store.sync(job.uuid)
     if handle is not None:
         runner.clean(handle)
-    return position
+    return store.outputs(job.uuid).notes
 
 
 def _stream(runner: Runner, handle: str | None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from polyjob import specs
 from polyjob.engine.backends import TICK, Backends, next_delay
@@ -53,6 +53,8 @@ class Memory:
     """What the runner said last, and no step was made of yet."""
     finished: bool = False
     """Log, outputs and back end are done with; only the terminal status is missing."""
+    not_kept: list[str] = field(default_factory=list)
+    """What of the outputs could not be kept."""
     position: LogPosition | None = None
     """How far the log is in our file."""
     committed: LogPosition | None = None
@@ -252,7 +254,7 @@ class JobPart:
     def _end(self, job: Job, memory: Memory) -> list[Step]:
         """The exit is recorded: bring everything in, clear the back end, and only then say so."""
         if memory.finished:
-            return [Step("terminal", lambda: self._record_end(job))]
+            return [Step("terminal", lambda: self._record_end(job, memory.not_kept))]
         if self._is_busy(job, memory):
             return []
         runner, context = self.backends.runner(job.runner), self.context
@@ -262,8 +264,10 @@ class JobPart:
         context.calls.submit("files", ("job", job.id), "finish", call)
         return []
 
-    def _record_end(self, job: Job) -> None:
+    def _record_end(self, job: Job, not_kept: list[str]) -> None:
         status, message, details = outcome(job)
+        if not_kept:
+            change(job, notes=with_note(job.notes, "outputs", "; ".join(not_kept)))
         if status is Status.SUCCEEDED and job.status is not Status.RUNNING:
             transition(job, Status.RUNNING)
         transition(job, status, message=message, details=details)
@@ -278,6 +282,7 @@ class JobPart:
         memory.delay = 0.0
         if done.verb == "finish":
             memory.finished = True
+            memory.not_kept = done.value
         elif done.verb == "erase":
             return Step("erase", lambda: Job.delete().where(Job.id == number).execute())
         elif done.verb == "logs":

@@ -9,6 +9,7 @@ import pytest
 
 from polyjob import jobs
 from polyjob.database import database, write
+from polyjob.engine.calls import InlineCalls, run
 from polyjob.models import Build, Job
 from polyjob.statuses import Status
 
@@ -34,6 +35,15 @@ def test_a_job_that_ends_at_once_still_shows_that_it_ran(world):
     job = world.submit()
     world.end(job)
     assert world.statuses(job) == WHOLE_WAY
+
+
+def test_what_of_the_outputs_could_not_be_kept_is_noted(world):
+    job = world.submit(outputs=json.dumps({"a": "A", "b": "B" * 5000}))
+    object.__setattr__(world.settings, "outputs_limit", 100)
+    world.restart()
+    world.end(job)
+    assert world.store.outputs(job.uuid).tree("")[0] == [("a", 1)]
+    assert [note["kind"] for note in world.read(job).notes] == ["outputs"]
 
 
 def test_a_failing_job_keeps_its_code_log_and_outputs(world):
@@ -266,6 +276,48 @@ class TestBuild:
         world.settle()
         assert world.statuses(job) == ["created", "scheduled", "building", "stopped"]
         assert Build.get().status is Status.STOPPED
+
+    def test_being_cancelled_is_joined_by_no_other_job(self, world):
+        world.engine.context.calls.__class__ = _Held
+        first = world.submit(build=self.BUILD)
+        world.settle()
+        assert world.statuses(first)[-1] == "building"
+        jobs.request_stop(first, world.user, world.settings)
+        world.settle()
+        second = world.submit(build=self.BUILD)
+        world.settle()
+        assert world.read(second).build_id != world.read(first).build_id
+        world.engine.context.calls.release()
+        world.end(second)
+        assert world.statuses(second)[-1] == "succeeded"
+        assert [str(build.status) for build in Build.select().order_by(Build.id)] == ["stopped", "succeeded"]
+
+    def test_that_nobody_wants_after_a_crash_is_not_made_again(self, world):
+        job = world.submit(build=self.BUILD)
+        world.engine.run_pass()
+        with write("test"):
+            Build.update(status=Status.RUNNING).execute()
+        world.restart()
+        jobs.request_stop(job, world.user, world.settings)
+        world.settle()
+        assert Build.get().status is Status.STOPPED
+        assert not world.store.build_log(Build.get().uuid).exists()
+
+
+class _Held(InlineCalls):
+    """Calls of builds begin and end only when they are released."""
+
+    def submit(self, pool, key, verb, call):
+        if pool != "build" or getattr(self, "released", False):
+            super().submit(pool, key, verb, call)
+            return
+        self._begin(key, verb)
+        self.__dict__.setdefault("held", []).append((key, verb, call))
+
+    def release(self):
+        self.released = True
+        for key, verb, call in self.held:
+            self._end(run(key, verb, call))
 
 
 class TestUnreachable:
