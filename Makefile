@@ -1,5 +1,6 @@
 # make run    start the server          make test   the tests, with coverage
 # make lint   style and types           make bench  measure      make lock   newest versions into requirements.lock
+# PYTHON=python3.12 chooses what .venv is made with.
 
 BIN = .venv/bin
 STAMP = .venv/.installed
@@ -22,10 +23,10 @@ bench: $(STAMP)
 	$(BIN)/python bench/throughput.py
 
 lock:
-	@PYTHON=$${PYTHON:-$$(tools/python)} && export PYTHON && tools/lock
+	@PYTHON=$$(tools/python) && export PYTHON && tools/lock
 
 $(STAMP): requirements.lock pyproject.toml
-	@python=$${PYTHON:-$$(tools/python)} && echo "Installing into .venv ..." && "$$python" -m venv --clear .venv
+	@python=$$(tools/python) && echo "Installing into .venv ..." && "$$python" -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

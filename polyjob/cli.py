@@ -57,21 +57,22 @@ def serve(host: str | None, port: int | None, data_dir: Path | None, runner: str
 @click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder that holds everything.")
 def engine(data_dir: Path | None) -> None:
     """Run the jobs of a data folder, without a web server, until Ctrl-C. The jobs themselves go on."""
+    from peewee import DatabaseError
+
     from polyjob.engine import EngineRunning, run
-    from polyjob.first_start import UnusableFolder
+    from polyjob.first_start import UnusableFolder, check
     from polyjob.helper import end_with_parent
 
     end_with_parent()
     settings = _read(data_dir=data_dir.expanduser().absolute() if data_dir else None)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
+        check(settings)
+        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         sys.exit(run(settings))
-    except EngineRunning as error:
+    except (EngineRunning, SettingError, RuntimeError) as error:
         fail(error)
-    except OSError as error:
+    except (OSError, DatabaseError) as error:
         fail(UnusableFolder(settings.data_dir, error))
-    except RuntimeError as error:
-        fail(error)
 
 
 @main.command(hidden=True)

@@ -12,6 +12,7 @@ import json
 import os
 import posixpath
 import secrets
+import struct
 import tarfile
 import zlib
 from collections.abc import Mapping
@@ -23,14 +24,18 @@ from isal import igzip, isal_zlib
 from polyjob.crashpoints import crash_point
 from polyjob.errors import Invalid, Problem, TooLarge
 from polyjob.store import Store, sync
+from polyjob.tars import StrictInfo
 
 _IsalError: type[Exception] = isal_zlib.error  # type: ignore[assignment]
 
 BLOCK = 1 << 16
 LONGEST_NAME = 255
 LONGEST_PATH = 4000
-LARGEST_HEADER = 1 << 20
-"""Bytes of one extended header. Larger ones are for nothing but filling memory."""
+LONGEST_TARGET = 4000
+LARGEST_HEADER = 1 << 16
+"""Bytes of all the headers of one member. Larger ones are for nothing but filling memory."""
+LARGEST_PADDING = 16 << 20
+"""Zeros behind the last member, which fill its block up."""
 
 REQUIREMENTS: tuple[tuple[str, ...], ...] = (
     ("polyaxon_requirements.txt", "requirements.txt"),
@@ -61,6 +66,14 @@ class Upload:
     """Bytes of the archive."""
     files: Mapping[str, str]
     """The requirement files in it: path → SHA-256 of the content."""
+
+
+NOT_WHOLE = "it is no whole tar.gz"
+_BROKEN = (
+    *(tarfile.TarError, EOFError, zlib.error, _IsalError, struct.error, OSError),
+    *(ValueError, ArithmeticError, LookupError, RecursionError, MemoryError),
+)
+"""What tarfile and the unpackers raise at bytes that nobody meant as an archive."""
 
 
 class _Bad(Exception):
@@ -116,42 +129,73 @@ def _read(file: BinaryIO, limits: Limits) -> dict[str, tuple[Any, ...]]:
     tree: dict[str, tuple[Any, ...]] = {}
     unpacked = 0
     try:
-        with igzip.open(file, "rb") as raw, tarfile.open(fileobj=cast(Any, _Bounded(raw)), mode="r:") as archive:
-            for number, info in enumerate(archive, 1):
-                if number > limits.members:
-                    raise _Bad(f"it has more than {limits.members} members")
-                unpacked += info.size if info.isreg() else 0
-                if unpacked > limits.unpacked:
-                    raise _Bad(f"unpacked, it is larger than the {limits.unpacked} bytes that are taken")
-                _add(tree, archive, info)
-    except (tarfile.TarError, EOFError, zlib.error, _IsalError, OSError, ValueError, OverflowError) as error:
+        with igzip.open(file, "rb") as raw:
+            bounded = _Bounded(raw)
+            with tarfile.open(
+                fileobj=cast(Any, bounded), mode="r:", encoding="utf-8", errors="surrogateescape", tarinfo=StrictInfo
+            ) as archive:
+                for number, info in enumerate(archive, 1):
+                    if number > limits.members:
+                        raise _Bad(f"it has more than {limits.members} members")
+                    if info.size < 0:
+                        raise _Bad(NOT_WHOLE)
+                    unpacked += info.size if info.isreg() else 0
+                    if unpacked > limits.unpacked:
+                        raise _Bad(f"unpacked, it is larger than the {limits.unpacked} bytes that are taken")
+                    bounded.left = info.size
+                    _add(tree, archive, info)
+                    bounded.left = LARGEST_HEADER
+            _check_end(raw)
+    except _BROKEN as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's fault, not the archive's
-        raise _Bad("it is no whole tar.gz") from error
+        raise _Bad(NOT_WHOLE) from error
     return tree
 
 
 class _Bounded:
-    """The unpacked archive, for tarfile: refuses to hold a header that is absurdly large."""
+    """The unpacked archive, for tarfile: gives `left` bytes and no more, and never goes back.
+
+    Without it a header may fill the memory, and a few bytes may have the same be unpacked again and again.
+    """
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
-        self.seek, self.tell = raw.seek, raw.tell
+        self.tell = raw.tell
+        self.left = LARGEST_HEADER
 
-    def read(self, size: int = -1) -> bytes:
-        if size < 0 or size > LARGEST_HEADER:
+    def read(self, size: int) -> bytes:
+        self.left -= size
+        if size < 0 or self.left < 0:
             raise _Bad("a header in it is too large")
         return bytes(self._raw.read(size))
+
+    def seek(self, position: int) -> None:
+        if position < self._raw.tell():
+            raise _Bad(NOT_WHOLE)
+        self._raw.seek(position)
+
+
+def _check_end(raw: Any) -> None:
+    """Nothing but zeros may follow; what else did would be seen by other tars than ours. Unpacking all of it also has
+    the checksum compared."""
+    left = LARGEST_PADDING
+    while block := raw.read(BLOCK):
+        left -= len(block)
+        if left < 0 or block.strip(b"\0"):
+            raise _Bad("something follows the end of it")
 
 
 def _add(tree: dict[str, tuple[Any, ...]], archive: tarfile.TarFile, info: tarfile.TarInfo) -> None:
     path = _checked_path(info.name)
+    if not path and not info.isdir():
+        raise _Bad(f"`{_shown(info.name)}` is its root, and no folder")
     if not path:
         return
     _check_parents(tree, path)
     entry = _entry(tree, archive, info, path)
     if path in tree and tree[path] != entry:
-        raise _Bad(f"`{path}` is in it twice")
+        raise _Bad(f"`{_shown(path)}` is in it twice")
     tree[path] = entry
 
 
@@ -159,13 +203,13 @@ def _checked_path(name: str) -> str:
     """The member's path, normalised; empty for the root itself."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/"):
-        raise _Bad(f"`{name}` is an absolute name")
+        raise _Bad(f"`{_shown(name)}` is an absolute name")
     if ".." in parts:
-        raise _Bad(f"`{name}` leads out of it")
+        raise _Bad(f"`{_shown(name)}` leads out of it")
     path = "/".join(parts)
     too_long = len(os.fsencode(path)) > LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST_NAME for part in parts)
     if too_long or "\0" in path:
-        raise _Bad(f"`{path[:80]}…` is no name that a file can have")
+        raise _Bad(f"`{_shown(path)}` is no name that a file can have")
     return path
 
 
@@ -174,7 +218,7 @@ def _check_parents(tree: dict[str, tuple[Any, ...]], path: str) -> None:
     parent = posixpath.dirname(path)
     while parent:
         if tree.setdefault(parent, ("directory",))[0] != "directory":
-            raise _Bad(f"`{path}` lies below `{parent}`, which is no folder")
+            raise _Bad(f"`{_shown(path)}` lies below `{_shown(parent)}`, which is no folder")
         parent = posixpath.dirname(parent)
 
 
@@ -191,22 +235,31 @@ def _entry(
     if info.islnk():
         target = tree.get(_checked_path(info.linkname))
         if target is None or target[0] != "file":
-            raise _Bad(f"`{path}` is a link to `{info.linkname}`, which is no file before it")
+            raise _Bad(f"`{_shown(path)}` is a link to `{_shown(info.linkname)}`, which is no file before it")
         return target
-    raise _Bad(f"`{path}` is neither a file, a folder nor a link")
+    raise _Bad(f"`{_shown(path)}` is neither a file, a folder nor a link")
 
 
 def _check_target(path: str, target: str) -> None:
-    """A link's target may not leave the root, whatever the folders on its way are."""
-    depth = path.count("/")
-    for part in target.split("/"):
-        depth += -1 if part == ".." else 1 if part not in ("", ".") else 0
-        if depth < 0:
-            break
-    if target.startswith("/") or depth < 0 or not target:
-        raise _Bad(f"`{path}` is a link that leads out of it, to `{target[:80]}`")
-    if ".." in target.split("/") and not target.startswith("../" * target.split("/").count("..")):
-        raise _Bad(f"`{path}` is a link that goes down and up again, to `{target[:80]}`")
+    """A link's target may not leave the root, whatever the folders on its way are.
+
+    The folders above the link are none but folders, so going up from it is safe. Those below may be links themselves:
+    once it has gone down it may not go up again.
+    """
+    parts = [part for part in target.split("/") if part not in ("", ".")]
+    ups = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
+    if target.startswith("/") or ups > path.count("/"):
+        raise _Bad(f"`{_shown(path)}` is a link that leads out of it, to `{_shown(target)}`")
+    if ".." in parts[ups:]:
+        raise _Bad(f"`{_shown(path)}` is a link that goes down and up again, to `{_shown(target)}`")
+    if not target or "\0" in target or len(os.fsencode(target)) > LONGEST_TARGET:
+        raise _Bad(f"`{_shown(path)}` is a link to no name that a file can have, `{_shown(target)}`")
+
+
+def _shown(name: str) -> str:
+    """A name as it may stand in a message."""
+    text = "".join(letter if letter.isprintable() else "�" for letter in name[:81])
+    return text if len(text) <= 80 else text[:80] + "…"
 
 
 def _digest(archive: tarfile.TarFile, info: tarfile.TarInfo) -> str:
@@ -216,7 +269,7 @@ def _digest(archive: tarfile.TarFile, info: tarfile.TarInfo) -> str:
     while left:
         block = content.read(min(BLOCK, left))
         if not block:
-            raise _Bad("it is no whole tar.gz")
+            raise _Bad(NOT_WHOLE)
         digest.update(block)
         left -= len(block)
     return digest.hexdigest()

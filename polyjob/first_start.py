@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import sqlite3
 import uuid
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from polyjob.clock import now
 from polyjob.database import open_database, write
 from polyjob.migrations import migrate
 from polyjob.models import Project, SignInLink, Token, User
-from polyjob.settings import Settings
+from polyjob.settings import SettingError, Settings
 from polyjob.store import Store, StoreError
 from polyjob.tokens import digest, new_key
+from runners import RUNNERS
 
 USER = "root"
 PROJECT = "quick-start"
@@ -24,22 +26,48 @@ TOKEN_NAME = "first start"
 TOKEN_FILE = "root-token"
 LINK_LIFE = datetime.timedelta(hours=1)
 
+OLDEST_SQLITE = (3, 37, 0)
+LONGEST_FOLDER = 493
+"""Bytes of a path below which SQLite still opens `polyjob.db`; a fixed limit of its own."""
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
 
 class UnusableFolder(Exception):
     """The data folder cannot be made, read or written; the text says why, in one line."""
 
     def __init__(self, data_dir: Path, error: Exception) -> None:
         reason = getattr(error, "strerror", None) or error
+        size = len(os.fsencode(os.path.realpath(data_dir)))
+        if isinstance(error, DatabaseError) and size > LONGEST_FOLDER:
+            reason = f"its path has {size} bytes, and SQLite takes {LONGEST_FOLDER} at most"
         super().__init__(
-            error if isinstance(error, StoreError) else f"the data folder {data_dir} cannot be used: {reason}"
+            error if isinstance(error, StoreError) else f"the data folder {str(data_dir)!a} cannot be used: {reason}"
         )
+
+
+def check(settings: Settings) -> None:
+    """Find, before anything is touched, what would let every start fail.
+
+    Raises SettingError for a setting that names what does not exist, RuntimeError for an SQLite that is too old.
+    """
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        wanted = ".".join(map(str, OLDEST_SQLITE[:2]))
+        raise RuntimeError(f"SQLite {sqlite3.sqlite_version} is too old: polyjob needs {wanted} or newer")
+    if settings.runner not in RUNNERS:
+        names = ", ".join(name for name in RUNNERS if name != "fake")
+        raise SettingError(f"POLYJOB_RUNNER={settings.runner!r} is not valid: it takes one of: {names}")
+    if settings.log_level.lower() not in LOG_LEVELS:
+        names = ", ".join(LOG_LEVELS)
+        raise SettingError(f"POLYJOB_LOG_LEVEL={settings.log_level!r} is not valid: it takes one of: {names}")
 
 
 def open_folder(settings: Settings) -> None:
     """Make the data folder whole: its folders, its database at the latest schema, its first user. Idempotent.
 
-    The database is open afterwards. Raises UnusableFolder, or RuntimeError for a database that a newer polyjob wrote.
+    The database is open afterwards. Raises UnusableFolder, RuntimeError for a database that a newer polyjob wrote, and
+    whatever `check` does.
     """
+    check(settings)
     try:
         Store(settings.data_dir).prepare(shared=bool(settings.job_user))
         _make_private(settings.data_dir / "polyjob.db")

@@ -26,6 +26,7 @@ threads = _settings.threads
 keepalive = 5
 graceful_timeout = 3
 control_socket_disable = True
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # signs of life that no busy disk holds up
 forwarded_allow_ips = "*" if _settings.trusted_proxies else ""
 accesslog = None
 loglevel = "warning"
@@ -40,7 +41,7 @@ def on_starting(server: Any) -> None:
 
     try:
         open_folder(_settings)
-    except (UnusableFolder, RuntimeError) as error:
+    except (UnusableFolder, SettingError, RuntimeError) as error:
         sys.exit(f"polyjob: {error}")
     finally:
         close_database()  # nothing of it survives the fork of the workers

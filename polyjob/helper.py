@@ -143,7 +143,10 @@ def reap(children: Sequence[Child]) -> list[str]:
 
 @contextlib.contextmanager
 def signals() -> Iterator[tuple[int, list[int]]]:
-    """(a descriptor that is readable after a signal, the TERM and INT signals so far). For the main thread."""
+    """(a descriptor that is readable after a signal, the TERM and INT signals so far). For the main thread.
+
+    A process that leaves this is about to end: from then on nothing that a hand on Ctrl-C sends disturbs it.
+    """
     told: list[int] = []
 
     def tell(number: int, frame: object) -> None:
@@ -151,14 +154,16 @@ def signals() -> Iterator[tuple[int, list[int]]]:
             told.append(number)
 
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    before = {number: signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)}
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        signal.signal(number, tell)
     try:
         yield reading, told
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.set_wakeup_fd(wakeup)
-        for number, handler in before.items():
-            signal.signal(number, handler)
         os.close(reading)
         os.close(writing)
 
@@ -206,6 +211,14 @@ def start_helper(settings: Settings) -> None:
     subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, start_new_session=True, check=True, timeout=60)
 
 
+def engine_may_start(settings: Settings) -> bool:
+    """Whether no other engine works on the data folder. Where that cannot be told, the engine itself says why."""
+    try:
+        return engine_running(settings.data_dir) is None
+    except OSError:
+        return True
+
+
 def help_process(pid: int, settings: Settings) -> None:
     """Detach; then keep an engine alive as long as process `pid` lives. Returns at once in the calling process' place.
 
@@ -214,9 +227,10 @@ def help_process(pid: int, settings: Settings) -> None:
     process = os.pidfd_open(pid)
     if os.fork():
         os._exit(0)
-
-    def is_free(child: Child) -> bool:
-        return engine_running(settings.data_dir) is None
-
     engine = Child("the engine", ENGINE, child_environment(settings))
-    tend([engine], lambda text: print(f"polyjob: {text}", file=sys.stderr, flush=True), process, is_free)
+    tend(
+        [engine],
+        lambda text: print(f"polyjob: {text}", file=sys.stderr, flush=True),
+        until=process,
+        may_start=lambda child: engine_may_start(settings),
+    )

@@ -5,21 +5,34 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import http.client
 import json
 import os
+import pwd
 import shlex
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from peewee import DatabaseError
+
 from polyjob.database import close_database, database, open_database
-from polyjob.first_start import PROJECT, TOKEN_FILE, USER, UnusableFolder, kept_token, new_sign_in_key, open_folder
-from polyjob.helper import ENGINE, Child, child_environment, tend
+from polyjob.first_start import (
+    PROJECT,
+    TOKEN_FILE,
+    USER,
+    UnusableFolder,
+    check,
+    kept_token,
+    new_sign_in_key,
+    open_folder,
+)
+from polyjob.helper import ENGINE, Child, child_environment, engine_may_start, tend
 from polyjob.lock import EngineRunning, engine_running
 from polyjob.models import CLAIMED, Job
 from polyjob.settings import SettingError, Settings, read_settings
@@ -28,6 +41,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
 BACKLOG = 2048
+LOCK_FILE = "serve.lock"
 OLD_ENGINE_LIMIT = 3.0
 """How long the engine of a server that was killed may take to notice."""
 
@@ -50,29 +64,64 @@ def web() -> Flask:
 
 def run(settings: Settings) -> int:
     """Serve until TERM or INT; the exit code. Blocks. Jobs go on behind it. Raises CannotServe."""
-    _wait_for_old_engine(settings)
-    listener = listen(settings)
-    settings = dataclasses.replace(settings, port=listener.getsockname()[1])
+    try:
+        check(settings)
+    except (SettingError, RuntimeError) as error:
+        raise CannotServe(error) from error
+    with listen(settings) as listener, only_server(settings):
+        settings = dataclasses.replace(settings, port=listener.getsockname()[1])
+        _wait_for_old_engine(settings)
+        lines = _prepare(settings)
+        environ = child_environment(settings)
+        engine = Child("the engine", ENGINE, environ)
+        web = Child("the web server", web_command(listener), environ, listener.fileno())
+        threading.Thread(target=_announce, args=(settings, lines), daemon=True).start()
+        tend(
+            [engine, web],
+            lambda text: say(text, error=True),
+            may_start=lambda child: child is not engine or engine_may_start(settings),
+        )
+        say_what_runs_on(settings)
+    return 0
+
+
+@contextlib.contextmanager
+def only_server(settings: Settings) -> Iterator[None]:
+    """Be the one server of the data folder, which is made if need be, while the block runs.
+
+    Raises CannotServe, which names the other's process. A bare gunicorn and a lone engine are no servers in this sense.
+    """
+    path = settings.data_dir / LOCK_FILE
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise CannotServe(UnusableFolder(settings.data_dir, error)) from error
+    try:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            pid = os.read(file, 20).decode().strip()
+            who = f"process {pid}" if pid else "another process"
+            raise CannotServe(f"a server already works on {str(settings.data_dir)!a}: {who}") from error
+        os.ftruncate(file, 0)
+        os.write(file, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(file)
+
+
+def _prepare(settings: Settings) -> list[str]:
+    """Make the data folder ready; the greeting. Leaves no connection behind."""
     try:
         open_folder(settings)
-        lines = greeting(settings)
+        return greeting(settings)
     except (UnusableFolder, RuntimeError) as error:
         raise CannotServe(error) from error
+    except (OSError, DatabaseError) as error:
+        raise CannotServe(UnusableFolder(settings.data_dir, error)) from error
     finally:
         close_database()
-    environ = child_environment(settings)
-    children = [
-        Child("the engine", ENGINE, environ),
-        Child("the web server", web_command(listener), environ, listener.fileno()),
-    ]
-    announcer = threading.Thread(target=_announce, args=(settings, lines), daemon=True)
-    announcer.start()
-    try:
-        tend(children, lambda text: say(text, error=True))
-    finally:
-        listener.close()
-    say_what_runs_on(settings)
-    return 0
 
 
 def web_command(listener: socket.socket) -> list[str]:
@@ -142,6 +191,7 @@ def greeting(settings: Settings) -> list[str]:
         else f"  page:  {settings.url}/",
         f"  data:  {settings.data_dir}",
         f"  token: {where}",
+        *_whose_jobs(settings),
         "",
         "Submit a job:",
         "",
@@ -153,6 +203,21 @@ def greeting(settings: Settings) -> list[str]:
         "",
         "Ctrl-C ends the server; jobs run on.",
     ]
+
+
+def _whose_jobs(settings: Settings) -> list[str]:
+    if settings.runner != "process":
+        return []
+    if settings.job_user:
+        return [f"  jobs:  run as {settings.job_user}"]
+    return [f"  jobs:  run as {_account()}, as the server does: who may submit may do all that {_account()} may"]
+
+
+def _account() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"account {os.geteuid()}"
 
 
 def _in_double_quotes(text: str) -> str:
@@ -185,10 +250,12 @@ def _is_healthy(host: str, port: int) -> bool:
 
 
 def say_what_runs_on(settings: Settings, tell: Callable[[str], None] | None = None) -> None:
-    """Tell how many jobs go on without the server; nothing where there are none."""
-    open_database(settings.data_dir)
+    """Tell how many jobs go on without the server; nothing where there are none, or where the folder is gone."""
     try:
+        open_database(settings.data_dir)
         number = Job.select().where(CLAIMED, Job.exit.is_null()).count()
+    except (OSError, DatabaseError):
+        return
     finally:
         close_database()
     if number:
@@ -198,5 +265,8 @@ def say_what_runs_on(settings: Settings, tell: Callable[[str], None] | None = No
 
 def say(text: str, error: bool = False) -> None:
     """To the terminal, at once. A terminal that is gone is no error."""
+    stream = sys.stderr if error else sys.stdout
     with contextlib.suppress(OSError, ValueError):
-        print(f"polyjob: {text}" if error else text, file=sys.stderr if error else sys.stdout, flush=True)
+        encoding = stream.encoding or "utf-8"
+        text = text.encode(encoding, "backslashreplace").decode(encoding)  # a path may be no text at all
+        print(f"polyjob: {text}" if error else text, file=stream, flush=True)

@@ -8,16 +8,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import stat
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from polyjob.archives import LiveOutputs, Outputs, Packer
+from polyjob.archives import VERSION, LiveOutputs, Outputs
 from polyjob.crashpoints import crash_point
+from polyjob.packing import Packer
 
 PRIVATE, SHARED = 0o700, 0o711
 STALE_AFTER = 3600.0
@@ -71,8 +70,9 @@ class Store:
             probe = self.data_dir / f".probe-{os.getpid()}"
             probe.write_bytes(b"")
             probe.unlink()
-        except OSError as error:
-            raise StoreError(f"the data folder {self.data_dir} cannot be used: {error.strerror}") from error
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise StoreError(f"the data folder {str(self.data_dir)!a} cannot be used: {reason}") from error
         self._sweep(self.data_dir / "code")
 
     def make_job_folder(self, uuid: str) -> Path:
@@ -85,7 +85,8 @@ class Store:
 
     def _make(self, folder: Path) -> Path:
         with contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=stat.S_IMODE(folder.parent.stat().st_mode))
+            folder.mkdir(mode=PRIVATE)
+            folder.chmod(stat.S_IMODE(folder.parent.stat().st_mode))
         return folder
 
     def remove_job(self, uuid: str) -> None:
@@ -145,13 +146,14 @@ class Store:
         if not (folder / "outputs.json").exists():
             packer = Packer(prefix, limit)
             packed = packer.folder(folder / "outputs") if pieces is None else packer.stream(pieces)
-            self._write_outputs(folder, packer, packed)
+            self._write_outputs(uuid, packer, packed)
         remove_tree(folder / "outputs")
 
-    def _write_outputs(self, folder: Path, packer: Packer, packed: Iterator[bytes]) -> None:
+    def _write_outputs(self, uuid: str, packer: Packer, packed: Iterator[bytes]) -> None:
         first = next(packed, None)
         if first is None and not packer.entries and not packer.notes:
             return
+        folder = self.make_job_folder(uuid)
 
         def archive(file: BinaryIO) -> None:
             file.write(first or b"")
@@ -160,32 +162,32 @@ class Store:
                     file.write(piece)
 
         def index(file: BinaryIO) -> None:
-            content: dict[str, Any] = {
-                "version": 1,
-                "etag": packer.digest.hexdigest()[:32],
-                "notes": packer.notes,
-                "entries": [entry.to_json() for entry in packer.entries],
-            }
-            file.write(json.dumps(content, separators=(",", ":")).encode())
+            content = {"version": VERSION, "etag": packer.digest.hexdigest()[:32], "notes": packer.notes}
+            file.write(json.dumps(content)[:-1].encode() + b', "entries": [')
+            for number, entry in enumerate(packer.entries):
+                file.write(b",\n" * bool(number) + json.dumps(entry, separators=(",", ":")).encode())
+            file.write(b"]}")
 
         complete(folder / "outputs.tar.gz", "archive", archive)
         complete(folder / "outputs.json", "index", index)
 
     def sync(self, uuid: str) -> None:
-        """Have the job's log and the names in its folder survive a power cut. Idempotent.
+        """Have the job's log, its sealed outputs and their names survive a power cut. Idempotent.
 
         An empty log is the same as none, so where that is all there is, nothing needs to survive.
         """
         log, folder = self.job_log(uuid), self.job_folder(uuid)
-        with contextlib.suppress(FileNotFoundError):
-            if log.stat().st_size:
-                sync(log)
-                sync(folder)
+        has_log = log.exists() and log.stat().st_size > 0
+        if has_log:
+            sync(log)
+        if has_log or (folder / "outputs.json").exists():
+            sync(folder)
+            sync(folder.parent)
 
     def link_inputs(self, source: str, uuid: str) -> None:
         """Give the job `uuid` the sealed outputs of `source` to start with; nothing if those are empty. Idempotent."""
         archive = self.job_folder(source) / "outputs.tar.gz"
-        if archive.exists():
+        if archive.with_name("outputs.json").exists():
             self.make_job_folder(uuid)
             with contextlib.suppress(FileExistsError):
                 self.job_inputs(uuid).hardlink_to(archive)
@@ -224,22 +226,67 @@ def sync(path: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder and all that is in it, read-only sub-folders too; links are removed, not followed. Idempotent."""
+    """Remove a folder and all that is in it, however deep, read-only sub-folders too; links are removed, not followed.
 
-    def unlock(function: Callable[..., Any], path: str, error: BaseException) -> None:
-        if isinstance(error, FileNotFoundError):
-            return
-        for locked in (os.path.dirname(path), path):
-            if not os.path.islink(locked):
-                os.chmod(locked, 0o700)
-        if function in (os.rmdir, os.unlink):
-            function(path)
-        else:
-            remove_tree(Path(path))
-
-    if not folder.exists():
+    Idempotent, also while others remove in it. Raises OSError if something stays, as when others write in it.
+    """
+    try:
+        here = _open_to_clear(folder)
+    except FileNotFoundError:
         return
-    if sys.version_info >= (3, 12):
-        shutil.rmtree(folder, onexc=unlock)
-    else:
-        shutil.rmtree(folder, onerror=lambda function, path, error: unlock(function, path, error[1]))
+    except NotADirectoryError:
+        folder.unlink(missing_ok=True)
+        return
+    above: list[tuple[str, tuple[int, int], list[str]]] = []
+    try:
+        inner = _clear(here)
+        while inner or above:
+            if inner:
+                name = inner.pop()
+                with contextlib.suppress(FileNotFoundError):
+                    below = _open_to_clear(name, here)
+                    above.append((name, _identity(here), inner))
+                    os.close(here)
+                    here = below
+                    inner = _clear(here)
+            else:
+                name, identity, inner = above.pop()
+                parent = os.open("..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
+                os.close(here)
+                here = parent
+                if _identity(here) != identity:
+                    raise OSError(f"{folder} was moved about while it was removed")
+                with contextlib.suppress(FileNotFoundError):
+                    os.rmdir(name, dir_fd=here)
+    finally:
+        os.close(here)
+    with contextlib.suppress(FileNotFoundError):
+        folder.rmdir()
+
+
+def _open_to_clear(name: str | Path, where: int | None = None) -> int:
+    """A folder, made writable for its owner. Raises NotADirectoryError at anything else, a link too."""
+    found = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=where)
+    try:
+        mode = os.fstat(found).st_mode
+        if mode & stat.S_IRWXU != stat.S_IRWXU:
+            os.chmod(f"/proc/self/fd/{found}", stat.S_IRWXU)
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=found)
+    finally:
+        os.close(found)
+
+
+def _identity(folder: int) -> tuple[int, int]:
+    status = os.fstat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _clear(folder: int) -> list[str]:
+    """Remove all that is no folder; the names of the folders."""
+    with os.scandir(folder) as entries:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_folder in found:
+        if not is_folder:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
+    return [name for name, is_folder in found if is_folder]

@@ -15,11 +15,12 @@ import ctypes
 import errno
 import fcntl
 import json
+import mmap
 import os
-import resource
 import select
 import signal
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -60,18 +61,30 @@ class Ending:
     ROOM = 4096
 
     def __init__(self, path: str) -> None:
+        """Take the room. Raises OSError where the disk has none."""
         self._path = path
-        self._file = os.open(f"{path}.part", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with contextlib.suppress(OSError):  # not every file system can; then the disk has to have room at the end
-            os.posix_fallocate(self._file, 0, self.ROOM)
+        self.file = os.open(f"{path}.part", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(self.file, 0, self.ROOM)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                os.close(self.file)
+                raise  # another file system cannot do it; then the disk has to have room at the end
+
+    @classmethod
+    def of(cls, path: str, file: int) -> Ending:
+        """The ending whose room was taken before, by the file that was opened for it."""
+        ending = cls.__new__(cls)
+        ending._path, ending.file = path, file
+        return ending
 
     def write(self, end: dict[str, Any]) -> None:
         """Have the file appear with `end`, shortened where it would not fit."""
         data = json.dumps(end).encode()
         if len(data) > self.ROOM:
             data = json.dumps(end | {"stragglers": [], "message": str(end.get("message", ""))[:500]}).encode()
-        os.pwrite(self._file, data, 0)
-        os.ftruncate(self._file, len(data))
+        os.pwrite(self.file, data, 0)
+        os.ftruncate(self.file, len(data))
         os.rename(f"{self._path}.part", self._path)
 
 
@@ -92,6 +105,7 @@ class Output:
             fcntl.fcntl(self.writing, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         self._file = -1
         self._left = self._limit = 0
+        self._buffer = memoryview(mmap.mmap(-1, PIECE))
         self.dropped = 0
         self.fault: str | None = None
         self.message: str | None = None
@@ -105,24 +119,28 @@ class Output:
         """Copy what is there, a few pieces at most; False at the end, when nobody can write any more."""
         for _ in range(pieces):
             try:
-                data = os.read(self.reading, PIECE)
+                count = os.readv(self.reading, [self._buffer])
             except BlockingIOError:
                 return True
-            if not data:
+            if not count:
                 return False
-            self._keep(data)
+            self._keep(self._buffer[:count])
         return True
 
     def drain(self) -> None:
-        """Copy all that is there now."""
-        while True:
+        """Copy all that is there now, and nothing that a stranger who holds the pipe may add meanwhile."""
+        there = bytearray(4)
+        fcntl.ioctl(self.reading, termios.FIONREAD, there)
+        left = int.from_bytes(there, sys.byteorder)
+        while left > 0:
             try:
-                data = os.read(self.reading, PIECE)
+                count = os.readv(self.reading, [self._buffer[: min(left, PIECE)]])
             except BlockingIOError:
                 return
-            if not data:
+            if not count:
                 return
-            self._keep(data)
+            left -= count
+            self._keep(self._buffer[:count])
 
     def end(self) -> None:
         """Say in the last line what was dropped, or in `message` where the disk does not take even that."""
@@ -135,7 +153,7 @@ class Output:
         except OSError:
             self.message = line.replace("this log here", "the log")
 
-    def _keep(self, data: bytes) -> None:
+    def _keep(self, data: memoryview) -> None:
         written = 0
         if self.fault is None:
             kept = min(len(data), self._left)
@@ -156,10 +174,13 @@ class Supervisor:
         """Seconds between TERM and KILL."""
         self.stopped = False
         """Somebody has asked for the end."""
+        self.forced = False
+        """It is to be at once."""
         self.stragglers: list[str] = []
+        self.max_rss, self.cpu_seconds = 0, 0.0
+        """Largest resident memory in bytes, and time, of all that the latest wait has reaped."""
         self._output = output
         self._lifeline = lifeline
-        self._force = False
         self._term_sent = False
         self._kill_at: float | None = None
         self._settled_at: float | None = None
@@ -178,7 +199,9 @@ class Supervisor:
         self._announce, self._announce_at = call, _now() + after
 
     def wait(self, command: int) -> int:
-        """Wait until `command` and all that came of it are gone; the command's wait status."""
+        """Wait until `command` and all that came of it are gone; the command's wait status. May be called again."""
+        self.max_rss, self.cpu_seconds = 0, 0.0
+        self._settled_at = None
         poll = select.poll()
         poll.register(self._reading, select.POLLIN)
         if self._output is not None:
@@ -187,7 +210,7 @@ class Supervisor:
             poll.register(self._lifeline, select.POLLIN)
         status: int | None = None
         while True:
-            ended, any_left = _reap(command)
+            ended, any_left = self._reap(command)
             status = ended if ended is not None else status
             if not any_left:
                 break
@@ -197,11 +220,26 @@ class Supervisor:
                 elif file == self._lifeline:
                     if not os.read(file, 4096):
                         poll.unregister(file)
-                        self.stopped = self._force = True
+                        self.stopped = self.forced = True
                 elif self._output is not None and not self._output.copy():
                     poll.unregister(file)
         assert status is not None
         return status
+
+    def _reap(self, command: int) -> tuple[int | None, bool]:
+        """(the command's wait status if it has ended just now, whether any child is left)."""
+        status = None
+        while True:
+            try:
+                pid, ended, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return status, False
+            if pid == 0:
+                return status, True
+            self.max_rss = max(self.max_rss, usage.ru_maxrss * 1024)
+            self.cpu_seconds += usage.ru_utime + usage.ru_stime
+            if pid == command:
+                status = ended
 
     def _due(self, command_ended: bool) -> float | None:
         """Do what is due, and return the milliseconds until something may be due again."""
@@ -210,8 +248,8 @@ class Supervisor:
             self._announce_at = None
             self._announce()
         if self._kill_at is not None and now >= self._kill_at:
-            self._force = True
-        if self._force:
+            self.forced = True
+        if self.forced:
             _kill_all()
             return 10
         if self.stopped and not self._term_sent:
@@ -235,7 +273,7 @@ class Supervisor:
         self.stopped = True
 
     def _on_force(self, number: int, frame: Any) -> None:
-        self.stopped = self._force = True
+        self.stopped = self.forced = True
 
 
 def _now() -> float:
@@ -248,20 +286,6 @@ def _empty(file: int) -> None:
             pass
     except BlockingIOError:
         pass
-
-
-def _reap(command: int) -> tuple[int | None, bool]:
-    """(the command's wait status if it has ended just now, whether any child is left)."""
-    status = None
-    while True:
-        try:
-            pid, ended = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return status, False
-        if pid == 0:
-            return status, True
-        if pid == command:
-            status = ended
 
 
 def _descendants() -> list[tuple[int, int]]:
@@ -339,8 +363,8 @@ class Account:
         os.setuid(self.user)
 
 
-DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)
-"""Signals that a command finds as the system has them, whatever Python made of them here."""
+DEFAULTS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+"""Signals that a command finds as the system has them, whatever Python or a `nohup` around the server made of them."""
 
 
 def spawn(argv: list[str], env: dict[str, str], output: int, account: Account | None) -> int:
@@ -402,19 +426,18 @@ class Keeper:
         self.supervisor = Supervisor(self.output)
         self._notify = notify
 
-    def keep(self, spec: dict[str, Any], folder: str) -> None:
+    def keep(self, spec: dict[str, Any], folder: str, ending: Ending) -> None:
         """Run the job; returns when nothing of it is left and `exit.json` is there.
 
         `spec` is what `ProcessRunner.start` sends; `folder` is the runner's own for this job.
         """
-        account = Account(spec["account"]) if spec["account"] else None
-        ending = Ending(f"{folder}/exit.json")
-        self.output.open(f"{spec['folder']}/log", spec["log_limit"])
         self.supervisor.grace = spec["grace"]
         try:
-            end = self._run(spec, folder, account)
-        except OSError as error:
-            end = _failure(f"The job could not be started: {error.strerror or error}")
+            self.output.open(f"{spec['folder']}/log", spec["log_limit"])
+            command = self._prepare(spec)
+        except (OSError, ValueError) as error:
+            command = _failure(f"The job could not be started: {getattr(error, 'strerror', None) or error}")
+        end = command if isinstance(command, dict) else self._see_off(command, folder)
         self.output.drain()
         self.output.end()
         if self.output.message:
@@ -422,7 +445,9 @@ class Keeper:
         ending.write(end)
         self._tell(spec["uuid"])
 
-    def _run(self, spec: dict[str, Any], folder: str, account: Account | None) -> dict[str, Any]:
+    def _prepare(self, spec: dict[str, Any]) -> int | dict[str, Any]:
+        """Make the job's files and start its command; its pid, or the end of a job whose command never ran."""
+        account = Account(spec["account"]) if spec["account"] else None
         work, outputs = f"{spec['folder']}/work", f"{spec['folder']}/outputs"
         for path in (work, outputs):
             with contextlib.suppress(FileExistsError):
@@ -431,18 +456,23 @@ class Keeper:
                 os.chown(path, account.user, account.group)
         if spec["code"] or spec["inputs"]:
             fault = _unpack(spec, work, outputs, account, self.supervisor)
-            if self.supervisor.stopped:
-                return {"reason": "signalled", "code": 143, "signal": 15, "message": "It had not started yet"}
-            if fault:
+            if fault and not self.supervisor.stopped:
                 return _failure(fault)
+        if self.supervisor.stopped:
+            number = int(signal.SIGKILL if self.supervisor.forced else signal.SIGTERM)
+            return {"reason": "signalled", "code": 128 + number, "signal": number, "message": "It had not started yet"}
         os.chdir(work)
         argv = [shell(spec["env"].get("PATH", "")), "-c", spec["cmd"]]
         try:
-            command = spawn(argv, spec["env"], self.output.writing, account)
+            return spawn(argv, spec["env"], self.output.writing, account)
         except OSError as error:
             return _failure(f"The command cannot be started: {os.strerror(error.errno or 0)}")
+
+    def _see_off(self, command: int, folder: str) -> dict[str, Any]:
+        """Wait for the command and all that came of it; the job's end."""
         os.close(self.output.writing)
-        os.close(os.open(f"{folder}/started", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        with contextlib.suppress(OSError):  # a disk may be full, and then only the job's end is told
+            os.close(os.open(f"{folder}/started", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         self.supervisor.announce(lambda: self._tell("started"), STARTED_AFTER)
         return _ended(self.supervisor.wait(command), self.supervisor)
 
@@ -457,14 +487,13 @@ def _failure(message: str) -> dict[str, Any]:
 
 
 def _ended(status: int, supervisor: Supervisor) -> dict[str, Any]:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
     end: dict[str, Any] = {
         "reason": "exited" if number is None else "signalled",
         "code": os.WEXITSTATUS(status) if number is None else 128 + number,
         "signal": number,
-        "max_rss": usage.ru_maxrss * 1024,
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 6),
+        "max_rss": supervisor.max_rss,
+        "cpu_seconds": round(supervisor.cpu_seconds, 6),
     }
     if supervisor.stragglers:
         end["stragglers"] = supervisor.stragglers
@@ -482,15 +511,18 @@ def _unpack(
     # Opened before the account changes, which may not read the data folder.
     code = os.open(spec["code"], os.O_RDONLY | os.O_CLOEXEC) if spec["code"] else None
     inputs = os.open(spec["inputs"], os.O_RDONLY | os.O_CLOEXEC) if spec["inputs"] else None
+    keeper = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
-            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             signal.set_wakeup_fd(-1)
             for number in (TERM, FORCE):
                 signal.signal(number, signal.SIG_DFL)
             if account:
                 account.become()
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # which a change of account would undo
+            if os.getppid() != keeper:
+                os._exit(1)
             if code is not None:
                 _extract(code, work, strip=0)
             if inputs is not None:
@@ -561,8 +593,8 @@ def supervise() -> None:
     try:
         os.chdir(told["folder"])
         command = spawn(told["argv"], told["env"], 1, account)
-    except OSError as error:
-        os.write(1, f"{told['argv'][0]}: {error.strerror}\n".encode())
+    except (OSError, ValueError) as error:
+        os.write(1, f"{told['argv'][0]}: {getattr(error, 'strerror', None) or error}\n".encode())
         os._exit(126)
     status = supervisor.wait(command)
     os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))

@@ -54,10 +54,11 @@ class Spare:
         self.start_time = start_time
         self._channel = channel
 
-    def give(self, spec: dict[str, Any], folder: str, attempt: int) -> None:
-        """Hand over the job, with the lock on its attempt. Raises OSError where the keeper is gone."""
+    def give(self, spec: dict[str, Any], folder: str, attempt: int, ending: int) -> None:
+        """Hand over the job, with the lock on its attempt and the file for its end. Raises OSError where the keeper is
+        gone; it has not begun then."""
         data = json.dumps([spec, folder]).encode()
-        socket.send_fds(self._channel, [struct.pack("=Q", len(data))], [attempt])
+        socket.send_fds(self._channel, [struct.pack("=Q", len(data))], [attempt, ending])
         self._channel.sendall(data)
         self._channel.close()
 
@@ -65,10 +66,10 @@ class Spare:
         self._channel.close()
 
 
-def take_job(channel: socket.socket) -> tuple[dict[str, Any], str] | None:
-    """In the keeper: wait for the job; (spec, folder), or None where the server has gone. The lock on the attempt is
-    held by a descriptor that nobody closes."""
-    header, received, _, _ = socket.recv_fds(channel, 8, 1)
+def take_job(channel: socket.socket) -> tuple[dict[str, Any], str, int] | None:
+    """In the keeper: wait for the job; (spec, folder, file for the end), or None where the server has gone. The lock
+    on the attempt is held by a descriptor that nobody closes."""
+    header, received, _, _ = socket.recv_fds(channel, 8, 2)
     if len(header) < 8:
         return None
     for file in received:
@@ -81,7 +82,7 @@ def take_job(channel: socket.socket) -> tuple[dict[str, Any], str] | None:
             return None
         data += piece
     spec, folder = json.loads(data)
-    return spec, folder
+    return spec, folder, received[1]
 
 
 class Server:
@@ -172,11 +173,15 @@ class Server:
         while b"\n" in buffer:
             line, _, rest = bytes(buffer).partition(b"\n")
             buffer[:] = rest
-            request = json.loads(line)
-            if "listen" in request:
-                self.listeners.add(file)
-            else:
-                self._tell(connection, self._answer(request))
+            try:
+                request = json.loads(line)
+                if "listen" in request:
+                    self.listeners.add(file)
+                else:
+                    self._tell(connection, self._answer(request))
+            except (ValueError, KeyError, TypeError):  # no engine has said that
+                self._hang_up(file)
+                return
 
     def _hang_up(self, file: int) -> None:
         connection, _ = self.connections.pop(file)
@@ -201,8 +206,11 @@ class Server:
             return {"error": f"{error.strerror}: {error.filename}" if error.filename else str(error)}
 
     def _start(self, spec: dict[str, Any]) -> bool:
-        """Fork a keeper, unless this job has had one; whether it was forked."""
-        folder = f"{self.folder}/jobs/{spec['uuid']}"
+        """Give the job to a keeper, unless it has had one; whether it was given. Raises OSError with nothing left."""
+        uuid = spec["uuid"]
+        if not (len(uuid) == 32 and uuid.isalnum()):
+            raise ValueError(uuid)
+        folder = f"{self.folder}/jobs/{uuid}"
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder, 0o700)
         try:
@@ -211,14 +219,30 @@ class Server:
             return False
         try:
             fcntl.flock(attempt, fcntl.LOCK_EX)
-            spare, self.spare = self.spare or self._fork_spare(), None
-            who = {"boot_id": self.boot_id, "pid": spare.pid, "start_time": spare.start_time}
-            self.keeper.write_by_rename(f"{folder}/keeper.json", who)
-            self.children.add(spare.pid)
-            spare.give(spec, folder, attempt)
+            self._hand_over(spec, folder, attempt)
+        except OSError:
+            for name in ("exit.json.part", "keeper.json.part", "keeper.json", "attempt"):
+                with contextlib.suppress(OSError):
+                    os.unlink(f"{folder}/{name}")
+            raise
         finally:
             os.close(attempt)  # the keeper holds it on
         return True
+
+    def _hand_over(self, spec: dict[str, Any], folder: str, attempt: int) -> None:
+        ending = self.keeper.Ending(f"{folder}/exit.json").file
+        try:
+            spare, self.spare = self.spare or self._fork_spare(), None
+            who = {"boot_id": self.boot_id, "pid": spare.pid, "start_time": spare.start_time}
+            self.children.add(spare.pid)
+            try:
+                self.keeper.write_by_rename(f"{folder}/keeper.json", who)
+                spare.give(spec, folder, attempt, ending)
+            except OSError:
+                spare.dismiss()
+                raise
+        finally:
+            os.close(ending)
 
     def _fork_spare(self) -> Spare:
         mine, its = socket.socketpair()
@@ -246,7 +270,8 @@ class Server:
             keeper = self.keeper.Keeper(self.notify)
             job = take_job(channel)
             if job is not None:
-                keeper.keep(*job)
+                spec, folder, ending = job
+                keeper.keep(spec, folder, self.keeper.Ending.of(f"{folder}/exit.json", ending))
             code = 0
         except BaseException:
             import traceback

@@ -50,9 +50,18 @@ def _marked(uuid: str) -> list[int]:
 
 
 def _carries(pid: str, wanted: bytes) -> bool:
+    """Whether a living thread of the process carries the mark: its first thread may have ended before the others."""
     try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return wanted in file.read().split(b"\0") and stat_of(pid)[0] not in "ZX"
+        threads = [pid] if stat_of(pid)[0] not in "ZX" else os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return False
+    return any(_thread_carries(f"/proc/{pid}/task/{thread}", wanted) for thread in threads)
+
+
+def _thread_carries(folder: str, wanted: bytes) -> bool:
+    try:
+        with open(f"{folder}/environ", "rb") as file:
+            return wanted in file.read().split(b"\0")
     except OSError:
         return False
 

@@ -14,7 +14,6 @@ import json
 import os
 import pwd
 import select
-import shutil
 import signal
 import socket
 import threading
@@ -94,34 +93,43 @@ class ProcessRunner(Runner):
             "log_limit": spec.log_limit,
             "account": account and {"user": account.pw_uid, "group": account.pw_gid, "groups": _groups(account)},
         }
-        if "\0" in spec.cmd:
-            raise StartFailed("the command has a NUL in it")
+        _check(spec)
         self._link.ask(request)
         return self._handle(spec.uuid)
 
     def poll(self, handles: Sequence[str]) -> dict[str, State]:
         states: dict[str, State] = {}
         for handle in handles:
-            with contextlib.suppress(OSError):  # it cannot be told: left out
+            with contextlib.suppress(OSError, RunnerUnavailable):  # it cannot be told: left out
                 state = self._state(handle)
                 if state is not None:
                     states[handle] = state
         return states
 
     def stop(self, handle: str, force: bool) -> None:
-        uuid = self._read(handle)
-        if uuid is None or not self._runs(uuid) or self._keepers.signal(uuid, FORCE if force else TERM):
+        uuid, boot = self._read(handle)
+        if boot != self.boot_id:
             return
-        if self._runs(uuid):
-            raise RunnerUnavailable("the job's keeper is only just starting")
+        try:
+            if not self._runs(uuid) or self._keepers.signal(uuid, FORCE if force else TERM) or not self._runs(uuid):
+                return
+        except OSError as error:
+            raise RunnerUnavailable(f"the job's keeper cannot be looked up: {error.strerror}") from error
+        raise RunnerUnavailable("the job's keeper cannot be found")
 
     def clean(self, handle: str) -> None:
-        uuid = self._uuid(handle)
+        uuid, _ = self._read(handle)
+        try:
+            self._clean(uuid)
+        except OSError as error:
+            raise RunnerUnavailable(f"the job cannot be cleared away: {error.strerror}") from error
+
+    def _clean(self, uuid: str) -> None:
         folder = self._job_folder(uuid)
         if not folder.exists():
             return
         deadline = time.monotonic() + CLEAN_PATIENCE
-        while self._lives(uuid):
+        while self._runs(uuid):  # a keeper that has written the end has nothing left but to leave
             if time.monotonic() > deadline:
                 raise RunnerUnavailable("the job's processes do not end")
             self._keepers.signal(uuid, FORCE)
@@ -130,9 +138,12 @@ class ProcessRunner(Runner):
             kill_marked(uuid)
         self._keepers.forget(uuid)
         self._started.discard(uuid)
-        shutil.rmtree(folder, ignore_errors=True)  # another clean may be at it
-        if folder.exists():
-            shutil.rmtree(folder)
+        with contextlib.suppress(FileNotFoundError):  # another clean may be at it
+            # `attempt` last: it is all that stops another start.
+            for name in sorted(os.listdir(folder), key=lambda name: name == "attempt"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(folder / name)
+            os.rmdir(folder)
 
     def inventory(self) -> dict[str, str]:
         try:
@@ -153,9 +164,10 @@ class ProcessRunner(Runner):
         self.wake()
 
     def _state(self, handle: str) -> State | None:
-        uuid = self._read(handle)
-        if uuid is None:
-            return Missing()
+        uuid, boot = self._read(handle)
+        if boot != self.boot_id:  # nothing is left; but what ended before is known
+            end = self._exit(uuid)
+            return Exited(end, self.node) if end else Missing()
         if not self._keepers.known_alive(uuid):
             if end := self._exit(uuid):
                 return Exited(end, self.node)
@@ -205,7 +217,7 @@ class ProcessRunner(Runner):
             return Exit.from_json(json.loads((self._job_folder(uuid) / "exit.json").read_bytes()))
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             return Exit(Reason.LOST, message="What the keeper wrote of the end cannot be read")
 
     # Small change.
@@ -220,22 +232,23 @@ class ProcessRunner(Runner):
         }
         if self._base is None:
             self._base = inherited(self.settings, account)
-        env = Artifact.read(artifact).into(self._base) | dict(spec.env) | own
-        return {key: text for key, text in env.items() if "\0" not in text}
+        return Artifact.read(artifact).into(self._base) | dict(spec.env) | own
 
     def _handle(self, uuid: str) -> str:
         return json.dumps({"v": 1, "uuid": uuid, "boot": self.boot_id})
 
     @staticmethod
-    def _uuid(handle: str) -> str:
-        uuid = str(json.loads(handle)["uuid"])
-        if not (len(uuid) == 32 and uuid.isalnum()):
-            raise ValueError(f"no handle of the process runner: {handle!r}")
-        return uuid
-
-    def _read(self, handle: str) -> str | None:
-        """The job's uuid; None where the machine was booted since the handle was made, so that nothing is left."""
-        return self._uuid(handle) if json.loads(handle)["boot"] == self.boot_id else None
+    def _read(handle: str) -> tuple[str, str]:
+        """(the job's uuid, the boot that the handle was made in). Raises RunnerUnavailable for what no `start` of this
+        version has made."""
+        try:
+            value = json.loads(handle)
+            version, uuid, boot = value["v"], str(value["uuid"]), str(value["boot"])
+        except (ValueError, KeyError, TypeError):
+            version = uuid = boot = ""
+        if version != 1 or not (len(uuid) == 32 and uuid.isalnum()):
+            raise RunnerUnavailable("the job's handle cannot be read")
+        return uuid, boot
 
     def _job_folder(self, uuid: str) -> Path:
         return self.folder / "jobs" / uuid
@@ -244,9 +257,28 @@ class ProcessRunner(Runner):
         if self._base is not None:
             return  # a job was started before
         try:
-            (self.folder / "jobs").mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            (self.folder / "jobs").mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             raise RunnerUnavailable(f"the folder {self.folder} cannot be used: {error.strerror}") from error
+
+
+def _check(spec: JobSpec) -> None:
+    """Raises StartFailed for a command or a variable that no kernel takes."""
+    if not _is_fit(spec.cmd):
+        raise StartFailed("the command has a character in it that no command can have")
+    for name, text in spec.env.items():
+        if not name or "=" in name or not _is_fit(name):
+            raise StartFailed(f"there can be no variable with the name {name!r}")
+        if not _is_fit(text):
+            raise StartFailed(f"the variable `{name}` has a character in it that none can have")
+
+
+def _is_fit(text: str) -> bool:
+    try:
+        return b"\0" not in text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return False
 
 
 def _groups(account: pwd.struct_passwd) -> list[int]:
@@ -315,6 +347,7 @@ class _Keepers:
         if self._thread is not None:
             os.write(self._end, b"!")
             self._thread.join()
+            os.read(self._ending, 1)
             self._thread = None
         for uuid in list(self._held):
             self.forget(uuid)

@@ -6,6 +6,7 @@ dies, that input ends and the supervisor kills the step with all that came of it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -15,13 +16,14 @@ import sys
 import tarfile
 import threading
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from runners import keeper
-from runners.base import BuildFailed, BuildSpec, RunnerSettings, mark
+from runners.base import BuildFailed, BuildSpec, RunnerSettings, RunnerUnavailable, mark
 from runners.marks import kill_marked
 from runners.process_environment import account_of, inherited
 
@@ -64,7 +66,10 @@ def build(spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool], setting
         shutil.rmtree(folder / name, ignore_errors=True)
     if not spec.steps and not spec.env:
         return None
-    _Build(spec, log, cancelled, settings, folder).run()
+    try:
+        _Build(spec, log, cancelled, settings, folder).run()
+    except OSError as error:
+        raise RunnerUnavailable(f"the build could not be run: {error.strerror or error}") from error
     return Artifact(str(folder / "env"), spec.env).text()
 
 
@@ -102,22 +107,29 @@ class _Build:
             folder.mkdir(mode=0o755)
         self._copy_files()
         if self.account is not None:
-            for path in (self.work, self.env_folder, *self.work.iterdir()):
+            for path in (self.work, self.env_folder, *self.work.rglob("*")):
                 os.chown(path, self.account.pw_uid, self.account.pw_gid)
 
     def _copy_files(self) -> None:
         if not (self.spec.code and self.spec.files):
             return
-        with tarfile.open(self.spec.code, "r:gz") as archive:
-            for member in archive:
-                name = member.name.removeprefix("./")
-                content = archive.extractfile(member) if name in self.spec.files and member.isreg() else None
-                if content is not None:
-                    if member.size > LARGEST_FILE:
-                        raise BuildFailed(f"`{name}` is larger than {LARGEST_FILE >> 20} MiB")
-                    path = self.work / name
-                    path.write_bytes(content.read())
-                    path.chmod(0o755 if member.mode & 0o111 else 0o644)
+        try:
+            with tarfile.open(self.spec.code, "r:gz") as archive:
+                for member in archive:
+                    name = member.name.removeprefix("./")
+                    content = archive.extractfile(member) if name in self.spec.files and member.isreg() else None
+                    if content is not None:
+                        self._copy_file(name, member, content)
+        except (tarfile.TarError, zlib.error, EOFError, FileNotFoundError) as error:
+            raise BuildFailed(f"the uploaded code cannot be read: {error}") from error
+
+    def _copy_file(self, name: str, member: tarfile.TarInfo, content: IO[bytes]) -> None:
+        if member.size > LARGEST_FILE:
+            raise BuildFailed(f"`{name}` is larger than {LARGEST_FILE >> 20} MiB")
+        path = self.work / name
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        path.write_bytes(content.read())
+        path.chmod(0o755 if member.mode & 0o111 else 0o644)
 
     def _supervise(self, argv: list[str], env: Mapping[str, str], number: int | None = None) -> int:
         """The command's exit code, its output in the log. Raises BuildFailed when cancelled or too late, with nothing
@@ -133,7 +145,7 @@ class _Build:
             [sys.executable, "-I", "-S", str(Path(keeper.__file__).resolve()), "supervise"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={},
+            env=dict([mark(self.spec.uuid)]),
             cwd="/",
             start_new_session=True,
             bufsize=0,
@@ -142,7 +154,8 @@ class _Build:
         copying = threading.Thread(target=self.log.copy, args=(process.stdout,), name="build-log")
         copying.start()
         try:
-            process.stdin.write(json.dumps(told).encode() + b"\n")
+            with contextlib.suppress(BrokenPipeError):  # it has been killed; its exit code says so
+                process.stdin.write(json.dumps(told).encode() + b"\n")
             return self._wait(process, number)
         finally:
             process.stdin.close()

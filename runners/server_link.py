@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -23,6 +24,12 @@ ANSWER_PATIENCE = 15.0
 """Seconds that a request waits for its answer."""
 
 
+def _has_more(file: BinaryIO) -> bool:
+    poll = select.poll()
+    poll.register(file, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 class ServerLink:
     """Two connections, one to ask and one to hear news by, taken up again when the server has gone.
 
@@ -37,8 +44,10 @@ class ServerLink:
         self._news: socket.socket | None = None
 
     def check(self) -> None:
-        """Have a connection. Raises RunnerUnavailable."""
+        """Have a connection, to a server that is there. Raises RunnerUnavailable."""
         with self._lock:
+            if self._asking is not None and _has_more(self._asking):  # nothing was asked: it is the end
+                self._hang_up()
             self._connect()
 
     def ask(self, request: dict[str, Any]) -> None:
@@ -79,14 +88,16 @@ class ServerLink:
             return self._asking
         deadline = time.monotonic() + CONNECT_PATIENCE
         server: subprocess.Popen[bytes] | None = None
-        while (connection := self._try_connect()) is None:
-            if time.monotonic() > deadline:
-                raise RunnerUnavailable(f"the keeper server does not start; see {self._folder}/server.log")
-            if server is None or server.poll() is not None:
-                server = self._start_server()
-            time.sleep(0.005)
-        if server is not None:
-            threading.Thread(target=server.wait, name="keeper-server", daemon=True).start()
+        try:
+            while (connection := self._try_connect()) is None:
+                if time.monotonic() > deadline:
+                    raise RunnerUnavailable(f"the keeper server does not start; see {self._folder}/server.log")
+                if server is None or server.poll() is not None:
+                    server = self._start_server()
+                time.sleep(0.005)
+        finally:
+            if server is not None:
+                threading.Thread(target=server.wait, name="keeper-server", daemon=True).start()
         connection.settimeout(ANSWER_PATIENCE)
         self._asking = cast(BinaryIO, connection.makefile("rwb", buffering=0))
         connection.close()  # the file holds it open

@@ -15,7 +15,6 @@ from polyjob.models import Project, User
 from polyjob.settings import Settings, read_settings
 from polyjob.store import Store
 
-
 hypothesis.settings.register_profile("the same each time", derandomize=True)
 hypothesis.settings.load_profile("the same each time")
 

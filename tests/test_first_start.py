@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sqlite3
 import stat
 
 import pytest
@@ -88,6 +89,14 @@ def test_a_folder_becomes_whole_and_private(settings, tmp_path):
     assert first.kept_token(fresh.data_dir)
     for name in ("polyjob.db", "write.lock", "root-token"):
         assert stat.S_IMODE((fresh.data_dir / name).stat().st_mode) == 0o600, name
+
+
+def test_an_sqlite_that_is_too_old(settings, monkeypatch):
+    first.check(settings)
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 36, 9))
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.36.9")
+    with pytest.raises(RuntimeError, match=r"^SQLite 3\.36\.9 is too old: polyjob needs 3\.37 or newer$"):
+        first.open_folder(settings)
 
 
 def test_a_folder_that_is_none(settings, tmp_path):

@@ -19,6 +19,8 @@ LAYERS = [
     {"polyjob.query", "polyjob.schemas", "polyjob.specs", "polyjob.transitions", "polyjob.watch"},
     {"polyjob.models", "polyjob.store", "polyjob.code", "polyjob.migrations", "polyjob.watcher"},
     {"polyjob.archives", "polyjob.database", "polyjob.statements", "polyjob.hints", "polyjob.lock", "polyjob.tokens"},
+    {"polyjob.packing"},
+    {"polyjob.tars"},
     {"polyjob.clock", "polyjob.crashpoints", "polyjob.errors", "polyjob.settings", "polyjob.statuses"},
 ]
 """From the top down. A module's layer is that of its longest listed prefix."""

@@ -94,3 +94,27 @@ def test_a_missing_part_of_python_is_named_in_one_line(module, said, tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr == f"polyjob: the {said} of python3 is missing; install it and try again.\n"
+
+
+def test_a_python_that_was_asked_for_and_is_none_is_named_in_one_line(tmp_path):
+    fake = tmp_path / "python2"
+    fake.write_text("#!/bin/sh\nexit 1\n")
+    fake.chmod(0o755)
+    environ = {"PATH": os.environ["PATH"], "PYTHON": str(fake)}
+    command = ["/bin/sh", str(ROOT / "tools/python")]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"polyjob: Python 3.11 or newer, which {fake} is not, is missing; install it and try again.\n"
+
+
+def test_a_python_that_was_asked_for_is_taken():
+    command = ["/bin/sh", str(ROOT / "tools/python")]
+    done = subprocess.run(command, env={"PYTHON": sys.executable}, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{sys.executable}\n", "")
+
+
+def test_an_old_python_is_told_in_one_line():
+    old = "import runpy, sys; sys.version_info = (3, 10, 1); runpy.run_path('polyjob/__main__.py', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", old], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"polyjob: Python 3\.11 or newer is needed; this is \S+\n", done.stderr)

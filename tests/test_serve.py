@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from peewee import OperationalError
 
 from polyjob import helper, serve
 from polyjob.cli import main
@@ -27,6 +28,7 @@ from polyjob.database import open_database, write
 from polyjob.first_start import first_start
 from polyjob.lock import EngineLock
 from polyjob.models import Job
+from polyjob.settings import read_settings
 
 from .e2e import conftest
 from .e2e.conftest import eventually
@@ -74,6 +76,7 @@ def test_the_first_start_says_all_that_a_newcomer_needs(tmp_path):
         assert f"token: {server.data_dir}/root-token\n" in text
         submit, follow = (line.strip() for line in server.lines if "curl" in line)
         assert key in submit
+        assert re.search(r"jobs:  run as \S+, as the server does: ", text)
         job = json.loads(subprocess.run(["sh", "-c", submit], capture_output=True, timeout=30, check=True).stdout)
         assert job["id"] == 1
         log = subprocess.run(["sh", "-c", follow], capture_output=True, timeout=60, check=True).stdout
@@ -106,6 +109,20 @@ def test_without_the_user_there_is_no_link(settings):
 
 
 @pytest.mark.parametrize(
+    ("runner", "account", "said"),
+    [
+        ("process", "", "who may submit may do all that"),
+        ("process", "nobody", "jobs:  run as nobody\n"),
+        ("fake", "", ""),
+    ],
+)
+def test_the_greeting_says_whose_rights_jobs_have(runner, account, said, settings):
+    text = "\n".join(serve.greeting(dataclasses.replace(settings, runner=runner, job_user=account)))
+    assert said in text
+    assert ("jobs:" in text) == bool(said)
+
+
+@pytest.mark.parametrize(
     ("number", "said"),
     [
         (0, []),
@@ -128,6 +145,17 @@ def test_the_end_says_how_many_jobs_run_on(number, said, settings, project, user
     assert heard == said
 
 
+def test_the_end_says_nothing_of_a_folder_that_is_gone(settings, tmp_path):
+    heard = []
+    serve.say_what_runs_on(dataclasses.replace(settings, data_dir=tmp_path / "gone"), heard.append)
+    assert heard == []
+
+
+def test_what_is_no_text_is_shown_all_the_same(capsys):
+    serve.say("folder \udcff")
+    assert capsys.readouterr().out == "folder \\udcff\n"
+
+
 # Bad days: one line and exit code 1
 
 
@@ -145,6 +173,17 @@ def test_a_wrong_setting(tmp_path):
     assert line == "polyjob: POLYJOB_SLOTS='many' is not valid: it takes a whole number, 1 or more"
 
 
+@pytest.mark.parametrize("verb", ["serve", "engine"])
+@pytest.mark.parametrize(
+    ("variable", "text", "takes"),
+    [("RUNNER", "abacus", "process"), ("LOG_LEVEL", "loud", "debug, info, warning, error")],
+)
+def test_a_setting_that_names_what_does_not_exist(verb, variable, text, takes, tmp_path):
+    line = fails(verb, "--data-dir", str(tmp_path / "data"), **{f"POLYJOB_{variable}": text, "POLYJOB_PORT": "0"})
+    assert line == f"polyjob: POLYJOB_{variable}={text!r} is not valid: it takes one of: {takes}"
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_port_that_is_taken(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -158,7 +197,33 @@ def test_a_data_folder_that_cannot_be_made(verb, tmp_path):
     (tmp_path / "file").write_text("")
     port = ["--port", "0"] if verb == "serve" else []
     line = fails(verb, *port, "--data-dir", str(tmp_path / "file" / "data"))
-    assert line == f"polyjob: the data folder {tmp_path}/file/data cannot be used: Not a directory"
+    assert line == f"polyjob: the data folder '{tmp_path}/file/data' cannot be used: Not a directory"
+
+
+@pytest.mark.parametrize("verb", ["serve", "engine"])
+def test_a_data_folder_with_a_path_that_is_too_long(verb, tmp_path):
+    folder = tmp_path.joinpath(*["long" * 50] * 4)
+    port = ["--port", "0"] if verb == "serve" else []
+    line = fails(verb, *port, "--data-dir", str(folder))
+    size = len(str(folder))
+    assert line.endswith(f"long' cannot be used: its path has {size} bytes, and SQLite takes 493 at most")
+
+
+@pytest.mark.parametrize("verb", ["serve", "engine"])
+def test_a_database_that_is_none(verb, tmp_path):
+    (tmp_path / "polyjob.db").write_bytes(b"no database at all\n" * 100)
+    port = ["--port", "0"] if verb == "serve" else []
+    line = fails(verb, *port, "--data-dir", str(tmp_path))
+    assert line == f"polyjob: the data folder '{tmp_path}' cannot be used: file is not a database"
+
+
+def test_a_full_disk_while_the_greeting_is_made(settings, monkeypatch):
+    def fill_up(settings):
+        raise OperationalError("database or disk is full")
+
+    monkeypatch.setattr(serve, "greeting", fill_up)
+    with pytest.raises(serve.CannotServe, match=r"cannot be used: database or disk is full$"):
+        serve.run(dataclasses.replace(settings, port=0))
 
 
 @pytest.mark.parametrize("verb", ["serve", "engine"])
@@ -262,9 +327,49 @@ def test_a_dead_child_is_started_again(victim, server):
 
 
 def test_a_second_server_on_the_folder_is_refused(server):
-    (engine,) = server.engine_pids()
     line = fails("serve", "--port", "0", "--data-dir", str(server.data_dir))
-    assert line == f"polyjob: an engine already works on {server.data_dir}: process {engine}"
+    assert line == f"polyjob: a server already works on '{server.data_dir}': process {server.process.pid}"
+
+
+def test_of_two_servers_that_start_at_once_one_is_refused(tmp_path):
+    command = [sys.executable, "-m", "polyjob", "serve", "--port", "0", "--data-dir", str(tmp_path / "data")]
+    environ = os.environ | {"POLYJOB_RUNNER": "fake"}
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ, cwd=ROOT)
+        for _ in range(2)
+    ]
+    try:
+        eventually(lambda: any(process.poll() is not None for process in both), 30, "the end of one")
+        (refused,) = (process for process in both if process.poll() is not None)
+        (winner,) = (process for process in both if process is not refused)
+        out, error = refused.communicate(timeout=10)
+        assert (refused.returncode, out) == (1, "")
+        assert error == f"polyjob: a server already works on '{tmp_path}/data': process {winner.pid}\n"
+        line = winner.stdout.readline()
+        assert line.startswith("polyjob serves on "), line
+    finally:
+        for process in both:
+            process.terminate()
+            process.communicate(timeout=30)
+    assert winner.returncode == 0
+
+
+def test_more_of_ctrl_c_does_no_harm(server):
+    def press():
+        with contextlib.suppress(ProcessLookupError):
+            server.process.send_signal(signal.SIGINT)
+        time.sleep(0.005)
+        return server.process.poll() is not None
+
+    eventually(press, 20, "the end")
+    assert server.process.returncode == 0
+
+
+def test_while_another_engine_works_on_the_folder_the_server_s_own_waits(server, tmp_path):
+    theirs = dataclasses.replace(read_settings({}), data_dir=server.data_dir)
+    assert not helper.engine_may_start(theirs)
+    assert helper.engine_may_start(dataclasses.replace(theirs, data_dir=tmp_path / "none"))
+    assert helper.engine_may_start(dataclasses.replace(theirs, data_dir=server.data_dir / "polyjob.db"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -317,6 +422,7 @@ def test_gunicorn_alone_says_in_one_line_what_is_wrong(tmp_path):
     for environ, said in [
         ({"POLYJOB_DATA_DIR": str(tmp_path / "file" / "data"), "POLYJOB_PORT": "0"}, "the data folder"),
         ({"POLYJOB_THREADS": "0"}, "POLYJOB_THREADS='0' is not valid"),
+        ({"POLYJOB_RUNNER": "abacus", "POLYJOB_PORT": "0"}, "POLYJOB_RUNNER='abacus' is not valid"),
     ]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, env=os.environ | environ)
         assert done.returncode == 1
@@ -372,7 +478,7 @@ def look():
     os.close(writing)
 
 threading.Thread(target=look).start()
-helper.tend(children, print, reading)
+helper.tend(children, print, until=reading)
 """
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +18,7 @@ import pytest
 from runners import keeper_server
 from runners.base import Exited, Missing, Reason, RunnerUnavailable, Running
 from runners.marks import kill_marked
-from tests.runners.harness import ProcessHarness, kill, lives, marked, parent_of, wait_for
+from tests.runners.harness import ProcessHarness, kill, lives, marked, parent_of, state_of, wait_for
 
 TREE = "trap '' TERM; (setsid sleep 1000 &); (setsid sh -c 'trap \"\" TERM; sleep 1000; true' &); sleep 1000"
 TREE_SIZE = 4
@@ -31,9 +33,23 @@ def start_tree(process: ProcessHarness, cmd: str = TREE, grace: float = 0.3) -> 
 
 
 def server_of(process: ProcessHarness) -> int:
-    """The keeper server that is there."""
-    servers = set(process.servers())
-    return next(pid for pid in servers if parent_of(pid) not in servers)
+    """The keeper server that is there, as it says itself: an orphaned keeper of an earlier one looks the same."""
+    return int(wait_for(lambda: greeting(process))["pid"])
+
+
+def greeting(process: ProcessHarness) -> dict[str, int] | None:
+    """None while there is no server, or what a killed one has just forked still holds its socket."""
+    folder = os.open(process.data / "process", os.O_RDONLY)
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(5)
+            connection.connect(f"/proc/self/fd/{folder}/server-{keeper_server.VERSION}")
+            told: dict[str, int] = json.loads(connection.recv(4096) or b"null")
+            return told
+    except (ConnectionError, FileNotFoundError):
+        return None
+    finally:
+        os.close(folder)
 
 
 def is_lost(process: ProcessHarness, handle: str) -> bool:
@@ -89,10 +105,9 @@ class TestStop:
 
     def test_reaches_what_never_stops_forking(self, process: ProcessHarness) -> None:
         # Each forks its successor and ends, so that no list of processes is ever true.
-        fork = "run() { setsid sh -c '[ $0 -gt 3000 ] || { sh -c \"$1\" $(($0 + 1)) \"$1\" & } ' $1 \"$2\"; }"
         spec = process.spec(
-            fork + "; hop='[ $0 -gt 20000 ] || { setsid sh -c \"$1\" $(($0 + 1)) \"$1\" & }';"
-            " for i in 1 2 3; do sh -c \"$hop\" 0 \"$hop\"; done; sleep 1000",
+            'hop=\'[ $0 -gt 20000 ] || { setsid sh -c "$1" $(($0 + 1)) "$1" & }\';'
+            ' for i in 1 2 3; do sh -c "$hop" 0 "$hop"; done; sleep 1000',
             grace=0.2,
         )
         handle = process.runner.start(spec, None)
@@ -113,7 +128,7 @@ class TestEnd:
         assert marked(spec.uuid) == []
 
     def test_takes_along_what_ignores_term(self, process: ProcessHarness) -> None:
-        spec = process.spec("(setsid sh -c 'trap \"\" TERM; echo on; sleep 1000; true' &); sleep 0.1; exit 0", grace=0.2)
+        spec = process.spec("(setsid sh -c 'trap \"\" TERM; sleep 1000; true' &); sleep 0.1; exit 0", grace=0.2)
         end = process.end(process.runner.start(spec, None))
         assert end.succeeded
         assert marked(spec.uuid) == []
@@ -129,11 +144,11 @@ class TestEnd:
         handle = process.runner.start(spec, None)
         log = Path(spec.folder) / "log"
         wait_for(lambda: log.exists() and log.read_bytes())
-        with open(f"/proc/{log.read_text().strip()}/fd/1", "wb") as pipe:
-            with subprocess.Popen(["yes"], stdout=pipe) as stranger:
-                process.runner.stop(handle, force=True)
-                assert process.end(handle).signal == 9
-                stranger.kill()
+        pipe = f"/proc/{log.read_text().strip()}/fd/1"
+        with open(pipe, "wb") as file, subprocess.Popen(["yes"], stdout=file) as stranger:
+            process.runner.stop(handle, force=True)
+            assert process.end(handle).signal == 9
+            stranger.kill()
 
     def test_may_be_of_its_own_group(self, process: ProcessHarness) -> None:
         end, _ = process.run("sleep 1000 & kill -KILL 0")
@@ -229,36 +244,23 @@ class TestDeathOfTheServer:
         process.end(handle)
         assert marked(uuid) == []
 
-    def test_again_and_again_loses_no_job(self, process: ProcessHarness) -> None:
-        """Killed at any moment of many starts: each job runs once, or is told to be lost."""
-        specs = [process.spec("echo ran >> ../runs") for _ in range(60)]
-        over = threading.Event()
-
-        def killer() -> None:
-            while not over.wait(0.03):
-                for pid in process.servers()[:1]:
-                    try:
-                        if parent_of(pid) not in process.servers():
-                            os.kill(pid, signal.SIGKILL)
-                    except ProcessLookupError:
-                        pass
-
-        thread = threading.Thread(target=killer)
-        thread.start()
+    def test_in_the_middle_of_a_start_neither_doubles_nor_forgets_a_job(self, process: ProcessHarness) -> None:
+        """Killed at any moment of a start: the job runs once, or it never ran and is told to be lost."""
+        specs = [process.spec("echo ran >> ../runs") for _ in range(12)]
         handles = []
-        try:
-            for spec in specs:
-                while True:
-                    try:
-                        handles.append(process.runner.start(spec, None))
-                        break
-                    except RunnerUnavailable:
-                        time.sleep(0.01)
-        finally:
-            over.set()
-            thread.join()
+        for number, spec in enumerate(specs):
+            doomed = wait_for(lambda: process.runner.check() or greeting(process))["pid"]  # type: ignore[func-returns-value]
+            killer = threading.Timer(number * 0.0003, kill, (doomed,))
+            killer.start()
+            handles.append(process.runner.start(spec, None))
+            killer.join()
+
+        def is_over(handle: str) -> bool:
+            return isinstance(process.state(handle), Exited | Missing)
+
         for spec, handle in zip(specs, handles, strict=True):
-            state = wait_for(lambda handle=handle: (s := process.state(handle)) and isinstance(s, Exited | Missing) and s)
+            wait_for(lambda handle=handle: is_over(handle))
+            state = process.state(handle)
             if isinstance(state, Exited):
                 assert state.exit.succeeded
                 assert process.runs(spec) == 1
@@ -310,13 +312,19 @@ class TestServer:
         process.end(handle, newer)
 
     def test_survives_nonsense(self, process: ProcessHarness) -> None:
-        import socket
-
         process.runner.check()
         server = server_of(process)
         folder = os.open(process.data / "process", os.O_RDONLY)
         try:
-            for line in (b"nonsense\n", b"{}\n", b"[1]\n", b'{"uuid": 3}\n', b'{"uuid": "../../x"}\n', b"\xff\n", b"half"):
+            for line in (
+                b"nonsense\n",
+                b"{}\n",
+                b"[1]\n",
+                b'{"uuid": 3}\n',
+                b'{"uuid": "../../x"}\n',
+                b"\xff\n",
+                b"half",
+            ):
                 with socket.socket(socket.AF_UNIX) as connection:
                     connection.settimeout(5)
                     connection.connect(f"/proc/self/fd/{folder}/server-{keeper_server.VERSION}")
@@ -403,6 +411,18 @@ class TestStrangers:
             assert marked_one.wait(10) == -signal.SIGKILL
             assert other.poll() is None
             other.kill()
+
+    def test_what_is_marked_is_killed_though_its_first_thread_has_ended(self) -> None:
+        program = (
+            "import ctypes, threading, time\n"
+            "threading.Thread(target=time.sleep, args=(1000,)).start()\n"
+            "ctypes.CDLL(None).pthread_exit(None)\n"
+        )
+        mark = "c" * 31
+        with subprocess.Popen([sys.executable, "-S", "-c", program], env={"POLYJOB_UUID": mark}) as process:
+            wait_for(lambda: state_of(process.pid) == "Z")
+            kill_marked(mark)
+            assert process.wait(10) == -signal.SIGKILL
 
     def test_an_unreadable_end_is_lost_and_no_success(self, process: ProcessHarness) -> None:
         spec = process.spec("exit 0")

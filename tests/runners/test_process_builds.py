@@ -1,0 +1,194 @@
+"""Builds of the process runner: what steps find, what is left of them, and that none outlives its engine.
+
+A virtualenv takes seconds to make, so each test looks at much. `plain` makes builds without one.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import pytest
+
+from runners import process_builds
+from runners.base import BuildFailed, BuildSpec, RunnerUnavailable
+from tests.runners.harness import ProcessHarness, archive, marked, wait_for
+
+ENDLESS = "setsid sleep 1000 & sleep 1000"
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The making of the virtualenv is left out: a step tests the step."""
+    supervise = process_builds._Build._supervise
+
+    def without_venv(self: object, argv: list[str], env: dict[str, str], number: int | None = None) -> int:
+        return 0 if number is None else supervise(self, argv, env, number)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(process_builds._Build, "_supervise", without_venv)
+
+
+def build(process: ProcessHarness, spec: BuildSpec) -> tuple[str | None, list[str]]:
+    """(artifact, lines of the log)."""
+    log = io.BytesIO()
+    artifact = process.runner.build(spec, log, lambda: False)
+    return artifact, log.getvalue().decode().splitlines()
+
+
+def test_steps_run_in_a_virtualenv_that_the_jobs_have(process: ProcessHarness, tmp_path: Path) -> None:
+    code = archive(
+        tmp_path / "code.tar.gz", ("./requirements.txt", "# none\n"), ("deep/er.txt", "x"), ("secret.py", "secret")
+    )
+    spec = process.build_spec(
+        "python -c 'import sys; print(sys.prefix)'; find . -type f | sort; echo $STEP; cat; umask",
+        "ls -l /proc/self/fd | wc -l; python -m pip --version >&2; echo kept > $VIRTUAL_ENV/marker",
+        env={"STEP": "set"},
+        code=code,
+        files=("requirements.txt", "deep/er.txt", "none.txt"),
+    )
+    artifact, lines = build(process, spec)
+    first = lines.index(f"{spec.folder}/env")
+    assert lines[first + 1 : first + 4] == ["./deep/er.txt", "./requirements.txt", "set"]
+    assert lines[-1].startswith("pip ")
+    assert artifact
+    assert json.loads(artifact)["v"] == 1
+    end, log = process.run("python -c 'import sys; print(sys.prefix)'; echo $STEP; cat $VIRTUAL_ENV/marker", artifact)
+    assert log.decode().split() == [f"{spec.folder}/env", "set", "kept"]
+    assert end.succeeded
+    _, own = process.run("echo $STEP", artifact, env={"STEP": "the job's own"})
+    assert own == b"the job's own\n"
+
+
+def test_without_steps_or_variables_there_is_nothing(process: ProcessHarness) -> None:
+    spec = process.build_spec()
+    assert build(process, spec) == (None, [])
+    assert os.listdir(spec.folder) == []
+
+
+@pytest.mark.usefixtures("plain")
+def test_one_that_dies_with_its_engine_leaves_nothing_and_can_run_again(process: ProcessHarness) -> None:
+    spec = process.build_spec(f"[ -e {process.folder}/second ] && exit 0; {ENDLESS}")
+    program = (
+        "import sys\n"
+        "from runners.base import BuildSpec, RunnerSettings\n"
+        "from runners.process import ProcessRunner\n"
+        "runner = ProcessRunner(RunnerSettings(sys.argv[1], 'a' * 32, ('PATH',)), lambda: None)\n"
+        "spec = BuildSpec(sys.argv[2], 'a' * 32, sys.argv[3], 'b' * 64, None, (sys.argv[4],), {}, False)\n"
+        "runner.build(spec, open('/dev/null', 'wb', 0), lambda: False)\n"
+    )
+    root = Path(process_builds.__file__).parent.parent
+    command = [sys.executable, "-c", program, str(process.data), spec.uuid, spec.folder, spec.steps[0]]
+    with subprocess.Popen(command, cwd=root) as engine:
+        wait_for(lambda: len([pid for pid in marked(spec.uuid) if b"sleep" in name_of(pid)]) == 2)
+        engine.kill()
+    (process.folder / "second").touch()
+    artifact, _ = build(process, spec)
+    assert artifact
+    wait_for(lambda: not marked(spec.uuid))
+
+
+def name_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/comm").read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.usefixtures("plain")
+class TestSteps:
+    def test_that_fail_are_named(self, process: ProcessHarness) -> None:
+        for steps, step, code in (
+            (("true", "exit 7", "touch never"), 2, 7),
+            (("false; true",), 1, 1),
+            (("nosuchcommand",), 1, 127),
+            (("kill -9 $$",), 1, 137),
+        ):
+            spec = process.build_spec(*steps)
+            with pytest.raises(BuildFailed) as caught:
+                build(process, spec)
+            assert (caught.value.step, caught.value.code) == (step, code)
+            assert f"step {step} " in str(caught.value)
+            assert not (Path(spec.folder) / "work/never").exists()
+
+    def test_leave_no_process(self, process: ProcessHarness) -> None:
+        spec = process.build_spec("(setsid sleep 1000 &)", "nohup sleep 1000 & true")
+        build(process, spec)
+        assert marked(spec.uuid) == []
+
+    @pytest.mark.parametrize("step", [ENDLESS, f"trap '' TERM; {ENDLESS}; sleep 1000"])
+    def test_that_take_too_long_are_killed(self, process: ProcessHarness, step: str) -> None:
+        spec = process.build_spec("true", step, timeout=0.5)
+        with pytest.raises(BuildFailed, match=r"not done after the 0\.5 s") as caught:
+            build(process, spec)
+        assert caught.value.step == 2
+        assert marked(spec.uuid) == []
+
+    def test_that_are_cancelled_are_killed(self, process: ProcessHarness) -> None:
+        spec = process.build_spec(ENDLESS)
+        asked = time.monotonic() + 0.3
+        with pytest.raises(BuildFailed, match="cancelled"):
+            process.runner.build(spec, io.BytesIO(), lambda: time.monotonic() > asked)
+        assert time.monotonic() - asked < 2
+        assert marked(spec.uuid) == []
+
+    def test_that_say_megabytes_are_logged(self, process: ProcessHarness) -> None:
+        log = io.BytesIO()
+        process.runner.build(process.build_spec("head -c 5000000 /dev/zero | tr '\\0' x"), log, lambda: False)
+        assert log.getvalue().endswith(b"x" * 5_000_000)
+
+    def test_that_say_more_than_is_kept_go_on(self, process: ProcessHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(process_builds, "LOG_LIMIT", 100_000)
+        artifact, lines = build(process, process.build_spec("head -c 5000000 /dev/zero | tr '\\0' x"))
+        assert artifact
+        assert "dropped" in lines[-1]
+
+    def test_whose_log_cannot_be_written_go_on(self, process: ProcessHarness) -> None:
+        class Full(io.RawIOBase):
+            def write(self, data: object) -> int:
+                raise OSError(28, "No space left on device")
+
+        assert process.runner.build(process.build_spec("echo x"), cast(BinaryIO, Full()), lambda: False)
+
+    def test_find_the_allowed_environment_and_empty_input(
+        self, process: ProcessHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SECRET_KEY", "value")
+        _, lines = build(process, process.build_spec("cat; env; umask; ls /proc/self/fd | wc -l", env={"OWN": "1"}))
+        assert "OWN=1" in lines
+        assert not [line for line in lines if line.startswith("SECRET_KEY")]
+        assert lines[-1] == "4"
+
+    def test_find_nothing_of_an_earlier_try(self, process: ProcessHarness) -> None:
+        spec = process.build_spec("ls . $VIRTUAL_ENV; touch left $VIRTUAL_ENV/left")
+        artifact, _ = build(process, spec)
+        again, lines = build(process, spec)
+        assert again == artifact
+        assert "left" not in lines
+
+    @pytest.mark.parametrize("content", [b"", b"no archive", None])
+    def test_without_their_files_are_told(self, process: ProcessHarness, tmp_path: Path, content: bytes | None) -> None:
+        code = tmp_path / "code.tar.gz"
+        if content is not None:
+            code.write_bytes(content)
+        with pytest.raises((BuildFailed, RunnerUnavailable)):
+            build(process, process.build_spec("true", code=str(code), files=("requirements.txt",)))
+
+    def test_in_a_folder_that_is_in_the_way_are_told(self, process: ProcessHarness) -> None:
+        spec = process.build_spec("true")
+        (Path(spec.folder) / "work").write_text("a file in the way")
+        with pytest.raises((BuildFailed, RunnerUnavailable)):
+            build(process, spec)
+
+    @pytest.mark.parametrize(
+        ("step", "env"),
+        [("echo a\0b", {}), ("true", {"A": "x\0y"}), ("true", {"A=B": "x"}), (f": {'x' * 200_000}", {})],
+    )
+    def test_that_no_kernel_takes_are_told(self, process: ProcessHarness, step: str, env: dict[str, str]) -> None:
+        with pytest.raises(BuildFailed):
+            build(process, process.build_spec(step, env=env))

@@ -1,0 +1,647 @@
+"""The outputs archive: packed from a folder or a tar stream, read by any tar, by its index and while a job runs."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import random
+import socket
+import subprocess
+import tarfile
+import tempfile
+import threading
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from isal import isal_zlib
+
+from polyjob import packing
+from polyjob.archives import EMPTY, LiveOutputs, NotThere
+from polyjob.packing import DEEPEST, MEMBER_SIZE, Packer
+from polyjob.store import Store, remove_tree
+from tests.require import require_root
+
+JOB = "a" * 32
+OTHER = "b" * 32
+BIG = 1 << 40
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "data")
+    store.prepare()
+    return store
+
+
+@pytest.fixture
+def folder(store):
+    folder = store.make_job_folder(JOB) / "outputs"
+    folder.mkdir()
+    yield folder
+    remove_tree(folder)
+
+
+def sealed(store, pieces=None, uuid=JOB, limit=BIG):
+    store.make_job_folder(uuid)
+    store.seal(uuid, "7", limit, pieces)
+    return store.outputs(uuid)
+
+
+def read(outputs, path):
+    size, pieces = outputs.open_file(path)
+    data = b"".join(pieces)
+    assert len(data) == size
+    return data
+
+
+def unpack(archive: Path, to: Path) -> Path:
+    """By GNU tar; the one folder in it."""
+    to.mkdir()
+    subprocess.run(["tar", "xzpf", archive, "-C", to], check=True, capture_output=True)
+    assert os.listdir(to) == ["7"]
+    return to / "7"
+
+
+def picture(folder: Path) -> dict[bytes, tuple]:
+    """What `folder` has, to the mode bits; hard links by the first of their names."""
+    found: dict[bytes, tuple] = {}
+    inodes: dict[int, bytes] = {}
+    for where, folders, files in os.walk(os.fsencode(folder)):
+        for name in sorted(folders + files):
+            path = os.path.join(where, name)
+            status, key = os.lstat(path), os.path.relpath(path, os.fsencode(folder))
+            if os.path.islink(path):
+                found[key] = ("link", os.readlink(path))
+            elif os.path.isdir(path):
+                found[key] = ("folder", status.st_mode, int(status.st_mtime))
+            else:
+                first = inodes.setdefault(status.st_ino, key) if status.st_nlink > 1 else None
+                found[key] = ("file", status.st_mode, int(status.st_mtime), Path(os.fsdecode(path)).read_bytes(), first)
+    return found
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def fill(folder: Path) -> None:
+    """One of everything that can be kept."""
+    (folder / "plain").write_bytes(b"text\n")
+    (folder / "plain").chmod(0o640)
+    (folder / "run").write_bytes(b"#!/bin/sh\n")
+    (folder / "run").chmod(0o4755)
+    (folder / "none").touch()
+    (folder / "empty").mkdir()
+    (folder / "empty").chmod(0o1777)
+    (folder / "absolute").symlink_to("/etc/passwd")
+    (folder / "dangling").symlink_to("x" * 300)
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9 \xff\n'\"\\")).write_bytes(b"latin")
+    (folder / "emoji 😀").mkdir()
+    (folder / "emoji 😀" / "ö").write_bytes(b"o")
+    deep = folder / ("d" * 200) / ("e" * 200)
+    deep.mkdir(parents=True)
+    (deep / ("f" * 250)).write_bytes(b"long")
+    (deep / "also long").hardlink_to(deep / ("f" * 250))
+    (folder / "zz hard").hardlink_to(folder / "plain")
+    with (folder / "sparse").open("wb") as file:
+        file.truncate(3 << 20)
+        file.seek(1 << 20)
+        file.write(b"island")
+    (folder / "random").write_bytes(noise(MEMBER_SIZE + 77))
+    for number in range(300):
+        (folder / f"many-{number:03}").write_bytes(noise(9000, number))
+    (folder / "locked").mkdir()
+    (folder / "locked" / "inside").write_bytes(b"in")
+    os.utime(folder / "locked" / "inside", (0, 1234567890))
+    (folder / "locked" / "inside").chmod(0o400)
+    (folder / "locked").chmod(0o555)
+
+
+def test_gnu_tar_unpacks_what_was_there(store, folder, tmp_path):
+    fill(folder)
+    before = picture(folder)
+    assert sealed(store).notes == []
+    there = unpack(store.outputs(JOB).path, tmp_path / "out")
+    assert picture(there) == before
+    remove_tree(tmp_path / "out")
+
+
+def test_every_file_is_read_by_one_seek_and_its_own_member(store, folder):
+    fill(folder)
+    contents = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if not path.is_symlink() and path.is_file()
+    }
+    outputs = sealed(store)
+    assert len({entry.member for entry in outputs.entries.values()}) > 3
+    whole = outputs.path.read_bytes()
+    for start in {entry.member for entry in outputs.entries.values() if entry.type == "file"}:
+        unpacker = isal_zlib.decompressobj(wbits=31)
+        unpacker.decompress(whole[start:])
+        end = len(whole) - len(unpacker.unused_data)
+        outputs.path.write_bytes(b"\xff" * start + whole[start:end] + b"\xff" * (len(whole) - end))  # others: broken
+        for path, content in contents.items():
+            if outputs.entries[path].member == start:
+                assert read(outputs, path) == content
+                contents[path] = b""
+    outputs.path.write_bytes(whole)
+    assert not any(contents.values())
+    assert read(outputs, "/plain/") == b"text\n"
+
+
+@pytest.mark.parametrize("size", [1, 511, 512, 65535, 65536, 65537, 5 << 20])
+def test_a_file_of_zeros_before_another_at_the_end(store, folder, size):
+    """Little packed data stands for much: the last of it comes after the file on disk is at its end."""
+    (folder / "a").write_bytes(bytes(size))
+    (folder / "b").write_bytes(b"b")
+    (folder / "c").write_bytes(bytes(size))
+    outputs = sealed(store)
+    assert [read(outputs, name) for name in "abc"] == [bytes(size), b"b", bytes(size)]
+
+
+def test_an_archive_that_was_cut_says_so(store, folder):
+    (folder / "a").write_bytes(noise(300_000))
+    outputs = sealed(store)
+    os.truncate(outputs.path, 100_000)
+    with pytest.raises(OSError, match="ends too early"):
+        read(outputs, "a")
+
+
+@pytest.mark.parametrize("zeros", [True, False], ids=["zeros", "noise"])
+def test_a_large_file_takes_little_memory(store, folder, zeros):
+    with (folder / "large").open("wb") as file:
+        for _ in range(50):
+            file.write(bytes(1 << 20) if zeros else os.urandom(1 << 20))
+    tracemalloc.start()
+    try:
+        outputs = sealed(store)
+        assert sum(len(piece) for piece in outputs.open_file("large")[1]) == 50 << 20
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_tree(store, folder):
+    (folder / "b" / "c").mkdir(parents=True)
+    (folder / "b" / "d").mkdir()
+    (folder / "b.txt").write_bytes(b"12")
+    (folder / "b" / "x").write_bytes(b"123")
+    (folder / "a").symlink_to("b")
+    expected = ([("a", 0), ("b.txt", 2)], ["b"])
+    for outputs in (LiveOutputs(folder), None):
+        outputs = outputs or sealed(store)
+        files, folders = outputs.tree("")
+        assert ([(name, size if name != "a" else 0) for name, size in files], folders) == expected
+        assert outputs.tree("/") == outputs.tree("")
+        for path in ("b", "/b", "b/", "/b/"):
+            assert outputs.tree(path) == ([("x", 3)], ["c", "d"])
+        assert outputs.tree("b/c") == ([], [])
+        for path in ("nothing", "b.txt", "a", "b/x", "..", "b/..", "b/nothing", "\0", "\ud800"):
+            with pytest.raises(NotThere):
+                outputs.tree(path)
+        for path in ("", "b", "a", "nothing", "../log", "b/../b.txt", "\0", "\ud800"):
+            with pytest.raises(NotThere):
+                outputs.open_file(path)
+
+
+def test_the_etag_is_that_of_the_bytes(store):
+    def etag(uuid, content, moment=1_000_000_000):
+        folder = store.make_job_folder(uuid) / "outputs"
+        folder.mkdir()
+        (folder / "f").write_bytes(content)
+        os.utime(folder / "f", (moment, moment))
+        return sealed(store, uuid=uuid).etag
+
+    same = [etag(letter * 32, b"same") for letter in "ab"]
+    assert same[0] == same[1]
+    assert len({same[0], etag("c" * 32, b"other"), etag("d" * 32, b"same", 5), store.outputs("e" * 32).etag}) == 4
+
+
+def test_empty_outputs_make_no_file(store, folder):
+    outputs = sealed(store)
+    assert outputs.is_empty and outputs.tree("") == ([], []) and outputs.notes == []
+    assert os.listdir(store.job_folder(JOB)) == []
+    with tarfile.open(fileobj=io.BytesIO(EMPTY)) as archive:
+        assert archive.getmembers() == []
+    for pieces in ([], [bytes(1024)], [b"", bytes(10240)]):
+        assert sealed(store, pieces, OTHER).is_empty
+        assert os.listdir(store.job_folder(OTHER)) == []
+
+
+def test_what_is_no_file_is_noted_and_never_waited_for(store, folder, monkeypatch):
+    os.mkfifo(folder / "fifo")
+    (folder / "file").write_bytes(b"f")
+    with socket.socket(socket.AF_UNIX) as end:
+        monkeypatch.chdir(folder)
+        end.bind("socket")
+    if os.geteuid() == 0:
+        os.mknod(folder / "device", 0o20600, os.makedev(1, 5))
+    live = LiveOutputs(folder)
+    for name in ("fifo", "socket"):
+        with pytest.raises(NotThere):
+            live.open_file(name)
+    outputs = sealed(store)
+    assert [*outputs.entries] == ["file"]
+    assert [note.split("`")[1] for note in outputs.notes][-2:] == ["fifo", "socket"]
+
+
+def changing(name, change):
+    """`_open_beneath` with a change to the file called `name` once it is open and measured."""
+    opened = packing._open_beneath
+
+    @contextlib.contextmanager
+    def open_beneath(folder, asked):
+        with opened(folder, asked) as file:
+            yield Reader(file, change) if asked == name else file
+
+    return open_beneath
+
+
+class Reader:
+    def __init__(self, file, change):
+        self.file, self.change, self.fileno = file, change, file.fileno
+
+    def read(self, size):
+        change, self.change = self.change, None
+        if change:
+            change()
+        return self.file.read(size)
+
+
+def test_a_file_that_changes_while_it_is_packed(folder, monkeypatch):
+    path = folder / "b"
+    for name in "abc":
+        (folder / name).write_bytes(b"0123456789" * 20_000)
+
+    def live(change):
+        packer = Packer("7")
+        with monkeypatch.context() as patch:
+            patch.setattr(packing, "_open_beneath", changing("b", change))
+            data = b"".join([*packer.folder(folder), *packer.end()])
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            found = {member.name[2:]: archive.extractfile(member).read() for member in archive}
+        assert found["a"] == found["c"] == b"0123456789" * 20_000
+        return found["b"], packer.notes
+
+    content, notes = live(lambda: path.write_bytes(b"x" * 400_000))
+    assert content == b"x" * 200_000 and notes == []
+    content, notes = live(lambda: os.truncate(path, 100))
+    assert content == b"x" * 100 + bytes(399_900) and "shorter" in notes[0]
+
+    def fails():
+        raise OSError(errno.EIO, "Input/output error")
+
+    content, notes = live(fails)
+    assert content == bytes(100) and "`b`" in notes[0]
+
+    def lacks():
+        raise OSError(errno.ENOMEM, "no memory")
+
+    with pytest.raises(OSError, match="no memory"):
+        live(lacks)
+
+
+def test_what_may_not_be_read_is_noted(store):
+    place = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        place.chmod(0o755)
+        for name in ("a", "b"):
+            (place / name).write_bytes(b"x")
+        (place / "closed").mkdir()
+        (place / "closed" / "f").touch()
+        (place / "a").chmod(0)
+        (place / "closed").chmod(0)
+        (place / "b").chmod(0o644)
+        packer = Packer("7")
+        if os.geteuid() == 0:
+            os.seteuid(65534)
+        try:
+            list(packer.folder(place))
+        finally:
+            if os.getuid() == 0:
+                os.seteuid(0)
+        assert packer.notes == [f"`{name}` was not kept: Permission denied" for name in ("a", "closed")]
+        assert [entry.path for entry in packer.entries] == ["b", "closed"]
+    finally:
+        remove_tree(place)
+
+
+def test_lacking_descriptors_raises_and_loses_nothing(store, folder, monkeypatch):
+    (folder / "a").write_bytes(b"x")
+
+    def lacks(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "_open_beneath", lacks)
+        with pytest.raises(OSError, match="Too many"):
+            sealed(store)
+    assert (folder / "a").exists() and os.listdir(store.job_folder(JOB)) == ["outputs"]
+    assert read(sealed(store), "a") == b"x"
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "dangling"])
+def test_an_outputs_folder_that_the_job_replaced(store, folder, kind):
+    folder.rmdir()
+    if kind == "file":
+        folder.write_bytes(b"x")
+    else:
+        folder.symlink_to("/etc" if kind == "link" else "nowhere")
+    assert list(LiveOutputs(folder).archive("7"))
+    outputs = sealed(store)
+    assert outputs.is_empty and "The outputs folder was not kept" in outputs.notes[0]
+    assert sorted(os.listdir(folder.parent)) == ["outputs.json", "outputs.tar.gz"]
+    assert Path("/etc/passwd").exists()
+    assert outputs.path.read_bytes() == EMPTY
+
+
+def test_the_limit(store, folder):
+    for name, size in (("a", 600), ("b", 600), ("c", 400)):
+        (folder / name).write_bytes(bytes(size))
+    (folder / "d").hardlink_to(folder / "b")
+    outputs = sealed(store, limit=1000)
+    assert [*outputs.entries] == ["a", "c"]
+    assert [note.split("`")[1] for note in outputs.notes] == ["b", "d"] and "1000 bytes" in outputs.notes[0]
+
+
+def test_many_notes_end(store, folder):
+    for number in range(100):
+        os.mkfifo(folder / str(number))
+    outputs = sealed(store)
+    assert len(outputs.notes) == 21 and outputs.notes[-1] == "There is more of this kind."
+
+
+def test_very_deep_folders_are_noted(store, folder):
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(1000):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    outputs = sealed(store)
+    assert len(outputs.entries) == DEEPEST - 1 and f"more than {DEEPEST} folders deep" in outputs.notes[0]
+    assert not folder.exists()
+
+
+# Tar streams.
+
+
+def chunks(data: bytes, size: int = 7001):
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+def tar(*members, format=tarfile.PAX_FORMAT):
+    """A tar of (name, content) and of TarInfos."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=format) as archive:
+        for member in members:
+            info, content = (
+                (member, b"") if isinstance(member, tarfile.TarInfo) else (tarfile.TarInfo(member[0]), member[1])
+            )
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def info(name, type, link=""):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname, member.mode = type, link, 0o755
+    return member
+
+
+@pytest.mark.parametrize("options", [["gnu"], ["pax"], ["gnu", "--sparse"], ["pax", "--sparse"]])
+@pytest.mark.parametrize("root", [".", "./"])
+def test_a_stream_gives_what_the_folder_gives(store, folder, tmp_path, options, root):
+    fill(folder)
+    before = picture(folder)
+    data = subprocess.run(
+        ["tar", "c", "--sort=name", f"--format={options[0]}", *options[1:], "-C", folder, root],
+        check=True,
+        capture_output=True,
+    ).stdout
+    streamed = sealed(store, chunks(data), OTHER)
+    outputs = sealed(store)
+    assert streamed.notes == [] and outputs.notes == []
+    where = {path: entry[:4] for path, entry in outputs.entries.items()}
+    assert {path: entry[:4] for path, entry in streamed.entries.items()} == where
+    assert streamed.tree("") == outputs.tree("")
+    assert picture(unpack(streamed.path, tmp_path / "out")) == before
+    for path in ("plain", "zz hard", "sparse", "random", "many-299"):
+        assert read(streamed, path) == read(outputs, path)
+    remove_tree(tmp_path / "out")
+
+
+def test_a_stream_with_odd_members(store):
+    data = tar(
+        ("../out", b"1"),
+        ("a/../../out", b"1"),
+        ("/absolute", b"1"),
+        ("./a//b/./c", b"2"),
+        info("a/b", tarfile.DIRTYPE),
+        info("a/l", tarfile.SYMTYPE, "/etc"),
+        ("a/l/passwd", b"3"),
+        ("a/b/c/below", b"3"),
+        ("a/b/c", b"4"),
+        info("a/h", tarfile.LNKTYPE, "./a/b/c"),
+        info("a/lost", tarfile.LNKTYPE, "../out"),
+        info("fifo", tarfile.FIFOTYPE),
+        ("/".join("d" * 300), b"5"),
+    )
+    outputs = sealed(store, [data], OTHER)
+    assert [(path, entry.type) for path, entry in outputs.entries.items()] == [
+        ("a", "directory"),
+        ("a/b", "directory"),
+        ("a/b/c", "file"),
+        ("a/l", "symlink"),
+        ("a/h", "file"),
+    ]
+    assert read(outputs, "a/h") == read(outputs, "a/b/c") == b"2"
+    assert [note.split("`")[2] for note in outputs.notes] == [
+        " was not kept: it lies below what is no folder",
+        " was not kept: it lies below what is no folder",
+        " was in the outputs twice; the first was kept",
+        " was not kept: the file that it is another name of was not",
+        " was not kept: it is neither a file, a folder nor a link",
+        " was not kept: it lies more than 200 folders deep",
+    ]
+
+
+def test_a_stream_beyond_the_limit(store):
+    outputs = sealed(store, chunks(tar(("a", bytes(600)), ("b", bytes(900_000)), ("c", b"c"))), OTHER, limit=1000)
+    assert [*outputs.entries] == ["a", "c"] and len(outputs.notes) == 1
+    assert read(outputs, "c") == b"c"
+
+
+@pytest.mark.parametrize(
+    "cut", [1, 300, 512, 600, 1024 + 5000, 1024 + 10240 - 512, 512 * 22, 512 * 22 + 100, 512 * 23 + 1]
+)
+def test_a_cut_stream_seals_nothing(store, cut):
+    data = tar(("a", noise(10240)), ("b", b"b"), ("c", b"c"), format=tarfile.GNU_FORMAT)
+    assert sealed(store, chunks(data[: 512 * 27])).tree("")[0][0] == ("a", 10240)  # whole: at least one block of zeros
+    with pytest.raises(OSError):
+        sealed(store, chunks(data[:cut]), OTHER)
+    assert os.listdir(store.job_folder(OTHER)) == []
+    assert read(sealed(store, chunks(data), OTHER), "b") == b"b"
+
+
+@pytest.mark.parametrize("at", [0, 700, 512 * 30])
+@pytest.mark.parametrize("error", [RuntimeError("back end"), ValueError("its own"), ConnectionError("gone")])
+def test_what_the_stream_raises_comes_through(store, at, error):
+    data = tar(("a", noise(10240)), ("b", b"b"))
+
+    def pieces():
+        yield from chunks(data[:at])
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        sealed(store, pieces(), OTHER)
+    assert caught.value is error
+    assert os.listdir(store.job_folder(OTHER)) == []
+
+
+def test_damaged_streams_raise_oserror_or_seal(store):
+    chance = random.Random(1)
+    good = tar(("a" * 150, b"1"), ("b", b"2"), info("l", tarfile.SYMTYPE, "a"), ("ö", b"3"))
+    for _ in range(400):
+        data = bytearray(good)
+        for _ in range(chance.choice([1, 3, 20])):
+            data[chance.randrange(len(data) // 2)] = chance.randrange(256)
+        packer = Packer("7", 1 << 20)
+        try:
+            b"".join([*packer.stream(chunks(bytes(data), 1000)), *packer.end()])
+        except OSError:
+            continue
+
+
+def test_large_pieces_are_not_copied_again_and_again(store):
+    data = tar(("large", bytes(40 << 20)))
+    packer = Packer("7")
+    tracemalloc.start()
+    try:
+        for _ in packer.stream([data]):
+            pass
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    finally:
+        tracemalloc.stop()
+    assert [entry.size for entry in packer.entries] == [40 << 20]
+
+
+# Live.
+
+
+def test_live_outputs_stay_in_their_folder(store, folder, tmp_path):
+    (tmp_path / "secret").write_bytes(b"secret")
+    (folder / "d").mkdir()
+    (folder / "d" / "f").write_bytes(b"fine")
+    (folder / "to-file").symlink_to(tmp_path / "secret")
+    (folder / "to-folder").symlink_to(tmp_path)
+    (folder / "inside").symlink_to("d")
+    live = LiveOutputs(folder)
+    assert read(live, "d/f") == read(live, "/d//f") == b"fine"
+    bad = [
+        "to-file",
+        "to-folder/secret",
+        "inside/f",
+        "d/../d/f",
+        "../../../../secret",
+        str(tmp_path / "secret"),
+        "./d/f",
+    ]
+    for path in bad:
+        with pytest.raises(NotThere):
+            live.open_file(path)
+    for path in ("to-folder", "inside", "..", "d/..", "."):
+        with pytest.raises(NotThere):
+            live.tree(path)
+
+
+def test_live_content_may_be_closed_unread(folder):
+    (folder / "f").write_bytes(b"12345")
+    before = len(os.listdir("/proc/self/fd"))
+    content = LiveOutputs(folder).open_file("f")[1]
+    content.close()
+    content.close()
+    assert list(content) == []
+    LiveOutputs(folder).open_file("f")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_live_content_is_as_long_as_at_the_start(folder):
+    (folder / "f").write_bytes(b"12345")
+    size, content = LiveOutputs(folder).open_file("f")
+    with (folder / "f").open("ab") as file:
+        file.write(b"678")
+    assert (size, b"".join(content)) == (5, b"12345")
+
+
+def test_nothing_outside_is_read_while_folders_turn_into_links(folder, tmp_path):
+    outside = tmp_path / "outside"
+    (outside / "sub").mkdir(parents=True)
+    for name in ("f", "sub/f", "only-outside"):
+        (outside / name).write_bytes(b"SECRET" * 100)
+    (folder / "real" / "sub").mkdir(parents=True)
+    for name in ("f", "sub/f"):
+        (folder / "real" / name).write_bytes(b"fine")
+    (folder / "link").symlink_to(outside)
+    stop = threading.Event()
+
+    def swap():
+        while not stop.is_set():
+            for source in ("real", "link"):
+                os.rename(folder / source, folder / "swap")
+                os.rename(folder / "swap", folder / source)
+                os.rename(folder / source, folder / "d")
+                os.rename(folder / "d", folder / source)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    seen = 0
+    try:
+        live = LiveOutputs(folder)
+        for _ in range(1500):
+            for path in ("d/f", "d/sub/f"):
+                with contextlib.suppress(NotThere):
+                    assert read(live, path) == b"fine"
+                    seen += 1
+            for path in ("d", "d/sub"):
+                with contextlib.suppress(NotThere):
+                    assert "only-outside" not in [name for name, _ in live.tree(path)[0]]
+        for _ in range(100):
+            data = b"".join(live.archive("7"))
+            with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+                for member in archive.getmembers():
+                    assert member.issym() or member.isdir() or archive.extractfile(member).read() == b"fine"
+    finally:
+        stop.set()
+        thread.join()
+    assert seen
+
+
+def test_a_full_disk_leaves_no_half_archive(tmp_path):
+    require_root()
+    data = tmp_path / "small"
+    data.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", data], check=True)
+    try:
+        store = Store(data)
+        store.prepare()
+        stream = tar(("a", noise(2 << 20)))
+        with pytest.raises(OSError, match="No space"):
+            sealed(store, chunks(stream))
+        assert os.listdir(store.job_folder(JOB)) == []
+        fits = tar(("a", noise(500_000)))
+        assert len(read(sealed(store, chunks(fits)), "a")) == 500_000
+        fills = store.make_job_folder(OTHER) / "outputs"
+        fills.mkdir()
+        (fills / "f").write_bytes(noise(300_000))
+        with pytest.raises(OSError, match="No space"):
+            sealed(store, None, OTHER)
+        assert os.listdir(fills.parent) == ["outputs"] and (fills / "f").stat().st_size == 300_000
+    finally:
+        subprocess.run(["umount", data], check=True)

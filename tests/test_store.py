@@ -1,0 +1,418 @@
+"""The data folder: what is made, appended, sealed, linked and removed, and what a crash in between leaves."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from polyjob import store as store_module
+from polyjob.store import STALE_AFTER, Store, StoreError, complete, remove_tree
+from tests.require import require_root
+
+ROOT = Path(__file__).resolve().parent.parent
+JOB, OTHER = "a" * 32, "b" * 32
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "data")
+    store.prepare()
+    return store
+
+
+def fill(store, uuid=JOB, **contents):
+    folder = store.make_job_folder(uuid) / "outputs"
+    folder.mkdir()
+    for name, content in (contents or {"f": b"content"}).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def read(store, path="f", uuid=JOB):
+    return b"".join(store.outputs(uuid).open_file(path)[1])
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# Folders.
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
+@pytest.mark.parametrize(("shared", "expected"), [(False, 0o700), (True, 0o711)])
+def test_prepare_makes_folders_that_nobody_else_can_read(tmp_path, umask, shared, expected):
+    store = Store(tmp_path / "a" / "b" / "data")
+    before = os.umask(umask)
+    try:
+        store.prepare(not shared)
+        store.prepare(shared)
+        store.prepare(shared)
+        folders = [store.data_dir, store.make_job_folder(JOB), store.make_job_folder(JOB), store.make_build_folder(JOB)]
+    finally:
+        os.umask(before)
+    folders += [store.data_dir / name for name in ("jobs", "builds", "code")]
+    assert {mode(folder) for folder in folders} == {expected}
+    assert files(store.data_dir) == ["builds", "code", "jobs"]
+    assert store.free_bytes() > 0
+
+
+def test_a_job_folder_keeps_the_mode_that_it_was_given(store):
+    store.make_job_folder(JOB).chmod(0o750)
+    assert mode(store.make_job_folder(JOB)) == 0o750
+
+
+@pytest.mark.parametrize("path", ["file", "file/below", "x" * 300, "/proc/nothing", "nul\0", "\ud800"])
+def test_an_odd_data_folder_is_one_sentence(tmp_path, path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError) as error:
+        Store(tmp_path / path).prepare()
+    assert str(error.value).startswith("the data folder '/") and "cannot be used: " in str(error.value)
+    str(error.value).encode()
+
+
+def test_a_data_folder_that_may_not_be_written(tmp_path):
+    if os.geteuid() == 0:
+        data = Path("/proc/sys")
+    else:
+        data = tmp_path
+        data.chmod(0o500)
+    with pytest.raises(StoreError, match="cannot be used"):
+        Store(data / "data").prepare()
+    tmp_path.chmod(0o700)
+
+
+def test_stale_parts_go_and_fresh_ones_stay(store):
+    old, new, kept = (store.data_dir / "code" / name for name in ("1.part", "2.part", "3.tar.gz"))
+    for path in (old, new, kept):
+        path.touch()
+    for path in (old, kept):
+        os.utime(path, (time.time() - STALE_AFTER - 9,) * 2)
+    store.prepare()
+    assert files(store.data_dir / "code") == ["2.part", "3.tar.gz"]
+
+
+# Logs.
+
+
+def test_append_cuts_what_was_not_committed(store):
+    store.make_job_folder(JOB)
+    log = store.job_log(JOB)
+    assert Store.append(log, b"one\n", 0) == 4
+    assert Store.append(log, b"lost", 4) == 8
+    assert Store.append(log, b"two\n", 4) == 8
+    assert Store.append(log, b"", 8) == 8
+    assert log.read_bytes() == b"one\ntwo\n"
+    assert Store.append(log, b"\xff\0", 0) == 2
+    assert log.read_bytes() == b"\xff\0" and mode(log) == 0o600
+
+
+def test_append_on_a_full_disk_loses_nothing_that_was_there(tmp_path):
+    require_root()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], check=True)
+    try:
+        log = tmp_path / "log"
+        Store.append(log, b"kept", 0)
+        with pytest.raises(OSError) as error:
+            Store.append(log, bytes(100_000), 4)
+        assert error.value.errno == errno.ENOSPC
+        assert Store.append(log, b" on", 4) == 7
+        assert log.read_bytes() == b"kept on"
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+# Sealing.
+
+
+def test_seal_is_done_once(store):
+    fill(store)
+    store.seal(JOB, "7", 0)
+    before = store.outputs(JOB).etag
+    assert files(store.job_folder(JOB)) == ["outputs.json", "outputs.tar.gz"]
+
+    def never():
+        raise AssertionError("read again")
+        yield b""
+
+    store.seal(JOB, "7", 0, never())
+    fill(store, f=b"other")
+    store.seal(JOB, "7", 0)
+    assert read(store) == b"content" and store.outputs(JOB).etag == before
+    assert files(store.job_folder(JOB)) == ["outputs.json", "outputs.tar.gz"]
+    assert {mode(path) for path in store.job_folder(JOB).iterdir()} == {0o600}
+
+
+def test_seal_without_a_job_folder(store, tmp_path):
+    store.seal(JOB, "7", 0)
+    store.seal(OTHER, "7", 0, [])
+    store.sync(JOB)
+    assert store.outputs(JOB).is_empty and files(store.data_dir / "jobs") == []
+    with tarfile.open(tmp_path / "t", "w") as archive:
+        archive.add(__file__, "f")
+    store.seal("c" * 32, "7", 0, [(tmp_path / "t").read_bytes()])
+    assert read(store, uuid="c" * 32) == Path(__file__).read_bytes()
+
+
+CRASHES = {
+    "archive:before": ["outputs", "outputs.tar.gz.part"],
+    "archive:after": ["outputs", "outputs.tar.gz"],
+    "index:before": ["outputs", "outputs.json.part", "outputs.tar.gz"],
+    "index:after": ["outputs", "outputs.json", "outputs.tar.gz"],
+}
+
+
+def crashed(point: str, code: str) -> None:
+    environ = {**os.environ, "POLYJOB_CRASH_AT": point, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, timeout=30)
+    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("point", CRASHES)
+def test_seal_after_a_crash(store, point):
+    fill(store, f=b"content", g=bytes(100_000))
+    code = "import pathlib, sys; from polyjob.store import Store"
+    crashed(point, f"{code}; Store(pathlib.Path({str(store.data_dir)!r})).seal({JOB!r}, '7', 0)")
+    assert files(store.job_folder(JOB)) == CRASHES[point]
+    sealed = point == "index:after"
+    assert store.outputs(JOB).is_empty is not sealed
+    store.link_inputs(JOB, OTHER)
+    assert store.job_inputs(OTHER).exists() is sealed
+    store.seal(JOB, "7", 0)
+    assert files(store.job_folder(JOB)) == ["outputs.json", "outputs.tar.gz"]
+    assert read(store) == b"content" and read(store, "g") == bytes(100_000)
+
+
+def test_an_index_that_cannot_be_written_leaves_the_job_unsealed(store, monkeypatch):
+    fill(store)
+
+    def fails(path, name, write):
+        if name == "index":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        complete(path, name, write)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "complete", fails)
+        with pytest.raises(OSError, match="No space"):
+            store.seal(JOB, "7", 0)
+    assert store.outputs(JOB).is_empty and (store.job_folder(JOB) / "outputs" / "f").exists()
+    store.seal(JOB, "7", 0)
+    assert read(store) == b"content"
+
+
+def test_what_must_survive_a_power_cut_is_synced(store, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
+
+    def names():
+        found = [os.path.relpath(path, store.data_dir) for path in synced]
+        synced.clear()
+        return found
+
+    job = f"jobs/{JOB}"
+    fill(store)
+    store.seal(JOB, "7", 0)
+    assert names() == [f"{job}/outputs.tar.gz.part", job, f"{job}/outputs.json.part", job]
+    store.sync(JOB)
+    assert names() == [job, "jobs"]
+    Store.append(store.job_log(JOB), b"x", 0)
+    store.sync(JOB)
+    assert names() == [f"{job}/log", job, "jobs"]
+    store.make_job_folder(OTHER)
+    store.job_log(OTHER).touch()
+    store.sync(OTHER)
+    assert names() == []
+    store.link_inputs(JOB, OTHER)
+    assert names() == [f"jobs/{OTHER}", "jobs"]
+
+
+def test_link_inputs(store):
+    fill(store)
+    store.link_inputs(JOB, OTHER)
+    assert not store.job_folder(OTHER).exists()
+    store.seal(JOB, "7", 0)
+    for _ in range(2):
+        store.link_inputs(JOB, OTHER)
+        assert store.job_inputs(OTHER).samefile(store.outputs(JOB).path)
+    store.remove_job(JOB)
+    with tarfile.open(store.job_inputs(OTHER)) as archive:
+        assert archive.getnames() == ["7/f"]
+    store.link_inputs(JOB, "c" * 32)
+    assert not store.job_folder("c" * 32).exists()
+
+
+def test_remove(store):
+    fill(store)
+    store.make_build_folder(JOB).joinpath("log").touch()
+    for _ in range(2):
+        store.remove_job(JOB)
+        store.remove_build(JOB)
+    assert files(store.data_dir / "jobs") == files(store.data_dir / "builds") == []
+
+
+# remove_tree.
+
+
+def as_nobody(function):
+    """Call it without root's rights, which no mode bit stops."""
+    if os.geteuid():
+        return function()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            function()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    return None
+
+
+def test_read_only_folders_go(tmp_path):
+    place = Path(tempfile.mkdtemp(dir="/tmp"))
+    place.chmod(0o777)
+
+    def make_and_remove():
+        for bits in (0, 0o100, 0o400, 0o500, 0o600, 0o300):
+            top = place / f"top{bits}"
+            (top / "in" / "deeper").mkdir(parents=True)
+            (top / "in" / "f").write_bytes(b"x")
+            (top / "in" / "f").chmod(0)
+            for folder in (top / "in" / "deeper", top / "in", top):
+                folder.chmod(bits)
+            remove_tree(top)
+            assert not top.exists()
+
+    try:
+        as_nobody(make_and_remove)
+        assert files(place) == []
+    finally:
+        place.rmdir()
+
+
+def test_links_are_removed_and_not_followed(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "f").write_bytes(b"x")
+    outside.chmod(0o555)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name, target in (("a", outside), ("b", outside / "f"), ("c", "nowhere"), ("d", ".")):
+        (folder / name).symlink_to(target)
+    os.mkfifo(folder / "fifo")
+    remove_tree(folder)
+    assert not folder.exists()
+    assert (outside / "f").read_bytes() == b"x" and mode(outside) == 0o555
+    outside.chmod(0o755)
+    for target in (outside, "nowhere"):
+        folder.symlink_to(target)
+        remove_tree(folder)
+        assert not folder.is_symlink()
+    assert files(outside) == ["f"]
+    folder.write_bytes(b"a file")
+    remove_tree(folder)
+    remove_tree(folder)
+    assert files(tmp_path) == ["outside"]
+
+
+def test_deep_folders_go_with_few_descriptors(tmp_path):
+    here = os.open(tmp_path, os.O_RDONLY)
+    for level in range(1500):
+        os.close(os.open("f", os.O_CREAT, dir_fd=here))
+        os.mkdir("d", dir_fd=here)
+        if level % 100 == 0:
+            os.mkdir("e", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    before = len(os.listdir("/proc/self/fd"))
+    remove_tree(tmp_path / "d")
+    assert files(tmp_path) == ["e", "f"]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_many_threads_remove_the_same_folder(tmp_path):
+    errors: list[BaseException] = []
+
+    def remove():
+        try:
+            remove_tree(tmp_path / "top")
+        except BaseException as error:
+            errors.append(error)
+
+    for _ in range(10):
+        for a in range(6):
+            for b in range(4):
+                (tmp_path / "top" / str(a) / str(b)).mkdir(parents=True)
+                (tmp_path / "top" / str(a) / str(b) / "f").touch()
+        threads = [threading.Thread(target=remove) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == [] and files(tmp_path) == []
+
+
+def test_links_put_in_place_of_folders_are_not_followed(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for name in ("f", "g"):
+        (outside / name).touch()
+    folder = tmp_path / "folder"
+    stop = threading.Event()
+
+    def swap():
+        while not stop.is_set():
+            for make in (lambda: (folder / "d").mkdir(), lambda: (folder / "d").symlink_to(outside)):
+                try:
+                    make()
+                    (folder / "d").rename(folder / "e")
+                    (folder / "e").rename(folder / "d")
+                    (folder / "d").rmdir() if not (folder / "d").is_symlink() else (folder / "d").unlink()
+                except OSError:
+                    continue
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        for _ in range(1500):
+            folder.mkdir(exist_ok=True)
+            try:
+                remove_tree(folder)
+            except OSError:
+                continue
+    finally:
+        stop.set()
+        thread.join()
+    assert files(outside) == ["f", "g"]
+
+
+def test_what_stays_raises(tmp_path):
+    require_root()
+    (tmp_path / "top" / "mounted").mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path / "top" / "mounted"], check=True)
+    try:
+        with pytest.raises(OSError):
+            remove_tree(tmp_path / "top")
+    finally:
+        subprocess.run(["umount", tmp_path / "top" / "mounted"], check=True)
+    remove_tree(tmp_path / "top")
+    assert files(tmp_path) == []
