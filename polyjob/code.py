@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import posixpath
+import re
 import secrets
 import struct
 import tarfile
@@ -36,6 +37,9 @@ LARGEST_HEADER = 1 << 16
 """Bytes of all the headers of one member. Larger ones are for nothing but filling memory."""
 LARGEST_PADDING = 16 << 20
 """Zeros behind the last member, which fill its block up."""
+
+_MANY_DIGITS = re.compile(rb"[0-9]{300}")
+"""What tarfile takes seconds and minutes to read."""
 
 REQUIREMENTS: tuple[tuple[str, ...], ...] = (
     ("polyaxon_requirements.txt", "requirements.txt"),
@@ -142,9 +146,9 @@ def _read(file: BinaryIO, limits: Limits) -> dict[str, tuple[Any, ...]]:
                     unpacked += info.size if info.isreg() else 0
                     if unpacked > limits.unpacked:
                         raise _Bad(f"unpacked, it is larger than the {limits.unpacked} bytes that are taken")
-                    bounded.left = info.size
+                    bounded.to_content(info.size)
                     _add(tree, archive, info)
-                    bounded.left = LARGEST_HEADER
+                    bounded.to_header()
             _check_end(raw)
     except _BROKEN as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -162,13 +166,22 @@ class _Bounded:
     def __init__(self, raw: Any) -> None:
         self._raw = raw
         self.tell = raw.tell
-        self.left = LARGEST_HEADER
+        self.to_header()
+
+    def to_header(self) -> None:
+        self.left, self.in_header = LARGEST_HEADER, True
+
+    def to_content(self, size: int) -> None:
+        self.left, self.in_header = size, False
 
     def read(self, size: int) -> bytes:
         self.left -= size
         if size < 0 or self.left < 0:
             raise _Bad("a header in it is too large")
-        return bytes(self._raw.read(size))
+        data = bytes(self._raw.read(size))
+        if self.in_header and _MANY_DIGITS.search(data):
+            raise _Bad("a header in it is full of digits")
+        return data
 
     def seek(self, position: int) -> None:
         if position < self._raw.tell():

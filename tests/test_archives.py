@@ -111,8 +111,8 @@ def fill(folder: Path) -> None:
         file.seek(1 << 20)
         file.write(b"island")
     (folder / "random").write_bytes(noise(MEMBER_SIZE + 77))
-    for number in range(300):
-        (folder / f"many-{number:03}").write_bytes(noise(9000, number))
+    for number in range(120):
+        (folder / f"many-{number:03}").write_bytes(noise(20000, number))
     (folder / "locked").mkdir()
     (folder / "locked" / "inside").write_bytes(b"in")
     os.utime(folder / "locked" / "inside", (0, 1234567890))
@@ -131,11 +131,7 @@ def test_gnu_tar_unpacks_what_was_there(store, folder, tmp_path):
 
 def test_every_file_is_read_by_one_seek_and_its_own_member(store, folder):
     fill(folder)
-    contents = {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if not path.is_symlink() and path.is_file()
-    }
+    contents = {os.fsdecode(path): row[3] for path, row in picture(folder).items() if row[0] == "file"}
     outputs = sealed(store)
     assert len({entry.member for entry in outputs.entries.values()}) > 3
     whole = outputs.path.read_bytes()
@@ -377,7 +373,7 @@ def test_many_notes_end(store, folder):
 
 def test_very_deep_folders_are_noted(store, folder):
     here = os.open(folder, os.O_RDONLY)
-    for _ in range(1000):
+    for _ in range(400):
         os.mkdir("d", dir_fd=here)
         below = os.open("d", os.O_RDONLY, dir_fd=here)
         os.close(here)
@@ -432,7 +428,7 @@ def test_a_stream_gives_what_the_folder_gives(store, folder, tmp_path, options, 
     assert {path: entry[:4] for path, entry in streamed.entries.items()} == where
     assert streamed.tree("") == outputs.tree("")
     assert picture(unpack(streamed.path, tmp_path / "out")) == before
-    for path in ("plain", "zz hard", "sparse", "random", "many-299"):
+    for path in ("plain", "zz hard", "sparse", "random", "many-119"):
         assert read(streamed, path) == read(outputs, path)
     remove_tree(tmp_path / "out")
 

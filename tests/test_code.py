@@ -63,12 +63,11 @@ def hardlink(name, target):
 
 def tar(*members, format=tarfile.PAX_FORMAT, end=True):
     buffer = io.BytesIO()
-    archive = tarfile.open(fileobj=buffer, mode="w", format=format)
-    for info, content in members:
-        archive.addfile(info, io.BytesIO(content))
-    if end:
-        archive.close()
-    return buffer.getvalue()
+    with tarfile.open(fileobj=buffer, mode="w", format=format) as archive:
+        for info, content in members:
+            archive.addfile(info, io.BytesIO(content))
+        length = buffer.tell()
+    return buffer.getvalue() if end else buffer.getvalue()[:length]
 
 
 def pack(*members, level=6, **more):
@@ -210,7 +209,7 @@ HOSTILE = {
     "disk": ([member("dev", tarfile.BLKTYPE)], "`dev` is neither a file"),
     "fifo": ([member("pipe", tarfile.FIFOTYPE)], "`pipe` is neither a file"),
     "root as a file": ([member(".")], "`.` is its root, and no folder"),
-    "root as a link": ([symlink("./", "x")], "`.` is its root, and no folder"),
+    "root as a link": ([symlink("./", "x")], "`./` is its root, and no folder"),
     "long name": ([member("n" * 256)], "no name that a file can have"),
     "long name in bytes": ([member("ö" * 128)], "no name that a file can have"),
     "long path": ([member("a/" * 2500 + "b")], "no name that a file can have"),
@@ -232,7 +231,7 @@ def test_a_hostile_archive_is_refused_whole(store, name):
         with contextlib.suppress(Invalid):
             upload(store, data)
         return
-    assert refused(store, data).startswith(reason) or reason in refused(store, data)
+    assert reason in refused(store, data)
 
 
 def raw_header(type, size, name="x"):
@@ -279,6 +278,7 @@ BROKEN = {
     "header upon header": gzip.compress((raw_header(tarfile.XHDTYPE, 0) + bytes(512)) * 5000),
     "name upon name": gzip.compress((raw_header(tarfile.GNUTYPE_LONGNAME, 5) + b"aaaaa" + bytes(507)) * 5000),
     "sparse map without end": gzip.compress(sparse_headers(20_000)),
+    "runs of digits": gzip.compress(raw_header(tarfile.XHDTYPE, 60_000) + (b"1" * 299 + b"a") * 202),
     "digits": gzip.compress(raw_header(tarfile.XHDTYPE, 60_000) + b"1" * 60_416),
 }
 

@@ -334,7 +334,7 @@ def test_links_are_removed_and_not_followed(tmp_path):
 
 def test_deep_folders_go_with_few_descriptors(tmp_path):
     here = os.open(tmp_path, os.O_RDONLY)
-    for level in range(1500):
+    for level in range(1100):
         os.close(os.open("f", os.O_CREAT, dir_fd=here))
         os.mkdir("d", dir_fd=here)
         if level % 100 == 0:
@@ -393,7 +393,7 @@ def test_links_put_in_place_of_folders_are_not_followed(tmp_path):
     thread = threading.Thread(target=swap)
     thread.start()
     try:
-        for _ in range(1500):
+        for _ in range(700):
             folder.mkdir(exist_ok=True)
             try:
                 remove_tree(folder)
