@@ -405,6 +405,22 @@ class TestStrangers:
         rebooted.runner.close()
         assert isinstance(process.state(handle), Running)
 
+    def test_a_forged_keeper_is_not_signalled(self, process: ProcessHarness) -> None:
+        spec = process.spec("sleep 1000")
+        handle = process.runner.start(spec, None)
+        wait_for(lambda: isinstance(process.state(handle), Running))
+        path = process.data / "process" / "jobs" / spec.uuid / "keeper.json"
+        true = path.read_text()
+        with subprocess.Popen(["sleep", "1000"]) as stranger:
+            path.write_text(json.dumps(json.loads(true) | {"pid": stranger.pid}))
+            other = process.another()
+            with pytest.raises(RunnerUnavailable):
+                other.stop(handle, True)
+            assert stranger.poll() is None
+            stranger.kill()
+        path.write_text(true)
+        assert isinstance(process.state(handle), Running)
+
     def test_only_what_carries_the_mark_is_killed(self) -> None:
         mark = "b" * 31
         with (
