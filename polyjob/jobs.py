@@ -6,9 +6,10 @@ wished is written here; what is, by the engine.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from peewee import ModelSelect
@@ -141,10 +142,10 @@ def clone(source: Job, user: User, strategy: str, attributes: Mapping[str, Any],
     config = load_config(merge(source.config, patch)) if source.config is not None or patch else None
     notes = specs.check(config, settings.runner) if config and source.is_managed else []
     identity = uuid.uuid4().hex
-    if strategy != "restart":
-        Store(settings.data_dir).link_inputs(source.uuid, identity)
     own = config or {}
-    with write(strategy):
+    with _inputs_of(source, identity, strategy, settings), write(strategy):
+        if _fresh(source).deleted_at is not None:
+            raise NotFound("The job was deleted.")
         code = source.project.code_id if attributes.get("update_code") else source.code_id
         job = _insert(
             source.project,
@@ -169,6 +170,22 @@ def clone(source: Job, user: User, strategy: str, attributes: Mapping[str, Any],
         )
     send_hint(settings.data_dir)
     return job
+
+
+@contextlib.contextmanager
+def _inputs_of(source: Job, identity: str, strategy: str, settings: Settings) -> Iterator[None]:
+    """The source's outputs are there for the new job, and go again where there comes to be none."""
+    store = Store(settings.data_dir)
+    try:
+        if strategy != "restart":
+            store.link_inputs(source.uuid, identity)
+        yield
+    except FileNotFoundError:
+        store.remove_job(identity)
+        raise NotFound("The job was deleted.") from None
+    except BaseException:
+        store.remove_job(identity)
+        raise
 
 
 def merge(document: Any, patch: Any) -> Any:

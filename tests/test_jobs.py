@@ -14,6 +14,7 @@ from polyjob.database import database, write
 from polyjob.errors import Invalid, NotFound, Unavailable
 from polyjob.models import Bookmark, Build, Job, JobStatus, Project
 from polyjob.statuses import Status
+from polyjob.store import Store
 
 CONFIG = {"version": 1, "kind": "job", "run": {"cmd": "true"}}
 
@@ -191,6 +192,19 @@ class TestClone:
             jobs.clone(source, user, "restart", {"config": {"run": {"cmd": 5}}}, settings)
         assert pointers(refused)[0].startswith("/config/run/cmd")
         assert Job.select().count() == 1
+
+    @pytest.mark.parametrize("strategy", ["restart", "resume", "copy"])
+    def test_of_a_job_that_is_being_deleted_is_not_found(self, create, user, settings, strategy):
+        source = done(create())
+        store = Store(settings.data_dir)
+        (store.make_job_folder(source.uuid) / "outputs").mkdir()
+        (store.job_folder(source.uuid) / "outputs" / "a").write_text("a")
+        store.seal(source.uuid, "1", 0)
+        jobs.delete(source, user, settings)
+        with pytest.raises(NotFound):
+            jobs.clone(source, user, strategy, {}, settings)
+        assert Job.select().count() == 1
+        assert [path.name for path in (settings.data_dir / "jobs").iterdir()] == [source.uuid]
 
     def test_names_from_a_patch_find_a_free_number(self, create, user, settings):
         source = create(name="a")

@@ -18,7 +18,7 @@ from runners.base import BuildFailed, RunnerUnavailable
 
 log = logging.getLogger("polyjob.engine")
 
-AGAIN = b"polyjob was restarted; the build starts again.\n"
+AGAIN = b"The build starts again: polyjob was restarted, or could not go on.\n"
 RETRY_AFTER = 5.0
 
 
@@ -67,9 +67,9 @@ class BuildPart:
             cancel.set()
 
     def _begin(self, build: Build) -> list[Step]:
-        if len(self._cancels) >= self.context.settings.build_slots:
+        if len(self._cancels.keys() - {build.id}) >= self.context.settings.build_slots:
             return []
-        self._cancels[build.id] = threading.Event()
+        self._cancels[build.id] = threading.Event()  # holds its slot until it has ended
 
         def apply() -> None:
             transition(build, Status.SCHEDULED)
@@ -85,7 +85,13 @@ class BuildPart:
         context = self.context
         cancel = self._cancels.setdefault(build.id, threading.Event())
         runner = self.backends.runner(build.runner)
-        spec = specs.build_spec(build, context.store, context.settings, context.installation)
+        try:
+            spec = specs.build_spec(build, context.store, context.settings, context.installation)
+        except Exception:
+            log.exception("build %s cannot be begun; it is tried again", build.id)
+            del self._cancels[build.id]
+            self._retry_at[build.id] = context.clock.seconds() + RETRY_AFTER
+            return
 
         def call() -> str | None:
             context.store.make_build_folder(build.uuid)

@@ -48,9 +48,11 @@ def run(settings: Settings) -> int:
         open_database(settings.data_dir)
         migrate(settings.data_dir)
         return _work(settings, store)
+    except BaseException:
+        lock.release()
+        raise
     finally:
         close_database()
-        lock.release()
 
 
 def _work(settings: Settings, store: Store) -> int:
@@ -108,8 +110,9 @@ def _loop(engine: Engine, data_dir: Path, line: int, reading: int, told: list[in
                 database.close()
         report = engine.backends.report()
         if report != reported:
-            _write_report(data_dir, report)
-            reported = report
+            with contextlib.suppress(OSError):  # a full disk, say; the next change is written again
+                _write_report(data_dir, report)
+                reported = report
         if pause:
             poll.poll(pause * 1000)
 

@@ -17,7 +17,6 @@ from polyjob.engine.backends import Backends
 from polyjob.engine.building import BuildPart
 from polyjob.engine.calls import Done
 from polyjob.engine.context import Context
-from polyjob.engine.preparing import prepare
 from polyjob.engine.running import JobPart
 from polyjob.engine.steps import Step
 from polyjob.jobs import slots_taken
@@ -88,7 +87,8 @@ class Engine:
             any_claimed = self._commit_together(groups, may_claim)
         except Exception:
             log.exception("the steps could not be committed together; those of each job are tried by themselves")
-            groups, any_claimed = [group for group in groups if self._commit_alone(group)], False
+            groups = [group for group in groups if self._commit_alone(group)]
+            any_claimed = may_claim and self._claim_alone()
         for step in itertools.chain.from_iterable(groups):
             if step.after:
                 _guarded(step.after, step.name)
@@ -118,6 +118,15 @@ class Engine:
 
         return _guarded(commit, group[-1].name)
 
+    def _claim_alone(self) -> bool:
+        claimed = []
+
+        def commit() -> None:
+            with write("claim"):
+                claimed.append(self._admit())
+
+        return _guarded(commit, "claim") and any(claimed)
+
     def _may_claim(self) -> bool:
         return bool(_QUEUE(1)) and slots_taken() < self.context.settings.slots
 
@@ -128,7 +137,7 @@ class Engine:
         head = _QUEUE(max(0, free))
         for job in head:
             if transition(job, Status.SCHEDULED):
-                prepare(job, self.context.clock)
+                self.jobs.prepare(job)
         return len(head)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from polyjob import specs
+from polyjob.database import database
 from polyjob.engine.backends import TICK, Backends, next_delay
 from polyjob.engine.calls import Done, run
 from polyjob.engine.context import Context
@@ -96,11 +97,15 @@ class JobPart:
             memory.is_broken = False
             return self.steps(job)
         except Exception as error:
-            log.exception("job %s cannot be gone on with; it is tried again", job.id)
-            memory.is_broken = True
-            text = f"The engine could not go on with it, and tries again: {error!r}"
-            self._rest(memory)
+            text = self._break(job, error)
             return [Step("note", lambda: _note(job.id, "retry", text))]
+
+    def _break(self, job: Job, error: Exception) -> str:
+        log.exception("job %s cannot be gone on with; it is tried again", job.id)
+        memory = self._memory(job.id)
+        memory.is_broken = True
+        self._rest(memory)
+        return f"The engine could not go on with it, and tries again: {error!r}"
 
     def steps(self, job: Job) -> list[Step]:
         """The next steps of a claimed job; calls that need no commit before them are begun here."""
@@ -114,7 +119,15 @@ class JobPart:
             return steps + self._start(job, memory)
         if waits_for_build(job):
             return steps
-        return [*steps, Step("prepare", lambda: prepare(job, self.context.clock))]
+        return [*steps, Step("prepare", lambda: self.prepare(job))]
+
+    def prepare(self, job: Job) -> None:
+        """As `preparing.prepare`; but a job with which something is wrong rests, and spoils no other's transaction."""
+        try:
+            with database.savepoint():
+                prepare(job, self.context.clock)
+        except Exception as error:
+            _note(job.id, "retry", self._break(job, error))
 
     def erase(self, job: Job) -> None:
         """Remove what a job that is deleted and done has written; its row goes once that is done."""
@@ -266,8 +279,9 @@ class JobPart:
 
     def _record_end(self, job: Job, not_kept: list[str]) -> None:
         status, message, details = outcome(job)
-        if not_kept:
-            change(job, notes=with_note(job.notes, "outputs", "; ".join(not_kept)))
+        notes = with_note(with_note(job.notes, "retry", None), "outputs", "; ".join(not_kept) or None)
+        if notes != job.notes:
+            change(job, notes=notes)
         if status is Status.SUCCEEDED and job.status is not Status.RUNNING:
             transition(job, Status.RUNNING)
         transition(job, status, message=message, details=details)
@@ -303,7 +317,14 @@ class JobPart:
         self._rest(memory)
         if not isinstance(error, RunnerUnavailable):
             log.error("%s of job %s failed; it is tried again", done.verb, number, exc_info=error)
-        return Step("note", lambda: _note(number, "retry", f"{done.verb} is tried again: {error}"))
+        term_was_lost = done.verb == "stop" and memory.forced_at is None
+
+        def apply() -> None:
+            _note(number, "retry", f"{done.verb} is tried again: {error}")
+            if term_was_lost:
+                update(Job, number, {"term_clock": None})
+
+        return Step("note", apply)
 
     def _note_unreachable(self, job: Job) -> list[Step]:
         """The job says that its back end is away, and says it no more when it is back."""

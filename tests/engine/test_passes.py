@@ -163,6 +163,18 @@ class TestStop:
         world.end(job)
         assert world.read(job).status is Status.SUCCEEDED
 
+    def test_whose_term_was_lost_sends_it_again(self, world):
+        job = world.submit(seconds=100, termination={"grace": 60})
+        world.settle()
+        file = world.settings.data_dir / "fake" / "unavailable"
+        jobs.request_stop(job, world.user, world.settings)
+        file.touch()
+        world.settle()
+        file.unlink()
+        world.later(10)
+        assert world.last(job).details["signal"] == 15
+        assert world.read(job).notes is None
+
     def test_of_what_is_done_changes_nothing(self, world):
         job = world.submit()
         world.end(job)
@@ -267,7 +279,7 @@ class TestBuild:
         world.restart()
         world.end(job)
         assert world.statuses(job)[-1] == "succeeded"
-        assert world.store.build_log(Build.get().uuid).read_bytes().startswith(b"polyjob was restarted")
+        assert world.store.build_log(Build.get().uuid).read_bytes().startswith(b"The build starts again")
 
     def test_nobody_waits_for_any_more_is_stopped(self, world):
         job = world.submit(build=self.BUILD)
@@ -406,6 +418,27 @@ class TestPoison:
         world.end(bad)
         assert world.statuses(bad) == WHOLE_WAY
 
+    def test_a_config_that_makes_no_build_is_claimed_and_passed_over(self, world):
+        bad = world.submit()
+        with write("test"):
+            Job.update(config={"build": "no mapping", "run": {"cmd": "true"}}).where(Job.id == bad.id).execute()
+        good = world.submit()
+        world.end(good)
+        assert world.statuses(good) == WHOLE_WAY
+        assert world.statuses(bad) == ["created", "scheduled"]
+        assert "tries again" in world.read(bad).notes[0]["text"]
+
+    def test_a_build_that_makes_no_spec(self, world):
+        bad = world.submit(build={"image": "a"})
+        world.engine.run_pass()
+        with write("test"):
+            Build.update(config={}).execute()
+        good = world.submit()
+        world.settle()
+        world.end(good)
+        assert world.statuses(good) == WHOLE_WAY
+        assert world.statuses(bad)[-1] == "building"
+
     def test_a_runner_that_is_not_there_any_more(self, world):
         gone = world.submit()
         with write("test"):
@@ -431,6 +464,9 @@ class TestPoison:
             world.later(1)
         assert world.statuses(good) == WHOLE_WAY
         assert world.statuses(bad) == ["created", "scheduled"]
+        later = world.submit()
+        world.end(later)
+        assert world.statuses(later) == WHOLE_WAY
 
 
 def test_a_failed_pass_leaves_the_database_usable(world, monkeypatch):
