@@ -310,11 +310,18 @@ class Runner(abc.ABC):
         """
 
     @abc.abstractmethod
+    def fence(self, uuid: str) -> str | None:
+        """The handle of what a start of this job got as far as making; None where there is nothing, and from then on no
+        start of it runs anything, not even one that is still on its way. Idempotent. Raises RunnerUnavailable.
+
+        For a stop that comes between a start's doing and the engine's hearing of it.
+        """
+
+    @abc.abstractmethod
     def inventory(self) -> dict[str, str]:
         """What this installation has in the back end and `clean` has not removed: job uuid → handle.
 
-        One look-up. Tells the engine whether a start that was interrupted got as far as making something, and what
-        nobody claims. Raises RunnerUnavailable.
+        One look-up. Tells what nobody claims. Raises RunnerUnavailable.
         """
 
     def close(self) -> None:  # noqa: B027 - a runner that holds nothing has nothing to do

@@ -130,6 +130,14 @@ class FakeRunner(RemoteRunner):
             if job is not None:
                 self._write(self._uuid(handle), {"cleaned": True})
 
+    def fence(self, uuid: str) -> str | None:
+        self._enter("fence", uuid)
+        with self._lock:
+            job = self._read(uuid)
+            if job is None:
+                self._write(uuid, {"cleaned": True})
+            return None if job is None or "cleaned" in job else json.dumps({"v": 1, "uuid": uuid})
+
     def inventory(self) -> dict[str, str]:
         self._enter("inventory")
         names = [name.removesuffix(".json") for name in os.listdir(self.folder) if name.endswith(".json")]

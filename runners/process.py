@@ -49,6 +49,10 @@ CLEAN_PATIENCE = 20.0
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
+FENCED = b"fenced"
+"""What stands in an attempt that nobody may make any more."""
+
+
 class ProcessRunner(Runner):
     """See the module, and `Runner` for the contract."""
 
@@ -145,12 +149,33 @@ class ProcessRunner(Runner):
                     os.unlink(folder / name)
             os.rmdir(folder)
 
+    def fence(self, uuid: str) -> str | None:
+        """Makes the attempt itself: a start that still lies in the server's socket finds it, and runs nothing."""
+        self._make_folder()
+        folder = self._job_folder(uuid)
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            file = os.open(folder / "attempt", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(file, FENCED)
+            finally:
+                os.close(file)
+        except FileExistsError:
+            return None if self._is_fenced(uuid) else self._handle(uuid)
+        except OSError as error:
+            raise RunnerUnavailable(f"the folder {folder} cannot be used: {error.strerror}") from error
+        return None
+
+    def _is_fenced(self, uuid: str) -> bool:
+        return (self._job_folder(uuid) / "attempt").read_bytes() == FENCED
+
     def inventory(self) -> dict[str, str]:
         try:
             names = os.listdir(self.folder / "jobs")
         except FileNotFoundError:
             return {}
-        return {uuid: self._handle(uuid) for uuid in names if (self._job_folder(uuid) / "attempt").exists()}
+        made = [uuid for uuid in names if (self._job_folder(uuid) / "attempt").exists()]
+        return {uuid: self._handle(uuid) for uuid in made if not self._is_fenced(uuid)}
 
     def close(self) -> None:
         self._link.close()

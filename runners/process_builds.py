@@ -63,6 +63,8 @@ def build(spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool], setting
     kill_marked(spec.uuid)
     folder = Path(spec.folder)
     for name in ("env", "work"):
+        for inner, _, _ in os.walk(folder / name):
+            os.chmod(inner, 0o700)  # a step may have left a folder that nothing can be removed from
         shutil.rmtree(folder / name, ignore_errors=True)
     if not spec.steps and not spec.env:
         return None

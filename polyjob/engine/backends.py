@@ -149,4 +149,4 @@ class _NotLoaded(Runner):
     def _refuse(self, *arguments: Any) -> NoReturn:
         raise RunnerUnavailable(self._why)
 
-    check = build = start = poll = stop = clean = inventory = _refuse  # type: ignore[assignment]
+    check = build = start = poll = stop = clean = fence = inventory = _refuse  # type: ignore[assignment]

@@ -149,7 +149,7 @@ class JobPart:
             return []
         key, calls, runner = ("job", job.id), self.context.calls, self.backends.runner(job.runner)
         if job.stop_at is not None:
-            calls.submit("control", key, "inventory", lambda: runner.inventory().get(job.uuid))
+            calls.submit("control", key, "fence", lambda: runner.fence(job.uuid))
             return []
         call = self._start_call(job, runner)
         if not runner.local:
@@ -302,7 +302,7 @@ class JobPart:
         elif done.verb == "logs":
             memory.fetched_at = memory.fetched_at if done.value == memory.position else 0.0
             memory.position = done.value
-        elif done.verb == "inventory" and done.value is None:
+        elif done.verb == "fence" and done.value is None:
             return Step("unstarted", lambda: _on_row(number, stop_unstarted))
         else:
             memory.handle = done.value or memory.handle

