@@ -6,24 +6,29 @@ SHA-256), `notes` (sentences on what could not be kept) and `entries`, a list of
 `[path, type, size, target, member, offset]`: the path below the root, `file`, `directory` or `symlink`, bytes, where a
 link points, the byte of the archive at which the entry's gzip member begins, and the byte of that unpacked member at
 which the file's content begins. Names that are not UTF-8 are kept by Python's surrogate escapes.
+
+Each entry has a line of its own, behind a first line with the rest, and the lines are sorted by folder, then by name:
+what lies in one folder lies together, and a bisection of the file finds it without reading the whole.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from isal import isal_zlib
 
 from polyjob.errors import NotFound
 from polyjob.packing import BLOCK, GZIP, Entry, Packer
 
-VERSION = 1
+VERSION = 2
 
 
 def _empty() -> bytes:
@@ -44,18 +49,24 @@ class Outputs:
 
     def __init__(self, archive: Path, index: Path) -> None:
         self.path = archive
-        try:
-            content = json.loads(index.read_bytes())
-        except FileNotFoundError:
-            content = {"entries": [], "etag": hashlib.sha256(EMPTY).hexdigest()[:32], "notes": []}
-        self.etag: str = content["etag"]
+        self._index = index
+        self._start = self._end = 0
+        head: dict[str, Any] = {"etag": hashlib.sha256(EMPTY).hexdigest()[:32], "notes": []}
+        with contextlib.suppress(FileNotFoundError), index.open("rb") as file:
+            line = file.readline()
+            head, self._start, self._end = json.loads(line + b"]}"), len(line), file.seek(0, os.SEEK_END)
+        self.etag: str = head["etag"]
         """The same for the same bytes of the archive, and for no others."""
-        self.notes: list[str] = content["notes"]
-        self.entries = {row[0]: Entry(*row) for row in content["entries"]}
+        self.notes: list[str] = head["notes"]
 
     @property
     def is_empty(self) -> bool:
-        return not self.entries
+        return next(self._rows(("", "")), None) is None
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """Every entry by its path. Reads the whole index, as nothing else here does."""
+        return {entry.path: entry for entry in self._rows(("", ""))}
 
     def tree(self, path: str) -> tuple[list[tuple[str, int]], list[str]]:
         """([(name, size) of each file and link], [name of each folder]) in the folder `path`, by name; empty = root.
@@ -63,22 +74,50 @@ class Outputs:
         Raises NotThere.
         """
         base = path.strip("/")
-        if base and (base not in self.entries or self.entries[base].type != "directory"):
-            raise NotThere(f"there is no folder `{base}`")
-        start = f"{base}/" if base else ""
-        inner = [entry for entry in self.entries.values() if _is_child(entry.path, start)]
-        files = sorted((entry.path[len(start) :], entry.size) for entry in inner if entry.type != "directory")
-        return files, sorted(entry.path[len(start) :] for entry in inner if entry.type == "directory")
+        if base:
+            self._find(base, "directory", "folder")
+        files: list[tuple[str, int]] = []
+        folders: list[str] = []
+        for entry in itertools.takewhile(lambda entry: _key(entry.path)[0] == base, self._rows((base, ""))):
+            name = _key(entry.path)[1]
+            if entry.type == "directory":
+                folders.append(name)
+            else:
+                files.append((name, entry.size))
+        return files, folders
 
     def open_file(self, path: str) -> tuple[int, Iterator[bytes]]:
         """(size, content in pieces) of one file: one seek, and nothing unpacked but its own gzip member.
 
         Raises NotThere.
         """
-        entry = self.entries.get(path.strip("/"))
-        if entry is None or entry.type != "file":
-            raise NotThere(f"there is no file `{path.strip('/')}`")
+        entry = self._find(path.strip("/"), "file", "file")
         return entry.size, self._content(entry)
+
+    def _find(self, path: str, kind: str, word: str) -> Entry:
+        entry = next(self._rows(_key(path)), None)
+        if entry is None or entry.path != path or entry.type != kind:
+            raise NotThere(f"there is no {word} `{path}`")
+        return entry
+
+    def _rows(self, key: tuple[str, str]) -> Iterator[Entry]:
+        """The entries in the index's order, from the first whose key is not less than `key`."""
+        if not self._end:
+            return
+        with self._index.open("rb") as file:
+            low, high = self._start, self._end  # lines that begin before `low` are less, those from `high` on are not
+            while low < high:
+                middle = (low + high) // 2
+                file.seek(middle - 1)
+                file.readline()
+                entry = _entry(file.readline())
+                if entry is not None and _key(entry.path) < key:
+                    low = file.tell()
+                else:
+                    high = middle
+            file.seek(low)
+            while (entry := _entry(file.readline())) is not None:
+                yield entry
 
     def _content(self, entry: Entry) -> Iterator[bytes]:
         skip, left = entry.offset, entry.size
@@ -99,8 +138,24 @@ class Outputs:
                     raise OSError(f"{self.path} ends too early")
 
 
-def _is_child(path: str, start: str) -> bool:
-    return path.startswith(start) and "/" not in path[len(start) :]
+def write_index(file: BinaryIO, packer: Packer) -> None:
+    """The index of what the packer has packed."""
+    head = {"version": VERSION, "etag": packer.digest.hexdigest()[:32], "notes": packer.notes}
+    file.write(json.dumps(head)[:-1].encode() + b', "entries": [\n')
+    for number, entry in enumerate(sorted(packer.entries, key=lambda entry: _key(entry.path))):
+        file.write(b",\n" * bool(number) + json.dumps(entry, separators=(",", ":")).encode())
+    file.write(b"\n]}\n")
+
+
+def _key(path: str) -> tuple[str, str]:
+    """(folder, name): what the index is sorted by."""
+    folder, _, name = path.rpartition("/")
+    return folder, name
+
+
+def _entry(line: bytes) -> Entry | None:
+    """The entry of one line of the index; None behind the last."""
+    return Entry(*json.loads(line.rstrip(b",\n"))) if line.startswith(b"[") else None
 
 
 class LiveOutputs:

@@ -33,8 +33,16 @@ BLOCK = 1 << 16
 LONGEST_NAME = 255
 LONGEST_PATH = 4000
 LONGEST_TARGET = 4000
+DEEPEST = 200
+"""Folders below one another."""
+NAMES_SIZE = 64 << 20
+"""Bytes of all paths together, of the folders that are only implied too. They are held in memory."""
 LARGEST_HEADER = 1 << 16
 """Bytes of all the headers of one member. Larger ones are for nothing but filling memory."""
+USUAL_HEADERS = 2048
+"""Bytes of headers per member that is allowed, in the sum over all members."""
+GLOBAL_FIELDS = 64
+"""Fields that may hold for all members. Each member gets a copy of them."""
 LARGEST_PADDING = 16 << 20
 """Zeros behind the last member, which fill its block up."""
 
@@ -131,10 +139,10 @@ def _requirements(tree: Mapping[str, tuple[Any, ...]]) -> dict[str, str]:
 def _read(file: BinaryIO, limits: Limits) -> dict[str, tuple[Any, ...]]:
     """path → ("file", executable, SHA-256), ("symlink", target) or ("directory",), of an archive that does no harm."""
     tree: dict[str, tuple[Any, ...]] = {}
-    unpacked = 0
+    unpacked = names = 0
     try:
         with igzip.open(file, "rb") as raw:
-            bounded = _Bounded(raw)
+            bounded = _Bounded(raw, LARGEST_HEADER + USUAL_HEADERS * limits.members)
             with tarfile.open(
                 fileobj=cast(Any, bounded), mode="r:", encoding="utf-8", errors="surrogateescape", tarinfo=StrictInfo
             ) as archive:
@@ -147,7 +155,16 @@ def _read(file: BinaryIO, limits: Limits) -> dict[str, tuple[Any, ...]]:
                     if unpacked > limits.unpacked:
                         raise _Bad(f"unpacked, it is larger than the {limits.unpacked} bytes that are taken")
                     bounded.to_content(info.size)
+                    before = len(tree)
                     _add(tree, archive, info)
+                    names += (len(tree) - before) * len(info.name)
+                    if len(tree) > limits.members:
+                        raise _Bad(f"it has more than {limits.members} members, with the folders that they lie in")
+                    if names > NAMES_SIZE:
+                        raise _Bad("the names in it are too many and too long")
+                    if len(archive.pax_headers) > GLOBAL_FIELDS:
+                        raise _Bad("a header in it is too large")
+                    archive.members.clear()  # type: ignore[attr-defined] # or each stays in memory, its headers too
                     bounded.to_header()
             _check_end(raw)
     except _BROKEN as error:
@@ -163,8 +180,9 @@ class _Bounded:
     Without it a header may fill the memory, and a few bytes may have the same be unpacked again and again.
     """
 
-    def __init__(self, raw: Any) -> None:
+    def __init__(self, raw: Any, headers: int) -> None:
         self._raw = raw
+        self._headers = headers
         self.tell = raw.tell
         self.to_header()
 
@@ -176,8 +194,11 @@ class _Bounded:
 
     def read(self, size: int) -> bytes:
         self.left -= size
+        self._headers -= size if self.in_header else 0
         if size < 0 or self.left < 0:
             raise _Bad("a header in it is too large")
+        if self._headers < 0:
+            raise _Bad("the headers in it are too large")
         data = bytes(self._raw.read(size))
         if self.in_header and _MANY_DIGITS.search(data):
             raise _Bad("a header in it is full of digits")
@@ -223,6 +244,8 @@ def _checked_path(name: str) -> str:
     too_long = len(os.fsencode(path)) > LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST_NAME for part in parts)
     if too_long or "\0" in path:
         raise _Bad(f"`{_shown(path)}` is no name that a file can have")
+    if len(parts) > DEEPEST:
+        raise _Bad(f"`{_shown(path)}` lies more than {DEEPEST} folders deep")
     return path
 
 

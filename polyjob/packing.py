@@ -25,6 +25,7 @@ BLOCK = 1 << 16
 DEEPEST = 200
 """Folders below one another; what lies deeper is left out, with a note."""
 MOST_NOTES = 20
+LONGEST_NOTE = 500
 _LEVEL = 1
 GZIP = 31
 """zlib's window bits for a gzip member of its own."""
@@ -106,6 +107,9 @@ class Packer:
         yield self._end_member()
 
     def note(self, text: str) -> None:
+        if len(text) > LONGEST_NOTE:
+            half = LONGEST_NOTE // 2
+            text = f"{text[:half]}…{text[-half:]}"
         if len(self.notes) < MOST_NOTES:
             self.notes.append(text.encode("utf-8", "replace").decode())
         elif len(self.notes) == MOST_NOTES:
@@ -199,8 +203,10 @@ class Packer:
         if self._in_member >= MEMBER_SIZE:
             yield self._end_member()
         info.name = f"{self.prefix}/{path}"
+        # Unpacked by root, everything is root's own: a file with a set-user-ID bit would run as root.
         info.uid = info.gid = 0
         info.uname = info.gname = ""
+        info.mode &= ~(stat.S_ISUID | stat.S_ISGID)
         info.mtime = max(0, int(info.mtime))
         yield from self._compress(info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
 

@@ -6,7 +6,6 @@ A name that means «complete» appears by a rename of what was synced before. No
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import stat
 import time
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from polyjob.archives import VERSION, LiveOutputs, Outputs
+from polyjob.archives import LiveOutputs, Outputs, write_index
 from polyjob.crashpoints import crash_point
 from polyjob.packing import Packer
 
@@ -115,8 +114,13 @@ class Store:
         """Cut the log to `length` bytes, write `data` behind them, and return the new length.
 
         What lies beyond `length` was written by somebody who died before the cursor was committed, and comes again.
+        A log that is shorter has lost bytes in a power cut: a line in their place says so.
         """
         with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb", buffering=0) as file:
+            lost = length - file.seek(0, os.SEEK_END)
+            if lost > 0:
+                line = f"\npolyjob: {lost} bytes of the log were lost here when the machine went down\n"
+                data, length = line.encode() + data, length - lost
             file.truncate(length)
             file.seek(length)
             rest = memoryview(data)
@@ -140,14 +144,15 @@ class Store:
         the job's own folder, which is removed then. Empty outputs make no file.
 
         Idempotent: what is sealed is not sealed again. Raises what `pieces` raises, and OSError; then nothing is
-        sealed.
+        sealed. What of the folder cannot be removed stays until the job is.
         """
         folder = self.job_folder(uuid)
         if not (folder / "outputs.json").exists():
             packer = Packer(prefix, limit)
             packed = packer.folder(folder / "outputs") if pieces is None else packer.stream(pieces)
             self._write_outputs(uuid, packer, packed)
-        remove_tree(folder / "outputs")
+        with contextlib.suppress(OSError):
+            remove_tree(folder / "outputs")
 
     def _write_outputs(self, uuid: str, packer: Packer, packed: Iterator[bytes]) -> None:
         first = next(packed, None)
@@ -161,15 +166,8 @@ class Store:
                 for piece in source:
                     file.write(piece)
 
-        def index(file: BinaryIO) -> None:
-            content = {"version": VERSION, "etag": packer.digest.hexdigest()[:32], "notes": packer.notes}
-            file.write(json.dumps(content)[:-1].encode() + b', "entries": [')
-            for number, entry in enumerate(packer.entries):
-                file.write(b",\n" * bool(number) + json.dumps(entry, separators=(",", ":")).encode())
-            file.write(b"]}")
-
         complete(folder / "outputs.tar.gz", "archive", archive)
-        complete(folder / "outputs.json", "index", index)
+        complete(folder / "outputs.json", "index", lambda file: write_index(file, packer))
 
     def sync(self, uuid: str) -> None:
         """Have the job's log, its sealed outputs and their names survive a power cut. Idempotent.

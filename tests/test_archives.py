@@ -8,6 +8,7 @@ import io
 import os
 import random
 import socket
+import stat
 import subprocess
 import tarfile
 import tempfile
@@ -16,11 +17,13 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from isal import isal_zlib
 
-from polyjob import packing
-from polyjob.archives import EMPTY, LiveOutputs, NotThere
-from polyjob.packing import DEEPEST, MEMBER_SIZE, Packer
+from polyjob import archives, packing
+from polyjob.archives import EMPTY, LiveOutputs, NotThere, Outputs, write_index
+from polyjob.packing import DEEPEST, MEMBER_SIZE, Entry, Packer
 from polyjob.store import Store, remove_tree
 from tests.require import require_root
 
@@ -66,7 +69,7 @@ def unpack(archive: Path, to: Path) -> Path:
 
 
 def picture(folder: Path) -> dict[bytes, tuple]:
-    """What `folder` has, to the mode bits; hard links by the first of their names."""
+    """What `folder` has, to the mode bits that are kept; hard links by the first of their names."""
     found: dict[bytes, tuple] = {}
     inodes: dict[int, bytes] = {}
     for where, folders, files in os.walk(os.fsencode(folder)):
@@ -76,10 +79,11 @@ def picture(folder: Path) -> dict[bytes, tuple]:
             if os.path.islink(path):
                 found[key] = ("link", os.readlink(path))
             elif os.path.isdir(path):
-                found[key] = ("folder", status.st_mode, int(status.st_mtime))
+                found[key] = ("folder", status.st_mode & ~0o6000, int(status.st_mtime))
             else:
                 first = inodes.setdefault(status.st_ino, key) if status.st_nlink > 1 else None
-                found[key] = ("file", status.st_mode, int(status.st_mtime), Path(os.fsdecode(path)).read_bytes(), first)
+                mode, content = status.st_mode & ~0o6000, Path(os.fsdecode(path)).read_bytes()
+                found[key] = ("file", mode, int(status.st_mtime), content, first)
     return found
 
 
@@ -127,6 +131,21 @@ def test_gnu_tar_unpacks_what_was_there(store, folder, tmp_path):
     there = unpack(store.outputs(JOB).path, tmp_path / "out")
     assert picture(there) == before
     remove_tree(tmp_path / "out")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_nothing_unpacks_to_what_runs_as_another_account(store, folder, tmp_path, streamed):
+    (folder / "run").write_bytes(b"#!/bin/sh\n")
+    (folder / "run").chmod(0o6755)
+    (folder / "shared").mkdir()
+    (folder / "shared").chmod(0o3777)
+    pieces = None
+    if streamed:
+        command = ["tar", "c", "-C", folder, "run", "shared"]
+        pieces = [subprocess.run(command, check=True, capture_output=True).stdout]
+    unpacked = unpack(sealed(store, pieces, OTHER if streamed else JOB).path, tmp_path / "out")
+    assert stat.S_IMODE((unpacked / "run").stat().st_mode) == 0o755
+    assert stat.S_IMODE((unpacked / "shared").stat().st_mode) == 0o1777
 
 
 def test_every_file_is_read_by_one_seek_and_its_own_member(store, folder):
@@ -202,6 +221,45 @@ def test_tree(store, folder):
         for path in ("", "b", "a", "nothing", "../log", "b/../b.txt", "\0", "\ud800"):
             with pytest.raises(NotThere):
                 outputs.open_file(path)
+
+
+def indexed(path: Path, entries: list[Entry]) -> Outputs:
+    with path.open("wb") as file:
+        write_index(file, Packer("7", entries=entries))
+    return Outputs(path, path)
+
+
+def test_a_look_up_reads_little_of_a_large_index(tmp_path, monkeypatch):
+    names = [f"d{number % 100:02}/f{number:05}" for number in range(20_000)]
+    entries = [Entry(f"d{number:02}", "directory") for number in range(100)]
+    outputs = indexed(tmp_path / "index", entries + [Entry(name, "file", len(name)) for name in names])
+    lines = []
+    monkeypatch.setattr(archives, "_entry", lambda line, real=archives._entry: lines.append(line) or real(line))
+    assert not outputs.is_empty
+    assert outputs.open_file("d42/f10042")[0] == 10
+    with pytest.raises(NotThere):
+        outputs.open_file("d42/f1")
+    assert len(lines) < 130
+    lines.clear()
+    assert outputs.tree("d42") == ([(name[4:], 10) for name in names[42::100]], [])
+    assert len(lines) < 200 + 100
+
+
+PART = st.text('a-./ é\udc80\n"z', min_size=1).filter(lambda part: "/" not in part)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sets(st.lists(PART, min_size=1, max_size=3).map("/".join)))
+def test_a_look_up_finds_each_entry_and_no_other(tmp_path, paths):
+    outputs = indexed(tmp_path / "index", [Entry(path, "file", number) for number, path in enumerate(paths)])
+    assert outputs.is_empty is not bool(paths) and set(outputs.entries) == paths
+    for number, path in enumerate(paths):
+        assert outputs.open_file(path)[0] == number
+        for other in (f"{path}-", f"{path}/a", path[:-1]):
+            if other not in paths:
+                with pytest.raises(NotThere):
+                    outputs.open_file(other)
+    assert [name for name, _ in outputs.tree("")[0]] == sorted(path for path in paths if "/" not in path)
 
 
 def test_the_etag_is_that_of_the_bytes(store):
@@ -371,6 +429,14 @@ def test_many_notes_end(store, folder):
     assert len(outputs.notes) == 21 and outputs.notes[-1] == "There is more of this kind."
 
 
+def test_a_note_on_a_long_path_is_short(store, folder):
+    deep = folder / ("d" * 250) / ("e" * 250) / ("f" * 250)
+    deep.mkdir(parents=True)
+    os.mkfifo(deep / "pipe")
+    (note,) = sealed(store).notes
+    assert len(note) <= packing.LONGEST_NOTE + 1 and note.startswith("`ddd") and note.endswith("nor a link")
+
+
 def test_very_deep_folders_are_noted(store, folder):
     here = os.open(folder, os.O_RDONLY)
     for _ in range(400):
@@ -453,9 +519,9 @@ def test_a_stream_with_odd_members(store):
     assert [(path, entry.type) for path, entry in outputs.entries.items()] == [
         ("a", "directory"),
         ("a/b", "directory"),
-        ("a/b/c", "file"),
-        ("a/l", "symlink"),
         ("a/h", "file"),
+        ("a/l", "symlink"),
+        ("a/b/c", "file"),
     ]
     assert read(outputs, "a/h") == read(outputs, "a/b/c") == b"2"
     assert [note.split("`")[2] for note in outputs.notes] == [

@@ -307,6 +307,59 @@ def test_too_many_members(store):
     )
 
 
+def test_folders_that_are_only_implied_count_as_members(store):
+    limits = Limits(LIMITS.size, LIMITS.unpacked, 10)
+    upload(store, pack(member("a/b/c/d/e/f/g/h/i/j")), limits)
+    store.code_archive(kept(store)[0].split(".")[0]).unlink()
+    reason = refused(store, pack(member("a/b/c/d/e/f/g/h/i/j/k")), limits)
+    assert reason == "it has more than 10 members, with the folders that they lie in."
+
+
+def test_a_path_of_many_folders(store):
+    upload(store, pack(member("d/" * (code.DEEPEST - 1) + "f")))
+    store.code_archive(kept(store)[0].split(".")[0]).unlink()
+    assert "folders deep" in refused(store, pack(member("d/" * code.DEEPEST + "f")))
+
+
+def test_long_names_do_not_fill_the_memory(store, monkeypatch):
+    monkeypatch.setattr(code, "NAMES_SIZE", 20_000)
+    upload(store, pack(*[member(f"{number:0200}") for number in range(100)]))
+    store.code_archive(kept(store)[0].split(".")[0]).unlink()
+    assert "too many and too long" in refused(store, pack(*[member(f"{number:0200}") for number in range(101)]))
+    deep = [member(f"{number:0200}/" + "d/" * 50 + "f") for number in range(3)]
+    assert "too many and too long" in refused(store, pack(*deep))
+
+
+def test_what_is_known_of_members_does_not_fill_the_memory(store):
+    data = pack(*[member(str(number), pax_headers={"x": f"{number}" + "y" * 30_000}) for number in range(60)])
+    tracemalloc.start()
+    try:
+        upload(store, data)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_headers_have_a_limit_in_their_sum_too(store):
+    data = pack(*[member(str(number), pax_headers={"x": "y" * 60_000}) for number in range(4)])
+    upload(store, data, Limits(LIMITS.size, LIMITS.unpacked, 100))
+    store.code_archive(kept(store)[0].split(".")[0]).unlink()
+    assert refused(store, data, Limits(LIMITS.size, LIMITS.unpacked, 5)) == "the headers in it are too large."
+
+
+def test_fields_that_hold_for_all_members_are_few(store):
+    def data(count):
+        buffer = io.BytesIO()
+        fields = {f"key{number}": "value" for number in range(count)}
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers=fields) as archive:
+            archive.addfile(*member("a"))
+        return gzip.compress(buffer.getvalue())
+
+    upload(store, data(code.GLOBAL_FIELDS))
+    store.code_archive(kept(store)[0].split(".")[0]).unlink()
+    assert refused(store, data(code.GLOBAL_FIELDS + 1)) == "a header in it is too large."
+
+
 def test_a_bomb_is_stopped_early_in_little_memory(store, monkeypatch):
     limits = Limits(4 << 20, 1 << 20, 1000)
     zeros = gzip.compress(tar(member("z", content=bytes(600_000)), member("bomb", content=bytes(100 << 20))))

@@ -122,6 +122,18 @@ def test_append_cuts_what_was_not_committed(store):
     assert log.read_bytes() == b"\xff\0" and mode(log) == 0o600
 
 
+def test_append_says_what_a_power_cut_took(store):
+    store.make_job_folder(JOB)
+    log = store.job_log(JOB)
+    Store.append(log, b"one\n", 0)
+    length = Store.append(log, b"three\n", 10)
+    assert log.read_bytes() == (
+        b"one\n\npolyjob: 6 bytes of the log were lost here when the machine went down\nthree\n"
+    )
+    assert length == log.stat().st_size
+    assert Store.append(log, b"four\n", length) == length + 5
+
+
 def test_append_on_a_full_disk_loses_nothing_that_was_there(tmp_path):
     require_root()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], check=True)
@@ -156,6 +168,17 @@ def test_seal_is_done_once(store):
     assert read(store) == b"content" and store.outputs(JOB).etag == before
     assert files(store.job_folder(JOB)) == ["outputs.json", "outputs.tar.gz"]
     assert {mode(path) for path in store.job_folder(JOB).iterdir()} == {0o600}
+
+
+def test_a_folder_that_cannot_be_removed_holds_no_job_up(store, monkeypatch):
+    fill(store)
+
+    def fails(path):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(store_module, "remove_tree", fails)
+    store.seal(JOB, "7", 0)
+    assert read(store) == b"content"
 
 
 def test_seal_without_a_job_folder(store, tmp_path):
