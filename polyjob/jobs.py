@@ -1,4 +1,4 @@
-"""What can be done with jobs: create, find, change, clone, stop, delete, bookmark.
+"""What can be done with jobs: create, find, change, clone, stop, delete.
 
 Each verb is one transaction, synced when it returns, and wakes the engine where that has something to do. What is
 wished is written here; what is, by the engine.
@@ -19,7 +19,7 @@ from polyjob.clock import now
 from polyjob.database import database, write
 from polyjob.errors import Invalid, NotFound, Problem, Unavailable
 from polyjob.hints import send_hint
-from polyjob.models import CLAIMED, QUEUED, Bookmark, Build, Job, JobStatus, Project, User
+from polyjob.models import CLAIMED, QUEUED, Build, Job, JobStatus, Project, User
 from polyjob.query import JOB_FIELDS, JOB_ORDERS, conditions, ordering
 from polyjob.schemas.config import load_config
 from polyjob.settings import Settings
@@ -308,7 +308,6 @@ def delete(job: Job, user: User | None, settings: Settings) -> None:
         if job.deleted_at is None:
             _wish_stop(job, "delete", user)
             change(job, deleted_at=now())
-            Bookmark.delete().where(Bookmark.job == job).execute()
     send_hint(settings.data_dir)
 
 
@@ -382,44 +381,3 @@ def with_note(notes: list[dict[str, str]] | None, kind: str, text: str | None) -
     """`notes` with the one of this kind replaced, or removed where `text` is None."""
     kept = [note for note in notes or [] if note["kind"] != kind]
     return kept + ([{"kind": kind, "text": text}] if text else []) or None
-
-
-# Bookmarks.
-
-
-def bookmark(job: Job, user: User) -> None:
-    """Idempotent."""
-    moment = now()
-    with write("bookmark"):
-        Bookmark.insert(user=user, job=job, is_set=True, created_at=moment, updated_at=moment).on_conflict(
-            conflict_target=[Bookmark.user, Bookmark.job], update={Bookmark.is_set: True, Bookmark.updated_at: moment}
-        ).execute()
-        _raise_version(job)
-
-
-def unbookmark(job: Job, user: User) -> None:
-    """Idempotent once there was a bookmark. Raises NotFound if there never was."""
-    with write("unbookmark"):
-        update = Bookmark.update(is_set=False, updated_at=now()).where(Bookmark.user == user, Bookmark.job == job)
-        if not update.execute():
-            raise NotFound("The job was never bookmarked.")
-        _raise_version(job)
-
-
-def _raise_version(job: Job) -> None:
-    Job.update(version=Job.version + 1).where(Job.id == job.id).execute()
-
-
-def bookmarked(user: User, jobs: list[Job]) -> set[int]:
-    """Which of these jobs the user has bookmarked, by id."""
-    query = Bookmark.select(Bookmark.job).where(
-        Bookmark.user == user,
-        Bookmark.is_set,
-        Bookmark.job.in_([job.id for job in jobs]),
-    )
-    return {bookmark.job_id for bookmark in query}
-
-
-def is_bookmarked(job: Job, user: User) -> bool:
-    sql = "SELECT 1 FROM bookmark WHERE user_id = ? AND job_id = ? AND is_set"
-    return database.execute_sql(sql, (user.id, job.id)).fetchone() is not None

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from peewee import SQL, AutoField, BooleanField, DeferredForeignKey, ForeignKeyField, IntegerField, Model, TextField
+from peewee import (
+    SQL,
+    AutoField,
+    BooleanField,
+    CompositeKey,
+    DeferredForeignKey,
+    ForeignKeyField,
+    IntegerField,
+    Model,
+    TextField,
+)
 
 from polyjob.database import InstantField, JSONField, database
 from polyjob.statuses import Status
@@ -52,6 +62,13 @@ class Token(Table):
     digest = TextField(unique=True)
     created_at = InstantField()
     expires_at = InstantField(null=True)
+    scope = TextField(default="admin")
+    """`read`, `submit` or `admin`: how much of what its user may do the key is good for."""
+    project: Any = DeferredForeignKey("Project", null=True)
+    """The one project that the key is good for; None = all that its user may use."""
+    project_id: int | None
+    last_used_at = InstantField(null=True)
+    """To the minute."""
 
 
 class SignInLink(Table):
@@ -80,6 +97,9 @@ class Project(Table):
     build_count = IntegerField(default=0)
     created_at = InstantField()
     updated_at = InstantField()
+    archived_at = InstantField(null=True)
+    deleted_at = InstantField(null=True)
+    """Hidden since then; the engine removes the row once nothing that belongs to it is left."""
 
     @property
     def unique_name(self) -> str:
@@ -125,6 +145,16 @@ class Build(Table):
     artifact = TextField(null=True)
     stop_at = InstantField(null=True)
     invalidated_at = InstantField(null=True)
+    archived_at = InstantField(null=True)
+    deleted_at = InstantField(null=True)
+    """Hidden since then; the engine removes files and row."""
+    is_asked = BooleanField(default=False)
+    """Whether a person asked for the build itself, so that it is made although no job waits for it."""
+    content = TextField(null=True)
+    reason = JSONField(null=True)
+    """Why it was made: {"kind", "text", "changed": [parts of the key]}; see `polyjob.builds`."""
+    notes = JSONField(null=True)
+    """As a job's."""
     version = IntegerField(default=1)
 
     @property
@@ -184,6 +214,7 @@ class Job(Table):
     stop_by = ForeignKeyField(User, null=True)
     deleted_at = InstantField(null=True)
     """Hidden from people since then; the engine removes files and row once nothing of the job is left."""
+    archived_at = InstantField(null=True)
 
     # What the engine has done.
     attempt_at = InstantField(null=True)
@@ -218,15 +249,53 @@ class JobStatus(Table):
 
 
 class Bookmark(Table):
-    """A removed bookmark stays, not set."""
+    """A removed bookmark stays, not set. It goes, by a trigger, with what it marks."""
 
-    job_id: int
     id = AutoField()
     user = ForeignKeyField(User)
-    job = ForeignKeyField(Job)
+    kind = TextField()
+    """`job`, `build` or `project`."""
+    target_id = IntegerField()
     is_set = BooleanField()
     created_at = InstantField()
     updated_at = InstantField()
+
+
+class Audit(Table):
+    """One line of who did what to what, and when. Names are kept as they were."""
+
+    user_id: int | None
+    project_id: int | None
+    id = AutoField()
+    created_at = InstantField()
+    user = ForeignKeyField(User, null=True)
+    username = TextField()
+    token = TextField(null=True)
+    """The name of the key that was shown; None for a browser's session."""
+    address = TextField(null=True)
+    action = TextField()
+    """A verb: `create`, `stop`, `delete` …"""
+    kind = TextField()
+    """What it was done to: `job`, `build`, `project`, `user`, `token`."""
+    target_id = IntegerField(null=True)
+    target = TextField()
+    project = ForeignKeyField(Project, null=True)
+    details = JSONField(null=True)
+
+
+class Idempotency(Table):
+    """The first answer to a request that carried this user's Idempotency-Key."""
+
+    user = ForeignKeyField(User)
+    key = TextField()
+    digest = TextField()
+    """SHA-256 of method, path and body."""
+    answer = TextField()
+    """The answer's body."""
+    created_at = InstantField()
+
+    class Meta:
+        primary_key = CompositeKey("user", "key")
 
 
 TABLES: tuple[type[Table], ...] = (
@@ -241,6 +310,8 @@ TABLES: tuple[type[Table], ...] = (
     Job,
     JobStatus,
     Bookmark,
+    Audit,
+    Idempotency,
 )
 
 # Conditions word for word as the partial indexes have them, or SQLite would not use those.
@@ -249,4 +320,7 @@ QUEUED = SQL("status = 'created' AND is_managed = 1")
 CLAIMED = SQL("is_managed = 1 AND status IN ('scheduled', 'building', 'running')")
 """Jobs that the engine has taken up and not ended."""
 DELETED = SQL("deleted_at IS NOT NULL")
+SHOWN = SQL("deleted_at IS NULL AND archived_at IS NULL")
+"""What lists show."""
+ARCHIVED = SQL("deleted_at IS NULL AND archived_at IS NOT NULL")
 LIVE_BUILDS = SQL("finished_at IS NULL")

@@ -12,7 +12,7 @@ from polyjob import jobs
 from polyjob.clock import now
 from polyjob.database import database, write
 from polyjob.errors import Invalid, NotFound, Unavailable
-from polyjob.models import Bookmark, Build, Job, JobStatus, Project
+from polyjob.models import Build, Job, JobStatus, Project
 from polyjob.statuses import Status
 from polyjob.store import Store
 
@@ -243,26 +243,6 @@ class TestReported:
         assert self.report(job, Status.SUCCEEDED, None, settings).status is Status.SUCCEEDED
         assert self.report(job, Status.FAILED, None, settings).status is Status.SUCCEEDED
         assert [row.status for row in jobs.list_statuses(job)] == ["created", "running", "succeeded"]
-
-
-class TestBookmarks:
-    def test_come_and_go(self, create, user):
-        job = create()
-        with pytest.raises(NotFound):
-            jobs.unbookmark(job, user)
-        jobs.bookmark(job, user)
-        jobs.bookmark(job, user)
-        assert jobs.is_bookmarked(job, user)
-        assert Bookmark.select().count() == 1
-        jobs.unbookmark(job, user)
-        jobs.unbookmark(job, user)
-        assert not jobs.is_bookmarked(job, user)
-
-    def test_go_with_the_job(self, create, user, settings):
-        job = create()
-        jobs.bookmark(job, user)
-        jobs.delete(job, user, settings)
-        assert Bookmark.select().count() == 0
 
 
 def test_a_job_of_another_project_is_not_found(create, user, settings):

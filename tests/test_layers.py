@@ -15,7 +15,7 @@ LAYERS = [
     {"polyjob.app", "polyjob.engine"},
     {"polyjob.api", "polyjob.pages"},
     {"polyjob.auth"},
-    {"polyjob.jobs", "polyjob.builds", "polyjob.projects"},
+    {"polyjob.jobs", "polyjob.builds", "polyjob.projects", "polyjob.bookmarks"},
     {"polyjob.query", "polyjob.schemas", "polyjob.specs", "polyjob.transitions", "polyjob.watch"},
     {"polyjob.models", "polyjob.store", "polyjob.code", "polyjob.migrations", "polyjob.watcher"},
     {"polyjob.archives", "polyjob.database", "polyjob.statements", "polyjob.hints", "polyjob.lock", "polyjob.tokens"},

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Response, request
 
-from polyjob import jobs, watch
+from polyjob import bookmarks, jobs, watch
 from polyjob.api import rows
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.bodies import read_body
@@ -36,7 +36,7 @@ blp = Blueprint("jobs", __name__, description="Jobs: what polyjob runs.")
 def list_jobs(username: str, project_name: str) -> dict[str, Any]:
     """List the jobs of a project, last changed first"""
     found, count = rows.page_of_jobs(find_project(username, project_name))
-    marked = jobs.bookmarked(me(), found) if found else set()
+    marked = bookmarks.marked(me(), Job, [job.id for job in found]) if found else set()
     return page([JobView(job, job.id in marked) for job in found], count)
 
 
@@ -144,7 +144,7 @@ def _clone(username: str, project_name: str, job_id: int, strategy: str) -> JobV
 @blp.nothing(201)
 def bookmark_job(username: str, project_name: str, job_id: int) -> Response:
     """Bookmark a job; who may read it may do so"""
-    jobs.bookmark(jobs.find(find_project(username, project_name, to_write=False), job_id), me())
+    bookmarks.add(jobs.find(find_project(username, project_name, to_write=False), job_id), me())
     return empty(201)
 
 
@@ -152,7 +152,7 @@ def bookmark_job(username: str, project_name: str, job_id: int) -> Response:
 @blp.nothing(204)
 def unbookmark_job(username: str, project_name: str, job_id: int) -> Response:
     """Remove a bookmark"""
-    jobs.unbookmark(jobs.find(find_project(username, project_name, to_write=False), job_id), me())
+    bookmarks.remove(jobs.find(find_project(username, project_name, to_write=False), job_id), me())
     return empty(204)
 
 
@@ -160,7 +160,7 @@ def shown(job: Job) -> JobView:
     """The job as whoever asks sees it."""
     return JobView(
         job,
-        bookmarked=jobs.is_bookmarked(job, me()),
+        bookmarked=bookmarks.is_marked(job, me()),
         queue_position=jobs.queue_position(job),
         waiting=jobs.waiting_reason(job),
         root=root(),

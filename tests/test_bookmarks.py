@@ -1,0 +1,48 @@
+"""Bookmarks of jobs, builds and projects."""
+
+from __future__ import annotations
+
+import pytest
+
+from polyjob import bookmarks, jobs
+from polyjob.errors import NotFound
+from polyjob.models import Bookmark, Job, Project
+
+
+@pytest.fixture
+def job(project, user, settings):
+    return jobs.create(project, user, {"config": {"run": {"cmd": "true"}}}, settings)
+
+
+def test_come_and_go(job, user):
+    with pytest.raises(NotFound):
+        bookmarks.remove(job, user)
+    for _ in range(2):
+        bookmarks.add(job, user)
+    assert bookmarks.is_marked(job, user)
+    assert Bookmark.select().count() == 1
+    for _ in range(2):
+        bookmarks.remove(job, user)
+    assert not bookmarks.is_marked(job, user)
+
+
+def test_are_part_of_what_the_version_says(job, user):
+    bookmarks.add(job, user)
+    assert Job.get_by_id(job.id).version == job.version + 1
+
+
+def test_go_with_what_they_mark(job, user):
+    bookmarks.add(job, user)
+    job.delete_instance()
+    assert Bookmark.select().count() == 0
+    with pytest.raises(NotFound):
+        bookmarks.add(job, user)
+
+
+def test_of_each_kind_are_their_own(job, project, user):
+    assert job.id == project.id
+    bookmarks.add(job, user)
+    assert bookmarks.marked(user, Job, [job.id, 7]) == {job.id}
+    assert bookmarks.marked(user, Project, [project.id]) == set()
+    bookmarks.add(project, user)
+    assert [row.target_id for row in bookmarks.list_marked(user, Project)] == [project.id]
