@@ -87,14 +87,16 @@ def may_write(user: User, project: Project) -> bool:
 
 
 def readable(user: User) -> Expression:
-    """The condition on projects that says the same as `may_read`."""
-    if user.is_admin:
-        return Project.id.is_null(False)
-    return (Project.user == user) | Project.is_public
+    """The condition on projects that says the same as `may_read`, and that lists show them."""
+    shown = Project.deleted_at.is_null() & Project.archived_at.is_null()
+    return shown if user.is_admin else shown & ((Project.user == user) | Project.is_public)
 
 
-def find_project(user: User | None, username: str, name: str, *, to_write: bool | None = None) -> Project:
+def find_project(
+    user: User | None, username: str, name: str, *, to_write: bool | None = None, archived: bool = False
+) -> Project:
     """The project that the user asks for, its owner loaded. `to_write`: None = where the request's method says so.
+    An archived one is there only where `archived` says so.
 
     Raises Unauthenticated where nobody asks, NotFound where the user may not read it either, Forbidden where the user
     may only read.
@@ -104,6 +106,8 @@ def find_project(user: User | None, username: str, name: str, *, to_write: bool 
     owner = user if user.username == username else _USER_BY_NAME.first(username)
     project = _PROJECT.first(owner.id, name) if owner else None
     if project is None or owner is None or not may_read(user, project):
+        raise NotFound("Not found.")
+    if project.deleted_at is not None or (project.archived_at is not None and not archived):
         raise NotFound("Not found.")
     project.user = owner
     if to_write is None:
@@ -249,7 +253,7 @@ def _by_run_key(key: str) -> Identity | None:
     uuid = job_of_run_token(key, Meta.get_by_id("secret").value)
     if uuid is None:
         return None
-    job = Job.get_or_none(Job.uuid == uuid, Job.deleted_at.is_null())
+    job = Job.get_or_none(Job.uuid == uuid, Job.deleted_at.is_null(), Job.archived_at.is_null())
     if job is None or job.status.is_done or not job.user.is_active:
         raise Unauthenticated("Invalid token.")
     _refuse_other_routes(job)

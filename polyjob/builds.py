@@ -1,47 +1,123 @@
-"""What can be done with builds: find one for a job, reuse it, join it, make it anew, look it up."""
+"""What can be done with builds: find one for a job, reuse it, join it, make it anew, stop it,
+archive it, delete it."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peewee import ModelSelect
 
 from polyjob import specs
 from polyjob.clock import now
-from polyjob.errors import NotFound
-from polyjob.models import Build, BuildStatus, Code, Job, Project, User
+from polyjob.database import write
+from polyjob.errors import Conflict, Invalid, NotFound, Problem, Unavailable
+from polyjob.hints import send_hint
+from polyjob.idempotency import Once, begin
+from polyjob.models import Build, BuildStatus, Job, Project, User
 from polyjob.query import BUILD_FIELDS, BUILD_ORDERS, conditions, ordering
+from polyjob.settings import Settings
 from polyjob.statuses import Status
-from polyjob.transitions import first_status
+from polyjob.store import Store
+from polyjob.transitions import change, first_status
 
 UNUSABLE = (Status.FAILED, Status.STOPPED, Status.UPSTREAM_FAILED, Status.SKIPPED)
 
 
+PARTS = {
+    "runner": "the runner",
+    "image": "the image",
+    "build_steps": "the steps",
+    "env_vars": "the variables",
+    "files": "the requirement files",
+}
+"""Parts of a build's key, in words."""
+
+
 def find(project: Project, build_id: int) -> Build:
-    """Raises NotFound."""
-    build = Build.get_or_none(Build.id == build_id, Build.project == project)
+    """Raises NotFound, also for a build that is archived or being deleted."""
+    build = Build.get_or_none(Build.id == build_id, *_shown(project))
     if build is None:
-        raise NotFound(f"There is no build {build_id} in this project.")
+        raise _not_found(build_id)
     return build
+
+
+def _shown(project: Project) -> tuple[Any, ...]:
+    return Build.project == project, Build.deleted_at.is_null(), Build.archived_at.is_null()
+
+
+def _not_found(build_id: int) -> NotFound:
+    return NotFound(f"There is no build {build_id} in this project.")
 
 
 def list_builds(project: Project, query: str | None = None, sort: str | None = None) -> ModelSelect[Build]:
     """As `jobs.list_jobs`."""
     asked = conditions(query, BUILD_FIELDS, "build")
-    return Build.select().where(Build.project == project, *asked).order_by(*ordering(sort, BUILD_ORDERS))
+    return Build.select().where(*_shown(project), *asked).order_by(*ordering(sort, BUILD_ORDERS))
 
 
-def resolve(job: Job) -> Build:
-    """The build that a job runs on: the newest of its project with the same key that is done or under way, else a new
-    one. `nocache` always makes a new one. Must be called inside `database.write`."""
+def list_archived(owner: User) -> ModelSelect[Build]:
+    """As `jobs.list_archived`."""
+    projects = Project.select(Project.id).where(Project.user == owner, Project.deleted_at.is_null())
+    return (
+        Build.select()
+        .where(Build.project.in_(projects), Build.deleted_at.is_null(), Build.archived_at.is_null(False))
+        .order_by(Build.archived_at.desc(), Build.id.desc())
+    )
+
+
+# Making.
+
+
+def resolve(job: Job) -> tuple[Build, str]:
+    """The build that a job runs on, and why that one: the newest of its project with the same key that is done or
+    under way, else a new one. `nocache` always makes a new one. Must be called inside `database.write`."""
     files = job.code.files if job.code else {}
     key, parts = specs.build_key(job.config, job.runner, files)
-    if not job.config["build"].get("nocache"):
-        found = _reusable(job.project_id, key)
-        if found is not None:
-            return found
-    return _make(job.project, job.user, {"build": job.config["build"]}, job.runner, key, parts, job.code)
+    nocache = bool(job.config["build"].get("nocache"))
+    found = None if nocache else _reusable(job.project_id, key)
+    if found is not None:
+        return found, "reused, as the same build is done" if found.status.is_done else "joined, as it is under way"
+    columns = {"config": {"build": job.config["build"]}, "runner": job.runner, "key": key, "key_parts": parts}
+    build = _make(job.project, job.user, columns | {"code": job.code_id}, nocache=nocache)
+    return build, (build.reason or {}).get("text", "")
+
+
+def create(
+    project: Project, user: User, attributes: Mapping[str, Any], settings: Settings, once: Once | None = None
+) -> Build:
+    """Accept a build that no job has asked for; it is made at once. When this returns, it is on disk.
+
+    `attributes`: `config` (with its section `build`), `content`, and the build's own columns. Raises Invalid where
+    the runner cannot honour the config, Unavailable where the disk is low, and what `once` raises.
+    """
+    refuse_on_low_disk(settings)
+    config = attributes.get("config")
+    if config is None:
+        raise Invalid([Problem("/content", "Build expects a `content`.")])
+    notes = specs.check(config, settings.runner)
+    files = project.code.files if project.code else {}
+    key, parts = specs.build_key(config, settings.runner, files)
+    columns = {name: attributes.get(name) or config.get(name) for name in ("name", "description", "tags")}
+    columns |= {"config": {"build": config["build"]}, "content": attributes.get("content"), "notes": notes or None}
+    columns |= {"runner": settings.runner, "key": key, "key_parts": parts, "code": project.code_id}
+    with write("accept-build"):
+        keep = begin(once)
+        build = _make(project, user, columns | {"is_asked": True}, nocache=bool(config["build"].get("nocache")))
+        keep(build)
+    send_hint(settings.data_dir)
+    return build
+
+
+def refuse_on_low_disk(settings: Settings) -> None:
+    """Raises Unavailable."""
+    free = Store(settings.data_dir).free_bytes()
+    if free < settings.disk_low:
+        raise Unavailable(
+            f"The server's disk has {free >> 20} MiB left, and takes nothing new below {settings.disk_low >> 20} MiB.",
+            60,
+        )
 
 
 def _reusable(project_id: int, key: str) -> Build | None:
@@ -53,36 +129,163 @@ def _reusable(project_id: int, key: str) -> Build | None:
             Build.status.not_in(UNUSABLE),
             Build.stop_at.is_null(),
             Build.invalidated_at.is_null(),
+            Build.archived_at.is_null(),
+            Build.deleted_at.is_null(),
         )
         .order_by(Build.id.desc())
         .first()
     )
 
 
-def _make(
-    project: Project,
-    user: User,
-    config: dict[str, Any],
-    runner: str,
-    key: str,
-    parts: dict[str, Any],
-    code: Code | None,
-) -> Build:
+def _make(project: Project, user: User, columns: Mapping[str, Any], *, nocache: bool) -> Build:
     moment = now()
     build = Build.create(
         uuid=uuid.uuid4().hex,
         project=project,
         user=user,
-        config=config,
-        runner=runner,
-        key=key,
-        key_parts=parts,
-        code=code,
+        reason=_why(project, columns, nocache),
         created_at=moment,
         updated_at=moment,
+        **columns,
     )
     first_status(build)
     return build
+
+
+def _why(project: Project, columns: Mapping[str, Any], nocache: bool) -> dict[str, Any]:
+    """Why a build is made and none reused: {"kind", "text", "changed": [the parts of the key that differ]}."""
+    if nocache:
+        return _reason("nocache", "`nocache` asks for a new build each time")
+    if columns.get("is_asked"):
+        return _reason("asked", "a build was asked for by itself")
+    of_project = Build.select().where(Build.project == project, Build.deleted_at.is_null()).order_by(Build.id.desc())
+    same = of_project.where(Build.key == columns["key"]).first()
+    if same is not None:
+        kind, text = "unusable", f"build {same.id} is {same.status}"
+        if same.invalidated_at is not None:
+            kind, text = "invalidated", f"build {same.id} was invalidated"
+        elif same.archived_at is not None:
+            kind, text = "archived", f"build {same.id} is archived"
+        elif same.stop_at is not None:
+            text = f"build {same.id} is being stopped"
+        return _reason(kind, text)
+    last = of_project.first()
+    if last is None:
+        return _reason("first", "it is the project's first build")
+    changed = [part for part, value in columns["key_parts"].items() if last.key_parts.get(part) != value]
+    words = " and ".join(PARTS.get(part, part) for part in changed)
+    return _reason("changed", f"{words} changed since build {last.id}", changed)
+
+
+def _reason(kind: str, text: str, changed: Sequence[str] = ()) -> dict[str, Any]:
+    return {"kind": kind, "text": text, "changed": list(changed)}
+
+
+# Changing.
+
+
+def update(build: Build, changes: Mapping[str, Any]) -> Build:
+    """Change name, description and tags (united with the old ones where `changes["merge"]`)."""
+    columns = {name: changes[name] for name in ("name", "description", "tags") if name in changes}
+    with write("update-build"):
+        build = _fresh(build)
+        if changes.get("merge") and "tags" in columns:
+            columns["tags"] = list(dict.fromkeys([*(build.tags or []), *(columns["tags"] or [])])) or None
+        if columns:
+            change(build, **columns)
+    return build
+
+
+def request_stop(build: Build, settings: Settings) -> None:
+    """Have the build stopped, and with it the jobs that wait for it; one that is done stays as it is. Idempotent."""
+    with write("stop-build"):
+        _wish_stop(_fresh(build))
+    send_hint(settings.data_dir)
+
+
+def archive(build: Build, settings: Settings) -> None:
+    """Hide the build, which no new job uses then; one that is not done is stopped. Idempotent. Raises Conflict where a
+    job needs it."""
+    with write("archive"):
+        build = _fresh(build)
+        if build.archived_at is None:
+            _refuse_in_use(build)
+            _wish_stop(build)
+            change(build, archived_at=now())
+    send_hint(settings.data_dir)
+
+
+def restore(project: Project, build_id: int) -> None:
+    """Show an archived build again. Idempotent. Raises NotFound."""
+    with write("restore"):
+        build = Build.get_or_none(Build.id == build_id, Build.project == project, Build.deleted_at.is_null())
+        if build is None:
+            raise _not_found(build_id)
+        if build.archived_at is not None:
+            change(build, archived_at=None)
+
+
+def invalidate(build: Build) -> None:
+    """Have no new job use the build; those that do go on. Idempotent."""
+    with write("invalidate"):
+        build = _fresh(build)
+        if build.invalidated_at is None:
+            change(build, invalidated_at=now())
+
+
+def invalidate_all(project: Project) -> None:
+    """As `invalidate`, for every build of the project."""
+    with write("invalidate"):
+        Build.update(invalidated_at=now(), version=Build.version + 1).where(
+            *_shown(project), Build.invalidated_at.is_null()
+        ).execute()
+
+
+def delete(build: Build, settings: Settings) -> None:
+    """Hide the build at once, and have it stopped and then removed with all that it made. Idempotent. Raises Conflict
+    where a job needs it."""
+    with write("delete"):
+        build = _fresh(build)
+        if build.deleted_at is None:
+            _refuse_in_use(build)
+            _wish_stop(build)
+            change(build, deleted_at=now())
+    send_hint(settings.data_dir)
+
+
+def delete_all(project: Project) -> None:
+    """Delete every build of a project whose jobs are being deleted. Must be called inside `database.write`."""
+    moment = now()
+    of_project = Build.update(deleted_at=moment, version=Build.version + 1)
+    of_project.where(Build.project == project, Build.deleted_at.is_null()).execute()
+    stop = Build.update(stop_at=moment)
+    stop.where(Build.project == project, Build.finished_at.is_null(), Build.stop_at.is_null()).execute()
+
+
+def _wish_stop(build: Build) -> None:
+    if not build.status.is_done and build.stop_at is None:
+        change(build, stop_at=now())
+
+
+def _refuse_in_use(build: Build) -> None:
+    numbers = [str(job.id) for job in users_of(build).limit(5)]
+    if numbers:
+        raise Conflict(f"The build is needed: these jobs wait for it or run on it: {', '.join(numbers)}.", 30)
+
+
+def users_of(build: Build) -> ModelSelect[Job]:
+    """The jobs that wait for the build or run on it."""
+    return Job.select(Job.id).where(Job.build == build, Job.finished_at.is_null()).order_by(Job.id)
+
+
+def _fresh(build: Build) -> Build:
+    fresh = Build.get_or_none(Build.id == build.id)
+    if fresh is None:
+        raise _not_found(build.id)
+    return fresh
+
+
+# Looking.
 
 
 def latest_status(build: Build) -> BuildStatus:
@@ -95,7 +298,12 @@ def list_statuses(build: Build) -> ModelSelect[BuildStatus]:
     return BuildStatus.select().where(BuildStatus.build == build).order_by(BuildStatus.created_at, BuildStatus.id)
 
 
+def count_jobs(build: Build) -> int:
+    """The jobs that use or used the build."""
+    return Job.select().where(Job.build == build, Job.deleted_at.is_null()).count()
+
+
 def is_wanted(build: Build) -> bool:
-    """Whether a job waits for it."""
+    """Whether a job waits for it, or a person asked for it."""
     waiting = Job.select().where(Job.build == build, Job.status == Status.BUILDING, Job.stop_at.is_null())
-    return bool(waiting.exists())
+    return bool(build.is_asked or waiting.exists())

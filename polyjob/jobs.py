@@ -1,4 +1,4 @@
-"""What can be done with jobs: create, find, change, clone, stop, delete.
+"""What can be done with jobs: create, find, change, clone, stop, archive, delete.
 
 Each verb is one transaction, synced when it returns, and wakes the engine where that has something to do. What is
 wished is written here; what is, by the engine.
@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import copy
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from peewee import ModelSelect
 
 from polyjob import specs
+from polyjob.builds import UNUSABLE, refuse_on_low_disk
 from polyjob.clock import now
 from polyjob.database import database, write
-from polyjob.errors import Invalid, NotFound, Problem, Unavailable
+from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.hints import send_hint
-from polyjob.models import CLAIMED, QUEUED, Build, Job, JobStatus, Project, User
+from polyjob.idempotency import Once, begin
+from polyjob.models import CLAIMED, QUEUED, SHOWN, Build, Job, JobStatus, Project, User
 from polyjob.query import JOB_FIELDS, JOB_ORDERS, conditions, ordering
 from polyjob.schemas.config import load_config
 from polyjob.settings import Settings
@@ -34,20 +36,43 @@ _COPIED = ("name", "description", "readme", "tags", "data_refs", "ttl")
 
 
 BY_ID = Prepared(lambda: Job.select().where(Job.id == 0))
-_BY_PROJECT = Prepared(lambda: Job.select().where(Job.id == 0, Job.project == 0, Job.deleted_at.is_null()))
+_BY_PROJECT = Prepared(
+    lambda: Job.select().where(Job.id == 0, Job.project == 0, Job.deleted_at.is_null(), Job.archived_at.is_null())
+)
+
+_PLACE = f"SELECT COUNT(*) FROM job WHERE {QUEUED.sql} AND id <= ?"
 
 # Finding.
 
 
 def find(project: Project, job_id: int) -> Job:
-    """Raises NotFound, also for a job that is being deleted."""
+    """Raises NotFound, also for a job that is archived or being deleted."""
     job = _BY_PROJECT.first(job_id, project.id)
     if job is None:
-        raise NotFound(f"There is no job {job_id} in this project.")
+        raise _not_found(job_id)
     job.project = project
     if job.user_id == project.user_id:
         job.user = project.user
     return job
+
+
+def _not_found(job_id: int) -> NotFound:
+    return NotFound(f"There is no job {job_id} in this project.")
+
+
+def state(project: Project, job_id: int) -> tuple[object, ...]:
+    """What changes whenever something changes that people see of the job; reads one row, while the job is queued its
+    place, and while it waits for a build that one's status. Raises NotFound."""
+    sql = "SELECT version, status, is_managed, build_id FROM job WHERE id = ? AND project_id = ? AND "
+    row = database.execute_sql(sql + SHOWN.sql, (job_id, project.id)).fetchone()
+    if row is None:
+        raise _not_found(job_id)
+    version, status, is_managed, build_id = row
+    if status == Status.CREATED and is_managed:
+        return version, database.execute_sql(_PLACE, (job_id,)).fetchone()[0]
+    if status == Status.BUILDING:
+        return version, database.execute_sql("SELECT status FROM build WHERE id = ?", (build_id,)).fetchone()
+    return (version,)
 
 
 def list_jobs(project: Project, query: str | None = None, sort: str | None = None) -> ModelSelect[Job]:
@@ -58,8 +83,18 @@ def list_jobs(project: Project, query: str | None = None, sort: str | None = Non
     asked = conditions(query, JOB_FIELDS, "job")
     return (
         Job.select()
-        .where(Job.project == project, Job.deleted_at.is_null(), *asked)
+        .where(Job.project == project, Job.deleted_at.is_null(), Job.archived_at.is_null(), *asked)
         .order_by(*ordering(sort, JOB_ORDERS))
+    )
+
+
+def list_archived(owner: User) -> ModelSelect[Job]:
+    """The archived jobs of the owner's projects, last archived first."""
+    projects = Project.select(Project.id).where(Project.user == owner, Project.deleted_at.is_null())
+    return (
+        Job.select()
+        .where(Job.project.in_(projects), Job.deleted_at.is_null(), Job.archived_at.is_null(False))
+        .order_by(Job.archived_at.desc(), Job.id.desc())
     )
 
 
@@ -67,8 +102,7 @@ def queue_position(job: Job) -> int | None:
     """1 for the job that is claimed next; None for one that does not wait to be claimed."""
     if job.status is not Status.CREATED or not job.is_managed:
         return None
-    sql = f"SELECT COUNT(*) FROM job WHERE {QUEUED.sql} AND id <= ?"
-    return int(database.execute_sql(sql, (job.id,)).fetchone()[0])
+    return int(database.execute_sql(_PLACE, (job.id,)).fetchone()[0])
 
 
 def slots_taken() -> int:
@@ -76,12 +110,12 @@ def slots_taken() -> int:
     return int(database.execute_sql(f"SELECT COUNT(*) FROM job WHERE {CLAIMED.sql} AND exit IS NULL").fetchone()[0])
 
 
-def waiting_reason(job: Job) -> str | None:
-    """What keeps the job from running now, in one sentence; None if nothing does."""
+def waiting_reason(job: Job, position: int | None) -> str | None:
+    """What keeps the job, at this place in the queue, from running now, in one sentence; None if nothing does."""
     if job.status.is_done or not job.is_managed:
         return None
     if job.status is Status.CREATED:
-        ahead = (queue_position(job) or 1) - 1
+        ahead = (position or 1) - 1
         return f"Waits for a free slot; {ahead} {'job is' if ahead == 1 else 'jobs are'} ahead of it."
     if job.status is Status.BUILDING and job.build is not None and not job.build.status.is_done:
         return f"Waits for build {job.build.unique_name}, which is {job.build.status}."
@@ -91,13 +125,15 @@ def waiting_reason(job: Job) -> str | None:
 # Making.
 
 
-def create(project: Project, user: User, attributes: Mapping[str, Any], settings: Settings) -> Job:
+def create(
+    project: Project, user: User, attributes: Mapping[str, Any], settings: Settings, once: Once | None = None
+) -> Job:
     """Accept a job: when this returns, it is on disk and will run, or reach a terminal status that says why not.
 
     `attributes`: `config` (loaded by `load_config`) or None, and the job's own columns. Raises Invalid where the
-    runner cannot honour the config or the name is taken, Unavailable where the disk is low.
+    runner cannot honour the config or the name is taken, Unavailable where the disk is low, and what `once` raises.
     """
-    _refuse_on_low_disk(settings)
+    refuse_on_low_disk(settings)
     managed = attributes.get("is_managed") is not False
     config = attributes.get("config")
     if config is None and managed:
@@ -108,6 +144,7 @@ def create(project: Project, user: User, attributes: Mapping[str, Any], settings
             columns[name] = columns[name] or config.get(name)
     notes = specs.check(config, settings.runner) if config and managed else []
     with write("accept"):
+        keep = begin(once)
         _refuse_taken_name(project, columns["name"])
         job = _insert(
             project,
@@ -120,21 +157,29 @@ def create(project: Project, user: User, attributes: Mapping[str, Any], settings
                 "runner": settings.runner,
                 "notes": notes or None,
                 "code": project.code_id,
-                "build": _asked_build(project, attributes.get("build_job")),
+                "build": _asked_build(project, attributes.get("build_job"), settings.runner),
             },
         )
+        keep(job)
     send_hint(settings.data_dir)
     return job
 
 
-def clone(source: Job, user: User, strategy: str, attributes: Mapping[str, Any], settings: Settings) -> Job:
+def clone(
+    source: Job,
+    user: User,
+    strategy: str,
+    attributes: Mapping[str, Any],
+    settings: Settings,
+    once: Once | None = None,
+) -> Job:
     """A new job from `source`: its config with the patch `attributes["config"]` merged in.
 
     `restart` starts with empty outputs and takes a source in any state; `resume` and `copy` start with a copy of the
     source's outputs, which must be done. Raises Invalid and makes no job where the merged config or the source does
-    not do, Unavailable where the disk is low.
+    not do, Unavailable where the disk is low, and what `once` raises.
     """
-    _refuse_on_low_disk(settings)
+    refuse_on_low_disk(settings)
     if strategy != "restart" and not source.status.is_done:
         detail = f"Job {source.unique_name} is {source.status}; {strategy} takes only a job that is done."
         raise Invalid([Problem("", detail)])
@@ -144,6 +189,7 @@ def clone(source: Job, user: User, strategy: str, attributes: Mapping[str, Any],
     identity = uuid.uuid4().hex
     own = config or {}
     with _inputs_of(source, identity, strategy, settings), write(strategy):
+        keep = begin(once)
         if _fresh(source).deleted_at is not None:
             raise NotFound("The job was deleted.")
         code = source.project.code_id if attributes.get("update_code") else source.code_id
@@ -168,6 +214,7 @@ def clone(source: Job, user: User, strategy: str, attributes: Mapping[str, Any],
                 "cloning_strategy": strategy,
             },
         )
+        keep(job)
     send_hint(settings.data_dir)
     return job
 
@@ -206,15 +253,6 @@ def _insert(project: Project, user: User, columns: Mapping[str, Any]) -> Job:
     return job
 
 
-def _refuse_on_low_disk(settings: Settings) -> None:
-    free = Store(settings.data_dir).free_bytes()
-    if free < settings.disk_low:
-        raise Unavailable(
-            f"The server's disk has {free >> 20} MiB left, and takes no new jobs below {settings.disk_low >> 20} MiB.",
-            60,
-        )
-
-
 def _refuse_taken_name(project: Project, name: str | None, but: Job | None = None) -> None:
     if name is not None and _is_taken(project, name, but):
         raise Invalid([Problem("/name", f"There is a job named `{name}` in this project already.")])
@@ -235,14 +273,22 @@ def _free_name(project: Project, name: str | None) -> str | None:
     return f"{name}-{number}"
 
 
-def _asked_build(project: Project, asked: int | str | None) -> Build | None:
+def _asked_build(project: Project, asked: int | str | None, runner: str) -> Build | None:
     """The build that the request names, by number or unique name."""
     if asked is None:
         return None
     number = str(asked).rsplit(".", 1)[-1]
-    build = Build.get_or_none(Build.id == int(number), Build.project == project) if number.isdecimal() else None
+    build = None
+    if number.isdecimal() and len(number) <= 18:
+        shown = (Build.project == project) & Build.deleted_at.is_null() & Build.archived_at.is_null()
+        build = Build.get_or_none((Build.id == int(number)) & shown)
     if build is None or str(asked) not in (number, build.unique_name):
         raise Invalid([Problem("/build_job", f"There is no build `{asked}` in this project.")])
+    if build.runner != runner:
+        detail = f"Build `{asked}` was made for the {build.runner} runner, and jobs run on the {runner} runner now."
+        raise Invalid([Problem("/build_job", detail)])
+    if build.stop_at is not None or build.status in UNUSABLE:
+        raise Invalid([Problem("/build_job", f"Build `{asked}` cannot be used: it was stopped or has failed.")])
     return build
 
 
@@ -304,11 +350,78 @@ def request_stop(job: Job, user: User | None, settings: Settings) -> Job:
 def delete(job: Job, user: User | None, settings: Settings) -> None:
     """Hide the job at once, and have it stopped and then removed with all that it wrote. Idempotent."""
     with write("delete"):
-        job = _fresh(job)
-        if job.deleted_at is None:
-            _wish_stop(job, "delete", user)
-            change(job, deleted_at=now())
+        _delete(_fresh(job), user)
     send_hint(settings.data_dir)
+
+
+def _delete(job: Job, user: User | None) -> None:
+    if job.deleted_at is None:
+        _wish_stop(job, "delete", user)
+        change(job, deleted_at=now())
+
+
+def archive(job: Job, user: User | None, settings: Settings) -> None:
+    """Hide the job from lists and look-ups, and have it stopped if it is not done. Idempotent."""
+    with write("archive"):
+        job = _fresh(job)
+        if job.archived_at is None:
+            _wish_stop(job, "person", user)
+            change(job, archived_at=now())
+    send_hint(settings.data_dir)
+
+
+def restore(project: Project, job_id: int) -> Job:
+    """Show an archived job again; it stays as it is. Idempotent. Raises NotFound."""
+    with write("restore"):
+        job = BY_ID.first(job_id)
+        if job is None or job.project_id != project.id or job.deleted_at is not None:
+            raise _not_found(job_id)
+        if job.archived_at is not None:
+            change(job, archived_at=None)
+    return job
+
+
+def stop_many(project: Project, numbers: Iterable[int], user: User | None, settings: Settings) -> list[int]:
+    """Have jobs of the project stopped; those of them that were there and not done."""
+    with write("stop"):
+        found = [job for job in _some(project, numbers) if not job.status.is_done]
+        for job in found:
+            _wish_stop(job, "person", user)
+    send_hint(settings.data_dir)
+    return [job.id for job in found]
+
+
+def delete_many(project: Project, numbers: Iterable[int], user: User | None, settings: Settings) -> list[int]:
+    """Delete jobs of the project; those of them that were there."""
+    with write("delete"):
+        found = _some(project, numbers)
+        for job in found:
+            _delete(job, user)
+    send_hint(settings.data_dir)
+    return [job.id for job in found]
+
+
+def _some(project: Project, numbers: Iterable[int]) -> list[Job]:
+    shown = (Job.project == project) & Job.deleted_at.is_null() & Job.archived_at.is_null()
+    return list(Job.select().where(Job.id.in_(list(numbers)), shown).order_by(Job.id))
+
+
+def stop_all(project: Project, user: User | None) -> None:
+    """Have every job of the project stopped. Must be called inside `database.write`."""
+    for job in _unfinished(project):
+        _wish_stop(job, "person", user)
+
+
+def delete_all(project: Project, user: User | None) -> None:
+    """Delete every job of the project. Must be called inside `database.write`."""
+    for job in _unfinished(project):
+        _delete(job, user)
+    left = Job.update(deleted_at=now(), version=Job.version + 1)
+    left.where(Job.project == project, Job.deleted_at.is_null()).execute()
+
+
+def _unfinished(project: Project) -> list[Job]:
+    return list(Job.select().where(Job.project == project, Job.finished_at.is_null(), Job.deleted_at.is_null()))
 
 
 def _wish_stop(job: Job, kind: str, user: User | None) -> None:
@@ -372,7 +485,7 @@ def latest_status(job: Job) -> JobStatus:
     )
 
 
-def list_statuses(job: Job) -> ModelSelect[JobStatus]:
+def list_statuses(job: Job | int) -> ModelSelect[JobStatus]:
     """Oldest first."""
     return JobStatus.select().where(JobStatus.job == job).order_by(JobStatus.created_at, JobStatus.id)
 

@@ -93,8 +93,11 @@ class Project(Table):
     """The latest upload: what a new job runs with."""
     code_id: int | None
     job_count = IntegerField(default=0)
-    """Kept by triggers, as is build_count; never written here."""
+    """Kept by triggers, as are the three below; never written here."""
     build_count = IntegerField(default=0)
+    jobs_version = IntegerField(default=1)
+    """Raised by every change of one of its jobs: the ETag of their list."""
+    builds_version = IntegerField(default=1)
     created_at = InstantField()
     updated_at = InstantField()
     archived_at = InstantField(null=True)

@@ -1,4 +1,4 @@
-"""What can be done with projects: make, list, give new code."""
+"""What can be done with projects: make, list, change, archive, delete, give new code."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any, BinaryIO
 
 from peewee import ModelSelect
 
-from polyjob import code
+from polyjob import builds, code, jobs
 from polyjob.clock import now
 from polyjob.database import write
-from polyjob.errors import Invalid, Problem, Unavailable
+from polyjob.errors import Invalid, NotFound, Problem, Unavailable
+from polyjob.hints import send_hint
 from polyjob.models import Code, Project, User
 from polyjob.settings import Settings
 from polyjob.store import Store
@@ -26,13 +27,10 @@ def create(user: User, attributes: Mapping[str, Any], settings: Settings) -> Pro
     name = attributes.get("name")
     if name is None:
         raise Invalid([Problem("/name", "This field is required.")])
-    if name.lower() in RESERVED:
-        raise Invalid([Problem("/name", "The name is a reserved word or already taken.")])
     is_public = attributes.get("is_public")
     moment = now()
     with write("project"):
-        if Project.select().where(Project.user == user, Project.name == name).exists():
-            raise Invalid([Problem("/name", f"A project with name `{name}` already exists.")])
+        _refuse_name(user, name)
         return Project.create(
             uuid=uuid.uuid4().hex,
             user=user,
@@ -44,9 +42,83 @@ def create(user: User, attributes: Mapping[str, Any], settings: Settings) -> Pro
         )
 
 
-def list_projects(owner: User) -> ModelSelect[Project]:
+def list_projects(owner: User, *, archived: bool = False) -> ModelSelect[Project]:
     """Last changed first."""
-    return Project.select().where(Project.user == owner).order_by(Project.updated_at.desc(), Project.id.desc())
+    return (
+        Project.select()
+        .where(Project.user == owner, Project.deleted_at.is_null(), Project.archived_at.is_null(not archived))
+        .order_by(Project.updated_at.desc(), Project.id.desc())
+    )
+
+
+def update(project: Project, changes: Mapping[str, Any]) -> Project:
+    """Change name, description, readme, tags (united with the old ones where `changes["merge"]`), is_public.
+
+    Raises Invalid; then nothing is changed. Whatever belongs to the project has its new name at once.
+    """
+    columns = {name: changes[name] for name in ("description", "readme", "tags") if name in changes}
+    for name in ("name", "is_public"):
+        if changes.get(name) is not None:
+            columns[name] = changes[name]
+    with write("project"):
+        project = _fresh(project)
+        if changes.get("merge") and "tags" in columns:
+            columns["tags"] = list(dict.fromkeys([*(project.tags or []), *(columns["tags"] or [])])) or None
+        if columns.get("name", project.name) != project.name:
+            _refuse_name(project.user, columns["name"])
+        if columns:
+            _change(project, **columns)
+    return project
+
+
+def archive(project: Project, user: User, settings: Settings) -> None:
+    """Hide the project with all that belongs to it, and have its jobs stopped. Idempotent."""
+    with write("archive"):
+        project = _fresh(project)
+        jobs.stop_all(project, user)
+        _change(project, archived_at=project.archived_at or now())
+    send_hint(settings.data_dir)
+
+
+def restore(project: Project) -> None:
+    """Show an archived project again. Idempotent."""
+    with write("restore"):
+        _change(_fresh(project), archived_at=None)
+
+
+def delete(project: Project, user: User, settings: Settings) -> None:
+    """Hide the project at once, have its jobs stopped, and then everything of it removed. Idempotent.
+
+    Its name is free for another project from now on.
+    """
+    with write("delete"):
+        project = _fresh(project)
+        if project.deleted_at is None:
+            jobs.delete_all(project, user)
+            builds.delete_all(project)
+            _change(project, deleted_at=now(), name=project.uuid)
+    send_hint(settings.data_dir)
+
+
+def _change(project: Project, **columns: Any) -> None:
+    columns["updated_at"] = max(now(), project.updated_at)
+    Project.update(**columns).where(Project.id == project.id).execute()
+    for name, value in columns.items():
+        setattr(project, name, value)
+
+
+def _fresh(project: Project) -> Project:
+    fresh = Project.get_or_none(Project.id == project.id)
+    if fresh is None:
+        raise NotFound("The project was deleted.")
+    return fresh
+
+
+def _refuse_name(owner: User, name: str) -> None:
+    if name.lower() in RESERVED:
+        raise Invalid([Problem("/name", "The name is a reserved word or already taken.")])
+    if Project.select().where(Project.user == owner, Project.name == name).exists():
+        raise Invalid([Problem("/name", f"A project with name `{name}` already exists.")])
 
 
 def upload_code(project: Project, user: User, source: BinaryIO, settings: Settings) -> Code:
@@ -75,3 +147,26 @@ def upload_code(project: Project, user: User, source: BinaryIO, settings: Settin
         )
         Project.update(code=row, updated_at=moment).where(Project.id == project.id).execute()
     return row
+
+
+def latest_code(project: Project) -> Code:
+    """Raises NotFound where nothing was uploaded."""
+    if project.code is None:
+        raise NotFound("No code was uploaded to this project.")
+    found: Code = project.code
+    return found
+
+
+def first_code(project: Project) -> Code:
+    """As `latest_code`."""
+    return Code.select().where(Code.project == project).order_by(Code.id).first() or latest_code(project)
+
+
+def find_code(project: Project, commit: str | None) -> Code:
+    """The upload with this digest; the latest where it is None. Raises NotFound."""
+    if commit is None:
+        return latest_code(project)
+    found = Code.select().where(Code.project == project, Code.digest == commit).order_by(Code.id.desc()).first()
+    if found is None:
+        raise NotFound("There is no such upload of this project's code.")
+    return found

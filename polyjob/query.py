@@ -98,6 +98,38 @@ def ordering(text: str | None, columns: Mapping[str, Field], default: str = "-up
     return [*orders, _order(columns["id"], names[0].startswith("-"))]
 
 
+@dataclass(frozen=True)
+class Order:
+    """The order of a list that is walked by cursor: by one column, then by id."""
+
+    name: str
+    column: Field
+    descending: bool
+
+
+def walk(text: str | None, columns: Mapping[str, Field], default: str = "-updated_at") -> Order:
+    """As `ordering`, for a walk by cursor. Raises Invalid where several columns are asked for."""
+    names = [name.strip() for name in (text or default).split(",") if name.strip().removeprefix("-") in columns]
+    names = names or [default]
+    if len(names) > 1:
+        raise Invalid([Problem("sort", "A walk by `cursor` goes by one column.")])
+    name = names[0].removeprefix("-")
+    return Order(names[0], columns[name], names[0].startswith("-"))
+
+
+def behind(order: Order, key: Field, value: Any, number: int) -> Any:
+    """The condition on rows that stand behind the row with this value (as stored) and id. Nulls stand last."""
+    after = operator.lt if order.descending else operator.gt
+    if order.column is key:
+        return after(key, number)
+    if value is None:
+        return order.column.is_null() & after(key, number)
+    pair = NodeList((order.column, key), glue=", ", parens=True)
+    given = NodeList((Value(value), Value(number)), glue=", ", parens=True)
+    rest = NodeList((pair, SQL("<" if order.descending else ">"), given))
+    return Expression(rest, "OR", order.column.is_null()) if order.column.null else Expression(rest, "AND", SQL("1"))
+
+
 def _order(column: Field, descending: bool) -> Ordering:
     return (
         column.desc(nulls="LAST" if column.null else None)

@@ -257,6 +257,7 @@ def test_a_job_of_another_project_is_not_found(create, user, settings):
 
 def test_why_a_job_waits(create):
     first, second = create(), create()
-    assert jobs.waiting_reason(first).endswith("0 jobs are ahead of it.")
-    assert jobs.waiting_reason(second).endswith("1 job is ahead of it.")
-    assert jobs.waiting_reason(done(first)) is None
+    reasons = [jobs.waiting_reason(job, jobs.queue_position(job)) for job in (first, second)]
+    assert reasons[0].endswith("0 jobs are ahead of it.")
+    assert reasons[1].endswith("1 job is ahead of it.")
+    assert jobs.waiting_reason(done(first), None) is None

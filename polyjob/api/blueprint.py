@@ -3,7 +3,7 @@ documents its errors as problems."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flask_smorest
@@ -12,10 +12,19 @@ from flask_smorest.utils import prepare_response
 from marshmallow import Schema
 
 from polyjob.api import paging
+from polyjob.api.once import PARAMETER, REPLAYED
 from polyjob.api.problems import MIMETYPE
 from polyjob.schemas.wire import ProblemSchema, page_of
 
 View = Callable[..., Any]
+TAG = {"ETag": {"description": "Changes when what is shown does.", "schema": {"type": "string"}}}
+IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "description": "The ETag of an earlier answer: while nothing has changed, the answer is 304 without a body.",
+    "schema": {"type": "string"},
+}
+REPLAYED_HEADER = {REPLAYED: {"description": "`true` for an answer given before.", "schema": {"type": "string"}}}
 _COMMON = ("UNAUTHORIZED", "NOT_FOUND", "SERVICE_UNAVAILABLE")
 _OF_WRITES = ("BAD_REQUEST", "FORBIDDEN", "CONTENT_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
 _CODES = {
@@ -26,6 +35,8 @@ _CODES = {
     "CONTENT_TOO_LARGE": "413",
     "UNSUPPORTED_MEDIA_TYPE": "415",
     "SERVICE_UNAVAILABLE": "503",
+    "CONFLICT": "409",
+    "UNPROCESSABLE_CONTENT": "422",
 }
 
 
@@ -40,10 +51,25 @@ class Blueprint(flask_smorest.Blueprint):
     def page(self, item: type[Schema], *, queries: bool = False) -> Callable[[View], View]:
         """The view answers with a page of such items, which may be asked for by `query` and `sort`."""
         parameters = paging.PARAMETERS + (paging.QUERIES if queries else [])
+        errors = {"400": "BAD_REQUEST"} if queries else {}
 
         def decorate(view: View) -> View:
-            documented = self._documented(parameters=parameters)(view)
-            return self.response(200, page_of(item))(documented)
+            documented = self._documented(parameters=parameters, responses=errors)(view)
+            return self.response(200, page_of(item), headers=paging.LINKS)(documented)
+
+        return decorate
+
+    def tagged(self, view: View) -> View:
+        """The answer has an ETag, and there is a 304."""
+        responses = {"200": {"headers": TAG}, "304": {"description": "It is as the ETag says.", "headers": TAG}}
+        return self._documented(parameters=[IF_NONE_MATCH], responses=responses)(view)
+
+    def once(self, schema: type[Schema]) -> Callable[[View], View]:
+        """The view answers 201 with such a thing, made once for each Idempotency-Key."""
+
+        def decorate(view: View) -> View:
+            documented = self._documented(parameters=[PARAMETER], responses={"422": "UNPROCESSABLE_CONTENT"})(view)
+            return self.response(201, schema, headers=REPLAYED_HEADER)(documented)
 
         return decorate
 
@@ -51,12 +77,22 @@ class Blueprint(flask_smorest.Blueprint):
         """The view answers with this status and no body."""
         return self.response(status)
 
+    def conflicts(self, view: View) -> View:
+        """The state of the thing may not allow it."""
+        return self._documented(responses={"409": "CONFLICT"})(view)
+
     def open_to_all(self, view: View) -> View:
         """No key is asked for."""
         return self._documented(security=[])(view)
 
-    def _documented(self, **members: Any) -> Callable[[View], View]:
-        return self.doc(**members)
+    def _documented(self, parameters: Sequence[dict[str, Any]] = (), **members: Any) -> Callable[[View], View]:
+        """As `doc`, but parameters add to those that the view has."""
+
+        def decorate(view: View) -> View:
+            before = getattr(view, "_apidoc", {}).get("manual_doc", {}).get("parameters", [])
+            return self.doc(parameters=[*before, *parameters], **members)(view)
+
+        return decorate
 
 
 class Api(flask_smorest.Api):

@@ -1,43 +1,175 @@
-"""Builds: list, detail, history."""
+"""Builds: list, make, look at, change, stop, invalidate, archive, delete, bookmark; their history."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from polyjob import builds
+from flask import Response
+
+from polyjob import bookmarks, builds
 from polyjob.api import rows
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.context import BUILD, BUILDS, find_project
+from polyjob.api.bodies import read_body
+from polyjob.api.context import BUILD, BUILDS, config_stood_at, empty, find_project, me, settings
+from polyjob.api.etags import unchanged
+from polyjob.api.once import made_once
 from polyjob.api.paging import limit, offset, page
+from polyjob.api.statuses import code_reference
 from polyjob.errors import NotFound
-from polyjob.models import BuildStatus, Job
-from polyjob.schemas.builds import BuildRowSchema, BuildSchema, BuildStatusSchema, BuildView
+from polyjob.idempotency import Once
+from polyjob.models import Build, BuildStatus
+from polyjob.schemas.builds import (
+    BuildChangeBody,
+    BuildCreateBody,
+    BuildRowSchema,
+    BuildSchema,
+    BuildStatusSchema,
+    BuildView,
+    read_build_create,
+)
+from polyjob.schemas.checks import check_values, load
+from polyjob.schemas.users import CodeReferenceSchema
+
+_SCHEMA, _CHANGE = BuildSchema(), BuildChangeBody()
 
 blp = Blueprint("builds", __name__, description="Builds: what jobs need made before they run.")
 
 
 @blp.get(BUILDS)
 @blp.page(BuildRowSchema, queries=True)
-def list_builds(username: str, project_name: str) -> dict[str, Any]:
+@blp.tagged
+def list_builds(username: str, project_name: str) -> Any:
     """List the builds of a project, last changed first"""
-    found, count = rows.page_of_builds(find_project(username, project_name))
-    return page([BuildView(build) for build in found], count)
+    project = find_project(username, project_name)
+    return unchanged(project, project.builds_version) or rows.page_of_builds(project, in_list)
+
+
+@blp.post(BUILDS)
+@blp.takes(BuildCreateBody, required=True)
+@blp.once(BuildSchema)
+def create_build(username: str, project_name: str) -> Response:
+    """Make a build, although no job needs it yet"""
+    project = find_project(username, project_name)
+
+    def make(once: Once | None) -> Build:
+        sent = read_build_create(read_body())
+        with config_stood_at(sent.pointer):
+            return builds.create(project, me(), sent.attributes, settings(), once)
+
+    return made_once(make, _document)
+
+
+@blp.post(f"{BUILDS}/invalidate")
+@blp.nothing(200)
+def invalidate_builds(username: str, project_name: str) -> Response:
+    """Have no new job use any build that there is now"""
+    builds.invalidate_all(find_project(username, project_name))
+    return empty(200)
 
 
 @blp.get(BUILD)
 @blp.response(200, BuildSchema)
-def get_build(username: str, project_name: str, build_id: int) -> BuildView:
+@blp.tagged
+def get_build(username: str, project_name: str, build_id: int) -> Any:
     """Get a build"""
+    project = find_project(username, project_name)
+    build = builds.find(project, build_id)
+    return unchanged(project, build.version, project.jobs_version) or shown(build)
+
+
+@blp.route(BUILD, methods=["PATCH", "PUT"])
+@blp.takes(BuildChangeBody)
+@blp.response(200, BuildSchema)
+def update_build(username: str, project_name: str, build_id: int) -> BuildView:
+    """Change a build's name, description or tags"""
     build = builds.find(find_project(username, project_name), build_id)
-    return BuildView(build, Job.select().where(Job.build == build, Job.deleted_at.is_null()).count())
+    body = read_body()
+    check_values(body)
+    return shown(builds.update(build, load(_CHANGE, body, "")))
+
+
+@blp.delete(BUILD)
+@blp.nothing(204)
+@blp.conflicts
+def delete_build(username: str, project_name: str, build_id: int) -> Response:
+    """Remove a build with all that it made; 409 while a job needs it"""
+    builds.delete(builds.find(find_project(username, project_name), build_id), settings())
+    return empty(204)
+
+
+@blp.post(f"{BUILD}/stop")
+@blp.nothing(200)
+def stop_build(username: str, project_name: str, build_id: int) -> Response:
+    """Stop a build, and with it the jobs that wait for it; one that is done stays as it is"""
+    builds.request_stop(builds.find(find_project(username, project_name), build_id), settings())
+    return empty(200)
+
+
+@blp.post(f"{BUILD}/invalidate")
+@blp.nothing(200)
+def invalidate_build(username: str, project_name: str, build_id: int) -> Response:
+    """Have no new job use a build; those that do go on"""
+    builds.invalidate(builds.find(find_project(username, project_name), build_id))
+    return empty(200)
+
+
+@blp.post(f"{BUILD}/archive")
+@blp.nothing(200)
+@blp.conflicts
+def archive_build(username: str, project_name: str, build_id: int) -> Response:
+    """Hide a build, which no new job uses then; 409 while a job needs it"""
+    builds.archive(builds.find(find_project(username, project_name), build_id), settings())
+    return empty(200)
+
+
+@blp.post(f"{BUILD}/restore")
+@blp.nothing(200)
+def restore_build(username: str, project_name: str, build_id: int) -> Response:
+    """Show an archived build again"""
+    builds.restore(find_project(username, project_name), build_id)
+    return empty(200)
+
+
+@blp.post(f"{BUILD}/bookmark")
+@blp.nothing(201)
+def bookmark_build(username: str, project_name: str, build_id: int) -> Response:
+    """Bookmark a build; who may read it may do so"""
+    bookmarks.add(builds.find(find_project(username, project_name, to_write=False), build_id), me())
+    return empty(201)
+
+
+@blp.delete(f"{BUILD}/unbookmark")
+@blp.nothing(204)
+def unbookmark_build(username: str, project_name: str, build_id: int) -> Response:
+    """Remove a bookmark"""
+    bookmarks.remove(builds.find(find_project(username, project_name, to_write=False), build_id), me())
+    return empty(204)
+
+
+@blp.post(f"{BUILD}/_heartbeat")
+@blp.nothing(200)
+def build_heartbeat(username: str, project_name: str, build_id: int) -> Response:
+    """Say that the build lives; polyjob knows by itself, and keeps nothing of this"""
+    builds.find(find_project(username, project_name), build_id)
+    return empty(200)
+
+
+@blp.get(f"{BUILD}/coderef")
+@blp.response(200, CodeReferenceSchema)
+def get_build_code_reference(username: str, project_name: str, build_id: int) -> dict[str, Any]:
+    """Get the code that a build sees the requirement files of"""
+    return code_reference(builds.find(find_project(username, project_name), build_id))
 
 
 @blp.get(f"{BUILD}/statuses")
 @blp.page(BuildStatusSchema)
-def list_build_statuses(username: str, project_name: str, build_id: int) -> dict[str, Any]:
+@blp.tagged
+def list_build_statuses(username: str, project_name: str, build_id: int) -> Any:
     """List the statuses of a build, oldest first"""
-    query = builds.list_statuses(builds.find(find_project(username, project_name), build_id))
-    return page(list(query.limit(limit()).offset(offset())), query.count())
+    project = find_project(username, project_name)
+    build = builds.find(project, build_id)
+    query = builds.list_statuses(build)
+    return unchanged(project, build.version) or page(list(query.limit(limit()).offset(offset())), query.count())
 
 
 @blp.get(f"{BUILD}/statuses/<uuid>")
@@ -49,3 +181,19 @@ def get_build_status(username: str, project_name: str, build_id: int, uuid: str)
     if status is None:
         raise NotFound("Not found.")
     return status
+
+
+def shown(build: Build) -> BuildView:
+    """The build as whoever asks sees it."""
+    return BuildView(build, bookmarks.is_marked(build, me()), builds.count_jobs(build))
+
+
+def in_list(found: list[Build]) -> list[BuildView]:
+    """The builds as a list shows them to whoever asks."""
+    marked = bookmarks.marked(me(), Build, [build.id for build in found]) if found else set()
+    return [BuildView(build, build.id in marked) for build in found]
+
+
+def _document(build: Build) -> dict[str, Any]:
+    document: dict[str, Any] = _SCHEMA.dump(shown(build))
+    return document

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from flask import Response, current_app
 
 from polyjob import auth
-from polyjob.errors import Invalid
+from polyjob.errors import Invalid, NotFound
 from polyjob.models import Project, User
 from polyjob.schemas.checks import renamed
 from polyjob.settings import Settings
@@ -37,9 +37,17 @@ def me() -> User:
     return user
 
 
-def find_project(username: str, project_name: str, *, to_write: bool | None = None) -> Project:
+def find_project(username: str, project_name: str, *, to_write: bool | None = None, archived: bool = False) -> Project:
     """As `auth.find_project`, for whoever asks."""
-    return auth.find_project(me(), username, project_name, to_write=to_write)
+    return auth.find_project(me(), username, project_name, to_write=to_write, archived=archived)
+
+
+def find_user(username: str) -> User:
+    """Raises NotFound."""
+    user = User.get_or_none(User.username == username)
+    if user is None:
+        raise NotFound("Not found.")
+    return user
 
 
 def empty(status: int) -> Response:

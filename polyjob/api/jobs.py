@@ -1,4 +1,4 @@
-"""Jobs: list, create, look at and wait for, change, stop, delete, clone, bookmark."""
+"""Jobs: list, create, look at and wait for, change, stop, archive, delete, clone, bookmark."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from polyjob.api import rows
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.bodies import read_body
 from polyjob.api.context import JOB, JOBS, config_stood_at, empty, find_project, me, settings
-from polyjob.api.paging import page, root
+from polyjob.api.etags import unchanged
+from polyjob.api.once import made_once
+from polyjob.api.paging import root
 from polyjob.errors import Invalid, Problem
+from polyjob.idempotency import Once
 from polyjob.models import Job
+from polyjob.schemas.bulk import DeletedSchema, NumbersBody, StoppedSchema, read_numbers
 from polyjob.schemas.jobs import (
     JobChangeBody,
     JobCloneBody,
@@ -28,30 +32,36 @@ from polyjob.schemas.jobs import (
 
 LONGEST_WAIT = 60.0
 
+_SCHEMA = JobSchema()
+
 blp = Blueprint("jobs", __name__, description="Jobs: what polyjob runs.")
 
 
 @blp.get(JOBS)
 @blp.page(JobRowSchema, queries=True)
-def list_jobs(username: str, project_name: str) -> dict[str, Any]:
+@blp.tagged
+def list_jobs(username: str, project_name: str) -> Any:
     """List the jobs of a project, last changed first"""
-    found, count = rows.page_of_jobs(find_project(username, project_name))
-    marked = bookmarks.marked(me(), Job, [job.id for job in found]) if found else set()
-    return page([JobView(job, job.id in marked) for job in found], count)
+    project = find_project(username, project_name)
+    return unchanged(project, project.jobs_version) or rows.page_of_jobs(project, in_list)
 
 
 @blp.post(JOBS)
 @blp.takes(JobCreateBody, required=True)
-@blp.response(201, JobSchema)
-def create_job(username: str, project_name: str) -> JobView:
+@blp.once(JobSchema)
+def create_job(username: str, project_name: str) -> Response:
     """Submit a job
 
     Answered once the job is on disk: it will run, or end with a status that says why not.
     """
     project = find_project(username, project_name)
-    sent = read_create(read_body())
-    with config_stood_at(sent.pointer):
-        return shown(jobs.create(project, me(), sent.attributes, settings()))
+
+    def make(once: Once | None) -> Job:
+        sent = read_create(read_body())
+        with config_stood_at(sent.pointer):
+            return jobs.create(project, me(), sent.attributes, settings(), once)
+
+    return made_once(make, _document)
 
 
 @blp.get(JOB)
@@ -63,17 +73,18 @@ def create_job(username: str, project_name: str) -> JobView:
             "description": f"Answer once the job is done, or after so many seconds (at most {LONGEST_WAIT:.0f}).",
             "schema": {"type": "number", "minimum": 0},
         }
-    ]
+    ],
+    responses={"400": "BAD_REQUEST"},
 )
 @blp.response(200, JobSchema)
-def get_job(username: str, project_name: str, job_id: int) -> JobView:
+@blp.tagged
+def get_job(username: str, project_name: str, job_id: int) -> Any:
     """Get a job"""
     seconds = _asked_wait()
-    job = jobs.find(find_project(username, project_name), job_id)
-    if seconds and not job.status.is_done:
-        watch.wait_until_done(job.id, seconds, request.environ.get("gunicorn.socket"))
-        job = jobs.find(job.project, job_id)
-    return shown(job)
+    project = find_project(username, project_name)
+    if seconds and not jobs.find(project, job_id).status.is_done:
+        watch.wait_until_done(job_id, seconds, request.environ.get("gunicorn.socket"))
+    return unchanged(project, *jobs.state(project, job_id)) or shown(jobs.find(project, job_id))
 
 
 @blp.route(JOB, methods=["PATCH", "PUT"])
@@ -103,38 +114,82 @@ def stop_job(username: str, project_name: str, job_id: int) -> Response:
     return empty(200)
 
 
+@blp.post(f"{JOB}/archive")
+@blp.nothing(200)
+def archive_job(username: str, project_name: str, job_id: int) -> Response:
+    """Hide a job, and stop it if it is not done"""
+    jobs.archive(jobs.find(find_project(username, project_name), job_id), me(), settings())
+    return empty(200)
+
+
+@blp.post(f"{JOB}/restore")
+@blp.nothing(200)
+def restore_job(username: str, project_name: str, job_id: int) -> Response:
+    """Show an archived job again"""
+    jobs.restore(find_project(username, project_name), job_id)
+    return empty(200)
+
+
+# Several at once.
+
+
+@blp.post(f"{JOBS}/stop")
+@blp.takes(NumbersBody, required=True)
+@blp.response(200, StoppedSchema)
+def stop_jobs(username: str, project_name: str) -> dict[str, list[int]]:
+    """Stop several jobs; those that are done or not there are skipped"""
+    project, numbers = find_project(username, project_name), read_numbers(read_body())
+    stopped = jobs.stop_many(project, numbers, me(), settings())
+    return {"stopped": stopped, "skipped": [number for number in numbers if number not in stopped]}
+
+
+@blp.route(f"{JOBS}/delete", methods=["POST", "DELETE"])
+@blp.takes(NumbersBody, required=True)
+@blp.response(200, DeletedSchema)
+def delete_jobs(username: str, project_name: str) -> dict[str, list[int]]:
+    """Delete several jobs; those that are not there are skipped"""
+    project, numbers = find_project(username, project_name), read_numbers(read_body())
+    deleted = jobs.delete_many(project, numbers, me(), settings())
+    return {"deleted": deleted, "skipped": [number for number in numbers if number not in deleted]}
+
+
 # Clones.
 
 
 @blp.post(f"{JOB}/restart")
 @blp.takes(JobCloneBody)
-@blp.response(201, JobSchema)
-def restart_job(username: str, project_name: str, job_id: int) -> JobView:
+@blp.once(JobSchema)
+def restart_job(username: str, project_name: str, job_id: int) -> Response:
     """Run a job's config again, in a new job with empty outputs"""
     return _clone(username, project_name, job_id, "restart")
 
 
 @blp.post(f"{JOB}/resume")
 @blp.takes(JobCloneBody)
-@blp.response(201, JobSchema)
-def resume_job(username: str, project_name: str, job_id: int) -> JobView:
+@blp.once(JobSchema)
+def resume_job(username: str, project_name: str, job_id: int) -> Response:
     """Run a job's config again, in a new job that goes on with the outputs"""
     return _clone(username, project_name, job_id, "resume")
 
 
 @blp.post(f"{JOB}/copy")
 @blp.takes(JobCloneBody)
-@blp.response(201, JobSchema)
-def copy_job(username: str, project_name: str, job_id: int) -> JobView:
+@blp.once(JobSchema)
+def copy_job(username: str, project_name: str, job_id: int) -> Response:
     """Run a job's config again, in a new job with a copy of the outputs"""
     return _clone(username, project_name, job_id, "copy")
 
 
-def _clone(username: str, project_name: str, job_id: int, strategy: str) -> JobView:
-    job = jobs.find(find_project(username, project_name), job_id)
-    sent = read_clone(read_body())
-    with config_stood_at(sent.pointer):
-        return shown(jobs.clone(job, me(), strategy, sent.attributes, settings()))
+def _clone(username: str, project_name: str, job_id: int, strategy: str) -> Response:
+    project = find_project(username, project_name)
+
+    def make(once: Once | None) -> Job:
+        job = jobs.find(project, job_id)
+        sent = read_clone(read_body())
+        with config_stood_at(sent.pointer):
+            return jobs.clone(job, me(), strategy, sent.attributes, settings(), once)
+
+    return made_once(make, _document)
 
 
 # Bookmarks.
@@ -158,13 +213,25 @@ def unbookmark_job(username: str, project_name: str, job_id: int) -> Response:
 
 def shown(job: Job) -> JobView:
     """The job as whoever asks sees it."""
+    position = jobs.queue_position(job)
     return JobView(
         job,
         bookmarked=bookmarks.is_marked(job, me()),
-        queue_position=jobs.queue_position(job),
-        waiting=jobs.waiting_reason(job),
+        queue_position=position,
+        waiting=jobs.waiting_reason(job, position),
         root=root(),
     )
+
+
+def in_list(found: list[Job]) -> list[JobView]:
+    """The jobs as a list shows them to whoever asks."""
+    marked = bookmarks.marked(me(), Job, [job.id for job in found]) if found else set()
+    return [JobView(job, job.id in marked) for job in found]
+
+
+def _document(job: Job) -> dict[str, Any]:
+    document: dict[str, Any] = _SCHEMA.dump(shown(job))
+    return document
 
 
 def _asked_wait() -> float:

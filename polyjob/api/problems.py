@@ -21,6 +21,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from polyjob.api.limits import Throttled
 from polyjob.auth import Unauthenticated
 from polyjob.errors import Conflict, Forbidden, Invalid, NotFound, PolyjobError, Problem, TooLarge, Unavailable
+from polyjob.idempotency import KeyReused
 
 MIMETYPE = "application/problem+json"
 MOST_IN_DETAIL = 5
@@ -31,6 +32,7 @@ _STATUSES: dict[type[PolyjobError], int] = {
     NotFound: 404,
     Conflict: 409,
     TooLarge: 413,
+    KeyReused: 422,
     Throttled: 429,
     Unavailable: 503,
 }

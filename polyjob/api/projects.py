@@ -1,24 +1,35 @@
-"""Projects: list, create, detail, and the upload of their code."""
+"""Projects: list, create, look at, change, archive, delete, bookmark; and their code."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, BinaryIO, cast
 
-from flask import Response, request
+from flask import Response, request, send_file
+from marshmallow import Schema
 
-from polyjob import auth, projects
+from polyjob import auth, bookmarks, projects
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.bodies import read_body
-from polyjob.api.context import PROJECT, empty, find_project, me, settings
+from polyjob.api.context import PROJECT, empty, find_project, find_user, me, settings, store
 from polyjob.api.paging import limit, offset, page
 from polyjob.api.uploads import open_part
-from polyjob.errors import NotFound
-from polyjob.models import User
+from polyjob.models import Project
 from polyjob.schemas.checks import check_values, load
-from polyjob.schemas.projects import ProjectBody, ProjectRowSchema, ProjectSchema, ProjectView
+from polyjob.schemas.projects import (
+    ProjectBody,
+    ProjectChangeBody,
+    ProjectNameSchema,
+    ProjectRowSchema,
+    ProjectSchema,
+    ProjectView,
+    RepositorySchema,
+)
 
 FRAMING = 1 << 20
 """Bytes of a multipart body around its file."""
+
+_CREATE, _CHANGE = ProjectBody(), ProjectChangeBody()
 
 blp = Blueprint("projects", __name__, description="Projects: where jobs, builds and code belong.")
 
@@ -28,27 +39,124 @@ blp = Blueprint("projects", __name__, description="Projects: where jobs, builds 
 @blp.response(201, ProjectSchema)
 def create_project() -> ProjectView:
     """Create a project"""
-    body = read_body()
-    check_values(body)
-    return ProjectView(projects.create(me(), load(ProjectBody(), body, ""), settings()))
+    return shown(projects.create(me(), _read_body(), settings()))
 
 
 @blp.get("/<username>")
 @blp.page(ProjectRowSchema)
 def list_projects(username: str) -> dict[str, Any]:
     """List the projects of a user that one may read, last changed first"""
-    owner = User.get_or_none(User.username == username)
-    if owner is None:
-        raise NotFound("Not found.")
-    query = projects.list_projects(owner).where(auth.readable(me()))
-    return page([ProjectView(project) for project in query.limit(limit()).offset(offset())], query.count())
+    query = projects.list_projects(find_user(username)).where(auth.readable(me()))
+    return page(in_list(query.limit(limit()).offset(offset())), query.count())
+
+
+@blp.get("/<username>/projects/names")
+@blp.page(ProjectNameSchema)
+def list_project_names(username: str) -> dict[str, Any]:
+    """List the names of a user's projects that one may read"""
+    query = projects.list_projects(find_user(username)).where(auth.readable(me()))
+    return page(list(query.limit(limit()).offset(offset())), query.count())
 
 
 @blp.get(PROJECT)
 @blp.response(200, ProjectSchema)
 def get_project(username: str, project_name: str) -> ProjectView:
     """Get a project"""
-    return ProjectView(find_project(username, project_name))
+    return shown(find_project(username, project_name))
+
+
+@blp.route(PROJECT, methods=["PATCH", "PUT"])
+@blp.takes(ProjectChangeBody)
+@blp.response(200, ProjectSchema)
+def update_project(username: str, project_name: str) -> ProjectView:
+    """Change a project's name, description, readme, tags, or who may read it"""
+    project = find_project(username, project_name)
+    return shown(projects.update(project, _read_body(_CHANGE)))
+
+
+@blp.delete(PROJECT)
+@blp.nothing(204)
+def delete_project(username: str, project_name: str) -> Response:
+    """Stop a project's jobs, and remove it with all that belongs to it"""
+    projects.delete(find_project(username, project_name), me(), settings())
+    return empty(204)
+
+
+@blp.post(f"{PROJECT}/archive")
+@blp.nothing(200)
+def archive_project(username: str, project_name: str) -> Response:
+    """Hide a project with all that belongs to it, and stop its jobs"""
+    projects.archive(find_project(username, project_name, archived=True), me(), settings())
+    return empty(200)
+
+
+@blp.post(f"{PROJECT}/restore")
+@blp.nothing(200)
+def restore_project(username: str, project_name: str) -> Response:
+    """Show an archived project again"""
+    projects.restore(find_project(username, project_name, archived=True))
+    return empty(200)
+
+
+@blp.post(f"{PROJECT}/bookmark")
+@blp.nothing(201)
+def bookmark_project(username: str, project_name: str) -> Response:
+    """Bookmark a project; who may read it may do so"""
+    bookmarks.add(find_project(username, project_name, to_write=False), me())
+    return empty(201)
+
+
+@blp.delete(f"{PROJECT}/unbookmark")
+@blp.nothing(204)
+def unbookmark_project(username: str, project_name: str) -> Response:
+    """Remove a bookmark"""
+    bookmarks.remove(find_project(username, project_name, to_write=False), me())
+    return empty(204)
+
+
+# Code.
+
+
+@blp.get(f"{PROJECT}/repo")
+@blp.response(200, RepositorySchema)
+def get_repository(username: str, project_name: str) -> dict[str, Any]:
+    """Get what is known of the project's code"""
+    project = find_project(username, project_name)
+    latest = projects.latest_code(project)
+    first = projects.first_code(project)
+    return {
+        "project": project.name,
+        "created_at": first.created_at,
+        "updated_at": latest.created_at,
+        "is_public": project.is_public,
+        "commit": latest.digest,
+        "size": latest.size,
+    }
+
+
+@blp.get(f"{PROJECT}/repo/download")
+@blp.doc(
+    parameters=[
+        {
+            "name": "commit",
+            "in": "query",
+            "description": "Which upload; the latest where none is named.",
+            "schema": {"type": "string"},
+        }
+    ]
+)
+@blp.response(200, {"type": "string", "format": "binary"}, content_type="application/gzip")
+def download_code(username: str, project_name: str) -> Response:
+    """Download an upload of the project's code, a tar.gz"""
+    project = find_project(username, project_name)
+    code = projects.find_code(project, request.args.get("commit") or None)
+    return send_file(
+        store().code_archive(code.digest),
+        mimetype="application/gzip",
+        as_attachment=True,
+        download_name=f"{project.unique_name.replace('.', '_')}.tar.gz",
+        etag=code.digest,
+    )
 
 
 @blp.put(f"{PROJECT}/repo/upload")
@@ -73,3 +181,21 @@ def upload_code(username: str, project_name: str) -> Response:
     request.max_content_length = settings().upload_limit + FRAMING
     projects.upload_code(project, me(), cast(BinaryIO, open_part("repo")), settings())
     return empty(200)
+
+
+def shown(project: Project) -> ProjectView:
+    """The project as whoever asks sees it."""
+    return ProjectView(project, bookmarked=bookmarks.is_marked(project, me()))
+
+
+def in_list(found: Iterable[Project]) -> list[ProjectView]:
+    """The projects as a list shows them to whoever asks."""
+    found = list(found)
+    marked = bookmarks.marked(me(), Project, [project.id for project in found])
+    return [ProjectView(project, project.id in marked) for project in found]
+
+
+def _read_body(schema: Schema = _CREATE) -> Any:
+    body = read_body()
+    check_values(body)
+    return load(schema, body, "")

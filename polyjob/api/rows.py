@@ -2,47 +2,85 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flask import request
+from peewee import Field
 
 from polyjob import builds, jobs
 from polyjob.api import paging
 from polyjob.models import Build, Job, Project, User
+from polyjob.query import BUILD_ORDERS, JOB_ORDERS, behind, ordering, walk
 
-_HIDDEN = {"config", "content", "readme", "data_refs", "key_parts", "handle", "log_cursor", "exit", "notes"}
+_HIDDEN = {"config", "content", "readme", "data_refs", "key_parts", "handle", "log_cursor", "exit", "notes", "reason"}
 
 
 MOST_COUNTED = 10_000
 """With a query, items are counted up to here; a count that is one more says «at least»."""
 
 
-def page_of_jobs(project: Project) -> tuple[list[Job], int]:
-    """(the jobs of the page, how many there are). A few queries, however many jobs."""
+def page_of_jobs(project: Project, show: Callable[[list[Job]], list[Any]]) -> dict[str, Any]:
+    """The page of the project's jobs that the request asks for, each as `show` has it. A few queries, however many
+    jobs there are."""
     found = jobs.list_jobs(project, *_asked())
-    return _page(Job, found, project), _count(found, project.job_count)
+    return _page(Job, found, JOB_ORDERS, project, project.job_count, show)
 
 
-def page_of_builds(project: Project) -> tuple[list[Build], int]:
+def page_of_builds(project: Project, show: Callable[[list[Build]], list[Any]]) -> dict[str, Any]:
     """As `page_of_jobs`."""
     found = builds.list_builds(project, *_asked())
-    return _page(Build, found, project), _count(found, project.build_count)
+    return _page(Build, found, BUILD_ORDERS, project, project.build_count, show)
 
 
 def _asked() -> tuple[str | None, str | None]:
     return request.args.get("query"), request.args.get("sort")
 
 
-def _count(found: Any, known: int) -> int:
-    """Without a query the number is known; with one it is counted, as far as that is cheap."""
-    return known if not request.args.get("query") else int(found.order_by().limit(MOST_COUNTED + 1).count())
+def _page(
+    table: Any,
+    found: Any,
+    columns: Mapping[str, Field],
+    project: Project,
+    known: int,
+    show: Callable[[list[Any]], list[Any]],
+) -> dict[str, Any]:
+    count = known if not request.args.get("query") else int(found.order_by().limit(MOST_COUNTED + 1).count())
+    if "cursor" in request.args:
+        rows, following = _walk(table, found, columns)
+        return paging.walked_page(show(load(table, rows, project)), count, following)
+    ids = [row[0] for row in found.select(table.id).limit(paging.limit()).offset(paging.offset()).tuples()]
+    return paging.page(show(load(table, ids, project)), count)
 
 
-def _page(table: Any, query: Any, project: Project) -> list[Any]:
-    ids = [row[0] for row in query.select(table.id).limit(paging.limit()).offset(paging.offset()).tuples()]
+def _walk(table: Any, found: Any, columns: Mapping[str, Field]) -> tuple[list[int], str | None]:
+    """(ids of the page behind the request's cursor, the cursor behind them; None where nothing follows)."""
+    order, size = walk(request.args.get("sort"), columns), paging.limit()
+    last = paging.read_cursor(order.name)
+    if last is not None:
+        found = found.where(behind(order, table.id, *last))
+    found = found.order_by(*ordering(order.name, columns)).limit(size + 1)
+    rows = list(found.select(order.column.alias("value"), table.id.alias("number")).objects(_Raw))
+    more = len(rows) > size
+    rows = rows[:size]
+    cursor = paging.make_cursor(order.name, order.column.db_value(rows[-1].value), rows[-1].number) if more else None
+    return [row.number for row in rows], cursor
+
+
+class _Raw:
+    """A row of a walk."""
+
+    def __init__(self, value: Any, number: int) -> None:
+        self.value, self.number = value, number
+
+
+def load(table: Any, ids: Iterable[int], project: Project | None = None) -> list[Any]:
+    """These rows in this order, with what a list shows of them. `project`: the one that all belong to."""
+    ids = list(ids)
     shown = [field for name, field in table._meta.fields.items() if name not in _HIDDEN]
-    found = table.select(*shown, User.id, User.username).join(User, on=table.user).where(table.id.in_(ids))
-    rows = {row.id: row for row in found}
+    query = table.select(*shown, User.id, User.username).join(User, on=table.user).where(table.id.in_(ids))
+    rows = {row.id: row for row in query}
     for row in rows.values():
-        row.project = project
+        if project is not None:
+            row.project = project
     return [rows[number] for number in ids if number in rows]

@@ -10,9 +10,10 @@ from polyjob import auth, jobs
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.bodies import read_body
 from polyjob.api.context import JOB, empty, find_project, me, settings
+from polyjob.api.etags import unchanged
 from polyjob.api.paging import limit, offset, page
 from polyjob.errors import NotFound
-from polyjob.models import Job, JobStatus
+from polyjob.models import Build, Job, JobStatus
 from polyjob.schemas.checks import check_values, load
 from polyjob.schemas.jobs import JobStatusSchema, StatusBody, read_status
 from polyjob.schemas.users import CodeReferenceBody, CodeReferenceSchema
@@ -25,10 +26,13 @@ blp = Blueprint("statuses", __name__, description="What became of a job, and wha
 
 @blp.get(f"{JOB}/statuses")
 @blp.page(JobStatusSchema)
-def list_statuses(username: str, project_name: str, job_id: int) -> dict[str, Any]:
+@blp.tagged
+def list_statuses(username: str, project_name: str, job_id: int) -> Any:
     """List the statuses of a job, oldest first"""
-    query = jobs.list_statuses(jobs.find(find_project(username, project_name), job_id))
-    return page(list(query.limit(limit()).offset(offset())), query.count())
+    project = find_project(username, project_name)
+    version, *_ = jobs.state(project, job_id)
+    query = jobs.list_statuses(job_id)
+    return unchanged(project, version) or page(list(query.limit(limit()).offset(offset())), query.count())
 
 
 @blp.get(f"{JOB}/statuses/<uuid>")
@@ -68,7 +72,7 @@ def heartbeat(username: str, project_name: str, job_id: int) -> Response:
 @blp.response(200, CodeReferenceSchema)
 def get_code_reference(username: str, project_name: str, job_id: int) -> dict[str, Any]:
     """Get the code that a job runs with"""
-    return _reference(jobs.find(find_project(username, project_name), job_id))
+    return code_reference(jobs.find(find_project(username, project_name), job_id))
 
 
 @blp.post(f"{JOB}/coderef")
@@ -82,12 +86,13 @@ def post_code_reference(username: str, project_name: str, job_id: int) -> dict[s
     sent = load(CodeReferenceSchema(), {}, "") | load(CodeReferenceBody(), body, "")
     words = [str(sent.get(name))[:REFERENCE_LENGTH] for name in ("git_url", "branch", "commit") if sent.get(name)]
     jobs.note(job, "code", f"The job reported its code: {', '.join(words)}." if words else None)
-    return _reference(job) | {name: value for name, value in sent.items() if value is not None}
+    return code_reference(job) | {name: value for name, value in sent.items() if value is not None}
 
 
-def _reference(job: Job) -> dict[str, Any]:
+def code_reference(run: Job | Build) -> dict[str, Any]:
+    """The code of a job or build; nulls where it has none, as clients expect it."""
     nothing: dict[str, Any] = dict.fromkeys(CodeReferenceSchema().fields)
-    if job.code is None:
+    if run.code is None:
         return nothing
-    known = {"id": job.code.id, "commit": job.code.digest, "head": job.code.digest, "branch": BRANCH}
-    return nothing | known | {"is_dirty": False, "repo": job.project.unique_name}
+    known = {"id": run.code.id, "commit": run.code.digest, "head": run.code.digest, "branch": BRANCH}
+    return nothing | known | {"is_dirty": False, "repo": run.project.unique_name}

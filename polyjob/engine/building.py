@@ -37,7 +37,8 @@ class BuildPart:
         if self.context.calls.busy(("build", build.id)):
             return self._cancel_unwanted(build)
         if build.stop_at is not None or not builds.is_wanted(build):
-            return [Step("built", lambda: transition(build, Status.STOPPED, message="No job waits for it"))]
+            message = "BuildJob was stopped" if build.stop_at is not None else "No job waits for it"
+            return [Step("built", lambda: transition(build, Status.STOPPED, message=message))]
         if build.status is Status.CREATED:
             return self._begin(build)
         if self.context.clock.seconds() >= self._retry_at.get(build.id, 0.0):
@@ -46,6 +47,11 @@ class BuildPart:
 
     def ended(self, number: int, done: Done) -> Step | None:
         """The step that the end of a build's call asks for."""
+        if done.verb == "erase":
+            if done.error is not None:
+                log.error("build %s could not be removed; it is tried again", number, exc_info=done.error)
+                return None
+            return Step("erase", lambda: Build.delete().where(Build.id == number).execute())
         cancelled = self._cancels.pop(number).is_set()
         if self._closing:
             return None
@@ -59,6 +65,11 @@ class BuildPart:
             return None
         self._retry_at.pop(number, None)
         return Step("built", lambda: self._record_success(number, done.value))
+
+    def erase(self, build: Build) -> None:
+        """Remove what a build that is deleted and done has left; its row goes once that is done."""
+        store = self.context.store
+        self.context.calls.submit("files", ("build", build.id), "erase", lambda: store.remove_build(build.uuid))
 
     def cancel_all(self) -> None:
         """End every build under way, for the engine's own end; the next engine builds them again."""

@@ -7,10 +7,12 @@ it could not find out again: after a crash, the first pass is like any other.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from collections.abc import Callable
 
+from polyjob import builds
 from polyjob.crashpoints import crash_point
 from polyjob.database import write
 from polyjob.engine.backends import Backends
@@ -20,14 +22,24 @@ from polyjob.engine.context import Context
 from polyjob.engine.running import JobPart
 from polyjob.engine.steps import Step
 from polyjob.jobs import slots_taken
-from polyjob.models import CLAIMED, DELETED, LIVE_BUILDS, QUEUED, Build, Job
+from polyjob.models import CLAIMED, DELETED, LIVE_BUILDS, QUEUED, Build, Job, Project
 from polyjob.statements import Prepared
 from polyjob.statuses import Status
 from polyjob.transitions import transition
 from runners.base import Runner
 
+ERASED_AT_ONCE = 8
+"""Deleted jobs and builds whose files are removed side by side."""
+_LOOKED_AT = 200
+
 _CLAIMED = Prepared(lambda: Job.select().where(CLAIMED).order_by(Job.id))
-_DELETED = Prepared(lambda: Job.select(Job.id, Job.uuid, Job.status).where(DELETED))
+_DELETED = Prepared(
+    lambda: Job.select(Job.id, Job.uuid, Job.status).where(DELETED, Job.finished_at.is_null(False)).limit(1)
+)
+_DELETED_BUILDS = Prepared(
+    lambda: Build.select(Build.id, Build.uuid).where(DELETED, Build.finished_at.is_null(False)).limit(1)
+)
+_DELETED_PROJECTS = Prepared(lambda: Project.select(Project.id).where(DELETED))
 _LIVE_BUILDS = Prepared(lambda: Build.select().where(LIVE_BUILDS).order_by(Build.id))
 _QUEUE = Prepared(lambda: Job.select().where(QUEUED).order_by(Job.id).limit(1))
 
@@ -52,16 +64,32 @@ class Engine:
         groups = [[step] for step in ended.values() if step]
         decided = {key for key, step in ended.items() if step}
         claimed = _CLAIMED()
-        deleted = [job for job in _DELETED() if job.status.is_done]
+        deleted = _DELETED(_LOOKED_AT)
         self.jobs.forget_all_but(claimed + deleted)
         self.jobs.hear(claimed)
         groups += [self.builds.steps(build) for build in _LIVE_BUILDS() if ("build", build.id) not in decided]
         groups += [self.jobs.steps_or_rest(job) for job in claimed if ("job", job.id) not in decided]
-        for job in deleted:
-            if ("job", job.id) not in decided:
-                self.jobs.erase(job)
+        self._erase(deleted, decided)
+        groups += [[step] for step in map(self._empty, _DELETED_PROJECTS()) if step]
         committed = self._commit([group for group in groups if group], self._may_claim())
         return committed or self.context.calls.any_ended()
+
+    def _erase(self, deleted: list[Job], decided: set[tuple[str, int]]) -> None:
+        """Begin to remove what is deleted and done, a few at once, so that other calls have their turn."""
+        found = [(("job", job.id), functools.partial(self.jobs.erase, job)) for job in deleted]
+        for build in _DELETED_BUILDS(_LOOKED_AT):
+            if not builds.users_of(build).exists():
+                found.append((("build", build.id), functools.partial(self.builds.erase, build)))
+        busy = {key for key, _ in found if self.context.calls.busy(key)}
+        idle = [erase for key, erase in found if key not in busy | decided]
+        for erase in idle[: max(0, ERASED_AT_ONCE - len(busy))]:
+            erase()
+
+    def _empty(self, project: Project) -> Step | None:
+        """The removal of a deleted project, once nothing belongs to it any more."""
+        if any(table.select().where(table.project == project).exists() for table in (Job, Build)):
+            return None
+        return Step("erase", lambda: Project.delete().where(Project.id == project.id).execute())
 
     def close(self) -> None:
         """Begin nothing more, end the builds under way, let go of the back ends. Jobs go on."""

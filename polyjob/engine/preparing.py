@@ -38,10 +38,10 @@ def stop_unstarted(job: Job) -> None:
 
 
 def _to_build(job: Job) -> None:
-    build = job.build or builds.resolve(job)
+    build, why = (job.build, "asked for") if job.build else builds.resolve(job)
     name = build.unique_name
     message = f"Using build {name}" if build.status.is_done else "Building container"
-    transition(job, Status.BUILDING, message=message, details={"build": name}, build=build)
+    transition(job, Status.BUILDING, message=message, details={"build": name, "why": why}, build=build)
 
 
 def _is_built(job: Job) -> bool:

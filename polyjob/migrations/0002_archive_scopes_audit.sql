@@ -39,6 +39,8 @@ CREATE INDEX idempotency_created ON idempotency (created_at);
 
 ALTER TABLE project ADD COLUMN archived_at INTEGER;
 ALTER TABLE project ADD COLUMN deleted_at INTEGER;
+ALTER TABLE project ADD COLUMN jobs_version INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE project ADD COLUMN builds_version INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE build ADD COLUMN archived_at INTEGER;
 ALTER TABLE build ADD COLUMN deleted_at INTEGER;
 ALTER TABLE build ADD COLUMN is_asked INTEGER NOT NULL DEFAULT 0;
@@ -62,7 +64,8 @@ CREATE INDEX build_updated ON build (project_id, updated_at, id) WHERE deleted_a
 CREATE INDEX build_archived ON build (project_id, archived_at, id) WHERE deleted_at IS NULL AND archived_at IS NOT NULL;
 CREATE INDEX build_deleted ON build (id) WHERE deleted_at IS NOT NULL;
 
--- Counts are of what lists show: neither deleted nor archived.
+-- Counts are of what lists show, neither deleted nor archived. The versions are the lists' ETags: whoever changes what
+-- a list shows of a job or build raises that row's own version, and so the list's.
 
 DROP TRIGGER job_count_insert;
 DROP TRIGGER job_count_delete;
@@ -70,34 +73,47 @@ DROP TRIGGER job_count_hide;
 DROP TRIGGER build_count_insert;
 DROP TRIGGER build_count_delete;
 
-CREATE TRIGGER job_count_insert AFTER INSERT ON job WHEN NEW.deleted_at IS NULL AND NEW.archived_at IS NULL
-BEGIN
-    UPDATE project SET job_count = job_count + 1 WHERE id = NEW.project_id;
-END;
-CREATE TRIGGER job_count_delete AFTER DELETE ON job WHEN OLD.deleted_at IS NULL AND OLD.archived_at IS NULL
-BEGIN
-    UPDATE project SET job_count = job_count - 1 WHERE id = OLD.project_id;
-END;
-CREATE TRIGGER job_count_hide AFTER UPDATE OF deleted_at, archived_at ON job
-WHEN (OLD.deleted_at IS NULL AND OLD.archived_at IS NULL) <> (NEW.deleted_at IS NULL AND NEW.archived_at IS NULL)
+CREATE TRIGGER job_insert AFTER INSERT ON job
 BEGIN
     UPDATE project
-    SET job_count = job_count + (CASE WHEN NEW.deleted_at IS NULL AND NEW.archived_at IS NULL THEN 1 ELSE -1 END)
+    SET job_count = job_count + (NEW.deleted_at IS NULL AND NEW.archived_at IS NULL), jobs_version = jobs_version + 1
     WHERE id = NEW.project_id;
 END;
-CREATE TRIGGER build_count_insert AFTER INSERT ON build WHEN NEW.deleted_at IS NULL AND NEW.archived_at IS NULL
-BEGIN
-    UPDATE project SET build_count = build_count + 1 WHERE id = NEW.project_id;
-END;
-CREATE TRIGGER build_count_delete AFTER DELETE ON build WHEN OLD.deleted_at IS NULL AND OLD.archived_at IS NULL
-BEGIN
-    UPDATE project SET build_count = build_count - 1 WHERE id = OLD.project_id;
-END;
-CREATE TRIGGER build_count_hide AFTER UPDATE OF deleted_at, archived_at ON build
-WHEN (OLD.deleted_at IS NULL AND OLD.archived_at IS NULL) <> (NEW.deleted_at IS NULL AND NEW.archived_at IS NULL)
+CREATE TRIGGER job_delete AFTER DELETE ON job WHEN OLD.deleted_at IS NULL
 BEGIN
     UPDATE project
-    SET build_count = build_count + (CASE WHEN NEW.deleted_at IS NULL AND NEW.archived_at IS NULL THEN 1 ELSE -1 END)
+    SET job_count = job_count - (OLD.archived_at IS NULL), jobs_version = jobs_version + 1
+    WHERE id = OLD.project_id;
+END;
+CREATE TRIGGER job_update AFTER UPDATE OF version ON job
+BEGIN
+    UPDATE project
+    SET job_count = job_count
+            + (NEW.deleted_at IS NULL AND NEW.archived_at IS NULL)
+            - (OLD.deleted_at IS NULL AND OLD.archived_at IS NULL),
+        jobs_version = jobs_version + 1
+    WHERE id = NEW.project_id;
+END;
+CREATE TRIGGER build_insert AFTER INSERT ON build
+BEGIN
+    UPDATE project
+    SET build_count = build_count + (NEW.deleted_at IS NULL AND NEW.archived_at IS NULL),
+        builds_version = builds_version + 1
+    WHERE id = NEW.project_id;
+END;
+CREATE TRIGGER build_delete AFTER DELETE ON build WHEN OLD.deleted_at IS NULL
+BEGIN
+    UPDATE project
+    SET build_count = build_count - (OLD.archived_at IS NULL), builds_version = builds_version + 1
+    WHERE id = OLD.project_id;
+END;
+CREATE TRIGGER build_update AFTER UPDATE OF version ON build
+BEGIN
+    UPDATE project
+    SET build_count = build_count
+            + (NEW.deleted_at IS NULL AND NEW.archived_at IS NULL)
+            - (OLD.deleted_at IS NULL AND OLD.archived_at IS NULL),
+        builds_version = builds_version + 1
     WHERE id = NEW.project_id;
 END;
 

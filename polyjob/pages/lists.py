@@ -30,7 +30,7 @@ def read_page(where: Expression, arguments: Mapping[str, str]) -> Page:
     A number that cannot be an id counts as not given.
     """
     before, after = _number(arguments.get("before")), _number(arguments.get("after"))
-    query = Job.select(Job.id).where(where, Job.deleted_at.is_null()).limit(PAGE_SIZE + 1)
+    query = Job.select(Job.id).where(where, Job.deleted_at.is_null(), Job.archived_at.is_null()).limit(PAGE_SIZE + 1)
     if after is not None:
         query = query.where(Job.id > after).order_by(Job.id)
     elif before is not None:

@@ -46,9 +46,10 @@ class Step:
 def about(job: Job) -> dict[str, Any]:
     rows = list(jobs.list_statuses(job))
     last = rows[-1]
+    waiting = jobs.waiting_reason(job, jobs.queue_position(job))
     return {
         "job": job,
-        "why": words.why(job.status, job.exit, last.message, last.details or {}, jobs.waiting_reason(job)),
+        "why": words.why(job.status, job.exit, last.message, last.details or {}, waiting),
         "stopping": _stopping(job),
         "end": job.exit or {},
         "steps": _steps(rows),
@@ -57,7 +58,7 @@ def about(job: Job) -> dict[str, Any]:
         "outputs_url": f"/api/v1{job_url(job)}/outputs",
         "build": job.build,
         "build_log_url": f"/api/v1{project_url(job.project)}/builds/{job.build_id}/logs",
-        "original": job.original if job.original_id and job.original.deleted_at is None else None,
+        "original": _shown_original(job),
         "config": json.dumps(job.config, indent=2, ensure_ascii=False) if job.config else job.content,
     }
 
@@ -87,6 +88,11 @@ def read_log_end(path: Path) -> LogEnd:
         log.seek(start)
         data = log.read(length - start)
     return LogEnd(words.log_text(data), length, start > 0)
+
+
+def _shown_original(job: Job) -> Job | None:
+    original = job.original if job.original_id else None
+    return original if original and original.deleted_at is None and original.archived_at is None else None
 
 
 def _stopping(job: Job) -> str | None:

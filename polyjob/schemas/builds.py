@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from marshmallow import Schema, fields
+from marshmallow import Schema, fields, post_load
 
 from polyjob.models import Build
-from polyjob.schemas.wire import Instant, RunStatusSchema
+from polyjob.schemas.config import BUILD_PARTS, Tags, load_build_config
+from polyjob.schemas.jobs import Sent, read_sent
+from polyjob.schemas.wire import Body, Instant, NoteSchema, RunStatusSchema, name_field, text_field
 
 
 @dataclass(frozen=True)
@@ -17,9 +20,9 @@ class BuildView:
     """A build with what is not in its row; everything else is the row's own."""
 
     build: Build
+    bookmarked: bool = False
     num_jobs: int = 0
 
-    bookmarked = False
     is_managed = True
     num_experiments = 0
     resources = None
@@ -34,11 +37,16 @@ class BuildView:
 
     @property
     def content(self) -> str:
-        return json.dumps(self.build.config, ensure_ascii=False)
+        """What was sent, or else the config as text."""
+        return self.build.content or json.dumps(self.build.config, ensure_ascii=False)
 
     @property
     def commit(self) -> str | None:
         return self.build.code.digest if self.build.code else None
+
+    @property
+    def notes(self) -> list[dict[str, str]]:
+        return self.build.notes or []
 
     @property
     def invalidated(self) -> bool:
@@ -69,6 +77,19 @@ class BuildRowSchema(Schema):
     node_scheduled = fields.String(attribute="node", allow_none=True)
 
 
+class ReasonSchema(Schema):
+    """Why a build was made and none reused."""
+
+    kind = fields.String(
+        metadata={
+            "description": "`first` of its project, `changed`, `nocache`, `asked` for by itself; or the one with the "
+            "same key was `unusable` (failed, stopped), `invalidated` or `archived`."
+        }
+    )
+    text = fields.String()
+    changed = fields.List(fields.String(), metadata={"description": "The parts of the key that differ from the last."})
+
+
 class BuildSchema(BuildRowSchema):
     """A build in full."""
 
@@ -80,6 +101,8 @@ class BuildSchema(BuildRowSchema):
     dockerfile = fields.String(allow_none=True)
     commit = fields.String(allow_none=True)
     key = fields.String(metadata={"description": "Builds of a project with one key have one result."})
+    reason = fields.Nested(ReasonSchema, allow_none=True, metadata={"description": "Why it was made."})
+    notes = fields.List(fields.Nested(NoteSchema), metadata={"description": "What no status says."})
 
 
 class BuildStatusSchema(RunStatusSchema):
@@ -87,3 +110,31 @@ class BuildStatusSchema(RunStatusSchema):
     job = fields.Function(
         lambda status: status.build_id, metadata={"type": "integer", "description": "The same number, for old clients."}
     )
+
+
+class BuildChangeBody(Body):
+    name = name_field()
+    description = text_field()
+    tags = Tags()
+    merge = fields.Boolean(metadata={"description": "Unite the tags with the ones that are there."})
+
+
+class BuildCreateBody(Body):
+    config = fields.Raw(metadata={"type": "object", "description": "The config, of kind `build`."})
+    content = fields.Raw(metadata={"type": "string", "description": "The config as text."})
+    name = name_field()
+    description = text_field()
+    tags = Tags()
+
+    @post_load
+    def _leave_config_out(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """It is loaded by itself."""
+        return {key: value for key, value in data.items() if key not in ("config", "content")}
+
+
+_CREATE = BuildCreateBody()
+
+
+def read_build_create(body: Mapping[str, Any]) -> Sent:
+    """Raises Invalid with every problem of attributes and config."""
+    return read_sent(body, _CREATE, load_build_config, BUILD_PARTS)

@@ -19,7 +19,7 @@ from polyjob.errors import Invalid, Problem
 from polyjob.schemas.checks import NAME_LENGTH, SLUG, TAG_LENGTH, TEXT_LENGTH, check_values, load
 from polyjob.schemas.resources import canonical_resources
 
-VERSION, KIND = 1, "job"
+VERSION, KIND, BUILD_KIND = 1, "job", "build"
 COMMAND_BYTES = 120_000
 """Linux passes no longer text to a program in one piece than 128 KiB."""
 VALUE_BYTES = 100_000
@@ -308,3 +308,37 @@ class ConfigSchema(Section):
 
 CONFIG = ConfigSchema()
 """Made once: making it takes longer than using it."""
+
+
+class BuildConfigSchema(ConfigSchema):
+    """A document of kind `build`: its section `build`, or the members of that section right in the document."""
+
+    class Meta(Section.Meta):
+        exclude = ("run", "termination")
+
+    kind = fields.String(validate=validate.Equal(BUILD_KIND))
+    build = fields.Nested(
+        BuildSchema, required=True, error_messages={"required": "`build` is missing: what is to be built."}
+    )
+
+    @pre_load
+    def _gather(self, data: Any, **kwargs: Any) -> Any:
+        flat = {key: value for key, value in data.items() if key in _OF_BUILD and value is not None}
+        if not flat or data.get("build") is not None:
+            return data
+        return {key: value for key, value in data.items() if key not in flat} | {"build": flat}
+
+
+_BUILD_CONFIG = BuildConfigSchema()
+_OF_BUILD = BuildSchema().fields.keys() - {"backend"}
+BUILD_PARTS = _OF_BUILD | {"build"}
+"""Keys that begin a build's config."""
+
+
+def load_build_config(document: Any, pointer: str = "/config") -> dict[str, Any]:
+    """As `load_config`, for a document of kind `build`."""
+    if not isinstance(document, Mapping):
+        raise Invalid([Problem(pointer, "A config is an object with `build`.")])
+    check_values(document, pointer)
+    loaded: dict[str, Any] = load(_BUILD_CONFIG, document, pointer)
+    return {"version": VERSION, "kind": BUILD_KIND} | loaded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from polyjob.errors import Invalid, Problem
 from polyjob.models import Job
 from polyjob.schemas.checks import check_values, load
 from polyjob.schemas.config import CONFIG, Items, Line, ReferenceField, Tags, Whole, load_config, parse_content
-from polyjob.schemas.wire import Body, Instant, RunStatusSchema, name_field, text_field
+from polyjob.schemas.wire import Body, Instant, NoteSchema, RunStatusSchema, name_field, text_field
 from polyjob.statuses import Status
 
 REPORT_LENGTH = {"message": 4096, "traceback": 64 << 10}
@@ -123,11 +123,6 @@ class JobRowSchema(Schema):
     ttl = fields.Integer(allow_none=True)
 
 
-class NoteSchema(Schema):
-    kind = fields.String()
-    text = fields.String()
-
-
 class ExitSchema(Schema):
     """How the command ended."""
 
@@ -225,7 +220,7 @@ class Sent:
 
 def read_create(body: Mapping[str, Any]) -> Sent:
     """Raises Invalid with every problem of attributes and config."""
-    sent = _read(body, _CREATE, load_config)
+    sent = read_sent(body, _CREATE, load_config, _PARTS)
     attributes = sent.attributes
     if attributes.get("is_managed") is None:
         attributes["is_managed"] = attributes.get("in_cluster") is not False
@@ -234,12 +229,12 @@ def read_create(body: Mapping[str, Any]) -> Sent:
 
 def read_change(body: Mapping[str, Any]) -> Sent:
     """Only what was sent is in the attributes. Raises Invalid with every problem."""
-    return _read(body, _CHANGE, load_config)
+    return read_sent(body, _CHANGE, load_config, _PARTS)
 
 
 def read_clone(body: Mapping[str, Any]) -> Sent:
     """The config is a patch and not checked by itself. Raises Invalid with every problem of the rest."""
-    return _read(body, _CLONE, _only_an_object)
+    return read_sent(body, _CLONE, _only_an_object, _PARTS)
 
 
 def read_status(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,7 +247,9 @@ def read_status(body: Mapping[str, Any]) -> dict[str, Any]:
     return {"message": None, "traceback": None, "details": None} | loaded | {"status": Status(status)}
 
 
-def _read(body: Mapping[str, Any], schema: JobBody | JobCloneBody, load_document: Any) -> Sent:
+def read_sent(body: Mapping[str, Any], schema: Body, load_document: Any, parts: Container[str]) -> Sent:
+    """The attributes that `schema` knows, and the config as `load_document` makes it of the document and its pointer.
+    `parts`: keys that begin a config right in the body. Raises Invalid with every problem of both."""
     problems: list[Problem] = []
     attributes: dict[str, Any] = {}
     pointer, config = "/config", None
@@ -262,7 +259,7 @@ def _read(body: Mapping[str, Any], schema: JobBody | JobCloneBody, load_document
     except Invalid as error:
         problems += error.problems
     try:
-        pointer, document, text = _find_config(body, schema)
+        pointer, document, text = _find_config(body, schema, parts)
         if document is not None:
             config = load_document(document, pointer)
             attributes |= {"config": config, "content": text}
@@ -273,7 +270,7 @@ def _read(body: Mapping[str, Any], schema: JobBody | JobCloneBody, load_document
     return Sent(attributes, pointer)
 
 
-def _find_config(body: Mapping[str, Any], schema: Schema) -> tuple[str, Any, str | None]:
+def _find_config(body: Mapping[str, Any], schema: Schema, parts: Container[str]) -> tuple[str, Any, str | None]:
     """(pointer to the config, the document, its text where it came as text); None for a body without one."""
     if body.get("config") is not None:
         return "/config", body["config"], None
@@ -283,7 +280,7 @@ def _find_config(body: Mapping[str, Any], schema: Schema) -> tuple[str, Any, str
             raise Invalid([Problem("/content", "Not text; a config that is an object goes by the name `config`.")])
         check_values(content, "/content")
         return "/content", parse_content(content), content
-    if not any(body.get(key) is not None for key in _PARTS):
+    if not any(value is not None and key in parts for key, value in body.items()):
         return "/config", None, None
     return "", {key: value for key, value in body.items() if key not in schema.fields and value is not None}, None
 

@@ -14,15 +14,14 @@ from polyjob.schemas.wire import Body, Instant, name_field, text_field
 class ProjectView:
     """A project; everything that is not said here is the row's own."""
 
-    bookmarked = False
     has_tensorboard = False
     has_notebook = False
     num_experiment_groups = 0
     num_independent_experiments = 0
     num_experiments = 0
 
-    def __init__(self, project: Project) -> None:
-        self.project = project
+    def __init__(self, project: Project, bookmarked: bool = False) -> None:
+        self.project, self.bookmarked = project, bookmarked
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.project, name)
@@ -73,3 +72,24 @@ class ProjectBody(Body):
     readme = text_field()
     tags = Tags()
     is_public = fields.Boolean()
+
+
+class ProjectChangeBody(ProjectBody):
+    merge = fields.Boolean(metadata={"description": "Unite the tags with the ones that are there."})
+
+
+class ProjectNameSchema(Schema):
+    user = fields.String(attribute="user.username")
+    name = fields.String()
+    unique_name = fields.String()
+
+
+class RepositorySchema(Schema):
+    """The code of a project."""
+
+    project = fields.String(metadata={"description": "The project's name."})
+    created_at = Instant(metadata={"description": "Of the first upload."})
+    updated_at = Instant(metadata={"description": "Of the latest upload."})
+    is_public = fields.Boolean()
+    commit = fields.String(metadata={"description": "SHA-256 of the latest tree."})
+    size = fields.Integer(metadata={"description": "Bytes of the latest archive."})

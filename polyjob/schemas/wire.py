@@ -89,6 +89,11 @@ class RunStatusSchema(Schema):
     details = fields.Dict(allow_none=True)
 
 
+class NoteSchema(Schema):
+    kind = fields.String()
+    text = fields.String()
+
+
 class OutputsTreeSchema(Schema):
     """One folder of outputs."""
 

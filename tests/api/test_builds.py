@@ -10,7 +10,7 @@ from polyjob.models import Build, BuildStatus, Job
 from polyjob.statuses import Status
 from polyjob.transitions import first_status, transition
 
-from .conftest import BASE, now, write
+from .conftest import BASE, bring, now, pointers, write
 
 ROW = {
     "id", "uuid", "name", "unique_name", "pod_id", "user", "description", "created_at", "updated_at", "started_at",
@@ -19,7 +19,9 @@ ROW = {
 }  # fmt: skip
 DETAIL = ROW | {
     "config", "content", "resources", "num_jobs", "num_experiments", "dockerfile", "commit", "key",
+    "reason", "notes",
 }  # fmt: skip
+BUILD = {"version": 1, "kind": "build", "build": {"image": "python:3", "build_steps": ["true"]}}
 CONFIG = {"build": {"image": "python:3", "build_steps": ["true"]}}
 
 
@@ -36,6 +38,12 @@ def make(project, user):
         return build
 
     return make_build
+
+
+def finish(build):
+    with write("test"):
+        for status in (Status.SCHEDULED, Status.RUNNING, Status.SUCCEEDED):
+            assert transition(build, status)
 
 
 def test_detail(client, make):
@@ -90,3 +98,98 @@ def test_what_is_not_there_is_not_found(client, make):
         "/ana/demo/builds/2/statuses",
     ):
         assert client.get(f"/api/v1{path}").status_code == 404
+
+
+class TestCreate:
+    def test_makes_a_build_that_no_job_asked_for(self, client):
+        answer = client.post(f"{BASE}/builds", {"config": BUILD | {"tags": ["t"]}, "name": "base"})
+        assert answer.status_code == 201, answer.text
+        assert answer.json.keys() == DETAIL
+        assert (answer.json["last_status"], answer.json["name"]) == ("created", "base")
+        assert answer.json["reason"]["kind"] == "asked"
+        assert client.get(f"{BASE}/builds/{answer.json['id']}").json == answer.json
+        assert client.get(BASE).json["num_builds"] == 1
+
+    def test_needs_a_config(self, client):
+        assert pointers(client.post(f"{BASE}/builds", {})) == ["/content"]
+        assert Build.select().count() == 0
+
+
+class TestChange:
+    def test_name_description_and_tags(self, client, make):
+        make()
+        client.patch(f"{BASE}/builds/1", {"tags": ["a"], "description": "d"})
+        answer = client.patch(f"{BASE}/builds/1", {"name": "n", "tags": ["b", "a"], "merge": True}).json
+        assert (answer["name"], answer["description"], answer["tags"]) == ("n", "d", ["a", "b"])
+        assert pointers(client.patch(f"{BASE}/builds/1", {"name": "a b"})) == ["/name"]
+
+    def test_stop_is_a_wish_that_is_repeated_for_nothing(self, client, make):
+        make()
+        for _ in range(2):
+            answer = client.post(f"{BASE}/builds/1/stop")
+            assert (answer.status_code, answer.data) == (200, b"")
+        assert Build.get_by_id(1).stop_at is not None
+
+    def test_stop_of_what_is_done_changes_nothing(self, client, make):
+        finish(make())
+        assert client.post(f"{BASE}/builds/1/stop").status_code == 200
+        assert Build.get_by_id(1).stop_at is None
+
+    def test_invalidate_one_or_all(self, client, make):
+        make(), make()
+        assert client.post(f"{BASE}/builds/1/invalidate").status_code == 200
+        assert [client.get(f"{BASE}/builds/{n}").json["invalidated"] for n in (1, 2)] == [True, False]
+        first = Build.get_by_id(1).invalidated_at
+        assert client.post(f"{BASE}/builds/invalidate").status_code == 200
+        assert client.get(f"{BASE}/builds/2").json["invalidated"] is True
+        assert Build.get_by_id(1).invalidated_at == first
+
+    def test_archive_hides_and_restore_shows(self, client, make):
+        finish(make())
+        assert client.post(f"{BASE}/builds/1/archive").status_code == 200
+        assert client.get(f"{BASE}/builds/1").status_code == 404
+        assert client.get(f"{BASE}/builds").json["count"] == 0
+        listed = client.get("/api/v1/archives/ana/builds").json["results"]
+        assert [(item["id"], item["deleted"]) for item in listed] == [(1, True)]
+        assert client.post(f"{BASE}/builds/1/restore").status_code == 200
+        assert client.get(f"{BASE}/builds").json["count"] == 1
+        assert client.post(f"{BASE}/builds/7/restore").status_code == 404
+
+    def test_bookmarks(self, client, make):
+        make()
+        assert client.post(f"{BASE}/builds/1/bookmark").status_code == 201
+        assert client.get(f"{BASE}/builds").json["results"][0]["bookmarked"] is True
+        assert client.delete(f"{BASE}/builds/1/unbookmark").status_code == 204
+        assert client.get(f"{BASE}/builds/1").json["bookmarked"] is False
+
+    def test_heartbeat_and_code(self, client, make):
+        make()
+        assert client.post(f"{BASE}/builds/1/_heartbeat").status_code == 200
+        assert client.get(f"{BASE}/builds/1/coderef").json["commit"] is None
+
+
+class TestDelete:
+    @pytest.mark.parametrize("verb", ["delete", "archive"])
+    def test_is_refused_while_a_job_needs_it(self, client, make, verb):
+        build = make()
+        client.submit()
+        with write("test"):
+            Job.update(build=build).execute()
+
+        def act():
+            path = f"{BASE}/builds/1"
+            return client.delete(path) if verb == "delete" else client.post(f"{path}/archive")
+
+        answer = act()
+        assert (answer.status_code, answer.headers["Retry-After"]) == (409, "30")
+        assert "these jobs wait for it or run on it: 1." in answer.json["detail"]
+        assert client.get(f"{BASE}/builds/1").status_code == 200
+        bring(1, Status.STOPPED)
+        assert act().status_code in (200, 204)
+        assert client.get(f"{BASE}/builds/1").status_code == 404
+
+    def test_hides_at_once_and_leaves_no_job_a_way_to_it(self, client, make):
+        make()
+        assert client.delete(f"{BASE}/builds/1").status_code == 204
+        assert client.get(f"{BASE}/builds").json["count"] == 0
+        assert pointers(client.post(f"{BASE}/jobs", {"run": {"cmd": "true"}, "build_job": 1})) == ["/build_job"]

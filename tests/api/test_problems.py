@@ -186,9 +186,8 @@ class TestDefects:
         assert "secret" not in answer.text
 
 
-def test_answers_are_kept_by_nobody(client):
+def test_answers_are_kept_by_nobody_without_asking_again(client):
     client.submit()
-    for path in (JOBS, f"{JOBS}/1", f"{JOBS}/9"):
-        answer = client.get(path)
-        assert answer.headers["Cache-Control"] == "no-store"
+    for path, kept in ((JOBS, "private, no-cache"), (f"{JOBS}/1/coderef", "no-store"), (f"{JOBS}/9", "no-store")):
+        assert client.get(path).headers["Cache-Control"] == kept
     assert client.get(JOBS).headers["X-Content-Type-Options"] == "nosniff"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import tarfile
 
 import pytest
 
@@ -177,3 +178,99 @@ class TestUpload:
         publish()
         assert self.upload(other, tar({"a": b"1"})).status_code == 403
         assert Code.select().count() == 0
+
+
+class TestChange:
+    def test_everything_that_people_may(self, client):
+        answer = client.patch(BASE, {"description": "d", "tags": ["a"], "readme": "r", "is_public": True})
+        assert answer.status_code == 200
+        assert answer.json.keys() == DETAIL
+        assert (answer.json["description"], answer.json["is_public"]) == ("d", True)
+        answer = client.patch(BASE, {"tags": ["b", "a"], "merge": True, "is_public": None, "num_jobs": 7})
+        assert (answer.json["tags"], answer.json["is_public"], answer.json["num_jobs"]) == (["a", "b"], True, 0)
+
+    def test_a_new_name_is_everywhere_at_once(self, client):
+        client.submit()
+        assert client.patch(BASE, {"name": "other"}).json["unique_name"] == "ana.other"
+        assert client.get(BASE).status_code == 404
+        assert client.get("/api/v1/ana/other/jobs/1").json["unique_name"] == "ana.other.jobs.1"
+
+    @pytest.mark.parametrize("name", ["taken", "jobs", "a b"])
+    def test_a_name_that_does_not_do(self, client, name):
+        client.post(PROJECTS, {"name": "taken"})
+        assert pointers(client.patch(BASE, {"name": name, "description": "new"})) == ["/name"]
+        assert client.get(BASE).json["description"] is None
+
+    def test_its_own_name_is_no_change(self, client):
+        assert client.patch(BASE, {"name": "demo"}).status_code == 200
+
+
+class TestArchive:
+    def test_hides_all_and_stops_what_runs(self, client):
+        client.submit()
+        for _ in range(2):
+            assert client.post(f"{BASE}/archive").status_code == 200
+        for path in (BASE, f"{BASE}/jobs", f"{BASE}/jobs/1"):
+            assert client.get(path).status_code == 404
+        assert client.get("/api/v1/ana").json["count"] == 0
+        assert [row["name"] for row in client.get("/api/v1/archives/ana/projects").json["results"]] == ["demo"]
+        assert client.post(f"{BASE}/restore").status_code == 200
+        assert client.get(f"{BASE}/jobs/1").json["last_status"] == "stopped"
+        assert client.post(f"{BASE}/restore").status_code == 200
+
+
+class TestDelete:
+    def test_hides_all_at_once_and_frees_the_name(self, client):
+        client.submit()
+        assert client.delete(BASE).status_code == 204
+        assert client.get(BASE).status_code == 404
+        assert client.post(f"{BASE}/restore").status_code == 404
+        assert client.get("/api/v1/ana").json["count"] == 0
+        assert client.post(PROJECTS, {"name": "demo"}).status_code == 201
+        assert client.get(f"{BASE}/jobs").json["count"] == 0
+        assert client.get(f"{BASE}/jobs/1").status_code == 404
+
+    def test_of_somebody_elses_is_not_found_or_forbidden(self, client, other):
+        assert other.delete(BASE).status_code == 404
+        publish()
+        assert other.delete(BASE).status_code == 403
+        assert client.get(BASE).status_code == 200
+
+
+def test_names(client, other):
+    client.post(PROJECTS, {"name": "open", "is_public": True})
+    names = [row["unique_name"] for row in client.get("/api/v1/ana/projects/names").json["results"]]
+    assert names == ["ana.open", "ana.demo"]
+    assert other.get("/api/v1/ana/projects/names").json["count"] == 1
+    assert other.get("/api/v1/nobody/projects/names").status_code == 404
+
+
+def test_bookmarks(client):
+    assert client.delete(f"{BASE}/unbookmark").status_code == 404
+    assert client.post(f"{BASE}/bookmark").status_code == 201
+    assert client.get(BASE).json["bookmarked"] is True
+    assert client.get("/api/v1/ana").json["results"][0]["bookmarked"] is True
+    assert client.delete(f"{BASE}/unbookmark").status_code == 204
+    assert client.get(BASE).json["bookmarked"] is False
+
+
+class TestRepository:
+    def test_tells_of_the_uploads_and_gives_each_back(self, client):
+        assert client.get(f"{BASE}/repo").status_code == 404
+        assert client.get(f"{BASE}/repo/download").status_code == 404
+        for text in (b"one", b"two"):
+            client.put(UPLOAD, data={"repo": (io.BytesIO(tar({"a.txt": text})), "x.tar.gz")})
+        told = client.get(f"{BASE}/repo").json
+        assert (told["project"], told["commit"]) == ("demo", Code.get_by_id(2).digest)
+        assert told["created_at"] < told["updated_at"]
+        latest = client.get(f"{BASE}/repo/download/")
+        assert (files(latest.data), latest.mimetype) == ({"a.txt": b"two"}, "application/gzip")
+        assert "ana_demo.tar.gz" in latest.headers["Content-Disposition"]
+        first = client.get(f"{BASE}/repo/download", query_string={"commit": Code.get_by_id(1).digest})
+        assert files(first.data) == {"a.txt": b"one"}
+        assert client.get(f"{BASE}/repo/download?commit=../../x").status_code == 404
+
+
+def files(data):
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        return {item.name: archive.extractfile(item).read() for item in archive if item.isfile()}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from polyjob import jobs
+from polyjob import builds, jobs, projects
 from polyjob.database import database, write
 from polyjob.engine.calls import InlineCalls, run
-from polyjob.models import Build, Job
+from polyjob.models import Build, Job, Project
 from polyjob.statuses import Status
 
 WHOLE_WAY = ["created", "scheduled", "running", "succeeded"]
@@ -386,6 +386,104 @@ class TestDelete:
         jobs.delete(job, world.user, world.settings)
         world.settle()
         assert world.submit().id > job.id
+
+
+class TestAskedBuild:
+    CONFIG = {"config": {"version": 1, "kind": "build", "build": {"image": "a", "build_steps": ["true"]}}}
+
+    def make(self, world):
+        return builds.create(world.project, world.user, self.CONFIG, world.settings)
+
+    def test_is_made_although_no_job_waits_and_jobs_reuse_it(self, world):
+        build = self.make(world)
+        world.settle()
+        assert Build.get_by_id(build.id).status is Status.SUCCEEDED
+        job = world.submit(build={"image": "a", "build_steps": ["true"]})
+        world.end(job)
+        assert world.read(job).build_id == build.id
+        building = next(row for row in jobs.list_statuses(job) if row.status is Status.BUILDING)
+        assert building.details == {"build": build.unique_name, "why": "reused, as the same build is done"}
+
+    def test_ends_by_a_stop_before_it_began(self, world):
+        build = self.make(world)
+        builds.request_stop(build, world.settings)
+        world.settle()
+        row = Build.get_by_id(build.id)
+        assert (row.status, builds.latest_status(row).message) == (Status.STOPPED, "BuildJob was stopped")
+
+    @pytest.mark.parametrize("first", ["stop", "settle"])
+    def test_is_deleted_with_its_folder(self, world, first):
+        build = self.make(world)
+        if first == "settle":
+            world.settle()
+            assert world.store.build_folder(build.uuid).exists()
+        builds.delete(build, world.settings)
+        world.settle()
+        assert Build.select().count() == 0
+        assert not world.store.build_folder(build.uuid).exists()
+
+    def test_that_cannot_be_removed_is_tried_again(self, world, monkeypatch, caplog):
+        build = self.make(world)
+        builds.delete(build, world.settings)
+        faults = iter([OSError("no")])
+        original = world.store.remove_build
+        monkeypatch.setattr(
+            type(world.store), "remove_build", lambda self, uuid: _raise(next(faults, None)) or original(uuid)
+        )
+        world.settle()
+        world.later(2)
+        assert Build.select().count() == 0
+        assert "could not be removed" in caplog.text
+
+
+def _raise(error):
+    if error is not None:
+        raise error
+
+
+class TestWhyABuild:
+    def test_was_made_is_said(self, world):
+        def why(**section):
+            job = world.submit(build={"image": "a"} | section)
+            world.end(job)
+            return (world.read(job).build.reason or {})["kind"], world.read(job).build.reason["text"]
+
+        assert why() == ("first", "it is the project's first build")
+        assert why(build_steps=["true"]) == ("changed", "the steps changed since build 1")
+        assert why(image="b", build_steps=["true"], env_vars=[["A", "1"]]) == (
+            "changed",
+            "the image and the variables changed since build 2",
+        )
+        assert why(nocache=True)[0] == "nocache"
+        builds.invalidate_all(world.project)
+        assert why() == ("invalidated", "build 4 was invalidated")
+        failing = {"image": "z", "env_vars": [["FAKE_BUILD_FAIL", "1:3"]], "build_steps": ["x"]}
+        assert why(**failing)[0] == "changed"
+        assert why(**failing) == ("unusable", "build 6 is failed")
+
+
+class TestDeletedProject:
+    def test_goes_with_all_that_belongs_to_it(self, world):
+        done = world.submit(build={"image": "a"})
+        world.end(done)
+        running, queued = world.submit(seconds=100), world.submit(seconds=100)
+        builds.create(world.project, world.user, TestAskedBuild.CONFIG, world.settings)
+        world.settle()
+        projects.delete(world.project, world.user, world.settings)
+        world.later(15)
+        assert [table.select().count() for table in (Project, Job, Build)] == [0, 0, 0]
+        assert list((world.settings.data_dir / "jobs").iterdir()) == []
+        assert list((world.settings.data_dir / "builds").iterdir()) == []
+        assert world.runner.inventory() == {}
+        assert (running.id, queued.id) == (2, 3)
+
+    def test_with_many_jobs_goes_too(self, world):
+        for _ in range(30):
+            world.submit()
+        jobs.stop_many(world.project, range(1, 31), world.user, world.settings)
+        projects.delete(world.project, world.user, world.settings)
+        world.settle()
+        assert Project.select().count() == 0
 
 
 def test_the_wall_clock_never_turns_statuses_round(world, monkeypatch):

@@ -1,0 +1,110 @@
+"""ETags: a poll that changed nothing is a 304."""
+
+from __future__ import annotations
+
+import pytest
+
+from polyjob.database import database
+from polyjob.models import User
+from polyjob.statuses import Status
+from polyjob.transitions import transition
+
+from .conftest import BASE, JOBS, bring, write
+
+
+def poll(client, path, tag=None):
+    answer = client.get(path, headers={"If-None-Match": tag} if tag else {})
+    assert answer.status_code in (200, 304)
+    assert answer.headers["Cache-Control"] == "private, no-cache"
+    if answer.status_code == 304:
+        assert answer.data == b""
+        assert answer.headers["ETag"] == tag
+    return answer.headers["ETag"]
+
+
+CHANGES = {
+    "a status": lambda client: bring(1, Status.SCHEDULED),
+    "a description": lambda client: client.patch(f"{JOBS}/1", {"description": "new"}),
+    "a bookmark": lambda client: client.post(f"{JOBS}/1/bookmark"),
+    "a stop": lambda client: client.post(f"{JOBS}/1/stop"),
+    "the project's name": lambda client: (
+        client.patch(BASE, {"name": "demo2"}) and client.patch("/api/v1/ana/demo2", {"name": "demo"})
+    ),
+}
+
+
+@pytest.mark.parametrize("path", [JOBS, f"{JOBS}/1", f"{JOBS}/1/statuses", f"{BASE}/builds"])
+def test_nothing_new_is_a_304(client, path):
+    client.submit()
+    tag = poll(client, path)
+    assert tag.startswith('W/"')
+    assert poll(client, path, tag) == tag
+    assert client.get(path, headers={"If-None-Match": f'"x", {tag}'}).status_code == 304
+    assert client.get(path, headers={"If-None-Match": '"x"'}).status_code == 200
+
+
+@pytest.mark.parametrize("path", [JOBS, f"{JOBS}/1"])
+@pytest.mark.parametrize("what", ["a status", "a description", "a bookmark", "a stop"])
+def test_every_change_is_seen(client, path, what):
+    client.submit()
+    tag = poll(client, path)
+    CHANGES[what](client)
+    assert client.get(path, headers={"If-None-Match": tag}).status_code == 200
+
+
+def test_lists_see_what_comes_and_goes(client):
+    tags = [poll(client, JOBS)]
+    for act in (
+        client.submit,
+        client.submit,
+        lambda: client.post(f"{JOBS}/1/archive"),
+        lambda: client.post(f"{JOBS}/1/restore"),
+        lambda: client.delete(f"{JOBS}/2"),
+    ):
+        act()
+        tags.append(poll(client, JOBS))
+    assert len(set(tags)) == len(tags)
+
+
+def test_a_place_in_the_queue_is_part_of_a_job(client):
+    client.submit(), client.submit()
+    tag = poll(client, f"{JOBS}/2")
+    assert client.get(f"{JOBS}/2").json["queue_position"] == 2
+    bring(1, Status.STOPPED)
+    answer = client.get(f"{JOBS}/2", headers={"If-None-Match": tag})
+    assert (answer.status_code, answer.json["queue_position"]) == (200, 1)
+
+
+def test_the_build_that_a_job_waits_for_is_part_of_it(client):
+    client.submit(build={"image": "a"})
+    from polyjob.builds import resolve
+    from polyjob.models import Job
+
+    with write("test"):
+        build, _ = resolve(Job.get_by_id(1))
+    bring(1, Status.SCHEDULED, Status.BUILDING, build=build.id)
+    tag = poll(client, f"{JOBS}/1")
+    with write("test"):
+        transition(build, Status.SCHEDULED)
+    answer = client.get(f"{JOBS}/1", headers={"If-None-Match": tag})
+    assert answer.json["waiting"].endswith("which is scheduled.")
+
+
+def test_are_each_askers_and_each_questions_own(client, admin):
+    client.submit()
+    assert poll(client, f"{JOBS}/1") != poll(admin, f"{JOBS}/1")
+    assert poll(client, f"{JOBS}?limit=1") != poll(client, f"{JOBS}?limit=2")
+
+
+def test_a_304_reads_no_list(client, monkeypatch):
+    for _ in range(5):
+        client.submit()
+    tag = poll(client, JOBS)
+    asked = []
+    original = database.execute_sql
+    monkeypatch.setattr(
+        database, "execute_sql", lambda sql, *args, **options: asked.append(sql) or original(sql, *args, **options)
+    )
+    assert client.get(JOBS, headers={"If-None-Match": tag}).status_code == 304
+    assert not [sql for sql in asked if 'FROM "job"' in sql]
+    assert User.select().count() == 1

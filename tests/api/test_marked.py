@@ -1,0 +1,117 @@
+"""Bookmarks and archives of every kind, listed."""
+
+from __future__ import annotations
+
+import pytest
+
+from polyjob.statuses import Status
+
+from .conftest import BASE, JOBS, bring, publish
+
+
+class TestBookmarks:
+    def test_of_jobs_are_listed_latest_first(self, client):
+        for name in "abc":
+            client.submit(name=name)
+        for number in (1, 3, 2, 1):
+            client.post(f"{JOBS}/{number}/bookmark")
+        client.delete(f"{JOBS}/2/unbookmark")
+        listed = client.get("/api/v1/bookmarks/ana/jobs").json
+        assert listed["count"] == 2
+        assert [item["content_object"]["name"] for item in listed["results"]] == ["a", "c"]
+        assert listed["results"][0]["content_object"]["bookmarked"] is True
+        by_creation = client.get("/api/v1/bookmarks/ana/jobs?sort=created_at").json["results"]
+        assert [item["content_object"]["name"] for item in by_creation] == ["a", "c"]
+        page = client.get("/api/v1/bookmarks/ana/jobs?limit=1&offset=1").json
+        assert [item["content_object"]["name"] for item in page["results"]] == ["c"]
+
+    def test_of_what_is_gone_are_not_listed(self, client):
+        client.submit(), client.submit()
+        for number in (1, 2):
+            client.post(f"{JOBS}/{number}/bookmark")
+        client.delete(f"{JOBS}/1")
+        client.post(f"{JOBS}/2/archive")
+        assert client.get("/api/v1/bookmarks/ana/jobs").json["count"] == 0
+
+    def test_are_each_users_own(self, client, other, admin):
+        client.post(f"{BASE}/bookmark")
+        assert client.get("/api/v1/bookmarks/ana/projects").json["count"] == 1
+        assert other.get("/api/v1/bookmarks/ana/projects").json["count"] == 0
+        assert admin.get("/api/v1/bookmarks/ana/projects").json["count"] == 1
+        assert client.get("/api/v1/bookmarks/nobody/projects").status_code == 404
+
+    def test_of_what_one_may_not_read_any_more_are_left_out(self, client, other):
+        publish()
+        client.submit()
+        assert other.post(f"{JOBS}/1/bookmark").status_code == 201
+        assert other.get("/api/v1/bookmarks/bob/jobs").json["count"] == 1
+        client.patch(BASE, {"is_public": False})
+        assert other.get("/api/v1/bookmarks/bob/jobs").json["count"] == 0
+
+    def test_of_builds(self, client):
+        assert client.get("/api/v1/bookmarks/ana/builds").json["results"] == []
+
+
+class TestArchives:
+    def test_of_a_job_hide_it_everywhere_and_restore_shows_it(self, client):
+        client.submit(name="x")
+        for _ in range(2):
+            answer = client.post(f"{JOBS}/1/archive")
+            assert (answer.status_code, answer.data) == (200, b"") or answer.status_code == 404
+        for path in (f"{JOBS}/1", f"{JOBS}/1/statuses", f"{JOBS}/1/logs", f"{JOBS}/1/outputs"):
+            assert client.get(path).status_code == 404
+        assert client.post(f"{JOBS}/1/restart").status_code == 404
+        assert (client.get(JOBS).json["count"], client.get(BASE).json["num_jobs"]) == (0, 0)
+        listed = client.get("/api/v1/archives/ana/jobs").json["results"]
+        assert [(row["name"], row["deleted"], row["last_status"]) for row in listed] == [("x", True, "stopped")]
+        for _ in range(2):
+            assert client.post(f"{JOBS}/1/restore").status_code == 200
+        assert client.get(f"{JOBS}/1").json["last_status"] == "stopped"
+        assert client.get(JOBS).json["count"] == 1
+
+    def test_of_a_done_job_leave_its_status(self, client):
+        client.submit()
+        bring(1, Status.SCHEDULED, Status.RUNNING, Status.SUCCEEDED)
+        client.post(f"{JOBS}/1/archive")
+        client.post(f"{JOBS}/1/restore")
+        assert client.get(f"{JOBS}/1").json["last_status"] == "succeeded"
+
+    def test_what_is_deleted_is_not_restored(self, client):
+        client.submit()
+        client.delete(f"{JOBS}/1")
+        assert client.post(f"{JOBS}/1/restore").status_code == 404
+
+    @pytest.mark.parametrize("kind", ["jobs", "builds", "projects"])
+    def test_are_for_oneself_and_administrators(self, client, other, admin, kind):
+        client.submit()
+        client.post(f"{JOBS}/1/archive" if kind == "jobs" else f"{BASE}/archive")
+        count = 0 if kind == "builds" else 1
+        assert client.get(f"/api/v1/archives/ana/{kind}").json["count"] == count
+        assert other.get(f"/api/v1/archives/ana/{kind}").json["count"] == 0
+        assert admin.get(f"/api/v1/archives/ana/{kind}").json["count"] == count
+
+
+class TestSeveral:
+    def test_are_stopped_and_the_rest_skipped(self, client):
+        for _ in range(3):
+            client.submit()
+        bring(2, Status.STOPPED)
+        answer = client.post(f"{JOBS}/stop", {"ids": [3, 1, 2, 77, 1]})
+        assert (answer.status_code, answer.json) == (200, {"stopped": [1, 3], "skipped": [2, 77]})
+        assert {job["last_status"] for job in client.get(JOBS).json["results"]} == {"stopped"}
+
+    @pytest.mark.parametrize("method", ["POST", "DELETE"])
+    def test_are_deleted(self, client, method):
+        for _ in range(2):
+            client.submit()
+        client.post("/api/v1/projects", {"name": "second"})
+        elsewhere = client.call(method, "/api/v1/ana/second/jobs/delete", {"ids": [1]})
+        assert elsewhere.json == {"deleted": [], "skipped": [1]}
+        assert client.call(method, f"{JOBS}/delete", {"ids": [1, 9]}).json == {"deleted": [1], "skipped": [9]}
+        assert client.get(JOBS).json["count"] == 1
+
+    @pytest.mark.parametrize("body", [{}, {"ids": None}, {"ids": 3}, {"ids": ["a"]}, {"ids": [0]}, {"ids": [1] * 1001}])
+    def test_need_a_list_of_ids(self, client, body):
+        answer = client.post(f"{JOBS}/stop", body)
+        assert answer.status_code == 400
+        assert answer.json["errors"][0]["pointer"].startswith("/ids")

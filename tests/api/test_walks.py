@@ -1,0 +1,114 @@
+"""Lists walked by cursor, and the links around a page."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from polyjob.database import database
+
+from .conftest import BASE, JOBS, pointers, write
+
+
+def walk(client, **asked):
+    """The ids of each page."""
+    path = f"{JOBS}?" + "&".join(f"{name}={value}" for name, value in ({"cursor": "", "limit": 2} | asked).items())
+    pages = []
+    while path:
+        answer = client.get(path)
+        assert answer.status_code == 200, answer.text
+        pages.append([job["id"] for job in answer.json["results"]])
+        path = answer.json["next"]
+        if path:
+            assert f'<{path}>; rel="next"' in answer.headers["Link"]
+            path = path.removeprefix("http://localhost")
+    return pages
+
+
+@pytest.fixture
+def five(client):
+    for number in range(5):
+        client.submit(name=f"j{number}")
+    with write("test"):
+        for number, (started, updated) in enumerate([(3, 10), (None, 10), (1, 30), (None, 20), (3, 10)], start=1):
+            sql = "UPDATE job SET started_at = ?, updated_at = ? WHERE id = ?"
+            database.execute_sql(sql, (started, updated, number))
+
+
+@pytest.mark.parametrize(
+    ("sort", "pages"),
+    [
+        ("-updated_at", [[3, 4], [5, 2], [1]]),
+        ("updated_at", [[1, 2], [5, 4], [3]]),
+        ("started_at", [[3, 1], [5, 2], [4]]),
+        ("-started_at", [[5, 1], [3, 4], [2]]),
+        ("id", [[1, 2], [3, 4], [5]]),
+        ("-id", [[5, 4], [3, 2], [1]]),
+        ("nonsense", [[3, 4], [5, 2], [1]]),
+    ],
+)
+def test_a_walk_meets_every_job_once_in_order(client, five, sort, pages):
+    assert walk(client, sort=sort) == pages
+    ids = [number for page in pages for number in page]
+    listed = [job["id"] for job in client.get(f"{JOBS}?sort={sort}").json["results"]]
+    assert listed == ids
+
+
+def test_what_comes_meanwhile_repeats_and_hides_nothing(client, five):
+    first = client.get(f"{JOBS}?cursor=&limit=2&sort=-id").json
+    client.submit()
+    second = client.get(first["next"].removeprefix("http://localhost")).json
+    assert [job["id"] for job in second["results"]] == [3, 2]
+
+
+def test_a_walk_takes_a_query(client, five):
+    assert walk(client, query="name:j1|j3|j4", sort="id") == [[2, 4], [5]]
+
+
+def test_every_page_of_a_walk_goes_by_an_index(client, five, monkeypatch):
+    asked = []
+    original = database.execute_sql
+
+    def note(sql, parameters=None):
+        asked.append((sql, parameters))
+        return original(sql, parameters)
+
+    monkeypatch.setattr(database, "execute_sql", note)
+    for sort in ("-updated_at", "updated_at", "-created_at", "created_at", "id"):
+        asked.clear()
+        walk(client, sort=sort)
+        wanted = [item for item in asked if "ORDER BY" in item[0] and "LIMIT" in item[0]]
+        assert len(wanted) == 3
+        for sql, parameters in wanted:
+            plan = " ".join(row[3] for row in original(f"EXPLAIN QUERY PLAN {sql}", parameters))
+            assert "USING" in plan, plan
+            assert "TEMP B-TREE" not in plan, f"{sort}: {plan}"
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [b"x", b"\xff", b'["-id",1,1]', b'["-updated_at",1]', b'["-updated_at","a",1]', b"[" * 100_000],
+)
+def test_what_is_no_cursor_is_refused(client, five, cursor):
+    for text in (cursor.decode("latin-1"), base64.urlsafe_b64encode(cursor).decode()):
+        assert pointers(client.get(JOBS, query_string={"cursor": text})) == ["cursor"]
+
+
+def test_a_walk_goes_by_one_column(client, five):
+    assert pointers(client.get(f"{JOBS}?cursor=&sort=created_at,-id")) == ["sort"]
+
+
+def test_builds_are_walked_too(client):
+    assert client.get(f"{BASE}/builds?cursor=").json == {"count": 0, "next": None, "previous": None, "results": []}
+
+
+def test_pages_by_offset_link_around(client, five):
+    answer = client.get(f"{JOBS}?limit=2&offset=2")
+    links = dict(reversed(part.split("; ")) for part in answer.headers["Link"].split(", "))
+    assert links == {
+        'rel="next"': f"<http://localhost{JOBS}?limit=2&offset=4>",
+        'rel="prev"': f"<http://localhost{JOBS}?limit=2>",
+        'rel="first"': f"<http://localhost{JOBS}?limit=2>",
+    }
+    assert "Link" not in client.get(f"{JOBS}?limit=7").headers
