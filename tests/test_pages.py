@@ -17,7 +17,7 @@ from polyjob.app import create_app
 from polyjob.clock import now
 from polyjob.database import write
 from polyjob.models import Build, Job, JobStatus, Project, SignInLink, User
-from polyjob.pages import template_folder, words
+from polyjob.pages import reference, template_folder, words
 from polyjob.pages.lists import PAGE_SIZE
 from polyjob.settings import Settings
 from polyjob.statuses import Status
@@ -473,3 +473,28 @@ def test_why(
     status: Status, end: dict[str, Any] | None, message: str | None, details: dict[str, Any], said: str
 ) -> None:
     assert words.why(status, end, message, details, None) == said
+
+
+class TestReference:
+    def test_shows_every_operation_and_shape_to_everybody(self, visitor: FlaskClient) -> None:
+        answer = visitor.get("/docs/api/")
+        assert answer.status_code == 200
+        page = Page(answer.text)
+        document = visitor.get("/openapi.json").json
+        for path, members in document["paths"].items():
+            for method in members.keys() - {"parameters"}:
+                assert f"{method.upper()} {path}" in page.text
+        for name, schema in document["components"]["schemas"].items():
+            assert not schema.get("properties") or f'id="{name}"' in answer.text
+        assert "script" not in page.tags
+
+    def test_links_within_itself_lead_somewhere(self, visitor: FlaskClient) -> None:
+        text = visitor.get("/docs/api").text
+        for link in Page(text).links:
+            assert not link.startswith("#") or f'id="{link[1:]}"' in text, link
+
+    def test_says_types_in_words(self) -> None:
+        assert reference.type_of({"type": ["array", "null"], "items": {"type": "string"}}) == "list of text or null"
+        assert reference.type_of({"oneOf": [{"$ref": "#/x/Job"}, {"type": "integer"}]}) == "Job or whole number"
+        assert reference.type_of({"type": "string", "format": "binary"}) == "bytes"
+        assert reference.type_of({}) == "anything"

@@ -12,6 +12,7 @@ from flask_smorest.utils import prepare_response
 from marshmallow import Schema
 
 from polyjob.api import paging
+from polyjob.api.examples import EXAMPLES
 from polyjob.api.once import PARAMETER, REPLAYED
 from polyjob.api.problems import MIMETYPE
 from polyjob.schemas.wire import ProblemSchema, page_of
@@ -25,18 +26,20 @@ IF_NONE_MATCH = {
     "schema": {"type": "string"},
 }
 REPLAYED_HEADER = {REPLAYED: {"description": "`true` for an answer given before.", "schema": {"type": "string"}}}
-_COMMON = ("UNAUTHORIZED", "NOT_FOUND", "SERVICE_UNAVAILABLE")
-_OF_WRITES = ("BAD_REQUEST", "FORBIDDEN", "CONTENT_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
+_OF_ALL = ("SERVICE_UNAVAILABLE",)
+_WITH_KEY = ("UNAUTHORIZED", "FORBIDDEN", "NOT_FOUND")
+_OF_WRITES = ("BAD_REQUEST", "CONTENT_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
 _CODES = {
-    "BAD_REQUEST": "400",
-    "UNAUTHORIZED": "401",
-    "FORBIDDEN": "403",
-    "NOT_FOUND": "404",
-    "CONTENT_TOO_LARGE": "413",
-    "UNSUPPORTED_MEDIA_TYPE": "415",
-    "SERVICE_UNAVAILABLE": "503",
-    "CONFLICT": "409",
-    "UNPROCESSABLE_CONTENT": "422",
+    "BAD_REQUEST": 400,
+    "UNAUTHORIZED": 401,
+    "FORBIDDEN": 403,
+    "NOT_FOUND": 404,
+    "CONTENT_TOO_LARGE": 413,
+    "UNSUPPORTED_MEDIA_TYPE": 415,
+    "SERVICE_UNAVAILABLE": 503,
+    "CONFLICT": 409,
+    "UNPROCESSABLE_CONTENT": 422,
+    "TOO_MANY_REQUESTS": 429,
 }
 
 
@@ -51,7 +54,7 @@ class Blueprint(flask_smorest.Blueprint):
     def page(self, item: type[Schema], *, queries: bool = False) -> Callable[[View], View]:
         """The view answers with a page of such items, which may be asked for by `query` and `sort`."""
         parameters = paging.PARAMETERS + (paging.QUERIES if queries else [])
-        errors = {"400": "BAD_REQUEST"} if queries else {}
+        errors = {400: "BAD_REQUEST"} if queries else {}
 
         def decorate(view: View) -> View:
             documented = self._documented(parameters=parameters, responses=errors)(view)
@@ -61,14 +64,14 @@ class Blueprint(flask_smorest.Blueprint):
 
     def tagged(self, view: View) -> View:
         """The answer has an ETag, and there is a 304."""
-        responses = {"200": {"headers": TAG}, "304": {"description": "It is as the ETag says.", "headers": TAG}}
+        responses = {200: {"headers": TAG}, 304: {"description": "It is as the ETag says.", "headers": TAG}}
         return self._documented(parameters=[IF_NONE_MATCH], responses=responses)(view)
 
     def once(self, schema: type[Schema]) -> Callable[[View], View]:
         """The view answers 201 with such a thing, made once for each Idempotency-Key."""
 
         def decorate(view: View) -> View:
-            documented = self._documented(parameters=[PARAMETER], responses={"422": "UNPROCESSABLE_CONTENT"})(view)
+            documented = self._documented(parameters=[PARAMETER], responses={422: "UNPROCESSABLE_CONTENT"})(view)
             return self.response(201, schema, headers=REPLAYED_HEADER)(documented)
 
         return decorate
@@ -79,11 +82,18 @@ class Blueprint(flask_smorest.Blueprint):
 
     def conflicts(self, view: View) -> View:
         """The state of the thing may not allow it."""
-        return self._documented(responses={"409": "CONFLICT"})(view)
+        return self._documented(responses={409: "CONFLICT"})(view)
 
     def open_to_all(self, view: View) -> View:
         """No key is asked for."""
         return self._documented(security=[])(view)
+
+    def _store_endpoint_docs(self, endpoint: str, obj: Any, parameters: Any, tags: Any, **options: Any) -> None:
+        """As the parent does, and each operation has a name of its own: its view's."""
+        super()._store_endpoint_docs(endpoint, obj, parameters, tags, **options)
+        documents = [(method, doc) for method, doc in self._docs[endpoint].items() if method != "parameters"]
+        for number, (method, doc) in enumerate(documents):
+            doc["operation"] = endpoint if number == 0 else f"{endpoint}_by_{method}"
 
     def _documented(self, parameters: Sequence[dict[str, Any]] = (), **members: Any) -> Callable[[View], View]:
         """As `doc`, but parameters add to those that the view has."""
@@ -99,6 +109,8 @@ class Api(flask_smorest.Api):
     """The OpenAPI document."""
 
     ERROR_SCHEMA = ProblemSchema
+    DEFAULT_ERROR_RESPONSE_NAME = None
+    """Every answer is documented by its status."""
 
     def _register_error_handlers(self) -> None:
         """Left to `polyjob.api.problems`."""
@@ -109,9 +121,6 @@ class Api(flask_smorest.Api):
             response = {"description": name.replace("_", " ").capitalize(), "schema": self.ERROR_SCHEMA}
             prepare_response(response, self.spec, MIMETYPE)
             self.spec.components.response(name, response, lazy=True)
-        response = {"description": "Any other error", "schema": self.ERROR_SCHEMA}
-        prepare_response(response, self.spec, MIMETYPE)
-        self.spec.components.response("DEFAULT_ERROR", response, lazy=True)
 
     def register_blueprint(self, blp: Any, **options: Any) -> None:
         if document_errors not in blp._prepare_doc_cbks:
@@ -120,15 +129,16 @@ class Api(flask_smorest.Api):
 
 
 def document_errors(doc: dict[str, Any], info: dict[str, Any], *, method: str, **kwargs: Any) -> dict[str, Any]:
-    """Every operation can end in these."""
-    if info.get("manual_doc", {}).get("security") == []:
-        names: tuple[str, ...] = ()
-    else:
-        names = _COMMON if method == "get" else _COMMON + _OF_WRITES
+    """Every operation has a name and an example of its body, and can end in these errors."""
+    doc["operationId"] = info["operation"]
+    for content in info.get("manual_doc", {}).get("requestBody", {}).get("content", {}).values():
+        if info["operation"].partition("_by_")[0] in EXAMPLES and "example" not in content:
+            content["example"] = EXAMPLES[info["operation"].partition("_by_")[0]]
+    needs_key = info.get("manual_doc", {}).get("security") != []
+    names = _OF_ALL + (_WITH_KEY if needs_key else ()) + (_OF_WRITES if method != "get" else ())
     responses = doc.setdefault("responses", {})
     for name in names:
         responses.setdefault(_CODES[name], name)
-    responses.setdefault("default", "DEFAULT_ERROR")
     return doc
 
 

@@ -74,7 +74,7 @@ def create_job(username: str, project_name: str) -> Response:
             "schema": {"type": "number", "minimum": 0},
         }
     ],
-    responses={"400": "BAD_REQUEST"},
+    responses={400: "BAD_REQUEST"},
 )
 @blp.response(200, JobSchema)
 @blp.tagged

@@ -25,10 +25,22 @@ PATH = {
 }
 RETRY_AFTER = 10
 
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_ARCHIVE = {
+    "responses": {
+        206: {"description": "The range that was asked for.", "content": {MIMETYPE: _BINARY}},
+        304: {"description": "It is as the ETag in `If-None-Match` says."},
+        409: "CONFLICT",
+        416: {"description": "The archive has no byte of that range."},
+    }
+}
+_CONTENT = {"responses": {400: "BAD_REQUEST", 409: "CONFLICT"}}
+
 blp = Blueprint("outputs", __name__, description="The files that jobs leave.")
 
 
 @blp.get(f"{JOB}/outputs")
+@blp.doc(**_ARCHIVE)
 @blp.response(200, {"type": "string", "format": "binary"}, content_type=MIMETYPE)
 def get_outputs(username: str, project_name: str, job_id: int) -> Response:
     """Download a job's outputs, a tar.gz with one folder of the job's number
@@ -39,6 +51,7 @@ def get_outputs(username: str, project_name: str, job_id: int) -> Response:
 
 
 @blp.get(f"{JOB}/outputs/download")
+@blp.doc(**_ARCHIVE)
 @blp.response(200, {"type": "string", "format": "binary"}, content_type=MIMETYPE)
 def download_outputs(username: str, project_name: str, job_id: int) -> Response:
     """The same by its other name"""
@@ -46,7 +59,7 @@ def download_outputs(username: str, project_name: str, job_id: int) -> Response:
 
 
 @blp.get(f"{JOB}/outputs/tree")
-@blp.doc(parameters=[PATH])
+@blp.doc(parameters=[PATH], **_CONTENT)
 @blp.response(200, OutputsTreeSchema)
 def tree_of_outputs(username: str, project_name: str, job_id: int) -> dict[str, Any]:
     """List one folder of a job's outputs"""
@@ -56,7 +69,7 @@ def tree_of_outputs(username: str, project_name: str, job_id: int) -> dict[str, 
 
 
 @blp.get(f"{JOB}/outputs/files")
-@blp.doc(parameters=[PATH | {"required": True}])
+@blp.doc(parameters=[PATH | {"required": True}], **_CONTENT)
 @blp.response(200, {"type": "string", "format": "binary"}, content_type="application/octet-stream")
 def file_of_outputs(username: str, project_name: str, job_id: int) -> Response:
     """Download one file of a job's outputs"""

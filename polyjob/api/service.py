@@ -21,6 +21,8 @@ COMPATIBLE_VERSION = "0.6.1"
 OLDEST_VERSION = "0.0.0"
 ENGINE_REPORT = "engine.json"
 
+_READINESS = {"application/json": {"schema": ReadinessSchema}}
+
 blp = Blueprint("service", __name__, description="What old clients ask for before anything else.")
 health = Blueprint("health", __name__, description="Whether the server works.")
 
@@ -80,6 +82,7 @@ def healthz() -> Response:
 @health.get("/readyz")
 @health.open_to_all
 @health.response(200, ReadinessSchema)
+@health.doc(responses={503: {"description": "A part does not work.", "content": _READINESS}})
 def readyz() -> Response:
     """Whether each part works, by name: 200, or 503 if one does not"""
     parts = {name: _part(why) for name, why in _PARTS.items()}

@@ -35,6 +35,7 @@ def who_am_i() -> User:
 @blp.post("/users/token")
 @blp.takes(LoginBody, required=True)
 @blp.open_to_all
+@blp.doc(responses={401: "UNAUTHORIZED", 429: "TOO_MANY_REQUESTS"})
 @blp.response(200, TokenSchema)
 def log_in() -> dict[str, Any]:
     """Get a key, good for 30 days, for a user's name and password; tries that fail slow the next ones down"""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Response, redirect, render_template, request, url_for
+from flask import Blueprint, Response, current_app, redirect, render_template, request, url_for
 from peewee import Expression
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
@@ -15,7 +16,7 @@ from polyjob.api.paging import root
 from polyjob.clock import now
 from polyjob.errors import Forbidden, NotFound, PolyjobError, Unavailable
 from polyjob.models import Project, User
-from polyjob.pages import words
+from polyjob.pages import reference, words
 from polyjob.pages.lists import of_projects, read_page
 from polyjob.pages.parts import about, duration, job_url, project_url
 
@@ -82,6 +83,24 @@ def one_job(username: str, project_name: str, job_id: int) -> str:
     user = _user()
     job = jobs.find(auth.find_project(user, username, project_name), job_id)
     return render_template("job.html", user=user, **about(job))
+
+
+@blp.get("/docs/api", strict_slashes=False)
+def api_reference() -> str:
+    """Open to all, as the document is that it shows."""
+    document: dict[str, Any] = current_app.extensions["flask-smorest"]["apis"][""]["ext_obj"].spec.to_dict()
+    document = json.loads(json.dumps(document))  # statuses as text, as every reader has them
+    found = reference.operations(document)
+    shapes = reference.shapes(document)
+    groups = [(name, [item for item in found if item.group == name]) for name in dict.fromkeys(i.group for i in found)]
+    return render_template(
+        "reference.html",
+        user=auth.current_user(),
+        groups=groups,
+        shapes=shapes,
+        known={shape.name for shape in shapes},
+        type_of=reference.type_of,
+    )
 
 
 @blp.get("/sign-in/<key>", strict_slashes=False)

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import EXCLUDE, Schema, fields, validate
+from marshmallow import EXCLUDE, INCLUDE, Schema, fields, validate
 
 from polyjob.schemas.checks import NAME_LENGTH, SLUG, TEXT_LENGTH
 
@@ -53,6 +53,9 @@ class PointedProblem(Schema):
 class ProblemSchema(Schema):
     """An error, as RFC 9457 has it. Members beside these carry the same messages by name of the field, as old clients
     read them."""
+
+    class Meta:
+        unknown = INCLUDE
 
     type = fields.String(required=True, metadata={"example": "about:blank"})
     title = fields.String(required=True, metadata={"example": "Bad Request"})

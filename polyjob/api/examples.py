@@ -1,0 +1,31 @@
+"""Bodies that work as they are, by the name of the operation that takes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "create_job": {
+        "config": {
+            "build": {"image": "python:3.12", "build_steps": ["pip install six"]},
+            "run": {"cmd": "python -c 'import six; print(six.__version__)'"},
+        },
+        "name": "first",
+        "tags": ["demo"],
+    },
+    "update_job": {"description": "the first", "tags": ["new"], "merge": True},
+    "restart_job": {"config": {"environment": {"env_vars": {"SEED": "2"}}}},
+    "resume_job": {"update_code": True},
+    "copy_job": {"description": "on the same outputs"},
+    "stop_jobs": {"ids": [1, 2]},
+    "delete_jobs": {"ids": [1, 2]},
+    "post_status": {"status": "running", "message": "the first epoch"},
+    "post_code_reference": {"commit": "4f2d", "branch": "main", "git_url": "ssh://git@example.org/demo.git"},
+    "create_build": {
+        "config": {"kind": "build", "build": {"image": "python:3.12", "build_steps": ["pip install six"]}}
+    },
+    "update_build": {"name": "base", "tags": ["python"], "merge": True},
+    "create_project": {"name": "demo", "description": "a try", "is_public": False},
+    "update_project": {"description": "a good try", "tags": ["new"], "merge": True},
+    "log_in": {"username": "ana", "password": "a long password"},
+}

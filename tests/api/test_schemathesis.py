@@ -1,0 +1,110 @@
+"""Requests made up from the OpenAPI document: no answer is a defect, and none is undocumented."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis
+import pytest
+import schemathesis
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from polyjob import auth, builds, jobs, projects
+from polyjob.api import users
+from polyjob.clock import now
+from polyjob.database import write
+from polyjob.models import Build, Job, Project, User
+from polyjob.statuses import Status
+from polyjob.transitions import transition
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+EXAMPLES = 20
+"""Of each operation; with a seed that is the same each time."""
+CONFIG = {"version": 1, "kind": "job", "run": {"cmd": "true"}, "build": {"image": "a"}}
+
+SHARES = 4
+"""The operations are tried in so many tests, so that these can run side by side."""
+
+
+@pytest.fixture
+def document(app, settings, user, project, monkeypatch):
+    monkeypatch.setattr(auth, "hash_password", lambda password: f"plain${password}")
+    monkeypatch.setattr(auth, "check_password", lambda username, password: None)
+    monkeypatch.setattr(users._by_account, "check", lambda key: None)
+    monkeypatch.setattr(users._by_address, "check", lambda key: None)
+    app.testing = False  # so that a defect is answered as it would be: 500
+    return schemathesis.openapi.from_wsgi("/openapi.json", app)
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_no_answer_is_a_defect_or_undocumented(document, settings, share):
+    operations = [found.ok() for found in document.get_all_operations()]
+    assert len(operations) > 60
+    for operation in operations[share::SHARES]:
+        _try(operation, settings)
+
+
+def _try(operation, settings):
+    @hypothesis.given(case=operation.as_strategy())
+    @hypothesis.settings(
+        max_examples=EXAMPLES,
+        phases=[hypothesis.Phase.generate],
+        deadline=None,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    def try_one(case):
+        key, there = _make_what_is_asked_for(settings)
+        if len(repr(case.path_parameters)) % 5:  # most of the time; else everything would be a 404
+            known = {name: there[name] for name in case.path_parameters if name in there}
+            case.path_parameters.update(known)
+        response = case.call(headers={"Authorization": f"token {key}"})
+        says_what_is_wrong = operation.label == "GET /readyz"  # by a 503
+        case.validate_response(response, checks=CHECKS[says_what_is_wrong:])
+
+    try_one()
+
+
+def _make_what_is_asked_for(settings: Any) -> tuple[str, dict[str, Any]]:
+    """(a key, what paths name): a user, a project, a job and a build, whatever earlier requests did to them. Job and
+    build are done, so that nothing that is followed goes on for ever."""
+    ana = User.get_or_none(User.username == "ana")
+    if ana is None or not ana.is_active:
+        with write("test"):
+            User.update(username=User.id.cast("TEXT")).where(User.username == "ana").execute()
+            ana = User.create(username="ana", created_at=now())
+    if not ana.is_admin:
+        with write("test"):
+            User.update(is_admin=True).where(User.id == ana.id).execute()
+    demo = Project.get_or_none(Project.user == ana, Project.name == "demo")
+    if demo is not None and demo.archived_at is not None:
+        projects.restore(demo)
+    demo = demo or projects.create(ana, {"name": "demo"}, settings)
+    with write("test"):
+        Job.update(finished_at=now(), status=Status.STOPPED).where(Job.finished_at.is_null()).execute()
+    shown = (Job.project == demo) & Job.deleted_at.is_null() & Job.archived_at.is_null()
+    job = Job.select().where(shown).order_by(Job.id).first()
+    if job is None:
+        job = jobs.create(demo, ana, {"config": CONFIG}, settings)
+        with write("test"):
+            transition(job, Status.STOPPED)
+    shown = (Build.project == demo) & Build.deleted_at.is_null() & Build.archived_at.is_null()
+    build = Build.select().where(shown).first()
+    if build is None:
+        build = builds.create(demo, ana, {"config": CONFIG}, settings)
+        with write("test"):
+            transition(build, Status.STOPPED)
+    key = auth.new_token(ana, "test")
+    return key, {"username": "ana", "project_name": "demo", "job_id": job.id, "build_id": build.id}
