@@ -14,7 +14,7 @@ from werkzeug.routing import IntegerConverter
 from werkzeug.wrappers import Response
 
 from polyjob import auth, pages
-from polyjob.api import builds, jobs, logs, marked, outputs, problems, projects, service, statuses, users
+from polyjob.api import builds, cluster, jobs, logs, marked, outputs, problems, projects, service, statuses, users
 from polyjob.api.blueprint import make_api
 from polyjob.api.paths import PlainPaths
 from polyjob.database import open_database
@@ -67,7 +67,7 @@ def create_app(settings: Settings) -> Flask:
 
 def _register_blueprints(app: Flask) -> None:
     api = make_api(app)
-    for module in (projects, jobs, statuses, outputs, builds, logs, marked, users, service):
+    for module in (projects, jobs, statuses, outputs, builds, logs, marked, users, cluster, service):
         api.register_blueprint(module.blp, url_prefix=API)
     api.register_blueprint(service.health)
     app.register_blueprint(pages.blp)

@@ -20,6 +20,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "stop_jobs": {"ids": [1, 2]},
     "delete_jobs": {"ids": [1, 2]},
     "post_status": {"status": "running", "message": "the first epoch"},
+    "reconcile": {"status": "succeeded"},
     "post_code_reference": {"commit": "4f2d", "branch": "main", "git_url": "ssh://git@example.org/demo.git"},
     "create_build": {
         "config": {"kind": "build", "build": {"image": "python:3.12", "build_steps": ["pip install six"]}}

@@ -19,6 +19,7 @@ from polyjob.schemas.jobs import JobStatusSchema, StatusBody, read_status
 from polyjob.schemas.users import CodeReferenceBody, CodeReferenceSchema
 
 BRANCH = "master"
+RECONCILED = "Status was reconciled."
 REFERENCE_LENGTH = 200
 
 blp = Blueprint("statuses", __name__, description="What became of a job, and what it reports of itself.")
@@ -58,6 +59,17 @@ def post_status(username: str, project_name: str, job_id: int) -> JobStatus:
     job = jobs.find(find_project(username, project_name), job_id)
     sent = read_status(read_body())
     return jobs.post_status(job, **sent, user=me() if auth.is_person() else None, settings=settings())
+
+
+@blp.post(f"{JOB}/_reconcile")
+@blp.takes(StatusBody)
+@blp.nothing(200)
+def reconcile(username: str, project_name: str, job_id: int) -> Response:
+    """Report what became of a job that polyjob does not run; of one that it runs, it knows better"""
+    job = jobs.find(find_project(username, project_name), job_id)
+    sent = read_status(read_body()) | {"message": RECONCILED}
+    jobs.post_status(job, **sent, user=None, settings=settings())
+    return empty(200)
 
 
 @blp.post(f"{JOB}/_heartbeat")

@@ -1,0 +1,54 @@
+"""The machine as a cluster, and reconciling."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from polyjob.models import Meta
+from polyjob.statuses import Status
+
+from .conftest import JOBS, bring, pointers
+
+
+def test_the_machine_is_the_one_node(admin):
+    cluster = admin.get("/api/v1/cluster/").json
+    assert cluster["uuid"] == Meta.get_by_id("installation").value
+    assert all(isinstance(value, str) for value in cluster["version_api"].values())
+    (node,) = cluster["nodes"]
+    assert node["memory"] > 1 << 28
+    assert node["cpu"] == len(os.sched_getaffinity(0))
+    assert admin.get("/api/v1/cluster/nodes").json["results"] == [node]
+    full = admin.get("/api/v1/nodes/1").json
+    assert node.items() <= full.items()
+    assert full["kernel_version"] == os.uname().release
+    assert admin.get("/api/v1/nodes/1/gpus").json["results"] == []
+    assert admin.get("/api/v1/nodes/2").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["cluster", "cluster/nodes", "nodes/1", "nodes/1/gpus"])
+def test_is_for_administrators(client, nobody, path):
+    assert client.get(f"/api/v1/{path}").status_code == 403
+    assert nobody.get(f"/api/v1/{path}").status_code == 401
+
+
+class TestReconcile:
+    def test_is_the_status_of_a_job_that_polyjob_does_not_run(self, client):
+        client.post(JOBS, {"is_managed": False})
+        answer = client.post(f"{JOBS}/1/_reconcile", {"status": "succeeded", "created_at": None})
+        assert (answer.status_code, answer.data) == (200, b"")
+        last = client.get(f"{JOBS}/1/statuses").json["results"][-1]
+        assert (last["status"], last["message"]) == ("succeeded", "Status was reconciled.")
+
+    def test_ends_no_job_that_polyjob_runs_and_none_that_is_done(self, client):
+        client.submit()
+        client.post(f"{JOBS}/1/_reconcile", {"status": "failed"})
+        assert client.get(f"{JOBS}/1").json["last_status"] == "created"
+        bring(1, Status.STOPPED)
+        client.post(f"{JOBS}/1/_reconcile", {"status": "failed"})
+        assert client.get(f"{JOBS}/1").json["last_status"] == "stopped"
+
+    def test_needs_a_status(self, client):
+        client.submit()
+        assert pointers(client.post(f"{JOBS}/1/_reconcile", {"status": "finished"})) == ["/status"]
