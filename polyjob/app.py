@@ -14,9 +14,26 @@ from werkzeug.routing import IntegerConverter
 from werkzeug.wrappers import Response
 
 from polyjob import auth, pages
-from polyjob.api import builds, cluster, jobs, logs, marked, outputs, problems, projects, service, statuses, users
+from polyjob.api import (
+    audit,
+    builds,
+    cluster,
+    jobs,
+    logs,
+    marked,
+    outputs,
+    permissions,
+    problems,
+    projects,
+    service,
+    statuses,
+    streams,
+    tokens,
+    users,
+)
 from polyjob.api.blueprint import make_api
 from polyjob.api.paths import PlainPaths
+from polyjob.audit import acting
 from polyjob.database import open_database
 from polyjob.errors import NotFound, PolyjobError, Unavailable
 from polyjob.models import Meta
@@ -62,14 +79,30 @@ def create_app(settings: Settings) -> Flask:
     _register_errors(app)
     app.before_request(_check_request)
     app.after_request(_secure)
+    app.teardown_request(lambda error: acting(None))
     return app
 
 
 def _register_blueprints(app: Flask) -> None:
     api = make_api(app)
-    for module in (projects, jobs, statuses, outputs, builds, logs, marked, users, cluster, service):
+    for module in (
+        jobs,
+        statuses,
+        logs,
+        streams,
+        outputs,
+        builds,
+        projects,
+        marked,
+        users,
+        tokens,
+        audit,
+        cluster,
+        service,
+    ):
         api.register_blueprint(module.blp, url_prefix=API)
     api.register_blueprint(service.health)
+    app.register_blueprint(streams.old)
     app.register_blueprint(pages.blp)
     app.add_url_rule("/api/<version>", view_func=no_such_api)
 
@@ -88,8 +121,12 @@ def _check_request() -> None:
     fault = service.database_fault()
     if fault is not None:
         raise Unavailable(fault)
-    if request.path.startswith(f"{API}/") and not _is_open():
-        auth.authenticate()
+    if _is_api() and not permissions.is_open(request.endpoint):
+        permissions.check(request.endpoint, request.view_args or {}, auth.authenticate())
+
+
+def _is_api() -> bool:
+    return request.path.startswith((f"{API}/", *(f"{prefix}/" for prefix in streams.PREFIXES)))
 
 
 class Sessions(SecureCookieSessionInterface):
@@ -109,14 +146,8 @@ def take_secret(app: Flask) -> None:
         app.secret_key = bytes.fromhex(meta["secret"])
 
 
-def _is_open() -> bool:
-    """Whether the view asks for no key. A path of no view asks for one, and so tells nobody anything."""
-    endpoint = request.endpoint or ""
-    return endpoint.startswith("service.") or endpoint == "users.log_in"
-
-
 def _secure(response: Response) -> Response:
-    if request.path.startswith(f"{API}/"):
+    if _is_api():
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("Cache-Control", "no-store")
     return response
@@ -144,5 +175,6 @@ def _wants_page() -> bool:
     """Whether a browser asks for something that is not the API's."""
     return (
         not request.path.startswith("/api/")
+        and not _is_api()
         and request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
     )

@@ -1,4 +1,4 @@
-"""Users and their keys, who is asking, and who may do what.
+"""Who is asking, and who may see and change what.
 
 ============================  ===============  ==============
 who                           private project  public project
@@ -8,59 +8,36 @@ another user                  (not there)      read
 nobody                        (401)            (401)
 ============================  ===============  ==============
 
-A job's own key acts for whoever made the job, and only on that job: see `RUN_KEY_ROUTES`.
+What a key may do beyond that, its scope and its project say: see `polyjob.api.permissions`. A job's own key acts for
+whoever made the job, and only on that job.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import functools
 import hmac
-import re
 import secrets
 from dataclasses import dataclass
 
 from flask import g, has_request_context, request, session
-from peewee import Expression
-from werkzeug.security import check_password_hash, generate_password_hash
+from peewee import Expression, PeeweeException
 
+from polyjob.audit import Actor, acting, write_line
 from polyjob.clock import now
 from polyjob.database import write
-from polyjob.errors import Forbidden, Invalid, NotFound, PolyjobError, Problem
+from polyjob.errors import Forbidden, NotFound, PolyjobError
 from polyjob.models import Job, Meta, Project, SignInLink, Token, User
+from polyjob.passwords import is_password_of
+from polyjob.scopes import Scope
 from polyjob.statements import Prepared
 from polyjob.tokens import RUN_PREFIX, digest, job_of_run_token, new_key
 
 LOGIN_LIFE = datetime.timedelta(days=30)
+USE_NOTED_EVERY = datetime.timedelta(minutes=1)
 LINK_LIFE = datetime.timedelta(hours=1)
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CSRF_HEADER = "X-CSRF-Token"
-
-_USERNAME = re.compile(r"[-a-zA-Z0-9_]{1,156}\Z")
-# fmt: off
-RESERVED_USERNAMES = frozenset({
-    "admin", "api", "app", "archives", "bookmarks", "cluster", "docs", "health", "healthz", "help", "login", "logout",
-    "log_handler", "metrics", "nodes", "openapi", "projects", "readyz", "searches", "settings", "sign-in", "sign-out",
-    "static", "superusers", "tokens", "users", "v1", "versions", "ws",
-})
-# fmt: on
-"""First segments of paths that are, or will be, no user's."""
-
-_JOB = "/<username>/<project_name>/jobs/<int:job_id>"
-RUN_KEY_ROUTES = frozenset(
-    {
-        ("GET", _JOB),
-        ("GET", f"{_JOB}/statuses"),
-        ("POST", f"{_JOB}/statuses"),
-        ("GET", f"{_JOB}/logs"),
-        ("POST", f"{_JOB}/logs"),
-        ("POST", f"{_JOB}/_heartbeat"),
-        ("GET", f"{_JOB}/coderef"),
-        ("POST", f"{_JOB}/coderef"),
-    }
-)
-"""What a job's own key is good for, below the API's prefix."""
-
 
 _USER = Prepared(lambda: User.select().where(User.id == 0))
 _USER_BY_NAME = Prepared(lambda: User.select().where(User.username == ""))
@@ -89,7 +66,16 @@ def may_write(user: User, project: Project) -> bool:
 def readable(user: User) -> Expression:
     """The condition on projects that says the same as `may_read`, and that lists show them."""
     shown = Project.deleted_at.is_null() & Project.archived_at.is_null()
+    only = bound_to()
+    if only is not None:
+        shown &= Project.id == only
     return shown if user.is_admin else shown & ((Project.user == user) | Project.is_public)
+
+
+def bound_to() -> int | None:
+    """The id of the one project that the key of this request is good for; None = of all."""
+    identity = g.get("identity") if has_request_context() else None
+    return identity.project_id if identity else None
 
 
 def find_project(
@@ -107,6 +93,8 @@ def find_project(
     project = _PROJECT.first(owner.id, name) if owner else None
     if project is None or owner is None or not may_read(user, project):
         raise NotFound("Not found.")
+    if bound_to() not in (None, project.id):
+        raise NotFound("Not found.")
     if project.deleted_at is not None or (project.archived_at is not None and not archived):
         raise NotFound("Not found.")
     project.user = owner
@@ -117,51 +105,13 @@ def find_project(
     return project
 
 
-# Users and keys.
-
-
-def create_user(
-    username: str, password: str | None = None, *, email: str | None = None, is_admin: bool = False
-) -> User:
-    """Raises Invalid where the name does not do or is taken."""
-    if not _USERNAME.match(username) or username.lower() in RESERVED_USERNAMES:
-        raise Invalid([Problem("/username", f"`{username}` cannot be a user's name.")])
-    password_hash = hash_password(password) if password is not None else None
-    with write("user"):
-        if User.select().where(User.username == username).exists():
-            raise Invalid([Problem("/username", f"There is a user `{username}` already.")])
-        return User.create(
-            username=username, email=email, password_hash=password_hash, is_admin=is_admin, created_at=now()
-        )
-
-
-def hash_password(password: str) -> str:
-    """Takes a good part of a second, by intention."""
-    return generate_password_hash(password, "scrypt")
-
-
-@functools.cache
-def _no_ones_hash() -> str:
-    return hash_password(secrets.token_hex())
+# Keys for a password, and links.
 
 
 def check_password(username: str, password: str) -> User | None:
     """The user whose name and password these are. Takes as long for a name that nobody has."""
     user = User.get_or_none(User.username == username, User.is_active)
-    stored = user.password_hash if user and user.password_hash else _no_ones_hash()
-    is_right = check_password_hash(stored, password)
-    return user if user and user.password_hash and is_right else None
-
-
-def new_token(user: User, name: str, life: datetime.timedelta | None = None) -> str:
-    """A new key for the user: 40 hex digits, stored only as a hash. The user's keys that have run out go."""
-    key, moment = new_key(), now()
-    with write("token"):
-        Token.delete().where(Token.user == user, Token.expires_at <= moment).execute()
-        Token.create(
-            user=user, name=name, digest=digest(key), created_at=moment, expires_at=moment + life if life else None
-        )
-    return key
+    return user if is_password_of(user, password) else None
 
 
 def new_sign_in_link(user: User) -> str:
@@ -191,6 +141,25 @@ class Identity:
     user: User
     job: Job | None = None
     """The job whose own key was shown; None for a person."""
+    token: Token | None = None
+    """The key that was shown; None for a job's own and for a browser."""
+
+    @property
+    def scope(self) -> Scope:
+        """How much of what the user may do is asked for at most."""
+        return Scope(self.token.scope) if self.token else Scope.ADMIN
+
+    @property
+    def project_id(self) -> int | None:
+        """The one project that the key is good for; None = all of the user's."""
+        if self.job is not None:
+            return int(self.job.project_id)
+        return self.token.project_id if self.token else None
+
+    @property
+    def actor(self) -> Actor:
+        name = f"job {self.job.id}" if self.job else self.token.name if self.token else None
+        return Actor(self.user, name, request.remote_addr)
 
 
 def current_user() -> User | None:
@@ -208,9 +177,11 @@ def is_person() -> bool:
 def authenticate() -> Identity:
     """Find out who sends this API request: by the key in its `Authorization`, or by a browser's session.
 
-    Raises Unauthenticated, and Forbidden for what a job's key or a browser may not do.
+    Raises Unauthenticated, and Forbidden for what a page of another server sends.
     """
     header = request.headers.get("Authorization")
+    if header is None and request.environ.get("polyjob.upgrade") == "websocket" and "token" in request.args:
+        header = f"token {request.args['token']}"  # a browser's WebSocket can send no header
     if header is not None:
         identity = _by_header(header)
     else:
@@ -220,6 +191,7 @@ def authenticate() -> Identity:
         _refuse_forgery()
         identity = Identity(user)
     g.identity = identity
+    acting(identity.actor)
     return identity
 
 
@@ -244,7 +216,17 @@ def _by_key(key: str) -> Identity:
     user = _USER.first(token.user_id)
     if user is None or not user.is_active:
         raise Unauthenticated("User inactive or deleted.")
-    return Identity(user)
+    _note_use(token)
+    return Identity(user, token=token)
+
+
+def _note_use(token: Token) -> None:
+    """Not more often than once a minute, and no request fails for it."""
+    moment = now()
+    if token.last_used_at is not None and moment - token.last_used_at < USE_NOTED_EVERY:
+        return
+    with contextlib.suppress(PeeweeException, OSError), write("token-use"):
+        Token.update(last_used_at=moment).where(Token.id == token.id).execute()
 
 
 def _by_run_key(key: str) -> Identity | None:
@@ -256,17 +238,7 @@ def _by_run_key(key: str) -> Identity | None:
     job = Job.get_or_none(Job.uuid == uuid, Job.deleted_at.is_null(), Job.archived_at.is_null())
     if job is None or job.status.is_done or not job.user.is_active:
         raise Unauthenticated("Invalid token.")
-    _refuse_other_routes(job)
     return Identity(job.user, job)
-
-
-def _refuse_other_routes(job: Job) -> None:
-    rule = request.url_rule.rule if request.url_rule else ""
-    method = "GET" if request.method == "HEAD" else request.method
-    is_open = any(method == allowed and rule.endswith(f"/v1{route}") for allowed, route in RUN_KEY_ROUTES)
-    asked = request.view_args or {}
-    if not is_open or asked.get("job_id") != job.id:
-        raise Forbidden("A job's own token is good for that job's statuses, log, heartbeats and code references only.")
 
 
 # Browsers.
@@ -276,7 +248,14 @@ def sign_in(user: User) -> None:
     """Have the browser that sends this request be the user's from now on, at this host."""
     session.clear()
     session.permanent = True
-    session.update(user=user.id, host=request.host, csrf=secrets.token_hex(16))
+    session.update(user=user.id, host=request.host, csrf=secrets.token_hex(16), mark=_mark(user))
+    with write("sign-in"):
+        write_line(Actor(user, address=request.remote_addr), "sign-in", user, {})
+
+
+def _mark(user: User) -> str:
+    """Other once the password is: so a new one ends the sessions that there are."""
+    return digest(user.password_hash or "")[:16]
 
 
 def sign_out() -> None:
@@ -291,7 +270,8 @@ def csrf_token() -> str | None:
 def _session_user() -> User | None:
     if not session.get("user") or session.get("host") != request.host:
         return None
-    return User.get_or_none(User.id == session["user"], User.is_active)
+    user = User.get_or_none(User.id == session["user"], User.is_active)
+    return user if user is not None and session.get("mark") == _mark(user) else None
 
 
 def _refuse_forgery() -> None:

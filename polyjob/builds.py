@@ -9,7 +9,7 @@ from typing import Any
 
 from peewee import ModelSelect
 
-from polyjob import specs
+from polyjob import audit, specs
 from polyjob.clock import now
 from polyjob.database import write
 from polyjob.errors import Conflict, Invalid, NotFound, Problem, Unavailable
@@ -105,6 +105,7 @@ def create(
     with write("accept-build"):
         keep = begin(once)
         build = _make(project, user, columns | {"is_asked": True}, nocache=bool(config["build"].get("nocache")))
+        audit.record("create", build)
         keep(build)
     send_hint(settings.data_dir)
     return build
@@ -193,6 +194,7 @@ def update(build: Build, changes: Mapping[str, Any]) -> Build:
             columns["tags"] = list(dict.fromkeys([*(build.tags or []), *(columns["tags"] or [])])) or None
         if columns:
             change(build, **columns)
+            audit.record("update", build, changed=sorted(columns))
     return build
 
 
@@ -212,6 +214,7 @@ def archive(build: Build, settings: Settings) -> None:
             _refuse_in_use(build)
             _wish_stop(build)
             change(build, archived_at=now())
+            audit.record("archive", build)
     send_hint(settings.data_dir)
 
 
@@ -223,6 +226,7 @@ def restore(project: Project, build_id: int) -> None:
             raise _not_found(build_id)
         if build.archived_at is not None:
             change(build, archived_at=None)
+            audit.record("restore", build)
 
 
 def invalidate(build: Build) -> None:
@@ -231,6 +235,7 @@ def invalidate(build: Build) -> None:
         build = _fresh(build)
         if build.invalidated_at is None:
             change(build, invalidated_at=now())
+            audit.record("invalidate", build)
 
 
 def invalidate_all(project: Project) -> None:
@@ -239,6 +244,7 @@ def invalidate_all(project: Project) -> None:
         Build.update(invalidated_at=now(), version=Build.version + 1).where(
             *_shown(project), Build.invalidated_at.is_null()
         ).execute()
+        audit.record("invalidate", project)
 
 
 def delete(build: Build, settings: Settings) -> None:
@@ -250,6 +256,7 @@ def delete(build: Build, settings: Settings) -> None:
             _refuse_in_use(build)
             _wish_stop(build)
             change(build, deleted_at=now())
+            audit.record("delete", build)
     send_hint(settings.data_dir)
 
 
@@ -265,6 +272,7 @@ def delete_all(project: Project) -> None:
 def _wish_stop(build: Build) -> None:
     if not build.status.is_done and build.stop_at is None:
         change(build, stop_at=now())
+        audit.record("stop", build)
 
 
 def _refuse_in_use(build: Build) -> None:

@@ -57,7 +57,7 @@ def post_worker_init(worker: Any) -> None:
     from polyjob import watch
 
     watch.set_limit(_settings.followers)
-    watch.end_when(lambda: not worker.alive)
+    watch.end_when(lambda: not worker.alive or os.getppid() != worker.ppid)
 
 
 def worker_exit(server: Any, worker: Any) -> None:

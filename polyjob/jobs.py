@@ -14,7 +14,7 @@ from typing import Any
 
 from peewee import ModelSelect
 
-from polyjob import specs
+from polyjob import audit, specs
 from polyjob.builds import UNUSABLE, refuse_on_low_disk
 from polyjob.clock import now
 from polyjob.database import database, write
@@ -160,6 +160,7 @@ def create(
                 "build": _asked_build(project, attributes.get("build_job"), settings.runner),
             },
         )
+        audit.record("create", job)
         keep(job)
     send_hint(settings.data_dir)
     return job
@@ -214,6 +215,7 @@ def clone(
                 "cloning_strategy": strategy,
             },
         )
+        audit.record(strategy, job, original=source.id)
         keep(job)
     send_hint(settings.data_dir)
     return job
@@ -317,6 +319,7 @@ def update(job: Job, changes: Mapping[str, Any], settings: Settings) -> Job:
             columns |= _new_config(job, changes["config"], changes.get("content"))
         if columns:
             change(job, **columns)
+            audit.record("update", job, changed=sorted(columns))
     return job
 
 
@@ -358,6 +361,7 @@ def _delete(job: Job, user: User | None) -> None:
     if job.deleted_at is None:
         _wish_stop(job, "delete", user)
         change(job, deleted_at=now())
+        audit.record("delete", job)
 
 
 def archive(job: Job, user: User | None, settings: Settings) -> None:
@@ -367,6 +371,7 @@ def archive(job: Job, user: User | None, settings: Settings) -> None:
         if job.archived_at is None:
             _wish_stop(job, "person", user)
             change(job, archived_at=now())
+            audit.record("archive", job)
     send_hint(settings.data_dir)
 
 
@@ -378,6 +383,7 @@ def restore(project: Project, job_id: int) -> Job:
             raise _not_found(job_id)
         if job.archived_at is not None:
             change(job, archived_at=None)
+            audit.record("restore", job)
     return job
 
 
@@ -427,6 +433,8 @@ def _unfinished(project: Project) -> list[Job]:
 def _wish_stop(job: Job, kind: str, user: User | None) -> None:
     if job.status.is_done or job.stop_at is not None or job.exit is not None:
         return
+    if kind == "person":
+        audit.record("stop", job)
     if job.status is Status.CREATED or not job.is_managed:
         details = {"reason": "stopped", "by": user.username if user else None}
         transition(job, Status.STOPPED, message=STOPPED_MESSAGE, details=details)
@@ -464,6 +472,7 @@ def post_status(
             job = _fresh(job)
             if not job.is_managed:
                 transition(job, status, message=message, traceback=traceback, details=details)
+                audit.record("status", job, status=str(status))
             elif not job.status.is_done and status is not job.status:
                 text = f"The job reported {status}{f': {message}' if message else ''}."
                 change(job, notes=with_note(job.notes, "reported", text))

@@ -69,6 +69,8 @@ class Token(Table):
     project_id: int | None
     last_used_at = InstantField(null=True)
     """To the minute."""
+    token: str
+    """The key itself, in no column: known to whoever just made it."""
 
 
 class SignInLink(Table):

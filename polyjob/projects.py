@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from peewee import ModelSelect
 
-from polyjob import builds, code, jobs
+from polyjob import audit, builds, code, jobs
 from polyjob.clock import now
 from polyjob.database import write
 from polyjob.errors import Invalid, NotFound, Problem, Unavailable
@@ -31,7 +31,7 @@ def create(user: User, attributes: Mapping[str, Any], settings: Settings) -> Pro
     moment = now()
     with write("project"):
         _refuse_name(user, name)
-        return Project.create(
+        project = Project.create(
             uuid=uuid.uuid4().hex,
             user=user,
             name=name,
@@ -40,6 +40,8 @@ def create(user: User, attributes: Mapping[str, Any], settings: Settings) -> Pro
             updated_at=moment,
             **{column: attributes.get(column) for column in ("description", "readme", "tags")},
         )
+        audit.record("create", project)
+    return project
 
 
 def list_projects(owner: User, *, archived: bool = False) -> ModelSelect[Project]:
@@ -68,6 +70,7 @@ def update(project: Project, changes: Mapping[str, Any]) -> Project:
             _refuse_name(project.user, columns["name"])
         if columns:
             _change(project, **columns)
+            audit.record("update", project, changed=sorted(columns.keys() - {"updated_at"}))
     return project
 
 
@@ -76,6 +79,7 @@ def archive(project: Project, user: User, settings: Settings) -> None:
     with write("archive"):
         project = _fresh(project)
         jobs.stop_all(project, user)
+        audit.record("archive", project)
         _change(project, archived_at=project.archived_at or now())
     send_hint(settings.data_dir)
 
@@ -83,7 +87,9 @@ def archive(project: Project, user: User, settings: Settings) -> None:
 def restore(project: Project) -> None:
     """Show an archived project again. Idempotent."""
     with write("restore"):
-        _change(_fresh(project), archived_at=None)
+        project = _fresh(project)
+        _change(project, archived_at=None)
+        audit.record("restore", project)
 
 
 def delete(project: Project, user: User, settings: Settings) -> None:
@@ -94,6 +100,7 @@ def delete(project: Project, user: User, settings: Settings) -> None:
     with write("delete"):
         project = _fresh(project)
         if project.deleted_at is None:
+            audit.record("delete", project)
             jobs.delete_all(project, user)
             builds.delete_all(project)
             _change(project, deleted_at=now(), name=project.uuid)
@@ -146,6 +153,7 @@ def upload_code(project: Project, user: User, source: BinaryIO, settings: Settin
             created_at=moment,
         )
         Project.update(code=row, updated_at=moment).where(Project.id == project.id).execute()
+        audit.record("upload", project, commit=upload.digest)
     return row
 
 

@@ -136,6 +136,7 @@ class Settings:
     unpacked_files: int = _setting(_positive, "100000", "Most files, folders and links in one code upload.")
     disk_low: int = _setting(_size, "256M", "Free disk space below which new jobs and uploads are refused with 503.")
     public_projects: bool = _setting(_yes_no, "no", "Whether a new project is public where its creator does not say.")
+    audit_days: int = _setting(_positive, "365", "Days that the audit trail is kept.")
     job_env: tuple[str, ...] = _setting(
         _words,
         "PATH HOME USER LANG LC_* TZ TMPDIR SSL_CERT_* REQUESTS_CA_BUNDLE PIP_* *_proxy *_PROXY",

@@ -7,6 +7,8 @@ import hmac
 import secrets
 
 RUN_PREFIX = "job-"
+LOGIN = "login"
+"""The name of keys that are got for a password."""
 
 
 def new_key() -> str:

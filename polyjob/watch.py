@@ -1,4 +1,4 @@
-"""Waiting for a job to end, and following the log of a job or build until it does."""
+"""Waiting for a job to end; following the log of a job or build, and what becomes of it, until it does."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import errno
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from polyjob.models import Build, Job
+from polyjob.models import Build, BuildStatus, Job, JobStatus
 from polyjob.watcher import CHUNK, Place, Subject, Watcher
 
 _watcher = Watcher(limit=112)
@@ -89,6 +91,118 @@ def follow(run: Job | Build, path: Path, start: int, client: socket.socket | Non
     """
     subject = Subject("job" if isinstance(run, Job) else "build", run.id)
     return Follow(_watcher.take(subject, path, client), start)
+
+
+@dataclass(frozen=True)
+class Grown:
+    """The log has these bytes more; `offset` is the first byte behind them."""
+
+    data: bytes
+    offset: int
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The run has this status now."""
+
+    status: JobStatus | BuildStatus
+
+
+class Nothing:
+    """Nothing has happened for a while."""
+
+
+class Story:
+    """What becomes of a run from now on: its statuses, the present one first, and its log from `offset` on, as they
+    come; `Nothing` after each `patience` seconds without either.
+
+    The last item is the terminal status, behind every byte of the log. Where the run is deleted, the story just ends.
+    Raises WatchEnded where the process shuts down. Holds its place as a `Follow` does.
+    """
+
+    def __init__(self, place: Place, run: Job | Build, offset: int, patience: float) -> None:
+        assert place.file is not None
+        self.offset = offset
+        self._place = place
+        self._file = place.file
+        self._run = run
+        self._patience = patience
+        self._last = 0
+        """Id of the last status that was given."""
+        self._version: int | None = None
+        self._is_closed = False
+
+    def __iter__(self) -> Iterator[Grown | Changed | Nothing]:
+        try:
+            yield from self._tell()
+        finally:
+            self.close()
+
+    def _tell(self) -> Iterator[Grown | Changed | Nothing]:
+        place, is_quiet = self._place, False
+        quiet_since = time.monotonic()
+        terminal: list[JobStatus | BuildStatus] = []
+        for status in self._new_statuses():
+            if status.status.is_done:
+                terminal.append(status)
+            else:
+                yield Changed(status)
+        while True:
+            if is_quiet:
+                place.wait(max(0.0, quiet_since + self._patience - time.monotonic()))
+            if place.is_ended:
+                raise WatchEnded
+            if place.client_left:
+                return
+            is_over = place.row.is_over  # asked before the read: a log is complete before its row says so
+            statuses = self._new_statuses() if place.row.version != self._version else []
+            self._version = place.row.version
+            terminal += [status for status in statuses if status.status.is_done]
+            chunk = self._file.read(self.offset)
+            is_quiet = len(chunk) < CHUNK and not is_over
+            for status in statuses:
+                if not status.status.is_done:
+                    yield Changed(status)
+            if chunk:
+                self.offset += len(chunk)
+                yield Grown(chunk, self.offset)
+            elif is_over:
+                yield from map(Changed, terminal)
+                return
+            elif not statuses and time.monotonic() >= quiet_since + self._patience:
+                yield Nothing()
+            else:
+                continue
+            quiet_since = time.monotonic()
+
+    def _new_statuses(self) -> list[JobStatus | BuildStatus]:
+        """Those behind the last one that was given; at first the present one alone."""
+        table: Any = JobStatus if isinstance(self._run, Job) else BuildStatus
+        column = JobStatus.job if isinstance(self._run, Job) else BuildStatus.build
+        found = list(table.select().where(column == self._run.id, table.id > self._last).order_by(table.id))
+        found = found if self._last else found[-1:]
+        self._last = found[-1].id if found else self._last
+        return found
+
+    def wake(self) -> None:
+        """Have the client looked after: that it has gone, say."""
+        self._place.client_left = True
+        self._place.wake()
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._is_closed = True
+        _watcher.leave(self._place)
+
+    def __del__(self) -> None:
+        if not self._is_closed:
+            _watcher.abandon(self._place)
+
+
+def story(run: Job | Build, path: Path, start: int, patience: float, client: socket.socket | None = None) -> Story:
+    """As `follow`; also of a run that is done."""
+    subject = Subject("job" if isinstance(run, Job) else "build", run.id)
+    return Story(_watcher.take(subject, path, client), run, start, patience)
 
 
 def wait_until_done(job_id: int, seconds: float, client: socket.socket | None = None) -> None:

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from polyjob import auth
+from polyjob import auth, users
 from polyjob.clock import now
 from polyjob.database import database, write
 from polyjob.errors import Forbidden, Invalid, NotFound
@@ -19,38 +19,38 @@ PAST = datetime.timedelta(seconds=-1)
 
 class TestUsers:
     def test_a_password_is_kept_as_a_hash_only(self, data_dir):
-        made = auth.create_user("eva", "secret word", email="eva@localhost", is_admin=True)
+        made = users.create("eva", "secret word", email="eva@localhost", is_admin=True)
         stored = User.get_by_id(made.id)
         assert "secret" not in stored.password_hash
         assert (stored.email, stored.is_admin) == ("eva@localhost", True)
         assert auth.check_password("eva", "secret word") == stored
 
     def test_what_is_not_the_password_is_nobody(self, data_dir):
-        auth.create_user("eva", "secret")
-        auth.create_user("keyless")
-        for name, password in [("eva", "Secret"), ("eva", ""), ("keyless", ""), ("nobody", "secret")]:
+        users.create("eva", "secret word")
+        users.create("keyless")
+        for name, password in [("eva", "Secret word"), ("eva", ""), ("keyless", ""), ("nobody", "secret word")]:
             assert auth.check_password(name, password) is None
 
     def test_one_who_is_not_active_is_nobody(self, data_dir):
-        made = auth.create_user("eva", "secret")
+        made = users.create("eva", "secret word")
         with write("test"):
             User.update(is_active=False).where(User.id == made.id).execute()
-        assert auth.check_password("eva", "secret") is None
+        assert auth.check_password("eva", "secret word") is None
 
     @pytest.mark.parametrize("name", ["", "a b", "a.b", "a@b", "é", "users", "Projects", "static", "x" * 157, "a\n"])
     def test_names_that_would_break_paths_are_refused(self, data_dir, name):
         with pytest.raises(Invalid):
-            auth.create_user(name)
+            users.create(name)
         assert User.select().count() == 0
 
     def test_a_name_is_given_once(self, user):
         with pytest.raises(Invalid):
-            auth.create_user(user.username)
+            users.create(user.username)
 
 
 class TestTokens:
     def test_only_the_hash_is_stored(self, user):
-        key = auth.new_token(user, "laptop")
+        key = users.make_token(user, "laptop")[1]
         assert len(key) == 40
         assert int(key, 16)
         row = Token.get()
@@ -58,9 +58,9 @@ class TestTokens:
         assert key not in str(list(Token.select().dicts()))
 
     def test_those_that_have_run_out_go_with_the_next(self, user):
-        auth.new_token(user, "old", PAST)
-        auth.new_token(user, "lasting")
-        auth.new_token(user, "new", datetime.timedelta(days=1))
+        users.make_token(user, "old", PAST)
+        users.make_token(user, "lasting")
+        users.make_token(user, "new", datetime.timedelta(days=1))
         assert [token.name for token in Token.select().order_by(Token.id)] == ["lasting", "new"]
 
 
@@ -122,8 +122,8 @@ def test_who_may_do_what(user, project, who, is_public, rights):
         Project.update(is_public=is_public).execute()
     asker = {
         "owner": lambda: user,
-        "admin": lambda: auth.create_user("eva", is_admin=True),
-        "other": lambda: auth.create_user("bob"),
+        "admin": lambda: users.create("eva", is_admin=True),
+        "other": lambda: users.create("bob"),
         "nobody": lambda: None,
     }[who]()
 

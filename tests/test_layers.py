@@ -15,6 +15,7 @@ LAYERS = [
     {"polyjob.app", "polyjob.engine"},
     {"polyjob.api", "polyjob.pages"},
     {"polyjob.auth"},
+    {"polyjob.users"},
     {"polyjob.jobs", "polyjob.builds", "polyjob.projects", "polyjob.bookmarks"},
     {
         "polyjob.query",
@@ -23,12 +24,21 @@ LAYERS = [
         "polyjob.transitions",
         "polyjob.watch",
         "polyjob.idempotency",
+        "polyjob.audit",
+        "polyjob.passwords",
     },
     {"polyjob.models", "polyjob.store", "polyjob.code", "polyjob.migrations", "polyjob.watcher"},
     {"polyjob.archives", "polyjob.database", "polyjob.statements", "polyjob.hints", "polyjob.lock", "polyjob.tokens"},
     {"polyjob.packing"},
     {"polyjob.tars"},
-    {"polyjob.clock", "polyjob.crashpoints", "polyjob.errors", "polyjob.settings", "polyjob.statuses"},
+    {
+        "polyjob.clock",
+        "polyjob.crashpoints",
+        "polyjob.errors",
+        "polyjob.scopes",
+        "polyjob.settings",
+        "polyjob.statuses",
+    },
 ]
 """From the top down. A module's layer is that of its longest listed prefix."""
 

@@ -28,5 +28,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "update_build": {"name": "base", "tags": ["python"], "merge": True},
     "create_project": {"name": "demo", "description": "a try", "is_public": False},
     "update_project": {"description": "a good try", "tags": ["new"], "merge": True},
+    "create_token": {"name": "ci", "scope": "submit", "project": "ana.demo", "expires_in": 2592000},
+    "create_user": {"username": "ana", "password": "a long password", "email": "ana@localhost", "is_admin": False},
+    "set_password": {"password": "a longer password", "old_password": "a long password"},
+    "update_me": {"email": "ana@localhost"},
     "log_in": {"username": "ana", "password": "a long password"},
 }

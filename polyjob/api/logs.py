@@ -9,12 +9,15 @@ from flask import Response, request
 from polyjob import builds, jobs, watch
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.context import BUILD, JOB, empty, find_project, settings, store
-from polyjob.api.logfiles import answer, append, read_posted, read_query
+from polyjob.api.logevents import MIMETYPE, PATIENCE, events
+from polyjob.api.logfiles import answer, append, log_length, read_posted, read_query
+from polyjob.errors import Invalid, Problem
 from polyjob.models import Build, Job
 
 blp = Blueprint("logs", __name__, description="What jobs and builds wrote.")
 
 _TEXT = {"text/plain": {"schema": {"type": "string", "format": "binary"}}}
+_SSE = {"text/event-stream": {"schema": {"type": "string"}}}
 _READ = {
     "parameters": [
         {
@@ -32,8 +35,15 @@ _READ = {
         {
             "name": "follow",
             "in": "query",
-            "description": "Go on with what is written until the job or build is done.",
-            "schema": {"type": "boolean", "default": False},
+            "description": "Go on with what is written until the job or build is done; `sse` (or `Accept: "
+            "text/event-stream`) as Server-Sent Events.",
+            "schema": {"type": "string", "enum": ["true", "false", "sse"], "default": "false"},
+        },
+        {
+            "name": "Last-Event-ID",
+            "in": "header",
+            "description": "Of Server-Sent Events: go on behind this one.",
+            "schema": {"type": "string"},
         },
         {
             "name": "Range",
@@ -43,7 +53,10 @@ _READ = {
         },
     ],
     "responses": {
-        200: {"description": "The log's bytes as they are; none where nothing was written yet.", "content": _TEXT},
+        200: {
+            "description": "The log's bytes as they are; none where nothing was written yet.",
+            "content": _TEXT | _SSE,
+        },
         206: {"description": "The range of them that was asked for.", "content": _TEXT},
         304: {"description": "Nothing was added since the ETag in `If-None-Match`."},
         400: "BAD_REQUEST",
@@ -96,6 +109,8 @@ def send_job_log(username: str, project_name: str, job_id: int) -> Response:
 
 
 def _serve(run: Job | Build, log: Path) -> Response:
+    if _wants_events():
+        return _events(run, log)
     return answer(
         log,
         read_query(request.args),
@@ -104,3 +119,24 @@ def _serve(run: Job | Build, log: Path) -> Response:
         is_done=run.status.is_done,
         follow=lambda start: watch.follow(run, log, start, request.environ.get("gunicorn.socket")),
     )
+
+
+def _wants_events() -> bool:
+    return request.args.get("follow") == "sse" or request.accept_mimetypes.best == MIMETYPE
+
+
+def _events(run: Job | Build, log: Path) -> Response:
+    """Server-Sent Events; see `polyjob.api.logevents`."""
+    last = request.headers.get("Last-Event-ID")
+    if last is not None and not (last.isascii() and last.isdecimal() and len(last) <= 15):
+        raise Invalid([Problem("Last-Event-ID", "`Last-Event-ID` takes the id of an event of this log.")])
+    query = read_query({name: value for name, value in request.args.items() if name != "follow"})
+    start = int(last) if last is not None else query.start(log, log_length(log))
+    response = Response(mimetype=MIMETYPE)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"
+    if request.method != "HEAD":
+        story = watch.story(run, log, start, PATIENCE, request.environ.get("gunicorn.socket"))
+        response.response = events(story)
+        response.call_on_close(story.close)
+    return response

@@ -100,6 +100,9 @@ def _archived(
     if not _may_list(owner):
         return page([], 0)
     query = find(owner)
+    only = auth.bound_to()
+    if only is not None:
+        query = query.where((table.id if table is Project else table.project) == only)
     numbers = [row.id for row in query.select(table.id).limit(limit()).offset(offset())]
     return page(show(_load(table, numbers)), query.count())
 

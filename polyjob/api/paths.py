@@ -12,14 +12,20 @@ from typing import Any
 _SLASHES = re.compile("//+")
 
 
+UPGRADE = "polyjob.upgrade"
+"""What the request offers to speak instead of HTTP, in small letters. Hidden from the router, to which such a request
+is another kind: it would answer by itself where a view has more to say."""
+
+
 class PlainPaths:
-    """WSGI middleware: one slash for several, and none at the end."""
+    """WSGI middleware: one slash for several, and none at the end; an upgrade as `UPGRADE` alone."""
 
     def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
         self._app = app
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         environ["PATH_INFO"] = plain(environ.get("PATH_INFO", ""))
+        environ[UPGRADE] = environ.pop("HTTP_UPGRADE", "").lower()
         return self._app(environ, start_response)
 
 

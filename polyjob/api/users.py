@@ -1,20 +1,32 @@
-"""Who one is, and how to get a key for a password."""
+"""Users: who one is, a key for a password; and what administrators do with users."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from flask import request
+from flask import Response, request, session
+from marshmallow import Schema
 
-from polyjob import auth
+from polyjob import auth, users
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.bodies import read_body
-from polyjob.api.context import me
+from polyjob.api.context import empty, me
 from polyjob.api.limits import FailureLimit
+from polyjob.api.paging import limit, offset, page
+from polyjob.audit import Actor, acting
 from polyjob.errors import Invalid, Problem
 from polyjob.models import User
 from polyjob.schemas.checks import check_values, load
-from polyjob.schemas.users import LoginBody, TokenSchema, UserSchema
+from polyjob.schemas.users import (
+    LoginBody,
+    OwnUserBody,
+    PasswordBody,
+    TokenSchema,
+    UserCreateBody,
+    UserRowSchema,
+    UserSchema,
+)
+from polyjob.tokens import LOGIN
 
 WRONG = "Unable to log in with provided credentials."
 FREE_TRIES_OF_ADDRESS = 50
@@ -30,6 +42,114 @@ _by_address = FailureLimit(FREE_TRIES_OF_ADDRESS)
 def who_am_i() -> User:
     """Get the user whose key is shown"""
     return me()
+
+
+@blp.patch("/users")
+@blp.takes(OwnUserBody)
+@blp.response(200, UserSchema)
+def update_me() -> User:
+    """Change one's own e-mail address"""
+    sent = _read(OwnUserBody())
+    return users.set_email(me(), sent["email"]) if "email" in sent else me()
+
+
+@blp.post("/users/password")
+@blp.takes(PasswordBody, required=True)
+@blp.nothing(200)
+def set_password() -> Response:
+    """Set one's password, or as an administrator somebody's; ends every session of that user"""
+    sent = _read(PasswordBody())
+    if sent.get("password") is None:
+        raise Invalid([Problem("/password", "This field is required.")])
+    user = me() if sent.get("username") in (None, me().username) else users.find(sent["username"])
+    users.set_password(user, sent["password"], old=sent.get("old_password"), by=me())
+    return empty(200)
+
+
+@blp.get("/users/logout")
+@blp.nothing(200)
+def log_out() -> Response:
+    """End this browser's session; a key stays good"""
+    auth.sign_out()
+    return empty(200)
+
+
+@blp.post("/users/session/refresh")
+@blp.nothing(200)
+def refresh_session() -> Response:
+    """Have this browser's session last from now on"""
+    session.modified = bool(session)
+    return empty(200)
+
+
+# For administrators.
+
+
+@blp.get("/users/list")
+@blp.page(UserRowSchema)
+def list_users() -> dict[str, Any]:
+    """List the users, by name; for administrators"""
+    query = users.list_users()
+    return page(list(query.limit(limit()).offset(offset())), query.count())
+
+
+@blp.post("/users/create")
+@blp.takes(UserCreateBody, required=True)
+@blp.response(201, UserRowSchema)
+def create_user() -> User:
+    """Make a user; for administrators. Without a password, a key or link of an administrator's has to let them in"""
+    sent = _read(UserCreateBody())
+    if sent.get("username") is None:
+        raise Invalid([Problem("/username", "This field is required.")])
+    return users.create(
+        sent["username"], sent.get("password"), email=sent.get("email"), is_admin=bool(sent.get("is_admin"))
+    )
+
+
+@blp.delete("/users/delete/<username>")
+@blp.conflicts
+@blp.nothing(204)
+def delete_user(username: str) -> Response:
+    """Delete a user who owns no project, with every key; for administrators"""
+    users.delete(users.find(username))
+    return empty(204)
+
+
+@blp.post("/users/activate/<username>")
+@blp.nothing(200)
+def activate_user(username: str) -> Response:
+    """Let a user in again; for administrators"""
+    users.set_active(users.find(username), True)
+    return empty(200)
+
+
+@blp.post("/users/deactivate/<username>")
+@blp.conflicts
+@blp.nothing(200)
+def deactivate_user(username: str) -> Response:
+    """Lock a user out: every key and session is dead at once, jobs go on; for administrators"""
+    users.set_active(users.find(username), False)
+    return empty(200)
+
+
+@blp.post("/superusers/grant/<username>")
+@blp.nothing(200)
+def grant(username: str) -> Response:
+    """Make a user an administrator; for administrators"""
+    users.set_admin(users.find(username), True)
+    return empty(200)
+
+
+@blp.post("/superusers/revoke/<username>")
+@blp.conflicts
+@blp.nothing(200)
+def revoke(username: str) -> Response:
+    """Make an administrator a user like others; for administrators"""
+    users.set_admin(users.find(username), False)
+    return empty(200)
+
+
+# Login.
 
 
 @blp.post("/users/token")
@@ -50,7 +170,8 @@ def log_in() -> dict[str, Any]:
         _by_address.failed(address)
         raise WrongCredentials(WRONG)
     _by_account.succeeded(account)
-    return {"token": auth.new_token(user, "login", auth.LOGIN_LIFE)}
+    acting(Actor(user, LOGIN, address))
+    return {"token": users.make_token(user, LOGIN, auth.LOGIN_LIFE)[1]}
 
 
 class WrongCredentials(auth.Unauthenticated):
@@ -59,10 +180,14 @@ class WrongCredentials(auth.Unauthenticated):
     problems = (Problem("", WRONG),)
 
 
-def _credentials() -> tuple[str, str]:
+def _read(schema: Schema) -> Any:
     body = read_body()
     check_values(body)
-    sent = load(LoginBody(), body, "")
+    return load(schema, body, "")
+
+
+def _credentials() -> tuple[str, str]:
+    sent = _read(LoginBody())
     missing = [name for name in ("username", "password") if not sent.get(name)]
     if missing:
         raise Invalid([Problem(f"/{name}", "This field is required.") for name in missing])

@@ -19,6 +19,7 @@ from polyjob.engine.backends import Backends
 from polyjob.engine.building import BuildPart
 from polyjob.engine.calls import Done
 from polyjob.engine.context import Context
+from polyjob.engine.housekeeping import Housekeeping
 from polyjob.engine.running import JobPart
 from polyjob.engine.steps import Step
 from polyjob.jobs import slots_taken
@@ -57,6 +58,7 @@ class Engine:
         self.backends = Backends(context, load_runner, wake)
         self.builds = BuildPart(context, self.backends)
         self.jobs = JobPart(context, self.backends)
+        self.housekeeping = Housekeeping(context)
 
     def run_pass(self) -> bool:
         """Take the next step of everything; whether another pass may find more to do at once."""
@@ -70,6 +72,7 @@ class Engine:
         groups += [self.builds.steps(build) for build in _LIVE_BUILDS() if ("build", build.id) not in decided]
         groups += [self.jobs.steps_or_rest(job) for job in claimed if ("job", job.id) not in decided]
         self._erase(deleted, decided)
+        groups += [[step] for step in self.housekeeping.steps()]
         groups += [[step] for step in map(self._empty, _DELETED_PROJECTS()) if step]
         committed = self._commit([group for group in groups if group], self._may_claim())
         return committed or self.context.calls.any_ended()

@@ -76,8 +76,8 @@ class Line(fields.String):
 class Whole(fields.Integer):
     """A whole number that any database takes."""
 
-    def __init__(self, least: int = 0, **kwargs: Any) -> None:
-        super().__init__(strict=True, validate=validate.Range(min=least, max=1 << 40), **kwargs)
+    def __init__(self, least: int = 0, most: int = 1 << 40, **kwargs: Any) -> None:
+        super().__init__(strict=True, validate=validate.Range(min=least, max=most), **kwargs)
 
     def _validated(self, value: Any) -> Any:
         if isinstance(value, (bool, str)):

@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
-from marshmallow import Schema, fields
+from typing import Any
 
-from polyjob.schemas.wire import Body
+from marshmallow import Schema, fields, validate
+
+from polyjob.schemas.wire import Body, Instant
+
+
+class Password(fields.String):
+    """Bounded, because hashing takes time by its length."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(validate=validate.Length(max=1000), **kwargs)
 
 
 class UserSchema(Schema):
     username = fields.String()
     email = fields.String(allow_none=True)
     is_superuser = fields.Boolean(attribute="is_admin")
+
+
+class UserRowSchema(UserSchema):
+    """A user, as administrators see them."""
+
+    id = fields.Integer()
+    is_active = fields.Boolean()
+    has_password = fields.Function(lambda user: user.password_hash is not None, metadata={"type": "boolean"})
+    created_at = Instant()
+
+
+class OwnUserBody(Body):
+    email = fields.Email()
+
+
+class UserCreateBody(OwnUserBody):
+    username = fields.String(validate=validate.Length(1, 156))
+    password = Password()
+    is_admin = fields.Boolean()
+
+
+class PasswordBody(Body):
+    password = Password()
+    old_password = Password()
+    username = fields.String(metadata={"description": "Whose, if not one's own; for administrators."})
 
 
 class LoginBody(Body):

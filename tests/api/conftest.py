@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from polyjob import auth
+from polyjob import users
 from polyjob.app import create_app
 from polyjob.clock import now
 from polyjob.database import write
@@ -65,18 +65,18 @@ def app(settings):
 @pytest.fixture
 def client(app, user, project):
     """Ana, who owns the project `demo`."""
-    return Client(app, auth.new_token(user, "test"))
+    return Client(app, users.make_token(user, "test")[1])
 
 
 @pytest.fixture
 def other(app, client):
     """Bob, who owns nothing."""
-    return Client(app, auth.new_token(auth.create_user("bob"), "test"))
+    return Client(app, users.make_token(users.create("bob"), "test")[1])
 
 
 @pytest.fixture
 def admin(app, client):
-    return Client(app, auth.new_token(auth.create_user("eva", is_admin=True), "test"))
+    return Client(app, users.make_token(users.create("eva", is_admin=True), "test")[1])
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import sqlite3
 import peewee
 import pytest
 
-from polyjob import auth
+from polyjob import auth, users
 from polyjob.api import problems
 from polyjob.app import create_app
 from polyjob.errors import Conflict, Forbidden, Invalid, NotFound, PolyjobError, Problem, TooLarge, Unavailable
@@ -88,7 +88,7 @@ def test_numbers_that_json_has_not(client):
 
 def test_bodies_that_are_too_large(settings, user, project):
     app = create_app(dataclasses.replace(settings, body_limit=1000))
-    client = Client(app, auth.new_token(user, "t"))
+    client = Client(app, users.make_token(user, "t")[1])
     answer = client.post(JOBS, {"config": CONFIG, "description": "x" * 1000})
     assert check(answer, 413)["detail"] == "The body is larger than the 1000 bytes that are taken."
     assert Job.select().count() == 0

@@ -15,8 +15,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from polyjob import auth, builds, jobs, projects
-from polyjob.api import users
+from polyjob import auth, builds, jobs, projects, users
+from polyjob.api import users as logins
 from polyjob.clock import now
 from polyjob.database import write
 from polyjob.models import Build, Job, Project, User
@@ -40,10 +40,10 @@ SHARES = 4
 
 @pytest.fixture
 def document(app, settings, user, project, monkeypatch):
-    monkeypatch.setattr(auth, "hash_password", lambda password: f"plain${password}")
+    monkeypatch.setattr(users, "hash_password", lambda password: f"plain${password}")
     monkeypatch.setattr(auth, "check_password", lambda username, password: None)
-    monkeypatch.setattr(users._by_account, "check", lambda key: None)
-    monkeypatch.setattr(users._by_address, "check", lambda key: None)
+    monkeypatch.setattr(logins._by_account, "check", lambda key: None)
+    monkeypatch.setattr(logins._by_address, "check", lambda key: None)
     app.testing = False  # so that a defect is answered as it would be: 500
     return schemathesis.openapi.from_wsgi("/openapi.json", app)
 
@@ -106,5 +106,5 @@ def _make_what_is_asked_for(settings: Any) -> tuple[str, dict[str, Any]]:
         build = builds.create(demo, ana, {"config": CONFIG}, settings)
         with write("test"):
             transition(build, Status.STOPPED)
-    key = auth.new_token(ana, "test")
+    key = users.make_token(ana, "test")[1]
     return key, {"username": "ana", "project_name": "demo", "job_id": job.id, "build_id": build.id}

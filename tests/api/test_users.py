@@ -6,8 +6,8 @@ import datetime
 
 import pytest
 
-from polyjob import auth
-from polyjob.api import users
+from polyjob import users
+from polyjob.api import users as logins
 from polyjob.api.limits import FailureLimit, Throttled
 from polyjob.clock import now
 from polyjob.models import Token
@@ -19,13 +19,13 @@ LOGIN = "/api/v1/users/token/"
 
 @pytest.fixture(autouse=True)
 def fresh_limits(monkeypatch):
-    monkeypatch.setattr(users, "_by_account", FailureLimit())
-    monkeypatch.setattr(users, "_by_address", FailureLimit(users.FREE_TRIES_OF_ADDRESS))
+    monkeypatch.setattr(logins, "_by_account", FailureLimit())
+    monkeypatch.setattr(logins, "_by_address", FailureLimit(logins.FREE_TRIES_OF_ADDRESS))
 
 
 @pytest.fixture
 def eva(data_dir):
-    return auth.create_user("eva", "secret", email="eva@localhost")
+    return users.create("eva", "secret word", email="eva@localhost")
 
 
 def test_whoami(client, admin):
@@ -35,7 +35,7 @@ def test_whoami(client, admin):
 
 @pytest.mark.parametrize("form", [True, False])
 def test_login_gives_a_key_that_works_for_a_month(nobody, eva, form):
-    sent = {"username": "eva", "password": "secret"}
+    sent = {"username": "eva", "password": "secret word"}
     answer = nobody.post(LOGIN, data=sent) if form else nobody.post(LOGIN, sent)
     assert answer.status_code == 200
     key = answer.json["token"]
@@ -46,11 +46,11 @@ def test_login_gives_a_key_that_works_for_a_month(nobody, eva, form):
 
 
 def test_login_does_not_mind_a_bad_key(nobody, eva):
-    answer = nobody.post(LOGIN, {"username": "eva", "password": "secret"}, headers={"Authorization": "token None"})
+    answer = nobody.post(LOGIN, {"username": "eva", "password": "secret word"}, headers={"Authorization": "token None"})
     assert answer.status_code == 200
 
 
-@pytest.mark.parametrize(("username", "password"), [("eva", "wrong"), ("nobody", "secret"), ("ana", "x")])
+@pytest.mark.parametrize(("username", "password"), [("eva", "wrong"), ("nobody", "secret word"), ("ana", "x")])
 def test_wrong_credentials_are_nobodys(nobody, eva, username, password):
     answer = nobody.post(LOGIN, {"username": username, "password": password})
     assert answer.status_code == 401
@@ -74,7 +74,7 @@ def test_what_is_missing_is_named(nobody, eva, sent, expected):
 def test_failures_slow_the_next_tries_down(nobody, eva):
     for _ in range(5):
         assert nobody.post(LOGIN, {"username": "eva", "password": "wrong"}).status_code == 401
-    answer = nobody.post(LOGIN, {"username": "eva", "password": "secret"})
+    answer = nobody.post(LOGIN, {"username": "eva", "password": "secret word"})
     assert answer.status_code == 429
     assert int(answer.headers["Retry-After"]) >= 1
     assert "throttled" in answer.json["detail"]

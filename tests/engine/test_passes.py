@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 
 import pytest
 
-from polyjob import builds, jobs, projects
+from polyjob import audit, builds, jobs, projects
+from polyjob.clock import now
 from polyjob.database import database, write
+from polyjob.engine import housekeeping
 from polyjob.engine.calls import InlineCalls, run
-from polyjob.models import Build, Job, Project
+from polyjob.models import Audit, Build, Job, Project, Token
 from polyjob.statuses import Status
 
 WHOLE_WAY = ["created", "scheduled", "running", "succeeded"]
@@ -576,3 +579,28 @@ def test_a_failed_pass_leaves_the_database_usable(world, monkeypatch):
     assert database.transaction_depth() == 0
     world.end(job)
     assert world.statuses(job) == WHOLE_WAY
+
+
+def test_what_nobody_needs_any_more_is_cleared_hourly(world, monkeypatch):
+    monkeypatch.setattr(housekeeping, "MOST", 2)
+    actor = audit.Actor(world.user)
+    old = now() - datetime.timedelta(days=366)
+
+    def make():
+        with write("test"):
+            for _ in range(5):
+                audit.write_line(actor, "create", world.project, {})
+            Audit.update(created_at=old).execute()
+            audit.write_line(actor, "stop", world.project, {})
+            Token.create(user=world.user, name="x", digest=str(old), created_at=old, expires_at=old)
+
+    make()
+    world.settle()
+    assert [row.action for row in Audit.select()] == ["stop"]
+    assert Token.select().count() == 0
+    make()
+    world.later(60)
+    assert Audit.select().count() == 7
+    world.clock.move(3600)
+    world.settle()
+    assert Audit.select().count() == 1

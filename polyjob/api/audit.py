@@ -1,0 +1,52 @@
+"""Who did what to what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import request
+
+from polyjob import audit, jobs
+from polyjob.api.blueprint import Blueprint
+from polyjob.api.context import JOB, find_project
+from polyjob.api.paging import limit, offset, page
+from polyjob.errors import Invalid, Problem
+from polyjob.schemas.audit import KINDS, AuditSchema
+
+FILTERS = [
+    {
+        "name": "kind",
+        "in": "query",
+        "description": "What it was done to.",
+        "schema": {"type": "string", "enum": list(KINDS)},
+    },
+    {"name": "target_id", "in": "query", "description": "Its number.", "schema": {"type": "integer", "minimum": 1}},
+    {"name": "user", "in": "query", "description": "Who did it.", "schema": {"type": "string"}},
+]
+
+blp = Blueprint("audit", __name__, description="Who did what to what, and when.")
+
+
+@blp.get("/audit")
+@blp.doc(parameters=FILTERS, responses={400: "BAD_REQUEST"})
+@blp.page(AuditSchema)
+def list_audit() -> dict[str, Any]:
+    """List what was done on this server, the latest first; for administrators"""
+    kind, number = request.args.get("kind"), request.args.get("target_id")
+    if kind is not None and kind not in KINDS:
+        raise Invalid([Problem("kind", f"`kind` is one of: {', '.join(KINDS)}.")])
+    if number is not None and not (number.isascii() and number.isdecimal() and len(number) <= 18):
+        raise Invalid([Problem("target_id", "`target_id` takes a number.")])
+    return _page(audit.lines(kind=kind, target_id=int(number) if number else None, user=request.args.get("user")))
+
+
+@blp.get(f"{JOB}/audit")
+@blp.page(AuditSchema)
+def list_job_audit(username: str, project_name: str, job_id: int) -> dict[str, Any]:
+    """List what was done to a job, the latest first; for who may write to its project"""
+    job = jobs.find(find_project(username, project_name, to_write=True), job_id)
+    return _page(audit.lines(kind="job", target_id=job.id))
+
+
+def _page(query: Any) -> dict[str, Any]:
+    return page(list(query.limit(limit()).offset(offset())), query.count())

@@ -1,0 +1,82 @@
+"""Keys of one's own: list, make, revoke."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from flask import Response, g, request
+
+from polyjob import auth, users
+from polyjob.api.blueprint import Blueprint
+from polyjob.api.bodies import read_body
+from polyjob.api.context import empty, me
+from polyjob.api.paging import limit, offset, page
+from polyjob.errors import Forbidden, Invalid, NotFound, Problem
+from polyjob.models import Project, Token
+from polyjob.schemas.checks import check_values, load
+from polyjob.schemas.tokens import MadeTokenSchema, TokenBody, TokenRowSchema
+from polyjob.scopes import Scope
+
+USER = {
+    "name": "user",
+    "in": "query",
+    "description": "Whose; for administrators.",
+    "schema": {"type": "string"},
+}
+
+blp = Blueprint("tokens", __name__, description="Keys of one's own.")
+
+
+@blp.get("/tokens")
+@blp.doc(parameters=[USER])
+@blp.page(TokenRowSchema)
+def list_tokens() -> dict[str, Any]:
+    """List one's keys, the latest first; never the keys themselves"""
+    owner = me()
+    name = request.args.get("user")
+    if name is not None and name != owner.username:
+        if not owner.is_admin:
+            raise Forbidden("Only administrators see the tokens of others.")
+        owner = users.find(name)
+    query = users.list_tokens(owner)
+    return page(list(query.limit(limit()).offset(offset())), query.count())
+
+
+@blp.post("/tokens")
+@blp.takes(TokenBody, required=True)
+@blp.conflicts
+@blp.response(201, MadeTokenSchema)
+def create_token() -> Token:
+    """Make a key; this answer is the only one that shows it"""
+    body = read_body()
+    check_values(body)
+    sent = load(TokenBody(), body, "")
+    if sent.get("name") is None:
+        raise Invalid([Problem("/name", "This field is required.")])
+    scope = Scope(sent.get("scope") or Scope.ADMIN)
+    if not g.identity.scope.covers(scope):
+        raise Forbidden(f"A token of scope `{g.identity.scope}` makes none of scope `{scope}`.")
+    seconds = sent.get("expires_in")
+    life = None if seconds is None else datetime.timedelta(seconds=seconds)
+    row, key = users.make_token(me(), sent["name"], life, scope=scope, project=_asked_project(sent.get("project")))
+    row.token = key
+    return row
+
+
+@blp.delete("/tokens/<int:number>")
+@blp.nothing(204)
+def revoke_token(number: int) -> Response:
+    """Revoke a key: it is dead at once. Administrators revoke anybody's"""
+    users.revoke_token(users.find_token(number, me()))
+    return empty(204)
+
+
+def _asked_project(name: str | None) -> Project | None:
+    if name is None:
+        return None
+    owner, dot, project = name.replace("/", ".").partition(".")
+    try:
+        return auth.find_project(me(), owner if dot else me().username, project if dot else owner, to_write=False)
+    except NotFound:
+        raise Invalid([Problem("/project", f"There is no project `{name}`.")]) from None

@@ -1,0 +1,257 @@
+"""Users made, changed, locked out and deleted; keys made and revoked; and the trail of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from polyjob import audit, jobs, users
+from polyjob.clock import now
+from polyjob.database import write
+from polyjob.models import Audit, Project, Token, User
+from polyjob.tokens import LOGIN
+
+from .conftest import BASE, CONFIG, JOBS, Client, pointers
+
+USERS = "/api/v1/users"
+TOKENS = "/api/v1/tokens"
+PASSWORD = "a long password"
+
+
+def log_in(app, username, password):
+    answer = Client(app).post(f"{USERS}/token", {"username": username, "password": password})
+    return Client(app, answer.json["token"]) if answer.status_code == 200 else None
+
+
+class TestUsers:
+    def test_are_made_and_listed(self, admin, app):
+        sent = {"username": "bob", "password": PASSWORD, "email": "bob@localhost", "is_admin": True}
+        answer = admin.post(f"{USERS}/create", sent)
+        assert answer.status_code == 201
+        assert answer.json | {"username": "bob", "is_superuser": True, "has_password": True} == answer.json
+        assert PASSWORD not in answer.text
+        listed = admin.get(f"{USERS}/list").json
+        assert [row["username"] for row in listed["results"]] == ["ana", "bob", "eva"]
+        assert log_in(app, "bob", PASSWORD).get(USERS).json["email"] == "bob@localhost"
+
+    @pytest.mark.parametrize(
+        ("body", "field"),
+        [({}, "/username"), ({"username": "ana"}, "/username"), ({"username": "a b"}, "/username"),
+         ({"username": "bob", "password": "short"}, "/password"), ({"username": "bob", "email": "x"}, "/email")],
+    )  # fmt: skip
+    def test_that_cannot_be_are_refused(self, admin, body, field):
+        assert pointers(admin.post(f"{USERS}/create", body)) == [field]
+        assert User.select().count() == 2
+
+    def test_with_projects_are_not_deleted(self, admin):
+        answer = admin.delete(f"{USERS}/delete/ana")
+        assert answer.status_code == 409
+        assert "demo" in answer.json["detail"]
+
+    def test_go_with_their_keys(self, admin, other):
+        assert other.get(USERS).status_code == 200
+        assert admin.delete(f"{USERS}/delete/bob").status_code == 204
+        assert other.get(USERS).status_code == 401
+        assert User.get_or_none(User.username == "bob") is None
+        assert admin.delete(f"{USERS}/delete/bob").status_code == 404
+
+    def test_who_made_jobs_elsewhere_stay_by_name_only(self, admin, other, project, settings):
+        jobs.create(project, User.get(User.username == "bob"), {"config": CONFIG}, settings)
+        assert admin.delete(f"{USERS}/delete/bob").status_code == 204
+        assert other.get(USERS).status_code == 401
+        assert admin.get(f"{JOBS}/1").json["user"] == "bob"
+
+    def test_locked_out_are_let_in_again_with_new_keys(self, admin, other):
+        for _ in range(2):
+            assert admin.post(f"{USERS}/deactivate/bob").status_code == 200
+        assert other.get(USERS).status_code == 401
+        assert Token.select().join(User).where(User.username == "bob").count() == 0
+        assert admin.post(f"{USERS}/activate/bob").status_code == 200
+        assert User.get(User.username == "bob").is_active
+
+    def test_the_last_administrator_stays(self, admin):
+        for call in (
+            lambda: admin.delete(f"{USERS}/delete/eva"),
+            lambda: admin.post(f"{USERS}/deactivate/eva"),
+            lambda: admin.post("/api/v1/superusers/revoke/eva"),
+        ):
+            answer = call()
+            assert (answer.status_code, answer.json["detail"]) == (409, "`eva` is the last administrator.")
+        assert admin.post("/api/v1/superusers/grant/ana").status_code == 200
+        assert admin.post("/api/v1/superusers/revoke/eva").status_code == 200
+        assert admin.get(f"{USERS}/list").status_code == 403
+
+
+class TestPasswords:
+    def test_of_ones_own_take_the_old_one_once_there_is_one(self, client, app):
+        assert client.post(f"{USERS}/password", {"password": PASSWORD}).status_code == 200
+        assert log_in(app, "ana", PASSWORD)
+        again = {"password": f"{PASSWORD}!"}
+        assert pointers(client.post(f"{USERS}/password", again)) == ["/old_password"]
+        assert pointers(client.post(f"{USERS}/password", again | {"old_password": "x"})) == ["/old_password"]
+        assert client.post(f"{USERS}/password", again | {"old_password": PASSWORD}).status_code == 200
+        assert log_in(app, "ana", PASSWORD) is None
+
+    def test_end_logins_and_keep_named_keys(self, client, app):
+        client.post(f"{USERS}/password", {"password": PASSWORD})
+        logged_in = log_in(app, "ana", PASSWORD)
+        client.post(f"{USERS}/password", {"password": f"{PASSWORD}!", "old_password": PASSWORD})
+        assert logged_in.get(USERS).status_code == 401
+        assert client.get(USERS).status_code == 200
+
+    def test_end_sessions_of_browsers(self, client, app, user):
+        from polyjob import auth
+
+        browser = app.test_client()
+        link = auth.new_sign_in_link(user)
+        assert browser.get(f"/sign-in/{link}").status_code == 303
+        assert browser.get("/").status_code == 200
+        client.post(f"{USERS}/password", {"password": PASSWORD})
+        assert browser.get("/").status_code == 401
+
+    def test_of_others_are_for_administrators(self, client, admin, app):
+        sent = {"username": "ana", "password": PASSWORD}
+        assert admin.post(f"{USERS}/password", sent).status_code == 200
+        assert log_in(app, "ana", PASSWORD)
+        assert client.post(f"{USERS}/password", sent | {"username": "eva"}).status_code == 403
+
+    @pytest.mark.parametrize("password", [None, "short", "x" * 1001])
+    def test_that_do_not_do(self, client, password):
+        assert pointers(client.post(f"{USERS}/password", {"password": password})) == ["/password"]
+
+    def test_leave_few_logins(self, user):
+        for _ in range(users.MOST_LOGINS + 3):
+            users.make_token(user, LOGIN)
+        users.make_token(user, "kept")
+        assert Token.select().count() == users.MOST_LOGINS + 1
+        assert Token.get_or_none(Token.id == 1) is None
+
+
+class TestTokens:
+    def test_are_shown_once(self, client, app):
+        answer = client.post(TOKENS, {"name": "ci", "scope": "submit", "project": "demo", "expires_in": 60})
+        assert answer.status_code == 201
+        made = answer.json
+        assert (made["name"], made["scope"], made["project"], made["user"]) == ("ci", "submit", "ana.demo", "ana")
+        assert made["expires_at"] > made["created_at"]
+        assert Client(app, made["token"]).get(BASE).status_code == 200
+        listed = client.get(TOKENS)
+        assert made["token"] not in listed.text
+        row = listed.json["results"][0]
+        assert row == {key: value for key, value in made.items() if key != "token"} | {
+            "last_used_at": row["last_used_at"]
+        }
+        assert row["last_used_at"] is not None
+
+    def test_are_dead_once_revoked(self, client, app):
+        made = client.post(TOKENS, {"name": "ci"}).json
+        assert (made["scope"], made["project"], made["expires_at"]) == ("admin", None, None)
+        assert client.delete(f"{TOKENS}/{made['id']}").status_code == 204
+        assert Client(app, made["token"]).get(USERS).status_code == 401
+        assert client.delete(f"{TOKENS}/{made['id']}").status_code == 404
+
+    def test_of_others_are_for_administrators(self, client, other, admin):
+        made = client.post(TOKENS, {"name": "ci"}).json
+        assert other.delete(f"{TOKENS}/{made['id']}").status_code == 404
+        assert other.get(f"{TOKENS}?user=ana").status_code == 403
+        assert other.get(f"{TOKENS}?user=bob").json["count"] == 1
+        assert admin.get(f"{TOKENS}?user=ana").json["results"][0]["name"] == "ci"
+        assert admin.delete(f"{TOKENS}/{made['id']}").status_code == 204
+
+    @pytest.mark.parametrize(
+        ("body", "field"),
+        [({}, "/name"), ({"name": ""}, "/name"), ({"name": LOGIN}, "/name"), ({"name": "a", "scope": "all"}, "/scope"),
+         ({"name": "a", "project": "none"}, "/project"), ({"name": "a", "expires_in": 0}, "/expires_in"),
+         ({"name": "a", "expires_in": 10**12}, "/expires_in"), ({"name": "a", "project": "bob.secret"}, "/project")],
+    )  # fmt: skip
+    def test_that_cannot_be(self, client, other, body, field):
+        other.post("/api/v1/projects", {"name": "secret"})
+        assert pointers(client.post(TOKENS, body)) == [field]
+
+    def test_have_an_end_of_number(self, client, monkeypatch):
+        monkeypatch.setattr(users, "MOST_TOKENS", 1)
+        assert client.post(TOKENS, {"name": "x"}).status_code == 409
+
+
+class TestAudit:
+    def test_tells_who_did_what_by_which_key(self, client, admin):
+        client.submit()
+        client.patch(f"{JOBS}/1", {"description": "d"})
+        client.post(f"{JOBS}/1/stop")
+        client.post(f"{JOBS}/1/restart")
+        client.delete(f"{JOBS}/1")
+        listed = admin.get("/api/v1/audit?kind=job").json["results"]
+        assert [row["action"] for row in reversed(listed)] == ["create", "update", "stop", "restart", "delete"]
+        assert {row["user"] for row in listed} == {"ana"}
+        assert {row["token"] for row in listed} == {"test"}
+        assert {row["address"] for row in listed} == {"127.0.0.1"}
+        assert listed[0]["target"] == "ana.demo.jobs.1"
+        assert listed[1]["details"] == {"original": 1}
+        assert listed[-2]["details"] == {"changed": ["description"]}
+
+    def test_of_one_job_is_for_who_may_write_to_it(self, client, other):
+        client.submit(), client.submit()
+        client.post(f"{JOBS}/1/stop")
+        assert [row["action"] for row in client.get(f"{JOBS}/1/audit").json["results"]] == ["stop", "create"]
+        client.patch(BASE, {"is_public": True})
+        assert other.get(f"{JOBS}/1/audit").status_code == 403
+
+    def test_holds_what_is_done_to_everything(self, client, admin):
+        client.post("/api/v1/projects", {"name": "p"})
+        client.post("/api/v1/ana/p/archive")
+        client.post("/api/v1/ana/p/restore")
+        client.patch("/api/v1/ana/p", {"description": "x"})
+        client.post("/api/v1/ana/p/builds", {"build": {"image": "a"}})
+        client.post("/api/v1/ana/p/builds/1/stop")
+        client.post("/api/v1/ana/p/builds/1/invalidate")
+        client.delete("/api/v1/ana/p")
+        client.post(f"{USERS}/password", {"password": PASSWORD})
+        made = client.post(TOKENS, {"name": "ci"}).json
+        client.delete(f"{TOKENS}/{made['id']}")
+        told = {(row.kind, row.action) for row in audit.lines(user="ana")}
+        assert told >= {
+            ("project", "create"), ("project", "archive"), ("project", "restore"), ("project", "update"),
+            ("project", "delete"), ("build", "create"), ("build", "stop"), ("build", "invalidate"),
+            ("user", "password"), ("token", "create"), ("token", "revoke"),
+        }  # fmt: skip
+        assert PASSWORD not in str(list(Audit.select().dicts()))
+
+    def test_outlives_what_it_tells_of(self, client, other, admin):
+        other.post("/api/v1/projects", {"name": "p"})
+        with write("test"):
+            Project.delete().where(Project.name == "p").execute()
+        admin.delete(f"{USERS}/delete/bob")
+        rows = [row for row in admin.get("/api/v1/audit?user=bob").json["results"] if row["kind"] == "project"]
+        assert [row["target"] for row in rows] == ["bob.p"]
+
+    def test_is_asked_for_by_number(self, client, admin):
+        client.submit(), client.submit()
+        assert admin.get("/api/v1/audit?kind=job&target_id=2").json["count"] == 1
+        assert pointers(admin.get("/api/v1/audit?kind=x")) == ["kind"]
+        assert pointers(admin.get("/api/v1/audit?target_id=x")) == ["target_id"]
+
+    def test_of_what_nobody_asked_for_has_no_line(self, project, user, settings):
+        jobs.create(project, user, {"config": CONFIG}, settings)
+        assert Audit.select().count() == 0
+
+    def test_goes_by_age(self, client):
+        client.submit(), client.submit()
+        with write("test"):
+            Audit.update(created_at=now() - users.datetime.timedelta(days=9)).where(Audit.id == 1).execute()
+            assert audit.prune(10, 100) == 0
+            assert audit.prune(8, 100) == 1
+        assert Audit.select().count() > 0
+
+
+def test_sessions_can_be_ended_and_prolonged(app, user, client):
+    from polyjob import auth
+
+    browser = app.test_client()
+    browser.get(f"/sign-in/{auth.new_sign_in_link(user)}")
+    with browser.session_transaction() as session:
+        headers = {"Origin": "http://localhost", "X-CSRF-Token": session["csrf"]}
+    assert browser.post(f"{USERS}/session/refresh", headers=headers).headers["Set-Cookie"]
+    assert browser.get(f"{USERS}/logout").status_code == 200
+    assert browser.get("/").status_code == 401
+    assert client.patch(USERS, {"email": "ana@localhost"}).json["email"] == "ana@localhost"
+    assert client.patch(USERS, {}).json["email"] == "ana@localhost"
+    assert pointers(client.patch(USERS, {"email": "x"})) == ["/email"]
