@@ -13,6 +13,7 @@ from peewee import DatabaseError
 
 from polyjob.clock import now
 from polyjob.database import open_database, write
+from polyjob.first_names import PROJECT, TOKEN_FILE, TOKEN_NAME, USER
 from polyjob.migrations import migrate
 from polyjob.models import Project, SignInLink, Token, User
 from polyjob.settings import SettingError, Settings
@@ -20,10 +21,6 @@ from polyjob.store import Store, StoreError
 from polyjob.tokens import digest, new_key
 from runners import RUNNERS
 
-USER = "root"
-PROJECT = "quick-start"
-TOKEN_NAME = "first start"
-TOKEN_FILE = "root-token"
 LINK_LIFE = datetime.timedelta(hours=1)
 
 OLDEST_SQLITE = (3, 37, 0)

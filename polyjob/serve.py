@@ -22,10 +22,8 @@ from urllib.parse import urlsplit
 from peewee import DatabaseError
 
 from polyjob.database import close_database, database, open_database
+from polyjob.first_names import ADDRESS_FILE, PROJECT, TOKEN_FILE, USER
 from polyjob.first_start import (
-    PROJECT,
-    TOKEN_FILE,
-    USER,
     UnusableFolder,
     check,
     kept_token,
@@ -72,6 +70,7 @@ def run(settings: Settings) -> int:
         settings = dataclasses.replace(settings, port=listener.getsockname()[1])
         _wait_for_old_engine(settings)
         lines = _prepare(settings)
+        _leave_address(settings)
         environ = child_environment(settings)
         engine = Child("the engine", ENGINE, environ)
         web = Child("the web server", web_command(listener), environ, listener.fileno())
@@ -122,6 +121,13 @@ def _prepare(settings: Settings) -> list[str]:
         raise CannotServe(UnusableFolder(settings.data_dir, error)) from error
     finally:
         close_database()
+
+
+def _leave_address(settings: Settings) -> None:
+    """Have commands on this machine find the server."""
+    part = settings.data_dir / f"{ADDRESS_FILE}.part"
+    part.write_text(f"{dataclasses.replace(settings, public_url='').url}\n")
+    part.rename(settings.data_dir / ADDRESS_FILE)
 
 
 def web_command(listener: socket.socket) -> list[str]:

@@ -1,4 +1,4 @@
-"""The command line."""
+"""The commands that are the server: serve, engine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 
 import click
 
-import polyjob
 from polyjob.settings import SettingError, Settings, read_settings
 
 
@@ -27,13 +26,7 @@ def _read(**overrides: Any) -> Settings:
         fail(error)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(polyjob.__version__, prog_name="polyjob")
-def main() -> None:
-    """A job server: it builds, runs and keeps every job it accepted."""
-
-
-@main.command()
+@click.command()
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one.  [default: 8000]")
 @click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder that holds everything.")
@@ -53,7 +46,7 @@ def serve(host: str | None, port: int | None, data_dir: Path | None, runner: str
         fail(error)
 
 
-@main.command()
+@click.command()
 @click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder that holds everything.")
 def engine(data_dir: Path | None) -> None:
     """Run the jobs of a data folder, without a web server, until Ctrl-C. The jobs themselves go on."""
@@ -75,10 +68,13 @@ def engine(data_dir: Path | None) -> None:
         fail(UnusableFolder(settings.data_dir, error))
 
 
-@main.command(hidden=True)
+@click.command(hidden=True)
 @click.argument("pid", type=int)
 def helper(pid: int) -> None:
     """Keep an engine alive beside the process PID."""
     from polyjob.helper import help_process
 
     help_process(pid, _read())
+
+
+commands = {"serve": serve, "engine": engine, "helper": helper}

@@ -1,0 +1,101 @@
+"""`polyjob doctor`: each part that has to work, and what to do where it does not."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import requests
+
+from polyjob.cli.client import Client, NoServer, ServerError, connect, local_settings
+from polyjob.cli.tables import print_json, size
+from polyjob.settings import Settings
+
+Finding = tuple[str, bool | None, str]
+"""(part, whether it works; None = it does, and yet, what to know or do)"""
+
+
+@click.command()
+@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+def doctor(is_json: bool) -> None:
+    """Look at each part: fine, or what to do. Exits with 1 if a part does not work."""
+    findings = list(_findings())
+    if is_json:
+        print_json([{"part": part, "ok": ok is not False, "text": text} for part, ok, text in findings])
+    else:
+        marks = {
+            True: click.style("fine", fg="green"),
+            None: click.style("note", fg="yellow"),
+            False: click.style("BAD ", fg="red"),
+        }
+        for part, ok, text in findings:
+            click.echo(f"{marks[ok]}  {part:<12}  {text}")
+    raise SystemExit(any(ok is False for _, ok, _ in findings))
+
+
+def _findings() -> Iterator[Finding]:
+    yield "python", True, f"{platform.python_version()}, SQLite {sqlite3.sqlite_version}"
+    client = connect()
+    if client.is_local:
+        yield from _of_folder(local_settings())
+    yield from _of_server(client)
+
+
+def _of_folder(settings: Settings) -> Iterator[Finding]:
+    folder = settings.data_dir
+    if not folder.exists():
+        yield "data folder", False, f"{folder} is not there yet: `polyjob serve` makes it."
+        return
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        yield "data folder", False, f"{folder} cannot be read or written by this account."
+        return
+    status = os.statvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    enough = free >= settings.disk_low
+    yield "data folder", enough, f"{folder}, {size(free)} free" + ("" if enough else ": too little; make room.")
+    if settings.runner == "process":
+        if settings.job_user:
+            yield "isolation", True, f"jobs run as `{settings.job_user}`"
+        else:
+            what = "jobs run as the server's own account and can read its data; set POLYJOB_JOB_USER to change that"
+            yield "isolation", None, what
+
+
+def _of_server(client: Client) -> Iterator[Finding]:
+    try:
+        parts = _readiness(client)
+    except (NoServer, ServerError) as error:
+        yield "server", False, str(error)
+        return
+    yield "server", True, client.url
+    for name, part in parts.items():
+        if isinstance(part, dict):
+            yield name, bool(part["ok"]), "works" if part["ok"] else f"{part['why']}{_advice(name)}"
+    try:
+        me = client.get("/users")
+        yield "key", True, f"of {me['username']}{', an administrator' if me['is_superuser'] else ''}"
+    except ServerError as error:
+        yield "key", False, f"{error} Set POLYJOB_TOKEN to a key of yours."
+
+
+def _readiness(client: Client) -> dict[str, Any]:
+    """The 503 is an answer here, too."""
+    try:
+        found: dict[str, Any] = client.http.get(f"{client.url}/readyz", timeout=(5, 30)).json()
+    except requests.RequestException as error:
+        raise client._no_server(error) from None
+    return found
+
+
+def _advice(part: str) -> str:
+    return {
+        "engine": " Start one with `polyjob serve`, or `polyjob engine` beside a web server.",
+        "disk": " Make room, or set POLYJOB_DISK_LOW.",
+    }.get(part, "")
+
+
+commands = {"doctor": doctor}

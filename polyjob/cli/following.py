@@ -1,0 +1,174 @@
+"""Following one job from the command line: its build's log, its own log, and the exit code that it comes to."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, BinaryIO
+
+import click
+import requests
+import urllib3
+
+from polyjob.cli.client import FAILED, Client, ServerError, say
+
+STOPPED = 130
+"""The exit code after a Ctrl-C that stopped the job."""
+WAIT = 30
+CHUNK = 1 << 16
+FIRST_LOOK, LAST_LOOK = 0.03, 0.5
+"""Seconds between two looks at a job that does not run yet; growing."""
+BROKEN = 60.0
+"""Seconds for which a broken connection is tried again."""
+
+
+class Follower:
+    """Shows what a job writes, byte for byte, from where it was left off; `follow` can be called again after an
+    interruption."""
+
+    def __init__(
+        self,
+        client: Client,
+        path: str,
+        out: BinaryIO | None = None,
+        quiet: bool = False,
+        shield: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        """`shield` holds an interruption back while bytes are written and counted."""
+        self.client, self.path = client, path
+        self._shield = shield
+        client.patience = BROKEN
+        self.job: dict[str, Any] = {}
+        self._out = out or sys.stdout.buffer
+        self._quiet = quiet
+        self._offset = 0
+        self._build: str | None = None
+        self._build_offset = 0
+
+    def follow(self) -> dict[str, Any]:
+        """The job, once it is done. Raises ServerError, NoServer."""
+        self._until_it_runs()
+        self._offset = self._copy(f"{self.path}/logs", self._offset, self._out)
+        return self.until_done()
+
+    def until_done(self) -> dict[str, Any]:
+        """The same, without its log."""
+        while True:
+            self.job = self.client.get(self.path, wait=WAIT)
+            if self.job["finished_at"]:
+                return self.job
+
+    def _until_it_runs(self) -> None:
+        delay, tag, told = FIRST_LOOK, "", ""
+        while True:
+            answer = self.client.send("GET", self.path, headers={"If-None-Match": tag} if tag else {})
+            if answer.status_code == 200:
+                self.job, tag = answer.json(), answer.headers.get("ETag", "")
+                status = self.job["last_status"]
+                if self.job["finished_at"] or status == "running":
+                    return
+                if status == "building" and self.job["build_job"]:
+                    self._show_build(self.job["build_job"])
+                waiting = self.job.get("waiting")
+                if waiting and waiting != told and delay >= LAST_LOOK:
+                    told = waiting
+                    self._tell(waiting)
+            time.sleep(delay)
+            delay = min(LAST_LOOK, delay * 1.5)
+
+    def _show_build(self, name: str) -> None:
+        """Its log, on the terminal's side, while it is made; nothing of one that is done already."""
+        path = "/" + name.replace(".", "/")
+        if self._build != name:
+            self._build = name
+            build = self.client.get(path)
+            if build["last_status"] == "succeeded":
+                return
+            reason = (build.get("reason") or {}).get("text")
+            self._tell(f"Build {name}{f', because {reason}' if reason else ''}.")
+        if self._quiet:
+            return
+        self._build_offset = self._copy(f"{path}/logs", self._build_offset, sys.stderr.buffer)
+
+    def _copy(self, path: str, offset: int, out: BinaryIO) -> int:
+        """Copy a log from `offset` on until its run is done; the length it had then. A connection that breaks off is
+        gone on with where it broke."""
+        broken_since = None
+        while True:
+            try:
+                with self.client.send("GET", path, params={"follow": "true", "offset": offset}, stream=True) as answer:
+                    while data := answer.raw.read1(CHUNK):
+                        broken_since = None
+                        with self._shield():
+                            out.write(data)
+                            out.flush()
+                            offset += len(data)
+                            self._keep(path, offset)
+                    return offset
+            except (requests.RequestException, OSError, ServerError, urllib3.exceptions.HTTPError) as error:
+                if isinstance(error, BrokenPipeError) or not _passes(error):
+                    raise
+                broken_since = broken_since or time.monotonic()
+                if time.monotonic() - broken_since > BROKEN:
+                    raise
+                time.sleep(1.0)
+
+    def _keep(self, path: str, offset: int) -> None:
+        """What was written, for a `follow` behind an interruption: it repeats no byte and forgets none."""
+        if path.endswith(f"{self.path}/logs"):
+            self._offset = offset
+        else:
+            self._build_offset = offset
+
+    def _tell(self, text: str) -> None:
+        if not self._quiet:
+            say(click.style(text, dim=True))
+
+
+def _passes(error: Exception) -> bool:
+    """Whether it may work in a moment: not where the server has refused for good."""
+    if isinstance(error, ServerError):
+        return error.status == 503
+    return True
+
+
+def exit_code(job: dict[str, Any]) -> int:
+    """What `run` and `wait` end with: the job's own code, 128 + n for signal n, 125 where there was no such end."""
+    end = job.get("exit") or {}
+    if job["last_status"] == "succeeded":
+        return 0
+    if end.get("reason") in ("build", "lost", "image", "start"):
+        return FAILED
+    if end.get("signal"):
+        return 128 + int(end["signal"])
+    code = job.get("exit_code")
+    return int(code) if code else FAILED
+
+
+def ending(job: dict[str, Any], last: dict[str, Any] | None = None) -> str:
+    """How the job has ended, in a line."""
+    status = job["last_status"]
+    colour = {"succeeded": "green", "failed": "red", "upstream_failed": "red"}.get(status, "yellow")
+    words = [click.style(f"{job['unique_name']} {status}", fg=colour)]
+    if last and last.get("message") and status != "succeeded":
+        words.append(f": {last['message']}")
+    seconds = lasted(job)
+    return "".join(words) + (f" after {seconds}" if seconds else "")
+
+
+def lasted(job: dict[str, Any]) -> str:
+    """How long the job has taken from its start to its end or now; empty where it has not started."""
+    from datetime import UTC, datetime
+
+    if not job.get("started_at"):
+        return ""
+    end = datetime.fromisoformat(job["finished_at"]) if job.get("finished_at") else datetime.now(UTC)
+    seconds = max(0.0, (end - datetime.fromisoformat(job["started_at"])).total_seconds())
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"

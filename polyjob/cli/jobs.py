@@ -1,0 +1,223 @@
+"""The commands that look at jobs and act on them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+import yaml
+
+from polyjob.cli.client import Client, Failing, connect, fail, project_path, run_path, say
+from polyjob.cli.following import Follower, lasted
+from polyjob.cli.run import attend
+from polyjob.cli.tables import ago, coloured, local, print_facts, print_json, print_table
+
+as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+of_project = click.option("--project", "-p", help="Project, or user/project.  [default: POLYJOB_PROJECT]")
+
+
+@click.command()
+@of_project
+@click.option("--query", "-q", help="Conditions, such as status:failed,created_at:>=2026-11-01.")
+@click.option("--sort", "-s", help="Such as -created_at.")
+@click.option("--limit", "-n", type=click.IntRange(1), default=20, show_default=True, help="Jobs at most.")
+@click.option("--all", "-a", "everything", is_flag=True, help="All of them.")
+@as_json
+def ls(project: str | None, query: str | None, sort: str | None, limit: int, everything: bool, is_json: bool) -> None:
+    """List the jobs of a project, last changed first."""
+    with Failing():
+        client = connect()
+        path = f"{project_path(client, project)}/jobs"
+        parameters = {"query": query, "sort": sort, "cursor": "" if everything and "," not in (sort or "") else None}
+        found = list(client.walk(path, None if everything else limit, **parameters))
+    if is_json:
+        print_json(found)
+        return
+    if not found:
+        say("There are no jobs. Run one: polyjob run -- echo hello" if not query else "No job is like that.")
+        return
+    rows = [
+        [
+            str(job["id"]),
+            coloured(job["last_status"]),
+            job["name"] or "",
+            ago(job["created_at"]),
+            lasted(job),
+            "" if job["exit_code"] is None else str(job["exit_code"]),
+            job["user"],
+        ]
+        for job in found
+    ]
+    print_table(["ID", "STATUS", "NAME", "SUBMITTED", "TOOK", "CODE", "USER"], rows)
+
+
+@click.command()
+@click.argument("job")
+@of_project
+@as_json
+def show(job: str, project: str | None, is_json: bool) -> None:
+    """Show a job."""
+    with Failing():
+        client = connect()
+        shown = client.get(run_path(client, job, project))
+    if is_json:
+        print_json(shown)
+        return
+    end = shown["exit"] or {}
+    print_facts(
+        [
+            ("job", shown["unique_name"]),
+            ("name", shown["name"]),
+            ("status", coloured(shown["last_status"])),
+            ("waiting", shown["waiting"]),
+            ("exit code", shown["exit_code"]),
+            ("signal", end.get("signal")),
+            ("reason", end.get("reason") if end.get("reason") != "exited" else None),
+            ("message", end.get("message")),
+            ("user", shown["user"]),
+            ("submitted", local(shown["created_at"])),
+            ("started", local(shown["started_at"])),
+            ("finished", local(shown["finished_at"])),
+            ("took", lasted(shown)),
+            ("build", shown["build_job"]),
+            ("original", f"{shown['original']} ({shown['cloning_strategy']})" if shown["original"] else None),
+            ("node", shown["node_scheduled"]),
+            ("tags", ", ".join(shown["tags"] or [])),
+            ("description", shown["description"]),
+            ("page", shown["urls"]["page"]),
+        ]
+    )
+    for note in shown["notes"]:
+        click.echo(click.style(note["text"], fg="yellow"))
+    if shown["config"]:
+        click.echo()
+        click.echo(yaml.safe_dump(shown["config"], sort_keys=False, allow_unicode=True).rstrip())
+
+
+@click.command()
+@click.argument("job")
+@of_project
+@click.option("--follow", "-f", is_flag=True, help="Go on until the job is done.")
+@click.option("--tail", "-n", type=click.IntRange(0), help="Only the last so many lines.")
+@click.option("--build", "-b", is_flag=True, help="JOB is a build.")
+def logs(job: str, project: str | None, follow: bool, tail: int | None, build: bool) -> None:
+    """Print the log of a job or build, byte for byte."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with Failing():
+        client = connect()
+        path = run_path(client, job, project, "builds" if build else "jobs")
+        if follow and tail is None and not build:
+            Follower(client, path, quiet=True).follow()
+            return
+        parameters = {"follow": "true" if follow else "false"} | ({} if tail is None else {"tail": str(tail)})
+        with client.send("GET", f"{path}/logs", params=parameters, stream=True) as answer:
+            while data := answer.raw.read1(1 << 16):
+                sys.stdout.buffer.write(data)
+                sys.stdout.buffer.flush()
+
+
+@click.command()
+@click.argument("job")
+@of_project
+@as_json
+def statuses(job: str, project: str | None, is_json: bool) -> None:
+    """Show what became of a job, and when."""
+    with Failing():
+        client = connect()
+        found = list(client.walk(f"{run_path(client, job, project)}/statuses", None))
+    if is_json:
+        print_json(found)
+        return
+    rows = [[local(row["created_at"]), coloured(row["status"]), row["message"] or ""] for row in found]
+    print_table(["WHEN", "STATUS", "MESSAGE"], rows)
+
+
+@click.command()
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@of_project
+@click.option("--wait", "-w", "waits", is_flag=True, help="Until nothing is left of them.")
+def stop(jobs: tuple[str, ...], project: str | None, waits: bool) -> None:
+    """Stop jobs. Those that are done stay as they are."""
+    with Failing():
+        client = connect()
+        paths = [run_path(client, job, project) for job in jobs]
+        for path in paths:
+            client.post(f"{path}/stop")
+        for path in paths if waits else []:
+            Follower(client, path).until_done()
+
+
+@click.command()
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@of_project
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+def delete(jobs: tuple[str, ...], project: str | None, yes: bool) -> None:
+    """Delete jobs with all that they wrote; those that run are stopped first."""
+    with Failing():
+        client = connect()
+        paths = [run_path(client, job, project) for job in jobs]
+        if not yes and sys.stdin.isatty():
+            click.confirm(f"Delete {', '.join(jobs)} with logs and outputs?", abort=True, err=True)
+        for path in paths:
+            client.send("DELETE", path)
+
+
+def _clone(strategy: str, line: str) -> click.Command:
+    @click.command(strategy, help=line)
+    @click.argument("job")
+    @of_project
+    @click.option("--file", "-f", "file", type=click.File(), help="Patch of the config, YAML or JSON.")
+    @click.option(
+        "--env", "-e", "variables", multiple=True, metavar="NAME=VALUE", help="Variable, beside the config's."
+    )
+    @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="Parameter of the config.")
+    @click.option("--update-code", is_flag=True, help="With the project's newest code.")
+    @click.option("--detach", "-d", is_flag=True, help="Print the new job's number, and do not wait.")
+    @click.option("--quiet", "-q", is_flag=True, help="Show nothing but what the job writes.")
+    def command(job: str, project: str | None, detach: bool, quiet: bool, **given: Any) -> None:
+        with Failing(125):
+            client = connect()
+            path = run_path(client, job, project)
+            made = client.post(f"{path}/{strategy}", _patch(client, path, **given), once=True)
+            if detach:
+                click.echo(made["id"])
+                return
+            if not quiet:
+                say(click.style(f"{made['unique_name']}  {made['urls']['page']}", dim=True))
+            raise SystemExit(attend(client, "/" + made["unique_name"].replace(".", "/"), quiet))
+
+    return command
+
+
+def _patch(
+    client: Client, path: str, file: Any, variables: tuple[str, ...], params: tuple[str, ...], update_code: bool
+) -> dict[str, Any]:
+    from polyjob.cli.run import _pairs, _value
+
+    patch: dict[str, Any] = yaml.safe_load(file) if file else {}
+    if not isinstance(patch, dict):
+        fail("The patch is no mapping.", 125)
+    if variables:
+        config = client.get(path)["config"] or {}
+        before = dict((config.get("environment") or {}).get("env_vars") or [])
+        pairs = [list(pair) for pair in (before | dict(_pairs(variables, "--env"))).items()]
+        patch.setdefault("environment", {})["env_vars"] = pairs
+    if params:
+        patch.setdefault("params", {}).update({name: _value(text) for name, text in _pairs(params, "--param")})
+    return ({"config": patch} if patch else {}) | ({"update_code": True} if update_code else {})
+
+
+commands: dict[str, click.Command | Callable[..., Any]] = {
+    "ls": ls,
+    "show": show,
+    "logs": logs,
+    "statuses": statuses,
+    "stop": stop,
+    "delete": delete,
+    "restart": _clone("restart", "Run a job's config again, in a new job with empty outputs."),
+    "resume": _clone("resume", "Run a job's config again, in a new job that goes on with its outputs."),
+    "copy": _clone("copy", "Run a job's config again, in a new job with a copy of its outputs."),
+}

@@ -1,0 +1,129 @@
+"""`polyjob outputs`: the files that a job left."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+import requests
+import urllib3
+
+from polyjob.cli.client import Client, Failing, connect, fail, run_path, say
+from polyjob.cli.tables import print_json, size
+
+CHUNK = 1 << 18
+TRIES = 5
+
+
+@click.command()
+@click.argument("job")
+@click.argument("path", required=False)
+@click.option("--project", "-p", help="Project, or user/project.  [default: POLYJOB_PROJECT]")
+@click.option("--output", "-o", metavar="FILE", help="Where to; - is the terminal or pipe.")
+@click.option("--tree", "-t", is_flag=True, help="List the files, or those below PATH.")
+@click.option("--json", "is_json", is_flag=True, help="List as JSON.")
+def outputs(job: str, path: str | None, project: str | None, output: str | None, tree: bool, is_json: bool) -> None:
+    """Download all that a job left as a tar.gz, or print the file PATH of it.
+
+    \b
+      polyjob outputs 7                     saves quick-start-7.tar.gz
+      polyjob outputs 7 --tree              lists the files
+      polyjob outputs 7 model/loss.csv      prints one
+    """
+    with Failing():
+        client = connect()
+        at = run_path(client, job, project)
+        if tree or is_json:
+            _list(client, at, path or "", is_json)
+        elif path:
+            _save(client, f"{at}/outputs/files", {"path": path}, output or "-")
+        else:
+            _, _, name, _, number = at.split("/")
+            _save(client, f"{at}/outputs/download", {}, output or f"{name}-{number}.tar.gz")
+
+
+def _list(client: Client, at: str, path: str, is_json: bool) -> None:
+    found = sorted(_below(client, at, path.strip("/")))
+    if is_json:
+        print_json([{"path": name, "size": length} for name, length in found])
+        return
+    for name, length in found:
+        click.echo(f"{size(length):>10}  {name}")
+
+
+def _below(client: Client, at: str, folder: str) -> list[tuple[str, int]]:
+    found, waiting = [], [folder]
+    while waiting:
+        here = waiting.pop()
+        listed = client.get(f"{at}/outputs/tree", path=here)
+        prefix = f"{here}/" if here else ""
+        found += [(f"{prefix}{name}", length) for name, length in listed["files"]]
+        waiting += [f"{prefix}{name}" for name in listed["dirs"]]
+    return found
+
+
+def _save(client: Client, address: str, parameters: dict[str, str], target: str) -> None:
+    if target == "-":
+        _fetch(client, address, parameters, sys.stdout.buffer, progress=False)
+        return
+    part = Path(f"{target}.part")
+    try:
+        with part.open("wb") as file:
+            length = _fetch(client, address, parameters, file, progress=sys.stderr.isatty())
+        part.rename(target)
+    except OSError as error:
+        if isinstance(error, requests.RequestException):
+            raise
+        fail(f"{target} cannot be written: {error.strerror}.")
+    finally:
+        part.unlink(missing_ok=True)
+    say(f"{target}: {size(length)}")
+
+
+def _fetch(client: Client, address: str, parameters: dict[str, str], out: BinaryIO, progress: bool) -> int:
+    """Bytes that came. A download of what is sealed goes on where a broken connection left it."""
+    done, tag, tries = 0, "", 0
+    while True:
+        headers = {"Range": f"bytes={done}-", "If-Range": tag} if done and tag else {}
+        headers["Accept-Encoding"] = "identity"
+        try:
+            with client.send("GET", address, params=parameters, headers=headers, stream=True) as answer:
+                if done and answer.status_code != 206:
+                    fail("The download broke off, and cannot be gone on with.")
+                tag = answer.headers.get("ETag", "")
+                length = int(answer.headers.get("Content-Length", 0)) + done
+                with _bar(length if progress else 0) as bar:
+                    bar.update(done)
+                    while data := answer.raw.read(CHUNK):
+                        out.write(data)
+                        done += len(data)
+                        bar.update(len(data))
+            if length and done < length:
+                raise requests.ConnectionError("cut short")
+            return done
+        except (requests.ConnectionError, urllib3.exceptions.HTTPError):
+            tries += 1
+            if tries == TRIES or not tag:
+                raise requests.ConnectionError("broken off") from None
+
+
+def _bar(length: int) -> Any:
+    if length:
+        return click.progressbar(length=length, file=sys.stderr, show_pos=False)
+    return _NoBar()
+
+
+class _NoBar:
+    def __enter__(self) -> _NoBar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def update(self, count: int) -> None:
+        pass
+
+
+commands = {"outputs": outputs}

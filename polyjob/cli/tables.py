@@ -1,0 +1,66 @@
+"""What commands print of lists and things: columns for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+COLOURS = {
+    "succeeded": "green", "failed": "red", "upstream_failed": "red", "stopped": "yellow", "running": "blue",
+    "building": "blue", "scheduled": "blue",
+}  # fmt: skip
+
+
+def print_json(document: Any) -> None:
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns as wide as they need to be. Cells may be styled."""
+    lines = [[*heads], *map(list, rows)]
+    widths = [max(len(click.unstyle(line[index])) for line in lines) for index in range(len(heads))]
+    for number, line in enumerate(lines):
+        cells = [cell + " " * (width - len(click.unstyle(cell))) for cell, width in zip(line, widths, strict=True)]
+        text = "  ".join(cells).rstrip()
+        click.echo(click.style(text, dim=True) if number == 0 else text)
+
+
+def print_facts(facts: Iterable[tuple[str, Any]]) -> None:
+    """Name and value, one a line; what has no value is left out."""
+    shown = [(name, str(value)) for name, value in facts if value not in (None, "", [], {})]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        click.echo(f"{click.style(name.ljust(width), dim=True)}  {value}")
+
+
+def coloured(status: str) -> str:
+    return click.style(status, fg=COLOURS.get(status))
+
+
+def ago(moment: str | None) -> str:
+    """How long an instant is past, in its largest unit."""
+    if not moment:
+        return ""
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit} ago"
+    return f"{max(0, int(seconds))} s ago"
+
+
+def local(moment: str | None) -> str:
+    """An instant in the zone of this machine, to the second."""
+    return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else ""
+
+
+def size(count: int) -> str:
+    number = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000 or unit == "GB":
+            return f"{int(number)} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return ""

@@ -1,0 +1,293 @@
+"""The command line against a real server, as scripts and people use it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import ROOT, Server, eventually
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("cli"), slots="3") as started:
+        yield started
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "polyjob", *arguments]
+
+
+def environment(server: Server, **more: str) -> dict[str, str]:
+    return server.environment | {"POLYJOB_DATA_DIR": str(server.data_dir)} | more
+
+
+def polyjob(server: Server, *arguments: str, data: bytes = b"", **more: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        command(*arguments), input=data, capture_output=True, timeout=60, env=environment(server, **more), cwd=ROOT
+    )
+
+
+def printed(server: Server, *arguments: str) -> Any:
+    done = polyjob(server, *arguments)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_run_shows_the_output_and_ends_with_the_jobs_code(server: Server) -> None:
+    done = polyjob(server, "run", "--", r"printf 'a\377\000\r\n'; echo b >&2; exit 7")
+    assert (done.returncode, done.stdout) == (7, b"a\xff\x00\r\nb\n")
+    assert b"failed: exit-code(7)" in done.stderr
+
+
+def test_several_words_stay_as_they_are(server: Server) -> None:
+    done = polyjob(server, "run", "--", sys.executable, "-c", 'print("a  b")')
+    assert (done.returncode, done.stdout) == (0, b"a  b\n")
+
+
+def test_signals_and_failed_builds_have_codes_of_their_own(server: Server) -> None:
+    assert polyjob(server, "run", "--", "kill -9 $$").returncode == 137
+    done = polyjob(server, "run", "--step", "echo making >&2; exit 3", "--", "echo never")
+    assert (done.returncode, done.stdout) == (125, b"")
+    assert b"making" in done.stderr
+    assert b"step 1 ended with exit code 3" in done.stderr
+
+
+def test_a_build_shows_on_the_error_side_and_is_reused_in_silence(server: Server) -> None:
+    arguments = ["run", "--step", "echo making", "-e", "X=1 2", "--", "echo $X"]
+    first, second = polyjob(server, *arguments), polyjob(server, *arguments)
+    assert (first.stdout, second.stdout) == (b"1 2\n", b"1 2\n")
+    assert b"making" in first.stderr
+    assert b"making" not in second.stderr
+
+
+def test_what_the_server_refuses_is_said_field_by_field(server: Server) -> None:
+    done = polyjob(server, "run", "-i", "a b", "-e", "1=2", "--", "x")
+    assert done.returncode == 125
+    assert b"/config/build/image: Invalid docker image `a b`." in done.stderr
+    assert b"/config/environment/env_vars/0" in done.stderr
+    assert polyjob(server, "show", "98765").returncode == 1
+    assert b"POLYJOB_TOKEN" in polyjob(server, "ls", POLYJOB_TOKEN="x").stderr
+
+
+def test_detached_jobs_are_waited_for_looked_at_and_listed(server: Server) -> None:
+    done = polyjob(server, "run", "-d", "--name", "named", "--tag", "t", "--", "echo x; exit 4")
+    number = done.stdout.decode().strip()
+    assert number.isdecimal()
+    assert polyjob(server, "wait", number).returncode == 4
+    assert polyjob(server, "wait", "--timeout", "0", number).returncode == 4
+    assert polyjob(server, "logs", number).stdout == b"x\n"
+    shown = printed(server, "show", number, "--json")
+    assert (shown["name"], shown["tags"], shown["exit_code"]) == ("named", ["t"], 4)
+    text = polyjob(server, "show", f"root.quick-start.jobs.{number}").stdout.decode()
+    assert "named" in text and "exit code  4" in text
+    assert [job["id"] for job in printed(server, "ls", "--query", "name:named", "--json")] == [int(number)]
+    assert "named" in polyjob(server, "ls", "--all", NO_COLOR="1").stdout.decode()
+    assert [row["status"] for row in printed(server, "statuses", number, "--json")][-1] == "failed"
+    assert b"exit-code(4)" in polyjob(server, "statuses", number).stdout
+    assert b"\x1b" not in polyjob(server, "ls").stdout
+
+
+def test_logs_are_followed_and_cut(server: Server) -> None:
+    number = str(server.submit("seq 5; sleep 0.5; echo last")["id"])
+    assert polyjob(server, "logs", "-f", number).stdout == b"1\n2\n3\n4\n5\nlast\n"
+    assert polyjob(server, "logs", "-n", "2", number).stdout == b"5\nlast\n"
+    assert polyjob(server, "logs", "-f", "-n", "1", number).stdout == b"last\n"
+
+
+def test_clones(server: Server, tmp_path: Path) -> None:
+    number = str(server.submit('echo "$V"; echo more >> $POLYAXON_RUN_OUTPUTS_PATH/f')["id"])
+    server.until_done(int(number))
+    assert polyjob(server, "restart", number, "-e", "V=new").stdout == b"new\n"
+    patch = tmp_path / "patch.yml"
+    patch.write_text("run: {cmd: 'cat $POLYAXON_RUN_OUTPUTS_PATH/f'}\n")
+    assert polyjob(server, "resume", number, "-f", str(patch)).stdout == b"more\n"
+    made = polyjob(server, "copy", "-d", number).stdout.decode().strip()
+    assert printed(server, "show", made, "--json")["cloning_strategy"] == "copy"
+    assert polyjob(server, "wait", made).returncode == 0
+
+
+def test_outputs(server: Server, tmp_path: Path) -> None:
+    number = str(server.submit("cd $POLYAXON_RUN_OUTPUTS_PATH; mkdir d; printf ab > d/f; printf x > g")["id"])
+    server.until_done(int(number))
+    assert printed(server, "outputs", number, "--json") == [{"path": "d/f", "size": 2}, {"path": "g", "size": 1}]
+    assert b"2 B  d/f" in polyjob(server, "outputs", number, "--tree", "d").stdout
+    assert polyjob(server, "outputs", number, "d/f").stdout == b"ab"
+    target = tmp_path / "all.tar.gz"
+    assert polyjob(server, "outputs", number, "-o", str(target)).returncode == 0
+    with tarfile.open(target) as archive:
+        assert f"{number}/d/f" in archive.getnames()
+    piped = polyjob(server, "outputs", number, "-o", "-").stdout
+    with tarfile.open(fileobj=io.BytesIO(piped)) as archive:
+        assert f"{number}/g" in archive.getnames()
+    assert polyjob(server, "outputs", number, "none").returncode == 1
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_code_is_uploaded(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("code\n")
+    (tmp_path / "b.log").write_text("no\n")
+    (tmp_path / ".gitignore").write_text("*.log\n")
+    done = polyjob(server, "run", "-p", "uploaded", "-u", str(tmp_path), "--", "cat a.txt; ls")
+    assert (done.returncode, done.stdout) == (0, b"code\na.txt\n")
+    assert b"Made the project root.uploaded." in done.stderr
+    assert b"Uploaded 2 files" in done.stderr
+
+
+def test_stop_and_delete(server: Server) -> None:
+    numbers = [str(server.submit("sleep 600")["id"]) for _ in range(2)]
+    assert polyjob(server, "stop", "--wait", *numbers).returncode == 0
+    assert [server.job(int(number))["last_status"] for number in numbers] == ["stopped", "stopped"]
+    assert polyjob(server, "delete", *numbers).returncode == 0
+    assert polyjob(server, "show", numbers[0]).returncode == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_without_a_terminal_a_signal_stops_the_job(server: Server, number: int) -> None:
+    process = subprocess.Popen(
+        command("run", "--", "trap 'echo bye; exit 5' TERM; echo begun; while :; do sleep 0.1; done"),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(server), cwd=ROOT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert out.endswith(b"bye\n")
+    assert b"begun" not in out
+    assert b"stopped" in err
+
+
+def on_terminal(server: Server, *arguments: str) -> tuple[int, int]:
+    """(pid, the terminal's other side) of a command that has a terminal."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.execve(sys.executable, command(*arguments), environment(server))
+    return pid, terminal
+
+
+def read_until(terminal: int, word: bytes, seconds: float = 30) -> bytes:
+    seen, deadline = b"", time.monotonic() + seconds
+    while word not in seen and time.monotonic() < deadline:
+        if select.select([terminal], [], [], 0.2)[0]:
+            with contextlib.suppress(OSError):
+                seen += os.read(terminal, 4096)
+    assert word in seen, seen
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("reply", "code", "status"), [(b"d\n", 0, "running"), (b"s\n", 130, "stopped"), (b"\x03", 130, "stopped")]
+)
+def test_on_a_terminal_ctrl_c_asks(server: Server, reply: bytes, code: int, status: str) -> None:
+    pid, terminal = on_terminal(server, "run", "--", "echo begun; sleep 600")
+    try:
+        read_until(terminal, b"begun\r\n")
+        os.write(terminal, b"\x03")
+        read_until(terminal, b"detach")
+        os.write(terminal, reply)
+        read_until(terminal, b"goes on" if code == 0 else b"stopped")
+        _, ended = os.waitpid(pid, 0)
+    finally:
+        os.close(terminal)
+    assert os.waitstatus_to_exitcode(ended) == code
+    job = server.call("GET", "/api/v1/root/quick-start/jobs?limit=1&sort=-created_at").json["results"][0]
+    assert job["last_status"] == status
+    server.call("POST", f"/api/v1/root/quick-start/jobs/{job['id']}/stop")
+
+
+def test_colour_is_for_terminals_that_want_it(server: Server) -> None:
+    server.until_done(server.submit("true")["id"])
+    pid, terminal = on_terminal(server, "ls", "-n", "1")
+    assert b"\x1b[" in read_until(terminal, b"root\r\n")
+    os.waitpid(pid, 0)
+    os.close(terminal)
+
+
+def test_run_goes_on_where_a_dead_server_left_it(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        _run_on(server)
+
+
+def _run_on(server: Server) -> None:
+    process = subprocess.Popen(
+        command("run", "--", "echo one; sleep 4; echo two; exit 3"), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=environment(server), cwd=ROOT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"one\n"
+    server.kill()
+    server.start()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (3, b"two\n"), err
+
+
+def test_projects(server: Server) -> None:
+    assert polyjob(server, "projects", "create", "p1", "-d", "words", "--public").stdout == b"root.p1\n"
+    assert printed(server, "projects", "show", "p1", "--json")["is_public"] is True
+    assert b"words" in polyjob(server, "projects", "ls").stdout
+    assert polyjob(server, "projects", "update", "p1", "--name", "p2", "--private").stdout == b"root.p2\n"
+    assert b"root.p2" in polyjob(server, "projects", "show", "p2").stdout
+    for verb in ("archive", "restore", "delete"):
+        assert polyjob(server, "projects", verb, "p2").returncode == 0
+    assert "root.p2" not in [row["unique_name"] for row in printed(server, "projects", "ls", "--json")]
+
+
+def test_keys(server: Server) -> None:
+    key = (
+        polyjob(server, "token", "create", "ci", "--scope", "read", "-p", "quick-start", "--days", "1")
+        .stdout.decode()
+        .strip()
+    )
+    assert polyjob(server, "ls", POLYJOB_TOKEN=key).returncode == 0
+    assert b"takes `submit`" in polyjob(server, "run", "--", "true", POLYJOB_TOKEN=key).stderr
+    row = next(row for row in printed(server, "token", "ls", "--json") if row["name"] == "ci")
+    assert b"ci" in polyjob(server, "token", "ls").stdout
+    assert polyjob(server, "token", "revoke", str(row["id"])).returncode == 0
+    assert polyjob(server, "ls", POLYJOB_TOKEN=key).returncode == 1
+    link = polyjob(server, "token", "link").stdout.decode().strip()
+    assert link.startswith(f"http://127.0.0.1:{server.port}/sign-in/")
+    assert server.call("GET", link.partition(str(server.port))[2]).status == 303
+
+
+def test_users(server: Server) -> None:
+    assert polyjob(server, "user", "create", "bob", data=b"a long password\n").stdout == b"bob\n"
+    assert polyjob(server, "user", "create", "eva", "--no-password", "--admin").returncode == 0
+    assert [row["username"] for row in printed(server, "user", "ls", "--json")] == ["bob", "eva", "root"]
+    for verb in ("deactivate", "activate", "grant", "revoke"):
+        assert polyjob(server, "user", verb, "bob").returncode == 0
+    assert polyjob(server, "user", "password", "bob", data=b"a longer password\n").returncode == 0
+    assert b"bob" in polyjob(server, "user", "ls").stdout
+    for name in ("bob", "eva"):
+        assert polyjob(server, "user", "delete", name).returncode == 0
+
+
+def test_doctor(server: Server) -> None:
+    done = polyjob(server, "doctor")
+    assert done.returncode == 0, done.stdout
+    assert b"engine" in done.stdout
+    found = {row["part"]: row for row in printed(server, "doctor", "--json")}
+    assert found["isolation"]["ok"] is True
+    bad = polyjob(server, "doctor", POLYJOB_TOKEN="x")
+    assert bad.returncode == 1
+    assert b"BAD" in bad.stdout
+
+
+def test_the_address_of_the_server_is_left_for_commands(server: Server) -> None:
+    assert (server.data_dir / "address").read_text() == f"http://127.0.0.1:{server.port}\n"
+    assert eventually(lambda: polyjob(server, "ls").returncode == 0)

@@ -1,0 +1,169 @@
+"""The command line without a server: what options make of a config, names, exit codes, tables."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from polyjob.cli import COMMANDS, main
+from polyjob.cli.client import Client, project_path, run_path
+from polyjob.cli.following import ending, exit_code, lasted
+from polyjob.cli.run import config_of
+from polyjob.cli.tables import ago, print_facts, print_table, size
+
+NOTHING = {
+    "image": None, "steps": (), "variables": (), "params": (), "file": None, "upload": None, "name": None, "tags": (),
+    "timeout": None,
+}  # fmt: skip
+
+
+def body(*command, **given):
+    return config_of(command, **(NOTHING | given))
+
+
+def invoke(*arguments, **environment):
+    clean = {"POLYJOB_URL": None, "POLYJOB_TOKEN": None, "POLYJOB_PROJECT": None} | environment
+    return CliRunner().invoke(main, arguments, env=clean)
+
+
+class TestConfig:
+    def test_one_word_is_shell_text_and_several_are_one_command(self):
+        assert body("a && b")["config"]["run"] == {"cmd": "a && b"}
+        assert body("python", "-c", 'print("a  b")')["config"]["run"] == {"cmd": """python -c 'print("a  b")'"""}
+
+    def test_options_become_parts(self):
+        made = body(
+            "x", image="i", steps=("s", "t"), variables=("A=1=2", "B="), name="n", tags=("a",), timeout=2.5,
+            params=("n=3", "s=three", "l=[1, 2]", "b=yes: no: x"),
+        )  # fmt: skip
+        assert made == {
+            "config": {
+                "run": {"cmd": "x"}, "build": {"image": "i", "build_steps": ["s", "t"]},
+                "environment": {"env_vars": [["A", "1=2"], ["B", ""]]},
+                "params": {"n": 3, "s": "three", "l": [1, 2], "b": "yes: no: x"}, "termination": {"timeout": 2.5},
+            },
+            "name": "n", "tags": ["a"],
+        }  # fmt: skip
+
+    def test_add_to_a_file(self, tmp_path):
+        file = tmp_path / "job.yml"
+        file.write_text("run: {cmd: old}\nbuild: {image: i, build_steps: [a]}\nenvironment: {env_vars: {X: 1}}\n")
+        made = body(file=file, steps=("b",), variables=("Y=2",))["config"]
+        assert made["run"] == {"cmd": "old"}
+        assert made["build"] == {"image": "i", "build_steps": ["a", "b"]}
+        assert made["environment"]["env_vars"] == [["X", 1], ["Y", "2"]]
+        assert body("new", file=file)["config"]["run"] == {"cmd": "new"}
+
+    @pytest.mark.parametrize(
+        ("arguments", "word"),
+        [(["run"], "no command"), (["run", "-e", "A", "--", "x"], "NAME=VALUE"), (["run", "-f", "FILE"], "no config")],
+    )
+    def test_that_cannot_be_is_said_with_code_125(self, arguments, word, tmp_path):
+        file = tmp_path / "list.yml"
+        file.write_text("- a\n")
+        result = invoke(*[str(file) if word == "FILE" else word for word in arguments])
+        assert result.exit_code == 125
+        assert word in result.stderr
+        assert result.stdout == ""
+
+
+class TestNames:
+    @pytest.fixture
+    def client(self):
+        client = Client("http://x", "k", True)
+        client._me = "ana"
+        return client
+
+    @pytest.mark.parametrize(
+        ("name", "path"),
+        [("demo", "/ana/demo"), ("bob/demo", "/bob/demo"), ("bob.demo", "/bob/demo"), (None, "/ana/quick-start")],
+    )
+    def test_of_projects(self, client, name, path, monkeypatch):
+        monkeypatch.delenv("POLYJOB_PROJECT", raising=False)
+        assert project_path(client, name) == path
+        monkeypatch.setenv("POLYJOB_PROJECT", "eva/set")
+        assert project_path(client, None) == "/eva/set"
+
+    @pytest.mark.parametrize(
+        ("name", "path"),
+        [("7", "/ana/demo/jobs/7"), ("other/7", "/ana/other/jobs/7"), ("bob/other/7", "/bob/other/jobs/7"),
+         ("bob.other.jobs.7", "/bob/other/jobs/7")],
+    )  # fmt: skip
+    def test_of_jobs(self, client, name, path):
+        assert run_path(client, name, "demo") == path
+
+    @pytest.mark.parametrize("name", ["x", "a/b/c/7", "a.b.builds.7", "-1", ""])
+    def test_that_are_none(self, client, name, capsys):
+        with pytest.raises(SystemExit):
+            run_path(client, name, "demo")
+        assert "polyjob: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("status", "end", "code", "expected"),
+    [("succeeded", {"reason": "exited"}, 0, 0), ("failed", {"reason": "exited"}, 7, 7),
+     ("failed", {"signal": 9}, None, 137), ("failed", {"reason": "oom", "signal": 9}, 137, 137),
+     ("failed", {"reason": "lost"}, None, 125), ("upstream_failed", {"reason": "build"}, None, 125),
+     ("stopped", {"signal": 15}, 143, 143), ("stopped", None, None, 125)],
+)  # fmt: skip
+def test_exit_codes(status, end, code, expected):
+    assert exit_code({"last_status": status, "exit": end, "exit_code": code}) == expected
+
+
+def test_an_end_is_told_in_a_line():
+    job = {"unique_name": "a.b.jobs.1", "last_status": "failed", "started_at": None}
+    assert click.unstyle(ending(job, {"message": "exit-code(7)"})) == "a.b.jobs.1 failed: exit-code(7)"
+    job |= {"started_at": "2026-01-01T00:00:00+00:00", "finished_at": "2026-01-01T01:02:03+00:00"}
+    assert lasted(job) == "1 h 02 min"
+    assert lasted(job | {"finished_at": "2026-01-01T00:02:03+00:00"}) == "2 min 03 s"
+
+
+def test_tables_stand_in_columns(capsys):
+    print_table(["A", "LONG"], [[click.style("x", fg="red"), "y"], ["xxx", ""]])
+    assert [click.unstyle(line) for line in capsys.readouterr().out.splitlines()] == ["A    LONG", "x    y", "xxx"]
+    print_facts([("one", 1), ("longer", None), ("two", "x")])
+    assert [click.unstyle(line) for line in capsys.readouterr().out.splitlines()] == ["one  1", "two  x"]
+    assert [size(0), size(999), size(1500), size(2_500_000_000)] == ["0 B", "999 B", "1.5 kB", "2.5 GB"]
+    assert ago(None) == ""
+    assert ago("2020-01-01T00:00:00+00:00").endswith(" d ago")
+
+
+def test_every_command_has_help():
+    for name, (_, line) in COMMANDS.items():
+        result = invoke(name, "--help")
+        assert result.exit_code == 0, name
+        assert not line or line.split()[0].strip(",").lower() in result.stdout.lower(), name
+    listed = invoke("--help").stdout
+    assert "doctor" in listed
+    assert "helper" not in listed
+    assert invoke("nonsense").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["ls"], 1), (["run", "--", "x"], 125), (["wait", "1"], 125), (["doctor"], 1)]
+)
+def test_without_a_server_one_line_says_how_to_start_one(arguments, code, tmp_path):
+    result = invoke(*arguments, POLYJOB_DATA_DIR=str(tmp_path), POLYJOB_PORT="1")
+    assert result.exit_code == code
+    assert "polyjob serve" in result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
+    named = invoke("ls", POLYJOB_URL="127.0.0.1:1")
+    assert "POLYJOB_URL" in named.stderr
+
+
+def test_a_setting_that_is_wrong_is_said(tmp_path):
+    assert "POLYJOB_SLOTS" in invoke("ls", POLYJOB_SLOTS="x").stderr
+
+
+def test_commands_that_only_speak_http_load_no_server():
+    code = (
+        "import sys; from polyjob.cli import main; [main.get_command(None, name) for name in ('ls', 'run', 'doctor')]"
+    )
+    code += "; print([name for name in ('flask', 'peewee', 'marshmallow', 'gunicorn') if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert json.loads(found.stdout.replace("'", '"')) == []
