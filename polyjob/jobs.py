@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -24,6 +25,8 @@ from polyjob.idempotency import Once, begin
 from polyjob.models import CLAIMED, QUEUED, SHOWN, Build, Job, JobStatus, Project, User
 from polyjob.query import JOB_FIELDS, JOB_ORDERS, conditions, ordering
 from polyjob.schemas.config import load_config
+from polyjob.schemas.parameters import is_parametrised
+from polyjob.schemas.texts import parse_content
 from polyjob.settings import Settings
 from polyjob.statements import Prepared, insert
 from polyjob.statuses import Status
@@ -185,7 +188,7 @@ def clone(
         detail = f"Job {source.unique_name} is {source.status}; {strategy} takes only a job that is done."
         raise Invalid([Problem("", detail)])
     patch = attributes.get("config") or {}
-    config = load_config(merge(source.config, patch)) if source.config is not None or patch else None
+    config, content = _patched(source, patch)
     notes = specs.check(config, settings.runner) if config and source.is_managed else []
     identity = uuid.uuid4().hex
     own = config or {}
@@ -206,7 +209,7 @@ def clone(
                 "data_refs": source.data_refs,
                 "ttl": attributes.get("ttl") if attributes.get("ttl") is not None else source.ttl,
                 "config": config,
-                "content": source.content if not patch else None,
+                "content": content,
                 "is_managed": source.is_managed,
                 "runner": settings.runner,
                 "notes": notes or None,
@@ -219,6 +222,23 @@ def clone(
         keep(job)
     send_hint(settings.data_dir)
     return job
+
+
+def _patched(source: Job, patch: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
+    """(config, content) of a clone. A config with params is patched as it was sent and its params are put in anew, so
+    that other params make another command."""
+    if source.config is None and not patch:
+        return None, source.content
+    document = source.config
+    if source.content is not None and is_parametrised(source.config):
+        document = parse_content(source.content)
+        if document.get("declarations") is not None:
+            document["params"] = document.pop("declarations")
+    merged = merge(document, patch)
+    config = load_config(merged)
+    if not patch:
+        return config, source.content
+    return config, json.dumps(merged, ensure_ascii=False) if is_parametrised(merged) else None
 
 
 @contextlib.contextmanager

@@ -167,6 +167,8 @@ def job_env(job: Job, settings: Settings, token: str) -> dict[str, str]:
         "POLYAXON_REFS_OUTPUTS_PATHS": json.dumps({"jobs": [], "experiments": []}),
         "POLYAXON_SECRET_USER_TOKEN": token,
     }
+    if config.get("params"):
+        env["POLYAXON_PARAMS"] = json.dumps(config["params"])
     if not asked.gpu:
         env["NVIDIA_VISIBLE_DEVICES"] = "none"
     return env | build_env(config.get("build") or {}) | dict((config.get("environment") or {}).get("env_vars") or [])

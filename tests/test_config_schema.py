@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polyjob.errors import Invalid
-from polyjob.schemas.config import load_config, parse_content
+from polyjob.schemas.config import load_config
+from polyjob.schemas.texts import parse_content
 
 RUN = {"run": {"cmd": "true"}}
 HEAD = {"version": 1, "kind": "job"}
@@ -295,7 +296,9 @@ class TestContent:
         assert parse_content("{'run': {'cmd': ('a', None, True)}}") == {"run": {"cmd": ["a", None, True]}}
 
     @pytest.mark.parametrize(
-        "text", ["bar", "", "{", "run: {cmd: a}", "{1, 2}", "b'x'", "__import__('os')", "1j", "[" * 5000, "(" * 5000]
+        "text",
+        ["bar", "", "{", "run: {cmd: a", "!!set {1, 2}", "b'x'", "__import__('os')", "1j", "[" * 5000, "(" * 5000],
+        ["bar", "", "{", "run: {cmd: a", "!!set {1, 2}", "b'x'", "__import__('os')", "1j", "[" * 5000, "(" * 5000],
     )
     def test_or_refused_at_its_pointer(self, text):
         with pytest.raises(Invalid) as caught:

@@ -35,6 +35,7 @@ LAYERS = [
         "polyjob.clock",
         "polyjob.crashpoints",
         "polyjob.errors",
+        "polyjob.first_names",
         "polyjob.scopes",
         "polyjob.settings",
         "polyjob.statuses",

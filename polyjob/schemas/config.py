@@ -1,14 +1,12 @@
 """The job's config: what a user writes, checked whole, to the one form that is stored.
 
 Stored: `version` 1, `kind` `job`, and what was given; nothing that is null. Variables are a list of
-`[name, value]` texts, tags a list, resources as `polyjob.schemas.resources` has them. Which runner honours what is
-not asked here.
+`[name, value]` texts, tags a list, resources as `polyjob.schemas.resources` has them, params resolved. Which runner
+honours what is not asked here.
 """
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +15,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, post_load, pre_l
 
 from polyjob.errors import Invalid, Problem
 from polyjob.schemas.checks import NAME_LENGTH, SLUG, TAG_LENGTH, TEXT_LENGTH, check_values, load
+from polyjob.schemas.parameters import is_parametrised, rendered
 from polyjob.schemas.resources import canonical_resources
 
 VERSION, KIND, BUILD_KIND = 1, "job", "build"
@@ -33,24 +32,15 @@ _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,511}\Z")
 
 
 def load_config(document: Any, pointer: str = "/config") -> dict[str, Any]:
-    """The canonical form of a config. Raises Invalid with every problem, each with a pointer below `pointer`."""
+    """The canonical form of a config, its params put in. Raises Invalid with every problem, each with a pointer below
+    `pointer`."""
     if not isinstance(document, Mapping):
         raise Invalid([Problem(pointer, "A config is an object with `run`, and `build` where something is built.")])
     check_values(document, pointer)
+    if is_parametrised(document):
+        document = rendered(document, pointer)
     loaded: dict[str, Any] = load(CONFIG, document, pointer)
     return {"version": VERSION, "kind": KIND} | loaded
-
-
-def parse_content(text: str, pointer: str = "/content") -> Any:
-    """The document in a text: JSON, or else a Python literal, which some old clients send. Raises Invalid."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reason = str(error)
-    try:
-        return json.loads(json.dumps(ast.literal_eval(text.strip())))
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise Invalid([Problem(pointer, f"The text is not JSON: {reason}.")]) from None
 
 
 def _bytes_at_most(limit: int) -> Any:
@@ -298,6 +288,9 @@ class ConfigSchema(Section):
     logging = fields.Nested(LoggingSchema)
     framework = Line()
     backend = Line()
+    params = fields.Dict(keys=fields.String())
+    inputs = fields.List(fields.Dict(keys=fields.String()))
+    outputs = fields.List(fields.Dict(keys=fields.String()))
     build = fields.Nested(BuildSchema)
     environment = fields.Nested(EnvironmentSchema)
     termination = fields.Nested(TerminationSchema)
@@ -340,5 +333,7 @@ def load_build_config(document: Any, pointer: str = "/config") -> dict[str, Any]
     if not isinstance(document, Mapping):
         raise Invalid([Problem(pointer, "A config is an object with `build`.")])
     check_values(document, pointer)
+    if is_parametrised(document):
+        document = rendered(document, pointer)
     loaded: dict[str, Any] = load(_BUILD_CONFIG, document, pointer)
     return {"version": VERSION, "kind": BUILD_KIND} | loaded

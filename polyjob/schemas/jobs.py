@@ -12,7 +12,9 @@ from marshmallow import Schema, fields, post_load
 from polyjob.errors import Invalid, Problem
 from polyjob.models import Job
 from polyjob.schemas.checks import check_values, load
-from polyjob.schemas.config import CONFIG, Items, Line, ReferenceField, Tags, Whole, load_config, parse_content
+from polyjob.schemas.config import CONFIG, Items, Line, ReferenceField, Tags, Whole, load_config
+from polyjob.schemas.parameters import is_parametrised
+from polyjob.schemas.texts import parse_content, with_lines
 from polyjob.schemas.wire import Body, Instant, NoteSchema, RunStatusSchema, name_field, text_field
 from polyjob.statuses import Status
 
@@ -258,12 +260,16 @@ def read_sent(body: Mapping[str, Any], schema: Body, load_document: Any, parts: 
         attributes = load(schema, body, "")
     except Invalid as error:
         problems += error.problems
+    text = None
     try:
         pointer, document, text = _find_config(body, schema, parts)
         if document is not None:
             config = load_document(document, pointer)
+            if text is None and is_parametrised(document):
+                text = json.dumps(document, ensure_ascii=False)
             attributes |= {"config": config, "content": text}
     except Invalid as error:
+        error.problems = with_lines(error.problems, text, pointer) if text is not None else error.problems
         problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise Invalid(problems)

@@ -492,3 +492,30 @@ class TestQueries:
         answer = client.get(JOBS, query_string={"query": "created_at<2010-01-01"})
         assert answer.status_code == 400
         assert answer.json["errors"][0]["pointer"] == "/query"
+
+
+class TestParams:
+    YAML = "params: {lr: 0.1}\nrun:\n  cmd: train --lr {{ lr }}  # as sent\n"
+
+    def test_are_put_in_and_the_text_is_kept(self, client):
+        job = client.post(JOBS, {"content": self.YAML}).json
+        assert job["config"]["run"]["cmd"] == "train --lr 0.1"
+        assert job["content"] == self.YAML
+
+    def test_of_a_clone_make_another_command(self, client):
+        client.post(JOBS, {"content": self.YAML})
+        client.post(JOBS, {"config": {"params": {"lr": 1}, "run": {"cmd": "x {{ lr }}"}}})
+        for number, command in ((1, "train --lr 0.2"), (2, "x 0.2"), (3, "train --lr 0.2"), (4, "x 0.2")):
+            made = client.post(f"{JOBS}/{number}/restart", {"config": {"params": {"lr": 0.2}}})
+            assert made.status_code == 201, made.text
+            assert made.json["config"]["run"]["cmd"] == command
+        again = client.post(f"{JOBS}/1/restart").json
+        assert (again["content"], again["config"]["run"]["cmd"]) == (self.YAML, "train --lr 0.1")
+
+    def test_that_are_missing_are_named_with_their_line(self, client):
+        answer = client.post(JOBS, {"content": "params: {a: 1}\nrun:\n  cmd: echo {{ b }}\n"})
+        assert answer.json["errors"] == [
+            {"pointer": "/content/run/cmd", "detail": "There is no parameter `b`; there are: a. (line 3)"}
+        ]
+        client.submit()
+        assert client.patch(f"{JOBS}/1", {"content": self.YAML}).json["config"]["params"] == {"lr": 0.1}

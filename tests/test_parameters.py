@@ -1,0 +1,253 @@
+"""Parameters of a config, and configs as text."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from polyjob.errors import Invalid
+from polyjob.schemas.config import load_build_config, load_config
+from polyjob.schemas.texts import lines_of, parse_content, with_lines
+
+
+def problems(act):
+    with pytest.raises(Invalid) as wrong:
+        act()
+    return [(problem.pointer, problem.detail) for problem in wrong.value.problems]
+
+
+def config(**parts):
+    return {"run": {"cmd": "true"}} | parts
+
+
+class TestParams:
+    def test_are_put_into_every_text(self):
+        loaded = load_config(
+            {
+                "params": {"lr": 0.5, "image": "python:3", "cpus": 2, "steps": ["a", "b"], "name": "n-1"},
+                "name": "{{ name }}", "tags": ["lr-{{ lr }}"],
+                "build": {"image": "{{ image }}", "build_steps": "{{ steps }}"},
+                "run": {"cmd": ["train --lr {{ lr }}", "echo {{ name | upper }}"]},
+                "environment": {"env_vars": {"LR": "{{ lr }}"}, "resources": {"cpu": {"limits": "{{ cpus }}"}}},
+            }
+        )  # fmt: skip
+        assert loaded["run"]["cmd"] == ["train --lr 0.5", "echo N-1"]
+        assert (loaded["name"], loaded["tags"]) == ("n-1", ["lr-0.5"])
+        assert loaded["build"] == {"image": "python:3", "build_steps": ["a", "b"]}
+        assert loaded["environment"]["env_vars"] == [["LR", "0.5"]]
+        assert loaded["environment"]["resources"]["cpu"]["limits"] == 2
+        assert loaded["params"]["lr"] == 0.5
+
+    @pytest.mark.parametrize("text", ["echo ${#list}", "docker inspect -f '{{.Id}}' x", "{{ name }}", "{% x %}"])
+    def test_a_config_without_any_passes_untouched(self, text):
+        assert load_config(config(run={"cmd": text}))["run"]["cmd"] == text
+        assert load_config(config(run={"cmd": text}, params={}))["run"]["cmd"] == text
+
+    def test_shell_braces_pass_in_a_config_that_has_some(self):
+        cmd = "echo ${#list[@]} ${x} $(({{ n }}+1)) {{ '{{' }}.Id}}"
+        assert (
+            load_config(config(params={"n": 1}, run={"cmd": cmd}))["run"]["cmd"]
+            == "echo ${#list[@]} ${x} $((1+1)) {{.Id}}"
+        )
+
+    def test_declarations_are_the_same_by_their_old_name(self):
+        loaded = load_config(config(declarations={"x": 1}, run={"cmd": "echo {{ x }}"}))
+        assert (loaded["run"]["cmd"], loaded["params"]) == ("echo 1", {"x": 1})
+        assert (
+            problems(lambda: load_config(config(declarations={"x": 1}, params={"x": 1})))[0][0]
+            == "/config/declarations"
+        )
+
+    def test_all_that_is_wrong_is_named_where_it_stands(self):
+        document = config(
+            params={"a": 1}, run={"cmd": ["{{ b }}", "{{ a }}", "{{ c"]}, environment={"env_vars": {"X": "{{ d }}"}}
+        )
+        found = problems(lambda: load_config(document))
+        assert [pointer for pointer, _ in found] == [
+            "/config/run/cmd/0",
+            "/config/run/cmd/2",
+            "/config/environment/env_vars/X",
+        ]
+        assert found[0][1] == "There is no parameter `b`; there are: a."
+
+    @pytest.mark.parametrize(
+        ("params", "pointer"),
+        [([1], "/config/params"), ({"a b": 1}, "/config/params/a b"),
+        ({"x": "{{ jobs.3.outputs.loss }}"}, "/config/params/x"),
+         ({"x": "{{ ops.a.b }}"}, "/config/params/x")],
+    )  # fmt: skip
+    def test_that_do_not_do(self, params, pointer):
+        assert [found for found, _ in problems(lambda: load_config(config(params=params)))] == [pointer]
+
+    def test_of_a_build(self):
+        loaded = load_build_config({"kind": "build", "params": {"v": "3.12"}, "image": "python:{{ v }}"})
+        assert loaded["build"] == {"image": "python:3.12"}
+
+
+class TestInputs:
+    def load(self, inputs, params=None, cmd="run {{ x }}"):
+        return load_config(config(inputs=inputs, params=params, run={"cmd": cmd}))["run"]["cmd"]
+
+    @pytest.mark.parametrize(
+        ("item", "value", "expected"),
+        [
+            ({"type": "int"}, "3", "run 3"), ({"type": "float"}, 1, "run 1.0"), ({"type": "bool"}, "yes", "run true"),
+            ({"type": "str"}, 3, "run 3"), ({"type": "list"}, "[1]", "run [1]"),
+            ({"type": "dict"}, {"a": 1}, 'run {"a": 1}'),
+            ({"type": "int", "is_list": True}, ["1", 2], "run [1, 2]"),
+            ({"type": "bool", "is_flag": True}, True, "run --x"),
+            ({"type": "bool", "is_flag": True}, False, "run "), ({"options": [1, 2]}, 2, "run 2"),
+            ({}, "any", "run any"),
+            ({"type": "dict_of_dicts"}, {"a": {}}, 'run {"a": {}}'), ({"type": "path"}, "/x", "run /x"),
+        ],
+    )  # fmt: skip
+    def test_take_values_of_their_type(self, item, value, expected):
+        assert self.load([{"name": "x"} | item], {"x": value}) == expected
+
+    def test_that_are_optional_have_a_default_or_nothing(self):
+        assert self.load([{"name": "x", "is_optional": True, "default": 5, "type": "int"}]) == "run 5"
+        assert self.load([{"name": "x", "is_optional": True}]) == "run "
+        assert self.load([{"name": "x", "is_optional": True, "type": "bool", "is_flag": True}]) == "run "
+
+    @pytest.mark.parametrize(
+        ("item", "params", "pointer", "word"),
+        [
+            ({}, {}, "/config/params", "Input x is required, no param was passed."),
+            ({}, {"x": 1, "y": 2}, "/config/params/y", "neither an input nor an output"),
+            ({"type": "int"}, {"x": "a"}, "/config/params/x", "Could not parse value `a`"),
+            ({"type": "int"}, {"x": 1.5}, "/config/params/x", "no whole number"),
+            ({"type": "bool"}, {"x": "maybe"}, "/config/params/x", "neither true nor false"),
+            ({"type": "str"}, {"x": [1]}, "/config/params/x", "no text"),
+            ({"type": "list"}, {"x": "{}"}, "/config/params/x", "no list"),
+            ({"type": "dict_of_dicts"}, {"x": {"a": 1}}, "/config/params/x", "object of objects"),
+            ({"options": ["a"]}, {"x": "b"}, "/config/params/x", "none of the options: a"),
+            ({"default": 1}, {"x": 1}, "/config/inputs/0/default", "is_optional"),
+            ({"is_flag": True}, {"x": 1}, "/config/inputs/0/is_flag", "bool"),
+            ({"type": "nope"}, {"x": 1}, "/config/inputs/0/type", "no type"),
+            ({"colour": 1}, {"x": 1}, "/config/inputs/0/colour", "Unknown key"),
+            ({"is_list": "x"}, {"x": 1}, "/config/inputs/0/is_list", "Neither true nor false"),
+            ({"options": 3}, {"x": 1}, "/config/inputs/0/options", "Not a list"),
+            ({"name": "a b"}, {"x": 1}, "/config/inputs/0/name", "letters"),
+        ],
+    )  # fmt: skip
+    def test_that_do_not_do_are_named(self, item, params, pointer, word):
+        found = problems(lambda: self.load([{"name": "x"} | item], params))
+        assert found[0][0] == pointer
+        assert word in found[0][1]
+
+    def test_need_to_be_a_list_of_objects_with_names_of_their_own(self):
+        assert problems(lambda: self.load({"x": 1}))[0][0] == "/config/inputs"
+        assert problems(lambda: self.load([3]))[0][0] == "/config/inputs/0"
+        assert problems(lambda: self.load([{"name": "x"}, {"name": "x"}], {"x": 1}))[0] == (
+            "/config/inputs/1/name", "There is another one named `x`.",
+        )  # fmt: skip
+
+    def test_outputs_may_be_given_and_need_not(self):
+        document = config(
+            inputs=[{"name": "x"}],
+            outputs=[{"name": "loss", "type": "metric"}],
+            params={"x": 1},
+            run={"cmd": "{{ x }} {{ loss }}"},
+        )
+        assert load_config(document)["run"]["cmd"] == "1 "
+        assert load_config(document | {"params": {"x": 1, "loss": "2"}})["run"]["cmd"] == "1 2.0"
+
+
+LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+"""Some lines that stand for a thousand million texts."""
+KEYS = st.sampled_from(["run", "cmd", "params", "inputs", "name", "type", "x"])
+
+
+class TestTexts:
+    def test_yaml_is_read_as_people_mean_it(self):
+        text = """
+        run:
+          cmd: echo $A
+        environment:
+          env_vars:
+            ON: yes
+            TIME: 1:30
+            ZIP: 0123
+            DAY: 2026-11-23
+            N: 12
+            F: 1e3
+            T: true
+        description: ~
+        """
+        document = parse_content(text)
+        assert document["environment"]["env_vars"] == {
+            "ON": "yes", "TIME": "1:30", "ZIP": "0123", "DAY": "2026-11-23", "N": 12, "F": 1000.0, "T": True,
+        }  # fmt: skip
+        assert document["description"] is None
+        assert load_config(document)["run"] == {"cmd": "echo $A"}
+
+    def test_anchors_and_merges_do(self):
+        document = parse_content("a: &x {k: 1}\nb: {<<: *x, l: 2}\nc: *x\n")
+        assert document == {"a": {"k": 1}, "b": {"k": 1, "l": 2}, "c": {"k": 1}}
+
+    @pytest.mark.parametrize(
+        ("text", "word"),
+        [
+            ("run: {cmd: a}\nrun: {cmd: b}\n", "the key `run` comes twice in line 2, column 1"),
+            ("run: [", "line 2"), ("run:\n\tcmd: a", "line 2"), ("a: !!python/object:os.system x", "line 1"),
+            ("a: *b", "line 1"), ("a: !!set {x}", "which JSON has not"), ("a: !!binary YQ==", "which JSON has not"),
+            ("a: &a [*a]", "too deep"), ("[" * 100_000, "nested too deep in line 1"),
+            ("a:\n" + "- " * 50_000, "nested too deep"),
+            (LAUGHS, "too large"),
+        ],
+    )  # fmt: skip
+    def test_that_are_none_say_where(self, text, word):
+        ((pointer, detail),) = problems(lambda: parse_content(text))
+        assert pointer == "/content"
+        assert word in detail
+
+    def test_problems_name_the_line(self):
+        text = "run:\n  cmd: a\nbuild:\n  imag: x\n"
+        wrong = problems(lambda: load_config(parse_content(text), "/content"))
+        (found,) = with_lines([type("P", (), {"pointer": p, "detail": d})() for p, d in wrong], text, "/content")
+        assert found.detail.endswith("(line 4)")
+        assert lines_of(text)["/run/cmd"] == 2
+        assert lines_of("a: [") == {}
+
+    @given(st.text(max_size=60))
+    @settings(max_examples=500)
+    def test_any_text_is_a_document_or_invalid(self, text):
+        try:
+            parse_content(text)
+        except Invalid:
+            return
+
+    @given(
+        st.recursive(
+            st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.text(alphabet="ab{} |.", max_size=8),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(["run", "cmd", "params", "inputs", "name", "type", "x"]), inner, max_size=4
+                )
+            ),
+            max_leaves=12,
+        )
+    )
+    @settings(max_examples=500)
+    def test_any_document_is_a_config_or_invalid(self, document):
+        for load in (load_config, load_build_config):
+            try:
+                load(document)
+            except Invalid:
+                continue
+
+    @given(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text("abcxyz :#-'", max_size=8),
+            lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
+            max_leaves=12,
+        )
+    )
+    @settings(max_examples=100)
+    def test_what_yaml_writes_is_read_back(self, document):
+        assert parse_content(yaml.safe_dump(document)) == document
