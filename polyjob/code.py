@@ -109,8 +109,7 @@ def receive(source: BinaryIO, store: Store, limits: Limits) -> Upload:
         digest = hashlib.sha256(json.dumps(sorted(tree.items())).encode()).hexdigest()
         path = store.code_archive(digest)
         crash_point("upload:before")
-        if not path.exists():
-            part.rename(path)
+        part.rename(path)  # also over the same content: what is new is not swept away
         crash_point("upload:after")
         sync(path.parent)
     except _Bad as bad:

@@ -71,9 +71,12 @@ def delete(user: User) -> None:
     """
     with write("user"):
         user = _fresh(user)
-        names = [project.name for project in Project.select().where(Project.user == user).limit(5)]
+        owned = list(Project.select().where(Project.user == user).limit(5))
+        names = [project.name for project in owned if project.deleted_at is None]
         if names:
             raise Conflict(f"These projects are `{user.username}`'s; delete them first: {', '.join(names)}.")
+        if owned:
+            raise Conflict(f"Projects of `{user.username}` are still being removed.", 5)
         _keep_an_administrator(user)
         audit.record("delete", user)
         _end_everything(user)

@@ -98,10 +98,11 @@ def get_build_log(username: str, project_name: str, build_id: int) -> Response:
 def send_job_log(username: str, project_name: str, job_id: int) -> Response:
     """Add to the log of a job that polyjob does not run
 
-    The log of a job that it runs has one writer, the job; what clients send for it is dropped.
+    The log of a job that it runs has one writer, the job; what clients send for it is dropped, and so is what comes
+    for a job that is done.
     """
     job = jobs.find(find_project(username, project_name), job_id)
-    if not job.is_managed:
+    if not job.is_managed and not job.status.is_done:
         data = read_posted()
         store().make_job_folder(job.uuid)
         append(store().job_log(job.uuid), data, settings().log_limit)

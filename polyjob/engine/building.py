@@ -69,7 +69,7 @@ class BuildPart:
     def erase(self, build: Build) -> None:
         """Remove what a build that is deleted and done has left; its row goes once that is done."""
         store = self.context.store
-        self.context.calls.submit("files", ("build", build.id), "erase", lambda: store.remove_build(build.uuid))
+        self.context.calls.submit("erase", ("build", build.id), "erase", lambda: store.remove_build(build.uuid))
 
     def cancel_all(self) -> None:
         """End every build under way, for the engine's own end; the next engine builds them again."""

@@ -1,16 +1,27 @@
-"""What the engine clears away now and then: rows that nobody needs any more, a few at a time."""
+"""What the engine clears away now and then: rows that nobody needs any more, and files that no row names."""
 
 from __future__ import annotations
 
 import datetime
+import logging
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 from polyjob import audit
+from polyjob.engine.calls import Done
 from polyjob.engine.context import Context
 from polyjob.engine.steps import Step
 from polyjob.idempotency import LIFE
-from polyjob.models import Idempotency, SignInLink, Token
+from polyjob.models import Build, Code, Idempotency, Job, SignInLink, Token
+
+log = logging.getLogger("polyjob.engine")
 
 EVERY = 3600.0
+SWEPT_AFTER = 86_400.0
+"""Seconds since its last change after which a folder or archive that no row names is removed: long after whoever made
+it has named it, or has died before that."""
 MOST = 2000
 """Lines of the audit trail removed at once; where there are more, the next pass goes on."""
 
@@ -26,7 +37,28 @@ class Housekeeping:
         if self._context.clock.seconds() < self._at:
             return []
         self._at = self._context.clock.seconds() + EVERY
+        calls, key = self._context.calls, ("sweep", 0)
+        if not calls.busy(key):
+            calls.submit("erase", key, "sweep", self._sweep)
         return [Step("clear", self._clear)]
+
+    def ended(self, done: Done) -> None:
+        """A sweep that failed comes again with the next hour."""
+        if done.error is not None:
+            log.error("what belongs to nobody could not be removed", exc_info=done.error)
+
+    def _sweep(self) -> None:
+        """Remove what a crash left between its making and its row, and code that no project has any more."""
+        data, store = self._context.settings.data_dir, self._context.store
+        for folder, table, remove in (("jobs", Job, store.remove_job), ("builds", Build, store.remove_build)):
+            for name in _stale(data / folder):
+                if not table.select().where(table.uuid == name).exists():
+                    log.warning("%s/%s belongs to nobody, and is removed", folder, name)
+                    remove(name)
+        for name in _stale(data / "code"):
+            digest = name.removesuffix(".tar.gz")
+            if not Code.select().where(Code.digest == digest).exists():
+                store.code_archive(digest).unlink(missing_ok=True)
 
     def _clear(self) -> None:
         moment = self._context.clock.wall()
@@ -35,3 +67,11 @@ class Housekeeping:
         Idempotency.delete().where(Idempotency.created_at < moment - LIFE).execute()
         if audit.prune(self._context.settings.audit_days, MOST) == MOST:
             self._at = 0.0
+
+
+def _stale(folder: Path) -> Iterator[str]:
+    """The names in it that are ours and old enough."""
+    for path in folder.iterdir():
+        is_ours = re.fullmatch(r"[0-9a-f]{32}|[0-9a-f]{64}\.tar\.gz", path.name)
+        if is_ours and time.time() - path.stat(follow_symlinks=False).st_mtime > SWEPT_AFTER:
+            yield path.name

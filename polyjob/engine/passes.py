@@ -107,6 +107,9 @@ class Engine:
             return self.builds.ended(subject, done)
         if kind == "job":
             return self.jobs.ended(subject, done)
+        if kind == "sweep":
+            self.housekeeping.ended(done)
+            return None
         self.backends.ended(subject, done)
         return None
 

@@ -133,7 +133,7 @@ class JobPart:
         """Remove what a job that is deleted and done has written; its row goes once that is done."""
         key, store = ("job", job.id), self.context.store
         if not self._is_busy(job, self._memory(job.id)):
-            self.context.calls.submit("files", key, "erase", lambda: store.remove_job(job.uuid))
+            self.context.calls.submit("erase", key, "erase", lambda: store.remove_job(job.uuid))
 
     def forget_all_but(self, jobs: list[Job]) -> None:
         kept = {job.id for job in jobs}

@@ -117,6 +117,17 @@ BEGIN
     WHERE id = NEW.project_id;
 END;
 
+-- What is removed is a link less of those that name it: people see that, too.
+
+CREATE TRIGGER job_unlinked BEFORE DELETE ON job
+BEGIN
+    UPDATE job SET version = version + 1 WHERE original_id = OLD.id;
+END;
+CREATE TRIGGER build_unlinked BEFORE DELETE ON build
+BEGIN
+    UPDATE job SET version = version + 1 WHERE build_id = OLD.id;
+END;
+
 -- Bookmarks of projects and builds, beside those of jobs.
 
 CREATE TABLE bookmark_new (

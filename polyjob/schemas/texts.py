@@ -89,7 +89,7 @@ def _refuse_what_is_too_deep(text: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > DEEPEST:
-                mark = event.start_mark
+                mark: Any = event.start_mark
                 raise yaml.MarkedYAMLError(problem="it is nested too deep", problem_mark=mark)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1

@@ -108,3 +108,16 @@ def test_a_304_reads_no_list(client, monkeypatch):
     assert client.get(JOBS, headers={"If-None-Match": tag}).status_code == 304
     assert not [sql for sql in asked if 'FROM "job"' in sql]
     assert User.select().count() == 1
+
+
+def test_a_clone_whose_source_is_gone_is_another(client):
+    client.submit()
+    client.post(f"{JOBS}/1/restart")
+    tag, listed = poll(client, f"{JOBS}/2"), poll(client, JOBS)
+    from polyjob.models import Job
+
+    with write("test"):
+        Job.delete().where(Job.id == 1).execute()
+    answer = client.get(f"{JOBS}/2", headers={"If-None-Match": tag})
+    assert (answer.status_code, answer.json["original"]) == (200, None)
+    assert client.get(JOBS, headers={"If-None-Match": listed}).status_code == 200

@@ -30,7 +30,7 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-EXAMPLES = 20
+EXAMPLES = 12
 """Of each operation; with a seed that is the same each time."""
 CONFIG = {"version": 1, "kind": "job", "run": {"cmd": "true"}, "build": {"image": "a"}}
 

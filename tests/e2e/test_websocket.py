@@ -26,7 +26,8 @@ def connect(server: Server, path: str, **options: Any) -> websocket.WebSocket:
 def read(client: websocket.WebSocket) -> list[dict[str, Any]]:
     """The messages until the server says goodbye."""
     found = []
-    with contextlib.closing(client):
+    with contextlib.ExitStack() as stack:
+        stack.callback(client.shutdown)  # `close` leaves the socket open where the server has closed
         while text := client.recv():
             message = json.loads(text)
             assert isinstance(message["log_lines"], list)
@@ -93,13 +94,14 @@ def test_pings_are_answered_and_one_who_goes_leaves_a_free_place(make_server: An
         connect(server, FORMS[0].format(number))
     assert refused.value.status_code == 503
     client.close()
+    client.shutdown()
     broken = eventually(lambda: try_to_connect(server, number), 5, "the freed place")
     broken.sock.close()
     still = eventually(lambda: try_to_connect(server, number), 5, "the freed place")
     begun = time.monotonic()
     assert server.interrupt() == 0
     assert time.monotonic() - begun < 10
-    still.close()
+    still.shutdown()
 
 
 def try_to_connect(server: Server, number: int) -> websocket.WebSocket | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -604,3 +605,28 @@ def test_what_nobody_needs_any_more_is_cleared_hourly(world, monkeypatch):
     world.clock.move(3600)
     world.settle()
     assert Audit.select().count() == 1
+
+
+class TestSweep:
+    def test_removes_what_no_row_names_once_it_is_old(self, world):
+        kept = world.submit()
+        world.end(kept)
+        data = world.settings.data_dir
+        old, new, strange = data / "jobs" / ("a" * 32), data / "builds" / ("b" * 32), data / "jobs" / "mine"
+        code = data / "code" / f"{'c' * 64}.tar.gz"
+        for folder in (old, new, strange):
+            folder.mkdir()
+        code.write_bytes(b"x")
+        for path in (old, strange, code, world.store.job_folder(kept.uuid)):
+            os.utime(path, (1, 1))
+        world.clock.move(3600)
+        world.settle()
+        assert [path.exists() for path in (old, new, strange, code)] == [False, True, True, False]
+        assert world.store.job_folder(kept.uuid).exists()
+
+    def test_that_fails_stops_nothing(self, world, monkeypatch, caplog):
+        monkeypatch.setattr(housekeeping, "_stale", lambda folder: _raise(OSError("no")))
+        world.clock.move(3600)
+        job = world.submit()
+        world.end(job)
+        assert "belongs to nobody" in caplog.text
