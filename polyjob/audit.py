@@ -43,6 +43,12 @@ def record(action: str, target: Job | Build | Project | Token | User, **details:
         write_line(actor, action, target, details)
 
 
+def record_failed_login(username: str, address: str | None) -> None:
+    """Keep that somebody tried a password that was not this user's. Must be called inside `database.write`."""
+    line = {"created_at": now(), "username": username, "address": address, "action": "login failed", "kind": "user"}
+    insert(Audit, line | {"target": username})
+
+
 def write_line(actor: Actor, action: str, target: Any, details: dict[str, Any]) -> None:
     """As `record`, for an actor that is named."""
     kind, name, project = _described(target)

@@ -248,14 +248,9 @@ def sign_in(user: User) -> None:
     """Have the browser that sends this request be the user's from now on, at this host."""
     session.clear()
     session.permanent = True
-    session.update(user=user.id, host=request.host, csrf=secrets.token_hex(16), mark=_mark(user))
+    session.update(user=user.id, host=request.host, csrf=secrets.token_hex(16), version=user.session_version)
     with write("sign-in"):
         write_line(Actor(user, address=request.remote_addr), "sign-in", user, {})
-
-
-def _mark(user: User) -> str:
-    """Other once the password is: so a new one ends the sessions that there are."""
-    return digest(user.password_hash or "")[:16]
 
 
 def sign_out() -> None:
@@ -271,7 +266,7 @@ def _session_user() -> User | None:
     if not session.get("user") or session.get("host") != request.host:
         return None
     user = User.get_or_none(User.id == session["user"], User.is_active)
-    return user if user is not None and session.get("mark") == _mark(user) else None
+    return user if user is not None and session.get("version") == user.session_version else None
 
 
 def _refuse_forgery() -> None:

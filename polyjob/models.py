@@ -50,6 +50,10 @@ class User(Table):
     is_admin = BooleanField(default=False)
     is_active = BooleanField(default=True)
     created_at = InstantField()
+    session_version = IntegerField(default=1)
+    """Browsers are signed in as long as they were at this number."""
+    deleted_at = InstantField(null=True)
+    """Nobody any more since then; the row stays for the jobs and builds that name it."""
 
 
 class Token(Table):

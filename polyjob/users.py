@@ -36,9 +36,13 @@ RESERVED_USERNAMES = frozenset({
 """First segments of paths that are, or will be, no user's."""
 
 
+class WrongPassword(Invalid):
+    """The old password is another."""
+
+
 def find(username: str) -> User:
     """Raises NotFound."""
-    user = User.get_or_none(User.username == username)
+    user = User.get_or_none(User.username == username, User.deleted_at.is_null())
     if user is None:
         raise NotFound(f"There is no user `{username}`.")
     return user
@@ -46,7 +50,7 @@ def find(username: str) -> User:
 
 def list_users() -> ModelSelect[User]:
     """By name."""
-    return User.select().order_by(User.username)
+    return User.select().where(User.deleted_at.is_null()).order_by(User.username)
 
 
 def create(username: str, password: str | None = None, *, email: str | None = None, is_admin: bool = False) -> User:
@@ -81,7 +85,8 @@ def delete(user: User) -> None:
         audit.record("delete", user)
         _end_everything(user)
         if any(table.select().where(table.user == user).exists() for table in (Job, Build, Code)):
-            User.update(is_active=False, is_admin=False, password_hash=None).where(User.id == user.id).execute()
+            nobody = {"is_active": False, "is_admin": False, "password_hash": None, "email": None, "deleted_at": now()}
+            User.update(**nobody).where(User.id == user.id).execute()
         else:
             User.delete().where(User.id == user.id).execute()
 
@@ -123,18 +128,18 @@ def set_password(user: User, password: str, *, old: str | None, by: User) -> Non
     """Give the user a new password. Every browser session and every key that was got for a password is dead then.
 
     One's own needs the old one, if there is one; an administrator sets those of others without. Raises Invalid,
-    Forbidden.
+    WrongPassword, Forbidden.
     """
     if by.id != user.id and not by.is_admin:
         raise Forbidden("Only administrators set passwords of others.")
     new_hash = _hashed(password)
     if by.id == user.id and user.password_hash and not is_password_of(user, old or ""):
-        raise Invalid([Problem("/old_password", "This is not your password.")])
+        raise WrongPassword([Problem("/old_password", "This is not your password.")])
     with write("user"):
         user = _fresh(user)
         User.update(password_hash=new_hash).where(User.id == user.id).execute()
         Token.delete().where(Token.user == user, Token.name == LOGIN).execute()
-        SignInLink.delete().where(SignInLink.user == user).execute()
+        _end_sessions(user)
         audit.record("password", user)
 
 
@@ -145,7 +150,7 @@ def _hashed(password: str) -> str:
 
 
 def _fresh(user: User) -> User:
-    fresh = User.get_or_none(User.id == user.id)
+    fresh = User.get_or_none(User.id == user.id, User.deleted_at.is_null())
     if fresh is None:
         raise NotFound("The user was deleted.")
     return fresh
@@ -159,7 +164,12 @@ def _keep_an_administrator(user: User) -> None:
 
 def _end_everything(user: User) -> None:
     Token.delete().where(Token.user == user).execute()
+    _end_sessions(user)
+
+
+def _end_sessions(user: User) -> None:
     SignInLink.delete().where(SignInLink.user == user).execute()
+    User.update(session_version=User.session_version + 1).where(User.id == user.id).execute()
 
 
 # Keys.

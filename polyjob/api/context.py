@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from flask import Response, current_app
 
-from polyjob import auth
-from polyjob.errors import Invalid, NotFound
+from polyjob import auth, users
+from polyjob.errors import Invalid
 from polyjob.models import Project, User
 from polyjob.schemas.checks import renamed
 from polyjob.settings import Settings
@@ -44,10 +44,7 @@ def find_project(username: str, project_name: str, *, to_write: bool | None = No
 
 def find_user(username: str) -> User:
     """Raises NotFound."""
-    user = User.get_or_none(User.username == username)
-    if user is None:
-        raise NotFound("Not found.")
-    return user
+    return users.find(username)
 
 
 def empty(status: int) -> Response:

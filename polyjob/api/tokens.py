@@ -12,11 +12,13 @@ from polyjob.api.blueprint import Blueprint
 from polyjob.api.bodies import read_body
 from polyjob.api.context import empty, me
 from polyjob.api.paging import limit, offset, page
+from polyjob.clock import now
 from polyjob.errors import Forbidden, Invalid, NotFound, Problem
 from polyjob.models import Project, Token
 from polyjob.schemas.checks import check_values, load
 from polyjob.schemas.tokens import MadeTokenSchema, TokenBody, TokenRowSchema
 from polyjob.scopes import Scope
+from polyjob.tokens import LOGIN
 
 USER = {
     "name": "user",
@@ -58,7 +60,7 @@ def create_token() -> Token:
     if not g.identity.scope.covers(scope):
         raise Forbidden(f"A token of scope `{g.identity.scope}` makes none of scope `{scope}`.")
     seconds = sent.get("expires_in")
-    life = None if seconds is None else datetime.timedelta(seconds=seconds)
+    life = _within_makers(None if seconds is None else datetime.timedelta(seconds=seconds))
     row, key = users.make_token(me(), sent["name"], life, scope=scope, project=_asked_project(sent.get("project")))
     row.token = key
     return row
@@ -70,6 +72,15 @@ def revoke_token(number: int) -> Response:
     """Revoke a key: it is dead at once. Administrators revoke anybody's"""
     users.revoke_token(users.find_token(number, me()))
     return empty(204)
+
+
+def _within_makers(life: datetime.timedelta | None) -> datetime.timedelta | None:
+    """A key that expires makes none that outlives it; but one that was got for a password does as the password."""
+    maker = g.identity.token
+    if maker is None or maker.expires_at is None or maker.name == LOGIN:
+        return life
+    left: datetime.timedelta = maker.expires_at - now()
+    return left if life is None else min(left, life)
 
 
 def _asked_project(name: str | None) -> Project | None:

@@ -7,13 +7,14 @@ from typing import Any
 from flask import Response, request, session
 from marshmallow import Schema
 
-from polyjob import auth, users
+from polyjob import audit, auth, users
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.bodies import read_body
 from polyjob.api.context import empty, me
 from polyjob.api.limits import FailureLimit
 from polyjob.api.paging import limit, offset, page
 from polyjob.audit import Actor, acting
+from polyjob.database import write
 from polyjob.errors import Invalid, Problem
 from polyjob.models import User
 from polyjob.schemas.checks import check_values, load
@@ -55,6 +56,7 @@ def update_me() -> User:
 
 @blp.post("/users/password")
 @blp.takes(PasswordBody, required=True)
+@blp.doc(responses={429: "TOO_MANY_REQUESTS"})
 @blp.nothing(200)
 def set_password() -> Response:
     """Set one's password, or as an administrator somebody's; ends every session of that user"""
@@ -62,7 +64,13 @@ def set_password() -> Response:
     if sent.get("password") is None:
         raise Invalid([Problem("/password", "This field is required.")])
     user = me() if sent.get("username") in (None, me().username) else users.find(sent["username"])
-    users.set_password(user, sent["password"], old=sent.get("old_password"), by=me())
+    account = f"{request.remote_addr} {user.username}"
+    _by_account.check(account)
+    try:
+        users.set_password(user, sent["password"], old=sent.get("old_password"), by=me())
+    except users.WrongPassword:
+        _by_account.failed(account)
+        raise
     return empty(200)
 
 
@@ -168,6 +176,8 @@ def log_in() -> dict[str, Any]:
     if user is None:
         _by_account.failed(account)
         _by_address.failed(address)
+        with write("login"):
+            audit.record_failed_login(username, address)
         raise WrongCredentials(WRONG)
     _by_account.succeeded(account)
     acting(Actor(user, LOGIN, address))

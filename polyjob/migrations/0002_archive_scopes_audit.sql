@@ -1,3 +1,8 @@
+-- Users whose sessions can be ended, and who are gone but for what names them.
+
+ALTER TABLE user ADD COLUMN session_version INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE user ADD COLUMN deleted_at INTEGER;
+
 -- Tokens that may do less, for one project only, and that say when they were last used.
 
 ALTER TABLE token ADD COLUMN scope TEXT NOT NULL DEFAULT 'admin';
@@ -21,6 +26,8 @@ CREATE TABLE audit (
     details TEXT
 ) STRICT;
 CREATE INDEX audit_target ON audit (kind, target_id, id);
+CREATE INDEX audit_kind ON audit (kind, id);
+CREATE INDEX audit_user ON audit (username, id);
 CREATE INDEX audit_project ON audit (project_id, id) WHERE project_id IS NOT NULL;
 
 -- First answers to requests that carry an Idempotency-Key.

@@ -48,8 +48,8 @@ class PasswordBody(Body):
 
 
 class LoginBody(Body):
-    username = fields.String()
-    password = fields.String()
+    username = fields.String(validate=validate.Length(max=156))
+    password = Password()
 
 
 class TokenSchema(Schema):

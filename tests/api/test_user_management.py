@@ -59,6 +59,10 @@ class TestUsers:
         assert admin.delete(f"{USERS}/delete/bob").status_code == 204
         assert other.get(USERS).status_code == 401
         assert admin.get(f"{JOBS}/1").json["user"] == "bob"
+        assert "bob" not in [row["username"] for row in admin.get(f"{USERS}/list").json["results"]]
+        assert admin.post(f"{USERS}/activate/bob").status_code == 404
+        assert admin.delete(f"{USERS}/delete/bob").status_code == 404
+        assert pointers(admin.post(f"{USERS}/create", {"username": "bob"})) == ["/username"]
 
     def test_locked_out_are_let_in_again_with_new_keys(self, admin, other):
         for _ in range(2):
@@ -125,8 +129,34 @@ class TestPasswords:
         assert Token.select().count() == users.MOST_LOGINS + 1
         assert Token.get_or_none(Token.id == 1) is None
 
+    def test_tried_too_often_have_to_wait(self, client, monkeypatch):
+        from polyjob.api import users as views
+        from polyjob.api.limits import FailureLimit
+
+        monkeypatch.setattr(views, "_by_account", FailureLimit(2))
+        client.post(f"{USERS}/password", {"password": PASSWORD})
+        tries = [client.post(f"{USERS}/password", {"password": PASSWORD, "old_password": "x"}) for _ in range(3)]
+        assert [answer.status_code for answer in tries] == [400, 400, 429]
+
+    def test_of_a_user_who_was_locked_out_sign_no_old_session_in_again(self, admin, app):
+        from polyjob import auth
+
+        browser, bob = app.test_client(), users.create("bob", PASSWORD)
+        browser.get(f"/sign-in/{auth.new_sign_in_link(bob)}")
+        assert browser.get("/").status_code == 200
+        admin.post(f"{USERS}/deactivate/bob")
+        admin.post(f"{USERS}/activate/bob")
+        assert browser.get("/").status_code == 401
+
 
 class TestTokens:
+    def test_of_a_key_that_expires_end_with_it(self, client, app):
+        maker = Client(app, client.post(TOKENS, {"name": "short", "expires_in": 60}).json["token"])
+        made = maker.post(TOKENS, {"name": "child"}).json
+        assert made["expires_at"] is not None
+        shorter = maker.post(TOKENS, {"name": "child", "expires_in": 5}).json
+        assert shorter["expires_at"] < made["expires_at"]
+
     def test_are_shown_once(self, client, app):
         answer = client.post(TOKENS, {"name": "ci", "scope": "submit", "project": "demo", "expires_in": 60})
         assert answer.status_code == 201
@@ -214,6 +244,14 @@ class TestAudit:
             ("user", "password"), ("token", "create"), ("token", "revoke"),
         }  # fmt: skip
         assert PASSWORD not in str(list(Audit.select().dicts()))
+
+    def test_tells_of_logins_that_failed(self, client, admin, app):
+        log_in(app, "ana", "wrong")
+        log_in(app, "nobody", "wrong")
+        told = [row for row in admin.get("/api/v1/audit?kind=user").json["results"] if row["action"] == "login failed"]
+        assert [row["target"] for row in told] == ["nobody", "ana"]
+        too_long = {"username": "x" * 157, "password": "y"}
+        assert pointers(Client(app).post(f"{USERS}/token", too_long)) == ["/username"]
 
     def test_outlives_what_it_tells_of(self, client, other, admin):
         other.post("/api/v1/projects", {"name": "p"})

@@ -411,6 +411,7 @@ class TestStrangers:
         wait_for(lambda: isinstance(process.state(handle), Running))
         path = process.data / "process" / "jobs" / spec.uuid / "keeper.json"
         true = path.read_text()
+        time.sleep(0.05)  # the kernel tells start times in steps of 10 ms
         with subprocess.Popen(["sleep", "1000"]) as stranger:
             path.write_text(json.dumps(json.loads(true) | {"pid": stranger.pid}))
             other = process.another()
