@@ -120,7 +120,7 @@ class Settings:
     trusted_proxies: int = _setting(
         _whole, "0", "How many proxies stand before the server and set `X-Forwarded-For`, `-Proto` and `-Host`."
     )
-    runner: str = _setting(_text, "process", "Runner of new jobs: `process`.")
+    runner: str = _setting(_text, "process", "Runner of new jobs: `process` or `docker`.")
     slots: int = _setting(_positive, "", "Jobs that run at once.", "the number of CPUs")
     build_slots: int = _setting(_positive, "2", "Builds that run at once.")
     stop_grace: float = _setting(

@@ -15,7 +15,7 @@ from polyjob.errors import Invalid, Problem
 from polyjob.models import Build, Job
 from polyjob.settings import MIB, Settings
 from polyjob.store import Store
-from runners.abilities import ABILITIES, Ability
+from runners.abilities import ABILITIES, REQUIRED, Ability
 from runners.base import BuildSpec, JobSpec, Resources
 
 API_VERSION = "v1"
@@ -35,6 +35,10 @@ def check(config: Mapping[str, Any], runner: str, pointer: str = "/config") -> l
             problems.append(Problem(f"{pointer}/{path.replace('.', '/')}", detail))
         else:
             notes.append({"kind": path, "text": f"`{path}` was not used: {support.why}."})
+    for path, why in REQUIRED.get(runner, {}).items():
+        if not _look_up(config, path):
+            detail = f"The {runner} runner needs `{path}`: {why}."
+            problems.append(Problem(f"{pointer}/{path.replace('.', '/')}", detail))
     if problems:
         raise Invalid(problems)
     return notes

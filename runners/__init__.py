@@ -13,6 +13,7 @@ from runners.base import Runner, RunnerSettings
 
 RUNNERS = {
     "process": "runners.process:ProcessRunner",
+    "docker": "runners.docker:DockerRunner",
     "fake": "runners.fake:FakeRunner",
 }
 """Every built-in runner: the name used in settings and on job rows, and where its class is."""

@@ -87,8 +87,29 @@ PROCESS: Mapping[str, Support] = {
     "termination.restart_policy": _refused("a job runs once"),
 }
 
+_IMAGES = "an image is built from `image` and `build_steps`"
+
+DOCKER: Mapping[str, Support] = {
+    **PROCESS,
+    "build.image": _honoured(),
+    "build.backend": _noted("the Docker Engine builds"),
+    "build.dockerfile": _refused(_IMAGES),
+    "build.context": _refused(_IMAGES),
+    "environment.resources.cpu": _honoured(),
+    "environment.resources.memory": _honoured(),
+    "environment.resources.gpu": _honoured(),
+    "environment.node_selector": _noted("there is one Engine to run on"),
+    "environment.affinity": _noted("there is one Engine to run on"),
+    "environment.tolerations": _noted("there is one Engine to run on"),
+    "environment.image_pull_secrets": _noted("the Engine's own are used"),
+}
+
 ABILITIES: Mapping[str, Mapping[str, Support]] = {
     "process": PROCESS,
+    "docker": DOCKER,
     "fake": {path: Support(Ability.HONOURED) for path in PROCESS},
 }
 """Runner → path of a part of the config → support. A part that stands in no table is honoured by the server itself."""
+
+REQUIRED: Mapping[str, Mapping[str, str]] = {"docker": {"build.image": "a container is made of an image"}}
+"""Runner → path of a part that a config must have on it → why."""

@@ -97,8 +97,16 @@ def test_a_patch_merges_mappings_and_replaces_everything_else():
     assert document == {"a": {"b": 1, "c": [1, 2]}, "d": 4}
 
 
-def test_the_documentation_has_the_table():
-    page = (Path(__file__).parent.parent / "docs" / "job-config.md").read_text()
+@pytest.mark.parametrize(("runner", "page"), [("process", "job-config.md"), ("docker", "docker-runner.md")])
+def test_the_documentation_has_the_table(runner, page):
+    page = (Path(__file__).parent.parent / "docs" / page).read_text()
     found = re.findall(r"^\| `([^`]+)` \| (honoured|noted|refused) \| (.*) \|$", page, re.MULTILINE)
-    table = [(path, str(support.ability), support.why) for path, support in ABILITIES["process"].items()]
+    table = [(path, str(support.ability), support.why) for path, support in ABILITIES[runner].items()]
     assert found == table
+
+
+def test_a_container_needs_an_image():
+    with pytest.raises(Invalid) as wrong:
+        specs.check({"run": {"cmd": "true"}}, "docker")
+    assert [problem.pointer for problem in wrong.value.problems] == ["/config/build/image"]
+    assert specs.check({"run": {"cmd": "true"}, "build": {"image": "a"}}, "docker") == []

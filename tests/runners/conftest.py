@@ -8,16 +8,27 @@ from typing import Any
 
 import pytest
 
-from tests.runners.harness import FakeHarness, Harness, ProcessHarness
+from tests.require import require
+from tests.runners.engine import engine_is_there, make_images
+from tests.runners.harness import DockerHarness, FakeHarness, Harness, ProcessHarness
 
-HARNESSES = {"fake": FakeHarness, "process": ProcessHarness}
+HARNESSES = {"docker": DockerHarness, "fake": FakeHarness, "process": ProcessHarness}
 
 
 @pytest.fixture(params=sorted(HARNESSES))
 def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]:
+    if request.param == "docker":
+        request.getfixturevalue("images")
     made = HARNESSES[request.param](tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def images() -> None:
+    """The images of the tests, in a Docker Engine; a skip where there is none."""
+    require("docker", engine_is_there(), "no Docker Engine answers")
+    make_images()
 
 
 @pytest.fixture

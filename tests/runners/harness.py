@@ -5,6 +5,7 @@ The contract suite asks for jobs in plain words; a new runner joins it with one 
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import shlex
@@ -251,6 +252,66 @@ class ProcessHarness(Harness):
         """The keeper servers of this data folder (and the keepers, which are forks of one)."""
         wanted = os.fsencode(str(self.data / "process"))
         return [pid for pid in pids() if b"keeper_server.py" in cmdline(pid) and wanted in cmdline(pid).split(b"\0")]
+
+
+class DockerHarness(Harness):
+    """Needs an Engine, and the image that `tests.runners.engine` makes of nothing but busybox."""
+
+    def make(self) -> Runner:
+        from runners.docker import DockerRunner
+
+        return DockerRunner(self.settings, self.woken.set)
+
+    def spec(self, cmd: str = "true", env: Mapping[str, str] | None = None, **fields: Any) -> JobSpec:
+        return super().spec(cmd, env, **{"image": IMAGE, **fields})
+
+    def build_spec(self, *steps: str, env: Mapping[str, str] | None = None, **fields: Any) -> BuildSpec:
+        made = super().build_spec(*steps, env=env, **fields)
+        return dataclasses.replace(made, image=IMAGE, nocache=True, key=uuid.uuid4().hex * 2)
+
+    def says(self, text: str, code: int = 0) -> JobSpec:
+        return self.spec(f"echo ran >> $POLYAXON_RUN_OUTPUTS_PATH/runs; printf %s {shlex.quote(text)}; exit {code}")
+
+    def lasts(self) -> JobSpec:
+        return self.spec("sleep 1000 & sleep 1000")
+
+    def stubborn(self) -> JobSpec:
+        return self.spec("trap '' TERM; setsid sleep 1000 & sleep 1000; sleep 1000")
+
+    def cannot_start(self) -> JobSpec:
+        return self.spec("true", env={"A": "b"}, image="polyjob-test-empty:latest")
+
+    def vanished(self) -> tuple[JobSpec, str]:
+        spec = self.spec("sleep 1000")
+        handle = self.runner.start(spec, None)
+        self.engine.remove_container(spec.name, force=True)
+        return spec, handle
+
+    def runs(self, spec: JobSpec) -> int:
+        handle = self.runner.inventory()[spec.uuid]
+        assert isinstance(self.runner, RemoteRunner)
+        with tarfile.open(fileobj=io.BytesIO(b"".join(self.runner.outputs(handle)))) as archive:
+            found = archive.extractfile("runs")
+            assert found is not None
+            return found.read().count(b"ran")
+
+    def good_build(self) -> BuildSpec:
+        return self.build_spec("echo hello")
+
+    def bad_build(self) -> BuildSpec:
+        return self.build_spec("true", "exit 3")
+
+    def endless_build(self) -> BuildSpec:
+        return self.build_spec("sleep 1000")
+
+    @property
+    def engine(self) -> Any:
+        import docker
+
+        return docker.APIClient()
+
+
+IMAGE = "polyjob-test:latest"
 
 
 # Processes.

@@ -1,0 +1,434 @@
+"""Jobs in containers of a Docker Engine, wherever it is: nothing but the Engine's API is used, no file is shared.
+
+A container bears the job's fixed name and the labels that find and adopt it. What was started is written down in the
+runner's own folder, `<data>/docker/<job uuid>`, under a lock: so a job whose container somebody removed is `Missing`
+and never runs again, and a container that has exited is never started a second time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, NotFound
+from docker.utils import kwargs_from_env
+
+from runners.base import (
+    BuildSpec,
+    Exit,
+    Exited,
+    Gone,
+    JobSpec,
+    Missing,
+    Pending,
+    Reason,
+    RemoteRunner,
+    RunnerSettings,
+    RunnerUnavailable,
+    Running,
+    StartFailed,
+    State,
+    mark,
+)
+from runners.docker_builds import build_image
+from runners.docker_streams import LogCursor, below, frames, new_frames, renamed
+from runners.dockerfile import FOLDER
+
+OUTPUTS = "/polyjob/outputs"
+LOGS = "/polyjob/logs"
+INSTALLATION, JOB = "polyjob.installation", "polyjob.job"
+"""Labels of everything that is ours."""
+CALL = 60
+TRANSFER = 600
+"""Seconds that a call may take: one that asks, and one that carries files."""
+LAUNCH = 'exec 2>&1; if command -v bash >/dev/null 2>&1; then exec bash -c "$1"; else exec sh -c "$1"; fi'
+"""One stream for both, or their order would be lost; bash where the image has one."""
+NO_COMMAND, NO_SHELL = 127, b"exec sh failed"
+"""The exit code and words of the Engine's own first process where there is nothing to run."""
+LOCAL = "unix:///var/run/docker.sock"
+HOW_TO_GET_ONE = "Start one (on Debian: apt install docker.io), or say by DOCKER_HOST where it is."
+
+
+class DockerRunner(RemoteRunner):
+    """See the module."""
+
+    def __init__(self, settings: RunnerSettings, wake: Callable[[], None]) -> None:
+        super().__init__(settings, wake)
+        self._folder = Path(settings.data_dir) / "docker"
+        self._lock = threading.Lock()
+        self._client: Any = None
+        self._engine = self._node = ""
+        self._exits: dict[str, Exited] = {}
+        self._is_closed = False
+
+    # The Engine.
+
+    def _api(self) -> Any:
+        """The client, made once. Raises RunnerUnavailable."""
+        with self._lock:
+            if self._client is None:
+                with _said():
+                    named = kwargs_from_env()
+                    _knock(named.get("base_url") or LOCAL)
+                    client = docker.APIClient(version="auto", timeout=CALL, **named)
+                    told = client.info()
+                    self._engine, self._node = told["ID"], told["Name"]
+                self._client = client
+                threading.Thread(target=self._listen, args=(client,), name="docker-events", daemon=True).start()
+            return self._client
+
+    def _listen(self, client: Any) -> None:
+        """Containers that end wake the engine; where the stream breaks, its own tick does."""
+        filters = {"label": f"{INSTALLATION}={self.settings.installation}", "event": ["die", "start"]}
+        while not self._is_closed:
+            with contextlib.suppress(DockerException, requests.RequestException, OSError, ValueError):
+                for _ in client.events(filters={**filters, "type": "container"}):
+                    self.wake()
+            if not self._is_closed:
+                threading.Event().wait(1.0)
+
+    def check(self) -> None:
+        with _said():
+            self._api().ping()
+
+    def close(self) -> None:
+        self._is_closed = True
+
+    # Building.
+
+    def build(self, spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool]) -> str | None:
+        with _said():
+            return build_image(self._api(), spec, log, cancelled, {INSTALLATION: self.settings.installation})
+
+    # Starting.
+
+    def start(self, spec: JobSpec, artifact: str | None) -> str:
+        with self._alone(spec.uuid) as record, _said():
+            known = record.read_text() if record.exists() else None
+            if known is not None:
+                self._begin_what_was_made(json.loads(known).get("id"))
+                return known
+            client, image = self._api(), _image(spec, artifact)
+            identity = self._create(client, spec, image)
+            handle = self._handle(spec.uuid, identity)
+            self._fill(client, identity, spec)
+            _write(record, handle)
+            try:
+                client.start(identity)
+            except APIError as error:
+                client.remove_container(identity, force=True, v=True)
+                record.unlink()
+                raise _start_failed(error) from None
+            return handle
+
+    def _begin_what_was_made(self, identity: str | None) -> None:
+        """The crash may have come between the record and the start; a container that ran is left as it is."""
+        if not identity:
+            return
+        with contextlib.suppress(NotFound):
+            if self._api().inspect_container(identity)["State"]["Status"] == "created":
+                self._api().start(identity)
+
+    def _create(self, client: Any, spec: JobSpec, image: str) -> str:
+        """The id of the job's container; one that a crash left half-made is made anew, for it never ran."""
+        with contextlib.suppress(NotFound):
+            found = client.inspect_container(spec.name)
+            labels = found["Config"]["Labels"] or {}
+            if labels.get(INSTALLATION) != self.settings.installation:
+                raise StartFailed(f"A container named {spec.name} is there, and is not of this polyjob.")
+            if found["State"]["Status"] != "created":
+                return str(found["Id"])
+            client.remove_container(spec.name, force=True, v=True)
+        name, value = mark(spec.uuid)
+        own = {"PYTHONUNBUFFERED": "1", name: value, "POLYAXON_RUN_OUTPUTS_PATH": OUTPUTS, "POLYAXON_LOGS_PATH": LOGS}
+        environment = {**spec.env, **own, "TINI_KILL_PROCESS_GROUP": "1"}
+        config = client.create_container_config(
+            image=image,
+            entrypoint=["sh", "-c", LAUNCH, "sh"],
+            command=[spec.cmd],
+            environment=environment,
+            working_dir=FOLDER,
+            labels={INSTALLATION: spec.installation, JOB: spec.uuid},
+            host_config=_host_config(client, spec),
+        )
+        try:
+            return str(client.create_container_from_config(config, spec.name)["Id"])
+        except NotFound as error:
+            raise StartFailed(f"The image `{image}` is not there: {error.explanation}", Reason.IMAGE) from None
+        except APIError as error:
+            if error.is_server_error():
+                raise
+            raise _start_failed(error) from None
+
+    def _fill(self, client: Any, identity: str, spec: JobSpec) -> None:
+        """Code into the working folder, earlier outputs into the folder of outputs, which is there in any case."""
+        if spec.code:
+            self._put(client, identity, _unpacked(spec.code, 0, FOLDER.strip("/")))
+        self._put(client, identity, _folders(OUTPUTS.strip("/")))
+        if spec.inputs:
+            self._put(client, identity, _unpacked(spec.inputs, 1, OUTPUTS.strip("/")))
+
+    def _put(self, client: Any, identity: str, pieces: Iterator[bytes]) -> None:
+        with tempfile.TemporaryFile(dir=self._folder) as file:
+            for piece in pieces:
+                file.write(piece)
+            file.seek(0)
+            url = client._url("/containers/{0}/archive", identity)
+            client._raise_for_status(client.put(url, params={"path": "/"}, data=file, timeout=TRANSFER))
+
+    # Watching.
+
+    def poll(self, handles: Sequence[str]) -> dict[str, State]:
+        if not handles:
+            return {}
+        with _said():
+            listed = {item["Id"]: item for item in self._list()}
+            return {
+                handle: state for handle in handles if (state := self._state(json.loads(handle), listed)) is not None
+            }
+
+    def _state(self, handle: dict[str, Any], listed: Mapping[str, Any]) -> State | None:
+        identity = handle["id"]
+        if not identity:
+            return Missing()
+        if handle["engine"] != self._engine:
+            return None
+        item = listed.get(identity)
+        if item is None:
+            with contextlib.suppress(NotFound):
+                self._api().inspect_container(identity)
+                return None
+            return Missing()
+        if item["State"] == "created":
+            return Pending()
+        if item["State"] in ("exited", "dead"):
+            if identity not in self._exits:
+                self._exits[identity] = self._ended(identity)
+            return self._exits[identity]
+        return None if item["State"] == "removing" else Running(self._node)
+
+    def _ended(self, identity: str) -> Exited:
+        state = self._api().inspect_container(identity)["State"]
+        if state["ExitCode"] == NO_COMMAND and NO_SHELL in self._api().logs(identity, tail=1):
+            end = Exit(Reason.START, code=NO_COMMAND, message="The image has no `sh`, which runs the command.")
+            return Exited(end, self._node)
+        return Exited(_exit(state), self._node)
+
+    def _list(self) -> list[dict[str, Any]]:
+        filters = {"label": f"{INSTALLATION}={self.settings.installation}"}
+        found: list[dict[str, Any]] = self._api().containers(all=True, filters=filters)
+        return [item for item in found if JOB in item["Labels"]]
+
+    def inventory(self) -> dict[str, str]:
+        with _said():
+            return {item["Labels"][JOB]: self._handle(item["Labels"][JOB], item["Id"]) for item in self._list()}
+
+    # Ending.
+
+    def stop(self, handle: str, force: bool) -> None:
+        identity = self._mine(handle)
+        if identity:
+            with _said(), _fine_if_over():
+                self._api().kill(identity, signal.SIGKILL if force else signal.SIGTERM)
+
+    def clean(self, handle: str) -> None:
+        identity = self._mine(handle)
+        if identity:
+            with _said(), _fine_if_over():
+                self._api().remove_container(identity, force=True, v=True)
+        self._exits.pop(identity, None)
+        uuid = json.loads(handle)["uuid"]
+        for name in (uuid, f"{uuid}.lock"):
+            (self._folder / name).unlink(missing_ok=True)
+
+    def fence(self, uuid: str) -> str | None:
+        with self._alone(uuid) as record, _said():
+            if record.exists():
+                handle = record.read_text()
+                return handle if json.loads(handle)["id"] else None
+            found = self.inventory().get(uuid)
+            _write(record, found or self._handle(uuid, ""))
+            return found
+
+    # Files.
+
+    def logs(self, handle: str, cursor: str | None, limit: int) -> tuple[bytes, str | None]:
+        identity, position, data = self._mine(handle), LogCursor.read(cursor), b""
+        since = {"since": _unix(position.moment)} if position.moment else {}
+        with _said(), _gone():
+            client = self._api()
+            url = client._url("/containers/{0}/logs", identity or "none")
+            parameters = {"stdout": 1, "stderr": 1, "timestamps": 1, **since}
+            with client.get(url, params=parameters, stream=True, timeout=CALL) as answer:
+                client._raise_for_status(answer)
+                for piece, behind in new_frames(frames(answer.iter_content(None)), position):
+                    data, position = data + piece, behind
+                    if len(data) >= limit:
+                        break
+        return data, position.text() if data else cursor
+
+    def outputs(self, handle: str) -> Iterator[bytes]:
+        identity = self._mine(handle)
+        with _said(), _gone():
+            client = self._api()
+            url = client._url("/containers/{0}/archive", identity or "none")
+            with client.get(url, params={"path": OUTPUTS}, stream=True, timeout=TRANSFER) as answer:
+                client._raise_for_status(answer)
+                yield from renamed(answer.iter_content(1 << 16), lambda name: below(name, 1))
+
+    # Records.
+
+    def _mine(self, handle: str) -> str:
+        """The container's id; nothing for a start that was fenced. Raises RunnerUnavailable for another Engine's."""
+        told = json.loads(handle)
+        self._api()
+        if told["id"] and told["engine"] != self._engine:
+            raise RunnerUnavailable("The job is on another Docker Engine than the one that DOCKER_HOST names now.")
+        return str(told["id"])
+
+    def _handle(self, uuid: str, identity: str) -> str:
+        return json.dumps({"v": 1, "uuid": uuid, "id": identity, "engine": self._engine})
+
+    @contextlib.contextmanager
+    def _alone(self, uuid: str) -> Iterator[Path]:
+        """The job's record, which nobody else touches meanwhile, in any process."""
+        self._api()
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        with open(self._folder / f"{uuid}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield self._folder / uuid
+
+
+def _write(record: Path, handle: str) -> None:
+    part = record.with_name(f"{record.name}.part")
+    with part.open("w") as file:
+        file.write(handle)
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(record)
+
+
+# What the Engine is told.
+
+
+def _image(spec: JobSpec, artifact: str | None) -> str:
+    image = json.loads(artifact)["image"] if artifact else spec.image
+    if not image:
+        raise StartFailed("A job in a container needs an image: set `build.image`.", Reason.IMAGE)
+    return str(image)
+
+
+def _host_config(client: Any, spec: JobSpec) -> Any:
+    asked = spec.resources
+    gpus = [docker.types.DeviceRequest(count=asked.gpu, capabilities=[["gpu"]])] if asked.gpu else None
+    size = max(1 << 20, spec.log_limit // 2)
+    return client.create_host_config(
+        init=True,
+        auto_remove=False,
+        restart_policy={"Name": "no"},
+        security_opt=["no-new-privileges"],
+        mem_limit=asked.memory,
+        nano_cpus=int(asked.cpu * 1e9) if asked.cpu else None,
+        device_requests=gpus,
+        log_config=docker.types.LogConfig(type="local", config={"max-size": str(size), "max-file": "3"}),
+    )
+
+
+def _unpacked(path: str, strip: int, into: str) -> Iterator[bytes]:
+    def rename(name: str) -> str | None:
+        left = below(name, strip)
+        return f"{into}/{left}" if left else None
+
+    with open(path, "rb") as file:
+        yield from renamed(iter(lambda: file.read(1 << 16), b""), rename, "r|gz")
+
+
+def _folders(path: str) -> Iterator[bytes]:
+    """An archive of a folder that is empty, and of those above it."""
+    import tarfile
+
+    parts = path.split("/")
+    for count in range(1, len(parts) + 1):
+        member = tarfile.TarInfo("/".join(parts[:count]))
+        member.type, member.mode = tarfile.DIRTYPE, 0o777
+        yield member.tobuf()
+    yield b"\0" * (2 * tarfile.BLOCKSIZE)
+
+
+def _knock(url: str) -> None:
+    """Raises OSError where nobody listens at a socket of this machine."""
+    if url.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as door:
+            door.settimeout(CALL)
+            door.connect(url.removeprefix("unix://"))
+
+
+# What the Engine says.
+
+
+def _exit(state: Mapping[str, Any]) -> Exit:
+    code = int(state["ExitCode"])
+    if state.get("OOMKilled"):
+        return Exit(Reason.OOM, code=code, signal=9, message="The job needed more memory than it may have.")
+    if state.get("StartedAt", "").startswith("0001"):
+        return Exit(Reason.START, code=code, message=state.get("Error") or "The container could not be started.")
+    number = code - 128
+    if 0 < number <= 64 and number in {item.value for item in signal.Signals}:
+        return Exit(Reason.SIGNALLED, code=code, signal=number)
+    return Exit(Reason.EXITED, code=code)
+
+
+def _start_failed(error: APIError) -> StartFailed:
+    text = str(error.explanation or error)
+    if "executable file not found" in text and '"sh"' in text:
+        return StartFailed("The image has no `sh`, which runs the command.", Reason.IMAGE)
+    return StartFailed(f"The Docker Engine refused to start the job: {text}")
+
+
+def _unix(moment: str) -> str:
+    """Seconds since 1970 with nine digits, as the Engine takes them."""
+    import datetime
+
+    whole, _, fraction = moment.partition(".")
+    seconds = datetime.datetime.fromisoformat(f"{whole}+00:00").timestamp()
+    return f"{int(seconds)}.{fraction}"
+
+
+@contextlib.contextmanager
+def _said() -> Iterator[None]:
+    """Whatever the client raises, in the contract's words."""
+    try:
+        yield
+    except (APIError, DockerException, requests.RequestException, OSError) as error:
+        if isinstance(error, APIError):
+            raise RunnerUnavailable(f"The Docker Engine answers: {error.explanation or error}") from None
+        raise RunnerUnavailable(f"The Docker Engine cannot be reached: {error}. {HOW_TO_GET_ONE}") from None
+
+
+@contextlib.contextmanager
+def _gone() -> Iterator[None]:
+    try:
+        yield
+    except NotFound:
+        raise Gone("The container is not there any more.") from None
+
+
+@contextlib.contextmanager
+def _fine_if_over() -> Iterator[None]:
+    """Gone, not running, or being removed already."""
+    try:
+        yield
+    except APIError as error:
+        if error.status_code not in (404, 409):
+            raise

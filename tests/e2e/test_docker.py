@@ -1,0 +1,111 @@
+"""The documented calls, and survival, with jobs in containers of a real Engine."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import JOBS, Server, eventually
+from tests.require import require
+from tests.runners.engine import engine_is_there, make_images
+from tests.runners.harness import IMAGE
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    require("docker", engine_is_there(), "no Docker Engine answers")
+    make_images()
+    with Server(tmp_path_factory.mktemp("docker"), slots="8", runner="docker") as started:
+        yield started
+
+
+def submit(server: Server, cmd: str, *steps: str) -> dict[str, Any]:
+    return server.submit(cmd, build={"image": IMAGE, "build_steps": list(steps)})
+
+
+def containers() -> dict[str, dict[str, Any]]:
+    import docker
+
+    found = docker.APIClient().containers(all=True, filters={"label": "polyjob.job"})
+    return {item["Labels"]["polyjob.job"]: item for item in found}
+
+
+@pytest.fixture(scope="module")
+def done(server: Server) -> dict[str, Any]:
+    cmd = "cat /made; cat $POLYAXON_RUN_OUTPUTS_PATH/f 2>/dev/null; echo data >> $POLYAXON_RUN_OUTPUTS_PATH/f"
+    return server.until_done(submit(server, cmd, "echo made > /made")["id"])
+
+
+def test_a_job_is_built_and_runs_and_leaves_its_log_and_outputs(server: Server, done: dict[str, Any]) -> None:
+    assert done["last_status"] == "succeeded", server.log(done["id"])
+    assert server.statuses(done["id"]) == ["created", "scheduled", "building", "running", "succeeded"]
+    assert server.log(done["id"]) == b"made\n"
+    number = done["build_job"].rsplit(".", 1)[1]
+    assert b"Step" in server.call("GET", f"/api/v1/root/quick-start/builds/{number}/logs").body
+    with tarfile.open(fileobj=io.BytesIO(server.call("GET", f"{JOBS}/{done['id']}/outputs").body)) as archive:
+        held = archive.extractfile(f"{done['id']}/f")
+        assert held is not None
+        assert held.read() == b"data\n"
+    assert done["uuid"] not in containers()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "log"), [("restart", b"made\n"), ("resume", b"made\ndata\n"), ("copy", b"made\ndata\n")]
+)
+def test_clones(server: Server, done: dict[str, Any], strategy: str, log: bytes) -> None:
+    clone = server.until_done(server.call("POST", f"{JOBS}/{done['id']}/{strategy}").json["id"])
+    assert (clone["last_status"], clone["build_job"]) == ("succeeded", done["build_job"])
+    assert server.log(clone["id"]) == log
+
+
+def test_a_failing_step_and_a_failing_command(server: Server) -> None:
+    failed = server.until_done(submit(server, "true", "echo no; exit 3")["id"])
+    assert failed["last_status"] == "upstream_failed"
+    assert server.until_done(submit(server, "exit 7")["id"])["exit_code"] == 7
+
+
+def test_stop_and_delete(server: Server) -> None:
+    stopped, deleted = (submit(server, "sleep 1000 & sleep 1000") for _ in range(2))
+    for job in (stopped, deleted):
+        server.until(job["id"], "running")
+    server.call("POST", f"{JOBS}/{stopped['id']}/stop")
+    assert server.until_done(stopped["id"])["last_status"] == "stopped"
+    server.call("DELETE", f"{JOBS}/{deleted['id']}")
+    eventually(lambda: not {stopped["uuid"], deleted["uuid"]} & containers().keys(), 30, "the end of both")
+
+
+def test_a_container_that_somebody_removed_is_lost(server: Server) -> None:
+    import docker
+
+    job = submit(server, "sleep 1000")
+    server.until(job["id"], "running")
+    docker.APIClient().remove_container(f"polyjob-{job['uuid']}", force=True)
+    ended = server.until_done(job["id"])
+    assert (ended["last_status"], ended["exit"]["reason"]) == ("failed", "lost")
+
+
+def test_a_job_without_an_image_is_refused(server: Server) -> None:
+    answer = server.call("POST", JOBS, {"run": {"cmd": "true"}})
+    assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, "/build/image")
+
+
+def test_jobs_outlive_the_death_of_everything(server: Server) -> None:
+    cmd = "for i in $(seq 30); do echo $i; sleep 0.2; done; echo end > $POLYAXON_RUN_OUTPUTS_PATH/f; exit 5"
+    jobs = [submit(server, cmd) for _ in range(4)]
+    for job in jobs:
+        server.until(job["id"], "running")
+    before = {uuid: item["Id"] for uuid, item in containers().items()}
+    for _ in range(3):
+        server.kill()
+        server.start()
+    assert {uuid: item["Id"] for uuid, item in containers().items()}.items() <= before.items()
+    for job in jobs:
+        ended = server.until_done(job["id"])
+        assert (ended["last_status"], ended["exit_code"]) == ("failed", 5)
+        assert server.log(job["id"]) == b"".join(b"%d\n" % number for number in range(1, 31))
+        assert server.statuses(job["id"]).count("running") == 1
+    assert not {job["uuid"] for job in jobs} & containers().keys()

@@ -1,0 +1,66 @@
+"""The Docker Engine of the tests, and the images that they make in it from nothing but Debian's busybox."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+BUSYBOX = Path("/bin/busybox")
+
+
+def engine_is_there() -> bool:
+    try:
+        import docker
+
+        return bool(docker.APIClient(version="auto", timeout=10).ping()) and BUSYBOX.exists()
+    except Exception:
+        return False
+
+
+def make_images() -> None:
+    """Idempotent: the same content is the same image."""
+    import docker
+
+    client = docker.APIClient(version="auto", timeout=60)
+    client.import_image_from_data(_root(), repository="polyjob-test", tag="latest")
+    client.import_image_from_data(_empty(), repository="polyjob-test-empty", tag="latest")
+
+
+def _root() -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for folder in ("bin", "tmp", "code", "etc"):
+            member = tarfile.TarInfo(folder)
+            member.type, member.mode = tarfile.DIRTYPE, 0o777
+            archive.addfile(member)
+        data = BUSYBOX.read_bytes()
+        member = tarfile.TarInfo("bin/busybox")
+        member.size, member.mode = len(data), 0o755
+        archive.addfile(member, io.BytesIO(data))
+        for name in (
+            "sh",
+            "echo",
+            "sleep",
+            "cat",
+            "true",
+            "seq",
+            "head",
+            "yes",
+            "mkdir",
+            "setsid",
+            "printf",
+            "ls",
+            "env",
+        ):
+            member = tarfile.TarInfo(f"bin/{name}")
+            member.type, member.linkname = tarfile.SYMTYPE, "busybox"
+            archive.addfile(member)
+    return out.getvalue()
+
+
+def _empty() -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("nothing"))
+    return out.getvalue()

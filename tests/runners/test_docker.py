@@ -1,0 +1,201 @@
+"""What only the Docker runner has, on a real Engine."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from runners.base import BuildFailed, Exited, Missing, Reason, Resources, RunnerUnavailable, Running, StartFailed
+from runners.docker import DockerRunner
+from tests.runners.harness import IMAGE, DockerHarness, archive, wait_for
+
+
+@pytest.fixture
+def harness(images: None, tmp_path: Path) -> Iterator[DockerHarness]:
+    made = DockerHarness(tmp_path)
+    yield made
+    made.close()
+
+
+def run(harness: DockerHarness, cmd: str, **fields: Any) -> tuple[Any, bytes]:
+    spec = harness.spec(cmd, **fields)
+    handle = harness.runner.start(spec, None)
+    end = harness.end(handle)
+    return end, harness.log(spec, handle)
+
+
+def test_both_streams_are_one_in_their_order_and_bytes_are_kept(harness: DockerHarness) -> None:
+    _, log = run(harness, r"for i in 1 2 3; do echo out $i; echo err $i >&2; done; printf '\377\000\r\n'")
+    assert log == b"out 1\nerr 1\nout 2\nerr 2\nout 3\nerr 3\n\xff\x00\r\n"
+
+
+def test_a_job_finds_its_variables_and_none_of_the_servers(harness: DockerHarness, monkeypatch: Any) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_SERVER", "x")
+    _, log = run(harness, "env; pwd", env={"A": "b c"})
+    assert b"A=b c\n" in log
+    assert b"/code\n" in log
+    assert b"SECRET" not in log
+
+
+def test_code_and_earlier_outputs_are_there(harness: DockerHarness, tmp_path: Path) -> None:
+    code = archive(tmp_path / "code.tar.gz", ("a.txt", "code"), ("d/", ""), ("d/run", {"text": "x", "mode": 0o755}))
+    inputs = archive(tmp_path / "in.tar.gz", ("7/", ""), ("7/old.txt", "old"))
+    cmd = "cat a.txt d/run $POLYAXON_RUN_OUTPUTS_PATH/old.txt; echo new > $POLYAXON_RUN_OUTPUTS_PATH/new.txt"
+    spec = harness.spec(cmd, code=code, inputs=inputs)
+    handle = harness.runner.start(spec, None)
+    assert harness.end(handle).succeeded
+    assert harness.log(spec, handle) == b"codexold"
+    runner = harness.runner
+    assert isinstance(runner, DockerRunner)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(runner.outputs(handle)))) as outputs:
+        assert sorted(outputs.getnames()) == ["new.txt", "old.txt"]
+
+
+def test_a_container_is_bounded_and_gets_no_privileges(harness: DockerHarness) -> None:
+    spec = harness.spec("sleep 1000", resources=Resources(cpu=0.5, memory=64 << 20))
+    harness.runner.start(spec, None)
+    made = harness.engine.inspect_container(spec.name)["HostConfig"]
+    assert (made["Memory"], made["NanoCpus"]) == (64 << 20, 500_000_000)
+    assert made["SecurityOpt"] == ["no-new-privileges"]
+    assert (made["RestartPolicy"]["Name"], made["AutoRemove"], made["Init"]) == ("no", False, True)
+
+
+def test_memory_that_is_not_there_is_said(harness: DockerHarness) -> None:
+    end, _ = run(harness, "head -c 200000000 /dev/zero | tail", resources=Resources(memory=16 << 20))
+    assert end.succeeded is False or end.reason is Reason.OOM
+
+
+def test_a_job_without_an_image_or_with_one_that_is_not_there(harness: DockerHarness) -> None:
+    for image, word in ((None, "needs an image"), ("polyjob-test-none:1", "is not there")):
+        with pytest.raises(StartFailed, match=word) as refused:
+            harness.runner.start(harness.spec("true", image=image), None)
+        assert refused.value.reason is Reason.IMAGE
+    assert harness.runner.inventory() == {}
+
+
+def test_an_image_without_a_shell_says_so(harness: DockerHarness) -> None:
+    end = harness.end(harness.runner.start(harness.cannot_start(), None))
+    assert (end.reason, end.message) == (Reason.START, "The image has no `sh`, which runs the command.")
+
+
+def test_a_crash_between_create_and_start_starts_it_once(harness: DockerHarness, monkeypatch: Any) -> None:
+    spec = harness.says("x")
+    with monkeypatch.context() as crash:
+        crash.setattr(docker.APIClient, "start", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            harness.runner.start(spec, None)
+    assert harness.engine.inspect_container(spec.name)["State"]["Status"] == "created"
+    handle = harness.another().start(spec, None)
+    assert harness.end(handle).succeeded
+    assert harness.runs(spec) == 1
+
+
+def test_what_another_polyjob_made_is_not_ours(harness: DockerHarness, tmp_path: Path) -> None:
+    spec = harness.lasts()
+    harness.runner.start(spec, None)
+    other = DockerHarness(tmp_path / "other")
+    other.settings = type(other.settings)(data_dir=str(other.data), installation="d" * 32)
+    other.runner = other.another()
+    assert other.runner.inventory() == {}
+    with pytest.raises(StartFailed, match="not of this polyjob"):
+        other.runner.start(spec, None)
+    assert isinstance(harness.state(harness.runner.inventory()[spec.uuid]), Running)
+
+
+def test_another_engine_is_unreachable_and_nothing_is_lost(harness: DockerHarness) -> None:
+    handle = harness.runner.start(harness.lasts(), None)
+    elsewhere = json.dumps(json.loads(handle) | {"engine": "another"})
+    assert harness.runner.poll([elsewhere]) == {}
+    with pytest.raises(RunnerUnavailable, match="another Docker Engine"):
+        harness.runner.stop(elsewhere, True)
+
+
+def test_no_engine_is_said_with_the_way_to_get_one(harness: DockerHarness, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    with pytest.raises(RunnerUnavailable, match=r"docker\.io"):
+        harness.another().check()
+
+
+def test_a_poll_asks_as_much_for_many_as_for_one(harness: DockerHarness, monkeypatch: Any) -> None:
+    asked = []
+    original = docker.APIClient.request
+    handles = [harness.runner.start(harness.lasts(), None) for _ in range(6)]
+    wait_for(lambda: all(isinstance(state, Running) for state in harness.runner.poll(handles).values()))
+    monkeypatch.setattr(
+        docker.APIClient,
+        "request",
+        lambda self, *args, **options: asked.append(args) or original(self, *args, **options),
+    )
+    harness.runner.poll(handles[:1])
+    one = len(asked)
+    harness.runner.poll(handles)
+    assert len(asked) - one == one
+
+
+def test_a_container_that_somebody_removed_is_missing_and_never_runs_again(harness: DockerHarness) -> None:
+    spec, handle = harness.vanished()
+    wait_for(lambda: isinstance(harness.state(handle), Missing))
+    assert harness.another().start(spec, None) == handle
+    with pytest.raises(docker.errors.NotFound):
+        harness.engine.inspect_container(spec.name)
+
+
+class TestBuilds:
+    def build(self, harness: DockerHarness, *steps: str, **fields: Any) -> tuple[str, bytes]:
+        log = io.BytesIO()
+        spec = harness.build_spec(*steps, **fields)
+        artifact = harness.runner.build(spec, log, lambda: False)
+        assert artifact is not None
+        return artifact, log.getvalue()
+
+    def test_steps_variables_and_files_are_in_the_image(self, harness: DockerHarness, tmp_path: Path) -> None:
+        code = archive(tmp_path / "code.tar.gz", ("setup.sh", "echo from setup"), ("main.py", "x"))
+        artifact, log = self.build(
+            harness, "sh setup.sh > /made", "ls >> /made", env={"A": 'x "$HOME" \\'}, code=code, files=("setup.sh",)
+        )
+        assert b"Step" in log
+        handle = harness.runner.start(spec := harness.spec('cat /made; echo "$A"'), artifact)
+        harness.end(handle)
+        assert harness.log(spec, handle) == b'from setup\nsetup.sh\nx "$HOME" \\\n'
+
+    def test_the_image_is_looked_up_before_it_is_built(self, harness: DockerHarness) -> None:
+        import dataclasses
+
+        spec = dataclasses.replace(harness.build_spec("echo hello"), nocache=False)
+        first, second = io.BytesIO(), io.BytesIO()
+        made = harness.runner.build(spec, first, lambda: False)
+        assert harness.runner.build(spec, second, lambda: False) == made
+        assert b"hello" in first.getvalue()
+        assert b"is there already" in second.getvalue()
+
+    def test_nothing_to_add_is_the_image_itself(self, harness: DockerHarness) -> None:
+        artifact, _ = self.build(harness)
+        assert json.loads(artifact)["image"] == IMAGE
+        assert json.loads(artifact)["base"].startswith("sha256:")
+
+    @pytest.mark.parametrize("image", ["polyjob.invalid/none:1", "polyjob-test-none"])
+    def test_an_image_that_cannot_be_had_is_said(self, harness: DockerHarness, image: str) -> None:
+        import dataclasses
+
+        spec = dataclasses.replace(harness.build_spec(), image=image)
+        with pytest.raises(BuildFailed, match=image):
+            harness.runner.build(spec, io.BytesIO(), lambda: False)
+
+    def test_that_last_too_long_are_ended(self, harness: DockerHarness) -> None:
+        with pytest.raises(BuildFailed, match="longer"):
+            harness.runner.build(harness.build_spec("sleep 1000", timeout=1.0), io.BytesIO(), lambda: False)
+
+
+def test_an_exit_says_where_the_job_ran(harness: DockerHarness) -> None:
+    handle = harness.runner.start(harness.says("x"), None)
+    harness.end(handle)
+    state = harness.state(handle)
+    assert isinstance(state, Exited)
+    assert state.node
