@@ -120,6 +120,11 @@ class DockerRunner(RemoteRunner):
                 self._begin_what_was_made(json.loads(known).get("id"))
                 return known
             client, image = self._api(), _image(spec, artifact)
+            found = self._found(client, spec)
+            if found is not None:
+                handle = self._handle(spec.uuid, found)
+                _write(record, handle)
+                return handle
             identity = self._create(client, spec, image)
             handle = self._handle(spec.uuid, identity)
             self._fill(client, identity, spec)
@@ -140,16 +145,22 @@ class DockerRunner(RemoteRunner):
             if self._api().inspect_container(identity)["State"]["Status"] == "created":
                 self._api().start(identity)
 
-    def _create(self, client: Any, spec: JobSpec, image: str) -> str:
-        """The id of the job's container; one that a crash left half-made is made anew, for it never ran."""
-        with contextlib.suppress(NotFound):
+    def _found(self, client: Any, spec: JobSpec) -> str | None:
+        """The id of a container of this job that has run, whose record was lost; one that a crash left half-made is
+        removed, for it never ran."""
+        try:
             found = client.inspect_container(spec.name)
-            labels = found["Config"]["Labels"] or {}
-            if labels.get(INSTALLATION) != self.settings.installation:
-                raise StartFailed(f"A container named {spec.name} is there, and is not of this polyjob.")
-            if found["State"]["Status"] != "created":
-                return str(found["Id"])
-            client.remove_container(spec.name, force=True, v=True)
+        except NotFound:
+            return None
+        labels = found["Config"]["Labels"] or {}
+        if labels.get(INSTALLATION) != self.settings.installation:
+            raise StartFailed(f"A container named {spec.name} is there, and is not of this polyjob.")
+        if found["State"]["Status"] != "created":
+            return str(found["Id"])
+        client.remove_container(spec.name, force=True, v=True)
+        return None
+
+    def _create(self, client: Any, spec: JobSpec, image: str) -> str:
         name, value = mark(spec.uuid)
         own = {"PYTHONUNBUFFERED": "1", name: value, "POLYAXON_RUN_OUTPUTS_PATH": OUTPUTS, "POLYAXON_LOGS_PATH": LOGS}
         environment = {**spec.env, **own, "TINI_KILL_PROCESS_GROUP": "1"}

@@ -97,6 +97,16 @@ def test_a_crash_between_create_and_start_starts_it_once(harness: DockerHarness,
     assert harness.runs(spec) == 1
 
 
+def test_a_container_whose_record_was_lost_is_adopted_and_not_run_again(harness: DockerHarness) -> None:
+    spec = harness.says("x")
+    handle = harness.runner.start(spec, None)
+    harness.end(handle)
+    (harness.data / "docker" / spec.uuid).unlink()
+    assert harness.another().start(spec, None) == handle
+    assert harness.end(handle).succeeded
+    assert harness.runs(spec) == 1
+
+
 def test_what_another_polyjob_made_is_not_ours(harness: DockerHarness, tmp_path: Path) -> None:
     spec = harness.lasts()
     harness.runner.start(spec, None)
