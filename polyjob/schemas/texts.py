@@ -1,7 +1,7 @@
 """A config that comes as text: JSON, YAML, or the Python literal that some old clients send. Bounded, and never code.
 
 YAML is read as its version 1.2 has it where 1.1 surprises: only `true` and `false` are truths, `0123` and `1:30` and
-dates stay text. Keys come once; what aliases stand for is counted each time.
+dates stay text. Keys come once, in JSON too; what aliases stand for is counted each time, before it is made.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ from polyjob.errors import Invalid, Problem
 from polyjob.schemas.checks import DEEPEST, pointer_to
 
 MOST_NODES = 100_000
+MOST_ADDED = 1_000_000
+"""Characters that aliases may add to a text, once each is written out."""
+_MERGE = "tag:yaml.org,2002:merge"
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Loader(_Base):
-    """The core schema of YAML 1.2, and no key twice."""
+    """The core schema of YAML 1.2."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}
 
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.MarkedYAMLError(
-                        problem=f"the key `{key.value}` comes twice", problem_mark=key.start_mark
-                    )
-                seen.add(key.value)
-        super().flatten_mapping(node)
-        if len(node.value) > MOST_NODES:
-            raise yaml.MarkedYAMLError(problem="it is too large", problem_mark=node.start_mark)
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """What PyYAML makes of a scalar whose tag promises something else is any error at all."""
+        try:
+            return super().construct_object(node, deep=deep)
+        except (LookupError, AttributeError, ValueError, TypeError, OverflowError):
+            raise _marked(f"`{str(node.value)[:40]}` cannot be read as {node.tag.rpartition(':')[2]}", node) from None
+
+
+def _marked(problem: str, node: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
 def _resolve(tag: str, pattern: str, first: str) -> None:
@@ -58,28 +59,60 @@ _resolve("merge", "<<", "<")
 
 def parse_content(text: str, pointer: str = "/content") -> Any:
     """The document in the text. Raises Invalid, which says where the text is wrong."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
-    if text.lstrip()[:1] in ("{", "["):
+    for read in (_json, _literal):
         try:
-            return json.loads(json.dumps(ast.literal_eval(text.strip())))
+            return read(text)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            pass
+            continue
     try:
-        _refuse_what_is_too_deep(text)
-        document = yaml.load(text, _Loader)
-        _refuse_what_is_too_large(document)
-        return document
+        return _yaml(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise Invalid([Problem(pointer, f"The text is neither JSON nor YAML: {error.problem}{where}.")]) from None
-    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        is_deep = isinstance(error, RecursionError) or not str(error)
-        reason = "it is nested too deep" if is_deep else str(error).splitlines()[0]
-        raise Invalid([Problem(pointer, f"The text is neither JSON nor YAML: {reason}.")]) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise Invalid([Problem(pointer, f"The text is neither JSON nor YAML: {str(error).splitlines()[0]}.")]) from None
+
+
+def _json(text: str) -> Any:
+    """Raises ValueError, also for a key that comes twice: the reader of YAML says where."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a key comes twice")
+        return found
+
+    return json.loads(text, object_pairs_hook=once)
+
+
+def _literal(text: str) -> Any:
+    """A list or dictionary of Python. Raises, among other things, ValueError."""
+    if text.lstrip()[:1] not in ("{", "["):
+        raise ValueError("no list or dictionary")
+    tree = ast.parse(text.strip(), mode="eval")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            keys = [key.value for key in node.keys if isinstance(key, ast.Constant)]
+            if len(set(keys)) < len(keys):
+                raise ValueError("a key comes twice")
+    return json.loads(json.dumps(ast.literal_eval(tree)))
+
+
+def _yaml(text: str) -> Any:
+    """Raises ValueError and yaml.YAMLError."""
+    _refuse_what_is_too_deep(text)
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _Weight(len(text) + MOST_ADDED).of(root)
+        document = loader.construct_document(root)
+    finally:
+        loader.dispose()
+    _refuse_what_json_has_not(document)
+    return document
 
 
 def _refuse_what_is_too_deep(text: str) -> None:
@@ -95,18 +128,60 @@ def _refuse_what_is_too_deep(text: str) -> None:
             depth -= 1
 
 
-def _refuse_what_is_too_large(document: Any) -> None:
-    """What a few aliases stand for can be larger than any memory, once it is written out."""
-    count, waiting = 0, [(document, 0)]
+class _Weight:
+    """How much a text is once every alias is written out, told without writing it out."""
+
+    def __init__(self, most_characters: int) -> None:
+        self._most_characters = most_characters
+        self._known: dict[int, tuple[int, int, int] | None] = {}
+
+    def of(self, node: Any) -> tuple[int, int, int]:
+        """(nodes, characters, levels) of a node, and of all below it; each node is looked into once. Raises
+        MarkedYAMLError for one that is too large, is nested too deep, holds itself, or has a key twice."""
+        if isinstance(node, yaml.ScalarNode):
+            return 1, len(node.value), 0
+        if id(node) in self._known:
+            known = self._known[id(node)]
+            if known is None:
+                raise _marked("it holds itself, and so is nested too deep", node)
+            return known
+        self._known[id(node)] = None
+        if isinstance(node, yaml.MappingNode):
+            _refuse_twice(node)
+            below = [part for pair in node.value for part in pair]
+        else:
+            below = node.value
+        nodes, characters, levels = 1, 0, 0
+        for part in below:
+            more = self.of(part)
+            nodes, characters, levels = nodes + more[0], characters + more[1], max(levels, more[2] + 1)
+        if nodes > MOST_NODES or characters > self._most_characters:
+            raise _marked("it is too large, once every alias is written out", node)
+        if levels > DEEPEST:
+            raise _marked("it is nested too deep, once every alias is written out", node)
+        self._known[id(node)] = nodes, characters, levels
+        return nodes, characters, levels
+
+
+def _refuse_twice(node: yaml.MappingNode) -> None:
+    seen = set()
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+            continue
+        if key.value in seen:
+            raise _marked(f"the key `{key.value[:100]}` comes twice", key)
+        seen.add(key.value)
+
+
+def _refuse_what_json_has_not(document: Any) -> None:
+    """Tags make sets, dates and bytes."""
+    waiting = [document]
     while waiting:
-        value, depth = waiting.pop()
-        count += 1
-        if count > MOST_NODES or depth > DEEPEST:
-            raise ValueError("it is too large or nested too deep, once every alias is written out")
+        value = waiting.pop()
         if isinstance(value, Mapping):
-            waiting += [(item, depth + 1) for item in value.values()]
+            waiting += value.values()
         elif isinstance(value, list):
-            waiting += [(item, depth + 1) for item in value]
+            waiting += value
         elif not isinstance(value, str | int | float | bool | None):
             raise ValueError(f"it holds a {type(value).__name__}, which JSON has not")
 
