@@ -25,7 +25,7 @@ from polyjob.idempotency import Once, begin
 from polyjob.models import CLAIMED, QUEUED, SHOWN, Build, Job, JobStatus, Project, User
 from polyjob.query import JOB_FIELDS, JOB_ORDERS, conditions, ordering
 from polyjob.schemas.config import load_config
-from polyjob.schemas.parameters import is_parametrised
+from polyjob.schemas.parameters import is_parametrised, renamed_declarations
 from polyjob.schemas.texts import parse_content
 from polyjob.settings import Settings
 from polyjob.statements import Prepared, insert
@@ -231,10 +231,8 @@ def _patched(source: Job, patch: Mapping[str, Any]) -> tuple[dict[str, Any] | No
         return None, source.content
     document = source.config
     if source.content is not None and is_parametrised(source.config):
-        document = parse_content(source.content)
-        if document.get("declarations") is not None:
-            document["params"] = document.pop("declarations")
-    merged = merge(document, patch)
+        document = renamed_declarations(parse_content(source.content))
+    merged = merge(document, renamed_declarations(patch))
     config = load_config(merged)
     if not patch:
         return config, source.content

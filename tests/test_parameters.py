@@ -81,6 +81,39 @@ class TestParams:
     def test_that_do_not_do(self, params, pointer):
         assert [found for found, _ in problems(lambda: load_config(config(params=params)))] == [pointer]
 
+    def test_declarations_may_be_empty(self):
+        assert load_config(config(declarations={})) == load_config(config())
+
+    def test_become_one_variable_and_so_have_an_end(self):
+        assert problems(lambda: load_config(config(params={"x": "é" * 20_000}))) == [
+            ("/config/params", "Longer than 100000 bytes as JSON, defaults among them.")
+        ]
+        assert load_config(config(params={"x": "é" * 16_000}))
+
+    def test_do_not_make_a_small_config_a_huge_one(self):
+        many = {str(number): "{{ x }}" for number in range(5000)}
+        ((pointer, detail),) = problems(
+            lambda: load_config(config(params={"x": "y" * 50_000}, environment={"affinity": many}))
+        )
+        assert pointer == "/config/environment/affinity/39"
+        assert "2000000 characters" in detail
+
+    def test_of_very_many_problems_the_first_are_told(self):
+        many = {str(number): "{{ nope }}" for number in range(5000)}
+        assert len(problems(lambda: load_config(config(params={"x": 1}, environment={"affinity": many})))) == 100
+
+    def test_do_not_make_it_too_deep(self):
+        value = "x"
+        for _ in range(30):
+            value = [value]
+        document = config(params={"x": value}, environment={"affinity": {"a": ["{{ x }}"]}})
+        assert load_config(document)
+        deep = "{{ x }}"
+        for _ in range(30):
+            deep = [deep]
+        found = problems(lambda: load_config(config(params={"x": value}, environment={"affinity": {"a": deep}})))
+        assert "deeper" in found[0][1]
+
     def test_of_a_build(self):
         loaded = load_build_config({"kind": "build", "params": {"v": "3.12"}, "image": "python:{{ v }}"})
         assert loaded["build"] == {"image": "python:3.12"}
@@ -129,6 +162,12 @@ class TestInputs:
             ({"colour": 1}, {"x": 1}, "/config/inputs/0/colour", "Unknown key"),
             ({"is_list": "x"}, {"x": 1}, "/config/inputs/0/is_list", "Neither true nor false"),
             ({"options": 3}, {"x": 1}, "/config/inputs/0/options", "Not a list"),
+            ({"options": [1]}, {"x": True}, "/config/params/x", "none of the options"),
+            ({"type": ["int"]}, {"x": 1}, "/config/inputs/0/type", "no type"),
+            ({"type": "float"}, {"x": "nan"}, "/config/params/x", "no finite number"),
+            ({"type": "metric"}, {"x": "1e999"}, "/config/params/x", "no finite number"),
+            ({"type": "list"}, {"x": "[" * 90_000}, "/config/params/x", "Could not parse"),
+            ({"name": "1x"}, {"x": 1}, "/config/inputs/0/name", "not beginning with a digit"),
             ({"name": "a b"}, {"x": 1}, "/config/inputs/0/name", "letters"),
         ],
     )  # fmt: skip
@@ -143,6 +182,10 @@ class TestInputs:
         assert problems(lambda: self.load([{"name": "x"}, {"name": "x"}], {"x": 1}))[0] == (
             "/config/inputs/1/name", "There is another one named `x`.",
         )  # fmt: skip
+
+    def test_outputs_are_looked_at_without_any(self):
+        assert problems(lambda: load_config(config(outputs=[{"colour": 1}])))[0][0] == "/config/outputs/0/colour"
+        assert load_config(config(outputs=[{"name": "loss"}]))["outputs"] == [{"name": "loss"}]
 
     def test_outputs_may_be_given_and_need_not(self):
         document = config(
@@ -159,6 +202,11 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
 """Some lines that stand for a thousand million texts."""
+BASE = "a: &a {" + ", ".join(f"k{number}: 1" for number in range(9000)) + "}\n"
+MERGES = BASE + "b:\n  <<: [" + ", ".join(["*a"] * 20_000) + "]\n"
+"""100 kB that merge into 180 million keys."""
+LONG = "a: &a '" + "x" * 100_000 + "'\nb: [" + ", ".join(["*a"] * 50_000) + "]\n"
+"""Few values, of five thousand million characters."""
 KEYS = st.sampled_from(["run", "cmd", "params", "inputs", "name", "type", "x"])
 
 
@@ -189,12 +237,22 @@ class TestTexts:
         document = parse_content("a: &x {k: 1}\nb: {<<: *x, l: 2}\nc: *x\n")
         assert document == {"a": {"k": 1}, "b": {"k": 1, "l": 2}, "c": {"k": 1}}
 
+    def test_what_is_merged_may_be_merged_again_and_changed_each_time(self):
+        document = parse_content("a: &a {k: 1}\nb: &b {<<: *a, k: 2}\nc: {<<: [*b, *a], k: 3}\nd: {<<: *b}\n")
+        assert document == {"a": {"k": 1}, "b": {"k": 2}, "c": {"k": 3}, "d": {"k": 2}}
+
     @pytest.mark.parametrize(
         ("text", "word"),
         [
             ("run: {cmd: a}\nrun: {cmd: b}\n", "the key `run` comes twice in line 2, column 1"),
             ("run: [", "line 2"), ("run:\n\tcmd: a", "line 2"), ("a: !!python/object:os.system x", "line 1"),
             ("a: *b", "line 1"), ("a: !!set {x}", "which JSON has not"), ("a: !!binary YQ==", "which JSON has not"),
+            ('{"run": {"cmd": "a", "cmd": "b"}}', "the key `cmd` comes twice in line 1, column 22"),
+            ("{'a': None, 'a': 1}", "the key `a` comes twice"), ("a: !!bool maybe", "cannot be read as bool in line 1"),
+            ('a: !!int ""', "as int"), ("a: !!float ''", "as float"), ("a: !!timestamp x", "as timestamp"),
+            ("a:\n- 1\n- " + "9" * 5000, "as int in line 3"), ("a: !!timestamp 2026-11-23", "which JSON has not"),
+            (MERGES, "too large"), (LONG, "too large"), ("&a {k: *a}", "holds itself"),
+            ("a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 60)), "nested too deep"),
             ("a: &a [*a]", "too deep"), ("[" * 100_000, "nested too deep in line 1"),
             ("a:\n" + "- " * 50_000, "nested too deep"),
             (LAUGHS, "too large"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyjob.schemas.templates import FILTERS, TemplateError, render
+from polyjob.schemas.templates import FILTERS, TemplateError, TooMuch, Work, render
 
 VALUES = {
     "lr": 0.1, "n": 3, "name": "a b", "flag": True, "nothing": None, "layers": [1, {"size": 2}], "model": {"id": "m-1"},
@@ -26,6 +26,7 @@ VALUES = {
         ("{{ layers | length }}", 2), ("{{ layers | tojson }}", '[1, {"size": 2}]'), ("{{ lr | round(0) }}", 0.0),
         ("{{ '7' | int }}", 7), ("{{ '7.9' | int }}", 7), ("{{ n | float }}", 3.0),
         ("{{ name | replace(' ', '-') }}", "a-b"),
+        ("{{ n | string }}", "3"), ("{{ layers | string }}", '[1, {"size": 2}]'),
         ("{{ layers | join(',') }}", '1,{"size": 2}'), ("{{ ' x ' | trim }}", "x"), ("{{ '{{' }}", "{{"),
         ("{{ '}}' }} {{ \"it's\" }}", "}} it's"), (r"{{ 'a\'b' }}", "a'b"),
         ("{% if x %} {# c #} }} ${#list}", "{% if x %} {# c #} }} ${#list}"),
@@ -46,6 +47,9 @@ def test_what_it_becomes(text, expected):
         ("{{ name | round(1) }}", "cannot work"),
         ("{{ n + 1 }}", "+"), ("{{ n() }}", "`(`"), ("{{ model.__class__ }}", "no `model.__class__`"),
         ("{{ nope | upper }}", "no parameter `nope`"), ("{{ n | length }}", "cannot work"), ("{{ n[ }}", "astray"),
+        ("{{ 'nan' | float }}", "cannot work"), ("{{ '1e999' | float }}", "cannot work"),
+        ("{{ '1e999' | int }}", "cannot work"), ("{{ name | replace('', 'x') }}", "cannot work"),
+        ("{{ layers[" + "9" * 5000 + "] }}", "no expression"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said(text, word):
@@ -54,9 +58,41 @@ def test_what_is_wrong_is_said(text, word):
     assert word in str(wrong.value)
 
 
-def test_a_text_has_an_end():
-    with pytest.raises(TemplateError, match="characters"):
-        render("{{ x }} {{ x }}", {"x": "y" * 150_000})
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ x }} {{ x }}", "{{ x }}" * 1000, "{{ 'xxxxxxxxxx'" + " | replace('x', 'xxxxxxxxxx')" * 12 + " }}",
+        "{{ '" + '"' + "'" + " | tojson" * 60 + " }}", '{{ "\'"' + " | quote" * 60 + " }}",
+        "{{ many | join(' and ') }}",
+        "{{ x | replace('y', '" + "z" * 100_000 + "') }}",
+    ],
+)  # fmt: skip
+def test_a_text_has_an_end(text):
+    """What none of these may do is make the text first and measure it then: the largest has 10^13 characters."""
+    with pytest.raises(TemplateError, match="200000 characters"):
+        render(text, {"x": "y" * 150_000, "many": ["a"] * 100_000})
+
+
+@pytest.mark.parametrize("digits", ["-999999999", "999999999", "1.5", "'1'"])
+def test_rounding_takes_no_time(digits):
+    with pytest.raises(TemplateError, match="cannot work"):
+        render(f"{{{{ n | round({digits}) }}}}", VALUES)
+    assert render("{{ x | round(-2) }}", {"x": 1234}) == 1200
+
+
+def test_a_document_has_an_end():
+    work = Work(1000)
+    for _ in range(9):
+        assert render("{{ x }}", {"x": "y" * 99}, work) == "y" * 99
+    with pytest.raises(TooMuch):
+        render("{{ x | lower | upper }}", {"x": "y" * 99}, work)
+
+
+def test_of_very_many_names_some_are_listed():
+    with pytest.raises(TemplateError) as wrong:
+        render("{{ x }}", {f"name{number}": 1 for number in range(1000)})
+    assert str(wrong.value).endswith("and 980 more.")
+    assert len(str(wrong.value)) < 500
 
 
 @given(st.text(alphabet=" {}%#|.'\"()[]ab_0-1,\\$", max_size=40))
@@ -75,6 +111,6 @@ def test_what_is_put_in_is_never_read_again(text):
 
 def test_every_filter_is_tried_above():
     assert FILTERS.keys() == {
-        "float", "int", "join", "length", "lower", "quote", "replace", "round", "tojson", "trim", "upper",
+        "float", "int", "join", "length", "lower", "quote", "replace", "round", "string", "tojson", "trim", "upper",
     }  # fmt: skip
     assert render("{{ x | lower }}", {"x": "A"}) == "a"

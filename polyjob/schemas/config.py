@@ -15,7 +15,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, post_load, pre_l
 
 from polyjob.errors import Invalid, Problem
 from polyjob.schemas.checks import NAME_LENGTH, SLUG, TAG_LENGTH, TEXT_LENGTH, check_values, load
-from polyjob.schemas.parameters import is_parametrised, rendered
+from polyjob.schemas.parameters import rendered
 from polyjob.schemas.resources import canonical_resources
 
 VERSION, KIND, BUILD_KIND = 1, "job", "build"
@@ -36,9 +36,11 @@ def load_config(document: Any, pointer: str = "/config") -> dict[str, Any]:
     `pointer`."""
     if not isinstance(document, Mapping):
         raise Invalid([Problem(pointer, "A config is an object with `run`, and `build` where something is built.")])
+    if document.get("kind") == BUILD_KIND:
+        detail = "A config of kind `build` makes a build, not a job: send it to the project's `builds`."
+        raise Invalid([Problem(f"{pointer}/kind", detail)])
     check_values(document, pointer)
-    if is_parametrised(document):
-        document = rendered(document, pointer)
+    document = rendered(document, pointer)
     loaded: dict[str, Any] = load(CONFIG, document, pointer)
     return {"version": VERSION, "kind": KIND} | loaded
 
@@ -332,8 +334,10 @@ def load_build_config(document: Any, pointer: str = "/config") -> dict[str, Any]
     """As `load_config`, for a document of kind `build`."""
     if not isinstance(document, Mapping):
         raise Invalid([Problem(pointer, "A config is an object with `build`.")])
+    if document.get("kind") == KIND:
+        detail = "A config of kind `job` makes a job, not a build: send it to the project's `jobs`."
+        raise Invalid([Problem(f"{pointer}/kind", detail)])
     check_values(document, pointer)
-    if is_parametrised(document):
-        document = rendered(document, pointer)
+    document = rendered(document, pointer)
     loaded: dict[str, Any] = load(_BUILD_CONFIG, document, pointer)
     return {"version": VERSION, "kind": BUILD_KIND} | loaded

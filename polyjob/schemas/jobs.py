@@ -11,9 +11,9 @@ from marshmallow import Schema, fields, post_load
 
 from polyjob.errors import Invalid, Problem
 from polyjob.models import Job
-from polyjob.schemas.checks import check_values, load
+from polyjob.schemas.checks import check_values, load, pointer_to, renamed
 from polyjob.schemas.config import CONFIG, Items, Line, ReferenceField, Tags, Whole, load_config
-from polyjob.schemas.parameters import is_parametrised
+from polyjob.schemas.parameters import is_parametrised, with_params
 from polyjob.schemas.texts import parse_content, with_lines
 from polyjob.schemas.wire import Body, Instant, NoteSchema, RunStatusSchema, name_field, text_field
 from polyjob.statuses import Status
@@ -264,16 +264,39 @@ def read_sent(body: Mapping[str, Any], schema: Body, load_document: Any, parts: 
     try:
         pointer, document, text = _find_config(body, schema, parts)
         if document is not None:
+            own = _own_params(body, pointer)
+            document = with_params(document, own)
             config = load_document(document, pointer)
-            if text is None and is_parametrised(document):
-                text = json.dumps(document, ensure_ascii=False)
-            attributes |= {"config": config, "content": text}
+            kept = json.dumps(document, ensure_ascii=False) if own or text is None else text
+            attributes |= {"config": config, "content": kept if text is not None or is_parametrised(document) else None}
     except Invalid as error:
-        error.problems = with_lines(error.problems, text, pointer) if text is not None else error.problems
-        problems += [problem for problem in error.problems if problem not in problems]
+        found = _params_renamed(error.problems, body, pointer)
+        found = with_lines(found, text, pointer) if text is not None else found
+        problems += [problem for problem in found if problem not in problems]
     if problems:
         raise Invalid(problems)
     return Sent(attributes, pointer)
+
+
+def _own_params(body: Mapping[str, Any], pointer: str) -> Mapping[str, Any]:
+    """The params that stand beside a config, not in it: they go before its own. Raises Invalid."""
+    params = body.get("params") if pointer else None
+    if params is None:
+        return {}
+    if not isinstance(params, Mapping):
+        raise Invalid([Problem("/params", "Not an object.")])
+    check_values(params, "/params")
+    return params
+
+
+def _params_renamed(problems: list[Problem], body: Mapping[str, Any], pointer: str) -> list[Problem]:
+    """The problems of params that stand beside the config, where they stand."""
+    params = body.get("params")
+    if not pointer or not isinstance(params, Mapping):
+        return problems
+    for key in params:
+        problems = renamed(problems, pointer_to(f"{pointer}/params", key), pointer_to("/params", key))
+    return problems
 
 
 def _find_config(body: Mapping[str, Any], schema: Schema, parts: Container[str]) -> tuple[str, Any, str | None]:

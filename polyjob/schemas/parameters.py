@@ -6,74 +6,132 @@ Only a config that has params, declarations or inputs is rendered; any other pas
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from polyjob.errors import Invalid, Problem
-from polyjob.schemas.checks import MOST_PROBLEMS, SLUG, pointer_to
-from polyjob.schemas.templates import TemplateError, as_text, render
+from polyjob.schemas.checks import MOST_PROBLEMS, check_values, pointer_to
+from polyjob.schemas.templates import MOST_NAMED, TemplateError, TooMuch, Work, as_text, render
 
 SECTIONS = ("params", "declarations", "inputs")
 APART = frozenset({*SECTIONS, "outputs", "version", "kind"})
 """Parts of a config in which nothing is replaced."""
 MOST = 1000
-_REFERENCE = re.compile(r"\{\{\s*(jobs|experiments|ops|runs|dag)\b[^}]*\}\}")
+PARAMS_BYTES = 100_000
+"""Of all params as JSON: they are one variable of the job, and Linux takes none beyond 128 KiB."""
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
+_NAME_RULE = "letters, digits, `_` and `-`, not beginning with a digit or `-`"
+_REFERENCE = re.compile(r"\{\{\s*(?:jobs|experiments|ops|runs|dag)\s*\.")
 
 
 def is_parametrised(document: Any) -> bool:
     return isinstance(document, Mapping) and any(document.get(section) for section in SECTIONS)
 
 
-def rendered(document: Mapping[str, Any], pointer: str) -> dict[str, Any]:
+def renamed_declarations(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The document with its `declarations` called `params`, where it has none of that name."""
+    if document.get("declarations") is None or document.get("params") is not None:
+        return document
+    rest = {key: value for key, value in document.items() if key not in ("declarations", "params")}
+    return rest | {"params": document["declarations"]}
+
+
+def with_params(document: Any, params: Mapping[str, Any]) -> Any:
+    """The document with `params` before its own; what is no object, or has no object of params, as it is."""
+    if not params or not isinstance(document, Mapping):
+        return document
+    document = renamed_declarations(document)
+    own = {} if document.get("params") is None else document["params"]
+    return {**document, "params": {**own, **params}} if isinstance(own, Mapping) else document
+
+
+def rendered(document: Mapping[str, Any], pointer: str) -> Mapping[str, Any]:
     """The document with its params resolved (under `params`, defaults among them) and every expression in its other
-    parts replaced. Raises Invalid with every problem, each with a pointer."""
-    values, problems = _resolve(document, pointer)
+    parts replaced; one without params or inputs as it is. Raises Invalid with every problem, each with a pointer."""
+    problems: list[Problem] = []
+    outputs = list(_items(document, "outputs", pointer, problems))
+    if not is_parametrised(document):
+        if problems:
+            raise Invalid(problems[:MOST_PROBLEMS])
+        return renamed_declarations(document)
+    values = _resolve(document, pointer, outputs, problems)
     found = {key: value for key, value in document.items() if key in APART and key != "declarations"}
     if not problems:
+        replacement = _Replacement(values, problems)
         for key, value in document.items():
             if key not in APART:
-                found[key] = _replaced(value, values, pointer_to(pointer, key), problems)
+                found[key] = replacement.of(value, pointer_to(pointer, key))
     if problems:
         raise Invalid(problems[:MOST_PROBLEMS])
-    return found | {"params": values}
+    found["params"] = values
+    check_values(found, pointer)
+    return found
 
 
-def _replaced(value: Any, values: Mapping[str, Any], pointer: str, problems: list[Problem]) -> Any:
-    if isinstance(value, str) and "{{" in value:
-        try:
-            return render(value, values)
-        except TemplateError as error:
-            problems.append(Problem(pointer, str(error)))
+class _Replacement:
+    """Puts params into the parts of one document, and keeps what is wrong in `problems`; ends early once that is much,
+    or the document becomes too large."""
+
+    def __init__(self, values: Mapping[str, Any], problems: list[Problem]) -> None:
+        self._values, self._problems = values, problems
+        self._work = Work()
+        self._is_over = False
+
+    def of(self, value: Any, pointer: str) -> Any:
+        if self._is_over:
             return value
-    if isinstance(value, Mapping):
-        return {key: _replaced(item, values, pointer_to(pointer, key), problems) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_replaced(item, values, pointer_to(pointer, index), problems) for index, item in enumerate(value)]
-    return value
+        if isinstance(value, str) and "{{" in value:
+            return self._text(value, pointer)
+        if isinstance(value, Mapping):
+            return {key: self.of(item, pointer_to(pointer, key)) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.of(item, pointer_to(pointer, index)) for index, item in enumerate(value)]
+        return value
+
+    def _text(self, text: str, pointer: str) -> Any:
+        try:
+            return render(text, self._values, self._work)
+        except TemplateError as error:
+            self._problems.append(Problem(pointer, str(error)))
+            self._is_over = isinstance(error, TooMuch) or len(self._problems) >= MOST_PROBLEMS
+        return text
 
 
 # Params.
 
 
-def _resolve(document: Mapping[str, Any], pointer: str) -> tuple[dict[str, Any], list[Problem]]:
-    """(name → value, what is wrong)."""
-    problems: list[Problem] = []
+_Item = tuple[Mapping[str, Any], str]
+"""An input or output, and where it stands."""
+
+
+def _resolve(
+    document: Mapping[str, Any], pointer: str, outputs: list[_Item], problems: list[Problem]
+) -> dict[str, Any]:
+    """Name → value; what is wrong is added to `problems`."""
     given, at = _given(document, pointer, problems)
     inputs = list(_items(document, "inputs", pointer, problems))
-    outputs = list(_items(document, "outputs", pointer, problems))
     if problems:
-        return {}, problems
-    if not inputs:
-        return dict(given), problems
+        return {}
+    values = _matched(given, at, inputs, outputs, problems) if inputs else dict(given)
+    if not problems and len(json.dumps(values)) > PARAMS_BYTES:
+        problems.append(Problem(at, f"Longer than {PARAMS_BYTES} bytes as JSON, defaults among them."))
+    return values
+
+
+def _matched(
+    given: Mapping[str, Any], at: str, inputs: list[_Item], outputs: list[_Item], problems: list[Problem]
+) -> dict[str, Any]:
+    """The values of inputs and outputs."""
     values: dict[str, Any] = {}
-    for item, where in [*inputs, *outputs]:
+    for index, (item, where) in enumerate([*inputs, *outputs]):
         name = item["name"]
         if name in given:
             values[name] = _converted(item, given[name], pointer_to(at, name), problems)
         elif item.get("default") is not None:
             values[name] = _converted(item, item["default"], f"{where}/default", problems)
-        elif item.get("is_optional") or (item, where) in outputs:
+        elif item.get("is_optional") or index >= len(inputs):
             values[name] = "" if item.get("is_flag") else None
         else:
             problems.append(Problem(at, f"Input {name} is required, no param was passed."))
@@ -81,7 +139,7 @@ def _resolve(document: Mapping[str, Any], pointer: str) -> tuple[dict[str, Any],
     for name in given:
         if name not in known:
             problems.append(Problem(pointer_to(at, name), f"`{name}` is neither an input nor an output."))
-    return values, problems
+    return values
 
 
 def _given(document: Mapping[str, Any], pointer: str, problems: list[Problem]) -> tuple[Mapping[str, Any], str]:
@@ -96,24 +154,22 @@ def _given(document: Mapping[str, Any], pointer: str, problems: list[Problem]) -
         problems.append(Problem(at, f"Not an object of at most {MOST} parameters."))
         return {}, at
     for key, value in params.items():
-        if not re.match(r"[A-Za-z_][A-Za-z0-9_-]*\Z", key):
-            problems.append(Problem(pointer_to(at, key), f"`{key}` is no name: letters, digits, `_` and `-`."))
+        if not _NAME.match(key):
+            problems.append(Problem(pointer_to(at, key), f"`{key[:100]}` is no name: {_NAME_RULE}."))
         elif isinstance(value, str) and _REFERENCE.search(value):
             problems.append(Problem(pointer_to(at, key), "Values of other runs cannot be taken: give the value."))
     return params, at
 
 
-def _items(
-    document: Mapping[str, Any], section: str, pointer: str, problems: list[Problem]
-) -> Iterator[tuple[dict[str, Any], str]]:
-    """(item, where it stands) of each input or output that is one."""
+def _items(document: Mapping[str, Any], section: str, pointer: str, problems: list[Problem]) -> Iterator[_Item]:
+    """Each input or output that is one."""
     at, items = f"{pointer}/{section}", document.get(section)
     if items is None:
         return
     if not isinstance(items, list) or len(items) > MOST:
         problems.append(Problem(at, f"Not a list of at most {MOST} {section}."))
         return
-    seen = set()
+    seen: set[str] = set()
     for index, item in enumerate(items):
         where = pointer_to(at, index)
         wrong = _wrong_item(item)
@@ -135,12 +191,13 @@ def _wrong_item(item: Any) -> tuple[str, str] | None:
         return "", "Not an object with a `name`."
     for key in item:
         if key not in _KNOWN:
-            return pointer_to("", key), f"Unknown key `{key}`."
+            return pointer_to("", key), f"Unknown key `{key[:100]}`."
     name = item.get("name")
-    if not isinstance(name, str) or not re.match(SLUG, name):
-        return "/name", "Only letters, digits, `-` and `_`."
-    if item.get("type") is not None and item["type"] not in TYPES:
-        return "/type", f"`{item['type']}` is no type; there are: {', '.join(TYPES)}."
+    if not isinstance(name, str) or not _NAME.match(name):
+        return "/name", f"Only {_NAME_RULE}."
+    kind = item.get("type")
+    if kind is not None and (not isinstance(kind, str) or kind not in TYPES):
+        return "/type", f"`{as_text(kind)[:100]}` is no type; there are: {', '.join(TYPES)}."
     for key in ("is_optional", "is_list", "is_flag"):
         if not isinstance(item.get(key), bool | None):
             return f"/{key}", "Neither true nor false."
@@ -161,17 +218,22 @@ def _converted(item: Mapping[str, Any], value: Any, pointer: str, problems: list
             found: Any = [convert(part) for part in value]
         else:
             found = convert(value)
-    except (ValueError, TypeError, OverflowError) as error:
-        text = f"Could not parse value `{as_text(value)[:100]}`, an error was encountered: {error}."
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        text = f"Could not parse value `{as_text(value)[:100]}`, an error was encountered: {str(error)[:200]}."
         problems.append(Problem(pointer, text))
         return None
     options = item.get("options")
-    if options is not None and found not in options:
-        allowed = ", ".join(as_text(option) for option in options)
+    if options is not None and not any(_is_same(found, option) for option in options):
+        allowed = ", ".join(as_text(option)[:100] for option in options[:MOST_NAMED])
         problems.append(Problem(pointer, f"`{as_text(found)[:100]}` is none of the options: {allowed}."))
     if item.get("is_flag"):
         return f"--{item['name']}" if found else ""
     return found
+
+
+def _is_same(value: Any, option: Any) -> bool:
+    """Python takes true for 1."""
+    return value == option and isinstance(value, bool) is isinstance(option, bool)
 
 
 # Types.
@@ -195,7 +257,10 @@ def _int(value: Any) -> int:
 def _float(value: Any) -> float:
     if isinstance(value, bool):
         raise ValueError("it is no number")
-    return float(value)
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("it is no finite number")
+    return number
 
 
 def _bool(value: Any) -> bool:

@@ -10,16 +10,22 @@ have (`{% … %}`, `{# … #}`) is plain text here.
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 LONGEST = 200_000
-"""Characters of a text once it is rendered."""
+"""Characters of a text once it is rendered, and of whatever a filter makes."""
+MOST_WORK = 2_000_000
+"""Characters that may be put into all texts of a document, and go through filters on the way."""
+MOST_DIGITS = 20
+MOST_NAMED = 20
+"""Names that an error lists."""
 
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<end>\}\})|(?P<name>[A-Za-z_][A-Za-z0-9_-]*)|(?P<number>-?\d+(?:\.\d+)?)
+    r"""\s*(?:(?P<end>\}\})|(?P<name>[A-Za-z_][A-Za-z0-9_-]*)|(?P<number>-?\d{1,15}(?:\.\d{1,15})?)
     |(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?P<sign>[.|()\[\],]))""",
     re.VERBOSE,
 )
@@ -29,24 +35,46 @@ class TemplateError(ValueError):
     """What stands between the braces is no expression, or names what is not there."""
 
 
-def render(text: str, values: Mapping[str, Any]) -> Any:
-    """The text with its expressions replaced. Raises TemplateError."""
-    parts = list(_parts(text, values))
-    if len(parts) == 1:
-        return parts[0]
-    whole = "".join(part if isinstance(part, str) else as_text(part) for part in parts)
-    if len(whole) > LONGEST:
-        raise TemplateError(f"The text has more than {LONGEST} characters once it is rendered.")
-    return whole
+class TooMuch(TemplateError):
+    """The document's texts would become too long, all together."""
 
 
-def _parts(text: str, values: Mapping[str, Any]) -> Iterator[Any]:
+class Work:
+    """What may still be put into the texts of one document."""
+
+    def __init__(self, characters: int = MOST_WORK) -> None:
+        self._left = characters
+
+    def spend(self, value: Any) -> None:
+        """Raises TooMuch."""
+        if isinstance(value, _Missing):
+            return
+        self._left -= 1 + (len(as_text(value)) if isinstance(value, str | list | Mapping) else 0)
+        if self._left < 0:
+            raise TooMuch(f"The parameters put more than {MOST_WORK} characters into the config, all together.")
+
+
+def render(text: str, values: Mapping[str, Any], work: Work | None = None) -> Any:
+    """The text with its expressions replaced. Raises TemplateError; TooMuch where `work` is used up."""
+    work = work or Work()
+    parts: list[Any] = []
+    length = 0
+    for part in _parts(text, values, work):
+        parts.append(part)
+        length += len(as_text(part))
+        if length > LONGEST:
+            raise TemplateError(f"The text has more than {LONGEST} characters once it is rendered.")
+    return parts[0] if len(parts) == 1 else "".join(map(as_text, parts))
+
+
+def _parts(text: str, values: Mapping[str, Any], work: Work) -> Iterator[Any]:
     """Plain texts, and the values of the expressions between them; no empty texts, but one where there is nothing."""
     at = 0
     while (begin := text.find("{{", at)) >= 0:
         if begin > at:
             yield text[at:begin]
-        value, at = _Expression(text, begin, values).read()
+        value, at = _Expression(text, begin, values, work).read()
+        work.spend(value)
         yield value
     if at < len(text) or not text:
         yield text[at:]
@@ -69,9 +97,9 @@ class _Missing:
 class _Expression:
     """One expression, from its opening braces on."""
 
-    def __init__(self, text: str, begin: int, values: Mapping[str, Any]) -> None:
+    def __init__(self, text: str, begin: int, values: Mapping[str, Any], work: Work) -> None:
         self._text, self._begin, self._at = text, begin, begin + 2
-        self._values = values
+        self._values, self._work = values, work
         self._kind, self._word = "", ""
         self._advance()
 
@@ -80,6 +108,7 @@ class _Expression:
         value = self._value()
         while self._take("|"):
             name = self._expect("name", "the name of a filter")
+            self._work.spend(value)
             value = _filtered(name, value, self._arguments() if self._take("(") else [])
         if self._kind != "end":
             raise self._wrong()
@@ -91,7 +120,7 @@ class _Expression:
         if self._kind in ("text", "number"):
             return self._literal()
         name = self._expect("name", "a name")
-        value: Any = self._values.get(name, _Missing(_no_such(name, self._values)))
+        value: Any = self._values[name] if name in self._values else _Missing(_no_such(name, self._values))
         path = name
         while self._word in (".", "[") and self._kind == "sign":
             key: Any
@@ -167,8 +196,9 @@ def _short(text: str) -> str:
 
 
 def _no_such(name: str, values: Mapping[str, Any]) -> str:
-    known = ", ".join(sorted(values)) or "none at all"
-    return f"There is no parameter `{name}`; there are: {known}."
+    known = ", ".join(sorted(values)[:MOST_NAMED]) or "none at all"
+    more = f" and {len(values) - MOST_NAMED} more" if len(values) > MOST_NAMED else ""
+    return f"There is no parameter `{_short(name)}`; there are: {known}{more}."
 
 
 def _member(value: Any, key: Any, path: str) -> Any:
@@ -195,30 +225,65 @@ def _filtered(name: str, value: Any, arguments: list[Any]) -> Any:
     if len(arguments) != count:
         raise TemplateError(f"The filter `{name}` takes {count or 'no'} argument{'s' * (count != 1)}.")
     try:
-        return act(value, *arguments)
+        found = act(value, *arguments)
+    except TemplateError:
+        raise
     except (TypeError, ValueError, OverflowError, AttributeError):
         raise TemplateError(f"The filter `{name}` cannot work on {_short(as_text(value))!r}.") from None
+    if isinstance(found, str):
+        _refuse_long(len(found), name)
+    return found
+
+
+def _refuse_long(length: int, name: str) -> None:
+    if length > LONGEST:
+        raise TemplateError(f"The filter `{name}` makes more than {LONGEST} characters.")
 
 
 def _whole(value: Any) -> int:
     return int(float(value)) if isinstance(value, str) and not value.strip().lstrip("+-").isdigit() else int(value)
 
 
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("infinite, or no number")
+    return number
+
+
 def _join(value: Any, between: Any) -> str:
     if not isinstance(value, list):
         raise TypeError
-    return str(between).join(map(as_text, value))
+    items, between = [as_text(item) for item in value], as_text(between)
+    _refuse_long(sum(map(len, items)) + len(between) * (len(items) - 1), "join")
+    return between.join(items)
+
+
+def _replace(value: Any, old: Any, new: Any) -> str:
+    text, old, new = as_text(value), as_text(old), as_text(new)
+    if not old:
+        raise ValueError("nothing to look for")
+    _refuse_long(len(text) + text.count(old) * (len(new) - len(old)), "replace")
+    return text.replace(old, new)
+
+
+def _round(value: Any, digits: Any) -> Any:
+    """Python takes any time at all to round a whole number to very many digits before the point."""
+    if not isinstance(digits, int) or abs(digits) > MOST_DIGITS:
+        raise ValueError("too many digits")
+    return round(value, digits)
 
 
 FILTERS: dict[str, tuple[Callable[..., Any], int]] = {
-    "float": (float, 0),
+    "float": (_finite, 0),
     "int": (_whole, 0),
     "join": (_join, 1),
     "length": (len, 0),
     "lower": (lambda value: as_text(value).lower(), 0),
     "quote": (lambda value: shlex.quote(as_text(value)), 0),
-    "replace": (lambda value, old, new: as_text(value).replace(str(old), str(new)), 2),
-    "round": (lambda value, digits: round(value, int(digits)), 1),
+    "replace": (_replace, 2),
+    "round": (_round, 1),
+    "string": (as_text, 0),
     "tojson": (lambda value: json.dumps(value, ensure_ascii=False), 0),
     "trim": (lambda value: as_text(value).strip(), 0),
     "upper": (lambda value: as_text(value).upper(), 0),

@@ -212,12 +212,15 @@ def lines_of(text: str) -> dict[str, int]:
 
 
 def with_lines(problems: list[Problem], text: str, pointer: str) -> list[Problem]:
-    """The problems with the line of the text that each points to, where it spans more than one."""
+    """The problems with the line of the text that each points to, where it spans more than one; those of what stands
+    elsewhere as they are."""
     if "\n" not in text.strip():
         return problems
     lines = lines_of(text)
 
     def line(problem: Problem) -> int | None:
+        if problem.pointer != pointer and not problem.pointer.startswith(f"{pointer}/"):
+            return None
         below = problem.pointer.removeprefix(pointer)
         while below and below not in lines:
             below = below.rpartition("/")[0]

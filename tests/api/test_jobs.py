@@ -519,3 +519,30 @@ class TestParams:
         ]
         client.submit()
         assert client.patch(f"{JOBS}/1", {"content": self.YAML}).json["config"]["params"] == {"lr": 0.1}
+
+    def test_beside_a_config_go_before_its_own(self, client):
+        for body in (
+            {"content": self.YAML},
+            {"config": {"declarations": {"lr": 3}, "run": {"cmd": "train --lr {{ lr }}"}}},
+        ):
+            made = client.post(JOBS, body | {"params": {"lr": 0.5}})
+            assert made.status_code == 201, made.text
+            assert made.json["config"]["run"]["cmd"] == "train --lr 0.5"
+            again = client.post(f"{JOBS}/{made.json['id']}/restart", {"params": {"lr": 0.7}}).json
+            assert again["config"]["run"]["cmd"] == "train --lr 0.7"
+            again = client.post(f"{JOBS}/{again['id']}/restart", {"config": {"declarations": {"lr": 0.8}}}).json
+            assert again["config"]["run"]["cmd"] == "train --lr 0.8"
+
+    def test_beside_a_config_are_named_there(self, client):
+        answer = client.post(JOBS, {"content": self.YAML, "params": {"a b": 1, "lr": 1}})
+        assert [error["pointer"] for error in answer.json["errors"]] == ["/params/a b"]
+        answer = client.post(JOBS, {"content": self.YAML, "params": [1]})
+        assert answer.json["errors"] == [{"pointer": "/params", "detail": "Not an object."}]
+
+    def test_of_another_kind_are_sent_where_they_belong(self, client):
+        answer = client.post(JOBS, {"content": "kind: build\nbuild: {image: a}\n"})
+        assert [error["pointer"] for error in answer.json["errors"]] == ["/content/kind"]
+        assert "`builds`" in answer.json["errors"][0]["detail"]
+        answer = client.post(JOBS.replace("jobs", "builds"), {"content": "kind: job\nrun: {cmd: a}\n"})
+        assert answer.status_code == 400
+        assert "`jobs`" in answer.json["errors"][0]["detail"]
