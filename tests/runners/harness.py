@@ -49,12 +49,14 @@ def wait_for(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
 class Harness:
     """What is the same for every runner."""
 
+    installation = INSTALLATION
+
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
         self.data = folder / "data"
         self.data.mkdir(parents=True, exist_ok=True)
         self.settings = RunnerSettings(
-            data_dir=str(self.data), installation=INSTALLATION, **{"job_env": ("PATH",), **settings}
+            data_dir=str(self.data), installation=self.installation, **{"job_env": ("PATH",), **settings}
         )
         self.woken = threading.Event()
         self.runners: list[Runner] = []
@@ -75,7 +77,7 @@ class Harness:
         folder.mkdir(parents=True)
         values: dict[str, Any] = {"grace": 5.0, **fields}
         return JobSpec(
-            uuid=identity, installation=INSTALLATION, folder=str(folder), cmd=cmd, env=dict(env or {}), **values
+            uuid=identity, installation=self.installation, folder=str(folder), cmd=cmd, env=dict(env or {}), **values
         )
 
     def build_spec(self, *steps: str, env: Mapping[str, str] | None = None, **fields: Any) -> BuildSpec:
@@ -84,7 +86,7 @@ class Harness:
         folder.mkdir(parents=True)
         return BuildSpec(
             uuid=identity,
-            installation=INSTALLATION,
+            installation=self.installation,
             folder=str(folder),
             key="b" * 64,
             image=None,
@@ -255,7 +257,12 @@ class ProcessHarness(Harness):
 
 
 class DockerHarness(Harness):
-    """Needs an Engine, and the image that `tests.runners.engine` makes of nothing but busybox."""
+    """Needs an Engine, and the image that `tests.runners.engine` makes of nothing but busybox. Each is an installation
+    of its own, as they share the Engine."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.installation = uuid.uuid4().hex
+        super().__init__(folder, **settings)
 
     def make(self) -> Runner:
         from runners.docker import DockerRunner
