@@ -50,6 +50,8 @@ class Harness:
     """What is the same for every runner."""
 
     installation = INSTALLATION
+    piece = 7
+    """Bytes of a log that are asked for at once."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
@@ -124,7 +126,7 @@ class Harness:
             return (Path(spec.folder) / "log").read_bytes()
         whole, cursor = b"", None
         while True:
-            data, cursor = runner.logs(handle, cursor, 7)
+            data, cursor = runner.logs(handle, cursor, self.piece)
             if not data:
                 return whole
             whole += data
@@ -259,6 +261,8 @@ class ProcessHarness(Harness):
 class DockerHarness(Harness):
     """Needs an Engine, and the image that `tests.runners.engine` makes of nothing but busybox. Each is an installation
     of its own, as they share the Engine."""
+
+    piece = 997
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.installation = uuid.uuid4().hex
