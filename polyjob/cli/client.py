@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 import click
 import requests
+import urllib3
 
 from polyjob.first_names import ADDRESS_FILE, PROJECT, TOKEN_FILE
 from polyjob.settings import SettingError, Settings, read_settings
@@ -19,8 +22,11 @@ CONNECT, READ = 5.0, 90.0
 """Seconds."""
 FAILED = 125
 """The exit code of `run` and `wait` where polyjob itself failed; of others it is 1."""
+STOPPED = 130
+"""The exit code after a Ctrl-C."""
 TRIES = 4
 PAGE = 100
+_KEY = re.compile(r"[!-~]+\Z")
 
 
 class ServerError(Exception):
@@ -35,17 +41,36 @@ class NoServer(Exception):
     """Nobody answers; the text says so, and what to do."""
 
 
+class Wrong(Exception):
+    """What was given to the command cannot be used. The text is for people."""
+
+
+class _Key(requests.auth.AuthBase):
+    """Stands in for a `~/.netrc`, whose password would go to the server in place of the key."""
+
+    def __init__(self, key: str | None) -> None:
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._key:
+            request.headers["Authorization"] = f"token {self._key}"
+        return request
+
+
 class Client:
     """Speaks to one server with one key."""
 
     def __init__(self, url: str, token: str | None, local: bool) -> None:
+        """Raises Wrong for a key that is none."""
+        token = (token or "").strip() or None
+        if token and not _KEY.match(token):
+            raise Wrong("POLYJOB_TOKEN holds no key: a key is printable characters without blanks.")
         self.url = url.rstrip("/")
         self.is_local = local
         self.http = requests.Session()
         self.http.trust_env = not local
         self.http.headers["User-Agent"] = "polyjob"
-        if token:
-            self.http.headers["Authorization"] = f"token {token}"
+        self.http.auth = _Key(token)
         self.patience = 0.0
         """Seconds for which whatever may be sent again is, also where nobody listens or the server says «not now»: for
         commands that have begun something."""
@@ -74,11 +99,13 @@ class Client:
             patient = may_repeat and time.monotonic() - begun < self.patience
             try:
                 answer = self.http.request(method, address, timeout=(CONNECT, READ), **options)
-            except requests.exceptions.InvalidURL as error:
+            except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
                 raise NoServer(f"`{self.url}` is no address of a server: {error}.") from None
+            except (requests.exceptions.InvalidJSONError, UnicodeError):
+                raise Wrong("What was given holds text that is not UTF-8, or a number that JSON has not.") from None
             except requests.RequestException as error:
                 if not patient and not (may_repeat and number < TRIES and _is_passing(error)):
-                    raise self._no_server(error) from None
+                    raise self.no_server(error) from None
             else:
                 if answer.status_code < 400:
                     return answer
@@ -86,7 +113,8 @@ class Client:
                     raise ServerError(answer.status_code, _in_words(answer))
             time.sleep(min(2.0, 0.2 * number**2))
 
-    def _no_server(self, error: requests.RequestException) -> NoServer:
+    def no_server(self, error: requests.RequestException) -> NoServer:
+        """What a request that found nobody says to people."""
         if self.is_local:
             return NoServer(f"No server answers at {self.url}. Start one with `polyjob serve`, or set POLYJOB_URL.")
         reason = "it does not answer in time" if isinstance(error, requests.Timeout) else "nobody answers there"
@@ -95,12 +123,19 @@ class Client:
     def get(self, path: str, /, **parameters: Any) -> Any:
         """The document; parameters that are None are left out."""
         given = {name: value for name, value in parameters.items() if value is not None}
-        return self.send("GET", path, params=given).json()
+        return self.document(self.send("GET", path, params=given))
+
+    def document(self, answer: requests.Response) -> Any:
+        """What a JSON answer says. Raises NoServer where whoever answers is no polyjob."""
+        try:
+            return answer.json()
+        except ValueError:
+            raise NoServer(f"What answers at {self.url} is no polyjob. Is POLYJOB_URL right?") from None
 
     def post(self, path: str, body: Any = None, *, once: bool = False) -> Any:
         """The document in the answer; None where there is none."""
         answer = self.send("POST", path, json=body if body is not None else {}, once=once)
-        return answer.json() if answer.content else None
+        return self.document(answer) if answer.content else None
 
     def walk(self, path: str, limit: int | None, **parameters: Any) -> Iterator[dict[str, Any]]:
         """The items of a list, page by page; at most `limit`."""
@@ -144,7 +179,7 @@ def _in_words(answer: requests.Response) -> str:
 
 def connect() -> Client:
     """The server that POLYJOB_URL names, with POLYJOB_TOKEN; else the one of this machine's data folder, with its own
-    key. Ends the command where a setting is wrong."""
+    key. Raises Wrong where a setting is."""
     url, token = os.environ.get("POLYJOB_URL"), os.environ.get("POLYJOB_TOKEN")
     if url:
         return Client(url if "://" in url else f"http://{url}", token, False)
@@ -153,10 +188,11 @@ def connect() -> Client:
 
 
 def local_settings() -> Settings:
+    """Raises Wrong where one is wrong."""
     try:
         return read_settings(os.environ)
     except SettingError as error:
-        fail(error)
+        raise Wrong(error) from None
 
 
 def _local_token(settings: Settings) -> str | None:
@@ -195,10 +231,12 @@ class Failing:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ServerError) and error.status == 401:
             fail(f"{error}\nSet POLYJOB_TOKEN to a key of yours (`polyjob token create` makes one).", self._code)
-        if isinstance(error, ServerError | NoServer):
+        if isinstance(error, ServerError | NoServer | Wrong):
             fail(error, self._code)
-        if isinstance(error, requests.RequestException):
+        if isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError):
             fail("The connection broke off.", self._code)
+        if isinstance(error, KeyboardInterrupt):
+            raise SystemExit(STOPPED)
         if isinstance(error, BrokenPipeError):
             raise SystemExit(1)
 
@@ -207,20 +245,22 @@ class Failing:
 
 
 def project_path(client: Client, name: str | None) -> str:
-    """`/user/project` of `project`, `user/project` or `user.project`; if none, POLYJOB_PROJECT or the first start's."""
+    """`/user/project` of `project`, `user/project` or `user.project`; if none, POLYJOB_PROJECT or the first start's.
+    Raises Wrong."""
     name = name or os.environ.get("POLYJOB_PROJECT") or PROJECT
     parts = name.replace(".", "/").strip("/").split("/")
     if len(parts) > 2 or not all(parts):
-        fail(f"`{name}` names no project; it takes `project` or `user/project`.")
-    return "/" + "/".join(parts if len(parts) == 2 else [client.me, *parts])
+        raise Wrong(f"`{name}` names no project; it takes `project` or `user/project`.")
+    whole = parts if len(parts) == 2 else [client.me, *parts]
+    return "/" + "/".join(quote(part, safe="", errors="replace") for part in whole)
 
 
 def run_path(client: Client, name: str, project: str | None, kind: str = "jobs") -> str:
-    """`/user/project/jobs/7` of `7`, `project/7`, `user/project/7` or `user.project.jobs.7`."""
+    """`/user/project/jobs/7` of `7`, `project/7`, `user/project/7` or `user.project.jobs.7`. Raises Wrong."""
     parts = [part for part in name.replace(".", "/").split("/") if part not in ("jobs", "builds")]
     if not parts or not parts[-1].isdecimal() or len(parts) > 3:
-        fail(f"`{name}` names no {kind[:-1]}; it takes a number, `project/7` or `user.project.{kind}.7`.")
+        raise Wrong(f"`{name}` names no {kind[:-1]}; it takes a number, `project/7` or `user.project.{kind}.7`.")
     if f".{'builds' if kind == 'jobs' else 'jobs'}." in name:
-        fail(f"`{name}` is not one of the {kind}.")
+        raise Wrong(f"`{name}` is not one of the {kind}.")
     of = "/".join(parts[:-1]) or project
     return f"{project_path(client, of)}/{kind}/{parts[-1]}"

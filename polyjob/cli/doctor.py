@@ -11,7 +11,7 @@ from typing import Any
 import click
 import requests
 
-from polyjob.cli.client import Client, NoServer, ServerError, connect, local_settings
+from polyjob.cli.client import Client, Failing, NoServer, ServerError, connect, local_settings
 from polyjob.cli.tables import print_json, size
 from polyjob.settings import Settings
 
@@ -23,7 +23,8 @@ Finding = tuple[str, bool | None, str]
 @click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 def doctor(is_json: bool) -> None:
     """Look at each part: fine, or what to do. Exits with 1 if a part does not work."""
-    findings = list(_findings())
+    with Failing():
+        findings = list(_findings())
     if is_json:
         print_json([{"part": part, "ok": ok is not False, "text": text} for part, ok, text in findings])
     else:
@@ -85,9 +86,10 @@ def _of_server(client: Client) -> Iterator[Finding]:
 def _readiness(client: Client) -> dict[str, Any]:
     """The 503 is an answer here, too."""
     try:
-        found: dict[str, Any] = client.http.get(f"{client.url}/readyz", timeout=(5, 30)).json()
+        answer = client.http.get(f"{client.url}/readyz", timeout=(5, 30))
     except requests.RequestException as error:
-        raise client._no_server(error) from None
+        raise client.no_server(error) from None
+    found: dict[str, Any] = client.document(answer)
     return found
 
 

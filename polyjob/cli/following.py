@@ -15,12 +15,12 @@ import urllib3
 
 from polyjob.cli.client import FAILED, Client, ServerError, say
 
-STOPPED = 130
-"""The exit code after a Ctrl-C that stopped the job."""
 WAIT = 30
 CHUNK = 1 << 16
 FIRST_LOOK, LAST_LOOK = 0.03, 0.5
 """Seconds between two looks at a job that does not run yet; growing."""
+AGAIN = 1.0
+"""Seconds until a broken connection is tried again."""
 BROKEN = 60.0
 """Seconds for which a broken connection is tried again."""
 
@@ -94,14 +94,15 @@ class Follower:
         self._build_offset = self._copy(f"{path}/logs", self._build_offset, sys.stderr.buffer)
 
     def _copy(self, path: str, offset: int, out: BinaryIO) -> int:
-        """Copy a log from `offset` on until its run is done; the length it had then. A connection that breaks off is
-        gone on with where it broke."""
+        """Copy a log from `offset` on until its run is done; the length it had then. A connection that breaks off, or
+        brings nothing for long, is gone on with where it was: for as long as the server answers, and for `BROKEN`
+        after that."""
         broken_since = None
         while True:
             try:
                 with self.client.send("GET", path, params={"follow": "true", "offset": offset}, stream=True) as answer:
+                    broken_since = None
                     while data := answer.raw.read1(CHUNK):
-                        broken_since = None
                         with self._shield():
                             out.write(data)
                             out.flush()
@@ -114,7 +115,7 @@ class Follower:
                 broken_since = broken_since or time.monotonic()
                 if time.monotonic() - broken_since > BROKEN:
                     raise
-                time.sleep(1.0)
+                time.sleep(AGAIN)
 
     def _keep(self, path: str, offset: int) -> None:
         """What was written, for a `follow` behind an interruption: it repeats no byte and forgets none."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 import yaml
 
-from polyjob.cli.client import Client, Failing, connect, fail, project_path, run_path, say
+from polyjob.cli.attending import attend, submit
+from polyjob.cli.client import FAILED, Client, Failing, connect, project_path, run_path, say
 from polyjob.cli.following import Follower, lasted
-from polyjob.cli.run import attend
+from polyjob.cli.run import a_file, pairs_of, read_file, value_of
 from polyjob.cli.tables import ago, coloured, local, print_facts, print_json, print_table
 
 as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
@@ -169,7 +171,7 @@ def _clone(strategy: str, line: str) -> click.Command:
     @click.command(strategy, help=line)
     @click.argument("job")
     @of_project
-    @click.option("--file", "-f", "file", type=click.File(), help="Patch of the config, YAML or JSON.")
+    @click.option("--file", "-f", "file", type=a_file, help="Patch of the config, YAML or JSON.")
     @click.option(
         "--env", "-e", "variables", multiple=True, metavar="NAME=VALUE", help="Variable, beside the config's."
     )
@@ -178,35 +180,31 @@ def _clone(strategy: str, line: str) -> click.Command:
     @click.option("--detach", "-d", is_flag=True, help="Print the new job's number, and do not wait.")
     @click.option("--quiet", "-q", is_flag=True, help="Show nothing but what the job writes.")
     def command(job: str, project: str | None, detach: bool, quiet: bool, **given: Any) -> None:
-        with Failing(125):
+        with Failing(FAILED):
             client = connect()
             path = run_path(client, job, project)
-            made = client.post(f"{path}/{strategy}", _patch(client, path, **given), once=True)
+            made, signals = submit(client, f"{path}/{strategy}", _patch(client, path, **given))
             if detach:
                 click.echo(made["id"])
                 return
             if not quiet:
                 say(click.style(f"{made['unique_name']}  {made['urls']['page']}", dim=True))
-            raise SystemExit(attend(client, "/" + made["unique_name"].replace(".", "/"), quiet))
+            raise SystemExit(attend(client, "/" + made["unique_name"].replace(".", "/"), signals, quiet))
 
     return command
 
 
 def _patch(
-    client: Client, path: str, file: Any, variables: tuple[str, ...], params: tuple[str, ...], update_code: bool
+    client: Client, path: str, file: Path | None, variables: tuple[str, ...], params: tuple[str, ...], update_code: bool
 ) -> dict[str, Any]:
-    from polyjob.cli.run import _pairs, _value
-
-    patch: dict[str, Any] = yaml.safe_load(file) if file else {}
-    if not isinstance(patch, dict):
-        fail("The patch is no mapping.", 125)
+    patch = read_file(file) if file else {}
     if variables:
         config = client.get(path)["config"] or {}
         before = dict((config.get("environment") or {}).get("env_vars") or [])
-        pairs = [list(pair) for pair in (before | dict(_pairs(variables, "--env"))).items()]
+        pairs = [list(pair) for pair in (before | dict(pairs_of(variables, "--env"))).items()]
         patch.setdefault("environment", {})["env_vars"] = pairs
     if params:
-        patch.setdefault("params", {}).update({name: _value(text) for name, text in _pairs(params, "--param")})
+        patch.setdefault("params", {}).update({name: value_of(text) for name, text in pairs_of(params, "--param")})
     return ({"config": patch} if patch else {}) | ({"update_code": True} if update_code else {})
 
 

@@ -21,7 +21,7 @@ TRIES = 5
 @click.argument("job")
 @click.argument("path", required=False)
 @click.option("--project", "-p", help="Project, or user/project.  [default: POLYJOB_PROJECT]")
-@click.option("--output", "-o", metavar="FILE", help="Where to; - is the terminal or pipe.")
+@click.option("--output", "-o", metavar="FILE|FOLDER", help="Where to; - is the terminal or pipe.")
 @click.option("--tree", "-t", is_flag=True, help="List the files, or those below PATH.")
 @click.option("--json", "is_json", is_flag=True, help="List as JSON.")
 def outputs(job: str, path: str | None, project: str | None, output: str | None, tree: bool, is_json: bool) -> None:
@@ -38,10 +38,18 @@ def outputs(job: str, path: str | None, project: str | None, output: str | None,
         if tree or is_json:
             _list(client, at, path or "", is_json)
         elif path:
-            _save(client, f"{at}/outputs/files", {"path": path}, output or "-")
+            target = _target(output, Path(path).name) if output else "-"
+            _save(client, f"{at}/outputs/files", {"path": path}, target)
         else:
             _, _, name, _, number = at.split("/")
-            _save(client, f"{at}/outputs/download", {}, output or f"{name}-{number}.tar.gz")
+            _save(client, f"{at}/outputs/download", {}, _target(output, f"{name}-{number}.tar.gz"))
+
+
+def _target(output: str | None, name: str) -> str:
+    """Where to save: a folder takes the file by its own name."""
+    if output is None or output == "-":
+        return output or name
+    return str(Path(output) / name) if output.endswith("/") or Path(output).is_dir() else output
 
 
 def _list(client: Client, at: str, path: str, is_json: bool) -> None:
@@ -70,6 +78,7 @@ def _save(client: Client, address: str, parameters: dict[str, str], target: str)
         return
     part = Path(f"{target}.part")
     try:
+        part.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             length = _fetch(client, address, parameters, file, progress=sys.stderr.isatty())
         part.rename(target)

@@ -2,61 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
-import signal
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
+from polyjob.cli.attending import attend, last_status, submit
 from polyjob.cli.client import (
     FAILED,
     Client,
     Failing,
-    NoServer,
     ServerError,
+    Wrong,
     connect,
-    fail,
     project_path,
     run_path,
     say,
 )
-from polyjob.cli.following import STOPPED, Follower, ending, exit_code
+from polyjob.cli.following import BROKEN, ending, exit_code
 
-
-class Interrupted(Exception):
-    """INT or TERM has come."""
-
-
-class Signals:
-    """INT and TERM as exceptions, from now on."""
-
-    def __init__(self) -> None:
-        self._is_held = False
-        self._waiting: int | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._arrive)
-
-    def _arrive(self, number: int, frame: Any) -> None:
-        if not self._is_held:
-            raise Interrupted(number)
-        self._waiting = number
-
-    @contextlib.contextmanager
-    def held_back(self) -> Iterator[None]:
-        """One that comes within is raised behind."""
-        self._is_held = True
-        try:
-            yield
-        finally:
-            self._is_held = False
-        if self._waiting is not None:
-            number, self._waiting = self._waiting, None
-            raise Interrupted(number)
+a_file = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 
 
 @click.command(
@@ -68,7 +36,7 @@ class Signals:
 @click.option("--step", "steps", multiple=True, metavar="COMMAND", help="Build step; may be given several times.")
 @click.option("--env", "-e", "variables", multiple=True, metavar="NAME=VALUE", help="Variable of the job.")
 @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="Parameter of the config.")
-@click.option("--file", "-f", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Config file.")
+@click.option("--file", "-f", "file", type=a_file, help="Config file, YAML or JSON.")
 @click.option("--upload", "-u", type=click.Path(path_type=Path), metavar="FOLDER", help="Code that the job runs with.")
 @click.option("--name", help="The job's name, once in its project.")
 @click.option("--tag", "tags", multiple=True, help="Tag; may be given several times.")
@@ -92,7 +60,7 @@ def run(command: tuple[str, ...], detach: bool, quiet: bool, project: str | None
         _make_project(client, path, quiet)
         if given["upload"] is not None:
             _upload(client, path, given["upload"], quiet)
-        job = client.post(f"{path}/jobs", body, once=True)
+        job, signals = submit(client, f"{path}/jobs", body)
         at = "/" + job["unique_name"].replace(".", "/")
         if detach:
             click.echo(job["id"])
@@ -103,16 +71,16 @@ def run(command: tuple[str, ...], detach: bool, quiet: bool, project: str | None
             say(click.style(f"{job['unique_name']}  {job['urls']['page']}", dim=True))
             for note in job["notes"]:
                 say(click.style(note["text"], fg="yellow"))
-        raise SystemExit(attend(client, at, quiet))
+        raise SystemExit(attend(client, at, signals, quiet))
 
 
 def config_of(command: tuple[str, ...], **given: Any) -> dict[str, Any]:
-    """The body that submits the job. Ends the command where what was given makes none."""
-    config = _read_file(given["file"]) if given["file"] else {}
+    """The body that submits the job. Raises Wrong where what was given makes none."""
+    config = read_file(given["file"]) if given["file"] else {}
     if command:
         config["run"] = {"cmd": command[0] if len(command) == 1 else shlex.join(command)}
     elif not config:
-        fail("There is no command. Say what to run behind `--`, such as: polyjob run -- echo hello", FAILED)
+        raise Wrong("There is no command. Say what to run behind `--`, such as: polyjob run -- echo hello")
     build = dict(config.get("build") or {})
     if given["image"]:
         build["image"] = given["image"]
@@ -124,11 +92,11 @@ def config_of(command: tuple[str, ...], **given: Any) -> dict[str, Any]:
         environment = dict(config.get("environment") or {})
         before = environment.get("env_vars") or []
         pairs = [list(pair) for pair in before.items()] if isinstance(before, dict) else list(before)
-        environment["env_vars"] = [*pairs, *_pairs(given["variables"], "--env")]
+        environment["env_vars"] = [*pairs, *pairs_of(given["variables"], "--env")]
         config["environment"] = environment
     if given["params"]:
         config["params"] = dict(config.get("params") or {}) | {
-            name: _value(text) for name, text in _pairs(given["params"], "--param")
+            name: value_of(text) for name, text in pairs_of(given["params"], "--param")
         }
     if given["timeout"] is not None:
         config["termination"] = dict(config.get("termination") or {}) | {"timeout": given["timeout"]}
@@ -140,36 +108,46 @@ def config_of(command: tuple[str, ...], **given: Any) -> dict[str, Any]:
     return body
 
 
-def _read_file(path: Path) -> dict[str, Any]:
-    import yaml
+def read_file(path: Path) -> dict[str, Any]:
+    """The mapping in a file of YAML or JSON (`-` is the standard input), read as the server reads one. Raises Wrong."""
+    from polyjob.errors import Invalid
+    from polyjob.schemas.texts import parse_content
 
     try:
-        document = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        fail(f"{path} cannot be read: {error}", FAILED)
+        document = parse_content(sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Wrong(f"{path} cannot be read: {error}") from None
+    except Invalid as error:
+        raise Wrong(f"{path} cannot be read: {error.problems[0].detail}") from None
     if not isinstance(document, dict):
-        fail(f"{path} holds no config: it is no mapping.", FAILED)
+        raise Wrong(f"{path} holds no config: it is no mapping.")
     return document
 
 
-def _pairs(texts: tuple[str, ...], option: str) -> list[list[str]]:
+def pairs_of(texts: tuple[str, ...], option: str) -> list[list[str]]:
+    """[name, value] of each NAME=VALUE. Raises Wrong."""
     pairs = []
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name and equals):
-            fail(f"`{option} {text}` names no value; it takes NAME=VALUE.", FAILED)
+            raise Wrong(f"`{option} {text}` names no value; it takes NAME=VALUE.")
         pairs.append([name, value])
     return pairs
 
 
-def _value(text: str) -> Any:
-    """A parameter as YAML has it: 3 is a number, true a truth, [1, 2] a list, everything else text."""
-    import yaml
+def value_of(text: str) -> Any:
+    """A parameter as the server reads YAML: 3 is a number, true a truth, [1, 2] a list, everything else text."""
+    import json
+
+    from polyjob.errors import Invalid
+    from polyjob.schemas.texts import parse_content
 
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_content(text)
+        json.dumps(value, allow_nan=False)
+    except (Invalid, ValueError):
         return text
+    return value
 
 
 def _make_project(client: Client, path: str, quiet: bool) -> None:
@@ -192,58 +170,12 @@ def _upload(client: Client, path: str, folder: Path, quiet: bool) -> None:
         try:
             count = pack(folder, file)
         except Unusable as error:
-            fail(error, FAILED)
+            raise Wrong(error) from None
         size = file.tell()
         file.seek(0)
         client.send("PUT", f"{path}/repo/upload", files={"repo": ("code.tar.gz", file, "application/gzip")})
     if not quiet:
         say(click.style(f"Uploaded {count} files, {size / 1e6:.1f} MB packed.", dim=True))
-
-
-# Attending a job.
-
-
-def attend(client: Client, path: str, quiet: bool) -> int:
-    """Show the job until it is done; the exit code of the command. INT and TERM stop the job; a Ctrl-C on a terminal
-    asks first."""
-    signals, was_stopped = Signals(), False
-    follower = Follower(client, path, quiet=quiet, shield=signals.held_back)
-    while True:
-        try:
-            job = follower.follow()
-            break
-        except Interrupted as interruption:
-            try:
-                if not was_stopped and _asks(interruption) and _wants_to_leave():
-                    say(f"The job goes on. Come back with: polyjob logs -f {path.strip('/').replace('/', '.')}")
-                    raise SystemExit(0) from None
-            except Interrupted:
-                pass  # asked twice: stop
-            was_stopped = True
-            say("Stopping the job …")
-            client.post(f"{path}/stop")
-    if not quiet or exit_code(job) == FAILED:
-        say(ending(job, _last(client, path)))
-    return STOPPED if was_stopped and job["last_status"] == "stopped" else exit_code(job)
-
-
-def _asks(interruption: Interrupted) -> bool:
-    return interruption.args[0] == signal.SIGINT and sys.stdin.isatty() and sys.stderr.isatty()
-
-
-def _wants_to_leave() -> bool:
-    """Asked on the terminal; everything but `d` stops the job."""
-    sys.stderr.write("\nStop the job, or detach and let it run? [S/d] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower().startswith("d")
-
-
-def _last(client: Client, path: str) -> dict[str, Any] | None:
-    try:
-        statuses = list(client.walk(f"{path}/statuses", 100))
-    except (ServerError, NoServer):
-        return None
-    return statuses[-1] if statuses else None
 
 
 @click.command()
@@ -262,6 +194,7 @@ def wait(jobs: tuple[str, ...], project: str | None, timeout: float | None, quie
         for name in jobs:
             path = run_path(client, name, project)
             job = client.get(path)
+            client.patience = BROKEN
             while not job["finished_at"]:
                 left = 30.0 if deadline is None else deadline - time.monotonic()
                 if left <= 0:
@@ -269,7 +202,7 @@ def wait(jobs: tuple[str, ...], project: str | None, timeout: float | None, quie
                     raise SystemExit(124)
                 job = client.get(path, wait=min(30.0, left))
             if not quiet:
-                say(ending(job, _last(client, path)))
+                say(ending(job, last_status(client, path)))
             code = code or exit_code(job)
     raise SystemExit(code)
 

@@ -75,7 +75,8 @@ def link() -> None:
     from polyjob.first_start import new_sign_in_key
     from polyjob.migrations import current, latest
 
-    settings = local_settings()
+    with Failing():
+        settings = local_settings()
     if not (settings.data_dir / "polyjob.db").exists():
         fail(f"There is no polyjob in {settings.data_dir}; start one with `polyjob serve`.")
     try:
@@ -89,7 +90,8 @@ def link() -> None:
         close_database()
     if key is None:
         fail("There is no user `root` any more.")
-    click.echo(f"{settings.public_url.rstrip('/') or find().url}/sign-in/{key}")
+    with Failing():
+        click.echo(f"{settings.public_url.rstrip('/') or find().url}/sign-in/{key}")
 
 
 commands = {"token": token}

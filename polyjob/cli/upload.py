@@ -47,11 +47,20 @@ def _specs(folder: Path) -> list[tuple[Path, GitIgnoreSpec]]:
     found = []
     for name in IGNORE_FILES:
         try:
-            lines = (folder / name).read_text(errors="replace").splitlines()
+            lines = (folder / name).read_text(errors="surrogateescape").splitlines()
         except (FileNotFoundError, IsADirectoryError):
             continue
-        found.append((folder, GitIgnoreSpec.from_lines(lines)))
+        found.append((folder, GitIgnoreSpec.from_lines(filter(_is_pattern, lines))))
     return found
+
+
+def _is_pattern(line: str) -> bool:
+    """As with git, a line that is none counts for nothing."""
+    try:
+        GitIgnoreSpec.from_lines([line])
+    except ValueError:
+        return False
+    return True
 
 
 def _is_ignored(path: Path, is_folder: bool, specs: list[tuple[Path, GitIgnoreSpec]]) -> bool:
@@ -67,17 +76,22 @@ def _is_ignored(path: Path, is_folder: bool, specs: list[tuple[Path, GitIgnoreSp
 
 def pack(folder: Path, out: BinaryIO) -> int:
     """Write the tar.gz; how many files are in it. Raises Unusable, also for a link that leads out of the folder."""
+    try:
+        return _pack(folder, out)
+    except OSError as error:
+        where = f"`{error.filename}`" if error.filename else f"The folder `{folder}`"
+        raise Unusable(f"{where} cannot be read: {error.strerror or error}.") from None
+
+
+def _pack(folder: Path, out: BinaryIO) -> int:
     root, count = folder.resolve(), 0
     with (
         gzip.GzipFile(fileobj=out, mode="wb", mtime=0, compresslevel=6) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
         for path in files(folder):
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
                 raise Unusable(f"The link `{path}` leads out of the folder; ignore it, or put the file in its place.")
-            try:
-                archive.add(path, path.relative_to(folder).as_posix(), recursive=False)
-            except OSError as error:
-                raise Unusable(f"`{path}` cannot be read: {error.strerror}.") from None
+            archive.add(path, path.relative_to(folder).as_posix(), recursive=False)
             count += 1
     return count

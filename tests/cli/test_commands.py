@@ -136,6 +136,12 @@ def test_outputs(server: Server, tmp_path: Path) -> None:
         assert f"{number}/g" in archive.getnames()
     assert polyjob(server, "outputs", number, "none").returncode == 1
     assert list(tmp_path.iterdir()) == [target]
+    for folder in (tmp_path, f"{tmp_path}/new/"):
+        assert polyjob(server, "outputs", number, "-o", str(folder)).returncode == 0
+        assert polyjob(server, "outputs", number, "d/f", "-o", str(folder)).returncode == 0
+    for folder in (tmp_path, tmp_path / "new"):
+        assert (folder / "f").read_bytes() == b"ab"
+        assert tarfile.is_tarfile(folder / f"quick-start-{number}.tar.gz")
 
 
 def test_code_is_uploaded(server: Server, tmp_path: Path) -> None:
@@ -170,6 +176,52 @@ def test_without_a_terminal_a_signal_stops_the_job(server: Server, number: int) 
     assert out.endswith(b"bye\n")
     assert b"begun" not in out
     assert b"stopped" in err
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.005, 0.02])
+def test_many_signals_stop_the_job_as_one_does(server: Server, pause: float) -> None:
+    process = subprocess.Popen(
+        command("run", "--", "trap 'sleep 0.5; exit 5' TERM; echo begun; while :; do sleep 0.1; done"),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(server), cwd=ROOT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+    for number in [signal.SIGTERM, signal.SIGINT] * 4:
+        process.send_signal(number)
+        time.sleep(pause)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert b"Traceback" not in err
+    assert err.count(b"Stopping") == 1
+
+
+def test_a_ctrl_c_ends_waiting_with_its_code(server: Server) -> None:
+    number = str(server.submit("sleep 600")["id"])
+    process = subprocess.Popen(
+        command("wait", number), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(server), cwd=ROOT
+    )
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, b"Traceback" in err) == (130, False)
+    assert server.job(int(number))["last_status"] == "running"
+    assert polyjob(server, "stop", number).returncode == 0
+
+
+def test_a_reader_that_leaves_is_told_that_the_job_goes_on(server: Server) -> None:
+    process = subprocess.Popen(
+        command("run", "--", "echo begun; while sleep 0.1; do echo more; done"),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(server), cwd=ROOT,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == b"begun\n"
+    process.stdout.close()
+    err = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait(30) == 1
+    name = err.rpartition("polyjob logs -f ")[2].strip()
+    assert name.startswith("root.quick-start.jobs."), err
+    assert polyjob(server, "stop", name).returncode == 0
 
 
 def on_terminal(server: Server, *arguments: str) -> tuple[int, int]:

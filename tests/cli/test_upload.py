@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 
 import pytest
@@ -38,6 +39,35 @@ def test_polyaxonignore_stands_behind_gitignore(tmp_path):
     (tmp_path / ".gitignore").write_text("a\n")
     (tmp_path / ".polyaxonignore").write_text("!a\nb\n")
     assert names(tmp_path) == [".gitignore", ".polyaxonignore", "a"]
+
+
+def test_a_line_that_is_no_pattern_counts_for_nothing(tmp_path):
+    make(tmp_path, "a", "b", "!")
+    (tmp_path / ".gitignore").write_bytes(b"!\na\n")
+    assert names(tmp_path) == ["!", ".gitignore", "b"]
+
+
+def test_names_and_patterns_need_not_be_text(tmp_path):
+    for name in (b"a\xff", b"b\xff"):
+        (tmp_path / os.fsdecode(name)).touch()
+    (tmp_path / ".gitignore").write_bytes(b"a\xff\n")
+    assert [os.fsencode(name) for name in names(tmp_path)] == [b".gitignore", b"b\xff"]
+    assert pack(tmp_path, io.BytesIO()) == 2
+
+
+def test_links_that_go_round_or_nowhere_are_links(tmp_path):
+    (tmp_path / "round").symlink_to("round")
+    (tmp_path / "nowhere").symlink_to("nothing")
+    assert pack(tmp_path, io.BytesIO()) == 2
+
+
+def test_a_folder_that_cannot_be_read_is_said(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(Unusable, match="Permission denied"):
+        pack(tmp_path, io.BytesIO())
 
 
 def test_packs_names_below_the_folder_and_links_within(tmp_path):

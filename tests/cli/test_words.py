@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from polyjob.cli import COMMANDS, main
-from polyjob.cli.client import Client, project_path, run_path
+from polyjob.cli.client import Client, Wrong, project_path, run_path
 from polyjob.cli.following import ending, exit_code, lasted
 from polyjob.cli.run import config_of
 from polyjob.cli.tables import ago, print_facts, print_table, size
@@ -50,6 +50,15 @@ class TestConfig:
             "name": "n", "tags": ["a"],
         }  # fmt: skip
 
+    @pytest.mark.parametrize("text", ["2026-01-01", "no", "007", "NaN", ".inf", "{a: [", "1:30"])
+    def test_parameters_are_read_as_the_server_reads_yaml(self, text):
+        assert body("x", params=(f"p={text}",))["config"]["params"] == {"p": text}
+
+    def test_files_are_read_as_the_server_reads_yaml(self, tmp_path):
+        file = tmp_path / "job.yml"
+        file.write_text("run: {cmd: x}\nenvironment: {env_vars: {COUNTRY: no, DAY: 2026-01-01}}\n")
+        assert body(file=file)["config"]["environment"]["env_vars"] == {"COUNTRY": "no", "DAY": "2026-01-01"}
+
     def test_add_to_a_file(self, tmp_path):
         file = tmp_path / "job.yml"
         file.write_text("run: {cmd: old}\nbuild: {image: i, build_steps: [a]}\nenvironment: {env_vars: {X: 1}}\n")
@@ -60,12 +69,15 @@ class TestConfig:
         assert body("new", file=file)["config"]["run"] == {"cmd": "new"}
 
     @pytest.mark.parametrize(
-        ("arguments", "word"),
-        [(["run"], "no command"), (["run", "-e", "A", "--", "x"], "NAME=VALUE"), (["run", "-f", "FILE"], "no config")],
-    )
-    def test_that_cannot_be_is_said_with_code_125(self, arguments, word, tmp_path):
-        file = tmp_path / "list.yml"
-        file.write_text("- a\n")
+        ("arguments", "word", "content"),
+        [(["run"], "no command", b""), (["run", "-e", "A", "--", "x"], "NAME=VALUE", b""),
+         (["run", "-f", "FILE"], "no config", b"- a\n"), (["run", "-f", "FILE"], "cannot be read", b"{a: ["),
+         (["run", "-f", "FILE"], "cannot be read", b"\xff\xfe\x01"), (["run", "-p", "a/b/c", "x"], "no project", b""),
+         (["run", "-f", "FILE"], "nested too deep", b"[" * 5000)],
+    )  # fmt: skip
+    def test_that_cannot_be_is_said_with_code_125(self, arguments, word, content, tmp_path):
+        file = tmp_path / "file.yml"
+        file.write_bytes(content)
         result = invoke(*[str(file) if word == "FILE" else word for word in arguments])
         assert result.exit_code == 125
         assert word in result.stderr
@@ -98,10 +110,12 @@ class TestNames:
         assert run_path(client, name, "demo") == path
 
     @pytest.mark.parametrize("name", ["x", "a/b/c/7", "a.b.builds.7", "-1", ""])
-    def test_that_are_none(self, client, name, capsys):
-        with pytest.raises(SystemExit):
+    def test_that_are_none(self, client, name):
+        with pytest.raises(Wrong, match="`"):
             run_path(client, name, "demo")
-        assert "polyjob: " in capsys.readouterr().err
+
+    def test_are_names_and_no_addresses(self, client):
+        assert project_path(client, "a?b#c") == "/ana/a%3Fb%23c"
 
 
 @pytest.mark.parametrize(
@@ -156,8 +170,26 @@ def test_without_a_server_one_line_says_how_to_start_one(arguments, code, tmp_pa
     assert "POLYJOB_URL" in named.stderr
 
 
-def test_a_setting_that_is_wrong_is_said(tmp_path):
-    assert "POLYJOB_SLOTS" in invoke("ls", POLYJOB_SLOTS="x").stderr
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["ls"], 1), (["run", "x"], 125), (["doctor"], 1), (["token", "link"], 1)]
+)
+def test_a_setting_that_is_wrong_is_said(arguments, code):
+    result = invoke(*arguments, POLYJOB_SLOTS="x")
+    assert "POLYJOB_SLOTS" in result.stderr
+    assert result.exit_code == code
+
+
+@pytest.mark.parametrize("address", ["ftp://x", "http://", "http://[::"])
+def test_an_address_that_is_none_is_said(address):
+    result = invoke("ls", POLYJOB_URL=address)
+    assert (result.exit_code, "no address of a server" in result.stderr) == (1, True)
+
+
+def test_a_key_that_is_none_is_said_without_it():
+    result = invoke("ls", POLYJOB_URL="http://127.0.0.1:1", POLYJOB_TOKEN="secret\nkey")
+    assert result.exit_code == 1
+    assert "POLYJOB_TOKEN holds no key" in result.stderr
+    assert "secret" not in result.stderr
 
 
 def test_commands_that_only_speak_http_load_no_server():
