@@ -129,6 +129,7 @@ def _wants_to_leave(signals: Signals) -> bool:
             sys.stderr.flush()
             return sys.stdin.readline().strip().lower().startswith("d")
     except Interrupted:
+        say("")
         return False
 
 
