@@ -97,6 +97,8 @@ def attend(client: Client, path: str, signals: Signals, quiet: bool) -> int:
                 say(f"The job goes on. Come back with: {_way_back(path)}")
                 raise SystemExit(0) from None
             is_stopping = True
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)  # it is being stopped: there is nothing more to ask for
             say("Stopping the job …")
         except BrokenPipeError:
             say(f"Nobody reads on; the job does not end with that. Come back with: {_way_back(path)}")
