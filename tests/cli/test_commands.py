@@ -178,7 +178,7 @@ def test_without_a_terminal_a_signal_stops_the_job(server: Server, number: int) 
     assert b"stopped" in err
 
 
-@pytest.mark.parametrize("pause", [0.0, 0.005, 0.02])
+@pytest.mark.parametrize("pause", [0.02, 0.1])
 def test_many_signals_stop_the_job_as_one_does(server: Server, pause: float) -> None:
     process = subprocess.Popen(
         command("run", "--", "trap 'sleep 0.5; exit 5' TERM; echo begun; while :; do sleep 0.1; done"),
