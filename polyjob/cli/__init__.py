@@ -35,6 +35,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 # fmt: on
 """Command → (its module here, its line in the help; none = not shown)."""
 
+STOPPED = 130
+"""The exit code after a Ctrl-C."""
+
 
 class Commands(click.Group):
     """Knows its commands by name, and loads the one that is called."""
@@ -57,7 +60,10 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         if os.environ.get("NO_COLOR"):
             ctx.color = False
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise SystemExit(STOPPED) from None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

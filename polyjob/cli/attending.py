@@ -1,138 +1,162 @@
-"""Attending a job that was submitted: what it writes, the signals that stop it, and the exit code."""
+"""Attending a job that is submitted: what it writes, the signals that stop it, and the exit code.
+
+Whatever takes time is done in threads; the main thread only waits for what happens. A signal is one such happening, and
+never breaks into anything.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import os
+import queue
 import signal
 import sys
-from collections.abc import Iterator
-from typing import Any
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, NoReturn
 
-from polyjob.cli.client import FAILED, STOPPED, Client, NoServer, ServerError, say
+import click
+
+from polyjob.cli import STOPPED
+from polyjob.cli.client import FAILED, Client, NoServer, ServerError, say
 from polyjob.cli.following import Follower, ending, exit_code
 
 
-class Interrupted(Exception):
-    """INT or TERM has come."""
-
-
-class Signals:
-    """INT and TERM, from now on: kept until they are `heard`, and then an Interrupted."""
+class Happenings:
+    """What the main thread waits for: INT and TERM as their numbers from now on, and futures that are done. Behind the
+    `with` the command only ends, with the exit code that it has: signals are ignored."""
 
     def __init__(self) -> None:
-        self._is_heard = self._is_held = self._may_leave = False
-        self._waiting: int | None = None
+        self._queue: queue.SimpleQueue[int | Future[Any]] = queue.SimpleQueue()
+
+    def __enter__(self) -> Happenings:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._arrive)
+            signal.signal(number, lambda number, frame: self._queue.put(number))
+        return self
 
-    def _arrive(self, number: int, frame: Any) -> None:
-        if self._is_heard and not self._is_held:
-            raise Interrupted(number)
-        if self._may_leave and self._waiting is not None:
-            raise KeyboardInterrupt
-        self._waiting = number
-        if self._may_leave:
+    def __exit__(self, *error: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
+    def next(self) -> int | Future[Any]:
+        """Blocks until there is one."""
+        return self._queue.get()
+
+    def begin(self, work: Callable[[], Any]) -> Future[Any]:
+        """The work in a thread that does not keep the command from ending."""
+        future: Future[Any] = Future()
+        future.add_done_callback(self._queue.put)
+
+        def do() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=do, daemon=True).start()
+        return future
+
+
+def submit(client: Client, path: str, body: dict[str, Any], detach: bool, quiet: bool) -> NoReturn:
+    """POST the job, then attend to it until it is done, or with `detach` print its number; ends the command.
+
+    A signal that comes while the server has not answered waits for the answer, so that no job is left behind unknown; a
+    second one leaves without. Raises ServerError, NoServer.
+    """
+    with Happenings() as happenings:
+        posting = happenings.begin(lambda: client.post(path, body, once=True))
+        heard: int | Future[Any] | None = None
+        while (happening := happenings.next()) is not posting:
+            if heard:
+                raise SystemExit(STOPPED)
+            heard = happening
             say("Waiting for the server's answer, to stop the job. Once more leaves without.")
+        job = posting.result()
+        if detach and not heard:
+            click.echo(job["id"])
+            if not quiet:
+                say(f"{job['unique_name']} is queued: {job['urls']['page']}")
+            raise SystemExit(0)
+        if not quiet:
+            say(click.style(f"{job['unique_name']}  {job['urls']['page']}", dim=True))
+            for note in job["notes"]:
+                say(click.style(note["text"], fg="yellow"))
+        attendance = Attendance(client, "/" + job["unique_name"].replace(".", "/"), happenings, quiet)
+        if heard:
+            attendance.stop()
+        raise SystemExit(attendance.until_done())
 
-    def _raise_what_waits(self) -> None:
-        if self._waiting is not None:
-            number, self._waiting = self._waiting, None
-            raise Interrupted(number)
 
-    @contextlib.contextmanager
-    def heard(self) -> Iterator[None]:
-        """One that comes within, or came before, is raised."""
-        self._is_heard = True
+class Attendance:
+    """Shows a job until it is done. INT and TERM stop it; a Ctrl-C on a terminal asks first."""
+
+    def __init__(self, client: Client, path: str, happenings: Happenings, quiet: bool) -> None:
+        self._client, self._path, self._happenings, self._quiet = client, path, happenings, quiet
+        self._follower = Follower(client, path, quiet=quiet)
+        self._following = happenings.begin(self._follower.follow)
+        self._asking: Future[Any] | None = None
+        self._stopping: Future[Any] | None = None
+
+    def until_done(self) -> int:
+        """The command's exit code. Raises what following and stopping raise."""
+        while (happening := self._happenings.next()) is not self._following:
+            if happening is self._stopping:
+                happening.result()
+            elif happening is self._asking:
+                self._take_answer()
+            elif isinstance(happening, int):
+                self._hear(happening)
         try:
-            self._raise_what_waits()
-            yield
-        finally:
-            self._is_heard = False
-
-    @contextlib.contextmanager
-    def held_back(self) -> Iterator[None]:
-        """One that comes within is raised behind."""
-        self._is_held = True
-        try:
-            yield
-        finally:
-            self._is_held = False
-        self._raise_what_waits()
-
-    @contextlib.contextmanager
-    def kept_once(self) -> Iterator[None]:
-        """The first that comes within waits, so that no job is left behind unknown; the next ends the command."""
-        self._may_leave = True
-        try:
-            yield
-        finally:
-            self._may_leave = False
-
-
-def submit(client: Client, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], Signals]:
-    """The new job, and the INT and TERM that came since it may be there."""
-    signals = Signals()
-    with signals.kept_once():
-        return client.post(path, body, once=True), signals
-
-
-def attend(client: Client, path: str, signals: Signals, quiet: bool) -> int:
-    """Show the job until it is done; the exit code of the command. INT and TERM stop the job; a Ctrl-C on a terminal
-    asks first."""
-    is_stopping = is_told = False
-    follower = Follower(client, path, quiet=quiet, shield=signals.held_back)
-    while True:
-        try:
-            with signals.heard():
-                if is_stopping and not is_told:
-                    client.send("POST", f"{path}/stop", json={}, once=True)
-                    is_told = True
-                job = follower.follow()
-            break
-        except Interrupted as interruption:
-            if is_stopping:
-                continue
-            if _asks(interruption) and _wants_to_leave(signals):
-                say(f"The job goes on. Come back with: {_way_back(path)}")
-                raise SystemExit(0) from None
-            is_stopping = True
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)  # it is being stopped: there is nothing more to ask for
-            say("Stopping the job …")
+            job = self._following.result()
         except BrokenPipeError:
-            say(f"Nobody reads on; the job does not end with that. Come back with: {_way_back(path)}")
-            _drop_output()
+            say(f"Nobody reads on; the job does not end with that. {self._way_back}")
             raise SystemExit(1) from None
-    if not quiet or exit_code(job) == FAILED:
-        say(ending(job, last_status(client, path)))
-    return STOPPED if is_stopping and job["last_status"] == "stopped" else exit_code(job)
+        if not self._quiet or exit_code(job) == FAILED:
+            say(ending(job, last_status(self._client, self._path)))
+        return STOPPED if self._stopping and job["last_status"] == "stopped" else exit_code(job)
 
+    def stop(self) -> None:
+        """Have the job stopped; it is shown to its end."""
+        self._asking = None
+        say("Stopping the job …")
+        client = self._client.another()
+        self._stopping = self._happenings.begin(lambda: client.send("POST", f"{self._path}/stop", json={}, once=True))
 
-def _way_back(path: str) -> str:
-    return f"polyjob logs -f {path.strip('/').replace('/', '.')}"
+    def _hear(self, number: int) -> None:
+        by_person = number == signal.SIGINT and sys.stdin.isatty() and sys.stderr.isatty()
+        if self._stopping:
+            if by_person:
+                rest = "It is being stopped." if self._stopping.done() else "The server has not heard of it yet."
+                say(f"\nLeaving. {rest} {self._way_back}")
+                raise SystemExit(STOPPED)
+        elif self._asking:
+            self._follower.may_write.set()
+            say("")
+            self.stop()
+        elif by_person:
+            self._ask()
+        else:
+            self.stop()
 
+    def _ask(self) -> None:
+        """On the terminal; everything but `d` stops the job, another Ctrl-C too."""
+        self._follower.may_write.clear()
+        sys.stderr.write("\nStop the job, or detach and let it run? [S/d] ")
+        sys.stderr.flush()
+        self._asking = self._happenings.begin(lambda: os.read(sys.stdin.fileno(), 1024))
 
-def _drop_output() -> None:
-    """What is buffered for a reader that has left would fail once more at the interpreter's end."""
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    def _take_answer(self) -> None:
+        assert self._asking is not None
+        wants_to_leave = self._asking.result().strip().lower().startswith(b"d")
+        if wants_to_leave:
+            say(f"The job goes on. {self._way_back}")
+            raise SystemExit(0)
+        self._follower.may_write.set()
+        self.stop()
 
-
-def _asks(interruption: Interrupted) -> bool:
-    return interruption.args[0] == signal.SIGINT and sys.stdin.isatty() and sys.stderr.isatty()
-
-
-def _wants_to_leave(signals: Signals) -> bool:
-    """Asked on the terminal; everything but `d` stops the job, another Ctrl-C too."""
-    try:
-        with signals.heard():
-            sys.stderr.write("\nStop the job, or detach and let it run? [S/d] ")
-            sys.stderr.flush()
-            return sys.stdin.readline().strip().lower().startswith("d")
-    except Interrupted:
-        say("")
-        return False
+    @property
+    def _way_back(self) -> str:
+        return f"Come back with: polyjob logs -f {self._path.strip('/').replace('/', '.')}"
 
 
 def last_status(client: Client, path: str) -> dict[str, Any] | None:

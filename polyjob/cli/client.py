@@ -15,6 +15,7 @@ import click
 import requests
 import urllib3
 
+from polyjob.cli import STOPPED
 from polyjob.first_names import ADDRESS_FILE, PROJECT, TOKEN_FILE
 from polyjob.settings import SettingError, Settings, read_settings
 
@@ -22,8 +23,6 @@ CONNECT, READ = 5.0, 90.0
 """Seconds."""
 FAILED = 125
 """The exit code of `run` and `wait` where polyjob itself failed; of others it is 1."""
-STOPPED = 130
-"""The exit code after a Ctrl-C."""
 TRIES = 4
 PAGE = 100
 _KEY = re.compile(r"[!-~]+\Z")
@@ -75,6 +74,13 @@ class Client:
         """Seconds for which whatever may be sent again is, also where nobody listens or the server says «not now»: for
         commands that have begun something."""
         self._me: str | None = None
+        self._token = token
+
+    def another(self) -> Client:
+        """The same server, key and patience, for another thread."""
+        other = Client(self.url, self._token, self.is_local)
+        other.patience = self.patience
+        return other
 
     @property
     def me(self) -> str:

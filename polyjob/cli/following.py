@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, BinaryIO
+from io import BytesIO, FileIO, RawIOBase
+from typing import Any, TextIO
 
 import click
 import requests
@@ -26,32 +25,24 @@ BROKEN = 60.0
 
 
 class Follower:
-    """Shows what a job writes, byte for byte, from where it was left off; `follow` can be called again after an
-    interruption."""
+    """Shows what a job writes, byte for byte."""
 
-    def __init__(
-        self,
-        client: Client,
-        path: str,
-        out: BinaryIO | None = None,
-        quiet: bool = False,
-        shield: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
-    ) -> None:
-        """`shield` holds an interruption back while bytes are written and counted."""
+    def __init__(self, client: Client, path: str, out: RawIOBase | BytesIO | None = None, quiet: bool = False) -> None:
         self.client, self.path = client, path
-        self._shield = shield
         client.patience = BROKEN
         self.job: dict[str, Any] = {}
-        self._out = out or sys.stdout.buffer
+        self.may_write = threading.Event()
+        """Cleared by whoever wants the terminal for itself for a while."""
+        self.may_write.set()
+        self._out = out or unbuffered(sys.stdout)
         self._quiet = quiet
-        self._offset = 0
         self._build: str | None = None
         self._build_offset = 0
 
     def follow(self) -> dict[str, Any]:
         """The job, once it is done. Raises ServerError, NoServer."""
         self._until_it_runs()
-        self._offset = self._copy(f"{self.path}/logs", self._offset, self._out)
+        self._copy(f"{self.path}/logs", 0, self._out)
         return self.until_done()
 
     def until_done(self) -> dict[str, Any]:
@@ -91,9 +82,9 @@ class Follower:
             self._tell(f"Build {name}{f', because {reason}' if reason else ''}.")
         if self._quiet:
             return
-        self._build_offset = self._copy(f"{path}/logs", self._build_offset, sys.stderr.buffer)
+        self._build_offset = self._copy(f"{path}/logs", self._build_offset, unbuffered(sys.stderr))
 
-    def _copy(self, path: str, offset: int, out: BinaryIO) -> int:
+    def _copy(self, path: str, offset: int, out: RawIOBase | BytesIO) -> int:
         """Copy a log from `offset` on until its run is done; the length it had then. A connection that breaks off, or
         brings nothing for long, is gone on with where it was: for as long as the server answers, and for `BROKEN`
         after that."""
@@ -103,11 +94,9 @@ class Follower:
                 with self.client.send("GET", path, params={"follow": "true", "offset": offset}, stream=True) as answer:
                     broken_since = None
                     while data := answer.raw.read1(CHUNK):
-                        with self._shield():
-                            out.write(data)
-                            out.flush()
-                            offset += len(data)
-                            self._keep(path, offset)
+                        self.may_write.wait()
+                        write_whole(data, out)
+                        offset += len(data)
                     return offset
             except (requests.RequestException, OSError, ServerError, urllib3.exceptions.HTTPError) as error:
                 if isinstance(error, BrokenPipeError) or not _passes(error):
@@ -117,16 +106,23 @@ class Follower:
                     raise
                 time.sleep(AGAIN)
 
-    def _keep(self, path: str, offset: int) -> None:
-        """What was written, for a `follow` behind an interruption: it repeats no byte and forgets none."""
-        if path.endswith(f"{self.path}/logs"):
-            self._offset = offset
-        else:
-            self._build_offset = offset
-
     def _tell(self, text: str) -> None:
         if not self._quiet:
+            self.may_write.wait()
             say(click.style(text, dim=True))
+
+
+def unbuffered(stream: TextIO) -> FileIO:
+    """For threads that a command does not wait for: a buffer's lock, held at the interpreter's end, would be fatal."""
+    stream.flush()
+    return FileIO(stream.fileno(), "wb", closefd=False)
+
+
+def write_whole(data: bytes, out: RawIOBase | BytesIO) -> None:
+    """All of it; a raw stream may take a part at a time."""
+    view = memoryview(data)
+    while view:
+        view = view[out.write(view) or 0 :]
 
 
 def _passes(error: Exception) -> bool:

@@ -6,14 +6,14 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import yaml
 
-from polyjob.cli.attending import attend, submit
+from polyjob.cli.attending import submit
 from polyjob.cli.client import FAILED, Client, Failing, connect, project_path, run_path, say
-from polyjob.cli.following import Follower, lasted
+from polyjob.cli.following import Follower, lasted, unbuffered, write_whole
 from polyjob.cli.run import a_file, pairs_of, read_file, value_of
 from polyjob.cli.tables import ago, coloured, local, print_facts, print_json, print_table
 
@@ -116,9 +116,9 @@ def logs(job: str, project: str | None, follow: bool, tail: int | None, build: b
             return
         parameters = {"follow": "true" if follow else "false"} | ({} if tail is None else {"tail": str(tail)})
         with client.send("GET", f"{path}/logs", params=parameters, stream=True) as answer:
+            out = unbuffered(sys.stdout)
             while data := answer.raw.read1(1 << 16):
-                sys.stdout.buffer.write(data)
-                sys.stdout.buffer.flush()
+                write_whole(data, out)
 
 
 @click.command()
@@ -179,17 +179,11 @@ def _clone(strategy: str, line: str) -> click.Command:
     @click.option("--update-code", is_flag=True, help="With the project's newest code.")
     @click.option("--detach", "-d", is_flag=True, help="Print the new job's number, and do not wait.")
     @click.option("--quiet", "-q", is_flag=True, help="Show nothing but what the job writes.")
-    def command(job: str, project: str | None, detach: bool, quiet: bool, **given: Any) -> None:
+    def command(job: str, project: str | None, detach: bool, quiet: bool, **given: Any) -> NoReturn:
         with Failing(FAILED):
             client = connect()
             path = run_path(client, job, project)
-            made, signals = submit(client, f"{path}/{strategy}", _patch(client, path, **given))
-            if detach:
-                click.echo(made["id"])
-                return
-            if not quiet:
-                say(click.style(f"{made['unique_name']}  {made['urls']['page']}", dim=True))
-            raise SystemExit(attend(client, "/" + made["unique_name"].replace(".", "/"), signals, quiet))
+            submit(client, f"{path}/{strategy}", _patch(client, path, **given), detach, quiet)
 
     return command
 

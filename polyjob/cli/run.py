@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
-from polyjob.cli.attending import attend, last_status, submit
+from polyjob.cli.attending import last_status, submit
 from polyjob.cli.client import (
     FAILED,
     Client,
@@ -60,18 +60,7 @@ def run(command: tuple[str, ...], detach: bool, quiet: bool, project: str | None
         _make_project(client, path, quiet)
         if given["upload"] is not None:
             _upload(client, path, given["upload"], quiet)
-        job, signals = submit(client, f"{path}/jobs", body)
-        at = "/" + job["unique_name"].replace(".", "/")
-        if detach:
-            click.echo(job["id"])
-            if not quiet:
-                say(f"{job['unique_name']} is queued: {job['urls']['page']}")
-            raise SystemExit(0)
-        if not quiet:
-            say(click.style(f"{job['unique_name']}  {job['urls']['page']}", dim=True))
-            for note in job["notes"]:
-                say(click.style(note["text"], fg="yellow"))
-        raise SystemExit(attend(client, at, signals, quiet))
+        submit(client, f"{path}/jobs", body, detach, quiet)
 
 
 def config_of(command: tuple[str, ...], **given: Any) -> dict[str, Any]:

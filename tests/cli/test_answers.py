@@ -93,8 +93,8 @@ def test_a_silent_job_is_followed_to_its_end(monkeypatch: pytest.MonkeyPatch) ->
     assert len(asked) == 4
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_signal_while_the_job_is_submitted_waits_for_its_name(count: int) -> None:
+@pytest.mark.parametrize(("count", "options"), [(1, []), (2, []), (1, ["--detach"])])
+def test_a_signal_while_the_job_is_submitted_waits_for_its_name(count: int, options: list[str]) -> None:
     arrived, may_answer, stops = threading.Event(), threading.Event(), []
 
     def submit(handler: BaseHTTPRequestHandler) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def test_a_signal_while_the_job_is_submitted_waits_for_its_name(count: int) -> N
     }
     with serving(answers) as address:
         process = subprocess.Popen(
-            [sys.executable, "-m", "polyjob", "run", "-p", "ana/demo", "--", "x"],
+            [sys.executable, "-m", "polyjob", "run", "-p", "ana/demo", *options, "--", "x"],
             env=os.environ | {"POLYJOB_URL": address, "POLYJOB_TOKEN": "k"}, stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )  # fmt: skip

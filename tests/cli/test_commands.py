@@ -178,7 +178,7 @@ def test_without_a_terminal_a_signal_stops_the_job(server: Server, number: int) 
     assert b"stopped" in err
 
 
-@pytest.mark.parametrize("pause", [0.02, 0.1])
+@pytest.mark.parametrize("pause", [0.0, 0.005, 0.02, 0.1])
 def test_many_signals_stop_the_job_as_one_does(server: Server, pause: float) -> None:
     process = subprocess.Popen(
         command("run", "--", "trap 'sleep 0.5; exit 5' TERM; echo begun; while :; do sleep 0.1; done"),
@@ -261,6 +261,21 @@ def test_on_a_terminal_ctrl_c_asks(server: Server, reply: bytes, code: int, stat
     job = server.call("GET", "/api/v1/root/quick-start/jobs?limit=1&sort=-created_at").json["results"][0]
     assert job["last_status"] == status
     server.call("POST", f"/api/v1/root/quick-start/jobs/{job['id']}/stop")
+
+
+def test_a_third_ctrl_c_leaves_a_job_that_is_slow_to_stop(server: Server) -> None:
+    pid, terminal = on_terminal(server, "run", "--", "trap 'sleep 5' TERM; echo begun; while :; do sleep 0.1; done")
+    try:
+        read_until(terminal, b"begun\r\n")
+        for said in (b"detach", b"Stopping", b"Leaving"):
+            os.write(terminal, b"\x03")
+            read_until(terminal, said)
+        _, ended = os.waitpid(pid, 0)
+    finally:
+        os.close(terminal)
+    assert os.waitstatus_to_exitcode(ended) == 130
+    job = server.call("GET", "/api/v1/root/quick-start/jobs?limit=1&sort=-created_at").json["results"][0]
+    assert polyjob(server, "stop", "--wait", str(job["id"])).returncode == 0
 
 
 def test_colour_is_for_terminals_that_want_it(server: Server) -> None:
