@@ -18,6 +18,7 @@ import contextlib
 import datetime
 import hmac
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flask import g, has_request_context, request, session
@@ -103,6 +104,32 @@ def find_project(
     if to_write and not may_write(user, project):
         raise Forbidden("You do not have permission to perform this action.")
     return project
+
+
+def permit(project_id: int) -> Callable[[], bool]:
+    """What tells, at any later time and in any thread, whether whoever sends this request may still read the project:
+    their key or session is good, and the project is there for them. It takes two or three look-ups."""
+    identity: Identity | None = g.get("identity")
+    user = current_user()
+    if user is None:
+        raise Unauthenticated(NO_CREDENTIALS)
+    token = identity.token if identity else None
+    is_by_session = identity is not None and identity.job is None and token is None
+
+    def holds() -> bool:
+        asking = User.get_or_none(User.id == user.id, User.is_active)
+        if asking is None or (is_by_session and asking.session_version != user.session_version):
+            return False
+        if token is not None:
+            kept = Token.get_or_none(Token.id == token.id)
+            if kept is None or (kept.expires_at is not None and kept.expires_at <= now()):
+                return False
+        project = Project.get_or_none(
+            Project.id == project_id, Project.deleted_at.is_null(), Project.archived_at.is_null()
+        )
+        return project is not None and may_read(asking, project)
+
+    return holds
 
 
 # Keys for a password, and links.

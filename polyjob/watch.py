@@ -16,25 +16,63 @@ from polyjob.watcher import CHUNK, Place, Subject, Watcher
 _watcher = Watcher(limit=112)
 
 
+RECHECK = 5.0
+"""Seconds after which whoever watches is asked again whether they may."""
+
+
 class WatchEnded(BrokenPipeError):
-    """The process shuts down. Raised out of a response it breaks the connection off, so that a client can tell a log
-    that has ended from one that goes on elsewhere, and comes again for the bytes it has not got."""
+    """The watch is over before the run is: the process shuts down.
+
+    Raised out of a response it breaks the connection off, so that a client can tell a log that has ended from one that
+    goes on elsewhere, and comes again for the bytes it has not got.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(errno.EPIPE, why)
+
+
+class RunDeleted(WatchEnded):
+    """The run is deleted; its log has no end."""
 
     def __init__(self) -> None:
-        super().__init__(errno.EPIPE, "the server shuts down")
+        super().__init__("the run is deleted")
+
+
+class WatchRefused(WatchEnded):
+    """Whoever watches may no longer see the run."""
+
+    def __init__(self) -> None:
+        super().__init__("the run is no longer shown to whoever watches it")
+
+
+class _Permit:
+    """Asks at most every `RECHECK` seconds whether whoever watches still may."""
+
+    def __init__(self, holds: Callable[[], bool] | None) -> None:
+        self._holds = holds
+        self._due = time.monotonic() + RECHECK
+
+    def check(self) -> None:
+        """Raises WatchRefused."""
+        if self._holds is None or time.monotonic() < self._due:
+            return
+        if not self._holds():
+            raise WatchRefused
+        self._due = time.monotonic() + RECHECK
 
 
 class Follow:
     """A log's bytes from `offset` on, as they come; over when the job or build is and every byte was given.
 
-    The first item is empty, on which a server sends its headers. Raises WatchEnded where the process shuts down. Holds
-    its place until it is over, closed or forgotten.
+    The first item is empty, on which a server sends its headers. Raises WatchEnded where the process shuts down,
+    RunDeleted, WatchRefused where `holds` says no. Holds its place until it is over, closed or forgotten.
     """
 
-    def __init__(self, place: Place, offset: int) -> None:
+    def __init__(self, place: Place, offset: int, holds: Callable[[], bool] | None = None) -> None:
         assert place.file is not None
         self.offset = offset
         self._place = place
+        self._permit = _Permit(holds)
         self._file = place.file
         self._is_begun = False
         self._is_at_end = False
@@ -63,11 +101,14 @@ class Follow:
         place = self._place
         while True:
             if self._is_at_end:
-                place.wait()
+                place.wait(RECHECK)
             if place.is_ended:
-                raise WatchEnded
+                raise WatchEnded("the server shuts down")
             if place.client_left:
                 return b""
+            if place.row.is_gone:
+                raise RunDeleted
+            self._permit.check()
             is_over = place.row.is_over  # asked before the read: a log is complete before its row says so
             chunk = self._file.read(self.offset)
             self._is_at_end = len(chunk) < CHUNK and not is_over
@@ -84,13 +125,20 @@ class Follow:
             _watcher.abandon(self._place)
 
 
-def follow(run: Job | Build, path: Path, start: int, client: socket.socket | None = None) -> Follow:
+def follow(
+    run: Job | Build,
+    path: Path,
+    start: int,
+    client: socket.socket | None = None,
+    holds: Callable[[], bool] | None = None,
+) -> Follow:
     """The log of a run at `path`, from byte `start` to its end; the file may not be there yet.
 
-    A client given is watched, and the follow is over when it hangs up. Raises Unavailable past the limit, at once.
+    A client given is watched, and the follow is over when it hangs up. `holds` tells whether the client still may see
+    the run; it is asked every `RECHECK` seconds, by whoever reads. Raises Unavailable past the limit, at once.
     """
     subject = Subject("job" if isinstance(run, Job) else "build", run.id)
-    return Follow(_watcher.take(subject, path, client), start)
+    return Follow(_watcher.take(subject, path, client), start, holds)
 
 
 @dataclass(frozen=True)
@@ -116,12 +164,14 @@ class Story:
     """What becomes of a run from now on: its statuses, the present one first, and its log from `offset` on, as they
     come; `Nothing` after each `patience` seconds without either.
 
-    The last item is the terminal status, behind every byte of the log. Where the run is deleted, the story just ends.
-    Raises WatchEnded where the process shuts down. Holds its place as a `Follow` does.
+    The last item is the terminal status, behind every byte of the log. Raises and holds its place as a `Follow` does.
     """
 
-    def __init__(self, place: Place, run: Job | Build, offset: int, patience: float) -> None:
+    def __init__(
+        self, place: Place, run: Job | Build, offset: int, patience: float, holds: Callable[[], bool] | None = None
+    ) -> None:
         assert place.file is not None
+        self._permit = _Permit(holds)
         self.offset = offset
         self._place = place
         self._file = place.file
@@ -149,11 +199,14 @@ class Story:
                 yield Changed(status)
         while True:
             if is_quiet:
-                place.wait(max(0.0, quiet_since + self._patience - time.monotonic()))
+                place.wait(min(RECHECK, max(0.0, quiet_since + self._patience - time.monotonic())))
             if place.is_ended:
-                raise WatchEnded
+                raise WatchEnded("the server shuts down")
             if place.client_left:
                 return
+            if place.row.is_gone:
+                raise RunDeleted
+            self._permit.check()
             is_over = place.row.is_over  # asked before the read: a log is complete before its row says so
             statuses = self._new_statuses() if place.row.version != self._version else []
             self._version = place.row.version
@@ -199,10 +252,17 @@ class Story:
             _watcher.abandon(self._place)
 
 
-def story(run: Job | Build, path: Path, start: int, patience: float, client: socket.socket | None = None) -> Story:
+def story(
+    run: Job | Build,
+    path: Path,
+    start: int,
+    patience: float,
+    client: socket.socket | None = None,
+    holds: Callable[[], bool] | None = None,
+) -> Story:
     """As `follow`; also of a run that is done."""
     subject = Subject("job" if isinstance(run, Job) else "build", run.id)
-    return Story(_watcher.take(subject, path, client), run, start, patience)
+    return Story(_watcher.take(subject, path, client), run, start, patience, holds)
 
 
 def wait_until_done(job_id: int, seconds: float, client: socket.socket | None = None) -> None:

@@ -228,16 +228,41 @@ def test_a_build_is_followed_until_it_is_done(project: Project, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("way", ["hidden", "removed"])
-def test_a_deleted_job_ends_the_follow(job: Job, tmp_path: Path, way: str) -> None:
-    reader = Reader(watch.follow(job, tmp_path / "log", 0))
-    time.sleep(4 * TICK)
-    assert reader.is_alive()
+def test_a_deleted_job_breaks_the_follow_off(job: Job, tmp_path: Path, way: str) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"begun")
+    reader = Reader(watch.follow(job, log, 0))
+    assert eventually(lambda: reader.content == b"begun")
     with write("test"):
         if way == "hidden":
             Job.update(deleted_at=now()).where(Job.id == job.id).execute()
         else:
             Job.delete().where(Job.id == job.id).execute()
-    assert reader.finish(2) == b""
+    with pytest.raises(watch.RunDeleted):
+        reader.finish(2)
+    assert watch.waiting() == 0
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_a_follow_breaks_off_when_whoever_reads_may_no_longer(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_busy: bool
+) -> None:
+    monkeypatch.setattr(watch, "RECHECK", 0.1)
+    log, may = tmp_path / "log", [True]
+    log.write_bytes(b"begun")
+    reader = Reader(watch.follow(job, log, 0, holds=lambda: may[0]))
+    time.sleep(0.3)
+    assert (reader.is_alive(), reader.content) == (True, b"begun")
+    may[0] = False
+    deadline = time.monotonic() + 5
+    while reader.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+        if is_busy:
+            with log.open("ab") as file:
+                file.write(b"more")
+    with pytest.raises(watch.WatchRefused):
+        reader.finish(0)
+    assert watch.waiting() == 0
 
 
 def test_another_jobs_end_ends_nothing(job: Job, project: Project, tmp_path: Path) -> None:

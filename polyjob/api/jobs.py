@@ -14,6 +14,7 @@ from polyjob.api.context import JOB, JOBS, config_stood_at, empty, find_project,
 from polyjob.api.etags import unchanged
 from polyjob.api.once import made_once
 from polyjob.api.paging import root
+from polyjob.auth import authenticate
 from polyjob.errors import Invalid, Problem
 from polyjob.idempotency import Once
 from polyjob.models import Job
@@ -61,7 +62,7 @@ def create_job(username: str, project_name: str) -> Response:
         with config_stood_at(sent.pointer):
             return jobs.create(project, me(), sent.attributes, settings(), once)
 
-    return made_once(make, _document)
+    return made_once(project, make, _document)
 
 
 @blp.get(JOB)
@@ -84,6 +85,8 @@ def get_job(username: str, project_name: str, job_id: int) -> Any:
     project = find_project(username, project_name)
     if seconds and not jobs.find(project, job_id).status.is_done:
         watch.wait_until_done(job_id, seconds, request.environ.get("gunicorn.socket"))
+        authenticate()  # the key may be gone by now
+        project = find_project(username, project_name)
     return unchanged(project, *jobs.state(project, job_id)) or shown(jobs.find(project, job_id))
 
 
@@ -189,7 +192,7 @@ def _clone(username: str, project_name: str, job_id: int, strategy: str) -> Resp
         with config_stood_at(sent.pointer):
             return jobs.clone(job, me(), strategy, sent.attributes, settings(), once)
 
-    return made_once(make, _document)
+    return made_once(project, make, _document)
 
 
 # Bookmarks.

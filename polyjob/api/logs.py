@@ -11,6 +11,7 @@ from polyjob.api.blueprint import Blueprint
 from polyjob.api.context import BUILD, JOB, empty, find_project, settings, store
 from polyjob.api.logevents import MIMETYPE, PATIENCE, events
 from polyjob.api.logfiles import answer, append, log_length, read_posted, read_query
+from polyjob.auth import permit
 from polyjob.errors import Invalid, Problem
 from polyjob.models import Build, Job
 
@@ -118,7 +119,9 @@ def _serve(run: Job | Build, log: Path) -> Response:
         name=f"{run.unique_name.replace('.', '_')}.log",
         identity=run.uuid,
         is_done=run.status.is_done,
-        follow=lambda start: watch.follow(run, log, start, request.environ.get("gunicorn.socket")),
+        follow=lambda start: watch.follow(
+            run, log, start, request.environ.get("gunicorn.socket"), permit(run.project_id)
+        ),
     )
 
 
@@ -137,7 +140,7 @@ def _events(run: Job | Build, log: Path) -> Response:
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"
     if request.method != "HEAD":
-        story = watch.story(run, log, start, PATIENCE, request.environ.get("gunicorn.socket"))
+        story = watch.story(run, log, start, PATIENCE, request.environ.get("gunicorn.socket"), permit(run.project_id))
         response.response = events(story)
         response.call_on_close(story.close)
     return response

@@ -1,7 +1,8 @@
 """Logs over WebSocket, as old clients ask for them: JSON messages that all have `log_lines`.
 
 `{"status": "running", "log_lines": []}` for each status, the present one first and the terminal one last;
-`{"log_lines": ["…"]}` for lines, which are sent once they are whole. The server closes when the run is over.
+`{"log_lines": ["…"]}` for lines, which are sent once they are whole. The server closes when the run is over
+or deleted (1000), when it shuts down itself (1001), and when whoever listens may no longer see the run (1008).
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from typing import Any
 
 import flask
 from flask import Response, request
+from wsproto.frame_protocol import CloseReason
 
 from polyjob import builds, jobs, watch
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.context import BUILD, JOB, find_project, store
 from polyjob.api.problems import problem
 from polyjob.api.websocket import Gone, WebSocket, offers
+from polyjob.auth import permit
 from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.models import Build, Job
-from polyjob.watch import Changed, Grown, Nothing, Story, WatchEnded
+from polyjob.watch import Changed, Grown, Nothing, RunDeleted, Story, WatchEnded, WatchRefused
 
 PATIENCE = 30.0
 """Seconds of silence after which the client is pinged."""
@@ -87,7 +90,7 @@ def _stream(run: Job | Build, log: Path) -> Response:
     skipped = _since_line()
     if not offers(request.environ):
         return problem(426, "Logs are streamed over WebSocket here.", headers={"Upgrade": "websocket"})
-    story = watch.story(run, log, 0, PATIENCE, request.environ["gunicorn.socket"])
+    story = watch.story(run, log, 0, PATIENCE, request.environ["gunicorn.socket"], permit(run.project_id))
     try:
         socket = WebSocket(request.environ, story.wake)
     except BaseException:
@@ -98,17 +101,22 @@ def _stream(run: Job | Build, log: Path) -> Response:
 
 
 def _speak(socket: WebSocket, story: Story, skipped: int) -> None:
+    reason = CloseReason.NORMAL_CLOSURE
     try:
         for message in messages(story, skipped):
             if message is None:
                 socket.ping()
             else:
                 socket.send(message)
-    except (Gone, WatchEnded):
+    except (Gone, RunDeleted):
         pass
+    except WatchRefused:
+        reason = CloseReason.POLICY_VIOLATION
+    except WatchEnded:
+        reason = CloseReason.GOING_AWAY
     finally:
         story.close()
-        socket.close()
+        socket.close(reason)
 
 
 def messages(story: Iterable[Grown | Changed | Nothing], skipped: int = 0) -> Iterator[str | None]:

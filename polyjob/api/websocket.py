@@ -53,10 +53,10 @@ class WebSocket:
         """Raises Gone."""
         self._send(Ping())
 
-    def close(self) -> None:
-        """Say goodbye, and give the client a moment to say it, too. Idempotent."""
+    def close(self, reason: CloseReason) -> None:
+        """Say goodbye and why, and give the client a moment to say it, too. Idempotent."""
         with contextlib.suppress(Gone):
-            self._send(CloseConnection(code=CloseReason.NORMAL_CLOSURE))
+            self._send(CloseConnection(code=reason))
             self._reader.join(GOODBYE)
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)

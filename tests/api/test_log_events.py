@@ -170,8 +170,9 @@ class TestOverHttp:
     def test_ends_when_the_job_is_deleted(self, client, log):
         timer = threading.Timer(0.2, lambda: client.delete(f"{JOBS}/1"))
         timer.start()
-        assert "end" not in [kind for kind, _, _ in self.story(client)][1:-1]
+        found = self.story(client)
         timer.join()
+        assert [(kind, data["status"]) for kind, _, data in found] == [("status", "created"), ("end", None)]
         assert watch.waiting() == 0
 
     def test_of_a_build(self, client):
