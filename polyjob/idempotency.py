@@ -12,7 +12,7 @@ from typing import Any
 
 from polyjob.clock import now
 from polyjob.errors import PolyjobError
-from polyjob.models import Idempotency, User
+from polyjob.models import Idempotency, Project, User
 
 LIFE = datetime.timedelta(hours=24)
 
@@ -30,15 +30,17 @@ class KeyReused(PolyjobError):
 
 
 class Once:
-    """One request with its key. `digest` stands for everything that was asked; `show` makes the answer's body."""
+    """One request with its key, which counts in its project. `digest` stands for everything that was asked; `show`
+    makes the answer's body."""
 
-    def __init__(self, user: User, key: str, digest: str, show: Callable[[Any], str]) -> None:
+    def __init__(self, user: User, project: Project, key: str, digest: str, show: Callable[[Any], str]) -> None:
         self._user, self._key, self._digest, self._show = user, key, digest, show
+        self._kept_as = f"{project.id} {key}"
 
     def check(self) -> None:
         """Raises Answered where this request was answered within a day, KeyReused where the key was another's."""
         kept = Idempotency.get_or_none(
-            Idempotency.user == self._user, Idempotency.key == self._key, Idempotency.created_at > now() - LIFE
+            Idempotency.user == self._user, Idempotency.key == self._kept_as, Idempotency.created_at > now() - LIFE
         )
         if kept is None:
             return
@@ -51,7 +53,7 @@ class Once:
         moment = now()
         Idempotency.delete().where(Idempotency.created_at <= moment - LIFE).execute()
         Idempotency.insert(
-            user=self._user, key=self._key, digest=self._digest, answer=self._show(made), created_at=moment
+            user=self._user, key=self._kept_as, digest=self._digest, answer=self._show(made), created_at=moment
         ).execute()
 
 

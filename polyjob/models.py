@@ -297,6 +297,7 @@ class Idempotency(Table):
 
     user = ForeignKeyField(User)
     key = TextField()
+    """The project's id, a blank, and the key as it was sent."""
     digest = TextField()
     """SHA-256 of method, path and body."""
     answer = TextField()

@@ -56,7 +56,7 @@ def create_build(username: str, project_name: str) -> Response:
         with config_stood_at(sent.pointer):
             return builds.create(project, me(), sent.attributes, settings(), once)
 
-    return made_once(make, _document)
+    return made_once(project, make, _document)
 
 
 @blp.post(f"{BUILDS}/invalidate")

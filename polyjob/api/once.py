@@ -12,6 +12,7 @@ from flask import Response, current_app, request
 from polyjob.api.context import me
 from polyjob.errors import Invalid, Problem
 from polyjob.idempotency import Answered, Once
+from polyjob.models import Project
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
@@ -21,13 +22,13 @@ PARAMETER = {
     "name": HEADER,
     "in": "header",
     "description": "Any text of the client's own, such as a UUID. For 24 hours, the same request with the same key "
-    f"gets the first answer, marked by `{REPLAYED}: true`, and makes nothing new.",
+    f"in the same project gets the first answer, marked by `{REPLAYED}: true`, and makes nothing new.",
     "schema": {"type": "string", "maxLength": 255},
 }
 
 
-def made_once(make: Callable[[Once | None], Any], show: Callable[[Any], dict[str, Any]]) -> Response:
-    """The 201 that shows what `make` makes, or showed it when this request came before.
+def made_once(project: Project, make: Callable[[Once | None], Any], show: Callable[[Any], dict[str, Any]]) -> Response:
+    """The 201 that shows what `make` makes in the project, or showed it when this request came before.
 
     `make` reads the body, and passes what it is given to the verb that makes the thing. Raises Invalid for a key that
     is none, KeyReused for one of another request, and what `make` raises.
@@ -44,7 +45,7 @@ def made_once(make: Callable[[Once | None], Any], show: Callable[[Any], dict[str
         return answers[-1]
 
     try:
-        once = Once(me(), key, _digest(), shown)
+        once = Once(me(), project, key, _digest(), shown)
         once.check()
         make(once)
     except Answered as before:
@@ -57,7 +58,10 @@ def made_once(make: Callable[[Once | None], Any], show: Callable[[Any], dict[str
 def _digest() -> str:
     """Of everything that says what is asked for."""
     asked = hashlib.sha256(f"{request.method} {request.full_path} {request.mimetype}\n".encode())
-    asked.update(request.get_data(cache=True, parse_form_data=False))
+    body = request.get_data(cache=True, parse_form_data=False)
+    if request.mimetype == "multipart/form-data":  # what stands between its fields is another at each time
+        body = repr(sorted(request.form.items(multi=True))).encode()
+    asked.update(body)
     return asked.hexdigest()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import datetime
+import json
 
 import pytest
 
@@ -69,6 +70,28 @@ def test_keys_are_each_users_own(client, admin):
     assert admin.post(JOBS, {"config": CONFIG}, headers=KEY).json["id"] == 2
 
 
+def test_keys_are_each_projects_own(client):
+    client.post(JOBS, {"config": CONFIG}, headers=KEY)
+    client.delete(BASE)
+    client.post("/api/v1/projects", {"name": "demo"})
+    answer = client.post(JOBS, {"config": CONFIG, "name": "new"}, headers=KEY)
+    assert (answer.status_code, "Idempotent-Replayed" in answer.headers) == (201, False)
+    assert client.get(f"{JOBS}/{answer.json['id']}").json["name"] == "new"
+
+
+def test_a_form_is_the_same_whatever_stands_between_its_fields(client):
+    def send(name, boundary):
+        body = ""
+        for field, value in {"content": json.dumps(CONFIG), "name": name}.items():
+            body += f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{value}\r\n'
+        kind = f"multipart/form-data; boundary={boundary}"
+        return client.post(JOBS, data=f"{body}--{boundary}--\r\n", content_type=kind, headers=KEY)
+
+    first, again, other = send("a", "x"), send("a", "y"), send("b", "y")
+    assert [answer.status_code for answer in (first, again, other)] == [201, 201, 422], first.text
+    assert first.data == again.data
+
+
 def test_who_may_not_see_the_project_learns_nothing(client, other):
     client.post(JOBS, {"config": CONFIG}, headers=KEY)
     assert other.post(JOBS, {"config": CONFIG}, headers=KEY).status_code == 404
@@ -78,8 +101,8 @@ def test_are_kept_for_a_day(client):
     client.post(JOBS, {"config": CONFIG}, headers=KEY)
     client.post(JOBS, {"config": CONFIG}, headers={"Idempotency-Key": "two"})
     with write("test"):
-        earlier = Idempotency.get(Idempotency.key == "one").created_at - datetime.timedelta(hours=24)
-        Idempotency.update(created_at=earlier).where(Idempotency.key == "one").execute()
+        earlier = Idempotency.get(Idempotency.key == "1 one").created_at - datetime.timedelta(hours=24)
+        Idempotency.update(created_at=earlier).where(Idempotency.key == "1 one").execute()
     assert client.post(JOBS, {"config": CONFIG}, headers=KEY).json["id"] == 3
     assert Idempotency.select().count() == 2
 
