@@ -132,6 +132,8 @@ class TestInputs:
             ({"type": "int", "is_list": True}, ["1", 2], "run [1, 2]"),
             ({"type": "bool", "is_flag": True}, True, "run --x"),
             ({"type": "bool", "is_flag": True}, False, "run "), ({"options": [1, 2]}, 2, "run 2"),
+            ({"type": "str", "is_list": True, "options": ["a", "b"]}, ["b", "a"], 'run ["b", "a"]'),
+            ({"is_optional": True, "default": 5}, None, "run 5"),
             ({}, "any", "run any"),
             ({"type": "dict_of_dicts"}, {"a": {}}, 'run {"a": {}}'), ({"type": "path"}, "/x", "run /x"),
         ],
@@ -149,6 +151,8 @@ class TestInputs:
         [
             ({}, {}, "/config/params", "Input x is required, no param was passed."),
             ({}, {"x": 1, "y": 2}, "/config/params/y", "neither an input nor an output"),
+            ({}, {"x": None}, "/config/params", "Input x is required, no param was passed."),
+            ({"is_list": True, "options": [1]}, {"x": [1, 2]}, "/config/params/x", "`2` is none of the options: 1"),
             ({"type": "int"}, {"x": "a"}, "/config/params/x", "Could not parse value `a`"),
             ({"type": "int"}, {"x": 1.5}, "/config/params/x", "no whole number"),
             ({"type": "bool"}, {"x": "maybe"}, "/config/params/x", "neither true nor false"),

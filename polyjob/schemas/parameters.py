@@ -127,7 +127,7 @@ def _matched(
     values: dict[str, Any] = {}
     for index, (item, where) in enumerate([*inputs, *outputs]):
         name = item["name"]
-        if name in given:
+        if given.get(name) is not None:
             values[name] = _converted(item, given[name], pointer_to(at, name), problems)
         elif item.get("default") is not None:
             values[name] = _converted(item, item["default"], f"{where}/default", problems)
@@ -223,9 +223,11 @@ def _converted(item: Mapping[str, Any], value: Any, pointer: str, problems: list
         problems.append(Problem(pointer, text))
         return None
     options = item.get("options")
-    if options is not None and not any(_is_same(found, option) for option in options):
-        allowed = ", ".join(as_text(option)[:100] for option in options[:MOST_NAMED])
-        problems.append(Problem(pointer, f"`{as_text(found)[:100]}` is none of the options: {allowed}."))
+    for part in found if item.get("is_list") else [found]:
+        if options is not None and not any(_is_same(part, option) for option in options):
+            allowed = ", ".join(as_text(option)[:100] for option in options[:MOST_NAMED])
+            problems.append(Problem(pointer, f"`{as_text(part)[:100]}` is none of the options: {allowed}."))
+            break
     if item.get("is_flag"):
         return f"--{item['name']}" if found else ""
     return found
