@@ -70,16 +70,16 @@ def run(settings: Settings) -> int:
         settings = dataclasses.replace(settings, port=listener.getsockname()[1])
         _wait_for_old_engine(settings)
         lines = _prepare(settings)
-        _leave_address(settings)
         environ = child_environment(settings)
         engine = Child("the engine", ENGINE, environ)
         web = Child("the web server", web_command(listener), environ, listener.fileno())
         threading.Thread(target=_announce, args=(settings, lines), daemon=True).start()
-        tend(
-            [engine, web],
-            lambda text: say(text, error=True),
-            may_start=lambda child: child is not engine or engine_may_start(settings),
-        )
+        with _known_address(settings):
+            tend(
+                [engine, web],
+                lambda text: say(text, error=True),
+                may_start=lambda child: child is not engine or engine_may_start(settings),
+            )
         say_what_runs_on(settings)
     return 0
 
@@ -123,11 +123,15 @@ def _prepare(settings: Settings) -> list[str]:
         close_database()
 
 
-def _leave_address(settings: Settings) -> None:
-    """Have commands on this machine find the server."""
-    part = settings.data_dir / f"{ADDRESS_FILE}.part"
+@contextlib.contextmanager
+def _known_address(settings: Settings) -> Iterator[None]:
+    """Have commands on this machine find the server while the block runs."""
+    file = settings.data_dir / ADDRESS_FILE
+    part = file.with_name(f"{file.name}.part")
     part.write_text(f"{dataclasses.replace(settings, public_url='').url}\n")
-    part.rename(settings.data_dir / ADDRESS_FILE)
+    part.rename(file)
+    yield
+    file.unlink(missing_ok=True)
 
 
 def web_command(listener: socket.socket) -> list[str]:

@@ -156,12 +156,49 @@ class TestRun:
 class TestBuild:
     def test_every_key_is_taken(self):
         build = {
-            "image": "host:5000/a/b:1@sha256:0a", "build_steps": ["a", "b"], "env_vars": [["A", "1"]], "nocache": True,
+            "image": f"host:5000/a/b:1@sha256:{'0a' * 32}", "build_steps": ["a", "b"],
+            "env_vars": [["A", "1"]], "nocache": True,
             "commit": "c", "ref": 3, "branch": "b", "git": "g", "context": "c", "lang_env": "C.UTF-8", "backend": "x",
         }  # fmt: skip
         assert load_config(RUN | {"build": build})["build"] == build
 
-    @pytest.mark.parametrize("image", ["a b", "-v", "", "a\nb", "--privileged", "a;b", 3])
+    @pytest.mark.parametrize(
+        "image",
+        [
+            "busybox",
+            "a/b",
+            "localhost/a",
+            "Host:5000/a",
+            "ghcr.io/a/b/c:V1.2-x",
+            "a__b",
+            "a--b",
+            f"a@sha256:{'0' * 64}",
+        ],
+    )
+    def test_names_of_images_are_taken(self, image):
+        assert load_config(RUN | {"build": {"image": image}})["build"]["image"] == image
+
+    @pytest.mark.parametrize(
+        "image",
+        [
+            "a b",
+            "-v",
+            "",
+            "a\nb",
+            "--privileged",
+            "a;b",
+            3,
+            "UPPER",
+            "a:b:c",
+            "a@b",
+            "a:",
+            "a//b",
+            "a/",
+            ":1",
+            "a_-b",
+            "x" * 501,
+        ],
+    )
     def test_what_is_no_image_is_refused(self, image):
         assert "/config/build/image" in refused(RUN | {"build": {"image": image}})
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from flask import Response, current_app
 
-from polyjob import auth, users
+from polyjob import auth
 from polyjob.errors import Invalid
 from polyjob.models import Project, User
 from polyjob.schemas.checks import renamed
@@ -40,11 +40,6 @@ def me() -> User:
 def find_project(username: str, project_name: str, *, to_write: bool | None = None, archived: bool = False) -> Project:
     """As `auth.find_project`, for whoever asks."""
     return auth.find_project(me(), username, project_name, to_write=to_write, archived=archived)
-
-
-def find_user(username: str) -> User:
-    """Raises NotFound."""
-    return users.find(username)
 
 
 def empty(status: int) -> Response:

@@ -8,11 +8,11 @@ from typing import Any
 from flask import request
 from peewee import ModelSelect
 
-from polyjob import auth, bookmarks, builds, jobs, projects
+from polyjob import auth, bookmarks, builds, jobs, projects, users
 from polyjob.api import rows
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.builds import in_list as builds_in_list
-from polyjob.api.context import find_user, me
+from polyjob.api.context import me
 from polyjob.api.jobs import in_list as jobs_in_list
 from polyjob.api.paging import limit, offset, page
 from polyjob.api.projects import in_list as projects_in_list
@@ -79,7 +79,7 @@ def archived_projects(username: str) -> dict[str, Any]:
 
 def _bookmarked(username: str, table: Any, show: Callable[[list[Any]], list[Any]]) -> dict[str, Any]:
     """Of somebody else, nothing is shown but to an administrator. What one may not read any more is left out."""
-    owner = find_user(username)
+    owner = users.find(username)
     if not _may_list(owner):
         return page([], 0)
     sort = request.args.get("sort", "")
@@ -96,7 +96,7 @@ def _archived(
     table: Any,
     show: Callable[[list[Any]], list[Any]],
 ) -> dict[str, Any]:
-    owner = find_user(username)
+    owner = users.find(username)
     if not _may_list(owner):
         return page([], 0)
     query = find(owner)

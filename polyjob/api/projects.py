@@ -8,10 +8,10 @@ from typing import Any, BinaryIO, cast
 from flask import Response, request, send_file
 from marshmallow import Schema
 
-from polyjob import auth, bookmarks, projects
+from polyjob import auth, bookmarks, projects, users
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.bodies import read_body
-from polyjob.api.context import PROJECT, empty, find_project, find_user, me, settings, store
+from polyjob.api.context import PROJECT, empty, find_project, me, settings, store
 from polyjob.api.paging import limit, offset, page
 from polyjob.api.uploads import open_part
 from polyjob.models import Project
@@ -46,7 +46,7 @@ def create_project() -> ProjectView:
 @blp.page(ProjectRowSchema)
 def list_projects(username: str) -> dict[str, Any]:
     """List the projects of a user that one may read, last changed first"""
-    query = projects.list_projects(find_user(username)).where(auth.readable(me()))
+    query = projects.list_projects(users.find(username)).where(auth.readable(me()))
     return page(in_list(query.limit(limit()).offset(offset())), query.count())
 
 
@@ -54,7 +54,7 @@ def list_projects(username: str) -> dict[str, Any]:
 @blp.page(ProjectNameSchema)
 def list_project_names(username: str) -> dict[str, Any]:
     """List the names of a user's projects that one may read"""
-    query = projects.list_projects(find_user(username)).where(auth.readable(me()))
+    query = projects.list_projects(users.find(username)).where(auth.readable(me()))
     return page(list(query.limit(limit()).offset(offset())), query.count())
 
 

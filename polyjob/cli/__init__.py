@@ -35,8 +35,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
 # fmt: on
 """Command → (its module here, its line in the help; none = not shown)."""
 
+FAILED = 125
+"""The exit code of `RUNNING` where polyjob itself failed; of others it is 1."""
 STOPPED = 130
 """The exit code after a Ctrl-C."""
+RUNNING = ("run", "wait", "restart", "resume", "copy")
+"""Commands whose exit code is the job's."""
 
 
 class Commands(click.Group):
@@ -62,6 +66,11 @@ class Commands(click.Group):
             ctx.color = False
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            if ctx.invoked_subcommand not in RUNNING:
+                raise
+            error.show()
+            raise SystemExit(FAILED) from None
         except KeyboardInterrupt:
             raise SystemExit(STOPPED) from None
 

@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 import click
 
-from polyjob.cli import STOPPED
-from polyjob.cli.client import FAILED, Client, NoServer, ServerError, say
+from polyjob.cli import FAILED, STOPPED
+from polyjob.cli.client import Client, NoServer, ServerError, say
 from polyjob.cli.following import Follower, ending, exit_code
 
 

@@ -21,8 +21,6 @@ from polyjob.settings import SettingError, Settings, read_settings
 
 CONNECT, READ = 5.0, 90.0
 """Seconds."""
-FAILED = 125
-"""The exit code of `run` and `wait` where polyjob itself failed; of others it is 1."""
 TRIES = 4
 PAGE = 100
 _KEY = re.compile(r"[!-~]+\Z")
@@ -188,6 +186,7 @@ def connect() -> Client:
     key. Raises Wrong where a setting is."""
     url, token = os.environ.get("POLYJOB_URL"), os.environ.get("POLYJOB_TOKEN")
     if url:
+        url = re.sub("/api/v1/*$", "", url)
         return Client(url if "://" in url else f"http://{url}", token, False)
     settings = local_settings()
     return Client(_kept(settings.data_dir / ADDRESS_FILE) or settings.url, token or _local_token(settings), True)

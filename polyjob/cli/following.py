@@ -12,7 +12,8 @@ import click
 import requests
 import urllib3
 
-from polyjob.cli.client import FAILED, Client, ServerError, say
+from polyjob.cli import FAILED
+from polyjob.cli.client import Client, ServerError, say
 
 WAIT = 30
 CHUNK = 1 << 16

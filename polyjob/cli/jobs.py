@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 import click
 import yaml
 
+from polyjob.cli import FAILED
 from polyjob.cli.attending import submit
-from polyjob.cli.client import FAILED, Client, Failing, connect, project_path, run_path, say
+from polyjob.cli.client import Client, Failing, connect, project_path, run_path, say
 from polyjob.cli.following import Follower, lasted, unbuffered, write_whole
 from polyjob.cli.run import a_file, pairs_of, read_file, value_of
 from polyjob.cli.tables import ago, coloured, local, print_facts, print_json, print_table

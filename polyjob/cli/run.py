@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 
 import click
 
+from polyjob.cli import FAILED
 from polyjob.cli.attending import last_status, submit
 from polyjob.cli.client import (
-    FAILED,
     Client,
     Failing,
     ServerError,
@@ -24,6 +24,7 @@ from polyjob.cli.client import (
 )
 from polyjob.cli.following import BROKEN, ending, exit_code
 
+SECONDS = click.FloatRange(0, 10 * 366 * 86_400)
 a_file = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 
 
@@ -40,7 +41,7 @@ a_file = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path
 @click.option("--upload", "-u", type=click.Path(path_type=Path), metavar="FOLDER", help="Code that the job runs with.")
 @click.option("--name", help="The job's name, once in its project.")
 @click.option("--tag", "tags", multiple=True, help="Tag; may be given several times.")
-@click.option("--timeout", type=float, help="Seconds that the job may run.")
+@click.option("--timeout", type=SECONDS, help="Seconds that the job may run.")
 @click.option("--detach", "-d", is_flag=True, help="Print the job's number, and do not wait.")
 @click.option("--quiet", "-q", is_flag=True, help="Show nothing but what the job writes.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -170,7 +171,7 @@ def _upload(client: Client, path: str, folder: Path, quiet: bool) -> None:
 @click.command()
 @click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
 @click.option("--project", "-p", help="Project of the jobs that are numbers.")
-@click.option("--timeout", type=float, help="Seconds to wait at most; then the exit code is 124.")
+@click.option("--timeout", type=SECONDS, help="Seconds to wait at most; then the exit code is 124.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing.")
 def wait(jobs: tuple[str, ...], project: str | None, timeout: float | None, quiet: bool) -> NoReturn:
     """Wait until jobs are done; exit with the code of the first that did not succeed, as `run` does."""

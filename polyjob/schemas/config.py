@@ -28,21 +28,12 @@ LONGEST_TIME = 10 * 366 * 86_400
 LEVELS = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,254}\Z")
-_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,511}\Z")
-
-
-def load_config(document: Any, pointer: str = "/config") -> dict[str, Any]:
-    """The canonical form of a config, its params put in. Raises Invalid with every problem, each with a pointer below
-    `pointer`."""
-    if not isinstance(document, Mapping):
-        raise Invalid([Problem(pointer, "A config is an object with `run`, and `build` where something is built.")])
-    if document.get("kind") == BUILD_KIND:
-        detail = "A config of kind `build` makes a build, not a job: send it to the project's `builds`."
-        raise Invalid([Problem(f"{pointer}/kind", detail)])
-    check_values(document, pointer)
-    document = rendered(document, pointer)
-    loaded: dict[str, Any] = load(CONFIG, document, pointer)
-    return {"version": VERSION, "kind": KIND} | loaded
+IMAGE_LENGTH = 500
+_PART = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+_REGISTRY = r"(?:localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|[A-Za-z0-9-]+(?=:[0-9]))(?::[0-9]{1,5})?/"
+_TAG, _DIGEST = r":[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", r"@[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[0-9a-f]{32,128}"
+_IMAGE = re.compile(rf"(?:{_REGISTRY})?{_PART}(?:/{_PART})*(?:{_TAG})?(?:{_DIGEST})?\Z")
+"""As https://github.com/distribution/reference writes it down."""
 
 
 def _bytes_at_most(limit: int) -> Any:
@@ -223,7 +214,7 @@ class BuildSchema(Section):
     @validates_schema(skip_on_field_errors=False)
     def _one_source(self, data: dict[str, Any], **kwargs: Any) -> None:
         image = data.get("image")
-        if image is not None and not _IMAGE.match(image):
+        if image is not None and not (len(image) <= IMAGE_LENGTH and _IMAGE.match(image)):
             raise ValidationError(f"Invalid docker image `{image[:100]}`.", "image")
         if image is not None and "dockerfile" in data:
             raise ValidationError("Give either `image` or `dockerfile`, not both.", "dockerfile")
@@ -330,14 +321,25 @@ BUILD_PARTS = _OF_BUILD | {"build"}
 """Keys that begin a build's config."""
 
 
+def load_config(document: Any, pointer: str = "/config") -> dict[str, Any]:
+    """The canonical form of a config, its params put in. Raises Invalid with every problem, each with a pointer below
+    `pointer`."""
+    if not isinstance(document, Mapping):
+        raise Invalid([Problem(pointer, "A config is an object with `run`, and `build` where something is built.")])
+    return _load(CONFIG, KIND, BUILD_KIND, document, pointer)
+
+
 def load_build_config(document: Any, pointer: str = "/config") -> dict[str, Any]:
     """As `load_config`, for a document of kind `build`."""
     if not isinstance(document, Mapping):
         raise Invalid([Problem(pointer, "A config is an object with `build`.")])
-    if document.get("kind") == KIND:
-        detail = "A config of kind `job` makes a job, not a build: send it to the project's `jobs`."
+    return _load(_BUILD_CONFIG, BUILD_KIND, KIND, document, pointer)
+
+
+def _load(schema: Schema, kind: str, other: str, document: Mapping[str, Any], pointer: str) -> dict[str, Any]:
+    if document.get("kind") == other:
+        detail = f"A config of kind `{other}` makes a {other}, not a {kind}: send it to the project's `{other}s`."
         raise Invalid([Problem(f"{pointer}/kind", detail)])
     check_values(document, pointer)
-    document = rendered(document, pointer)
-    loaded: dict[str, Any] = load(_BUILD_CONFIG, document, pointer)
-    return {"version": VERSION, "kind": BUILD_KIND} | loaded
+    loaded: dict[str, Any] = load(schema, rendered(document, pointer), pointer)
+    return {"version": VERSION, "kind": kind} | loaded

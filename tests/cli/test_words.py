@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from polyjob.cli import COMMANDS, main
-from polyjob.cli.client import Client, Wrong, project_path, run_path
+from polyjob.cli.client import Client, Wrong, connect, project_path, run_path
 from polyjob.cli.following import ending, exit_code, lasted
 from polyjob.cli.run import config_of
 from polyjob.cli.tables import ago, print_facts, print_table, size
@@ -199,3 +199,23 @@ def test_commands_that_only_speak_http_load_no_server():
     code += "; print([name for name in ('flask', 'peewee', 'marshmallow', 'gunicorn') if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert json.loads(found.stdout.replace("'", '"')) == []
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["run", "--nope"], 125), (["wait"], 125), (["ls", "--nope"], 2)])
+def test_wrong_usage_of_what_runs_a_job_is_no_code_of_a_job(arguments: list[str], code: int) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == code
+    assert "Usage:" in result.output
+
+
+@pytest.mark.parametrize("seconds", ["1e400", "-1"])
+def test_a_time_that_is_none_is_named(seconds: str) -> None:
+    result = CliRunner().invoke(main, ["run", "--timeout", seconds, "--", "x"])
+    assert result.exit_code == 125
+    assert "--timeout" in result.output
+
+
+@pytest.mark.parametrize("path", ["", "/", "/api/v1", "/api/v1/"])
+def test_the_address_may_be_that_of_the_api(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYJOB_URL", f"gpu-box:8000{path}")
+    assert connect().url == "http://gpu-box:8000"
