@@ -46,13 +46,13 @@ def test_live_builds_are_read_by_their_index(data_dir):
 
 
 def test_counts_follow_the_rows(project, settings, user):
-    from polyjob import jobs
+    from polyjob import jobs, submitting
 
     def count():
         return models.Project.get_by_id(project.id).job_count
 
     config = {"config": {"version": 1, "kind": "job", "run": {"cmd": "true"}}}
-    first, second = (jobs.create(project, user, config, settings) for _ in range(2))
+    first, second = (submitting.create(project, user, config, settings) for _ in range(2))
     assert count() == 2
     jobs.delete(first, user, settings)
     assert count() == 1

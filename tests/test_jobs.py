@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from polyjob import jobs
+from polyjob import jobs, submitting
 from polyjob.clock import now
 from polyjob.database import database, write
 from polyjob.errors import Invalid, NotFound, Unavailable
@@ -22,7 +22,7 @@ CONFIG = {"version": 1, "kind": "job", "run": {"cmd": "true"}}
 @pytest.fixture
 def create(project, user, settings):
     def create(**attributes):
-        return jobs.create(project, user, {"config": CONFIG} | attributes, settings)
+        return submitting.create(project, user, {"config": CONFIG} | attributes, settings)
 
     return create
 
@@ -89,21 +89,21 @@ class TestCreate:
 
     def test_notes_what_the_runner_does_not_use(self, project, user, settings):
         on_process = dataclasses.replace(settings, runner="process")
-        job = jobs.create(project, user, {"config": CONFIG | {"build": {"image": "img"}}}, on_process)
+        job = submitting.create(project, user, {"config": CONFIG | {"build": {"image": "img"}}}, on_process)
         assert [note["kind"] for note in job.notes] == ["build.image"]
 
     def test_refuses_what_the_runner_must_not_leave_out(self, project, user, settings):
         on_process = dataclasses.replace(settings, runner="process")
         config = CONFIG | {"environment": {"secret_refs": ["s"]}}
         with pytest.raises(Invalid) as refused:
-            jobs.create(project, user, {"config": config}, on_process)
+            submitting.create(project, user, {"config": config}, on_process)
         assert pointers(refused) == ["/config/environment/secret_refs"]
         assert Job.select().count() == 0
 
     def test_is_refused_while_the_disk_is_low(self, project, user, settings):
         low = dataclasses.replace(settings, disk_low=1 << 60)
         with pytest.raises(Unavailable, match="MiB left"):
-            jobs.create(project, user, {"config": CONFIG}, low)
+            submitting.create(project, user, {"config": CONFIG}, low)
         assert Job.select().count() == 0
 
     def test_links_the_build_that_it_names(self, create, project, user):
@@ -172,7 +172,7 @@ class TestClone:
     def test_restart_merges_the_patch_and_starts_empty(self, create, user, settings):
         source = create(name="a", description="d", tags=["t"])
         patch = {"config": {"run": {"cmd": "false"}}}
-        clone = jobs.clone(source, user, "restart", patch, settings)
+        clone = submitting.clone(source, user, "restart", patch, settings)
         assert clone.config == CONFIG | {"run": {"cmd": "false"}}
         assert (clone.original_id, clone.cloning_strategy, clone.status) == (source.id, "restart", Status.CREATED)
         assert (clone.name, clone.description, clone.tags) == (None, "d", ["t"])
@@ -182,14 +182,14 @@ class TestClone:
     def test_resume_and_copy_take_only_what_is_done(self, create, user, settings, strategy):
         source = create()
         with pytest.raises(Invalid, match="only a job that is done"):
-            jobs.clone(source, user, strategy, {}, settings)
+            submitting.clone(source, user, strategy, {}, settings)
         assert Job.select().count() == 1
-        assert jobs.clone(done(source), user, strategy, {}, settings).cloning_strategy == strategy
+        assert submitting.clone(done(source), user, strategy, {}, settings).cloning_strategy == strategy
 
     def test_a_wrong_patch_makes_no_job(self, create, user, settings):
         source = create()
         with pytest.raises(Invalid) as refused:
-            jobs.clone(source, user, "restart", {"config": {"run": {"cmd": 5}}}, settings)
+            submitting.clone(source, user, "restart", {"config": {"run": {"cmd": 5}}}, settings)
         assert pointers(refused)[0].startswith("/config/run/cmd")
         assert Job.select().count() == 1
 
@@ -202,18 +202,18 @@ class TestClone:
         store.seal(source.uuid, "1", 0)
         jobs.delete(source, user, settings)
         with pytest.raises(NotFound):
-            jobs.clone(source, user, strategy, {}, settings)
+            submitting.clone(source, user, strategy, {}, settings)
         assert Job.select().count() == 1
         assert [path.name for path in (settings.data_dir / "jobs").iterdir()] == [source.uuid]
 
     def test_names_from_a_patch_find_a_free_number(self, create, user, settings):
         source = create(name="a")
-        clones = [jobs.clone(source, user, "restart", {"config": {"name": "a"}}, settings) for _ in range(2)]
+        clones = [submitting.clone(source, user, "restart", {"config": {"name": "a"}}, settings) for _ in range(2)]
         assert [clone.name for clone in clones] == ["a-1", "a-2"]
 
     def test_clones_outlive_their_original(self, create, user, settings):
         source = create()
-        clone = jobs.clone(source, user, "restart", {}, settings)
+        clone = submitting.clone(source, user, "restart", {}, settings)
         with write("test"):
             Job.delete().where(Job.id == source.id).execute()
         assert Job.get_by_id(clone.id).original_id is None

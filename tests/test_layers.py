@@ -16,6 +16,7 @@ LAYERS = [
     {"polyjob.api", "polyjob.pages"},
     {"polyjob.auth"},
     {"polyjob.users"},
+    {"polyjob.submitting"},
     {"polyjob.jobs", "polyjob.builds", "polyjob.projects", "polyjob.bookmarks"},
     {
         "polyjob.query",
@@ -51,6 +52,7 @@ FORBIDDEN = [
     ("polyjob.statuses", {"polyjob", "peewee", "flask"}),
     ("polyjob.store", {"peewee", "flask", "polyjob.models"}),
     ("polyjob.jobs", {"flask", "polyjob.engine"}),
+    ("polyjob.submitting", {"flask", "polyjob.engine"}),
 ]
 """(part, what none of its modules may import)."""
 

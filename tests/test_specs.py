@@ -6,8 +6,8 @@ import pytest
 
 from polyjob import specs
 from polyjob.errors import Invalid
-from polyjob.jobs import merge
 from polyjob.settings import MIB
+from polyjob.submitting import merge
 from runners.abilities import ABILITIES, Ability
 
 CONFIG = {"version": 1, "kind": "job", "build": {"image": "img"}, "run": {"cmd": "true"}}

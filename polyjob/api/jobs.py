@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Response, request
 
-from polyjob import bookmarks, jobs, watch
+from polyjob import bookmarks, jobs, submitting, watch
 from polyjob.api import rows
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.bodies import read_body
@@ -60,7 +60,7 @@ def create_job(username: str, project_name: str) -> Response:
     def make(once: Once | None) -> Job:
         sent = read_create(read_body())
         with config_stood_at(sent.pointer):
-            return jobs.create(project, me(), sent.attributes, settings(), once)
+            return submitting.create(project, me(), sent.attributes, settings(), once)
 
     return made_once(project, make, _document)
 
@@ -190,7 +190,7 @@ def _clone(username: str, project_name: str, job_id: int, strategy: str) -> Resp
         job = jobs.find(project, job_id)
         sent = read_clone(read_body())
         with config_stood_at(sent.pointer):
-            return jobs.clone(job, me(), strategy, sent.attributes, settings(), once)
+            return submitting.clone(job, me(), strategy, sent.attributes, settings(), once)
 
     return made_once(project, make, _document)
 

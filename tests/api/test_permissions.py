@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from polyjob import auth, builds, jobs, users
+from polyjob import auth, builds, submitting, users
 from polyjob.api.permissions import NEEDS
 from polyjob.database import database, write
 from polyjob.models import Build, Job, Meta, Project, Token, User
@@ -107,7 +107,7 @@ def there(app, settings, user, project):
     """A job that is done, one that runs, a build; and bob, who owns nothing."""
     users.create("bob")
     for status in (Status.STOPPED, Status.RUNNING, Status.CREATED):
-        job = jobs.create(project, user, {"config": CONFIG, "name": f"job-{status}"}, settings)
+        job = submitting.create(project, user, {"config": CONFIG, "name": f"job-{status}"}, settings)
         with write("test"):
             if status is not Status.CREATED:
                 transition(job, Status.SCHEDULED)

@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from polyjob import auth, builds, jobs, projects, users
+from polyjob import auth, builds, projects, submitting, users
 from polyjob.api import users as logins
 from polyjob.clock import now
 from polyjob.database import write
@@ -97,7 +97,7 @@ def _make_what_is_asked_for(settings: Any) -> tuple[str, dict[str, Any]]:
     shown = (Job.project == demo) & Job.deleted_at.is_null() & Job.archived_at.is_null()
     job = Job.select().where(shown).order_by(Job.id).first()
     if job is None:
-        job = jobs.create(demo, ana, {"config": CONFIG}, settings)
+        job = submitting.create(demo, ana, {"config": CONFIG}, settings)
         with write("test"):
             transition(job, Status.STOPPED)
     shown = (Build.project == demo) & Build.deleted_at.is_null() & Build.archived_at.is_null()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from polyjob import audit, jobs, users
+from polyjob import audit, submitting, users
 from polyjob.clock import now
 from polyjob.database import write
 from polyjob.models import Audit, Project, Token, User
@@ -55,7 +55,7 @@ class TestUsers:
         assert admin.delete(f"{USERS}/delete/bob").status_code == 404
 
     def test_who_made_jobs_elsewhere_stay_by_name_only(self, admin, other, project, settings):
-        jobs.create(project, User.get(User.username == "bob"), {"config": CONFIG}, settings)
+        submitting.create(project, User.get(User.username == "bob"), {"config": CONFIG}, settings)
         assert admin.delete(f"{USERS}/delete/bob").status_code == 204
         assert other.get(USERS).status_code == 401
         assert admin.get(f"{JOBS}/1").json["user"] == "bob"
@@ -268,7 +268,7 @@ class TestAudit:
         assert pointers(admin.get("/api/v1/audit?target_id=x")) == ["target_id"]
 
     def test_of_what_nobody_asked_for_has_no_line(self, project, user, settings):
-        jobs.create(project, user, {"config": CONFIG}, settings)
+        submitting.create(project, user, {"config": CONFIG}, settings)
         assert Audit.select().count() == 0
 
     def test_goes_by_age(self, client):

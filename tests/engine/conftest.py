@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from polyjob import jobs
+from polyjob import jobs, submitting
 from polyjob.clock import Clock, now
 from polyjob.engine.calls import InlineCalls
 from polyjob.engine.context import Context
@@ -71,7 +71,7 @@ class World:
             config["build"] = build
         if termination is not None:
             config["termination"] = termination
-        return jobs.create(self.project, self.user, {"config": config}, self.settings)
+        return submitting.create(self.project, self.user, {"config": config}, self.settings)
 
     def settle(self) -> None:
         """Passes until one finds nothing to do."""
