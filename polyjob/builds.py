@@ -16,6 +16,7 @@ from polyjob.errors import Conflict, Invalid, NotFound, Problem, Unavailable
 from polyjob.hints import send_hint
 from polyjob.idempotency import Once, begin
 from polyjob.models import Build, BuildStatus, Job, Project, User
+from polyjob.notes import text_of, with_note
 from polyjob.query import BUILD_FIELDS, BUILD_ORDERS, conditions, ordering
 from polyjob.settings import Settings
 from polyjob.statuses import Status
@@ -163,6 +164,9 @@ def _why(project: Project, columns: Mapping[str, Any], nocache: bool) -> dict[st
     same = of_project.where(Build.key == columns["key"]).first()
     if same is not None:
         kind, text = "unusable", f"build {same.id} is {same.status}"
+        outdated = text_of(same.notes, "outdated")
+        if outdated is not None:
+            return _reason("outdated", f"build {same.id} is {outdated[0].lower()}{outdated[1:-1]}", ["base"])
         if same.invalidated_at is not None:
             kind, text = "invalidated", f"build {same.id} was invalidated"
         elif same.archived_at is not None:
@@ -236,6 +240,13 @@ def invalidate(build: Build) -> None:
         if build.invalidated_at is None:
             change(build, invalidated_at=now())
             audit.record("invalidate", build)
+
+
+def outdate(build: Build, why: str) -> None:
+    """Have no new job use a build of which the runner says that it does not serve any more. Must be called inside
+    `database.write`."""
+    if build.invalidated_at is None:
+        change(build, invalidated_at=now(), notes=with_note(build.notes, "outdated", f"Not used any more: {why}."))
 
 
 def invalidate_all(project: Project) -> None:

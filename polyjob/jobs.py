@@ -17,6 +17,7 @@ from polyjob.database import database, write
 from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.hints import send_hint
 from polyjob.models import CLAIMED, QUEUED, SHOWN, Job, JobStatus, Project, User
+from polyjob.notes import with_note
 from polyjob.query import JOB_FIELDS, JOB_ORDERS, conditions, ordering
 from polyjob.settings import Settings
 from polyjob.statements import Prepared
@@ -327,9 +328,3 @@ def latest_status(job: Job) -> JobStatus:
 def list_statuses(job: Job | int) -> ModelSelect[JobStatus]:
     """Oldest first."""
     return JobStatus.select().where(JobStatus.job == job).order_by(JobStatus.created_at, JobStatus.id)
-
-
-def with_note(notes: list[dict[str, str]] | None, kind: str, text: str | None) -> list[dict[str, str]] | None:
-    """`notes` with the one of this kind replaced, or removed where `text` is None."""
-    kept = [note for note in notes or [] if note["kind"] != kind]
-    return kept + ([{"kind": kind, "text": text}] if text else []) or None

@@ -34,6 +34,7 @@ from polyjob.helper import ENGINE, Child, child_environment, engine_may_start, t
 from polyjob.lock import EngineRunning, engine_running
 from polyjob.models import CLAIMED, Job
 from polyjob.settings import SettingError, Settings, read_settings
+from runners.abilities import REQUIRED
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -44,6 +45,8 @@ OLD_ENGINE_LIMIT = 3.0
 """How long the engine of a server that was killed may take to notice."""
 
 FIRST_JOB = {"version": 1, "kind": "job", "run": {"cmd": "for i in 1 2 3; do echo hello $i; sleep 1; done"}}
+FIRST_IMAGE = "busybox"
+"""Where jobs need an image."""
 
 
 class CannotServe(Exception):
@@ -186,7 +189,8 @@ def greeting(settings: Settings) -> list[str]:
     shown = f"token {token}" if token else "token $POLYJOB_TOKEN"
     quote = shlex.quote if token else _in_double_quotes
     authorization = quote(f"Authorization: {shown}")
-    body = json.dumps({"config": FIRST_JOB})
+    build = {"build": {"image": FIRST_IMAGE}} if REQUIRED.get(settings.runner) else {}
+    body = json.dumps({"config": FIRST_JOB | build})
     number = next_job_id()
     where = (
         f"{settings.data_dir / TOKEN_FILE}"

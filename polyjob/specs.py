@@ -17,6 +17,7 @@ from polyjob.settings import MIB, Settings
 from polyjob.store import Store
 from runners.abilities import ABILITIES, REQUIRED, Ability
 from runners.base import BuildSpec, JobSpec, Resources
+from runners.dockerfile import render_dockerfile
 
 API_VERSION = "v1"
 
@@ -89,11 +90,29 @@ def build_spec(build: Build, store: Store, settings: Settings, installation: str
         code=str(store.code_archive(build.code.digest)) if build.code else None,
         files=tuple(build.code.files) if build.code else (),
         timeout=settings.build_timeout,
+        log_limit=settings.log_limit,
     )
 
 
-def job_spec(job: Job, store: Store, settings: Settings, installation: str, token: str, inputs: Path | None) -> JobSpec:
-    """`token` is the job's own, the only key that it gets; `inputs` the archive of outputs that it starts with."""
+def dockerfile(build: Build, store: Store, settings: Settings) -> str | None:
+    """What the build's image is made from, without labels; None where no image is made."""
+    if build.runner != "docker":
+        return None
+    return render_dockerfile(build_spec(build, store, settings, installation=""), {})
+
+
+def job_spec(
+    job: Job,
+    store: Store,
+    settings: Settings,
+    installation: str,
+    token: str,
+    inputs: Path | None,
+    *,
+    is_pinned: bool = False,
+) -> JobSpec:
+    """`token` is the job's own, the only key that it gets; `inputs` the archive of outputs that it starts with;
+    `is_pinned` says that it asked for its build."""
     config = job.config
     environment = config.get("environment") or {}
     return JobSpec(
@@ -105,6 +124,7 @@ def job_spec(job: Job, store: Store, settings: Settings, installation: str, toke
         image=(config.get("build") or {}).get("image"),
         resources=resources(environment.get("resources") or {}),
         code=str(store.code_archive(job.code.digest)) if job.code else None,
+        is_pinned=is_pinned,
         inputs=str(inputs) if inputs else None,
         grace=grace(config, settings),
         log_limit=settings.log_limit,

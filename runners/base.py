@@ -124,6 +124,8 @@ class BuildSpec:
     """Members of `code` that the steps find in their working folder, and nothing else of it."""
     timeout: float = 3600.0
     """Seconds that the whole build may take."""
+    log_limit: int = 1 << 30
+    """Bytes of log that are kept; what comes after is counted and dropped, and the log's last line says so."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,8 @@ class JobSpec:
     resources: Resources = Resources()
     code: str | None = None
     """Path of a tar.gz on this machine; unpacked into the job's working folder before the command starts."""
+    is_pinned: bool = False
+    """The job asked for the build that it runs on, and takes it as it is."""
     inputs: str | None = None
     """Path of a tar.gz on this machine whose members all lie below one folder; what is in that folder is unpacked into
     the job's outputs folder before the command starts."""
@@ -193,7 +197,15 @@ class Missing:
     """A look-up of this one handle said that there is no such thing. How the job ended is not known."""
 
 
-State = Pending | Running | Exited | Missing
+@dataclass(frozen=True)
+class Unknown:
+    """Nothing can be told of this one now, and it may be again: its back end is another than the one at hand, say."""
+
+    why: str
+    """One sentence for people."""
+
+
+State = Pending | Running | Exited | Missing | Unknown
 
 
 class RunnerError(Exception):
@@ -215,6 +227,11 @@ class StartFailed(RunnerError):
     def __init__(self, message: str, reason: Reason = Reason.START) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class Outdated(RunnerError):
+    """The artifact does not serve any more: it is not there, or a build of the same spec would make another one now.
+    Nothing was started. The text says why, without a full stop."""
 
 
 class Gone(RunnerError):
@@ -281,14 +298,16 @@ class Runner(abc.ABC):
         """Start the job and return its handle, as soon as the thing exists; does not wait for the command.
 
         Idempotent by `spec.uuid`: where an earlier call got as far as making the thing, this one returns its handle,
-        whatever state it is in, and runs nothing. Raises StartFailed, RunnerUnavailable.
+        whatever state it is in, and runs nothing. Raises StartFailed, RunnerUnavailable, and Outdated unless
+        `spec.is_pinned`.
         """
 
     @abc.abstractmethod
     def poll(self, handles: Sequence[str]) -> dict[str, State]:
         """The state of each handle, in a number of remote calls that does not grow with their number.
 
-        `Missing` is said only after a look-up of that one handle. A handle whose state cannot be told is left out.
+        `Missing` is said only after a look-up of that one handle. A handle whose state cannot be told is left
+        out, or is `Unknown`.
         `Exited` and `Missing` are final: they are said again by every later poll until `clean`. Raises
         RunnerUnavailable when nothing can be told.
         """

@@ -8,6 +8,8 @@ and never runs again, and a container that has exited is never started a second 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import datetime
 import fcntl
 import json
 import os
@@ -15,9 +17,11 @@ import signal
 import socket
 import tempfile
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import docker
 import requests
@@ -31,6 +35,7 @@ from runners.base import (
     Gone,
     JobSpec,
     Missing,
+    Outdated,
     Pending,
     Reason,
     RemoteRunner,
@@ -39,10 +44,12 @@ from runners.base import (
     Running,
     StartFailed,
     State,
+    Unknown,
     mark,
 )
-from runners.docker_builds import build_image
-from runners.docker_streams import LogCursor, below, frames, new_frames, renamed
+from runners.docker_archives import below, renamed
+from runners.docker_builds import build_image, outdated
+from runners.docker_logs import BEGIN, NOT_BEGUN, LogCursor, Logs
 from runners.dockerfile import FOLDER
 
 OUTPUTS = "/polyjob/outputs"
@@ -52,11 +59,21 @@ INSTALLATION, JOB = "polyjob.installation", "polyjob.job"
 CALL = 60
 TRANSFER = 600
 """Seconds that a call may take: one that asks, and one that carries files."""
-LAUNCH = 'exec 2>&1; if command -v bash >/dev/null 2>&1; then exec bash -c "$1"; else exec sh -c "$1"; fi'
+SHELL = "/bin/sh"
+LAUNCH = (
+    f'exec 2>&1; printf "%s\\n" "{BEGIN.decode().strip()}"; '
+    f'if command -v bash >/dev/null 2>&1; then exec bash -c "$1"; else exec {SHELL} -c "$1"; fi'
+)
 """One stream for both, or their order would be lost; bash where the image has one."""
-NO_COMMAND, NO_SHELL = 127, b"exec sh failed"
-"""The exit code and words of the Engine's own first process where there is nothing to run."""
+NO_COMMAND = 127
+"""The exit code of the Engine's own first process where there is nothing to run."""
+NO_SHELL = f"The image has no `{SHELL}`, which runs the command."
+FAULTS_OF_THE_JOB = ("could not select device driver",)
+"""What the Engine answers with a status of its own faults, and is none."""
+LOG_FILES = 12
+"""Of each job, of half the log's limit each: the Engine counts some thirty bytes more for each line."""
 LOCAL = "unix:///var/run/docker.sock"
+ANOTHER_ENGINE = "The job is on another Docker Engine than the one that DOCKER_HOST names now."
 HOW_TO_GET_ONE = "Start one (on Debian: apt install docker.io), or say by DOCKER_HOST where it is."
 
 
@@ -70,6 +87,9 @@ class DockerRunner(RemoteRunner):
         self._client: Any = None
         self._engine = self._node = ""
         self._exits: dict[str, Exited] = {}
+        self._logs = Logs()
+        self._outages: deque[tuple[float, float]] = deque(maxlen=20)
+        """When the Engine was away while we listened: Unix times of begin and end."""
         self._is_closed = False
 
     # The Engine.
@@ -91,12 +111,19 @@ class DockerRunner(RemoteRunner):
     def _listen(self, client: Any) -> None:
         """Containers that end wake the engine; where the stream breaks, its own tick does."""
         filters = {"label": f"{INSTALLATION}={self.settings.installation}", "event": ["die", "start"]}
+        away_since = None
         while not self._is_closed:
             with contextlib.suppress(DockerException, requests.RequestException, OSError, ValueError):
-                for _ in client.events(filters={**filters, "type": "container"}):
+                events = client.events(filters={**filters, "type": "container"})
+                if away_since is not None:
+                    self._outages.append((away_since, time.time()))
+                    away_since = None
+                self.wake()
+                for _ in events:
                     self.wake()
+            away_since = away_since or time.time()
             if not self._is_closed:
-                threading.Event().wait(1.0)
+                threading.Event().wait(0.5)
 
     def check(self) -> None:
         with _said():
@@ -104,6 +131,7 @@ class DockerRunner(RemoteRunner):
 
     def close(self) -> None:
         self._is_closed = True
+        self._logs.close()
 
     # Building.
 
@@ -117,9 +145,12 @@ class DockerRunner(RemoteRunner):
         with self._alone(spec.uuid) as record, _said():
             known = record.read_text() if record.exists() else None
             if known is not None:
-                self._begin_what_was_made(json.loads(known).get("id"))
+                self._begin(self._api(), json.loads(known)["id"], record)
                 return known
             client, image = self._api(), _image(spec, artifact)
+            why = outdated(client, artifact) if artifact and not spec.is_pinned else None
+            if why is not None:
+                raise Outdated(why)
             found = self._found(client, spec)
             if found is not None:
                 handle = self._handle(spec.uuid, found)
@@ -129,21 +160,28 @@ class DockerRunner(RemoteRunner):
             handle = self._handle(spec.uuid, identity)
             self._fill(client, identity, spec)
             _write(record, handle)
-            try:
-                client.start(identity)
-            except APIError as error:
-                client.remove_container(identity, force=True, v=True)
-                record.unlink()
-                raise _start_failed(error) from None
+            self._begin(client, identity, record)
             return handle
 
-    def _begin_what_was_made(self, identity: str | None) -> None:
-        """The crash may have come between the record and the start; a container that ran is left as it is."""
+    def _begin(self, client: Any, identity: str, record: Path) -> None:
+        """Start a container that is recorded, unless it has run or is gone; a crash may have come before the start."""
         if not identity:
             return
-        with contextlib.suppress(NotFound):
-            if self._api().inspect_container(identity)["State"]["Status"] == "created":
-                self._api().start(identity)
+        try:
+            if client.inspect_container(identity)["State"]["Status"] == "created":
+                client.start(identity)
+        except NotFound as error:
+            if "No such container" not in str(error.explanation):
+                self._give_up(client, identity, record, error)
+        except APIError as error:
+            if error.is_server_error() and not any(word in str(error.explanation) for word in FAULTS_OF_THE_JOB):
+                raise
+            self._give_up(client, identity, record, error)
+
+    def _give_up(self, client: Any, identity: str, record: Path, error: APIError) -> NoReturn:
+        client.remove_container(identity, force=True, v=True)
+        record.unlink()
+        raise _start_failed(error) from None
 
     def _found(self, client: Any, spec: JobSpec) -> str | None:
         """The id of a container of this job that has run, whose record was lost; one that a crash left half-made is
@@ -166,7 +204,7 @@ class DockerRunner(RemoteRunner):
         environment = {**spec.env, **own, "TINI_KILL_PROCESS_GROUP": "1"}
         config = client.create_container_config(
             image=image,
-            entrypoint=["sh", "-c", LAUNCH, "sh"],
+            entrypoint=[SHELL, "-c", LAUNCH, "sh"],
             command=[spec.cmd],
             environment=environment,
             working_dir=FOLDER,
@@ -186,7 +224,8 @@ class DockerRunner(RemoteRunner):
         """Code into the working folder, earlier outputs into the folder of outputs, which is there in any case."""
         if spec.code:
             self._put(client, identity, _unpacked(spec.code, 0, FOLDER.strip("/")))
-        self._put(client, identity, _folders(OUTPUTS.strip("/")))
+        for folder in (OUTPUTS, LOGS):
+            self._put(client, identity, _folders(folder.strip("/")))
         if spec.inputs:
             self._put(client, identity, _unpacked(spec.inputs, 1, OUTPUTS.strip("/")))
 
@@ -214,7 +253,7 @@ class DockerRunner(RemoteRunner):
         if not identity:
             return Missing()
         if handle["engine"] != self._engine:
-            return None
+            return Unknown(ANOTHER_ENGINE)
         item = listed.get(identity)
         if item is None:
             with contextlib.suppress(NotFound):
@@ -231,10 +270,15 @@ class DockerRunner(RemoteRunner):
 
     def _ended(self, identity: str) -> Exited:
         state = self._api().inspect_container(identity)["State"]
-        if state["ExitCode"] == NO_COMMAND and NO_SHELL in self._api().logs(identity, tail=1):
-            end = Exit(Reason.START, code=NO_COMMAND, message="The image has no `sh`, which runs the command.")
-            return Exited(end, self._node)
-        return Exited(_exit(state), self._node)
+        if state["ExitCode"] == NO_COMMAND and self._api().logs(identity, tail=2).startswith(NOT_BEGUN):
+            return Exited(Exit(Reason.START, code=NO_COMMAND, message=NO_SHELL), self._node)
+        end = _exit(state)
+        if end.signal and end.reason is Reason.SIGNALLED and self._was_away(_moment(state["FinishedAt"])):
+            end = dataclasses.replace(end, message="The Docker Engine was stopped or restarted, and ended the job.")
+        return Exited(end, self._node)
+
+    def _was_away(self, moment: float) -> bool:
+        return any(begin - 1.0 <= moment <= end for begin, end in self._outages)
 
     def _list(self) -> list[dict[str, Any]]:
         filters = {"label": f"{INSTALLATION}={self.settings.installation}"}
@@ -259,34 +303,36 @@ class DockerRunner(RemoteRunner):
             with _said(), _fine_if_over():
                 self._api().remove_container(identity, force=True, v=True)
         self._exits.pop(identity, None)
+        self._logs.forget(identity)
         uuid = json.loads(handle)["uuid"]
         for name in (uuid, f"{uuid}.lock"):
             (self._folder / name).unlink(missing_ok=True)
 
     def fence(self, uuid: str) -> str | None:
         with self._alone(uuid) as record, _said():
-            if record.exists():
-                handle = record.read_text()
-                return handle if json.loads(handle)["id"] else None
-            found = self.inventory().get(uuid)
+            found = record.read_text() if record.exists() else self.inventory().get(uuid)
+            identity = json.loads(found)["id"] if found else ""
+            if not identity or self._remove_what_never_ran(identity):
+                found = None
             _write(record, found or self._handle(uuid, ""))
             return found
+
+    def _remove_what_never_ran(self, identity: str) -> bool:
+        """Whether it was such a container."""
+        try:
+            if self._api().inspect_container(identity)["State"]["Status"] != "created":
+                return False
+            self._api().remove_container(identity, v=True)
+        except NotFound:
+            return False
+        return True
 
     # Files.
 
     def logs(self, handle: str, cursor: str | None, limit: int) -> tuple[bytes, str | None]:
-        identity, position, data = self._mine(handle), LogCursor.read(cursor), b""
-        since = {"since": _unix(position.moment)} if position.moment else {}
+        identity = self._mine(handle)
         with _said(), _gone():
-            client = self._api()
-            url = client._url("/containers/{0}/logs", identity or "none")
-            parameters = {"stdout": 1, "stderr": 1, "timestamps": 1, **since}
-            with client.get(url, params=parameters, stream=True, timeout=CALL) as answer:
-                client._raise_for_status(answer)
-                for piece, behind in new_frames(frames(answer.iter_content(None)), position):
-                    data, position = data + piece, behind
-                    if len(data) >= limit:
-                        break
+            data, position = self._logs.read(self._api(), identity or "none", LogCursor.read(cursor), limit, TRANSFER)
         return data, position.text() if data else cursor
 
     def outputs(self, handle: str) -> Iterator[bytes]:
@@ -305,7 +351,7 @@ class DockerRunner(RemoteRunner):
         told = json.loads(handle)
         self._api()
         if told["id"] and told["engine"] != self._engine:
-            raise RunnerUnavailable("The job is on another Docker Engine than the one that DOCKER_HOST names now.")
+            raise RunnerUnavailable(ANOTHER_ENGINE)
         return str(told["id"])
 
     def _handle(self, uuid: str, identity: str) -> str:
@@ -328,6 +374,11 @@ def _write(record: Path, handle: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.rename(record)
+    folder = os.open(record.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 # What the Engine is told.
@@ -352,7 +403,7 @@ def _host_config(client: Any, spec: JobSpec) -> Any:
         mem_limit=asked.memory,
         nano_cpus=int(asked.cpu * 1e9) if asked.cpu else None,
         device_requests=gpus,
-        log_config=docker.types.LogConfig(type="local", config={"max-size": str(size), "max-file": "3"}),
+        log_config=docker.types.LogConfig(type="local", config={"max-size": str(size), "max-file": str(LOG_FILES)}),
     )
 
 
@@ -390,30 +441,26 @@ def _knock(url: str) -> None:
 
 def _exit(state: Mapping[str, Any]) -> Exit:
     code = int(state["ExitCode"])
-    if state.get("OOMKilled"):
-        return Exit(Reason.OOM, code=code, signal=9, message="The job needed more memory than it may have.")
+    message = "A process of the job needed more memory than it may have." if state.get("OOMKilled") else None
+    if state.get("OOMKilled") and code == 128 + signal.SIGKILL:
+        return Exit(Reason.OOM, code=code, signal=signal.SIGKILL, message=message)
     if state.get("StartedAt", "").startswith("0001"):
         return Exit(Reason.START, code=code, message=state.get("Error") or "The container could not be started.")
     number = code - 128
     if 0 < number <= 64 and number in {item.value for item in signal.Signals}:
-        return Exit(Reason.SIGNALLED, code=code, signal=number)
-    return Exit(Reason.EXITED, code=code)
+        return Exit(Reason.SIGNALLED, code=code, signal=number, message=message)
+    return Exit(Reason.EXITED, code=code, message=message)
 
 
 def _start_failed(error: APIError) -> StartFailed:
     text = str(error.explanation or error)
-    if "executable file not found" in text and '"sh"' in text:
-        return StartFailed("The image has no `sh`, which runs the command.", Reason.IMAGE)
     return StartFailed(f"The Docker Engine refused to start the job: {text}")
 
 
-def _unix(moment: str) -> str:
-    """Seconds since 1970 with nine digits, as the Engine takes them."""
-    import datetime
-
-    whole, _, fraction = moment.partition(".")
-    seconds = datetime.datetime.fromisoformat(f"{whole}+00:00").timestamp()
-    return f"{int(seconds)}.{fraction}"
+def _moment(text: str) -> float:
+    """The Unix time of one that the Engine tells, with up to nine digits, in UTC."""
+    whole, _, fraction = text.removesuffix("Z").partition(".")
+    return datetime.datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
 
 
 @contextlib.contextmanager

@@ -17,44 +17,77 @@ import requests
 from docker.errors import APIError, ImageNotFound
 
 from runners.base import BuildFailed, BuildSpec, RunnerUnavailable
-from runners.docker_streams import context
-from runners.dockerfile import render_dockerfile
+from runners.build_log import BuildLog
+from runners.docker_archives import context
+from runners.dockerfile import first_step, render_dockerfile
 
 LARGEST_FILE = 16 << 20
 """Bytes of one requirement file."""
 KEY = "polyjob.key"
+LOOK = 0.2
+"""Seconds between two looks whether the build is to end."""
+SILENCE = 60
+"""Seconds that the Engine may take to begin its answer."""
+WAITING = 1000
+"""Lines of the Engine that may wait to be written; then it has to wait."""
+UNREACHED = ("no such host", "refused", "timeout", "deadline", "dial tcp", "tls", "eof", "did not answer")
+"""What the Engine says of a registry that it does not get at."""
 _CODE = re.compile(r"returned a non-zero code: (\d+)")
-_STEP = re.compile(r"Step (\d+)/(\d+) : RUN\b")
+_STEP = re.compile(r"Step (\d+)/(\d+) : ")
 
 
 def build_image(
-    client: Any, spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool], labels: Mapping[str, str]
+    client: Any, spec: BuildSpec, file: BinaryIO, cancelled: Callable[[], bool], labels: Mapping[str, str]
 ) -> str:
-    """See `Runner.build`. The artifact names the image, and the digest of the base that it was made from."""
+    """See `Runner.build`. The artifact names the image, and the id of the base that it was made from."""
     if spec.image is None:
         raise BuildFailed("A build of an image needs a base: set `build.image`.")
-    base = _base(client, spec.image, log, cancelled)
-    if not (spec.steps or spec.env or spec.files):
-        return _artifact(spec.image, base)
-    tag = f"polyjob:{spec.key[:24]}-{base.rpartition(':')[2][:12]}"
-    if not spec.nocache:
-        try:
-            client.inspect_image(tag)
-            log.write(f"The image {tag} is there already.\n".encode())
-            return _artifact(tag, base)
-        except ImageNotFound:
-            pass
-    dockerfile = render_dockerfile(spec, {**labels, KEY: spec.key})
-    data = context(dockerfile, _files(spec))
-    parameters = {"t": tag, "nocache": spec.nocache, "rm": True, "forcerm": True}
-    headers = {"Content-Type": "application/x-tar"}
-    deadline = time.monotonic() + spec.timeout
-    _follow(client, client._url("/build"), parameters, headers, data, log, _ending(cancelled, deadline))
-    return _artifact(tag, base)
+    log = BuildLog(file, spec.log_limit)
+    talk = _Talk(client, log, _ending(cancelled, time.monotonic() + spec.timeout), first_step(spec))
+    try:
+        base = _base(client, spec.image, talk)
+        if not (spec.steps or spec.env or spec.files):
+            return artifact_of(spec.image, spec.image, base)
+        tag = f"polyjob:{spec.key[:24]}-{base.rpartition(':')[2][:12]}"
+        if not spec.nocache and image_id(client, tag):
+            log.say(f"The image {tag} is there already.")
+        else:
+            dockerfile = render_dockerfile(spec, {**labels, KEY: spec.key})
+            parameters = {"t": tag, "nocache": spec.nocache, "rm": True, "forcerm": True}
+            try:
+                talk.have_done("/build", parameters, context(dockerfile, _files(spec)))
+            except APIError as error:
+                if error.is_server_error():
+                    raise
+                raise BuildFailed(f"The Docker Engine refuses the build: {error.explanation or error}") from None
+        return artifact_of(tag, spec.image, base)
+    finally:
+        log.end()
 
 
-def _artifact(image: str, base: str) -> str:
-    return json.dumps({"v": 1, "image": image, "base": base})
+def artifact_of(image: str, name: str, base: str) -> str:
+    """`image` to run, made from what was called `name` and had the id `base`."""
+    return json.dumps({"v": 1, "image": image, "name": name, "base": base})
+
+
+def outdated(client: Any, artifact: str) -> str | None:
+    """Why a build with this artifact has to be made anew; None where it serves. A base that is not there any more says
+    nothing against what was made from it."""
+    told = json.loads(artifact)
+    base = image_id(client, told["name"])
+    if told["image"] != told["name"] and image_id(client, told["image"]) is None:
+        return "its image is not there any more"
+    if base is not None and base != told["base"]:
+        return f"the image {told['name']} is another one now"
+    return "its image is not there any more" if base is None and told["image"] == told["name"] else None
+
+
+def image_id(client: Any, name: str) -> str | None:
+    """None where there is no image of that name. Raises APIError."""
+    try:
+        return str(client.inspect_image(name)["Id"])
+    except ImageNotFound:
+        return None
 
 
 def _ending(cancelled: Callable[[], bool], deadline: float) -> Callable[[], str | None]:
@@ -66,22 +99,27 @@ def _ending(cancelled: Callable[[], bool], deadline: float) -> Callable[[], str 
     return why
 
 
-def _base(client: Any, image: str, log: BinaryIO, cancelled: Callable[[], bool]) -> str:
+def _base(client: Any, image: str, talk: _Talk) -> str:
     """The id of the base image, pulled where it is not there: what is there decides, and nothing is pulled again."""
     try:
-        return str(client.inspect_image(image)["Id"])
-    except ImageNotFound:
-        pass
-    log.write(f"Pulling {image}\n".encode())
-    name, _, tag = image.partition("@") if "@" in image else _split(image)
-    parameters = {"fromImage": name, "tag": tag}
-    try:
-        _follow(client, client._url("/images/create"), parameters, {}, b"", log, _ending(cancelled, float("inf")))
-        return str(client.inspect_image(image)["Id"])
-    except ImageNotFound:
-        raise BuildFailed(f"The image `{image}` does not exist, or may not be pulled.") from None
+        found = image_id(client, image)
     except APIError as error:
-        raise _no_image(image, str(error.explanation)) from None
+        if error.is_server_error():
+            raise
+        raise _no_image(image, str(error.explanation or error)) from None
+    if found is None:
+        talk.log.say(f"Pulling {image}")
+        name, _, tag = image.partition("@") if "@" in image else _split(image)
+        try:
+            talk.have_done("/images/create", {"fromImage": name, "tag": tag}, b"")
+        except APIError as error:
+            raise _no_image(image, str(error.explanation or error)) from None
+        except _Silent:
+            raise _no_image(image, f"it did not answer for {SILENCE} seconds") from None
+        found = image_id(client, image)
+    if found is None:
+        raise BuildFailed(f"The image `{image}` does not exist, or may not be pulled.")
+    return found
 
 
 def _split(image: str) -> tuple[str, str, str]:
@@ -90,9 +128,9 @@ def _split(image: str) -> tuple[str, str, str]:
 
 
 def _no_image(image: str, text: str) -> BuildFailed:
-    if "invalid reference format" in text:
+    if "invalid reference format" in text or "invalid checksum digest" in text:
         return BuildFailed(f"`{image}` is no name of an image.")
-    if any(word in text for word in ("no such host", "connection refused", "timeout", "i/o", "dial tcp", "TLS")):
+    if any(word in text.lower() for word in UNREACHED):
         return BuildFailed(f"The registry of `{image}` cannot be reached: {text}")
     return BuildFailed(f"The image `{image}` does not exist, or may not be pulled: {text}")
 
@@ -109,46 +147,56 @@ def _files(spec: BuildSpec) -> Iterator[tuple[str, bytes]]:
                 yield name, content.read(LARGEST_FILE)
 
 
-def _follow(
-    client: Any,
-    url: str,
-    parameters: Mapping[str, Any],
-    headers: Mapping[str, str],
-    data: bytes,
-    log: BinaryIO,
-    ending: Callable[[], str | None],
-) -> None:
-    """Have the Engine do it, writing what it says to the log as it comes. Ends the connection, and with it the work,
-    where `ending` says why. Raises BuildFailed."""
-    answer = client.post(url, params=parameters, headers=dict(headers), data=data, stream=True, timeout=None)
-    client._raise_for_status(answer)
-    lines: queue.Queue[bytes | Exception | None] = queue.Queue()
-    threading.Thread(target=_read, args=(answer, lines), name="docker-build", daemon=True).start()
-    step, run = 0, 0
-    try:
-        while True:
-            try:
-                line = lines.get(timeout=0.2)
-            except queue.Empty:
-                why = ending()
-                if why is not None:
-                    raise BuildFailed(why) from None
-                continue
-            if line is None:
-                return
-            if isinstance(line, Exception):
-                raise RunnerUnavailable(f"The Docker Engine broke off: {line}.")
-            said = json.loads(line)
-            text = said.get("stream") or _progress(said)
-            if text:
-                log.write(text.encode())
-                run += bool(_STEP.match(text))
-                step = run
-            if "error" in said:
-                log.write(f"{said['error']}\n".encode())
-                raise _failed(said, step)
-    finally:
-        _end(answer)
+class _Talk:
+    """What the Engine is asked to do for one build, and says of it."""
+
+    def __init__(self, client: Any, log: BuildLog, ending: Callable[[], str | None], first_step: int) -> None:
+        self.log = log
+        self._client = client
+        self._ending = ending
+        self._first_step = first_step
+        self._number = self._total = 0
+        """The instruction that is under way, and of how many."""
+
+    def have_done(self, path: str, parameters: Mapping[str, Any], data: bytes) -> None:
+        """Have the Engine do it, writing what it says to the log as it comes. Hangs up, which ends the work, where
+        `ending` says why. Raises BuildFailed, RunnerUnavailable, and APIError where it does not begin."""
+        said = _Answer(self._client, path, parameters, data)
+        try:
+            looked_at = time.monotonic()
+            while True:
+                line = said.next(LOOK)
+                if line is None or time.monotonic() - looked_at >= LOOK:
+                    looked_at = time.monotonic()
+                    why = self._ending()
+                    if why is not None:
+                        raise BuildFailed(why)
+                if line is not None:
+                    self._hear(json.loads(line))
+        except StopIteration:
+            return
+        finally:
+            said.hang_up()
+
+    def _hear(self, said: Mapping[str, Any]) -> None:
+        text = said.get("stream") or _progress(said)
+        if text:
+            self.log.write(text.encode())
+            step = _STEP.match(text)
+            if step and int(step[1]) == self._number + 1 and int(step[2]) == (self._total or int(step[2])):
+                self._number, self._total = int(step[1]), int(step[2])
+        if "error" in said:
+            self.log.say(said["error"])
+            raise self._failed(said)
+
+    def _failed(self, said: Mapping[str, Any]) -> BuildFailed:
+        text = str(said["error"])
+        match = _CODE.search(text)
+        code = match[1] if match else (said.get("errorDetail") or {}).get("code")
+        step = self._number - self._first_step + 1
+        if code is not None and step > 0:
+            return BuildFailed(f"step {step} ended with exit code {code}", step, int(code))
+        return BuildFailed(text)
 
 
 def _progress(said: Mapping[str, Any]) -> str:
@@ -158,31 +206,81 @@ def _progress(said: Mapping[str, Any]) -> str:
     return f"{said['id']}: {said['status']}\n" if "id" in said else f"{said['status']}\n" if "status" in said else ""
 
 
-def _failed(said: Mapping[str, Any], step: int) -> BuildFailed:
-    text = str(said["error"])
-    code = (said.get("errorDetail") or {}).get("code")
-    match = _CODE.search(text)
-    number = int(match[1]) if match else code
-    if number is not None and step:
-        return BuildFailed(f"step {step} ended with exit code {number}", step, int(number))
-    return BuildFailed(text)
+class _Silent(RunnerUnavailable):
+    """The Engine has not begun to answer."""
 
 
-def _read(answer: requests.Response, lines: queue.Queue[bytes | Exception | None]) -> None:
-    try:
-        for line in answer.iter_lines():
-            if line.strip():
-                lines.put(line)
-        lines.put(None)
-    except Exception as error:
-        lines.put(error)
+class _Answer:
+    """The lines of an answer, read by a thread, since nothing else could be hung up on."""
+
+    def __init__(self, client: Any, path: str, parameters: Mapping[str, Any], data: bytes) -> None:
+        self._lines: queue.Queue[bytes | Exception | None] = queue.Queue(WAITING)
+        self._is_over = threading.Event()
+        self._answer: requests.Response | None = None
+        arguments = (client, path, parameters, data)
+        threading.Thread(target=self._read, args=arguments, name="docker-build", daemon=True).start()
+
+    def next(self, seconds: float) -> bytes | None:
+        """None where there is none yet. Raises StopIteration at the end, APIError where the Engine refuses,
+        RunnerUnavailable where it breaks off."""
+        try:
+            line = self._lines.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        if line is None:
+            raise StopIteration
+        if isinstance(line, APIError):
+            raise line
+        if isinstance(line, requests.Timeout):
+            raise _Silent(f"The Docker Engine did not begin to answer within {SILENCE} seconds.")
+        if isinstance(line, Exception):
+            raise RunnerUnavailable(f"The Docker Engine broke off: {line}.")
+        return line
+
+    def hang_up(self) -> None:
+        """The Engine gives up what it does for a client that is gone. Idempotent."""
+        self._is_over.set()
+        if self._answer is not None:
+            _shut(self._answer)
+
+    def _read(self, client: Any, path: str, parameters: Mapping[str, Any], data: bytes) -> None:
+        try:
+            self._answer = answer = client.post(
+                client._url(path),
+                params=dict(parameters),
+                headers={"Content-Type": "application/x-tar"},
+                data=data,
+                stream=True,
+                timeout=SILENCE,
+            )
+            if self._is_over.is_set():
+                _shut(answer)
+            client._raise_for_status(answer)
+            connection = _socket(answer)
+            if connection is not None:
+                connection.settimeout(None)  # a step may say nothing for as long as it likes
+            for line in answer.iter_lines():
+                if line.strip():
+                    self._put(line)
+            self._put(None)
+        except Exception as error:
+            self._put(error)
+
+    def _put(self, line: bytes | Exception | None) -> None:
+        while not self._is_over.is_set():
+            with contextlib.suppress(queue.Full):
+                self._lines.put(line, timeout=LOOK)
+                return
 
 
-def _end(answer: requests.Response) -> None:
-    """The Engine gives up what it does for a client that hangs up."""
-    connection = getattr(answer.raw, "_connection", None)
-    held = getattr(connection, "sock", None)
-    if held is not None:
+def _socket(answer: requests.Response) -> socket.socket | None:
+    held: socket.socket | None = getattr(getattr(answer.raw, "_connection", None), "sock", None)
+    return held
+
+
+def _shut(answer: requests.Response) -> None:
+    connection = _socket(answer)
+    if connection is not None:
         with contextlib.suppress(OSError):
-            held.shutdown(socket.SHUT_RDWR)
+            connection.shutdown(socket.SHUT_RDWR)
     answer.close()

@@ -24,11 +24,10 @@ from typing import IO, BinaryIO
 
 from runners import keeper
 from runners.base import BuildFailed, BuildSpec, RunnerSettings, RunnerUnavailable, mark
+from runners.build_log import BuildLog
 from runners.marks import kill_marked
 from runners.process_environment import account_of, inherited
 
-LOG_LIMIT = 64 << 20
-"""Bytes of a build's log; what comes after is dropped, and the last line says so."""
 GRACE = 5.0
 PATIENCE = 20.0
 """Seconds that a killed step gets to be gone."""
@@ -80,7 +79,7 @@ class _Build:
         self, spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool], settings: RunnerSettings, folder: Path
     ) -> None:
         self.spec = spec
-        self.log = _Log(log)
+        self.log = BuildLog(log, spec.log_limit)
         self.cancelled = cancelled
         self.account = account_of(settings)
         self.work, self.env_folder = folder / "work", folder / "env"
@@ -180,36 +179,6 @@ class _Build:
                 if time.monotonic() > self.deadline:
                     text = f"{where} was not done after the {self.spec.timeout:g} s that a build may take"
                     raise BuildFailed(text, number) from None
-
-
-class _Log:
-    """The build's log, with a limit."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._left = LOG_LIMIT
-        self._dropped = 0
-
-    def say(self, text: str) -> None:
-        self._write(f"{text}\n".encode())
-
-    def copy(self, source: BinaryIO) -> None:
-        while data := source.read(1 << 16):
-            self._write(data)
-
-    def end(self) -> None:
-        if self._dropped:
-            self._left = 1 << 10
-            self.say(f"\npolyjob dropped {self._dropped} bytes of this log here")
-
-    def _write(self, data: bytes) -> None:
-        kept = data[: self._left]
-        try:
-            self._file.write(kept)
-            self._left -= len(kept)
-        except OSError:
-            kept = b""
-        self._dropped += len(data) - len(kept)
 
 
 def _json(account: pwd.struct_passwd | None) -> dict[str, object] | None:

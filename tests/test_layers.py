@@ -25,6 +25,7 @@ LAYERS = [
         "polyjob.transitions",
         "polyjob.watch",
         "polyjob.idempotency",
+        "polyjob.notes",
         "polyjob.audit",
         "polyjob.passwords",
     },

@@ -6,11 +6,11 @@ from typing import Any
 
 from flask import Response
 
-from polyjob import bookmarks, builds
+from polyjob import bookmarks, builds, specs
 from polyjob.api import rows
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.bodies import read_body
-from polyjob.api.context import BUILD, BUILDS, config_stood_at, empty, find_project, me, settings
+from polyjob.api.context import BUILD, BUILDS, config_stood_at, empty, find_project, me, settings, store
 from polyjob.api.etags import unchanged
 from polyjob.api.once import made_once
 from polyjob.api.paging import limit, offset, page
@@ -185,7 +185,8 @@ def get_build_status(username: str, project_name: str, build_id: int, uuid: str)
 
 def shown(build: Build) -> BuildView:
     """The build as whoever asks sees it."""
-    return BuildView(build, bookmarks.is_marked(build, me()), builds.count_jobs(build))
+    dockerfile = specs.dockerfile(build, store(), settings())
+    return BuildView(build, bookmarks.is_marked(build, me()), builds.count_jobs(build), dockerfile)
 
 
 def in_list(found: list[Build]) -> list[BuildView]:

@@ -12,6 +12,7 @@ from polyjob.engine.calls import Done
 from polyjob.engine.context import Context
 from polyjob.engine.steps import Step
 from polyjob.models import Build
+from polyjob.notes import with_note
 from polyjob.statuses import Status
 from polyjob.transitions import change, transition
 from runners.base import BuildFailed, RunnerUnavailable
@@ -62,7 +63,7 @@ class BuildPart:
             if not isinstance(error, RunnerUnavailable):
                 log.error("build %s failed; it is tried again", number, exc_info=error)
             self._retry_at[number] = self.context.clock.seconds() + RETRY_AFTER
-            return None
+            return Step("note", lambda: _note(number, f"The build is tried again: {error}"))
         self._retry_at.pop(number, None)
         return Step("built", lambda: self._record_success(number, done.value))
 
@@ -123,13 +124,23 @@ class BuildPart:
         return [Step("cancel", lambda: change(build, stop_at=self.context.clock.wall()))]
 
     def _record_success(self, number: int, artifact: str | None) -> None:
+        _note(number, None)
         build = Build.get_by_id(number)
         transition(build, Status.SUCCEEDED, message="Completed", artifact=artifact)
 
     def _record_failure(self, number: int, error: BuildFailed, cancelled: bool) -> None:
+        _note(number, None)
         build = Build.get_by_id(number)
         if cancelled:
             transition(build, Status.STOPPED, message="BuildJob was stopped", details={"reason": "stopped"})
             return
         details: dict[str, Any] = {"step": error.step, "exit_code": error.code}
         transition(build, Status.FAILED, message=str(error), details=details)
+
+
+def _note(number: int, text: str | None) -> None:
+    """Why the build is tried again; None where it is not."""
+    build = Build.get_by_id(number)
+    notes = with_note(build.notes, "retry", text)
+    if notes != build.notes:
+        change(build, notes=notes)

@@ -1,11 +1,12 @@
-"""The end of a job, in the order that makes it safe: log drained, outputs sealed, all synced, back end cleared.
+"""The end of a job, in the order that makes it safe: log fetched, outputs sealed, all synced, back end cleared.
 
 Every step may be repeated after a crash. The terminal status is written by the pass, once all of them are done.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from runners.base import Exit, Gone, Reason, RemoteRunner, Runner
 
 PIECE = 1 << 20
 """Bytes of log fetched by one call."""
+PIECES = 8
+"""Of a job that has ended, fetched before its position is committed."""
+CUT = "\npolyjob dropped the rest of this log here: the limit is {} bytes\n"
 
 
 @dataclass(frozen=True)
@@ -24,36 +28,47 @@ class LogPosition:
 
     cursor: str | None = None
     length: int = 0
+    is_cut: bool = False
+    """The file has all that it may have; nothing more is fetched."""
 
     @classmethod
     def from_json(cls, value: dict[str, Any] | None) -> LogPosition:
-        return cls(value["cursor"], value["length"]) if value else cls()
+        return cls(**value) if value else cls()
 
     def to_json(self) -> dict[str, Any]:
-        return {"cursor": self.cursor, "length": self.length}
+        return dataclasses.asdict(self)
 
 
 def fetch_log(runner: RemoteRunner, handle: str, log: Path, position: LogPosition, limit: int) -> LogPosition:
     """Append what is new to our file, which is first cut to `position`; the position behind it.
 
-    Bytes beyond `limit` are fetched and dropped. At most a few MiB per call, so that the pass can commit in between.
+    At `limit` bytes a last line says that the rest is dropped. About `PIECE` bytes per call, so that the pass can
+    commit in between. A back end that has forgotten the job has nothing more to give.
     """
-    data, cursor = runner.logs(handle, position.cursor, PIECE)
-    kept = data[: max(0, limit - position.length)]
-    length = Store.append(log, kept, position.length)
-    return LogPosition(cursor, length)
+    if position.is_cut:
+        return position
+    try:
+        data, cursor = runner.logs(handle, position.cursor, PIECE)
+    except Gone:
+        return position
+    room = limit - position.length
+    is_cut = len(data) > room
+    if is_cut:
+        data = data[: max(0, room)] + CUT.format(limit).encode()
+    if not data:
+        return position
+    return LogPosition(cursor, Store.append(log, data, position.length), is_cut)
 
 
-def drain_log(runner: RemoteRunner, handle: str, log: Path, position: LogPosition, limit: int) -> LogPosition:
-    """Fetch until nothing comes. A back end that has forgotten the job has nothing more to give."""
-    while True:
-        try:
-            further = fetch_log(runner, handle, log, position, limit)
-        except Gone:
-            return position
-        if further == position:
-            return position
-        position = further
+@dataclass(frozen=True)
+class Finished:
+    """How far the end of a job has come."""
+
+    position: LogPosition
+    is_whole: bool
+    """All steps are done; else there is more of the log, and it is to be called again."""
+    not_kept: list[str] = field(default_factory=list)
+    """What of the outputs could not be kept."""
 
 
 def finish(
@@ -64,19 +79,25 @@ def finish(
     position: LogPosition,
     log_limit: int,
     outputs_limit: int,
-) -> list[str]:
-    """All steps of the end; what of the outputs could not be kept.
+) -> Finished:
+    """All steps of the end; of a long log, only as many pieces as are fetched at a time.
 
     Raises RunnerUnavailable or OSError; then the whole is called again, later. What is sealed is not sealed again: a
     back end that was cleared before a crash has nothing left to give.
     """
     if handle is not None and isinstance(runner, RemoteRunner):
-        drain_log(runner, handle, store.job_log(job.uuid), position, log_limit)
+        for _ in range(PIECES):
+            before = position
+            position = fetch_log(runner, handle, store.job_log(job.uuid), before, log_limit)
+            if position == before:
+                break
+        else:
+            return Finished(position, is_whole=False)
     store.seal(job.uuid, str(job.id), outputs_limit, _stream(runner, handle))
     store.sync(job.uuid)
     if handle is not None:
         runner.clean(handle)
-    return store.outputs(job.uuid).notes
+    return Finished(position, is_whole=True, not_kept=store.outputs(job.uuid).notes)
 
 
 def _stream(runner: Runner, handle: str | None) -> Any:

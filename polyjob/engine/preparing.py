@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from polyjob import builds
 from polyjob.clock import Clock
-from polyjob.models import Build, Job
+from polyjob.models import Build, Job, JobStatus
 from polyjob.statuses import Status
 from polyjob.transitions import change, transition
 from runners.base import Exit, Reason
+
+ASKED = "asked for"
+"""Why a job uses a build that its request named."""
 
 
 def waits_for_build(job: Job) -> bool:
@@ -31,6 +34,21 @@ def prepare(job: Job, clock: Clock) -> None:
     change(job, attempt_at=clock.wall())
 
 
+def make_build_anew(job: Job, why: str) -> None:
+    """Have a job whose reused build does not serve any more use another, and no other job use that one. Must be called
+    inside `database.write`."""
+    if job.build is not None:
+        builds.outdate(job.build, why)
+    build, _ = builds.resolve(job)
+    change(job, build=build, attempt_at=None)
+
+
+def asked_for_its_build(job: Job) -> bool:
+    """Whether the request that made the job named the build."""
+    row = JobStatus.select().where(JobStatus.job == job, JobStatus.status == Status.BUILDING).first()
+    return row is not None and (row.details or {}).get("why") == ASKED
+
+
 def stop_unstarted(job: Job) -> None:
     """`stopped`, for a job that no back end has ever seen."""
     by = job.stop_by.username if job.stop_by else None
@@ -38,7 +56,7 @@ def stop_unstarted(job: Job) -> None:
 
 
 def _to_build(job: Job) -> None:
-    build, why = (job.build, "asked for") if job.build else builds.resolve(job)
+    build, why = (job.build, ASKED) if job.build else builds.resolve(job)
     name = build.unique_name
     message = f"Using build {name}" if build.status.is_done else "Building container"
     transition(job, Status.BUILDING, message=message, details={"build": name, "why": why}, build=build)

@@ -11,11 +11,12 @@ from polyjob.database import database
 from polyjob.engine.backends import TICK, Backends, next_delay
 from polyjob.engine.calls import Done, run
 from polyjob.engine.context import Context
-from polyjob.engine.finishing import LogPosition, fetch_log, finish, outcome
-from polyjob.engine.preparing import prepare, stop_unstarted, waits_for_build
+from polyjob.engine.finishing import PIECE, LogPosition, fetch_log, finish, outcome
+from polyjob.engine.preparing import asked_for_its_build, make_build_anew, prepare, stop_unstarted, waits_for_build
 from polyjob.engine.steps import Step
-from polyjob.jobs import BY_ID, with_note
+from polyjob.jobs import BY_ID
 from polyjob.models import Job, Project, User
+from polyjob.notes import text_of, with_note
 from polyjob.statements import Prepared, update
 from polyjob.statuses import Status
 from polyjob.tokens import run_token
@@ -24,6 +25,7 @@ from runners.base import (
     Exit,
     Exited,
     Missing,
+    Outdated,
     Pending,
     Reason,
     RemoteRunner,
@@ -32,10 +34,13 @@ from runners.base import (
     Running,
     StartFailed,
     State,
+    Unknown,
 )
 
 log = logging.getLogger("polyjob.engine")
 
+FETCH_SHARE = 4
+"""A log is fetched again after so many times what the last fetch took."""
 FORCE_EVERY = 2.0
 """Seconds between two KILLs of a job that does not end."""
 
@@ -52,6 +57,8 @@ class Memory:
     """Known before it is committed."""
     state: State | None = None
     """What the runner said last, and no step was made of yet."""
+    unknown: str | None = None
+    """Why the runner can tell nothing of it, as it said last; None where it can."""
     finished: bool = False
     """Log, outputs and back end are done with; only the terminal status is missing."""
     not_kept: list[str] = field(default_factory=list)
@@ -60,6 +67,8 @@ class Memory:
     """How far the log is in our file."""
     committed: LogPosition | None = None
     fetched_at: float = 0.0
+    fetch_took: float = 0.0
+    """Seconds: a back end may have to read all of a long log for its end."""
     forced_at: float | None = None
     delay: float = 0.0
     retry_at: float = 0.0
@@ -86,7 +95,9 @@ class JobPart:
         for name, numbers in by_runner.items():
             for handle, state in self.backends.poll(name, list(numbers)).items():
                 if handle in numbers:
-                    self._memory(numbers[handle]).state = state
+                    memory = self._memory(numbers[handle])
+                    memory.unknown = state.why if isinstance(state, Unknown) else None
+                    memory.state = None if isinstance(state, Unknown) else state
 
     def steps_or_rest(self, job: Job) -> list[Step]:
         """As `steps`; but a job with which something is wrong rests for a while, and holds up no other."""
@@ -172,6 +183,7 @@ class JobPart:
             context.installation,
             run_token(job.uuid, context.secret),
             inputs if inputs.exists() else None,
+            is_pinned=job.build_id is not None and not runner.local and asked_for_its_build(job),
         )
         artifact = job.build.artifact if job.build else None
 
@@ -188,12 +200,7 @@ class JobPart:
         handle = job.handle or memory.handle
         assert handle is not None
         runner = self.backends.runner(job.runner)
-        steps = []
-        position = memory.position
-        if position is not None and position != memory.committed:
-            memory.committed = position
-            cursor = position.to_json()
-            steps.append(Step("log", lambda: update(Job, job.id, {"log_cursor": cursor})))
+        steps = self._keep_position(job, memory)
         state, memory.state = memory.state, None
         if isinstance(state, Running | Exited) and job.status is not Status.RUNNING:
             steps.append(Step("running", lambda: self._record_running(job, state.node)))
@@ -254,7 +261,8 @@ class JobPart:
         runner, clock = self.backends.runner(job.runner), self.context.clock
         if not isinstance(runner, RemoteRunner):
             return
-        if self._is_busy(job, memory) or clock.seconds() - memory.fetched_at < TICK:
+        due = memory.fetched_at + max(TICK, FETCH_SHARE * memory.fetch_took)
+        if self._is_busy(job, memory) or clock.seconds() < due:
             return
         memory.fetched_at = clock.seconds()
         position = self._position(job, memory)
@@ -268,14 +276,24 @@ class JobPart:
         """The exit is recorded: bring everything in, clear the back end, and only then say so."""
         if memory.finished:
             return [Step("terminal", lambda: self._record_end(job, memory.not_kept))]
+        steps = self._keep_position(job, memory)
         if self._is_busy(job, memory):
-            return []
+            return steps
         runner, context = self.backends.runner(job.runner), self.context
-        handle, position = job.handle or memory.handle, self._position(job, memory)
-        limits = context.settings.log_limit, context.settings.outputs_limit
+        handle = job.handle or memory.handle
+        position, limits = self._position(job, memory), (context.settings.log_limit, context.settings.outputs_limit)
         call = lambda: finish(runner, job, handle, context.store, position, *limits)  # noqa: E731
         context.calls.submit("files", ("job", job.id), "finish", call)
-        return []
+        return steps
+
+    def _keep_position(self, job: Job, memory: Memory) -> list[Step]:
+        """Commit how far the log is, where that has changed."""
+        position = memory.position
+        if position is None or position == memory.committed:
+            return []
+        memory.committed = position
+        cursor = position.to_json()
+        return [Step("log", lambda: update(Job, job.id, {"log_cursor": cursor}))]
 
     def _record_end(self, job: Job, not_kept: list[str]) -> None:
         status, message, details = outcome(job)
@@ -295,13 +313,12 @@ class JobPart:
             return self._call_failed(number, memory, done)
         memory.delay = 0.0
         if done.verb == "finish":
-            memory.finished = True
-            memory.not_kept = done.value
+            memory.position = done.value.position
+            memory.finished, memory.not_kept = done.value.is_whole, done.value.not_kept
         elif done.verb == "erase":
             return Step("erase", lambda: Job.delete().where(Job.id == number).execute())
         elif done.verb == "logs":
-            memory.fetched_at = memory.fetched_at if done.value == memory.position else 0.0
-            memory.position = done.value
+            self._fetched(memory, done)
         elif done.verb == "fence" and done.value is None:
             return Step("unstarted", lambda: _on_row(number, stop_unstarted))
         else:
@@ -309,8 +326,17 @@ class JobPart:
             self.backends.look_again()
         return None
 
+    def _fetched(self, memory: Memory, done: Done) -> None:
+        assert memory.position is not None
+        memory.fetch_took = self.context.clock.seconds() - memory.fetched_at
+        if done.value.length - memory.position.length >= PIECE:
+            memory.fetched_at = memory.fetch_took = 0.0  # there is more
+        memory.position = done.value
+
     def _call_failed(self, number: int, memory: Memory, done: Done) -> Step:
         error = done.error
+        if isinstance(error, Outdated):
+            return Step("rebuild", lambda: _on_row(number, lambda job: make_build_anew(job, str(error))))
         if isinstance(error, StartFailed):
             end = Exit(error.reason, message=str(error))
             return Step("exit", lambda: _on_row(number, lambda job: self._record_exit(job, end)))
@@ -328,9 +354,12 @@ class JobPart:
 
     def _note_unreachable(self, job: Job) -> list[Step]:
         """The job says that its back end is away, and says it no more when it is back."""
-        text = self.backends.away(job.runner)
-        had = next((note["text"] for note in job.notes or [] if note["kind"] == "unreachable"), None)
-        return [] if text == had else [Step("note", lambda: _note(job.id, "unreachable", text))]
+        text = self.backends.away(job.runner) or self._memory(job.id).unknown
+        return (
+            []
+            if text == text_of(job.notes, "unreachable")
+            else [Step("note", lambda: _note(job.id, "unreachable", text))]
+        )
 
     # Small change.
 

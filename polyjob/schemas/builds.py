@@ -22,11 +22,11 @@ class BuildView:
     build: Build
     bookmarked: bool = False
     num_jobs: int = 0
+    dockerfile: str | None = None
 
     is_managed = True
     num_experiments = 0
     resources = None
-    dockerfile = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.build, name)
@@ -47,6 +47,19 @@ class BuildView:
     @property
     def notes(self) -> list[dict[str, str]]:
         return self.build.notes or []
+
+    @property
+    def image(self) -> str | None:
+        return self._made.get("image")
+
+    @property
+    def base(self) -> str | None:
+        return self._made.get("base")
+
+    @property
+    def _made(self) -> dict[str, Any]:
+        artifact = self.build.artifact
+        return json.loads(artifact) if artifact and self.build.runner == "docker" else {}
 
     @property
     def invalidated(self) -> bool:
@@ -83,7 +96,8 @@ class ReasonSchema(Schema):
     kind = fields.String(
         metadata={
             "description": "`first` of its project, `changed`, `nocache`, `asked` for by itself; or the one with the "
-            "same key was `unusable` (failed, stopped), `invalidated` or `archived`."
+            "same key was `unusable` (failed, stopped), `invalidated`, `archived` or `outdated` (its image is gone, or "
+            "its base another one)."
         }
     )
     text = fields.String()
@@ -98,7 +112,9 @@ class BuildSchema(BuildRowSchema):
     resources = fields.Dict(allow_none=True)
     num_jobs = fields.Integer()
     num_experiments = fields.Integer()
-    dockerfile = fields.String(allow_none=True)
+    dockerfile = fields.String(allow_none=True, metadata={"description": "What the image was made from."})
+    image = fields.String(allow_none=True, metadata={"description": "The image that jobs run in."})
+    base = fields.String(allow_none=True, metadata={"description": "Id of the image that it was made from."})
     commit = fields.String(allow_none=True)
     key = fields.String(metadata={"description": "Builds of a project with one key have one result."})
     reason = fields.Nested(ReasonSchema, allow_none=True, metadata={"description": "Why it was made."})

@@ -18,7 +18,7 @@ ROW = {
     "node_scheduled",
 }  # fmt: skip
 DETAIL = ROW | {
-    "config", "content", "resources", "num_jobs", "num_experiments", "dockerfile", "commit", "key",
+    "config", "content", "resources", "num_jobs", "num_experiments", "dockerfile", "image", "base", "commit", "key",
     "reason", "notes",
 }  # fmt: skip
 BUILD = {"version": 1, "kind": "build", "build": {"image": "python:3", "build_steps": ["true"]}}

@@ -88,6 +88,28 @@ def test_a_container_that_somebody_removed_is_lost(server: Server) -> None:
     assert (ended["last_status"], ended["exit"]["reason"]) == ("failed", "lost")
 
 
+def test_an_image_that_was_removed_is_made_again(server: Server) -> None:
+    import docker
+
+    first = server.until_done(submit(server, "cat /made", "echo first > /made")["id"])
+    build = server.call("GET", f"/api/v1/root/quick-start/builds/{first['build_job'].rsplit('.', 1)[1]}").json
+    assert build["image"].startswith("polyjob:")
+    assert build["base"].startswith("sha256:")
+    assert 'RUN ["/bin/sh", "-e", "-c", "echo first > /made"]' in build["dockerfile"]
+    docker.APIClient().remove_image(build["image"], force=True)
+    again = server.until_done(submit(server, "cat /made", "echo first > /made")["id"])
+    assert (again["last_status"], server.log(again["id"])) == ("succeeded", b"first\n")
+    assert again["build_job"] != first["build_job"]
+    made = server.call("GET", f"/api/v1/root/quick-start/builds/{again['build_job'].rsplit('.', 1)[1]}").json
+    assert (made["reason"]["kind"], made["reason"]["changed"]) == ("outdated", ["base"])
+    assert "not there any more" in made["reason"]["text"]
+
+
+def test_a_long_log_is_whole(server: Server) -> None:
+    job = server.until_done(submit(server, "seq 1 700000")["id"])
+    assert server.log(job["id"]) == b"".join(b"%d\n" % number for number in range(1, 700_001))
+
+
 def test_a_job_without_an_image_is_refused(server: Server) -> None:
     answer = server.call("POST", JOBS, {"run": {"cmd": "true"}})
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, "/build/image")

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import io
 import json
 import tarfile
+import threading
+import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
+import requests
 
-from runners.base import BuildFailed, Exited, Missing, Reason, Resources, RunnerUnavailable, Running, StartFailed
+from runners.base import (
+    BuildFailed,
+    Exited,
+    Missing,
+    Outdated,
+    Reason,
+    Resources,
+    RunnerUnavailable,
+    Running,
+    StartFailed,
+    Unknown,
+)
 from runners.docker import DockerRunner
+from runners.docker_logs import DROPPED
 from tests.runners.harness import IMAGE, DockerHarness, archive, wait_for
 
 
@@ -82,7 +100,7 @@ def test_a_job_without_an_image_or_with_one_that_is_not_there(harness: DockerHar
 
 def test_an_image_without_a_shell_says_so(harness: DockerHarness) -> None:
     end = harness.end(harness.runner.start(harness.cannot_start(), None))
-    assert (end.reason, end.message) == (Reason.START, "The image has no `sh`, which runs the command.")
+    assert (end.reason, end.message) == (Reason.START, "The image has no `/bin/sh`, which runs the command.")
 
 
 def test_a_crash_between_create_and_start_starts_it_once(harness: DockerHarness, monkeypatch: Any) -> None:
@@ -122,7 +140,9 @@ def test_what_another_polyjob_made_is_not_ours(harness: DockerHarness, tmp_path:
 def test_another_engine_is_unreachable_and_nothing_is_lost(harness: DockerHarness) -> None:
     handle = harness.runner.start(harness.lasts(), None)
     elsewhere = json.dumps(json.loads(handle) | {"engine": "another"})
-    assert harness.runner.poll([elsewhere]) == {}
+    state = harness.runner.poll([elsewhere])[elsewhere]
+    assert isinstance(state, Unknown)
+    assert "another Docker Engine" in state.why
     with pytest.raises(RunnerUnavailable, match="another Docker Engine"):
         harness.runner.stop(elsewhere, True)
 
@@ -209,3 +229,165 @@ def test_an_exit_says_where_the_job_ran(harness: DockerHarness) -> None:
     state = harness.state(handle)
     assert isinstance(state, Exited)
     assert state.node
+
+
+def test_a_process_that_was_killed_for_its_memory_is_not_the_commands_end(harness: DockerHarness) -> None:
+    cmd = "sh -c 'head -c 200000000 /dev/zero | cat | tail -c 100000000 > /dev/null'; exit 4"
+    end, _ = run(harness, cmd, resources=Resources(memory=16 << 20))
+    assert (end.reason, end.code, end.signal) == (Reason.EXITED, 4, None)
+
+
+def test_a_container_that_never_ran_goes_with_the_fence(harness: DockerHarness, monkeypatch: Any) -> None:
+    spec = harness.lasts()
+    with monkeypatch.context() as away:
+        away.setattr(docker.APIClient, "start", refusing(503))
+        with pytest.raises(RunnerUnavailable):
+            harness.runner.start(spec, None)
+    assert harness.engine.inspect_container(spec.name)["State"]["Status"] == "created"
+    assert harness.another().fence(spec.uuid) is None
+    with pytest.raises(docker.errors.NotFound):
+        harness.engine.inspect_container(spec.name)
+    harness.runner.start(spec, None)
+    assert harness.runner.inventory() == {}
+
+
+def refusing(status: int, words: str = "not now") -> Any:
+    """A call that the Engine answers with this status."""
+
+    def refuse(*args: Any, **options: Any) -> Any:
+        response = requests.Response()
+        response.status_code = status
+        raise docker.errors.APIError(words, response, words)
+
+    return refuse
+
+
+def test_an_engine_that_has_a_fault_is_tried_again_and_a_job_that_has_one_is_not(
+    harness: DockerHarness, monkeypatch: Any
+) -> None:
+    for words, error in (("oops", RunnerUnavailable), ("could not select device driver", StartFailed)):
+        with monkeypatch.context() as away:
+            away.setattr(docker.APIClient, "start", refusing(500, words))
+            with pytest.raises(error):
+                harness.runner.start(spec := harness.says("x"), None)
+    assert harness.runner.inventory().keys() != {spec.uuid}
+
+
+def test_short_lines_are_all_kept_below_the_limit(harness: DockerHarness) -> None:
+    spec = harness.spec("seq 1 250000", log_limit=2_000_000)
+    handle = harness.runner.start(spec, None)
+    harness.end(handle)
+    assert harness.log(spec, handle) == b"".join(b"%d\n" % number for number in range(1, 250_001))
+
+
+def test_what_the_engine_has_dropped_is_said(harness: DockerHarness) -> None:
+    spec = harness.spec("seq 1 600000", log_limit=1)
+    handle = harness.runner.start(spec, None)
+    harness.end(handle)
+    log = harness.log(spec, handle)
+    assert log.startswith(DROPPED)
+    assert log.endswith(b"\n599999\n600000\n")
+    assert log.count(DROPPED) == 1
+
+
+class TestHardBuilds:
+    def build(self, harness: DockerHarness, spec: Any, cancelled: Any = lambda: False) -> bytes:
+        log = io.BytesIO()
+        self.artifact = harness.runner.build(spec, log, cancelled)
+        return log.getvalue()
+
+    def test_long_steps_and_variables_of_several_lines(self, harness: DockerHarness) -> None:
+        several = "one\n\n  #two\n'three'\n"
+        steps = ("printf %s " + "x" * 100_000 + " > /long", 'printf %s "$V" > /several; printf %s "$L" > /l')
+        self.build(harness, harness.build_spec(*steps, env={"V": several, "L": "v" * 90_000}))
+        cmd = 'head -c 3 /long; printf %s "$V"; cat /several; head -c 3 /l'
+        handle = harness.runner.start(spec := harness.spec(cmd, env={"V": several}), self.artifact)
+        harness.end(handle)
+        assert harness.log(spec, handle).decode() == f"xxx{several}{several}vvv"
+
+    def test_a_step_that_says_what_the_engine_says_is_not_taken_for_it(self, harness: DockerHarness) -> None:
+        with pytest.raises(BuildFailed) as failed:
+            self.build(harness, harness.build_spec("true", "echo 'Step 9/9 : RUN x'; exit 7", "true"))
+        assert (failed.value.step, failed.value.code) == (2, 7)
+
+    def test_a_step_that_never_pauses_is_ended_and_bounded(self, harness: DockerHarness) -> None:
+        asked = []
+
+        def cancelled() -> bool:
+            asked.append(time.monotonic())
+            return len(asked) > 5
+
+        log = io.BytesIO()
+        begun = time.monotonic()
+        with pytest.raises(BuildFailed, match="cancelled"):
+            harness.runner.build(harness.build_spec("yes", log_limit=1_000_000), log, cancelled)
+        assert time.monotonic() - begun < 20
+        assert len(log.getvalue()) < 1_100_000
+        assert b"polyjob dropped" in log.getvalue()[-200:]
+
+    def test_a_registry_that_never_answers_keeps_no_build(self, harness: DockerHarness) -> None:
+        with silent_registry() as address:
+            spec = dataclasses.replace(harness.build_spec(), image=f"{address}/none:1")
+            ends = time.monotonic() + 1.5
+            with pytest.raises(BuildFailed, match="cancelled"):
+                self.build(harness, spec, lambda: time.monotonic() > ends)
+            assert time.monotonic() - ends < 2
+
+    def test_a_registry_that_is_not_there_is_said_to_be_out_of_reach(self, harness: DockerHarness) -> None:
+        with pytest.raises(BuildFailed, match=r"registry of `127\.0\.0\.1:9/none:1` cannot be reached"):
+            self.build(harness, dataclasses.replace(harness.build_spec(), image="127.0.0.1:9/none:1"))
+
+    def test_what_the_engine_refuses_fails_and_is_not_tried_again(self, harness: DockerHarness) -> None:
+        with pytest.raises(BuildFailed):
+            self.build(harness, dataclasses.replace(harness.build_spec("true"), image="UPPER"))
+
+    def test_an_image_that_is_gone_or_whose_base_is_another_is_outdated(self, harness: DockerHarness) -> None:
+        name = f"polyjob-test-{harness.installation[:12]}:1"
+        engine = harness.engine
+        engine.tag(IMAGE, *name.split(":"))
+        try:
+            self.build(harness, dataclasses.replace(harness.build_spec("true"), image=name))
+            made = json.loads(self.artifact)["image"]
+            engine.tag(made, *name.split(":"), force=True)
+            with pytest.raises(Outdated, match="is another one now"):
+                harness.runner.start(harness.says("x"), self.artifact)
+            pinned = harness.runner.start(dataclasses.replace(harness.says("x"), is_pinned=True), self.artifact)
+            assert harness.end(pinned).succeeded
+            harness.runner.clean(pinned)
+            engine.tag(IMAGE, *name.split(":"), force=True)
+            engine.remove_image(made, force=True)
+            with pytest.raises(Outdated, match="not there any more"):
+                harness.runner.start(harness.says("x"), self.artifact)
+            assert harness.runner.inventory() == {}
+        finally:
+            engine.remove_image(name, force=True)
+
+
+@contextlib.contextmanager
+def silent_registry() -> Iterator[str]:
+    """The address of one that says that it is there, and nothing more."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path != "/v2/":
+                over.wait(60)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    over = threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            over.set()
+            server.shutdown()
+            thread.join()

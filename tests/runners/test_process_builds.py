@@ -142,9 +142,9 @@ class TestSteps:
         process.runner.build(process.build_spec("head -c 5000000 /dev/zero | tr '\\0' x"), log, lambda: False)
         assert log.getvalue().endswith(b"x" * 5_000_000)
 
-    def test_that_say_more_than_is_kept_go_on(self, process: ProcessHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(process_builds, "LOG_LIMIT", 100_000)
-        artifact, lines = build(process, process.build_spec("head -c 5000000 /dev/zero | tr '\\0' x"))
+    def test_that_say_more_than_is_kept_go_on(self, process: ProcessHarness) -> None:
+        spec = process.build_spec("head -c 5000000 /dev/zero | tr '\\0' x", log_limit=100_000)
+        artifact, lines = build(process, spec)
         assert artifact
         assert "dropped" in lines[-1]
 

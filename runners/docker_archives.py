@@ -1,77 +1,13 @@
-"""The Engine's streams: frames of a log with their timestamps, and archives that are renamed while they pass."""
+"""Archives on their way to and from the Engine: renamed while they pass, and never whole in memory."""
 
 from __future__ import annotations
 
 import io
-import json
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
-HEADER = 8
-"""Bytes before each frame: a byte for the stream, three zeros, four for the length, big end first."""
 CHUNK = 1 << 16
-
-
-@dataclass(frozen=True)
-class LogCursor:
-    """How far a log was read: every frame before `moment`, and `count` of those that bear it.
-
-    A timestamp alone would repeat or skip, since several frames can bear the same one.
-    """
-
-    moment: str = ""
-    """As the Engine writes it: RFC 3339 with nine digits, in UTC, so that text compares as time."""
-    count: int = 0
-
-    @classmethod
-    def read(cls, text: str | None) -> LogCursor:
-        return cls(**json.loads(text)) if text else cls()
-
-    def text(self) -> str:
-        return json.dumps({"moment": self.moment, "count": self.count})
-
-    def behind(self, moment: str) -> LogCursor:
-        return LogCursor(moment, self.count + 1 if moment == self.moment else 1)
-
-
-def frames(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The frames of a multiplexed stream, without their headers; one that is cut off is left out."""
-    buffer = b""
-    for piece in pieces:
-        buffer += piece
-        while len(buffer) >= HEADER:
-            length = int.from_bytes(buffer[4:HEADER], "big")
-            if len(buffer) < HEADER + length:
-                break
-            yield buffer[HEADER : HEADER + length]
-            buffer = buffer[HEADER + length :]
-
-
-def new_frames(found: Iterable[bytes], cursor: LogCursor) -> Iterator[tuple[bytes, LogCursor]]:
-    """(bytes, the cursor behind them) of each frame that the cursor has not seen."""
-    seen = 0
-    for frame in found:
-        stamp, _, data = frame.partition(b" ")
-        moment = _comparable(stamp.decode())
-        if moment < cursor.moment:
-            continue
-        if moment == cursor.moment and seen < cursor.count:
-            seen += 1
-            continue
-        cursor = cursor.behind(moment)
-        seen = cursor.count
-        yield data, cursor
-
-
-def _comparable(stamp: str) -> str:
-    """The Engine leaves off zeros at the end."""
-    whole, _, fraction = stamp.removesuffix("Z").partition(".")
-    return f"{whole}.{fraction.ljust(9, '0')}"
-
-
-# Archives.
 
 
 class _Pieces:

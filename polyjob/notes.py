@@ -1,0 +1,16 @@
+"""What a job or build says of itself beside its status: a list of {"kind", "text"}, one of each kind."""
+
+from __future__ import annotations
+
+Notes = list[dict[str, str]]
+
+
+def with_note(notes: Notes | None, kind: str, text: str | None) -> Notes | None:
+    """`notes` with the one of this kind replaced, or removed where `text` is None."""
+    kept = [note for note in notes or [] if note["kind"] != kind]
+    return kept + ([{"kind": kind, "text": text}] if text else []) or None
+
+
+def text_of(notes: Notes | None, kind: str) -> str | None:
+    """What the note of this kind says; None where there is none."""
+    return next((note["text"] for note in notes or [] if note["kind"] == kind), None)
