@@ -101,12 +101,21 @@ def slots_taken() -> int:
     return int(database.execute_sql(f"SELECT COUNT(*) FROM job WHERE {CLAIMED.sql} AND exit IS NULL").fetchone()[0])
 
 
+def gpus_taken() -> set[int]:
+    """Those that a job holds that is not yet known to have ended."""
+    held = Job.select(Job.gpus).where(CLAIMED, Job.exit.is_null(), Job.gpus.is_null(False))
+    return {index for job in held for index in job.gpus}
+
+
 def waiting_reason(job: Job, position: int | None) -> str | None:
     """What keeps the job, at this place in the queue, from running now, in one sentence; None if nothing does."""
     if job.status.is_done or not job.is_managed:
         return None
     if job.status is Status.CREATED:
         ahead = (position or 1) - 1
+        asked = specs.gpus_asked(job.config)
+        if asked and not ahead:
+            return f"Waits for {asked} free {'GPU' if asked == 1 else 'GPUs'}, or for a free slot."
         return f"Waits for a free slot; {ahead} {'job is' if ahead == 1 else 'jobs are'} ahead of it."
     if job.status is Status.BUILDING and job.build is not None and not job.build.status.is_done:
         return f"Waits for build {job.build.unique_name}, which is {job.build.status}."
@@ -147,7 +156,7 @@ def update(job: Job, changes: Mapping[str, Any], settings: Settings) -> Job:
         if changes.get("original_job") is not None:
             columns["original"] = _asked_original(job, changes["original_job"])
         if changes.get("config") is not None:
-            columns |= _new_config(job, changes["config"], changes.get("content"))
+            columns |= _new_config(job, changes["config"], changes.get("content"), settings)
         if columns:
             change(job, **columns)
             audit.record("update", job, changed=sorted(columns))
@@ -161,13 +170,13 @@ def _asked_original(job: Job, number: int) -> int:
     return int(original.id)
 
 
-def _new_config(job: Job, config: Mapping[str, Any], content: str | None) -> dict[str, Any]:
+def _new_config(job: Job, config: Mapping[str, Any], content: str | None, settings: Settings) -> dict[str, Any]:
     """The columns of a new config. Only a job that was not claimed yet takes one."""
     if job.status is not Status.CREATED:
         raise Invalid(
             [Problem("/config", f"The job is {job.status}; only a job that waits in the queue takes a new config.")]
         )
-    notes = specs.check(config, job.runner) if job.is_managed else []
+    notes = specs.check(config, job.runner, len(settings.gpus)) if job.is_managed else []
     return {"config": config, "content": content, "notes": notes or None}
 
 

@@ -235,6 +235,10 @@ class Job(Table):
     term_clock = TextField(null=True)
     exit = JSONField(null=True)
     """The runner's Exit, as JSON. Set once; the slot is free from then on."""
+    gpus = JSONField(null=True)
+    """Indices of the GPUs that the job holds from its claim on, and that are free once its exit is recorded."""
+    cleared_at = InstantField(null=True)
+    """Log and outputs were removed then, to make room."""
 
     version = IntegerField(default=1)
     """Raised by every change that people can see: the ETag."""

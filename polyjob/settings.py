@@ -72,6 +72,10 @@ def _words(value: str) -> tuple[str, ...]:
     return tuple(value.replace(",", " ").split())
 
 
+def _indices(value: str) -> tuple[int, ...]:
+    return () if value == "none" else tuple(dict.fromkeys(map(_whole, _words(value))))
+
+
 def _path(value: str) -> Path:
     return Path(value).expanduser().absolute()
 
@@ -85,6 +89,7 @@ _KINDS: dict[Callable[[str], Any], str] = {
     _size: "bytes, or a number with K, M, G or T",
     _yes_no: "yes or no",
     _words: "names, separated by blanks or commas",
+    _indices: "indices, separated by blanks or commas, or `none`",
     _path: "a path",
 }
 
@@ -123,6 +128,9 @@ class Settings:
     runner: str = _setting(_text, "process", "Runner of new jobs: `process` or `docker`.")
     slots: int = _setting(_positive, "", "Jobs that run at once.", "the number of CPUs")
     build_slots: int = _setting(_positive, "2", "Builds that run at once.")
+    gpus: tuple[int, ...] = _setting(
+        _indices, "", "GPUs that jobs may be given, each to one job at a time.", "those of this machine"
+    )
     stop_grace: float = _setting(
         _seconds, "10", "Time between TERM and KILL of a stopped job that does not set its own."
     )
@@ -136,6 +144,15 @@ class Settings:
     unpacked_files: int = _setting(_positive, "100000", "Most files, folders and links in one code upload.")
     disk_low: int = _setting(_size, "256M", "Free disk space below which new jobs and uploads are refused with 503.")
     public_projects: bool = _setting(_yes_no, "no", "Whether a new project is public where its creator does not say.")
+    cache_limit: int = _setting(
+        _size, "20G", "Room for images and virtualenvs of builds; those unused for longest go first. 0 = no limit."
+    )
+    keep_days: int = _setting(
+        _whole, "0", "Days that log and outputs of a job that has ended are kept, unless bookmarked; 0 = for ever."
+    )
+    keep_gb: int = _setting(
+        _whole, "0", "GB that logs and outputs may take; those of the oldest jobs go first, as above; 0 = no limit."
+    )
     audit_days: int = _setting(_positive, "365", "Days that the audit trail is kept.")
     job_env: tuple[str, ...] = _setting(
         _words,
@@ -186,6 +203,10 @@ def _machine_default(name: str) -> str:
         return _default_data_dir()
     if name == "slots":
         return str(len(os.sched_getaffinity(0)))
+    if name == "gpus":
+        return (
+            " ".join(sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))) or "none"
+        )
     return ""
 
 
@@ -198,7 +219,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 def _as_text(value: Any) -> str:
     if isinstance(value, tuple):
-        return " ".join(value)
+        return " ".join(map(str, value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)

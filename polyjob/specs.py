@@ -5,6 +5,7 @@ Pure: reads no clock, no file and no database beyond the rows it is given.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -22,8 +23,14 @@ from runners.dockerfile import render_dockerfile
 API_VERSION = "v1"
 
 
-def check(config: Mapping[str, Any], runner: str, pointer: str = "/config") -> list[dict[str, str]]:
-    """The notes that a job with this config gets on this runner: what it runs without.
+GPU = "environment.resources.gpu"
+
+
+def check(
+    config: Mapping[str, Any], runner: str, gpus: int | None = None, pointer: str = "/config"
+) -> list[dict[str, str]]:
+    """The notes that a job with this config gets on this runner: what it runs without. `gpus` says how many there are,
+    None = that is not asked.
 
     Raises Invalid with a pointer to each part that the runner must refuse.
     """
@@ -36,6 +43,14 @@ def check(config: Mapping[str, Any], runner: str, pointer: str = "/config") -> l
             problems.append(Problem(f"{pointer}/{path.replace('.', '/')}", detail))
         else:
             notes.append({"kind": path, "text": f"`{path}` was not used: {support.why}."})
+    asked = gpus_asked(config)
+    if gpus is not None and asked > gpus:
+        there = "there are none" if not gpus else f"there {'is' if gpus == 1 else 'are'} {gpus}"
+        if gpus or "build.image" in REQUIRED.get(runner, {}):
+            detail = f"The job asks for {asked} GPUs, and {there}. `POLYJOB_GPUS` says which jobs may be given."
+            problems.append(Problem(f"{pointer}/{GPU.replace('.', '/')}", detail))
+        else:
+            notes.append({"kind": GPU, "text": f"`{GPU}` was not used: {there}."})
     for path, why in REQUIRED.get(runner, {}).items():
         if not _look_up(config, path):
             detail = f"The {runner} runner needs `{path}`: {why}."
@@ -122,7 +137,7 @@ def job_spec(
         cmd=command(config),
         env=job_env(job, settings, token),
         image=(config.get("build") or {}).get("image"),
-        resources=resources(environment.get("resources") or {}),
+        resources=dataclasses.replace(resources(environment.get("resources") or {}), gpus=tuple(job.gpus or ())),
         code=str(store.code_archive(job.code.digest)) if job.code else None,
         is_pinned=is_pinned,
         inputs=str(inputs) if inputs else None,
@@ -146,6 +161,12 @@ def resources(asked: Mapping[str, Any]) -> Resources:
 
     memory, gpu = amount("memory"), amount("gpu")
     return Resources(cpu=amount("cpu"), memory=int(memory * MIB) if memory else None, gpu=int(gpu) if gpu else None)
+
+
+def gpus_asked(config: Mapping[str, Any] | None) -> int:
+    """How many GPUs a job with this config is to have for itself."""
+    asked = ((config or {}).get("environment") or {}).get("resources") or {}
+    return resources(asked).gpu or 0
 
 
 def grace(config: Mapping[str, Any], settings: Settings) -> float:

@@ -92,6 +92,14 @@ class Store:
         """Remove everything that a job has left in files. Idempotent; raises OSError if something stays."""
         remove_tree(self.job_folder(uuid))
 
+    def job_size(self, uuid: str) -> int:
+        """Bytes of what a job has left, when it is done."""
+        try:
+            with os.scandir(self.job_folder(uuid)) as entries:
+                return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+        except FileNotFoundError:
+            return 0
+
     def remove_build(self, uuid: str) -> None:
         """As `remove_job`."""
         remove_tree(self.build_folder(uuid))

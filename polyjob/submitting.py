@@ -49,7 +49,7 @@ def create(
     if config is not None:
         for name in ("name", "description", "tags"):
             columns[name] = columns[name] or config.get(name)
-    notes = specs.check(config, settings.runner) if config and managed else []
+    notes = specs.check(config, settings.runner, len(settings.gpus)) if config and managed else []
     with write("accept"):
         keep = begin(once)
         refuse_taken_name(project, columns["name"])
@@ -91,9 +91,14 @@ def clone(
     if strategy != "restart" and not source.status.is_done:
         detail = f"Job {source.unique_name} is {source.status}; {strategy} takes only a job that is done."
         raise Invalid([Problem("", detail)])
+    if strategy != "restart" and source.cleared_at is not None:
+        detail = (
+            f"The outputs of job {source.unique_name} were removed to make room; {strategy} has nothing to start with."
+        )
+        raise Invalid([Problem("", detail)])
     patch = attributes.get("config") or {}
     config, content = _patched(source, patch)
-    notes = specs.check(config, settings.runner) if config and source.is_managed else []
+    notes = specs.check(config, settings.runner, len(settings.gpus)) if config and source.is_managed else []
     identity = uuid.uuid4().hex
     own = config or {}
     with _inputs_of(source, identity, strategy, settings), write(strategy):

@@ -62,7 +62,7 @@ PROCESS: Mapping[str, Support] = {
     "environment.env_vars": _honoured(),
     "environment.resources.cpu": _noted("it is not enforced"),
     "environment.resources.memory": _noted("it is not enforced"),
-    "environment.resources.gpu": _noted("it is not enforced"),
+    "environment.resources.gpu": _honoured(),
     "environment.resources.tpu": _refused("there are none"),
     "environment.node_selector": _noted(_PLACED),
     "environment.affinity": _noted(_PLACED),

@@ -97,6 +97,8 @@ class Resources:
     """Bytes."""
     gpu: int | None = None
     """Whole devices."""
+    gpus: tuple[int, ...] = ()
+    """Indices of the devices that the job has for itself; as many as it asks for."""
 
 
 @dataclass(frozen=True)
@@ -335,6 +337,22 @@ class Runner(abc.ABC):
 
         For a stop that comes between a start's doing and the engine's hearing of it.
         """
+
+    holds: ClassVar[str] = "artifact"
+    """What a build leaves in this back end, in a word for people."""
+
+    def held(self) -> dict[str, int]:
+        """What builds have left in the back end: name → bytes that its removal would free. Raises RunnerUnavailable."""
+        return {}
+
+    def held_by(self, artifact: str) -> str | None:
+        """The name of what a build with this artifact has left; None where that is nothing. Pure."""
+        return None
+
+    def drop(self, name: str) -> None:
+        """Remove what builds have left under this name. Idempotent. A start that finds it gone raises Outdated. Raises
+        RunnerUnavailable."""
+        raise NotImplementedError(name)
 
     @abc.abstractmethod
     def inventory(self) -> dict[str, str]:

@@ -48,7 +48,7 @@ from runners.base import (
     mark,
 )
 from runners.docker_archives import below, renamed
-from runners.docker_builds import build_image, outdated
+from runners.docker_builds import build_image, held_images, outdated
 from runners.docker_logs import BEGIN, NOT_BEGUN, LogCursor, Logs
 from runners.dockerfile import FOLDER
 
@@ -138,6 +138,20 @@ class DockerRunner(RemoteRunner):
     def build(self, spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool]) -> str | None:
         with _said():
             return build_image(self._api(), spec, log, cancelled, {INSTALLATION: self.settings.installation})
+
+    holds = "image"
+
+    def held(self) -> dict[str, int]:
+        with _said():
+            return held_images(self._api(), {INSTALLATION: self.settings.installation})
+
+    def held_by(self, artifact: str) -> str | None:
+        told = json.loads(artifact)
+        return str(told["image"]) if told["image"] != told["name"] else None
+
+    def drop(self, name: str) -> None:
+        with _said(), _fine_if_over():
+            self._api().remove_image(name)
 
     # Starting.
 
@@ -393,7 +407,8 @@ def _image(spec: JobSpec, artifact: str | None) -> str:
 
 def _host_config(client: Any, spec: JobSpec) -> Any:
     asked = spec.resources
-    gpus = [docker.types.DeviceRequest(count=asked.gpu, capabilities=[["gpu"]])] if asked.gpu else None
+    indices = list(map(str, asked.gpus))
+    gpus = [docker.types.DeviceRequest(device_ids=indices, capabilities=[["gpu"]])] if indices else None
     size = max(1 << 20, spec.log_limit // 2)
     return client.create_host_config(
         init=True,

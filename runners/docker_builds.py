@@ -23,7 +23,8 @@ from runners.dockerfile import first_step, render_dockerfile
 
 LARGEST_FILE = 16 << 20
 """Bytes of one requirement file."""
-KEY = "polyjob.key"
+KEY, BASE = "polyjob.key", "polyjob.base"
+"""Labels of an image: what it was made for, and the id of what it was made from."""
 LOOK = 0.2
 """Seconds between two looks whether the build is to end."""
 SILENCE = 60
@@ -52,7 +53,7 @@ def build_image(
         if not spec.nocache and image_id(client, tag):
             log.say(f"The image {tag} is there already.")
         else:
-            dockerfile = render_dockerfile(spec, {**labels, KEY: spec.key})
+            dockerfile = render_dockerfile(spec, {**labels, KEY: spec.key, BASE: base})
             parameters = {"t": tag, "nocache": spec.nocache, "rm": True, "forcerm": True}
             try:
                 talk.have_done("/build", parameters, context(dockerfile, _files(spec)))
@@ -80,6 +81,17 @@ def outdated(client: Any, artifact: str) -> str | None:
     if base is not None and base != told["base"]:
         return f"the image {told['name']} is another one now"
     return "its image is not there any more" if base is None and told["image"] == told["name"] else None
+
+
+def held_images(client: Any, labels: Mapping[str, str]) -> dict[str, int]:
+    """Tag (or id, where it has none) → bytes, of the images with these labels; without those of the base."""
+    sizes = {item["Id"]: int(item["Size"]) for item in client.images()}
+    found = {}
+    for item in client.images(filters={"label": [f"{name}={value}" for name, value in labels.items()]}):
+        tags = [tag for tag in item["RepoTags"] or [] if tag.startswith("polyjob:")]
+        own = max(0, int(item["Size"]) - sizes.get(item["Labels"].get(BASE), 0))
+        found[tags[0] if tags else item["Id"]] = own
+    return found
 
 
 def image_id(client: Any, name: str) -> str | None:

@@ -14,6 +14,7 @@ import json
 import os
 import pwd
 import select
+import shutil
 import signal
 import socket
 import threading
@@ -28,6 +29,7 @@ from runners.base import (
     Exited,
     JobSpec,
     Missing,
+    Outdated,
     Pending,
     Reason,
     Runner,
@@ -83,7 +85,27 @@ class ProcessRunner(Runner):
     def build(self, spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool]) -> str | None:
         return build(spec, log, cancelled, self.settings)
 
+    holds = "virtualenv"
+
+    def held(self) -> dict[str, int]:
+        folders = (Path(self.settings.data_dir) / "builds").glob("*/env")
+        return {str(folder): _size_of(folder) for folder in folders}
+
+    def held_by(self, artifact: str) -> str | None:
+        return Artifact.read(artifact).env
+
+    def drop(self, name: str) -> None:
+        try:
+            shutil.rmtree(name)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise RunnerUnavailable(f"{name} cannot be removed: {error.strerror}") from error
+
     def start(self, spec: JobSpec, artifact: str | None) -> str:
+        env = Artifact.read(artifact).env
+        if env is not None and not os.path.isdir(env):
+            raise Outdated("its virtualenv is not there any more")
         self._make_folder()
         account = account_of(self.settings)
         request = {
@@ -255,6 +277,8 @@ class ProcessRunner(Runner):
             "POLYAXON_LOGS_PATH": f"{spec.folder}/log",
             name: value,
         }
+        if spec.resources.gpus:
+            own["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, spec.resources.gpus))
         if self._base is None:
             self._base = inherited(self.settings, account)
         return Artifact.read(artifact).into(self._base) | dict(spec.env) | own
@@ -386,3 +410,13 @@ class _Keepers:
                 if uuid is not None:
                     self.forget(uuid)
             self._wake()
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes of the files in it; of one that goes meanwhile, what was there."""
+    total = 0
+    for inner, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(inner, name)).st_size
+    return total

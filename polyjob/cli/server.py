@@ -19,7 +19,7 @@ def fail(error: object) -> NoReturn:
     sys.exit(1)
 
 
-def _read(**overrides: Any) -> Settings:
+def read(**overrides: Any) -> Settings:
     try:
         return read_settings(os.environ, **overrides)
     except SettingError as error:
@@ -39,7 +39,7 @@ def serve(host: str | None, port: int | None, data_dir: Path | None, runner: str
     from polyjob.serve import CannotServe, run
 
     folder = data_dir.expanduser().absolute() if data_dir else None
-    settings = _read(host=host, port=port, data_dir=folder, runner=runner)
+    settings = read(host=host, port=port, data_dir=folder, runner=runner)
     try:
         sys.exit(run(settings))
     except CannotServe as error:
@@ -57,7 +57,7 @@ def engine(data_dir: Path | None) -> None:
     from polyjob.helper import end_with_parent
 
     end_with_parent()
-    settings = _read(data_dir=data_dir.expanduser().absolute() if data_dir else None)
+    settings = read(data_dir=data_dir.expanduser().absolute() if data_dir else None)
     try:
         check(settings)
         logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -74,7 +74,7 @@ def helper(pid: int) -> None:
     """Keep an engine alive beside the process PID."""
     from polyjob.helper import help_process
 
-    help_process(pid, _read())
+    help_process(pid, read())
 
 
 commands = {"serve": serve, "engine": engine, "helper": helper}

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from polyjob.engine.calls import Done, run
 from polyjob.engine.context import Context
+from polyjob.models import Build
 from runners.base import Runner, RunnerUnavailable, State
 
 log = logging.getLogger("polyjob.engine")
@@ -56,6 +57,11 @@ class Backends:
     def runner(self, name: str) -> Runner:
         """Loaded when first asked for. One that cannot be loaded counts as away, until the next start."""
         return self._backend(name).runner
+
+    def of_builds(self) -> dict[str, Runner]:
+        """The runners of new jobs and of builds that are there."""
+        names = {row.runner for row in Build.select(Build.runner).distinct()} | {self.context.settings.runner}
+        return {name: self.runner(name) for name in sorted(names)}
 
     def poll(self, name: str, handles: list[str]) -> dict[str, State]:
         """What is newly known of these handles: from this very moment on a local runner, from the last poll that ended
@@ -149,4 +155,4 @@ class _NotLoaded(Runner):
     def _refuse(self, *arguments: Any) -> NoReturn:
         raise RunnerUnavailable(self._why)
 
-    check = build = start = poll = stop = clean = fence = inventory = _refuse  # type: ignore[assignment]
+    check = build = start = poll = stop = clean = fence = inventory = held = _refuse  # type: ignore[assignment]

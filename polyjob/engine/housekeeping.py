@@ -6,15 +6,18 @@ import datetime
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from polyjob import audit
+from polyjob.engine import garbage
+from polyjob.engine.backends import Backends
 from polyjob.engine.calls import Done
 from polyjob.engine.context import Context
 from polyjob.engine.steps import Step
 from polyjob.idempotency import LIFE
 from polyjob.models import Build, Code, Idempotency, Job, SignInLink, Token
+from runners.base import Runner
 
 log = logging.getLogger("polyjob.engine")
 
@@ -29,8 +32,9 @@ MOST = 2000
 class Housekeeping:
     """See the module. What it removes is found by its age alone, so that a crash loses nothing and repeats nothing."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, backends: Backends) -> None:
         self._context = context
+        self._backends = backends
         self._at = context.clock.seconds()
 
     def steps(self) -> list[Step]:
@@ -39,7 +43,8 @@ class Housekeeping:
         self._at = self._context.clock.seconds() + EVERY
         calls, key = self._context.calls, ("sweep", 0)
         if not calls.busy(key):
-            calls.submit("erase", key, "sweep", self._sweep)
+            runners = self._backends.of_builds()
+            calls.submit("erase", key, "sweep", lambda: self._sweep(runners))
         return [Step("clear", self._clear)]
 
     def ended(self, done: Done) -> None:
@@ -47,8 +52,9 @@ class Housekeeping:
         if done.error is not None:
             log.error("what belongs to nobody could not be removed", exc_info=done.error)
 
-    def _sweep(self) -> None:
-        """Remove what a crash left between its making and its row, and code that no project has any more."""
+    def _sweep(self, runners: Mapping[str, Runner]) -> None:
+        """Remove what a crash left between its making and its row, code that no project has any more, and what may go
+        to make room."""
         data, store = self._context.settings.data_dir, self._context.store
         for folder, table, remove in (("jobs", Job, store.remove_job), ("builds", Build, store.remove_build)):
             for name in _stale(data / folder):
@@ -59,6 +65,7 @@ class Housekeeping:
             digest = name.removesuffix(".tar.gz")
             if not Code.select().where(Code.digest == digest).exists():
                 store.code_archive(digest).unlink(missing_ok=True)
+        garbage.collect(self._context.settings, store, runners)
 
     def _clear(self) -> None:
         moment = self._context.clock.wall()

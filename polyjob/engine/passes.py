@@ -12,7 +12,7 @@ import itertools
 import logging
 from collections.abc import Callable
 
-from polyjob import builds
+from polyjob import builds, specs
 from polyjob.crashpoints import crash_point
 from polyjob.database import write
 from polyjob.engine.backends import Backends
@@ -22,7 +22,7 @@ from polyjob.engine.context import Context
 from polyjob.engine.housekeeping import Housekeeping
 from polyjob.engine.running import JobPart
 from polyjob.engine.steps import Step
-from polyjob.jobs import slots_taken
+from polyjob.jobs import gpus_taken, slots_taken
 from polyjob.models import CLAIMED, DELETED, LIVE_BUILDS, QUEUED, Build, Job, Project
 from polyjob.statements import Prepared
 from polyjob.statuses import Status
@@ -32,6 +32,8 @@ from runners.base import Runner
 ERASED_AT_ONCE = 8
 """Deleted jobs and builds whose files are removed side by side."""
 _LOOKED_AT = 200
+LOOKED_THROUGH = 500
+"""Of the queue, for jobs whose GPUs are free."""
 
 _CLAIMED = Prepared(lambda: Job.select().where(CLAIMED).order_by(Job.id))
 _DELETED = Prepared(
@@ -58,7 +60,7 @@ class Engine:
         self.backends = Backends(context, load_runner, wake)
         self.builds = BuildPart(context, self.backends)
         self.jobs = JobPart(context, self.backends)
-        self.housekeeping = Housekeeping(context)
+        self.housekeeping = Housekeeping(context, self.backends)
 
     def run_pass(self) -> bool:
         """Take the next step of everything; whether another pass may find more to do at once."""
@@ -168,11 +170,27 @@ class Engine:
         """Claim the head of the queue, as much of it as there are free slots, and bring each job as far as its rows
         allow. Slots are counted from rows, here and now, and kept nowhere."""
         free = self.context.settings.slots - slots_taken()
-        head = _QUEUE(max(0, free))
+        head = self._with_gpus(free) if self.context.settings.gpus else _QUEUE(max(0, free))
         for job in head:
-            if transition(job, Status.SCHEDULED):
+            if transition(job, Status.SCHEDULED, gpus=job.gpus):
                 self.jobs.prepare(job)
         return len(head)
+
+    def _with_gpus(self, free: int) -> list[Job]:
+        """The first of the queue, each with the GPUs that it asks for. A job whose GPUs are not free lets those pass
+        that ask for none, and no other that asks for some."""
+        unheld = [index for index in self.context.settings.gpus if index not in gpus_taken()]
+        admitted: list[Job] = []
+        for job in _QUEUE(LOOKED_THROUGH) if free > 0 else []:
+            asked = specs.gpus_asked(job.config)
+            if asked > len(unheld):
+                unheld = unheld if asked > len(self.context.settings.gpus) else []
+                continue
+            job.gpus, unheld = unheld[:asked] or None, unheld[asked:]
+            admitted.append(job)
+            if len(admitted) == free:
+                break
+        return admitted
 
 
 def _guarded(act: Callable[[], object], name: str) -> bool:

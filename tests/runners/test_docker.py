@@ -85,6 +85,31 @@ def test_a_container_is_bounded_and_gets_no_privileges(harness: DockerHarness) -
     assert (made["RestartPolicy"]["Name"], made["AutoRemove"], made["Init"]) == ("no", False, True)
 
 
+def test_a_container_is_given_the_gpus_of_its_job(harness: DockerHarness, monkeypatch: Any) -> None:
+    monkeypatch.setattr(docker.APIClient, "start", lambda *args: None)  # there are none here
+    spec = harness.spec("true", resources=Resources(gpu=2, gpus=(0, 3)))
+    harness.runner.start(spec, None)
+    (asked,) = harness.engine.inspect_container(spec.name)["HostConfig"]["DeviceRequests"]
+    assert (asked["DeviceIDs"], asked["Capabilities"]) == (["0", "3"], [["gpu"]])
+
+
+def test_images_of_builds_are_held_until_they_are_dropped(harness: DockerHarness) -> None:
+    assert harness.runner.held() == {}
+    artifact = harness.runner.build(harness.build_spec("head -c 2000000 /dev/zero > /f"), io.BytesIO(), lambda: False)
+    assert artifact is not None
+    name = harness.runner.held_by(artifact)
+    assert name is not None
+    assert harness.runner.held().keys() == {name}
+    assert 2_000_000 <= harness.runner.held()[name] < 2_100_000
+    handle = harness.runner.start(harness.lasts(), artifact)
+    harness.runner.drop(name)
+    harness.runner.clean(handle)
+    harness.runner.drop(name)
+    assert harness.runner.held() == {}
+    with pytest.raises(Outdated):
+        harness.runner.start(harness.says("x"), artifact)
+
+
 def test_memory_that_is_not_there_is_said(harness: DockerHarness) -> None:
     end, _ = run(harness, "head -c 200000000 /dev/zero | tail", resources=Resources(memory=16 << 20))
     assert end.succeeded is False or end.reason is Reason.OOM

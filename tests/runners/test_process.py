@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.base import Missing, Pending, Reason, RunnerUnavailable, StartFailed
+from runners.base import Missing, Pending, Reason, Resources, RunnerUnavailable, StartFailed
 from tests.require import require_root
 from tests.runners.harness import ProcessHarness, archive, marked, wait_for
 
@@ -426,3 +426,10 @@ def test_nothing_is_known_before_the_first_job(process: ProcessHarness) -> None:
     other = handle.replace(handle.split('"uuid": "')[1][:32], "0" * 32)
     assert process.state(other) == Missing()
     process.end(handle)
+
+
+def test_a_job_sees_the_gpus_that_it_has(process: ProcessHarness) -> None:
+    spec = process.spec('echo "$CUDA_VISIBLE_DEVICES"', resources=Resources(gpu=2, gpus=(0, 3)))
+    handle = process.runner.start(spec, None)
+    process.end(handle)
+    assert process.log(spec, handle) == b"0,3\n"

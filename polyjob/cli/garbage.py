@@ -1,0 +1,65 @@
+"""`polyjob gc`: what may go, removed at once. The server does the same every hour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from polyjob.cli.server import fail, read
+from polyjob.cli.tables import size
+
+
+@click.command()
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder that holds everything.")
+@click.option("--dry-run", "-n", is_flag=True, help="Remove nothing; say what would go.")
+def gc(data_dir: Path | None, dry_run: bool) -> None:
+    """Remove images and virtualenvs of builds, and log and outputs of old jobs, as far as POLYJOB_CACHE_LIMIT,
+    POLYJOB_KEEP_DAYS and POLYJOB_KEEP_GB say. Nothing that is in use goes; jobs stay listed.
+    """
+    from peewee import DatabaseError
+
+    import runners
+    from polyjob.database import close_database, open_database
+    from polyjob.engine.garbage import find
+    from polyjob.migrations import current, latest
+    from polyjob.models import Build, Meta
+    from polyjob.store import Store
+    from runners.base import RunnerError, RunnerSettings
+
+    settings = read(data_dir=data_dir.expanduser().absolute() if data_dir else None)
+    if not (settings.data_dir / "polyjob.db").exists():
+        fail(f"there is no polyjob in {settings.data_dir}")
+    try:
+        open_database(settings.data_dir)
+        if current() != latest():
+            fail("the database is another version's; start the server once")
+        told = RunnerSettings(
+            data_dir=str(settings.data_dir),
+            installation=Meta.get_by_id("installation").value,
+            job_env=settings.job_env,
+            job_user=settings.job_user or None,
+        )
+        names = {row.runner for row in Build.select(Build.runner).distinct()}
+        loaded = {name: runners.load(name, told, lambda: None) for name in sorted(names)}
+        total = failed = 0
+        for garbage in find(settings, Store(settings.data_dir), loaded):
+            try:
+                if not dry_run:
+                    garbage.remove()
+            except (RunnerError, OSError) as error:
+                click.echo(f"polyjob: {garbage.what} {garbage.name} could not be removed: {error}", err=True)
+                failed += 1
+                continue
+            total += garbage.size
+            click.echo(f"{size(garbage.size):>10}  {garbage.what} {garbage.name}: {garbage.why}")
+        click.echo(f"{size(total)} {'would be' if dry_run else 'were'} freed.")
+    except (OSError, DatabaseError) as error:
+        fail(error)
+    finally:
+        close_database()
+    if failed:
+        raise SystemExit(1)
+
+
+commands = {"gc": gc}

@@ -1,0 +1,209 @@
+"""What is removed to make room, and what never is."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import uuid
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from polyjob import bookmarks, builds, jobs, submitting
+from polyjob.cli import main
+from polyjob.clock import now
+from polyjob.database import close_database, write
+from polyjob.engine import garbage
+from polyjob.errors import Invalid
+from polyjob.models import Build, Job
+from polyjob.notes import text_of
+from polyjob.settings import environment
+from polyjob.statuses import Status
+from polyjob.store import Store
+from polyjob.transitions import transition
+from runners.base import Outdated, RunnerSettings
+from runners.process import ProcessRunner
+from runners.process_builds import Artifact
+
+CONFIG = {"version": 1, "kind": "job", "run": {"cmd": "true"}}
+LONG_AGO = datetime.timedelta(days=40)
+
+
+@pytest.fixture
+def runner(settings):
+    return ProcessRunner(RunnerSettings(str(settings.data_dir), "a" * 32), lambda: None)
+
+
+@pytest.fixture
+def make_build(settings, project, user):
+    """A build that is done, with a virtualenv of so many bytes."""
+
+    def make(size: int, age: datetime.timedelta = LONG_AGO) -> Build:
+        store, identity = Store(settings.data_dir), uuid.uuid4().hex
+        env = store.make_build_folder(identity) / "env"
+        (env / "lib").mkdir(parents=True)
+        (env / "lib" / "file").write_bytes(b"x" * size)
+        moment = now() - age
+        with write("test"):
+            return Build.create(
+                uuid=identity, project=project, user=user, created_at=moment, updated_at=moment, finished_at=moment,
+                config={"build": {"build_steps": ["x"]}}, runner="process", key=identity * 2, key_parts={},
+                status=Status.SUCCEEDED, artifact=Artifact(str(env)).text(),
+            )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def make_job(settings, project, user):
+    """A job, done where it has an age, that left a log of so many bytes."""
+
+    def make(size: int = 10, age: datetime.timedelta | None = LONG_AGO, build: Build | None = None) -> Job:
+        job = submitting.create(project, user, {"config": CONFIG}, settings)
+        store = Store(settings.data_dir)
+        store.make_job_folder(job.uuid)
+        store.job_log(job.uuid).write_bytes(b"x" * size)
+        with write("test"):
+            Job.update(build=build).where(Job.id == job.id).execute()
+            if age is not None:
+                assert transition(job, Status.STOPPED)
+                Job.update(finished_at=now() - age).where(Job.id == job.id).execute()
+        return Job.get_by_id(job.id)
+
+    return make
+
+
+def collect(settings, runner, **changed):
+    settings = dataclasses.replace(settings, **changed)
+    return garbage.collect(settings, Store(settings.data_dir), {"process": runner})
+
+
+def env_of(build):
+    return Path(Artifact.read(build.artifact).env)
+
+
+class TestBuilds:
+    def test_those_unused_for_longest_go_until_the_rest_fits(self, settings, runner, make_build, make_job):
+        first, second, third = (make_build(1000, datetime.timedelta(days=age)) for age in (9, 8, 7))
+        make_job(build=first, age=datetime.timedelta(days=1))
+        assert collect(settings, runner, cache_limit=2500) == 1000
+        assert [env_of(build).exists() for build in (first, second, third)] == [True, False, True]
+        assert collect(settings, runner, cache_limit=2500) == 0
+        gone = Build.get_by_id(second.id)
+        assert gone.invalidated_at is not None
+        assert "its virtualenv was removed to make room" in text_of(gone.notes, "outdated")
+        assert Build.get_by_id(third.id).invalidated_at is None
+
+    def test_none_goes_that_a_job_needs(self, settings, runner, make_build, make_job):
+        build = make_build(1000)
+        make_job(build=build, age=None)
+        assert collect(settings, runner, cache_limit=1) == 0
+        assert env_of(build).exists()
+
+    def test_none_goes_without_a_limit_or_within_it(self, settings, runner, make_build):
+        build = make_build(1000)
+        assert collect(settings, runner, cache_limit=0) == 0
+        assert collect(settings, runner, cache_limit=1000) == 0
+        assert env_of(build).exists()
+
+    def test_what_no_build_has_goes_once_none_is_under_way(self, settings, runner, make_build):
+        build = make_build(1000)
+        with write("test"):
+            Build.update(artifact=None, status=Status.RUNNING, finished_at=None).execute()
+        assert collect(settings, runner) == 0
+        with write("test"):
+            Build.update(status=Status.FAILED, finished_at=now()).execute()
+        assert collect(settings, runner) == 1000
+        assert not env_of(build).exists()
+
+    def test_a_start_on_what_is_gone_says_so(self, settings, runner, make_build, tmp_path):
+        build = make_build(10)
+        runner.drop(str(env_of(build)))
+        runner.drop(str(env_of(build)))
+        from tests.runners.harness import ProcessHarness
+
+        harness = ProcessHarness(tmp_path / "runner")
+        with pytest.raises(Outdated, match="virtualenv is not there"):
+            harness.runner.start(harness.says("x"), build.artifact)
+        harness.close()
+
+    def test_the_next_job_has_it_made_again_and_says_why(self, world, monkeypatch):
+        first = world.submit(build={"image": "a"})
+        world.end(first)
+        old = world.read(first).build
+        start = world.runner.start
+
+        def refuse(spec, artifact):
+            if artifact == old.artifact and not spec.is_pinned and not Build.get_by_id(old.id).invalidated_at:
+                raise Outdated("its image is not there any more")
+            return start(spec, artifact)
+
+        monkeypatch.setattr(world.runner, "start", refuse)
+        second = world.submit(build={"image": "a"})
+        world.end(second)
+        made = world.read(second).build
+        assert (world.read(second).status, made.id) == (Status.SUCCEEDED, old.id + 1)
+        assert made.reason == {
+            "kind": "outdated", "changed": ["base"],
+            "text": f"build {old.id} is not used any more: its image is not there any more",
+        }  # fmt: skip
+        assert world.statuses(second) == ["created", "scheduled", "building", "running", "succeeded"]
+        assert builds.latest_status(Build.get_by_id(old.id)).status is Status.SUCCEEDED
+
+
+class TestJobs:
+    def test_what_old_ones_left_goes_and_the_row_stays_and_says_so(self, settings, runner, make_job, user):
+        old, marked, young = make_job(), make_job(), make_job(age=datetime.timedelta(days=20))
+        running = make_job(age=None)
+        bookmarks.add(marked, user)
+        before = Job.get_by_id(old.id)
+        assert collect(settings, runner, keep_days=30) == 10
+        store = Store(settings.data_dir)
+        there = [store.job_log(job.uuid).exists() for job in (old, marked, young, running)]
+        assert there == [False, True, True, True]
+        after = Job.get_by_id(old.id)
+        assert "removed on" in text_of(after.notes, "cleared")
+        assert "older than 30 days" in text_of(after.notes, "cleared")
+        assert (after.version, after.updated_at) == (before.version + 1, before.updated_at)
+        assert collect(settings, runner, keep_days=30) == 0
+
+    def test_the_oldest_go_until_the_rest_fits(self, settings, runner, make_job, monkeypatch):
+        monkeypatch.setattr(garbage, "GB", 100)
+        found = [make_job(60, datetime.timedelta(days=age)) for age in (1, 3, 2)]
+        assert collect(settings, runner, keep_gb=1) == 120
+        store = Store(settings.data_dir)
+        assert [store.job_log(job.uuid).exists() for job in found] == [True, False, False]
+
+    def test_nothing_goes_where_nothing_is_asked(self, settings, runner, make_job):
+        make_job(age=datetime.timedelta(days=4000))
+        assert collect(settings, runner) == 0
+
+    def test_a_clone_of_one_has_no_outputs_to_start_with(self, settings, runner, make_job, user):
+        old = make_job()
+        collect(settings, runner, keep_days=30)
+        for strategy in ("resume", "copy"):
+            with pytest.raises(Invalid, match=r"removed"):
+                submitting.clone(Job.get_by_id(old.id), user, strategy, {}, settings)
+        assert submitting.clone(Job.get_by_id(old.id), user, "restart", {}, settings).original_id == old.id
+        assert jobs.state(old.project, old.id)
+
+
+def test_the_command_shows_first_and_then_removes(settings, runner, make_build, make_job):
+    build, job = make_build(3000), make_job(500)
+    close_database()
+    variables = environment(dataclasses.replace(settings, runner="process", cache_limit=1000, keep_days=30))
+    for options, there, word in ((["--dry-run"], True, "would be"), ([], False, "were")):
+        result = CliRunner().invoke(main, ["gc", *options], env=variables)
+        assert result.exit_code == 0, result.output
+        assert f"virtualenv {env_of(build)}" in result.output
+        assert f"log and outputs of job {job.id}: older than 30 days" in result.output
+        assert f"3.5 kB {word} freed" in result.output
+        assert env_of(build).exists() is there
+    result = CliRunner().invoke(main, ["gc"], env=variables)
+    assert result.output == "0 B were freed.\n"
+
+
+def test_the_command_says_where_there_is_nothing(tmp_path):
+    result = CliRunner().invoke(main, ["gc", "--data-dir", str(tmp_path)])
+    assert (result.exit_code, "there is no polyjob in" in result.output) == (1, True)

@@ -1,0 +1,82 @@
+"""GPUs: each index to one job at a time, in the order of the queue."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from polyjob import jobs, specs, submitting
+from polyjob.errors import Invalid
+from polyjob.models import Job
+from polyjob.statuses import Status
+
+from .conftest import World
+
+
+def config(gpus: int = 0, seconds: int = 5):
+    environment = {"env_vars": [["FAKE_SECONDS", str(seconds)]]}
+    if gpus:
+        environment["resources"] = {"gpu": {"limits": gpus}}
+    return {"version": 1, "kind": "job", "run": {"cmd": "true"}, "environment": environment}
+
+
+@pytest.fixture
+def world(settings, project, user):
+    return World(dataclasses.replace(settings, gpus=(0, 2, 5), slots=4), project, user)
+
+
+def submit(world, *gpus):
+    return [submitting.create(world.project, world.user, {"config": config(count)}, world.settings) for count in gpus]
+
+
+def held(found):
+    return [Job.get_by_id(job.id).gpus for job in found]
+
+
+def running(found):
+    return [Job.get_by_id(job.id).status is Status.RUNNING for job in found]
+
+
+def test_each_job_has_its_own_and_gives_them_back(world):
+    found = submit(world, 2, 1, 1)
+    world.settle()
+    assert held(found) == [[0, 2], [5], None]
+    assert running(found) == [True, True, False]
+    world.end(*found)
+    assert held(found)[2] in ([0], [2], [5])
+    assert jobs.gpus_taken() == set()
+
+
+def test_one_whose_gpus_are_not_free_lets_those_pass_that_need_none(world):
+    found = submit(world, 2, 3, 1, 0)
+    world.settle()
+    assert running(found) == [True, False, False, True]
+    assert "3 free GPUs" in jobs.waiting_reason(Job.get_by_id(found[1].id), 1)
+    world.end(*found)
+    assert held(found)[1] == [0, 2, 5]
+    ended = [Job.get_by_id(job.id).started_at for job in found]
+    assert ended[1] < ended[2]
+
+
+def test_a_restart_forgets_none(world):
+    found = submit(world, 3)
+    world.settle()
+    world.restart()
+    later = submit(world, 1)
+    world.settle()
+    assert (running(found), running(later)) == ([True], [False])
+
+
+def test_more_than_there_are_is_refused_with_the_place(world):
+    with pytest.raises(Invalid) as refused:
+        submit(world, 4)
+    (problem,) = refused.value.problems
+    assert problem.pointer == "/config/environment/resources/gpu"
+    assert "there are 3" in problem.detail
+
+
+def test_where_there_are_none_the_process_runner_goes_on_without_and_docker_refuses(world):
+    assert [note["kind"] for note in specs.check(config(1), "process", 0)] == ["environment.resources.gpu"]
+    with pytest.raises(Invalid):
+        specs.check(config(1) | {"build": {"image": "a"}}, "docker", 0)
