@@ -278,18 +278,26 @@ class DockerRunner(RemoteRunner):
             return Pending()
         if item["State"] in ("exited", "dead"):
             if identity not in self._exits:
-                self._exits[identity] = self._ended(identity)
+                self._exits[identity] = self._ended(identity, handle["uuid"])
             return self._exits[identity]
         return None if item["State"] == "removing" else Running(self._node)
 
-    def _ended(self, identity: str) -> Exited:
+    def _ended(self, identity: str, uuid: str) -> Exited:
         state = self._api().inspect_container(identity)["State"]
         if state["ExitCode"] == NO_COMMAND and self._api().logs(identity, tail=2).startswith(NOT_BEGUN):
             return Exited(Exit(Reason.START, code=NO_COMMAND, message=NO_SHELL), self._node)
         end = _exit(state)
-        if end.signal and end.reason is Reason.SIGNALLED and self._was_away(_moment(state["FinishedAt"])):
-            end = dataclasses.replace(end, message="The Docker Engine was stopped or restarted, and ended the job.")
+        if end.reason is Reason.SIGNALLED and end.signal in (signal.SIGTERM, signal.SIGKILL):
+            end = dataclasses.replace(end, message=end.message or self._who_ended(uuid, state))
         return Exited(end, self._node)
+
+    def _who_ended(self, uuid: str, state: Mapping[str, Any]) -> str | None:
+        """Of a job that TERM or KILL has ended; None where we sent it."""
+        if (self._folder / f"{uuid}.stop").exists():
+            return None
+        if self._was_away(_moment(state["FinishedAt"])):
+            return "The Docker Engine was stopped or restarted, and ended the job"
+        return "Not by polyjob: the job itself, somebody else, or the Docker Engine as it was stopped"
 
     def _was_away(self, moment: float) -> bool:
         return any(begin - 1.0 <= moment <= end for begin, end in self._outages)
@@ -309,6 +317,7 @@ class DockerRunner(RemoteRunner):
         identity = self._mine(handle)
         if identity:
             with _said(), _fine_if_over():
+                self._folder.joinpath(f"{json.loads(handle)['uuid']}.stop").touch()
                 self._api().kill(identity, signal.SIGKILL if force else signal.SIGTERM)
 
     def clean(self, handle: str) -> None:
@@ -319,7 +328,7 @@ class DockerRunner(RemoteRunner):
         self._exits.pop(identity, None)
         self._logs.forget(identity)
         uuid = json.loads(handle)["uuid"]
-        for name in (uuid, f"{uuid}.lock"):
+        for name in (uuid, f"{uuid}.stop", f"{uuid}.lock"):
             (self._folder / name).unlink(missing_ok=True)
 
     def fence(self, uuid: str) -> str | None:

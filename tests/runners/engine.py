@@ -18,11 +18,11 @@ def engine_is_there() -> bool:
         return False
 
 
-def make_images() -> None:
+def make_images(host: str | None = None) -> None:
     """Idempotent: the same content is the same image."""
     import docker
 
-    client = docker.APIClient(version="auto", timeout=60)
+    client = docker.APIClient(host, version="auto", timeout=60)
     client.import_image_from_data(_root(), repository="polyjob-test", tag="latest")
     client.import_image_from_data(_empty(), repository="polyjob-test-empty", tag="latest")
 
