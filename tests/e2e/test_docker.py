@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from typing import Any
@@ -14,12 +15,14 @@ from tests.require import require
 from tests.runners.engine import engine_is_there, make_images
 from tests.runners.harness import IMAGE
 
+SCALE = int(os.environ.get("POLYJOB_TEST_SCALE", "1"))
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     require("docker", engine_is_there(), "no Docker Engine answers")
     make_images()
-    with Server(tmp_path_factory.mktemp("docker"), slots="8", runner="docker") as started:
+    with Server(tmp_path_factory.mktemp("docker"), slots="20", runner="docker") as started:
         yield started
 
 
@@ -116,19 +119,28 @@ def test_a_job_without_an_image_is_refused(server: Server) -> None:
 
 
 def test_jobs_outlive_the_death_of_everything(server: Server) -> None:
-    cmd = "for i in $(seq 30); do echo $i; sleep 0.2; done; echo end > $POLYAXON_RUN_OUTPUTS_PATH/f; exit 5"
-    jobs = [submit(server, cmd) for _ in range(4)]
+    count, rounds = (20, 10) if SCALE >= 10 else (6, 3)
+    ticks = rounds * 20
+    cmd = f"for i in $(seq {ticks}); do echo $i; sleep 0.2; done; echo end > $POLYAXON_RUN_OUTPUTS_PATH/f; exit 5"
+    jobs = [submit(server, cmd) for _ in range(count)]
     for job in jobs:
-        server.until(job["id"], "running")
+        server.until(job["id"], "running", seconds=60)
     ours = {job["uuid"] for job in jobs}
-    before = {uuid: item["Id"] for uuid, item in containers().items() if uuid in ours}
-    for _ in range(3):
+
+    def ids() -> dict[str, str]:
+        return {uuid: item["Id"] for uuid, item in containers().items() if uuid in ours}
+
+    before = ids()
+    assert before.keys() == ours
+    for _ in range(rounds):
         server.kill()
         server.start()
-    assert {uuid: item["Id"] for uuid, item in containers().items() if uuid in ours}.items() <= before.items()
+        assert ids().items() <= before.items()
     for job in jobs:
         ended = server.until_done(job["id"])
         assert (ended["last_status"], ended["exit_code"]) == ("failed", 5)
-        assert server.log(job["id"]) == b"".join(b"%d\n" % number for number in range(1, 31))
+        assert server.log(job["id"]) == b"".join(b"%d\n" % number for number in range(1, ticks + 1))
         assert server.statuses(job["id"]).count("running") == 1
-    assert not {job["uuid"] for job in jobs} & containers().keys()
+        with tarfile.open(fileobj=io.BytesIO(server.call("GET", f"{JOBS}/{job['id']}/outputs").body)) as archive:
+            assert f"{job['id']}/f" in archive.getnames()
+    assert not ours & containers().keys()

@@ -136,6 +136,8 @@ class Harness:
         for handle in self.runner.inventory().values():
             self.runner.stop(handle, force=True)
             self.runner.clean(handle)
+        for name in self.runner.held():
+            self.runner.drop(name)
         for runner in self.runners:
             runner.close()
 
