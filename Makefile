@@ -21,6 +21,7 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python bench/throughput.py
+	$(BIN)/python bench/containers.py
 
 lock:
 	@PYTHON=$$(tools/python) && export PYTHON && tools/lock

@@ -36,16 +36,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=500)
     arguments = parser.parse_args()
-    with _folder() as folder:
-        spawn = _median(lambda: subprocess.run(["sh", "-c", "true"], check=True), 200)
+    with temporary_folder() as folder:
+        spawn = median(lambda: subprocess.run(["sh", "-c", "true"], check=True), 200)
         keeper = _keeper(folder / "bare", 200)
-        with _server(folder / "data") as (port, token):
+        with server(folder / "data") as (port, token):
             client = Client(port, token)
-            alone = _median(lambda: client.run(JOB), 50)
+            alone = median(lambda: client.run(JOB), 50)
             started = time.perf_counter()
             client.run_many(JOB, arguments.jobs)
             each = (time.perf_counter() - started) / arguments.jobs
-        spawn_again = _median(lambda: subprocess.run(["sh", "-c", "true"], check=True), 200)
+        spawn_again = median(lambda: subprocess.run(["sh", "-c", "true"], check=True), 200)
     spawn = (spawn + spawn_again) / 2
     rows = [
         ("bare spawn loop, one `sh -c true`", spawn, ""),
@@ -104,12 +104,12 @@ def _keeper(folder: Path, count: int) -> float:
 
     one()
     try:
-        return _median(one, count)
+        return median(one, count)
     finally:
         runner.close()
 
 
-def _median(act: Callable[[], object], count: int) -> float:
+def median(act: Callable[[], object], count: int) -> float:
     times = []
     for _ in range(count):
         started = time.perf_counter()
@@ -119,7 +119,7 @@ def _median(act: Callable[[], object], count: int) -> float:
 
 
 @contextlib.contextmanager
-def _folder() -> Iterator[Path]:
+def temporary_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="polyjob-bench-"))
     try:
         yield folder
@@ -128,9 +128,10 @@ def _folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _server(data_dir: Path) -> Iterator[tuple[int, str]]:
+def server(data_dir: Path, **settings: str) -> Iterator[tuple[int, str]]:
     command = [sys.executable, "-m", "polyjob", "serve", "--port", "0", "--data-dir", str(data_dir)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("POLYJOB_")}
+    environment |= {f"POLYJOB_{name.upper()}": value for name, value in settings.items()}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stdout is not None

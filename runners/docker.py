@@ -47,7 +47,7 @@ from runners.base import (
     Unknown,
     mark,
 )
-from runners.docker_archives import below, renamed
+from runners.docker_archives import END_OF_ARCHIVE, below, renamed
 from runners.docker_builds import build_image, held_images, outdated
 from runners.docker_logs import BEGIN, NOT_BEGUN, LogCursor, Logs
 from runners.dockerfile import FOLDER
@@ -60,16 +60,21 @@ CALL = 60
 TRANSFER = 600
 """Seconds that a call may take: one that asks, and one that carries files."""
 SHELL = "/bin/sh"
+FOLDERS = (OUTPUTS, LOGS)
+MAKE_FOLDERS = f"mkdir -p {' '.join(FOLDERS)}; "
 LAUNCH = (
     f'exec 2>&1; printf "%s\\n" "{BEGIN.decode().strip()}"; '
     f'if command -v bash >/dev/null 2>&1; then exec bash -c "$1"; else exec {SHELL} -c "$1"; fi'
 )
 """One stream for both, or their order would be lost; bash where the image has one."""
+CONFLICT = 409
 NO_COMMAND = 127
 """The exit code of the Engine's own first process where there is nothing to run."""
 NO_SHELL = f"The image has no `{SHELL}`, which runs the command."
 FAULTS_OF_THE_JOB = ("could not select device driver",)
 """What the Engine answers with a status of its own faults, and is none."""
+MOST_CHANGES = 4 << 20
+"""Bytes of the list of changes in a container that are looked through."""
 LOG_FILES = 12
 """Of each job, of half the log's limit each: the Engine counts some thirty bytes more for each line."""
 LOCAL = "unix:///var/run/docker.sock"
@@ -86,7 +91,11 @@ class DockerRunner(RemoteRunner):
         self._lock = threading.Lock()
         self._client: Any = None
         self._engine = self._node = ""
+        self._tells_changes = False
+        """The Engine can say what has changed in a container without comparing all of it."""
         self._exits: dict[str, Exited] = {}
+        self._dying: dict[str, str] = {}
+        """Exit codes of containers that the Engine lists as running for a moment after it has said that they ended."""
         self._logs = Logs()
         self._outages: deque[tuple[float, float]] = deque(maxlen=20)
         """When the Engine was away while we listened: Unix times of begin and end."""
@@ -102,24 +111,27 @@ class DockerRunner(RemoteRunner):
                     named = kwargs_from_env()
                     _knock(named.get("base_url") or LOCAL)
                     client = docker.APIClient(version="auto", timeout=CALL, **named)
+                    client.trust_env = not client.base_url.startswith("http+docker://")  # a socket has no proxy
                     told = client.info()
                     self._engine, self._node = told["ID"], told["Name"]
+                    self._tells_changes = told["Driver"] == "overlay2"
                 self._client = client
                 threading.Thread(target=self._listen, args=(client,), name="docker-events", daemon=True).start()
             return self._client
 
     def _listen(self, client: Any) -> None:
         """Containers that end wake the engine; where the stream breaks, its own tick does."""
-        filters = {"label": f"{INSTALLATION}={self.settings.installation}", "event": ["die", "start"]}
+        filters = {"label": f"{INSTALLATION}={self.settings.installation}", "event": ["die"]}
         away_since = None
         while not self._is_closed:
             with contextlib.suppress(DockerException, requests.RequestException, OSError, ValueError):
-                events = client.events(filters={**filters, "type": "container"})
+                events = client.events(filters={**filters, "type": "container"}, decode=True)
                 if away_since is not None:
                     self._outages.append((away_since, time.time()))
                     away_since = None
                 self.wake()
-                for _ in events:
+                for event in events:
+                    self._dying[event["id"]] = event["Actor"]["Attributes"].get("exitCode", "")
                     self.wake()
             away_since = away_since or time.time()
             if not self._is_closed:
@@ -162,27 +174,33 @@ class DockerRunner(RemoteRunner):
                 self._begin(self._api(), json.loads(known)["id"], record)
                 return known
             client, image = self._api(), _image(spec, artifact)
-            why = outdated(client, artifact) if artifact and not spec.is_pinned else None
-            if why is not None:
-                raise Outdated(why)
-            found = self._found(client, spec)
-            if found is not None:
-                handle = self._handle(spec.uuid, found)
-                _write(record, handle)
-                return handle
-            identity = self._create(client, spec, image)
-            handle = self._handle(spec.uuid, identity)
-            self._fill(client, identity, spec)
-            _write(record, handle)
-            self._begin(client, identity, record)
-            return handle
+            here = _inspected(client, image)
+            why = outdated(client, artifact, here) if artifact and not spec.is_pinned else None
+            makes_folders = _is_root(here) and not (spec.code or spec.inputs)
+            launch = MAKE_FOLDERS + LAUNCH if makes_folders else LAUNCH
+            identity = None if why else self._create(client, spec, image, launch)
+            if identity is None:
+                found = self._found(client, spec)
+                if found is not None:
+                    _write(record, self._handle(spec.uuid, found))
+                    return self._handle(spec.uuid, found)
+                if why is not None:
+                    raise Outdated(why)
+                identity = self._create(client, spec, image, launch)
+                if identity is None:
+                    raise RunnerUnavailable(f"The name {spec.name} is taken by a container that goes just now.")
+            if not makes_folders:
+                self._put(client, identity, _files(spec))
+            _write(record, self._handle(spec.uuid, identity))
+            self._begin(client, identity, record, is_new=True)
+            return self._handle(spec.uuid, identity)
 
-    def _begin(self, client: Any, identity: str, record: Path) -> None:
+    def _begin(self, client: Any, identity: str, record: Path, is_new: bool = False) -> None:
         """Start a container that is recorded, unless it has run or is gone; a crash may have come before the start."""
         if not identity:
             return
         try:
-            if client.inspect_container(identity)["State"]["Status"] == "created":
+            if is_new or client.inspect_container(identity)["State"]["Status"] == "created":
                 client.start(identity)
         except NotFound as error:
             if "No such container" not in str(error.explanation):
@@ -212,13 +230,14 @@ class DockerRunner(RemoteRunner):
         client.remove_container(spec.name, force=True, v=True)
         return None
 
-    def _create(self, client: Any, spec: JobSpec, image: str) -> str:
+    def _create(self, client: Any, spec: JobSpec, image: str, launch: str) -> str | None:
+        """The new container's id; None where there is one of that name. Raises StartFailed, APIError."""
         name, value = mark(spec.uuid)
         own = {"PYTHONUNBUFFERED": "1", name: value, "POLYAXON_RUN_OUTPUTS_PATH": OUTPUTS, "POLYAXON_LOGS_PATH": LOGS}
         environment = {**spec.env, **own, "TINI_KILL_PROCESS_GROUP": "1"}
         config = client.create_container_config(
             image=image,
-            entrypoint=[SHELL, "-c", LAUNCH, "sh"],
+            entrypoint=[SHELL, "-c", launch, "sh"],
             command=[spec.cmd],
             environment=environment,
             working_dir=FOLDER,
@@ -232,16 +251,9 @@ class DockerRunner(RemoteRunner):
         except APIError as error:
             if error.is_server_error():
                 raise
+            if error.status_code == CONFLICT:
+                return None
             raise _start_failed(error) from None
-
-    def _fill(self, client: Any, identity: str, spec: JobSpec) -> None:
-        """Code into the working folder, earlier outputs into the folder of outputs, which is there in any case."""
-        if spec.code:
-            self._put(client, identity, _unpacked(spec.code, 0, FOLDER.strip("/")))
-        for folder in (OUTPUTS, LOGS):
-            self._put(client, identity, _folders(folder.strip("/")))
-        if spec.inputs:
-            self._put(client, identity, _unpacked(spec.inputs, 1, OUTPUTS.strip("/")))
 
     def _put(self, client: Any, identity: str, pieces: Iterator[bytes]) -> None:
         with tempfile.TemporaryFile(dir=self._folder) as file:
@@ -276,9 +288,14 @@ class DockerRunner(RemoteRunner):
             return Missing()
         if item["State"] == "created":
             return Pending()
-        if item["State"] in ("exited", "dead"):
+        has_ended, code = item["State"] in ("exited", "dead"), self._dying.get(identity)
+        if code is not None and not has_ended and code != "0":
+            has_ended = self._api().inspect_container(identity)["State"]["Status"] == "exited"  # waits for it
+        if has_ended or code == "0":
             if identity not in self._exits:
-                self._exits[identity] = self._ended(identity, handle["uuid"])
+                is_plain = code == "0" or item["Status"].startswith("Exited (0) ")
+                plain = Exited(Exit(Reason.EXITED, code=0), self._node)
+                self._exits[identity] = plain if is_plain else self._ended(identity, handle["uuid"])
             return self._exits[identity]
         return None if item["State"] == "removing" else Running(self._node)
 
@@ -326,6 +343,7 @@ class DockerRunner(RemoteRunner):
             with _said(), _fine_if_over():
                 self._api().remove_container(identity, force=True, v=True)
         self._exits.pop(identity, None)
+        self._dying.pop(identity, None)
         self._logs.forget(identity)
         uuid = json.loads(handle)["uuid"]
         for name in (uuid, f"{uuid}.stop", f"{uuid}.lock"):
@@ -362,10 +380,13 @@ class DockerRunner(RemoteRunner):
         identity = self._mine(handle)
         with _said(), _gone():
             client = self._api()
+            if self._tells_changes and not _has_changed(client, identity or "none", f"{OUTPUTS}/"):
+                return
             url = client._url("/containers/{0}/archive", identity or "none")
             with client.get(url, params={"path": OUTPUTS}, stream=True, timeout=TRANSFER) as answer:
                 client._raise_for_status(answer)
                 yield from renamed(answer.iter_content(1 << 16), lambda name: below(name, 1))
+                yield END_OF_ARCHIVE
 
     # Records.
 
@@ -431,6 +452,31 @@ def _host_config(client: Any, spec: JobSpec) -> Any:
     )
 
 
+def _inspected(client: Any, image: str) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = client.inspect_image(image)
+        return found
+    except NotFound:
+        return None
+
+
+def _is_root(image: Mapping[str, Any] | None) -> bool:
+    """Whether commands run as root in it, and so may make folders anywhere."""
+    return image is not None and image["Config"].get("User") in (None, "", "0", "root", "0:0", "root:root")
+
+
+def _files(spec: JobSpec) -> Iterator[bytes]:
+    """An archive of what a container finds: code in the working folder, earlier outputs in the folder of outputs. All
+    may write to the folders that are polyjob's."""
+    for folder in FOLDERS:
+        yield from _folders(folder.strip("/"))
+    if spec.code:
+        yield from _unpacked(spec.code, 0, FOLDER.strip("/"))
+    if spec.inputs:
+        yield from _unpacked(spec.inputs, 1, OUTPUTS.strip("/"))
+    yield END_OF_ARCHIVE
+
+
 def _unpacked(path: str, strip: int, into: str) -> Iterator[bytes]:
     def rename(name: str) -> str | None:
         left = below(name, strip)
@@ -441,7 +487,7 @@ def _unpacked(path: str, strip: int, into: str) -> Iterator[bytes]:
 
 
 def _folders(path: str) -> Iterator[bytes]:
-    """An archive of a folder that is empty, and of those above it."""
+    """Members of an archive: a folder that is empty, and those above it."""
     import tarfile
 
     parts = path.split("/")
@@ -449,7 +495,6 @@ def _folders(path: str) -> Iterator[bytes]:
         member = tarfile.TarInfo("/".join(parts[:count]))
         member.type, member.mode = tarfile.DIRTYPE, 0o777
         yield member.tobuf()
-    yield b"\0" * (2 * tarfile.BLOCKSIZE)
 
 
 def _knock(url: str) -> None:
@@ -458,6 +503,19 @@ def _knock(url: str) -> None:
         with socket.socket(socket.AF_UNIX) as door:
             door.settimeout(CALL)
             door.connect(url.removeprefix("unix://"))
+
+
+def _has_changed(client: Any, identity: str, below: str) -> bool:
+    """Whether anything in this folder of a container is new; yes where that is not found among the first changes. An
+    archive would cost the Engine some ten times as much."""
+    word, rest, size = json.dumps({"Path": below}).encode()[1:-2].replace(b": ", b":"), b"", 0
+    with client.get(client._url("/containers/{0}/changes", identity), stream=True, timeout=TRANSFER) as answer:
+        client._raise_for_status(answer)
+        for piece in answer.iter_content(1 << 16):
+            rest, size = rest[-len(word) :] + piece, size + len(piece)
+            if word in rest or size > MOST_CHANGES:
+                return True
+    return False
 
 
 # What the Engine says.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 CHUNK = 1 << 16
+END_OF_ARCHIVE = b"\0" * (2 * tarfile.BLOCKSIZE)
 
 
 class _Pieces:
@@ -28,8 +29,8 @@ class _Pieces:
 
 
 def renamed(pieces: Iterable[bytes], rename: Callable[[str], str | None], mode: str = "r|") -> Iterator[bytes]:
-    """A tar stream with its members renamed as it passes; those that get no name are left out. Nothing is kept but a
-    piece at a time. Raises tarfile.TarError for what is no archive."""
+    """The members of a tar stream, renamed as they pass; those that get no name are left out. `END_OF_ARCHIVE` is left
+    to the caller. Nothing is kept but a piece at a time. Raises tarfile.TarError for what is no archive."""
     with tarfile.open(fileobj=_Pieces(pieces), mode=mode) as archive:  # type: ignore[call-overload]
         for member in archive:
             name = rename(member.name)
@@ -39,7 +40,6 @@ def renamed(pieces: Iterable[bytes], rename: Callable[[str], str | None], mode: 
             if member.islnk():
                 member.linkname = rename(member.linkname) or member.linkname
             yield from _entry(archive, member)
-    yield b"\0" * (2 * tarfile.BLOCKSIZE)
 
 
 def _entry(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:

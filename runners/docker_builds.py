@@ -71,16 +71,14 @@ def artifact_of(image: str, name: str, base: str) -> str:
     return json.dumps({"v": 1, "image": image, "name": name, "base": base})
 
 
-def outdated(client: Any, artifact: str) -> str | None:
-    """Why a build with this artifact has to be made anew; None where it serves. A base that is not there any more says
-    nothing against what was made from it."""
+def outdated(client: Any, artifact: str, image: Mapping[str, Any] | None) -> str | None:
+    """Why a build with this artifact has to be made anew, its image being as the Engine tells it (None = not there);
+    None where it serves. A base that is not there any more says nothing against what was made from it."""
     told = json.loads(artifact)
-    base = image_id(client, told["name"])
-    if told["image"] != told["name"] and image_id(client, told["image"]) is None:
+    if image is None:
         return "its image is not there any more"
-    if base is not None and base != told["base"]:
-        return f"the image {told['name']} is another one now"
-    return "its image is not there any more" if base is None and told["image"] == told["name"] else None
+    base = image_id(client, told["name"]) if told["image"] != told["name"] else str(image["Id"])
+    return f"the image {told['name']} is another one now" if base not in (None, told["base"]) else None
 
 
 def held_images(client: Any, labels: Mapping[str, str]) -> dict[str, int]:

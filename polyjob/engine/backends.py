@@ -75,7 +75,7 @@ class Backends:
             if runner.local:
                 self._polled(backend, run(key, "poll", lambda: runner.poll(handles)))
             else:
-                calls.submit("control", key, "poll", lambda: runner.poll(handles))
+                calls.submit("look", key, "poll", lambda: runner.poll(handles))
         states, backend.states = backend.states or {}, None
         return states
 
@@ -102,7 +102,7 @@ class Backends:
         """Have the runner of new jobs and every runner in use asked whether it can be reached; see `report`."""
         for name in {self.context.settings.runner, *self._backends}:
             if not self.context.calls.busy(("check", name)):
-                self.context.calls.submit("control", ("check", name), "check", self.runner(name).check)
+                self.context.calls.submit("look", ("check", name), "check", self.runner(name).check)
 
     def report(self) -> dict[str, Any]:
         """How the runner of new jobs is, as `/readyz` tells it."""

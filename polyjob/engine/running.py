@@ -39,6 +39,8 @@ from runners.base import (
 
 log = logging.getLogger("polyjob.engine")
 
+FIRST_FETCH = 0.2
+"""Seconds from a job's start to the first look at its log; many have ended by then."""
 FETCH_SHARE = 4
 """A log is fetched again after so many times what the last fetch took."""
 FORCE_EVERY = 2.0
@@ -202,6 +204,8 @@ class JobPart:
         runner = self.backends.runner(job.runner)
         steps = self._keep_position(job, memory)
         state, memory.state = memory.state, None
+        if isinstance(state, Running) and job.status is not Status.RUNNING:
+            memory.fetched_at = self.context.clock.seconds() - TICK + FIRST_FETCH
         if isinstance(state, Running | Exited) and job.status is not Status.RUNNING:
             steps.append(Step("running", lambda: self._record_running(job, state.node)))
         if job.handle is None and not (runner.local and isinstance(state, Pending | None)):

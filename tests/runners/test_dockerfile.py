@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runners.base import BuildSpec
-from runners.docker_archives import below, context, renamed
+from runners.docker_archives import END_OF_ARCHIVE, below, context, renamed
 from runners.docker_logs import BEGIN, DROPPED, Frames, LogCursor
 from runners.dockerfile import LINE, first_step, render_dockerfile
 
@@ -144,7 +144,9 @@ def test_archives_are_renamed_as_they_pass():
         archive.addfile(folder)
     data = out.getvalue()
     pieces = [data[at : at + 100] for at in range(0, len(data), 100)]
-    with tarfile.open(fileobj=io.BytesIO(b"".join(renamed(pieces, lambda name: below(name, 1))))) as archive:
+    with tarfile.open(
+        fileobj=io.BytesIO(b"".join(renamed(pieces, lambda name: below(name, 1))) + END_OF_ARCHIVE)
+    ) as archive:
         assert archive.getnames() == ["a", "d/b", "l"]
         assert archive.extractfile("l").read() == b"x" * 600
 
