@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import fcntl
 import json
 import os
@@ -49,34 +48,35 @@ from runners.base import (
 )
 from runners.docker_archives import END_OF_ARCHIVE, below, renamed
 from runners.docker_builds import build_image, held_images, outdated
-from runners.docker_logs import BEGIN, NOT_BEGUN, LogCursor, Logs
+from runners.docker_containers import (
+    LAUNCH,
+    LOGS,
+    MAKE_FOLDERS,
+    NO_SHELL,
+    OUTPUTS,
+    SHELL,
+    exit_of,
+    files_of,
+    has_changed,
+    host_config,
+    image_of,
+    inspected,
+    is_root,
+    moment_of,
+)
+from runners.docker_logs import NOT_BEGUN, LogCursor, Logs
 from runners.dockerfile import FOLDER
 
-OUTPUTS = "/polyjob/outputs"
-LOGS = "/polyjob/logs"
 INSTALLATION, JOB = "polyjob.installation", "polyjob.job"
 """Labels of everything that is ours."""
 CALL = 60
 TRANSFER = 600
 """Seconds that a call may take: one that asks, and one that carries files."""
-SHELL = "/bin/sh"
-FOLDERS = (OUTPUTS, LOGS)
-MAKE_FOLDERS = f"mkdir -p {' '.join(FOLDERS)}; "
-LAUNCH = (
-    f'exec 2>&1; printf "%s\\n" "{BEGIN.decode().strip()}"; '
-    f'if command -v bash >/dev/null 2>&1; then exec bash -c "$1"; else exec {SHELL} -c "$1"; fi'
-)
-"""One stream for both, or their order would be lost; bash where the image has one."""
 CONFLICT = 409
 NO_COMMAND = 127
 """The exit code of the Engine's own first process where there is nothing to run."""
-NO_SHELL = f"The image has no `{SHELL}`, which runs the command."
 FAULTS_OF_THE_JOB = ("could not select device driver",)
 """What the Engine answers with a status of its own faults, and is none."""
-MOST_CHANGES = 4 << 20
-"""Bytes of the list of changes in a container that are looked through."""
-LOG_FILES = 12
-"""Of each job, of half the log's limit each: the Engine counts some thirty bytes more for each line."""
 LOCAL = "unix:///var/run/docker.sock"
 ANOTHER_ENGINE = "The job is on another Docker Engine than the one that DOCKER_HOST names now."
 HOW_TO_GET_ONE = "Start one (on Debian: apt install docker.io), or say by DOCKER_HOST where it is."
@@ -173,10 +173,10 @@ class DockerRunner(RemoteRunner):
             if known is not None:
                 self._begin(self._api(), json.loads(known)["id"], record)
                 return known
-            client, image = self._api(), _image(spec, artifact)
-            here = _inspected(client, image)
+            client, image = self._api(), image_of(spec, artifact)
+            here = inspected(client, image)
             why = outdated(client, artifact, here) if artifact and not spec.is_pinned else None
-            makes_folders = _is_root(here) and not (spec.code or spec.inputs)
+            makes_folders = is_root(here) and not (spec.code or spec.inputs)
             launch = MAKE_FOLDERS + LAUNCH if makes_folders else LAUNCH
             identity = None if why else self._create(client, spec, image, launch)
             if identity is None:
@@ -190,7 +190,7 @@ class DockerRunner(RemoteRunner):
                 if identity is None:
                     raise RunnerUnavailable(f"The name {spec.name} is taken by a container that goes just now.")
             if not makes_folders:
-                self._put(client, identity, _files(spec))
+                self._put(client, identity, files_of(spec))
             _write(record, self._handle(spec.uuid, identity))
             self._begin(client, identity, record, is_new=True)
             return self._handle(spec.uuid, identity)
@@ -242,7 +242,7 @@ class DockerRunner(RemoteRunner):
             environment=environment,
             working_dir=FOLDER,
             labels={INSTALLATION: spec.installation, JOB: spec.uuid},
-            host_config=_host_config(client, spec),
+            host_config=host_config(client, spec),
         )
         try:
             return str(client.create_container_from_config(config, spec.name)["Id"])
@@ -303,7 +303,7 @@ class DockerRunner(RemoteRunner):
         state = self._api().inspect_container(identity)["State"]
         if state["ExitCode"] == NO_COMMAND and self._api().logs(identity, tail=2).startswith(NOT_BEGUN):
             return Exited(Exit(Reason.START, code=NO_COMMAND, message=NO_SHELL), self._node)
-        end = _exit(state)
+        end = exit_of(state)
         if end.reason is Reason.SIGNALLED and end.signal in (signal.SIGTERM, signal.SIGKILL):
             end = dataclasses.replace(end, message=end.message or self._who_ended(uuid, state))
         return Exited(end, self._node)
@@ -312,7 +312,7 @@ class DockerRunner(RemoteRunner):
         """Of a job that TERM or KILL has ended; None where we sent it."""
         if (self._folder / f"{uuid}.stop").exists():
             return None
-        if self._was_away(_moment(state["FinishedAt"])):
+        if self._was_away(moment_of(state["FinishedAt"])):
             return "The Docker Engine was stopped or restarted, and ended the job"
         return "Not by polyjob: the job itself, somebody else, or the Docker Engine as it was stopped"
 
@@ -380,7 +380,7 @@ class DockerRunner(RemoteRunner):
         identity = self._mine(handle)
         with _said(), _gone():
             client = self._api()
-            if self._tells_changes and not _has_changed(client, identity or "none", f"{OUTPUTS}/"):
+            if self._tells_changes and not has_changed(client, identity or "none", f"{OUTPUTS}/", TRANSFER):
                 return
             url = client._url("/containers/{0}/archive", identity or "none")
             with client.get(url, params={"path": OUTPUTS}, stream=True, timeout=TRANSFER) as answer:
@@ -425,76 +425,7 @@ def _write(record: Path, handle: str) -> None:
         os.close(folder)
 
 
-# What the Engine is told.
-
-
-def _image(spec: JobSpec, artifact: str | None) -> str:
-    image = json.loads(artifact)["image"] if artifact else spec.image
-    if not image:
-        raise StartFailed("A job in a container needs an image: set `build.image`.", Reason.IMAGE)
-    return str(image)
-
-
-def _host_config(client: Any, spec: JobSpec) -> Any:
-    asked = spec.resources
-    indices = list(map(str, asked.gpus))
-    gpus = [docker.types.DeviceRequest(device_ids=indices, capabilities=[["gpu"]])] if indices else None
-    size = max(1 << 20, spec.log_limit // 2)
-    return client.create_host_config(
-        init=True,
-        auto_remove=False,
-        restart_policy={"Name": "no"},
-        security_opt=["no-new-privileges"],
-        mem_limit=asked.memory,
-        nano_cpus=int(asked.cpu * 1e9) if asked.cpu else None,
-        device_requests=gpus,
-        log_config=docker.types.LogConfig(type="local", config={"max-size": str(size), "max-file": str(LOG_FILES)}),
-    )
-
-
-def _inspected(client: Any, image: str) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = client.inspect_image(image)
-        return found
-    except NotFound:
-        return None
-
-
-def _is_root(image: Mapping[str, Any] | None) -> bool:
-    """Whether commands run as root in it, and so may make folders anywhere."""
-    return image is not None and image["Config"].get("User") in (None, "", "0", "root", "0:0", "root:root")
-
-
-def _files(spec: JobSpec) -> Iterator[bytes]:
-    """An archive of what a container finds: code in the working folder, earlier outputs in the folder of outputs. All
-    may write to the folders that are polyjob's."""
-    for folder in FOLDERS:
-        yield from _folders(folder.strip("/"))
-    if spec.code:
-        yield from _unpacked(spec.code, 0, FOLDER.strip("/"))
-    if spec.inputs:
-        yield from _unpacked(spec.inputs, 1, OUTPUTS.strip("/"))
-    yield END_OF_ARCHIVE
-
-
-def _unpacked(path: str, strip: int, into: str) -> Iterator[bytes]:
-    def rename(name: str) -> str | None:
-        left = below(name, strip)
-        return f"{into}/{left}" if left else None
-
-    with open(path, "rb") as file:
-        yield from renamed(iter(lambda: file.read(1 << 16), b""), rename, "r|gz")
-
-
-def _folders(path: str) -> Iterator[bytes]:
-    """Members of an archive: a folder that is empty, and those above it."""
-    import tarfile
-
-    parts = path.split("/")
-    for count in range(1, len(parts) + 1):
-        member = tarfile.TarInfo("/".join(parts[:count]))
-        member.type, member.mode = tarfile.DIRTYPE, 0o777
-        yield member.tobuf()
+# The Engine.
 
 
 def _knock(url: str) -> None:
@@ -505,44 +436,9 @@ def _knock(url: str) -> None:
             door.connect(url.removeprefix("unix://"))
 
 
-def _has_changed(client: Any, identity: str, below: str) -> bool:
-    """Whether anything in this folder of a container is new; yes where that is not found among the first changes. An
-    archive would cost the Engine some ten times as much."""
-    word, rest, size = json.dumps({"Path": below}).encode()[1:-2].replace(b": ", b":"), b"", 0
-    with client.get(client._url("/containers/{0}/changes", identity), stream=True, timeout=TRANSFER) as answer:
-        client._raise_for_status(answer)
-        for piece in answer.iter_content(1 << 16):
-            rest, size = rest[-len(word) :] + piece, size + len(piece)
-            if word in rest or size > MOST_CHANGES:
-                return True
-    return False
-
-
-# What the Engine says.
-
-
-def _exit(state: Mapping[str, Any]) -> Exit:
-    code = int(state["ExitCode"])
-    message = "A process of the job needed more memory than it may have." if state.get("OOMKilled") else None
-    if state.get("OOMKilled") and code == 128 + signal.SIGKILL:
-        return Exit(Reason.OOM, code=code, signal=signal.SIGKILL, message=message)
-    if state.get("StartedAt", "").startswith("0001"):
-        return Exit(Reason.START, code=code, message=state.get("Error") or "The container could not be started.")
-    number = code - 128
-    if 0 < number <= 64 and number in {item.value for item in signal.Signals}:
-        return Exit(Reason.SIGNALLED, code=code, signal=number, message=message)
-    return Exit(Reason.EXITED, code=code, message=message)
-
-
 def _start_failed(error: APIError) -> StartFailed:
     text = str(error.explanation or error)
     return StartFailed(f"The Docker Engine refused to start the job: {text}")
-
-
-def _moment(text: str) -> float:
-    """The Unix time of one that the Engine tells, with up to nine digits, in UTC."""
-    whole, _, fraction = text.removesuffix("Z").partition(".")
-    return datetime.datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
 
 
 @contextlib.contextmanager

@@ -168,7 +168,7 @@ def test_clean_leaves_nothing_and_can_be_repeated(harness: Harness) -> None:
     harness.runner.clean(handle)
     harness.another().clean(handle)
     assert harness.runner.inventory() == {}
-    wait_for(lambda: isinstance(harness.state(handle), Missing))
+    assert isinstance(harness.state(handle), Missing)
 
 
 def test_clean_of_a_running_job_ends_it(harness: Harness) -> None:
@@ -176,7 +176,7 @@ def test_clean_of_a_running_job_ends_it(harness: Harness) -> None:
     wait_for(lambda: is_running(harness, handle))
     harness.another().clean(handle)
     assert harness.runner.inventory() == {}
-    assert isinstance(harness.state(handle), Missing)
+    wait_for(lambda: isinstance(harness.state(handle), Missing))
 
 
 def test_two_cleans_at_once(harness: Harness) -> None:

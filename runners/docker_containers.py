@@ -1,0 +1,137 @@
+"""What the Docker Engine is told of a job's container, and what it says of its end. Nothing is remembered here."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import signal
+import tarfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import docker
+from docker.errors import NotFound
+
+from runners.base import Exit, JobSpec, Reason, StartFailed
+from runners.docker_archives import END_OF_ARCHIVE, below, renamed
+from runners.docker_logs import BEGIN
+from runners.dockerfile import FOLDER
+
+OUTPUTS = "/polyjob/outputs"
+LOGS = "/polyjob/logs"
+SHELL = "/bin/sh"
+FOLDERS = (OUTPUTS, LOGS)
+MAKE_FOLDERS = f"mkdir -p {' '.join(FOLDERS)}; "
+LAUNCH = (
+    f'exec 2>&1; printf "%s\\n" "{BEGIN.decode().strip()}"; '
+    f'if command -v bash >/dev/null 2>&1; then exec bash -c "$1"; else exec {SHELL} -c "$1"; fi'
+)
+"""One stream for both, or their order would be lost; bash where the image has one."""
+NO_SHELL = f"The image has no `{SHELL}`, which runs the command."
+MOST_CHANGES = 4 << 20
+"""Bytes of the list of changes in a container that are looked through."""
+LOG_FILES = 12
+"""Of each job, of half the log's limit each: the Engine counts some thirty bytes more for each line."""
+
+
+def image_of(spec: JobSpec, artifact: str | None) -> str:
+    """The image that the job runs in. Raises StartFailed where none is named."""
+    image = json.loads(artifact)["image"] if artifact else spec.image
+    if not image:
+        raise StartFailed("A job in a container needs an image: set `build.image`.", Reason.IMAGE)
+    return str(image)
+
+
+def host_config(client: Any, spec: JobSpec) -> Any:
+    """The bounds of the job's container: the Engine's first process, no restart, no new privileges, a bounded log."""
+    asked = spec.resources
+    indices = list(map(str, asked.gpus))
+    gpus = [docker.types.DeviceRequest(device_ids=indices, capabilities=[["gpu"]])] if indices else None
+    size = max(1 << 20, spec.log_limit // 2)
+    return client.create_host_config(
+        init=True,
+        auto_remove=False,
+        restart_policy={"Name": "no"},
+        security_opt=["no-new-privileges"],
+        mem_limit=asked.memory,
+        nano_cpus=int(asked.cpu * 1e9) if asked.cpu else None,
+        device_requests=gpus,
+        log_config=docker.types.LogConfig(type="local", config={"max-size": str(size), "max-file": str(LOG_FILES)}),
+    )
+
+
+def inspected(client: Any, image: str) -> dict[str, Any] | None:
+    """What the Engine knows of an image; None where it is not there. Raises APIError."""
+    try:
+        found: dict[str, Any] = client.inspect_image(image)
+        return found
+    except NotFound:
+        return None
+
+
+def is_root(image: Mapping[str, Any] | None) -> bool:
+    """Whether commands run as root in it, and so may make folders anywhere."""
+    return image is not None and image["Config"].get("User") in (None, "", "0", "root", "0:0", "root:root")
+
+
+def files_of(spec: JobSpec) -> Iterator[bytes]:
+    """An archive of what a container finds: code in the working folder, earlier outputs in the folder of outputs. All
+    may write to the folders that are polyjob's."""
+    for folder in FOLDERS:
+        yield from _folders(folder.strip("/"))
+    if spec.code:
+        yield from _unpacked(spec.code, 0, FOLDER.strip("/"))
+    if spec.inputs:
+        yield from _unpacked(spec.inputs, 1, OUTPUTS.strip("/"))
+    yield END_OF_ARCHIVE
+
+
+def _unpacked(path: str, strip: int, into: str) -> Iterator[bytes]:
+    def rename(name: str) -> str | None:
+        left = below(name, strip)
+        return f"{into}/{left}" if left else None
+
+    with open(path, "rb") as file:
+        yield from renamed(iter(lambda: file.read(1 << 16), b""), rename, "r|gz")
+
+
+def _folders(path: str) -> Iterator[bytes]:
+    """Members of an archive: a folder that is empty, and those above it."""
+    parts = path.split("/")
+    for count in range(1, len(parts) + 1):
+        member = tarfile.TarInfo("/".join(parts[:count]))
+        member.type, member.mode = tarfile.DIRTYPE, 0o777
+        yield member.tobuf()
+
+
+def has_changed(client: Any, identity: str, below: str, seconds: float) -> bool:
+    """Whether anything in this folder of a container is new; yes where that is not found among the first changes. An
+    archive would cost the Engine some ten times as much."""
+    word, rest, size = json.dumps({"Path": below}).encode()[1:-2].replace(b": ", b":"), b"", 0
+    with client.get(client._url("/containers/{0}/changes", identity), stream=True, timeout=seconds) as answer:
+        client._raise_for_status(answer)
+        for piece in answer.iter_content(1 << 16):
+            rest, size = rest[-len(word) :] + piece, size + len(piece)
+            if word in rest or size > MOST_CHANGES:
+                return True
+    return False
+
+
+def exit_of(state: Mapping[str, Any]) -> Exit:
+    """How a container has ended, by the state that the Engine tells of it."""
+    code = int(state["ExitCode"])
+    message = "A process of the job needed more memory than it may have." if state.get("OOMKilled") else None
+    if state.get("OOMKilled") and code == 128 + signal.SIGKILL:
+        return Exit(Reason.OOM, code=code, signal=signal.SIGKILL, message=message)
+    if state.get("StartedAt", "").startswith("0001"):
+        return Exit(Reason.START, code=code, message=state.get("Error") or "The container could not be started.")
+    number = code - 128
+    if 0 < number <= 64 and number in {item.value for item in signal.Signals}:
+        return Exit(Reason.SIGNALLED, code=code, signal=number, message=message)
+    return Exit(Reason.EXITED, code=code, message=message)
+
+
+def moment_of(text: str) -> float:
+    """The Unix time of one that the Engine tells, with up to nine digits, in UTC."""
+    whole, _, fraction = text.removesuffix("Z").partition(".")
+    return datetime.datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
