@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
+import docker.auth
 import requests
 from docker.errors import APIError, ImageNotFound
 
@@ -121,7 +122,7 @@ def _base(client: Any, image: str, talk: _Talk) -> str:
         talk.log.say(f"Pulling {image}")
         name, _, tag = image.partition("@") if "@" in image else _split(image)
         try:
-            talk.have_done("/images/create", {"fromImage": name, "tag": tag}, b"")
+            talk.have_done("/images/create", {"fromImage": name, "tag": tag}, b"", _credentials(client, image))
         except APIError as error:
             raise _no_image(image, str(error.explanation or error)) from None
         except _Silent:
@@ -130,6 +131,13 @@ def _base(client: Any, image: str, talk: _Talk) -> str:
     if found is None:
         raise BuildFailed(f"The image `{image}` does not exist, or may not be pulled.")
     return found
+
+
+def _credentials(client: Any, image: str) -> dict[str, str]:
+    """The header with what `docker login` has kept for the image's registry, in the folder that DOCKER_CONFIG names."""
+    registry, _ = docker.auth.resolve_repository_name(image.partition("@")[0])
+    header = docker.auth.get_config_header(client, registry)
+    return {"X-Registry-Auth": header.decode() if isinstance(header, bytes) else header} if header else {}
 
 
 def _split(image: str) -> tuple[str, str, str]:
@@ -168,10 +176,12 @@ class _Talk:
         self._number = self._total = 0
         """The instruction that is under way, and of how many."""
 
-    def have_done(self, path: str, parameters: Mapping[str, Any], data: bytes) -> None:
+    def have_done(
+        self, path: str, parameters: Mapping[str, Any], data: bytes, headers: Mapping[str, str] | None = None
+    ) -> None:
         """Have the Engine do it, writing what it says to the log as it comes. Hangs up, which ends the work, where
         `ending` says why. Raises BuildFailed, RunnerUnavailable, and APIError where it does not begin."""
-        said = _Answer(self._client, path, parameters, data)
+        said = _Answer(self._client, path, parameters, data, headers or {})
         try:
             looked_at = time.monotonic()
             while True:
@@ -223,11 +233,13 @@ class _Silent(RunnerUnavailable):
 class _Answer:
     """The lines of an answer, read by a thread, since nothing else could be hung up on."""
 
-    def __init__(self, client: Any, path: str, parameters: Mapping[str, Any], data: bytes) -> None:
+    def __init__(
+        self, client: Any, path: str, parameters: Mapping[str, Any], data: bytes, headers: Mapping[str, str]
+    ) -> None:
         self._lines: queue.Queue[bytes | Exception | None] = queue.Queue(WAITING)
         self._is_over = threading.Event()
         self._answer: requests.Response | None = None
-        arguments = (client, path, parameters, data)
+        arguments = (client, path, parameters, data, headers)
         threading.Thread(target=self._read, args=arguments, name="docker-build", daemon=True).start()
 
     def next(self, seconds: float) -> bytes | None:
@@ -253,12 +265,14 @@ class _Answer:
         if self._answer is not None:
             _shut(self._answer)
 
-    def _read(self, client: Any, path: str, parameters: Mapping[str, Any], data: bytes) -> None:
+    def _read(
+        self, client: Any, path: str, parameters: Mapping[str, Any], data: bytes, headers: Mapping[str, str]
+    ) -> None:
         try:
             self._answer = answer = client.post(
                 client._url(path),
                 params=dict(parameters),
-                headers={"Content-Type": "application/x-tar"},
+                headers={"Content-Type": "application/x-tar", **headers},
                 data=data,
                 stream=True,
                 timeout=SILENCE,
