@@ -17,7 +17,7 @@ from polyjob.database import database, write
 from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.hints import send_hint
 from polyjob.models import CLAIMED, QUEUED, SHOWN, Job, JobStatus, Project, User
-from polyjob.notes import with_note
+from polyjob.notes import text_of, with_note
 from polyjob.query import JOB_FIELDS, JOB_ORDERS, conditions, ordering
 from polyjob.settings import Settings
 from polyjob.statements import Prepared
@@ -118,7 +118,8 @@ def waiting_reason(job: Job, position: int | None) -> str | None:
             return f"Waits for {asked} free {'GPU' if asked == 1 else 'GPUs'}, or for a free slot."
         return f"Waits for a free slot; {ahead} {'job is' if ahead == 1 else 'jobs are'} ahead of it."
     if job.status is Status.BUILDING and job.build is not None and not job.build.status.is_done:
-        return f"Waits for build {job.build.unique_name}, which is {job.build.status}."
+        why = text_of(job.build.notes, "retry")
+        return f"Waits for build {job.build.unique_name}, which is {job.build.status}{f': {why}' if why else '.'}"
     return None
 
 

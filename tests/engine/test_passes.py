@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import os
@@ -15,7 +16,11 @@ from polyjob.database import database, write
 from polyjob.engine import housekeeping
 from polyjob.engine.calls import InlineCalls, run
 from polyjob.models import Audit, Build, Job, Project, Token
+from polyjob.notes import text_of
 from polyjob.statuses import Status
+from runners.base import RunnerUnavailable
+
+from .conftest import World
 
 WHOLE_WAY = ["created", "scheduled", "running", "succeeded"]
 
@@ -630,3 +635,31 @@ class TestSweep:
         job = world.submit()
         world.end(job)
         assert "belongs to nobody" in caplog.text
+
+
+def test_a_build_whose_back_end_is_away_says_so_and_so_does_its_job(world, monkeypatch):
+    away = [True]
+    build = world.runner.build
+
+    def refuse(*arguments):
+        if away[0]:
+            raise RunnerUnavailable("nobody answers")
+        return build(*arguments)
+
+    monkeypatch.setattr(world.runner, "build", refuse)
+    job = world.submit(build={"image": "a"})
+    world.settle()
+    row = world.read(job)
+    assert text_of(row.build.notes, "retry") == "The build is tried again: nobody answers"
+    assert jobs.waiting_reason(row, None).endswith("which is running: The build is tried again: nobody answers")
+    away[0] = False
+    world.end(job)
+    assert text_of(world.read(job).build.notes, "retry") is None
+
+
+def test_a_log_beyond_its_limit_is_cut_and_says_so(settings, project, user):
+    world = World(dataclasses.replace(settings, log_limit=25), project, user)
+    job = world.submit(log="0123456789" * 20, seconds=2)
+    world.end(job)
+    log = world.store.job_log(world.read(job).uuid).read_bytes()
+    assert log == b"0123456789012345678901234\npolyjob dropped the rest of this log here: the limit is 25 bytes\n"
