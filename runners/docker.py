@@ -47,7 +47,7 @@ from runners.base import (
     mark,
 )
 from runners.docker_archives import END_OF_ARCHIVE, below, renamed
-from runners.docker_builds import build_image, held_images, outdated
+from runners.docker_builds import GONE, build_image, held_images, outdated
 from runners.docker_containers import (
     LAUNCH,
     LOGS,
@@ -55,6 +55,7 @@ from runners.docker_containers import (
     NO_SHELL,
     OUTPUTS,
     SHELL,
+    boot_time,
     exit_of,
     files_of,
     has_changed,
@@ -91,6 +92,8 @@ class DockerRunner(RemoteRunner):
         self._lock = threading.Lock()
         self._client: Any = None
         self._engine = self._node = ""
+        self._is_here = False
+        """The Engine is on this machine."""
         self._tells_changes = False
         """The Engine can say what has changed in a container without comparing all of it."""
         self._exits: dict[str, Exited] = {}
@@ -115,6 +118,7 @@ class DockerRunner(RemoteRunner):
                     told = client.info()
                     self._engine, self._node = told["ID"], told["Name"]
                     self._tells_changes = told["Driver"] == "overlay2"
+                    self._is_here = not client.trust_env
                 self._client = client
                 threading.Thread(target=self._listen, args=(client,), name="docker-events", daemon=True).start()
             return self._client
@@ -175,10 +179,16 @@ class DockerRunner(RemoteRunner):
                 return known
             client, image = self._api(), image_of(spec, artifact)
             here = inspected(client, image)
-            why = outdated(client, artifact, here) if artifact and not spec.is_pinned else None
+            may_be_outdated = artifact is not None and not spec.is_pinned
+            why = outdated(client, str(artifact), here) if may_be_outdated else None
             makes_folders = is_root(here) and not (spec.code or spec.inputs)
             launch = MAKE_FOLDERS + LAUNCH if makes_folders else LAUNCH
-            identity = None if why else self._create(client, spec, image, launch)
+            try:
+                identity = None if why else self._create(client, spec, image, launch)
+            except StartFailed as error:
+                if may_be_outdated and error.reason is Reason.IMAGE:  # it went just now
+                    raise Outdated(GONE) from None
+                raise
             if identity is None:
                 found = self._found(client, spec)
                 if found is not None:
@@ -303,7 +313,7 @@ class DockerRunner(RemoteRunner):
         state = self._api().inspect_container(identity)["State"]
         if state["ExitCode"] == NO_COMMAND and self._api().logs(identity, tail=2).startswith(NOT_BEGUN):
             return Exited(Exit(Reason.START, code=NO_COMMAND, message=NO_SHELL), self._node)
-        end = exit_of(state)
+        end = exit_of(state, boot_time() if self._is_here else None)
         if end.reason is Reason.SIGNALLED and end.signal in (signal.SIGTERM, signal.SIGKILL):
             end = dataclasses.replace(end, message=end.message or self._who_ended(uuid, state))
         return Exited(end, self._node)

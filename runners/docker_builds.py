@@ -32,6 +32,7 @@ SILENCE = 60
 """Seconds that the Engine may take to begin its answer."""
 WAITING = 1000
 """Lines of the Engine that may wait to be written; then it has to wait."""
+GONE = "its image is not there any more"
 UNREACHED = ("no such host", "refused", "timeout", "deadline", "dial tcp", "tls", "eof", "did not answer")
 """What the Engine says of a registry that it does not get at."""
 _CODE = re.compile(r"returned a non-zero code: (\d+)")
@@ -77,7 +78,7 @@ def outdated(client: Any, artifact: str, image: Mapping[str, Any] | None) -> str
     None where it serves. A base that is not there any more says nothing against what was made from it."""
     told = json.loads(artifact)
     if image is None:
-        return "its image is not there any more"
+        return GONE
     base = image_id(client, told["name"]) if told["image"] != told["name"] else str(image["Id"])
     return f"the image {told['name']} is another one now" if base not in (None, told["base"]) else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import signal
@@ -28,6 +29,7 @@ LAUNCH = (
 )
 """One stream for both, or their order would be lost; bash where the image has one."""
 NO_SHELL = f"The image has no `{SHELL}`, which runs the command."
+FOUND_DEAD = 255
 MOST_CHANGES = 4 << 20
 """Bytes of the list of changes in a container that are looked through."""
 LOG_FILES = 12
@@ -117,9 +119,15 @@ def has_changed(client: Any, identity: str, below: str, seconds: float) -> bool:
     return False
 
 
-def exit_of(state: Mapping[str, Any]) -> Exit:
-    """How a container has ended, by the state that the Engine tells of it."""
+def exit_of(state: Mapping[str, Any], booted_at: float | None = None) -> Exit:
+    """How a container has ended, by the state that the Engine tells of it; `booted_at` is when the Engine's machine
+    started, where that is known.
+
+    The Engine says 255 of what was running when its machine went down, and that it ended when it found out.
+    """
     code = int(state["ExitCode"])
+    if code == FOUND_DEAD and booted_at and moment_of(state["StartedAt"]) < booted_at <= moment_of(state["FinishedAt"]):
+        return Exit(Reason.LOST, message="The machine of the Docker Engine went down while the job ran.")
     message = "A process of the job needed more memory than it may have." if state.get("OOMKilled") else None
     if state.get("OOMKilled") and code == 128 + signal.SIGKILL:
         return Exit(Reason.OOM, code=code, signal=signal.SIGKILL, message=message)
@@ -135,3 +143,12 @@ def moment_of(text: str) -> float:
     """The Unix time of one that the Engine tells, with up to nine digits, in UTC."""
     whole, _, fraction = text.removesuffix("Z").partition(".")
     return datetime.datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
+
+
+def boot_time() -> float | None:
+    """When this machine started, as Unix time; None where it does not say."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/stat") as file:
+        for line in file:
+            if line.startswith("btime "):
+                return float(line.split()[1])
+    return None

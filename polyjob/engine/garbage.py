@@ -27,6 +27,8 @@ from runners.base import Runner, RunnerError
 log = logging.getLogger("polyjob.engine")
 
 GB = 10**9
+MOST = 5000
+"""Jobs that are looked at in one round; the oldest come first, and those that are left the next time."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,12 @@ def _of_builds(settings: Settings, name: str, runner: Runner) -> Iterator[Garbag
     held = runner.held()
     if not held:
         return
+    under_way = Build.select().where(Build.runner == name, Build.finished_at.is_null()).exists()  # asked before owners
     owners: dict[str, list[Build]] = {}
     for build in Build.select().where(Build.runner == name, Build.artifact.is_null(False)):
         holding = runner.held_by(str(build.artifact))
         if holding is not None and holding in held:
             owners.setdefault(holding, []).append(build)
-    under_way = Build.select().where(Build.runner == name, Build.finished_at.is_null()).exists()
     for nobodys in [] if under_way else sorted(held.keys() - owners.keys()):
         yield Garbage(runner.holds, nobodys, held.pop(nobodys), "no build has it", _drop(runner, nobodys, []))
     room = sum(held.values()) - settings.cache_limit
@@ -129,10 +131,10 @@ def _of_jobs(settings: Settings, store: Store) -> Iterator[Garbage]:
         .where(Job.finished_at.is_null(False), Job.cleared_at.is_null(), Job.deleted_at.is_null())
         .order_by(Job.finished_at)
     )
-    sizes = {job.id: store.job_size(job.uuid) for job in kept} if settings.keep_gb else {}
+    sizes = {job.id: store.job_size(job.uuid) for job in kept.iterator()} if settings.keep_gb else {}
     room = sum(sizes.values()) - settings.keep_gb * GB
     oldest = now() - datetime.timedelta(days=settings.keep_days or 0)
-    for job in kept.where(Job.id.not_in(marked)):
+    for job in list(kept.where(Job.id.not_in(marked)).limit(MOST)):
         if settings.keep_days and job.finished_at < oldest:
             why = f"older than {settings.keep_days} days"
         elif settings.keep_gb and room > 0:

@@ -1,0 +1,53 @@
+"""What the Engine says of a container's end, in the contract's words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runners.base import Reason
+from runners.docker_containers import boot_time, exit_of, moment_of
+
+STATE = {
+    "ExitCode": 0, "OOMKilled": False, "Error": "", "StartedAt": "2026-11-24T10:00:00.5Z",
+    "FinishedAt": "2026-11-24T12:00:00.123456789Z",
+}  # fmt: skip
+ELEVEN = moment_of("2026-11-24T11:00:00Z")
+
+
+@pytest.mark.parametrize(
+    ("state", "booted_at", "reason", "code", "signal"),
+    [
+        ({}, None, Reason.EXITED, 0, None),
+        ({"ExitCode": 3}, ELEVEN, Reason.EXITED, 3, None),
+        ({"ExitCode": 137}, None, Reason.SIGNALLED, 137, 9),
+        ({"ExitCode": 137, "OOMKilled": True}, None, Reason.OOM, 137, 9),
+        ({"ExitCode": 0, "OOMKilled": True}, None, Reason.EXITED, 0, None),
+        ({"ExitCode": 200}, None, Reason.EXITED, 200, None),
+        ({"ExitCode": 255}, ELEVEN, Reason.LOST, None, None),
+        ({"ExitCode": 255}, None, Reason.EXITED, 255, None),
+        ({"ExitCode": 255}, ELEVEN - 7200, Reason.EXITED, 255, None),
+        (
+            {"ExitCode": 128, "StartedAt": "0001-01-01T00:00:00Z", "Error": "no such device"},
+            None,
+            Reason.START,
+            128,
+            None,
+        ),
+    ],
+)
+def test_an_end(
+    state: dict[str, Any], booted_at: float | None, reason: Reason, code: int | None, signal: int | None
+) -> None:
+    end = exit_of(STATE | state, booted_at)
+    assert (end.reason, end.code, end.signal) == (reason, code, signal)
+    assert end.succeeded is (state == {} or state == {"ExitCode": 0, "OOMKilled": True})
+
+
+def test_times() -> None:
+    assert moment_of("1970-01-01T00:00:01.25Z") == 1.25
+    assert moment_of("1970-01-01T00:01:00Z") == 60.0
+    booted_at = boot_time()
+    assert booted_at is not None
+    assert booted_at > 1.6e9
