@@ -103,7 +103,7 @@ def only_server(settings: Settings) -> Iterator[None]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            pid = os.read(file, 20).decode().strip()
+            pid = _pid_in(file)
             who = f"process {pid}" if pid else "another process"
             raise CannotServe(f"a server already works on {str(settings.data_dir)!a}: {who}") from error
         os.ftruncate(file, 0)
@@ -111,6 +111,16 @@ def only_server(settings: Settings) -> Iterator[None]:
         yield
     finally:
         os.close(file)
+
+
+def _pid_in(file: int) -> str:
+    """The pid of who holds the lock; it is written a moment after the lock is taken."""
+    for _ in range(50):
+        pid = os.pread(file, 20, 0).decode().strip()
+        if pid:
+            return pid
+        time.sleep(0.01)
+    return ""
 
 
 def _prepare(settings: Settings) -> list[str]:
