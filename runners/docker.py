@@ -55,6 +55,7 @@ from runners.docker_containers import (
     NO_SHELL,
     OUTPUTS,
     SHELL,
+    boot_id,
     boot_time,
     exit_of,
     files_of,
@@ -92,8 +93,8 @@ class DockerRunner(RemoteRunner):
         self._lock = threading.Lock()
         self._client: Any = None
         self._engine = self._node = ""
-        self._is_here = False
-        """The Engine is on this machine."""
+        self._boot: str | None = None
+        """The boot of the Engine's machine; None where that is another."""
         self._tells_changes = False
         """The Engine can say what has changed in a container without comparing all of it."""
         self._exits: dict[str, Exited] = {}
@@ -118,7 +119,7 @@ class DockerRunner(RemoteRunner):
                     told = client.info()
                     self._engine, self._node = told["ID"], told["Name"]
                     self._tells_changes = told["Driver"] == "overlay2"
-                    self._is_here = not client.trust_env
+                    self._boot = None if client.trust_env else boot_id()
                 self._client = client
                 threading.Thread(target=self._listen, args=(client,), name="docker-events", daemon=True).start()
             return self._client
@@ -303,19 +304,19 @@ class DockerRunner(RemoteRunner):
             has_ended = self._api().inspect_container(identity)["State"]["Status"] == "exited"  # waits for it
         if has_ended or code == "0":
             if identity not in self._exits:
-                is_plain = code == "0" or item["Status"].startswith("Exited (0) ")
-                plain = Exited(Exit(Reason.EXITED, code=0), self._node)
-                self._exits[identity] = plain if is_plain else self._ended(identity, handle["uuid"])
+                seen = Exited(Exit(Reason.EXITED, code=0), self._node)
+                self._exits[identity] = seen if code == "0" else self._ended(identity, handle)
             return self._exits[identity]
         return None if item["State"] == "removing" else Running(self._node)
 
-    def _ended(self, identity: str, uuid: str) -> Exited:
+    def _ended(self, identity: str, handle: Mapping[str, Any]) -> Exited:
         state = self._api().inspect_container(identity)["State"]
         if state["ExitCode"] == NO_COMMAND and self._api().logs(identity, tail=2).startswith(NOT_BEGUN):
             return Exited(Exit(Reason.START, code=NO_COMMAND, message=NO_SHELL), self._node)
-        end = exit_of(state, boot_time() if self._is_here else None)
+        has_rebooted = self._boot is not None and handle["boot"] != self._boot
+        end = exit_of(state, boot_time() if has_rebooted else None)
         if end.reason is Reason.SIGNALLED and end.signal in (signal.SIGTERM, signal.SIGKILL):
-            end = dataclasses.replace(end, message=end.message or self._who_ended(uuid, state))
+            end = dataclasses.replace(end, message=end.message or self._who_ended(handle["uuid"], state))
         return Exited(end, self._node)
 
     def _who_ended(self, uuid: str, state: Mapping[str, Any]) -> str | None:
@@ -409,7 +410,7 @@ class DockerRunner(RemoteRunner):
         return str(told["id"])
 
     def _handle(self, uuid: str, identity: str) -> str:
-        return json.dumps({"v": 1, "uuid": uuid, "id": identity, "engine": self._engine})
+        return json.dumps({"v": 1, "uuid": uuid, "id": identity, "engine": self._engine, "boot": self._boot})
 
     @contextlib.contextmanager
     def _alone(self, uuid: str) -> Iterator[Path]:

@@ -29,7 +29,6 @@ LAUNCH = (
 )
 """One stream for both, or their order would be lost; bash where the image has one."""
 NO_SHELL = f"The image has no `{SHELL}`, which runs the command."
-FOUND_DEAD = 255
 MOST_CHANGES = 4 << 20
 """Bytes of the list of changes in a container that are looked through."""
 LOG_FILES = 12
@@ -121,12 +120,13 @@ def has_changed(client: Any, identity: str, below: str, seconds: float) -> bool:
 
 def exit_of(state: Mapping[str, Any], booted_at: float | None = None) -> Exit:
     """How a container has ended, by the state that the Engine tells of it; `booted_at` is when the Engine's machine
-    started, where that is known.
+    started, where that has started since the job.
 
-    The Engine says 255 of what was running when its machine went down, and that it ended when it found out.
+    Of what was running when its machine went down, the Engine says that it ended when it found out, and a code that
+    nobody has seen.
     """
     code = int(state["ExitCode"])
-    if code == FOUND_DEAD and booted_at and moment_of(state["StartedAt"]) < booted_at <= moment_of(state["FinishedAt"]):
+    if booted_at and moment_of(state["StartedAt"]) < booted_at <= moment_of(state["FinishedAt"]):
         return Exit(Reason.LOST, message="The machine of the Docker Engine went down while the job ran.")
     message = "A process of the job needed more memory than it may have." if state.get("OOMKilled") else None
     if state.get("OOMKilled") and code == 128 + signal.SIGKILL:
@@ -152,3 +152,9 @@ def boot_time() -> float | None:
             if line.startswith("btime "):
                 return float(line.split()[1])
     return None
+
+
+def boot_id() -> str:
+    """Which boot of this machine it is; another one after each."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()

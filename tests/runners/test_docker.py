@@ -32,6 +32,7 @@ from runners.base import (
     Unknown,
 )
 from runners.docker import DockerRunner
+from runners.docker_containers import moment_of
 from runners.docker_logs import DROPPED
 from tests.runners.harness import IMAGE, DockerHarness, archive, wait_for
 
@@ -171,6 +172,22 @@ def test_another_engine_is_unreachable_and_nothing_is_lost(harness: DockerHarnes
     assert "another Docker Engine" in state.why
     with pytest.raises(RunnerUnavailable, match="another Docker Engine"):
         harness.runner.stop(elsewhere, True)
+
+
+def test_a_job_that_its_machine_went_down_with_is_lost_whatever_the_engine_says(
+    harness: DockerHarness, monkeypatch: Any
+) -> None:
+    handle = harness.runner.start(spec := harness.spec("sleep 1; exit 0"), None)
+    harness.end(handle)
+    began = moment_of(harness.engine.inspect_container(spec.name)["State"]["StartedAt"])
+    monkeypatch.setattr("runners.docker.boot_time", lambda: began + 0.5)
+    other_boot = json.dumps(json.loads(handle) | {"boot": "another"})
+    for text, reason in ((handle, Reason.EXITED), (other_boot, Reason.LOST)):
+        runner = harness.another()
+        wait_for(lambda: isinstance(runner.poll([text])[text], Exited))  # noqa: B023
+        state = runner.poll([text])[text]
+        assert isinstance(state, Exited)
+        assert state.exit.reason is reason
 
 
 def test_no_engine_is_said_with_the_way_to_get_one(harness: DockerHarness, monkeypatch: Any, tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ ELEVEN = moment_of("2026-11-24T11:00:00Z")
     ("state", "booted_at", "reason", "code", "signal"),
     [
         ({}, None, Reason.EXITED, 0, None),
-        ({"ExitCode": 3}, ELEVEN, Reason.EXITED, 3, None),
+        ({"ExitCode": 3}, ELEVEN - 7200, Reason.EXITED, 3, None),
+        ({"ExitCode": 3}, ELEVEN + 7200, Reason.EXITED, 3, None),
+        ({"ExitCode": 0, "Error": "found"}, ELEVEN, Reason.LOST, None, None),
         ({"ExitCode": 137}, None, Reason.SIGNALLED, 137, 9),
         ({"ExitCode": 137, "OOMKilled": True}, None, Reason.OOM, 137, 9),
         ({"ExitCode": 0, "OOMKilled": True}, None, Reason.EXITED, 0, None),
