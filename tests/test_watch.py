@@ -24,6 +24,8 @@ from polyjob.statuses import Status
 from polyjob.transitions import transition
 from polyjob.watcher import CHUNK, TICK, File
 
+from .beside import soon
+
 
 @pytest.fixture(autouse=True)
 def watched(data_dir: Path) -> Iterator[None]:
@@ -405,9 +407,9 @@ def test_a_log_that_cannot_be_opened_fails_its_own_follower_only(job: Job, tmp_p
 
 
 def test_waiting_ends_when_the_job_does(job: Job) -> None:
-    threading.Timer(0.1, end, (job,)).start()
     begun = time.monotonic()
-    watch.wait_until_done(job.id, 30)
+    with soon(lambda: end(job), 0.1):
+        watch.wait_until_done(job.id, 30)
     assert 0.05 < time.monotonic() - begun < 5
     assert Job.get_by_id(job.id).status.is_done
 

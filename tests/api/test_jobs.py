@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
 
 import pytest
@@ -14,6 +13,7 @@ from polyjob.database import database
 from polyjob.models import Bookmark, Build, Code, Job, JobStatus
 from polyjob.statuses import Status
 
+from ..beside import soon
 from .conftest import BASE, CONFIG, JOBS, bring, now, pointers, write
 
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00")
@@ -264,9 +264,9 @@ class TestWait:
 
     def test_answers_as_soon_as_the_job_is_done(self, client):
         client.submit()
-        threading.Timer(0.3, lambda: (bring(1, Status.STOPPED), database.close())).start()
         begin = time.monotonic()
-        assert client.get(f"{JOBS}/1?wait=30").json["last_status"] == "stopped"
+        with soon(lambda: bring(1, Status.STOPPED)):
+            assert client.get(f"{JOBS}/1?wait=30").json["last_status"] == "stopped"
         assert 0.2 < time.monotonic() - begin < 10
         watch.close_all()
 
@@ -279,8 +279,8 @@ class TestWait:
     def test_a_job_that_is_deleted_meanwhile_is_not_found(self, client):
         client.submit()
         headers = dict(client.headers)
-        threading.Timer(0.2, lambda: (client.delete(f"{JOBS}/1", headers=headers), database.close())).start()
-        assert client.get(f"{JOBS}/1?wait=30").status_code == 404
+        with soon(lambda: client.delete(f"{JOBS}/1", headers=headers)):
+            assert client.get(f"{JOBS}/1?wait=30").status_code == 404
 
     @pytest.mark.parametrize("wait", ["x", "-1", "nan", ""])
     def test_what_is_no_time_is_named(self, client, wait):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +17,7 @@ from polyjob.statuses import Status
 from polyjob.store import Store
 from polyjob.watch import Changed, Grown, Nothing
 
+from ..beside import soon
 from .conftest import BASE, JOBS, bring, pointers
 
 
@@ -156,10 +156,8 @@ class TestOverHttp:
                 file.write(b"two\n")
             bring(1, Status.SUCCEEDED)
 
-        timer = threading.Timer(0.2, live)
-        timer.start()
-        found = self.story(client)
-        timer.join()
+        with soon(live):
+            found = self.story(client)
         assert [data["status"] for kind, _, data in found if kind == "status"] == [
             "created", "scheduled", "running", "succeeded",
         ]  # fmt: skip
@@ -168,10 +166,8 @@ class TestOverHttp:
         assert watch.waiting() == 0
 
     def test_ends_when_the_job_is_deleted(self, client, log):
-        timer = threading.Timer(0.2, lambda: client.delete(f"{JOBS}/1"))
-        timer.start()
-        found = self.story(client)
-        timer.join()
+        with soon(lambda: client.delete(f"{JOBS}/1")):
+            found = self.story(client)
         assert [(kind, data["status"]) for kind, _, data in found] == [("status", "created"), ("end", None)]
         assert watch.waiting() == 0
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import threading
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +23,8 @@ from polyjob.statuses import Status
 from polyjob.store import Store
 from polyjob.tokens import digest
 from polyjob.transitions import first_status, transition
+
+from ..beside import soon
 
 KEY = "a" * 40
 LIVE_END = 9007199254740991
@@ -263,14 +263,13 @@ def test_follow_gives_all_up_to_the_end_of_the_job(client: FlaskClient, job: Job
     log.write_bytes(b"early ")
 
     def work() -> None:
-        time.sleep(0.05)
         with log.open("ab", buffering=0) as writer:
             for number in range(100):
                 writer.write(b"%d " % number)
         end(job)
 
-    threading.Thread(target=work).start()
-    answer = get(client, url(job, "?follow=true"))
+    with soon(work, 0.05):
+        answer = get(client, url(job, "?follow=true"))
     assert answer.status_code == 200
     assert answer.content_length is None
     assert answer.data == b"early " + b"".join(b"%d " % number for number in range(100))
