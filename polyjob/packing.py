@@ -240,6 +240,8 @@ class _Members:
         for info in source:
             path = relative(info.name)
             if path is None:
+                if not info.isdir() and info.name in (".", "./"):
+                    self.packer.note("The outputs folder was not kept: it is no folder")
                 continue
             if path in self.seen:
                 if not (info.isdir() and self.seen[path].type == "directory"):

@@ -159,8 +159,10 @@ def resources(asked: Mapping[str, Any]) -> Resources:
         item = asked.get(kind) or {}
         return item.get("limits") or item.get("requests") or None
 
-    memory, gpu = amount("memory"), amount("gpu")
-    return Resources(cpu=amount("cpu"), memory=int(memory * MIB) if memory else None, gpu=int(gpu) if gpu else None)
+    memory = amount("memory")
+    return Resources(
+        cpu=amount("cpu"), memory=int(memory * MIB) if memory else None, gpu=amount("gpu"), pids=amount("pids")
+    )
 
 
 def gpus_asked(config: Mapping[str, Any] | None) -> int:

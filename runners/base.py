@@ -97,6 +97,8 @@ class Resources:
     """Bytes."""
     gpu: int | None = None
     """Whole devices."""
+    pids: int | None = None
+    """Processes and threads at a time."""
     gpus: tuple[int, ...] = ()
     """Indices of the devices that the job has for itself; as many as it asks for."""
 
@@ -380,6 +382,6 @@ class RemoteRunner(Runner):
     def outputs(self, handle: str) -> Iterator[bytes]:
         """The job's outputs folder as an uncompressed tar stream with names relative to that folder, in pieces.
 
-        Valid after `Exited`, until `clean`; repeatable. Nothing at all if there is no such folder. Raises Gone,
-        RunnerUnavailable, also while the stream is read.
+        Valid after `Exited`, until `clean`; repeatable. Nothing at all if there is no such folder; what the job put in
+        its place, a link or a file, is a member `.`. Raises Gone, RunnerUnavailable, also while the stream is read.
         """

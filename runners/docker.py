@@ -64,6 +64,7 @@ from runners.docker_containers import (
     image_of,
     inspected,
     is_root,
+    kind_of,
     moment_of,
 )
 from runners.docker_logs import NOT_BEGUN, LogCursor, Logs
@@ -390,13 +391,18 @@ class DockerRunner(RemoteRunner):
     def outputs(self, handle: str) -> Iterator[bytes]:
         identity = self._mine(handle)
         with _said(), _gone():
-            client = self._api()
-            if self._tells_changes and not has_changed(client, identity or "none", f"{OUTPUTS}/", TRANSFER):
+            client, container = self._api(), identity or "none"
+            kind = kind_of(client, container, OUTPUTS, TRANSFER)
+            if kind is None:
                 return
-            url = client._url("/containers/{0}/archive", identity or "none")
+            is_folder = kind == "folder"
+            if is_folder and self._tells_changes and not has_changed(client, container, f"{OUTPUTS}/", TRANSFER):
+                return
+            root = None if is_folder else "."
+            url = client._url("/containers/{0}/archive", container)
             with client.get(url, params={"path": OUTPUTS}, stream=True, timeout=TRANSFER) as answer:
                 client._raise_for_status(answer)
-                yield from renamed(answer.iter_content(1 << 16), lambda name: below(name, 1))
+                yield from renamed(answer.iter_content(1 << 16), lambda name: below(name, 1) or root)
                 yield END_OF_ARCHIVE
 
     # Records.

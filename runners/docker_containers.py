@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime
 import json
@@ -31,6 +32,8 @@ LAUNCH = (
 NO_SHELL = f"The image has no `{SHELL}`, which runs the command."
 MOST_CHANGES = 4 << 20
 """Bytes of the list of changes in a container that are looked through."""
+FOLDER_BIT = 1 << 31
+"""Of a file mode as Go writes it."""
 LOG_FILES = 12
 """Of each job, of half the log's limit each: the Engine counts some thirty bytes more for each line."""
 
@@ -55,6 +58,7 @@ def host_config(client: Any, spec: JobSpec) -> Any:
         restart_policy={"Name": "no"},
         security_opt=["no-new-privileges"],
         mem_limit=asked.memory,
+        pids_limit=asked.pids,
         nano_cpus=int(asked.cpu * 1e9) if asked.cpu else None,
         device_requests=gpus,
         log_config=docker.types.LogConfig(type="local", config={"max-size": str(size), "max-file": str(LOG_FILES)}),
@@ -103,6 +107,20 @@ def _folders(path: str) -> Iterator[bytes]:
         member = tarfile.TarInfo("/".join(parts[:count]))
         member.type, member.mode = tarfile.DIRTYPE, 0o777
         yield member.tobuf()
+
+
+def kind_of(client: Any, identity: str, path: str, seconds: float) -> str | None:
+    """`folder`, or `other` for a link, a file and what else there is; None where the container has nothing there.
+    Raises NotFound where there is no such container."""
+    with client.head(
+        client._url("/containers/{0}/archive", identity), params={"path": path}, timeout=seconds
+    ) as answer:
+        if answer.status_code == 404:
+            client.inspect_container(identity)
+            return None
+        client._raise_for_status(answer)
+        told = json.loads(base64.b64decode(answer.headers["X-Docker-Container-Path-Stat"]))
+    return "folder" if told["mode"] & FOLDER_BIT else "other"
 
 
 def has_changed(client: Any, identity: str, below: str, seconds: float) -> bool:

@@ -251,6 +251,7 @@ class TestResources:
             ({"memory": {"limits": "1G"}}, {"memory": {"limits": 953.674316, "requests": None}}),
             ({"gpu": {"limits": 1}, "tpu": None}, {"gpu": {"limits": 1, "requests": None}}),
             ({"gpu": {}}, {}),
+            ({"pids": {"limits": 64}}, {"pids": {"limits": 64, "requests": None}}),
             (
                 {"limits": {"cpu": "2", "memory": 1 << 30, "nvidia.com/gpu": 1}, "requests": {"memory": "256Mi"}},
                 {
@@ -276,6 +277,10 @@ class TestResources:
             ({"memory": {"limits": "512"}}, "/memory/limits"),
             ({"memory": {"limits": "5x"}}, "/memory/limits"),
             ({"gpu": {"limits": 0.5}}, "/gpu/limits"),
+            ({"pids": {"limits": 0}}, "/pids/limits"),
+            ({"pids": {"limits": 1.5}}, "/pids/limits"),
+            ({"pids": {"requests": 1}}, "/pids/requests"),
+            ({"limits": {"pids": 5}, "requests": {"pids": 1}}, "/requests/pids"),
             ({"disk": {"limits": 1}}, "/disk"),
             ({"limits": {"disk": 1}}, "/limits/disk"),
             ({"limits": {"cpu": 1}, "cpu": {}}, "/cpu"),

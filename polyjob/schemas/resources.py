@@ -1,7 +1,8 @@
 """The resources that a job asks for, in any of their spellings, to one canonical form.
 
-Canonical: `{cpu, memory, gpu, tpu}`, each `{limits, requests}` of numbers or null; cpu in cores, memory in MiB. Also
-taken: quantities as text (`500m`, `1Gi`), and the layout of Kubernetes, `{limits: {cpu, memory}, requests: {…}}`.
+Canonical: `{cpu, memory, gpu, tpu, pids}`, each `{limits, requests}` of numbers or null; cpu in cores, memory in MiB,
+pids in processes and threads at a time, which are only limited. Also taken: quantities as text (`500m`, `1Gi`), and the
+layout of Kubernetes, `{limits: {cpu, memory}, requests: {…}}`.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from typing import Any
 
 from marshmallow import ValidationError
 
-KINDS = ("cpu", "memory", "gpu", "tpu")
+KINDS = ("cpu", "memory", "gpu", "tpu", "pids")
+WHOLE = ("gpu", "tpu", "pids")
 BOUNDS = ("limits", "requests")
 LARGEST = 1e12
 _ALIASES = {"nvidia.com/gpu": "gpu", "amd.com/gpu": "gpu", "google.com/tpu": "tpu"}
 _QUANTITY = re.compile(r"(\d{1,15}(?:\.\d{0,9})?)\s*(m|[kKMGTP]i?B?|)\Z", re.ASCII)
 _POWERS = {"k": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 _MIB = 1 << 20
-_EXAMPLES = {"cpu": "`2` or `500m`", "memory": "MiB, or `512Mi` or `1Gi`", "gpu": "`1`", "tpu": "`8`"}
+_EXAMPLES = {"cpu": "`2` or `500m`", "memory": "MiB, or `512Mi` or `1Gi`", "gpu": "`1`", "tpu": "`8`", "pids": "`256`"}
 
 Number = int | float
 
@@ -28,7 +30,7 @@ Number = int | float
 def canonical_resources(value: Any) -> dict[str, dict[str, Number | None]]:
     """Raises marshmallow's ValidationError with every problem. What is null or empty is left out."""
     if not isinstance(value, Mapping):
-        raise ValidationError("Not an object; it takes `cpu`, `memory`, `gpu` and `tpu`.")
+        raise ValidationError("Not an object; it takes `cpu`, `memory`, `gpu`, `tpu` and `pids`.")
     errors: dict[str, Any] = {}
     wanted: dict[str, dict[str, Number | None]] = {}
     is_kubernetes = any(bound in value for bound in BOUNDS)
@@ -57,6 +59,10 @@ def _take(outer: str, inner: Mapping[str, Any], is_kubernetes: bool, wanted: dic
             except ValueError:
                 errors.setdefault(outer, {})[key] = [f"Not an amount of {kind}; it takes {_EXAMPLES[kind]}."]
                 continue
+            if kind == "pids" and (bound == "requests" or number < 1):
+                why = "At least 1." if number < 1 else "Processes are not requested, only limited."
+                errors.setdefault(outer, {})[key] = [why]
+                continue
             wanted.setdefault(kind, dict.fromkeys(BOUNDS))[bound] = number
 
 
@@ -69,7 +75,7 @@ def _amount(kind: str, amount: Any, is_kubernetes: bool) -> Number:
         number /= _MIB
     if not math.isfinite(number) or not 0 <= number <= LARGEST:
         raise ValueError
-    if kind in ("gpu", "tpu") and number != int(number):
+    if kind in WHOLE and number != int(number):
         raise ValueError
     return int(number) if number == int(number) else round(number, 6)
 

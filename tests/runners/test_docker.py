@@ -19,9 +19,11 @@ import docker
 import pytest
 import requests
 
+from polyjob.packing import Packer
 from runners.base import (
     BuildFailed,
     Exited,
+    Gone,
     Missing,
     Outdated,
     Reason,
@@ -64,6 +66,35 @@ def test_a_job_finds_its_variables_and_none_of_the_servers(harness: DockerHarnes
     assert b"SECRET" not in log
 
 
+def test_more_processes_than_asked_for_there_are_never(harness: DockerHarness) -> None:
+    end, log = run(
+        harness, "for i in 1 2 3 4 5 6 7 8; do sleep 5 & done; echo not reached", resources=Resources(pids=5)
+    )
+    assert not end.succeeded
+    assert b"not reached" not in log
+
+
+@pytest.mark.parametrize("instead", ["ln -s /tmp", "echo x >", "mkfifo"])
+def test_what_stands_where_the_outputs_folder_was_is_said(harness: DockerHarness, instead: str) -> None:
+    folder = "$POLYAXON_RUN_OUTPUTS_PATH"
+    spec = harness.spec(f"echo x > {folder}/kept; rm -r {folder}; {instead} {folder}")
+    handle = harness.runner.start(spec, None)
+    assert harness.end(handle).succeeded
+    packer = Packer("1")
+    assert list(packer.stream(harness.runner.outputs(handle))) == []
+    assert packer.notes == ["The outputs folder was not kept: it is no folder"]
+
+
+def test_a_folder_of_outputs_that_was_removed_holds_nothing(harness: DockerHarness) -> None:
+    spec = harness.spec("rm -r $POLYAXON_RUN_OUTPUTS_PATH")
+    handle = harness.runner.start(spec, None)
+    assert harness.end(handle).succeeded
+    assert list(harness.runner.outputs(handle)) == []
+    harness.runner.clean(handle)
+    with pytest.raises(Gone):
+        list(harness.runner.outputs(handle))
+
+
 def test_code_and_earlier_outputs_are_there(harness: DockerHarness, tmp_path: Path) -> None:
     code = archive(tmp_path / "code.tar.gz", ("a.txt", "code"), ("d/", ""), ("d/run", {"text": "x", "mode": 0o755}))
     inputs = archive(tmp_path / "in.tar.gz", ("7/", ""), ("7/old.txt", "old"))
@@ -79,7 +110,7 @@ def test_code_and_earlier_outputs_are_there(harness: DockerHarness, tmp_path: Pa
 
 
 def test_a_container_is_bounded_and_gets_no_privileges(harness: DockerHarness) -> None:
-    spec = harness.spec("sleep 1000", resources=Resources(cpu=0.5, memory=64 << 20))
+    spec = harness.spec("sleep 1000", resources=Resources(cpu=0.5, memory=64 << 20, pids=16))
     harness.runner.start(spec, None)
     made = harness.engine.inspect_container(spec.name)["HostConfig"]
     assert (made["Memory"], made["NanoCpus"]) == (64 << 20, 500_000_000)
