@@ -16,7 +16,7 @@ LAYERS = [
     {"polyjob.api", "polyjob.pages"},
     {"polyjob.auth"},
     {"polyjob.users"},
-    {"polyjob.submitting"},
+    {"polyjob.submitting", "polyjob.giving_up"},
     {"polyjob.jobs", "polyjob.builds", "polyjob.projects", "polyjob.bookmarks"},
     {
         "polyjob.query",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from polyjob.cli.server import fail, read
+from polyjob.cli.local import opened
 from polyjob.cli.tables import size
 
 
@@ -17,23 +17,13 @@ def gc(data_dir: Path | None, dry_run: bool) -> None:
     """Remove images and virtualenvs of builds, and log and outputs of old jobs, as far as POLYJOB_CACHE_LIMIT,
     POLYJOB_KEEP_DAYS and POLYJOB_KEEP_GB say. Nothing that is in use goes; jobs stay listed.
     """
-    from peewee import DatabaseError
-
     import runners
-    from polyjob.database import close_database, open_database
     from polyjob.engine.garbage import find
-    from polyjob.migrations import current, latest
     from polyjob.models import Build, Meta
     from polyjob.store import Store
     from runners.base import RunnerError, RunnerSettings
 
-    settings = read(data_dir=data_dir.expanduser().absolute() if data_dir else None)
-    if not (settings.data_dir / "polyjob.db").exists():
-        fail(f"there is no polyjob in {settings.data_dir}")
-    try:
-        open_database(settings.data_dir)
-        if current() != latest():
-            fail("the database is another version's; start the server once")
+    with opened(data_dir) as settings:
         told = RunnerSettings(
             data_dir=str(settings.data_dir),
             installation=Meta.get_by_id("installation").value,
@@ -54,10 +44,6 @@ def gc(data_dir: Path | None, dry_run: bool) -> None:
             total += garbage.size
             click.echo(f"{size(garbage.size):>10}  {garbage.what} {garbage.name}: {garbage.why}")
         click.echo(f"{size(total)} {'would be' if dry_run else 'were'} freed.")
-    except (OSError, DatabaseError) as error:
-        fail(error)
-    finally:
-        close_database()
     if failed:
         raise SystemExit(1)
 

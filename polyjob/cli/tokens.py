@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from polyjob.cli.client import Failing, connect, fail, local_settings
+from polyjob.cli.client import Failing, connect, fail
+from polyjob.cli.local import opened
 from polyjob.cli.tables import ago, local, print_json, print_table
 
 
@@ -68,26 +69,11 @@ def link() -> None:
 
     It is made in the data folder, so only who may write there makes one.
     """
-    from peewee import DatabaseError
-
     from polyjob.cli.client import connect as find
-    from polyjob.database import close_database, open_database
     from polyjob.first_start import new_sign_in_key
-    from polyjob.migrations import current, latest
 
-    with Failing():
-        settings = local_settings()
-    if not (settings.data_dir / "polyjob.db").exists():
-        fail(f"There is no polyjob in {settings.data_dir}; start one with `polyjob serve`.")
-    try:
-        open_database(settings.data_dir)
-        if current() != latest():
-            fail("The database is another version's; start this one with `polyjob serve` first.")
+    with opened(None) as settings:
         key = new_sign_in_key()
-    except (OSError, DatabaseError) as error:
-        fail(f"The data folder {settings.data_dir} cannot be used: {error}.")
-    finally:
-        close_database()
     if key is None:
         fail("There is no user `root` any more.")
     with Failing():

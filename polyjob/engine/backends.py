@@ -63,6 +63,10 @@ class Backends:
         names = {row.runner for row in Build.select(Build.runner).distinct()} | {self.context.settings.runner}
         return {name: self.runner(name) for name in sorted(names)}
 
+    def in_use(self) -> dict[str, Runner]:
+        """The runner of new jobs, and those that jobs needed since the start."""
+        return {name: self.runner(name) for name in sorted({self.context.settings.runner, *self._backends})}
+
     def poll(self, name: str, handles: list[str]) -> dict[str, State]:
         """What is newly known of these handles: from this very moment on a local runner, from the last poll that ended
         on any other, whose next one is begun where it is due."""
@@ -100,9 +104,9 @@ class Backends:
 
     def check(self) -> None:
         """Have the runner of new jobs and every runner in use asked whether it can be reached; see `report`."""
-        for name in {self.context.settings.runner, *self._backends}:
+        for name, runner in self.in_use().items():
             if not self.context.calls.busy(("check", name)):
-                self.context.calls.submit("look", ("check", name), "check", self.runner(name).check)
+                self.context.calls.submit("look", ("check", name), "check", runner.check)
 
     def report(self) -> dict[str, Any]:
         """How the runner of new jobs is, as `/readyz` tells it."""

@@ -22,6 +22,7 @@ from polyjob.engine.context import Context
 from polyjob.engine.housekeeping import Housekeeping
 from polyjob.engine.running import JobPart
 from polyjob.engine.steps import Step
+from polyjob.engine.unclaimed import Unclaimed
 from polyjob.jobs import gpus_taken, slots_taken
 from polyjob.models import CLAIMED, DELETED, LIVE_BUILDS, QUEUED, Build, Job, Project
 from polyjob.statements import Prepared
@@ -61,6 +62,7 @@ class Engine:
         self.builds = BuildPart(context, self.backends)
         self.jobs = JobPart(context, self.backends)
         self.housekeeping = Housekeeping(context, self.backends)
+        self.unclaimed = Unclaimed(context, self.backends)
 
     def run_pass(self) -> bool:
         """Take the next step of everything; whether another pass may find more to do at once."""
@@ -75,6 +77,7 @@ class Engine:
         groups += [self.jobs.steps_or_rest(job) for job in claimed if ("job", job.id) not in decided]
         self._erase(deleted, decided)
         groups += [[step] for step in self.housekeeping.steps()]
+        self.unclaimed.look()
         groups += [[step] for step in map(self._empty, _DELETED_PROJECTS()) if step]
         committed = self._commit([group for group in groups if group], self._may_claim())
         return committed or self.context.calls.any_ended()
@@ -111,6 +114,9 @@ class Engine:
             return self.jobs.ended(subject, done)
         if kind == "sweep":
             self.housekeeping.ended(done)
+            return None
+        if kind == "unclaimed":
+            self.unclaimed.ended(subject, done)
             return None
         self.backends.ended(subject, done)
         return None

@@ -284,9 +284,8 @@ class JobPart:
         if self._is_busy(job, memory):
             return steps
         runner, context = self.backends.runner(job.runner), self.context
-        handle = job.handle or memory.handle
         position, limits = self._position(job, memory), (context.settings.log_limit, context.settings.outputs_limit)
-        call = lambda: finish(runner, job, handle, context.store, position, *limits)  # noqa: E731
+        call = lambda: finish(runner, job, job.handle, context.store, position, *limits)  # noqa: E731
         context.calls.submit("files", ("job", job.id), "finish", call)
         return steps
 
@@ -301,7 +300,9 @@ class JobPart:
 
     def _record_end(self, job: Job, not_kept: list[str]) -> None:
         status, message, details = outcome(job)
-        notes = with_note(with_note(job.notes, "retry", None), "outputs", "; ".join(not_kept) or None)
+        notes = with_note(job.notes, "outputs", "; ".join(not_kept) or None)
+        for over in ("retry", "unreachable"):
+            notes = with_note(notes, over, None)
         if notes != job.notes:
             change(job, notes=notes)
         if status is Status.SUCCEEDED and job.status is not Status.RUNNING:

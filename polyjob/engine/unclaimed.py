@@ -1,0 +1,72 @@
+"""What a back end has of this installation and no live job claims: found, said in the server's log, and removed.
+
+A job's row is there before anything is made for it, and the job is not done before that is removed. So what is left
+over comes from a data folder that was put back to an older state, or of a job that was given up.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from peewee import chunked
+
+from polyjob.engine.backends import Backends
+from polyjob.engine.calls import Done
+from polyjob.engine.context import Context
+from polyjob.models import Job
+from runners.base import Runner, RunnerError
+
+log = logging.getLogger("polyjob.engine")
+
+EVERY = 300.0
+"""Seconds from look to look; what is found twice is removed."""
+
+
+class Unclaimed:
+    """See the module. What it remembers, the last look's finds, may be lost: then removal comes one look later."""
+
+    def __init__(self, context: Context, backends: Backends) -> None:
+        self._context = context
+        self._backends = backends
+        self._at = context.clock.seconds()
+        self._found: dict[str, frozenset[str]] = {}
+
+    def look(self) -> None:
+        """Begin a look at each runner in use, where it is due."""
+        clock, calls = self._context.clock, self._context.calls
+        if clock.seconds() < self._at:
+            return
+        self._at = clock.seconds() + EVERY
+        for name, runner in self._backends.in_use().items():
+            if not calls.busy(("unclaimed", name)):
+                before = self._found.get(name, frozenset())
+                self._begin(name, runner, before)
+
+    def ended(self, name: str, done: Done) -> None:
+        if done.error is None:
+            self._found[name] = done.value
+        elif not isinstance(done.error, RunnerError):
+            log.error("what nobody claims on the %s runner cannot be told", name, exc_info=done.error)
+
+    def _begin(self, name: str, runner: Runner, before: frozenset[str]) -> None:
+        self._context.calls.submit("erase", ("unclaimed", name), "look", lambda: remove(name, runner, before))
+
+
+def remove(name: str, runner: Runner, before: frozenset[str]) -> frozenset[str]:
+    """Remove what nobody claims and was in `before`; the uuids of all the rest that nobody claims. Raises
+    RunnerUnavailable."""
+    there = runner.inventory()
+    found = set(there) - _live(there)
+    for uuid in sorted(found & before):
+        log.warning("the %s runner has something of job %s, which is done or unknown here; it is removed", name, uuid)
+        runner.clean(there[uuid])
+    return frozenset(found - before)
+
+
+def _live(uuids: Iterable[str]) -> set[str]:
+    """Those of jobs that are not done."""
+    found: set[str] = set()
+    for some in chunked(uuids, 500):
+        found.update(job.uuid for job in Job.select(Job.uuid).where(Job.uuid << list(some), Job.finished_at.is_null()))
+    return found

@@ -1,0 +1,129 @@
+"""What a back end has and no live job claims, and jobs whose back end is given up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from polyjob import jobs
+from polyjob.cli import main
+from polyjob.database import close_database, open_database, write
+from polyjob.engine.unclaimed import EVERY
+from polyjob.giving_up import give_up
+from polyjob.models import Job
+from polyjob.notes import text_of
+from polyjob.settings import environment
+from polyjob.statuses import Status
+
+
+def forget(job: Job) -> None:
+    """As in a data folder that was put back to an older state."""
+    with write("test"):
+        Job.delete().where(Job.id == job.id).execute()
+
+
+class TestUnclaimed:
+    def test_what_no_row_names_is_removed_and_what_runs_is_not(self, world, caplog):
+        forgotten, kept = world.submit(seconds=10_000), world.submit(seconds=10_000)
+        world.settle()
+        forget(forgotten)
+        world.later(EVERY)
+        assert world.runner.inventory().keys() == {forgotten.uuid, kept.uuid}
+        world.clock.move(EVERY)
+        world.settle()
+        assert world.runner.inventory().keys() == {kept.uuid}
+        assert f"has something of job {forgotten.uuid}" in caplog.text
+        assert world.read(kept).status is Status.RUNNING
+
+    def test_a_back_end_that_is_away_is_asked_again(self, world):
+        job = world.submit(seconds=10_000)
+        world.settle()
+        forget(job)
+        away(world).touch()
+        world.later(EVERY + 1)
+        away(world).unlink()
+        world.clock.move(EVERY)
+        world.settle()
+        world.clock.move(EVERY)
+        world.settle()
+        assert world.runner.inventory() == {}
+
+
+def away(world) -> Path:
+    return world.settings.data_dir / "fake" / "unavailable"
+
+
+class TestGivingUp:
+    @pytest.fixture
+    def stuck(self, world):
+        """A job that ran when its back end went."""
+        job = world.submit(seconds=5, log="early\n")
+        world.later(2)
+        away(world).touch()
+        world.later(5)
+        assert world.read(job).status is Status.RUNNING
+        return job
+
+    def test_a_job_ends_as_lost_with_the_log_that_is_here(self, world, stuck):
+        assert give_up([stuck.id], world.settings)
+        world.end(stuck)
+        row = world.read(stuck)
+        assert (row.status, row.exit["reason"]) == (Status.FAILED, "lost")
+        assert "It was given up on" in world.last(row).message
+        assert world.store.job_log(row.uuid).read_bytes() == b"early\n"
+        assert text_of(row.notes, "given-up")
+        assert not text_of(row.notes, "unreachable")
+        assert give_up([stuck.id], world.settings) == []
+
+    def test_what_the_back_end_has_is_removed_when_it_is_back(self, world, stuck):
+        give_up(None, world.settings)
+        world.end(stuck)
+        away(world).unlink()
+        assert world.runner.inventory().keys() == {stuck.uuid}
+        for _ in range(3):
+            world.clock.move(EVERY)
+            world.settle()
+        assert world.runner.inventory() == {}
+        assert world.read(stuck).status is Status.FAILED
+
+    def test_a_stop_and_a_delete_come_to_their_end(self, world, stuck):
+        jobs.delete(stuck, world.user, world.settings)
+        world.later(3)
+        assert world.read(stuck).status is Status.RUNNING
+        give_up([stuck.id], world.settings)
+        world.later(60)
+        assert Job.get_or_none(Job.id == stuck.id) is None
+
+    def test_an_exit_that_is_known_stays(self, world):
+        job = world.submit(code=3)
+        for _ in range(100):
+            world.engine.run_pass()
+            if world.read(job).exit:
+                break
+        away(world).touch()
+        world.later(5)
+        assert world.read(job).status is Status.RUNNING
+        give_up([job.id], world.settings)
+        world.end(job)
+        row = world.read(job)
+        assert (row.status, row.exit_code) == (Status.FAILED, 3)
+        assert text_of(row.notes, "given-up")
+
+    def test_a_job_whose_back_end_answers_is_never_given_up(self, world):
+        job = world.submit(seconds=100)
+        world.later(2)
+        assert give_up(None, world.settings) == []
+        assert world.read(job).status is Status.RUNNING
+
+    def test_by_command(self, world, stuck):
+        variables = environment(world.settings)
+        invoke = lambda *arguments: CliRunner().invoke(main, ["give-up", *arguments], env=variables)  # noqa: E731
+        close_database()
+        listed, wrong, done, empty = invoke(), invoke("99"), invoke(str(stuck.id)), invoke()
+        open_database(world.settings.data_dir)
+        assert f"ana.demo.jobs.{stuck.id}: The fake runner cannot be reached" in listed.output
+        assert (wrong.exit_code, "job 99 waits for no back end" in wrong.output) == (1, True)
+        assert (done.exit_code, done.output) == (0, f"ana.demo.jobs.{stuck.id} was given up.\n")
+        assert empty.output == "No job waits for a back end that does not answer.\n"
