@@ -108,9 +108,9 @@ def receive(source: BinaryIO, store: Store, limits: Limits) -> Upload:
             os.fsync(file.fileno())
         digest = hashlib.sha256(json.dumps(sorted(tree.items())).encode()).hexdigest()
         path = store.code_archive(digest)
-        crash_point("upload:before")
+        crash_point("code:before")
         part.rename(path)  # also over the same content: what is new is not swept away
-        crash_point("upload:after")
+        crash_point("code:after")
         sync(path.parent)
     except _Bad as bad:
         raise Invalid([Problem("/repo", f"The archive is refused: {bad}.")]) from None

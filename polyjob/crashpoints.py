@@ -1,7 +1,7 @@
 """Named instants at which a test may have the process die, as a power cut or `kill -9` would have it.
 
-They sit where state changes: before and after every commit and every rename, in the helper that does it. The variable
-`POLYJOB_CRASH_AT` names one, such as `claim:before`; the process that comes by it first kills itself.
+They sit where state changes: before and after every commit, every rename and every call of a runner, in the helper that
+does it. The variable `POLYJOB_CRASH_AT` names one, such as `claim:before`; the process that comes by it kills itself.
 """
 
 from __future__ import annotations

@@ -174,8 +174,8 @@ class Store:
                 for piece in source:
                     file.write(piece)
 
-        complete(folder / "outputs.tar.gz", "archive", archive)
-        complete(folder / "outputs.json", "index", lambda file: write_index(file, packer))
+        complete(folder / "outputs.tar.gz", "seal", archive)
+        complete(folder / "outputs.json", "seal-index", lambda file: write_index(file, packer))
 
     def sync(self, uuid: str) -> None:
         """Have the job's log, its sealed outputs and their names survive a power cut. Idempotent.

@@ -168,8 +168,13 @@ class DockerRunner(RemoteRunner):
         return str(told["image"]) if told["image"] != told["name"] else None
 
     def drop(self, name: str) -> None:
-        with _said(), _fine_if_over():
-            self._api().remove_image(name)
+        with _said():
+            client = self._api()
+            try:
+                client.remove_image(name)
+            except APIError:  # gone meanwhile, which the Engine tells in several ways
+                if inspected(client, name) is not None:
+                    raise
 
     # Starting.
 

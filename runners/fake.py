@@ -220,7 +220,7 @@ class FakeRunner(RemoteRunner):
 
     def _write(self, uuid: str, job: dict[str, Any]) -> None:
         path = os.path.join(self.folder, f"{uuid}.json")
-        part = f"{path}.{threading.get_ident()}.part"
+        part = f"{path}.part"
         with open(part, "w") as file:
             json.dump(job, file)
         os.rename(part, path)

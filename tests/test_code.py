@@ -436,7 +436,7 @@ def test_requirement_files(store):
     assert upload(store, pack(folder("requirements.txt"), symlink("setup.sh", "x"))).files == {}
 
 
-@pytest.mark.parametrize("point", ["upload:before", "upload:after"])
+@pytest.mark.parametrize("point", ["code:before", "code:after"])
 def test_a_crash_while_receiving(store, tmp_path, point):
     (tmp_path / "up").write_bytes(pack(*TREE))
     script = f"""
@@ -448,7 +448,7 @@ receive(open({str(tmp_path / "up")!r}, "rb"), Store(pathlib.Path({str(store.data
     environ = {**os.environ, "POLYJOB_CRASH_AT": point, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     assert subprocess.run([sys.executable, "-c", script], env=environ, timeout=30).returncode == -signal.SIGKILL
     (left,) = kept(store)
-    assert left.endswith(".part") is (point == "upload:before")
+    assert left.endswith(".part") is (point == "code:before")
     digest = upload(store, pack(*TREE)).digest
     assert f"{digest}.tar.gz" in kept(store)
     (store.data_dir / "code" / left).touch()

@@ -193,10 +193,10 @@ def test_seal_without_a_job_folder(store, tmp_path):
 
 
 CRASHES = {
-    "archive:before": ["outputs", "outputs.tar.gz.part"],
-    "archive:after": ["outputs", "outputs.tar.gz"],
-    "index:before": ["outputs", "outputs.json.part", "outputs.tar.gz"],
-    "index:after": ["outputs", "outputs.json", "outputs.tar.gz"],
+    "seal:before": ["outputs", "outputs.tar.gz.part"],
+    "seal:after": ["outputs", "outputs.tar.gz"],
+    "seal-index:before": ["outputs", "outputs.json.part", "outputs.tar.gz"],
+    "seal-index:after": ["outputs", "outputs.json", "outputs.tar.gz"],
 }
 
 
@@ -212,7 +212,7 @@ def test_seal_after_a_crash(store, point):
     code = "import pathlib, sys; from polyjob.store import Store"
     crashed(point, f"{code}; Store(pathlib.Path({str(store.data_dir)!r})).seal({JOB!r}, '7', 0)")
     assert files(store.job_folder(JOB)) == CRASHES[point]
-    sealed = point == "index:after"
+    sealed = point == "seal-index:after"
     assert store.outputs(JOB).is_empty is not sealed
     store.link_inputs(JOB, OTHER)
     assert store.job_inputs(OTHER).exists() is sealed

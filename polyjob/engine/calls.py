@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from polyjob.crashpoints import crash_point
+
 Key = tuple[str, Any]
 """What a call is for: `("job", 7)`, `("build", 3)`, `("poll", "docker")` or `("check", "docker")`."""
 
@@ -76,11 +78,14 @@ class Calls:
 
 
 def run(key: Key, verb: str, call: Callable[[], Any]) -> Done:
-    """Make the call here and now."""
+    """Make the call here and now. Crash points: `call-<verb>:before` and `:after`."""
+    crash_point(f"call-{verb}:before")
     try:
         return Done(key, verb, value=call())
     except Exception as error:
         return Done(key, verb, error=error)
+    finally:
+        crash_point(f"call-{verb}:after")
 
 
 class InlineCalls(Calls):

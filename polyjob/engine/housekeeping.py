@@ -63,7 +63,9 @@ class Housekeeping:
                     remove(name)
         for name in _stale(data / "code"):
             digest = name.removesuffix(".tar.gz")
-            if not Code.select().where(Code.digest == digest).exists():
+            if name.endswith(".part"):
+                (data / "code" / name).unlink(missing_ok=True)
+            elif not Code.select().where(Code.digest == digest).exists():
                 store.code_archive(digest).unlink(missing_ok=True)
         garbage.collect(self._context.settings, store, runners)
 
@@ -79,6 +81,6 @@ class Housekeeping:
 def _stale(folder: Path) -> Iterator[str]:
     """The names in it that are ours and old enough."""
     for path in folder.iterdir():
-        is_ours = re.fullmatch(r"[0-9a-f]{32}|[0-9a-f]{64}\.tar\.gz", path.name)
+        is_ours = re.fullmatch(r"[0-9a-f]{32}|[0-9a-f]{64}\.tar\.gz|[0-9a-f]{16}\.part", path.name)
         if is_ours and time.time() - path.stat(follow_symlinks=False).st_mtime > SWEPT_AFTER:
             yield path.name

@@ -621,12 +621,14 @@ class TestSweep:
         code = data / "code" / f"{'c' * 64}.tar.gz"
         for folder in (old, new, strange):
             folder.mkdir()
-        code.write_bytes(b"x")
-        for path in (old, strange, code, world.store.job_folder(kept.uuid)):
+        half = data / "code" / f"{'d' * 16}.part"
+        for file in (code, half):
+            file.write_bytes(b"x")
+        for path in (old, strange, code, half, world.store.job_folder(kept.uuid)):
             os.utime(path, (1, 1))
         world.clock.move(3600)
         world.settle()
-        assert [path.exists() for path in (old, new, strange, code)] == [False, True, True, False]
+        assert [path.exists() for path in (old, new, strange, code, half)] == [False, True, True, False, False]
         assert world.store.job_folder(kept.uuid).exists()
 
     def test_that_fails_stops_nothing(self, world, monkeypatch, caplog):
