@@ -171,7 +171,8 @@ class DockerRunner(RemoteRunner):
         with _said():
             client = self._api()
             try:
-                client.remove_image(name)
+                with _fine_if_over():
+                    client.remove_image(name)
             except APIError:  # gone meanwhile, which the Engine tells in several ways
                 if inspected(client, name) is not None:
                     raise

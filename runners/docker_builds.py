@@ -51,7 +51,7 @@ def build_image(
         base = _base(client, spec.image, talk)
         if not (spec.steps or spec.env or spec.files):
             return artifact_of(spec.image, spec.image, base)
-        tag = f"polyjob:{spec.key[:24]}-{base.rpartition(':')[2][:12]}"
+        tag = f"polyjob:{spec.key[:24]}-{base.rpartition(':')[2][:12]}-{spec.installation[:12]}"
         if not spec.nocache and image_id(client, tag):
             log.say(f"The image {tag} is there already.")
         else:

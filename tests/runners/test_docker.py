@@ -46,6 +46,14 @@ def harness(images: None, tmp_path: Path) -> Iterator[DockerHarness]:
     made.close()
 
 
+@pytest.fixture
+def other(harness: DockerHarness, tmp_path: Path) -> Iterator[DockerHarness]:
+    """Another installation on the same Engine."""
+    made = DockerHarness(tmp_path / "other")
+    yield made
+    made.close()
+
+
 def run(harness: DockerHarness, cmd: str, **fields: Any) -> tuple[Any, bytes]:
     spec = harness.spec(cmd, **fields)
     handle = harness.runner.start(spec, None)
@@ -141,6 +149,20 @@ def test_images_of_builds_are_held_until_they_are_dropped(harness: DockerHarness
     assert harness.runner.held() == {}
     with pytest.raises(Outdated):
         harness.runner.start(harness.says("x"), artifact)
+
+
+def test_two_installations_have_images_of_their_own_for_the_same_build(
+    harness: DockerHarness, other: DockerHarness
+) -> None:
+    spec = dataclasses.replace(harness.build_spec("echo hello"), nocache=False)
+    theirs = dataclasses.replace(spec, installation=other.installation, folder=str(other.folder))
+    made = [made.runner.build(one, io.BytesIO(), lambda: False) for made, one in ((harness, spec), (other, theirs))]
+    names = [harness.runner.held_by(str(artifact)) for artifact in made]
+    assert [set(harness.runner.held()), set(other.runner.held())] == [{names[0]}, {names[1]}]
+    harness.runner.drop(str(names[0]))
+    assert set(other.runner.held()) == {names[1]}
+    handle = other.runner.start(other.says("x"), made[1])
+    assert other.end(handle).succeeded
 
 
 def test_memory_that_is_not_there_is_said(harness: DockerHarness) -> None:
