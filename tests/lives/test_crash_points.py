@@ -15,7 +15,7 @@ import pytest
 
 from .life import STORIES, Nursery, look, tell
 
-SIDE_BY_SIDE = 4
+SIDE_BY_SIDE = 2
 CHANCE = {"log", "note", "call-logs", "call-poll", "call-check"}
 """Points that a telling may come by or not, as it happens."""
 WALK = {
