@@ -225,7 +225,7 @@ def test_an_index_that_cannot_be_written_leaves_the_job_unsealed(store, monkeypa
     fill(store)
 
     def fails(path, name, write):
-        if name == "index":
+        if name == "seal-index":
             raise OSError(errno.ENOSPC, "No space left on device")
         complete(path, name, write)
 

@@ -328,7 +328,8 @@ def test_an_exit_says_where_the_job_ran(harness: DockerHarness) -> None:
 
 
 def test_a_process_that_was_killed_for_its_memory_is_not_the_commands_end(harness: DockerHarness) -> None:
-    cmd = "sh -c 'head -c 200000000 /dev/zero | cat | tail -c 100000000 > /dev/null'; exit 4"
+    hungry = "echo 1000 > /proc/self/oom_score_adj; head -c 200000000 /dev/zero | cat | tail -c 100000000 > /dev/null"
+    cmd = f"sh -c '{hungry}'; exit 4"
     end, _ = run(harness, cmd, resources=Resources(memory=16 << 20))
     assert (end.reason, end.code, end.signal) == (Reason.EXITED, 4, None)
 
