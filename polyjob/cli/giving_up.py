@@ -21,6 +21,8 @@ def give_up(jobs: tuple[int, ...], is_all: bool, data_dir: Path | None) -> None:
     """
     from polyjob import giving_up
 
+    if jobs and is_all:
+        raise click.UsageError("Either JOBS or --all.")
     with opened(data_dir) as settings:
         if jobs or is_all:
             given_up = giving_up.give_up(None if is_all else jobs, settings)

@@ -21,11 +21,11 @@ def opened(data_dir: Path | None) -> Iterator[Settings]:
 
     settings = read(data_dir=data_dir.expanduser().absolute() if data_dir else None)
     if not (settings.data_dir / "polyjob.db").exists():
-        fail(f"there is no polyjob in {settings.data_dir}")
+        fail(f"there is no polyjob in {settings.data_dir}; start one with `polyjob serve`")
     try:
         open_database(settings.data_dir)
         if current() != latest():
-            fail("the database is another version's; start the server once")
+            fail("the database is another version's; start this one with `polyjob serve` first")
         yield settings
     except (OSError, DatabaseError) as error:
         fail(error)

@@ -227,8 +227,10 @@ class JobPart:
         transition(job, Status.RUNNING, node=job.node or node, running_at=moment, running_clock=mark)
 
     def _record_exit(self, job: Job, end: Exit) -> None:
-        """Once; the slot is free from here on, and a stop comes too late."""
-        change(job, exit=end.to_json(), exit_code=end.code)
+        """Once; the slot is free from here on, and a stop comes too late. What was given up meanwhile stays so."""
+        row = BY_ID.first(job.id)
+        if row is not None and row.exit is None:
+            change(row, exit=end.to_json(), exit_code=end.code)
 
     def _is_overdue(self, job: Job) -> bool:
         limit = specs.timeout(job.config, self.context.settings)

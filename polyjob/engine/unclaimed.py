@@ -54,14 +54,18 @@ class Unclaimed:
 
 
 def remove(name: str, runner: Runner, before: frozenset[str]) -> frozenset[str]:
-    """Remove what nobody claims and was in `before`; the uuids of all the rest that nobody claims. Raises
-    RunnerUnavailable."""
+    """Remove what nobody claims and was in `before`; the uuids of what is left that nobody claims. Raises
+    RunnerUnavailable where nothing can be told."""
     there = runner.inventory()
-    found = set(there) - _live(there)
-    for uuid in sorted(found & before):
+    left = set(there) - _live(there)
+    for uuid in sorted(left & before):
         log.warning("the %s runner has something of job %s, which is done or unknown here; it is removed", name, uuid)
-        runner.clean(there[uuid])
-    return frozenset(found - before)
+        try:
+            runner.clean(there[uuid])
+            left.discard(uuid)
+        except RunnerError as error:
+            log.warning("what the %s runner has of job %s could not be removed: %s", name, uuid, error)
+    return frozenset(left)
 
 
 def _live(uuids: Iterable[str]) -> set[str]:

@@ -16,6 +16,7 @@ from polyjob.models import Job
 from polyjob.notes import text_of
 from polyjob.settings import environment
 from polyjob.statuses import Status
+from runners.base import Exit, Reason, RunnerUnavailable
 
 
 def forget(job: Job) -> None:
@@ -36,6 +37,28 @@ class TestUnclaimed:
         assert world.runner.inventory().keys() == {kept.uuid}
         assert f"has something of job {forgotten.uuid}" in caplog.text
         assert world.read(kept).status is Status.RUNNING
+
+    def test_what_cannot_be_removed_holds_up_nothing_else(self, world, monkeypatch):
+        stuck, other = sorted((world.submit(seconds=10_000) for _ in range(2)), key=lambda job: job.uuid)
+        world.settle()
+        for job in (stuck, other):
+            forget(job)
+        clean, refused = world.runner.clean, [True]
+
+        def refuse(handle):
+            if refused and stuck.uuid in handle:
+                raise RunnerUnavailable("not now")
+            clean(handle)
+
+        monkeypatch.setattr(world.runner, "clean", refuse)
+        for expected in ({stuck.uuid, other.uuid}, {stuck.uuid}):
+            world.clock.move(EVERY)
+            world.settle()
+            assert world.runner.inventory().keys() == expected
+        refused.clear()
+        world.clock.move(EVERY)
+        world.settle()
+        assert world.runner.inventory() == {}
 
     def test_a_back_end_that_is_away_is_asked_again(self, world):
         job = world.submit(seconds=10_000)
@@ -111,6 +134,14 @@ class TestGivingUp:
         assert (row.status, row.exit_code) == (Status.FAILED, 3)
         assert text_of(row.notes, "given-up")
 
+    def test_an_end_that_comes_at_the_same_moment_is_too_late(self, world, stuck):
+        before = world.read(stuck)
+        give_up([stuck.id], world.settings)
+        with write("test"):
+            world.engine.jobs._record_exit(before, Exit(Reason.EXITED, code=0))
+        world.end(stuck)
+        assert (world.read(stuck).status, world.read(stuck).exit["reason"]) == (Status.FAILED, "lost")
+
     def test_a_job_whose_back_end_answers_is_never_given_up(self, world):
         job = world.submit(seconds=100)
         world.later(2)
@@ -122,8 +153,10 @@ class TestGivingUp:
         invoke = lambda *arguments: CliRunner().invoke(main, ["give-up", *arguments], env=variables)  # noqa: E731
         close_database()
         listed, wrong, done, empty = invoke(), invoke("99"), invoke(str(stuck.id)), invoke()
+        both = invoke("--all", "1")
         open_database(world.settings.data_dir)
         assert f"ana.demo.jobs.{stuck.id}: The fake runner cannot be reached" in listed.output
         assert (wrong.exit_code, "job 99 waits for no back end" in wrong.output) == (1, True)
         assert (done.exit_code, done.output) == (0, f"ana.demo.jobs.{stuck.id} was given up.\n")
+        assert (both.exit_code, "Either JOBS or --all" in both.output) == (2, True)
         assert empty.output == "No job waits for a back end that does not answer.\n"

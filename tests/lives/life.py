@@ -136,12 +136,10 @@ class Life:
         self.until(lambda: not Build.select().where(Build.finished_at.is_null()).exists())
         self.engine.run_pass()
         self.until(lambda: not self.engine.context.calls.busy(("sweep", 0)))
-        loaded = {name: self.engine.backends.runner(name) for name in {self.runner}}
         return {
             "jobs": {job.name: self._of(job) for job in Job.select()},
             "builds": sorted(str(build.status) for build in Build.select()),
-            "left": sorted(self._left())
-            + [f"{name}: {uuid}" for name, runner in loaded.items() for uuid in runner.inventory()],
+            "left": sorted([*self._left(), *self.engine.backends.runner(self.runner).inventory()]),
         }
 
     def _of(self, job: Job) -> dict[str, Any]:
@@ -173,10 +171,9 @@ class Life:
 
     def close(self) -> None:
         self.engine.close()
-        for runner in {self.runner}:
-            back = self.engine.backends.runner(runner)
-            for name in back.held() if runner == "docker" else {}:
-                back.drop(name)
+        runner = self.engine.backends.runner(self.runner)
+        for name in runner.held() if self.runner == "docker" else {}:
+            runner.drop(name)
 
 
 KEPT = {"log", "outputs.tar.gz", "outputs.json", "inputs.tar.gz", "work"}
@@ -280,6 +277,7 @@ def look(folder: str, runner: str, result: str) -> None:
     """What has come of it all. What nobody names is swept away first, however young."""
     housekeeping.SWEPT_AFTER = -1.0
     life = Life(Path(folder), runner)
+    (life.folder / "installation").write_text(life.meta["installation"])
     Path(result).write_text(json.dumps(life.outcome()))
     life.close()
     os._exit(0)
