@@ -30,11 +30,18 @@ LOOK = 0.2
 """Seconds between two looks whether the build is to end."""
 SILENCE = 60
 """Seconds that the Engine may take to begin its answer."""
+TRIES = 3
+"""How often a build is begun whose layers others take away under it."""
 WAITING = 1000
 """Lines of the Engine that may wait to be written; then it has to wait."""
 GONE = "its image is not there any more"
 UNREACHED = ("no such host", "refused", "timeout", "deadline", "dial tcp", "tls", "eof", "did not answer")
 """What the Engine says of a registry that it does not get at."""
+TAKEN_AWAY = (
+    "failed to get digest sha256:", "no such image: sha256:", "unable to find image \"sha256:", "layer does not exist",
+    "unknown parent image",
+)  # fmt: skip
+"""What the Engine says where a layer that it takes from its cache is removed with somebody else's image meanwhile."""
 _CODE = re.compile(r"returned a non-zero code: (\d+)")
 _STEP = re.compile(r"Step (\d+)/(\d+) : ")
 
@@ -56,16 +63,26 @@ def build_image(
             log.say(f"The image {tag} is there already.")
         else:
             dockerfile = render_dockerfile(spec, {**labels, KEY: spec.key, BASE: base})
-            parameters = {"t": tag, "nocache": spec.nocache, "rm": True, "forcerm": True}
-            try:
-                talk.have_done("/build", parameters, context(dockerfile, _files(spec)))
-            except APIError as error:
-                if error.is_server_error():
-                    raise
-                raise BuildFailed(f"The Docker Engine refuses the build: {error.explanation or error}") from None
+            _build(talk, tag, spec.nocache, context(dockerfile, _files(spec)))
         return artifact_of(tag, spec.image, base)
     finally:
         log.end()
+
+
+def _build(talk: _Talk, tag: str, nocache: bool, sent: bytes) -> None:
+    for left in reversed(range(TRIES)):
+        try:
+            talk.have_done("/build", {"t": tag, "nocache": nocache, "rm": True, "forcerm": True}, sent)
+            return
+        except _TakenAway:
+            if not left:
+                raise
+            nocache = True
+            talk.begin_again("A layer of the cache was removed meanwhile. The build begins again, without the cache.")
+        except APIError as error:
+            if error.is_server_error():
+                raise
+            raise BuildFailed(f"The Docker Engine refuses the build: {error.explanation or error}") from None
 
 
 def artifact_of(image: str, name: str, base: str) -> str:
@@ -166,6 +183,10 @@ def _files(spec: BuildSpec) -> Iterator[tuple[str, bytes]]:
                 yield name, content.read(LARGEST_FILE)
 
 
+class _TakenAway(BuildFailed):
+    """What the build stood on was removed under it."""
+
+
 class _Talk:
     """What the Engine is asked to do for one build, and says of it."""
 
@@ -176,6 +197,11 @@ class _Talk:
         self._first_step = first_step
         self._number = self._total = 0
         """The instruction that is under way, and of how many."""
+
+    def begin_again(self, why: str) -> None:
+        """The next thing to be done has instructions of its own; the log says why."""
+        self._number = self._total = 0
+        self.log.say(why)
 
     def have_done(
         self, path: str, parameters: Mapping[str, Any], data: bytes, headers: Mapping[str, str] | None = None
@@ -217,7 +243,7 @@ class _Talk:
         step = self._number - self._first_step + 1
         if code is not None and step > 0:
             return BuildFailed(f"step {step} ended with exit code {code}", step, int(code))
-        return BuildFailed(text)
+        return (_TakenAway if any(word in text.lower() for word in TAKEN_AWAY) else BuildFailed)(text)
 
 
 def _progress(said: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ import pytest
 import requests
 
 from polyjob.packing import Packer
+from runners import docker_builds
 from runners.base import (
     BuildFailed,
     Exited,
@@ -406,6 +407,36 @@ class TestHardBuilds:
         with pytest.raises(BuildFailed) as failed:
             self.build(harness, harness.build_spec("true", "echo 'Step 9/9 : RUN x'; exit 7", "true"))
         assert (failed.value.step, failed.value.code) == (2, 7)
+
+    @pytest.mark.parametrize("times", [1, docker_builds.TRIES])
+    def test_a_layer_that_is_removed_under_a_build_is_no_fault_of_the_job(
+        self, harness: DockerHarness, monkeypatch: Any, times: int
+    ) -> None:
+        begun = []
+
+        class Answer(docker_builds._Answer):
+            def __init__(self, client: Any, path: str, *others: Any) -> None:
+                super().__init__(client, path, *others)
+                begun.append(path)
+
+            def next(self, seconds: float) -> bytes | None:
+                line = super().next(seconds)
+                if len(begun) <= times and line is not None and b"Step 2/" in line:
+                    return b'{"error": "failed to get digest sha256:4f3b: open /x/4f3b: no such file or directory"}'
+                return line
+
+        monkeypatch.setattr(docker_builds, "_Answer", Answer)
+        spec = harness.build_spec("echo one > /made", "echo two >> /made")
+        if times == docker_builds.TRIES:
+            with pytest.raises(BuildFailed, match="failed to get digest"):
+                self.build(harness, spec)
+        else:
+            log = self.build(harness, spec)
+            assert b"begins again, without the cache" in log
+            handle = harness.runner.start(job := harness.spec("cat /made"), self.artifact)
+            harness.end(handle)
+            assert harness.log(job, handle) == b"one\ntwo\n"
+        assert begun == ["/build"] * min(times + 1, docker_builds.TRIES)
 
     def test_a_step_that_never_pauses_is_ended_and_bounded(self, harness: DockerHarness) -> None:
         log, full_at = io.BytesIO(), []
