@@ -1,11 +1,12 @@
 # make run    start the server          make test   the tests, with coverage
+# make soak   kill parts of a server for SECONDS while jobs of every kind run on it: RUNNER=process SEED=7
 # make lint   style and types           make bench  measure      make lock   newest versions into requirements.lock
 # PYTHON=python3.12 chooses what .venv is made with.
 
 BIN = .venv/bin
 STAMP = .venv/.installed
 
-.PHONY: run test lint bench lock
+.PHONY: run test soak lint bench lock
 .DELETE_ON_ERROR:
 
 run: $(STAMP)
@@ -13,6 +14,9 @@ run: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
+
+soak: $(STAMP)
+	@$(BIN)/python -m tests.lives.fire --seconds $(or $(SECONDS),1200) --runner $(or $(RUNNER),process) $(and $(SEED),--seed $(SEED))
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

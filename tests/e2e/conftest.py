@@ -84,6 +84,7 @@ class Server:
     def kill(self) -> None:
         """kill -9 of the parent, and of all that it started: web and engine, but no keeper."""
         assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)  # it would start anew what is killed
         parts = [*self.engine_pids(), *self.web_pids()]
         self.process.kill()
         self.process.wait(10)

@@ -36,6 +36,7 @@ from polyjob.schemas.config import load_config
 from polyjob.settings import read_settings
 from polyjob.store import Store
 from runners.base import RunnerSettings
+from tests.lives.left import left_in
 
 PATIENCE = 40.0
 IMAGE = "polyjob-test:latest"
@@ -136,10 +137,13 @@ class Life:
         self.until(lambda: not Build.select().where(Build.finished_at.is_null()).exists())
         self.engine.run_pass()
         self.until(lambda: not self.engine.context.calls.busy(("sweep", 0)))
+        known = {job.uuid for job in Job.select(Job.uuid)}
         return {
             "jobs": {job.name: self._of(job) for job in Job.select()},
             "builds": sorted(str(build.status) for build in Build.select()),
-            "left": sorted([*self._left(), *self.engine.backends.runner(self.runner).inventory()]),
+            "left": sorted(
+                [*left_in(self.settings.data_dir, known), *self.engine.backends.runner(self.runner).inventory()]
+            ),
         }
 
     def _of(self, job: Job) -> dict[str, Any]:
@@ -156,28 +160,11 @@ class Life:
             "outputs": sorted(name for name, _ in outputs.tree("")[0]),
         }
 
-    def _left(self) -> list[str]:
-        """Files that stand for something unfinished, and what no row names."""
-        data = self.settings.data_dir
-        found = [str(path.relative_to(data)) for path in data.rglob("*.part")]
-        known = {job.uuid for job in Job.select(Job.uuid)}
-        for folder in (data / "jobs").iterdir():
-            if folder.name not in known:
-                found.append(str(folder.relative_to(data)))
-            else:
-                names = {path.name for path in folder.iterdir()} - KEPT
-                found += [f"jobs/{folder.name}/{name}" for name in names]
-        return found
-
     def close(self) -> None:
         self.engine.close()
         runner = self.engine.backends.runner(self.runner)
         for name in runner.held() if self.runner == "docker" else {}:
             runner.drop(name)
-
-
-KEPT = {"log", "outputs.tar.gz", "outputs.json", "inputs.tar.gz", "work"}
-"""What a job that is done may have in its folder."""
 
 
 # Stories.

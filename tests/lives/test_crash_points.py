@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 
 from .life import STORIES, Nursery, look, tell
+from .starts import Starts
 
 SIDE_BY_SIDE = 2
 CHANCE = {"log", "note", "call-logs", "call-poll", "call-check"}
@@ -52,38 +51,10 @@ def outcome(nursery: Nursery, folder: Path, runner: str) -> dict[str, Any]:
     return json.loads(result.read_text())
 
 
-class Starts:
-    """How often each container of a job is started, as the Engine tells it while this is used as a context."""
-
-    def __enter__(self) -> Starts:
-        import docker
-
-        self._events = docker.APIClient().events(
-            filters={"type": "container", "event": "start", "label": "polyjob.job"}, decode=True
-        )
-        self._seen: Counter[tuple[str, str]] = Counter()
-        self._thread = threading.Thread(target=self._listen)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._events.close()
-        self._thread.join()
-
-    def _listen(self) -> None:
-        for event in self._events:
-            labels = event["Actor"]["Attributes"]
-            self._seen[labels["polyjob.installation"], labels["polyjob.job"]] += 1
-
-    def of(self, folder: Path) -> list[int]:
-        installation = (folder / "installation").read_text()
-        return sorted(count for (theirs, _), count in list(self._seen.items()) if theirs == installation)
-
-
 def runs(folder: Path, starts: Starts | None) -> dict[str, int] | list[int]:
     """How often the commands of a folder's jobs have run. The fake runner by itself refuses a second time."""
     if starts is not None:
-        return starts.of(folder)
+        return starts.of((folder / "installation").read_text())
     return {path.name: path.read_text().count("ran") for path in folder.glob("runs-*")}
 
 
