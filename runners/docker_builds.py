@@ -32,6 +32,8 @@ SILENCE = 60
 """Seconds that the Engine may take to begin its answer."""
 TRIES = 3
 """How often a build is begun whose layers others take away under it."""
+LETTING_GO = 5.0
+"""Seconds that a thread gets to let go of an answer that was hung up on."""
 WAITING = 1000
 """Lines of the Engine that may wait to be written; then it has to wait."""
 GONE = "its image is not there any more"
@@ -267,7 +269,8 @@ class _Answer:
         self._is_over = threading.Event()
         self._answer: requests.Response | None = None
         arguments = (client, path, parameters, data, headers)
-        threading.Thread(target=self._read, args=arguments, name="docker-build", daemon=True).start()
+        self._thread = threading.Thread(target=self._read, args=arguments, name="docker-build", daemon=True)
+        self._thread.start()
 
     def next(self, seconds: float) -> bytes | None:
         """None where there is none yet. Raises StopIteration at the end, APIError where the Engine refuses,
@@ -287,10 +290,12 @@ class _Answer:
         return line
 
     def hang_up(self) -> None:
-        """The Engine gives up what it does for a client that is gone. Idempotent."""
+        """The Engine gives up what it does for a client that is gone. Idempotent. The thread alone closes the answer:
+        a connection that two threads let go of would be given to the next request as it is."""
         self._is_over.set()
         if self._answer is not None:
             _shut(self._answer)
+            self._thread.join(LETTING_GO)
 
     def _read(
         self, client: Any, path: str, parameters: Mapping[str, Any], data: bytes, headers: Mapping[str, str]
@@ -305,7 +310,7 @@ class _Answer:
                 timeout=SILENCE,
             )
             if self._is_over.is_set():
-                _shut(answer)
+                return
             client._raise_for_status(answer)
             connection = _socket(answer)
             if connection is not None:
@@ -316,6 +321,9 @@ class _Answer:
             self._put(None)
         except Exception as error:
             self._put(error)
+        finally:
+            if self._answer is not None:
+                self._answer.close()
 
     def _put(self, line: bytes | Exception | None) -> None:
         while not self._is_over.is_set():
@@ -334,4 +342,3 @@ def _shut(answer: requests.Response) -> None:
     if connection is not None:
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
-    answer.close()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import io
 import tarfile
+import tempfile
 from pathlib import Path
 
 BUSYBOX = Path("/bin/busybox")
@@ -19,12 +22,18 @@ def engine_is_there() -> bool:
 
 
 def make_images(host: str | None = None) -> None:
-    """Idempotent: the same content is the same image."""
+    """Idempotent: an image that has the content already stays the one that it is, while others build upon it."""
     import docker
 
     client = docker.APIClient(host, version="auto", timeout=60)
-    client.import_image_from_data(_root(), repository="polyjob-test", tag="latest")
-    client.import_image_from_data(_empty(), repository="polyjob-test-empty", tag="latest")
+    with (Path(tempfile.gettempdir()) / "polyjob-test-images.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for name, content in (("polyjob-test", _root()), ("polyjob-test-empty", _empty())):
+            digest = hashlib.sha256(content).hexdigest()
+            if not client.images(name=f"{name}:latest", filters={"label": f"content={digest}"}):
+                client.import_image_from_data(
+                    content, repository=name, tag="latest", changes=[f"LABEL content={digest}"]
+                )
 
 
 def _root() -> bytes:
