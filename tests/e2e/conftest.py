@@ -84,8 +84,13 @@ class Server:
     def kill(self) -> None:
         """kill -9 of the parent, and of all that it started: web and engine, but no keeper."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)  # it would start anew what is killed
-        parts = [*self.engine_pids(), *self.web_pids()]
+        parts: list[int] = []
+        self.process.send_signal(signal.SIGSTOP)  # each would start anew what is killed
+        while fresh := [pid for pid in (*self.engine_pids(), *self.web_pids()) if pid not in parts]:
+            for pid in fresh:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            parts += fresh
         self.process.kill()
         self.process.wait(10)
         for pid in parts:
