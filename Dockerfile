@@ -7,7 +7,7 @@ FROM ${BASE} AS made
 WORKDIR /source
 COPY . .
 RUN python3 -m venv /make && mkdir -p wheels \
-    && { [ -n "$(ls wheels)" ] || /make/bin/pip download --quiet --require-hashes -r requirements.lock -d wheels; } \
+    && { [ -n "$(ls wheels)" ] || /make/bin/pip download --quiet --no-deps --require-hashes -r requirements.lock -d wheels; } \
     && /make/bin/pip wheel --quiet --no-index --find-links wheels --no-deps --wheel-dir wheels . \
     && python3 -m venv /opt/polyjob \
     && /opt/polyjob/bin/pip install --quiet --no-index --find-links wheels 'polyjob[docker]' \

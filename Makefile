@@ -32,6 +32,6 @@ lock:
 
 $(STAMP): requirements.lock pyproject.toml
 	@python=$$(tools/python) && echo "Installing into .venv ..." && "$$python" -m venv --clear .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -42,7 +42,14 @@ def image(engine: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     name = f"polyjob-test-{uuid.uuid4().hex[:12]}"
     make_base(engine, folder, f"{name}:base")
     wheels = folder / "wheels"
-    lock = ["--quiet", "--disable-pip-version-check", "--require-hashes", "-r", str(ROOT / "requirements.lock")]
+    lock = [
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--require-hashes",
+        "-r",
+        str(ROOT / "requirements.lock"),
+    ]
     subprocess.run([sys.executable, "-m", "pip", "download", *lock, "-d", str(wheels)], check=True)
     lines: list[dict[str, Any]] = []
     try:
