@@ -12,12 +12,14 @@ import argparse
 import contextlib
 import dataclasses
 import http.client
+import io
 import json
 import os
 import random
 import signal
 import sqlite3
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -56,8 +58,8 @@ class Errand:
     reason: str | None = "exited"
     code: int | None = 0
     log: bytes = b""
-    files: tuple[tuple[str, int], ...] = ()
-    """Path → bytes, of its outputs."""
+    files: tuple[tuple[str, bytes, int], ...] = ()
+    """Path, what its content repeats, and bytes, of its outputs."""
     then: tuple[float, str] | None = None
     """So many seconds after it is accepted: `stop` or `delete`; once it is done: `restart`, `copy` or `resume`."""
     runs: int | None = 1
@@ -103,7 +105,7 @@ class Plan:
         count = self._random.randint(2, 15)
         cmd = f"for i in $(seq {count}); do echo $i; sleep 0.2; done; printf kept > {OUTPUTS}/file"
         log = b"".join(b"%d\n" % number for number in range(1, count + 1))
-        return self._errand(cmd, log=log, files=(("file", 4),), seconds=count * 0.2, **fields)
+        return self._errand(cmd, log=log, files=(("file", b"kept", 4),), seconds=count * 0.2, **fields)
 
     def loud(self, **fields: Any) -> Errand:
         count = self._random.randint(1000, 300_000)
@@ -111,8 +113,8 @@ class Plan:
 
     def heavy(self, **fields: Any) -> Errand:
         size = self._random.randint(1, 8 << 20)
-        cmd = f"mkdir {OUTPUTS}/a; head -c {size} /dev/urandom > {OUTPUTS}/a/b; echo heavy"
-        return self._errand(cmd, log=b"heavy\n", files=(("a/b", size),), **fields)
+        cmd = f"mkdir {OUTPUTS}/a; yes | head -c {size} > {OUTPUTS}/a/b; echo heavy"
+        return self._errand(cmd, log=b"heavy\n", files=(("a/b", b"y\n", size),), **fields)
 
     def forking(self, **fields: Any) -> Errand:
         cmd = "sleep 1000 & (setsid sleep 1000 &); echo forked; exit 4"
@@ -143,7 +145,7 @@ class Plan:
     def cloned(self, **fields: Any) -> Errand:
         then = 0.0, self._random.choice(["restart", "copy", "resume"])
         cmd = f"printf kept > {OUTPUTS}/file; echo again"
-        return self._errand(cmd, log=b"again\n", files=(("file", 4),), then=then, **fields)
+        return self._errand(cmd, log=b"again\n", files=(("file", b"kept", 4),), then=then, **fields)
 
     def built(self, **fields: Any) -> Errand:
         step = f"echo {self._random.randint(1, 6)} > /made"
@@ -182,7 +184,7 @@ class Plan:
         pairs["FAKE_CODE"] = str(fields.get("code", 0) or 0)
         pairs |= {"FAKE_IGNORE_TERM": "yes"} if "trap" in cmd else {}
         if files := fields.get("files"):
-            pairs["FAKE_OUTPUTS"] = json.dumps({name: "x" * size for name, size in files})
+            pairs["FAKE_OUTPUTS"] = json.dumps({name: _content(what, size).decode() for name, what, size in files})
         return sorted(map(list, pairs.items()))
 
 
@@ -199,7 +201,7 @@ class Fire:
         self._victims = random.Random(seed)
         self.losses: list[str] = []
         self.killed: Counter[str] = Counter()
-        self.jobs = 0
+        self.accepted: set[str] = set()
         self._lock = threading.Lock()
         self._is_over = threading.Event()
 
@@ -227,6 +229,7 @@ class Fire:
         time.sleep(max(0.0, began + errand.at - time.monotonic()))
         body = {"config": errand.config}
         job = self._insist("POST", JOBS, body, 201, **{"Idempotency-Key": errand.key}).json
+        self.accepted.add(job["uuid"])
         if errand.then is None:
             self._ask_after(errand, job["id"], job["uuid"])
         elif errand.then[1] == "stop":
@@ -236,23 +239,22 @@ class Fire:
         elif errand.then[1] == "delete":
             time.sleep(errand.then[0])
             self._insist("DELETE", f"{JOBS}/{job['id']}", None, 204, 404)
-            self._count()
-            self._look_at_processes(errand, job["uuid"])
+            self._look_at_processes(errand, job["uuid"], PATIENCE)  # it is answered before it is done
         else:
             self._ask_after(errand, job["id"], job["uuid"])
             path = f"{JOBS}/{job['id']}/{errand.then[1]}"
             key = {"Idempotency-Key": f"{errand.key}-again"}
             clone = self._insist("POST", path, {}, 201, **key).json
+            self.accepted.add(clone["uuid"])
             self._ask_after(dataclasses.replace(errand, runs=2), clone["id"], clone["uuid"])
 
     def _ask_after(self, errand: Errand, number: int, identity: str) -> None:
-        self._count()
         deadline = time.monotonic() + PATIENCE
         while not (job := self._insist("GET", f"{JOBS}/{number}?wait=5", None, 200).json)["finished_at"]:
             if time.monotonic() > deadline:
                 self._lose(errand, f"is still {job['last_status']} after {PATIENCE:.0f} s")
                 return
-        self._look_at_processes(errand, identity)
+        self._look_at_processes(errand, identity, GONE_AFTER)
         rows = self._insist("GET", f"{JOBS}/{number}/statuses", None, 200).json["results"]
         statuses = [row["status"] for row in rows]
         found = job["last_status"], (rows[-1]["details"] or {}).get("reason"), job["exit_code"]
@@ -268,17 +270,19 @@ class Fire:
         log = self._insist("GET", f"{JOBS}/{number}/logs", None, 200).body
         if log != errand.log and not (is_stopped and errand.log.startswith(log)):
             self._lose(errand, f"log of {len(log)} bytes instead of {len(errand.log)}: {log[:100]!r}")
-        if not is_stopped and (files := self._files(number)) != dict(errand.files):
-            self._lose(errand, f"outputs {files} instead of {errand.files}")
+        if not is_stopped:
+            found_files = self._files(number)
+            if found_files != {name: _content(what, size) for name, what, size in errand.files}:
+                sizes = {name: len(content) for name, content in found_files.items()}
+                self._lose(errand, f"outputs {sizes} instead of {errand.files}, or of other content")
         self._count_runs(errand, identity)
 
-    def _files(self, number: int, folder: str = "") -> dict[str, int]:
-        """Path → bytes."""
-        told = self._insist("GET", f"{JOBS}/{number}/outputs/tree?path={folder}", None, 200).json
-        found = {folder + name: size for name, size in told["files"]}
-        for name in told["dirs"]:
-            found |= self._files(number, f"{folder}{name}/")
-        return found
+    def _files(self, number: int) -> dict[str, bytes]:
+        """Path → content, of the archive that a user downloads."""
+        held = io.BytesIO(self._insist("GET", f"{JOBS}/{number}/outputs", None, 200).body)
+        with tarfile.open(fileobj=held) as archive:
+            members = [(member.name.partition("/")[2], archive.extractfile(member)) for member in archive]
+            return {name: file.read() for name, file in members if file is not None}
 
     def _count_runs(self, errand: Errand, identity: str) -> None:
         if self._runner == "process":
@@ -292,11 +296,10 @@ class Fire:
         if count != wanted and not (wanted is None and count <= 1):
             self._lose(errand, f"ran {count} times")
 
-    def _look_at_processes(self, errand: Errand, identity: str) -> None:
-        with contextlib.suppress(AssertionError):
-            eventually(lambda: not marked(identity), GONE_AFTER)
-            return
-        if self._insist("GET", JOBS, None, 200) and errand.status:
+    def _look_at_processes(self, errand: Errand, identity: str, seconds: float) -> None:
+        try:
+            eventually(lambda: not marked(identity), seconds)
+        except AssertionError:
             self._lose(errand, f"has processes left: {marked(identity)}")
 
     def _insist(self, method: str, path: str, body: Any, *statuses: int, **headers: str) -> Answer:
@@ -355,16 +358,28 @@ class Fire:
     # What is left.
 
     def _look_at_what_is_left(self) -> None:
-        known = {uuid for page in self._pages() for uuid in (job["uuid"] for job in page)}
+        folder = self._server.data_dir
+        known = {job["uuid"] for page in self._pages() for job in page}
+        self._expect_none("files", lambda: self._left_of_accepted(known))
         self._server.interrupt()
         self._server.process = None
-        folder = self._server.data_dir
+        self._expect_none("processes", lambda: processes_of(folder))
+        if self._starts is not None:
+            self._expect_none("containers", lambda: containers_of(_installation(folder)))
+
+    def _expect_none(self, what: str, look: Callable[[], list[str]]) -> None:
         try:
-            eventually(lambda: not (left_in(folder, known) or processes_of(folder)), GONE_AFTER)
+            eventually(lambda: not look(), GONE_AFTER)
         except AssertionError:
-            self.losses.append(f"left over: {left_in(folder, known)} {processes_of(folder)}")
-        if self._starts is not None and (left := containers_of(_installation(folder))):
-            self.losses.append(f"containers left over: {left}")
+            self.losses.append(f"{what} left over: {look()}")
+
+    def _left_of_accepted(self, known: set[str]) -> list[str]:
+        """A folder of no accepted job is of a request that was killed, and goes with the engine's sweep."""
+        try:
+            left = left_in(self._server.data_dir, known)
+        except FileNotFoundError:
+            return ["a folder that was removed meanwhile"]
+        return [name for name in left if not name.startswith("jobs/") or name.split("/")[1] in known | self.accepted]
 
     def _pages(self) -> Iterator[list[dict[str, Any]]]:
         offset = 0
@@ -372,13 +387,13 @@ class Fire:
             yield page
             offset += len(page)
 
-    def _count(self) -> None:
-        with self._lock:
-            self.jobs += 1
-
     def _lose(self, errand: Errand, text: str) -> None:
         with self._lock:
             self.losses.append(f"{errand.kind} {errand.key}: {text}")
+
+
+def _content(what: bytes, size: int) -> bytes:
+    return (what * (size // len(what) + 1))[:size]
 
 
 def _installation(data: Path) -> str:
@@ -393,10 +408,8 @@ def burn(folder: Path, runner: str, seconds: float, seed: int, say: Callable[[st
     for loss in fire.losses:
         say(loss)
     kills = ", ".join(f"{count} {victim}" for victim, count in sorted(fire.killed.items()))
-    say(
-        f"runner {runner}, seed {seed}, {seconds:.0f} s: {fire.jobs} jobs, {fire.killed.total()} kills ({kills}),"
-        f" {len(fire.losses)} losses"
-    )
+    counts = f"{len(fire.accepted)} jobs, {fire.killed.total()} kills ({kills}), {len(fire.losses)} losses"
+    say(f"runner {runner}, seed {seed}, {seconds:.0f} s: {counts}")
     return fire.losses
 
 
