@@ -1,4 +1,4 @@
-"""The pages for people: lists of jobs and one job, read-only, without script, everything escaped."""
+"""The pages for people: what there is, and what can be done with it; everything escaped, and usable without script."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Response, current_app, redirect, render_template, request, url_for
+from flask import Blueprint, Response, current_app, render_template, request
+from flask.blueprints import BlueprintSetupState
 from peewee import Expression
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
-from polyjob import auth, jobs
+from polyjob import auth, browsers, jobs
 from polyjob.api.paging import root
+from polyjob.api.problems import status_of
 from polyjob.clock import now
 from polyjob.errors import Forbidden, NotFound, PolyjobError, Unavailable
 from polyjob.models import Project, User
-from polyjob.pages import reference, words
+from polyjob.pages import actions, cloning, forms, keys, reference, sessions, submitting, words
 from polyjob.pages.lists import of_projects, read_page
 from polyjob.pages.parts import about, duration, job_url, project_url
 
 POLICY = (
-    "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'"
 )
-HOW_TO_SIGN_IN = "Each start of the server prints a link that signs you in, once."
 
 
 def template_folder() -> Path:
@@ -42,6 +44,16 @@ blp = Blueprint(
 blp.add_app_template_filter(words.lasting, "lasting")
 blp.add_app_template_filter(words.size, "size")
 blp.add_app_template_filter(lambda moment: words.ago(moment, now()), "ago")
+
+
+blp.before_request(browsers.renew)
+for part in (sessions, actions, cloning, submitting, keys):
+    blp.register_blueprint(part.blp)
+
+
+@blp.record_once
+def _add_globals(state: BlueprintSetupState) -> None:
+    state.app.jinja_env.globals.update(forms.globals_of_templates() | actions.globals_of_templates())
 
 
 @blp.context_processor
@@ -103,20 +115,6 @@ def api_reference() -> str:
     )
 
 
-@blp.get("/sign-in/<key>", strict_slashes=False)
-def sign_in(key: str) -> AnyResponse:
-    """The one-time link. A person's click uses it up; a HEAD request or a browser that fetches ahead does not."""
-    if request.method == "HEAD":
-        return Response()
-    if "prefetch" in request.headers.get("Sec-Purpose", ""):
-        raise Unavailable("A link to sign in is not fetched ahead.")
-    user = auth.use_sign_in_link(key)
-    if user is None:
-        return _message(410, "This link does not sign in", f"It was used already, or is too old. {HOW_TO_SIGN_IN}")
-    auth.sign_in(user)
-    return redirect(url_for("pages.all_jobs"), 303)
-
-
 def _list(user: User, project: Project | None, where: Expression) -> str:
     target = project.unique_name if project else f"{user.username}.{_first_project(user)}"
     return render_template(
@@ -151,9 +149,11 @@ def error_page(error: PolyjobError | HTTPException) -> AnyResponse:
     if isinstance(error, NotFound) or getattr(error, "code", None) == 404:
         return _message(404, "Not found", "There is nothing here, or nothing that you may see.")
     if isinstance(error, auth.Unauthenticated):
-        response = _message(401, "You are not signed in", HOW_TO_SIGN_IN)
-        response.headers["WWW-Authenticate"] = "Token"
-        return response
+        return secure(sessions.ask())
+    if isinstance(error, browsers.Stale):
+        return _message(
+            403, "This page was not up to date", "Nothing was done. Go back, load the page again, and try again."
+        )
     if isinstance(error, HTTPException):
         return _message(error.code or 500, error.name, error.description or "")
     if isinstance(error, Forbidden):
@@ -162,8 +162,9 @@ def error_page(error: PolyjobError | HTTPException) -> AnyResponse:
         response = _message(503, "Not now", str(error))
         response.headers["Retry-After"] = str(error.retry_after)
         return response
-    return _message(400, "That did not work", str(error))
+    return _message(status_of(error), "That did not work", str(error))
 
 
 def _message(code: int, title: str, text: str) -> AnyResponse:
-    return secure(Response(render_template("message.html", title=title, text=text), code, mimetype="text/html"))
+    page = render_template("message.html", title=title, text=text, user=auth.current_user())
+    return secure(Response(page, code, mimetype="text/html"))
