@@ -71,11 +71,11 @@ def body_of(form: Form) -> dict[str, Any]:
     if pairs or asked:
         environment = _section(config, "environment")
         if pairs:
-            before = environment.get("env_vars") or []
+            before = environment.get("env_vars")
             before = [list(pair) for pair in before.items()] if isinstance(before, Mapping) else before
-            environment["env_vars"] = [*before, *pairs]
+            environment["env_vars"] = _added(before, pairs)
         if asked:
-            environment["resources"] = {**(environment.get("resources") or {}), **asked}
+            environment["resources"] = _section(environment, "resources", "/config/environment") | asked
     if form.word("timeout"):
         try:
             seconds = float(form.word("timeout"))
@@ -93,14 +93,19 @@ def _put_build(config: dict[str, Any], form: Form) -> None:
         _section(config, "build")["image"] = form.word("image")
     if steps := _items(form.text("steps")):
         build = _section(config, "build")
-        build["build_steps"] = [*(build.get("build_steps") or []), *steps]
+        build["build_steps"] = _added(build.get("build_steps"), steps)
 
 
-def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+def _added(before: Any, more: list[Any]) -> Any:
+    """The list with more in it; what is none stays, to be refused by whoever reads the config."""
+    return [*(before or []), *more] if isinstance(before, list | None) else before
+
+
+def _section(config: dict[str, Any], name: str, pointer: str = "/config") -> dict[str, Any]:
     """The part of the config, its own copy; made where there is none."""
     part = config.get(name)
     if part is not None and not isinstance(part, Mapping):
-        raise Invalid([Problem(f"/config/{name}", f"`{name}` is not an object.")])
+        raise Invalid([Problem(f"{pointer}/{name}", f"`{name}` is not an object.")])
     config[name] = dict(part or {})
     return config[name]
 

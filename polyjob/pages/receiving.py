@@ -36,6 +36,8 @@ OTHER_PARTS = 100
 ALWAYS_OUT = frozenset({".git", ".polyaxon"})
 """Folders that come along when a person chooses a folder, and that nobody means."""
 POINTER = "/upload"
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error, ValueError, LookupError)
+"""What zipfile raises at bytes that nobody meant as a zip."""
 
 
 @dataclass
@@ -44,13 +46,20 @@ class Received:
 
     fields: MultiDict[str, str] = field(default_factory=MultiDict)
     archive: BinaryIO | None = None
+    fault: Invalid | None = None
+    """What is wrong with the files: then there is no archive of them."""
+
+    @property
+    def has_files(self) -> bool:
+        return self.archive is not None or self.fault is not None
 
 
 @contextlib.contextmanager
 def receive(folder: Path, fields_limit: int, limits: Limits) -> Iterator[Received]:
     """The form that the request carries; its files are put aside in `folder`, without a name.
 
-    Raises Invalid and TooLarge, and werkzeug's error for a body larger than `request.max_content_length`.
+    Raises Invalid and TooLarge for a form that cannot be read, and werkzeug's error for a body larger than
+    `request.max_content_length`.
     """
     if request.mimetype != "multipart/form-data":
         yield Received(MultiDict(request.form))
@@ -61,11 +70,13 @@ def receive(folder: Path, fields_limit: int, limits: Limits) -> Iterator[Receive
     with contextlib.ExitStack() as stack:
         files = _Files(folder, limits, stack)
         received = Received()
+        _read(request.stream, boundary.encode(), received.fields, files, fields_limit, limits.members)
         try:
-            _read(request.stream, boundary.encode(), received.fields, files, fields_limit, limits.members)
             received.archive = files.finish()
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error) as error:
-            raise Invalid([Problem(POINTER, "It is no whole zip file.")]) from error
+        except Invalid as error:
+            received.fault = error
+        except _BROKEN:
+            received.fault = Invalid([Problem(POINTER, "It is no whole zip file.")])
         yield received
 
 
@@ -143,7 +154,7 @@ class _Files:
         return self._packing.finish() if self._packing else None
 
     def _begin_packing(self, name: str, file: BinaryIO) -> None:
-        self._packing, self._waiting = _Packing(self._temporary()), None
+        self._packing, self._waiting = self._new_packing(), None
         self._pack(name, file)
 
     def _pack(self, filename: str, file: BinaryIO) -> None:
@@ -159,7 +170,7 @@ class _Files:
 
     def _unzipped(self, file: BinaryIO) -> BinaryIO:
         _refuse_large_directory(file)
-        packing, left = _Packing(self._temporary()), self._limits.unpacked
+        packing, left = self._new_packing(), self._limits.unpacked
         with zipfile.ZipFile(file) as archive:
             if len(archive.infolist()) > self._limits.members:
                 raise Invalid([Problem(POINTER, f"It has more than {self._limits.members} members.")])
@@ -179,6 +190,11 @@ class _Files:
                     with archive.open(info) as content:
                         packing.add(info.filename, info.file_size, content, bool(mode & 0o111))
         return packing.finish()
+
+    def _new_packing(self) -> _Packing:
+        packing = _Packing(self._temporary())
+        self._stack.callback(packing.close)
+        return packing
 
     def _temporary(self) -> BinaryIO:
         return cast(BinaryIO, self._stack.enter_context(tempfile.TemporaryFile(dir=self._folder)))
@@ -205,7 +221,7 @@ class _Packing:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._zip: Any = igzip.IGzipFile(fileobj=file, mode="wb", compresslevel=1, mtime=0)
-        self._tar = tarfile.open(fileobj=self._zip, mode="w|", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        self._tar = tarfile.open(fileobj=self._zip, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
 
     def add(self, name: str, size: int, content: IO[bytes], is_program: bool = False) -> None:
         info = tarfile.TarInfo(name)
@@ -222,8 +238,12 @@ class _Packing:
         info.type, info.linkname = tarfile.SYMTYPE, target
         self._tar.addfile(info)
 
+    def close(self) -> None:
+        """Idempotent."""
+        self._zip.close()
+
     def finish(self) -> BinaryIO:
         self._tar.close()
-        self._zip.close()
+        self.close()
         self._file.seek(0)
         return self._file

@@ -70,7 +70,7 @@ def submit(username: str, project_name: str) -> AnyResponse:
     project = project_for("jobs.create_job", username, project_name)
     with _received() as received:
         form = checked(received.fields, keep_stale=True)
-        has_upload = received.archive is not None
+        has_upload = received.has_files
         if form.is_stale:
             return _page(project, form, {"": [STALE]} | ({"upload": [FILES_GONE]} if has_upload else {}), 403)
         try:
@@ -78,6 +78,8 @@ def submit(username: str, project_name: str) -> AnyResponse:
             sent = read_create(body)
             if form.text("do") == "show":
                 return _page(project, form, commands=_commands(project, form, body))
+            if received.fault is not None:
+                raise received.fault
             with config_stood_at(sent.pointer):
                 number = _make(project, form, sent.attributes, received)
         except (Invalid, TooLarge, Unavailable) as error:
