@@ -15,7 +15,7 @@ from polyjob.api.context import BUILD, JOB, me, settings, store
 from polyjob.api.logfiles import log_length
 from polyjob.models import Build, Job
 from polyjob.pages.forms import Form, done, local_path, project_for, read_form
-from polyjob.pages.parts import job_url, project_url
+from polyjob.pages.parts import build_url, job_url, project_url
 
 blp = Blueprint("actions", __name__)
 
@@ -87,6 +87,7 @@ class Offer:
     path: str
 
 
+@blp.app_template_global()
 def offers(target: Target) -> list[Offer]:
     """What whoever asks may do with it, and what makes sense as it is."""
     identity = auth.current_identity()
@@ -100,12 +101,8 @@ def offers(target: Target) -> list[Offer]:
     ]
 
 
-def globals_of_templates() -> dict[str, Any]:
-    return {"offers": offers}
-
-
 def url_of(target: Target) -> str:
-    return job_url(target) if isinstance(target, Job) else f"{project_url(target.project)}/builds/{target.id}"
+    return job_url(target) if isinstance(target, Job) else build_url(target)
 
 
 def _back(form: Form, default: str) -> str:
@@ -164,7 +161,7 @@ def restore_job(username: str, project_name: str, job_id: int) -> AnyResponse:
 def ask_delete_job(username: str, project_name: str, job_id: int) -> str:
     job = _job("jobs.delete_job", username, project_name, job_id)
     clones = Job.select().where(Job.original == job, Job.deleted_at.is_null()).count()
-    return render_template("delete_job.html", user=me(), job=job, path=request.path, back=url_of(job),
+    return render_template("delete_job.html", job=job, path=request.path, back=url_of(job),
                            log_size=log_length(store().job_log(job.uuid)), size=store().job_size(job.uuid),
                            clones=clones)  # fmt: skip
 
@@ -205,7 +202,6 @@ def ask_delete_build(username: str, project_name: str, build_id: int) -> str:
     build = _build("builds.delete_build", username, project_name, build_id)
     return render_template(
         "confirm.html",
-        user=me(),
         title=f"Delete build {build.id}?",
         lines=[
             "Its log and all that it made are removed; a job that needs the same is built anew.",

@@ -112,7 +112,6 @@ def _made(source: Job, number: int, strategy: str) -> AnyResponse:
 def _page(source: Job, form: Form, errors: dict[str, list[str]] | None = None, status: int = 200) -> AnyResponse:
     page = render_template(
         "clone.html",
-        user=me(),
         job=source,
         back=job_url(source),
         strategies=STRATEGIES,

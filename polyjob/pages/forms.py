@@ -8,7 +8,6 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlsplit
 
 from flask import flash, redirect, request
@@ -132,8 +131,3 @@ def by_field(problems: list[Problem], field_of: Callable[[str], str]) -> dict[st
     for problem in problems:
         found.setdefault(field_of(problem.pointer), []).append(problem.detail)
     return found
-
-
-def globals_of_templates() -> dict[str, Any]:
-    """What every template may use."""
-    return {"csrf_field": CSRF_FIELD, "csrf_token": browsers.csrf_token, "once_field": ONCE_FIELD, "new_once": new_once}

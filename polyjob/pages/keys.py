@@ -73,7 +73,6 @@ def ask_revoke(number: int) -> str:
     whose = "" if token.user_id == me().id else f" of {token.user.username}"
     return render_template(
         "confirm.html",
-        user=me(),
         title=f"Revoke the key {token.name}{whose}?",
         lines=["Whatever uses it is refused at once. It cannot be brought back."],
         path=request.path,
@@ -143,7 +142,6 @@ def _page(
     owned = projects.list_projects(me()).where(auth.readable(me()))
     page = render_template(
         "keys.html",
-        user=me(),
         form=form,
         errors=errors or {},
         made=made,
@@ -158,5 +156,5 @@ def _page(
 
 
 def _password_page(errors: dict[str, list[str]] | None = None, status: int = 200) -> AnyResponse:
-    page = render_template("password.html", user=me(), has_password=bool(me().password_hash), errors=errors or {})
+    page = render_template("password.html", has_password=bool(me().password_hash), errors=errors or {})
     return make_response(page, status)

@@ -69,7 +69,6 @@ def follow_link(key: str) -> AnyResponse:
         return _use_link(key)
     page = render_template(
         "confirm.html",
-        user=signed_in,
         title=f"Sign in as {user.username}?",
         lines=["The link that you have opened signs this browser in, once."],
         path=request.path,

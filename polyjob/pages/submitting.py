@@ -53,7 +53,7 @@ def choose_project() -> AnyResponse:
         return redirect(url_for("pages.submitting.new_project"), 303)
     if len(found) == 1:
         return redirect(f"{project_url(found[0])}/submit", 303)
-    return make_response(render_template("choose_project.html", user=me(), projects=found))
+    return make_response(render_template("choose_project.html", projects=found))
 
 
 def _own_projects() -> list[Project]:
@@ -147,7 +147,6 @@ def _page(
 ) -> AnyResponse:
     page = render_template(
         "submit.html",
-        user=me(),
         project=project,
         path=f"{project_url(project)}/submit",
         form=form,
@@ -192,5 +191,5 @@ def make_project() -> AnyResponse:
 
 def _project_page(form: Form, errors: dict[str, list[str]] | None = None, status: int = 200) -> AnyResponse:
     is_public = form.text("access") == "public" if form.fields else settings().public_projects
-    page = render_template("new_project.html", user=me(), form=form, is_public=is_public, errors=errors or {})
+    page = render_template("new_project.html", form=form, is_public=is_public, errors=errors or {})
     return make_response(page, status)

@@ -124,12 +124,12 @@ class TestFields:
     def test_nothing_typed_is_more_than_text(self, ana: Browser) -> None:
         page = ana.fill(SUBMIT, 400, **dict.fromkeys(FIELDS, EVIL))
         assert "img" not in page.tags
-        assert page.tags.count("script") == 1
+        assert "script" not in page.tags
         assert not [name for name in page.attributes if name.startswith("on") or name == "style"]
         assert {form_of(page)[name] for name in FIELDS} == {EVIL}
         page = ana.fill(SUBMIT, 200, cmd=EVIL, env=f"A={EVIL}", do="show")
         assert "img" not in page.tags
-        assert page.tags.count("script") == 1
+        assert "script" not in page.tags
 
     def test_a_config_may_stand_alone_or_below(self, ana: Browser) -> None:
         text = "# mine\nrun: {cmd: a}\nenvironment: {env_vars: {A: '1'}}\n"
@@ -324,6 +324,7 @@ class TestFiles:
             ("a.tar.gz", tarred({"../x": b"1"})),
             ("mine/../../x", b"1"),
         ],
+        ids=["no tar", "no zip", "cut zip", "zip up", "zip absolute", "zip link", "tar up", "name up"],
     )
     def test_that_do_harm_are_refused(self, ana: Browser, data_dir: Path, name: str, content: bytes) -> None:
         page = self.upload(ana, (name, content), status=400, env="A=1")
