@@ -64,6 +64,7 @@ def create_app(settings: Settings) -> Flask:
         SESSION_COOKIE_SAMESITE="Lax",
         SESSION_COOKIE_SECURE=settings.public_url.startswith("https:"),
         PERMANENT_SESSION_LIFETIME=SESSION_LIFE,
+        SESSION_REFRESH_EACH_REQUEST=False,
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.converters["int"] = Number
@@ -135,6 +136,10 @@ class Sessions(SecureCookieSessionInterface):
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
         take_secret(app)
         return super().open_session(app, request)
+
+    def get_cookie_secure(self, app: Flask) -> bool:
+        """Also where only this request came by https."""
+        return super().get_cookie_secure(app) or request.is_secure
 
 
 def take_secret(app: Flask) -> None:

@@ -81,8 +81,13 @@ def _in_words(problems: list[Problem]) -> str:
     return " ".join(words)
 
 
+def status_of(error: PolyjobError) -> int:
+    """500 for one that nobody foresaw."""
+    return next((code for kind, code in _STATUSES.items() if isinstance(error, kind)), 500)
+
+
 def answer_refusal(error: PolyjobError) -> Response:
-    status = next((code for kind, code in _STATUSES.items() if isinstance(error, kind)), 500)
+    status = status_of(error)
     if status == 500:
         return answer_defect(error)
     headers = {}

@@ -13,18 +13,18 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 import polyjob
-from polyjob import auth
+from polyjob import auth, browsers
+from polyjob.api.problems import status_of
 from polyjob.clock import now
 from polyjob.errors import Forbidden, NotFound, PolyjobError, Unavailable
 from polyjob.models import User
-from polyjob.pages import words
+from polyjob.pages import forms, sessions, words
 from polyjob.pages.parts import build_url, duration, job_url, project_url
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-HOW_TO_SIGN_IN = "Each start of the server prints a link that signs you in, once."
 
 
 def template_folder() -> Path:
@@ -44,7 +44,8 @@ blp.add_app_template_filter(words.lasting, "lasting")
 blp.add_app_template_filter(words.size, "size")
 blp.add_app_template_filter(words.with_code, "with_code")
 blp.add_app_template_filter(lambda moment: words.ago(moment, now()), "ago")
-for _helper in (build_url, duration, job_url, project_url, words.shape_of):
+blp.before_request(browsers.renew)
+for _helper in (build_url, duration, job_url, project_url, words.shape_of, browsers.csrf_token, forms.new_once):
     blp.add_app_template_global(_helper)
 
 
@@ -97,9 +98,11 @@ def error_page(error: PolyjobError | HTTPException) -> AnyResponse:
     if isinstance(error, NotFound) or getattr(error, "code", None) == 404:
         return message(404, "Not found", "There is nothing here, or nothing that you may see.")
     if isinstance(error, auth.Unauthenticated):
-        response = message(401, "You are not signed in", HOW_TO_SIGN_IN)
-        response.headers["WWW-Authenticate"] = "Token"
-        return response
+        return secure(sessions.ask())
+    if isinstance(error, browsers.Stale):
+        return message(
+            403, "This page was not up to date", "Nothing was done. Go back, load the page again, and retry."
+        )
     if isinstance(error, HTTPException):
         return message(error.code or 500, error.name, error.description or "")
     if isinstance(error, Forbidden):
@@ -108,7 +111,7 @@ def error_page(error: PolyjobError | HTTPException) -> AnyResponse:
         response = message(503, "Not now", str(error))
         response.headers["Retry-After"] = str(error.retry_after)
         return response
-    return message(400, "That did not work", str(error))
+    return message(status_of(error), "That did not work", str(error))
 
 
 def message(code: int, title: str, text: str) -> AnyResponse:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from flask import Response, current_app, redirect, render_template, request, url_for
+from flask import Response, current_app, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob import auth, builds, jobs
@@ -13,11 +13,11 @@ from polyjob.api.outputs import readable
 from polyjob.api.paging import root
 from polyjob.api.permissions import NOT_ALLOWED
 from polyjob.archives import NotThere
-from polyjob.errors import Conflict, Forbidden, NotFound, Unavailable
+from polyjob.errors import Conflict, Forbidden, NotFound
 from polyjob.models import Build, Job, Project, User
 from polyjob.pages import builds as build_pages
 from polyjob.pages import lists, outputs, projects, reference, status
-from polyjob.pages.blueprint import HOW_TO_SIGN_IN, blp, message, person, rendered
+from polyjob.pages.blueprint import blp, person, rendered
 from polyjob.pages.parts import about, job_url
 
 PROJECT = "/<username>/<project_name>"
@@ -167,17 +167,3 @@ def api_reference() -> str:
         known={shape.name for shape in shapes},
         type_of=reference.type_of,
     )
-
-
-@blp.get("/sign-in/<key>", strict_slashes=False)
-def sign_in(key: str) -> AnyResponse:
-    """The one-time link. A person's click uses it up; a HEAD request or a browser that fetches ahead does not."""
-    if request.method == "HEAD":
-        return Response()
-    if "prefetch" in request.headers.get("Sec-Purpose", ""):
-        raise Unavailable("A link to sign in is not fetched ahead.")
-    user = auth.use_sign_in_link(key)
-    if user is None:
-        return message(410, "This link does not sign in", f"It was used already, or is too old. {HOW_TO_SIGN_IN}")
-    auth.sign_in(user)
-    return redirect(url_for("pages.all_jobs"), 303)
