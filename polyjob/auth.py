@@ -114,7 +114,7 @@ def permit(project_id: int) -> Callable[[], bool]:
     if user is None:
         raise Unauthenticated(NO_CREDENTIALS)
     token = identity.token if identity else None
-    is_by_session = identity is not None and identity.job is None and token is None
+    is_by_session = identity is None or (identity.job is None and token is None)
 
     def holds() -> bool:
         asking = User.get_or_none(User.id == user.id, User.is_active)
