@@ -80,6 +80,11 @@ class Lines:
         feeds = number - self._before[block]
         return block * BLOCK + len(data) - len(data.split(b"\n", feeds)[feeds])
 
+    def line_at(self, offset: int) -> int:
+        """The line that this byte of the file belongs to."""
+        block = offset // BLOCK
+        return self._before[block] + self.read(block * BLOCK, offset - block * BLOCK).count(b"\n")
+
     def read(self, offset: int, size: int) -> bytes:
         """Nothing behind what was there when this was opened."""
         size = min(size, self.length - offset)

@@ -41,7 +41,7 @@ def read_lines(log: Lines, first: int, count: int) -> list[Line]:
     """At most `count` lines from line `first` on, counted from 1, within ANSWER_LIMIT; negative from the end."""
     number = max(0, log.total + first) if first < 0 else first - 1
     offset = log.start(number)
-    style = _style_at(log, offset)
+    style = style_at(log, offset)
     found: list[Line] = []
     used = 0
     for start, length, data, is_cut in _pieces(log, number, offset):
@@ -85,7 +85,7 @@ def _decoded(data: bytes, is_cut: bool) -> str:
     return codecs.getincrementaldecoder("utf-8")("replace").decode(data, final=not is_cut)
 
 
-def _style_at(log: Lines, offset: int) -> ansi.Style:
+def style_at(log: Lines, offset: int) -> ansi.Style:
     """The style that was set shortly before."""
     begin = max(0, offset - _LOOK_BACK)
     before = log.read(begin, offset - begin)

@@ -16,12 +16,13 @@ from polyjob.api.paging import root
 from polyjob.clock import now
 from polyjob.errors import Forbidden, NotFound, PolyjobError, Unavailable
 from polyjob.models import Project, User
-from polyjob.pages import reference, words
+from polyjob.pages import logs, reference, words
 from polyjob.pages.lists import of_projects, read_page
 from polyjob.pages.parts import about, duration, job_url, project_url
 
 POLICY = (
-    "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; connect-src 'self'; frame-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors {}"
 )
 HOW_TO_SIGN_IN = "Each start of the server prints a link that signs you in, once."
 
@@ -50,8 +51,8 @@ def _helpers() -> dict[str, Any]:
 
 
 def secure(response: AnyResponse) -> AnyResponse:
-    """What every page is served with: nothing runs, nothing is loaded from elsewhere, nothing is kept."""
-    response.headers["Content-Security-Policy"] = POLICY
+    """What every page is served with: nothing but our own files runs, nothing is loaded from elsewhere or kept."""
+    response.headers["Content-Security-Policy"] = POLICY.format("'self'" if logs.is_framed() else "'none'")
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "same-origin"
     if request.endpoint != "pages.static":
@@ -83,6 +84,10 @@ def one_job(username: str, project_name: str, job_id: int) -> str:
     user = _user()
     job = jobs.find(auth.find_project(user, username, project_name), job_id)
     return render_template("job.html", user=user, **about(job))
+
+
+blp.add_url_rule("/<username>/<project_name>/jobs/<int:job_id>/log", view_func=logs.job_log, strict_slashes=False)
+blp.add_url_rule("/<username>/<project_name>/builds/<int:build_id>/log", view_func=logs.build_log, strict_slashes=False)
 
 
 @blp.get("/docs/api", strict_slashes=False)
