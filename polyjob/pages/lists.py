@@ -16,6 +16,7 @@ from polyjob import auth, bookmarks
 from polyjob.database import database
 from polyjob.errors import Invalid
 from polyjob.models import ARCHIVED, QUEUED, SHOWN, Bookmark, Job, Project, User
+from polyjob.pages import words
 from polyjob.query import JOB_FIELDS, JOB_ORDERS, Order, behind, conditions
 from polyjob.statuses import Status
 
@@ -89,7 +90,7 @@ def read_page(user: User, project: Project | None, asked: Asked) -> Page:
     try:
         wanted = conditions(asked.query, JOB_FIELDS, "job")
     except Invalid as error:
-        return Page(asked, [], problem=str(error))
+        return Page(asked, [], problem=words.sentence(str(error)))
     wanted.append(ARCHIVED if asked.show == "archived" else SHOWN)
     if asked.show == "bookmarked":
         marked = Bookmark.select(Bookmark.target_id)

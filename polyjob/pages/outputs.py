@@ -59,7 +59,8 @@ class Tree:
     """What could not be kept."""
     problem: str | None = None
     """Why they cannot be shown now."""
-    left: int = MOST
+    left: int = 0
+    """Entries that still have room."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Look:
 
 def overview(job: Job) -> Tree:
     """The first MOST entries, folders opened as far as that goes."""
-    tree = Tree()
+    tree = Tree(left=MOST)
     try:
         kept = readable(job)
         tree.notes = kept.notes if isinstance(kept, Outputs) else []

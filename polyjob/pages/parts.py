@@ -16,10 +16,12 @@ from polyjob.api.paging import root
 from polyjob.clock import now
 from polyjob.models import Build, Job, Project, User
 from polyjob.pages import diffs, outputs, timeline, words
+from polyjob.statuses import Status
 from polyjob.store import Store
 
 LOG_LINES = 200
 LOG_BYTES = 1 << 16
+BUILD_LINES = 20
 MOST_CLONES = 20
 LONGEST_CHAIN = 10
 
@@ -39,7 +41,7 @@ def about(job: Job, user: User) -> dict[str, Any]:
     last = rows[-1]
     steps = timeline.steps(rows, now())
     waiting = jobs.waiting_reason(job, jobs.queue_position(job))
-    originals = _originals(job)
+    originals, clones = _originals(job), _clones(job)
     return {
         "job": job,
         "why": words.why(job.status, job.exit, last.message, last.details or {}, waiting),
@@ -55,8 +57,10 @@ def about(job: Job, user: User) -> dict[str, Any]:
         "outputs": outputs.overview(job),
         "outputs_url": f"/api/v1{job_url(job)}/outputs",
         "build": job.build,
+        "build_log": _failed_build_log(job),
         "originals": originals,
-        "clones": _clones(job),
+        "clones": clones[:MOST_CLONES],
+        "has_more_clones": len(clones) > MOST_CLONES,
         "changed": _changed(job, originals),
         "config": diffs.pretty(job.config) if job.config else None,
         "api_url": f"{root()}/api/v1{job_url(job)}",
@@ -91,16 +95,23 @@ def duration(run: Job | Build) -> datetime.timedelta | None:
     return (run.finished_at or now()) - run.started_at
 
 
-def read_log_end(path: Path) -> LogEnd:
-    """At most LOG_LINES lines and LOG_BYTES bytes; all empty where there is no log yet."""
+def read_log_end(path: Path, lines: int = LOG_LINES) -> LogEnd:
+    """At most so many lines and LOG_BYTES bytes; all empty where there is no log yet."""
     length = log_length(path)
     if not length:
         return LogEnd("", 0, False)
-    start = max(tail_start(path, LOG_LINES, length), length - LOG_BYTES)
+    start = max(tail_start(path, lines, length), length - LOG_BYTES)
     with path.open("rb") as log:
         log.seek(start)
         data = log.read(length - start)
     return LogEnd(words.log_text(data), length, start > 0)
+
+
+def _failed_build_log(job: Job) -> LogEnd | None:
+    """Of a job that never ran because its build failed, what that said last."""
+    if job.status is not Status.UPSTREAM_FAILED or job.build is None:
+        return None
+    return read_log_end(_store().build_log(job.build.uuid), BUILD_LINES)
 
 
 def _store() -> Store:

@@ -30,5 +30,6 @@ def read_page(user: User, arguments: Mapping[str, str]) -> Page:
     query = Project.select(Project, User).join(User).where(auth.readable(user))
     query = query.order_by(Project.updated_at.desc(), Project.id.desc())
     found = list(query.limit(PAGE_SIZE + 1).offset((number - 1) * PAGE_SIZE))
-    running = database.execute_sql(f"SELECT project_id, COUNT(*) FROM job WHERE {CLAIMED.sql} GROUP BY project_id")
+    sql = f"SELECT project_id, COUNT(*) FROM job INDEXED BY job_claimed WHERE {CLAIMED.sql} GROUP BY project_id"
+    running = database.execute_sql(sql)
     return Page(found[:PAGE_SIZE], dict(running), number, len(found) > PAGE_SIZE)

@@ -121,13 +121,13 @@ def why(
     if waiting:
         return waiting
     if status is Status.STOPPED:
-        who = f"{details['by']} stopped it." if details.get("by") else _sentence(message or "It was stopped")
+        who = f"{details['by']} stopped it." if details.get("by") else sentence(message or "It was stopped")
         return f"{who} {_exit(end)}".strip()
     if status is Status.FAILED and details.get("reason") == "timeout":
         return f"It ran longer than it may. {_exit(end)}".strip()
     if status in (Status.SUCCEEDED, Status.FAILED) and end:
-        return _exit(end) or _sentence(message or "")
-    return _sentence(message) if message else _PLAIN.get(status, "")
+        return _exit(end) or sentence(message or "")
+    return sentence(message) if message else _PLAIN.get(status, "")
 
 
 _PLAIN = {
@@ -144,7 +144,7 @@ def _exit(end: Mapping[str, Any] | None) -> str:
     """How the command ended; empty where nobody recorded that."""
     if not end:
         return ""
-    said = _sentence(end["message"]) if end.get("message") else ""
+    said = sentence(end["message"]) if end.get("message") else ""
     code, number = end.get("code"), end.get("signal")
     match end.get("reason"):
         case "exited":
@@ -175,5 +175,7 @@ def _signal(number: int | None) -> str:
         return str(number)
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """With a capital, and a full stop where there is none."""
+    text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?", "…")) or not text else f"{text}."

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 
 from polyjob.clock import now
 from polyjob.database import write
-from polyjob.models import Job, JobStatus, Project, SignInLink, User
+from polyjob.models import Build, BuildStatus, Job, JobStatus, Project, SignInLink, User
 from polyjob.statuses import Status
 from polyjob.store import Store
 from polyjob.tokens import digest
@@ -94,3 +94,30 @@ def write_log(data_dir: Path, job: Job, content: bytes) -> None:
     path = Store(data_dir).job_log(job.uuid)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
+
+
+def make_build(project: Project, status: Status = Status.SUCCEEDED, **columns: Any) -> Build:
+    """A build that is a minute old and took two seconds."""
+    moment = now() - datetime.timedelta(minutes=1)
+    known = {"uuid": uuid.uuid4().hex, "runner": "process", "key": "5" * 64, "key_parts": {}, "config": {"build": {}}}
+    dates = dict.fromkeys(("created_at", "updated_at", "started_at"), moment)
+    if status.is_done:
+        dates["finished_at"] = moment + datetime.timedelta(seconds=2)
+    with write("test"):
+        build = Build.create(project=project, user=project.user, status=status, **known | dates | columns)
+        for number, step in enumerate(dict.fromkeys((Status.CREATED, status))):
+            later = moment + datetime.timedelta(seconds=number)
+            BuildStatus.create(uuid=uuid.uuid4().hex, build=build, status=step, created_at=later)
+    return build
+
+
+def seal(data_dir: Path, job: Job, files: dict[str, bytes]) -> None:
+    """Have these be the job's outputs, whose names may be any bytes but zeros and slashes."""
+    folder = Store(data_dir).live_outputs(job.uuid).folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    if job.status.is_done:
+        Store(data_dir).seal(job.uuid, str(job.id), 0)
