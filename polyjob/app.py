@@ -8,7 +8,7 @@ from typing import Any
 from flask import Flask, Request, request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from peewee import PeeweeException
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import IntegerConverter
 from werkzeug.wrappers import Response
@@ -164,8 +164,8 @@ def _secure(response: Response) -> Response:
 def _register_errors(app: Flask) -> None:
     app.register_error_handler(PolyjobError, _refusal)
     app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(OSError, problems.answer_fault)
-    app.register_error_handler(PeeweeException, problems.answer_fault)
+    app.register_error_handler(OSError, _fault)
+    app.register_error_handler(PeeweeException, _fault)
 
 
 def _refusal(error: PolyjobError) -> Any:
@@ -174,6 +174,15 @@ def _refusal(error: PolyjobError) -> Any:
 
 def _http_error(error: HTTPException) -> Any:
     return pages.error_page(error) if _wants_page() else problems.answer_http(error)
+
+
+def _fault(error: OSError | PeeweeException) -> Any:
+    if not _wants_page():
+        return problems.answer_fault(error)
+    refusal = problems.refusal_of(error)
+    if refusal is None:
+        problems.answer_defect(error)
+    return pages.error_page(refusal or InternalServerError())
 
 
 def _wants_page() -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from polyjob.errors import Invalid, Problem
 from polyjob.pages.forms import Form, by_field
+from polyjob.schemas.jobs import Sent, read_create
 from polyjob.schemas.texts import parse_content
 
 LABELS = {
@@ -44,17 +45,28 @@ _FIELDS = {
 """Where a problem points to → the field that says it."""
 
 
-def body_of(form: Form) -> dict[str, Any]:
-    """What is sent to make the job. What the fields say goes over what the config says; steps and variables are added.
+def read_job(form: Form) -> tuple[dict[str, Any], Sent]:
+    """The body that would be sent to make the job, and what the API makes of it. What the fields say goes over what the
+    config says; steps and variables are added to it. Raises Invalid with every problem."""
+    body, problems = _body_of(form)
+    known = {problem.pointer for problem in problems}
+    try:
+        sent = read_create(body)
+    except Invalid as error:
+        raise Invalid([*problems, *(found for found in error.problems if found.pointer not in known)]) from None
+    if problems:
+        raise Invalid(problems)
+    return body, sent
 
-    Raises Invalid where the fields make none; what they say is not checked here.
-    """
+
+def _body_of(form: Form) -> tuple[dict[str, Any], list[Problem]]:
+    """(the body, what is wrong with the fields themselves)."""
     text, problems = form.text("config"), []
     extra: dict[str, Any] = {"name": form.word("name")} if form.word("name") else {}
     if tags := _items(form.text("tags").replace(",", "\n")):
         extra["tags"] = tags
     if text.strip() and not any(form.word(name) for name in ("cmd", "image", "steps", "env", "timeout", *RESOURCES)):
-        return {"content": text} | extra
+        return {"content": text} | extra, []
     config = _document(text) if text.strip() else {}
     if form.word("cmd"):
         config["run"] = {"cmd": form.text("cmd").strip("\n")}
@@ -64,8 +76,9 @@ def body_of(form: Form) -> dict[str, Any]:
     pairs = []
     for number, line in _numbered(form.text("env")):
         name, equals, value = line.partition("=")
-        pairs.append([name.strip(), value])
-        if not equals:
+        if equals:
+            pairs.append([name.strip(), value])
+        else:
             problems.append(Problem("/config/environment/env_vars", f"Line {number} is not NAME=value."))
     asked = {kind: {"limits": form.word(kind)} for kind in RESOURCES if form.word(kind)}
     if pairs or asked:
@@ -83,9 +96,7 @@ def body_of(form: Form) -> dict[str, Any]:
             termination["timeout"] = int(seconds) if seconds.is_integer() else seconds
         except (ValueError, OverflowError):
             problems.append(Problem("/config/termination/timeout", "It takes a number of seconds, such as 3600."))
-    if problems:
-        raise Invalid(problems)
-    return {"config": config} | extra
+    return {"config": config} | extra, problems
 
 
 def _put_build(config: dict[str, Any], form: Form) -> None:
@@ -147,7 +158,7 @@ def _in_words(problem: Problem, field: str, form: Form) -> Problem:
         return Problem(problem.pointer, f"{'.'.join(places)}: {problem.detail}" if places else problem.detail)
     last = places[-1] if places else ""
     if field in ("steps", "env") and last.isdecimal() and not form.word("config"):
-        lines = _numbered(form.text(field))
+        lines = [line for line in _numbered(form.text(field)) if field == "steps" or "=" in line[1]]
         number = lines[int(last)][0] if int(last) < len(lines) else int(last) + 1
         return Problem(problem.pointer, f"Line {number}: {problem.detail}")
     return problem

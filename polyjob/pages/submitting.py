@@ -30,11 +30,10 @@ from polyjob.pages.forms import (
     read_form,
     who_asks,
 )
-from polyjob.pages.jobforms import LABELS, body_of, curl_lines, errors_of, run_line
+from polyjob.pages.jobforms import LABELS, curl_lines, errors_of, read_job, run_line
 from polyjob.pages.parts import project_url
 from polyjob.pages.receiving import Received, receive
 from polyjob.schemas.checks import check_values, load
-from polyjob.schemas.jobs import read_create
 from polyjob.schemas.projects import ProjectBody
 
 FRAMING = 1 << 20
@@ -44,11 +43,17 @@ FILES_GONE = "Browsers forget the files that were chosen. Choose them again."
 blp = Blueprint("submitting", __name__)
 
 
+@blp.app_template_global()
+def may_submit(project: Project) -> bool:
+    identity = auth.current_identity()
+    return identity is not None and permissions.may("jobs.create_job", identity, project)
+
+
 @blp.get("/submit")
 def choose_project() -> AnyResponse:
     """Where a person has one project alone, its form at once; where none, the form that makes one."""
-    identity = who_asks()
-    found = [project for project in _own_projects() if permissions.may("jobs.create_job", identity, project)]
+    who_asks()
+    found = [project for project in _own_projects() if may_submit(project)]
     if not found:
         return redirect(url_for("pages.submitting.new_project"), 303)
     if len(found) == 1:
@@ -74,8 +79,7 @@ def submit(username: str, project_name: str) -> AnyResponse:
         if form.is_stale:
             return _page(project, form, {"": [STALE]} | ({"upload": [FILES_GONE]} if has_upload else {}), 403)
         try:
-            body = body_of(form)
-            sent = read_create(body)
+            body, sent = read_job(form)
             if form.text("do") == "show":
                 return _page(project, form, commands=_commands(project, form, body))
             if received.fault is not None:
@@ -97,8 +101,7 @@ def show_commands(username: str, project_name: str) -> AnyResponse:
     project = project_for("jobs.create_job", username, project_name)
     form = read_form()
     try:
-        body = body_of(form)
-        read_create(body)
+        body, _ = read_job(form)
     except Invalid as error:
         return make_response({"errors": errors_of(error.problems, form)})
     run, curl = _commands(project, form, body)

@@ -134,6 +134,9 @@ class TestJobs:
         ana.post(undo.action or "", undo.fields)
         assert ana.location == URL
         assert "Job 1 is back." in ana.get(URL).text
+        ana.press(URL, "Archive")
+        ana.press("/ana/demo?show=archived", "Restore")
+        assert ana.location == URL
 
     def test_are_deleted_when_that_is_confirmed(self, ana: Browser, job: Job) -> None:
         bring(1, *RUNNING, name="train")
@@ -165,6 +168,11 @@ class TestJobs:
         bob.post(f"{URL}/bookmark", {"csrf_token": token})
         assert Job.select().count() == 1
         assert Job.get_by_id(1).status is Status.CREATED
+        with write("test"):
+            Job.update(archived_at=now()).execute()
+        assert "Restore" not in [form.label for form in bob.get("/ana/demo?show=archived").forms]
+        with write("test"):
+            Job.update(archived_at=None).execute()
         labels = [form.label for form in bob.get(URL).forms]
         assert [label for label in labels if label in ("Stop", "Restart", "Archive")] == []
 
@@ -226,7 +234,7 @@ class TestEdited:
         typed = "run:\n  cmd: 'true'\nbuilt:\n  image: x\n"
         page = ana.fill(f"{URL}/clone", 400, config=typed, strategy="restart")
         assert page.elements["config"]["aria-invalid"] == "true"
-        assert "Unknown key `built`; did you mean `build`? (line 4)" in page.text
+        assert "Unknown key built; did you mean build? (line 4)" in page.text
         assert next(form for form in page.forms if "config" in form.fields).fields["config"] == typed
         for text in ("", "run: [", "- 1", EVIL, "kind: build\nbuild: {image: a}"):
             page = ana.fill(f"{URL}/clone", 400, config=text)

@@ -24,7 +24,7 @@ from polyjob.database import write
 from polyjob.models import Code, Job, Project, User
 from polyjob.pages import receiving
 from polyjob.pages.forms import Form
-from polyjob.pages.jobforms import body_of, curl_lines, run_line
+from polyjob.pages.jobforms import curl_lines, read_job, run_line
 from polyjob.schemas.jobs import read_create
 from polyjob.settings import Settings
 from polyjob.store import Store
@@ -87,7 +87,7 @@ class TestFields:
             assert f"{name}-error" in str(page.elements[name]["aria-describedby"])
             assert f"{name}-error" in page.elements
             assert f"#{name}" in page.links
-        assert "Line 2: `2B` is no name of a variable" in page.text
+        assert "Line 2: 2B is no name of a variable" in page.text
         assert "alert" in str(page.elements["errors"].values())
         assert Job.select().count() == 0
 
@@ -97,6 +97,7 @@ class TestFields:
             ({}, "cmd"),
             ({"cmd": " \n"}, "cmd"),
             ({"image": "a"}, "cmd"),
+            ({"env": "A=1\nB\n2=3", "cmd": "true"}, "env"),
             ({"cmd": "true", "env": "NOTHING"}, "env"),
             ({"cmd": "true", "timeout": "soon"}, "timeout"),
             ({"cmd": "true", "timeout": "inf"}, "timeout"),
@@ -118,7 +119,7 @@ class TestFields:
     def test_a_name_is_given_once(self, ana: Browser) -> None:
         ana.fill(SUBMIT, cmd="true", name="train")
         page = ana.fill(SUBMIT, 400, cmd="true", name="train")
-        assert "There is a job named `train` in this project already." in page.text
+        assert "There is a job named train in this project already." in page.text
         assert "aria-invalid" in page.elements["name"]
 
     def test_nothing_typed_is_more_than_text(self, ana: Browser) -> None:
@@ -190,7 +191,7 @@ class TestCommands:
     @pytest.mark.parametrize("config", ["", "run: {cmd: x}\nEND\ntags: [z]", "build: {build_steps: [q]}\n"])
     def test_do_what_the_form_does(self, config: str) -> None:
         form = Form(self.TYPED | {"config": config.replace("END\n", "")})
-        body = body_of(form)
+        body, _ = read_job(form)
         line = run_line("ana/demo", form, True).partition(" <<'")[0] if config else run_line("ana/demo", form, True)
         words = shlex.split(line)
         assert words[:4] == ["polyjob", "run", "-p", "ana/demo"]
