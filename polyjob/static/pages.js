@@ -44,16 +44,18 @@ function addCopyButtons() {
 // Each `data-part` is put in place of the one of that name where the server has another now than it had last.
 
 const seen = new Map();
+const saidOf = (node) => node.outerHTML.replace(/(<time[^>]*>|data-since[^>]*>)[^<]*/g, "$1"); // times go on by themselves
 const named = (root) => new Map([...root.querySelectorAll("[data-part]")].map((node) => [node.dataset.part, node]));
 
 function chosen(here, fresh) {
-  const said = fresh.outerHTML;
+  const said = saidOf(fresh);
   if (here && seen.get(fresh.dataset.part) === said) return here;
   seen.set(fresh.dataset.part, said);
   if (!here) return fresh;
-  const focused = here.contains(document.activeElement) && document.activeElement.getAttribute("href");
+  const at = document.activeElement;
+  const path = here.contains(at) && (at.getAttribute("href") ?? at.form?.getAttribute("action"));
   here.replaceWith(fresh);
-  if (focused) fresh.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus();
+  if (path) fresh.querySelector(`[href="${CSS.escape(path)}"], [action="${CSS.escape(path)}"] button`)?.focus();
   return fresh;
 }
 
@@ -82,8 +84,9 @@ async function poll(etag) {
     if (answer.ok) {
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       etag = answer.headers.get("ETag") ?? "";
+      const goesOn = fresh.querySelector("[data-every]");
       renew(fresh);
-      if (!fresh.querySelector("[data-every]")) return;
+      if (!goesOn) return;
     }
   } catch {
     // The server is away; it is asked again.
@@ -91,7 +94,7 @@ async function poll(etag) {
   setTimeout(poll, mark.dataset.every, etag);
 }
 
-for (const [name, node] of named(document)) seen.set(name, node.outerHTML);
+for (const [name, node] of named(document)) seen.set(name, saidOf(node));
 tick();
 addCopyButtons();
 setInterval(tick, 1000);
