@@ -8,7 +8,7 @@ from typing import Any
 from flask import Flask, Request, request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from peewee import PeeweeException
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import IntegerConverter
 from werkzeug.wrappers import Response
@@ -64,6 +64,7 @@ def create_app(settings: Settings) -> Flask:
         SESSION_COOKIE_SAMESITE="Lax",
         SESSION_COOKIE_SECURE=settings.public_url.startswith("https:"),
         PERMANENT_SESSION_LIFETIME=SESSION_LIFE,
+        SESSION_REFRESH_EACH_REQUEST=False,
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.converters["int"] = Number
@@ -136,6 +137,10 @@ class Sessions(SecureCookieSessionInterface):
         take_secret(app)
         return super().open_session(app, request)
 
+    def get_cookie_secure(self, app: Flask) -> bool:
+        """Also where only this request came by https."""
+        return super().get_cookie_secure(app) or request.is_secure
+
 
 def take_secret(app: Flask) -> None:
     """Have sessions signed with the database's key, under a name that no other polyjob on this host has. Does nothing
@@ -159,8 +164,8 @@ def _secure(response: Response) -> Response:
 def _register_errors(app: Flask) -> None:
     app.register_error_handler(PolyjobError, _refusal)
     app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(OSError, problems.answer_fault)
-    app.register_error_handler(PeeweeException, problems.answer_fault)
+    app.register_error_handler(OSError, _fault)
+    app.register_error_handler(PeeweeException, _fault)
 
 
 def _refusal(error: PolyjobError) -> Any:
@@ -169,6 +174,15 @@ def _refusal(error: PolyjobError) -> Any:
 
 def _http_error(error: HTTPException) -> Any:
     return pages.error_page(error) if _wants_page() else problems.answer_http(error)
+
+
+def _fault(error: OSError | PeeweeException) -> Any:
+    if not _wants_page():
+        return problems.answer_fault(error)
+    refusal = problems.refusal_of(error)
+    if refusal is None:
+        problems.answer_defect(error)
+    return pages.error_page(refusal or InternalServerError())
 
 
 def _wants_page() -> bool:

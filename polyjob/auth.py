@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hmac
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
-from flask import g, has_request_context, request, session
+from flask import g, has_request_context, request
 from peewee import Expression, PeeweeException
 
-from polyjob.audit import Actor, acting, write_line
+from polyjob import browsers
+from polyjob.audit import Actor, acting
+from polyjob.browsers import CSRF_HEADER, SAFE_METHODS
 from polyjob.clock import now
 from polyjob.database import write
 from polyjob.errors import Forbidden, NotFound, PolyjobError
@@ -37,8 +38,6 @@ from polyjob.tokens import RUN_PREFIX, digest, job_of_run_token, new_key
 LOGIN_LIFE = datetime.timedelta(days=30)
 USE_NOTED_EVERY = datetime.timedelta(minutes=1)
 LINK_LIFE = datetime.timedelta(hours=1)
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-CSRF_HEADER = "X-CSRF-Token"
 
 _USER = Prepared(lambda: User.select().where(User.id == 0))
 _USER_BY_NAME = Prepared(lambda: User.select().where(User.username == ""))
@@ -109,16 +108,14 @@ def find_project(
 def permit(project_id: int) -> Callable[[], bool]:
     """What tells, at any later time and in any thread, whether whoever sends this request may still read the project:
     their key or session is good, and the project is there for them. It takes two or three look-ups."""
-    identity: Identity | None = g.get("identity")
-    user = current_user()
-    if user is None:
+    identity = current_identity()
+    if identity is None:
         raise Unauthenticated(NO_CREDENTIALS)
-    token = identity.token if identity else None
-    is_by_session = identity is None or (identity.job is None and token is None)
+    user, token, is_browser = identity.user, identity.token, identity.is_browser
 
     def holds() -> bool:
         asking = User.get_or_none(User.id == user.id, User.is_active)
-        if asking is None or (is_by_session and asking.session_version != user.session_version):
+        if asking is None or (is_browser and asking.session_version != user.session_version):
             return False
         if token is not None:
             kept = Token.get_or_none(Token.id == token.id)
@@ -150,6 +147,12 @@ def new_sign_in_link(user: User) -> str:
     return key
 
 
+def user_of_link(key: str) -> User | None:
+    """Whom the link would sign in; it is not used up."""
+    link = SignInLink.get_or_none(SignInLink.digest == digest(key), SignInLink.expires_at > now())
+    return link.user if link is not None and link.user.is_active else None
+
+
 def use_sign_in_link(key: str) -> User | None:
     """The user whom the link signs in; None for one that is unknown, used or too old. Of many at once one wins."""
     with write("sign-in"):
@@ -169,7 +172,9 @@ class Identity:
     job: Job | None = None
     """The job whose own key was shown; None for a person."""
     token: Token | None = None
-    """The key that was shown; None for a job's own and for a browser."""
+    """The key that was shown, or that a browser was signed in by; None for a job's own, and for a browser that was
+    signed in otherwise."""
+    is_browser: bool = False
 
     @property
     def scope(self) -> Scope:
@@ -189,10 +194,21 @@ class Identity:
         return Actor(self.user, name, request.remote_addr)
 
 
+def current_identity() -> Identity | None:
+    """Who is asking: as `authenticate` found out, or else as the browser's session says. Whoever it is acts from now
+    on."""
+    identity: Identity | None = g.get("identity")
+    if identity is None and (found := browsers.signed_in()) is not None:
+        user, token = found
+        identity = g.identity = Identity(user, token=token, is_browser=True)
+        acting(identity.actor)
+    return identity
+
+
 def current_user() -> User | None:
-    """Who is asking: as `authenticate` found out, or else as the browser's session says."""
-    identity = g.get("identity")
-    return identity.user if identity else _session_user()
+    """The user of `current_identity`."""
+    identity = current_identity()
+    return identity.user if identity else None
 
 
 def is_person() -> bool:
@@ -206,20 +222,18 @@ def authenticate() -> Identity:
 
     Raises Unauthenticated, and Forbidden for what a page of another server sends.
     """
+    g.pop("identity", None)
     header = request.headers.get("Authorization")
     if header is None and request.environ.get("polyjob.upgrade") == "websocket" and "token" in request.args:
         header = f"token {request.args['token']}"  # a browser's WebSocket can send no header
     if header is not None:
-        identity = _by_header(header)
+        g.identity = _by_header(header)
+        acting(g.identity.actor)
+    elif current_identity() is None:
+        raise Unauthenticated(NO_CREDENTIALS)
     else:
-        user = _session_user()
-        if user is None:
-            raise Unauthenticated(NO_CREDENTIALS)
-        _refuse_forgery()
-        identity = Identity(user)
-    g.identity = identity
-    acting(identity.actor)
-    return identity
+        browsers.refuse_forgery(request.headers.get(CSRF_HEADER, ""))
+    return cast(Identity, g.identity)
 
 
 def _by_header(header: str) -> Identity:
@@ -230,11 +244,14 @@ def _by_header(header: str) -> Identity:
         raise Unauthenticated("Invalid token header. No credentials provided.")
     if len(rest) > 1:
         raise Unauthenticated("Invalid token header. Token string should not contain spaces.")
-    return _by_run_key(rest[0]) or _by_key(rest[0])
+    return _by_run_key(rest[0]) or by_key(rest[0])
 
 
-def _by_key(key: str) -> Identity:
-    """Looked up by its hash, so that the time a look-up takes tells nothing of a key."""
+def by_key(key: str) -> Identity:
+    """Who shows this key, no job's own. Looked up by its hash, so that the time a look-up takes tells nothing of a key.
+
+    Raises Unauthenticated.
+    """
     token = _TOKEN.first(digest(key))
     if token is None:
         raise Unauthenticated("Invalid token.")
@@ -266,43 +283,3 @@ def _by_run_key(key: str) -> Identity | None:
     if job is None or job.status.is_done or not job.user.is_active:
         raise Unauthenticated("Invalid token.")
     return Identity(job.user, job)
-
-
-# Browsers.
-
-
-def sign_in(user: User) -> None:
-    """Have the browser that sends this request be the user's from now on, at this host."""
-    session.clear()
-    session.permanent = True
-    session.update(user=user.id, host=request.host, csrf=secrets.token_hex(16), version=user.session_version)
-    with write("sign-in"):
-        write_line(Actor(user, address=request.remote_addr), "sign-in", user, {})
-
-
-def sign_out() -> None:
-    session.clear()
-
-
-def csrf_token() -> str | None:
-    """What a page of this session has to send along with what it changes."""
-    return session.get("csrf")
-
-
-def _session_user() -> User | None:
-    if not session.get("user") or session.get("host") != request.host:
-        return None
-    user = User.get_or_none(User.id == session["user"], User.is_active)
-    return user if user is not None and session.get("version") == user.session_version else None
-
-
-def _refuse_forgery() -> None:
-    """A browser sends its cookie whoever's page made it ask; so what changes something must show more."""
-    origin = request.headers.get("Origin")
-    if origin is not None and origin != request.host_url.rstrip("/"):
-        raise Forbidden("Requests of pages of other servers are not answered.")
-    if request.method in SAFE_METHODS:
-        return
-    sent, expected = request.headers.get(CSRF_HEADER, ""), session.get("csrf", "")
-    if origin is None or not sent or not hmac.compare_digest(sent.encode(), expected.encode()):
-        raise Forbidden(f"CSRF Failed: send `Origin`, and the page's token as `{CSRF_HEADER}`.")

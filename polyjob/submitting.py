@@ -81,7 +81,8 @@ def clone(
     settings: Settings,
     once: Once | None = None,
 ) -> Job:
-    """A new job from `source`: its config with the patch `attributes["config"]` merged in.
+    """A new job from `source`: its config with the patch `attributes["config"]` merged in; or, where
+    `attributes["is_whole"]`, that config (loaded by `load_config`) in place of its own.
 
     `restart` starts with empty outputs and takes a source in any state; `resume` and `copy` start with a copy of the
     source's outputs, which must be done. Raises Invalid and makes no job where the merged config or the source does
@@ -96,8 +97,12 @@ def clone(
             f"The outputs of job {source.unique_name} were removed to make room; {strategy} has nothing to start with."
         )
         raise Invalid([Problem("", detail)])
-    patch = attributes.get("config") or {}
-    config, content = _patched(source, patch)
+    given = attributes.get("config") or {}
+    is_whole = bool(attributes.get("is_whole"))
+    config, content = (given, attributes.get("content")) if is_whole else _patched(source, given)
+    asked_name = given.get("name")
+    if is_whole and asked_name == (source.config or {}).get("name"):
+        asked_name = None  # only what is changed is asked for
     notes = specs.check(config, settings.runner, len(settings.gpus)) if config and source.is_managed else []
     identity = uuid.uuid4().hex
     own = config or {}
@@ -111,7 +116,7 @@ def clone(
             user,
             {
                 "uuid": identity,
-                "name": _free_name(source.project, patch.get("name")),
+                "name": _free_name(source.project, asked_name),
                 "description": attributes.get("description") or source.description,
                 "readme": source.readme,
                 "tags": own.get("tags") or source.tags,

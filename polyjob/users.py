@@ -28,9 +28,10 @@ SHORTEST_PASSWORD = 8
 _USERNAME = re.compile(r"[-a-zA-Z0-9_]{1,156}\Z")
 # fmt: off
 RESERVED_USERNAMES = frozenset({
-    "admin", "api", "app", "archives", "audit", "bookmarks", "cluster", "docs", "health", "healthz", "help", "login",
-    "logout", "log_handler", "metrics", "nodes", "openapi", "projects", "readyz", "searches", "settings", "sign-in",
-    "sign-out", "static", "superusers", "tokens", "users", "v1", "versions", "ws",
+    "admin", "api", "app", "archives", "audit", "bookmarks", "cluster", "docs", "health", "healthz", "help", "keys",
+    "log_handler", "login", "logout", "metrics", "new-project", "nodes", "openapi", "password", "projects",
+    "readyz", "searches", "settings", "sign-in", "sign-out", "static", "status", "submit", "superusers", "tokens",
+    "users", "v1", "versions", "ws",
 })
 # fmt: on
 """First segments of paths that are, or will be, no user's."""

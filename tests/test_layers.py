@@ -15,6 +15,7 @@ LAYERS = [
     {"polyjob.app", "polyjob.engine"},
     {"polyjob.api", "polyjob.pages"},
     {"polyjob.auth"},
+    {"polyjob.browsers"},
     {"polyjob.users"},
     {"polyjob.submitting", "polyjob.giving_up"},
     {"polyjob.jobs", "polyjob.builds", "polyjob.projects", "polyjob.bookmarks"},

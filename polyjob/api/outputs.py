@@ -63,9 +63,9 @@ def download_outputs(username: str, project_name: str, job_id: int) -> Response:
 @blp.response(200, OutputsTreeSchema)
 def tree_of_outputs(username: str, project_name: str, job_id: int) -> dict[str, Any]:
     """List one folder of a job's outputs"""
-    outputs = _readable(jobs.find(find_project(username, project_name), job_id))
+    outputs = readable(jobs.find(find_project(username, project_name), job_id))
     files, folders = outputs.tree(request.args.get("path", ""))
-    return {"files": [[_shown(name), size] for name, size in files], "dirs": [_shown(name) for name in folders]}
+    return {"files": [[shown_name(name), size] for name, size in files], "dirs": [shown_name(name) for name in folders]}
 
 
 @blp.get(f"{JOB}/outputs/files")
@@ -73,7 +73,7 @@ def tree_of_outputs(username: str, project_name: str, job_id: int) -> dict[str, 
 @blp.response(200, {"type": "string", "format": "binary"}, content_type="application/octet-stream")
 def file_of_outputs(username: str, project_name: str, job_id: int) -> Response:
     """Download one file of a job's outputs"""
-    outputs = _readable(jobs.find(find_project(username, project_name), job_id))
+    outputs = readable(jobs.find(find_project(username, project_name), job_id))
     path = request.args.get("path")
     if not path:
         raise Invalid([Problem("path", "Files view expect a path to the file.")])
@@ -85,7 +85,7 @@ def file_of_outputs(username: str, project_name: str, job_id: int) -> Response:
     return response
 
 
-def _readable(job: Job) -> Outputs | LiveOutputs:
+def readable(job: Job) -> Outputs | LiveOutputs:
     """The sealed outputs, or those that a local job writes right now. Raises Conflict while they are elsewhere."""
     sealed = store().outputs(job.uuid)
     if job.status.is_done or not sealed.is_empty:
@@ -98,14 +98,14 @@ def _readable(job: Job) -> Outputs | LiveOutputs:
     return sealed
 
 
-def _shown(name: str) -> str:
+def shown_name(name: str) -> str:
     """A name that is no text, as it can be shown; the archive has it as it is."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _answer(job: Job) -> Response:
     name = f"{job.unique_name.replace('.', '_')}.tar.gz"
-    outputs = _readable(job)
+    outputs = readable(job)
     if isinstance(outputs, Outputs):
         return _sealed(outputs, name)
     response = Response(outputs.archive(str(job.id)), mimetype=MIMETYPE)

@@ -19,8 +19,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from polyjob.auth import Identity
+from polyjob.auth import Identity, may_read, may_write
 from polyjob.errors import Forbidden
+from polyjob.models import Project
 from polyjob.scopes import Scope
 
 _READ = "read"
@@ -169,3 +170,19 @@ def check(endpoint: str | None, arguments: Mapping[str, Any], identity: Identity
         raise Forbidden("This token is good for one project only.")
     if need == "administer" and not identity.user.is_admin:
         raise Forbidden(NOT_ALLOWED)
+
+
+def may(endpoint: str, identity: Identity, project: Project) -> bool:
+    """Whether an operation on what belongs to the project would be refused neither to this key nor to its user."""
+    try:
+        check(endpoint, {}, identity)
+    except Forbidden:
+        return False
+    if identity.project_id not in (None, project.id):
+        return False
+    return (may_write if needs_writer(endpoint) else may_read)(identity.user, project)
+
+
+def needs_writer(endpoint: str) -> bool:
+    """Whether an operation on what belongs to a project is for those alone who may write to it."""
+    return NEEDS[endpoint][0] in ("submit", "manage")

@@ -81,8 +81,13 @@ def _in_words(problems: list[Problem]) -> str:
     return " ".join(words)
 
 
+def status_of(error: PolyjobError) -> int:
+    """500 for one that nobody foresaw."""
+    return next((code for kind, code in _STATUSES.items() if isinstance(error, kind)), 500)
+
+
 def answer_refusal(error: PolyjobError) -> Response:
-    status = next((code for kind, code in _STATUSES.items() if isinstance(error, kind)), 500)
+    status = status_of(error)
     if status == 500:
         return answer_defect(error)
     headers = {}
@@ -116,16 +121,21 @@ def _detail(error: HTTPException, status: int) -> str:
     return error.description or error.name
 
 
-def answer_fault(error: OSError | PeeweeException) -> Response:
-    """A disk that is full or a database that is busy is for the moment; anything else is a defect."""
+def refusal_of(error: OSError | PeeweeException) -> Unavailable | None:
+    """A disk that is full or a database that is busy is for the moment; anything else is a defect: None."""
     code = getattr(error.__cause__, "sqlite_errorname", None) or getattr(error, "sqlite_errorname", None) or ""
     if getattr(error, "errno", None) in _NO_DISK or code == "SQLITE_FULL":
         logger.error("the disk is full: %s", error)
-        return answer_refusal(Unavailable("The server's disk is full; nothing was changed.", 60))
+        return Unavailable("The server's disk is full; nothing was changed.", 60)
     if code.startswith(_NO_DATABASE):
         logger.error("the database cannot be used: %s", error)
-        return answer_refusal(Unavailable("The server's database cannot be used now; nothing was changed."))
-    return answer_defect(error)
+        return Unavailable("The server's database cannot be used now; nothing was changed.")
+    return None
+
+
+def answer_fault(error: OSError | PeeweeException) -> Response:
+    refusal = refusal_of(error)
+    return answer_refusal(refusal) if refusal else answer_defect(error)
 
 
 def answer_defect(error: BaseException) -> Response:

@@ -85,9 +85,14 @@ def healthz() -> Response:
 @health.doc(responses={503: {"description": "A part does not work.", "content": _READINESS}})
 def readyz() -> Response:
     """Whether each part works, by name: 200, or 503 if one does not"""
-    parts = {name: _part(why) for name, why in _PARTS.items()}
-    ok = all(part["ok"] for part in parts.values())
-    return Response(json.dumps({"ok": ok} | parts) + "\n", 200 if ok else 503, mimetype="application/json")
+    found = parts()
+    ok = all(part["ok"] for part in found.values())
+    return Response(json.dumps({"ok": ok} | found) + "\n", 200 if ok else 503, mimetype="application/json")
+
+
+def parts() -> dict[str, dict[str, Any]]:
+    """Each part by name: whether it works, and why not."""
+    return {name: _part(why) for name, why in _PARTS.items()}
 
 
 _wanted_schema = functools.cache(migrations.latest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Response, g, request
@@ -51,7 +52,20 @@ def list_tokens() -> dict[str, Any]:
 @blp.response(201, MadeTokenSchema)
 def create_token() -> Token:
     """Make a key; this answer is the only one that shows it"""
-    body = read_body()
+    return make(read_body())
+
+
+@blp.delete("/tokens/<int:number>")
+@blp.nothing(204)
+def revoke_token(number: int) -> Response:
+    """Revoke a key: it is dead at once. Administrators revoke anybody's"""
+    users.revoke_token(users.find_token(number, me()))
+    return empty(204)
+
+
+def make(body: Mapping[str, Any]) -> Token:
+    """The key that the body asks for, for whoever asks; `token` of the row is the key itself. Raises Invalid, Forbidden
+    and Conflict."""
     check_values(body)
     sent = load(TokenBody(), body, "")
     if sent.get("name") is None:
@@ -64,14 +78,6 @@ def create_token() -> Token:
     row, key = users.make_token(me(), sent["name"], life, scope=scope, project=_asked_project(sent.get("project")))
     row.token = key
     return row
-
-
-@blp.delete("/tokens/<int:number>")
-@blp.nothing(204)
-def revoke_token(number: int) -> Response:
-    """Revoke a key: it is dead at once. Administrators revoke anybody's"""
-    users.revoke_token(users.find_token(number, me()))
-    return empty(204)
 
 
 def _within_makers(life: datetime.timedelta | None) -> datetime.timedelta | None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Response, request, session
+from flask import Response, session
 from marshmallow import Schema
 
-from polyjob import audit, auth, users
+from polyjob import auth, browsers, users
+from polyjob.api import credentials
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.bodies import read_body
 from polyjob.api.context import empty, me
-from polyjob.api.limits import FailureLimit
 from polyjob.api.paging import limit, offset, page
-from polyjob.audit import Actor, acting
-from polyjob.database import write
 from polyjob.errors import Invalid, Problem
 from polyjob.models import User
 from polyjob.schemas.checks import check_values, load
@@ -29,13 +27,7 @@ from polyjob.schemas.users import (
 )
 from polyjob.tokens import LOGIN
 
-WRONG = "Unable to log in with provided credentials."
-FREE_TRIES_OF_ADDRESS = 50
-
 blp = Blueprint("users", __name__, description="Users and their keys.")
-
-_by_account = FailureLimit()
-_by_address = FailureLimit(FREE_TRIES_OF_ADDRESS)
 
 
 @blp.get("/users")
@@ -64,13 +56,7 @@ def set_password() -> Response:
     if sent.get("password") is None:
         raise Invalid([Problem("/password", "This field is required.")])
     user = me() if sent.get("username") in (None, me().username) else users.find(sent["username"])
-    account = f"{request.remote_addr} {user.username}"
-    _by_account.check(account)
-    try:
-        users.set_password(user, sent["password"], old=sent.get("old_password"), by=me())
-    except users.WrongPassword:
-        _by_account.failed(account)
-        raise
+    credentials.set_password(user, sent["password"], old=sent.get("old_password"), by=me())
     return empty(200)
 
 
@@ -78,7 +64,7 @@ def set_password() -> Response:
 @blp.nothing(200)
 def log_out() -> Response:
     """End this browser's session; a key stays good"""
-    auth.sign_out()
+    browsers.sign_out()
     return empty(200)
 
 
@@ -167,27 +153,8 @@ def revoke(username: str) -> Response:
 @blp.response(200, TokenSchema)
 def log_in() -> dict[str, Any]:
     """Get a key, good for 30 days, for a user's name and password; tries that fail slow the next ones down"""
-    username, password = _credentials()
-    address = request.remote_addr or ""
-    account = f"{address} {username}"
-    _by_account.check(account)
-    _by_address.check(address)
-    user = auth.check_password(username, password)
-    if user is None:
-        _by_account.failed(account)
-        _by_address.failed(address)
-        with write("login"):
-            audit.record_failed_login(username, address)
-        raise WrongCredentials(WRONG)
-    _by_account.succeeded(account)
-    acting(Actor(user, LOGIN, address))
+    user = credentials.check_password(*_sent_login())
     return {"token": users.make_token(user, LOGIN, auth.LOGIN_LIFE)[1]}
-
-
-class WrongCredentials(auth.Unauthenticated):
-    """Name and password are not one user's."""
-
-    problems = (Problem("", WRONG),)
 
 
 def _read(schema: Schema) -> Any:
@@ -196,7 +163,7 @@ def _read(schema: Schema) -> Any:
     return load(schema, body, "")
 
 
-def _credentials() -> tuple[str, str]:
+def _sent_login() -> tuple[str, str]:
     sent = _read(LoginBody())
     missing = [name for name in ("username", "password") if not sent.get(name)]
     if missing:

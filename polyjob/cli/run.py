@@ -39,6 +39,9 @@ a_file = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path
 @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="Parameter of the config.")
 @click.option("--file", "-f", "file", type=a_file, help="Config file, YAML or JSON.")
 @click.option("--upload", "-u", type=click.Path(path_type=Path), metavar="FOLDER", help="Code that the job runs with.")
+@click.option("--cpu", metavar="CORES", help="Cores that the job may use, such as 2 or 500m.")
+@click.option("--memory", metavar="SIZE", help="Memory that it may use, such as 512Mi or 4Gi.")
+@click.option("--gpu", metavar="COUNT", help="GPUs that it is given.")
 @click.option("--name", help="The job's name, once in its project.")
 @click.option("--tag", "tags", multiple=True, help="Tag; may be given several times.")
 @click.option("--timeout", type=SECONDS, help="Seconds that the job may run.")
@@ -83,6 +86,11 @@ def config_of(command: tuple[str, ...], **given: Any) -> dict[str, Any]:
         before = environment.get("env_vars") or []
         pairs = [list(pair) for pair in before.items()] if isinstance(before, dict) else list(before)
         environment["env_vars"] = [*pairs, *pairs_of(given["variables"], "--env")]
+        config["environment"] = environment
+    asked = {kind: {"limits": given[kind]} for kind in ("cpu", "memory", "gpu") if given[kind]}
+    if asked:
+        environment = dict(config.get("environment") or {})
+        environment["resources"] = dict(environment.get("resources") or {}) | asked
         config["environment"] = environment
     if given["params"]:
         config["params"] = dict(config.get("params") or {}) | {

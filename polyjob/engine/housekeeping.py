@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from polyjob import audit
-from polyjob.engine import garbage
+from polyjob.engine import garbage, holdings
 from polyjob.engine.backends import Backends
 from polyjob.engine.calls import Done
 from polyjob.engine.context import Context
@@ -68,6 +68,7 @@ class Housekeeping:
             elif not Code.select().where(Code.digest == digest).exists():
                 store.code_archive(digest).unlink(missing_ok=True)
         garbage.collect(self._context.settings, store, runners)
+        holdings.write_report(data, runners)
 
     def _clear(self) -> None:
         moment = self._context.clock.wall()

@@ -1,65 +1,55 @@
-"""What the page of one job shows, read from its rows and the end of its log."""
+"""What the page of one job shows, read from its rows; and the addresses of what pages show."""
 
 from __future__ import annotations
 
 import datetime
-import json
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from flask import current_app, url_for
 
-from polyjob import jobs
+from polyjob import bookmarks, jobs
 from polyjob.api.logfiles import log_length, tail_start
+from polyjob.api.paging import root
 from polyjob.clock import now
-from polyjob.models import Job, JobStatus, Project
-from polyjob.pages import words
+from polyjob.models import Build, Job, Project, User
+from polyjob.pages import diffs, logs, outputs, timeline, words
 from polyjob.statuses import Status
 from polyjob.store import Store
 
-LOG_LINES = 200
 LOG_BYTES = 1 << 16
+BUILD_LINES = 20
+MOST_CLONES = 20
+LONGEST_CHAIN = 10
 
 
-@dataclass(frozen=True)
-class LogEnd:
-    """The last lines of a log, as text."""
-
-    text: str
-    length: int
-    """Bytes of the whole log."""
-    is_cut: bool
-
-
-@dataclass(frozen=True)
-class Step:
-    """A status in the timeline; `lasted` is None where nothing ends it."""
-
-    status: Status
-    moment: datetime.datetime
-    lasted: datetime.timedelta | None
-    message: str | None
-    traceback: str | None
-
-
-def about(job: Job) -> dict[str, Any]:
+def about(job: Job, user: User) -> dict[str, Any]:
     rows = list(jobs.list_statuses(job))
     last = rows[-1]
+    steps = timeline.steps(rows, now())
     waiting = jobs.waiting_reason(job, jobs.queue_position(job))
+    originals, clones = _originals(job), _clones(job)
     return {
         "job": job,
         "why": words.why(job.status, job.exit, last.message, last.details or {}, waiting),
         "stopping": _stopping(job),
         "end": job.exit or {},
-        "steps": _steps(rows),
-        "log": read_log_end(Store(current_app.config["SETTINGS"].data_dir).job_log(job.uuid)),
-        "log_url": f"/api/v1{job_url(job)}/logs",
+        "is_marked": bookmarks.is_marked(job, user),
+        "steps": steps,
+        "bar": timeline.bar(steps),
+        "build_why": next((row.details.get("why") for row in rows if row.details and "why" in row.details), None),
+        "resources": words.resources((job.config or {}).get("environment"), job.gpus, job.exit),
+        "log_view": logs.view_of(job),
+        "outputs": outputs.overview(job),
         "outputs_url": f"/api/v1{job_url(job)}/outputs",
         "build": job.build,
-        "build_log_url": f"/api/v1{project_url(job.project)}/builds/{job.build_id}/logs",
-        "original": _shown_original(job),
-        "config": json.dumps(job.config, indent=2, ensure_ascii=False) if job.config else job.content,
+        "build_log": _failed_build_log(job),
+        "originals": originals,
+        "clones": clones[:MOST_CLONES],
+        "has_more_clones": len(clones) > MOST_CLONES,
+        "changed": _changed(job, originals),
+        "config": diffs.pretty(job.config) if job.config else None,
+        "api_url": f"{root()}/api/v1{job_url(job)}",
     }
 
 
@@ -71,28 +61,67 @@ def job_url(job: Job) -> str:
     return f"{project_url(job.project)}/jobs/{job.id}"
 
 
-def duration(job: Job) -> datetime.timedelta | None:
-    """How long it took or has taken so far; None for a job that has not started."""
-    if job.started_at is None:
+def build_url(build: Build) -> str:
+    return f"{project_url(build.project)}/builds/{build.id}"
+
+
+def duration(run: Job | Build) -> datetime.timedelta | None:
+    """How long it took or has taken so far; None for one that has not started."""
+    if run.started_at is None:
         return None
-    return (job.finished_at or now()) - job.started_at
+    return (run.finished_at or now()) - run.started_at
 
 
-def read_log_end(path: Path) -> LogEnd:
-    """At most LOG_LINES lines and LOG_BYTES bytes; all empty where there is no log yet."""
+def _failed_build_log(job: Job) -> str:
+    """Of a job that never ran because its build failed, what that said last; at most LOG_BYTES of BUILD_LINES lines."""
+    if job.status is not Status.UPSTREAM_FAILED or job.build is None:
+        return ""
+    path = _store().build_log(job.build.uuid)
     length = log_length(path)
     if not length:
-        return LogEnd("", 0, False)
-    start = max(tail_start(path, LOG_LINES, length), length - LOG_BYTES)
+        return ""
     with path.open("rb") as log:
-        log.seek(start)
-        data = log.read(length - start)
-    return LogEnd(words.log_text(data), length, start > 0)
+        log.seek(max(tail_start(path, BUILD_LINES, length), length - LOG_BYTES))
+        return words.log_text(log.read(LOG_BYTES))
 
 
-def _shown_original(job: Job) -> Job | None:
-    original = job.original if job.original_id else None
-    return original if original and original.deleted_at is None and original.archived_at is None else None
+def _store() -> Store:
+    return Store(current_app.config["SETTINGS"].data_dir)
+
+
+def _originals(job: Job) -> list[Job]:
+    """What it was cloned from, and what that was, as far as they are there; the nearest first."""
+    found: list[Job] = []
+    number = job.original_id
+    while number and len(found) < LONGEST_CHAIN:
+        original = Job.get_or_none(Job.id == number, Job.project == job.project_id, *_shown())
+        if original is None:
+            break
+        original.project = job.project
+        found.append(original)
+        number = original.original_id
+    return found
+
+
+def _clones(job: Job) -> Sequence[Job]:
+    """The latest of them; one more than MOST_CLONES where there are more."""
+    query = Job.select(Job.id, Job.name, Job.status, Job.project, Job.cloning_strategy)
+    query = query.where(Job.original == job.id, Job.project == job.project_id, *_shown())
+    found = list(query.order_by(Job.id.desc()).limit(MOST_CLONES + 1))
+    for clone in found:
+        clone.project = job.project
+    return found
+
+
+def _shown() -> tuple[Any, ...]:
+    return Job.deleted_at.is_null(), Job.archived_at.is_null()
+
+
+def _changed(job: Job, originals: list[Job]) -> list[tuple[str, str]] | None:
+    """What it changed of the config of what it was cloned from; None where there is nothing to compare."""
+    if not originals or job.config is None or originals[0].config is None:
+        return None
+    return diffs.changed(originals[0].config, job.config)
 
 
 def _stopping(job: Job) -> str | None:
@@ -103,11 +132,3 @@ def _stopping(job: Job) -> str | None:
         return "It has run as long as it may, and is being ended."
     who = job.stop_by.username if job.stop_by else "Somebody"
     return f"{who} asked to stop it; it is being ended."
-
-
-def _steps(rows: list[JobStatus]) -> list[Step]:
-    ends = [row.created_at for row in rows[1:]] + [None if rows[-1].status.is_done else now()]
-    return [
-        Step(row.status, row.created_at, end - row.created_at if end else None, row.message, row.traceback)
-        for row, end in zip(rows, ends, strict=True)
-    ]

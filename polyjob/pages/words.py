@@ -5,13 +5,16 @@ from __future__ import annotations
 import datetime
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from markupsafe import Markup, escape
 
 from polyjob.statuses import Status
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
 """What terminals take as colour, cursor movement or title."""
+_CODE = re.compile(r"`([^`]+)`")
 _PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
 """Control characters → the characters that picture them."""
 
@@ -54,6 +57,52 @@ def size(count: int) -> str:
     return f"{amount:.1f} GiB"
 
 
+def with_code(text: str) -> Markup:
+    """Escaped, and what stands between backticks as code."""
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
+
+
+def cores(number: float) -> str:
+    return f"{number:g} {'core' if number == 1 else 'cores'}"
+
+
+def shape_of(status: Status) -> str:
+    """The picture beside a status's name."""
+    if status is Status.SUCCEEDED:
+        return "good"
+    if status in (Status.FAILED, Status.UPSTREAM_FAILED):
+        return "bad"
+    if status.is_done:
+        return "stop"
+    return "work" if status in (Status.SCHEDULED, Status.BUILDING, Status.RUNNING) else "wait"
+
+
+def resources(
+    environment: Mapping[str, Any] | None, gpus: Sequence[int] | None, end: Mapping[str, Any] | None
+) -> list[tuple[str, str, str]]:
+    """(what, how much was asked for, how much was used) of what a job asked for or is known to have used."""
+    wanted, used = (environment or {}).get("resources") or {}, end or {}
+
+    def asked(kind: str, shown: Callable[[Any], str]) -> str:
+        bounds = wanted.get(kind) or {}
+        limit, request = bounds.get("limits"), bounds.get("requests")
+        if limit is not None and request is not None and limit != request:
+            return f"{shown(request)}, at most {shown(limit)}"
+        if limit is None and request is None:
+            return ""
+        return shown(request) if limit is None else f"at most {shown(limit)}"
+
+    seconds, memory = used.get("cpu_seconds"), used.get("max_rss")
+    held = f"number {', '.join(map(str, gpus))}" if gpus else ""
+    rows = [
+        ("CPU", asked("cpu", cores), "" if seconds is None else f"{seconds:.2f} s"),
+        ("Memory", asked("memory", lambda mib: size(int(mib * (1 << 20)))), "" if memory is None else size(memory)),
+        ("GPUs", asked("gpu", lambda number: f"{number:g}").removeprefix("at most "), held),
+        ("Processes", asked("pids", lambda number: f"{number:g}"), ""),
+    ]
+    return [row for row in rows if row[1] or row[2]]
+
+
 def log_text(data: bytes) -> str:
     """A log's bytes as a page shows them: what is not UTF-8 is replaced, colours are left out, a line that was written
     over again and again is shown as it was last, and other control characters by their pictures."""
@@ -72,13 +121,13 @@ def why(
     if waiting:
         return waiting
     if status is Status.STOPPED:
-        who = f"{details['by']} stopped it." if details.get("by") else _sentence(message or "It was stopped")
+        who = f"{details['by']} stopped it." if details.get("by") else sentence(message or "It was stopped")
         return f"{who} {_exit(end)}".strip()
     if status is Status.FAILED and details.get("reason") == "timeout":
         return f"It ran longer than it may. {_exit(end)}".strip()
     if status in (Status.SUCCEEDED, Status.FAILED) and end:
-        return _exit(end) or _sentence(message or "")
-    return _sentence(message) if message else _PLAIN.get(status, "")
+        return _exit(end) or sentence(message or "")
+    return sentence(message) if message else _PLAIN.get(status, "")
 
 
 _PLAIN = {
@@ -95,7 +144,7 @@ def _exit(end: Mapping[str, Any] | None) -> str:
     """How the command ended; empty where nobody recorded that."""
     if not end:
         return ""
-    said = _sentence(end["message"]) if end.get("message") else ""
+    said = sentence(end["message"]) if end.get("message") else ""
     code, number = end.get("code"), end.get("signal")
     match end.get("reason"):
         case "exited":
@@ -126,5 +175,7 @@ def _signal(number: int | None) -> str:
         return str(number)
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """With a capital, and a full stop where there is none."""
+    text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?", "…")) or not text else f"{text}."

@@ -230,3 +230,28 @@ def with_lines(problems: list[Problem], text: str, pointer: str) -> list[Problem
         Problem(problem.pointer, f"{problem.detail} (line {number})") if (number := line(problem)) else problem
         for problem in problems
     ]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lines of a text as lines."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def as_text(document: Any) -> str:
+    """The document as people like to edit it: YAML; or JSON where YAML would be read as something else."""
+    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+    try:
+        if parse_content(text) == document:
+            return text
+    except Invalid:
+        pass
+    return json.dumps(document, indent=2, ensure_ascii=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from polyjob import auth, builds, submitting, users
+from polyjob import browsers, builds, submitting, users
 from polyjob.api.permissions import NEEDS
 from polyjob.database import database, write
 from polyjob.models import Build, Job, Meta, Project, Token, User
@@ -132,7 +132,7 @@ def caller(app, who):
 
     if who.startswith("browser"):
         with app.test_request_context():
-            auth.sign_in(ana)
+            browsers.sign_in(ana)
             from flask import session
 
             kept = dict(session)

@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from polyjob import auth, builds, projects, submitting, users
-from polyjob.api import users as logins
+from polyjob.api import credentials as logins
 from polyjob.clock import now
 from polyjob.database import write
 from polyjob.models import Build, Job, Project, User

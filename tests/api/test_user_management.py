@@ -130,7 +130,7 @@ class TestPasswords:
         assert Token.get_or_none(Token.id == 1) is None
 
     def test_tried_too_often_have_to_wait(self, client, monkeypatch):
-        from polyjob.api import users as views
+        from polyjob.api import credentials as views
         from polyjob.api.limits import FailureLimit
 
         monkeypatch.setattr(views, "_by_account", FailureLimit(2))

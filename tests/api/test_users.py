@@ -7,7 +7,7 @@ import datetime
 import pytest
 
 from polyjob import users
-from polyjob.api import users as logins
+from polyjob.api import credentials as logins
 from polyjob.api.limits import FailureLimit, Throttled
 from polyjob.clock import now
 from polyjob.models import Token

@@ -18,7 +18,7 @@ from polyjob.cli.tables import ago, print_facts, print_table, size
 
 NOTHING = {
     "image": None, "steps": (), "variables": (), "params": (), "file": None, "upload": None, "name": None, "tags": (),
-    "timeout": None,
+    "timeout": None, "cpu": None, "memory": None, "gpu": None,
 }  # fmt: skip
 
 

@@ -1,0 +1,102 @@
+"""Browsers: whom one is signed in as, by a signed cookie; and that what it sends comes from a page of this server."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import time
+from urllib.parse import urlsplit
+
+from flask import current_app, request, session
+
+from polyjob.audit import Actor, write_line
+from polyjob.clock import now
+from polyjob.database import write
+from polyjob.errors import Forbidden
+from polyjob.models import Token, User
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+CSRF_HEADER = "X-CSRF-Token"
+CSRF_FIELD = "csrf_token"
+RENEWED_AFTER = 86_400
+"""Seconds after which a cookie in use is sent anew. Not at each answer: one that was asked for before a sign-out may
+come after it."""
+
+
+class Stale(Forbidden):
+    """What was sent comes from this server's address, but not with the token of this browser's session."""
+
+
+def sign_in(user: User, token: Token | None = None) -> None:
+    """Have the browser that sends this request be the user's from now on, at this host. Signed in by a key, it may do
+    no more than the key, and no longer."""
+    session.clear()
+    session.permanent = True
+    session.update(user=user.id, host=request.host, csrf=secrets.token_hex(16), version=user.session_version)
+    session["at"] = int(time.time())
+    if token is not None:
+        session["token"] = token.id
+    with write("sign-in"):
+        write_line(Actor(user, token.name if token else None, request.remote_addr), "sign-in", user, {})
+
+
+def sign_out() -> None:
+    session.clear()
+
+
+def signed_in() -> tuple[User, Token | None] | None:
+    """The user, and the key that the browser was signed in by; None where nobody is signed in, or not any more."""
+    if not session.get("user") or session.get("host") != request.host:
+        return None
+    user = User.get_or_none(User.id == session["user"], User.is_active)
+    if user is None or session.get("version") != user.session_version:
+        return None
+    if "token" not in session:
+        return user, None
+    token = Token.get_or_none(Token.id == session["token"], Token.user == user)
+    if token is None or (token.expires_at is not None and token.expires_at <= now()):
+        return None
+    return user, token
+
+
+def renew() -> None:
+    """Have a cookie that is in use last from now on, if it has not been sent for a day."""
+    if session.get("user") and time.time() - session.get("at", 0) > RENEWED_AFTER:
+        session["at"] = int(time.time())
+
+
+def csrf_token() -> str:
+    """What a page of this browser sends along with what it changes. A visitor gets one, too: nobody else's page may
+    sign them in."""
+    if "csrf" not in session:
+        session["csrf"] = secrets.token_hex(16)
+    token: str = session["csrf"]
+    return token
+
+
+def refuse_foreign() -> None:
+    """Raises Forbidden for what the page of another server sends, and for a change that does not say whose page it
+    comes from."""
+    origin = request.headers.get("Origin")
+    if origin is None and request.method not in SAFE_METHODS:
+        raise Forbidden(f"CSRF Failed: send `Origin`, and the page's token as `{CSRF_HEADER}`.")
+    if origin is not None and origin not in _own_origins():
+        raise Forbidden("Requests of pages of other servers are not answered.")
+
+
+def refuse_forgery(sent: str) -> None:
+    """A browser sends its cookie whoever's page made it ask; so what changes something must show the session's token.
+
+    Raises as `refuse_foreign`, and Stale where only the token is wrong.
+    """
+    refuse_foreign()
+    if request.method in SAFE_METHODS:
+        return
+    if not sent or not hmac.compare_digest(sent.encode(), str(session.get("csrf", "")).encode()):
+        raise Stale(f"CSRF Failed: send `Origin`, and the page's token as `{CSRF_HEADER}`.")
+
+
+def _own_origins() -> set[str]:
+    """The address that was asked, and the one that users know where a proxy stands before the server."""
+    public = urlsplit(current_app.config["SETTINGS"].public_url)
+    return {request.host_url.rstrip("/"), f"{public.scheme}://{public.netloc}"}

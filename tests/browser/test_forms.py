@@ -1,0 +1,176 @@
+"""What a person does on the pages, in a real browser: with JavaScript and, where it says so, without."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.e2e.conftest import Server
+
+from .conftest import PHONE, Pages
+
+SUBMIT = "/root/quick-start/submit"
+Check = Callable[[Page], None]
+Take = Callable[..., Path]
+
+
+def number(page: Page) -> int:
+    found = re.search(r"/jobs/(\d+)$", page.url)
+    assert found, page.url
+    return int(found.group(1))
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_a_job_is_submitted_stopped_and_run_again_with_another_command(new_page: Pages, script: bool) -> None:
+    page = new_page(java_script_enabled=script)
+    page.goto("/")
+    page.get_by_role("link", name="Submit", exact=True).click()
+    page.get_by_label("Command").fill("echo first; sleep 600")
+    page.get_by_label("Variables").fill("A=1\nB=2")
+    page.get_by_role("button", name="Submit").click()
+    first = number(page)
+    expect(page.get_by_role("status")).to_contain_text(f"Job {first} is submitted.")
+    page.get_by_role("button", name="Stop").click()
+    assert number(page) == first
+    expect(page.get_by_role("status")).to_contain_text("stopped")
+    page.get_by_role("link", name="Edit and run").click()
+    config = page.get_by_label("Config")
+    config.fill(config.input_value().replace("echo first; sleep 600", "echo second"))
+    page.get_by_role("button", name="Run").click()
+    assert number(page) == first + 1
+    expect(page.get_by_role("status")).to_contain_text(f"This job restarts job {first}.")
+    expect(page.locator("main")).to_contain_text("echo second")
+    page.get_by_role("button", name="Restart").click()
+    assert number(page) == first + 2
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_deleting_asks_first(new_page: Pages, server: Server, script: bool) -> None:
+    job = server.submit("true", name=f"doomed-{script}")["id"]
+    page = new_page(java_script_enabled=script)
+    page.goto(f"/root/quick-start/jobs/{job}")
+    page.get_by_role("link", name="Delete").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Delete")
+    page.get_by_role("link", name="Cancel").click()
+    assert number(page) == job
+    page.get_by_role("link", name="Delete").click()
+    page.get_by_role("button", name=f"Delete job {job}").click()
+    expect(page.get_by_role("status")).to_have_text(f"Job {job} is deleted.")
+
+
+def test_what_is_wrong_stands_beside_its_field(page: Page, new_page: Pages, accessible: Check) -> None:
+    page.goto(SUBMIT)
+    page.get_by_label("Image").fill("No Image")
+    page.get_by_text("Name, resources and limits").click()
+    page.get_by_label("Memory").fill("12")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.get_by_role("alert")).to_be_focused()
+    expect(page.get_by_label("Memory")).to_have_attribute("aria-invalid", "true")
+    expect(page.get_by_label("Memory")).to_have_accessible_description(re.compile("Such as .* Not an amount of memory"))
+    page.get_by_role("alert").get_by_role("link", name="Image").click()
+    expect(page.get_by_label("Image")).to_be_focused()
+    expect(page.get_by_label("Image")).to_have_value("No Image")
+    accessible(page)
+    new_page.faults.clear()  # the browser logs every page that is no 200
+
+
+def test_the_commands_follow_what_is_typed(page: Page, plain_page: Page) -> None:
+    page.goto(SUBMIT)
+    expect(page.locator("#commands")).to_be_hidden()
+    page.get_by_label("Command").fill("echo it's")
+    expect(page.locator("#run-line")).to_have_text("polyjob run -p root/quick-start -- 'echo it'\"'\"'s'")
+    page.get_by_label("Image").fill("python:3.12")
+    expect(page.locator("#run-line")).to_contain_text("--image python:3.12")
+    page.get_by_label("Image").fill("No Image")
+    expect(page.locator("#commands")).to_be_hidden()
+    plain_page.goto(SUBMIT)
+    plain_page.get_by_label("Command").fill("echo 1")
+    plain_page.get_by_role("button", name="Show as a command").click()
+    expect(plain_page.locator("#run-line")).to_have_text("polyjob run -p root/quick-start -- 'echo 1'")
+    expect(plain_page.get_by_label("Command")).to_have_value("echo 1")
+
+
+def test_a_folder_is_the_jobs_code(page: Page, server: Server, tmp_path: Path) -> None:
+    (tmp_path / "mine/lib").mkdir(parents=True)
+    (tmp_path / "mine/lib/é.txt").write_text("from a folder")
+    (tmp_path / "mine/.git").mkdir()
+    (tmp_path / "mine/.git/config").write_text("secret")
+    page.goto(SUBMIT)
+    page.get_by_label("Command").fill("cat lib/*; ls -a")
+    page.get_by_label("or a whole folder").set_input_files(tmp_path / "mine")
+    page.get_by_role("button", name="Submit").click()
+    job = server.until_done(number(page))
+    assert job["last_status"] == "succeeded"
+    log = server.log(job["id"]).decode()
+    assert "from a folder" in log
+    assert ".git" not in log
+
+
+def test_signing_in_by_password_and_out(new_page: Pages, server: Server) -> None:
+    server.call("POST", "/api/v1/users/create", {"username": "pat", "password": "a long password"})
+    for script in (True, False):
+        page = new_page(storage_state=None, java_script_enabled=script)
+        page.goto("/projects")
+        page.get_by_label("User").fill("pat")
+        page.get_by_label("Password").fill("wrong")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("alert")).to_contain_text("no user's name and password")
+        page.get_by_label("Password").fill("a long password")
+        page.get_by_role("button", name="Sign in").click()
+        assert page.url.endswith("/projects")
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_role("status")).to_have_text("You are signed out.")
+    new_page.faults.clear()  # the browser logs every page that is no 200
+
+
+def test_a_key_is_made_for_the_command_line_and_signs_in(new_page: Pages, plain_page: Page, server: Server) -> None:
+    plain_page.goto("/app/token")
+    plain_page.get_by_role("button", name="Make a key").click()
+    key = plain_page.get_by_label("The key", exact=True).inner_text()
+    assert server.call("GET", "/api/v1/users", token=key).json["username"] == "root"
+    visitor = new_page(storage_state=None)
+    visitor.goto("/sign-in")
+    visitor.get_by_text("Sign in with a key instead").click()
+    visitor.get_by_label("Key", exact=True).fill(key)
+    visitor.get_by_role("button", name="Sign in").click()
+    visitor.goto("/keys")
+    visitor.get_by_role("row", name="command line").get_by_role("link", name="Revoke").click()
+    visitor.get_by_role("button", name="Revoke it").click()
+    assert visitor.get_by_label("Password").is_visible()
+    new_page.faults.clear()  # the key that it was signed in by is gone: 401
+
+
+@pytest.mark.parametrize(("scheme", "viewport"), [("light", None), ("dark", None), ("light", PHONE)])
+def test_every_form_is_without_fault(
+    new_page: Pages, server: Server, accessible: Check, screenshot: Take, scheme: str, viewport: dict[str, int] | None
+) -> None:
+    job = server.submit("sleep 300", build={"image": "python:3.12"})["id"]
+    build = server.submit("true", build={"build_steps": [f"echo {scheme}"]})["id"]
+    server.until_done(build)
+    page = new_page(color_scheme=scheme, viewport=viewport or {"width": 1100, "height": 900})
+    name = f"{scheme}-{'phone' if viewport else 'wide'}"
+    places = {
+        "submit": SUBMIT,
+        "new-project": "/new-project",
+        "keys": "/keys",
+        "command-line": "/app/token",
+        "password": "/password",
+        "clone": f"/root/quick-start/jobs/{job}/clone",
+        "delete": f"/root/quick-start/jobs/{job}/delete",
+        "job": f"/root/quick-start/jobs/{job}",
+        "build": "/root/quick-start/builds/1",
+    }
+    for title, path in places.items():
+        page.goto(path)
+        accessible(page)
+        screenshot(page, f"{title}-{name}", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+    visitor = new_page(storage_state=None, color_scheme=scheme, viewport=viewport or {"width": 1100, "height": 900})
+    visitor.goto("/sign-in")
+    accessible(visitor)
+    screenshot(visitor, f"sign-in-{name}")
+    server.call("POST", f"/api/v1/root/quick-start/jobs/{job}/stop")

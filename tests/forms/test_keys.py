@@ -1,0 +1,133 @@
+"""Keys and the password of the person who is signed in."""
+
+from __future__ import annotations
+
+import datetime
+import re
+
+import pytest
+
+from polyjob import auth, users
+from polyjob.api import credentials
+from polyjob.api.limits import FailureLimit
+from polyjob.clock import now
+from polyjob.models import Audit, Token, User
+from polyjob.scopes import Scope
+
+from .conftest import EVIL, Browser, Html
+
+PASSWORD = "a long password"
+
+
+def shown_key(page: Html) -> str:
+    found = re.search(r"\b[0-9a-f]{40}\b", page.text)
+    assert found, page.text
+    return found.group()
+
+
+class TestKeys:
+    def test_are_made_and_shown_once(self, ana: Browser, user: User) -> None:
+        page = ana.fill("/keys", 201, at="/keys", name="ci", scope="submit", project="ana.demo", days="30")
+        key = shown_key(page)
+        assert auth.by_key(key).user == user
+        token = Token.get()
+        assert (token.name, token.scope, token.project.name) == ("ci", "submit", "demo")
+        assert 29 < (token.expires_at - now()).days + 1 < 31
+        page = ana.get("/keys")
+        assert key not in page.text
+        assert "ci" in page.text
+        assert ana.http.get("/keys").headers["Cache-Control"] == "private, no-store"
+        assert Audit.get(Audit.action == "create", Audit.kind == "token").username == "ana"
+
+    def test_may_last_for_ever(self, ana: Browser) -> None:
+        ana.fill("/keys", 201, at="/keys", name="ci", days="")
+        assert Token.get().expires_at is None
+
+    @pytest.mark.parametrize(
+        ("typed", "wrong"),
+        [
+            ({"name": ""}, "name"),
+            ({"name": "login"}, "name"),
+            ({"name": "x" * 200}, "name"),
+            ({"name": "x", "scope": "all"}, "scope"),
+            ({"name": "x", "project": "bob.secret"}, "project"),
+            ({"name": "x", "days": "soon"}, "days"),
+            ({"name": "x", "days": "999999"}, "days"),
+        ],
+    )
+    def test_that_cannot_be_are_refused(self, ana: Browser, typed: dict[str, str], wrong: str) -> None:
+        page = ana.fill("/keys", 400, at="/keys", **typed)
+        assert [name for name in ("name", "scope", "project", "days") if "aria-invalid" in page.elements[name]] == [
+            wrong
+        ]
+        assert f"#{wrong}" in page.links
+        assert Token.select().count() == 0
+
+    def test_names_are_text(self, ana: Browser) -> None:
+        page = ana.fill("/keys", 201, at="/keys", name=EVIL)
+        assert EVIL in page.text
+        assert "img" not in page.tags
+        assert "img" not in ana.get("/keys").tags
+        assert "img" not in ana.get(f"/keys/{Token.get().id}/revoke").tags
+
+    def test_for_the_command_line_take_one_press(self, ana: Browser, user: User) -> None:
+        page = ana.press("/app/token", "Make a key", 201)
+        identity = auth.by_key(shown_key(page))
+        assert (identity.user, identity.scope) == (user, Scope.ADMIN)
+        assert identity.token and identity.token.expires_at
+
+    def test_are_revoked_when_that_is_confirmed(self, ana: Browser, user: User) -> None:
+        token, key = users.make_token(user, "old")
+        path = f"/keys/{token.id}/revoke"
+        assert path in ana.get("/keys").links
+        assert "Revoke the key old?" in ana.get(path).text
+        assert auth.by_key(key)
+        ana.fill(path)
+        assert "The key old is revoked." in ana.get("/keys").text
+        with pytest.raises(auth.Unauthenticated):
+            auth.by_key(key)
+
+    def test_of_others_are_not_there(self, ana: Browser, bob: Browser, user: User) -> None:
+        token, key = users.make_token(user, "mine")
+        bob.get(f"/keys/{token.id}/revoke", 404)
+        bob.post(f"/keys/{token.id}/revoke", {"csrf_token": bob.csrf()}, 404)
+        assert "mine" not in bob.get("/keys").text
+        assert auth.by_key(key)
+
+    def test_make_none_that_outlives_them(self, visitor: Browser, user: User) -> None:
+        visitor.fill("/sign-in", key=users.make_token(user, "short", datetime.timedelta(hours=1))[1])
+        visitor.fill("/keys", 201, at="/keys", name="long", days="365")
+        made = Token.get(Token.name == "long")
+        assert made.expires_at - now() < datetime.timedelta(hours=1)
+
+    def test_are_for_who_is_signed_in(self, visitor: Browser, user: User) -> None:
+        for path in ("/keys", "/app/token", "/password", "/new-project", "/submit"):
+            assert visitor.get(path, 401).forms[0].fields["next"] == path
+
+
+class TestPassword:
+    @pytest.fixture(autouse=True)
+    def _nobody_has_failed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(credentials, "_by_account", FailureLimit())
+        monkeypatch.setattr(credentials, "_by_address", FailureLimit(50))
+
+    def test_is_set_and_changed(self, ana: Browser, user: User, visitor: Browser) -> None:
+        visitor.sign_in(user)
+        ana.fill("/password", password=PASSWORD, again=PASSWORD)
+        assert "Your password is changed" in ana.get("/keys").text
+        visitor.get("/", 401)
+        assert "old_password" in ana.get("/password").elements
+        ana.fill("/password", old_password=PASSWORD, password="another one", again="another one")
+        assert auth.check_password("ana", "another one") == user
+        visitor.fill("/sign-in", username="ana", password="another one")
+
+    def test_that_does_not_do_is_refused(self, ana: Browser, user: User) -> None:
+        assert "aria-invalid" in ana.fill("/password", 400, password="short", again="short").elements["password"]
+        assert "aria-invalid" in ana.fill("/password", 400, password=PASSWORD, again="x").elements["again"]
+        ana.fill("/password", password=PASSWORD, again=PASSWORD)
+        page = ana.fill("/password", 400, old_password="wrong", password=PASSWORD, again=PASSWORD)
+        assert "aria-invalid" in page.elements["old_password"]
+        for _ in range(4):
+            ana.fill("/password", 400, old_password="wrong", password=PASSWORD, again=PASSWORD)
+        ana.fill("/password", 429, old_password=PASSWORD, password=PASSWORD, again=PASSWORD)
+        ana.fill("/password", 403, csrf_token="")

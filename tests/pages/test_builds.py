@@ -1,0 +1,70 @@
+"""The pages of builds."""
+
+from __future__ import annotations
+
+import json
+
+from flask.testing import FlaskClient
+
+from polyjob.clock import now
+from polyjob.models import Project
+from polyjob.statuses import Status
+from tests.pages.helpers import BEGUN, EVIL, make_build, make_job, read, url
+
+
+def test_a_build_says_why_it_was_made_what_from_and_for_whom(client: FlaskClient, project: Project) -> None:
+    steps = {"build": {"build_steps": ["pip install <six>"], "env_vars": [["MODE", "secret"]]}}
+    build = make_build(project, config=steps, reason={"kind": "first", "text": "`it` is the project's first build"})
+    job = make_job(project, *BEGUN, name="user", build=build)
+    gone = make_job(project, name="gone", build=build, deleted_at=now())
+    page = read(client, f"/ana/demo/builds/{build.id}")
+    for text in ("made as it is the project's first build", "pip install <six>", "MODE", "55555"):
+        assert text in page.text
+    assert "secret" not in page.text
+    assert f"/ana/demo/builds/{build.id}/log" in page.links
+    assert url(job) in page.links
+    assert url(gone) not in page.links
+    assert f"/ana/demo/builds/{build.id}" in read(client, url(job)).links
+
+
+def test_a_docker_build_shows_its_dockerfile_image_and_base(client: FlaskClient, project: Project) -> None:
+    artifact = json.dumps({"image": "sha256:aaaaaaaaaaaaaaaa", "name": "x", "base": "sha256:bbbbbbbbbbbbbbbb"})
+    config = {"build": {"image": "debian:12", "build_steps": ["true"]}}
+    page = read(client, f"/ana/demo/builds/{make_build(project, runner='docker', config=config, artifact=artifact).id}")
+    for text in ("FROM debian:12", "RUN", "sha256:aaaa", "sha256:bbbb"):
+        assert text in page.text
+
+
+def test_a_build_that_is_under_way_failed_or_not_used_any_more_says_so(client: FlaskClient, project: Project) -> None:
+    def said(status: Status, **columns: object) -> str:
+        return read(client, f"/ana/demo/builds/{make_build(project, status, **columns).id}").text
+
+    assert "cannot be reached" in said(
+        Status.RUNNING, notes=[{"kind": "retry", "text": "The Engine cannot be reached."}]
+    )
+    assert "It is being stopped." in said(Status.RUNNING, stop_at=now())
+    assert "New jobs with the same build use it." in said(Status.SUCCEEDED)
+    assert "No new job uses it any more." in said(Status.SUCCEEDED, invalidated_at=now())
+
+
+def test_the_builds_of_a_project_are_listed(client: FlaskClient, project: Project) -> None:
+    assert "No builds yet" in read(client, "/ana/demo/builds").text
+    first = make_build(project, name=EVIL, reason={"kind": "x", "text": EVIL})
+    second = make_build(project, invalidated_at=now())
+    hidden = make_build(project, deleted_at=now())
+    page = read(client, "/ana/demo/builds/")
+    assert "script" not in page.tags
+    assert page.text.count(EVIL) == 2
+    assert page.text.index(f"Build {second.id}") < page.text.index(EVIL)
+    assert f"/ana/demo/builds/{hidden.id}" not in page.links
+    assert f"/ana/demo/builds/{first.id}" in page.links
+    read(client, f"/ana/demo/builds/{hidden.id}", 404)
+
+
+def test_an_etag_tells_a_build_that_is_as_it_was(client: FlaskClient, project: Project) -> None:
+    build = make_build(project)
+    path = f"/ana/demo/builds/{build.id}"
+    tag = client.get(path).headers["ETag"]
+    assert client.get(path, headers={"If-None-Match": tag}).status_code == 304
+    make_job(project, build=build)
+    assert client.get(path, headers={"If-None-Match": tag}).status_code == 200

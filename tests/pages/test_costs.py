@@ -1,0 +1,87 @@
+"""What a page of a list costs in the work that SQLite does for it, with a hundred jobs and with a hundred thousand."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from polyjob.app import create_app
+from polyjob.clock import now
+from polyjob.database import database, write
+from polyjob.models import Project, User
+from polyjob.pages import projects, status
+from polyjob.pages.lists import Asked, read_page
+from polyjob.settings import Settings
+
+FEW, MANY = 100, 100_000
+
+
+def make_jobs(project: Project, count: int, state: str) -> None:
+    with write("test"):
+        database.execute_sql(
+            "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?) "
+            "INSERT INTO job (uuid, project_id, user_id, is_managed, runner, status, created_at, updated_at, "
+            "started_at, finished_at, config) SELECT lower(hex(randomblob(16))), ?, ?, 1, 'fake', ?, "
+            "1700000000000000 + n, 1700000000000000 + n, n, iif(? = 'created', NULL, 1700000000000000 + n), "
+            '\'{"run": {"cmd": "true"}}\' FROM numbers',
+            (count, project.id, project.user_id, state, state),
+        )
+
+
+def work(act: Callable[[], Any]) -> int:
+    """Tens of instructions that SQLite runs for it."""
+    steps = [0]
+
+    def count() -> int:
+        steps[0] += 1
+        return 0
+
+    connection = database.connection()
+    connection.set_progress_handler(count, 10)
+    try:
+        act()
+    finally:
+        connection.set_progress_handler(None, 0)
+    return steps[0]
+
+
+@pytest.mark.parametrize("state", ["succeeded", "created"])
+def test_any_page_costs_the_same_however_many_jobs_there_are(user: User, project: Project, state: str) -> None:
+    with write("test"):
+        other = User.create(username="bob", created_at=now())
+        moment = now()
+        theirs = Project.create(
+            uuid=uuid.uuid4().hex, user=other, name="theirs", is_public=False, created_at=moment, updated_at=moment
+        )
+    far = "1700000000000060.60"
+    asked = [
+        (project_or_none, Asked.read({"sort": sort} | start))
+        for project_or_none in (None, project)
+        for sort in ("-created_at", "-updated_at", "created_at")
+        for start in ({}, {"next": far}, {"previous": far})
+    ]
+
+    def cost() -> list[int]:
+        return [work(lambda pair=pair: read_page(user, *pair)) for pair in asked]
+
+    make_jobs(project, FEW, state)
+    few = cost()
+    make_jobs(project, MANY, state)
+    make_jobs(theirs, MANY // 2, state)
+    many = cost()
+    assert all(0 < after <= 2 * before for before, after in zip(few, many, strict=True)), (few, many)
+
+
+def test_the_other_overviews_do_not_grow_with_what_has_ended(user: User, project: Project, settings: Settings) -> None:
+    def cost() -> list[int]:
+        return [work(lambda: projects.read_page(user, {})), work(lambda: status.about(settings, 6))]
+
+    with create_app(settings).app_context():
+        make_jobs(project, status.LOOKED_AT, "succeeded")
+        few = cost()
+        make_jobs(project, MANY, "succeeded")
+        many = cost()
+    assert all(0 < after <= 2 * before for before, after in zip(few, many, strict=True)), (few, many)

@@ -1,0 +1,188 @@
+"""The page of one job."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+
+from polyjob.clock import now
+from polyjob.database import write
+from polyjob.models import Build, Job, Project, User
+from polyjob.pages import parts, timeline
+from polyjob.statuses import Status
+from polyjob.store import Store
+from tests.pages.helpers import BEGUN, make_build, make_job, read, seal, url, write_log
+
+
+def test_the_links_to_log_and_outputs_work_with_the_cookie(
+    client: FlaskClient, project: Project, data_dir: Path
+) -> None:
+    job = make_job(project, *BEGUN, (Status.SUCCEEDED, "Completed", {}), exit={"reason": "exited", "code": 0})
+    write_log(data_dir, job, b"caf\xe9")
+    page = read(client, url(job))
+    log = next(link for link in page.links if link.endswith("/logs"))
+    assert client.get(log).data == b"caf\xe9"
+    assert f"{url(job)}/log" in page.links
+    assert f"/api/v1/ana/demo/jobs/{job.id}/outputs" in page.links
+
+
+def test_a_failed_job_says_why(client: FlaskClient, project: Project) -> None:
+    end = {"reason": "signalled", "code": 137, "signal": 9, "max_rss": 5 << 20, "cpu_seconds": 1.5}
+    job = make_job(project, *BEGUN, (Status.FAILED, "exit-code(137)", {"reason": "signalled"}), exit=end)
+    text = read(client, url(job)).text
+    assert "Signal 9 (KILL) ended the command: exit code 137." in text
+    assert "5.0 MiB" in text
+    assert "1.50 s" in text
+    assert [text.index(status) for status in ("created", "scheduled", "running", "exit-code(137)")] == sorted(
+        text.index(status) for status in ("created", "scheduled", "running", "exit-code(137)")
+    )
+
+
+def test_a_job_whose_build_failed_names_it_and_links_its_log(
+    client: FlaskClient, project: Project, data_dir: Path
+) -> None:
+    with write("test"):
+        build = Build.create(
+            uuid=uuid.uuid4().hex,
+            project=project,
+            user=project.user,
+            config={},
+            runner="fake",
+            key="0",
+            key_parts={},
+            status=Status.FAILED,
+            created_at=now(),
+            updated_at=now(),
+        )
+    message = "Build ana.demo.builds.1 failed: step 2 ended with exit code 1"
+    job = make_job(project, (Status.SCHEDULED, None, None), (Status.UPSTREAM_FAILED, message, {}), build=build)
+    page = read(client, url(job))
+    assert message in page.text
+    assert f"/ana/demo/builds/{build.id}" in page.links
+
+
+def test_a_waiting_job_says_for_what_and_one_being_stopped_for_whom(
+    client: FlaskClient, project: Project, user: User
+) -> None:
+    make_job(project)
+    assert "1 job is ahead" in read(client, url(make_job(project))).text
+    stopping = make_job(project, *BEGUN, stop_at=now(), stop_kind="person", stop_by=user)
+    assert "ana asked to stop it" in read(client, url(stopping)).text
+
+
+def test_the_config_notes_and_origin_are_shown(client: FlaskClient, project: Project) -> None:
+    first = make_job(project, name="first")
+    config = {"run": {"cmd": "echo “hello” && true"}}
+    notes = [{"kind": "build.image", "text": "`build.image` was not used."}]
+    job = make_job(project, config=config, notes=notes, original=first, cloning_strategy="restart")
+    page = read(client, url(job))
+    assert "echo “hello” && true" in page.text
+    assert "build.image was not used." in page.text
+    assert url(first) in page.links
+
+
+# Where it comes from, and what it took.
+
+
+def test_the_clone_chain_and_what_a_clone_changed_are_shown(client: FlaskClient, project: Project) -> None:
+    config = {"version": 1, "run": {"cmd": "echo one\necho two\n"}}
+    first = make_job(project, config=config, name="first")
+    second = make_job(project, config=config, original=first, cloning_strategy="copy")
+    changed = {"version": 1, "run": {"cmd": "echo one\necho <three>\n"}, "tags": ["x"]}
+    third = make_job(project, config=changed, original=second, cloning_strategy="restart")
+    page = read(client, url(third))
+    assert url(first) in page.links
+    assert url(second) in page.links
+    text = " ".join(page.text.split())
+    assert "Restart ofJob 2copy of first #1" in text
+    assert re.search("- +echo two", page.text)
+    assert re.search("[+] +echo <three>", page.text)
+    assert not re.search("[-+] +echo one", page.text)
+    page = read(client, url(first))
+    assert url(second) in page.links
+    assert url(third) not in page.links
+    assert "the config is the same" in read(client, url(second)).text
+
+
+def test_more_clones_than_a_page_names_are_a_list_of_their_own(
+    client: FlaskClient, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "MOST_CLONES", 1)
+    first = make_job(project)
+    clones = [make_job(project, original=first, cloning_strategy="restart") for _ in range(2)]
+    page = read(client, url(first))
+    assert url(clones[1]) in page.links
+    assert url(clones[0]) not in page.links
+    everything = read(client, f"/ana/demo?query=original:{first.id}")
+    assert f"/ana/demo?query=original:{first.id}" in page.links
+    assert all(url(clone) in everything.links for clone in clones)
+
+
+def test_a_clone_of_what_is_gone_is_a_job_like_any_other(client: FlaskClient, project: Project) -> None:
+    gone = make_job(project, name="gone", deleted_at=now())
+    page = read(client, url(make_job(project, original=gone, cloning_strategy="restart", config={"run": {}})))
+    assert "gone" not in page.text
+    assert "Changed since" not in page.text
+
+
+def test_the_timeline_is_a_bar_and_a_table(client: FlaskClient, project: Project) -> None:
+    html = client.get(url(make_job(project, *BEGUN, (Status.SUCCEEDED, "Completed", {})))).text
+    widths = [int(width) for width in re.findall(r'<rect class="[a-z_]+" x="\d+" width="(\d+)"', html)]
+    assert len(widths) == 3
+    assert sum(widths) == timeline.WIDTH
+    assert max(widths) - min(widths) <= 3
+    assert html.count('<td class="number">1.0 s</td>') == 3
+
+
+def test_what_it_asked_for_and_used_stand_side_by_side(client: FlaskClient, project: Project) -> None:
+    environment = {"resources": {"cpu": {"requests": 1, "limits": 2}, "memory": {"limits": 512}, "gpu": {"limits": 2}}}
+    end = {"reason": "exited", "code": 0, "max_rss": 5 << 20, "cpu_seconds": 1.5}
+    steps = (*BEGUN, (Status.SUCCEEDED, "Completed", {}))
+    job = make_job(project, *steps, config={"environment": environment}, gpus=[0, 3], exit=end)
+    text = " ".join(read(client, url(job)).text.split())
+    assert "1.50 s, asked: 1 core, at most 2 cores" in text
+    assert "5.0 MiB, asked: at most 512 MiB" in text
+    assert "number 0, 3, asked: 2" in text
+
+
+def test_a_job_whose_build_failed_shows_the_end_of_its_log(
+    client: FlaskClient, project: Project, data_dir: Path
+) -> None:
+    build = make_build(project, Status.FAILED)
+    log = Store(data_dir).build_log(build.uuid)
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b"early\n" * 30 + b"no such package: <sixx>\n")
+    details = {"build": build.unique_name, "why": "reused, as the same build is done"}
+    steps = ((Status.SCHEDULED, None, None), (Status.BUILDING, "m", details), (Status.UPSTREAM_FAILED, "m", {}))
+    page = read(client, url(make_job(project, *steps, build=build)))
+    assert "no such package: <sixx>" in page.text
+    assert page.text.count("early") == parts.BUILD_LINES - 1
+    assert "reused, as the same build is done" in page.text
+
+
+def test_curl_lines_name_this_very_job(client: FlaskClient, project: Project) -> None:
+    job = make_job(project)
+    text = read(client, url(job)).text
+    assert f"http://localhost/api/v1{url(job)}/restart" in text
+    assert f"polyjob logs -f {job.id}" in text
+
+
+def test_a_job_that_is_done_asks_for_no_more(client: FlaskClient, project: Project) -> None:
+    assert "data-every" in client.get(url(make_job(project, *BEGUN))).text
+    assert "data-every" not in client.get(url(make_job(project, *BEGUN, (Status.STOPPED, None, {})))).text
+
+
+def test_an_etag_tells_a_job_that_is_as_it_was(client: FlaskClient, project: Project, data_dir: Path) -> None:
+    job = make_job(project, *BEGUN)
+    tag = client.get(url(job)).headers["ETag"]
+    assert client.get(url(job), headers={"If-None-Match": tag}).status_code == 304
+    seal(data_dir, job, {"new": b"x"})
+    changed = client.get(url(job), headers={"If-None-Match": tag})
+    assert changed.status_code == 200
+    with write("test"):
+        Job.update(version=Job.version + 1).where(Job.id == job.id).execute()
+    assert client.get(url(job), headers={"If-None-Match": changed.headers["ETag"]}).status_code == 200

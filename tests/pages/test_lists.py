@@ -1,0 +1,212 @@
+"""Lists of jobs: which ones, in which order, page by page."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import pytest
+from flask.testing import FlaskClient
+
+from polyjob import bookmarks
+from polyjob.clock import now
+from polyjob.database import write
+from polyjob.models import Job, Project, User
+from polyjob.pages.lists import PAGE_SIZE
+from polyjob.settings import Settings
+from polyjob.statuses import Status
+from tests.pages.helpers import BEGUN, Page, make_build, make_job, read, url
+
+
+def test_the_first_page_lists_the_newest_jobs_first(client: FlaskClient, project: Project) -> None:
+    make_job(project, *BEGUN, (Status.UPSTREAM_FAILED, "m", {}), name="earlier")
+    make_job(project, *BEGUN, name="later")
+    make_job(project)
+    page = read(client, "/")
+    assert page.text.index("Job 3") < page.text.index("later") < page.text.index("earlier")
+    assert "upstream failed" in page.text
+    assert "running" in page.text
+    assert "ana/demo" in page.text
+
+
+def test_a_deleted_job_is_in_no_list_and_has_no_page(client: FlaskClient, project: Project) -> None:
+    job = make_job(project, name="gone", deleted_at=now())
+    assert "gone" not in read(client, "/").text
+    assert "gone" not in read(client, "/ana/demo").text
+    read(client, url(job), 404)
+
+
+def test_an_empty_list_teaches_how_to_submit(client: FlaskClient, project: Project) -> None:
+    for path in ("/", "/ana/demo"):
+        assert "/api/v1/ana/demo/jobs" in read(client, path).text
+        assert "curl" in read(client, path).text
+
+
+@pytest.mark.parametrize("order", ["", "?sort=created_at", "?sort=-updated_at", "?sort=updated_at"])
+def test_pages_lead_through_all_jobs_and_back(client: FlaskClient, project: Project, order: str) -> None:
+    numbers = [make_job(project).id for _ in range(2 * PAGE_SIZE + 3)]
+    if order in ("", "?sort=-updated_at"):
+        numbers.reverse()
+
+    def walk(path: str, word: str) -> tuple[list[list[int]], str]:
+        found, last = [], path
+        while path:
+            last, page = path, client.get(path).text
+            found.append([int(number) for number in re.findall(r'<th scope="row"><a href="[^"]*/jobs/(\d+)"', page)])
+            link = re.search(rf'<a rel="{word}" href="([^"]+)"', page)
+            path = html.unescape(link.group(1)) if link else ""
+        return found, last
+
+    forward, last = walk(f"/ana/demo{order}", "next")
+    assert forward == [numbers[:PAGE_SIZE], numbers[PAGE_SIZE : 2 * PAGE_SIZE], numbers[2 * PAGE_SIZE :]]
+    assert walk(last, "prev")[0] == forward[::-1]
+    assert walk(f"/{order}", "next")[0] == forward
+
+
+@pytest.mark.parametrize("query", ["next=x", "next=-1.2", "previous=", "next=1.2.3", "next=1." + "9" * 40])
+def test_a_page_that_cannot_be_is_the_first(client: FlaskClient, project: Project, query: str) -> None:
+    make_job(project, name="here")
+    assert "here" in read(client, f"/?{query}").text
+
+
+# Filters.
+
+
+def names(client: FlaskClient, path: str) -> list[str]:
+    """Of the jobs in a list, in its order."""
+    rows = r'<tr data-part="job-\d+">.*?<th scope="row">(?:<a [^>]*>)?([^< ]+)'
+    return re.findall(rows, client.get(path).text, re.S)
+
+
+@pytest.fixture
+def jobs(project: Project) -> dict[str, Job]:
+    done = (*BEGUN, (Status.SUCCEEDED, None, None))
+    return {
+        "waits": make_job(project, name="waits"),
+        "runs": make_job(project, *BEGUN, name="runs", tags=["gpu", "a&b"]),
+        "fails": make_job(project, *BEGUN, (Status.FAILED, None, None), name="fails", exit_code=3),
+        "ends": make_job(project, *done, name="ends"),
+        "old": make_job(project, *done, name="old", archived_at=now()),
+    }
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", ["ends", "fails", "runs", "waits"]),
+        ("query=status:failed", ["fails"]),
+        ("query=status:~failed,name:~ends", ["runs", "waits"]),
+        ("query=%20tags:gpu%20", ["runs"]),
+        ("query=tags:a%26b", ["runs"]),
+        ("query=user.username:nobody", []),
+        ("show=archived", ["old"]),
+        ("show=bookmarked", ["fails"]),
+        ("show=bookmarked&query=status:running", []),
+        ("show=nothing&sort=nothing", ["ends", "fails", "runs", "waits"]),
+        ("sort=created_at", ["waits", "runs", "fails", "ends"]),
+        ("query=status:failed&sort=updated_at", ["fails"]),
+    ],
+)
+def test_a_list_has_what_its_address_asks_for(
+    client: FlaskClient, user: User, jobs: dict[str, Job], query: str, expected: list[str]
+) -> None:
+    bookmarks.add(jobs["fails"], user)
+    for path in ("/", "/ana/demo"):
+        assert names(client, f"{path}?{query}") == expected
+
+
+def test_one_click_filters_lead_to_lists_of_their_own(client: FlaskClient, jobs: dict[str, Job]) -> None:
+    html = client.get("/ana/demo?sort=created_at").text
+    found = dict(re.findall(r'<a href="([^"]+)"[^>]*>(All|Running|Queued|Failed|Mine|Bookmarked|Archived)<', html))
+    lists = {name: names(client, address.replace("&amp;", "&")) for address, name in found.items()}
+    assert lists == {
+        "All": ["waits", "runs", "fails", "ends"],
+        "Running": ["runs"],
+        "Queued": ["waits"],
+        "Failed": ["fails"],
+        "Mine": ["waits", "runs", "fails", "ends"],
+        "Bookmarked": [],
+        "Archived": ["old"],
+    }
+    assert 'aria-current="true">Failed' in client.get("/?query=status:failed|upstream_failed").text
+
+
+def test_a_wrong_query_is_told_beside_the_box_and_kept(client: FlaskClient, jobs: dict[str, Job]) -> None:
+    for query, said in (("stat:x", "key stat is not supported"), ("exit_code:>x", "x is no whole number")):
+        answer = client.get("/ana/demo", query_string={"query": query})
+        assert answer.status_code == 200
+        assert said in Page(answer.text).text.replace("Key", "key")
+        assert f'value="{html.escape(query)}"' in answer.text
+        assert 'aria-invalid="true"' in answer.text
+        assert "data-part" not in answer.text
+
+
+def test_a_hostile_query_stays_text(client: FlaskClient, jobs: dict[str, Job]) -> None:
+    page = read(client, "/?query=" + '"><script>alert(1)</script>')
+    assert "script" not in page.tags
+    assert "alert(1)" not in "".join(page.tags)
+
+
+def test_a_list_with_nothing_in_it_says_why(client: FlaskClient, project: Project) -> None:
+    assert "No job is as you ask" in read(client, "/?query=status:failed").text
+    assert "Nothing is bookmarked" in read(client, "/?show=bookmarked").text
+    assert "Nothing is archived" in read(client, "/?show=archived").text
+    assert "no jobs on this page" in read(client, "/?next=5.5").text
+
+
+def test_those_that_wait_have_their_place_and_those_that_end_say_so(client: FlaskClient, project: Project) -> None:
+    for _ in range(2):
+        make_job(project)
+    make_job(project, *BEGUN, stop_at=now(), stop_kind="person")
+    make_job(project, *BEGUN, (Status.FAILED, None, None), exit_code=3)
+    text = " ".join(read(client, "/").text.split())
+    assert "created next" in text
+    assert "created place 2" in text
+    assert "running stopping" in text
+    assert "failed exit 3" in text
+
+
+def test_only_the_head_of_a_long_queue_has_places(
+    client: FlaskClient, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polyjob.pages.lists.PLACES", 1)
+    make_job(project)
+    make_job(project)
+    text = read(client, "/").text
+    assert "next" in text
+    assert "place" not in text
+
+
+# What a script asks again and again.
+
+
+@pytest.mark.parametrize("path", ["/", "/ana/demo", "/projects", "/ana/demo/builds"])
+def test_a_list_that_is_as_it_was_is_told_by_its_etag(client: FlaskClient, project: Project, path: str) -> None:
+    make_build(project)
+    first = client.get(path)
+    tag = first.headers["ETag"]
+    again = client.get(path, headers={"If-None-Match": tag})
+    assert (again.status_code, again.data) == (304, b"")
+    assert client.get(f"{path}?query=status:failed", headers={"If-None-Match": tag}).status_code == 200
+    make_job(project)
+    make_build(project)
+    assert client.get(path, headers={"If-None-Match": tag}).status_code == 200
+
+
+def test_projects_are_listed_with_their_counts(client: FlaskClient, project: Project, settings: Settings) -> None:
+    make_job(project, *BEGUN)
+    make_job(project)
+    make_build(project)
+    with write("test"):
+        other = User.create(username="bob", created_at=now())
+        for name, is_public in (("hidden", False), ("open", True)):
+            moment = now()
+            Project.create(uuid=name, user=other, name=name, is_public=is_public, created_at=moment, updated_at=moment)
+    page = read(client, "/projects/")
+    text = " ".join(page.text.split())
+    assert "ana/demo 2 jobs 1 running 1 builds its owner" in text
+    assert "bob/open" in text
+    assert "hidden" not in text
+    assert "/ana/demo" in page.links
+    assert "bob/open" in read(client, "/projects?page=0").text
+    assert "no projects here" in read(client, "/projects?page=9").text

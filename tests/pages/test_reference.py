@@ -1,0 +1,33 @@
+"""The API's reference as a page."""
+
+from __future__ import annotations
+
+from flask.testing import FlaskClient
+
+from polyjob.pages import reference
+from tests.pages.helpers import Page
+
+
+class TestReference:
+    def test_shows_every_operation_and_shape_to_everybody(self, visitor: FlaskClient) -> None:
+        answer = visitor.get("/docs/api/")
+        assert answer.status_code == 200
+        page = Page(answer.text)
+        document = visitor.get("/openapi.json").json
+        for path, members in document["paths"].items():
+            for method in members.keys() - {"parameters"}:
+                assert f"{method.upper()} {path}" in page.text
+        for name, schema in document["components"]["schemas"].items():
+            assert not schema.get("properties") or f'id="{name}"' in answer.text
+        assert "script" not in page.tags
+
+    def test_links_within_itself_lead_somewhere(self, visitor: FlaskClient) -> None:
+        text = visitor.get("/docs/api").text
+        for link in Page(text).links:
+            assert not link.startswith("#") or f'id="{link[1:]}"' in text, link
+
+    def test_says_types_in_words(self) -> None:
+        assert reference.type_of({"type": ["array", "null"], "items": {"type": "string"}}) == "list of text or null"
+        assert reference.type_of({"oneOf": [{"$ref": "#/x/Job"}, {"type": "integer"}]}) == "Job or whole number"
+        assert reference.type_of({"type": "string", "format": "binary"}) == "bytes"
+        assert reference.type_of({}) == "anything"
