@@ -3,50 +3,57 @@
 
 const FETCHED = 200; // lines at once
 const KEPT = 20000; // lines
-const SPARE = 15; // rows above and below what is in sight
-const TALLEST = 8e6; // pixels; what is taller is mapped onto this, as browsers draw nothing of twice the height
-const PATIENCE = 30; // seconds that one request waits for the log to grow
+const SPARE = 15; // rows above and below those in sight
+const TALLEST = 8e6; // pixels; more is mapped onto so many, for no browser scrolls much further
+const PATIENCE = 30; // seconds that one request waits for more
 const MOST_FOUND = 50000; // lines
 
 const sleep = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
-const number = (value) => value.toLocaleString("en");
+const said = (number) => number.toLocaleString("en");
+const put = (tag, parent, members) => parent.appendChild(Object.assign(document.createElement(tag), members));
 
 class LogView {
   constructor(element) {
     this.api = element.dataset.api;
-    const find = (selector) => element.querySelector(selector);
-    [this.box, this.space, this.sheet] = [find(".log-box"), find(".log-space"), find(".rows")];
-    [this.state, this.said, this.count, this.toEnd] = ["state", "said", "count", "end"].map((name) => find(`.log-${name}`));
-    [this.form, this.input] = [find("form"), find("input")];
+    for (const part of ["tools", "box", "space", "rows", "form", "find", "back", "count", "said", "state", "end"])
+      this[part] = element.querySelector(`.log-${part}`);
     this.lines = new Map(); // number → line, as the API gives it
-    this.rows = new Map(); // number → element in sight
-    [this.total, this.bytes, this.status] = [0, -1, ""];
-    [this.top, this.at] = [0, 0]; // pixels of the log above the sight; the box's scrollTop that stands for them
+    this.drawn = new Map(); // number → row
+    this.total = this.bytes = 0;
+    this.top = this.at = 0; // pixels of the log above the box; its scrollTop, which stands for them
     this.follows = true;
     this.linked = [0, 0];
+    this.tools.hidden = this.box.hidden = false;
+    const row = this.row(0, { spans: [["", "x"]] });
+    this.height = row.getBoundingClientRect().height;
+    row.remove();
     this.forget();
-    find(".log-tools").hidden = this.box.hidden = false;
     this.listen();
     this.watch();
   }
 
   listen() {
-    this.box.addEventListener("scroll", () => this.scrolled());
-    this.sheet.addEventListener("click", (event) => this.clicked(event));
-    this.toEnd.addEventListener("click", () => this.end());
-    this.form.addEventListener("submit", (event) => {
+    this.box.onscroll = () => this.scrolled();
+    this.box.onwheel = this.box.onkeydown = this.box.onpointerdown = () => (this.heldUntil = 0);
+    this.rows.onclick = (event) => this.clicked(event);
+    this.end.onclick = () => {
+      this.box.focus({ preventScroll: true }); // the button goes
+      this.follows = true;
+      this.jump(this.below);
+    };
+    this.form.onsubmit = (event) => {
       event.preventDefault();
-      this.search(event.submitter?.value === "previous" ? -1 : 1);
-    });
-    this.form.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && event.shiftKey && event.target === this.input) {
-        event.preventDefault();
-        this.search(-1);
-      }
-    });
-    this.input.addEventListener("input", () => this.input.value || this.forget());
+      this.search(1);
+    };
+    this.back.onclick = () => this.search(-1);
+    this.find.onkeydown = (event) => {
+      if (event.key !== "Enter" || !event.shiftKey) return;
+      event.preventDefault();
+      this.search(-1);
+    };
+    this.find.oninput = () => this.find.value || this.forget();
     window.addEventListener("hashchange", () => this.link());
-    new ResizeObserver(() => (this.follows ? this.end() : this.draw())).observe(this.box);
+    new ResizeObserver(() => (this.follows ? this.toEnd() : this.draw())).observe(this.box);
   }
 
   // What the server says.
@@ -58,34 +65,35 @@ class LogView {
   }
 
   async watch() {
-    let pause = 0;
-    while (!this.done) {
+    for (let pause = 0; !this.isDone; ) {
+      const count = this.follows ? Math.ceil(this.box.clientHeight / this.height) + SPARE : 0;
+      const query = { from: -count || 1, count, styled: true, after: this.bytes, wait: pause && PATIENCE };
       try {
-        const seen = this.follows ? Math.ceil(this.box.clientHeight / this.height()) + SPARE : 0;
-        const wait = pause ? PATIENCE : 0;
-        this.take(await this.ask("lines", { from: -Math.max(1, seen), count: seen, styled: true, after: Math.max(0, this.bytes), wait }));
-        if (pause !== 100) this.say("");
-        pause = 100;
+        this.take(await this.ask("lines", query));
+        this.say("");
+        pause = 200;
       } catch (error) {
-        if ([401, 403, 404].includes(error.status)) return this.say("The log is no longer there for you. Load the page again.");
-        pause = Math.min(8000, Math.max(500, 2 * pause));
+        this.isGone = [401, 403, 404].includes(error.status);
+        if (this.isGone) return this.say("The log is no longer there for you. Load the page again.");
         this.say("The server does not answer; trying again.");
+        pause = Math.min(8000, 500 + 2 * pause);
       }
       await sleep(pause);
       while (document.hidden) await new Promise((seen) => document.addEventListener("visibilitychange", seen, { once: true }));
     }
-    this.say(`The log has ended: ${this.status.replace("_", " ")}.`);
+    this.say(`The log has ended: ${this.status}.`);
   }
 
-  take(answer) {
-    const [isFirst, last] = [this.bytes < 0, this.total];
-    if (answer.bytes < this.bytes) this.lines.clear();
-    if (answer.bytes !== this.bytes) this.lines.delete(last); // it may have grown
-    [this.total, this.bytes, this.status, this.done] = [answer.total, answer.bytes, answer.status, answer.is_done];
-    this.keep(answer.lines);
+  take({ total, bytes, status, is_done, lines }) {
+    const isFirst = this.status === undefined;
+    if (bytes !== this.bytes) this.lines.delete(this.total); // it may have grown
+    [this.total, this.bytes, this.isDone, this.status] = [total, bytes, is_done, status.replace("_", " ")];
+    const shown = document.querySelector(".log-status > .status");
+    if (shown) [shown.className, shown.textContent] = [`status ${status}`, this.status];
+    this.keep(lines);
     this.space.style.height = `${Math.min(this.full, TALLEST)}px`;
     if (isFirst) this.link();
-    if (this.follows) this.end();
+    if (this.follows) this.toEnd();
     else this.draw();
   }
 
@@ -95,7 +103,7 @@ class LogView {
   }
 
   async fetchFrom(first) {
-    if (this.isFetching) return;
+    if (this.isFetching || this.isGone) return;
     this.isFetching = true;
     try {
       this.keep((await this.ask("lines", { from: first, count: FETCHED, styled: true })).lines);
@@ -108,101 +116,89 @@ class LogView {
 
   // What is in sight.
 
-  height() {
-    if (!this.rowHeight) {
-      const row = this.sheet.appendChild(this.row(0, { spans: [["", "x"]] }));
-      this.rowHeight = row.getBoundingClientRect().height;
-      row.remove();
-    }
-    return this.rowHeight;
-  }
-
   get full() {
-    return this.total * this.height();
+    return this.total * this.height;
   }
 
-  get hidden() {
+  get below() {
     return Math.max(0, this.full - this.box.clientHeight);
   }
 
   scrolled() {
     const { scrollTop, scrollHeight, clientHeight } = this.box;
     const [moved, room] = [scrollTop - this.at, scrollHeight - clientHeight];
+    if (moved && performance.now() < this.heldUntil) return this.scrollTo(this.top);
     if (this.full <= TALLEST || scrollTop <= 0) this.top = scrollTop;
-    else if (scrollTop >= room - 1) this.top = this.hidden;
-    else if (Math.abs(moved) < clientHeight) this.top = Math.min(this.hidden, Math.max(0, this.top + moved));
-    else this.top = (scrollTop / room) * this.hidden;
+    else if (scrollTop >= room - 1) this.top = this.below;
+    else if (Math.abs(moved) < clientHeight) this.top = Math.min(this.below, Math.max(0, this.top + moved));
+    else this.top = (scrollTop / room) * this.below;
     this.at = scrollTop;
-    if (moved) this.follows = this.top >= this.hidden - this.height();
+    if (moved) this.follows = this.top >= this.below - this.height;
     this.draw();
     clearTimeout(this.settling);
     if (this.full > TALLEST) this.settling = setTimeout(() => this.scrollTo(this.top), 200);
   }
 
   scrollTo(top) {
-    this.top = Math.min(this.hidden, Math.max(0, top));
+    this.top = Math.min(this.below, Math.max(0, top));
     const room = this.box.scrollHeight - this.box.clientHeight;
-    this.box.scrollTop = this.full > TALLEST ? (this.top / this.hidden) * room : this.top;
+    this.box.scrollTop = this.full > TALLEST ? (this.top / this.below) * room : this.top;
     this.at = this.box.scrollTop;
     this.draw();
   }
 
-  end() {
+  toEnd() {
     this.follows = true;
-    this.scrollTo(this.hidden);
+    this.scrollTo(this.below);
   }
 
-  show(line) {
+  show(number) {
     this.follows = false;
-    this.scrollTo((line - 1) * this.height() - this.box.clientHeight / 3);
+    this.jump((number - 1) * this.height - this.box.clientHeight / 3);
+  }
+
+  jump(top) {
+    this.heldUntil = performance.now() + 500; // an earlier scroll may still be on its smooth way
+    this.scrollTo(top);
   }
 
   draw() {
-    const height = this.height();
-    const first = Math.max(1, Math.floor(this.top / height) - SPARE);
-    const last = Math.min(this.total, Math.ceil((this.top + this.box.clientHeight) / height) + SPARE);
-    for (const [which, row] of this.rows) {
-      if (which >= first && which <= last) continue;
+    const first = Math.max(1, Math.floor(this.top / this.height) - SPARE);
+    const last = Math.min(this.total, Math.ceil((this.top + this.box.clientHeight) / this.height) + SPARE);
+    for (const [number, row] of this.drawn) {
+      if (number >= first && number <= last) continue;
       row.remove();
-      this.rows.delete(which);
+      this.drawn.delete(number);
     }
     let [missing, next] = [0, null];
-    for (let which = last; which >= first; which--) {
-      const line = this.lines.get(which);
-      let row = this.rows.get(which);
+    for (let number = last; number >= first; number--) {
+      const line = this.lines.get(number);
+      let row = this.drawn.get(number);
       if (!row || (line && row.line !== line)) {
-        const made = this.row(which, line);
-        if (row) row.replaceWith(made);
-        else this.sheet.insertBefore(made, next);
-        this.rows.set(which, (row = made));
+        row?.remove();
+        row = this.rows.insertBefore(this.row(number, line), next);
+        this.drawn.set(number, row);
       }
-      row.classList.toggle("linked", which >= this.linked[0] && which <= this.linked[1]);
-      row.classList.toggle("found", this.isFound.has(which));
-      row.classList.toggle("here", which === this.found[this.index]);
-      if (!line) missing = which;
+      row.classList.toggle("linked", number >= this.linked[0] && number <= this.linked[1]);
+      row.classList.toggle("found", this.isFound.has(number));
+      row.classList.toggle("here", number === this.found[this.index]);
+      if (!line) missing = number;
       next = row;
     }
-    this.sheet.style.transform = `translateY(${(first - 1) * height - this.top + this.at}px)`;
-    this.toEnd.hidden = this.follows || this.top >= this.hidden - height;
-    const live = this.done ? "" : this.follows ? "Live: " : "Live, paused here: ";
-    this.state.textContent = this.total ? `${live}${number(this.total)} line${this.total > 1 ? "s" : ""}` : this.done ? "Nothing was written." : "Nothing yet.";
+    this.rows.style.top = `${(first - 1) * this.height - this.top + this.at}px`;
+    this.end.hidden = this.follows || this.top >= this.below - this.height;
+    const live = this.isDone ? "" : this.follows ? "Live: " : "Live, paused here: ";
+    const none = this.isDone ? "Nothing was written." : "Nothing yet.";
+    this.state.textContent = this.total ? `${live}${said(this.total)} line${this.total > 1 ? "s" : ""}` : none;
     this.highlight();
     if (missing) this.fetchFrom(missing);
   }
 
-  row(which, line) {
-    const row = document.createElement("div");
-    const link = row.appendChild(document.createElement("a"));
-    [row.className, row.id, row.line] = ["row", `L${which}`, line];
-    [link.href, link.textContent, link.tabIndex] = [`#L${which}`, which, -1];
-    for (const [classes, text] of line?.spans ?? []) {
-      const span = row.appendChild(document.createElement("span"));
-      [span.className, span.textContent] = [classes, text];
-    }
-    if (line?.is_cut) {
-      const more = row.appendChild(document.createElement("span"));
-      [more.className, more.textContent] = ["more", ` … the line has ${number(line.bytes)} bytes`];
-    }
+  row(number, line) {
+    const row = put("div", this.rows, { className: "row", id: `L${number}`, line });
+    put("a", row, { href: `#L${number}`, textContent: number, tabIndex: -1 });
+    for (const [className, textContent] of line?.spans ?? []) put("span", row, { className, textContent });
+    if (line?.is_cut) put("i", row, { textContent: ` … the line has ${said(line.bytes)} bytes` });
     return row;
   }
 
@@ -213,19 +209,19 @@ class LogView {
   // Links to lines.
 
   link() {
-    const found = /^#L(\d+)(?:-L?(\d+))?$/.exec(location.hash);
-    if (!found) return;
-    this.linked = [+found[1], +(found[2] ?? found[1])].sort((one, other) => one - other);
-    this.show(this.linked[0]);
+    const [, first, last] = /^#L(\d+)(?:-L?(\d+))?$/.exec(location.hash) ?? [];
+    if (!first) return;
+    this.linked = [+first, +(last ?? first)];
+    this.show(+first);
   }
 
   clicked(event) {
-    const which = +/^#L(\d+)$/.exec(event.target.getAttribute("href") ?? "")?.[1];
-    if (!which || event.ctrlKey || event.metaKey) return;
+    const number = +event.target.hash?.slice(2);
+    if (!number || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
-    const other = event.shiftKey && this.linked[0] ? this.linked[0] : which;
-    this.linked = [Math.min(which, other), Math.max(which, other)];
-    history.replaceState(null, "", `#L${this.linked[0]}${which === other ? "" : `-L${this.linked[1]}`}`);
+    const other = event.shiftKey ? this.linked[0] || number : number;
+    this.linked = [Math.min(number, other), Math.max(number, other)];
+    history.replaceState(null, "", `#L${this.linked[0]}${number === other ? "" : `-L${this.linked[1]}`}`);
     this.follows = false;
     this.draw();
   }
@@ -235,74 +231,52 @@ class LogView {
   forget() {
     [this.wanted, this.found, this.isFound, this.index, this.searched] = ["", [], new Set(), -1, 0];
     this.count.textContent = "";
-    if (this.bytes >= 0) this.draw();
+    this.draw();
   }
 
   async search(step) {
-    const wanted = this.input.value;
-    if (!wanted) return;
+    const wanted = this.find.value;
     const isNew = wanted !== this.wanted;
     if (isNew) this.forget();
+    if (!wanted) return;
     this.wanted = wanted;
-    try {
-      if (isNew || this.index + step >= this.found.length) await this.searchOn();
-    } catch (error) {
-      this.count.textContent = error.status === 400 ? "Too long." : "No answer; try again.";
-      this.wanted = "";
-      return;
-    }
+    if (isNew || this.index + step >= this.found.length) await this.searchOn();
     if (wanted !== this.wanted) return;
     const many = this.found.length;
     if (isNew) {
-      const seen = this.top / this.height() + 1;
-      const after = this.found.findIndex((which) => which >= seen);
-      this.index = after < 0 ? 0 : step > 0 ? after : after - 1;
-    } else this.index += step;
-    this.index = many && (this.index + many) % many;
-    this.count.textContent = many ? `${number(this.index + 1)} of ${number(many)}${this.hasMore ? "+" : ""}` : "Not found.";
+      const next = this.found.findIndex((number) => number > this.top / this.height);
+      this.index = (next < 0 ? many : next) - (step > 0);
+    }
+    this.index = many ? (this.index + step + many) % many : -1;
+    this.count.textContent = many ? `${said(this.index + 1)} of ${said(many)}${this.hasMore ? "+" : ""}` : "Not found.";
     if (many) this.show(this.found[this.index]);
-    else this.draw();
   }
 
   async searchOn() {
     const wanted = this.wanted;
     do {
-      const answer = await this.ask("search", { find: wanted, after: this.searched, count: 5000 });
+      const answer = await this.ask("search", { find: wanted, after: this.searched, count: 5000 }).catch(() => null);
       if (wanted !== this.wanted) return;
-      for (const which of answer.lines) {
-        if (!this.isFound.has(which)) this.found.push(which);
-        this.isFound.add(which);
-      }
+      if (!answer) return this.forget();
+      this.found.push(...answer.lines);
+      this.isFound = new Set(this.found);
       this.searched = answer.searched_to;
       this.hasMore = answer.is_cut;
-      this.count.textContent = `${number(this.found.length)} …`;
+      this.count.textContent = `${said(this.found.length)} …`;
     } while (this.hasMore && this.found.length < MOST_FOUND);
   }
 
   highlight() {
-    if (!CSS.highlights) return;
     const [ranges, wanted] = [[], this.wanted.toLowerCase()];
-    for (const [which, row] of this.rows) if (wanted && this.isFound.has(which)) ranges.push(...occurrences(row, wanted));
-    CSS.highlights.set("log-find", new Highlight(...ranges));
-  }
-}
-
-// The ranges of a row's text that say this; the text goes through several spans.
-function* occurrences(row, wanted) {
-  const nodes = [...row.querySelectorAll("span")].map((span) => span.firstChild).filter(Boolean);
-  const text = nodes.map((node) => node.data).join("").toLowerCase();
-  const place = (position, isEnd) => {
-    for (const node of nodes) {
-      if (position < node.length || (isEnd && position === node.length)) return [node, position];
-      position -= node.length;
+    for (const span of wanted ? this.rows.querySelectorAll(".found span") : []) {
+      const [node, text] = [span.firstChild, span.textContent.toLowerCase()];
+      for (let at = text.indexOf(wanted); at >= 0; at = text.indexOf(wanted, at + wanted.length)) {
+        ranges.push(new Range());
+        ranges.at(-1).setStart(node, at);
+        ranges.at(-1).setEnd(node, at + wanted.length);
+      }
     }
-    return [nodes.at(-1), nodes.at(-1).length];
-  };
-  for (let at = text.indexOf(wanted); at >= 0; at = text.indexOf(wanted, at + wanted.length)) {
-    const range = new Range();
-    range.setStart(...place(at));
-    range.setEnd(...place(at + wanted.length, true));
-    yield range;
+    CSS.highlights?.set("log-find", new Highlight(...ranges));
   }
 }
 
