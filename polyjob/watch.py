@@ -283,6 +283,25 @@ def wait_until_done(job_id: int, seconds: float, client: socket.socket | None = 
         _watcher.leave(place)
 
 
+def wait_until_longer(
+    run: Job | Build, path: Path, length: int, seconds: float, client: socket.socket | None = None
+) -> None:
+    """Block until the log at `path` has more than so many bytes, or its run is done or deleted; for `seconds` at most,
+    shorter if the process shuts down or the client given hangs up. Raises Unavailable past the limit."""
+    subject = Subject("job" if isinstance(run, Job) else "build", run.id)
+    deadline = time.monotonic() + seconds
+    place = _watcher.take(subject, path, client)
+    assert place.file is not None
+    try:
+        while not (place.row.is_over or place.is_ended or place.client_left or place.file.read(length)):
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return
+            place.wait(remaining)
+    finally:
+        _watcher.leave(place)
+
+
 def waiting() -> int:
     """How many follow or wait in this process now."""
     return len(_watcher)

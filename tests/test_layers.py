@@ -35,6 +35,7 @@ LAYERS = [
     {"polyjob.packing"},
     {"polyjob.tars"},
     {
+        "polyjob.ansi",
         "polyjob.clock",
         "polyjob.crashpoints",
         "polyjob.errors",

@@ -1,19 +1,25 @@
-"""Logs of jobs and builds: whole, by range, the last lines, followed; and what tracking clients send."""
+"""Logs of jobs and builds: whole, by range, followed, some lines, searched; and what tracking clients send."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from flask import Response, request
 
 from polyjob import builds, jobs, watch
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.context import BUILD, JOB, empty, find_project, settings, store
+from polyjob.api.lineindex import Lines
 from polyjob.api.logevents import MIMETYPE, PATIENCE, events
 from polyjob.api.logfiles import answer, append, log_length, read_posted, read_query
-from polyjob.auth import permit
+from polyjob.api.loglines import find_lines, read_lines
+from polyjob.api.logqueries import LINES, SEARCH, SEARCH_SECONDS, LineQuery, read_line_query, read_search
+from polyjob.auth import authenticate, permit
 from polyjob.errors import Invalid, Problem
 from polyjob.models import Build, Job
+from polyjob.schemas.logs import LogLinesSchema, LogSearchSchema
 
 blp = Blueprint("logs", __name__, description="What jobs and builds wrote.")
 
@@ -108,6 +114,72 @@ def send_job_log(username: str, project_name: str, job_id: int) -> Response:
         store().make_job_folder(job.uuid)
         append(store().job_log(job.uuid), data, settings().log_limit)
     return empty(200)
+
+
+@blp.get(f"{JOB}/logs/lines")
+@blp.doc(parameters=LINES, responses={400: "BAD_REQUEST"})
+@blp.response(200, LogLinesSchema)
+def get_job_log_lines(username: str, project_name: str, job_id: int) -> dict[str, Any]:
+    """Get some lines of a job's log, as a terminal would show them"""
+    return _lines(lambda: jobs.find(find_project(username, project_name), job_id), store().job_log)
+
+
+@blp.get(f"{BUILD}/logs/lines")
+@blp.doc(parameters=LINES, responses={400: "BAD_REQUEST"})
+@blp.response(200, LogLinesSchema)
+def get_build_log_lines(username: str, project_name: str, build_id: int) -> dict[str, Any]:
+    """Get some lines of a build's log, as a terminal would show them"""
+    return _lines(lambda: builds.find(find_project(username, project_name), build_id), store().build_log)
+
+
+@blp.get(f"{JOB}/logs/search")
+@blp.doc(parameters=SEARCH, responses={400: "BAD_REQUEST"})
+@blp.response(200, LogSearchSchema)
+def search_job_log(username: str, project_name: str, job_id: int) -> Any:
+    """Find the lines of a job's log that show a text"""
+    job = jobs.find(find_project(username, project_name), job_id)
+    return _found(store().job_log(job.uuid))
+
+
+@blp.get(f"{BUILD}/logs/search")
+@blp.doc(parameters=SEARCH, responses={400: "BAD_REQUEST"})
+@blp.response(200, LogSearchSchema)
+def search_build_log(username: str, project_name: str, build_id: int) -> Any:
+    """Find the lines of a build's log that show a text"""
+    build = builds.find(find_project(username, project_name), build_id)
+    return _found(store().build_log(build.uuid))
+
+
+def _lines(find: Callable[[], Job | Build], log_of: Callable[[str], Path]) -> dict[str, Any]:
+    query = read_line_query(request.args)
+    run = find()
+    log = log_of(run.uuid)
+    if query.wait and not run.status.is_done:
+        watch.wait_until_longer(run, log, query.after, query.wait, request.environ.get("gunicorn.socket"))
+        authenticate()  # the key may be gone by now
+        run = find()  # asked before the read: a log is complete before its row says so
+    with Lines(log) as lines:
+        return {
+            "total": lines.total,
+            "bytes": lines.length,
+            "status": run.status,
+            "is_done": run.status.is_done,
+            "lines": _shown_lines(lines, query),
+        }
+
+
+def _shown_lines(log: Lines, query: LineQuery) -> list[dict[str, Any]]:
+    return [
+        {"number": line.number, "offset": line.offset, "bytes": line.bytes, "is_cut": line.is_cut}
+        | ({"spans": line.spans} if query.styled else {"text": line.text})
+        for line in read_lines(log, query.first, query.count)
+    ]
+
+
+def _found(log: Path) -> Any:
+    query = read_search(request.args)
+    with Lines(log) as lines:
+        return find_lines(lines, query.text, query.after, query.count, SEARCH_SECONDS)
 
 
 def _serve(run: Job | Build, log: Path) -> Response:

@@ -95,6 +95,8 @@ statuses.get_code_reference          read, job
 statuses.post_code_reference         submit, job
 logs.get_job_log                     read, job
 logs.send_job_log                    submit, job
+logs.get_job_log_lines               read, job
+logs.search_job_log                  read, job
 streams.stream_job_log               read, job
 streams.stream_build_log             read
 outputs.get_outputs                  read
@@ -119,6 +121,8 @@ builds.get_build_code_reference      read
 builds.list_build_statuses           read
 builds.get_build_status              read
 logs.get_build_log                   read
+logs.get_build_log_lines             read
+logs.search_build_log                read
 
 marked.bookmarked_jobs               read
 marked.bookmarked_builds             read

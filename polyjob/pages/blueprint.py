@@ -18,12 +18,12 @@ from polyjob.api.problems import status_of
 from polyjob.clock import now
 from polyjob.errors import Forbidden, NotFound, PolyjobError, Unavailable
 from polyjob.models import User
-from polyjob.pages import forms, sessions, words
+from polyjob.pages import forms, logs, sessions, words
 from polyjob.pages.parts import build_url, duration, job_url, project_url
 
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; frame-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors {}"
 )
 FOREIGN = (
     "This came from a page of another address, so nothing was done. If it was a page of this server, whoever runs it "
@@ -64,7 +64,7 @@ def _visitor() -> dict[str, Any]:
 @blp.after_request
 def secure(response: AnyResponse) -> AnyResponse:
     """What every page is served with: no script or style but our own, nothing from elsewhere, nothing kept."""
-    response.headers.setdefault("Content-Security-Policy", POLICY)
+    response.headers.setdefault("Content-Security-Policy", POLICY.format("'self'" if logs.is_framed() else "'none'"))
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "same-origin"
     if request.endpoint != "pages.static":

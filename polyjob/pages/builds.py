@@ -7,11 +7,12 @@ from typing import Any
 from flask import current_app
 
 from polyjob import builds, specs
+from polyjob.api.paging import root
 from polyjob.clock import now
 from polyjob.models import Build, BuildStatus, Job, Project, User
 from polyjob.notes import text_of
-from polyjob.pages import timeline
-from polyjob.pages.parts import about_build
+from polyjob.pages import logs, timeline
+from polyjob.pages.parts import build_url
 from polyjob.schemas.builds import BuildView
 from polyjob.statuses import Status
 from polyjob.store import Store
@@ -25,8 +26,10 @@ def about(build: Build) -> dict[str, Any]:
     rows = list(builds.list_statuses(build))
     steps = timeline.steps(rows, now())
     made = BuildView(build)
-    return about_build(build) | {
+    return {
         "build": build,
+        "log_view": logs.view_of(build),
+        "api_url": f"{root()}/api/v1{build_url(build)}",
         "why": _why(build, rows[-1]),
         "reason": (build.reason or {}).get("text"),
         "steps": steps,

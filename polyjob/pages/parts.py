@@ -1,11 +1,9 @@
-"""What the page of one job shows, read from its rows and the end of its log."""
+"""What the page of one job shows, read from its rows; and the addresses of what pages show."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from flask import current_app, url_for
@@ -15,25 +13,14 @@ from polyjob.api.logfiles import log_length, tail_start
 from polyjob.api.paging import root
 from polyjob.clock import now
 from polyjob.models import Build, Job, Project, User
-from polyjob.pages import diffs, outputs, timeline, words
+from polyjob.pages import diffs, logs, outputs, timeline, words
 from polyjob.statuses import Status
 from polyjob.store import Store
 
-LOG_LINES = 200
 LOG_BYTES = 1 << 16
 BUILD_LINES = 20
 MOST_CLONES = 20
 LONGEST_CHAIN = 10
-
-
-@dataclass(frozen=True)
-class LogEnd:
-    """The last lines of a log, as text."""
-
-    text: str
-    length: int
-    """Bytes of the whole log."""
-    is_cut: bool
 
 
 def about(job: Job, user: User) -> dict[str, Any]:
@@ -52,8 +39,7 @@ def about(job: Job, user: User) -> dict[str, Any]:
         "bar": timeline.bar(steps),
         "build_why": next((row.details.get("why") for row in rows if row.details and "why" in row.details), None),
         "resources": words.resources((job.config or {}).get("environment"), job.gpus, job.exit),
-        "log": read_log_end(_store().job_log(job.uuid)),
-        "log_url": f"/api/v1{job_url(job)}/logs",
+        "log_view": logs.view_of(job),
         "outputs": outputs.overview(job),
         "outputs_url": f"/api/v1{job_url(job)}/outputs",
         "build": job.build,
@@ -64,15 +50,6 @@ def about(job: Job, user: User) -> dict[str, Any]:
         "changed": _changed(job, originals),
         "config": diffs.pretty(job.config) if job.config else None,
         "api_url": f"{root()}/api/v1{job_url(job)}",
-    }
-
-
-def about_build(build: Build) -> dict[str, Any]:
-    """What the log's end and where the whole is have in common with a job's."""
-    return {
-        "log": read_log_end(_store().build_log(build.uuid)),
-        "log_url": f"/api/v1{build_url(build)}/logs",
-        "api_url": f"{root()}/api/v1{build_url(build)}",
     }
 
 
@@ -95,23 +72,17 @@ def duration(run: Job | Build) -> datetime.timedelta | None:
     return (run.finished_at or now()) - run.started_at
 
 
-def read_log_end(path: Path, lines: int = LOG_LINES) -> LogEnd:
-    """At most so many lines and LOG_BYTES bytes; all empty where there is no log yet."""
+def _failed_build_log(job: Job) -> str:
+    """Of a job that never ran because its build failed, what that said last; at most LOG_BYTES of BUILD_LINES lines."""
+    if job.status is not Status.UPSTREAM_FAILED or job.build is None:
+        return ""
+    path = _store().build_log(job.build.uuid)
     length = log_length(path)
     if not length:
-        return LogEnd("", 0, False)
-    start = max(tail_start(path, lines, length), length - LOG_BYTES)
+        return ""
     with path.open("rb") as log:
-        log.seek(start)
-        data = log.read(length - start)
-    return LogEnd(words.log_text(data), length, start > 0)
-
-
-def _failed_build_log(job: Job) -> LogEnd | None:
-    """Of a job that never ran because its build failed, what that said last."""
-    if job.status is not Status.UPSTREAM_FAILED or job.build is None:
-        return None
-    return read_log_end(_store().build_log(job.build.uuid), BUILD_LINES)
+        log.seek(max(tail_start(path, BUILD_LINES, length), length - LOG_BYTES))
+        return words.log_text(log.read(LOG_BYTES))
 
 
 def _store() -> Store:

@@ -14,9 +14,9 @@ from polyjob.api.paging import root
 from polyjob.api.permissions import NOT_ALLOWED
 from polyjob.archives import NotThere
 from polyjob.errors import Conflict, Forbidden, NotFound
-from polyjob.models import Build, Job, Project, User
+from polyjob.models import Job, Project, User
 from polyjob.pages import builds as build_pages
-from polyjob.pages import lists, outputs, projects, reference, status
+from polyjob.pages import lists, logs, outputs, projects, reference, status
 from polyjob.pages.blueprint import blp, person, rendered
 from polyjob.pages.parts import about, job_url
 
@@ -119,6 +119,9 @@ def _find_job(username: str, project_name: str, job_id: int) -> Job:
     return jobs.find(auth.find_project(person(), username, project_name), job_id)
 
 
+blp.add_url_rule(f"{JOB}/log", view_func=logs.job_log, strict_slashes=False)
+
+
 # Builds.
 
 
@@ -131,11 +134,10 @@ def project_builds(username: str, project_name: str) -> AnyResponse:
 @blp.get(f"{PROJECT}/builds/<int:build_id>", strict_slashes=False)
 def one_build(username: str, project_name: str, build_id: int) -> AnyResponse:
     build = builds.find(auth.find_project(person(), username, project_name), build_id)
-    return rendered("build.html", *_of_build(build), **build_pages.about(build))
+    return rendered("build.html", *build_pages.state(build), **build_pages.about(build))
 
 
-def _of_build(build: Build) -> tuple[object, ...]:
-    return build_pages.state(build)
+blp.add_url_rule(f"{PROJECT}/builds/<int:build_id>/log", view_func=logs.build_log, strict_slashes=False)
 
 
 # The server.

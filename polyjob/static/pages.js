@@ -1,126 +1,100 @@
-// Times in the reader's zone, rows that update by themselves, and buttons that copy. Every page works without it.
+// Times in the reader's zone, parts that update by themselves, buttons that copy. Every page works without it.
 
-const two = (number) => String(number).padStart(2, "0");
-const date = (d) => `${d.getFullYear()}-${two(d.getMonth() + 1)}-${two(d.getDate())}`;
-const clock = (d) => `${two(d.getHours())}:${two(d.getMinutes())}:${two(d.getSeconds())}`;
-const zone = (d) => new Intl.DateTimeFormat("en", { timeZoneName: "short" }).formatToParts(d).find((part) => part.type === "timeZoneName").value;
+const exact = (moment, options) => new Date(moment).toLocaleString("sv", options); // as 2026-11-26 09:30:00
 
-function ago(moment) {
-  const seconds = (Date.now() - moment) / 1000;
+function ago(seconds, moment) {
   if (seconds < 5) return "just now";
-  for (const [size, unit, limit] of [[1, "s", 60], [60, "min", 3600], [3600, "h", 86400], [86400, "d", 604800]]) {
+  for (const [size, unit, limit] of [[1, "s", 60], [60, "min", 3600], [3600, "h", 86400], [86400, "d", 604800]])
     if (seconds < limit) return `${Math.floor(seconds / size)} ${unit} ago`;
+  return exact(moment).slice(0, 10);
+}
+
+function lasting(seconds) {
+  if (seconds < 60) return `${Math.max(0, Math.floor(seconds))} s`;
+  for (const [size, unit, small, rest, limit] of [[60, "min", 1, "s", 3600], [3600, "h", 60, "min", 86400], [86400, "d", 3600, "h"]])
+    if (!limit || seconds < limit) return `${Math.floor(seconds / size)} ${unit} ${Math.floor((seconds % size) / small)} ${rest}`;
+}
+
+function tick() {
+  const say = (node, text) => node.textContent === text || (node.textContent = text);
+  const since = (moment) => (Date.now() - new Date(moment)) / 1000;
+  for (const node of document.querySelectorAll("time")) {
+    const moment = node.dateTime;
+    if (!node.zoned) node.title = `${exact(moment, { timeZoneName: "short" })} (${node.title})`;
+    node.zoned = true;
+    say(node, node.className === "at" ? exact(moment) : ago(since(moment), moment));
   }
-  return date(moment);
+  for (const node of document.querySelectorAll("[data-since]")) say(node, lasting(since(node.dataset.since)));
 }
 
-function lasting(milliseconds) {
-  const s = Math.max(0, Math.floor(milliseconds / 1000));
-  if (s < 60) return `${s} s`;
-  if (s < 3600) return `${Math.floor(s / 60)} min ${two(s % 60)} s`;
-  if (s < 86400) return `${Math.floor(s / 3600)} h ${two(Math.floor((s % 3600) / 60))} min`;
-  return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
-}
-
-function say(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
-
-function tick(root = document) {
-  for (const node of root.querySelectorAll("time")) {
-    const moment = new Date(node.dateTime);
-    const exact = `${date(moment)} ${clock(moment)}`;
-    if (!node.dataset.zoned) {
-      node.dataset.zoned = "yes";
-      node.title = `${exact} ${zone(moment)} (${node.title})`;
-    }
-    say(node, node.className === "at" ? exact : ago(moment));
-  }
-  for (const node of root.querySelectorAll("[data-since]")) say(node, lasting(Date.now() - new Date(node.dataset.since)));
-}
-
-function addCopyButtons(root = document) {
-  if (!navigator.clipboard) return;
-  for (const pre of root.querySelectorAll("[data-copy]:not([data-ready])")) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = "Copy";
-    button.setAttribute("aria-label", `Copy: ${pre.dataset.copy}`);
-    button.addEventListener("click", async () => {
-      await navigator.clipboard.writeText(pre.textContent.trim());
+function addCopyButtons() {
+  for (const text of document.querySelectorAll("[data-copy]")) {
+    if (text.copied || !navigator.clipboard) continue;
+    const button = Object.assign(document.createElement("button"), { type: "button", className: "copier", textContent: "Copy" });
+    button.ariaLabel = `Copy: ${text.dataset.copy}`;
+    button.onclick = async () => {
+      await navigator.clipboard.writeText(text.textContent.trim());
       button.textContent = "Copied";
-      setTimeout(() => (button.textContent = "Copy"), 1500);
-    });
-    pre.dataset.ready = "yes";
-    pre.before(button);
+    };
+    text.before(button);
+    text.copied = true;
   }
 }
 
-// What updates by itself: each `data-part` is put in place of the one of that name where the server has another now.
+// Each `data-part` is put in place of the one of that name where the server has another now than it had last.
 
-const partsOf = (root) => new Map([...root.querySelectorAll("[data-part]")].map((node) => [node.dataset.part, node]));
-const shown = new Map();
-let etag = "";
+const seen = new Map();
+const named = (root) => new Map([...root.querySelectorAll("[data-part]")].map((node) => [node.dataset.part, node]));
 
-function remember(root) {
-  for (const [name, node] of partsOf(root)) shown.set(name, node.outerHTML);
+const telling = (node) => node.outerHTML.replace(/name="once" value="\w+"/g, ""); // another each time, and says nothing
+
+function chosen(here, fresh) {
+  const said = telling(fresh);
+  if (here && seen.get(fresh.dataset.part) === said) return here;
+  seen.set(fresh.dataset.part, said);
+  if (!here) return fresh;
+  const focused = here.contains(document.activeElement) && document.activeElement.getAttribute("href");
+  here.replaceWith(fresh);
+  if (focused) fresh.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus();
+  return fresh;
 }
 
-function put(fresh) {
-  const old = partsOf(document);
+function renew(fresh) {
+  const old = named(document);
   for (const list of fresh.querySelectorAll("[data-rows]")) {
     const here = document.getElementById(list.id);
     if (!here) return location.reload();
-    const nodes = [...list.children].map((row) => keep(old.get(row.dataset.part), row));
-    if (nodes.length !== here.children.length || nodes.some((node, place) => here.children[place] !== node)) {
-      const focused = document.activeElement?.getAttribute("href");
-      here.replaceChildren(...nodes);
-      if (focused && !here.contains(document.activeElement)) here.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus();
-    }
+    const rows = [...list.children].map((row) => chosen(old.get(row.dataset.part), row));
+    rows.forEach((row, place) => here.children[place] === row || here.insertBefore(row, here.children[place]));
+    while (here.children.length > rows.length) here.lastElementChild.remove();
   }
-  for (const [name, node] of partsOf(fresh)) {
-    const here = old.get(name);
-    if (node.parentElement.matches("[data-rows]") || !here) continue;
-    const chosen = keep(here, node);
-    if (chosen !== here) here.replaceWith(chosen);
-  }
+  for (const [name, node] of named(fresh)) if (old.has(name)) chosen(old.get(name), node);
   document.title = fresh.title;
   tick();
   addCopyButtons();
 }
 
-function keep(here, fresh) {
-  const html = fresh.outerHTML;
-  if (here && (shown.get(fresh.dataset.part) === html || (here.contains(document.activeElement) && here.querySelector(":focus:is(input, textarea, select)")))) return here;
-  shown.set(fresh.dataset.part, html);
-  const node = document.importNode(fresh, true);
-  if (here) for (const details of here.querySelectorAll("details[open][id]")) node.querySelector(`#${CSS.escape(details.id)}`)?.setAttribute("open", "");
-  return node;
-}
-
-async function poll() {
-  const main = document.getElementById("main");
-  const every = Number(main.querySelector("[data-every]")?.dataset.every);
-  if (!every) return;
+async function poll(etag) {
+  const mark = document.querySelector("[data-every]");
+  if (!mark) return;
   try {
-    if (!document.hidden) {
-      const answer = await fetch(location.href, { cache: "no-store", headers: { Accept: "text/html", "If-None-Match": etag } });
-      if (answer.ok) {
-        etag = answer.headers.get("ETag") || "";
-        const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-        put(fresh);
-        const mark = main.querySelector("[data-every]");
-        if (mark) mark.dataset.every = fresh.querySelector("[data-every]")?.dataset.every || "";
-      } else if (answer.status === 401 || answer.status === 404) return location.reload();
+    const headers = { Accept: "text/html", "If-None-Match": etag };
+    const answer = document.hidden ? {} : await fetch(location, { cache: "no-store", headers });
+    if ([401, 404].includes(answer.status)) return location.reload();
+    if (answer.ok) {
+      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+      etag = answer.headers.get("ETag") ?? "";
+      renew(fresh);
+      if (!fresh.querySelector("[data-every]")) return;
     }
   } catch {
     // The server is away; it is asked again.
   }
-  setTimeout(poll, every);
+  setTimeout(poll, mark.dataset.every, etag);
 }
 
-remember(document);
+for (const [name, node] of named(document)) seen.set(name, telling(node));
 tick();
 addCopyButtons();
 setInterval(tick, 1000);
-setTimeout(poll, 1000);
+setTimeout(poll, 1000, "");

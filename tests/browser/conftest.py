@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.e2e.conftest import Server
 from tests.require import require
@@ -40,6 +40,7 @@ PHONE = {"width": 360, "height": 740}
 def browser() -> Iterator[Browser]:
     """Started once; its contexts share nothing."""
     require("chromium", bool(CHROMIUM), "there is no `chromium` on the PATH")
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, headless=True)
         yield started

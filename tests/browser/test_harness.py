@@ -45,7 +45,6 @@ def test_axe_finds_a_fault(page: Page, accessible: Callable[[Page], None]) -> No
 def test_what_a_page_may_not_do_is_a_fault(page: Page, new_page: Pages) -> None:
     page.goto("/")
     page.evaluate("document.body.append(Object.assign(document.createElement('img'), {src: 'http://127.0.0.1:9/x'}))")
-    page.wait_for_function("document.querySelector('img').complete")
-    page.wait_for_timeout(100)
+    page.wait_for_timeout(200)
     assert any("Content Security Policy" in fault for fault in new_page.faults)
     new_page.faults.clear()

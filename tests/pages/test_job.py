@@ -26,6 +26,7 @@ def test_the_links_to_log_and_outputs_work_with_the_cookie(
     page = read(client, url(job))
     log = next(link for link in page.links if link.endswith("/logs"))
     assert client.get(log).data == b"caf\xe9"
+    assert f"{url(job)}/log" in page.links
     assert f"/api/v1/ana/demo/jobs/{job.id}/outputs" in page.links
 
 
@@ -82,23 +83,6 @@ def test_the_config_notes_and_origin_are_shown(client: FlaskClient, project: Pro
     assert "echo “hello” && true" in page.text
     assert "build.image was not used." in page.text
     assert url(first) in page.links
-
-
-def test_the_end_of_a_long_log_is_shown_and_no_more(client: FlaskClient, project: Project, data_dir: Path) -> None:
-    job = make_job(project, *BEGUN)
-    write_log(data_dir, job, b"".join(b"line %d\n" % number for number in range(1000)))
-    text = read(client, url(job)).text
-    assert "line 999\n" in text
-    assert "line 800\n" in text
-    assert "line 799\n" not in text
-
-
-def test_a_line_without_end_is_cut(client: FlaskClient, project: Project, data_dir: Path) -> None:
-    job = make_job(project, *BEGUN)
-    write_log(data_dir, job, b"x" * (5 << 20) + b"END")
-    answer = client.get(url(job))
-    assert "END" in answer.text
-    assert len(answer.data) < 100_000
 
 
 # Where it comes from, and what it took.
