@@ -1,4 +1,4 @@
-// The form of a job: its lines of a terminal while it is typed, shown by the server. It works without this.
+// The form of a job, which works without this: its lines of a terminal while it is typed, and files that are too large.
 "use strict";
 {
   const form = document.getElementById("submit");
@@ -20,11 +20,18 @@
     document.getElementById("curl-line").textContent = lines.curl;
   }
 
+  function check() {
+    const size = files().reduce((sum, file) => sum + file.size, 0);
+    const input = form.elements.upload[0];
+    input.setCustomValidity(size > input.dataset.limit ? `These files are larger than the ${input.dataset.limit} bytes that are taken.` : "");
+  }
+
   function files() {
     return [...form.querySelectorAll("input[type=file]")].flatMap((input) => [...input.files]);
   }
 
   form.addEventListener("input", () => {
+    check();
     clearTimeout(timer);
     timer = setTimeout(show, 300);
   });

@@ -2,17 +2,18 @@
 
 const exact = (moment, options) => new Date(moment).toLocaleString("sv", options); // as 2026-11-26 09:30:00
 
-function ago(seconds, moment) {
-  if (seconds < 5) return "just now";
-  for (const [size, unit, limit] of [[1, "s", 60], [60, "min", 3600], [3600, "h", 86400], [86400, "d", 604800]])
-    if (seconds < limit) return `${Math.floor(seconds / size)} ${unit} ago`;
-  return exact(moment).slice(0, 10);
+const UNITS = [[1, "s", 60], [60, "min", 3600], [3600, "h", 86400], [86400, "d", Infinity]];
+
+function within(seconds, isExact) {
+  const place = UNITS.findIndex(([, , limit]) => seconds < limit);
+  const [[size, unit], [small, rest]] = [UNITS[place], UNITS[place - 1] ?? []];
+  const more = isExact && rest ? ` ${String(Math.floor((seconds % size) / small)).padStart(2, "0")} ${rest}` : "";
+  return `${Math.floor(seconds / size)} ${unit}${more}`;
 }
 
-function lasting(seconds) {
-  if (seconds < 60) return `${Math.max(0, Math.floor(seconds))} s`;
-  for (const [size, unit, small, rest, limit] of [[60, "min", 1, "s", 3600], [3600, "h", 60, "min", 86400], [86400, "d", 3600, "h"]])
-    if (!limit || seconds < limit) return `${Math.floor(seconds / size)} ${unit} ${Math.floor((seconds % size) / small)} ${rest}`;
+function ago(seconds, moment) {
+  if (seconds < 5) return "just now";
+  return seconds < 604800 ? `${within(seconds)} ago` : exact(moment).slice(0, 10);
 }
 
 function tick() {
@@ -24,7 +25,7 @@ function tick() {
     node.zoned = true;
     say(node, node.className === "at" ? exact(moment) : ago(since(moment), moment));
   }
-  for (const node of document.querySelectorAll("[data-since]")) say(node, lasting(since(node.dataset.since)));
+  for (const node of document.querySelectorAll("[data-since]")) say(node, within(Math.max(0, since(node.dataset.since)), true));
 }
 
 function addCopyButtons() {
@@ -44,7 +45,8 @@ function addCopyButtons() {
 // Each `data-part` is put in place of the one of that name where the server has another now than it had last.
 
 const seen = new Map();
-const saidOf = (node) => node.outerHTML.replace(/(<time[^>]*>|data-since[^>]*>)[^<]*/g, "$1"); // times go on by themselves
+// Times go on by themselves, and a form's own number is another each time.
+const saidOf = (node) => node.outerHTML.replace(/(<time[^>]*>|data-since[^>]*>)[^<]*|name="once" value="\w+"/g, "$1");
 const named = (root) => new Map([...root.querySelectorAll("[data-part]")].map((node) => [node.dataset.part, node]));
 
 function chosen(here, fresh) {
