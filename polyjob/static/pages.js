@@ -29,20 +29,19 @@ function tick() {
 }
 
 function addCopyButtons() {
-  for (const text of document.querySelectorAll("[data-copy]")) {
-    if (text.copied || !navigator.clipboard) continue;
-    const button = Object.assign(document.createElement("button"), { type: "button", className: "copier", textContent: "Copy" });
-    button.ariaLabel = `Copy: ${text.dataset.copy}`;
+  for (const text of navigator.clipboard ? document.querySelectorAll("[data-copy]") : []) {
+    const ariaLabel = `Copy: ${text.dataset.copy}`;
+    const button = Object.assign(document.createElement("button"), { className: "copier", textContent: "Copy", ariaLabel });
     button.onclick = async () => {
       await navigator.clipboard.writeText(text.textContent.trim());
       button.textContent = "Copied";
     };
     text.before(button);
-    text.copied = true;
+    delete text.dataset.copy;
   }
 }
 
-// Each `data-part` is put in place of the one of that name where the server has another now than it had last.
+// Each `data-part` gives way to the one of that name where the server has another now.
 
 const seen = new Map();
 // Times go on by themselves, and a form's own number is another each time.
