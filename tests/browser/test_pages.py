@@ -39,8 +39,11 @@ def numbers(server: Server) -> dict[str, int]:
         "built": submit("built", run={"cmd": "true"}, build={"build_steps": ["echo made"]}),
         "unbuilt": submit("unbuilt", run={"cmd": "true"}, build={"build_steps": ["echo oh no", "false"]}),
     }
-    for number in found.values():
-        assert server.call("GET", f"{API}/{number}?wait=60").json["finished_at"]
+    for name, number in list(found.items()):
+        job = server.call("GET", f"{API}/{number}?wait=60").json
+        assert job["finished_at"]
+        if job["build_job"]:
+            found[f"build of {name}"] = int(job["build_job"].rpartition(".")[2])
     clone = server.call("POST", f"{API}/{found['fails']}/restart", {"config": {"run": {"cmd": "echo other"}}})
     assert server.call("GET", f"{API}/{clone.json['id']}?wait=60").json["finished_at"]
     return found | {"clone": clone.json["id"], "driven": drive(server, "driven")}
@@ -60,7 +63,7 @@ def report(server: Server, number: int, status: str) -> None:
 @pytest.fixture
 def paths(numbers: dict[str, int]) -> list[str]:
     """Every page that shows something."""
-    job, build = f"{PROJECT}/jobs/{numbers['fails']}", f"{PROJECT}/builds/1"
+    job, build = f"{PROJECT}/jobs/{numbers['fails']}", f"{PROJECT}/builds/{numbers['build of built']}"
     return [
         "/",
         PROJECT,
@@ -170,8 +173,9 @@ class TestJob:
         page.goto(f"{PROJECT}/jobs/{numbers['unbuilt']}")
         expect(page.locator(".card")).to_contain_text("step 2 ended with exit code 1")
         expect(page.get_by_text("oh no").first).to_be_visible()
-        page.get_by_role("link", name="Build 2").first.click()
-        expect(page.get_by_role("heading", name="Build 2")).to_be_visible()
+        build = f"Build {numbers['build of unbuilt']}"
+        page.get_by_role("link", name=build).first.click()
+        expect(page.get_by_role("heading", name=build)).to_be_visible()
 
     def test_shows_what_a_clone_changed(self, page: Page, numbers: dict[str, int]) -> None:
         page.goto(f"{PROJECT}/jobs/{numbers['clone']}")

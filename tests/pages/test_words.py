@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from polyjob.pages import words
+from polyjob.pages import diffs, timeline, words
 from polyjob.statuses import Status
 
 
@@ -108,3 +108,58 @@ def test_why(
     status: Status, end: dict[str, Any] | None, message: str | None, details: dict[str, Any], said: str
 ) -> None:
     assert words.why(status, end, message, details, None) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("it is so", "It is so."), ("Is it?", "Is it?"), ("", ""), ("`x` fails.", "`x` fails.")]
+)
+def test_sentence(text: str, said: str) -> None:
+    assert words.sentence(text) == said
+
+
+def test_what_stands_between_backticks_is_code_and_the_rest_is_escaped() -> None:
+    assert words.with_code("`a<b` & `c") == "<code>a&lt;b</code> &amp; `c"
+
+
+@pytest.mark.parametrize(
+    ("status", "shape"),
+    [
+        (Status.SUCCEEDED, "good"),
+        (Status.UPSTREAM_FAILED, "bad"),
+        (Status.SKIPPED, "stop"),
+        (Status.BUILDING, "work"),
+        (Status.UNSCHEDULABLE, "wait"),
+    ],
+)
+def test_shape_of(status: Status, shape: str) -> None:
+    assert words.shape_of(status) == shape
+
+
+def test_resources_that_nobody_asked_for_or_knows_are_left_out() -> None:
+    assert words.resources(None, None, None) == []
+    wanted = {"resources": {"cpu": {"limits": 1.5}, "pids": {"limits": 64, "requests": 64}}}
+    assert words.resources(wanted, None, {"cpu_seconds": 0.0}) == [
+        ("CPU", "at most 1.5 cores", "0.00 s"),
+        ("Processes", "at most 64", ""),
+    ]
+
+
+def test_a_config_of_several_lines_differs_line_by_line() -> None:
+    before = {"run": {"cmd": "a\nb\nc\n"}, "same": [1, 2, 3, 4, 5, 6]}
+    found = diffs.changed(before, before | {"run": {"cmd": "a\nB\nc\n"}})
+    assert [line.strip() for kind, line in found if kind in ("new", "gone")] == ["b", "B"]
+    assert ("skip", "…") in found
+    assert diffs.changed(before, before) == []
+
+
+def test_a_long_difference_is_cut() -> None:
+    found = diffs.changed({}, {str(number): number for number in range(999)})
+    assert len(found) == diffs.MOST + 1
+    assert found[-1] == ("skip", "…")
+
+
+def test_a_bar_has_no_more_parts_than_room() -> None:
+    step = timeline.Step(Status.RUNNING, datetime.datetime.now(datetime.UTC), datetime.timedelta(1), None, None)
+    assert timeline.bar([step] * 200) == []
+    assert timeline.bar([]) == []
+    assert [part.width for part in timeline.bar([step, step])] == [500, 500]
