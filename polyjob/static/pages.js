@@ -84,8 +84,9 @@ async function poll(etag) {
     if (answer.ok) {
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       etag = answer.headers.get("ETag") ?? "";
+      const goesOn = fresh.querySelector("[data-every]"); // before its parts move over
       renew(fresh);
-      if (!fresh.querySelector("[data-every]")) return;
+      if (!goesOn) return;
     }
   } catch {
     // The server is away; it is asked again.
