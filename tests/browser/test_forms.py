@@ -83,7 +83,7 @@ def test_what_is_wrong_stands_beside_its_field(
     page.get_by_role("button", name="Submit").click()
     expect(page.get_by_role("alert")).to_be_focused()
     expect(page.get_by_label("Memory")).to_have_attribute("aria-invalid", "true")
-    expect(page.get_by_label("Memory")).to_have_accessible_description(re.compile("Such as .* Not an amount of memory"))
+    expect(page.get_by_label("Memory")).to_have_accessible_description(re.compile("Such as .* It takes a unit"))
     page.get_by_role("alert").get_by_role("link", name="Image").click()
     expect(page.get_by_label("Image")).to_be_focused()
     expect(page.get_by_label("Image")).to_have_value("No Image")
