@@ -1,5 +1,4 @@
 // A window on a log: rows for the lines in sight, fetched as they are needed, however many there are.
-"use strict";
 
 const FETCHED = 200; // lines at once
 const KEPT = 20000; // lines
@@ -89,7 +88,7 @@ class LogView {
     if (bytes !== this.bytes) this.lines.delete(this.total); // it may have grown
     [this.total, this.bytes, this.isDone, this.status] = [total, bytes, is_done, status.replace("_", " ")];
     const shown = document.querySelector(".log-status > .status");
-    if (shown) [shown.className, shown.textContent] = [`status ${status}`, this.status];
+    if (shown && shown.textContent !== this.status) [shown.className, shown.textContent] = [`status ${status}`, this.status];
     this.keep(lines);
     this.space.style.height = `${Math.min(this.full, TALLEST)}px`;
     if (isFirst) this.link();

@@ -33,6 +33,7 @@ FLAGS = [
 ]
 PATIENCE = 20_000
 """Milliseconds that a page may take for anything."""
+expect.set_options(timeout=PATIENCE)
 PHONE = {"width": 360, "height": 740}
 
 
