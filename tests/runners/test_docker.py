@@ -20,7 +20,7 @@ import pytest
 import requests
 
 from polyjob.packing import Packer
-from runners import docker_builds
+from runners import docker_archives, docker_builds
 from runners.base import (
     BuildFailed,
     Exited,
@@ -553,3 +553,110 @@ def silent_registry() -> Iterator[str]:
             yield address
         finally:
             over.set()
+
+
+@pytest.mark.parametrize("asked", [Resources(cpu=0.001), Resources(pids=5_000_000)])
+def test_bounds_that_the_machine_cannot_set_are_a_fault_of_the_job(harness: DockerHarness, asked: Resources) -> None:
+    with pytest.raises(StartFailed, match="invalid argument"):
+        harness.runner.start(harness.spec("true", resources=asked), None)
+    assert harness.runner.inventory() == {}
+
+
+def test_a_machine_that_has_no_room_is_not_the_jobs_fault(harness: DockerHarness, monkeypatch: Any) -> None:
+    words = "OCI runtime create failed: mkdir /run/containerd: no space left on device"
+    monkeypatch.setattr(docker.APIClient, "start", refusing(500, words))
+    with pytest.raises(RunnerUnavailable, match="no space left"):
+        harness.runner.start(harness.says("x"), None)
+
+
+@pytest.fixture
+def image(harness: DockerHarness) -> Iterator[Any]:
+    """Makes an image with further lines of a Dockerfile."""
+    name = f"polyjob-test-{harness.installation[:12]}:1"
+
+    def make(*lines: str) -> str:
+        sent = docker_archives.context("\n".join([f"FROM {IMAGE}", *lines]), [])
+        said = list(harness.engine.build(fileobj=io.BytesIO(sent), custom_context=True, tag=name, rm=True, decode=True))
+        assert "error" not in said[-1], said
+        return name
+
+    yield make
+    for item in harness.runner.inventory().values():
+        harness.runner.clean(item)
+    harness.engine.remove_image(name, force=True)
+
+
+def test_an_image_whose_working_folder_is_a_file_is_refused(harness: DockerHarness, image: Any) -> None:
+    with pytest.raises(StartFailed, match="not a directory"):
+        harness.runner.start(harness.spec("true", image=image("RUN rm -r /code; echo > /code")), None)
+    assert harness.runner.inventory() == {}
+
+
+@pytest.mark.parametrize("instead", ["echo x >", "ln -s /polyjob", "ln -s /nowhere"])
+def test_what_stands_where_the_folder_above_was_leaves_no_outputs(harness: DockerHarness, instead: str) -> None:
+    spec = harness.spec(f"rm -r /polyjob; {instead} /polyjob")
+    handle = harness.runner.start(spec, None)
+    assert harness.end(handle).succeeded
+    assert list(harness.runner.outputs(handle)) == []
+
+
+def test_outputs_that_lie_deeper_than_a_path_is_long_do_not_keep_the_others(harness: DockerHarness) -> None:
+    deep = "for i in $(seq 40); do mkdir $n; cd -P $n; done"
+    cmd = f"cd $POLYAXON_RUN_OUTPUTS_PATH; echo x > kept; n={'d' * 200}; {deep}"
+    handle = harness.runner.start(harness.spec(cmd), None)
+    harness.end(handle)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(harness.runner.outputs(handle)))) as outputs:
+        assert "kept" in outputs.getnames()
+
+
+def test_outputs_in_a_volume_of_the_image_are_kept(harness: DockerHarness, image: Any) -> None:
+    handle = harness.runner.start(
+        harness.spec("echo x > $POLYAXON_RUN_OUTPUTS_PATH/kept", image=image("VOLUME /polyjob")), None
+    )
+    assert harness.end(handle).succeeded
+    with tarfile.open(fileobj=io.BytesIO(b"".join(harness.runner.outputs(handle)))) as outputs:
+        assert outputs.getnames() == ["kept"]
+
+
+def test_an_image_in_which_no_folders_can_be_made_says_so_in_the_log(harness: DockerHarness, image: Any) -> None:
+    spec = harness.spec("echo x", image=image("RUN echo > /polyjob"))
+    handle = harness.runner.start(spec, None)
+    assert harness.end(handle).succeeded
+    log = harness.log(spec, handle)
+    assert log.startswith(b"mkdir: can't create directory")
+    assert log.endswith(b"\nx\n")
+    assert b"polyjob" not in log.replace(b"/polyjob", b"")
+    assert list(harness.runner.outputs(handle)) == []
+
+
+def test_a_container_that_somebody_starts_again_has_ended_as_it_did_first(harness: DockerHarness) -> None:
+    spec = harness.spec("echo ran >> $POLYAXON_RUN_OUTPUTS_PATH/runs; sleep 1000")
+    handle = harness.runner.start(spec, None)
+    wait_for(lambda: isinstance(harness.state(handle), Running))
+    harness.engine.restart(spec.name, timeout=5)
+    end = harness.end(handle)
+    assert (end.reason, end.code) == (Reason.SIGNALLED, 143)
+    harness.runner.clean(handle)
+    assert harness.runner.inventory() == {}
+
+
+def test_a_command_that_outlives_a_process_killed_for_its_memory_says_so(harness: DockerHarness) -> None:
+    hungry = "echo 1000 > /proc/self/oom_score_adj; head -c 200000000 /dev/zero | tail -c 100000000 > /dev/null"
+    end, _ = run(harness, f"sh -c '{hungry}'; sleep 0.5; exit 0", resources=Resources(memory=16 << 20))
+    assert end.succeeded
+    assert end.message is not None
+    assert "more memory" in end.message
+
+
+def test_another_engine_in_the_place_of_the_first_is_noticed(harness: DockerHarness, monkeypatch: Any) -> None:
+    handle = harness.runner.start(harness.lasts(), None)
+    assert isinstance(harness.runner, DockerRunner)
+    original = docker.APIClient.info
+    monkeypatch.setattr(docker.APIClient, "info", lambda self: original(self) | {"ID": "another"})
+    harness.runner._is_known = False  # as after a break of the stream of events
+    assert isinstance(harness.state(handle), Unknown)
+    with pytest.raises(RunnerUnavailable, match="another Docker Engine"):
+        harness.runner.clean(handle)
+    monkeypatch.undo()
+    harness.runner._is_known = False
+    wait_for(lambda: isinstance(harness.state(handle), Running))
