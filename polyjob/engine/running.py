@@ -132,7 +132,7 @@ class JobPart:
             return steps + self._start(job, memory)
         if waits_for_build(job):
             return steps
-        return [*steps, Step("prepare", lambda: self.prepare(job))]
+        return [*steps, Step("prepare", lambda: _on_row(job.id, self.prepare))]
 
     def prepare(self, job: Job) -> None:
         """As `preparing.prepare`; but a job with which something is wrong rests, and spoils no other's transaction."""
@@ -302,11 +302,7 @@ class JobPart:
 
     def _record_end(self, job: Job, not_kept: list[str]) -> None:
         status, message, details = outcome(job)
-        notes = with_note(job.notes, "outputs", "; ".join(not_kept) or None)
-        for over in ("retry", "unreachable"):
-            notes = with_note(notes, over, None)
-        if notes != job.notes:
-            change(job, notes=notes)
+        _note(job.id, "outputs", "; ".join(not_kept) or None)
         if status is Status.SUCCEEDED and job.status is not Status.RUNNING:
             transition(job, Status.RUNNING)
         transition(job, status, message=message, details=details)
