@@ -37,7 +37,10 @@ LETTING_GO = 5.0
 WAITING = 1000
 """Lines of the Engine that may wait to be written; then it has to wait."""
 GONE = "its image is not there any more"
-UNREACHED = ("no such host", "refused", "timeout", "deadline", "dial tcp", "tls", "eof", "did not answer")
+UNREACHED = (
+    "no such host", "refused", "timeout", "deadline", "dial tcp", "tls", "eof", "did not answer",
+    "unexpected http status: 5",
+)  # fmt: skip
 """What the Engine says of a registry that it does not get at."""
 TAKEN_AWAY = (
     "failed to get digest sha256:", "no such image: sha256:", "unable to find image \"sha256:", "layer does not exist",
@@ -145,6 +148,8 @@ def _base(client: Any, image: str, talk: _Talk) -> str:
             talk.have_done("/images/create", {"fromImage": name, "tag": tag}, b"", _credentials(client, image))
         except APIError as error:
             raise _no_image(image, str(error.explanation or error)) from None
+        except _Told as error:
+            raise _no_image(image, str(error)) from None
         except _Silent:
             raise _no_image(image, f"it did not answer for {SILENCE} seconds") from None
         found = image_id(client, image)
@@ -168,7 +173,8 @@ def _split(image: str) -> tuple[str, str, str]:
 def _no_image(image: str, text: str) -> BuildFailed:
     if "invalid reference format" in text or "invalid checksum digest" in text:
         return BuildFailed(f"`{image}` is no name of an image.")
-    if any(word in text.lower() for word in UNREACHED):
+    told = text.replace(image, "").replace(_split(image.partition("@")[0])[0], "").lower()
+    if any(word in told for word in UNREACHED):
         return BuildFailed(f"The registry of `{image}` cannot be reached: {text}")
     return BuildFailed(f"The image `{image}` does not exist, or may not be pulled: {text}")
 
@@ -185,7 +191,11 @@ def _files(spec: BuildSpec) -> Iterator[tuple[str, bytes]]:
                 yield name, content.read(LARGEST_FILE)
 
 
-class _TakenAway(BuildFailed):
+class _Told(BuildFailed):
+    """The Engine's own words for why it does not go on, and no step to blame."""
+
+
+class _TakenAway(_Told):
     """What the build stood on was removed under it."""
 
 
@@ -245,7 +255,7 @@ class _Talk:
         step = self._number - self._first_step + 1
         if code is not None and step > 0:
             return BuildFailed(f"step {step} ended with exit code {code}", step, int(code))
-        return (_TakenAway if any(word in text.lower() for word in TAKEN_AWAY) else BuildFailed)(text)
+        return (_TakenAway if any(word in text.lower() for word in TAKEN_AWAY) else _Told)(text)
 
 
 def _progress(said: Mapping[str, Any]) -> str:

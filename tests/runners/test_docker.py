@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import hashlib
 import io
 import json
 import tarfile
@@ -483,6 +484,53 @@ class TestHardBuilds:
             with pytest.raises(BuildFailed, match="does not exist"):
                 harness.another().build(spec, io.BytesIO(), lambda: False)
         assert f"Basic {base64.b64encode(b'ana:secret').decode()}" in shown
+
+    @pytest.mark.parametrize(
+        ("status", "said"), [(404, "does not exist, or may not be pulled"), (503, "cannot be reached")]
+    )
+    def test_a_registrys_answer_is_not_taken_for_another_by_the_images_name(
+        self, harness: DockerHarness, status: int, said: str
+    ) -> None:
+        class Handler(Silent):
+            def do_GET(self) -> None:
+                text = (
+                    f'{{"errors": [{{"code": "UNKNOWN", "message": "no {name} here"}}]}}' if "none" in self.path else ""
+                )
+                self.send_response(status if text else 200)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(b"" if self.command == "HEAD" else text.encode())
+
+            do_HEAD = do_GET
+
+        with registry(Handler) as address:
+            name = f"{address}/none-tls-timeout"
+            with pytest.raises(BuildFailed, match=f"{name}:1` {said}"):
+                self.build(harness, dataclasses.replace(harness.build_spec(), image=f"{name}:1"))
+
+    def test_a_pull_that_fails_on_its_way_names_the_image(self, harness: DockerHarness) -> None:
+        layer = f"sha256:{'1' * 64}"
+        config = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [layer]}})
+        kind = "application/vnd.docker.distribution.manifest.v2+json"
+        parts = {
+            "config": {"size": len(config), "digest": f"sha256:{hashlib.sha256(config.encode()).hexdigest()}"},
+            "layers": [{"size": 9, "digest": layer}],
+        }
+        manifest = json.dumps({"schemaVersion": 2, "mediaType": kind, **parts})
+
+        class Handler(Silent):
+            def do_GET(self) -> None:
+                text = manifest if "/manifests/" in self.path else config if "/blobs/" in self.path else ""
+                self.send_response(404 if layer in self.path else 200)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(b"" if self.command == "HEAD" else text.encode())
+
+            do_HEAD = do_GET
+
+        with registry(Handler) as address, pytest.raises(BuildFailed, match=f"`{address}/half:1` .*may not be pulled"):
+            self.build(harness, dataclasses.replace(harness.build_spec(), image=f"{address}/half:1"))
 
     def test_a_registry_that_is_not_there_is_said_to_be_out_of_reach(self, harness: DockerHarness) -> None:
         with pytest.raises(BuildFailed, match=r"registry of `127\.0\.0\.1:9/none:1` cannot be reached"):
