@@ -75,6 +75,8 @@ class Memory:
     delay: float = 0.0
     retry_at: float = 0.0
     is_broken: bool = False
+    is_stopping: bool = False
+    """A stop that is asked for was seen."""
 
 
 class JobPart:
@@ -123,6 +125,8 @@ class JobPart:
     def steps(self, job: Job) -> list[Step]:
         """The next steps of a claimed job; calls that need no commit before them are begun here."""
         memory = self._memory(job.id)
+        if job.stop_at is not None and not memory.is_stopping:
+            memory.is_stopping, memory.delay, memory.retry_at = True, 0.0, 0.0  # what failed before delays no stop
         steps = self._note_unreachable(job)
         if job.exit is not None:
             return steps + self._end(job, memory)
