@@ -10,6 +10,7 @@ import socket
 import tarfile
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -179,16 +180,21 @@ def _no_image(image: str, text: str) -> BuildFailed:
     return BuildFailed(f"The image `{image}` does not exist, or may not be pulled: {text}")
 
 
-def _files(spec: BuildSpec) -> Iterator[tuple[str, bytes]]:
+def _files(spec: BuildSpec) -> Iterator[tuple[str, bytes, int]]:
     if not spec.files or spec.code is None:
         return
-    with tarfile.open(spec.code, "r:gz") as archive:
-        for member in archive:
-            name = member.name.removeprefix("./")
-            if name in spec.files and member.isreg():
-                content = archive.extractfile(member)
-                assert content is not None
-                yield name, content.read(LARGEST_FILE)
+    try:
+        with tarfile.open(spec.code, "r:gz") as archive:
+            for member in archive:
+                name = member.name.removeprefix("./")
+                content = archive.extractfile(member) if name in spec.files and member.isreg() else None
+                if content is None:
+                    continue
+                if member.size > LARGEST_FILE:
+                    raise BuildFailed(f"`{name}` is larger than {LARGEST_FILE >> 20} MiB")
+                yield name, content.read(), 0o755 if member.mode & 0o111 else 0o644
+    except (tarfile.TarError, zlib.error, EOFError, FileNotFoundError) as error:
+        raise BuildFailed(f"the uploaded code cannot be read: {error}") from error
 
 
 class _Told(BuildFailed):

@@ -293,6 +293,22 @@ class TestBuilds:
         harness.end(handle)
         assert harness.log(spec, handle) == b'from setup\nsetup.sh\nx "$HOME" \\\n'
 
+    def test_files_can_be_run_where_they_could_when_they_were_uploaded(
+        self, harness: DockerHarness, tmp_path: Path
+    ) -> None:
+        script = {"text": "#!/bin/sh\necho from setup", "mode": 0o750}
+        code = archive(tmp_path / "code.tar.gz", ("setup.sh", script), ("requirements.txt", "x"))
+        files = ("setup.sh", "requirements.txt")
+        _, log = self.build(harness, "./setup.sh; [ ! -x requirements.txt ]", code=code, files=files)
+        assert b"from setup\n" in log
+
+    def test_files_that_are_too_large_or_cannot_be_read_fail_it(self, harness: DockerHarness, tmp_path: Path) -> None:
+        large = archive(tmp_path / "large.tar.gz", ("setup.sh", "x" * (docker_builds.LARGEST_FILE + 1)))
+        (tmp_path / "broken.tar.gz").write_bytes(b"x" * 100)
+        for code, why in ((large, "larger than 16 MiB"), (str(tmp_path / "broken.tar.gz"), "cannot be read")):
+            with pytest.raises(BuildFailed, match=why):
+                self.build(harness, "true", code=code, files=("setup.sh",))
+
     def test_the_image_is_looked_up_before_it_is_built(self, harness: DockerHarness) -> None:
         import dataclasses
 
