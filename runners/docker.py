@@ -86,6 +86,7 @@ FAULTS_OF_THE_MACHINE = ("no space left", "temporarily unavailable", "cannot all
 """What is none of the job's, whatever it comes with."""
 LOCAL = "unix:///var/run/docker.sock"
 ANOTHER_ENGINE = "The job is on another Docker Engine than the one that DOCKER_HOST names now."
+HOW_TO_GET_IN = "Add it to the group of that socket (usermod -aG docker NAME), and start polyjob again."
 HOW_TO_GET_ONE = "Start one (on Debian: apt install docker.io), or say by DOCKER_HOST where it is."
 
 
@@ -477,11 +478,20 @@ def _write(record: Path, handle: str) -> None:
 
 
 def _knock(url: str) -> None:
-    """Raises OSError where nobody listens at a socket of this machine."""
+    """Raises OSError where nobody listens at a socket of this machine, and RunnerUnavailable where this account may not
+    speak to it."""
     if url.startswith("unix://"):
+        path = url.removeprefix("unix://")
         with socket.socket(socket.AF_UNIX) as door:
             door.settimeout(CALL)
-            door.connect(url.removeprefix("unix://"))
+            try:
+                door.connect(path)
+            except PermissionError:
+                raise RunnerUnavailable(
+                    f"The Docker Engine at {path} does not let this account in. {HOW_TO_GET_IN}"
+                ) from None
+            except OSError as error:
+                raise OSError(f"nobody answers at {path} ({error.strerror or error})") from None
 
 
 def _is_fault_of_the_job(error: APIError) -> bool:

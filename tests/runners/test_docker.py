@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import socket
 import tarfile
 import threading
 import time
@@ -247,8 +248,18 @@ def test_a_job_that_its_machine_went_down_with_is_lost_whatever_the_engine_says(
 
 def test_no_engine_is_said_with_the_way_to_get_one(harness: DockerHarness, monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    with pytest.raises(RunnerUnavailable, match=r"docker\.io"):
+    with pytest.raises(RunnerUnavailable, match=rf"nobody answers at {tmp_path}/none\.sock.*docker\.io"):
         harness.another().check()
+
+
+def test_an_engine_that_lets_this_account_not_in_says_what_to_do(harness: DockerHarness, monkeypatch: Any) -> None:
+    def refuse(*args: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with pytest.raises(RunnerUnavailable, match=r"does not let this account in.*usermod -aG docker") as refused:
+        harness.another().check()
+    assert "apt install" not in str(refused.value)
 
 
 def test_a_poll_asks_as_much_for_many_as_for_one(harness: DockerHarness, monkeypatch: Any) -> None:
