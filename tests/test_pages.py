@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -132,6 +133,17 @@ def test_a_link_signs_its_user_in_once(visitor: FlaskClient, settings: Settings,
     another = create_app(settings).test_client()
     assert "used already" in read(another, f"/sign-in/{key}", 410).text
     read(another, "/", 401)
+
+
+@pytest.mark.parametrize(("hours", "status"), [(3, 200), (-3, 200), (-24 * 15, 401)])
+def test_a_session_outlives_a_step_of_the_clock(
+    visitor: FlaskClient, user: User, monkeypatch: pytest.MonkeyPatch, hours: int, status: int
+) -> None:
+    moment = time.time() + hours * 3600
+    with monkeypatch.context() as then:
+        then.setattr("itsdangerous.timed.time.time", lambda: moment)
+        sign_in(visitor, user)
+    read(visitor, "/", status)
 
 
 def test_an_unknown_or_expired_link_signs_nobody_in(visitor: FlaskClient, user: User) -> None:
