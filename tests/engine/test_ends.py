@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 import pytest
 
@@ -88,3 +89,20 @@ def test_a_build_goes_on_for_a_job_in_the_queue_that_asked_for_it(world):
     (world.settings.data_dir / "fake" / "unavailable").unlink()
     world.end(job, *busy)
     assert world.statuses(job)[2:] == ["building", "running", "succeeded"]
+
+
+def test_all_that_is_kept_is_synced_before_the_back_end_lets_go_of_it(world, monkeypatch):
+    job = world.submit(log="hello\n", outputs='{"file": "kept"}')
+    folder, synced, at_clean = world.store.job_folder(job.uuid), [], []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
+    clean = world.runner.clean
+
+    def cleaned(handle):
+        at_clean.append((set(synced), world.read(job).status))
+        clean(handle)
+
+    monkeypatch.setattr(world.runner, "clean", cleaned)
+    world.end(job)
+    ((before, status),) = at_clean
+    assert before >= {str(folder / "log"), str(folder / "outputs.tar.gz.part"), str(folder), str(folder.parent)}
+    assert status is Status.RUNNING

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import socket
 import tarfile
 import threading
@@ -36,7 +37,7 @@ from runners.base import (
     StartFailed,
     Unknown,
 )
-from runners.docker import DockerRunner
+from runners.docker import DockerRunner, _write
 from runners.docker_containers import moment_of
 from runners.docker_logs import DROPPED
 from tests.runners.harness import IMAGE, DockerHarness, archive, wait_for
@@ -735,3 +736,17 @@ def test_another_engine_in_the_place_of_the_first_is_noticed(harness: DockerHarn
     monkeypatch.undo()
     harness.runner._is_known = False
     wait_for(lambda: isinstance(harness.state(handle), Running))
+
+
+def test_the_record_of_a_start_is_synced_before_it_has_its_name_and_then_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, synced = tmp_path / "job", []
+
+    def sync(file: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{file}"), record.exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    _write(record, "handle")
+    assert synced == [(f"{record}.part", False), (str(tmp_path), True)]
+    assert record.read_text() == "handle"
