@@ -1,0 +1,51 @@
+"""The tests' own tools see what they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page
+
+from .conftest import PHONE, Pages
+
+
+def test_a_signed_in_page_is_without_fault(
+    new_page: Pages, accessible: Callable[[Page], None], screenshot: Callable[..., Path]
+) -> None:
+    for scheme in ("light", "dark"):
+        page = new_page(color_scheme=scheme, viewport=PHONE)
+        page.goto("/")
+        assert page.get_by_text("root", exact=True).first.is_visible()
+        accessible(page)
+        assert screenshot(page, f"jobs-{scheme}").stat().st_size > 1000
+
+
+def test_a_visitor_is_not_signed_in(visitor: Page, new_page: Pages) -> None:
+    answer = visitor.goto("/root/quick-start")
+    assert answer is not None
+    assert answer.status == 401
+    new_page.faults.clear()  # the browser logs every page that is no 200
+
+
+def test_script_runs_only_where_it_is_on(page: Page, plain_page: Page) -> None:
+    for where, said in ((page, "after"), (plain_page, "before")):
+        where.set_content("<body><p>before</p><script>document.body.textContent = 'after'</script></body>")
+        assert where.inner_text("body") == said
+
+
+def test_axe_finds_a_fault(page: Page, accessible: Callable[[Page], None]) -> None:
+    page.goto("/")
+    page.evaluate("document.querySelector('main').append(document.createElement('button'))")
+    with pytest.raises(AssertionError, match="discernible text"):
+        accessible(page)
+
+
+def test_what_a_page_may_not_do_is_a_fault(page: Page, new_page: Pages) -> None:
+    page.goto("/")
+    page.evaluate("document.body.append(Object.assign(document.createElement('img'), {src: 'http://127.0.0.1:9/x'}))")
+    page.wait_for_function("document.querySelector('img').complete")
+    page.wait_for_timeout(100)
+    assert any("Content Security Policy" in fault for fault in new_page.faults)
+    new_page.faults.clear()
