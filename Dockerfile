@@ -1,16 +1,16 @@
 # polyjob in a container, with jobs in containers beside it: see docs/docker-runner.md.
-# Without a network, put the wheels that requirements.lock names into a folder wheels/ here.
+# Without a network, put the wheels that requirements.lock says polyjob runs on into a folder wheels/ here.
 
 ARG BASE=python:3.12-slim
 
 FROM ${BASE} AS made
 WORKDIR /source
 COPY . .
-RUN python3 -m venv /make && mkdir -p wheels \
-    && { [ -n "$(ls wheels)" ] || /make/bin/pip download --quiet --no-deps --require-hashes -r requirements.lock -d wheels; } \
+RUN python3 -m venv /make && mkdir -p wheels && sed '/^# What the tests/,$d' requirements.lock > runs.lock \
+    && { [ -n "$(ls wheels)" ] || /make/bin/pip download --quiet --no-deps --require-hashes -r runs.lock -d wheels; } \
     && /make/bin/pip wheel --quiet --no-index --find-links wheels --no-deps --wheel-dir wheels . \
     && python3 -m venv /opt/polyjob \
-    && /opt/polyjob/bin/pip install --quiet --no-index --find-links wheels 'polyjob[docker]' \
+    && /opt/polyjob/bin/pip install --quiet --no-index --find-links wheels 'polyjob[docker,kubernetes]' \
     && rm -rf /opt/polyjob/lib/python3*/site-packages/pip /opt/polyjob/bin/pip*
 
 FROM ${BASE}

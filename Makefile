@@ -5,6 +5,8 @@
 
 BIN = .venv/bin
 STAMP = .venv/.installed
+TESTED = .venv/.installed-for-tests
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
 .PHONY: run test soak lint bench lock
 .DELETE_ON_ERROR:
@@ -12,26 +14,33 @@ STAMP = .venv/.installed
 run: $(STAMP)
 	@exec $(BIN)/python -m polyjob serve
 
-test: $(STAMP)
+test: $(TESTED)
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
 
-soak: $(STAMP)
+soak: $(TESTED)
 	@$(BIN)/python -m tests.lives.fire --seconds $(or $(SECONDS),1200) --runner $(or $(RUNNER),process) $(and $(SEED),--seed $(SEED))
 
-lint: $(STAMP)
+lint: $(TESTED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP)
+bench: $(TESTED)
 	$(BIN)/python bench/throughput.py
 	$(BIN)/python bench/containers.py
 
 lock:
 	@PYTHON=$$(tools/python) && export PYTHON && tools/lock
 
+# The lock says first what polyjob runs on, then what its tests need besides.
 $(STAMP): requirements.lock pyproject.toml
 	@python=$$(tools/python) && echo "Installing into .venv ..." && "$$python" -m venv --clear .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@sed '/^# What the tests/,$$d' requirements.lock > .venv/runs.lock
+	@$(PIP) --require-hashes -r .venv/runs.lock
+	@$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(TESTED): $(STAMP)
+	@echo "Installing what the tests need ..."
+	@$(PIP) --require-hashes -r requirements.lock
 	@touch $@

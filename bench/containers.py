@@ -39,10 +39,9 @@ def main() -> None:
         return
     make_images()
     with temporary_folder() as folder, server(folder / "data", runner="docker", slots=str(LANES)) as (port, token):
-        client = Client(port, token)
-        client.run(JOB)
+        Client(port, token).run(JOB)
         alone, plain = take_turns(
-            arguments.rounds, lambda: client.run(JOB), lambda: subprocess.run(PLAIN.split(), check=True)
+            arguments.rounds, lambda: Client(port, token).run(JOB), lambda: subprocess.run(PLAIN.split(), check=True)
         )
         many, lanes = take_turns(
             3, lambda: run_many(Client(port, token), arguments.jobs), lambda: in_lanes(arguments.jobs)

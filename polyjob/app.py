@@ -7,6 +7,7 @@ from typing import Any
 
 from flask import Flask, Request, request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
+from itsdangerous import TimestampSigner, URLSafeTimedSerializer
 from peewee import PeeweeException
 from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -34,6 +35,7 @@ from polyjob.api import (
 from polyjob.api.blueprint import make_api
 from polyjob.api.paths import PlainPaths
 from polyjob.audit import acting
+from polyjob.clock import now
 from polyjob.database import open_database
 from polyjob.errors import NotFound, PolyjobError, Unavailable
 from polyjob.models import Meta
@@ -130,6 +132,16 @@ def _is_api() -> bool:
     return request.path.startswith((f"{API}/", *(f"{prefix}/" for prefix in streams.PREFIXES)))
 
 
+class Signer(TimestampSigner):
+    """Takes also what it signed before the wall clock was set back, which it would call too new."""
+
+    def unsign(self, signed_value: str | bytes, max_age: int | None = None, return_timestamp: bool = False) -> Any:
+        value, signed_at = super().unsign(signed_value, return_timestamp=True)
+        if signed_at < now():
+            return super().unsign(signed_value, max_age, return_timestamp)  # type: ignore[call-overload]
+        return (value, signed_at) if return_timestamp else value
+
+
 class Sessions(SecureCookieSessionInterface):
     """Signed with the installation's own key, which may come into being after this process."""
 
@@ -140,6 +152,12 @@ class Sessions(SecureCookieSessionInterface):
     def get_cookie_secure(self, app: Flask) -> bool:
         """Also where only this request came by https."""
         return super().get_cookie_secure(app) or request.is_secure
+
+    def get_signing_serializer(self, app: Flask) -> URLSafeTimedSerializer | None:
+        serializer = super().get_signing_serializer(app)
+        if serializer is not None:
+            serializer.signer = Signer
+        return serializer
 
 
 def take_secret(app: Flask) -> None:

@@ -267,7 +267,7 @@ def by_key(key: str) -> Identity:
 def _note_use(token: Token) -> None:
     """Not more often than once a minute, and no request fails for it."""
     moment = now()
-    if token.last_used_at is not None and moment - token.last_used_at < USE_NOTED_EVERY:
+    if token.last_used_at is not None and abs(moment - token.last_used_at) < USE_NOTED_EVERY:
         return
     with contextlib.suppress(PeeweeException, OSError), write("token-use"):
         Token.update(last_used_at=moment).where(Token.id == token.id).execute()

@@ -324,5 +324,5 @@ def count_jobs(build: Build) -> int:
 
 def is_wanted(build: Build) -> bool:
     """Whether a job waits for it, or a person asked for it."""
-    waiting = Job.select().where(Job.build == build, Job.status == Status.BUILDING, Job.stop_at.is_null())
+    waiting = Job.select().where(Job.build == build, Job.is_managed, Job.finished_at.is_null(), Job.stop_at.is_null())
     return bool(build.is_asked or waiting.exists())

@@ -53,7 +53,7 @@ def _not_found(job_id: int) -> NotFound:
 
 def state(project: Project, job_id: int) -> tuple[object, ...]:
     """What changes whenever something changes that people see of the job; reads one row, while the job is queued its
-    place, and while it waits for a build that one's status. Raises NotFound."""
+    place, and while it waits for a build that one's version. Raises NotFound."""
     sql = "SELECT version, status, is_managed, build_id FROM job WHERE id = ? AND project_id = ? AND "
     row = database.execute_sql(sql + SHOWN.sql, (job_id, project.id)).fetchone()
     if row is None:
@@ -62,7 +62,7 @@ def state(project: Project, job_id: int) -> tuple[object, ...]:
     if status == Status.CREATED and is_managed:
         return version, database.execute_sql(_PLACE, (job_id,)).fetchone()[0]
     if status == Status.BUILDING:
-        return version, database.execute_sql("SELECT status FROM build WHERE id = ?", (build_id,)).fetchone()
+        return version, database.execute_sql("SELECT version FROM build WHERE id = ?", (build_id,)).fetchone()
     return (version,)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 Notes = list[dict[str, str]]
 
+PASSING = ("retry", "unreachable")
+"""Kinds that say what is waited for: untrue of what has ended."""
+
 
 def with_note(notes: Notes | None, kind: str, text: str | None) -> Notes | None:
     """`notes` with the one of this kind replaced, or removed where `text` is None."""
@@ -14,3 +17,8 @@ def with_note(notes: Notes | None, kind: str, text: str | None) -> Notes | None:
 def text_of(notes: Notes | None, kind: str) -> str | None:
     """What the note of this kind says; None where there is none."""
     return next((note["text"] for note in notes or [] if note["kind"] == kind), None)
+
+
+def lasting(notes: Notes | None) -> Notes | None:
+    """`notes` without those that are untrue of what has ended."""
+    return [note for note in notes or [] if note["kind"] not in PASSING] or None

@@ -9,6 +9,7 @@ from typing import Any
 from polyjob.clock import from_microseconds, now
 from polyjob.database import database
 from polyjob.models import Build, BuildStatus, Job, JobStatus
+from polyjob.notes import lasting
 from polyjob.statements import insert, update
 from polyjob.statuses import Status, may_follow
 
@@ -29,13 +30,16 @@ def transition(
 
     Returns None and writes nothing where the status may not follow or another writer came first; idempotent in that
     sense. Must be called inside `database.write`. `run` is brought up to date. A message over 256 characters is cut,
-    its whole text going to the traceback. A run's statuses never go back in time, whatever the wall clock does.
+    its whole text going to the traceback. A run's statuses never go back in time, whatever the wall clock does. What is
+    done says no more that it waits for something.
     """
     managed = bool(run.is_managed) if isinstance(run, Job) else True
     if not may_follow(status, run.status, managed=managed):
         return None
     moment = _next_moment(run)
     columns |= {"status": status, "updated_at": moment} | _dates(run, status, moment)
+    if status.is_done:
+        columns |= _last_notes(run)
     if not _write_columns(run, columns, status=run.status):
         return None
     if message is not None and len(message) > MESSAGE_LENGTH:
@@ -85,6 +89,14 @@ def _next_moment(run: Job | Build) -> datetime.datetime:
     sql = f"SELECT MAX(created_at) FROM {owner}_status WHERE {owner}_id = ?"
     last = database.execute_sql(sql, (run.id,)).fetchone()[0]
     return max(now(), from_microseconds(last) + _MICROSECOND) if last else now()
+
+
+def _last_notes(run: Job | Build) -> dict[str, Any]:
+    """`notes` as they stay, where they change. Others may have written them since the run was read."""
+    row = type(run).select(type(run).notes).where(type(run).id == run.id).first()
+    if row is None or lasting(row.notes) == row.notes:
+        return {}
+    return {"notes": lasting(row.notes)}
 
 
 def _dates(run: Job | Build, status: Status, moment: datetime.datetime) -> dict[str, Any]:

@@ -50,8 +50,8 @@ from runners.docker_archives import END_OF_ARCHIVE, below, renamed
 from runners.docker_builds import GONE, build_image, held_images, outdated
 from runners.docker_containers import (
     LAUNCH,
+    LAUNCH_IN_NEW_FOLDERS,
     LOGS,
-    MAKE_FOLDERS,
     NO_SHELL,
     OUTPUTS,
     SHELL,
@@ -59,7 +59,7 @@ from runners.docker_containers import (
     boot_time,
     exit_of,
     files_of,
-    has_changed,
+    has_nothing_in,
     host_config,
     image_of,
     inspected,
@@ -76,12 +76,17 @@ CALL = 60
 TRANSFER = 600
 """Seconds that a call may take: one that asks, and one that carries files."""
 CONFLICT = 409
+ENDED = ("exited", "dead")
+"""States of a container that does not run any more."""
 NO_COMMAND = 127
 """The exit code of the Engine's own first process where there is nothing to run."""
-FAULTS_OF_THE_JOB = ("could not select device driver",)
+FAULTS_OF_THE_JOB = ("could not select device driver", "OCI runtime create failed", "is not a directory")
 """What the Engine answers with a status of its own faults, and is none."""
+FAULTS_OF_THE_MACHINE = ("no space left", "temporarily unavailable", "cannot allocate memory", "too many open files")
+"""What is none of the job's, whatever it comes with."""
 LOCAL = "unix:///var/run/docker.sock"
 ANOTHER_ENGINE = "The job is on another Docker Engine than the one that DOCKER_HOST names now."
+HOW_TO_GET_IN = "Add it to the group of that socket (usermod -aG docker NAME), and start polyjob again."
 HOW_TO_GET_ONE = "Start one (on Debian: apt install docker.io), or say by DOCKER_HOST where it is."
 
 
@@ -94,6 +99,8 @@ class DockerRunner(RemoteRunner):
         self._lock = threading.Lock()
         self._client: Any = None
         self._engine = self._node = ""
+        self._is_known = False
+        """Nothing has happened since that could have put another Engine in its place."""
         self._boot: str | None = None
         """The boot of the Engine's machine; None where that is another."""
         self._tells_changes = False
@@ -101,6 +108,8 @@ class DockerRunner(RemoteRunner):
         self._exits: dict[str, Exited] = {}
         self._dying: dict[str, str] = {}
         """Exit codes of containers that the Engine lists as running for a moment after it has said that they ended."""
+        self._starved: set[str] = set()
+        """Containers in which a process was killed for its memory."""
         self._logs = Logs()
         self._outages: deque[tuple[float, float]] = deque(maxlen=20)
         """When the Engine was away while we listened: Unix times of begin and end."""
@@ -109,25 +118,31 @@ class DockerRunner(RemoteRunner):
     # The Engine.
 
     def _api(self) -> Any:
-        """The client, made once. Raises RunnerUnavailable."""
+        """The client, made once; asks who the Engine is, also where it was away since. Raises RunnerUnavailable."""
         with self._lock:
-            if self._client is None:
-                with _said():
-                    named = kwargs_from_env()
-                    _knock(named.get("base_url") or LOCAL)
-                    client = docker.APIClient(version="auto", timeout=CALL, **named)
-                    client.trust_env = not client.base_url.startswith("http+docker://")  # a socket has no proxy
+            with _said():
+                client = self._client or self._connected()
+                if not self._is_known:
                     told = client.info()
                     self._engine, self._node = told["ID"], told["Name"]
                     self._tells_changes = told["Driver"] == "overlay2"
                     self._boot = None if client.trust_env else boot_id()
+                    self._is_known = True
+            if self._client is None:
                 self._client = client
                 threading.Thread(target=self._listen, args=(client,), name="docker-events", daemon=True).start()
-            return self._client
+            return client
+
+    def _connected(self) -> Any:
+        named = kwargs_from_env()
+        _knock(named.get("base_url") or LOCAL)
+        client = docker.APIClient(version="auto", timeout=CALL, **named)
+        client.trust_env = not client.base_url.startswith("http+docker://")  # a socket has no proxy
+        return client
 
     def _listen(self, client: Any) -> None:
         """Containers that end wake the engine; where the stream breaks, its own tick does."""
-        filters = {"label": f"{INSTALLATION}={self.settings.installation}", "event": ["die"]}
+        filters = {"label": f"{INSTALLATION}={self.settings.installation}", "event": ["die", "oom"]}
         away_since = None
         while not self._is_closed:
             with contextlib.suppress(DockerException, requests.RequestException, OSError, ValueError):
@@ -137,9 +152,12 @@ class DockerRunner(RemoteRunner):
                     away_since = None
                 self.wake()
                 for event in events:
+                    if event["Action"] == "oom":
+                        self._starved.add(event["id"])
+                        continue
                     self._dying[event["id"]] = event["Actor"]["Attributes"].get("exitCode", "")
                     self.wake()
-            away_since = away_since or time.time()
+            away_since, self._is_known = away_since or time.time(), False
             if not self._is_closed:
                 threading.Event().wait(0.5)
 
@@ -190,7 +208,7 @@ class DockerRunner(RemoteRunner):
             may_be_outdated = artifact is not None and not spec.is_pinned
             why = outdated(client, str(artifact), here) if may_be_outdated else None
             makes_folders = is_root(here) and not (spec.code or spec.inputs)
-            launch = MAKE_FOLDERS + LAUNCH if makes_folders else LAUNCH
+            launch = LAUNCH_IN_NEW_FOLDERS if makes_folders else LAUNCH
             try:
                 identity = None if why else self._create(client, spec, image, launch)
             except StartFailed as error:
@@ -224,7 +242,7 @@ class DockerRunner(RemoteRunner):
             if "No such container" not in str(error.explanation):
                 self._give_up(client, identity, record, error)
         except APIError as error:
-            if error.is_server_error() and not any(word in str(error.explanation) for word in FAULTS_OF_THE_JOB):
+            if not _is_fault_of_the_job(error):
                 raise
             self._give_up(client, identity, record, error)
 
@@ -267,7 +285,7 @@ class DockerRunner(RemoteRunner):
         except NotFound as error:
             raise StartFailed(f"The image `{image}` is not there: {error.explanation}", Reason.IMAGE) from None
         except APIError as error:
-            if error.is_server_error():
+            if not _is_fault_of_the_job(error):
                 raise
             if error.status_code == CONFLICT:
                 return None
@@ -306,18 +324,25 @@ class DockerRunner(RemoteRunner):
             return Missing()
         if item["State"] == "created":
             return Pending()
-        has_ended, code = item["State"] in ("exited", "dead"), self._dying.get(identity)
-        if code is not None and not has_ended and code != "0":
-            has_ended = self._api().inspect_container(identity)["State"]["Status"] == "exited"  # waits for it
-        if has_ended or code == "0":
-            if identity not in self._exits:
-                seen = Exited(Exit(Reason.EXITED, code=0), self._node)
-                self._exits[identity] = seen if code == "0" else self._ended(identity, handle)
+        code = self._dying.get(identity)
+        if identity not in self._exits and (code is not None or item["State"] in ENDED):
+            ended = self._ended(identity, handle, code)
+            if ended is not None:
+                self._exits[identity] = ended
+        if identity in self._exits:
             return self._exits[identity]
-        return None if item["State"] == "removing" else Running(self._node)
+        return None if item["State"] in (*ENDED, "removing") else Running(self._node)
 
-    def _ended(self, identity: str, handle: Mapping[str, Any]) -> Exited:
-        state = self._api().inspect_container(identity)["State"]
+    def _ended(self, identity: str, handle: Mapping[str, Any], code: str | None) -> Exited | None:
+        """How it did, where it has; `code` is what the Engine said as it ended. The first end counts, also where
+        somebody has started the container again since."""
+        if code == "0" and identity not in self._starved:
+            return Exited(Exit(Reason.EXITED, code=0), self._node)
+        state = self._api().inspect_container(identity)["State"]  # waits for an end that was told
+        if state["Status"] not in ENDED:
+            if not code or not state["Running"]:
+                return None
+            state["ExitCode"] = int(code)
         if state["ExitCode"] == NO_COMMAND and self._api().logs(identity, tail=2).startswith(NOT_BEGUN):
             return Exited(Exit(Reason.START, code=NO_COMMAND, message=NO_SHELL), self._node)
         has_rebooted = self._boot is not None and handle["boot"] != self._boot
@@ -362,6 +387,7 @@ class DockerRunner(RemoteRunner):
                 self._api().remove_container(identity, force=True, v=True)
         self._exits.pop(identity, None)
         self._dying.pop(identity, None)
+        self._starved.discard(identity)
         self._logs.forget(identity)
         uuid = json.loads(handle)["uuid"]
         for name in (uuid, f"{uuid}.stop", f"{uuid}.lock"):
@@ -402,7 +428,7 @@ class DockerRunner(RemoteRunner):
             if kind is None:
                 return
             is_folder = kind == "folder"
-            if is_folder and self._tells_changes and not has_changed(client, container, f"{OUTPUTS}/", TRANSFER):
+            if is_folder and self._tells_changes and has_nothing_in(client, container, OUTPUTS, TRANSFER):
                 return
             root = None if is_folder else "."
             url = client._url("/containers/{0}/archive", container)
@@ -452,11 +478,28 @@ def _write(record: Path, handle: str) -> None:
 
 
 def _knock(url: str) -> None:
-    """Raises OSError where nobody listens at a socket of this machine."""
+    """Raises OSError where nobody listens at a socket of this machine, and RunnerUnavailable where this account may not
+    speak to it."""
     if url.startswith("unix://"):
+        path = url.removeprefix("unix://")
         with socket.socket(socket.AF_UNIX) as door:
             door.settimeout(CALL)
-            door.connect(url.removeprefix("unix://"))
+            try:
+                door.connect(path)
+            except PermissionError:
+                raise RunnerUnavailable(
+                    f"The Docker Engine at {path} does not let this account in. {HOW_TO_GET_IN}"
+                ) from None
+            except OSError as error:
+                raise OSError(f"nobody answers at {path} ({error.strerror or error})") from None
+
+
+def _is_fault_of_the_job(error: APIError) -> bool:
+    """Whether the same start would be refused each time."""
+    text = str(error.explanation)
+    if not error.is_server_error():
+        return True
+    return any(word in text for word in FAULTS_OF_THE_JOB) and not any(word in text for word in FAULTS_OF_THE_MACHINE)
 
 
 def _start_failed(error: APIError) -> StartFailed:

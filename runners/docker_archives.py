@@ -59,12 +59,12 @@ def below(name: str, strip: int) -> str | None:
     return "/".join(parts[strip:]) or None
 
 
-def context(dockerfile: str, files: Iterable[tuple[str, bytes]]) -> bytes:
-    """The archive that a build is made from."""
+def context(dockerfile: str, files: Iterable[tuple[str, bytes, int]]) -> bytes:
+    """The archive that a build is made from; of each file name, content and mode."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
-        for name, data in [("Dockerfile", dockerfile.encode()), *files]:
+        for name, data, mode in [("Dockerfile", dockerfile.encode(), 0o644), *files]:
             member: Any = tarfile.TarInfo(name)
-            member.size = len(data)
+            member.size, member.mode = len(data), mode
             archive.addfile(member, io.BytesIO(data))
     return out.getvalue()

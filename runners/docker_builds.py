@@ -10,6 +10,7 @@ import socket
 import tarfile
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -37,7 +38,10 @@ LETTING_GO = 5.0
 WAITING = 1000
 """Lines of the Engine that may wait to be written; then it has to wait."""
 GONE = "its image is not there any more"
-UNREACHED = ("no such host", "refused", "timeout", "deadline", "dial tcp", "tls", "eof", "did not answer")
+UNREACHED = (
+    "no such host", "refused", "timeout", "deadline", "dial tcp", "tls", "eof", "did not answer",
+    "unexpected http status: 5",
+)  # fmt: skip
 """What the Engine says of a registry that it does not get at."""
 TAKEN_AWAY = (
     "failed to get digest sha256:", "no such image: sha256:", "unable to find image \"sha256:", "layer does not exist",
@@ -145,6 +149,8 @@ def _base(client: Any, image: str, talk: _Talk) -> str:
             talk.have_done("/images/create", {"fromImage": name, "tag": tag}, b"", _credentials(client, image))
         except APIError as error:
             raise _no_image(image, str(error.explanation or error)) from None
+        except _Told as error:
+            raise _no_image(image, str(error)) from None
         except _Silent:
             raise _no_image(image, f"it did not answer for {SILENCE} seconds") from None
         found = image_id(client, image)
@@ -168,24 +174,34 @@ def _split(image: str) -> tuple[str, str, str]:
 def _no_image(image: str, text: str) -> BuildFailed:
     if "invalid reference format" in text or "invalid checksum digest" in text:
         return BuildFailed(f"`{image}` is no name of an image.")
-    if any(word in text.lower() for word in UNREACHED):
+    told = text.replace(image, "").replace(_split(image.partition("@")[0])[0], "").lower()
+    if any(word in told for word in UNREACHED):
         return BuildFailed(f"The registry of `{image}` cannot be reached: {text}")
     return BuildFailed(f"The image `{image}` does not exist, or may not be pulled: {text}")
 
 
-def _files(spec: BuildSpec) -> Iterator[tuple[str, bytes]]:
+def _files(spec: BuildSpec) -> Iterator[tuple[str, bytes, int]]:
     if not spec.files or spec.code is None:
         return
-    with tarfile.open(spec.code, "r:gz") as archive:
-        for member in archive:
-            name = member.name.removeprefix("./")
-            if name in spec.files and member.isreg():
-                content = archive.extractfile(member)
-                assert content is not None
-                yield name, content.read(LARGEST_FILE)
+    try:
+        with tarfile.open(spec.code, "r:gz") as archive:
+            for member in archive:
+                name = member.name.removeprefix("./")
+                content = archive.extractfile(member) if name in spec.files and member.isreg() else None
+                if content is None:
+                    continue
+                if member.size > LARGEST_FILE:
+                    raise BuildFailed(f"`{name}` is larger than {LARGEST_FILE >> 20} MiB")
+                yield name, content.read(), 0o755 if member.mode & 0o111 else 0o644
+    except (tarfile.TarError, zlib.error, EOFError, FileNotFoundError) as error:
+        raise BuildFailed(f"the uploaded code cannot be read: {error}") from error
 
 
-class _TakenAway(BuildFailed):
+class _Told(BuildFailed):
+    """The Engine's own words for why it does not go on, and no step to blame."""
+
+
+class _TakenAway(_Told):
     """What the build stood on was removed under it."""
 
 
@@ -245,7 +261,7 @@ class _Talk:
         step = self._number - self._first_step + 1
         if code is not None and step > 0:
             return BuildFailed(f"step {step} ended with exit code {code}", step, int(code))
-        return (_TakenAway if any(word in text.lower() for word in TAKEN_AWAY) else BuildFailed)(text)
+        return (_TakenAway if any(word in text.lower() for word in TAKEN_AWAY) else _Told)(text)
 
 
 def _progress(said: Mapping[str, Any]) -> str:

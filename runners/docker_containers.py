@@ -23,15 +23,16 @@ OUTPUTS = "/polyjob/outputs"
 LOGS = "/polyjob/logs"
 SHELL = "/bin/sh"
 FOLDERS = (OUTPUTS, LOGS)
-MAKE_FOLDERS = f"mkdir -p {' '.join(FOLDERS)}; "
-LAUNCH = (
-    f'exec 2>&1; printf "%s\\n" "{BEGIN.decode().strip()}"; '
-    f'if command -v bash >/dev/null 2>&1; then exec bash -c "$1"; else exec {SHELL} -c "$1"; fi'
-)
+_BEGIN = f'exec 2>&1; printf "%s\\n" "{BEGIN.decode().strip()}"; '
+_COMMAND = f'if command -v bash >/dev/null 2>&1; then exec bash -c "$1"; else exec {SHELL} -c "$1"; fi'
+LAUNCH = _BEGIN + _COMMAND
 """One stream for both, or their order would be lost; bash where the image has one."""
+LAUNCH_IN_NEW_FOLDERS = f"{_BEGIN}mkdir -p {' '.join(FOLDERS)}; {_COMMAND}"
 NO_SHELL = f"The image has no `{SHELL}`, which runs the command."
 MOST_CHANGES = 4 << 20
 """Bytes of the list of changes in a container that are looked through."""
+IN_THE_WAY = ("not a directory", "too many links")
+"""What the Engine says of a path that leads through a file, or in a circle."""
 FOLDER_BIT = 1 << 31
 """Of a file mode as Go writes it."""
 LOG_FILES = 12
@@ -112,28 +113,36 @@ def _folders(path: str) -> Iterator[bytes]:
 def kind_of(client: Any, identity: str, path: str, seconds: float) -> str | None:
     """`folder`, or `other` for a link, a file and what else there is; None where the container has nothing there.
     Raises NotFound where there is no such container."""
-    with client.head(
-        client._url("/containers/{0}/archive", identity), params={"path": path}, timeout=seconds
-    ) as answer:
+    asked = {"url": client._url("/containers/{0}/archive", identity), "params": {"path": path}, "timeout": seconds}
+    with client.head(**asked) as answer:
         if answer.status_code == 404:
             client.inspect_container(identity)
             return None
+        if answer.status_code == 500:
+            with client.get(**asked, stream=True) as why:  # a head has no words
+                if why.status_code == 500 and any(word in why.text for word in IN_THE_WAY):
+                    return None
         client._raise_for_status(answer)
         told = json.loads(base64.b64decode(answer.headers["X-Docker-Container-Path-Stat"]))
     return "folder" if told["mode"] & FOLDER_BIT else "other"
 
 
-def has_changed(client: Any, identity: str, below: str, seconds: float) -> bool:
-    """Whether anything in this folder of a container is new; yes where that is not found among the first changes. An
+def has_nothing_in(client: Any, identity: str, folder: str, seconds: float) -> bool:
+    """Whether a folder that was made in the container is empty, by the list of its changes; no where that does not
+    tell: of a folder of the image or of a volume, behind the first changes, or where the Engine cannot list them. An
     archive would cost the Engine some ten times as much."""
-    word, rest, size = json.dumps({"Path": below}).encode()[1:-2].replace(b": ", b":"), b"", 0
+    made, filled = (f'"Path":"{folder}{end}'.encode() for end in ('"', "/"))
+    is_made, rest, size = False, b"", 0
     with client.get(client._url("/containers/{0}/changes", identity), stream=True, timeout=seconds) as answer:
+        if answer.status_code == 500:
+            return False
         client._raise_for_status(answer)
         for piece in answer.iter_content(1 << 16):
-            rest, size = rest[-len(word) :] + piece, size + len(piece)
-            if word in rest or size > MOST_CHANGES:
-                return True
-    return False
+            rest, size = rest[-len(filled) :] + piece, size + len(piece)
+            is_made = is_made or made in rest
+            if filled in rest or size > MOST_CHANGES:
+                return False
+    return is_made
 
 
 def exit_of(state: Mapping[str, Any], booted_at: float | None = None) -> Exit:

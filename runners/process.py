@@ -189,15 +189,20 @@ class ProcessRunner(Runner):
         return None
 
     def _is_fenced(self, uuid: str) -> bool:
-        return (self._job_folder(uuid) / "attempt").read_bytes() == FENCED
+        return self._attempt(uuid) == FENCED
+
+    def _attempt(self, uuid: str) -> bytes | None:
+        try:
+            return (self._job_folder(uuid) / "attempt").read_bytes()
+        except FileNotFoundError:  # never made, or cleared away just now
+            return None
 
     def inventory(self) -> dict[str, str]:
         try:
             names = os.listdir(self.folder / "jobs")
         except FileNotFoundError:
             return {}
-        made = [uuid for uuid in names if (self._job_folder(uuid) / "attempt").exists()]
-        return {uuid: self._handle(uuid) for uuid in made if not self._is_fenced(uuid)}
+        return {uuid: self._handle(uuid) for uuid in names if self._attempt(uuid) not in (None, FENCED)}
 
     def close(self) -> None:
         self._link.close()

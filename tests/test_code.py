@@ -493,3 +493,17 @@ def test_damaged_headers_are_refused_or_harmless(store):
         with contextlib.suppress(Invalid):
             upload(store, gzip.compress(bytes(data), 1))
     assert all(name.endswith(".tar.gz") for name in kept(store))
+
+
+def test_what_is_uploaded_is_synced_before_it_has_its_name_and_then_its_name(store, monkeypatch):
+    synced, rename = [], Path.rename
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
+
+    def renamed(path, target):
+        synced.append("renamed")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    receive(io.BytesIO(tar(member("a", content=b"A"))), store, LIMITS)
+    content, then, name = synced
+    assert (content.endswith(".part"), then, name) == (True, "renamed", str(store.data_dir / "code"))

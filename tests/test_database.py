@@ -180,6 +180,33 @@ class TestMigrations:
         connection.close()
 
 
+def test_a_writer_waits_in_the_queue_of_all_processes(data_dir):
+    """Not in SQLite's own, in which one can starve."""
+    code = (
+        "import fcntl, sys\n"
+        "lock = open(sys.argv[1], 'r+')\n"
+        "fcntl.lockf(lock, fcntl.LOCK_EX)\n"
+        "print('held', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", code, str(data_dir / "write.lock")]
+    written = threading.Event()
+
+    def write_something():
+        with write("test"):
+            written.set()
+        database.close()
+
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        writer = threading.Thread(target=write_something)
+        writer.start()
+        assert not written.wait(0.3)
+        other.stdin.close()
+        assert written.wait(20)
+        writer.join()
+
+
 class TestEngineLock:
     def test_is_one(self, tmp_path):
         code = (

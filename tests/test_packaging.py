@@ -29,15 +29,24 @@ def test_one_version():
     assert f"## {polyjob.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_the_lock_pins_every_requirement_by_hash():
-    entries = re.sub(r"\\\n\s*", "", LOCK).splitlines()
-    pinned = {}
-    for entry in entries:
+def pinned(lines):
+    names = []
+    for entry in re.sub(r"\\\n\s*", "", lines).splitlines():
         found = re.fullmatch(r"([a-z0-9-]+)==([\w.]+)( ; [^-]+?)?((\s*--hash=sha256:[0-9a-f]{64})+)", entry)
         assert found, entry
-        pinned[found.group(1)] = found.group(2)
-    wanted = [*PROJECT["dependencies"], *itertools.chain.from_iterable(PROJECT["optional-dependencies"].values())]
-    assert {name_of(requirement) for requirement in wanted} <= pinned.keys()
+        names.append(found.group(1))
+    assert len(set(names)) == len(names)
+    return set(names)
+
+
+def test_the_lock_pins_every_requirement_by_hash_and_what_polyjob_runs_on_first():
+    headings = "# What polyjob runs on.\n(.*)# What the tests and the lint need besides.\n(.*)"
+    runs, besides = map(pinned, re.fullmatch(headings, LOCK, re.DOTALL).groups())
+    extras = PROJECT["optional-dependencies"]
+    wanted = [*PROJECT["dependencies"], *extras["docker"], *extras["kubernetes"], "hatchling"]
+    assert {name_of(item) for item in wanted} <= runs
+    assert not runs & besides
+    assert {name_of(item) for item in itertools.chain.from_iterable(extras.values())} <= runs | besides
 
 
 def test_the_lock_names_no_host_and_no_path():

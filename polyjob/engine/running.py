@@ -75,6 +75,8 @@ class Memory:
     delay: float = 0.0
     retry_at: float = 0.0
     is_broken: bool = False
+    is_stopping: bool = False
+    """A stop that is asked for was seen."""
 
 
 class JobPart:
@@ -123,6 +125,8 @@ class JobPart:
     def steps(self, job: Job) -> list[Step]:
         """The next steps of a claimed job; calls that need no commit before them are begun here."""
         memory = self._memory(job.id)
+        if job.stop_at is not None and not memory.is_stopping:
+            memory.is_stopping, memory.delay, memory.retry_at = True, 0.0, 0.0  # what failed before delays no stop
         steps = self._note_unreachable(job)
         if job.exit is not None:
             return steps + self._end(job, memory)
@@ -132,7 +136,7 @@ class JobPart:
             return steps + self._start(job, memory)
         if waits_for_build(job):
             return steps
-        return [*steps, Step("prepare", lambda: self.prepare(job))]
+        return [*steps, Step("prepare", lambda: _on_row(job.id, self.prepare))]
 
     def prepare(self, job: Job) -> None:
         """As `preparing.prepare`; but a job with which something is wrong rests, and spoils no other's transaction."""
@@ -302,11 +306,7 @@ class JobPart:
 
     def _record_end(self, job: Job, not_kept: list[str]) -> None:
         status, message, details = outcome(job)
-        notes = with_note(job.notes, "outputs", "; ".join(not_kept) or None)
-        for over in ("retry", "unreachable"):
-            notes = with_note(notes, over, None)
-        if notes != job.notes:
-            change(job, notes=notes)
+        _note(job.id, "outputs", "; ".join(not_kept) or None)
         if status is Status.SUCCEEDED and job.status is not Status.RUNNING:
             transition(job, Status.RUNNING)
         transition(job, status, message=message, details=details)

@@ -156,6 +156,8 @@ def _in_words(problem: Problem, field: str, form: Form) -> Problem:
     places = problem.pointer.split("/")[2:]
     if field == "config" or (not field and places):
         return Problem(problem.pointer, f"{'.'.join(places)}: {problem.detail}" if places else problem.detail)
+    if field == "memory" and form.word(field).isdecimal():
+        return Problem(problem.pointer, "It takes a unit, such as `512Mi` or `4Gi`.")
     last = places[-1] if places else ""
     if field in ("steps", "env") and last.isdecimal() and not form.word("config"):
         lines = [line for line in _numbered(form.text(field)) if field == "steps" or "=" in line[1]]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import lzma
 import stat
 import struct
 import tarfile
@@ -36,8 +37,11 @@ OTHER_PARTS = 100
 ALWAYS_OUT = frozenset({".git", ".polyaxon"})
 """Folders that come along when a person chooses a folder, and that nobody means."""
 POINTER = "/upload"
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error, ValueError, LookupError)
-"""What zipfile raises at bytes that nobody meant as a zip."""
+_BROKEN = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError),
+    *(NotImplementedError, struct.error, ValueError, LookupError),
+)
+"""What is raised at bytes that nobody meant as a zip."""
 
 
 @dataclass
@@ -74,7 +78,9 @@ def receive(folder: Path, fields_limit: int, limits: Limits) -> Iterator[Receive
             received.archive = files.finish()
         except Invalid as error:
             received.fault = error
-        except _BROKEN:
+        except _BROKEN as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk's fault, not the zip's
             received.fault = Invalid([Problem(POINTER, "It is no whole zip file.")])
         yield received
 
@@ -224,6 +230,7 @@ class _Packing:
         info = tarfile.TarInfo(name)
         info.size, info.mode = size, 0o755 if is_program else 0o644
         self._tar.addfile(info, content)
+        self._tar.members.clear()  # type: ignore[attr-defined] # or each stays in memory
 
     def add_folder(self, name: str) -> None:
         info = tarfile.TarInfo(name)

@@ -85,7 +85,7 @@ async function poll(etag) {
     if (answer.ok) {
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       etag = answer.headers.get("ETag") ?? "";
-      const goesOn = fresh.querySelector("[data-every]");
+      const goesOn = fresh.querySelector("[data-every]"); // before its parts move over
       renew(fresh);
       if (!goesOn) return;
     }

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from polyjob.database import database
-from polyjob.models import User
+from polyjob.models import Build, User
 from polyjob.statuses import Status
-from polyjob.transitions import transition
+from polyjob.transitions import change, transition
 
 from .conftest import BASE, JOBS, bring, write
 
@@ -121,3 +121,15 @@ def test_a_clone_whose_source_is_gone_is_another(client):
     answer = client.get(f"{JOBS}/2", headers={"If-None-Match": tag})
     assert (answer.status_code, answer.json["original"]) == (200, None)
     assert client.get(JOBS, headers={"If-None-Match": listed}).status_code == 200
+
+
+def test_what_the_build_says_that_is_waited_for_is_news(client):
+    build = {"image": "a", "build_steps": ["true"]}
+    client.submit(build=build)
+    client.post(f"{BASE}/builds", {"config": {"version": 1, "kind": "build", "build": build}})
+    bring(1, Status.SCHEDULED, Status.BUILDING, build=1)
+    tag = poll(client, f"{JOBS}/1")
+    with write("test"):
+        change(Build.get(), notes=[{"kind": "retry", "text": "The build is tried again"}])
+    assert "tried again" in client.get(f"{JOBS}/1").json["waiting"]
+    assert poll(client, f"{JOBS}/1", tag) != tag

@@ -33,16 +33,16 @@ def test_a_job_is_submitted_stopped_and_run_again_with_another_command(new_page:
     page.get_by_label("Variables").fill("A=1\nB=2")
     page.get_by_role("button", name="Submit").click()
     first = number(page)
-    expect(page.get_by_role("status")).to_contain_text(f"Job {first} is submitted.")
+    expect(page.locator(".flash")).to_contain_text(f"Job {first} is submitted.")
     page.get_by_role("button", name="Stop").click()
     assert number(page) == first
-    expect(page.get_by_role("status")).to_contain_text("stopped")
+    expect(page.locator(".flash")).to_contain_text("stopped")
     page.get_by_role("link", name="Edit and run").click()
     config = page.get_by_label("Config")
     config.fill(config.input_value().replace("echo first; sleep 600", "echo second"))
     page.get_by_role("button", name="Run").click()
     assert number(page) == first + 1
-    expect(page.get_by_role("status")).to_contain_text(f"This job restarts job {first}.")
+    expect(page.locator(".flash")).to_contain_text(f"This job restarts job {first}.")
     expect(page.locator("main")).to_contain_text("echo second")
     page.get_by_role("button", name="Restart").click()
     assert number(page) == first + 2
@@ -70,10 +70,12 @@ def test_deleting_asks_first(new_page: Pages, server: Server, script: bool) -> N
     assert number(page) == job
     page.get_by_role("link", name="Delete").click()
     page.get_by_role("button", name=f"Delete job {job}").click()
-    expect(page.get_by_role("status")).to_have_text(f"Job {job} is deleted.")
+    expect(page.locator(".flash")).to_have_text(f"Job {job} is deleted.")
 
 
-def test_what_is_wrong_stands_beside_its_field(page: Page, new_page: Pages, accessible: Check) -> None:
+def test_what_is_wrong_stands_beside_its_field(
+    page: Page, new_page: Pages, accessible: Check, screenshot: Take
+) -> None:
     page.goto(SUBMIT)
     page.get_by_label("Image").fill("No Image")
     page.get_by_text("Name, resources and limits").click()
@@ -81,15 +83,16 @@ def test_what_is_wrong_stands_beside_its_field(page: Page, new_page: Pages, acce
     page.get_by_role("button", name="Submit").click()
     expect(page.get_by_role("alert")).to_be_focused()
     expect(page.get_by_label("Memory")).to_have_attribute("aria-invalid", "true")
-    expect(page.get_by_label("Memory")).to_have_accessible_description(re.compile("Such as .* Not an amount of memory"))
+    expect(page.get_by_label("Memory")).to_have_accessible_description(re.compile("Such as .* It takes a unit"))
     page.get_by_role("alert").get_by_role("link", name="Image").click()
     expect(page.get_by_label("Image")).to_be_focused()
     expect(page.get_by_label("Image")).to_have_value("No Image")
     accessible(page)
+    screenshot(page, "submit-wrong", full_page=True)
     new_page.faults.clear()  # the browser logs every page that is no 200
 
 
-def test_the_commands_follow_what_is_typed(page: Page, plain_page: Page) -> None:
+def test_the_commands_follow_what_is_typed(page: Page, plain_page: Page, screenshot: Take) -> None:
     page.goto(SUBMIT)
     expect(page.locator("#commands")).to_be_hidden()
     page.get_by_label("Command").fill("echo it's")
@@ -103,6 +106,7 @@ def test_the_commands_follow_what_is_typed(page: Page, plain_page: Page) -> None
     plain_page.get_by_role("button", name="Show as a command").click()
     expect(plain_page.locator("#run-line")).to_have_text("polyjob run -p root/quick-start -- 'echo 1'")
     expect(plain_page.get_by_label("Command")).to_have_value("echo 1")
+    screenshot(plain_page, "submit-commands", full_page=True)
 
 
 def test_a_folder_is_the_jobs_code(page: Page, server: Server, tmp_path: Path) -> None:
@@ -139,7 +143,7 @@ def test_signing_in_by_password_and_out(new_page: Pages, server: Server) -> None
         page.get_by_role("button", name="Sign in").click()
         assert page.url.endswith("/projects")
         page.get_by_role("button", name="Sign out").click()
-        expect(page.get_by_role("status")).to_have_text("You are signed out.")
+        expect(page.locator(".flash")).to_have_text("You are signed out.")
     new_page.faults.clear()  # the browser logs every page that is no 200
 
 

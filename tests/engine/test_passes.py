@@ -372,6 +372,16 @@ class TestUnreachable:
         world.later(60)
         assert world.read(job).status is Status.STOPPED
 
+    def test_back_end_that_is_there_again_obeys_a_stop_at_once(self, world):
+        file = self.away(world)
+        job = world.submit(seconds=500)
+        world.later(60)
+        assert "start is tried again" in str(world.read(job).notes)
+        file.unlink()
+        jobs.request_stop(job, world.user, world.settings)
+        world.settle()
+        assert world.read(job).status is Status.STOPPED
+
 
 class TestDelete:
     def test_of_a_running_job_stops_it_and_then_leaves_nothing(self, world):

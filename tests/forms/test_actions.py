@@ -110,6 +110,12 @@ class TestJobs:
         ana.press(URL, label)
         assert ana.location == "/ana/demo/jobs/3"
 
+    def test_that_have_ended_stay_as_they_are(self, ana: Browser, job: Job) -> None:
+        bring(1, *RUNNING, Status.SUCCEEDED)
+        ana.post(f"{URL}/stop", {"csrf_token": ana.csrf()})
+        assert "Job 1 had ended already." in ana.get(URL).text
+        assert Job.get_by_id(1).status is Status.SUCCEEDED
+
     def test_that_run_are_not_resumed(self, ana: Browser, job: Job) -> None:
         page = ana.post(f"{URL}/resume", {"csrf_token": ana.csrf()}, 400)
         assert "takes only a job that is done" in page.text

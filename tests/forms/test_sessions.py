@@ -138,6 +138,13 @@ class TestLinks:
         visitor.get("/", 401)
 
 
+def test_who_is_signed_in_is_led_on(ana: Browser) -> None:
+    ana.get("/sign-in?next=/keys", 303)
+    assert ana.location == "/keys"
+    ana.get("/sign-in?next=//evil.example", 303)
+    assert ana.location == "/"
+
+
 def test_signing_out_takes_a_press(ana: Browser) -> None:
     ana.get("/sign-out", 405)
     ana.post("/sign-out", {}, 403)

@@ -87,6 +87,7 @@ class TestFields:
             assert f"{name}-error" in str(page.elements[name]["aria-describedby"])
             assert f"{name}-error" in page.elements
             assert f"#{name}" in page.links
+        assert "It takes a unit, such as 512Mi or 4Gi." in page.text
         assert "Line 2: 2B is no name of a variable" in page.text
         assert "alert" in str(page.elements["errors"].values())
         assert Job.select().count() == 0
@@ -340,6 +341,11 @@ class TestFiles:
             position = data.rfind(magic)
             data[position + offset] |= 1
         assert "encrypted" in self.upload(ana, ("a.zip", bytes(data)), status=400).text
+
+    def test_a_zip_that_lies_about_a_size_is_refused(self, ana: Browser) -> None:
+        data = bytearray(zipped({"x": b"1"}))
+        data[data.rfind(b"PK\1\2") + 24] = 5
+        assert "no whole zip file" in self.upload(ana, ("a.zip", bytes(data)), status=400).text
 
     def test_are_bounded(self, settings: Settings, ana: Browser, user: User, monkeypatch: pytest.MonkeyPatch) -> None:
         small = dataclasses.replace(settings, unpacked_limit=1000, unpacked_files=5, upload_limit=100_000)

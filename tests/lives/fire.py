@@ -33,6 +33,7 @@ from typing import Any
 from tests.e2e.conftest import JOBS, Answer, Server, eventually, marked
 from tests.lives.left import left_in, processes_of, server_of_keepers
 from tests.lives.starts import Starts, containers_of
+from tests.runners.engine import make_images
 
 IMAGE = "polyjob-test:latest"
 PATIENCE = 120.0
@@ -420,6 +421,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=None)
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 32)
+    if arguments.runner == "docker":
+        make_images()
     with tempfile.TemporaryDirectory(prefix="polyjob-fire-") as folder:
         sys.exit(1 if burn(Path(folder), arguments.runner, arguments.seconds, seed) else 0)
 

@@ -25,6 +25,8 @@ def left_in(data: Path, known: Collection[str]) -> list[str]:
             names = {path.name for path in folder.iterdir()} - KEPT
             found += [f"jobs/{folder.name}/{name}" for name in names]
     with contextlib.suppress(FileNotFoundError):
+        found += [f"docker/{path.name}" for path in (data / "docker").iterdir()]
+    with contextlib.suppress(FileNotFoundError):
         found += [f"process/jobs/{path.name}" for path in (data / "process" / "jobs").iterdir()]
     return sorted(found)
 

@@ -36,10 +36,11 @@ from polyjob.schemas.config import load_config
 from polyjob.settings import read_settings
 from polyjob.store import Store
 from runners.base import RunnerSettings
+from tests.lives.deaths import die_at_points
 from tests.lives.left import left_in
+from tests.lives.stories import STORIES
 
 PATIENCE = 40.0
-IMAGE = "polyjob-test:latest"
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -167,92 +168,13 @@ class Life:
             runner.drop(name)
 
 
-# Stories.
-
-
-def whole(life: Life) -> None:
-    """Code, a build, a run that leaves a file, and clones of it."""
-    life.upload()
-    life.submit("one", _config(life, "one", build=True))
-    life.until_done("one")
-    life.clone("two", "copy", "one")
-    life.clone("three", "restart", "one")
-    life.until_done("two", "three")
-
-
-def failing(life: Life) -> None:
-    life.submit("bad", _config(life, "bad", code=3))
-    life.submit("unbuilt", _config(life, "unbuilt", build=True, build_code=4))
-    life.until_done("bad", "unbuilt")
-
-
-def ended(life: Life) -> None:
-    """A stop, a time that is over, and a delete."""
-    life.submit("stopped", _config(life, "stopped", stubborn=True))
-    life.submit("late", _config(life, "late", stubborn=True) | {"termination": {"timeout": 1, "grace": 1}})
-    life.submit("deleted", _config(life, "deleted", stubborn=True))
-    life.until_running("stopped")
-    life.stop("stopped")
-    if Job.select().where(Job.name == "deleted").exists():
-        life.until_running("deleted")
-        life.delete("deleted")
-    life.until_done("stopped", "late")
-    life.until(lambda: not Job.select().where(Job.name == "deleted").exists())
-
-
-def unbuilt(life: Life) -> None:
-    """A stop while the build is made, which nobody else waits for."""
-    life.submit("early", _config(life, "early", build=True, endless_build=True))
-    life.until(lambda: life.job("early").status.is_done or Build.select().where(Build.status == "running").exists())
-    life.stop("early")
-    life.until_done("early")
-
-
-STORIES = {story.__name__: story for story in (whole, failing, ended, unbuilt)}
-
-
-def _config(
-    life: Life,
-    name: str,
-    *,
-    code: int = 0,
-    stubborn: bool = False,
-    build: bool = False,
-    build_code: int = 0,
-    endless_build: bool = False,
-) -> dict[str, Any]:
-    config: dict[str, Any] = {"termination": {"grace": 1}}
-    if life.runner == "fake":
-        pairs = {"FAKE_LOG": f"begun {name}\n", "FAKE_CODE": str(code), "FAKE_SECONDS": "1000" if stubborn else "0.1"}
-        if stubborn:
-            pairs["FAKE_IGNORE_TERM"] = "yes"
-        elif not code:
-            pairs["FAKE_OUTPUTS"] = json.dumps({"file": name})
-        config["environment"] = {"env_vars": sorted(map(list, pairs.items()))}
-        variables = {"FAKE_BUILD_FAIL": f"1:{build_code}"} if build_code else {}
-        variables |= {"FAKE_BUILD_HANG": "yes"} if endless_build else {}
-        config["run"] = {"cmd": "true"}
-        made: dict[str, Any] = {"image": "a", "build_steps": ["true"], "env_vars": sorted(map(list, variables.items()))}
-    else:
-        rest = "trap '' TERM; sleep 1000 & wait; sleep 1000" if stubborn else f"sleep 0.1; exit {code}"
-        keep = "" if code or stubborn else "echo kept > $POLYAXON_RUN_OUTPUTS_PATH/file; "
-        mark = f"echo ran >> {life.folder}/runs-{name}; " if life.runner == "process" else ""
-        config["run"] = {"cmd": f"{mark}echo begun {name}; {keep}{rest}"}
-        steps = ["sleep 1000" if endless_build else f"exit {build_code}"]
-        needs_steps = life.runner == "docker" or build_code or endless_build  # a virtualenv takes its time
-        made = {"image": IMAGE, "build_steps": steps if needs_steps else []}
-    if build or life.runner == "docker":
-        config["build"] = made if build else {"image": IMAGE}
-    return config
-
-
 # Processes.
 
 
 def tell(folder: str, runner: str, story: str, die_at: str | None, passed: str | None) -> None:
     """The story's next telling, in this process, which dies when it first comes by the crash point `die_at`. Names of
     the points that it comes by are written to the file `passed`."""
-    _die_at_points(die_at, passed)
+    die_at_points(die_at, passed)
     life = Life(Path(folder), runner)
     STORIES[story](life)
     life.until(lambda: not Job.select().where(Job.finished_at.is_null()).exists())
@@ -268,27 +190,6 @@ def look(folder: str, runner: str, result: str) -> None:
     Path(result).write_text(json.dumps(life.outcome()))
     life.close()
     os._exit(0)
-
-
-def _die_at_points(die_at: str | None, passed: str | None) -> None:
-    def come_by(name: str) -> None:
-        if passed is not None:
-            with open(passed, "a") as file:
-                file.write(f"{name}\n")
-        if name == die_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-            time.sleep(60)
-
-    for module in _modules_with("crash_point"):
-        module.crash_point = come_by
-
-
-def _modules_with(name: str) -> list[Any]:
-    return [
-        module
-        for module in sys.modules.values()
-        if getattr(module, "__name__", "").startswith("polyjob") and hasattr(module, name)
-    ]
 
 
 class Nursery:

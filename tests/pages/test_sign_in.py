@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
 from flask.testing import FlaskClient
 
 from polyjob.app import create_app
 from polyjob.models import Project, User
 from polyjob.settings import Settings
-from tests.pages.helpers import make_job, make_link, read, url
+from tests.pages.helpers import make_job, make_link, read, sign_in, url
 
 
 def test_a_visitor_is_told_how_to_sign_in(visitor: FlaskClient, project: Project) -> None:
@@ -26,6 +29,17 @@ def test_a_link_signs_its_user_in_once(visitor: FlaskClient, settings: Settings,
     another = create_app(settings).test_client()
     assert "used already" in read(another, f"/sign-in/{key}", 410).text
     read(another, "/", 401)
+
+
+@pytest.mark.parametrize(("hours", "status"), [(3, 200), (-3, 200), (-24 * 15, 401)])
+def test_a_session_outlives_a_step_of_the_clock(
+    visitor: FlaskClient, user: User, monkeypatch: pytest.MonkeyPatch, hours: int, status: int
+) -> None:
+    moment = time.time() + hours * 3600
+    with monkeypatch.context() as then:
+        then.setattr("itsdangerous.timed.time.time", lambda: moment)
+        sign_in(visitor, user)
+    read(visitor, "/", status)
 
 
 def test_an_unknown_or_expired_link_signs_nobody_in(visitor: FlaskClient, user: User) -> None:

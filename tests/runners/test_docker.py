@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import hashlib
 import io
 import json
+import os
+import socket
 import tarfile
 import threading
 import time
@@ -20,7 +23,7 @@ import pytest
 import requests
 
 from polyjob.packing import Packer
-from runners import docker_builds
+from runners import docker_archives, docker_builds
 from runners.base import (
     BuildFailed,
     Exited,
@@ -34,7 +37,7 @@ from runners.base import (
     StartFailed,
     Unknown,
 )
-from runners.docker import DockerRunner
+from runners.docker import DockerRunner, _write
 from runners.docker_containers import moment_of
 from runners.docker_logs import DROPPED
 from tests.runners.harness import IMAGE, DockerHarness, archive, wait_for
@@ -246,8 +249,18 @@ def test_a_job_that_its_machine_went_down_with_is_lost_whatever_the_engine_says(
 
 def test_no_engine_is_said_with_the_way_to_get_one(harness: DockerHarness, monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    with pytest.raises(RunnerUnavailable, match=r"docker\.io"):
+    with pytest.raises(RunnerUnavailable, match=rf"nobody answers at {tmp_path}/none\.sock.*docker\.io"):
         harness.another().check()
+
+
+def test_an_engine_that_lets_this_account_not_in_says_what_to_do(harness: DockerHarness, monkeypatch: Any) -> None:
+    def refuse(*args: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with pytest.raises(RunnerUnavailable, match=r"does not let this account in.*usermod -aG docker") as refused:
+        harness.another().check()
+    assert "apt install" not in str(refused.value)
 
 
 def test_a_poll_asks_as_much_for_many_as_for_one(harness: DockerHarness, monkeypatch: Any) -> None:
@@ -291,6 +304,22 @@ class TestBuilds:
         handle = harness.runner.start(spec := harness.spec('cat /made; echo "$A"'), artifact)
         harness.end(handle)
         assert harness.log(spec, handle) == b'from setup\nsetup.sh\nx "$HOME" \\\n'
+
+    def test_files_can_be_run_where_they_could_when_they_were_uploaded(
+        self, harness: DockerHarness, tmp_path: Path
+    ) -> None:
+        script = {"text": "#!/bin/sh\necho from setup", "mode": 0o750}
+        code = archive(tmp_path / "code.tar.gz", ("setup.sh", script), ("requirements.txt", "x"))
+        files = ("setup.sh", "requirements.txt")
+        _, log = self.build(harness, "./setup.sh; [ ! -x requirements.txt ]", code=code, files=files)
+        assert b"from setup\n" in log
+
+    def test_files_that_are_too_large_or_cannot_be_read_fail_it(self, harness: DockerHarness, tmp_path: Path) -> None:
+        large = archive(tmp_path / "large.tar.gz", ("setup.sh", "x" * (docker_builds.LARGEST_FILE + 1)))
+        (tmp_path / "broken.tar.gz").write_bytes(b"x" * 100)
+        for code, why in ((large, "larger than 16 MiB"), (str(tmp_path / "broken.tar.gz"), "cannot be read")):
+            with pytest.raises(BuildFailed, match=why):
+                self.build(harness, "true", code=code, files=("setup.sh",))
 
     def test_the_image_is_looked_up_before_it_is_built(self, harness: DockerHarness) -> None:
         import dataclasses
@@ -484,6 +513,53 @@ class TestHardBuilds:
                 harness.another().build(spec, io.BytesIO(), lambda: False)
         assert f"Basic {base64.b64encode(b'ana:secret').decode()}" in shown
 
+    @pytest.mark.parametrize(
+        ("status", "said"), [(404, "does not exist, or may not be pulled"), (503, "cannot be reached")]
+    )
+    def test_a_registrys_answer_is_not_taken_for_another_by_the_images_name(
+        self, harness: DockerHarness, status: int, said: str
+    ) -> None:
+        class Handler(Silent):
+            def do_GET(self) -> None:
+                text = (
+                    f'{{"errors": [{{"code": "UNKNOWN", "message": "no {name} here"}}]}}' if "none" in self.path else ""
+                )
+                self.send_response(status if text else 200)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(b"" if self.command == "HEAD" else text.encode())
+
+            do_HEAD = do_GET
+
+        with registry(Handler) as address:
+            name = f"{address}/none-tls-timeout"
+            with pytest.raises(BuildFailed, match=f"{name}:1` {said}"):
+                self.build(harness, dataclasses.replace(harness.build_spec(), image=f"{name}:1"))
+
+    def test_a_pull_that_fails_on_its_way_names_the_image(self, harness: DockerHarness) -> None:
+        layer = f"sha256:{'1' * 64}"
+        config = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [layer]}})
+        kind = "application/vnd.docker.distribution.manifest.v2+json"
+        parts = {
+            "config": {"size": len(config), "digest": f"sha256:{hashlib.sha256(config.encode()).hexdigest()}"},
+            "layers": [{"size": 9, "digest": layer}],
+        }
+        manifest = json.dumps({"schemaVersion": 2, "mediaType": kind, **parts})
+
+        class Handler(Silent):
+            def do_GET(self) -> None:
+                text = manifest if "/manifests/" in self.path else config if "/blobs/" in self.path else ""
+                self.send_response(404 if layer in self.path else 200)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(b"" if self.command == "HEAD" else text.encode())
+
+            do_HEAD = do_GET
+
+        with registry(Handler) as address, pytest.raises(BuildFailed, match=f"`{address}/half:1` .*may not be pulled"):
+            self.build(harness, dataclasses.replace(harness.build_spec(), image=f"{address}/half:1"))
+
     def test_a_registry_that_is_not_there_is_said_to_be_out_of_reach(self, harness: DockerHarness) -> None:
         with pytest.raises(BuildFailed, match=r"registry of `127\.0\.0\.1:9/none:1` cannot be reached"):
             self.build(harness, dataclasses.replace(harness.build_spec(), image="127.0.0.1:9/none:1"))
@@ -553,3 +629,124 @@ def silent_registry() -> Iterator[str]:
             yield address
         finally:
             over.set()
+
+
+@pytest.mark.parametrize("asked", [Resources(cpu=0.001), Resources(pids=5_000_000)])
+def test_bounds_that_the_machine_cannot_set_are_a_fault_of_the_job(harness: DockerHarness, asked: Resources) -> None:
+    with pytest.raises(StartFailed, match="invalid argument"):
+        harness.runner.start(harness.spec("true", resources=asked), None)
+    assert harness.runner.inventory() == {}
+
+
+def test_a_machine_that_has_no_room_is_not_the_jobs_fault(harness: DockerHarness, monkeypatch: Any) -> None:
+    words = "OCI runtime create failed: mkdir /run/containerd: no space left on device"
+    monkeypatch.setattr(docker.APIClient, "start", refusing(500, words))
+    with pytest.raises(RunnerUnavailable, match="no space left"):
+        harness.runner.start(harness.says("x"), None)
+
+
+@pytest.fixture
+def image(harness: DockerHarness) -> Iterator[Any]:
+    """Makes an image with further lines of a Dockerfile."""
+    name = f"polyjob-test-{harness.installation[:12]}:1"
+
+    def make(*lines: str) -> str:
+        sent = docker_archives.context("\n".join([f"FROM {IMAGE}", *lines]), [])
+        said = list(harness.engine.build(fileobj=io.BytesIO(sent), custom_context=True, tag=name, rm=True, decode=True))
+        assert "error" not in said[-1], said
+        return name
+
+    yield make
+    for item in harness.runner.inventory().values():
+        harness.runner.clean(item)
+    harness.engine.remove_image(name, force=True)
+
+
+def test_an_image_whose_working_folder_is_a_file_is_refused(harness: DockerHarness, image: Any) -> None:
+    with pytest.raises(StartFailed, match="not a directory"):
+        harness.runner.start(harness.spec("true", image=image("RUN rm -r /code; echo > /code")), None)
+    assert harness.runner.inventory() == {}
+
+
+@pytest.mark.parametrize("instead", ["echo x >", "ln -s /polyjob", "ln -s /nowhere"])
+def test_what_stands_where_the_folder_above_was_leaves_no_outputs(harness: DockerHarness, instead: str) -> None:
+    spec = harness.spec(f"rm -r /polyjob; {instead} /polyjob")
+    handle = harness.runner.start(spec, None)
+    assert harness.end(handle).succeeded
+    assert list(harness.runner.outputs(handle)) == []
+
+
+def test_outputs_that_lie_deeper_than_a_path_is_long_do_not_keep_the_others(harness: DockerHarness) -> None:
+    deep = "for i in $(seq 40); do mkdir $n; cd -P $n; done"
+    cmd = f"cd $POLYAXON_RUN_OUTPUTS_PATH; echo x > kept; n={'d' * 200}; {deep}"
+    handle = harness.runner.start(harness.spec(cmd), None)
+    harness.end(handle)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(harness.runner.outputs(handle)))) as outputs:
+        assert "kept" in outputs.getnames()
+
+
+def test_outputs_in_a_volume_of_the_image_are_kept(harness: DockerHarness, image: Any) -> None:
+    handle = harness.runner.start(
+        harness.spec("echo x > $POLYAXON_RUN_OUTPUTS_PATH/kept", image=image("VOLUME /polyjob")), None
+    )
+    assert harness.end(handle).succeeded
+    with tarfile.open(fileobj=io.BytesIO(b"".join(harness.runner.outputs(handle)))) as outputs:
+        assert outputs.getnames() == ["kept"]
+
+
+def test_an_image_in_which_no_folders_can_be_made_says_so_in_the_log(harness: DockerHarness, image: Any) -> None:
+    spec = harness.spec("echo x", image=image("RUN echo > /polyjob"))
+    handle = harness.runner.start(spec, None)
+    assert harness.end(handle).succeeded
+    log = harness.log(spec, handle)
+    assert log.startswith(b"mkdir: can't create directory")
+    assert log.endswith(b"\nx\n")
+    assert b"polyjob" not in log.replace(b"/polyjob", b"")
+    assert list(harness.runner.outputs(handle)) == []
+
+
+def test_a_container_that_somebody_starts_again_has_ended_as_it_did_first(harness: DockerHarness) -> None:
+    spec = harness.spec("echo ran >> $POLYAXON_RUN_OUTPUTS_PATH/runs; sleep 1000")
+    handle = harness.runner.start(spec, None)
+    wait_for(lambda: isinstance(harness.state(handle), Running))
+    harness.engine.restart(spec.name, timeout=5)
+    end = harness.end(handle)
+    assert (end.reason, end.code) == (Reason.SIGNALLED, 143)
+    harness.runner.clean(handle)
+    assert harness.runner.inventory() == {}
+
+
+def test_a_command_that_outlives_a_process_killed_for_its_memory_says_so(harness: DockerHarness) -> None:
+    hungry = "echo 1000 > /proc/self/oom_score_adj; head -c 200000000 /dev/zero | tail -c 100000000 > /dev/null"
+    end, _ = run(harness, f"sh -c '{hungry}'; sleep 0.5; exit 0", resources=Resources(memory=16 << 20))
+    assert end.succeeded
+    assert end.message is not None
+    assert "more memory" in end.message
+
+
+def test_another_engine_in_the_place_of_the_first_is_noticed(harness: DockerHarness, monkeypatch: Any) -> None:
+    handle = harness.runner.start(harness.lasts(), None)
+    assert isinstance(harness.runner, DockerRunner)
+    original = docker.APIClient.info
+    monkeypatch.setattr(docker.APIClient, "info", lambda self: original(self) | {"ID": "another"})
+    harness.runner._is_known = False  # as after a break of the stream of events
+    assert isinstance(harness.state(handle), Unknown)
+    with pytest.raises(RunnerUnavailable, match="another Docker Engine"):
+        harness.runner.clean(handle)
+    monkeypatch.undo()
+    harness.runner._is_known = False
+    wait_for(lambda: isinstance(harness.state(handle), Running))
+
+
+def test_the_record_of_a_start_is_synced_before_it_has_its_name_and_then_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, synced = tmp_path / "job", []
+
+    def sync(file: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{file}"), record.exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    _write(record, "handle")
+    assert synced == [(f"{record}.part", False), (str(tmp_path), True)]
+    assert record.read_text() == "handle"

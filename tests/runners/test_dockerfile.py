@@ -152,5 +152,5 @@ def test_archives_are_renamed_as_they_pass():
 
 
 def test_the_context_of_a_build_holds_its_files():
-    with tarfile.open(fileobj=io.BytesIO(context("FROM x", [("a", b"1")]))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(context("FROM x", [("a", b"1", 0o755)]))) as archive:
         assert archive.getnames() == ["Dockerfile", "a"]

@@ -433,3 +433,21 @@ def test_a_job_sees_the_gpus_that_it_has(process: ProcessHarness) -> None:
     handle = process.runner.start(spec, None)
     process.end(handle)
     assert process.log(spec, handle) == b"0,3\n"
+
+
+def test_inventory_tells_while_jobs_are_cleared_away(process: ProcessHarness) -> None:
+    folder = Path(process.runner.settings.data_dir) / "process" / "jobs" / ("a" * 32)
+    process.run("true")
+
+    def come_and_go() -> None:
+        for _ in range(3000):
+            folder.mkdir()
+            (folder / "attempt").touch()
+            (folder / "attempt").unlink()
+            folder.rmdir()
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(come_and_go)
+        while not coming.done():
+            process.runner.inventory()
+        coming.result()

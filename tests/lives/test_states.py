@@ -1,0 +1,153 @@
+"""Random calls, deaths, outages and clocks, on a whole polyjob moved by hand: what must be true stays true.
+
+POLYJOB_TEST_SCALE=20 tries so many times as many lives, and others each time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from polyjob.database import close_database
+from polyjob.engine import unclaimed
+from polyjob.models import Job
+from polyjob.statuses import Status
+
+from .hand import House, World
+from .people import ANY, SCRIPTS, People
+from .truths import Script, Truths
+
+SCALE = int(os.environ.get("POLYJOB_TEST_SCALE", "1"))
+LIVES = 50 * SCALE
+STEPS = 50
+FARTHEST = 10 * 3600.0
+"""Seconds that the wall clock is wrong by at most: no Idempotency-Key is a day old then."""
+
+
+class Machine(People):
+    house: House
+
+    @initialize(is_local=st.booleans())
+    def begin(self, is_local: bool) -> None:
+        self.world = World(self.house, is_local=is_local)
+        self.truths = Truths(self.world)
+        self.kept = {}
+        self.turn = 0
+
+    # The engine, and what befalls it.
+
+    @rule(count=st.integers(1, 4))
+    def run_passes(self, count: int) -> None:
+        for _ in range(count):
+            self.world.run_pass()
+
+    @precondition(lambda self: self.jobs)
+    @rule(which=ANY, verb=st.sampled_from(["stop", "archive", "delete", "report", "change", "give up"]), script=SCRIPTS)
+    def interfere_with_a_pass(self, which: int, verb: str, script: Script) -> None:
+        """A request comes when the pass has decided and not committed yet."""
+        acts: dict[str, Callable[[], None]] = {
+            "stop": lambda: self._stop(self._job(which)),
+            "archive": lambda: self._archive(self._job(which)),
+            "delete": lambda: self._delete(self._job(which)),
+            "report": lambda: self.report(which, Status.FAILED),
+            "change": lambda: self.change_the_config(which, script),
+            "give up": self.give_up,
+        }
+        self.world.run_pass(acts[verb])
+
+    @precondition(lambda self: self.world.calls.held)
+    @rule(which=ANY)
+    def end_a_call(self, which: int) -> None:
+        self.world.calls.end(which % len(self.world.calls.held))
+
+    @rule()
+    def settle(self) -> None:
+        self.world.settle()
+
+    @rule(made=st.integers(0, 3))
+    def die(self, made: int) -> None:
+        """Some of the calls that were under way have reached the back end."""
+        for _ in range(min(made, len(self.world.calls.held))):
+            self.world.calls.end(0)
+        self.world.die()
+
+    @rule(is_away=st.booleans())
+    def lose_the_back_end(self, is_away: bool) -> None:
+        self.world.set_away(is_away)
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 1.0, 3.0, 5.0, 30.0, 70.0, 400.0, 4000.0]))
+    def wait(self, seconds: float) -> None:
+        self.world.clock.move(seconds)
+
+    @rule(hours=st.sampled_from([-7, -1, 1, 7]))
+    def step_the_wall_clock(self, hours: int) -> None:
+        offset = self.world.clock.offset + hours * 3600.0
+        if abs(offset) <= FARTHEST:
+            self.world.clock.offset = offset
+
+    # What must be true.
+
+    @invariant()
+    def truths_hold(self) -> None:
+        self.truths.look()
+        if self.jobs:
+            self.turn += 1
+            self.truths.look_at_page(self.jobs[self.turn % len(self.jobs)])
+            if self.turn % 4 == 0:
+                self.truths.look_at_list()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        try:
+            self._end()
+        finally:
+            self.world.close()
+
+    def _end(self) -> None:
+        """Everything comes to its end once the back end is there, and nothing is left."""
+        self.world.set_away(False)
+        for job in self.jobs:
+            if job.script is None and not job.is_deleted:
+                self.ask("POST", f"/jobs/{job.number}/restore")
+                job.is_archived = False
+                self.ask("POST", f"/jobs/{job.number}/statuses", {"status": "succeeded"})
+        for _ in range(400):
+            self.world.settle()
+            self.truths.look()
+            if not Job.select().where((Job.finished_at.is_null()) | (Job.deleted_at.is_null(False))).exists():
+                break
+            self.world.clock.move(7.0)
+        for _ in range(3):
+            self.world.clock.move(unclaimed.EVERY)
+            self.world.settle()
+        self.truths.look()
+        assert all(job.end is not None or job.is_deleted for job in self.jobs)
+        for job in self.jobs:
+            self.truths.look_at_page(job)
+        self.truths.look_at_list()
+        self.truths.look_at_what_is_left()
+
+
+def test_what_must_be_true_stays_true(tmp_path: Path) -> None:
+    class InHouse(Machine):
+        house = House(tmp_path)
+
+    wanted = settings(
+        max_examples=LIVES,
+        stateful_step_count=STEPS,
+        deadline=None,
+        derandomize=SCALE == 1,
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+        phases=[Phase.generate, Phase.shrink],
+    )
+    try:
+        run_state_machine_as_test(InHouse, settings=wanted)
+    finally:
+        close_database()
