@@ -25,17 +25,15 @@ from polyjob.statuses import Status
 from polyjob.store import Store
 from polyjob.transitions import first_status, transition
 
-from .beside import soon
+from ..beside import soon
 
 EVIL = b'</div><script>alert(1)</script><img src=x onerror="alert(1)">'
 
 
-@pytest.fixture
-def client(settings: Settings, user: User) -> Iterator[FlaskClient]:
-    """Ana, signed in."""
-    client = create_app(settings).test_client()
-    assert client.get(f"/sign-in/{auth.new_sign_in_link(user)}").status_code == 303
-    yield client
+@pytest.fixture(autouse=True)
+def watched() -> Iterator[None]:
+    """No watch outlives a test, nor does a limit."""
+    yield
     watch.set_limit(112)
     watch.close_all()
 
