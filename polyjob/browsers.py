@@ -23,6 +23,10 @@ RENEWED_AFTER = 86_400
 come after it."""
 
 
+class Foreign(Forbidden):
+    """What was sent does not come from a page of this server."""
+
+
 class Stale(Forbidden):
     """What was sent comes from this server's address, but not with the token of this browser's session."""
 
@@ -75,13 +79,13 @@ def csrf_token() -> str:
 
 
 def refuse_foreign() -> None:
-    """Raises Forbidden for what the page of another server sends, and for a change that does not say whose page it
-    comes from."""
+    """Raises Foreign for what the page of another server sends, and for a change that does not say whose page it comes
+    from."""
     origin = request.headers.get("Origin")
     if origin is None and request.method not in SAFE_METHODS:
-        raise Forbidden(f"CSRF Failed: send `Origin`, and the page's token as `{CSRF_HEADER}`.")
+        raise Foreign(f"CSRF Failed: send `Origin`, and the page's token as `{CSRF_HEADER}`.")
     if origin is not None and origin not in _own_origins():
-        raise Forbidden("Requests of pages of other servers are not answered.")
+        raise Foreign("Requests of pages of other servers are not answered.")
 
 
 def refuse_forgery(sent: str) -> None:

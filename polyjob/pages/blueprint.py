@@ -25,6 +25,10 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; frame-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors {}"
 )
+FOREIGN = (
+    "This came from a page of another address, so nothing was done. If it was a page of this server, whoever runs it "
+    "has to set POLYJOB_PUBLIC_URL to the address that browsers use."
+)
 
 
 def template_folder() -> Path:
@@ -101,8 +105,10 @@ def error_page(error: PolyjobError | HTTPException) -> AnyResponse:
         return secure(sessions.ask())
     if isinstance(error, browsers.Stale):
         return message(
-            403, "This page was not up to date", "Nothing was done. Go back, load the page again, and retry."
+            403, "This page was not up to date", "Nothing was done. Load the page before it anew, and retry."
         )
+    if isinstance(error, browsers.Foreign):
+        return message(403, "Not from this server", FOREIGN)
     if isinstance(error, HTTPException):
         return message(error.code or 500, error.name, error.description or "")
     if isinstance(error, Forbidden):

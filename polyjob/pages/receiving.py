@@ -58,8 +58,7 @@ class Received:
 def receive(folder: Path, fields_limit: int, limits: Limits) -> Iterator[Received]:
     """The form that the request carries; its files are put aside in `folder`, without a name.
 
-    Raises Invalid and TooLarge for a form that cannot be read, and werkzeug's error for a body larger than
-    `request.max_content_length`.
+    Raises Invalid and TooLarge for a form that cannot be read, or is larger than `request.max_content_length`.
     """
     if request.mimetype != "multipart/form-data":
         yield Received(MultiDict(request.form))
@@ -70,7 +69,7 @@ def receive(folder: Path, fields_limit: int, limits: Limits) -> Iterator[Receive
     with contextlib.ExitStack() as stack:
         files = _Files(folder, limits, stack)
         received = Received()
-        _read(request.stream, boundary.encode(), received.fields, files, fields_limit, limits.members)
+        _read(boundary.encode(), received.fields, files, fields_limit, limits)
         try:
             received.archive = files.finish()
         except Invalid as error:
@@ -80,15 +79,13 @@ def receive(folder: Path, fields_limit: int, limits: Limits) -> Iterator[Receive
         yield received
 
 
-def _read(
-    stream: IO[bytes], boundary: bytes, fields: MultiDict[str, str], files: _Files, limit: int, most_files: int
-) -> None:
-    decoder = MultipartDecoder(boundary, LARGEST_BUFFER, max_parts=most_files + OTHER_PARTS)
+def _read(boundary: bytes, fields: MultiDict[str, str], files: _Files, left: int, limits: Limits) -> None:
+    decoder = MultipartDecoder(boundary, LARGEST_BUFFER, max_parts=limits.members + OTHER_PARTS)
     name, content, spool = "", bytearray(), None
     try:
         while not isinstance(event := decoder.next_event(), Epilogue):
             if isinstance(event, NeedData):
-                decoder.receive_data(stream.read(BLOCK) or None)
+                decoder.receive_data(request.stream.read(BLOCK) or None)
             elif isinstance(event, Field):
                 name, content, spool = event.name, bytearray(), None
             elif isinstance(event, File):
@@ -98,15 +95,15 @@ def _read(
                 if not event.more_data:
                     files.end()
             elif isinstance(event, Data):
-                limit -= len(event.data)
-                if limit < 0:
+                left -= len(event.data)
+                if left < 0:
                     raise TooLarge("What was typed is larger than what is taken.")
                 content += event.data
                 if not event.more_data:
                     fields.add(name, content.decode("utf-8", "replace"))
-    except (ValueError, RequestEntityTooLarge) as error:
-        if isinstance(error, RequestEntityTooLarge) and error.description != RequestEntityTooLarge.description:
-            raise
+    except RequestEntityTooLarge:
+        raise TooLarge(f"It is more than {limits.size} bytes, or more than {limits.members} files.") from None
+    except ValueError as error:
         raise Invalid([Problem("", "The form is not whole.")]) from error
 
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from flask import Blueprint, make_response, redirect, render_template, request, url_for
-from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob import auth, browsers, projects, specs, submitting
@@ -110,15 +109,12 @@ def show_commands(username: str, project_name: str) -> AnyResponse:
 
 @contextmanager
 def _received() -> Iterator[Received]:
-    """The form and its files. Raises Forbidden before anything is read, where the page was not ours."""
+    """The form and its files. Raises Foreign before anything is read, where the page was not ours."""
     browsers.refuse_foreign()
     given = settings()
     request.max_content_length = given.upload_limit + FRAMING
-    try:
-        with receive(given.data_dir, given.body_limit, _limits()) as received:
-            yield received
-    except RequestEntityTooLarge:
-        raise TooLarge(f"The upload is larger than the {given.upload_limit} bytes that are taken.") from None
+    with receive(given.data_dir, given.body_limit, _limits()) as received:
+        yield received
 
 
 def _limits() -> Limits:

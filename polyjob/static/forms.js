@@ -1,31 +1,27 @@
-// The form of a job: its lines of a terminal while it is typed, shown by the server. It works without this.
-"use strict";
+// The form of a job, which works without this: its lines of a terminal while it is typed, and files that are too large.
 {
   const form = document.getElementById("submit");
-  const section = document.getElementById("commands");
-  let timer = 0;
-  let asked = 0;
+  const files = () => [...form.querySelectorAll("[type=file]")].flatMap((input) => [...input.files]);
+  let [timer, asked] = [0, 0];
 
   async function show() {
     const number = ++asked;
-    const fields = new URLSearchParams();
-    for (const [name, value] of new FormData(form)) if (typeof value === "string") fields.append(name, value);
-    if (files().length) fields.append("with_upload", "yes");
-    const answer = await fetch(form.dataset.commands, { method: "POST", body: fields }).catch(() => null);
+    const body = new URLSearchParams([...new FormData(form)].filter(([, value]) => typeof value === "string"));
+    if (files().length) body.append("with_upload", "yes");
+    const answer = await fetch(form.dataset.commands, { method: "POST", body }).catch(() => null);
     if (!answer || number !== asked) return;
-    const lines = answer.ok ? await answer.json() : {};
-    section.hidden = !lines.run;
-    if (!lines.run) return;
-    document.getElementById("run-line").textContent = lines.run;
-    document.getElementById("curl-line").textContent = lines.curl;
+    const { run, curl } = answer.ok ? await answer.json() : {};
+    document.getElementById("commands").hidden = !run;
+    document.getElementById("run-line").textContent = run;
+    document.getElementById("curl-line").textContent = curl;
   }
 
-  function files() {
-    return [...form.querySelectorAll("input[type=file]")].flatMap((input) => [...input.files]);
-  }
-
-  form.addEventListener("input", () => {
+  form.oninput = () => {
+    const [input] = form.elements.upload;
+    const limit = input.dataset.limit;
+    const size = files().reduce((sum, file) => sum + file.size, 0);
+    input.setCustomValidity(size > limit ? `These files are larger than the ${limit} bytes that are taken.` : "");
     clearTimeout(timer);
     timer = setTimeout(show, 300);
-  });
+  };
 }

@@ -2,17 +2,18 @@
 
 const exact = (moment, options) => new Date(moment).toLocaleString("sv", options); // as 2026-11-26 09:30:00
 
-function ago(seconds, moment) {
-  if (seconds < 5) return "just now";
-  for (const [size, unit, limit] of [[1, "s", 60], [60, "min", 3600], [3600, "h", 86400], [86400, "d", 604800]])
-    if (seconds < limit) return `${Math.floor(seconds / size)} ${unit} ago`;
-  return exact(moment).slice(0, 10);
+const UNITS = [[1, "s", 60], [60, "min", 3600], [3600, "h", 86400], [86400, "d", Infinity]];
+
+function within(seconds, isExact) {
+  const place = UNITS.findIndex(([, , limit]) => seconds < limit);
+  const [[size, unit], [small, rest]] = [UNITS[place], UNITS[place - 1] ?? []];
+  const more = isExact && rest ? ` ${String(Math.floor((seconds % size) / small)).padStart(2, "0")} ${rest}` : "";
+  return `${Math.floor(seconds / size)} ${unit}${more}`;
 }
 
-function lasting(seconds) {
-  if (seconds < 60) return `${Math.max(0, Math.floor(seconds))} s`;
-  for (const [size, unit, small, rest, limit] of [[60, "min", 1, "s", 3600], [3600, "h", 60, "min", 86400], [86400, "d", 3600, "h"]])
-    if (!limit || seconds < limit) return `${Math.floor(seconds / size)} ${unit} ${Math.floor((seconds % size) / small)} ${rest}`;
+function ago(seconds, moment) {
+  if (seconds < 5) return "just now";
+  return seconds < 604800 ? `${within(seconds)} ago` : exact(moment).slice(0, 10);
 }
 
 function tick() {
@@ -24,36 +25,38 @@ function tick() {
     node.zoned = true;
     say(node, node.className === "at" ? exact(moment) : ago(since(moment), moment));
   }
-  for (const node of document.querySelectorAll("[data-since]")) say(node, lasting(since(node.dataset.since)));
+  for (const node of document.querySelectorAll("[data-since]")) say(node, within(Math.max(0, since(node.dataset.since)), true));
 }
 
 function addCopyButtons() {
-  for (const text of document.querySelectorAll("[data-copy]")) {
-    if (text.copied || !navigator.clipboard) continue;
-    const button = Object.assign(document.createElement("button"), { type: "button", className: "copier", textContent: "Copy" });
-    button.ariaLabel = `Copy: ${text.dataset.copy}`;
+  for (const text of navigator.clipboard ? document.querySelectorAll("[data-copy]") : []) {
+    const ariaLabel = `Copy: ${text.dataset.copy}`;
+    const button = Object.assign(document.createElement("button"), { className: "copier", textContent: "Copy", ariaLabel });
     button.onclick = async () => {
       await navigator.clipboard.writeText(text.textContent.trim());
       button.textContent = "Copied";
     };
     text.before(button);
-    text.copied = true;
+    delete text.dataset.copy;
   }
 }
 
-// Each `data-part` is put in place of the one of that name where the server has another now than it had last.
+// Each `data-part` gives way to the one of that name where the server has another now.
 
 const seen = new Map();
+// Times go on by themselves, and a form's own number is another each time.
+const saidOf = (node) => node.outerHTML.replace(/(<time[^>]*>|data-since[^>]*>)[^<]*|name="once" value="\w+"/g, "$1");
 const named = (root) => new Map([...root.querySelectorAll("[data-part]")].map((node) => [node.dataset.part, node]));
 
 function chosen(here, fresh) {
-  const said = fresh.outerHTML;
+  const said = saidOf(fresh);
   if (here && seen.get(fresh.dataset.part) === said) return here;
   seen.set(fresh.dataset.part, said);
   if (!here) return fresh;
-  const focused = here.contains(document.activeElement) && document.activeElement.getAttribute("href");
+  const at = document.activeElement;
+  const path = here.contains(at) && (at.getAttribute("href") ?? at.form?.getAttribute("action"));
   here.replaceWith(fresh);
-  if (focused) fresh.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus();
+  if (path) fresh.querySelector(`[href="${CSS.escape(path)}"], [action="${CSS.escape(path)}"] button`)?.focus();
   return fresh;
 }
 
@@ -82,8 +85,9 @@ async function poll(etag) {
     if (answer.ok) {
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       etag = answer.headers.get("ETag") ?? "";
+      const goesOn = fresh.querySelector("[data-every]");
       renew(fresh);
-      if (!fresh.querySelector("[data-every]")) return;
+      if (!goesOn) return;
     }
   } catch {
     // The server is away; it is asked again.
@@ -91,7 +95,7 @@ async function poll(etag) {
   setTimeout(poll, mark.dataset.every, etag);
 }
 
-for (const [name, node] of named(document)) seen.set(name, node.outerHTML);
+for (const [name, node] of named(document)) seen.set(name, saidOf(node));
 tick();
 addCopyButtons();
 setInterval(tick, 1000);

@@ -33,6 +33,7 @@ FLAGS = [
 ]
 PATIENCE = 20_000
 """Milliseconds that a page may take for anything."""
+expect.set_options(timeout=PATIENCE)
 PHONE = {"width": 360, "height": 740}
 
 
@@ -40,7 +41,6 @@ PHONE = {"width": 360, "height": 740}
 def browser() -> Iterator[Browser]:
     """Started once; its contexts share nothing."""
     require("chromium", bool(CHROMIUM), "there is no `chromium` on the PATH")
-    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, headless=True)
         yield started

@@ -48,6 +48,17 @@ def test_a_job_is_submitted_stopped_and_run_again_with_another_command(new_page:
     assert number(page) == first + 2
 
 
+def test_the_buttons_follow_the_job(page: Page, server: Server) -> None:
+    job = server.submit("sleep 3")["id"]
+    server.until(job, "running")
+    page.goto(f"/root/quick-start/jobs/{job}")
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+    page.get_by_role("button", name="Resume").click()
+    assert number(page) == job + 1
+
+
 @pytest.mark.parametrize("script", [True, False])
 def test_deleting_asks_first(new_page: Pages, server: Server, script: bool) -> None:
     job = server.submit("true", name=f"doomed-{script}")["id"]
@@ -101,6 +112,11 @@ def test_a_folder_is_the_jobs_code(page: Page, server: Server, tmp_path: Path) -
     (tmp_path / "mine/.git/config").write_text("secret")
     page.goto(SUBMIT)
     page.get_by_label("Command").fill("cat lib/*; ls -a")
+    page.locator("#upload").evaluate("input => input.dataset.limit = 5")
+    page.get_by_label("or a whole folder").set_input_files(tmp_path / "mine")
+    page.get_by_role("button", name="Submit").click()
+    assert "larger than the 5 bytes" in page.locator("#upload").evaluate("input => input.validationMessage")
+    page.locator("#upload").evaluate("input => input.dataset.limit = 1000")
     page.get_by_label("or a whole folder").set_input_files(tmp_path / "mine")
     page.get_by_role("button", name="Submit").click()
     job = server.until_done(number(page))

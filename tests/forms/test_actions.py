@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import uuid
 from typing import Any
 
@@ -317,3 +318,24 @@ def test_names_are_text(ana: Browser, user: User, project: Project, settings: Se
         assert "img" not in page.tags
         assert "script" not in page.tags
         assert EVIL in page.text
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 503, "disk is full"),
+        (PermissionError(errno.EACCES, "secret path"), 500, "Internal Server Error"),
+    ],
+)
+def test_a_fault_is_a_page(
+    ana: Browser, job: Job, monkeypatch: pytest.MonkeyPatch, error: OSError, status: int, said: str
+) -> None:
+    def fail(*given: Any) -> None:
+        raise error
+
+    token = ana.csrf()
+    monkeypatch.setattr(jobs, "request_stop", fail)
+    ana.http.application.testing = False
+    page = ana.post(f"{URL}/stop", {"csrf_token": token}, status)
+    assert said in page.text
+    assert "secret" not in page.text

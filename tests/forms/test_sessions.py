@@ -214,6 +214,12 @@ def test_a_page_that_was_open_for_too_long_says_so(ana: Browser) -> None:
     assert "Nothing was done" in page.text
 
 
+def test_a_page_of_another_address_says_how_to_mend_it(ana: Browser) -> None:
+    page = ana.post("/ana/demo/submit", {CSRF_FIELD: ana.csrf(), "cmd": "true"}, 403, Origin="https://localhost")
+    assert "POLYJOB_PUBLIC_URL" in page.text
+    assert not [form for form in page.forms if "cmd" in form.fields]
+
+
 def test_the_cookie_of_another_address_is_nobodys(ana: Browser) -> None:
     cookie = ana.http.get_cookie(next(iter(ana.http._cookies.values())).key)
     assert cookie

@@ -352,7 +352,9 @@ class TestFiles:
             assert why in self.upload(ana, (name, content), status=400).text
         page = self.upload(ana, ("a.tar.gz", b"\x1f\x8b" + b"x" * 200_000), status=413)
         assert "larger than the 100000 bytes" in page.text
-        self.upload(ana, ("x", b"0" * 2_000_000), status=413)
+        assert "more than 100000 bytes" in self.upload(ana, ("x", b"0" * 2_000_000), status=413).text
+        many = [(str(number), b"") for number in range(200)]
+        assert "more than 5 files" in self.upload(ana, *many, status=413).text
         monkeypatch.setattr(receiving, "LARGEST_DIRECTORY", 10)
         assert "too many members" in self.upload(ana, ("a.zip", zipped({"x": b""})), status=400).text
         assert Code.select().count() == 0
