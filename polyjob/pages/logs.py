@@ -37,31 +37,26 @@ Story = Iterable[Grown | Changed | Nothing]
 class LogView:
     """What the templates of a log need to know."""
 
+    kind: str
+    """Of what wrote it: job or build."""
     name: str
     page: str
     """The log's own page."""
     api: str
     """The log itself; `/lines` and `/search` are below it."""
     up: str
-    """The page to go on with: of the job, of a build's project."""
-    up_name: str
-    is_of_job: bool
+    """The page of what wrote it."""
     is_page: bool
 
 
 def view_of(run: Job | Build, *, is_page: bool = False) -> LogView:
     """For `log_view.html`, which a page includes with this as `log_view`."""
+    kind = "job" if isinstance(run, Job) else "build"
     project = run.project
-    names: dict[str, Any] = {"username": project.user.username, "project_name": project.name}
-    if isinstance(run, Job):
-        name = run.name or f"job {run.id}"
-        page = url_for("pages.job_log", job_id=run.id, **names)
-        up, up_name = url_for("pages.one_job", job_id=run.id, **names), "The job"
-    else:
-        name = f"build {run.id}"
-        page = url_for("pages.build_log", build_id=run.id, **names)
-        up, up_name = url_for("pages.project_jobs", **names), "The project's jobs"
-    return LogView(f"Log of {name}", page, f"/api/v1{page}s", up, up_name, isinstance(run, Job), is_page)
+    names: dict[str, Any] = {"username": project.user.username, "project_name": project.name, f"{kind}_id": run.id}
+    page = url_for(f"pages.{kind}_log", **names)
+    up = page.removesuffix("/log")
+    return LogView(kind, f"Log of {run.name or f'{kind} {run.id}'}", page, f"/api/v1{page}s", up, is_page)
 
 
 def job_log(username: str, project_name: str, job_id: int) -> str | Response:
@@ -165,7 +160,7 @@ def _closing(run: Job | Build, log: Path, view: LogView) -> Callable[[WatchEnded
             return template.render(said="The server restarts.", link=view.page, word="Load the log again")
         said, why = _how_it_ended(run)
         said = said if log_length(log) else f"Nothing was written. {said}"
-        return template.render(said=said, why=why, link=view.up, word=view.up_name)
+        return template.render(said=said, why=why, link=view.up, word=f"The {view.kind}")
 
     return close
 

@@ -90,13 +90,13 @@ class TestWatching:
         expect(row(page, 1)).to_contain_text("begun")
         expect(row(page, 2)).to_have_text("2no end")
         expect(page.locator(".log-state")).to_have_text("Live: 2 lines")
-        expect(page.locator(".log-status")).to_have_text("running")
+        expect(page.locator(".head .status")).to_have_text("running")
         gate.open()
         expect(page.locator(".log-said")).to_have_text("The log has ended: failed.")
         expect(row(page, 300)).to_have_text("300300")
         expect(row(page, 300)).to_be_in_viewport()
         expect(page.locator(".log-state")).to_have_text("300 lines")
-        expect(page.locator(".log-status")).to_have_text("failed")
+        expect(page.locator(".head .status")).to_have_text("failed")
         page.locator(".log-box").press("Home")
         expect(row(page, 2)).to_have_text("2no end yet")
 
@@ -395,4 +395,4 @@ def test_what_the_log_weighs(page: Page, million: int) -> None:
     page.goto(log_of(million))
     expect(row(page, MILLION)).to_be_in_viewport()
     assert sizes.keys() == {"log.js", "log.css"}
-    assert sum(sizes.values()) < 16_000
+    assert sum(sizes.values()) < 14_000
