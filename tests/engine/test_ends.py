@@ -114,3 +114,14 @@ def test_what_was_not_fetched_when_a_job_ended_is_fetched_before_its_end_is_said
     job = world.submit(log="0123456789" * 200)
     world.end(job)
     assert world.store.job_log(job.uuid).read_bytes() == b"0123456789" * 200
+
+
+def test_a_timeout_is_no_matter_of_the_wall_clock(world):
+    job = world.submit(seconds=100, termination={"timeout": 10})
+    world.settle()
+    world.clock.step(hours=5)
+    world.later(5)
+    assert world.read(job).status is Status.RUNNING
+    world.clock.step(hours=-10)
+    world.later(7)
+    assert world.last(job).details["reason"] == "timeout"
