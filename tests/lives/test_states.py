@@ -23,7 +23,7 @@ from .people import ANY, SCRIPTS, People
 from .truths import Script, Truths
 
 SCALE = int(os.environ.get("POLYJOB_TEST_SCALE", "1"))
-LIVES = 40 * SCALE
+LIVES = 30 * SCALE
 STEPS = 50
 FARTHEST = 10 * 3600.0
 """Seconds that the wall clock is wrong by at most: no Idempotency-Key is a day old then."""
