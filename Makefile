@@ -18,7 +18,7 @@ test: $(TESTED)
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
 
 soak: $(TESTED)
-	@$(BIN)/python -m tests.lives.fire --seconds $(or $(SECONDS),1200) --runner $(or $(RUNNER),process) $(and $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.lives.kills --seconds $(or $(SECONDS),1200) --runner $(or $(RUNNER),process) $(and $(SEED),--seed $(SEED))
 
 lint: $(TESTED)
 	$(BIN)/ruff check .

@@ -86,7 +86,7 @@ class Errors(logging.Handler):
         self.texts.append(self.format(record))
 
 
-class House:
+class Folder:
     """One data folder with its web application, used again by world after world: to make one anew takes its time."""
 
     def __init__(self, folder: Path) -> None:
@@ -119,10 +119,10 @@ class World:
 
     PASSES = 100
 
-    def __init__(self, house: House, *, is_local: bool) -> None:
-        house.restore()
-        self._house = house
-        self.settings = house.settings
+    def __init__(self, folder: Folder, *, is_local: bool) -> None:
+        folder.restore()
+        self._folder = folder
+        self.settings = folder.settings
         self.store = Store(self.settings.data_dir)
         self.clock = HandClock()
         self._is_local = is_local
@@ -160,9 +160,9 @@ class World:
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         """A request as the owner of the project; `path` behind the project's own."""
-        sent = self._house.headers | {name.replace("_", "-"): value for name, value in headers.items()}
+        sent = self._folder.headers | {name.replace("_", "-"): value for name, value in headers.items()}
         options = {} if body is None else {"json": body}
-        return self._house.http.open(f"{BASE}{path}", method=method, headers=sent, buffered=True, **options)
+        return self._folder.http.open(f"{BASE}{path}", method=method, headers=sent, buffered=True, **options)
 
     def run_pass(self, before_commit: Callable[[], None] | None = None) -> bool:
         """One pass; what is given happens after it has decided and before it commits."""

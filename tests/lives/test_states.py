@@ -20,7 +20,7 @@ from polyjob.engine import unclaimed
 from polyjob.models import Job
 from polyjob.statuses import Status
 
-from .hand import House, World
+from .hand import Folder, World
 from .people import ANY, SCRIPTS, People
 from .truths import Script, Truths
 
@@ -32,11 +32,11 @@ FARTHEST = 10 * 3600.0
 
 
 class Machine(People):
-    house: House
+    folder: Folder
 
     @initialize(is_local=st.booleans())
     def begin(self, is_local: bool) -> None:
-        self.world = World(self.house, is_local=is_local)
+        self.world = World(self.folder, is_local=is_local)
         self.truths = Truths(self.world)
         self.kept = {}
         self.turn = 0
@@ -137,7 +137,7 @@ class Machine(People):
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
+def place(tmp_path: Path) -> Iterator[Path]:
     """In memory where that can be: a disk that others use makes thousands of syncs slow, and no power is cut here."""
     memory = Path("/dev/shm")
     if not os.access(memory, os.W_OK):
@@ -147,9 +147,9 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def test_what_must_be_true_stays_true(folder: Path) -> None:
-    class InHouse(Machine):
-        house = House(folder)
+def test_what_must_be_true_stays_true(place: Path) -> None:
+    class InPlace(Machine):
+        folder = Folder(place)
 
     wanted = settings(
         max_examples=LIVES,
@@ -161,6 +161,6 @@ def test_what_must_be_true_stays_true(folder: Path) -> None:
         phases=[Phase.generate, Phase.shrink],
     )
     try:
-        run_state_machine_as_test(InHouse, settings=wanted)
+        run_state_machine_as_test(InPlace, settings=wanted)
     finally:
         close_database()

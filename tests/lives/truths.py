@@ -185,7 +185,8 @@ class Truths:
             assert came_to in [(Status.FAILED, "lost", None), script.end]
         else:
             assert came_to == script.end, known
-        if details.get("reason") in ("exited", "timeout") and not known.is_given_up and not known.is_deleted:
+        was_seen = details.get("reason") in ("exited", "timeout") and row.exit_code is not None
+        if was_seen and not known.is_given_up and not known.is_deleted:
             assert log == script.log(known.name)
             assert tree == [("out", len(known.name))]
         assert script.log(known.name).startswith(log)

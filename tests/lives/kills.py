@@ -1,6 +1,6 @@
-"""Random fire: jobs of every kind are sent to a real server while its parts are killed, and then each is asked after.
+"""Random kills: jobs of every kind are sent to a real server while its parts are killed, and then each is asked after.
 
-    python -m tests.lives.fire --runner process --seconds 1200 --seed 7
+    python -m tests.lives.kills --runner process --seconds 1200 --seed 7
 
 The seed decides what is sent when, and what is killed when. The last line counts jobs, kills and losses; the exit code
 is 1 where there is a loss, each of which was printed.
@@ -37,7 +37,8 @@ from tests.runners.engine import make_images
 
 IMAGE = "polyjob-test:latest"
 PATIENCE = 120.0
-"""Seconds that the server gets to answer a request, over and over, or to end what was sent."""
+"""Seconds that the server gets to answer a request, over and over, or to end what was sent once nothing is killed any
+more. What takes longer while kills go on is late, and no loss."""
 GONE_AFTER = 10.0
 """Seconds after which nothing of what has ended may be left."""
 RATES = {"fake": 6.0, "process": 3.0, "docker": 1.0}
@@ -189,7 +190,7 @@ class Plan:
         return sorted(map(list, pairs.items()))
 
 
-class Fire:
+class Run:
     """One run of a plan against a server; `losses` says what should have been otherwise."""
 
     def __init__(self, folder: Path, runner: str, seconds: float, seed: int) -> None:
@@ -203,10 +204,13 @@ class Fire:
         self.losses: list[str] = []
         self.killed: Counter[str] = Counter()
         self.accepted: set[str] = set()
+        self.late = 0
         self._lock = threading.Lock()
         self._is_over = threading.Event()
+        self._last_killed_at: float | None = None
+        """None while there is more to come."""
 
-    def burn(self) -> None:
+    def go_through(self) -> None:
         """Blocks until all is sent, killed, ended and looked at, or a job has not ended in time."""
         with contextlib.ExitStack() as stack:
             if self._runner == "docker":
@@ -250,11 +254,15 @@ class Fire:
             self._ask_after(dataclasses.replace(errand, runs=2), clone["id"], clone["uuid"])
 
     def _ask_after(self, errand: Errand, number: int, identity: str) -> None:
-        deadline = time.monotonic() + PATIENCE
+        began = time.monotonic()
         while not (job := self._insist("GET", f"{JOBS}/{number}?wait=5", None, 200).json)["finished_at"]:
-            if time.monotonic() > deadline:
-                self._lose(errand, f"is still {job['last_status']} after {PATIENCE:.0f} s")
+            last = self._last_killed_at
+            if last is not None and time.monotonic() > max(began, last) + PATIENCE:
+                self._lose(errand, f"is still {job['last_status']} {PATIENCE:.0f} s after the last kill")
                 return
+        if time.monotonic() > began + PATIENCE:
+            with self._lock:
+                self.late += 1
         self._look_at_processes(errand, identity, GONE_AFTER)
         rows = self._insist("GET", f"{JOBS}/{number}/statuses", None, 200).json["results"]
         statuses = [row["status"] for row in rows]
@@ -323,10 +331,13 @@ class Fire:
     # What is killed.
 
     def _kill_all(self, began: float) -> None:
-        for at, victim in self.plan.kills:
-            if self._is_over.wait(max(0.0, began + at - time.monotonic())):
-                return
-            self._kill(victim)
+        try:
+            for at, victim in self.plan.kills:
+                if self._is_over.wait(max(0.0, began + at - time.monotonic())):
+                    break
+                self._kill(victim)
+        finally:
+            self._last_killed_at = time.monotonic()
 
     def _kill(self, victim: str) -> None:
         if victim == "everything":
@@ -402,16 +413,18 @@ def _installation(data: Path) -> str:
         return str(connection.execute("SELECT value FROM meta WHERE key = 'installation'").fetchone()[0])
 
 
-def burn(folder: Path, runner: str, seconds: float, seed: int, say: Callable[[str], None] = print) -> list[str]:
-    """The losses. The last line said counts jobs, kills and losses."""
-    fire = Fire(folder, runner, seconds, seed)
-    fire.burn()
-    for loss in fire.losses:
+def kill_at_random(
+    folder: Path, runner: str, seconds: float, seed: int, say: Callable[[str], None] = print
+) -> list[str]:
+    """The losses. The last line said counts jobs, kills, what was late, and losses."""
+    run = Run(folder, runner, seconds, seed)
+    run.go_through()
+    for loss in run.losses:
         say(loss)
-    kills = ", ".join(f"{count} {victim}" for victim, count in sorted(fire.killed.items()))
-    counts = f"{len(fire.accepted)} jobs, {fire.killed.total()} kills ({kills}), {len(fire.losses)} losses"
-    say(f"runner {runner}, seed {seed}, {seconds:.0f} s: {counts}")
-    return fire.losses
+    kills = ", ".join(f"{count} {victim}" for victim, count in sorted(run.killed.items()))
+    counts = f"{len(run.accepted)} jobs, {run.killed.total()} kills ({kills})"
+    say(f"runner {runner}, seed {seed}, {seconds:.0f} s: {counts}, {run.late} late, {len(run.losses)} losses")
+    return run.losses
 
 
 def main() -> None:
@@ -423,8 +436,8 @@ def main() -> None:
     seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 32)
     if arguments.runner == "docker":
         make_images()
-    with tempfile.TemporaryDirectory(prefix="polyjob-fire-") as folder:
-        sys.exit(1 if burn(Path(folder), arguments.runner, arguments.seconds, seed) else 0)
+    with tempfile.TemporaryDirectory(prefix="polyjob-kills-") as folder:
+        sys.exit(1 if kill_at_random(Path(folder), arguments.runner, arguments.seconds, seed) else 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A short random fire in every run of the tests; `make soak` has it burn for as long as wanted."""
+"""Random kills for a moment in every run of the tests; `make soak` goes on for as long as wanted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.lives.fire import RATES, Plan, burn
+from tests.lives.kills import RATES, Plan, kill_at_random
 
 SECONDS = 20 * int(os.environ.get("POLYJOB_TEST_SCALE", "1"))
 
@@ -16,7 +16,7 @@ def test_whatever_is_killed_and_when_nothing_is_lost(request, runner, tmp_path):
     if runner == "docker":
         request.getfixturevalue("images")
     said: list[str] = []
-    losses = burn(tmp_path, runner, SECONDS, seed=1, say=said.append)
+    losses = kill_at_random(tmp_path, runner, SECONDS, seed=1, say=said.append)
     assert not losses, "\n".join(said)
     assert " 0 kills" not in said[-1]
 
