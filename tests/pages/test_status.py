@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
+from polyjob.clock import now
 from polyjob.database import write
 from polyjob.engine.holdings import REPORT, measure, write_report
-from polyjob.models import Project, User
+from polyjob.models import Project, Token, User
 from polyjob.pages import chart, status
 from polyjob.statuses import Status
+from polyjob.tokens import digest, new_key
 from runners.base import RunnerUnavailable
 from tests.pages.helpers import BEGUN, EVIL, make_build, make_job, read, url
 
@@ -29,6 +31,26 @@ def test_it_is_for_administrators(client: FlaskClient, visitor: FlaskClient) -> 
     assert "Not allowed" in page.text
     assert "/status" not in page.links
     read(visitor.application.test_client(), "/status", 401)
+
+
+@pytest.mark.parametrize(
+    ("scope", "is_bound", "status"), [("read", False, 403), ("admin", True, 403), ("admin", False, 200)]
+)
+def test_a_key_that_is_not_good_for_everything_is_not_good_for_it(
+    admin: FlaskClient, user: User, project: Project, scope: str, is_bound: bool, status: int
+) -> None:
+    key = new_key()
+    with write("test"):
+        bound = project if is_bound else None
+        Token.create(user=user, name="k", digest=digest(key), created_at=now(), scope=scope, project=bound)
+    browser = admin.application.test_client()
+    form = browser.get("/sign-in").text
+    found = re.search(r'name="csrf_token" value="(\w+)"', form)
+    assert found
+    sent = {"key": key, "csrf_token": found.group(1)}
+    assert browser.post("/sign-in", data=sent, headers={"Origin": "http://localhost"}).status_code == 303
+    assert ("/status" in read(browser, "/projects").links) == (status == 200)
+    read(browser, "/status", status)
 
 
 def test_it_tells_slots_queue_disk_and_failures(admin: FlaskClient, project: Project) -> None:
