@@ -35,6 +35,10 @@ class HandClock(Clock):
     def move(self, seconds: float) -> None:
         self._seconds += seconds
 
+    def step(self, hours: float) -> None:
+        """Of the wall clock alone."""
+        self._start += datetime.timedelta(hours=hours)
+
 
 class World:
     """A data folder with its engine. `restart` makes a new engine, as after a crash: nothing in memory survives."""

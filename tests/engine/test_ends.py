@@ -8,7 +8,7 @@ import os
 import pytest
 
 from polyjob import builds, jobs, submitting
-from polyjob.engine import passes
+from polyjob.engine import finishing, passes, running
 from polyjob.models import Build
 from polyjob.statuses import Status
 
@@ -106,3 +106,22 @@ def test_all_that_is_kept_is_synced_before_the_back_end_lets_go_of_it(world, mon
     ((before, status),) = at_clean
     assert before >= {str(folder / "log"), str(folder / "outputs.tar.gz.part"), str(folder), str(folder.parent)}
     assert status is Status.RUNNING
+
+
+def test_what_was_not_fetched_when_a_job_ended_is_fetched_before_its_end_is_said(world, monkeypatch):
+    for module in (finishing, running):
+        monkeypatch.setattr(module, "PIECE", 10)
+    job = world.submit(log="0123456789" * 200)
+    world.end(job)
+    assert world.store.job_log(job.uuid).read_bytes() == b"0123456789" * 200
+
+
+def test_a_timeout_is_no_matter_of_the_wall_clock(world):
+    job = world.submit(seconds=100, termination={"timeout": 10})
+    world.settle()
+    world.clock.step(hours=5)
+    world.later(5)
+    assert world.read(job).status is Status.RUNNING
+    world.clock.step(hours=-10)
+    world.later(7)
+    assert world.last(job).details["reason"] == "timeout"

@@ -88,6 +88,13 @@ def test_slots_are_never_overrun_and_the_queue_is_first_come_first_served(world)
     assert all(world.statuses(job) == WHOLE_WAY for job in submitted)
 
 
+def test_one_free_slot_takes_one_job(world):
+    submitted = [world.submit(seconds=seconds) for seconds in (1, 20, 20, 20)]
+    world.later(3)
+    assert [str(world.read(job).status) for job in submitted] == ["succeeded", "running", "running", "created"]
+    world.end(*submitted)
+
+
 @pytest.mark.parametrize("passes", [2, 3, 4])
 def test_an_engine_that_lives_for_a_few_passes_neither_doubles_nor_loses_a_job(world, passes):
     job = world.submit(pending=2, seconds=3, log="0123456789" * 20)

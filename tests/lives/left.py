@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import struct
@@ -25,10 +26,15 @@ def left_in(data: Path, known: Collection[str]) -> list[str]:
             names = {path.name for path in folder.iterdir()} - KEPT
             found += [f"jobs/{folder.name}/{name}" for name in names]
     with contextlib.suppress(FileNotFoundError):
-        found += [f"docker/{path.name}" for path in (data / "docker").iterdir()]
+        found += [f"docker/{path.name}" for path in (data / "docker").iterdir() if _names_a_container(path)]
     with contextlib.suppress(FileNotFoundError):
         found += [f"process/jobs/{path.name}" for path in (data / "process" / "jobs").iterdir()]
     return sorted(found)
+
+
+def _names_a_container(record: Path) -> bool:
+    """Not so the record of a start that was fenced: it stays, so that nothing that is still on its way can begin."""
+    return record.suffix == "" and bool(json.loads(record.read_text())["id"])
 
 
 def processes_of(data: Path) -> list[str]:

@@ -422,6 +422,17 @@ class TestStrangers:
         path.write_text(true)
         assert isinstance(process.state(handle), Running)
 
+    def test_a_keeper_of_another_boot_is_not_signalled(self, process: ProcessHarness) -> None:
+        """Even where the process with its number began at the same time after that boot."""
+        spec = process.spec("sleep 1000")
+        handle = process.runner.start(spec, None)
+        wait_for(lambda: isinstance(process.state(handle), Running))
+        path = process.data / "process" / "jobs" / spec.uuid / "keeper.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"boot_id": "another boot"}))
+        with pytest.raises(RunnerUnavailable):
+            process.another().stop(handle, True)
+        assert isinstance(process.state(handle), Running)
+
     def test_only_what_carries_the_mark_is_killed(self) -> None:
         mark = "b" * 31
         with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import stat
 import subprocess
@@ -417,6 +418,29 @@ class TestFolder:
         end = process.end(process.runner.start(spec, None))
         assert end.reason is Reason.START
         assert end.message
+
+
+def test_what_is_cleared_in_part_still_stops_another_start(
+    process: ProcessHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = process.spec("exit 0")
+    handle = process.runner.start(spec, None)
+    process.end(handle)
+    removed, unlink = [], os.unlink
+
+    def remove_one(path: Path) -> None:
+        if removed:
+            raise OSError(errno.EIO, "It dies here")
+        removed.append(path)
+        unlink(path)
+
+    with monkeypatch.context() as patch, pytest.raises(RunnerUnavailable):
+        patch.setattr(os, "unlink", remove_one)
+        process.runner.clean(handle)
+    assert len(removed) == 1
+    assert (process.data / "process" / "jobs" / spec.uuid / "attempt").exists()
+    process.runner.clean(handle)
+    assert process.runner.inventory() == {}
 
 
 def test_nothing_is_known_before_the_first_job(process: ProcessHarness) -> None:
