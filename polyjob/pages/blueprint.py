@@ -14,6 +14,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 import polyjob
 from polyjob import auth, browsers
+from polyjob.api import permissions
 from polyjob.api.problems import status_of
 from polyjob.clock import now
 from polyjob.errors import Forbidden, NotFound, PolyjobError, Unavailable
@@ -55,10 +56,11 @@ for _helper in (build_url, duration, job_url, project_url, words.shape_of, brows
 
 @blp.app_context_processor
 def _visitor() -> dict[str, Any]:
-    user = None
+    user, administers = None, False
     with contextlib.suppress(PeeweeException):  # the page that says so needs no user
         user = auth.current_user()
-    return {"user": user}
+        administers = user is not None and may_administer()
+    return {"user": user, "administers": administers}
 
 
 @blp.after_request
@@ -78,6 +80,19 @@ def person() -> User:
     if user is None:
         raise auth.Unauthenticated("Nobody is signed in.")
     return user
+
+
+def may_administer() -> bool:
+    """Whether who asks may see the machine: as with the API, by a key only where that is good for everything. Raises
+    Unauthenticated."""
+    identity = auth.current_identity()
+    if identity is None:
+        raise auth.Unauthenticated("Nobody is signed in.")
+    try:
+        permissions.check("cluster.get_cluster", {}, identity)
+    except Forbidden:
+        return False
+    return True
 
 
 def rendered(template: str, *state: object, **context: Any) -> AnyResponse:

@@ -130,8 +130,8 @@ def look(kept: Kept, path: str) -> Look:
     text = _as_text(data, is_cut)
     if text is None:
         return Look("none", size)
-    if kind in TABLES:
-        rows = _rows(text, TABLES[kind], is_cut)
+    rows = _rows(text, TABLES[kind], is_cut) if kind in TABLES else []
+    if rows:
         return Look("table", size, rows=rows[:TABLE_ROWS], is_cut=is_cut or len(rows) > TABLE_ROWS)
     return Look("text", size, text=words.log_text(text.encode()), is_cut=is_cut)
 
@@ -167,6 +167,7 @@ def _as_text(data: bytes, is_cut: bool) -> str | None:
 
 
 def _rows(text: str, separator: str, is_cut: bool) -> list[list[str]]:
+    """One more than TABLE_ROWS where there are more; none of what is no table."""
     found: list[list[str]] = []
     lines = text.splitlines(keepends=True)
     try:
@@ -175,5 +176,5 @@ def _rows(text: str, separator: str, is_cut: bool) -> list[list[str]]:
             if len(found) > TABLE_ROWS:
                 break
     except csv.Error:
-        pass
+        return []
     return found

@@ -17,7 +17,7 @@ from polyjob.errors import Conflict, Forbidden, NotFound
 from polyjob.models import Job, Project, User
 from polyjob.pages import builds as build_pages
 from polyjob.pages import lists, logs, outputs, projects, reference, status
-from polyjob.pages.blueprint import blp, person, rendered
+from polyjob.pages.blueprint import blp, may_administer, person, rendered
 from polyjob.pages.parts import about, job_url
 
 PROJECT = "/<username>/<project_name>"
@@ -145,7 +145,7 @@ blp.add_url_rule(f"{PROJECT}/builds/<int:build_id>/log", view_func=logs.build_lo
 
 @blp.get("/status", strict_slashes=False)
 def server_status() -> AnyResponse:
-    if not person().is_admin:
+    if not may_administer():
         raise Forbidden(NOT_ALLOWED)
     asked = request.args.get("hours", "")
     hours = int(asked) if asked in map(str, status.HOURS) else status.HOURS[1]

@@ -78,7 +78,8 @@ def test_a_cut_between_the_bytes_of_a_character_is_still_text(client: FlaskClien
 def test_tables_are_tables(client: FlaskClient, job: Job, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outputs, "TABLE_ROWS", 3)
     rows = "".join(f"{number},{EVIL}\n" for number in range(9))
-    seal(data_dir, job, {"t.csv": f'epoch,"the, loss"\n{rows}'.encode(), "t.tsv": b"a\tb\n1\t2\n", "none.csv": b""})
+    files = {"t.csv": f'epoch,"the, loss"\n{rows}'.encode(), "t.tsv": b"a\tb\n1\t2\n"}
+    seal(data_dir, job, files | {"none.csv": b"", "odd.csv": b"a,b\rc\n"})
     page = read(client, f"{url(job)}/outputs/t.csv")
     assert page.tags.count("td") == 4
     assert "the, loss" in page.text
@@ -86,7 +87,8 @@ def test_tables_are_tables(client: FlaskClient, job: Job, data_dir: Path, monkey
     assert "script" not in page.tags
     assert "The beginning of it." in page.text
     assert read(client, f"{url(job)}/outputs/t.tsv").tags.count("th") == 2
-    read(client, f"{url(job)}/outputs/none.csv")
+    assert "The file is empty." in read(client, f"{url(job)}/outputs/none.csv").text
+    assert "td" not in read(client, f"{url(job)}/outputs/odd.csv").tags
 
 
 def test_pictures_are_shown_and_can_do_nothing(client: FlaskClient, job: Job, data_dir: Path) -> None:
