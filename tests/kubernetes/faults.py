@@ -1,0 +1,70 @@
+"""What can go wrong on the way of a request, on demand."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from dataclasses import dataclass
+
+from tests.kubernetes.answers import Refused
+
+
+class HangUp(Exception):
+    """Close the connection without an answer."""
+
+
+@dataclass
+class Fault:
+    """Requests that match meet it, `times` times (None: until it is taken back)."""
+
+    times: int | None
+    verb: str | None
+    """The verb that rights are given by, such as `list`; None = any."""
+    path: re.Pattern[str]
+    code: int | None
+    """The status that is answered; None = none, the connection is closed."""
+    retry_after: int | None
+    delay: float
+
+
+MESSAGES = {
+    429: "Too many requests, please try again later.",
+    500: "Internal error occurred: etcdserver: request timed out",
+    503: "apiserver is shutting down",
+    504: "Timeout: request did not complete within the allotted timeout",
+}
+
+
+class Faults:
+    def __init__(self) -> None:
+        self._faults: list[Fault] = []
+        self._lock = threading.Lock()
+
+    def add(self, fault: Fault) -> None:
+        with self._lock:
+            self._faults.append(fault)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._faults.clear()
+
+    def meet(self, verb: str, path: str) -> None:
+        """Raises Refused or HangUp where a fault waits for this request; a slow answer takes its time here."""
+        with self._lock:
+            found = next(
+                (fault for fault in self._faults if fault.verb in (None, verb) and fault.path.search(path)), None
+            )
+            if found is None:
+                return
+            if found.times is not None:
+                found.times -= 1
+                if found.times <= 0:
+                    self._faults.remove(found)
+        time.sleep(found.delay)
+        if found.code == 200:
+            return
+        if found.code is None:
+            raise HangUp
+        headers = {} if found.retry_after is None else {"Retry-After": str(found.retry_after)}
+        raise Refused(found.code, MESSAGES.get(found.code, "Internal error occurred"), headers=headers)
