@@ -17,6 +17,7 @@ REASONS = {
     422: "Invalid",
     429: "TooManyRequests",
     500: "InternalError",
+    502: "InternalError",
     503: "ServiceUnavailable",
     504: "Timeout",
 }
@@ -32,8 +33,11 @@ class Refused(Exception):
         reason: str | None = None,
         details: dict[str, Any] | None = None,
         headers: dict[str, str] | None = None,
+        is_plain: bool = False,
     ) -> None:
+        """`is_plain`: the answer is the message as it is, and no `Status`."""
         super().__init__(message)
+        self.is_plain = is_plain
         self.code = code
         self.headers = headers or {}
         self.status = status(code, message, reason, details)

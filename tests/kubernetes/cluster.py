@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import re
 import secrets
 import threading
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,19 +12,20 @@ from typing import Any
 
 import yaml
 
+from tests.kubernetes.connections import Listener
 from tests.kubernetes.execution import Execution
-from tests.kubernetes.faults import Fault, Faults
-from tests.kubernetes.images import Image, image_id, usual
-from tests.kubernetes.kubelet import End, PodWorker
+from tests.kubernetes.faults import Faults
+from tests.kubernetes.images import Image, usual
+from tests.kubernetes.kubelet import PodWorker
 from tests.kubernetes.node import Node, Settings, node_object
-from tests.kubernetes.pod_status import Slot, set_condition
-from tests.kubernetes.pods import delete
+from tests.kubernetes.pod_status import Slot
+from tests.kubernetes.pretended import Pretended
 from tests.kubernetes.recording import Recorder
 from tests.kubernetes.scheduler import Scheduler
 from tests.kubernetes.selectors import Object
-from tests.kubernetes.server import Listener
-from tests.kubernetes.store import Store, stamp
-from tests.kubernetes.validation import fill_in
+from tests.kubernetes.server import Handler
+from tests.kubernetes.store import CLUSTERED, Store
+from tests.kubernetes.troubles import Troubles
 
 CAPACITY = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "1Ti", "pods": "2000"}
 
@@ -35,7 +33,7 @@ Right = tuple[str, str, str]
 """(verb, resource, subresource or "")."""
 
 
-class Cluster:
+class Cluster(Troubles, Pretended):
     """A cluster of one namespace, or more. Everything of it lies below `state`, and ends with `close`.
 
     Methods may be called from any thread, and take and return plain values only, so that they can be called from
@@ -82,7 +80,7 @@ class Cluster:
     # --- its life
 
     def _listen(self, port: int) -> None:
-        self._listener = Listener(port, self)
+        self._listener = Listener(port, self, Handler)
         self.port = self._listener.server_address[1]
         threading.Thread(target=self._listener.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -120,6 +118,18 @@ class Cluster:
 
     def __exit__(self, *problem: object) -> None:
         self.close()
+
+    def go_away(self) -> None:
+        """Connections are refused, and those that are there are cut."""
+        listener, self._listener = self._listener, None
+        if listener:
+            listener.shutdown()
+            listener.server_close()
+            listener.cut()
+
+    def come_back(self) -> None:
+        if self._listener is None:
+            self._listen(self.port)
 
     # --- what it has
 
@@ -188,8 +198,11 @@ class Cluster:
         self.rights = None if rights is None else {tuple(right) for right in rights}  # type: ignore[misc]
 
     def allows(self, verb: str, resource: str, namespace: str | None) -> bool:
+        """Whether the client may; what it is given, it is given in the one namespace."""
         base, _, sub = resource.partition("/")
-        return self.rights is None or (verb, base, sub) in self.rights
+        if self.rights is None:
+            return True
+        return (verb, base, sub) in self.rights and (namespace == self.namespace or base in CLUSTERED)
 
     # --- what is seen
 
@@ -246,63 +259,12 @@ class Cluster:
     def _slots(self, name: str, container: str | None) -> list[Slot]:
         return [slot for slot in self._worker(name).slots if container in (None, slot.name)]
 
-    # --- faults of requests
-
-    def go_away(self) -> None:
-        """Connections are refused, and those that are there are cut."""
-        listener, self._listener = self._listener, None
-        if listener:
-            listener.shutdown()
-            listener.server_close()
-            listener.cut()
-
-    def come_back(self) -> None:
-        if self._listener is None:
-            self._listen(self.port)
-
-    def fail(
-        self,
-        code: int | None,
-        times: int | None = 1,
-        verb: str | None = None,
-        path: str = "",
-        retry_after: int | None = None,
-        delay: float = 0.0,
-    ) -> None:
-        """Answer the next `times` matching requests (None: all until `heal`) with this status; code None: hang up.
-
-        `verb` as rights have it (`list`, `get`, …); `path` is searched for as a regular expression.
-        """
-        self.faults.add(Fault(times, verb, re.compile(path), code, retry_after, delay))
-
-    def slow(self, seconds: float, times: int | None = 1, verb: str | None = None, path: str = "") -> None:
-        """Answer the next matching requests as ever, but so much later."""
-        self.faults.add(Fault(times, verb, re.compile(path), 200, None, seconds))
-
-    def heal(self) -> None:
-        self.faults.clear()
-
-    def cut_watches(self) -> None:
-        self.store.cut_watches()
-
-    def compact(self) -> None:
-        """Forget history: whoever goes on from an older version is told 410."""
-        self.store.compact()
-
-    def cut_executions(self, after: int | None = None) -> None:
-        """Break those that go on now; or, each from now on, once it has sent so many bytes of standard output."""
-        if after is not None:
-            self._cut_after = after
-            return
-        self._cut_after = None
+    def soon(self, act: Callable[[], None]) -> None:
+        """Do this beside the request that asks for it; `close` waits for it."""
+        errand = threading.Thread(target=act, daemon=True)
         with self._lock:
-            executions = list(self._executions)
-        for execution in executions:
-            execution.cut()
-
-    def leave_executions(self) -> None:
-        """No longer break new ones."""
-        self._cut_after = None
+            self._errands = [known for known in self._errands if known.is_alive()] + [errand]
+        errand.start()
 
     @contextlib.contextmanager
     def executing(self, execution: Execution) -> Iterator[None]:
@@ -314,162 +276,3 @@ class Cluster:
         finally:
             with self._lock:
                 self._executions.discard(execution)
-
-    # --- faults of pods
-
-    def run_out_of_memory(self, name: str, container: str | None = None) -> None:
-        for slot in self._slots(name, container):
-            if slot.container and slot.container.is_running:
-                slot.container.run_out_of_memory()
-
-    def evict(self, name: str, message: str = "The node was low on resource: memory.") -> None:
-        """As a kubelet does that runs short: the pod fails, and stays."""
-        worker = self._worker(name)
-        self.recorder.tell(worker.pod, "Warning", "Evicted", message)
-        worker.order_end(End(0, "Evicted", message, ("TerminationByKubelet", message)))
-
-    def preempt(self, name: str) -> None:
-        """As the scheduler does for a pod of higher priority: a condition, then deletion."""
-        text = "default-scheduler: preempting to accommodate a higher priority pod"
-        pod = self.store.get("pods", self.namespace, name).object
-        self.recorder.tell(pod, "Normal", "Preempted", "Preempted by a pod on this node", source="default-scheduler")
-        self._disrupt(name, "PreemptionByScheduler", text)
-        self.delete(name)
-
-    def _disrupt(self, name: str, reason: str, message: str) -> None:
-        self.store.update(
-            "pods",
-            self.namespace,
-            name,
-            lambda pod: set_condition(pod["status"], "DisruptionTarget", True, reason, message),
-        )
-
-    def delete(self, name: str, grace: float | None = None) -> None:
-        """Somebody else deletes the pod."""
-        delete(self, self.namespace, name, {} if grace is None else {"gracePeriodSeconds": grace})
-
-    def rotate_log(self, name: str, container: str | None = None) -> None:
-        for slot in self._slots(name, container):
-            if slot.container:
-                slot.container.rotate()
-
-    def lose_node(self, name: str) -> None:
-        """The machine is gone: its pods are not ready, and nothing answers for them."""
-        self.nodes[name].lose()
-        text = "Kubelet stopped posting node status."
-        self.store.update(
-            "nodes", "", name, lambda node: set_condition(node["status"], "Ready", False, "NodeStatusUnknown", text)
-        )
-        for pod in self.pods():
-            if pod["spec"].get("nodeName") == name and pod["status"]["phase"] not in ("Succeeded", "Failed"):
-                with contextlib.suppress(Exception):
-                    self.store.update(
-                        "pods",
-                        pod["metadata"]["namespace"],
-                        pod["metadata"]["name"],
-                        lambda item: set_condition(item["status"], "Ready", False, "NodeNotReady"),
-                    )
-
-    def drain_lost_node(self, name: str) -> None:
-        """The taint manager's part, minutes later: the pods are to be deleted, and wait for their node."""
-        for pod in self.pods():
-            if pod["spec"].get("nodeName") == name:
-                text = "Taint manager: deleting due to NoExecute taint"
-                self._disrupt(pod["metadata"]["name"], "DeletionByTaintManager", text)
-                self.delete(pod["metadata"]["name"])
-
-    def remove_node(self, name: str) -> None:
-        """The node is taken from the cluster for good; the collector fails its pods and removes them."""
-        node = self.nodes.pop(name)
-        node.lose()
-        self.store.remove("nodes", "", name)
-        for pod in self.pods():
-            if pod["spec"].get("nodeName") == name:
-                self._collect(pod)
-        node.close()
-
-    def _collect(self, pod: Object) -> None:
-        metadata = pod["metadata"]
-
-        def fail(item: Object) -> None:
-            item["status"]["phase"] = "Failed"
-            set_condition(item["status"], "DisruptionTarget", True, "DeletionByPodGC", "PodGC: node no longer exists")
-
-        if pod["status"]["phase"] not in ("Succeeded", "Failed"):
-            self.store.update("pods", metadata["namespace"], metadata["name"], fail)
-        self.store.remove("pods", metadata["namespace"], metadata["name"])
-
-    def restore_node(self, name: str) -> None:
-        """The machine is there again, started anew: it does not know how its containers ended."""
-        self.nodes[name].restore()
-        self.store.update("nodes", "", name, lambda node: set_condition(node["status"], "Ready", True, "KubeletReady"))
-        self.scheduler.wake()
-
-    # --- pods without processes
-
-    def pretend(
-        self, number: int, labels: dict[str, str], name: str = "pretended-{}", manifest: Any = None
-    ) -> list[str]:
-        """So many running pods that are nothing but objects; `{}` in the name and in label values is a fresh uuid.
-
-        Returns their names. Such a pod goes as soon as it is deleted.
-        """
-        names = []
-        for _ in range(number):
-            identity = uuid.uuid4().hex
-            pod = copy.deepcopy(manifest) or {
-                "metadata": {},
-                "spec": {"restartPolicy": "Never", "containers": [{"name": "job", "image": "busybox"}]},
-            }
-            pod["metadata"]["name"] = name.format(identity)
-            pod["metadata"].setdefault("labels", {}).update(
-                {key: value.format(identity) for key, value in labels.items()}
-            )
-            fill_in(pod, self.namespace)
-            pod["spec"]["nodeName"] = next(iter(self.nodes))
-            pod["status"] |= _running(pod)
-            stored = self.store.create("pods", pod)
-            self.pretended.add(stored.object["metadata"]["uid"])
-            names.append(pod["metadata"]["name"])
-        return names
-
-    def end_pretended(self, name: str, code: int = 0) -> None:
-        """Let a pretended pod end with this exit code."""
-
-        def end(pod: Object) -> None:
-            pod["status"]["phase"] = "Succeeded" if code == 0 else "Failed"
-            for status in pod["status"]["containerStatuses"]:
-                began = status["state"]["running"]["startedAt"]
-                ended = {"exitCode": code, "reason": "Error" if code else "Completed", "startedAt": began}
-                status["state"] = {"terminated": {**ended, "finishedAt": stamp(), "containerID": status["containerID"]}}
-                status.update(ready=False, started=False)
-
-        self.store.update("pods", self.namespace, name, end)
-
-    def soon(self, act: Callable[[], None]) -> None:
-        """Do this beside the request that asks for it; `close` waits for it."""
-        errand = threading.Thread(target=act, daemon=True)
-        with self._lock:
-            self._errands = [known for known in self._errands if known.is_alive()] + [errand]
-        errand.start()
-
-
-def _running(pod: Object) -> dict[str, Any]:
-    status: dict[str, Any] = {"phase": "Running", "hostIP": "192.0.2.10", "podIP": "10.244.0.9", "startTime": stamp()}
-    for kind in ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"):
-        set_condition(status, kind, True)
-    status["containerStatuses"] = [
-        {
-            "name": container["name"],
-            "state": {"running": {"startedAt": stamp()}},
-            "lastState": {},
-            "ready": True,
-            "restartCount": 0,
-            "image": container["image"],
-            "imageID": image_id(container["image"]),
-            "containerID": f"containerd://{uuid.uuid4().hex * 2}",
-            "started": True,
-        }
-        for container in pod["spec"]["containers"]
-    ]
-    return status

@@ -31,9 +31,13 @@ class Fault:
 MESSAGES = {
     429: "Too many requests, please try again later.",
     500: "Internal error occurred: etcdserver: request timed out",
+    502: "Bad Gateway",
     503: "apiserver is shutting down",
     504: "Timeout: request did not complete within the allotted timeout",
 }
+
+PLAIN = {429, 502, 503}
+"""What is answered before a request comes to where a `Status` is made."""
 
 
 class Faults:
@@ -67,4 +71,9 @@ class Faults:
         if found.code is None:
             raise HangUp
         headers = {} if found.retry_after is None else {"Retry-After": str(found.retry_after)}
-        raise Refused(found.code, MESSAGES.get(found.code, "Internal error occurred"), headers=headers)
+        raise Refused(
+            found.code,
+            MESSAGES.get(found.code, "Internal error occurred"),
+            headers=headers,
+            is_plain=found.code in PLAIN,
+        )

@@ -22,6 +22,8 @@ from tests.kubernetes.store import stamp
 if TYPE_CHECKING:
     from tests.kubernetes.node import Node
 
+LOST = "The container could not be located when the pod was terminated"
+
 
 @dataclass
 class End:
@@ -60,6 +62,9 @@ class PodWorker:
         self.ip: str | None = None
         self.end: End | None = None
         self.end_by = 0.0
+        self.has_failed = False
+        """An init container has: the others are not started."""
+        self.has_ended = False
         self.is_over = False
         self.is_lost = False
         """The node is gone: nothing is reported any more."""
@@ -150,6 +155,7 @@ class PodWorker:
         """An init container has failed for good: what runs beside it ends, and nothing else starts."""
         self._stop([slot for slot in self.slots if slot.container], time.monotonic() + 1)
         self.end = End(0)
+        self.has_failed = True
         raise Ending
 
     def _keep_going(self, mains: list[Slot]) -> bool:
@@ -273,7 +279,7 @@ class PodWorker:
             self._wake.wait(left if any("waiting" in slot.state for slot in self.slots) or until else 0.5)
 
     def _check_deadline(self) -> None:
-        seconds = self.spec.get("activeDeadlineSeconds")
+        seconds = self._now()["spec"].get("activeDeadlineSeconds")
         if seconds is None or self.end or time.monotonic() < self.started_at + seconds:
             return
         text = "Pod was active on the node longer than the specified deadline"
@@ -288,9 +294,15 @@ class PodWorker:
         if condition:
             self._report(lambda status: set_condition(status, "DisruptionTarget", True, *condition))
         self._stop([slot for slot in self.slots if slot.container], None)
-        reason, message = self.end.reason, self.end.message
-        if reason and not self.is_lost:
-            self._report(lambda status: status.update(phase="Failed", reason=reason, message=message))
+        if self._has_initialized() and not self.has_failed:
+            for slot in self.slots:
+                if "waiting" in slot.state and not slot.is_init:
+                    slot.lost = unknown_end()
+        self.has_ended = True
+
+    def _has_initialized(self) -> bool:
+        """Once it has, a container that never ran is told to have ended in a way that nobody saw."""
+        return all(slot.code == 0 or (slot.is_sidecar and slot.container) for slot in self.slots if slot.is_init)
 
     def _stop(self, slots: list[Slot], until: float | None) -> None:
         """TERM, wait, KILL; returns when none of them runs. `until` None: the order's own time, which may move."""
@@ -327,6 +339,8 @@ class PodWorker:
                 if self.ip:
                     status.update(podIP=self.ip, podIPs=[{"ip": self.ip}])
                 fill(status, self.slots, self.spec["restartPolicy"], self.ip is not None)
+            if self.end and self.end.reason and (self.has_ended or status["phase"] in ("Succeeded", "Failed")):
+                status.update(phase="Failed", reason=self.end.reason, message=self.end.message)
 
         with contextlib.suppress(Refused):
             self.store.update("pods", self.namespace, self.name, write, uid=self.uid)
@@ -345,6 +359,12 @@ class PodWorker:
             if slot.container:
                 slot.container.vanish()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def unknown_end() -> dict[str, Any]:
+    """The state of a container whose end nobody saw."""
+    said = {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": LOST}
+    return {"terminated": {**said, "startedAt": None, "finishedAt": None}}
 
 
 def _no_such_image(name: str) -> str:

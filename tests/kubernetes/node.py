@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.kubernetes.images import Image
-from tests.kubernetes.kubelet import End, PodWorker
+from tests.kubernetes.kubelet import End, PodWorker, unknown_end
 from tests.kubernetes.quantities import amount
 from tests.kubernetes.recording import Recorder
 from tests.kubernetes.selectors import Object
 from tests.kubernetes.store import Store, stamp
-
-LOST = "The container could not be located when the pod was terminated"
 
 
 @dataclass
@@ -106,9 +104,7 @@ class Node:
                 continue
             for slot in worker.slots:
                 if "terminated" not in slot.state or slot.state["terminated"]["reason"] == "ContainerStatusUnknown":
-                    began = slot.state.get("running", {}).get("startedAt")
-                    ended = {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": LOST}
-                    slot.lost = {"terminated": {**ended, "startedAt": began, "finishedAt": None}}
+                    slot.lost = unknown_end()
             worker.is_lost = False
             worker.is_over = True
             worker.report_lost()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 import random
 import string
 import time
 from typing import TYPE_CHECKING, Any
 
+from tests.kubernetes import patches
 from tests.kubernetes.answers import Refused, conflict, invalid, not_found
 from tests.kubernetes.kubelet import End
 from tests.kubernetes.pod_status import set_condition
@@ -19,12 +19,6 @@ from tests.kubernetes.validation import check_metadata, check_pod, fill_in
 
 if TYPE_CHECKING:
     from tests.kubernetes.cluster import Cluster
-
-PATCHES = {
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-    "application/json-patch+json",
-}
 
 
 def create(cluster: Cluster, namespace: str, pod: Object) -> tuple[Stored, list[str]]:
@@ -145,17 +139,17 @@ def evict(cluster: Cluster, namespace: str, name: str, options: dict[str, Any]) 
 
 def patch(cluster: Cluster, resource: str, namespace: str, name: str, kind: str, body: Any) -> Stored:
     """Apply a patch of one of the three usual kinds. Only metadata, and what may be changed of a spec, changes."""
-    if kind not in PATCHES:
+    if kind not in patches.APPLY:
         raise Refused(
             415,
             "the body of the request was in an unknown format - accepted media types include: "
-            + ", ".join(sorted(PATCHES)),
+            + ", ".join(sorted(patches.APPLY)),
         )
     before = cluster.store.get(resource, namespace, name).object
     version = (body.get("metadata") or {}).get("resourceVersion") if isinstance(body, dict) else None
 
     def change(item: Object) -> None:
-        patched = _json_patch(item, body) if kind == "application/json-patch+json" else _merge(item, body)
+        patched = patches.APPLY[kind](item, body)
         for field in ("name", "namespace", "uid", "creationTimestamp", "resourceVersion"):
             if field in item["metadata"]:
                 patched["metadata"][field] = item["metadata"][field]
@@ -187,55 +181,3 @@ def _check_change(before: Object, after: Object) -> None:
             "negative)"
         )
         raise invalid("Pod", before["metadata"]["name"], [("spec", "FieldValueForbidden", text)])
-
-
-def _merge(item: Any, change: Any) -> Any:
-    """RFC 7396; lists are replaced as wholes, which for metadata is what the strategic kind does as well, but for
-    finalizers, which the strategic kind adds."""
-    if not isinstance(change, dict):
-        return change
-    merged = dict(item) if isinstance(item, dict) else {}
-    for key, value in change.items():
-        if value is None:
-            merged.pop(key, None)
-        else:
-            merged[key] = _merge(merged.get(key), value)
-    return merged
-
-
-def _json_patch(item: Object, operations: list[dict[str, Any]]) -> Object:
-    patched = json.loads(json.dumps(item))
-    for operation in operations:
-        steps = [step.replace("~1", "/").replace("~0", "~") for step in operation["path"].split("/")[1:]]
-        at: Any = patched
-        try:
-            for step in steps[:-1]:
-                at = at[int(step)] if isinstance(at, list) else at[step]
-            _operate(at, steps[-1], operation)
-        except (KeyError, IndexError, ValueError) as error:
-            raise Refused(422, f"the server rejected our request due to an error in our request: {error}") from error
-    return patched
-
-
-def _operate(at: Any, step: str, operation: dict[str, Any]) -> None:
-    kind = operation["op"]
-    if isinstance(at, list):
-        position = len(at) if step == "-" else int(step)
-        if kind == "add":
-            at.insert(position, operation["value"])
-            return
-        if kind == "test" and at[position] != operation["value"]:
-            raise ValueError(f"testing path {operation['path']} value failed")
-        if kind == "remove":
-            del at[position]
-        if kind == "replace":
-            at[position] = operation["value"]
-        return
-    if kind in ("remove", "replace") and step not in at:
-        raise KeyError(f"{kind} operation does not apply: doc is missing key: {operation['path']}")
-    if kind == "test" and at.get(step) != operation["value"]:
-        raise ValueError(f"testing path {operation['path']} value failed")
-    if kind == "remove":
-        del at[step]
-    if kind in ("add", "replace"):
-        at[step] = operation["value"]
