@@ -141,6 +141,7 @@ class Cluster(Troubles, Pretended):
         """Capacity by resource, over that of a usual node: `memory="1Gi"`."""
         node = Node(name, self.store, self.state, self.images, self.recorder, self.settings)
         self.store.create("nodes", node_object(name, {**CAPACITY, **capacity}, labels or {}, node.ip))
+        node.defects = self.defects
         self.nodes[name] = node
         self.scheduler.wake()
 

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 REFERENCE = re.compile(
     r"(?:[A-Za-z0-9.-]+(?::\d+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::[\w][\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
 )
+
+_making = threading.Lock()
 
 
 @dataclass
@@ -59,7 +62,8 @@ def image_id(name: str) -> str:
 def system(image: Image, state: Path) -> dict[str, str]:
     """What of this machine a container of the image sees: name below its root → path here."""
     if image.root == "busybox":
-        return {"bin": str(_busybox(state)), "etc": str(_etc(state))}
+        with _making:
+            return {"bin": str(_busybox(state)), "etc": str(_etc(state))}
     found = {name: f"/{name}" for name in ("usr", "etc", "bin", "sbin", "lib", "lib64") if os.path.lexists(f"/{name}")}
     for prefix in {sys.base_prefix, sys.prefix}:
         if not prefix.startswith("/usr"):

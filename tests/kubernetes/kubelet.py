@@ -107,6 +107,9 @@ class PodWorker:
             self._live()
         except Ending:
             self._finish()
+        except Exception as error:
+            self.node.defects.append(error)
+            raise
         if self.is_lost:
             return
         self._report()
@@ -351,8 +354,7 @@ class PodWorker:
 
     def clear_away(self) -> None:
         """End whatever is left of the pod, and remove its files. Idempotent; blocks until nothing of it runs."""
-        self.is_lost = True
-        self._wake.set()
+        self.vanish()
         if self.thread.ident and self.thread is not threading.current_thread():
             self.thread.join(10)
         for slot in self.slots:

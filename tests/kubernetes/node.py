@@ -41,6 +41,8 @@ class Node:
         self.images = images
         self.settings = settings
         self.recorder = recorder
+        self.defects: list[BaseException | None] = []
+        """Errors of the stand-in itself."""
         self.pulled: set[str] = set()
         self.workers: dict[str, PodWorker] = {}
         self.is_lost = False

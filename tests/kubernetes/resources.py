@@ -32,7 +32,7 @@ class Resources(Answering):
         if verb == "create" and resource == "pods" and namespace:
             stored, warnings = pods.create(self.cluster, namespace, read_json(body))
             self.cluster.warnings.extend(warnings)
-            headers = {"Warning": ", ".join(f'299 - "{text}"' for text in warnings)} if warnings else {}
+            headers = {"Warning": ", ".join("299 - " + json.dumps(text) for text in warnings)} if warnings else {}
             return self._send(201, stored.whole("pods"), headers)
         if verb == "create":
             return self._send(201, self._create(resource, namespace, read_json(body)).whole(resource))
