@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes
 import pytest
 
 from tests.kubernetes.cluster import Cluster
 from tests.require import require_root
-
-kubernetes = pytest.importorskip("kubernetes", reason="needs the client")
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 10.0) -> Any:
@@ -50,11 +50,13 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 @pytest.fixture
 def api(cluster: Cluster) -> Iterator[Any]:
     """The client's CoreV1Api, which does not try again by itself."""
-    yield from client_of(cluster)
+    with client_of(cluster.kubeconfig) as made:
+        yield made
 
 
-def client_of(cluster: Any) -> Iterator[Any]:
-    client = kubernetes.config.new_client_from_config(str(cluster.kubeconfig))
+@contextlib.contextmanager
+def client_of(kubeconfig: Path) -> Iterator[Any]:
+    client = kubernetes.config.new_client_from_config(str(kubeconfig))
     client.configuration.retries = False
     client.rest_client = kubernetes.client.rest.RESTClientObject(client.configuration)
     yield kubernetes.client.CoreV1Api(client)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import subprocess
 import sys
 import threading
@@ -117,10 +119,15 @@ class Container:
 
     def vanish(self) -> None:
         """End all at once, as when the node's power fails; returns when nothing of it runs."""
+        first = _handle(self.pid) if self.is_running else None
         if self._process and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-        self.ended.wait(5)
+        if first is not None:
+            select.select([first], [], [], 10)
+            os.close(first)
+        if self._process:
+            self.ended.wait(5)
 
     @property
     def is_running(self) -> bool:
@@ -142,6 +149,14 @@ class Container:
             start_new_session=True,
         )
         return process, complaint
+
+
+def _handle(pid: int | None) -> int | None:
+    """Becomes readable when the process has ended; None where it has."""
+    try:
+        return None if pid is None else os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
 
 
 def _start_error(why: str) -> str:

@@ -276,7 +276,10 @@ def join(spec):
     except OSError as error:
         os.write(complaint, f"container is not running: {error.strerror}".encode())
         os._exit(126)
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:  # the container's process 1 has ended meanwhile
+        os._exit(137)
     if pid == 0:
         try:
             os.setsid()

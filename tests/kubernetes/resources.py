@@ -9,6 +9,7 @@ from typing import Any
 from tests.kubernetes import pods
 from tests.kubernetes.answers import Refused, expired, invalid, success
 from tests.kubernetes.connections import Answering, read_json
+from tests.kubernetes.faults import HangUp
 from tests.kubernetes.selectors import Object, both
 from tests.kubernetes.store import CLUSTERED, KINDS, Stored
 
@@ -92,6 +93,7 @@ class Resources(Answering):
         self._begin_stream("application/json")
         self._chunk(b"".join(_event("ADDED", stored.whole(resource)) for stored in first))
         told = since
+        generation = store.generation
         try:
             for kind, stored, version in store.changes(resource, namespace, chosen, since, seconds, BOOKMARK):
                 if stored is not None:
@@ -104,6 +106,8 @@ class Resources(Answering):
                     told = version
         except Refused as refused:
             self._chunk(_event("ERROR", json.dumps(refused.status).encode()))
+        if store.generation != generation and store.is_abrupt:
+            raise HangUp
         self._end_stream()
 
     def _options(self, body: bytes) -> dict[str, Any]:

@@ -108,6 +108,11 @@ class Handler(Resources, Streams):
                 "major": str(major),
                 "minor": str(minor),
                 "gitVersion": f"v{major}.{minor}.0",
+                "gitCommit": "0" * 40,
+                "gitTreeState": "clean",
+                "buildDate": "2026-01-01T00:00:00Z",
+                "goVersion": "go1.25",
+                "compiler": "gc",
                 "platform": "linux/amd64",
             }
             return self._say(said)

@@ -75,6 +75,8 @@ class Store:
         self.snapshots: dict[int, list[Stored]] = {}
         self.generation = 0
         """Counts the times that all watches were cut."""
+        self.is_abrupt = False
+        """The last time they were cut, it was in the middle of their answers."""
         self.closed = False
 
     def get(self, resource: str, namespace: str, name: str) -> Stored:
@@ -188,9 +190,10 @@ class Store:
             self.compacted = self.version
             self.lock.notify_all()
 
-    def cut_watches(self) -> None:
-        """End every watch that goes on now, without a word to its client."""
+    def cut_watches(self, abruptly: bool) -> None:
+        """End every watch that goes on now, in the middle of its answer if `abruptly`."""
         with self.lock:
+            self.is_abrupt = abruptly
             self.generation += 1
             self.lock.notify_all()
 

@@ -55,8 +55,9 @@ class Troubles:
     def heal(self) -> None:
         self.faults.clear()
 
-    def cut_watches(self) -> None:
-        self.store.cut_watches()
+    def cut_watches(self, abruptly: bool = False) -> None:
+        """End the watches that go on: as a server does that ends one, or in the middle of the answer."""
+        self.store.cut_watches(abruptly)
 
     def compact(self) -> None:
         """Forget history: whoever goes on from an older version is told 410."""
