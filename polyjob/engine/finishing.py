@@ -132,6 +132,9 @@ def outcome(job: Job) -> tuple[Status, str, dict[str, Any]]:
             _with_rest("The job ran longer than it may", end),
             details | {"reason": str(Reason.TIMEOUT)},
         )
+    if end.reason is Reason.BUILD:
+        failure = f"The build failed: {end.message}" if end.message else "The build failed"
+        return Status.UPSTREAM_FAILED, failure, details | ({"step": end.step} if end.step else {})
     if end.succeeded:
         return Status.SUCCEEDED, _with_rest("Completed", end), details
     return Status.FAILED, _with_rest(_failure(end), end), details
@@ -144,6 +147,8 @@ def _failure(end: Exit) -> str:
         return f"exit-code({end.code}): ended by signal {end.signal}"
     if end.reason is Reason.OOM:
         return f"exit-code({end.code}): out of memory"
+    if end.reason is Reason.EVICTED:
+        return "The job was ended by its cluster"
     if end.reason is Reason.LOST:
         return "The job is gone, and nobody saw how it ended"
     return "Could not start the job"

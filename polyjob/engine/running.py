@@ -43,6 +43,8 @@ FIRST_FETCH = 0.2
 """Seconds from a job's start to the first look at its log; many have ended by then."""
 FETCH_SHARE = 4
 """A log is fetched again after so many times what the last fetch took."""
+SAID = "runner"
+"""The kind of a note that tells what the back end says of a job."""
 FORCE_EVERY = 2.0
 """Seconds between two KILLs of a job that does not end."""
 
@@ -204,10 +206,13 @@ class JobPart:
         runner = self.backends.runner(job.runner)
         steps = self._keep_position(job, memory)
         state, memory.state = memory.state, None
+        steps += self._note_said(job, state)
+        node = state.node if isinstance(state, Running | Exited) else None
         if isinstance(state, Running) and job.status is not Status.RUNNING:
             memory.fetched_at = self.context.clock.seconds() - TICK + FIRST_FETCH
-        if isinstance(state, Running | Exited) and job.status is not Status.RUNNING:
-            steps.append(Step("running", lambda: self._record_running(job, state.node)))
+        has_begun = isinstance(state, Running) or (isinstance(state, Exited) and state.exit.has_begun)
+        if has_begun and job.status is not Status.RUNNING:
+            steps.append(Step("running", lambda: self._record_running(job, node)))
         if job.handle is None and not (runner.local and isinstance(state, Pending | None)):
             # A local job says what it does in a moment, and both are committed together.
             steps.insert(0, Step("handle", lambda: update(Job, job.id, {"handle": handle})))
@@ -303,7 +308,7 @@ class JobPart:
     def _record_end(self, job: Job, not_kept: list[str]) -> None:
         status, message, details = outcome(job)
         notes = with_note(job.notes, "outputs", "; ".join(not_kept) or None)
-        for over in ("retry", "unreachable"):
+        for over in ("retry", "unreachable", SAID):
             notes = with_note(notes, over, None)
         if notes != job.notes:
             change(job, notes=notes)
@@ -367,6 +372,12 @@ class JobPart:
             if text == text_of(job.notes, "unreachable")
             else [Step("note", lambda: _note(job.id, "unreachable", text))]
         )
+
+    def _note_said(self, job: Job, state: State | None) -> list[Step]:
+        """The job shows what its back end says beside its state: what it waits for, say."""
+        if not isinstance(state, Pending | Running) or state.note == text_of(job.notes, SAID):
+            return []
+        return [Step("note", lambda: _note(job.id, SAID, state.note))]
 
     # Small change.
 
