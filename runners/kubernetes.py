@@ -144,7 +144,7 @@ class KubernetesRunner(RemoteRunner):
             return
         if made.steps and self.options.registry:
             raise Outdated("there is a registry now, which its image can be kept in")
-        if made.is_built and is_there(made.image) is False:
+        if made.is_built and is_there(made.image, self.options) is False:
             raise Outdated(GONE)
 
     def _create(self, api: Api, manifest: Object) -> Object | None:

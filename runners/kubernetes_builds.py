@@ -54,7 +54,7 @@ def build_image(
             log.say(NO_REGISTRY)
             return Artifact(spec.image, spec.image, spec.steps, spec.timeout).text()
         image = image_name(spec, options)
-        if not spec.nocache and is_there(image):
+        if not spec.nocache and is_there(image, options):
             log.say(f"The image {image} is there already.")
         else:
             _Build(api, spec, log, cancelled, options, folder, image).run()
@@ -64,17 +64,17 @@ def build_image(
 
 
 def image_name(spec: BuildSpec, options: Options) -> str:
-    return f"{options.registry.rstrip('/')}/polyjob:{spec.key[:40]}-{spec.installation[:12]}"
+    return f"{options.registry.removeprefix('http://').rstrip('/')}/polyjob:{spec.key[:40]}-{spec.installation[:12]}"
 
 
 def pod_name(spec: BuildSpec) -> str:
     return f"polyjob-build-{spec.key[:32]}-{spec.installation[:8]}"
 
 
-def is_there(image: str) -> bool | None:
+def is_there(image: str, options: Options) -> bool | None:
     """Whether the registry has an image; None where it does not say."""
     try:
-        return has_image(image)
+        return has_image(image, insecure=options.is_insecure)
     except Unanswered:
         return None
 
@@ -146,7 +146,7 @@ class _Build:
                 return
             threading.Event().wait(LOOK)
             pod = self._pod()
-        if not is_there(self.image):
+        if not is_there(self.image, self.options):
             raise RunnerUnavailable(f"The builder's pod {self.name} is gone, and its image is not there.")
 
     def _end_if_asked(self, pod: Object) -> None:

@@ -38,6 +38,11 @@ class Options:
     builder_image: str = "moby/buildkit:rootless"
     builder_command: str = BUILD_COMMAND
 
+    @property
+    def is_insecure(self) -> bool:
+        """Whether the registry is spoken to without TLS."""
+        return self.registry.startswith("http://")
+
     @classmethod
     def read(cls, told: Mapping[str, str]) -> Options:
         """Whatever is missing or empty is as it is here."""

@@ -144,9 +144,9 @@ def job_pod(spec: JobSpec, artifact: Artifact, options: Options) -> Manifest:
 
 def build_pod(spec: BuildSpec, name: str, image: str, options: Options) -> Manifest:
     """The pod that makes an image, as its Dockerfile says, and pushes it; its files are put in first."""
-    variables = {"IMAGE": image.removeprefix("http://"), "HOME": "/tmp"}
+    variables = {"IMAGE": image, "HOME": "/tmp"}
     variables |= {"NOCACHE": "1"} if spec.nocache else {}
-    variables |= {"INSECURE": "1"} if is_insecure(options.registry) else {}
+    variables |= {"INSECURE": "1"} if options.is_insecure else {}
     mounts: list[Manifest] = [{"name": "files", "mountPath": HOME}]
     volumes: list[Manifest] = [{"name": "files", "emptyDir": {}}]
     if options.registry_secret:
@@ -187,10 +187,6 @@ def fence_pod(name: str, uuid: str, installation: str, options: Options) -> Mani
     return _pod(name, {INSTALLATION: installation, FENCE: uuid}, {}, told)
 
 
-def is_insecure(registry: str) -> bool:
-    return registry.startswith("http://")
-
-
 def literal(text: str) -> str:
     """Text in a command or variable of a manifest, in which the cluster shall replace no `$(NAME)`."""
     return text.replace("$", "$$")
@@ -205,7 +201,7 @@ def _main(spec: JobSpec, artifact: Artifact, options: Options) -> Manifest:
     launch = LAUNCH_BUILT if artifact.steps else LAUNCH
     container: Manifest = {
         "name": MAIN,
-        "image": artifact.image.removeprefix("http://"),
+        "image": artifact.image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["/bin/sh", "-c", literal(launch), "sh"],
         "args": [literal(spec.cmd), *map(literal, artifact.steps)],
@@ -248,7 +244,7 @@ def _keeper_of(image: str) -> Manifest:
     """A container that copies what a built image has in its working folder to where the job will find it."""
     return {
         "name": KEPT,
-        "image": image.removeprefix("http://"),
+        "image": image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["/bin/sh", "-c", f"mkdir -p -m 0777 {CODE}; cp -R {FOLDER}/. {CODE}/ || true"],
         "securityContext": {"allowPrivilegeEscalation": False},

@@ -22,14 +22,13 @@ class Unanswered(Exception):
     """The registry cannot be reached, or does not say; the text tells why."""
 
 
-def has_image(image: str) -> bool:
-    """Whether `host/name:tag`, or the same with `http://` before it, is there. Raises Unanswered.
+def has_image(image: str, *, insecure: bool) -> bool:
+    """Whether the registry of `host/name:tag` has it; `insecure` = it is asked without TLS. Raises Unanswered.
 
     Credentials are what `docker login` has kept in the folder that DOCKER_CONFIG names, else in `~/.docker`."""
-    scheme, _, rest = image.rpartition("://")
-    host, _, path = rest.partition("/")
+    host, _, path = image.partition("/")
     name, _, tag = path.rpartition(":")
-    url = f"{scheme or 'https'}://{host}/v2/{name}/manifests/{tag}"
+    url = f"{'http' if insecure else 'https'}://{host}/v2/{name}/manifests/{tag}"
     headers = {"Accept": ", ".join(KINDS)}
     secret = _secret_of(host)
     try:

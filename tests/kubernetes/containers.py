@@ -17,6 +17,8 @@ from tests.kubernetes.store import stamp
 
 INSIDE = Path(__file__).with_name("inside.py")
 PYTHON = [sys.executable, "-I", "-S", str(INSIDE)]
+MESSAGE = 4096
+"""Bytes of what a container leaves at its `terminationMessagePath` that are told."""
 
 
 class Container:
@@ -86,8 +88,9 @@ class Container:
             "finishedAt": stamp(),
             "containerID": self.id,
         }
-        if self.message or message:
-            said["message"] = self.message or message
+        text = self.message or message or Path(self.spec["message"]).read_bytes()[:MESSAGE].decode(errors="replace")
+        if text:
+            said["message"] = text
         self.state = {"terminated": said}
         self.ended.set()
         self.started.set()

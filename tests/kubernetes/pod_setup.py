@@ -202,8 +202,14 @@ def describe(
             source = source / mount["subPath"]
             if not source.exists():
                 source.mkdir(parents=True)
+                source.chmod(volumes[mount["name"]].stat().st_mode & 0o7777)
         path = os.path.normpath("/" + mount["mountPath"].lstrip("/"))
         mounts.append({"source": str(source), "path": path, "read_only": bool(mount.get("readOnly"))})
+    message = folder / "termination-message"
+    folder.mkdir(parents=True, exist_ok=True)
+    message.touch()
+    message.chmod(0o666)
+    mounts.append({"source": str(message), "path": spec["terminationMessagePath"], "read_only": False})
     groups = (pod["spec"].get("securityContext") or {}).get("supplementalGroups") or []
     fs_group = (pod["spec"].get("securityContext") or {}).get("fsGroup")
     return {
@@ -219,6 +225,7 @@ def describe(
         "groups": [*groups, *([fs_group] if fs_group is not None else [])],
         "no_new_privileges": context.get("allowPrivilegeEscalation") is False,
         "read_only_root": bool(context.get("readOnlyRootFilesystem")),
+        "message": str(message),
         "log": str(log),
         "log_limit": log_limit,
     }
