@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import select
 import subprocess
 import sys
 import threading
@@ -17,6 +16,8 @@ from tests.kubernetes.store import stamp
 
 INSIDE = Path(__file__).with_name("inside.py")
 PYTHON = [sys.executable, "-I", "-S", str(INSIDE)]
+
+LOST = "The container could not be located when the pod was terminated"
 
 
 class Container:
@@ -34,6 +35,8 @@ class Container:
         self.message: str | None = None
         self.pid: int | None = None
         self.oom = False
+        self.is_lost = False
+        """How it ends is seen by nobody."""
         self.ended = threading.Event()
         self.started = threading.Event()
         """Set when the command runs, or cannot be started."""
@@ -70,15 +73,20 @@ class Container:
                 self._end(said["exited"], "Completed" if said["exited"] == 0 else "Error", None)
         process.wait()
         process.stdout.close()
-        with self._input:
+        with self._input, contextlib.suppress(BrokenPipeError):
             assert process.stdin
             process.stdin.close()
         if not self.ended.is_set():
-            self._end(137, "ContainerStatusUnknown", "The container could not be located when the pod was terminated")
+            self._end(137, "ContainerStatusUnknown", LOST)
 
     def _end(self, code: int, reason: str, message: str | None, started: str | None = None) -> None:
         if self.oom:
             code, reason = 137, "OOMKilled"
+        if self.is_lost:
+            self.state = unknown_end()
+            self.ended.set()
+            self.started.set()
+            return
         said = {
             "exitCode": code,
             "reason": self.reason or reason,
@@ -119,15 +127,14 @@ class Container:
 
     def vanish(self) -> None:
         """End all at once, as when the node's power fails; returns when nothing of it runs."""
-        first = _handle(self.pid) if self.is_running else None
-        if self._process and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        if first is not None:
-            select.select([first], [], [], 10)
-            os.close(first)
+        self.is_lost = True
+        self.kill()
         if self._process:
-            self.ended.wait(5)
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+            self.ended.wait(10)
 
     @property
     def is_running(self) -> bool:
@@ -151,12 +158,10 @@ class Container:
         return process, complaint
 
 
-def _handle(pid: int | None) -> int | None:
-    """Becomes readable when the process has ended; None where it has."""
-    try:
-        return None if pid is None else os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None
+def unknown_end() -> dict[str, Any]:
+    """The state of a container whose end nobody saw."""
+    said = {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": LOST}
+    return {"terminated": {**said, "startedAt": None, "finishedAt": None}}
 
 
 def _start_error(why: str) -> str:

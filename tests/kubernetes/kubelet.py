@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.kubernetes import images
 from tests.kubernetes.answers import Refused
-from tests.kubernetes.containers import Container
+from tests.kubernetes.containers import Container, unknown_end
 from tests.kubernetes.pod_setup import NotYet, describe, make_volumes
 from tests.kubernetes.pod_status import Slot, fill, set_condition
 from tests.kubernetes.selectors import Object
@@ -21,8 +21,6 @@ from tests.kubernetes.store import stamp
 
 if TYPE_CHECKING:
     from tests.kubernetes.node import Node
-
-LOST = "The container could not be located when the pod was terminated"
 
 
 @dataclass
@@ -163,14 +161,18 @@ class PodWorker:
 
     def _keep_going(self, mains: list[Slot]) -> bool:
         """Start what is not started, start again what its policy wants; true when all have ended for good."""
-        policy = self.spec["restartPolicy"]
         for slot in self.slots:
-            restarts = slot.is_sidecar or policy == "Always" or (policy == "OnFailure" and slot.code != 0)
-            if slot.code is not None and restarts and (slot in mains or slot.is_sidecar):
-                self._back_off(slot)
-            if (slot in mains or slot.is_sidecar) and "waiting" in slot.state:
-                self._try_start(slot)
-        return all(slot.code is not None for slot in mains)
+            if slot in mains or slot.is_sidecar:
+                if self._is_to_restart(slot):
+                    self._back_off(slot)
+                if "waiting" in slot.state:
+                    self._try_start(slot)
+        return all(slot.code is not None and not self._is_to_restart(slot) for slot in mains)
+
+    def _is_to_restart(self, slot: Slot) -> bool:
+        policy = self.spec["restartPolicy"]
+        wants = slot.is_sidecar or policy == "Always" or (policy == "OnFailure" and slot.code != 0)
+        return slot.code is not None and wants
 
     def _back_off(self, slot: Slot) -> None:
         """Make an ended container wait for its next start."""
@@ -361,12 +363,6 @@ class PodWorker:
             if slot.container:
                 slot.container.vanish()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def unknown_end() -> dict[str, Any]:
-    """The state of a container whose end nobody saw."""
-    said = {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": LOST}
-    return {"terminated": {**said, "startedAt": None, "finishedAt": None}}
 
 
 def _no_such_image(name: str) -> str:
