@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -30,9 +31,6 @@ class Container:
         self.folder = folder
         self.changed = changed
         self.state: dict[str, Any] = {"waiting": {"reason": "ContainerCreating"}}
-        self.reason: str | None = None
-        """The reason that its end is told with, where that is not what the exit code says."""
-        self.message: str | None = None
         self.pid: int | None = None
         self.oom = False
         self.is_lost = False
@@ -82,6 +80,7 @@ class Container:
     def _end(self, code: int, reason: str, message: str | None, started: str | None = None) -> None:
         if self.oom:
             code, reason = 137, "OOMKilled"
+        message = message or self._last_words(code)
         if self.is_lost:
             self.state = unknown_end()
             self.ended.set()
@@ -89,17 +88,27 @@ class Container:
             return
         said = {
             "exitCode": code,
-            "reason": self.reason or reason,
+            "reason": reason,
             "startedAt": started or self._started_at,
             "finishedAt": stamp(),
             "containerID": self.id,
         }
-        if self.message or message:
-            said["message"] = self.message or message
+        if message:
+            said["message"] = message
         self.state = {"terminated": said}
         self.ended.set()
         self.started.set()
         self.changed()
+
+    def _last_words(self, code: int) -> str:
+        """What the container wrote of its end."""
+        with contextlib.suppress(OSError):
+            said = Path(self.spec["termination_log"]).read_bytes()[:4096]
+            if not said and code and self.spec["termination_policy"] == "FallbackToLogsOnError":
+                lines = Path(self.spec["log"]).read_bytes()[-8192:].splitlines()[-80:]
+                said = b"\n".join(line.split(b" ", 3)[-1] for line in lines)[-2048:]
+            return said.decode(errors="replace")
+        return ""
 
     def _say(self, word: bytes) -> None:
         process = self._process
@@ -139,6 +148,17 @@ class Container:
     @property
     def is_running(self) -> bool:
         return "running" in self.state
+
+    def run(self, command: list[str], seconds: float) -> int | None:
+        """The exit code of a command in the container, without its streams; None where it takes longer."""
+        with Path(os.devnull).open("r+b") as nothing:
+            process, complaint = self.join(command, (nothing.fileno(),) * 3)
+            try:
+                code = process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                return None
+        return 127 if complaint.exists() and complaint.read_bytes() else code
 
     def join(self, command: list[str], streams: tuple[int, int, int]) -> tuple[subprocess.Popen[bytes], Path]:
         """Run one more command in the container; returns its process here, and the file that says what hindered it."""

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from tests.kubernetes import images
 from tests.kubernetes.answers import Refused
 from tests.kubernetes.containers import Container, unknown_end
-from tests.kubernetes.pod_setup import NotYet, describe, make_volumes
+from tests.kubernetes.pod_setup import describe, make_volumes
 from tests.kubernetes.pod_status import Slot, fill, set_condition
+from tests.kubernetes.privileges import NotYet
 from tests.kubernetes.selectors import Object
 from tests.kubernetes.store import stamp
 
@@ -311,22 +312,37 @@ class PodWorker:
 
     def _stop(self, slots: list[Slot], until: float | None) -> None:
         """TERM, wait, KILL; returns when none of them runs. `until` None: the order's own time, which may move."""
-        live = [slot.container for slot in slots if slot.container and not slot.container.ended.is_set()]
-        for slot in slots:
-            if slot.container in live and slot.container:
-                self.node.tell(self.pod, "Normal", "Killing", f"Stopping container {slot.name}", slot.name)
-                slot.container.terminate()
-        killed = False
-        while any(not container.ended.is_set() for container in live):
+        live = [slot for slot in slots if slot.container and not slot.container.ended.is_set()]
+        hooks = []
+        for slot in live:
+            self.node.tell(self.pod, "Normal", "Killing", f"Stopping container {slot.name}", slot.name)
+            hook = (slot.spec.get("lifecycle") or {}).get("preStop")
             left = (self.end_by if until is None else until) - time.monotonic()
-            if left <= 0 and not killed:
-                killed = True
-                for container in live:
-                    container.kill()
+            if hook and left > 0 and slot.container:
+                hooks.append(threading.Thread(target=self._before_stop, args=(slot, hook, left), daemon=True))
+                hooks[-1].start()
+            elif slot.container:
+                slot.container.terminate()
+        while any(slot.code is None for slot in live) and not self.is_lost:
+            left = (self.end_by if until is None else until) - time.monotonic()
+            if left <= 0 and not any(hook.is_alive() for hook in hooks):
+                for slot in live:
+                    if slot.container:
+                        slot.container.kill()
             self._wake.clear()
-            if any(not container.ended.is_set() for container in live):
-                self._wake.wait(0.5 if killed else min(left, 0.5))
+            if any(slot.code is None for slot in live):
+                self._wake.wait(0.1 if left <= 0 else min(left, 0.5))
             self._report()
+
+    def _before_stop(self, slot: Slot, hook: dict[str, Any], seconds: float) -> None:
+        """Run what the container wants to be run before it is sent TERM; it then has two more seconds at least."""
+        assert slot.container
+        if "sleep" in hook:
+            slot.container.ended.wait(min(seconds, hook["sleep"]["seconds"]))
+        if "exec" in hook and slot.container.run(hook["exec"]["command"], seconds) != 0:
+            self.node.tell(self.pod, "Warning", "FailedPreStopHook", "PreStopHook failed", slot.name)
+        slot.container.terminate()
+        slot.container.ended.wait(2)
 
     def _now(self) -> Object:
         return self.store.find("pods", self.namespace, self.name) or self.pod
