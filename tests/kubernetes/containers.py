@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import select
 import subprocess
 import sys
 import threading
@@ -17,8 +17,8 @@ from tests.kubernetes.store import stamp
 
 INSIDE = Path(__file__).with_name("inside.py")
 PYTHON = [sys.executable, "-I", "-S", str(INSIDE)]
-MESSAGE = 4096
-"""Bytes of what a container leaves at its `terminationMessagePath` that are told."""
+
+LOST = "The container could not be located when the pod was terminated"
 
 
 class Container:
@@ -31,11 +31,10 @@ class Container:
         self.folder = folder
         self.changed = changed
         self.state: dict[str, Any] = {"waiting": {"reason": "ContainerCreating"}}
-        self.reason: str | None = None
-        """The reason that its end is told with, where that is not what the exit code says."""
-        self.message: str | None = None
         self.pid: int | None = None
         self.oom = False
+        self.is_lost = False
+        """How it ends is seen by nobody."""
         self.ended = threading.Event()
         self.started = threading.Event()
         """Set when the command runs, or cannot be started."""
@@ -72,29 +71,44 @@ class Container:
                 self._end(said["exited"], "Completed" if said["exited"] == 0 else "Error", None)
         process.wait()
         process.stdout.close()
-        with self._input:
+        with self._input, contextlib.suppress(BrokenPipeError):
             assert process.stdin
             process.stdin.close()
         if not self.ended.is_set():
-            self._end(137, "ContainerStatusUnknown", "The container could not be located when the pod was terminated")
+            self._end(137, "ContainerStatusUnknown", LOST)
 
     def _end(self, code: int, reason: str, message: str | None, started: str | None = None) -> None:
         if self.oom:
             code, reason = 137, "OOMKilled"
+        message = message or self._last_words(code)
+        if self.is_lost:
+            self.state = unknown_end()
+            self.ended.set()
+            self.started.set()
+            return
         said = {
             "exitCode": code,
-            "reason": self.reason or reason,
+            "reason": reason,
             "startedAt": started or self._started_at,
             "finishedAt": stamp(),
             "containerID": self.id,
         }
-        text = self.message or message or Path(self.spec["message"]).read_bytes()[:MESSAGE].decode(errors="replace")
-        if text:
-            said["message"] = text
+        if message:
+            said["message"] = message
         self.state = {"terminated": said}
         self.ended.set()
         self.started.set()
         self.changed()
+
+    def _last_words(self, code: int) -> str:
+        """What the container wrote of its end."""
+        with contextlib.suppress(OSError):
+            said = Path(self.spec["termination_log"]).read_bytes()[:4096]
+            if not said and code and self.spec["termination_policy"] == "FallbackToLogsOnError":
+                lines = Path(self.spec["log"]).read_bytes()[-8192:].splitlines()[-80:]
+                said = b"\n".join(line.split(b" ", 3)[-1] for line in lines)[-2048:]
+            return said.decode(errors="replace")
+        return ""
 
     def _say(self, word: bytes) -> None:
         process = self._process
@@ -122,19 +136,29 @@ class Container:
 
     def vanish(self) -> None:
         """End all at once, as when the node's power fails; returns when nothing of it runs."""
-        first = _handle(self.pid) if self.is_running else None
-        if self._process and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        if first is not None:
-            select.select([first], [], [], 10)
-            os.close(first)
+        self.is_lost = True
+        self.kill()
         if self._process:
-            self.ended.wait(5)
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+            self.ended.wait(10)
 
     @property
     def is_running(self) -> bool:
         return "running" in self.state
+
+    def run(self, command: list[str], seconds: float) -> int | None:
+        """The exit code of a command in the container, without its streams; None where it takes longer."""
+        with Path(os.devnull).open("r+b") as nothing:
+            process, complaint = self.join(command, (nothing.fileno(),) * 3)
+            try:
+                code = process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                return None
+        return 127 if complaint.exists() and complaint.read_bytes() else code
 
     def join(self, command: list[str], streams: tuple[int, int, int]) -> tuple[subprocess.Popen[bytes], Path]:
         """Run one more command in the container; returns its process here, and the file that says what hindered it."""
@@ -154,12 +178,10 @@ class Container:
         return process, complaint
 
 
-def _handle(pid: int | None) -> int | None:
-    """Becomes readable when the process has ended; None where it has."""
-    try:
-        return None if pid is None else os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None
+def unknown_end() -> dict[str, Any]:
+    """The state of a container whose end nobody saw."""
+    said = {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": LOST}
+    return {"terminated": {**said, "startedAt": None, "finishedAt": None}}
 
 
 def _start_error(why: str) -> str:

@@ -20,7 +20,7 @@ import time
 
 NEWNS, NEWUTS, NEWIPC, NEWPID = 0x20000, 0x4000000, 0x8000000, 0x20000000
 MS_RDONLY, MS_NOSUID, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 32, 4096, 16384, 1 << 18
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 24, 38
 LINE = 16384
 """Bytes of a line in the log; a longer one is written in parts."""
 DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -78,18 +78,21 @@ def make_root(spec):
         link = os.path.join(root, "dev", name)
         if not os.path.lexists(link):
             os.symlink(target, link)
-    if spec["read_only_root"]:
-        mount(None, root, flags=MS_BIND | MS_REMOUNT | MS_RDONLY)
     for volume in sorted(spec["mounts"], key=lambda volume: volume["path"]):
         bind(volume["source"], root + volume["path"], volume["read_only"])
+    bind(spec["termination_log"], root + spec["termination_path"])
+    os.makedirs(root + spec["workdir"], exist_ok=True)
+    if spec["read_only_root"]:
+        mount(None, root, flags=MS_BIND | MS_REMOUNT | MS_RDONLY)
 
 
 def enter(spec):
     """In the child that is process 1, or that joins it: from here on only what the container sees is there."""
     os.chroot(spec["root"])
-    workdir = spec["workdir"]
-    os.makedirs(workdir, exist_ok=True)
-    os.chdir(workdir)
+    os.chdir(spec["workdir"])
+    for capability in range(64):
+        if spec["capabilities"] is not None and capability not in spec["capabilities"]:
+            libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
     os.setgroups(spec["groups"])
     os.setgid(spec["group"])
     os.setuid(spec["user"])

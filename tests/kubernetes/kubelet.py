@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from tests.kubernetes import images
 from tests.kubernetes.answers import Refused
-from tests.kubernetes.containers import Container
-from tests.kubernetes.pod_setup import NotYet, describe, make_volumes
+from tests.kubernetes.containers import Container, unknown_end
+from tests.kubernetes.pod_setup import describe, make_volumes
 from tests.kubernetes.pod_status import Slot, fill, set_condition
+from tests.kubernetes.privileges import NotYet
 from tests.kubernetes.selectors import Object
 from tests.kubernetes.store import stamp
 
 if TYPE_CHECKING:
     from tests.kubernetes.node import Node
-
-LOST = "The container could not be located when the pod was terminated"
 
 
 @dataclass
@@ -163,14 +162,18 @@ class PodWorker:
 
     def _keep_going(self, mains: list[Slot]) -> bool:
         """Start what is not started, start again what its policy wants; true when all have ended for good."""
-        policy = self.spec["restartPolicy"]
         for slot in self.slots:
-            restarts = slot.is_sidecar or policy == "Always" or (policy == "OnFailure" and slot.code != 0)
-            if slot.code is not None and restarts and (slot in mains or slot.is_sidecar):
-                self._back_off(slot)
-            if (slot in mains or slot.is_sidecar) and "waiting" in slot.state:
-                self._try_start(slot)
-        return all(slot.code is not None for slot in mains)
+            if slot in mains or slot.is_sidecar:
+                if self._is_to_restart(slot):
+                    self._back_off(slot)
+                if "waiting" in slot.state:
+                    self._try_start(slot)
+        return all(slot.code is not None and not self._is_to_restart(slot) for slot in mains)
+
+    def _is_to_restart(self, slot: Slot) -> bool:
+        policy = self.spec["restartPolicy"]
+        wants = slot.is_sidecar or policy == "Always" or (policy == "OnFailure" and slot.code != 0)
+        return slot.code is not None and wants
 
     def _back_off(self, slot: Slot) -> None:
         """Make an ended container wait for its next start."""
@@ -309,22 +312,37 @@ class PodWorker:
 
     def _stop(self, slots: list[Slot], until: float | None) -> None:
         """TERM, wait, KILL; returns when none of them runs. `until` None: the order's own time, which may move."""
-        live = [slot.container for slot in slots if slot.container and not slot.container.ended.is_set()]
-        for slot in slots:
-            if slot.container in live and slot.container:
-                self.node.tell(self.pod, "Normal", "Killing", f"Stopping container {slot.name}", slot.name)
-                slot.container.terminate()
-        killed = False
-        while any(not container.ended.is_set() for container in live):
+        live = [slot for slot in slots if slot.container and not slot.container.ended.is_set()]
+        hooks = []
+        for slot in live:
+            self.node.tell(self.pod, "Normal", "Killing", f"Stopping container {slot.name}", slot.name)
+            hook = (slot.spec.get("lifecycle") or {}).get("preStop")
             left = (self.end_by if until is None else until) - time.monotonic()
-            if left <= 0 and not killed:
-                killed = True
-                for container in live:
-                    container.kill()
+            if hook and left > 0 and slot.container:
+                hooks.append(threading.Thread(target=self._before_stop, args=(slot, hook, left), daemon=True))
+                hooks[-1].start()
+            elif slot.container:
+                slot.container.terminate()
+        while any(slot.code is None for slot in live) and not self.is_lost:
+            left = (self.end_by if until is None else until) - time.monotonic()
+            if left <= 0 and not any(hook.is_alive() for hook in hooks):
+                for slot in live:
+                    if slot.container:
+                        slot.container.kill()
             self._wake.clear()
-            if any(not container.ended.is_set() for container in live):
-                self._wake.wait(0.5 if killed else min(left, 0.5))
+            if any(slot.code is None for slot in live):
+                self._wake.wait(0.1 if left <= 0 else min(left, 0.5))
             self._report()
+
+    def _before_stop(self, slot: Slot, hook: dict[str, Any], seconds: float) -> None:
+        """Run what the container wants to be run before it is sent TERM; it then has two more seconds at least."""
+        assert slot.container
+        if "sleep" in hook:
+            slot.container.ended.wait(min(seconds, hook["sleep"]["seconds"]))
+        if "exec" in hook and slot.container.run(hook["exec"]["command"], seconds) != 0:
+            self.node.tell(self.pod, "Warning", "FailedPreStopHook", "PreStopHook failed", slot.name)
+        slot.container.terminate()
+        slot.container.ended.wait(2)
 
     def _now(self) -> Object:
         return self.store.find("pods", self.namespace, self.name) or self.pod
@@ -361,12 +379,6 @@ class PodWorker:
             if slot.container:
                 slot.container.vanish()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def unknown_end() -> dict[str, Any]:
-    """The state of a container whose end nobody saw."""
-    said = {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": LOST}
-    return {"terminated": {**said, "startedAt": None, "finishedAt": None}}
 
 
 def _no_such_image(name: str) -> str:

@@ -11,8 +11,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from tests.kubernetes.containers import unknown_end
 from tests.kubernetes.images import Image
-from tests.kubernetes.kubelet import End, PodWorker, unknown_end
+from tests.kubernetes.kubelet import End, PodWorker
 from tests.kubernetes.quantities import amount
 from tests.kubernetes.recording import Recorder
 from tests.kubernetes.selectors import Object

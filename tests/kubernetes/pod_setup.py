@@ -10,18 +10,11 @@ from typing import Any
 
 from tests.kubernetes import images
 from tests.kubernetes.images import Image
+from tests.kubernetes.privileges import NotYet, capabilities_of, user_of
 from tests.kubernetes.selectors import Object
 from tests.kubernetes.store import Store
 
 REFERENCE = re.compile(r"\$(\$|\(([^()]*)\))")
-
-
-class NotYet(Exception):
-    """Something that is missing and that the kubelet waits for. `reason` is that of the waiting state."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 def _need(store: Store, resource: str, namespace: str, name: str, optional: bool) -> dict[str, bytes] | None:
@@ -164,18 +157,6 @@ def _variable(
     return data[told["key"]].decode()
 
 
-def user_of(pod: Object, spec: dict[str, Any], image: Image) -> tuple[int, int]:
-    """(user, group) of the container's processes. Raises NotYet where it may not be root and would be."""
-    context = {**(pod["spec"].get("securityContext") or {}), **(spec.get("securityContext") or {})}
-    user = context.get("runAsUser", image.user)
-    if context.get("runAsNonRoot") and user == 0:
-        why = "image will run as root" if "runAsUser" not in context else "container's runAsUser breaks non-root policy"
-        raise NotYet(
-            "CreateContainerConfigError", f'container has runAsNonRoot and {why} (pod: "{pod["metadata"]["name"]}")'
-        )
-    return user, context.get("runAsGroup", 0)
-
-
 def describe(
     store: Store,
     state: Path,
@@ -205,11 +186,6 @@ def describe(
                 source.chmod(volumes[mount["name"]].stat().st_mode & 0o7777)
         path = os.path.normpath("/" + mount["mountPath"].lstrip("/"))
         mounts.append({"source": str(source), "path": path, "read_only": bool(mount.get("readOnly"))})
-    message = folder / "termination-message"
-    folder.mkdir(parents=True, exist_ok=True)
-    message.touch()
-    message.chmod(0o666)
-    mounts.append({"source": str(message), "path": spec["terminationMessagePath"], "read_only": False})
     groups = (pod["spec"].get("securityContext") or {}).get("supplementalGroups") or []
     fs_group = (pod["spec"].get("securityContext") or {}).get("fsGroup")
     return {
@@ -224,8 +200,19 @@ def describe(
         "group": group,
         "groups": [*groups, *([fs_group] if fs_group is not None else [])],
         "no_new_privileges": context.get("allowPrivilegeEscalation") is False,
+        "termination_log": str(_termination_log(log.with_suffix(".termination"))),
+        "termination_policy": spec["terminationMessagePolicy"],
+        "termination_path": spec["terminationMessagePath"],
+        "capabilities": capabilities_of(context),
         "read_only_root": bool(context.get("readOnlyRootFilesystem")),
-        "message": str(message),
         "log": str(log),
         "log_limit": log_limit,
     }
+
+
+def _termination_log(path: Path) -> Path:
+    """The file in which the container may say how it ended."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    path.chmod(0o666)
+    return path

@@ -43,7 +43,7 @@ def finish(connection: Any) -> tuple[bytes, bytes, dict[str, Any]]:
     """(standard output, standard error, status) of a command once it has ended."""
     connection.run_forever(timeout=20)
     out, error, status = (connection.read_channel(channel) for channel in (1, 2, 3))
-    connection.close()
+    connection.sock.shutdown()  # the client leaves it open once the other side has closed
     return out, error, json.loads(status or b"{}")
 
 

@@ -266,6 +266,42 @@ def test_who_runs_the_command(cluster: Any, api: Any):
     wait_for(lambda: "CreateContainerConfigError" in str(cluster.pod("root")["status"]))
 
 
+def test_what_a_container_may_do(cluster: Any, api: Any):
+    pod = manifest(command="chown 1:1 /tmp; grep CapEff /proc/self/status; grep NoNewPrivs /proc/self/status")
+    pod["spec"]["containers"][0]["securityContext"] = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"], "add": ["DAC_OVERRIDE"]},
+    }
+    api.create_namespaced_pod("default", pod)
+    is_(api, "Succeeded")
+    log = api.read_namespaced_pod_log("pod", "default")
+    assert "Operation not permitted" in log
+    assert "CapEff:\t0000000000000002\nNoNewPrivs:\t1\n" in log
+
+
+def test_last_words(cluster: Any, api: Any):
+    api.create_namespaced_pod("default", manifest(command="printf 'no luck' > /dev/termination-log; exit 1"))
+    assert is_(api, "Failed").status.container_statuses[0].state.terminated.message == "no luck"
+    pod = manifest("other", command="echo from the log; exit 1")
+    pod["spec"]["containers"][0]["terminationMessagePolicy"] = "FallbackToLogsOnError"
+    api.create_namespaced_pod("default", pod)
+    assert is_(api, "Failed", "other").status.container_statuses[0].state.terminated.message == "from the log"
+
+
+def test_what_is_run_before_a_stop(cluster: Any, api: Any):
+    """The hook reaches what process 1 does not hand on, within the pod's grace."""
+    pod = manifest(command="sleep 60; exit 5")
+    hook = {"exec": {"command": ["sh", "-c", "kill -TERM -1"]}}
+    pod["spec"]["containers"][0]["lifecycle"] = {"preStop": hook}
+    pod["metadata"]["finalizers"] = ["example.com/keep"]
+    api.create_namespaced_pod("default", pod)
+    is_(api, "Running")
+    begin = time.monotonic()
+    api.delete_namespaced_pod("pod", "default")
+    assert is_(api, "Failed").status.container_statuses[0].state.terminated.exit_code == 5
+    assert time.monotonic() - begin < 5
+
+
 def test_deletion_is_gentle(cluster: Any, api: Any):
     command = "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.1; done"
     api.create_namespaced_pod("default", manifest(command=command))

@@ -53,7 +53,8 @@ def test_eviction(cluster: Any, api: Any):
 
 
 def test_preemption(cluster: Any, api: Any):
-    running(cluster, api, command="sleep 60; true")
+    api.create_namespaced_pod("default", manifest(command="sleep 60; true", terminationGracePeriodSeconds=1))
+    wait_for(lambda: cluster.pod("pod")["status"]["phase"] == "Running")
     cluster.preempt("pod")
     seen = api.read_namespaced_pod("pod", "default")
     assert disruption(seen.status) == "PreemptionByScheduler"
