@@ -70,6 +70,7 @@ class Cluster(Troubles, Pretended):
         self._lock = threading.Lock()
         self._executions: set[Execution] = set()
         self._cut_after: int | None = None
+        self._cut_after_input: int | None = None
         self._listener: Listener | None = None
         self._errands: list[threading.Thread] = []
         self.add_namespace(namespace)
@@ -269,7 +270,7 @@ class Cluster(Troubles, Pretended):
 
     @contextlib.contextmanager
     def executing(self, execution: Execution) -> Iterator[None]:
-        execution.cut_after = self._cut_after
+        execution.cut_after, execution.cut_after_input = self._cut_after, self._cut_after_input
         with self._lock:
             self._executions.add(execution)
         try:

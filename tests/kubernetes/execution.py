@@ -37,6 +37,8 @@ class Execution:
         self.is_cut = False
         self.cut_after: int | None = None
         """Bytes of standard output after which the connection breaks."""
+        self.cut_after_input: int | None = None
+        self.taken = 0
         self.sent = 0
         self.connection = WSConnection(ConnectionType.SERVER)
 
@@ -130,11 +132,16 @@ class Execution:
             if data[:1] == b"\x00" and not inward.closed:
                 inward.close()
         elif channel == STDIN and not inward.closed:
+            if self.cut_after_input is not None:
+                data = data[: self.cut_after_input - self.taken]
+            self.taken += len(data)
             try:
                 while data:
                     data = data[inward.write(data) :]
             except BrokenPipeError:
                 inward.close()
+            if self.taken == self.cut_after_input:
+                self.cut()
 
     def _write(self, channel: int, data: bytes) -> None:
         if self.cut_after is not None and channel == STDOUT:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,9 +25,11 @@ class Wanted:
     """Nothing older; a time as it stands in the log."""
     tail: int | None = None
     limit: int | None = None
+    zone: int = 0
+    """Minutes by which the node's clock is ahead of UTC; its logs are stamped so."""
 
 
-def wanted(query: dict[str, str]) -> Wanted:
+def wanted(query: dict[str, str], zone: int = 0) -> Wanted:
     """Raises Refused for values that do not go, alone or together."""
     since = None
     if "sinceTime" in query and "sinceSeconds" in query:
@@ -42,6 +45,7 @@ def wanted(query: dict[str, str]) -> Wanted:
         since=since,
         tail=_number(query, "tailLines", 0) if "tailLines" in query else None,
         limit=_number(query, "limitBytes", 1) if "limitBytes" in query else None,
+        zone=zone,
     )
 
 
@@ -67,6 +71,15 @@ def _whole_seconds(text: str) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.000000000Z")
 
 
+def _zoned(stamp: bytes, minutes: int) -> bytes:
+    """A time of the file as the node's zone has it."""
+    if not minutes:
+        return stamp
+    there = datetime.fromisoformat(stamp[:19].decode()) + timedelta(minutes=minutes)
+    hours, rest = divmod(abs(minutes), 60)
+    return f"{there.isoformat()}{stamp[19:29].decode()}{'-' if minutes < 0 else '+'}{hours:02}:{rest:02}".encode()
+
+
 def _text(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "000Z"
 
@@ -90,11 +103,11 @@ def _pieces(path: Path, wanted: Wanted, is_over: Callable[[], bool]) -> Iterator
     for line in _lines(path, wanted, is_over):
         if line:
             stamp, _, tag, text = line.split(b" ", 3)
+            is_first, begins = begins, tag == b"F"
             if wanted.since and stamp.decode() < wanted.since:
                 continue
-            if wanted.timestamps and begins:
-                text = stamp + b" " + text
-            begins = tag == b"F"
+            if wanted.timestamps and is_first:
+                text = _zoned(stamp, wanted.zone) + b" " + text
             out.append(text if begins else text[:-1])
             size += len(text)
         if size >= PIECE or (not line and out):
@@ -144,8 +157,6 @@ def _turned(file: BinaryIO, path: Path) -> BinaryIO | None:
         fresh = path.open("rb")
     except FileNotFoundError:
         return None
-    import os
-
     if os.fstat(fresh.fileno()).st_ino == os.fstat(file.fileno()).st_ino:
         fresh.close()
         return None

@@ -30,6 +30,8 @@ class Settings:
     """Seconds between two tries of what failed (a real kubelet: 10 and more)."""
     log_limit: int = 10 << 20
     """Bytes of one log file; a longer log is rotated, and what is rotated away cannot be read."""
+    zone: int = 0
+    """Minutes by which the nodes' clocks are ahead of UTC."""
 
 
 class Node:

@@ -31,13 +31,17 @@ class Recorder:
 
 
 def _again(event: Object) -> None:
-    event["count"] += 1
-    event["lastTimestamp"] = stamp()
+    if event["count"] is None:
+        count = (event.get("series") or {"count": 1})["count"]
+        event["series"] = {"count": count + 1, "lastObservedTime": micro_stamp()}
+    else:
+        event["count"] += 1
+        event["lastTimestamp"] = stamp()
 
 
 def _event(pod: Object, name: str, kind: str, reason: str, message: str, path: str | None, source: str) -> Object:
     metadata = pod["metadata"]
-    is_scheduler = source == "default-scheduler"
+    is_scheduler = source == "default-scheduler"  # which writes events of the newer kind: without counts and times
     return {
         "metadata": {"name": name, "namespace": metadata["namespace"]},
         "involvedObject": {
@@ -51,10 +55,10 @@ def _event(pod: Object, name: str, kind: str, reason: str, message: str, path: s
         },
         "reason": reason,
         "message": message,
-        "source": {"component": source, **({} if is_scheduler else {"host": pod["spec"].get("nodeName", "")})},
-        "firstTimestamp": stamp(),
-        "lastTimestamp": stamp(),
-        "count": 1,
+        "source": {} if is_scheduler else {"component": source, "host": pod["spec"].get("nodeName", "")},
+        "firstTimestamp": None if is_scheduler else stamp(),
+        "lastTimestamp": None if is_scheduler else stamp(),
+        "count": None if is_scheduler else 1,
         "type": kind,
         "eventTime": micro_stamp() if is_scheduler else None,
         "reportingComponent": source,

@@ -22,6 +22,9 @@ PATH = re.compile(
 )
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
+LARGEST = 3 << 20
+"""Bytes of a request."""
+
 
 class Handler(Resources, Streams):
     def do_GET(self) -> None:
@@ -37,6 +40,7 @@ class Handler(Resources, Streams):
         self.is_streaming = False
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
+            _check_size(len(body))
             self._route(url.path.rstrip("/"), body)
         except Refused as refused:
             if self.is_streaming:
@@ -145,3 +149,11 @@ class Handler(Resources, Streams):
             pods.evict(self.cluster, namespace, name, read_json(body).get("deleteOptions") or {})
             return self._say(success(), 201)
         raise not_found(resource, f"{name}/{sub}")
+
+
+def _check_size(size: int) -> None:
+    """A server takes so much, and its database less."""
+    if size > LARGEST:
+        raise Refused(413, f"Request entity too large: limit is {LARGEST}", "RequestEntityTooLarge")
+    if size > LARGEST // 2:
+        raise Refused(500, "etcdserver: request is too large")

@@ -21,7 +21,7 @@ UNPULLED = {"ErrImagePull": "image can't be pulled", "ImagePullBackOff": "trying
 class Streams(Answering):
     def _log(self, namespace: str, name: str) -> None:
         pod = self.cluster.store.get("pods", namespace, name).object
-        asked = wanted(self.query)
+        asked = wanted(self.query, self.cluster.settings.zone)
         container = _container_name(pod, self.query.get("container"))
         if not pod["spec"].get("nodeName"):
             return self._send(200, b"", {"Content-Type": "text/plain"})

@@ -120,7 +120,15 @@ def test_a_connection_that_breaks(cluster: Any, api: Any, pod: None):
         raise ConnectionError("connection is lost")
     assert len(out) <= 100_000
     assert connection.read_channel(3) == b""
+    cluster.cut_executions(after_input=50_000)
+    connection = run(api, "sh", "-c", "cat > /data/part", stdin=True)
+    with pytest.raises(Exception, match=r"closed|reset|lost|[Bb]roken"):
+        for _ in range(100):
+            connection.write_stdin(b"x" * 10_000)
+            connection.update(timeout=0.1)
+    connection.sock.shutdown()
     cluster.leave_executions()
+    wait_for(lambda: finish(run(api, "wc", "-c", "/data/part"))[0] == b"50000 /data/part\n")
     connection = run(api, "sleep", "60")
     wait_for(lambda: cluster._executions)
     cluster.cut_executions()

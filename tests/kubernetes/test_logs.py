@@ -56,6 +56,15 @@ def test_time_stamps(cluster: Any, api: Any):
         assert found.data.decode() == expected, "a time has whole seconds"
 
 
+def test_a_node_in_another_zone(cluster: Any, api: Any):
+    cluster.configure(zone=-210)
+    run(cluster, api, "echo one")
+    stamp = log(api, timestamps=True).split()[0]
+    assert stamp.endswith("-03:30")
+    assert abs(datetime.fromisoformat(stamp).timestamp() - time.time()) < 60
+    assert log(api, since_seconds=60) == "one\n"
+
+
 def test_a_long_line_is_whole(cluster: Any, api: Any):
     run(cluster, api, "head -c 50000 /dev/zero | tr '\\0' x; echo; echo end")
     assert log(api) == "x" * 50000 + "\nend\n"

@@ -125,6 +125,14 @@ def post(cluster: Any, pod: Any) -> requests.Response:
     return requests.post(url, json=pod, headers={"Authorization": f"Bearer {cluster.token}"}, timeout=10)
 
 
+def test_what_is_too_large(cluster: Any):
+    pod = manifest()
+    for size, expected in ((1_000_000, 201), (2_000_000, 500), (4_000_000, 413)):
+        pod["metadata"]["name"] = f"pod-{size}"
+        pod["spec"]["containers"][0]["args"] = ["x" * size]
+        assert post(cluster, pod).status_code == expected
+
+
 def test_unknown_fields_are_dropped_with_a_warning(cluster: Any):
     pod = manifest()
     pod["spec"]["containers"][0]["volume_mounts"] = []

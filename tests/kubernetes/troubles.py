@@ -30,6 +30,7 @@ class Troubles:
     _lock: threading.Lock
     _executions: set[Execution]
     _cut_after: int | None
+    _cut_after_input: int | None
 
     # --- faults of requests
 
@@ -63,12 +64,13 @@ class Troubles:
         """Forget history: whoever goes on from an older version is told 410."""
         self.store.compact()
 
-    def cut_executions(self, after: int | None = None) -> None:
-        """Break those that go on now; or, each from now on, once it has sent so many bytes of standard output."""
-        if after is not None:
-            self._cut_after = after
+    def cut_executions(self, after: int | None = None, after_input: int | None = None) -> None:
+        """Break those that go on now; or, each from now on, once it has told so many bytes of standard output, or has
+        been given so many of standard input."""
+        if after is not None or after_input is not None:
+            self._cut_after, self._cut_after_input = after, after_input
             return
-        self._cut_after = None
+        self.leave_executions()
         with self._lock:
             executions = list(self._executions)
         for execution in executions:
@@ -76,7 +78,7 @@ class Troubles:
 
     def leave_executions(self) -> None:
         """No longer break new ones."""
-        self._cut_after = None
+        self._cut_after = self._cut_after_input = None
 
     # --- faults of pods
 

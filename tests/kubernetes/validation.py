@@ -8,6 +8,7 @@ from typing import Any
 from tests.kubernetes.answers import Refused, invalid
 from tests.kubernetes.quantities import amount
 from tests.kubernetes.selectors import Object
+from tests.kubernetes.store import stamp
 
 SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -225,7 +226,27 @@ def fill_in(pod: Object, namespace: str) -> None:
             resources.setdefault("requests", {}).setdefault(resource, limit)
         if mounts:
             container["volumeMounts"] = [*(container.get("volumeMounts") or []), mounts]
+    metadata["generation"] = 1
+    metadata["managedFields"] = [
+        {
+            "manager": "polyjob",
+            "operation": "Update",
+            "apiVersion": "v1",
+            "time": stamp(),
+            "fieldsType": "FieldsV1",
+            "fieldsV1": _owned({"metadata": {"labels": metadata.get("labels") or {}}, "spec": spec}),
+        }
+    ]
     pod["status"] = {"phase": "Pending", "qosClass": _quality(spec)}
+
+
+def _owned(item: Any) -> dict[str, Any]:
+    """Who has set what, as a server keeps it with every object: it makes these about twice as large."""
+    if isinstance(item, dict):
+        return {f"f:{key}": _owned(value) for key, value in item.items()}
+    if isinstance(item, list) and item and isinstance(item[0], dict) and "name" in item[0]:
+        return {f'k:{{"name":"{known["name"]}"}}': {".": {}, **_owned(known)} for known in item}
+    return {}
 
 
 def _account_volume(spec: dict[str, Any]) -> dict[str, Any] | None:
