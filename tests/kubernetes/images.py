@@ -23,7 +23,8 @@ _making = threading.Lock()
 
 @dataclass
 class Image:
-    """One image. `host` images show this machine's programs, `busybox` ones nothing but busybox."""
+    """One image. `host` images show this machine's programs, `busybox` ones nothing but busybox, and
+    `empty` ones nothing at all."""
 
     root: str = "busybox"
     entrypoint: list[str] = dataclasses.field(default_factory=list)
@@ -61,6 +62,8 @@ def image_id(name: str) -> str:
 
 def system(image: Image, state: Path) -> dict[str, str]:
     """What of this machine a container of the image sees: name below its root → path here."""
+    if image.root == "empty":
+        return {}
     if image.root == "busybox":
         with _making:
             return {"bin": str(_busybox(state)), "etc": str(_etc(state))}
