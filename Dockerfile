@@ -10,7 +10,7 @@ RUN python3 -m venv /make && mkdir -p wheels \
     && { [ -n "$(ls wheels)" ] || /make/bin/pip download --quiet --no-deps --require-hashes -r requirements.lock -d wheels; } \
     && /make/bin/pip wheel --quiet --no-index --find-links wheels --no-deps --wheel-dir wheels . \
     && python3 -m venv /opt/polyjob \
-    && /opt/polyjob/bin/pip install --quiet --no-index --find-links wheels 'polyjob[docker]' \
+    && /opt/polyjob/bin/pip install --quiet --no-index --find-links wheels 'polyjob[docker,kubernetes]' \
     && rm -rf /opt/polyjob/lib/python3*/site-packages/pip /opt/polyjob/bin/pip*
 
 FROM ${BASE}

@@ -97,7 +97,10 @@ def test_a_patch_merges_mappings_and_replaces_everything_else():
     assert document == {"a": {"b": 1, "c": [1, 2]}, "d": 4}
 
 
-@pytest.mark.parametrize(("runner", "page"), [("process", "job-config.md"), ("docker", "docker-runner.md")])
+@pytest.mark.parametrize(
+    ("runner", "page"),
+    [("process", "job-config.md"), ("docker", "docker-runner.md"), ("kubernetes", "kubernetes-runner.md")],
+)
 def test_the_documentation_has_the_table(runner, page):
     page = (Path(__file__).parent.parent / "docs" / page).read_text()
     found = re.findall(r"^\| `([^`]+)` \| (honoured|noted|refused) \| (.*) \|$", page, re.MULTILINE)
@@ -105,8 +108,9 @@ def test_the_documentation_has_the_table(runner, page):
     assert found == table
 
 
-def test_a_container_needs_an_image():
+@pytest.mark.parametrize("runner", ["docker", "kubernetes"])
+def test_a_container_needs_an_image(runner):
     with pytest.raises(Invalid) as wrong:
-        specs.check({"run": {"cmd": "true"}}, "docker")
+        specs.check({"run": {"cmd": "true"}}, runner)
     assert [problem.pointer for problem in wrong.value.problems] == ["/config/build/image"]
-    assert specs.check({"run": {"cmd": "true"}, "build": {"image": "a"}}, "docker") == []
+    assert specs.check({"run": {"cmd": "true"}, "build": {"image": "a"}}, runner) == []
