@@ -26,6 +26,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python bench/throughput.py
 	$(BIN)/python bench/containers.py
+	$(BIN)/python bench/pods.py
 
 lock:
 	@PYTHON=$$(tools/python) && export PYTHON && tools/lock

@@ -57,8 +57,8 @@ FENCED_FOR = 600.0
 """Seconds after which no request can still be on its way."""
 UNHEARD_FOR = 5.0
 """Seconds that a job may not take its KILL before its pod is deleted, with all that it holds."""
-QUIETEST = 10.0
-"""Seconds from look to look at the log of a job that writes nothing."""
+QUIETEST, LOOKS = 10.0, 20.0
+"""Seconds from look to look at the log of a job that writes nothing; and how many such looks are made in a second."""
 CHANGES = 5
 """How often a pod that changes all the time is looked at before it is left for later."""
 FILES, STOP, END = ".files", ".stop", ".end"
@@ -409,7 +409,7 @@ class KubernetesRunner(RemoteRunner):
                 if error.status != 400:
                     raise
                 data = b""  # it has not begun
-        pause = 0.0 if data else min(QUIETEST, pause * 1.5 + 0.5)
+        pause = 0.0 if data else min(max(QUIETEST, len(self._quiet) / LOOKS), pause * 1.5 + 0.5)
         self._quiet[identity] = time.monotonic() + pause, pause
         return data, position.text()
 

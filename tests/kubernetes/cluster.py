@@ -60,7 +60,7 @@ class Cluster(Troubles, Pretended):
         """What the client may do; None = anything."""
         self.quota: int | None = None
         """How many pods there may be that have not ended."""
-        self.pretended: set[str] = set()
+        self.pretended = self.scheduler.pretended
         self.warnings: list[str] = []
         """What clients were warned of: fields that no pod has."""
         self.defects: list[BaseException | None] = []

@@ -48,6 +48,20 @@ class Pretended:
             names.append(pod["metadata"]["name"])
         return names
 
+    def take_up(self) -> int:
+        """Let every pod that waits for a node run on one, as nothing but an object; how many these were."""
+        waiting = self.store.list("pods", None, lambda pod: not pod["spec"].get("nodeName"))[1]
+        for stored in waiting:
+            metadata = stored.object["metadata"]
+            self.pretended.add(metadata["uid"])
+
+            def run(pod: Object) -> None:
+                pod["spec"]["nodeName"] = next(iter(self.nodes))
+                pod["status"] |= _running(pod)
+
+            self.store.update("pods", metadata["namespace"], metadata["name"], run)
+        return len(waiting)
+
     def end_pretended(self, name: str, code: int = 0) -> None:
         """Let a pretended pod end with this exit code."""
 

@@ -26,6 +26,8 @@ class Scheduler:
         self.recorder = recorder
         self.refusal: str | None = None
         """While set, no pod is scheduled, with these words."""
+        self.pretended: set[str] = set()
+        """Pods that are nothing but objects."""
         self._waiting: dict[str, tuple[str, str]] = {}
         self._wake = threading.Event()
         self._said: dict[str, tuple[str, float]] = {}
@@ -150,7 +152,7 @@ class Scheduler:
         metadata = pod["metadata"]
         self._forget(metadata["uid"])
         found = self.store.find("pods", metadata["namespace"], metadata["name"])
-        if found and node and found["metadata"]["uid"] == metadata["uid"]:
+        if found and node and found["metadata"]["uid"] == metadata["uid"] not in self.pretended:
             node.run(found)
 
     def _update(self, pod: Object, change: Any) -> bool:
