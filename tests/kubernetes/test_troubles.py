@@ -147,11 +147,15 @@ def test_requests_that_fail(cluster: Any, api: Any):
     with pytest.raises(HTTPError):
         api.read_namespaced_pod("pod", "default")
     cluster.heal()
+    cluster.fail(None, verb="create", is_done=True)
+    with pytest.raises(HTTPError):
+        api.create_namespaced_pod("default", manifest())
+    assert cluster.pod("pod"), "it was made, and only the answer was lost"
     cluster.slow(0.3, verb="list")
     begin = time.monotonic()
     api.list_namespaced_pod("default")
     assert time.monotonic() - begin > 0.3
-    assert cluster.counted() == {"list pods": 4, "create pods": 1, "get pods": 1}
+    assert cluster.counted() == {"list pods": 4, "create pods": 2, "get pods": 1}
 
 
 def test_who_may_do_what(cluster: Any, api: Any):
