@@ -53,12 +53,15 @@ def test_eviction(cluster: Any, api: Any):
 
 
 def test_preemption(cluster: Any, api: Any):
+    cluster.configure(cleanup=0.5)
     api.create_namespaced_pod("default", manifest(command="sleep 60; true", terminationGracePeriodSeconds=1))
     wait_for(lambda: cluster.pod("pod")["status"]["phase"] == "Running")
     cluster.preempt("pod")
     seen = api.read_namespaced_pod("pod", "default")
     assert disruption(seen.status) == "PreemptionByScheduler"
     assert seen.metadata.deletion_timestamp is not None
+    status, end = ended(cluster, api)
+    assert (disruption(status), end.exit_code) == ("PreemptionByScheduler", 137)
     wait_for(lambda: cluster.pod("pod") is None)
 
 
