@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.kubernetes.cluster import Cluster
@@ -25,14 +27,23 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
     with (
-        tempfile.TemporaryDirectory(prefix="kubernetes-") as folder,
-        Cluster(options.state or Path(folder), options.port, options.namespace) as cluster,
+        _folder(options.state) as folder,
+        Cluster(folder, options.port, options.namespace) as cluster,
         Control(cluster) as control,
     ):
         print(cluster.kubeconfig, control.url, flush=True)
         if options.until_eof:
             threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
         over.wait(options.seconds)
+
+
+@contextlib.contextmanager
+def _folder(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="kubernetes-") as made:
+        yield Path(made)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ class Cluster(Troubles, Pretended):
     def _listen(self, port: int) -> None:
         self._listener = Listener(port, self, Handler)
         self.port = self._listener.server_address[1]
-        threading.Thread(target=self._listener.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self._listener.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def url(self) -> str:

@@ -26,6 +26,8 @@ class Fault:
     """The status that is answered; None = none, the connection is closed."""
     retry_after: int | None
     delay: float
+    is_done: bool = False
+    """The request is carried out, and only its answer is this one."""
 
 
 MESSAGES = {
@@ -53,27 +55,28 @@ class Faults:
         with self._lock:
             self._faults.clear()
 
-    def meet(self, verb: str, path: str) -> None:
-        """Raises Refused or HangUp where a fault waits for this request; a slow answer takes its time here."""
+    def find(self, verb: str, path: str) -> Fault | None:
+        """The fault that this request meets, and has then met once more. A slow answer takes its time here."""
         with self._lock:
             found = next(
                 (fault for fault in self._faults if fault.verb in (None, verb) and fault.path.search(path)), None
             )
             if found is None:
-                return
+                return None
             if found.times is not None:
                 found.times -= 1
                 if found.times <= 0:
                     self._faults.remove(found)
         time.sleep(found.delay)
-        if found.code == 200:
-            return
-        if found.code is None:
-            raise HangUp
-        headers = {} if found.retry_after is None else {"Retry-After": str(found.retry_after)}
-        raise Refused(
-            found.code,
-            MESSAGES.get(found.code, "Internal error occurred"),
-            headers=headers,
-            is_plain=found.code in PLAIN,
-        )
+        return found
+
+
+def meet(found: Fault) -> None:
+    """Raises Refused or HangUp, unless the fault was but a slow answer."""
+    code = found.code
+    if code == 200:
+        return
+    if code is None:
+        raise HangUp
+    headers = {} if found.retry_after is None else {"Retry-After": str(found.retry_after)}
+    raise Refused(code, MESSAGES.get(code, "Internal error occurred"), headers=headers, is_plain=code in PLAIN)

@@ -115,6 +115,7 @@ class PodWorker:
         self.is_over = True
         found = self.store.find("pods", self.namespace, self.name)
         if found and found["metadata"]["uid"] == self.uid and "deletionTimestamp" in found["metadata"]:
+            time.sleep(self.node.settings.cleanup)
             self.node.removed(self)
 
     def _live(self) -> None:

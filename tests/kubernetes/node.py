@@ -26,6 +26,8 @@ class Settings:
 
     delay: float = 0.0
     """Seconds between a pod's scheduling and the first thing that its kubelet does."""
+    cleanup: float = 0.0
+    """Seconds between a deleted pod's last status and its being gone (a real kubelet: up to a few)."""
     backoff: float = 0.5
     """Seconds between two tries of what failed (a real kubelet: 10 and more)."""
     log_limit: int = 10 << 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import re
 import socket
@@ -12,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 from tests.kubernetes import pods
 from tests.kubernetes.answers import Refused, forbidden, not_found, success
 from tests.kubernetes.connections import read_json
-from tests.kubernetes.faults import HangUp
+from tests.kubernetes.faults import Fault, HangUp, meet
 from tests.kubernetes.resources import Resources
 from tests.kubernetes.store import KINDS
 from tests.kubernetes.streams import Streams
@@ -60,7 +61,25 @@ class Handler(Resources, Streams):
         match = PATH.fullmatch(path)
         verb, resource = self._verb(match), self._resource(match)
         self.cluster.count(verb if match else self.command.lower(), resource if match else path, path)
-        self.cluster.faults.meet(verb, path)
+        fault = self.cluster.faults.find(verb, path)
+        if fault and fault.is_done:
+            self._carry_out(fault, path, verb, resource, match, body)
+        elif fault:
+            meet(fault)
+        self._serve(path, verb, resource, match, body)
+
+    def _carry_out(
+        self, fault: Fault, path: str, verb: str, resource: str, match: re.Match[str] | None, body: bytes
+    ) -> None:
+        """Do what is asked, and keep the answer back."""
+        wire, self.wfile = self.wfile, io.BytesIO()
+        try:
+            self._serve(path, verb, resource, match, body)
+        finally:
+            self.wfile = wire
+        meet(fault)
+
+    def _serve(self, path: str, verb: str, resource: str, match: re.Match[str] | None, body: bytes) -> None:
         if path in ("/version", "/healthz", "/livez", "/readyz"):
             return self._about(path)
         user = self._user()

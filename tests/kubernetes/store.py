@@ -78,6 +78,8 @@ class Store:
         self.is_abrupt = False
         """The last time they were cut, it was in the middle of their answers."""
         self.closed = False
+        self.patience = 3.0
+        """Seconds that a request waits for a version that is not yet."""
 
     def get(self, resource: str, namespace: str, name: str) -> Stored:
         with self.lock:
@@ -202,10 +204,10 @@ class Store:
             self.closed = True
             self.lock.notify_all()
 
-    def not_older(self, version: int, seconds: float = 3.0) -> None:
+    def not_older(self, version: int) -> None:
         """Wait until the state is at least of that version. Raises Refused when it does not come to it."""
         with self.lock:
-            if not self.lock.wait_for(lambda: self.version >= version, seconds):
+            if not self.lock.wait_for(lambda: self.version >= version, self.patience):
                 details = {
                     "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
                     "retryAfterSeconds": 1,

@@ -53,12 +53,15 @@ def test_eviction(cluster: Any, api: Any):
 
 
 def test_preemption(cluster: Any, api: Any):
+    cluster.configure(cleanup=0.5)
     api.create_namespaced_pod("default", manifest(command="sleep 60; true", terminationGracePeriodSeconds=1))
     wait_for(lambda: cluster.pod("pod")["status"]["phase"] == "Running")
     cluster.preempt("pod")
     seen = api.read_namespaced_pod("pod", "default")
     assert disruption(seen.status) == "PreemptionByScheduler"
     assert seen.metadata.deletion_timestamp is not None
+    status, end = ended(cluster, api)
+    assert (disruption(status), end.exit_code) == ("PreemptionByScheduler", 137)
     wait_for(lambda: cluster.pod("pod") is None)
 
 
@@ -147,11 +150,15 @@ def test_requests_that_fail(cluster: Any, api: Any):
     with pytest.raises(HTTPError):
         api.read_namespaced_pod("pod", "default")
     cluster.heal()
+    cluster.fail(None, verb="create", is_done=True)
+    with pytest.raises(HTTPError):
+        api.create_namespaced_pod("default", manifest())
+    assert cluster.pod("pod"), "it was made, and only the answer was lost"
     cluster.slow(0.3, verb="list")
     begin = time.monotonic()
     api.list_namespaced_pod("default")
     assert time.monotonic() - begin > 0.3
-    assert cluster.counted() == {"list pods": 4, "create pods": 1, "get pods": 1}
+    assert cluster.counted() == {"list pods": 4, "create pods": 2, "get pods": 1}
 
 
 def test_who_may_do_what(cluster: Any, api: Any):

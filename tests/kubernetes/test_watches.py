@@ -203,6 +203,7 @@ def test_what_is_too_old(cluster: Any, api: Any, many: Any, watching: Any):
 
 
 def test_a_version_that_is_not_yet(cluster: Any, api: Any):
+    cluster.store.patience = 0.2
     with pytest.raises(ApiException) as refused:
         api.list_namespaced_pod("default", resource_version=str(cluster.store.version + 1000))
     assert (refused.value.status, "Too large resource version" in refused.value.body) == (504, True)
