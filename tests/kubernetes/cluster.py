@@ -61,6 +61,8 @@ class Cluster(Troubles, Pretended):
         self.quota: int | None = None
         """How many pods there may be that have not ended."""
         self.pretended = self.scheduler.pretended
+        self.labels: dict[str, dict[str, str]] = {}
+        """Of every pod that a client has ever made: name → labels."""
         self.warnings: list[str] = []
         """What clients were warned of: fields that no pod has."""
         self.defects: list[BaseException | None] = []

@@ -50,6 +50,7 @@ def create(cluster: Cluster, namespace: str, pod: Object) -> tuple[Stored, list[
                 why = f"exceeded quota: pods, requested: pods=1, used: pods={taken}, limited: pods={cluster.quota}"
                 raise _refused_by_admission(metadata["name"], why)
         stored = cluster.store.create("pods", pod)
+        cluster.labels[metadata["name"]] = metadata.get("labels") or {}
     cluster.scheduler.add(stored.object)
     return stored, warnings
 

@@ -34,11 +34,15 @@ from polyjob.first_start import open_folder
 from polyjob.models import Build, Job, Meta, Project, User
 from polyjob.schemas.config import load_config
 from polyjob.settings import read_settings
+from polyjob.specs import runner_settings
 from polyjob.store import Store
-from runners.base import RunnerSettings
 from tests.lives.left import left_in
 
 PATIENCE = 40.0
+CLUSTER = ("POLYJOB_KUBE_", "POLYJOB_REGISTRY", "POLYJOB_BUILDER_")
+"""Beginnings of the variables that say which cluster it is."""
+IN_IMAGES = ("docker", "kubernetes")
+"""Runners whose jobs need an image."""
 IMAGE = "polyjob-test:latest"
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -49,8 +53,9 @@ class Life:
     def __init__(self, folder: Path, runner: str) -> None:
         self.folder = folder
         self.runner = runner
+        told = {name: value for name, value in os.environ.items() if name.startswith(CLUSTER)}
         self.settings = read_settings(
-            {}, data_dir=folder / "data", runner=runner, slots=4, disk_low=0, port=1, build_slots=2
+            told, data_dir=folder / "data", runner=runner, slots=4, disk_low=0, port=1, build_slots=2
         )
         open_folder(self.settings)
         self.store = Store(self.settings.data_dir)
@@ -58,10 +63,10 @@ class Life:
         self.project = Project.get(Project.user == self.user)
         self.meta = {row.key: row.value for row in Meta.select()}
         self.woken = threading.Event()
-        told = RunnerSettings(str(self.settings.data_dir), self.meta["installation"], self.settings.job_env, None)
+        of_runners = runner_settings(self.settings, self.meta["installation"])
         calls = Calls(self.woken.set, self.settings.build_slots)
         context = Context(self.settings, self.store, calls, Clock(), self.meta["installation"], self.meta["secret"])
-        self.engine = Engine(context, lambda name, wake: runners.load(name, told, wake), self.woken.set)
+        self.engine = Engine(context, lambda name, wake: runners.load(name, of_runners, wake), self.woken.set)
 
     # What people do; each does nothing where it was done.
 
@@ -239,9 +244,9 @@ def _config(
         mark = f"echo ran >> {life.folder}/runs-{name}; " if life.runner == "process" else ""
         config["run"] = {"cmd": f"{mark}echo begun {name}; {keep}{rest}"}
         steps = ["sleep 1000" if endless_build else f"exit {build_code}"]
-        needs_steps = life.runner == "docker" or build_code or endless_build  # a virtualenv takes its time
+        needs_steps = life.runner in IN_IMAGES or build_code or endless_build  # a virtualenv takes its time
         made = {"image": IMAGE, "build_steps": steps if needs_steps else []}
-    if build or life.runner == "docker":
+    if build or life.runner in IN_IMAGES:
         config["build"] = made if build else {"image": IMAGE}
     return config
 
@@ -294,6 +299,9 @@ def _modules_with(name: str) -> list[Any]:
 class Nursery:
     """A process that has loaded everything, and lives each life in a fork. Used as a context, by one thread."""
 
+    def __init__(self, **environment: str) -> None:
+        self._environment = environment
+
     def __enter__(self) -> Nursery:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.lives.life"],
@@ -301,6 +309,7 @@ class Nursery:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            env=os.environ | self._environment,
         )
         return self
 
