@@ -402,6 +402,9 @@ class Runner(abc.ABC):
 class RemoteRunner(Runner):
     """A runner whose jobs write elsewhere than into `JobSpec.folder`: its log and outputs have to be fetched."""
 
+    quietest: float = 0.0
+    """Seconds that may pass between two looks at the log of a running job in which nothing new comes."""
+
     @abc.abstractmethod
     def logs(self, handle: str, cursor: str | None, limit: int) -> tuple[bytes, str | None]:
         """The bytes that the job has written since `cursor` (None = from the start), at most about `limit`, and the

@@ -85,8 +85,6 @@ class KubernetesRunner(RemoteRunner):
         self._troubles = Troubles(self._api, self.options.patience)
         self._unheard: dict[str, float] = {}
         """Since when the containers of these pods take no KILL."""
-        self._quiet: dict[str, tuple[float, float]] = {}
-        """Pod → (when its log is looked at again, after how long)."""
 
     def check(self) -> None:
         with _said():
@@ -182,6 +180,7 @@ class KubernetesRunner(RemoteRunner):
     def poll(self, handles: Sequence[str]) -> dict[str, State]:
         if not handles:
             return {}
+        self.quietest = max(QUIETEST, len(handles) / LOOKS)
         with _said():
             api = self._ready()
             pods, _ = api.list(api.pods(), self._selector)
@@ -352,7 +351,6 @@ class KubernetesRunner(RemoteRunner):
                 self._wait_until_gone(api, told)
         identity, name = told["id"], f"polyjob-{told['uuid']}"
         self._exits.pop(identity, None)
-        self._quiet.pop(identity, None)
         self._unheard.pop(identity, None)
         self._troubles.forget(identity)
         self._giving.forget(name)
@@ -395,12 +393,8 @@ class KubernetesRunner(RemoteRunner):
 
     def logs(self, handle: str, cursor: str | None, limit: int) -> tuple[bytes, str | None]:
         told = self._mine(handle)
-        identity = told["id"]
-        if not identity:
+        if not told["id"]:
             raise Gone("The job was never started.")
-        at, pause = self._quiet.get(identity, (0.0, 0.0))
-        if identity not in self._exits and time.monotonic() < at:
-            return b"", cursor
         with _said(), _gone():
             pod, position = f"polyjob-{told['uuid']}", LogCursor.read(cursor)
             try:
@@ -409,8 +403,6 @@ class KubernetesRunner(RemoteRunner):
                 if error.status != 400:
                     raise
                 data = b""  # it has not begun
-        pause = 0.0 if data else min(max(QUIETEST, len(self._quiet) / LOOKS), pause * 1.5 + 0.5)
-        self._quiet[identity] = time.monotonic() + pause, pause
         return data, position.text()
 
     def outputs(self, handle: str) -> Iterator[bytes]:

@@ -73,14 +73,16 @@ class Finished:
 
 def finish(
     runner: Runner,
-    job: Job,
+    uuid: str,
+    prefix: str,
     handle: str | None,
     store: Store,
     position: LogPosition,
     log_limit: int,
     outputs_limit: int,
 ) -> Finished:
-    """All steps of the end; of a long log, only as many pieces as are fetched at a time.
+    """All steps of the end; of a long log, only as many pieces as are fetched at a time. `prefix` is the folder in
+    which the outputs lie in their archive.
 
     Raises RunnerUnavailable or OSError; then the whole is called again, later. What is sealed is not sealed again: a
     back end that was cleared before a crash has nothing left to give.
@@ -88,16 +90,16 @@ def finish(
     if handle is not None and isinstance(runner, RemoteRunner):
         for _ in range(PIECES):
             before = position
-            position = fetch_log(runner, handle, store.job_log(job.uuid), before, log_limit)
+            position = fetch_log(runner, handle, store.job_log(uuid), before, log_limit)
             if position == before:
                 break
         else:
             return Finished(position, is_whole=False)
-    store.seal(job.uuid, str(job.id), outputs_limit, _stream(runner, handle))
-    store.sync(job.uuid)
+    store.seal(uuid, prefix, outputs_limit, _stream(runner, handle))
+    store.sync(uuid)
     if handle is not None:
         runner.clean(handle)
-    return Finished(position, is_whole=True, not_kept=store.outputs(job.uuid).notes)
+    return Finished(position, is_whole=True, not_kept=store.outputs(uuid).notes)
 
 
 def _stream(runner: Runner, handle: str | None) -> Any:

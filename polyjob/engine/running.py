@@ -45,6 +45,7 @@ FETCH_SHARE = 4
 """A log is fetched again after so many times what the last fetch took."""
 SAID = "runner"
 """The kind of a note that tells what the back end says of a job."""
+REST_GROWS = 1.5
 FORCE_EVERY = 2.0
 """Seconds between two KILLs of a job that does not end."""
 
@@ -73,6 +74,8 @@ class Memory:
     fetched_at: float = 0.0
     fetch_took: float = 0.0
     """Seconds: a back end may have to read all of a long log for its end."""
+    fetch_rest: float = 0.0
+    """Seconds to the next look at a log in which nothing new came; more each time."""
     forced_at: float | None = None
     delay: float = 0.0
     retry_at: float = 0.0
@@ -209,7 +212,7 @@ class JobPart:
         steps += self._note_said(job, state)
         node = state.node if isinstance(state, Running | Exited) else None
         if isinstance(state, Running) and job.status is not Status.RUNNING:
-            memory.fetched_at = self.context.clock.seconds() - TICK + FIRST_FETCH
+            memory.fetched_at, memory.fetch_rest = self.context.clock.seconds() - TICK + FIRST_FETCH, 0.0
         has_begun = isinstance(state, Running) or (isinstance(state, Exited) and state.exit.has_begun)
         if has_begun and job.status is not Status.RUNNING:
             steps.append(Step("running", lambda: self._record_running(job, node)))
@@ -272,7 +275,8 @@ class JobPart:
         runner, clock = self.backends.runner(job.runner), self.context.clock
         if not isinstance(runner, RemoteRunner):
             return
-        due = memory.fetched_at + max(TICK, FETCH_SHARE * memory.fetch_took)
+        rest = min(memory.fetch_rest, runner.quietest)
+        due = memory.fetched_at + max(TICK, FETCH_SHARE * memory.fetch_took, rest)
         if self._is_busy(job, memory) or clock.seconds() < due:
             return
         memory.fetched_at = clock.seconds()
@@ -292,7 +296,7 @@ class JobPart:
             return steps
         runner, context = self.backends.runner(job.runner), self.context
         position, limits = self._position(job, memory), (context.settings.log_limit, context.settings.outputs_limit)
-        call = lambda: finish(runner, job, job.handle, context.store, position, *limits)  # noqa: E731
+        call = lambda: finish(runner, job.uuid, str(job.id), job.handle, context.store, position, *limits)  # noqa: E731
         context.calls.submit("files", ("job", job.id), "finish", call)
         return steps
 
@@ -341,6 +345,8 @@ class JobPart:
     def _fetched(self, memory: Memory, done: Done) -> None:
         assert memory.position is not None
         memory.fetch_took = self.context.clock.seconds() - memory.fetched_at
+        is_quiet = done.value.length == memory.position.length
+        memory.fetch_rest = memory.fetch_rest * REST_GROWS + TICK if is_quiet else 0.0
         if done.value.length - memory.position.length >= PIECE:
             memory.fetched_at = memory.fetch_took = 0.0  # there is more
         memory.position = done.value

@@ -667,6 +667,21 @@ def test_a_log_beyond_its_limit_is_cut_and_says_so(settings, project, user):
     assert log == b"0123456789012345678901234\npolyjob dropped the rest of this log here: the limit is 25 bytes\n"
 
 
+class TestAQuietLog:
+    def test_is_looked_at_less_often_where_the_runner_wants_that(self, world):
+        world.runner.quietest = 10.0
+        job = world.submit(seconds=100, log="once")
+        world.later(60)
+        assert 6 <= world.calls("logs", job) <= 13
+        world.later(50)
+        assert world.store.job_log(job.uuid).read_bytes() == b"once"
+
+    def test_is_looked_at_each_tick_elsewhere(self, world):
+        job = world.submit(seconds=100, log="once")
+        world.later(60)
+        assert world.calls("logs", job) >= 55
+
+
 class TestWhatABackEndSays:
     def test_of_a_job_that_waits_is_shown_until_it_runs(self, world):
         job = world.submit(pending=3, seconds=2)

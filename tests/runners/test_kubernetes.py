@@ -387,15 +387,6 @@ class TestLogs:
             whole += data
         assert whole == b"".join(b"%d\nx" % number for number in range(1, 41))
 
-    def test_a_job_that_writes_nothing_is_asked_less_often(self, harness: KubernetesHarness) -> None:
-        handle = running(harness, harness.lasts())
-        harness.cluster.forget_counts()
-        until = time.monotonic() + 2
-        cursor = None
-        while time.monotonic() < until:
-            _, cursor = harness.remote.logs(handle, cursor, 100)
-        assert 1 <= sum(n for name, n in harness.cluster.counted().items() if "log" in name) <= 4
-
     def test_before_the_beginning_there_is_none(self, harness: KubernetesHarness) -> None:
         harness.cluster.schedule_nothing("0/1 nodes are available")
         handle = harness.runner.start(harness.lasts(), None)
