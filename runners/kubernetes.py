@@ -14,6 +14,7 @@ import json
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,8 +37,8 @@ from runners.base import (
     State,
     Unknown,
 )
-from runners.kubernetes_api import Api, Object, Refused
-from runners.kubernetes_builds import GONE, build_image, is_there
+from runners.kubernetes_api import Api, Listing, Object, Refused
+from runners.kubernetes_builds import GONE, build_image, is_there, pod_name
 from runners.kubernetes_exec import Failed, NotRun, run
 from runners.kubernetes_files import Gift, Giving
 from runners.kubernetes_hints import Hints
@@ -46,15 +47,15 @@ from runners.kubernetes_options import Options
 from runners.kubernetes_rights import Rights
 from runners.kubernetes_states import Pod, Seen
 from runners.kubernetes_troubles import Troubles
-from runners.manifests import FENCE, HELPER, INPUT, INSTALLATION, JOB, MAIN
+from runners.manifests import BUILD, FENCE, HELPER, INPUT, INSTALLATION, JOB, MAIN
 from runners.records import Records
 
 EXEC = 20.0
 """Seconds that a signal may take."""
 PATIENCE_TO_END = 30.0
 """Seconds that a pod gets to be gone once it is deleted."""
-FENCED_FOR = 600.0
-"""Seconds after which no request can still be on its way."""
+STALE_AFTER = 600.0
+"""Seconds after which no request can still be on its way, nor an engine about to take up a build again."""
 UNHEARD_FOR = 5.0
 """Seconds that a job may not take its KILL before its pod is deleted, with all that it holds."""
 QUIETEST, LOOKS = 10.0, 20.0
@@ -75,12 +76,19 @@ class KubernetesRunner(RemoteRunner):
         self._api = Api(self.options)
         self._rights = Rights(self._api)
         self._selector = [("labelSelector", f"{INSTALLATION}={settings.installation}")]
+        self._listing = Listing(self._api, self._api.pods, self._selector)
+        self._views: dict[str, tuple[Pod, Seen]] = {}
+        """The pods as they were last listed, and what they say."""
         self._hints = Hints(self._api, self._selector, wake)
         self._giving = Giving(self._api, self._records.folder)
         self._logs = Logs()
         self._lock = threading.Lock()
         self._space: str | None = None
         """Which namespace of which cluster it is; empty where that may not be asked."""
+        self._followed: Counter[str] = Counter()
+        """Builders' pods that are listened to just now."""
+        self._alone: dict[str, float] = {}
+        """Since when nobody listens to the others."""
         self._exits: dict[str, Exited] = {}
         self._troubles = Troubles(self._api, self.options.patience)
         self._unheard: dict[str, float] = {}
@@ -115,8 +123,14 @@ class KubernetesRunner(RemoteRunner):
     holds = "image"
 
     def build(self, spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool]) -> str | None:
+        name = pod_name(spec)
         with _said():
-            return build_image(self._ready(), spec, log, cancelled, self.options, self._records.folder)
+            api = self._ready()
+            self._followed[name] += 1
+            try:
+                return build_image(api, spec, log, cancelled, self.options, self._records.folder)
+            finally:
+                self._followed[name] -= 1
 
     # Starting.
 
@@ -183,19 +197,23 @@ class KubernetesRunner(RemoteRunner):
         self.quietest = max(QUIETEST, len(handles) / LOOKS)
         with _said():
             api = self._ready()
-            pods, _ = api.list(api.pods(), self._selector)
+            pods = self._listing.objects()
             listed = {pod["metadata"]["uid"]: pod for pod in pods}
             told = [json.loads(handle) for handle in handles]
-            views = {
-                handle["id"]: kubernetes_states.seen(listed[handle["id"]]) for handle in told if handle["id"] in listed
-            }
-            self._troubles.look([listed[identity] for identity, view in views.items() if view.is_unexplained])
+            views = self._views = {identity: self._view(identity, pod) for identity, pod in listed.items()}
+            self._troubles.look([pod for pod, view in views.values() if view.is_unexplained])
             states = {}
             for handle, one in zip(handles, told, strict=True):
-                state = self._state(api, one, listed.get(one["id"]), views.get(one["id"]))
+                pod, view = views.get(one["id"], (None, None))
+                state = self._state(api, one, pod, view)
                 if state is not None:
                     states[handle] = state
             return states
+
+    def _view(self, identity: str, pod: Pod) -> tuple[Pod, Seen]:
+        """What a pod says; read once of one that has not changed."""
+        known = self._views.get(identity)
+        return known if known is not None and known[0] is pod else (pod, kubernetes_states.seen(pod))
 
     def _state(self, api: Api, handle: Mapping[str, Any], pod: Pod | None, view: Seen | None) -> State | None:
         identity, uuid = handle["id"], handle["uuid"]
@@ -271,7 +289,7 @@ class KubernetesRunner(RemoteRunner):
     def inventory(self) -> dict[str, str]:
         with _said():
             api = self._ready()
-            pods, _ = api.list(api.pods(), self._selector)
+            pods = Listing(api, api.pods, self._selector).objects()
             self._sweep(api, pods)
             return {
                 pod["metadata"]["labels"][JOB]: self._handle(pod["metadata"]["labels"][JOB], pod)
@@ -280,12 +298,19 @@ class KubernetesRunner(RemoteRunner):
             }
 
     def _sweep(self, api: Api, pods: Sequence[Object]) -> None:
-        """Remove the pods that only took a name, once nobody can ask for that any more."""
+        """Remove the pods that only took a name, once nobody can ask for that any more, and builders that have been
+        listened to by nobody for as long: of builds that were given up while polyjob was away."""
+        now, alone = time.monotonic(), {}
         for pod in pods:
+            labels, identity = pod["metadata"]["labels"], pod["metadata"]["uid"]
+            if BUILD in labels and not self._followed[pod["metadata"]["name"]]:
+                alone[identity] = self._alone.get(identity, now)
             age = time.time() - kubernetes_states.moment_of(pod["metadata"]["creationTimestamp"])
-            if FENCE in pod["metadata"]["labels"] and age > FENCED_FOR:
+            is_over = age > STALE_AFTER if FENCE in labels else now - alone.get(identity, now) > STALE_AFTER
+            if is_over:
                 with contextlib.suppress(Refused):
-                    self._delete(api, pod, 0)
+                    self._delete(api, pod, 0 if FENCE in labels else 1)
+        self._alone = alone
 
     # Ending.
 

@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -41,6 +41,8 @@ HOW_TO_GET_ONE = "POLYJOB_KUBE_CONFIG says which cluster and how to get at it."
 _CONFIG: Any = config
 _WEBSOCKETS: Any = ws_client
 """Their releases are typed in different ways."""
+
+_ITEMS = b'"items":['
 
 Query = Sequence[tuple[str, str]]
 Object = dict[str, Any]
@@ -85,11 +87,15 @@ class Api:
         """The answer's object. Asks again, after a while that grows and varies, where the server is busy or not well.
 
         Raises Refused, and RunnerUnavailable where it cannot be reached or stays busy."""
+        found: Object = json.loads(self.ask(method, path, query, body))
+        return found
+
+    def ask(self, method: str, path: str, query: Query = (), body: Object | None = None) -> bytes:
+        """As `request`; the answer as it came."""
         for left in reversed(range(TRIES)):
             try:
                 with self.open(method, path, query, body, CALL) as answer:
-                    found: Object = json.loads(_rest_of(answer))
-                    return found
+                    return _rest_of(answer)
             except Refused as error:
                 if error.status not in BUSY:
                     raise
@@ -98,25 +104,6 @@ class Api:
                 pause = error.retry_after or 0.1 * 2 ** (TRIES - left)
             time.sleep(min(LONGEST_PAUSE, pause) * random.uniform(0.5, 1.5))
         raise AssertionError
-
-    def list(self, path: str, query: Query = ()) -> tuple[list[Object], str]:
-        """(all objects, in pages that show one moment; the version of the list). A list whose moment has gone by while
-        it was read is begun anew."""
-        found: list[Object] = []
-        token = ""
-        while True:
-            more = [("continue", token)] if token else []
-            try:
-                page = self.get(path, [*query, ("limit", str(PAGE)), *more])
-            except Refused as error:
-                if error.status != 410 or not token:
-                    raise
-                found, token = [], ""
-                continue
-            found += page.get("items") or []
-            token = page["metadata"].get("continue") or ""
-            if not token:
-                return found, str(page["metadata"].get("resourceVersion", ""))
 
     @contextlib.contextmanager
     def open(
@@ -201,6 +188,53 @@ class Api:
             raise RunnerUnavailable(text) from None
         except config.ConfigException as error:
             raise RunnerUnavailable(f"There is no way to a Kubernetes cluster: {error}. {HOW_TO_GET_ONE}") from None
+
+
+class Listing:
+    """Lists the same again and again. A page that is the same as the last time, to the byte, is not read anew, and its
+    objects are the very same: most objects do not change from second to second."""
+
+    def __init__(self, api: Api, path: Callable[[], str], query: Query = ()) -> None:
+        self._api = api
+        self._path = path
+        self._query = list(query)
+        self._pages: list[tuple[bytes, list[Object]]] = []
+
+    def objects(self) -> list[Object]:
+        """All of them, in pages that show one moment; a list whose moment has gone by while it was read is begun anew.
+        Raises as `Api.request`."""
+        pages: list[tuple[bytes, list[Object]]] = []
+        token = ""
+        while True:
+            more = [("continue", token)] if token else []
+            try:
+                body = self._api.ask("GET", self._path(), [*self._query, ("limit", str(PAGE)), *more])
+            except Refused as error:
+                if error.status != 410 or not token:
+                    raise
+                pages, token = [], ""
+                continue
+            head, items, last = *_parted(body), self._pages[len(pages) : len(pages) + 1]
+            if items and last and last[0][0] == items:
+                pages.append(last[0])
+                metadata = json.loads(head + b"[]}")["metadata"]
+            else:
+                page = json.loads(body)
+                metadata = page["metadata"]
+                pages.append((items, page.get("items") or []))
+            token = metadata.get("continue") or ""
+            if not token:
+                self._pages = pages
+                return [item for _, found in pages for item in found]
+
+
+def _parted(body: bytes) -> tuple[bytes, bytes]:
+    """A list, parted before its objects; all in the first part where the server tells them in another order."""
+    place = body.find(_ITEMS)
+    metadata = body.find(b'"metadata":')
+    if place < 0 or not 0 <= metadata < place:
+        return body, b""
+    return body[: place + len(_ITEMS) - 1], body[place:]
 
 
 def hang_up(answer: urllib3.BaseHTTPResponse) -> None:

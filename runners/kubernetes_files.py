@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from runners import archives
+from runners import archives, kubernetes_states
 from runners.base import RunnerUnavailable
 from runners.kubernetes_api import Api, Refused
 from runners.kubernetes_exec import Failed, NotRun, run, stream
@@ -23,6 +23,10 @@ PIECE = 120.0
 """Seconds that a piece of a file may take."""
 AT_ONCE = 4
 """Pods that files are put into side by side."""
+ENDED_UNDER_IT = 137
+"""The exit code of a command whose container has ended."""
+STATUS_LAG = 5.0
+"""Seconds that a pod may take to say that."""
 FIRST_REST, LONGEST_REST = 1.0, 30.0
 """Seconds before files are put in again, after that has failed."""
 _UNPACK = "head -c {} | tar xof - -C /"
@@ -64,8 +68,22 @@ def put(api: Api, pod: str, pieces: Iterable[bytes], folder: Path) -> None:
         size = file.tell()
         file.seek(0)
         command = ["/bin/sh", "-c", _UNPACK.format(size)]
-        for _ in stream(api, pod, INPUT, command, PIECE, _chunks(file)):
-            pass
+        try:
+            for _ in stream(api, pod, INPUT, command, PIECE, _chunks(file)):
+                pass
+        except Failed as error:
+            if error.code != ENDED_UNDER_IT or not _has_taken(api, pod):
+                raise
+
+
+def _has_taken(api: Api, pod: str) -> bool:
+    """Whether the container that waits has seen that all is there, and ended before the command that brought it."""
+    deadline = time.monotonic() + STATUS_LAG
+    while True:
+        code = kubernetes_states.exit_code(api.get(api.pod(pod)), INPUT)
+        if code is not None or time.monotonic() > deadline:
+            return code == 0
+        time.sleep(0.1)
 
 
 def fetch(api: Api, pod: str) -> Iterator[bytes]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from runners.base import Reason, RunnerUnavailable
-from runners.kubernetes_api import Api, Refused
+from runners.kubernetes_api import Api, Listing, Refused
 from runners.kubernetes_states import Pod, Trouble, moment_of
 
 ASKED_EVERY = 10.0
@@ -33,7 +33,8 @@ class Troubles:
         self._asked_at = now
         try:
             query = [("fieldSelector", "involvedObject.kind=Pod,type=Warning")]
-            events, _ = self._api.list(f"/api/v1/namespaces/{self._api.namespace}/events", query)
+            path = f"/api/v1/namespaces/{self._api.namespace}/events"
+            events = Listing(self._api, lambda: path, query).objects()
         except (Refused, RunnerUnavailable):
             return  # they only explain
         events.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")

@@ -102,7 +102,7 @@ def job_pod(spec: JobSpec, artifact: Artifact, options: Options) -> Manifest:
     if artifact.is_built:
         before.append(_keeper_of(artifact.image))
     if spec.code or spec.inputs:
-        before.append(_helper(INPUT, options, _WAIT.format(GIVEN, 0.1)))
+        before.append(_helper(INPUT, options, f"{_WAIT.format(GIVEN, 0.1)}; sleep 0.2"))
     containers = [
         _helper(HELPER, options, f"{_WAIT.format(ENDED, 2)}; sleep {KEEP} & wait $!"),
         *([_helper(STEPS, options, _WAIT.format(BUILT, 0.2))] if artifact.steps else []),
@@ -165,7 +165,7 @@ def build_pod(spec: BuildSpec, name: str, image: str, options: Options) -> Manif
         "env": _variables(variables),
         "volumeMounts": mounts,
     }
-    before = _helper(INPUT, options, _WAIT.format(GIVEN, 0.1)) | {"volumeMounts": mounts[:1]}
+    before = _helper(INPUT, options, f"{_WAIT.format(GIVEN, 0.1)}; sleep 0.2") | {"volumeMounts": mounts[:1]}
     labels = {INSTALLATION: spec.installation, BUILD: spec.key[:63]}
     unconfined = {"type": "Unconfined"}  # a builder without root makes namespaces of its own
     told = {

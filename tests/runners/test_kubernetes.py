@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import resource
@@ -542,7 +543,7 @@ class TestFences:
         harness.runner.fence(spec.uuid)
         harness.runner.inventory()
         assert harness.cluster.pod(spec.name) is not None
-        monkeypatch.setattr("runners.kubernetes.FENCED_FOR", -1.0)
+        monkeypatch.setattr("runners.kubernetes.STALE_AFTER", -1.0)
         assert harness.runner.inventory() == {}
         assert harness.cluster.pod(spec.name) is None
 
@@ -661,6 +662,34 @@ class TestBuilds:
         with pytest.raises(BuildFailed, match="exit code 9") as caught:
             broken.runner.build(broken.build_spec("true"), io.BytesIO(), lambda: False)
         assert (caught.value.step, caught.value.code) == (None, 9)
+
+    def test_a_builder_that_nobody_listens_to_is_removed(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
+        spec, runner, over = harness.build_spec("echo begun; sleep 1000"), harness.another(), threading.Event()
+        log = io.BytesIO()
+
+        def build() -> None:
+            with contextlib.suppress(BuildFailed, RunnerUnavailable):
+                runner.build(spec, log, over.is_set)
+
+        thread = threading.Thread(target=build)
+        thread.start()
+        wait_for(lambda: b"begun" in log.getvalue())
+
+        def builders() -> list[Any]:
+            labels = [pod["metadata"]["labels"] for pod in harness.cluster.pods()]
+            return [told for told in labels if told.get("polyjob.build") == spec.key[:63]]
+
+        monkeypatch.setattr("runners.kubernetes.STALE_AFTER", 0.0)
+        for _ in range(3):
+            runner.inventory()
+            assert builders()
+        harness.runner.inventory()
+        assert builders()
+        harness.runner.inventory()
+        wait_for(lambda: not builders())
+        over.set()
+        thread.join(20)
+        assert not thread.is_alive()
 
     def test_a_build_has_its_time(self, harness: KubernetesHarness) -> None:
         with pytest.raises(BuildFailed, match="longer than it may"):

@@ -186,7 +186,7 @@ def test_a_timeout_is_a_net_above_polyjobs_own() -> None:
 def test_what_is_given_is_waited_for_before_the_job(given: dict[str, str]) -> None:
     made = pod(spec(**given))
     assert names(made) == (["input"], ["files", "job"])
-    command = 'trap "exit 0" TERM; until [ -e /polyjob/.given ]; do sleep 0.1 & wait $$!; done'
+    command = 'trap "exit 0" TERM; until [ -e /polyjob/.given ]; do sleep 0.1 & wait $$!; done; sleep 0.2'
     assert container(made, "input") == HELPER | {"name": "input", "command": ["/bin/sh", "-c", command]}
 
 
