@@ -54,7 +54,7 @@ def measure(folder: Path, cluster: Any, count: int, seconds: float) -> None:
         for number in numbers:
             while client.call("GET", f"{JOBS}{number}")["last_status"] != "running":
                 time.sleep(0.2)
-        time.sleep(2 * 10 + count / 20)  # until quiet logs are looked at seldom
+        time.sleep(20 + count / 10)  # until quiet logs are looked at seldom
         engine = engine_of(folder / "data")
         cluster.forget_counts()
         cpu, began = cpu_of(engine), time.monotonic()

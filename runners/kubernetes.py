@@ -423,7 +423,7 @@ class KubernetesRunner(RemoteRunner):
         with _said(), _gone():
             pod, position = f"polyjob-{told['uuid']}", LogCursor.read(cursor)
             try:
-                data, position = self._logs.read(self._api, pod, MAIN, position, limit)
+                data, position = self._logs.read(self._api, pod, MAIN, position, limit, told["id"] in self._exits)
             except Refused as error:
                 if error.status != 400:
                     raise

@@ -3,30 +3,39 @@
 The kubelet gives the log's lines, each behind the time at which it began, and only those of the file that it writes
 just now: what it has turned over is not to be had any more. A *snapshot* is what is there at one moment; it is asked
 for from the second of the cursor's time on, since the API takes whole seconds. The last line that was read comes again
-in it; where it does not, the kubelet has turned the file over, and some lines may be missing.
+in it; where it does not, the kubelet has turned the file over, and some lines may be missing. A log that grows long is
+followed instead, by one request that goes on, for the kubelet reads a followed file to its end as it turns it over.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from runners.kubernetes_api import Api
+from runners.kubernetes_follow import Feed
 from runners.manifests import BEGIN
 
 DROPPED = b"polyjob: the kubelet has turned over this log here, and bytes may be missing\n"
-MOST_OPEN = 32
-"""Snapshots that are held open between two calls."""
+FOLLOWED_FROM = 3 << 20
+"""Bytes of a log in the kubelet's files, from which on it is followed; these are turned over at 10 MiB, usually."""
+LINE_WEIGHT = 48
+"""Bytes that the kubelet keeps with each line."""
+MOST_OPEN = 128
+"""Snapshots and followed logs that are held open between two calls."""
+LAST_WORDS = 30.0
+"""Seconds that a followed log gets to come to its end, once the job has."""
 CHUNK = 1 << 16
 STAMP_AND_BEGIN = 64
 """Bytes that hold a time, a blank and `BEGIN`."""
-SECONDS = 60.0
-"""How long the API server may take for a piece."""
+SECONDS, SILENCE = 60.0, 3600.0
+"""How long the API server may take for a piece of a snapshot, and of a log that is followed."""
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d) ")
 
 
@@ -42,22 +51,26 @@ class LogCursor:
     """RFC 3339 with nine digits, in UTC and without the zone, so that text compares as time."""
     count: int = 0
     size: int = 0
+    weight: int = 0
+    """Bytes that all that was read took in the kubelet's files, about."""
 
     @classmethod
     def read(cls, text: str | None) -> LogCursor:
         return cls(**json.loads(text)) if text else cls()
 
     def text(self) -> str:
-        return json.dumps({"moment": self.moment, "count": self.count, "size": self.size})
+        return json.dumps(dataclasses.asdict(self))
 
 
 class Lines:
     """The lines of a snapshot behind a cursor, without their times, in pieces of about some size."""
 
     def __init__(self, pieces: Iterable[bytes], cursor: LogCursor) -> None:
+        """A piece that is empty stands for a log that goes on, and has no more for now."""
         self.cursor = cursor
         """Behind what was read."""
         self._pieces = iter(pieces)
+        self._is_waiting = False
         self._buffer = b""
         self._place = 0
         self._is_over = False
@@ -71,6 +84,7 @@ class Lines:
         """About `limit` bytes; fewer only at the end, empty behind it."""
         found: list[bytes] = []
         size = 0
+        self._is_waiting = False
         while size < limit:
             part = self._next()
             if part is None:
@@ -90,23 +104,26 @@ class Lines:
         if match is not None:
             start = match.end()
         end = self._buffer.find(b"\n", start) + 1
+        if self._is_waiting and match is None and not self._is_in_line and not end:
+            return None  # a time that has not come whole
         self._is_in_line = end == 0
         self._place = end or len(self._buffer)
         return _moment(match) if match is not None else None, self._buffer[start : self._place]
 
     def _fill(self) -> None:
         """Have enough for a time, or all that is left."""
-        while not self._is_over and len(self._buffer) - self._place < STAMP_AND_BEGIN:
+        while not self._is_over and not self._is_waiting and len(self._buffer) - self._place < STAMP_AND_BEGIN:
             piece = next(self._pieces, None)
-            self._is_over = piece is None
+            self._is_over, self._is_waiting = piece is None, piece == b""
             self._buffer, self._place = self._buffer[self._place :] + (piece or b""), 0
 
     def _take(self, moment: str | None, data: bytes) -> bytes:
         at = self.cursor
         if moment is None:
-            self.cursor = LogCursor(at.moment, at.count, at.size + len(data))
+            self.cursor = LogCursor(at.moment, at.count, at.size + len(data), at.weight + len(data))
         else:
-            self.cursor = LogCursor(moment, at.count + 1 if moment == at.moment else 1, len(data))
+            count = at.count + 1 if moment == at.moment else 1
+            self.cursor = LogCursor(moment, count, len(data), at.weight + len(data) + LINE_WEIGHT)
         return data
 
     def _meet(self, seen: LogCursor, moment: str | None, data: bytes) -> bytes:
@@ -130,8 +147,9 @@ class Lines:
         if self._met < seen.count or self._met_size <= seen.size:
             return b""
         self._seen = None
-        self.cursor = LogCursor(seen.moment, seen.count, self._met_size)
-        return data[-(self._met_size - seen.size) :]
+        new = data[-(self._met_size - seen.size) :]
+        self.cursor = LogCursor(seen.moment, seen.count, self._met_size, seen.weight + len(new))
+        return new
 
 
 def _moment(match: re.Match[bytes]) -> str:
@@ -142,59 +160,82 @@ def _moment(match: re.Match[bytes]) -> str:
     return f"{whole}.{fraction}"
 
 
+class _Open:
+    """A snapshot, or a followed log, that is being read."""
+
+    def __init__(self, api: Api, pod: str, container: str, cursor: LogCursor) -> None:
+        """Raises Refused, RunnerUnavailable."""
+        query = [("container", container), ("timestamps", "true")]
+        if cursor.moment:
+            query.append(("sinceTime", f"{cursor.moment.partition('.')[0]}Z"))
+        self.is_followed = cursor.weight >= FOLLOWED_FROM
+        if self.is_followed:
+            query.append(("follow", "true"))
+        with contextlib.ExitStack() as stack:
+            seconds = SILENCE if self.is_followed else SECONDS
+            answer = stack.enter_context(api.open("GET", f"{api.pod(pod)}/log", query, seconds=seconds))
+            pieces = api.pieces(answer, CHUNK)
+            self.close = stack.pop_all().close
+        self._feed = Feed(answer, pieces, self.close) if self.is_followed else None
+        if self._feed is not None:
+            self.close, pieces = self._feed.close, self._followed(self._feed)
+        self.lines = Lines(pieces, cursor)
+        self.patience = 0.0
+        """Seconds to wait for a piece of a followed log."""
+        self.has_ended = False
+
+    def _followed(self, feed: Feed) -> Iterator[bytes]:
+        while (piece := feed.take(self.patience)) is not None:
+            yield piece
+        self.has_ended = True
+
+
 class Logs:
-    """The snapshots that are being read, by pod. Every one can be lost: the next call asks for another."""
+    """The logs that are being read, by pod. Every one can be lost: the next call asks for another."""
 
     def __init__(self) -> None:
-        self._open: dict[str, tuple[Lines, Callable[[], None]]] = {}
+        self._open: dict[str, _Open] = {}
         self._lock = threading.Lock()
 
-    def read(self, api: Api, pod: str, container: str, cursor: LogCursor, limit: int) -> tuple[bytes, LogCursor]:
-        """(about `limit` bytes behind the cursor, the cursor behind them); fewer at the log's present end. Raises
-        Refused, RunnerUnavailable."""
+    def read(
+        self, api: Api, pod: str, container: str, cursor: LogCursor, limit: int, is_over: bool = False
+    ) -> tuple[bytes, LogCursor]:
+        """(about `limit` bytes behind the cursor, the cursor behind them); fewer at the log's present end. `is_over`
+        says that the container has ended; then what is followed is read to its end. Raises Refused, RunnerUnavailable."""
         held = self._take(pod)
-        if held and held[0].cursor != cursor:
-            held[1]()
+        if held and held.lines.cursor != cursor:
+            held.close()
             held = None
-        lines, close = held or _open(api, pod, container, cursor)
+        held = held or _Open(api, pod, container, cursor)
+        held.patience = LAST_WORDS if is_over else 0.0
         try:
-            data = lines.read(limit)
+            data = held.lines.read(limit)
         except BaseException:
-            close()
+            held.close()
             raise
-        if len(data) < limit:
-            close()
+        if held.has_ended or (len(data) < limit and not (held.is_followed and not is_over)):
+            held.close()
         else:
-            self._keep(pod, (lines, close))
-        return data, lines.cursor
+            self._keep(pod, held)
+        return data, held.lines.cursor
 
     def forget(self, pod: str) -> None:
         """Idempotent."""
         held = self._take(pod)
         if held:
-            held[1]()
+            held.close()
 
     def close(self) -> None:
         for pod in list(self._open):
             self.forget(pod)
 
-    def _take(self, pod: str) -> tuple[Lines, Callable[[], None]] | None:
+    def _take(self, pod: str) -> _Open | None:
         with self._lock:
             return self._open.pop(pod, None)
 
-    def _keep(self, pod: str, held: tuple[Lines, Callable[[], None]]) -> None:
+    def _keep(self, pod: str, held: _Open) -> None:
         with self._lock:
             surplus = [self._open.pop(next(iter(self._open)))] if len(self._open) >= MOST_OPEN else []
             self._open[pod] = held
-        for _, close in surplus:
-            close()
-
-
-def _open(api: Api, pod: str, container: str, cursor: LogCursor) -> tuple[Lines, Callable[[], None]]:
-    query = [("container", container), ("timestamps", "true")]
-    if cursor.moment:
-        query.append(("sinceTime", f"{cursor.moment.partition('.')[0]}Z"))
-    with contextlib.ExitStack() as stack:
-        answer = stack.enter_context(api.open("GET", f"{api.pod(pod)}/log", query, seconds=SECONDS))
-        pieces = api.pieces(answer, CHUNK)
-        return Lines(pieces, cursor), stack.pop_all().close
+        for one in surplus:
+            one.close()
