@@ -60,6 +60,8 @@ UNHEARD_FOR = 5.0
 """Seconds that a job may not take its KILL before its pod is deleted, with all that it holds."""
 QUIETEST, LOOKS = 10.0, 20.0
 """Seconds from look to look at the log of a job that writes nothing; and how many such looks are made in a second."""
+NOT_THE_JOBS = ("exceeded quota", "cannot create resource")
+"""Why a pod is refused for now, for no fault of its own: others take the room, or polyjob's account may not."""
 CHANGES = 5
 """How often a pod that changes all the time is looked at before it is left for later."""
 FILES, STOP, END = ".files", ".stop", ".end"
@@ -144,7 +146,11 @@ class KubernetesRunner(RemoteRunner):
             if found is None:
                 self._refuse_outdated(spec, made)
                 self._records.write(spec.uuid, Gift(spec.code, spec.inputs).text(), FILES)
-                found = self._create(api, manifests.job_pod(spec, made, self.options)) or self._found(api, spec)
+                try:
+                    found = self._create(api, manifests.job_pod(spec, made, self.options)) or self._found(api, spec)
+                except StartFailed:
+                    self._records.remove(spec.uuid, FILES)
+                    raise
             if found is None:
                 raise RunnerUnavailable(f"The name {spec.name} was taken by a pod that is gone again.")
             handle = self._handle(spec.uuid, found)
@@ -166,7 +172,7 @@ class KubernetesRunner(RemoteRunner):
         except Refused as error:
             if error.status == 409:
                 return None
-            if error.status in (400, 403, 413, 422):
+            if error.status in (400, 403, 413, 422) and not any(words in str(error) for words in NOT_THE_JOBS):
                 raise StartFailed(f"The Kubernetes API server refuses the job's pod: {error}") from None
             raise
 
@@ -407,7 +413,10 @@ class KubernetesRunner(RemoteRunner):
                 return known if json.loads(known)["id"] else None
             api, name = self._ready(), f"polyjob-{uuid}"
             fence = manifests.fence_pod(name, uuid, self.settings.installation, self.options)
-            found = None if self._create(api, fence) else self._pod(api, name)
+            try:
+                found = None if self._create(api, fence) else self._pod(api, name)
+            except StartFailed as error:
+                raise RunnerUnavailable(str(error)) from None
             labels = (found or {"metadata": {}})["metadata"].get("labels") or {}
             is_ours = found is not None and labels.get(JOB) == uuid
             handle = self._handle(uuid, found if is_ours else None)

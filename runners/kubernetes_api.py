@@ -35,6 +35,8 @@ BUSY = (429, 500, 502, 503, 504)
 PAGE = 500
 """Objects of a list in one answer."""
 CONNECTIONS = 32
+AGAIN = urllib3.Retry(1, connect=0, read=1, redirect=0, status=0, other=0, respect_retry_after_header=False)
+"""One more try where a connection that was kept open breaks, of what only asks or deletes."""
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 HOW_TO_GET_ONE = "POLYJOB_KUBE_CONFIG says which cluster and how to get at it."
 
@@ -42,6 +44,7 @@ _CONFIG: Any = config
 _WEBSOCKETS: Any = ws_client
 """Their releases are typed in different ways."""
 
+websocket.setdefaulttimeout(CALL)  # its connections, which the official client makes, have no other
 _ITEMS = b'"items":['
 
 Query = Sequence[tuple[str, str]]
@@ -111,7 +114,7 @@ class Api:
     ) -> Iterator[urllib3.BaseHTTPResponse]:
         """The answer, whose bytes are read as they come, each within `seconds`. Raises Refused, RunnerUnavailable."""
         made = self._connected()
-        headers = {"Accept": "application/json", "User-Agent": "polyjob", **self._credentials(made)}
+        headers = {"Accept": "application/json, */*", "User-Agent": "polyjob", **self._credentials(made)}
         if body is not None:
             headers["Content-Type"] = "application/json"
         url = f"{made.configuration.host}{path}{'?' if query else ''}{urlencode(query)}"
@@ -122,7 +125,7 @@ class Api:
                 body=None if body is None else json.dumps(body),
                 headers=headers,
                 timeout=urllib3.Timeout(connect=CONNECT, read=seconds),
-                retries=urllib3.Retry(0, connect=1, redirect=2),
+                retries=AGAIN,
                 preload_content=False,
             )
             try:

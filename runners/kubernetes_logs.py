@@ -201,7 +201,9 @@ class Logs:
         self, api: Api, pod: str, container: str, cursor: LogCursor, limit: int, is_over: bool = False
     ) -> tuple[bytes, LogCursor]:
         """(about `limit` bytes behind the cursor, the cursor behind them); fewer at the log's present end. `is_over`
-        says that the container has ended; then what is followed is read to its end. Raises Refused, RunnerUnavailable."""
+        says that the container has ended; then what is followed is read to its end.
+
+        Raises Refused, RunnerUnavailable."""
         held = self._take(pod)
         if held and held.lines.cursor != cursor:
             held.close()

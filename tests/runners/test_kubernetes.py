@@ -133,12 +133,23 @@ class TestJobs:
     def test_a_job_that_the_api_server_refuses_says_why(self, harness: KubernetesHarness) -> None:
         with pytest.raises(StartFailed, match="label"):
             harness.runner.start(harness.spec(placement=Placement(labels={"a": "b c"})), None)
+
+    def test_a_job_that_is_refused_for_no_fault_of_its_own_is_tried_again(self, harness: KubernetesHarness) -> None:
+        spec = harness.says("x")
         harness.cluster.limit_pods(0)
         try:
-            with pytest.raises(StartFailed, match="quota"):
-                harness.runner.start(harness.spec(), None)
+            with pytest.raises(RunnerUnavailable, match="quota"):
+                harness.runner.start(spec, None)
+            with pytest.raises(RunnerUnavailable, match="quota"):
+                harness.runner.fence("f" * 32)
         finally:
             harness.cluster.limit_pods(None)
+        harness.cluster.permit([right for right in RIGHTS if right != ("create", "pods", "")])
+        with pytest.raises(RunnerUnavailable, match="cannot create"):
+            harness.runner.start(spec, None)
+        harness.cluster.permit(None)
+        harness.end(harness.runner.start(spec, None))
+        assert harness.runs(spec) == 1
 
 
 class TestFiles:
