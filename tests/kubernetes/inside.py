@@ -159,7 +159,12 @@ class Log:
         self.size = os.fstat(self.file).st_size
 
     def rotate(self):
-        os.replace(self.path, f"{self.path}.1")
+        """At every moment there is a file of that name."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self.path}.1")
+        os.link(self.path, f"{self.path}.1")
+        os.close(os.open(f"{self.path}.new", os.O_CREAT | os.O_WRONLY, 0o640))
+        os.replace(f"{self.path}.new", self.path)
         os.close(self.file)
         self.open()
 
@@ -209,6 +214,7 @@ def tell(**what):
 
 def run(spec):
     """Run the container to its end, and tell of it."""
+    log = Log(spec["log"], spec["log_limit"])  # is there before anybody knows that the container runs
     pid, out, err, complaint = start(spec)
     why = b""
     while piece := os.read(complaint, 4096):
@@ -217,7 +223,6 @@ def run(spec):
         os.waitpid(pid, 0)
         return tell(failed=why.decode(errors="replace"))
     tell(started=pid)
-    log = Log(spec["log"], spec["log_limit"])
     ended = os.pidfd_open(pid)
     open_streams = {out: "stdout", err: "stderr"}
     commands = b""
