@@ -147,8 +147,8 @@ class Api:
         query = [("container", container), ("stdout", "true"), ("stderr", "true"), ("stdin", str(has_input).lower())]
         query += [("command", word) for word in command]
         url = f"{made.configuration.host.replace('http', 'ws', 1)}{self.pod(pod)}/exec?{urlencode(query)}"
-        headers = {name.lower(): value for name, value in self._credentials(made).items()}
-        headers["sec-websocket-protocol"] = "v5.channel.k8s.io,v4.channel.k8s.io"
+        protocols = {"sec-websocket-protocol": "v5.channel.k8s.io,v4.channel.k8s.io"}
+        headers = self._credentials(made) | protocols
         with self._said():
             try:
                 line: websocket.WebSocket = _WEBSOCKETS.create_websocket(made.configuration, url, headers)
@@ -172,8 +172,8 @@ class Api:
     def _credentials(self, made: Any) -> dict[str, str]:
         """Asked for anew each time: tokens of a service account change."""
         with self._said():
-            settings = made.configuration.auth_settings().values()
-            return {item["key"]: item["value"] for item in settings if item["in"] == "header" and item["value"]}
+            key = made.configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
+            return {"authorization": key} if key else {}
 
     def _refused(self, answer: urllib3.BaseHTTPResponse) -> Refused:
         error = _told(answer.status, _rest_of(answer), answer.headers)
