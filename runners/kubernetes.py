@@ -14,12 +14,11 @@ import json
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from runners import kubernetes_files, kubernetes_states, manifests
+from runners import kubernetes_files, kubernetes_pods, kubernetes_states, manifests
 from runners.base import (
     BuildSpec,
     Exit,
@@ -46,16 +45,13 @@ from runners.kubernetes_logs import LogCursor, Logs
 from runners.kubernetes_options import Options
 from runners.kubernetes_rights import Rights
 from runners.kubernetes_states import Pod, Seen
+from runners.kubernetes_sweeping import Sweeping
 from runners.kubernetes_troubles import Troubles
-from runners.manifests import BUILD, FENCE, HELPER, INPUT, INSTALLATION, JOB, MAIN
+from runners.manifests import HELPER, INPUT, INSTALLATION, JOB, MAIN
 from runners.records import Records
 
 EXEC = 20.0
 """Seconds that a signal may take."""
-PATIENCE_TO_END = 30.0
-"""Seconds that a pod gets to be gone once it is deleted."""
-STALE_AFTER = 600.0
-"""Seconds after which no request can still be on its way, nor an engine about to take up a build again."""
 UNHEARD_FOR = 5.0
 """Seconds that a job may not take its KILL before its pod is deleted, with all that it holds."""
 QUIETEST, LOOKS = 10.0, 20.0
@@ -87,10 +83,7 @@ class KubernetesRunner(RemoteRunner):
         self._lock = threading.Lock()
         self._space: str | None = None
         """Which namespace of which cluster it is; empty where that may not be asked."""
-        self._followed: Counter[str] = Counter()
-        """Builders' pods that are listened to just now."""
-        self._alone: dict[str, float] = {}
-        """Since when nobody listens to the others."""
+        self._sweeping = Sweeping(self._api)
         self._exits: dict[str, Exited] = {}
         self._troubles = Troubles(self._api, self.options.patience)
         self._unheard: dict[str, float] = {}
@@ -125,14 +118,10 @@ class KubernetesRunner(RemoteRunner):
     holds = "image"
 
     def build(self, spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool]) -> str | None:
-        name = pod_name(spec)
         with _said():
             api = self._ready()
-            self._followed[name] += 1
-            try:
+            with self._sweeping.following(pod_name(spec)):
                 return build_image(api, spec, log, cancelled, self.options, self._records.folder)
-            finally:
-                self._followed[name] -= 1
 
     # Starting.
 
@@ -168,32 +157,21 @@ class KubernetesRunner(RemoteRunner):
     def _create(self, api: Api, manifest: Object) -> Object | None:
         """The new pod; None where there is one of that name. Raises StartFailed, Refused, RunnerUnavailable."""
         try:
-            return api.request("POST", api.pods(), body=manifest)
+            return kubernetes_pods.create(api, manifest)
         except Refused as error:
-            if error.status == 409:
-                return None
             if error.status in (400, 403, 413, 422) and not any(words in str(error) for words in NOT_THE_JOBS):
                 raise StartFailed(f"The Kubernetes API server refuses the job's pod: {error}") from None
             raise
 
     def _found(self, api: Api, spec: JobSpec) -> Object | None:
         """The pod of this job that an earlier start has made."""
-        found = self._pod(api, spec.name)
+        found = kubernetes_pods.find(api, spec.name)
         if found is None:
             return None
         labels = found["metadata"].get("labels") or {}
         if labels.get(INSTALLATION) != self.settings.installation or labels.get(JOB) != spec.uuid:
             raise StartFailed(f"A pod named {spec.name} is there, and is not of this polyjob.")
         return found
-
-    def _pod(self, api: Api, name: str) -> Object | None:
-        """None where there is none. Raises Refused, RunnerUnavailable."""
-        try:
-            return api.get(api.pod(name))
-        except Refused as error:
-            if error.status != 404:
-                raise
-            return None
 
     # Watching.
 
@@ -242,8 +220,7 @@ class KubernetesRunner(RemoteRunner):
         return view.state
 
     def _of_missing(self, api: Api, identity: str, uuid: str) -> State | None:
-        found = self._pod(api, f"polyjob-{uuid}")
-        if found is not None and found["metadata"]["uid"] == identity:
+        if kubernetes_pods.find(api, f"polyjob-{uuid}", identity) is not None:
             return None
         end = self._records.read(uuid, END)
         if end is None:
@@ -296,27 +273,12 @@ class KubernetesRunner(RemoteRunner):
         with _said():
             api = self._ready()
             pods = Listing(api, api.pods, self._selector).objects()
-            self._sweep(api, pods)
+            self._sweeping.sweep(pods)
             return {
                 pod["metadata"]["labels"][JOB]: self._handle(pod["metadata"]["labels"][JOB], pod)
                 for pod in pods
                 if JOB in pod["metadata"]["labels"]
             }
-
-    def _sweep(self, api: Api, pods: Sequence[Object]) -> None:
-        """Remove the pods that only took a name, once nobody can ask for that any more, and builders that have been
-        listened to by nobody for as long: of builds that were given up while polyjob was away."""
-        now, alone = time.monotonic(), {}
-        for pod in pods:
-            labels, identity = pod["metadata"]["labels"], pod["metadata"]["uid"]
-            if BUILD in labels and not self._followed[pod["metadata"]["name"]]:
-                alone[identity] = self._alone.get(identity, now)
-            age = time.time() - kubernetes_states.moment_of(pod["metadata"]["creationTimestamp"])
-            is_over = age > STALE_AFTER if FENCE in labels else now - alone.get(identity, now) > STALE_AFTER
-            if is_over:
-                with contextlib.suppress(Refused):
-                    self._delete(api, pod, 0 if FENCE in labels else 1)
-        self._alone = alone
 
     # Ending.
 
@@ -348,28 +310,16 @@ class KubernetesRunner(RemoteRunner):
             if number is signal.SIGKILL:
                 since = self._unheard.setdefault(pod["metadata"]["uid"], time.monotonic())
                 if time.monotonic() - since > UNHEARD_FOR:
-                    self._delete(api, pod, 1)
+                    kubernetes_pods.delete(api, pod, 1)
 
     def _take_away(self, api: Api, pod: Pod, end: Exit) -> bool:
         """Delete a pod whose command has not begun, as far as the pod says, and remember `end` as the job's.
         False where it has changed since it was looked at."""
-        if not self._delete(api, pod, 1, pod["metadata"]["resourceVersion"]):
+        if not kubernetes_pods.delete(api, pod, 1, pod["metadata"]["resourceVersion"]):
             return False
         uuid = pod["metadata"]["labels"][JOB]
         self._records.write(uuid, json.dumps(end.to_json()), END)
         self._troubles.forget(pod["metadata"]["uid"])
-        return True
-
-    def _delete(self, api: Api, pod: Pod, grace: int, version: str | None = None) -> bool:
-        """Have a pod deleted; false where it is another one, or another version, by now. One that is gone is fine."""
-        conditions = {"uid": pod["metadata"]["uid"]} | ({"resourceVersion": version} if version else {})
-        body = {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": grace, "preconditions": conditions}
-        try:
-            api.request("DELETE", api.pod(pod["metadata"]["name"]), body=body)
-        except Refused as error:
-            if error.status not in (404, 409):
-                raise
-            return error.status == 404
         return True
 
     def clean(self, handle: str) -> None:
@@ -379,7 +329,7 @@ class KubernetesRunner(RemoteRunner):
             pod = self._own_pod(api, told) if told["id"] else None
             if pod is not None:
                 self._remove(api, pod)
-                self._wait_until_gone(api, told)
+                kubernetes_pods.wait_until_gone(api, pod["metadata"]["name"], told["id"])
         identity, name = told["id"], f"polyjob-{told['uuid']}"
         self._exits.pop(identity, None)
         self._unheard.pop(identity, None)
@@ -395,15 +345,7 @@ class KubernetesRunner(RemoteRunner):
                 kubernetes_files.remove_all(api, pod["metadata"]["name"])
         is_over = isinstance(kubernetes_states.seen(pod).state, Exited)
         is_nowhere = not (pod.get("spec") or {}).get("nodeName")
-        self._delete(api, pod, 0 if is_over or is_nowhere else 1)
-
-    def _wait_until_gone(self, api: Api, told: Mapping[str, Any]) -> None:
-        deadline, pause = time.monotonic() + PATIENCE_TO_END, 0.05
-        while self._own_pod(api, told) is not None:
-            if time.monotonic() > deadline:
-                raise RunnerUnavailable(f"The pod polyjob-{told['uuid']} is deleted, and its machine does not say so.")
-            time.sleep(pause)
-            pause = min(1.0, pause * 2)
+        kubernetes_pods.delete(api, pod, 0 if is_over or is_nowhere else 1)
 
     def fence(self, uuid: str) -> str | None:
         """A pod of that name that is never scheduled also stops a start whose request is still on its way."""
@@ -414,7 +356,7 @@ class KubernetesRunner(RemoteRunner):
             api, name = self._ready(), f"polyjob-{uuid}"
             fence = manifests.fence_pod(name, uuid, self.settings.installation, self.options)
             try:
-                found = None if self._create(api, fence) else self._pod(api, name)
+                found = None if self._create(api, fence) else kubernetes_pods.find(api, name)
             except StartFailed as error:
                 raise RunnerUnavailable(str(error)) from None
             labels = (found or {"metadata": {}})["metadata"].get("labels") or {}
@@ -456,8 +398,7 @@ class KubernetesRunner(RemoteRunner):
     # Handles.
 
     def _own_pod(self, api: Api, told: Mapping[str, Any]) -> Object | None:
-        found = self._pod(api, f"polyjob-{told['uuid']}")
-        return found if found is not None and found["metadata"]["uid"] == told["id"] else None
+        return kubernetes_pods.find(api, f"polyjob-{told['uuid']}", told["id"])
 
     def _mine(self, handle: str) -> dict[str, Any]:
         """What a handle says. Raises RunnerUnavailable for one of another cluster or namespace."""

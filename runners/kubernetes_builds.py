@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from runners import kubernetes_files, kubernetes_states
+from runners import kubernetes_files, kubernetes_pods, kubernetes_states
 from runners.archives import member
 from runners.base import BuildFailed, BuildSpec, RunnerUnavailable
 from runners.build_log import BuildLog
@@ -114,13 +114,11 @@ class _Build:
         if pod is None:
             manifest = build_pod(self.spec, self.name, self.image, self.options)
             try:
-                pod = self.api.request("POST", self.api.pods(), body=manifest)
+                pod = kubernetes_pods.create(self.api, manifest) or self._pod()
             except Refused as error:
                 if error.status in (400, 403, 413, 422):
                     raise BuildFailed(f"The Kubernetes API server refuses the builder's pod: {error}") from None
-                if error.status != 409:
-                    raise
-                pod = self._pod()
+                raise
         if pod is None:
             raise RunnerUnavailable(f"The pod {self.name} is gone again.")
         self._refuse_strangers(pod)
@@ -215,12 +213,7 @@ class _Build:
         raise BuildFailed(f"the builder ended with exit code {code}; the build's log says why", code=code)
 
     def _pod(self) -> Object | None:
-        try:
-            return self.api.get(self.api.pod(self.name))
-        except Refused as error:
-            if error.status != 404:
-                raise
-            return None
+        return kubernetes_pods.find(self.api, self.name)
 
     def _refuse_strangers(self, pod: Object) -> None:
         labels = pod["metadata"].get("labels") or {}
@@ -229,18 +222,8 @@ class _Build:
 
     def _delete(self, pod: Object) -> None:
         """Have it deleted, and wait until it is gone."""
-        grace, conditions = 0 if _has_ended(pod) else 1, {"uid": pod["metadata"]["uid"]}
-        body = {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": grace, "preconditions": conditions}
-        try:
-            self.api.request("DELETE", self.api.pod(self.name), body=body)
-        except Refused as error:
-            if error.status not in (404, 409):
-                raise
-        deadline = time.monotonic() + 30.0
-        while (found := self._pod()) is not None and found["metadata"]["uid"] == pod["metadata"]["uid"]:
-            if time.monotonic() > deadline:
-                raise RunnerUnavailable(f"The pod {self.name} is deleted, and its machine does not say so.")
-            threading.Event().wait(0.1)
+        kubernetes_pods.delete(self.api, pod, 0 if _has_ended(pod) else 1)
+        kubernetes_pods.wait_until_gone(self.api, self.name, pod["metadata"]["uid"])
 
 
 def _has_ended(pod: Object) -> bool:

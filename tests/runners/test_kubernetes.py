@@ -600,7 +600,7 @@ class TestFences:
         harness.runner.fence(spec.uuid)
         harness.runner.inventory()
         assert harness.cluster.pod(spec.name) is not None
-        monkeypatch.setattr("runners.kubernetes.STALE_AFTER", -1.0)
+        monkeypatch.setattr("runners.kubernetes_sweeping.STALE_AFTER", -1.0)
         assert harness.runner.inventory() == {}
         assert harness.cluster.pod(spec.name) is None
 
@@ -736,7 +736,7 @@ class TestBuilds:
             labels = [pod["metadata"]["labels"] for pod in harness.cluster.pods()]
             return [told for told in labels if told.get("polyjob.build") == spec.key[:63]]
 
-        monkeypatch.setattr("runners.kubernetes.STALE_AFTER", 0.0)
+        monkeypatch.setattr("runners.kubernetes_sweeping.STALE_AFTER", 0.0)
         for _ in range(3):
             runner.inventory()
             assert builders()
