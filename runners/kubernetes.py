@@ -130,21 +130,25 @@ class KubernetesRunner(RemoteRunner):
             known = self._records.read(spec.uuid)
             if known is not None:
                 return known
-            api, made = self._ready(), manifests.artifact_of(spec, artifact)
-            found = self._found(api, spec)
-            if found is None:
-                self._refuse_outdated(spec, made)
-                self._records.write(spec.uuid, Gift(spec.code, spec.inputs).text(), FILES)
-                try:
-                    found = self._create(api, manifests.job_pod(spec, made, self.options)) or self._found(api, spec)
-                except StartFailed:
-                    self._records.remove(spec.uuid, FILES)
-                    raise
-            if found is None:
-                raise RunnerUnavailable(f"The name {spec.name} was taken by a pod that is gone again.")
+            try:
+                found = self._made(self._ready(), spec, manifests.artifact_of(spec, artifact))
+            except StartFailed:
+                self._records.remove(spec.uuid, FILES)
+                raise
             handle = self._handle(spec.uuid, found)
             self._records.write(spec.uuid, handle)
             return handle
+
+    def _made(self, api: Api, spec: JobSpec, made: manifests.Artifact) -> Object:
+        """The job's pod, made now or by an earlier start."""
+        found = self._found(api, spec)
+        if found is None:
+            self._refuse_outdated(spec, made)
+            self._records.write(spec.uuid, Gift(spec.code, spec.inputs).text(), FILES)
+            found = self._create(api, manifests.job_pod(spec, made, self.options)) or self._found(api, spec)
+        if found is None:
+            raise RunnerUnavailable(f"The name {spec.name} was taken by a pod that is gone again.")
+        return found
 
     def _refuse_outdated(self, spec: JobSpec, made: manifests.Artifact) -> None:
         if spec.is_pinned:
@@ -181,8 +185,9 @@ class KubernetesRunner(RemoteRunner):
         self.quietest = max(QUIETEST, len(handles) / LOOKS)
         with _said():
             api = self._ready()
-            pods = self._listing.objects()
-            listed = {pod["metadata"]["uid"]: pod for pod in pods}
+            listed = {
+                pod["metadata"]["uid"]: pod for pod in self._listing.objects() if JOB in pod["metadata"]["labels"]
+            }
             told = [json.loads(handle) for handle in handles]
             views = self._views = {identity: self._view(identity, pod) for identity, pod in listed.items()}
             self._troubles.look([pod for pod, view in views.values() if view.is_unexplained])

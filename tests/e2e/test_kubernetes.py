@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from runners.kubernetes_rights import RIGHTS
 from tests.e2e.conftest import JOBS, Server, eventually
 from tests.kubernetes.remote import start as start_cluster
 from tests.require import require_root
@@ -224,6 +227,23 @@ def test_images_are_built_once_and_pushed(cluster: Any, tmp_path_factory: pytest
             assert (last["details"]["step"], last["details"]["exit_code"]) == (2, 3)
     finally:
         registry.close()
+
+
+def test_the_doctor_names_a_missing_right(cluster: Any, make_server: Any) -> None:
+    cluster.permit([right for right in RIGHTS if right != ("watch", "pods", "")])
+    try:
+        with make_server(runner="kubernetes", kube_config=str(cluster.kubeconfig)) as server:
+            environment = server.environment | {"POLYJOB_DATA_DIR": str(server.data_dir)}
+            command = [sys.executable, "-m", "polyjob", "doctor"]
+
+            def said() -> str:
+                return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout
+
+            eventually(
+                lambda: "this account may not: watch pods. deploy/kubernetes/rbac.yaml" in said(), 30, "the word"
+            )
+    finally:
+        cluster.permit(None)
 
 
 def test_jobs_outlive_the_death_of_everything(server: Server, cluster: Any) -> None:
