@@ -250,7 +250,16 @@ def hang_up(answer: urllib3.BaseHTTPResponse) -> None:
 
 
 def _load(options: Options) -> tuple[Any, str]:
-    """(the official client, the namespace)."""
+    """(the official client, the namespace). Raises ConfigException."""
+    try:
+        return _loaded(options)
+    except config.ConfigException:
+        raise
+    except Exception as error:  # the client's loader passes on whatever it comes by in the file
+        raise config.ConfigException(f"the kubeconfig cannot be read: {error!r}") from error
+
+
+def _loaded(options: Options) -> tuple[Any, str]:
     settings = client.Configuration()
     namespace = ""
     if options.kubeconfig or options.context or not NAMESPACE_FILE.exists():

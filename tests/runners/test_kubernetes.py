@@ -581,6 +581,9 @@ class TestApi:
         lost = make_kubernetes(tmp_path / "lost", kubeconfig=str(tmp_path / "nothing"))
         with pytest.raises(RunnerUnavailable, match="There is no way to a Kubernetes cluster"):
             lost.runner.check()
+        (tmp_path / "nothing").write_text("{: no YAML")
+        with pytest.raises(RunnerUnavailable, match="cannot be read"):
+            lost.runner.check()
         lost.runner.inventory = dict  # type: ignore[method-assign]
 
 
