@@ -52,6 +52,7 @@ from runners.records import Records
 
 EXEC = 20.0
 """Seconds that a signal may take."""
+KILL_EVERY = 5.0
 UNHEARD_FOR = 5.0
 """Seconds that a job may not take its KILL before its pod is deleted, with all that it holds."""
 QUIETEST, LOOKS = 10.0, 20.0
@@ -86,6 +87,8 @@ class KubernetesRunner(RemoteRunner):
         self._sweeping = Sweeping(self._api)
         self._exits: dict[str, Exited] = {}
         self._troubles = Troubles(self._api, self.options.patience)
+        self._killed_at: dict[str, float] = {}
+        """When the build steps in these pods, which took too long, were last sent KILL."""
         self._unheard: dict[str, float] = {}
         """Since when the containers of these pods take no KILL."""
 
@@ -266,8 +269,16 @@ class KubernetesRunner(RemoteRunner):
         started = kubernetes_states.started_at(pod)
         if limit is None or started is None or time.time() < started + float(limit):
             return
-        with contextlib.suppress(NotRun, Failed):
-            run(api, pod["metadata"]["name"], MAIN, manifests.signal_command("KILL", uuid), EXEC)
+        identity, now = pod["metadata"]["uid"], time.monotonic()
+        if now - self._killed_at.get(identity, float("-inf")) < KILL_EVERY:
+            return
+        self._killed_at[identity] = now
+
+        def kill() -> None:
+            with contextlib.suppress(NotRun, Failed, Refused, RunnerUnavailable):  # it is tried again
+                run(api, pod["metadata"]["name"], MAIN, manifests.signal_command("KILL", uuid), EXEC)
+
+        threading.Thread(target=kill, name="kubernetes-kill", daemon=True).start()
 
     def _is_here(self, handle: Mapping[str, Any]) -> bool:
         if handle["namespace"] != self._api.namespace:
@@ -338,6 +349,7 @@ class KubernetesRunner(RemoteRunner):
         identity, name = told["id"], f"polyjob-{told['uuid']}"
         self._exits.pop(identity, None)
         self._unheard.pop(identity, None)
+        self._killed_at.pop(identity, None)
         self._troubles.forget(identity)
         self._giving.forget(name)
         self._logs.forget(name)
