@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runners.base import Exit, Exited, Pending, Reason, Running
-from runners.manifests import BUILDER, HELPER, INPUT, KEPT, MAIN, STEP, STEPS
+from runners.manifests import BUILD_TIMEOUT, BUILDER, HELPER, INPUT, KEPT, MAIN, STEP, STEPS
 
 Pod = Mapping[str, Any]
 
@@ -193,7 +193,7 @@ def _exit_of(pod: Pod, ended: Mapping[str, Any], containers: Mapping[str, Any]) 
         text = "A process of the job needed more memory than it may have"
         return Exit(Reason.OOM, code=code, signal=signal.SIGKILL, message=text)
     if _are_steps_left(pod, containers) and code:
-        return _failed_step(said, code)
+        return _failed_step(pod, ended, said, code)
     message = "A process of the job needed more memory than it may have" if reason == "OOMKilled" else None
     number = int(ended.get("signal") or 0) or code - 128
     if 0 < number <= 64 and number in {item.value for item in signal.Signals}:
@@ -201,11 +201,15 @@ def _exit_of(pod: Pod, ended: Mapping[str, Any], containers: Mapping[str, Any]) 
     return Exit(Reason.EXITED, code=code, message=message)
 
 
-def _failed_step(said: str, code: int) -> Exit:
+def _failed_step(pod: Pod, ended: Mapping[str, Any], said: str, code: int) -> Exit:
     number = said.removeprefix(STEP) if said.startswith(STEP) else ""
-    if not number.isdecimal():
-        return Exit(Reason.BUILD, code=code, message=f"a build step ended with exit code {code}")
-    return Exit(Reason.BUILD, code=code, message=f"step {number} ended with exit code {code}", step=int(number))
+    step = int(number) if number.isdecimal() else None
+    limit = (pod["metadata"].get("annotations") or {}).get(BUILD_TIMEOUT)
+    took = moment_of(ended["finishedAt"]) - moment_of(ended["startedAt"]) if ended.get("startedAt") else 0.0
+    how = f"ended with exit code {code}"
+    if limit is not None and code == 128 + signal.SIGKILL and took >= float(limit):
+        how = f"was not done after the {limit} s that a build may take"
+    return Exit(Reason.BUILD, code=code, message=f"{f'step {step}' if step else 'a build step'} {how}", step=step)
 
 
 def _forced(pod: Pod, ended: Mapping[str, Any], code: int) -> Exit | None:

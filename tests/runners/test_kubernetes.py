@@ -645,6 +645,7 @@ class TestSteps:
         handle = bare.runner.start(bare.spec(), self.artifact(bare, "sleep 1000", timeout=1.0))
         end = bare.end(handle)
         assert (end.reason, end.step) == (Reason.BUILD, 1)
+        assert end.message == "step 1 was not done after the 1 s that a build may take"
 
     def test_a_registry_that_is_there_by_now_is_used(self, bare: KubernetesHarness, harness: KubernetesHarness) -> None:
         with pytest.raises(Outdated, match="registry"):
