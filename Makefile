@@ -28,6 +28,7 @@ lint: $(TESTED)
 bench: $(TESTED)
 	$(BIN)/python bench/throughput.py
 	$(BIN)/python bench/containers.py
+	$(BIN)/python bench/pods.py
 
 lock:
 	@PYTHON=$$(tools/python) && export PYTHON && tools/lock

@@ -113,7 +113,7 @@ def waiting_reason(job: Job, position: int | None) -> str | None:
         return None
     if job.status is Status.CREATED:
         ahead = (position or 1) - 1
-        asked = specs.gpus_asked(job.config)
+        asked = specs.gpus_asked(job.config, job.runner)
         if asked and not ahead:
             return f"Waits for {asked} free {'GPU' if asked == 1 else 'GPUs'}, or for a free slot."
         return f"Waits for a free slot; {ahead} {'job is' if ahead == 1 else 'jobs are'} ahead of it."

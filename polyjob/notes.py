@@ -4,7 +4,9 @@ from __future__ import annotations
 
 Notes = list[dict[str, str]]
 
-PASSING = ("retry", "unreachable")
+SAID = "runner"
+"""The kind of a note that tells what the back end says of a job."""
+PASSING = ("retry", "unreachable", SAID)
 """Kinds that say what is waited for: untrue of what has ended."""
 
 

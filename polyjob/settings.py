@@ -125,7 +125,7 @@ class Settings:
     trusted_proxies: int = _setting(
         _whole, "0", "How many proxies stand before the server and set `X-Forwarded-For`, `-Proto` and `-Host`."
     )
-    runner: str = _setting(_text, "process", "Runner of new jobs: `process` or `docker`.")
+    runner: str = _setting(_text, "process", "Runner of new jobs: `process`, `docker` or `kubernetes`.")
     slots: int = _setting(_positive, "", "Jobs that run at once.", "the number of CPUs")
     build_slots: int = _setting(_positive, "2", "Builds that run at once.")
     gpus: tuple[int, ...] = _setting(
@@ -163,6 +163,39 @@ class Settings:
         _text,
         "",
         "Account that process jobs and build steps run as, on a server started as root; empty = the server's own.",
+    )
+    kube_config: str = _setting(
+        _text,
+        "",
+        "Kubernetes: the kubeconfig file.",
+        "that of KUBECONFIG, `~/.kube/config`, or the account of polyjob's own pod",
+    )
+    kube_context: str = _setting(_text, "", "Kubernetes: the context of the kubeconfig.", "the current one")
+    kube_namespace: str = _setting(
+        _text, "", "Kubernetes: the namespace of jobs.", "the context's, or that of polyjob's own pod"
+    )
+    kube_patience: float = _setting(
+        _seconds, "600", "Kubernetes: time that a pod may find no node, or no image, before its job fails."
+    )
+    kube_helper_image: str = _setting(
+        _text, "busybox:stable", "Kubernetes: image with `sh`, `tar`, `head` and `sleep` that carries files."
+    )
+    kube_claim: str = _setting(
+        _text, "", "Kubernetes: volume claim that holds the files of running jobs.", "an `emptyDir` of each pod"
+    )
+    kube_gpu: str = _setting(_text, "nvidia.com/gpu", "Kubernetes: the resource that `gpu` asks for.")
+    registry: str = _setting(
+        _text,
+        "",
+        "Kubernetes: where images of builds go, such as `registry.example.org/team`; `http://` before it: without TLS.",
+        "the steps run in each job's pod",
+    )
+    registry_secret: str = _setting(
+        _text, "", "Kubernetes: secret of type `kubernetes.io/dockerconfigjson` to push and pull with."
+    )
+    builder_image: str = _setting(_text, "moby/buildkit:rootless", "Kubernetes: image that builds images.")
+    builder_command: str = _setting(
+        _text, "", "Kubernetes: shell text that builds `./Dockerfile` and pushes `$IMAGE`.", "for `buildctl`"
     )
     workers: int = _setting(_positive, "2", "Web processes.")
     threads: int = _setting(_positive, "128", "Threads of each web process.")

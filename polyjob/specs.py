@@ -16,8 +16,8 @@ from polyjob.errors import Invalid, Problem
 from polyjob.models import Build, Job
 from polyjob.settings import MIB, Settings
 from polyjob.store import Store
-from runners.abilities import ABILITIES, REQUIRED, Ability
-from runners.base import BuildSpec, JobSpec, Resources
+from runners.abilities import ABILITIES, GIVES_GPUS, REQUIRED, Ability
+from runners.base import BuildSpec, JobSpec, Placement, Resources, RunnerSettings
 from runners.dockerfile import render_dockerfile
 
 API_VERSION = "v1"
@@ -43,7 +43,7 @@ def check(
             problems.append(Problem(f"{pointer}/{path.replace('.', '/')}", detail))
         else:
             notes.append({"kind": path, "text": f"`{path}` was not used: {support.why}."})
-    asked = gpus_asked(config)
+    asked = gpus_asked(config, runner)
     if gpus is not None and asked > gpus:
         there = "there are none" if not gpus else f"there {'is' if gpus == 1 else 'are'} {gpus}"
         if gpus or "build.image" in REQUIRED.get(runner, {}):
@@ -109,9 +109,33 @@ def build_spec(build: Build, store: Store, settings: Settings, installation: str
     )
 
 
+def runner_settings(settings: Settings, installation: str) -> RunnerSettings:
+    """What every runner is told at its making."""
+    options = {
+        "kubeconfig": settings.kube_config,
+        "context": settings.kube_context,
+        "namespace": settings.kube_namespace,
+        "patience": f"{settings.kube_patience:g}",
+        "helper_image": settings.kube_helper_image,
+        "claim": settings.kube_claim,
+        "gpu": settings.kube_gpu,
+        "registry": settings.registry,
+        "registry_secret": settings.registry_secret,
+        "builder_image": settings.builder_image,
+        "builder_command": settings.builder_command,
+    }
+    return RunnerSettings(
+        data_dir=str(settings.data_dir),
+        installation=installation,
+        job_env=settings.job_env,
+        job_user=settings.job_user or None,
+        options={name: value for name, value in options.items() if value},
+    )
+
+
 def dockerfile(build: Build, store: Store, settings: Settings) -> str | None:
     """What the build's image is made from, without labels; None where no image is made."""
-    if build.runner != "docker":
+    if build.runner != "docker" and not (build.runner == "kubernetes" and settings.registry):
         return None
     return render_dockerfile(build_spec(build, store, settings, installation=""), {})
 
@@ -130,6 +154,7 @@ def job_spec(
     `is_pinned` says that it asked for its build."""
     config = job.config
     environment = config.get("environment") or {}
+    asked = environment.get("resources") or {}
     return JobSpec(
         uuid=job.uuid,
         installation=installation,
@@ -137,7 +162,11 @@ def job_spec(
         cmd=command(config),
         env=job_env(job, settings, token),
         image=(config.get("build") or {}).get("image"),
-        resources=dataclasses.replace(resources(environment.get("resources") or {}), gpus=tuple(job.gpus or ())),
+        resources=dataclasses.replace(resources(asked), gpus=tuple(job.gpus or ())),
+        requests=resources(asked, "requests"),
+        limits=resources(asked, "limits"),
+        placement=placement(environment),
+        timeout=timeout(config, settings),
         code=str(store.code_archive(job.code.digest)) if job.code else None,
         is_pinned=is_pinned,
         inputs=str(inputs) if inputs else None,
@@ -152,12 +181,13 @@ def command(config: Mapping[str, Any]) -> str:
     return cmd if isinstance(cmd, str) else " && ".join(cmd)
 
 
-def resources(asked: Mapping[str, Any]) -> Resources:
-    """What counts is the limit, and the request where no limit is set. Memory is asked for in MiB."""
+def resources(asked: Mapping[str, Any], *bounds: str) -> Resources:
+    """By these bounds, the first that is set. Without any, what counts is the limit, and the request where no limit is
+    set. Memory is asked for in MiB."""
 
     def amount(kind: str) -> Any:
         item = asked.get(kind) or {}
-        return item.get("limits") or item.get("requests") or None
+        return next((item[bound] for bound in bounds or ("limits", "requests") if item.get(bound)), None)
 
     memory = amount("memory")
     return Resources(
@@ -165,8 +195,26 @@ def resources(asked: Mapping[str, Any]) -> Resources:
     )
 
 
-def gpus_asked(config: Mapping[str, Any] | None) -> int:
-    """How many GPUs a job with this config is to have for itself."""
+def placement(environment: Mapping[str, Any]) -> Placement:
+    """Of a config's section `environment`."""
+    config_maps = [*(environment.get("configmap_refs") or ()), *(environment.get("config_map_refs") or ())]
+    return Placement(
+        node_selector=environment.get("node_selector") or {},
+        affinity=environment.get("affinity") or {},
+        tolerations=tuple(environment.get("tolerations") or ()),
+        labels=environment.get("labels") or {},
+        annotations=environment.get("annotations") or {},
+        pull_secrets=tuple(environment.get("image_pull_secrets") or ()),
+        service_account=environment.get("service_account"),
+        secrets=tuple(environment.get("secret_refs") or ()),
+        config_maps=tuple(dict.fromkeys(config_maps)),
+    )
+
+
+def gpus_asked(config: Mapping[str, Any] | None, runner: str) -> int:
+    """How many of this machine's GPUs a job with this config is to have for itself, on this runner."""
+    if runner in GIVES_GPUS:
+        return 0
     asked = ((config or {}).get("environment") or {}).get("resources") or {}
     return resources(asked).gpu or 0
 

@@ -14,6 +14,7 @@ from runners.base import Runner, RunnerSettings
 RUNNERS = {
     "process": "runners.process:ProcessRunner",
     "docker": "runners.docker:DockerRunner",
+    "kubernetes": "runners.kubernetes:KubernetesRunner",
     "fake": "runners.fake:FakeRunner",
 }
 """Every built-in runner: the name used in settings and on job rows, and where its class is."""

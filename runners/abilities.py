@@ -106,12 +106,35 @@ DOCKER: Mapping[str, Support] = {
     "environment.image_pull_secrets": _noted("the Engine's own are used"),
 }
 
+KUBERNETES: Mapping[str, Support] = {
+    **DOCKER,
+    "build.backend": _noted("the server's builder is used"),
+    "environment.resources.pids": _noted("the kubelet bounds the processes of a pod"),
+    "environment.node_selector": _honoured(),
+    "environment.affinity": _honoured(),
+    "environment.tolerations": _honoured(),
+    "environment.labels": _honoured(),
+    "environment.annotations": _honoured(),
+    "environment.image_pull_secrets": _honoured(),
+    "environment.service_account": _honoured(),
+    "environment.secret_refs": _honoured(),
+    "environment.configmap_refs": _honoured(),
+    "environment.config_map_refs": _honoured(),
+}
+
 ABILITIES: Mapping[str, Mapping[str, Support]] = {
     "process": PROCESS,
     "docker": DOCKER,
+    "kubernetes": KUBERNETES,
     "fake": {path: Support(Ability.HONOURED) for path in PROCESS},
 }
 """Runner → path of a part of the config → support. A part that stands in no table is honoured by the server itself."""
 
-REQUIRED: Mapping[str, Mapping[str, str]] = {"docker": {"build.image": "a container is made of an image"}}
+REQUIRED: Mapping[str, Mapping[str, str]] = {
+    "docker": {"build.image": "a container is made of an image"},
+    "kubernetes": {"build.image": "a pod's container is made of an image"},
+}
 """Runner → path of a part that a config must have on it → why."""
+
+GIVES_GPUS = frozenset({"kubernetes"})
+"""Runners whose back end itself gives each job the GPUs that it asks for."""

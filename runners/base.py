@@ -50,6 +50,8 @@ class Reason(enum.StrEnum):
     """The image cannot be had."""
     START = "start"
     """The back end refused to start the job for a fault of the job's own."""
+    EVICTED = "evicted"
+    """The back end ended the job for its own reasons: its machine ran short or was cleared, or its place was needed."""
     LOST = "lost"
     """The job is gone and nobody saw how it ended. Never a success."""
 
@@ -71,6 +73,13 @@ class Exit:
     """Names of the processes that were still there when the command had ended, and were killed."""
     message: str | None = None
     """One sentence for people, or None."""
+    step: int | None = None
+    """The build step that failed, counted from 1, where it ran in the job's own place before the command."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the command ever ran."""
+        return self.reason not in (Reason.BUILD, Reason.IMAGE, Reason.START)
 
     @property
     def succeeded(self) -> bool:
@@ -133,6 +142,23 @@ class BuildSpec:
 
 
 @dataclass(frozen=True)
+class Placement:
+    """Where in a cluster a job is to run, and what of the cluster it finds there. Of no use to other back ends."""
+
+    node_selector: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    affinity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    annotations: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    pull_secrets: tuple[str, ...] = ()
+    service_account: str | None = None
+    secrets: tuple[str, ...] = ()
+    """Names of secrets whose keys are variables of the job."""
+    config_maps: tuple[str, ...] = ()
+    """As `secrets`."""
+
+
+@dataclass(frozen=True)
 class JobSpec:
     """What to run, and where."""
 
@@ -148,6 +174,13 @@ class JobSpec:
     paths that only it knows: `POLYAXON_RUN_OUTPUTS_PATH` and `POLYAXON_LOGS_PATH`."""
     image: str | None = None
     resources: Resources = Resources()
+    """The limits, and what is requested where there is no limit."""
+    requests: Resources = Resources()
+    limits: Resources = Resources()
+    """What `resources` is made of, for back ends that tell the two apart."""
+    placement: Placement = Placement()
+    timeout: float | None = None
+    """Seconds that the engine lets the command run before it stops the job; None = as long as it likes."""
     code: str | None = None
     """Path of a tar.gz on this machine; unpacked into the job's working folder before the command starts."""
     is_pinned: bool = False
@@ -368,6 +401,9 @@ class Runner(abc.ABC):
 
 class RemoteRunner(Runner):
     """A runner whose jobs write elsewhere than into `JobSpec.folder`: its log and outputs have to be fetched."""
+
+    quietest: float = 0.0
+    """Seconds that may pass between two looks at the log of a running job in which nothing new comes."""
 
     @abc.abstractmethod
     def logs(self, handle: str, cursor: str | None, limit: int) -> tuple[bytes, str | None]:

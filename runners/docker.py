@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 import signal
 import socket
 import tempfile
@@ -27,6 +25,7 @@ import requests
 from docker.errors import APIError, DockerException, NotFound
 from docker.utils import kwargs_from_env
 
+from runners.archives import END_OF_ARCHIVE, below, renamed
 from runners.base import (
     BuildSpec,
     Exit,
@@ -46,7 +45,6 @@ from runners.base import (
     Unknown,
     mark,
 )
-from runners.docker_archives import END_OF_ARCHIVE, below, renamed
 from runners.docker_builds import GONE, build_image, held_images, outdated
 from runners.docker_containers import (
     LAUNCH,
@@ -69,6 +67,7 @@ from runners.docker_containers import (
 )
 from runners.docker_logs import NOT_BEGUN, LogCursor, Logs
 from runners.dockerfile import FOLDER
+from runners.records import Records, write
 
 INSTALLATION, JOB = "polyjob.installation", "polyjob.job"
 """Labels of everything that is ours."""
@@ -96,6 +95,7 @@ class DockerRunner(RemoteRunner):
     def __init__(self, settings: RunnerSettings, wake: Callable[[], None]) -> None:
         super().__init__(settings, wake)
         self._folder = Path(settings.data_dir) / "docker"
+        self._records = Records(self._folder)
         self._lock = threading.Lock()
         self._client: Any = None
         self._engine = self._node = ""
@@ -198,7 +198,8 @@ class DockerRunner(RemoteRunner):
     # Starting.
 
     def start(self, spec: JobSpec, artifact: str | None) -> str:
-        with self._alone(spec.uuid) as record, _said():
+        with _said(), self._records.alone(spec.uuid) as record:
+            self._api()
             known = record.read_text() if record.exists() else None
             if known is not None:
                 self._begin(self._api(), json.loads(known)["id"], record)
@@ -218,7 +219,7 @@ class DockerRunner(RemoteRunner):
             if identity is None:
                 found = self._found(client, spec)
                 if found is not None:
-                    _write(record, self._handle(spec.uuid, found))
+                    write(record, self._handle(spec.uuid, found))
                     return self._handle(spec.uuid, found)
                 if why is not None:
                     raise Outdated(why)
@@ -227,7 +228,7 @@ class DockerRunner(RemoteRunner):
                     raise RunnerUnavailable(f"The name {spec.name} is taken by a container that goes just now.")
             if not makes_folders:
                 self._put(client, identity, files_of(spec))
-            _write(record, self._handle(spec.uuid, identity))
+            write(record, self._handle(spec.uuid, identity))
             self._begin(client, identity, record, is_new=True)
             return self._handle(spec.uuid, identity)
 
@@ -389,17 +390,16 @@ class DockerRunner(RemoteRunner):
         self._dying.pop(identity, None)
         self._starved.discard(identity)
         self._logs.forget(identity)
-        uuid = json.loads(handle)["uuid"]
-        for name in (uuid, f"{uuid}.stop", f"{uuid}.lock"):
-            (self._folder / name).unlink(missing_ok=True)
+        self._records.remove(json.loads(handle)["uuid"], ".stop")
 
     def fence(self, uuid: str) -> str | None:
-        with self._alone(uuid) as record, _said():
+        with _said(), self._records.alone(uuid) as record:
+            self._api()
             found = record.read_text() if record.exists() else self.inventory().get(uuid)
             identity = json.loads(found)["id"] if found else ""
             if not identity or self._remove_what_never_ran(identity):
                 found = None
-            _write(record, found or self._handle(uuid, ""))
+            write(record, found or self._handle(uuid, ""))
             return found
 
     def _remove_what_never_ran(self, identity: str) -> bool:
@@ -449,29 +449,6 @@ class DockerRunner(RemoteRunner):
 
     def _handle(self, uuid: str, identity: str) -> str:
         return json.dumps({"v": 1, "uuid": uuid, "id": identity, "engine": self._engine, "boot": self._boot})
-
-    @contextlib.contextmanager
-    def _alone(self, uuid: str) -> Iterator[Path]:
-        """The job's record, which nobody else touches meanwhile, in any process."""
-        self._api()
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        with open(self._folder / f"{uuid}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield self._folder / uuid
-
-
-def _write(record: Path, handle: str) -> None:
-    part = record.with_name(f"{record.name}.part")
-    with part.open("w") as file:
-        file.write(handle)
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(record)
-    folder = os.open(record.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 # The Engine.

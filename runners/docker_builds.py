@@ -18,9 +18,9 @@ import docker.auth
 import requests
 from docker.errors import APIError, ImageNotFound
 
+from runners.archives import context
 from runners.base import BuildFailed, BuildSpec, RunnerUnavailable
 from runners.build_log import BuildLog
-from runners.docker_archives import context
 from runners.dockerfile import first_step, render_dockerfile
 
 LARGEST_FILE = 16 << 20

@@ -7,15 +7,14 @@ import contextlib
 import datetime
 import json
 import signal
-import tarfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import docker
 from docker.errors import NotFound
 
+from runners.archives import END_OF_ARCHIVE, given
 from runners.base import Exit, JobSpec, Reason, StartFailed
-from runners.docker_archives import END_OF_ARCHIVE, below, renamed
 from runners.docker_logs import BEGIN
 from runners.dockerfile import FOLDER
 
@@ -83,31 +82,8 @@ def is_root(image: Mapping[str, Any] | None) -> bool:
 def files_of(spec: JobSpec) -> Iterator[bytes]:
     """An archive of what a container finds: code in the working folder, earlier outputs in the folder of outputs. All
     may write to the folders that are polyjob's."""
-    for folder in FOLDERS:
-        yield from _folders(folder.strip("/"))
-    if spec.code:
-        yield from _unpacked(spec.code, 0, FOLDER.strip("/"))
-    if spec.inputs:
-        yield from _unpacked(spec.inputs, 1, OUTPUTS.strip("/"))
+    yield from given(spec, FOLDERS, code=FOLDER, outputs=OUTPUTS)
     yield END_OF_ARCHIVE
-
-
-def _unpacked(path: str, strip: int, into: str) -> Iterator[bytes]:
-    def rename(name: str) -> str | None:
-        left = below(name, strip)
-        return f"{into}/{left}" if left else None
-
-    with open(path, "rb") as file:
-        yield from renamed(iter(lambda: file.read(1 << 16), b""), rename, "r|gz")
-
-
-def _folders(path: str) -> Iterator[bytes]:
-    """Members of an archive: a folder that is empty, and those above it."""
-    parts = path.split("/")
-    for count in range(1, len(parts) + 1):
-        member = tarfile.TarInfo("/".join(parts[:count]))
-        member.type, member.mode = tarfile.DIRTYPE, 0o777
-        yield member.tobuf()
 
 
 def kind_of(client: Any, identity: str, path: str, seconds: float) -> str | None:

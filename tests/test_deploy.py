@@ -1,4 +1,4 @@
-"""What is given to those who install polyjob: the systemd unit."""
+"""What is given to those who install polyjob: the systemd unit, and manifests for a cluster."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from polyjob.settings import read_settings, table
 from tests.require import require
 
 UNIT = Path(__file__).resolve().parent.parent / "deploy" / "polyjob.service"
@@ -47,3 +50,80 @@ def test_systemd_understands_the_unit(tmp_path):
 @pytest.mark.parametrize("fault", ["KillMode=nobody", "Restrat=always", "ExecStartPre=/nonexistent/polyjob"])
 def test_systemd_would_tell_of_a_fault(tmp_path, fault):
     assert complaints(installed().replace("KillMode=process", fault), tmp_path)[1]
+
+
+# Kubernetes.
+
+FOLDER = UNIT.parent / "kubernetes"
+VERSIONS = ("1.33", "1.36")
+
+
+def manifests() -> list[dict[str, Any]]:
+    names = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["resources"]
+    assert sorted([*names, "kustomization.yaml"]) == sorted(path.name for path in FOLDER.iterdir())
+    return [document for name in names for document in yaml.safe_load_all((FOLDER / name).read_text())]
+
+
+def of_kind(kind: str) -> dict[str, Any]:
+    (found,) = [document for document in manifests() if document["kind"] == kind]
+    return found
+
+
+def validate(documents: list[dict[str, Any]]) -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    for document in documents:
+        for version in VERSIONS:
+            kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_the_published_schemas_hold():
+    validate(manifests())
+
+
+def test_kustomize_makes_the_same_of_them():
+    if shutil.which("kubectl") is None:
+        pytest.skip("there is no kubectl")
+    done = subprocess.run(["kubectl", "kustomize", str(FOLDER)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    made = list(yaml.safe_load_all(done.stdout))
+    validate(made)
+    assert sorted(item["kind"] for item in made) == sorted(item["kind"] for item in manifests())
+    (deployment,) = [item for item in made if item["kind"] == "Deployment"]
+    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "polyjob:latest"
+
+
+def test_one_at_a_time():
+    spec = of_kind("Deployment")["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_the_parts_name_each_other():
+    pod = of_kind("Deployment")["spec"]["template"]
+    assert of_kind("Service")["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    assert (
+        pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"]
+        == (of_kind("PersistentVolumeClaim")["metadata"]["name"])
+    )
+    assert pod["spec"]["serviceAccountName"] == of_kind("ServiceAccount")["metadata"]["name"]
+    assert {item["metadata"].get("namespace", item["metadata"]["name"]) for item in manifests()} == {"polyjob"}
+
+
+def test_the_rights_are_those_that_the_runner_asks_for_and_no_others():
+    pytest.importorskip("kubernetes")
+    from runners.kubernetes_rights import RIGHTS
+
+    granted = {
+        (verb, resource)
+        for rule in of_kind("Role")["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    asked = {(verb, f"{resource}/{part}" if part else resource) for verb, resource, part in RIGHTS}
+    assert granted == asked | {("get", "namespaces")}
+
+
+def test_the_settings_are_ones_that_polyjob_knows():
+    container = of_kind("Deployment")["spec"]["template"]["spec"]["containers"][0]
+    told = {item["name"]: item["value"] for item in container["env"]}
+    assert told.keys() <= {row[0] for row in table()}
+    assert read_settings(told).runner == "kubernetes"

@@ -176,7 +176,7 @@ def test_a_wrong_setting(tmp_path):
 @pytest.mark.parametrize("verb", ["serve", "engine"])
 @pytest.mark.parametrize(
     ("variable", "text", "takes"),
-    [("RUNNER", "abacus", "process, docker"), ("LOG_LEVEL", "loud", "debug, info, warning, error")],
+    [("RUNNER", "abacus", "process, docker, kubernetes"), ("LOG_LEVEL", "loud", "debug, info, warning, error")],
 )
 def test_a_setting_that_names_what_does_not_exist(verb, variable, text, takes, tmp_path):
     line = fails(verb, "--data-dir", str(tmp_path / "data"), **{f"POLYJOB_{variable}": text, "POLYJOB_PORT": "0"})

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -97,7 +98,10 @@ def test_a_patch_merges_mappings_and_replaces_everything_else():
     assert document == {"a": {"b": 1, "c": [1, 2]}, "d": 4}
 
 
-@pytest.mark.parametrize(("runner", "page"), [("process", "job-config.md"), ("docker", "docker-runner.md")])
+@pytest.mark.parametrize(
+    ("runner", "page"),
+    [("process", "job-config.md"), ("docker", "docker-runner.md"), ("kubernetes", "kubernetes-runner.md")],
+)
 def test_the_documentation_has_the_table(runner, page):
     page = (Path(__file__).parent.parent / "docs" / page).read_text()
     found = re.findall(r"^\| `([^`]+)` \| (honoured|noted|refused) \| (.*) \|$", page, re.MULTILINE)
@@ -105,8 +109,56 @@ def test_the_documentation_has_the_table(runner, page):
     assert found == table
 
 
-def test_a_container_needs_an_image():
+@pytest.mark.parametrize("runner", ["docker", "kubernetes"])
+def test_a_container_needs_an_image(runner):
     with pytest.raises(Invalid) as wrong:
-        specs.check({"run": {"cmd": "true"}}, "docker")
+        specs.check({"run": {"cmd": "true"}}, runner)
     assert [problem.pointer for problem in wrong.value.problems] == ["/config/build/image"]
-    assert specs.check({"run": {"cmd": "true"}, "build": {"image": "a"}}, "docker") == []
+    assert specs.check({"run": {"cmd": "true"}, "build": {"image": "a"}}, runner) == []
+
+
+def test_a_cluster_gives_out_its_gpus_itself():
+    config = {"run": {"cmd": "true"}, "build": {"image": "a"}, "environment": {"resources": {"gpu": {"limits": 8}}}}
+    assert specs.check(config, "kubernetes", gpus=0) == []
+    assert (specs.gpus_asked(config, "kubernetes"), specs.gpus_asked(config, "docker")) == (0, 8)
+    with pytest.raises(Invalid):
+        specs.check(config, "docker", gpus=0)
+
+
+def test_requests_and_limits_are_told_apart_for_a_cluster():
+    asked = {"cpu": {"requests": 1, "limits": 2.5}, "memory": {"requests": 512}}
+    assert specs.resources(asked, "requests") == specs.Resources(cpu=1, memory=512 * MIB)
+    assert specs.resources(asked, "limits") == specs.Resources(cpu=2.5)
+
+
+def test_a_place_in_a_cluster():
+    environment = {
+        "node_selector": {"disk": "ssd"},
+        "affinity": {"nodeAffinity": {}},
+        "tolerations": [{"operator": "Exists"}],
+        "labels": {"a": "b"},
+        "annotations": {"c": "d"},
+        "image_pull_secrets": ["pull"],
+        "service_account": "account",
+        "secret_refs": ["keys"],
+        "configmap_refs": ["old", "both"],
+        "config_map_refs": ["both", "new"],
+    }
+    assert specs.placement(environment) == specs.Placement(
+        node_selector={"disk": "ssd"},
+        affinity={"nodeAffinity": {}},
+        tolerations=({"operator": "Exists"},),
+        labels={"a": "b"},
+        annotations={"c": "d"},
+        pull_secrets=("pull",),
+        service_account="account",
+        secrets=("keys",),
+        config_maps=("old", "both", "new"),
+    )
+    assert specs.placement({}) == specs.Placement()
+
+
+def test_a_runner_is_told_its_own_settings(settings):
+    told = specs.runner_settings(dataclasses.replace(settings, kube_namespace="jobs", registry="r/x"), "a" * 32).options
+    assert (told["namespace"], told["registry"], told["patience"]) == ("jobs", "r/x", "600")
+    assert "claim" not in told

@@ -20,16 +20,12 @@ def gc(data_dir: Path | None, dry_run: bool) -> None:
     import runners
     from polyjob.engine.garbage import find
     from polyjob.models import Build, Meta
+    from polyjob.specs import runner_settings
     from polyjob.store import Store
-    from runners.base import RunnerError, RunnerSettings
+    from runners.base import RunnerError
 
     with opened(data_dir) as settings:
-        told = RunnerSettings(
-            data_dir=str(settings.data_dir),
-            installation=Meta.get_by_id("installation").value,
-            job_env=settings.job_env,
-            job_user=settings.job_user or None,
-        )
+        told = runner_settings(settings, Meta.get_by_id("installation").value)
         names = {row.runner for row in Build.select(Build.runner).distinct()}
         loaded = {name: runners.load(name, told, lambda: None) for name in sorted(names)}
         total = failed = 0

@@ -73,14 +73,16 @@ class Finished:
 
 def finish(
     runner: Runner,
-    job: Job,
+    uuid: str,
+    prefix: str,
     handle: str | None,
     store: Store,
     position: LogPosition,
     log_limit: int,
     outputs_limit: int,
 ) -> Finished:
-    """All steps of the end; of a long log, only as many pieces as are fetched at a time.
+    """All steps of the end; of a long log, only as many pieces as are fetched at a time. `prefix` is the folder in
+    which the outputs lie in their archive.
 
     Raises RunnerUnavailable or OSError; then the whole is called again, later. What is sealed is not sealed again: a
     back end that was cleared before a crash has nothing left to give.
@@ -88,16 +90,16 @@ def finish(
     if handle is not None and isinstance(runner, RemoteRunner):
         for _ in range(PIECES):
             before = position
-            position = fetch_log(runner, handle, store.job_log(job.uuid), before, log_limit)
+            position = fetch_log(runner, handle, store.job_log(uuid), before, log_limit)
             if position == before:
                 break
         else:
             return Finished(position, is_whole=False)
-    store.seal(job.uuid, str(job.id), outputs_limit, _stream(runner, handle))
-    store.sync(job.uuid)
+    store.seal(uuid, prefix, outputs_limit, _stream(runner, handle))
+    store.sync(uuid)
     if handle is not None:
         runner.clean(handle)
-    return Finished(position, is_whole=True, not_kept=store.outputs(job.uuid).notes)
+    return Finished(position, is_whole=True, not_kept=store.outputs(uuid).notes)
 
 
 def _stream(runner: Runner, handle: str | None) -> Any:
@@ -132,6 +134,9 @@ def outcome(job: Job) -> tuple[Status, str, dict[str, Any]]:
             _with_rest("The job ran longer than it may", end),
             details | {"reason": str(Reason.TIMEOUT)},
         )
+    if end.reason is Reason.BUILD:
+        failure = f"The build failed: {end.message}" if end.message else "The build failed"
+        return Status.UPSTREAM_FAILED, failure, details | ({"step": end.step} if end.step else {})
     if end.succeeded:
         return Status.SUCCEEDED, _with_rest("Completed", end), details
     return Status.FAILED, _with_rest(_failure(end), end), details
@@ -144,6 +149,8 @@ def _failure(end: Exit) -> str:
         return f"exit-code({end.code}): ended by signal {end.signal}"
     if end.reason is Reason.OOM:
         return f"exit-code({end.code}): out of memory"
+    if end.reason is Reason.EVICTED:
+        return "The job was ended by its cluster"
     if end.reason is Reason.LOST:
         return "The job is gone, and nobody saw how it ended"
     return "Could not start the job"

@@ -24,8 +24,9 @@ from polyjob.lock import EngineLock
 from polyjob.migrations import migrate
 from polyjob.models import Meta
 from polyjob.settings import Settings
+from polyjob.specs import runner_settings
 from polyjob.store import Store
-from runners.base import Runner, RunnerSettings
+from runners.base import Runner
 
 log = logging.getLogger("polyjob.engine")
 
@@ -57,15 +58,10 @@ def run(settings: Settings) -> int:
 
 def _work(settings: Settings, store: Store) -> int:
     meta = {row.key: row.value for row in Meta.select()}
-    runner_settings = RunnerSettings(
-        data_dir=str(settings.data_dir),
-        installation=meta["installation"],
-        job_env=settings.job_env,
-        job_user=settings.job_user or None,
-    )
+    of_runners = runner_settings(settings, meta["installation"])
 
     def load(name: str, wake: Callable[[], None]) -> Runner:
-        return runners.load(name, runner_settings, wake)
+        return runners.load(name, of_runners, wake)
 
     line = open_line(settings.data_dir)
     with _wake_pipe() as (reading, writing), _until_told(writing) as told:

@@ -16,7 +16,7 @@ from polyjob.engine.preparing import asked_for_its_build, make_build_anew, prepa
 from polyjob.engine.steps import Step
 from polyjob.jobs import BY_ID
 from polyjob.models import Job, Project, User
-from polyjob.notes import text_of, with_note
+from polyjob.notes import SAID, text_of, with_note
 from polyjob.statements import Prepared, update
 from polyjob.statuses import Status
 from polyjob.tokens import run_token
@@ -43,6 +43,7 @@ FIRST_FETCH = 0.2
 """Seconds from a job's start to the first look at its log; many have ended by then."""
 FETCH_SHARE = 4
 """A log is fetched again after so many times what the last fetch took."""
+REST_GROWS = 1.5
 FORCE_EVERY = 2.0
 """Seconds between two KILLs of a job that does not end."""
 
@@ -71,6 +72,8 @@ class Memory:
     fetched_at: float = 0.0
     fetch_took: float = 0.0
     """Seconds: a back end may have to read all of a long log for its end."""
+    fetch_rest: float = 0.0
+    """Seconds to the next look at a log in which nothing new came; more each time."""
     forced_at: float | None = None
     delay: float = 0.0
     retry_at: float = 0.0
@@ -208,10 +211,13 @@ class JobPart:
         runner = self.backends.runner(job.runner)
         steps = self._keep_position(job, memory)
         state, memory.state = memory.state, None
+        steps += self._note_said(job, state)
+        node = state.node if isinstance(state, Running | Exited) else None
         if isinstance(state, Running) and job.status is not Status.RUNNING:
-            memory.fetched_at = self.context.clock.seconds() - TICK + FIRST_FETCH
-        if isinstance(state, Running | Exited) and job.status is not Status.RUNNING:
-            steps.append(Step("running", lambda: self._record_running(job, state.node)))
+            memory.fetched_at, memory.fetch_rest = self.context.clock.seconds() - TICK + FIRST_FETCH, 0.0
+        has_begun = isinstance(state, Running) or (isinstance(state, Exited) and state.exit.has_begun)
+        if has_begun and job.status is not Status.RUNNING:
+            steps.append(Step("running", lambda: self._record_running(job, node)))
         if job.handle is None and not (runner.local and isinstance(state, Pending | None)):
             # A local job says what it does in a moment, and both are committed together.
             steps.insert(0, Step("handle", lambda: update(Job, job.id, {"handle": handle})))
@@ -271,7 +277,8 @@ class JobPart:
         runner, clock = self.backends.runner(job.runner), self.context.clock
         if not isinstance(runner, RemoteRunner):
             return
-        due = memory.fetched_at + max(TICK, FETCH_SHARE * memory.fetch_took)
+        rest = min(memory.fetch_rest, runner.quietest)
+        due = memory.fetched_at + max(TICK, FETCH_SHARE * memory.fetch_took, rest)
         if self._is_busy(job, memory) or clock.seconds() < due:
             return
         memory.fetched_at = clock.seconds()
@@ -291,7 +298,7 @@ class JobPart:
             return steps
         runner, context = self.backends.runner(job.runner), self.context
         position, limits = self._position(job, memory), (context.settings.log_limit, context.settings.outputs_limit)
-        call = lambda: finish(runner, job, job.handle, context.store, position, *limits)  # noqa: E731
+        call = lambda: finish(runner, job.uuid, str(job.id), job.handle, context.store, position, *limits)  # noqa: E731
         context.calls.submit("files", ("job", job.id), "finish", call)
         return steps
 
@@ -336,6 +343,8 @@ class JobPart:
     def _fetched(self, memory: Memory, done: Done) -> None:
         assert memory.position is not None
         memory.fetch_took = self.context.clock.seconds() - memory.fetched_at
+        is_quiet = done.value.length == memory.position.length
+        memory.fetch_rest = memory.fetch_rest * REST_GROWS + TICK if is_quiet else 0.0
         if done.value.length - memory.position.length >= PIECE:
             memory.fetched_at = memory.fetch_took = 0.0  # there is more
         memory.position = done.value
@@ -367,6 +376,12 @@ class JobPart:
             if text == text_of(job.notes, "unreachable")
             else [Step("note", lambda: _note(job.id, "unreachable", text))]
         )
+
+    def _note_said(self, job: Job, state: State | None) -> list[Step]:
+        """The job shows what its back end says beside its state: what it waits for, say."""
+        if not isinstance(state, Pending | Running) or state.note == text_of(job.notes, SAID):
+            return []
+        return [Step("note", lambda: _note(job.id, SAID, state.note))]
 
     # Small change.
 

@@ -1,5 +1,7 @@
 """What a back end has of this installation and no live job claims: found, said in the server's log, and removed.
 
+What has ended there is fetched first, into `<data>/unclaimed`, and stays there until somebody removes it.
+
 A job's row is there before anything is made for it, and the job is not done before that is removed. So what is left
 over comes from a data folder that was put back to an older state, or of a job that was given up.
 """
@@ -8,17 +10,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 
 from peewee import chunked
 
 from polyjob.engine.backends import Backends
 from polyjob.engine.calls import Done
 from polyjob.engine.context import Context
+from polyjob.engine.finishing import Finished, LogPosition, finish
 from polyjob.models import Job
-from runners.base import Runner, RunnerError
+from polyjob.settings import Settings
+from polyjob.store import Store
+from runners.base import Exited, RemoteRunner, Runner, RunnerError
 
 log = logging.getLogger("polyjob.engine")
 
+KEPT = "unclaimed"
 EVERY = 300.0
 """Seconds from look to look; what is found twice is removed."""
 
@@ -50,10 +57,11 @@ class Unclaimed:
             log.error("what nobody claims on the %s runner cannot be told", name, exc_info=done.error)
 
     def _begin(self, name: str, runner: Runner, before: frozenset[str]) -> None:
-        self._context.calls.submit("erase", ("unclaimed", name), "look", lambda: remove(name, runner, before))
+        settings = self._context.settings
+        self._context.calls.submit("erase", ("unclaimed", name), "look", lambda: remove(name, runner, before, settings))
 
 
-def remove(name: str, runner: Runner, before: frozenset[str]) -> frozenset[str]:
+def remove(name: str, runner: Runner, before: frozenset[str], settings: Settings) -> frozenset[str]:
     """Remove what nobody claims and was in `before`; the uuids of what is left that nobody claims. Raises
     RunnerUnavailable where nothing can be told."""
     there = runner.inventory()
@@ -61,11 +69,28 @@ def remove(name: str, runner: Runner, before: frozenset[str]) -> frozenset[str]:
     for uuid in sorted(left & before):
         log.warning("the %s runner has something of job %s, which is done or unknown here; it is removed", name, uuid)
         try:
+            folder = _fetch(runner, uuid, there[uuid], settings)
             runner.clean(there[uuid])
             left.discard(uuid)
-        except RunnerError as error:
+            if folder is not None:
+                log.warning("what job %s has left on the %s runner is kept in %s", uuid, name, folder)
+        except (RunnerError, OSError) as error:
             log.warning("what the %s runner has of job %s could not be removed: %s", name, uuid, error)
     return frozenset(left)
+
+
+def _fetch(runner: Runner, uuid: str, handle: str, settings: Settings) -> Path | None:
+    """Bring in log and outputs of a job that has ended in its back end, and where they are; None where that has none
+    to give."""
+    if not isinstance(runner, RemoteRunner) or not isinstance(runner.poll([handle]).get(handle), Exited):
+        return None
+    store = Store(settings.data_dir / KEPT)
+    store.job_folder(uuid).mkdir(mode=0o700, parents=True, exist_ok=True)
+    done = Finished(LogPosition(), is_whole=False)
+    while not done.is_whole:
+        limits = settings.log_limit, settings.outputs_limit
+        done = finish(runner, uuid, uuid, handle, store, done.position, *limits)
+    return store.job_folder(uuid)
 
 
 def _live(uuids: Iterable[str]) -> set[str]:

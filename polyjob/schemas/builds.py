@@ -14,6 +14,9 @@ from polyjob.schemas.config import BUILD_PARTS, Tags, load_build_config
 from polyjob.schemas.jobs import Sent, read_sent
 from polyjob.schemas.wire import Body, Instant, NoteSchema, RunStatusSchema, name_field, text_field
 
+WITH_IMAGES = ("docker", "kubernetes")
+"""Runners whose builds are told of by an image."""
+
 
 @dataclass(frozen=True)
 class BuildView:
@@ -59,7 +62,7 @@ class BuildView:
     @property
     def _made(self) -> dict[str, Any]:
         artifact = self.build.artifact
-        return json.loads(artifact) if artifact and self.build.runner == "docker" else {}
+        return json.loads(artifact) if artifact and self.build.runner in WITH_IMAGES else {}
 
     @property
     def invalidated(self) -> bool:

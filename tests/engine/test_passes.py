@@ -682,3 +682,56 @@ def test_a_log_beyond_its_limit_is_cut_and_says_so(settings, project, user):
     world.end(job)
     log = world.store.job_log(world.read(job).uuid).read_bytes()
     assert log == b"0123456789012345678901234\npolyjob dropped the rest of this log here: the limit is 25 bytes\n"
+
+
+class TestAQuietLog:
+    def test_is_looked_at_less_often_where_the_runner_wants_that(self, world):
+        world.runner.quietest = 10.0
+        job = world.submit(seconds=100, log="once")
+        world.later(60)
+        assert 6 <= world.calls("logs", job) <= 13
+        world.later(50)
+        assert world.store.job_log(job.uuid).read_bytes() == b"once"
+
+    def test_is_looked_at_each_tick_elsewhere(self, world):
+        job = world.submit(seconds=100, log="once")
+        world.later(60)
+        assert world.calls("logs", job) >= 55
+
+
+class TestWhatABackEndSays:
+    def test_of_a_job_that_waits_is_shown_until_it_runs(self, world):
+        job = world.submit(pending=3, seconds=2)
+        world.later(2)
+        assert text_of(world.read(job).notes, "runner") == "pretending to wait"
+        world.later(2)
+        assert world.read(job).status is Status.RUNNING
+        assert text_of(world.read(job).notes, "runner") is None
+
+    def test_of_a_job_that_ends_as_it_waits_is_not_kept(self, world):
+        job = world.submit(pending=1000)
+        world.later(2)
+        jobs.request_stop(world.read(job), world.user, world.settings)
+        world.end(job)
+        assert world.read(job).notes is None
+
+    @pytest.mark.parametrize("reason", ["image", "start"])
+    def test_of_a_command_that_never_began_makes_it_run_at_no_time(self, world, reason):
+        job = world.submit(reason=reason)
+        world.end(job)
+        assert world.statuses(job) == ["created", "scheduled", "failed"]
+        assert world.last(job).details["reason"] == reason
+
+    def test_of_a_step_that_failed_in_the_jobs_own_place(self, world):
+        job = world.submit(build={"image": "a", "build_steps": ["true"]}, reason="build", code=3)
+        world.end(job)
+        assert world.statuses(job) == ["created", "scheduled", "building", "upstream_failed"]
+        last = world.last(job)
+        assert (last.details["reason"], last.details["exit_code"]) == ("build", 3)
+
+    def test_of_a_job_that_its_cluster_ended(self, world):
+        job = world.submit(reason="evicted", code=137)
+        world.end(job)
+        assert world.statuses(job)[-2:] == ["running", "failed"]
+        last = world.last(job)
+        assert (last.message, last.details["reason"]) == ("The job was ended by its cluster", "evicted")

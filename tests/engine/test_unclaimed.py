@@ -16,6 +16,7 @@ from polyjob.models import Job
 from polyjob.notes import text_of
 from polyjob.settings import environment
 from polyjob.statuses import Status
+from polyjob.store import Store
 from runners.base import Exit, Reason, RunnerUnavailable
 
 
@@ -37,6 +38,19 @@ class TestUnclaimed:
         assert world.runner.inventory().keys() == {kept.uuid}
         assert f"has something of job {forgotten.uuid}" in caplog.text
         assert world.read(kept).status is Status.RUNNING
+
+    def test_what_has_ended_is_fetched_before_it_is_removed(self, world, caplog):
+        job = world.submit(seconds=10, log="its log\n", outputs='{"file": "text"}')
+        world.settle()
+        forget(job)
+        for _ in range(2):
+            world.clock.move(EVERY)
+            world.settle()
+        assert world.runner.inventory() == {}
+        kept = Store(world.settings.data_dir / "unclaimed")
+        assert kept.job_log(job.uuid).read_bytes() == b"its log\n"
+        assert [name for name, _ in kept.outputs(job.uuid).tree("")[0]] == ["file"]
+        assert f"is kept in {kept.job_folder(job.uuid)}" in caplog.text
 
     def test_what_cannot_be_removed_holds_up_nothing_else(self, world, monkeypatch):
         stuck, other = sorted((world.submit(seconds=10_000) for _ in range(2)), key=lambda job: job.uuid)

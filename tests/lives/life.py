@@ -34,13 +34,15 @@ from polyjob.first_start import open_folder
 from polyjob.models import Build, Job, Meta, Project, User
 from polyjob.schemas.config import load_config
 from polyjob.settings import read_settings
+from polyjob.specs import runner_settings
 from polyjob.store import Store
-from runners.base import RunnerSettings
 from tests.lives.deaths import die_at_points
 from tests.lives.left import left_in
 from tests.lives.stories import STORIES
 
 PATIENCE = 40.0
+CLUSTER = ("POLYJOB_KUBE_", "POLYJOB_REGISTRY", "POLYJOB_BUILDER_")
+"""Beginnings of the variables that say which cluster it is."""
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -50,8 +52,9 @@ class Life:
     def __init__(self, folder: Path, runner: str) -> None:
         self.folder = folder
         self.runner = runner
+        told = {name: value for name, value in os.environ.items() if name.startswith(CLUSTER)}
         self.settings = read_settings(
-            {}, data_dir=folder / "data", runner=runner, slots=4, disk_low=0, port=1, build_slots=2
+            told, data_dir=folder / "data", runner=runner, slots=4, disk_low=0, port=1, build_slots=2
         )
         open_folder(self.settings)
         self.store = Store(self.settings.data_dir)
@@ -59,10 +62,10 @@ class Life:
         self.project = Project.get(Project.user == self.user)
         self.meta = {row.key: row.value for row in Meta.select()}
         self.woken = threading.Event()
-        told = RunnerSettings(str(self.settings.data_dir), self.meta["installation"], self.settings.job_env, None)
+        of_runners = runner_settings(self.settings, self.meta["installation"])
         calls = Calls(self.woken.set, self.settings.build_slots)
         context = Context(self.settings, self.store, calls, Clock(), self.meta["installation"], self.meta["secret"])
-        self.engine = Engine(context, lambda name, wake: runners.load(name, told, wake), self.woken.set)
+        self.engine = Engine(context, lambda name, wake: runners.load(name, of_runners, wake), self.woken.set)
 
     # What people do; each does nothing where it was done.
 
@@ -195,6 +198,9 @@ def look(folder: str, runner: str, result: str) -> None:
 class Nursery:
     """A process that has loaded everything, and lives each life in a fork. Used as a context, by one thread."""
 
+    def __init__(self, **environment: str) -> None:
+        self._environment = environment
+
     def __enter__(self) -> Nursery:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.lives.life"],
@@ -202,6 +208,7 @@ class Nursery:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            env=os.environ | self._environment,
         )
         return self
 

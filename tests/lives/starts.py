@@ -1,9 +1,14 @@
-"""The Docker Engine's own account of the containers of jobs."""
+"""What back ends themselves say of how often jobs were started."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from tests.runners.registry import BUILDER, Registry
 
 
 class Starts:
@@ -43,3 +48,37 @@ def containers_of(installation: str) -> list[str]:
 
     found = docker.APIClient().containers(all=True, filters={"label": f"polyjob.installation={installation}"})
     return [name for item in found for name in item["Names"]]
+
+
+class StartsOfPods:
+    """How often the container of each job in a cluster was started, by the events of its pods."""
+
+    def __init__(self, cluster: Any) -> None:
+        self._cluster = cluster
+
+    def of(self, installation: str) -> list[int]:
+        """The numbers of one installation's jobs."""
+        labels = self._cluster.labels()
+        ours = {name for name, told in labels.items() if told.get("polyjob.installation") == installation}
+        seen: Counter[str] = Counter()
+        for event in self._cluster.events():
+            of = event["involvedObject"]
+            if event["reason"] == "Started" and of.get("fieldPath") == "spec.containers{job}" and of["name"] in ours:
+                seen[of["name"]] += event["count"]
+        return sorted(seen.values())
+
+
+@contextlib.contextmanager
+def settings_of(cluster: Any) -> Iterator[dict[str, str]]:
+    """The settings of a polyjob on a cluster, as variables, with a registry that lasts as long as this."""
+    registry = Registry(cluster.add_image)
+    try:
+        yield {
+            "POLYJOB_KUBE_CONFIG": str(cluster.kubeconfig),
+            "POLYJOB_KUBE_HELPER_IMAGE": "busybox",
+            "POLYJOB_REGISTRY": f"http://{registry.host}",
+            "POLYJOB_BUILDER_IMAGE": "python",
+            "POLYJOB_BUILDER_COMMAND": BUILDER,
+        }
+    finally:
+        registry.close()

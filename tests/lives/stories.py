@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from tests.lives.life import Life
 
 IMAGE = "polyjob-test:latest"
+IN_IMAGES = ("docker", "kubernetes")
+"""Runners whose jobs need an image."""
 
 
 def whole(life: Life) -> None:
@@ -97,8 +99,8 @@ def _config(
         mark = f"echo ran >> {life.folder}/runs-{name}; " if life.runner == "process" else ""
         config["run"] = {"cmd": f"{mark}echo begun {name}; {keep}{rest}"}
         steps = ["sleep 1000" if endless_build else f"exit {build_code}"]
-        needs_steps = life.runner == "docker" or build_code or endless_build  # a virtualenv takes its time
+        needs_steps = life.runner in IN_IMAGES or build_code or endless_build  # a virtualenv takes its time
         made = {"image": IMAGE, "build_steps": steps if needs_steps else []}
-    if build or life.runner == "docker":
+    if build or life.runner in IN_IMAGES:
         config["build"] = made if build else {"image": IMAGE}
     return config

@@ -14,8 +14,11 @@ from typing import Any
 
 import pytest
 
+from tests.kubernetes.remote import start as start_cluster
+from tests.require import require_root
+
 from .life import Nursery, look, tell
-from .starts import Starts
+from .starts import Starts, StartsOfPods, settings_of
 
 SIDE_BY_SIDE = 2
 CHANCE = {"log", "note", "call-logs", "call-poll", "call-check"}
@@ -50,6 +53,7 @@ RUNS: dict[str, dict[str, dict[str, int] | list[int]]] = {
         "ended": {"runs-stopped": 1, "runs-late": 1, "runs-deleted": 1},
     },
     "docker": {"whole": [1, 1, 1], "failing": [1], "ended": [1, 1, 1], "served": [1], "halted": [1]},
+    "kubernetes": {"whole": [1, 1, 1], "failing": [1], "ended": [1, 1, 1]},
 }  # fmt: skip
 """How often commands run: by the name of the job, with its clones; or of each container."""
 
@@ -60,7 +64,7 @@ def outcome(nursery: Nursery, folder: Path, runner: str) -> dict[str, Any]:
     return json.loads(result.read_text())
 
 
-def runs(folder: Path, starts: Starts | None) -> dict[str, int] | list[int]:
+def runs(folder: Path, starts: Starts | StartsOfPods | None) -> dict[str, int] | list[int]:
     """How often the commands of a folder's jobs have run. The fake runner by itself refuses a second time."""
     if starts is not None:
         return starts.of((folder / "installation").read_text())
@@ -69,16 +73,22 @@ def runs(folder: Path, starts: Starts | None) -> dict[str, int] | list[int]:
 
 @pytest.mark.parametrize(
     ("runner", "story"),
-    [(runner, story) for runner in ("fake", "process", "docker") for story in WALK]
+    [(runner, story) for runner in ("fake", "process", "docker", "kubernetes") for story in WALK]
     + [("docker", name) for name in CALLS],
 )
 def test_a_death_at_any_instant_shows_nowhere(request, runner, story, tmp_path):
     with contextlib.ExitStack() as stack:
-        starts = None
+        starts: Starts | StartsOfPods | None = None
+        environment = {}
         if runner == "docker":
             request.getfixturevalue("images")
             starts = stack.enter_context(Starts())
-        walk(runner, story, tmp_path, starts)
+        if runner == "kubernetes":
+            require_root()
+            cluster = stack.enter_context(start_cluster(tmp_path / "cluster"))
+            environment = stack.enter_context(settings_of(cluster))
+            starts = StartsOfPods(cluster)
+        walk(runner, story, tmp_path, starts, environment)
 
 
 def points_of(story: str, passed: list[str]) -> list[str]:
@@ -104,10 +114,12 @@ def may_miss(point: str) -> bool:
     return point.partition(":")[0] in CHANCE or point.startswith(("engine-GET", "engine-HEAD"))
 
 
-def walk(runner: str, story: str, tmp_path: Path, starts: Starts | None) -> None:
+def walk(
+    runner: str, story: str, tmp_path: Path, starts: Starts | StartsOfPods | None, environment: dict[str, str]
+) -> None:
     calm = tmp_path / "calm"
     calm.mkdir()
-    with Nursery() as nursery:
+    with Nursery(**environment) as nursery:
         assert nursery.live(tell, str(calm), runner, story, None, str(calm / "passed")) == 0
         wanted = outcome(nursery, calm, runner)
     passed = dict.fromkeys((calm / "passed").read_text().split())
@@ -131,7 +143,7 @@ def walk(runner: str, story: str, tmp_path: Path, starts: Starts | None) -> None
         return None
 
     def die_at_each(some: list[str]) -> list[str]:
-        with Nursery() as nursery:
+        with Nursery(**environment) as nursery:
             return [text for point in some if (text := die(nursery, point))]
 
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:

@@ -8,20 +8,69 @@ from typing import Any
 
 import pytest
 
-from tests.require import require
+from tests.kubernetes.remote import start as start_cluster
+from tests.require import require, require_root
 from tests.runners.engine import engine_is_there, make_images
 from tests.runners.harness import DockerHarness, FakeHarness, Harness, ProcessHarness
+from tests.runners.kubernetes import KUBECONFIG, KubernetesHarness
+from tests.runners.registry import Registry
 
 HARNESSES = {"docker": DockerHarness, "fake": FakeHarness, "process": ProcessHarness}
 
 
-@pytest.fixture(params=sorted(HARNESSES))
+@pytest.fixture(params=sorted([*HARNESSES, "kubernetes"]))
 def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]:
+    if request.param == "kubernetes":
+        yield request.getfixturevalue("kubernetes")
+        return
     if request.param == "docker":
         request.getfixturevalue("images")
     made = HARNESSES[request.param](tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The stand-in for a cluster, in a process of its own; None where a real one is named."""
+    if KUBECONFIG:
+        yield None
+        return
+    require_root()
+    with start_cluster(tmp_path_factory.mktemp("cluster")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def registry(cluster: Any) -> Iterator[Registry | None]:
+    """A registry whose images the cluster can pull; None on a real one."""
+    if cluster is None:
+        yield None
+        return
+    made = Registry(cluster.add_image)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def make_kubernetes(
+    tmp_path: Path, cluster: Any, registry: Registry | None
+) -> Iterator[Callable[..., KubernetesHarness]]:
+    """Makes harnesses of the Kubernetes runner, with options of one's own."""
+    made: list[KubernetesHarness] = []
+
+    def make(folder: Path | None = None, **options: Any) -> KubernetesHarness:
+        made.append(KubernetesHarness(folder or tmp_path, cluster, **{"registry": registry, **options}))
+        return made[-1]
+
+    yield make
+    for harness in made:
+        harness.close()
+
+
+@pytest.fixture
+def kubernetes(make_kubernetes: Callable[..., KubernetesHarness]) -> KubernetesHarness:
+    return make_kubernetes()
 
 
 @pytest.fixture(scope="session")

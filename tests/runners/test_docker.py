@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import socket
 import tarfile
 import threading
@@ -23,7 +22,7 @@ import pytest
 import requests
 
 from polyjob.packing import Packer
-from runners import docker_archives, docker_builds
+from runners import archives, docker_builds
 from runners.base import (
     BuildFailed,
     Exited,
@@ -37,7 +36,7 @@ from runners.base import (
     StartFailed,
     Unknown,
 )
-from runners.docker import DockerRunner, _write
+from runners.docker import DockerRunner
 from runners.docker_containers import moment_of
 from runners.docker_logs import DROPPED
 from tests.runners.harness import IMAGE, DockerHarness, archive, wait_for
@@ -651,7 +650,7 @@ def image(harness: DockerHarness) -> Iterator[Any]:
     name = f"polyjob-test-{harness.installation[:12]}:1"
 
     def make(*lines: str) -> str:
-        sent = docker_archives.context("\n".join([f"FROM {IMAGE}", *lines]), [])
+        sent = archives.context("\n".join([f"FROM {IMAGE}", *lines]), [])
         said = list(harness.engine.build(fileobj=io.BytesIO(sent), custom_context=True, tag=name, rm=True, decode=True))
         assert "error" not in said[-1], said
         return name
@@ -736,17 +735,3 @@ def test_another_engine_in_the_place_of_the_first_is_noticed(harness: DockerHarn
     monkeypatch.undo()
     harness.runner._is_known = False
     wait_for(lambda: isinstance(harness.state(handle), Running))
-
-
-def test_the_record_of_a_start_is_synced_before_it_has_its_name_and_then_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record, synced = tmp_path / "job", []
-
-    def sync(file: int) -> None:
-        synced.append((os.readlink(f"/proc/self/fd/{file}"), record.exists()))
-
-    monkeypatch.setattr(os, "fsync", sync)
-    _write(record, "handle")
-    assert synced == [(f"{record}.part", False), (str(tmp_path), True)]
-    assert record.read_text() == "handle"

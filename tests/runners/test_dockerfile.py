@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runners.archives import END_OF_ARCHIVE, below, context, renamed
 from runners.base import BuildSpec
-from runners.docker_archives import END_OF_ARCHIVE, below, context, renamed
 from runners.docker_logs import BEGIN, DROPPED, Frames, LogCursor
 from runners.dockerfile import LINE, first_step, render_dockerfile
 

@@ -1,14 +1,23 @@
-"""Archives on their way to and from the Engine: renamed while they pass, and never whole in memory."""
+"""Archives on their way to and from a back end: renamed while they pass, and never whole in memory."""
 
 from __future__ import annotations
 
 import io
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 CHUNK = 1 << 16
 END_OF_ARCHIVE = b"\0" * (2 * tarfile.BLOCKSIZE)
+
+
+class Given(Protocol):
+    """What a job is given: paths of tar.gz archives, as in `JobSpec`."""
+
+    @property
+    def code(self) -> str | None: ...
+    @property
+    def inputs(self) -> str | None: ...
 
 
 class _Pieces:
@@ -57,6 +66,44 @@ def below(name: str, strip: int) -> str | None:
     """A member's name without its topmost folders; None where nothing is left."""
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
     return "/".join(parts[strip:]) or None
+
+
+def given(spec: Given, folders: Iterable[str], *, code: str, outputs: str) -> Iterator[bytes]:
+    """The archive, below `/`, of what a job finds: the empty `folders`, to which all may write, and its code and
+    its earlier outputs in the folders of these names. `END_OF_ARCHIVE` is left to the caller."""
+    for folder in folders:
+        yield from _folders(folder.strip("/"))
+    if spec.code:
+        yield from _unpacked(spec.code, 0, code.strip("/"))
+    if spec.inputs:
+        yield from _unpacked(spec.inputs, 1, outputs.strip("/"))
+
+
+def _unpacked(path: str, strip: int, into: str) -> Iterator[bytes]:
+    def rename(name: str) -> str | None:
+        left = below(name, strip)
+        return f"{into}/{left}" if left else None
+
+    with open(path, "rb") as file:
+        yield from renamed(iter(lambda: file.read(1 << 16), b""), rename, "r|gz")
+
+
+def _folders(path: str) -> Iterator[bytes]:
+    """Members of an archive: a folder that is empty, and those above it."""
+    parts = path.split("/")
+    for count in range(1, len(parts) + 1):
+        member = tarfile.TarInfo("/".join(parts[:count]))
+        member.type, member.mode = tarfile.DIRTYPE, 0o777
+        yield member.tobuf()
+
+
+def member(name: str, data: bytes) -> Iterator[bytes]:
+    """A file of an archive."""
+    told = tarfile.TarInfo(name)
+    told.size = len(data)
+    yield told.tobuf()
+    yield data
+    yield b"\0" * (-len(data) % tarfile.BLOCKSIZE)
 
 
 def context(dockerfile: str, files: Iterable[tuple[str, bytes, int]]) -> bytes:

@@ -1,0 +1,453 @@
+"""Jobs in pods of a Kubernetes cluster: nothing but the API server is used, no volume is shared with polyjob.
+
+A pod bears the job's fixed name and the labels that find and adopt it. What was started is written down in the
+runner's own folder, `<data>/kubernetes/<job uuid>`: so a job whose pod somebody removed is `Missing` and never runs
+again. Beside it stand what is still to be put into the pod (`.files`), that a stop was asked for (`.stop`), and how a
+job ended whose pod was taken away before its command began (`.end`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from runners import kubernetes_files, kubernetes_pods, kubernetes_states, manifests
+from runners.base import (
+    BuildSpec,
+    Exit,
+    Exited,
+    Gone,
+    JobSpec,
+    Missing,
+    Outdated,
+    Pending,
+    Reason,
+    RemoteRunner,
+    RunnerSettings,
+    RunnerUnavailable,
+    StartFailed,
+    State,
+    Unknown,
+)
+from runners.kubernetes_api import Api, Listing, Object, Refused
+from runners.kubernetes_builds import GONE, build_image, is_there, pod_name
+from runners.kubernetes_exec import Failed, NotRun, run
+from runners.kubernetes_files import Gift, Giving
+from runners.kubernetes_hints import Hints
+from runners.kubernetes_logs import LogCursor, Logs
+from runners.kubernetes_options import Options
+from runners.kubernetes_rights import Rights
+from runners.kubernetes_states import Pod, Seen
+from runners.kubernetes_sweeping import Sweeping
+from runners.kubernetes_troubles import Troubles
+from runners.manifests import HELPER, INPUT, INSTALLATION, JOB, MAIN
+from runners.records import Records
+
+EXEC = 20.0
+"""Seconds that a signal may take."""
+KILL_EVERY = 5.0
+UNHEARD_FOR = 5.0
+"""Seconds that a job may not take its KILL before its pod is deleted, with all that it holds."""
+QUIETEST, LOOKS = 10.0, 20.0
+"""Seconds from look to look at the log of a job that writes nothing; and how many such looks are made in a second."""
+NOT_THE_JOBS = ("exceeded quota", "cannot create resource")
+"""Why a pod is refused for now, for no fault of its own: others take the room, or polyjob's account may not."""
+CHANGES = 5
+"""How often a pod that changes all the time is looked at before it is left for later."""
+FILES, STOP, END = ".files", ".stop", ".end"
+ELSEWHERE = "The job is in another cluster or namespace than the one that polyjob uses now."
+
+
+class KubernetesRunner(RemoteRunner):
+    """See the module."""
+
+    def __init__(self, settings: RunnerSettings, wake: Callable[[], None]) -> None:
+        super().__init__(settings, wake)
+        self.options = Options.read(settings.options)
+        self._records = Records(Path(settings.data_dir) / "kubernetes")
+        self._api = Api(self.options)
+        self._rights = Rights(self._api)
+        self._selector = [("labelSelector", f"{INSTALLATION}={settings.installation}")]
+        self._listing = Listing(self._api, self._api.pods, self._selector)
+        self._views: dict[str, tuple[Pod, Seen]] = {}
+        """The pods as they were last listed, and what they say."""
+        self._hints = Hints(self._api, self._selector, wake)
+        self._giving = Giving(self._api, self._records.folder)
+        self._logs = Logs()
+        self._lock = threading.Lock()
+        self._space: str | None = None
+        """Which namespace of which cluster it is; empty where that may not be asked."""
+        self._sweeping = Sweeping(self._api)
+        self._exits: dict[str, Exited] = {}
+        self._troubles = Troubles(self._api, self.options.patience)
+        self._killed_at: dict[str, float] = {}
+        """When the build steps in these pods, which took too long, were last sent KILL."""
+        self._unheard: dict[str, float] = {}
+        """Since when the containers of these pods take no KILL."""
+
+    def check(self) -> None:
+        with _said():
+            self._ready()
+            self._rights.check()
+
+    def close(self) -> None:
+        self._hints.close()
+        self._logs.close()
+        self._api.close()
+
+    def _ready(self) -> Api:
+        """The API, once it is known which cluster it is of. Raises Refused, RunnerUnavailable."""
+        with self._lock:
+            if self._space is None:
+                try:
+                    found = self._api.get(f"/api/v1/namespaces/{self._api.namespace}")
+                    self._space = str(found["metadata"]["uid"])
+                except Refused as error:
+                    if error.status not in (403, 404):
+                        raise
+                    self._space = ""
+                self._hints.begin()
+        return self._api
+
+    # Building.
+
+    holds = "image"
+
+    def build(self, spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool]) -> str | None:
+        with _said():
+            api = self._ready()
+            with self._sweeping.following(pod_name(spec)):
+                return build_image(api, spec, log, cancelled, self.options, self._records.folder)
+
+    # Starting.
+
+    def start(self, spec: JobSpec, artifact: str | None) -> str:
+        with _said(), self._records.alone(spec.uuid):
+            known = self._records.read(spec.uuid)
+            if known is not None:
+                return known
+            try:
+                found = self._made(self._ready(), spec, manifests.artifact_of(spec, artifact))
+            except StartFailed:
+                self._records.remove(spec.uuid, FILES)
+                raise
+            handle = self._handle(spec.uuid, found)
+            self._records.write(spec.uuid, handle)
+            return handle
+
+    def _made(self, api: Api, spec: JobSpec, made: manifests.Artifact) -> Object:
+        """The job's pod, made now or by an earlier start."""
+        found = self._found(api, spec)
+        if found is None:
+            self._refuse_outdated(spec, made)
+            self._records.write(spec.uuid, Gift(spec.code, spec.inputs).text(), FILES)
+            found = self._create(api, manifests.job_pod(spec, made, self.options)) or self._found(api, spec)
+        if found is None:
+            raise RunnerUnavailable(f"The name {spec.name} was taken by a pod that is gone again.")
+        return found
+
+    def _refuse_outdated(self, spec: JobSpec, made: manifests.Artifact) -> None:
+        if spec.is_pinned:
+            return
+        if made.steps and self.options.registry:
+            raise Outdated("there is a registry now, which its image can be kept in")
+        if made.is_built and is_there(made.image, self.options) is False:
+            raise Outdated(GONE)
+
+    def _create(self, api: Api, manifest: Object) -> Object | None:
+        """The new pod; None where there is one of that name. Raises StartFailed, Refused, RunnerUnavailable."""
+        try:
+            return kubernetes_pods.create(api, manifest)
+        except Refused as error:
+            if error.status in (400, 403, 413, 422) and not any(words in str(error) for words in NOT_THE_JOBS):
+                raise StartFailed(f"The Kubernetes API server refuses the job's pod: {error}") from None
+            raise
+
+    def _found(self, api: Api, spec: JobSpec) -> Object | None:
+        """The pod of this job that an earlier start has made."""
+        found = kubernetes_pods.find(api, spec.name)
+        if found is None:
+            return None
+        labels = found["metadata"].get("labels") or {}
+        if labels.get(INSTALLATION) != self.settings.installation or labels.get(JOB) != spec.uuid:
+            raise StartFailed(f"A pod named {spec.name} is there, and is not of this polyjob.")
+        return found
+
+    # Watching.
+
+    def poll(self, handles: Sequence[str]) -> dict[str, State]:
+        if not handles:
+            return {}
+        self.quietest = max(QUIETEST, len(handles) / LOOKS)
+        with _said():
+            api = self._ready()
+            listed = {
+                pod["metadata"]["uid"]: pod for pod in self._listing.objects() if JOB in pod["metadata"]["labels"]
+            }
+            told = [json.loads(handle) for handle in handles]
+            views = self._views = {identity: self._view(identity, pod) for identity, pod in listed.items()}
+            self._troubles.look([pod for pod, view in views.values() if view.is_unexplained])
+            states = {}
+            for handle, one in zip(handles, told, strict=True):
+                pod, view = views.get(one["id"], (None, None))
+                state = self._state(api, one, pod, view)
+                if state is not None:
+                    states[handle] = state
+            return states
+
+    def _view(self, identity: str, pod: Pod) -> tuple[Pod, Seen]:
+        """What a pod says; read once of one that has not changed."""
+        known = self._views.get(identity)
+        return known if known is not None and known[0] is pod else (pod, kubernetes_states.seen(pod))
+
+    def _state(self, api: Api, handle: Mapping[str, Any], pod: Pod | None, view: Seen | None) -> State | None:
+        identity, uuid = handle["id"], handle["uuid"]
+        if not identity:
+            return Missing()
+        if not self._is_here(handle):
+            return Unknown(ELSEWHERE)
+        if identity in self._exits:
+            return self._exits[identity]
+        if pod is None or view is None:
+            return self._of_missing(api, identity, uuid)
+        if pod["metadata"].get("deletionTimestamp") and self._records.read(uuid, END):
+            return Pending("It is being taken away")
+        if isinstance(view.state, Exited):
+            self._exits[identity] = self._completed(view.state, uuid)
+            return self._exits[identity]
+        if isinstance(view.state, Pending):
+            return self._pending(api, pod, view, uuid)
+        self._troubles.forget(identity)
+        return view.state
+
+    def _of_missing(self, api: Api, identity: str, uuid: str) -> State | None:
+        if kubernetes_pods.find(api, f"polyjob-{uuid}", identity) is not None:
+            return None
+        end = self._records.read(uuid, END)
+        if end is None:
+            return Missing()
+        self._exits[identity] = Exited(Exit.from_json(json.loads(end)))
+        return self._exits[identity]
+
+    def _completed(self, state: Exited, uuid: str) -> Exited:
+        """With who ended it, of a job that TERM or KILL has ended; and we did not."""
+        end = state.exit
+        by_signal = end.reason is Reason.SIGNALLED and end.signal in (signal.SIGTERM, signal.SIGKILL)
+        if not by_signal or end.message or self._records.read(uuid, STOP) is not None:
+            return state
+        text = "Not by polyjob: the job itself, or somebody else"
+        return dataclasses.replace(state, exit=dataclasses.replace(end, message=text))
+
+    def _pending(self, api: Api, pod: Pod, view: Seen, uuid: str) -> State | None:
+        identity, name = pod["metadata"]["uid"], pod["metadata"]["name"]
+        if kubernetes_states.container_runs(pod, INPUT):
+            self._giving.begin(name, Gift.read(self._records.read(uuid, FILES) or "{}"))
+            why = self._giving.trouble(name)
+            return Pending(why) if why else view.state
+        if kubernetes_states.is_building(pod):
+            self._end_late_steps(api, pod, uuid)
+            return view.state
+        trouble = view.trouble or self._troubles.of(pod)
+        if trouble is None:
+            self._troubles.forget(identity)
+            return view.state
+        if self._troubles.is_too_long(identity, trouble):
+            end = Exit(trouble.reason, message=self._troubles.sentence(trouble))
+            if self._take_away(api, pod, end):
+                return self._of_missing(api, identity, uuid)
+        return Pending(trouble.text)
+
+    def _end_late_steps(self, api: Api, pod: Pod, uuid: str) -> None:
+        limit = (pod["metadata"].get("annotations") or {}).get(manifests.BUILD_TIMEOUT)
+        started = kubernetes_states.started_at(pod)
+        if limit is None or started is None or time.time() < started + float(limit):
+            return
+        identity, now = pod["metadata"]["uid"], time.monotonic()
+        if now - self._killed_at.get(identity, float("-inf")) < KILL_EVERY:
+            return
+        self._killed_at[identity] = now
+
+        def kill() -> None:
+            with contextlib.suppress(NotRun, Failed, Refused, RunnerUnavailable):  # it is tried again
+                run(api, pod["metadata"]["name"], MAIN, manifests.signal_command("KILL", uuid), EXEC)
+
+        threading.Thread(target=kill, name="kubernetes-kill", daemon=True).start()
+
+    def _is_here(self, handle: Mapping[str, Any]) -> bool:
+        if handle["namespace"] != self._api.namespace:
+            return False
+        return not (handle["space"] and self._space) or handle["space"] == self._space
+
+    def inventory(self) -> dict[str, str]:
+        with _said():
+            api = self._ready()
+            pods = Listing(api, api.pods, self._selector).objects()
+            self._sweeping.sweep(pods)
+            return {
+                pod["metadata"]["labels"][JOB]: self._handle(pod["metadata"]["labels"][JOB], pod)
+                for pod in pods
+                if JOB in pod["metadata"]["labels"]
+            }
+
+    # Ending.
+
+    def stop(self, handle: str, force: bool) -> None:
+        told = self._mine(handle)
+        number = signal.SIGKILL if force else signal.SIGTERM
+        with _said():
+            api = self._api
+            for _ in range(CHANGES if told["id"] else 0):
+                pod = self._own_pod(api, told)
+                if pod is None or isinstance(kubernetes_states.seen(pod).state, Exited):
+                    return
+                self._records.write(told["uuid"], "", STOP)
+                if kubernetes_states.has_begun(pod):
+                    self._signal(api, pod, told["uuid"], number)
+                    return
+                text = "It was stopped before its command began"
+                if self._take_away(api, pod, Exit(Reason.SIGNALLED, 128 + number, number, message=text)):
+                    return
+
+    def _signal(self, api: Api, pod: Pod, uuid: str, number: signal.Signals) -> None:
+        name = pod["metadata"]["name"]
+        try:
+            run(api, name, MAIN, manifests.signal_command(number.name.removeprefix("SIG"), uuid), EXEC)
+        except Refused as error:
+            if error.status != 404:
+                raise
+        except (NotRun, Failed):  # it has ended just now, and the pod does not say so yet; or it has no shell any more
+            if number is signal.SIGKILL:
+                since = self._unheard.setdefault(pod["metadata"]["uid"], time.monotonic())
+                if time.monotonic() - since > UNHEARD_FOR:
+                    kubernetes_pods.delete(api, pod, 1)
+
+    def _take_away(self, api: Api, pod: Pod, end: Exit) -> bool:
+        """Delete a pod whose command has not begun, as far as the pod says, and remember `end` as the job's.
+        False where it has changed since it was looked at."""
+        if not kubernetes_pods.delete(api, pod, 1, pod["metadata"]["resourceVersion"]):
+            return False
+        uuid = pod["metadata"]["labels"][JOB]
+        self._records.write(uuid, json.dumps(end.to_json()), END)
+        self._troubles.forget(pod["metadata"]["uid"])
+        return True
+
+    def clean(self, handle: str) -> None:
+        told = self._mine(handle)
+        with _said():
+            api = self._api
+            pod = self._own_pod(api, told) if told["id"] else None
+            if pod is not None:
+                self._remove(api, pod)
+                kubernetes_pods.wait_until_gone(api, pod["metadata"]["name"], told["id"])
+        identity, name = told["id"], f"polyjob-{told['uuid']}"
+        self._exits.pop(identity, None)
+        self._unheard.pop(identity, None)
+        self._killed_at.pop(identity, None)
+        self._troubles.forget(identity)
+        self._giving.forget(name)
+        self._logs.forget(name)
+        self._records.remove(told["uuid"], FILES, STOP, END)
+
+    def _remove(self, api: Api, pod: Pod) -> None:
+        """Without a grace only where nothing of the job runs: then nobody has to be waited for."""
+        if self.options.claim and kubernetes_states.container_runs(pod, HELPER):
+            with contextlib.suppress(NotRun, Failed):
+                kubernetes_files.remove_all(api, pod["metadata"]["name"])
+        is_over = isinstance(kubernetes_states.seen(pod).state, Exited)
+        is_nowhere = not (pod.get("spec") or {}).get("nodeName")
+        kubernetes_pods.delete(api, pod, 0 if is_over or is_nowhere else 1)
+
+    def fence(self, uuid: str) -> str | None:
+        """A pod of that name that is never scheduled also stops a start whose request is still on its way."""
+        with _said(), self._records.alone(uuid):
+            known = self._records.read(uuid)
+            if known is not None:
+                return known if json.loads(known)["id"] else None
+            api, name = self._ready(), f"polyjob-{uuid}"
+            fence = manifests.fence_pod(name, uuid, self.settings.installation, self.options)
+            try:
+                found = None if self._create(api, fence) else kubernetes_pods.find(api, name)
+            except StartFailed as error:
+                raise RunnerUnavailable(str(error)) from None
+            labels = (found or {"metadata": {}})["metadata"].get("labels") or {}
+            is_ours = found is not None and labels.get(JOB) == uuid
+            handle = self._handle(uuid, found if is_ours else None)
+            self._records.write(uuid, handle)
+            return handle if is_ours else None
+
+    # Files.
+
+    def logs(self, handle: str, cursor: str | None, limit: int) -> tuple[bytes, str | None]:
+        told = self._mine(handle)
+        if not told["id"]:
+            raise Gone("The job was never started.")
+        with _said(), _gone():
+            pod, position = f"polyjob-{told['uuid']}", LogCursor.read(cursor)
+            try:
+                data, position = self._logs.read(self._api, pod, MAIN, position, limit, told["id"] in self._exits)
+            except Refused as error:
+                if error.status != 400:
+                    raise
+                data = b""  # it has not begun
+        return data, position.text()
+
+    def outputs(self, handle: str) -> Iterator[bytes]:
+        told = self._mine(handle)
+        with _said(), _gone():
+            pod = self._own_pod(self._api, told) if told["id"] else None
+            runs = kubernetes_states.container_runs(pod, HELPER) if pod is not None else False
+            if pod is None or (runs is False and not self.options.claim):
+                raise Gone("The pod of the job is not there any more, or all of it has ended.")
+            if runs is None and self._troubles.helper_is_late(pod):
+                raise Gone("The helper container of the job's pod cannot be started.")
+            try:
+                yield from kubernetes_files.fetch(self._api, pod["metadata"]["name"])
+            except (NotRun, Failed) as error:
+                raise RunnerUnavailable(f"The outputs cannot be fetched from the job's pod: {error}") from None
+
+    # Handles.
+
+    def _own_pod(self, api: Api, told: Mapping[str, Any]) -> Object | None:
+        return kubernetes_pods.find(api, f"polyjob-{told['uuid']}", told["id"])
+
+    def _mine(self, handle: str) -> dict[str, Any]:
+        """What a handle says. Raises RunnerUnavailable for one of another cluster or namespace."""
+        told: dict[str, Any] = json.loads(handle)
+        with _said():
+            self._ready()
+        if told["id"] and not self._is_here(told):
+            raise RunnerUnavailable(ELSEWHERE)
+        return told
+
+    def _handle(self, uuid: str, pod: Pod | None) -> str:
+        identity = pod["metadata"]["uid"] if pod else ""
+        told = {"v": 1, "uuid": uuid, "id": identity, "namespace": self._api.namespace, "space": self._space}
+        return json.dumps(told)
+
+
+@contextlib.contextmanager
+def _said() -> Iterator[None]:
+    """Whatever the API server refuses, in the contract's words."""
+    try:
+        yield
+    except Refused as error:
+        raise RunnerUnavailable(f"The Kubernetes API server answers {error.status}: {error}") from None
+    except OSError as error:
+        raise RunnerUnavailable(f"The runner's own files cannot be used: {error}") from None
+
+
+@contextlib.contextmanager
+def _gone() -> Iterator[None]:
+    try:
+        yield
+    except Refused as error:
+        if error.status != 404:
+            raise
+        raise Gone("The pod is not there any more.") from None

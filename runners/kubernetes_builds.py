@@ -1,0 +1,237 @@
+"""Builds of the Kubernetes runner: an image that a pod makes and pushes, or, without a registry, steps for each job.
+
+The pod is named by the build's key, so that one that is there already is listened to rather than made again: by the
+next engine after a crash, or for another build of the same things. What it makes is looked up in the registry first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from runners import kubernetes_files, kubernetes_pods, kubernetes_states
+from runners.archives import member
+from runners.base import BuildFailed, BuildSpec, RunnerUnavailable
+from runners.build_log import BuildLog
+from runners.dockerfile import render_dockerfile
+from runners.kubernetes_api import Api, Object, Refused
+from runners.kubernetes_exec import Failed, NotRun
+from runners.kubernetes_logs import LogCursor, Logs
+from runners.kubernetes_options import Options
+from runners.manifests import BUILD, BUILDER, HOME, INPUT, INSTALLATION, Artifact, build_pod
+from runners.registry import Unanswered, has_image
+
+LARGEST_FILE = 16 << 20
+"""Bytes of one requirement file."""
+LOOK = 0.3
+"""Seconds between two looks at a builder."""
+PIECE = 1 << 20
+NO_REGISTRY = "There is no registry: the steps run in the pod of each job, before its command, and nothing is kept."
+GONE = "its image is not in the registry any more"
+_STEP = re.compile(rb"^(?:#\d+ [\d.]+ )?polyjob: step (\d+) ended with exit code (\d+)\s*$", re.MULTILINE)
+"""What a failing step writes; BuildKit puts its own number and time before each line."""
+TAIL = 1 << 16
+"""Bytes at the end of the builder's log in which that is looked for."""
+
+
+def build_image(
+    api: Api, spec: BuildSpec, file: BinaryIO, cancelled: Callable[[], bool], options: Options, folder: Path
+) -> str:
+    """See `Runner.build`. Raises Refused, too. `folder` is for files that go again."""
+    if spec.image is None:
+        raise BuildFailed("A build of an image needs a base: set `build.image`.")
+    log = BuildLog(file, spec.log_limit)
+    try:
+        if not spec.steps and not (spec.files and options.registry):
+            return Artifact(spec.image, spec.image).text()
+        if not options.registry:
+            log.say(NO_REGISTRY)
+            return Artifact(spec.image, spec.image, spec.steps, spec.timeout).text()
+        image = image_name(spec, options)
+        if not spec.nocache and is_there(image, options):
+            log.say(f"The image {image} is there already.")
+        else:
+            _Build(api, spec, log, cancelled, options, folder, image).run()
+        return Artifact(image, spec.image).text()
+    finally:
+        log.end()
+
+
+def image_name(spec: BuildSpec, options: Options) -> str:
+    return f"{options.registry.removeprefix('http://').rstrip('/')}/polyjob:{spec.key[:40]}-{spec.installation[:12]}"
+
+
+def pod_name(spec: BuildSpec) -> str:
+    return f"polyjob-build-{spec.key[:32]}-{spec.installation[:8]}"
+
+
+def is_there(image: str, options: Options) -> bool | None:
+    """Whether the registry has an image; None where it does not say."""
+    try:
+        return has_image(image, insecure=options.is_insecure)
+    except Unanswered:
+        return None
+
+
+def told_steps(steps: tuple[str, ...]) -> tuple[str, ...]:
+    """Steps that say their number and exit code as they fail, whatever builds them."""
+    return tuple(
+        f"trap 'code=$?; [ $code = 0 ] || echo \"polyjob: step {number} ended with exit code $code\"' EXIT\n{step}"
+        for number, step in enumerate(steps, 1)
+    )
+
+
+class _Build:
+    def __init__(
+        self,
+        api: Api,
+        spec: BuildSpec,
+        log: BuildLog,
+        cancelled: Callable[[], bool],
+        options: Options,
+        folder: Path,
+        image: str,
+    ) -> None:
+        self.api, self.spec, self.log, self.cancelled, self.options = api, spec, log, cancelled, options
+        self.folder, self.image, self.name = folder, image, pod_name(spec)
+        self.deadline = time.monotonic() + spec.timeout
+        self.troubled_since: float | None = None
+        self.has_given = False
+        self.logs, self.cursor, self.tail = Logs(), LogCursor(), b""
+
+    def run(self) -> None:
+        """Have the image made. Raises BuildFailed, Refused, RunnerUnavailable."""
+        pod = self._pod()
+        if pod is not None and _has_ended(pod):
+            self._delete(pod)  # of an earlier time
+            pod = None
+        if pod is None:
+            manifest = build_pod(self.spec, self.name, self.image, self.options)
+            try:
+                pod = kubernetes_pods.create(self.api, manifest) or self._pod()
+            except Refused as error:
+                if error.status in (400, 403, 413, 422):
+                    raise BuildFailed(f"The Kubernetes API server refuses the builder's pod: {error}") from None
+                raise
+        if pod is None:
+            raise RunnerUnavailable(f"The pod {self.name} is gone again.")
+        self._refuse_strangers(pod)
+        try:
+            self._follow(pod)
+        finally:
+            self.logs.close()
+        self._delete(pod)
+
+    def _follow(self, pod: Object | None) -> None:
+        """Read the builder's log to its end, and judge that."""
+        while pod is not None:
+            self._end_if_asked(pod)
+            if kubernetes_states.container_runs(pod, INPUT) and not self.has_given:
+                self._put()
+            ended = _ending(pod)
+            if ended is not None or kubernetes_states.container_runs(pod, BUILDER):
+                self._read()
+            else:
+                self._note_trouble(pod)
+            if ended is not None:
+                self._judge(pod, ended)
+                return
+            threading.Event().wait(LOOK)
+            pod = self._pod()
+        if not is_there(self.image, self.options):
+            raise RunnerUnavailable(f"The builder's pod {self.name} is gone, and its image is not there.")
+
+    def _end_if_asked(self, pod: Object) -> None:
+        why = "The build was cancelled." if self.cancelled() else None
+        if time.monotonic() > self.deadline:
+            why = "The build took longer than it may."
+        if why:
+            self._delete(pod)
+            raise BuildFailed(why)
+
+    def _read(self) -> None:
+        while True:
+            try:
+                data, self.cursor = self.logs.read(self.api, self.name, BUILDER, self.cursor, PIECE)
+            except Refused as error:
+                if error.status in (400, 404):
+                    return
+                raise
+            self.log.write(data)
+            self.tail = (self.tail + data)[-TAIL:]
+            if len(data) < PIECE:
+                return
+
+    def _put(self) -> None:
+        try:
+            kubernetes_files.put(self.api, self.name, self._context(), self.folder)
+            self.has_given = True
+        except NotRun:  # another has given it the same, and its pod does not say so yet
+            return
+        except (Failed, tarfile.TarError, EOFError) as error:
+            raise RunnerUnavailable(f"The build's files could not be put into its pod: {error}") from None
+
+    def _context(self) -> Iterator[bytes]:
+        told = dataclasses.replace(self.spec, steps=told_steps(self.spec.steps))
+        place = f"{HOME}/context".strip("/")
+        yield from member(f"{place}/Dockerfile", render_dockerfile(told, {}).encode())
+        if not self.spec.files or self.spec.code is None:
+            return
+        with tarfile.open(self.spec.code, "r:gz") as archive:
+            for item in archive:
+                name = item.name.removeprefix("./")
+                content = archive.extractfile(item) if name in self.spec.files and item.isreg() else None
+                if content is not None:
+                    yield from member(f"{place}/{name}", content.read(LARGEST_FILE))
+
+    def _note_trouble(self, pod: Object) -> None:
+        trouble = kubernetes_states.trouble_of(pod)
+        if trouble is None:
+            self.troubled_since = None
+            return
+        if self.troubled_since is None:
+            self.troubled_since = time.monotonic()
+            self.log.say(trouble.text)
+        if trouble.is_hopeless or time.monotonic() - self.troubled_since > self.options.patience:
+            self._delete(pod)
+            raise BuildFailed(f"The builder's pod cannot be started: {trouble.text}")
+
+    def _judge(self, pod: Object, code: int) -> None:
+        if code == 0:
+            return
+        found = _STEP.findall(self.tail)
+        self._delete(pod)
+        if found:
+            step, step_code = int(found[-1][0]), int(found[-1][1])
+            raise BuildFailed(f"step {step} ended with exit code {step_code}", step, step_code)
+        raise BuildFailed(f"the builder ended with exit code {code}; the build's log says why", code=code)
+
+    def _pod(self) -> Object | None:
+        return kubernetes_pods.find(self.api, self.name)
+
+    def _refuse_strangers(self, pod: Object) -> None:
+        labels = pod["metadata"].get("labels") or {}
+        if labels.get(INSTALLATION) != self.spec.installation or labels.get(BUILD) != self.spec.key[:63]:
+            raise BuildFailed(f"A pod named {self.name} is there, and is not of this polyjob.")
+
+    def _delete(self, pod: Object) -> None:
+        """Have it deleted, and wait until it is gone."""
+        kubernetes_pods.delete(self.api, pod, 0 if _has_ended(pod) else 1)
+        kubernetes_pods.wait_until_gone(self.api, self.name, pod["metadata"]["uid"])
+
+
+def _has_ended(pod: Object) -> bool:
+    return _ending(pod) is not None
+
+
+def _ending(pod: Object) -> int | None:
+    """The builder's exit code; 137 where its pod was ended and does not say; None while it goes on."""
+    code = kubernetes_states.exit_code(pod, BUILDER)
+    has_ended = (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
+    return 137 if code is None and has_ended else code

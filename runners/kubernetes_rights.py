@@ -1,0 +1,56 @@
+"""What polyjob's account has to be allowed in its namespace, and what of that it is not."""
+
+from __future__ import annotations
+
+import time
+
+from runners.base import RunnerUnavailable
+from runners.kubernetes_api import Api
+
+RIGHTS = (
+    ("create", "pods", ""),
+    ("get", "pods", ""),
+    ("list", "pods", ""),
+    ("watch", "pods", ""),
+    ("delete", "pods", ""),
+    ("get", "pods", "log"),
+    ("get", "pods", "exec"),
+    ("create", "pods", "exec"),
+    ("list", "events", ""),
+)
+"""(verb, resource, part of it). Commands are run over WebSocket, which older API servers count as `get` of
+`pods/exec`, and newer ones as `create`."""
+REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+ASKED_AGAIN_AFTER = 300.0
+"""Seconds for which a good answer is believed."""
+
+
+class Rights:
+    """See the module."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._good_until = 0.0
+
+    def check(self) -> None:
+        """Raises RunnerUnavailable that names each right that is missing, and Refused."""
+        self._api.get("/version")
+        if time.monotonic() < self._good_until:
+            return
+        missing = [right for right in RIGHTS if not self._is_allowed(*right)]
+        if missing:
+            names = ", ".join(f"{verb} {resource}{'/' if part else ''}{part}" for verb, resource, part in missing)
+            raise RunnerUnavailable(
+                f"In the namespace `{self._api.namespace}` this account may not: {names}. "
+                "deploy/kubernetes/rbac.yaml grants what polyjob needs."
+            )
+        self._good_until = time.monotonic() + ASKED_AGAIN_AFTER
+
+    def _is_allowed(self, verb: str, resource: str, part: str) -> bool:
+        asked = {"namespace": self._api.namespace, "verb": verb, "resource": resource, "subresource": part}
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {key: value for key, value in asked.items() if value}},
+        }
+        return bool((self._api.request("POST", REVIEWS, body=body).get("status") or {}).get("allowed"))

@@ -1,0 +1,311 @@
+"""Beside one container: makes its namespaces and its root, runs its command as process 1, and keeps its log.
+
+Run by path with a JSON file as argument. Standard input takes words (`term`, `kill`, `rotate`), and its end is `kill`;
+standard output tells in JSON lines that the command runs, could not be started, or has ended. Needs root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import time
+
+NEWNS, NEWUTS, NEWIPC, NEWPID = 0x20000, 0x4000000, 0x8000000, 0x20000000
+MS_RDONLY, MS_NOSUID, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 32, 4096, 16384, 1 << 18
+PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 24, 38
+LINE = 16384
+"""Bytes of a line in the log; a longer one is written in parts."""
+DEVICES = ("null", "zero", "full", "random", "urandom")
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def call(what, *arguments):
+    if getattr(libc, what)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def mount(source, target, kind=None, flags=0, data=None):
+    encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind, data)]
+    call("mount", encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3])
+
+
+def bind(source, target, is_read_only=False):
+    """Make `source` appear at `target`, which is made as a folder or a file as the source is one."""
+    if os.path.isdir(source):
+        os.makedirs(target, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with open(target, "a"):
+            pass
+    mount(source, target, flags=MS_BIND | MS_REC)
+    if is_read_only:
+        mount(None, target, flags=MS_BIND | MS_REMOUNT | MS_RDONLY)
+
+
+def make_root(spec):
+    """Mount all that the container sees below its root folder."""
+    root = spec["root"]
+    mount(None, "/", flags=MS_REC | MS_PRIVATE)
+    os.makedirs(root, exist_ok=True)
+    mount(root, root, flags=MS_BIND)
+    for name, source in spec["system"].items():
+        target = os.path.join(root, name)
+        if os.path.islink(source):
+            if not os.path.lexists(target):
+                os.symlink(os.readlink(source), target)
+        else:
+            bind(source, target, is_read_only=True)
+    for folder, mode in (("tmp", 0o1777), ("root", 0o700), ("run", 0o755), ("var/tmp", 0o1777), ("proc", 0o555)):
+        path = os.path.join(root, folder)
+        if not os.path.isdir(path):
+            os.makedirs(path)
+            os.chmod(path, mode)
+    for name in DEVICES:
+        bind("/dev/" + name, os.path.join(root, "dev", name))
+    os.makedirs(os.path.join(root, "dev/shm"), exist_ok=True)
+    mount("tmpfs", os.path.join(root, "dev/shm"), "tmpfs", data="mode=1777,size=64m")
+    for name, target in (("fd", "/proc/self/fd"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")):
+        link = os.path.join(root, "dev", name)
+        if not os.path.lexists(link):
+            os.symlink(target, link)
+    for volume in sorted(spec["mounts"], key=lambda volume: volume["path"]):
+        bind(volume["source"], root + volume["path"], volume["read_only"])
+    bind(spec["termination_log"], root + spec["termination_path"])
+    os.makedirs(root + spec["workdir"], exist_ok=True)
+    if spec["read_only_root"]:
+        mount(None, root, flags=MS_BIND | MS_REMOUNT | MS_RDONLY)
+
+
+def enter(spec):
+    """In the child that is process 1, or that joins it: from here on only what the container sees is there."""
+    os.chroot(spec["root"])
+    os.chdir(spec["workdir"])
+    for capability in range(64):
+        if spec["capabilities"] is not None and capability not in spec["capabilities"]:
+            libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+    os.setgroups(spec["groups"])
+    os.setgid(spec["group"])
+    os.setuid(spec["user"])
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if spec["no_new_privileges"]:
+        libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    for number in (signal.SIGPIPE, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    os.umask(0o022)
+
+
+def execute(command, env, complaint):
+    """Become the command; what hinders that is written to `complaint`."""
+    try:
+        path = shutil.which(command[0], path=env.get("PATH", os.defpath))
+        if path is None:
+            why = "stat" if "/" in command[0] else "executable file not found in $PATH"
+            if why == "stat":
+                there = os.path.exists(command[0])
+                why = f"stat {command[0]}: no such file or directory" if not there else "permission denied"
+            raise OSError(errno.ENOENT, f'exec: "{command[0]}": {why}')
+        os.execve(path, command, env)
+    except OSError as error:
+        os.write(complaint, (error.strerror or str(error)).encode())
+    os._exit(127)
+
+
+def start(spec):
+    """Fork process 1; returns (pid, stdout, stderr, complaint), three pipes' reading ends."""
+    call("unshare", NEWNS | NEWUTS | NEWIPC | NEWPID)
+    socket.sethostname(spec["hostname"])
+    make_root(spec)
+    pipes = [os.pipe() for _ in range(3)]
+    pid = os.fork()
+    if pid == 0:
+        complaint = pipes[2][1]
+        try:
+            os.setsid()
+            os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+            os.dup2(pipes[0][1], 1)
+            os.dup2(pipes[1][1], 2)
+            mount("proc", os.path.join(spec["root"], "proc"), "proc", MS_NOSUID)
+            enter(spec)
+        except BaseException as error:
+            os.write(complaint, str(error).encode())
+            os._exit(127)
+        execute(spec["command"], spec["env"], complaint)
+    for _, end in pipes:
+        os.close(end)
+    return pid, pipes[0][0], pipes[1][0], pipes[2][0]
+
+
+class Log:
+    """The container's log file in the CRI's format: `<time> <stream> <F|P> <line>`, rotated at a size."""
+
+    def __init__(self, path, limit):
+        self.path = path
+        self.limit = limit
+        self.rests = {"stdout": b"", "stderr": b""}
+        self.open()
+
+    def open(self):
+        self.file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        self.size = os.fstat(self.file).st_size
+
+    def rotate(self):
+        """At every moment there is a file of that name."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self.path}.1")
+        os.link(self.path, f"{self.path}.1")
+        os.close(os.open(f"{self.path}.new", os.O_CREAT | os.O_WRONLY, 0o640))
+        os.replace(f"{self.path}.new", self.path)
+        os.close(self.file)
+        self.open()
+
+    def feed(self, stream, data):
+        *lines, rest = (self.rests[stream] + data).split(b"\n")
+        out = []
+        now = time.time_ns()
+        for line in lines:
+            out += self.entries(stream, line, b"F", now)
+        while len(rest) > LINE:
+            out.append(self.entry(stream, rest[:LINE], b"P", now))
+            rest = rest[LINE:]
+        self.rests[stream] = rest
+        self.write(out)
+
+    def end(self, stream):
+        """A last line without a line's end is kept as a part."""
+        if self.rests[stream]:
+            self.write([self.entry(stream, self.rests[stream], b"P", time.time_ns())])
+            self.rests[stream] = b""
+
+    def entries(self, stream, line, tag, now):
+        out = []
+        while len(line) > LINE:
+            out.append(self.entry(stream, line[:LINE], b"P", now))
+            line = line[LINE:]
+        return [*out, self.entry(stream, line, tag, now)]
+
+    def entry(self, stream, line, tag, now):
+        seconds, nanoseconds = divmod(now, 10**9)
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        return b"%s.%09dZ %s %s %s\n" % (moment.encode(), nanoseconds, stream.encode(), tag, line)
+
+    def write(self, entries):
+        for text in entries:
+            if self.limit and self.size and self.size + len(text) > self.limit:
+                self.rotate()
+            self.size += len(text)
+            while text:
+                text = text[os.write(self.file, text) :]
+
+
+def tell(**what):
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, json.dumps(what).encode() + b"\n")
+
+
+def run(spec):
+    """Run the container to its end, and tell of it."""
+    log = Log(spec["log"], spec["log_limit"])  # is there before anybody knows that the container runs
+    pid, out, err, complaint = start(spec)
+    why = b""
+    while piece := os.read(complaint, 4096):
+        why += piece
+    if why:
+        os.waitpid(pid, 0)
+        return tell(failed=why.decode(errors="replace"))
+    tell(started=pid)
+    ended = os.pidfd_open(pid)
+    open_streams = {out: "stdout", err: "stderr"}
+    commands = b""
+    watched = {0, ended, *open_streams}
+    while open_streams:
+        for ready in select.select(list(watched), [], [])[0]:
+            if ready == ended:
+                watched.discard(ended)
+            elif ready == 0:
+                data = os.read(0, 4096)
+                *words, commands = (commands + data).split(b"\n")
+                if not data:
+                    watched.discard(0)
+                    words = [b"kill"]
+                for word in words:
+                    obey(word, pid, log)
+            else:
+                data = os.read(ready, 1 << 18)
+                if data:
+                    log.feed(open_streams[ready], data)
+                    continue
+                log.end(open_streams.pop(ready))
+                watched.discard(ready)
+    while ended in watched:
+        ready = select.select(list(watched), [], [])[0]
+        if ended in ready:
+            break
+        data = os.read(0, 4096)
+        for word in data.split(b"\n") if data else [b"kill"]:
+            obey(word, pid, log)
+        if not data:
+            watched.discard(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return tell(exited=status if status >= 0 else 128 - status)
+
+
+def obey(word, pid, log):
+    if word == b"rotate":
+        return log.rotate()
+    number = {b"term": signal.SIGTERM, b"kill": signal.SIGKILL}.get(word)
+    if number:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+    return None
+
+
+def join(spec):
+    """Run one more command in the container of process `spec["pid"]`, with this process's own three streams.
+
+    Ends as the command ended: exit code, or 128 + the signal. What hinders its start goes to the file named by
+    `spec["complaint"]`.
+    """
+    complaint = os.open(spec["complaint"], os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
+    try:
+        for kind in ("pid", "mnt", "uts", "ipc"):
+            handle = os.open(f"/proc/{spec['pid']}/ns/{kind}", os.O_RDONLY)
+            call("setns", handle, 0)
+            os.close(handle)
+    except OSError as error:
+        os.write(complaint, f"container is not running: {error.strerror}".encode())
+        os._exit(126)
+    try:
+        pid = os.fork()
+    except OSError:  # the container's process 1 has ended meanwhile
+        os._exit(137)
+    if pid == 0:
+        try:
+            os.setsid()
+            enter(spec)
+        except BaseException as error:
+            os.write(complaint, str(error).encode())
+            os._exit(127)
+        execute(spec["command"], spec["env"], complaint)
+    for stream in (0, 1, 2):
+        os.close(stream)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os._exit(status if status >= 0 else 128 - status)
+
+
+if __name__ == "__main__":
+    with open(sys.argv[2]) as file:
+        described = json.load(file)
+    if sys.argv[1] == "run":
+        run(described)
+    else:
+        join(described)

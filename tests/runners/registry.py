@@ -1,0 +1,69 @@
+"""An image registry of the tests, which keeps manifests alone; and a builder that makes images without any files.
+
+The builder runs each `RUN` of its Dockerfile where it is, and pushes a manifest with no layers in it.
+"""
+
+from __future__ import annotations
+
+import shlex
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+_BUILD = r"""
+import json, os, subprocess, urllib.request
+for line in open('Dockerfile').read().replace('\\\n', '').splitlines():
+    if line.startswith('RUN '):
+        code = subprocess.run(json.loads(line[4:])).returncode
+        if code:
+            raise SystemExit(code)
+host, _, path = os.environ['IMAGE'].partition('/')
+name, _, tag = path.rpartition(':')
+url = f'http://{host}/v2/{name}/manifests/{tag}'
+urllib.request.urlopen(urllib.request.Request(url, b'{}', method='PUT'), timeout=30)
+"""
+BUILDER = f"python3 -u -c {shlex.quote(_BUILD)}"
+"""The builder's command, for an image with Python in it."""
+
+
+class Registry:
+    """Serves on a free port of this machine, until it is closed."""
+
+    def __init__(self, pushed: Callable[[str], None] = lambda image: None) -> None:
+        """`pushed` is called with the name of each image that is new."""
+        self.images: set[str] = set()
+        self.pushed = pushed
+        registry = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self._answer(200 if self._image() in registry.images else 404)
+
+            def do_PUT(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                registry.images.add(self._image())
+                registry.pushed(self._image())
+                self._answer(201)
+
+            def _image(self) -> str:
+                _, _, rest = self.path.partition("/v2/")
+                name, _, tag = rest.partition("/manifests/")
+                return f"{registry.host}/{name}:{tag}"
+
+            def _answer(self, status: int) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.host = f"127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(10)

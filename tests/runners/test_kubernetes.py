@@ -1,0 +1,757 @@
+"""What only the Kubernetes runner has, over the stand-in for a cluster and its troubles."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import resource
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polyjob.packing import Packer
+from runners import kubernetes_troubles
+from runners.base import (
+    BuildFailed,
+    Exited,
+    Gone,
+    Missing,
+    Outdated,
+    Pending,
+    Placement,
+    Reason,
+    Resources,
+    RunnerUnavailable,
+    Running,
+    StartFailed,
+    Unknown,
+)
+from runners.kubernetes_logs import DROPPED
+from runners.kubernetes_rights import RIGHTS
+from runners.manifests import Artifact
+from tests.require import require
+from tests.runners.harness import archive, wait_for
+from tests.runners.kubernetes import IMAGE, KubernetesHarness
+from tests.runners.registry import Registry
+
+
+@pytest.fixture
+def harness(kubernetes: KubernetesHarness) -> Iterator[KubernetesHarness]:
+    require("the stand-in", kubernetes.cluster is not None, "a real cluster is named, which cannot be troubled")
+    yield kubernetes
+    kubernetes.cluster.heal()
+    kubernetes.cluster.permit(None)
+    kubernetes.cluster.schedule_nothing(None)
+    kubernetes.cluster.come_back()
+
+
+Make = Callable[..., KubernetesHarness]
+
+
+def run(harness: KubernetesHarness, cmd: str, **fields: Any) -> tuple[Any, bytes, str]:
+    """(exit, log, handle) of a job that has run to its end."""
+    spec = harness.spec(cmd, **fields)
+    handle = harness.runner.start(spec, fields.pop("artifact", None))
+    end = harness.end(handle)
+    return end, harness.log(spec, handle), handle
+
+
+def running(harness: KubernetesHarness, spec: Any) -> str:
+    handle = harness.runner.start(spec, None)
+    wait_for(lambda: isinstance(harness.state(handle), Running))
+    return handle
+
+
+def note_of(harness: KubernetesHarness, handle: str) -> str:
+    return str(getattr(harness.state(handle), "note", None))
+
+
+class TestJobs:
+    def test_both_streams_are_one_in_their_order_and_bytes_are_kept(self, harness: KubernetesHarness) -> None:
+        _, log, _ = run(harness, r"for i in 1 2 3; do echo out $i; echo err $i >&2; done; printf '\377\000\r\n\n x'")
+        assert log == b"out 1\nerr 1\nout 2\nerr 2\nout 3\nerr 3\n\xff\x00\r\n\n x"
+
+    def test_a_job_finds_its_variables_and_none_of_the_servers(
+        self, harness: KubernetesHarness, monkeypatch: Any
+    ) -> None:
+        monkeypatch.setenv("SECRET_OF_THE_SERVER", "x")
+        _, log, _ = run(harness, "env; pwd; echo $(echo a)$$", env={"A": "b $(HOME) $$ c"})
+        assert b"A=b $(HOME) $$ c\n" in log
+        assert b"/code\n" in log
+        assert b"SECRET" not in log
+        assert log.splitlines()[-1][:1] == b"a"
+        assert log.splitlines()[-1][1:].isdigit()
+
+    def test_secrets_and_config_maps_are_variables(self, harness: KubernetesHarness) -> None:
+        harness.cluster.add("secrets", "keys", data={"KEY": "c2VjcmV0"})
+        harness.cluster.add("configmaps", "words", data={"WORD": "hello"})
+        placement = Placement(secrets=("keys",), config_maps=("words",))
+        assert run(harness, "echo $KEY $WORD", placement=placement)[1] == b"secret hello\n"
+
+    def test_who_is_not_root_may_write_where_jobs_write(self, harness: KubernetesHarness, tmp_path: Path) -> None:
+        harness.cluster.add_image("unprivileged", user=1000)
+        code = archive(tmp_path / "code.tar.gz", ("a.txt", "code"))
+        cmd = "cat a.txt; touch b.txt; echo mine > $POLYAXON_RUN_OUTPUTS_PATH/f; touch $POLYAXON_LOGS_PATH/x; id -u"
+        end, log, handle = run(harness, cmd, image="unprivileged", code=code)
+        assert (end.code, log) == (0, b"code1000\n")
+        assert harness.outputs(handle) == {"f": b"mine\n"}
+
+    def test_a_signal_of_its_own_is_said_to_be_not_ours(self, harness: KubernetesHarness) -> None:
+        end, _, _ = run(harness, "kill -TERM $$")
+        assert (end.reason, end.signal) == (Reason.SIGNALLED, 15)
+        assert "Not by polyjob" in str(end.message)
+
+    def test_nothing_that_a_job_left_behind_goes_on(self, harness: KubernetesHarness) -> None:
+        spec = harness.spec("setsid sleep 1000 & exit 3")
+        handle = harness.runner.start(spec, None)
+        assert harness.end(handle).code == 3
+        assert set(harness.cluster.processes(spec.name)) == {"files"}
+
+    def test_a_pod_of_somebody_else_is_not_adopted(self, harness: KubernetesHarness, make_kubernetes: Make) -> None:
+        other = make_kubernetes(harness.folder / "other")
+        spec = harness.lasts()
+        handle = running(harness, spec)
+        with pytest.raises(StartFailed, match="not of this polyjob"):
+            other.runner.start(spec, None)
+        assert isinstance(harness.state(handle), Running)
+        assert other.runner.inventory() == {}
+
+    def test_a_start_whose_answer_was_lost_is_adopted(self, harness: KubernetesHarness) -> None:
+        spec = harness.says("x")
+        first = harness.runner.start(spec, None)
+        (harness.data / "kubernetes" / spec.uuid).unlink()
+        assert harness.another().start(spec, None) == first
+        harness.end(first)
+        assert harness.runs(spec) == 1
+
+    def test_a_job_that_the_api_server_refuses_says_why(self, harness: KubernetesHarness) -> None:
+        with pytest.raises(StartFailed, match="label"):
+            harness.runner.start(harness.spec(placement=Placement(labels={"a": "b c"})), None)
+
+    def test_a_job_that_is_refused_for_no_fault_of_its_own_is_tried_again(self, harness: KubernetesHarness) -> None:
+        spec = harness.says("x")
+        harness.cluster.limit_pods(0)
+        try:
+            with pytest.raises(RunnerUnavailable, match="quota"):
+                harness.runner.start(spec, None)
+            with pytest.raises(RunnerUnavailable, match="quota"):
+                harness.runner.fence("f" * 32)
+        finally:
+            harness.cluster.limit_pods(None)
+        harness.cluster.permit([right for right in RIGHTS if right != ("create", "pods", "")])
+        with pytest.raises(RunnerUnavailable, match="cannot create"):
+            harness.runner.start(spec, None)
+        harness.cluster.permit(None)
+        harness.end(harness.runner.start(spec, None))
+        assert harness.runs(spec) == 1
+
+
+class TestFiles:
+    def test_code_and_earlier_outputs_are_there(self, harness: KubernetesHarness, tmp_path: Path) -> None:
+        code = archive(tmp_path / "c.tar.gz", ("a.txt", "code"), ("d/", ""), ("d/run", {"text": "x", "mode": 0o755}))
+        inputs = archive(tmp_path / "in.tar.gz", ("7/", ""), ("7/old.txt", "old"))
+        cmd = "cat a.txt d/run $POLYAXON_RUN_OUTPUTS_PATH/old.txt; echo new > $POLYAXON_RUN_OUTPUTS_PATH/new.txt"
+        _, log, handle = run(harness, cmd, code=code, inputs=inputs)
+        assert log == b"codexold"
+        assert harness.outputs(handle) == {"new.txt": b"new\n", "old.txt": b"old"}
+
+    def test_another_runner_puts_in_what_the_first_could_not(self, harness: KubernetesHarness, tmp_path: Path) -> None:
+        harness.cluster.schedule_nothing("0/1 nodes are available")
+        spec = harness.spec("cat a.txt", code=archive(tmp_path / "code.tar.gz", ("a.txt", "code")))
+        handle = harness.runner.start(spec, None)
+        wait_for(lambda: "0/1 nodes" in note_of(harness, handle))
+        harness.runner.close()
+        harness.runner = harness.another()
+        harness.cluster.schedule_nothing(None)
+        harness.end(handle)
+        assert harness.log(spec, handle) == b"code"
+
+    def test_a_transfer_that_breaks_is_begun_anew(self, harness: KubernetesHarness, tmp_path: Path) -> None:
+        harness.cluster.fail(500, times=1, path="/exec")
+        spec = harness.spec("cat a.txt", code=archive(tmp_path / "code.tar.gz", ("a.txt", "code")))
+        handle = harness.runner.start(spec, None)
+        harness.end(handle)
+        assert harness.log(spec, handle) == b"code"
+
+    def test_outputs_whose_stream_breaks_are_not_believed(self, harness: KubernetesHarness) -> None:
+        _, _, handle = run(harness, "head -c 3000000 /dev/urandom > $POLYAXON_RUN_OUTPUTS_PATH/f")
+        harness.cluster.cut_executions(1 << 20)
+        try:
+            with pytest.raises(RunnerUnavailable):
+                list(harness.remote.outputs(handle))
+        finally:
+            harness.cluster.leave_executions()
+        assert len(harness.outputs(handle)["f"]) == 3_000_000
+
+    @pytest.mark.parametrize("instead", ["ln -s /tmp", "echo x >", "mkfifo"])
+    def test_what_stands_where_the_outputs_folder_was_is_said(self, harness: KubernetesHarness, instead: str) -> None:
+        folder = "$POLYAXON_RUN_OUTPUTS_PATH"
+        _, _, handle = run(harness, f"echo x > {folder}/kept; rm -r {folder}; {instead} {folder}")
+        packer = Packer("1")
+        assert list(packer.stream(harness.remote.outputs(handle))) == []
+        assert packer.notes == ["The outputs folder was not kept: it is no folder"]
+
+    def test_a_folder_of_outputs_that_was_removed_holds_nothing(self, harness: KubernetesHarness) -> None:
+        _, _, handle = run(harness, "rm -r $POLYAXON_RUN_OUTPUTS_PATH")
+        assert list(harness.remote.outputs(handle)) == []
+
+    def test_links_and_odd_names_come_out_as_they_are(self, harness: KubernetesHarness) -> None:
+        cmd = (
+            "cd $POLYAXON_RUN_OUTPUTS_PATH; mkdir outputs; echo a > 'outputs/ä b'; ln -s /etc/passwd l; ln outputs/* h"
+        )
+        _, _, handle = run(harness, cmd)
+        with tarfile.open(fileobj=io.BytesIO(b"".join(harness.remote.outputs(handle)))) as found:
+            names = {member.name: member.linkname for member in found}
+        assert names.keys() == {"outputs", "outputs/ä b", "l", "h"}
+        assert names["l"] == "/etc/passwd"
+        assert {names["h"], names["outputs/ä b"]} in ({"", "outputs/ä b"}, {"", "h"})
+
+    def test_files_of_any_size_take_no_memory(self, harness: KubernetesHarness, tmp_path: Path) -> None:
+        size = 64 << 20
+        path = tmp_path / "code.tar.gz"
+        with tarfile.open(path, "w:gz", compresslevel=1) as made:
+            member = tarfile.TarInfo("big")
+            member.size = size
+            with open("/dev/zero", "rb") as zeros:
+                made.addfile(member, zeros)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        spec = harness.spec("mv big $POLYAXON_RUN_OUTPUTS_PATH/", code=str(path))
+        handle = harness.runner.start(spec, None)
+        assert harness.end(handle).succeeded
+        assert size < sum(map(len, harness.remote.outputs(handle))) < size + (1 << 20)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 24 << 10
+
+    def test_a_claim_holds_them_and_is_cleared(self, make_kubernetes: Make, cluster: Any, tmp_path: Path) -> None:
+        require("the stand-in", cluster is not None)
+        cluster.add("persistentvolumeclaims", "shared", spec={"accessModes": ["ReadWriteMany"]})
+        harness = make_kubernetes(claim="shared")
+        code = archive(tmp_path / "code.tar.gz", ("a.txt", "code"))
+        end, log, handle = run(harness, "cat a.txt; echo x > $POLYAXON_RUN_OUTPUTS_PATH/f", code=code)
+        assert (end.code, log) == (0, b"code")
+        assert harness.outputs(handle) == {"f": b"x\n"}
+        harness.runner.clean(handle)
+        cluster.remove("persistentvolumeclaims", "shared")
+
+
+class TestEnds:
+    def test_too_much_memory(self, harness: KubernetesHarness) -> None:
+        spec = harness.lasts()
+        handle = running(harness, spec)
+        harness.cluster.run_out_of_memory(spec.name, "job")
+        assert harness.end(handle).reason is Reason.OOM
+
+    def test_an_eviction_and_a_preemption(self, harness: KubernetesHarness) -> None:
+        for trouble in ("evict", "preempt"):
+            spec = harness.lasts()
+            handle = running(harness, spec)
+            getattr(harness.cluster, trouble)(spec.name)
+            state = wait_for(lambda handle=handle: _over(harness, handle))
+            if isinstance(state, Exited):
+                assert state.exit.reason is Reason.EVICTED
+                wait_for(lambda handle=handle: _has_no_outputs(harness, handle))
+            else:
+                assert trouble == "preempt"
+
+    def test_a_pod_that_somebody_deletes_is_never_a_success(self, harness: KubernetesHarness) -> None:
+        spec = harness.spec("trap 'exit 0' TERM; sleep 1000 & wait")
+        handle = running(harness, spec)
+        harness.cluster.delete(spec.name)
+        state = wait_for(lambda: _over(harness, handle))
+        assert isinstance(state, Missing) or state.exit.reason is Reason.LOST
+
+    def test_a_lost_node(self, harness: KubernetesHarness) -> None:
+        harness.cluster.add_node("weak", {"kind": "weak"})
+        try:
+            spec = harness.spec("sleep 1000", placement=Placement(node_selector={"kind": "weak"}))
+            handle = running(harness, spec)
+            harness.cluster.lose_node("weak")
+            wait_for(lambda: "does not answer" in note_of(harness, handle))
+            harness.cluster.drain_lost_node("weak")
+            wait_for(lambda: "deleted" in note_of(harness, handle))
+            assert isinstance(harness.state(handle), Running)
+        finally:
+            harness.cluster.remove_node("weak")
+        state = wait_for(lambda: _over(harness, handle))
+        assert isinstance(state, Missing) or state.exit.reason is Reason.LOST
+
+    def test_a_machine_that_comes_back_does_not_know(self, harness: KubernetesHarness) -> None:
+        harness.cluster.add_node("weak", {"kind": "weak"})
+        try:
+            spec = harness.spec("sleep 1000", placement=Placement(node_selector={"kind": "weak"}))
+            handle = running(harness, spec)
+            harness.cluster.lose_node("weak")
+            harness.cluster.restore_node("weak")
+            assert harness.end(handle).reason is Reason.LOST
+        finally:
+            harness.cluster.remove_node("weak")
+
+    @pytest.mark.parametrize("force", [False, True])
+    def test_a_stop_before_the_beginning(self, harness: KubernetesHarness, force: bool) -> None:
+        harness.cluster.schedule_nothing("0/1 nodes are available")
+        spec = harness.lasts()
+        handle = harness.runner.start(spec, None)
+        assert isinstance(harness.state(handle), Pending)
+        harness.runner.stop(handle, force)
+        end = harness.end(handle)
+        assert (end.reason, end.signal) == (Reason.SIGNALLED, 9 if force else 15)
+        assert harness.end(handle, harness.another()) == end
+        assert harness.cluster.pod(spec.name) is None
+        harness.runner.clean(handle)
+
+    def test_a_container_without_a_shell_is_ended_with_its_pod(
+        self, harness: KubernetesHarness, monkeypatch: Any
+    ) -> None:
+        monkeypatch.setattr("runners.kubernetes.UNHEARD_FOR", 0.0)
+        spec = harness.spec("sleep 1000")
+        handle = running(harness, spec)
+        harness.cluster.fail(500, times=None, path="/exec")
+        harness.runner.stop(handle, force=False)
+        assert isinstance(harness.state(handle), Running)
+        harness.runner.stop(handle, force=True)
+        harness.runner.stop(handle, force=True)
+        wait_for(lambda: _over(harness, handle))
+
+
+def _has_no_outputs(harness: KubernetesHarness, handle: str) -> bool:
+    """Whether that is said; as long as the helper container is just being ended, nothing can be told."""
+    try:
+        list(harness.remote.outputs(handle))
+    except RunnerUnavailable:
+        return False
+    except Gone:
+        return True
+    raise AssertionError("there are some")
+
+
+def _over(harness: KubernetesHarness, handle: str) -> Any:
+    state = harness.state(handle)
+    return state if isinstance(state, Exited | Missing) else None
+
+
+class TestTroubles:
+    def test_an_image_that_nobody_has(self, make_kubernetes: Make, harness: KubernetesHarness) -> None:
+        patient = make_kubernetes(harness.folder / "patient", patience="2")
+        handle = patient.runner.start(patient.spec(image="no-such:1"), None)
+        wait_for(lambda: "no-such:1" in note_of(patient, handle))
+        end = patient.end(handle)
+        assert (end.reason, end.has_begun) == (Reason.IMAGE, False)
+        assert "For 2 seconds: " in str(end.message)
+        assert patient.end(handle, patient.another()) == end
+
+    def test_a_name_that_no_image_can_have_is_not_waited_for(self, harness: KubernetesHarness) -> None:
+        handle = harness.runner.start(harness.spec(image="No Image"), None)
+        assert harness.end(handle).reason is Reason.IMAGE
+
+    def test_too_much_asked_for(self, make_kubernetes: Make, harness: KubernetesHarness) -> None:
+        patient = make_kubernetes(harness.folder / "patient", patience="1")
+        handle = patient.runner.start(patient.spec(requests=Resources(cpu=1000.0)), None)
+        wait_for(lambda: "Insufficient cpu" in note_of(patient, handle))
+        assert patient.end(handle).reason is Reason.START
+
+    def test_trouble_that_passes(self, harness: KubernetesHarness) -> None:
+        spec = harness.spec("echo $LATE", placement=Placement(secrets=("late",)))
+        handle = harness.runner.start(spec, None)
+        wait_for(lambda: "late" in note_of(harness, handle))
+        harness.cluster.add("secrets", "late", data={"LATE": "bGF0ZQ=="})
+        assert harness.end(handle).succeeded
+        assert harness.log(spec, handle) == b"late\n"
+
+    def test_what_only_the_events_tell(
+        self, make_kubernetes: Make, harness: KubernetesHarness, monkeypatch: Any
+    ) -> None:
+        monkeypatch.setattr(kubernetes_troubles, "QUIET_FOR", 0.0)
+        monkeypatch.setattr(kubernetes_troubles, "ASKED_EVERY", 0.2)
+        patient = make_kubernetes(harness.folder / "patient", claim="nobodys", patience="3")
+        handle = patient.runner.start(patient.spec(), None)
+        wait_for(lambda: "nobodys" in note_of(patient, handle))
+        assert patient.end(handle).reason is Reason.START
+
+    def test_no_shell_in_the_image(self, harness: KubernetesHarness) -> None:
+        harness.cluster.add_image("bare", root="empty")
+        handle = harness.runner.start(harness.spec(image="bare"), None)
+        end = harness.end(handle)
+        assert (end.reason, end.has_begun) == (Reason.START, False)
+        assert "sh" in str(end.message)
+
+
+class TestLogs:
+    def test_what_was_turned_over_is_said(self, harness: KubernetesHarness) -> None:
+        spec = harness.spec("echo one; until [ -e /tmp/go ]; do sleep 0.05; done; echo three")
+        handle = running(harness, spec)
+        read = wait_for(lambda: _read(harness, handle, None))
+        assert read[0] == b"one\n"
+        harness.cluster.rotate_log(spec.name, "job")
+        _touch(harness, spec)
+        harness.end(handle)
+        assert harness.remote.logs(handle, read[1], 1 << 20)[0] == DROPPED + b"three\n"
+
+    def test_a_long_log_is_followed_as_it_is_turned_over(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
+        monkeypatch.setattr("runners.kubernetes_logs.FOLLOWED_FROM", 1000)
+        spec = harness.spec("for i in $(seq 300); do echo $i; sleep 0.01; done")
+        handle = harness.runner.start(spec, None)
+        whole, cursor, turned = b"", None, 0
+        while not _over(harness, handle):
+            data, cursor = harness.remote.logs(handle, cursor, 1 << 20)
+            whole += data
+            if whole.count(b"\n") > 100 * (turned + 1):
+                harness.cluster.rotate_log(spec.name, "job")
+                turned += 1
+        for _ in range(5):
+            data, cursor = harness.remote.logs(handle, cursor, 1 << 20)
+            whole += data
+        assert turned == 2
+        assert whole == b"".join(b"%d\n" % number for number in range(1, 301))
+
+    def test_a_followed_log_that_is_cut_goes_on(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
+        monkeypatch.setattr("runners.kubernetes_logs.FOLLOWED_FROM", 500)
+        spec = harness.spec("for i in $(seq 200); do echo $i; sleep 0.02; done")
+        handle = harness.runner.start(spec, None)
+        whole, cursor, has_cut = b"", None, False
+        while not _over(harness, handle):
+            with contextlib.suppress(RunnerUnavailable):
+                data, cursor = harness.remote.logs(handle, cursor, 1 << 20)
+                whole += data
+            if len(whole) > 300 and not has_cut:
+                harness.cluster.go_away()
+                harness.cluster.come_back()
+                has_cut = True
+        for _ in range(5):
+            data, cursor = harness.remote.logs(handle, cursor, 1 << 20)
+            whole += data
+        assert has_cut
+        assert whole == b"".join(b"%d\n" % number for number in range(1, 201))
+
+    def test_long_lines_and_many(self, harness: KubernetesHarness) -> None:
+        _, log, _ = run(harness, "head -c 100000 /dev/zero | tr '\\0' x; echo; seq 1 50000; head -c 40000 /dev/zero")
+        assert log == b"x" * 100_000 + b"\n" + b"".join(b"%d\n" % n for n in range(1, 50_001)) + b"\0" * 40_000
+
+    def test_a_log_that_grows_is_read_by_one_runner_and_the_next(self, harness: KubernetesHarness) -> None:
+        spec = harness.spec("for i in $(seq 40); do echo $i; printf '%s' x; sleep 0.03; done")
+        handle = harness.runner.start(spec, None)
+        whole, cursor = b"", None
+        while not _over(harness, handle):
+            runner = harness.another()
+            data, cursor = runner.logs(handle, cursor, 50)  # type: ignore[attr-defined]
+            whole += data
+            runner.close()
+        while data := harness.remote.logs(handle, cursor, 50)[0]:
+            _, cursor = harness.another().logs(handle, cursor, 50)  # type: ignore[attr-defined]
+            whole += data
+        assert whole == b"".join(b"%d\nx" % number for number in range(1, 41))
+
+    def test_before_the_beginning_there_is_none(self, harness: KubernetesHarness) -> None:
+        harness.cluster.schedule_nothing("0/1 nodes are available")
+        handle = harness.runner.start(harness.lasts(), None)
+        assert harness.remote.logs(handle, None, 100)[0] == b""
+
+
+def _read(harness: KubernetesHarness, handle: str, cursor: str | None) -> Any:
+    found = harness.remote.logs(handle, cursor, 1 << 20)
+    return found if found[0] else None
+
+
+def _touch(harness: KubernetesHarness, spec: Any) -> None:
+    from runners.kubernetes_api import Api
+    from runners.kubernetes_exec import run as execute
+    from runners.kubernetes_options import Options
+
+    api = Api(Options.read(harness.options))
+    execute(api, spec.name, "job", ["touch", "/tmp/go"], 10)
+    api.close()
+
+
+class TestApi:
+    def test_a_server_that_is_away_is_unavailable_and_costs_nothing(self, harness: KubernetesHarness) -> None:
+        spec = harness.lasts()
+        handle = running(harness, spec)
+        harness.cluster.go_away()
+        for call in (
+            harness.runner.check,
+            lambda: harness.runner.poll([handle]),
+            lambda: harness.runner.stop(handle, force=True),
+            lambda: harness.runner.clean(handle),
+            lambda: harness.runner.start(harness.spec(), None),
+            lambda: harness.remote.logs(handle, None, 10),
+            lambda: list(harness.remote.outputs(handle)),
+        ):
+            with pytest.raises(RunnerUnavailable, match="cannot be reached"):
+                call()
+        harness.cluster.come_back()
+        assert isinstance(harness.state(handle), Running)
+
+    @pytest.mark.parametrize("code", [429, 500, 503])
+    def test_a_busy_server_is_asked_again(self, harness: KubernetesHarness, code: int) -> None:
+        handle = running(harness, harness.lasts())
+        harness.cluster.fail(code, times=2, verb="list")
+        assert isinstance(harness.state(handle), Running)
+        harness.cluster.fail(code, times=None, verb="list")
+        with pytest.raises(RunnerUnavailable, match=str(code)):
+            harness.runner.poll([handle])
+
+    def test_a_server_that_names_a_time_is_given_it(self, harness: KubernetesHarness) -> None:
+        handle = running(harness, harness.lasts())
+        harness.cluster.fail(429, times=1, verb="list", retry_after=1)
+        before = time.monotonic()
+        assert isinstance(harness.state(handle), Running)
+        assert time.monotonic() - before > 0.4
+
+    def test_a_create_that_was_cut_off_is_adopted(self, harness: KubernetesHarness) -> None:
+        spec = harness.says("x")
+        harness.cluster.fail(None, times=1, verb="create", path="/pods$")
+        with pytest.raises(RunnerUnavailable):
+            harness.runner.start(spec, None)
+        handle = harness.runner.start(spec, None)
+        harness.end(handle)
+        assert harness.runs(spec) == 1
+
+    def test_many_pods_come_in_pages(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
+        monkeypatch.setattr("runners.kubernetes_api.PAGE", 2)
+        handles = [harness.runner.start(harness.says(str(number)), None) for number in range(5)]
+        for handle in handles:
+            harness.end(handle)
+        harness.cluster.forget_counts()
+        assert len(harness.runner.poll(handles)) == 5
+        assert harness.cluster.counted() == {"list pods": 3}
+
+    def test_one_list_tells_of_all(self, harness: KubernetesHarness) -> None:
+        handles = [running(harness, harness.lasts()) for _ in range(4)]
+        harness.cluster.forget_counts()
+        assert len(harness.runner.poll(handles)) == 4
+        assert harness.cluster.counted() == {"list pods": 1}
+
+    @pytest.mark.parametrize("trouble", ["cut_watches", "compact"])
+    def test_a_watch_that_is_cut_is_begun_anew(self, harness: KubernetesHarness, trouble: str) -> None:
+        handle = running(harness, harness.lasts())
+        getattr(harness.cluster, trouble)()
+        harness.cluster.cut_watches()
+        time.sleep(1.5)
+        harness.woken.clear()
+        harness.runner.stop(handle, force=True)
+        assert harness.woken.wait(10)
+
+    def test_the_watch_ends_with_its_runner(self, harness: KubernetesHarness) -> None:
+        runner = harness.another()
+        runner.inventory()
+        watching = {thread for thread in threading.enumerate() if thread.name.startswith("kubernetes-")}
+        assert watching
+        for each in harness.runners:
+            each.close()
+        for thread in watching:
+            thread.join(10)
+            assert not thread.is_alive()
+        harness.runner = harness.another()
+
+    @pytest.mark.parametrize("missing", RIGHTS)
+    def test_a_missing_right_is_named(self, harness: KubernetesHarness, missing: tuple[str, str, str]) -> None:
+        harness.cluster.permit([right for right in (*RIGHTS, ("get", "namespaces", "")) if right != missing])
+        verb, thing, part = missing
+        with pytest.raises(RunnerUnavailable) as caught:
+            harness.another().check()
+        assert f"may not: {verb} {thing}{'/' if part else ''}{part}. " in str(caught.value)
+
+    def test_the_least_rights_are_enough(self, harness: KubernetesHarness, tmp_path: Path) -> None:
+        harness.cluster.permit([*RIGHTS, ("create", "selfsubjectaccessreviews", "")])
+        code = archive(tmp_path / "code.tar.gz", ("a.txt", "code"))
+        runner = harness.runner = harness.another()
+        runner.check()
+        end, log, handle = run(harness, "cat a.txt; echo x > $POLYAXON_RUN_OUTPUTS_PATH/f", code=code)
+        assert (end.code, log) == (0, b"code")
+        assert harness.outputs(handle) == {"f": b"x\n"}
+        stopped = running(harness, harness.lasts())
+        runner.stop(stopped, force=False)
+        assert harness.end(stopped).signal == 15
+
+    def test_another_namespace_is_told_apart(self, harness: KubernetesHarness, make_kubernetes: Make) -> None:
+        handle = running(harness, harness.lasts())
+        harness.cluster.add_namespace("elsewhere")
+        other = make_kubernetes(harness.folder, namespace="elsewhere")
+        assert isinstance(other.state(handle), Unknown)
+        for call in (lambda: other.runner.stop(handle, force=True), lambda: other.runner.clean(handle)):
+            with pytest.raises(RunnerUnavailable, match="another cluster or namespace"):
+                call()
+        assert isinstance(harness.state(handle), Running)
+
+    def test_no_way_to_a_cluster_is_said(self, make_kubernetes: Make, tmp_path: Path) -> None:
+        lost = make_kubernetes(tmp_path / "lost", kubeconfig=str(tmp_path / "nothing"))
+        with pytest.raises(RunnerUnavailable, match="There is no way to a Kubernetes cluster"):
+            lost.runner.check()
+        (tmp_path / "nothing").write_text("{: no YAML")
+        with pytest.raises(RunnerUnavailable, match="cannot be read"):
+            lost.runner.check()
+        lost.runner.inventory = dict  # type: ignore[method-assign]
+
+
+class TestFences:
+    def test_a_request_that_comes_late_runs_nothing(self, harness: KubernetesHarness) -> None:
+        spec = harness.says("x")
+        assert harness.runner.fence(spec.uuid) is None
+        pod = harness.cluster.pod(spec.name)
+        assert pod["metadata"]["labels"]["polyjob.fence"] == spec.uuid
+        assert "nodeName" not in pod["spec"]
+        (harness.data / "kubernetes" / spec.uuid).unlink()
+        with pytest.raises(StartFailed):
+            harness.runner.start(spec, None)
+
+    def test_a_fence_is_removed_once_no_request_can_come(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
+        spec = harness.says("x")
+        harness.runner.fence(spec.uuid)
+        harness.runner.inventory()
+        assert harness.cluster.pod(spec.name) is not None
+        monkeypatch.setattr("runners.kubernetes_sweeping.STALE_AFTER", -1.0)
+        assert harness.runner.inventory() == {}
+        assert harness.cluster.pod(spec.name) is None
+
+
+class TestSteps:
+    """Without a registry."""
+
+    @pytest.fixture
+    def bare(self, make_kubernetes: Make, harness: KubernetesHarness) -> KubernetesHarness:
+        return make_kubernetes(harness.folder / "bare", registry=None)
+
+    def artifact(self, bare: KubernetesHarness, *steps: str, timeout: float = 60.0) -> str:
+        return Artifact(IMAGE, IMAGE, steps, timeout).text()
+
+    def test_a_build_says_that_nothing_is_kept(self, bare: KubernetesHarness, harness: KubernetesHarness) -> None:
+        log = io.BytesIO()
+        spec = harness.build_spec("true", "false")
+        made = bare.runner.build(spec, log, lambda: False)
+        assert Artifact.read(str(made)) == Artifact(IMAGE, IMAGE, ("true", "false"), spec.timeout)
+        assert b"nothing is kept" in log.getvalue()
+        assert bare.runner.held() == {}
+
+    def test_they_come_before_the_command_in_its_own_place(self, bare: KubernetesHarness) -> None:
+        spec = bare.spec("cat /made here; echo $A $#", env={"A": "b"})
+        artifact = self.artifact(bare, "echo $A > /made", "cat /made; pwd; echo x > here")
+        handle = bare.runner.start(spec, artifact)
+        assert bare.end(handle).succeeded
+        log = bare.log(spec, handle)
+        assert log == (b"Step 1/2: echo $A > /made\nStep 2/2: cat /made; pwd; echo x > here\nb\n/code\nb\nx\nb 0\n")
+
+    def test_a_failing_step_is_named(self, bare: KubernetesHarness) -> None:
+        spec = bare.spec("echo not reached")
+        handle = bare.runner.start(spec, self.artifact(bare, "true", "false; true"))
+        end = bare.end(handle)
+        assert (end.reason, end.step, end.code) == (Reason.BUILD, 2, 1)
+        assert b"not reached" not in bare.log(spec, handle)
+
+    def test_a_step_takes_no_longer_than_it_may(self, bare: KubernetesHarness) -> None:
+        handle = bare.runner.start(bare.spec(), self.artifact(bare, "sleep 1000", timeout=1.0))
+        end = bare.end(handle)
+        assert (end.reason, end.step) == (Reason.BUILD, 1)
+        assert end.message == "step 1 was not done after the 1 s that a build may take"
+
+    def test_a_registry_that_is_there_by_now_is_used(self, bare: KubernetesHarness, harness: KubernetesHarness) -> None:
+        with pytest.raises(Outdated, match="registry"):
+            harness.runner.start(harness.spec(), self.artifact(bare, "true"))
+        handle = harness.runner.start(harness.spec(is_pinned=True), self.artifact(bare, "true"))
+        assert harness.end(handle).succeeded
+
+
+class TestBuilds:
+    """With a registry."""
+
+    def test_what_is_there_is_not_built_again(self, harness: KubernetesHarness) -> None:
+        spec, first, second = harness.build_spec("echo hello"), io.BytesIO(), io.BytesIO()
+        artifact = harness.runner.build(spec, first, lambda: False)
+        assert harness.runner.build(spec, second, lambda: False) == artifact
+        assert b"hello" in first.getvalue()
+        assert b"is there already" in second.getvalue()
+        assert "polyjob begins" not in first.getvalue().decode()
+        assert [pod for pod in harness.cluster.pods() if "polyjob.build" in pod["metadata"]["labels"]] == []
+
+    def test_without_the_cache_it_is(self, harness: KubernetesHarness) -> None:
+        spec, log = harness.build_spec("echo hello", nocache=True), io.BytesIO()
+        for _ in range(2):
+            harness.runner.build(spec, log, lambda: False)
+        assert log.getvalue().count(b"hello") == 2
+
+    def test_two_at_once_share_one_pod(self, harness: KubernetesHarness) -> None:
+        spec = harness.build_spec("sleep 1; echo hello")
+        logs, artifacts = [io.BytesIO(), io.BytesIO()], []
+
+        def build(log: io.BytesIO) -> None:
+            artifacts.append(harness.another().build(spec, log, lambda: False))
+
+        threads = [threading.Thread(target=build, args=(log,)) for log in logs]
+        harness.cluster.forget_counts()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert artifacts[0] == artifacts[1]
+        assert any(b"hello" in log.getvalue() for log in logs)
+
+    def test_requirement_files_are_there_and_their_image_is_what_jobs_run_on(
+        self, harness: KubernetesHarness, tmp_path: Path
+    ) -> None:
+        code = archive(tmp_path / "code.tar.gz", ("requirements.txt", "six\n"), ("other.txt", "x"))
+        log = io.BytesIO()
+        spec = harness.build_spec("ls; cat requirements.txt", code=code, files=("requirements.txt",))
+        artifact = harness.runner.build(spec, log, lambda: False)
+        assert b"Dockerfile\nrequirements.txt\nsix\n" in log.getvalue()
+        handle = harness.runner.start(harness.spec("true"), artifact)
+        assert harness.end(handle).succeeded
+
+    def test_an_image_that_was_removed_makes_a_build_outdated(
+        self, harness: KubernetesHarness, registry: Registry
+    ) -> None:
+        artifact = harness.runner.build(harness.build_spec("true"), io.BytesIO(), lambda: False)
+        registry.images.discard(json.loads(str(artifact))["image"])
+        with pytest.raises(Outdated, match="not in the registry"):
+            harness.runner.start(harness.spec(), artifact)
+
+    def test_nothing_to_build_is_not_built(self, harness: KubernetesHarness) -> None:
+        artifact = harness.runner.build(harness.build_spec(), io.BytesIO(), lambda: False)
+        assert Artifact.read(str(artifact)) == Artifact(IMAGE, IMAGE)
+
+    def test_a_builder_that_cannot_be_had(self, make_kubernetes: Make, harness: KubernetesHarness) -> None:
+        patient = make_kubernetes(harness.folder / "patient", builder_image="no-such-builder", patience="1")
+        log = io.BytesIO()
+        with pytest.raises(BuildFailed, match="cannot be started"):
+            patient.runner.build(patient.build_spec("true"), log, lambda: False)
+        assert b"no-such-builder" in log.getvalue()
+
+    def test_a_builder_that_fails_by_itself(self, make_kubernetes: Make, harness: KubernetesHarness) -> None:
+        broken = make_kubernetes(harness.folder / "broken", builder_command="echo oops; exit 9")
+        with pytest.raises(BuildFailed, match="exit code 9") as caught:
+            broken.runner.build(broken.build_spec("true"), io.BytesIO(), lambda: False)
+        assert (caught.value.step, caught.value.code) == (None, 9)
+
+    def test_a_builder_that_nobody_listens_to_is_removed(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
+        spec, runner, over = harness.build_spec("echo begun; sleep 1000"), harness.another(), threading.Event()
+        log = io.BytesIO()
+
+        def build() -> None:
+            with contextlib.suppress(BuildFailed, RunnerUnavailable):
+                runner.build(spec, log, over.is_set)
+
+        thread = threading.Thread(target=build)
+        thread.start()
+        wait_for(lambda: b"begun" in log.getvalue())
+
+        def builders() -> list[Any]:
+            labels = [pod["metadata"]["labels"] for pod in harness.cluster.pods()]
+            return [told for told in labels if told.get("polyjob.build") == spec.key[:63]]
+
+        monkeypatch.setattr("runners.kubernetes_sweeping.STALE_AFTER", 0.0)
+        for _ in range(3):
+            runner.inventory()
+            assert builders()
+        harness.runner.inventory()
+        assert builders()
+        harness.runner.inventory()
+        wait_for(lambda: not builders())
+        over.set()
+        thread.join(20)
+        assert not thread.is_alive()
+
+    def test_a_build_has_its_time(self, harness: KubernetesHarness) -> None:
+        with pytest.raises(BuildFailed, match="longer than it may"):
+            harness.runner.build(harness.build_spec("sleep 1000", timeout=1.5), io.BytesIO(), lambda: False)

@@ -1,0 +1,203 @@
+"""What a pod's object says of its job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runners import kubernetes_states as states
+from runners.base import Exit, Exited, Pending, Reason, Running
+
+EARLY, MIDDLE, LATE = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z", "2026-01-01T00:02:00Z"
+
+
+def pod(phase: str = "Running", *, metadata: Any = None, with_steps: bool = False, **status: Any) -> dict[str, Any]:
+    """A pod whose containers are in these states: `job={"running": {}}`."""
+    names = ("image-files", "input", "files", "steps", "job", "builder")
+    told = [{"name": name, "state": status.pop(name.replace("-", "_"), None)} for name in names]
+    containers = [{"name": name} for name in ("files", *(["steps"] if with_steps else []), "job")]
+    return {
+        "metadata": {"uid": "1", **(metadata or {})},
+        "spec": {"nodeName": "n", "containers": containers},
+        "status": {
+            "phase": phase,
+            "initContainerStatuses": [item for item in told[:2] if item["state"]],
+            "containerStatuses": [item for item in told[2:] if item["state"]],
+            **status,
+        },
+    }
+
+
+def ended(code: int, reason: str | None = None, message: str | None = None, finished: str = MIDDLE) -> dict[str, Any]:
+    told = {"exitCode": code, "reason": reason or ("Error" if code else "Completed"), "finishedAt": finished}
+    return {"terminated": told | ({"message": message} if message else {})}
+
+
+def condition(kind: str, status: str, reason: str, message: str = "why", at: str = MIDDLE) -> dict[str, str]:
+    return {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": at}
+
+
+def exit_of(made: dict[str, Any]) -> Exit:
+    state = states.seen(made).state
+    assert isinstance(state, Exited)
+    return state.exit
+
+
+RUNS = {"running": {"startedAt": EARLY}}
+
+
+class TestThatGoesOn:
+    def test_runs(self) -> None:
+        assert states.seen(pod(job=RUNS)).state == Running("n")
+
+    @pytest.mark.parametrize("steps", [None, RUNS, ended(137)])
+    def test_is_not_running_while_steps_are(self, steps: Any) -> None:
+        made = pod(job=RUNS, with_steps=True, steps=steps)
+        assert isinstance(states.seen(made).state, Pending)
+        assert states.is_building(made)
+
+    def test_runs_once_the_steps_are_done(self) -> None:
+        made = pod(job=RUNS, with_steps=True, steps=ended(0))
+        assert states.seen(made).state == Running("n")
+        assert not states.is_building(made)
+
+    def test_says_that_it_is_being_deleted(self) -> None:
+        state = states.seen(pod(job=RUNS, metadata={"deletionTimestamp": LATE})).state
+        assert isinstance(state, Running)
+        assert "deleted" in str(state.note)
+
+    def test_says_that_its_machine_does_not_answer(self) -> None:
+        state = states.seen(pod(job=RUNS, conditions=[condition("Ready", "False", "NodeNotReady")])).state
+        assert isinstance(state, Running)
+        assert state.note == "The machine n does not answer"
+
+
+class TestThatHasNotBegun:
+    def test_without_a_word_is_unexplained(self) -> None:
+        seen = states.seen(pod("Pending", job={"waiting": {"reason": "ContainerCreating"}}))
+        assert (seen.state, seen.trouble, seen.is_unexplained) == (Pending(), None, True)
+
+    def test_finds_no_node(self) -> None:
+        made = pod("Pending", conditions=[condition("PodScheduled", "False", "Unschedulable", "0/3 nodes are there")])
+        seen = states.seen(made)
+        assert seen.state == Pending("Unschedulable: 0/3 nodes are there")
+        assert seen.trouble == states.Trouble(Reason.START, "Unschedulable: 0/3 nodes are there")
+
+    @pytest.mark.parametrize("name", ["image-files", "input", "files", "steps", "job"])
+    @pytest.mark.parametrize(
+        ("reason", "kind", "is_hopeless"),
+        [
+            ("ErrImagePull", Reason.IMAGE, False),
+            ("ImagePullBackOff", Reason.IMAGE, False),
+            ("InvalidImageName", Reason.IMAGE, True),
+            ("CreateContainerConfigError", Reason.START, False),
+        ],
+    )
+    def test_cannot_be_made(self, name: str, reason: str, kind: Reason, is_hopeless: bool) -> None:
+        made = pod("Pending", **{name.replace("-", "_"): {"waiting": {"reason": reason, "message": "no"}}})
+        assert states.seen(made).trouble == states.Trouble(kind, f"{reason}: no", is_hopeless)
+
+    def test_is_given_its_files(self) -> None:
+        seen = states.seen(pod("Pending", input=RUNS))
+        assert isinstance(seen.state, Pending)
+        assert "files" in str(seen.state.note)
+
+    def test_will_never_have_its_files(self) -> None:
+        seen = states.seen(pod("Pending", input=ended(1)))
+        assert seen.trouble == states.Trouble(Reason.START, "The container `input` ended with exit code 1", True)
+
+
+class TestThatHasEnded:
+    @pytest.mark.parametrize(
+        ("state", "expected"),
+        [
+            (ended(0), Exit(Reason.EXITED, 0)),
+            (ended(42), Exit(Reason.EXITED, 42)),
+            (ended(255), Exit(Reason.EXITED, 255)),
+            (ended(143), Exit(Reason.SIGNALLED, 143, 15)),
+            (ended(137), Exit(Reason.SIGNALLED, 137, 9)),
+            (ended(128, "StartError", "no such file"), Exit(Reason.START, 128, message="no such file")),
+            (ended(137, "ContainerStatusUnknown", "gone"), Exit(Reason.LOST, message="gone")),
+        ],
+    )
+    def test_by_its_container(self, state: Any, expected: Exit) -> None:
+        assert exit_of(pod(job=state)) == expected
+        assert exit_of(pod("Succeeded", job=state)) == expected
+
+    def test_by_too_much_memory(self) -> None:
+        end = exit_of(pod(job=ended(137, "OOMKilled")))
+        assert (end.reason, end.code, end.signal) == (Reason.OOM, 137, 9)
+
+    def test_though_a_process_had_too_much_memory(self) -> None:
+        end = exit_of(pod(job=ended(1, "OOMKilled")))
+        assert (end.reason, end.code) == (Reason.EXITED, 1)
+        assert end.message
+
+    def test_by_a_step(self) -> None:
+        end = exit_of(pod(job=ended(3, message="step 2"), with_steps=True))
+        assert end == Exit(Reason.BUILD, 3, message="step 2 ended with exit code 3", step=2)
+        assert not end.has_begun
+        nameless = exit_of(pod(job=ended(137), with_steps=True))
+        assert (nameless.reason, nameless.step) == (Reason.BUILD, None)
+
+    def test_by_its_command_after_the_steps(self) -> None:
+        made = pod(job=ended(3, message="step 2"), with_steps=True, steps=ended(0))
+        assert exit_of(made) == Exit(Reason.EXITED, 3)
+
+    @pytest.mark.parametrize(
+        ("reason", "kind"),
+        [
+            ("PreemptionByScheduler", Reason.EVICTED),
+            ("EvictionByEvictionAPI", Reason.EVICTED),
+            ("TerminationByKubelet", Reason.EVICTED),
+            ("DeletionByTaintManager", Reason.LOST),
+            ("DeletionByPodGC", Reason.LOST),
+        ],
+    )
+    def test_by_a_disruption(self, reason: str, kind: Reason) -> None:
+        told = [condition("DisruptionTarget", "True", reason, at=EARLY)]
+        assert exit_of(pod("Failed", job=ended(143), conditions=told)) == Exit(kind, 143, 15, message=f"{reason}: why")
+        assert exit_of(pod("Failed", conditions=told)) == Exit(kind, message=f"{reason}: why")
+
+    def test_before_a_disruption(self) -> None:
+        told = [condition("DisruptionTarget", "True", "DeletionByPodGC", at=LATE)]
+        assert exit_of(pod("Failed", job=ended(0), conditions=told)) == Exit(Reason.EXITED, 0)
+
+    def test_by_its_eviction(self) -> None:
+        end = exit_of(pod("Failed", job=ended(137), reason="Evicted", message="low on memory"))
+        assert end == Exit(Reason.EVICTED, 137, 9, message="Evicted: low on memory")
+
+    def test_by_a_deadline(self) -> None:
+        assert exit_of(pod("Failed", job=ended(143), reason="DeadlineExceeded")).reason is Reason.TIMEOUT
+
+    def test_as_its_machine_did_not_take_it(self) -> None:
+        end = exit_of(pod("Failed", reason="OutOfcpu", message="Node didn't have enough resource"))
+        assert (end.reason, end.has_begun) == (Reason.START, False)
+
+    def test_and_does_not_say_how(self) -> None:
+        assert exit_of(pod("Failed")).reason is Reason.LOST
+        assert exit_of(pod("Failed", reason="NodeLost")).reason is Reason.LOST
+
+    @pytest.mark.parametrize("code", [0, 143])
+    def test_by_its_deletion(self, code: int) -> None:
+        told = {"deletionTimestamp": MIDDLE, "deletionGracePeriodSeconds": 30}
+        end = exit_of(pod(job=ended(code, finished=MIDDLE), metadata=told))
+        assert (end.reason, end.code) == (Reason.LOST, code)
+
+    def test_before_its_deletion(self) -> None:
+        told = {"deletionTimestamp": LATE, "deletionGracePeriodSeconds": 30}
+        assert exit_of(pod(job=ended(0, finished=MIDDLE), metadata=told)) == Exit(Reason.EXITED, 0)
+
+
+def test_containers_by_their_names() -> None:
+    made = pod(job=ended(3), files=RUNS)
+    assert states.container_runs(made, "files") is True
+    assert states.container_runs(made, "job") is False
+    assert states.container_runs(made, "input") is None
+    assert states.container_runs(pod("Failed"), "files") is False
+    assert (states.exit_code(made, "job"), states.exit_code(made, "files")) == (3, None)
+    assert states.started_at(pod(job=RUNS)) == states.moment_of(EARLY)
+    assert states.started_at(pod()) is None
+    assert states.has_begun(made)
+    assert not states.has_begun(pod("Pending"))

@@ -1,0 +1,95 @@
+"""Why pods wait, where only the cluster's events tell."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from runners import kubernetes_troubles
+from runners.base import Reason, RunnerUnavailable
+from runners.kubernetes_api import Refused
+from runners.kubernetes_states import Trouble
+from runners.kubernetes_troubles import Troubles
+
+OLD = "2026-01-01T00:00:00Z"
+
+
+class Told:
+    """An API server that knows these events, and counts how often it is asked for them."""
+
+    namespace = "jobs"
+
+    def __init__(self, *events: Any, error: Exception | None = None) -> None:
+        self.events = events
+        self.error = error
+        self.asked: list[dict[str, str]] = []
+
+    def ask(self, method: str, path: str, query: Any) -> bytes:
+        self.asked.append(dict(query))
+        if self.error:
+            raise self.error
+        return json.dumps({"metadata": {"resourceVersion": "1"}, "items": self.events}).encode()
+
+
+def event(uid: str, reason: str, message: str, at: str | None = OLD, newer_at: str | None = None) -> dict[str, Any]:
+    told = {"reason": reason, "message": message, "lastTimestamp": at, "eventTime": newer_at}
+    return {"involvedObject": {"uid": uid}, **told}
+
+
+def pod(uid: str = "1", created: str = OLD) -> dict[str, Any]:
+    return {"metadata": {"uid": uid, "creationTimestamp": created}}
+
+
+def test_the_last_event_of_a_pod_explains_it() -> None:
+    api: Any = Told(
+        event("1", "FailedMount", "last", None, "2026-01-01T00:00:05Z"),
+        event("1", "FailedMount", "first"),
+        event("2", "FailedCreatePodSandBox", "other"),
+    )
+    troubles = Troubles(api, 60)
+    assert troubles.of(pod()) is None
+    troubles.look([pod()])
+    assert troubles.of(pod()) == Trouble(Reason.START, "FailedMount: last")
+    assert troubles.of(pod("3")) is None
+    assert api.asked == [{"fieldSelector": "involvedObject.kind=Pod,type=Warning", "limit": "500"}]
+
+
+def test_one_list_for_all_and_not_at_each_look() -> None:
+    api: Any = Told()
+    troubles = Troubles(api, 60)
+    for _ in range(5):
+        troubles.look([pod("1"), pod("2")])
+    assert len(api.asked) == 1
+
+
+def test_what_has_just_been_made_is_not_asked_after() -> None:
+    api: Any = Told()
+    Troubles(api, 60).look([pod(created="2999-01-01T00:00:00Z")])
+    assert api.asked == []
+
+
+@pytest.mark.parametrize("error", [Refused(403, "Forbidden", "no"), RunnerUnavailable("away")])
+def test_events_only_explain(error: Exception) -> None:
+    troubles = Troubles(Told(error=error), 60)  # type: ignore[arg-type]
+    troubles.look([pod()])
+    assert troubles.of(pod()) is None
+
+
+def test_patience_is_counted_from_the_first_sight_and_forgotten(monkeypatch: Any) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(kubernetes_troubles.time, "monotonic", lambda: clock[0])
+    troubles, trouble = Troubles(Told(), 60), Trouble(Reason.IMAGE, "ErrImagePull: no")  # type: ignore[arg-type]
+    assert not troubles.is_too_long("1", trouble)
+    clock[0] += 61
+    assert troubles.is_too_long("1", trouble)
+    assert troubles.sentence(trouble) == "For 60 seconds: ErrImagePull: no"
+    troubles.forget("1")
+    assert not troubles.is_too_long("1", trouble)
+    hopeless = Trouble(Reason.IMAGE, "InvalidImageName: no", is_hopeless=True)
+    assert troubles.is_too_long("2", hopeless)
+    assert troubles.sentence(hopeless) == "InvalidImageName: no"
+    assert not troubles.helper_is_late(pod())
+    clock[0] += 61
+    assert troubles.helper_is_late(pod())

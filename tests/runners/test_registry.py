@@ -1,0 +1,97 @@
+"""A registry asked for an image: open, with a password, and with a token."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runners.registry import Unanswered, has_image
+
+SECRET = base64.b64encode(b"ana:secret").decode()
+
+
+@pytest.fixture
+def make_registry() -> Iterator[Callable[[str], str]]:
+    """Makes registries that are `open`, `basic`, `bearer` or `broken`, with one image, `team/it:1`; gives the host."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def make(kind: str) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                given = self.headers.get("Authorization")
+                wanted = {"open": None, "basic": f"Basic {SECRET}", "bearer": "Bearer a-token"}.get(kind)
+                if kind == "broken":
+                    self.answer(500)
+                elif wanted and given != wanted:
+                    self.answer(401, self.challenge())
+                else:
+                    self.answer(200 if self.path == "/v2/team/it/manifests/1" else 404)
+
+            def challenge(self) -> str:
+                if kind == "basic":
+                    return 'Basic realm="registry"'
+                return f'Bearer realm="http://{self.headers["Host"]}/token",service="s",scope="repository:team/it:pull"'
+
+            def do_GET(self) -> None:
+                is_right = self.path == "/token?service=s&scope=repository%3Ateam%2Fit%3Apull"
+                is_known = self.headers.get("Authorization") == f"Basic {SECRET}"
+                self.answer(200 if is_right and is_known else 401, body=json.dumps({"token": "a-token"}).encode())
+
+            def answer(self, status: int, challenge: str = "", body: bytes = b"") -> None:
+                self.send_response(status)
+                if challenge:
+                    self.send_header("WWW-Authenticate", challenge)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        return f"127.0.0.1:{server.server_address[1]}"
+
+    yield make
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def log_in(tmp_path: Path, monkeypatch: Any) -> Callable[[str, dict[str, str]], None]:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+
+    def keep(host: str, entry: dict[str, str]) -> None:
+        (tmp_path / "config.json").write_text(json.dumps({"auths": {host: entry}}))
+
+    return keep
+
+
+@pytest.mark.parametrize("kind", ["open", "basic", "bearer"])
+@pytest.mark.parametrize("entry", [{"auth": SECRET}, {"username": "ana", "password": "secret"}])
+def test_what_is_there_and_what_is_not(make_registry: Any, log_in: Any, kind: str, entry: dict[str, str]) -> None:
+    host = make_registry(kind)
+    log_in(host, entry)
+    assert has_image(f"{host}/team/it:1", insecure=True) is True
+    assert has_image(f"{host}/team/it:2", insecure=True) is False
+
+
+@pytest.mark.parametrize("kind", ["basic", "bearer", "broken"])
+def test_who_may_not_ask_is_not_told(make_registry: Any, log_in: Any, kind: str) -> None:
+    host = make_registry(kind)
+    with pytest.raises(Unanswered, match=host):
+        has_image(f"{host}/team/it:1", insecure=True)
+
+
+def test_a_registry_that_is_away(log_in: Any) -> None:
+    with pytest.raises(Unanswered, match="cannot be asked"):
+        has_image("127.0.0.1:1/team/it:1", insecure=False)
