@@ -199,6 +199,10 @@ class JobSpec:
         return f"polyjob-{self.uuid}"
 
 
+FENCE_LASTS = 86_400.0
+"""Seconds after which no start can be on its way any more."""
+
+
 def mark(uuid: str) -> tuple[str, str]:
     """The environment variable that every process of a job or build carries: (name, value)."""
     return "POLYJOB_UUID", uuid
@@ -390,7 +394,8 @@ class Runner(abc.ABC):
 
     @abc.abstractmethod
     def inventory(self) -> dict[str, str]:
-        """What this installation has in the back end and `clean` has not removed: job uuid → handle.
+        """What this installation has in the back end and `clean` has not removed: job uuid → handle. A fence may be
+        among it once it is older than `FENCE_LASTS`.
 
         One look-up. Tells what nobody claims. Raises RunnerUnavailable.
         """

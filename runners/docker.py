@@ -370,7 +370,8 @@ class DockerRunner(RemoteRunner):
 
     def inventory(self) -> dict[str, str]:
         with _said():
-            return {item["Labels"][JOB]: self._handle(item["Labels"][JOB], item["Id"]) for item in self._list()}
+            there = {item["Labels"][JOB]: self._handle(item["Labels"][JOB], item["Id"]) for item in self._list()}
+            return there | {uuid: text for uuid, text in self._records.old() if not json.loads(text)["id"]}
 
     # Ending.
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from runners.base import (
+    FENCE_LASTS,
     BuildSpec,
     Exit,
     Exited,
@@ -189,20 +190,20 @@ class ProcessRunner(Runner):
         return None
 
     def _is_fenced(self, uuid: str) -> bool:
-        return self._attempt(uuid) == FENCED
-
-    def _attempt(self, uuid: str) -> bytes | None:
-        try:
-            return (self._job_folder(uuid) / "attempt").read_bytes()
-        except FileNotFoundError:  # never made, or cleared away just now
-            return None
+        return (self._job_folder(uuid) / "attempt").read_bytes() == FENCED
 
     def inventory(self) -> dict[str, str]:
         try:
             names = os.listdir(self.folder / "jobs")
         except FileNotFoundError:
             return {}
-        return {uuid: self._handle(uuid) for uuid in names if self._attempt(uuid) not in (None, FENCED)}
+        return {uuid: self._handle(uuid) for uuid in names if self._is_there(uuid)}
+
+    def _is_there(self, uuid: str) -> bool:
+        attempt = self._job_folder(uuid) / "attempt"
+        with contextlib.suppress(FileNotFoundError):  # never made, or cleared away just now
+            return attempt.read_bytes() != FENCED or time.time() - attempt.stat().st_mtime > FENCE_LASTS
+        return False
 
     def close(self) -> None:
         self._link.close()

@@ -8,8 +8,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from runners.base import FENCE_LASTS
 
 
 class Records:
@@ -32,6 +35,16 @@ class Records:
             return self.folder.joinpath(f"{uuid}{kind}").read_text()
         except FileNotFoundError:
             return None
+
+    def old(self) -> list[tuple[str, str]]:
+        """(uuid, text) of those that are older than `FENCE_LASTS`."""
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.folder.iterdir():
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                    if not path.suffix and time.time() - path.stat().st_mtime > FENCE_LASTS:
+                        found.append((path.name, path.read_text()))
+        return found
 
     def write(self, uuid: str, text: str, kind: str = "") -> None:
         """On disk when this returns; a reader sees all of it or nothing."""

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from runners import keeper_server
+from runners.process import FENCED
 
 KEPT = {"log", "outputs.tar.gz", "outputs.json", "inputs.tar.gz", "work"}
 """What a job that is done may have in its folder."""
@@ -28,13 +29,19 @@ def left_in(data: Path, known: Collection[str]) -> list[str]:
     with contextlib.suppress(FileNotFoundError):
         found += [f"docker/{path.name}" for path in (data / "docker").iterdir() if _names_a_container(path)]
     with contextlib.suppress(FileNotFoundError):
-        found += [f"process/jobs/{path.name}" for path in (data / "process" / "jobs").iterdir()]
+        jobs = (data / "process" / "jobs").iterdir()
+        found += [f"process/jobs/{path.name}" for path in jobs if not _is_fence(path)]
     return sorted(found)
 
 
 def _names_a_container(record: Path) -> bool:
     """Not so the record of a start that was fenced: it stays, so that nothing that is still on its way can begin."""
     return record.suffix == "" and bool(json.loads(record.read_text())["id"])
+
+
+def _is_fence(folder: Path) -> bool:
+    """As above: what says that a job was never to begin."""
+    return [path.name for path in folder.iterdir()] == ["attempt"] and (folder / "attempt").read_bytes() == FENCED
 
 
 def processes_of(data: Path) -> list[str]:

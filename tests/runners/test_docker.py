@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import socket
 import tarfile
 import threading
@@ -24,6 +25,7 @@ import requests
 from polyjob.packing import Packer
 from runners import archives, docker_builds
 from runners.base import (
+    FENCE_LASTS,
     BuildFailed,
     Exited,
     Gone,
@@ -735,3 +737,13 @@ def test_another_engine_in_the_place_of_the_first_is_noticed(harness: DockerHarn
     monkeypatch.undo()
     harness.runner._is_known = False
     wait_for(lambda: isinstance(harness.state(handle), Running))
+
+
+def test_a_fence_goes_once_nothing_can_be_on_its_way_any_more(harness: DockerHarness) -> None:
+    spec = harness.says("x")
+    assert harness.runner.fence(spec.uuid) is None
+    record = Path(harness.runner.settings.data_dir) / "docker" / spec.uuid
+    os.utime(record, (0, time.time() - FENCE_LASTS - 1))
+    (handle,) = harness.runner.inventory().values()
+    harness.runner.clean(handle)
+    assert list(record.parent.iterdir()) == []

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.base import Missing, Pending, Reason, Resources, RunnerUnavailable, StartFailed
+from runners.base import FENCE_LASTS, Missing, Pending, Reason, Resources, RunnerUnavailable, StartFailed
 from tests.require import require_root
 from tests.runners.harness import ProcessHarness, archive, marked, wait_for
 
@@ -475,3 +475,14 @@ def test_inventory_tells_while_jobs_are_cleared_away(process: ProcessHarness) ->
         while not coming.done():
             process.runner.inventory()
         coming.result()
+
+
+def test_a_fence_goes_once_nothing_can_be_on_its_way_any_more(process: ProcessHarness) -> None:
+    spec = process.spec("true")
+    assert process.runner.fence(spec.uuid) is None
+    attempt = Path(process.runner.settings.data_dir) / "process" / "jobs" / spec.uuid / "attempt"
+    assert process.runner.inventory() == {}
+    os.utime(attempt, (0, time.time() - FENCE_LASTS - 1))
+    (handle,) = process.runner.inventory().values()
+    process.runner.clean(handle)
+    assert not attempt.parent.exists()
