@@ -155,6 +155,8 @@ def _exit(end: Mapping[str, Any] | None) -> str:
             text = "It ran longer than it may."
         case "oom":
             text = f"The kernel ended the command for its memory: exit code {code}."
+        case "evicted":
+            text = "Its cluster ended the job."
         case "lost":
             text = "The job is gone, and nobody saw how it ended."
         case "build":

@@ -10,6 +10,7 @@ import pytest
 
 from polyjob.pages import diffs, timeline, words
 from polyjob.statuses import Status
+from runners.base import Reason
 
 
 @pytest.fixture
@@ -85,6 +86,7 @@ def test_log_text(data: bytes, shown: str) -> None:
             {},
             "The kernel ended the command for its memory: exit code 137.",
         ),
+        (Status.FAILED, {"reason": "evicted", "message": "low"}, None, {}, "Its cluster ended the job. Low."),
         (Status.FAILED, {"reason": "start", "message": "No sh"}, None, {}, "The command could not be started. No sh."),
         (
             Status.FAILED,
@@ -108,6 +110,11 @@ def test_why(
     status: Status, end: dict[str, Any] | None, message: str | None, details: dict[str, Any], said: str
 ) -> None:
     assert words.why(status, end, message, details, None) == said
+
+
+def test_every_reason_has_words_of_its_own() -> None:
+    said = [words.why(Status.FAILED, {"reason": str(reason), "code": 1}, None, {}, None) for reason in Reason]
+    assert len(set(said)) == len(Reason)
 
 
 @pytest.mark.parametrize(
