@@ -11,7 +11,7 @@ from polyjob import ansi
 
 LONGEST = 1 << 16
 """Characters of a line that are held back until it is ended."""
-_HELD_BACK = re.compile(r"(?:\r+|\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]{0,4096})?)$")
+_HELD_BACK = re.compile(r"(?:(?<!\r)\r+|\x1b(?:\[[0-?]{0,256}[ -/]{0,256}|[\]PX^_][^\x07\x1b]{0,4096})?)$")
 """What says nothing until more is there: what a carriage return makes room for, a sequence that is not whole."""
 
 
@@ -38,6 +38,8 @@ class Rows:
         held = _HELD_BACK.search(self._line)
         end = held.start() if held else len(self._line)
         shown, self._line = self._line[:end], self._line[end:]
+        if self._line.startswith("\r"):
+            self._line = "\r"  # more of them say no more, and there may be any number
         return self._begun(shown) if shown else ""
 
     def end(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -285,6 +286,15 @@ class TestRows:
     def test_a_line_without_end_is_not_held_back(self) -> None:
         made = Rows(1)
         assert made.add(b"x" * (logrows.LONGEST + 1)).count("x") == logrows.LONGEST + 1
+
+    @pytest.mark.parametrize("piece", [b"\r", b"\x1b[" + b"1;" * 500, b"\x1b]0;"])
+    def test_a_line_that_says_nothing_takes_neither_time_nor_room(self, piece: bytes) -> None:
+        made, begin = Rows(1), time.process_time()
+        for _ in range(16):
+            made.add(piece * (logrows.LONGEST // len(piece)))
+        made.add(b"x" + piece * (logrows.LONGEST // len(piece)) + b"x")
+        assert time.process_time() - begin < 5
+        assert len(made._line) <= logrows.LONGEST
 
     def test_colours_go_on_in_the_next_row(self) -> None:
         html = Rows(7, ansi.Style(1)).add(b"<red>\n\x1b[0mplain\n")
