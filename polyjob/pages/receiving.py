@@ -30,6 +30,10 @@ from polyjob.errors import Invalid, Problem, TooLarge
 
 BLOCK = 1 << 16
 LARGEST_BUFFER = 1 << 20
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""How a member of a zip may be packed. Others unpack a few bytes to gigabytes at once, whatever is asked for."""
+LONGEST_TARGET = 4096
+"""Bytes of where a symbolic link leads."""
 LARGEST_DIRECTORY = 8 << 20
 """Bytes of a zip's list of what is in it, which is read into memory."""
 OTHER_PARTS = 100
@@ -180,6 +184,8 @@ class _Files:
             for info in archive.infolist():
                 if info.flag_bits & 1:
                     raise Invalid([Problem(POINTER, "It is encrypted.")])
+                if info.compress_type not in PACKED:
+                    raise Invalid([Problem(POINTER, "It is packed in an unusual way; send a tar.gz.")])
                 left -= info.file_size
                 if left < 0:
                     detail = f"Unpacked, it is larger than the {self._limits.unpacked} bytes that are taken."
@@ -188,7 +194,9 @@ class _Files:
                 if info.is_dir():
                     packing.add_folder(info.filename)
                 elif stat.S_ISLNK(mode):
-                    packing.add_link(info.filename, archive.read(info)[:4096].decode("utf-8", "surrogateescape"))
+                    with archive.open(info) as content:
+                        target = content.read(LONGEST_TARGET)
+                    packing.add_link(info.filename, target.decode("utf-8", "surrogateescape"))
                 else:
                     with archive.open(info) as content:
                         packing.add(info.filename, info.file_size, content, bool(mode & 0o111))

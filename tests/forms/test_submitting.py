@@ -8,6 +8,7 @@ import json
 import shlex
 import stat
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -264,6 +265,7 @@ def zipped(files: dict[str, bytes], links: dict[str, str] | None = None) -> byte
         for name, target in (links or {}).items():
             info = zipfile.ZipInfo(name)
             info.external_attr = (stat.S_IFLNK | 0o777) << 16
+            info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, target)
     return data.getvalue()
 
@@ -281,7 +283,7 @@ def tarred(files: dict[str, bytes]) -> bytes:
 class TestFiles:
     FILES = {"train.py": b"print(1)\r\n", "lib/a.txt": b"a" * 200_000, "lib/deep/b": b""}
 
-    def upload(self, ana: Browser, *files: tuple[str, bytes], status: int = 303, **typed: str) -> Html:
+    def upload(self, ana: Browser, *files: tuple[str, bytes], status: int | None = 303, **typed: str) -> Html:
         sent: Any = ana.form(SUBMIT).fields | {"cmd": "true"} | typed
         sent["upload"] = [FileStorage(io.BytesIO(content), name) for name, content in files]
         boundary, body = encode_multipart(sent)  # the client itself would leave a file open
@@ -346,6 +348,21 @@ class TestFiles:
         data = bytearray(zipped({"x": b"1"}))
         data[data.rfind(b"PK\1\2") + 24] = 5
         assert "no whole zip file" in self.upload(ana, ("a.zip", bytes(data)), status=400).text
+
+    @pytest.mark.parametrize("packed", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+    def test_a_zip_that_unpacks_all_at_once_is_refused(self, ana: Browser, packed: int) -> None:
+        data = io.BytesIO()
+        with zipfile.ZipFile(data, "w", packed) as archive:
+            archive.writestr("x", b"1")
+        assert "send a tar.gz" in self.upload(ana, ("a.zip", data.getvalue()), status=400).text
+
+    def test_a_link_in_a_zip_is_read_no_further_than_a_path_goes(self, ana: Browser) -> None:
+        content = zipped({"x": b"1"}, {"y": "x" * (64 << 20)})
+        tracemalloc.start()
+        self.upload(ana, ("a.zip", content), status=None)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most < 32 << 20
 
     def test_are_bounded(self, settings: Settings, ana: Browser, user: User, monkeypatch: pytest.MonkeyPatch) -> None:
         small = dataclasses.replace(settings, unpacked_limit=1000, unpacked_files=5, upload_limit=100_000)
