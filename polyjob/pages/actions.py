@@ -208,9 +208,8 @@ def ask_delete_build(username: str, project_name: str, build_id: int) -> str:
             f"Jobs that used it stay: {builds.count_jobs(build)}.",
         ],
         path=request.path,
-        next=local_path(request.args.get("next"), project_url(build.project)),
         label=f"Delete build {build.id}",
-        back=local_path(request.args.get("next"), project_url(build.project)),
+        back=url_of(build),
     )
 
 

@@ -304,8 +304,10 @@ class TestBuilds:
         page = ana.fill("/ana/demo/builds/1/delete", 409)
         assert "these jobs wait for it or run on it: 1." in page.text
         jobs.request_stop(job, None, settings_of(ana))
-        ana.fill("/ana/demo/builds/1/delete")
+        (asked,) = [link for link in ana.get("/ana/demo/builds/1").links if "/delete" in link]
+        ana.fill(asked, at="/ana/demo/builds/1/delete")
         assert Build.get_by_id(1).deleted_at
+        assert "Build 1 is deleted." in ana.get(str(ana.location)).text
 
     def test_of_others_are_left_alone(self, bob: Browser, build: Build) -> None:
         publish()
