@@ -14,6 +14,8 @@ from polyjob.tokens import LOGIN
 
 WRONG = "Unable to log in with provided credentials."
 FREE_TRIES_OF_ADDRESS = 50
+LONGEST_NAME = 200
+"""Characters that are looked at of what somebody says to be called; no user's name has as many."""
 
 _by_account = FailureLimit()
 _by_address = FailureLimit(FREE_TRIES_OF_ADDRESS)
@@ -28,7 +30,7 @@ class WrongCredentials(auth.Unauthenticated):
 def check_password(username: str, password: str) -> User:
     """The user whose name and password these are, who acts from now on. Raises WrongCredentials, and Throttled where
     this address has tried too often."""
-    address = _address()
+    address, username = _address(), username[:LONGEST_NAME]
     account = f"{address} {username}"
     _by_account.check(account)
     _by_address.check(address)

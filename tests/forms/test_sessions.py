@@ -67,6 +67,11 @@ class TestPassword:
         assert api.status_code == 429
         assert Audit.select().where(Audit.action == "login failed").count() == 5
 
+    def test_of_a_name_that_nobody_can_have_little_is_kept(self, visitor: Browser) -> None:
+        visitor.fill("/sign-in", 401, username="x" * 100_000, password="wrong")
+        line = Audit.select().where(Audit.action == "login failed").get()
+        assert len(line.username) + len(line.target) < 1000
+
     def test_who_is_locked_out_is_nobody(self, visitor: Browser, eva: User) -> None:
         visitor.fill("/sign-in", username="eva", password=PASSWORD)
         users.set_active(eva, False)
