@@ -172,11 +172,18 @@ def check(endpoint: str | None, arguments: Mapping[str, Any], identity: Identity
         raise Forbidden(NOT_ALLOWED)
 
 
-def may(endpoint: str, identity: Identity, project: Project) -> bool:
-    """Whether an operation on what belongs to the project would be refused neither to this key nor to its user."""
+def allows(endpoint: str, identity: Identity) -> bool:
+    """Whether this key, whatever its user may do, is good for the operation."""
     try:
         check(endpoint, {}, identity)
     except Forbidden:
+        return False
+    return True
+
+
+def may(endpoint: str, identity: Identity, project: Project) -> bool:
+    """Whether an operation on what belongs to the project would be refused neither to this key nor to its user."""
+    if not allows(endpoint, identity):
         return False
     if identity.project_id not in (None, project.id):
         return False

@@ -48,6 +48,12 @@ def may_submit(project: Project) -> bool:
     return identity is not None and permissions.may("jobs.create_job", identity, project)
 
 
+@blp.app_template_global()
+def may_make_projects() -> bool:
+    identity = auth.current_identity()
+    return identity is not None and permissions.allows("projects.create_project", identity)
+
+
 @blp.get("/submit")
 def choose_project() -> AnyResponse:
     """Where a person has one project alone, its form at once; where none, the form that makes one."""
