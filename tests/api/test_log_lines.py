@@ -86,12 +86,12 @@ class TestIndex:
             assert (before.total, before.read(0, 100), before.start(1)) == (1, b"one\n", 4)
 
     def test_few_files_are_kept_in_mind(self, tmp_path):
-        for number in range(200):
+        for number in range(300):
             path = tmp_path / str(number)
             path.write_bytes(b"x\n" * number)
             with Lines(path) as lines:
                 assert lines.total == number
-        assert len(lineindex._counts) <= 64
+        assert len(lineindex._counts) <= 256
 
 
 class TestReading:
@@ -361,3 +361,17 @@ def hide():
 
 def test_the_blocks_are_those_that_are_read():
     assert lineindex._READ % BLOCK == 0
+
+
+def test_as_many_logs_are_counted_once_as_one_process_has_followers(tmp_path, monkeypatch, settings):
+    logs = [tmp_path / str(number) for number in range(settings.followers)]
+    for log in logs:
+        log.write_bytes(b"a\n")
+        with Lines(log) as lines:
+            assert lines.total == 1
+    counted = []
+    monkeypatch.setattr(lineindex.Counts, "_count", lambda self, data: counted.append(data))
+    for log in logs:
+        with Lines(log):
+            pass
+    assert not counted
