@@ -78,13 +78,18 @@ class Outputs:
             self._find(base, "directory", "folder")
         files: list[tuple[str, int]] = []
         folders: list[str] = []
-        for entry in itertools.takewhile(lambda entry: _key(entry.path)[0] == base, self._rows((base, ""))):
+        for entry in self._entries_of(base):
             name = _key(entry.path)[1]
             if entry.type == "directory":
                 folders.append(name)
             else:
                 files.append((name, entry.size))
         return files, folders
+
+    def links(self, path: str) -> dict[str, str]:
+        """Name → where it leads, of each symlink in the folder `path`; none where there is no such folder."""
+        found = self._entries_of(path.strip("/"))
+        return {_key(entry.path)[1]: entry.target for entry in found if entry.target is not None}
 
     def open_file(self, path: str) -> tuple[int, Iterator[bytes]]:
         """(size, content in pieces) of one file: one seek, and nothing unpacked but its own gzip member.
@@ -93,6 +98,10 @@ class Outputs:
         """
         entry = self._find(path.strip("/"), "file", "file")
         return entry.size, self._content(entry)
+
+    def _entries_of(self, base: str) -> Iterator[Entry]:
+        """What is in this folder."""
+        return itertools.takewhile(lambda entry: _key(entry.path)[0] == base, self._rows((base, "")))
 
     def _find(self, path: str, kind: str, word: str) -> Entry:
         entry = next(self._rows(_key(path)), None)
@@ -176,6 +185,15 @@ class LiveOutputs:
                     else:
                         files.append((name, status.st_size))
         return files, folders
+
+    def links(self, path: str) -> dict[str, str]:
+        """As `Outputs.links`."""
+        found = {}
+        with contextlib.suppress(NotThere), self._opened(path.strip("/"), os.O_DIRECTORY) as folder:
+            for name in os.listdir(folder):
+                with contextlib.suppress(OSError):  # what is no link
+                    found[name] = os.readlink(name, dir_fd=folder)
+        return found
 
     def open_file(self, path: str) -> tuple[int, Iterator[bytes]]:
         """As `Outputs.open_file`; the content is as long as the file was when it was opened."""

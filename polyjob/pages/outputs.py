@@ -48,6 +48,8 @@ class Entry:
     """Bytes; None for a folder."""
     entries: list[Entry] | None = None
     """What is in a folder; None where that was not looked at."""
+    target: str | None = None
+    """Where a symlink leads, as it can be shown. It is never followed."""
 
 
 @dataclass
@@ -96,6 +98,7 @@ def folder(kept: Kept, path: str) -> Tree:
 
 def _branch(kept: Kept, path: str, tree: Tree, depth: int) -> list[Entry]:
     files, folders = kept.tree(path)
+    links = kept.links(path)
     there = len(files) + len(folders)
     tree.is_cut |= there > tree.left
     names = [(name, None) for name in folders] + list(files)
@@ -107,11 +110,14 @@ def _branch(kept: Kept, path: str, tree: Tree, depth: int) -> list[Entry]:
         inner = None
         if size is None and depth < DEEPEST and tree.left > 0:
             inner = _branch(kept, below, tree, depth + 1)
-        found.append(Entry(shown_name(name), _addressable(below), size, inner))
+        target = shown_name(links[name]) if name in links else None
+        found.append(Entry(shown_name(name), _addressable(below), size, inner, target))
     return found
 
 
 def _addressable(path: str) -> str | None:
+    if "\n" in path:
+        return None
     try:
         path.encode()
     except UnicodeEncodeError:

@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 from polyjob.models import Job, Project
 from polyjob.pages import outputs
 from polyjob.statuses import Status
+from polyjob.store import Store
 from tests.pages.helpers import BEGUN, EVIL, make_job, read, seal, url
 
 DONE = (*BEGUN, (Status.SUCCEEDED, "Completed", {}))
@@ -41,6 +42,23 @@ def test_a_tree_ends_somewhere_and_says_so(
     assert "f4" in page.text
     assert "f5" not in page.text
     assert "f8" in read(client, f"{url(job)}/outputs").text
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_a_link_is_shown_and_leads_nowhere(
+    client: FlaskClient, project: Project, data_dir: Path, is_done: bool
+) -> None:
+    job = make_job(project, *(DONE if is_done else BEGUN))
+    folder = Store(data_dir).live_outputs(job.uuid).folder
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "latest").symlink_to("checkpoints/<b>")
+    (folder / "two\nlines").write_text("x")
+    seal(data_dir, job, {})
+    for path in (url(job), f"{url(job)}/outputs"):
+        page = read(client, path)
+        assert "latest → checkpoints/<b>" in page.text
+        assert not [link for link in page.links if "latest" in link or "lines" in link]
+        assert "two\nlines" in page.text
 
 
 def test_a_folder_lists_what_is_in_it(client: FlaskClient, job: Job, data_dir: Path) -> None:
