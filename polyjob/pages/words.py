@@ -10,13 +10,10 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from polyjob import ansi
 from polyjob.statuses import Status
 
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
-"""What terminals take as colour, cursor movement or title."""
 _CODE = re.compile(r"`([^`]+)`")
-_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
-"""Control characters → the characters that picture them."""
 
 
 def ago(moment: datetime.datetime, now: datetime.datetime) -> str:
@@ -106,9 +103,7 @@ def resources(
 def log_text(data: bytes) -> str:
     """A log's bytes as a page shows them: what is not UTF-8 is replaced, colours are left out, a line that was written
     over again and again is shown as it was last, and other control characters by their pictures."""
-    text = _ESCAPES.sub("", data.decode(errors="replace"))
-    lines = (line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
-    return "\n".join(lines).translate(_PICTURES)
+    return "\n".join(map(ansi.plain, data.decode(errors="replace").split("\n")))
 
 
 def why(

@@ -66,6 +66,7 @@ def test_size(count: int, said: str) -> None:
         (b"\x1b[1;31mred\x1b[0m \x1b]0;title\x07x", "red x"),
         (b" 1%\r50%\r99%\nnext\r\n", "99%\nnext\n"),
         (b"a\0b\x07\tc", "a\u2400b\u2407\tc"),
+        (b"\x1b]0;title\nnext\x07", "0;title\nnext\u2407"),
     ],
 )
 def test_log_text(data: bytes, shown: str) -> None:
