@@ -171,6 +171,14 @@ def test_curl_lines_name_this_very_job(client: FlaskClient, project: Project) ->
     assert f"polyjob logs -f {job.id}" in text
 
 
+def test_a_job_that_waits_for_its_build_leads_to_the_log_of_that(client: FlaskClient, project: Project) -> None:
+    build = make_build(project, Status.RUNNING)
+    job = make_job(project, (Status.SCHEDULED, None, None), (Status.BUILDING, None, {}), build=build)
+    assert f"/ana/demo/builds/{build.id}/log" in read(client, url(job)).links
+    done = make_job(project, *BEGUN, build=build)
+    assert f"/ana/demo/builds/{build.id}/log" not in read(client, url(done)).links
+
+
 def test_a_job_that_is_done_asks_for_no_more(client: FlaskClient, project: Project) -> None:
     assert "data-every" in client.get(url(make_job(project, *BEGUN))).text
     assert "data-every" not in client.get(url(make_job(project, *BEGUN, (Status.STOPPED, None, {})))).text
