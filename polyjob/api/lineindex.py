@@ -13,7 +13,7 @@ from types import TracebackType
 BLOCK = 1 << 16
 _READ = 16 * BLOCK
 _KEPT = 256
-"""Files. More than a process has followers by default, or each of those would have its log counted anew at each step."""
+"""Files. More than a process has followers by default, or each of those has its log counted anew at each step."""
 
 
 class Counts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,9 @@ def may_administer() -> bool:
     return permissions.allows("cluster.get_cluster", identity)
 
 
-def rendered(template: str, *state: object, **context: Any) -> AnyResponse:
-    """The page, with an ETag of `state` for the script that asks again and again; 304 where it has that one already.
+def rendered(template: str, *state: object, shown: Callable[[], Mapping[str, Any]]) -> AnyResponse:
+    """The page, with an ETag of `state` for the script that asks again and again; 304 where it has that one already,
+    and nothing of what is `shown` is looked up.
 
     `state` must have been read before what the page shows: then an ETag may be too old, but never too new.
     """
@@ -101,7 +103,7 @@ def rendered(template: str, *state: object, **context: Any) -> AnyResponse:
     if request.if_none_match.contains_weak(tag):
         response = Response(status=304)
     else:
-        response = current_app.make_response(render_template(template, **context))
+        response = current_app.make_response(render_template(template, **shown()))
     response.set_etag(tag, weak=True)
     return response
 

@@ -42,12 +42,16 @@ def project_jobs(username: str, project_name: str) -> AnyResponse:
 
 @blp.get("/projects", strict_slashes=False)
 def all_projects() -> AnyResponse:
-    return rendered("projects.html", *lists.state(None), page=projects.read_page(person(), request.args))
+    user = person()
+    return rendered("projects.html", *lists.state(None), shown=lambda: {"page": projects.read_page(user, request.args)})
 
 
 def _list(user: User, project: Project | None) -> AnyResponse:
+    return rendered("jobs.html", *lists.state(project), shown=lambda: _about_list(user, project))
+
+
+def _about_list(user: User, project: Project | None) -> dict[str, Any]:
     target = project.unique_name if project else f"{user.username}.{_first_project(user)}"
-    state = lists.state(project)
     page = lists.read_page(user, project, lists.Asked.read(request.args))
     filters = [
         ("All", ""),
@@ -56,8 +60,13 @@ def _list(user: User, project: Project | None) -> AnyResponse:
         ("Failed", lists.FAILED),
         ("Mine", f"user.username:{user.username}"),
     ]
-    shown = {"project": project, "page": page, "filters": filters, "base_url": root()}
-    return rendered("jobs.html", *state, target=target.replace(".", "/", 1), **shown)
+    return {
+        "project": project,
+        "page": page,
+        "filters": filters,
+        "base_url": root(),
+        "target": target.replace(".", "/", 1),
+    }
 
 
 def _first_project(user: User) -> str:
@@ -74,7 +83,7 @@ def one_job(username: str, project_name: str, job_id: int) -> AnyResponse:
     project = auth.find_project(user, username, project_name)
     state = jobs.state(project, job_id)
     job = jobs.find(project, job_id)
-    return rendered("job.html", *state, *_live_outputs(job), **about(job, user))
+    return rendered("job.html", *state, *_live_outputs(job), shown=lambda: about(job, user))
 
 
 def _live_outputs(job: Job) -> tuple[object, ...]:
@@ -128,13 +137,17 @@ blp.add_url_rule(f"{JOB}/log", view_func=logs.job_log, strict_slashes=False)
 @blp.get(f"{PROJECT}/builds", strict_slashes=False)
 def project_builds(username: str, project_name: str) -> AnyResponse:
     project = auth.find_project(person(), username, project_name)
-    return rendered("builds.html", project.builds_version, project=project, builds=build_pages.newest(project))
+    return rendered(
+        "builds.html",
+        project.builds_version,
+        shown=lambda: {"project": project, "builds": build_pages.newest(project)},
+    )
 
 
 @blp.get(f"{PROJECT}/builds/<int:build_id>", strict_slashes=False)
 def one_build(username: str, project_name: str, build_id: int) -> AnyResponse:
     build = builds.find(auth.find_project(person(), username, project_name), build_id)
-    return rendered("build.html", *build_pages.state(build), **build_pages.about(build))
+    return rendered("build.html", *build_pages.state(build), shown=lambda: build_pages.about(build))
 
 
 blp.add_url_rule(f"{PROJECT}/builds/<int:build_id>/log", view_func=logs.build_log, strict_slashes=False)
