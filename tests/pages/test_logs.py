@@ -132,6 +132,7 @@ class TestThePageThatGrows:
         end(job)
         watch.set_limit(0)
         assert rows(client.get(f"{page}?plain=1").text) == [("L1", "one")]
+        assert client.get(f"{page}?plain=1&all=1").status_code == 503  # the whole may take long
 
     def test_counts_as_a_follower(self, client: FlaskClient, job: Job, page: str) -> None:
         watch.set_limit(0)
