@@ -218,10 +218,13 @@ def _forced(pod: Pod, ended: Mapping[str, Any], code: int) -> Exit | None:
     status, number = pod.get("status") or {}, code - 128 if code > 128 else None
     finished = moment_of(ended["finishedAt"]) if ended.get("finishedAt") else None
     disrupted = _condition(pod, "DisruptionTarget")
-    if disrupted.get("status") == "True" and not _was_over(finished, disrupted.get("lastTransitionTime")):
+    is_disrupted, deadline = disrupted.get("status") == "True", _deadline(pod)
+    if is_disrupted and not _was_over(finished, disrupted.get("lastTransitionTime")):
         reason = Reason.LOST if disrupted.get("reason") in LOST_REASONS else Reason.EVICTED
         return Exit(reason, code, number, message=_words(disrupted.get("reason"), disrupted.get("message")))
-    if status.get("reason") and status.get("phase") == "Failed":
+    was_over = finished is not None and deadline is not None and finished < deadline
+    is_later = was_over if status.get("reason") == "DeadlineExceeded" else is_disrupted
+    if status.get("reason") and status.get("phase") == "Failed" and not is_later:
         return dataclasses.replace(_of_pod(status), code=code, signal=number)
     deleted = pod["metadata"].get("deletionTimestamp")
     if deleted:
@@ -229,6 +232,12 @@ def _forced(pod: Pod, ended: Mapping[str, Any], code: int) -> Exit | None:
         if finished is None or finished >= moment_of(deleted) - grace:
             return Exit(Reason.LOST, code, number, message="The pod was deleted, and not by polyjob")
     return None
+
+
+def _deadline(pod: Pod) -> float | None:
+    """The Unix time from which on the machine ends a pod for its `activeDeadlineSeconds`."""
+    seconds, begun = (pod.get("spec") or {}).get("activeDeadlineSeconds"), (pod.get("status") or {}).get("startTime")
+    return moment_of(begun) + float(seconds) if seconds and begun else None
 
 
 def _was_over(finished: float | None, since: str | None) -> bool:

@@ -171,6 +171,19 @@ class TestThatHasEnded:
     def test_by_a_deadline(self) -> None:
         assert exit_of(pod("Failed", job=ended(143), reason="DeadlineExceeded")).reason is Reason.TIMEOUT
 
+    @pytest.mark.parametrize(("code", "kind"), [(0, Reason.EXITED), (3, Reason.EXITED), (143, Reason.SIGNALLED)])
+    def test_before_its_eviction(self, code: int, kind: Reason) -> None:
+        """The machine went short of something while the outputs were still to be fetched."""
+        told = [condition("DisruptionTarget", "True", "TerminationByKubelet", at=LATE)]
+        end = exit_of(pod("Failed", job=ended(code), conditions=told, reason="Evicted", message="low on memory"))
+        assert (end.reason, end.code, end.message) == (kind, code, None)
+
+    @pytest.mark.parametrize(("seconds", "kind"), [(61, Reason.EXITED), (60, Reason.TIMEOUT), (59, Reason.TIMEOUT)])
+    def test_before_a_deadline(self, seconds: int, kind: Reason) -> None:
+        made = pod("Failed", job=ended(0), reason="DeadlineExceeded", startTime=EARLY)
+        made["spec"]["activeDeadlineSeconds"] = seconds
+        assert exit_of(made).reason is kind
+
     def test_as_its_machine_did_not_take_it(self) -> None:
         end = exit_of(pod("Failed", reason="OutOfcpu", message="Node didn't have enough resource"))
         assert (end.reason, end.has_begun) == (Reason.START, False)
