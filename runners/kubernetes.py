@@ -166,7 +166,8 @@ class KubernetesRunner(RemoteRunner):
         try:
             return kubernetes_pods.create(api, manifest)
         except Refused as error:
-            if error.status in (400, 403, 413, 422) and not any(words in str(error) for words in NOT_THE_JOBS):
+            is_for_good = error.status in (400, 403, 422) or error.is_too_large
+            if is_for_good and not any(words in str(error) for words in NOT_THE_JOBS):
                 raise StartFailed(f"The Kubernetes API server refuses the job's pod: {error}") from None
             raise
 
@@ -373,11 +374,12 @@ class KubernetesRunner(RemoteRunner):
             api, name = self._ready(), f"polyjob-{uuid}"
             fence = manifests.fence_pod(name, uuid, self.settings.installation, self.options)
             try:
-                found = None if self._create(api, fence) else kubernetes_pods.find(api, name)
+                found = self._create(api, fence) or kubernetes_pods.find(api, name)
             except StartFailed as error:
                 raise RunnerUnavailable(str(error)) from None
-            labels = (found or {"metadata": {}})["metadata"].get("labels") or {}
-            is_ours = found is not None and labels.get(JOB) == uuid
+            if found is None:
+                raise RunnerUnavailable(f"The name {name} was taken by a pod that is gone again.")
+            is_ours = (found["metadata"].get("labels") or {}).get(JOB) == uuid
             handle = self._handle(uuid, found if is_ours else None)
             self._records.write(uuid, handle)
             return handle if is_ours else None

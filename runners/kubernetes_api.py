@@ -32,6 +32,7 @@ TRIES = 4
 """How often an answer is asked for that tells of too many requests, or of a server that is not well."""
 LONGEST_PAUSE = 5.0
 BUSY = (429, 500, 502, 503, 504)
+TOO_LARGE = ("etcdserver: request is too large", "trying to send message larger than max")
 PAGE = 500
 """Objects of a list in one answer."""
 CONNECTIONS = 32
@@ -59,6 +60,11 @@ class Refused(Exception):
         self.status = status
         self.reason = reason
         self.retry_after = retry_after
+
+    @property
+    def is_too_large(self) -> bool:
+        """Whether what was sent is more than the cluster can keep; it says so as if it were not well."""
+        return self.status == 413 or (self.status == 500 and any(words in str(self) for words in TOO_LARGE))
 
 
 class Api:
@@ -100,7 +106,7 @@ class Api:
                 with self.open(method, path, query, body, CALL) as answer:
                     return _rest_of(answer)
             except Refused as error:
-                if error.status not in BUSY:
+                if error.status not in BUSY or error.is_too_large:
                     raise
                 if not left:
                     raise RunnerUnavailable(f"The Kubernetes API server answers {error.status}: {error}") from None

@@ -116,7 +116,7 @@ class _Build:
             try:
                 pod = kubernetes_pods.create(self.api, manifest) or self._pod()
             except Refused as error:
-                if error.status in (400, 403, 413, 422):
+                if error.status in (400, 403, 422) or error.is_too_large:
                     raise BuildFailed(f"The Kubernetes API server refuses the builder's pod: {error}") from None
                 raise
         if pod is None:

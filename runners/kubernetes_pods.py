@@ -31,7 +31,7 @@ def create(api: Api, manifest: Object) -> Object | None:
     try:
         return api.request("POST", api.pods(), body=manifest)
     except Refused as error:
-        if error.status != 409:
+        if error.status != 409 or error.reason != "AlreadyExists":  # a quota that just changes is a conflict, too
             raise
         return None
 

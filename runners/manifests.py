@@ -31,6 +31,10 @@ KEEP = 7 * 86_400
 """Seconds that the outputs of a job that has ended can be fetched."""
 SLACK = 6 * 3600
 """Seconds that a pod may live beyond all that its job is granted."""
+SMALL = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "1", "memory": "128Mi"}}
+"""What a container gets that is not the job's own: a quota may demand that each says so."""
+LONGEST = 2**31 - 1
+"""Seconds of a pod's deadline that the API server takes."""
 BEGIN = b"polyjob begins\n"
 """What a container writes first, and no log shows: where it is not the first, something was dropped before."""
 STEP = "step "
@@ -123,7 +127,7 @@ def job_pod(spec: JobSpec, artifact: Artifact, options: Options) -> Manifest:
         pod["initContainers"] = before
     if spec.timeout:
         granted = spec.timeout + artifact.timeout + spec.grace + options.patience + SLACK
-        pod["activeDeadlineSeconds"] = math.ceil(granted)
+        pod["activeDeadlineSeconds"] = min(LONGEST, math.ceil(granted))
     pulls = [*placement.pull_secrets, *([options.registry_secret] if options.registry_secret else [])]
     told = {
         "nodeSelector": dict(placement.node_selector),
@@ -170,7 +174,7 @@ def build_pod(spec: BuildSpec, name: str, image: str, options: Options) -> Manif
     unconfined = {"type": "Unconfined"}  # a builder without root makes namespaces of its own
     told = {
         **_common(options),
-        "activeDeadlineSeconds": max(1, math.ceil(spec.timeout)),
+        "activeDeadlineSeconds": min(LONGEST, max(1, math.ceil(spec.timeout))),
         "terminationGracePeriodSeconds": 1,
         "initContainers": [before],
         "containers": [builder],
@@ -181,9 +185,20 @@ def build_pod(spec: BuildSpec, name: str, image: str, options: Options) -> Manif
 
 
 def fence_pod(name: str, uuid: str, installation: str, options: Options) -> Manifest:
-    """A pod that only takes a name: no scheduler ever looks at it."""
-    container = {"name": MAIN, "image": options.helper_image, "command": ["true"]}
-    told = {**_common(options), "containers": [container], "schedulingGates": [{"name": "polyjob/never"}]}
+    """A pod that only takes a name: no scheduler ever looks at it. No quota or policy of a namespace minds it."""
+    container = {
+        "name": MAIN,
+        "image": options.helper_image,
+        "command": ["true"],
+        "resources": SMALL,
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    told = {
+        **_common(options),
+        "containers": [container],
+        "schedulingGates": [{"name": "polyjob/never"}],
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+    }
     return _pod(name, {INSTALLATION: installation, FENCE: uuid}, {}, told)
 
 
@@ -226,13 +241,12 @@ def signal_command(signal: str, uuid: str) -> list[str]:
 
 
 def _helper(name: str, options: Options, script: str) -> Manifest:
-    amounts = {"cpu": "10m", "memory": "32Mi"}
     return {
         "name": name,
         "image": options.helper_image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["/bin/sh", "-c", literal(script)],
-        "resources": {"requests": amounts, "limits": {"cpu": "1", "memory": "128Mi"}},
+        "resources": SMALL,
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"], "add": ["DAC_OVERRIDE", "FOWNER"]},
@@ -247,6 +261,7 @@ def _keeper_of(image: str) -> Manifest:
         "image": image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["/bin/sh", "-c", f"mkdir -p -m 0777 {CODE}; cp -R {FOLDER}/. {CODE}/ || true"],
+        "resources": SMALL,
         "securityContext": {"allowPrivilegeEscalation": False},
     }
 

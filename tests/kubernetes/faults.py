@@ -28,6 +28,8 @@ class Fault:
     delay: float
     is_done: bool = False
     """The request is carried out, and only its answer is this one."""
+    message: str | None = None
+    """None = what such an answer usually says."""
 
 
 MESSAGES = {
@@ -79,4 +81,5 @@ def meet(found: Fault) -> None:
     if code is None:
         raise HangUp
     headers = {} if found.retry_after is None else {"Retry-After": str(found.retry_after)}
-    raise Refused(code, MESSAGES.get(code, "Internal error occurred"), headers=headers, is_plain=code in PLAIN)
+    message = found.message or MESSAGES.get(code, "Internal error occurred")
+    raise Refused(code, message, headers=headers, is_plain=code in PLAIN)

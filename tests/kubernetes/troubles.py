@@ -43,13 +43,14 @@ class Troubles:
         retry_after: int | None = None,
         delay: float = 0.0,
         is_done: bool = False,
+        message: str | None = None,
     ) -> None:
         """Answer the next `times` matching requests (None: all until `heal`) with this status; code None: hang up.
         With `is_done` they are carried out all the same.
 
         `verb` as rights have it (`list`, `get`, …); `path` is searched for as a regular expression.
         """
-        self.faults.add(Fault(times, verb, re.compile(path), code, retry_after, delay, is_done))
+        self.faults.add(Fault(times, verb, re.compile(path), code, retry_after, delay, is_done, message))
 
     def slow(self, seconds: float, times: int | None = 1, verb: str | None = None, path: str = "") -> None:
         """Answer the next matching requests as ever, but so much later."""

@@ -32,6 +32,7 @@ from runners.base import (
     StartFailed,
     Unknown,
 )
+from runners.kubernetes_api import TOO_LARGE
 from runners.kubernetes_logs import DROPPED
 from runners.kubernetes_rights import RIGHTS
 from runners.manifests import Artifact
@@ -133,6 +134,22 @@ class TestJobs:
     def test_a_job_that_the_api_server_refuses_says_why(self, harness: KubernetesHarness) -> None:
         with pytest.raises(StartFailed, match="label"):
             harness.runner.start(harness.spec(placement=Placement(labels={"a": "b c"})), None)
+
+    @pytest.mark.parametrize("words", TOO_LARGE)
+    def test_a_job_that_is_too_large_for_the_cluster_is_not_tried_for_ever(
+        self, harness: KubernetesHarness, words: str
+    ) -> None:
+        harness.cluster.fail(500, times=1, verb="create", path="/pods$", message=words)
+        with pytest.raises(StartFailed, match="large"):
+            harness.runner.start(harness.spec(), None)
+
+    def test_a_conflict_that_is_not_of_its_name_is_tried_again(self, harness: KubernetesHarness) -> None:
+        spec = harness.says("x")
+        harness.cluster.fail(409, times=1, verb="create", path="/pods$", message="the quota has been modified")
+        with pytest.raises(RunnerUnavailable, match="quota"):
+            harness.runner.start(spec, None)
+        harness.end(harness.runner.start(spec, None))
+        assert harness.runs(spec) == 1
 
     def test_a_job_that_is_refused_for_no_fault_of_its_own_is_tried_again(self, harness: KubernetesHarness) -> None:
         spec = harness.says("x")
@@ -597,6 +614,19 @@ class TestFences:
         (harness.data / "kubernetes" / spec.uuid).unlink()
         with pytest.raises(StartFailed):
             harness.runner.start(spec, None)
+
+    def test_a_name_that_was_not_taken_is_not_said_to_be(self, harness: KubernetesHarness) -> None:
+        """A quota that just changes answers with a conflict, too; and a pod may be gone as soon as it was met."""
+        spec = harness.says("x")
+        harness.cluster.fail(409, times=1, verb="create", path="/pods$", message="the quota has been modified")
+        with pytest.raises(RunnerUnavailable, match="quota"):
+            harness.runner.fence(spec.uuid)
+        harness.runner.start(spec, None)
+        (harness.data / "kubernetes" / spec.uuid).unlink()
+        harness.cluster.fail(404, times=1, verb="get", path=spec.name)
+        with pytest.raises(RunnerUnavailable, match="gone again"):
+            harness.runner.fence(spec.uuid)
+        assert json.loads(str(harness.runner.fence(spec.uuid)))["id"]
 
     def test_a_fence_is_removed_once_no_request_can_come(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
         spec = harness.says("x")

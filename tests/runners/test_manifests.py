@@ -260,6 +260,19 @@ def test_a_name_is_taken_by_a_pod_that_no_node_gets() -> None:
     assert made["spec"]["schedulingGates"]
     assert "polyjob.job" not in made["metadata"]["labels"]
     assert made["metadata"]["labels"]["polyjob.fence"] == UUID
+    assert made["spec"]["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert container(made)["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def test_all_but_the_job_itself_say_what_they_need_as_a_quota_may_demand() -> None:
+    made = pod(spec(code="/c.tar.gz"), Artifact("registry:5000/polyjob:1", "image:1", ("true",)))
+    fence = fence_pod(f"polyjob-{UUID}", UUID, INSTALLATION, OPTIONS)
+    others = [*made["spec"]["initContainers"], *made["spec"]["containers"][:-1], *fence["spec"]["containers"]]
+    assert [sorted(item["resources"]) for item in others] == [["limits", "requests"]] * 5
+
+
+def test_a_deadline_is_one_that_the_cluster_takes() -> None:
+    assert pod(spec(timeout=1e10))["spec"]["activeDeadlineSeconds"] == 2**31 - 1
 
 
 @pytest.mark.parametrize("version", ["1.33", "1.36"])
