@@ -21,10 +21,10 @@ from urllib.parse import quote, urlencode
 import urllib3
 import websocket
 from kubernetes import client, config
-from kubernetes.stream import ws_client
 
 from runners.base import RunnerUnavailable
 from runners.kubernetes_options import Options
+from runners.kubernetes_sockets import open_socket
 
 CONNECT, CALL = 5.0, 30.0
 """Seconds that a connection, and then a plain answer, may take."""
@@ -42,10 +42,8 @@ NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 HOW_TO_GET_ONE = "POLYJOB_KUBE_CONFIG says which cluster and how to get at it."
 
 _CONFIG: Any = config
-_WEBSOCKETS: Any = ws_client
-"""Their releases are typed in different ways."""
+"""Its releases are typed in different ways."""
 
-websocket.setdefaulttimeout(CALL)  # its connections, which the official client makes, have no other
 _ITEMS = b'"items":['
 
 Query = Sequence[tuple[str, str]]
@@ -147,18 +145,16 @@ class Api:
         with self._said():
             yield from answer.stream(size, decode_content=True)
 
-    def connect(self, pod: str, container: str, command: Sequence[str], has_input: bool) -> websocket.WebSocket:
+    def connect(self, pod: str, container: str, command: Sequence[str], has_input: bool) -> Any:
         """A WebSocket to a command that is run in a container. Raises Refused, RunnerUnavailable."""
         made = self._connected()
         query = [("container", container), ("stdout", "true"), ("stderr", "true"), ("stdin", str(has_input).lower())]
         query += [("command", word) for word in command]
         url = f"{made.configuration.host.replace('http', 'ws', 1)}{self.pod(pod)}/exec?{urlencode(query)}"
-        protocols = {"sec-websocket-protocol": "v5.channel.k8s.io,v4.channel.k8s.io"}
-        headers = self._credentials(made) | protocols
+        authorization = self._credentials(made).get("authorization")
         with self._said():
             try:
-                line: websocket.WebSocket = _WEBSOCKETS.create_websocket(made.configuration, url, headers)
-                return line
+                return open_socket(made.configuration, url, authorization, CALL)
             except websocket.WebSocketBadStatusException as error:
                 raise _told(error.status_code, error.resp_body, error.resp_headers) from None
 

@@ -17,6 +17,8 @@ IN, OUT, ERR, STATUS = 0, 1, 2, 3
 WORDS = 2000
 """Bytes of what a command says of its troubles that are kept."""
 CHUNK = 1 << 15
+MACHINE_AWAY = ("error dialing backend", "error sending request", "dial tcp")
+"""What the API server says where it does not reach a kubelet; with a status that it gives for much else."""
 
 
 class NotRun(Exception):
@@ -52,7 +54,7 @@ def stream(
         line = api.connect(pod, container, command, given is not None)
     except Refused as error:
         if error.status in (400, 500):
-            raise NotRun(str(error)) from None
+            raise _not_run(str(error)) from None
         raise
     said = b""
     try:
@@ -80,7 +82,14 @@ def stream(
     finally:
         with contextlib.suppress(websocket.WebSocketException, OSError):
             line.close(timeout=1)
+        line.shutdown()  # also where the other side said first that it is over
     raise RunnerUnavailable(f"The connection to {pod} ended before the command did.")
+
+
+def _not_run(why: str) -> NotRun | RunnerUnavailable:
+    """What to raise: nothing is known of a container whose machine does not answer the API server."""
+    is_away = any(words in why for words in MACHINE_AWAY)
+    return RunnerUnavailable(f"The machine of the pod does not answer: {why}") if is_away else NotRun(why)
 
 
 def _judge(status: dict[str, Any], said: str) -> None:
@@ -89,5 +98,5 @@ def _judge(status: dict[str, Any], said: str) -> None:
     causes = (status.get("details") or {}).get("causes") or []
     code = next((cause["message"] for cause in causes if cause.get("reason") == "ExitCode"), None)
     if code is None:
-        raise NotRun(str(status.get("message") or said))
+        raise _not_run(str(status.get("message") or said))
     raise Failed(int(code), said)

@@ -33,6 +33,7 @@ from runners.base import (
     Unknown,
 )
 from runners.kubernetes_api import TOO_LARGE
+from runners.kubernetes_exec import MACHINE_AWAY
 from runners.kubernetes_logs import DROPPED
 from runners.kubernetes_rights import RIGHTS
 from runners.manifests import Artifact
@@ -333,6 +334,30 @@ class TestEnds:
         harness.runner.stop(handle, force=True)
         harness.runner.stop(handle, force=True)
         wait_for(lambda: _over(harness, handle))
+
+    @pytest.mark.parametrize("words", MACHINE_AWAY)
+    def test_a_machine_that_cannot_be_reached_costs_no_job_its_outputs(
+        self, harness: KubernetesHarness, monkeypatch: Any, words: str
+    ) -> None:
+        monkeypatch.setattr("runners.kubernetes.UNHEARD_FOR", 0.0)
+        spec = harness.spec("echo mine > $POLYAXON_RUN_OUTPUTS_PATH/f; sleep 1000")
+        handle = running(harness, spec)
+        harness.cluster.fail(500, times=2, path="/exec", message=f"{words} 10.0.0.1:10250: connection refused")
+        for _ in range(2):
+            with pytest.raises(RunnerUnavailable, match="does not answer"):
+                harness.runner.stop(handle, force=True)
+        harness.runner.stop(handle, force=True)
+        assert harness.end(handle).signal == 9
+        assert harness.outputs(handle) == {"f": b"mine\n"}
+
+    def test_a_server_that_never_answers_holds_no_stop_up(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
+        handle = running(harness, harness.lasts())
+        monkeypatch.setattr("runners.kubernetes_api.CALL", 0.3)
+        harness.cluster.slow(3.0, path="/exec")
+        began = time.monotonic()
+        with pytest.raises(RunnerUnavailable, match="timed out"):
+            harness.runner.stop(handle, force=False)
+        assert time.monotonic() - began < 2.5
 
 
 def _has_no_outputs(harness: KubernetesHarness, handle: str) -> bool:
