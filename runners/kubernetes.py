@@ -78,7 +78,7 @@ class KubernetesRunner(RemoteRunner):
         self._listing = Listing(self._api, self._api.pods, self._selector)
         self._views: dict[str, tuple[Pod, Seen]] = {}
         """The pods as they were last listed, and what they say."""
-        self._hints = Hints(self._api, self._selector, wake)
+        self._hints = Hints(self._api, self._selector, wake, self._note_disruption)
         self._giving = Giving(self._api, self._records.folder)
         self._logs = Logs()
         self._lock = threading.Lock()
@@ -86,6 +86,8 @@ class KubernetesRunner(RemoteRunner):
         """Which namespace of which cluster it is; empty where that may not be asked."""
         self._sweeping = Sweeping(self._api)
         self._exits: dict[str, Exited] = {}
+        self._disruptions: dict[str, Exit] = {}
+        """Of jobs whose pods the cluster takes away, and leaves nothing of; may be lost: then nobody knows why."""
         self._troubles = Troubles(self._api, self.options.patience)
         self._killed_at: dict[str, float] = {}
         """When the build steps in these pods, which took too long, were last sent KILL."""
@@ -206,7 +208,15 @@ class KubernetesRunner(RemoteRunner):
     def _view(self, identity: str, pod: Pod) -> tuple[Pod, Seen]:
         """What a pod says; read once of one that has not changed."""
         known = self._views.get(identity)
-        return known if known is not None and known[0] is pod else (pod, kubernetes_states.seen(pod))
+        if known is not None and known[0] is pod:
+            return known
+        self._note_disruption(pod)
+        return pod, kubernetes_states.seen(pod)
+
+    def _note_disruption(self, pod: Pod) -> None:
+        end = kubernetes_states.disruption(pod)
+        if end is not None and JOB in pod["metadata"]["labels"]:
+            self._disruptions[pod["metadata"]["uid"]] = end
 
     def _state(self, api: Api, handle: Mapping[str, Any], pod: Pod | None, view: Seen | None) -> State | None:
         identity, uuid = handle["id"], handle["uuid"]
@@ -231,10 +241,11 @@ class KubernetesRunner(RemoteRunner):
     def _of_missing(self, api: Api, identity: str, uuid: str) -> State | None:
         if kubernetes_pods.find(api, f"polyjob-{uuid}", identity) is not None:
             return None
-        end = self._records.read(uuid, END)
+        known = self._records.read(uuid, END)
+        end = Exit.from_json(json.loads(known)) if known else self._disruptions.get(identity)
         if end is None:
             return Missing()
-        self._exits[identity] = Exited(Exit.from_json(json.loads(end)))
+        self._exits[identity] = Exited(end)
         return self._exits[identity]
 
     def _completed(self, state: Exited, uuid: str) -> Exited:
@@ -349,6 +360,7 @@ class KubernetesRunner(RemoteRunner):
                 kubernetes_pods.wait_until_gone(api, pod["metadata"]["name"], told["id"])
         identity, name = told["id"], f"polyjob-{told['uuid']}"
         self._exits.pop(identity, None)
+        self._disruptions.pop(identity, None)
         self._unheard.pop(identity, None)
         self._killed_at.pop(identity, None)
         self._troubles.forget(identity)

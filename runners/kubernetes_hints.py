@@ -1,4 +1,7 @@
-"""One watch over our pods: it only wakes the engine, and where it breaks, the engine's own tick does."""
+"""One watch over our pods: it wakes the engine, and where it breaks, the engine's own tick does.
+
+What it shows between two ticks may be the last that is seen of a pod, and say why that goes.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from runners.base import RunnerUnavailable
-from runners.kubernetes_api import Api, Query, Refused, hang_up
+from runners.kubernetes_api import Api, Object, Query, Refused, hang_up
 
 LASTS = 240
 """Seconds after which the API server ends a watch, which is then begun anew."""
@@ -23,10 +26,12 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 class Hints:
     """See the module. Its threads end with `close`, and with the process."""
 
-    def __init__(self, api: Api, selector: Query, wake: Callable[[], None]) -> None:
+    def __init__(self, api: Api, selector: Query, wake: Callable[[], None], show: Callable[[Object], None]) -> None:
+        """`show` is called with each pod that changes or goes, as it is then; from another thread."""
         self._api = api
         self._selector = list(selector)
         self._wake = wake
+        self._show = show
         self._lock = threading.Lock()
         self._changed = threading.Event()
         self._closed = threading.Event()
@@ -89,6 +94,7 @@ class Hints:
                         yield ""
                         return
                     if event["type"] != "BOOKMARK":
+                        self._show(event["object"])
                         self._changed.set()
                     yield str(event["object"]["metadata"]["resourceVersion"])
             finally:

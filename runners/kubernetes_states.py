@@ -87,6 +87,15 @@ def started_at(pod: Pod) -> float | None:
     return moment_of(text) if text else None
 
 
+def disruption(pod: Pod) -> Exit | None:
+    """The end of the job of a pod that the cluster says it takes away; None of any other pod."""
+    told = _condition(pod, "DisruptionTarget")
+    if told.get("status") != "True":
+        return None
+    reason = Reason.LOST if told.get("reason") in LOST_REASONS else Reason.EVICTED
+    return Exit(reason, message=_words(told.get("reason"), told.get("message")))
+
+
 def container_runs(pod: Pod, name: str) -> bool | None:
     """Whether a container runs; None where it has not begun, and may."""
     state = (_containers(pod.get("status") or {}).get(name) or {}).get("state") or {}
@@ -217,13 +226,11 @@ def _forced(pod: Pod, ended: Mapping[str, Any], code: int) -> Exit | None:
     also where its pod was taken away later."""
     status, number = pod.get("status") or {}, code - 128 if code > 128 else None
     finished = moment_of(ended["finishedAt"]) if ended.get("finishedAt") else None
-    disrupted = _condition(pod, "DisruptionTarget")
-    is_disrupted, deadline = disrupted.get("status") == "True", _deadline(pod)
-    if is_disrupted and not _was_over(finished, disrupted.get("lastTransitionTime")):
-        reason = Reason.LOST if disrupted.get("reason") in LOST_REASONS else Reason.EVICTED
-        return Exit(reason, code, number, message=_words(disrupted.get("reason"), disrupted.get("message")))
+    disrupted, deadline = disruption(pod), _deadline(pod)
+    if disrupted and not _was_over(finished, _condition(pod, "DisruptionTarget").get("lastTransitionTime")):
+        return dataclasses.replace(disrupted, code=code, signal=number)
     was_over = finished is not None and deadline is not None and finished < deadline
-    is_later = was_over if status.get("reason") == "DeadlineExceeded" else is_disrupted
+    is_later = was_over if status.get("reason") == "DeadlineExceeded" else disrupted is not None
     if status.get("reason") and status.get("phase") == "Failed" and not is_later:
         return dataclasses.replace(_of_pod(status), code=code, signal=number)
     deleted = pod["metadata"].get("deletionTimestamp")
@@ -247,10 +254,9 @@ def _was_over(finished: float | None, since: str | None) -> bool:
 def _exit_without(pod: Pod, containers: Mapping[str, Any]) -> Exit:
     """The end of a pod that has ended without its job's container having said how."""
     status = pod.get("status") or {}
-    disrupted = _condition(pod, "DisruptionTarget")
-    if disrupted.get("status") == "True":
-        reason = Reason.LOST if disrupted.get("reason") in LOST_REASONS else Reason.EVICTED
-        return Exit(reason, message=_words(disrupted.get("reason"), disrupted.get("message")))
+    disrupted = disruption(pod)
+    if disrupted is not None:
+        return disrupted
     trouble = _trouble({}, containers)
     if trouble is not None:
         return Exit(trouble.reason, message=trouble.text)

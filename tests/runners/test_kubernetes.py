@@ -276,6 +276,18 @@ class TestEnds:
             else:
                 assert trouble == "preempt"
 
+    def test_a_preemption_that_leaves_nothing_behind(self, harness: KubernetesHarness) -> None:
+        """All of it between two looks at the pods."""
+        spec = harness.lasts()
+        handle = running(harness, spec)
+        harness.woken.clear()
+        harness.cluster.preempt(spec.name)
+        wait_for(lambda: harness.cluster.pod(spec.name) is None)
+        time.sleep(0.3)  # the watch tells of it in its own time
+        end = harness.end(handle)
+        assert (end.reason, "preempting" in str(end.message)) == (Reason.EVICTED, True)
+        assert harness.end(handle) == end
+
     def test_a_pod_that_somebody_deletes_is_never_a_success(self, harness: KubernetesHarness) -> None:
         spec = harness.spec("trap 'exit 0' TERM; sleep 1000 & wait")
         handle = running(harness, spec)

@@ -159,6 +159,8 @@ class TestThatHasEnded:
         told = [condition("DisruptionTarget", "True", reason, at=EARLY)]
         assert exit_of(pod("Failed", job=ended(143), conditions=told)) == Exit(kind, 143, 15, message=f"{reason}: why")
         assert exit_of(pod("Failed", conditions=told)) == Exit(kind, message=f"{reason}: why")
+        assert states.disruption(pod(job=RUNS, conditions=told)) == Exit(kind, message=f"{reason}: why")
+        assert states.disruption(pod(job=RUNS, conditions=[condition("DisruptionTarget", "False", reason)])) is None
 
     def test_before_a_disruption(self) -> None:
         told = [condition("DisruptionTarget", "True", "DeletionByPodGC", at=LATE)]
