@@ -210,6 +210,9 @@ class _Build:
         if found:
             step, step_code = int(found[-1][0]), int(found[-1][1])
             raise BuildFailed(f"step {step} ended with exit code {step_code}", step, step_code)
+        why = kubernetes_states.forced_end(pod, BUILDER)
+        if why:
+            raise BuildFailed(f"the builder was ended: {why}")
         raise BuildFailed(f"the builder ended with exit code {code}; the build's log says why", code=code)
 
     def _pod(self) -> Object | None:

@@ -80,6 +80,18 @@ def has_begun(pod: Pod) -> bool:
     return "running" in state or "terminated" in state
 
 
+def forced_end(pod: Pod, name: str) -> str | None:
+    """Why a container has ended, in the cluster's words, where it did not end by itself."""
+    status = pod.get("status") or {}
+    ended = ((_containers(status).get(name) or {}).get("state") or {}).get("terminated") or {}
+    if ended.get("reason") == "OOMKilled":
+        return "it needed more memory than it may have"
+    disrupted = disruption(pod)
+    if disrupted is not None:
+        return disrupted.message
+    return _words(status.get("reason"), status.get("message")) if status.get("phase") == "Failed" else None
+
+
 def started_at(pod: Pod) -> float | None:
     """When the job's container was started, as Unix time; None where it has not been."""
     state = (_containers(pod.get("status") or {}).get(MAIN) or {}).get("state") or {}

@@ -791,6 +791,24 @@ class TestBuilds:
             broken.runner.build(broken.build_spec("true"), io.BytesIO(), lambda: False)
         assert (caught.value.step, caught.value.code) == (None, 9)
 
+    @pytest.mark.parametrize(("trouble", "words"), [("evict", "low on resource"), ("run_out_of_memory", "more memory")])
+    def test_a_builder_that_is_ended_says_why(self, harness: KubernetesHarness, trouble: str, words: str) -> None:
+        spec, log = harness.build_spec("echo begun; sleep 1000"), io.BytesIO()
+        name, found = f"polyjob-build-{spec.key[:32]}-{spec.installation[:8]}", []
+
+        def build() -> None:
+            try:
+                harness.runner.build(spec, log, lambda: False)
+            except BuildFailed as error:
+                found.append(error)
+
+        thread = threading.Thread(target=build)
+        thread.start()
+        wait_for(lambda: b"begun" in log.getvalue())
+        getattr(harness.cluster, trouble)(name)
+        thread.join(20)
+        assert words in str(found[0])
+
     def test_a_builder_that_nobody_listens_to_is_removed(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
         spec, runner, over = harness.build_spec("echo begun; sleep 1000"), harness.another(), threading.Event()
         log = io.BytesIO()

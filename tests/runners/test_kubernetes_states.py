@@ -205,6 +205,22 @@ class TestThatHasEnded:
         assert exit_of(pod(job=ended(0, finished=MIDDLE), metadata=told)) == Exit(Reason.EXITED, 0)
 
 
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (pod("Failed", builder=ended(1)), ""),
+        (pod("Failed", builder=ended(137, "OOMKilled")), "it needed more memory than it may have"),
+        (pod("Failed", reason="Evicted", message="low on disk"), "Evicted: low on disk"),
+        (pod("Running", conditions=[condition("DisruptionTarget", "True", "EvictionByEvictionAPI")]), "why"),
+        (pod("Running", builder=ended(1)), ""),
+    ],
+)
+def test_a_container_that_did_not_end_by_itself_says_why(made: Any, why: str) -> None:
+    said = states.forced_end(made, "builder") or ""
+    assert said.endswith(why)
+    assert bool(said) == bool(why)
+
+
 def test_containers_by_their_names() -> None:
     made = pod(job=ended(3), files=RUNS)
     assert states.container_runs(made, "files") is True
