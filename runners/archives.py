@@ -37,7 +37,9 @@ class _Pieces:
         return data
 
 
-def renamed(pieces: Iterable[bytes], rename: Callable[[str], str | None], mode: str = "r|") -> Iterator[bytes]:
+def renamed(
+    pieces: Iterable[bytes], rename: Callable[[str], str | None], mode: str = "r|", is_open: bool = False
+) -> Iterator[bytes]:
     """The members of a tar stream, renamed as they pass; those that get no name are left out. `END_OF_ARCHIVE` is left
     to the caller. Nothing is kept but a piece at a time. Raises tarfile.TarError for what is no archive."""
     with tarfile.open(fileobj=_Pieces(pieces), mode=mode) as archive:  # type: ignore[call-overload]
@@ -46,6 +48,8 @@ def renamed(pieces: Iterable[bytes], rename: Callable[[str], str | None], mode: 
             if not name:
                 continue
             member.name = name
+            if is_open:
+                member.mode |= (member.mode & 0o044) >> 1
             if member.islnk():
                 member.linkname = rename(member.linkname) or member.linkname
             yield from _entry(archive, member)
@@ -68,24 +72,27 @@ def below(name: str, strip: int) -> str | None:
     return "/".join(parts[strip:]) or None
 
 
-def given(spec: Given, folders: Iterable[str], *, code: str, outputs: str) -> Iterator[bytes]:
+def given(spec: Given, folders: Iterable[str], *, code: str, outputs: str, is_open: bool = False) -> Iterator[bytes]:
     """The archive, below `/`, of what a job finds: the empty `folders`, to which all may write, and its code and
-    its earlier outputs in the folders of these names. `END_OF_ARCHIVE` is left to the caller."""
+    its earlier outputs in the folders of these names. `END_OF_ARCHIVE` is left to the caller.
+
+    With `is_open` whoever may read a file or folder may write it: where it is unpacked by another user than the job's.
+    """
     for folder in folders:
         yield from _folders(folder.strip("/"))
     if spec.code:
-        yield from _unpacked(spec.code, 0, code.strip("/"))
+        yield from _unpacked(spec.code, 0, code.strip("/"), is_open)
     if spec.inputs:
-        yield from _unpacked(spec.inputs, 1, outputs.strip("/"))
+        yield from _unpacked(spec.inputs, 1, outputs.strip("/"), is_open)
 
 
-def _unpacked(path: str, strip: int, into: str) -> Iterator[bytes]:
+def _unpacked(path: str, strip: int, into: str, is_open: bool) -> Iterator[bytes]:
     def rename(name: str) -> str | None:
         left = below(name, strip)
         return f"{into}/{left}" if left else None
 
     with open(path, "rb") as file:
-        yield from renamed(iter(lambda: file.read(1 << 16), b""), rename, "r|gz")
+        yield from renamed(iter(lambda: file.read(1 << 16), b""), rename, "r|gz", is_open)
 
 
 def _folders(path: str) -> Iterator[bytes]:

@@ -104,6 +104,28 @@ class TestJobs:
         assert (end.code, log) == (0, b"code1000\n")
         assert harness.outputs(handle) == {"f": b"mine\n"}
 
+    def test_who_is_not_root_may_change_the_code_and_earlier_outputs(
+        self, harness: KubernetesHarness, tmp_path: Path
+    ) -> None:
+        harness.cluster.add_image("unprivileged", user=1000)
+        for name in ("code", "run/sub"):
+            tmp_path.joinpath(name).mkdir(parents=True)
+        tmp_path.joinpath("code", "key").write_text("mine\n")
+        tmp_path.joinpath("code", "key").chmod(0o600)
+        tmp_path.joinpath("run/sub/n").write_text("1\n")
+        archives = tmp_path / "code.tar.gz", tmp_path / "inputs.tar.gz"
+        for path, name in zip(archives, ("code", "run"), strict=True):
+            with tarfile.open(path, "w:gz") as archive:
+                archive.add(tmp_path / name, name)
+        cmd = "touch code/b; cat code/key; echo 2 >> $POLYAXON_RUN_OUTPUTS_PATH/sub/n"
+        spec = {"image": "unprivileged", "code": str(archives[0]), "inputs": str(archives[1])}
+        end, log, handle = run(harness, cmd, **spec)
+        assert end.code == 0, log
+        assert b"denied" in log
+        assert b"mine" not in log
+        assert log.count(b"denied") == 1
+        assert harness.outputs(handle)["sub/n"] == b"1\n2\n"
+
     def test_a_signal_of_its_own_is_said_to_be_not_ours(self, harness: KubernetesHarness) -> None:
         end, _, _ = run(harness, "kill -TERM $$")
         assert (end.reason, end.signal) == (Reason.SIGNALLED, 15)
@@ -358,6 +380,7 @@ class TestEnds:
         for _ in range(2):
             with pytest.raises(RunnerUnavailable, match="does not answer"):
                 harness.runner.stop(handle, force=True)
+        monkeypatch.undo()
         harness.runner.stop(handle, force=True)
         assert harness.end(handle).signal == 9
         assert harness.outputs(handle) == {"f": b"mine\n"}
