@@ -174,6 +174,7 @@ def _trouble(status: Mapping[str, Any], containers: Mapping[str, Any]) -> Troubl
     for item in status.get("conditions") or []:
         if item["type"] == "PodScheduled" and item["status"] == "False" and item.get("reason") != "SchedulingGated":
             return Trouble(Reason.START, _words(item.get("reason"), item.get("message")))
+    is_taken_away = disruption({"status": status}) is not None
     for name in (KEPT, INPUT, HELPER, STEPS, MAIN, BUILDER):
         state = (containers.get(name) or {}).get("state") or {}
         waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
@@ -182,7 +183,7 @@ def _trouble(status: Mapping[str, Any], containers: Mapping[str, Any]) -> Troubl
             return Trouble(Reason.IMAGE, _words(reason, waiting.get("message")), reason in HOPELESS)
         if reason in OF_STARTS:
             return Trouble(Reason.START, _words(reason, waiting.get("message")))
-        if ended.get("exitCode") and name in (KEPT, INPUT):
+        if ended.get("exitCode") and name in (KEPT, INPUT) and not is_taken_away:
             return Trouble(Reason.START, f"The container `{name}` ended with exit code {ended['exitCode']}", True)
     return None
 
@@ -269,10 +270,10 @@ def _exit_without(pod: Pod, containers: Mapping[str, Any]) -> Exit:
     disrupted = disruption(pod)
     if disrupted is not None:
         return disrupted
-    trouble = _trouble({}, containers)
-    if trouble is not None:
+    trouble, end = _trouble({}, containers), _of_pod(status)
+    if trouble is not None and end.reason is not Reason.EVICTED:
         return Exit(trouble.reason, message=trouble.text)
-    return _of_pod(status)
+    return end
 
 
 def _of_pod(status: Mapping[str, Any]) -> Exit:

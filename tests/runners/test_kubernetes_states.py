@@ -103,6 +103,15 @@ class TestThatHasNotBegun:
         assert isinstance(seen.state, Pending)
         assert "files" in str(seen.state.note)
 
+    def test_is_taken_away_while_its_files_are_put_in(self) -> None:
+        """The job is not to blame for what ended with the pod."""
+        told = [condition("DisruptionTarget", "True", "PreemptionByScheduler")]
+        made = pod("Pending", image_files=ended(143), conditions=told)
+        assert (states.seen(made).state, states.seen(made).trouble) == (Pending(), None)
+        assert exit_of(pod("Failed", image_files=ended(143), conditions=told)).reason is Reason.EVICTED
+        assert exit_of(pod("Failed", image_files=ended(137), reason="Evicted")).reason is Reason.EVICTED
+        assert exit_of(pod("Failed", image_files=ended(137))).reason is Reason.START
+
     def test_will_never_have_its_files(self) -> None:
         seen = states.seen(pod("Pending", input=ended(1)))
         assert seen.trouble == states.Trouble(Reason.START, "The container `input` ended with exit code 1", True)
