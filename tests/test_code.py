@@ -504,6 +504,6 @@ def test_what_is_uploaded_is_synced_before_it_has_its_name_and_then_its_name(sto
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", renamed)
-    receive(io.BytesIO(tar(member("a", content=b"A"))), store, LIMITS)
+    receive(io.BytesIO(pack(member("a", content=b"A"))), store, LIMITS)
     content, then, name = synced
     assert (content.endswith(".part"), then, name) == (True, "renamed", str(store.data_dir / "code"))

@@ -7,6 +7,7 @@ dates stay text. Keys come once, in JSON too; what aliases stand for is counted 
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from polyjob.schemas.checks import DEEPEST, pointer_to
 MOST_NODES = 100_000
 MOST_ADDED = 1_000_000
 """Characters that aliases may add to a text, once each is written out."""
+TOO_DEEP = "it is nested too deep"
 _MERGE = "tag:yaml.org,2002:merge"
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -35,6 +37,36 @@ class _Loader(_Base):
             return super().construct_object(node, deep=deep)
         except (LookupError, AttributeError, ValueError, TypeError, OverflowError):
             raise _marked(f"`{str(node.value)[:40]}` cannot be read as {node.tag.rpartition(':')[2]}", node) from None
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put what `<<` names in its place: the mapping's own keys win, then the first that has one. Idempotent.
+
+        PyYAML's own (6.0.4) takes the first pair for a key of one character, also where that was overridden since.
+        """
+        own = [pair for pair in node.value if pair[0].tag != _MERGE]
+        merged: dict[Any, Any] = {}
+        for source in itertools.chain.from_iterable(map(_sources, node.value)):
+            self.flatten_mapping(source)
+            for pair in source.value:
+                merged.setdefault(_identity(pair[0]), pair)
+        known = {_identity(key) for key, _ in own}
+        node.value = [pair for identity, pair in merged.items() if identity not in known] + own
+
+
+def _sources(pair: tuple[Any, Any]) -> list[yaml.MappingNode]:
+    """The mappings that a pair of a mapping merges into it."""
+    key, value = pair
+    if key.tag != _MERGE:
+        return []
+    found = value.value if isinstance(value, yaml.SequenceNode) else [value]
+    for source in found:
+        if not isinstance(source, yaml.MappingNode):
+            raise _marked("only mappings can be merged", source)
+    return found
+
+
+def _identity(key: Any) -> Any:
+    return (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
 
 
 def _marked(problem: str, node: Any) -> yaml.MarkedYAMLError:
@@ -118,14 +150,18 @@ def _yaml(text: str) -> Any:
 def _refuse_what_is_too_deep(text: str) -> None:
     """Before anything recurses: the loader in C would end the process."""
     depth = 0
-    for event in yaml.parse(text, _Loader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > DEEPEST:
-                mark: Any = event.start_mark
-                raise yaml.MarkedYAMLError(problem="it is nested too deep", problem_mark=mark)
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
+    try:
+        for event in yaml.parse(text, _Loader):
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > DEEPEST:
+                    raise _marked(TOO_DEEP, event)
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+    except yaml.MarkedYAMLError as error:
+        if "nesting depth" in str(error.problem):  # a bound of the parser's own
+            error.problem = TOO_DEEP
+        raise
 
 
 class _Weight:
