@@ -204,16 +204,18 @@ def is_connected(pid: int) -> bool:
 
 def test_a_ctrl_c_ends_waiting_with_its_code(server: Server) -> None:
     number = str(server.submit("sleep 600")["id"])
-    process = subprocess.Popen(
-        command("wait", number), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(server), cwd=ROOT
-    )
-    eventually(lambda: is_connected(process.pid))
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    try:
-        _, err = process.communicate(timeout=30)
-    finally:
-        process.kill()
+    heard = ["env", "--default-signal=INT"]  # who started the tests in the background has it ignored
+    with subprocess.Popen(
+        [*heard, *command("wait", number)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(server), cwd=ROOT,
+    ) as process:  # fmt: skip
+        try:
+            eventually(lambda: is_connected(process.pid))
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert (process.returncode, b"Traceback" in err) == (130, False)
     assert server.job(int(number))["last_status"] == "running"
     assert polyjob(server, "stop", number).returncode == 0
