@@ -14,6 +14,7 @@ from polyjob.clock import now
 from polyjob.database import database, write
 from polyjob.models import Project, SignInLink, Token, User
 from polyjob.tokens import digest
+from tests.require import require_root
 
 
 def test_user_project_and_a_token_whose_hash_alone_is_in_the_database(settings):
@@ -114,13 +115,12 @@ def test_a_database_that_is_none(settings, tmp_path):
 
 
 def test_a_folder_that_may_not_be_written(settings, tmp_path):
+    require_root()  # to be an account that does not own it
     folder = tmp_path / "read-only"
     folder.mkdir(mode=0o500)
-    account = os.geteuid()
-    if account == 0:
-        os.seteuid(65534)  # root may write everywhere
+    os.seteuid(65534)
     try:
         with pytest.raises(first.UnusableFolder, match="Permission denied"):
             first.open_folder(dataclasses.replace(settings, data_dir=folder))
     finally:
-        os.seteuid(account)
+        os.seteuid(0)

@@ -16,6 +16,9 @@ def engine_is_there() -> bool:
     try:
         import docker
 
+        from runners.docker import LOCAL, _knock
+
+        _knock(docker.utils.kwargs_from_env().get("base_url") or LOCAL)  # who finds nobody leaves its socket open
         return bool(docker.APIClient(version="auto", timeout=10).ping()) and BUSYBOX.exists()
     except Exception:
         return False
