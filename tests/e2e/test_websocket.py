@@ -102,6 +102,7 @@ def test_pings_are_answered_and_one_who_goes_leaves_a_free_place(make_server: An
     assert server.interrupt() == 0
     assert time.monotonic() - begun < 10
     still.shutdown()
+    server.start()  # its end is the end of the job, too
 
 
 def try_to_connect(server: Server, number: int) -> websocket.WebSocket | None:
