@@ -58,11 +58,12 @@ class Server:
 
     def start(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "polyjob", "serve", "--port", str(self.port), "--data-dir", str(self.data_dir)]
+        before = len(self.lines)
         self.process = subprocess.Popen(
             [*command, *arguments], stdout=subprocess.PIPE, text=True, env=self.environment, cwd=ROOT
         )
         threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
-        eventually(lambda: any("curl" in line for line in self.lines), 60, "the start")
+        eventually(lambda: any("curl" in line for line in self.lines[before:]), 60, "the start")
         text = "".join(self.lines)
         found = re.search(r"http://127\.0\.0\.1:(\d+)", text)
         assert found, text
