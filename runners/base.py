@@ -283,6 +283,15 @@ class RunnerUnavailable(RunnerError):
     """The back end cannot be reached, or cannot tell. Changes nothing but the time of the next try."""
 
 
+class RunnerRefused(RunnerError):
+    """The backend answered and refused this one call, and the runner cannot tell whose fault that is.
+
+    The engine tries again with a growing pause, but only for a bounded time. Then the refusal counts as the job's own
+    fault: a start ends the job with reason START and this text, and outputs or a log that cannot be fetched end with a
+    note on the job. Never raised for what `runners.machine_faults` recognizes; that is `RunnerUnavailable`.
+    """
+
+
 @dataclass(frozen=True)
 class RunnerSettings:
     """What a runner is told at its making; the same for every job."""
