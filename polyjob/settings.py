@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,16 +214,24 @@ class Settings:
         return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
 
 
+_SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
+"""The value that Kubernetes and Docker put into `<SERVICE>_PORT` for a service or linked container of that name."""
+
+
 def read_settings(environ: Mapping[str, str], **overrides: Any) -> Settings:
     """The settings that `environ` and then `overrides` (values, not text; None = not given) make.
 
     Raises SettingError for the first variable that cannot be read. A variable that is set but empty counts as not set.
+    So does a `POLYJOB_PORT` that a cluster made for a service named `polyjob`.
     """
     values = {}
     for field in dataclasses.fields(Settings):
         variable = PREFIX + field.name.upper()
         read = field.metadata["read"]
-        text = environ.get(variable) or field.metadata["default"] or _machine_default(field.name)
+        given = environ.get(variable, "")
+        if read is _port and _SERVICE_LINK.fullmatch(given):
+            given = ""
+        text = given or field.metadata["default"] or _machine_default(field.name)
         try:
             values[field.name] = read(text)
         except (ValueError, KeyError, IndexError):

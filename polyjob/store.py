@@ -59,13 +59,15 @@ class Store:
         """Make the data folder and what is always in it; idempotent. `shared`: other accounts may pass through, as
         jobs that run as one must, but read nothing.
 
-        Raises StoreError where it cannot be made or written.
+        A data folder of another account keeps its mode, because only its owner can change that.
+
+        Raises StoreError where it cannot be made or written, or is another account's and open to everybody.
         """
         mode = SHARED if shared else PRIVATE
         try:
             for folder in (self.data_dir, *(self.data_dir / name for name in ("jobs", "builds", "code"))):
                 folder.mkdir(parents=True, exist_ok=True, mode=mode)
-                folder.chmod(mode)
+                _restrict(folder, mode)
             probe = self.data_dir / f".probe-{os.getpid()}"
             probe.write_bytes(b"")
             probe.unlink()
@@ -199,6 +201,18 @@ class Store:
                 self.job_inputs(uuid).hardlink_to(archive)
             sync(self.job_folder(uuid))
             sync(self.data_dir / "jobs")
+
+
+def _restrict(folder: Path, mode: int) -> None:
+    """Give a folder of our own this mode. Raises OSError for another account's folder that everybody can enter."""
+    status = folder.stat()
+    if os.geteuid() in (0, status.st_uid):
+        folder.chmod(mode)
+    elif status.st_mode & stat.S_IRWXO:
+        raise OSError(
+            None,
+            "it belongs to another account and everybody can enter it; set POLYJOB_DATA_DIR to a new folder in it",
+        )
 
 
 def complete(path: Path, name: str, fill: Callable[[BinaryIO], None]) -> None:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from polyjob.settings import read_settings, table
-from tests.require import require
+from tests.require import require, require_root
 
 UNIT = Path(__file__).resolve().parent.parent / "deploy" / "polyjob.service"
 
@@ -120,6 +120,33 @@ def test_the_rights_are_those_that_the_runner_asks_for_and_no_others():
     }
     asked = {(verb, f"{resource}/{part}" if part else resource) for verb, resource, part in RIGHTS}
     assert granted == asked | {("get", "namespaces")}
+
+
+def test_deployed_pod_has_valid_settings_and_a_private_data_folder(tmp_path):
+    pytest.importorskip("kubernetes")
+    from tests.kubernetes.cluster import Cluster
+    from tests.kubernetes.conftest import client_of, wait_for
+
+    require_root()
+    template = of_kind("Deployment")["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    container["command"] = ["sh", "-c", "mkdir -m 700 $POLYJOB_DATA_DIR && stat -c %a /data $POLYJOB_DATA_DIR; env"]
+    image = {"POLYJOB_DATA_DIR": "/data", "POLYJOB_PORT": "8000"}
+    with Cluster(tmp_path, namespace="polyjob") as cluster, client_of(cluster.kubeconfig) as api:
+        cluster.add_image("polyjob", env={"PATH": "/bin", **image})
+        cluster.add("services", "polyjob", spec=of_kind("Service")["spec"])
+        for kind, name in (("serviceaccounts", "polyjob"), ("persistentvolumeclaims", "polyjob")):
+            cluster.add(kind, name)
+        pod = {
+            "metadata": {"name": "server", **template["metadata"]},
+            "spec": template["spec"] | {"restartPolicy": "Never"},
+        }
+        api.create_namespaced_pod("polyjob", pod)
+        wait_for(lambda: cluster.pod("server")["status"]["phase"] == "Succeeded")
+        volume, folder, *lines = api.read_namespaced_pod_log("server", "polyjob").splitlines()
+    assert (volume, folder) == ("2775", "700")
+    settings = read_settings(dict(line.split("=", 1) for line in lines))
+    assert (settings.port, settings.runner, str(settings.data_dir)) == (8000, "kubernetes", "/data/polyjob")
 
 
 def test_the_settings_are_ones_that_polyjob_knows():

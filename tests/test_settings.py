@@ -80,6 +80,11 @@ def test_a_wrong_text_is_an_error_that_names_the_variable(variable, text):
         read_settings({f"POLYJOB_{variable}": text})
 
 
+@pytest.mark.parametrize("link", ["tcp://10.96.66.10:80", "tcp://[fd00::1]:80", "udp://172.17.0.2:8000"])
+def test_port_of_a_service_link_is_not_set(link):
+    assert read_settings({"POLYJOB_PORT": link}).port == 8000
+
+
 def test_an_empty_variable_is_not_set_and_an_override_wins():
     assert read_settings({"POLYJOB_PORT": ""}).port == 8000
     assert read_settings({"POLYJOB_PORT": "9"}, port=0).port == 0

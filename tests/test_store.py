@@ -72,6 +72,22 @@ def test_prepare_makes_folders_that_nobody_else_can_read(tmp_path, umask, shared
     assert store.free_bytes() > 0
 
 
+@pytest.mark.parametrize("given", [0o2770, 0o770])
+def test_folder_of_another_account_keeps_its_mode(tmp_path, monkeypatch, given):
+    tmp_path.chmod(given)
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    store_module._restrict(tmp_path, 0o700)
+    assert mode(tmp_path) == given
+
+
+@pytest.mark.parametrize("given", [0o2775, 0o777, 0o771])
+def test_data_folder_of_another_account_is_not_open_to_everybody(tmp_path, monkeypatch, given):
+    tmp_path.chmod(given)
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(StoreError, match="set POLYJOB_DATA_DIR to a new folder in it"):
+        Store(tmp_path).prepare()
+
+
 def test_a_job_folder_keeps_the_mode_that_it_was_given(store):
     store.make_job_folder(JOB).chmod(0o750)
     assert mode(store.make_job_folder(JOB)) == 0o750

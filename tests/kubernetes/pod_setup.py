@@ -51,13 +51,11 @@ def _make_volume(store: Store, state: Path, path: Path, namespace: str, pod: Obj
         name = volume["persistentVolumeClaim"]["claimName"]
         path = state / "claims" / namespace / name
         path.mkdir(parents=True, exist_ok=True)
+        _give_to_group(path, pod)
         return path
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o777)
-    group = (pod["spec"].get("securityContext") or {}).get("fsGroup")
-    if group is not None:
-        os.chown(path, -1, group)
-        path.chmod(0o2777)
+    _give_to_group(path, pod)
     for source in [volume, *((volume.get("projected") or {}).get("sources") or [])]:
         for name, content, mode in _files(store, namespace, pod, source):
             file = path / name
@@ -65,6 +63,14 @@ def _make_volume(store: Store, state: Path, path: Path, namespace: str, pod: Obj
             file.write_bytes(content)
             file.chmod(mode)
     return path
+
+
+def _give_to_group(path: Path, pod: Object) -> None:
+    """Let the pod's `fsGroup` write to a volume, as a kubelet does. The folder keeps its owner, root."""
+    group = (pod["spec"].get("securityContext") or {}).get("fsGroup")
+    if group is not None:
+        os.chown(path, -1, group)
+        path.chmod(path.stat().st_mode & 0o7777 | 0o2770)
 
 
 def _files(store: Store, namespace: str, pod: Object, source: dict[str, Any]) -> list[tuple[str, bytes, int]]:
@@ -120,6 +126,7 @@ def environment(store: Store, pod: Object, spec: dict[str, Any], image: Image) -
         "HOME": "/root" if user_of(pod, spec, image)[0] == 0 else "/",
         "KUBERNETES_SERVICE_HOST": "10.96.0.1",
         "KUBERNETES_SERVICE_PORT": "443",
+        **(_service_links(store, namespace) if pod["spec"].get("enableServiceLinks", True) else {}),
     }
     for source in spec.get("envFrom") or []:
         for kind, resource in (("secretRef", "secrets"), ("configMapRef", "configmaps")):
@@ -131,6 +138,21 @@ def environment(store: Store, pod: Object, spec: dict[str, Any], image: Image) -
         if value is not None:
             env[variable["name"]] = value
     return env
+
+
+def _service_links(store: Store, namespace: str) -> dict[str, str]:
+    """The variables that tell a container of each service of its namespace. They win over those of its image."""
+    links = {}
+    for stored in store.list("services", namespace, lambda item: True)[1]:
+        service = stored.object
+        name = service["metadata"]["name"].upper().replace("-", "_")
+        host = service["spec"].get("clusterIP", "10.96.66.10")
+        for port in service["spec"]["ports"]:
+            number, prefix = port["port"], f"{name}_PORT_{port['port']}_TCP"
+            links |= {f"{name}_SERVICE_HOST": host, f"{name}_SERVICE_PORT": str(number)}
+            links |= {f"{name}_PORT": f"tcp://{host}:{number}", prefix: f"tcp://{host}:{number}"}
+            links |= {f"{prefix}_PROTO": "tcp", f"{prefix}_PORT": str(number), f"{prefix}_ADDR": host}
+    return links
 
 
 def _variable(

@@ -24,6 +24,7 @@ KINDS = {
     "pods": "Pod",
     "secrets": "Secret",
     "serviceaccounts": "ServiceAccount",
+    "services": "Service",
 }
 CLUSTERED = {"namespaces", "nodes"}
 HISTORY = 20_000
