@@ -29,6 +29,8 @@ LINE_WEIGHT = 48
 """Bytes that the kubelet keeps with each line."""
 MOST_OPEN = 128
 """Snapshots and followed logs that are held open between two calls."""
+CATCHING_UP = 1.0
+"""Seconds to wait for a piece of a followed log that was begun again, until it comes to where it was left off."""
 LAST_WORDS = 30.0
 """Seconds that a followed log gets to come to its end, once the job has."""
 CHUNK = 1 << 16
@@ -79,6 +81,12 @@ class Lines:
         self._seen: LogCursor | None = cursor
         """What is still to be met again; None once it was."""
         self._met = self._met_size = 0
+
+    @property
+    def is_catching_up(self) -> bool:
+        """Whether the last line that was read has still to be met again."""
+        seen = self._seen
+        return seen is not None and (self._met < seen.count or self._met_size < seen.size)
 
     def read(self, limit: int) -> bytes:
         """About `limit` bytes; fewer only at the end, empty behind it."""
@@ -185,9 +193,12 @@ class _Open:
         self.has_ended = False
 
     def _followed(self, feed: Feed) -> Iterator[bytes]:
-        while (piece := feed.take(self.patience)) is not None:
+        while (piece := feed.take(self._patience())) is not None:
             yield piece
         self.has_ended = True
+
+    def _patience(self) -> float:
+        return max(self.patience, CATCHING_UP if self.lines.is_catching_up else 0.0)
 
 
 class Logs:

@@ -173,7 +173,7 @@ class Log:
         out = []
         now = time.time_ns()
         for line in lines:
-            out += self.entries(stream, line, b"F", now)
+            out += self.entries(stream, line.removesuffix(b"\r"), b"F", now)  # as containerd does
         while len(rest) > LINE:
             out.append(self.entry(stream, rest[:LINE], b"P", now))
             rest = rest[LINE:]

@@ -85,7 +85,9 @@ def _text(moment: float) -> str:
 
 
 def read(path: Path, wanted: Wanted, is_over: Callable[[], bool]) -> Iterator[bytes]:
-    """The log in pieces. A followed one goes on until `is_over`, through rotation; b"" while nothing comes."""
+    """The log in pieces. A followed one goes on until `is_over`, through rotation; b"" while nothing comes.
+
+    Of a followed log each line is a piece of its own, as a kubelet sends it."""
     left = wanted.limit
     for piece in _pieces(path, wanted, is_over):
         if left is not None:
@@ -110,7 +112,7 @@ def _pieces(path: Path, wanted: Wanted, is_over: Callable[[], bool]) -> Iterator
                 text = _zoned(stamp, wanted.zone) + b" " + text
             out.append(text if begins else text[:-1])
             size += len(text)
-        if size >= PIECE or (not line and out):
+        if size >= PIECE or (wanted.follow and out):
             yield b"".join(out)
             out, size = [], 0
         elif not line:

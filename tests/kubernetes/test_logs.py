@@ -35,6 +35,12 @@ def test_both_streams_and_a_last_line_without_its_end(cluster: Any, api: Any):
     assert log(api, limit_bytes=5) == "one\nt"
 
 
+@pytest.mark.parametrize(("written", "kept"), [(r"a\r\nb", "a\nb"), (r"a\r\r\n", "a\r\n"), (r"a\rb\n\r", "a\rb\n\r")])
+def test_carriage_return_before_a_lines_end_is_dropped(cluster: Any, api: Any, written: str, kept: str):
+    run(cluster, api, f"printf '{written}'")
+    assert log(api) == kept
+
+
 def test_time_stamps(cluster: Any, api: Any):
     run(cluster, api, "echo one; sleep 1.1; echo two; echo; printf three")
     lines = log(api, timestamps=True).split("\n")

@@ -76,8 +76,8 @@ def note_of(harness: KubernetesHarness, handle: str) -> str:
 
 class TestJobs:
     def test_both_streams_are_one_in_their_order_and_bytes_are_kept(self, harness: KubernetesHarness) -> None:
-        _, log, _ = run(harness, r"for i in 1 2 3; do echo out $i; echo err $i >&2; done; printf '\377\000\r\n\n x'")
-        assert log == b"out 1\nerr 1\nout 2\nerr 2\nout 3\nerr 3\n\xff\x00\r\n\n x"
+        _, log, _ = run(harness, r"for i in 1 2 3; do echo out $i; echo err $i >&2; done; printf '\377\000\r\n\n x\r'")
+        assert log == b"out 1\nerr 1\nout 2\nerr 2\nout 3\nerr 3\n\xff\x00\n\n x\r"
 
     def test_a_job_finds_its_variables_and_none_of_the_servers(
         self, harness: KubernetesHarness, monkeypatch: Any
@@ -503,6 +503,33 @@ class TestLogs:
             whole += data
         assert has_cut
         assert whole == b"".join(b"%d\n" % number for number in range(1, 201))
+
+    @pytest.mark.parametrize(("lines", "width"), [(20_000, 100), (40_000, 5)])
+    def test_fast_followed_log_arrives_in_a_few_looks(
+        self, harness: KubernetesHarness, monkeypatch: Any, lines: int, width: int
+    ) -> None:
+        monkeypatch.setattr("runners.kubernetes_logs.FOLLOWED_FROM", 1000)
+        line = "x" * width
+        handle = running(harness, harness.spec(f"yes | head -n 100; sleep 1; yes {line} | head -n {lines}; sleep 1000"))
+        whole, cursor = wait_for(lambda: _read(harness, handle, None))
+        expected, looks = b"y\n" * 100 + f"{line}\n".encode() * lines, 0
+        while len(whole) < len(expected) and looks < 40:
+            data, cursor = harness.remote.logs(handle, cursor, 1 << 20)
+            whole, looks = whole + data, looks + 1
+            time.sleep(0.1)
+        assert whole == expected, f"{len(whole)} bytes after {looks} looks"
+
+    def test_look_at_a_followed_log_begun_again_is_not_empty(
+        self, harness: KubernetesHarness, monkeypatch: Any
+    ) -> None:
+        """All of the cursor's second comes again before it."""
+        monkeypatch.setattr("runners.kubernetes_logs.FOLLOWED_FROM", 1000)
+        monkeypatch.setattr("runners.kubernetes_follow.CHUNK", 1000)
+        handle = running(harness, harness.spec("seq 20000; sleep 1000"))
+        whole, cursor = wait_for(lambda: (found := harness.remote.logs(handle, None, 100_000)) and found[0] and found)
+        data, _ = harness.another().logs(handle, cursor, 1 << 20)  # type: ignore[attr-defined]
+        assert data
+        assert whole + data == b"".join(b"%d\n" % number for number in range(1, 20_001))[: len(whole + data)]
 
     def test_long_lines_and_many(self, harness: KubernetesHarness) -> None:
         _, log, _ = run(harness, "head -c 100000 /dev/zero | tr '\\0' x; echo; seq 1 50000; head -c 40000 /dev/zero")
