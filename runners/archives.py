@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 CHUNK = 1 << 16
+_GZIP = 31
+"""zlib's window bits for gzip members."""
 END_OF_ARCHIVE = b"\0" * (2 * tarfile.BLOCKSIZE)
 
 
@@ -37,26 +40,60 @@ class _Pieces:
         return data
 
 
-def renamed(
-    pieces: Iterable[bytes], rename: Callable[[str], str | None], mode: str = "r|", is_open: bool = False
-) -> Iterator[bytes]:
-    """The members of a tar stream, renamed as they pass; those that get no name are left out. `END_OF_ARCHIVE` is left
-    to the caller. Nothing is kept but a piece at a time. Raises tarfile.TarError for what is no archive."""
-    with tarfile.open(fileobj=_Pieces(pieces), mode=mode) as archive:  # type: ignore[call-overload]
+def renamed(pieces: Iterable[bytes], rename: Callable[[str], str | None]) -> Iterator[bytes]:
+    """Yield the members of a tar stream under new names, without `END_OF_ARCHIVE`.
+
+    Members whose new name is empty are left out. Holes of sparse files become zeros. Keeps one piece in memory. Raises
+    tarfile.TarError for what is not a complete archive.
+    """
+    for archive, member in _members(pieces, rename):
+        yield from _entry(archive, member)
+
+
+def _members(
+    pieces: Iterable[bytes], rename: Callable[[str], str | None]
+) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    with tarfile.open(fileobj=_Pieces(pieces), mode="r|", errors="surrogateescape") as archive:  # type: ignore[call-overload]
         for member in archive:
             name = rename(member.name)
             if not name:
                 continue
             member.name = name
-            if is_open:
-                member.mode |= (member.mode & 0o044) >> 1
             if member.islnk():
                 member.linkname = rename(member.linkname) or member.linkname
-            yield from _entry(archive, member)
+            yield archive, member
+
+
+def gunzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the content of all gzip members of a stream, in pieces of bounded size.
+
+    tarfile's own `r|gz` reads the first member only. Zeros after a member are padding, as for gzip itself. Raises
+    tarfile.ReadError for what is not gzip or ends too early.
+    """
+    unpacker = None
+    try:
+        for data in pieces:
+            while data:
+                if unpacker is None:
+                    data = data.lstrip(b"\0")
+                    if not data:
+                        break
+                    unpacker = zlib.decompressobj(wbits=_GZIP)
+                if block := unpacker.decompress(data, CHUNK):
+                    yield block
+                data = unpacker.unconsumed_tail
+                if unpacker.eof:
+                    data, unpacker = unpacker.unused_data, None
+    except zlib.error as error:
+        raise tarfile.ReadError(f"not a gzip stream: {error}") from error
+    if unpacker is not None:
+        raise tarfile.ReadError("the gzip stream ends too early")
 
 
 def _entry(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
     member.pax_headers = {}
+    if member.issparse():
+        member.type = tarfile.REGTYPE
     yield member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
     content = archive.extractfile(member) if member.isreg() else None
     if content is None:
@@ -72,36 +109,54 @@ def below(name: str, strip: int) -> str | None:
     return "/".join(parts[strip:]) or None
 
 
-def given(spec: Given, folders: Iterable[str], *, code: str, outputs: str, is_open: bool = False) -> Iterator[bytes]:
-    """The archive, below `/`, of what a job finds: the empty `folders`, to which all may write, and its code and
-    its earlier outputs in the folders of these names. `END_OF_ARCHIVE` is left to the caller.
+def given(spec: Given, folders: Iterable[str], *, code: str, outputs: str) -> Iterator[bytes]:
+    """Yield the archive, below `/`, of what a job finds in its container, without `END_OF_ARCHIVE`.
 
-    With `is_open` whoever may read a file or folder may write it: where it is unpacked by another user than the job's.
+    It has the empty `folders`, the code in the folder `code` and earlier outputs in the folder `outputs`. Everything
+    belongs to root when it is unpacked, while the image may have a user of its own. So any user gets the rights that
+    the owner had, and every folder that is not named in an archive can be written by all.
     """
     for folder in folders:
         yield from _folders(folder.strip("/"))
     if spec.code:
-        yield from _unpacked(spec.code, 0, code.strip("/"), is_open)
+        yield from _unpacked(spec.code, 0, code.strip("/"))
     if spec.inputs:
-        yield from _unpacked(spec.inputs, 1, outputs.strip("/"), is_open)
+        yield from _unpacked(spec.inputs, 1, outputs.strip("/"))
 
 
-def _unpacked(path: str, strip: int, into: str, is_open: bool) -> Iterator[bytes]:
+def _unpacked(path: str, strip: int, into: str) -> Iterator[bytes]:
     def rename(name: str) -> str | None:
-        left = below(name, strip)
-        return f"{into}/{left}" if left else None
+        inner = below(name, strip)
+        return f"{into}/{inner}" if inner else None
 
+    seen = set(_levels(into))
     with open(path, "rb") as file:
-        yield from renamed(iter(lambda: file.read(1 << 16), b""), rename, "r|gz", is_open)
+        for archive, member in _members(gunzipped(iter(lambda: file.read(CHUNK), b"")), rename):
+            for name in _levels(member.name)[:-1]:
+                if name not in seen:
+                    seen.add(name)
+                    yield _folder(name)
+            seen.add(member.name)
+            member.uid, member.gid, member.uname, member.gname = 0, 0, "", ""
+            member.mode = (member.mode & 0o777) | (member.mode & 0o700) >> 3 | (member.mode & 0o700) >> 6
+            yield from _entry(archive, member)
 
 
 def _folders(path: str) -> Iterator[bytes]:
-    """Members of an archive: a folder that is empty, and those above it."""
+    """Yield members for an empty folder and all folders above it, writable by all."""
+    yield from map(_folder, _levels(path))
+
+
+def _levels(path: str) -> list[str]:
+    """Return a path and all folders above it, the topmost first."""
     parts = path.split("/")
-    for count in range(1, len(parts) + 1):
-        member = tarfile.TarInfo("/".join(parts[:count]))
-        member.type, member.mode = tarfile.DIRTYPE, 0o777
-        yield member.tobuf()
+    return ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def _folder(name: str) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.type, member.mode = tarfile.DIRTYPE, 0o777
+    return member.tobuf(errors="surrogateescape")
 
 
 def member(name: str, data: bytes) -> Iterator[bytes]:

@@ -51,7 +51,7 @@ class Gift:
         return json.dumps(dataclasses.asdict(self))
 
     def pieces(self) -> Iterator[bytes]:
-        return archives.given(self, (OUTPUTS, LOGS, CODE), code=CODE, outputs=OUTPUTS, is_open=True)
+        return archives.given(self, (OUTPUTS, LOGS, CODE), code=CODE, outputs=OUTPUTS)
 
 
 def put(api: Api, pod: str, pieces: Iterable[bytes], folder: Path) -> None:

@@ -52,6 +52,7 @@ class Harness:
     installation = INSTALLATION
     piece = 7
     """Bytes of a log that are asked for at once."""
+    runs_commands = True
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
@@ -131,6 +132,14 @@ class Harness:
                 return whole
             whole += data
 
+    def outputs_of(self, spec: JobSpec, handle: str) -> dict[str, bytes]:
+        """Return the files that a job that has ended left in its outputs folder."""
+        if not isinstance(self.runner, RemoteRunner):
+            folder = Path(spec.folder) / "outputs"
+            return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        with tarfile.open(fileobj=io.BytesIO(b"".join(self.runner.outputs(handle)))) as found:
+            return {member.name: _content(found, member) for member in found if member.isfile()}
+
     def close(self) -> None:
         """Leave nothing behind."""
         for handle in self.runner.inventory().values():
@@ -176,7 +185,15 @@ class Harness:
         raise NotImplementedError
 
 
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    assert file is not None
+    return file.read()
+
+
 class FakeHarness(Harness):
+    runs_commands = False
+
     def make(self) -> Runner:
         return FakeRunner(self.settings, self.woken.set)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from polyjob.store import Store
 from runners.base import (
     BuildFailed,
     Exited,
@@ -259,6 +261,31 @@ def test_remote_logs_are_gone_after_clean(harness: Harness) -> None:
         runner.logs(handle, None, 100)
     with pytest.raises(Gone):
         list(runner.outputs(handle))
+
+
+def test_all_inputs_reach_the_job(harness: Harness, tmp_path: Path) -> None:
+    if not harness.runs_commands:
+        pytest.skip("this runner runs no commands")
+    contents = {f"d/f{number}": random.Random(number).randbytes(300_000) for number in range(12)}
+    contents |= {f"d/small{number:04}": b"x" for number in range(2000)}
+    cmd = 'cd "$POLYAXON_RUN_OUTPUTS_PATH" && set -- d/f* && echo $# && set -- d/small* && echo $#'
+    spec = harness.spec(cmd, inputs=str(sealed_outputs(tmp_path, contents)))
+    handle = harness.runner.start(spec, None)
+    assert harness.end(handle).succeeded
+    assert harness.log(spec, handle) == b"12\n2000\n"
+    assert harness.outputs_of(spec, handle) == contents
+
+
+def sealed_outputs(folder: Path, contents: dict[str, bytes]) -> Path:
+    """Return the sealed outputs of a job that left these files."""
+    store, uuid = Store(folder / "sealed"), "c" * 32
+    store.prepare()
+    outputs = store.make_job_folder(uuid) / "outputs"
+    for name, content in contents.items():
+        (outputs / name).parent.mkdir(parents=True, exist_ok=True)
+        (outputs / name).write_bytes(content)
+    store.seal(uuid, "7", 0)
+    return store.outputs(uuid).path
 
 
 def test_a_build_gives_an_artifact_that_start_understands(harness: Harness) -> None:

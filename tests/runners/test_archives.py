@@ -1,0 +1,106 @@
+"""Archives on their way into a container: every gzip member is read, and any user can work with what is unpacked."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import random
+import subprocess
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from runners.archives import END_OF_ARCHIVE, given, gunzipped
+from tests.runners.harness import archive
+
+
+def noise(size: int) -> bytes:
+    return random.Random(size).randbytes(size)
+
+
+def in_pieces(data: bytes, size: int) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+def unpacked(code: str | None = None, inputs: str | None = None) -> dict[str, tarfile.TarInfo]:
+    pieces = given(SimpleNamespace(code=code, inputs=inputs), ("/out",), code="/code", outputs="/out")
+    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces) + END_OF_ARCHIVE)) as found:
+        return {member.name: member for member in found}
+
+
+@pytest.mark.parametrize("size", [1, 1000, 1 << 16, 1 << 22])
+@pytest.mark.parametrize("padding", [b"", b"\0", bytes(100_000)])
+def test_all_gzip_members_are_read(size: int, padding: bytes) -> None:
+    contents = [b"first", b"", noise(200_000 if size > 1 else 500), b"last"]
+    packed = b"".join(map(gzip.compress, contents)) + padding[: 10 if size == 1 else None]
+    assert b"".join(gunzipped(in_pieces(packed, size))) == b"".join(contents)
+
+
+def test_gunzipped_pieces_are_small() -> None:
+    pieces = list(gunzipped([gzip.compress(bytes(20 << 20))]))
+    assert sum(map(len, pieces)) == 20 << 20
+    assert max(map(len, pieces)) <= 1 << 16
+
+
+@pytest.mark.parametrize("cut", [1, 9, 2000])
+def test_truncated_gzip_is_an_error(cut: int) -> None:
+    packed = gzip.compress(b"first") + gzip.compress(noise(50_000))
+    with pytest.raises(tarfile.ReadError):
+        list(gunzipped([packed[:-cut]]))
+
+
+@pytest.mark.parametrize("garbage", [b"no gzip", b"\x1f\x8b and more"])
+def test_garbage_after_gzip_is_an_error(garbage: bytes) -> None:
+    with pytest.raises(tarfile.ReadError):
+        list(gunzipped([gzip.compress(b"first") + garbage]))
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [(0o600, 0o666), (0o700, 0o777), (0o400, 0o444), (0o640, 0o666), (0o6755, 0o777)]
+)
+@pytest.mark.parametrize("part", ["code", "inputs"])
+def test_any_user_gets_the_rights_of_the_owner(tmp_path: Path, mode: int, expected: int, part: str) -> None:
+    folder = "" if part == "code" else "7/"
+    path = archive(tmp_path / "a.tar.gz", (f"{folder}p/", {"mode": 0o700}), (f"{folder}p/f", {"mode": mode}))
+    members = unpacked(**{part: path})
+    into = "code" if part == "code" else "out"
+    assert members[f"{into}/p"].mode == 0o777
+    assert members[f"{into}/p/f"].mode == expected
+    assert {(member.uid, member.gid) for member in members.values()} == {(0, 0)}
+
+
+@pytest.mark.parametrize("part", ["code", "inputs"])
+def test_unnamed_folders_are_created_for_all(tmp_path: Path, part: str) -> None:
+    folder = "" if part == "code" else "7/"
+    path = archive(tmp_path / "a.tar.gz", (f"{folder}a/b/f", "x"), (f"{folder}a/c", "y"))
+    members = unpacked(**{part: path})
+    into = "code" if part == "code" else "out"
+    names = [name for name in members if name.startswith(f"{into}/")]
+    assert names == [f"{into}/a", f"{into}/a/b", f"{into}/a/b/f", f"{into}/a/c"]
+    assert all(members[f"{into}/{name}"].isdir() and members[f"{into}/{name}"].mode == 0o777 for name in ("a", "a/b"))
+
+
+def test_links_are_not_replaced_by_folders(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.tar.gz", ("real/", ""), ("link", {"link": "real"}), ("link/f", "x"))
+    members = unpacked(code=path)
+    assert members["code/link"].issym()
+    assert list(members) == ["out", "code/real", "code/link", "code/link/f"]
+
+
+def test_holes_become_zeros(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    with (tmp_path / "7" / "sparse").open("wb") as file:
+        file.truncate(3 << 20)
+        file.seek(1 << 20)
+        file.write(b"island")
+    sparse = tmp_path / "a.tar.gz"
+    subprocess.run(["tar", "czSf", sparse, "-C", tmp_path, "7"], check=True)
+    pieces = given(SimpleNamespace(code=None, inputs=str(sparse)), ("/out",), code="/code", outputs="/out")
+    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces) + END_OF_ARCHIVE)) as found:
+        member = found.getmember("out/sparse")
+        content = found.extractfile(member)
+        assert content is not None
+        assert not member.issparse()
+        assert content.read() == (tmp_path / "7" / "sparse").read_bytes()
