@@ -18,6 +18,7 @@ from peewee import PeeweeException
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 from werkzeug.wrappers import Response as AnyResponse
 
+from polyjob.api import absent
 from polyjob.api.limits import Throttled
 from polyjob.auth import Unauthenticated
 from polyjob.errors import Conflict, Forbidden, Invalid, NotFound, PolyjobError, Problem, TooLarge, Unavailable
@@ -111,7 +112,7 @@ def answer_http(error: HTTPException) -> AnyResponse:
 
 def _detail(error: HTTPException, status: int) -> str:
     if status == 404:
-        return "Not found."
+        return absent.hint(request.path) or "Not found."
     if status == 500:
         return "The server has failed at this; its log says why."
     if isinstance(error, MethodNotAllowed):

@@ -28,7 +28,7 @@ def check(answer, status):
 
 
 @pytest.mark.parametrize(
-    "path", [f"{BASE}/nothing", "/api/v1/ana/demo/experiments/1", "/api/v1", "/api/v2/", "/x/y/z/w"]
+    "path", [f"{BASE}/nothing", f"{BASE}/jobs/1/experiments", "/api/v1", "/api/v2/", "/ana/demo/experiments/1"]
 )
 def test_unknown_paths(client, path):
     assert check(client.get(path), 404)["detail"] == "Not found."
