@@ -19,12 +19,15 @@ from polyjob.hints import send_hint
 from polyjob.models import CLAIMED, QUEUED, SHOWN, Job, JobStatus, Project, User
 from polyjob.notes import text_of, with_note
 from polyjob.query import JOB_FIELDS, JOB_ORDERS, conditions, ordering
+from polyjob.schemas.entries import check_size
 from polyjob.settings import Settings
 from polyjob.statements import Prepared
 from polyjob.statuses import Status
 from polyjob.transitions import change, transition
 
 STOPPED_MESSAGE = "Job was stopped"
+_ENTRIES = {"data_refs", "params"}
+_CHANGEABLE = ("name", "description", "readme", "tags", "data_refs", "params")
 
 BY_ID = Prepared(lambda: Job.select().where(Job.id == 0))
 _BY_PROJECT = Prepared(
@@ -139,19 +142,18 @@ def is_taken(project: Project, name: str, but: Job | None = None) -> bool:
 
 
 def update(job: Job, changes: Mapping[str, Any], settings: Settings) -> Job:
-    """Change what people may: name, description, readme, tags, data_refs (united with the old ones where
-    `changes["merge"]`), the original and, while the job waits in the queue, its config.
+    """Change what people may: name, description, readme, tags, data_refs and params (these three merged with the old
+    ones where `changes["merge"]`), the original and, while the job waits in the queue, its config.
 
     Raises Invalid; then nothing is changed.
     """
-    columns = {
-        name: changes[name] for name in ("name", "description", "readme", "tags", "data_refs") if name in changes
-    }
+    columns = {name: changes[name] for name in _CHANGEABLE if name in changes}
     with write("update"):
         job = fresh(job)
         if changes.get("merge"):
-            for name in {"tags", "data_refs"} & columns.keys():
-                columns[name] = list(dict.fromkeys([*(getattr(job, name) or []), *(columns[name] or [])])) or None
+            columns |= _merged(job, columns)
+        for name in _ENTRIES & columns.keys():
+            check_size(name, columns[name])
         if columns.get("name") is not None:
             refuse_taken_name(job.project, columns["name"], but=job)
         if changes.get("original_job") is not None:
@@ -162,6 +164,18 @@ def update(job: Job, changes: Mapping[str, Any], settings: Settings) -> Job:
             change(job, **columns)
             audit.record("update", job, changed=sorted(columns))
     return job
+
+
+def _merged(job: Job, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that `merge` is about: tags united with the job's, entries merged with the job's by their keys."""
+    merged: dict[str, Any] = {}
+    if "tags" in columns:
+        merged["tags"] = list(dict.fromkeys([*(job.tags or []), *(columns["tags"] or [])])) or None
+    if "data_refs" in columns:
+        merged["data_refs"] = {**(job.data_refs or {}), **(columns["data_refs"] or {})} or None
+    if "params" in columns:
+        merged["params"] = {**(job.effective_params or {}), **(columns["params"] or {})} or None
+    return merged
 
 
 def _asked_original(job: Job, number: int) -> int:

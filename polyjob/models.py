@@ -198,6 +198,9 @@ class Job(Table):
     readme = TextField(null=True)
     tags = JSONField(null=True)
     data_refs = JSONField(null=True)
+    """Names of data sets, each with its version."""
+    params = JSONField(null=True)
+    """What the job recorded of itself; None = the params of its config."""
     ttl = IntegerField(null=True)
     is_managed = BooleanField(default=True)
     runner = TextField()
@@ -248,6 +251,12 @@ class Job(Table):
     @property
     def unique_name(self) -> str:
         return f"{self.project.unique_name}.jobs.{self.id}"
+
+    @property
+    def effective_params(self) -> dict[str, Any] | None:
+        """The params that the job recorded of itself, or else those of its config."""
+        recorded: dict[str, Any] | None = self.params
+        return recorded if recorded is not None else (self.config or {}).get("params")
 
 
 class JobStatus(Table):

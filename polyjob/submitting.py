@@ -22,6 +22,7 @@ from polyjob.idempotency import Once, begin
 from polyjob.jobs import fresh, is_taken, refuse_taken_name
 from polyjob.models import Build, Job, Project, User
 from polyjob.schemas.config import load_config
+from polyjob.schemas.entries import check_size
 from polyjob.schemas.parameters import is_parametrised, renamed_declarations
 from polyjob.schemas.texts import parse_content
 from polyjob.settings import Settings
@@ -29,7 +30,7 @@ from polyjob.statements import insert
 from polyjob.store import Store
 from polyjob.transitions import first_status
 
-_COPIED = ("name", "description", "readme", "tags", "data_refs", "ttl")
+_COPIED = ("name", "description", "readme", "tags", "data_refs", "params", "ttl")
 
 
 def create(
@@ -46,6 +47,8 @@ def create(
     if config is None and managed:
         raise Invalid([Problem("/content", "Job expects a `content`.")])
     columns = {name: attributes.get(name) for name in _COPIED}
+    for name in ("data_refs", "params"):
+        check_size(name, columns[name])
     if config is not None:
         for name in ("name", "description", "tags"):
             columns[name] = columns[name] or config.get(name)

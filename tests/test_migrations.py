@@ -25,6 +25,7 @@ def test_what_schema_1_held_is_there_and_counted(tmp_path):
         VALUES (1, 'p', 1, 'demo', 0, 1, 1);
         INSERT INTO job (id, uuid, project_id, user_id, is_managed, runner, status, created_at, updated_at, finished_at)
         VALUES (1, 'x', 1, 1, 1, 'process', 'succeeded', 1, 1, 1), (2, 'y', 1, 1, 1, 'process', 'created', 1, 1, NULL);
+        UPDATE job SET data_refs = '["a", "b"]' WHERE id = 2;
         INSERT INTO bookmark (user_id, job_id, is_set, created_at, updated_at) VALUES (1, 2, 1, 1, 1);
         """
     )
@@ -39,6 +40,7 @@ def test_what_schema_1_held_is_there_and_counted(tmp_path):
         ana, job = User.get(), Job.get_by_id(2)
         assert Token.get().scope == "admin"
         assert bookmarks.is_marked(job, ana)
+        assert (job.data_refs, Job.get_by_id(1).data_refs) == ({"a": None, "b": None}, None)
         before = Project.get()
         assert before.job_count == 2
         database.execute_sql("UPDATE job SET archived_at = 2, version = version + 1 WHERE id = 1")

@@ -7,14 +7,14 @@ from typing import Any
 from flask import Response, request
 
 from polyjob import bookmarks, jobs, submitting, watch
-from polyjob.api import rows
+from polyjob.api import permissions, rows
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.bodies import read_body
 from polyjob.api.context import JOB, JOBS, config_stood_at, empty, find_project, me, settings
 from polyjob.api.etags import unchanged
 from polyjob.api.once import made_once
 from polyjob.api.paging import root
-from polyjob.auth import authenticate
+from polyjob.auth import authenticate, current_identity
 from polyjob.errors import Invalid, Problem
 from polyjob.idempotency import Once
 from polyjob.models import Job
@@ -97,6 +97,7 @@ def update_job(username: str, project_name: str, job_id: int) -> JobView:
     """Change a job's description, name, tags …, or its config while it waits in the queue"""
     job = jobs.find(find_project(username, project_name), job_id)
     sent = read_change(read_body())
+    permissions.check_changes(sent.attributes, current_identity())
     with config_stood_at(sent.pointer):
         return shown(jobs.update(job, sent.attributes, settings()))
 

@@ -10,13 +10,13 @@ person         a key of scope `admin` that is bound to no project
 administer     the same, of an administrator
 =============  =====================================================================================================
 
-With `, job` behind it, a job's own key does as well, for that job alone. An operation that is missing here is refused
-to everybody, and a test names the line to add.
+With `, job` behind it, a job's own key does as well, for that job alone. It updates only what `OWN_CHANGES` names.
+An operation that is missing here is refused to everybody, and a test names the line to add.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from polyjob.auth import Identity, may_read, may_write
@@ -74,7 +74,7 @@ projects.upload_code                 submit
 jobs.list_jobs                       read
 jobs.create_job                      submit
 jobs.get_job                         read, job
-jobs.update_job                      submit
+jobs.update_job                      submit, job
 jobs.delete_job                      manage
 jobs.stop_job                        submit
 jobs.archive_job                     submit
@@ -138,6 +138,8 @@ NEEDS: Mapping[str, tuple[str, bool]] = {
 }
 """Operation → (what it needs, whether a job's own key does as well)."""
 
+OWN_CHANGES = frozenset({"name", "description", "tags", "data_refs", "params", "merge"})
+"""What a job's own key may change of its job."""
 _SCOPES = {"read": Scope.READ, "submit": Scope.SUBMIT, "mark": Scope.SUBMIT}
 NOT_ALLOWED = "You do not have permission to perform this action."
 
@@ -159,7 +161,9 @@ def check(endpoint: str | None, arguments: Mapping[str, Any], identity: Identity
     need, job_may = NEEDS_OF_OLD if is_old else NEEDS.get(endpoint, ("nobody", False))
     if identity.job is not None:
         if not job_may or arguments.get("job_id") != identity.job.id:
-            raise Forbidden("A job's own token is good for that job's statuses, log, heartbeats and code only.")
+            raise Forbidden(
+                "A job's own token reads its own job, changes what describes it, and reports on it; no more."
+            )
         return
     if need == "nobody":
         raise Forbidden(NOT_ALLOWED)
@@ -170,6 +174,14 @@ def check(endpoint: str | None, arguments: Mapping[str, Any], identity: Identity
         raise Forbidden("This token is good for one project only.")
     if need == "administer" and not identity.user.is_admin:
         raise Forbidden(NOT_ALLOWED)
+
+
+def check_changes(changes: Iterable[str], identity: Identity | None) -> None:
+    """Raises Forbidden where a job's own key would change more than describes the job."""
+    refused = sorted(set(changes) - OWN_CHANGES)
+    if identity is not None and identity.job is not None and refused:
+        own = ", ".join(f"`{name}`" for name in sorted(OWN_CHANGES - {"merge"}))
+        raise Forbidden(f"A job's own token changes only {own} of its job, not `{refused[0]}`.")
 
 
 def allows(endpoint: str, identity: Identity) -> bool:

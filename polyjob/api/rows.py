@@ -13,7 +13,19 @@ from polyjob.api import paging
 from polyjob.models import Build, Job, Project, User
 from polyjob.query import BUILD_ORDERS, JOB_ORDERS, behind, ordering, walk
 
-_HIDDEN = {"config", "content", "readme", "data_refs", "key_parts", "handle", "log_cursor", "exit", "notes", "reason"}
+_HIDDEN = {
+    "config",
+    "content",
+    "readme",
+    "data_refs",
+    "params",
+    "key_parts",
+    "handle",
+    "log_cursor",
+    "exit",
+    "notes",
+    "reason",
+}
 
 
 MOST_COUNTED = 10_000

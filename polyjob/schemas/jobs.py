@@ -12,12 +12,14 @@ from marshmallow import Schema, fields, post_load
 from polyjob.errors import Invalid, Problem
 from polyjob.models import Job
 from polyjob.schemas.checks import check_values, load, pointer_to, renamed
-from polyjob.schemas.config import CONFIG, Items, Line, ReferenceField, Tags, Whole, load_config
+from polyjob.schemas.config import CONFIG, Line, ReferenceField, Tags, Whole, load_config
+from polyjob.schemas.entries import DataRefs, Entries
 from polyjob.schemas.parameters import is_parametrised, with_params
 from polyjob.schemas.texts import parse_content, with_lines
 from polyjob.schemas.wire import Body, Instant, NoteSchema, RunStatusSchema, name_field, text_field
 from polyjob.statuses import Status
 
+WIRE_RESOURCES = ("cpu", "memory", "gpu", "tpu")
 REPORT_LENGTH = {"message": 4096, "traceback": 64 << 10}
 """Characters that are kept of what a client reports; its job must not fail because it said more."""
 
@@ -72,7 +74,13 @@ class JobView:
 
     @property
     def resources(self) -> dict[str, Any] | None:
-        return ((self.job.config or {}).get("environment") or {}).get("resources")
+        """What old clients can read of the config's resources: they fail on any other key."""
+        asked = ((self.job.config or {}).get("environment") or {}).get("resources") or {}
+        return {kind: asked[kind] for kind in WIRE_RESOURCES if kind in asked} or None
+
+    @property
+    def params(self) -> dict[str, Any] | None:
+        return self.job.effective_params
 
     @property
     def commit(self) -> str | None:
@@ -144,7 +152,8 @@ class JobSchema(JobRowSchema):
     content = fields.String(allow_none=True, metadata={"description": "The config as text, as it was sent."})
     resources = fields.Dict(allow_none=True)
     readme = fields.String(allow_none=True)
-    data_refs = fields.List(fields.String(), allow_none=True)
+    data_refs = fields.Dict(allow_none=True, metadata={"description": "Names of data sets, each with its version."})
+    params = fields.Dict(allow_none=True, metadata={"description": "As the job recorded them, or else its config's."})
     commit = fields.String(allow_none=True, metadata={"description": "Digest of the code that the job runs with."})
     exit = fields.Nested(ExitSchema, allow_none=True)
     notes = fields.List(fields.Nested(NoteSchema), metadata={"description": "What no status says."})
@@ -169,9 +178,8 @@ class JobBody(Body):
     description = text_field()
     readme = text_field()
     tags = Tags()
-    data_refs = Items(Line())
-    is_managed = fields.Boolean(metadata={"description": "False: polyjob runs nothing and only keeps statuses."})
-    ttl = Whole(error_messages={"invalid": "ttl must be an integer."})
+    data_refs = DataRefs(metadata={"description": "Names of data sets, each with its version; or a list of names."})
+    params = Entries(metadata={"description": "Params of the config, or of a job without one."})
 
     @post_load
     def _leave_config_out(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -180,13 +188,15 @@ class JobBody(Body):
 
 
 class JobCreateBody(JobBody):
+    is_managed = fields.Boolean(metadata={"description": "False: polyjob runs nothing and only keeps statuses."})
+    ttl = Whole(error_messages={"invalid": "ttl must be an integer."})
     backend = Line()
     in_cluster = fields.Boolean()
     build_job = ReferenceField()
 
 
 class JobChangeBody(JobBody):
-    merge = fields.Boolean(metadata={"description": "Unite tags and data_refs with the ones that are there."})
+    merge = fields.Boolean(metadata={"description": "Merge tags, data_refs and params with the ones that are there."})
     original_job = Whole(least=1)
 
 
@@ -230,13 +240,14 @@ def read_create(body: Mapping[str, Any]) -> Sent:
 
 
 def read_change(body: Mapping[str, Any]) -> Sent:
-    """Only what was sent is in the attributes. Raises Invalid with every problem."""
-    return read_sent(body, _CHANGE, load_config, _PARTS)
+    """Only what was sent is in the attributes. Unknown keys are no config, unless `run` is beside them. Raises Invalid
+    with every problem."""
+    return read_sent(body, _CHANGE, load_config, ("run",))
 
 
 def read_clone(body: Mapping[str, Any]) -> Sent:
     """The config is a patch and not checked by itself. Raises Invalid with every problem of the rest."""
-    return read_sent(body, _CLONE, _only_an_object, _PARTS)
+    return read_sent(body, _CLONE, _only_an_object, _PARTS | {"params"})
 
 
 def read_status(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,6 +279,7 @@ def read_sent(body: Mapping[str, Any], schema: Body, load_document: Any, parts: 
             document = with_params(document, own)
             config = load_document(document, pointer)
             kept = json.dumps(document, ensure_ascii=False) if own or text is None else text
+            attributes.pop("params", None)
             attributes |= {"config": config, "content": kept if text is not None or is_parametrised(document) else None}
     except Invalid as error:
         found = _params_renamed(error.problems, body, pointer)
@@ -311,7 +323,8 @@ def _find_config(body: Mapping[str, Any], schema: Schema, parts: Container[str])
         return "/content", parse_content(content), content
     if not any(value is not None and key in parts for key, value in body.items()):
         return "/config", None, None
-    return "", {key: value for key, value in body.items() if key not in schema.fields and value is not None}, None
+    own = schema.fields.keys() - {"params"}
+    return "", {key: value for key, value in body.items() if key not in own and value is not None}, None
 
 
 _CREATE, _CHANGE, _CLONE, _STATUS = JobCreateBody(), JobChangeBody(), JobCloneBody(), StatusBody()

@@ -23,8 +23,8 @@ ROW = {
     "backend", "is_managed", "in_cluster", "bookmarked", "node_scheduled", "exit_code", "ttl",
 }  # fmt: skip
 DETAIL = ROW | {
-    "config", "content", "resources", "readme", "data_refs", "commit", "exit", "notes", "queue_position", "waiting",
-    "urls",
+    "config", "content", "resources", "readme", "data_refs", "params", "commit", "exit", "notes", "queue_position",
+    "waiting", "urls",
 }  # fmt: skip
 
 
@@ -50,7 +50,8 @@ class TestCreate:
             "project": "ana.demo", "build_job": None, "original": None, "cloning_strategy": None, "is_clone": False,
             "backend": "fake", "is_managed": True, "in_cluster": True, "bookmarked": False, "node_scheduled": None,
             "started_at": None, "finished_at": None, "config": CONFIG, "resources": None, "readme": None,
-            "data_refs": None, "commit": None, "exit": None, "exit_code": None, "notes": [], "queue_position": 1,
+            "data_refs": None, "params": None, "commit": None, "exit": None, "exit_code": None, "notes": [],
+            "queue_position": 1,
         } == job  # fmt: skip
         assert json.loads(job["content"]) == CONFIG
         assert INSTANT.fullmatch(job["created_at"])
@@ -89,6 +90,22 @@ class TestCreate:
     def test_is_in_the_state_of_the_database_before_it_is_answered(self, client):
         assert client.post(JOBS, {"config": CONFIG}).status_code == 201
         assert [row.status for row in JobStatus.select()] == [Status.CREATED]
+
+    @pytest.mark.parametrize(
+        ("asked", "shown"),
+        [
+            ({"pids": {"limits": 50}}, None),
+            ({"pids": {"limits": 50}, "cpu": {"limits": 1}}, {"cpu": {"limits": 1}}),
+            ({"limits": {"pids": 50, "memory": "1Mi"}}, {"memory": {"limits": 1}}),
+        ],
+    )
+    def test_shows_no_resources_that_old_clients_do_not_know(self, client, asked, shown):
+        job = client.submit(environment={"resources": asked})
+        assert job["resources"] == client.get(f"{JOBS}/1").json["resources"]
+        assert {k: {b: n for b, n in v.items() if n is not None} for k, v in (job["resources"] or {}).items()} == (
+            shown or {}
+        )
+        assert job["config"]["environment"]["resources"]["pids"]["limits"] == 50
 
     def test_shows_resources_in_their_one_form(self, client):
         job = client.submit(environment={"resources": {"limits": {"cpu": "500m", "memory": "1Gi"}}})
@@ -292,7 +309,7 @@ class TestUpdate:
     @pytest.mark.parametrize("method", ["PATCH", "PUT"])
     def test_changes_what_may_be_changed(self, client, method):
         client.submit()
-        changes = {"description": "new", "name": "n", "readme": "r", "tags": ["a"], "data_refs": ["d"]}
+        changes = {"description": "new", "name": "n", "readme": "r", "tags": ["a"], "data_refs": {"d": "1"}}
         answer = client.call(method, f"{JOBS}/1", changes | {"last_status": "succeeded", "id": 5, "user": "x"})
         assert answer.status_code == 200
         assert answer.json | changes == answer.json == client.get(f"{JOBS}/1").json
@@ -307,6 +324,65 @@ class TestUpdate:
         client.post(JOBS, {"config": CONFIG, "tags": ["a", "b"]})
         assert client.patch(f"{JOBS}/1", {"tags": ["b", "c"], "merge": True}).json["tags"] == ["a", "b", "c"]
         assert client.patch(f"{JOBS}/1", {"tags": ["z"]}).json["tags"] == ["z"]
+
+    @pytest.mark.parametrize("field", ["data_refs", "params"])
+    def test_merges_objects_by_their_keys(self, client, field):
+        client.submit()
+        assert client.patch(f"{JOBS}/1", {field: {"a": "1", "b": "2"}}).json[field] == {"a": "1", "b": "2"}
+        merged = client.patch(f"{JOBS}/1", {field: {"b": "3", "c": "4"}, "merge": True}).json
+        assert merged[field] == {"a": "1", "b": "3", "c": "4"}
+        assert client.patch(f"{JOBS}/1", {field: {"z": None}}).json[field] == {"z": None}
+        assert client.patch(f"{JOBS}/1", {field: None}).json[field] is None
+
+    def test_merges_params_with_those_of_the_config(self, client):
+        client.submit(params={"lr": 1, "steps": 5})
+        assert client.get(f"{JOBS}/1").json["params"] == {"lr": 1, "steps": 5}
+        assert client.patch(f"{JOBS}/1", {"params": {"lr": 2}, "merge": True}).json["params"] == {"lr": 2, "steps": 5}
+        assert client.patch(f"{JOBS}/1", {"params": {"lr": 3}}).json["params"] == {"lr": 3}
+
+    @pytest.mark.parametrize("method", ["POST", "PATCH"])
+    def test_takes_data_refs_as_a_list_of_names(self, client, method):
+        client.submit()
+        path = JOBS if method == "POST" else f"{JOBS}/1"
+        job = client.call(method, path, {"config": CONFIG, "data_refs": ["a", "b", "a"]}).json
+        assert job["data_refs"] == {"a": None, "b": None}
+
+    @pytest.mark.parametrize("wrong", ["x", 3, [3], [["a"]], {"a": ["b"]}, {"a": True}])
+    def test_refuses_other_data_refs(self, client, wrong):
+        client.submit()
+        assert pointers(client.patch(f"{JOBS}/1", {"data_refs": wrong}))[0].startswith("/data_refs")
+
+    @pytest.mark.parametrize("field", ["data_refs", "params"])
+    def test_bounds_merged_objects(self, client, field):
+        client.submit()
+        for start in (0, 600):
+            many = {f"k{number}": 1 for number in range(start, start + 600)}
+            answer = client.patch(f"{JOBS}/1", {field: many, "merge": True})
+        assert pointers(answer) == [f"/{field}"]
+        assert pointers(client.patch(f"{JOBS}/1", {field: {"a": "x" * 100_000}})) == [f"/{field}"]
+        assert pointers(client.post(JOBS, {"is_managed": False, field: {"a": "x" * 100_000}})) == [f"/{field}"]
+        assert len(client.get(f"{JOBS}/1").json[field]) == 600
+
+    @pytest.mark.parametrize(
+        "unknown",
+        [
+            {"params": {"a b": 1}},
+            {"inputs": [{"name": 3}]},
+            {"environment": {"resources": {"cpu": "many"}}},
+            {"build": {"image": "other"}},
+            {"framework": "torch", "run_env": {"os": "linux"}, "is_managed": False, "ttl": "never"},
+        ],
+    )
+    def test_ignores_unknown_keys_beside_known_ones(self, client, unknown):
+        client.submit()
+        answer = client.patch(f"{JOBS}/1", unknown | {"description": "new"})
+        assert (answer.status_code, answer.json["description"], answer.json["config"]) == (200, "new", CONFIG)
+
+    def test_takes_a_config_by_its_parts(self, client):
+        client.submit()
+        sent = {"run": {"cmd": "echo {{ a }}"}, "params": {"a": 1}, "description": "new"}
+        job = client.patch(f"{JOBS}/1", sent).json
+        assert (job["config"]["run"]["cmd"], job["params"], job["description"]) == ("echo 1", {"a": 1}, "new")
 
     def test_links_an_original(self, client):
         client.submit()

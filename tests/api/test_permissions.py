@@ -54,6 +54,52 @@ def operations(app):
                 yield rule.endpoint, method, path.replace("users/delete/ana", "users/delete/bob")
 
 
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+class TestOwnChanges:
+    """What a job's own token changes of its job."""
+
+    @pytest.mark.parametrize(
+        ("change", "shown"),
+        [
+            ({"name": "mine"}, {"name": "mine"}),
+            ({"description": "mine"}, {"description": "mine"}),
+            ({"tags": ["a"], "merge": True}, {"tags": ["a"]}),
+            ({"data_refs": {"ds": "0a1b"}, "merge": True}, {"data_refs": {"ds": "0a1b"}}),
+            ({"params": {"lr": 1}, "merge": True}, {"params": {"lr": 1}}),
+            ({"backend": "other"}, {"backend": "fake"}),
+            ({"run_env": {"os": "linux"}}, {"description": None}),
+            ({"inputs": [{"name": "x"}], "environment": {"labels": {"a": "b"}}}, {"config": CONFIG}),
+        ],
+    )
+    def test_description_of_the_own_job_is_changed(self, there, method, change, shown):
+        answer = caller(there, "job").call(method, f"{BASE}/jobs/2", change)
+        assert answer.status_code == 200, answer.text
+        assert answer.json | shown == answer.json
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"readme": "r"},
+            {"readme": None},
+            {"original_job": 1},
+            {"config": CONFIG},
+            {"content": '{"run": {"cmd": "id"}}'},
+            {"run": {"cmd": "id"}},
+            {"name": "mine", "run": {"cmd": "id"}},
+        ],
+    )
+    def test_anything_else_is_refused(self, there, method, change):
+        before = Job.get_by_id(2)
+        assert caller(there, "job").call(method, f"{BASE}/jobs/2", change).status_code == 403
+        after = Job.get_by_id(2)
+        assert (after.version, after.config, after.name) == (before.version, before.config, before.name)
+
+    def test_other_jobs_are_not_changed(self, there, method):
+        version = Job.get_by_id(3).version
+        assert caller(there, "job").call(method, f"{BASE}/jobs/3", {"tags": ["a"]}).status_code == 403
+        assert Job.get_by_id(3).version == version
+
+
 def test_every_operation_has_its_line(app):
     missing = sorted({endpoint for endpoint, _, _ in operations(app)} - NEEDS.keys())
     assert not missing, f"add to polyjob/api/permissions.py: {missing}"
