@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.conftest import JOBS, Server, eventually
 from tests.require import require
-from tests.runners.engine import engine_is_there, make_images
+from tests.runners.engine import connect, engine_is_there, make_images
 from tests.runners.harness import IMAGE
 
 SCALE = int(os.environ.get("POLYJOB_TEST_SCALE", "1"))
@@ -31,9 +31,7 @@ def submit(server: Server, cmd: str, *steps: str) -> dict[str, Any]:
 
 
 def containers() -> dict[str, dict[str, Any]]:
-    import docker
-
-    found = docker.APIClient().containers(all=True, filters={"label": "polyjob.job"})
+    found = connect().containers(all=True, filters={"label": "polyjob.job"})
     return {item["Labels"]["polyjob.job"]: item for item in found}
 
 
@@ -82,24 +80,20 @@ def test_stop_and_delete(server: Server) -> None:
 
 
 def test_a_container_that_somebody_removed_is_lost(server: Server) -> None:
-    import docker
-
     job = submit(server, "sleep 1000")
     server.until(job["id"], "running")
-    docker.APIClient().remove_container(f"polyjob-{job['uuid']}", force=True)
+    connect().remove_container(f"polyjob-{job['uuid']}", force=True)
     ended = server.until_done(job["id"])
     assert (ended["last_status"], ended["exit"]["reason"]) == ("failed", "lost")
 
 
 def test_an_image_that_was_removed_is_made_again(server: Server) -> None:
-    import docker
-
     first = server.until_done(submit(server, "cat /made", "echo first > /made")["id"])
     build = server.call("GET", f"/api/v1/root/quick-start/builds/{first['build_job'].rsplit('.', 1)[1]}").json
     assert build["image"].startswith("polyjob:")
     assert build["base"].startswith("sha256:")
     assert 'RUN ["/bin/sh", "-e", "-c", "echo first > /made"]' in build["dockerfile"]
-    docker.APIClient().remove_image(build["image"], force=True)
+    connect().remove_image(build["image"], force=True)
     again = server.until_done(submit(server, "cat /made", "echo first > /made")["id"])
     assert (again["last_status"], server.log(again["id"])) == ("succeeded", b"first\n")
     assert again["build_job"] != first["build_job"]

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from tests.runners.engine import connect
 from tests.runners.registry import BUILDER, Registry
 
 
@@ -15,9 +16,7 @@ class Starts:
     """How often each container of a job is started, as the Engine tells it while this is used as a context."""
 
     def __enter__(self) -> Starts:
-        import docker
-
-        self._events = docker.APIClient().events(
+        self._events = connect().events(
             filters={"type": "container", "event": "start", "label": "polyjob.job"}, decode=True
         )
         self._seen: Counter[tuple[str, str]] = Counter()
@@ -44,9 +43,7 @@ class Starts:
 
 def containers_of(installation: str) -> list[str]:
     """The names of those that are there, running or not."""
-    import docker
-
-    found = docker.APIClient().containers(all=True, filters={"label": f"polyjob.installation={installation}"})
+    found = connect().containers(all=True, filters={"label": f"polyjob.installation={installation}"})
     return [name for item in found for name in item["Names"]]
 
 

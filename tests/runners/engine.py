@@ -8,8 +8,17 @@ import io
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 BUSYBOX = Path("/bin/busybox")
+
+
+def connect(host: str | None = None, timeout: int = 60) -> Any:
+    """Return a client of the Engine at `host`, else of the one that the environment names."""
+    import docker
+
+    named = {"base_url": host} if host else docker.utils.kwargs_from_env()
+    return docker.APIClient(version="auto", timeout=timeout, **named)
 
 
 def engine_is_there() -> bool:
@@ -18,17 +27,15 @@ def engine_is_there() -> bool:
 
         from runners.docker import LOCAL, _knock
 
-        _knock(docker.utils.kwargs_from_env().get("base_url") or LOCAL)  # who finds nobody leaves its socket open
-        return bool(docker.APIClient(version="auto", timeout=10).ping()) and BUSYBOX.exists()
+        _knock(docker.utils.kwargs_from_env().get("base_url") or LOCAL)  # a client that finds nobody leaks its socket
+        return bool(connect(timeout=10).ping()) and BUSYBOX.exists()
     except Exception:
         return False
 
 
 def make_images(host: str | None = None) -> None:
     """Idempotent: an image that has the content already stays the one that it is, while others build upon it."""
-    import docker
-
-    client = docker.APIClient(host, version="auto", timeout=60)
+    client = connect(host)
     with (Path(tempfile.gettempdir()) / "polyjob-test-images.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for name, content in (("polyjob-test", _root()), ("polyjob-test-empty", _empty())):

@@ -30,6 +30,7 @@ from runners.base import (
 )
 from runners.fake import FakeRunner
 from runners.process import ProcessRunner
+from tests.runners.engine import connect
 
 INSTALLATION = "a" * 32
 PATIENCE = 20.0
@@ -336,9 +337,7 @@ class DockerHarness(Harness):
 
     @property
     def engine(self) -> Any:
-        import docker
-
-        return docker.APIClient()
+        return connect()
 
 
 IMAGE = "polyjob-test:latest"
