@@ -7,9 +7,10 @@ from typing import Any
 
 from flask import Flask, Request, request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
+from gunicorn.http.errors import ParseException
 from itsdangerous import TimestampSigner, URLSafeTimedSerializer
 from peewee import PeeweeException
-from werkzeug.exceptions import HTTPException, InternalServerError
+from werkzeug.exceptions import BadRequest, ClientDisconnected, HTTPException, InternalServerError, RequestTimeout
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import IntegerConverter
 from werkzeug.wrappers import Response
@@ -36,6 +37,7 @@ from polyjob.api.blueprint import make_api
 from polyjob.api.paths import PlainPaths
 from polyjob.audit import acting
 from polyjob.clock import now
+from polyjob.connections import BodyTooSlow
 from polyjob.database import open_database
 from polyjob.errors import NotFound, PolyjobError, Unavailable
 from polyjob.models import Meta
@@ -182,6 +184,8 @@ def _secure(response: Response) -> Response:
 def _register_errors(app: Flask) -> None:
     app.register_error_handler(PolyjobError, _refusal)
     app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(ClientDisconnected, _broken_body)
+    app.register_error_handler(ParseException, _broken_body)
     app.register_error_handler(OSError, _fault)
     app.register_error_handler(PeeweeException, _fault)
 
@@ -192,6 +196,15 @@ def _refusal(error: PolyjobError) -> Any:
 
 def _http_error(error: HTTPException) -> Any:
     return pages.error_page(error) if _wants_page() else problems.answer_http(error)
+
+
+def _broken_body(error: Exception) -> Any:
+    """The body cannot be read to its end: its framing is wrong, or the client does not send it."""
+    if isinstance(error.__context__, BodyTooSlow):
+        return _http_error(RequestTimeout("The body arrives too slowly."))
+    if isinstance(error, ParseException):
+        return _http_error(BadRequest(f"The body is not framed as HTTP/1.1 says: {error}."))
+    return _http_error(BadRequest("The body ended before its announced length."))
 
 
 def _fault(error: OSError | PeeweeException) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 from polyjob import helper
 from polyjob.settings import SettingError, read_settings
+from polyjob.web_worker import MAX_CONNECTIONS
 
 try:
     _settings = read_settings(os.environ)
@@ -20,7 +21,8 @@ except SettingError as _error:
 _is_bare = helper.PARENT_PIPE not in os.environ
 
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
-worker_class = "gthread"
+worker_class = "polyjob.web_worker.Worker"
+worker_connections = MAX_CONNECTIONS
 workers = _settings.workers
 threads = _settings.threads
 keepalive = 5
@@ -28,11 +30,16 @@ graceful_timeout = 3
 control_socket_disable = True
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # signs of life that no busy disk holds up
 forwarded_allow_ips = "*" if _settings.trusted_proxies else ""
+forwarder_headers = ""  # else a client's own `SCRIPT_NAME` would pass a proxy and change the path
 accesslog = None
 loglevel = "warning"
 
 
 def on_starting(server: Any) -> None:
+    if server.cfg.is_ssl:
+        sys.exit(
+            "polyjob: the server speaks no TLS; leave out --certfile and --keyfile, and put a proxy in front of it"
+        )
     if not _is_bare:
         helper.end_with_parent()
         return

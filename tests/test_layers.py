@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = [
     {"wsgi", "polyjob.cli", "polyjob.__main__"},
-    {"polyjob.serve", "polyjob.helper", "polyjob.first_start", "polyjob.gunicorn_settings"},
+    {"polyjob.serve", "polyjob.helper", "polyjob.first_start", "polyjob.gunicorn_settings", "polyjob.web_worker"},
     {"polyjob.app", "polyjob.engine"},
     {"polyjob.api", "polyjob.pages"},
     {"polyjob.auth"},
@@ -37,6 +37,7 @@ LAYERS = [
     {
         "polyjob.ansi",
         "polyjob.clock",
+        "polyjob.connections",
         "polyjob.crashpoints",
         "polyjob.errors",
         "polyjob.first_names",

@@ -1,0 +1,313 @@
+"""gunicorn's threaded worker, in which no slow client holds a thread.
+
+The main loop reads each request until its header and its small body are complete; only then a thread gets it. When a
+client does not take its response fast enough, the thread turns to others, and the main loop waits until the client
+takes more. Larger bodies are read by threads of a pool of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import resource
+import selectors
+import socket
+import time
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from gunicorn import util
+from gunicorn.http import wsgi
+from gunicorn.workers.gthread import ThreadWorker
+
+from polyjob.connections import (
+    MAX_BODY_SECONDS,
+    MAX_HEADER_BYTES,
+    MAX_HEADER_SECONDS,
+    MAX_SEND_SECONDS,
+    Answer,
+    Connection,
+    Outbox,
+    Phase,
+    network_of,
+)
+
+MAX_CONNECTIONS = 2000
+"""Connections of one web process; fewer where the limit of open files is low. For a new one beyond it, the one that
+has waited longest is closed."""
+MAX_CONNECTIONS_OF_ADDRESS = 400
+"""Of these, connections of one address; an IPv6 network of 64 bits counts as one. Neither this machine's own addresses
+nor proxies are bounded: whole crowds come from there."""
+MAX_UPLOADS_AT_ONCE = 16
+"""Requests with a larger body that one web process reads at once; the next ones wait."""
+
+_GOODBYE_SECONDS = 2.0
+_HASTY_GOODBYE_SECONDS = 0.3
+"""The same while the worker stops."""
+_GOODBYE_BYTES = 1 << 20
+_STOP_IDLE_SECONDS = 1.0
+_SWEEP_SECONDS = 0.25
+_RECEIVE_SIZE = 64 << 10
+_FILES_PER_THREAD = 3
+_OTHER_FILES = 100
+_NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_IGNORED = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED})
+
+_BLOCKED = object()
+"""The result of a thread that left a response to be sent later."""
+
+
+class Worker(ThreadWorker):
+    """Every method runs in the main loop's thread, but for `handle`, `handle_request` and what they call."""
+
+    alive: bool
+    worker_connections: int
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._waiting: dict[Connection, None] = {}
+        """Connections for which no thread works, those that have waited longest first."""
+        self._per_network: Counter[str | None] = Counter()
+        self._next_sweep = 0.0
+        self._serves_proxies = "*" in self.cfg.forwarded_allow_ips
+
+    def init_process(self) -> None:
+        self.upload_pool = ThreadPoolExecutor(max_workers=MAX_UPLOADS_AT_ONCE)
+        reserved = _FILES_PER_THREAD * (self.cfg.threads + MAX_UPLOADS_AT_ONCE) + _OTHER_FILES
+        limit = raise_file_limit(MAX_CONNECTIONS + reserved)
+        self.worker_connections = max(1, min(self.worker_connections, limit - reserved))
+        super().init_process()
+
+    # Connections come and go.
+
+    def accept(self, listener: Any) -> None:
+        try:
+            sock, client = listener.accept()
+        except OSError as error:
+            if error.errno in _NO_FILES:
+                self._make_room()
+            elif error.errno not in _IGNORED:
+                raise
+            return
+        network = None if self._serves_proxies else network_of(client)
+        if network is not None and self._per_network[network] >= MAX_CONNECTIONS_OF_ADDRESS:
+            sock.close()
+            return
+        connection = Connection(self.cfg, sock, client, listener.getsockname())
+        connection.network = network
+        self.nr_conns += 1
+        self._per_network[network] += 1
+        self._wait(connection, Phase.REQUEST, MAX_HEADER_SECONDS)
+        if self.nr_conns >= self.worker_connections:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        for connection in self._waiting:
+            self._discard(connection)
+            return
+
+    def _discard(self, connection: Connection) -> None:
+        """Close it, whatever it waits for."""
+        self._stop_waiting(connection)
+        self.nr_conns -= 1
+        self._per_network[connection.network] -= 1
+        if not self._per_network[connection.network]:
+            del self._per_network[connection.network]
+        self._close_answer(connection)
+        connection.close()
+
+    def _say_goodbye(self, connection: Connection) -> None:
+        """Close it once the client has closed its side: data that nobody read would destroy the response on its way."""
+        try:
+            connection.sock.setblocking(False)
+            connection.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._discard(connection)
+        else:
+            self._wait(connection, Phase.GOODBYE, _GOODBYE_SECONDS if self.alive else _HASTY_GOODBYE_SECONDS)
+
+    # Waiting for clients.
+
+    def _wait(self, connection: Connection, phase: Phase, seconds: float) -> None:
+        connection.phase = phase
+        connection.deadline = time.monotonic() + seconds
+        self._waiting.pop(connection, None)
+        self._waiting[connection] = None
+        events = selectors.EVENT_WRITE if phase is Phase.ROOM else selectors.EVENT_READ
+        with contextlib.suppress(KeyError):
+            self.poller.unregister(connection.sock)
+        self.poller.register(connection.sock, events, lambda sock: self._client_is_ready(connection))
+
+    def _stop_waiting(self, connection: Connection) -> None:
+        if self._waiting.pop(connection, self) is None:
+            self.poller.unregister(connection.sock)
+
+    def _client_is_ready(self, connection: Connection) -> None:
+        if connection not in self._waiting:
+            return  # closed in this round of the loop
+        if connection.phase is Phase.ROOM:
+            self._give_to_thread(connection, self.tpool)
+            return
+        try:
+            data = connection.sock.recv(_RECEIVE_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if connection.phase is Phase.GOODBYE:
+            connection.drained += len(data)
+            if not data or connection.drained > _GOODBYE_BYTES:
+                self._discard(connection)
+        elif data:
+            self._receive(connection, data)
+        else:
+            self._discard(connection)
+
+    def _receive(self, connection: Connection, data: bytes) -> None:
+        """Go on with what has come of a request."""
+        had_header, was_idle = connection.has_header, connection.is_idle
+        connection.add(data)
+        if connection.is_complete:
+            self._give_to_thread(connection, self.tpool if connection.has_small_body else self.upload_pool)
+        elif not connection.has_header and len(connection.received) > MAX_HEADER_BYTES:
+            self._refuse(connection, 431, "Request Header Fields Too Large")
+        elif connection.has_header and not had_header:
+            self._wait(connection, Phase.REQUEST, MAX_BODY_SECONDS)
+            if connection.expects_to_continue:
+                connection.has_continued = True
+                with contextlib.suppress(OSError):
+                    connection.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif was_idle:
+            self._wait(connection, Phase.REQUEST, MAX_HEADER_SECONDS)
+
+    def _refuse(self, connection: Connection, status: int, reason: str) -> None:
+        with contextlib.suppress(OSError):
+            util.write_error(connection.sock, status, reason, "")
+        self._say_goodbye(connection)
+
+    def murder_pending(self) -> None:
+        """Close the connections whose time is up."""
+        moment = time.monotonic()
+        if moment < self._next_sweep:
+            return
+        self._next_sweep = moment + _SWEEP_SECONDS
+        for connection in [each for each in self._waiting if each.deadline <= moment]:
+            if connection.phase is Phase.REQUEST and not connection.is_idle:
+                self._refuse(connection, 408, "Request Timeout")
+            else:
+                self._discard(connection)
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        super().wait_for_and_dispatch_events(timeout if self.alive else min(timeout, _SWEEP_SECONDS))
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """The worker stops: a connection has a moment left for a request that is on its way."""
+        latest = time.monotonic() + _STOP_IDLE_SECONDS
+        for connection in self._waiting:
+            if connection.phase is not Phase.ROOM:
+                connection.deadline = min(connection.deadline, latest)
+
+    # Threads.
+
+    def _give_to_thread(self, connection: Connection, pool: ThreadPoolExecutor) -> None:
+        self._stop_waiting(connection)
+        if connection.phase is Phase.REQUEST:
+            connection.hand_over()
+        future = pool.submit(self.handle, connection)
+        future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, connection, done))
+
+    def finish_request(self, connection: Connection, future: Future[Any]) -> None:
+        """Go on with a connection that a thread is done with."""
+        result = False if future.cancelled() or future.exception() else future.result()
+        if result is _BLOCKED:
+            self._wait(connection, Phase.ROOM, MAX_SEND_SECONDS)
+            return
+        if not result:
+            self._say_goodbye(connection)
+            return
+        connection.sock.setblocking(False)
+        self._wait(connection, Phase.REQUEST, self.cfg.keepalive)
+        rest = connection.next_request()
+        if rest:
+            self._receive(connection, rest)
+
+    def handle(self, connection: Connection) -> Any:
+        """In a thread: answer a request, or go on with a response. Return whether another request may follow, or
+        `_BLOCKED`."""
+        if connection.answer is None:
+            return super().handle(connection)
+        try:
+            return self._keepalive_after(connection, self._send(connection))
+        except OSError as error:
+            self.log.debug("The client or the follow has ended: %s", error)
+        except Exception:
+            self.log.exception("Error while sending a response")
+        return False
+
+    def handle_request(self, request: Any, connection: Connection) -> Any:
+        if connection.has_continued:
+            request._expected_100_continue = False
+        response, environ = wsgi.create(request, connection.sock, connection.client, connection.server, self.cfg)
+        environ["wsgi.multithread"] = True
+        self._count_request(response)
+        outbox = response.sock = Outbox(connection.sock)
+        body = self.wsgi(environ, response.start_response)
+        is_file = isinstance(body, environ["wsgi.file_wrapper"]) and response.sendfile(body)
+        connection.answer = Answer(response, body, iter(()) if is_file else iter(body), outbox)
+        try:
+            return self._send(connection)
+        except (OSError, StopIteration):
+            raise
+        except Exception:
+            if response.headers_sent:
+                self.log.exception("Error while sending a response")
+                return False
+            raise
+
+    def _count_request(self, response: Any) -> None:
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
+        if not self.alive or not self.cfg.keepalive:
+            response.force_close()
+
+    def _send(self, connection: Connection) -> Any:
+        """Send as much of the response as the client takes."""
+        answer = connection.answer
+        assert answer is not None
+        connection.sock.setblocking(False)
+        try:
+            if not answer.send():
+                return _BLOCKED
+        except BaseException:
+            self._close_answer(connection)
+            raise
+        self._close_answer(connection)
+        return not answer.response.should_close()
+
+    def _keepalive_after(self, connection: Connection, keepalive: Any) -> Any:
+        if keepalive is _BLOCKED:
+            return _BLOCKED
+        connection.sock.setblocking(True)
+        return super()._keepalive_after(connection, keepalive)
+
+    def _close_answer(self, connection: Connection) -> None:
+        answer, connection.answer = connection.answer, None
+        if answer is not None:
+            try:
+                answer.close()
+            except Exception:
+                self.log.exception("Error while closing a response")
+
+
+def raise_file_limit(wanted: int) -> int:
+    """Let this process open so many files, if it may. Return how many it may open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft

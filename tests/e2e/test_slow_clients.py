@@ -1,0 +1,204 @@
+"""Clients that send, read or leave slowly, against a real server with few threads."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polyjob import connections, web_worker
+from tests.e2e.conftest import JOBS, Server, eventually
+
+THREADS = 8
+CLIENTS = 60
+"""More than all threads of the server, those for uploads included."""
+LOG_SIZE = 20_000_000
+OUTPUT = f"{JOBS}/1/outputs/files?path=noise"
+
+POST = b"POST /api/v1/users/token HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+SLOW_REQUESTS = {
+    "nothing": b"",
+    "half a request line": b"GET /heal",
+    "half a header": b"GET / HTTP/1.1\r\nHost: a\r\nX-Half: ",
+    "half a small body": POST + b"Content-Length: 1000\r\n\r\n{",
+    "no body after expect": POST + b"Content-Length: 1000\r\nExpect: 100-continue\r\n\r\n",
+    "half a larger body": POST + b"Content-Length: 500000\r\n\r\n{",
+    "half a chunk": POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
+    "a connection that is never closed": b"GET /healthz HTTP/1.0\r\n\r\n",
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("slow")
+    with Server(folder, workers="1", threads=str(THREADS), followers="4", slots="2") as started:
+        noise = f"head -c {LOG_SIZE} /dev/urandom > $POLYAXON_RUN_OUTPUTS_PATH/noise"
+        number = started.submit(f"head -c {LOG_SIZE} /dev/zero; {noise}")["id"]
+        started.until_done(number)
+        assert number == 1
+        yield started
+
+
+def connect(server: Server, host: str = "127.0.0.1", window: int = 0) -> socket.socket:
+    client = socket.socket()
+    if window:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+    client.settimeout(30)
+    client.connect((host, server.port))
+    return client
+
+
+@contextlib.contextmanager
+def clients(server: Server, request: bytes, count: int = CLIENTS, window: int = 0) -> Iterator[list[socket.socket]]:
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(connect(server, window=window)) for _ in range(count)]
+        for client in held:
+            client.sendall(request)
+        yield held
+
+
+def health_delay(server: Server) -> float:
+    begun = time.monotonic()
+    assert server.call("GET", "/healthz").status == 200
+    return time.monotonic() - begun
+
+
+def get(server: Server, path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: token {server.token}\r\n\r\n".encode()
+
+
+def answer_to(server: Server, request: bytes) -> http.client.HTTPResponse:
+    with connect(server) as client:
+        client.sendall(request)
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        response.read()
+        return response
+
+
+@pytest.mark.parametrize("kind", SLOW_REQUESTS)
+def test_clients_that_send_slowly_hold_no_thread(kind: str, server: Server) -> None:
+    with clients(server, SLOW_REQUESTS[kind]):
+        health_delay(server)  # by now the server has seen them all
+        assert max(health_delay(server) for _ in range(5)) < 1.0
+
+
+@pytest.mark.parametrize(
+    "path", [f"{JOBS}/1/logs", f"{JOBS}/1/logs/lines?around=0&count=5000", f"{JOBS}/1/outputs", OUTPUT]
+)
+def test_clients_that_read_slowly_hold_no_thread(path: str, server: Server) -> None:
+    with clients(server, get(server, path), window=1024):
+        eventually(lambda: health_delay(server) < 1.0, 20)
+        assert max(health_delay(server) for _ in range(5)) < 1.0
+
+
+def test_followers_that_read_slowly_hold_no_thread(server: Server) -> None:
+    number = server.submit("head -c 20000000 /dev/zero; sleep 60")["id"]
+    eventually(lambda: len(server.log(number)) == LOG_SIZE)
+    with clients(server, get(server, f"{JOBS}/{number}/logs?follow=true"), 4, window=1024) as held:
+        assert {client.recv(12) for client in held} == {b"HTTP/1.1 200"}
+        assert max(health_delay(server) for _ in range(5)) < 1.0
+    server.call("POST", f"{JOBS}/{number}/stop")
+
+
+def test_slow_reader_gets_every_byte(server: Server) -> None:
+    with connect(server, window=4096) as client:
+        client.sendall(get(server, f"{JOBS}/1/logs"))
+        time.sleep(0.2)
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        assert len(response.read()) == LOG_SIZE
+
+
+def test_incomplete_header_is_refused_after_its_time(server: Server) -> None:
+    begun = time.monotonic()
+    assert answer_to(server, b"GET / HTTP/1.1\r\nX-Half: ").status == 408
+    assert connections.MAX_HEADER_SECONDS - 1 < time.monotonic() - begun < connections.MAX_HEADER_SECONDS + 3
+
+
+def test_idle_connection_is_closed_after_its_time(server: Server) -> None:
+    with connect(server) as client:
+        assert client.recv(1) == b""
+
+
+def test_oversized_header_is_refused(server: Server) -> None:
+    request = b"GET / HTTP/1.1\r\nX-Long: " + b"a" * connections.MAX_HEADER_BYTES
+    assert answer_to(server, request).status == 431
+
+
+@pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
+@pytest.mark.parametrize("size", [20, connections.MAX_SMALL_BODY + 1])
+def test_body_that_arrives_in_pieces_is_read(size: int, expect: bytes, server: Server) -> None:
+    body = b'{"username": "root", "password": ""}'.ljust(size)
+    with connect(server) as client:
+        client.sendall(POST + expect + f"Content-Length: {len(body)}\r\n\r\n".encode())
+        if expect:
+            assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(body[:10])
+        time.sleep(0.1)
+        client.sendall(body[10:])
+        assert client.recv(12) == b"HTTP/1.1 400"
+
+
+def test_pipelined_requests_are_answered_in_turn(server: Server) -> None:
+    with connect(server) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" * 3 + b"GET /healthz HTTP/1.0\r\n\r\n")
+        received = b""
+        while data := client.recv(4096):
+            received += data
+    assert received.count(b"200 OK") == 4
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [(b"zz\r\n", "zz"), (b"5\r\n{    \r\nzz\r\n", "zz"), (b"5;\x01\r\n{    \r\n", "extension"), (b"2\r\n{}..", "..")],
+)
+def test_broken_chunk_is_a_bad_request(body: bytes, detail: str, server: Server, capfd: Any) -> None:
+    capfd.readouterr()
+    assert answer_to(server, POST + b"Transfer-Encoding: chunked\r\n\r\n" + body).status == 400
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_stop_does_not_wait_for_slow_clients(tmp_path: Path) -> None:
+    with Server(tmp_path, runner="fake", workers="1") as server, clients(server, SLOW_REQUESTS["half a header"], 5):
+        health_delay(server)
+        begun = time.monotonic()
+        assert server.interrupt() == 0
+        assert time.monotonic() - begun < 3
+
+
+def own_address() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect(("192.0.2.1", 9))
+        return str(probe.getsockname()[0])
+    return "127.0.0.1"
+
+
+@pytest.mark.parametrize("proxies", ["0", "1"])
+def test_connections_of_one_address_are_bounded_except_for_proxies(proxies: str, tmp_path: Path) -> None:
+    address = own_address()
+    if address.startswith("127."):
+        pytest.skip("this machine has only a loopback address")
+    with contextlib.ExitStack() as stack:
+        settings = {"runner": "fake", "workers": "1", "host": "0.0.0.0", "trusted_proxies": proxies}
+        server = stack.enter_context(Server(tmp_path, **settings))
+        held = [stack.enter_context(connect(server, address)) for _ in range(420)]
+        health_delay(server)
+        closed = sum(is_closed(client) for client in held)
+        assert closed == (0 if proxies == "1" else 420 - web_worker.MAX_CONNECTIONS_OF_ADDRESS)
+
+
+def is_closed(client: socket.socket) -> bool:
+    client.setblocking(False)
+    try:
+        return client.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True

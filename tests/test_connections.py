@@ -1,0 +1,136 @@
+"""Connections: when a request is complete, what a slow client may do, and whose connections are counted together."""
+
+from __future__ import annotations
+
+import io
+import socket
+
+import pytest
+
+from polyjob import connections
+from polyjob.app import create_app
+from polyjob.connections import MAX_SMALL_BODY, BodyTooSlow, Outbox, PacedUnreader, network_of, small_body
+
+
+@pytest.mark.parametrize(
+    ("header", "size"),
+    [
+        (b"Host: a", 0),
+        (b"Content-Length: 12", 12),
+        (b"CONTENT-LENGTH:12 ", 12),
+        (b"X: content-length: 7", 0),
+        (b"Host: a\r\ncontent-length: %d\r\nX: y" % MAX_SMALL_BODY, MAX_SMALL_BODY),
+        (b"content-length: %d" % (MAX_SMALL_BODY + 1), None),
+        (b"Transfer-Encoding: chunked\r\nContent-Length: 5", None),
+        (b"transfer-encoding : identity", None),
+    ],
+)
+def test_small_body_is_known_from_the_header(header, size):
+    assert small_body(b"POST / HTTP/1.1\r\n" + header + b"\r\n") == size
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::1", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("127.0.0.1", None),
+        ("127.9.9.9", None),
+        ("::1", None),
+        ("::ffff:127.0.0.1", None),
+        ("", None),
+    ],
+)
+def test_connections_are_counted_by_network(address, network):
+    assert network_of((address, 1234)) == network
+
+
+@pytest.fixture
+def pair():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_body_slower_than_the_least_rate_is_given_up(pair, monkeypatch):
+    ours, theirs = pair
+    monkeypatch.setattr(connections, "MAX_BODY_SECONDS", 0.05)
+    unreader = PacedUnreader(ours)
+    unreader.begin()
+    theirs.send(b"{")
+    assert unreader.chunk() == b"{"
+    with pytest.raises(BodyTooSlow):
+        unreader.chunk()
+
+
+def test_bytes_of_a_body_earn_time_up_to_the_limit(pair):
+    ours, theirs = pair
+    unreader = PacedUnreader(ours)
+    unreader.begin()
+    unreader._left = 1.0
+    theirs.send(b"a" * 4096)
+    unreader.chunk()
+    assert unreader._left == pytest.approx(1.5, abs=0.1)
+    unreader._left = float(connections.MAX_BODY_SECONDS)
+    theirs.send(b"a" * 4096)
+    unreader.chunk()
+    assert unreader._left <= connections.MAX_BODY_SECONDS
+
+
+def test_outbox_sends_texts_and_files_in_order_without_blocking(pair, tmp_path):
+    ours, theirs = pair
+    ours.setblocking(False)
+    (tmp_path / "file").write_bytes(b"0123456789" * 100_000)
+    with (tmp_path / "file").open("rb") as file:
+        outbox = Outbox(ours)
+        outbox.sendall(b"head")
+        outbox.sendfile(file, 5, 900_000)
+        outbox.sendall(b"tail")
+        received = b""
+        while not outbox.flush():
+            received += theirs.recv(1 << 20)
+        ours.shutdown(socket.SHUT_WR)
+        while data := theirs.recv(1 << 20):
+            received += data
+    assert received == b"head" + (b"0123456789" * 100_000)[5:900_005] + b"tail"
+
+
+def test_outbox_breaks_off_a_file_that_was_cut(pair, tmp_path):
+    (tmp_path / "file").write_bytes(b"short")
+    with (tmp_path / "file").open("rb") as file:
+        outbox = Outbox(pair[0])
+        outbox.sendfile(file, 0, 6)
+        with pytest.raises(BrokenPipeError):
+            outbox.flush()
+
+
+class Broken(io.RawIOBase):
+    def __init__(self, error):
+        self._error = error
+
+    def readable(self):
+        return True
+
+    def tell(self):
+        return 0
+
+    def seek(self, offset, whence=0):
+        return 0
+
+    def readinto(self, buffer):
+        if self._error:
+            raise self._error
+        return 0
+
+
+@pytest.mark.parametrize(("error", "status"), [(BodyTooSlow("late"), 408), (ConnectionResetError(), 400), (None, 400)])
+def test_body_that_breaks_off_is_not_a_defect(error, status, settings):
+    app = create_app(settings)
+    answer = app.test_client().post(
+        "/api/v1/users/token", input_stream=Broken(error), environ_overrides={"CONTENT_LENGTH": "9"}
+    )
+    assert answer.status_code == status
+    assert answer.mimetype == "application/problem+json"
