@@ -16,6 +16,7 @@ from typing import BinaryIO
 from polyjob.archives import LiveOutputs, Outputs, write_index
 from polyjob.crashpoints import crash_point
 from polyjob.packing import Packer
+from runners.trees import remove_tree
 
 PRIVATE, SHARED = 0o700, 0o711
 STALE_AFTER = 3600.0
@@ -243,70 +244,3 @@ def sync(path: Path) -> None:
         os.fsync(file)
     finally:
         os.close(file)
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove a folder and all that is in it, however deep, read-only sub-folders too; links are removed, not followed.
-
-    Idempotent, also while others remove in it. Raises OSError if something stays, as when others write in it.
-    """
-    try:
-        here = _open_to_clear(folder)
-    except FileNotFoundError:
-        return
-    except NotADirectoryError:
-        folder.unlink(missing_ok=True)
-        return
-    above: list[tuple[str, tuple[int, int], list[str]]] = []
-    try:
-        inner = _clear(here)
-        while inner or above:
-            if inner:
-                name = inner.pop()
-                with contextlib.suppress(FileNotFoundError):
-                    below = _open_to_clear(name, here)
-                    above.append((name, _identity(here), inner))
-                    os.close(here)
-                    here = below
-                    inner = _clear(here)
-            else:
-                name, identity, inner = above.pop()
-                parent = os.open("..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
-                os.close(here)
-                here = parent
-                if _identity(here) != identity:
-                    raise OSError(f"{folder} was moved about while it was removed")
-                with contextlib.suppress(FileNotFoundError):
-                    os.rmdir(name, dir_fd=here)
-    finally:
-        os.close(here)
-    with contextlib.suppress(FileNotFoundError):
-        folder.rmdir()
-
-
-def _open_to_clear(name: str | Path, where: int | None = None) -> int:
-    """A folder, made writable for its owner. Raises NotADirectoryError at anything else, a link too."""
-    found = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=where)
-    try:
-        mode = os.fstat(found).st_mode
-        if mode & stat.S_IRWXU != stat.S_IRWXU:
-            os.chmod(f"/proc/self/fd/{found}", stat.S_IRWXU)
-        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=found)
-    finally:
-        os.close(found)
-
-
-def _identity(folder: int) -> tuple[int, int]:
-    status = os.fstat(folder)
-    return status.st_dev, status.st_ino
-
-
-def _clear(folder: int) -> list[str]:
-    """Remove all that is no folder; the names of the folders."""
-    with os.scandir(folder) as entries:
-        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    for name, is_folder in found:
-        if not is_folder:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=folder)
-    return [name for name, is_folder in found if is_folder]

@@ -450,10 +450,7 @@ class Keeper:
         account = Account(spec["account"]) if spec["account"] else None
         work, outputs = f"{spec['folder']}/work", f"{spec['folder']}/outputs"
         for path in (work, outputs):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(path, 0o700)
-            if account:
-                os.chown(path, account.user, account.group)
+            _make_folder(path, account)
         if spec["code"] or spec["inputs"]:
             fault = _unpack(spec, work, outputs, account, self.supervisor)
             if fault and not self.supervisor.stopped:
@@ -480,6 +477,18 @@ class Keeper:
         """Have the engine look; the job's uuid tells that it has ended."""
         with contextlib.suppress(OSError):  # nobody listens: the engine looks by itself
             os.write(self._notify, f"{news}\n".encode())
+
+
+def _make_folder(path: str, account: Account | None) -> None:
+    """Make a folder, or take one that is there, and give it to the account. Links are not followed."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    if account:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fchown(folder, account.user, account.group)
+        finally:
+            os.close(folder)
 
 
 def _failure(message: str) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import json
 import os
 import pwd
 import select
-import shutil
 import signal
 import socket
 import threading
@@ -46,6 +45,7 @@ from runners.marks import kill_marked
 from runners.process_builds import Artifact, build
 from runners.process_environment import account_of, inherited
 from runners.server_link import ServerLink
+from runners.trees import remove_tree, size_of
 
 CLEAN_PATIENCE = 20.0
 """Seconds that `clean` waits for what it kills."""
@@ -90,16 +90,14 @@ class ProcessRunner(Runner):
 
     def held(self) -> dict[str, int]:
         folders = (Path(self.settings.data_dir) / "builds").glob("*/env")
-        return {str(folder): _size_of(folder) for folder in folders}
+        return {str(folder): size_of(folder) for folder in folders}
 
     def held_by(self, artifact: str) -> str | None:
         return Artifact.read(artifact).env
 
     def drop(self, name: str) -> None:
         try:
-            shutil.rmtree(name)
-        except FileNotFoundError:
-            pass
+            remove_tree(Path(name))
         except OSError as error:
             raise RunnerUnavailable(f"{name} cannot be removed: {error.strerror}") from error
 
@@ -416,13 +414,3 @@ class _Keepers:
                 if uuid is not None:
                     self.forget(uuid)
             self._wake()
-
-
-def _size_of(folder: Path) -> int:
-    """Bytes of the files in it; of one that goes meanwhile, what was there."""
-    total = 0
-    for inner, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(inner, name)).st_size
-    return total

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import pwd
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -27,6 +26,7 @@ from runners.base import BuildFailed, BuildSpec, RunnerSettings, RunnerUnavailab
 from runners.build_log import BuildLog
 from runners.marks import kill_marked
 from runners.process_environment import account_of, inherited
+from runners.trees import give_tree, remove_tree
 
 GRACE = 5.0
 PATIENCE = 20.0
@@ -61,13 +61,11 @@ def build(spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool], setting
     """`Runner.build`."""
     kill_marked(spec.uuid)
     folder = Path(spec.folder)
-    for name in ("env", "work"):
-        for inner, _, _ in os.walk(folder / name):
-            os.chmod(inner, 0o700)  # a step may have left a folder that nothing can be removed from
-        shutil.rmtree(folder / name, ignore_errors=True)
-    if not spec.steps and not spec.env:
-        return None
     try:
+        for name in ("env", "work"):
+            remove_tree(folder / name)
+        if not spec.steps and not spec.env:
+            return None
         _Build(spec, log, cancelled, settings, folder).run()
     except OSError as error:
         raise RunnerUnavailable(f"the build could not be run: {error.strerror or error}") from error
@@ -104,12 +102,13 @@ class _Build:
             self.log.end()
 
     def _make_folders(self) -> None:
+        """Make the folders with all their files, and only then give them to the account."""
         for folder in (self.work, self.env_folder):
             folder.mkdir(mode=0o755)
         self._copy_files()
         if self.account is not None:
-            for path in (self.work, self.env_folder, *self.work.rglob("*")):
-                os.chown(path, self.account.pw_uid, self.account.pw_gid)
+            for folder in (self.work, self.env_folder):
+                give_tree(folder, self.account.pw_uid, self.account.pw_gid)
 
     def _copy_files(self) -> None:
         if not (self.spec.code and self.spec.files):
@@ -129,8 +128,9 @@ class _Build:
             raise BuildFailed(f"`{name}` is larger than {LARGEST_FILE >> 20} MiB")
         path = self.work / name
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-        path.write_bytes(content.read())
-        path.chmod(0o755 if member.mode & 0o111 else 0o644)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o755 if member.mode & 0o111 else 0o644)
+        with open(file, "wb") as copy:
+            copy.write(content.read())
 
     def _supervise(self, argv: list[str], env: Mapping[str, str], number: int | None = None) -> int:
         """The command's exit code, its output in the log. Raises BuildFailed when cancelled or too late, with nothing

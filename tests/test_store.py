@@ -9,15 +9,13 @@ import stat
 import subprocess
 import sys
 import tarfile
-import tempfile
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from polyjob import store as store_module
-from polyjob.store import STALE_AFTER, Store, StoreError, complete, remove_tree
+from polyjob.store import STALE_AFTER, Store, StoreError, complete
 from tests.require import require_root
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -302,156 +300,3 @@ def test_remove(store):
         store.remove_job(JOB)
         store.remove_build(JOB)
     assert files(store.data_dir / "jobs") == files(store.data_dir / "builds") == []
-
-
-# remove_tree.
-
-
-def as_nobody(function):
-    """Call it without root's rights, which no mode bit stops."""
-    if os.geteuid():
-        return function()
-    pid = os.fork()
-    if not pid:
-        try:
-            os.setgid(65534)
-            os.setuid(65534)
-            function()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    return None
-
-
-def test_read_only_folders_go(tmp_path):
-    place = Path(tempfile.mkdtemp(dir="/tmp"))
-    place.chmod(0o777)
-
-    def make_and_remove():
-        for bits in (0, 0o100, 0o400, 0o500, 0o600, 0o300):
-            top = place / f"top{bits}"
-            (top / "in" / "deeper").mkdir(parents=True)
-            (top / "in" / "f").write_bytes(b"x")
-            (top / "in" / "f").chmod(0)
-            for folder in (top / "in" / "deeper", top / "in", top):
-                folder.chmod(bits)
-            remove_tree(top)
-            assert not top.exists()
-
-    try:
-        as_nobody(make_and_remove)
-        assert files(place) == []
-    finally:
-        place.rmdir()
-
-
-def test_links_are_removed_and_not_followed(tmp_path):
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "f").write_bytes(b"x")
-    outside.chmod(0o555)
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    for name, target in (("a", outside), ("b", outside / "f"), ("c", "nowhere"), ("d", ".")):
-        (folder / name).symlink_to(target)
-    os.mkfifo(folder / "fifo")
-    remove_tree(folder)
-    assert not folder.exists()
-    assert (outside / "f").read_bytes() == b"x" and mode(outside) == 0o555
-    outside.chmod(0o755)
-    for target in (outside, "nowhere"):
-        folder.symlink_to(target)
-        remove_tree(folder)
-        assert not folder.is_symlink()
-    assert files(outside) == ["f"]
-    folder.write_bytes(b"a file")
-    remove_tree(folder)
-    remove_tree(folder)
-    assert files(tmp_path) == ["outside"]
-
-
-def test_deep_folders_go_with_few_descriptors(tmp_path):
-    here = os.open(tmp_path, os.O_RDONLY)
-    for level in range(1100):
-        os.close(os.open("f", os.O_CREAT, dir_fd=here))
-        os.mkdir("d", dir_fd=here)
-        if level % 100 == 0:
-            os.mkdir("e", dir_fd=here)
-        below = os.open("d", os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = below
-    os.close(here)
-    before = len(os.listdir("/proc/self/fd"))
-    remove_tree(tmp_path / "d")
-    assert files(tmp_path) == ["e", "f"]
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
-def test_many_threads_remove_the_same_folder(tmp_path):
-    errors: list[BaseException] = []
-
-    def remove():
-        try:
-            remove_tree(tmp_path / "top")
-        except BaseException as error:
-            errors.append(error)
-
-    for _ in range(10):
-        for a in range(6):
-            for b in range(4):
-                (tmp_path / "top" / str(a) / str(b)).mkdir(parents=True)
-                (tmp_path / "top" / str(a) / str(b) / "f").touch()
-        threads = [threading.Thread(target=remove) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert errors == [] and files(tmp_path) == []
-
-
-def test_links_put_in_place_of_folders_are_not_followed(tmp_path):
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    for name in ("f", "g"):
-        (outside / name).touch()
-    folder = tmp_path / "folder"
-    stop = threading.Event()
-
-    def swap():
-        while not stop.is_set():
-            for make in (lambda: (folder / "d").mkdir(), lambda: (folder / "d").symlink_to(outside)):
-                try:
-                    make()
-                    (folder / "d").rename(folder / "e")
-                    (folder / "e").rename(folder / "d")
-                    (folder / "d").rmdir() if not (folder / "d").is_symlink() else (folder / "d").unlink()
-                except OSError:
-                    continue
-
-    thread = threading.Thread(target=swap)
-    thread.start()
-    try:
-        for _ in range(700):
-            folder.mkdir(exist_ok=True)
-            try:
-                remove_tree(folder)
-            except OSError:
-                continue
-    finally:
-        stop.set()
-        thread.join()
-    assert files(outside) == ["f", "g"]
-
-
-def test_what_stays_raises(tmp_path):
-    require_root()
-    (tmp_path / "top" / "mounted").mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path / "top" / "mounted"], check=True)
-    try:
-        with pytest.raises(OSError):
-            remove_tree(tmp_path / "top")
-    finally:
-        subprocess.run(["umount", tmp_path / "top" / "mounted"], check=True)
-    remove_tree(tmp_path / "top")
-    assert files(tmp_path) == []

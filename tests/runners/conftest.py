@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,14 @@ def images() -> None:
     """The images of the tests, in a Docker Engine; a skip where there is none."""
     require("docker", engine_is_there(), "no Docker Engine answers")
     make_images()
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that every account can pass through; pytest's own is private."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o711)
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import shlex
 import tarfile
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -341,6 +342,31 @@ class DockerHarness(Harness):
 
 
 IMAGE = "polyjob-test:latest"
+
+
+# Accounts.
+
+
+def as_nobody(function: Callable[[], Any], folder: Path | None = None) -> None:
+    """Call it without root's rights, which no mode bit stops; `folder` with all in it belongs to that account then."""
+    if os.geteuid():
+        function()
+        return
+    for path in [folder, *folder.rglob("*")] if folder else []:
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    pid = os.fork()
+    if not pid:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            function()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 # Processes.

@@ -5,12 +5,16 @@ A virtualenv takes seconds to make, so each test looks at much. `plain` makes bu
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import stat
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -18,7 +22,8 @@ import pytest
 
 from runners import process_builds
 from runners.base import BuildFailed, BuildSpec, RunnerUnavailable
-from tests.runners.harness import ProcessHarness, archive, marked, wait_for
+from tests.require import require, require_root
+from tests.runners.harness import ProcessHarness, archive, as_nobody, marked, wait_for
 
 ENDLESS = "setsid sleep 1000 & sleep 1000"
 
@@ -85,7 +90,7 @@ def test_one_that_dies_with_its_engine_leaves_nothing_and_can_run_again(process:
     root = Path(process_builds.__file__).parent.parent
     command = [sys.executable, "-c", program, str(process.data), spec.uuid, spec.folder, spec.steps[0]]
     with subprocess.Popen(command, cwd=root) as engine:
-        wait_for(lambda: len([pid for pid in marked(spec.uuid) if b"sleep" in name_of(pid)]) == 2)
+        wait_for(lambda: len([pid for pid in marked(spec.uuid) if b"sleep" in name_of(pid)]) == 2, 60)
         engine.kill()
     (process.folder / "second").touch()
     artifact, _ = build(process, spec)
@@ -179,10 +184,11 @@ class TestSteps:
         with pytest.raises((BuildFailed, RunnerUnavailable)):
             build(process, process.build_spec("true", code=str(code), files=("requirements.txt",)))
 
-    def test_in_a_folder_that_is_in_the_way_are_told(self, process: ProcessHarness) -> None:
+    def test_in_a_folder_that_cannot_be_used_are_told(self, process: ProcessHarness) -> None:
         spec = process.build_spec("true")
-        (Path(spec.folder) / "work").write_text("a file in the way")
-        with pytest.raises((BuildFailed, RunnerUnavailable)):
+        Path(spec.folder).rmdir()
+        Path(spec.folder).write_text("a file in the way")
+        with pytest.raises(RunnerUnavailable):
             build(process, spec)
 
     @pytest.mark.parametrize(
@@ -192,3 +198,93 @@ class TestSteps:
     def test_that_no_kernel_takes_are_told(self, process: ProcessHarness, step: str, env: dict[str, str]) -> None:
         with pytest.raises(BuildFailed):
             build(process, process.build_spec(step, env=env))
+
+
+ATTACKER = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+folder, target, own = (text.encode() for text in sys.argv[1:])
+names = [b"requirements.txt", b"setup.sh", *(b"d%d" % number for number in range(20))]
+os.mkdir(own)
+os.chdir(own)
+print("ready", flush=True)
+while True:
+    for name in names:
+        path = folder + b"/" + name
+        try:
+            os.symlink(target, name)
+        except FileExistsError:
+            pass
+        if libc.renameat2(-100, name, -100, path, 2):
+            continue
+        try:
+            os.unlink(name)
+        except OSError:
+            pass
+"""
+"""Exchanges entries of a folder for links to a target, over and over, as the account that jobs run as."""
+
+
+@pytest.mark.usefixtures("plain")
+class TestAttacks:
+    """A job of the build's account exchanges files of the build for links while root prepares or clears the build."""
+
+    @pytest.fixture
+    def for_nobody(self, make_process: Callable[..., ProcessHarness], public: Path) -> ProcessHarness:
+        require_root()
+        process = make_process(public, job_user="nobody")
+        for folder in (process.data, process.data / "builds"):
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o711)
+        return process
+
+    @contextlib.contextmanager
+    def attack(self, folder: Path, target: Path, public: Path) -> Iterator[None]:
+        own = Path(tempfile.mkdtemp(dir=public))
+        own.chmod(0o777)
+        command = ["/usr/bin/python3", "-I", "-c", ATTACKER, str(folder), str(target), str(own / "links")]
+        require("python3", Path(command[0]).exists(), "no Python that every account can execute")
+        with subprocess.Popen(command, user=65534, group=65534, extra_groups=[], stdout=subprocess.PIPE) as attacker:
+            assert attacker.stdout is not None
+            assert attacker.stdout.readline() == b"ready\n"
+            try:
+                yield
+            finally:
+                attacker.kill()
+
+    def test_no_file_of_root_is_given_away(self, for_nobody: ProcessHarness, public: Path, tmp_path: Path) -> None:
+        secret = public / "secret"
+        secret.write_bytes(b"root's")
+        code = archive(tmp_path / "code.tar.gz", ("requirements.txt", "x"), ("setup.sh", "x"))
+        spec = for_nobody.build_spec("true", code=code, files=("requirements.txt", "setup.sh"))
+        with self.attack(Path(spec.folder) / "work", secret, public):
+            for _ in range(30):
+                with contextlib.suppress(RunnerUnavailable, BuildFailed):
+                    for_nobody.runner.build(spec, io.BytesIO(), lambda: True)
+                assert secret.stat().st_uid == 0
+
+    @pytest.mark.parametrize("name", ["work", "env"])
+    def test_no_mode_is_changed_outside(self, for_nobody: ProcessHarness, public: Path, name: str) -> None:
+        tree = public / "tree"
+        for number in range(20):
+            (tree / f"d{number}").mkdir(parents=True, mode=0o755)
+        spec = for_nobody.build_spec('for n in $(seq 20); do mkdir -p "$VIRTUAL_ENV/d$n/in" "d$n/in"; done')
+        for _ in range(5):
+            artifact, _ = build(for_nobody, spec)
+            assert artifact
+            with (
+                self.attack(Path(spec.folder) / name, tree, public),
+                contextlib.suppress(RunnerUnavailable, BuildFailed),
+            ):
+                for_nobody.runner.build(spec, io.BytesIO(), lambda: True)
+            assert {stat.S_IMODE(path.stat().st_mode) for path in (tree, *tree.iterdir())} == {0o755}
+
+
+@pytest.mark.usefixtures("plain")
+def test_dropping_a_build_removes_read_only_folders(make_process: Callable[..., ProcessHarness], public: Path) -> None:
+    """Go's module cache is read-only, for instance."""
+    process = make_process(public)
+    spec = process.build_spec("cd $VIRTUAL_ENV; mkdir -p pkg/mod/y; touch pkg/mod/f; chmod -R a-w pkg; chmod 0 pkg/mod")
+    build(process, spec)
+    as_nobody(lambda: process.runner.drop(f"{spec.folder}/env"), public)
+    assert not (Path(spec.folder) / "env").exists()

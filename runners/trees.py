@@ -1,0 +1,158 @@
+"""Change owners, and remove files, in folders that a job's account can write to.
+
+Nothing else in polyjob does this as root (`tests/runners/test_trees.py` holds it to that). Each entry is reached from
+the open folder above it and never through a link. So the account may exchange entries for links at any instant: what
+lies outside of the folder is never changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and everything in it, however deep, including read-only folders. Links are not followed.
+
+    Idempotent, also while others remove in it. Raises OSError if something stays, as when others write in it.
+    """
+    try:
+        here = _open_to_clear(folder)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        folder.unlink(missing_ok=True)
+        return
+
+    def remove(name: str, above: int) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(name, dir_fd=above)
+
+    _walk(here, _open_to_clear, _clear, remove)
+    with contextlib.suppress(FileNotFoundError):
+        folder.rmdir()
+
+
+def give_tree(folder: Path, user: int, group: int) -> None:
+    """Make an account the owner of a folder and everything in it; links are not followed.
+
+    A folder changes hands after all that it contains, so the account can exchange nothing that is still to be changed.
+    Raises OSError, also for a folder that belongs to somebody else already.
+    """
+    here = os.open(folder, _FLAGS)
+    top = os.dup(here)
+
+    def give(name: str, above: int) -> None:
+        os.chown(name, user, group, dir_fd=above, follow_symlinks=False)
+
+    def give_files(here: int) -> list[str]:
+        if os.fstat(here).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "it belongs to another account already")
+        folders, others = _entries(here)
+        for name in others:
+            give(name, here)
+        return folders
+
+    try:
+        _walk(here, lambda name, above: os.open(name, _FLAGS, dir_fd=above), give_files, give)
+        os.fchown(top, user, group)
+    finally:
+        os.close(top)
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of the files in a folder, however deep. Links are not followed; what disappears counts 0."""
+    total = 0
+
+    def add(here: int) -> list[str]:
+        nonlocal total
+        folders, others = _entries(here)
+        for name in others:
+            with contextlib.suppress(OSError):
+                total += os.stat(name, dir_fd=here, follow_symlinks=False).st_size
+        return folders
+
+    def enter(name: str, above: int) -> int:
+        try:
+            return os.open(name, _FLAGS, dir_fd=above)
+        except PermissionError as error:
+            raise FileNotFoundError from error  # nothing in it can be counted
+
+    with contextlib.suppress(OSError):
+        _walk(os.open(folder, _FLAGS), enter, add, lambda name, above: None)
+    return total
+
+
+def _walk(
+    here: int,
+    enter: Callable[[str, int], int],
+    visit: Callable[[int], list[str]],
+    leave: Callable[[str, int], None],
+) -> None:
+    """Walk through an open folder without recursion and with three descriptors at most. Close it in the end.
+
+    `visit` receives each folder's descriptor and returns the names of the folders to go into, `enter` opens one of
+    them, and `leave` receives its name and the folder above it once everything below has been visited. A folder that
+    `enter` does not find is left out. Raises OSError if a folder is moved while the walk is in it.
+    """
+    above: list[tuple[str, tuple[int, int], list[str]]] = []
+    try:
+        inner = visit(here)
+        while inner or above:
+            if inner:
+                name = inner.pop()
+                with contextlib.suppress(FileNotFoundError):
+                    below = enter(name, here)
+                    above.append((name, _identity(here), inner))
+                    os.close(here)
+                    here = below
+                    inner = visit(here)
+            else:
+                name, identity, inner = above.pop()
+                parent = os.open("..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
+                os.close(here)
+                here = parent
+                if _identity(here) != identity:
+                    raise OSError(errno.EBUSY, f"the folder {name} was moved meanwhile")
+                leave(name, here)
+    finally:
+        os.close(here)
+
+
+def _open_to_clear(name: str | Path, above: int | None = None) -> int:
+    """Open a folder, made writable if it is this account's own. Raises NotADirectoryError for anything else."""
+    found = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+    try:
+        status = os.fstat(found)
+        if status.st_mode & stat.S_IRWXU != stat.S_IRWXU and status.st_uid == os.geteuid():
+            os.chmod(f"/proc/self/fd/{found}", stat.S_IRWXU)
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=found)
+    finally:
+        os.close(found)
+
+
+def _identity(folder: int) -> tuple[int, int]:
+    status = os.fstat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _clear(folder: int) -> list[str]:
+    """Remove everything that is not a folder, and return the names of the folders."""
+    folders, others = _entries(folder)
+    for name in others:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+    return folders
+
+
+def _entries(folder: int) -> tuple[list[str], list[str]]:
+    """Return the names of a folder's folders, and of its other entries."""
+    with os.scandir(folder) as entries:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    return [name for name, is_folder in found if is_folder], [name for name, is_folder in found if not is_folder]
