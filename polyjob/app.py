@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from flask import Flask, Request, request
+from flask import Flask, Request, current_app, request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from gunicorn.http.errors import ParseException
 from itsdangerous import TimestampSigner, URLSafeTimedSerializer
@@ -18,6 +18,7 @@ from werkzeug.wrappers import Response
 from polyjob import auth, pages
 from polyjob.api import (
     audit,
+    bodies,
     builds,
     cluster,
     jobs,
@@ -33,7 +34,7 @@ from polyjob.api import (
     tokens,
     users,
 )
-from polyjob.api.blueprint import make_api
+from polyjob.api.blueprint import make_api, refuse_mistyped
 from polyjob.api.paths import PlainPaths
 from polyjob.audit import acting
 from polyjob.clock import now
@@ -60,6 +61,7 @@ def create_app(settings: Settings) -> Flask:
     Raises OSError where the data folder is missing.
     """
     app = Flask("polyjob", static_folder=None)
+    app.request_class = bodies.Request
     app.config.update(
         SETTINGS=settings,
         MAX_CONTENT_LENGTH=settings.body_limit,
@@ -128,6 +130,7 @@ def _check_request() -> None:
         raise Unavailable(fault)
     if _is_api() and not permissions.is_open(request.endpoint):
         permissions.check(request.endpoint, request.view_args or {}, auth.authenticate())
+        refuse_mistyped(current_app.view_functions.get(request.endpoint or ""))
 
 
 def _is_api() -> bool:

@@ -15,6 +15,7 @@ from polyjob.database import write
 from polyjob.errors import Conflict, Invalid, NotFound, Problem, Unavailable
 from polyjob.hints import send_hint
 from polyjob.idempotency import Once, begin
+from polyjob.merging import united
 from polyjob.models import Build, BuildStatus, Job, Project, User
 from polyjob.notes import text_of, with_note
 from polyjob.query import BUILD_FIELDS, BUILD_ORDERS, conditions, ordering
@@ -195,7 +196,7 @@ def update(build: Build, changes: Mapping[str, Any]) -> Build:
     with write("update-build"):
         build = _fresh(build)
         if changes.get("merge") and "tags" in columns:
-            columns["tags"] = list(dict.fromkeys([*(build.tags or []), *(columns["tags"] or [])])) or None
+            columns["tags"] = united("tags", build.tags, columns["tags"])
         if columns:
             change(build, **columns)
             audit.record("update", build, changed=sorted(columns))

@@ -16,6 +16,7 @@ from polyjob.clock import now
 from polyjob.database import database, write
 from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.hints import send_hint
+from polyjob.merging import united
 from polyjob.models import CLAIMED, QUEUED, SHOWN, Job, JobStatus, Project, User
 from polyjob.notes import text_of, with_note
 from polyjob.query import JOB_FIELDS, JOB_ORDERS, conditions, ordering
@@ -170,7 +171,7 @@ def _merged(job: Job, columns: Mapping[str, Any]) -> dict[str, Any]:
     """The columns that `merge` is about: tags united with the job's, entries merged with the job's by their keys."""
     merged: dict[str, Any] = {}
     if "tags" in columns:
-        merged["tags"] = list(dict.fromkeys([*(job.tags or []), *(columns["tags"] or [])])) or None
+        merged["tags"] = united("tags", job.tags, columns["tags"])
     if "data_refs" in columns:
         merged["data_refs"] = {**(job.data_refs or {}), **(columns["data_refs"] or {})} or None
     if "params" in columns:

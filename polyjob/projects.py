@@ -14,6 +14,7 @@ from polyjob.clock import now
 from polyjob.database import write
 from polyjob.errors import Invalid, NotFound, Problem, Unavailable
 from polyjob.hints import send_hint
+from polyjob.merging import united
 from polyjob.models import Code, Project, User
 from polyjob.settings import Settings
 from polyjob.store import Store
@@ -65,7 +66,7 @@ def update(project: Project, changes: Mapping[str, Any]) -> Project:
     with write("project"):
         project = _fresh(project)
         if changes.get("merge") and "tags" in columns:
-            columns["tags"] = list(dict.fromkeys([*(project.tags or []), *(columns["tags"] or [])])) or None
+            columns["tags"] = united("tags", project.tags, columns["tags"])
         if columns.get("name", project.name) != project.name:
             _refuse_name(project.user, columns["name"])
         if columns:

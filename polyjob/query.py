@@ -18,10 +18,9 @@ matches a «not» of everything else.
 from __future__ import annotations
 
 import datetime
-import functools
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +29,12 @@ from peewee import SQL, Expression, Field, NodeList, Ordering, Value, fn
 from polyjob.errors import Invalid, Problem
 from polyjob.models import Build, Code, Job, Project, User
 
-LONGEST = 2000
+MAX_LENGTH = 2_000
 """Characters of a query."""
-MOST = 50
-"""Conditions of a query."""
+MAX_CONDITIONS = 50
+"""Conditions of a query, and fields of a sort."""
+MAX_ALTERNATIVES = 100
+"""Values of one condition."""
 
 _COMPARISONS: tuple[tuple[str, Callable[[Any, Any], Any]], ...] = (
     ("<=", operator.le),
@@ -71,11 +72,11 @@ def conditions(text: str | None, fields: Mapping[str, QueryField], subject: str)
     """
     if not text or not text.strip():
         return []
-    if len(text) > LONGEST:
-        raise Invalid([Problem("/query", f"A query has at most {LONGEST} characters.")])
+    if len(text) > MAX_LENGTH:
+        raise Invalid([Problem("/query", f"A query has at most {MAX_LENGTH} characters.")])
     parts = text.split(",")
-    if len(parts) > MOST:
-        raise Invalid([Problem("/query", f"A query has at most {MOST} conditions.")])
+    if len(parts) > MAX_CONDITIONS:
+        raise Invalid([Problem("/query", f"A query has at most {MAX_CONDITIONS} conditions.")])
     found, problems = [], []
     for part in parts:
         try:
@@ -88,14 +89,29 @@ def conditions(text: str | None, fields: Mapping[str, QueryField], subject: str)
 
 
 def ordering(text: str | None, columns: Mapping[str, Field], default: str = "-updated_at") -> list[Ordering]:
-    """The ORDER BY of `?sort=`: known names, `-` for descending, nulls last, and the id so that pages are stable.
-
-    Names that are not known are passed over; where nothing is left, it is `default`.
-    """
-    names = [name.strip() for name in (text or "").split(",") if name.strip().removeprefix("-") in columns]
-    names = names[:MOST] or [default]
+    """Return the ORDER BY of `?sort=`: names of columns, `-` for descending; nulls come last, and the id makes pages
+    stable. Raises Invalid that points to `sort` for names that no list is sorted by."""
+    names = sort_names(text, columns, default)
     orders = [_order(columns[name.removeprefix("-")], name.startswith("-")) for name in names]
     return [*orders, _order(columns["id"], names[0].startswith("-"))]
+
+
+def sort_names(text: str | None, known: Iterable[str], default: str) -> list[str]:
+    """Return the names of `?sort=`, each with its `-`, or else the default. Raises Invalid that points to `sort` for a
+    name that is not known."""
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    unknown = [name for name in names if name.removeprefix("-") not in known]
+    if unknown:
+        fields = ", ".join(f"`{name}`" for name in known)
+        detail = f"There is no sort field `{_short(unknown[0])}`; there are: {fields}. `-` before a field reverses."
+        raise Invalid([Problem("sort", detail)])
+    if len(names) > MAX_CONDITIONS:
+        raise Invalid([Problem("sort", f"A list is sorted by at most {MAX_CONDITIONS} fields.")])
+    return names or [default]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:99]}…"
 
 
 @dataclass(frozen=True)
@@ -109,8 +125,7 @@ class Order:
 
 def walk(text: str | None, columns: Mapping[str, Field], default: str = "-updated_at") -> Order:
     """As `ordering`, for a walk by cursor. Raises Invalid where several columns are asked for."""
-    names = [name.strip() for name in (text or default).split(",") if name.strip().removeprefix("-") in columns]
-    names = names or [default]
+    names = sort_names(text, columns, default)
     if len(names) > 1:
         raise Invalid([Problem("sort", "A walk by `cursor` goes by one column.")])
     name = names[0].removeprefix("-")
@@ -150,7 +165,7 @@ def _condition(text: str, fields: Mapping[str, QueryField], subject: str) -> Any
     try:
         expression = field.condition(operand)
     except _Wrong as wrong:
-        raise _Wrong(f"`{name}:{operand}`: {wrong}") from None
+        raise _Wrong(f"`{name}:{_short(operand)}`: {wrong}") from None
     if not negated:
         return expression
     return (~expression) | field.column.is_null() if field.nullable else ~expression
@@ -169,6 +184,8 @@ def _values(operand: str) -> list[str]:
     values = [value.strip() for value in operand.split("|")]
     if not all(values):
         raise _Wrong("a value is missing beside `|`")
+    if len(values) > MAX_ALTERNATIVES:
+        raise _Wrong(f"it has {len(values)} values; at most {MAX_ALTERNATIVES} are allowed")
     return values
 
 
@@ -218,7 +235,8 @@ def _text(column: Field) -> QueryField:
         return NodeList((column, SQL("LIKE"), Value(pattern), SQL("ESCAPE '\\'")), parens=True)
 
     def condition(operand: str) -> Any:
-        return functools.reduce(operator.or_, (Expression(one(value), "AND", SQL("1")) for value in _values(operand)))
+        alternatives = [Expression(one(value), "AND", SQL("1")) for value in _values(operand)]
+        return Expression(NodeList(alternatives, glue=" OR ", parens=True), "AND", SQL("1"))
 
     return QueryField(condition, column.null, column)
 

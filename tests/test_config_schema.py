@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from polyjob.errors import Invalid
+from polyjob.schemas import texts
+from polyjob.schemas.checks import MAX_PROBLEMS
 from polyjob.schemas.config import load_config
+from polyjob.schemas.jobs import read_create
 from polyjob.schemas.texts import parse_content
 
 RUN = {"run": {"cmd": "true"}}
@@ -345,3 +349,109 @@ class TestContent:
         with pytest.raises(Invalid) as caught:
             load_config(parse_content(text), "/content")
         assert [problem.pointer for problem in caught.value.problems] == ["/content"]
+
+    @pytest.mark.parametrize(
+        ("text", "document"),
+        [
+            ("{'a': 'it\\'s', u'b': \"\\u20ac\\x41\\n\"}", {"a": "it's", "b": "\u20acA\n"}),
+            ("{'a': [1, -2.5, 1e-05,], 'b': (True,), }", {"a": [1, -2.5, 1e-05], "b": [True]}),
+            ("[{}, [], (), None]", [{}, [], [], None]),
+        ],
+    )
+    def test_python_literals_are_read_as_repr_writes_them(self, text, document):
+        assert parse_content(text) == document
+
+    @pytest.mark.parametrize(
+        "text",
+        ["[f'{1}']", "['a' 'b']", "[__import__('os')]", "[1 + 1]", "[b'x']", "[0xfff]", "[1, 1)]", "['\\d']", "[...]"],
+    )
+    def test_nothing_but_literals_is_read_as_python(self, text):
+        with pytest.raises(ValueError):
+            texts._python(text)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '[f"' + "{1}" * 120_000 + '"]',
+            "[" + "(1,)," * 100_000 + "]",
+            "[" + "'x'," * 120_000 + "]",
+            "{" + "'x': {" * 80_000,
+            "a: !!int " + ":".join(["1"] * 100_000),
+            "a: !!int 0x" + "f" * 100_000,
+            "a: " + "1" * 400_000,
+            "a: [" + "*a," * 100_000 + "]",
+            "? " * 100_000,
+            json.dumps({f"k{number}": 1 for number in range(40_000)}),
+            json.dumps({"run": {f"k{number}": 1 for number in range(40_000)}}),
+            json.dumps({"params": {f"k{number}": "{{" for number in range(40_000)}}),
+            json.dumps({"tags": ["\0"] * 50_000}),
+        ],
+    )
+    def test_hostile_texts_take_little_time(self, text):
+        """Less than two seconds of a processor: each took ten and more where work came before a bound."""
+        begin = time.process_time()
+        with pytest.raises(Invalid) as refused:
+            read_create({"content": text})
+        assert len(refused.value.problems) <= MAX_PROBLEMS
+        assert time.process_time() - begin < 2
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {f"k{number}": 1 for number in range(60_000)},
+            {f"key{number}": 1 for number in range(900)},
+            {"k" * 500_000: 1},
+            {"x" * 600_000: 1},
+            {"run": {"cmd": "x" * 600_000}},
+            {"environment": {"affinity": {"a": [0] * 100_000}}},
+            {"params": {f"k{number}": "{{ jobs.1.x }}" for number in range(60_000)}},
+        ],
+    )
+    def test_hostile_objects_take_little_time(self, config):
+        begin = time.process_time()
+        with pytest.raises(Invalid) as refused:
+            read_create({"config": config, "params": {f"p{number}": 1 for number in range(60_000)}})
+        assert len(refused.value.problems) <= MAX_PROBLEMS
+        assert all(len(problem.detail) < 1000 for problem in refused.value.problems)
+        assert time.process_time() - begin < 2
+
+    @pytest.mark.parametrize("number", [10**300, -(10**4000), 16**5000], ids=["first", "negative", "unprintable"])
+    @pytest.mark.parametrize(
+        "place",
+        [
+            lambda number: {"params": {"x": number}},
+            lambda number: {"environment": {"affinity": {"x": [number]}}},
+            lambda number: {"environment": {"resources": {"cpu": {"limits": number}}}},
+            lambda number: {"termination": {"timeout": number}},
+            lambda number: {"environment": {"env_vars": {"A": number}}},
+            lambda number: {"inputs": [{"name": "x", "type": "int", "is_optional": True, "default": number}]},
+        ],
+    )
+    def test_numbers_of_very_many_digits_are_refused(self, number, place):
+        assert "An integer has at most 300 digits." in refused(RUN | place(number)).values()
+
+    @pytest.mark.parametrize("tag", ["!!int 0x" + "f" * 5000, "!!str 1", "!!float 1", "!x 1", "! 1"])
+    def test_explicit_tags_are_refused(self, tag):
+        for text in (f"params: {{x: {tag}}}", f"environment: {{resources: {{cpu: {{limits: {tag}}}}}}}"):
+            with pytest.raises(Invalid, match="the tag"):
+                parse_content(text)
+
+    @pytest.mark.parametrize(
+        "scalar", ["3.10", ".5", "5.", "0.1000000000000000055", "True", "1e3", "-0", "0x1F", "yes"]
+    )
+    @pytest.mark.parametrize(
+        "layout",
+        [
+            "environment: {{env_vars: {{V: {}}}}}",
+            "environment:\n  env_vars:\n  - [V, {}]\n",
+            "x: &x {{env_vars: {{V: {}}}}}\nenvironment: {{<<: *x}}",
+            "x: &x {{V: {}}}\nenvironment: {{env_vars: {{<<: *x}}}}",
+        ],
+    )
+    def test_variables_keep_the_text_of_their_values(self, scalar, layout):
+        variables = parse_content(layout.format(scalar))["environment"]["env_vars"]
+        assert dict(variables.items() if isinstance(variables, dict) else variables) == {"V": scalar}
+
+    def test_a_value_that_a_variable_shares_stays_a_number(self):
+        document = parse_content("a: &n 1.50\nbuild: {env_vars: {V: *n}}\nb: *n")
+        assert document == {"a": 1.5, "build": {"env_vars": {"V": "1.50"}}, "b": 1.5}

@@ -26,6 +26,7 @@ LAYERS = [
         "polyjob.transitions",
         "polyjob.watch",
         "polyjob.idempotency",
+        "polyjob.merging",
         "polyjob.notes",
         "polyjob.audit",
         "polyjob.passwords",

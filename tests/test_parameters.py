@@ -91,7 +91,7 @@ class TestParams:
         assert load_config(config(params={"x": "é" * 16_000}))
 
     def test_do_not_make_a_small_config_a_huge_one(self):
-        many = {str(number): "{{ x }}" for number in range(5000)}
+        many = {str(number): "{{ x }}" for number in range(500)}
         ((pointer, detail),) = problems(
             lambda: load_config(config(params={"x": "y" * 50_000}, environment={"affinity": many}))
         )
@@ -99,7 +99,7 @@ class TestParams:
         assert "2000000 characters" in detail
 
     def test_of_very_many_problems_the_first_are_told(self):
-        many = {str(number): "{{ nope }}" for number in range(5000)}
+        many = {str(number): "{{ nope }}" for number in range(500)}
         assert len(problems(lambda: load_config(config(params={"x": 1}, environment={"affinity": many})))) == 100
 
     def test_do_not_make_it_too_deep(self):
@@ -209,8 +209,8 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 BASE = "a: &a {" + ", ".join(f"k{number}: 1" for number in range(9000)) + "}\n"
 MERGES = BASE + "b:\n  <<: [" + ", ".join(["*a"] * 20_000) + "]\n"
 """100 kB that merge into 180 million keys."""
-LONG = "a: &a '" + "x" * 100_000 + "'\nb: [" + ", ".join(["*a"] * 50_000) + "]\n"
-"""Few values, of five thousand million characters."""
+LONG = "a: &a '" + "x" * 100_000 + "'\nb: [" + ", ".join(["*a"] * 5_000) + "]\n"
+"""Few values, of five hundred million characters."""
 KEYS = st.sampled_from(["run", "cmd", "params", "inputs", "name", "type", "x"])
 
 
@@ -229,12 +229,14 @@ class TestTexts:
             F: 1e3
             T: true
         description: ~
+        termination: {timeout: 1e3, grace: 12}
         """
         document = parse_content(text)
         assert document["environment"]["env_vars"] == {
-            "ON": "yes", "TIME": "1:30", "ZIP": "0123", "DAY": "2026-11-23", "N": 12, "F": 1000.0, "T": True,
+            "ON": "yes", "TIME": "1:30", "ZIP": "0123", "DAY": "2026-11-23", "N": "12", "F": "1e3", "T": "true",
         }  # fmt: skip
         assert document["description"] is None
+        assert document["termination"] == {"timeout": 1000.0, "grace": 12}
         assert load_config(document)["run"] == {"cmd": "echo $A"}
 
     def test_anchors_and_merges_do(self):
@@ -250,16 +252,15 @@ class TestTexts:
         [
             ("run: {cmd: a}\nrun: {cmd: b}\n", "the key `run` comes twice in line 2, column 1"),
             ("run: [", "line 2"), ("run:\n\tcmd: a", "line 2"), ("a: !!python/object:os.system x", "line 1"),
-            ("a: *b", "line 1"), ("a: !!set {x}", "which JSON has not"), ("a: !!binary YQ==", "which JSON has not"),
+            ("a: *b", "line 1"), ("a: !!set {x}", "the tag"), ("a: !!binary YQ==", "the tag"), ("! a: b", "the tag"),
             ('{"run": {"cmd": "a", "cmd": "b"}}', "the key `cmd` comes twice in line 1, column 22"),
-            ("{'a': None, 'a': 1}", "the key `a` comes twice"), ("a: !!bool maybe", "cannot be read as bool in line 1"),
-            ('a: !!int ""', "as int"), ("a: !!float ''", "as float"), ("a: !!timestamp x", "as timestamp"),
-            ("a:\n- 1\n- " + "9" * 5000, "as int in line 3"), ("a: !!timestamp 2026-11-23", "which JSON has not"),
+            ("{'a': None, 'a': 1}", "the key `a` comes twice"), ("a: !!bool maybe", "in line 1, column 4"),
+            ("a:\n- 1\n- " + "9" * 5000, "as int in line 3"), ("a: !!timestamp 2026-11-23", "the tag"),
             (MERGES, "too large"), (LONG, "too large"), ("&a {k: *a}", "holds itself"),
             ("a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 60)), "nested too deep"),
             ("a: &a [*a]", "too deep"), ("[" * 100_000, "nested too deep in line 1"),
             ("a:\n" + "- " * 50_000, "nested too deep"),
-            (LAUGHS, "too large"),
+            (LAUGHS, "too large"), ("[" + "x," * 50_000 + "x]", "more than 20000 values"), ("x" * 530_000, "512 KiB"),
         ],
     )  # fmt: skip
     def test_that_are_none_say_where(self, text, word):

@@ -3,11 +3,12 @@ documents its errors as problems."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flask_smorest
-from flask import Flask
+from flask import Flask, request
 from flask_smorest.utils import prepare_response
 from marshmallow import Schema
 
@@ -15,6 +16,8 @@ from polyjob.api import paging
 from polyjob.api.examples import EXAMPLES
 from polyjob.api.once import PARAMETER, REPLAYED
 from polyjob.api.problems import MIMETYPE
+from polyjob.errors import Invalid, Problem
+from polyjob.schemas.checks import MAX_SHOWN, shown
 from polyjob.schemas.wire import ProblemSchema, page_of
 
 View = Callable[..., Any]
@@ -26,6 +29,7 @@ IF_NONE_MATCH = {
     "schema": {"type": "string"},
 }
 REPLAYED_HEADER = {REPLAYED: {"description": "`true` for an answer given before.", "schema": {"type": "string"}}}
+RESEMBLANCE = 0.75
 _OF_ALL = ("SERVICE_UNAVAILABLE",)
 _WITH_KEY = ("UNAUTHORIZED", "FORBIDDEN", "NOT_FOUND")
 _OF_WRITES = ("BAD_REQUEST", "CONTENT_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
@@ -140,6 +144,19 @@ def document_errors(doc: dict[str, Any], info: dict[str, Any], *, method: str, *
     for name in names:
         responses.setdefault(_CODES[name], name)
     return doc
+
+
+def refuse_mistyped(view: View | None) -> None:
+    """Raise Invalid for a query parameter that resembles one of the view's own.
+
+    Any other unknown one is ignored: old clients and caches send parameters that polyjob does not have.
+    """
+    documented = getattr(view, "_apidoc", {}).get("manual_doc", {}).get("parameters", [])
+    known = [parameter["name"] for parameter in documented if parameter["in"] == "query"]
+    for name in request.args:
+        close = [] if name in known else difflib.get_close_matches(name[:MAX_SHOWN], known, n=1, cutoff=RESEMBLANCE)
+        if close:
+            raise Invalid([Problem(shown(name), f"Unknown parameter `{shown(name)}`; did you mean `{close[0]}`?")])
 
 
 def make_api(app: Flask) -> Api:

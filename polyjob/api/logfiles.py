@@ -19,7 +19,7 @@ from werkzeug.datastructures import Range
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 from werkzeug.wsgi import wrap_file
 
-from polyjob.api.bodies import FORMS
+from polyjob.api.bodies import FORMS, looks_like_json
 from polyjob.errors import Invalid, NotFound, Problem
 
 LIVE_END = (1 << 53) - 1
@@ -201,7 +201,7 @@ def read_posted() -> bytes:
     """The bytes that a client sends for a log: a JSON string or list of them, each made whole lines, or any other body
     as it is. JSON that comes as a form, as curl has it, is JSON. Raises Invalid."""
     data = request.get_data()
-    if not request.is_json and not (request.mimetype in FORMS and data.lstrip()[:1] in (b'"', b"[")):
+    if not request.is_json and not (request.mimetype in FORMS and looks_like_json(data, b'"[')):
         return data
     try:
         lines = json.loads(data)

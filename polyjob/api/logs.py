@@ -110,6 +110,7 @@ def send_job_log(username: str, project_name: str, job_id: int) -> Response:
     """
     job = jobs.find(find_project(username, project_name), job_id)
     if not job.is_managed and not job.status.is_done:
+        builds.refuse_on_low_disk(settings())
         data = read_posted()
         store().make_job_folder(job.uuid)
         append(store().job_log(job.uuid), data, settings().log_limit)

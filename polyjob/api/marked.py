@@ -17,6 +17,7 @@ from polyjob.api.jobs import in_list as jobs_in_list
 from polyjob.api.paging import limit, offset, page
 from polyjob.api.projects import in_list as projects_in_list
 from polyjob.models import Build, Job, Project, User
+from polyjob.query import sort_names
 from polyjob.schemas.builds import BuildRowSchema
 from polyjob.schemas.jobs import JobRowSchema
 from polyjob.schemas.marked import archived_of, bookmarked_of
@@ -33,7 +34,7 @@ blp = Blueprint("marked", __name__, description="Bookmarks and archives.")
 
 
 @blp.get("/bookmarks/<username>/jobs")
-@blp.doc(parameters=[SORT])
+@blp.doc(parameters=[SORT], responses={400: "BAD_REQUEST"})
 @blp.page(bookmarked_of(JobRowSchema))
 def bookmarked_jobs(username: str) -> dict[str, Any]:
     """List the jobs that one has bookmarked, the latest first"""
@@ -41,7 +42,7 @@ def bookmarked_jobs(username: str) -> dict[str, Any]:
 
 
 @blp.get("/bookmarks/<username>/builds")
-@blp.doc(parameters=[SORT])
+@blp.doc(parameters=[SORT], responses={400: "BAD_REQUEST"})
 @blp.page(bookmarked_of(BuildRowSchema))
 def bookmarked_builds(username: str) -> dict[str, Any]:
     """List the builds that one has bookmarked, the latest first"""
@@ -49,7 +50,7 @@ def bookmarked_builds(username: str) -> dict[str, Any]:
 
 
 @blp.get("/bookmarks/<username>/projects")
-@blp.doc(parameters=[SORT])
+@blp.doc(parameters=[SORT], responses={400: "BAD_REQUEST"})
 @blp.page(bookmarked_of(ProjectRowSchema))
 def bookmarked_projects(username: str) -> dict[str, Any]:
     """List the projects that one has bookmarked, the latest first"""
@@ -82,8 +83,7 @@ def _bookmarked(username: str, table: Any, show: Callable[[list[Any]], list[Any]
     owner = users.find(username)
     if not _may_list(owner):
         return page([], 0)
-    sort = request.args.get("sort", "")
-    by = sort if sort.removeprefix("-") in ("created_at", "updated_at") else "-updated_at"
+    by = sort_names(request.args.get("sort"), ("created_at", "updated_at"), "-updated_at")[0]
     query = bookmarks.list_marked(owner, table, by=by).where(bookmarks.Bookmark.target_id.in_(_readable(table)))
     numbers = [row.target_id for row in query.limit(limit()).offset(offset())]
     found = _load(table, numbers)

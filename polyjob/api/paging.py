@@ -46,7 +46,7 @@ QUERIES: list[dict[str, Any]] = [
         "name": "sort",
         "in": "query",
         "description": "`created_at`, `updated_at`, `started_at` or `finished_at`, several joined by commas, "
-        "`-` for descending. Other names are passed over.",
+        "`-` for descending.",
         "schema": {"type": "string", "default": "-updated_at"},
     },
     {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -11,9 +13,19 @@ from marshmallow import Schema, ValidationError
 
 from polyjob.errors import Invalid, Problem
 
-DEEPEST = 40
+MAX_DEPTH = 40
 """Levels of a document."""
-MOST_PROBLEMS = 100
+MAX_BYTES = 512 << 10
+"""UTF-8 bytes of all keys and texts of a document, and of a config that is sent as text."""
+MAX_NODES = 20_000
+"""Values of a document, objects and lists among them."""
+MAX_KEYS = 1_000
+"""Keys of one object."""
+MAX_DIGITS = 300
+"""Digits of an integer. A float has a place for so many, and Python prints no more than 4,300."""
+MAX_PROBLEMS = 100
+MAX_SHOWN = 100
+"""Characters of a key that an error repeats."""
 SLUG = r"[-a-zA-Z0-9_]+\Z"
 NAME_LENGTH = 128
 TAG_LENGTH = 64
@@ -28,30 +40,109 @@ def pointer_to(parent: str, key: str | int) -> str:
 
 
 def check_values(document: Any, pointer: str = "") -> None:
-    """Raises Invalid that names every text that no file or database takes, and what is nested too deep."""
-    problems = [problem for problem, _ in zip(_unfit(document, pointer, 0), range(MOST_PROBLEMS), strict=False)]
-    if problems:
-        raise Invalid(problems)
+    """Raise Invalid with every value that no file or database takes, or with the bound that the document exceeds.
+
+    The work is bounded: the check ends at the first bound, and before anything else looks at the document.
+    """
+    check = _Check()
+    with contextlib.suppress(_Full):
+        check.value(document, pointer, 0)
+    if check.problems:
+        raise Invalid(check.problems)
 
 
-def _unfit(value: Any, pointer: str, depth: int) -> Iterator[Problem]:
-    if isinstance(value, str):
-        yield from (Problem(pointer, detail) for detail in _unfit_text(value))
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield Problem(pointer, "Not a finite number.")
-    elif not isinstance(value, (Mapping, list)):
-        return
-    elif depth == DEEPEST:
-        yield Problem(pointer, f"Nested deeper than {DEEPEST} levels.")
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _unfit(item, pointer_to(pointer, index), depth + 1)
-    else:
+class _Full(Exception):
+    """Nothing more needs to be looked at."""
+
+
+class _Check:
+    """Walks through a document once and collects problems."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self._nodes = self._bytes = 0
+
+    def value(self, value: Any, pointer: str, depth: int) -> None:
+        """Raises _Full."""
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            self._exceed(pointer, f"The document has more than {MAX_NODES} values.")
+        if isinstance(value, str):
+            self._text(value, pointer)
+        elif isinstance(value, int):
+            if abs(value) >= _TOO_LARGE:
+                self._add(pointer, f"An integer has at most {MAX_DIGITS} digits.")
+        elif isinstance(value, float):
+            if not math.isfinite(value):
+                self._add(pointer, "Not a finite number.")
+        elif not isinstance(value, (Mapping, list)):
+            return
+        elif depth == MAX_DEPTH:
+            self._add(pointer, f"Nested deeper than {MAX_DEPTH} levels.")
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                self.value(item, pointer_to(pointer, index), depth + 1)
+        else:
+            self._object(value, pointer, depth)
+
+    def _object(self, value: Mapping[Any, Any], pointer: str, depth: int) -> None:
+        if len(value) > MAX_KEYS:
+            self._add(pointer, f"An object has at most {MAX_KEYS} keys.")
+            return
         for key, item in value.items():
             if not isinstance(key, str) or any(_unfit_text(key)):
-                yield Problem(pointer, f"The key {key!r} is not fit text.")
+                self._add(pointer, f"The key {shown(key)!r} is not fit text.")
             else:
-                yield from _unfit(item, pointer_to(pointer, key), depth + 1)
+                self._count(key, pointer)
+                self.value(item, pointer_to(pointer, key), depth + 1)
+
+    def _text(self, text: str, pointer: str) -> None:
+        for detail in _unfit_text(text):
+            self._add(pointer, detail)
+        self._count(text, pointer)
+
+    def _count(self, text: str, pointer: str) -> None:
+        self._bytes += len(text.encode(errors="surrogatepass"))
+        if self._bytes > MAX_BYTES:
+            self._exceed(pointer, f"All keys and texts of the document have more than {MAX_BYTES >> 10} KiB.")
+
+    def _add(self, pointer: str, detail: str) -> None:
+        self.problems.append(Problem(pointer, detail))
+        if len(self.problems) == MAX_PROBLEMS:
+            raise _Full
+
+    def _exceed(self, pointer: str, detail: str) -> None:
+        self._add(pointer, detail)
+        raise _Full
+
+
+_TOO_LARGE = 10**MAX_DIGITS
+
+
+def shown(key: Any) -> Any:
+    """A key as an error repeats it: the beginning of a long text, and no number of very many digits."""
+    if isinstance(key, str):
+        return key if len(key) <= MAX_SHOWN else f"{key[: MAX_SHOWN - 1]}…"
+    return type(key).__name__ if isinstance(key, int) and abs(key) >= _TOO_LARGE else key
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON of its members, for `json.loads(…, object_pairs_hook=once)`.
+
+    Raises DuplicateKey, which names the first key that comes twice.
+    """
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise DuplicateKey(f"The key `{shown(key)}` comes twice.")
+            seen.add(key)
+    return members
+
+
+class DuplicateKey(ValueError):
+    """An object of JSON has a key twice. The text is a sentence for people."""
 
 
 def _unfit_text(text: str) -> Iterator[str]:
@@ -62,12 +153,13 @@ def _unfit_text(text: str) -> Iterator[str]:
 
 
 def load(schema: Schema, document: Any, pointer: str) -> Any:
-    """What the schema makes of the document. Raises Invalid with every problem, each with its pointer."""
+    """What the schema makes of the document. Raises Invalid with the first `MAX_PROBLEMS` problems, each with its
+    pointer; no work is spent on the words of any others."""
     try:
         return schema.load(document)
     except ValidationError as error:
-        problems = list(_flatten(error.messages, pointer, schema, document))
-        raise Invalid(problems[:MOST_PROBLEMS]) from None
+        problems = itertools.islice(_flatten(error.messages, pointer, schema, document), MAX_PROBLEMS)
+        raise Invalid(list(problems)) from None
 
 
 def _flatten(messages: Any, pointer: str, schema: Any, document: Any) -> Iterator[Problem]:
@@ -93,7 +185,8 @@ def _flatten_item(key: Any, inner: Any, pointer: str, schema: Any, document: Any
 
 def _unknown(key: str, schema: Any) -> str:
     known = list(schema.fields) if isinstance(schema, Schema) else []
-    close = difflib.get_close_matches(str(key), known, n=1)
+    key = str(shown(key))
+    close = difflib.get_close_matches(key, known, n=1)
     return f"Unknown key `{key}`; did you mean `{close[0]}`?" if close else f"Unknown key `{key}`."
 
 

@@ -11,7 +11,7 @@ from marshmallow import Schema, fields, post_load
 
 from polyjob.errors import Invalid, Problem
 from polyjob.models import Job
-from polyjob.schemas.checks import check_values, load, pointer_to, renamed
+from polyjob.schemas.checks import check_values, load, pointer_to
 from polyjob.schemas.config import CONFIG, Line, ReferenceField, Tags, Whole, load_config
 from polyjob.schemas.entries import DataRefs, Entries
 from polyjob.schemas.parameters import is_parametrised, with_params
@@ -247,7 +247,7 @@ def read_change(body: Mapping[str, Any]) -> Sent:
 
 def read_clone(body: Mapping[str, Any]) -> Sent:
     """The config is a patch and not checked by itself. Raises Invalid with every problem of the rest."""
-    return read_sent(body, _CLONE, _only_an_object, _PARTS | {"params"})
+    return read_sent(body, _CLONE, _only_an_object, _PARTS | {"params"}, is_patch=True)
 
 
 def read_status(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,20 +260,24 @@ def read_status(body: Mapping[str, Any]) -> dict[str, Any]:
     return {"message": None, "traceback": None, "details": None} | loaded | {"status": Status(status)}
 
 
-def read_sent(body: Mapping[str, Any], schema: Body, load_document: Any, parts: Container[str]) -> Sent:
+def read_sent(
+    body: Mapping[str, Any], schema: Body, load_document: Any, parts: Container[str], *, is_patch: bool = False
+) -> Sent:
     """The attributes that `schema` knows, and the config as `load_document` makes it of the document and its pointer.
-    `parts`: keys that begin a config right in the body. Raises Invalid with every problem of both."""
+    `parts`: keys that begin a config right in the body. In a patch, null removes a part; anywhere else it counts as not
+    given. Raises Invalid with every problem of both."""
     problems: list[Problem] = []
     attributes: dict[str, Any] = {}
     pointer, config = "/config", None
     try:
-        check_values({key: value for key, value in body.items() if key in schema.fields})
+        apart = ("config", "content")
+        check_values({key: value for key, value in body.items() if key in schema.fields and key not in apart})
         attributes = load(schema, body, "")
     except Invalid as error:
         problems += error.problems
     text = None
     try:
-        pointer, document, text = _find_config(body, schema, parts)
+        pointer, document, text = _find_config(body if is_patch else _without_nulls(body), schema, parts)
         if document is not None:
             own = _own_params(body, pointer)
             document = with_params(document, own)
@@ -306,9 +310,16 @@ def _params_renamed(problems: list[Problem], body: Mapping[str, Any], pointer: s
     params = body.get("params")
     if not pointer or not isinstance(params, Mapping):
         return problems
-    for key in params:
-        problems = renamed(problems, pointer_to(f"{pointer}/params", key), pointer_to("/params", key))
-    return problems
+    inside = f"{pointer}/params/"
+    beside = {pointer_to("", key) for key in params}
+
+    def moved(problem: Problem) -> Problem:
+        key = "/" + problem.pointer.removeprefix(inside).partition("/")[0]
+        if not problem.pointer.startswith(inside) or key not in beside:
+            return problem
+        return Problem(f"/params/{problem.pointer.removeprefix(inside)}", problem.detail)
+
+    return [moved(problem) for problem in problems]
 
 
 def _find_config(body: Mapping[str, Any], schema: Schema, parts: Container[str]) -> tuple[str, Any, str | None]:
@@ -321,10 +332,14 @@ def _find_config(body: Mapping[str, Any], schema: Schema, parts: Container[str])
             raise Invalid([Problem("/content", "Not text; a config that is an object goes by the name `config`.")])
         check_values(content, "/content")
         return "/content", parse_content(content), content
-    if not any(value is not None and key in parts for key, value in body.items()):
+    if not any(key in parts for key in body):
         return "/config", None, None
     own = schema.fields.keys() - {"params"}
-    return "", {key: value for key, value in body.items() if key not in own and value is not None}, None
+    return "", {key: value for key, value in body.items() if key not in own}, None
+
+
+def _without_nulls(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in body.items() if value is not None}
 
 
 _CREATE, _CHANGE, _CLONE, _STATUS = JobCreateBody(), JobChangeBody(), JobCloneBody(), StatusBody()

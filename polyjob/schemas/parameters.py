@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from polyjob.errors import Invalid, Problem
-from polyjob.schemas.checks import MOST_PROBLEMS, check_values, pointer_to
+from polyjob.schemas.checks import MAX_PROBLEMS, check_values, pointer_to
 from polyjob.schemas.templates import MOST_NAMED, TemplateError, TooMuch, Work, as_text, render
 
 SECTIONS = ("params", "declarations", "inputs")
@@ -54,7 +54,7 @@ def rendered(document: Mapping[str, Any], pointer: str) -> Mapping[str, Any]:
     outputs = list(_items(document, "outputs", pointer, problems))
     if not is_parametrised(document):
         if problems:
-            raise Invalid(problems[:MOST_PROBLEMS])
+            raise Invalid(problems[:MAX_PROBLEMS])
         return renamed_declarations(document)
     values = _resolve(document, pointer, outputs, problems)
     found = {key: value for key, value in document.items() if key in APART and key != "declarations"}
@@ -64,7 +64,7 @@ def rendered(document: Mapping[str, Any], pointer: str) -> Mapping[str, Any]:
             if key not in APART:
                 found[key] = replacement.of(value, pointer_to(pointer, key))
     if problems:
-        raise Invalid(problems[:MOST_PROBLEMS])
+        raise Invalid(problems[:MAX_PROBLEMS])
     found["params"] = values
     check_values(found, pointer)
     return found
@@ -95,7 +95,7 @@ class _Replacement:
             return render(text, self._values, self._work)
         except TemplateError as error:
             self._problems.append(Problem(pointer, str(error)))
-            self._is_over = isinstance(error, TooMuch) or len(self._problems) >= MOST_PROBLEMS
+            self._is_over = isinstance(error, TooMuch) or len(self._problems) >= MAX_PROBLEMS
         return text
 
 

@@ -1,12 +1,12 @@
 """A config that comes as text: JSON, YAML, or the Python literal that some old clients send. Bounded, and never code.
 
 YAML is read as its version 1.2 has it where 1.1 surprises: only `true` and `false` are truths, `0123` and `1:30` and
-dates stay text. Keys come once, in JSON too; what aliases stand for is counted each time, before it is made.
+dates stay text, and explicit tags are refused. Keys come once, in JSON too; what aliases stand for is counted each
+time, before it is made. The values of variables keep the text that they were written with.
 """
 
 from __future__ import annotations
 
-import ast
 import itertools
 import json
 import re
@@ -16,11 +16,8 @@ from typing import Any
 import yaml
 
 from polyjob.errors import Invalid, Problem
-from polyjob.schemas.checks import DEEPEST, pointer_to
+from polyjob.schemas.checks import MAX_BYTES, MAX_DEPTH, MAX_NODES, once, pointer_to, shown
 
-MOST_NODES = 100_000
-MOST_ADDED = 1_000_000
-"""Characters that aliases may add to a text, once each is written out."""
 TOO_DEEP = "it is nested too deep"
 _MERGE = "tag:yaml.org,2002:merge"
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -90,11 +87,13 @@ _resolve("merge", "<<", "<")
 
 
 def parse_content(text: str, pointer: str = "/content") -> Any:
-    """The document in the text. Raises Invalid, which says where the text is wrong."""
-    for read in (_json, _literal):
+    """Return the document in the text. Raises Invalid, which says where the text is wrong."""
+    if len(text.encode(errors="surrogatepass")) > MAX_BYTES:
+        raise Invalid([Problem(pointer, f"The text of a config has at most {MAX_BYTES >> 10} KiB.")])
+    for read in (_json, _python):
         try:
             return read(text)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        except (ValueError, RecursionError):
             continue
     try:
         return _yaml(text)
@@ -108,38 +107,72 @@ def parse_content(text: str, pointer: str = "/content") -> Any:
 
 def _json(text: str) -> Any:
     """Raises ValueError, also for a key that comes twice: the reader of YAML says where."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise ValueError("a key comes twice")
-        return found
-
     return json.loads(text, object_pairs_hook=once)
 
 
-def _literal(text: str) -> Any:
-    """A list or dictionary of Python. Raises, among other things, ValueError."""
+_LITERAL = re.compile(
+    r"""\s*(?:(?P<sign>[][{}(),:])|(?P<number>-?[0-9][0-9.eE+-]*)|(?P<word>True|False|None)\b
+    |[uU]?(?P<text>'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"))\s*""",
+    re.VERBOSE,
+)
+_WORDS = {"True": "true", "False": "false", "None": "null"}
+_SIGNS = {"(": "[", ")": "]"}
+_ESCAPE = re.compile(
+    r"""\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U(000[0-9a-fA-F]{5}|0010[0-9a-fA-F]{4})|(.?))""", re.DOTALL
+)
+_ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", "'": "'", '"': '"'}
+
+
+def _python(text: str) -> Any:
+    """Return the list or dictionary that Python's `repr` wrote. Raises ValueError.
+
+    Python's own parser is never asked, as it takes quadratic time for some texts: each token is translated, and what
+    that makes is read as JSON.
+    """
     if text.lstrip()[:1] not in ("{", "["):
         raise ValueError("no list or dictionary")
-    tree = ast.parse(text.strip(), mode="eval")
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Dict):
-            keys = [key.value for key in node.keys if isinstance(key, ast.Constant)]
-            if len(set(keys)) < len(keys):
-                raise ValueError("a key comes twice")
-    return json.loads(json.dumps(ast.literal_eval(tree)))
+    at = 0
+    tokens: list[str] = []
+    while at < len(text):
+        match = _LITERAL.match(text, at)
+        if match is None or len(tokens) > 4 * MAX_NODES:
+            raise ValueError("no literal")
+        at = match.end()
+        token = _as_json(match)
+        if token in ("]", "}") and tokens[-1:] == [","] and tokens[-2] not in ("[", "{"):
+            tokens.pop()
+        tokens.append(token)
+    return _json("".join(tokens))
+
+
+def _as_json(token: re.Match[str]) -> str:
+    if token["text"] is not None:
+        return json.dumps(_ESCAPE.sub(_unescaped, token["text"][1:-1]))
+    if token["word"] is not None:
+        return _WORDS[token["word"]]
+    return _SIGNS.get(token["sign"], token["sign"]) or token["number"]
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    """Raises ValueError for what `repr` does not write."""
+    digits = match[1] or match[2] or match[3]
+    if digits:
+        return chr(int(digits, 16))
+    if match[4] not in _ESCAPED:
+        raise ValueError("another escape")
+    return _ESCAPED[match[4]]
 
 
 def _yaml(text: str) -> Any:
     """Raises ValueError and yaml.YAMLError."""
-    _refuse_what_is_too_deep(text)
+    _check_events(text)
     loader = _Loader(text)
     try:
         root = loader.get_single_node()
         if root is None:
             return None
-        _Weight(len(text) + MOST_ADDED).of(root)
+        _Weight().of(root)
+        _keep_variables(loader, root)
         document = loader.construct_document(root)
     finally:
         loader.dispose()
@@ -147,14 +180,24 @@ def _yaml(text: str) -> Any:
     return document
 
 
-def _refuse_what_is_too_deep(text: str) -> None:
-    """Before anything recurses: the loader in C would end the process."""
-    depth = 0
+def _check_events(text: str) -> None:
+    """Raise yaml.MarkedYAMLError at a tag, or at what is too much or nested too deep.
+
+    This comes before anything recurses: the loader in C would end the process.
+    """
+    depth = nodes = 0
     try:
         for event in yaml.parse(text, _Loader):
+            tag = getattr(event, "tag", None)
+            if tag is not None:
+                raise _marked(f"the tag `{shown(tag)}` is not supported; write the value without a tag", event)
+            if isinstance(event, yaml.NodeEvent):
+                nodes += 1
+                if nodes > 2 * MAX_NODES:  # keys count here, too
+                    raise _marked(f"it has more than {MAX_NODES} values", event)
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
-                if depth > DEEPEST:
+                if depth > MAX_DEPTH:
                     raise _marked(TOO_DEEP, event)
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
@@ -164,11 +207,42 @@ def _refuse_what_is_too_deep(text: str) -> None:
         raise
 
 
+# Variables.
+
+
+def _keep_variables(loader: Any, root: Any) -> None:
+    """Make texts of the values of variables, as they were written: `3.10` is no number there."""
+    for path in (("env_vars",), ("build", "env_vars"), ("environment", "env_vars")):
+        node, parent, index = root, None, 0
+        for key in path:
+            if not isinstance(node, yaml.MappingNode):
+                break
+            loader.flatten_mapping(node)
+            parent = node
+            index = next((i for i, (name, _) in enumerate(node.value) if name.value == key), -1)
+            if index < 0:
+                break
+            node = node.value[index][1]
+        else:
+            assert parent is not None
+            parent.value[index] = (parent.value[index][0], _as_texts(node))
+
+
+def _as_texts(node: Any) -> Any:
+    """A copy of the node with its values as texts. Null stays null, and what aliases share with it stays as it is."""
+    if isinstance(node, yaml.MappingNode):
+        pairs = [(key, _as_texts(value)) for key, value in node.value]
+        return yaml.MappingNode(node.tag, pairs, node.start_mark, node.end_mark)
+    if isinstance(node, yaml.SequenceNode):
+        return yaml.SequenceNode(node.tag, [_as_texts(item) for item in node.value], node.start_mark, node.end_mark)
+    tag = node.tag if node.tag.endswith(":null") else "tag:yaml.org,2002:str"
+    return yaml.ScalarNode(tag, node.value, node.start_mark, node.end_mark)
+
+
 class _Weight:
     """How much a text is once every alias is written out, told without writing it out."""
 
-    def __init__(self, most_characters: int) -> None:
-        self._most_characters = most_characters
+    def __init__(self) -> None:
         self._known: dict[int, tuple[int, int, int] | None] = {}
 
     def of(self, node: Any) -> tuple[int, int, int]:
@@ -191,9 +265,9 @@ class _Weight:
         for part in below:
             more = self.of(part)
             nodes, characters, levels = nodes + more[0], characters + more[1], max(levels, more[2] + 1)
-        if nodes > MOST_NODES or characters > self._most_characters:
+        if nodes > MAX_NODES or characters > MAX_BYTES:
             raise _marked("it is too large, once every alias is written out", node)
-        if levels > DEEPEST:
+        if levels > MAX_DEPTH:
             raise _marked("it is nested too deep, once every alias is written out", node)
         self._known[id(node)] = nodes, characters, levels
         return nodes, characters, levels
@@ -205,7 +279,7 @@ def _refuse_twice(node: yaml.MappingNode) -> None:
         if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
             continue
         if key.value in seen:
-            raise _marked(f"the key `{key.value[:100]}` comes twice", key)
+            raise _marked(f"the key `{shown(key.value)}` comes twice", key)
         seen.add(key.value)
 
 
@@ -225,15 +299,15 @@ def _refuse_what_json_has_not(document: Any) -> None:
 def lines_of(text: str) -> dict[str, int]:
     """Pointer → line (from 1) of each part of a text that is read as YAML; nothing for one that is not."""
     try:
-        _refuse_what_is_too_deep(text)
+        _check_events(text)
         root = yaml.compose(text, _Loader)
     except (yaml.YAMLError, RecursionError, ValueError):
         return {}
     found: dict[str, int] = {}
     waiting: list[tuple[Any, str, int]] = [(root, "", 0)]
-    while waiting and len(found) < MOST_NODES:
+    while waiting and len(found) < MAX_NODES:
         node, pointer, depth = waiting.pop()
-        if node is None or depth > DEEPEST:
+        if node is None or depth > MAX_DEPTH:
             continue
         found[pointer] = node.start_mark.line + 1
         if isinstance(node, yaml.MappingNode):
