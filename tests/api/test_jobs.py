@@ -476,6 +476,23 @@ class TestClones:
         assert job["config"] == CONFIG | {"environment": {"env_vars": [["A", "1"]]}}
         assert (job["description"], job["ttl"]) == ("own", 3)
 
+    @pytest.mark.parametrize("verb", ["restart", "resume", "copy"])
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"config": {"environment": None}},
+            {"content": '{"environment": null}'},
+            {"content": "environment: ~"},
+            {"environment": None},
+            {"environment": None, "build": None, "foo": None},
+        ],
+    )
+    def test_null_in_a_patch_removes_a_part_in_every_form(self, client, verb, body):
+        client.submit(environment={"env_vars": {"A": "1"}})
+        bring(1, Status.SCHEDULED, Status.RUNNING, Status.SUCCEEDED)
+        answer = client.post(f"{JOBS}/1/{verb}", body)
+        assert (answer.status_code, answer.json["config"]) == (201, CONFIG)
+
     @pytest.mark.parametrize(
         ("body", "expected"),
         [
