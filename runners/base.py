@@ -75,10 +75,14 @@ class Exit:
     """One sentence for people, or None."""
     step: int | None = None
     """The build step that failed, counted from 1, where it ran in the job's own place before the command."""
+    begun: bool | None = None
+    """Whether the command ever ran, where the reason leaves that open: a stop can come before it."""
 
     @property
     def has_begun(self) -> bool:
         """Whether the command ever ran."""
+        if self.begun is not None:
+            return self.begun
         return self.reason not in (Reason.BUILD, Reason.IMAGE, Reason.START)
 
     @property

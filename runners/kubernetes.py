@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from runners import kubernetes_files, kubernetes_pods, kubernetes_states, manifests
+from runners import kubernetes_files, kubernetes_logs, kubernetes_pods, kubernetes_states, manifests
 from runners.base import (
     BuildSpec,
     Exit,
@@ -32,6 +32,7 @@ from runners.base import (
     RemoteRunner,
     RunnerSettings,
     RunnerUnavailable,
+    Running,
     StartFailed,
     State,
     Unknown,
@@ -78,7 +79,7 @@ class KubernetesRunner(RemoteRunner):
         self._listing = Listing(self._api, self._api.pods, self._selector)
         self._views: dict[str, tuple[Pod, Seen]] = {}
         """The pods as they were last listed, and what they say."""
-        self._hints = Hints(self._api, self._selector, wake, self._note_disruption)
+        self._hints = Hints(self._api, self._selector, wake, self._note_end)
         self._giving = Giving(self._api, self._records.folder)
         self._logs = Logs()
         self._lock = threading.Lock()
@@ -88,6 +89,10 @@ class KubernetesRunner(RemoteRunner):
         self._exits: dict[str, Exited] = {}
         self._disruptions: dict[str, Exit] = {}
         """Of jobs whose pods the cluster takes away, and leaves nothing of; may be lost: then nobody knows why."""
+        self._last_ends: dict[str, Exit] = {}
+        """How commands ended whose pods go, as these said last; may be lost."""
+        self._begun: set[str] = set()
+        """Pods that do not say that the command has begun, where its log does."""
         self._troubles = Troubles(self._api, self.options.patience)
         self._killed_at: dict[str, float] = {}
         """When the build steps in these pods, which took too long, were last sent KILL."""
@@ -210,13 +215,19 @@ class KubernetesRunner(RemoteRunner):
         known = self._views.get(identity)
         if known is not None and known[0] is pod:
             return known
-        self._note_disruption(pod)
+        self._note_end(pod)
         return pod, kubernetes_states.seen(pod)
 
-    def _note_disruption(self, pod: Pod) -> None:
-        end = kubernetes_states.disruption(pod)
-        if end is not None and JOB in pod["metadata"]["labels"]:
-            self._disruptions[pod["metadata"]["uid"]] = end
+    def _note_end(self, pod: Pod) -> None:
+        """Remember what a pod of a job that goes says of its end: it may say it only once."""
+        if JOB not in pod["metadata"]["labels"]:
+            return
+        identity, end = pod["metadata"]["uid"], kubernetes_states.disruption(pod)
+        if end is not None:
+            self._disruptions[identity] = end
+        last = kubernetes_states.own_end(pod) if pod["metadata"].get("deletionTimestamp") else None
+        if last is not None:
+            self._last_ends[identity] = last
 
     def _state(self, api: Api, handle: Mapping[str, Any], pod: Pod | None, view: Seen | None) -> State | None:
         identity, uuid = handle["id"], handle["uuid"]
@@ -241,12 +252,21 @@ class KubernetesRunner(RemoteRunner):
     def _of_missing(self, api: Api, identity: str, uuid: str) -> State | None:
         if kubernetes_pods.find(api, f"polyjob-{uuid}", identity) is not None:
             return None
-        known = self._records.read(uuid, END)
-        end = Exit.from_json(json.loads(known)) if known else self._disruptions.get(identity)
+        end = self._end_taken_away(identity, uuid) or self._disruptions.get(identity)
         if end is None:
             return Missing()
         self._exits[identity] = Exited(end)
         return self._exits[identity]
+
+    def _end_taken_away(self, identity: str, uuid: str) -> Exit | None:
+        """The end of a job whose pod was taken away before its command began, as far as that was known then; what the
+        pod said last counts more. None where it was not taken away."""
+        known, last = self._records.read(uuid, END), self._last_ends.get(identity)
+        end = Exit.from_json(json.loads(known)) if known else None
+        if end is None or last is None or last.reason is Reason.EXITED or self._records.read(uuid, STOP) is not None:
+            return end if end is None or last is None else last
+        text = f"polyjob ended it, because its pod said too late that the command had begun. {end.message}"
+        return dataclasses.replace(last, message=text)
 
     def _completed(self, state: Exited, uuid: str) -> Exited:
         """With who ended it, of a job that TERM or KILL has ended; and we did not."""
@@ -259,6 +279,8 @@ class KubernetesRunner(RemoteRunner):
 
     def _pending(self, api: Api, pod: Pod, view: Seen, uuid: str) -> State | None:
         identity, name = pod["metadata"]["uid"], pod["metadata"]["name"]
+        if identity in self._begun:
+            return self._lagging(pod)
         if kubernetes_states.container_runs(pod, INPUT):
             self._giving.begin(name, Gift.read(self._records.read(uuid, FILES) or "{}"))
             why = self._giving.trouble(name)
@@ -271,10 +293,23 @@ class KubernetesRunner(RemoteRunner):
             self._troubles.forget(identity)
             return view.state
         if self._troubles.is_too_long(identity, trouble):
+            begun = self._has_begun(api, pod)
+            if begun is not False:
+                return self._lagging(pod) if begun else Pending(trouble.text)
             end = Exit(trouble.reason, message=self._troubles.sentence(trouble))
             if self._take_away(api, pod, end):
                 return self._of_missing(api, identity, uuid)
         return Pending(trouble.text)
+
+    def _has_begun(self, api: Api, pod: Pod) -> bool | None:
+        """Whether the command of a pod that does not say so has begun; None where its machine cannot be asked."""
+        begun = kubernetes_logs.has_begun(api, pod)
+        if begun:
+            self._begun.add(pod["metadata"]["uid"])
+        return begun
+
+    def _lagging(self, pod: Pod) -> Running:
+        return Running(pod["spec"].get("nodeName"), "The command has begun, and its pod does not say so yet")
 
     def _end_late_steps(self, api: Api, pod: Pod, uuid: str) -> None:
         limit = (pod["metadata"].get("annotations") or {}).get(manifests.BUILD_TIMEOUT)
@@ -320,11 +355,11 @@ class KubernetesRunner(RemoteRunner):
                 if pod is None or isinstance(kubernetes_states.seen(pod).state, Exited):
                     return
                 self._records.write(told["uuid"], "", STOP)
-                if kubernetes_states.has_begun(pod):
+                if kubernetes_states.has_begun(pod) or self._has_begun(api, pod):
                     self._signal(api, pod, told["uuid"], number)
                     return
-                text = "It was stopped before its command began"
-                if self._take_away(api, pod, Exit(Reason.SIGNALLED, 128 + number, number, message=text)):
+                end = Exit(Reason.SIGNALLED, message="It was stopped before its command began", begun=False)
+                if self._take_away(api, pod, end):
                     return
 
     def _signal(self, api: Api, pod: Pod, uuid: str, number: signal.Signals) -> None:
@@ -361,6 +396,8 @@ class KubernetesRunner(RemoteRunner):
         identity, name = told["id"], f"polyjob-{told['uuid']}"
         self._exits.pop(identity, None)
         self._disruptions.pop(identity, None)
+        self._last_ends.pop(identity, None)
+        self._begun.discard(identity)
         self._unheard.pop(identity, None)
         self._killed_at.pop(identity, None)
         self._troubles.forget(identity)
@@ -402,6 +439,8 @@ class KubernetesRunner(RemoteRunner):
         told = self._mine(handle)
         if not told["id"]:
             raise Gone("The job was never started.")
+        if cursor is None and self._is_waiting(told["id"]):
+            return b"", None
         with _said(), _gone():
             pod, position = f"polyjob-{told['uuid']}", LogCursor.read(cursor)
             try:
@@ -411,6 +450,13 @@ class KubernetesRunner(RemoteRunner):
                     raise
                 data = b""  # it has not begun
         return data, position.text()
+
+    def _is_waiting(self, identity: str) -> bool:
+        """Whether the last poll saw the pod, and nothing that its job's container could have written."""
+        pod, view = self._views.get(identity, (None, None))
+        if pod is None or view is None or identity in self._begun:
+            return False
+        return isinstance(view.state, Pending) and not kubernetes_states.has_begun(pod)
 
     def outputs(self, handle: str) -> Iterator[bytes]:
         told = self._mine(handle)

@@ -15,12 +15,16 @@ import datetime
 import json
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from runners.kubernetes_api import Api
+import urllib3
+
+from runners.base import RunnerUnavailable
+from runners.kubernetes_api import Api, Refused
 from runners.kubernetes_follow import Feed
-from runners.manifests import BEGIN
+from runners.manifests import BEGIN, MAIN
 
 DROPPED = b"polyjob: the kubelet has turned over this log here, and bytes may be missing\n"
 FOLLOWED_FROM = 3 << 20
@@ -166,6 +170,21 @@ def _moment(match: re.Match[bytes]) -> str:
         utc = datetime.datetime.fromisoformat(whole + zone).astimezone(datetime.UTC)
         whole = utc.strftime("%Y-%m-%dT%H:%M:%S")
     return f"{whole}.{fraction}"
+
+
+def has_begun(api: Api, pod: Mapping[str, Any]) -> bool | None:
+    """Return whether the log of a pod says that the job's command has begun; None where its machine cannot be asked.
+    One request at most: `BEGIN` is written before the command."""
+    if not (pod.get("spec") or {}).get("nodeName"):
+        return False
+    query = [("container", MAIN), ("timestamps", "true"), ("limitBytes", str(STAMP_AND_BEGIN))]
+    try:
+        with api.open("GET", f"{api.pod(pod['metadata']['name'])}/log", query) as answer:
+            return _STAMP.match(answer.read(decode_content=True)) is not None
+    except Refused as error:
+        return False if error.status in (400, 404) else None
+    except (RunnerUnavailable, urllib3.exceptions.HTTPError):
+        return None
 
 
 class _Open:

@@ -42,6 +42,8 @@ class Trouble:
     """What the job's end is told with, if it comes to that."""
     text: str
     is_hopeless: bool = False
+    kind: str = dataclasses.field(default="", compare=False)
+    """What it is about: two that differ in this are not one trouble that lasts."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,22 @@ def has_begun(pod: Pod) -> bool:
     """Whether the job's container has been started, as far as the pod says."""
     state = (_containers(pod.get("status") or {}).get(MAIN) or {}).get("state") or {}
     return "running" in state or "terminated" in state
+
+
+def own_end(pod: Pod) -> Exit | None:
+    """The end of the job's command as its container tells it, whoever ended that; None where it has not ended, never
+    began, or nobody knows."""
+    state = (_containers(pod.get("status") or {}).get(MAIN) or {}).get("state") or {}
+    ended = state.get("terminated") or {}
+    if not ended.get("startedAt") or ended.get("reason") in {*NEVER_BEGUN, NOBODY_KNOWS}:
+        return None
+    return _by_itself(ended, int(ended.get("exitCode", 0)))
+
+
+def scheduled_at(pod: Pod) -> float:
+    """When the pod was given its machine, as Unix time; 0 where it has none."""
+    told = _condition(pod, "PodScheduled")
+    return moment_of(told["lastTransitionTime"]) if told.get("status") == "True" else 0.0
 
 
 def forced_end(pod: Pod, name: str) -> str | None:
@@ -162,7 +180,8 @@ def _running(pod: Pod, containers: Mapping[str, Any], node: str | None) -> Seen:
     if pod["metadata"].get("deletionTimestamp"):
         return Seen(Running(node, "The pod is being deleted, and not by polyjob"))
     ready = _condition(pod, "Ready")
-    if (pod.get("status") or {}).get("reason") == "NodeLost" or ready.get("reason") == "NodeNotReady":
+    is_unheard = ready.get("status") == "False" and ready.get("reason") in (None, "", "NodeNotReady")
+    if (pod.get("status") or {}).get("reason") == "NodeLost" or is_unheard:  # a kubelet says why a pod is not ready
         return Seen(Running(node, f"The machine {node} does not answer"))
     return Seen(Running(node))
 
@@ -173,16 +192,17 @@ def _running(pod: Pod, containers: Mapping[str, Any], node: str | None) -> Seen:
 def _trouble(status: Mapping[str, Any], containers: Mapping[str, Any]) -> Trouble | None:
     for item in status.get("conditions") or []:
         if item["type"] == "PodScheduled" and item["status"] == "False" and item.get("reason") != "SchedulingGated":
-            return Trouble(Reason.START, _words(item.get("reason"), item.get("message")))
+            return Trouble(Reason.START, _words(item.get("reason"), item.get("message")), kind="node")
     is_taken_away = disruption({"status": status}) is not None
     for name in (KEPT, INPUT, HELPER, STEPS, MAIN, BUILDER):
         state = (containers.get(name) or {}).get("state") or {}
         waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
         reason = waiting.get("reason", "")
         if reason in OF_IMAGES:
-            return Trouble(Reason.IMAGE, _words(reason, waiting.get("message")), reason in HOPELESS)
+            text = _words(reason, waiting.get("message"))
+            return Trouble(Reason.IMAGE, text, reason in HOPELESS, kind=f"image of {name}")
         if reason in OF_STARTS:
-            return Trouble(Reason.START, _words(reason, waiting.get("message")))
+            return Trouble(Reason.START, _words(reason, waiting.get("message")), kind=f"start of {name}")
         if ended.get("exitCode") and name in (KEPT, INPUT) and not is_taken_away:
             return Trouble(Reason.START, f"The container `{name}` ended with exit code {ended['exitCode']}", True)
     return None
@@ -216,7 +236,11 @@ def _exit_of(pod: Pod, ended: Mapping[str, Any], containers: Mapping[str, Any]) 
         return Exit(Reason.OOM, code=code, signal=signal.SIGKILL, message=text)
     if _are_steps_left(pod, containers) and code:
         return _failed_step(pod, ended, said, code)
-    message = "A process of the job needed more memory than it may have" if reason == "OOMKilled" else None
+    return _by_itself(ended, code)
+
+
+def _by_itself(ended: Mapping[str, Any], code: int) -> Exit:
+    message = "A process of the job needed more memory than it may have" if ended.get("reason") == "OOMKilled" else None
     number = int(ended.get("signal") or 0) or code - 128
     if 0 < number <= 64 and number in {item.value for item in signal.Signals}:
         return Exit(Reason.SIGNALLED, code=128 + number, signal=number, message=message)

@@ -167,6 +167,15 @@ def test_a_pod_that_finds_no_node_says_so_and_is_given_up(server: Server, cluste
     assert job["uuid"] not in pods_of(cluster)
 
 
+def test_job_stopped_before_its_command_never_runs(server: Server) -> None:
+    job = submit(server, "true", environment={"node_selector": {"disk": "none"}})
+    eventually(lambda: "didn't match" in notes(server.job(job["id"])), 20, "the scheduler's words")
+    server.call("POST", f"{JOBS}/{job['id']}/stop")
+    ended = server.until_done(job["id"])
+    assert (ended["last_status"], ended["exit_code"], ended["exit"]["signal"]) == ("stopped", None, None)
+    assert "running" not in server.statuses(job["id"])
+
+
 def test_an_image_that_nobody_has(server: Server) -> None:
     job = server.submit("true", build={"image": "no-such-image:1"})
     ended = server.until_done(job["id"])

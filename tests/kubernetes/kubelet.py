@@ -350,7 +350,7 @@ class PodWorker:
 
     def _report(self, change: Callable[[dict[str, Any]], None] | None = None) -> None:
         """Write what is so now into the pod's status; a pod that is gone has none."""
-        if self.is_lost:
+        if self.is_lost or (self.node.settings.is_late and not change and not self.end):
             return
 
         def write(pod: Object) -> None:

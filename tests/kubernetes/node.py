@@ -30,6 +30,8 @@ class Settings:
     """Seconds between a deleted pod's last status and its being gone (a real kubelet: up to a few)."""
     backoff: float = 0.5
     """Seconds between two tries of what failed (a real kubelet: 10 and more)."""
+    is_late: bool = False
+    """Kubelets run pods and do not report it, as where much goes on; only that a pod ends is reported."""
     log_limit: int = 10 << 20
     """Bytes of one log file; a longer log is rotated, and what is rotated away cannot be read."""
     zone: int = 0

@@ -85,6 +85,10 @@ class Troubles:
 
     # --- faults of pods
 
+    def warn(self, name: str, reason: str, message: str = "words of the cluster") -> None:
+        """Have a kubelet tell this event of a pod."""
+        self.recorder.tell(self.store.get("pods", self.namespace, name).object, "Warning", reason, message)
+
     def run_out_of_memory(self, name: str, container: str | None = None) -> None:
         for slot in self._slots(name, container):
             if slot.container and slot.container.is_running:
@@ -122,7 +126,8 @@ class Troubles:
                 slot.container.rotate()
 
     def lose_node(self, name: str) -> None:
-        """The machine is gone: its pods are not ready, and nothing answers for them."""
+        """The machine is gone: its pods are not ready, which the controller gives no reason for, and nothing answers
+        for them."""
         self.nodes[name].lose()
         text = "Kubelet stopped posting node status."
         self.store.update(
@@ -135,7 +140,7 @@ class Troubles:
                         "pods",
                         pod["metadata"]["namespace"],
                         pod["metadata"]["name"],
-                        lambda item: set_condition(item["status"], "Ready", False, "NodeNotReady"),
+                        lambda item: set_condition(item["status"], "Ready", False),
                     )
 
     def drain_lost_node(self, name: str) -> None:

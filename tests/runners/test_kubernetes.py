@@ -50,6 +50,7 @@ def harness(kubernetes: KubernetesHarness) -> Iterator[KubernetesHarness]:
     kubernetes.cluster.heal()
     kubernetes.cluster.permit(None)
     kubernetes.cluster.schedule_nothing(None)
+    kubernetes.cluster.configure(is_late=False, delay=0.0)
     kubernetes.cluster.come_back()
 
 
@@ -348,10 +349,35 @@ class TestEnds:
         assert isinstance(harness.state(handle), Pending)
         harness.runner.stop(handle, force)
         end = harness.end(handle)
-        assert (end.reason, end.signal) == (Reason.SIGNALLED, 9 if force else 15)
+        assert (end.reason, end.code, end.signal, end.has_begun) == (Reason.SIGNALLED, None, None, False)
+        assert end.message == "It was stopped before its command began"
         assert harness.end(handle, harness.another()) == end
         assert harness.cluster.pod(spec.name) is None
         harness.runner.clean(handle)
+
+    @pytest.mark.parametrize("force", [False, True])
+    def test_stop_signals_a_command_whose_pod_says_nothing_yet(self, harness: KubernetesHarness, force: bool) -> None:
+        harness.cluster.configure(is_late=True)
+        spec = harness.spec("echo begun > $POLYAXON_RUN_OUTPUTS_PATH/f; echo begun; sleep 1000")
+        handle = harness.runner.start(spec, None)
+        wait_for(lambda: _read(harness.another(), handle))
+        assert isinstance(harness.state(handle), Pending)
+        harness.runner.stop(handle, force)
+        harness.cluster.configure(is_late=False)
+        end = harness.end(handle)
+        assert (end.reason, end.signal, end.message) == (Reason.SIGNALLED, 9 if force else 15, None)
+        assert harness.outputs(handle) == {"f": b"begun\n"}
+
+    def test_last_state_of_a_pod_tells_that_its_command_had_begun(self, harness: KubernetesHarness) -> None:
+        """Its machine does not say so before."""
+        harness.cluster.configure(is_late=True)
+        handle = harness.runner.start(harness.spec("echo begun; sleep 1000"), None)
+        wait_for(lambda: _read(harness.another(), handle))
+        harness.state(handle)
+        harness.cluster.fail(500, times=None, path="/log$", message="dial tcp 10.0.0.1:10250: connection refused")
+        harness.runner.stop(handle, force=False)
+        end = harness.end(handle)
+        assert (end.reason, end.has_begun, end.message) == (Reason.SIGNALLED, True, None)
 
     def test_a_container_without_a_shell_is_ended_with_its_pod(
         self, harness: KubernetesHarness, monkeypatch: Any
@@ -446,6 +472,55 @@ class TestTroubles:
         wait_for(lambda: "nobodys" in note_of(patient, handle))
         assert patient.end(handle).reason is Reason.START
 
+    @pytest.fixture
+    def eager(self, make_kubernetes: Make, harness: KubernetesHarness, monkeypatch: Any) -> KubernetesHarness:
+        """Asks for events at once, and waits for no longer than a second."""
+        monkeypatch.setattr(kubernetes_troubles, "QUIET_FOR", 0.0)
+        monkeypatch.setattr(kubernetes_troubles, "ASKED_EVERY", 0.2)
+        return make_kubernetes(harness.folder / "eager", patience="1")
+
+    def test_event_before_a_machine_was_found_ends_no_job(self, eager: KubernetesHarness) -> None:
+        eager.cluster.schedule_nothing("0/1 nodes are available")
+        eager.cluster.configure(delay=2.5)
+        spec = eager.spec("echo done")
+        handle = eager.runner.start(spec, None)
+        wait_for(lambda: "0/1 nodes" in note_of(eager, handle))
+        eager.cluster.schedule_nothing(None)
+        assert eager.end(handle).succeeded
+        assert eager.log(spec, handle) == b"done\n"
+
+    @pytest.mark.parametrize("reason", ["MissingClusterDNS", "FailedPreStopHook", "FailedMount"])
+    def test_command_that_has_begun_is_not_taken_away(self, eager: KubernetesHarness, reason: str) -> None:
+        """Its pod says too late that it runs."""
+        eager.cluster.configure(is_late=True)
+        spec = eager.spec("echo begun; sleep 4; echo done")
+        handle = eager.runner.start(spec, None)
+        wait_for(lambda: _read(eager.another(), handle))
+        eager.cluster.warn(spec.name, reason)
+        wait_for(lambda: isinstance(eager.state(handle), Running) or reason != "FailedMount")
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            assert not isinstance(eager.state(handle), Exited | Missing)
+            time.sleep(0.1)
+        eager.cluster.configure(is_late=False)
+        assert eager.end(handle).succeeded
+        assert eager.log(spec, handle) == b"begun\ndone\n"
+
+    def test_machine_that_cannot_be_asked_ends_no_job(self, eager: KubernetesHarness) -> None:
+        eager.cluster.configure(is_late=True)
+        spec = eager.spec("echo begun; sleep 2")
+        handle = eager.runner.start(spec, None)
+        eager.cluster.fail(500, times=None, path="/log$", message="dial tcp 10.0.0.1:10250: connection refused")
+        eager.cluster.warn(spec.name, "FailedCreatePodSandBox")
+        wait_for(lambda: "FailedCreatePodSandBox" in note_of(eager, handle))
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            assert isinstance(eager.state(handle), Pending)
+            time.sleep(0.1)
+        eager.cluster.heal()
+        eager.cluster.configure(is_late=False)
+        assert eager.end(handle).succeeded
+
     def test_no_shell_in_the_image(self, harness: KubernetesHarness) -> None:
         harness.cluster.add_image("bare", root="empty")
         handle = harness.runner.start(harness.spec(image="bare"), None)
@@ -458,7 +533,7 @@ class TestLogs:
     def test_what_was_turned_over_is_said(self, harness: KubernetesHarness) -> None:
         spec = harness.spec("echo one; until [ -e /tmp/go ]; do sleep 0.05; done; echo three")
         handle = running(harness, spec)
-        read = wait_for(lambda: _read(harness, handle, None))
+        read = wait_for(lambda: _read(harness.runner, handle))
         assert read[0] == b"one\n"
         harness.cluster.rotate_log(spec.name, "job")
         _touch(harness, spec)
@@ -508,7 +583,7 @@ class TestLogs:
         monkeypatch.setattr("runners.kubernetes_logs.FOLLOWED_FROM", 1000)
         line = "x" * width
         handle = running(harness, harness.spec(f"yes | head -n 100; sleep 1; yes {line} | head -n {lines}; sleep 1000"))
-        whole, cursor = wait_for(lambda: _read(harness, handle, None))
+        whole, cursor = wait_for(lambda: _read(harness.runner, handle))
         expected, looks = b"y\n" * 100 + f"{line}\n".encode() * lines, 0
         while len(whole) < len(expected) and looks < 40:
             data, cursor = harness.remote.logs(handle, cursor, 1 << 20)
@@ -548,12 +623,25 @@ class TestLogs:
 
     def test_before_the_beginning_there_is_none(self, harness: KubernetesHarness) -> None:
         harness.cluster.schedule_nothing("0/1 nodes are available")
-        handle = harness.runner.start(harness.lasts(), None)
+        spec = harness.lasts()
+        handle = harness.runner.start(spec, None)
         assert harness.remote.logs(handle, None, 100)[0] == b""
 
+    def test_log_of_a_pod_that_waits_is_not_asked_for(self, harness: KubernetesHarness) -> None:
+        harness.cluster.add_image("slow", seconds=1.5)
+        spec = harness.spec("echo begun; sleep 1000", image="slow")
+        handle = harness.runner.start(spec, None)
+        harness.cluster.forget_counts()
+        while not isinstance(harness.state(handle), Running):
+            assert harness.remote.logs(handle, None, 100) == (b"", None)
+            time.sleep(0.1)
+        assert "get pods/log" not in harness.cluster.counted()
+        assert wait_for(lambda: _read(harness.runner, handle))[0] == b"begun\n"
 
-def _read(harness: KubernetesHarness, handle: str, cursor: str | None) -> Any:
-    found = harness.remote.logs(handle, cursor, 1 << 20)
+
+def _read(runner: Any, handle: str) -> Any:
+    """(The log from its beginning, the cursor behind it), once there is one."""
+    found = runner.logs(handle, None, 1 << 20)
     return found if found[0] else None
 
 

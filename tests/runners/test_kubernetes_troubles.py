@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +15,11 @@ from runners.kubernetes_states import Trouble
 from runners.kubernetes_troubles import Troubles
 
 OLD = "2026-01-01T00:00:00Z"
+
+
+def ago(seconds: float) -> str:
+    moment = datetime.now(UTC) - timedelta(seconds=seconds)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Told:
@@ -33,27 +39,66 @@ class Told:
         return json.dumps({"metadata": {"resourceVersion": "1"}, "items": self.events}).encode()
 
 
-def event(uid: str, reason: str, message: str, at: str | None = OLD, newer_at: str | None = None) -> dict[str, Any]:
-    told = {"reason": reason, "message": message, "lastTimestamp": at, "eventTime": newer_at}
-    return {"involvedObject": {"uid": uid}, **told}
+def event(uid: str, reason: str, message: str, at: str | None = None, **fields: Any) -> dict[str, Any]:
+    told = {"reason": reason, "message": message, "lastTimestamp": at, "eventTime": None, **fields}
+    return {"metadata": {"creationTimestamp": OLD}, "involvedObject": {"uid": uid}, **told}
 
 
-def pod(uid: str = "1", created: str = OLD) -> dict[str, Any]:
-    return {"metadata": {"uid": uid, "creationTimestamp": created}}
+def pod(uid: str = "1", created: str = OLD, scheduled: str | None = None) -> dict[str, Any]:
+    told = {"type": "PodScheduled", "status": "True", "lastTransitionTime": scheduled}
+    return {
+        "metadata": {"uid": uid, "creationTimestamp": created},
+        "status": {"conditions": [told] if scheduled else []},
+    }
 
 
 def test_the_last_event_of_a_pod_explains_it() -> None:
     api: Any = Told(
-        event("1", "FailedMount", "last", None, "2026-01-01T00:00:05Z"),
-        event("1", "FailedMount", "first"),
-        event("2", "FailedCreatePodSandBox", "other"),
+        event("1", "FailedMount", "last", eventTime=ago(5)),
+        event("1", "FailedMount", "first", ago(20)),
+        event("2", "FailedCreatePodSandBox", "other", series={"count": 2, "lastObservedTime": ago(1)}),
     )
     troubles = Troubles(api, 60)
     assert troubles.of(pod()) is None
     troubles.look([pod()])
-    assert troubles.of(pod()) == Trouble(Reason.START, "FailedMount: last")
+    assert troubles.of(pod()) == Trouble(Reason.START, "FailedMount: last", kind="volume")
+    assert troubles.of(pod("2")) == Trouble(Reason.START, "FailedCreatePodSandBox: other", kind="sandbox")
     assert troubles.of(pod("3")) is None
     assert api.asked == [{"fieldSelector": "involvedObject.kind=Pod,type=Warning", "limit": "500"}]
+
+
+@pytest.mark.parametrize(
+    "reason", ["FailedScheduling", "MissingClusterDNS", "DNSConfigForming", "Unhealthy", "BackOff", "Failed"]
+)
+def test_event_that_cannot_stop_a_start_is_no_trouble(reason: str) -> None:
+    troubles = Troubles(Told(event("1", reason, "words", ago(1))), 60)  # type: ignore[arg-type]
+    troubles.look([pod()])
+    assert troubles.of(pod()) is None
+
+
+@pytest.mark.parametrize(("told", "scheduled"), [(30, 10), (kubernetes_troubles.RECENT + 60, 3000)])
+def test_event_of_an_earlier_machine_or_hour_is_no_trouble(told: float, scheduled: float) -> None:
+    troubles = Troubles(Told(event("1", "FailedMount", "words", ago(told))), 60)  # type: ignore[arg-type]
+    troubles.look([pod()])
+    assert troubles.of(pod(scheduled=ago(scheduled))) is None
+
+
+def test_patience_begins_again_with_another_trouble(monkeypatch: Any) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(kubernetes_troubles.time, "monotonic", lambda: clock[0])
+    troubles = Troubles(Told(), 60)  # type: ignore[arg-type]
+    node, image = (
+        Trouble(Reason.START, "Unschedulable", kind="node"),
+        Trouble(Reason.IMAGE, "Pull", kind="image of job"),
+    )
+    again = Trouble(Reason.IMAGE, "ImagePullBackOff", kind="image of job")
+    assert not troubles.is_too_long("1", node)
+    clock[0] += 50
+    assert not troubles.is_too_long("1", image)
+    clock[0] += 50
+    assert not troubles.is_too_long("1", again)
+    clock[0] += 11
+    assert troubles.is_too_long("1", image)
 
 
 def test_one_list_for_all_and_not_at_each_look() -> None:
