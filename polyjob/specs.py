@@ -14,6 +14,7 @@ from typing import Any
 
 from polyjob.errors import Invalid, Problem
 from polyjob.models import Build, Job
+from polyjob.schemas.commands import composed
 from polyjob.settings import MIB, Settings
 from polyjob.store import Store
 from runners.abilities import ABILITIES, GIVES_GPUS, REQUIRED, Ability
@@ -176,9 +177,8 @@ def job_spec(
 
 
 def command(config: Mapping[str, Any]) -> str:
-    """The text that the job's shell runs; a list is its items joined with ` && `."""
-    cmd = config["run"]["cmd"]
-    return cmd if isinstance(cmd, str) else " && ".join(cmd)
+    """Return the text that the job's shell runs."""
+    return composed(config["run"]["cmd"])
 
 
 def resources(asked: Mapping[str, Any], *bounds: str) -> Resources:

@@ -7,6 +7,7 @@ import pytest
 
 from polyjob import specs
 from polyjob.errors import Invalid
+from polyjob.schemas.commands import composed
 from polyjob.settings import MIB
 from polyjob.submitting import merge
 from runners.abilities import ABILITIES, Ability
@@ -73,8 +74,8 @@ class TestKey:
         assert self.key(env_vars=[["A", "1"], ["B", "2"]]) == self.key(env_vars=[["B", "2"], ["A", "1"]])
 
 
-def test_a_list_of_commands_is_joined():
-    assert specs.command({"run": {"cmd": ["a b", "c"]}}) == "a b && c"
+def test_the_shell_gets_the_composed_command():
+    assert specs.command({"run": {"cmd": ["a b", "c"]}}) == composed(["a b", "c"])
     assert specs.command({"run": {"cmd": "a  'b'\n"}}) == "a  'b'\n"
 
 

@@ -23,6 +23,7 @@ from polyjob.cli.client import (
     say,
 )
 from polyjob.cli.following import BROKEN, ending, exit_code
+from polyjob.schemas.commands import literal
 
 SECONDS = click.FloatRange(0, 10 * 366 * 86_400)
 a_file = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
@@ -71,7 +72,7 @@ def config_of(command: tuple[str, ...], **given: Any) -> dict[str, Any]:
     """The body that submits the job. Raises Wrong where what was given makes none."""
     config = read_file(given["file"]) if given["file"] else {}
     if command:
-        config["run"] = {"cmd": command[0] if len(command) == 1 else shlex.join(command)}
+        config["run"] = {"cmd": literal(command[0] if len(command) == 1 else shlex.join(command))}
     elif not config:
         raise Wrong("There is no command. Say what to run behind `--`, such as: polyjob run -- echo hello")
     build = dict(config.get("build") or {})

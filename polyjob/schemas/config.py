@@ -15,20 +15,21 @@ from marshmallow import RAISE, Schema, ValidationError, fields, post_load, pre_l
 
 from polyjob.errors import Invalid, Problem
 from polyjob.schemas.checks import NAME_LENGTH, SLUG, TAG_LENGTH, TEXT_LENGTH, check_values, load
+from polyjob.schemas.commands import composed, with_read_commands
 from polyjob.schemas.parameters import rendered
 from polyjob.schemas.resources import canonical_resources
 
 VERSION, KIND, BUILD_KIND = 1, "job", "build"
-COMMAND_BYTES = 120_000
+MAX_COMMAND_BYTES = 120_000
 """Linux passes no longer text to a program in one piece than 128 KiB."""
-VALUE_BYTES = 100_000
-MOST_ITEMS = 1000
-LINE_LENGTH = 1000
+MAX_VALUE_BYTES = 100_000
+MAX_ITEMS = 1000
+MAX_LINE_LENGTH = 1000
 LONGEST_TIME = 10 * 366 * 86_400
 LEVELS = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,254}\Z")
-IMAGE_LENGTH = 500
+MAX_IMAGE_LENGTH = 500
 _PART = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
 _REGISTRY = r"(?:localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|[A-Za-z0-9-]+(?=:[0-9]))(?::[0-9]{1,5})?/"
 _TAG, _DIGEST = r":[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", r"@[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[0-9a-f]{32,128}"
@@ -53,7 +54,7 @@ class Line(fields.String):
     """Text of some length, but not blank."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(validate=[_not_blank, validate.Length(max=LINE_LENGTH)], **kwargs)
+        super().__init__(validate=[_not_blank, validate.Length(max=MAX_LINE_LENGTH)], **kwargs)
 
 
 class Whole(fields.Integer):
@@ -83,7 +84,7 @@ class Items(fields.List):
     """A list of bounded length."""
 
     def __init__(self, item: Any, **kwargs: Any) -> None:
-        super().__init__(item, validate=validate.Length(max=MOST_ITEMS), **kwargs)
+        super().__init__(item, validate=validate.Length(max=MAX_ITEMS), **kwargs)
 
 
 class Variables(fields.Field[Any]):
@@ -93,8 +94,8 @@ class Variables(fields.Field[Any]):
         pairs = [list(pair) for pair in value.items()] if isinstance(value, Mapping) else value
         if not isinstance(pairs, list):
             raise ValidationError("Not a list of [name, value] pairs.")
-        if len(pairs) > MOST_ITEMS:
-            raise ValidationError(f"More than {MOST_ITEMS} variables.")
+        if len(pairs) > MAX_ITEMS:
+            raise ValidationError(f"More than {MAX_ITEMS} variables.")
         keys = list(value) if isinstance(value, Mapping) else range(len(pairs))
         errors: dict[Any, list[str]] = {}
         loaded = []
@@ -121,8 +122,8 @@ def _variable(pair: Any) -> list[str]:
         value = str(value)
     if not isinstance(value, str):
         raise ValueError(f"The value of `{name}` is not text.")
-    if len(value.encode()) > VALUE_BYTES:
-        raise ValueError(f"The value of `{name}` is longer than {VALUE_BYTES} bytes.")
+    if len(value.encode()) > MAX_VALUE_BYTES:
+        raise ValueError(f"The value of `{name}` is longer than {MAX_VALUE_BYTES} bytes.")
     return [name, value]
 
 
@@ -136,7 +137,7 @@ class Command(fields.Field[Any]):
         blank = {index: ["Must not be blank."] for index, line in enumerate(lines) if not line.strip()}
         if blank:
             raise ValidationError(blank if value is lines else "Must not be blank.")
-        _bytes_at_most(COMMAND_BYTES)(" && ".join(lines))
+        _bytes_at_most(MAX_COMMAND_BYTES)(composed(value))
         return list(lines) if value is lines else value
 
 
@@ -151,7 +152,7 @@ class ReferenceField(fields.Field[Any]):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int | str:
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 40:
             return value
-        if isinstance(value, str) and value.strip() and len(value) <= LINE_LENGTH:
+        if isinstance(value, str) and value.strip() and len(value) <= MAX_LINE_LENGTH:
             return value
         raise ValidationError("Neither a name nor a number.")
 
@@ -168,7 +169,7 @@ class Tags(fields.List):
 
     def __init__(self, **kwargs: Any) -> None:
         tag = fields.String(validate=[_not_blank, validate.Length(max=TAG_LENGTH)])
-        super().__init__(tag, validate=validate.Length(max=MOST_ITEMS), **kwargs)
+        super().__init__(tag, validate=validate.Length(max=MAX_ITEMS), **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
         loaded = super()._deserialize([value] if isinstance(value, str) else value, attr, data, **kwargs)
@@ -199,7 +200,7 @@ class LoggingSchema(Section):
 
 class BuildSchema(Section):
     image = fields.String()
-    build_steps = Items(fields.String(validate=[_not_blank, _bytes_at_most(COMMAND_BYTES)]))
+    build_steps = Items(fields.String(validate=[_not_blank, _bytes_at_most(MAX_COMMAND_BYTES)]))
     env_vars = Variables()
     nocache = fields.Boolean(truthy={True}, falsy={False})
     commit = Line()
@@ -214,7 +215,7 @@ class BuildSchema(Section):
     @validates_schema(skip_on_field_errors=False)
     def _one_source(self, data: dict[str, Any], **kwargs: Any) -> None:
         image = data.get("image")
-        if image is not None and not (len(image) <= IMAGE_LENGTH and _IMAGE.match(image)):
+        if image is not None and not (len(image) <= MAX_IMAGE_LENGTH and _IMAGE.match(image)):
             raise ValidationError(f"Invalid docker image `{image[:100]}`.", "image")
         if image is not None and "dockerfile" in data:
             raise ValidationError("Give either `image` or `dockerfile`, not both.", "dockerfile")
@@ -238,7 +239,7 @@ def _texts() -> fields.Dict:
     return fields.Dict(
         keys=Line(),
         values=fields.String(validate=validate.Length(max=TEXT_LENGTH)),
-        validate=validate.Length(max=MOST_ITEMS),
+        validate=validate.Length(max=MAX_ITEMS),
     )
 
 
@@ -341,5 +342,5 @@ def _load(schema: Schema, kind: str, other: str, document: Mapping[str, Any], po
         detail = f"A config of kind `{other}` makes a {other}, not a {kind}: send it to the project's `{other}s`."
         raise Invalid([Problem(f"{pointer}/kind", detail)])
     check_values(document, pointer)
-    loaded: dict[str, Any] = load(schema, rendered(document, pointer), pointer)
+    loaded: dict[str, Any] = load(schema, rendered(with_read_commands(document), pointer), pointer)
     return {"version": VERSION, "kind": kind} | loaded
