@@ -23,7 +23,7 @@ class Ability(enum.StrEnum):
 class Support:
     ability: Ability
     why: str = ""
-    """One clause for people: what happens instead, or why not."""
+    """For people: what happens instead; or, of what is refused, why, and behind a semicolon what to do instead."""
 
 
 def _honoured() -> Support:
@@ -41,7 +41,11 @@ def _refused(why: str) -> Support:
 _HOST = "the job runs on the server's own machine, without an image"
 _PLACED = "there is one machine to run on"
 _CLUSTER = "it belongs to a cluster"
-_CODE = "the project's uploaded code is used"
+_ELSEWHERE = "it belongs to a cluster; leave it out, or use the kubernetes runner"
+_REFERENCE = "it belongs to a cluster; set the values in `environment.env_vars`, or use the kubernetes runner"
+_CODE = "the project's uploaded code is used; check this out and upload it by `polyjob run -u FOLDER`"
+_ONCE = "a job runs once; let the command try again, or restart the job by `polyjob restart`"
+_OUTPUTS = "write to `$POLYAXON_RUN_OUTPUTS_PATH`, which polyjob keeps"
 
 PROCESS: Mapping[str, Support] = {
     "framework": _noted("it has no effect on a job"),
@@ -53,9 +57,9 @@ PROCESS: Mapping[str, Support] = {
     "build.lang_env": _honoured(),
     "build.nocache": _honoured(),
     "build.backend": _noted("the process runner builds a virtualenv by itself"),
-    "build.dockerfile": _refused("the process runner builds no images"),
-    "build.context": _refused("the process runner builds no images"),
-    "build.ref": _refused("the build is chosen by its content"),
+    "build.dockerfile": _refused("the process runner builds no images; write what the file runs as `build_steps`"),
+    "build.context": _refused("the process runner builds no images; upload the folder by `polyjob run -u FOLDER`"),
+    "build.ref": _refused("the build is chosen by its content; name one by `build_job` beside the config"),
     "build.commit": _refused(_CODE),
     "build.branch": _refused(_CODE),
     "build.git": _refused(_CODE),
@@ -64,7 +68,7 @@ PROCESS: Mapping[str, Support] = {
     "environment.resources.memory": _noted("it is not enforced"),
     "environment.resources.gpu": _honoured(),
     "environment.resources.pids": _noted("it is not enforced"),
-    "environment.resources.tpu": _refused("there are none"),
+    "environment.resources.tpu": _refused("there are none; leave it out, or ask for `gpu`"),
     "environment.node_selector": _noted(_PLACED),
     "environment.affinity": _noted(_PLACED),
     "environment.tolerations": _noted(_PLACED),
@@ -72,30 +76,38 @@ PROCESS: Mapping[str, Support] = {
     "environment.annotations": _noted(_CLUSTER),
     "environment.index": _noted("it has no effect on a job"),
     "environment.image_pull_secrets": _noted(_HOST),
-    "environment.service_account": _refused(_CLUSTER),
-    "environment.secret_refs": _refused(_CLUSTER),
-    "environment.configmap_refs": _refused(_CLUSTER),
-    "environment.config_map_refs": _refused(_CLUSTER),
-    "environment.data_refs": _refused("no data stores are configured"),
-    "environment.artifact_refs": _refused("no artifact stores are configured"),
-    "environment.persistence": _refused("no volumes are configured"),
-    "environment.outputs": _refused("outputs of other jobs are not mounted"),
-    "environment.max_restarts": _refused("a job runs once"),
+    "environment.service_account": _refused(_ELSEWHERE),
+    "environment.secret_refs": _refused(_REFERENCE),
+    "environment.configmap_refs": _refused(_REFERENCE),
+    "environment.config_map_refs": _refused(_REFERENCE),
+    "environment.data_refs": _refused(
+        "no data stores are configured; read the data by its path on the server's machine"
+    ),
+    "environment.artifact_refs": _refused(f"no artifact stores are configured; {_OUTPUTS}"),
+    "environment.persistence": _refused(
+        f"no volumes are configured; read data by its path on the server's machine, and {_OUTPUTS}"
+    ),
+    "environment.outputs": _refused(
+        "outputs of other jobs are not mounted; start from those of one job by `polyjob copy` or `polyjob resume`"
+    ),
+    "environment.max_restarts": _refused(_ONCE),
     "termination.timeout": _honoured(),
     "termination.grace": _honoured(),
     "termination.ttl": _noted("nothing is kept for it to end"),
-    "termination.max_retries": _refused("a job runs once"),
-    "termination.restart_policy": _refused("a job runs once"),
+    "termination.max_retries": _refused(_ONCE),
+    "termination.restart_policy": _refused(_ONCE),
 }
 
-_IMAGES = "an image is built from `image` and `build_steps`"
+_IMAGES = "an image is built from `image` and `build_steps`; write what the file runs as `build_steps`"
+_FOLDER = "only requirement files are there when an image is built; upload the folder by `polyjob run -u FOLDER`"
+_DOWNLOAD = "upload the data with the code, or download it in the command"
 
 DOCKER: Mapping[str, Support] = {
     **PROCESS,
     "build.image": _honoured(),
     "build.backend": _noted("the Docker Engine builds"),
     "build.dockerfile": _refused(_IMAGES),
-    "build.context": _refused(_IMAGES),
+    "build.context": _refused(_FOLDER),
     "environment.resources.cpu": _honoured(),
     "environment.resources.memory": _honoured(),
     "environment.resources.gpu": _honoured(),
@@ -104,6 +116,8 @@ DOCKER: Mapping[str, Support] = {
     "environment.affinity": _noted("there is one Engine to run on"),
     "environment.tolerations": _noted("there is one Engine to run on"),
     "environment.image_pull_secrets": _noted("the Engine's own are used"),
+    "environment.data_refs": _refused(f"no data stores are configured; {_DOWNLOAD}"),
+    "environment.persistence": _refused(f"no volumes are configured; {_DOWNLOAD}, and {_OUTPUTS}"),
 }
 
 KUBERNETES: Mapping[str, Support] = {

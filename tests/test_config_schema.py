@@ -53,6 +53,14 @@ class TestWhole:
     def test_another_kind_is_refused(self, kind):
         assert "/config/kind" in refused(RUN | {"kind": kind})
 
+    @pytest.mark.parametrize("kind", ["experiment", "group", "notebook", "tensorboard"])
+    @pytest.mark.parametrize("rest", [RUN, {"params": {"x": 1}, "hptuning": {"matrix": {}}}, {}])
+    def test_kinds_of_polyaxon_get_one_helpful_sentence(self, kind, rest):
+        found = refused({"kind": kind} | rest, "/content")
+        assert list(found) == ["/content/kind"]
+        assert found["/content/kind"].startswith("polyjob runs jobs, not ")
+        assert found["/content/kind"].endswith("Use `kind: job`.")
+
     @pytest.mark.parametrize("document", [None, [], "bar", 3, True])
     def test_what_is_no_object_is_refused(self, document):
         assert list(refused(document)) == ["/config"]
@@ -219,6 +227,16 @@ class TestBuild:
             key.startswith("/config/build/build_steps") for key in refused(RUN | {"build": {"build_steps": steps}})
         )
 
+    @pytest.mark.parametrize(
+        ("value", "step"), [("漢" * 30_000, "x" * 39_000), ("'" * 26_000, "x"), ("x" * 99_000, "x" * 29_000)]
+    )
+    def test_variables_and_a_step_have_a_bound_together(self, value, step):
+        build = {"env_vars": {"A": value}, "build_steps": ["true", step]}
+        found = refused(RUN | {"build": build})
+        assert list(found) == ["/config/build/build_steps/1"]
+        assert "at most 128000" in found["/config/build/build_steps/1"]
+        assert load_config(RUN | {"build": build | {"build_steps": ["x" * 100_000], "env_vars": {"A": "1"}}})
+
     @pytest.mark.parametrize("nocache", ["yes", 2, "true"])
     def test_nocache_is_yes_or_no(self, nocache):
         assert "/config/build/nocache" in refused(RUN | {"build": {"nocache": nocache}})
@@ -233,11 +251,27 @@ class TestVariables:
         pairs = [["A", True], ["B", 1.5], ["C", -3]]
         assert environment(env_vars=pairs)["env_vars"] == [["A", "true"], ["B", "1.5"], ["C", "-3"]]
 
-    @pytest.mark.parametrize("pair", [["A"], ["A", "b", "c"], "A=b", ["1A", "b"], ["A=", "b"], ["", "b"], [1, "b"]])
+    @pytest.mark.parametrize(
+        "pair",
+        [
+            ["A"],
+            ["A", "b", "c"],
+            "A=b",
+            ["1A", "b"],
+            ["A=", "b"],
+            ["", "b"],
+            [1, "b"],
+            ["app.config", "b"],
+            ["my-var", "b"],
+            ["a b", "c"],
+            ["é", "b"],
+        ],
+    )
     def test_a_pair_that_is_none_is_named(self, pair):
-        assert list(refused(RUN | {"environment": {"env_vars": [["OK", "1"], pair]}})) == [
-            "/config/environment/env_vars/1"
-        ]
+        for section in ("environment", "build"):
+            found = refused(RUN | {section: {"env_vars": [["OK", "1"], pair]}})
+            assert list(found) == [f"/config/{section}/env_vars/1"]
+            assert str(pair[0]) in found[f"/config/{section}/env_vars/1"] or len(pair) != 2
 
     @pytest.mark.parametrize("value", [None, [], {}, "x" * 100_001])
     def test_a_value_that_is_none_is_named_by_its_variable(self, value):

@@ -40,6 +40,16 @@ def test_each_part_is_taken_noted_or_refused_as_the_table_says(path):
         assert (path in kinds) is (ability is Ability.NOTED)
 
 
+@pytest.mark.parametrize("runner", ["process", "docker", "kubernetes"])
+def test_each_refusal_names_an_alternative(runner):
+    for path, support in ABILITIES[runner].items():
+        if support.ability is Ability.REFUSED:
+            with pytest.raises(Invalid) as refused:
+                specs.check(with_part(path, {"x": 1}), runner)
+            (detail,) = [problem.detail for problem in refused.value.problems]
+            assert re.fullmatch(r"The \w+ runner cannot honour `[a-z_.]+`: [^;]+; [^;]+\.", detail), detail
+
+
 def test_every_part_that_must_be_refused_is_named_at_once():
     config = with_part("build.dockerfile", "Dockerfile") | {"environment": {"secret_refs": ["s"]}}
     with pytest.raises(Invalid) as refused:

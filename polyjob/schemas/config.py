@@ -8,27 +8,40 @@ honours what is not asked here.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, pre_load, validate, validates_schema
 
 from polyjob.errors import Invalid, Problem
-from polyjob.schemas.checks import NAME_LENGTH, SLUG, TAG_LENGTH, TEXT_LENGTH, check_values, load
+from polyjob.schemas.checks import NAME_LENGTH, SLUG, TAG_LENGTH, TEXT_LENGTH, check_values, load, shown
 from polyjob.schemas.commands import composed, with_read_commands
 from polyjob.schemas.parameters import rendered
 from polyjob.schemas.resources import canonical_resources
 
 VERSION, KIND, BUILD_KIND = 1, "job", "build"
+OTHER_KINDS = {
+    "experiment": "experiments",
+    "group": "groups of experiments",
+    "notebook": "notebooks",
+    "tensorboard": "TensorBoards",
+    "pipeline": "pipelines",
+    "project": "projects as configs",
+}
+"""Kinds of configs that Polyaxon had and polyjob has not."""
 MAX_COMMAND_BYTES = 120_000
 """Linux passes no longer text to a program in one piece than 128 KiB."""
+MAX_STEP_BYTES = 128_000
+"""Of one build step and all variables of the build, as a shell exports them: some backends pass both as one text."""
 MAX_VALUE_BYTES = 100_000
 MAX_ITEMS = 1000
 MAX_LINE_LENGTH = 1000
 LONGEST_TIME = 10 * 366 * 86_400
 LEVELS = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,254}\Z")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}\Z")
+"""No shell has other names: most drop such a variable, and some end."""
 MAX_IMAGE_LENGTH = 500
 _PART = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
 _REGISTRY = r"(?:localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|[A-Za-z0-9-]+(?=:[0-9]))(?::[0-9]{1,5})?/"
@@ -115,7 +128,9 @@ def _variable(pair: Any) -> list[str]:
         raise ValueError("Not a pair of name and value.")
     name, value = pair
     if not isinstance(name, str) or not _VARIABLE.match(name):
-        raise ValueError(f"`{name}` is no name of a variable: letters, digits and `_`, not beginning with a digit.")
+        raise ValueError(
+            f"`{shown(name)}` cannot be a variable's name: use up to 255 letters, digits and `_`; no digit comes first."
+        )
     if isinstance(value, bool):
         value = str(value).lower()
     elif isinstance(value, (int, float)):
@@ -219,6 +234,17 @@ class BuildSchema(Section):
             raise ValidationError(f"Invalid docker image `{image[:100]}`.", "image")
         if image is not None and "dockerfile" in data:
             raise ValidationError("Give either `image` or `dockerfile`, not both.", "dockerfile")
+
+    @validates_schema
+    def _fits_together(self, data: dict[str, Any], **kwargs: Any) -> None:
+        variables = sum(
+            len(f"export {name}={shlex.quote(value)}\n".encode()) for name, value in data.get("env_vars", ())
+        )
+        for index, step in enumerate(data.get("build_steps", ())):
+            size = variables + len(step.encode())
+            if variables and size > MAX_STEP_BYTES:
+                detail = f"The step and the build's variables have {size} bytes; at most {MAX_STEP_BYTES} are allowed."
+                raise ValidationError({"build_steps": {index: [detail]}})
 
 
 class RunSchema(Section):
@@ -338,7 +364,10 @@ def load_build_config(document: Any, pointer: str = "/config") -> dict[str, Any]
 
 
 def _load(schema: Schema, kind: str, other: str, document: Mapping[str, Any], pointer: str) -> dict[str, Any]:
-    if document.get("kind") == other:
+    given = document.get("kind")
+    if isinstance(given, str) and given in OTHER_KINDS:
+        raise Invalid([Problem(f"{pointer}/kind", f"polyjob runs jobs, not {OTHER_KINDS[given]}. Use `kind: job`.")])
+    if given == other:
         detail = f"A config of kind `{other}` makes a {other}, not a {kind}: send it to the project's `{other}s`."
         raise Invalid([Problem(f"{pointer}/kind", detail)])
     check_values(document, pointer)
