@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import io
 import os
+import random
+import shutil
+import subprocess
 import tarfile
+from pathlib import Path
 
 import pytest
 
-from polyjob.cli.upload import Unusable, files, pack
+from polyjob.cli.upload import MAX_IGNORE_FILE, Unusable, files, pack
+from polyjob.code import _check_target
+from tests.require import require
 
 
 def make(folder, *paths, **contents):
@@ -77,7 +83,9 @@ def test_packs_names_below_the_folder_and_links_within(tmp_path):
     assert pack(tmp_path, out) == 2
     out.seek(0)
     with tarfile.open(fileobj=out) as archive:
-        assert {item.name: item.issym() for item in archive} == {"link": True, "sub/a": False}
+        assert {item.name: item.type for item in archive} == {
+            "link": tarfile.SYMTYPE, "sub": tarfile.DIRTYPE, "sub/a": tarfile.REGTYPE
+        }  # fmt: skip
 
 
 def test_the_same_folder_packs_to_the_same_bytes(tmp_path):
@@ -99,3 +107,179 @@ def test_a_link_that_leads_out_is_named(tmp_path):
 def test_a_folder_that_is_none_is_named(tmp_path):
     with pytest.raises(Unusable, match="nothing"):
         list(files(tmp_path / "nothing"))
+
+
+def kept_by_git(folder):
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    command = ["git", "-c", "core.excludesFile=", "ls-files", "-z", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=folder, check=True, capture_output=True).stdout
+    return sorted(os.fsdecode(name) for name in listed.split(b"\0") if name)
+
+
+@pytest.fixture
+def git():
+    require("git", shutil.which("git") is not None, "there is no git")
+
+
+TREE = (
+    "main.py",
+    "a.log",
+    "runs/b.log",
+    "pkg/mod.py",
+    "pkg/sub/deep.py",
+    "packages/a/node_modules/key",
+    "src/__pycache__/x",
+)
+
+
+@pytest.mark.parametrize(
+    "ignored",
+    [
+        {".gitignore": text}
+        for text in (
+            "*\n!*/\n!*.py\n",
+            "!/**/*.py\n",
+            "**\n!**/\n",
+            "*\n!*.*\n!*/\n",
+            "pkg/**\n!pkg/sub/\n!pkg/sub/deep.py\n",
+            "*\n!/pkg\n!/pkg/*\n",
+            "node_modules/\n!packages/\n",
+            "__pycache__/\n!src/\n",
+            "*.log\r\n",
+            "main.py \n",
+            "main.py\\ \n",
+            "\ufeffmain.py\n",
+            "pkg\u2028x\nmain.py\n",
+            "a\x0bmain.py\n",
+            "[!a-z]*\n",
+            "\\!x\n[\n",
+            "/**\n",
+        )
+    ]
+    + [
+        {".gitignore": "*.log\n", "runs/.gitignore": "!runs/\n"},
+        {".gitignore": "*.log\n", "runs/.gitignore": "!*.log"},
+    ],
+)
+def test_kept_files_are_those_that_git_keeps(git, tmp_path, ignored):
+    make(tmp_path, *TREE)
+    for name, text in ignored.items():
+        (tmp_path / name).write_bytes(text.encode())
+    assert sorted(names(tmp_path)) == kept_by_git(tmp_path)
+
+
+NAMES = ["a", "b", "src", "pkg", "sub", "x.py", "y.log", "node_modules", "a b", "[a]", "d.e"]
+PATTERNS = [
+    "a",
+    "b/",
+    "*",
+    "!*/",
+    "!*.py",
+    "*.log",
+    "/pkg",
+    "!/pkg/*",
+    "pkg/**",
+    "!pkg/sub/",
+    "**/sub",
+    "**",
+    "!**/",
+    "src/**/x.py",
+    "!a",
+    "[ab]",
+    "[!a]",
+    "?",
+    "a\\ b",
+    "sub/*",
+    "*/x.py",
+    "!/**/*.py",
+    "***",
+    "a**",
+    "**a",
+    "[[:alpha:]]",
+    "[a-",
+    "\\",
+    "foo\\",
+    "*.*",
+    "!*.*",
+    "**/",
+    "/",
+    "/*",
+    "!/a",
+    "a/**/b",
+    "a ",
+    "# x",
+    "!",
+    "[]a]",
+    "[^]a]",
+    "/**",
+    "!src",
+    "sub/**/",
+]
+
+
+def grow(chance: random.Random, folder: Path, depth: int = 0) -> None:
+    for name in chance.sample(NAMES, chance.randint(1, 5)):
+        if "." not in name and depth < 3 and chance.random() < 0.6:
+            (folder / name).mkdir()
+            grow(chance, folder / name, depth + 1)
+        else:
+            (folder / name).touch()
+    if chance.random() < (0.9 if depth == 0 else 0.25):
+        lines = [chance.choice(PATTERNS) for _ in range(chance.randint(1, 4))]
+        (folder / ".gitignore").write_text(chance.choice(["\n", "\r\n"]).join(lines) + "\n")
+
+
+def test_generated_trees_are_kept_as_git_keeps_them(git, tmp_path):
+    for seed in range(60):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        grow(random.Random(seed), folder)
+        assert sorted(names(folder)) == kept_by_git(folder), seed
+
+
+@pytest.mark.parametrize("name", [".gitignore", ".polyaxonignore"])
+def test_ignore_file_that_is_a_pipe_is_refused(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(Unusable, match=f"{name}` is not a regular file"):
+        list(files(tmp_path))
+
+
+def test_huge_ignore_file_is_refused(tmp_path):
+    (tmp_path / ".gitignore").write_bytes(b"a\n" * MAX_IGNORE_FILE)
+    with pytest.raises(Unusable, match="larger than 1 MiB"):
+        list(files(tmp_path))
+
+
+def test_folders_are_packed_also_when_empty(tmp_path):
+    make(tmp_path, "a", "build/x")
+    (tmp_path / "empty" / "inner").mkdir(parents=True)
+    (tmp_path / ".gitignore").write_text("build\n")
+    out = io.BytesIO()
+    assert pack(tmp_path, out) == 2
+    out.seek(0)
+    with tarfile.open(fileobj=out) as archive:
+        assert archive.getnames() == [".gitignore", "a", "empty", "empty/inner"]
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "packed"),
+    [
+        ("l", "{root}/real", "real"),
+        ("l", "sub/../real", "real"),
+        ("l", "./real", "real"),
+        ("sub/l", "{root}/real", "../real"),
+        ("sub/l", "../../{name}/real", "../real"),
+        ("l", "real", "real"),
+        ("sub/l", "../real", "../real"),
+        ("l", "none", "none"),
+    ],
+)
+def test_link_within_the_folder_is_packed_as_the_server_takes_it(tmp_path, link, target, packed):
+    make(tmp_path, "real", "sub/x")
+    (tmp_path / link).symlink_to(target.format(root=tmp_path, name=tmp_path.name))
+    out = io.BytesIO()
+    pack(tmp_path, out)
+    out.seek(0)
+    with tarfile.open(fileobj=out) as archive:
+        assert archive.getmember(link).linkname == packed
+    _check_target(link, packed)
