@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import os
-from typing import Any
+import sys
+from typing import Any, NoReturn
 
 import click
 
 import polyjob
+from polyjob.cli.streams import OutputFailed, open_closed_streams, silence
 
 # fmt: off
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -41,8 +45,12 @@ FAILED = 125
 """The exit code of `RUNNING` where polyjob itself failed; of others it is 1."""
 STOPPED = 130
 """The exit code after a Ctrl-C."""
+LOST_SERVER = 123
+"""The exit code of `RUNNING` where the server stopped answering while the job goes on."""
 RUNNING = ("run", "wait", "restart", "resume", "copy")
 """Commands whose exit code is the job's."""
+OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
+"""Errors of writing to the standard output."""
 
 
 class Commands(click.Group):
@@ -75,6 +83,37 @@ class Commands(click.Group):
             raise SystemExit(FAILED) from None
         except KeyboardInterrupt:
             raise SystemExit(STOPPED) from None
+        except OSError as error:
+            if error.errno not in OUTPUT_ERRORS:
+                raise
+            end_without_output(error, FAILED if ctx.invoked_subcommand in RUNNING else 1)
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command and end the process: see `click.Group.main`.
+
+        An output that cannot be written, also one that is still buffered at the end, ends the command with one line.
+        """
+        open_closed_streams()
+        try:
+            try:
+                return super().main(*args, **extra)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            silence(sys.stdout)
+            raise SystemExit(1) from None
+        except OSError as error:
+            if error.errno not in OUTPUT_ERRORS:
+                raise
+            end_without_output(error, 1)
+
+
+def end_without_output(error: OSError, code: int) -> NoReturn:
+    """Say on the standard error that the output cannot be written, and end the process."""
+    silence(sys.stdout)
+    with contextlib.suppress(OSError):
+        click.echo(f"polyjob: {OutputFailed(error)}", err=True)
+    raise SystemExit(code)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

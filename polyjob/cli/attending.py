@@ -17,9 +17,10 @@ from typing import Any, NoReturn
 
 import click
 
-from polyjob.cli import FAILED, STOPPED
-from polyjob.cli.client import Client, NoServer, ServerError, say
+from polyjob.cli import FAILED, LOST_SERVER, STOPPED
+from polyjob.cli.client import Client, LostServer, NoServer, ServerError, fail, say
 from polyjob.cli.following import Follower, ending, exit_code
+from polyjob.cli.streams import OutputFailed, printable
 
 
 class Happenings:
@@ -80,11 +81,14 @@ def submit(client: Client, path: str, body: dict[str, Any], detach: bool, quiet:
         if not quiet:
             say(click.style(f"{job['unique_name']}  {job['urls']['page']}", dim=True))
             for note in job["notes"]:
-                say(click.style(note["text"], fg="yellow"))
+                say(click.style(printable(note["text"]), fg="yellow"))
         attendance = Attendance(client, "/" + job["unique_name"].replace(".", "/"), happenings, quiet)
         if heard:
             attendance.stop()
         raise SystemExit(attendance.until_done())
+
+
+QUESTION = "\nThe job runs. [d]etach and let it run, [s]top it, or [k]eep watching? "
 
 
 class Attendance:
@@ -109,8 +113,12 @@ class Attendance:
         try:
             job = self._following.result()
         except BrokenPipeError:
-            say(f"Nobody reads on; the job does not end with that. {self._way_back}")
+            say(f"The reader of this output has left; the job goes on. {self._way_back}")
             raise SystemExit(1) from None
+        except OutputFailed as error:
+            fail(f"{error} The job goes on. {self._way_back}", FAILED)
+        except LostServer as error:
+            fail(f"{error}\nThe job goes on where it runs. {self._way_back}", LOST_SERVER)
         if not self._quiet or exit_code(job) == FAILED:
             say(ending(job, last_status(self._client, self._path)))
         return STOPPED if self._stopping and job["last_status"] == "stopped" else exit_code(job)
@@ -139,20 +147,27 @@ class Attendance:
             self.stop()
 
     def _ask(self) -> None:
-        """On the terminal; everything but `d` stops the job, another Ctrl-C too."""
+        """Ask on the terminal. Only `s` or another Ctrl-C stops the job; an unknown answer is asked for again."""
         self._follower.may_write.clear()
-        sys.stderr.write("\nStop the job, or detach and let it run? [S/d] ")
+        sys.stderr.write(QUESTION)
         sys.stderr.flush()
         self._asking = self._happenings.begin(lambda: os.read(sys.stdin.fileno(), 1024))
 
     def _take_answer(self) -> None:
         assert self._asking is not None
-        wants_to_leave = self._asking.result().strip().lower().startswith(b"d")
-        if wants_to_leave:
+        answer = self._asking.result()
+        word = answer.strip().lower()
+        if word in (b"d", b"detach"):
             say(f"The job goes on. {self._way_back}")
             raise SystemExit(0)
-        self._follower.may_write.set()
-        self.stop()
+        if word in (b"s", b"stop"):
+            self._follower.may_write.set()
+            self.stop()
+        elif word in (b"k", b"keep") or not answer:  # nobody can type at a terminal that is gone
+            self._asking = None
+            self._follower.may_write.set()
+        else:
+            self._ask()
 
     @property
     def _way_back(self) -> str:

@@ -6,16 +6,17 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 import click
 import requests
 import urllib3
 
-from polyjob.cli import STOPPED
+from polyjob.cli import FAILED, LOST_SERVER, STOPPED
+from polyjob.cli.streams import OutputFailed, printable
 from polyjob.first_names import ADDRESS_FILE, PROJECT, TOKEN_FILE
 from polyjob.settings import SettingError, Settings, read_settings
 
@@ -23,19 +24,34 @@ CONNECT, READ = 5.0, 90.0
 """Seconds."""
 TRIES = 4
 PAGE = 100
+PASSING = (502, 503, 504)
+"""Statuses of a server that is busy, and of a proxy before one that is away."""
+NOT_FOUND = "Not found."
+HOW_TO_GET_A_TOKEN = (
+    "Set POLYJOB_TOKEN to your token. On the server's machine, the first one is in the file `root-token` of the data "
+    "folder. Everybody else asks an administrator for a user, signs in with a browser and creates a token there."
+)
 _KEY = re.compile(r"[!-~]+\Z")
 
 
 class ServerError(Exception):
-    """The server has refused. The text is for people."""
+    """The server refused the request. The text is for people.
 
-    def __init__(self, status: int, text: str) -> None:
+    `problems` has (JSON pointer or name of a parameter, detail) of each field that was refused.
+    """
+
+    def __init__(self, status: int, text: str, problems: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(text)
         self.status = status
+        self.problems = tuple(problems)
 
 
 class NoServer(Exception):
-    """Nobody answers; the text says so, and what to do."""
+    """The server does not answer. The text says so, and what to do."""
+
+
+class LostServer(NoServer):
+    """The server stopped answering while the command followed a job, and did not come back in time."""
 
 
 class Wrong(Exception):
@@ -68,9 +84,13 @@ class Client:
         self.http.trust_env = not local
         self.http.headers["User-Agent"] = "polyjob"
         self.http.auth = _Key(token)
+        self.http.headers["Accept-Encoding"] = "identity"  # offsets of a log count the job's own bytes
         self.patience = 0.0
-        """Seconds for which whatever may be sent again is, also where nobody listens or the server says «not now»: for
-        commands that have begun something."""
+        """Seconds for which requests that can be repeated are repeated, also where nobody listens or a proxy answers
+        for a server that is away. For commands that have started something."""
+        self.on_outage: Callable[[str], None] = lambda text: None
+        """Called once when such a wait begins, and once when the server answers again."""
+        self._is_away = False
         self._me: str | None = None
         self._token = token
 
@@ -88,10 +108,10 @@ class Client:
         return self._me
 
     def send(self, method: str, path: str, *, once: bool = False, **options: Any) -> requests.Response:
-        """The answer to a request below /api/v1, or to the address that `path` is.
+        """Return the answer to a request below /api/v1, or to the address that `path` is.
 
-        A GET, and a POST that acts `once` whatever becomes of its answer, is sent again where the connection breaks.
-        Raises ServerError, NoServer.
+        A GET, and a POST that acts `once` however often it is sent, is repeated where the connection breaks.
+        Raises ServerError, NoServer; LostServer once `patience` has passed.
         """
         address = path if path.startswith("http") else f"{self.url}/api/v1{path}"
         if once:
@@ -102,27 +122,63 @@ class Client:
             number += 1
             patient = may_repeat and time.monotonic() - begun < self.patience
             try:
-                answer = self.http.request(method, address, timeout=(CONNECT, READ), **options)
-            except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-                raise NoServer(f"`{self.url}` is no address of a server: {error}.") from None
-            except (requests.exceptions.InvalidJSONError, UnicodeError):
-                raise Wrong("What was given holds text that is not UTF-8, or a number that JSON has not.") from None
+                answer = self._request(method, address, **options)
             except requests.RequestException as error:
                 if not patient and not (may_repeat and number < TRIES and _is_passing(error)):
-                    raise self.no_server(error) from None
+                    raise (LostServer if self._is_away else NoServer)(self.describe(error)) from None
             else:
                 if answer.status_code < 400:
+                    self._note_answer()
                     return answer
-                if answer.status_code != 503 or not patient:
-                    raise ServerError(answer.status_code, _in_words(answer))
+                if answer.status_code == 504 and patient and options.get("params", {}).get("wait", 0) > 1:
+                    options["params"]["wait"] /= 2  # a proxy on the way waits less long than this
+                    continue
+                if answer.status_code not in PASSING or not patient:
+                    self._note_answer()
+                    raise _refusal(answer)
+            if patient and not self._is_away:
+                self._is_away = True
+                self.on_outage(f"No answer from {self.url}; trying again for {self.patience:.0f} seconds.")
             time.sleep(min(2.0, 0.2 * number**2))
 
-    def no_server(self, error: requests.RequestException) -> NoServer:
-        """What a request that found nobody says to people."""
+    def _request(self, method: str, address: str, **options: Any) -> requests.Response:
+        """Send one request. Raises RequestException for what can pass, NoServer or Wrong for what cannot."""
+        try:
+            answer = self.http.request(method, address, timeout=(CONNECT, READ), **options)
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+            raise NoServer(f"`{self.url}` is not the address of a server: {error}.") from None
+        except (requests.exceptions.InvalidJSONError, UnicodeError):
+            raise Wrong("The request has text that is not UTF-8, or a number that JSON cannot hold.") from None
+        except requests.exceptions.SSLError as error:
+            raise NoServer(self.describe(error)) from None
+        except requests.RequestException:
+            raise
+        except OSError as error:  # requests checks the file of certificates before it connects
+            raise NoServer(f"{error}. Check REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE.") from None
+        if options.get("stream") and answer.headers.get("Content-Encoding", "identity") != "identity":
+            answer.close()
+            raise NoServer(
+                f"A proxy before {self.url} compresses answers although the request refuses that. Switch it off for "
+                "polyjob: it would change what a job wrote."
+            )
+        return answer
+
+    def _note_answer(self) -> None:
+        if self._is_away:
+            self._is_away = False
+            self.on_outage("The server answers again.")
+
+    def describe(self, error: requests.RequestException) -> str:
+        """Return the sentence for people about a request that got no answer."""
+        if isinstance(error, requests.exceptions.SSLError):
+            return (
+                f"The certificate of {self.url} is not trusted ({_tls_reason(error)}). If it is the right one, save "
+                "the certificate of its authority in a file and set REQUESTS_CA_BUNDLE to that file."
+            )
         if self.is_local:
-            return NoServer(f"No server answers at {self.url}. Start one with `polyjob serve`, or set POLYJOB_URL.")
+            return f"No server answers at {self.url}. Start one with `polyjob serve`, or set POLYJOB_URL."
         reason = "it does not answer in time" if isinstance(error, requests.Timeout) else "nobody answers there"
-        return NoServer(f"{self.url} cannot be reached: {reason}. Is POLYJOB_URL right?")
+        return f"{self.url} cannot be reached: {reason}. Is POLYJOB_URL right?"
 
     def get(self, path: str, /, **parameters: Any) -> Any:
         """The document; parameters that are None are left out."""
@@ -167,18 +223,49 @@ def _is_passing(error: requests.RequestException) -> bool:
     return isinstance(error, requests.ConnectionError | requests.Timeout) and "refused" not in str(error).lower()
 
 
-def _in_words(answer: requests.Response) -> str:
+def _tls_reason(error: requests.exceptions.SSLError) -> str:
+    """Return what the TLS library says, without the layers that carry it."""
+    found = re.search(r"certificate verify failed: ([^(\]']+)|\[SSL[^\]]*\] ([^('\"]+)", str(error))
+    return next((group.strip() for group in found.groups() if group), "TLS error") if found else "TLS error"
+
+
+def _refusal(answer: requests.Response) -> ServerError:
+    """Return the error for an answer with a status of 400 or more."""
+    status = answer.status_code
+    plain = f"{status} {answer.reason}"
     try:
-        problem = answer.json()
-        wrong = problem.get("errors") or []
-    except (ValueError, AttributeError):
-        return f"{answer.status_code} {answer.reason}"
-    if not wrong:
-        return str(problem.get("detail") or f"{answer.status_code} {answer.reason}")
-    return "\n".join(
-        f"{where}: {item['detail']}" if (where := item.get("pointer") or item.get("parameter")) else item["detail"]
-        for item in wrong
-    )
+        document = answer.json()
+        problems = [
+            (str(item.get("pointer") or item.get("parameter") or ""), str(item["detail"]))
+            for item in document.get("errors") or []
+        ]
+    except (ValueError, AttributeError, TypeError, KeyError):
+        return ServerError(status, plain)
+    if not problems:
+        detail = str(document.get("detail") or plain)
+        return ServerError(status, _missing(answer.url) or detail if detail == NOT_FOUND else detail)
+    return ServerError(status, in_lines(problems), problems)
+
+
+def in_lines(problems: Iterable[tuple[str, str]]) -> str:
+    """Return one line for each (field, detail)."""
+    return "\n".join(f"{field}: {detail}" if field else detail for field, detail in problems)
+
+
+def _missing(address: str) -> str | None:
+    """Return the sentence about the object that an address below /api/v1 names, or None if it names none."""
+    parts = [unquote(part) for part in urlsplit(address).path.partition("/api/v1/")[2].split("/") if part]
+    if len(parts) == 1:
+        return f"There is no user `{parts[0]}`, or you may not see that user's projects."
+    if len(parts) == 2 or (len(parts) == 3 and not parts[2].isdecimal()):
+        project = f"{parts[0]}/{parts[1]}"
+        return (
+            f"There is no project `{project}`, or you may not see it. `polyjob projects ls` lists yours, and "
+            "`polyjob run` creates one of yours that is missing."
+        )
+    if len(parts) >= 4 and parts[2] in ("jobs", "builds"):
+        return f"There is no {parts[2][:-1]} {parts[3]} in the project `{parts[0]}/{parts[1]}`, or you may not see it."
+    return None
 
 
 def connect() -> Client:
@@ -219,13 +306,16 @@ def say(text: object) -> None:
 def fail(error: object, code: int = 1) -> NoReturn:
     """The error, each line of it, on the terminal; ends the command."""
     lines = str(error).splitlines() or ["it failed"]
-    for number, line in enumerate(lines):
+    for number, line in enumerate(map(printable, lines)):
         say(click.style("polyjob: ", fg="red") + line if number == 0 else f"         {line}")
     raise SystemExit(code)
 
 
 class Failing:
-    """What goes wrong within it is said, and ends the command with `code`."""
+    """What goes wrong within it is said, and ends the command with `code`.
+
+    A server that is lost while a job goes on has an exit code of its own where `code` is FAILED.
+    """
 
     def __init__(self, code: int = 1) -> None:
         self._code = code
@@ -235,8 +325,10 @@ class Failing:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ServerError) and error.status == 401:
-            fail(f"{error}\nSet POLYJOB_TOKEN to a key of yours (`polyjob token create` makes one).", self._code)
-        if isinstance(error, ServerError | NoServer | Wrong):
+            fail(f"{error}\n{HOW_TO_GET_A_TOKEN}", self._code)
+        if isinstance(error, LostServer) and self._code == FAILED:
+            fail(error, LOST_SERVER)
+        if isinstance(error, ServerError | NoServer | Wrong | OutputFailed):
             fail(error, self._code)
         if isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError):
             fail("The connection broke off.", self._code)
@@ -262,10 +354,10 @@ def project_path(client: Client, name: str | None) -> str:
 
 def run_path(client: Client, name: str, project: str | None, kind: str = "jobs") -> str:
     """`/user/project/jobs/7` of `7`, `project/7`, `user/project/7` or `user.project.jobs.7`. Raises Wrong."""
-    parts = [part for part in name.replace(".", "/").split("/") if part not in ("jobs", "builds")]
-    if not parts or not parts[-1].isdecimal() or len(parts) > 3:
-        raise Wrong(f"`{name}` names no {kind[:-1]}; it takes a number, `project/7` or `user.project.{kind}.7`.")
-    if f".{'builds' if kind == 'jobs' else 'jobs'}." in name:
+    parts = name.replace(".", "/").split("/")
+    if len(parts) == 4 and parts[2] in ("jobs", "builds") and parts.pop(2) != kind:
         raise Wrong(f"`{name}` is not one of the {kind}.")
+    if not parts[-1].isdecimal() or len(parts) > 3:
+        raise Wrong(f"`{name}` is not a {kind[:-1]}: give a number, `project/7` or `user.project.{kind}.7`.")
     of = "/".join(parts[:-1]) or project
     return f"{project_path(client, of)}/{kind}/{parts[-1]}"

@@ -88,7 +88,7 @@ def _readiness(client: Client) -> dict[str, Any]:
     try:
         answer = client.http.get(f"{client.url}/readyz", timeout=(5, 30))
     except requests.RequestException as error:
-        raise client.no_server(error) from None
+        raise NoServer(client.describe(error)) from None
     found: dict[str, Any] = client.document(answer)
     return found
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from io import BytesIO, FileIO, RawIOBase
-from typing import Any, TextIO
+from io import BytesIO, RawIOBase
+from typing import Any
 
 import click
 import requests
 import urllib3
 
 from polyjob.cli import FAILED
-from polyjob.cli.client import Client, ServerError, say
+from polyjob.cli.client import PASSING, Client, ServerError, say
+from polyjob.cli.streams import printable, unbuffered, write_all
 
 WAIT = 30
 CHUNK = 1 << 16
 FIRST_LOOK, LAST_LOOK = 0.03, 0.5
 """Seconds between two looks at a job that does not run yet; growing."""
+SAY_WAITING_AFTER = 0.5
+"""Seconds that a job waits before its reason is shown."""
 AGAIN = 1.0
 """Seconds until a broken connection is tried again."""
 BROKEN = 60.0
@@ -31,6 +34,7 @@ class Follower:
     def __init__(self, client: Client, path: str, out: RawIOBase | BytesIO | None = None, quiet: bool = False) -> None:
         self.client, self.path = client, path
         client.patience = BROKEN
+        client.on_outage = self._tell_always
         self.job: dict[str, Any] = {}
         self.may_write = threading.Event()
         """Cleared by whoever wants the terminal for itself for a while."""
@@ -54,7 +58,7 @@ class Follower:
                 return self.job
 
     def _until_it_runs(self) -> None:
-        delay, tag, told = FIRST_LOOK, "", ""
+        delay, tag, shown, begun = FIRST_LOOK, "", None, time.monotonic()
         while True:
             answer = self.client.send("GET", self.path, headers={"If-None-Match": tag} if tag else {})
             if answer.status_code == 200:
@@ -64,10 +68,10 @@ class Follower:
                     return
                 if status == "building" and self.job["build_job"]:
                     self._show_build(self.job["build_job"])
-                waiting = self.job.get("waiting")
-                if waiting and waiting != told and delay >= LAST_LOOK:
-                    told = waiting
-                    self._tell(waiting)
+            waiting = self.job.get("waiting")
+            if waiting and waiting != shown and time.monotonic() - begun >= SAY_WAITING_AFTER:
+                shown = waiting
+                self._tell(waiting)
             time.sleep(delay)
             delay = min(LAST_LOOK, delay * 1.5)
 
@@ -96,7 +100,7 @@ class Follower:
                     broken_since = None
                     while data := answer.raw.read1(CHUNK):
                         self.may_write.wait()
-                        write_whole(data, out)
+                        write_all(data, out)
                         offset += len(data)
                     return offset
             except (requests.RequestException, OSError, ServerError, urllib3.exceptions.HTTPError) as error:
@@ -107,30 +111,19 @@ class Follower:
                     raise
                 time.sleep(AGAIN)
 
+    def _tell_always(self, text: str) -> None:
+        self.may_write.wait()
+        say(click.style(text, fg="yellow"))
+
     def _tell(self, text: str) -> None:
         if not self._quiet:
             self.may_write.wait()
-            say(click.style(text, dim=True))
-
-
-def unbuffered(stream: TextIO) -> FileIO:
-    """For threads that a command does not wait for: a buffer's lock, held at the interpreter's end, would be fatal."""
-    stream.flush()
-    return FileIO(stream.fileno(), "wb", closefd=False)
-
-
-def write_whole(data: bytes, out: RawIOBase | BytesIO) -> None:
-    """All of it; a raw stream may take a part at a time."""
-    view = memoryview(data)
-    while view:
-        view = view[out.write(view) or 0 :]
+            say(click.style(printable(text), dim=True))
 
 
 def _passes(error: Exception) -> bool:
-    """Whether it may work in a moment: not where the server has refused for good."""
-    if isinstance(error, ServerError):
-        return error.status == 503
-    return True
+    """Return whether another try may work: not where the server refused for good."""
+    return not isinstance(error, ServerError) or error.status in PASSING
 
 
 def exit_code(job: dict[str, Any]) -> int:
@@ -152,7 +145,7 @@ def ending(job: dict[str, Any], last: dict[str, Any] | None = None) -> str:
     colour = {"succeeded": "green", "failed": "red", "upstream_failed": "red"}.get(status, "yellow")
     words = [click.style(f"{job['unique_name']} {status}", fg=colour)]
     if last and last.get("message") and status != "succeeded":
-        words.append(f": {last['message']}")
+        words.append(f": {printable(last['message'])}")
     seconds = lasted(job)
     return "".join(words) + (f" after {seconds}" if seconds else "")
 

@@ -12,10 +12,11 @@ import click
 import yaml
 
 from polyjob.cli import FAILED
-from polyjob.cli.attending import submit
+from polyjob.cli.attending import last_status, submit
 from polyjob.cli.client import Client, Failing, connect, project_path, run_path, say
-from polyjob.cli.following import Follower, lasted, unbuffered, write_whole
-from polyjob.cli.run import a_file, pairs_of, read_file, value_of
+from polyjob.cli.following import Follower, ending, lasted
+from polyjob.cli.run import a_file, pairs_of, read_file, set_in, value_of
+from polyjob.cli.streams import printable, unbuffered, write_all
 from polyjob.cli.tables import ago, coloured, local, print_facts, print_json, print_table
 
 as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
@@ -94,7 +95,7 @@ def show(job: str, project: str | None, is_json: bool) -> None:
         ]
     )
     for note in shown["notes"]:
-        click.echo(click.style(note["text"], fg="yellow"))
+        click.echo(click.style(printable(note["text"]), fg="yellow"))
     if shown["config"]:
         click.echo()
         click.echo(yaml.safe_dump(shown["config"], sort_keys=False, allow_unicode=True).rstrip())
@@ -107,19 +108,22 @@ def show(job: str, project: str | None, is_json: bool) -> None:
 @click.option("--tail", "-n", type=click.IntRange(0), help="Only the last so many lines.")
 @click.option("--build", "-b", is_flag=True, help="JOB is a build.")
 def logs(job: str, project: str | None, follow: bool, tail: int | None, build: bool) -> None:
-    """Print the log of a job or build, byte for byte."""
+    """Print the log of a job or build, byte for byte.
+
+    With -f, what the job waits for, the log of its build and its end show on the standard error.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with Failing():
         client = connect()
         path = run_path(client, job, project, "builds" if build else "jobs")
         if follow and tail is None and not build:
-            Follower(client, path, quiet=True).follow()
+            say(ending(Follower(client, path).follow(), last_status(client, path)))
             return
         parameters = {"follow": "true" if follow else "false"} | ({} if tail is None else {"tail": str(tail)})
         with client.send("GET", f"{path}/logs", params=parameters, stream=True) as answer:
             out = unbuffered(sys.stdout)
             while data := answer.raw.read1(1 << 16):
-                write_whole(data, out)
+                write_all(data, out)
 
 
 @click.command()
@@ -197,9 +201,9 @@ def _patch(
         config = client.get(path)["config"] or {}
         before = dict((config.get("environment") or {}).get("env_vars") or [])
         pairs = [list(pair) for pair in (before | dict(pairs_of(variables, "--env"))).items()]
-        patch.setdefault("environment", {})["env_vars"] = pairs
+        set_in(patch, "environment", env_vars=pairs)
     if params:
-        patch.setdefault("params", {}).update({name: value_of(text) for name, text in pairs_of(params, "--param")})
+        set_in(patch, "params", **{name: value_of(text) for name, text in pairs_of(params, "--param")})
     return ({"config": patch} if patch else {}) | ({"update_code": True} if update_code else {})
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -10,7 +13,8 @@ import click
 import requests
 import urllib3
 
-from polyjob.cli.client import Client, Failing, connect, fail, run_path, say
+from polyjob.cli.client import Client, Failing, ServerError, Wrong, connect, fail, run_path, say
+from polyjob.cli.streams import printable
 from polyjob.cli.tables import print_json, size
 
 CHUNK = 1 << 18
@@ -25,24 +29,41 @@ TRIES = 5
 @click.option("--tree", "-t", is_flag=True, help="List the files, or those below PATH.")
 @click.option("--json", "is_json", is_flag=True, help="List as JSON.")
 def outputs(job: str, path: str | None, project: str | None, output: str | None, tree: bool, is_json: bool) -> None:
-    """Download all that a job left as a tar.gz, or print the file PATH of it.
+    """Download a job's outputs as a tar.gz, or one folder of them, or print the file PATH.
 
     \b
       polyjob outputs 7                     saves quick-start-7.tar.gz
       polyjob outputs 7 --tree              lists the files
-      polyjob outputs 7 model/loss.csv      prints one
+      polyjob outputs 7 model/loss.csv      prints one file
+      polyjob outputs 7 model               saves quick-start-7-model.tar.gz
     """
     with Failing():
         client = connect()
         at = run_path(client, job, project)
+        _, _, name, _, number = at.split("/")
         if tree or is_json:
             _list(client, at, path or "", is_json)
-        elif path:
+        elif path and not _is_folder(client, at, path):
             target = _target(output, Path(path).name) if output else "-"
-            _save(client, f"{at}/outputs/files", {"path": path}, target)
+            _save(target, lambda out, bar: _fetch(client, f"{at}/outputs/files", {"path": path}, out, bar))
+        elif path:
+            folder = path.strip("/")
+            target = _target(output, f"{name}-{number}-{folder.replace('/', '-')}.tar.gz")
+            _save(target, lambda out, bar: _fetch_folder(client, at, folder, out))
         else:
-            _, _, name, _, number = at.split("/")
-            _save(client, f"{at}/outputs/download", {}, _target(output, f"{name}-{number}.tar.gz"))
+            if not any(client.get(f"{at}/outputs/tree").values()):
+                raise Wrong(f"{at.strip('/').replace('/', '.')} has no outputs; nothing is saved.")
+            target = _target(output, f"{name}-{number}.tar.gz")
+            _save(target, lambda out, bar: _fetch(client, f"{at}/outputs/download", {}, out, bar))
+
+
+def _is_folder(client: Client, at: str, path: str) -> bool:
+    """Return whether the outputs have a folder of that name."""
+    try:
+        client.get(f"{at}/outputs/tree", path=path)
+    except ServerError:
+        return False
+    return True
 
 
 def _target(output: str | None, name: str) -> str:
@@ -58,7 +79,7 @@ def _list(client: Client, at: str, path: str, is_json: bool) -> None:
         print_json([{"path": name, "size": length} for name, length in found])
         return
     for name, length in found:
-        click.echo(f"{size(length):>10}  {name}")
+        click.echo(f"{size(length):>10}  {printable(name)}")
 
 
 def _below(client: Client, at: str, folder: str) -> list[tuple[str, int]]:
@@ -72,15 +93,16 @@ def _below(client: Client, at: str, folder: str) -> list[tuple[str, int]]:
     return found
 
 
-def _save(client: Client, address: str, parameters: dict[str, str], target: str) -> None:
+def _save(target: str, fetch: Callable[[BinaryIO, bool], int]) -> None:
+    """Write what `fetch` brings to the target, `-` for the standard output; a file appears only when it is complete."""
     if target == "-":
-        _fetch(client, address, parameters, sys.stdout.buffer, progress=False)
+        fetch(sys.stdout.buffer, False)
         return
     part = Path(f"{target}.part")
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            length = _fetch(client, address, parameters, file, progress=sys.stderr.isatty())
+            length = fetch(file, sys.stderr.isatty())
         part.rename(target)
     except OSError as error:
         if isinstance(error, requests.RequestException):
@@ -91,12 +113,28 @@ def _save(client: Client, address: str, parameters: dict[str, str], target: str)
     say(f"{target}: {size(length)}")
 
 
+def _fetch_folder(client: Client, at: str, folder: str, out: BinaryIO) -> int:
+    """Write a tar.gz with the entries of one folder, taken from the archive of all; return the bytes of its files."""
+    count = 0
+    with (
+        client.send("GET", f"{at}/outputs/download", stream=True) as answer,
+        gzip.GzipFile(fileobj=answer.raw, mode="rb") as unpacked,
+        tarfile.open(fileobj=unpacked, mode="r|", errors="surrogateescape") as source,
+        tarfile.open(fileobj=out, mode="w|gz", errors="surrogateescape") as target,
+    ):
+        for member in source:
+            path = member.name.partition("/")[2]
+            if path == folder or path.startswith(f"{folder}/"):
+                target.addfile(member, source.extractfile(member) if member.isreg() else None)
+                count += member.size
+    return count
+
+
 def _fetch(client: Client, address: str, parameters: dict[str, str], out: BinaryIO, progress: bool) -> int:
     """Bytes that came. A download of what is sealed goes on where a broken connection left it."""
     done, tag, tries = 0, "", 0
     while True:
         headers = {"Range": f"bytes={done}-", "If-Range": tag} if done and tag else {}
-        headers["Accept-Encoding"] = "identity"
         try:
             with client.send("GET", address, params=parameters, headers=headers, stream=True) as answer:
                 if done and answer.status_code != 206:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from polyjob.cli.client import (
     ServerError,
     Wrong,
     connect,
+    in_lines,
     project_path,
     run_path,
     say,
@@ -25,13 +27,33 @@ from polyjob.cli.client import (
 from polyjob.cli.following import BROKEN, ending, exit_code
 from polyjob.schemas.commands import literal
 
-SECONDS = click.FloatRange(0, 10 * 366 * 86_400)
+MAX_SECONDS = 10 * 366 * 86_400
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+(?:\.\d+)?)s?)?", re.IGNORECASE)
+
+
+class Duration(click.ParamType):
+    """A time such as `90`, `1h30m`, `2d` or `45s`; the value is in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        match = _DURATION.fullmatch(str(value).replace(" ", ""))
+        if not match or not any(match.groups()):
+            self.fail(f"`{value}` is not a time; give seconds, or a time such as 1h30m.", param, ctx)
+        days, hours, minutes, seconds = (float(group or 0) for group in match.groups())
+        total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+        if total > MAX_SECONDS:
+            self.fail(f"`{value}` is longer than 10 years.", param, ctx)
+        return total
+
+
 a_file = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 
 
 @click.command(
-    context_settings={"ignore_unknown_options": False},
-    epilog="Exits with the job's code, 128+n after signal n, 125 if polyjob itself failed, 130 if Ctrl-C stopped it.",
+    context_settings={"allow_interspersed_args": False},
+    epilog="Exits with the job's code, 128+n after signal n, 123 if the server was lost while the job goes on, 125 if "
+    "polyjob itself failed, 130 if Ctrl-C stopped it.",
 )
 @click.option("--project", "-p", metavar="PROJECT", help="Project, or user/project.  [default: POLYJOB_PROJECT]")
 @click.option("--image", "-i", help="Image that the job runs in, where the runner has images.")
@@ -45,18 +67,19 @@ a_file = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path
 @click.option("--gpu", metavar="COUNT", help="GPUs that it is given.")
 @click.option("--name", help="The job's name, once in its project.")
 @click.option("--tag", "tags", multiple=True, help="Tag; may be given several times.")
-@click.option("--timeout", type=SECONDS, help="Seconds that the job may run.")
+@click.option("--timeout", type=Duration(), help="Time that the job may run, in seconds or such as 1h30m.")
 @click.option("--detach", "-d", is_flag=True, help="Print the job's number, and do not wait.")
 @click.option("--quiet", "-q", is_flag=True, help="Show nothing but what the job writes.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def run(command: tuple[str, ...], detach: bool, quiet: bool, project: str | None, **given: Any) -> NoReturn:
     """Run COMMAND as a job, and show what it writes.
 
-    One word is shell text as it is; several words are one command, each word kept whole:
+    Options of polyjob stand before the command. One word is shell text as it is; several words are one command, each
+    word kept whole:
 
     \b
-      polyjob run -- 'make && make test'
-      polyjob run -- python -c 'print("a  b")'
+      polyjob run 'make && make test'
+      polyjob run python train.py --epochs 3
     """
     with Failing(FAILED):
         body = config_of(command, **given)
@@ -65,7 +88,41 @@ def run(command: tuple[str, ...], detach: bool, quiet: bool, project: str | None
         _make_project(client, path, quiet)
         if given["upload"] is not None:
             _upload(client, path, given["upload"], quiet)
-        submit(client, f"{path}/jobs", body, detach, quiet)
+        try:
+            submit(client, f"{path}/jobs", body, detach, quiet)
+        except ServerError as error:
+            raise ServerError(error.status, _by_option(error, command, given)) from None
+
+
+FIELDS = {
+    "/config/run": ("command", "COMMAND"),
+    "/config/build/image": ("image", "--image"),
+    "/config/build/build_steps": ("steps", "--step"),
+    "/config/environment/env_vars": ("variables", "--env"),
+    "/config/environment/resources/cpu": ("cpu", "--cpu"),
+    "/config/environment/resources/memory": ("memory", "--memory"),
+    "/config/environment/resources/gpu": ("gpu", "--gpu"),
+    "/config/termination/timeout": ("timeout", "--timeout"),
+    "/config/params": ("params", "--param"),
+    "/name": ("name", "--name"),
+    "/tags": ("tags", "--tag"),
+}
+"""Field of the body → (parameter of `run` that sets it, its name on the command line)."""
+
+
+def _by_option(error: ServerError, command: tuple[str, ...], given: dict[str, Any]) -> str:
+    """Return the server's refusal with the options that were given in place of the fields that they set."""
+    if not error.problems:
+        return str(error)
+    values = given | {"command": command}
+
+    def option(field: str) -> str:
+        for pointer, (parameter, name) in FIELDS.items():
+            if values[parameter] and f"{field}/".startswith(f"{pointer}/"):
+                return name
+        return field
+
+    return in_lines((option(field), detail) for field, detail in error.problems)
 
 
 def config_of(command: tuple[str, ...], **given: Any) -> dict[str, Any]:
@@ -74,37 +131,52 @@ def config_of(command: tuple[str, ...], **given: Any) -> dict[str, Any]:
     if command:
         config["run"] = {"cmd": literal(command[0] if len(command) == 1 else shlex.join(command))}
     elif not config:
-        raise Wrong("There is no command. Say what to run behind `--`, such as: polyjob run -- echo hello")
-    build = dict(config.get("build") or {})
+        raise Wrong("There is no command. Name it after the options: polyjob run echo hello")
     if given["image"]:
-        build["image"] = given["image"]
+        set_in(config, "build", image=given["image"])
     if given["steps"]:
-        build["build_steps"] = [*(build.get("build_steps") or []), *given["steps"]]
-    if build:
-        config["build"] = build
+        _extend(config, "build", "build_steps", list(given["steps"]))
     if given["variables"]:
-        environment = dict(config.get("environment") or {})
-        before = environment.get("env_vars") or []
-        pairs = [list(pair) for pair in before.items()] if isinstance(before, dict) else list(before)
-        environment["env_vars"] = [*pairs, *pairs_of(given["variables"], "--env")]
-        config["environment"] = environment
-    asked = {kind: {"limits": given[kind]} for kind in ("cpu", "memory", "gpu") if given[kind]}
-    if asked:
-        environment = dict(config.get("environment") or {})
-        environment["resources"] = dict(environment.get("resources") or {}) | asked
-        config["environment"] = environment
+        _extend(config, "environment", "env_vars", pairs_of(given["variables"], "--env"))
+    for kind in ("cpu", "memory", "gpu"):
+        if given[kind]:
+            set_in(config, "environment", "resources", **{kind: {"limits": given[kind]}})
     if given["params"]:
-        config["params"] = dict(config.get("params") or {}) | {
-            name: value_of(text) for name, text in pairs_of(given["params"], "--param")
-        }
+        set_in(config, "params", **{name: value_of(text) for name, text in pairs_of(given["params"], "--param")})
     if given["timeout"] is not None:
-        config["termination"] = dict(config.get("termination") or {}) | {"timeout": given["timeout"]}
+        set_in(config, "termination", timeout=given["timeout"])
     body: dict[str, Any] = {"config": config}
     if given["name"]:
         body["name"] = given["name"]
     if given["tags"]:
         body["tags"] = list(given["tags"])
     return body
+
+
+def set_in(config: dict[str, Any], *sections: str, **values: Any) -> None:
+    """Set values in a section of a config, made where it is missing.
+
+    A section that is not a mapping stays as it is: the server's refusal names it better than a guess here would.
+    """
+    here: Any = config
+    for section in sections:
+        if here.get(section) is None:
+            here[section] = {}
+        here = here[section]
+        if not isinstance(here, dict):
+            return
+    here.update(values)
+
+
+def _extend(config: dict[str, Any], section: str, name: str, items: list[Any]) -> None:
+    """Add items to a list of a section; pairs also to a mapping. What is neither stays as it is."""
+    set_in(config, section)
+    inside = config[section]
+    before = inside.get(name) if isinstance(inside, dict) else None
+    if isinstance(before, dict):
+        before = [list(pair) for pair in before.items()]
+    if isinstance(inside, dict) and isinstance(before, list | None):
+        inside[name] = [*(before or []), *items]
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -180,7 +252,7 @@ def _upload(client: Client, path: str, folder: Path, quiet: bool) -> None:
 @click.command()
 @click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
 @click.option("--project", "-p", help="Project of the jobs that are numbers.")
-@click.option("--timeout", type=SECONDS, help="Seconds to wait at most; then the exit code is 124.")
+@click.option("--timeout", type=Duration(), help="Time to wait at most; then the exit code is 124.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing.")
 def wait(jobs: tuple[str, ...], project: str | None, timeout: float | None, quiet: bool) -> NoReturn:
     """Wait until jobs are done; exit with the code of the first that did not succeed, as `run` does."""
@@ -193,7 +265,7 @@ def wait(jobs: tuple[str, ...], project: str | None, timeout: float | None, quie
         for name in jobs:
             path = run_path(client, name, project)
             job = client.get(path)
-            client.patience = BROKEN
+            client.patience, client.on_outage = BROKEN, say
             while not job["finished_at"]:
                 left = 30.0 if deadline is None else deadline - time.monotonic()
                 if left <= 0:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import click
+
+from polyjob.cli.streams import Styled, printable
 
 COLOURS = {
     "succeeded": "green", "failed": "red", "upstream_failed": "red", "stopped": "yellow", "running": "blue",
@@ -16,12 +19,13 @@ COLOURS = {
 
 
 def print_json(document: Any) -> None:
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    click.echo(re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns as wide as they need to be. Cells may be styled."""
-    lines = [[*heads], *map(list, rows)]
+    """Columns as wide as they need to be. Control characters are escaped in every cell that is not `Styled`."""
+    lines = [[*heads], *([_cell(cell) for cell in row] for row in rows)]
     widths = [max(len(click.unstyle(line[index])) for line in lines) for index in range(len(heads))]
     for number, line in enumerate(lines):
         cells = [cell + " " * (width - len(click.unstyle(cell))) for cell, width in zip(line, widths, strict=True)]
@@ -31,14 +35,22 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def print_facts(facts: Iterable[tuple[str, Any]]) -> None:
     """Name and value, one a line; what has no value is left out."""
-    shown = [(name, str(value)) for name, value in facts if value not in (None, "", [], {})]
+    shown = [
+        (name, _cell(value if isinstance(value, str) else str(value)))
+        for name, value in facts
+        if value not in (None, "", [], {})
+    ]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
         click.echo(f"{click.style(name.ljust(width), dim=True)}  {value}")
 
 
-def coloured(status: str) -> str:
-    return click.style(status, fg=COLOURS.get(status))
+def _cell(text: str) -> str:
+    return text if isinstance(text, Styled) else printable(text)
+
+
+def coloured(status: str) -> Styled:
+    return Styled(click.style(printable(status), fg=COLOURS.get(status)))
 
 
 def ago(moment: str | None) -> str:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,9 +18,9 @@ from typing import Any
 
 import pytest
 
+from polyjob.cli import FAILED, LOST_SERVER, following
 from polyjob.cli import client as clients
-from polyjob.cli import following
-from polyjob.cli.client import Client, NoServer
+from polyjob.cli.client import Client, Failing, NoServer
 from polyjob.cli.following import Follower
 
 AT = "/api/v1/ana/demo/jobs/1"
@@ -149,5 +150,126 @@ def test_the_key_is_sent_and_no_password_of_the_machine(tmp_path: Any, monkeypat
 
 def test_what_is_no_polyjob_is_said() -> None:
     answers: dict[str, Answering] = {"GET /api/v1/x": lambda handler: send(handler, b"<html>")}
-    with serving(answers) as address, pytest.raises(NoServer, match="no polyjob"):
+    with serving(answers) as address, pytest.raises(NoServer, match="is no polyjob"):
         Client(address, None, True).get("/x")
+
+
+def waiting_job(text: str | None) -> dict[str, Any]:
+    return JOB | {"last_status": "created", "waiting": text}
+
+
+def test_reason_of_waiting_is_said_once_and_again_when_it_changes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(following, "SAY_WAITING_AFTER", 0.0)
+    monkeypatch.setattr(following, "LAST_LOOK", 0.01)
+    looks = iter(["3 ahead", "3 ahead", None, "2 ahead", "2 ahead"])
+
+    def look(handler: BaseHTTPRequestHandler) -> Any:
+        text = next(looks, "end")
+        if text is None:
+            handler.send_response(304)
+            handler.end_headers()
+            return None
+        return STOPPED if text == "end" else waiting_job(text)
+
+    answers: dict[str, Answering] = {f"GET {AT}": look, f"GET {AT}/logs": lambda handler: send(handler, b"")}
+    with serving(answers) as address:
+        Follower(Client(address, "k", True), "/ana/demo/jobs/1", io.BytesIO()).follow()
+    assert capsys.readouterr().err == "3 ahead\n2 ahead\n"
+
+
+def refuse(handler: BaseHTTPRequestHandler, status: int) -> None:
+    handler.send_response(status)
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_proxy_that_answers_for_a_server_that_is_away_is_waited_for(
+    status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks, logs = iter([JOB]), iter([status, None])
+
+    def look(handler: BaseHTTPRequestHandler) -> Any:
+        return next(looks, STOPPED)
+
+    def log(handler: BaseHTTPRequestHandler) -> None:
+        number = next(logs)
+        refuse(handler, number) if number else send(handler, b"all\n")
+
+    with serving({f"GET {AT}": look, f"GET {AT}/logs": log}) as address:
+        out = io.BytesIO()
+        assert Follower(Client(address, "k", True), "/ana/demo/jobs/1", out).follow() == STOPPED
+    assert out.getvalue() == b"all\n"
+    said = capsys.readouterr().err
+    assert "No answer from" in said
+    assert "answers again" in said
+
+
+def test_proxy_that_waits_less_long_is_asked_for_less() -> None:
+    asked: list[float] = []
+
+    def look(handler: BaseHTTPRequestHandler) -> Any:
+        wait = float(handler.path.partition("wait=")[2])
+        asked.append(wait)
+        return refuse(handler, 504) if wait > 10 else STOPPED
+
+    with serving({f"GET {AT}": look}) as address:
+        assert Follower(Client(address, "k", True), "/ana/demo/jobs/1", io.BytesIO()).until_done() == STOPPED
+    assert asked == [30, 15, 7.5]
+
+
+def test_compressed_log_is_refused() -> None:
+    def log(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Encoding", "gzip")
+        handler.end_headers()
+
+    accepted: list[str | None] = []
+
+    def look(handler: BaseHTTPRequestHandler) -> Any:
+        accepted.append(handler.headers["Accept-Encoding"])
+        return JOB
+
+    with serving({f"GET {AT}": look, f"GET {AT}/logs": log}) as address, pytest.raises(NoServer, match="compresses"):
+        Follower(Client(address, "k", True), "/ana/demo/jobs/1", io.BytesIO()).follow()
+    assert accepted == ["identity"]
+
+
+def test_lost_server_has_an_exit_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "BROKEN", 0.3)
+    with serving({f"GET {AT}": lambda _: JOB, f"GET {AT}/logs": lambda handler: send(handler, b"")}) as address:
+        client = Client(address, "k", True)
+        follower = Follower(client, "/ana/demo/jobs/1", io.BytesIO())
+        assert client.get("/ana/demo/jobs/1") == JOB
+    client.http.close()
+    said: list[str] = []
+    client.on_outage = said.append
+    with pytest.raises(SystemExit) as ended, Failing(FAILED):
+        follower.until_done()
+    assert ended.value.code == LOST_SERVER
+    assert len(said) == 1
+
+
+def test_certificate_that_is_not_trusted_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        client = Client(f"https://127.0.0.1:{listener.getsockname()[1]}", "k", False)
+        with pytest.raises(NoServer, match="REQUESTS_CA_BUNDLE"):
+            client.get("/x")
+        thread.join()
+
+
+def test_missing_file_of_certificates_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/missing/bundle.pem")
+    with pytest.raises(NoServer, match=r"/missing/bundle\.pem"):
+        Client("https://127.0.0.1:1", "k", False).get("/x")

@@ -78,8 +78,8 @@ def test_a_build_shows_on_the_error_side_and_is_reused_in_silence(server: Server
 def test_what_the_server_refuses_is_said_field_by_field(server: Server) -> None:
     done = polyjob(server, "run", "-i", "a b", "-e", "1=2", "--", "x")
     assert done.returncode == 125
-    assert b"/config/build/image: Invalid docker image `a b`." in done.stderr
-    assert b"/config/environment/env_vars/0" in done.stderr
+    assert b"--image: Invalid docker image `a b`." in done.stderr
+    assert b"--env: " in done.stderr
     assert polyjob(server, "show", "98765").returncode == 1
     assert b"POLYJOB_TOKEN" in polyjob(server, "ls", POLYJOB_TOKEN="x").stderr
 
@@ -104,7 +104,9 @@ def test_detached_jobs_are_waited_for_looked_at_and_listed(server: Server) -> No
 
 def test_logs_are_followed_and_cut(server: Server) -> None:
     number = str(server.submit("seq 5; sleep 0.5; echo last")["id"])
-    assert polyjob(server, "logs", "-f", number).stdout == b"1\n2\n3\n4\n5\nlast\n"
+    followed = polyjob(server, "logs", "-f", number)
+    assert followed.stdout == b"1\n2\n3\n4\n5\nlast\n"
+    assert b"succeeded" in followed.stderr
     assert polyjob(server, "logs", "-n", "2", number).stdout == b"5\nlast\n"
     assert polyjob(server, "logs", "-f", "-n", "1", number).stdout == b"last\n"
 
@@ -136,12 +138,110 @@ def test_outputs(server: Server, tmp_path: Path) -> None:
         assert f"{number}/g" in archive.getnames()
     assert polyjob(server, "outputs", number, "none").returncode == 1
     assert list(tmp_path.iterdir()) == [target]
+    target.unlink()
+    assert polyjob(server, "outputs", number, "d", "-o", str(target)).returncode == 0
+    with tarfile.open(target) as archive:
+        assert archive.getnames() == [f"{number}/d", f"{number}/d/f"]
     for folder in (tmp_path, f"{tmp_path}/new/"):
         assert polyjob(server, "outputs", number, "-o", str(folder)).returncode == 0
         assert polyjob(server, "outputs", number, "d/f", "-o", str(folder)).returncode == 0
     for folder in (tmp_path, tmp_path / "new"):
         assert (folder / "f").read_bytes() == b"ab"
         assert tarfile.is_tarfile(folder / f"quick-start-{number}.tar.gz")
+
+
+def test_job_without_outputs_saves_nothing(server: Server, tmp_path: Path) -> None:
+    number = str(server.submit("true")["id"])
+    server.until_done(int(number))
+    done = polyjob(server, "outputs", number, "-o", str(tmp_path / "all.tar.gz"))
+    assert (done.returncode, b"has no outputs" in done.stderr) == (1, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_of_large_outputs_is_complete(server: Server, tmp_path: Path) -> None:
+    files = "mkdir d; for i in $(seq 30); do head -c 100000 /dev/urandom > d/$i; done; cp -r d e"
+    number = str(server.submit(f"cd $POLYAXON_RUN_OUTPUTS_PATH; {files}")["id"])
+    server.until_done(int(number))
+    assert polyjob(server, "outputs", number, "e", "-o", str(tmp_path / "e.tar.gz")).returncode == 0
+    with tarfile.open(tmp_path / "e.tar.gz") as archive:
+        assert sum(member.size for member in archive) == 3_000_000
+
+
+@pytest.fixture(scope="module")
+def done_job(server: Server) -> str:
+    number = str(server.submit("seq 100; echo x > $POLYAXON_RUN_OUTPUTS_PATH/f")["id"])
+    server.until_done(int(number))
+    return number
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["run", "--", "echo hi"], 125),
+        (["run", "-d", "--", "true"], 125),
+        (["logs", "JOB"], 1),
+        (["logs", "-f", "JOB"], 1),
+        (["ls"], 1),
+        (["ls", "--json"], 1),
+        (["show", "JOB"], 1),
+        (["outputs", "-o", "-", "JOB"], 1),
+        (["outputs", "JOB", "f"], 1),
+        (["doctor"], 1),
+        (["--help"], 1),
+    ],
+)
+def test_full_output_disk_ends_the_command_with_one_line(
+    server: Server, done_job: str, words: list[str], code: int
+) -> None:
+    arguments = [done_job if word == "JOB" else word for word in words]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command(*arguments), stdout=full, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=60,
+            env=environment(server), cwd=ROOT,
+        )  # fmt: skip
+    assert (done.returncode, b"No space left on device" in done.stderr) == (code, True), done.stderr
+    assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [("run -- 'exit 5'", 5), ("run --step true -- 'exit 5'", 5), ("ls", 0), ("run -d -- true", 0), ("run -f -", 125)],
+)
+def test_closed_stream_counts_as_dev_null(server: Server, closed: str, words: str, code: int) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m polyjob {words} {closed}"], stdin=subprocess.DEVNULL,
+        capture_output=True, timeout=60, env=environment(server), cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["ls", "-p", "nope"], "project `root/nope`"),
+        (["run", "-p", "nobody/x", "true"], "project `nobody/x`"),
+        (["projects", "delete", "-y", "nope"], "project `root/nope`"),
+        (["show", "98765"], "job 98765"),
+        (["logs", "-b", "98765"], "build 98765"),
+        (["projects", "ls", "-u", "nobody"], "user `nobody`"),
+    ],
+)
+def test_missing_object_is_named(server: Server, words: list[str], named: str) -> None:
+    done = polyjob(server, *words)
+    assert done.returncode in (1, 125)
+    assert named in done.stderr.decode()
+
+
+def test_name_of_an_output_cannot_control_the_terminal(server: Server) -> None:
+    number = str(
+        server.submit(r"""cd $POLYAXON_RUN_OUTPUTS_PATH; touch "$(printf 'a\n1.0 GB forged\033[31m')" """)["id"]
+    )
+    server.until_done(int(number))
+    done = polyjob(server, "outputs", number, "--tree")
+    assert b"\x1b" not in done.stdout
+    assert done.stdout.count(b"\n") == 1
 
 
 def test_code_is_uploaded(server: Server, tmp_path: Path) -> None:
@@ -257,14 +357,15 @@ def read_until(terminal: int, word: bytes, seconds: float = 30) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("reply", "code", "status"), [(b"d\n", 0, "running"), (b"s\n", 130, "stopped"), (b"\x03", 130, "stopped")]
+    ("reply", "code", "status"),
+    [(b"d\n", 0, "running"), (b"s\n", 130, "stopped"), (b"\x03", 130, "stopped"), (b"stop\n", 130, "stopped")],
 )
 def test_on_a_terminal_ctrl_c_asks(server: Server, reply: bytes, code: int, status: str) -> None:
     pid, terminal = on_terminal(server, "run", "--", "echo begun; sleep 600")
     try:
         read_until(terminal, b"begun\r\n")
         os.write(terminal, b"\x03")
-        read_until(terminal, b"detach")
+        read_until(terminal, b"watching? ")
         os.write(terminal, reply)
         read_until(terminal, b"goes on" if code == 0 else b"stopped")
         _, ended = os.waitpid(pid, 0)
@@ -276,11 +377,48 @@ def test_on_a_terminal_ctrl_c_asks(server: Server, reply: bytes, code: int, stat
     server.call("POST", f"/api/v1/root/quick-start/jobs/{job['id']}/stop")
 
 
+@pytest.mark.parametrize("reply", [b"n\n", b"no\n", b"x\n", b"\n", b"stopp\n", b"yes\n"])
+def test_unknown_answer_is_asked_for_again(server: Server, reply: bytes) -> None:
+    pid, terminal = on_terminal(server, "run", "--", "echo begun; sleep 600")
+    try:
+        read_until(terminal, b"begun\r\n")
+        os.write(terminal, b"\x03")
+        read_until(terminal, b"watching? ")
+        os.write(terminal, reply)
+        read_until(terminal, b"watching? ")
+        os.write(terminal, b"d\n")
+        read_until(terminal, b"goes on")
+        os.waitpid(pid, 0)
+    finally:
+        os.close(terminal)
+    job = server.call("GET", "/api/v1/root/quick-start/jobs?limit=1&sort=-created_at").json["results"][0]
+    assert job["last_status"] == "running"
+    server.call("POST", f"/api/v1/root/quick-start/jobs/{job['id']}/stop")
+
+
+def test_kept_job_is_shown_to_its_end(server: Server, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    command = f"echo begun; while [ ! -e {gate} ]; do sleep 0.05; done; echo last; exit 4"
+    pid, terminal = on_terminal(server, "run", "--", command)
+    try:
+        read_until(terminal, b"begun\r\n")
+        os.write(terminal, b"\x03")
+        read_until(terminal, b"watching? ")
+        os.write(terminal, b"k\n")
+        gate.touch()
+        read_until(terminal, b"last\r\n")
+        read_until(terminal, b"exit-code(4)")
+        _, ended = os.waitpid(pid, 0)
+    finally:
+        os.close(terminal)
+    assert os.waitstatus_to_exitcode(ended) == 4
+
+
 def test_a_third_ctrl_c_leaves_a_job_that_is_slow_to_stop(server: Server) -> None:
     pid, terminal = on_terminal(server, "run", "--", "trap 'sleep 5' TERM; echo begun; while :; do sleep 0.1; done")
     try:
         read_until(terminal, b"begun\r\n")
-        for said in (b"detach", b"Stopping", b"Leaving"):
+        for said in (b"watching? ", b"Stopping", b"Leaving"):
             os.write(terminal, b"\x03")
             read_until(terminal, said)
         _, ended = os.waitpid(pid, 0)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from polyjob.cli import COMMANDS, main
-from polyjob.cli.client import Client, Wrong, connect, project_path, run_path
+from polyjob.cli.client import Client, Wrong, connect, fail, project_path, run_path
 from polyjob.cli.following import ending, exit_code, lasted
-from polyjob.cli.run import config_of
-from polyjob.cli.tables import ago, print_facts, print_table, size
+from polyjob.cli.local import of_running_server
+from polyjob.cli.run import Duration, config_of, run
+from polyjob.cli.streams import printable
+from polyjob.cli.tables import ago, coloured, print_facts, print_json, print_table, size
+from polyjob.settings import read_settings
 
 NOTHING = {
     "image": None, "steps": (), "variables": (), "params": (), "file": None, "upload": None, "name": None, "tags": (),
@@ -65,7 +70,7 @@ class TestConfig:
         made = body(file=file, steps=("b",), variables=("Y=2",))["config"]
         assert made["run"] == {"cmd": "old"}
         assert made["build"] == {"image": "i", "build_steps": ["a", "b"]}
-        assert made["environment"]["env_vars"] == [["X", 1], ["Y", "2"]]
+        assert made["environment"]["env_vars"] == [["X", "1"], ["Y", "2"]]
         assert body("new", file=file)["config"]["run"] == {"cmd": "new"}
 
     @pytest.mark.parametrize(
@@ -82,6 +87,25 @@ class TestConfig:
         assert result.exit_code == 125
         assert word in result.stderr
         assert result.stdout == ""
+
+    @pytest.mark.parametrize(
+        ("text", "options", "section"),
+        [
+            ("build: [a]", {"image": "i"}, "build"),
+            ("build: python:3.11", {"steps": ("s",)}, "build"),
+            ("environment: 3", {"variables": ("A=1",)}, "environment"),
+            ("environment: 3", {"cpu": "1"}, "environment"),
+            ("environment: {resources: 2}", {"memory": "1Gi"}, "environment"),
+            ("params: [1]", {"params": ("a=1",)}, "params"),
+            ("environment: {env_vars: prod}", {"variables": ("A=1",)}, "environment"),
+            ("build: {build_steps: text}", {"steps": ("s",)}, "build"),
+            ("termination: 5", {"timeout": 3.0}, "termination"),
+        ],
+    )
+    def test_section_of_the_wrong_type_is_sent_unchanged(self, text, options, section, tmp_path):
+        file = tmp_path / "job.yml"
+        file.write_text(f"run: {{cmd: x}}\n{text}\n")
+        assert body(file=file, **options)["config"][section] == body(file=file)["config"][section]
 
 
 class TestNames:
@@ -103,10 +127,22 @@ class TestNames:
 
     @pytest.mark.parametrize(
         ("name", "path"),
-        [("7", "/ana/demo/jobs/7"), ("other/7", "/ana/other/jobs/7"), ("bob/other/7", "/bob/other/jobs/7"),
-         ("bob.other.jobs.7", "/bob/other/jobs/7")],
-    )  # fmt: skip
+        [
+            ("7", "/ana/demo/jobs/7"),
+            ("other/7", "/ana/other/jobs/7"),
+            ("bob/other/7", "/bob/other/jobs/7"),
+            ("bob.other.jobs.7", "/bob/other/jobs/7"),
+        ],
+    )
     def test_of_jobs(self, client, name, path):
+        assert run_path(client, name, "demo") == path
+
+    @pytest.mark.parametrize(
+        ("name", "path"),
+        [("jobs.demo.jobs.7", "/jobs/demo/jobs/7"), ("builds/demo/7", "/builds/demo/jobs/7"),
+         ("builds.jobs.jobs.7", "/builds/jobs/jobs/7"), ("jobs/7", "/ana/jobs/jobs/7")],
+    )  # fmt: skip
+    def test_users_and_projects_may_be_called_jobs_or_builds(self, client, name, path):
         assert run_path(client, name, "demo") == path
 
     @pytest.mark.parametrize("name", ["x", "a/b/c/7", "a.b.builds.7", "-1", ""])
@@ -138,7 +174,7 @@ def test_an_end_is_told_in_a_line():
 
 
 def test_tables_stand_in_columns(capsys):
-    print_table(["A", "LONG"], [[click.style("x", fg="red"), "y"], ["xxx", ""]])
+    print_table(["A", "LONG"], [[coloured("x"), "y"], ["xxx", ""]])
     assert [click.unstyle(line) for line in capsys.readouterr().out.splitlines()] == ["A    LONG", "x    y", "xxx"]
     print_facts([("one", 1), ("longer", None), ("two", "x")])
     assert [click.unstyle(line) for line in capsys.readouterr().out.splitlines()] == ["one  1", "two  x"]
@@ -182,7 +218,7 @@ def test_a_setting_that_is_wrong_is_said(arguments, code):
 @pytest.mark.parametrize("address", ["ftp://x", "http://", "http://[::"])
 def test_an_address_that_is_none_is_said(address):
     result = invoke("ls", POLYJOB_URL=address)
-    assert (result.exit_code, "no address of a server" in result.stderr) == (1, True)
+    assert (result.exit_code, "not the address of a server" in result.stderr) == (1, True)
 
 
 def test_a_key_that_is_none_is_said_without_it():
@@ -219,3 +255,87 @@ def test_a_time_that_is_none_is_named(seconds: str) -> None:
 def test_the_address_may_be_that_of_the_api(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLYJOB_URL", f"gpu-box:8000{path}")
     assert connect().url == "http://gpu-box:8000"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 90),
+        ("1.5", 1.5),
+        ("45s", 45),
+        ("30m", 1800),
+        ("1h", 3600),
+        ("1h30m", 5400),
+        ("2d", 172_800),
+        ("1h 30min", 5400),
+    ],
+)
+def test_duration_takes_seconds_and_units(text: str, seconds: float) -> None:
+    assert Duration().convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "1x", "1m1h", "-5", "11000d"])
+def test_duration_refuses_what_is_not_a_time(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        Duration().convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "command", "detach"),
+    [(["ls", "-d"], ("ls", "-d"), False), (["-d", "ls", "-q"], ("ls", "-q"), True),
+     (["python", "t.py", "--epochs", "3"], ("python", "t.py", "--epochs", "3"), False),
+     (["-d", "--", "-x"], ("-x",), True), (["x", "--", "y"], ("x", "--", "y"), False)],
+)  # fmt: skip
+def test_options_end_at_the_first_word_of_the_command(words: list[str], command: tuple[str, ...], detach: bool) -> None:
+    context = run.make_context("run", list(words))
+    assert (context.params["command"], context.params["detach"]) == (command, detach)
+
+
+CONTROLS = ["a\nb", "a\x1b[31mb", "a\x1b]52;c;x\x07b", "a\x9b31mb", "a\rb", "a\u202eb", "a\u2028b", "a\x7fb"]
+
+
+@pytest.mark.parametrize("text", CONTROLS)
+def test_control_characters_are_escaped_everywhere(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["A"], [[text], [coloured(text)]])
+    print_facts([("fact", text), ("list", [text])])
+    print_json({"a": text.replace("\u202e", "").replace("\u2028", "")})
+    job = {"unique_name": "a.b.jobs.1", "last_status": "failed", "started_at": None}
+    click.echo(ending(job, {"message": text}))
+    with pytest.raises(SystemExit):
+        fail(text.replace("\n", "").replace("\r", "").replace("\u2028", ""))
+    captured = capsys.readouterr()
+    shown = click.unstyle(captured.out + captured.err)
+    assert not [letter for letter in shown if not letter.isprintable() and letter != "\n"]
+    assert shown.count("\n") == 10
+
+
+def test_printable_keeps_ordinary_text() -> None:
+    assert printable("naïve 日本語 €") == "naïve 日本語 €"
+
+
+HOLD_THE_LOCK = """
+import sys, pathlib
+from polyjob.lock import EngineLock
+lock = EngineLock(pathlib.Path(sys.argv[1]))
+lock.acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_commands_beside_a_server_use_its_settings(tmp_path: Path) -> None:
+    mine = read_settings({"POLYJOB_KEEP_DAYS": "1"}, data_dir=tmp_path)
+    assert of_running_server(mine) is None
+    engine = subprocess.Popen(
+        [sys.executable, "-c", HOLD_THE_LOCK, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"POLYJOB_KEEP_DAYS": "7", "POLYJOB_CACHE_LIMIT": "3G", "POLYJOB_DATA_DIR": "/elsewhere"},
+    )
+    with engine:
+        assert engine.stdout is not None and engine.stdout.readline() == b"held\n"
+        found = of_running_server(mine)
+        assert engine.stdin is not None
+        engine.stdin.close()
+    assert found is not None
+    assert (found.keep_days, found.cache_limit, found.data_dir) == (7, 3 << 30, tmp_path)
