@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from flask import Flask, Request, current_app, request
+from flask import Flask, Request, current_app, redirect, request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from gunicorn.http.errors import ParseException
 from itsdangerous import TimestampSigner, URLSafeTimedSerializer
@@ -42,9 +42,12 @@ from polyjob.connections import BodyTooSlow
 from polyjob.database import open_database
 from polyjob.errors import NotFound, PolyjobError, Unavailable
 from polyjob.models import Meta
+from polyjob.pages.forms import local_path
 from polyjob.settings import Settings
 
 API = "/api/v1"
+OLD_HEALTH = ("/_health", "/statusz")
+"""Other paths of `/healthz`, in the documented API's versions."""
 SESSION_LIFE = datetime.timedelta(days=14)
 _WITHOUT_DATABASE = frozenset({"health.healthz", "health.readyz", "pages.static", "api-docs.openapi_json"})
 
@@ -112,11 +115,20 @@ def _register_blueprints(app: Flask) -> None:
     app.register_blueprint(streams.old)
     app.register_blueprint(pages.blp)
     app.add_url_rule("/api/<version>", view_func=no_such_api)
+    app.add_url_rule("/app", view_func=dashboard)
+    app.add_url_rule("/app/<path:page>", view_func=dashboard)
+    for path in OLD_HEALTH:
+        app.add_url_rule(path, "health.healthz", methods=["GET"])
 
 
 def no_such_api(version: str) -> Response:
     """Without this, the path would be a page's: of a user `api`."""
     raise NotFound("Not found.")
+
+
+def dashboard(page: str = "") -> Response:
+    """Lead to the page that an old client means by an address below `/app`."""
+    return redirect(local_path(f"/{page}"))
 
 
 # What comes before every view.

@@ -1,7 +1,8 @@
 """Errors as `application/problem+json`: each refusal of the layers below, of the router and of Flask, and defects.
 
-Beside RFC 9457's members stand the keys that old clients read: `detail`, `non_field_errors`, and each wrong field's
-name with its messages.
+Old clients print the whole body, so it is short: `detail`, and each wrong field's name with its messages, or
+`non_field_errors`. A client whose `Accept` names `application/problem+json` receives every member of RFC 9457, and
+`errors` with a JSON pointer for each problem in place of the fields' names.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from polyjob.errors import Conflict, Forbidden, Invalid, NotFound, PolyjobError,
 from polyjob.idempotency import KeyReused
 
 MIMETYPE = "application/problem+json"
-MOST_IN_DETAIL = 5
 _STATUSES: dict[type[PolyjobError], int] = {
     Invalid: 400,
     Unauthenticated: 401,
@@ -37,7 +37,7 @@ _STATUSES: dict[type[PolyjobError], int] = {
     Throttled: 429,
     Unavailable: 503,
 }
-_OWN_MEMBERS = frozenset({"type", "title", "status", "detail", "errors"})
+_OWN_MEMBERS = frozenset({"detail"})
 _NO_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_DATABASE = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_READONLY")
 
@@ -49,10 +49,12 @@ def problem(
 ) -> Response:
     """The answer for an error."""
     problems = list(problems)
-    title = HTTPStatus(status).phrase
-    body: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    if problems:
-        body |= {"errors": [_pointed(item) for item in problems]} | _by_field(problems)
+    body: dict[str, Any] = {"detail": detail}
+    if any(kind == MIMETYPE for kind, _ in request.accept_mimetypes):
+        body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status} | body
+        body |= {"errors": [_pointed(item) for item in problems]} if problems else {}
+    else:
+        body |= _by_field(problems)
     response = Response(json.dumps(body, ensure_ascii=False) + "\n", status, mimetype=MIMETYPE)
     response.headers.update(headers or {})
     response.headers["Cache-Control"] = "no-store"
@@ -76,10 +78,11 @@ def _by_field(problems: Iterable[Problem]) -> dict[str, list[str]]:
 
 
 def _in_words(problems: list[Problem]) -> str:
-    words = [f"{item.pointer}: {item.detail}" if item.pointer else item.detail for item in problems[:MOST_IN_DETAIL]]
-    if len(problems) > MOST_IN_DETAIL:
-        words.append(f"and {len(problems) - MOST_IN_DETAIL} more")
-    return " ".join(words)
+    """The first problem, and how many more there are; empty without one."""
+    if not problems:
+        return ""
+    first = f"{problems[0].pointer}: {problems[0].detail}" if problems[0].pointer else problems[0].detail
+    return first if len(problems) == 1 else f"{first} ({len(problems) - 1} more)"
 
 
 def status_of(error: PolyjobError) -> int:

@@ -82,7 +82,7 @@ class Client:
         self.is_local = local
         self.http = requests.Session()
         self.http.trust_env = not local
-        self.http.headers["User-Agent"] = "polyjob"
+        self.http.headers.update({"User-Agent": "polyjob", "Accept": "application/problem+json, */*"})
         self.http.auth = _Key(token)
         self.http.headers["Accept-Encoding"] = "identity"  # offsets of a log count the job's own bytes
         self.patience = 0.0

@@ -51,15 +51,15 @@ class PointedProblem(Schema):
 
 
 class ProblemSchema(Schema):
-    """An error, as RFC 9457 has it. Members beside these carry the same messages by name of the field, as old clients
-    read them."""
+    """An error. All members but `detail` are sent only to clients whose `Accept` names `application/problem+json`.
+    Others receive the messages by name of the field, as old clients read them."""
 
     class Meta:
         unknown = INCLUDE
 
-    type = fields.String(required=True, metadata={"example": "about:blank"})
-    title = fields.String(required=True, metadata={"example": "Bad Request"})
-    status = fields.Integer(required=True, metadata={"example": 400})
+    type = fields.String(metadata={"example": "about:blank"})
+    title = fields.String(metadata={"example": "Bad Request"})
+    status = fields.Integer(metadata={"example": 400})
     detail = fields.String(required=True)
     errors = fields.List(fields.Nested(PointedProblem), metadata={"description": "Every problem of what was sent."})
 

@@ -29,7 +29,7 @@ class Client:
         self.headers = {"Authorization": f"token {key}"} if key else {}
 
     def call(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
-        headers = self.headers | options.pop("headers", {})
+        headers = {"Accept": "application/problem+json, */*"} | self.headers | options.pop("headers", {})
         if body is not None:
             options["json"] = body
         return self.http.open(path, method=method, headers=headers, buffered=True, **options)

@@ -158,7 +158,8 @@ class TestCreate:
         assert sorted(pointers(answer)) == ["/name", "/run/cmd"]
 
     def test_old_clients_find_the_messages_by_field(self, client):
-        answer = client.post(JOBS, {"config": {"run": {"cmd": 3}}, "ttl": "foo"}).json
+        body = {"config": {"run": {"cmd": 3}}, "ttl": "foo"}
+        answer = client.post(JOBS, body, headers={"Accept": "*/*"}).json
         assert answer["ttl"] == ["ttl must be an integer."]
         assert answer["config"][0].startswith("run.cmd: ")
         assert "ttl must be an integer." in answer["detail"]
@@ -167,7 +168,7 @@ class TestCreate:
         assert client.post(JOBS, {"config": CONFIG, "name": "n"}).status_code == 201
         answer = client.post(JOBS, {"config": CONFIG, "name": "n"})
         assert pointers(answer) == ["/name"]
-        assert "n" in answer.json["name"][0]
+        assert "`n`" in answer.json["detail"]
 
     def test_runs_with_the_latest_code(self, client, project, user):
         with write("test"):
@@ -511,7 +512,7 @@ class TestClones:
 
     def test_say_what_update_code_takes(self, client, done):
         answer = client.post(f"{JOBS}/1/restart", {"update_code": "maybe"})
-        assert answer.json["update_code"] == ["update_code should be a boolean"]
+        assert answer.json["detail"] == "/update_code: update_code should be a boolean"
 
     @pytest.mark.parametrize(("verb", "status"), [("restart", 201), ("resume", 400), ("copy", 400)])
     def test_of_a_job_that_is_not_done(self, client, verb, status):
@@ -519,7 +520,7 @@ class TestClones:
         answer = client.post(f"{JOBS}/1/{verb}", {})
         assert answer.status_code == status
         if status == 400:
-            assert "done" in answer.json["non_field_errors"][0]
+            assert "done" in answer.json["errors"][0]["detail"]
 
     def test_take_the_newest_code_where_that_is_asked_for(self, client, done, project, user):
         with write("test"):

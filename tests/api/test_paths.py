@@ -41,3 +41,26 @@ def test_fixed_segments_come_before_users(client):
 def test_numbers_that_are_no_ids_are_not_found(client, number):
     answer = client.get(f"{JOBS}/{number}")
     assert (answer.status_code, answer.json["status"]) == (404, 404)
+
+
+@pytest.mark.parametrize(
+    ("path", "page"),
+    [
+        ("/app", "/"),
+        ("/app/", "/"),
+        ("/app/ana/demo", "/ana/demo"),
+        ("/app/ana/demo/jobs/1", "/ana/demo/jobs/1"),
+        ("/app//evil.example/x", "/evil.example/x"),
+        ("/app/\\evil.example", "/"),
+        ("/app/%5C%5Cevil.example", "/"),
+        ("/app/%2F%2Fevil.example", "/evil.example"),
+    ],
+)
+def test_dashboard_addresses_lead_to_pages_of_this_server(nobody, path, page):
+    answer = nobody.get(path)
+    assert (answer.status_code, answer.headers["Location"]) == (302, page)
+
+
+@pytest.mark.parametrize("path", ["/_health", "/statusz", "/statusz/"])
+def test_old_health_paths_answer(nobody, path):
+    assert nobody.get(path).status_code == 200

@@ -18,6 +18,8 @@ from polyjob.models import Job
 
 from .conftest import BASE, CONFIG, JOBS, Client, pointers
 
+FULL = {"Accept": problems.MIMETYPE}
+
 
 def check(answer, status):
     assert (answer.status_code, answer.mimetype) == (status, "application/problem+json")
@@ -38,7 +40,8 @@ def test_a_browser_gets_a_page_for_a_path_of_no_page_but_never_from_the_api(clie
     headers = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
     answer = client.get("/x/y/z/w", headers=headers)
     assert (answer.status_code, answer.mimetype) == (404, "text/html")
-    check(client.get("/api/v1/x/y/z/w", headers=headers), 404)
+    answer = client.get("/api/v1/x/y/z/w", headers=headers)
+    assert (answer.status_code, answer.mimetype) == (404, "application/problem+json")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +75,6 @@ def test_wrong_json(client, data):
     answer = client.post(JOBS, data=data, content_type="application/json")
     check(answer, 400)
     assert pointers(answer) == [""]
-    assert answer.json["non_field_errors"]
 
 
 def test_numbers_that_json_has_not(client):
@@ -108,7 +110,7 @@ def test_bodies_that_are_too_large(settings, user, project):
     ],
 )
 def test_refusals(app, error, status):
-    with app.test_request_context():
+    with app.test_request_context(headers=FULL):
         answer = problems.answer_refusal(error)
     check(answer, status)
     assert answer.headers.get("Retry-After") == {409: "7", 503: "9"}.get(status)
@@ -117,21 +119,35 @@ def test_refusals(app, error, status):
 
 def test_many_problems_are_all_there_and_told_in_short(app):
     many = [Problem(f"/config/x{number}", "is wrong") for number in range(20)] + [Problem("", "and so is all")]
-    with app.test_request_context():
+    with app.test_request_context(headers=FULL):
         body = problems.answer_refusal(Invalid(many)).json
+    assert body.keys() == {"type", "title", "status", "detail", "errors"}
     assert len(body["errors"]) == 21
-    assert len(body["config"]) == 20
-    assert body["config"][0] == "x0: is wrong"
-    assert body["non_field_errors"] == ["and so is all"]
-    assert body["detail"].endswith("and 16 more")
+    assert body["detail"] == "/config/x0: is wrong (20 more)"
+
+
+@pytest.mark.parametrize("accept", [None, "*/*", "application/json"])
+def test_old_clients_receive_short_errors(app, accept):
+    wrong = [Problem("/config/x", "is wrong"), Problem("/config/y", "too"), Problem("/name", "b"), Problem("", "c")]
+    with app.test_request_context(headers={"Accept": accept} if accept else {}):
+        body = problems.answer_refusal(Invalid(wrong)).json
+        plain = problems.answer_refusal(NotFound("Not found.")).json
+    assert body == {
+        "detail": "/config/x: is wrong (3 more)",
+        "config": ["x: is wrong", "y: too"],
+        "name": ["b"],
+        "non_field_errors": ["c"],
+    }
+    assert plain == {"detail": "Not found."}
 
 
 def test_fields_never_take_the_problems_own_members(app):
+    wrong = Invalid([Problem("/status", "a"), Problem("/detail", "b"), Problem("wait", "c")])
     with app.test_request_context():
-        body = problems.answer_refusal(
-            Invalid([Problem("/status", "a"), Problem("/detail", "b"), Problem("wait", "c")])
-        ).json
-    assert (body["status"], body["detail"]) == (400, "/status: a /detail: b wait: c")
+        body = problems.answer_refusal(wrong).json
+    assert body == {"detail": "/status: a (2 more)", "status": ["a"], "wait": ["c"]}
+    with app.test_request_context(headers=FULL):
+        body = problems.answer_refusal(wrong).json
     assert body["errors"][2] == {"parameter": "wait", "detail": "c"}
 
 

@@ -57,7 +57,7 @@ class TestCreate:
 
     def test_says_which_name_is_taken(self, client, other):
         answer = client.post(PROJECTS, {"name": "demo"})
-        assert answer.json["name"] == ["A project with name `demo` already exists."]
+        assert [error["detail"] for error in answer.json["errors"]] == ["A project with name `demo` already exists."]
         assert other.post(PROJECTS, {"name": "demo"}).json["unique_name"] == "bob.demo"
 
 

@@ -56,7 +56,7 @@ def test_wrong_credentials_are_nobodys(nobody, eva, username, password):
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"] == "Token"
     assert answer.json["detail"] == "Unable to log in with provided credentials."
-    assert answer.json["non_field_errors"] == ["Unable to log in with provided credentials."]
+    assert [error["detail"] for error in answer.json["errors"]] == ["Unable to log in with provided credentials."]
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ class Server:
 
     def call(self, method: str, path: str, body: Any = None, token: str | None = None, **headers: str) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=90)
-        sent = {"Authorization": f"token {token or self.token}"} | headers
+        sent = {"Authorization": f"token {token or self.token}", "Accept": "application/problem+json, */*"} | headers
         data = body
         if body is not None and not isinstance(body, bytes):
             data = json.dumps(body)
