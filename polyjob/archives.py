@@ -5,7 +5,8 @@ one seek reaches a file. The index `outputs.json` is an object of `version`, `et
 SHA-256), `notes` (sentences on what could not be kept) and `entries`, a list of
 `[path, type, size, target, member, offset]`: the path below the root, `file`, `directory` or `symlink`, bytes, where a
 link points, the byte of the archive at which the entry's gzip member begins, and the byte of that unpacked member at
-which the file's content begins. Names that are not UTF-8 are kept by Python's surrogate escapes.
+which the file's content begins. A file with holes has a seventh item, true, and its offset is that of the tar header
+with the map of its data (see `polyjob.sparse`). Names that are not UTF-8 are kept by Python's surrogate escapes.
 
 Each entry has a line of its own, behind a first line with the rest, and the lines are sorted by folder, then by name:
 what lies in one folder lies together, and a bisection of the file finds it without reading the whole.
@@ -15,10 +16,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import heapq
 import itertools
 import json
 import os
+import re
 import stat
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,8 +31,10 @@ from isal import isal_zlib
 
 from polyjob.errors import NotFound
 from polyjob.packing import BLOCK, GZIP, Entry, Packer
+from polyjob.sparse import read_map
+from polyjob.tars import Pieces
 
-VERSION = 2
+VERSION = 3
 
 
 def _empty() -> bytes:
@@ -68,17 +74,17 @@ class Outputs:
         """Every entry by its path. Reads the whole index, as nothing else here does."""
         return {entry.path: entry for entry in self._rows(("", ""))}
 
-    def tree(self, path: str) -> tuple[list[tuple[str, int]], list[str]]:
+    def tree(self, path: str, after: str = "", most: int | None = None) -> tuple[list[tuple[str, int]], list[str]]:
         """([(name, size) of each file and link], [name of each folder]) in the folder `path`, by name; empty = root.
 
-        Raises NotThere.
+        Only names behind `after`, and at most `most`. Raises NotThere.
         """
         base = path.strip("/")
         if base:
-            self._find(base, "directory", "folder")
+            base = self._find(base, "directory", "folder").path
         files: list[tuple[str, int]] = []
         folders: list[str] = []
-        for entry in self._entries_of(base):
+        for entry in self._entries_of(base, after, most):
             name = _key(entry.path)[1]
             if entry.type == "directory":
                 folders.append(name)
@@ -86,9 +92,9 @@ class Outputs:
                 files.append((name, entry.size))
         return files, folders
 
-    def links(self, path: str) -> dict[str, str]:
-        """Name → where it leads, of each symlink in the folder `path`; none where there is no such folder."""
-        found = self._entries_of(path.strip("/"))
+    def links(self, path: str, after: str = "", most: int | None = None) -> dict[str, str]:
+        """Name → where it leads, of each symlink that `tree` has; none where there is no such folder."""
+        found = self._entries_of(path.strip("/"), after, most)
         return {_key(entry.path)[1]: entry.target for entry in found if entry.target is not None}
 
     def open_file(self, path: str) -> tuple[int, Iterator[bytes]]:
@@ -99,15 +105,19 @@ class Outputs:
         entry = self._find(path.strip("/"), "file", "file")
         return entry.size, self._content(entry)
 
-    def _entries_of(self, base: str) -> Iterator[Entry]:
-        """What is in this folder."""
-        return itertools.takewhile(lambda entry: _key(entry.path)[0] == base, self._rows((base, "")))
+    def _entries_of(self, base: str, after: str, most: int | None) -> Iterator[Entry]:
+        """What is in this folder, of the names behind `after`; at most `most`."""
+        rows = self._rows((base, after))
+        if after:
+            rows = itertools.dropwhile(lambda entry: _key(entry.path) == (base, after), rows)
+        return itertools.islice(itertools.takewhile(lambda entry: _key(entry.path)[0] == base, rows), most)
 
     def _find(self, path: str, kind: str, word: str) -> Entry:
-        entry = next(self._rows(_key(path)), None)
-        if entry is None or entry.path != path or entry.type != kind:
-            raise NotThere(f"there is no {word} `{path}`")
-        return entry
+        for name in meant_by(path):
+            entry = next(self._rows(_key(name)), None)
+            if entry is not None and entry.path == name and entry.type == kind:
+                return entry
+        raise NotThere(f"there is no {word} `{shown_name(path)}`")
 
     def _rows(self, key: tuple[str, str]) -> Iterator[Entry]:
         """The entries in the index's order, from the first whose key is not less than `key`."""
@@ -129,22 +139,63 @@ class Outputs:
                 yield entry
 
     def _content(self, entry: Entry) -> Iterator[bytes]:
-        skip, left = entry.offset, entry.size
+        unpacked = self._unpacked(entry.member, entry.offset)
+        if not entry.is_sparse:
+            yield from _first(unpacked, entry.size)
+            return
+        file, end = Pieces(unpacked), 0
+        for start, length in read_map(file.read):
+            yield from _zeros(start - end)
+            for at in range(0, length, BLOCK):
+                yield file.read(min(BLOCK, length - at))
+            end = start + length
+        yield from _zeros(entry.size - end)
+
+    def _unpacked(self, member: int, skip: int) -> Iterator[bytes]:
+        """The bytes of one gzip member, without the first ones. Raises OSError where the archive ends too early."""
         unpacker = isal_zlib.decompressobj(wbits=GZIP)
         with self.path.open("rb") as file:
-            file.seek(entry.member)
-            data = b""
-            while left:
+            file.seek(member)
+            while True:
                 data = unpacker.unconsumed_tail or file.read(BLOCK)
                 block = unpacker.decompress(data, BLOCK)
+                if not block and not data:
+                    raise OSError(f"{self.path} ends too early")
                 skipped = min(skip, len(block))
                 skip -= skipped
-                piece = block[skipped : skipped + left]
-                left -= len(piece)
-                if piece:
-                    yield piece
-                elif not block and not data:
-                    raise OSError(f"{self.path} ends too early")
+                if len(block) > skipped:
+                    yield block[skipped:]
+
+
+def _first(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """The first `size` bytes of `pieces`; nothing is read behind them."""
+    while size:
+        piece = next(pieces)[:size]
+        size -= len(piece)
+        yield piece
+
+
+def _zeros(size: int) -> Iterator[bytes]:
+    block = bytes(min(size, BLOCK))
+    for _ in range(size // BLOCK):
+        yield block
+    if size % BLOCK:
+        yield block[: size % BLOCK]
+
+
+def shown_name(name: str) -> str:
+    """Return a name as it can be shown and asked for: bytes that are not UTF-8 become `%` and two hex digits."""
+    letters = (f"%{ord(letter) - 0xDC00:02X}" if "\udc80" <= letter <= "\udcff" else letter for letter in name)
+    return "".join(letters).encode("utf-8", "replace").decode()
+
+
+def meant_by(path: str) -> list[str]:
+    """Return the paths that `path` can mean, the first that is there counts: as it is, or as `shown_name` gives it."""
+    raw = _ESCAPED.sub(lambda match: urllib.parse.unquote(match[0], errors="surrogateescape"), path)
+    return [path] if raw == path else [path, raw]
+
+
+_ESCAPED = re.compile("(?:%[89A-F][0-9A-F])+")
 
 
 def write_index(file: BinaryIO, packer: Packer) -> None:
@@ -152,7 +203,9 @@ def write_index(file: BinaryIO, packer: Packer) -> None:
     head = {"version": VERSION, "etag": packer.digest.hexdigest()[:32], "notes": packer.notes}
     file.write(json.dumps(head)[:-1].encode() + b', "entries": [\n')
     for number, entry in enumerate(sorted(packer.entries, key=lambda entry: _key(entry.path))):
-        file.write(b",\n" * bool(number) + json.dumps(entry, separators=(",", ":")).encode())
+        file.write(
+            b",\n" * bool(number) + json.dumps(entry if entry.is_sparse else entry[:-1], separators=(",", ":")).encode()
+        )
     file.write(b"\n]}\n")
 
 
@@ -173,11 +226,11 @@ class LiveOutputs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def tree(self, path: str) -> tuple[list[tuple[str, int]], list[str]]:
+    def tree(self, path: str, after: str = "", most: int | None = None) -> tuple[list[tuple[str, int]], list[str]]:
         """As `Outputs.tree`."""
         files, folders = [], []
-        with self._opened(path.strip("/"), os.O_DIRECTORY) as folder:
-            for name in sorted(os.listdir(folder)):
+        with self._opened(path, os.O_DIRECTORY) as folder:
+            for name in _names(folder, after, most):
                 with contextlib.suppress(FileNotFoundError):
                     status = os.stat(name, dir_fd=folder, follow_symlinks=False)
                     if stat.S_ISDIR(status.st_mode):
@@ -186,23 +239,30 @@ class LiveOutputs:
                         files.append((name, status.st_size))
         return files, folders
 
-    def links(self, path: str) -> dict[str, str]:
+    def links(self, path: str, after: str = "", most: int | None = None) -> dict[str, str]:
         """As `Outputs.links`."""
         found = {}
-        with contextlib.suppress(NotThere), self._opened(path.strip("/"), os.O_DIRECTORY) as folder:
-            for name in os.listdir(folder):
+        with contextlib.suppress(NotThere), self._opened(path, os.O_DIRECTORY) as folder:
+            for name in _names(folder, after, most):
                 with contextlib.suppress(OSError):  # what is no link
                     found[name] = os.readlink(name, dir_fd=folder)
         return found
 
     def open_file(self, path: str) -> tuple[int, Iterator[bytes]]:
-        """As `Outputs.open_file`; the content is as long as the file was when it was opened."""
-        with self._opened(path.strip("/"), os.O_NONBLOCK) as found:
+        """As `Outputs.open_file`; the content is as long as the file was when it was opened.
+
+        Where the folder belongs to an account of its own, only files of that account are given: a hard link leads to
+        any file of the disk.
+        """
+        with self._opened(path, os.O_NONBLOCK) as found:
             status = os.fstat(found)
-            if not stat.S_ISREG(status.st_mode):
-                raise NotThere(f"there is no file `{path.strip('/')}`")
+            if not stat.S_ISREG(status.st_mode) or not self._may_be_given(status):
+                raise NotThere(f"there is no file `{shown_name(path.strip('/'))}`")
             content = _Content(os.dup(found), status.st_size)
         return status.st_size, content
+
+    def _may_be_given(self, status: os.stat_result) -> bool:
+        return self.folder.lstat().st_uid in (os.geteuid(), status.st_uid)
 
     def archive(self, prefix: str) -> Iterator[bytes]:
         """The folder as it is now, as a tar.gz."""
@@ -212,25 +272,40 @@ class LiveOutputs:
 
     @contextlib.contextmanager
     def _opened(self, path: str, flags: int) -> Iterator[int]:
-        parts = [part for part in path.split("/") if part]
-        always = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            if any(part in (".", "..") or "\0" in part for part in parts):
-                raise NotThere(f"there is nothing at `{path}`")
-            found = os.open(self.folder, always | os.O_DIRECTORY)
-            for number, part in enumerate(parts, 1):
-                inner = flags if number == len(parts) else os.O_DIRECTORY
-                try:
-                    below = os.open(part, always | inner, dir_fd=found)
-                finally:
-                    os.close(found)
-                found = below
-        except (OSError, ValueError):
-            raise NotThere(f"there is nothing at `{path}`") from None
+        found = self._open(path.strip("/"), flags)
         try:
             yield found
         finally:
             os.close(found)
+
+    def _open(self, path: str, flags: int) -> int:
+        for name in meant_by(path):
+            with contextlib.suppress(OSError, ValueError):
+                return _open_beneath(self.folder, [part for part in name.split("/") if part], flags)
+        raise NotThere(f"there is nothing at `{shown_name(path)}`")
+
+
+def _open_beneath(folder: Path, parts: list[str], flags: int) -> int:
+    """Open what is at this path; no link is followed. Raises OSError, ValueError."""
+    if any(part in (".", "..") for part in parts):
+        raise ValueError("a path leads nowhere but down")
+    always = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    found = os.open(folder, always | os.O_DIRECTORY)
+    for number, part in enumerate(parts, 1):
+        inner = flags if number == len(parts) else os.O_DIRECTORY
+        try:
+            below = os.open(part, always | inner, dir_fd=found)
+        finally:
+            os.close(found)
+        found = below
+    return found
+
+
+def _names(folder: int, after: str, most: int | None) -> list[str]:
+    """The names in a folder, in order: those behind `after`, at most `most`."""
+    with os.scandir(folder) as entries:
+        names = (entry.name for entry in entries if entry.name > after)
+        return sorted(names) if most is None else heapq.nsmallest(most, names)
 
 
 class _Content:

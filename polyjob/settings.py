@@ -138,7 +138,7 @@ class Settings:
     job_timeout: float = _setting(_seconds, "0", "Time that a job may run that does not set its own; 0 = no limit.")
     build_timeout: float = _setting(_seconds, "3600", "Time that a build may take.")
     log_limit: int = _setting(_size, "1G", "Log kept of one job or build; what comes after is counted and dropped.")
-    outputs_limit: int = _setting(_size, "0", "Outputs kept of one job, before compression; 0 = no limit.")
+    outputs_limit: int = _setting(_size, "100G", "Outputs kept of one job, before compression; 0 = no limit.")
     body_limit: int = _setting(_size, "1M", "Largest request body that is not an upload.")
     upload_limit: int = _setting(_size, "512M", "Largest code upload, as sent.")
     unpacked_limit: int = _setting(_size, "4G", "Largest code upload, unpacked.")

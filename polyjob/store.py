@@ -150,35 +150,65 @@ class Store:
         """What a local job that still runs has written so far."""
         return LiveOutputs(self.job_folder(uuid) / "outputs")
 
+    def is_sealed(self, uuid: str) -> bool:
+        """Whether the index of the outputs is there. Outputs without any entry have none if they came from a folder."""
+        return (self.job_folder(uuid) / "outputs.json").exists()
+
     def seal(self, uuid: str, prefix: str, limit: int, pieces: Iterable[bytes] | None = None) -> None:
+        """Do all that `sealing` does, at once."""
+        for _ in self.sealing(uuid, prefix, limit, pieces):
+            pass
+
+    def sealing(
+        self,
+        uuid: str,
+        prefix: str,
+        limit: int,
+        pieces: Iterable[bytes] | None = None,
+        deadline: Callable[[], str | None] = lambda: None,
+    ) -> Iterator[int]:
         """Turn the outputs into the sealed archive and its index, synced: from `pieces` (a tar stream) or else from
-        the job's own folder, which is removed then. Empty outputs make no file.
+        the job's own folder, which is removed then. Empty outputs of a folder make no file.
+
+        Yields the bytes of files packed so far, at least after each 64 KiB, so that the caller can pause; closing the
+        iterator leaves everything as it was. At most `limit` bytes are kept (0 = all), nothing more once `deadline`
+        says why, and no more than the disk could hold if the holes in files were data. What is not kept is noted.
 
         Idempotent: what is sealed is not sealed again. Raises what `pieces` raises, and OSError; then nothing is
         sealed. What of the folder cannot be removed stays until the job is.
         """
         folder = self.job_folder(uuid)
-        if not (folder / "outputs.json").exists():
-            packer = Packer(prefix, limit)
+        if not self.is_sealed(uuid):
+            may_open = pieces is None and os.geteuid() != 0
+            packer = Packer(prefix, limit, self._disk_bytes(), may_open, deadline)
             packed = packer.folder(folder / "outputs") if pieces is None else packer.stream(pieces)
-            self._write_outputs(uuid, packer, packed)
+            yield from self._write_outputs(uuid, packer, packed, may_be_left_out=pieces is None)
         with contextlib.suppress(OSError):
             remove_tree(folder / "outputs")
 
-    def _write_outputs(self, uuid: str, packer: Packer, packed: Iterator[bytes]) -> None:
+    def _write_outputs(
+        self, uuid: str, packer: Packer, packed: Iterator[bytes], may_be_left_out: bool
+    ) -> Iterator[int]:
         first = next(packed, None)
-        if first is None and not packer.entries and not packer.notes:
+        is_empty = first is None and not packer.entries and not packer.notes
+        if is_empty and may_be_left_out:
             return
         folder = self.make_job_folder(uuid)
-
-        def archive(file: BinaryIO) -> None:
-            file.write(first or b"")
-            for source in (packed, packer.end()):
-                for piece in source:
+        if not is_empty:
+            with completing(folder / "outputs.tar.gz", "seal") as file:
+                file.write(first or b"")
+                for piece in packed:
                     file.write(piece)
-
-        complete(folder / "outputs.tar.gz", "seal", archive)
+                    yield packer.taken
+                file.seek(packer.rewind())
+                file.truncate()
+                for piece in packer.end():
+                    file.write(piece)
         complete(folder / "outputs.json", "seal-index", lambda file: write_index(file, packer))
+
+    def _disk_bytes(self) -> int:
+        status = os.statvfs(self.data_dir)
+        return status.f_blocks * status.f_frsize
 
     def sync(self, uuid: str) -> None:
         """Have the job's log, its sealed outputs and their names survive a power cut. Idempotent.
@@ -196,7 +226,7 @@ class Store:
     def link_inputs(self, source: str, uuid: str) -> None:
         """Give the job `uuid` the sealed outputs of `source` to start with; nothing if those are empty. Idempotent."""
         archive = self.job_folder(source) / "outputs.tar.gz"
-        if archive.with_name("outputs.json").exists():
+        if self.is_sealed(source) and archive.exists():
             self.make_job_folder(uuid)
             with contextlib.suppress(FileExistsError):
                 self.job_inputs(uuid).hardlink_to(archive)
@@ -221,10 +251,17 @@ def complete(path: Path, name: str, fill: Callable[[BinaryIO], None]) -> None:
 
     `name` names the crash points before and after the rename.
     """
+    with completing(path, name) as file:
+        fill(file)
+
+
+@contextlib.contextmanager
+def completing(path: Path, name: str) -> Iterator[BinaryIO]:
+    """As `complete`, with what is written inside the block."""
     part = path.with_name(f"{path.name}.part")
     try:
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-            fill(file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
     except BaseException:

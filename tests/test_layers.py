@@ -34,7 +34,7 @@ LAYERS = [
     {"polyjob.models", "polyjob.store", "polyjob.code", "polyjob.migrations", "polyjob.watcher"},
     {"polyjob.archives", "polyjob.database", "polyjob.statements", "polyjob.hints", "polyjob.lock", "polyjob.tokens"},
     {"polyjob.packing"},
-    {"polyjob.tars"},
+    {"polyjob.tars", "polyjob.sparse"},
     {
         "polyjob.ansi",
         "polyjob.clock",

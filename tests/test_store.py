@@ -199,7 +199,8 @@ def test_seal_without_a_job_folder(store, tmp_path):
     store.seal(JOB, "7", 0)
     store.seal(OTHER, "7", 0, [])
     store.sync(JOB)
-    assert store.outputs(JOB).is_empty and files(store.data_dir / "jobs") == []
+    assert store.outputs(JOB).is_empty and files(store.data_dir / "jobs") == [OTHER]
+    assert files(store.job_folder(OTHER)) == ["outputs.json"] and store.outputs(OTHER).is_empty
     with tarfile.open(tmp_path / "t", "w") as archive:
         archive.add(__file__, "f")
     store.seal("c" * 32, "7", 0, [(tmp_path / "t").read_bytes()])

@@ -292,7 +292,7 @@ GUARDED = {
 """Calls by which root could be led out of a folder that a job's account can write to."""
 
 ALLOWED = {
-    "polyjob/store.py: prepare": "folders of the data folder, which belong to the server alone",
+    "polyjob/store.py: _restrict": "folders of the data folder, which belong to the server alone",
     "polyjob/store.py: _make": "a folder just made, in one that belongs to the server alone",
     "runners/keeper_server.py: _listen": "the server's socket, in the server's own folder",
     "runners/keeper.py: spawn": "the pipe that the keeper has made",

@@ -1,0 +1,142 @@
+"""Sparse files: where their data lies, and how a tar tells of it.
+
+A hole costs nothing on the disk, so a file of terabytes may have a few bytes of data. Archives have such a file as a
+sparse member in GNU's old format, which GNU tar, bsdtar and Python's tarfile read: a header with the first four
+extents, more headers with 21 each, and then the data alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tarfile
+from collections.abc import Callable, Collection, Iterator
+from typing import BinaryIO
+
+Extents = list[tuple[int, int]]
+"""(offset, length) of each piece of data, in order. What lies between them is zeros."""
+
+MAX_EXTENTS = 16_384
+"""Of one file; what comes after them counts as data."""
+_ALIGNED = 4096
+_SMALLEST_HOLE = 1 << 16
+"""Smaller ones are stored as zeros."""
+_BLOCK = tarfile.BLOCKSIZE
+_IN_HEADER, _IN_EXTENSION = 4, 21
+_MAP, _IS_EXTENDED, _REAL_SIZE, _CHECKSUM = 386, 482, 483, 148
+
+
+def extents_of(file: int, status: os.stat_result) -> Extents | None:
+    """Return where a file has data; None where all of it counts as data. Moves the file's position to its start."""
+    if status.st_blocks * 512 >= status.st_size:
+        return None
+    found: Extents = []
+    for count, (start, end) in enumerate(_data(file, status.st_size)):
+        if count == MAX_EXTENTS:
+            end = status.st_size
+        start = start // _ALIGNED * _ALIGNED
+        end = min(status.st_size, -(-end // _ALIGNED) * _ALIGNED)
+        if found and start - sum(found[-1]) < _SMALLEST_HOLE:
+            start = found.pop()[0]
+        found.append((start, end - start))
+        if end == status.st_size:
+            break
+    os.lseek(file, 0, os.SEEK_SET)
+    return None if found == [(0, status.st_size)] else found
+
+
+def _data(file: int, size: int) -> Iterator[tuple[int, int]]:
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(file, end, os.SEEK_DATA)
+            end = os.lseek(file, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # no data any more
+                return
+            start, end = end, size  # this file system cannot tell
+        if start < size:
+            yield start, min(end, size)
+
+
+class Reader:
+    """The data of an open file. One that cannot be read further has ended: its header is already in the archive."""
+
+    def __init__(self, file: BinaryIO, extents: Extents | None, raised: Collection[int]) -> None:
+        """`raised`: numbers of the errors that are raised nevertheless."""
+        self._file = file
+        self._raised = raised
+        self._extents = iter(extents) if extents is not None else iter([(0, 1 << 62)])
+        self._left = 0
+
+    def read(self, size: int) -> bytes:
+        try:
+            while not self._left:
+                start, self._left = next(self._extents, (0, -1))
+                if self._left < 0:
+                    return b""
+                self._file.seek(start)
+            data = self._file.read(min(size, self._left))
+        except OSError as error:
+            if error.errno in self._raised:
+                raise
+            return b""
+        self._left -= len(data)
+        return data
+
+
+def sparse_header(info: tarfile.TarInfo, extents: Extents) -> tuple[bytes, bytes]:
+    """Return all headers of a sparse member, and those of them that have the map. `info.size` is that of the file."""
+    extents = [*extents]
+    size, info.size = info.size, sum(length for _, length in extents)
+    if not extents or sum(extents[-1]) < size:
+        extents.append((size, 0))
+    info.type = tarfile.GNUTYPE_SPARSE
+    header = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+    info.size = size
+    first, rest = extents[:_IN_HEADER], extents[_IN_HEADER:]
+    last = bytearray(header[-_BLOCK:])
+    last[_MAP : _MAP + 24 * len(first)] = _packed(first)
+    last[_IS_EXTENDED] = bool(rest)
+    last[_REAL_SIZE : _REAL_SIZE + 12] = _number(size)
+    last[_CHECKSUM : _CHECKSUM + 8] = b" " * 8
+    last[_CHECKSUM : _CHECKSUM + 8] = b"%06o\0 " % sum(last)
+    for at in range(0, len(rest), _IN_EXTENSION):
+        part = _packed(rest[at : at + _IN_EXTENSION])
+        is_extended = at + _IN_EXTENSION < len(rest)
+        last += part.ljust(24 * _IN_EXTENSION, b"\0") + bytes([is_extended]).ljust(8, b"\0")
+    return header[:-_BLOCK] + bytes(last), bytes(last)
+
+
+def read_map(read: Callable[[int], bytes]) -> Extents:
+    """Read the headers that `sparse_header` makes, up to the data. Raises ValueError for what is none."""
+    header = read(_BLOCK)
+    if len(header) < _BLOCK or header[156:157] != tarfile.GNUTYPE_SPARSE:
+        raise ValueError("no header of a sparse file")
+    found, is_extended = _unpacked(header[_MAP : _MAP + 24 * _IN_HEADER]), header[_IS_EXTENDED]
+    while is_extended:
+        block = read(_BLOCK)
+        if len(block) < _BLOCK:
+            raise ValueError("the map of a sparse file ends too early")
+        found += _unpacked(block[: 24 * _IN_EXTENSION])
+        is_extended = block[24 * _IN_EXTENSION]
+    return found
+
+
+def _packed(extents: Extents) -> bytes:
+    return b"".join(_number(offset) + _number(length) for offset, length in extents)
+
+
+def _unpacked(data: bytes) -> Extents:
+    numbers = [_value(data[at : at + 12]) for at in range(0, len(data), 12)]
+    pairs = zip(numbers[::2], numbers[1::2], strict=True)
+    return [(offset, length) for offset, length in pairs if length]
+
+
+def _number(value: int) -> bytes:
+    """12 bytes: octal digits, or for large numbers base 256."""
+    return b"%011o\0" % value if value < 8**11 else b"\x80" + value.to_bytes(11, "big")
+
+
+def _value(field: bytes) -> int:
+    return int.from_bytes(field[1:], "big") if field[0] == 0x80 else int(field.rstrip(b" \0") or b"0", 8)
