@@ -45,6 +45,26 @@ class TestParams:
         assert load_config(config(run={"cmd": text}))["run"]["cmd"] == text
         assert load_config(config(run={"cmd": text}, params={}))["run"]["cmd"] == text
 
+    @pytest.mark.parametrize("text", ["{% if x %}a{% endif %}", "{# note #}", "{{ x }}{%- endif -%}"])
+    @pytest.mark.parametrize("place", ["cmd", "build_steps", "env_vars"])
+    def test_statements_and_comments_are_refused_beside_params(self, text, place):
+        parts = {
+            "cmd": {"run": {"cmd": text}},
+            "build_steps": {"build": {"build_steps": [text]}},
+            "env_vars": {"environment": {"env_vars": {"A": text}}},
+        }[place]
+        ((pointer, detail),) = problems(lambda: load_config(config(params={"x": 1}) | parts))
+        assert place in pointer
+        assert "is supported" in detail
+
+    @pytest.mark.parametrize(("value", "text"), [(True, "True"), (3.5, "3.5"), (None, "None"), ("a", "a")])
+    def test_a_variable_gets_the_text_of_a_param(self, value, text):
+        for variables in ({"A": "{{ x }}"}, [["A", "{{ x }}"]]):
+            loaded = load_config(config(params={"x": value}, environment={"env_vars": variables}))
+            assert loaded["environment"]["env_vars"] == [["A", text]]
+        pairs = config(params={"p": [["A", "1"]]}, environment={"env_vars": "{{ p }}"})
+        assert load_config(pairs)["environment"]["env_vars"] == [["A", "1"]]
+
     def test_shell_braces_pass_in_a_config_that_has_some(self):
         cmd = "echo ${#list[@]} ${x} $(({{ n }}+1)) {{ '{{' }}.Id}}"
         assert (
@@ -126,16 +146,16 @@ class TestInputs:
     @pytest.mark.parametrize(
         ("item", "value", "expected"),
         [
-            ({"type": "int"}, "3", "run 3"), ({"type": "float"}, 1, "run 1.0"), ({"type": "bool"}, "yes", "run true"),
+            ({"type": "int"}, "3", "run 3"), ({"type": "float"}, 1, "run 1.0"), ({"type": "bool"}, "yes", "run True"),
             ({"type": "str"}, 3, "run 3"), ({"type": "list"}, "[1]", "run [1]"),
-            ({"type": "dict"}, {"a": 1}, 'run {"a": 1}'),
+            ({"type": "dict"}, {"a": 1}, "run {'a': 1}"),
             ({"type": "int", "is_list": True}, ["1", 2], "run [1, 2]"),
             ({"type": "bool", "is_flag": True}, True, "run --x"),
             ({"type": "bool", "is_flag": True}, False, "run "), ({"options": [1, 2]}, 2, "run 2"),
-            ({"type": "str", "is_list": True, "options": ["a", "b"]}, ["b", "a"], 'run ["b", "a"]'),
+            ({"type": "str", "is_list": True, "options": ["a", "b"]}, ["b", "a"], "run ['b', 'a']"),
             ({"is_optional": True, "default": 5}, None, "run 5"),
             ({}, "any", "run any"),
-            ({"type": "dict_of_dicts"}, {"a": {}}, 'run {"a": {}}'), ({"type": "path"}, "/x", "run /x"),
+            ({"type": "dict_of_dicts"}, {"a": {}}, "run {'a': {}}"), ({"type": "path"}, "/x", "run /x"),
         ],
     )  # fmt: skip
     def test_take_values_of_their_type(self, item, value, expected):
@@ -143,7 +163,7 @@ class TestInputs:
 
     def test_that_are_optional_have_a_default_or_nothing(self):
         assert self.load([{"name": "x", "is_optional": True, "default": 5, "type": "int"}]) == "run 5"
-        assert self.load([{"name": "x", "is_optional": True}]) == "run "
+        assert self.load([{"name": "x", "is_optional": True}]) == "run None"
         assert self.load([{"name": "x", "is_optional": True, "type": "bool", "is_flag": True}]) == "run "
 
     @pytest.mark.parametrize(
@@ -198,7 +218,7 @@ class TestInputs:
             params={"x": 1},
             run={"cmd": "{{ x }} {{ loss }}"},
         )
-        assert load_config(document)["run"]["cmd"] == "1 "
+        assert load_config(document)["run"]["cmd"] == "1 None"
         assert load_config(document | {"params": {"x": 1, "loss": "2"}})["run"]["cmd"] == "1 2.0"
 
 

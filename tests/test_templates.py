@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyjob.schemas.templates import FILTERS, TemplateError, TooMuch, Work, render
+from polyjob.schemas.expressions import MAX_NESTING, MAX_OPERATIONS
+from polyjob.schemas.filters import FILTERS, TemplateError, TooMuch, Work
+from polyjob.schemas.templates import render
 
 VALUES = {
     "lr": 0.1, "n": 3, "name": "a b", "flag": True, "nothing": None, "layers": [1, {"size": 2}], "model": {"id": "m-1"},
-    "dash-ed": "d",
+    "dash-ed": "d", "s": "txt", "off": False, "ls": ["a", "b"], "e": [],
 }  # fmt: skip
 
 
@@ -18,18 +20,33 @@ VALUES = {
     ("text", "expected"),
     [
         ("plain", "plain"), ("", ""), ("{{ n }}", 3), ("{{n}}", 3), ("x {{ n }}", "x 3"), ("{{ lr }}{{ n }}", "0.13"),
-        ("{{ flag }} {{ nothing }}.", "true ."), ("{{ nothing }}", None), ("{{ layers }}", [1, {"size": 2}]),
-        ("-l {{ layers }}", '-l [1, {"size": 2}]'), ("{{ layers[1].size }}", 2), ("{{ layers.0 }}", 1),
+        ("{{ flag }} {{ nothing }}.", "True None."), ("{{ nothing }}", None), ("{{ layers }}", [1, {"size": 2}]),
+        ("-l {{ layers }}", "-l [1, {'size': 2}]"), ("{{ layers[1].size }}", 2), ("{{ layers.0 }}", 1),
         ("{{ model['id'] }}/{{ model.id }}", "m-1/m-1"), ("{{ layers[-1]['size'] }}", 2), ("{{ dash-ed }}", "d"),
         ("{{ name | upper }}", "A B"), ("{{ name | quote }}", "'a b'"), ("{{ nope | default('x') }}", "x"),
         ("{{ model.nope | default(7) | int }}", 7), ("{{ nothing | default('y') }}", "y"), ("{{ n | default(1) }}", 3),
         ("{{ layers | length }}", 2), ("{{ layers | tojson }}", '[1, {"size": 2}]'), ("{{ lr | round(0) }}", 0.0),
         ("{{ '7' | int }}", 7), ("{{ '7.9' | int }}", 7), ("{{ n | float }}", 3.0),
         ("{{ name | replace(' ', '-') }}", "a-b"),
-        ("{{ n | string }}", "3"), ("{{ layers | string }}", '[1, {"size": 2}]'),
-        ("{{ layers | join(',') }}", '1,{"size": 2}'), ("{{ ' x ' | trim }}", "x"), ("{{ '{{' }}", "{{"),
+        ("{{ n | string }}", "3"), ("{{ layers | string }}", "[1, {'size': 2}]"),
+        ("{{ layers | join(',') }}", "1,{'size': 2}"), ("{{ ' x ' | trim }}", "x"), ("{{ '{{' }}", "{{"),
         ("{{ '}}' }} {{ \"it's\" }}", "}} it's"), (r"{{ 'a\'b' }}", "a'b"),
-        ("{% if x %} {# c #} }} ${#list}", "{% if x %} {# c #} }} ${#list}"),
+        ("}} ${#list} ${#a[@]} #} {%d {%s}{ # } {#", "}} ${#list} ${#a[@]} #} {%d {%s}{ # } {#"),
+        ("{{ '{% if x %}' }} {{ '{# c #}' }}", "{% if x %} {# c #}"),
+        ("--flag={{ flag }} --off={{ off }}", "--flag=True --off=False"), ('--x="{{ ls }}"', "--x=\"['a', 'b']\""),
+        ("{{ n + 1 }}", 4), ("a{{ n + 1 }}", "a4"), ("{{ n - 1 }}", 2), ("{{ n-1 }}", 2), ("{{ 2*n }}", 6),
+        ("{{ n / 2 }}", 1.5), ("{{ n // 2 }}", 1), ("{{ n % 2 }}", 1), ("{{ -n }}", -3), ("{{ 1 + 2 * n }}", 7),
+        ("{{ (1 + 2) * n }}", 9), ("{{ s ~ n }}", "txt3"), ("{{ s ~ '-' ~ flag }}", "txt-True"),
+        ("{{ s + '!' }}", "txt!"), ("{{ ls + ls }}", ["a", "b"] * 2),
+        ("{{ ls | first }}", "a"), ("{{ ls | last }}", "b"), ("{{ s | first }}", "t"), ("{{ ls|first|upper }}", "A"),
+        ('{{ "a" if flag else "b" }}', "a"), ('{{ "a" if off else "b" }}', "b"), ("{{ 1 if e else 2 }}", 2),
+        ("{{ 1 if off else 2 if off else 3 }}", 3), ("{{ n / 0 if off else 1 }}", 1), ("{{ nope if off else 1 }}", 1),
+        ("{{ 'x' if n == 3 else 'y' }}", "x"), ("{{ n > 2 and n <= 3 }}", True), ("{{ not flag }}", False),
+        ("{{ off or s }}", "txt"), ("{{ 'a' in ls }}", True), ("{{ 'x' in s }}", True), ("{{ n != 3 }}", False),
+        ("{{ ls[n - 2] }}", "b"), ("{{ ls | join }}", "ab"), ("{{ lr | round }}", 0.0),
+        ("{{ '' | default(1, true) }}", 1),
+        ("{{ -n | abs }}", -3), ("{{ (-n) | abs }}", 3), ("{{ s | capitalize }}", "Txt"), ("{{ name | title }}", "A B"),
+        ("{{ ls | max }}", "b"), ("{{ ls | min }}", "a"), ("{{ none }}", None), ("{{ True }}", True),
     ],
 )  # fmt: skip
 def test_what_it_becomes(text, expected):
@@ -40,13 +57,24 @@ def test_what_it_becomes(text, expected):
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("{{ nope }}", "no parameter `nope`; there are: dash-ed, flag"), ("{{ model.nope }}", "no `model.nope`"),
-        ("{{ layers[9] }}", "no `layers.9`"), ("{{ n", "closing"), ("{{ }}", "no expression"), ("{{ n n }}", "`n`"),
-        ("{{ .Id }}", "{{ '{{' }}"), ("{{ n | nope }}", "no filter `nope`; there are: default, float"),
+        ("{{ nope }}", "no parameter `nope`; there are: dash-ed, e, flag"), ("{{ model.nope }}", "no `nope` in"),
+        ("{{ layers[9] }}", "no `9` in"), ("{{ n", "closing"), ("{{ }}", "no expression"), ("{{ n n }}", "`n`"),
+        ("{{ .Id }}", "{{ '{{' }}"), ("{{ n | nope }}", "no filter `nope`; there are: default, abs"),
         ("{{ n | upper(1) }}", "no argument"), ("{{ n | default }}", "one argument"),
+        ("{{ n + s }}", "`+` cannot work on '3' and 'txt'"), ("{{ s * 9 }}", "`*` cannot work"),
+        ("{{ 9 * ls }}", "cannot"),
+        ("{{ '%99999999d' % n }}", "`%` cannot work"), ("{{ n / 0 }}", "division by zero"), ("{{ n % 0 }}", "by zero"),
+        ("{{ nope + 1 }}", "no parameter `nope`"), ("{{ 1 if nope else 2 }}", "no parameter `nope`"),
+        ("{{ 1 if n }}", "`else`"), ("{{ e | first }}", "cannot work"), ("{{ n | first }}", "cannot work"),
+        ("{{ n ** 2 }}", "no expression"), ("{{ n < s }}", "`<` cannot work"), ("{{ ls | sort | sum }}", "cannot work"),
+        ("{{ (n }}", "`)`"), ("{{ n ~ }}", "a name"), ("{{ range(9) }}", "no expression"),
+        ("{{ s.upper() }}", "no expression"),
+        ("{{ ''.__class__ }}", "no `__class__`"), ("{% if flag %}yes{% endif %}", "only {{ … }}"),
+        ("{# c #}", "only {{ … }}"),
+        ("{{ n }}{% x %}", "only {{ … }}"), ("{%- for x in y -%}", "only {{ … }}"), ("a {#c#} {{ n }}", "{{ '{#' }}"),
         ("{{ name | round(1) }}", "cannot work"),
-        ("{{ n + 1 }}", "+"), ("{{ n() }}", "`(`"), ("{{ model.__class__ }}", "no `model.__class__`"),
-        ("{{ nope | upper }}", "no parameter `nope`"), ("{{ n | length }}", "cannot work"), ("{{ n[ }}", "astray"),
+        ("{{ n() }}", "`(`"), ("{{ model.__class__ }}", "no `__class__`"),
+        ("{{ nope | upper }}", "no parameter `nope`"), ("{{ n | length }}", "cannot work"), ("{{ n[ }}", "a name"),
         ("{{ 'nan' | float }}", "cannot work"), ("{{ '1e999' | float }}", "cannot work"),
         ("{{ '1e999' | int }}", "cannot work"), ("{{ name | replace('', 'x') }}", "cannot work"),
         ("{{ layers[" + "9" * 5000 + "] }}", "no expression"),
@@ -65,12 +93,42 @@ def test_what_is_wrong_is_said(text, word):
         "{{ '" + '"' + "'" + " | tojson" * 60 + " }}", '{{ "\'"' + " | quote" * 60 + " }}",
         "{{ many | join(' and ') }}",
         "{{ x | replace('y', '" + "z" * 100_000 + "') }}",
+        "{{ x ~ x }}", "{{ x + x }}", "{{ many + many }}", "{{ many ~ many }}",
     ],
 )  # fmt: skip
 def test_a_text_has_an_end(text):
     """What none of these may do is make the text first and measure it then: the largest has 10^13 characters."""
     with pytest.raises(TemplateError, match="200000 characters"):
         render(text, {"x": "y" * 150_000, "many": ["a"] * 100_000})
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("{{ " + "(" * (MAX_NESTING + 1) + "n" + ")" * (MAX_NESTING + 1) + " }}", "levels deep"),
+        ("{{ " + "-" * 100_000 + "n }}", "levels deep"),
+        ("{{ " + "x[" * 5000 + " }}", "levels deep"),
+        ("{{ " + "n if " * 50_000 + " }}", "no expression"),
+        ("{{ " + "n if n else " * 5000 + "n }}", "levels deep"),
+        ("{{ " + "n + " * (MAX_OPERATIONS + 1) + "n }}", "at most 100"),
+        ("{{ " + "n ~ " * 50_000 + "n }}", "at most 100"),
+        ("{{ n" + ".a" * 50_000 + " }}", "at most 100"),
+        ("{{ " + "n and " * 50_000 + "n }}", "at most 100"),
+        ("{{ b" + " * b" * 99 + " }}", "more than 300 digits"),
+        ("{{ 1e9 }}", "no expression"),
+        ("{{ f * f }}", "no finite number"),
+    ],
+)
+def test_an_expression_has_an_end(text, match):
+    with pytest.raises(TemplateError, match=match):
+        render(text, {"n": 1, "x": [1], "b": 10**15, "f": 1e300})
+
+
+def test_operations_count_for_the_document():
+    work = Work(10_000)
+    with pytest.raises(TooMuch):
+        for _ in range(100):
+            render("{{ (x ~ 'a') == x }}", {"x": "y" * 99}, work)
 
 
 @pytest.mark.parametrize("digits", ["-999999999", "999999999", "1.5", "'1'"])
@@ -95,7 +153,7 @@ def test_of_very_many_names_some_are_listed():
     assert len(str(wrong.value)) < 500
 
 
-@given(st.text(alphabet=" {}%#|.'\"()[]ab_0-1,\\$", max_size=40))
+@given(st.text(alphabet=" {}%#|.'\"()[]ab_0-1,\\$+~*/=<>", max_size=40))
 @settings(max_examples=1000)
 def test_any_text_is_a_value_or_a_template_error(text):
     try:
@@ -111,6 +169,8 @@ def test_what_is_put_in_is_never_read_again(text):
 
 def test_every_filter_is_tried_above():
     assert FILTERS.keys() == {
-        "float", "int", "join", "length", "lower", "quote", "replace", "round", "string", "tojson", "trim", "upper",
+        "abs", "capitalize", "first", "float", "int", "join", "last", "length", "lower", "max", "min", "quote",
+        "replace", "round", "sort", "string", "sum", "title", "tojson", "trim", "upper",
     }  # fmt: skip
     assert render("{{ x | lower }}", {"x": "A"}) == "a"
+    assert render("{{ x | sort }} {{ x | sum }}", {"x": [2, 1]}) == "[1, 2] 3"

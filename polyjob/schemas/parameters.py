@@ -13,13 +13,14 @@ from typing import Any
 
 from polyjob.errors import Invalid, Problem
 from polyjob.schemas.checks import MAX_PROBLEMS, check_values, pointer_to
-from polyjob.schemas.templates import MOST_NAMED, TemplateError, TooMuch, Work, as_text, render
+from polyjob.schemas.filters import MAX_NAMED, TemplateError, TooMuch, Work, as_text
+from polyjob.schemas.templates import has_template, render
 
 SECTIONS = ("params", "declarations", "inputs")
 APART = frozenset({*SECTIONS, "outputs", "version", "kind"})
 """Parts of a config in which nothing is replaced."""
-MOST = 1000
-PARAMS_BYTES = 100_000
+MAX_PARAMS = 1000
+MAX_PARAMS_BYTES = 100_000
 """Of all params as JSON: they are one variable of the job, and Linux takes none beyond 128 KiB."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 _NAME_RULE = "letters, digits, `_` and `-`, not beginning with a digit or `-`"
@@ -62,7 +63,7 @@ def rendered(document: Mapping[str, Any], pointer: str) -> Mapping[str, Any]:
         replacement = _Replacement(values, problems)
         for key, value in document.items():
             if key not in APART:
-                found[key] = replacement.of(value, pointer_to(pointer, key))
+                found[key] = replacement.of({key: value}, pointer)[key]
     if problems:
         raise Invalid(problems[:MAX_PROBLEMS])
     found["params"] = values
@@ -79,15 +80,26 @@ class _Replacement:
         self._work = Work()
         self._is_over = False
 
-    def of(self, value: Any, pointer: str) -> Any:
+    def of(self, value: Any, pointer: str, *, is_variable: bool = False) -> Any:
+        """The part with params in it. Variables are texts, of whatever type a param is."""
         if self._is_over:
             return value
-        if isinstance(value, str) and "{{" in value:
-            return self._text(value, pointer)
+        if isinstance(value, str):
+            found = self._text(value, pointer) if has_template(value) else value
+            return found if not is_variable or isinstance(found, list | Mapping) else as_text(found)
         if isinstance(value, Mapping):
-            return {key: self.of(item, pointer_to(pointer, key)) for key, item in value.items()}
+            return {
+                key: self.of(
+                    item,
+                    pointer_to(pointer, key),
+                    is_variable=is_variable or (key == "env_vars" and not isinstance(item, str)),
+                )
+                for key, item in value.items()
+            }
         if isinstance(value, list):
-            return [self.of(item, pointer_to(pointer, index)) for index, item in enumerate(value)]
+            return [
+                self.of(item, pointer_to(pointer, index), is_variable=is_variable) for index, item in enumerate(value)
+            ]
         return value
 
     def _text(self, text: str, pointer: str) -> Any:
@@ -115,8 +127,8 @@ def _resolve(
     if problems:
         return {}
     values = _matched(given, at, inputs, outputs, problems) if inputs else dict(given)
-    if not problems and len(json.dumps(values)) > PARAMS_BYTES:
-        problems.append(Problem(at, f"Longer than {PARAMS_BYTES} bytes as JSON, defaults among them."))
+    if not problems and len(json.dumps(values)) > MAX_PARAMS_BYTES:
+        problems.append(Problem(at, f"Longer than {MAX_PARAMS_BYTES} bytes as JSON, defaults among them."))
     return values
 
 
@@ -150,8 +162,8 @@ def _given(document: Mapping[str, Any], pointer: str, problems: list[Problem]) -
     name = names[0] if names else "params"
     at, params = f"{pointer}/{name}", document.get(name)
     params = {} if params is None else params
-    if not isinstance(params, Mapping) or len(params) > MOST:
-        problems.append(Problem(at, f"Not an object of at most {MOST} parameters."))
+    if not isinstance(params, Mapping) or len(params) > MAX_PARAMS:
+        problems.append(Problem(at, f"Not an object of at most {MAX_PARAMS} parameters."))
         return {}, at
     for key, value in params.items():
         if not _NAME.match(key):
@@ -166,8 +178,8 @@ def _items(document: Mapping[str, Any], section: str, pointer: str, problems: li
     at, items = f"{pointer}/{section}", document.get(section)
     if items is None:
         return
-    if not isinstance(items, list) or len(items) > MOST:
-        problems.append(Problem(at, f"Not a list of at most {MOST} {section}."))
+    if not isinstance(items, list) or len(items) > MAX_PARAMS:
+        problems.append(Problem(at, f"Not a list of at most {MAX_PARAMS} {section}."))
         return
     seen: set[str] = set()
     for index, item in enumerate(items):
@@ -225,7 +237,7 @@ def _converted(item: Mapping[str, Any], value: Any, pointer: str, problems: list
     options = item.get("options")
     for part in found if item.get("is_list") else [found]:
         if options is not None and not any(_is_same(part, option) for option in options):
-            allowed = ", ".join(as_text(option)[:100] for option in options[:MOST_NAMED])
+            allowed = ", ".join(as_text(option)[:100] for option in options[:MAX_NAMED])
             problems.append(Problem(pointer, f"`{as_text(part)[:100]}` is none of the options: {allowed}."))
             break
     if item.get("is_flag"):
