@@ -30,6 +30,7 @@ UNUSABLE = (Status.FAILED, Status.STOPPED, Status.UPSTREAM_FAILED, Status.SKIPPE
 PARTS = {
     "runner": "the runner",
     "image": "the image",
+    "python": "the Python",
     "build_steps": "the steps",
     "env_vars": "the variables",
     "files": "the requirement files",
@@ -72,11 +73,12 @@ def list_archived(owner: User) -> ModelSelect[Build]:
 # Making.
 
 
-def resolve(job: Job) -> tuple[Build, str]:
+def resolve(job: Job, python: str = "") -> tuple[Build, str]:
     """The build that a job runs on, and why that one: the newest of its project with the same key that is done or
-    under way, else a new one. `nocache` always makes a new one. Must be called inside `database.write`."""
+    under way, else a new one. `nocache` always makes a new one. `python` as in `specs.build_key`. Must be called inside
+    `database.write`."""
     files = job.code.files if job.code else {}
-    key, parts = specs.build_key(job.config, job.runner, files)
+    key, parts = specs.build_key(job.config, job.runner, files, python)
     nocache = bool(job.config["build"].get("nocache"))
     found = None if nocache else _reusable(job.project_id, key)
     if found is not None:
@@ -100,7 +102,7 @@ def create(
         raise Invalid([Problem("/content", "Build expects a `content`.")])
     notes = specs.check(config, settings.runner)
     files = project.code.files if project.code else {}
-    key, parts = specs.build_key(config, settings.runner, files)
+    key, parts = specs.build_key(config, settings.runner, files, settings.python)
     columns = {name: attributes.get(name) or config.get(name) for name in ("name", "description", "tags")}
     columns |= {"config": {"build": config["build"]}, "content": attributes.get("content"), "notes": notes or None}
     columns |= {"runner": settings.runner, "key": key, "key_parts": parts, "code": project.code_id}

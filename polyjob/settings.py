@@ -165,6 +165,12 @@ class Settings:
         "",
         "Account that process jobs and build steps run as, on a server started as root; empty = the server's own.",
     )
+    python: str = _setting(
+        _text,
+        "",
+        "Python that makes the virtualenvs of process builds: a path, or a name on PATH.",
+        "the one that runs polyjob",
+    )
     kube_config: str = _setting(
         _text,
         "",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,15 +69,19 @@ def _look_up(config: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def build_key(config: Mapping[str, Any], runner: str, files: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+def build_key(
+    config: Mapping[str, Any], runner: str, files: Mapping[str, str], python: str = ""
+) -> tuple[str, dict[str, Any]]:
     """(key, its parts) of a config's `build` section: everything that the result depends on and nothing else.
 
-    `files` are the requirement files of the code: path → SHA-256. The command and `nocache` are no part of it.
+    `files` are the requirement files of the code: path → SHA-256. `python` is the setting; empty = polyjob's own. The
+    command and `nocache` are not part of it, nor is the image on a runner that does not use it.
     """
     section = config["build"]
     parts = {
         "runner": runner,
-        "image": section.get("image"),
+        **({"image": section.get("image")} if ABILITIES[runner]["build.image"].ability is Ability.HONOURED else {}),
+        **({"python": python or platform.python_version()} if runner == "process" else {}),
         "build_steps": section.get("build_steps") or [],
         "env_vars": sorted(build_env(section).items()),
         "files": dict(files),
@@ -113,6 +118,7 @@ def build_spec(build: Build, store: Store, settings: Settings, installation: str
 def runner_settings(settings: Settings, installation: str) -> RunnerSettings:
     """What every runner is told at its making."""
     options = {
+        "python": settings.python,
         "kubeconfig": settings.kube_config,
         "context": settings.kube_context,
         "namespace": settings.kube_namespace,
@@ -130,6 +136,7 @@ def runner_settings(settings: Settings, installation: str) -> RunnerSettings:
         installation=installation,
         job_env=settings.job_env,
         job_user=settings.job_user or None,
+        has_gpus=bool(settings.gpus),
         options={name: value for name, value in options.items() if value},
     )
 

@@ -307,6 +307,8 @@ class RunnerSettings:
     """Names (or `PREFIX*`) of variables of the server's environment that jobs and build steps inherit."""
     job_user: str | None = None
     """Account that jobs and build steps run as, on a server started as root; None = the server's own."""
+    has_gpus: bool = False
+    """The server assigns GPUs to jobs."""
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Settings of one runner alone."""
 

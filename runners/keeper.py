@@ -31,9 +31,18 @@ SETTLE = 0.2
 """Seconds that what is left gets to end by itself once the command has ended, before it counts as a straggler."""
 STARTED_AFTER = 0.02
 """Seconds of running after which the start is announced; shorter jobs announce only their end."""
+LONGEST_WAIT_MS = 3_600_000
+"""Milliseconds that one wait lasts at most; `poll` takes less than 2**31."""
+KILL_AGAIN_MS = 10
+REFUSED_PAUSE_MS = 1000
+"""Milliseconds until the next KILL where a process cannot be killed by this account."""
+OOM_SCORE = 500
+"""`oom_score_adj` of a job: the kernel kills a job before the server when memory runs out."""
 PIPE_SIZE = 1 << 20
 PIECE = 1 << 18
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+BLOCK = 1 << 16
+"""Bytes of zeros that become a hole when a file is unpacked."""
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 36, 38
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -177,6 +186,11 @@ class Supervisor:
         self.forced = False
         """It is to be at once."""
         self.stragglers: list[str] = []
+        """Names of the processes that the command left behind and that received TERM."""
+        self.refused: list[str] = []
+        """Names of the processes that this account may not signal."""
+        self.on_refused: Callable[[list[str]], None] = lambda names: None
+        """Called with `refused` whenever it has grown."""
         self.max_rss, self.cpu_seconds = 0, 0.0
         """Largest resident memory in bytes, and time, of all that the latest wait has reaped."""
         self._output = output
@@ -250,24 +264,34 @@ class Supervisor:
         if self._kill_at is not None and now >= self._kill_at:
             self.forced = True
         if self.forced:
-            _kill_all()
-            return 10
+            refused = _kill_all()
+            self._note_refused(refused)
+            return REFUSED_PAUSE_MS if refused else KILL_AGAIN_MS
         if self.stopped and not self._term_sent:
             self._send_term(now)
         elif command_ended and not self._term_sent:
             if self._settled_at is None:
                 self._settled_at = now + SETTLE
             if now >= self._settled_at:
-                self.stragglers = sorted({_name(pid) for pid, _ in _descendants()} - {""})
-                self._send_term(now)
+                self.stragglers = self._send_term(now)
         instants = [at for at in (self._announce_at, self._kill_at, self._settled_at) if at is not None and at > now]
-        return (min(instants) - now) * 1000 + 1 if instants else None
+        return min((min(instants) - now) * 1000 + 1, LONGEST_WAIT_MS) if instants else None
 
-    def _send_term(self, now: float) -> None:
+    def _send_term(self, now: float) -> list[str]:
+        """Send TERM to all, and CONT, so that a suspended process can act on it; the names of those that it reached."""
         self._term_sent = True
         self._kill_at = now + self.grace
-        for pid, parent in _descendants():
-            _send(pid, parent, signal.SIGTERM)
+        descendants = [(pid, parent, _name(pid)) for pid, parent in _descendants()]
+        refused = {pid for pid, parent, _ in descendants if not _send(pid, parent, signal.SIGTERM)}
+        for pid, parent, _ in descendants:
+            _send(pid, parent, signal.SIGCONT)
+        self._note_refused({name for pid, _, name in descendants if pid in refused})
+        return sorted({name for pid, _, name in descendants if pid not in refused} - {""})
+
+    def _note_refused(self, names: set[str]) -> None:
+        if names - {*self.refused}:
+            self.refused = sorted(names | {*self.refused})
+            self.on_refused(self.refused)
 
     def _on_term(self, number: int, frame: Any) -> None:
         self.stopped = True
@@ -319,24 +343,28 @@ def _name(pid: int) -> str:
         return ""
 
 
-def _send(pid: int, parent: int, number: int) -> None:
-    """Signal one descendant. Between being listed and being signalled, its number may have gone to a stranger: what is
-    signalled is what is held, and it is looked at once it is held."""
+def _send(pid: int, parent: int, number: int) -> bool:
+    """Signal one descendant; False if this account may not. Between being listed and being signalled, its number may
+    have gone to a stranger: what is signalled is what is held, and it is looked at once it is held."""
     try:
         held = os.pidfd_open(pid)
     except OSError:
-        return
+        return True
     try:
         if stat_of(pid)[1] in (parent, os.getpid()):
             signal.pidfd_send_signal(held, number)
+    except PermissionError:
+        return False
     except OSError:
         pass
     finally:
         os.close(held)
+    return True
 
 
-def _kill_all() -> None:
-    """KILL to all; all are halted first, so that none forks out of the list."""
+def _kill_all() -> set[str]:
+    """Send KILL to all, and return the names of those that this account may not kill. All are halted first, so that
+    none forks out of the list."""
     known: set[int] = set()
     for _ in range(100):
         fresh = [(pid, parent) for pid, parent in _descendants() if pid not in known]
@@ -345,8 +373,7 @@ def _kill_all() -> None:
         for pid, parent in fresh:
             known.add(pid)
             _send(pid, parent, signal.SIGSTOP)
-    for pid, parent in _descendants():
-        _send(pid, parent, signal.SIGKILL)
+    return {_name(pid) for pid, parent in _descendants() if not _send(pid, parent, signal.SIGKILL)}
 
 
 class Account:
@@ -358,13 +385,38 @@ class Account:
         self.groups: list[int] = value["groups"]
 
     def become(self) -> None:
+        """Become the account for good: no program with a setuid bit or capabilities gives this process more again."""
         os.setgroups(self.groups)
         os.setgid(self.group)
         os.setuid(self.user)
+        prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
 DEFAULTS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 """Signals that a command finds as the system has them, whatever Python or a `nohup` around the server made of them."""
+
+
+@contextlib.contextmanager
+def _first_to_be_killed() -> Iterator[None]:
+    """Have the kernel kill what is started meanwhile before the server, when memory runs out.
+
+    A process may raise its own score and take that back; what it has started meanwhile keeps it.
+    """
+    path = "/proc/self/oom_score_adj"
+    before = None
+    with contextlib.suppress(OSError, ValueError):
+        with open(path) as file:
+            score = int(file.read())
+        if score < OOM_SCORE:
+            with open(path, "w") as file:
+                file.write(str(OOM_SCORE))
+            before = score
+    try:
+        yield
+    finally:
+        if before is not None:
+            with contextlib.suppress(OSError), open(path, "w") as file:
+                file.write(str(before))
 
 
 def spawn(argv: list[str], env: dict[str, str], output: int, account: Account | None) -> int:
@@ -372,6 +424,11 @@ def spawn(argv: list[str], env: dict[str, str], output: int, account: Account | 
 
     Raises OSError where it cannot be executed.
     """
+    with _first_to_be_killed():
+        return _spawn(argv, env, output, account)
+
+
+def _spawn(argv: list[str], env: dict[str, str], output: int, account: Account | None) -> int:
     if account is None:
         actions = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
@@ -450,7 +507,10 @@ class Keeper:
         account = Account(spec["account"]) if spec["account"] else None
         work, outputs = f"{spec['folder']}/work", f"{spec['folder']}/outputs"
         for path in (work, outputs):
-            _make_folder(path, account)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+            _give(path, account)
+        _make_temporary_folder(spec, account)
         if spec["code"] or spec["inputs"]:
             fault = _unpack(spec, work, outputs, account, self.supervisor)
             if fault and not self.supervisor.stopped:
@@ -471,7 +531,15 @@ class Keeper:
         with contextlib.suppress(OSError):  # a disk may be full, and then only the job's end is told
             os.close(os.open(f"{folder}/started", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         self.supervisor.announce(lambda: self._tell("started"), STARTED_AFTER)
+        self.supervisor.on_refused = lambda names: self._note_refused(folder, names)
         return _ended(self.supervisor.wait(command), self.supervisor)
+
+    def _note_refused(self, folder: str, names: list[str]) -> None:
+        """Have the job show what it waits for."""
+        text = f"Cannot be killed, because it runs as another account: {', '.join(names)}. The job ends after it"
+        with contextlib.suppress(OSError):
+            write_by_rename(f"{folder}/note.json", text)
+        self._tell("started")
 
     def _tell(self, news: str) -> None:
         """Have the engine look; the job's uuid tells that it has ended."""
@@ -479,16 +547,26 @@ class Keeper:
             os.write(self._notify, f"{news}\n".encode())
 
 
-def _make_folder(path: str, account: Account | None) -> None:
-    """Make a folder, or take one that is there, and give it to the account. Links are not followed."""
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)
-    if account:
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.fchown(folder, account.user, account.group)
-        finally:
-            os.close(folder)
+def _give(folder: str, account: Account | None) -> None:
+    """Give a folder of this process to the account. Links are not followed."""
+    if account is None:
+        return
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(opened).st_uid == os.geteuid():
+            os.fchown(opened, account.user, account.group)
+    finally:
+        os.close(opened)
+
+
+def _make_temporary_folder(spec: dict[str, Any], account: Account | None) -> None:
+    """Make the job's own TMPDIR. Where that fails, the job uses the folder above it, as any other process does."""
+    try:
+        os.mkdir(spec["tmp"], 0o700)
+        _give(spec["tmp"], account)
+    except OSError:
+        if spec["env"].get("TMPDIR") == spec["tmp"]:
+            spec["env"]["TMPDIR"] = os.path.dirname(spec["tmp"])
 
 
 def _failure(message: str) -> dict[str, Any]:
@@ -506,6 +584,9 @@ def _ended(status: int, supervisor: Supervisor) -> dict[str, Any]:
     }
     if supervisor.stragglers:
         end["stragglers"] = supervisor.stragglers
+    if supervisor.refused:
+        names = ", ".join(supervisor.refused)
+        end["message"] = f"Ran as another account and could not be killed, so the job lasted as long: {names}"
     return end
 
 
@@ -567,10 +648,32 @@ def _extract(file: int, folder: str, strip: int) -> None:
             member.uid, member.gid, member.uname, member.gname = os.geteuid(), os.getegid(), "", ""
             yield member
 
+    class Sparse(tarfile.TarFile):
+        """Writes blocks of zeros as holes, so that a file takes no more of the disk than it did when it was packed."""
+
+        def makefile(self, member: tarfile.TarInfo, path: Any) -> None:
+            source = self.extractfile(member)
+            if member.issparse() or source is None:
+                super().makefile(member, path)
+                return
+            with open(path, "wb", buffering=0) as target:
+                while block := source.read(BLOCK):
+                    if block.count(0) == len(block):
+                        target.seek(len(block), os.SEEK_CUR)
+                    else:
+                        _write(target.fileno(), block)
+                target.truncate(member.size)
+
     # The names are made safe here, as older Pythons have no filters; a newer one would want to be told of one.
     trusted: Any = {"filter": "fully_trusted"} if hasattr(tarfile, "fully_trusted_filter") else {}
-    with tarfile.open(fileobj=open(file, "rb"), mode="r:gz", errors="surrogateescape") as archive:
+    with Sparse.open(fileobj=open(file, "rb"), mode="r:gz", errors="surrogateescape") as archive:
         archive.extractall(folder, members(archive), **trusted)
+
+
+def _write(file: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
 
 
 def _beneath(name: str, strip: int) -> str:
@@ -597,16 +700,22 @@ def supervise() -> None:
         line += piece
     told = json.loads(line)
     supervisor = Supervisor(lifeline=0)
+    supervisor.on_refused = lambda names: _say(f"Cannot be killed, as it runs as another account: {', '.join(names)}")
     supervisor.grace = told["grace"]
     account = Account(told["account"]) if told["account"] else None
     try:
         os.chdir(told["folder"])
         command = spawn(told["argv"], told["env"], 1, account)
     except (OSError, ValueError) as error:
-        os.write(1, f"{told['argv'][0]}: {getattr(error, 'strerror', None) or error}\n".encode())
+        _say(f"{told['argv'][0]}: {getattr(error, 'strerror', None) or error}")
         os._exit(126)
     status = supervisor.wait(command)
     os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # whoever reads it may be gone
+        os.write(1, f"{line}\n".encode())
 
 
 if __name__ == "__main__" and sys.argv[1:] == ["supervise"]:

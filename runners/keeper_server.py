@@ -15,7 +15,8 @@ One keeper is always forked ahead and waits for its job on a socket, so that the
 memory is its own, is over before the job comes.
 
 In `<process>/jobs/<uuid>/`, the runner's own folder of a job, these appear in order: `attempt`, made exclusively and
-locked by the keeper for as long as it lives; `keeper.json`, who the keeper is; `started`; `exit.json`.
+locked by the keeper for as long as it lives; `keeper.json`, who the keeper is; `started`; `note.json`, a sentence that
+the running job shows; `exit.json`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import struct
 import sys
 from typing import Any
 
-VERSION = 2
+VERSION = 3
 LARGEST_REQUEST = 1 << 26
 
 

@@ -43,9 +43,9 @@ from runners.base import (
 from runners.keeper import FORCE, TERM, stat_of
 from runners.marks import kill_marked
 from runners.process_builds import Artifact, build
-from runners.process_environment import account_of, inherited
+from runners.process_environment import account_of, inherited, temporary_folder
 from runners.server_link import ServerLink
-from runners.trees import remove_tree, size_of
+from runners.trees import open_to_owner, remove_tree, size_of
 
 CLEAN_PATIENCE = 20.0
 """Seconds that `clean` waits for what it kills."""
@@ -102,9 +102,9 @@ class ProcessRunner(Runner):
             raise RunnerUnavailable(f"{name} cannot be removed: {error.strerror}") from error
 
     def start(self, spec: JobSpec, artifact: str | None) -> str:
-        env = Artifact.read(artifact).env
-        if env is not None and not os.path.isdir(env):
-            raise Outdated("its virtualenv is not there any more")
+        reason = Artifact.read(artifact).fault()
+        if reason is not None:
+            raise Outdated(reason)
         self._make_folder()
         account = account_of(self.settings)
         request = {
@@ -114,6 +114,7 @@ class ProcessRunner(Runner):
             "env": self._environment(spec, artifact, account),
             "code": spec.code,
             "inputs": spec.inputs,
+            "tmp": temporary_folder(self.settings, spec.uuid),
             "grace": spec.grace,
             "log_limit": spec.log_limit,
             "account": account and {"user": account.pw_uid, "group": account.pw_gid, "groups": _groups(account)},
@@ -153,6 +154,19 @@ class ProcessRunner(Runner):
         folder = self._job_folder(uuid)
         if not folder.exists():
             return
+        self._end_processes(uuid)
+        self._keepers.forget(uuid)
+        self._started.discard(uuid)
+        with contextlib.suppress(OSError):  # what others put there holds no job up
+            remove_tree(Path(temporary_folder(self.settings, uuid)))
+        with contextlib.suppress(FileNotFoundError):  # another clean may be at it
+            # `attempt` last: it is all that stops another start.
+            for name in sorted(os.listdir(folder), key=lambda name: name == "attempt"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(folder / name)
+            os.rmdir(folder)
+
+    def _end_processes(self, uuid: str) -> None:
         deadline = time.monotonic() + CLEAN_PATIENCE
         while self._runs(uuid):  # a keeper that has written the end has nothing left but to leave
             if time.monotonic() > deadline:
@@ -161,14 +175,6 @@ class ProcessRunner(Runner):
             time.sleep(0.01)
         if self._exit(uuid) is None:
             kill_marked(uuid)
-        self._keepers.forget(uuid)
-        self._started.discard(uuid)
-        with contextlib.suppress(FileNotFoundError):  # another clean may be at it
-            # `attempt` last: it is all that stops another start.
-            for name in sorted(os.listdir(folder), key=lambda name: name == "attempt"):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(folder / name)
-            os.rmdir(folder)
 
     def fence(self, uuid: str) -> str | None:
         """Makes the attempt itself: a start that still lies in the server's socket finds it, and runs nothing."""
@@ -217,22 +223,31 @@ class ProcessRunner(Runner):
     def _state(self, handle: str) -> State | None:
         uuid, boot = self._read(handle)
         if boot != self.boot_id:  # nothing is left; but what ended before is known
-            end = self._exit(uuid)
-            return Exited(end, self.node) if end else Missing()
+            return self._ended(uuid)
         if not self._keepers.known_alive(uuid):
-            if end := self._exit(uuid):
-                return Exited(end, self.node)
+            if self._exit(uuid):
+                return self._ended(uuid)
             if not self._lives(uuid):
-                # Its last act may have come in between.
-                if end := self._exit(uuid):
-                    return Exited(end, self.node)
-                kill_marked(uuid)
-                return Missing()
+                if self._exit(uuid) is None:  # its last act may have come in between
+                    kill_marked(uuid)
+                return self._ended(uuid)
         if uuid not in self._started:
             if not (self._job_folder(uuid) / "started").exists():
                 return Pending()
             self._started.add(uuid)
-        return Running(self.node)
+        return Running(self.node, self._note(uuid))
+
+    def _ended(self, uuid: str) -> Exited | Missing:
+        """The end of a job that has no process any more. It may have left its own folder without permissions."""
+        open_to_owner(Path(self.settings.data_dir) / "jobs" / uuid)
+        end = self._exit(uuid)
+        return Exited(end, self.node) if end else Missing()
+
+    def _note(self, uuid: str) -> str | None:
+        try:
+            return str(json.loads((self._job_folder(uuid) / "note.json").read_bytes()))
+        except (OSError, ValueError):
+            return None
 
     def _runs(self, uuid: str) -> bool:
         """Whether the job has not ended, and its keeper is there to end it."""
@@ -281,11 +296,15 @@ class ProcessRunner(Runner):
             "POLYAXON_LOGS_PATH": f"{spec.folder}/log",
             name: value,
         }
-        if spec.resources.gpus:
-            own["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, spec.resources.gpus))
+        if self.settings.has_gpus:
+            own |= {
+                "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+                "CUDA_VISIBLE_DEVICES": ",".join(map(str, spec.resources.gpus)),
+            }
         if self._base is None:
             self._base = inherited(self.settings, account)
-        return Artifact.read(artifact).into(self._base) | dict(spec.env) | own
+        base = self._base | {"TMPDIR": temporary_folder(self.settings, spec.uuid)}
+        return Artifact.read(artifact).into(base) | dict(spec.env) | own
 
     def _handle(self, uuid: str) -> str:
         return json.dumps({"v": 1, "uuid": uuid, "boot": self.boot_id})

@@ -10,6 +10,8 @@ import contextlib
 import json
 import os
 import pwd
+import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -25,7 +27,7 @@ from runners import keeper
 from runners.base import BuildFailed, BuildSpec, RunnerSettings, RunnerUnavailable, mark
 from runners.build_log import BuildLog
 from runners.marks import kill_marked
-from runners.process_environment import account_of, inherited
+from runners.process_environment import account_of, inherited, temporary_folder
 from runners.trees import give_tree, remove_tree
 
 GRACE = 5.0
@@ -41,20 +43,76 @@ class Artifact:
 
     env: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
+    python: str | None = None
+    """Identity of the virtualenv's Python; None if it had none when the build ended."""
 
     @classmethod
     def read(cls, text: str | None) -> Artifact:
         return cls(**{key: value for key, value in json.loads(text).items() if key != "v"}) if text else cls()
 
     def text(self) -> str:
-        return json.dumps({"v": 1, "env": self.env, "variables": dict(self.variables)})
+        return json.dumps({"v": 1, "env": self.env, "variables": dict(self.variables), "python": self.python})
+
+    def fault(self) -> str | None:
+        """Return why no job can run on it any more, without a full stop; None if one can."""
+        if self.env is None:
+            return None
+        if not os.path.isdir(self.env):
+            return "its virtualenv is not there any more"
+        now = python_of(self.env)
+        if self.python is None or now == self.python:
+            return None
+        return "its Python is missing" if now is None else "its Python was changed"
 
     def into(self, env: Mapping[str, str]) -> dict[str, str]:
-        """`env` with the virtualenv first on PATH, and the build's variables."""
-        merged = dict(env) | dict(self.variables)
-        if self.env is not None:
-            merged |= {"PATH": f"{self.env}/bin:{merged['PATH']}", "VIRTUAL_ENV": self.env}
-        return merged
+        """Return `env` with the virtualenv first on PATH, the build's variables, and pip settings that fit it."""
+        if self.env is None:
+            return dict(env) | dict(self.variables)
+        merged = {name: value for name, value in env.items() if not _leads_pip_away(name)}
+        merged |= {"PIP_USER": "0"} | dict(self.variables)
+        return merged | {"PATH": f"{self.env}/bin:{merged['PATH']}", "VIRTUAL_ENV": self.env}
+
+
+PLACES_OF_PIP = (
+    *("user", "target", "prefix", "root", "src", "python", "dry-run"),
+    *("platform", "python-version", "implementation", "abi"),
+)
+"""Settings by which pip installs elsewhere than into the virtualenv, or nothing at all."""
+
+
+def _leads_pip_away(variable: str) -> bool:
+    return variable.startswith("PIP_") and variable[4:].lower().replace("_", "-") in PLACES_OF_PIP
+
+
+def _pip_configuration() -> str:
+    """Return a virtualenv's pip.conf, which overrides these settings in the files of the machine and of the account."""
+    lines = "".join(f"{name} =\n" for name in PLACES_OF_PIP)
+    return f"[global]\n{lines}[install]\n{lines}"
+
+
+def python_of(env: str) -> str | None:
+    """Return the identity of a virtualenv's Python (path, size, time of the last change); None if there is none.
+
+    It is never executed: a job may have exchanged it.
+    """
+    path = os.path.realpath(f"{env}/bin/python")
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    is_program = stat.S_ISREG(status.st_mode) and status.st_mode & 0o111
+    return f"{path} {status.st_size} {status.st_mtime_ns}" if is_program else None
+
+
+def python_for_builds(settings: RunnerSettings) -> str:
+    """Return the path of the Python that makes virtualenvs. Raises RunnerUnavailable if there is none."""
+    name = settings.options.get("python")
+    if name is None:
+        return sys.executable
+    path = shutil.which(name)
+    if path is None:
+        raise RunnerUnavailable(f"POLYJOB_PYTHON={name} is not a program that can be executed")
+    return str(Path(path).absolute())
 
 
 def build(spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool], settings: RunnerSettings) -> str | None:
@@ -62,35 +120,48 @@ def build(spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool], setting
     kill_marked(spec.uuid)
     folder = Path(spec.folder)
     try:
-        for name in ("env", "work"):
-            remove_tree(folder / name)
+        temporary = Path(temporary_folder(settings, spec.uuid))
+        for path in (folder / "env", folder / "work", temporary):
+            remove_tree(path)
         if not spec.steps and not spec.env:
             return None
-        _Build(spec, log, cancelled, settings, folder).run()
+        try:
+            return _Build(spec, log, cancelled, settings, folder, temporary).run().text()
+        finally:
+            with contextlib.suppress(OSError):
+                remove_tree(temporary)
     except OSError as error:
         raise RunnerUnavailable(f"the build could not be run: {error.strerror or error}") from error
-    return Artifact(str(folder / "env"), spec.env).text()
 
 
 class _Build:
     def __init__(
-        self, spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool], settings: RunnerSettings, folder: Path
+        self,
+        spec: BuildSpec,
+        log: BinaryIO,
+        cancelled: Callable[[], bool],
+        settings: RunnerSettings,
+        folder: Path,
+        temporary: Path,
     ) -> None:
         self.spec = spec
         self.log = BuildLog(log, spec.log_limit)
         self.cancelled = cancelled
         self.account = account_of(settings)
-        self.work, self.env_folder = folder / "work", folder / "env"
+        self.work, self.env_folder, self.temporary = folder / "work", folder / "env", temporary
         self.deadline = time.monotonic() + spec.timeout
+        self.python = python_for_builds(settings)
         name, value = mark(spec.uuid)
-        self.plain_env = inherited(settings, self.account) | {"PYTHONUNBUFFERED": "1", name: value}
+        base = inherited(settings, self.account, with_credentials=True)
+        self.plain_env = base | {"PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary), name: value}
         self.env = Artifact(str(self.env_folder), spec.env).into(self.plain_env)
 
-    def run(self) -> None:
+    def run(self) -> Artifact:
         self._make_folders()
         try:
-            self.log.say("Making a virtualenv")
-            code = self._supervise([sys.executable, "-m", "venv", str(self.env_folder)], self.plain_env)
+            self.log.say(f"Making a virtualenv with {self.python}")
+            # -I, or modules among the files in the working folder would be imported.
+            code = self._supervise([self.python, "-I", "-m", "venv", str(self.env_folder)], self.plain_env)
             if code:
                 raise BuildFailed("the virtualenv could not be made; the build's log says why", code=code)
             for number, step in enumerate(self.spec.steps, 1):
@@ -100,14 +171,17 @@ class _Build:
                     raise BuildFailed(f"step {number} ended with exit code {code}: {_short(step)}", number, code)
         finally:
             self.log.end()
+        return Artifact(str(self.env_folder), self.spec.env, python_of(str(self.env_folder)))
 
     def _make_folders(self) -> None:
         """Make the folders with all their files, and only then give them to the account."""
         for folder in (self.work, self.env_folder):
             folder.mkdir(mode=0o755)
+        self.temporary.mkdir(mode=0o700)
+        (self.env_folder / "pip.conf").write_text(_pip_configuration())
         self._copy_files()
         if self.account is not None:
-            for folder in (self.work, self.env_folder):
+            for folder in (self.work, self.env_folder, self.temporary):
                 give_tree(folder, self.account.pw_uid, self.account.pw_gid)
 
     def _copy_files(self) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import fnmatch
 import os
 import pwd
+import re
 
 from runners.base import RunnerSettings, RunnerUnavailable
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_CREDENTIALS = re.compile(r"(^|://|\s)[^/\s]*@")
+"""User name and password of an address, with what stands before them."""
 
 
 def account_of(settings: RunnerSettings) -> pwd.struct_passwd | None:
@@ -24,14 +27,32 @@ def account_of(settings: RunnerSettings) -> pwd.struct_passwd | None:
     return account
 
 
-def inherited(settings: RunnerSettings, account: pwd.struct_passwd | None) -> dict[str, str]:
-    """The server's own variables that its processes see, by the names and patterns of the settings."""
+def inherited(
+    settings: RunnerSettings, account: pwd.struct_passwd | None, *, with_credentials: bool = False
+) -> dict[str, str]:
+    """Return the server's own variables that its processes see, by the names and patterns of the settings.
+
+    Addresses in `PIP_*` and `*_proxy` lose their user names and passwords, unless the settings name the variable in
+    full or `with_credentials` is set.
+    """
     env = {name: value for name, value in os.environ.items() if _is_allowed(name, settings.job_env)}
+    if not with_credentials:
+        env |= {name: _CREDENTIALS.sub(r"\1", env[name]) for name in env if _may_have_credentials(name, settings)}
     env.setdefault("PATH", DEFAULT_PATH)
     if account is not None:
         env |= {"HOME": account.pw_dir, "USER": account.pw_name, "LOGNAME": account.pw_name}
     return env
 
 
+def temporary_folder(settings: RunnerSettings, uuid: str) -> str:
+    """Return the path of the temporary folder of a job or build; it has a short name, for the sockets in it."""
+    base = os.environ.get("TMPDIR", "") if _is_allowed("TMPDIR", settings.job_env) else ""
+    return f"{base if os.path.isabs(base) else '/tmp'}/polyjob-{uuid}"
+
+
 def _is_allowed(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _may_have_credentials(name: str, settings: RunnerSettings) -> bool:
+    return (name.startswith("PIP_") or name.lower().endswith("_proxy")) and name not in settings.job_env

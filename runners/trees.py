@@ -66,6 +66,12 @@ def give_tree(folder: Path, user: int, group: int) -> None:
         os.close(top)
 
 
+def open_to_owner(folder: Path) -> None:
+    """Give this account back the use of a folder of its own that has lost its permissions. Never raises."""
+    with contextlib.suppress(OSError):
+        os.close(_open_to_clear(folder))
+
+
 def size_of(folder: Path) -> int:
     """Return the bytes of the files in a folder, however deep. Links are not followed; what disappears counts 0."""
     total = 0

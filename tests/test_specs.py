@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import platform
 import re
 from pathlib import Path
 
@@ -63,8 +64,8 @@ def test_parts_that_are_empty_ask_for_nothing():
 
 
 class TestKey:
-    def key(self, runner="process", files=None, **build):
-        return specs.build_key({"build": {"image": "img"} | build}, runner, files or {})[0]
+    def key(self, runner="process", files=None, python="", **build):
+        return specs.build_key({"build": {"image": "img"} | build}, runner, files or {}, python)[0]
 
     def test_is_a_function_of_what_the_result_depends_on(self):
         base = self.key(build_steps=["a"])
@@ -72,13 +73,27 @@ class TestKey:
         different = [
             self.key(build_steps=["b"]),
             self.key(build_steps=["a", "a"]),
-            self.key(build_steps=["a"], image="other"),
             self.key(build_steps=["a"], env_vars=[["A", "1"]]),
             self.key(build_steps=["a"], lang_env="C"),
             self.key(build_steps=["a"], files={"requirements.txt": "0" * 64}),
             self.key(build_steps=["a"], runner="fake"),
+            self.key(build_steps=["a"], python="/usr/bin/python3.9"),
         ]
         assert len({base, *different}) == len(different) + 1
+
+    @pytest.mark.parametrize(("runner", "depends"), [("process", False), ("docker", True), ("kubernetes", True)])
+    def test_depends_on_the_image_where_it_is_used(self, runner, depends):
+        one, other = (self.key(runner, build_steps=["a"], image=image) for image in ("python:3.11", "python:3.12"))
+        assert (one != other) is depends
+
+    @pytest.mark.parametrize("runner", ["docker", "kubernetes"])
+    def test_of_an_image_does_not_depend_on_the_python_of_the_server(self, runner):
+        assert self.key(runner) == self.key(runner, python="/usr/bin/python3.9")
+
+    def test_names_the_python_that_makes_the_virtualenv(self):
+        config = {"build": {"build_steps": ["a"]}}
+        assert specs.build_key(config, "process", {})[1]["python"] == platform.python_version()
+        assert specs.build_key(config, "process", {}, "python3.9")[1]["python"] == "python3.9"
 
     def test_does_not_depend_on_the_order_of_variables(self):
         assert self.key(env_vars=[["A", "1"], ["B", "2"]]) == self.key(env_vars=[["B", "2"], ["A", "1"]])

@@ -19,27 +19,28 @@ def waits_for_build(job: Job) -> bool:
     return is_building and job.build is not None and not job.build.status.is_done
 
 
-def prepare(job: Job, clock: Clock) -> None:
+def prepare(job: Job, clock: Clock, python: str = "") -> None:
     """Bring a claimed job as far as the rows allow: to its build, past it, or to the committed intent to start it.
 
-    The start itself comes after the commit, from whoever finds the intent. Must be called inside `database.write`.
+    The start itself comes after the commit, from whoever finds the intent. `python` as in `specs.build_key`. Must be
+    called inside `database.write`.
     """
     if job.stop_at is not None:
         stop_unstarted(job)
         return
     if job.status is Status.SCHEDULED and (job.config.get("build") or job.build_id):
-        _to_build(job)
+        _to_build(job, python)
     if job.status is Status.BUILDING and not _is_built(job):
         return
     change(job, attempt_at=clock.wall())
 
 
-def make_build_anew(job: Job, why: str) -> None:
+def make_build_anew(job: Job, why: str, python: str = "") -> None:
     """Have a job whose reused build does not serve any more use another, and no other job use that one. Must be called
     inside `database.write`."""
     if job.build is not None:
         builds.outdate(job.build, why)
-    build, _ = builds.resolve(job)
+    build, _ = builds.resolve(job, python)
     change(job, build=build, attempt_at=None)
 
 
@@ -55,8 +56,8 @@ def stop_unstarted(job: Job) -> None:
     transition(job, Status.STOPPED, message="Job was stopped", details={"reason": "stopped", "by": by})
 
 
-def _to_build(job: Job) -> None:
-    build, why = (job.build, ASKED) if job.build else builds.resolve(job)
+def _to_build(job: Job, python: str) -> None:
+    build, why = (job.build, ASKED) if job.build else builds.resolve(job, python)
     name = build.unique_name
     message = f"Using build {name}" if build.status.is_done else "Building container"
     transition(job, Status.BUILDING, message=message, details={"build": name, "why": why}, build=build)

@@ -145,7 +145,7 @@ class JobPart:
         """As `preparing.prepare`; but a job with which something is wrong rests, and spoils no other's transaction."""
         try:
             with database.savepoint():
-                prepare(job, self.context.clock)
+                prepare(job, self.context.clock, self.context.settings.python)
         except Exception as error:
             _note(job.id, "retry", self._break(job, error))
 
@@ -352,7 +352,8 @@ class JobPart:
     def _call_failed(self, number: int, memory: Memory, done: Done) -> Step:
         error = done.error
         if isinstance(error, Outdated):
-            return Step("rebuild", lambda: _on_row(number, lambda job: make_build_anew(job, str(error))))
+            python = self.context.settings.python
+            return Step("rebuild", lambda: _on_row(number, lambda job: make_build_anew(job, str(error), python)))
         if isinstance(error, StartFailed):
             end = Exit(error.reason, message=str(error))
             return Step("exit", lambda: _on_row(number, lambda job: self._record_exit(job, end)))

@@ -347,6 +347,10 @@ IMAGE = "polyjob-test:latest"
 # Accounts.
 
 
+EXECUTABLE_BY_ALL = "/usr/bin/python3"
+"""A Python that every account can execute; that of the tests may lie in root's home."""
+
+
 def as_nobody(function: Callable[[], Any], folder: Path | None = None) -> None:
     """Call it without root's rights, which no mode bit stops; `folder` with all in it belongs to that account then."""
     if os.geteuid():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,10 +17,21 @@ from pathlib import Path
 
 import pytest
 
-from runners import keeper_server
+from runners import keeper, keeper_server
 from runners.base import Exited, Missing, Reason, RunnerUnavailable, Running
 from runners.marks import kill_marked
-from tests.runners.harness import ProcessHarness, kill, lives, marked, parent_of, state_of, wait_for
+from tests.require import require, require_root
+from tests.runners.harness import (
+    EXECUTABLE_BY_ALL,
+    ProcessHarness,
+    as_nobody,
+    kill,
+    lives,
+    marked,
+    parent_of,
+    state_of,
+    wait_for,
+)
 
 TREE = "trap '' TERM; (setsid sleep 1000 &); (setsid sh -c 'trap \"\" TERM; sleep 1000; true' &); sleep 1000"
 TREE_SIZE = 4
@@ -76,6 +88,34 @@ class TestStop:
         end = process.end(handle)
         assert (end.reason, end.code) == (Reason.EXITED, 7)
         assert log.read_bytes() == b"ready\nbye\n"
+
+    @pytest.mark.parametrize("grace", [2_592_000.0, 999_999_999.0])
+    def test_gives_a_grace_of_months(self, process: ProcessHarness, grace: float) -> None:
+        spec = process.spec("trap 'sleep 0.3; echo bye; exit 7' TERM; echo ready; sleep 1000 & wait", grace=grace)
+        handle = process.runner.start(spec, None)
+        log = Path(spec.folder) / "log"
+        wait_for(lambda: log.exists() and log.read_bytes())
+        process.runner.stop(handle, force=False)
+        end = process.end(handle)
+        assert (end.reason, end.code) == (Reason.EXITED, 7)
+        assert log.read_bytes() == b"ready\nbye\n"
+
+    @pytest.mark.parametrize(
+        "cmd",
+        [
+            "trap 'echo bye; exit 7' TERM; echo ready; kill -STOP $$",
+            "trap 'wait; exit 7' TERM; sh -c 'trap \"echo bye; exit\" TERM; echo ready; kill -STOP $$' & wait",
+            "trap 'wait; exit 7' TERM; setsid sh -c 'trap \"echo bye; exit\" TERM; echo ready; kill -STOP $$' & wait",
+        ],
+    )
+    def test_reaches_suspended_processes(self, process: ProcessHarness, cmd: str) -> None:
+        spec = process.spec(cmd)
+        handle = process.runner.start(spec, None)
+        wait_for(lambda: any(state_of(pid) == "T" for pid in marked(spec.uuid)))
+        process.runner.stop(handle, force=False)
+        end = process.end(handle)
+        assert (Path(spec.folder) / "log").read_bytes() == b"ready\nbye\n"
+        assert end.code == 7
 
     def test_is_finished_by_the_keeper_when_the_engine_is_gone(self, process: ProcessHarness) -> None:
         uuid, handle = start_tree(process)
@@ -464,3 +504,59 @@ class TestStrangers:
         for text in ('{"reason": "exi', "", "[]", "3", '{"reason": "nonsense"}', '{"reason": "exited", "more": 1}'):
             ending.write_text(text)
             assert process.end(handle, process.another()).reason is Reason.LOST
+
+
+class TestOtherAccounts:
+    """A command that became another account, as under sudo, may not be killed by an ordinary server."""
+
+    @pytest.fixture
+    def sudo(self, public: Path) -> str:
+        """A command line that runs what follows it as root, whoever calls it."""
+        require_root()
+        require("python3", Path(EXECUTABLE_BY_ALL).exists(), "no Python that every account can execute")
+        program = public / "sudo"
+        shutil.copy(EXECUTABLE_BY_ALL, program)
+        program.chmod(0o4755)
+        code = "import os, sys; os.setgid(0); os.setuid(0); os.execvp(sys.argv[1], sys.argv[1:])"
+        return f"{program} -I -S -c '{code}'"
+
+    def test_is_named_and_not_claimed_to_be_killed(
+        self, public: Path, sudo: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "executable", EXECUTABLE_BY_ALL)
+
+        def run() -> None:
+            process = ProcessHarness(public / "own")
+            try:
+                spec = process.spec(f"{sudo} sleep 3 & setsid tail -f /dev/null & sleep 0.5; exit 3", grace=0.1)
+                handle = process.runner.start(spec, None)
+                note = wait_for(lambda: getattr(process.state(handle), "note", None))
+                assert "sleep" in note
+                assert "another account" in note
+                end = process.end(handle)
+                assert (end.code, end.stragglers) == (3, ("tail",))
+                assert "could not be killed" in (end.message or "")
+            finally:
+                process.close()
+
+        (public / "own").mkdir()
+        as_nobody(run, public / "own")
+
+    def test_delays_a_build_and_is_named_in_its_log(self, public: Path, sudo: str) -> None:
+        told = {
+            "argv": ["/bin/sh", "-c", f"{sudo} sleep 2 & sleep 0.4"],
+            "env": {"PATH": "/usr/bin:/bin"},
+            "folder": str(public),
+            "grace": 0.1,
+            "account": None,
+        }
+        command = [EXECUTABLE_BY_ALL, "-I", "-S", keeper.__file__, "supervise"]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, user=65534, group=65534, extra_groups=[]
+        ) as supervisor:
+            assert supervisor.stdin
+            assert supervisor.stdout
+            supervisor.stdin.write(json.dumps(told).encode() + b"\n")
+            supervisor.stdin.flush()
+            assert b"another account: sleep" in supervisor.stdout.readline()
+            assert supervisor.wait(20) == 0

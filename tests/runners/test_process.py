@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
 import os
 import stat
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from runners.base import FENCE_LASTS, Missing, Pending, Reason, Resources, RunnerUnavailable, StartFailed
-from tests.require import require_root
-from tests.runners.harness import ProcessHarness, archive, marked, wait_for
+from runners.base import FENCE_LASTS, Exited, Missing, Pending, Reason, Resources, RunnerUnavailable, StartFailed
+from runners.process_environment import inherited
+from runners.trees import remove_tree
+from tests.require import require, require_root
+from tests.runners.harness import EXECUTABLE_BY_ALL, ProcessHarness, archive, as_nobody, marked, wait_for
 
 OF_THE_C_LIBRARY = 0b11 << 31
 """Signals 32 and 33, which the C library keeps to itself."""
@@ -316,7 +320,7 @@ class TestFiles:
 
 class TestAccount:
     @pytest.fixture
-    def as_nobody(self, make_process: Callable[..., ProcessHarness], tmp_path: Path) -> ProcessHarness:
+    def for_nobody(self, make_process: Callable[..., ProcessHarness], tmp_path: Path) -> ProcessHarness:
         require_root()
         for folder in (tmp_path, *tmp_path.parents):
             if folder.stat().st_uid == os.geteuid() and folder not in (Path("/"), Path("/tmp")):
@@ -327,14 +331,14 @@ class TestAccount:
             folder.chmod(0o711)
         return process
 
-    def test_runs_jobs_and_owns_only_their_files(self, as_nobody: ProcessHarness) -> None:
-        spec = as_nobody.spec(
+    def test_runs_jobs_and_owns_only_their_files(self, for_nobody: ProcessHarness) -> None:
+        spec = for_nobody.spec(
             f"id -un; echo e > /dev/stderr; touch a $POLYAXON_RUN_OUTPUTS_PATH/b; echo $HOME;"
-            f" for folder in {as_nobody.data} {as_nobody.data}/process; do ls $folder 2>&1; done; cat ../log"
+            f" for folder in {for_nobody.data} {for_nobody.data}/process; do ls $folder 2>&1; done; cat ../log"
             f" || echo x > ../log || rm -f ../log; pwd"
         )
         Path(spec.folder).chmod(0o711)
-        end = as_nobody.end(as_nobody.runner.start(spec, None))
+        end = for_nobody.end(for_nobody.runner.start(spec, None))
         lines = log_of(spec).splitlines()
         assert lines[:3] == ["nobody", "e", "/nonexistent"]
         assert sum("ermission denied" in line for line in lines) == 5, lines
@@ -349,37 +353,45 @@ class TestAccount:
             "outputs/b": "nobody",
         }
 
-    def test_has_no_more_than_its_groups(self, as_nobody: ProcessHarness) -> None:
-        _, log = as_nobody.run("id -u; id -G; grep -E 'Cap(Prm|Eff)' /proc/self/status")
+    def test_gains_nothing_by_setuid_programs(self, for_nobody: ProcessHarness, tmp_path: Path) -> None:
+        code = archive(tmp_path / "code.tar.gz", ("file", "x"))
+        Path(code).chmod(0o644)
+        _, log = for_nobody.run(
+            "grep NoNewPrivs /proc/self/status; echo x > $TMPDIR/own && stat -c %U $TMPDIR", code=code
+        )
+        assert log.split() == [b"NoNewPrivs:", b"1", b"nobody"]
+
+    def test_has_no_more_than_its_groups(self, for_nobody: ProcessHarness) -> None:
+        _, log = for_nobody.run("id -u; id -G; grep -E 'Cap(Prm|Eff)' /proc/self/status")
         user, groups, *capabilities = log.decode().splitlines()
         assert user != "0"
         assert "0" not in groups.split()
         assert {int(line.split()[1], 16) for line in capabilities} == {0}
 
-    def test_finds_its_code_as_its_own(self, as_nobody: ProcessHarness, tmp_path: Path) -> None:
+    def test_finds_its_code_as_its_own(self, for_nobody: ProcessHarness, tmp_path: Path) -> None:
         code = archive(tmp_path / "code.tar.gz", ("file", "x"), ("sub/", ""))
         Path(code).chmod(0o600)
-        end, log = as_nobody.run("stat -c %U file sub; echo more >> file", code=code)
+        end, log = for_nobody.run("stat -c %U file sub; echo more >> file", code=code)
         assert log == b"nobody\nnobody\n"
         assert end.succeeded
 
-    def test_finds_signals_as_the_system_has_them(self, as_nobody: ProcessHarness) -> None:
-        _, log = as_nobody.run("grep -E 'Sig(Ign|Blk)' /proc/self/status; ls /proc/self/fd | wc -l")
+    def test_finds_signals_as_the_system_has_them(self, for_nobody: ProcessHarness) -> None:
+        _, log = for_nobody.run("grep -E 'Sig(Ign|Blk)' /proc/self/status; ls /proc/self/fd | wc -l")
         *signals, files = log.decode().splitlines()
         assert {int(line.split()[1], 16) & ~OF_THE_C_LIBRARY for line in signals} == {0}
         assert files == "4"
 
-    def test_is_told_what_cannot_be_executed(self, as_nobody: ProcessHarness) -> None:
-        end, _ = as_nobody.run(f"# {'x' * 200_000}")
+    def test_is_told_what_cannot_be_executed(self, for_nobody: ProcessHarness) -> None:
+        end, _ = for_nobody.run(f"# {'x' * 200_000}")
         assert end.reason is Reason.START
         assert "too long" in (end.message or "")
 
-    def test_is_stopped_to_the_last_process(self, as_nobody: ProcessHarness) -> None:
-        spec = as_nobody.spec("trap '' TERM; setsid sleep 1000 & sleep 1000; sleep 1000", grace=0.3)
-        handle = as_nobody.runner.start(spec, None)
+    def test_is_stopped_to_the_last_process(self, for_nobody: ProcessHarness) -> None:
+        spec = for_nobody.spec("trap '' TERM; setsid sleep 1000 & sleep 1000; sleep 1000", grace=0.3)
+        handle = for_nobody.runner.start(spec, None)
         wait_for(lambda: len(marked(spec.uuid)) >= 2)
-        as_nobody.runner.stop(handle, force=False)
-        as_nobody.end(handle)
+        for_nobody.runner.stop(handle, force=False)
+        for_nobody.end(handle)
         assert marked(spec.uuid) == []
 
     def test_that_is_unknown_is_told(self, make_process: Callable[..., ProcessHarness]) -> None:
@@ -452,11 +464,138 @@ def test_nothing_is_known_before_the_first_job(process: ProcessHarness) -> None:
     process.end(handle)
 
 
-def test_a_job_sees_the_gpus_that_it_has(process: ProcessHarness) -> None:
-    spec = process.spec('echo "$CUDA_VISIBLE_DEVICES"', resources=Resources(gpu=2, gpus=(0, 3)))
-    handle = process.runner.start(spec, None)
-    process.end(handle)
-    assert process.log(spec, handle) == b"0,3\n"
+@pytest.mark.parametrize(
+    ("has_gpus", "resources", "log"),
+    [
+        (True, Resources(gpu=2, gpus=(0, 3)), b"0,3 PCI_BUS_ID\n"),
+        (True, Resources(), b" PCI_BUS_ID\n"),
+        (False, Resources(), b"unset unset\n"),
+    ],
+)
+def test_a_job_sees_only_the_gpus_that_it_has(
+    make_process: Callable[..., ProcessHarness], has_gpus: bool, resources: Resources, log: bytes
+) -> None:
+    process = make_process(has_gpus=has_gpus)
+    cmd = 'echo "${CUDA_VISIBLE_DEVICES-unset} ${CUDA_DEVICE_ORDER-unset}"'
+    assert process.run(cmd, resources=resources)[1] == log
+
+
+class TestTemporaryFolder:
+    def test_is_private_and_goes_with_the_job(self, process: ProcessHarness) -> None:
+        spec = process.spec("echo $TMPDIR; stat -c %a $TMPDIR; mktemp -d > /dev/null; mkdir -p -m 500 $TMPDIR/a/b")
+        handle = process.runner.start(spec, None)
+        process.end(handle)
+        folder, mode = log_of(spec).split()
+        assert spec.uuid in folder
+        assert mode == "700"
+        assert Path(folder).exists()
+        process.runner.clean(handle)
+        assert not Path(folder).exists()
+
+    def test_lies_in_the_one_of_the_server(
+        self, make_process: Callable[..., ProcessHarness], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        _, log = make_process(job_env=("PATH", "TMPDIR")).run("dirname $TMPDIR")
+        assert log.decode().strip() == str(tmp_path)
+
+    def test_may_be_chosen_by_the_job(self, process: ProcessHarness) -> None:
+        assert process.run("echo $TMPDIR", env={"TMPDIR": "/var/tmp"})[1] == b"/var/tmp\n"
+
+    @pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: path.symlink_to("/")])
+    def test_that_a_stranger_has_made_is_not_used(self, process: ProcessHarness, make: Callable[[Path], None]) -> None:
+        spec = process.spec("echo $TMPDIR")
+        folder = Path(f"/tmp/polyjob-{spec.uuid}")
+        make(folder)
+        handle = process.runner.start(spec, None)
+        process.end(handle)
+        assert log_of(spec) == "/tmp\n"
+        process.runner.clean(handle)
+
+
+CREDENTIALS = {
+    "PIP_INDEX_URL": ("https://ana:pa@ss@pypi.example.org/simple", "https://pypi.example.org/simple"),
+    "PIP_EXTRA_INDEX_URL": (
+        "https://t@a.example/x https://u:p@b.example/@c",
+        "https://a.example/x https://b.example/@c",
+    ),
+    "https_proxy": ("http://ana:secret@proxy.example:3128", "http://proxy.example:3128"),
+    "HTTP_PROXY": ("ana:secret@proxy.example:3128", "proxy.example:3128"),
+    "no_proxy": ("localhost,10.0.0.0/8", "localhost,10.0.0.0/8"),
+    "LC_ALL": ("de_DE@euro", "de_DE@euro"),
+}
+"""Variable → (as the server has it, as a job has it)."""
+
+
+class TestCredentials:
+    @pytest.fixture(autouse=True)
+    def variables(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, (value, _) in CREDENTIALS.items():
+            monkeypatch.setenv(name, value)
+
+    def test_in_addresses_do_not_reach_jobs(self, make_process: Callable[..., ProcessHarness]) -> None:
+        process = make_process(job_env=("PATH", "PIP_*", "*_proxy", "*_PROXY", "LC_*"))
+        for name, (_, expected) in CREDENTIALS.items():
+            assert inherited(process.settings, None)[name] == expected
+
+    def test_reach_jobs_in_variables_that_are_named_in_full(self, make_process: Callable[..., ProcessHarness]) -> None:
+        process = make_process(job_env=("PATH", "PIP_*", "https_proxy"))
+        _, log = process.run("echo $https_proxy $PIP_INDEX_URL")
+        assert log.decode().split() == [CREDENTIALS["https_proxy"][0], CREDENTIALS["PIP_INDEX_URL"][1]]
+
+    def test_reach_build_steps(self, make_process: Callable[..., ProcessHarness]) -> None:
+        process = make_process(job_env=("PATH", "PIP_*"))
+        env = inherited(process.settings, None, with_credentials=True)
+        assert env["PIP_INDEX_URL"] == CREDENTIALS["PIP_INDEX_URL"][0]
+
+
+def test_a_job_dies_before_the_server_when_memory_runs_out(process: ProcessHarness) -> None:
+    spec = process.spec("cat /proc/self/oom_score_adj; (cat /proc/self/oom_score_adj); cat /proc/$PPID/oom_score_adj")
+    process.end(process.runner.start(spec, None))
+    own = Path("/proc/self/oom_score_adj").read_text().strip()
+    assert log_of(spec).split() == ["500", "500", own]
+
+
+def test_a_job_that_takes_the_permissions_of_its_folder_still_ends(
+    make_process: Callable[..., ProcessHarness], public: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", EXECUTABLE_BY_ALL)
+    require("python3", Path(EXECUTABLE_BY_ALL).exists(), "no Python that every account can execute")
+
+    def take_permissions() -> None:
+        process = ProcessHarness(public / "own")
+        try:
+            for cmd in ("chmod 000 ..", "chmod 300 .. .", "chmod 000 ..; kill -9 $PPID"):
+                spec = process.spec(cmd)
+                handle = process.runner.start(spec, None)
+                wait_for(lambda: isinstance(process.state(handle), Exited | Missing))  # noqa: B023
+                assert "log" in os.listdir(spec.folder)
+                remove_tree(Path(spec.folder))
+                process.runner.clean(handle)
+        finally:
+            process.close()
+
+    (public / "own").mkdir()
+    as_nobody(take_permissions, public / "own")
+
+
+@pytest.mark.parametrize("name", ["outputs", "work"])
+@pytest.mark.parametrize(
+    "pieces", [(0, 50_000_000), (1, 50_000_000, 1), (70_000, 50_000_000), (50_000_000, 1, 200_000, 65_537, 3)]
+)
+def test_holes_in_files_stay_holes(process: ProcessHarness, tmp_path: Path, name: str, pieces: tuple[int, ...]) -> None:
+    """`pieces`: lengths of data and zeros in turn."""
+    content = b"".join((b"x" if not number % 2 else b"\0") * length for number, length in enumerate(pieces))
+    packed = tmp_path / "packed.tar.gz"
+    with tarfile.open(packed, "w:gz", compresslevel=1) as tar:
+        member = tarfile.TarInfo("outputs/f" if name == "outputs" else "f")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    spec = process.spec("true", **({"inputs": str(packed)} if name == "outputs" else {"code": str(packed)}))
+    assert process.end(process.runner.start(spec, None)).succeeded
+    file = Path(spec.folder) / name / "f"
+    assert file.read_bytes() == content
+    assert file.stat().st_blocks * 512 <= sum(pieces[::2]) + 4 * 65_536
 
 
 def test_inventory_tells_while_jobs_are_cleared_away(process: ProcessHarness) -> None:

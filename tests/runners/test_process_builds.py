@@ -21,9 +21,9 @@ from typing import BinaryIO, cast
 import pytest
 
 from runners import process_builds
-from runners.base import BuildFailed, BuildSpec, RunnerUnavailable
+from runners.base import BuildFailed, BuildSpec, Outdated, RunnerUnavailable
 from tests.require import require, require_root
-from tests.runners.harness import ProcessHarness, archive, as_nobody, marked, wait_for
+from tests.runners.harness import EXECUTABLE_BY_ALL, ProcessHarness, archive, as_nobody, marked, wait_for
 
 ENDLESS = "setsid sleep 1000 & sleep 1000"
 
@@ -63,6 +63,7 @@ def test_steps_run_in_a_virtualenv_that_the_jobs_have(process: ProcessHarness, t
     assert lines[-1].startswith("pip ")
     assert artifact
     assert json.loads(artifact)["v"] == 1
+    assert not Path(f"/tmp/polyjob-{spec.uuid}").exists()
     end, log = process.run("python -c 'import sys; print(sys.prefix)'; echo $STEP; cat $VIRTUAL_ENV/marker", artifact)
     assert log.decode().split() == [f"{spec.folder}/env", "set", "kept"]
     assert end.succeeded
@@ -242,7 +243,7 @@ class TestAttacks:
     def attack(self, folder: Path, target: Path, public: Path) -> Iterator[None]:
         own = Path(tempfile.mkdtemp(dir=public))
         own.chmod(0o777)
-        command = ["/usr/bin/python3", "-I", "-c", ATTACKER, str(folder), str(target), str(own / "links")]
+        command = [EXECUTABLE_BY_ALL, "-I", "-c", ATTACKER, str(folder), str(target), str(own / "links")]
         require("python3", Path(command[0]).exists(), "no Python that every account can execute")
         with subprocess.Popen(command, user=65534, group=65534, extra_groups=[], stdout=subprocess.PIPE) as attacker:
             assert attacker.stdout is not None
@@ -288,3 +289,110 @@ def test_dropping_a_build_removes_read_only_folders(make_process: Callable[..., 
     build(process, spec)
     as_nobody(lambda: process.runner.drop(f"{spec.folder}/env"), public)
     assert not (Path(spec.folder) / "env").exists()
+
+
+class TestPython:
+    @pytest.fixture
+    def recorder(self, tmp_path: Path) -> str:
+        """A program that prints how it is called, in place of a Python."""
+        path = tmp_path / "recorder"
+        path.write_text('#!/bin/sh\necho called with "$@"; mkdir -p "$4/bin"; ln -s "$0" "$4/bin/python"\n')
+        path.chmod(0o755)
+        return str(path)
+
+    def test_of_the_setting_makes_the_virtualenv_and_imports_nothing_from_its_folder(
+        self, make_process: Callable[..., ProcessHarness], recorder: str
+    ) -> None:
+        process = make_process(options={"python": recorder})
+        spec = process.build_spec("readlink $VIRTUAL_ENV/bin/python")
+        _, lines = build(process, spec)
+        assert f"called with -I -m venv {spec.folder}/env" in lines
+        assert recorder in lines
+
+    def test_may_be_a_name_on_the_path(
+        self, make_process: Callable[..., ProcessHarness], recorder: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PATH", f"{Path(recorder).parent}:{os.environ['PATH']}")
+        process = make_process(options={"python": "recorder"})
+        assert f"Making a virtualenv with {recorder}" in build(process, process.build_spec("true"))[1]
+
+    def test_that_is_missing_is_named(self, make_process: Callable[..., ProcessHarness]) -> None:
+        process = make_process(options={"python": "/missing/python3.6"})
+        with pytest.raises(RunnerUnavailable, match=r"POLYJOB_PYTHON=/missing/python3\.6"):
+            build(process, process.build_spec("true"))
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            (lambda python: python.unlink(), "its Python is missing"),
+            (lambda python: python.chmod(0o644), "its Python is missing"),
+            (lambda python: python.write_text("#!/bin/sh\n# an upgrade\n"), "its Python was changed"),
+        ],
+    )
+    def test_that_is_missing_or_changed_makes_the_build_outdated(
+        self,
+        make_process: Callable[..., ProcessHarness],
+        recorder: str,
+        change: Callable[[Path], None],
+        reason: str,
+    ) -> None:
+        process = make_process(options={"python": recorder})
+        artifact, _ = build(process, process.build_spec("true"))
+        assert process.run("command -v python", artifact)[1].endswith(b"/env/bin/python\n")
+        change(Path(recorder))
+        with pytest.raises(Outdated, match=reason):
+            process.runner.start(process.spec(), artifact)
+
+    def test_that_a_step_has_chosen_is_the_one_of_the_build(
+        self, make_process: Callable[..., ProcessHarness], recorder: str
+    ) -> None:
+        process = make_process(options={"python": recorder})
+        artifact, _ = build(process, process.build_spec("ln -sfn /bin/sh $VIRTUAL_ENV/bin/python"))
+        assert process.run("true", artifact)[0].succeeded
+        assert json.loads(artifact or "")["python"].startswith(os.path.realpath("/bin/sh"))
+
+
+WHEEL = """
+import zipfile
+with zipfile.ZipFile("polyjobtest-1-py3-none-any.whl", "w") as wheel:
+    info = "polyjobtest-1.dist-info"
+    wheel.writestr("polyjobtest.py", "print(__file__)")
+    wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\\nName: polyjobtest\\nVersion: 1\\n")
+    wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\\nGenerator: x\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+    wheel.writestr(f"{info}/RECORD", f"polyjobtest.py,,\\n{info}/METADATA,,\\n{info}/WHEEL,,\\n{info}/RECORD,,\\n")
+"""
+
+
+def test_packages_land_in_the_virtualenv_whatever_pip_settings_there_are(
+    make_process: Callable[..., ProcessHarness], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away, home = tmp_path / "away", tmp_path / "home"
+    (home / ".config/pip").mkdir(parents=True)
+    (home / ".config/pip/pip.conf").write_text(
+        f"[global]\nuser = true\ntimeout = 77\n[install]\ntarget = {away}\nprefix = {away}\nroot = {away}\n"
+    )
+    for name, value in {"HOME": home, "PIP_USER": 1, "PIP_TARGET": away, "PIP_ROOT": away, "PIP_RETRIES": 7}.items():
+        monkeypatch.setenv(name, str(value))
+    process = make_process(job_env=("PATH", "HOME", "PIP_*"))
+    install = "python -m pip install -q --no-index --no-deps ./polyjobtest-1-py3-none-any.whl"
+    spec = process.build_spec(
+        f"python - <<'E'\n{WHEEL}\nE", install, "python -m pip config list; python -c 'import polyjobtest'"
+    )
+    _, lines = build(process, spec)
+    assert lines[-1].startswith(f"{spec.folder}/env/lib/")
+    assert "global.timeout='77'" in lines
+    assert ":env:.retries='7'" in lines
+    assert not away.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON_VERSION", "PIP_dry_run"]
+)
+def test_pip_settings_of_the_server_do_not_lead_out_of_a_virtualenv(name: str) -> None:
+    server = {"PATH": "/bin", name: "1", "PIP_INDEX_URL": "https://pypi.example.org", "PIP_REQUIRE_VIRTUALENV": "1"}
+    kept = {"PIP_INDEX_URL", "PIP_REQUIRE_VIRTUALENV"}
+    env = process_builds.Artifact("/env").into(server)
+    assert {key for key in env if key.startswith("PIP_")} == kept | {"PIP_USER"}
+    assert env["PIP_USER"] == "0"
+    assert process_builds.Artifact("/env", {name: "own"}).into(server)[name] == "own"
+    assert process_builds.Artifact().into(server) == server
