@@ -55,8 +55,14 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    if _is_bare:
-        helper.start_helper(_settings)
+    if not _is_bare:
+        return
+    helper.start_helper(_settings)
+    if _settings.runner == "process" and _settings.job_user:
+        from runners.process_isolation import gaps
+
+        for gap in gaps(_settings.job_user):
+            server.log.warning(gap)
 
 
 def post_worker_init(worker: Any) -> None:

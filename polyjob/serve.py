@@ -35,6 +35,7 @@ from polyjob.lock import EngineRunning, engine_running
 from polyjob.models import CLAIMED, Job
 from polyjob.settings import SettingError, Settings, read_settings
 from runners.abilities import REQUIRED
+from runners.process_isolation import gaps
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -233,7 +234,8 @@ def _whose_jobs(settings: Settings) -> list[str]:
     if settings.runner != "process":
         return []
     if settings.job_user:
-        return [f"  jobs:  run as {settings.job_user}"]
+        warnings = [f"  Warning: {gap}" for gap in gaps(settings.job_user)]
+        return [f"  jobs:  run as {settings.job_user}", *warnings]
     return [f"  jobs:  run as {_account()}, as the server does: who may submit may do all that {_account()} may"]
 
 

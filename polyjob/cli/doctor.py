@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,11 +62,35 @@ def _of_folder(settings: Settings) -> Iterator[Finding]:
     enough = free >= settings.disk_low
     yield "data folder", enough, f"{folder}, {size(free)} free" + ("" if enough else ": too little; make room.")
     if settings.runner == "process":
-        if settings.job_user:
-            yield "isolation", True, f"jobs run as `{settings.job_user}`"
-        else:
-            what = "jobs run as the server's own account and can read its data; set POLYJOB_JOB_USER to change that"
-            yield "isolation", None, what
+        yield from _of_isolation(settings)
+        yield _of_python(settings)
+
+
+def _of_python(settings: Settings) -> Finding:
+    path = shutil.which(settings.python or sys.executable)
+    if path is None:
+        return "build python", False, f"POLYJOB_PYTHON={settings.python} is not a program that can be executed."
+    try:
+        done = subprocess.run([path, "-I", "-c", "import ensurepip, venv"], capture_output=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return "build python", False, f"{path} cannot be run: {error}."
+    if done.returncode:
+        return "build python", False, f"{path} has no `venv`, which builds need: install it, such as python3-venv."
+    return "build python", True, path
+
+
+def _of_isolation(settings: Settings) -> Iterator[Finding]:
+    from runners.process_isolation import gaps, gaps_between_jobs
+
+    if not settings.job_user:
+        what = "jobs run as the server's own account and can read its data; set POLYJOB_JOB_USER to change that"
+        yield "isolation", None, what
+        return
+    yield "isolation", True, f"jobs run as `{settings.job_user}`"
+    for gap in gaps(settings.job_user):
+        yield "isolation", False, gap
+    for gap in gaps_between_jobs():
+        yield "isolation", None, gap
 
 
 def _of_server(client: Client) -> Iterator[Finding]:

@@ -501,6 +501,7 @@ def test_doctor(server: Server) -> None:
     assert b"engine" in done.stdout
     found = {row["part"]: row for row in printed(server, "doctor", "--json")}
     assert found["isolation"]["ok"] is True
+    assert found["build python"]["text"] == sys.executable
     bad = polyjob(server, "doctor", POLYJOB_TOKEN="x")
     assert bad.returncode == 1
     assert b"BAD" in bad.stdout
