@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import Any
 
 from flask import Flask, Request, current_app, redirect, request
@@ -37,6 +36,7 @@ from polyjob.api import (
 from polyjob.api.blueprint import make_api, refuse_mistyped
 from polyjob.api.paths import PlainPaths
 from polyjob.audit import acting
+from polyjob.browsers import SESSION_LIFE
 from polyjob.clock import now
 from polyjob.connections import BodyTooSlow
 from polyjob.database import open_database
@@ -48,7 +48,6 @@ from polyjob.settings import Settings
 API = "/api/v1"
 OLD_HEALTH = ("/_health", "/statusz")
 """Other paths of `/healthz`, in the documented API's versions."""
-SESSION_LIFE = datetime.timedelta(days=14)
 _WITHOUT_DATABASE = frozenset({"health.healthz", "health.readyz", "pages.static", "api-docs.openapi_json"})
 
 
@@ -141,7 +140,8 @@ def _check_request() -> None:
     if fault is not None:
         raise Unavailable(fault)
     if _is_api() and not permissions.is_open(request.endpoint):
-        permissions.check(request.endpoint, request.view_args or {}, auth.authenticate())
+        identity = auth.authenticate(takes_token_in_query=streams.is_handshake())
+        permissions.check(request.endpoint, request.view_args or {}, identity)
         refuse_mistyped(current_app.view_functions.get(request.endpoint or ""))
 
 

@@ -96,6 +96,12 @@ def lines(
     return query if project is None else query.where(Audit.project == project)
 
 
+def has_acted_from(username: str, address: str) -> bool:
+    """Whether the user has done something from this address."""
+    mine = Audit.select().where(Audit.username == username, Audit.address == address, Audit.user.is_null(False))
+    return bool(mine.exists())
+
+
 def prune(days: float, limit: int) -> int:
     """Remove up to `limit` lines older than so many days, the oldest first; how many that were. Must be called inside
     `database.write`."""

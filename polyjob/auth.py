@@ -111,11 +111,13 @@ def permit(project_id: int) -> Callable[[], bool]:
     identity = current_identity()
     if identity is None:
         raise Unauthenticated(NO_CREDENTIALS)
-    user, token, is_browser = identity.user, identity.token, identity.is_browser
+    user, token, session = identity.user, identity.token, identity.session
 
     def holds() -> bool:
         asking = User.get_or_none(User.id == user.id, User.is_active)
-        if asking is None or (is_browser and asking.session_version != user.session_version):
+        if asking is None:
+            return False
+        if session and (asking.session_version != user.session_version or browsers.is_ended(session)):
             return False
         if token is not None:
             kept = Token.get_or_none(Token.id == token.id)
@@ -174,7 +176,12 @@ class Identity:
     token: Token | None = None
     """The key that was shown, or that a browser was signed in by; None for a job's own, and for a browser that was
     signed in otherwise."""
-    is_browser: bool = False
+    session: str | None = None
+    """The id of the browser's session; None for who shows a key."""
+
+    @property
+    def is_browser(self) -> bool:
+        return self.session is not None
 
     @property
     def scope(self) -> Scope:
@@ -199,8 +206,7 @@ def current_identity() -> Identity | None:
     on."""
     identity: Identity | None = g.get("identity")
     if identity is None and (found := browsers.signed_in()) is not None:
-        user, token = found
-        identity = g.identity = Identity(user, token=token, is_browser=True)
+        identity = g.identity = Identity(found.user, token=found.token, session=found.id)
         acting(identity.actor)
     return identity
 
@@ -217,15 +223,16 @@ def is_person() -> bool:
     return identity is None or identity.job is None
 
 
-def authenticate() -> Identity:
-    """Find out who sends this API request: by the key in its `Authorization`, or by a browser's session.
+def authenticate(takes_token_in_query: bool = False) -> Identity:
+    """Find out who sends this API request: by the key in its `Authorization`, or by a browser's session. A browser's
+    WebSocket can send no header: streams take the key as a parameter.
 
     Raises Unauthenticated, and Forbidden for what a page of another server sends.
     """
     g.pop("identity", None)
     header = request.headers.get("Authorization")
-    if header is None and request.environ.get("polyjob.upgrade") == "websocket" and "token" in request.args:
-        header = f"token {request.args['token']}"  # a browser's WebSocket can send no header
+    if header is None and takes_token_in_query and "token" in request.args:
+        header = f"token {request.args['token']}"
     if header is not None:
         g.identity = _by_header(header)
         acting(g.identity.actor)

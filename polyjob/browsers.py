@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import hmac
 import secrets
 import time
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from flask import current_app, request, session
@@ -13,8 +15,11 @@ from polyjob.audit import Actor, write_line
 from polyjob.clock import now
 from polyjob.database import write
 from polyjob.errors import Forbidden
-from polyjob.models import Token, User
+from polyjob.models import EndedSession, Token, User
+from polyjob.tokens import digest
 
+SESSION_LIFE = datetime.timedelta(days=14)
+"""A browser that sends nothing for so long is signed out."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CSRF_HEADER = "X-CSRF-Token"
 CSRF_FIELD = "csrf_token"
@@ -37,7 +42,7 @@ def sign_in(user: User, token: Token | None = None) -> None:
     session.clear()
     session.permanent = True
     session.update(user=user.id, host=request.host, csrf=secrets.token_hex(16), version=user.session_version)
-    session["at"] = int(time.time())
+    session.update(id=secrets.token_hex(16), at=int(time.time()))
     if token is not None:
         session["token"] = token.id
     with write("sign-in"):
@@ -45,22 +50,45 @@ def sign_in(user: User, token: Token | None = None) -> None:
 
 
 def sign_out() -> None:
+    """End the session of the browser that sends this request, with all copies of its cookie."""
+    if "id" in session:
+        moment = now()
+        with write("sign-out"):
+            EndedSession.delete().where(EndedSession.expires_at <= moment).execute()
+            EndedSession.insert(
+                digest=digest(session["id"]), expires_at=moment + SESSION_LIFE
+            ).on_conflict_ignore().execute()
     session.clear()
 
 
-def signed_in() -> tuple[User, Token | None] | None:
-    """The user, and the key that the browser was signed in by; None where nobody is signed in, or not any more."""
-    if not session.get("user") or session.get("host") != request.host:
+@dataclass(frozen=True)
+class SignedIn:
+    """A browser's session that is good."""
+
+    user: User
+    token: Token | None
+    """The key that the browser was signed in by, if any."""
+    id: str
+
+
+def signed_in() -> SignedIn | None:
+    """The session of the browser that sends this request; None where nobody is signed in, or not any more."""
+    if not session.get("user") or "id" not in session or session.get("host") != request.host:
         return None
     user = User.get_or_none(User.id == session["user"], User.is_active)
-    if user is None or session.get("version") != user.session_version:
+    if user is None or session.get("version") != user.session_version or is_ended(session["id"]):
         return None
     if "token" not in session:
-        return user, None
+        return SignedIn(user, None, session["id"])
     token = Token.get_or_none(Token.id == session["token"], Token.user == user)
     if token is None or (token.expires_at is not None and token.expires_at <= now()):
         return None
-    return user, token
+    return SignedIn(user, token, session["id"])
+
+
+def is_ended(session_id: str) -> bool:
+    """Whether the session was signed out."""
+    return bool(EndedSession.select().where(EndedSession.digest == digest(session_id)).exists())
 
 
 def renew() -> None:
@@ -78,29 +106,34 @@ def csrf_token() -> str:
     return token
 
 
-def refuse_foreign() -> None:
+def refuse_foreign(is_change: bool | None = None) -> None:
     """Raises Foreign for what the page of another server sends, and for a change that does not say whose page it comes
-    from."""
+    from. `is_change`: None = where the request's method says so."""
     origin = request.headers.get("Origin")
-    if origin is None and request.method not in SAFE_METHODS:
+    if origin is None and _is_change(is_change):
         raise Foreign(f"CSRF Failed: send `Origin`, and the page's token as `{CSRF_HEADER}`.")
     if origin is not None and origin not in _own_origins():
         raise Foreign("Requests of pages of other servers are not answered.")
 
 
-def refuse_forgery(sent: str) -> None:
+def refuse_forgery(sent: str, is_change: bool | None = None) -> None:
     """A browser sends its cookie whoever's page made it ask; so what changes something must show the session's token.
 
     Raises as `refuse_foreign`, and Stale where only the token is wrong.
     """
-    refuse_foreign()
-    if request.method in SAFE_METHODS:
+    refuse_foreign(is_change)
+    if not _is_change(is_change):
         return
     if not sent or not hmac.compare_digest(sent.encode(), str(session.get("csrf", "")).encode()):
         raise Stale(f"CSRF Failed: send `Origin`, and the page's token as `{CSRF_HEADER}`.")
 
 
+def _is_change(said: bool | None) -> bool:
+    return request.method not in SAFE_METHODS if said is None else said
+
+
 def _own_origins() -> set[str]:
     """The address that was asked, and the one that users know where a proxy stands before the server."""
-    public = urlsplit(current_app.config["SETTINGS"].public_url)
-    return {request.host_url.rstrip("/"), f"{public.scheme}://{public.netloc}"}
+    public: str = current_app.config["SETTINGS"].public_url
+    origins = {request.host_url.rstrip("/")}
+    return origins | {"{0.scheme}://{0.netloc}".format(urlsplit(public))} if public else origins

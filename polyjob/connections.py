@@ -77,7 +77,7 @@ class Connection(TConn):
     def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any) -> None:
         super().__init__(cfg, sock, client, server)  # the socket does not block from here on
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_LIMIT)  # for what a thread sends by itself
-        self.network: str | None = None
+        self.network = ""
         self.phase = Phase.REQUEST
         self.deadline = 0.0
         self.received = bytearray()
@@ -238,17 +238,23 @@ class Answer:
             body.close()
 
 
-def network_of(client: Any) -> str | None:
-    """The address whose connections are counted together: an IPv6 address stands for its /64.
+def network_of(address: str) -> str:
+    """The address under which this one is counted: an IPv6 address stands for its network of 64 bits."""
+    found = _parsed(address)
+    if found is None or found.version == 4:
+        return str(found or address)
+    return str(ipaddress.ip_network((int(found), 64), strict=False))
 
-    None for a client on this machine, such as a proxy.
-    """
+
+def is_local(address: str) -> bool:
+    """Whether the address is this machine's own, such as that of a proxy on it."""
+    found = _parsed(address)
+    return found is None or found.is_loopback
+
+
+def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        address = ipaddress.ip_address(client[0].partition("%")[0])
-    except (ValueError, IndexError, AttributeError):
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
         return None
-    mapped = getattr(address, "ipv4_mapped", None)
-    address = mapped or address
-    if address.is_loopback:
-        return None
-    return str(address if address.version == 4 else ipaddress.ip_network((int(address), 64), strict=False))
+    return getattr(found, "ipv4_mapped", None) or found

@@ -85,6 +85,15 @@ class SignInLink(Table):
     expires_at = InstantField()
 
 
+class EndedSession(Table):
+    """A browser's session that was signed out. Its cookie may have copies, and is good for nothing from then on."""
+
+    digest = TextField(primary_key=True)
+    """SHA-256 of the session's id."""
+    expires_at = InstantField()
+    """The cookie itself has expired by then."""
+
+
 class Project(Table):
     user_id: int
     id = AutoField()
@@ -326,6 +335,7 @@ TABLES: tuple[type[Table], ...] = (
     User,
     Token,
     SignInLink,
+    EndedSession,
     Project,
     Code,
     Build,

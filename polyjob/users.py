@@ -9,7 +9,7 @@ import datetime
 import re
 from typing import Any
 
-from peewee import ModelSelect
+from peewee import ModelSelect, fn
 
 from polyjob import audit
 from polyjob.clock import now
@@ -49,19 +49,30 @@ def find(username: str) -> User:
     return user
 
 
+def find_for(asking: User, username: str) -> User | None:
+    """The user of this name. None where there is none, and the asker may not know that; raises NotFound to an
+    administrator."""
+    if asking.is_admin or asking.username == username:
+        return find(username)
+    return User.get_or_none(User.username == username, User.deleted_at.is_null())
+
+
 def list_users() -> ModelSelect[User]:
     """By name."""
     return User.select().where(User.deleted_at.is_null()).order_by(User.username)
 
 
 def create(username: str, password: str | None = None, *, email: str | None = None, is_admin: bool = False) -> User:
-    """Raises Invalid where the name does not do or is taken, or the password is too short."""
+    """Raises Invalid where the name does not do or is taken, in whatever case, or the password is too short."""
     if not _USERNAME.match(username) or username.lower() in RESERVED_USERNAMES:
         raise Invalid([Problem("/username", f"`{username}` cannot be a user's name.")])
-    password_hash = None if password is None else _hashed(password)
+    if password is not None:
+        _refuse_short(password)
+    password_hash = None if password is None else hash_password(password)
     with write("user"):
-        if User.select().where(User.username == username).exists():
-            raise Invalid([Problem("/username", f"There is a user `{username}` already.")])
+        taken = User.get_or_none(fn.LOWER(User.username) == username.lower())
+        if taken is not None:
+            raise Invalid([Problem("/username", f"There is a user `{taken.username}` already.")])
         user = User.create(
             username=username, email=email, password_hash=password_hash, is_admin=is_admin, created_at=now()
         )
@@ -133,9 +144,10 @@ def set_password(user: User, password: str, *, old: str | None, by: User) -> Non
     """
     if by.id != user.id and not by.is_admin:
         raise Forbidden("Only administrators set passwords of others.")
-    new_hash = _hashed(password)
+    _refuse_short(password)
     if by.id == user.id and user.password_hash and not is_password_of(user, old or ""):
         raise WrongPassword([Problem("/old_password", "This is not your password.")])
+    new_hash = hash_password(password)
     with write("user"):
         user = _fresh(user)
         User.update(password_hash=new_hash).where(User.id == user.id).execute()
@@ -144,10 +156,9 @@ def set_password(user: User, password: str, *, old: str | None, by: User) -> Non
         audit.record("password", user)
 
 
-def _hashed(password: str) -> str:
+def _refuse_short(password: str) -> None:
     if len(password) < SHORTEST_PASSWORD:
         raise Invalid([Problem("/password", f"A password has at least {SHORTEST_PASSWORD} characters.")])
-    return hash_password(password)
 
 
 def _fresh(user: User) -> User:

@@ -103,7 +103,7 @@ class Follow:
             if self._is_at_end:
                 place.wait(RECHECK)
             if place.is_ended:
-                raise WatchEnded("the server shuts down")
+                raise WatchEnded("the place is needed, or the server shuts down")
             if place.client_left:
                 return b""
             if place.row.is_gone:
@@ -131,14 +131,16 @@ def follow(
     start: int,
     client: socket.socket | None = None,
     holds: Callable[[], bool] | None = None,
+    owner: int | None = None,
 ) -> Follow:
     """The log of a run at `path`, from byte `start` to its end; the file may not be there yet.
 
     A client given is watched, and the follow is over when it hangs up. `holds` tells whether the client still may see
-    the run; it is asked every `RECHECK` seconds, by whoever reads. Raises Unavailable past the limit, at once.
+    the run; it is asked every `RECHECK` seconds, by whoever reads. `owner` is the user who takes the place. Raises
+    Unavailable past the limit, at once.
     """
     subject = Subject("job" if isinstance(run, Job) else "build", run.id)
-    return Follow(_watcher.take(subject, path, client), start, holds)
+    return Follow(_watcher.take(subject, path, client, owner), start, holds)
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ class Story:
             if is_quiet:
                 place.wait(min(RECHECK, max(0.0, quiet_since + self._patience - time.monotonic())))
             if place.is_ended:
-                raise WatchEnded("the server shuts down")
+                raise WatchEnded("the place is needed, or the server shuts down")
             if place.client_left:
                 return
             if place.row.is_gone:
@@ -259,20 +261,21 @@ def story(
     patience: float,
     client: socket.socket | None = None,
     holds: Callable[[], bool] | None = None,
+    owner: int | None = None,
 ) -> Story:
     """As `follow`; also of a run that is done."""
     subject = Subject("job" if isinstance(run, Job) else "build", run.id)
-    return Story(_watcher.take(subject, path, client), run, start, patience, holds)
+    return Story(_watcher.take(subject, path, client, owner), run, start, patience, holds)
 
 
-def wait_until_done(job_id: int, seconds: float, client: socket.socket | None = None) -> None:
+def wait_until_done(job_id: int, seconds: float, client: socket.socket | None = None, owner: int | None = None) -> None:
     """Block until the job is done or deleted, for `seconds` at most; shorter if the process shuts down or the client
     given hangs up. Raises Unavailable past the limit."""
     deadline = time.monotonic() + seconds
     job = Job.select(Job.status).where(Job.id == job_id, Job.deleted_at.is_null()).first()
     if job is None or job.status.is_done:
         return
-    place = _watcher.take(Subject("job", job_id), client=client)
+    place = _watcher.take(Subject("job", job_id), client=client, owner=owner)
     try:
         while not (place.row.is_over or place.is_ended or place.client_left):
             remaining = deadline - time.monotonic()
@@ -284,13 +287,18 @@ def wait_until_done(job_id: int, seconds: float, client: socket.socket | None = 
 
 
 def wait_until_longer(
-    run: Job | Build, path: Path, length: int, seconds: float, client: socket.socket | None = None
+    run: Job | Build,
+    path: Path,
+    length: int,
+    seconds: float,
+    client: socket.socket | None = None,
+    owner: int | None = None,
 ) -> None:
     """Block until the log at `path` has more than so many bytes, or its run is done or deleted; for `seconds` at most,
     shorter if the process shuts down or the client given hangs up. Raises Unavailable past the limit."""
     subject = Subject("job" if isinstance(run, Job) else "build", run.id)
     deadline = time.monotonic() + seconds
-    place = _watcher.take(subject, path, client)
+    place = _watcher.take(subject, path, client, owner)
     assert place.file is not None
     try:
         while not (place.row.is_over or place.is_ended or place.client_left or place.file.read(length)):

@@ -14,7 +14,7 @@ import socket
 import sqlite3
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -102,15 +102,17 @@ class File:
 class Place:
     """One request's place among those who wait. Only the thread that took it waits on it and reads."""
 
-    def __init__(self, subject: Subject, row: Row, file: File | None) -> None:
+    def __init__(self, subject: Subject, row: Row, file: File | None, owner: int | None) -> None:
         self.subject = subject
         self.row = row
         self.file = file
+        self.owner = owner
+        """The user who takes the place."""
         self.client: int | None = None
         """Descriptor of the client's connection, as long as that is watched."""
         self.client_left = False
         self.is_ended = False
-        """The watch has ended, and nothing more will be seen."""
+        """The place was taken away, and nothing more will be seen."""
         self._woken = threading.Event()
 
     def wait(self, seconds: float | None = None) -> None:
@@ -130,7 +132,10 @@ class Watcher:
         self.is_ending: Callable[[], bool] = bool
         """Asked at each tick; once true, everybody is sent away as by `close`."""
         self._lock = threading.Lock()
-        self._places: set[Place] = set()
+        self._places: dict[Place, None] = {}
+        """In the order in which they were taken. One that is ended goes as soon as its thread has noticed."""
+        self._counts: Counter[int | None] = Counter()
+        """Places that are not ended, by owner."""
         self._rows: dict[Subject, Row] = {}
         self._files: dict[Path, File] = {}
         self._clients: dict[int, Place] = {}
@@ -144,34 +149,59 @@ class Watcher:
     def __len__(self) -> int:
         return len(self._places)
 
-    def take(self, subject: Subject, path: Path | None = None, client: socket.socket | None = None) -> Place:
+    def take(
+        self,
+        subject: Subject,
+        path: Path | None = None,
+        client: socket.socket | None = None,
+        owner: int | None = None,
+    ) -> Place:
         """A place that is woken when the row or the file's length changes, or the client hangs up.
 
-        Raises Unavailable past the limit. To be given back with `leave` or `abandon`.
+        Past the limit it is the latest place of the owner who has the most, where that is at least two more than this
+        owner has; else raises Unavailable. To be given back with `leave` or `abandon`.
         """
         with self._lock:
-            if len(self._places) >= self.limit:
-                raise Unavailable(f"The server already has {self.limit} followers and waiting requests.", RETRY_AFTER)
+            if self._counts.total() >= self.limit:
+                self._make_room(owner)
             poll = self._poll or self._start()
             row = self._rows.setdefault(subject, Row())
             file = self._files.setdefault(path, File(path)) if path is not None else None
-            place = Place(subject, row, file)
+            place = Place(subject, row, file, owner)
             row.places.add(place)
             if file is not None:
                 file.places.add(place)
-            self._places.add(place)
+            self._places[place] = None
+            self._counts[owner] += 1
             self._last_commit = None
             self._soon_until = time.monotonic() + SOON
             if client is not None:
                 self._watch_client(poll, place, client)
         return place
 
+    def _make_room(self, owner: int | None) -> None:
+        """Places are shared fairly: nobody waits for a place because others have more than they."""
+        most = max(self._counts.values(), default=0)
+        if most < self._counts[owner] + 2:
+            raise Unavailable(f"The server already has {self.limit} followers and waiting requests.", RETRY_AFTER)
+        latest = next(
+            place for place in reversed(self._places) if not place.is_ended and self._counts[place.owner] == most
+        )
+        self._end_place(latest)
+
+    def _uncount(self, place: Place) -> None:
+        self._counts[place.owner] -= 1
+        if not self._counts[place.owner]:
+            del self._counts[place.owner]
+
     def leave(self, place: Place) -> None:
         """Free a place. Idempotent."""
         with self._lock:
             if place not in self._places:
                 return
-            self._places.remove(place)
+            del self._places[place]
+            if not place.is_ended:
+                self._uncount(place)
             self._forget_client(place)
             place.row.places.remove(place)
             if not place.row.places:
@@ -194,10 +224,15 @@ class Watcher:
 
     def _send_away(self) -> None:
         for place in self._places:
-            place.is_ended = True
-            if place.file is not None and place.client is not None:
-                _hang_up(place.client)
-            place.wake()
+            self._end_place(place)
+
+    def _end_place(self, place: Place) -> None:
+        if not place.is_ended:
+            self._uncount(place)
+        place.is_ended = True
+        if place.file is not None and place.client is not None:
+            _hang_up(place.client)
+        place.wake()
 
     # The thread.
 

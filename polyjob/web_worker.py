@@ -30,6 +30,7 @@ from polyjob.connections import (
     Connection,
     Outbox,
     Phase,
+    is_local,
     network_of,
 )
 
@@ -68,7 +69,7 @@ class Worker(ThreadWorker):
         super().__init__(*args, **kwargs)
         self._waiting: dict[Connection, None] = {}
         """Connections for which no thread works, those that have waited longest first."""
-        self._per_network: Counter[str | None] = Counter()
+        self._per_network: Counter[str] = Counter()
         self._next_sweep = 0.0
         self._serves_proxies = "*" in self.cfg.forwarded_allow_ips
 
@@ -90,8 +91,10 @@ class Worker(ThreadWorker):
             elif error.errno not in _IGNORED:
                 raise
             return
-        network = None if self._serves_proxies else network_of(client)
-        if network is not None and self._per_network[network] >= MAX_CONNECTIONS_OF_ADDRESS:
+        address = client[0] if client else ""
+        network = network_of(address)
+        is_bounded = not (self._serves_proxies or is_local(address))
+        if is_bounded and self._per_network[network] >= MAX_CONNECTIONS_OF_ADDRESS:
             sock.close()
             return
         connection = Connection(self.cfg, sock, client, listener.getsockname())

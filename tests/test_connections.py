@@ -9,7 +9,7 @@ import pytest
 
 from polyjob import connections
 from polyjob.app import create_app
-from polyjob.connections import MAX_SMALL_BODY, BodyTooSlow, Outbox, PacedUnreader, network_of, small_body
+from polyjob.connections import MAX_SMALL_BODY, BodyTooSlow, Outbox, PacedUnreader, is_local, network_of, small_body
 
 
 @pytest.mark.parametrize(
@@ -37,15 +37,28 @@ def test_small_body_is_known_from_the_header(header, size):
         ("2001:db8:1:2:ffff::1", "2001:db8:1:2::/64"),
         ("fe80::1%eth0", "fe80::/64"),
         ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("127.0.0.1", None),
-        ("127.9.9.9", None),
-        ("::1", None),
-        ("::ffff:127.0.0.1", None),
-        ("", None),
+        ("127.0.0.1", "127.0.0.1"),
+        ("", ""),
     ],
 )
-def test_connections_are_counted_by_network(address, network):
-    assert network_of((address, 1234)) == network
+def test_addresses_are_counted_by_network(address, network):
+    assert network_of(address) == network
+
+
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("", True),
+        ("192.0.2.7", False),
+        ("2001:db8::1", False),
+    ],
+)
+def test_loopback_addresses_are_local(address, local):
+    assert is_local(address) == local
 
 
 @pytest.fixture

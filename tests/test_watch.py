@@ -382,6 +382,43 @@ def test_past_the_limit_the_next_is_refused_at_once_and_a_freed_place_is_taken_a
     third.close()
 
 
+def test_places_are_shared_fairly_among_users(job: Job, tmp_path: Path) -> None:
+    watch.set_limit(6)
+    greedy = [watch.follow(job, tmp_path / "log", 0, owner=1) for _ in range(6)]
+    modest = []
+    for _ in range(3):
+        modest.append(watch.follow(job, tmp_path / "log", 0, owner=2))
+        assert next(modest[-1]) == b""
+    for owner in (1, 2):
+        with pytest.raises(Unavailable):
+            watch.follow(job, tmp_path / "log", 0, owner=owner)
+    for follow in greedy:
+        assert next(follow) == b""
+    for follow in greedy[3:]:
+        with pytest.raises(watch.WatchEnded):
+            next(follow)
+    (tmp_path / "log").write_bytes(b"more")
+    assert {next(follow) for follow in (*greedy[:3], *modest)} == {b"more"}
+    assert watch.waiting() == 6
+
+
+def test_one_user_alone_may_take_every_place(job: Job, tmp_path: Path) -> None:
+    watch.set_limit(3)
+    follows = [watch.follow(job, tmp_path / "log", 0, owner=1) for _ in range(3)]
+    assert watch.waiting() == 3
+    with pytest.raises(Unavailable):
+        watch.wait_until_done(job.id, 1, owner=1)
+    assert len(follows) == 3
+
+
+def test_waiting_request_whose_place_is_needed_is_answered(job: Job, tmp_path: Path) -> None:
+    watch.set_limit(2)
+    held = watch.follow(job, tmp_path / "log", 0, owner=1)
+    with soon(lambda: watch.follow(job, tmp_path / "log", 0, owner=2).close()):
+        watch.wait_until_done(job.id, 30, owner=1)
+    assert next(held) == b""
+
+
 def test_a_follow_that_nobody_reads_or_closes_frees_its_place(job: Job, tmp_path: Path) -> None:
     follow = watch.follow(job, tmp_path / "log", 0)
     assert watch.waiting() == 1

@@ -84,7 +84,7 @@ def get_job(username: str, project_name: str, job_id: int) -> Any:
     seconds = _asked_wait()
     project = find_project(username, project_name)
     if seconds and not jobs.find(project, job_id).status.is_done:
-        watch.wait_until_done(job_id, seconds, request.environ.get("gunicorn.socket"))
+        watch.wait_until_done(job_id, seconds, request.environ.get("gunicorn.socket"), me().id)
         authenticate()  # the key may be gone by now
         project = find_project(username, project_name)
     return unchanged(project, *jobs.state(project, job_id)) or shown(jobs.find(project, job_id))

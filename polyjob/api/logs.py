@@ -10,7 +10,7 @@ from flask import Response, request
 
 from polyjob import builds, jobs, watch
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.context import BUILD, JOB, empty, find_project, settings, store
+from polyjob.api.context import BUILD, JOB, empty, find_project, me, settings, store
 from polyjob.api.lineindex import Lines
 from polyjob.api.logevents import MIMETYPE, PATIENCE, events
 from polyjob.api.logfiles import answer, append, log_length, read_posted, read_query
@@ -156,7 +156,7 @@ def _lines(find: Callable[[], Job | Build], log_of: Callable[[str], Path]) -> di
     run = find()
     log = log_of(run.uuid)
     if query.wait and not run.status.is_done:
-        watch.wait_until_longer(run, log, query.after, query.wait, request.environ.get("gunicorn.socket"))
+        watch.wait_until_longer(run, log, query.after, query.wait, request.environ.get("gunicorn.socket"), me().id)
         authenticate()  # the key may be gone by now
         run = find()  # asked before the read: a log is complete before its row says so
     with Lines(log) as lines:
@@ -193,7 +193,7 @@ def _serve(run: Job | Build, log: Path) -> Response:
         identity=run.uuid,
         is_done=run.status.is_done,
         follow=lambda start: watch.follow(
-            run, log, start, request.environ.get("gunicorn.socket"), permit(run.project_id)
+            run, log, start, request.environ.get("gunicorn.socket"), permit(run.project_id), me().id
         ),
     )
 
@@ -213,7 +213,9 @@ def _events(run: Job | Build, log: Path) -> Response:
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"
     if request.method != "HEAD":
-        story = watch.story(run, log, start, PATIENCE, request.environ.get("gunicorn.socket"), permit(run.project_id))
+        story = watch.story(
+            run, log, start, PATIENCE, request.environ.get("gunicorn.socket"), permit(run.project_id), me().id
+        )
         response.response = events(story)
         response.call_on_close(story.close)
     return response

@@ -80,8 +80,8 @@ def archived_projects(username: str) -> dict[str, Any]:
 
 def _bookmarked(username: str, table: Any, show: Callable[[list[Any]], list[Any]]) -> dict[str, Any]:
     """Of somebody else, nothing is shown but to an administrator. What one may not read any more is left out."""
-    owner = users.find(username)
-    if not _may_list(owner):
+    owner = users.find_for(me(), username)
+    if owner is None or not _may_list(owner):
         return page([], 0)
     by = sort_names(request.args.get("sort"), ("created_at", "updated_at"), "-updated_at")[0]
     query = bookmarks.list_marked(owner, table, by=by).where(bookmarks.Bookmark.target_id.in_(_readable(table)))
@@ -96,8 +96,8 @@ def _archived(
     table: Any,
     show: Callable[[list[Any]], list[Any]],
 ) -> dict[str, Any]:
-    owner = users.find(username)
-    if not _may_list(owner):
+    owner = users.find_for(me(), username)
+    if owner is None or not _may_list(owner):
         return page([], 0)
     query = find(owner)
     only = auth.bound_to()

@@ -46,7 +46,10 @@ def create_project() -> ProjectView:
 @blp.page(ProjectRowSchema)
 def list_projects(username: str) -> dict[str, Any]:
     """List the projects of a user that one may read, last changed first"""
-    query = projects.list_projects(users.find(username)).where(auth.readable(me()))
+    owner = users.find_for(me(), username)
+    if owner is None:
+        return page([], 0)
+    query = projects.list_projects(owner).where(auth.readable(me()))
     return page(in_list(query.limit(limit()).offset(offset())), query.count())
 
 
@@ -54,7 +57,10 @@ def list_projects(username: str) -> dict[str, Any]:
 @blp.page(ProjectNameSchema)
 def list_project_names(username: str) -> dict[str, Any]:
     """List the names of a user's projects that one may read"""
-    query = projects.list_projects(users.find(username)).where(auth.readable(me()))
+    owner = users.find_for(me(), username)
+    if owner is None:
+        return page([], 0)
+    query = projects.list_projects(owner).where(auth.readable(me()))
     return page(list(query.limit(limit()).offset(offset())), query.count())
 
 

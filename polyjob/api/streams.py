@@ -19,7 +19,8 @@ from wsproto.frame_protocol import CloseReason
 
 from polyjob import builds, jobs, watch
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.context import BUILD, JOB, find_project, store
+from polyjob.api.context import BUILD, JOB, find_project, me, store
+from polyjob.api.paths import UPGRADE
 from polyjob.api.problems import problem
 from polyjob.api.websocket import Gone, WebSocket, offers
 from polyjob.auth import permit
@@ -79,6 +80,12 @@ for _prefix in PREFIXES:
     old.add_url_rule(f"{_prefix}{BUILD}/resources", f"build_resources_{_name}", no_resources)
 
 
+def is_handshake() -> bool:
+    """Whether the request offers to speak WebSocket to a view of this module."""
+    is_ours = request.blueprint in (blp.name, old.name)
+    return is_ours and request.method == "GET" and request.environ.get(UPGRADE) == "websocket"
+
+
 class _Spoken(Response):
     """Nothing is left to be answered: the connection was spoken on, and is closed."""
 
@@ -90,7 +97,7 @@ def _stream(run: Job | Build, log: Path) -> Response:
     skipped = _since_line()
     if not offers(request.environ):
         return problem(426, "Logs are streamed over WebSocket here.", headers={"Upgrade": "websocket"})
-    story = watch.story(run, log, 0, PATIENCE, request.environ["gunicorn.socket"], permit(run.project_id))
+    story = watch.story(run, log, 0, PATIENCE, request.environ["gunicorn.socket"], permit(run.project_id), me().id)
     try:
         socket = WebSocket(request.environ, story.wake)
     except BaseException:

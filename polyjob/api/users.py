@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Response, session
+from flask import Response, g, request, session
 from marshmallow import Schema
 
 from polyjob import auth, browsers, users
@@ -13,7 +13,8 @@ from polyjob.api.blueprint import Blueprint
 from polyjob.api.bodies import read_body
 from polyjob.api.context import empty, me
 from polyjob.api.paging import limit, offset, page
-from polyjob.errors import Invalid, Problem
+from polyjob.browsers import CSRF_HEADER
+from polyjob.errors import Forbidden, Invalid, Problem
 from polyjob.models import User
 from polyjob.schemas.checks import check_values, load
 from polyjob.schemas.users import (
@@ -55,16 +56,22 @@ def set_password() -> Response:
     sent = _read(PasswordBody())
     if sent.get("password") is None:
         raise Invalid([Problem("/password", "This field is required.")])
-    user = me() if sent.get("username") in (None, me().username) else users.find(sent["username"])
-    credentials.set_password(user, sent["password"], old=sent.get("old_password"), by=me())
+    user = me()
+    if sent.get("username") not in (None, user.username):
+        if not user.is_admin:  # before the look-up, which would tell who exists
+            raise Forbidden("Only administrators set passwords of others.")
+        user = users.find(sent["username"])
+    credentials.set_password(user, sent["password"], old=sent.get("old_password"), identity=g.identity)
     return empty(200)
 
 
 @blp.get("/users/logout")
 @blp.nothing(200)
 def log_out() -> Response:
-    """End this browser's session; a key stays good"""
-    browsers.sign_out()
+    """End this browser's session, at the request of a page of this server; a key stays good"""
+    if g.identity.is_browser:
+        browsers.refuse_forgery(request.headers.get(CSRF_HEADER, ""), is_change=True)
+        browsers.sign_out()
     return empty(200)
 
 
@@ -95,6 +102,8 @@ def create_user() -> User:
     sent = _read(UserCreateBody())
     if sent.get("username") is None:
         raise Invalid([Problem("/username", "This field is required.")])
+    if sent.get("password") is not None:
+        credentials.refuse_expiring_key(g.identity)
     return users.create(
         sent["username"], sent.get("password"), email=sent.get("email"), is_admin=bool(sent.get("is_admin"))
     )

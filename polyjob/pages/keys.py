@@ -109,14 +109,13 @@ def set_password() -> AnyResponse:
     new, again = (form.fields.get(name, "") for name in ("password", "again"))
     if new != again:
         return _password_page({"again": ["It is not the same as the one above."]}, 400)
-    user = me()
+    user, identity = me(), who_asks()
     try:
-        credentials.set_password(user, new, old=form.fields.get("old_password") or None, by=user)
+        credentials.set_password(user, new, old=form.fields.get("old_password") or None, identity=identity)
     except Throttled as error:
         return _password_page({"": [f"Too many tries. The next may come in {error.retry_after} seconds."]}, 429)
     except Invalid as error:
         return _password_page(by_field(error.problems, _field_of), 400)
-    identity = who_asks()
     browsers.sign_in(User.get_by_id(user.id), identity.token)
     return done(url_for("pages.keys.list_keys"), "Your password is changed. Every other browser is signed out.")
 

@@ -95,7 +95,7 @@ def _answer(run: Job | Build, log: Path) -> str | Response:
     story: Story = _whole(log, start)
     if not run.status.is_done or "all" in request.args:  # either may take long, and only so many may at once
         client = request.environ.get("gunicorn.socket")
-        followed = watch.story(run, log, start, FLUSH, client, permit(run.project_id))
+        followed = watch.story(run, log, start, FLUSH, client, permit(run.project_id), me().id)
         response.call_on_close(followed.close)
         story = followed
     before, _, after = html.partition(_MARK)

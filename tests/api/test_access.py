@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from polyjob import auth
+from polyjob import auth, users
 from polyjob.clock import now
 from polyjob.database import write
 from polyjob.models import Job, Meta, SignInLink, Token, User
@@ -258,3 +258,33 @@ def test_the_link_is_gone_after_its_use(app, client, user):
     key = auth.new_sign_in_link(user)
     assert Client(app).get(f"/sign-in/{key}").status_code == 303
     assert not SignInLink.select().where(SignInLink.digest == digest(key)).exists()
+
+
+HANDSHAKE = {"Connection": "Upgrade", "Upgrade": "websocket"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", f"{JOBS}/1/stop"),
+        ("GET", JOBS),
+        ("GET", f"{JOBS}/1/logs"),
+        ("GET", "/api/v1/users"),
+        ("DELETE", f"{JOBS}/1"),
+        ("POST", f"{JOBS}/1/logs/stream"),
+        ("GET", "/api/v1/tokens"),
+    ],
+)
+def test_token_in_the_query_is_good_for_streams_only(method, path, app, user, client, nobody):
+    client.submit()
+    key = users.make_token(user, "test")[1]
+    assert nobody.call(method, f"{path}?token={key}", headers=HANDSHAKE).status_code in (401, 405)
+    assert Job.select().where(Job.stop_at.is_null(), Job.deleted_at.is_null()).exists()
+
+
+@pytest.mark.parametrize("path", [f"{JOBS}/1/logs/stream", "/ws/v1/ana/demo/jobs/1/logs", "/v1/ana/demo/jobs/1/logs"])
+def test_token_in_the_query_opens_streams(path, user, client, nobody):
+    client.submit()
+    key = users.make_token(user, "test")[1]
+    assert nobody.get(f"{path}?token={key}", headers=HANDSHAKE).status_code == 503  # let in, but no real server
+    assert nobody.get(f"{path}?token=wrong", headers=HANDSHAKE).status_code == 401

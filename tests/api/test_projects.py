@@ -75,8 +75,16 @@ class TestList:
         assert [one["name"] for one in other.get("/api/v1/ana").json["results"]] == ["open"]
         assert admin.get("/api/v1/ana").json["count"] == 2
 
-    def test_of_nobody_is_not_found(self, client):
-        assert client.get("/api/v1/nobody").status_code == 404
+    @pytest.mark.parametrize(
+        "path",
+        ["{}", "{}/projects/names", *(f"{kind}/{{}}/{things}" for kind in ("bookmarks", "archives")
+         for things in ("jobs", "builds", "projects"))],
+    )  # fmt: skip
+    def test_of_nobody_looks_like_that_of_somebody_else(self, path, client, other, admin):
+        somebody, nobody = (other.get("/api/v1/" + path.format(name)) for name in ("ana", "nobody"))
+        assert (somebody.status_code, somebody.text) == (nobody.status_code, nobody.text)
+        assert other.get("/api/v1/" + path.format("bob")).status_code == 200
+        assert admin.get("/api/v1/" + path.format("nobody")).status_code == 404
 
 
 def test_detail_counts(client):
@@ -242,7 +250,6 @@ def test_names(client, other):
     names = [row["unique_name"] for row in client.get("/api/v1/ana/projects/names").json["results"]]
     assert names == ["ana.open", "ana.demo"]
     assert other.get("/api/v1/ana/projects/names").json["count"] == 1
-    assert other.get("/api/v1/nobody/projects/names").status_code == 404
 
 
 def test_bookmarks(client):

@@ -42,6 +42,16 @@ class TestUsers:
         assert pointers(admin.post(f"{USERS}/create", body)) == [field]
         assert User.select().count() == 2
 
+    @pytest.mark.parametrize("name", ["ANA", "Ana", "aNa"])
+    def test_differ_in_more_than_case(self, admin, name):
+        assert pointers(admin.post(f"{USERS}/create", {"username": name})) == ["/username"]
+
+    def test_that_differ_in_case_only_and_exist_go_on(self, app, user):
+        with write("test"):
+            twin = User.create(username="ANA", created_at=now())
+        for each in (user, twin):
+            assert Client(app, users.make_token(each, "test")[1]).get(USERS).json["username"] == each.username
+
     def test_with_projects_are_not_deleted(self, admin):
         answer = admin.delete(f"{USERS}/delete/ana")
         assert answer.status_code == 409
@@ -121,6 +131,29 @@ class TestPasswords:
     @pytest.mark.parametrize("password", [None, "short", "x" * 1001])
     def test_that_do_not_do(self, client, password):
         assert pointers(client.post(f"{USERS}/password", {"password": password})) == ["/password"]
+
+    @pytest.mark.parametrize(
+        ("path", "body"),
+        [
+            ("password", {"password": PASSWORD}),
+            ("password", {"username": "ana", "password": PASSWORD}),
+            ("create", {"username": "bob", "password": PASSWORD, "is_admin": True}),
+        ],
+    )
+    def test_are_not_set_by_keys_that_expire(self, app, admin, path, body):
+        short = Client(app, admin.post(TOKENS, {"name": "short", "expires_in": 60}).json["token"])
+        assert short.post(f"{USERS}/{path}", body).status_code == 403
+        assert not User.select().where(User.password_hash.is_null(False)).exists()
+        assert short.post(f"{USERS}/create", {"username": "bob"}).status_code == 201
+
+    def test_are_set_by_keys_got_for_a_password(self, app, admin):
+        assert admin.post(f"{USERS}/password", {"password": PASSWORD}).status_code == 200
+        sent = {"password": "another password", "old_password": PASSWORD}
+        assert log_in(app, "eva", PASSWORD).post(f"{USERS}/password", sent).status_code == 200
+
+    @pytest.mark.parametrize("name", ["eva", "nobody"])
+    def test_of_others_tell_nothing_of_who_exists(self, client, admin, name):
+        assert client.post(f"{USERS}/password", {"username": name, "password": PASSWORD}).status_code == 403
 
     def test_leave_few_logins(self, user):
         for _ in range(users.MOST_LOGINS + 3):
@@ -288,7 +321,10 @@ def test_sessions_can_be_ended_and_prolonged(app, user, client):
     with browser.session_transaction() as session:
         headers = {"Origin": "http://localhost", "X-CSRF-Token": session["csrf"]}
     assert browser.post(f"{USERS}/session/refresh", headers=headers).headers["Set-Cookie"]
-    assert browser.get(f"{USERS}/logout").status_code == 200
+    assert browser.get(f"{USERS}/logout").status_code == 403
+    assert browser.get(f"{USERS}/logout", headers=headers | {"Origin": "http://evil.example"}).status_code == 403
+    assert browser.get("/").status_code == 200
+    assert browser.get(f"{USERS}/logout", headers=headers).status_code == 200
     assert browser.get("/").status_code == 401
     assert client.patch(USERS, {"email": "ana@localhost"}).json["email"] == "ana@localhost"
     assert client.patch(USERS, {}).json["email"] == "ana@localhost"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import datetime
+import threading
 
 import pytest
 
-from polyjob import users
+from polyjob import passwords, users
 from polyjob.api import credentials as logins
-from polyjob.api.limits import FailureLimit, Throttled
+from polyjob.api.limits import Attempt, FailureLimit, Throttled
 from polyjob.clock import now
+from polyjob.database import database
 from polyjob.models import Token
 
-from .conftest import pointers
+from .conftest import Client, pointers
 
 LOGIN = "/api/v1/users/token/"
 
@@ -20,7 +22,8 @@ LOGIN = "/api/v1/users/token/"
 @pytest.fixture(autouse=True)
 def fresh_limits(monkeypatch):
     monkeypatch.setattr(logins, "_by_account", FailureLimit())
-    monkeypatch.setattr(logins, "_by_address", FailureLimit(logins.FREE_TRIES_OF_ADDRESS))
+    monkeypatch.setattr(logins, "_by_address", FailureLimit(logins.MAX_FAILURES_OF_ADDRESS))
+    monkeypatch.setattr(logins, "_by_name", FailureLimit(logins.MAX_FAILURES_OF_NAME, logins.LONGEST_WAIT_FOR_NAME))
 
 
 @pytest.fixture
@@ -81,40 +84,136 @@ def test_failures_slow_the_next_tries_down(nobody, eva):
     assert Token.select().where(Token.user == eva).count() == 0
 
 
+def from_address(address):
+    return {"environ_overrides": {"REMOTE_ADDR": address}}
+
+
+def statuses_of_tries(nobody, count, address=lambda number: "192.0.2.1", name=lambda number: "eva"):
+    return [
+        nobody.post(LOGIN, {"username": name(number), "password": "wrong"}, **from_address(address(number))).status_code
+        for number in range(count)
+    ]
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    """Hashes that cost nothing."""
+    monkeypatch.setattr("polyjob.passwords.check_password_hash", lambda stored, password: password == "secret word")
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::%x"])
+def test_failures_of_one_network_are_counted_over_all_names(address, nobody, eva, fast):
+    def address_of(number):
+        return address % number if "%" in address else address
+
+    found = statuses_of_tries(nobody, 60, address_of, lambda number: f"user{number}")
+    assert found[:50] == [401] * 50
+    assert 429 in found[50:]
+
+
+def test_failures_of_one_name_are_counted_over_all_addresses(nobody, eva, fast):
+    found = statuses_of_tries(nobody, 30, lambda number: f"192.0.2.{number}", lambda number: ["eva", "EVA"][number % 2])
+    assert found[:20] == [401] * 20
+    assert 429 in found[20:]
+
+
+def test_strangers_do_not_lock_a_user_out_of_known_addresses(nobody, eva, fast, monkeypatch):
+    known, right = from_address("192.0.2.200"), {"username": "eva", "password": "secret word"}
+    assert nobody.post(LOGIN, right, **known).status_code == 200
+    assert 429 in statuses_of_tries(nobody, 40, lambda number: f"198.51.100.{number}")
+    assert nobody.post(LOGIN, right, **known).status_code == 200
+    stranger = nobody.post(LOGIN, right, **from_address("192.0.2.201"))
+    assert stranger.status_code == 429
+    assert int(stranger.headers["Retry-After"]) <= logins.LONGEST_WAIT_FOR_NAME + 1
+
+
+def test_right_password_is_not_counted(nobody, eva, fast):
+    for _ in range(60):
+        assert nobody.post(LOGIN, {"username": "eva", "password": "secret word"}).status_code == 200
+
+
+@pytest.fixture
+def slow_hashes(monkeypatch):
+    """Hashes that take until the event is set; the second value counts those that run."""
+    released, running, most = threading.Event(), [], []
+
+    def check(stored, password):
+        running.append(1)
+        most.append(len(running))
+        released.wait(20)
+        running.pop()
+        return False
+
+    monkeypatch.setattr("polyjob.passwords.check_password_hash", check)
+    return released, most
+
+
+@pytest.mark.parametrize(
+    ("count", "name"),
+    [(40, lambda number: "eva"), (40, lambda number: f"user{number}")],
+    ids=["one name", "many names"],
+)
+def test_parallel_tries_pass_no_limit(app, eva, slow_hashes, count, name):
+    released, most = slow_hashes
+    found = []
+
+    def attempt(number):
+        answer = Client(app).post(LOGIN, {"username": name(number), "password": "wrong"})
+        found.append((answer.status_code, answer.headers.get("Retry-After")))
+        if len(found) >= count - passwords.MAX_HASHES - passwords.MAX_WAITING_HASHES:
+            released.set()
+        database.close()
+
+    threads = [threading.Thread(target=attempt, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    refused = [retry for status, retry in found if status in (429, 503)]
+    assert len(refused) >= count - passwords.MAX_HASHES - passwords.MAX_WAITING_HASHES
+    assert all(int(retry) >= 1 for retry in refused)
+    assert max(most) <= passwords.MAX_HASHES
+
+
 class TestFailureLimit:
     def test_waits_longer_each_time(self, monkeypatch):
         clock = [1000.0]
         monkeypatch.setattr("polyjob.api.limits.time.monotonic", lambda: clock[0])
-        limit = FailureLimit(free=2, window=100)
+        limit = FailureLimit(free=2)
         waits = []
-        for _ in range(5):
+        for _ in range(6):
             try:
-                limit.check("a")
+                Attempt((limit, "a"))
             except Throttled as error:
                 waits.append(error.retry_after)
                 clock[0] += error.retry_after
-                limit.check("a")
-            limit.failed("a")
-        assert waits == sorted(waits)
-        assert len(waits) == 3
-        assert waits[-1] > 2 * waits[0] - 1
+                Attempt((limit, "a"))
+        assert waits == [2, 3, 5, 9]
+
+    def test_waits_no_longer_than_its_longest(self, monkeypatch):
+        clock = [1000.0]
+        monkeypatch.setattr("polyjob.api.limits.time.monotonic", lambda: clock[0])
+        limit = FailureLimit(free=1, longest=4)
+        for _ in range(10):
+            Attempt((limit, "a"))
+            clock[0] += 4
 
     def test_counts_each_key_by_itself_and_forgets(self, monkeypatch):
         clock = [1000.0]
         monkeypatch.setattr("polyjob.api.limits.time.monotonic", lambda: clock[0])
-        limit = FailureLimit(free=1, window=100)
-        limit.failed("a", "b")
-        limit.check("c")
+        limit = FailureLimit(free=1)
+        Attempt((limit, "a"), (limit, "b"))
+        Attempt((limit, "c")).take_back()
         with pytest.raises(Throttled):
-            limit.check("c", "a")
-        limit.succeeded("a")
-        limit.check("a")
-        clock[0] += 101
-        limit.check("b")
+            Attempt((limit, "c"), (limit, "a"))
+        limit.forget("a")
+        Attempt((limit, "c"), (limit, "a"))
+        clock[0] += 301
+        Attempt((limit, "b"))
 
     def test_keeps_a_bounded_number_of_keys(self, monkeypatch):
-        monkeypatch.setattr("polyjob.api.limits.MOST_KEYS", 3)
+        monkeypatch.setattr("polyjob.api.limits.MAX_COUNTED", 3)
         limit = FailureLimit()
         for number in range(10):
-            limit.failed(str(number))
+            Attempt((limit, str(number)))
         assert len(limit._failures) == 3

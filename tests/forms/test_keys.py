@@ -105,6 +105,12 @@ class TestKeys:
             assert visitor.get(path, 401).forms[0].fields["next"] == path
 
 
+def test_browser_signed_in_by_an_expiring_key_sets_no_password(visitor: Browser, user: User) -> None:
+    visitor.fill("/sign-in", key=users.make_token(user, "short", datetime.timedelta(hours=1))[1])
+    visitor.fill("/password", 403, password=PASSWORD, again=PASSWORD)
+    assert User.get_by_id(user.id).password_hash is None
+
+
 class TestPassword:
     @pytest.fixture(autouse=True)
     def _nobody_has_failed(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from polyjob.api.limits import FailureLimit
 from polyjob.app import create_app
 from polyjob.browsers import CSRF_FIELD
 from polyjob.database import write
-from polyjob.models import Audit, Job, Project, Token, User
+from polyjob.models import Audit, EndedSession, Job, Project, Token, User
 from polyjob.pages.forms import local_path
 from polyjob.scopes import Scope
 from polyjob.settings import Settings
@@ -28,7 +28,7 @@ PASSWORD = "a long password"
 def eva(project: Project, monkeypatch: pytest.MonkeyPatch) -> User:
     """She has a password."""
     monkeypatch.setattr(credentials, "_by_account", FailureLimit())
-    monkeypatch.setattr(credentials, "_by_address", FailureLimit(credentials.FREE_TRIES_OF_ADDRESS))
+    monkeypatch.setattr(credentials, "_by_address", FailureLimit(credentials.MAX_FAILURES_OF_ADDRESS))
     return users.create("eva", PASSWORD)
 
 
@@ -157,6 +157,50 @@ def test_signing_out_takes_a_press(ana: Browser) -> None:
     ana.press("/", "Sign out")
     assert "signed out" in ana.get("/sign-in").text
     ana.get("/", 401)
+
+
+def copy_of(browser: Browser, app: Flask) -> Browser:
+    """A browser that has the cookies of this one."""
+    copy = Browser(app)
+    for cookie in browser.http._cookies.values():
+        copy.http.set_cookie(cookie.key, cookie.value)
+    return copy
+
+
+@pytest.mark.parametrize("way", ["page", "api"])
+def test_copies_of_a_cookie_are_dead_after_sign_out(way: str, app: Flask, user: User, project: Project) -> None:
+    ana, other = Browser(app).sign_in(user), Browser(app).sign_in(user)
+    copy = copy_of(ana, app)
+    copy.get("/ana/demo")
+    assert copy.http.get("/api/v1/users").status_code == 200
+    if way == "page":
+        ana.press("/", "Sign out")
+    else:
+        headers = {"Origin": ORIGIN, "X-CSRF-Token": ana.csrf()}
+        assert ana.http.get("/api/v1/users/logout", headers=headers).status_code == 200
+    copy.get("/ana/demo", 401)
+    assert copy.http.get("/api/v1/users").status_code == 401
+    other.get("/ana/demo")
+
+
+def test_ended_sessions_are_forgotten_once_their_cookies_expired(app: Flask, user: User) -> None:
+    with write("test"):
+        EndedSession.insert(digest="old", expires_at=user.created_at).execute()
+    Browser(app).sign_in(user).press("/", "Sign out")
+    assert EndedSession.select().count() == 1
+    assert EndedSession.get().digest != "old"
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "none"])
+def test_navigation_from_another_site_signs_nobody_out(site: str, ana: Browser) -> None:
+    assert ana.http.get("/api/v1/users/logout", headers={"Sec-Fetch-Site": site}).status_code == 403
+    ana.get("/keys")
+
+
+@pytest.mark.parametrize("origin", ["://", "null", "http://", "://localhost"])
+def test_origins_without_a_host_are_foreign(origin: str, ana: Browser) -> None:
+    headers = {"Origin": origin, "X-CSRF-Token": ana.csrf()}
+    assert ana.http.post("/api/v1/users/session/refresh", headers=headers).status_code == 403
 
 
 @pytest.mark.parametrize(
