@@ -441,14 +441,14 @@ class KubernetesRunner(RemoteRunner):
             raise Gone("The job was never started.")
         if cursor is None and self._is_waiting(told["id"]):
             return b"", None
-        with _said(), _gone():
-            pod, position = f"polyjob-{told['uuid']}", LogCursor.read(cursor)
-            try:
+        pod, position = f"polyjob-{told['uuid']}", LogCursor.read(cursor)
+        try:
+            with _said(), _gone():
                 data, position = self._logs.read(self._api, pod, MAIN, position, limit, told["id"] in self._exits)
-            except Refused as error:
-                if error.status != 400:
-                    raise
-                data = b""  # it has not begun
+        except Gone:
+            if not self._never_ran(told):
+                raise
+            data = b""
         return data, position.text()
 
     def _is_waiting(self, identity: str) -> bool:
@@ -462,15 +462,29 @@ class KubernetesRunner(RemoteRunner):
         told = self._mine(handle)
         with _said(), _gone():
             pod = self._own_pod(self._api, told) if told["id"] else None
-            runs = kubernetes_states.container_runs(pod, HELPER) if pod is not None else False
-            if pod is None or (runs is False and not self.options.claim):
-                raise Gone("The pod of the job is not there any more, or all of it has ended.")
-            if runs is None and self._troubles.helper_is_late(pod):
-                raise Gone("The helper container of the job's pod cannot be started.")
+            if pod is None and self._never_ran(told):
+                return
+            self._refuse_without_helper(pod)
             try:
-                yield from kubernetes_files.fetch(self._api, pod["metadata"]["name"])
+                yield from kubernetes_files.fetch(self._api, f"polyjob-{told['uuid']}")
             except (NotRun, Failed) as error:
                 raise RunnerUnavailable(f"The outputs cannot be fetched from the job's pod: {error}") from None
+
+    def _refuse_without_helper(self, pod: Pod | None) -> None:
+        """Raises Gone where there is no helper container that could give the outputs, and never will be."""
+        if pod is None:
+            raise Gone("The pod of the job is not there any more.")
+        runs = kubernetes_states.container_runs(pod, HELPER)
+        if runs is False:
+            raise Gone(f"{kubernetes_states.end_of(pod, HELPER)}.")
+        if runs is None and self._troubles.helper_is_late(pod):
+            raise Gone("The helper container of the job's pod cannot be started.")
+
+    def _never_ran(self, told: Mapping[str, Any]) -> bool:
+        """Whether it is known that nothing of the job ran, so that it has left neither a log nor outputs."""
+        known = self._exits.get(told["id"])
+        end = known.exit if known else self._end_taken_away(told["id"], told["uuid"])
+        return end is not None and not end.has_begun and end.reason is not Reason.BUILD
 
     # Handles.
 

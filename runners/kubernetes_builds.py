@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from runners import kubernetes_files, kubernetes_pods, kubernetes_states
 from runners.archives import member
-from runners.base import BuildFailed, BuildSpec, RunnerUnavailable
+from runners.base import BuildFailed, BuildSpec, Gone, RunnerUnavailable
 from runners.build_log import BuildLog
 from runners.dockerfile import render_dockerfile
 from runners.kubernetes_api import Api, Object, Refused
@@ -159,10 +159,12 @@ class _Build:
         while True:
             try:
                 data, self.cursor = self.logs.read(self.api, self.name, BUILDER, self.cursor, PIECE)
+            except Gone:
+                return
             except Refused as error:
-                if error.status in (400, 404):
-                    return
-                raise
+                if error.status != 404:
+                    raise
+                return
             self.log.write(data)
             self.tail = (self.tail + data)[-TAIL:]
             if len(data) < PIECE:

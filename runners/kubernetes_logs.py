@@ -21,7 +21,7 @@ from typing import Any
 
 import urllib3
 
-from runners.base import RunnerUnavailable
+from runners.base import Gone, RunnerUnavailable
 from runners.kubernetes_api import Api, Refused
 from runners.kubernetes_follow import Feed
 from runners.manifests import BEGIN, MAIN
@@ -42,6 +42,9 @@ STAMP_AND_BEGIN = 64
 """Bytes that hold a time, a blank and `BEGIN`."""
 SECONDS, SILENCE = 60.0, 3600.0
 """How long the API server may take for a piece of a snapshot, and of a log that is followed."""
+REMOVED = b"unable to retrieve container logs for "
+"""What a kubelet says, in a log's place or as the reason of a refusal, once it has removed the container."""
+LOG_IS_GONE = "The machine has removed the log of the job's container."
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d) ")
 
 
@@ -113,6 +116,8 @@ class Lines:
         if start >= len(self._buffer):
             return None
         match = None if self._is_in_line else _STAMP.match(self._buffer, start)
+        if match is None and self._buffer.startswith(REMOVED, start):
+            raise Gone(LOG_IS_GONE)
         if match is not None:
             start = match.end()
         end = self._buffer.find(b"\n", start) + 1
@@ -230,15 +235,23 @@ class Logs:
     def read(
         self, api: Api, pod: str, container: str, cursor: LogCursor, limit: int, is_over: bool = False
     ) -> tuple[bytes, LogCursor]:
-        """(about `limit` bytes behind the cursor, the cursor behind them); fewer at the log's present end. `is_over`
-        says that the container has ended; then what is followed is read to its end.
+        """(about `limit` bytes behind the cursor, the cursor behind them); fewer at the log's present end, none of a
+        container that has not begun. `is_over` says that the container has ended; then what is followed is read to its
+        end.
 
-        Raises Refused, RunnerUnavailable."""
+        Raises Gone, Refused, RunnerUnavailable."""
         held = self._take(pod)
         if held and held.lines.cursor != cursor:
             held.close()
             held = None
-        held = held or _Open(api, pod, container, cursor)
+        try:
+            held = held or _Open(api, pod, container, cursor)
+        except Refused as error:
+            if error.status != 400:
+                raise
+            if REMOVED.decode() in str(error):
+                raise Gone(LOG_IS_GONE) from None
+            return b"", cursor  # it has not begun
         held.patience = LAST_WORDS if is_over else 0.0
         try:
             data = held.lines.read(limit)

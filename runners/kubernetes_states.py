@@ -135,6 +135,15 @@ def container_runs(pod: Pod, name: str) -> bool | None:
     return False if has_ended else None
 
 
+def end_of(pod: Pod, name: str) -> str:
+    """How a container that does not run any more has ended, in a clause for people."""
+    status = pod.get("status") or {}
+    ended = ((_containers(status).get(name) or {}).get("state") or {}).get("terminated") or {}
+    how = [ended.get("reason"), f"exit code {ended['exitCode']}" if "exitCode" in ended else None, status.get("reason")]
+    words = ", ".join(word for word in how if word)
+    return f"The container `{name}` of the job's pod has ended" + (f" ({words})" if words else "")
+
+
 def exit_code(pod: Pod, name: str) -> int | None:
     """Of a container; None where it has not ended, or nobody knows."""
     state = (_containers(pod.get("status") or {}).get(name) or {}).get("state") or {}
@@ -183,6 +192,8 @@ def _running(pod: Pod, containers: Mapping[str, Any], node: str | None) -> Seen:
     is_unheard = ready.get("status") == "False" and ready.get("reason") in (None, "", "NodeNotReady")
     if (pod.get("status") or {}).get("reason") == "NodeLost" or is_unheard:  # a kubelet says why a pod is not ready
         return Seen(Running(node, f"The machine {node} does not answer"))
+    if container_runs(pod, HELPER) is False:
+        return Seen(Running(node, f"{end_of(pod, HELPER)}: the outputs of the job may not be kept"))
     return Seen(Running(node))
 
 
@@ -290,13 +301,13 @@ def _was_over(finished: float | None, since: str | None) -> bool:
 
 def _exit_without(pod: Pod, containers: Mapping[str, Any]) -> Exit:
     """The end of a pod that has ended without its job's container having said how."""
-    status = pod.get("status") or {}
-    disrupted = disruption(pod)
-    if disrupted is not None:
-        return disrupted
-    trouble, end = _trouble({}, containers), _of_pod(status)
-    if trouble is not None and end.reason is not Reason.EVICTED:
+    disrupted, trouble = disruption(pod), _trouble({}, containers)
+    end = disrupted or _of_pod(pod.get("status") or {})
+    if disrupted is None and trouble is not None and end.reason is not Reason.EVICTED:
         return Exit(trouble.reason, message=trouble.text)
+    is_waiting = "waiting" in ((containers.get(MAIN) or {}).get("state") or {})
+    if is_waiting and end.reason in (Reason.EVICTED, Reason.TIMEOUT):  # the machine itself has ended the pod
+        return dataclasses.replace(end, begun=False)
     return end
 
 

@@ -89,6 +89,30 @@ def test_clones(server: Server, done: dict[str, Any], strategy: str, log: bytes)
     assert server.log(clone["id"]) == b"Step 1/1: echo made > /made\n" + log
 
 
+@pytest.mark.parametrize("strategy", ["resume", "copy"])
+@pytest.mark.parametrize("user", [0, 1000])
+def test_clone_finds_all_files_and_can_change_them(server: Server, cluster: Any, strategy: str, user: int) -> None:
+    """They are kept in pieces of a MiB, made by whoever the image's user is, and closed to all others."""
+    cluster.add_image(f"user-{user}", user=user)
+    cmd = (
+        "cd $POLYAXON_RUN_OUTPUTS_PATH; umask 077; "
+        "if [ ! -e d ]; then mkdir d; for n in 1 2 3 4; do head -c 2000000 /dev/urandom > d/f$n; done; fi; "
+        "md5sum d/f*; echo more >> d/f0; mv d/f0 d/g; mkdir d/n || exit 1; rm -r d/n"
+    )
+    first = server.until_done(server.submit(cmd, build={"image": f"user-{user}"})["id"])
+    clone = server.until_done(server.call("POST", f"{JOBS}/{first['id']}/{strategy}").json["id"])
+    assert (first["last_status"], clone["last_status"]) == ("succeeded", "succeeded"), server.log(clone["id"])
+    assert server.log(clone["id"]) == server.log(first["id"])
+    assert server.log(first["id"]).count(b"\n") == 4
+
+
+def test_outputs_whose_helper_has_ended_are_noted(server: Server, cluster: Any) -> None:
+    job = submit(server, "echo x > $POLYAXON_RUN_OUTPUTS_PATH/f; sleep 4")
+    server.until(job["id"], "running")
+    cluster.run_out_of_memory(f"polyjob-{job['uuid']}", "files")
+    eventually(lambda: "outputs of the job may not be kept" in notes(server.job(job["id"])), 20, "the note")
+
+
 def test_a_failing_step_ends_the_job_before_its_command(server: Server) -> None:
     job = server.until_done(submit(server, "echo not reached", "echo fine", "echo no; exit 3")["id"])
     assert job["last_status"] == "upstream_failed"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import resource
+import signal
 import tarfile
 import threading
 import time
@@ -238,6 +240,35 @@ class TestFiles:
     def test_a_folder_of_outputs_that_was_removed_holds_nothing(self, harness: KubernetesHarness) -> None:
         _, _, handle = run(harness, "rm -r $POLYAXON_RUN_OUTPUTS_PATH")
         assert list(harness.remote.outputs(handle)) == []
+
+    @pytest.mark.parametrize("trouble", ["run_out_of_memory", "kill"])
+    def test_outputs_whose_helper_has_ended_are_gone_not_empty(self, harness: KubernetesHarness, trouble: str) -> None:
+        spec = harness.spec("echo x > $POLYAXON_RUN_OUTPUTS_PATH/f; until [ -e /tmp/go ]; do sleep 0.05; done")
+        handle = running(harness, spec)
+        if trouble == "kill":
+            os.kill(harness.cluster.processes(spec.name)["files"], signal.SIGTERM)
+        else:
+            harness.cluster.run_out_of_memory(spec.name, "files")
+        wait_for(lambda: "outputs of the job may not be kept" in note_of(harness, handle))
+        _touch(harness, spec)
+        assert harness.end(handle).succeeded
+        with pytest.raises(Gone, match="The container `files` of the job's pod has ended"):
+            list(harness.remote.outputs(handle))
+
+    def test_log_that_its_machine_has_removed_is_gone(self, harness: KubernetesHarness) -> None:
+        _, _, handle = run(harness, "echo x")
+        harness.cluster.fail(400, path="/log$", message="unable to retrieve container logs for containerd://1")
+        with pytest.raises(Gone, match="removed the log"):
+            harness.remote.logs(handle, None, 100)
+
+    def test_job_that_never_ran_has_nothing_that_could_be_gone(self, harness: KubernetesHarness) -> None:
+        harness.cluster.schedule_nothing("0/1 nodes are available")
+        handle = harness.runner.start(harness.lasts(), None)
+        harness.runner.stop(handle, force=False)
+        harness.end(handle)
+        for runner in (harness.runner, harness.another()):
+            assert runner.logs(handle, None, 100)[0] == b""  # type: ignore[attr-defined]
+            assert list(runner.outputs(handle)) == []  # type: ignore[attr-defined]
 
     def test_links_and_odd_names_come_out_as_they_are(self, harness: KubernetesHarness) -> None:
         cmd = (

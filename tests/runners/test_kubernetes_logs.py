@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from runners.base import Gone
 from runners.kubernetes_logs import DROPPED, Lines, LogCursor
 from runners.manifests import BEGIN
 
@@ -94,7 +95,12 @@ def test_nothing_new_leaves_the_cursor() -> None:
     _, cursor = read(stamped(*LOG))
     assert read(stamped(LOG[-1]), cursor) == (b"", cursor)
     assert read(b"", cursor) == (b"", cursor)
-    assert read(b"unable to retrieve container logs for containerd://1", cursor) == (b"", cursor)
+
+
+@pytest.mark.parametrize("cursor", [LogCursor(), LogCursor("2026-01-01T00:00:01.000000000", 1, 2)])
+def test_log_that_the_machine_has_removed_is_gone(cursor: LogCursor) -> None:
+    with pytest.raises(Gone, match="removed the log"):
+        read(b"unable to retrieve container logs for containerd://1", cursor, 100)
 
 
 def test_bytes_are_kept_as_they_are() -> None:

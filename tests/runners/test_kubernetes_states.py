@@ -67,10 +67,22 @@ class TestThatGoesOn:
         assert isinstance(state, Running)
         assert "deleted" in str(state.note)
 
-    def test_says_that_its_machine_does_not_answer(self) -> None:
-        state = states.seen(pod(job=RUNS, conditions=[condition("Ready", "False", "NodeNotReady")])).state
+    @pytest.mark.parametrize("reason", ["NodeNotReady", "", None])
+    def test_says_that_its_machine_does_not_answer(self, reason: str | None) -> None:
+        """The controller sets the condition and leaves its reason as it was: empty."""
+        told: Any = {"type": "Ready", "status": "False", "reason": reason}
+        state = states.seen(pod(job=RUNS, conditions=[told])).state
         assert isinstance(state, Running)
         assert state.note == "The machine n does not answer"
+
+    @pytest.mark.parametrize("status", ["ContainersNotReady", "ReadinessGatesNotReady"])
+    def test_is_not_ready_by_its_own_machine(self, status: str) -> None:
+        assert states.seen(pod(job=RUNS, conditions=[condition("Ready", "False", status)])).state == Running("n")
+
+    def test_says_that_its_outputs_may_be_lost(self) -> None:
+        state = states.seen(pod(job=RUNS, files=ended(137, "OOMKilled"))).state
+        assert isinstance(state, Running)
+        assert str(state.note).startswith("The container `files` of the job's pod has ended (OOMKilled, exit code 137)")
 
 
 class TestThatHasNotBegun:
@@ -198,6 +210,13 @@ class TestThatHasEnded:
     def test_as_its_machine_did_not_take_it(self) -> None:
         end = exit_of(pod("Failed", reason="OutOfcpu", message="Node didn't have enough resource"))
         assert (end.reason, end.has_begun) == (Reason.START, False)
+
+    @pytest.mark.parametrize("reason", ["Evicted", "NodeShutdown", "DeadlineExceeded"])
+    def test_before_its_command_began(self, reason: str) -> None:
+        waits = {"waiting": {"reason": "PodInitializing"}}
+        assert exit_of(pod("Failed", job=waits, reason=reason)).has_begun is False
+        assert exit_of(pod("Failed", job=ended(137), reason=reason)).has_begun is True
+        assert exit_of(pod("Failed", reason=reason)).has_begun is True, "nobody knows"
 
     def test_and_does_not_say_how(self) -> None:
         assert exit_of(pod("Failed")).reason is Reason.LOST
