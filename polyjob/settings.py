@@ -81,6 +81,16 @@ def _path(value: str) -> Path:
     return Path(value).expanduser().absolute()
 
 
+_RESOURCE = re.compile(r"(?:requests|limits)\.[\w./-]+=\d+(?:\.\d+)?(?:[munkMGTPE]|[KMGTPE]i)?")
+
+
+def _resources(value: str) -> str:
+    words = value.split()
+    if words != ["none"] and not all(_RESOURCE.fullmatch(word) for word in words):
+        raise ValueError
+    return " ".join(words)
+
+
 _KINDS: dict[Callable[[str], Any], str] = {
     _text: "text",
     _whole: "a whole number, 0 or more",
@@ -92,6 +102,7 @@ _KINDS: dict[Callable[[str], Any], str] = {
     _words: "names, separated by blanks or commas",
     _indices: "indices, separated by blanks or commas, or `none`",
     _path: "a path",
+    _resources: "words such as `limits.cpu=200m`, or `none`",
 }
 
 
@@ -186,6 +197,11 @@ class Settings:
     )
     kube_helper_image: str = _setting(
         _text, "busybox:stable", "Kubernetes: image with `sh`, `tar`, `head` and `sleep` that carries files."
+    )
+    kube_helper_resources: str = _setting(
+        _resources,
+        "requests.cpu=10m requests.memory=32Mi limits.cpu=200m limits.memory=128Mi",
+        "Kubernetes: what each helper container asks for, within what a LimitRange of the namespace allows.",
     )
     kube_claim: str = _setting(
         _text, "", "Kubernetes: volume claim that holds the files of running jobs.", "an `emptyDir` of each pod"

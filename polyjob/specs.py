@@ -124,6 +124,7 @@ def runner_settings(settings: Settings, installation: str) -> RunnerSettings:
         "namespace": settings.kube_namespace,
         "patience": f"{settings.kube_patience:g}",
         "helper_image": settings.kube_helper_image,
+        "helper_resources": settings.kube_helper_resources,
         "claim": settings.kube_claim,
         "gpu": settings.kube_gpu,
         "registry": settings.registry,

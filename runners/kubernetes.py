@@ -18,7 +18,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from runners import kubernetes_files, kubernetes_logs, kubernetes_pods, kubernetes_states, manifests
+from runners import (
+    kubernetes_files,
+    kubernetes_logs,
+    kubernetes_pods,
+    kubernetes_refusals,
+    kubernetes_states,
+    manifests,
+)
 from runners.base import (
     BuildSpec,
     Exit,
@@ -30,6 +37,8 @@ from runners.base import (
     Pending,
     Reason,
     RemoteRunner,
+    RunnerError,
+    RunnerRefused,
     RunnerSettings,
     RunnerUnavailable,
     Running,
@@ -48,6 +57,7 @@ from runners.kubernetes_rights import Rights
 from runners.kubernetes_states import Pod, Seen
 from runners.kubernetes_sweeping import Sweeping
 from runners.kubernetes_troubles import Troubles
+from runners.machine_faults import is_machine_fault
 from runners.manifests import HELPER, INPUT, INSTALLATION, JOB, MAIN
 from runners.records import Records
 
@@ -58,8 +68,6 @@ UNHEARD_FOR = 5.0
 """Seconds that a job may not take its KILL before its pod is deleted, with all that it holds."""
 QUIETEST, LOOKS = 10.0, 20.0
 """Seconds from look to look at the log of a job that writes nothing; and how many such looks are made in a second."""
-NOT_THE_JOBS = ("exceeded quota", "cannot create resource")
-"""Why a pod is refused for now, for no fault of its own: others take the room, or polyjob's account may not."""
 CHANGES = 5
 """How often a pod that changes all the time is looked at before it is left for later."""
 FILES, STOP, END = ".files", ".stop", ".end"
@@ -74,7 +82,7 @@ class KubernetesRunner(RemoteRunner):
         self.options = Options.read(settings.options)
         self._records = Records(Path(settings.data_dir) / "kubernetes")
         self._api = Api(self.options)
-        self._rights = Rights(self._api)
+        self._rights = Rights(self._api, self.options)
         self._selector = [("labelSelector", f"{INSTALLATION}={settings.installation}")]
         self._listing = Listing(self._api, self._api.pods, self._selector)
         self._views: dict[str, tuple[Pod, Seen]] = {}
@@ -136,7 +144,7 @@ class KubernetesRunner(RemoteRunner):
     # Starting.
 
     def start(self, spec: JobSpec, artifact: str | None) -> str:
-        with _said(), self._records.alone(spec.uuid):
+        with _said(kubernetes_refusals.of_one), self._records.alone(spec.uuid):
             known = self._records.read(spec.uuid)
             if known is not None:
                 return known
@@ -169,14 +177,11 @@ class KubernetesRunner(RemoteRunner):
             raise Outdated(GONE)
 
     def _create(self, api: Api, manifest: Object) -> Object | None:
-        """The new pod; None where there is one of that name. Raises StartFailed, Refused, RunnerUnavailable."""
+        """The new pod; None where there is one of that name. Raises as `start`."""
         try:
             return kubernetes_pods.create(api, manifest)
         except Refused as error:
-            is_for_good = error.status in (400, 403, 422) or error.is_too_large
-            if is_for_good and not any(words in str(error) for words in NOT_THE_JOBS):
-                raise StartFailed(f"The Kubernetes API server refuses the job's pod: {error}") from None
-            raise
+            raise kubernetes_refusals.of_create(error) from None
 
     def _found(self, api: Api, spec: JobSpec) -> Object | None:
         """The pod of this job that an earlier start has made."""
@@ -424,7 +429,7 @@ class KubernetesRunner(RemoteRunner):
             fence = manifests.fence_pod(name, uuid, self.settings.installation, self.options)
             try:
                 found = self._create(api, fence) or kubernetes_pods.find(api, name)
-            except StartFailed as error:
+            except (StartFailed, RunnerRefused) as error:
                 raise RunnerUnavailable(str(error)) from None
             if found is None:
                 raise RunnerUnavailable(f"The name {name} was taken by a pod that is gone again.")
@@ -443,7 +448,7 @@ class KubernetesRunner(RemoteRunner):
             return b"", None
         pod, position = f"polyjob-{told['uuid']}", LogCursor.read(cursor)
         try:
-            with _said(), _gone():
+            with _said(kubernetes_refusals.of_one), _gone():
                 data, position = self._logs.read(self._api, pod, MAIN, position, limit, told["id"] in self._exits)
         except Gone:
             if not self._never_ran(told):
@@ -460,7 +465,7 @@ class KubernetesRunner(RemoteRunner):
 
     def outputs(self, handle: str) -> Iterator[bytes]:
         told = self._mine(handle)
-        with _said(), _gone():
+        with _said(kubernetes_refusals.of_one), _gone():
             pod = self._own_pod(self._api, told) if told["id"] else None
             if pod is None and self._never_ran(told):
                 return
@@ -468,7 +473,8 @@ class KubernetesRunner(RemoteRunner):
             try:
                 yield from kubernetes_files.fetch(self._api, f"polyjob-{told['uuid']}")
             except (NotRun, Failed) as error:
-                raise RunnerUnavailable(f"The outputs cannot be fetched from the job's pod: {error}") from None
+                kind = RunnerUnavailable if is_machine_fault(str(error)) else RunnerRefused
+                raise kind(f"The outputs cannot be fetched from the job's pod: {error}") from None
 
     def _refuse_without_helper(self, pod: Pod | None) -> None:
         """Raises Gone where there is no helper container that could give the outputs, and never will be."""
@@ -506,13 +512,17 @@ class KubernetesRunner(RemoteRunner):
         return json.dumps(told)
 
 
+def _unavailable(error: Refused) -> RunnerError:
+    return RunnerUnavailable(f"The Kubernetes API server answers {error.status}: {error}")
+
+
 @contextlib.contextmanager
-def _said() -> Iterator[None]:
-    """Whatever the API server refuses, in the contract's words."""
+def _said(meaning: Callable[[Refused], RunnerError] = _unavailable) -> Iterator[None]:
+    """Whatever the API server refuses, in the contract's words: as `meaning` takes it."""
     try:
         yield
     except Refused as error:
-        raise RunnerUnavailable(f"The Kubernetes API server answers {error.status}: {error}") from None
+        raise meaning(error) from None
     except OSError as error:
         raise RunnerUnavailable(f"The runner's own files cannot be used: {error}") from None
 

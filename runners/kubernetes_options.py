@@ -27,6 +27,8 @@ class Options:
     """Seconds that a pod may be unschedulable, or its image not to be had, before the job is given up."""
     helper_image: str = "busybox:stable"
     """Has `sh`, `tar`, `head`, `sleep` and `mkdir`."""
+    helper_resources: str = "requests.cpu=10m requests.memory=32Mi limits.cpu=200m limits.memory=128Mi"
+    """What each container asks for that is not the job's own; `none`: nothing."""
     claim: str = ""
     """A persistent volume claim that holds the files of jobs; empty: each pod's own `emptyDir`."""
     gpu: str = "nvidia.com/gpu"
@@ -42,6 +44,15 @@ class Options:
     def is_insecure(self) -> bool:
         """Whether the registry is spoken to without TLS."""
         return self.registry.startswith("http://")
+
+    def helper_amounts(self) -> dict[str, dict[str, str]]:
+        """Return `helper_resources` as a manifest has them: {"requests": {"cpu": "10m"}}."""
+        amounts: dict[str, dict[str, str]] = {}
+        for word in self.helper_resources.split() if self.helper_resources != "none" else ():
+            name, _, amount = word.partition("=")
+            kind, _, resource = name.partition(".")
+            amounts.setdefault(kind, {})[resource] = amount
+        return amounts
 
     @classmethod
     def read(cls, told: Mapping[str, str]) -> Options:

@@ -1,11 +1,15 @@
-"""What polyjob's account has to be allowed in its namespace, and what of that it is not."""
+"""What polyjob needs of its namespace, and what of that it does not have: rights, and that pods like its own are
+admitted."""
 
 from __future__ import annotations
 
 import time
 
-from runners.base import RunnerUnavailable
-from runners.kubernetes_api import Api
+from runners.base import JobSpec, RunnerUnavailable
+from runners.kubernetes_api import Api, Refused
+from runners.kubernetes_options import Options
+from runners.kubernetes_refusals import of_create
+from runners.manifests import Artifact, job_pod
 
 RIGHTS = (
     ("create", "pods", ""),
@@ -28,12 +32,14 @@ ASKED_AGAIN_AFTER = 300.0
 class Rights:
     """See the module."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, options: Options) -> None:
         self._api = api
+        self._options = options
         self._good_until = 0.0
 
     def check(self) -> None:
-        """Raises RunnerUnavailable that names each right that is missing, and Refused."""
+        """Raises RunnerUnavailable that names each right that is missing, or says why no pod of a job is admitted, and
+        Refused."""
         self._api.get("/version")
         if time.monotonic() < self._good_until:
             return
@@ -44,7 +50,22 @@ class Rights:
                 f"In the namespace `{self._api.namespace}` this account may not: {names}. "
                 "deploy/kubernetes/rbac.yaml grants what polyjob needs."
             )
+        self._refuse_closed_namespace()
         self._good_until = time.monotonic() + ASKED_AGAIN_AFTER
+
+    def _refuse_closed_namespace(self) -> None:
+        """Have the smallest pod of a job checked, and not made. A quota that is used up just now is fine."""
+        pod = job_pod(JobSpec("0" * 32, "0" * 32, "", "true", {}), Artifact(self._options.helper_image), self._options)
+        for container in pod["spec"]["containers"]:
+            container["resources"] = self._options.helper_amounts()
+        try:
+            self._api.request("POST", self._api.pods(), [("dryRun", "All")], pod)
+        except Refused as error:
+            if not isinstance(of_create(error), RunnerUnavailable):
+                raise RunnerUnavailable(
+                    f"The namespace `{self._api.namespace}` admits no pod of a job: {error}. "
+                    "docs/kubernetes-runner.md says what it has to allow."
+                ) from None
 
     def _is_allowed(self, verb: str, resource: str, part: str) -> bool:
         asked = {"namespace": self._api.namespace, "verb": verb, "resource": resource, "subresource": part}

@@ -37,6 +37,12 @@ MACHINE_PHRASES = (
     "i/o timeout",
     "network is unreachable",
     "no route to host",
+    "error dialing backend",
+    "error sending request",
+    "dial tcp",
+    "etcdserver: ",
+    "context deadline exceeded",
+    "tls handshake timeout",
 )
 """The same faults as a backend words them, in lower case."""
 

@@ -27,12 +27,13 @@ OUTPUTS, LOGS, CODE = f"{HOME}/outputs", f"{HOME}/logs", f"{HOME}/code"
 GIVEN, BUILT, ENDED = f"{HOME}/.given", f"{HOME}/.built", f"{HOME}/.ended"
 """Files that say: all is put in; the steps are done; the command has ended."""
 CREDENTIALS = "/polyjob-registry"
+CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["NET_RAW"]}}
+"""Of containers that run an image of the job's own. More cannot be dropped: root installs packages, and images change
+to a user of their own."""
 KEEP = 7 * 86_400
 """Seconds that the outputs of a job that has ended can be fetched."""
 SLACK = 6 * 3600
 """Seconds that a pod may live beyond all that its job is granted."""
-SMALL = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "1", "memory": "128Mi"}}
-"""What a container gets that is not the job's own: a quota may demand that each says so."""
 LONGEST = 2**31 - 1
 """Seconds of a pod's deadline that the API server takes."""
 BEGIN = b"polyjob begins\n"
@@ -104,7 +105,7 @@ def job_pod(spec: JobSpec, artifact: Artifact, options: Options) -> Manifest:
     placement = spec.placement
     before = []
     if artifact.is_built:
-        before.append(_keeper_of(artifact.image))
+        before.append(_keeper_of(artifact.image, options))
     if spec.code or spec.inputs:
         before.append(_helper(INPUT, options, f"{_WAIT.format(GIVEN, 0.1)}; sleep 0.2"))
     containers = [
@@ -185,12 +186,12 @@ def build_pod(spec: BuildSpec, name: str, image: str, options: Options) -> Manif
 
 
 def fence_pod(name: str, uuid: str, installation: str, options: Options) -> Manifest:
-    """A pod that only takes a name: no scheduler ever looks at it. No quota or policy of a namespace minds it."""
+    """A pod that only takes a name: no scheduler ever looks at it. Every pod security standard admits it."""
     container = {
         "name": MAIN,
         "image": options.helper_image,
         "command": ["true"],
-        "resources": SMALL,
+        "resources": options.helper_amounts(),
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
     told = {
@@ -222,7 +223,7 @@ def _main(spec: JobSpec, artifact: Artifact, options: Options) -> Manifest:
         "args": [literal(spec.cmd), *map(literal, artifact.steps)],
         "workingDir": FOLDER,
         "env": _variables({**spec.env, **own}),
-        "securityContext": {"allowPrivilegeEscalation": False},
+        "securityContext": CONFINED,
         "lifecycle": {"preStop": {"exec": {"command": signal_command("TERM", spec.uuid)}}},
     }
     sources = [{"secretRef": {"name": name}} for name in spec.placement.secrets]
@@ -246,7 +247,7 @@ def _helper(name: str, options: Options, script: str) -> Manifest:
         "image": options.helper_image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["/bin/sh", "-c", literal(script)],
-        "resources": SMALL,
+        "resources": options.helper_amounts(),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"], "add": ["DAC_OVERRIDE", "FOWNER"]},
@@ -254,15 +255,15 @@ def _helper(name: str, options: Options, script: str) -> Manifest:
     }
 
 
-def _keeper_of(image: str) -> Manifest:
+def _keeper_of(image: str, options: Options) -> Manifest:
     """A container that copies what a built image has in its working folder to where the job will find it."""
     return {
         "name": KEPT,
         "image": image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["/bin/sh", "-c", f"mkdir -p -m 0777 {CODE}; cp -R {FOLDER}/. {CODE}/ || true"],
-        "resources": SMALL,
-        "securityContext": {"allowPrivilegeEscalation": False},
+        "resources": options.helper_amounts(),
+        "securityContext": CONFINED,
     }
 
 

@@ -85,6 +85,12 @@ def test_port_of_a_service_link_is_not_set(link):
     assert read_settings({"POLYJOB_PORT": link}).port == 8000
 
 
+@pytest.mark.parametrize("text", ["limits.cpu", "cpu=1", "limits.cpu=1 core", "limits.cpu=-1", "none limits.cpu=1"])
+def test_helper_resources_that_no_cluster_reads_are_refused(text):
+    with pytest.raises(SettingError, match=r"POLYJOB_KUBE_HELPER_RESOURCES.*limits\.cpu=200m"):
+        read_settings({"POLYJOB_KUBE_HELPER_RESOURCES": text})
+
+
 def test_an_empty_variable_is_not_set_and_an_override_wins():
     assert read_settings({"POLYJOB_PORT": ""}).port == 8000
     assert read_settings({"POLYJOB_PORT": "9"}, port=0).port == 0

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from tests.kubernetes.admission import Admission
 from tests.kubernetes.connections import Listener
 from tests.kubernetes.execution import Execution
 from tests.kubernetes.faults import Faults
@@ -58,8 +59,7 @@ class Cluster(Troubles, Pretended):
         self.tokens = {self.token: "system:serviceaccount:default:polyjob"}
         self.rights: set[Right] | None = None
         """What the client may do; None = anything."""
-        self.quota: int | None = None
-        """How many pods there may be that have not ended."""
+        self.admission = Admission()
         self.pretended = self.scheduler.pretended
         self.labels: dict[str, dict[str, str]] = {}
         """Of every pod that a client has ever made: name → labels."""
@@ -194,8 +194,9 @@ class Cluster(Troubles, Pretended):
         self.scheduler.refusal = why
         self.scheduler.wake()
 
-    def limit_pods(self, number: int | None) -> None:
-        self.quota = number
+    def restrict(self, **rules: Any) -> None:
+        """What namespaces refuse from now on; names as of `Admission`. Whatever is not named is not restricted."""
+        self.admission = Admission(**rules)
 
     def permit(self, rights: list[Right] | None) -> None:
         """What the client may do from now on; None = anything."""

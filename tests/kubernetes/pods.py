@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 import string
 import time
 from typing import TYPE_CHECKING, Any
 
 from tests.kubernetes import patches
+from tests.kubernetes.admission import admit, refused
 from tests.kubernetes.answers import Refused, conflict, invalid, not_found
 from tests.kubernetes.kubelet import End
 from tests.kubernetes.pod_status import set_condition
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
     from tests.kubernetes.cluster import Cluster
 
 
-def create(cluster: Cluster, namespace: str, pod: Object) -> tuple[Stored, list[str]]:
-    """The pod as it is stored, and the warnings that the client is sent."""
+def create(cluster: Cluster, namespace: str, pod: Object, is_dry: bool = False) -> tuple[Stored, list[str]]:
+    """The pod as it is stored, and the warnings that the client is sent. `is_dry`: all is checked, nothing is kept."""
     if pod.get("kind", "Pod") != "Pod" or pod.get("apiVersion", "v1") != "v1":
         text = f"the API version in the data ({pod.get('apiVersion')}) does not match the expected API version (v1)"
         raise Refused(400, text)
@@ -42,21 +44,17 @@ def create(cluster: Cluster, namespace: str, pod: Object) -> tuple[Stored, list[
     account = pod["spec"]["serviceAccountName"]
     if cluster.store.find("serviceaccounts", namespace, account) is None:
         why = f'error looking up service account {namespace}/{account}: serviceaccount "{account}" not found'
-        raise _refused_by_admission(metadata["name"], why)
+        raise refused(metadata["name"], why)
     with cluster.store.lock:
-        if (namespace, metadata["name"]) not in cluster.store.objects["pods"] and cluster.quota is not None:
-            taken = len(cluster.store.list("pods", namespace, lambda item: not _is_over(item))[1])
-            if taken >= cluster.quota:
-                why = f"exceeded quota: pods, requested: pods=1, used: pods={taken}, limited: pods={cluster.quota}"
-                raise _refused_by_admission(metadata["name"], why)
+        if (namespace, metadata["name"]) not in cluster.store.objects["pods"]:
+            there = cluster.store.list("pods", namespace, lambda item: True)[1]
+            admit(cluster.admission, pod, [stored.object for stored in there])
+            if is_dry:
+                return Stored(0, pod, json.dumps(pod).encode()), warnings
         stored = cluster.store.create("pods", pod)
         cluster.labels[metadata["name"]] = metadata.get("labels") or {}
     cluster.scheduler.add(stored.object)
     return stored, warnings
-
-
-def _refused_by_admission(name: str, why: str) -> Refused:
-    return Refused(403, f'pods "{name}" is forbidden: {why}', details={"name": name, "kind": "pods"})
 
 
 def _is_over(pod: Object) -> bool:

@@ -31,7 +31,7 @@ class Resources(Answering):
             found = pods.delete_all(self.cluster, namespace, chosen, self._options(body))
             return self._list_of("pods", self.cluster.store.version, found, {})
         if verb == "create" and resource == "pods" and namespace:
-            stored, warnings = pods.create(self.cluster, namespace, read_json(body))
+            stored, warnings = pods.create(self.cluster, namespace, read_json(body), self.query.get("dryRun") == "All")
             self.cluster.warnings.extend(warnings)
             headers = {"Warning": ", ".join("299 - " + json.dumps(text) for text in warnings)} if warnings else {}
             return self._send(201, stored.whole("pods"), headers)

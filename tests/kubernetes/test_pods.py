@@ -147,7 +147,7 @@ def test_admission(cluster: Any, api: Any):
     code, status = refused(api.create_namespaced_pod, "default", manifest(serviceAccountName="nobody"))
     assert (code, status["reason"]) == (403, "Forbidden")
     assert 'serviceaccount "nobody" not found' in status["message"]
-    cluster.limit_pods(0)
+    cluster.restrict(quota={"pods": "0"})
     code, status = refused(api.create_namespaced_pod, "default", manifest())
     assert (code, status["reason"]) == (403, "Forbidden")
     assert "exceeded quota" in status["message"]

@@ -67,6 +67,7 @@ def make_kubernetes(
     yield make
     for harness in made:
         harness.close()
+        assert not harness.pods()
 
 
 @pytest.fixture

@@ -5,19 +5,20 @@ On such a cluster POLYJOB_TEST_IMAGE names an image with a shell that its nodes 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import os
 import shlex
 import tarfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runners.base import BuildSpec, JobSpec, RemoteRunner, Runner
+from runners.base import BuildSpec, JobSpec, RemoteRunner, Runner, RunnerUnavailable
 from tests.runners.harness import Harness
 from tests.runners.registry import BUILDER, Registry
 
@@ -77,11 +78,34 @@ class KubernetesHarness(Harness):
 
     def remove(self, spec: JobSpec) -> None:
         """Somebody else removes the pod of a job at once."""
+        with self._api() as api:
+            api.request("DELETE", api.pod(spec.name), body={"gracePeriodSeconds": 0})
+
+    def close(self) -> None:
+        """Leaves no pod of this installation: fences and builders go later than any test lasts."""
+        from runners import kubernetes_pods
+
+        super().close()
+        with self._api() as api:
+            for pod in self.pods():
+                kubernetes_pods.delete(api, pod, 0)
+
+    def pods(self) -> list[Any]:
+        """All of this installation; none where there is no way to a cluster."""
+        with self._api() as api, contextlib.suppress(RunnerUnavailable):
+            found: list[Any] = api.get(api.pods(), [("labelSelector", f"polyjob.installation={self.installation}")])[
+                "items"
+            ]
+            return found
+        return []
+
+    @contextlib.contextmanager
+    def _api(self) -> Iterator[Any]:
         from runners.kubernetes_api import Api
         from runners.kubernetes_options import Options
 
         api = Api(Options.read(self.options))
-        api.request("DELETE", api.pod(spec.name), body={"gracePeriodSeconds": 0})
+        yield api
         api.close()
 
     def runs(self, spec: JobSpec) -> int:

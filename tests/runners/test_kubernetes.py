@@ -29,6 +29,7 @@ from runners.base import (
     Placement,
     Reason,
     Resources,
+    RunnerRefused,
     RunnerUnavailable,
     Running,
     StartFailed,
@@ -51,6 +52,7 @@ def harness(kubernetes: KubernetesHarness) -> Iterator[KubernetesHarness]:
     yield kubernetes
     kubernetes.cluster.heal()
     kubernetes.cluster.permit(None)
+    kubernetes.cluster.restrict()
     kubernetes.cluster.schedule_nothing(None)
     kubernetes.cluster.configure(is_late=False, delay=0.0)
     kubernetes.cluster.come_back()
@@ -175,21 +177,57 @@ class TestJobs:
         assert harness.runs(spec) == 1
 
     def test_a_job_that_is_refused_for_no_fault_of_its_own_is_tried_again(self, harness: KubernetesHarness) -> None:
-        spec = harness.says("x")
-        harness.cluster.limit_pods(0)
-        try:
-            with pytest.raises(RunnerUnavailable, match="quota"):
-                harness.runner.start(spec, None)
-            with pytest.raises(RunnerUnavailable, match="quota"):
-                harness.runner.fence("f" * 32)
-        finally:
-            harness.cluster.limit_pods(None)
+        spec, room = harness.says("x"), sum(_is_living(pod) for pod in harness.cluster.pods()) + 1
+        other = running(harness, harness.lasts())
+        harness.cluster.restrict(quota={"pods": str(room)})
+        with pytest.raises(RunnerUnavailable, match="quota"):
+            harness.runner.start(spec, None)
+        with pytest.raises(RunnerUnavailable, match="quota"):
+            harness.runner.fence("f" * 32)
+        harness.runner.clean(other)
+        harness.cluster.restrict()
         harness.cluster.permit([right for right in RIGHTS if right != ("create", "pods", "")])
         with pytest.raises(RunnerUnavailable, match="cannot create"):
             harness.runner.start(spec, None)
         harness.cluster.permit(None)
         harness.end(harness.runner.start(spec, None))
         assert harness.runs(spec) == 1
+
+    @pytest.mark.parametrize(
+        "rules",
+        [
+            {"quota": {"limits.cpu": "4"}},
+            {"quota": {"limits.memory": "1Gi", "pods": "50"}},
+            {"least": {"cpu": "50m"}},
+            {"most": {"cpu": "100m"}},
+            {"policy": 'violates PodSecurity "restricted:latest": runAsNonRoot != true'},
+        ],
+    )
+    def test_job_that_a_namespace_never_admits_is_refused(self, harness: KubernetesHarness, rules: Any) -> None:
+        spec = harness.spec(limits=Resources(cpu=9.0, memory=2 << 30))
+        harness.cluster.restrict(**rules)
+        with pytest.raises(RunnerRefused, match="forbidden"):
+            harness.runner.start(spec, None)
+        assert harness.cluster.pod(spec.name) is None
+
+    def test_helpers_keep_to_the_range_of_a_namespace(self, make_kubernetes: Make, harness: KubernetesHarness) -> None:
+        told = "requests.cpu=50m requests.memory=64Mi limits.cpu=50m limits.memory=64Mi"
+        harness.cluster.restrict(least={"cpu": "50m", "memory": "64Mi"}, most={"cpu": "500m", "memory": "1Gi"})
+        fitting = make_kubernetes(harness.folder / "fitting", helper_resources=told)
+        amounts = Resources(cpu=0.1, memory=64 << 20)
+        spec = fitting.spec("echo x", requests=amounts, limits=amounts, code=_code(harness))
+        handle = fitting.runner.start(spec, None)
+        assert fitting.end(handle).succeeded
+        with pytest.raises(RunnerRefused, match="minimum cpu"):
+            harness.runner.start(harness.spec(requests=amounts, limits=amounts), None)
+
+
+def _is_living(pod: Any) -> bool:
+    return pod["status"].get("phase") not in ("Succeeded", "Failed")
+
+
+def _code(harness: KubernetesHarness) -> str:
+    return archive(harness.folder / "code.tar.gz", ("a.txt", "code"))
 
 
 class TestFiles:
@@ -453,7 +491,7 @@ def _has_no_outputs(harness: KubernetesHarness, handle: str) -> bool:
     """Whether that is said; as long as the helper container is just being ended, nothing can be told."""
     try:
         list(harness.remote.outputs(handle))
-    except RunnerUnavailable:
+    except (RunnerRefused, RunnerUnavailable):
         return False
     except Gone:
         return True
@@ -774,6 +812,28 @@ class TestApi:
         with pytest.raises(RunnerUnavailable) as caught:
             harness.another().check()
         assert f"may not: {verb} {thing}{'/' if part else ''}{part}. " in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("rules", "words"),
+        [
+            ({"least": {"cpu": "50m"}}, "minimum cpu usage"),
+            ({"policy": 'violates PodSecurity "restricted:latest"'}, "violates PodSecurity"),
+            ({"quota": {"limits.memory": "1Mi"}}, "exceeded quota"),
+        ],
+    )
+    def test_namespace_that_admits_no_job_is_named(self, harness: KubernetesHarness, rules: Any, words: str) -> None:
+        harness.cluster.restrict(**rules)
+        before = len(harness.cluster.pods())
+        with pytest.raises(RunnerUnavailable, match=f"admits no pod of a job: .*{words}"):
+            harness.another().check()
+        harness.cluster.restrict()
+        harness.another().check()
+        assert len(harness.cluster.pods()) == before
+
+    def test_quota_that_is_used_up_for_now_is_fine(self, harness: KubernetesHarness) -> None:
+        running(harness, harness.lasts())
+        harness.cluster.restrict(quota={"pods": "1"})
+        harness.another().check()
 
     def test_the_least_rights_are_enough(self, harness: KubernetesHarness, tmp_path: Path) -> None:
         harness.cluster.permit([*RIGHTS, ("create", "selfsubjectaccessreviews", "")])

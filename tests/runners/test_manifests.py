@@ -73,7 +73,7 @@ HELPER = {
     ],
     "resources": {
         "requests": {"cpu": "10m", "memory": "32Mi"},
-        "limits": {"cpu": "1", "memory": "128Mi"},
+        "limits": {"cpu": "200m", "memory": "128Mi"},
     },
     "securityContext": {
         "allowPrivilegeEscalation": False,
@@ -117,7 +117,7 @@ def test_a_plain_job_is_all_of_this() -> None:
                         {"name": "POLYAXON_RUN_OUTPUTS_PATH", "value": "/polyjob/outputs"},
                         {"name": "POLYAXON_LOGS_PATH", "value": "/polyjob/logs"},
                     ],
-                    "securityContext": {"allowPrivilegeEscalation": False},
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["NET_RAW"]}},
                     "lifecycle": {
                         "preStop": {
                             "exec": {
@@ -307,3 +307,36 @@ def test_a_job_needs_an_image() -> None:
 
 def test_options_that_are_empty_are_as_ever() -> None:
     assert Options.read({"namespace": "", "patience": "5"}) == Options(patience=5.0)
+
+
+def helpers_of(options: Options) -> list[Any]:
+    built = Artifact("registry/polyjob@sha256:0", "image:1", ("true",), 10.0)
+    made = job_pod(spec(code="/code"), built, options)["spec"]
+    return [item for item in [*made["initContainers"], *made["containers"]] if item["name"] != "job"]
+
+
+@pytest.mark.parametrize(
+    ("told", "resources"),
+    [
+        ("none", {}),
+        ("limits.cpu=1", {"limits": {"cpu": "1"}}),
+        (
+            "requests.cpu=50m limits.ephemeral-storage=1Gi",
+            {
+                "requests": {"cpu": "50m"},
+                "limits": {"ephemeral-storage": "1Gi"},
+            },
+        ),
+    ],
+)
+def test_helpers_ask_for_what_is_set(told: str, resources: Any) -> None:
+    helpers = helpers_of(Options(helper_resources=told))
+    assert [item["name"] for item in helpers] == ["image-files", "input", "files", "steps"]
+    assert [item["resources"] for item in helpers] == [resources] * 4
+
+
+def test_no_container_of_a_job_has_raw_sockets() -> None:
+    made = job_pod(spec(code="/code"), Artifact("b", "a", ("true",), 10.0), Options())["spec"]
+    for item in [*made["initContainers"], *made["containers"]]:
+        assert item["securityContext"]["capabilities"]["drop"] in (["NET_RAW"], ["ALL"])
+        assert item["securityContext"]["allowPrivilegeEscalation"] is False
