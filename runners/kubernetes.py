@@ -47,7 +47,7 @@ from runners.base import (
     Unknown,
 )
 from runners.kubernetes_api import Api, Listing, Object, Refused
-from runners.kubernetes_builds import GONE, build_image, is_there, pod_name
+from runners.kubernetes_builds import GONE, build_image, is_own, is_there, not_for_jobs, pod_name
 from runners.kubernetes_exec import Failed, NotRun, run
 from runners.kubernetes_files import Gift, Giving
 from runners.kubernetes_hints import Hints
@@ -161,6 +161,8 @@ class KubernetesRunner(RemoteRunner):
         """The job's pod, made now or by an earlier start."""
         found = self._found(api, spec)
         if found is None:
+            if not made.is_built and is_own(made.image, self.options):
+                raise StartFailed(not_for_jobs(made.image), Reason.IMAGE)
             self._refuse_outdated(spec, made)
             self._records.write(spec.uuid, Gift(spec.code, spec.inputs).text(), FILES)
             found = self._create(api, manifests.job_pod(spec, made, self.options)) or self._found(api, spec)

@@ -1,7 +1,7 @@
 """Builds of the Kubernetes runner: an image that a pod makes and pushes, or, without a registry, steps for each job.
 
-The pod is named by the build's key, so that one that is there already is listened to rather than made again: by the
-next engine after a crash, or for another build of the same things. What it makes is looked up in the registry first.
+Pod and image are named by the build, so that after a crash the next engine listens to the pod that is there, and finds
+the image that was pushed. Jobs start by the image's digest: a tag can be moved to another image.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from typing import BinaryIO
 
 from runners import kubernetes_files, kubernetes_pods, kubernetes_states
 from runners.archives import member
-from runners.base import BuildFailed, BuildSpec, Gone, RunnerUnavailable
+from runners.base import BuildFailed, BuildSpec, Gone, RunnerError, RunnerRefused, RunnerUnavailable, StartFailed
 from runners.build_log import BuildLog
 from runners.dockerfile import render_dockerfile
 from runners.kubernetes_api import Api, Object, Refused
 from runners.kubernetes_exec import Failed, NotRun
 from runners.kubernetes_logs import LogCursor, Logs
 from runners.kubernetes_options import Options
+from runners.kubernetes_refusals import of_create
+from runners.machine_faults import is_machine_fault
 from runners.manifests import BUILD, BUILDER, HOME, INPUT, INSTALLATION, Artifact, build_pod
-from runners.registry import Unanswered, has_image
+from runners.registry import Unanswered, digest_of, repository_of
 
 LARGEST_FILE = 16 << 20
 """Bytes of one requirement file."""
@@ -38,6 +40,8 @@ _STEP = re.compile(rb"^(?:#\d+ [\d.]+ )?polyjob: step (\d+) ended with exit code
 """What a failing step writes; BuildKit puts its own number and time before each line."""
 TAIL = 1 << 16
 """Bytes at the end of the builder's log in which that is looked for."""
+LAST_WORDS = 2000
+"""Bytes at its end in which a builder says what it could not do."""
 
 
 def build_image(
@@ -46,6 +50,8 @@ def build_image(
     """See `Runner.build`. Raises Refused, too. `folder` is for files that go again."""
     if spec.image is None:
         raise BuildFailed("A build of an image needs a base: set `build.image`.")
+    if is_own(spec.image, options):
+        raise BuildFailed(not_for_jobs(spec.image))
     log = BuildLog(file, spec.log_limit)
     try:
         if not spec.steps and not (spec.files and options.registry):
@@ -54,27 +60,56 @@ def build_image(
             log.say(NO_REGISTRY)
             return Artifact(spec.image, spec.image, spec.steps, spec.timeout).text()
         image = image_name(spec, options)
-        if not spec.nocache and is_there(image, options):
+        if is_there(image, options):
             log.say(f"The image {image} is there already.")
         else:
             _Build(api, spec, log, cancelled, options, folder, image).run()
-        return Artifact(image, spec.image).text()
+        return Artifact(_exact_name(image, options, log), spec.image).text()
     finally:
         log.end()
 
 
 def image_name(spec: BuildSpec, options: Options) -> str:
-    return f"{options.registry.removeprefix('http://').rstrip('/')}/polyjob:{spec.key[:40]}-{spec.installation[:12]}"
+    return f"{_repository(options)}:{spec.uuid}"
 
 
 def pod_name(spec: BuildSpec) -> str:
-    return f"polyjob-build-{spec.key[:32]}-{spec.installation[:8]}"
+    return f"polyjob-build-{spec.uuid}"
+
+
+def is_own(image: str, options: Options) -> bool:
+    """Whether an image that a job names is one that polyjob has built, maybe for somebody else."""
+    return bool(options.registry) and repository_of(image) == repository_of(_repository(options))
+
+
+def not_for_jobs(image: str) -> str:
+    return f"`{image}` is where polyjob keeps the images of builds; name the image that it is made from."
+
+
+def _repository(options: Options) -> str:
+    return f"{options.registry.removeprefix('http://').rstrip('/')}/polyjob"
+
+
+def _exact_name(image: str, options: Options, log: BuildLog) -> str:
+    """The image by its digest; by its tag where the registry does not tell polyjob."""
+    try:
+        digest = digest_of(image, insecure=options.is_insecure)
+    except Unanswered as error:
+        digest, why = "", f": {error}"
+    else:
+        why = ""
+    if digest is None:
+        raise RunnerUnavailable(f"The image {image} is not in the registry, though it was pushed.")
+    if not digest:
+        log.say(f"Jobs run on the tag {image}, because its digest is not known{why}.")
+        return image
+    return f"{_repository(options)}@{digest}"
 
 
 def is_there(image: str, options: Options) -> bool | None:
     """Whether the registry has an image; None where it does not say."""
     try:
-        return has_image(image, insecure=options.is_insecure)
+        return digest_of(image, insecure=options.is_insecure) is not None
     except Unanswered:
         return None
 
@@ -116,9 +151,7 @@ class _Build:
             try:
                 pod = kubernetes_pods.create(self.api, manifest) or self._pod()
             except Refused as error:
-                if error.status in (400, 403, 422) or error.is_too_large:
-                    raise BuildFailed(f"The Kubernetes API server refuses the builder's pod: {error}") from None
-                raise
+                raise _of_build(of_create(error)) from None
         if pod is None:
             raise RunnerUnavailable(f"The pod {self.name} is gone again.")
         self._refuse_strangers(pod)
@@ -213,8 +246,13 @@ class _Build:
             step, step_code = int(found[-1][0]), int(found[-1][1])
             raise BuildFailed(f"step {step} ended with exit code {step_code}", step, step_code)
         why = kubernetes_states.forced_end(pod, BUILDER)
+        if kubernetes_states.is_taken_away(pod, BUILDER):
+            raise RunnerRefused(f"The builder was ended: {why or 'its machine lost sight of it'}.")
         if why:
             raise BuildFailed(f"the builder was ended: {why}")
+        last = self.tail[-LAST_WORDS:].decode(errors="replace")
+        if is_machine_fault(last):
+            raise RunnerUnavailable(f"The builder ended with exit code {code}: {_last_line(last)}")
         raise BuildFailed(f"the builder ended with exit code {code}; the build's log says why", code=code)
 
     def _pod(self) -> Object | None:
@@ -222,13 +260,21 @@ class _Build:
 
     def _refuse_strangers(self, pod: Object) -> None:
         labels = pod["metadata"].get("labels") or {}
-        if labels.get(INSTALLATION) != self.spec.installation or labels.get(BUILD) != self.spec.key[:63]:
+        if labels.get(INSTALLATION) != self.spec.installation or labels.get(BUILD) != self.spec.uuid:
             raise BuildFailed(f"A pod named {self.name} is there, and is not of this polyjob.")
 
     def _delete(self, pod: Object) -> None:
         """Have it deleted, and wait until it is gone."""
         kubernetes_pods.delete(self.api, pod, 0 if _has_ended(pod) else 1)
         kubernetes_pods.wait_until_gone(self.api, self.name, pod["metadata"]["uid"])
+
+
+def _of_build(error: RunnerError) -> RunnerError:
+    return BuildFailed(str(error)) if isinstance(error, StartFailed) else error
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if is_machine_fault(line)), "")
 
 
 def _has_ended(pod: Object) -> bool:

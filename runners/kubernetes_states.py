@@ -29,6 +29,8 @@ OF_STARTS = {
 }  # fmt: skip
 LOST_REASONS = {"NodeLost", "DeletionByTaintManager", "DeletionByPodGC"}
 """Of pods and of their disruption: the machine does not answer any more."""
+TAKEN_AWAY = {Reason.EVICTED, Reason.LOST, Reason.START}
+"""Ends of a pod for reasons of its cluster: its machine ran short, was lost, or did not take it."""
 NEVER_BEGUN = {"StartError", "ContainerCannotRun", "RunContainerError", "CreateContainerError"}
 """Why a container has ended whose command could not be run."""
 NOBODY_KNOWS = "ContainerStatusUnknown"
@@ -108,6 +110,16 @@ def forced_end(pod: Pod, name: str) -> str | None:
     if disrupted is not None:
         return disrupted.message
     return _words(status.get("reason"), status.get("message")) if status.get("phase") == "Failed" else None
+
+
+def is_taken_away(pod: Pod, name: str) -> bool:
+    """Whether the cluster has ended a container for reasons of its own, so that it could go well elsewhere."""
+    status = pod.get("status") or {}
+    ended = ((_containers(status).get(name) or {}).get("state") or {}).get("terminated") or {}
+    if ended.get("reason") == "OOMKilled":
+        return False
+    of_pod = _of_pod(status).reason if status.get("reason") else None
+    return disruption(pod) is not None or ended.get("reason") == NOBODY_KNOWS or of_pod in TAKEN_AWAY
 
 
 def started_at(pod: Pod) -> float | None:

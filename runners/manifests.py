@@ -15,7 +15,7 @@ from runners.kubernetes_options import Options
 Manifest = dict[str, Any]
 
 INSTALLATION, JOB, BUILD, FENCE = "polyjob.installation", "polyjob.job", "polyjob.build", "polyjob.fence"
-"""Labels of what is ours; a job's uuid, a build's key, and a job that is never to run."""
+"""Labels of what is ours; a job's uuid, a build's uuid, and a job that is never to run."""
 BUILD_TIMEOUT = "polyjob.build-timeout"
 """Annotation: the seconds that the build steps in a job's container may take."""
 MAIN, HELPER, STEPS, INPUT, KEPT, BUILDER = "job", "files", "steps", "input", "image-files", "builder"
@@ -171,7 +171,7 @@ def build_pod(spec: BuildSpec, name: str, image: str, options: Options) -> Manif
         "volumeMounts": mounts,
     }
     before = _helper(INPUT, options, f"{_WAIT.format(GIVEN, 0.1)}; sleep 0.2") | {"volumeMounts": mounts[:1]}
-    labels = {INSTALLATION: spec.installation, BUILD: spec.key[:63]}
+    labels = {INSTALLATION: spec.installation, BUILD: spec.uuid}
     unconfined = {"type": "Unconfined"}  # a builder without root makes namespaces of its own
     told = {
         **_common(options),

@@ -1,4 +1,7 @@
-"""An image registry, asked whether it has an image: as https://github.com/opencontainers/distribution-spec says."""
+"""An image registry, asked which image a name stands for.
+
+The requests are those of https://github.com/opencontainers/distribution-spec.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ KINDS = (
     "application/vnd.oci.image.index.v1+json", "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json", "application/vnd.docker.distribution.manifest.v2+json",
 )  # fmt: skip
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 
 
@@ -22,13 +26,15 @@ class Unanswered(Exception):
     """The registry cannot be reached, or does not say; the text tells why."""
 
 
-def has_image(image: str, *, insecure: bool) -> bool:
-    """Whether the registry of `host/name:tag` has it; `insecure` = it is asked without TLS. Raises Unanswered.
+def digest_of(image: str, *, insecure: bool) -> str | None:
+    """Return the digest of `host/name:tag` or `host/name@digest` in its registry: None where it has no such image,
+    empty where it has and does not tell the digest. `insecure` = the registry is asked without TLS.
 
-    Credentials are what `docker login` has kept in the folder that DOCKER_CONFIG names, else in `~/.docker`."""
+    Credentials are what `docker login` has kept in the folder that DOCKER_CONFIG names, else in `~/.docker`. Raises
+    Unanswered."""
     host, _, path = image.partition("/")
-    name, _, tag = path.rpartition(":")
-    url = f"{'http' if insecure else 'https'}://{host}/v2/{name}/manifests/{tag}"
+    name, _, reference = path.partition("@") if "@" in path else path.rpartition(":")
+    url = f"{'http' if insecure else 'https'}://{host}/v2/{name}/manifests/{reference}"
     headers = {"Accept": ", ".join(KINDS)}
     secret = _secret_of(host)
     try:
@@ -44,7 +50,20 @@ def has_image(image: str, *, insecure: bool) -> bool:
         raise Unanswered(f"the registry {host} cannot be asked: {error}") from None
     if answer.status_code not in (200, 404):
         raise Unanswered(f"the registry {host} answers {answer.status_code} when asked for {path}")
-    return answer.status_code == 200
+    if answer.status_code == 404:
+        return None
+    digest = answer.headers.get("Docker-Content-Digest", "")
+    return digest if _DIGEST.fullmatch(digest) else ""
+
+
+def repository_of(image: str) -> str:
+    """Return an image's name without tag and digest, written as all its names that mean the same: Docker Hub's host and
+    the usual port are left out."""
+    name = image.lower().partition("@")[0]
+    folder, slash, last = name.rpartition("/")
+    host, rest_slash, rest = f"{folder}{slash}{last.partition(':')[0]}".partition("/")
+    host = host.removesuffix(":443")
+    return rest if host in ("docker.io", "index.docker.io", "registry-1.docker.io") else f"{host}{rest_slash}{rest}"
 
 
 def _token(challenge: str, secret: str | None) -> str:

@@ -5,13 +5,14 @@ The builder runs each `RUN` of its Dockerfile where it is, and pushes a manifest
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 _BUILD = r"""
-import json, os, subprocess, urllib.request
+import json, os, subprocess, urllib.request, uuid
 for line in open('Dockerfile').read().replace('\\\n', '').splitlines():
     if line.startswith('RUN '):
         code = subprocess.run(json.loads(line[4:])).returncode
@@ -20,7 +21,7 @@ for line in open('Dockerfile').read().replace('\\\n', '').splitlines():
 host, _, path = os.environ['IMAGE'].partition('/')
 name, _, tag = path.rpartition(':')
 url = f'http://{host}/v2/{name}/manifests/{tag}'
-urllib.request.urlopen(urllib.request.Request(url, b'{}', method='PUT'), timeout=30)
+urllib.request.urlopen(urllib.request.Request(url, uuid.uuid4().bytes, method='PUT'), timeout=30)
 """
 BUILDER = f"python3 -u -c {shlex.quote(_BUILD)}"
 """The builder's command, for an image with Python in it."""
@@ -30,28 +31,34 @@ class Registry:
     """Serves on a free port of this machine, until it is closed."""
 
     def __init__(self, pushed: Callable[[str], None] = lambda image: None) -> None:
-        """`pushed` is called with the name of each image that is new."""
-        self.images: set[str] = set()
+        """`pushed` is called with each name of an image that is new: by its tag, and by its digest."""
+        self.images: dict[str, str] = {}
+        """Name → digest."""
+        self.tells_digests = True
         self.pushed = pushed
         registry = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_HEAD(self) -> None:
-                self._answer(200 if self._image() in registry.images else 404)
+                self._answer(200 if self._image() in registry.images else 404, registry.images.get(self._image()))
 
             def do_PUT(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                registry.images.add(self._image())
-                registry.pushed(self._image())
-                self._answer(201)
+                manifest = self.rfile.read(int(self.headers["Content-Length"]))
+                image, digest = self._image(), f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+                for name in (image, f"{image.rpartition(':')[0]}@{digest}"):
+                    registry.images[name] = digest
+                    registry.pushed(name)
+                self._answer(201, digest)
 
             def _image(self) -> str:
                 _, _, rest = self.path.partition("/v2/")
                 name, _, tag = rest.partition("/manifests/")
-                return f"{registry.host}/{name}:{tag}"
+                return f"{registry.host}/{name}{'@' if ':' in tag else ':'}{tag}"
 
-            def _answer(self, status: int) -> None:
+            def _answer(self, status: int, digest: str | None) -> None:
                 self.send_response(status)
+                if digest and registry.tells_digests:
+                    self.send_header("Docker-Content-Digest", digest)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 

@@ -29,6 +29,7 @@ from runners.base import (
     Placement,
     Reason,
     Resources,
+    RunnerError,
     RunnerRefused,
     RunnerUnavailable,
     Running,
@@ -959,11 +960,80 @@ class TestBuilds:
         assert "polyjob begins" not in first.getvalue().decode()
         assert [pod for pod in harness.cluster.pods() if "polyjob.build" in pod["metadata"]["labels"]] == []
 
-    def test_without_the_cache_it_is(self, harness: KubernetesHarness) -> None:
-        spec, log = harness.build_spec("echo hello", nocache=True), io.BytesIO()
-        for _ in range(2):
-            harness.runner.build(spec, log, lambda: False)
+    @pytest.mark.parametrize("nocache", [False, True])
+    def test_each_build_makes_an_image_of_its_own(self, harness: KubernetesHarness, nocache: bool) -> None:
+        """One that was withdrawn is not used again by the next, though that has the same key."""
+        specs = [harness.build_spec("echo hello", nocache=nocache, key="a" * 64) for _ in range(2)]
+        log = io.BytesIO()
+        first, second = (Artifact.read(str(harness.runner.build(spec, log, lambda: False))) for spec in specs)
         assert log.getvalue().count(b"hello") == 2
+        assert first.image != second.image
+        assert first.name == second.name == IMAGE
+
+    def test_jobs_run_on_the_digest_of_what_was_pushed(self, harness: KubernetesHarness, registry: Registry) -> None:
+        build, log = harness.build_spec("true"), io.BytesIO()
+        artifact = harness.runner.build(build, log, lambda: False)
+        tag = f"{registry.host}/polyjob:{build.uuid}"
+        image = Artifact.read(str(artifact)).image
+        assert image == f"{registry.host}/polyjob@{registry.images[tag]}"
+        registry.images[tag] = "sha256:" + "0" * 64
+        spec = harness.spec("true")
+        handle = harness.runner.start(spec, artifact)
+        (main,) = [item for item in harness.cluster.pod(spec.name)["spec"]["containers"] if item["name"] == "job"]
+        assert main["image"] == image
+        assert harness.end(handle).succeeded
+
+    def test_registry_that_tells_no_digest_leaves_the_tag(
+        self, harness: KubernetesHarness, registry: Registry, monkeypatch: Any
+    ) -> None:
+        monkeypatch.setattr(registry, "tells_digests", False)
+        build, log = harness.build_spec("true"), io.BytesIO()
+        artifact = harness.runner.build(build, log, lambda: False)
+        assert Artifact.read(str(artifact)).image == f"{registry.host}/polyjob:{build.uuid}"
+        assert b"its digest is not known" in log.getvalue()
+
+    def test_image_of_another_build_is_no_base(self, harness: KubernetesHarness, registry: Registry) -> None:
+        build = harness.build_spec("true")
+        image = Artifact.read(str(harness.runner.build(build, io.BytesIO(), lambda: False))).image
+        for name in (image, f"{registry.host}/polyjob:{build.uuid}", f"{registry.host}/polyjob"):
+            with pytest.raises(BuildFailed, match="name the image that it is made from"):
+                harness.runner.build(harness.build_spec("env", image=name), io.BytesIO(), lambda: False)
+            with pytest.raises(StartFailed, match="name the image that it is made from"):
+                harness.runner.start(harness.spec("env", image=name), None)
+
+    @pytest.mark.parametrize(
+        ("said", "kind"),
+        [
+            ("ERROR: failed to push: dial tcp 10.0.0.1:5000: connect: connection refused", RunnerUnavailable),
+            ("write /var/lib/buildkit/x: no space left on device", RunnerUnavailable),
+            ("ERROR: pull access denied, repository does not exist", BuildFailed),
+        ],
+    )
+    def test_builder_that_fails_for_its_machine_is_tried_again(
+        self, make_kubernetes: Make, harness: KubernetesHarness, said: str, kind: type[Exception]
+    ) -> None:
+        broken = make_kubernetes(harness.folder / "broken", builder_command=f"echo '{said}'; exit 1")
+        with pytest.raises(kind) as caught:
+            broken.runner.build(broken.build_spec("true"), io.BytesIO(), lambda: False)
+        assert type(caught.value) is kind
+
+    def test_step_that_fails_is_to_blame_whatever_it_says(self, harness: KubernetesHarness) -> None:
+        spec = harness.build_spec("echo 'connection refused'; exit 3")
+        with pytest.raises(BuildFailed) as caught:
+            harness.runner.build(spec, io.BytesIO(), lambda: False)
+        assert (caught.value.step, caught.value.code) == (1, 3)
+
+    @pytest.mark.parametrize(
+        ("rules", "kind"),
+        [({"policy": "violates PodSecurity"}, RunnerRefused), ({"quota": {"pods": "1"}}, RunnerUnavailable)],
+    )
+    def test_builder_that_is_not_admitted_is_tried_again(
+        self, harness: KubernetesHarness, rules: Any, kind: type[Exception]
+    ) -> None:
+        running(harness, harness.lasts())
+        harness.cluster.restrict(**rules)
+        with pytest.raises(kind, match="forbidden"):
+            harness.runner.build(harness.build_spec("true"), io.BytesIO(), lambda: False)
 
     def test_two_at_once_share_one_pod(self, harness: KubernetesHarness) -> None:
         spec = harness.build_spec("sleep 1; echo hello")
@@ -996,7 +1066,7 @@ class TestBuilds:
         self, harness: KubernetesHarness, registry: Registry
     ) -> None:
         artifact = harness.runner.build(harness.build_spec("true"), io.BytesIO(), lambda: False)
-        registry.images.discard(json.loads(str(artifact))["image"])
+        del registry.images[json.loads(str(artifact))["image"]]
         with pytest.raises(Outdated, match="not in the registry"):
             harness.runner.start(harness.spec(), artifact)
 
@@ -1017,15 +1087,20 @@ class TestBuilds:
             broken.runner.build(broken.build_spec("true"), io.BytesIO(), lambda: False)
         assert (caught.value.step, caught.value.code) == (None, 9)
 
-    @pytest.mark.parametrize(("trouble", "words"), [("evict", "low on resource"), ("run_out_of_memory", "more memory")])
-    def test_a_builder_that_is_ended_says_why(self, harness: KubernetesHarness, trouble: str, words: str) -> None:
+    @pytest.mark.parametrize(
+        ("trouble", "kind", "words"),
+        [("evict", RunnerRefused, "low on resource"), ("run_out_of_memory", BuildFailed, "more memory")],
+    )
+    def test_a_builder_that_is_ended_says_why(
+        self, harness: KubernetesHarness, trouble: str, kind: type[Exception], words: str
+    ) -> None:
         spec, log = harness.build_spec("echo begun; sleep 1000"), io.BytesIO()
-        name, found = f"polyjob-build-{spec.key[:32]}-{spec.installation[:8]}", []
+        name, found = f"polyjob-build-{spec.uuid}", []
 
         def build() -> None:
             try:
                 harness.runner.build(spec, log, lambda: False)
-            except BuildFailed as error:
+            except RunnerError as error:
                 found.append(error)
 
         thread = threading.Thread(target=build)
@@ -1034,6 +1109,7 @@ class TestBuilds:
         getattr(harness.cluster, trouble)(name)
         thread.join(20)
         assert words in str(found[0])
+        assert type(found[0]) is kind
 
     def test_a_builder_that_nobody_listens_to_is_removed(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
         spec, runner, over = harness.build_spec("echo begun; sleep 1000"), harness.another(), threading.Event()
@@ -1049,7 +1125,7 @@ class TestBuilds:
 
         def builders() -> list[Any]:
             labels = [pod["metadata"]["labels"] for pod in harness.cluster.pods()]
-            return [told for told in labels if told.get("polyjob.build") == spec.key[:63]]
+            return [told for told in labels if told.get("polyjob.build") == spec.uuid]
 
         monkeypatch.setattr("runners.kubernetes_sweeping.STALE_AFTER", 0.0)
         for _ in range(3):

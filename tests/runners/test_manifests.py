@@ -226,7 +226,7 @@ def test_a_builder_has_its_image_command_and_credentials_by_settings() -> None:
         "name": "polyjob-build-b",
         "labels": {
             "polyjob.installation": INSTALLATION,
-            "polyjob.build": "b" * 63,
+            "polyjob.build": UUID,
             "app.kubernetes.io/managed-by": "polyjob",
         },
     }

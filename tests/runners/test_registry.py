@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from runners.registry import Unanswered, has_image
+from runners.registry import Unanswered, digest_of, repository_of
 
+DIGEST = f"sha256:{'0a' * 32}"
 SECRET = base64.b64encode(b"ana:secret").decode()
 
 
@@ -32,7 +33,8 @@ def make_registry() -> Iterator[Callable[[str], str]]:
                 elif wanted and given != wanted:
                     self.answer(401, self.challenge())
                 else:
-                    self.answer(200 if self.path == "/v2/team/it/manifests/1" else 404)
+                    is_there = self.path in ("/v2/team/it/manifests/1", f"/v2/team/it/manifests/{DIGEST}")
+                    self.answer(200 if is_there else 404)
 
             def challenge(self) -> str:
                 if kind == "basic":
@@ -46,6 +48,8 @@ def make_registry() -> Iterator[Callable[[str], str]]:
 
             def answer(self, status: int, challenge: str = "", body: bytes = b"") -> None:
                 self.send_response(status)
+                if status == 200 and kind != "bearer":
+                    self.send_header("Docker-Content-Digest", DIGEST if kind == "open" else "md5:0")
                 if challenge:
                     self.send_header("WWW-Authenticate", challenge)
                 self.send_header("Content-Length", str(len(body)))
@@ -81,17 +85,35 @@ def log_in(tmp_path: Path, monkeypatch: Any) -> Callable[[str, dict[str, str]], 
 def test_what_is_there_and_what_is_not(make_registry: Any, log_in: Any, kind: str, entry: dict[str, str]) -> None:
     host = make_registry(kind)
     log_in(host, entry)
-    assert has_image(f"{host}/team/it:1", insecure=True) is True
-    assert has_image(f"{host}/team/it:2", insecure=True) is False
+    expected = DIGEST if kind == "open" else ""
+    assert digest_of(f"{host}/team/it:1", insecure=True) == expected
+    assert digest_of(f"{host}/team/it@{DIGEST}", insecure=True) == expected
+    assert digest_of(f"{host}/team/it:2", insecure=True) is None
+
+
+@pytest.mark.parametrize(
+    ("image", "repository"),
+    [
+        ("registry.example.org/team/polyjob:1", "registry.example.org/team/polyjob"),
+        ("Registry.Example.org:443/team/polyjob", "registry.example.org/team/polyjob"),
+        (f"registry:5000/polyjob:1@{DIGEST}", "registry:5000/polyjob"),
+        (f"registry:5000/polyjob@{DIGEST}", "registry:5000/polyjob"),
+        ("docker.io/team/polyjob:1", "team/polyjob"),
+        ("team/polyjob", "team/polyjob"),
+        ("polyjob:1", "polyjob"),
+    ],
+)
+def test_names_of_one_repository_are_alike(image: str, repository: str) -> None:
+    assert repository_of(image) == repository
 
 
 @pytest.mark.parametrize("kind", ["basic", "bearer", "broken"])
 def test_who_may_not_ask_is_not_told(make_registry: Any, log_in: Any, kind: str) -> None:
     host = make_registry(kind)
     with pytest.raises(Unanswered, match=host):
-        has_image(f"{host}/team/it:1", insecure=True)
+        digest_of(f"{host}/team/it:1", insecure=True)
 
 
 def test_a_registry_that_is_away(log_in: Any) -> None:
     with pytest.raises(Unanswered, match="cannot be asked"):
-        has_image("127.0.0.1:1/team/it:1", insecure=False)
+        digest_of("127.0.0.1:1/team/it:1", insecure=False)
