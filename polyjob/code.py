@@ -15,15 +15,16 @@ import re
 import secrets
 import struct
 import tarfile
+import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 from isal import igzip, isal_zlib
 
 from polyjob.crashpoints import crash_point
-from polyjob.errors import Invalid, Problem, TooLarge
+from polyjob.errors import Invalid, Problem, TooLarge, Unavailable
 from polyjob.store import Store, sync
 from polyjob.tars import StrictInfo
 
@@ -80,6 +81,12 @@ class Upload:
     """The requirement files in it: path → SHA-256 of the content."""
 
 
+MAX_CHECKS = 2
+"""Uploads that one process unpacks at once."""
+MAX_CHECK_WAIT = 20.0
+"""Seconds that an upload waits for its turn to be unpacked."""
+_CHECKS = threading.BoundedSemaphore(MAX_CHECKS)
+
 NOT_WHOLE = "it is no whole tar.gz"
 _BROKEN = (
     *(tarfile.TarError, EOFError, zlib.error, _IsalError, struct.error, OSError),
@@ -103,7 +110,8 @@ def receive(source: BinaryIO, store: Store, limits: Limits) -> Upload:
         with open(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w+b") as file:
             size = _spool(source, file, limits.size)
             file.seek(0)
-            tree = _read(file, limits)
+            with checking():
+                tree = _read(file, limits)
             file.flush()
             os.fsync(file.fileno())
         digest = hashlib.sha256(json.dumps(sorted(tree.items())).encode()).hexdigest()
@@ -118,6 +126,20 @@ def receive(source: BinaryIO, store: Store, limits: Limits) -> Upload:
         with contextlib.suppress(FileNotFoundError):
             part.unlink()
     return Upload(digest, size, _requirements(tree))
+
+
+@contextlib.contextmanager
+def checking() -> Iterator[None]:
+    """Take one of the few places for unpacking uploads in this process, and wait for one for a bounded time.
+
+    A small archive can take a minute to unpack, so that a few of them would occupy every core. Raises Unavailable.
+    """
+    if not _CHECKS.acquire(timeout=MAX_CHECK_WAIT):
+        raise Unavailable("Other uploads are being checked. Try again in a moment.", retry_after=10)
+    try:
+        yield
+    finally:
+        _CHECKS.release()
 
 
 def _spool(source: BinaryIO, file: BinaryIO, limit: int) -> int:

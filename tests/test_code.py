@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from polyjob import code
 from polyjob.code import Limits, receive
-from polyjob.errors import Invalid, TooLarge
+from polyjob.errors import Invalid, TooLarge, Unavailable
 from polyjob.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -507,3 +507,14 @@ def test_what_is_uploaded_is_synced_before_it_has_its_name_and_then_its_name(sto
     receive(io.BytesIO(pack(member("a", content=b"A"))), store, LIMITS)
     content, then, name = synced
     assert (content.endswith(".part"), then, name) == (True, "renamed", str(store.data_dir / "code"))
+
+
+def test_few_uploads_are_unpacked_at_once(monkeypatch):
+    monkeypatch.setattr(code, "MAX_CHECK_WAIT", 0.01)
+    with contextlib.ExitStack() as stack:
+        for _ in range(code.MAX_CHECKS):
+            stack.enter_context(code.checking())
+        with pytest.raises(Unavailable), code.checking():
+            pass
+    with code.checking():
+        pass

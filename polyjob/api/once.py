@@ -66,7 +66,7 @@ def _digest() -> str:
 
 
 def _text(document: dict[str, Any]) -> str:
-    return current_app.json.dumps(document) + "\n"
+    return current_app.json.dumps(document, separators=(",", ":")) + "\n"
 
 
 def _created(text: str) -> Response:

@@ -124,7 +124,7 @@ def stop_job(username: str, project_name: str, job_id: int) -> AnyResponse:
         said = f"Job {job.id} had ended already."
     else:
         job = jobs.request_stop(job, me(), settings())
-        said = f"Job {job.id} is stopped." if job.status.is_done else f"Job {job.id} is being stopped."
+        said = f"Job {job.id} is stopped." if job.status.is_done else f"Stop of job {job.id} requested."
     return done(_back(form, url_of(job)), said)
 
 
@@ -146,7 +146,7 @@ def unbookmark_job(username: str, project_name: str, job_id: int) -> AnyResponse
 def archive_job(username: str, project_name: str, job_id: int) -> AnyResponse:
     form, job = read_form(), _job("jobs.archive_job", username, project_name, job_id)
     jobs.archive(job, me(), settings())
-    said = f"Job {job.id} is archived{'' if job.status.is_done else ', and is being stopped'}."
+    said = f"Job {job.id} is archived{'' if job.status.is_done else '. Its stop is requested'}."
     return done(_back(form, project_url(job.project)), said, undo=f"{url_of(job)}/restore")
 
 
@@ -186,8 +186,8 @@ def _build(operation: str, username: str, project_name: str, build_id: int) -> B
 def stop_build(username: str, project_name: str, build_id: int) -> AnyResponse:
     form, build = read_form(), _build("builds.stop_build", username, project_name, build_id)
     builds.request_stop(build, settings())
-    said = "had ended already" if build.status.is_done else "is being stopped"
-    return done(_back(form, project_url(build.project)), f"Build {build.id} {said}.")
+    said = f"Build {build.id} had ended already." if build.status.is_done else f"Stop of build {build.id} requested."
+    return done(_back(form, project_url(build.project)), said)
 
 
 @blp.post(f"{BUILD}/invalidate")

@@ -25,7 +25,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
-from polyjob.code import Limits
+from polyjob.code import Limits, checking
 from polyjob.errors import Invalid, Problem, TooLarge
 
 BLOCK = 1 << 16
@@ -178,10 +178,14 @@ class _Files:
     def _unzipped(self, file: BinaryIO) -> BinaryIO:
         _refuse_large_directory(file)
         packing, left = self._new_packing(), self._limits.unpacked
-        with zipfile.ZipFile(file) as archive:
+        packed_left = file.seek(0, io.SEEK_END)
+        with checking(), zipfile.ZipFile(file) as archive:
             if len(archive.infolist()) > self._limits.members:
                 raise Invalid([Problem(POINTER, f"It has more than {self._limits.members} members.")])
             for info in archive.infolist():
+                packed_left -= info.compress_size
+                if packed_left < 0:
+                    raise Invalid([Problem(POINTER, "Members of the zip file overlap.")])
                 if info.flag_bits & 1:
                     raise Invalid([Problem(POINTER, "It is encrypted.")])
                 if info.compress_type not in PACKED:
@@ -190,16 +194,16 @@ class _Files:
                 if left < 0:
                     detail = f"Unpacked, it is larger than the {self._limits.unpacked} bytes that are taken."
                     raise Invalid([Problem(POINTER, detail)])
-                mode = info.external_attr >> 16
-                if info.is_dir():
-                    packing.add_folder(info.filename)
+                mode, name = info.external_attr >> 16, _name_in_zip(info)
+                if name.endswith("/"):
+                    packing.add_folder(name)
                 elif stat.S_ISLNK(mode):
                     with archive.open(info) as content:
                         target = content.read(LONGEST_TARGET)
-                    packing.add_link(info.filename, target.decode("utf-8", "surrogateescape"))
+                    packing.add_link(name, target.decode("utf-8", "surrogateescape"))
                 else:
                     with archive.open(info) as content:
-                        packing.add(info.filename, info.file_size, content, bool(mode & 0o111))
+                        packing.add(name, info.file_size, content, bool(mode & 0o111))
         return packing.finish()
 
     def _new_packing(self) -> _Packing:
@@ -209,6 +213,16 @@ class _Files:
 
     def _temporary(self) -> BinaryIO:
         return cast(BinaryIO, self._stack.enter_context(tempfile.TemporaryFile(dir=self._folder)))
+
+
+def _name_in_zip(info: zipfile.ZipInfo) -> str:
+    """Return a member's name with slashes between folders.
+
+    Some programs on Windows write backslashes. As in Info-ZIP, they separate folders if the member comes from there
+    and has no slash in its name.
+    """
+    from_windows = info.create_system == 0 and "/" not in info.filename
+    return info.filename.replace("\\", "/") if from_windows else info.filename
 
 
 def _refuse_large_directory(file: BinaryIO) -> None:

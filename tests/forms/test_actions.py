@@ -93,7 +93,7 @@ class TestJobs:
         ana.press(URL, "Stop")
         assert Job.get_by_id(1).stop_by == job.user
         page = ana.get(URL)
-        assert "Job 1 is being stopped." in page.text
+        assert "Stop of job 1 requested." in page.text
         assert "Stop" not in [form.label for form in page.forms]
 
     @pytest.mark.parametrize("label", ["Restart", "Resume", "Copy"])

@@ -7,9 +7,11 @@ import io
 import json
 import shlex
 import stat
+import struct
 import tarfile
 import tracemalloc
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +91,7 @@ class TestFields:
             assert f"{name}-error" in page.elements
             assert f"#{name}" in page.links
         assert "It takes a unit, such as 512Mi or 4Gi." in page.text
-        assert "Line 2: 2B is no name of a variable" in page.text
+        assert "Line 2: 2B cannot be a variable's name" in page.text
         assert "alert" in str(page.elements["errors"].values())
         assert Job.select().count() == 0
 
@@ -336,6 +338,38 @@ class TestFiles:
         assert form_of(page)["env"] == "A=1"
         assert (Job.select().count(), Code.select().count()) == (0, 0)
         assert not list((data_dir / "code").iterdir())
+
+    @pytest.mark.parametrize(
+        ("system", "names", "expected"),
+        [
+            (0, ["data\\", "src\\main.py", "top.py"], {"src/main.py", "top.py"}),
+            (0, ["a\\b\\c.py"], {"a/b/c.py"}),
+            (3, ["src\\main.py"], {"src\\main.py"}),
+            (0, ["d/odd\\name"], {"d/odd\\name"}),
+        ],
+        ids=["windows", "windows deep", "unix", "windows with slashes"],
+    )
+    def test_backslash_separates_folders_only_in_zips_of_windows(
+        self, ana: Browser, settings: Settings, system: int, names: list[str], expected: set[str]
+    ) -> None:
+        data = io.BytesIO()
+        with zipfile.ZipFile(data, "w") as archive:
+            for name in names:
+                info = zipfile.ZipInfo("x")
+                info.filename, info.create_system = name, system
+                archive.writestr(info, b"" if name.endswith("\\") else b"1")
+        self.upload(ana, ("win.zip", data.getvalue()))
+        assert set(code_of(settings)) == expected
+
+    def test_zip_of_overlapping_members_is_refused(self, ana: Browser) -> None:
+        content = zlib.compress(bytes(1 << 20), 9)[2:-4]
+        sizes = (zlib.crc32(bytes(1 << 20)), len(content), 1 << 20, 1, 0)
+        member = struct.pack("<4s5H3L2H", b"PK\3\4", 20, 0, 8, 0, 0x21, *sizes)
+        entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, 0, 8, 0, 0x21, *sizes, 0, 0, 0, 0, 0) + b"x"
+        directory = 40 * entry
+        body = member + b"x" + content
+        end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 40, 40, len(directory), len(body), 0)
+        assert "overlap" in self.upload(ana, ("a.zip", body + directory + end), status=400).text
 
     def test_an_encrypted_zip_is_refused(self, ana: Browser) -> None:
         data = bytearray(zipped({"x": b"1"}))

@@ -168,7 +168,7 @@ def test_curl_lines_name_this_very_job(client: FlaskClient, project: Project) ->
     job = make_job(project)
     text = read(client, url(job)).text
     assert f"http://localhost/api/v1{url(job)}/restart" in text
-    assert f"polyjob logs -f {job.id}" in text
+    assert f"polyjob logs -f {job.unique_name}" in text
 
 
 def test_a_job_that_waits_for_its_build_leads_to_the_log_of_that(client: FlaskClient, project: Project) -> None:
