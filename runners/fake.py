@@ -11,6 +11,7 @@ FAKE_PENDING           seconds between start and running (0)
 FAKE_SECONDS           seconds of running (0)
 FAKE_CODE              exit code (0)
 FAKE_REASON            reason of the exit (exited)
+FAKE_STRAGGLERS        names of processes that were left at the end
 FAKE_LOG               the log, whole from the first second of running
 FAKE_OUTPUTS           JSON object: path → text of each output file
 FAKE_IGNORE_TERM       any text: only KILL ends the job
@@ -187,7 +188,8 @@ class FakeRunner(RemoteRunner):
             return Running(NODE)
         if env.get("FAKE_VANISH"):
             return Missing()
-        return Exited(Exit(Reason(env.get("FAKE_REASON", "exited")), code=int(env.get("FAKE_CODE", 0))), NODE)
+        reason, stragglers = Reason(env.get("FAKE_REASON", "exited")), tuple(env.get("FAKE_STRAGGLERS", "").split())
+        return Exited(Exit(reason, code=int(env.get("FAKE_CODE", 0)), stragglers=stragglers), NODE)
 
     def _existing(self, handle: str) -> dict[str, Any]:
         job = self._read(self._uuid(handle))

@@ -142,6 +142,17 @@ def outcome(job: Job) -> tuple[Status, str, dict[str, Any]]:
     return Status.FAILED, _with_rest(_failure(end), end), details
 
 
+def stragglers_note(job: Job) -> str | None:
+    """Return what to tell about the processes that the command left behind; None if there were none."""
+    names = Exit.from_json(job.exit).stragglers
+    if not names:
+        return None
+    left = ", ".join(f"`{name}`" for name in names)
+    return (
+        f"The command ended while its processes were still running, and they were ended: {left}. Let it wait for them."
+    )
+
+
 def _failure(end: Exit) -> str:
     if end.reason is Reason.EXITED:
         return f"exit-code({end.code})"

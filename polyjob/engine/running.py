@@ -11,7 +11,7 @@ from polyjob.database import database
 from polyjob.engine.backends import TICK, Backends, next_delay
 from polyjob.engine.calls import Done, run
 from polyjob.engine.context import Context
-from polyjob.engine.finishing import PIECE, LogPosition, fetch_log, finish, outcome
+from polyjob.engine.finishing import PIECE, LogPosition, fetch_log, finish, outcome, stragglers_note
 from polyjob.engine.preparing import asked_for_its_build, make_build_anew, prepare, stop_unstarted, waits_for_build
 from polyjob.engine.steps import Step
 from polyjob.jobs import BY_ID
@@ -314,6 +314,7 @@ class JobPart:
     def _record_end(self, job: Job, not_kept: list[str]) -> None:
         status, message, details = outcome(job)
         _note(job.id, "outputs", "; ".join(not_kept) or None)
+        _note(job.id, "stragglers", stragglers_note(job))
         if status is Status.SUCCEEDED and job.status is not Status.RUNNING:
             transition(job, Status.RUNNING)
         transition(job, status, message=message, details=details)

@@ -62,6 +62,16 @@ def test_what_is_reported_while_the_end_is_recorded_is_kept(world, meanwhile):
     assert [note["kind"] for note in world.read(job).notes] == ["reported"]
 
 
+@pytest.mark.parametrize("names", ["sleep", "bash tar"])
+def test_processes_that_a_command_left_behind_are_noted(world, names):
+    job = world.submit(stragglers=names)
+    world.settle()
+    (note,) = world.read(job).notes
+    assert note["kind"] == "stragglers"
+    assert all(f"`{name}`" in note["text"] for name in names.split())
+    assert world.statuses(job)[-1] == "succeeded"
+
+
 def test_a_job_that_is_stopped_before_its_start_waits_for_nothing_any_more(world):
     (world.settings.data_dir / "fake").mkdir()
     (world.settings.data_dir / "fake" / "unavailable").touch()
