@@ -51,6 +51,11 @@ class Store:
     def build_log(self, uuid: str) -> Path:
         return self.build_folder(uuid) / "log"
 
+    def open_build_log(self, uuid: str) -> BinaryIO:
+        """Open the build's log to append to, unbuffered; jobs of another account cannot read it."""
+        file = os.open(self.build_log(uuid), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        return open(file, "ab", buffering=0)
+
     def code_archive(self, digest: str) -> Path:
         return self.data_dir / "code" / f"{digest}.tar.gz"
 

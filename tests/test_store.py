@@ -124,6 +124,15 @@ def test_stale_parts_go_and_fresh_ones_stay(store):
 # Logs.
 
 
+def test_build_log_is_private_and_appended_to(store):
+    store.make_build_folder(JOB)
+    for line in (b"one\n", b"two\n"):
+        with store.open_build_log(JOB) as file:
+            file.write(line)
+    assert store.build_log(JOB).read_bytes() == b"one\ntwo\n"
+    assert mode(store.build_log(JOB)) == 0o600
+
+
 def test_append_cuts_what_was_not_committed(store):
     store.make_job_folder(JOB)
     log = store.job_log(JOB)

@@ -107,7 +107,7 @@ class BuildPart:
 
         def call() -> str | None:
             context.store.make_build_folder(build.uuid)
-            with open(context.store.build_log(build.uuid), "ab", buffering=0) as file:
+            with context.store.open_build_log(build.uuid) as file:
                 if again:
                     file.write(AGAIN)
                 return runner.build(spec, file, cancel.is_set)
