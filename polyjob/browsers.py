@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datetime
 import hmac
+import re
 import secrets
 import time
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from flask import current_app, request, session
 
@@ -28,6 +28,11 @@ RENEWED_AFTER = 86_400
 come after it."""
 
 
+_HOST = re.compile(r"(?:\[[0-9A-Za-z:.%]+\]|[-0-9A-Za-z._~%]+)(?::\d{1,5})?")
+"""Any host that browsers and machines are known by, in more names than DNS allows: `job_server`, an IPv6 zone."""
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
 class Foreign(Forbidden):
     """What was sent does not come from a page of this server."""
 
@@ -36,12 +41,25 @@ class Stale(Forbidden):
     """What was sent comes from this server's address, but not with the token of this browser's session."""
 
 
+def own_address() -> str:
+    """The scheme and host that this request was sent to, as it names them. Empty where that could be no host."""
+    environ = request.environ
+    host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
+    host = host.removesuffix(_DEFAULT_PORTS.get(request.scheme, "")).lower()
+    return f"{request.scheme}://{host}" if _HOST.fullmatch(host) else ""
+
+
+def _host() -> str:
+    """What a session is bound to."""
+    return own_address().partition("://")[2]
+
+
 def sign_in(user: User, token: Token | None = None) -> None:
     """Have the browser that sends this request be the user's from now on, at this host. Signed in by a key, it may do
     no more than the key, and no longer."""
     session.clear()
     session.permanent = True
-    session.update(user=user.id, host=request.host, csrf=secrets.token_hex(16), version=user.session_version)
+    session.update(user=user.id, host=_host(), csrf=secrets.token_hex(16), version=user.session_version)
     session.update(id=secrets.token_hex(16), at=int(time.time()))
     if token is not None:
         session["token"] = token.id
@@ -73,7 +91,7 @@ class SignedIn:
 
 def signed_in() -> SignedIn | None:
     """The session of the browser that sends this request; None where nobody is signed in, or not any more."""
-    if not session.get("user") or "id" not in session or session.get("host") != request.host:
+    if not session.get("user") or "id" not in session or session.get("host") != _host():
         return None
     user = User.get_or_none(User.id == session["user"], User.is_active)
     if user is None or session.get("version") != user.session_version or is_ended(session["id"]):
@@ -135,5 +153,4 @@ def _is_change(said: bool | None) -> bool:
 def _own_origins() -> set[str]:
     """The address that was asked, and the one that users know where a proxy stands before the server."""
     public: str = current_app.config["SETTINGS"].public_url
-    origins = {request.host_url.rstrip("/")}
-    return origins | {"{0.scheme}://{0.netloc}".format(urlsplit(public))} if public else origins
+    return {address for address in (own_address(), public) if address}

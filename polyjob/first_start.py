@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import re
 import sqlite3
 import uuid
 from pathlib import Path
@@ -26,6 +27,7 @@ LINK_LIFE = datetime.timedelta(hours=1)
 OLDEST_SQLITE = (3, 37, 0)
 LONGEST_FOLDER = 493
 """Bytes of a path below which SQLite still opens `polyjob.db`; a fixed limit of its own."""
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -42,6 +44,16 @@ class UnusableFolder(Exception):
         )
 
 
+def warnings(settings: Settings) -> list[str]:
+    """What whoever starts the server should know of it."""
+    if os.geteuid() == 0 and settings.runner == "process" and not settings.job_user:
+        return [
+            "warning: jobs run as root, so anyone who can submit jobs controls this machine. Set POLYJOB_JOB_USER to "
+            "an account for them."
+        ]
+    return []
+
+
 def check(settings: Settings) -> None:
     """Find, before anything is touched, what would let every start fail.
 
@@ -50,6 +62,10 @@ def check(settings: Settings) -> None:
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         wanted = ".".join(map(str, OLDEST_SQLITE[:2]))
         raise RuntimeError(f"SQLite {sqlite3.sqlite_version} is too old: polyjob needs {wanted} or newer")
+    if _CONTROL.search(os.fsencode(settings.data_dir)):
+        raise SettingError(
+            f"the data folder {str(settings.data_dir)!a} cannot be used: its path has a control character"
+        )
     if settings.runner not in RUNNERS:
         names = ", ".join(name for name in RUNNERS if name != "fake")
         raise SettingError(f"POLYJOB_RUNNER={settings.runner!r} is not valid: it takes one of: {names}")

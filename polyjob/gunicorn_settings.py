@@ -44,10 +44,12 @@ def on_starting(server: Any) -> None:
         helper.end_with_parent()
         return
     from polyjob.database import close_database
-    from polyjob.first_start import UnusableFolder, open_folder
+    from polyjob.first_start import UnusableFolder, open_folder, warnings
 
     try:
         open_folder(_settings)
+        for warning in warnings(_settings):
+            print(f"polyjob: {warning}", file=sys.stderr, flush=True)
     except (UnusableFolder, SettingError, RuntimeError) as error:
         sys.exit(f"polyjob: {error}")
     finally:

@@ -24,7 +24,14 @@ HEALTHY_LIFE = 10.0
 END_LIMIT = 10.0
 """Time between TERM and KILL of a child."""
 
-ENGINE = [sys.executable, "-m", "polyjob", "engine"]
+PYTHON = [sys.executable, "-P"]
+"""Imports nothing from the folder that it is started in, which may be anybody's."""
+ENGINE = [*PYTHON, "-m", "polyjob", "engine"]
+_PATH_VARIABLES = (
+    "CURL_CA_BUNDLE", "DOCKER_CERT_PATH", "DOCKER_CONFIG", "KUBECONFIG", "PIP_CERT", "PIP_CONFIG_FILE", "PYTHONPATH",
+    "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR",
+)  # fmt: skip
+"""Variables of others that hold paths, or several."""
 
 
 def end_with_parent() -> None:
@@ -51,7 +58,8 @@ def end_with_parent() -> None:
 class Child:
     """A process that is started again, after a pause that doubles, whenever it dies. Ends with this process.
 
-    It is in a session of its own, so that no key of the terminal reaches it. Nothing here blocks but `end`.
+    It is in a session of its own, so that no key of the terminal reaches it, and in the folder `/`, which cannot be
+    removed. Nothing here blocks but `end`.
     """
 
     def __init__(self, name: str, command: Sequence[str], environ: Mapping[str, str], *files: int) -> None:
@@ -76,6 +84,7 @@ class Child:
             stdin=subprocess.DEVNULL,
             pass_fds=(self._reading, *self._files),
             start_new_session=True,
+            cwd="/",
         )
         self._born = time.monotonic()
 
@@ -197,18 +206,33 @@ def tend(
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """This process's environment with the settings in it, in which `-m polyjob` finds this very code."""
+    """This process's environment with the settings in it, for a child in another folder. In it, `-m polyjob` finds this
+    very code."""
     environ = {**os.environ, **environment(settings)}
+    for name in _PATH_VARIABLES:
+        if environ.get(name):
+            paths = [absolute(path) for path in environ[name].split(os.pathsep) if path]
+            environ[name] = os.pathsep.join(paths)
     root = str(Path(__file__).resolve().parent.parent)
-    paths = [path for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != root]
-    return {**environ, "PYTHONPATH": os.pathsep.join([root, *paths])}
+    others = [path for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != root]
+    return {**environ, "PYTHONPATH": os.pathsep.join([root, *others])}
+
+
+def absolute(path: str) -> str:
+    """The path, as seen from this process's folder. As it is where that folder is gone."""
+    try:
+        return str(Path(path).absolute())
+    except FileNotFoundError:
+        return path
 
 
 def start_helper(settings: Settings) -> None:
     """Start the helper of the calling process, which is not its child. Blocks until the helper watches."""
-    command = [sys.executable, "-m", "polyjob", "helper", str(os.getpid())]
+    command = [*PYTHON, "-m", "polyjob", "helper", str(os.getpid())]
     environ = {name: value for name, value in child_environment(settings).items() if name != PARENT_PIPE}
-    subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, start_new_session=True, check=True, timeout=60)
+    subprocess.run(
+        command, env=environ, stdin=subprocess.DEVNULL, start_new_session=True, cwd="/", check=True, timeout=60
+    )
 
 
 def engine_may_start(settings: Settings) -> bool:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from peewee import DatabaseError
@@ -29,11 +29,13 @@ from polyjob.first_start import (
     kept_token,
     new_sign_in_key,
     open_folder,
+    warnings,
 )
-from polyjob.helper import ENGINE, Child, child_environment, engine_may_start, tend
+from polyjob.helper import ENGINE, PYTHON, Child, child_environment, engine_may_start, tend
 from polyjob.lock import EngineRunning, engine_running
 from polyjob.models import CLAIMED, Job
 from polyjob.settings import SettingError, Settings, read_settings
+from polyjob.store import Store
 from runners.abilities import REQUIRED
 from runners.process_isolation import gaps
 
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 BACKLOG = 2048
 LOCK_FILE = "serve.lock"
+PORT_PATIENCE = 5.0
+"""How long processes of a server that was killed may hold the port."""
 OLD_ENGINE_LIMIT = 3.0
 """How long the engine of a server that was killed may take to notice."""
 
@@ -74,6 +78,8 @@ def run(settings: Settings) -> int:
         settings = dataclasses.replace(settings, port=listener.getsockname()[1])
         _wait_for_old_engine(settings)
         lines = _prepare(settings)
+        for warning in warnings(settings):
+            say(warning, error=True)
         environ = child_environment(settings)
         engine = Child("the engine", ENGINE, environ)
         web = Child("the web server", web_command(listener), environ, listener.fileno())
@@ -107,8 +113,8 @@ def only_server(settings: Settings) -> Iterator[None]:
             pid = _pid_in(file)
             who = f"process {pid}" if pid else "another process"
             raise CannotServe(f"a server already works on {str(settings.data_dir)!a}: {who}") from error
-        os.ftruncate(file, 0)
-        os.write(file, f"{os.getpid()}\n".encode())
+        with contextlib.suppress(OSError):  # a full disk; only its number is missing then
+            os.ftruncate(file, os.pwrite(file, f"{os.getpid()}\n".encode(), 0))
         yield
     finally:
         os.close(file)
@@ -139,19 +145,24 @@ def _prepare(settings: Settings) -> list[str]:
 
 @contextlib.contextmanager
 def _known_address(settings: Settings) -> Iterator[None]:
-    """Have commands on this machine find the server while the block runs."""
+    """Have commands on this machine find the server while the block runs. They have to be told where it is if the disk
+    is full."""
     file = settings.data_dir / ADDRESS_FILE
     part = file.with_name(f"{file.name}.part")
-    part.write_text(f"{dataclasses.replace(settings, public_url='').url}\n")
-    part.rename(file)
+    try:
+        part.write_text(f"{dataclasses.replace(settings, public_url='').url}\n")
+        part.rename(file)
+    except OSError as error:
+        say(f"commands on this machine need POLYJOB_URL: {file.name} cannot be written: {error.strerror}", error=True)
     yield
-    file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        file.unlink(missing_ok=True)
 
 
 def web_command(listener: socket.socket) -> list[str]:
     """gunicorn on a socket that listens already."""
     configuration = ["-c", "python:polyjob.gunicorn_settings", "--bind", f"fd://{listener.fileno()}"]
-    return [sys.executable, "-m", "gunicorn", *configuration, "polyjob.serve:web()"]
+    return [*PYTHON, "-m", "gunicorn", *configuration, "polyjob.serve:web()"]
 
 
 def _wait_for_old_engine(settings: Settings) -> None:
@@ -166,7 +177,10 @@ def _wait_for_old_engine(settings: Settings) -> None:
 
 
 def listen(settings: Settings) -> socket.socket:
-    """A socket that listens where the settings say. Raises CannotServe."""
+    """A socket that listens where the settings say. Waits a few seconds for a port that is taken.
+
+    Raises CannotServe.
+    """
     where = f"{settings.host or '*'}:{settings.port}"
     try:
         found = socket.getaddrinfo(
@@ -178,7 +192,7 @@ def listen(settings: Settings) -> socket.socket:
         raise CannotServe(f"cannot listen on {where}: {error.strerror}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        _bind(listener, address)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
@@ -192,10 +206,21 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
+def _bind(listener: socket.socket, address: Any) -> None:
+    deadline = time.monotonic() + PORT_PATIENCE
+    while True:
+        try:
+            return listener.bind(address)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
 def greeting(settings: Settings) -> list[str]:
     """What the terminal is told once the server answers. The sign-in link in it is new. Needs the open database."""
     token = kept_token(settings.data_dir)
-    link = new_sign_in_key()
+    link = _new_link(settings)
     jobs = f"{settings.url}/api/v1/{USER}/{PROJECT}/jobs"
     shown = f"token {token}" if token else "token $POLYJOB_TOKEN"
     quote = shlex.quote if token else _in_double_quotes
@@ -228,6 +253,15 @@ def greeting(settings: Settings) -> list[str]:
         "",
         "Ctrl-C ends the server; jobs run on.",
     ]
+
+
+def _new_link(settings: Settings) -> str | None:
+    try:
+        return new_sign_in_key()
+    except (OSError, DatabaseError):
+        free = Store(settings.data_dir).free_bytes() >> 10
+        say(f"no sign-in link could be made: the database cannot be written, {free} KiB are free", error=True)
+        return None
 
 
 def _whose_jobs(settings: Settings) -> list[str]:

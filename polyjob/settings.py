@@ -18,6 +18,8 @@ PREFIX = "POLYJOB_"
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": GIB << 10}
 
+_ADDRESS = re.compile(r"https?://(?:\[[0-9a-z:.%]+\]|[-0-9a-z._~]+)(?::(?P<port>\d+))?/*", re.IGNORECASE)
+
 
 class SettingError(ValueError):
     """A variable holds what its setting cannot be; the text names the variable and says what it takes."""
@@ -78,7 +80,23 @@ def _indices(value: str) -> tuple[int, ...]:
 
 
 def _path(value: str) -> Path:
-    return Path(value).expanduser().absolute()
+    try:
+        return Path(value).expanduser().absolute()
+    except FileNotFoundError:  # the working folder was removed
+        raise ValueError from None
+
+
+def _file(value: str) -> str:
+    return str(_path(value)) if value else ""
+
+
+def _address(value: str) -> str:
+    match = _ADDRESS.fullmatch(value)
+    if value and not match:
+        raise ValueError
+    if match and match["port"]:
+        _port(match["port"])
+    return value.rstrip("/").lower()
 
 
 _RESOURCE = re.compile(r"(?:requests|limits)\.[\w./-]+=\d+(?:\.\d+)?(?:[munkMGTPE]|[KMGTPE]i)?")
@@ -103,6 +121,8 @@ _KINDS: dict[Callable[[str], Any], str] = {
     _indices: "indices, separated by blanks or commas, or `none`",
     _path: "a path",
     _resources: "words such as `limits.cpu=200m`, or `none`",
+    _file: "the path of a file",
+    _address: "`http://` or `https://` and a host, with no path after it",
 }
 
 
@@ -130,7 +150,7 @@ class Settings:
     host: str = _setting(_text, "127.0.0.1", "Address that the server listens on.")
     port: int = _setting(_port, "8000", "Port that the server listens on; 0 takes a free one.")
     public_url: str = _setting(
-        _text,
+        _address,
         "",
         "Address that users reach the server by, where a proxy stands before it, such as `https://jobs.example.org`.",
     )
@@ -183,7 +203,7 @@ class Settings:
         "the one that runs polyjob",
     )
     kube_config: str = _setting(
-        _text,
+        _file,
         "",
         "Kubernetes: the kubeconfig file.",
         "that of KUBECONFIG, `~/.kube/config`, or the account of polyjob's own pod",
@@ -231,7 +251,7 @@ class Settings:
     def url(self) -> str:
         """Where users reach the server, without a final slash."""
         if self.public_url:
-            return self.public_url.rstrip("/")
+            return self.public_url
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
 

@@ -14,6 +14,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -25,16 +26,17 @@ from polyjob import helper, serve
 from polyjob.cli import main
 from polyjob.clock import now
 from polyjob.database import open_database, write
-from polyjob.first_start import first_start
+from polyjob.first_start import first_start, warnings
 from polyjob.lock import EngineLock
 from polyjob.models import Job
-from polyjob.settings import read_settings
+from polyjob.settings import SettingError, read_settings
 
 from .e2e import conftest
 from .e2e.conftest import eventually
 from .require import require
 
 ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = str(Path(sys.executable).with_name("polyjob"))
 
 
 class Server(conftest.Server):
@@ -428,6 +430,136 @@ def test_gunicorn_alone_says_in_one_line_what_is_wrong(tmp_path):
         assert done.returncode == 1
         (line,) = done.stderr.splitlines()
         assert line.startswith(f"polyjob: {said}")
+
+
+# The folder that the server is started in
+
+
+EVIL = "import os; open({marker!r}, 'a').write(__name__ + ' ')"
+
+
+@pytest.fixture
+def start_folder(tmp_path):
+    """A folder of somebody else's, with modules that say when they are imported."""
+    folder = tmp_path / "start"
+    folder.mkdir()
+    marker = tmp_path / "imported"
+    for name in ("json", "flask", "gunicorn", "types", "socket", "polyjob", "runners", "wsgi", "sitecustomize"):
+        (folder / f"{name}.py").write_text(EVIL.format(marker=str(marker)))
+    (folder / "gunicorn.conf.py").write_text(EVIL.format(marker=str(marker)))
+    return folder, marker
+
+
+def test_nothing_is_imported_from_the_working_folder(start_folder, tmp_path):
+    folder, marker = start_folder
+    with Server(tmp_path, command=[PROGRAM], cwd=folder) as server:
+        assert server.until_done(server.submit("true")["id"])["last_status"] == "succeeded"
+        assert not marker.exists(), marker.read_text()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_working_folder_may_be_removed(when, tmp_path):
+    folder = tmp_path / "start"
+    folder.mkdir()
+    prefix = ["sh", "-c", f'rmdir {folder}; exec "$0" "$@"'] if when == "before" else []
+    with Server(tmp_path, runner="fake", command=[*prefix, PROGRAM], cwd=folder) as server:
+        if when == "after":
+            folder.rmdir()
+        arbiter = server.web_pids()[0]
+        os.kill(arbiter, signal.SIGKILL)
+        eventually(lambda: server.web_pids() and arbiter not in server.web_pids(), 20, "another web server")
+        eventually(lambda: answers(server), 20, "its answer")
+
+
+def test_relative_paths_of_the_environment_reach_children_as_absolute(settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", f"a.yml{os.pathsep}/b.yml")
+    monkeypatch.setenv("PYTHONPATH", f"{os.pathsep}lib")
+    environ = helper.child_environment(settings)
+    assert environ["KUBECONFIG"] == f"{tmp_path}/a.yml{os.pathsep}/b.yml"
+    assert environ["PYTHONPATH"] == f"{ROOT}{os.pathsep}{tmp_path}/lib"
+
+
+@pytest.mark.parametrize("verb", ["serve", "engine"])
+@pytest.mark.parametrize("name", ["line\nfeed", "tab\t", "escape\x1b[31m", "delete\x7f"])
+def test_a_data_folder_with_a_control_character_is_refused(verb, name, tmp_path):
+    port = ["--port", "0"] if verb == "serve" else []
+    line = fails(verb, *port, "--data-dir", str(tmp_path / name))
+    assert line.endswith("cannot be used: its path has a control character")
+    assert not (tmp_path / name).exists()
+
+
+def test_a_relative_data_folder_below_a_removed_folder_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "start").mkdir()
+    monkeypatch.chdir(tmp_path / "start")
+    (tmp_path / "start").rmdir()
+    with pytest.raises(SettingError, match="POLYJOB_DATA_DIR='data' is not valid"):
+        read_settings({"POLYJOB_DATA_DIR": "data"})
+
+
+def test_a_port_that_becomes_free_is_waited_for(settings):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        timer = threading.Timer(0.5, taken.close)
+        timer.start()
+        with serve.listen(dataclasses.replace(settings, port=port)) as listener:
+            assert listener.getsockname()[1] == port
+        timer.join()
+
+
+@pytest.mark.parametrize(
+    ("euid", "runner", "account", "warned"),
+    [(0, "process", "", True), (0, "process", "nobody", False), (1000, "process", "", False), (0, "docker", "", False)],
+)
+def test_jobs_as_root_are_warned_of(euid, runner, account, warned, settings, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: euid)
+    found = warnings(dataclasses.replace(settings, runner=runner, job_user=account))
+    assert [("POLYJOB_JOB_USER" in text) for text in found] == [True] * warned
+
+
+def test_a_full_disk_lets_the_server_start(settings, monkeypatch, capsys):
+    def fill_up():
+        raise OperationalError("database or disk is full")
+
+    first_start(settings)
+    monkeypatch.setattr(serve, "new_sign_in_key", fill_up)
+    text = "\n".join(serve.greeting(settings))
+    assert f"page:  {settings.url}/\n" in text
+    (settings.data_dir / "address.part").mkdir()
+    with serve._known_address(settings):
+        pass
+    assert [line.split(":")[1] for line in capsys.readouterr().err.splitlines()] == [
+        " no sign-in link could be made",
+        " commands on this machine need POLYJOB_URL",
+    ]
+
+
+HOSTS = {
+    "job_server:8000": "http://job_server:8000",
+    "xn--wgv71a119e.jp": "http://xn--wgv71a119e.jp",
+    "[fe80::1%25eth0]:8000": "http://[fe80::1%25eth0]:8000",
+    "Jobs.Example.Org:80": "http://jobs.example.org",
+    "日本.jp".encode().decode("latin-1"): "",
+    "a b": "",
+    "host:port": "",
+    "a/b": "",
+}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_links_and_forms_work_under_any_host(host, server):
+    server.submit("true")
+    server.submit("true")
+    answer = server.call("GET", "/api/v1/root/quick-start/jobs?limit=1", Host=host)
+    assert answer.status == 200
+    assert answer.json["next"] == f"{HOSTS[host]}/api/v1/root/quick-start/jobs?limit=1&offset=1"
+    if HOSTS[host]:
+        form = server.call("GET", "/sign-in", Host=host, Accept="text/html")
+        token = re.search(rb'name="csrf_token" value="(\w+)"', form.body)[1].decode()
+        sent = f"csrf_token={token}&key={server.token}".encode()
+        headers = {"Host": host, "Origin": HOSTS[host], "Cookie": form.headers["Set-Cookie"].partition(";")[0]}
+        kind = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "text/html"}
+        assert server.call("POST", "/sign-in", sent, **headers, **kind).status == 303
 
 
 # Children

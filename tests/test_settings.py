@@ -73,6 +73,16 @@ def test_a_text_becomes_a_value_and_goes_to_a_child_unchanged(name, text, value)
         ("LOG_LIMIT", "lots"),
         ("LOG_LIMIT", "-1K"),
         ("PUBLIC_PROJECTS", "maybe"),
+        ("PUBLIC_URL", "jobs.example.org"),
+        ("PUBLIC_URL", "javascript:alert"),
+        ("PUBLIC_URL", "ftp://jobs.example.org"),
+        ("PUBLIC_URL", "https://"),
+        ("PUBLIC_URL", "https:///jobs"),
+        ("PUBLIC_URL", "https://jobs.example.org/polyjob"),
+        ("PUBLIC_URL", "https://jobs.example.org:65536"),
+        ("PUBLIC_URL", "https://jobs example"),
+        ("PUBLIC_URL", "https://user@jobs.example.org"),
+        ("PUBLIC_URL", "https://日本.jp"),
     ],
 )
 def test_a_wrong_text_is_an_error_that_names_the_variable(variable, text):
@@ -91,6 +101,27 @@ def test_helper_resources_that_no_cluster_reads_are_refused(text):
         read_settings({"POLYJOB_KUBE_HELPER_RESOURCES": text})
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://job_server:8000",
+        "https://xn--wgv71a119e.jp",
+        "http://[fe80::1%25eth0]:8000",
+        "HTTPS://Jobs.Example.org//",
+    ],
+)
+def test_public_url_takes_any_host(address):
+    assert read_settings({"POLYJOB_PUBLIC_URL": address}).url == address.rstrip("/").lower()
+
+
+def test_relative_paths_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = read_settings({"POLYJOB_DATA_DIR": "data", "POLYJOB_KUBE_CONFIG": "kube.yml"})
+    assert settings.data_dir == tmp_path / "data"
+    assert settings.kube_config == str(tmp_path / "kube.yml")
+    assert read_settings({}).kube_config == ""
+
+
 def test_an_empty_variable_is_not_set_and_an_override_wins():
     assert read_settings({"POLYJOB_PORT": ""}).port == 8000
     assert read_settings({"POLYJOB_PORT": "9"}, port=0).port == 0
@@ -104,7 +135,7 @@ def test_an_empty_variable_is_not_set_and_an_override_wins():
         ({"host": "0.0.0.0", "port": 1}, "http://127.0.0.1:1"),
         ({"host": "::", "port": 1}, "http://[::1]:1"),
         ({"host": "fe80::1", "port": 1}, "http://[fe80::1]:1"),
-        ({"public_url": "https://jobs.example.org/"}, "https://jobs.example.org"),
+        ({"public_url": "https://jobs.example.org"}, "https://jobs.example.org"),
     ],
 )
 def test_the_url(given, url):

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 from flask import after_this_request, current_app, request
 from werkzeug.wrappers import Response
 
+from polyjob.browsers import own_address
 from polyjob.errors import Invalid, Problem
 
 PAGE_SIZE = 20
@@ -115,9 +116,10 @@ def _address(**where: Any) -> str:
 
 
 def root() -> str:
-    """The address of the server as users reach it, without a final slash."""
+    """The address of the server as users reach it, without a final slash. Empty for a request to what could be no host:
+    links are relative then."""
     public: str = current_app.config["SETTINGS"].public_url
-    return (public or request.url_root).rstrip("/")
+    return public or own_address()
 
 
 # Cursors: opaque to clients; the order they belong to, the stored value of its column, and the id of the last row.

@@ -154,6 +154,6 @@ def test_proxies_are_believed_only_where_that_is_set(settings, client, user):
     behind = Client(create_app(dataclasses.replace(settings, trusted_proxies=1)))
     behind.headers = client.headers
     assert behind.get(f"{JOBS}?limit=1", headers=headers).json["next"].startswith("https://jobs.example/api/v1/")
-    named = Client(create_app(dataclasses.replace(settings, public_url="https://named.example/")))
+    named = Client(create_app(dataclasses.replace(settings, public_url="https://named.example")))
     named.headers = client.headers
     assert named.get(f"{JOBS}/1").json["urls"]["self"] == "https://named.example/api/v1/ana/demo/jobs/1"

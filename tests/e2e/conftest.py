@@ -13,13 +13,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+MODULE = (sys.executable, "-m", "polyjob")
 JOBS = "/api/v1/root/quick-start/jobs"
 
 
@@ -47,8 +48,10 @@ def eventually(check: Callable[[], Any], seconds: float = 20.0, what: str = "it"
 class Server:
     """`polyjob serve` as a user starts it. Used as a context; leaving it ends server and jobs."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, command: Sequence[str] = MODULE, cwd: Path = ROOT, **settings: str) -> None:
         self.data_dir = folder / "data"
+        self.command = command
+        self.cwd = cwd
         clean = {name: value for name, value in os.environ.items() if not name.startswith("POLYJOB_")}
         kept = {"POLYJOB_TEST_REQUIRE": os.environ.get("POLYJOB_TEST_REQUIRE", "")}
         self.environment = clean | kept | {f"POLYJOB_{name.upper()}": value for name, value in settings.items()}
@@ -57,10 +60,10 @@ class Server:
         self.lines: list[str] = []
 
     def start(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "polyjob", "serve", "--port", str(self.port), "--data-dir", str(self.data_dir)]
+        command = [*self.command, "serve", "--port", str(self.port), "--data-dir", str(self.data_dir)]
         before = len(self.lines)
         self.process = subprocess.Popen(
-            [*command, *arguments], stdout=subprocess.PIPE, text=True, env=self.environment, cwd=ROOT
+            [*command, *arguments], stdout=subprocess.PIPE, text=True, env=self.environment, cwd=self.cwd
         )
         threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
         eventually(lambda: any("curl" in line for line in self.lines[before:]), 60, "the start")

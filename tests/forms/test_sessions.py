@@ -234,7 +234,7 @@ def test_a_form_of_another_page_signs_nobody_in(visitor: Browser, eva: User) -> 
 
 
 def test_behind_a_proxy_the_known_address_is_ours_too(settings: Settings, eva: User) -> None:
-    behind = Browser(create_app(dataclasses.replace(settings, public_url="https://jobs.example.org/")))
+    behind = Browser(create_app(dataclasses.replace(settings, public_url="https://jobs.example.org")))
     form = {"username": "eva", "password": PASSWORD, CSRF_FIELD: behind.csrf("/sign-in")}
     behind.post("/sign-in", form, 403, Origin="https://jobs.example.org.evil.example")
     behind.post("/sign-in", form, Origin="https://jobs.example.org")
