@@ -161,28 +161,36 @@ def _why(project: Project, columns: Mapping[str, Any], nocache: bool) -> dict[st
     """Why a build is made and none reused: {"kind", "text", "changed": [the parts of the key that differ]}."""
     if nocache:
         return _reason("nocache", "`nocache` asks for a new build each time")
-    if columns.get("is_asked"):
-        return _reason("asked", "a build was asked for by itself")
     of_project = Build.select().where(Build.project == project, Build.deleted_at.is_null()).order_by(Build.id.desc())
     same = of_project.where(Build.key == columns["key"]).first()
-    if same is not None:
-        kind, text = "unusable", f"build {same.id} is {same.status}"
-        outdated = text_of(same.notes, "outdated")
-        if outdated is not None:
-            return _reason("outdated", f"build {same.id} is {outdated[0].lower()}{outdated[1:-1]}", ["base"])
-        if same.invalidated_at is not None:
-            kind, text = "invalidated", f"build {same.id} was invalidated"
-        elif same.archived_at is not None:
-            kind, text = "archived", f"build {same.id} is archived"
-        elif same.stop_at is not None:
-            text = f"build {same.id} is being stopped"
-        return _reason(kind, text)
+    reason = None if same is None else _why_not(same)
+    if columns.get("is_asked") and (reason is None or reason["kind"] not in specs.WITHDRAWN):
+        return _reason("asked", "a build was asked for by itself")
+    if reason is not None:
+        return reason
     last = of_project.first()
     if last is None:
         return _reason("first", "it is the project's first build")
     changed = [part for part, value in columns["key_parts"].items() if last.key_parts.get(part) != value]
     words = " and ".join(PARTS.get(part, part) for part in changed)
     return _reason("changed", f"{words} changed since build {last.id}", changed)
+
+
+def _why_not(same: Build) -> dict[str, Any]:
+    """Return why a build with the same key is not reused, as `_why` does."""
+    outdated = text_of(same.notes, "outdated")
+    if outdated is not None:
+        changed = ["base"] if outdated.endswith("is another one now.") else []
+        return _reason("outdated", f"build {same.id} is {outdated[0].lower()}{outdated[1:-1]}", changed)
+    if same.invalidated_at is not None:
+        return _reason("invalidated", f"build {same.id} was invalidated")
+    if same.archived_at is not None:
+        return _reason("archived", f"build {same.id} is archived")
+    if same.stop_at is not None:
+        return _reason("unusable", f"build {same.id} is being stopped")
+    inherited = (same.reason or {}).get("kind")  # of one that failed: nothing has been built since the withdrawal
+    kind = inherited if same.status in UNUSABLE and inherited in specs.WITHDRAWN else "unusable"
+    return _reason(kind, f"build {same.id} is {same.status}")
 
 
 def _reason(kind: str, text: str, changed: Sequence[str] = ()) -> dict[str, Any]:

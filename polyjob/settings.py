@@ -196,6 +196,9 @@ class Settings:
         "",
         "Account that process jobs and build steps run as, on a server started as root; empty = the server's own.",
     )
+    docker_shm: int = _setting(
+        _size, "1G", "Docker: `/dev/shm` of a job without a memory limit; with one, it is half of that."
+    )
     python: str = _setting(
         _text,
         "",

@@ -26,6 +26,8 @@ API_VERSION = "v1"
 
 
 GPU = "environment.resources.gpu"
+WITHDRAWN = ("invalidated", "archived")
+"""Reasons of a build whose predecessor with the same key somebody has withdrawn: its steps run again."""
 
 
 def check(
@@ -107,7 +109,7 @@ def build_spec(build: Build, store: Store, settings: Settings, installation: str
         image=section.get("image"),
         steps=tuple(section.get("build_steps") or ()),
         env=build_env(section),
-        nocache=bool(section.get("nocache")),
+        nocache=bool(section.get("nocache")) or (build.reason or {}).get("kind") in WITHDRAWN,
         code=str(store.code_archive(build.code.digest)) if build.code else None,
         files=tuple(build.code.files) if build.code else (),
         timeout=settings.build_timeout,
@@ -119,6 +121,7 @@ def runner_settings(settings: Settings, installation: str) -> RunnerSettings:
     """What every runner is told at its making."""
     options = {
         "python": settings.python,
+        "docker_shm": str(settings.docker_shm),
         "kubeconfig": settings.kube_config,
         "context": settings.kube_context,
         "namespace": settings.kube_namespace,
@@ -146,7 +149,8 @@ def dockerfile(build: Build, store: Store, settings: Settings) -> str | None:
     """What the build's image is made from, without labels; None where no image is made."""
     if build.runner != "docker" and not (build.runner == "kubernetes" and settings.registry):
         return None
-    return render_dockerfile(build_spec(build, store, settings, installation=""), {})
+    spec = build_spec(build, store, settings, installation="")
+    return render_dockerfile(spec, {}, has_open_folder=build.runner == "docker")
 
 
 def job_spec(

@@ -168,12 +168,13 @@ def member(name: str, data: bytes) -> Iterator[bytes]:
     yield b"\0" * (-len(data) % tarfile.BLOCKSIZE)
 
 
-def context(dockerfile: str, files: Iterable[tuple[str, bytes, int]]) -> bytes:
-    """The archive that a build is made from; of each file name, content and mode."""
+def context(dockerfile: str, files: Iterable[tuple[str, bytes, int]], folder: str | None = None) -> bytes:
+    """Return the archive that a build is made from: files by name, content and mode, and an empty folder to which all
+    may write."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         for name, data, mode in [("Dockerfile", dockerfile.encode(), 0o644), *files]:
             member: Any = tarfile.TarInfo(name)
             member.size, member.mode = len(data), mode
             archive.addfile(member, io.BytesIO(data))
-    return out.getvalue()
+    return b"".join(_folders(folder) if folder else ()) + out.getvalue()

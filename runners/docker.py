@@ -11,32 +11,29 @@ import contextlib
 import dataclasses
 import json
 import signal
-import socket
 import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
-import docker
 import requests
 from docker.errors import APIError, DockerException, NotFound
-from docker.utils import kwargs_from_env
 
 from runners.archives import END_OF_ARCHIVE, below, renamed
 from runners.base import (
     BuildSpec,
     Exit,
     Exited,
-    Gone,
     JobSpec,
     Missing,
     Outdated,
     Pending,
     Reason,
     RemoteRunner,
+    RunnerRefused,
     RunnerSettings,
     RunnerUnavailable,
     Running,
@@ -45,48 +42,51 @@ from runners.base import (
     Unknown,
     mark,
 )
-from runners.docker_builds import GONE, build_image, held_images, outdated
+from runners.docker_builds import build_image
 from runners.docker_containers import (
     LAUNCH,
     LAUNCH_IN_NEW_FOLDERS,
     LOGS,
-    NO_SHELL,
     OUTPUTS,
     SHELL,
-    boot_id,
     boot_time,
     exit_of,
     files_of,
     has_nothing_in,
     host_config,
-    image_of,
-    inspected,
+    ignored_limits,
     is_root,
     kind_of,
     moment_of,
+    never_began,
 )
-from runners.docker_logs import NOT_BEGUN, LogCursor, Logs
+from runners.docker_engine import (
+    ANOTHER_ENGINE,
+    ENGINE,
+    INSTALLATION,
+    JOB,
+    TRANSFER_SECONDS,
+    Facts,
+    connect,
+    contract_errors,
+    look_up,
+    own_ulimits,
+    reading,
+    refusal,
+    state_of,
+    unless,
+)
+from runners.docker_images import MISSING, find, held_images, image_of, inspected, outdated, remove_image, tag_of
+from runners.docker_logs import LogCursor, Logs
 from runners.dockerfile import FOLDER
 from runners.records import Records, write
 
-INSTALLATION, JOB = "polyjob.installation", "polyjob.job"
-"""Labels of everything that is ours."""
-CALL = 60
-TRANSFER = 600
-"""Seconds that a call may take: one that asks, and one that carries files."""
-CONFLICT = 409
-ENDED = ("exited", "dead")
+ENDED = ("exited", "stopped", "dead")
 """States of a container that does not run any more."""
-NO_COMMAND = 127
-"""The exit code of the Engine's own first process where there is nothing to run."""
-FAULTS_OF_THE_JOB = ("could not select device driver", "OCI runtime create failed", "is not a directory")
-"""What the Engine answers with a status of its own faults, and is none."""
-FAULTS_OF_THE_MACHINE = ("no space left", "temporarily unavailable", "cannot allocate memory", "too many open files")
-"""What is none of the job's, whatever it comes with."""
-LOCAL = "unix:///var/run/docker.sock"
-ANOTHER_ENGINE = "The job is on another Docker Engine than the one that DOCKER_HOST names now."
-HOW_TO_GET_IN = "Add it to the group of that socket (usermod -aG docker NAME), and start polyjob again."
-HOW_TO_GET_ONE = "Start one (on Debian: apt install docker.io), or say by DOCKER_HOST where it is."
+SHM_BYTES = 1 << 30
+"""Of `/dev/shm` of a job without a memory limit, unless the settings say otherwise."""
+RLIMIT = "rlimit"
+"""What an Engine says of limits that its machine does not let it set."""
 
 
 class DockerRunner(RemoteRunner):
@@ -98,13 +98,11 @@ class DockerRunner(RemoteRunner):
         self._records = Records(self._folder)
         self._lock = threading.Lock()
         self._client: Any = None
-        self._engine = self._node = ""
+        self._facts: Facts | None = None
         self._is_known = False
         """Nothing has happened since that could have put another Engine in its place."""
-        self._boot: str | None = None
-        """The boot of the Engine's machine; None where that is another."""
-        self._tells_changes = False
-        """The Engine can say what has changed in a container without comparing all of it."""
+        self._ulimits: Sequence[Any] = ()
+        """Limits of open files and processes, for an Engine that asks for more than its machine allows."""
         self._exits: dict[str, Exited] = {}
         self._dying: dict[str, str] = {}
         """Exit codes of containers that the Engine lists as running for a moment after it has said that they ended."""
@@ -118,51 +116,51 @@ class DockerRunner(RemoteRunner):
     # The Engine.
 
     def _api(self) -> Any:
-        """The client, made once; asks who the Engine is, also where it was away since. Raises RunnerUnavailable."""
+        """The client, made once; asks who the Engine is, also after it was away. Raises RunnerUnavailable."""
         with self._lock:
-            with _said():
-                client = self._client or self._connected()
+            with contract_errors():
+                client = self._client or connect()
                 if not self._is_known:
-                    told = client.info()
-                    self._engine, self._node = told["ID"], told["Name"]
-                    self._tells_changes = told["Driver"] == "overlay2"
-                    self._boot = None if client.trust_env else boot_id()
+                    self._facts, self._ulimits = look_up(client, self.settings.installation), ()
                     self._is_known = True
             if self._client is None:
                 self._client = client
                 threading.Thread(target=self._listen, args=(client,), name="docker-events", daemon=True).start()
             return client
 
-    def _connected(self) -> Any:
-        named = kwargs_from_env()
-        _knock(named.get("base_url") or LOCAL)
-        client = docker.APIClient(version="auto", timeout=CALL, **named)
-        client.trust_env = not client.base_url.startswith("http+docker://")  # a socket has no proxy
-        return client
+    @property
+    def _engine(self) -> Facts:
+        """What is known of the Engine; `_api` comes first."""
+        assert self._facts is not None
+        return self._facts
 
     def _listen(self, client: Any) -> None:
         """Containers that end wake the engine; where the stream breaks, its own tick does."""
-        filters = {"label": f"{INSTALLATION}={self.settings.installation}", "event": ["die", "oom"]}
+        filters = {"label": f"{INSTALLATION}={self.settings.installation}", "type": "container"}
         away_since = None
         while not self._is_closed:
             with contextlib.suppress(DockerException, requests.RequestException, OSError, ValueError):
-                events = client.events(filters={**filters, "type": "container"}, decode=True)
+                events = client.events(filters=filters, decode=True)
                 if away_since is not None:
                     self._outages.append((away_since, time.time()))
                     away_since = None
                 self.wake()
                 for event in events:
-                    if event["Action"] == "oom":
-                        self._starved.add(event["id"])
-                        continue
-                    self._dying[event["id"]] = event["Actor"]["Attributes"].get("exitCode", "")
-                    self.wake()
+                    self._hear(event)
             away_since, self._is_known = away_since or time.time(), False
             if not self._is_closed:
                 threading.Event().wait(0.5)
 
+    def _hear(self, event: Mapping[str, Any]) -> None:
+        """Events are chosen here: an Engine that does not know the name of one sends none at all if asked for it."""
+        if event["Action"] == "oom":
+            self._starved.add(event["id"])
+        elif event["Action"] == "die":
+            self._dying[event["id"]] = event["Actor"]["Attributes"].get("exitCode", "")
+            self.wake()
+
     def check(self) -> None:
-        with _said():
+        with contract_errors():
             self._api().ping()
 
     def close(self) -> None:
@@ -172,87 +170,91 @@ class DockerRunner(RemoteRunner):
     # Building.
 
     def build(self, spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool]) -> str | None:
-        with _said():
+        with contract_errors():
             return build_image(self._api(), spec, log, cancelled, {INSTALLATION: self.settings.installation})
 
     holds = "image"
 
     def held(self) -> dict[str, int]:
-        with _said():
+        with contract_errors():
             return held_images(self._api(), {INSTALLATION: self.settings.installation})
 
     def held_by(self, artifact: str) -> str | None:
-        told = json.loads(artifact)
-        return str(told["image"]) if told["image"] != told["name"] else None
+        return tag_of(artifact)
 
     def drop(self, name: str) -> None:
-        with _said():
-            client = self._api()
-            try:
-                with _fine_if_over():
-                    client.remove_image(name)
-            except APIError:  # gone meanwhile, which the Engine tells in several ways
-                if inspected(client, name) is not None:
-                    raise
+        with contract_errors():
+            remove_image(self._api(), name)
 
     # Starting.
 
     def start(self, spec: JobSpec, artifact: str | None) -> str:
-        with _said(), self._records.alone(spec.uuid) as record:
-            self._api()
-            known = record.read_text() if record.exists() else None
-            if known is not None:
-                self._begin(self._api(), json.loads(known)["id"], record)
-                return known
-            client, image = self._api(), image_of(spec, artifact)
-            here = inspected(client, image)
-            may_be_outdated = artifact is not None and not spec.is_pinned
-            why = outdated(client, str(artifact), here) if may_be_outdated else None
-            makes_folders = is_root(here) and not (spec.code or spec.inputs)
-            launch = LAUNCH_IN_NEW_FOLDERS if makes_folders else LAUNCH
+        with contract_errors(), self._records.alone(spec.uuid) as record:
+            client = self._api()
+            if record.exists():
+                handle = record.read_text()
+                self._begin(client, json.loads(handle)["id"], record)
+                return handle
             try:
-                identity = None if why else self._create(client, spec, image, launch)
-            except StartFailed as error:
-                if may_be_outdated and error.reason is Reason.IMAGE:  # it went just now
-                    raise Outdated(GONE) from None
-                raise
-            if identity is None:
-                found = self._found(client, spec)
-                if found is not None:
-                    write(record, self._handle(spec.uuid, found))
-                    return self._handle(spec.uuid, found)
-                if why is not None:
-                    raise Outdated(why)
-                identity = self._create(client, spec, image, launch)
-                if identity is None:
-                    raise RunnerUnavailable(f"The name {spec.name} is taken by a container that goes just now.")
+                return self._start(client, spec, artifact, record)
+            except RunnerRefused as error:
+                if RLIMIT not in str(error) or self._ulimits:
+                    raise
+                self._ulimits = own_ulimits(client)
+                return self._start(client, spec, artifact, record)
+
+    def _start(self, client: Any, spec: JobSpec, artifact: str | None, record: Path) -> str:
+        """Start a job of which nothing is recorded."""
+        image = image_of(client, artifact) if artifact else _image_named(client, spec.image)
+        may_be_outdated = artifact is not None and not spec.is_pinned
+        reason = outdated(client, str(artifact), image) if may_be_outdated else None
+        if image is None and not may_be_outdated:
+            raise StartFailed(_no_image(spec, artifact), Reason.IMAGE)
+        makes_folders = image is not None and is_root(image) and not (spec.code or spec.inputs)
+        config = None if reason or image is None else self._config(client, spec, image, makes_folders)
+        created = self._create(client, spec, config)
+        if created is None:
+            existing = self._adopted(client, spec)
+            if existing is not None:
+                write(record, self._handle(spec, existing))
+                return self._handle(spec, existing)
+            if reason is not None or config is None:
+                raise Outdated(reason or MISSING)
+            created = self._create(client, spec, config)
+            if created is None:
+                raise RunnerUnavailable(f"The name {spec.name} is taken by a container that is being removed.")
+        identity, warnings = str(created["Id"]), created.get("Warnings") or ()
+        with self._nothing_left(client, identity, record):
             if not makes_folders:
                 self._put(client, identity, files_of(spec))
-            write(record, self._handle(spec.uuid, identity))
-            self._begin(client, identity, record, is_new=True)
-            return self._handle(spec.uuid, identity)
+        handle = self._handle(spec, identity, warnings)
+        write(record, handle)
+        self._begin(client, identity, record, is_new=True)
+        return handle
 
     def _begin(self, client: Any, identity: str, record: Path, is_new: bool = False) -> None:
         """Start a container that is recorded, unless it has run or is gone; a crash may have come before the start."""
         if not identity:
             return
-        try:
-            if is_new or client.inspect_container(identity)["State"]["Status"] == "created":
+        state = {"Status": "created"} if is_new else state_of(client, identity)
+        if state is not None and state["Status"] == "created":
+            with self._nothing_left(client, identity, record), unless(lambda: state_of(client, identity) is None):
                 client.start(identity)
-        except NotFound as error:
-            if "No such container" not in str(error.explanation):
-                self._give_up(client, identity, record, error)
+
+    @contextlib.contextmanager
+    def _nothing_left(self, client: Any, identity: str, record: Path) -> Iterator[None]:
+        """Remove a container that the Engine refuses to start. Raises StartFailed, RunnerRefused."""
+        try:
+            yield
         except APIError as error:
-            if not _is_fault_of_the_job(error):
+            refused = refusal(error)
+            if refused is None:
                 raise
-            self._give_up(client, identity, record, error)
+            client.remove_container(identity, force=True, v=True)
+            record.unlink(missing_ok=True)
+            raise refused from None
 
-    def _give_up(self, client: Any, identity: str, record: Path, error: APIError) -> NoReturn:
-        client.remove_container(identity, force=True, v=True)
-        record.unlink()
-        raise _start_failed(error) from None
-
-    def _found(self, client: Any, spec: JobSpec) -> str | None:
+    def _adopted(self, client: Any, spec: JobSpec) -> str | None:
         """The id of a container of this job that has run, whose record was lost; one that a crash left half-made is
         removed, for it never ran."""
         try:
@@ -267,30 +269,41 @@ class DockerRunner(RemoteRunner):
         client.remove_container(spec.name, force=True, v=True)
         return None
 
-    def _create(self, client: Any, spec: JobSpec, image: str, launch: str) -> str | None:
-        """The new container's id; None where there is one of that name. Raises StartFailed, APIError."""
+    def _config(self, client: Any, spec: JobSpec, image: Mapping[str, Any], makes_folders: bool) -> Any:
+        """The new container. The image is named by its id: a tag may be another image's by now."""
         name, value = mark(spec.uuid)
         own = {"PYTHONUNBUFFERED": "1", name: value, "POLYAXON_RUN_OUTPUTS_PATH": OUTPUTS, "POLYAXON_LOGS_PATH": LOGS}
-        environment = {**spec.env, **own, "TINI_KILL_PROCESS_GROUP": "1"}
-        config = client.create_container_config(
-            image=image,
+        proxies = client._proxy_configs.get_environment()
+        launch = LAUNCH_IN_NEW_FOLDERS if makes_folders else LAUNCH
+        shm_bytes = int(self.settings.options.get("docker_shm", SHM_BYTES))
+        return client.create_container_config(
+            image=image["Id"],
             entrypoint=[SHELL, "-c", launch, "sh"],
             command=[spec.cmd],
-            environment=environment,
+            environment={**proxies, **spec.env, **own, "TINI_KILL_PROCESS_GROUP": "1"},
             working_dir=FOLDER,
-            labels={INSTALLATION: spec.installation, JOB: spec.uuid},
-            host_config=host_config(client, spec),
+            healthcheck={"test": ["NONE"]},
+            labels={INSTALLATION: spec.installation, JOB: spec.uuid, ENGINE: self._engine.mark},
+            host_config=host_config(client, spec, self._engine, shm_bytes, self._ulimits),
         )
+
+    def _create(self, client: Any, spec: JobSpec, config: Any) -> dict[str, Any] | None:
+        """What the Engine says of the new container; None if there is one of that name or nothing to create. Raises
+        Outdated, StartFailed, RunnerRefused, APIError."""
+        if config is None:
+            return None
         try:
-            return str(client.create_container_from_config(config, spec.name)["Id"])
-        except NotFound as error:
-            raise StartFailed(f"The image `{image}` is not there: {error.explanation}", Reason.IMAGE) from None
+            created: dict[str, Any] = client.create_container_from_config(config, spec.name)
+            return created
         except APIError as error:
-            if not _is_fault_of_the_job(error):
-                raise
-            if error.status_code == CONFLICT:
+            if state_of(client, spec.name) is not None:
                 return None
-            raise _start_failed(error) from None
+            if inspected(client, config["Image"]) is None:
+                raise Outdated(MISSING) from None
+            refused = refusal(error)
+            if refused is None:
+                raise
+            raise refused from None
 
     def _put(self, client: Any, identity: str, pieces: Iterator[bytes]) -> None:
         with tempfile.TemporaryFile(dir=self._folder) as file:
@@ -298,14 +311,14 @@ class DockerRunner(RemoteRunner):
                 file.write(piece)
             file.seek(0)
             url = client._url("/containers/{0}/archive", identity)
-            client._raise_for_status(client.put(url, params={"path": "/"}, data=file, timeout=TRANSFER))
+            client._raise_for_status(client.put(url, params={"path": "/"}, data=file, timeout=TRANSFER_SECONDS))
 
     # Watching.
 
     def poll(self, handles: Sequence[str]) -> dict[str, State]:
         if not handles:
             return {}
-        with _said():
+        with contract_errors():
             listed = {item["Id"]: item for item in self._list()}
             return {
                 handle: state for handle in handles if (state := self._state(json.loads(handle), listed)) is not None
@@ -315,14 +328,11 @@ class DockerRunner(RemoteRunner):
         identity = handle["id"]
         if not identity:
             return Missing()
-        if handle["engine"] != self._engine:
-            return Unknown(ANOTHER_ENGINE)
         item = listed.get(identity)
         if item is None:
-            with contextlib.suppress(NotFound):
-                self._api().inspect_container(identity)
-                return None
-            return Missing()
+            if not self._engine.has(handle):
+                return Unknown(ANOTHER_ENGINE)
+            return Missing() if state_of(self._api(), identity) is None else None
         if item["State"] == "created":
             return Pending()
         code = self._dying.get(identity)
@@ -332,33 +342,42 @@ class DockerRunner(RemoteRunner):
                 self._exits[identity] = ended
         if identity in self._exits:
             return self._exits[identity]
-        return None if item["State"] in (*ENDED, "removing") else Running(self._node)
+        is_between = item["State"] in (*ENDED, "removing")
+        return None if is_between else Running(self._engine.node, handle.get("note"))
 
     def _ended(self, identity: str, handle: Mapping[str, Any], code: str | None) -> Exited | None:
         """How it did, where it has; `code` is what the Engine said as it ended. The first end counts, also where
         somebody has started the container again since."""
+        node, note = self._engine.node, handle.get("note")
         if code == "0" and identity not in self._starved:
-            return Exited(Exit(Reason.EXITED, code=0), self._node)
-        state = self._api().inspect_container(identity)["State"]  # waits for an end that was told
+            return Exited(Exit(Reason.EXITED, code=0, message=note), node)
+        container = self._api().inspect_container(identity)  # waits for an end that was told
+        state = container["State"]
         if state["Status"] not in ENDED:
             if not code or not state["Running"]:
                 return None
             state["ExitCode"] = int(code)
-        if state["ExitCode"] == NO_COMMAND and self._api().logs(identity, tail=2).startswith(NOT_BEGUN):
-            return Exited(Exit(Reason.START, code=NO_COMMAND, message=NO_SHELL), self._node)
-        has_rebooted = self._boot is not None and handle["boot"] != self._boot
+        if state["ExitCode"]:
+            image = inspected(self._api(), container["Image"])
+            message = never_began(self._api(), identity, image, self._engine, TRANSFER_SECONDS)
+            if message is not None:
+                return Exited(Exit(Reason.START, code=state["ExitCode"], message=message), node)
+        has_rebooted = self._engine.boot is not None and handle["boot"] != self._engine.boot
         end = exit_of(state, boot_time() if has_rebooted else None)
         if end.reason is Reason.SIGNALLED and end.signal in (signal.SIGTERM, signal.SIGKILL):
-            end = dataclasses.replace(end, message=end.message or self._who_ended(handle["uuid"], state))
-        return Exited(end, self._node)
+            is_bounded = end.signal == signal.SIGKILL and bool(container["HostConfig"].get("Memory"))
+            end = dataclasses.replace(end, message=end.message or self._who_ended(handle["uuid"], state, is_bounded))
+        return Exited(dataclasses.replace(end, message=end.message or note), node)
 
-    def _who_ended(self, uuid: str, state: Mapping[str, Any]) -> str | None:
-        """Of a job that TERM or KILL has ended; None where we sent it."""
+    def _who_ended(self, uuid: str, state: Mapping[str, Any], is_bounded: bool) -> str | None:
+        """Of a job that TERM or KILL has ended; None where we sent it. `is_bounded`: the kernel may have done it, as
+        not every Engine tells."""
         if (self._folder / f"{uuid}.stop").exists():
             return None
         if self._was_away(moment_of(state["FinishedAt"])):
             return "The Docker Engine was stopped or restarted, and ended the job"
-        return "Not by polyjob: the job itself, somebody else, or the Docker Engine as it was stopped"
+        kernel = "the kernel for the job's memory limit, " if is_bounded else ""
+        return f"Not by polyjob: {kernel}the job itself, somebody else, or the Docker Engine as it was stopped"
 
     def _was_away(self, moment: float) -> bool:
         return any(begin - 1.0 <= moment <= end for begin, end in self._outages)
@@ -369,23 +388,33 @@ class DockerRunner(RemoteRunner):
         return [item for item in found if JOB in item["Labels"]]
 
     def inventory(self) -> dict[str, str]:
-        with _said():
-            there = {item["Labels"][JOB]: self._handle(item["Labels"][JOB], item["Id"]) for item in self._list()}
+        with contract_errors():
+            there = {item["Labels"][JOB]: self._listed(item["Labels"][JOB], item["Id"]) for item in self._list()}
             return there | {uuid: text for uuid, text in self._records.old() if not json.loads(text)["id"]}
+
+    def _listed(self, uuid: str, identity: str) -> str:
+        """The handle of a container; that of `start` where it is recorded."""
+        recorded = self._records.read(uuid)
+        is_same = recorded is not None and json.loads(recorded)["id"] == identity
+        return str(recorded) if is_same else self._handle_of(uuid, identity)
 
     # Ending.
 
     def stop(self, handle: str, force: bool) -> None:
-        identity = self._mine(handle)
+        identity = self._own_id(handle)
         if identity:
-            with _said(), _fine_if_over():
+            with contract_errors(), unless(lambda: self._has_ended(identity)):
                 self._folder.joinpath(f"{json.loads(handle)['uuid']}.stop").touch()
                 self._api().kill(identity, signal.SIGKILL if force else signal.SIGTERM)
 
+    def _has_ended(self, identity: str) -> bool:
+        state = state_of(self._api(), identity)
+        return state is None or not state["Running"]
+
     def clean(self, handle: str) -> None:
-        identity = self._mine(handle)
+        identity = self._own_id(handle)
         if identity:
-            with _said(), _fine_if_over():
+            with contract_errors(), unless(lambda: self._is_going(identity)):
                 self._api().remove_container(identity, force=True, v=True)
         self._exits.pop(identity, None)
         self._dying.pop(identity, None)
@@ -393,14 +422,18 @@ class DockerRunner(RemoteRunner):
         self._logs.forget(identity)
         self._records.remove(json.loads(handle)["uuid"], ".stop")
 
+    def _is_going(self, identity: str) -> bool:
+        state = state_of(self._api(), identity)
+        return state is None or state["Status"] == "removing"
+
     def fence(self, uuid: str) -> str | None:
-        with _said(), self._records.alone(uuid) as record:
+        with contract_errors(), self._records.alone(uuid) as record:
             self._api()
             found = record.read_text() if record.exists() else self.inventory().get(uuid)
             identity = json.loads(found)["id"] if found else ""
             if not identity or self._remove_what_never_ran(identity):
                 found = None
-            write(record, found or self._handle(uuid, ""))
+            write(record, found or self._handle_of(uuid, ""))
             return found
 
     def _remove_what_never_ran(self, identity: str) -> bool:
@@ -416,99 +449,61 @@ class DockerRunner(RemoteRunner):
     # Files.
 
     def logs(self, handle: str, cursor: str | None, limit: int) -> tuple[bytes, str | None]:
-        identity = self._mine(handle)
-        with _said(), _gone():
-            data, position = self._logs.read(self._api(), identity or "none", LogCursor.read(cursor), limit, TRANSFER)
+        identity = self._own_id(handle) or "none"
+        with contract_errors(), reading(self._api(), identity, "the log"):
+            position = LogCursor.read(cursor)
+            data, position = self._logs.read(self._api(), identity, position, limit, TRANSFER_SECONDS)
         return data, position.text() if data else cursor
 
     def outputs(self, handle: str) -> Iterator[bytes]:
-        identity = self._mine(handle)
-        with _said(), _gone():
-            client, container = self._api(), identity or "none"
-            kind = kind_of(client, container, OUTPUTS, TRANSFER)
+        container = self._own_id(handle) or "none"
+        with contract_errors(), reading(self._api(), container, "the outputs"):
+            client = self._api()
+            kind = kind_of(client, container, OUTPUTS, TRANSFER_SECONDS)
             if kind is None:
                 return
             is_folder = kind == "folder"
-            if is_folder and self._tells_changes and has_nothing_in(client, container, OUTPUTS, TRANSFER):
+            if (
+                is_folder
+                and self._engine.lists_changes
+                and has_nothing_in(client, container, OUTPUTS, TRANSFER_SECONDS)
+            ):
                 return
             root = None if is_folder else "."
             url = client._url("/containers/{0}/archive", container)
-            with client.get(url, params={"path": OUTPUTS}, stream=True, timeout=TRANSFER) as answer:
+            with client.get(url, params={"path": OUTPUTS}, stream=True, timeout=TRANSFER_SECONDS) as answer:
                 client._raise_for_status(answer)
                 yield from renamed(answer.iter_content(1 << 16), lambda name: below(name, 1) or root)
                 yield END_OF_ARCHIVE
 
     # Records.
 
-    def _mine(self, handle: str) -> str:
-        """The container's id; nothing for a start that was fenced. Raises RunnerUnavailable for another Engine's."""
-        told = json.loads(handle)
+    def _own_id(self, handle: str) -> str:
+        """The container's id; empty for a start that was prevented. Raises RunnerUnavailable for another Engine's."""
+        fields = json.loads(handle)
         self._api()
-        if told["id"] and told["engine"] != self._engine:
+        if fields["id"] and not self._engine.has(fields):
             raise RunnerUnavailable(ANOTHER_ENGINE)
-        return str(told["id"])
+        return str(fields["id"])
 
-    def _handle(self, uuid: str, identity: str) -> str:
-        return json.dumps({"v": 1, "uuid": uuid, "id": identity, "engine": self._engine, "boot": self._boot})
+    def _handle(self, spec: JobSpec, identity: str, warnings: Sequence[str] = ()) -> str:
+        """The handle of a job's container; the limits that the Engine has not set become a note of the running job."""
+        said = [f"The Docker Engine warns: {text}" for text in warnings]
+        return self._handle_of(spec.uuid, identity, " ".join([*ignored_limits(spec, self._engine), *said]))
 
-
-# The Engine.
-
-
-def _knock(url: str) -> None:
-    """Raises OSError where nobody listens at a socket of this machine, and RunnerUnavailable where this account may not
-    speak to it."""
-    if url.startswith("unix://"):
-        path = url.removeprefix("unix://")
-        with socket.socket(socket.AF_UNIX) as door:
-            door.settimeout(CALL)
-            try:
-                door.connect(path)
-            except PermissionError:
-                raise RunnerUnavailable(
-                    f"The Docker Engine at {path} does not let this account in. {HOW_TO_GET_IN}"
-                ) from None
-            except OSError as error:
-                raise OSError(f"nobody answers at {path} ({error.strerror or error})") from None
+    def _handle_of(self, uuid: str, identity: str, note: str = "") -> str:
+        engine = self._engine
+        fields = {"v": 2, "uuid": uuid, "id": identity, "engine": engine.mark, "boot": engine.boot}
+        return json.dumps(fields | ({"note": note} if note else {}))
 
 
-def _is_fault_of_the_job(error: APIError) -> bool:
-    """Whether the same start would be refused each time."""
-    text = str(error.explanation)
-    if not error.is_server_error():
-        return True
-    return any(word in text for word in FAULTS_OF_THE_JOB) and not any(word in text for word in FAULTS_OF_THE_MACHINE)
+def _image_named(client: Any, name: str | None) -> dict[str, Any] | None:
+    if not name:
+        raise StartFailed("A job in a container needs an image: set `build.image`.", Reason.IMAGE)
+    return find(client, name)
 
 
-def _start_failed(error: APIError) -> StartFailed:
-    text = str(error.explanation or error)
-    return StartFailed(f"The Docker Engine refused to start the job: {text}")
-
-
-@contextlib.contextmanager
-def _said() -> Iterator[None]:
-    """Whatever the client raises, in the contract's words."""
-    try:
-        yield
-    except (APIError, DockerException, requests.RequestException, OSError) as error:
-        if isinstance(error, APIError):
-            raise RunnerUnavailable(f"The Docker Engine answers: {error.explanation or error}") from None
-        raise RunnerUnavailable(f"The Docker Engine cannot be reached: {error}. {HOW_TO_GET_ONE}") from None
-
-
-@contextlib.contextmanager
-def _gone() -> Iterator[None]:
-    try:
-        yield
-    except NotFound:
-        raise Gone("The container is not there any more.") from None
-
-
-@contextlib.contextmanager
-def _fine_if_over() -> Iterator[None]:
-    """Gone, not running, or being removed already."""
-    try:
-        yield
-    except APIError as error:
-        if error.status_code not in (404, 409):
-            raise
+def _no_image(spec: JobSpec, artifact: str | None) -> str:
+    if artifact is None:
+        return f"The image `{spec.image}` is not there."
+    return f"The image of its build, `{json.loads(artifact)['image']}`, is not there any more."

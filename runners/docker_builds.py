@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import queue
 import re
@@ -11,22 +12,34 @@ import tarfile
 import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import docker.auth
 import requests
-from docker.errors import APIError, ImageNotFound
+from docker.errors import APIError
 
 from runners.archives import context
-from runners.base import BuildFailed, BuildSpec, RunnerUnavailable
+from runners.base import BuildFailed, BuildSpec, RunnerError, RunnerUnavailable
 from runners.build_log import BuildLog
-from runners.dockerfile import first_step, render_dockerfile
+from runners.docker_images import (
+    BASE,
+    BUILD,
+    KEY,
+    REPOSITORY,
+    artifact_of,
+    exact_name,
+    find,
+    full_names,
+    inspected,
+    is_reserved,
+)
+from runners.dockerfile import FOLDER, OPEN_FOLDER, SEPARATE_STEPS, first_step, render_dockerfile
+from runners.machine_faults import is_machine_fault
 
 LARGEST_FILE = 16 << 20
 """Bytes of one requirement file."""
-KEY, BASE = "polyjob.key", "polyjob.base"
-"""Labels of an image: what it was made for, and the id of what it was made from."""
 LOOK = 0.2
 """Seconds between two looks whether the build is to end."""
 SILENCE = 60
@@ -37,7 +50,6 @@ LETTING_GO = 5.0
 """Seconds that a thread gets to let go of an answer that was hung up on."""
 WAITING = 1000
 """Lines of the Engine that may wait to be written; then it has to wait."""
-GONE = "its image is not there any more"
 UNREACHED = (
     "no such host", "refused", "timeout", "deadline", "dial tcp", "tls", "eof", "did not answer",
     "unexpected http status: 5",
@@ -48,81 +60,66 @@ TAKEN_AWAY = (
     "unknown parent image",
 )  # fmt: skip
 """What the Engine says where a layer that it takes from its cache is removed with somebody else's image meanwhile."""
-_CODE = re.compile(r"returned a non-zero code: (\d+)")
-_STEP = re.compile(r"Step (\d+)/(\d+) : ")
+KILLED = (137, 143)
+"""Exit codes that a step also has if its Engine is stopped; a moment later, that does not answer any more."""
+DEPTH = "max depth exceeded"
+_CODE = re.compile(r"returned a non-zero code: (\d+)|exit status (\d+)\s*$")
+_STEP = re.compile(r"(?:Step|STEP) (\d+)/(\d+) ?: ")
+_JOINED = re.compile(r"polyjob: step (\d+) ended with exit code (\d+)\s*$", re.MULTILINE)
 
 
 def build_image(
     client: Any, spec: BuildSpec, file: BinaryIO, cancelled: Callable[[], bool], labels: Mapping[str, str]
 ) -> str:
-    """See `Runner.build`. The artifact names the image, and the id of the base that it was made from."""
+    """Build as `Runner.build` says. The artifact has the id of the image, and of the base that it was made from."""
     if spec.image is None:
         raise BuildFailed("A build of an image needs a base: set `build.image`.")
+    if is_reserved(spec.image):
+        raise BuildFailed(f"`{spec.image}` belongs to another build of polyjob; name the image that it is made from.")
     log = BuildLog(file, spec.log_limit)
-    talk = _Talk(client, log, _ending(cancelled, time.monotonic() + spec.timeout), first_step(spec))
+    ending = _ending(cancelled, time.monotonic() + spec.timeout)
+    talk = _Talk(client, log, ending, first_step(spec, labels, has_open_folder=True))
     try:
-        base = _base(client, spec.image, talk)
+        base = _base(client, spec.image, spec.nocache, talk)
         if not (spec.steps or spec.env or spec.files):
-            return artifact_of(spec.image, spec.image, base)
-        tag = f"polyjob:{spec.key[:24]}-{base.rpartition(':')[2][:12]}-{spec.installation[:12]}"
-        if not spec.nocache and image_id(client, tag):
+            return artifact_of(spec.image, base)
+        tag = f"{REPOSITORY}:{spec.uuid}"
+        image = inspected(client, tag)
+        if image is not None and (image["Config"]["Labels"] or {}).get(BUILD) == spec.uuid:
             log.say(f"The image {tag} is there already.")
-        else:
-            dockerfile = render_dockerfile(spec, {**labels, KEY: spec.key, BASE: base})
-            _build(talk, tag, spec.nocache, context(dockerfile, _files(spec)))
-        return artifact_of(tag, spec.image, base)
+            return artifact_of(spec.image, base, tag, image["Id"])
+        told = dataclasses.replace(spec, image=exact_name(spec.image, base))
+        last = {KEY: spec.key, BASE: base["Id"], BUILD: spec.uuid}
+        dockerfile = render_dockerfile(told, labels, last, has_open_folder=True)
+        _build(talk, tag, spec.nocache, context(dockerfile, _files(spec), folder=f"{OPEN_FOLDER}{FOLDER}"))
+        image = inspected(client, tag)
+        if image is None:
+            raise RunnerUnavailable(f"The image {tag} was removed as soon as it was built.")
+        return artifact_of(spec.image, base, tag, image["Id"])
     finally:
         log.end()
 
 
 def _build(talk: _Talk, tag: str, nocache: bool, sent: bytes) -> None:
+    proxies = json.dumps(talk.client._proxy_configs.get_environment())
     for left in reversed(range(TRIES)):
         try:
-            talk.have_done("/build", {"t": tag, "nocache": nocache, "rm": True, "forcerm": True}, sent)
+            options = {"t": tag, "nocache": nocache, "rm": True, "forcerm": True, "buildargs": proxies}
+            talk.have_done("/build", options, sent)
             return
         except _TakenAway:
             if not left:
                 raise
             nocache = True
             talk.begin_again("A layer of the cache was removed meanwhile. The build begins again, without the cache.")
+        except _Told as error:
+            if is_machine_fault(str(error)):
+                raise RunnerUnavailable(f"The Docker Engine could not build: {error}") from None
+            raise
         except APIError as error:
             if error.is_server_error():
                 raise
             raise BuildFailed(f"The Docker Engine refuses the build: {error.explanation or error}") from None
-
-
-def artifact_of(image: str, name: str, base: str) -> str:
-    """`image` to run, made from what was called `name` and had the id `base`."""
-    return json.dumps({"v": 1, "image": image, "name": name, "base": base})
-
-
-def outdated(client: Any, artifact: str, image: Mapping[str, Any] | None) -> str | None:
-    """Why a build with this artifact has to be made anew, its image being as the Engine tells it (None = not there);
-    None where it serves. A base that is not there any more says nothing against what was made from it."""
-    told = json.loads(artifact)
-    if image is None:
-        return GONE
-    base = image_id(client, told["name"]) if told["image"] != told["name"] else str(image["Id"])
-    return f"the image {told['name']} is another one now" if base not in (None, told["base"]) else None
-
-
-def held_images(client: Any, labels: Mapping[str, str]) -> dict[str, int]:
-    """Tag (or id, where it has none) → bytes, of the images with these labels; without those of the base."""
-    sizes = {item["Id"]: int(item["Size"]) for item in client.images()}
-    found = {}
-    for item in client.images(filters={"label": [f"{name}={value}" for name, value in labels.items()]}):
-        tags = [tag for tag in item["RepoTags"] or [] if tag.startswith("polyjob:")]
-        own = max(0, int(item["Size"]) - sizes.get(item["Labels"].get(BASE), 0))
-        found[tags[0] if tags else item["Id"]] = own
-    return found
-
-
-def image_id(client: Any, name: str) -> str | None:
-    """None where there is no image of that name. Raises APIError."""
-    try:
-        return str(client.inspect_image(name)["Id"])
-    except ImageNotFound:
-        return None
 
 
 def _ending(cancelled: Callable[[], bool], deadline: float) -> Callable[[], str | None]:
@@ -134,29 +131,44 @@ def _ending(cancelled: Callable[[], bool], deadline: float) -> Callable[[], str 
     return why
 
 
-def _base(client: Any, image: str, talk: _Talk) -> str:
-    """The id of the base image, pulled where it is not there: what is there decides, and nothing is pulled again."""
+def _base(client: Any, image: str, is_fresh: bool, talk: _Talk) -> dict[str, Any]:
+    """The base image as the Engine knows it. It is pulled if it is not there, and with `is_fresh` also if it is: then
+    one that cannot be pulled is used as it is."""
     try:
-        found = image_id(client, image)
+        found = find(client, image)
     except APIError as error:
         if error.is_server_error():
             raise
         raise _no_image(image, str(error.explanation or error)) from None
-    if found is None:
-        talk.log.say(f"Pulling {image}")
-        name, _, tag = image.partition("@") if "@" in image else _split(image)
-        try:
-            talk.have_done("/images/create", {"fromImage": name, "tag": tag}, b"", _credentials(client, image))
-        except APIError as error:
-            raise _no_image(image, str(error.explanation or error)) from None
-        except _Told as error:
-            raise _no_image(image, str(error)) from None
-        except _Silent:
-            raise _no_image(image, f"it did not answer for {SILENCE} seconds") from None
-        found = image_id(client, image)
+    if found is not None and not is_fresh:
+        return found
+    try:
+        _pull(client, image, talk)
+    except BuildFailed as error:
+        if found is None or talk.ending() is not None:
+            raise
+        talk.log.say(f"The image on the Docker Engine is used, as a newer one could not be pulled. {error}")
+        talk.begin_again()
+        return found
+    found = find(client, image)
     if found is None:
         raise BuildFailed(f"The image `{image}` does not exist, or may not be pulled.")
     return found
+
+
+def _pull(client: Any, image: str, talk: _Talk) -> None:
+    """Raises BuildFailed, RunnerUnavailable."""
+    talk.log.say(f"Pulling {image}")
+    repository, at, digest = full_names(image)[0].partition("@")
+    name, _, tag = (repository, at, digest) if at else repository.rpartition(":")
+    try:
+        talk.have_done("/images/create", {"fromImage": name, "tag": tag}, b"", _credentials(client, image))
+    except APIError as error:
+        raise _no_image(image, str(error.explanation or error)) from None
+    except _Told as error:
+        raise _no_image(image, str(error)) from None
+    except _Silent:
+        raise _no_image(image, f"it did not answer for {SILENCE} seconds") from None
 
 
 def _credentials(client: Any, image: str) -> dict[str, str]:
@@ -166,17 +178,17 @@ def _credentials(client: Any, image: str) -> dict[str, str]:
     return {"X-Registry-Auth": header.decode() if isinstance(header, bytes) else header} if header else {}
 
 
-def _split(image: str) -> tuple[str, str, str]:
-    head, colon, tag = image.rpartition(":")
-    return (head, colon, tag) if colon and "/" not in tag else (image, ":", "latest")
-
-
-def _no_image(image: str, text: str) -> BuildFailed:
+def _no_image(image: str, text: str) -> RunnerError:
     if "invalid reference format" in text or "invalid checksum digest" in text:
         return BuildFailed(f"`{image}` is no name of an image.")
-    told = text.replace(image, "").replace(_split(image.partition("@")[0])[0], "").lower()
+    told = text
+    for name in (full_names(image)[0], image):
+        told = told.replace(name, "").replace(name.partition("@")[0].rpartition(":")[0] or name, "")
+    told = told.lower()
     if any(word in told for word in UNREACHED):
         return BuildFailed(f"The registry of `{image}` cannot be reached: {text}")
+    if is_machine_fault(told):
+        return RunnerUnavailable(f"The Docker Engine could not pull `{image}`: {text}")
     return BuildFailed(f"The image `{image}` does not exist, or may not be pulled: {text}")
 
 
@@ -209,31 +221,35 @@ class _Talk:
     """What the Engine is asked to do for one build, and says of it."""
 
     def __init__(self, client: Any, log: BuildLog, ending: Callable[[], str | None], first_step: int) -> None:
+        self.client = client
         self.log = log
-        self._client = client
-        self._ending = ending
+        self.ending = ending
         self._first_step = first_step
         self._number = self._total = 0
         """The instruction that is under way, and of how many."""
+        self._joined: re.Match[str] | None = None
+        """What the instruction of several steps has said of the one that failed."""
 
-    def begin_again(self, why: str) -> None:
+    def begin_again(self, why: str = "") -> None:
         """The next thing to be done has instructions of its own; the log says why."""
         self._number = self._total = 0
-        self.log.say(why)
+        self._joined = None
+        if why:
+            self.log.say(why)
 
     def have_done(
         self, path: str, parameters: Mapping[str, Any], data: bytes, headers: Mapping[str, str] | None = None
     ) -> None:
         """Have the Engine do it, writing what it says to the log as it comes. Hangs up, which ends the work, where
         `ending` says why. Raises BuildFailed, RunnerUnavailable, and APIError where it does not begin."""
-        said = _Answer(self._client, path, parameters, data, headers or {})
+        said = _Answer(self.client, path, parameters, data, headers or {})
         try:
             looked_at = time.monotonic()
             while True:
                 line = said.next(LOOK)
                 if line is None or time.monotonic() - looked_at >= LOOK:
                     looked_at = time.monotonic()
-                    why = self._ending()
+                    why = self.ending()
                     if why is not None:
                         raise BuildFailed(why)
                 if line is not None:
@@ -250,18 +266,34 @@ class _Talk:
             step = _STEP.match(text)
             if step and int(step[1]) == self._number + 1 and int(step[2]) == (self._total or int(step[2])):
                 self._number, self._total = int(step[1]), int(step[2])
+            self._joined = _last(_JOINED.finditer(text)) or self._joined
         if "error" in said:
-            self.log.say(said["error"])
+            self.log.say(str(said["error"]).strip())
             raise self._failed(said)
 
     def _failed(self, said: Mapping[str, Any]) -> BuildFailed:
-        text = str(said["error"])
+        text = str(said["error"]).strip()
         match = _CODE.search(text)
-        code = match[1] if match else (said.get("errorDetail") or {}).get("code")
+        code = match[1] or match[2] if match else (said.get("errorDetail") or {}).get("code")
         step = self._number - self._first_step + 1
         if code is not None and step > 0:
-            return BuildFailed(f"step {step} ended with exit code {code}", step, int(code))
-        return (_TakenAway if any(word in text.lower() for word in TAKEN_AWAY) else _Told)(text)
+            if int(code) in KILLED:
+                self.client.ping()
+            return self._step_failed(step, int(code))
+        if any(word in text.lower() for word in TAKEN_AWAY):
+            return _TakenAway(text)
+        if DEPTH in text:
+            return BuildFailed(f"The image has more layers than the Docker Engine can stack: {text}")
+        return _Told(text)
+
+    def _step_failed(self, step: int, code: int) -> BuildFailed:
+        if step >= SEPARATE_STEPS and self._joined is not None:
+            step = int(self._joined[1])
+        return BuildFailed(f"step {step} ended with exit code {code}", step, code)
+
+
+def _last(matches: Iterator[re.Match[str]]) -> re.Match[str] | None:
+    return next(iter(deque(matches, maxlen=1)), None)
 
 
 def _progress(said: Mapping[str, Any]) -> str:

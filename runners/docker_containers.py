@@ -7,76 +7,96 @@ import contextlib
 import datetime
 import json
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import docker
-from docker.errors import NotFound
 
 from runners.archives import END_OF_ARCHIVE, given
-from runners.base import Exit, JobSpec, Reason, StartFailed
-from runners.docker_logs import BEGIN
+from runners.base import Exit, JobSpec, Reason
+from runners.docker_engine import Facts
+from runners.docker_logs import BEGIN, NOT_BEGUN, first_frame
 from runners.dockerfile import FOLDER
 
 OUTPUTS = "/polyjob/outputs"
 LOGS = "/polyjob/logs"
 SHELL = "/bin/sh"
-FOLDERS = (OUTPUTS, LOGS)
+FOLDERS = (OUTPUTS, LOGS, FOLDER)
+"""Folders that every user of the container may write to."""
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where our own part of the launch looks for its commands; the job's `PATH` may lead anywhere."""
 _BEGIN = f'exec 2>&1; printf "%s\\n" "{BEGIN.decode().strip()}"; '
+_MAKE = f"(PATH={PATH}; umask 0; mkdir -p {' '.join(FOLDERS)}; chmod 777 {' '.join(FOLDERS)}); "
 _COMMAND = f'if command -v bash >/dev/null 2>&1; then exec bash -c "$1"; else exec {SHELL} -c "$1"; fi'
 LAUNCH = _BEGIN + _COMMAND
 """One stream for both, or their order would be lost; bash where the image has one."""
-LAUNCH_IN_NEW_FOLDERS = f"{_BEGIN}mkdir -p {' '.join(FOLDERS)}; {_COMMAND}"
+LAUNCH_IN_NEW_FOLDERS = _BEGIN + _MAKE + _COMMAND
 NO_SHELL = f"The image has no `{SHELL}`, which runs the command."
-MOST_CHANGES = 4 << 20
+FORMAT_ERROR = "exec format error"
+MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386", "i386": "386"}
+"""Architectures as the kernel names them → as images do."""
+MAX_CHANGES_BYTES = 4 << 20
 """Bytes of the list of changes in a container that are looked through."""
-IN_THE_WAY = ("not a directory", "too many links")
+IN_THE_WAY = ("not a directory", "too many links", "too many levels of symbolic links")
 """What the Engine says of a path that leads through a file, or in a circle."""
 FOLDER_BIT = 1 << 31
 """Of a file mode as Go writes it."""
 LOG_FILES = 12
 """Of each job, of half the log's limit each: the Engine counts some thirty bytes more for each line."""
+MAX_PROCESSES = 4096
+"""Processes and threads of a job that does not ask for another limit."""
+OOM_SCORE_ADJ = 500
+"""How much sooner than others the kernel kills a job's processes for memory, of 1000: before polyjob and the Engine."""
 
 
-def image_of(spec: JobSpec, artifact: str | None) -> str:
-    """The image that the job runs in. Raises StartFailed where none is named."""
-    image = json.loads(artifact)["image"] if artifact else spec.image
-    if not image:
-        raise StartFailed("A job in a container needs an image: set `build.image`.", Reason.IMAGE)
-    return str(image)
-
-
-def host_config(client: Any, spec: JobSpec) -> Any:
+def host_config(client: Any, spec: JobSpec, engine: Facts, shm_bytes: int, ulimits: Sequence[Any]) -> Any:
     """The bounds of the job's container: the Engine's first process, no restart, no new privileges, a bounded log."""
     asked = spec.resources
     indices = list(map(str, asked.gpus))
     gpus = [docker.types.DeviceRequest(device_ids=indices, capabilities=[["gpu"]])] if indices else None
-    size = max(1 << 20, spec.log_limit // 2)
+    memory = None if "memory" in engine.missing_limits else asked.memory
+    pids = None if "pids" in engine.missing_limits else asked.pids or MAX_PROCESSES
+    cpu = None if "cpu" in engine.missing_limits else asked.cpu
     return client.create_host_config(
         init=True,
         auto_remove=False,
         restart_policy={"Name": "no"},
         security_opt=["no-new-privileges"],
-        mem_limit=asked.memory,
-        pids_limit=asked.pids,
-        nano_cpus=int(asked.cpu * 1e9) if asked.cpu else None,
+        cap_drop=["NET_RAW"],
+        oom_score_adj=OOM_SCORE_ADJ,
+        mem_limit=memory,
+        memswap_limit=memory if engine.limits_swap else None,
+        shm_size=asked.memory // 2 if asked.memory else shm_bytes,
+        pids_limit=pids,
+        nano_cpus=int(cpu * 1e9) if cpu else None,
         device_requests=gpus,
-        log_config=docker.types.LogConfig(type="local", config={"max-size": str(size), "max-file": str(LOG_FILES)}),
+        ulimits=list(ulimits) or None,
+        log_config=log_config(engine.log_driver, spec.log_limit),
     )
 
 
-def inspected(client: Any, image: str) -> dict[str, Any] | None:
-    """What the Engine knows of an image; None where it is not there. Raises APIError."""
-    try:
-        found: dict[str, Any] = client.inspect_image(image)
-        return found
-    except NotFound:
-        return None
+def log_config(driver: str, limit: int) -> Any:
+    """A log of several times the limit in bytes: half of it in each file if the driver keeps several."""
+    size = max(1 << 20, limit // 2)
+    files = {} if driver == "k8s-file" else {"max-file": str(LOG_FILES)}
+    config = {"max-size": str(size if files else size * LOG_FILES), **files}
+    return docker.types.LogConfig(type=driver, config=config)
 
 
-def is_root(image: Mapping[str, Any] | None) -> bool:
+def ignored_limits(spec: JobSpec, engine: Facts) -> list[str]:
+    """One sentence for each limit that the job asks for and the Engine cannot set."""
+    asked = {"memory": spec.resources.memory, "cpu": spec.resources.cpu, "pids": spec.resources.pids}
+    names = {"memory": "memory", "cpu": "CPU", "pids": "processes"}
+    return [
+        f"Ignored `environment.resources.{part}`: this Docker Engine cannot limit {names[part]}."
+        for part, value in asked.items()
+        if value and part in engine.missing_limits
+    ]
+
+
+def is_root(image: Mapping[str, Any]) -> bool:
     """Whether commands run as root in it, and so may make folders anywhere."""
-    return image is not None and image["Config"].get("User") in (None, "", "0", "root", "0:0", "root:root")
+    return image["Config"].get("User") in (None, "", "0", "root", "0:0", "root:root")
 
 
 def files_of(spec: JobSpec) -> Iterator[bytes]:
@@ -84,6 +104,24 @@ def files_of(spec: JobSpec) -> Iterator[bytes]:
     may write to the folders that are polyjob's."""
     yield from given(spec, FOLDERS, code=FOLDER, outputs=OUTPUTS)
     yield END_OF_ARCHIVE
+
+
+def never_began(
+    client: Any, identity: str, image: Mapping[str, Any] | None, engine: Facts, seconds: float
+) -> str | None:
+    """Return why the command of a container that has ended never ran, None if it ran: then the container's first words
+    are our own. Raises APIError."""
+    words = first_frame(client, identity, seconds)
+    if not words.startswith(NOT_BEGUN):
+        return None
+    if kind_of(client, identity, SHELL, seconds) is None:
+        return NO_SHELL
+    text = words.decode(errors="replace").strip()
+    message = f"`{SHELL}` of the image could not be run: {text}"
+    if FORMAT_ERROR in text.lower() and image is not None:
+        machine = MACHINES.get(engine.architecture, engine.architecture)
+        message += f" (the image is for {image.get('Architecture')}, the Docker Engine's machine is {machine})"
+    return message
 
 
 def kind_of(client: Any, identity: str, path: str, seconds: float) -> str | None:
@@ -116,7 +154,7 @@ def has_nothing_in(client: Any, identity: str, folder: str, seconds: float) -> b
         for piece in answer.iter_content(1 << 16):
             rest, size = rest[-len(filled) :] + piece, size + len(piece)
             is_made = is_made or made in rest
-            if filled in rest or size > MOST_CHANGES:
+            if filled in rest or size > MAX_CHANGES_BYTES:
                 return False
     return is_made
 
@@ -143,9 +181,10 @@ def exit_of(state: Mapping[str, Any], booted_at: float | None = None) -> Exit:
 
 
 def moment_of(text: str) -> float:
-    """The Unix time of one that the Engine tells, with up to nine digits, in UTC."""
-    whole, _, fraction = text.removesuffix("Z").partition(".")
-    return datetime.datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
+    """The Unix time of one that the Engine tells, with up to nine digits."""
+    text, zone = (text[:-1], "+00:00") if text.endswith("Z") else (text[:-6], text[-6:])
+    whole, _, fraction = text.partition(".")
+    return datetime.datetime.fromisoformat(f"{whole}{zone}").timestamp() + float(f"0.{fraction or 0}")
 
 
 def boot_time() -> float | None:
@@ -155,9 +194,3 @@ def boot_time() -> float | None:
             if line.startswith("btime "):
                 return float(line.split()[1])
     return None
-
-
-def boot_id() -> str:
-    """Which boot of this machine it is; another one after each."""
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read().strip()

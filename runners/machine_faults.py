@@ -43,6 +43,8 @@ MACHINE_PHRASES = (
     "etcdserver: ",
     "context deadline exceeded",
     "tls handshake timeout",
+    "failed to create endpoint",
+    "could not find bridge",
 )
 """The same faults as a backend words them, in lower case."""
 

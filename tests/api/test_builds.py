@@ -6,8 +6,11 @@ import json
 
 import pytest
 
+from polyjob import specs
 from polyjob.models import Build, BuildStatus, Job
+from polyjob.settings import read_settings
 from polyjob.statuses import Status
+from polyjob.store import Store
 from polyjob.transitions import first_status, transition
 
 from .conftest import BASE, bring, now, pointers, write
@@ -134,6 +137,28 @@ class TestChange:
         finish(make())
         assert client.post(f"{BASE}/builds/1/stop").status_code == 200
         assert Build.get_by_id(1).stop_at is None
+
+    @pytest.mark.parametrize(
+        ("withdraw", "kind"),
+        [("1/invalidate", "invalidated"), ("invalidate", "invalidated"), ("1/archive", "archived")],
+    )
+    @pytest.mark.parametrize("has_failed_since", [False, True])
+    def test_build_after_a_withdrawn_one_uses_no_cache(self, client, data_dir, withdraw, kind, has_failed_since):
+        def build():
+            return Build.get_by_id(client.post(f"{BASE}/builds", {"config": BUILD}).json["id"])
+
+        settings = read_settings({}, data_dir=data_dir)
+        finish(build())
+        assert not specs.build_spec(build(), Store(data_dir), settings, "i").nocache
+        finish(Build.get_by_id(2))
+        assert client.post(f"{BASE}/builds/{withdraw.replace('1', '2')}").status_code == 200
+        if has_failed_since:
+            failed = build()
+            with write("test"):
+                assert transition(failed, Status.STOPPED)
+        fresh = build()
+        assert fresh.reason["kind"] == kind
+        assert specs.build_spec(fresh, Store(data_dir), settings, "i").nocache
 
     def test_invalidate_one_or_all(self, client, make):
         make(), make()

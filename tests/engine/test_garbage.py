@@ -145,7 +145,7 @@ class TestBuilds:
         made = world.read(second).build
         assert (world.read(second).status, made.id) == (Status.SUCCEEDED, old.id + 1)
         assert made.reason == {
-            "kind": "outdated", "changed": ["base"],
+            "kind": "outdated", "changed": [],
             "text": f"build {old.id} is not used any more: its image is not there any more",
         }  # fmt: skip
         assert world.statuses(second) == ["created", "scheduled", "building", "running", "succeeded"]

@@ -25,9 +25,9 @@ def engine_is_there() -> bool:
     try:
         import docker
 
-        from runners.docker import LOCAL, _knock
+        from runners.docker_engine import LOCAL, knock
 
-        _knock(docker.utils.kwargs_from_env().get("base_url") or LOCAL)  # a client that finds nobody leaks its socket
+        knock(docker.utils.kwargs_from_env().get("base_url") or LOCAL)  # a client that finds nobody leaks its socket
         return bool(connect(timeout=10).ping()) and BUSYBOX.exists()
     except Exception:
         return False

@@ -336,6 +336,13 @@ class DockerHarness(Harness):
     def endless_build(self) -> BuildSpec:
         return self.build_spec("sleep 1000")
 
+    def close(self) -> None:
+        super().close()
+        for volume in (
+            self.engine.volumes(filters={"label": f"polyjob.installation={self.installation}"})["Volumes"] or ()
+        ):
+            self.engine.remove_volume(volume["Name"])
+
     @property
     def engine(self) -> Any:
         return connect()

@@ -9,10 +9,12 @@ import hashlib
 import io
 import json
 import os
+import re
 import socket
 import tarfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -33,13 +35,14 @@ from runners.base import (
     Outdated,
     Reason,
     Resources,
+    RunnerRefused,
     RunnerUnavailable,
     Running,
     StartFailed,
     Unknown,
 )
 from runners.docker import DockerRunner
-from runners.docker_containers import moment_of
+from runners.docker_containers import MAX_PROCESSES, OOM_SCORE_ADJ, moment_of
 from runners.docker_logs import DROPPED
 from tests.runners.harness import IMAGE, DockerHarness, archive, wait_for
 
@@ -160,7 +163,8 @@ def test_two_installations_have_images_of_their_own_for_the_same_build(
     harness: DockerHarness, other: DockerHarness
 ) -> None:
     spec = dataclasses.replace(harness.build_spec("echo hello"), nocache=False)
-    theirs = dataclasses.replace(spec, installation=other.installation, folder=str(other.folder))
+    identity = {"uuid": "c" * 32, "installation": other.installation, "folder": str(other.folder)}
+    theirs = dataclasses.replace(spec, **identity)
     made = [made.runner.build(one, io.BytesIO(), lambda: False) for made, one in ((harness, spec), (other, theirs))]
     names = [harness.runner.held_by(str(artifact)) for artifact in made]
     assert [set(harness.runner.held()), set(other.runner.held())] == [{names[0]}, {names[1]}]
@@ -224,7 +228,7 @@ def test_what_another_polyjob_made_is_not_ours(harness: DockerHarness, tmp_path:
 
 def test_another_engine_is_unreachable_and_nothing_is_lost(harness: DockerHarness) -> None:
     handle = harness.runner.start(harness.lasts(), None)
-    elsewhere = json.dumps(json.loads(handle) | {"engine": "another"})
+    elsewhere = json.dumps(json.loads(handle) | {"engine": "another", "id": "f" * 64})
     state = harness.runner.poll([elsewhere])[elsewhere]
     assert isinstance(state, Unknown)
     assert "another Docker Engine" in state.why
@@ -390,15 +394,48 @@ def refusing(status: int, words: str = "not now") -> Any:
     return refuse
 
 
-def test_an_engine_that_has_a_fault_is_tried_again_and_a_job_that_has_one_is_not(
-    harness: DockerHarness, monkeypatch: Any
+@pytest.mark.parametrize("call", ["start", "create_container_from_config", "put"])
+@pytest.mark.parametrize(
+    ("status", "words", "error"),
+    [
+        (500, "oops", RunnerRefused),
+        (500, "container-init binary not found on the host", RunnerRefused),
+        (500, "could not select device driver", StartFailed),
+        (500, "unable to find user app: no matching entries in passwd file", StartFailed),
+        (500, "max depth exceeded", StartFailed),
+        (400, "invalid argument", StartFailed),
+    ],
+)
+def test_refused_start_leaves_nothing_in_the_engine(
+    harness: DockerHarness, monkeypatch: Any, tmp_path: Path, call: str, status: int, words: str, error: type[Exception]
 ) -> None:
-    for words, error in (("oops", RunnerUnavailable), ("could not select device driver", StartFailed)):
-        with monkeypatch.context() as away:
-            away.setattr(docker.APIClient, "start", refusing(500, words))
-            with pytest.raises(error):
-                harness.runner.start(spec := harness.says("x"), None)
-    assert harness.runner.inventory().keys() != {spec.uuid}
+    spec = dataclasses.replace(harness.says("x"), code=archive(tmp_path / "code.tar.gz", ("a", "x")))
+    with monkeypatch.context() as away:
+        away.setattr(docker.APIClient, call, refusing(status, words))
+        with pytest.raises(error):
+            harness.runner.start(spec, None)
+    assert harness.runner.inventory() == {}
+    assert harness.end(harness.runner.start(spec, None)).succeeded
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (500, "write /x: no space left on device"),
+        (500, "failed to create endpoint x on network bridge: could not find bridge docker0"),
+        (503, "the Engine is shutting down"),
+    ],
+)
+def test_start_waits_while_the_machine_is_at_fault(
+    harness: DockerHarness, monkeypatch: Any, status: int, words: str
+) -> None:
+    spec = harness.says("x")
+    with monkeypatch.context() as away:
+        away.setattr(docker.APIClient, "start", refusing(status, words))
+        with pytest.raises(RunnerUnavailable):
+            harness.runner.start(spec, None)
+    assert harness.end(harness.runner.start(spec, None)).succeeded
+    assert harness.runs(spec) == 1
 
 
 def test_short_lines_are_all_kept_below_the_limit(harness: DockerHarness) -> None:
@@ -451,7 +488,7 @@ class TestHardBuilds:
 
             def next(self, seconds: float) -> bytes | None:
                 line = super().next(seconds)
-                if len(begun) <= times and line is not None and b"Step 2/" in line:
+                if begun.count("/build") <= times and line is not None and b"2/" in line:
                     return b'{"error": "failed to get digest sha256:4f3b: open /x/4f3b: no such file or directory"}'
                 return line
 
@@ -466,7 +503,7 @@ class TestHardBuilds:
             handle = harness.runner.start(job := harness.spec("cat /made"), self.artifact)
             harness.end(handle)
             assert harness.log(job, handle) == b"one\ntwo\n"
-        assert begun == ["/build"] * min(times + 1, docker_builds.TRIES)
+        assert begun.count("/build") == min(times + 1, docker_builds.TRIES)
 
     def test_a_step_that_never_pauses_is_ended_and_bounded(self, harness: DockerHarness) -> None:
         log, full_at = io.BytesIO(), []
@@ -725,18 +762,40 @@ def test_a_command_that_outlives_a_process_killed_for_its_memory_says_so(harness
     assert "more memory" in end.message
 
 
-def test_another_engine_in_the_place_of_the_first_is_noticed(harness: DockerHarness, monkeypatch: Any) -> None:
+def test_engine_in_the_place_of_another_is_noticed(harness: DockerHarness, monkeypatch: Any) -> None:
     handle = harness.runner.start(harness.lasts(), None)
     assert isinstance(harness.runner, DockerRunner)
-    original = docker.APIClient.info
-    monkeypatch.setattr(docker.APIClient, "info", lambda self: original(self) | {"ID": "another"})
-    harness.runner._is_known = False  # as after a break of the stream of events
-    assert isinstance(harness.state(handle), Unknown)
-    with pytest.raises(RunnerUnavailable, match="another Docker Engine"):
-        harness.runner.clean(handle)
-    monkeypatch.undo()
+    with monkeypatch.context() as other:
+        other.setattr(docker.APIClient, "containers", lambda *args, **options: [])
+        other.setattr(docker.APIClient, "volumes", lambda *args, **options: {"Volumes": None})
+        other.setattr(docker.APIClient, "create_volume", lambda *args, **options: None)
+        harness.runner._is_known = False  # as after a break of the stream of events
+        assert isinstance(harness.state(handle), Unknown)
+        with pytest.raises(RunnerUnavailable, match="another Docker Engine"):
+            harness.runner.clean(handle)
     harness.runner._is_known = False
     wait_for(lambda: isinstance(harness.state(handle), Running))
+
+
+def test_engine_id_that_changes_is_not_another_engine(harness: DockerHarness, monkeypatch: Any) -> None:
+    handle = harness.runner.start(harness.lasts(), None)
+    original = docker.APIClient.info
+    monkeypatch.setattr(docker.APIClient, "info", lambda self: original(self) | {"ID": uuid.uuid4().hex})
+    harness.runner = harness.another()
+    wait_for(lambda: isinstance(harness.state(handle), Running))
+    harness.runner.stop(handle, force=True)
+    assert harness.end(handle).signal == 9
+
+
+def test_removed_mark_of_the_engine_is_made_again(harness: DockerHarness) -> None:
+    handle = harness.runner.start(harness.says("x"), None)
+    harness.end(handle)
+    mark = json.loads(handle)["engine"]
+    harness.engine.remove_volume(mark)
+    harness.runner = harness.another()
+    assert isinstance(harness.state(handle), Exited)
+    assert harness.engine.inspect_volume(mark)["Labels"]["polyjob.engine"] == mark
+    harness.runner.clean(handle)
 
 
 def test_a_fence_goes_once_nothing_can_be_on_its_way_any_more(harness: DockerHarness) -> None:
@@ -747,3 +806,267 @@ def test_a_fence_goes_once_nothing_can_be_on_its_way_any_more(harness: DockerHar
     (handle,) = harness.runner.inventory().values()
     harness.runner.clean(handle)
     assert list(record.parent.iterdir()) == []
+
+
+# Images of others.
+
+
+@pytest.fixture
+def private(harness: DockerHarness, other: DockerHarness) -> tuple[str, str]:
+    """The tag and the id of an image that another installation has built with a secret."""
+    spec = other.build_spec("echo secret > /secret", env={"TOKEN": "secret"})
+    artifact = json.loads(str(other.runner.build(spec, io.BytesIO(), lambda: False)))
+    return artifact["image"], artifact["id"].removeprefix("sha256:")
+
+
+@pytest.mark.parametrize("length", [1, 2, 6, 12, 64])
+def test_image_of_another_build_cannot_be_run_by_its_id(
+    harness: DockerHarness, private: tuple[str, str], length: int
+) -> None:
+    name = private[1][:length]
+    with pytest.raises(BuildFailed):
+        harness.runner.build(dataclasses.replace(harness.build_spec(), image=name), io.BytesIO(), lambda: False)
+    with pytest.raises(BuildFailed):
+        harness.runner.build(dataclasses.replace(harness.build_spec("env"), image=name), io.BytesIO(), lambda: False)
+    with pytest.raises(StartFailed):
+        harness.runner.start(harness.spec("env; cat /secret", image=name), None)
+    assert harness.runner.inventory() == {}
+
+
+@pytest.mark.parametrize("form", ["{}", "docker.io/library/{}", "library/{}"])
+def test_image_of_another_build_cannot_be_run_by_its_tag(
+    harness: DockerHarness, private: tuple[str, str], form: str
+) -> None:
+    spec = dataclasses.replace(harness.build_spec("env"), image=form.format(private[0]))
+    with pytest.raises(BuildFailed, match="another build of polyjob"):
+        harness.runner.build(spec, io.BytesIO(), lambda: False)
+
+
+# Builds.
+
+
+def build(harness: DockerHarness, *steps: str, **fields: Any) -> tuple[str, str]:
+    """(artifact, log) of a build."""
+    log = io.BytesIO()
+    artifact = harness.runner.build(dataclasses.replace(harness.build_spec(*steps), **fields), log, lambda: False)
+    return str(artifact), log.getvalue().decode()
+
+
+def output_of(harness: DockerHarness, cmd: str, artifact: str | None = None, **fields: Any) -> str:
+    """The log of a job that has succeeded."""
+    spec = harness.spec(cmd, **fields)
+    handle = harness.runner.start(dataclasses.replace(spec, is_pinned=True), artifact)
+    end = harness.end(handle)
+    log = harness.log(spec, handle).decode()
+    assert end.succeeded, (end, log)
+    return log
+
+
+def test_job_on_an_older_build_gets_that_builds_image(harness: DockerHarness) -> None:
+    first, second = (build(harness, "cat /proc/sys/kernel/random/uuid > /id", key="k" * 64)[0] for _ in range(2))
+    ids = [output_of(harness, "cat /id", artifact) for artifact in (first, second, first)]
+    assert ids[0] == ids[2] != ids[1]
+
+
+def test_missing_image_of_a_named_build_is_told(harness: DockerHarness) -> None:
+    artifact, _ = build(harness, "echo > /made")
+    harness.runner.drop(str(harness.runner.held_by(artifact)))
+    with pytest.raises(StartFailed, match=r"`polyjob:.* is not there any more") as failed:
+        harness.runner.start(dataclasses.replace(harness.says("x"), is_pinned=True), artifact)
+    assert failed.value.reason is Reason.IMAGE
+
+
+def test_build_without_nocache_reuses_layers_but_not_the_image(harness: DockerHarness) -> None:
+    step = f"echo {uuid.uuid4().hex} > /made; cat /proc/sys/kernel/random/uuid > /id"
+    first, second, third = (build(harness, step, nocache=nocache)[0] for nocache in (False, False, True))
+    assert len({json.loads(artifact)["id"] for artifact in (first, second, third)}) == 3
+    ids = [output_of(harness, "cat /id", artifact) for artifact in (first, second, third)]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_layers_of_a_failed_build_are_held_until_dropped(harness: DockerHarness) -> None:
+    with pytest.raises(BuildFailed):
+        build(harness, "head -c 3000000 /dev/urandom > /f", "exit 1")
+    held = harness.runner.held()
+    assert sum(held.values()) >= 3_000_000
+    for name in held:
+        harness.runner.drop(name)
+    assert harness.runner.held() == {}
+
+
+@pytest.mark.parametrize("words", ["no space left on device", "failed to create endpoint x on network bridge"])
+def test_fault_of_the_machine_fails_no_build(harness: DockerHarness, monkeypatch: Any, words: str) -> None:
+    answer = {"errorDetail": {"message": f"write /f: {words}"}, "error": f"write /f: {words}"}
+    monkeypatch.setattr(docker_builds._Answer, "next", lambda self, seconds: json.dumps(answer).encode())
+    with pytest.raises(RunnerUnavailable, match=words):
+        build(harness, "true", nocache=False)
+
+
+@pytest.mark.parametrize("code", docker_builds.KILLED)
+def test_killed_step_of_a_stopped_engine_fails_no_build(harness: DockerHarness, monkeypatch: Any, code: int) -> None:
+    def away(self: Any) -> None:
+        raise requests.ConnectionError("connection refused")
+
+    monkeypatch.setattr(docker.APIClient, "ping", away)
+    with pytest.raises(RunnerUnavailable, match="cannot be reached"):
+        build(harness, f"exit {code}")
+    monkeypatch.undo()
+    with pytest.raises(BuildFailed) as failed:
+        build(harness, f"exit {code}")
+    assert (failed.value.step, failed.value.code) == (1, code)
+
+
+def test_base_that_cannot_be_pulled_again_is_used_as_it_is(harness: DockerHarness) -> None:
+    name = "127.0.0.1:9/polyjob-test"
+    harness.engine.tag(IMAGE, name, "1")
+    try:
+        artifact, log = build(harness, "echo made > /made", image=f"{name}:1", nocache=True)
+        assert "Pulling 127.0.0.1:9/polyjob-test:1" in log
+        assert "The image on the Docker Engine is used" in log
+        assert "Pulling" not in build(harness, "echo made > /made", image=f"{name}:1", nocache=False)[1]
+        assert output_of(harness, "cat /made", artifact) == "made\n"
+    finally:
+        harness.engine.remove_image(f"{name}:1", force=True)
+
+
+def test_step_beyond_the_layers_of_an_image_is_named_when_it_fails(harness: DockerHarness) -> None:
+    steps = [f"echo {number} >> /made" for number in range(1, 131)]
+    artifact, _ = build(harness, *steps, nocache=False)
+    assert output_of(harness, "cat /made", artifact).split() == [str(number) for number in range(1, 131)]
+    with pytest.raises(BuildFailed) as failed:
+        build(harness, *steps[:99], "exit 9", *steps[100:], nocache=False)
+    assert (failed.value.step, failed.value.code) == (100, 9)
+
+
+@pytest.mark.parametrize("value", ["one\ntwo", "漢" * 33_000, "=" * 99_000, " " * 99_000, "#" * 99_000])
+def test_any_build_variable_reaches_the_steps(harness: DockerHarness, value: str) -> None:
+    artifact, _ = build(harness, 'printf %s "$V" > /v', env={"V": value}, nocache=False)
+    assert output_of(harness, "cat /v", artifact) == value
+
+
+def test_proxies_of_the_client_reach_steps_and_jobs(harness: DockerHarness, monkeypatch: Any, tmp_path: Path) -> None:
+    proxies = {"default": {"httpProxy": "http://proxy:1", "noProxy": "localhost"}}
+    (tmp_path / "config.json").write_text(json.dumps({"proxies": proxies}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    harness.runner = harness.another()
+    artifact, _ = build(harness, "echo $HTTP_PROXY $no_proxy > /made", nocache=False)
+    log = output_of(harness, "cat /made; echo $http_proxy $HTTP_PROXY", artifact, env={"HTTP_PROXY": "http://own:2"})
+    assert log == "http://proxy:1 localhost\nhttp://proxy:1 http://own:2\n"
+
+
+# Users.
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["USER 1000:1000"],
+        ["USER 1000"],
+        ["RUN chmod 700 /code", "USER 1000:1000"],
+        ["RUN rmdir /code", "USER 1000:1000"],
+        ["ONBUILD USER 1000:1000"],
+    ],
+)
+@pytest.mark.parametrize("has_code", [False, True])
+def test_user_of_an_image_can_use_all_files_of_the_job(
+    harness: DockerHarness, image: Any, tmp_path: Path, lines: list[str], has_code: bool
+) -> None:
+    code = archive(tmp_path / "code.tar.gz", ("main.sh", {"text": "echo main", "mode": 0o700}), ("d/", {"mode": 0o700}))
+    artifact, _ = build(harness, "touch made && ls -ld made", image=image(*lines), nocache=False)
+    cmd = "touch here made $POLYAXON_RUN_OUTPUTS_PATH/out"
+    cmd += " && sh main.sh && touch d/x && echo >> main.sh" if has_code else ""
+    log = output_of(harness, cmd, artifact, code=code if has_code else None)
+    assert log == ("main\n" if has_code else "")
+
+
+@pytest.mark.parametrize("has_code", [False, True])
+def test_folders_of_a_job_have_one_mode(harness: DockerHarness, tmp_path: Path, has_code: bool) -> None:
+    code = archive(tmp_path / "code.tar.gz", ("a", "x")) if has_code else None
+    log = output_of(harness, "ls -ld /code $POLYAXON_RUN_OUTPUTS_PATH $POLYAXON_LOGS_PATH", code=code)
+    assert [line.split()[0] for line in log.splitlines()] == ["drwxrwxrwx"] * 3
+
+
+# Containers.
+
+
+def test_container_is_hardened(harness: DockerHarness) -> None:
+    spec = harness.spec("sleep 1000", resources=Resources(memory=64 << 20))
+    harness.runner.start(spec, None)
+    made = harness.engine.inspect_container(spec.name)
+    config = made["HostConfig"]
+    assert (config["PidsLimit"], config["OomScoreAdj"]) == (MAX_PROCESSES, OOM_SCORE_ADJ)
+    assert [name.removeprefix("CAP_") for name in config["CapDrop"]] == ["NET_RAW"]
+    assert (config["ShmSize"], config["MemorySwap"]) == (32 << 20, 64 << 20)
+    assert made["Config"].get("Healthcheck") in (None, {"Test": ["NONE"]})
+
+
+def test_job_without_a_memory_limit_gets_the_set_shared_memory(harness: DockerHarness) -> None:
+    assert output_of(harness, "head -c 100000000 /dev/zero > /dev/shm/x && echo fits") == "fits\n"
+
+
+def test_limits_that_the_engine_lacks_become_a_note(harness: DockerHarness, monkeypatch: Any) -> None:
+    original = docker.APIClient.info
+    lacking = {"MemoryLimit": False, "PidsLimit": False}
+    monkeypatch.setattr(docker.APIClient, "info", lambda self: original(self) | lacking)
+    harness.runner = harness.another()
+    spec = harness.spec("sleep 1000", resources=Resources(memory=64 << 20))
+    handle = harness.runner.start(spec, None)
+    state = wait_for(lambda: harness.state(handle))
+    assert isinstance(state, Running)
+    assert state.note == "Ignored `environment.resources.memory`: this Docker Engine cannot limit memory."
+    assert harness.engine.inspect_container(spec.name)["HostConfig"]["Memory"] == 0
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("ln -s /nowhere /bin/new", "`/bin/sh` of the image could not be run"),
+        ("printf 'no program' > /bin/new && chmod 755 /bin/new", "exec format error.*the image is for"),
+        ("cat /bin/busybox > /bin/new", "permission denied"),
+    ],
+)
+def test_shell_that_cannot_be_run_is_a_failed_start(
+    harness: DockerHarness, image: Any, step: str, message: str
+) -> None:
+    name = image(f"RUN {step} && mv /bin/new /bin/sh")
+    end = harness.end(harness.runner.start(harness.spec("true", image=name), None))
+    assert end.reason is Reason.START
+    assert re.search(message, str(end.message), re.IGNORECASE)
+
+
+def test_output_that_looks_like_a_failed_start_is_none(harness: DockerHarness) -> None:
+    end, _ = run(harness, "echo '[FATAL tini (6)] exec /bin/sh failed: No such file or directory'; exit 127")
+    assert (end.reason, end.code) == (Reason.EXITED, 127)
+
+
+@pytest.mark.parametrize("circle", ["ln -s /polyjob /polyjob", "ln -s /b /polyjob; ln -s /polyjob /b"])
+def test_circle_of_links_leaves_no_outputs(harness: DockerHarness, circle: str) -> None:
+    handle = harness.runner.start(harness.spec(f"rm -r /polyjob; {circle}"), None)
+    assert harness.end(handle).succeeded
+    assert list(harness.runner.outputs(handle)) == []
+
+
+@pytest.mark.parametrize("call", ["logs", "outputs"])
+def test_files_that_the_engine_does_not_give_are_refused(harness: DockerHarness, monkeypatch: Any, call: str) -> None:
+    handle = harness.runner.start(harness.says("x"), None)
+    harness.end(handle)
+    original, refuse = docker.APIClient._raise_for_status, refusing(500, "words that nobody has heard before")
+
+    def answer(client: Any, response: Any) -> None:
+        (refuse if response.url.partition("?")[0].endswith(("/logs", "/archive")) else original)(client, response)
+
+    monkeypatch.setattr(docker.APIClient, "_raise_for_status", answer)
+    assert isinstance(harness.runner, DockerRunner)
+    with pytest.raises(RunnerRefused, match="nobody has heard"):
+        harness.runner.logs(handle, None, 100) if call == "logs" else list(harness.runner.outputs(handle))
+
+
+# Logs.
+
+
+@pytest.mark.parametrize("size", [16_383, 16_384, 20_000, 32_768, 40_000])
+def test_long_lines_keep_their_feed(harness: DockerHarness, size: int) -> None:
+    _, log = run(
+        harness, f"head -c {size} /dev/zero | tr '\\0' a; echo; echo next; head -c {size} /dev/zero | tr '\\0' b"
+    )
+    assert log == b"a" * size + b"\nnext\n" + b"b" * size

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runners.base import Reason
-from runners.docker_containers import boot_time, exit_of, moment_of
+from runners.docker_containers import FOLDERS, LAUNCH_IN_NEW_FOLDERS, boot_time, exit_of, moment_of
 
 STATE = {
     "ExitCode": 0, "OOMKilled": False, "Error": "", "StartedAt": "2026-11-24T10:00:00.5Z",
@@ -53,3 +55,18 @@ def test_times() -> None:
     booted_at = boot_time()
     assert booted_at is not None
     assert booted_at > 1.6e9
+
+
+@pytest.mark.parametrize("path", ["/opt/tool", "", "/usr/bin"])
+def test_folders_are_made_whatever_the_path_of_the_job(tmp_path: Path, path: str) -> None:
+    launch = LAUNCH_IN_NEW_FOLDERS
+    for folder in ("/polyjob", "/code"):
+        launch = launch.replace(f" {folder}", f" {tmp_path}{folder}")
+    command = ["/bin/sh", "-c", launch, "sh", 'echo "$PATH"']
+    made = subprocess.run(command, env={"PATH": path}, stdout=subprocess.PIPE, check=True)
+    assert made.stdout.decode().splitlines() == ["polyjob begins", path]
+    assert [(tmp_path / folder.strip("/")).stat().st_mode & 0o777 for folder in FOLDERS] == [0o777] * len(FOLDERS)
+
+
+def test_times_of_other_zones() -> None:
+    assert moment_of("1970-01-01T01:01:00.5+01:00") == 60.5

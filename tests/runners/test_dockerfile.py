@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from runners.archives import END_OF_ARCHIVE, below, context, renamed
 from runners.base import BuildSpec
 from runners.docker_logs import BEGIN, DROPPED, Frames, LogCursor
-from runners.dockerfile import LINE, first_step, render_dockerfile
+from runners.dockerfile import LINE, SEPARATE_STEPS, first_step, render_dockerfile
 
 
 def spec(**fields):
@@ -24,51 +24,81 @@ def spec(**fields):
     return BuildSpec(**(values | fields))
 
 
-def test_the_whole_of_it():
-    text = render_dockerfile(
-        spec(
-            steps=("pip install six", "echo 'a  b' \\\n  c"),
-            env={"A": "1", "B": 'x "$Y" \\ z'},
-            files=("setup.sh", "a b.txt"),
-        ),
-        {"polyjob.key": "k"},
-    )
-    assert text == (
-        "FROM python:3\n"
-        'ENV A="1"\n'
-        'ENV B="x \\"\\$Y\\" \\\\ z"\n'
-        "WORKDIR /code\n"
-        'COPY ["a b.txt", "/code/a b.txt"]\n'
-        'COPY ["setup.sh", "/code/setup.sh"]\n'
-        'RUN ["/bin/sh", "-e", "-c", "pip install six"]\n'
-        'RUN ["/bin/sh", "-e", "-c", "echo \'a  b\' \\\\\\n  c"]\n'
-        'LABEL polyjob.key="k"\n'
-    )
+SHELL = "if command -v bash >/dev/null 2>&1; then s=bash; else s=/bin/sh; fi; "
 
 
-def test_a_line_feed_in_a_variable_reaches_the_steps():
-    text = render_dockerfile(spec(steps=("env",), env={"A": "one\n#two\n", "B": "b"}), {})
-    run = text.splitlines()[-1].removeprefix("RUN ")
-    assert json.loads(run)[3] == "export A='one\n#two\n'\nenv"
+def runs_of(text):
+    """The arguments of each RUN, after lines that were cut are joined again."""
+    lines = text.replace("\\\n", "").splitlines()
+    return [json.loads(line.removeprefix("RUN ")) for line in lines if line.startswith("RUN ")]
+
+
+def test_dockerfile_has_labels_variables_files_and_steps():
+    made = spec(
+        steps=("pip install six", "echo 'a  b' \\\n  c"),
+        env={"A": "1", "B": 'x "$Y" \\ z'},
+        files=("setup.sh", "a b.txt"),
+    )
+    text = render_dockerfile(made, {"polyjob.installation": "i"}, {"polyjob.key": "k"}, has_open_folder=True)
+    *others, first, second, last = text.splitlines()
+    assert others == [
+        "FROM python:3",
+        'LABEL polyjob.installation="i"',
+        'ENV A="1"',
+        'ENV B="x \\"\\$Y\\" \\\\ z"',
+        'COPY ["polyjob/", "/"]',
+        "WORKDIR /code",
+        'COPY ["a b.txt", "/code/a b.txt"]',
+        'COPY ["setup.sh", "/code/setup.sh"]',
+    ]
+    assert runs_of(f"{first}\n{second}") == [
+        ["/bin/sh", "-c", f'{SHELL}exec $s -e -c "$1"', "sh", step] for step in made.steps
+    ]
+    assert last == 'LABEL polyjob.key="k"'
+
+
+@pytest.mark.parametrize("value", ["one\n#two\n", " " * 90_000, "#" * 90_000, "a\n" * 40_000])
+def test_variable_that_no_env_can_hold_reaches_steps(value):
+    text = render_dockerfile(spec(steps=("env",), env={"A": value, "B": "b", "no.name": value}), {})
     assert 'ENV B="b"' in text
     assert "ENV A" not in text
+    assert "no.name" not in text
+    assert runs_of(text) == [["/bin/sh", "-c", f'export A="$1"; shift; {SHELL}exec $s -e -c "$1"', "sh", value, "env"]]
 
 
-@pytest.mark.parametrize("step", ["x" * 120_000, "echo a  b; " * 10_000, "\\" * 50_000, "é #" * 30_000])
-def test_no_line_is_longer_than_the_engine_takes_and_all_are_one_again(step):
-    text = render_dockerfile(spec(steps=(step,), env={"A": "v" * 90_000}), {})
-    if "a" in step or "x" in step:
-        assert max(map(len, text.splitlines())) <= LINE + 1
+@pytest.mark.parametrize("step", ["x" * 120_000, "echo a  b; " * 10_000, "\\" * 50_000, "é #" * 30_000, " " * 100_000])
+def test_long_steps_are_cut_into_short_lines(step):
+    text = render_dockerfile(spec(steps=(step,)), {})
+    assert max(map(len, text.splitlines())) <= LINE + 1
+    assert not any(line.startswith((" ", "#")) for line in text.splitlines())
+    assert runs_of(text)[0][-1] == step
+
+
+@pytest.mark.parametrize("letter", ["v", "漢", "=", "$", '"'])
+def test_long_variables_are_cut_into_short_lines(letter):
+    text = render_dockerfile(spec(env={"A": letter * 33_000}), {})
+    assert max(len(line.encode()) for line in text.splitlines()) < 65_536
     joined = text.replace("\\\n", "")
-    assert json.loads(joined.splitlines()[-1].removeprefix("RUN "))[3] == step
-    assert f'ENV A="{"v" * 90_000}"' in joined
+    assert 'ENV A="' in joined
+    assert joined.count(letter) - 2 * (letter == '"') - (letter in "=") == 33_000
 
 
-def test_the_first_step_has_the_number_of_its_instruction():
+def test_steps_beyond_the_layers_of_an_image_share_one():
+    steps = tuple(f"echo {number}" for number in range(1, 131))
+    runs = runs_of(render_dockerfile(spec(steps=steps), {}))
+    assert len(runs) == SEPARATE_STEPS
+    assert runs[-2][4:] == [f"echo {SEPARATE_STEPS - 1}"]
+    assert runs[-1][4:] == list(steps[SEPARATE_STEPS - 1 :])
+    assert f"n={SEPARATE_STEPS};" in runs[-1][2]
+
+
+@pytest.mark.parametrize("has_open_folder", [False, True])
+def test_first_step_has_the_number_of_its_instruction(has_open_folder):
     made = spec(steps=("a", "b"), env={"A": "1", "B": "2\n3"}, files=("f",))
-    lines = render_dockerfile(made, {"l": "1"}).splitlines()
-    assert lines[first_step(made) - 1].startswith("RUN")
-    assert not lines[first_step(made) - 2].startswith("RUN")
+    lines = render_dockerfile(made, {"l": "1"}, has_open_folder=has_open_folder).splitlines()
+    number = first_step(made, {"l": "1"}, has_open_folder=has_open_folder)
+    assert lines[number - 1].startswith("RUN")
+    assert not lines[number - 2].startswith("RUN")
 
 
 def frame(stamp, data):

@@ -20,6 +20,7 @@ from runners.machine_faults import is_machine_fault
         "fork/exec /usr/bin/runc: resource temporarily unavailable",
         "dial tcp 10.0.0.1:443: connect: connection refused",
         "dial tcp: i/o timeout",
+        "failed to create endpoint x on network bridge: adding interface y to bridge docker0 failed",
     ],
 )
 def test_machine_fault_is_recognized(error):

@@ -1,0 +1,126 @@
+"""What is looked up of an Engine, and what its refusals mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import requests
+from docker.errors import APIError
+
+from runners.base import JobSpec, Resources, RunnerRefused, RunnerUnavailable, StartFailed
+from runners.docker_containers import ignored_limits, log_config
+from runners.docker_engine import look_up, refusal
+
+INFO = {
+    "ID": "one", "Name": "node", "Driver": "overlay2", "OSType": "linux", "Architecture": "x86_64", "SwapLimit": True,
+    "MemoryLimit": True, "CpuCfsQuota": True, "PidsLimit": True, "Plugins": {"Log": ["journald", "json-file", "local"]},
+}  # fmt: skip
+
+
+class Engine:
+    """An Engine that has nothing yet."""
+
+    api_version, base_url = "1.41", "http+docker://localhost"
+
+    def __init__(self, **info: Any) -> None:
+        self._info = INFO | info
+        self.made: list[str] = []
+
+    def info(self) -> dict[str, Any]:
+        return self._info
+
+    def volumes(self, filters: Any) -> dict[str, Any]:
+        return {"Volumes": [{"Name": name, "Labels": {"polyjob.engine": name}} for name in self.made]}
+
+    def containers(self, **options: Any) -> list[Any]:
+        return []
+
+    def create_volume(self, name: str, labels: Any) -> None:
+        self.made.append(name)
+
+
+@pytest.mark.parametrize(
+    ("drivers", "chosen"),
+    [
+        (["json-file", "local", "syslog"], "local"),
+        (["json-file", "syslog"], "json-file"),
+        (["k8s-file", "none", "passthrough", "journald"], "k8s-file"),
+    ],
+)
+def test_log_driver_is_one_that_the_engine_has(drivers: list[str], chosen: str) -> None:
+    facts = look_up(Engine(Plugins={"Log": drivers}), "i")
+    assert facts.log_driver == chosen
+    assert ("max-file" in log_config(chosen, 1 << 20)["Config"]) is (chosen != "k8s-file")
+
+
+@pytest.mark.parametrize(
+    ("info", "version", "word"),
+    [
+        ({"Plugins": {"Log": ["none", "syslog"]}}, "1.41", "log drivers"),
+        ({"Plugins": {}}, "1.41", "log drivers"),
+        ({"OSType": "windows"}, "1.41", "Windows"),
+        ({}, "1.40", "20.10"),
+    ],
+)
+def test_engine_that_lacks_something_necessary_is_refused(info: dict[str, Any], version: str, word: str) -> None:
+    engine = Engine(**info)
+    engine.api_version = version
+    with pytest.raises(RunnerUnavailable, match=word) as refused:
+        look_up(engine, "i")
+    assert str(refused.value).endswith((".", "it."))
+
+
+def test_engine_is_marked_once() -> None:
+    engine = Engine()
+    first, second = look_up(engine, "i"), look_up(engine, "i")
+    assert first.marks == second.marks == set(engine.made)
+    assert look_up(Engine(), "i").marks != first.marks
+
+
+def test_two_marks_made_at_once_are_one_engine() -> None:
+    engine = Engine()
+    before = look_up(engine, "i")
+    engine.create_volume("polyjob-engine-0", {})
+    after = look_up(engine, "i")
+    assert after.has({"v": 2, "engine": before.mark})
+    assert after.has({"v": 2, "engine": "polyjob-engine-0"})
+    assert not after.has({"v": 2, "engine": "one"})
+    assert after.has({"v": 1, "engine": "one"})
+
+
+@pytest.mark.parametrize(
+    ("missing", "asked", "ignored"),
+    [
+        ({"MemoryLimit": False}, Resources(memory=1 << 25, pids=5), ["memory"]),
+        ({"CpuCfsQuota": False, "PidsLimit": False}, Resources(cpu=1, pids=5), ["cpu", "pids"]),
+        ({"MemoryLimit": False}, Resources(cpu=1), []),
+        ({}, Resources(memory=1 << 25, cpu=1, pids=5), []),
+    ],
+)
+def test_limits_that_the_engine_lacks_are_named(missing: dict[str, bool], asked: Resources, ignored: list[str]) -> None:
+    spec = JobSpec("u", "i", "/f", "true", {}, resources=asked)
+    notes = ignored_limits(spec, look_up(Engine(**missing), "i"))
+    assert [note.partition("`")[2].partition("`")[0] for note in notes] == [
+        f"environment.resources.{part}" for part in sorted(ignored, key=["memory", "cpu", "pids"].index)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "meaning"),
+    [
+        (500, "runc: error setting rlimit type 7: operation not permitted", RunnerRefused),
+        (500, "words that nobody has heard before", RunnerRefused),
+        (500, "unable to find user app: no matching entries in passwd file", StartFailed),
+        (400, "invalid CPU count", StartFailed),
+        (500, "OCI runtime create failed: no space left on device", None),
+        (400, "no space left on device", None),
+        (503, "not now", None),
+        (429, "too many requests", None),
+    ],
+)
+def test_refusal_blames_job_or_machine_or_nobody(status: int, words: str, meaning: type[Exception] | None) -> None:
+    response = requests.Response()
+    response.status_code = status
+    refused = refusal(APIError(words, response, words))
+    assert (type(refused) if refused else None) is meaning

@@ -1,0 +1,85 @@
+"""Which image a name means, and what a build's artifact says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from docker.errors import ImageNotFound
+
+from runners.docker_images import artifact_of, exact_name, find, full_names, is_reserved, tag_of
+
+DIGEST = f"sha256:{'a' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [
+        ("python", "docker.io/library/python:latest"),
+        ("python:3", "docker.io/library/python:3"),
+        ("team/app", "docker.io/team/app:latest"),
+        ("docker.io/python:3", "docker.io/library/python:3"),
+        ("index.docker.io/team/app:1", "docker.io/team/app:1"),
+        ("localhost:5000/app", "localhost:5000/app:latest"),
+        ("registry.example.org/a/b:1", "registry.example.org/a/b:1"),
+        (f"python@{DIGEST}", f"docker.io/library/python@{DIGEST}"),
+        (f"python:3@{DIGEST}", f"docker.io/library/python@{DIGEST}"),
+        ("0f", "docker.io/library/0f:latest"),
+    ],
+)
+def test_names_are_expanded(name: str, full: str) -> None:
+    assert full_names(name)[0] == full
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "polyjob",
+        "polyjob:abc",
+        f"polyjob@{DIGEST}",
+        "docker.io/library/polyjob:1",
+        "library/polyjob",
+        "localhost/polyjob:x",
+    ],
+)
+def test_names_of_builds_are_reserved(name: str) -> None:
+    assert is_reserved(name)
+
+
+@pytest.mark.parametrize("name", ["polyjob-test", "team/polyjob", "localhost:5000/polyjob:1", "python", "polyjobs:1"])
+def test_other_names_are_not_reserved(name: str) -> None:
+    assert not is_reserved(name)
+
+
+class Engine:
+    """Takes the beginning of an id for a name, as Engines do."""
+
+    image = {"Id": DIGEST, "RepoTags": ["python:3", "localhost/mine:1"], "RepoDigests": [f"python@{DIGEST}"]}
+
+    def inspect_image(self, name: str) -> dict[str, Any]:
+        known = {name for tag in self.image["RepoTags"] for name in full_names(tag)}
+        if name.startswith(("docker.io/library/a", "aa")) or name in known or name.endswith(DIGEST):
+            return self.image
+        raise ImageNotFound("no such image")
+
+
+@pytest.mark.parametrize("name", ["python:3", "docker.io/library/python:3", f"python@{DIGEST}", "mine:1"])
+def test_image_is_found_by_its_own_names(name: str) -> None:
+    assert find(Engine(), name) == Engine.image
+    assert exact_name(name, Engine.image) in {
+        *full_names("python:3"),
+        f"docker.io/library/python@{DIGEST}",
+        "localhost/mine:1",
+    }
+
+
+@pytest.mark.parametrize("name", ["a", "aa", "aaaaaaaaaaaa", f"other@{DIGEST}", "python:4"])
+def test_image_is_not_found_by_its_id(name: str) -> None:
+    assert find(Engine(), name) is None
+
+
+def test_artifact_names_the_tag_only_of_an_image_that_was_made() -> None:
+    base = {"Id": DIGEST}
+    assert tag_of(artifact_of("python:3", base)) is None
+    assert tag_of(artifact_of("python:3", base, "polyjob:1", "sha256:b")) == "polyjob:1"
+    assert tag_of('{"v": 1, "image": "polyjob:k-b-i", "name": "python:3", "base": "sha256:a"}') == "polyjob:k-b-i"
