@@ -6,7 +6,11 @@ Notes = list[dict[str, str]]
 
 SAID = "runner"
 """The kind of a note that tells what the back end says of a job."""
-PASSING = ("retry", "unreachable", SAID)
+PACKING = "packing"
+"""The kind of a note that tells how far the packing of outputs has come."""
+MISSING = "missing"
+"""The kind of a note that tells why the outputs could not be fetched: the job has none, and may have left some."""
+PASSING = ("retry", "unreachable", SAID, PACKING)
 """Kinds that say what is waited for: untrue of what has ended."""
 
 

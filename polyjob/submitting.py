@@ -21,6 +21,7 @@ from polyjob.hints import send_hint
 from polyjob.idempotency import Once, begin
 from polyjob.jobs import fresh, is_taken, refuse_taken_name
 from polyjob.models import Build, Job, Project, User
+from polyjob.notes import MISSING, text_of
 from polyjob.schemas.config import load_config
 from polyjob.schemas.entries import check_size
 from polyjob.schemas.parameters import is_parametrised, renamed_declarations
@@ -99,6 +100,10 @@ def clone(
         detail = (
             f"The outputs of job {source.unique_name} were removed to make room; {strategy} has nothing to start with."
         )
+        raise Invalid([Problem("", detail)])
+    missing = text_of(source.notes, MISSING) or text_of(source.notes, "given-up")
+    if strategy != "restart" and missing and not Store(settings.data_dir).is_sealed(source.uuid):
+        detail = f"The outputs of job {source.unique_name} are missing; {strategy} has nothing to start with. {missing}"
         raise Invalid([Problem("", detail)])
     given = attributes.get("config") or {}
     is_whole = bool(attributes.get("is_whole"))

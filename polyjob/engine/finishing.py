@@ -5,7 +5,9 @@ Every step may be repeated after a crash. The terminal status is written by the 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,12 +47,16 @@ def fetch_log(runner: RemoteRunner, handle: str, log: Path, position: LogPositio
     At `limit` bytes a last line says that the rest is dropped. About `PIECE` bytes per call, so that the pass can
     commit in between. A back end that has forgotten the job has nothing more to give.
     """
+    with contextlib.suppress(Gone):
+        return _fetch_log(runner, handle, log, position, limit)
+    return position
+
+
+def _fetch_log(runner: RemoteRunner, handle: str, log: Path, position: LogPosition, limit: int) -> LogPosition:
+    """As `fetch_log`, but raises Gone."""
     if position.is_cut:
         return position
-    try:
-        data, cursor = runner.logs(handle, position.cursor, PIECE)
-    except Gone:
-        return position
+    data, cursor = runner.logs(handle, position.cursor, PIECE)
     room = limit - position.length
     is_cut = len(data) > room
     if is_cut:
@@ -69,6 +75,10 @@ class Finished:
     """All steps are done; else there is more of the log, and it is to be called again."""
     not_kept: list[str] = field(default_factory=list)
     """What of the outputs could not be kept."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """`log` or `outputs` → why it could not be fetched."""
+    packed: int | None = None
+    """While the outputs are packed: the bytes so far."""
 
 
 def finish(
@@ -80,40 +90,54 @@ def finish(
     position: LogPosition,
     log_limit: int,
     outputs_limit: int,
-) -> Finished:
-    """All steps of the end; of a long log, only as many pieces as are fetched at a time. `prefix` is the folder in
-    which the outputs lie in their archive.
+    skipped: Collection[str] = (),
+    deadline: Callable[[], str | None] = lambda: None,
+) -> Generator[Finished, None, None]:
+    """Do all steps of the end, or of a long log as many pieces as are fetched at a time. `prefix` is the folder in
+    which the outputs lie in their archive, `skipped` names what is not fetched: `log`, `outputs`.
 
-    Raises RunnerUnavailable or OSError; then the whole is called again, later. What is sealed is not sealed again: a
+    Yields how far it has come, in the end and often while the outputs are packed, so that the caller can pause. Closing
+    the iterator gives up the packing. Nothing more is packed once `deadline` says why.
+
+    Raises RunnerUnavailable or OSError; then the whole is begun again, later. What is sealed is not fetched again: a
     back end that was cleared before a crash has nothing left to give.
     """
-    if handle is not None and isinstance(runner, RemoteRunner):
-        for _ in range(PIECES):
-            before = position
-            position = fetch_log(runner, handle, store.job_log(uuid), before, log_limit)
-            if position == before:
-                break
-        else:
-            return Finished(position, is_whole=False)
-    store.seal(uuid, prefix, outputs_limit, _stream(runner, handle))
+    missing: dict[str, str] = {}
+    remote = runner if isinstance(runner, RemoteRunner) and handle is not None else None
+    if remote and handle and not store.is_sealed(uuid) and "log" not in skipped:
+        position, is_drained = _drain_log(remote, handle, store.job_log(uuid), position, log_limit, missing)
+        if not is_drained:
+            yield Finished(position, is_whole=False)
+            return
+    if "outputs" not in skipped:
+        pieces = remote.outputs(handle) if remote and handle else None
+        try:
+            for packed in store.sealing(uuid, prefix, outputs_limit, pieces, deadline):
+                yield Finished(position, is_whole=False, packed=packed)
+        except Gone as error:
+            missing["outputs"] = str(error)
+        finally:
+            if isinstance(pieces, Generator):
+                pieces.close()
     store.sync(uuid)
     if handle is not None:
         runner.clean(handle)
-    return Finished(position, is_whole=True, not_kept=store.outputs(uuid).notes)
+    yield Finished(position, is_whole=True, not_kept=store.outputs(uuid).notes, missing=missing)
 
 
-def _stream(runner: Runner, handle: str | None) -> Any:
-    """The outputs as a tar stream where they have to be fetched; None where they are in the job's folder."""
-    if handle is None or not isinstance(runner, RemoteRunner):
-        return None
-    return _until_gone(runner, handle)
-
-
-def _until_gone(runner: RemoteRunner, handle: str) -> Any:
-    try:
-        yield from runner.outputs(handle)
-    except Gone:
-        return
+def _drain_log(
+    runner: RemoteRunner, handle: str, log: Path, position: LogPosition, limit: int, missing: dict[str, str]
+) -> tuple[LogPosition, bool]:
+    """Fetch what is left of a log, a few pieces of it; whether that was all."""
+    for _ in range(PIECES):
+        before = position
+        try:
+            position = _fetch_log(runner, handle, log, before, limit)
+        except Gone as error:
+            missing["log"] = str(error)
+        if position == before:
+            return position, True
+    return position, False
 
 
 def outcome(job: Job) -> tuple[Status, str, dict[str, Any]]:

@@ -11,12 +11,13 @@ from polyjob.database import database
 from polyjob.engine.backends import TICK, Backends, next_delay
 from polyjob.engine.calls import Done, run
 from polyjob.engine.context import Context
+from polyjob.engine.endings import Endings
 from polyjob.engine.finishing import PIECE, LogPosition, fetch_log, finish, outcome, stragglers_note
 from polyjob.engine.preparing import asked_for_its_build, make_build_anew, prepare, stop_unstarted, waits_for_build
 from polyjob.engine.steps import Step
 from polyjob.jobs import BY_ID
 from polyjob.models import Job, Project, User
-from polyjob.notes import SAID, text_of, with_note
+from polyjob.notes import MISSING, PACKING, SAID, text_of, with_note
 from polyjob.statements import Prepared, update
 from polyjob.statuses import Status
 from polyjob.tokens import run_token
@@ -66,6 +67,8 @@ class Memory:
     """Log, outputs and back end are done with; only the terminal status is missing."""
     not_kept: list[str] = field(default_factory=list)
     """What of the outputs could not be kept."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """`log` or `outputs` → why it could not be fetched."""
     position: LogPosition | None = None
     """How far the log is in our file."""
     committed: LogPosition | None = None
@@ -89,6 +92,7 @@ class JobPart:
         self.context = context
         self.backends = backends
         self._memories: dict[int, Memory] = {}
+        self._endings = Endings(context.calls, context.clock)
 
     # What the pass asks.
 
@@ -160,6 +164,7 @@ class JobPart:
         for number in [number for number in self._memories if number not in kept]:
             if not self.context.calls.busy(("job", number)):
                 del self._memories[number]
+                self._endings.forget(number)
 
     # Start.
 
@@ -292,15 +297,22 @@ class JobPart:
     def _end(self, job: Job, memory: Memory) -> list[Step]:
         """The exit is recorded: bring everything in, clear the back end, and only then say so."""
         if memory.finished:
-            return [Step("terminal", lambda: self._record_end(job, memory.not_kept))]
-        steps = self._keep_position(job, memory)
+            return [Step("terminal", lambda: self._record_end(job, memory))]
+        steps = self._keep_position(job, memory) + self._note_packing(job)
         if self._is_busy(job, memory):
             return steps
         runner, context = self.backends.runner(job.runner), self.context
         position, limits = self._position(job, memory), (context.settings.log_limit, context.settings.outputs_limit)
-        call = lambda: finish(runner, job.uuid, str(job.id), job.handle, context.store, position, *limits)  # noqa: E731
-        context.calls.submit("files", ("job", job.id), "finish", call)
+        skipped = ("log", "outputs") if job.deleted_at is not None else ()
+        about = (runner, job.uuid, str(job.id), job.handle, context.store, position, *limits, skipped)
+        self._endings.go_on(job, lambda deadline: finish(*about, deadline))
         return steps
+
+    def _note_packing(self, job: Job) -> list[Step]:
+        text = self._endings.note(job)
+        if text == text_of(job.notes, PACKING):
+            return []
+        return [Step("note", lambda: _note(job.id, PACKING, text))]
 
     def _keep_position(self, job: Job, memory: Memory) -> list[Step]:
         """Commit how far the log is, where that has changed."""
@@ -311,10 +323,12 @@ class JobPart:
         cursor = position.to_json()
         return [Step("log", lambda: update(Job, job.id, {"log_cursor": cursor}))]
 
-    def _record_end(self, job: Job, not_kept: list[str]) -> None:
+    def _record_end(self, job: Job, memory: Memory) -> None:
         status, message, details = outcome(job)
-        _note(job.id, "outputs", "; ".join(not_kept) or None)
+        _note(job.id, "outputs", "; ".join(memory.not_kept) or None)
         _note(job.id, "stragglers", stragglers_note(job))
+        if Exit.from_json(job.exit).has_begun:  # of a command that never ran, nothing is missed
+            _note_missing(job.id, memory.missing)
         if status is Status.SUCCEEDED and job.status is not Status.RUNNING:
             transition(job, Status.RUNNING)
         transition(job, status, message=message, details=details)
@@ -324,12 +338,15 @@ class JobPart:
     def ended(self, number: int, done: Done) -> Step | None:
         """The step that the end of a call asks for."""
         memory = self._memory(number)
+        if done.verb == "finish":
+            self._endings.came_to(number, done.value)
         if done.error is not None:
             return self._call_failed(number, memory, done)
         memory.delay = 0.0
         if done.verb == "finish":
             memory.position = done.value.position
             memory.finished, memory.not_kept = done.value.is_whole, done.value.not_kept
+            memory.missing = done.value.missing
         elif done.verb == "erase":
             return Step("erase", lambda: Job.delete().where(Job.id == number).execute())
         elif done.verb == "logs":
@@ -416,6 +433,13 @@ def _on_row(number: int, act: Callable[[Job], None]) -> None:
     job = BY_ID.first(number)
     if job is not None and job.exit is None and not job.status.is_done:
         act(job)
+
+
+def _note_missing(number: int, missing: dict[str, str]) -> None:
+    if "log" in missing:
+        _note(number, "log", f"The rest of its log could not be fetched: {missing['log']}")
+    if "outputs" in missing:
+        _note(number, MISSING, f"Its outputs could not be fetched: {missing['outputs']}")
 
 
 def _note(number: int, kind: str, text: str | None) -> None:

@@ -9,14 +9,17 @@ over comes from a data folder that was put back to an older state, or of a job t
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
 from peewee import chunked
 
+from polyjob.clock import Clock
 from polyjob.engine.backends import Backends
 from polyjob.engine.calls import Done
 from polyjob.engine.context import Context
+from polyjob.engine.endings import MAX_SEAL_SECONDS, OVERDUE
 from polyjob.engine.finishing import Finished, LogPosition, finish
 from polyjob.models import Job
 from polyjob.settings import Settings
@@ -87,9 +90,13 @@ def _fetch(runner: Runner, uuid: str, handle: str, settings: Settings) -> Path |
     store = Store(settings.data_dir / KEPT)
     store.job_folder(uuid).mkdir(mode=0o700, parents=True, exist_ok=True)
     done = Finished(LogPosition(), is_whole=False)
+    clock = Clock()
+    until = clock.seconds() + MAX_SEAL_SECONDS
+    about = (runner, uuid, uuid, handle, store)
+    limits = (settings.log_limit, settings.outputs_limit)
     while not done.is_whole:
-        limits = settings.log_limit, settings.outputs_limit
-        done = finish(runner, uuid, uuid, handle, store, done.position, *limits)
+        steps = finish(*about, done.position, *limits, (), lambda: OVERDUE if clock.seconds() > until else None)
+        (done,) = deque(steps, maxlen=1)
     return store.job_folder(uuid)
 
 

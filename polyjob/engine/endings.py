@@ -1,0 +1,145 @@
+"""The ends of jobs under way: small outputs are sealed at once, large ones in lanes whose slices take turns.
+
+The first call for an end works for a moment only. Outputs that are not sealed by then count as large, and are begun
+again in a lane. Lanes have threads of their own, and each slice of a lane is a call of its own: so a large end delays
+no small one, all large ones go on side by side, and between two slices the end of a deleted job is given up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+from polyjob.clock import Clock
+from polyjob.engine.calls import Calls
+from polyjob.engine.finishing import Finished
+from polyjob.models import Job
+
+FIRST_SECONDS = 0.25
+SLICE_SECONDS = 1.0
+MAX_LANES = 8
+MAX_LANES_PER_USER = 2
+MAX_SEAL_SECONDS = 7200
+"""Of work on the outputs of one job; time in which other lanes have their turn does not count."""
+OVERDUE = f"packing took longer than {MAX_SEAL_SECONDS // 3600} hours"
+NOTE_EVERY = 5.0
+WAITS = "Its outputs wait to be packed, as other large outputs are packed first."
+
+Deadline = Callable[[], str | None]
+Steps = Generator[Finished, None, None]
+
+
+@dataclass
+class Lane:
+    """The end of one job with large outputs."""
+
+    user: int
+    steps: Steps | None = None
+    spent: float = 0.0
+    slice_began: float = 0.0
+    packed: int = 0
+
+
+class Endings:
+    """Makes the calls for the ends of jobs. All of it can be lost: an end is begun again. Owned by the engine's thread;
+    a lane belongs to its call while that is under way."""
+
+    def __init__(self, calls: Calls, clock: Clock) -> None:
+        self._calls = calls
+        self._clock = clock
+        self._large: set[int] = set()
+        self._lanes: dict[int, Lane] = {}
+        self._notes: dict[int, tuple[float, str]] = {}
+
+    def go_on(self, job: Job, begin: Callable[[Deadline], Steps]) -> None:
+        """Have the end of a job go on, unless it has to wait for a lane. No call for the job may be under way.
+
+        `begin` makes the steps of the end, which stop packing once the deadline says why.
+        """
+        key = ("job", job.id)
+        if job.deleted_at is not None and job.id in self._large:
+            begun = self._lanes.pop(job.id, None)
+            self._forget(job.id)
+            self._calls.submit("pack", key, "finish", lambda: self._instead_of(begun, begin))
+        elif job.id not in self._large:
+            self._calls.submit("files", key, "finish", lambda: self._first(begin))
+        elif job.id in self._lanes or self._has_lane(job.user_id):
+            lane = self._lanes.setdefault(job.id, Lane(job.user_id))
+            self._calls.submit("pack", key, "finish", lambda: self._slice(lane, begin))
+
+    def came_to(self, number: int, done: Finished | None) -> None:
+        """Hear what a call came to; None = it failed, and its steps with it."""
+        if done is None or done.is_whole:
+            self._lanes.pop(number, None)
+        if done is not None and done.packed is not None:
+            self._large.add(number)
+
+    def note(self, job: Job) -> str | None:
+        """Return what the job says of its outputs while they are packed; it changes only every few seconds."""
+        if job.id not in self._large:
+            return None
+        now, lane = self._clock.seconds(), self._lanes.get(job.id)
+        text = WAITS if lane is None else f"Packing outputs: {_size(lane.packed)} so far."
+        said_at, said = self._notes.get(job.id, (float("-inf"), ""))
+        if now - said_at < NOTE_EVERY:
+            return said
+        self._notes[job.id] = now, text
+        return text
+
+    def forget(self, number: int) -> None:
+        """Give up what was begun for a job; nothing of it stays. No call for the job may be under way."""
+        _close(self._lanes.pop(number, None))
+        self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        self._large.discard(number)
+        self._notes.pop(number, None)
+
+    def _has_lane(self, user: int) -> bool:
+        own = sum(lane.user == user for lane in self._lanes.values())
+        return len(self._lanes) < MAX_LANES and own < MAX_LANES_PER_USER
+
+    def _first(self, begin: Callable[[Deadline], Steps]) -> Finished:
+        with contextlib.closing(begin(lambda: None)) as steps:
+            return self._work(steps, FIRST_SECONDS)
+
+    def _instead_of(self, begun: Lane | None, begin: Callable[[Deadline], Steps]) -> Finished:
+        """Give up what was begun, which can take a while where much of it is on the disk, and end the job so."""
+        _close(begun)
+        return self._first(begin)
+
+    def _slice(self, lane: Lane, begin: Callable[[Deadline], Steps]) -> Finished:
+        lane.slice_began = self._clock.seconds()
+        if lane.steps is None:
+            lane.steps = begin(lambda: self._overdue(lane))
+        done = self._work(lane.steps, SLICE_SECONDS)
+        lane.spent += self._clock.seconds() - lane.slice_began
+        lane.packed = max(lane.packed, done.packed or 0)
+        if done.packed is None:
+            lane.steps = None
+        return done
+
+    def _overdue(self, lane: Lane) -> str | None:
+        spent = lane.spent + self._clock.seconds() - lane.slice_began
+        return OVERDUE if spent > MAX_SEAL_SECONDS else None
+
+    def _work(self, steps: Steps, seconds: float) -> Finished:
+        """Take steps for so long, and return what the last one came to."""
+        until = self._clock.seconds() + seconds
+        for done in steps:
+            if done.is_whole or done.packed is None or self._clock.seconds() >= until:
+                return done
+        raise RuntimeError("the steps of an end have ended without an end")
+
+
+def _close(lane: Lane | None) -> None:
+    if lane is not None and lane.steps is not None:
+        lane.steps.close()
+
+
+def _size(count: int) -> str:
+    """Return bytes as people read them."""
+    if count < 1_000_000_000:
+        return f"{count / 1_000_000:.0f} MB"
+    return f"{count / 1_000_000_000:.1f} GB"

@@ -1,0 +1,242 @@
+"""Large outputs: their ends take turns, delay no other end, are given up with their job, and say how far they are."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import random
+import tarfile
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from polyjob import jobs, submitting
+from polyjob.clock import now
+from polyjob.database import write
+from polyjob.engine import endings
+from polyjob.errors import Invalid
+from polyjob.models import Job, User
+from polyjob.notes import MISSING, PACKING, text_of
+from runners.base import Gone, RunnerUnavailable
+from tests.engine.conftest import World
+
+SECONDS = 0.1
+"""That each piece of a slow backend takes."""
+
+
+def tar(size: int, name: str = "large") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        info = tarfile.TarInfo(name)
+        info.size = size
+        archive.addfile(info, io.BytesIO(random.Random(size).randbytes(size)))
+    return buffer.getvalue()
+
+
+class Slow:
+    """The outputs of some jobs come slowly, in so many pieces; those of others as always."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.real = world, world.runner.outputs
+        self.pieces: dict[str, int] = {}
+        self.given = 0
+        self.closed: list[str] = []
+        self.raises: Callable[[int], Exception | None] = lambda number: None
+        world.runner.outputs = self.outputs
+
+    def outputs(self, handle: str) -> Iterator[bytes]:
+        uuid = self.world.runner._uuid(handle)
+        if uuid not in self.pieces:
+            yield from self.real(handle)
+            return
+        data = tar(self.pieces[uuid] << 16)
+        try:
+            for at in range(0, len(data), 1 << 16):
+                if (error := self.raises(at >> 16)) is not None:
+                    raise error
+                self.world.clock.move(SECONDS)
+                self.given += 1
+                yield data[at : at + (1 << 16)]
+        finally:
+            self.closed.append(uuid)
+
+
+@pytest.fixture
+def slow(world):
+    return Slow(world)
+
+
+@pytest.fixture
+def other_user(world):
+    with write("test"):
+        return User.create(username="bob", created_at=now())
+
+
+def ended(world: World, slow: Slow, pieces: int, user: User | None = None) -> Job:
+    """A job whose command has ended, with outputs in so many pieces."""
+    job = submitting.create(
+        world.project, user or world.user, {"config": {"version": 1, "run": {"cmd": "true"}}}, world.settings
+    )
+    slow.pieces[job.uuid] = pieces
+    return job
+
+
+def passes(world: World, count: int) -> None:
+    for _ in range(count):
+        world.engine.run_pass()
+
+
+def is_done(world: World, job: Job) -> bool:
+    return world.read(job).status.is_done
+
+
+def note(world: World, job: Job, kind: str = PACKING) -> str | None:
+    return text_of(world.read(job).notes, kind)
+
+
+def until(world: World, what: Callable[[], object]) -> None:
+    for _ in range(400):
+        if what():
+            return
+        if not world.engine.run_pass():
+            world.clock.move(1.0)
+    raise AssertionError("it never comes to that")
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_small_ends_do_not_wait_for_large_ones(world, slow, count):
+    large = [ended(world, slow, 200) for _ in range(count)]
+    until(world, lambda: all(note(world, job) for job in large))
+    small = world.submit(outputs='{"a": "A"}')
+    passes(world, 12)
+    assert is_done(world, small)
+    assert not all(is_done(world, job) for job in large)
+    until(world, lambda: all(is_done(world, job) for job in large))
+    for job in large:
+        size, content = world.store.outputs(job.uuid).open_file("large")
+        assert size == 200 << 16 and b"".join(content) == random.Random(size).randbytes(size)
+
+
+def test_large_ends_take_turns(world, slow, other_user):
+    one, other = ended(world, slow, 300), ended(world, slow, 100, other_user)
+    until(world, lambda: is_done(world, other))
+    assert not is_done(world, one)
+    until(world, lambda: is_done(world, one))
+
+
+def test_user_has_a_bounded_number_of_lanes(world, slow, other_user):
+    mine = [ended(world, slow, 300) for _ in range(4)]
+    until(world, lambda: all(note(world, job) for job in mine))
+    texts = [note(world, job) for job in mine]
+    assert texts.count(endings.WAITS) == 2
+    other = ended(world, slow, 300, other_user)
+    until(world, lambda: note(world, other))
+    world.clock.move(endings.NOTE_EVERY)
+    passes(world, 3)
+    assert "so far" in note(world, other)
+    until(world, lambda: all(is_done(world, job) for job in [*mine, other]))
+
+
+def test_note_tells_how_far_packing_is(world, slow):
+    job = ended(world, slow, 400)
+    until(world, lambda: note(world, job))
+    seen = set()
+
+    def step():
+        seen.add(note(world, job))
+        return is_done(world, job)
+
+    until(world, step)
+    assert len(seen - {None}) > 3
+    assert all(text.startswith("Packing outputs: ") for text in seen - {None, endings.WAITS})
+    assert note(world, job) is None
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("waits", [False, True])
+def test_delete_gives_up_the_packing(world, slow, restarted, waits):
+    others = [ended(world, slow, 500) for _ in range(2)] if waits else []
+    until(world, lambda: all(note(world, job) for job in others))
+    job = ended(world, slow, 1000)
+    until(world, lambda: note(world, job))
+    jobs.delete(world.read(job), world.user, world.settings)
+    if restarted:
+        world.restart()
+        slow.world.runner.outputs = slow.outputs
+    given = slow.given
+    until(world, lambda: Job.get_or_none(Job.id == job.id) is None)
+    assert not world.store.job_folder(job.uuid).exists()
+    if not waits:
+        assert slow.given - given < 30
+    if not restarted:
+        assert slow.closed.count(job.uuid) == 1 + (not waits)
+
+
+@pytest.mark.parametrize("pieces", [30, 100])
+def test_packing_ends_with_its_time(world, slow, monkeypatch, pieces):
+    monkeypatch.setattr(endings, "MAX_SEAL_SECONDS", 2)
+    job = ended(world, slow, pieces)
+    until(world, lambda: is_done(world, job))
+    assert endings.OVERDUE in note(world, job, "outputs")
+    assert world.store.outputs(job.uuid).tree("") == ([], [])
+    assert world.read(job).status == "succeeded"
+
+
+def test_packing_that_breaks_is_begun_again(world, slow):
+    job = ended(world, slow, 60)
+    broken = itertools.count()
+    slow.raises = lambda number: RunnerUnavailable("away") if number == 40 and next(broken) < 2 else None
+    until(world, lambda: is_done(world, job))
+    assert world.store.outputs(job.uuid).open_file("large")[0] == 60 << 16
+
+
+# Outputs that are not there any more.
+
+
+@pytest.mark.parametrize("at", [0, 30])
+def test_outputs_that_are_gone_are_noted(world, slow, at):
+    job = ended(world, slow, 60)
+    slow.raises = lambda number: Gone("The pod is not there any more.") if number == at else None
+    until(world, lambda: is_done(world, job))
+    assert note(world, job, MISSING) == "Its outputs could not be fetched: The pod is not there any more."
+    for strategy in ("resume", "copy"):
+        with pytest.raises(Invalid, match="missing"):
+            submitting.clone(world.read(job), world.user, strategy, {}, world.settings)
+    submitting.clone(world.read(job), world.user, "restart", {}, world.settings)
+
+
+def test_log_that_is_gone_is_noted(world, monkeypatch):
+    job = world.submit(log="x", outputs='{"a": "A"}')
+
+    def gone(*_):
+        raise Gone("The pod is not there any more.")
+
+    monkeypatch.setattr(world.runner, "logs", gone)
+    world.end(job)
+    assert note(world, job, "log") == "The rest of its log could not be fetched: The pod is not there any more."
+    assert note(world, job, MISSING) is None
+
+
+@pytest.mark.parametrize("outputs", ["{}", '{"a": "A"}'])
+def test_cleared_backend_is_not_missing_outputs(world, monkeypatch, outputs):
+    """A crash between the removal in the backend and the terminal status."""
+    job = world.submit(log="x", outputs=outputs)
+    with monkeypatch.context() as patch:
+        patch.setattr("polyjob.engine.running.JobPart._record_end", lambda *_: None)
+        for _ in range(20):
+            world.engine.run_pass()
+            world.clock.move(1.0)
+    assert not is_done(world, job) and not world.runner.inventory()
+    world.restart()
+    world.end(job)
+    assert world.read(job).notes is None
+    assert world.store.job_log(job.uuid).read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("reason", ["start", "image"])
+def test_command_that_never_ran_misses_nothing(world, slow, reason):
+    job = world.submit(reason=reason)
+    slow.pieces[job.uuid] = 1
+    slow.raises = lambda number: Gone("never started")
+    world.end(job)
+    assert note(world, job, MISSING) is None
