@@ -75,15 +75,16 @@ def list_archived(owner: User) -> ModelSelect[Build]:
 
 def resolve(job: Job, python: str = "") -> tuple[Build, str]:
     """The build that a job runs on, and why that one: the newest of its project with the same key that is done or
-    under way, else a new one. `nocache` always makes a new one. `python` as in `specs.build_key`. Must be called inside
-    `database.write`."""
+    under way, else a new one. `nocache` always makes a new one. `python` as in `specs.build_key`. A job
+    that only named its build gets one like that. Must be called inside `database.write`."""
     files = job.code.files if job.code else {}
-    key, parts = specs.build_key(job.config, job.runner, files, python)
-    nocache = bool(job.config["build"].get("nocache"))
+    config = job.config if job.config.get("build") or job.build is None else job.build.config
+    key, parts = specs.build_key(config, job.runner, files, python)
+    nocache = bool(config["build"].get("nocache"))
     found = None if nocache else _reusable(job.project_id, key)
     if found is not None:
         return found, "reused, as the same build is done" if found.status.is_done else "joined, as it is under way"
-    columns = {"config": {"build": job.config["build"]}, "runner": job.runner, "key": key, "key_parts": parts}
+    columns = {"config": {"build": config["build"]}, "runner": job.runner, "key": key, "key_parts": parts}
     build = _make(job.project, job.user, columns | {"code": job.code_id}, nocache=nocache)
     return build, (build.reason or {}).get("text", "")
 

@@ -28,7 +28,7 @@ from runners.base import BuildFailed, BuildSpec, RunnerSettings, RunnerUnavailab
 from runners.build_log import BuildLog
 from runners.marks import kill_marked
 from runners.process_environment import account_of, inherited, temporary_folder
-from runners.trees import give_tree, remove_tree
+from runners.trees import give_tree, open_to_owner, remove_tree
 
 GRACE = 5.0
 PATIENCE = 20.0
@@ -118,20 +118,23 @@ def python_for_builds(settings: RunnerSettings) -> str:
 def build(spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool], settings: RunnerSettings) -> str | None:
     """`Runner.build`."""
     kill_marked(spec.uuid)
-    folder = Path(spec.folder)
+    folder, temporary = Path(spec.folder), Path(temporary_folder(settings, spec.uuid))
+    env = folder / "env"
+    open_to_owner(folder)  # an earlier attempt may have taken its permissions
     try:
-        temporary = Path(temporary_folder(settings, spec.uuid))
-        for path in (folder / "env", folder / "work", temporary):
+        for path in (env, folder / "work", temporary):
             remove_tree(path)
         if not spec.steps and not spec.env:
             return None
         try:
-            return _Build(spec, log, cancelled, settings, folder, temporary).run().text()
+            _Build(spec, log, cancelled, settings, folder, temporary).run()
         finally:
+            open_to_owner(folder)
             with contextlib.suppress(OSError):
                 remove_tree(temporary)
     except OSError as error:
         raise RunnerUnavailable(f"the build could not be run: {error.strerror or error}") from error
+    return Artifact(str(env), spec.env, python_of(str(env))).text()
 
 
 class _Build:
@@ -156,7 +159,7 @@ class _Build:
         self.plain_env = base | {"PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary), name: value}
         self.env = Artifact(str(self.env_folder), spec.env).into(self.plain_env)
 
-    def run(self) -> Artifact:
+    def run(self) -> None:
         self._make_folders()
         try:
             self.log.say(f"Making a virtualenv with {self.python}")
@@ -171,7 +174,6 @@ class _Build:
                     raise BuildFailed(f"step {number} ended with exit code {code}: {_short(step)}", number, code)
         finally:
             self.log.end()
-        return Artifact(str(self.env_folder), self.spec.env, python_of(str(self.env_folder)))
 
     def _make_folders(self) -> None:
         """Make the folders with all their files, and only then give them to the account."""

@@ -11,6 +11,7 @@ from polyjob import builds, jobs, submitting
 from polyjob.engine import finishing, passes, running
 from polyjob.models import Build
 from polyjob.statuses import Status
+from runners.base import Outdated
 
 BUILD = {"image": "img", "build_steps": ["make"]}
 FAILING = BUILD | {"env_vars": [["FAKE_BUILD_FAIL", "1:3"]]}
@@ -70,6 +71,28 @@ def test_processes_that_a_command_left_behind_are_noted(world, names):
     assert note["kind"] == "stragglers"
     assert all(f"`{name}`" in note["text"] for name in names.split())
     assert world.statuses(job)[-1] == "succeeded"
+
+
+def test_a_job_that_named_an_outdated_build_gets_a_new_one_like_it(world, monkeypatch):
+    world.submit(build=BUILD)
+    world.settle()
+    old = Build.get()
+    body = {"config": {"version": 1, "kind": "job", "run": {"cmd": "true"}}, "build_job": old.id}
+    job = submitting.create(world.project, world.user, body, world.settings)
+    start, refused = world.runner.start, []
+
+    def refuse_once(spec, artifact):
+        if not refused:
+            refused.append(spec.uuid)
+            raise Outdated("its Python is missing")
+        return start(spec, artifact)
+
+    monkeypatch.setattr(world.runner, "start", refuse_once)
+    world.settle()
+    assert world.statuses(job)[-1] == "succeeded"
+    new = world.read(job).build
+    assert new != old
+    assert (new.config, new.key) == (old.config, old.key)
 
 
 def test_a_job_that_is_stopped_before_its_start_waits_for_nothing_any_more(world):

@@ -351,6 +351,35 @@ class TestPython:
         assert process.run("true", artifact)[0].succeeded
         assert json.loads(artifact or "")["python"].startswith(os.path.realpath("/bin/sh"))
 
+    def test_in_the_temporary_folder_is_none(self, make_process: Callable[..., ProcessHarness], recorder: str) -> None:
+        """Else each of its jobs would find it missing and have it built again, without end."""
+        process = make_process(options={"python": recorder})
+        step = "cp /bin/sh $TMPDIR/python; ln -sfn $TMPDIR/python $VIRTUAL_ENV/bin/python"
+        artifact, _ = build(process, process.build_spec(step))
+        assert json.loads(artifact or "")["python"] is None
+        assert process.run("true", artifact)[0].succeeded
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_build_that_takes_the_permissions_of_its_folder_can_be_used_and_made_again(
+    make_process: Callable[..., ProcessHarness], public: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", EXECUTABLE_BY_ALL)
+    require("python3", Path(EXECUTABLE_BY_ALL).exists(), "no Python that every account can execute")
+
+    def build_and_run() -> None:
+        process = ProcessHarness(public / "own")
+        try:
+            spec = process.build_spec("chmod 000 $VIRTUAL_ENV . ..")
+            for _ in range(2):
+                artifact, _ = build(process, spec)
+                assert process.run("true", artifact)[0].succeeded
+        finally:
+            process.close()
+
+    (public / "own").mkdir()
+    as_nobody(build_and_run, public / "own")
+
 
 WHEEL = """
 import zipfile
