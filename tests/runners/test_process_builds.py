@@ -370,7 +370,7 @@ def test_a_build_that_takes_the_permissions_of_its_folder_can_be_used_and_made_a
     def build_and_run() -> None:
         process = ProcessHarness(public / "own")
         try:
-            spec = process.build_spec("chmod 000 $VIRTUAL_ENV . ..")
+            spec = process.build_spec("chmod 000 $VIRTUAL_ENV . $(dirname $VIRTUAL_ENV)")
             for _ in range(2):
                 artifact, _ = build(process, spec)
                 assert process.run("true", artifact)[0].succeeded
