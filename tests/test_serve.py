@@ -438,6 +438,17 @@ def test_gunicorn_alone_says_in_one_line_what_is_wrong(tmp_path):
 EVIL = "import os; open({marker!r}, 'a').write(__name__ + ' ')"
 
 
+def test_gunicorn_alone_refuses_to_speak_tls(tmp_path):
+    (tmp_path / "pem").write_text("")
+    files = ["--certfile", str(tmp_path / "pem"), "--keyfile", str(tmp_path / "pem")]
+    environ = os.environ | {"POLYJOB_DATA_DIR": str(tmp_path / "data"), "POLYJOB_PORT": "0"}
+    command = [sys.executable, "-m", "gunicorn", "wsgi:app", *files]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, env=environ)
+    assert done.returncode == 1
+    assert "the server speaks no TLS" in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.fixture
 def start_folder(tmp_path):
     """A folder of somebody else's, with modules that say when they are imported."""

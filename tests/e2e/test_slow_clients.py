@@ -6,13 +6,16 @@ import contextlib
 import http.client
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from polyjob import connections, web_worker
+from polyjob.api.limits import MAX_FAILURES
 from tests.e2e.conftest import JOBS, Server, eventually
 
 THREADS = 8
@@ -163,6 +166,18 @@ def test_broken_chunk_is_a_bad_request(body: bytes, detail: str, server: Server,
     capfd.readouterr()
     assert answer_to(server, POST + b"Transfer-Encoding: chunked\r\n\r\n" + body).status == 400
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_parallel_logins_pass_no_limit_and_leave_the_server_responsive(server: Server) -> None:
+    def log_in(number: int) -> int:
+        return server.call("POST", "/api/v1/users/token", {"username": "root", "password": f"wrong {number}"}).status
+
+    with ThreadPoolExecutor(60) as pool:
+        tries = [pool.submit(log_in, number) for number in range(60)]
+        assert health_delay(server) < 5.0
+        statuses = Counter(each.result() for each in tries)
+    assert set(statuses) <= {401, 429, 503}
+    assert statuses[401] <= MAX_FAILURES + 2  # a slow run may get the next ones after a wait of 1 s and 2 s
 
 
 def test_stop_does_not_wait_for_slow_clients(tmp_path: Path) -> None:
