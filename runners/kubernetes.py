@@ -48,6 +48,7 @@ from runners.base import (
 )
 from runners.kubernetes_api import Api, Listing, Object, Refused
 from runners.kubernetes_builds import GONE, build_image, is_own, is_there, not_for_jobs, pod_name
+from runners.kubernetes_claims import Carriers
 from runners.kubernetes_exec import Failed, NotRun, run
 from runners.kubernetes_files import Gift, Giving
 from runners.kubernetes_hints import Hints
@@ -58,7 +59,7 @@ from runners.kubernetes_states import Pod, Seen
 from runners.kubernetes_sweeping import Sweeping
 from runners.kubernetes_troubles import Troubles
 from runners.machine_faults import is_machine_fault
-from runners.manifests import HELPER, INPUT, INSTALLATION, JOB, MAIN
+from runners.manifests import CLAIM, HELPER, HOME, INPUT, INSTALLATION, JOB, MAIN
 from runners.records import Records
 
 EXEC = 20.0
@@ -89,6 +90,7 @@ class KubernetesRunner(RemoteRunner):
         """The pods as they were last listed, and what they say."""
         self._hints = Hints(self._api, self._selector, wake, self._note_end)
         self._giving = Giving(self._api, self._records.folder)
+        self._carriers = Carriers(self._api, self.options, settings.installation)
         self._logs = Logs()
         self._lock = threading.Lock()
         self._space: str | None = None
@@ -397,9 +399,12 @@ class KubernetesRunner(RemoteRunner):
         with _said():
             api = self._api
             pod = self._own_pod(api, told) if told["id"] else None
+            has_files = self._has_files(told, pod)
             if pod is not None:
-                self._remove(api, pod)
+                has_files = not self._remove(api, pod) and has_files
                 kubernetes_pods.wait_until_gone(api, pod["metadata"]["name"], told["id"])
+            if has_files:
+                self._carriers.clear(told["uuid"])
         identity, name = told["id"], f"polyjob-{told['uuid']}"
         self._exits.pop(identity, None)
         self._disruptions.pop(identity, None)
@@ -412,14 +417,22 @@ class KubernetesRunner(RemoteRunner):
         self._logs.forget(name)
         self._records.remove(told["uuid"], FILES, STOP, END)
 
-    def _remove(self, api: Api, pod: Pod) -> None:
-        """Without a grace only where nothing of the job runs: then nobody has to be waited for."""
-        if self.options.claim and kubernetes_states.container_runs(pod, HELPER):
+    def _has_files(self, told: Mapping[str, Any], pod: Pod | None) -> bool:
+        """Whether the claim may hold files of a job."""
+        is_nowhere = pod is not None and not (pod.get("spec") or {}).get("nodeName")
+        return bool(self.options.claim and told["id"]) and not is_nowhere and not self._never_ran(told)
+
+    def _remove(self, api: Api, pod: Pod) -> bool:
+        """Delete a pod, without a grace only where nothing of the job runs: then nobody has to be waited for. Return
+        whether its files in the claim were removed before."""
+        is_over, is_cleared = isinstance(kubernetes_states.seen(pod).state, Exited), False
+        if self.options.claim and is_over and kubernetes_states.container_runs(pod, HELPER):
             with contextlib.suppress(NotRun, Failed):
-                kubernetes_files.remove_all(api, pod["metadata"]["name"])
-        is_over = isinstance(kubernetes_states.seen(pod).state, Exited)
+                kubernetes_files.remove_all(api, pod["metadata"]["name"], pod["metadata"]["labels"][JOB])
+                is_cleared = True
         is_nowhere = not (pod.get("spec") or {}).get("nodeName")
         kubernetes_pods.delete(api, pod, 0 if is_over or is_nowhere else 1)
+        return is_cleared
 
     def fence(self, uuid: str) -> str | None:
         """A pod of that name that is never scheduled also stops a start whose request is still on its way."""
@@ -471,22 +484,25 @@ class KubernetesRunner(RemoteRunner):
             pod = self._own_pod(self._api, told) if told["id"] else None
             if pod is None and self._never_ran(told):
                 return
-            self._refuse_without_helper(pod)
+            name, home = self._place_of_files(told, pod)
             try:
-                yield from kubernetes_files.fetch(self._api, f"polyjob-{told['uuid']}")
+                yield from kubernetes_files.fetch(self._api, name, home)
             except (NotRun, Failed) as error:
                 kind = RunnerUnavailable if is_machine_fault(str(error)) else RunnerRefused
                 raise kind(f"The outputs cannot be fetched from the job's pod: {error}") from None
 
-    def _refuse_without_helper(self, pod: Pod | None) -> None:
-        """Raises Gone where there is no helper container that could give the outputs, and never will be."""
+    def _place_of_files(self, told: Mapping[str, Any], pod: Pod | None) -> tuple[str, str]:
+        """(The pod whose helper has the job's files, the folder in which it has them). Raises as `outputs`."""
+        runs = kubernetes_states.container_runs(pod, HELPER) if pod is not None else False
+        if runs is not False and pod is not None:
+            if runs is None and self._troubles.helper_is_late(pod):
+                raise Gone("The helper container of the job's pod cannot be started.")
+            return pod["metadata"]["name"], HOME
+        if self.options.claim and told["id"]:
+            return self._carriers.pod(told["uuid"]), f"{CLAIM}/{told['uuid']}"
         if pod is None:
             raise Gone("The pod of the job is not there any more.")
-        runs = kubernetes_states.container_runs(pod, HELPER)
-        if runs is False:
-            raise Gone(f"{kubernetes_states.end_of(pod, HELPER)}.")
-        if runs is None and self._troubles.helper_is_late(pod):
-            raise Gone("The helper container of the job's pod cannot be started.")
+        raise Gone(f"{kubernetes_states.end_of(pod, HELPER)}.")
 
     def _never_ran(self, told: Mapping[str, Any]) -> bool:
         """Whether it is known that nothing of the job ran, so that it has left neither a log nor outputs."""

@@ -17,7 +17,7 @@ from runners import archives, kubernetes_states
 from runners.base import RunnerUnavailable
 from runners.kubernetes_api import Api, Refused
 from runners.kubernetes_exec import Failed, NotRun, run, stream
-from runners.manifests import CODE, GIVEN, HELPER, HOME, INPUT, LOGS, OUTPUTS
+from runners.manifests import CLAIM, CODE, GIVEN, HELPER, HOME, INPUT, LOGS, OUTPUTS
 
 PIECE = 120.0
 """Seconds that a piece of a file may take."""
@@ -31,7 +31,7 @@ FIRST_REST, LONGEST_REST = 1.0, 30.0
 """Seconds before files are put in again, after that has failed."""
 _UNPACK = "head -c {} | tar xof - -C /"
 _PACK = (
-    f"cd {HOME} || exit 0; if [ -d outputs ] && ! [ -L outputs ]; then cd outputs && exec tar cf - .; fi; "
+    "cd {} || exit 0; if [ -d outputs ] && ! [ -L outputs ]; then cd outputs && exec tar cf - .; fi; "
     "if [ -e outputs ] || [ -L outputs ]; then exec tar cf - outputs; fi"
 )
 
@@ -86,9 +86,11 @@ def _has_taken(api: Api, pod: str) -> bool:
         time.sleep(0.1)
 
 
-def fetch(api: Api, pod: str) -> Iterator[bytes]:
-    """The outputs folder, as `RemoteRunner.outputs` has it. Raises NotRun, Failed, Refused, RunnerUnavailable."""
-    packed = stream(api, pod, HELPER, ["/bin/sh", "-c", _PACK], PIECE)
+def fetch(api: Api, pod: str, home: str = HOME) -> Iterator[bytes]:
+    """The outputs folder, as `RemoteRunner.outputs` has it. `home` is where the pod's helper has the job's files.
+
+    Raises NotRun, Failed, Refused, RunnerUnavailable."""
+    packed = stream(api, pod, HELPER, ["/bin/sh", "-c", _PACK.format(home)], PIECE)
     first = next(packed, None)
     if first is None:
         return
@@ -101,9 +103,9 @@ def fetch(api: Api, pod: str) -> Iterator[bytes]:
     yield archives.END_OF_ARCHIVE
 
 
-def remove_all(api: Api, pod: str) -> None:
-    """Remove what the containers of a pod share. Raises as `fetch`."""
-    run(api, pod, HELPER, ["/bin/sh", "-c", f"rm -rf {HOME}/* {HOME}/.[!.]*"], PIECE)
+def remove_all(api: Api, pod: str, uuid: str) -> None:
+    """Remove the files of a job from the claim that the helper of a pod has. Raises as `fetch`."""
+    run(api, pod, HELPER, ["rm", "-rf", f"{CLAIM}/{uuid}"], PIECE)
 
 
 def _output_name(name: str) -> str | None:

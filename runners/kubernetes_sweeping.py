@@ -1,4 +1,5 @@
-"""Pods of ours that belong to no job and serve no more: names that were taken, and builders that nobody listens to."""
+"""Pods of ours that belong to no job and serve no more: names that were taken, builders that nobody listens to, and
+those that had files of a claim."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from runners import kubernetes_pods
 from runners.kubernetes_api import Api, Object, Refused
 from runners.kubernetes_states import moment_of
-from runners.manifests import BUILD, FENCE
+from runners.manifests import BUILD, CARRIER, FENCE
 
 STALE_AFTER = 600.0
 """Seconds after which no request can still be on its way, nor an engine about to take up a build again."""
@@ -43,7 +44,7 @@ class Sweeping:
         now, alone = time.monotonic(), {}
         for pod in pods:
             labels, identity = pod["metadata"]["labels"], pod["metadata"]["uid"]
-            is_fence = FENCE in labels
+            is_fence = FENCE in labels or CARRIER in labels
             if BUILD in labels and not self._followed[pod["metadata"]["name"]]:
                 alone[identity] = self._alone.get(identity, now)
             age = now - alone.get(identity, now)

@@ -16,6 +16,8 @@ Manifest = dict[str, Any]
 
 INSTALLATION, JOB, BUILD, FENCE = "polyjob.installation", "polyjob.job", "polyjob.build", "polyjob.fence"
 """Labels of what is ours; a job's uuid, a build's uuid, and a job that is never to run."""
+CARRIER = "polyjob.files"
+"""Label: the uuid of a job whose files a pod fetches from a claim."""
 BUILD_TIMEOUT = "polyjob.build-timeout"
 """Annotation: the seconds that the build steps in a job's container may take."""
 MAIN, HELPER, STEPS, INPUT, KEPT, BUILDER = "job", "files", "steps", "input", "image-files", "builder"
@@ -23,6 +25,8 @@ MAIN, HELPER, STEPS, INPUT, KEPT, BUILDER = "job", "files", "steps", "input", "i
 ones before them: what takes files in, and what keeps those of a built image; and that of a build."""
 HOME = "/polyjob"
 """The folder that the containers of a pod share."""
+CLAIM = "/polyjob-claim"
+"""Where the helper finds the files of all jobs that share a claim."""
 OUTPUTS, LOGS, CODE = f"{HOME}/outputs", f"{HOME}/logs", f"{HOME}/code"
 GIVEN, BUILT, ENDED = f"{HOME}/.given", f"{HOME}/.built", f"{HOME}/.ended"
 """Files that say: all is put in; the steps are done; the command has ended."""
@@ -32,6 +36,8 @@ CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["NET_RA
 to a user of their own."""
 KEEP = 7 * 86_400
 """Seconds that the outputs of a job that has ended can be fetched."""
+CARRIES = 3600
+"""Seconds that a pod which gives or removes files of a claim lives at most."""
 SLACK = 6 * 3600
 """Seconds that a pod may live beyond all that its job is granted."""
 LONGEST = 2**31 - 1
@@ -117,6 +123,8 @@ def job_pod(spec: JobSpec, artifact: Artifact, options: Options) -> Manifest:
     for container in [*before, *containers]:
         container["volumeMounts"] = [{"name": "files", "mountPath": HOME, **shared}]
     containers[-1]["volumeMounts"].append(_code(shared))
+    if options.claim:
+        containers[0]["volumeMounts"].append(_ALL_FILES)
     pod = {
         **_common(options),
         "terminationGracePeriodSeconds": max(1, math.ceil(spec.grace)),
@@ -201,6 +209,20 @@ def fence_pod(name: str, uuid: str, installation: str, options: Options) -> Mani
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
     }
     return _pod(name, {INSTALLATION: installation, FENCE: uuid}, {}, told)
+
+
+def carrier_pod(name: str, uuid: str, installation: str, options: Options) -> Manifest:
+    """A pod of the helper alone, which waits and has the files of all jobs in the claim."""
+    helper = _helper(HELPER, options, f'trap "exit 0" TERM; sleep {CARRIES} & wait $!') | {"volumeMounts": [_ALL_FILES]}
+    told = {
+        **_common(options),
+        "terminationGracePeriodSeconds": 1,
+        "activeDeadlineSeconds": CARRIES,
+        "containers": [helper],
+        "volumes": [{"name": "files", **_volume(options)}],
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+    }
+    return _pod(name, {INSTALLATION: installation, CARRIER: uuid}, {}, told)
 
 
 def literal(text: str) -> str:
@@ -297,6 +319,10 @@ def _volume(options: Options) -> Manifest:
 def _shared(spec: JobSpec, options: Options) -> Manifest:
     """Where in its volume the files of a job are."""
     return {"subPath": f"polyjob/{spec.uuid}"} if options.claim else {}
+
+
+_ALL_FILES: Manifest = {"name": "files", "mountPath": CLAIM, "subPath": "polyjob"}
+"""A folder cannot be removed from within: this is the one above it."""
 
 
 def _code(shared: Manifest) -> Manifest:

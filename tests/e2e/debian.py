@@ -9,7 +9,7 @@ from typing import Any
 
 PACKAGES = (
     "base-files", "bash", "coreutils", "dash", "grep", "libacl1", "libattr1", "libbz2-1.0", "libc6", "libcrypt1",
-    "libdb5.3", "libexpat1", "libffi8", "libgmp10", "liblzma5", "libncursesw6", "libnsl2", "libpcre2-8-0",
+    "libdb5.3", "libexpat1", "libffi8", "libgcc-s1", "libgmp10", "liblzma5", "libncursesw6", "libnsl2", "libpcre2-8-0",
     "libpython3.11-minimal", "libpython3.11-stdlib", "libreadline8", "libselinux1", "libsqlite3-0", "libssl3",
     "libtinfo6", "libtirpc3", "libuuid1", "media-types", "python3-distutils", "python3-pip-whl",
     "python3-setuptools-whl", "python3.11", "python3.11-minimal", "python3.11-venv", "zlib1g", "ca-certificates",

@@ -17,6 +17,7 @@ from typing import Any
 import docker
 import pytest
 
+from runners import RUNNERS
 from tests.e2e.conftest import ROOT, eventually
 from tests.e2e.debian import can_be_made, make_base
 from tests.require import require
@@ -108,6 +109,17 @@ class Contained:
     def close(self) -> None:
         self.engine.remove_container(self.container, force=True)
         self.engine.remove_volume(self.volume, force=True)
+
+
+@pytest.mark.parametrize("runner", ["process", "docker", "kubernetes"])
+def test_image_has_all_that_a_runner_needs(engine: Any, image: str, runner: str) -> None:
+    code = f"import {RUNNERS[runner].partition(':')[0]}"
+    made = engine.create_container(image, ["python", "-c", code])["Id"]
+    try:
+        engine.start(made)
+        assert engine.wait(made)["StatusCode"] == 0, engine.logs(made).decode()
+    finally:
+        engine.remove_container(made, force=True)
 
 
 def test_it_runs_jobs_beside_itself_and_they_outlive_it(engine: Any, image: str) -> None:

@@ -335,16 +335,85 @@ class TestFiles:
         assert size < sum(map(len, harness.remote.outputs(handle))) < size + (1 << 20)
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 24 << 10
 
-    def test_a_claim_holds_them_and_is_cleared(self, make_kubernetes: Make, cluster: Any, tmp_path: Path) -> None:
-        require("the stand-in", cluster is not None)
-        cluster.add("persistentvolumeclaims", "shared", spec={"accessModes": ["ReadWriteMany"]})
-        harness = make_kubernetes(claim="shared")
-        code = archive(tmp_path / "code.tar.gz", ("a.txt", "code"))
-        end, log, handle = run(harness, "cat a.txt; echo x > $POLYAXON_RUN_OUTPUTS_PATH/f", code=code)
+
+class TestClaims:
+    @pytest.fixture
+    def claiming(self, make_kubernetes: Make, harness: KubernetesHarness) -> Iterator[KubernetesHarness]:
+        harness.cluster.add("persistentvolumeclaims", "shared", spec={"accessModes": ["ReadWriteMany"]})
+        yield make_kubernetes(harness.folder / "claiming", claim="shared", patience="5")
+        harness.cluster.schedule_nothing(None)
+        harness.cluster.remove("persistentvolumeclaims", "shared")
+
+    def left(self, harness: KubernetesHarness) -> list[Path]:
+        """What jobs have in the claim."""
+        return list(harness.cluster.kubeconfig.parent.glob("claims/default/shared/polyjob/*"))
+
+    def wait_for_outputs(self, harness: KubernetesHarness, handle: str) -> dict[str, bytes]:
+        def outputs() -> Any:
+            with contextlib.suppress(RunnerUnavailable):
+                return [harness.outputs(handle)]
+
+        return dict(wait_for(outputs)[0])
+
+    def clean(self, harness: KubernetesHarness, handle: str) -> None:
+        def is_clean() -> bool:
+            with contextlib.suppress(RunnerUnavailable):
+                harness.runner.clean(handle)
+                return True
+            return False
+
+        wait_for(is_clean)
+
+    def test_claim_holds_files_and_is_cleared(self, claiming: KubernetesHarness) -> None:
+        cmd = "cat a.txt; echo x > $POLYAXON_RUN_OUTPUTS_PATH/f"
+        end, log, handle = run(claiming, cmd, code=_code(claiming))
         assert (end.code, log) == (0, b"code")
-        assert harness.outputs(handle) == {"f": b"x\n"}
-        harness.runner.clean(handle)
-        cluster.remove("persistentvolumeclaims", "shared")
+        assert claiming.outputs(handle) == {"f": b"x\n"}
+        assert self.left(claiming)
+        claiming.runner.clean(handle)
+        assert self.left(claiming) == []
+        assert claiming.pods() == []
+
+    @pytest.mark.parametrize("trouble", ["delete", "helper", "evict"])
+    def test_files_outlive_their_pod_and_are_cleared(self, claiming: KubernetesHarness, trouble: str) -> None:
+        spec = claiming.spec("echo x > $POLYAXON_RUN_OUTPUTS_PATH/f; until [ -e /tmp/go ]; do sleep 0.05; done")
+        handle = running(claiming, spec)
+        if trouble == "helper":
+            claiming.cluster.run_out_of_memory(spec.name, "files")
+            wait_for(lambda: "may not be kept" in note_of(claiming, handle))
+            _touch(claiming, spec)
+        elif trouble == "evict":
+            claiming.cluster.evict(spec.name)
+        else:
+            claiming.cluster.delete(spec.name, 0)
+        wait_for(lambda: _over(claiming, handle))
+        assert self.wait_for_outputs(claiming, handle) == {"f": b"x\n"}
+        self.clean(claiming, handle)
+        assert self.left(claiming) == []
+        assert claiming.pods() == []
+
+    def test_claim_that_no_pod_can_reach_holds_nothing_up(self, claiming: KubernetesHarness, monkeypatch: Any) -> None:
+        spec = claiming.lasts()
+        handle = running(claiming, spec)
+        claiming.cluster.schedule_nothing("0/1 nodes are available")
+        claiming.cluster.delete(spec.name, 0)
+        wait_for(lambda: _over(claiming, handle))
+        with pytest.raises(RunnerUnavailable, match="claim"):
+            list(claiming.remote.outputs(handle))
+        now = time.monotonic
+        monkeypatch.setattr("runners.kubernetes_claims.time.monotonic", lambda: now() + 60)
+        with pytest.raises(Gone, match="cannot be started"):
+            list(claiming.remote.outputs(handle))
+        self.clean(claiming, handle)
+        assert claiming.pods() == []
+
+    def test_job_that_never_ran_needs_no_pod_for_its_files(self, claiming: KubernetesHarness) -> None:
+        claiming.cluster.schedule_nothing("0/1 nodes are available")
+        handle = claiming.runner.start(claiming.lasts(), None)
+        claiming.runner.stop(handle, force=False)
+        claiming.end(handle)
+        claiming.runner.clean(handle)
+        assert claiming.pods() == []
 
 
 class TestEnds:

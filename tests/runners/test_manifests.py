@@ -10,7 +10,7 @@ import pytest
 from runners import manifests
 from runners.base import BuildSpec, JobSpec, Placement, Resources, StartFailed
 from runners.kubernetes_options import Options
-from runners.manifests import Artifact, artifact_of, build_pod, fence_pod, job_pod, literal
+from runners.manifests import Artifact, artifact_of, build_pod, carrier_pod, fence_pod, job_pod, literal
 
 UUID, INSTALLATION = "c" * 32, "a" * 32
 OPTIONS = Options(helper_image="helper:1")
@@ -284,6 +284,7 @@ def test_a_deadline_is_one_that_the_cluster_takes() -> None:
                  resources=Resources(gpu=1)), Artifact("r/polyjob:1", "image:1"), EVERYTHING),
         pod(artifact=Artifact("image:1", "image:1", ("true",), 60.0)),
         build_pod(build_spec(), "polyjob-build-b", "registry/polyjob:b", EVERYTHING),
+        carrier_pod("polyjob-files-c", UUID, INSTALLATION, EVERYTHING),
         fence_pod("polyjob-x", UUID, INSTALLATION, OPTIONS),
     ],
 )  # fmt: skip
@@ -340,3 +341,15 @@ def test_no_container_of_a_job_has_raw_sockets() -> None:
     for item in [*made["initContainers"], *made["containers"]]:
         assert item["securityContext"]["capabilities"]["drop"] in (["NET_RAW"], ["ALL"])
         assert item["securityContext"]["allowPrivilegeEscalation"] is False
+
+
+def test_only_helpers_have_the_files_of_all_jobs() -> None:
+    made = job_pod(spec(code="/code"), Artifact("b", "a", ("true",), 10.0), Options(claim="shared"))["spec"]
+    everything = {"name": "files", "mountPath": "/polyjob-claim", "subPath": "polyjob"}
+    for item in [*made["initContainers"], *made["containers"]]:
+        assert (everything in item["volumeMounts"]) is (item["name"] == "files")
+    carrier = carrier_pod("polyjob-files-c", UUID, INSTALLATION, Options(claim="shared"))
+    assert names(carrier) == ([], ["files"])
+    assert container(carrier, "files")["volumeMounts"] == [everything]
+    assert carrier["metadata"]["labels"]["polyjob.files"] == UUID
+    assert carrier["spec"]["volumes"] == [{"name": "files", "persistentVolumeClaim": {"claimName": "shared"}}]

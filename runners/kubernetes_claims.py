@@ -1,0 +1,58 @@
+"""The files of a job in a claim, where the job's own pod cannot give or remove them: a pod of polyjob's does so.
+
+Such a pod mounts the claim and waits. It goes when the job is cleared away, and otherwise after some minutes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from runners import kubernetes_files, kubernetes_pods, kubernetes_refusals, kubernetes_states
+from runners.base import Gone, RunnerUnavailable
+from runners.kubernetes_api import Api, Refused
+from runners.kubernetes_exec import Failed, NotRun
+from runners.kubernetes_options import Options
+from runners.manifests import HELPER, carrier_pod
+
+
+class Carriers:
+    """See the module. What it remembers may be lost: then patience begins again."""
+
+    def __init__(self, api: Api, options: Options, installation: str) -> None:
+        self._api = api
+        self._options = options
+        self._installation = installation
+        self._since: dict[str, float] = {}
+
+    def pod(self, uuid: str) -> str:
+        """Return the name of the pod that has a job's files, which is made where there is none.
+
+        Raises RunnerUnavailable until it runs, Gone where it does not within the patience, and Refused."""
+        name = _name(uuid)
+        found = kubernetes_pods.find(self._api, name)
+        if found is None:
+            try:
+                manifest = carrier_pod(name, uuid, self._installation, self._options)
+                found = kubernetes_pods.create(self._api, manifest)
+            except Refused as error:
+                raise kubernetes_refusals.of_one(error) from None
+        if found is not None and kubernetes_states.container_runs(found, HELPER):
+            return name
+        if time.monotonic() - self._since.setdefault(uuid, time.monotonic()) > self._options.patience:
+            raise Gone("The pod that could give the job's files from its claim cannot be started.")
+        raise RunnerUnavailable("The job's files are in a claim, and a pod that can give them is being started.")
+
+    def clear(self, uuid: str) -> None:
+        """Remove a job's files, and the pod that did it. Idempotent. Files that no pod can reach stay. Raises
+        RunnerUnavailable, RunnerRefused and Refused."""
+        with contextlib.suppress(Gone, NotRun, Failed):
+            kubernetes_files.remove_all(self._api, self.pod(uuid), uuid)
+        self._since.pop(uuid, None)
+        found = kubernetes_pods.find(self._api, _name(uuid))
+        if found is not None:
+            kubernetes_pods.delete(self._api, found, 0)
+
+
+def _name(uuid: str) -> str:
+    return f"polyjob-files-{uuid}"
