@@ -225,7 +225,8 @@ def greeting(settings: Settings) -> list[str]:
     shown = f"token {token}" if token else "token $POLYJOB_TOKEN"
     quote = shlex.quote if token else _in_double_quotes
     authorization = quote(f"Authorization: {shown}")
-    build = {"build": {"image": FIRST_IMAGE}} if REQUIRED.get(settings.runner) else {}
+    image = settings.kube_helper_image if settings.runner == "kubernetes" else FIRST_IMAGE  # its nodes have that one
+    build = {"build": {"image": image}} if REQUIRED.get(settings.runner) else {}
     body = json.dumps({"config": FIRST_JOB | build})
     number = next_job_id()
     where = (

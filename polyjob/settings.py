@@ -219,7 +219,7 @@ class Settings:
         _seconds, "600", "Kubernetes: time that a pod may find no node, or no image, before its job fails."
     )
     kube_helper_image: str = _setting(
-        _text, "busybox:stable", "Kubernetes: image with `sh`, `tar`, `head` and `sleep` that carries files."
+        _text, "busybox:stable", "Kubernetes: image with `sh`, `tar`, `head`, `rm` and `sleep` that carries files."
     )
     kube_helper_resources: str = _setting(
         _resources,

@@ -25,6 +25,8 @@ from runners.kubernetes_exec import Failed, NotRun
 from runners.kubernetes_logs import LogCursor, Logs
 from runners.kubernetes_options import Options
 from runners.kubernetes_refusals import of_create
+from runners.kubernetes_states import Trouble
+from runners.kubernetes_troubles import Troubles
 from runners.machine_faults import is_machine_fault
 from runners.manifests import BUILD, BUILDER, HOME, INPUT, INSTALLATION, Artifact, build_pod
 from runners.registry import Unanswered, digest_of, repository_of
@@ -136,7 +138,8 @@ class _Build:
         self.api, self.spec, self.log, self.cancelled, self.options = api, spec, log, cancelled, options
         self.folder, self.image, self.name = folder, image, pod_name(spec)
         self.deadline = time.monotonic() + spec.timeout
-        self.troubled_since: float | None = None
+        self.troubles = Troubles(api, options.patience)
+        self.trouble: Trouble | None = None
         self.has_given = False
         self.logs, self.cursor, self.tail = Logs(), LogCursor(), b""
 
@@ -226,14 +229,14 @@ class _Build:
                     yield from member(f"{place}/{name}", content.read(LARGEST_FILE))
 
     def _note_trouble(self, pod: Object) -> None:
-        trouble = kubernetes_states.trouble_of(pod)
+        trouble, before = kubernetes_states.trouble_of(pod), self.trouble
+        self.trouble = trouble
         if trouble is None:
-            self.troubled_since = None
+            self.troubles.forget(self.name)
             return
-        if self.troubled_since is None:
-            self.troubled_since = time.monotonic()
+        if before is None or before.kind != trouble.kind:
             self.log.say(trouble.text)
-        if trouble.is_hopeless or time.monotonic() - self.troubled_since > self.options.patience:
+        if self.troubles.is_too_long(self.name, trouble):
             self._delete(pod)
             raise BuildFailed(f"The builder's pod cannot be started: {trouble.text}")
 

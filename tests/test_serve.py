@@ -219,6 +219,13 @@ def test_a_database_that_is_none(verb, tmp_path):
     assert line == f"polyjob: the data folder '{tmp_path}' cannot be used: file is not a database"
 
 
+@pytest.mark.parametrize(("runner", "image"), [("docker", '"busybox"'), ("kubernetes", '"registry.lan/helper:1"')])
+def test_suggested_job_runs_in_an_image_that_is_there(runner, image, settings, project, user):
+    """Of a cluster without a network: the one that the pods of all jobs need."""
+    told = dataclasses.replace(settings, runner=runner, kube_helper_image="registry.lan/helper:1")
+    assert f'"image": {image}' in "\n".join(serve.greeting(told))
+
+
 def test_a_full_disk_while_the_greeting_is_made(settings, monkeypatch):
     def fill_up(settings):
         raise OperationalError("database or disk is full")

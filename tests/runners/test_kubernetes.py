@@ -1150,6 +1150,30 @@ class TestBuilds:
             patient.runner.build(patient.build_spec("true"), log, lambda: False)
         assert b"no-such-builder" in log.getvalue()
 
+    def test_builder_has_new_patience_with_another_trouble(
+        self, make_kubernetes: Make, harness: KubernetesHarness
+    ) -> None:
+        harness.cluster.schedule_nothing("0/1 nodes are available")
+        patient = make_kubernetes(harness.folder / "patient", builder_image="late-builder", patience="3")
+        log, found = io.BytesIO(), []
+
+        def build() -> None:
+            try:
+                patient.runner.build(patient.build_spec("true"), log, lambda: False)
+            except RunnerError as error:
+                found.append(error)
+
+        thread = threading.Thread(target=build)
+        thread.start()
+        wait_for(lambda: b"0/1 nodes" in log.getvalue())
+        time.sleep(1.5)
+        harness.cluster.schedule_nothing(None)
+        wait_for(lambda: b"late-builder" in log.getvalue())
+        time.sleep(2)
+        assert found == []
+        thread.join(20)
+        assert "late-builder" in str(found[0])
+
     def test_a_builder_that_fails_by_itself(self, make_kubernetes: Make, harness: KubernetesHarness) -> None:
         broken = make_kubernetes(harness.folder / "broken", builder_command="echo oops; exit 9")
         with pytest.raises(BuildFailed, match="exit code 9") as caught:
