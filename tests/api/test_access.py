@@ -163,7 +163,8 @@ class TestJobsOwnKey:
 
     def test_may_do_nothing_else(self, app, inside, client):
         client.submit()
-        allowed = {("GET", ""), ("GET", "/statuses"), ("POST", "/statuses"), ("GET", "/logs"), ("POST", "/logs"),
+        allowed = {("GET", ""), ("PATCH", ""), ("PUT", ""), ("GET", "/statuses"), ("POST", "/statuses"),
+                   ("GET", "/logs"), ("POST", "/logs"),
                    ("POST", "/_heartbeat"), ("GET", "/coderef"), ("POST", "/coderef")}  # fmt: skip
         for method, path in routes(app):
             of_job = path.removeprefix(f"{JOBS}/1")

@@ -1,0 +1,112 @@
+"""The worker's bookkeeping of connections; tests/e2e/test_slow_clients.py has it serve real clients."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import selectors
+import socket
+import time
+from types import SimpleNamespace
+
+import pytest
+from gunicorn.config import Config
+
+from polyjob import web_worker
+from polyjob.connections import Answer, Outbox, Phase
+from polyjob.web_worker import Worker, raise_file_limit
+
+
+@pytest.fixture
+def worker():
+    """A worker that listens on a port of its own; its loop does not run."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    config = Config()
+    config.set("worker_connections", 3)
+    made = Worker(0, 0, [listener], None, 30, config, logging.getLogger(__name__))
+    made.poller = selectors.DefaultSelector()
+    made.listener = listener
+    made.clients = []
+    yield made
+    for connection in list(made._waiting):
+        made._discard(connection)
+    for each in (*made.clients, made.poller, listener, made.tmp):
+        each.close()
+
+
+def connect(worker):
+    client = socket.create_connection(worker.listener.getsockname())
+    worker.clients.append(client)
+    before = set(worker._waiting)
+    worker.accept(worker.listener)
+    new = set(worker._waiting) - before
+    return client, new.pop() if new else None
+
+
+def is_closed(client):
+    client.settimeout(5)
+    return client.recv(1) == b""
+
+
+def test_new_connection_takes_the_place_of_the_longest_waiting(worker):
+    (first, _), (_, second), (_, third) = connect(worker), connect(worker), connect(worker)
+    assert is_closed(first)
+    assert list(worker._waiting) == [second, third]
+    assert worker.nr_conns == 2
+
+
+def test_connections_of_one_address_are_bounded(worker, monkeypatch):
+    monkeypatch.setattr(web_worker, "is_local", lambda address: False)
+    monkeypatch.setattr(web_worker, "MAX_CONNECTIONS_OF_ADDRESS", 1)
+    _, first = connect(worker)
+    client, refused = connect(worker)
+    assert refused is None
+    assert is_closed(client)
+    worker._discard(first)
+    assert connect(worker)[1] is not None
+
+
+def test_client_that_takes_nothing_is_disconnected(worker):
+    client, connection = connect(worker)
+    freed = []
+    body = SimpleNamespace(close=lambda: freed.append(True))
+    connection.answer = Answer(None, body, iter(()), Outbox(connection.sock))
+    worker._wait(connection, Phase.ROOM, 100)
+    worker.murder_pending()
+    assert not freed
+    connection.deadline = time.monotonic()
+    worker._next_sweep = 0
+    worker.murder_pending()
+    assert freed
+    assert is_closed(client)
+    assert worker.nr_conns == 0
+
+
+def test_incomplete_request_is_answered_at_its_deadline(worker):
+    client, connection = connect(worker)
+    client.sendall(b"GET / HTTP")
+    worker._receive(connection, connection.sock.recv(100))
+    connection.deadline = time.monotonic()
+    worker.murder_pending()
+    assert client.recv(100).startswith(b"HTTP/1.1 408 ")
+    assert connection.phase is Phase.GOODBYE
+
+
+def test_unread_bytes_do_not_delay_a_goodbye_for_ever(worker, monkeypatch):
+    monkeypatch.setattr(web_worker, "_GOODBYE_BYTES", 5)
+    client, connection = connect(worker)
+    worker._say_goodbye(connection)
+    client.sendall(b"still here")
+    worker._client_is_ready(connection)
+    assert connection not in worker._waiting
+
+
+def test_file_limit_is_raised_as_far_as_allowed(monkeypatch):
+    raised = []
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: raised.append(limits))
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, 4096))
+    assert raise_file_limit(3000) == 3000
+    assert raise_file_limit(9000) == 4096
+    assert raise_file_limit(500) == 1024
+    assert raised == [(3000, 4096), (4096, 4096)]
