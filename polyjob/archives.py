@@ -184,9 +184,10 @@ def _zeros(size: int) -> Iterator[bytes]:
 
 
 def shown_name(name: str) -> str:
-    """Return a name as it can be shown and asked for: bytes that are not UTF-8 become `%` and two hex digits."""
-    letters = (f"%{ord(letter) - 0xDC00:02X}" if "\udc80" <= letter <= "\udcff" else letter for letter in name)
-    return "".join(letters).encode("utf-8", "replace").decode()
+    """Return a name as it can be shown and asked for: control characters and bytes that are not UTF-8 become `%` and
+    two hex digits."""
+    shown = _UNSHOWN.sub(lambda match: f"%{match[0].encode('utf-8', 'surrogateescape')[0]:02X}", name)
+    return shown.encode("utf-8", "replace").decode()
 
 
 def meant_by(path: str) -> list[str]:
@@ -195,7 +196,8 @@ def meant_by(path: str) -> list[str]:
     return [path] if raw == path else [path, raw]
 
 
-_ESCAPED = re.compile("(?:%[89A-F][0-9A-F])+")
+_UNSHOWN = re.compile("[\x00-\x1f\x7f\udc80-\udcff]")
+_ESCAPED = re.compile("(?:%(?:[0189A-F][0-9A-F]|7F))+")
 
 
 def write_index(file: BinaryIO, packer: Packer) -> None:

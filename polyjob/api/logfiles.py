@@ -20,6 +20,7 @@ from werkzeug.exceptions import RequestedRangeNotSatisfiable
 from werkzeug.wsgi import wrap_file
 
 from polyjob.api.bodies import FORMS, looks_like_json
+from polyjob.api.downloads import attach
 from polyjob.errors import Invalid, NotFound, Problem
 
 LIVE_END = (1 << 53) - 1
@@ -124,7 +125,7 @@ def answer(
     except FileNotFoundError:
         raise NotFound("The log was removed just now.") from None
     response.headers["Content-Type"] = "text/plain; charset=utf-8"
-    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    attach(response, name)
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Accept-Ranges"] = "bytes"
     response.headers["Cache-Control"] = "private, no-cache"

@@ -10,7 +10,9 @@ from flask import Response, request, send_file
 from polyjob import jobs
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.context import JOB, find_project, store
-from polyjob.archives import EMPTY, LiveOutputs, Outputs
+from polyjob.api.downloads import asked_name, attach, quoted_name
+from polyjob.api.paging import root
+from polyjob.archives import EMPTY, LiveOutputs, Outputs, shown_name
 from polyjob.errors import Conflict, Invalid, Problem
 from polyjob.models import Job
 from polyjob.schemas.wire import OutputsTreeSchema
@@ -20,9 +22,18 @@ MIMETYPE = "application/gzip"
 PATH = {
     "name": "path",
     "in": "query",
-    "description": "Path below the outputs folder, with or without slashes around it.",
+    "description": "Path below the outputs folder, with or without slashes around it. Takes names as they are listed, "
+    "and also their bytes.",
     "schema": {"type": "string"},
 }
+AFTER = {
+    "name": "after",
+    "in": "query",
+    "description": "Only names behind this one; `next` of the answer before has it.",
+    "schema": {"type": "string"},
+}
+MAX_LISTED = 5000
+"""Names in one answer."""
 RETRY_AFTER = 10
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -59,13 +70,27 @@ def download_outputs(username: str, project_name: str, job_id: int) -> Response:
 
 
 @blp.get(f"{JOB}/outputs/tree")
-@blp.doc(parameters=[PATH], **_CONTENT)
+@blp.doc(parameters=[PATH, AFTER], **_CONTENT)
 @blp.response(200, OutputsTreeSchema)
 def tree_of_outputs(username: str, project_name: str, job_id: int) -> dict[str, Any]:
-    """List one folder of a job's outputs"""
+    """List one folder of a job's outputs, in order of name
+
+    A large folder comes in parts: `next` is the address of the next one, and is left out of the last. In names, control
+    characters and bytes that are not UTF-8 are `%` and two hex digits; they can be asked for as they are listed.
+    """
     outputs = readable(jobs.find(find_project(username, project_name), job_id))
-    files, folders = outputs.tree(request.args.get("path", ""))
-    return {"files": [[shown_name(name), size] for name, size in files], "dirs": [shown_name(name) for name in folders]}
+    path, after = asked_name("path"), asked_name("after")
+    files, folders = outputs.tree(path, after, MAX_LISTED + 1)
+    names = sorted([*folders, *(name for name, _ in files)])
+    listed: dict[str, Any] = {}
+    if len(names) > MAX_LISTED:
+        last = names[MAX_LISTED - 1]
+        files, folders = [file for file in files if file[0] <= last], [name for name in folders if name <= last]
+        query = f"path={quoted_name(path)}&after={quoted_name(last)}"
+        listed["next"] = f"{root()}{request.path}?{query}"
+    listed["files"] = [[shown_name(name), size] for name, size in files]
+    listed["dirs"] = [shown_name(name) for name in folders]
+    return listed
 
 
 @blp.get(f"{JOB}/outputs/files")
@@ -74,15 +99,13 @@ def tree_of_outputs(username: str, project_name: str, job_id: int) -> dict[str, 
 def file_of_outputs(username: str, project_name: str, job_id: int) -> Response:
     """Download one file of a job's outputs"""
     outputs = readable(jobs.find(find_project(username, project_name), job_id))
-    path = request.args.get("path")
+    path = asked_name("path")
     if not path:
         raise Invalid([Problem("path", "Files view expect a path to the file.")])
     size, content = outputs.open_file(path)
     response = Response(content, mimetype="application/octet-stream")
     response.content_length = size
-    name = path.rstrip("/").rsplit("/", 1)[-1]
-    response.headers.set("Content-Disposition", "attachment", filename=name)
-    return response
+    return attach(response, path.rstrip("/").rsplit("/", 1)[-1])
 
 
 def readable(job: Job) -> Outputs | LiveOutputs:
@@ -98,20 +121,14 @@ def readable(job: Job) -> Outputs | LiveOutputs:
     return sealed
 
 
-def shown_name(name: str) -> str:
-    """A name that is no text, as it can be shown; the archive has it as it is."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
 def _answer(job: Job) -> Response:
     name = f"{job.unique_name.replace('.', '_')}.tar.gz"
     outputs = readable(job)
     if isinstance(outputs, Outputs):
         return _sealed(outputs, name)
     response = Response(outputs.archive(str(job.id)), mimetype=MIMETYPE)
-    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
     response.headers["Cache-Control"] = "no-store"
-    return response
+    return attach(response, name)
 
 
 def _sealed(outputs: Outputs, name: str) -> Response:

@@ -197,20 +197,24 @@ class Client:
         answer = self.send("POST", path, json=body if body is not None else {}, once=once)
         return self.document(answer) if answer.content else None
 
+    def parts(self, path: str, /, **parameters: Any) -> Iterator[dict[str, Any]]:
+        """Yield the parts of an answer that comes in several, each of which has the address of the `next`."""
+        part = self.get(path, **parameters)
+        yield part
+        while part.get("next"):
+            part = self.get(f"{self.url}/api/v1{_below_api(part['next'])}")
+            yield part
+
     def walk(self, path: str, limit: int | None, **parameters: Any) -> Iterator[dict[str, Any]]:
         """The items of a list, page by page; at most `limit`."""
         size = min(limit or PAGE, PAGE)
-        page = self.get(path, limit=size, **parameters)
         count = 0
-        while True:
+        for page in self.parts(path, limit=size, **parameters):
             for item in page["results"]:
                 if limit is not None and count >= limit:
                     return
                 count += 1
                 yield item
-            if not page["next"]:
-                return
-            page = self.get(f"{self.url}/api/v1{_below_api(page['next'])}")
 
 
 def _below_api(address: str) -> str:

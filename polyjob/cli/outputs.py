@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import sys
 import tarfile
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import click
 import requests
 import urllib3
 
+from polyjob.archives import meant_by
 from polyjob.cli.client import Client, Failing, ServerError, Wrong, connect, fail, run_path, say
 from polyjob.cli.streams import printable
 from polyjob.cli.tables import print_json, size
@@ -45,7 +47,7 @@ def outputs(job: str, path: str | None, project: str | None, output: str | None,
             _list(client, at, path or "", is_json)
         elif path and not _is_folder(client, at, path):
             target = _target(output, Path(path).name) if output else "-"
-            _save(target, lambda out, bar: _fetch(client, f"{at}/outputs/files", {"path": path}, out, bar))
+            _save(target, lambda out, bar: _fetch(client, f"{at}/outputs/files", {"path": os.fsencode(path)}, out, bar))
         elif path:
             folder = path.strip("/")
             target = _target(output, f"{name}-{number}-{folder.replace('/', '-')}.tar.gz")
@@ -60,7 +62,7 @@ def outputs(job: str, path: str | None, project: str | None, output: str | None,
 def _is_folder(client: Client, at: str, path: str) -> bool:
     """Return whether the outputs have a folder of that name."""
     try:
-        client.get(f"{at}/outputs/tree", path=path)
+        client.get(f"{at}/outputs/tree", path=os.fsencode(path))
     except ServerError:
         return False
     return True
@@ -86,10 +88,10 @@ def _below(client: Client, at: str, folder: str) -> list[tuple[str, int]]:
     found, waiting = [], [folder]
     while waiting:
         here = waiting.pop()
-        listed = client.get(f"{at}/outputs/tree", path=here)
         prefix = f"{here}/" if here else ""
-        found += [(f"{prefix}{name}", length) for name, length in listed["files"]]
-        waiting += [f"{prefix}{name}" for name in listed["dirs"]]
+        for listed in client.parts(f"{at}/outputs/tree", path=os.fsencode(here)):
+            found += [(f"{prefix}{name}", length) for name, length in listed["files"]]
+            waiting += [f"{prefix}{name}" for name in listed["dirs"]]
     return found
 
 
@@ -115,7 +117,7 @@ def _save(target: str, fetch: Callable[[BinaryIO, bool], int]) -> None:
 
 def _fetch_folder(client: Client, at: str, folder: str, out: BinaryIO) -> int:
     """Write a tar.gz with the entries of one folder, taken from the archive of all; return the bytes of its files."""
-    count = 0
+    count, folders = 0, meant_by(folder)
     with (
         client.send("GET", f"{at}/outputs/download", stream=True) as answer,
         gzip.GzipFile(fileobj=answer.raw, mode="rb") as unpacked,
@@ -124,13 +126,15 @@ def _fetch_folder(client: Client, at: str, folder: str, out: BinaryIO) -> int:
     ):
         for member in source:
             path = member.name.partition("/")[2]
-            if path == folder or path.startswith(f"{folder}/"):
+            if any(path == name or path.startswith(f"{name}/") for name in folders):
+                if member.issparse():  # its content comes with zeros for the holes
+                    member.type = tarfile.REGTYPE
                 target.addfile(member, source.extractfile(member) if member.isreg() else None)
                 count += member.size
     return count
 
 
-def _fetch(client: Client, address: str, parameters: dict[str, str], out: BinaryIO, progress: bool) -> int:
+def _fetch(client: Client, address: str, parameters: dict[str, bytes], out: BinaryIO, progress: bool) -> int:
     """Bytes that came. A download of what is sealed goes on where a broken connection left it."""
     done, tag, tries = 0, "", 0
     while True:

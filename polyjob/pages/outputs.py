@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from polyjob.api.outputs import readable, shown_name
-from polyjob.archives import LiveOutputs, NotThere, Outputs
+from polyjob.api.outputs import readable
+from polyjob.archives import LiveOutputs, NotThere, Outputs, shown_name
 from polyjob.errors import Conflict
 from polyjob.models import Job
 from polyjob.pages import words
@@ -42,8 +42,8 @@ class Entry:
 
     name: str
     """As it can be shown."""
-    path: str | None
-    """Below the outputs; None for a name that no address can have."""
+    path: str
+    """Below the outputs, as it can be asked for."""
     size: int | None = None
     """Bytes; None for a folder."""
     entries: list[Entry] | None = None
@@ -97,8 +97,8 @@ def folder(kept: Kept, path: str) -> Tree:
 
 
 def _branch(kept: Kept, path: str, tree: Tree, depth: int) -> list[Entry]:
-    files, folders = kept.tree(path)
-    links = kept.links(path)
+    files, folders = kept.tree(path, "", tree.left + 1)
+    links = kept.links(path, "", tree.left + 1)
     there = len(files) + len(folders)
     tree.is_cut |= there > tree.left
     names = [(name, None) for name in folders] + list(files)
@@ -106,23 +106,13 @@ def _branch(kept: Kept, path: str, tree: Tree, depth: int) -> list[Entry]:
     tree.left -= len(names)
     found = []
     for name, size in names:
-        below = f"{path}/{name}" if path else name
+        below = f"{path}/{shown_name(name)}" if path else shown_name(name)
         inner = None
         if size is None and depth < DEEPEST and tree.left > 0:
             inner = _branch(kept, below, tree, depth + 1)
         target = shown_name(links[name]) if name in links else None
-        found.append(Entry(shown_name(name), _addressable(below), size, inner, target))
+        found.append(Entry(shown_name(name), below, size, inner, target))
     return found
-
-
-def _addressable(path: str) -> str | None:
-    if "\n" in path:
-        return None
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return None
-    return path
 
 
 def look(kept: Kept, path: str) -> Look:

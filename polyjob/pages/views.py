@@ -9,6 +9,7 @@ from flask import Response, current_app, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob import auth, builds, jobs
+from polyjob.api.downloads import attach
 from polyjob.api.outputs import readable
 from polyjob.api.paging import root
 from polyjob.api.permissions import NOT_ALLOWED
@@ -120,7 +121,7 @@ def picture(username: str, project_name: str, job_id: int, path: str) -> AnyResp
     response.content_length = size
     response.headers["Content-Security-Policy"] = SANDBOX
     if kind == outputs.IMAGES["svg"]:
-        response.headers.set("Content-Disposition", "attachment", filename=path.rsplit("/", 1)[-1])
+        attach(response, path.rsplit("/", 1)[-1])
     return response
 
 

@@ -102,3 +102,4 @@ class OutputsTreeSchema(Schema):
 
     files = fields.List(fields.Raw(), metadata={"description": "Pairs of a name and a size in bytes."})
     dirs = fields.List(fields.String())
+    next = fields.String(metadata={"description": "Address of the next part; the last one has none."})

@@ -87,7 +87,7 @@ def test_the_log_comes_byte_for_byte(client: FlaskClient, job: Job, log: Path) -
     assert answer.headers["Content-Length"] == str(len(content))
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.headers["Accept-Ranges"] == "bytes"
-    assert answer.headers["Content-Disposition"] == f'attachment; filename="ana_demo_jobs_{job.id}.log"'
+    assert answer.headers["Content-Disposition"] == f"attachment; filename=ana_demo_jobs_{job.id}.log"
 
 
 @pytest.mark.parametrize("path", ["/jobs/{}/logs", "/jobs/{}/logs/", "//jobs/{}/logs", "//jobs/{}/logs/"])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+from urllib.parse import quote
 
 import pytest
 
+from polyjob.api import outputs
 from polyjob.archives import EMPTY
 from polyjob.models import Job
 from polyjob.statuses import Status
@@ -103,7 +105,7 @@ def test_of_a_running_job_they_are_as_they_are_now(client, running, store):
     (store.job_folder(running.uuid) / "outputs" / "c").write_bytes(b"later")
     answer = client.get(URL)
     assert unpack(answer.data)["1/c"] == b"later"
-    assert answer.headers["Content-Disposition"] == 'attachment; filename="ana_demo_jobs_1.tar.gz"'
+    assert answer.headers["Content-Disposition"] == "attachment; filename=ana_demo_jobs_1.tar.gz"
     assert "ETag" not in answer.headers
 
 
@@ -178,3 +180,84 @@ def test_of_a_job_whose_outputs_are_elsewhere_nothing_is_said_yet(client):
     for path in ("tree", "files?path=a"):
         answer = client.get(f"{URL}/{path}")
         assert (answer.status_code, answer.headers["Retry-After"]) == (409, "10")
+
+
+NAMES = {
+    "日本語.txt": "attachment; filename=.txt; filename*=UTF-8''%E6%97%A5%E6%9C%AC%E8%AA%9E.txt",
+    "привет.csv": "attachment; filename=.csv; filename*=UTF-8''%D0%BF%D1%80%D0%B8%D0%B2%D0%B5%D1%82.csv",
+    "a€–b": "attachment; filename=ab; filename*=UTF-8''a%E2%82%AC%E2%80%93b",
+    "naïve.txt": "attachment; filename=naive.txt; filename*=UTF-8''na%C3%AFve.txt",
+    "plain.txt": "attachment; filename=plain.txt",
+    'a "b".txt': 'attachment; filename="a \\"b\\".txt"',
+    "日本": "attachment; filename=download; filename*=UTF-8''%E6%97%A5%E6%9C%AC",
+    "line\nfeed\r\x1b[31m\x07": 'attachment; filename="line%0Afeed%0D%1B[31m%07"',
+    "caf\udce9.txt": "attachment; filename=caf%E9.txt",
+    "100%.txt": "attachment; filename=100%.txt",
+    "a;b=c,d": 'attachment; filename="a;b=c,d"',
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("sealed", [False, True])
+class TestNames:
+    """Any name that a file can have: asked for by its bytes, or as it is listed."""
+
+    @pytest.fixture(autouse=True)
+    def _job(self, name, sealed, running, store):
+        folder = store.job_folder(running.uuid) / "outputs"
+        (folder / "dir\udcff").mkdir()
+        for path in (folder / name, folder / "dir\udcff" / name):
+            path.write_bytes(os.fsencode(name))
+        if sealed:
+            store.seal(running.uuid, "1", 0)
+
+    @pytest.mark.parametrize("inside", ["", "dir\udcff/"])
+    def test_file_comes_with_its_name(self, client, name, inside):
+        answer = client.get(f"{URL}/files?path={quote(os.fsencode(inside + name), safe='')}")
+        assert (answer.status_code, answer.data) == (200, os.fsencode(name))
+        assert answer.headers["Content-Disposition"] == NAMES[name]
+        answer.headers["Content-Disposition"].encode("ascii")
+
+    def test_listed_name_can_be_asked_for(self, client, name):
+        for folder in ("", *(f"{name}/" for name in client.get(f"{URL}/tree").json["dirs"])):
+            for listed, _ in client.get(f"{URL}/tree?path={quote(folder)}").json["files"]:
+                answer = client.get(f"{URL}/files?path={quote(folder + listed, safe='')}")
+                assert answer.status_code == 200
+                assert not any(ord(letter) < 32 for letter in listed)
+
+
+@pytest.mark.parametrize("folder", ["", "deep", "dir\udcff"])
+@pytest.mark.parametrize("sealed", [False, True])
+def test_large_folder_is_listed_in_parts(client, running, store, monkeypatch, folder, sealed):
+    monkeypatch.setattr(outputs, "MAX_LISTED", 7)
+    here = store.job_folder(running.uuid) / "outputs" / folder
+    here.mkdir(exist_ok=True)
+    for number in range(20):
+        (here / f"f{number:02}\udcff").write_bytes(b"x")
+    (here / "g").mkdir()
+    before = [("a.txt", 6)] if not folder else [("b.bin", 5000)] if folder == "deep" else []
+    if sealed:
+        store.seal(running.uuid, "1", 0)
+    found, folders, address, parts = [], [], f"{URL}/tree?path={quote(os.fsencode(folder))}", 0
+    while address:
+        listed = client.get(address).json
+        assert len(listed["files"]) + len(listed["dirs"]) <= 7
+        found += listed["files"]
+        folders += listed["dirs"]
+        address, parts = listed.get("next"), parts + 1
+    assert found == [list(entry) for entry in before] + [[f"f{number:02}%FF", 1] for number in range(20)]
+    assert folders == (["deep", "g"] if not folder else ["g"])
+    assert parts == 4 if not folder else parts >= 3
+
+
+def test_sparse_file_is_served_by_its_true_bytes(client, running, store):
+    with (store.job_folder(running.uuid) / "outputs" / "sparse").open("wb") as file:
+        file.truncate(3 << 20)
+        file.seek(1 << 20)
+        file.write(b"island")
+    expected = bytes(1 << 20) + b"island" + bytes((2 << 20) - 6)
+    assert client.get(f"{URL}/files?path=sparse").data == expected
+    store.seal(running.uuid, "1", 0)
+    answer = client.get(f"{URL}/files?path=sparse")
+    assert (answer.headers["Content-Length"], answer.data == expected) == (str(3 << 20), True)
+    assert unpack(client.get(URL).data)["1/sparse"] == expected

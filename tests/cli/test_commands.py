@@ -150,6 +150,23 @@ def test_outputs(server: Server, tmp_path: Path) -> None:
         assert tarfile.is_tarfile(folder / f"quick-start-{number}.tar.gz")
 
 
+def test_output_of_any_name_is_printed(server: Server, tmp_path: Path) -> None:
+    names = ["日本語.txt", "caf\udce9.txt", "line\nfeed"]
+    script = "cd $POLYAXON_RUN_OUTPUTS_PATH; mkdir $(printf 'dir\\377'); printf in > $(printf 'dir\\377')/f; "
+    script += "printf 1 > 日本語.txt; printf 2 > $(printf 'caf\\351.txt'); printf 3 > \"$(printf 'line\\nfeed')\""
+    number = str(server.submit(script)["id"])
+    server.until_done(int(number))
+    listed = [entry["path"] for entry in printed(server, "outputs", number, "--json")]
+    assert listed == ["caf%E9.txt", "dir%FF/f", "line%0Afeed", "日本語.txt"]
+    asked = [*names, *listed, "dir\udcff/f"]
+    contents = [polyjob(server, "outputs", number, name).stdout for name in asked]
+    assert contents == [b"1", b"2", b"3", b"2", b"in", b"3", b"1", b"in"]
+    for folder in ("dir\udcff", "dir%FF"):
+        done = polyjob(server, "outputs", number, folder, "-o", "-")
+        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+            assert [member.name for member in archive if member.isfile()] == [f"{number}/dir\udcff/f"]
+
+
 def test_job_without_outputs_saves_nothing(server: Server, tmp_path: Path) -> None:
     number = str(server.submit("true")["id"])
     server.until_done(int(number))

@@ -57,7 +57,7 @@ def test_a_link_is_shown_and_leads_nowhere(
     for path in (url(job), f"{url(job)}/outputs"):
         page = read(client, path)
         assert "latest → checkpoints/<b>" in page.text
-        assert not [link for link in page.links if "latest" in link or "lines" in link]
+        assert not [link for link in page.links if "latest" in link]
         assert "two\nlines" in page.text
 
 
@@ -139,11 +139,28 @@ def test_hostile_names_are_text_and_lead_where_they_say(client: FlaskClient, job
             assert "here" in read(client, link).text
 
 
-def test_a_name_that_is_no_text_is_shown_and_leads_nowhere(client: FlaskClient, job: Job, data_dir: Path) -> None:
-    seal(data_dir, job, {os.fsdecode(b"caf\xe9.txt"): b"x"})
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"caf\xe9.txt", "caf%E9.txt"),
+        (b"dir\xff/f", "f"),
+        (b"line\nfeed.txt", "line%0Afeed.txt"),
+        ("日本".encode(), "日本"),
+    ],
+)
+def test_any_name_is_shown_and_leads_to_the_file(
+    client: FlaskClient, job: Job, data_dir: Path, name: bytes, shown: str
+) -> None:
+    seal(data_dir, job, {os.fsdecode(name): b"the content"})
     page = read(client, url(job))
-    assert "caf\ufffd.txt" in page.text
-    assert not [link for link in page.links if "caf" in link]
+    assert shown in page.text
+    (link,) = [link for link in page.links if link.startswith(f"{url(job)}/outputs/")]
+    there = read(client, link)
+    assert "the content" in there.text
+    (download,) = [link for link in there.links if "outputs/files" in link]
+    answer = client.get(download)
+    assert (answer.status_code, answer.data) == (200, b"the content")
+    answer.headers["Content-Disposition"].encode("ascii")
 
 
 @pytest.mark.parametrize("path", ["..", "../log", "%2e%2e/log", "a/../../log", "%00"])
