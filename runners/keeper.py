@@ -196,6 +196,10 @@ class Supervisor:
         self._output = output
         self._lifeline = lifeline
         self._term_sent = False
+        self._left_sent = False
+        """What the command left behind has had its TERM."""
+        self._warned: set[tuple[int, int]] = set()
+        """(pid, start time) of the processes that have had a TERM."""
         self._kill_at: float | None = None
         self._settled_at: float | None = None
         self._announce: Callable[[], None] | None = None
@@ -269,19 +273,24 @@ class Supervisor:
             return REFUSED_PAUSE_MS if refused else KILL_AGAIN_MS
         if self.stopped and not self._term_sent:
             self._send_term(now)
-        elif command_ended and not self._term_sent:
+        elif command_ended and not self._left_sent:
             if self._settled_at is None:
                 self._settled_at = now + SETTLE
             if now >= self._settled_at:
-                self.stragglers = self._send_term(now)
+                self._left_sent = True
+                left = self._send_term(now)
+                self.stragglers = [] if self.stopped else left
         instants = [at for at in (self._announce_at, self._kill_at, self._settled_at) if at is not None and at > now]
         return min((min(instants) - now) * 1000 + 1, LONGEST_WAIT_MS) if instants else None
 
     def _send_term(self, now: float) -> list[str]:
-        """Send TERM to all, and CONT, so that a suspended process can act on it; the names of those that it reached."""
+        """Send TERM to all that have not had one, and CONT, so that a suspended process can act on it; the names of
+        those that it reached. The grace counts from the first TERM."""
         self._term_sent = True
-        self._kill_at = now + self.grace
-        descendants = [(pid, parent, _name(pid)) for pid, parent in _descendants()]
+        self._kill_at = self._kill_at or now + self.grace
+        found = {(pid, _start_time(pid)): (pid, parent, _name(pid)) for pid, parent in _descendants()}
+        descendants = [found[who] for who in found.keys() - self._warned]
+        self._warned |= found.keys()
         refused = {pid for pid, parent, _ in descendants if not _send(pid, parent, signal.SIGTERM)}
         for pid, parent, _ in descendants:
             _send(pid, parent, signal.SIGCONT)
@@ -333,6 +342,13 @@ def _children(pid: int) -> list[int]:
     except OSError:
         pass  # it has ended meanwhile; its children are ours now
     return found
+
+
+def _start_time(pid: int) -> int:
+    try:
+        return stat_of(pid)[2]
+    except OSError:
+        return 0
 
 
 def _name(pid: int) -> str:

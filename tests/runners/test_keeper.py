@@ -91,14 +91,37 @@ class TestStop:
 
     @pytest.mark.parametrize("grace", [2_592_000.0, 999_999_999.0])
     def test_gives_a_grace_of_months(self, process: ProcessHarness, grace: float) -> None:
-        spec = process.spec("trap 'sleep 0.3; echo bye; exit 7' TERM; echo ready; sleep 1000 & wait", grace=grace)
+        spec = process.spec(
+            "trap 'sleep 0.3; echo bye; exit 7' TERM; echo ready; while :; do sleep 0.1; done", grace=grace
+        )
         handle = process.runner.start(spec, None)
         log = Path(spec.folder) / "log"
         wait_for(lambda: log.exists() and log.read_bytes())
         process.runner.stop(handle, force=False)
         end = process.end(handle)
         assert (end.reason, end.code) == (Reason.EXITED, 7)
-        assert log.read_bytes() == b"ready\nbye\n"
+        assert log.read_bytes().endswith(b"bye\n")
+
+    @pytest.mark.parametrize("start", ["sleep 1000 &", "setsid sleep 1000 &", "(setsid nohup sleep 1000 &);"])
+    def test_reaches_what_is_started_after_the_term(self, process: ProcessHarness, start: str) -> None:
+        cmd = f"trap '{start} exit 7' TERM; echo ready; while :; do sleep 0.1; done"
+        spec = process.spec(cmd, grace=1000.0)
+        handle = process.runner.start(spec, None)
+        log = Path(spec.folder) / "log"
+        wait_for(lambda: log.exists() and log.read_bytes())
+        process.runner.stop(handle, force=False)
+        assert process.end(handle).code == 7
+        assert marked(spec.uuid) == []
+
+    def test_warns_each_process_once(self, process: ProcessHarness) -> None:
+        child = 'trap "echo term" TERM; echo ready; for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1; done; exit'
+        spec = process.spec(f"trap 'exit 7' TERM; sh -c '{child}' & wait", grace=1000.0)
+        handle = process.runner.start(spec, None)
+        log = Path(spec.folder) / "log"
+        wait_for(lambda: log.exists() and log.read_bytes())
+        process.runner.stop(handle, force=False)
+        assert process.end(handle).code == 7
+        assert log.read_bytes().split().count(b"term") == 1
 
     @pytest.mark.parametrize(
         "cmd",

@@ -320,12 +320,9 @@ class TestFiles:
 
 class TestAccount:
     @pytest.fixture
-    def for_nobody(self, make_process: Callable[..., ProcessHarness], tmp_path: Path) -> ProcessHarness:
+    def for_nobody(self, make_process: Callable[..., ProcessHarness], public: Path) -> ProcessHarness:
         require_root()
-        for folder in (tmp_path, *tmp_path.parents):
-            if folder.stat().st_uid == os.geteuid() and folder not in (Path("/"), Path("/tmp")):
-                folder.chmod(folder.stat().st_mode | 0o011)
-        process = make_process(job_user="nobody")
+        process = make_process(public, job_user="nobody")
         for folder in (process.data, process.data / "jobs", process.data / "builds"):
             folder.mkdir(exist_ok=True)
             folder.chmod(0o711)
@@ -625,3 +622,16 @@ def test_a_fence_goes_once_nothing_can_be_on_its_way_any_more(process: ProcessHa
     (handle,) = process.runner.inventory().values()
     process.runner.clean(handle)
     assert not attempt.parent.exists()
+
+
+def test_sparse_members_of_an_archive_stay_sparse(process: ProcessHarness, tmp_path: Path) -> None:
+    folder = tmp_path / "outputs"
+    folder.mkdir()
+    with (folder / "f").open("wb") as file:
+        file.seek(20 << 30)
+        file.write(b"end")
+    subprocess.run(["tar", "-C", tmp_path, "--format=gnu", "-czSf", tmp_path / "in.tar.gz", "outputs"], check=True)
+    spec = process.spec("tail -c 3 $POLYAXON_RUN_OUTPUTS_PATH/f", inputs=str(tmp_path / "in.tar.gz"))
+    assert process.end(process.runner.start(spec, None)).succeeded
+    assert log_of(spec) == "end"
+    assert (Path(spec.folder) / "outputs" / "f").stat().st_blocks * 512 < 1 << 20
