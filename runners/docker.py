@@ -47,16 +47,19 @@ from runners.docker_containers import (
     LAUNCH,
     LAUNCH_IN_NEW_FOLDERS,
     LOGS,
+    NO_GPUS,
     OUTPUTS,
     SHELL,
     boot_time,
     exit_of,
     files_of,
+    gives_gpus,
     has_nothing_in,
     host_config,
     ignored_limits,
     is_root,
     kind_of,
+    link_in_place,
     moment_of,
     never_began,
 )
@@ -225,6 +228,9 @@ class DockerRunner(RemoteRunner):
                 raise RunnerUnavailable(f"The name {spec.name} is taken by a container that is being removed.")
         identity, warnings = str(created["Id"]), created.get("Warnings") or ()
         with self._nothing_left(client, identity, record):
+            if spec.resources.gpus and not gives_gpus(client, identity):
+                client.remove_container(identity, force=True, v=True)
+                raise StartFailed(NO_GPUS)
             if not makes_folders:
                 self._put(client, identity, files_of(spec))
         handle = self._handle(spec, identity, warnings)
@@ -461,6 +467,9 @@ class DockerRunner(RemoteRunner):
             client = self._api()
             kind = kind_of(client, container, OUTPUTS, TRANSFER_SECONDS)
             if kind is None:
+                return
+            if kind == "link":
+                yield from link_in_place()
                 return
             is_folder = kind == "folder"
             if (

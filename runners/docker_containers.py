@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import json
 import signal
+import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ LAUNCH = _BEGIN + _COMMAND
 """One stream for both, or their order would be lost; bash where the image has one."""
 LAUNCH_IN_NEW_FOLDERS = _BEGIN + _MAKE + _COMMAND
 NO_SHELL = f"The image has no `{SHELL}`, which runs the command."
+NO_GPUS = "The job asks for GPUs, and this Docker Engine does not give containers any."
 FORMAT_ERROR = "exec format error"
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386", "i386": "386"}
 """Architectures as the kernel names them → as images do."""
@@ -39,7 +41,7 @@ MAX_CHANGES_BYTES = 4 << 20
 """Bytes of the list of changes in a container that are looked through."""
 IN_THE_WAY = ("not a directory", "too many links", "too many levels of symbolic links")
 """What the Engine says of a path that leads through a file, or in a circle."""
-FOLDER_BIT = 1 << 31
+FOLDER_BIT, LINK_BIT = 1 << 31, 1 << 27
 """Of a file mode as Go writes it."""
 LOG_FILES = 12
 """Of each job, of half the log's limit each: the Engine counts some thirty bytes more for each line."""
@@ -94,6 +96,11 @@ def ignored_limits(spec: JobSpec, engine: Facts) -> list[str]:
     ]
 
 
+def gives_gpus(client: Any, identity: str) -> bool:
+    """Whether the Engine has taken the request for GPUs; not every one knows it."""
+    return bool(client.inspect_container(identity)["HostConfig"].get("DeviceRequests"))
+
+
 def is_root(image: Mapping[str, Any]) -> bool:
     """Whether commands run as root in it, and so may make folders anywhere."""
     return image["Config"].get("User") in (None, "", "0", "root", "0:0", "root:root")
@@ -125,7 +132,7 @@ def never_began(
 
 
 def kind_of(client: Any, identity: str, path: str, seconds: float) -> str | None:
-    """`folder`, or `other` for a link, a file and what else there is; None where the container has nothing there.
+    """`folder`, `link`, or `other` for a file and what else there is; None where the container has nothing there.
     Raises NotFound where there is no such container."""
     asked = {"url": client._url("/containers/{0}/archive", identity), "params": {"path": path}, "timeout": seconds}
     with client.head(**asked) as answer:
@@ -138,7 +145,17 @@ def kind_of(client: Any, identity: str, path: str, seconds: float) -> str | None
                     return None
         client._raise_for_status(answer)
         told = json.loads(base64.b64decode(answer.headers["X-Docker-Container-Path-Stat"]))
+    if told["mode"] & LINK_BIT or told.get("linkTarget") not in (None, "", path):  # Podman follows links
+        return "link"
     return "folder" if told["mode"] & FOLDER_BIT else "other"
+
+
+def link_in_place() -> Iterator[bytes]:
+    """An archive that says that a link stands where a folder was looked for."""
+    member = tarfile.TarInfo(".")
+    member.type = tarfile.SYMTYPE
+    yield member.tobuf()
+    yield END_OF_ARCHIVE
 
 
 def has_nothing_in(client: Any, identity: str, folder: str, seconds: float) -> bool:

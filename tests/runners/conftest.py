@@ -11,24 +11,45 @@ import pytest
 
 from tests.kubernetes.remote import start as start_cluster
 from tests.require import require, require_root
-from tests.runners.engine import engine_is_there, make_images
+from tests.runners.engine import PODMAN, engine_is_there, make_images
 from tests.runners.harness import DockerHarness, FakeHarness, Harness, ProcessHarness
 from tests.runners.kubernetes import KUBECONFIG, KubernetesHarness
 from tests.runners.registry import Registry
 
-HARNESSES = {"docker": DockerHarness, "fake": FakeHarness, "process": ProcessHarness}
+HARNESSES = {"fake": FakeHarness, "process": ProcessHarness}
 
 
-@pytest.fixture(params=sorted([*HARNESSES, "kubernetes"]))
+@pytest.fixture(params=sorted([*HARNESSES, "kubernetes", "podman"]))
 def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]:
-    if request.param == "kubernetes":
-        yield request.getfixturevalue("kubernetes")
+    if request.param in ("docker", "kubernetes", "podman"):
+        yield request.getfixturevalue(request.param)
         return
-    if request.param == "docker":
-        request.getfixturevalue("images")
     made = HARNESSES[request.param](tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture
+def docker(images: None, tmp_path: Path) -> Iterator[DockerHarness]:
+    """The Docker runner on the Engine that the environment names."""
+    made = DockerHarness(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def podman(podman_images: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[DockerHarness]:
+    """The Docker runner on Podman's service."""
+    monkeypatch.setenv("DOCKER_HOST", PODMAN)
+    made = DockerHarness(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def podman_images() -> None:
+    require("podman", engine_is_there(PODMAN), f"Podman's service does not answer at {PODMAN}")
+    make_images(PODMAN)
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import io
+import os
 import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
 
 BUSYBOX = Path("/bin/busybox")
+PODMAN = os.environ.get("POLYJOB_TEST_PODMAN", "unix:///tmp/polyjob-podman.sock")
+"""Where Podman's service listens, which the Docker runner is tested with, too."""
 
 
 def connect(host: str | None = None, timeout: int = 60) -> Any:
@@ -21,14 +24,15 @@ def connect(host: str | None = None, timeout: int = 60) -> Any:
     return docker.APIClient(version="auto", timeout=timeout, **named)
 
 
-def engine_is_there() -> bool:
+def engine_is_there(host: str | None = None) -> bool:
     try:
         import docker
 
         from runners.docker_engine import LOCAL, knock
 
-        knock(docker.utils.kwargs_from_env().get("base_url") or LOCAL)  # a client that finds nobody leaks its socket
-        return bool(connect(timeout=10).ping()) and BUSYBOX.exists()
+        named = host or docker.utils.kwargs_from_env().get("base_url") or LOCAL
+        knock(named)  # a client that finds nobody leaks its socket
+        return bool(connect(host, timeout=10).ping()) and BUSYBOX.exists()
     except Exception:
         return False
 
