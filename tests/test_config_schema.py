@@ -449,6 +449,25 @@ class TestContent:
         assert all(len(problem.detail) < 1000 for problem in refused.value.problems)
         assert time.process_time() - begin < 2
 
+    @pytest.mark.parametrize(
+        "affinity",
+        [
+            {"k" * 400_000: ["\0"] * 1000},
+            {"k" * 400_000: {f"{number}\0": 1 for number in range(500)}},
+            {"k" * 500: {"k" * 500: [float("inf")] * 1000}},
+        ],
+    )
+    def test_answers_to_hostile_keys_are_short(self, affinity):
+        with pytest.raises(Invalid) as refused:
+            read_create({"run": {"cmd": "x"}, "environment": {"affinity": affinity}})
+        assert sum(len(problem.pointer + problem.detail) for problem in refused.value.problems) < 200_000
+
+    def test_unknown_keys_of_the_body_itself_take_little_time(self):
+        begin = time.process_time()
+        with pytest.raises(Invalid):
+            read_create({"run": {"cmd": "x"}} | {f"k{number}": 1 for number in range(60_000)})
+        assert time.process_time() - begin < 2
+
     @pytest.mark.parametrize("number", [10**300, -(10**4000), 16**5000], ids=["first", "negative", "unprintable"])
     @pytest.mark.parametrize(
         "place",

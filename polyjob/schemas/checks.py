@@ -21,6 +21,8 @@ MAX_NODES = 20_000
 """Values of a document, objects and lists among them."""
 MAX_KEYS = 1_000
 """Keys of one object."""
+MAX_KEY_LENGTH = 500
+"""Characters of a key: each problem below it repeats it in its pointer."""
 MAX_DIGITS = 300
 """Digits of an integer. A float has a place for so many, and Python prints no more than 4,300."""
 MAX_PROBLEMS = 100
@@ -92,6 +94,8 @@ class _Check:
         for key, item in value.items():
             if not isinstance(key, str) or any(_unfit_text(key)):
                 self._add(pointer, f"The key {shown(key)!r} is not fit text.")
+            elif len(key) > MAX_KEY_LENGTH:
+                self._add(pointer, f"A key has at most {MAX_KEY_LENGTH} characters, not {len(key)} as `{shown(key)}`.")
             else:
                 self._count(key, pointer)
                 self.value(item, pointer_to(pointer, key), depth + 1)

@@ -33,7 +33,8 @@ OTHER_KINDS = {
 MAX_COMMAND_BYTES = 120_000
 """Linux passes no longer text to a program in one piece than 128 KiB."""
 MAX_STEP_BYTES = 128_000
-"""Of one build step and all variables of the build, as a shell exports them: some backends pass both as one text."""
+"""Of one build step and all variables of the build, as a shell exports them: less than Linux passes in one piece, so
+that any backend can run the step."""
 MAX_VALUE_BYTES = 100_000
 MAX_ITEMS = 1000
 MAX_LINE_LENGTH = 1000
