@@ -111,6 +111,15 @@ def test_following(cluster: Any, api: Any):
     assert log(api) == "line 3\nend"
 
 
+def test_followed_log_comes_a_line_at_a_time(cluster: Any, api: Any):
+    api.create_namespaced_pod("default", manifest(command="seq 50; sleep 60"))
+    wait_for(lambda: cluster.pod("pod")["status"]["phase"] == "Running")
+    answer = api.read_namespaced_pod_log("pod", "default", follow=True, _preload_content=False)
+    chunks = answer.read_chunked()
+    assert [next(chunks) for _ in range(50)] == [b"%d\n" % number for number in range(1, 51)]
+    answer.close()
+
+
 def refused(api: Any, **options: Any) -> tuple[int, str]:
     with pytest.raises(ApiException) as error:
         api.read_namespaced_pod_log("pod", "default", **options)
