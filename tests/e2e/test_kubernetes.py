@@ -111,6 +111,9 @@ def test_outputs_whose_helper_has_ended_are_noted(server: Server, cluster: Any) 
     server.until(job["id"], "running")
     cluster.run_out_of_memory(f"polyjob-{job['uuid']}", "files")
     eventually(lambda: "outputs of the job may not be kept" in notes(server.job(job["id"])), 20, "the note")
+    ended = server.until_done(job["id"])
+    assert ended["last_status"] == "succeeded"
+    assert "The container `files` of the job's pod has ended (OOMKilled, exit code 137)" in notes(ended)
 
 
 def test_a_failing_step_ends_the_job_before_its_command(server: Server) -> None:
