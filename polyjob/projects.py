@@ -16,6 +16,7 @@ from polyjob.errors import Invalid, NotFound, Problem, Unavailable
 from polyjob.hints import send_hint
 from polyjob.merging import united
 from polyjob.models import Code, Project, User
+from polyjob.query import PROJECT_FIELDS, PROJECT_ORDERS, conditions, ordering
 from polyjob.settings import Settings
 from polyjob.store import Store
 
@@ -45,13 +46,16 @@ def create(user: User, attributes: Mapping[str, Any], settings: Settings) -> Pro
     return project
 
 
-def list_projects(owner: User, *, archived: bool = False) -> ModelSelect[Project]:
-    """Last changed first."""
-    return (
-        Project.select()
-        .where(Project.user == owner, Project.deleted_at.is_null(), Project.archived_at.is_null(not archived))
-        .order_by(Project.updated_at.desc(), Project.id.desc())
-    )
+def list_projects(
+    owner: User, *, archived: bool = False, query: str | None = None, sort: str | None = None
+) -> ModelSelect[Project]:
+    """The owner's projects that the query asks for, in the order that `sort` asks for, last changed first.
+
+    Raises Invalid for a query that is not valid; see `polyjob.query`.
+    """
+    shown = (Project.user == owner, Project.deleted_at.is_null(), Project.archived_at.is_null(not archived))
+    asked = conditions(query, PROJECT_FIELDS, "project")
+    return Project.select().where(*shown, *asked).order_by(*ordering(sort, PROJECT_ORDERS))
 
 
 def update(project: Project, changes: Mapping[str, Any]) -> Project:
@@ -156,6 +160,14 @@ def upload_code(project: Project, user: User, source: BinaryIO, settings: Settin
         Project.update(code=row, updated_at=moment).where(Project.id == project.id).execute()
         audit.record("upload", project, commit=upload.digest)
     return row
+
+
+def remove_code(project: Project) -> None:
+    """Have new jobs of the project run without code. Jobs and uploads that exist stay as they are. Idempotent."""
+    with write("upload"):
+        if _fresh(project).code_id is not None:
+            Project.update(code=None, updated_at=now()).where(Project.id == project.id).execute()
+            audit.record("remove code", project)
 
 
 def latest_code(project: Project) -> Code:

@@ -318,6 +318,17 @@ def _commit(column: Field) -> QueryField:
     return QueryField(condition, True, column)
 
 
+def _run(column: Field, kind: str) -> QueryField:
+    """A job or build by its number or unique name, such as `ana.demo.jobs.7`."""
+    name = re.compile(rf"(?:[\w-]+\.[\w-]+\.{kind}\.)?([0-9]+)\Z")
+
+    def read(text: str) -> int:
+        match = name.match(text)
+        return _whole_number(match[1] if match else text)
+
+    return _value(column, read)
+
+
 def _common(table: type[Job] | type[Build]) -> dict[str, QueryField]:
     return {
         "id": _value(table.id, _whole_number),
@@ -341,15 +352,30 @@ def _common(table: type[Job] | type[Build]) -> dict[str, QueryField]:
 
 
 JOB_FIELDS: Mapping[str, QueryField] = _common(Job) | {
-    "build": _value(Job.build, _whole_number),
+    "build": _run(Job.build, "builds"),
     "build.id": _value(Job.build, _whole_number),
-    "original": _value(Job.original, _whole_number),
+    "original": _run(Job.original, "jobs"),
     "cloning_strategy": _value(Job.cloning_strategy),
     "is_managed": _value(Job.is_managed, _yes_no),
     "exit_code": _number(Job.exit_code),
 }
 BUILD_FIELDS: Mapping[str, QueryField] = _common(Build)
+PROJECT_FIELDS: Mapping[str, QueryField] = {
+    "id": _value(Project.id, _whole_number),
+    "name": _text(Project.name),
+    "description": _text(Project.description),
+    "created_at": _date(Project.created_at),
+    "updated_at": _date(Project.updated_at),
+    "tags": _tags(Project.tags),
+    "is_public": _value(Project.is_public, _yes_no),
+}
 
 _DATES: Sequence[str] = ("id", "created_at", "updated_at", "started_at", "finished_at")
 JOB_ORDERS: Mapping[str, Field] = {name: getattr(Job, name) for name in _DATES}
 BUILD_ORDERS: Mapping[str, Field] = {name: getattr(Build, name) for name in _DATES}
+PROJECT_ORDERS: Mapping[str, Field] = {
+    "id": Project.id,
+    "name": Project.name,
+    "created_at": Project.created_at,
+    "updated_at": Project.updated_at,
+}

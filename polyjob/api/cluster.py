@@ -10,7 +10,7 @@ from typing import Any
 
 import polyjob
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.context import me
+from polyjob.api.context import me, settings
 from polyjob.api.paging import limit, offset, page
 from polyjob.errors import Forbidden, NotFound
 from polyjob.models import Meta
@@ -45,7 +45,7 @@ def get_node(number: int) -> dict[str, Any]:
     _only_administrators()
     _only_one(number)
     return _node() | {
-        "gpus": [],
+        "gpus": _graphics(),
         "docker_version": None,
         "kubelet_version": None,
         "os_image": platform.platform(),
@@ -60,10 +60,11 @@ def get_node(number: int) -> dict[str, Any]:
 @blp.get("/nodes/<int:number>/gpus")
 @blp.page(GraphicsSchema)
 def list_graphics(number: int) -> dict[str, Any]:
-    """List the GPUs of a node; polyjob counts none yet; for administrators"""
+    """List the GPUs of a node that jobs may be given; for administrators"""
     _only_administrators()
     _only_one(number)
-    return page([], 0)
+    found = _graphics()
+    return page(found[offset() : offset() + limit()], len(found))
 
 
 def _only_administrators() -> None:
@@ -86,5 +87,21 @@ def _node() -> dict[str, Any]:
         "role": "master",
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "cpu": len(os.sched_getaffinity(0)),
-        "n_gpus": 0,
+        "n_gpus": len(settings().gpus),
     }
+
+
+def _graphics() -> list[dict[str, Any]]:
+    """The GPUs of `POLYJOB_GPUS`; their models and memory are not known here."""
+    node = _node()["uuid"]
+    return [
+        {
+            "uuid": uuid.uuid5(uuid.UUID(node), str(index)).hex,
+            "index": index,
+            "serial": "",
+            "name": f"GPU {index}",
+            "memory": 0,
+            "cluster_node": node,
+        }
+        for index in settings().gpus
+    ]

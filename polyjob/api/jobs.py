@@ -32,6 +32,12 @@ from polyjob.schemas.jobs import (
 )
 
 LONGEST_WAIT = 60.0
+WAIT = {
+    "name": "wait",
+    "in": "query",
+    "description": f"Answer once the job is done, or after so many seconds (at most {LONGEST_WAIT:.0f}).",
+    "schema": {"type": "number", "minimum": 0},
+}
 
 _SCHEMA = JobSchema()
 
@@ -66,17 +72,7 @@ def create_job(username: str, project_name: str) -> Response:
 
 
 @blp.get(JOB)
-@blp.doc(
-    parameters=[
-        {
-            "name": "wait",
-            "in": "query",
-            "description": f"Answer once the job is done, or after so many seconds (at most {LONGEST_WAIT:.0f}).",
-            "schema": {"type": "number", "minimum": 0},
-        }
-    ],
-    responses={400: "BAD_REQUEST"},
-)
+@blp.doc(parameters=[WAIT], responses={400: "BAD_REQUEST"})
 @blp.response(200, JobSchema)
 @blp.tagged
 def get_job(username: str, project_name: str, job_id: int) -> Any:
@@ -111,10 +107,14 @@ def delete_job(username: str, project_name: str, job_id: int) -> Response:
 
 
 @blp.post(f"{JOB}/stop")
+@blp.doc(parameters=[WAIT])
 @blp.nothing(200)
 def stop_job(username: str, project_name: str, job_id: int) -> Response:
     """Stop a job; one that is done stays as it is"""
+    seconds = _asked_wait()
     jobs.request_stop(jobs.find(find_project(username, project_name), job_id), me(), settings())
+    if seconds:
+        watch.wait_until_done(job_id, seconds, request.environ.get("gunicorn.socket"), me().id)
     return empty(200)
 
 

@@ -17,7 +17,7 @@ from polyjob.api.jobs import in_list as jobs_in_list
 from polyjob.api.paging import limit, offset, page
 from polyjob.api.projects import in_list as projects_in_list
 from polyjob.models import Build, Job, Project, User
-from polyjob.query import sort_names
+from polyjob.query import ordering, sort_names
 from polyjob.schemas.builds import BuildRowSchema
 from polyjob.schemas.jobs import JobRowSchema
 from polyjob.schemas.marked import archived_of, bookmarked_of
@@ -29,6 +29,14 @@ SORT = {
     "description": "By when the bookmark was set: `updated_at` or `created_at`, `-` for the latest first.",
     "schema": {"type": "string", "default": "-updated_at"},
 }
+
+ARCHIVE_SORT = {
+    "name": "sort",
+    "in": "query",
+    "description": "`updated_at` or `created_at`, `-` for descending; the last archived first unless given.",
+    "schema": {"type": "string"},
+}
+_ARCHIVE_ORDERS = ("id", "created_at", "updated_at")
 
 blp = Blueprint("marked", __name__, description="Bookmarks and archives.")
 
@@ -58,6 +66,7 @@ def bookmarked_projects(username: str) -> dict[str, Any]:
 
 
 @blp.get("/archives/<username>/jobs")
+@blp.doc(parameters=[ARCHIVE_SORT], responses={400: "BAD_REQUEST"})
 @blp.page(archived_of(JobRowSchema))
 def archived_jobs(username: str) -> dict[str, Any]:
     """List the archived jobs of one's own projects, the latest first"""
@@ -65,6 +74,7 @@ def archived_jobs(username: str) -> dict[str, Any]:
 
 
 @blp.get("/archives/<username>/builds")
+@blp.doc(parameters=[ARCHIVE_SORT], responses={400: "BAD_REQUEST"})
 @blp.page(archived_of(BuildRowSchema))
 def archived_builds(username: str) -> dict[str, Any]:
     """List the archived builds of one's own projects, the latest first"""
@@ -72,6 +82,7 @@ def archived_builds(username: str) -> dict[str, Any]:
 
 
 @blp.get("/archives/<username>/projects")
+@blp.doc(parameters=[ARCHIVE_SORT], responses={400: "BAD_REQUEST"})
 @blp.page(archived_of(ProjectRowSchema))
 def archived_projects(username: str) -> dict[str, Any]:
     """List one's own archived projects, last changed first"""
@@ -100,6 +111,10 @@ def _archived(
     if owner is None or not _may_list(owner):
         return page([], 0)
     query = find(owner)
+    if request.args.get("sort"):
+        query = query.order_by(
+            *ordering(request.args["sort"], {name: getattr(table, name) for name in _ARCHIVE_ORDERS})
+        )
     only = auth.bound_to()
     if only is not None:
         query = query.where((table.id if table is Project else table.project) == only)

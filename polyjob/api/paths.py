@@ -1,4 +1,5 @@
-"""Paths as people write them: a final slash or none, and doubled slashes, all lead to the same view, never elsewhere.
+"""Paths as people write them: a final slash or none, doubled slashes and, in the API, a final `.json` all lead to the
+same view, never elsewhere.
 
 Done before routing, because a router's own answer to such paths is a redirect, which turns a POST into a GET.
 """
@@ -31,4 +32,5 @@ class PlainPaths:
 
 def plain(path: str) -> str:
     """The path is as WSGI has it, already decoded: `%2F` is a slash here, and no name has one."""
-    return _SLASHES.sub("/", path).rstrip("/") or "/"
+    path = _SLASHES.sub("/", path).rstrip("/") or "/"
+    return path.removesuffix(".json") if path.startswith("/api/v1/") else path

@@ -69,6 +69,7 @@ projects.bookmark_project            mark
 projects.unbookmark_project          mark
 projects.get_repository              read
 projects.download_code               read
+projects.delete_repository           submit
 projects.upload_code                 submit
 
 jobs.list_jobs                       read

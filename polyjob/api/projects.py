@@ -29,6 +29,19 @@ from polyjob.schemas.projects import (
 FRAMING = 1 << 20
 """Bytes of a multipart body around its file."""
 
+QUERY = {
+    "name": "query",
+    "in": "query",
+    "description": "As for jobs, by `id`, `name`, `description`, `tags`, `is_public`, `created_at`, `updated_at`.",
+    "schema": {"type": "string"},
+}
+SORT = {
+    "name": "sort",
+    "in": "query",
+    "description": "`created_at`, `updated_at` or `name`, several joined by commas, `-` for descending.",
+    "schema": {"type": "string", "default": "-updated_at"},
+}
+
 _CREATE, _CHANGE = ProjectBody(), ProjectChangeBody()
 
 blp = Blueprint("projects", __name__, description="Projects: where jobs, builds and code belong.")
@@ -43,13 +56,15 @@ def create_project() -> ProjectView:
 
 
 @blp.get("/<username>")
+@blp.doc(parameters=[QUERY, SORT], responses={400: "BAD_REQUEST"})
 @blp.page(ProjectRowSchema)
 def list_projects(username: str) -> dict[str, Any]:
     """List the projects of a user that one may read, last changed first"""
     owner = users.find_for(me(), username)
     if owner is None:
         return page([], 0)
-    query = projects.list_projects(owner).where(auth.readable(me()))
+    asked = projects.list_projects(owner, query=request.args.get("query"), sort=request.args.get("sort"))
+    query = asked.where(auth.readable(me()))
     return page(in_list(query.limit(limit()).offset(offset())), query.count())
 
 
@@ -138,6 +153,14 @@ def get_repository(username: str, project_name: str) -> dict[str, Any]:
         "commit": latest.digest,
         "size": latest.size,
     }
+
+
+@blp.delete(f"{PROJECT}/repo")
+@blp.nothing(204)
+def delete_repository(username: str, project_name: str) -> Response:
+    """Have the project's new jobs run without code; earlier uploads stay for the jobs that use them"""
+    projects.remove_code(find_project(username, project_name))
+    return empty(204)
 
 
 @blp.get(f"{PROJECT}/repo/download")

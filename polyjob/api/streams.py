@@ -30,8 +30,8 @@ from polyjob.watch import Changed, Grown, Nothing, RunDeleted, Story, WatchEnded
 
 PATIENCE = 30.0
 """Seconds of silence after which the client is pinged."""
-FRAME = 32 << 10
-"""Characters of lines in one message."""
+FRAME = 10_000
+"""Characters of lines in one message. As JSON each takes 6 bytes at most, and a message must stay below 64 KiB."""
 PREFIXES = ("/ws/v1", "/v1")
 """Where clients before 0.5.3 of the documented API look, beside `/api/v1/…/logs/stream`."""
 SINCE = {

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import pytest
 
+from polyjob import users
+from polyjob.app import create_app
 from polyjob.models import Meta
 from polyjob.statuses import Status
 
-from .conftest import JOBS, bring, pointers
+from .conftest import JOBS, Client, bring, pointers
 
 
 def test_the_machine_is_the_one_node(admin):
@@ -25,6 +28,19 @@ def test_the_machine_is_the_one_node(admin):
     assert full["kernel_version"] == os.uname().release
     assert admin.get("/api/v1/nodes/1/gpus").json["results"] == []
     assert admin.get("/api/v1/nodes/2").status_code == 404
+
+
+@pytest.mark.parametrize("gpus", [(), (0,), (0, 3)])
+def test_gpus_that_jobs_may_be_given_are_listed(settings, user, project, gpus):
+    app = create_app(dataclasses.replace(settings, gpus=gpus))
+    admin = Client(app, users.make_token(users.create("eva", is_admin=True), "t")[1])
+    assert admin.get("/api/v1/cluster").json["nodes"][0]["n_gpus"] == len(gpus)
+    node = admin.get("/api/v1/nodes/1").json
+    listed = admin.get("/api/v1/nodes/1/gpus").json
+    assert (listed["count"], [gpu["index"] for gpu in listed["results"]]) == (len(gpus), list(gpus))
+    assert node["gpus"] == listed["results"]
+    assert {gpu["cluster_node"] for gpu in node["gpus"]} <= {node["uuid"]}
+    assert admin.get("/api/v1/nodes/1/gpus?offset=1&limit=1").json["results"] == listed["results"][1:2]
 
 
 @pytest.mark.parametrize("path", ["cluster", "cluster/nodes", "nodes/1", "nodes/1/gpus"])

@@ -417,6 +417,15 @@ class TestEnds:
         assert (answer.status_code, answer.data) == (200, b"")
         assert client.get(f"{JOBS}/1").json["last_status"] == "stopped"
 
+    def test_stop_waits_for_the_end_when_asked(self, client):
+        client.submit()
+        bring(1, Status.SCHEDULED, Status.RUNNING)
+        with soon(lambda: bring(1, Status.STOPPED)):
+            answer = client.post(f"{JOBS}/1/stop?wait=30")
+        assert (answer.status_code, answer.data) == (200, b"")
+        assert client.get(f"{JOBS}/1").json["last_status"] == "stopped"
+        assert pointers(client.post(f"{JOBS}/1/stop?wait=soon")) == ["wait"]
+
     def test_stop_of_a_running_job_is_a_wish(self, client, user):
         client.submit()
         bring(1, Status.SCHEDULED, Status.RUNNING)

@@ -100,11 +100,12 @@ class TestMessages:
             {"log_lines": ["end"]}, {"status": "succeeded", "log_lines": []},
         ]  # fmt: skip
 
-    def test_stay_small(self):
-        pieces = [b"x" * 100_000, b"\n" + b"y\n" * 50_000, b"z" * 40_000]
+    @pytest.mark.parametrize("sign", ["x", "é", "한", "😀", "\x01", '"'])
+    def test_stay_small(self, sign):
+        pieces = [sign.encode() * 100_000, b"\n" + b"y\n" * 50_000, sign.encode() * 40_000]
         found = list(streams.messages(told(pieces)))
         assert max(len(message.encode()) for message in found) < 64 << 10
-        assert "".join(self.lines(pieces)) == "x" * 100_000 + "y" * 50_000 + "z" * 40_000
+        assert "".join(self.lines(pieces)) == sign * 100_000 + "y" * 50_000 + sign * 40_000
         assert self.lines([b"y\n" * 50_000]) == ["y"] * 50_000
 
     def test_leave_out_what_the_client_has(self):

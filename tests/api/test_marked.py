@@ -52,6 +52,20 @@ class TestBookmarks:
 
 
 class TestArchives:
+    def test_are_listed_in_the_order_asked_for(self, client):
+        for name in ("a", "b"):
+            client.submit(name=name)
+        for number in (2, 1):
+            client.post(f"{JOBS}/{number}/archive")
+        path = "/api/v1/archives/ana/jobs"
+        for sort, names in (
+            ("", "ab"),
+            ("?sort=created_at", "ab"),
+            ("?sort=-created_at", "ba"),
+            ("?sort=updated_at", "ba"),
+        ):
+            assert "".join(row["name"] for row in client.get(path + sort).json["results"]) == names, sort
+
     def test_of_a_job_hide_it_everywhere_and_restore_shows_it(self, client):
         client.submit(name="x")
         for _ in range(2):

@@ -11,13 +11,24 @@ from .conftest import BASE, CONFIG, JOBS
 
 @pytest.mark.parametrize(
     ("path", "expected"),
-    [("", "/"), ("/", "/"), ("//", "/"), ("/a", "/a"), ("/a/", "/a"), ("/a//b///c//", "/a/b/c"), ("//a", "/a")],
+    [
+        ("", "/"),
+        ("/", "/"),
+        ("//", "/"),
+        ("/a", "/a"),
+        ("/a/", "/a"),
+        ("/a//b///c//", "/a/b/c"),
+        ("//a", "/a"),
+        ("/api/v1/a/b/jobs.json", "/api/v1/a/b/jobs"),
+        ("/api//v1/users.json/", "/api/v1/users"),
+        ("/a.json", "/a.json"),
+    ],
 )
 def test_plain(path, expected):
     assert plain(path) == expected
 
 
-@pytest.mark.parametrize("spelling", ["{0}", "{0}/", "{0}//"])
+@pytest.mark.parametrize("spelling", ["{0}", "{0}/", "{0}//", "{0}.json"])
 @pytest.mark.parametrize("name", ["", "/statuses", "/logs", "/outputs", "/outputs/download", "/coderef"])
 def test_reads_with_and_without_final_slash(client, name, spelling):
     number = client.submit()["id"]

@@ -13,7 +13,7 @@ from polyjob.app import create_app
 from polyjob.models import Code, Project
 from polyjob.store import Store
 
-from .conftest import BASE, Client, pointers, publish, tar
+from .conftest import BASE, JOBS, Client, pointers, publish, tar
 
 ROW = {
     "id", "uuid", "user", "owner", "name", "unique_name", "description", "tags", "created_at", "updated_at",
@@ -69,6 +69,28 @@ class TestList:
         assert (answer["count"], [project["name"] for project in answer["results"]]) == (3, ["c", "b", "demo"])
         assert all(project.keys() == ROW for project in answer["results"])
         assert [one["name"] for one in client.get("/api/v1/ana?limit=1&offset=1").json["results"]] == ["b"]
+
+    @pytest.mark.parametrize(
+        ("asked", "names"),
+        [
+            ("query=name:~other", ["demo", "nightly"]),
+            ("query=name:n%25", ["nightly"]),
+            ("query=tags:x|y&sort=name", ["nightly"]),
+            ("query=is_public:true", ["nightly"]),
+            ("query=created_at:<2010-01-01", []),
+            ("sort=name", ["demo", "nightly"]),
+            ("sort=-name", ["nightly", "demo"]),
+        ],
+    )
+    def test_is_filtered_and_sorted(self, client, asked, names):
+        client.post(PROJECTS, {"name": "nightly", "description": "here", "tags": ["x"], "is_public": True})
+        client.patch(BASE, {"description": "touched"})
+        answer = client.get(f"/api/v1/ana?{asked}").json
+        assert ([one["name"] for one in answer["results"]], answer["count"]) == (names, len(names))
+
+    @pytest.mark.parametrize("query", ["name", "status:failed", "created_at:soon", "user.password:x"])
+    def test_wrong_queries_are_refused(self, client, query):
+        assert client.get(f"/api/v1/ana?query={query}").status_code == 400
 
     def test_shows_others_the_public_ones(self, client, other, admin):
         client.post(PROJECTS, {"name": "open", "is_public": True})
@@ -281,3 +303,15 @@ class TestRepository:
 def files(data):
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         return {item.name: archive.extractfile(item).read() for item in archive if item.isfile()}
+
+
+def test_code_can_be_removed_for_new_jobs(client):
+    client.put(UPLOAD, data={"repo": (io.BytesIO(tar({"a": b"1"})), "x.tar.gz")})
+    before = client.submit()
+    assert before["commit"]
+    for _ in range(2):
+        answer = client.delete(f"{BASE}/repo")
+        assert (answer.status_code, answer.data) == (204, b"")
+    assert client.get(f"{BASE}/repo").status_code == 404
+    assert client.submit()["commit"] is None
+    assert client.get(f"{JOBS}/{before['id']}").json["commit"] == before["commit"]
