@@ -7,6 +7,7 @@ import io
 import random
 import threading
 import time
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -274,6 +275,29 @@ def test_all_inputs_reach_the_job(harness: Harness, tmp_path: Path) -> None:
     assert harness.end(handle).succeeded
     assert harness.log(spec, handle) == b"12\n2000\n"
     assert harness.outputs_of(spec, handle) == contents
+
+
+def test_huge_sparse_outputs_are_sealed_at_once(harness: Harness, tmp_path: Path) -> None:
+    """The attack: a file of 4 TB costs its job nothing, and comes as that many zeros from a container."""
+    if not harness.runs_commands:
+        pytest.skip("this runner runs no commands")
+    made = "if=/dev/zero of=huge bs=1M count=1 seek=4194304"
+    spec = harness.spec(f'cd "$POLYAXON_RUN_OUTPUTS_PATH" && {{ busybox dd {made} || dd {made}; }}')
+    handle = harness.runner.start(spec, None)
+    assert harness.end(handle).succeeded
+    store, pieces = Store(tmp_path / "sealing"), None
+    store.prepare()
+    if isinstance(harness.runner, RemoteRunner):
+        pieces = harness.runner.outputs(handle)
+    else:
+        (Path(spec.folder) / "outputs").rename(store.make_job_folder(spec.uuid) / "outputs")
+    began = time.monotonic()
+    store.seal(spec.uuid, "7", 100 << 30, pieces)
+    assert time.monotonic() - began < 15
+    assert "`huge` was not kept" in store.outputs(spec.uuid).notes[0]
+    if isinstance(pieces, Generator):
+        pieces.close()
+    harness.runner.clean(handle)
 
 
 def sealed_outputs(folder: Path, contents: dict[str, bytes]) -> Path:
