@@ -215,7 +215,7 @@ def update(build: Build, changes: Mapping[str, Any]) -> Build:
 
 
 def request_stop(build: Build, settings: Settings) -> None:
-    """Have the build stopped, and with it the jobs that wait for it; one that is done stays as it is. Idempotent."""
+    """Have the build stopped, on which the jobs that wait for it fail; one that is done stays as it is. Idempotent."""
     with write("stop-build"):
         _wish_stop(_fresh(build))
     send_hint(settings.data_dir)

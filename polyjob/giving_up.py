@@ -19,9 +19,9 @@ def waits(job: Job) -> str | None:
     if text_of(job.notes, "given-up"):
         return None
     unreachable = text_of(job.notes, "unreachable")
-    if unreachable or (job.handle is not None and job.exit is None):
+    if unreachable or (job.handle is not None and job.exit is None and job.stop_at is None):
         return unreachable
-    return text_of(job.notes, "retry")  # of its start, or of its end
+    return text_of(job.notes, "retry")  # of its start, its stop or its end
 
 
 def waiting(numbers: Iterable[int] | None = None) -> list[Job]:

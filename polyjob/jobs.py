@@ -17,16 +17,18 @@ from polyjob.database import database, write
 from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.hints import send_hint
 from polyjob.merging import united
-from polyjob.models import CLAIMED, QUEUED, SHOWN, Job, JobStatus, Project, User
+from polyjob.models import CLAIMED, QUEUED, SHOWN, Build, Job, JobStatus, Project, User
 from polyjob.notes import text_of, with_note
 from polyjob.query import JOB_FIELDS, JOB_ORDERS, conditions, ordering
 from polyjob.schemas.entries import check_size
 from polyjob.settings import Settings
 from polyjob.statements import Prepared
 from polyjob.statuses import Status
-from polyjob.transitions import change, transition
+from polyjob.transitions import MESSAGE_LENGTH, change, transition
 
 STOPPED_MESSAGE = "Job was stopped"
+MAX_REPORTED = 100
+"""Statuses that clients reported of one job, the latest."""
 _ENTRIES = {"data_refs", "params"}
 _CHANGEABLE = ("name", "description", "readme", "tags", "data_refs", "params")
 
@@ -35,6 +37,13 @@ _BY_PROJECT = Prepared(
     lambda: Job.select().where(Job.id == 0, Job.project == 0, Job.deleted_at.is_null(), Job.archived_at.is_null())
 )
 
+_HOLDERS = Prepared(
+    lambda: (
+        Job.select(Job.id, Job.build_id, Job.notes)
+        .where(CLAIMED, Job.exit.is_null(), Job.handle.is_null())
+        .order_by(Job.id)
+    )
+)
 _PLACE = f"SELECT COUNT(*) FROM job WHERE {QUEUED.sql} AND id <= ?"
 
 # Finding.
@@ -57,14 +66,14 @@ def _not_found(job_id: int) -> NotFound:
 
 def state(project: Project, job_id: int) -> tuple[object, ...]:
     """What changes whenever something changes that people see of the job; reads one row, while the job is queued its
-    place, and while it waits for a build that one's version. Raises NotFound."""
+    place and who holds slots, and while it waits for a build that one's version. Raises NotFound."""
     sql = "SELECT version, status, is_managed, build_id FROM job WHERE id = ? AND project_id = ? AND "
     row = database.execute_sql(sql + SHOWN.sql, (job_id, project.id)).fetchone()
     if row is None:
         raise _not_found(job_id)
     version, status, is_managed, build_id = row
     if status == Status.CREATED and is_managed:
-        return version, database.execute_sql(_PLACE, (job_id,)).fetchone()[0]
+        return version, database.execute_sql(_PLACE, (job_id,)).fetchone()[0], *retried_jobs()
     if status == Status.BUILDING:
         return version, database.execute_sql("SELECT version FROM build WHERE id = ?", (build_id,)).fetchone()
     return (version,)
@@ -105,6 +114,26 @@ def slots_taken() -> int:
     return int(database.execute_sql(f"SELECT COUNT(*) FROM job WHERE {CLAIMED.sql} AND exit IS NULL").fetchone()[0])
 
 
+def retried_jobs() -> list[int]:
+    """Return the ids of the jobs that hold a slot while their start, or their build, is retried."""
+    holders = _HOLDERS()
+    waiting = {job.build_id for job in holders if job.build_id is not None}
+    builds = Build.select(Build.id, Build.notes).where(Build.id.in_(waiting), Build.finished_at.is_null())
+    retried = {build.id for build in builds if text_of(build.notes, "retry")} if waiting else set()
+    return [job.id for job in holders if text_of(job.notes, "retry") or job.build_id in retried]
+
+
+def slots_note() -> str | None:
+    """Return one sentence that names the jobs that hold slots without running; None where there are none."""
+    numbers = retried_jobs()
+    if not numbers:
+        return None
+    names = ", ".join(f"#{number}" for number in numbers)
+    if len(numbers) == 1:
+        return f"1 slot is held by a job whose start is retried: {names}."
+    return f"{len(numbers)} slots are held by jobs whose start is retried: {names}."
+
+
 def gpus_taken() -> set[int]:
     """Those that a job holds that is not yet known to have ended."""
     held = Job.select(Job.gpus).where(CLAIMED, Job.exit.is_null(), Job.gpus.is_null(False))
@@ -116,15 +145,16 @@ def waiting_reason(job: Job, position: int | None) -> str | None:
     if job.status.is_done or not job.is_managed:
         return None
     if job.status is Status.CREATED:
-        ahead = (position or 1) - 1
+        ahead, held = (position or 1) - 1, slots_note()
         asked = specs.gpus_asked(job.config, job.runner)
+        reason = f"Waits for a free slot; {ahead} {'job is' if ahead == 1 else 'jobs are'} ahead of it."
         if asked and not ahead:
-            return f"Waits for {asked} free {'GPU' if asked == 1 else 'GPUs'}, or for a free slot."
-        return f"Waits for a free slot; {ahead} {'job is' if ahead == 1 else 'jobs are'} ahead of it."
+            reason = f"Waits for {asked} free {'GPU' if asked == 1 else 'GPUs'}, or for a free slot."
+        return f"{reason} {held}" if held else reason
     if job.status is Status.BUILDING and job.build is not None and not job.build.status.is_done:
         why = text_of(job.build.notes, "retry")
         return f"Waits for build {job.build.unique_name}, which is {job.build.status}{f': {why}' if why else '.'}"
-    return None
+    return text_of(job.notes, "retry") if job.handle is None and job.exit is None else None
 
 
 # Changing.
@@ -318,8 +348,10 @@ def post_status(
     user: User | None,
     settings: Settings,
 ) -> JobStatus:
-    """What a client reports. A job that polyjob does not run takes it as its status, if it may follow; one that it
-    runs only keeps a note, but `stopped` from a person (not None) is a wish to stop. Returns the job's latest status.
+    """Record what a client reports, and return the job's latest status.
+
+    A job that polyjob does not run takes it as its status, if it may follow. For one that it runs it is kept beside the
+    statuses, but `stopped` from a person (not None) is a wish to stop.
     """
     if job.is_managed and status is Status.STOPPED and user is not None:
         job = request_stop(job, user, settings)
@@ -329,10 +361,17 @@ def post_status(
             if not job.is_managed:
                 transition(job, status, message=message, traceback=traceback, details=details)
                 audit.record("status", job, status=str(status))
-            elif not job.status.is_done and status is not job.status:
+            elif not job.status.is_done and (message or status is not job.status):
                 text = f"The job reported {status}{f': {message}' if message else ''}."
-                change(job, notes=with_note(job.notes, "reported", text))
+                change(job, notes=with_note(job.notes, "reported", text), reported=_with_report(job, status, message))
     return latest_status(job)
+
+
+def _with_report(job: Job, status: Status, message: str | None) -> list[dict[str, Any]]:
+    """The job's reported statuses with one more. Beyond the bound the oldest goes."""
+    kept = (job.reported or [])[-(MAX_REPORTED - 1) :]
+    report = {"status": str(status), "message": (message or "")[:MESSAGE_LENGTH] or None}
+    return [*kept, report | {"created_at": now().isoformat()}]
 
 
 def note(job: Job, kind: str, text: str | None) -> None:

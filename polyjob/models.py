@@ -225,13 +225,15 @@ class Job(Table):
     node = TextField(null=True)
     notes = JSONField(null=True)
     """What people should know and no status says: a list of {"kind", "text"}; one per kind."""
+    reported = JSONField(null=True)
+    """Statuses that clients reported of a job that polyjob runs, oldest first: {"status", "message", "created_at"}."""
     exit_code = IntegerField(null=True)
 
     # What people wish.
     stop_at = InstantField(null=True)
     """When the stop was asked for. Never set once the exit is recorded, so a stop that is set came first."""
     stop_kind = TextField(null=True)
-    """Who asked: `person`, `timeout` or `delete`."""
+    """Who asked: `person` or `delete`; or what ends the job: `timeout`, or `start` where that kept being refused."""
     stop_by = ForeignKeyField(User, null=True)
     deleted_at = InstantField(null=True)
     """Hidden from people since then; the engine removes files and row once nothing of the job is left."""
@@ -240,10 +242,10 @@ class Job(Table):
     # What the engine has done.
     attempt_at = InstantField(null=True)
     """Committed before the runner is asked to start the job."""
+    attempt_clock = TextField(null=True)
+    """The same instant: time limits count from it."""
     handle = TextField(null=True)
     log_cursor = JSONField(null=True)
-    running_at = InstantField(null=True)
-    running_clock = TextField(null=True)
     term_clock = TextField(null=True)
     exit = JSONField(null=True)
     """The runner's Exit, as JSON. Set once; the slot is free from then on."""

@@ -10,7 +10,9 @@ PACKING = "packing"
 """The kind of a note that tells how far the packing of outputs has come."""
 MISSING = "missing"
 """The kind of a note that tells why the outputs could not be fetched: the job has none, and may have left some."""
-PASSING = ("retry", "unreachable", SAID, PACKING)
+REFUSED = "start"
+"""The kind of a note that tells why the back end refused to start a job that is being ended for that."""
+PASSING = ("retry", "unreachable", SAID, PACKING, REFUSED)
 """Kinds that say what is waited for: untrue of what has ended."""
 
 

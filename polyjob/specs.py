@@ -38,15 +38,11 @@ def check(
 
     Raises Invalid with a pointer to each part that the runner must refuse.
     """
-    notes, problems = [], []
+    notes, problems = left_out(config, runner), []
     for path, support in ABILITIES[runner].items():
-        if support.ability is Ability.HONOURED or not _look_up(config, path):
-            continue
-        if support.ability is Ability.REFUSED:
+        if support.ability is Ability.REFUSED and _look_up(config, path):
             detail = f"The {runner} runner cannot honour `{path}`: {support.why}."
             problems.append(Problem(f"{pointer}/{path.replace('.', '/')}", detail))
-        else:
-            notes.append({"kind": path, "text": f"`{path}` was not used: {support.why}."})
     asked = gpus_asked(config, runner)
     if gpus is not None and asked > gpus:
         there = "there are none" if not gpus else f"there {'is' if gpus == 1 else 'are'} {gpus}"
@@ -62,6 +58,15 @@ def check(
     if problems:
         raise Invalid(problems)
     return notes
+
+
+def left_out(config: Mapping[str, Any], runner: str) -> list[dict[str, str]]:
+    """Return a note for each part of the config that this runner leaves out: {"kind": its path, "text"}."""
+    return [
+        {"kind": path, "text": f"`{path}` was not used: {support.why}."}
+        for path, support in ABILITIES[runner].items()
+        if support.ability is Ability.NOTED and _look_up(config, path)
+    ]
 
 
 def _look_up(config: Mapping[str, Any], path: str) -> Any:

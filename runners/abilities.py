@@ -150,5 +150,11 @@ REQUIRED: Mapping[str, Mapping[str, str]] = {
 }
 """Runner → path of a part that a config must have on it → why."""
 
+LOCAL = frozenset({"process"})
+"""Runners whose jobs write into the job's folder themselves, from the moment of their start."""
+
+BUILD_RESULT: Mapping[str, str] = {"process": "a virtualenv", "docker": "an image"}
+"""Runner → what its builds make, in words for people, where that does not depend on its settings."""
+
 GIVES_GPUS = frozenset({"kubernetes"})
 """Runners whose back end itself gives each job the GPUs that it asks for."""

@@ -19,8 +19,8 @@ may be killed between any two calls, and a new runner object takes up every hand
 several threads at once, and `poll` and `stop` of one job come while `build` of another goes on. Every remote call
 inside a verb has a time limit.
 
-**Errors.** A verb raises only the errors below; anything else is a defect of the runner, and the engine treats it as
-`RunnerUnavailable` and logs the traceback.
+**Errors.** A verb raises only the errors below; anything else is a defect of the runner. The engine treats a defect as
+`RunnerRefused` and logs the traceback, once until a call succeeds.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class JobSpec:
     """What `resources` is made of, for back ends that tell the two apart."""
     placement: Placement = Placement()
     timeout: float | None = None
-    """Seconds that the engine lets the command run before it stops the job; None = as long as it likes."""
+    """Seconds from the first attempt to start the job until the engine stops it; None = as long as it likes."""
     code: str | None = None
     """Path of a tar.gz on this machine; unpacked into the job's working folder before the command starts."""
     is_pinned: bool = False

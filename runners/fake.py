@@ -17,21 +17,25 @@ FAKE_OUTPUTS           JSON object: path → text of each output file
 FAKE_IGNORE_TERM       any text: only KILL ends the job
 FAKE_START             `fail` → StartFailed, `unavailable` → RunnerUnavailable after the job was made
 FAKE_VANISH            any text: the job is gone without an exit when it would have ended
+FAKE_FAULTS            JSON object: verb → `refused`, `defect`, `full` or `unavailable`, which each call raises;
+                       `made` → the same after `start` has made the job
 =====================  ================================================================================
 
-and a build in its own: FAKE_BUILD_LOG, FAKE_BUILD_FAIL (`STEP:CODE`), FAKE_BUILD_HANG (any text: until cancelled).
+and a build in its own: FAKE_BUILD_LOG, FAKE_BUILD_FAIL (`STEP:CODE`), FAKE_BUILD_HANG (any text: until cancelled), and
+FAKE_FAULTS with the verb `build`.
 A file `<data>/fake/unavailable` makes every verb raise RunnerUnavailable.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from runners.base import (
@@ -45,6 +49,7 @@ from runners.base import (
     Pending,
     Reason,
     RemoteRunner,
+    RunnerRefused,
     RunnerSettings,
     RunnerUnavailable,
     Running,
@@ -54,6 +59,18 @@ from runners.base import (
 
 TERM, KILL = 15, 9
 NODE = "fake-node"
+
+
+def _raise_fault(verb: str, env: Mapping[str, str]) -> None:
+    match json.loads(env.get("FAKE_FAULTS", "{}")).get(verb):
+        case "refused":
+            raise RunnerRefused(f"the fake back end refuses {verb}")
+        case "defect":
+            raise ValueError(f"a defect in {verb}")
+        case "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        case "unavailable":
+            raise RunnerUnavailable(f"nobody answers to {verb}")
 
 
 def _boottime() -> float:
@@ -82,6 +99,7 @@ class FakeRunner(RemoteRunner):
 
     def build(self, spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool]) -> str | None:
         self._enter("build", spec.uuid)
+        _raise_fault("build", spec.env)
         log.write(spec.env.get("FAKE_BUILD_LOG", "").encode())
         for number, step in enumerate(spec.steps, 1):
             log.write(f"step {number}: {step}\n".encode())
@@ -97,6 +115,7 @@ class FakeRunner(RemoteRunner):
     def start(self, spec: JobSpec, artifact: str | None) -> str:
         self._enter("start", spec.uuid)
         assert os.path.isdir(spec.folder), "start before the job's folder was made"
+        _raise_fault("start", spec.env)
         if spec.env.get("FAKE_START") == "fail":
             raise StartFailed("the fake back end was told to refuse this job")
         with self._lock:
@@ -106,6 +125,7 @@ class FakeRunner(RemoteRunner):
                 self._write(spec.uuid, job)
                 if spec.env.get("FAKE_START") == "unavailable":
                     raise RunnerUnavailable("the answer to start was lost on its way")
+            _raise_fault("made", spec.env)
             assert "cleaned" not in job, "start of a job that was cleaned: it would run twice"
         return json.dumps({"v": 1, "uuid": spec.uuid})
 
@@ -119,6 +139,7 @@ class FakeRunner(RemoteRunner):
             job = self._read(self._uuid(handle))
             if job is None or "cleaned" in job or isinstance(self._state(job), Exited | Missing):
                 return
+            _raise_fault("stop", job["env"])
             if force or not job["env"].get("FAKE_IGNORE_TERM"):
                 job["stopped"] = [self.clock(), KILL if force else TERM]
                 self._write(self._uuid(handle), job)
@@ -129,6 +150,7 @@ class FakeRunner(RemoteRunner):
         with self._lock:
             job = self._read(self._uuid(handle))
             if job is not None:
+                _raise_fault("clean", job.get("env", {}))
                 self._write(self._uuid(handle), {"cleaned": True})
 
     def fence(self, uuid: str) -> str | None:
@@ -150,6 +172,7 @@ class FakeRunner(RemoteRunner):
     def logs(self, handle: str, cursor: str | None, limit: int) -> tuple[bytes, str | None]:
         self._enter("logs", self._uuid(handle))
         job = self._existing(handle)
+        _raise_fault("logs", job["env"])
         if isinstance(self._state(job), Pending):
             return b"", cursor
         start = int(cursor or 0)
@@ -160,6 +183,7 @@ class FakeRunner(RemoteRunner):
         self._enter("outputs", self._uuid(handle))
         job = self._existing(handle)
         assert isinstance(self._state(job), Exited), "outputs of a job that has not ended"
+        _raise_fault("outputs", job["env"])
         files = json.loads(job["env"].get("FAKE_OUTPUTS", "{}"))
         if not files:
             return
@@ -181,6 +205,9 @@ class FakeRunner(RemoteRunner):
         end_at = running_at + float(env.get("FAKE_SECONDS", 0))
         if job["stopped"] and job["stopped"][0] < end_at:
             signal = job["stopped"][1]
+            if job["stopped"][0] < running_at:
+                end = Exit(Reason.SIGNALLED, begun=False, message="It was stopped before its command began")
+                return Exited(end, NODE)
             return Exited(Exit(Reason.SIGNALLED, code=128 + signal, signal=signal), NODE)
         if self.clock() < running_at:
             return Pending("pretending to wait")

@@ -231,6 +231,32 @@ class TestReported:
         assert row.status is Status.CREATED
         assert row.notes == [{"kind": "reported", "text": "The job reported succeeded: m."}]
 
+    def test_statuses_are_all_kept_in_order(self, create, settings):
+        job = create()
+        for status, message in ((Status.RUNNING, "half way"), (Status.RUNNING, "done"), (Status.WARNING, "x" * 999)):
+            jobs.post_status(job, status, message, None, None, None, settings)
+        reported = Job.get_by_id(job.id).reported
+        assert [(one["status"], one["message"][:8]) for one in reported] == [
+            ("running", "half way"),
+            ("running", "done"),
+            ("warning", "x" * 8),
+        ]
+        assert len(reported[2]["message"]) == 256
+        times = [one["created_at"] for one in reported]
+        assert times == sorted(times)
+
+    def test_statuses_are_bounded(self, create, settings):
+        job = create()
+        for number in range(jobs.MAX_REPORTED + 5):
+            jobs.post_status(job, Status.RUNNING, str(number), None, None, None, settings)
+        kept = [one["message"] for one in Job.get_by_id(job.id).reported]
+        assert kept == [str(number) for number in range(5, jobs.MAX_REPORTED + 5)]
+
+    def test_status_that_says_nothing_new_is_not_kept(self, create, settings):
+        job = create()
+        jobs.post_status(job, Status.CREATED, None, None, None, None, settings)
+        assert Job.get_by_id(job.id).reported is None
+
     def test_stop_by_a_person_is_a_wish(self, create, user, settings):
         assert self.report(create(), Status.STOPPED, user, settings).status is Status.STOPPED
 

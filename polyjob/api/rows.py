@@ -24,6 +24,7 @@ _HIDDEN = {
     "log_cursor",
     "exit",
     "notes",
+    "reported",
     "reason",
 }
 

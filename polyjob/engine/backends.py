@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from polyjob.engine.calls import Done, run
 from polyjob.engine.context import Context
+from polyjob.engine.retrying import TICK, Retry, words
 from polyjob.models import Build
 from runners.base import Runner, RunnerUnavailable, State
 
 log = logging.getLogger("polyjob.engine")
 
-TICK = 1.0
-"""Seconds between two looks at a back end that hints at nothing."""
-LONGEST_DELAY = 30.0
-"""Seconds between two tries of a back end that is away."""
 UNREACHABLE_AFTER = 3.0
 """Seconds that a back end is away before its jobs say so."""
-
-
-def next_delay(delay: float) -> float:
-    """Seconds to wait after one more failure: doubling, from a tick to the longest."""
-    return min(LONGEST_DELAY, max(TICK, delay * 2))
 
 
 @dataclass
@@ -35,8 +27,7 @@ class Backend:
     woken: bool = True
     """The runner has hinted that something changed since it was last polled."""
     polled_at: float = 0.0
-    delay: float = 0.0
-    retry_at: float = 0.0
+    retry: Retry = field(default_factory=Retry)
     away_since: float | None = None
     message: str | None = None
     """Why it is away, as it said last; None while it is not."""
@@ -73,7 +64,7 @@ class Backends:
         backend, calls, clock = self._backend(name), self.context.calls, self.context.clock
         key, runner = ("poll", name), backend.runner
         due = runner.local or backend.woken or clock.seconds() - backend.polled_at >= TICK
-        if due and not calls.busy(key) and clock.seconds() >= backend.retry_at:
+        if due and not calls.busy(key) and clock.seconds() >= backend.retry.retry_at:
             backend.woken = False
             backend.polled_at = clock.seconds()
             if runner.local:
@@ -121,15 +112,14 @@ class Backends:
     def _polled(self, backend: Backend, done: Done) -> None:
         if done.error is None:
             backend.states = (backend.states or {}) | done.value
-            backend.delay, backend.retry_at, backend.away_since, backend.message = 0.0, 0.0, None, None
+            backend.away_since = backend.message = None
+            backend.retry.succeed()
             return
-        if not isinstance(done.error, RunnerUnavailable):
-            log.error("poll failed; it is tried again", exc_info=done.error)
         now = self.context.clock.seconds()
-        backend.delay = next_delay(backend.delay)
-        backend.retry_at = now + backend.delay
+        backend.retry.fail("poll", done.error, now)
+        backend.retry.log_defect(done.error, "poll failed; it is tried again")
         backend.away_since = now if backend.away_since is None else backend.away_since
-        backend.message = str(done.error)
+        backend.message = words(done.error)
 
     def _backend(self, name: str) -> Backend:
         if name not in self._backends:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from polyjob import builds, specs
 from polyjob.engine.backends import Backends
 from polyjob.engine.calls import Done
 from polyjob.engine.context import Context
+from polyjob.engine.retrying import START_PATIENCE, Retry, words
 from polyjob.engine.steps import Step
 from polyjob.models import Build
 from polyjob.notes import with_note
 from polyjob.statuses import Status
 from polyjob.transitions import change, transition
-from runners.base import BuildFailed, RunnerUnavailable
+from runners.base import BuildFailed
 
 log = logging.getLogger("polyjob.engine")
 
 AGAIN = b"The build starts again: polyjob was restarted, or could not go on.\n"
-RETRY_AFTER = 5.0
 
 
 class BuildPart:
@@ -30,7 +32,7 @@ class BuildPart:
         self.context = context
         self.backends = backends
         self._cancels: dict[int, threading.Event] = {}
-        self._retry_at: dict[int, float] = {}
+        self._retries: dict[int, Retry] = {}
         self._closing = False
 
     def steps(self, build: Build) -> list[Step]:
@@ -42,7 +44,7 @@ class BuildPart:
             return [Step("built", lambda: transition(build, Status.STOPPED, message=message))]
         if build.status is Status.CREATED:
             return self._begin(build)
-        if self.context.clock.seconds() >= self._retry_at.get(build.id, 0.0):
+        if self.context.clock.seconds() >= self._retry(build.id).retry_at:
             return [self._again(build)]
         return []
 
@@ -58,14 +60,26 @@ class BuildPart:
             return None
         error = done.error
         if isinstance(error, BuildFailed):
-            return Step("built", lambda: self._record_failure(number, error, cancelled))
+            return self._failed(number, error, cancelled)
         if error is not None:
-            if not isinstance(error, RunnerUnavailable):
-                log.error("build %s failed; it is tried again", number, exc_info=error)
-            self._retry_at[number] = self.context.clock.seconds() + RETRY_AFTER
-            return Step("note", lambda: _note(number, f"The build is tried again: {error}"))
-        self._retry_at.pop(number, None)
+            return self._retry_or_fail(number, error)
+        self._retries.pop(number, None)
         return Step("built", lambda: self._record_success(number, done.value))
+
+    def _retry_or_fail(self, number: int, error: Exception) -> Step:
+        """Try a build again that could not go on; for a bounded time, unless the machine is at fault."""
+        retry = self._retry(number)
+        retry.log_defect(error, "build %s failed; it is tried again", number)
+        if retry.fail("build", error, self.context.clock.seconds(), START_PATIENCE):
+            return self._failed(number, BuildFailed(words(error)), cancelled=False)
+        return Step("note", lambda: _note(number, f"The build is tried again: {words(error)}"))
+
+    def _failed(self, number: int, error: BuildFailed, cancelled: bool) -> Step:
+        self._retries.pop(number, None)
+        return Step("built", lambda: self._record_failure(number, error, cancelled))
+
+    def _retry(self, number: int) -> Retry:
+        return self._retries.setdefault(number, Retry())
 
     def erase(self, build: Build) -> None:
         """Remove what a build that is deleted and done has left; its row goes once that is done."""
@@ -97,19 +111,13 @@ class BuildPart:
         context = self.context
         cancel = self._cancels.setdefault(build.id, threading.Event())
         runner = self.backends.runner(build.runner)
-        try:
-            spec = specs.build_spec(build, context.store, context.settings, context.installation)
-        except Exception:
-            log.exception("build %s cannot be begun; it is tried again", build.id)
-            del self._cancels[build.id]
-            self._retry_at[build.id] = context.clock.seconds() + RETRY_AFTER
-            return
+        _ = build.code  # loaded now, because the call's thread reads no rows
 
         def call() -> str | None:
+            spec = specs.build_spec(build, context.store, context.settings, context.installation)
             context.store.make_build_folder(build.uuid)
             with context.store.open_build_log(build.uuid) as file:
-                if again:
-                    file.write(AGAIN)
+                _begin_log(file, build, again and not _ends_with_again(context.store.build_log(build.uuid)))
                 return runner.build(spec, file, cancel.is_set)
 
         context.calls.submit("build", ("build", build.id), "build", call)
@@ -135,7 +143,27 @@ class BuildPart:
             transition(build, Status.STOPPED, message="BuildJob was stopped", details={"reason": "stopped"})
             return
         details: dict[str, Any] = {"step": error.step, "exit_code": error.code}
-        transition(build, Status.FAILED, message=str(error), details=details)
+        transition(build, Status.FAILED, message=_sentence(str(error)), details=details)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _begin_log(file: BinaryIO, build: Build, again: bool) -> None:
+    """Say in the build's log what the runner leaves out of the config, or that the build starts again."""
+    if not file.seek(0, os.SEEK_END):
+        for note in specs.left_out(build.config, build.runner):
+            file.write(f"{note['text']}\n".encode())
+    if again:
+        file.write(AGAIN)
+
+
+def _ends_with_again(log: Path) -> bool:
+    """Whether nothing was written since that was said: once for each outage, not for each retry."""
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - len(AGAIN)))
+        return file.read() == AGAIN
 
 
 def _note(number: int, text: str | None) -> None:

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from polyjob.engine.retrying import is_refusal, words
 from polyjob.models import Job
+from polyjob.notes import REFUSED, text_of
 from polyjob.statuses import Status
 from polyjob.store import Store
-from runners.base import Exit, Gone, Reason, RemoteRunner, Runner
+from runners.base import Exit, Gone, Reason, RemoteRunner, Runner, RunnerError
 
+NEVER_STARTED = "The job did not start within its time limit"
 PIECE = 1 << 20
 """Bytes of log fetched by one call."""
 PIECES = 8
@@ -66,6 +69,26 @@ def _fetch_log(runner: RemoteRunner, handle: str, log: Path, position: LogPositi
     return LogPosition(cursor, Store.append(log, data, position.length), is_cut)
 
 
+class NotFetched(RunnerError):
+    """The log or the outputs (`what`) of a job that has ended cannot be fetched, and the machine is not at fault."""
+
+    def __init__(self, what: str, cause: Exception) -> None:
+        super().__init__(words(cause))
+        self.what = what
+        self.cause = cause
+
+
+@contextlib.contextmanager
+def _fetching(what: str) -> Iterator[None]:
+    """Raise NotFetched for whatever blames the call; faults of the machine pass."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, Gone) or not is_refusal(error):
+            raise
+        raise NotFetched(what, error) from error
+
+
 @dataclass(frozen=True)
 class Finished:
     """How far the end of a job has come."""
@@ -99,8 +122,8 @@ def finish(
     Yields how far it has come, in the end and often while the outputs are packed, so that the caller can pause. Closing
     the iterator gives up the packing. Nothing more is packed once `deadline` says why.
 
-    Raises RunnerUnavailable or OSError; then the whole is begun again, later. What is sealed is not fetched again: a
-    back end that was cleared before a crash has nothing left to give.
+    Raises NotFetched, RunnerUnavailable or OSError; then the whole is begun again, later. What is sealed is not fetched
+    again: a back end that was cleared before a crash has nothing left to give.
     """
     missing: dict[str, str] = {}
     remote = runner if isinstance(runner, RemoteRunner) and handle is not None else None
@@ -112,8 +135,9 @@ def finish(
     if "outputs" not in skipped:
         pieces = remote.outputs(handle) if remote and handle else None
         try:
-            for packed in store.sealing(uuid, prefix, outputs_limit, pieces, deadline):
-                yield Finished(position, is_whole=False, packed=packed)
+            with _fetching("outputs"):
+                for packed in store.sealing(uuid, prefix, outputs_limit, pieces, deadline):
+                    yield Finished(position, is_whole=False, packed=packed)
         except Gone as error:
             missing["outputs"] = str(error)
         finally:
@@ -132,7 +156,8 @@ def _drain_log(
     for _ in range(PIECES):
         before = position
         try:
-            position = _fetch_log(runner, handle, log, before, limit)
+            with _fetching("log"):
+                position = _fetch_log(runner, handle, log, before, limit)
         except Gone as error:
             missing["log"] = str(error)
         if position == before:
@@ -149,18 +174,18 @@ def outcome(job: Job) -> tuple[Status, str, dict[str, Any]]:
     details: dict[str, Any] = {"exit_code": end.code, "reason": str(end.reason), "signal": end.signal}
     if end.stragglers:
         details["stragglers"] = list(end.stragglers)
-    if job.stop_at is not None and job.stop_kind != "timeout":
+    if job.stop_kind in ("person", "delete"):
         by = job.stop_by.username if job.stop_by else None
         return Status.STOPPED, _with_rest("Job was stopped", end), details | {"by": by}
     if job.stop_kind == "timeout":
-        return (
-            Status.FAILED,
-            _with_rest("The job ran longer than it may", end),
-            details | {"reason": str(Reason.TIMEOUT)},
-        )
+        text = "The job ran longer than it may" if end.reason is not Reason.TIMEOUT else NEVER_STARTED
+        return Status.FAILED, _with_rest(text, end), details | {"reason": str(Reason.TIMEOUT)}
+    if job.stop_kind == "start" and end.reason is Reason.SIGNALLED:
+        refused = Exit(Reason.START, message=text_of(job.notes, REFUSED))
+        return Status.FAILED, _with_rest(_failure(refused), refused), details | {"reason": str(Reason.START)}
     if end.reason is Reason.BUILD:
         failure = f"The build failed: {end.message}" if end.message else "The build failed"
-        return Status.UPSTREAM_FAILED, failure, details | ({"step": end.step} if end.step else {})
+        return Status.FAILED, failure, details | ({"step": end.step} if end.step else {})
     if end.succeeded:
         return Status.SUCCEEDED, _with_rest("Completed", end), details
     return Status.FAILED, _with_rest(_failure(end), end), details
@@ -197,5 +222,5 @@ def _with_rest(text: str, end: Exit) -> str:
     if end.message:
         parts.append(end.message)
     if end.stragglers:
-        parts.append(f"still running at the end, and killed: {', '.join(end.stragglers)}")
+        parts.append(f"Still running at the end, and killed: {', '.join(end.stragglers)}")
     return ". ".join(part.rstrip(".") for part in parts) + ("." if len(parts) > 1 else "")

@@ -28,6 +28,7 @@ from polyjob.models import CLAIMED, DELETED, LIVE_BUILDS, QUEUED, Build, Job, Pr
 from polyjob.statements import Prepared
 from polyjob.statuses import Status
 from polyjob.transitions import transition
+from runners.abilities import ABILITIES
 from runners.base import Runner
 
 ERASED_AT_ONCE = 8
@@ -178,7 +179,7 @@ class Engine:
         free = self.context.settings.slots - slots_taken()
         head = self._with_gpus(free) if self.context.settings.gpus else _QUEUE(max(0, free))
         for job in head:
-            if transition(job, Status.SCHEDULED, gpus=job.gpus):
+            if transition(job, Status.SCHEDULED, message=_left_out(job), gpus=job.gpus):
                 self.jobs.prepare(job)
         return len(head)
 
@@ -197,6 +198,11 @@ class Engine:
             if len(admitted) == free:
                 break
         return admitted
+
+
+def _left_out(job: Job) -> str | None:
+    """What the runner leaves out of the job's config, for clients that show statuses and no notes."""
+    return " ".join(note["text"] for note in job.notes or [] if note["kind"] in ABILITIES.get(job.runner, ())) or None
 
 
 def _guarded(act: Callable[[], object], name: str) -> bool:

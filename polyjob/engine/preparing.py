@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from polyjob import builds
 from polyjob.clock import Clock
-from polyjob.models import Build, Job, JobStatus
+from polyjob.models import Job, JobStatus
+from polyjob.notes import REFUSED, text_of, with_note
 from polyjob.statuses import Status
 from polyjob.transitions import change, transition
+from runners.abilities import BUILD_RESULT
 from runners.base import Exit, Reason
 
 ASKED = "asked for"
@@ -26,13 +30,13 @@ def prepare(job: Job, clock: Clock, python: str = "") -> None:
     called inside `database.write`.
     """
     if job.stop_at is not None:
-        stop_unstarted(job)
+        end_unstarted(job)
         return
     if job.status is Status.SCHEDULED and (job.config.get("build") or job.build_id):
         _to_build(job, python)
     if job.status is Status.BUILDING and not _is_built(job):
         return
-    change(job, attempt_at=clock.wall())
+    change(job, attempt_at=clock.wall(), attempt_clock=clock.mark())
 
 
 def make_build_anew(job: Job, why: str, python: str = "") -> None:
@@ -41,7 +45,7 @@ def make_build_anew(job: Job, why: str, python: str = "") -> None:
     if job.build is not None:
         builds.outdate(job.build, why)
     build, _ = builds.resolve(job, python)
-    change(job, build=build, attempt_at=None)
+    change(job, build=build, attempt_at=None, attempt_clock=None)
 
 
 def asked_for_its_build(job: Job) -> bool:
@@ -50,8 +54,20 @@ def asked_for_its_build(job: Job) -> bool:
     return row is not None and (row.details or {}).get("why") == ASKED
 
 
-def stop_unstarted(job: Job) -> None:
-    """`stopped`, for a job that no back end has ever seen."""
+def refuse_start(job: Job, why: str, clock: Clock) -> None:
+    """Have a job end whose start keeps being refused: as a stop ends it, because a start may have made something."""
+    if job.stop_at is None:
+        change(job, stop_at=clock.wall(), stop_kind="start", notes=with_note(job.notes, REFUSED, why))
+
+
+def end_unstarted(job: Job) -> None:
+    """End a job of which no back end has anything: `stopped`, unless its time limit or a refused start ends it."""
+    if job.stop_kind == "timeout":
+        change(job, exit=Exit(Reason.TIMEOUT).to_json())
+        return
+    if job.stop_kind == "start":
+        change(job, exit=Exit(Reason.START, message=text_of(job.notes, REFUSED)).to_json())
+        return
     by = job.stop_by.username if job.stop_by else None
     transition(job, Status.STOPPED, message="Job was stopped", details={"reason": "stopped", "by": by})
 
@@ -59,7 +75,8 @@ def stop_unstarted(job: Job) -> None:
 def _to_build(job: Job, python: str) -> None:
     build, why = (job.build, ASKED) if job.build else builds.resolve(job, python)
     name = build.unique_name
-    message = f"Using build {name}" if build.status.is_done else "Building container"
+    made = BUILD_RESULT.get(build.runner, "what the job runs on")
+    message = f"Using build {name}" if build.status.is_done else f"Build {name} makes {made}"
     transition(job, Status.BUILDING, message=message, details={"build": name, "why": why}, build=build)
 
 
@@ -67,21 +84,24 @@ def _is_built(job: Job) -> bool:
     """Whether the build is there; where it never will be, the job is ended."""
     build = job.build
     if build is None:
-        transition(job, Status.UPSTREAM_FAILED, message="The build was removed", details={"reason": str(Reason.BUILD)})
+        _end_by_build(job, "The build was removed")
         return False
-    if build.status.is_done and build.status is not Status.SUCCEEDED:
-        _end_by_build(job, build)
+    if build.status is Status.STOPPED:
+        _end_by_build(job, f"Build {build.unique_name} was stopped", build=build.unique_name)
+    elif build.status.is_done and build.status is not Status.SUCCEEDED:
+        last = builds.latest_status(build)
+        details = (last.details or {}) | {"build": build.unique_name}
+        _end_by_build(job, f"Build {build.unique_name} failed: {_clause(last.message)}", **details)
     return build.status is Status.SUCCEEDED
 
 
-def _end_by_build(job: Job, build: Build) -> None:
-    name = build.unique_name
-    details = {"reason": str(Reason.BUILD), "build": name}
-    if build.status is Status.STOPPED:
-        transition(job, Status.STOPPED, message=f"Build {name} was stopped", details=details)
-        return
-    last = builds.latest_status(build)
-    message = f"Build {name} failed: {last.message}"
+def _clause(text: str | None) -> str:
+    """A sentence as it stands behind a colon."""
+    text = text or ""
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text
+
+
+def _end_by_build(job: Job, message: str, **details: Any) -> None:
     end = Exit(Reason.BUILD, message=message)
-    details |= last.details or {}
-    transition(job, Status.UPSTREAM_FAILED, message=message, details=details, exit=end.to_json())
+    details |= {"reason": str(Reason.BUILD)}
+    transition(job, Status.FAILED, message=message, details=details, exit=end.to_json())

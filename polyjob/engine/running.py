@@ -8,12 +8,28 @@ from dataclasses import dataclass, field
 
 from polyjob import specs
 from polyjob.database import database
-from polyjob.engine.backends import TICK, Backends, next_delay
+from polyjob.engine.backends import Backends
 from polyjob.engine.calls import Done, run
 from polyjob.engine.context import Context
 from polyjob.engine.endings import Endings
-from polyjob.engine.finishing import PIECE, LogPosition, fetch_log, finish, outcome, stragglers_note
-from polyjob.engine.preparing import asked_for_its_build, make_build_anew, prepare, stop_unstarted, waits_for_build
+from polyjob.engine.finishing import (
+    PIECE,
+    LogPosition,
+    NotFetched,
+    fetch_log,
+    finish,
+    outcome,
+    stragglers_note,
+)
+from polyjob.engine.preparing import (
+    asked_for_its_build,
+    end_unstarted,
+    make_build_anew,
+    prepare,
+    refuse_start,
+    waits_for_build,
+)
+from polyjob.engine.retrying import FETCH_PATIENCE, START_PATIENCE, TICK, Retry, is_refusal, words
 from polyjob.engine.steps import Step
 from polyjob.jobs import BY_ID
 from polyjob.models import Job, Project, User
@@ -31,7 +47,6 @@ from runners.base import (
     Reason,
     RemoteRunner,
     Runner,
-    RunnerUnavailable,
     Running,
     StartFailed,
     State,
@@ -47,7 +62,19 @@ FETCH_SHARE = 4
 REST_GROWS = 1.5
 FORCE_EVERY = 2.0
 """Seconds between two KILLs of a job that does not end."""
-
+SLOW_END = 120.0
+"""Seconds after which an end that is still being brought in is reported."""
+MAX_REBUILDS = 3
+"""Builds made again for one job because its start found the artifact missing or stale."""
+RETRIED = {
+    "start": "Its start",
+    "fence": "Its stop",
+    "stop": "Its stop",
+    "logs": "The fetch of its log",
+    "finish": "The fetch of its log and outputs",
+    "erase": "Its removal",
+}
+"""Verb → what is tried again, in words for people."""
 
 _PROJECT = Prepared(lambda: Project.select().where(Project.id == 0))
 _USER = Prepared(lambda: User.select().where(User.id == 0))
@@ -69,6 +96,8 @@ class Memory:
     """What of the outputs could not be kept."""
     missing: dict[str, str] = field(default_factory=dict)
     """`log` or `outputs` → why it could not be fetched."""
+    unfetched: dict[str, str] = field(default_factory=dict)
+    """`log` or `outputs` → why it could not be fetched; it is not asked for again."""
     position: LogPosition | None = None
     """How far the log is in our file."""
     committed: LogPosition | None = None
@@ -78,11 +107,17 @@ class Memory:
     fetch_rest: float = 0.0
     """Seconds to the next look at a log in which nothing new came; more each time."""
     forced_at: float | None = None
-    delay: float = 0.0
-    retry_at: float = 0.0
+    retry: Retry = field(default_factory=Retry)
+    rebuilds: int = 0
+    ignored: str | None = None
+    """What the runner said as the job began: what it left out, say."""
+    finish_since: float | None = None
+    """Since when its end is brought in."""
     is_broken: bool = False
     is_stopping: bool = False
     """A stop that is asked for was seen."""
+    is_ending: bool = False
+    """The recorded exit was seen."""
 
 
 class JobPart:
@@ -113,28 +148,41 @@ class JobPart:
     def steps_or_rest(self, job: Job) -> list[Step]:
         """As `steps`; but a job with which something is wrong rests for a while, and holds up no other."""
         memory = self._memory(job.id)
-        if memory.is_broken and self.context.clock.seconds() < memory.retry_at:
+        self._hurry(job, memory)
+        if memory.is_broken and self.context.clock.seconds() < memory.retry.retry_at:
             return []
         try:
-            memory.is_broken = False
-            return self.steps(job)
+            steps = self.steps(job)
         except Exception as error:
-            text = self._break(job, error)
-            return [Step("note", lambda: _note(job.id, "retry", text))]
+            return self._break(job, error)
+        if memory.is_broken:
+            memory.is_broken = False
+            memory.retry.succeed()
+        return steps
 
-    def _break(self, job: Job, error: Exception) -> str:
-        log.exception("job %s cannot be gone on with; it is tried again", job.id)
+    @staticmethod
+    def _hurry(job: Job, memory: Memory) -> None:
+        """Let no failure from before delay a stop or an end."""
+        if (job.stop_at is not None and not memory.is_stopping) or (job.exit is not None and not memory.is_ending):
+            memory.is_stopping, memory.is_ending = job.stop_at is not None, job.exit is not None
+            memory.retry.rest_no_more()
+
+    def _break(self, job: Job, error: Exception) -> list[Step]:
+        """Have a job with which something is wrong rest; one that never started ends after a while."""
         memory = self._memory(job.id)
         memory.is_broken = True
-        self._rest(memory)
-        return f"The engine could not go on with it, and tries again: {error!r}"
+        memory.retry.log_defect(error, "job %s cannot be gone on with; it is tried again", job.id)
+        has_started = job.handle is not None or memory.handle is not None or job.exit is not None
+        patience = float("inf") if has_started or job.stop_at is not None else START_PATIENCE
+        if memory.retry.fail("start", error, self.context.clock.seconds(), patience):
+            return [self._refuse_start(job.id, repr(error))]
+        memory.retry.reason = f"The engine could not go on with it, and tries again: {error!r}"
+        return self._note_retry(job, memory)
 
     def steps(self, job: Job) -> list[Step]:
         """The next steps of a claimed job; calls that need no commit before them are begun here."""
         memory = self._memory(job.id)
-        if job.stop_at is not None and not memory.is_stopping:
-            memory.is_stopping, memory.delay, memory.retry_at = True, 0.0, 0.0  # what failed before delays no stop
-        steps = self._note_unreachable(job)
+        steps = self._note_unreachable(job) + ([] if memory.is_broken else self._note_retry(job, memory))
         if job.exit is not None:
             return steps + self._end(job, memory)
         if job.handle is not None or memory.handle is not None:
@@ -151,7 +199,8 @@ class JobPart:
             with database.savepoint():
                 prepare(job, self.context.clock, self.context.settings.python)
         except Exception as error:
-            _note(job.id, "retry", self._break(job, error))
+            for step in self._break(job, error):
+                step.apply()
 
     def erase(self, job: Job) -> None:
         """Remove what a job that is deleted and done has written; its row goes once that is done."""
@@ -170,11 +219,13 @@ class JobPart:
 
     def _start(self, job: Job, memory: Memory) -> list[Step]:
         """The intent is committed and no handle is known: start it now, or again after a crash, which adopts it."""
+        if job.stop_at is None and self._is_overdue(job):
+            return [Step("timeout", lambda: self._record_timeout(job))]
         if self._is_busy(job, memory):
             return []
         key, calls, runner = ("job", job.id), self.context.calls, self.backends.runner(job.runner)
         if job.stop_at is not None:
-            calls.submit("control", key, "fence", lambda: runner.fence(job.uuid))
+            calls.submit("control", key, "fence", lambda: withdraw(runner, job.uuid))
             return []
         call = self._start_call(job, runner)
         if not runner.local:
@@ -182,7 +233,7 @@ class JobPart:
             return []
         step = self.ended(job.id, run(key, "start", call))
         if memory.handle is None:
-            return [step] if step else []
+            return [step] if step else self._note_retry(job, memory)
         self.hear([job])
         return self._watch(job, memory)
 
@@ -222,6 +273,7 @@ class JobPart:
             memory.fetched_at, memory.fetch_rest = self.context.clock.seconds() - TICK + FIRST_FETCH, 0.0
         has_begun = isinstance(state, Running) or (isinstance(state, Exited) and state.exit.has_begun)
         if has_begun and job.status is not Status.RUNNING:
+            memory.ignored = state.note if isinstance(state, Running) else None
             steps.append(Step("running", lambda: self._record_running(job, node)))
         if job.handle is None and not (runner.local and isinstance(state, Pending | None)):
             # A local job says what it does in a moment, and both are committed together.
@@ -238,8 +290,7 @@ class JobPart:
         return steps
 
     def _record_running(self, job: Job, node: str | None) -> None:
-        moment, mark = self.context.clock.wall(), self.context.clock.mark()
-        transition(job, Status.RUNNING, node=job.node or node, running_at=moment, running_clock=mark)
+        transition(job, Status.RUNNING, message=self._memory(job.id).ignored, node=job.node or node)
 
     def _record_exit(self, job: Job, end: Exit) -> None:
         """Once; the slot is free from here on, and a stop comes too late. What was given up meanwhile stays so."""
@@ -248,12 +299,13 @@ class JobPart:
             change(row, exit=end.to_json(), exit_code=end.code)
 
     def _is_overdue(self, job: Job) -> bool:
+        """Whether the time limit is over, counted from the first attempt: it ends a job that only retries its start."""
         limit = specs.timeout(job.config, self.context.settings)
-        if limit is None or job.running_clock is None:
+        if limit is None or job.attempt_clock is None:
             return False
-        elapsed = self.context.clock.since(job.running_clock)
+        elapsed = self.context.clock.since(job.attempt_clock)
         if elapsed is None:  # booted in between: only the wall clock knows
-            elapsed = (self.context.clock.wall() - job.running_at).total_seconds()
+            elapsed = (self.context.clock.wall() - job.attempt_at).total_seconds()
         return elapsed >= limit
 
     def _record_timeout(self, job: Job) -> None:
@@ -299,14 +351,22 @@ class JobPart:
         if memory.finished:
             return [Step("terminal", lambda: self._record_end(job, memory))]
         steps = self._keep_position(job, memory) + self._note_packing(job)
+        if memory.finish_since is None:
+            memory.finish_since = self.context.clock.seconds()
         if self._is_busy(job, memory):
             return steps
         runner, context = self.backends.runner(job.runner), self.context
         position, limits = self._position(job, memory), (context.settings.log_limit, context.settings.outputs_limit)
-        skipped = ("log", "outputs") if job.deleted_at is not None else ()
+        skipped = tuple(memory.unfetched) if job.deleted_at is None else ("log", "outputs")
         about = (runner, job.uuid, str(job.id), job.handle, context.store, position, *limits, skipped)
         self._endings.go_on(job, lambda deadline: finish(*about, deadline))
         return steps
+
+    def slow_ends(self) -> list[int]:
+        """Return the ids of jobs whose log and outputs have been brought in for minutes; for `/readyz`."""
+        earliest = self.context.clock.seconds() - SLOW_END
+        found = self._memories.items()
+        return [number for number, memory in found if memory.finish_since and memory.finish_since < earliest]
 
     def _note_packing(self, job: Job) -> list[Step]:
         text = self._endings.note(job)
@@ -328,7 +388,7 @@ class JobPart:
         _note(job.id, "outputs", "; ".join(memory.not_kept) or None)
         _note(job.id, "stragglers", stragglers_note(job))
         if Exit.from_json(job.exit).has_begun:  # of a command that never ran, nothing is missed
-            _note_missing(job.id, memory.missing)
+            _note_missing(job.id, memory.missing | memory.unfetched)
         if status is Status.SUCCEEDED and job.status is not Status.RUNNING:
             transition(job, Status.RUNNING)
         transition(job, status, message=message, details=details)
@@ -342,7 +402,7 @@ class JobPart:
             self._endings.came_to(number, done.value)
         if done.error is not None:
             return self._call_failed(number, memory, done)
-        memory.delay = 0.0
+        memory.retry.succeed()
         if done.verb == "finish":
             memory.position = done.value.position
             memory.finished, memory.not_kept = done.value.is_whole, done.value.not_kept
@@ -352,7 +412,7 @@ class JobPart:
         elif done.verb == "logs":
             self._fetched(memory, done)
         elif done.verb == "fence" and done.value is None:
-            return Step("unstarted", lambda: _on_row(number, stop_unstarted))
+            return Step("unstarted", lambda: _on_row(number, end_unstarted))
         else:
             memory.handle = done.value or memory.handle
             self.backends.look_again()
@@ -367,25 +427,43 @@ class JobPart:
             memory.fetched_at = memory.fetch_took = 0.0  # there is more
         memory.position = done.value
 
-    def _call_failed(self, number: int, memory: Memory, done: Done) -> Step:
-        error = done.error
+    def _call_failed(self, number: int, memory: Memory, done: Done) -> Step | None:
+        error, now = done.error, self.context.clock.seconds()
+        assert error is not None
         if isinstance(error, Outdated):
-            python = self.context.settings.python
-            return Step("rebuild", lambda: _on_row(number, lambda job: make_build_anew(job, str(error), python)))
+            return self._rebuild(number, memory, str(error))
         if isinstance(error, StartFailed):
             end = Exit(error.reason, message=str(error))
             return Step("exit", lambda: _on_row(number, lambda job: self._record_exit(job, end)))
-        self._rest(memory)
-        if not isinstance(error, RunnerUnavailable):
-            log.error("%s of job %s failed; it is tried again", done.verb, number, exc_info=error)
-        term_was_lost = done.verb == "stop" and memory.forced_at is None
+        memory.retry.log_defect(error, "%s of job %s failed; it is tried again", done.verb, number)
+        if isinstance(error, NotFetched):
+            if memory.retry.fail(error.what, error.cause, now, FETCH_PATIENCE):
+                memory.unfetched[error.what] = str(error)
+                memory.retry.rest_no_more()
+                return None
+        elif memory.retry.fail(done.verb, error, now, START_PATIENCE if done.verb == "start" else float("inf")):
+            return self._refuse_start(number, words(error))
+        memory.retry.reason = f"{RETRIED[done.verb]} is tried again: {words(error)}"
+        if done.verb == "stop" and memory.forced_at is None:
+            return Step("term", lambda: update(Job, number, {"term_clock": None}))
+        return None
 
-        def apply() -> None:
-            _note(number, "retry", f"{done.verb} is tried again: {error}")
-            if term_was_lost:
-                update(Job, number, {"term_clock": None})
+    def _refuse_start(self, number: int, why: str) -> Step:
+        return Step("refuse", lambda: _on_row(number, lambda job: refuse_start(job, why, self.context.clock)))
 
-        return Step("note", apply)
+    def _rebuild(self, number: int, memory: Memory, why: str) -> Step:
+        memory.rebuilds += 1
+        if memory.rebuilds > MAX_REBUILDS:
+            return self._refuse_start(
+                number, f"Its build was made again {MAX_REBUILDS} times, and is not usable: {why}."
+            )
+        python = self.context.settings.python
+        return Step("rebuild", lambda: _on_row(number, lambda job: make_build_anew(job, why, python)))
+
+    def _note_retry(self, job: Job, memory: Memory) -> list[Step]:
+        """The job says why a call is tried again, until that call succeeds."""
+        reason = memory.retry.reason
+        return [] if reason == text_of(job.notes, "retry") else [Step("note", lambda: _note(job.id, "retry", reason))]
 
     def _note_unreachable(self, job: Job) -> list[Step]:
         """The job says that its back end is away, and says it no more when it is back."""
@@ -412,13 +490,11 @@ class JobPart:
             memory.position = memory.committed = LogPosition.from_json(job.log_cursor)
         return memory.position
 
-    def _rest(self, memory: Memory) -> None:
-        memory.delay = next_delay(memory.delay)
-        memory.retry_at = self.context.clock.seconds() + memory.delay
-
     def _is_busy(self, job: Job, memory: Memory) -> bool:
         """A call for the job is under way, or it rests after one that failed."""
-        return self.context.calls.busy(("job", job.id)) is not None or self.context.clock.seconds() < memory.retry_at
+        return (
+            self.context.calls.busy(("job", job.id)) is not None or self.context.clock.seconds() < memory.retry.retry_at
+        )
 
 
 def _load_names(job: Job) -> None:
@@ -426,6 +502,21 @@ def _load_names(job: Job) -> None:
     (project,) = _PROJECT(job.project_id)
     (project.user,) = _USER(project.user_id)
     job.project = project
+
+
+def withdraw(runner: Runner, uuid: str) -> str | None:
+    """Return the handle of what a start of this job has made; else None, and see to it that no start makes anything.
+
+    Where the runner refuses to fence, its inventory decides: a back end that answers has no start on its way. Raises
+    RunnerUnavailable.
+    """
+    try:
+        return runner.fence(uuid)
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        log.warning("job %s cannot be fenced, and is looked up instead: %s", uuid, words(error))
+        return runner.inventory().get(uuid)
 
 
 def _on_row(number: int, act: Callable[[Job], None]) -> None:

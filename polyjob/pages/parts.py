@@ -14,7 +14,6 @@ from polyjob.api.paging import root
 from polyjob.clock import now
 from polyjob.models import Build, Job, Project, User
 from polyjob.pages import diffs, logs, outputs, timeline, words
-from polyjob.statuses import Status
 from polyjob.store import Store
 
 LOG_BYTES = 1 << 16
@@ -74,7 +73,7 @@ def duration(run: Job | Build) -> datetime.timedelta | None:
 
 def _failed_build_log(job: Job) -> str:
     """Of a job that never ran because its build failed, what that said last; at most LOG_BYTES of BUILD_LINES lines."""
-    if job.status is not Status.UPSTREAM_FAILED or job.build is None:
+    if (job.exit or {}).get("reason") != "build" or job.build is None:
         return ""
     path = _store().build_log(job.build.uuid)
     length = log_length(path)
@@ -130,5 +129,7 @@ def _stopping(job: Job) -> str | None:
         return None
     if job.stop_kind == "timeout":
         return "It has run as long as it may, and is being ended."
+    if job.stop_kind == "start":
+        return "Its start was refused again and again; it is being ended."
     who = job.stop_by.username if job.stop_by else "Somebody"
     return f"{who} asked to stop it; it is being ended."

@@ -118,7 +118,9 @@ def why(
     if status is Status.STOPPED:
         who = f"{details['by']} stopped it." if details.get("by") else sentence(message or "It was stopped")
         return f"{who} {_exit(end)}".strip()
-    if status is Status.FAILED and details.get("reason") == "timeout":
+    if status is Status.FAILED and (end or {}).get("reason") != "start" == details.get("reason"):
+        return sentence(message or "")  # what its start left behind ended by a signal
+    if status is Status.FAILED and details.get("reason") == "timeout" != (end or {}).get("reason"):
         return f"It ran longer than it may. {_exit(end)}".strip()
     if status in (Status.SUCCEEDED, Status.FAILED) and end:
         return _exit(end) or sentence(message or "")
@@ -141,13 +143,15 @@ def _exit(end: Mapping[str, Any] | None) -> str:
         return ""
     said = sentence(end["message"]) if end.get("message") else ""
     code, number = end.get("code"), end.get("signal")
+    if end.get("begun") is False:
+        return said
     match end.get("reason"):
         case "exited":
             text = f"The command ended with exit code {code}."
         case "signalled":
             text = f"Signal {_signal(number)} ended the command: exit code {code}."
         case "timeout":
-            text = "It ran longer than it may."
+            text = "It did not start within its time limit."
         case "oom":
             text = f"The kernel ended the command for its memory: exit code {code}."
         case "evicted":

@@ -66,6 +66,10 @@ class JobView:
         return self.job.notes or []
 
     @property
+    def reported(self) -> list[dict[str, Any]]:
+        return self.job.reported or []
+
+    @property
     def content(self) -> str | None:
         """What was sent, or else the config as text."""
         if self.job.content is not None or self.job.config is None:
@@ -145,6 +149,14 @@ class ExitSchema(Schema):
     message = fields.String(allow_none=True)
 
 
+class ReportedStatusSchema(Schema):
+    """A status that a client reported of a job that polyjob runs."""
+
+    status = fields.String()
+    message = fields.String(allow_none=True)
+    created_at = fields.String()
+
+
 class JobSchema(JobRowSchema):
     """A job in full."""
 
@@ -157,6 +169,10 @@ class JobSchema(JobRowSchema):
     commit = fields.String(allow_none=True, metadata={"description": "Digest of the code that the job runs with."})
     exit = fields.Nested(ExitSchema, allow_none=True)
     notes = fields.List(fields.Nested(NoteSchema), metadata={"description": "What no status says."})
+    reported = fields.List(
+        fields.Nested(ReportedStatusSchema),
+        metadata={"description": "Statuses that clients reported while polyjob ran the job, oldest first."},
+    )
     queue_position = fields.Integer(allow_none=True, metadata={"description": "1 = next; null = not in the queue."})
     waiting = fields.String(allow_none=True, metadata={"description": "What keeps the job from running now."})
     urls = fields.Dict(keys=fields.String(), values=fields.String())

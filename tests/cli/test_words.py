@@ -158,7 +158,7 @@ class TestNames:
     ("status", "end", "code", "expected"),
     [("succeeded", {"reason": "exited"}, 0, 0), ("failed", {"reason": "exited"}, 7, 7),
      ("failed", {"signal": 9}, None, 137), ("failed", {"reason": "oom", "signal": 9}, 137, 137),
-     ("failed", {"reason": "lost"}, None, 125), ("upstream_failed", {"reason": "build"}, None, 125),
+     ("failed", {"reason": "lost"}, None, 125), ("failed", {"reason": "build"}, None, 125),
      ("stopped", {"signal": 15}, 143, 143), ("stopped", None, None, 125)],
 )  # fmt: skip
 def test_exit_codes(status, end, code, expected):

@@ -65,7 +65,7 @@ def test_clones(server: Server, done: dict[str, Any], strategy: str, log: bytes)
 
 def test_a_failing_step_and_a_failing_command(server: Server) -> None:
     failed = server.until_done(submit(server, "true", "echo no; exit 3")["id"])
-    assert failed["last_status"] == "upstream_failed"
+    assert (failed["last_status"], failed["exit"]["reason"]) == ("failed", "build")
     assert server.until_done(submit(server, "exit 7")["id"])["exit_code"] == 7
 
 

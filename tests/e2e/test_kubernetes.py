@@ -118,8 +118,8 @@ def test_outputs_whose_helper_has_ended_are_noted(server: Server, cluster: Any) 
 
 def test_a_failing_step_ends_the_job_before_its_command(server: Server) -> None:
     job = server.until_done(submit(server, "echo not reached", "echo fine", "echo no; exit 3")["id"])
-    assert job["last_status"] == "upstream_failed"
-    assert server.statuses(job["id"]) == ["created", "scheduled", "building", "upstream_failed"]
+    assert job["last_status"] == "failed"
+    assert server.statuses(job["id"]) == ["created", "scheduled", "building", "failed"]
     assert (job["exit"]["reason"], job["exit_code"]) == ("build", 3)
     last = server.call("GET", f"{JOBS}/{job['id']}/statuses").json["results"][-1]
     assert last["message"] == "The build failed: step 2 ended with exit code 3"
@@ -258,7 +258,7 @@ def test_images_are_built_once_and_pushed(cluster: Any, tmp_path_factory: pytest
             again = server.until_done(submit(server, "true", "echo made")["id"])
             assert (again["last_status"], again["build_job"] != first["build_job"]) == ("succeeded", True)
             failed = server.until_done(submit(server, "true", "true", "exit 3")["id"])
-            assert failed["last_status"] == "upstream_failed"
+            assert failed["last_status"] == "failed"
             last = server.call("GET", f"{JOBS}/{failed['id']}/statuses").json["results"][-1]
             assert (last["details"]["step"], last["details"]["exit_code"]) == (2, 3)
     finally:

@@ -234,14 +234,20 @@ class TestTimeout:
         last = world.last(job)
         assert (last.status, last.details["reason"], last.details["exit_code"]) == (Status.FAILED, "timeout", 143)
 
-    def test_counts_from_running_and_survives_the_engine(self, world):
-        job = world.submit(pending=10, seconds=100, termination={"timeout": 5})
-        world.settle()
-        world.later(12)
+    def test_counts_from_the_first_attempt_and_survives_the_engine(self, world):
+        job = world.submit(pending=3, seconds=100, termination={"timeout": 6})
+        world.later(5)
         assert world.read(job).status is Status.RUNNING
         world.restart()
-        world.later(6)
-        assert world.read(job).status is Status.FAILED
+        world.later(3)
+        assert (world.read(job).status, world.last(job).details["reason"]) == (Status.FAILED, "timeout")
+
+    @pytest.mark.parametrize("env", [{"pending": 1000}, {"faults": '{"start": "unavailable"}'}])
+    def test_ends_a_job_that_never_starts(self, world, env):
+        job = world.submit(seconds=100, termination={"timeout": 6}, **env)
+        world.later(15)
+        assert world.statuses(job) == ["created", "scheduled", "failed"]
+        assert world.last(job).details["reason"] == "timeout"
 
 
 class TestBuild:
@@ -275,7 +281,7 @@ class TestBuild:
         job = world.submit(build=self.BUILD | {"env_vars": [["FAKE_BUILD_FAIL", "1:3"]]})
         world.end(job)
         last = world.last(job)
-        assert world.statuses(job) == ["created", "scheduled", "building", "upstream_failed"]
+        assert world.statuses(job) == ["created", "scheduled", "building", "failed"]
         assert (last.details["step"], last.details["exit_code"], last.details["reason"]) == (1, 3, "build")
         assert "step 1 ended with exit code 3" in last.message
         assert Build.get().status is Status.FAILED
@@ -725,7 +731,7 @@ class TestWhatABackEndSays:
     def test_of_a_step_that_failed_in_the_jobs_own_place(self, world):
         job = world.submit(build={"image": "a", "build_steps": ["true"]}, reason="build", code=3)
         world.end(job)
-        assert world.statuses(job) == ["created", "scheduled", "building", "upstream_failed"]
+        assert world.statuses(job) == ["created", "scheduled", "building", "failed"]
         last = world.last(job)
         assert (last.details["reason"], last.details["exit_code"]) == ("build", 3)
 

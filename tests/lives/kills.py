@@ -155,7 +155,7 @@ class Plan:
 
     def unbuilt(self, **fields: Any) -> Errand:
         return self._errand(
-            "echo never", status="upstream_failed", reason="build", code=None, steps=["exit 3"], runs=0, **fields
+            "echo never", status="failed", reason="build", code=None, steps=["exit 3"], runs=0, **fields
         )
 
     def _errand(

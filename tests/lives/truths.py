@@ -146,7 +146,7 @@ class Truths:
             assert not killed or job["stopped"][0] >= float(row.term_clock.split(":")[1]) + GRACE
         if row.stop_kind == "timeout" and row.status not in DONE and not known.is_wished:
             assert known.script
-            since = self._world.clock.since(row.running_clock)
+            since = self._world.clock.since(row.attempt_clock)
             assert known.script.timeout and since is not None and since >= known.script.timeout
 
     def _look_at_end(self, known: Known, row: Job) -> None:
@@ -176,10 +176,10 @@ class Truths:
         if row.stop_kind == "timeout":
             assert came_to[:2] == (Status.FAILED, "timeout"), came_to
         elif of_build is not None and of_build.status is Status.STOPPED:
-            assert came_to[:2] == (Status.STOPPED, "build")
+            assert came_to == (Status.FAILED, "build", None)
         elif of_build is not None:
             assert of_build.status is Status.FAILED
-            assert came_to == (Status.UPSTREAM_FAILED, "build", None)
+            assert came_to == (Status.FAILED, "build", None)
             assert details["exit_code"] == 3
         elif known.is_given_up:
             assert came_to in [(Status.FAILED, "lost", None), script.end]

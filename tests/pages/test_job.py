@@ -59,7 +59,7 @@ def test_a_job_whose_build_failed_names_it_and_links_its_log(
             updated_at=now(),
         )
     message = "Build ana.demo.builds.1 failed: step 2 ended with exit code 1"
-    job = make_job(project, (Status.SCHEDULED, None, None), (Status.UPSTREAM_FAILED, message, {}), build=build)
+    job = make_job(project, (Status.SCHEDULED, None, None), (Status.FAILED, message, {}), build=build)
     page = read(client, url(job))
     assert message in page.text
     assert f"/ana/demo/builds/{build.id}" in page.links
@@ -157,8 +157,8 @@ def test_a_job_whose_build_failed_shows_the_end_of_its_log(
     log.parent.mkdir(parents=True)
     log.write_bytes(b"early\n" * 30 + b"no such package: <sixx>\n")
     details = {"build": build.unique_name, "why": "reused, as the same build is done"}
-    steps = ((Status.SCHEDULED, None, None), (Status.BUILDING, "m", details), (Status.UPSTREAM_FAILED, "m", {}))
-    page = read(client, url(make_job(project, *steps, build=build)))
+    steps = ((Status.SCHEDULED, None, None), (Status.BUILDING, "m", details), (Status.FAILED, "m", {}))
+    page = read(client, url(make_job(project, *steps, build=build, exit={"reason": "build", "message": "m"})))
     assert "no such package: <sixx>" in page.text
     assert page.text.count("early") == parts.BUILD_LINES - 1
     assert "reused, as the same build is done" in page.text

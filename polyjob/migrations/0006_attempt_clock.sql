@@ -1,0 +1,8 @@
+-- A time limit counts from the first attempt to start the job, on the boot clock.
+
+ALTER TABLE job RENAME COLUMN running_clock TO attempt_clock;
+ALTER TABLE job DROP COLUMN running_at;
+
+-- The statuses that clients reported of a job that polyjob runs.
+
+ALTER TABLE job ADD COLUMN reported TEXT;

@@ -1,0 +1,242 @@
+"""Calls that fail again and again: each has a note, a growing pause and an end."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from polyjob import giving_up, jobs, submitting
+from polyjob.engine.retrying import FETCH_PATIENCE, START_PATIENCE, Retry
+from polyjob.engine.running import MAX_REBUILDS
+from polyjob.models import Build
+from polyjob.notes import text_of
+from polyjob.statuses import Status
+from runners.base import Outdated, RunnerRefused, RunnerUnavailable
+
+from .conftest import World
+
+REFUSALS = ["refused", "defect"]
+OUTAGES = ["unavailable", "full"]
+FATES = {
+    **dict.fromkeys([("start", kind) for kind in REFUSALS], "failed"),
+    **dict.fromkeys([("made", kind) for kind in REFUSALS], "failed"),
+    **dict.fromkeys([("start", kind) for kind in OUTAGES], "retried"),
+    **dict.fromkeys([("build", kind) for kind in REFUSALS], "failed"),
+    **dict.fromkeys([("build", kind) for kind in OUTAGES], "retried"),
+    **dict.fromkeys([(verb, kind) for verb in ("logs", "outputs") for kind in REFUSALS], "ended"),
+    **dict.fromkeys([(verb, kind) for verb in ("logs", "outputs") for kind in OUTAGES], "retried"),
+    **dict.fromkeys([("clean", kind) for kind in REFUSALS + OUTAGES], "retried"),
+}
+
+
+def faulty(world: World, verb: str, kind: str, **env: object):
+    """A job of which each call of this verb fails in this way."""
+    env |= {"seconds": 1000} if verb == "made" else {}
+    faults = json.dumps({verb: kind})
+    if verb != "build":
+        return world.submit(faults=faults, **env)
+    return world.submit(build={"image": "a", "env_vars": [["FAKE_FAULTS", faults]]}, **env)
+
+
+def wait(world: World, seconds: float) -> None:
+    """Move on in long strides."""
+    for _ in range(int(seconds / 5)):
+        world.clock.move(5.0)
+        world.settle()
+
+
+@pytest.mark.parametrize(("verb", "kind"), FATES)
+def test_failing_calls_end_the_job_or_are_retried(world, verb, kind):
+    job = faulty(world, verb, kind, log="x", outputs='{"a": "A"}', code=3)
+    world.settle()
+    wait(world, FETCH_PATIENCE + 70)
+    row, last = world.read(job), world.last(job)
+    match FATES[verb, kind]:
+        case "failed":
+            assert (row.status, last.details["reason"]) == (Status.FAILED, "build" if verb == "build" else "start")
+            assert verb in last.message
+            assert row.notes is None
+        case "ended":
+            assert (row.status, row.exit_code, last.message) == (Status.FAILED, 3, "exit-code(3)")
+            note = text_of(row.notes, "log" if verb == "logs" else "missing")
+            assert "could not be fetched: " in note
+            assert verb in note
+        case "retried":
+            assert not row.status.is_done
+            assert "is tried again" in text_of(row.build.notes if verb == "build" else row.notes, "retry")
+    left_on_runner = row.uuid in world.runner.inventory()
+    assert left_on_runner == (not row.status.is_done and verb not in ("start", "build"))
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+@pytest.mark.parametrize("verb", ["start", "made"])
+def test_a_refused_start_ends_within_30_seconds(world, verb, kind):
+    job = faulty(world, verb, kind)
+    world.later(START_PATIENCE - 2)
+    assert not world.read(job).status.is_done
+    assert 4 <= world.calls("start", job) <= 6
+    world.later(8)
+    assert world.statuses(job) == ["created", "scheduled", "failed"] or verb == "made"
+    assert world.read(job).status is Status.FAILED
+    assert world.last(job).details["reason"] == "start"
+
+
+def test_a_refused_start_ends_although_fencing_is_refused_too(world, monkeypatch):
+    def refuse(uuid):
+        raise RunnerRefused("no fence either")
+
+    monkeypatch.setattr(world.runner, "fence", refuse)
+    jobs_of_both = [faulty(world, verb, "refused") for verb in ("start", "made")]
+    world.later(30)
+    assert [world.last(job).details["reason"] for job in jobs_of_both] == ["start", "start"]
+    assert world.runner.inventory() == {}
+
+
+@pytest.mark.parametrize("verb", ["stop", "delete"])
+def test_a_stop_ends_retried_starts_and_builds(world, verb):
+    starting, building = faulty(world, "start", "unavailable"), faulty(world, "build", "unavailable")
+    world.later(10)
+    for job in (starting, building):
+        if verb == "stop":
+            jobs.request_stop(job, world.user, world.settings)
+        else:
+            jobs.delete(job, world.user, world.settings)
+    world.settle()
+    calls = len(world.runner.calls)
+    wait(world, 100)
+    assert not any(verb in ("start", "build", "fence", "logs", "clean") for verb, _ in world.runner.calls[calls:])
+    assert Build.get().status is Status.STOPPED
+    if verb == "stop":
+        assert [str(world.read(job).status) for job in (starting, building)] == ["stopped", "stopped"]
+
+
+def test_the_pause_between_retries_of_an_outage_grows(world):
+    job = faulty(world, "start", "unavailable")
+    build = faulty(world, "build", "full")
+    world.later(120)
+    assert world.calls("start", job) <= 8
+    assert world.runner.calls.count(("build", world.read(build).build.uuid)) <= 8
+
+
+def test_an_outage_between_refusals_does_not_count():
+    retry = Retry()
+    assert not retry.fail("start", RunnerRefused("no"), 0.0, 20.0)
+    assert not retry.fail("start", RunnerUnavailable("away"), 1.0, 20.0)
+    assert not retry.fail("start", RunnerUnavailable("away"), 500.0, 20.0)
+    assert not retry.fail("start", RunnerRefused("no"), 600.0, 20.0)
+    assert not retry.fail("start", RunnerRefused("no"), 610.0, 20.0)
+    assert retry.fail("start", RunnerRefused("no"), 620.0, 20.0)
+
+
+def test_refusals_that_alternate_with_outages_end_too():
+    retry, now = Retry(), 0.0
+    for number in range(200):
+        error = RunnerRefused("no") if number % 2 else RunnerUnavailable("away")
+        if retry.fail("start", error, now, 20.0):
+            return
+        now = retry.retry_at
+    pytest.fail("it never ends")
+
+
+def test_an_artifact_that_is_always_stale_ends_the_job(world, monkeypatch):
+    def refuse(spec, artifact):
+        raise Outdated("its base has changed")
+
+    monkeypatch.setattr(world.runner, "start", refuse)
+    job = world.submit(build={"image": "a"})
+    world.later(5)
+    assert Build.select().count() == MAX_REBUILDS + 1
+    assert "its base has changed" in world.last(job).message
+    assert world.last(job).details["reason"] == "start"
+
+
+def test_a_retry_note_goes_once_the_call_succeeds(world, monkeypatch):
+    job = world.submit(seconds=100, log="x")
+    world.settle()
+    logs = world.runner.logs
+
+    def refuse(*arguments):
+        raise RunnerRefused("not now")
+
+    monkeypatch.setattr(world.runner, "logs", refuse)
+    world.later(5)
+    assert text_of(world.read(job).notes, "retry") == "The fetch of its log is tried again: not now"
+    monkeypatch.setattr(world.runner, "logs", logs)
+    world.later(31)
+    assert world.read(job).notes is None
+
+
+def test_a_defect_is_logged_once_per_outage(world, caplog):
+    with caplog.at_level(logging.ERROR, "polyjob.engine"):
+        faulty(world, "start", "defect")
+        faulty(world, "build", "defect")
+        world.later(40)
+    assert len(caplog.records) == 2
+
+
+def test_a_retried_build_says_once_in_its_log_that_it_starts_again(world):
+    job = faulty(world, "build", "unavailable")
+    world.settle()
+    wait(world, 240)
+    log = world.store.build_log(world.read(job).build.uuid).read_bytes()
+    assert log.count(b"starts again") == 1
+
+
+def test_waiting_jobs_and_readyz_name_the_jobs_that_hold_slots(world):
+    stuck = [faulty(world, "start", "unavailable") for _ in range(2)]
+    waiting = world.submit()
+    world.later(10)
+    row = world.read(waiting)
+    reason = jobs.waiting_reason(row, jobs.queue_position(row))
+    numbers = ", ".join(f"#{job.id}" for job in stuck)
+    assert f"2 slots are held by jobs whose start is retried: {numbers}." in reason
+    assert "is tried again: nobody answers" in jobs.waiting_reason(world.read(stuck[0]), None)
+    before = jobs.state(world.project, waiting.id)
+    jobs.request_stop(stuck[0], world.user, world.settings)
+    world.settle()
+    assert jobs.state(world.project, waiting.id) != before
+
+
+def test_a_config_without_spec_fails_its_job_in_the_end(world):
+    submitted = submitting.create(
+        world.project, world.user, {"config": {"version": 1, "kind": "job", "run": {"cmd": "x"}}}, world.settings
+    )
+    type(submitted).update(config={"run": {}}).where(type(submitted).id == submitted.id).execute()
+    world.later(40)
+    assert (world.read(submitted).status, world.last(submitted).details["reason"]) == (Status.FAILED, "start")
+
+
+def test_an_end_that_takes_minutes_is_reported(world):
+    job = faulty(world, "clean", "unavailable")
+    world.settle()
+    wait(world, 100)
+    assert world.engine.jobs.slow_ends() == []
+    wait(world, 60)
+    assert world.engine.jobs.slow_ends() == [job.id]
+
+
+def test_nothing_is_fetched_of_a_deleted_job_that_has_ended(world):
+    job = faulty(world, "outputs", "unavailable", log="x", outputs='{"a": "A"}')
+    world.later(5)
+    assert world.read(job).exit is not None
+    jobs.delete(job, world.user, world.settings)
+    calls = len(world.runner.calls)
+    world.later(35)
+    assert [verb for verb, uuid in world.runner.calls[calls:] if uuid == job.uuid] == ["clean"]
+    assert type(job).get_or_none(type(job).id == job.id) is None
+
+
+@pytest.mark.parametrize(("verb", "kind"), [("stop", "refused"), ("clean", "defect"), ("start", "unavailable")])
+def test_a_job_whose_calls_are_retried_without_end_can_be_given_up(world, verb, kind):
+    job = faulty(world, verb, kind, seconds=0 if verb == "clean" else 1000)
+    world.later(5)
+    if verb == "stop":
+        assert giving_up.waiting() == []
+        jobs.request_stop(job, world.user, world.settings)
+        world.later(5)
+    assert [one.id for one in giving_up.waiting()] == [job.id]
+    giving_up.give_up([job.id], world.settings)
+    world.later(40)
+    assert world.read(job).status.is_done
