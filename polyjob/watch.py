@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from polyjob.models import Build, BuildStatus, Job, JobStatus
+from polyjob.statuses import Status
 from polyjob.watcher import CHUNK, Place, Subject, Watcher
+from runners.abilities import LOCAL
 
 _watcher = Watcher(limit=112)
 
@@ -61,6 +63,14 @@ class _Permit:
         self._due = time.monotonic() + RECHECK
 
 
+def _is_early(run: Job | Build, place: Place) -> bool:
+    """Whether what the log has is not to be shown yet: a local job writes from its start on, and `running` is committed
+    a moment later. Whoever follows both sees the status first."""
+    if isinstance(run, Build) or not run.is_managed or run.runner not in LOCAL:
+        return False
+    return (place.row.status or run.status) in (Status.CREATED, Status.SCHEDULED, Status.BUILDING)
+
+
 class Follow:
     """A log's bytes from `offset` on, as they come; over when the job or build is and every byte was given.
 
@@ -68,9 +78,10 @@ class Follow:
     RunDeleted, WatchRefused where `holds` says no. Holds its place until it is over, closed or forgotten.
     """
 
-    def __init__(self, place: Place, offset: int, holds: Callable[[], bool] | None = None) -> None:
+    def __init__(self, place: Place, run: Job | Build, offset: int, holds: Callable[[], bool] | None = None) -> None:
         assert place.file is not None
         self.offset = offset
+        self._run = run
         self._place = place
         self._permit = _Permit(holds)
         self._file = place.file
@@ -110,7 +121,7 @@ class Follow:
                 raise RunDeleted
             self._permit.check()
             is_over = place.row.is_over  # asked before the read: a log is complete before its row says so
-            chunk = self._file.read(self.offset)
+            chunk = b"" if _is_early(self._run, place) else self._file.read(self.offset)
             self._is_at_end = len(chunk) < CHUNK and not is_over
             if chunk or is_over:
                 return chunk
@@ -140,7 +151,7 @@ def follow(
     Unavailable past the limit, at once.
     """
     subject = Subject("job" if isinstance(run, Job) else "build", run.id)
-    return Follow(_watcher.take(subject, path, client, owner), start, holds)
+    return Follow(_watcher.take(subject, path, client, owner), run, start, holds)
 
 
 @dataclass(frozen=True)
@@ -210,10 +221,11 @@ class Story:
                 raise RunDeleted
             self._permit.check()
             is_over = place.row.is_over  # asked before the read: a log is complete before its row says so
+            is_early = _is_early(self._run, place)  # asked before the statuses, or the log could overtake them
             statuses = self._new_statuses() if place.row.version != self._version else []
             self._version = place.row.version
             terminal += [status for status in statuses if status.status.is_done]
-            chunk = self._file.read(self.offset)
+            chunk = b"" if is_early else self._file.read(self.offset)
             is_quiet = len(chunk) < CHUNK and not is_over
             for status in statuses:
                 if not status.status.is_done:

@@ -21,7 +21,7 @@ from polyjob.database import write
 from polyjob.errors import Unavailable
 from polyjob.models import Build, Job, Project
 from polyjob.statuses import Status
-from polyjob.transitions import transition
+from polyjob.transitions import first_status, transition
 from polyjob.watcher import CHUNK, TICK, File
 
 from .beside import soon
@@ -476,3 +476,50 @@ def test_waiting_for_what_is_done_or_not_there_takes_no_place(job: Job) -> None:
     watch.set_limit(0)
     watch.wait_until_done(job.id, 30)
     watch.wait_until_done(job.id + 1, 30)
+
+
+# The order of log and status.
+
+
+def begun(project: Project, *statuses: Status) -> Job:
+    """A job that the engine runs on this machine, as far as these statuses."""
+    job = make_job(project)
+    with write("test"):
+        Job.update(is_managed=True).where(Job.id == job.id).execute()
+        job.is_managed = True
+        first_status(job)
+        for status in statuses:
+            assert transition(job, status)
+    return job
+
+
+@pytest.mark.parametrize("statuses", [(Status.SCHEDULED,), (Status.SCHEDULED, Status.BUILDING)])
+def test_a_followed_log_begins_after_the_status_running(project: Project, tmp_path: Path, statuses) -> None:
+    job, log = begun(project, *statuses), tmp_path / "log"
+    log.write_bytes(b"early\n")
+    reader = Reader(watch.follow(job, log, 0))
+    told = []
+    teller = threading.Thread(target=lambda: told.extend(watch.story(job, log, 0, 30.0)), daemon=True)
+    teller.start()
+    assert eventually(lambda: watch.waiting() == 2)
+    time.sleep(10 * TICK)
+    assert reader.content == b""
+    with write("test"):
+        transition(job, Status.RUNNING)
+    assert eventually(lambda: reader.content == b"early\n")
+    end(job)
+    reader.finish()
+    teller.join(5)
+    kinds = [str(part.status.status) if isinstance(part, watch.Changed) else "log" for part in told]
+    assert kinds == [str(statuses[-1]), "running", "log", "succeeded"]
+
+
+def test_a_log_of_build_steps_in_a_pod_is_followed_before_running(project: Project, tmp_path: Path) -> None:
+    job, log = begun(project, Status.SCHEDULED, Status.BUILDING), tmp_path / "log"
+    job.runner = "kubernetes"
+    log.write_bytes(b"Step 1/1\n")
+    reader = Reader(watch.follow(job, log, 0))
+    assert eventually(lambda: reader.content == b"Step 1/1\n")
+    with write("test"):
+        transition(job, Status.FAILED)
+    reader.finish()
