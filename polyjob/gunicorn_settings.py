@@ -10,7 +10,9 @@ import sys
 from typing import Any
 
 from polyjob import helper
+from polyjob.clock import Clock
 from polyjob.settings import SettingError, read_settings
+from polyjob.starts import record_end, record_start
 from polyjob.web_worker import MAX_CONNECTIONS
 
 try:
@@ -57,6 +59,7 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
+    record_start(_settings.data_dir, "web", Clock())
     if not _is_bare:
         return
     helper.start_helper(_settings)
@@ -73,6 +76,14 @@ def post_worker_init(worker: Any) -> None:
 
     watch.set_limit(_settings.followers)
     watch.end_when(lambda: not worker.alive or os.getppid() != worker.ppid)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    record_start(_settings.data_dir, "web", Clock())  # another worker takes its place
+
+
+def on_exit(server: Any) -> None:
+    record_end(_settings.data_dir, "web")
 
 
 def worker_exit(server: Any, worker: Any) -> None:

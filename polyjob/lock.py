@@ -6,12 +6,14 @@ without being taken.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
 from pathlib import Path
 
 NAME = "engine.lock"
+BEAT_LENGTH = 64
 _FLOCK = "hhqqi4x"
 """struct flock on 64-bit Linux: type, whence, start, length, pid."""
 
@@ -42,11 +44,28 @@ class EngineLock:
             raise EngineRunning(self._data_dir, engine_running(self._data_dir)) from None
         self._file = file
 
+    def beat(self, mark: str) -> None:
+        """Write down that the engine made a pass at this instant of the boot clock, where `last_beat` reads it.
+
+        The file keeps its one block, so that a full disk does not silence the engine.
+        """
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.pwrite(self._file, f"{mark:<{BEAT_LENGTH}}".encode(), 0)
+
     def release(self) -> None:
         """Idempotent."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def last_beat(data_dir: Path) -> str | None:
+    """Return the instant of the engine's last pass; None where it has not told any. Not for the engine itself."""
+    try:
+        return (data_dir / NAME).read_text()[:BEAT_LENGTH].strip() or None
+    except (OSError, ValueError):
+        return None
 
 
 def engine_running(data_dir: Path) -> int | None:

@@ -32,7 +32,15 @@ LAYERS = [
         "polyjob.passwords",
     },
     {"polyjob.models", "polyjob.store", "polyjob.code", "polyjob.migrations", "polyjob.watcher"},
-    {"polyjob.archives", "polyjob.database", "polyjob.statements", "polyjob.hints", "polyjob.lock", "polyjob.tokens"},
+    {
+        "polyjob.archives",
+        "polyjob.database",
+        "polyjob.statements",
+        "polyjob.hints",
+        "polyjob.lock",
+        "polyjob.starts",
+        "polyjob.tokens",
+    },
     {"polyjob.packing"},
     {"polyjob.tars", "polyjob.sparse"},
     {

@@ -13,13 +13,18 @@ from peewee import PeeweeException
 from polyjob import migrations
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.context import empty, settings, store
-from polyjob.lock import engine_running
+from polyjob.clock import Clock
+from polyjob.jobs import slots_note
+from polyjob.lock import engine_running, last_beat
 from polyjob.schemas.users import ChartSchema, LogHandlerSchema, ReadinessSchema, VersionsSchema
+from polyjob.starts import restarts
 
 COMPATIBLE_VERSION = "0.6.1"
 """The newest client that polyjob speaks to; to a client, the platform's own version."""
 OLDEST_VERSION = "0.0.0"
 ENGINE_REPORT = "engine.json"
+LONGEST_SILENCE = 30.0
+"""Seconds without a pass after which the engine counts as hanging."""
 
 _READINESS = {"application/json": {"schema": ReadinessSchema}}
 
@@ -91,17 +96,17 @@ def readyz() -> Response:
 
 
 def parts() -> dict[str, dict[str, Any]]:
-    """Each part by name: whether it works, and why not."""
-    return {name: _part(why) for name, why in _PARTS.items()}
+    """Each part by name: whether it works, and why not. `why` of one that works is a remark for administrators."""
+    return {name: _part(why, _REMARKS.get(name)) for name, why in _PARTS.items()}
 
 
 _wanted_schema = functools.cache(migrations.latest)
 """Asked for at each request, and the same for ever."""
 
 
-def _part(why: Callable[[], str | None]) -> dict[str, Any]:
+def _part(why: Callable[[], str | None], remark: Callable[[], str | None] | None) -> dict[str, Any]:
     reason = why()
-    return {"ok": reason is None, "why": reason}
+    return {"ok": reason is None, "why": remark() if reason is None and remark else reason}
 
 
 def database_fault() -> str | None:
@@ -125,7 +130,41 @@ def _disk_fault() -> str | None:
 
 
 def _engine_fault() -> str | None:
-    return None if engine_running(settings().data_dir) else "No engine is running: jobs are taken, and wait."
+    if not engine_running(settings().data_dir):
+        return "No engine is running: jobs are taken, and wait."
+    beat = last_beat(settings().data_dir)
+    silence = Clock().since(beat) if beat and ":" in beat else None
+    if silence is None or silence < LONGEST_SILENCE:
+        return None
+    return f"The engine has made no pass for {silence:.0f} s: it hangs, or is suspended."
+
+
+def _engine_remark() -> str | None:
+    if database_fault():
+        return None
+    data_dir, clock = settings().data_dir, Clock()
+    slow = ", ".join(f"#{number}" for number in _report().get("slow") or [])
+    engine, web = restarts(data_dir, "engine", clock), restarts(data_dir, "web", clock)
+    remarks = [
+        slots_note(),
+        f"The end of these jobs has taken minutes: {slow}." if slow else None,
+        f"The engine has died and was restarted {_times(engine)} within the last hour." if engine else None,
+        f"The web server has died and was restarted {_times(web)} within the last hour." if web else None,
+    ]
+    return " ".join(filter(None, remarks)) or None
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _report() -> dict[str, Any]:
+    """What the engine wrote last; empty where that is nothing."""
+    try:
+        report = json.loads((settings().data_dir / ENGINE_REPORT).read_text())
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}
 
 
 def _runner_fault() -> str | None:
@@ -133,9 +172,9 @@ def _runner_fault() -> str | None:
     if _engine_fault():
         return "No engine is there to ask it."
     try:
-        report = json.loads((settings().data_dir / ENGINE_REPORT).read_text())["runner"]
+        report = _report()["runner"]
         return None if report["ok"] else f"{report['name']}: {report['message']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return "The engine has not asked it yet."
 
 
@@ -145,3 +184,6 @@ _PARTS: dict[str, Callable[[], str | None]] = {
     "engine": _engine_fault,
     "runner": _runner_fault,
 }
+
+_REMARKS: dict[str, Callable[[], str | None]] = {"engine": _engine_remark}
+"""What to say of parts that work."""

@@ -15,16 +15,17 @@ from typing import Any
 import runners
 from polyjob.clock import Clock, now
 from polyjob.database import close_database, database, open_database
-from polyjob.engine.backends import TICK
 from polyjob.engine.calls import Calls
 from polyjob.engine.context import Context
 from polyjob.engine.passes import Engine
+from polyjob.engine.retrying import TICK
 from polyjob.hints import drain_line, open_line
 from polyjob.lock import EngineLock
 from polyjob.migrations import migrate
 from polyjob.models import Meta
 from polyjob.settings import Settings
 from polyjob.specs import runner_settings
+from polyjob.starts import record_end, record_start
 from polyjob.store import Store
 from runners.base import Runner
 
@@ -48,7 +49,7 @@ def run(settings: Settings) -> int:
     try:
         open_database(settings.data_dir)
         migrate(settings.data_dir)
-        return _work(settings, store)
+        return _work(settings, store, lock)
     except BaseException:
         lock.release()
         raise
@@ -56,7 +57,7 @@ def run(settings: Settings) -> int:
         close_database()
 
 
-def _work(settings: Settings, store: Store) -> int:
+def _work(settings: Settings, store: Store, lock: EngineLock) -> int:
     meta = {row.key: row.value for row in Meta.select()}
     of_runners = runner_settings(settings, meta["installation"])
 
@@ -73,8 +74,10 @@ def _work(settings: Settings, store: Store) -> int:
         calls = Calls(wake, settings.build_slots)
         context = Context(settings, store, calls, Clock(), meta["installation"], meta["secret"])
         engine = Engine(context, load, wake)
+        record_start(settings.data_dir, "engine", context.clock)
         try:
-            _loop(engine, settings.data_dir, line, reading, told)
+            _loop(engine, settings.data_dir, lock, line, reading, told)
+            record_end(settings.data_dir, "engine")
         finally:
             engine.close()
             with contextlib.suppress(FileNotFoundError):
@@ -83,13 +86,14 @@ def _work(settings: Settings, store: Store) -> int:
     return 0
 
 
-def _loop(engine: Engine, data_dir: Path, line: int, reading: int, told: list[int]) -> None:
+def _loop(engine: Engine, data_dir: Path, lock: EngineLock, line: int, reading: int, told: list[int]) -> None:
     poll, clock = select.poll(), engine.context.clock
     poll.register(line, select.POLLIN)
     poll.register(reading, select.POLLIN)
     reported = None
     checked_at = -REPORT_EVERY
     while not told:
+        lock.beat(clock.mark())
         drain_line(line)  # before the pass: a hint that comes during it brings another
         drain_line(reading)
         pause = 0.0
@@ -104,7 +108,7 @@ def _loop(engine: Engine, data_dir: Path, line: int, reading: int, told: list[in
             pause = FAILED_PASS_PAUSE
             if not database.is_closed():
                 database.close()
-        report = engine.backends.report()
+        report = {"runner": engine.backends.report(), "slow": engine.jobs.slow_ends()}
         if report != reported:
             with contextlib.suppress(OSError):  # a full disk, say; the next change is written again
                 _write_report(data_dir, report)
@@ -114,9 +118,9 @@ def _loop(engine: Engine, data_dir: Path, line: int, reading: int, told: list[in
 
 
 def _write_report(data_dir: Path, report: dict[str, Any]) -> None:
-    """`<data>/engine.json`: how the engine finds its runner, for `/readyz`."""
+    """`<data>/engine.json`: how the engine finds its runner, and which ends take long, for `/readyz`."""
     part = data_dir / f"{REPORT}.part"
-    part.write_text(json.dumps({"pid": os.getpid(), "at": now().isoformat(), "runner": report}))
+    part.write_text(json.dumps({"pid": os.getpid(), "at": now().isoformat()} | report))
     part.rename(data_dir / REPORT)
 
 

@@ -10,9 +10,12 @@ import sys
 import pytest
 
 from polyjob.app import create_app
+from polyjob.clock import Clock
 from polyjob.database import close_database, database
 from polyjob.lock import EngineLock
 from polyjob.migrations import latest, migrate
+from polyjob.models import Job
+from polyjob.starts import record_start
 from polyjob.store import Store
 
 from .conftest import BASE, JOBS, Client
@@ -23,6 +26,7 @@ from pathlib import Path
 from polyjob.lock import EngineLock
 lock = EngineLock(Path(sys.argv[1]))
 lock.acquire()
+lock.beat(sys.argv[2])
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -54,12 +58,20 @@ def test_healthz_asks_no_database(app, nobody, settings):
 
 
 @pytest.fixture
-def engine(settings):
+def silence():
+    """Seconds since the engine's last pass."""
+    return 0.0
+
+
+@pytest.fixture
+def engine(settings, silence):
     """A process that holds the engine's lock, and its report."""
     report = {"pid": 1, "at": "now", "runner": {"name": "fake", "ok": True, "message": None}}
     (settings.data_dir / "engine.json").write_text(json.dumps(report))
+    clock = Clock()
+    beat = f"{clock.boot_id}:{clock.seconds() - silence:.6f}"
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(settings.data_dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", HOLD, str(settings.data_dir), beat], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdout.readline() == b"held\n"
     yield process
@@ -81,6 +93,34 @@ class TestReadyz:
         assert "No engine is running" in answer.json["engine"]["why"]
         assert answer.json["runner"]["ok"] is False
         assert answer.json["database"]["ok"] is answer.json["disk"]["ok"] is True
+
+    @pytest.mark.parametrize("silence", [45.0])
+    def test_names_an_engine_that_makes_no_pass(self, nobody, engine):
+        answer = nobody.get("/readyz")
+        assert (answer.status_code, answer.json["engine"]["ok"]) == (503, False)
+        assert answer.json["engine"]["why"].startswith("The engine has made no pass for 4")
+
+    @pytest.mark.parametrize("silence", [20.0])
+    def test_tolerates_a_long_pass(self, nobody, engine):
+        assert nobody.get("/readyz").json["engine"] == {"ok": True, "why": None}
+
+    def test_remarks_on_retried_starts_slow_ends_and_restarts(self, client, nobody, engine, settings):
+        number = client.submit()["id"]
+        note = [{"kind": "retry", "text": "Its start is tried again: no"}]
+        Job.update(status="scheduled", notes=note).where(Job.id == number).execute()
+        report = {"runner": {"name": "fake", "ok": True, "message": None}, "slow": [7, 8]}
+        (settings.data_dir / "engine.json").write_text(json.dumps(report))
+        for name, count in (("engine", 2), ("web", 4)):
+            for _ in range(count):
+                record_start(settings.data_dir, name, Clock())
+        answer = nobody.get("/readyz")
+        assert (answer.status_code, answer.json["engine"]["ok"]) == (200, True)
+        assert answer.json["engine"]["why"] == (
+            f"1 slot is held by a job whose start is retried: #{number}. "
+            "The end of these jobs has taken minutes: #7, #8. "
+            "The engine has died and was restarted once within the last hour. "
+            "The web server has died and was restarted 3 times within the last hour."
+        )
 
     def test_takes_no_lock_of_the_engines(self, nobody, settings):
         nobody.get("/readyz")
