@@ -194,17 +194,21 @@ class DockerRunner(RemoteRunner):
     def start(self, spec: JobSpec, artifact: str | None) -> str:
         with contract_errors(), self._records.alone(spec.uuid) as record:
             client = self._api()
-            if record.exists():
-                handle = record.read_text()
-                self._begin(client, json.loads(handle)["id"], record)
-                return handle
             try:
-                return self._start(client, spec, artifact, record)
+                return self._started(client, record) or self._start(client, spec, artifact, record)
             except RunnerRefused as error:
                 if RLIMIT not in str(error) or self._ulimits:
                     raise
                 self._ulimits = own_ulimits(client)
                 return self._start(client, spec, artifact, record)
+
+    def _started(self, client: Any, record: Path) -> str | None:
+        """The recorded handle, its container having been started; None if nothing is recorded."""
+        if not record.exists():
+            return None
+        handle = record.read_text()
+        self._begin(client, json.loads(handle)["id"], record)
+        return handle
 
     def _start(self, client: Any, spec: JobSpec, artifact: str | None, record: Path) -> str:
         """Start a job of which nothing is recorded."""
@@ -254,11 +258,12 @@ class DockerRunner(RemoteRunner):
             yield
         except APIError as error:
             refused = refusal(error)
-            if refused is None:
+            if refused is None and not isinstance(error, NotFound):
                 raise
             client.remove_container(identity, force=True, v=True)
             record.unlink(missing_ok=True)
-            raise refused from None
+            self._is_known = False  # our network may be what was not found
+            raise refused or error from None
 
     def _adopted(self, client: Any, spec: JobSpec) -> str | None:
         """The id of a container of this job that has run, whose record was lost; one that a crash left half-made is

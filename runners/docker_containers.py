@@ -63,6 +63,7 @@ def host_config(client: Any, spec: JobSpec, engine: Facts, shm_bytes: int, ulimi
         init=True,
         auto_remove=False,
         restart_policy={"Name": "no"},
+        network_mode=engine.network or "default",
         security_opt=["no-new-privileges"],
         cap_drop=["NET_RAW"],
         oom_score_adj=OOM_SCORE_ADJ,

@@ -7,6 +7,7 @@ drivers, limits, status codes and texts, so each of these is looked up or judged
 from __future__ import annotations
 
 import contextlib
+import logging
 import resource
 import socket
 import uuid
@@ -22,6 +23,8 @@ from docker.utils import kwargs_from_env, version_lt
 from runners.base import Gone, RunnerError, RunnerRefused, RunnerUnavailable, StartFailed
 from runners.machine_faults import is_machine_fault
 
+log = logging.getLogger("polyjob.docker")
+
 INSTALLATION, JOB, ENGINE = "polyjob.installation", "polyjob.job", "polyjob.engine"
 """Labels of everything that is ours. Containers and the mark have the Engine's identity in the last one."""
 CALL_SECONDS = 60
@@ -32,10 +35,14 @@ OLDEST_API = "1.41"
 LOG_DRIVERS = ("local", "json-file", "k8s-file")
 """Log drivers whose logs the Engine's API gives back, the best one first: `json-file` replaces bytes that are not
 UTF-8."""
+ICC, MTU = "com.docker.network.bridge.enable_icc", "com.docker.network.driver.mtu"
+"""Options of a network: whether its containers reach each other, and the size of its packets."""
 LIMITS = {"memory": "MemoryLimit", "cpu": "CpuCfsQuota", "pids": "PidsLimit"}
 """Part of `environment.resources` → the key of `/info` that says whether the Engine can limit it."""
 ULIMITS = {"nofile": (1024, 4096), "nproc": (16_384, 16_384)}
 """Soft and hard limits that every Linux machine of some size lets an account set."""
+PASSING = (404, 408, 429, 502, 503, 504)
+"""Statuses that say nothing about the job: what it needs was removed just now, or the Engine does not serve."""
 JOB_FAULTS = (
     "could not select device driver", "oci runtime create failed", "is not a directory", "unable to find user",
     "unable to find group", "max depth exceeded",
@@ -66,6 +73,8 @@ class Facts:
     limits_swap: bool
     lists_changes: bool
     """The Engine can say what has changed in a container without comparing all of it."""
+    network: str | None
+    """A network of our own in which containers do not reach each other; None: the Engine's default one."""
     boot: str | None
     """The boot of the Engine's machine; None if that is not this one."""
 
@@ -134,6 +143,7 @@ def look_up(client: Any, installation: str) -> Facts:
         missing_limits=frozenset(part for part, key in LIMITS.items() if not info.get(key, True)),
         limits_swap=bool(info.get("SwapLimit")),
         lists_changes=info["Driver"] == "overlay2",
+        network=_network(client, installation),
         boot=boot_id() if is_local(client) else None,
     )
 
@@ -153,6 +163,30 @@ def _marks(client: Any, installation: str) -> frozenset[str]:
         for name in marks:
             client.create_volume(name, labels={INSTALLATION: installation, ENGINE: name})
     return frozenset(marks)
+
+
+def _network(client: Any, installation: str) -> str | None:
+    """The name of our own network, made if it is missing; None if the Engine's default network lets no containers reach
+    each other already, or if the Engine does not know that option."""
+    default = _network_named(client, "bridge")
+    if default is None or (default["Options"] or {}).get(ICC) != "true":
+        return None
+    name = f"polyjob-{installation[:12]}"
+    if _network_named(client, name) is None:
+        options = {key: value for key, value in default["Options"].items() if key == MTU} | {ICC: "false"}
+        try:
+            client.create_network(name, "bridge", options=options, labels={INSTALLATION: installation})
+        except APIError as error:  # no more addresses, say, or made by another process just now
+            log.warning("jobs use the Docker Engine's default network: %s", text_of(error))
+    return name if _network_named(client, name) else None
+
+
+def _network_named(client: Any, name: str) -> dict[str, Any] | None:
+    try:
+        network: dict[str, Any] = client.inspect_network(name)
+    except NotFound:
+        return None
+    return network
 
 
 def own_ulimits(client: Any) -> list[Any]:
@@ -175,7 +209,7 @@ def text_of(error: APIError) -> str:
 def refusal(error: APIError) -> RunnerError | None:
     """Return what the Engine's refusal to start a job means for it; None if it blames the machine or the Engine."""
     text = text_of(error)
-    if is_machine_fault(text) or error.status_code in (408, 429, 502, 503, 504):
+    if is_machine_fault(text) or error.status_code in PASSING:
         return None
     sentence = f"The Docker Engine refused to start the job: {text}"
     if not error.is_server_error() or any(word in text.lower() for word in JOB_FAULTS):

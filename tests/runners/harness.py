@@ -342,6 +342,8 @@ class DockerHarness(Harness):
             self.engine.volumes(filters={"label": f"polyjob.installation={self.installation}"})["Volumes"] or ()
         ):
             self.engine.remove_volume(volume["Name"])
+        for network in self.engine.networks(filters={"label": f"polyjob.installation={self.installation}"}):
+            self.engine.remove_network(network["Id"])
 
     @property
     def engine(self) -> Any:

@@ -1023,7 +1023,50 @@ def test_container_is_hardened(harness: DockerHarness) -> None:
     assert (config["PidsLimit"], config["OomScoreAdj"]) == (MAX_PROCESSES, OOM_SCORE_ADJ)
     assert "NET_RAW" in {name.removeprefix("CAP_") for name in config["CapDrop"]}
     assert (config["ShmSize"], config["MemorySwap"]) == (32 << 20, 64 << 20)
-    assert made["Config"].get("Healthcheck") in (None, {"Test": ["NONE"]})
+    assert made["Config"]["Healthcheck"]["Test"] == ["NONE"]
+
+
+def talking(address: str) -> str:
+    return f"(echo hello; sleep 1) | busybox nc -w 2 {address} 8000; echo end"
+
+
+def test_jobs_do_not_reach_each_other(harness: DockerHarness) -> None:
+    spec = harness.spec("while true; do echo reached | busybox nc -l -p 8000; done")
+    harness.runner.start(spec, None)
+
+    def address() -> str:
+        (network,) = harness.engine.inspect_container(spec.name)["NetworkSettings"]["Networks"].values()
+        return str(network["IPAddress"])
+
+    assert "reached" not in output_of(harness, talking(wait_for(address)))
+
+
+def test_job_reaches_a_server_on_the_engines_machine(harness: DockerHarness) -> None:
+    harness.runner.check()
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        port = server.getsockname()[1]
+        network = harness.engine.inspect_network(f"polyjob-{harness.installation[:12]}")
+        gateway = network["IPAM"]["Config"][0]["Gateway"]
+        harness.runner.start(harness.spec(talking(gateway).replace("8000", str(port))), None)
+        server.settimeout(20)
+        line, _ = server.accept()
+        with line:
+            assert line.recv(100) == b"hello\n"
+
+
+def test_removed_network_is_made_again(harness: DockerHarness, monkeypatch: Any) -> None:
+    spec, original = harness.says("x"), docker.APIClient.start
+
+    def start(client: Any, identity: str) -> None:
+        client.remove_network(f"polyjob-{harness.installation[:12]}")
+        original(client, identity)
+
+    with monkeypatch.context() as pruned:
+        pruned.setattr(docker.APIClient, "start", start)
+        with pytest.raises(RunnerUnavailable, match="not found"):
+            harness.runner.start(spec, None)
+    assert harness.end(harness.runner.start(spec, None)).succeeded
+    assert harness.runs(spec) == 1
 
 
 def test_job_without_a_memory_limit_gets_the_set_shared_memory(harness: DockerHarness) -> None:

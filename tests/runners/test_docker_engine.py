@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import requests
-from docker.errors import APIError
+from docker.errors import APIError, NotFound
 
 from runners.base import JobSpec, Resources, RunnerRefused, RunnerUnavailable, StartFailed
 from runners.docker_containers import ignored_limits, log_config
@@ -35,6 +35,9 @@ class Engine:
 
     def containers(self, **options: Any) -> list[Any]:
         return []
+
+    def inspect_network(self, name: str) -> Any:
+        raise NotFound("no such network")
 
     def create_volume(self, name: str, labels: Any) -> None:
         self.made.append(name)
@@ -116,6 +119,7 @@ def test_limits_that_the_engine_lacks_are_named(missing: dict[str, bool], asked:
         (500, "OCI runtime create failed: no space left on device", None),
         (400, "no space left on device", None),
         (503, "not now", None),
+        (404, "network polyjob-0 not found", None),
         (429, "too many requests", None),
     ],
 )
