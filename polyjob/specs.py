@@ -19,7 +19,7 @@ from polyjob.schemas.commands import composed
 from polyjob.settings import MIB, Settings
 from polyjob.store import Store
 from runners.abilities import ABILITIES, GIVES_GPUS, REQUIRED, Ability
-from runners.base import BuildSpec, JobSpec, Placement, Resources, RunnerSettings
+from runners.base import CONTAINER_HOST, BuildSpec, JobSpec, Placement, Resources, RunnerSettings
 from runners.dockerfile import render_dockerfile
 
 API_VERSION = "v1"
@@ -248,13 +248,21 @@ def timeout(config: Mapping[str, Any], settings: Settings) -> float | None:
     return (settings.job_timeout if value is None else float(value)) or None
 
 
+def server_address(settings: Settings, runner: str) -> str:
+    """Return where a job reaches the server. In a container, 127.0.0.1 is the container itself, so a server that
+    listens on every address is reached by a name of the machine."""
+    if runner == "docker" and not settings.public_url and settings.host in ("", "0.0.0.0", "::"):
+        return f"http://{CONTAINER_HOST}:{settings.port}"
+    return settings.url
+
+
 def job_env(job: Job, settings: Settings, token: str) -> dict[str, str]:
     """The variables that the documented API promises a job, and over them its config's own.
 
     What only the runner knows (the paths of outputs and logs) is the runner's to add.
     """
     config, project = job.config, job.project
-    host = settings.url
+    host = server_address(settings, job.runner)
     info = {
         "project_name": project.unique_name,
         "project_uuid": project.uuid,

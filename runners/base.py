@@ -32,6 +32,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
+CONTAINER_HOST = "host.docker.internal"
+"""The name by which a job's container reaches the machine of its Engine."""
+
 
 class Reason(enum.StrEnum):
     """Why a job ended as it did. Closed: a reason that is not here does not leave a runner."""

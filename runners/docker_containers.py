@@ -14,7 +14,7 @@ from typing import Any
 import docker
 
 from runners.archives import END_OF_ARCHIVE, given
-from runners.base import Exit, JobSpec, Reason
+from runners.base import CONTAINER_HOST, Exit, JobSpec, Reason
 from runners.docker_engine import Facts
 from runners.docker_logs import BEGIN, NOT_BEGUN, first_frame
 from runners.dockerfile import FOLDER
@@ -75,6 +75,7 @@ def host_config(client: Any, spec: JobSpec, engine: Facts, shm_bytes: int, ulimi
         device_requests=gpus,
         ulimits=list(ulimits) or None,
         log_config=log_config(engine.log_driver, spec.log_limit),
+        extra_hosts={CONTAINER_HOST: "host-gateway"} if CONTAINER_HOST in spec.env.get("POLYAXON_API", "") else None,
     )
 
 

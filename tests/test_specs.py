@@ -188,3 +188,20 @@ def test_a_runner_is_told_its_own_settings(settings):
     told = specs.runner_settings(dataclasses.replace(settings, kube_namespace="jobs", registry="r/x"), "a" * 32).options
     assert (told["namespace"], told["registry"], told["patience"]) == ("jobs", "r/x", "600")
     assert "claim" not in told
+
+
+@pytest.mark.parametrize(
+    ("runner", "host", "public_url", "address"),
+    [
+        ("docker", "0.0.0.0", "", "http://host.docker.internal:8000"),
+        ("docker", "::", "", "http://host.docker.internal:8000"),
+        ("docker", "10.0.0.5", "", "http://10.0.0.5:8000"),
+        ("docker", "127.0.0.1", "", "http://127.0.0.1:8000"),
+        ("docker", "0.0.0.0", "https://jobs.example.org", "https://jobs.example.org"),
+        ("process", "0.0.0.0", "", "http://127.0.0.1:8000"),
+        ("kubernetes", "0.0.0.0", "https://jobs.example.org", "https://jobs.example.org"),
+    ],
+)
+def test_jobs_reach_the_server_from_where_they_run(settings, runner, host, public_url, address):
+    settings = dataclasses.replace(settings, host=host, port=8000, public_url=public_url)
+    assert specs.server_address(settings, runner) == address

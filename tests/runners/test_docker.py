@@ -27,6 +27,7 @@ import requests
 from polyjob.packing import Packer
 from runners import archives, docker_builds
 from runners.base import (
+    CONTAINER_HOST,
     FENCE_LASTS,
     BuildFailed,
     Exited,
@@ -1141,3 +1142,9 @@ def test_long_lines_keep_their_feed(harness: DockerHarness, size: int) -> None:
         harness, f"head -c {size} /dev/zero | tr '\\0' a; echo; echo next; head -c {size} /dev/zero | tr '\\0' b"
     )
     assert log == b"a" * size + b"\nnext\n" + b"b" * size
+
+
+@on_podman_too
+def test_job_resolves_the_name_of_the_engines_machine(harness: DockerHarness) -> None:
+    env = {"POLYAXON_API": f"http://{CONTAINER_HOST}:8000"}
+    assert output_of(harness, f"grep -c {CONTAINER_HOST} /etc/hosts", env=env) == "1\n"
