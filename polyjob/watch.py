@@ -40,6 +40,13 @@ class RunDeleted(WatchEnded):
         super().__init__("the run is deleted")
 
 
+class PlaceNeeded(WatchEnded):
+    """All places are taken, and another user has fewer of them."""
+
+    def __init__(self) -> None:
+        super().__init__("another user needs the place")
+
+
 class WatchRefused(WatchEnded):
     """Whoever watches may no longer see the run."""
 
@@ -114,7 +121,7 @@ class Follow:
             if self._is_at_end:
                 place.wait(RECHECK)
             if place.is_ended:
-                raise WatchEnded("the place is needed, or the server shuts down")
+                raise PlaceNeeded if place.is_needed else WatchEnded("the server shuts down")
             if place.client_left:
                 return b""
             if place.row.is_gone:
@@ -214,7 +221,7 @@ class Story:
             if is_quiet:
                 place.wait(min(RECHECK, max(0.0, quiet_since + self._patience - time.monotonic())))
             if place.is_ended:
-                raise WatchEnded("the place is needed, or the server shuts down")
+                raise PlaceNeeded if place.is_needed else WatchEnded("the server shuts down")
             if place.client_left:
                 return
             if place.row.is_gone:

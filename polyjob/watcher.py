@@ -111,6 +111,8 @@ class Place:
         self.client: int | None = None
         """Descriptor of the client's connection, as long as that is watched."""
         self.client_left = False
+        self.is_needed = False
+        """Another user gets the place."""
         self.is_ended = False
         """The place was taken away, and nothing more will be seen."""
         self._woken = threading.Event()
@@ -187,6 +189,7 @@ class Watcher:
         latest = next(
             place for place in reversed(self._places) if not place.is_ended and self._counts[place.owner] == most
         )
+        latest.is_needed = True
         self._end_place(latest)
 
     def _uncount(self, place: Place) -> None:

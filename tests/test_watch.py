@@ -395,7 +395,7 @@ def test_places_are_shared_fairly_among_users(job: Job, tmp_path: Path) -> None:
     for follow in greedy:
         assert next(follow) == b""
     for follow in greedy[3:]:
-        with pytest.raises(watch.WatchEnded):
+        with pytest.raises(watch.PlaceNeeded):
             next(follow)
     (tmp_path / "log").write_bytes(b"more")
     assert {next(follow) for follow in (*greedy[:3], *modest)} == {b"more"}

@@ -19,7 +19,7 @@ from polyjob.auth import permit
 from polyjob.models import Build, Job
 from polyjob.pages import words
 from polyjob.pages.logrows import Rows
-from polyjob.watch import Changed, Grown, Nothing, RunDeleted, WatchEnded, WatchRefused
+from polyjob.watch import Changed, Grown, Nothing, PlaceNeeded, RunDeleted, WatchEnded, WatchRefused
 from polyjob.watcher import CHUNK
 
 PLAIN_BYTES = 1 << 20
@@ -156,6 +156,9 @@ def _closing(run: Job | Build, log: Path, view: LogView) -> Callable[[WatchEnded
             return template.render(said="It was deleted, and its log with it.", link=start, word="All jobs")
         if isinstance(ending, WatchRefused):
             return template.render(said="You may no longer see this log.", link=start, word="All jobs")
+        if isinstance(ending, PlaceNeeded):
+            said = "Too many logs are followed, and another user needs the place."
+            return template.render(said=said, link=view.page, word="Load the log again")
         if ending is not None:
             return template.render(said="The server restarts.", link=view.page, word="Load the log again")
         said, why = _how_it_ended(run)

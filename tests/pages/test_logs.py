@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,15 @@ def end(job: Job) -> None:
     with write("test"):
         Job.update(exit={"reason": "exited", "code": 0}).where(Job.id == job.id).execute()
         assert transition(Job.get_by_id(job.id), Status.SUCCEEDED)
+
+
+def _once_watched(act: Callable[[], object], waiting: int = 1) -> None:
+    """Act once so many wait."""
+    deadline = time.monotonic() + 60
+    while watch.waiting() < waiting:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    act()
 
 
 def rows(html: str) -> list[tuple[str, str]]:
@@ -170,9 +179,21 @@ class TestThePageThatGrows:
         assert watch.waiting() == 0
 
     def test_says_that_the_server_restarts(self, client: FlaskClient, job: Job, log: Path, page: str) -> None:
-        with soon(watch.close_all):
+        with soon(lambda: _once_watched(watch.close_all)):
             text = client.get(f"{page}?plain=1").text
         assert "The server restarts." in text
+
+    def test_says_that_another_user_needs_the_place(
+        self, client: FlaskClient, job: Job, log: Path, page: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        watch.set_limit(2)
+        held = watch.follow(job, log, 0, owner=job.user_id)
+        follow = lambda: watch.follow(job, log, 0, owner=0).close()  # noqa: E731
+        with soon(lambda: _once_watched(follow, 2)):
+            text = client.get(f"{page}?plain=1").text
+        assert "needs the place" in text
+        held.close()
+        watch.set_limit(112)
 
     def test_begins_near_the_end_of_a_large_log(
         self, client: FlaskClient, job: Job, log: Path, page: str, monkeypatch: pytest.MonkeyPatch
