@@ -19,7 +19,7 @@ from tests.runners.registry import Registry
 HARNESSES = {"fake": FakeHarness, "process": ProcessHarness}
 
 
-@pytest.fixture(params=sorted([*HARNESSES, "kubernetes", "podman"]))
+@pytest.fixture(params=sorted([*HARNESSES, "docker", "kubernetes", "podman"]))
 def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]:
     if request.param in ("docker", "kubernetes", "podman"):
         yield request.getfixturevalue(request.param)
