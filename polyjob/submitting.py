@@ -96,14 +96,9 @@ def clone(
     if strategy != "restart" and not source.status.is_done:
         detail = f"Job {source.unique_name} is {source.status}; {strategy} takes only a job that is done."
         raise Invalid([Problem("", detail)])
-    if strategy != "restart" and source.cleared_at is not None:
-        detail = (
-            f"The outputs of job {source.unique_name} were removed to make room; {strategy} has nothing to start with."
-        )
-        raise Invalid([Problem("", detail)])
-    missing = text_of(source.notes, MISSING) or text_of(source.notes, "given-up")
-    if strategy != "restart" and missing and not Store(settings.data_dir).is_sealed(source.uuid):
-        detail = f"The outputs of job {source.unique_name} are missing; {strategy} has nothing to start with. {missing}"
+    fault = outputs_fault(source, Store(settings.data_dir))
+    if strategy != "restart" and fault:
+        detail = f"The outputs of job {source.unique_name} {fault}; {strategy} has nothing to start with."
         raise Invalid([Problem("", detail)])
     given = attributes.get("config") or {}
     is_whole = bool(attributes.get("is_whole"))
@@ -144,6 +139,14 @@ def clone(
         keep(job)
     send_hint(settings.data_dir)
     return job
+
+
+def outputs_fault(source: Job, store: Store) -> str | None:
+    """Return why nothing can start with the outputs of a job that is done, as the end of `The outputs …`."""
+    if source.cleared_at is not None:
+        return "were removed to make room"
+    is_missing = text_of(source.notes, MISSING) or text_of(source.notes, "given-up")
+    return "are missing, as its notes say" if is_missing and not store.is_sealed(source.uuid) else None
 
 
 def _patched(source: Job, patch: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:

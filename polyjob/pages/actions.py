@@ -9,7 +9,7 @@ from typing import Any
 from flask import Blueprint, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
-from polyjob import auth, bookmarks, builds, jobs
+from polyjob import auth, bookmarks, builds, jobs, submitting
 from polyjob.api import permissions
 from polyjob.api.context import BUILD, JOB, me, settings, store
 from polyjob.api.logfiles import log_length
@@ -43,7 +43,7 @@ def _is_live(target: Target) -> bool:
 
 
 def _has_outputs(job: Job) -> bool:
-    return bool(job.archived_at is None and job.status.is_done and job.cleared_at is None)
+    return job.archived_at is None and job.status.is_done and submitting.outputs_fault(job, store()) is None
 
 
 def _is_shown(target: Target) -> bool:

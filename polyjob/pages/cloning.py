@@ -6,7 +6,7 @@ from flask import Blueprint, make_response, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob import jobs, submitting
-from polyjob.api.context import JOB, me, settings
+from polyjob.api.context import JOB, me, settings, store
 from polyjob.api.problems import status_of
 from polyjob.errors import Conflict, Invalid, PolyjobError, Problem
 from polyjob.models import Job
@@ -115,7 +115,7 @@ def _page(source: Job, form: Form, errors: dict[str, list[str]] | None = None, s
         job=source,
         back=job_url(source),
         strategies=STRATEGIES,
-        has_outputs=source.status.is_done and source.cleared_at is None,
+        outputs_fault=submitting.outputs_fault(source, store()),
         has_newer_code=source.project.code_id != source.code_id,
         form=form,
         once=new_once(),
