@@ -27,7 +27,7 @@ from runners import keeper
 from runners.base import BuildFailed, BuildSpec, RunnerSettings, RunnerUnavailable, mark
 from runners.build_log import BuildLog
 from runners.marks import kill_marked
-from runners.process_environment import account_of, inherited, temporary_folder
+from runners.process_environment import account_of, inherited
 from runners.trees import give_tree, open_to_owner, remove_tree
 
 GRACE = 5.0
@@ -118,16 +118,16 @@ def python_for_builds(settings: RunnerSettings) -> str:
 def build(spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool], settings: RunnerSettings) -> str | None:
     """`Runner.build`."""
     kill_marked(spec.uuid)
-    folder, temporary = Path(spec.folder), Path(temporary_folder(settings, spec.uuid))
-    env = folder / "env"
+    folder = Path(spec.folder)
+    env, work, temporary = folder / "env", folder / "work", folder / "tmp"
     open_to_owner(folder)  # an earlier attempt may have taken its permissions
     try:
-        for path in (env, folder / "work", temporary):
+        for path in (env, work, temporary):
             remove_tree(path)
         if not spec.steps and not spec.env:
             return None
         try:
-            _Build(spec, log, cancelled, settings, folder, temporary).run()
+            _Build(spec, log, cancelled, settings, folder).run()
         finally:
             open_to_owner(folder)
             with contextlib.suppress(OSError):
@@ -139,24 +139,18 @@ def build(spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool], setting
 
 class _Build:
     def __init__(
-        self,
-        spec: BuildSpec,
-        log: BinaryIO,
-        cancelled: Callable[[], bool],
-        settings: RunnerSettings,
-        folder: Path,
-        temporary: Path,
+        self, spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool], settings: RunnerSettings, folder: Path
     ) -> None:
         self.spec = spec
         self.log = BuildLog(log, spec.log_limit)
         self.cancelled = cancelled
         self.account = account_of(settings)
-        self.work, self.env_folder, self.temporary = folder / "work", folder / "env", temporary
+        self.work, self.env_folder, self.temporary = folder / "work", folder / "env", folder / "tmp"
         self.deadline = time.monotonic() + spec.timeout
         self.python = python_for_builds(settings)
         name, value = mark(spec.uuid)
         base = inherited(settings, self.account, with_credentials=True)
-        self.plain_env = base | {"PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary), name: value}
+        self.plain_env = base | {"PYTHONUNBUFFERED": "1", "TMPDIR": str(self.temporary), name: value}
         self.env = Artifact(str(self.env_folder), spec.env).into(self.plain_env)
 
     def run(self) -> None:

@@ -45,7 +45,7 @@ def inherited(
 
 
 def temporary_folder(settings: RunnerSettings, uuid: str) -> str:
-    """Return the path of the temporary folder of a job or build; it has a short name, for the sockets in it."""
+    """Return the path of the temporary folder of a job; it has a short name, for the sockets in it."""
     base = os.environ.get("TMPDIR", "") if _is_allowed("TMPDIR", settings.job_env) else ""
     return f"{base if os.path.isabs(base) else '/tmp'}/polyjob-{uuid}"
 

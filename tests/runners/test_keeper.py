@@ -290,12 +290,13 @@ class TestDeathOfTheKeeper:
 
 class TestDeathOfTheServer:
     def test_leaves_its_keepers_alone(self, process: ProcessHarness) -> None:
-        spec = process.spec("sleep 0.5; echo done; exit 3")
+        spec = process.spec("until [ -e ../go ]; do sleep 0.05; done; echo done; exit 3")
         handle = process.runner.start(spec, None)
         wait_for(lambda: isinstance(process.state(handle), Running))
         kill(server_of(process))
         assert process.run("exit 4")[0].code == 4
         assert isinstance(process.state(handle), Running)
+        (Path(spec.folder) / "go").touch()
         assert process.end(handle).code == 3
         assert (Path(spec.folder) / "log").read_bytes() == b"done\n"
 

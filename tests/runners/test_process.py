@@ -320,7 +320,7 @@ class TestFiles:
 
 class TestAccount:
     @pytest.fixture
-    def for_nobody(self, make_process: Callable[..., ProcessHarness], public: Path) -> ProcessHarness:
+    def for_nobody(self, public: Path, make_process: Callable[..., ProcessHarness]) -> ProcessHarness:
         require_root()
         process = make_process(public, job_user="nobody")
         for folder in (process.data, process.data / "jobs", process.data / "builds"):

@@ -63,7 +63,7 @@ def test_steps_run_in_a_virtualenv_that_the_jobs_have(process: ProcessHarness, t
     assert lines[-1].startswith("pip ")
     assert artifact
     assert json.loads(artifact)["v"] == 1
-    assert not Path(f"/tmp/polyjob-{spec.uuid}").exists()
+    assert sorted(os.listdir(spec.folder)) == ["env", "work"]
     end, log = process.run("python -c 'import sys; print(sys.prefix)'; echo $STEP; cat $VIRTUAL_ENV/marker", artifact)
     assert log.decode().split() == [f"{spec.folder}/env", "set", "kept"]
     assert end.succeeded
@@ -231,7 +231,7 @@ class TestAttacks:
     """A job of the build's account exchanges files of the build for links while root prepares or clears the build."""
 
     @pytest.fixture
-    def for_nobody(self, make_process: Callable[..., ProcessHarness], public: Path) -> ProcessHarness:
+    def for_nobody(self, public: Path, make_process: Callable[..., ProcessHarness]) -> ProcessHarness:
         require_root()
         process = make_process(public, job_user="nobody")
         for folder in (process.data, process.data / "builds"):
@@ -282,7 +282,7 @@ class TestAttacks:
 
 
 @pytest.mark.usefixtures("plain")
-def test_dropping_a_build_removes_read_only_folders(make_process: Callable[..., ProcessHarness], public: Path) -> None:
+def test_dropping_a_build_removes_read_only_folders(public: Path, make_process: Callable[..., ProcessHarness]) -> None:
     """Go's module cache is read-only, for instance."""
     process = make_process(public)
     spec = process.build_spec("cd $VIRTUAL_ENV; mkdir -p pkg/mod/y; touch pkg/mod/f; chmod -R a-w pkg; chmod 0 pkg/mod")
