@@ -45,7 +45,6 @@ def five(client):
         ("-started_at", [[5, 1], [3, 4], [2]]),
         ("id", [[1, 2], [3, 4], [5]]),
         ("-id", [[5, 4], [3, 2], [1]]),
-        ("nonsense", [[3, 4], [5, 2], [1]]),
     ],
 )
 def test_a_walk_meets_every_job_once_in_order(client, five, sort, pages):
