@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.runners.engine import remove_marks
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODULE = (sys.executable, "-m", "polyjob")
@@ -43,6 +46,11 @@ def eventually(check: Callable[[], Any], seconds: float = 20.0, what: str = "it"
             return answer
         time.sleep(0.02)
     raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+def installation_of(data: Path) -> str:
+    with contextlib.closing(sqlite3.connect(data / "polyjob.db")) as connection:
+        return str(connection.execute("SELECT value FROM meta WHERE key = 'installation'").fetchone()[0])
 
 
 class Server:
@@ -190,6 +198,9 @@ class Server:
             except subprocess.TimeoutExpired:
                 self.kill()
                 raise
+        if self.environment.get("POLYJOB_RUNNER") == "docker":
+            with contextlib.suppress(Exception):  # an Engine of the test's own may be gone, or have jobs yet
+                remove_marks(installation_of(self.data_dir), self.environment.get("DOCKER_HOST"))
 
     def _end_jobs(self) -> None:
         live = [job["id"] for job in self.call("GET", f"{JOBS}?limit=100").json["results"] if not job["finished_at"]]

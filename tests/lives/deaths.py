@@ -47,7 +47,11 @@ def _come_by_calls(come_by: Callable[[str], None]) -> None:
 def _called(path: str) -> str:
     """What is called: of `/v1.41/containers/1f0c/start?t=1`, `container-start`."""
     _, *parts = path.partition("?")[0].removeprefix("/v1.").split("/")
-    if parts[0] not in ("containers", "images") or parts[-1] in ("create", "prune") or parts[1:] == ["json"]:
+    if (
+        parts[0] not in ("containers", "images", "networks")
+        or parts[-1] in ("create", "prune")
+        or parts[1:] == ["json"]
+    ):
         return "-".join(parts)
     return "-".join([parts[0].removesuffix("s"), *parts[2:][-1:]])
 

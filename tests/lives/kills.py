@@ -17,7 +17,6 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import sys
 import tarfile
 import tempfile
@@ -30,10 +29,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.conftest import JOBS, Answer, Server, eventually, marked
+from tests.e2e.conftest import JOBS, Answer, Server, eventually, installation_of, marked
 from tests.lives.left import left_in, processes_of, server_of_keepers
 from tests.lives.starts import Starts, containers_of
-from tests.runners.engine import make_images
+from tests.runners.engine import make_images, remove_marks
 
 IMAGE = "polyjob-test:latest"
 PATIENCE = 120.0
@@ -377,7 +376,8 @@ class Run:
         self._server.process = None
         self._expect_none("processes", lambda: processes_of(folder))
         if self._starts is not None:
-            self._expect_none("containers", lambda: containers_of(_installation(folder)))
+            self._expect_none("containers", lambda: containers_of(installation_of(folder)))
+            remove_marks(installation_of(folder))
 
     def _expect_none(self, what: str, look: Callable[[], list[str]]) -> None:
         try:
@@ -406,11 +406,6 @@ class Run:
 
 def _content(what: bytes, size: int) -> bytes:
     return (what * (size // len(what) + 1))[:size]
-
-
-def _installation(data: Path) -> str:
-    with contextlib.closing(sqlite3.connect(data / "polyjob.db")) as connection:
-        return str(connection.execute("SELECT value FROM meta WHERE key = 'installation'").fetchone()[0])
 
 
 def kill_at_random(

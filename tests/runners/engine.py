@@ -50,6 +50,17 @@ def make_images(host: str | None = None) -> None:
                 )
 
 
+def remove_marks(installation: str, host: str | None = None) -> None:
+    """Remove what an installation leaves in an Engine: its volume and its network. Its containers are gone before."""
+    client = connect(host)
+    ours = {"label": f"polyjob.installation={installation}"}
+    for volume in client.volumes(filters=ours)["Volumes"] or ():
+        client.remove_volume(volume["Name"])
+    for network in client.networks(filters=ours):
+        client.remove_network(network["Id"])
+    client.close()
+
+
 def _root() -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:

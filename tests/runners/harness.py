@@ -31,7 +31,7 @@ from runners.base import (
 )
 from runners.fake import FakeRunner
 from runners.process import ProcessRunner
-from tests.runners.engine import connect
+from tests.runners.engine import connect, remove_marks
 
 INSTALLATION = "a" * 32
 PATIENCE = 20.0
@@ -338,12 +338,7 @@ class DockerHarness(Harness):
 
     def close(self) -> None:
         super().close()
-        for volume in (
-            self.engine.volumes(filters={"label": f"polyjob.installation={self.installation}"})["Volumes"] or ()
-        ):
-            self.engine.remove_volume(volume["Name"])
-        for network in self.engine.networks(filters={"label": f"polyjob.installation={self.installation}"}):
-            self.engine.remove_network(network["Id"])
+        remove_marks(self.installation)
 
     @property
     def engine(self) -> Any:
