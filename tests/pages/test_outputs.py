@@ -58,7 +58,7 @@ def test_a_link_is_shown_and_leads_nowhere(
         page = read(client, path)
         assert "latest → checkpoints/<b>" in page.text
         assert not [link for link in page.links if "latest" in link]
-        assert "two\nlines" in page.text
+        assert "two%0Alines" in page.text
 
 
 def test_a_folder_lists_what_is_in_it(client: FlaskClient, job: Job, data_dir: Path) -> None:
