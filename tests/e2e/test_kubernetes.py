@@ -194,6 +194,18 @@ def test_a_pod_that_finds_no_node_says_so_and_is_given_up(server: Server, cluste
     assert job["uuid"] not in pods_of(cluster)
 
 
+def test_job_that_no_quota_can_hold_fails_with_its_words(server: Server, cluster: Any) -> None:
+    cluster.restrict(quota={"limits.cpu": "4"})
+    try:
+        job = submit(server, "true", environment={"resources": {"limits": {"cpu": 9}}})
+        ended = server.until_done(job["id"])
+    finally:
+        cluster.restrict()
+    assert (ended["last_status"], ended["exit"]["reason"]) == ("failed", "start")
+    assert "exceeded quota" in ended["exit"]["message"]
+    assert "running" not in server.statuses(job["id"])
+
+
 def test_job_stopped_before_its_command_never_runs(server: Server) -> None:
     job = submit(server, "true", environment={"node_selector": {"disk": "none"}})
     eventually(lambda: "didn't match" in notes(server.job(job["id"])), 20, "the scheduler's words")
