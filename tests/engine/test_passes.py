@@ -18,6 +18,7 @@ from polyjob.engine.calls import InlineCalls, run
 from polyjob.models import Audit, Build, Job, Project, Token
 from polyjob.notes import text_of
 from polyjob.statuses import Status
+from runners.abilities import ABILITIES, Ability, Support
 from runners.base import RunnerUnavailable
 
 from .conftest import World
@@ -741,3 +742,13 @@ class TestWhatABackEndSays:
         assert world.statuses(job)[-2:] == ["running", "failed"]
         last = world.last(job)
         assert (last.message, last.details["reason"]) == ("The job was ended by its cluster", "evicted")
+
+
+def test_left_out_parts_are_said_in_a_status_and_in_the_log_of_the_build(world, monkeypatch):
+    support = dict(ABILITIES["fake"]) | {"build.image": Support(Ability.NOTED, "there are no images")}
+    monkeypatch.setitem(ABILITIES, "fake", support)
+    job = world.submit(build={"image": "a"})
+    world.end(job)
+    text = "`build.image` was not used: there are no images."
+    assert [row.message for row in jobs.list_statuses(job)][1] == text
+    assert world.store.build_log(world.read(job).build.uuid).read_text().startswith(text)
