@@ -309,8 +309,9 @@ class DockerRunner(RemoteRunner):
         except APIError as error:
             if state_of(client, spec.name) is not None:
                 return None
-            if inspected(client, config["Image"]) is None:
-                raise Outdated(MISSING) from None
+            if inspected(client, config["Image"]) is None:  # it was removed just now
+                gone = StartFailed(f"The job cannot start: {MISSING}.", Reason.IMAGE)
+                raise gone if spec.is_pinned else Outdated(MISSING) from None
             refused = refusal(error)
             if refused is None:
                 raise

@@ -901,6 +901,23 @@ def test_missing_image_of_a_named_build_is_told(harness: DockerHarness) -> None:
     assert failed.value.reason is Reason.IMAGE
 
 
+@pytest.mark.parametrize(("is_pinned", "error"), [(True, StartFailed), (False, Outdated)])
+def test_image_that_goes_during_the_start_is_told(
+    harness: DockerHarness, monkeypatch: Any, is_pinned: bool, error: type[Exception]
+) -> None:
+    artifact, _ = build(harness, "echo > /made")
+    original = docker.APIClient.create_container_from_config
+
+    def create(client: Any, *arguments: Any) -> Any:
+        client.remove_image(json.loads(artifact)["image"])
+        return original(client, *arguments)
+
+    monkeypatch.setattr(docker.APIClient, "create_container_from_config", create)
+    with pytest.raises(error, match="not there any more"):
+        harness.runner.start(dataclasses.replace(harness.says("x"), is_pinned=is_pinned), artifact)
+    assert harness.runner.inventory() == {}
+
+
 def test_build_without_nocache_reuses_layers_but_not_the_image(harness: DockerHarness) -> None:
     step = f"echo {uuid.uuid4().hex} > /made; cat /proc/sys/kernel/random/uuid > /id"
     first, second, third = (build(harness, step, nocache=nocache)[0] for nocache in (False, False, True))
