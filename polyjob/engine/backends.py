@@ -30,7 +30,9 @@ class Backend:
     retry: Retry = field(default_factory=Retry)
     away_since: float | None = None
     message: str | None = None
-    """Why it is away, as it said last; None while it is not."""
+    """Why the last poll failed; None if it did not."""
+    refusal: str | None = None
+    """Why the last check failed; None if it did not. A backend can answer polls and still refuse every new job."""
     states: dict[str, State] | None = None
 
 
@@ -84,7 +86,7 @@ class Backends:
         if done.verb == "poll":
             self._polled(self._backend(name), done)
         else:
-            self._backend(name).message = None if done.error is None else str(done.error)
+            self._backend(name).refusal = None if done.error is None else str(done.error)
 
     def away(self, name: str) -> str | None:
         """Why the runner cannot be reached, once that has lasted; None while it can."""
@@ -102,7 +104,8 @@ class Backends:
     def report(self) -> dict[str, Any]:
         """How the runner of new jobs is, as `/readyz` tells it."""
         name = self.context.settings.runner
-        message = self._backend(name).message
+        backend = self._backend(name)
+        message = backend.message or backend.refusal
         return {"name": name, "ok": message is None, "message": message}
 
     def close(self) -> None:
