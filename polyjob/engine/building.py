@@ -44,16 +44,21 @@ class BuildPart:
             return [Step("built", lambda: transition(build, Status.STOPPED, message=message))]
         if build.status is Status.CREATED:
             return self._begin(build)
-        if self.context.clock.seconds() >= self._retry(build.id).retry_at:
-            return [self._again(build)]
-        return []
+        return [] if self.rests(build.id) else [self._again(build)]
+
+    def rests(self, number: int) -> bool:
+        """Return whether a build rests after a call that failed."""
+        return self.context.clock.seconds() < self._retry(number).retry_at
 
     def ended(self, number: int, done: Done) -> Step | None:
         """The step that the end of a build's call asks for."""
         if done.verb == "erase":
+            retry = self._retry(number)
             if done.error is not None:
-                log.error("build %s could not be removed; it is tried again", number, exc_info=done.error)
+                retry.log_defect(done.error, "build %s could not be removed; it is tried again", number)
+                retry.fail("erase", done.error, self.context.clock.seconds())
                 return None
+            del self._retries[number]
             return Step("erase", lambda: Build.delete().where(Build.id == number).execute())
         cancelled = self._cancels.pop(number).is_set()
         if self._closing:

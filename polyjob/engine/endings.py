@@ -50,7 +50,7 @@ class Endings:
         self._clock = clock
         self._large: set[int] = set()
         self._lanes: dict[int, Lane] = {}
-        self._notes: dict[int, tuple[float, str]] = {}
+        self._notes: dict[int, tuple[float, str | None]] = {}
 
     def go_on(self, job: Job, begin: Callable[[Deadline], Steps]) -> None:
         """Have the end of a job go on, unless it has to wait for a lane. No call for the job may be under way.
@@ -79,13 +79,20 @@ class Endings:
         """Return what the job says of its outputs while they are packed; it changes only every few seconds."""
         if job.id not in self._large:
             return None
-        now, lane = self._clock.seconds(), self._lanes.get(job.id)
-        text = WAITS if lane is None else f"Packing outputs: {_size(lane.packed)} so far."
-        said_at, said = self._notes.get(job.id, (float("-inf"), ""))
+        now, text = self._clock.seconds(), self._progress(job)
+        said_at, said = self._notes.get(job.id, (float("-inf"), None))
         if now - said_at < NOTE_EVERY:
             return said
-        self._notes[job.id] = now, text
+        if text != said:
+            self._notes[job.id] = now, text
         return text
+
+    def _progress(self, job: Job) -> str | None:
+        """Return how far the packing is; None before its first slice, and while the job waits for its backend."""
+        lane = self._lanes.get(job.id)
+        if lane is not None:
+            return f"Packing outputs: {_size(lane.packed)} so far." if lane.packed else None
+        return None if self._has_lane(job.user_id) else WAITS
 
     def forget(self, number: int) -> None:
         """Give up what was begun for a job; nothing of it stays. No call for the job may be under way."""

@@ -84,10 +84,14 @@ class Engine:
         return committed or self.context.calls.any_ended()
 
     def _erase(self, deleted: list[Job], decided: set[tuple[str, int]]) -> None:
-        """Begin to remove what is deleted and done, a few at once, so that other calls have their turn."""
-        found = [(("job", job.id), functools.partial(self.jobs.erase, job)) for job in deleted]
+        """Begin to remove what is deleted and done, a few at once, so that other calls have their turn.
+
+        What could not be removed rests, and takes no place of others meanwhile.
+        """
+        awake = [job for job in deleted if not self.jobs.rests(job.id)]
+        found = [(("job", job.id), functools.partial(self.jobs.erase, job)) for job in awake]
         for build in _DELETED_BUILDS(_LOOKED_AT):
-            if not builds.users_of(build).exists():
+            if not builds.users_of(build).exists() and not self.builds.rests(build.id):
                 found.append((("build", build.id), functools.partial(self.builds.erase, build)))
         busy = {key for key, _ in found if self.context.calls.busy(key)}
         idle = [erase for key, erase in found if key not in busy | decided]

@@ -75,6 +75,8 @@ RETRIED = {
     "erase": "Its removal",
 }
 """Verb → what is tried again, in words for people."""
+FETCHED = {"log": "log", "outputs": MISSING}
+"""`log` or `outputs` → the kind of the note that it could not be fetched."""
 
 _PROJECT = Prepared(lambda: Project.select().where(Project.id == 0))
 _USER = Prepared(lambda: User.select().where(User.id == 0))
@@ -96,8 +98,6 @@ class Memory:
     """What of the outputs could not be kept."""
     missing: dict[str, str] = field(default_factory=dict)
     """`log` or `outputs` → why it could not be fetched."""
-    unfetched: dict[str, str] = field(default_factory=dict)
-    """`log` or `outputs` → why it could not be fetched; it is not asked for again."""
     position: LogPosition | None = None
     """How far the log is in our file."""
     committed: LogPosition | None = None
@@ -205,8 +205,11 @@ class JobPart:
     def erase(self, job: Job) -> None:
         """Remove what a job that is deleted and done has written; its row goes once that is done."""
         key, store = ("job", job.id), self.context.store
-        if not self._is_busy(job, self._memory(job.id)):
-            self.context.calls.submit("erase", key, "erase", lambda: store.remove_job(job.uuid))
+        self.context.calls.submit("erase", key, "erase", lambda: store.remove_job(job.uuid))
+
+    def rests(self, number: int) -> bool:
+        """Return whether a job rests after a call that failed."""
+        return self.context.clock.seconds() < self._memory(number).retry.retry_at
 
     def forget_all_but(self, jobs: list[Job]) -> None:
         kept = {job.id for job in jobs}
@@ -357,7 +360,7 @@ class JobPart:
             return steps
         runner, context = self.backends.runner(job.runner), self.context
         position, limits = self._position(job, memory), (context.settings.log_limit, context.settings.outputs_limit)
-        skipped = tuple(memory.unfetched) if job.deleted_at is None else ("log", "outputs")
+        skipped = _unfetched(job) if job.deleted_at is None else ("log", "outputs")
         about = (runner, job.uuid, str(job.id), job.handle, context.store, position, *limits, skipped)
         self._endings.go_on(job, lambda deadline: finish(*about, deadline))
         return steps
@@ -387,8 +390,11 @@ class JobPart:
         status, message, details = outcome(job)
         _note(job.id, "outputs", "; ".join(memory.not_kept) or None)
         _note(job.id, "stragglers", stragglers_note(job))
-        if Exit.from_json(job.exit).has_begun:  # of a command that never ran, nothing is missed
-            _note_missing(job.id, memory.missing | memory.unfetched)
+        if Exit.from_json(job.exit).has_begun:
+            _note_missing(job.id, memory.missing)
+        else:  # a command that never ran has left nothing
+            for kind in FETCHED.values():
+                _note(job.id, kind, None)
         if status is Status.SUCCEEDED and job.status is not Status.RUNNING:
             transition(job, Status.RUNNING)
         transition(job, status, message=message, details=details)
@@ -402,7 +408,10 @@ class JobPart:
             self._endings.came_to(number, done.value)
         if done.error is not None:
             return self._call_failed(number, memory, done)
-        memory.retry.succeed()
+        if done.verb == "finish" and done.value.packed is not None:
+            memory.retry.reason = None  # what failed before may fail again: its pauses and its patience go on
+        else:
+            memory.retry.succeed()
         if done.verb == "finish":
             memory.position = done.value.position
             memory.finished, memory.not_kept = done.value.is_whole, done.value.not_kept
@@ -438,9 +447,9 @@ class JobPart:
         memory.retry.log_defect(error, "%s of job %s failed; it is tried again", done.verb, number)
         if isinstance(error, NotFetched):
             if memory.retry.fail(error.what, error.cause, now, FETCH_PATIENCE):
-                memory.unfetched[error.what] = str(error)
                 memory.retry.rest_no_more()
-                return None
+                what, why = error.what, str(error)
+                return Step("note", lambda: _note_missing(number, {what: why}))
         elif memory.retry.fail(done.verb, error, now, START_PATIENCE if done.verb == "start" else float("inf")):
             return self._refuse_start(number, words(error))
         memory.retry.reason = f"{RETRIED[done.verb]} is tried again: {words(error)}"
@@ -492,9 +501,7 @@ class JobPart:
 
     def _is_busy(self, job: Job, memory: Memory) -> bool:
         """A call for the job is under way, or it rests after one that failed."""
-        return (
-            self.context.calls.busy(("job", job.id)) is not None or self.context.clock.seconds() < memory.retry.retry_at
-        )
+        return self.context.calls.busy(("job", job.id)) is not None or self.rests(job.id)
 
 
 def _load_names(job: Job) -> None:
@@ -528,9 +535,14 @@ def _on_row(number: int, act: Callable[[Job], None]) -> None:
 
 def _note_missing(number: int, missing: dict[str, str]) -> None:
     if "log" in missing:
-        _note(number, "log", f"The rest of its log could not be fetched: {missing['log']}")
+        _note(number, FETCHED["log"], f"The rest of its log could not be fetched: {missing['log']}")
     if "outputs" in missing:
-        _note(number, MISSING, f"Its outputs could not be fetched: {missing['outputs']}")
+        _note(number, FETCHED["outputs"], f"Its outputs could not be fetched: {missing['outputs']}")
+
+
+def _unfetched(job: Job) -> tuple[str, ...]:
+    """Return what is not fetched again, `log` or `outputs`, because the job says that it could not be."""
+    return tuple(what for what, kind in FETCHED.items() if text_of(job.notes, kind))
 
 
 def _note(number: int, kind: str, text: str | None) -> None:

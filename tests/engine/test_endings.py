@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import random
 import tarfile
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from polyjob.engine import endings
 from polyjob.errors import Invalid
 from polyjob.models import Job, User
 from polyjob.notes import MISSING, PACKING, text_of
-from runners.base import Gone, RunnerUnavailable
+from runners.base import Gone, RunnerRefused, RunnerUnavailable
 from tests.engine.conftest import World
 
 SECONDS = 0.1
@@ -190,6 +191,47 @@ def test_packing_that_breaks_is_begun_again(world, slow):
     assert world.store.outputs(job.uuid).open_file("large")[0] == 60 << 16
 
 
+@pytest.mark.parametrize("error", [RunnerRefused, ValueError])
+@pytest.mark.parametrize("at", [0, 30, 90])
+def test_outputs_that_always_break_end(world, slow, at, error):
+    job = ended(world, slow, 120)
+    slow.raises = lambda number: error("broken") if number == at else None
+    until(world, lambda: is_done(world, job))
+    assert note(world, job, MISSING) == "Its outputs could not be fetched: broken"
+
+
+def test_packing_waits_longer_for_each_outage(world, slow):
+    job = ended(world, slow, 60)
+    tries = []
+    slow.raises = lambda number: (
+        tries.append(world.clock.seconds()) or RunnerUnavailable("away") if number == 40 else None
+    )
+    until(world, lambda: len(tries) > 5)
+    assert tries[5] - tries[4] > 2 * (tries[1] - tries[0])
+    assert not is_done(world, job)
+
+
+def test_single_large_end_waits_for_no_other(world, slow):
+    job = ended(world, slow, 100)
+    seen = set()
+    until(world, lambda: seen.add(note(world, job)) or is_done(world, job))
+    assert endings.WAITS not in seen
+
+
+def test_sealed_outputs_do_not_wait_to_be_packed(world, slow, monkeypatch):
+    job = ended(world, slow, 100)
+
+    def away(handle):
+        raise RunnerUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.runner, "clean", away)
+        until(world, lambda: note(world, job, "retry"))
+        world.later(endings.NOTE_EVERY + 1)
+        assert note(world, job) is None
+    world.end(job)
+
+
 # Outputs that are not there any more.
 
 
@@ -215,6 +257,20 @@ def test_log_that_is_gone_is_noted(world, monkeypatch):
     world.end(job)
     assert note(world, job, "log") == "The rest of its log could not be fetched: The pod is not there any more."
     assert note(world, job, MISSING) is None
+
+
+@pytest.mark.parametrize("refused", ["logs", "outputs"])
+def test_note_of_what_was_refused_survives_a_crash(world, monkeypatch, refused):
+    """A crash between the removal in the backend and the terminal status."""
+    job = world.submit(log="x", outputs='{"a": "A"}', faults=json.dumps({refused: "refused"}))
+    with monkeypatch.context() as patch:
+        patch.setattr("polyjob.engine.running.JobPart._record_end", lambda *_: None)
+        until(world, lambda: world.read(job).exit and not world.runner.inventory())
+    assert not is_done(world, job)
+    world.restart()
+    world.end(job)
+    text = note(world, job, "log" if refused == "logs" else MISSING)
+    assert text.endswith(f"could not be fetched: the fake back end refuses {refused}")
 
 
 @pytest.mark.parametrize("outputs", ["{}", '{"a": "A"}'])

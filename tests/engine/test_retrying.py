@@ -7,12 +7,14 @@ import logging
 
 import pytest
 
-from polyjob import giving_up, jobs, submitting
+from polyjob import builds, giving_up, jobs, submitting
+from polyjob.engine.passes import ERASED_AT_ONCE
 from polyjob.engine.retrying import FETCH_PATIENCE, START_PATIENCE, Retry
 from polyjob.engine.running import MAX_REBUILDS
-from polyjob.models import Build
+from polyjob.models import Build, Job
 from polyjob.notes import text_of
 from polyjob.statuses import Status
+from polyjob.store import Store
 from runners.base import Outdated, RunnerRefused, RunnerUnavailable
 
 from .conftest import World
@@ -240,3 +242,46 @@ def test_a_job_whose_calls_are_retried_without_end_can_be_given_up(world, verb, 
     giving_up.give_up([job.id], world.settings)
     world.later(40)
     assert world.read(job).status.is_done
+
+
+# Removals.
+
+
+def refuse_removals(monkeypatch, name, stuck):
+    """Have the store's method `name` fail for these uuids, and return a list of its calls."""
+    real, calls = getattr(Store, name), []
+
+    def remove(store, uuid):
+        calls.append(uuid)
+        if uuid in stuck:
+            raise PermissionError(1, "Operation not permitted")
+        real(store, uuid)
+
+    monkeypatch.setattr(Store, name, remove)
+    return calls
+
+
+@pytest.mark.parametrize("count", [1, ERASED_AT_ONCE, 2 * ERASED_AT_ONCE])
+def test_job_that_cannot_be_removed_holds_up_no_other(world, monkeypatch, count):
+    stuck = [world.submit() for _ in range(count)]
+    other = world.submit()
+    wait(world, 10)
+    refuse_removals(monkeypatch, "remove_job", {job.uuid for job in stuck})
+    for job in [*stuck, other]:
+        jobs.delete(world.read(job), world.user, world.settings)
+    wait(world, 20)
+    assert {job.id for job in Job.select(Job.id)} == {job.id for job in stuck}
+
+
+def test_build_that_cannot_be_removed_is_tried_again_with_pauses(world, monkeypatch, caplog):
+    world.end(world.submit(build={"image": "a", "build_steps": ["x"]}))
+    build = Build.select().get()
+    stuck = {build.uuid}
+    calls = refuse_removals(monkeypatch, "remove_build", stuck)
+    builds.delete(build, world.settings)
+    wait(world, 100)
+    assert 4 <= len(calls) <= 8
+    assert len([record for record in caplog.records if "could not be removed" in record.message]) == 1
+    stuck.clear()
+    wait(world, 40)
+    assert not Build.select().exists()
