@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import ipaddress
 import os
 import re
 import select
 import socket
 import struct
+import termios
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -30,9 +33,10 @@ LEAST_UPLOAD_RATE = 8 << 10
 MAX_SEND_SECONDS = 30
 """A client that takes nothing of a response for so long is disconnected."""
 
-_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*(?=\r\n)", re.IGNORECASE)
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:([^\r\n]*)", re.IGNORECASE)
 _TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding[ \t]*:", re.IGNORECASE)
-_EXPECT = re.compile(rb" HTTP/1\.1\r\n(?:.*\r\n)?expect[ \t]*:", re.IGNORECASE | re.DOTALL)
+_EXPECT = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)
+_FEW_DIGITS = re.compile(rb"[0-9]{1,18}")
 _SEND_LIMIT = struct.pack("ll", MAX_SEND_SECONDS, 0)
 _SEND_SIZE = 1 << 20
 
@@ -84,6 +88,7 @@ class Connection(TConn):
         self.answer: Answer | None = None
         """The response that is being sent."""
         self.drained = 0
+        self._not_taken = 0
         self.has_continued = False
         """Whether the client was told that it may send the body of this request."""
         self._head_size = 0
@@ -126,7 +131,14 @@ class Connection(TConn):
     @property
     def expects_to_continue(self) -> bool:
         """Whether the client waits to be told that it may send the small body."""
-        return not self.has_continued and _EXPECT.search(self.received[: self._head_size]) is not None
+        return not self.has_continued and wants_to_be_told(bytes(self.received[: self._head_size]))
+
+    def takes_more(self) -> bool:
+        """Whether the client has taken anything of the response since this was asked last, or more was sent."""
+        count = array.array("i", [0])
+        fcntl.ioctl(self.sock, termios.TIOCOUTQ, count)
+        before, self._not_taken = self._not_taken, count[0]
+        return self._not_taken != before
 
     def hand_over(self) -> None:
         """Give what was received to the parser, which a thread runs."""
@@ -143,12 +155,20 @@ class Connection(TConn):
 
 
 def small_body(head: bytes) -> int | None:
-    """Bytes of the body that this header announces; None where it is large, or not known before it is read."""
+    """Bytes of the body that this header announces; None where it is large, or not plainly said."""
     if _TRANSFER_ENCODING.search(head):
         return None
     found = _CONTENT_LENGTH.search(head)
-    size = int(found[1]) if found else 0
-    return size if size <= MAX_SMALL_BODY else None
+    if found is None:
+        return 0
+    length = found[1].strip(b" \t")
+    return int(length) if _FEW_DIGITS.fullmatch(length) and int(length) <= MAX_SMALL_BODY else None
+
+
+def wants_to_be_told(head: bytes) -> bool:
+    """Whether a client with this header waits for `100 Continue` before it sends the body."""
+    request_line = head.lstrip(b"\r\n").partition(b"\r\n")[0]
+    return request_line.endswith(b" HTTP/1.1") and _EXPECT.search(head) is not None
 
 
 class Outbox:

@@ -196,7 +196,9 @@ class Worker(ThreadWorker):
             return
         self._next_sweep = moment + _SWEEP_SECONDS
         for connection in [each for each in self._waiting if each.deadline <= moment]:
-            if connection.phase is Phase.REQUEST and not connection.is_idle:
+            if connection.phase is Phase.ROOM and connection.takes_more():  # yet too little for the socket to say so
+                connection.deadline = moment + MAX_SEND_SECONDS
+            elif connection.phase is Phase.REQUEST and not connection.is_idle:
                 self._refuse(connection, 408, "Request Timeout")
             else:
                 self._discard(connection)
@@ -224,6 +226,7 @@ class Worker(ThreadWorker):
         """Go on with a connection that a thread is done with."""
         result = False if future.cancelled() or future.exception() else future.result()
         if result is _BLOCKED:
+            connection.takes_more()
             self._wait(connection, Phase.ROOM, MAX_SEND_SECONDS)
             return
         if not result:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import io
 import socket
+import time
 
 import pytest
 
 from polyjob import connections
 from polyjob.app import create_app
-from polyjob.connections import MAX_SMALL_BODY, BodyTooSlow, Outbox, PacedUnreader, is_local, network_of, small_body
+from polyjob.connections import (
+    MAX_HEADER_BYTES,
+    MAX_SMALL_BODY,
+    BodyTooSlow,
+    Outbox,
+    PacedUnreader,
+    is_local,
+    network_of,
+    small_body,
+    wants_to_be_told,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,10 +34,41 @@ from polyjob.connections import MAX_SMALL_BODY, BodyTooSlow, Outbox, PacedUnread
         (b"content-length: %d" % (MAX_SMALL_BODY + 1), None),
         (b"Transfer-Encoding: chunked\r\nContent-Length: 5", None),
         (b"transfer-encoding : identity", None),
+        (b"Content-Length: " + b"0" * 20 + b"100", None),
+        (b"Content-Length: " + b"9" * 5000, None),
+        (b"Content-Length: +5", None),
+        (b"Content-Length : 500000", None),
+        (b"Content-Length:", None),
     ],
 )
 def test_small_body_is_known_from_the_header(header, size):
     assert small_body(b"POST / HTTP/1.1\r\n" + header + b"\r\n") == size
+
+
+@pytest.mark.parametrize(
+    ("head", "waits"),
+    [
+        (b"POST / HTTP/1.1\r\nExpect: 100-continue\r\n\r\n", True),
+        (b"\r\nPOST / HTTP/1.1\r\nHost: a\r\nEXPECT:100-Continue \r\n\r\n", True),
+        (b"POST / HTTP/1.0\r\nExpect: 100-continue\r\n\r\n", False),
+        (b"POST / HTTP/1.0\r\nX: HTTP/1.1\r\nExpect: 100-continue\r\n\r\n", False),
+        (b"POST / HTTP/1.1\r\nExpect: a-miracle\r\n\r\n", False),
+        (b"POST / HTTP/1.1\r\nX: expect: 100-continue\r\n\r\n", False),
+    ],
+)
+def test_client_that_waits_to_be_told_is_known_from_the_header(head, waits):
+    assert wants_to_be_told(head) == waits
+
+
+@pytest.mark.parametrize(
+    "line", [b"x HTTP/1.1\r\n", b"Content-Length: x\r\n", b"expect: 100-continu\r\n", b"Expect:" + b" " * 200 + b"\r\n"]
+)
+def test_hostile_header_costs_the_main_loop_no_time(line):
+    head = b"POST / HTTP/1.1\r\n" + line * (MAX_HEADER_BYTES // len(line)) + b"\r\n"
+    begun = time.process_time()
+    small_body(head)
+    wants_to_be_told(head)
+    assert time.process_time() - begun < 0.1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import resource
 import selectors
@@ -81,6 +82,23 @@ def test_client_that_takes_nothing_is_disconnected(worker):
     assert freed
     assert is_closed(client)
     assert worker.nr_conns == 0
+
+
+def test_client_that_takes_little_at_a_time_stays_connected(worker):
+    client, connection = connect(worker)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            connection.sock.send(bytes(1 << 16))
+    connection.answer = Answer(None, SimpleNamespace(), iter(()), Outbox(connection.sock))
+    connection.takes_more()
+    worker._wait(connection, Phase.ROOM, 0)
+    for _ in range(10):
+        client.recv(100_000)
+    worker.murder_pending()
+    assert connection.deadline > time.monotonic()
+    connection.deadline, worker._next_sweep = time.monotonic(), 0
+    worker.murder_pending()
+    assert connection not in worker._waiting
 
 
 def test_incomplete_request_is_answered_at_its_deadline(worker):

@@ -31,6 +31,7 @@ SLOW_REQUESTS = {
     "half a header": b"GET / HTTP/1.1\r\nHost: a\r\nX-Half: ",
     "half a small body": POST + b"Content-Length: 1000\r\n\r\n{",
     "no body after expect": POST + b"Content-Length: 1000\r\nExpect: 100-continue\r\n\r\n",
+    "half a body of a long length": POST + b"Content-Length: " + b"0" * 30 + b"1000\r\n\r\n{",
     "half a larger body": POST + b"Content-Length: 500000\r\n\r\n{",
     "half a chunk": POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
     "a connection that is never closed": b"GET /healthz HTTP/1.0\r\n\r\n",
