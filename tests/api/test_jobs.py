@@ -23,8 +23,8 @@ ROW = {
     "backend", "is_managed", "in_cluster", "bookmarked", "node_scheduled", "exit_code", "ttl",
 }  # fmt: skip
 DETAIL = ROW | {
-    "config", "content", "resources", "readme", "data_refs", "params", "commit", "exit", "notes", "queue_position",
-    "waiting", "urls",
+    "config", "content", "resources", "readme", "data_refs", "params", "commit", "exit", "notes", "reported",
+    "queue_position", "waiting", "urls",
 }  # fmt: skip
 
 
