@@ -36,7 +36,7 @@ def test_a_job_is_submitted_stopped_and_run_again_with_another_command(new_page:
     expect(page.locator(".flash")).to_contain_text(f"Job {first} is submitted.")
     page.get_by_role("button", name="Stop").click()
     assert number(page) == first
-    expect(page.locator(".flash")).to_contain_text("stopped")
+    expect(page.locator(".flash")).to_contain_text("Stop of job")
     page.get_by_role("link", name="Edit and run").click()
     config = page.get_by_label("Config")
     config.fill(config.input_value().replace("echo first; sleep 600", "echo second"))

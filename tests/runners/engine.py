@@ -16,12 +16,12 @@ PODMAN = os.environ.get("POLYJOB_TEST_PODMAN", "unix:///tmp/polyjob-podman.sock"
 """Where Podman's service listens, which the Docker runner is tested with, too."""
 
 
-def connect(host: str | None = None, timeout: int = 60) -> Any:
+def connect(host: str | None = None) -> Any:
     """Return a client of the Engine at `host`, else of the one that the environment names."""
     import docker
 
     named = {"base_url": host} if host else docker.utils.kwargs_from_env()
-    return docker.APIClient(version="auto", timeout=timeout, **named)
+    return docker.APIClient(version="auto", timeout=60, **named)
 
 
 def engine_is_there(host: str | None = None) -> bool:
@@ -32,7 +32,7 @@ def engine_is_there(host: str | None = None) -> bool:
 
         named = host or docker.utils.kwargs_from_env().get("base_url") or LOCAL
         knock(named)  # a client that finds nobody leaks its socket
-        return bool(connect(host, timeout=10).ping()) and BUSYBOX.exists()
+        return bool(connect(host).ping()) and BUSYBOX.exists()
     except Exception:
         return False
 
