@@ -22,8 +22,9 @@ from polyjob.query import BUILD_FIELDS, BUILD_ORDERS, conditions, ordering
 from polyjob.settings import Settings
 from polyjob.statuses import Status
 from polyjob.store import Store
-from polyjob.transitions import change, first_status
+from polyjob.transitions import change, change_note, first_status, transition
 
+STOPPED_MESSAGE = "BuildJob was stopped"
 UNUSABLE = (Status.FAILED, Status.STOPPED, Status.UPSTREAM_FAILED, Status.SKIPPED)
 
 
@@ -94,22 +95,25 @@ def create(
 ) -> Build:
     """Accept a build that no job has asked for; it is made at once. When this returns, it is on disk.
 
-    `attributes`: `config` (with its section `build`), `content`, and the build's own columns. Raises Invalid where
-    the runner cannot honour the config, Unavailable where the disk is low, and what `once` raises.
+    `attributes`: `config` (with its section `build`), `content`, and the build's own columns. With `is_managed` False
+    the build is only recorded, and needs no config: its client posts its statuses, and no job reuses it. Raises Invalid
+    where the runner cannot honour the config, Unavailable where the disk is low, and what `once` raises.
     """
     refuse_on_low_disk(settings)
-    config = attributes.get("config")
-    if config is None:
+    managed = attributes.get("is_managed") is not False
+    if attributes.get("config") is None and managed:
         raise Invalid([Problem("/content", "Build expects a `content`.")])
-    notes = specs.check(config, settings.runner)
-    files = project.code.files if project.code else {}
-    key, parts = specs.build_key(config, settings.runner, files, settings.python)
+    config = attributes.get("config") or {"build": {}}
     columns = {name: attributes.get(name) or config.get(name) for name in ("name", "description", "tags")}
-    columns |= {"config": {"build": config["build"]}, "content": attributes.get("content"), "notes": notes or None}
-    columns |= {"runner": settings.runner, "key": key, "key_parts": parts, "code": project.code_id}
+    columns |= {"config": {"build": config["build"]}, "content": attributes.get("content"), "is_managed": managed}
+    columns |= {"runner": settings.runner, "code": project.code_id, "is_asked": True, "key": "", "key_parts": {}}
+    if managed:
+        columns["notes"] = specs.check(config, settings.runner) or None
+        files = project.code.files if project.code else {}
+        columns["key"], columns["key_parts"] = specs.build_key(config, settings.runner, files, settings.python)
     with write("accept-build"):
         keep = begin(once)
-        build = _make(project, user, columns | {"is_asked": True}, nocache=bool(config["build"].get("nocache")))
+        build = _make(project, user, columns, nocache=bool(config["build"].get("nocache")))
         audit.record("create", build)
         keep(build)
     send_hint(settings.data_dir)
@@ -131,6 +135,7 @@ def _reusable(project_id: int, key: str) -> Build | None:
         Build.select()
         .where(
             Build.project == project_id,
+            Build.is_managed,
             Build.key == key,
             Build.status.not_in(UNUSABLE),
             Build.stop_at.is_null(),
@@ -149,7 +154,7 @@ def _make(project: Project, user: User, columns: Mapping[str, Any], *, nocache: 
         uuid=uuid.uuid4().hex,
         project=project,
         user=user,
-        reason=_why(project, columns, nocache),
+        reason=_why(project, columns, nocache) if columns.get("is_managed", True) else None,
         created_at=moment,
         updated_at=moment,
         **columns,
@@ -162,7 +167,8 @@ def _why(project: Project, columns: Mapping[str, Any], nocache: bool) -> dict[st
     """Why a build is made and none reused: {"kind", "text", "changed": [the parts of the key that differ]}."""
     if nocache:
         return _reason("nocache", "`nocache` asks for a new build each time")
-    of_project = Build.select().where(Build.project == project, Build.deleted_at.is_null()).order_by(Build.id.desc())
+    made = (Build.project == project) & Build.is_managed & Build.deleted_at.is_null()
+    of_project = Build.select().where(made).order_by(Build.id.desc())
     same = of_project.where(Build.key == columns["key"]).first()
     reason = None if same is None else _why_not(same)
     if columns.get("is_asked") and (reason is None or reason["kind"] not in specs.WITHDRAWN):
@@ -288,14 +294,21 @@ def delete_all(project: Project) -> None:
     moment = now()
     of_project = Build.update(deleted_at=moment, version=Build.version + 1)
     of_project.where(Build.project == project, Build.deleted_at.is_null()).execute()
+    unmanaged = Build.select().where(Build.project == project, Build.finished_at.is_null(), ~Build.is_managed)
+    for build in list(unmanaged):
+        _wish_stop(build)
     stop = Build.update(stop_at=moment)
     stop.where(Build.project == project, Build.finished_at.is_null(), Build.stop_at.is_null()).execute()
 
 
 def _wish_stop(build: Build) -> None:
-    if not build.status.is_done and build.stop_at is None:
+    if build.status.is_done or build.stop_at is not None:
+        return
+    audit.record("stop", build)
+    if build.is_managed:
         change(build, stop_at=now())
-        audit.record("stop", build)
+    else:
+        transition(build, Status.STOPPED, message=STOPPED_MESSAGE, details={"reason": "stopped"})
 
 
 def _refuse_in_use(build: Build) -> None:
@@ -314,6 +327,39 @@ def _fresh(build: Build) -> Build:
     if fresh is None:
         raise _not_found(build.id)
     return fresh
+
+
+# Statuses and notes.
+
+
+def post_status(
+    build: Build,
+    status: Status,
+    message: str | None,
+    traceback: str | None,
+    details: dict[str, Any] | None,
+    user: User | None,
+    settings: Settings,
+) -> BuildStatus:
+    """Record what a client reports, and return the build's latest status.
+
+    A build that polyjob does not run takes it as its status, if it may follow. Of one that it runs nothing is kept, but
+    `stopped` from a person (not None) is a wish to stop.
+    """
+    if not build.is_managed:
+        with write("report"):
+            build = _fresh(build)
+            transition(build, status, message=message, traceback=traceback, details=details)
+            audit.record("status", build, status=str(status))
+    elif status is Status.STOPPED and user is not None:
+        request_stop(build, settings)
+    return latest_status(build)
+
+
+def note(build: Build, kind: str, text: str | None) -> None:
+    """As `jobs.note`."""
+    with write("note"):
+        change_note(_fresh(build), kind, text)
 
 
 # Looking.

@@ -24,7 +24,7 @@ from polyjob.schemas.entries import check_size
 from polyjob.settings import Settings
 from polyjob.statements import Prepared
 from polyjob.statuses import Status
-from polyjob.transitions import MESSAGE_LENGTH, change, transition
+from polyjob.transitions import MESSAGE_LENGTH, change, change_note, transition
 
 STOPPED_MESSAGE = "Job was stopped"
 MAX_REPORTED = 100
@@ -377,10 +377,7 @@ def _with_report(job: Job, status: Status, message: str | None) -> list[dict[str
 def note(job: Job, kind: str, text: str | None) -> None:
     """Keep what was reported of the job as its one note of this kind; None takes the note away. Idempotent."""
     with write("note"):
-        job = fresh(job)
-        notes = with_note(job.notes, kind, text)
-        if notes != job.notes:
-            change(job, notes=notes)
+        change_note(fresh(job), kind, text)
 
 
 def latest_status(job: Job) -> JobStatus:

@@ -151,7 +151,9 @@ class Build(Table):
     tags = JSONField(null=True)
     config = JSONField()
     runner = TextField()
+    is_managed = BooleanField(default=True)
     key = TextField()
+    """Empty for a build that polyjob does not run, which is never reused."""
     key_parts = JSONField()
     code = ForeignKeyField(Code, null=True)
     status = StatusField(default=Status.CREATED)
@@ -358,4 +360,5 @@ DELETED = SQL("deleted_at IS NOT NULL")
 SHOWN = SQL("deleted_at IS NULL AND archived_at IS NULL")
 """What lists show."""
 ARCHIVED = SQL("deleted_at IS NULL AND archived_at IS NOT NULL")
-LIVE_BUILDS = SQL("finished_at IS NULL")
+LIVE_BUILDS = SQL("is_managed = 1 AND finished_at IS NULL")
+"""Builds that the engine has to make or to end."""

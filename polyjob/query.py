@@ -348,6 +348,7 @@ def _common(table: type[Job] | type[Build]) -> dict[str, QueryField]:
         "project.name": _project_name(table.project),
         "commit": _commit(table.code),
         "backend": _value(table.runner),
+        "is_managed": _value(table.is_managed, _yes_no),
     }
 
 
@@ -356,7 +357,6 @@ JOB_FIELDS: Mapping[str, QueryField] = _common(Job) | {
     "build.id": _value(Job.build, _whole_number),
     "original": _run(Job.original, "jobs"),
     "cloning_strategy": _value(Job.cloning_strategy),
-    "is_managed": _value(Job.is_managed, _yes_no),
     "exit_code": _number(Job.exit_code),
 }
 BUILD_FIELDS: Mapping[str, QueryField] = _common(Build)

@@ -152,7 +152,8 @@ def runner_settings(settings: Settings, installation: str) -> RunnerSettings:
 
 def dockerfile(build: Build, store: Store, settings: Settings) -> str | None:
     """What the build's image is made from, without labels; None where no image is made."""
-    if build.runner != "docker" and not (build.runner == "kubernetes" and settings.registry):
+    has_image = build.runner == "docker" or (build.runner == "kubernetes" and settings.registry)
+    if not build.is_managed or not has_image:
         return None
     spec = build_spec(build, store, settings, installation="")
     return render_dockerfile(spec, {}, has_open_folder=build.runner == "docker")

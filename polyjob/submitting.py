@@ -68,7 +68,7 @@ def create(
                 "runner": settings.runner,
                 "notes": notes or None,
                 "code": project.code_id,
-                "build": _asked_build(project, attributes.get("build_job"), settings.runner),
+                "build": _asked_build(project, attributes.get("build_job"), settings.runner, managed),
             },
         )
         audit.record("create", job)
@@ -208,8 +208,9 @@ def _free_name(project: Project, name: str | None) -> str | None:
     return f"{name}-{number}"
 
 
-def _asked_build(project: Project, asked: int | str | None, runner: str) -> Build | None:
-    """The build that the request names, by number or unique name."""
+def _asked_build(project: Project, asked: int | str | None, runner: str, managed: bool) -> Build | None:
+    """Return the build that the request names, by number or unique name. A job that polyjob runs cannot name one that
+    polyjob did not make. Raises Invalid."""
     if asked is None:
         return None
     number = str(asked).rsplit(".", 1)[-1]
@@ -219,6 +220,9 @@ def _asked_build(project: Project, asked: int | str | None, runner: str) -> Buil
         build = Build.get_or_none((Build.id == int(number)) & shown)
     if build is None or str(asked) not in (number, build.unique_name):
         raise Invalid([Problem("/build_job", f"There is no build `{asked}` in this project.")])
+    if managed and not build.is_managed:
+        detail = f"Build `{asked}` cannot be used: polyjob did not make it. Leave `build_job` out to have one made."
+        raise Invalid([Problem("/build_job", detail)])
     if build.runner != runner:
         detail = f"Build `{asked}` was made for the {build.runner} runner, and jobs run on the {runner} runner now."
         raise Invalid([Problem("/build_job", detail)])

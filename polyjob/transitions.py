@@ -9,7 +9,7 @@ from typing import Any
 from polyjob.clock import from_microseconds, now
 from polyjob.database import database
 from polyjob.models import Build, BuildStatus, Job, JobStatus
-from polyjob.notes import lasting
+from polyjob.notes import lasting, with_note
 from polyjob.statements import insert, update
 from polyjob.statuses import Status, may_follow
 
@@ -33,8 +33,7 @@ def transition(
     its whole text going to the traceback. A run's statuses never go back in time, whatever the wall clock does. What is
     done says no more that it waits for something.
     """
-    managed = bool(run.is_managed) if isinstance(run, Job) else True
-    if not may_follow(status, run.status, managed=managed):
+    if not may_follow(status, run.status, managed=bool(run.is_managed)):
         return None
     moment = _next_moment(run)
     columns |= {"status": status, "updated_at": moment} | _dates(run, status, moment)
@@ -73,6 +72,13 @@ def change(run: Job | Build, **columns: Any) -> bool:
     Returns whether the row was still there. Must be called inside `database.write`.
     """
     return _write_columns(run, columns | {"updated_at": max(now(), run.updated_at)})
+
+
+def change_note(run: Job | Build, kind: str, text: str | None) -> None:
+    """Replace the run's note of this kind; None removes it. Idempotent. Must be called inside `database.write`."""
+    notes = with_note(run.notes, kind, text)
+    if notes != run.notes:
+        change(run, notes=notes)
 
 
 def _write_columns(run: Job | Build, columns: dict[str, Any], **expected: Any) -> bool:

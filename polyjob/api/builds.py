@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Response
 
-from polyjob import bookmarks, builds, specs
+from polyjob import auth, bookmarks, builds, specs
 from polyjob.api import rows
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.bodies import read_body
@@ -14,7 +14,7 @@ from polyjob.api.context import BUILD, BUILDS, config_stood_at, empty, find_proj
 from polyjob.api.etags import unchanged
 from polyjob.api.once import made_once
 from polyjob.api.paging import limit, offset, page
-from polyjob.api.statuses import code_reference
+from polyjob.api.statuses import RECONCILED, code_reference, read_code_reference
 from polyjob.errors import NotFound
 from polyjob.idempotency import Once
 from polyjob.models import Build, BuildStatus
@@ -28,7 +28,8 @@ from polyjob.schemas.builds import (
     read_build_create,
 )
 from polyjob.schemas.checks import check_values, load
-from polyjob.schemas.users import CodeReferenceSchema
+from polyjob.schemas.jobs import StatusBody, read_status
+from polyjob.schemas.users import CodeReferenceBody, CodeReferenceSchema
 
 _SCHEMA, _CHANGE = BuildSchema(), BuildChangeBody()
 
@@ -159,6 +160,42 @@ def build_heartbeat(username: str, project_name: str, build_id: int) -> Response
 def get_build_code_reference(username: str, project_name: str, build_id: int) -> dict[str, Any]:
     """Get the code that a build sees the requirement files of"""
     return code_reference(builds.find(find_project(username, project_name), build_id))
+
+
+@blp.post(f"{BUILD}/coderef")
+@blp.takes(CodeReferenceBody)
+@blp.response(201, CodeReferenceSchema)
+def post_build_code_reference(username: str, project_name: str, build_id: int) -> dict[str, Any]:
+    """Report where the build's code came from; kept as a note on the build"""
+    build = builds.find(find_project(username, project_name), build_id)
+    sent, text = read_code_reference("build")
+    builds.note(build, "code", text)
+    return code_reference(build) | sent
+
+
+@blp.post(f"{BUILD}/statuses")
+@blp.takes(StatusBody)
+@blp.response(201, BuildStatusSchema)
+def post_build_status(username: str, project_name: str, build_id: int) -> BuildStatus:
+    """Report a status
+
+    A build that polyjob does not run takes it as its status, where it may follow. Of one that polyjob runs, nothing is
+    kept and the answer is its latest status; only `stopped` from a person is a wish to stop it.
+    """
+    build = builds.find(find_project(username, project_name), build_id)
+    sent = read_status(read_body())
+    return builds.post_status(build, **sent, user=me() if auth.is_person() else None, settings=settings())
+
+
+@blp.post(f"{BUILD}/_reconcile")
+@blp.takes(StatusBody)
+@blp.nothing(200)
+def reconcile_build(username: str, project_name: str, build_id: int) -> Response:
+    """Report what became of a build that polyjob does not run; of one that it runs, it knows better"""
+    build = builds.find(find_project(username, project_name), build_id)
+    sent = read_status(read_body()) | {"message": RECONCILED}
+    builds.post_status(build, **sent, user=None, settings=settings())
+    return empty(200)
 
 
 @blp.get(f"{BUILD}/statuses")

@@ -25,6 +25,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "create_build": {
         "config": {"kind": "build", "build": {"image": "python:3.12", "build_steps": ["pip install six"]}}
     },
+    "post_build_status": {"status": "running", "message": "the first step"},
+    "reconcile_build": {"status": "succeeded"},
+    "post_build_code_reference": {"commit": "4f2d", "branch": "main"},
     "update_build": {"name": "base", "tags": ["python"], "merge": True},
     "create_project": {"name": "demo", "description": "a try", "is_public": False},
     "update_project": {"description": "a good try", "tags": ["new"], "merge": True},

@@ -80,7 +80,7 @@ _SEND = {
             },
         },
     },
-    "responses": {200: {"description": "Taken; dropped where polyjob runs the job itself."}},
+    "responses": {200: {"description": "Taken; dropped where polyjob runs the job or build itself."}},
 }
 
 
@@ -109,12 +109,18 @@ def send_job_log(username: str, project_name: str, job_id: int) -> Response:
     for a job that is done.
     """
     job = jobs.find(find_project(username, project_name), job_id)
-    if not job.is_managed and not job.status.is_done:
-        builds.refuse_on_low_disk(settings())
-        data = read_posted()
-        store().make_job_folder(job.uuid)
-        append(store().job_log(job.uuid), data, settings().log_limit)
-    return empty(200)
+    return _append(job, store().make_job_folder, store().job_log)
+
+
+@blp.post(f"{BUILD}/logs")
+@blp.doc(**_SEND)
+def send_build_log(username: str, project_name: str, build_id: int) -> Response:
+    """Add to the log of a build that polyjob does not run
+
+    What clients send for a build that it runs, or that is done, is dropped.
+    """
+    build = builds.find(find_project(username, project_name), build_id)
+    return _append(build, store().make_build_folder, store().build_log)
 
 
 @blp.get(f"{JOB}/logs/lines")
@@ -149,6 +155,15 @@ def search_build_log(username: str, project_name: str, build_id: int) -> Any:
     """Find the lines of a build's log that show a text"""
     build = builds.find(find_project(username, project_name), build_id)
     return _found(store().build_log(build.uuid))
+
+
+def _append(run: Job | Build, make_folder: Callable[[str], object], log_of: Callable[[str], Path]) -> Response:
+    if not run.is_managed and not run.status.is_done:
+        builds.refuse_on_low_disk(settings())
+        data = read_posted()
+        make_folder(run.uuid)
+        append(log_of(run.uuid), data, settings().log_limit)
+    return empty(200)
 
 
 def _lines(find: Callable[[], Job | Build], log_of: Callable[[str], Path]) -> dict[str, Any]:

@@ -119,9 +119,13 @@ builds.bookmark_build                mark
 builds.unbookmark_build              mark
 builds.build_heartbeat               submit
 builds.get_build_code_reference      read
+builds.post_build_code_reference     submit
+builds.post_build_status             submit
+builds.reconcile_build               submit
 builds.list_build_statuses           read
 builds.get_build_status              read
 logs.get_build_log                   read
+logs.send_build_log                  submit
 logs.get_build_log_lines             read
 logs.search_build_log                read
 

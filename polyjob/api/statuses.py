@@ -93,12 +93,19 @@ def get_code_reference(username: str, project_name: str, job_id: int) -> dict[st
 def post_code_reference(username: str, project_name: str, job_id: int) -> dict[str, Any]:
     """Report where the job's code came from; kept as a note on the job"""
     job = jobs.find(find_project(username, project_name), job_id)
+    sent, text = read_code_reference("job")
+    jobs.note(job, "code", text)
+    return code_reference(job) | sent
+
+
+def read_code_reference(kind: str) -> tuple[dict[str, Any], str | None]:
+    """Return the code reference that the request reports, and the note about it that a run of this kind keeps. Raises
+    Invalid."""
     body = read_body()
     check_values(body)
-    sent = load(CodeReferenceSchema(), {}, "") | load(CodeReferenceBody(), body, "")
-    words = [str(sent.get(name))[:REFERENCE_LENGTH] for name in ("git_url", "branch", "commit") if sent.get(name)]
-    jobs.note(job, "code", f"The job reported its code: {', '.join(words)}." if words else None)
-    return code_reference(job) | {name: value for name, value in sent.items() if value is not None}
+    sent = {name: value for name, value in load(CodeReferenceBody(), body, "").items() if value is not None}
+    words = [str(sent[name])[:REFERENCE_LENGTH] for name in ("git_url", "branch", "commit") if sent.get(name)]
+    return sent, f"The {kind} reported its code: {', '.join(words)}." if words else None
 
 
 def code_reference(run: Job | Build) -> dict[str, Any]:

@@ -15,9 +15,8 @@ from polyjob.engine.context import Context
 from polyjob.engine.retrying import START_PATIENCE, Retry, words
 from polyjob.engine.steps import Step
 from polyjob.models import Build
-from polyjob.notes import with_note
 from polyjob.statuses import Status
-from polyjob.transitions import change, transition
+from polyjob.transitions import change, change_note, transition
 from runners.base import BuildFailed
 
 log = logging.getLogger("polyjob.engine")
@@ -40,7 +39,7 @@ class BuildPart:
         if self.context.calls.busy(("build", build.id)):
             return self._cancel_unwanted(build)
         if build.stop_at is not None or not builds.is_wanted(build):
-            message = "BuildJob was stopped" if build.stop_at is not None else "No job waits for it"
+            message = builds.STOPPED_MESSAGE if build.stop_at is not None else "No job waits for it"
             return [Step("built", lambda: transition(build, Status.STOPPED, message=message))]
         if build.status is Status.CREATED:
             return self._begin(build)
@@ -145,7 +144,7 @@ class BuildPart:
         _note(number, None)
         build = Build.get_by_id(number)
         if cancelled:
-            transition(build, Status.STOPPED, message="BuildJob was stopped", details={"reason": "stopped"})
+            transition(build, Status.STOPPED, message=builds.STOPPED_MESSAGE, details={"reason": "stopped"})
             return
         details: dict[str, Any] = {"step": error.step, "exit_code": error.code}
         transition(build, Status.FAILED, message=_sentence(str(error)), details=details)
@@ -173,7 +172,4 @@ def _ends_with_again(log: Path) -> bool:
 
 def _note(number: int, text: str | None) -> None:
     """Why the build is tried again; None where it is not."""
-    build = Build.get_by_id(number)
-    notes = with_note(build.notes, "retry", text)
-    if notes != build.notes:
-        change(build, notes=notes)
+    change_note(Build.get_by_id(number), "retry", text)

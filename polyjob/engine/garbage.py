@@ -17,7 +17,7 @@ from peewee import fn
 from polyjob import builds
 from polyjob.clock import now
 from polyjob.database import write
-from polyjob.models import Bookmark, Build, Job
+from polyjob.models import LIVE_BUILDS, Bookmark, Build, Job
 from polyjob.notes import with_note
 from polyjob.settings import Settings
 from polyjob.statements import update
@@ -76,7 +76,7 @@ def _of_builds(settings: Settings, name: str, runner: Runner) -> Iterator[Garbag
     held = runner.held()
     if not held:
         return
-    under_way = Build.select().where(Build.runner == name, Build.finished_at.is_null()).exists()  # asked before owners
+    under_way = Build.select().where(Build.runner == name, LIVE_BUILDS).exists()  # asked before owners
     owners: dict[str, list[Build]] = {}
     for build in Build.select().where(Build.runner == name, Build.artifact.is_null(False)):
         holding = runner.held_by(str(build.artifact))

@@ -63,7 +63,7 @@ def state(build: Build) -> tuple[object, ...]:
 def _why(build: Build, last: BuildStatus) -> str:
     if not build.status.is_done:
         return text_of(build.notes, "retry") or ("It is being stopped." if build.stop_at else "")
-    if build.status is Status.SUCCEEDED:
+    if build.status is Status.SUCCEEDED and build.is_managed:
         return "No new job uses it any more." if build.invalidated_at else "New jobs with the same build use it."
     return f"{(last.message or '').rstrip('.')}." if last.message else ""
 

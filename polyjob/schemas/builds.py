@@ -27,7 +27,6 @@ class BuildView:
     num_jobs: int = 0
     dockerfile: str | None = None
 
-    is_managed = True
     num_experiments = 0
     resources = None
 
@@ -88,7 +87,7 @@ class BuildRowSchema(Schema):
     project = fields.String(attribute="project.unique_name")
     bookmarked = fields.Boolean()
     backend = fields.String(attribute="runner")
-    is_managed = fields.Boolean()
+    is_managed = fields.Boolean(metadata={"description": "False: a client drives the build by posting its statuses."})
     invalidated = fields.Boolean()
     node_scheduled = fields.String(attribute="node", allow_none=True)
 
@@ -119,7 +118,9 @@ class BuildSchema(BuildRowSchema):
     image = fields.String(allow_none=True, metadata={"description": "The image that jobs run in."})
     base = fields.String(allow_none=True, metadata={"description": "Id of the image that it was made from."})
     commit = fields.String(allow_none=True)
-    key = fields.String(metadata={"description": "Builds of a project with one key have one result."})
+    key = fields.String(
+        metadata={"description": "Builds of a project with one key have one result. Empty: never reused."}
+    )
     reason = fields.Nested(ReasonSchema, allow_none=True, metadata={"description": "Why it was made."})
     notes = fields.List(fields.Nested(NoteSchema), metadata={"description": "What no status says."})
 
@@ -144,6 +145,7 @@ class BuildCreateBody(Body):
     name = name_field()
     description = text_field()
     tags = Tags()
+    is_managed = fields.Boolean(metadata={"description": "False: polyjob builds nothing and only keeps statuses."})
 
     @post_load
     def _leave_config_out(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:

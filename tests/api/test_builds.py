@@ -218,3 +218,92 @@ class TestDelete:
         assert client.delete(f"{BASE}/builds/1").status_code == 204
         assert client.get(f"{BASE}/builds").json["count"] == 0
         assert pointers(client.post(f"{BASE}/jobs", {"run": {"cmd": "true"}, "build_job": 1})) == ["/build_job"]
+
+
+class TestUnmanaged:
+    BODY = {"is_managed": False, "backend": "other", "ttl": 60, "name": "own", "tags": ["t"]}
+    URL = f"{BASE}/builds/1"
+
+    @pytest.fixture(autouse=True)
+    def build(self, client):
+        answer = client.post(f"{BASE}/builds", self.BODY)
+        assert answer.status_code == 201, answer.text
+        return answer.json
+
+    def report(self, client, *statuses):
+        for status in statuses:
+            answer = client.post(f"{self.URL}/statuses", {"status": status, "message": "m"})
+            assert answer.status_code == 201, answer.text
+        return answer.json
+
+    def test_needs_no_config_and_takes_one(self, client, build):
+        assert build.keys() == DETAIL
+        assert build | {"is_managed": False, "last_status": "created", "key": "", "reason": None} == build
+        with_config = client.post(f"{BASE}/builds", self.BODY | {"content": json.dumps(BUILD)}).json
+        assert with_config | {"is_managed": False, "config": CONFIG, "dockerfile": None} == with_config
+        assert client.get(f"{BASE}/builds?query=is_managed:false").json["count"] == 2
+
+    def test_takes_the_statuses_that_are_posted(self, client):
+        answer = self.report(client, "scheduled", "running", "succeeded")
+        assert (answer["status"], answer["message"], answer["build"]) == ("succeeded", "m", 1)
+        assert self.report(client, "running")["status"] == "succeeded"
+        build = client.get(self.URL).json
+        assert build["last_status"] == "succeeded"
+        assert build["started_at"] < build["finished_at"]
+
+    def test_is_reconciled(self, client):
+        assert client.post(f"{self.URL}/_reconcile", {"status": "failed"}).status_code == 200
+        last = client.get(f"{self.URL}/statuses").json["results"][-1]
+        assert (last["status"], last["message"]) == ("failed", "Status was reconciled.")
+
+    @pytest.mark.parametrize("path", ["statuses", "_reconcile"])
+    def test_unknown_status_is_refused(self, client, path):
+        assert pointers(client.post(f"{self.URL}/{path}", {"status": "finished"})) == ["/status"]
+
+    def test_takes_logs_until_it_is_done(self, client):
+        for line in ("one", "two"):
+            assert client.post(f"{self.URL}/logs", line).status_code == 200
+        self.report(client, "succeeded")
+        assert client.post(f"{self.URL}/logs", "three").status_code == 200
+        assert client.get(f"{self.URL}/logs").data == b"one\ntwo\n"
+
+    def test_code_reference_is_a_note(self, client):
+        answer = client.post(f"{self.URL}/coderef", {"commit": "c0ffee", "branch": "b", "is_dirty": None})
+        assert (answer.status_code, answer.json["commit"]) == (201, "c0ffee")
+        assert client.get(self.URL).json["notes"] == [
+            {"kind": "code", "text": "The build reported its code: b, c0ffee."}
+        ]
+
+    @pytest.mark.parametrize(("method", "path", "shown"), [("POST", "/stop", 200), ("DELETE", "", 404)])
+    def test_is_stopped_at_once(self, client, method, path, shown):
+        self.report(client, "running")
+        assert client.call(method, f"{self.URL}{path}").status_code < 300
+        assert client.get(self.URL).status_code == shown
+        assert (Build.get_by_id(1).status, Build.get_by_id(1).finished_at is None) == (Status.STOPPED, False)
+
+    def test_only_an_unmanaged_job_can_name_it(self, client):
+        self.report(client, "succeeded")
+        job = {"run": {"cmd": "true"}, "build_job": 1}
+        answer = client.post(f"{BASE}/jobs", job)
+        assert pointers(answer) == ["/build_job"]
+        assert "polyjob did not make it" in answer.json["detail"]
+        assert client.post(f"{BASE}/jobs", job | {"is_managed": False}).json["build_job"] == "ana.demo.builds.1"
+
+
+class TestReports:
+    def test_statuses_of_a_build_that_polyjob_makes_are_not_kept(self, client, make):
+        make()
+        for path in ("statuses", "_reconcile"):
+            answer = client.post(f"{BASE}/builds/1/{path}", {"status": "succeeded"})
+            assert answer.status_code in (200, 201), answer.text
+        assert client.get(f"{BASE}/builds/1/statuses").json["count"] == 1
+
+    def test_stopped_by_a_person_is_a_wish(self, client, make):
+        make()
+        assert client.post(f"{BASE}/builds/1/statuses", {"status": "stopped"}).json["status"] == "created"
+        assert Build.get_by_id(1).stop_at is not None
+
+    def test_logs_of_a_build_that_polyjob_makes_are_dropped(self, client, make):
+        make()
+        assert client.post(f"{BASE}/builds/1/logs", "mine").status_code == 200
+        assert client.get(f"{BASE}/builds/1/logs").data == b""

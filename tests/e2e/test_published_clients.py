@@ -47,6 +47,16 @@ with open(job.get_outputs_path() + "/result", "w") as file:
     file.write("done")
 print("tracked")
 """
+OWN_BUILD = """
+from polyaxon_client.tracking import BuildJob
+
+build = BuildJob(project="root.quick-start", track_logs=False)
+build.create(name="own", tags=["local"], content="{version: 1, kind: build, build: {image: busybox}}")
+build.log_dockerfile(dockerfile="FROM busybox")
+build.client.build_job.send_logs("root", "quick-start", build.job_id, ["made", "here"])
+build.succeeded()
+print(build.job_id)
+"""
 DESCRIBE = """
 job.log_tags(["tracked"])
 job.set_name("renamed")
@@ -257,3 +267,17 @@ def test_tracking_client_describes_its_job(server: Server, tmp_path: Path) -> No
     assert (job["name"], job["description"], job["tags"]) == ("renamed", "by itself", ["tracked"])
     assert re.fullmatch(r"[0-9a-f-]+", str(job["data_refs"]["ds"]))
     assert job["params"] == {"lr": 0.5}
+
+
+def test_tracking_client_drives_its_own_build(server: Server, tmp_path: Path) -> None:
+    with signed_in("0.6.1", server, tmp_path):  # which leaves address and token in its home
+        command = [str(python_of("0.6.1")), "-W", "ignore", "-c", OWN_BUILD]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("POLYAXON")}
+        made = subprocess.run(
+            command, env=environment | {"HOME": str(tmp_path)}, cwd=tmp_path, text=True, capture_output=True, timeout=60
+        )
+    assert (made.returncode, made.stderr) == (0, ""), made
+    path = f"/api/v1/root/quick-start/builds/{int(made.stdout.split()[0])}"
+    build = eventually(lambda: (build := server.call("GET", path).json)["finished_at"] and build, 30, "its end")
+    assert (build["is_managed"], build["last_status"], build["tags"]) == (False, "succeeded", ["local"])
+    assert server.call("GET", f"{path}/logs").body == b"made\nhere\n"

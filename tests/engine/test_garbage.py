@@ -117,6 +117,13 @@ class TestBuilds:
         assert collect(settings, runner) == 1000
         assert not env_of(build).exists()
 
+    def test_an_unmanaged_build_under_way_keeps_nothing(self, settings, runner, make_build):
+        make_build(1000)
+        with write("test"):
+            columns = {"artifact": None, "status": Status.RUNNING, "finished_at": None, "is_managed": False}
+            Build.update(**columns).execute()
+        assert collect(settings, runner) == 1000
+
     def test_a_start_on_what_is_gone_says_so(self, settings, runner, make_build, tmp_path):
         build = make_build(10)
         runner.drop(str(env_of(build)))

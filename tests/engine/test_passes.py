@@ -474,6 +474,36 @@ def _raise(error):
         raise error
 
 
+class TestUnmanagedBuild:
+    @pytest.fixture
+    def build(self, world):
+        attributes = TestAskedBuild.CONFIG | {"is_managed": False}
+        return builds.create(world.project, world.user, attributes, world.settings)
+
+    def test_is_never_made(self, world, build):
+        world.later(60)
+        assert Build.get_by_id(build.id).status is Status.CREATED
+        assert ("build", build.uuid) not in world.runner.calls
+
+    def test_is_reused_by_no_job(self, world, build):
+        builds.post_status(build, Status.SUCCEEDED, None, None, None, world.user, world.settings)
+        job = world.submit(build=TestAskedBuild.CONFIG["config"]["build"])
+        world.end(job)
+        assert world.read(job).build_id != build.id
+        assert world.read(job).build.reason["kind"] == "first"
+
+    @pytest.mark.parametrize("what", ["build", "project"])
+    def test_is_deleted_with_its_log(self, world, build, what):
+        world.store.make_build_folder(build.uuid)
+        if what == "build":
+            builds.delete(build, world.settings)
+        else:
+            projects.delete(world.project, world.user, world.settings)
+        world.settle()
+        assert (Build.select().count(), Project.select().count()) == (0, 1 if what == "build" else 0)
+        assert not world.store.build_folder(build.uuid).exists()
+
+
 class TestWhyABuild:
     def test_was_made_is_said(self, world):
         def why(**section):

@@ -47,6 +47,13 @@ def test_a_build_that_is_under_way_failed_or_not_used_any_more_says_so(client: F
     assert "No new job uses it any more." in said(Status.SUCCEEDED, invalidated_at=now())
 
 
+def test_an_unmanaged_build_shows_no_runner_and_no_reuse(client: FlaskClient, project: Project) -> None:
+    columns = {"is_managed": False, "key": "", "key_parts": {}, "config": {"build": {}}, "runner": "docker"}
+    page = read(client, f"/ana/demo/builds/{make_build(project, Status.SUCCEEDED, **columns).id}")
+    assert "docker" not in page.text
+    assert "New jobs with the same build" not in page.text
+
+
 def test_the_builds_of_a_project_are_listed(client: FlaskClient, project: Project) -> None:
     assert "No builds yet" in read(client, "/ana/demo/builds").text
     first = make_build(project, name=EVIL, reason={"kind": "x", "text": EVIL})
