@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 
@@ -447,6 +448,28 @@ class TestContent:
             read_create({"config": config, "params": {f"p{number}": 1 for number in range(60_000)}})
         assert len(refused.value.problems) <= MAX_PROBLEMS
         assert all(len(problem.detail) < 1000 for problem in refused.value.problems)
+        assert time.process_time() - begin < 2
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {"run": {"cmd": "\r" * 400_000 + "x"}},
+            {"build": {"build_steps": ["\r" * 100_000 + "x"]}},
+            {"description": "{%" * 200_000, "params": {"a": 1}},
+            {"description": "{#" * 200_000, "params": {"a": 1}},
+            {"description": "{{ a[99999]|default(1) }}" * 20_000, "params": {"a": list(range(10_000))}},
+            {"description": "{{a}}" * 100_000, "params": {"a": 1}},
+            {"tags": ["{{ " + "a-" * 90 + "a }}"] * 1000, "params": {"a": 1}},
+            {
+                "inputs": [{"name": "a", "is_list": True, "options": [*range(1, 5000), 0]}],
+                "params": {"a": "[" + "0," * 20_000 + "0]"},
+            },
+        ],
+    )
+    def test_hostile_commands_and_params_take_little_time(self, config):
+        begin = time.process_time()
+        with contextlib.suppress(Invalid):
+            read_create({"config": RUN | config})
         assert time.process_time() - begin < 2
 
     @pytest.mark.parametrize(

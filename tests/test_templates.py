@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyjob.schemas.expressions import MAX_NESTING, MAX_OPERATIONS
-from polyjob.schemas.filters import FILTERS, TemplateError, TooMuch, Work
+from polyjob.schemas.filters import FILTERS, VALUE_COST, TemplateError, TooMuch, Work
 from polyjob.schemas.templates import render
 
 VALUES = {
@@ -31,6 +31,7 @@ VALUES = {
         ("{{ n | string }}", "3"), ("{{ layers | string }}", "[1, {'size': 2}]"),
         ("{{ layers | join(',') }}", "1,{'size': 2}"), ("{{ ' x ' | trim }}", "x"), ("{{ '{{' }}", "{{"),
         ("{{ '}}' }} {{ \"it's\" }}", "}} it's"), (r"{{ 'a\'b' }}", "a'b"),
+        (r"{{ ls | join('\n') }}", "a\nb"), (r"{{ 'a\tb\\n' }}", "a\tb\\n"), (r"{{ '\d' }}", r"\d"),
         ("}} ${#list} ${#a[@]} #} {%d {%s}{ # } {#", "}} ${#list} ${#a[@]} #} {%d {%s}{ # } {#"),
         ("{{ '{% if x %}' }} {{ '{# c #}' }}", "{% if x %} {# c #}"),
         ("--flag={{ flag }} --off={{ off }}", "--flag=True --off=False"), ('--x="{{ ls }}"', "--x=\"['a', 'b']\""),
@@ -70,7 +71,7 @@ def test_what_it_becomes(text, expected):
         ("{{ (n }}", "`)`"), ("{{ n ~ }}", "a name"), ("{{ range(9) }}", "no expression"),
         ("{{ s.upper() }}", "no expression"),
         ("{{ ''.__class__ }}", "no `__class__`"), ("{% if flag %}yes{% endif %}", "only {{ … }}"),
-        ("{# c #}", "only {{ … }}"),
+        ("{# c #}", "only {{ … }}"), ("a {{- n }}", "{{ -n }}"), ("{{-n}}", "{{ -n }}"), ("{{- s -}}", "not supported"),
         ("{{ n }}{% x %}", "only {{ … }}"), ("{%- for x in y -%}", "only {{ … }}"), ("a {#c#} {{ n }}", "{{ '{#' }}"),
         ("{{ name | round(1) }}", "cannot work"),
         ("{{ n() }}", "`(`"), ("{{ model.__class__ }}", "no `__class__`"),
@@ -139,8 +140,8 @@ def test_rounding_takes_no_time(digits):
 
 
 def test_a_document_has_an_end():
-    work = Work(1000)
-    for _ in range(9):
+    work = Work(1000 + 10 * VALUE_COST)
+    for _ in range(10):
         assert render("{{ x }}", {"x": "y" * 99}, work) == "y" * 99
     with pytest.raises(TooMuch):
         render("{{ x | lower | upper }}", {"x": "y" * 99}, work)

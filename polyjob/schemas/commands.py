@@ -11,6 +11,8 @@ _FOLD = re.compile(r"(?<!\\)(?:\\\\)*\\(?:[ \t]|\Z)")
 """A backslash that escapes a blank or nothing: what is left of a backslash at the end of a line once YAML has joined
 the lines of a plain or `>` text."""
 _BLANKS = re.compile(r"[ \t]+")
+_LINE_END = re.compile(r"(?<!\r)\r+\n")
+"""Looked for only where a run of carriage returns begins: from each of them, a long run takes quadratic time."""
 _NEXT = "\ncase $? in 0) ;; *) exit ;; esac\n"
 """Ends the shell with the exit code of the item before, unless that succeeded."""
 
@@ -52,7 +54,7 @@ def read_command(text: str) -> str:
 
 def read_lines(text: str) -> str:
     """Return the text with line feeds as line ends; one that begins with a line feed is taken as it is."""
-    return text if text.startswith("\n") else re.sub(r"\r+\n", "\n", text)
+    return text if text.startswith("\n") else _LINE_END.sub("\n", text)
 
 
 def literal(text: str) -> str:

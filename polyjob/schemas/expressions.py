@@ -25,6 +25,8 @@ _TOKEN = re.compile(
     |(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?P<sign>//|[=!<>]=|[.|()\[\],+*/~%<>-]))""",
     re.VERBOSE,
 )
+_ESCAPE = re.compile(r"""\\([\\'"nrt])""")
+_ESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
 _CONSTANTS = {"true": True, "True": True, "false": False, "False": False, "none": None, "None": None}
 
 Thunk = Callable[[], Any]
@@ -37,7 +39,7 @@ def evaluate(text: str, begin: int, values: Mapping[str, Any], work: Work) -> tu
     expression = _Expression(text, begin, values, work)
     value = expression.read()()
     if isinstance(value, Missing):
-        raise TemplateError(value.why)
+        raise TemplateError(value.explain())
     work.spend(value)
     return value, expression.end
 
@@ -48,6 +50,8 @@ class _Expression:
         self._values, self._work = values, work
         self._kind, self._word = "", ""
         self._operations = self._nesting = 0
+        if text.startswith("-", self.end):  # Jinja removes the blanks around such braces
+            raise TemplateError("`{{-` and `-}}` are not supported; a negative number is written as {{ -n }}.")
         self._advance()
 
     def read(self) -> Thunk:
@@ -155,7 +159,7 @@ class _Expression:
         if self._kind == "number":
             return _constant(self._number())
         if self._kind == "text":
-            text = re.sub(r"\\(.)", r"\1", self._word[1:-1])
+            text = _ESCAPE.sub(lambda escape: _ESCAPED.get(escape[1], escape[1]), self._word[1:-1])
             self._advance()
             return _constant(text)
         return self._name()
@@ -173,7 +177,7 @@ class _Expression:
         elif name in _CONSTANTS:
             value = _CONSTANTS[name]
         else:
-            value = Missing(_no_such(name, self._values))
+            value = Missing(lambda: _no_such(name, self._values))
         return _constant(value)
 
     def _number(self) -> int | float:
@@ -266,7 +270,7 @@ def _constant(value: Any) -> Thunk:
 def _needed(value: Any) -> Any:
     """The value, which must be there. Raises TemplateError."""
     if isinstance(value, Missing):
-        raise TemplateError(value.why)
+        raise TemplateError(value.explain())
     return value
 
 
@@ -287,7 +291,7 @@ def _member_of(value: Thunk, key: Thunk) -> Thunk:
             return whole[part]
         if isinstance(whole, list) and type(part) is int and -len(whole) <= part < len(whole):
             return whole[part]
-        return Missing(f"There is no `{short(as_text(part))}` in {short(as_text(whole))!r}.")
+        return Missing(lambda: f"There is no `{short(as_text(part))}` in {short(as_text(whole))!r}.")
 
     return member
 

@@ -14,6 +14,8 @@ MAX_CHARACTERS = 200_000
 """Of a text once it is rendered, and of whatever an operator or a filter makes."""
 MAX_WORK = 2_000_000
 """Characters that may be put into all texts of a document, and go through operators and filters on the way."""
+VALUE_COST = 50
+"""Characters that each of these values counts in addition to its length: a short one takes time, too."""
 MAX_ROUND_DIGITS = 20
 MAX_NAMED = 20
 """Names that an error lists."""
@@ -31,8 +33,9 @@ class TooMuch(TemplateError):
 class Missing:
     """What a name stands for that nobody has."""
 
-    def __init__(self, why: str) -> None:
-        self.why = why
+    def __init__(self, explain: Callable[[], str]) -> None:
+        self.explain = explain
+        """Returns the sentence of an error; only called for one, because a default can replace very many values."""
 
 
 class Work:
@@ -45,9 +48,12 @@ class Work:
         """Raises TooMuch."""
         if isinstance(value, Missing):
             return
-        self._left -= 1 + (len(as_text(value)) if isinstance(value, str | list | Mapping) else 0)
+        self._left -= VALUE_COST + (len(as_text(value)) if isinstance(value, str | list | Mapping) else 0)
         if self._left < 0:
-            raise TooMuch(f"The parameters put more than {MAX_WORK} characters into the config, all together.")
+            raise TooMuch(
+                f"The parameters put more than {MAX_WORK} characters into the config, all together;"
+                f" each value counts {VALUE_COST} in addition to its length."
+            )
 
 
 def as_text(value: Any) -> str:

@@ -235,8 +235,9 @@ def _converted(item: Mapping[str, Any], value: Any, pointer: str, problems: list
         problems.append(Problem(pointer, text))
         return None
     options = item.get("options")
+    known = {_identity(option) for option in options or ()}
     for part in found if item.get("is_list") else [found]:
-        if options is not None and not any(_is_same(part, option) for option in options):
+        if options is not None and _identity(part) not in known:
             allowed = ", ".join(as_text(option)[:100] for option in options[:MAX_NAMED])
             problems.append(Problem(pointer, f"`{as_text(part)[:100]}` is none of the options: {allowed}."))
             break
@@ -245,9 +246,9 @@ def _converted(item: Mapping[str, Any], value: Any, pointer: str, problems: list
     return found
 
 
-def _is_same(value: Any, option: Any) -> bool:
-    """Python takes true for 1."""
-    return value == option and isinstance(value, bool) is isinstance(option, bool)
+def _identity(value: Any) -> Any:
+    """What two values share if they are the same. Python takes true for 1."""
+    return json.dumps(value, sort_keys=True) if isinstance(value, list | Mapping) else (isinstance(value, bool), value)
 
 
 # Types.

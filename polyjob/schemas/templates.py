@@ -41,9 +41,11 @@ def render(text: str, values: Mapping[str, Any], work: Work | None = None) -> An
 def _parts(text: str, values: Mapping[str, Any], work: Work) -> Iterator[Any]:
     """Plain texts, and the values of the expressions between them; no empty texts, but one where there is nothing."""
     at = plain = 0
+    closings = {opening: text.rfind(closing) for opening, closing in _CLOSING.items()}
     while (opening := _OPENING.search(text, at)) is not None:
         if opening[0] != "{{":
-            _refuse_statement(text, opening)
+            if closings[opening[0]] >= opening.end():  # `printf "{%d}"` is not a statement
+                raise TemplateError(_no_statements(text, opening))
             at = opening.end()
             continue
         if opening.start() > plain:
@@ -55,10 +57,8 @@ def _parts(text: str, values: Mapping[str, Any], work: Work) -> Iterator[Any]:
         yield text[plain:]
 
 
-def _refuse_statement(text: str, opening: re.Match[str]) -> None:
-    """Raise TemplateError for braces that are closed: `printf "{%d}"` is no statement."""
-    if text.find(_CLOSING[opening[0]], opening.end()) >= 0:
-        raise TemplateError(
-            f"`{short(text[opening.start() :])}`: only {{{{ … }}}} is supported, not {{% … %}} and {{# … #}}."
-            f" A plain `{opening[0]}` is written as {{{{ '{opening[0]}' }}}}."
-        )
+def _no_statements(text: str, opening: re.Match[str]) -> str:
+    return (
+        f"`{short(text[opening.start() :])}`: only {{{{ … }}}} is supported, not {{% … %}} and {{# … #}}."
+        f" A plain `{opening[0]}` is written as {{{{ '{opening[0]}' }}}}."
+    )
