@@ -22,6 +22,7 @@ from polyjob.statuses import Status
 
 PAGE_SIZE = 50
 SORTS = ("-created_at", "created_at", "-updated_at", "updated_at")
+_NO_SORT = "There is no sort field `{}`; there are: `created_at`, `updated_at`. `-` before a field reverses."
 PLACES = 200
 """Jobs of the queue whose places a list knows."""
 _LONGEST = 18
@@ -33,7 +34,7 @@ FAILED = "status:failed|upstream_failed"
 
 @dataclass(frozen=True)
 class Asked:
-    """What the address asks for. What it cannot ask for counts as not given."""
+    """What the address asks for. An unknown `show`, `next` or `previous` counts as not given."""
 
     query: str = ""
     sort: str = SORTS[0]
@@ -42,6 +43,8 @@ class Asked:
     next: tuple[int, int] | None = None
     """The page behind the row with this value and id."""
     previous: tuple[int, int] | None = None
+    problem: str | None = None
+    """Why the order that the address names is not one."""
 
     @classmethod
     def read(cls, arguments: Mapping[str, str]) -> Asked:
@@ -52,6 +55,7 @@ class Asked:
             show=show if show in ("bookmarked", "archived") else "",
             next=_place(arguments.get("next")),
             previous=_place(arguments.get("previous")),
+            problem=_NO_SORT.format(sort[:40]) if sort and sort not in SORTS else None,
         )
 
     def address(self, **changes: str) -> str:
@@ -72,7 +76,7 @@ class Page:
     previous: str | None = None
     next: str | None = None
     problem: str | None = None
-    """Why the query is none; then there are no jobs."""
+    """Why the query or the order is refused; then there are no jobs."""
 
     @property
     def is_first(self) -> bool:
@@ -87,6 +91,8 @@ class Page:
 def read_page(user: User, project: Project | None, asked: Asked) -> Page:
     """The page of the project's jobs, or of those of every project that the user may read. Any page costs what the
     first costs."""
+    if asked.problem:
+        return Page(asked, [], problem=asked.problem)
     try:
         wanted = conditions(asked.query, JOB_FIELDS, "job")
     except Invalid as error:

@@ -103,7 +103,7 @@ def jobs(project: Project) -> dict[str, Job]:
         ("show=archived", ["old"]),
         ("show=bookmarked", ["fails"]),
         ("show=bookmarked&query=status:running", []),
-        ("show=nothing&sort=nothing", ["ends", "fails", "runs", "waits"]),
+        ("show=nothing&sort=", ["ends", "fails", "runs", "waits"]),
         ("sort=created_at", ["waits", "runs", "fails", "ends"]),
         ("query=status:failed&sort=updated_at", ["fails"]),
     ],
@@ -130,6 +130,16 @@ def test_one_click_filters_lead_to_lists_of_their_own(client: FlaskClient, jobs:
         "Archived": ["old"],
     }
     assert 'aria-current="true">Failed' in client.get("/?query=status:failed|upstream_failed").text
+
+
+@pytest.mark.parametrize("sort", ["nothing", "-name", "created_at,updated_at", "<b>"])
+def test_unknown_order_is_named_and_not_kept(client: FlaskClient, jobs: dict[str, Job], sort: str) -> None:
+    for path in ("/", "/ana/demo"):
+        text = client.get(path, query_string={"sort": sort, "query": "name:runs"}).text
+        assert f"There is no sort field <code>{html.escape(sort)}</code>; there are: <code>created_at</code>" in text
+        assert 'name="sort"' not in text
+        assert 'value="name:runs"' in text
+        assert names(client, f"{path}?sort={sort}") == []
 
 
 def test_a_wrong_query_is_told_beside_the_box_and_kept(client: FlaskClient, jobs: dict[str, Job]) -> None:
