@@ -53,7 +53,7 @@ class Endings:
         self._notes: dict[int, tuple[float, str | None]] = {}
 
     def go_on(self, job: Job, begin: Callable[[Deadline], Steps]) -> None:
-        """Have the end of a job go on, unless it has to wait for a lane. No call for the job may be under way.
+        """Submit the next call of a job's end, unless the job waits for a lane. No call for the job may be under way.
 
         `begin` makes the steps of the end, which stop packing once the deadline says why.
         """
@@ -69,14 +69,14 @@ class Endings:
             self._calls.submit("pack", key, "finish", lambda: self._slice(lane, begin))
 
     def came_to(self, number: int, done: Finished | None) -> None:
-        """Hear what a call came to; None = it failed, and its steps with it."""
+        """Record what a call returned; None = it failed, and its steps with it."""
         if done is None or done.is_whole:
             self._lanes.pop(number, None)
         if done is not None and done.packed is not None:
             self._large.add(number)
 
     def note(self, job: Job) -> str | None:
-        """Return what the job says of its outputs while they are packed; it changes only every few seconds."""
+        """Return the note on the packing of a job's outputs, or None. It changes only every few seconds."""
         if job.id not in self._large:
             return None
         now, text = self._clock.seconds(), self._progress(job)
@@ -112,7 +112,7 @@ class Endings:
             return self._work(steps, FIRST_SECONDS)
 
     def _instead_of(self, begun: Lane | None, begin: Callable[[Deadline], Steps]) -> Finished:
-        """Give up what was begun, which can take a while where much of it is on the disk, and end the job so."""
+        """Give up what was begun, which takes long where much is on the disk, and begin the end of the deleted job."""
         _close(begun)
         return self._first(begin)
 
