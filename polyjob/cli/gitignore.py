@@ -3,10 +3,13 @@
 A pattern is compared with one entry and never with the folders above it, because git does not look into an ignored
 folder at all. Libraries that match a complete path let a pattern on a folder decide about everything below it, so that
 `!src/` brings back ignored files.
+
+Like git, patterns match bytes: `?` is one byte, so it does not match `é`. Here each byte is one letter (Latin-1).
 """
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import Self
@@ -41,7 +44,9 @@ class Pattern:
         has_path = "/" in text
         regex = _translate(text.removeprefix("/"), has_path)
         return (
-            None if regex is None or not text else cls(re.compile(regex, re.DOTALL), is_negated, only_folders, has_path)
+            None
+            if regex is None or not text
+            else cls(re.compile(regex, re.ASCII | re.DOTALL), is_negated, only_folders, has_path)
         )
 
     def matches(self, path: str, is_folder: bool) -> bool:
@@ -55,7 +60,7 @@ class IgnoreFile:
     """The patterns of one `.gitignore`, for the folder that it lies in and everything below."""
 
     def __init__(self, data: bytes) -> None:
-        text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+        text = data.removeprefix(b"\xef\xbb\xbf").decode("latin-1")
         lines = (line.removesuffix("\r") for line in text.split("\n"))
         self._patterns = [pattern for line in lines if (pattern := Pattern.parse(line))]
 
@@ -64,6 +69,7 @@ class IgnoreFile:
 
         The last pattern that matches decides.
         """
+        path = os.fsencode(path).decode("latin-1")
         for pattern in reversed(self._patterns):
             if pattern.matches(path, is_folder):
                 return not pattern.is_negated

@@ -168,6 +168,14 @@ def test_kept_files_are_those_that_git_keeps(git, tmp_path, ignored):
     assert sorted(names(tmp_path)) == kept_by_git(tmp_path)
 
 
+@pytest.mark.parametrize("pattern", ["?", "[!a]", "[é]", "é", "*é", "caf?", "caf??", "[[:alpha:]]", "[!é]x", "é/?"])
+def test_ignore_patterns_match_bytes_as_in_git(git, tmp_path, pattern):
+    make(tmp_path, "é", "x", "café", "日x", "sub/日/é")
+    (tmp_path / os.fsdecode(b"caf\xe9")).touch()
+    (tmp_path / ".gitignore").write_text(f"{pattern}\n", encoding="utf-8")
+    assert sorted(names(tmp_path)) == kept_by_git(tmp_path)
+
+
 NAMES = ["a", "b", "src", "pkg", "sub", "x.py", "y.log", "node_modules", "a b", "[a]", "d.e"]
 PATTERNS = [
     "a",
