@@ -252,8 +252,9 @@ def _refusal(answer: requests.Response) -> ServerError:
 
 
 def in_lines(problems: Iterable[tuple[str, str]]) -> str:
-    """Return one line for each (field, detail)."""
-    return "\n".join(f"{field}: {detail}" if field else detail for field, detail in problems)
+    """Return one line for each (field, detail); a JSON pointer reads as a name: `config.tags` for `/config/tags`."""
+    named = ((field.removeprefix("/").replace("/", "."), detail) for field, detail in problems)
+    return "\n".join(f"{field}: {detail}" if field else detail for field, detail in named)
 
 
 def _missing(address: str) -> str | None:

@@ -43,6 +43,7 @@ def outputs(job: str, path: str | None, project: str | None, output: str | None,
         client = connect()
         at = run_path(client, job, project)
         _, _, name, _, number = at.split("/")
+        path = (path or "").strip("/") and path
         if tree or is_json:
             _list(client, at, path or "", is_json)
         elif path and not _is_folder(client, at, path):
@@ -96,9 +97,15 @@ def _below(client: Client, at: str, folder: str) -> list[tuple[str, int]]:
 
 
 def _save(target: str, fetch: Callable[[BinaryIO, bool], int]) -> None:
-    """Write what `fetch` brings to the target, `-` for the standard output; a file appears only when it is complete."""
+    """Write what `fetch` brings to the target, `-` for the standard output.
+
+    A file appears only when it is complete. A device or a pipe, such as `/dev/null`, is written to and never replaced.
+    """
     if target == "-":
         fetch(sys.stdout.buffer, False)
+        return
+    if Path(target).exists() and not Path(target).is_file():
+        _save_in_place(target, fetch)
         return
     part = Path(f"{target}.part")
     try:
@@ -112,6 +119,17 @@ def _save(target: str, fetch: Callable[[BinaryIO, bool], int]) -> None:
         fail(f"{target} cannot be written: {error.strerror}.")
     finally:
         part.unlink(missing_ok=True)
+    say(f"{target}: {size(length)}")
+
+
+def _save_in_place(target: str, fetch: Callable[[BinaryIO, bool], int]) -> None:
+    try:
+        with open(target, "wb", buffering=0) as file:
+            length = fetch(file, sys.stderr.isatty())
+    except OSError as error:
+        if isinstance(error, requests.RequestException):
+            raise
+        fail(f"{target} cannot be written: {error.strerror}.")
     say(f"{target}: {size(length)}")
 
 

@@ -175,6 +175,37 @@ def test_job_without_outputs_saves_nothing(server: Server, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("path", [[], ["f"]])
+def test_outputs_go_into_an_existing_pipe(server: Server, done_job: str, tmp_path: Path, path: list[str]) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE)
+    done = polyjob(server, "outputs", done_job, *path, "-o", str(pipe))
+    content = reader.communicate(timeout=60)[0]
+    assert (done.returncode, list(tmp_path.iterdir())) == (0, [pipe])
+    assert pipe.is_fifo()
+    assert content == b"x\n" if path else tarfile.is_tarfile(io.BytesIO(content))
+
+
+def test_root_of_outputs_is_all_of_them(server: Server, done_job: str, tmp_path: Path) -> None:
+    assert polyjob(server, "outputs", done_job, "/", "-o", f"{tmp_path}/").returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == [f"quick-start-{done_job}.tar.gz"]
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        (["projects", "create", "a b"], "name"),
+        (["token", "create", ""], "name"),
+        (["user", "create", "a b"], "username"),
+        (["ls", "--query", "statuss:failed"], "query"),
+    ],
+)
+def test_errors_name_fields_without_json_pointers(server: Server, words: list[str], field: str) -> None:
+    done = polyjob(server, *words)
+    assert done.stderr.startswith(f"polyjob: {field}: ".encode())
+
+
 def test_folder_of_large_outputs_is_complete(server: Server, tmp_path: Path) -> None:
     files = "mkdir d; for i in $(seq 30); do head -c 100000 /dev/urandom > d/$i; done; cp -r d e"
     number = str(server.submit(f"cd $POLYAXON_RUN_OUTPUTS_PATH; {files}")["id"])
