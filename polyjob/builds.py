@@ -167,7 +167,7 @@ def _why(project: Project, columns: Mapping[str, Any], nocache: bool) -> dict[st
     """Why a build is made and none reused: {"kind", "text", "changed": [the parts of the key that differ]}."""
     if nocache:
         return _reason("nocache", "`nocache` asks for a new build each time")
-    made = (Build.project == project) & Build.is_managed & Build.deleted_at.is_null()
+    made = (Build.project == project) & Build.is_managed
     of_project = Build.select().where(made).order_by(Build.id.desc())
     same = of_project.where(Build.key == columns["key"]).first()
     reason = None if same is None else _why_not(same)
@@ -175,7 +175,7 @@ def _why(project: Project, columns: Mapping[str, Any], nocache: bool) -> dict[st
         return _reason("asked", "a build was asked for by itself")
     if reason is not None:
         return reason
-    last = of_project.first()
+    last = of_project.where(Build.deleted_at.is_null()).first()
     if last is None:
         return _reason("first", "it is the project's first build")
     changed = [part for part, value in columns["key_parts"].items() if last.key_parts.get(part) != value]
@@ -185,19 +185,22 @@ def _why(project: Project, columns: Mapping[str, Any], nocache: bool) -> dict[st
 
 def _why_not(same: Build) -> dict[str, Any]:
     """Return why a build with the same key is not reused, as `_why` does."""
+    if same.deleted_at is not None:
+        return _reason("deleted", f"build {same.id} was deleted")
+    if same.archived_at is not None:
+        return _reason("archived", f"build {same.id} is archived")
+    inherited = (same.reason or {}).get("kind")
+    withdrawn = inherited if inherited in specs.WITHDRAWN else None  # its layers may still be in a backend's cache
     outdated = text_of(same.notes, "outdated")
     if outdated is not None:
         changed = ["base"] if outdated.endswith("is another one now.") else []
-        return _reason("outdated", f"build {same.id} is {outdated[0].lower()}{outdated[1:-1]}", changed)
+        return _reason(withdrawn or "outdated", f"build {same.id} is {outdated[0].lower()}{outdated[1:-1]}", changed)
     if same.invalidated_at is not None:
         return _reason("invalidated", f"build {same.id} was invalidated")
-    if same.archived_at is not None:
-        return _reason("archived", f"build {same.id} is archived")
     if same.stop_at is not None:
-        return _reason("unusable", f"build {same.id} is being stopped")
-    inherited = (same.reason or {}).get("kind")  # of one that failed: nothing has been built since the withdrawal
-    kind = inherited if same.status in UNUSABLE and inherited in specs.WITHDRAWN else "unusable"
-    return _reason(kind, f"build {same.id} is {same.status}")
+        return _reason(withdrawn or "unusable", f"build {same.id} is being stopped")
+    kind = withdrawn if same.status in UNUSABLE else None
+    return _reason(kind or "unusable", f"build {same.id} is {same.status}")
 
 
 def _reason(kind: str, text: str, changed: Sequence[str] = ()) -> dict[str, Any]:

@@ -26,7 +26,7 @@ API_VERSION = "v1"
 
 
 GPU = "environment.resources.gpu"
-WITHDRAWN = ("invalidated", "archived")
+WITHDRAWN = ("invalidated", "archived", "deleted")
 """Reasons of a build whose predecessor with the same key somebody has withdrawn: its steps run again."""
 
 

@@ -227,12 +227,14 @@ class _Talk:
         self._first_step = first_step
         self._number = self._total = 0
         """The instruction that is under way, and of how many."""
+        self._triggers = 0
+        """`ONBUILD` instructions of the base, if the Engine counts them: it does so after the first instruction."""
         self._joined: re.Match[str] | None = None
         """What the instruction of several steps has said of the one that failed."""
 
     def begin_again(self, why: str = "") -> None:
         """The next thing to be done has instructions of its own; the log says why."""
-        self._number = self._total = 0
+        self._number = self._total = self._triggers = 0
         self._joined = None
         if why:
             self.log.say(why)
@@ -264,18 +266,26 @@ class _Talk:
         if text:
             self.log.write(text.encode())
             step = _STEP.match(text)
-            if step and int(step[1]) == self._number + 1 and int(step[2]) == (self._total or int(step[2])):
-                self._number, self._total = int(step[1]), int(step[2])
+            if step:
+                self._begin(int(step[1]), int(step[2]))
             self._joined = _last(_JOINED.finditer(text)) or self._joined
         if "error" in said:
             self.log.say(str(said["error"]).strip())
             raise self._failed(said)
 
+    def _begin(self, number: int, total: int) -> None:
+        """Take down an instruction that the Engine begins, not one that a step only writes about."""
+        if number != self._number + 1 or (self._number > 1 and total != self._total):
+            return
+        if self._number == 1:
+            self._triggers = total - self._total
+        self._number, self._total = number, total
+
     def _failed(self, said: Mapping[str, Any]) -> BuildFailed:
         text = str(said["error"]).strip()
         match = _CODE.search(text)
         code = match[1] or match[2] if match else (said.get("errorDetail") or {}).get("code")
-        step = self._number - self._first_step + 1
+        step = self._number - self._triggers - self._first_step + 1
         if code is not None and step > 0:
             if int(code) in KILLED:
                 self.client.ping()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from polyjob import builds, specs
+from polyjob.engine import garbage
 from polyjob.engine.backends import Backends
 from polyjob.engine.calls import Done
 from polyjob.engine.context import Context
@@ -17,7 +18,7 @@ from polyjob.engine.steps import Step
 from polyjob.models import Build
 from polyjob.statuses import Status
 from polyjob.transitions import change, change_note, transition
-from runners.base import BuildFailed
+from runners.base import BuildFailed, Runner, RunnerError
 
 log = logging.getLogger("polyjob.engine")
 
@@ -86,9 +87,19 @@ class BuildPart:
         return self._retries.setdefault(number, Retry())
 
     def erase(self, build: Build) -> None:
-        """Remove what a build that is deleted and done has left; its row goes once that is done."""
-        store = self.context.store
-        self.context.calls.submit("erase", ("build", build.id), "erase", lambda: store.remove_build(build.uuid))
+        """Remove everything that a deleted build has left; its row is deleted after that."""
+        runner = self.backends.runner(build.runner) if build.artifact else None
+        self.context.calls.submit("erase", ("build", build.id), "erase", lambda: self._remove(build, runner))
+
+    def _remove(self, build: Build, runner: Runner | None) -> None:
+        """Remove the artifact first, so that no later build finds its layers in a cache. Garbage collection removes it
+        if the backend is away."""
+        if runner is not None:
+            try:
+                garbage.remove_artifact(build, runner)
+            except RunnerError as error:
+                log.warning("the artifact of build %s could not be removed: %s", build.id, error)
+        self.context.store.remove_build(build.uuid)
 
     def cancel_all(self) -> None:
         """End every build under way, for the engine's own end; the next engine builds them again."""

@@ -42,7 +42,11 @@ _DELETED = Prepared(
     lambda: Job.select(Job.id, Job.uuid, Job.status).where(DELETED, Job.finished_at.is_null(False)).limit(1)
 )
 _DELETED_BUILDS = Prepared(
-    lambda: Build.select(Build.id, Build.uuid).where(DELETED, Build.finished_at.is_null(False)).limit(1)
+    lambda: (
+        Build.select(Build.id, Build.uuid, Build.runner, Build.artifact)
+        .where(DELETED, Build.finished_at.is_null(False))
+        .limit(1)
+    )
 )
 _DELETED_PROJECTS = Prepared(lambda: Project.select(Project.id).where(DELETED))
 _LIVE_BUILDS = Prepared(lambda: Build.select().where(LIVE_BUILDS).order_by(Build.id))

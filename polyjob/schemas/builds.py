@@ -98,8 +98,8 @@ class ReasonSchema(Schema):
     kind = fields.String(
         metadata={
             "description": "`first` of its project, `changed`, `nocache`, `asked` for by itself; or the one with the "
-            "same key was `unusable` (failed, stopped), `invalidated`, `archived` or `outdated` (its image is gone, or "
-            "its base another one)."
+            "same key was `unusable` (failed, stopped), `invalidated`, `archived`, `deleted` or `outdated` (its image "
+            "is gone, or its base another one)."
         }
     )
     text = fields.String()

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from polyjob import specs
+from polyjob import builds, specs
 from polyjob.models import Build, BuildStatus, Job
 from polyjob.settings import read_settings
 from polyjob.statuses import Status
@@ -140,10 +140,10 @@ class TestChange:
 
     @pytest.mark.parametrize(
         ("withdraw", "kind"),
-        [("1/invalidate", "invalidated"), ("invalidate", "invalidated"), ("1/archive", "archived")],
+        [("1/invalidate", "invalidated"), ("invalidate", "invalidated"), ("1/archive", "archived"), ("1", "deleted")],
     )
-    @pytest.mark.parametrize("has_failed_since", [False, True])
-    def test_build_after_a_withdrawn_one_uses_no_cache(self, client, data_dir, withdraw, kind, has_failed_since):
+    @pytest.mark.parametrize("since", [None, "failed", "outdated"])
+    def test_build_after_a_withdrawn_one_uses_no_cache(self, client, data_dir, withdraw, kind, since):
         def build():
             return Build.get_by_id(client.post(f"{BASE}/builds", {"config": BUILD}).json["id"])
 
@@ -151,11 +151,16 @@ class TestChange:
         finish(build())
         assert not specs.build_spec(build(), Store(data_dir), settings, "i").nocache
         finish(Build.get_by_id(2))
-        assert client.post(f"{BASE}/builds/{withdraw.replace('1', '2')}").status_code == 200
-        if has_failed_since:
+        call = client.delete if kind == "deleted" else client.post
+        assert call(f"{BASE}/builds/{withdraw.replace('1', '2')}").status_code in (200, 204)
+        if since == "failed":
             failed = build()
             with write("test"):
                 assert transition(failed, Status.STOPPED)
+        if since == "outdated":
+            finish(again := build())
+            with write("test"):
+                builds.outdate(Build.get_by_id(again.id), "its image is not there any more")
         fresh = build()
         assert fresh.reason["kind"] == kind
         assert specs.build_spec(fresh, Store(data_dir), settings, "i").nocache

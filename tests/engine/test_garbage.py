@@ -22,7 +22,7 @@ from polyjob.settings import environment
 from polyjob.statuses import Status
 from polyjob.store import Store
 from polyjob.transitions import transition
-from runners.base import Outdated, RunnerSettings
+from runners.base import Outdated, RunnerSettings, RunnerUnavailable
 from runners.process import ProcessRunner
 from runners.process_builds import Artifact
 
@@ -123,6 +123,35 @@ class TestBuilds:
             columns = {"artifact": None, "status": Status.RUNNING, "finished_at": None, "is_managed": False}
             Build.update(**columns).execute()
         assert collect(settings, runner) == 1000
+
+    @pytest.mark.parametrize("is_shared", [False, True])
+    def test_artifact_of_a_deleted_build_is_removed_unless_shared(self, runner, make_build, is_shared):
+        build, other = make_build(10), make_build(10)
+        if is_shared:
+            with write("test"):
+                Build.update(artifact=build.artifact).where(Build.id == other.id).execute()
+        garbage.remove_artifact(build, runner)
+        assert env_of(build).exists() == is_shared
+        assert env_of(other).exists()
+
+    @pytest.mark.parametrize("is_away", [False, True])
+    def test_deleted_build_takes_its_artifact_along(self, world, monkeypatch, is_away):
+        job = world.submit(build={"image": "a"})
+        world.end(job)
+        build = world.read(job).build
+        dropped = []
+
+        def drop(name):
+            dropped.append(name)
+            if is_away:
+                raise RunnerUnavailable("away")
+
+        monkeypatch.setattr(world.runner, "held_by", lambda artifact: f"image of {artifact}")
+        monkeypatch.setattr(world.runner, "drop", drop)
+        builds.delete(build, world.settings)
+        world.settle()
+        assert dropped == [f"image of {build.artifact}"]
+        assert not Build.select().where(Build.id == build.id).exists()
 
     def test_a_start_on_what_is_gone_says_so(self, settings, runner, make_build, tmp_path):
         build = make_build(10)

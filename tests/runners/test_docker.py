@@ -972,6 +972,25 @@ def test_base_that_cannot_be_pulled_again_is_used_as_it_is(harness: DockerHarnes
         harness.engine.remove_image(f"{name}:1", force=True)
 
 
+@pytest.mark.parametrize("totals", [[8, 11, 11, 11, 11, 11, 11, 11], [8, 8, 8, 8, 8], [8, 9, 9, 9, 9, 9, 12]])
+def test_step_is_counted_without_the_triggers_of_its_base(totals: list[int]) -> None:
+    log = docker_builds.BuildLog(io.BytesIO(), 10_000)
+    talk = docker_builds._Talk(None, log, lambda: None, first_step=5)
+    for number, total in enumerate(totals, 1):
+        talk._hear({"stream": f"STEP {number}/{total}: RUN x\n"})
+    with pytest.raises(BuildFailed) as failed:
+        talk._hear({"error": 'building at STEP "RUN x": while running runtime: exit status 7'})
+    assert (failed.value.step, failed.value.code) == (1, 7)
+
+
+@on_podman_too
+@pytest.mark.parametrize("steps", [["exit 7"], ["true", "exit 7"]])
+def test_failing_step_on_a_base_with_triggers_is_named(harness: DockerHarness, image: Any, steps: list[str]) -> None:
+    with pytest.raises(BuildFailed) as failed:
+        build(harness, *steps, image=image("ONBUILD RUN true", "ONBUILD ENV A=B"))
+    assert (failed.value.step, failed.value.code) == (len(steps), 7)
+
+
 def test_step_beyond_the_layers_of_an_image_is_named_when_it_fails(harness: DockerHarness) -> None:
     steps = [f"echo {number} >> /made" for number in range(1, 131)]
     artifact, _ = build(harness, *steps, nocache=False)
