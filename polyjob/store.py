@@ -16,7 +16,7 @@ from typing import BinaryIO
 from polyjob.archives import LiveOutputs, Outputs, write_index
 from polyjob.crashpoints import crash_point
 from polyjob.packing import Packer
-from runners.trees import remove_tree
+from runners.trees import remove_tree, restore_file
 
 PRIVATE, SHARED = 0o700, 0o711
 STALE_AFTER = 3600.0
@@ -218,9 +218,11 @@ class Store:
     def sync(self, uuid: str) -> None:
         """Have the job's log, its sealed outputs and their names survive a power cut. Idempotent.
 
-        An empty log is the same as none, so where that is all there is, nothing needs to survive.
+        An empty log is the same as none, so where that is all there is, nothing needs to survive. A job that runs as
+        the server's account may have taken the permissions of its log, or put something else in its place.
         """
         log, folder = self.job_log(uuid), self.job_folder(uuid)
+        restore_file(log)
         has_log = log.exists() and log.stat().st_size > 0
         if has_log:
             sync(log)

@@ -72,6 +72,29 @@ def open_to_owner(folder: Path) -> None:
         os.close(_open_to_clear(folder))
 
 
+def restore_file(path: Path) -> None:
+    """Let this account read and write a file of its own again; remove anything else that has the name.
+
+    Idempotent. Raises OSError if that cannot be done.
+    """
+    try:
+        found = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        status = os.fstat(found)
+        wanted = stat.S_IMODE(status.st_mode) | stat.S_IRUSR | stat.S_IWUSR
+        is_file = stat.S_ISREG(status.st_mode)
+        if is_file and wanted != stat.S_IMODE(status.st_mode) and status.st_uid == os.geteuid():
+            os.chmod(f"/proc/self/fd/{found}", wanted)
+    finally:
+        os.close(found)
+    if stat.S_ISDIR(status.st_mode):
+        remove_tree(path)
+    elif not is_file:
+        path.unlink(missing_ok=True)
+
+
 def size_of(folder: Path) -> int:
     """Return the bytes of the files in a folder, however deep. Links are not followed; what disappears counts 0."""
     total = 0

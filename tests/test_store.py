@@ -310,3 +310,30 @@ def test_remove(store):
         store.remove_job(JOB)
         store.remove_build(JOB)
     assert files(store.data_dir / "jobs") == files(store.data_dir / "builds") == []
+
+
+@pytest.mark.parametrize("mode", [0, 0o044, 0o400, 0o200])
+def test_log_without_permissions_is_readable_again_at_the_end(tmp_path, mode):
+    store = Store(tmp_path)
+    store.prepare()
+    store.make_job_folder("a" * 32)
+    log = store.job_log("a" * 32)
+    log.write_bytes(b"text\n")
+    log.chmod(mode)
+    store.sync("a" * 32)
+    assert log.stat().st_mode & 0o600 == 0o600
+    assert log.read_bytes() == b"text\n"
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+def test_what_took_the_place_of_a_log_does_not_keep_the_job(tmp_path, kind):
+    store = Store(tmp_path)
+    store.prepare()
+    store.make_job_folder("a" * 32)
+    log = store.job_log("a" * 32)
+    (tmp_path / "target").write_text("not this")
+    {"folder": lambda: (log / "inner").mkdir(parents=True), "link": lambda: log.symlink_to(tmp_path / "target"),
+     "pipe": lambda: os.mkfifo(log)}[kind]()  # fmt: skip
+    store.sync("a" * 32)
+    assert not os.path.lexists(log)
+    assert (tmp_path / "target").read_text() == "not this"

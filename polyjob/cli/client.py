@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -304,8 +305,9 @@ def _kept(path: Path) -> str | None:
 
 
 def say(text: object) -> None:
-    """To the person, never into what is piped on."""
-    click.echo(text, err=True)
+    """Write to the standard error. What cannot be written there changes nothing: no exit code depends on it."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def fail(error: object, code: int = 1) -> NoReturn:

@@ -251,6 +251,15 @@ def test_full_output_disk_ends_the_command_with_one_line(
     assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
 
 
+def test_full_standard_error_changes_no_exit_code(server: Server) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command("run", "-d", "true"), stdout=subprocess.PIPE, stderr=full, stdin=subprocess.DEVNULL, timeout=60,
+            env=environment(server), cwd=ROOT,
+        )  # fmt: skip
+    assert (done.returncode, done.stdout.strip().isdigit()) == (0, True)
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize(
     ("words", "code"),
