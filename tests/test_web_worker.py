@@ -68,6 +68,14 @@ def test_connections_of_one_address_are_bounded(worker, monkeypatch):
     assert connect(worker)[1] is not None
 
 
+def test_connections_of_a_trusted_proxy_are_not_bounded(worker, monkeypatch):
+    monkeypatch.setattr(web_worker, "is_local", lambda address: False)
+    monkeypatch.setattr(web_worker, "MAX_CONNECTIONS_OF_ADDRESS", 1)
+    worker._serves_proxies = True
+    assert connect(worker)[1] is not None
+    assert connect(worker)[1] is not None
+
+
 def test_client_that_takes_nothing_is_disconnected(worker):
     client, connection = connect(worker)
     freed = []

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from polyjob import connections, web_worker
+from polyjob import connections
 from polyjob.api.limits import MAX_FAILURES
 from tests.e2e.conftest import JOBS, Server, eventually
 
@@ -189,32 +189,10 @@ def test_stop_does_not_wait_for_slow_clients(tmp_path: Path) -> None:
         assert time.monotonic() - begun < 3
 
 
-def own_address() -> str:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
-        probe.connect(("192.0.2.1", 9))
-        return str(probe.getsockname()[0])
-    return "127.0.0.1"
-
-
-@pytest.mark.parametrize("proxies", ["0", "1"])
-def test_connections_of_one_address_are_bounded_except_for_proxies(proxies: str, tmp_path: Path) -> None:
-    address = own_address()
-    if address.startswith("127."):
-        pytest.skip("this machine has only a loopback address")
-    with contextlib.ExitStack() as stack:
-        settings = {"runner": "fake", "workers": "1", "host": "0.0.0.0", "trusted_proxies": proxies}
-        server = stack.enter_context(Server(tmp_path, **settings))
-        held = [stack.enter_context(connect(server, address)) for _ in range(420)]
-        health_delay(server)
-        closed = sum(is_closed(client) for client in held)
-        assert closed == (0 if proxies == "1" else 420 - web_worker.MAX_CONNECTIONS_OF_ADDRESS)
-
-
-def is_closed(client: socket.socket) -> bool:
-    client.setblocking(False)
-    try:
-        return client.recv(1) == b""
-    except BlockingIOError:
-        return False
-    except ConnectionResetError:
-        return True
+@pytest.mark.parametrize(
+    ("name", "path"), [("/public", "/public/api/v1/users"), ("/x y", "/api/v1/users"), ("/api", "/v1/users")]
+)
+def test_script_name_of_a_client_changes_nothing(name: str, path: str, tmp_path: Path) -> None:
+    with Server(tmp_path, runner="fake", workers="1", trusted_proxies="1") as behind_proxy:
+        plain = behind_proxy.call("GET", path)
+        assert behind_proxy.call("GET", path, SCRIPT_NAME=name).status == plain.status < 500
