@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
 
 import pytest
@@ -30,6 +31,11 @@ def refused(document, pointer="/config"):
 
 def environment(**members):
     return load_config(RUN | {"environment": members})["environment"]
+
+
+def little_time():
+    """Seconds of CPU that a hostile document may take: measuring coverage makes all of it several times slower."""
+    return 2 if sys.gettrace() is None else 20
 
 
 class TestWhole:
@@ -428,7 +434,7 @@ class TestContent:
         with pytest.raises(Invalid) as refused:
             read_create({"content": text})
         assert len(refused.value.problems) <= MAX_PROBLEMS
-        assert time.process_time() - begin < 2
+        assert time.process_time() - begin < little_time()
 
     @pytest.mark.parametrize(
         "config",
@@ -448,7 +454,7 @@ class TestContent:
             read_create({"config": config, "params": {f"p{number}": 1 for number in range(60_000)}})
         assert len(refused.value.problems) <= MAX_PROBLEMS
         assert all(len(problem.detail) < 1000 for problem in refused.value.problems)
-        assert time.process_time() - begin < 2
+        assert time.process_time() - begin < little_time()
 
     @pytest.mark.parametrize(
         "config",
@@ -470,7 +476,7 @@ class TestContent:
         begin = time.process_time()
         with contextlib.suppress(Invalid):
             read_create({"config": RUN | config})
-        assert time.process_time() - begin < 2
+        assert time.process_time() - begin < little_time()
 
     @pytest.mark.parametrize(
         "affinity",
@@ -489,7 +495,7 @@ class TestContent:
         begin = time.process_time()
         with pytest.raises(Invalid):
             read_create({"run": {"cmd": "x"}} | {f"k{number}": 1 for number in range(60_000)})
-        assert time.process_time() - begin < 2
+        assert time.process_time() - begin < little_time()
 
     @pytest.mark.parametrize("number", [10**300, -(10**4000), 16**5000], ids=["first", "negative", "unprintable"])
     @pytest.mark.parametrize(

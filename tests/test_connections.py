@@ -68,7 +68,7 @@ def test_hostile_header_costs_the_main_loop_no_time(line):
     begun = time.process_time()
     small_body(head)
     wants_to_be_told(head)
-    assert time.process_time() - begun < 0.1
+    assert time.process_time() - begun < 0.5
 
 
 @pytest.mark.parametrize(

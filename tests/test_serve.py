@@ -304,7 +304,7 @@ def test_the_end_never_waits_for_a_follower_nor_takes_more_than_the_setting_allo
         assert server.call("GET", address).status == 503
         begun = time.monotonic()
         assert server.interrupt() == 0
-        assert time.monotonic() - begun < 2.5
+        assert time.monotonic() - begun < 5
         with pytest.raises((http.client.IncompleteRead, ConnectionError)):
             response.read()
         connection.close()
