@@ -106,7 +106,7 @@ class Outputs:
         return entry.size, self._content(entry)
 
     def _entries_of(self, base: str, after: str, most: int | None) -> Iterator[Entry]:
-        """What is in this folder, of the names behind `after`; at most `most`."""
+        """Return the entries of this folder whose names come after `after`; at most `most`."""
         rows = self._rows((base, after))
         if after:
             rows = itertools.dropwhile(lambda entry: _key(entry.path) == (base, after), rows)

@@ -50,7 +50,7 @@ def own_address() -> str:
 
 
 def _host() -> str:
-    """What a session is bound to."""
+    """The values that a session is bound to."""
     return own_address().partition("://")[2]
 
 

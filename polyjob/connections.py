@@ -42,7 +42,7 @@ _SEND_SIZE = 1 << 20
 
 
 class Phase(Enum):
-    """What a connection waits for while no thread works for it."""
+    """The event that a connection waits for while no thread works for it."""
 
     REQUEST = "the client sends"
     ROOM = "the client takes more of the response"

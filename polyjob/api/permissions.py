@@ -144,7 +144,7 @@ NEEDS: Mapping[str, tuple[str, bool]] = {
 """Operation → (what it needs, whether a job's own key does as well)."""
 
 OWN_CHANGES = frozenset({"name", "description", "tags", "data_refs", "params", "merge"})
-"""What a job's own key may change of its job."""
+"""Fields that a job's own token may change of its job."""
 _SCOPES = {"read": Scope.READ, "submit": Scope.SUBMIT, "mark": Scope.SUBMIT}
 NOT_ALLOWED = "You do not have permission to perform this action."
 

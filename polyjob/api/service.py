@@ -159,7 +159,7 @@ def _times(count: int) -> str:
 
 
 def _report() -> dict[str, Any]:
-    """What the engine wrote last; empty where that is nothing."""
+    """Return the engine's last report; empty if there is none."""
     try:
         report = json.loads((settings().data_dir / ENGINE_REPORT).read_text())
     except (OSError, ValueError):
@@ -186,4 +186,4 @@ _PARTS: dict[str, Callable[[], str | None]] = {
 }
 
 _REMARKS: dict[str, Callable[[], str | None]] = {"engine": _engine_remark}
-"""What to say of parts that work."""
+"""Remarks on parts that work."""

@@ -319,7 +319,7 @@ def fail(error: object, code: int = 1) -> NoReturn:
 
 
 class Failing:
-    """What goes wrong within it is said, and ends the command with `code`.
+    """Report an error raised inside the block, and end the command with `code`.
 
     A server that is lost while a job goes on has an exit code of its own where `code` is FAILED.
     """

@@ -209,7 +209,7 @@ class Engine:
 
 
 def _left_out(job: Job) -> str | None:
-    """What the runner leaves out of the job's config, for clients that show statuses and no notes."""
+    """Return the parts of the config that the runner leaves out, for clients that show statuses and no notes."""
     return " ".join(note["text"] for note in job.notes or [] if note["kind"] in ABILITIES.get(job.runner, ())) or None
 
 
