@@ -40,7 +40,7 @@ from tests.lives.deaths import die_at_points
 from tests.lives.left import left_in
 from tests.lives.stories import STORIES
 
-PATIENCE = 40.0
+PATIENCE = 150.0
 CLUSTER = ("POLYJOB_KUBE_", "POLYJOB_REGISTRY", "POLYJOB_BUILDER_")
 """Beginnings of the variables that say which cluster it is."""
 ROOT = Path(__file__).resolve().parent.parent.parent
