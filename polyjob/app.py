@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from flask import Flask, Request, current_app, redirect, request
@@ -58,38 +59,56 @@ class Number(IntegerConverter):
 
 
 def create_app(settings: Settings) -> Flask:
-    """Migrates nothing: while the database has another schema than this code works with, requests are answered 503.
+    """Return the application for these settings, with its database open.
 
+    Migrates nothing: while the database has another schema than this code works with, requests are answered 503.
     Raises OSError where the data folder is missing.
     """
+    app = make_app()
+    configure(app, settings)
+    return app
+
+
+def make_app() -> Flask:
+    """Return the application with all its routes, which are the same for all settings. It serves nothing yet."""
     app = Flask("polyjob", static_folder=None)
     app.request_class = bodies.Request
     app.config.update(
-        SETTINGS=settings,
-        MAX_CONTENT_LENGTH=settings.body_limit,
-        MAX_FORM_MEMORY_SIZE=settings.body_limit,
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",
-        SESSION_COOKIE_SECURE=settings.public_url.startswith("https:"),
         PERMANENT_SESSION_LIFETIME=SESSION_LIFE,
         SESSION_REFRESH_EACH_REQUEST=False,
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.converters["int"] = Number
     app.url_map.merge_slashes = False
-    app.wsgi_app = PlainPaths(app.wsgi_app)  # type: ignore[method-assign]
-    if settings.trusted_proxies:
-        hops = settings.trusted_proxies
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
-    open_database(settings.data_dir)
     app.session_interface = Sessions()
-    take_secret(app)
     _register_blueprints(app)
     _register_errors(app)
     app.before_request(_check_request)
     app.after_request(_secure)
     app.teardown_request(lambda error: acting(None))
     return app
+
+
+def configure(app: Flask, settings: Settings) -> None:
+    """Have the application serve the data folder of these settings, and open its database.
+
+    Idempotent; called again with other settings, it forgets the earlier ones. Raises as `create_app`.
+    """
+    app.config.update(
+        SETTINGS=settings,
+        MAX_CONTENT_LENGTH=settings.body_limit,
+        MAX_FORM_MEMORY_SIZE=settings.body_limit,
+        SESSION_COOKIE_SECURE=settings.public_url.startswith("https:"),
+    )
+    app.wsgi_app = PlainPaths(partial(Flask.wsgi_app, app))  # type: ignore[method-assign]
+    if settings.trusted_proxies:
+        hops = settings.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
+    open_database(settings.data_dir)
+    app.secret_key = None
+    take_secret(app)
 
 
 def _register_blueprints(app: Flask) -> None:

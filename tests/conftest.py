@@ -7,7 +7,9 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from flask import Flask
 
+from polyjob.app import configure, make_app
 from polyjob.clock import now
 from polyjob.database import close_database, open_database, write
 from polyjob.migrations import migrate
@@ -33,6 +35,19 @@ def data_dir(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def settings(data_dir: Path) -> Settings:
     return read_settings({}, data_dir=data_dir, runner="fake", slots=2, disk_low=0)
+
+
+@pytest.fixture(scope="session")
+def unconfigured_app() -> Flask:
+    """The application without settings, made once: its routes take longer to compile than most tests take to run."""
+    return make_app()
+
+
+@pytest.fixture
+def app(unconfigured_app: Flask, settings: Settings) -> Flask:
+    configure(unconfigured_app, settings)
+    unconfigured_app.testing = True
+    return unconfigured_app
 
 
 @pytest.fixture

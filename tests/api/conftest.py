@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from polyjob import users
-from polyjob.app import create_app
 from polyjob.clock import now
 from polyjob.database import write
 from polyjob.models import Job, Project, User
@@ -53,13 +52,6 @@ class Client:
         answer = self.post(JOBS, {"config": CONFIG | config})
         assert answer.status_code == 201, answer.text
         return answer.json
-
-
-@pytest.fixture
-def app(settings):
-    app = create_app(settings)
-    app.testing = True
-    return app
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
@@ -31,10 +32,10 @@ LIVE_END = 9007199254740991
 
 
 @pytest.fixture
-def client(settings: Settings, user: User) -> Iterator[FlaskClient]:
+def client(app: Flask, user: User) -> Iterator[FlaskClient]:
     with write("test"):
         Token.create(user=user, name="test", digest=digest(KEY), created_at=now())
-    yield create_app(settings).test_client()
+    yield app.test_client()
     watch.close_all()
     watch.set_limit(112)
 

@@ -9,10 +9,8 @@ import pytest
 from flask import Flask
 
 from polyjob import auth, users
-from polyjob.app import create_app
 from polyjob.database import write
 from polyjob.models import Job, Project, User
-from polyjob.settings import Settings
 from polyjob.transitions import transition
 
 ORIGIN = "http://localhost"
@@ -142,13 +140,6 @@ class Browser:
     def sign_in(self, user: User) -> Browser:
         assert self.http.get(f"/sign-in/{auth.new_sign_in_link(user)}").status_code == 303
         return self
-
-
-@pytest.fixture
-def app(settings: Settings) -> Flask:
-    app = create_app(settings)
-    app.testing = True
-    return app
 
 
 @pytest.fixture

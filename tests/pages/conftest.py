@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
-from polyjob.app import create_app
 from polyjob.models import User
-from polyjob.settings import Settings
 from tests.pages.helpers import sign_in
 
 
 @pytest.fixture
-def visitor(settings: Settings) -> FlaskClient:
+def visitor(app: Flask) -> FlaskClient:
     """Nobody is signed in."""
-    return create_app(settings).test_client()
+    return app.test_client()
 
 
 @pytest.fixture
