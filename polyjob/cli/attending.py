@@ -23,21 +23,31 @@ from polyjob.cli.following import Follower, ending, exit_code
 from polyjob.cli.streams import OutputFailed, printable
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 class Happenings:
     """What the main thread waits for: INT and TERM as their numbers from now on, and futures that are done. Behind the
-    `with` the command only ends, with the exit code that it has: signals are ignored."""
+    `with` the command only ends, with the exit code that it has: signals are ignored.
+
+    A thread waits for the signals, which are blocked for all others. A handler would have to wake the main thread, and
+    a signal that comes just before that thread begins to wait would not wake it.
+    """
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[int | Future[Any]] = queue.SimpleQueue()
 
     def __enter__(self) -> Happenings:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda number, frame: self._queue.put(number))
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        threading.Thread(target=self._take_signals, daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        """Signals stay blocked: only the end of the process is left."""
+
+    def _take_signals(self) -> None:
+        while True:
+            self._queue.put(int(signal.sigwait(SIGNALS)))
 
     def next(self) -> int | Future[Any]:
         """Blocks until there is one."""

@@ -52,6 +52,10 @@ def podman_images() -> None:
     make_images(PODMAN)
 
 
+WHOLE_RUN = 3600
+"""Seconds: what is started once for all tests lives longer than they take, also on a busy machine."""
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The stand-in for a cluster, in a process of its own; None where a real one is named."""
@@ -59,7 +63,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield None
         return
     require_root()
-    with start_cluster(tmp_path_factory.mktemp("cluster")) as started:
+    with start_cluster(tmp_path_factory.mktemp("cluster"), seconds=WHOLE_RUN) as started:
         yield started
 
 
