@@ -22,7 +22,6 @@ from polyjob.cli.client import Client, LostServer, NoServer, ServerError, fail, 
 from polyjob.cli.following import Follower, ending, exit_code
 from polyjob.cli.streams import OutputFailed, printable
 
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
