@@ -1,36 +1,41 @@
-# make run    start the server          make test   the tests, with coverage
-# make soak   kill parts of a server for SECONDS while jobs of every kind run on it: RUNNER=process SEED=7
-# make lint   style and types           make bench  measure      make lock   newest versions into requirements.lock
-# PYTHON=python3.12 chooses what .venv is made with.
+# PYTHON=python3.12 chooses the Python that .venv is made with.
 
 BIN = .venv/bin
 STAMP = .venv/.installed
 TESTED = .venv/.installed-for-tests
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
-.PHONY: run test soak lint bench lock
+.PHONY: help run test soak lint format bench lock
 .DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
 
-run: $(STAMP)
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+run: $(STAMP)  ## install polyjob into .venv and start the server
 	@exec $(BIN)/python -m polyjob serve
 
-test: $(TESTED)
+test: $(TESTED)  ## install the test dependencies and run all tests: ARGS="-k jobs"
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
 
-soak: $(TESTED)
+soak: $(TESTED)  ## kill parts of a server while jobs run: SECONDS=1200 RUNNER=process SEED=7
 	@$(BIN)/python -m tests.lives.kills --seconds $(or $(SECONDS),1200) --runner $(or $(RUNNER),process) $(and $(SEED),--seed $(SEED))
 
-lint: $(TESTED)
+lint: $(TESTED)  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(TESTED)
+format: $(TESTED)  ## format the code and apply the safe fixes of the linter
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(TESTED)  ## measure polyjob
 	$(BIN)/python bench/throughput.py
 	$(BIN)/python bench/containers.py
 	$(BIN)/python bench/pods.py
 
-lock:
+lock:  ## write the newest versions into requirements.lock
 	@PYTHON=$$(tools/python) && export PYTHON && tools/lock
 
 # The lock says first what polyjob runs on, then what its tests need besides.
