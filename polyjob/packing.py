@@ -203,14 +203,20 @@ class Packer:
 
     @contextlib.contextmanager
     def _opened(self, name: str | Path, flags: int, folder: int | None = None) -> Iterator[int]:
-        """A folder (O_DIRECTORY) or anything else; not through a link, and without waiting at a FIFO."""
-        flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_RDONLY | os.O_NONBLOCK
-        with made_readable(name, folder) if self.may_open else contextlib.nullcontext():
-            opened = os.open(name, flags, dir_fd=folder)
+        """Open a folder (O_DIRECTORY) or anything else; not through a link, and without waiting at a FIFO.
+
+        Whether this process may read it is tried, because root may lack the capability to.
+        """
+        with contextlib.ExitStack() as stack:
             try:
-                yield opened
-            finally:
-                os.close(opened)
+                opened = _open(name, flags, folder)
+            except PermissionError:
+                if not self.may_open or self._owner is not None:
+                    raise
+                stack.enter_context(made_readable(name, folder))
+                opened = _open(name, flags, folder)
+            stack.callback(os.close, opened)
+            yield opened
 
     def _regular(self, folder: int, name: str, path: str, info: tarfile.TarInfo) -> Iterator[bytes]:
         with self._opened(name, 0, folder) as opened, open(opened, "rb", buffering=0, closefd=False) as file:
@@ -347,6 +353,19 @@ class Packer:
         self._written += len(packed)
         self.digest.update(packed)
         return packed
+
+
+def _open(name: str | Path, flags: int, folder: int | None) -> int:
+    """Raises PermissionError also for a folder that can be listed, but not searched."""
+    flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_RDONLY | os.O_NONBLOCK
+    opened = os.open(name, flags, dir_fd=folder)
+    try:
+        if flags & os.O_DIRECTORY:
+            os.stat(".", dir_fd=opened)
+    except OSError:
+        os.close(opened)
+        raise
+    return opened
 
 
 class _Members:

@@ -184,8 +184,7 @@ class Store:
         """
         folder = self.job_folder(uuid)
         if not self.is_sealed(uuid):
-            may_open = pieces is None and os.geteuid() != 0
-            packer = Packer(prefix, limit, self._disk_bytes(), may_open, deadline)
+            packer = Packer(prefix, limit, self._disk_bytes(), pieces is None, deadline)
             packed = packer.folder(folder / "outputs") if pieces is None else packer.stream(pieces)
             yield from self._write_outputs(uuid, packer, packed, may_be_left_out=pieces is None)
         with contextlib.suppress(OSError):
@@ -242,15 +241,16 @@ class Store:
 
 
 def _restrict(folder: Path, mode: int) -> None:
-    """Give a folder of our own this mode. Raises OSError for another account's folder that everybody can enter."""
-    status = folder.stat()
-    if os.geteuid() in (0, status.st_uid):
+    """Give a folder this mode, where this account can. Raises OSError for another account's folder that everybody can
+    enter."""
+    try:
         folder.chmod(mode)
-    elif status.st_mode & stat.S_IRWXO:
-        raise OSError(
-            None,
-            "it belongs to another account and everybody can enter it; set POLYJOB_DATA_DIR to a new folder in it",
-        )
+    except PermissionError as error:
+        if folder.stat().st_mode & stat.S_IRWXO:
+            raise OSError(
+                None,
+                "it belongs to another account and everybody can enter it; set POLYJOB_DATA_DIR to a new folder in it",
+            ) from error
 
 
 def complete(path: Path, name: str, fill: Callable[[BinaryIO], None]) -> None:

@@ -10,6 +10,9 @@ import re
 from runners.base import RunnerSettings, RunnerUnavailable
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_CAPABILITIES = {"CHOWN": 0, "DAC_OVERRIDE": 1, "FOWNER": 3, "KILL": 5, "SETGID": 6, "SETUID": 7}
+"""Name → number of the capabilities that a server needs to run jobs as another account, and to keep and remove what
+they write."""
 _CREDENTIALS = re.compile(r"(^|://|\s)[^/\s]*@")
 """User name and password of an address, with what stands before them."""
 
@@ -24,7 +27,17 @@ def account_of(settings: RunnerSettings) -> pwd.struct_passwd | None:
         raise RunnerUnavailable(f"there is no account `{settings.job_user}` to run jobs as") from None
     if os.geteuid() != 0:
         raise RunnerUnavailable(f"only a server started as root can run jobs as `{settings.job_user}`")
+    missing = _missing_capabilities()
+    if missing:
+        names = ", ".join(f"CAP_{name}" for name in missing)
+        raise RunnerUnavailable(f"the server lacks {names}, which it needs to run jobs as `{settings.job_user}`")
     return account
+
+
+def _missing_capabilities() -> list[str]:
+    with open("/proc/thread-self/status") as file:
+        effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+    return [name for name, number in _CAPABILITIES.items() if not effective >> number & 1]
 
 
 def inherited(

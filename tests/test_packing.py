@@ -17,6 +17,7 @@ from polyjob.archives import LiveOutputs, NotThere, shown_name
 from polyjob.packing import MEMBER_SIZE, Packer
 from polyjob.store import Store
 from runners.trees import remove_tree
+from tests.capabilities import DAC_OVERRIDE, DAC_READ_SEARCH, without_capabilities
 from tests.require import require_root
 
 JOB = "a" * 32
@@ -205,6 +206,35 @@ def test_unreadable_outputs_are_kept_with_their_mode(open_folder, mode):
         assert archive.extractfile("7/d/in").read() == archive.extractfile("7/w").read() == b"content"
     for path in (open_folder, open_folder / "w", open_folder / "d", open_folder / "d" / "in"):
         assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("mode", [0, 0o200, 0o300, 0o400, 0o600])
+@pytest.mark.parametrize("below", ["", "d"])
+def test_root_without_capabilities_keeps_unreadable_outputs(store, folder, mode, below):
+    (folder / below).mkdir(exist_ok=True)
+    (folder / below / "f").write_bytes(b"content")
+    (folder / below / "f").chmod(mode)
+    (folder / below).chmod(mode)
+    with without_capabilities(DAC_OVERRIDE, DAC_READ_SEARCH):
+        store.seal(JOB, "7", 0)
+    outputs, name = store.outputs(JOB), f"{below}/f".strip("/")
+    assert outputs.notes == [] and b"".join(outputs.open_file(name)[1]) == b"content"
+    with tarfile.open(outputs.path) as archive:
+        assert {member.mode for member in archive} == {mode}
+    assert not folder.exists()
+
+
+def test_files_of_root_in_outputs_of_another_account_stay_closed(open_folder):
+    """The attack: an account links a file of root that even root may not read, for the server to open."""
+    (open_folder / "f").write_bytes(b"secret")
+    (open_folder / "f").chmod(0o200)
+    packer = Packer("7", may_open=True)
+    with without_capabilities(DAC_OVERRIDE, DAC_READ_SEARCH):
+        os.chown(open_folder, NOBODY, NOBODY)
+        changed = (open_folder / "f").stat().st_ctime_ns
+        assert b"".join(packer.folder(open_folder)) == b""
+    assert packer.notes == ["`f` was not kept: Permission denied"]
+    assert (open_folder / "f").stat().st_ctime_ns == changed
 
 
 def test_what_a_running_job_protects_is_not_opened(open_folder):

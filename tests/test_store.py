@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 
@@ -16,10 +17,13 @@ import pytest
 
 from polyjob import store as store_module
 from polyjob.store import STALE_AFTER, Store, StoreError, complete
+from runners.trees import remove_tree
+from tests.capabilities import FOWNER, without_capabilities
 from tests.require import require_root
 
 ROOT = Path(__file__).resolve().parent.parent
 JOB, OTHER = "a" * 32, "b" * 32
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -70,20 +74,43 @@ def test_prepare_makes_folders_that_nobody_else_can_read(tmp_path, umask, shared
     assert store.free_bytes() > 0
 
 
+@pytest.fixture
+def foreign_folder():
+    """A folder that every account may enter, for a folder of another account in it."""
+    place = Path(tempfile.mkdtemp(dir="/tmp"))
+    place.chmod(0o755)
+    yield place
+    remove_tree(place)
+
+
 @pytest.mark.parametrize("given", [0o2770, 0o770])
-def test_folder_of_another_account_keeps_its_mode(tmp_path, monkeypatch, given):
-    tmp_path.chmod(given)
-    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
-    store_module._restrict(tmp_path, 0o700)
-    assert mode(tmp_path) == given
+def test_folder_of_another_account_keeps_its_mode(foreign_folder, given):
+    folder = foreign_folder / "data"
+    require_root()
+    folder.mkdir()
+    os.chown(folder, NOBODY, os.getegid())
+    folder.chmod(given)
+    with without_capabilities(FOWNER):
+        store_module._restrict(folder, 0o700)
+    assert mode(folder) == given
 
 
 @pytest.mark.parametrize("given", [0o2775, 0o777, 0o771])
-def test_data_folder_of_another_account_is_not_open_to_everybody(tmp_path, monkeypatch, given):
-    tmp_path.chmod(given)
-    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
-    with pytest.raises(StoreError, match="set POLYJOB_DATA_DIR to a new folder in it"):
-        Store(tmp_path).prepare()
+def test_data_folder_of_another_account_is_not_open_to_everybody(foreign_folder, given):
+    folder = foreign_folder / "data"
+    require_root()
+    folder.mkdir()
+    os.chown(folder, NOBODY, os.getegid())
+    folder.chmod(given)
+    with without_capabilities(FOWNER), pytest.raises(StoreError, match="set POLYJOB_DATA_DIR to a new folder in it"):
+        Store(folder).prepare()
+
+
+def test_root_with_all_capabilities_closes_a_folder_of_another_account(foreign_folder):
+    require_root()
+    os.chown(foreign_folder, NOBODY, NOBODY)
+    Store(foreign_folder).prepare()
+    assert mode(foreign_folder) == 0o700
 
 
 def test_a_job_folder_keeps_the_mode_that_it_was_given(store):

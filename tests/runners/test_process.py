@@ -20,6 +20,8 @@ import pytest
 from runners.base import FENCE_LASTS, Exited, Missing, Pending, Reason, Resources, RunnerUnavailable, StartFailed
 from runners.process_environment import inherited
 from runners.trees import remove_tree
+from tests import capabilities
+from tests.capabilities import without_capabilities
 from tests.require import require, require_root
 from tests.runners.harness import EXECUTABLE_BY_ALL, ProcessHarness, archive, as_nobody, marked, wait_for
 
@@ -400,6 +402,14 @@ class TestAccount:
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
         with pytest.raises(RunnerUnavailable, match="root"):
             process.runner.check()
+
+    @pytest.mark.parametrize("name", ["CHOWN", "DAC_OVERRIDE", "FOWNER"])
+    def test_needs_the_capabilities_of_root(self, make_process: Callable[..., ProcessHarness], name: str) -> None:
+        process = make_process(job_user="nobody")
+        expected = f"the server lacks CAP_{name}, which it needs to run jobs as `nobody`"
+        with without_capabilities(getattr(capabilities, name)), pytest.raises(RunnerUnavailable) as error:
+            process.runner.check()
+        assert str(error.value) == expected
 
 
 class TestFolder:
