@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from polyjob.app import configure, make_app
 from polyjob.clock import now
 from polyjob.database import close_database, open_database, write
 from polyjob.migrations import migrate
-from polyjob.models import Project, User
+from polyjob.models import Meta, Project, User
 from polyjob.settings import Settings, read_settings
 from polyjob.store import Store
 
@@ -21,13 +23,25 @@ hypothesis.settings.register_profile("the same each time", derandomize=True)
 hypothesis.settings.load_profile("the same each time")
 
 
-@pytest.fixture
-def data_dir(tmp_path: Path) -> Iterator[Path]:
-    """An empty data folder with its database open in this process."""
-    folder = tmp_path / "data"
-    Store(folder).prepare()
+@pytest.fixture(scope="session")
+def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of an empty database, to be copied: its migrations take longer than most tests."""
+    folder = tmp_path_factory.mktemp("new")
     open_database(folder)
     migrate(folder)
+    close_database()
+    return folder / "polyjob.db"
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, new_database: Path) -> Iterator[Path]:
+    """An empty data folder of an installation of its own, with its database open in this process."""
+    folder = tmp_path / "data"
+    Store(folder).prepare()
+    shutil.copyfile(new_database, folder / "polyjob.db")
+    open_database(folder)
+    with write("test"):
+        Meta.update(value=uuid.uuid4().hex).where(Meta.key == "installation").execute()
     yield folder
     close_database()
 
