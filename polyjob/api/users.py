@@ -158,12 +158,23 @@ def revoke(username: str) -> Response:
 @blp.post("/users/token")
 @blp.takes(LoginBody, required=True)
 @blp.open_to_all
-@blp.doc(responses={401: "UNAUTHORIZED", 429: "TOO_MANY_REQUESTS"})
+@blp.doc(responses={401: "UNAUTHORIZED", 403: "FORBIDDEN", 429: "TOO_MANY_REQUESTS"})
 @blp.response(200, TokenSchema)
 def log_in() -> dict[str, Any]:
-    """Get a key, good for 30 days, for a user's name and password; tries that fail slow the next ones down"""
-    user = credentials.check_password(*_sent_login())
-    return {"token": users.make_token(user, LOGIN, auth.LOGIN_LIFE)[1]}
+    """Get a key, good for 30 days, for a user's name and password; tries that fail slow the next ones down
+
+    With `login`, the answer also sets the cookie of a session that ends with the key, and has the token that changes
+    made with the cookie must send as `X-CSRF-Token`.
+    """
+    sent = _sent_login()
+    if sent.get("login"):
+        browsers.refuse_foreign(is_change=False)
+    user = credentials.check_password(sent["username"], sent["password"])
+    token, key = users.make_token(user, LOGIN, auth.LOGIN_LIFE)
+    if not sent.get("login"):
+        return {"token": key}
+    browsers.sign_in(user, token)
+    return {"token": key, "csrf_token": browsers.csrf_token()}
 
 
 def _read(schema: Schema) -> Any:
@@ -172,9 +183,9 @@ def _read(schema: Schema) -> Any:
     return load(schema, body, "")
 
 
-def _sent_login() -> tuple[str, str]:
-    sent = _read(LoginBody())
+def _sent_login() -> dict[str, Any]:
+    sent: dict[str, Any] = _read(LoginBody())
     missing = [name for name in ("username", "password") if not sent.get(name)]
     if missing:
         raise Invalid([Problem(f"/{name}", "This field is required.") for name in missing])
-    return sent["username"], sent["password"]
+    return sent

@@ -50,10 +50,12 @@ class PasswordBody(Body):
 class LoginBody(Body):
     username = fields.String(validate=validate.Length(max=156))
     password = Password()
+    login = fields.Boolean(metadata={"description": "Whether the answer also sets a session cookie."})
 
 
 class TokenSchema(Schema):
     token = fields.String()
+    csrf_token = fields.String(metadata={"description": "With `login`: sent as `X-CSRF-Token` with each change."})
 
 
 class VersionsSchema(Schema):

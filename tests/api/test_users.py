@@ -11,7 +11,7 @@ from polyjob import passwords, users
 from polyjob.api import credentials as logins
 from polyjob.api.limits import Attempt, FailureLimit, Throttled
 from polyjob.clock import now
-from polyjob.database import database
+from polyjob.database import database, write
 from polyjob.models import Token
 
 from .conftest import Client, pointers
@@ -51,6 +51,63 @@ def test_login_gives_a_key_that_works_for_a_month(nobody, eva, form):
 def test_login_does_not_mind_a_bad_key(nobody, eva):
     answer = nobody.post(LOGIN, {"username": "eva", "password": "secret word"}, headers={"Authorization": "token None"})
     assert answer.status_code == 200
+
+
+class TestLoginWithCookie:
+    """`login` in the body: the answer signs the browser in, too."""
+
+    SENT = {"username": "eva", "password": "secret word", "login": True}
+    ORIGIN = {"Origin": "http://localhost"}
+
+    @pytest.fixture
+    def signed_in(self, nobody, eva):
+        answer = nobody.post(LOGIN, self.SENT, headers=self.ORIGIN)
+        assert answer.status_code == 200
+        nobody.csrf = answer.json["csrf_token"]
+        return nobody
+
+    @pytest.mark.parametrize("sent", [{"json": SENT}, {"data": SENT | {"login": "true"}}, {"data": SENT | {"login": 1}}])
+    def test_cookie_reads(self, nobody, eva, sent):
+        answer = nobody.post(LOGIN, **sent)
+        assert answer.json.keys() == {"token", "csrf_token"}
+        assert "HttpOnly" in answer.headers["Set-Cookie"]
+        assert nobody.get("/api/v1/users").json["username"] == "eva"
+
+    @pytest.mark.parametrize("login", [{}, {"login": False}, {"login": None}, {"login": "false"}])
+    def test_no_cookie_without_login(self, nobody, eva, login):
+        answer = nobody.post(LOGIN, self.SENT | {"login": False} | login)
+        assert answer.json.keys() == {"token"}
+        assert "Set-Cookie" not in answer.headers
+
+    def test_wrong_password_sets_no_cookie(self, nobody, eva):
+        answer = nobody.post(LOGIN, self.SENT | {"password": "wrong"})
+        assert answer.status_code == 401
+        assert "Set-Cookie" not in answer.headers
+
+    @pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://localhost", "http://localhost:81"])
+    def test_foreign_page_signs_nobody_in(self, nobody, eva, origin):
+        answer = nobody.post(LOGIN, self.SENT, headers={"Origin": origin})
+        assert answer.status_code == 403
+        assert "Set-Cookie" not in answer.headers
+        assert not Token.select().where(Token.user == eva).exists()
+
+    def test_changes_need_origin_and_csrf_token(self, signed_in):
+        headers = self.ORIGIN | {"X-CSRF-Token": signed_in.csrf}
+        made = signed_in.post("/api/v1/projects", {"name": "first"}, headers=headers)
+        assert made.status_code == 201
+        for forged in ({}, self.ORIGIN, headers | {"Origin": "http://evil.example"}, {"X-CSRF-Token": signed_in.csrf}):
+            assert signed_in.post("/api/v1/projects", {"name": "second"}, headers=forged).status_code == 403
+
+    def test_logging_out_ends_the_session_alone(self, signed_in, eva):
+        headers = self.ORIGIN | {"X-CSRF-Token": signed_in.csrf}
+        assert signed_in.get("/api/v1/users/logout", headers=headers).status_code == 200
+        assert signed_in.get("/api/v1/users").status_code == 401
+        assert Token.select().where(Token.user == eva).exists()
+
+    def test_session_ends_with_its_token(self, signed_in, eva):
+        with write("test"):
+            Token.delete().where(Token.user == eva).execute()
+        assert signed_in.get("/api/v1/users").status_code == 401
 
 
 @pytest.mark.parametrize(("username", "password"), [("eva", "wrong"), ("nobody", "secret word"), ("ana", "x")])
