@@ -18,7 +18,7 @@ from polyjob.idempotency import Once, begin
 from polyjob.merging import united
 from polyjob.models import Build, BuildStatus, Job, Project, User
 from polyjob.notes import text_of, with_note
-from polyjob.query import BUILD_FIELDS, BUILD_ORDERS, conditions, ordering
+from polyjob.query import BUILD_FIELDS, BUILD_ORDERS, conditions, names_field, ordering
 from polyjob.settings import Settings
 from polyjob.statuses import Status
 from polyjob.store import Store
@@ -55,10 +55,15 @@ def _not_found(build_id: int) -> NotFound:
     return NotFound(f"There is no build {build_id} in this project.")
 
 
-def list_builds(project: Project, query: str | None = None, sort: str | None = None) -> ModelSelect[Build]:
-    """As `jobs.list_jobs`."""
-    asked = conditions(query, BUILD_FIELDS, "build")
-    return Build.select().where(*_shown(project), *asked).order_by(*ordering(sort, BUILD_ORDERS))
+def list_builds(
+    project: Project, query: str | None = None, sort: str | None = None, *, with_archived: bool = False
+) -> ModelSelect[Build]:
+    """Return the project's builds, as `jobs.list_jobs` returns jobs."""
+    wanted = conditions(query, BUILD_FIELDS, "build")
+    if not (with_archived and names_field(query, "archived")):
+        wanted.append(Build.archived_at.is_null())
+    found = Build.select().where(Build.project == project, Build.deleted_at.is_null(), *wanted)
+    return found.order_by(*ordering(sort, BUILD_ORDERS))
 
 
 def list_archived(owner: User) -> ModelSelect[Build]:

@@ -19,7 +19,7 @@ from polyjob.hints import send_hint
 from polyjob.merging import united
 from polyjob.models import CLAIMED, QUEUED, SHOWN, Build, Job, JobStatus, Project, User
 from polyjob.notes import text_of, with_note
-from polyjob.query import JOB_FIELDS, JOB_ORDERS, conditions, ordering
+from polyjob.query import JOB_FIELDS, JOB_ORDERS, conditions, names_field, ordering
 from polyjob.schemas.entries import check_size
 from polyjob.settings import Settings
 from polyjob.statements import Prepared
@@ -79,17 +79,19 @@ def state(project: Project, job_id: int) -> tuple[object, ...]:
     return (version,)
 
 
-def list_jobs(project: Project, query: str | None = None, sort: str | None = None) -> ModelSelect[Job]:
-    """The project's jobs that the query asks for, in the order that it asks for, last changed first.
+def list_jobs(
+    project: Project, query: str | None = None, sort: str | None = None, *, with_archived: bool = False
+) -> ModelSelect[Job]:
+    """Return the project's jobs that the query selects, in the order of `sort`, by default last changed first.
 
-    Raises Invalid for a query that is none; see `polyjob.query`.
+    Archived jobs are left out, unless the query has a condition on `archived` and `with_archived` is true. Raises
+    Invalid for a query that is not valid; see `polyjob.query`.
     """
-    asked = conditions(query, JOB_FIELDS, "job")
-    return (
-        Job.select()
-        .where(Job.project == project, Job.deleted_at.is_null(), Job.archived_at.is_null(), *asked)
-        .order_by(*ordering(sort, JOB_ORDERS))
-    )
+    wanted = conditions(query, JOB_FIELDS, "job")
+    if not (with_archived and names_field(query, "archived")):
+        wanted.append(Job.archived_at.is_null())
+    found = Job.select().where(Job.project == project, Job.deleted_at.is_null(), *wanted)
+    return found.order_by(*ordering(sort, JOB_ORDERS))
 
 
 def list_archived(owner: User) -> ModelSelect[Job]:

@@ -359,6 +359,7 @@ CLAIMED = SQL("is_managed = 1 AND status IN ('scheduled', 'building', 'running')
 DELETED = SQL("deleted_at IS NOT NULL")
 SHOWN = SQL("deleted_at IS NULL AND archived_at IS NULL")
 """What lists show."""
+UNDELETED = SQL("deleted_at IS NULL")
 ARCHIVED = SQL("deleted_at IS NULL AND archived_at IS NOT NULL")
 LIVE_BUILDS = SQL("is_managed = 1 AND finished_at IS NULL")
 """Builds that the engine has to make or to end."""

@@ -88,6 +88,11 @@ def conditions(text: str | None, fields: Mapping[str, QueryField], subject: str)
     return found
 
 
+def names_field(text: str | None, name: str) -> bool:
+    """Return whether a query has a condition on this field."""
+    return any(part.partition(":")[0].strip() == name for part in (text or "").split(","))
+
+
 def ordering(text: str | None, columns: Mapping[str, Field], default: str = "-updated_at") -> list[Ordering]:
     """Return the ORDER BY of `?sort=`: names of columns, `-` for descending; nulls come last, and the id makes pages
     stable. Raises Invalid that points to `sort` for names that no list is sorted by."""
@@ -211,6 +216,10 @@ def _value(column: Field, read: Callable[[str], Any] = str) -> QueryField:
         return column.in_([Value(read(value), converter=column.db_value) for value in _values(operand)])
 
     return QueryField(condition, column.null, column)
+
+
+def _is_set(column: Field) -> QueryField:
+    return QueryField(lambda operand: column.is_null(not _yes_no(operand)))
 
 
 def _number(column: Field) -> QueryField:
@@ -349,6 +358,7 @@ def _common(table: type[Job] | type[Build]) -> dict[str, QueryField]:
         "commit": _commit(table.code),
         "backend": _value(table.runner),
         "is_managed": _value(table.is_managed, _yes_no),
+        "archived": _is_set(table.archived_at),
     }
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from flask import request
 from peewee import Field
 
-from polyjob import builds, jobs
+from polyjob import auth, builds, jobs
 from polyjob.api import paging
+from polyjob.api.context import me
 from polyjob.models import Build, Job, Project, User
 from polyjob.query import BUILD_ORDERS, JOB_ORDERS, behind, ordering, walk
 
@@ -36,13 +37,13 @@ MOST_COUNTED = 10_000
 def page_of_jobs(project: Project, show: Callable[[list[Job]], list[Any]]) -> dict[str, Any]:
     """The page of the project's jobs that the request asks for, each as `show` has it. A few queries, however many
     jobs there are."""
-    found = jobs.list_jobs(project, *_asked())
+    found = jobs.list_jobs(project, *_asked(), with_archived=auth.may_write(me(), project))
     return _page(Job, found, JOB_ORDERS, project, project.job_count, show)
 
 
 def page_of_builds(project: Project, show: Callable[[list[Build]], list[Any]]) -> dict[str, Any]:
     """As `page_of_jobs`."""
-    found = builds.list_builds(project, *_asked())
+    found = builds.list_builds(project, *_asked(), with_archived=auth.may_write(me(), project))
     return _page(Build, found, BUILD_ORDERS, project, project.build_count, show)
 
 

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
+from peewee import SQL
+
 from polyjob import auth, bookmarks
 from polyjob.database import database
 from polyjob.errors import Invalid
-from polyjob.models import ARCHIVED, QUEUED, SHOWN, Bookmark, Job, Project, User
+from polyjob.models import ARCHIVED, QUEUED, SHOWN, UNDELETED, Bookmark, Job, Project, User
 from polyjob.pages import words
-from polyjob.query import JOB_FIELDS, JOB_ORDERS, Order, behind, conditions
+from polyjob.query import JOB_FIELDS, JOB_ORDERS, Order, behind, conditions, names_field
 from polyjob.statuses import Status
 
 PAGE_SIZE = 50
@@ -97,7 +99,7 @@ def read_page(user: User, project: Project | None, asked: Asked) -> Page:
         wanted = conditions(asked.query, JOB_FIELDS, "job")
     except Invalid as error:
         return Page(asked, [], problem=words.sentence(str(error)))
-    wanted.append(ARCHIVED if asked.show == "archived" else SHOWN)
+    wanted.append(_visible(asked))
     if asked.show == "bookmarked":
         marked = Bookmark.select(Bookmark.target_id)
         wanted.append(Job.id.in_(marked.where(Bookmark.user == user, Bookmark.kind == "job", Bookmark.is_set == 1)))
@@ -121,6 +123,13 @@ def read_page(user: User, project: Project | None, asked: Asked) -> Page:
         previous=_address(asked, "previous", found[0], order) if found and has_previous else None,
         next=_address(asked, "next", found[-1], order) if found and has_next else None,
     )
+
+
+def _visible(asked: Asked) -> SQL:
+    """The condition on jobs that the query does not select by `archived` itself."""
+    if asked.show == "archived":
+        return ARCHIVED
+    return UNDELETED if names_field(asked.query, "archived") else SHOWN
 
 
 def state(project: Project | None) -> tuple[object, ...]:
@@ -158,7 +167,18 @@ def _by(order: Order, table: Any) -> list[Any]:
 def _load(numbers: list[int]) -> list[Job]:
     """What a list shows of these jobs, and never their config; in this order."""
     owner = User.alias()
-    shown = ("id", "name", "status", "created_at", "started_at", "finished_at", "updated_at", "tags", "is_managed")
+    shown = (
+        "id",
+        "name",
+        "status",
+        "created_at",
+        "started_at",
+        "finished_at",
+        "updated_at",
+        "tags",
+        "is_managed",
+        "archived_at",
+    )
     columns = [getattr(Job, name) for name in (*shown, "project", "user", "exit_code", "stop_at")]
     query = (
         Job.select(*columns, User.id, User.username, Project.id, Project.name, Project.user, owner.id, owner.username)

@@ -6,7 +6,7 @@ import pytest
 
 from polyjob.statuses import Status
 
-from .conftest import BASE, JOBS, bring, publish
+from .conftest import BASE, CONFIG, JOBS, bring, publish
 
 
 class TestBookmarks:
@@ -102,6 +102,53 @@ class TestArchives:
         assert client.get(f"/api/v1/archives/ana/{kind}").json["count"] == count
         assert other.get(f"/api/v1/archives/ana/{kind}").json["count"] == 0
         assert admin.get(f"/api/v1/archives/ana/{kind}").json["count"] == count
+
+
+class TestArchivedInQueries:
+    """`?query=archived:…` of the lists of one project."""
+
+    @pytest.fixture(params=["jobs", "builds"])
+    def path(self, request, client):
+        """A list of a project with b archived, and a not."""
+        path = f"{BASE}/{request.param}"
+        for name in ("a", "b"):
+            body = (
+                {"name": name, "is_managed": False} if request.param == "builds" else {"name": name, "config": CONFIG}
+            )
+            assert client.post(path, body).status_code == 201
+        assert client.post(f"{path}/2/archive").status_code == 200
+        return path
+
+    @pytest.mark.parametrize(
+        ("query", "names"),
+        [
+            ("archived:true", "b"),
+            ("archived: yes", "b"),
+            ("archived:~false", "b"),
+            ("archived:false", "a"),
+            ("archived:~true", "a"),
+            ("name:b", ""),
+            ("name:b, archived:true", "b"),
+            ("archived:true,archived:false", ""),
+            ("name:archived|b", ""),
+        ],
+    )
+    def test_archived_ones_are_listed_where_selected(self, client, path, query, names):
+        for walk in ("", "&cursor="):
+            answer = client.get(f"{path}?query={query}{walk}").json
+            assert ("".join(row["name"] for row in answer["results"]), answer["count"]) == (names, len(names))
+
+    def test_archived_ones_are_for_those_who_may_write(self, client, other, admin, path):
+        publish()
+        assert other.get(f"{path}?query=archived:true").json["results"] == []
+        assert other.get(f"{path}?query=archived:false").json["count"] == 1
+        assert admin.get(f"{path}?query=archived:true").json["count"] == 1
+
+    @pytest.mark.parametrize("operand", ["maybe", "true|false", ">0", "2026-01-01"])
+    def test_other_operands_are_refused(self, client, path, operand):
+        answer = client.get(f"{path}?query=archived:{operand}")
+        assert answer.status_code == 400
+        assert "is neither true nor false" in answer.json["detail"]
 
 
 class TestSeveral:

@@ -66,7 +66,9 @@ class TestLoginWithCookie:
         nobody.csrf = answer.json["csrf_token"]
         return nobody
 
-    @pytest.mark.parametrize("sent", [{"json": SENT}, {"data": SENT | {"login": "true"}}, {"data": SENT | {"login": 1}}])
+    @pytest.mark.parametrize(
+        "sent", [{"json": SENT}, {"data": SENT | {"login": "true"}}, {"data": SENT | {"login": 1}}]
+    )
     def test_cookie_reads(self, nobody, eva, sent):
         answer = nobody.post(LOGIN, **sent)
         assert answer.json.keys() == {"token", "csrf_token"}

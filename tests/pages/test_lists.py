@@ -101,6 +101,8 @@ def jobs(project: Project) -> dict[str, Job]:
         ("query=tags:a%26b", ["runs"]),
         ("query=user.username:nobody", []),
         ("show=archived", ["old"]),
+        ("query=archived:true", ["old"]),
+        ("query=archived:true,status:running", []),
         ("show=bookmarked", ["fails"]),
         ("show=bookmarked&query=status:running", []),
         ("show=nothing&sort=", ["ends", "fails", "runs", "waits"]),
