@@ -97,7 +97,7 @@ def restore(project: Project) -> None:
         audit.record("restore", project)
 
 
-def delete(project: Project, user: User, settings: Settings) -> None:
+def delete(project: Project, user: User | None, settings: Settings) -> None:
     """Hide the project at once, have its jobs stopped, and then everything of it removed. Idempotent.
 
     Its name is free for another project from now on.

@@ -185,6 +185,9 @@ class Settings:
     keep_gb: int = _setting(
         _whole, "0", "GB that logs and outputs may take; those of the oldest jobs go first, as above; 0 = no limit."
     )
+    archive_days: int = _setting(
+        _whole, "0", "Days after which an archived job, build or project is deleted with all that it has; 0 = never."
+    )
     audit_days: int = _setting(_positive, "365", "Days that the audit trail is kept.")
     job_env: tuple[str, ...] = _setting(
         _words,

@@ -15,7 +15,8 @@ from polyjob.cli.tables import size
 @click.option("--dry-run", "-n", is_flag=True, help="Remove nothing; say what would go.")
 def gc(data_dir: Path | None, dry_run: bool) -> None:
     """Remove images and virtualenvs of builds, and log and outputs of old jobs, as far as POLYJOB_CACHE_LIMIT,
-    POLYJOB_KEEP_DAYS and POLYJOB_KEEP_GB say. Nothing that is in use goes; jobs stay listed.
+    POLYJOB_KEEP_DAYS and POLYJOB_KEEP_GB say. Nothing that is in use goes; jobs stay listed. What was archived more
+    than POLYJOB_ARCHIVE_DAYS ago is deleted.
 
     The settings are those of the running server. Where none runs, they are those of this shell.
     """

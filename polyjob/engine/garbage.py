@@ -14,10 +14,10 @@ from typing import Any
 
 from peewee import fn
 
-from polyjob import builds
+from polyjob import builds, jobs, projects
 from polyjob.clock import now
 from polyjob.database import write
-from polyjob.models import LIVE_BUILDS, Bookmark, Build, Job
+from polyjob.models import LIVE_BUILDS, Bookmark, Build, Job, Project
 from polyjob.notes import with_note
 from polyjob.settings import Settings
 from polyjob.statements import update
@@ -53,6 +53,7 @@ def find(settings: Settings, store: Store, runners: Mapping[str, Runner]) -> Ite
         except RunnerError as error:
             log.warning("what builds hold on the %s runner cannot be told: %s", name, error)
     yield from _of_jobs(settings, store)
+    yield from _of_archives(settings, store)
 
 
 def collect(settings: Settings, store: Store, runners: Mapping[str, Runner]) -> int:
@@ -163,5 +164,46 @@ def _clear(store: Store, job: Any, why: str) -> Callable[[], None]:
                 text = f"Log and outputs were removed on {now():%Y-%m-%d}: {why}."
                 columns = {"cleared_at": now(), "notes": with_note(row.notes, "cleared", text)}
                 update(Job, job.id, columns, raised="version")
+
+    return remove
+
+
+# Archives.
+
+
+def _of_archives(settings: Settings, store: Store) -> Iterator[Garbage]:
+    if not settings.archive_days:
+        return
+    oldest = now() - datetime.timedelta(days=settings.archive_days)
+    why = f"archived more than {settings.archive_days} days ago"
+    for job in _archived_before(oldest, Job, Job.uuid, Job.project):
+        size = store.job_size(job.uuid)
+        yield Garbage("archived job", job.unique_name, size, why, _expire(job, oldest, settings))
+    for build in _archived_before(oldest, Build, Build.project, Build.finished_at):
+        if not _is_used(build):
+            yield Garbage("archived build", build.unique_name, 0, why, _expire(build, oldest, settings))
+    for project in _archived_before(oldest, Project, Project.user, Project.name):
+        yield Garbage("archived project", project.unique_name, 0, why, _expire(project, oldest, settings))
+
+
+def _archived_before(oldest: datetime.datetime, table: Any, *columns: Any) -> list[Any]:
+    expired = table.select(table.id, *columns).where(table.archived_at < oldest, table.deleted_at.is_null())
+    return list(expired.order_by(table.archived_at).limit(MOST))
+
+
+def _expire(row: Job | Build | Project, oldest: datetime.datetime, settings: Settings) -> Callable[[], None]:
+    """Delete the row, unless it was restored or, of a build, a job needs it by then."""
+
+    def remove() -> None:
+        with write("expire"):
+            table = type(row)
+            if not table.select().where(table.id == row.id, table.archived_at < oldest).exists():
+                return
+            if isinstance(row, Job):
+                jobs.delete(row, None, settings)
+            elif isinstance(row, Project):
+                projects.delete(row, None, settings)
+            elif not _is_used(row):
+                builds.delete(row, settings)
 
     return remove

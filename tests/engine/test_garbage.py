@@ -225,6 +225,55 @@ class TestJobs:
         assert jobs.state(old.project, old.id)
 
 
+class TestArchives:
+    DAYS = datetime.timedelta(days=1)
+
+    @pytest.fixture
+    def archived(self, settings, project, make_job, make_build):
+        """A job, a build or the project, archived so many days ago."""
+
+        def make(kind, days):
+            row = {"job": make_job, "build": lambda: make_build(10), "project": lambda: project}[kind]()
+            table = type(row)
+            with write("test"):
+                table.update(archived_at=now() - days * self.DAYS).where(table.id == row.id).execute()
+            return row
+
+        return make
+
+    @pytest.mark.parametrize("kind", ["job", "build", "project"])
+    def test_archived_long_ago_are_deleted(self, settings, runner, archived, kind):
+        row = archived(kind, 31)
+        for days, is_deleted in ((0, False), (32, False), (30, True)):
+            collect(settings, runner, archive_days=days)
+            assert (type(row).get_by_id(row.id).deleted_at is not None) is is_deleted
+
+    @pytest.mark.parametrize("kind", ["job", "build"])
+    def test_others_are_kept(self, settings, runner, archived, make_job, make_build, kind):
+        old, young = archived(kind, 40), archived(kind, 20)
+        never = make_job() if kind == "job" else make_build(10)
+        collect(settings, runner, archive_days=30)
+        found = [type(row).get_by_id(row.id).deleted_at is None for row in (old, young, never)]
+        assert found == [False, True, True]
+
+    def test_build_that_a_job_needs_is_kept(self, settings, runner, archived, make_job):
+        build = archived("build", 40)
+        make_job(build=build, age=None)
+        collect(settings, runner, archive_days=30)
+        assert Build.get_by_id(build.id).deleted_at is None
+
+    @pytest.mark.parametrize("kind", ["job", "build", "project"])
+    def test_restored_meanwhile_is_kept(self, settings, runner, archived, kind):
+        row = archived(kind, 40)
+        changed = dataclasses.replace(settings, archive_days=30)
+        (expired,) = garbage.find(changed, Store(settings.data_dir), {"process": runner})
+        assert (expired.what, expired.name) == (f"archived {kind}", row.unique_name)
+        with write("test"):
+            type(row).update(archived_at=None).where(type(row).id == row.id).execute()
+        expired.remove()
+        assert type(row).get_by_id(row.id).deleted_at is None
+
+
 def test_the_command_shows_first_and_then_removes(settings, runner, make_build, make_job):
     build, job = make_build(3000), make_job(500)
     close_database()
