@@ -33,6 +33,12 @@ LEAST_UPLOAD_RATE = 8 << 10
 MAX_SEND_SECONDS = 30
 """A client that takes nothing of a response for so long is disconnected."""
 
+BODY_IS_LATE = "polyjob.body_is_late"
+"""The key of a request's WSGI environment that says whether its body is larger or chunked: to read it is to wait for
+the client."""
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:([^\r\n]*)", re.IGNORECASE)
 _TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding[ \t]*:", re.IGNORECASE)
 _EXPECT = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)
@@ -61,13 +67,23 @@ class PacedUnreader(SocketUnreader):
 
     def begin(self) -> None:
         self._left = float(MAX_BODY_SECONDS)
+        self._may_wait = True
+        self.expects_to_continue = False
+        """Whether the client waits for `100 Continue`, which the first read of the body sends."""
+
+    def stop_waiting(self) -> None:
+        """Read only what the client has sent already, from here on."""
+        self._may_wait = False
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """Raises BodyTooSlow."""
         begun = time.monotonic()
+        if self.expects_to_continue and self._may_wait:
+            self.expects_to_continue = False
+            self.sock.sendall(CONTINUE)
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
-        if not poll.poll(1000 * self._left):
+        if not poll.poll(1000 * self._left if self._may_wait else 0):
             raise BodyTooSlow("The request's body arrives too slowly.")
         data: bytes = super().chunk(size_hint)
         left = self._left - (time.monotonic() - begun) + len(data) / LEAST_UPLOAD_RATE
@@ -91,6 +107,8 @@ class Connection(TConn):
         self._not_taken = 0
         self.has_continued = False
         """Whether the client was told that it may send the body of this request."""
+        self.is_body_late = False
+        """Whether the request that was handed over has a body that only a thread can read."""
         self._head_size = 0
         """Bytes of the header; 0 while it is incomplete."""
         self._body_size: int | None = 0
@@ -142,10 +160,17 @@ class Connection(TConn):
 
     def hand_over(self) -> None:
         """Give what was received to the parser, which a thread runs."""
+        self.is_body_late = not self.has_small_body
         self.parser.unreader.begin()
         self.parser.unreader.unread(bytes(self.received))
         self.received.clear()
         self._head_size, self._body_size = 0, 0
+
+    def has_whole_body(self) -> bool:
+        """Whether the client has sent all of the body. What the application left of it is dropped; nothing is waited
+        for."""
+        self.parser.unreader.stop_waiting()
+        return bool(self.parser.finish_body(deadline=time.monotonic() + MAX_BODY_SECONDS))
 
     def next_request(self) -> bytes:
         """Take back what the parser has read of the next request."""

@@ -2,7 +2,8 @@
 
 The main loop reads each request until its header and its small body are complete; only then a thread gets it. When a
 client does not take its response fast enough, the thread turns to others, and the main loop waits until the client
-takes more. Larger bodies are read by threads of a pool of their own.
+takes more. Larger and chunked bodies are read by threads of a pool of their own, and only as far as the application
+asks for them: what it answers before, such as a 401, closes the connection.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from gunicorn.http import wsgi
 from gunicorn.workers.gthread import ThreadWorker
 
 from polyjob.connections import (
+    BODY_IS_LATE,
+    CONTINUE,
     MAX_BODY_SECONDS,
     MAX_HEADER_BYTES,
     MAX_HEADER_SECONDS,
@@ -180,7 +183,7 @@ class Worker(ThreadWorker):
             if connection.expects_to_continue:
                 connection.has_continued = True
                 with contextlib.suppress(OSError):
-                    connection.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    connection.sock.send(CONTINUE)
         elif was_idle:
             self._wait(connection, Phase.REQUEST, MAX_HEADER_SECONDS)
 
@@ -252,13 +255,16 @@ class Worker(ThreadWorker):
         return False
 
     def handle_request(self, request: Any, connection: Connection) -> Any:
-        if connection.has_continued:
-            request._expected_100_continue = False
+        connection.parser.unreader.expects_to_continue = request._expected_100_continue and not connection.has_continued
+        request._expected_100_continue = False  # gunicorn would say it before anybody asks for the body
         response, environ = wsgi.create(request, connection.sock, connection.client, connection.server, self.cfg)
         environ["wsgi.multithread"] = True
+        environ[BODY_IS_LATE] = connection.is_body_late
         self._count_request(response)
         outbox = response.sock = Outbox(connection.sock)
         body = self.wsgi(environ, response.start_response)
+        if connection.is_body_late and not connection.has_whole_body():
+            response.force_close()
         is_file = isinstance(body, environ["wsgi.file_wrapper"]) and response.sendfile(body)
         connection.answer = Answer(response, body, iter(()) if is_file else iter(body), outbox)
         try:

@@ -12,6 +12,8 @@ from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 from werkzeug.utils import cached_property
 from werkzeug.wsgi import LimitedStream
 
+from polyjob import auth
+from polyjob.connections import BODY_IS_LATE, MAX_SMALL_BODY
 from polyjob.errors import Invalid, Problem
 from polyjob.schemas.checks import DuplicateKey, once
 
@@ -21,11 +23,17 @@ _BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 class Request(flask.Request):
     """A request whose body is refused, never cut: 413 beyond its limit, however its length is announced, and 415 for
-    an encoding. This applies to whoever reads the body: forms, JSON, logs and uploads."""
+    an encoding. A stranger's is refused, 401, where it would have to be waited for. This applies to whoever reads the
+    body: forms, JSON, logs and uploads."""
 
     @cached_property
     def stream(self) -> IO[bytes]:
-        """Raises UnsupportedMediaType for an encoded body, and RequestEntityTooLarge here or when it is read."""
+        """Raises UnsupportedMediaType for an encoded body, Unauthenticated for a stranger's that is larger or chunked,
+        and RequestEntityTooLarge here or when it is read."""
+        if self.environ.get(BODY_IS_LATE) and auth.current_identity() is None:
+            raise auth.Unauthenticated(
+                f"Without credentials, send at most {MAX_SMALL_BODY} bytes, with a `Content-Length`."
+            )
         encoding = self.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("identity", ""):
             raise UnsupportedMediaType(f"`Content-Encoding: {encoding[:40]}` is not supported; send the body as it is.")

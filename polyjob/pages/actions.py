@@ -119,7 +119,7 @@ def _job(operation: str, username: str, project_name: str, job_id: int) -> Job:
 
 @blp.post(f"{JOB}/stop")
 def stop_job(username: str, project_name: str, job_id: int) -> AnyResponse:
-    form, job = read_form(), _job("jobs.stop_job", username, project_name, job_id)
+    job, form = _job("jobs.stop_job", username, project_name, job_id), read_form()
     if job.status.is_done:
         said = f"Job {job.id} had ended already."
     else:
@@ -130,21 +130,21 @@ def stop_job(username: str, project_name: str, job_id: int) -> AnyResponse:
 
 @blp.post(f"{JOB}/bookmark")
 def bookmark_job(username: str, project_name: str, job_id: int) -> AnyResponse:
-    form, job = read_form(), _job("jobs.bookmark_job", username, project_name, job_id)
+    job, form = _job("jobs.bookmark_job", username, project_name, job_id), read_form()
     bookmarks.add(job, me())
     return done(_back(form, url_of(job)), f"Job {job.id} is bookmarked.")
 
 
 @blp.post(f"{JOB}/unbookmark")
 def unbookmark_job(username: str, project_name: str, job_id: int) -> AnyResponse:
-    form, job = read_form(), _job("jobs.unbookmark_job", username, project_name, job_id)
+    job, form = _job("jobs.unbookmark_job", username, project_name, job_id), read_form()
     bookmarks.remove(job, me())
     return done(_back(form, url_of(job)), f"Job {job.id} is not bookmarked any more.")
 
 
 @blp.post(f"{JOB}/archive")
 def archive_job(username: str, project_name: str, job_id: int) -> AnyResponse:
-    form, job = read_form(), _job("jobs.archive_job", username, project_name, job_id)
+    job, form = _job("jobs.archive_job", username, project_name, job_id), read_form()
     jobs.archive(job, me(), settings())
     said = f"Job {job.id} is archived{'' if job.status.is_done else '. Its stop is requested'}."
     return done(_back(form, project_url(job.project)), said, undo=f"{url_of(job)}/restore")
@@ -152,7 +152,7 @@ def archive_job(username: str, project_name: str, job_id: int) -> AnyResponse:
 
 @blp.post(f"{JOB}/restore")
 def restore_job(username: str, project_name: str, job_id: int) -> AnyResponse:
-    form, project = read_form(), project_for("jobs.restore_job", username, project_name)
+    project, form = project_for("jobs.restore_job", username, project_name), read_form()
     jobs.restore(project, job_id)
     return done(_back(form, f"{project_url(project)}/jobs/{job_id}"), f"Job {job_id} is back.")
 
@@ -168,7 +168,7 @@ def ask_delete_job(username: str, project_name: str, job_id: int) -> str:
 
 @blp.post(f"{JOB}/delete")
 def delete_job(username: str, project_name: str, job_id: int) -> AnyResponse:
-    form, job = read_form(), _job("jobs.delete_job", username, project_name, job_id)
+    job, form = _job("jobs.delete_job", username, project_name, job_id), read_form()
     jobs.delete(job, me(), settings())
     return done(_back(form, project_url(job.project)), f"Job {job.id} is deleted.")
 
@@ -184,7 +184,7 @@ def _build(operation: str, username: str, project_name: str, build_id: int) -> B
 
 @blp.post(f"{BUILD}/stop")
 def stop_build(username: str, project_name: str, build_id: int) -> AnyResponse:
-    form, build = read_form(), _build("builds.stop_build", username, project_name, build_id)
+    build, form = _build("builds.stop_build", username, project_name, build_id), read_form()
     builds.request_stop(build, settings())
     said = f"Build {build.id} had ended already." if build.status.is_done else f"Stop of build {build.id} requested."
     return done(_back(form, project_url(build.project)), said)
@@ -192,7 +192,7 @@ def stop_build(username: str, project_name: str, build_id: int) -> AnyResponse:
 
 @blp.post(f"{BUILD}/invalidate")
 def invalidate_build(username: str, project_name: str, build_id: int) -> AnyResponse:
-    form, build = read_form(), _build("builds.invalidate_build", username, project_name, build_id)
+    build, form = _build("builds.invalidate_build", username, project_name, build_id), read_form()
     builds.invalidate(build)
     return done(_back(form, project_url(build.project)), f"No new job will use build {build.id}.")
 
@@ -216,6 +216,6 @@ def ask_delete_build(username: str, project_name: str, build_id: int) -> str:
 @blp.post(f"{BUILD}/delete")
 def delete_build(username: str, project_name: str, build_id: int) -> AnyResponse:
     """Raises Conflict where a job needs the build."""
-    form, build = read_form(), _build("builds.delete_build", username, project_name, build_id)
+    build, form = _build("builds.delete_build", username, project_name, build_id), read_form()
     builds.delete(build, settings())
     return done(_back(form, project_url(build.project)), f"Build {build.id} is deleted.")

@@ -30,7 +30,7 @@ blp = Blueprint("cloning", __name__)
 
 @blp.post(f"{JOB}/<any(restart,resume,copy):strategy>")
 def clone_job(username: str, project_name: str, job_id: int, strategy: str) -> AnyResponse:
-    form, source = read_form(), _source(strategy, username, project_name, job_id)
+    source, form = _source(strategy, username, project_name, job_id), read_form()
     number = made_once(
         form, source.project, lambda once: submitting.clone(source, me(), strategy, {}, settings(), once)
     )
@@ -48,6 +48,7 @@ def edit_job(username: str, project_name: str, job_id: int) -> AnyResponse:
 
 @blp.post(f"{JOB}/clone")
 def clone_edited(username: str, project_name: str, job_id: int) -> AnyResponse:
+    project_for("jobs.restart_job", username, project_name)  # nobody else's form is waited for
     form = read_form(keep_stale=True)
     strategy = _asked(form.text("strategy"))
     source = _source(strategy, username, project_name, job_id)

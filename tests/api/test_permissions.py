@@ -10,6 +10,7 @@ import pytest
 
 from polyjob import browsers, builds, submitting, users
 from polyjob.api.permissions import NEEDS
+from polyjob.connections import BODY_IS_LATE
 from polyjob.database import database, write
 from polyjob.models import Build, Job, Meta, Project, Token, User
 from polyjob.scopes import Scope
@@ -242,6 +243,28 @@ def test_every_operation_answers_as_the_table_says(there, who):
         not_there_by_itself = got == 404 and wanted == OK and "there" not in who
         if got != wanted and not (not_there_by_itself and endpoint in NOT_THERE_ANYWAY):
             wrong.append(f"{method} {path} ({NEEDS[endpoint][0]}): {got}, not {wanted}")
+    assert not wrong, "\n".join(wrong)
+
+
+class Unread:
+    """A body that the client does not send."""
+
+    def read(self, size=-1):
+        raise AssertionError("the body is waited for")
+
+
+@pytest.mark.parametrize("who", [*CALLERS[:7], "read", "bound elsewhere", "stranger to a public project"])
+def test_refused_request_is_answered_before_its_body_arrives(there, who):
+    client = caller(there, who)
+    environ = {"wsgi.input": Unread(), "wsgi.input_terminated": True, BODY_IS_LATE: True}
+    wrong = []
+    for endpoint, method, path in operations(there):
+        wanted = NO_KEY if endpoint == "users.log_in" else expected(endpoint, method, who)
+        if method == "GET" or wanted == OK:
+            continue
+        answer = client.call(method, path, content_type="application/json", environ_overrides=environ)
+        if answer.status_code != wanted:
+            wrong.append(f"{method} {path}: {answer.status_code}, not {wanted}")
     assert not wrong, "\n".join(wrong)
 
 

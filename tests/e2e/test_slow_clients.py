@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import socket
 import time
 from collections import Counter
@@ -16,12 +17,14 @@ import pytest
 
 from polyjob import connections
 from polyjob.api.limits import MAX_FAILURES
+from polyjob.web_worker import MAX_UPLOADS_AT_ONCE
 from tests.e2e.conftest import JOBS, Server, eventually
 
 THREADS = 8
 CLIENTS = 60
 """More than all threads of the server, those for uploads included."""
 LOG_SIZE = 20_000_000
+PROJECT = JOBS.removesuffix("/jobs")
 OUTPUT = f"{JOBS}/1/outputs/files?path=noise"
 
 POST = b"POST /api/v1/users/token HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
@@ -75,6 +78,12 @@ def health_delay(server: Server) -> float:
 
 def get(server: Server, path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: token {server.token}\r\n\r\n".encode()
+
+
+def submission(server: Server) -> bytes:
+    """The header of a user's own request, but for its end."""
+    head = f"POST {JOBS} HTTP/1.1\r\nHost: a\r\nAuthorization: token {server.token}\r\n"
+    return f"{head}Content-Type: application/json\r\n".encode()
 
 
 def answer_to(server: Server, request: bytes) -> http.client.HTTPResponse:
@@ -136,12 +145,70 @@ def test_oversized_header_is_refused(server: Server) -> None:
     assert answer_to(server, request).status == 431
 
 
+LATE_BODIES = {
+    "larger": b"Content-Length: 500000\r\n\r\n{",
+    "chunked": b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
+    "of a long length": b"Content-Length: " + b"0" * 30 + b"1000\r\n\r\n{",
+    "awaited": b"Content-Length: 500000\r\nExpect: 100-continue\r\n\r\n",
+}
+"""Ends of headers that announce a body for which a thread would have to wait."""
+STRANGERS = {
+    "no token": (f"PUT {PROJECT}/repo/upload", ""),
+    "a wrong token": (f"POST {JOBS}", "Authorization: token 0123456789\r\n"),
+    "a token that may only read": (f"POST {JOBS}", "Authorization: token {reader}\r\n"),
+    "a token of another project": (f"PUT {PROJECT}/repo/upload", "Authorization: token {elsewhere}\r\n"),
+    "no session": ("POST /root/quick-start/submit", "Origin: http://a\r\nCookie: session=forged\r\n"),
+    "no session, for a job": ("POST /root/quick-start/jobs/1/stop", "Origin: http://a\r\n"),
+    "a log-in": ("POST /api/v1/users/token", ""),
+    "a sign-in": ("POST /sign-in", "Origin: http://a\r\n"),
+    "no need of a body": ("GET /healthz", ""),
+    "no such path": ("POST /api/v1/there/is/nothing/here", ""),
+}
+"""Request line and header of each kind of stranger."""
+REFUSED = {b"401", b"403", b"404"}
+
+
+@pytest.fixture(scope="module")
+def tokens(server: Server) -> dict[str, str]:
+    assert server.call("POST", "/api/v1/projects", {"name": "elsewhere"}).status == 201
+    wanted = {"reader": {"scope": "read"}, "elsewhere": {"project": "elsewhere"}}
+    return {
+        name: server.call("POST", "/api/v1/tokens", {"name": name} | body).json["token"]
+        for name, body in wanted.items()
+    }
+
+
+def upload_delay(server: Server) -> float:
+    """How long a user's own upload takes, whose body is read by a thread for uploads."""
+    body = json.dumps({"config": {"run": {"cmd": "true"}}}).encode().ljust(connections.MAX_SMALL_BODY + 1)
+    begun = time.monotonic()
+    answer = server.call("POST", JOBS, body, **{"Content-Type": "application/json"})
+    assert answer.status == 201, answer
+    return time.monotonic() - begun
+
+
+@pytest.mark.parametrize("body", LATE_BODIES)
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_strangers_cannot_delay_uploads(stranger: str, body: str, server: Server, tokens: dict[str, str]) -> None:
+    line, header = STRANGERS[stranger]
+    head = f"{line} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{header.format(**tokens)}"
+    with clients(server, head.encode() + LATE_BODIES[body], MAX_UPLOADS_AT_ONCE + 4) as held:
+        assert upload_delay(server) < 3
+        for client in held:
+            answer = b""
+            while data := client.recv(4096):  # until the server closes
+                answer += data
+            assert answer[9:12] in ({b"200"} if "healthz" in line else REFUSED), answer
+            assert b"\r\nConnection: close\r\n" in answer
+            assert b"100 Continue" not in answer
+
+
 @pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
 @pytest.mark.parametrize("size", [20, connections.MAX_SMALL_BODY + 1])
 def test_body_that_arrives_in_pieces_is_read(size: int, expect: bytes, server: Server) -> None:
     body = b'{"username": "root", "password": ""}'.ljust(size)
     with connect(server) as client:
-        client.sendall(POST + expect + f"Content-Length: {len(body)}\r\n\r\n".encode())
+        client.sendall(submission(server) + expect + f"Content-Length: {len(body)}\r\n\r\n".encode())
         if expect:
             assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
         client.sendall(body[:10])
@@ -165,7 +232,7 @@ def test_pipelined_requests_are_answered_in_turn(server: Server) -> None:
 )
 def test_broken_chunk_is_a_bad_request(body: bytes, detail: str, server: Server, capfd: Any) -> None:
     capfd.readouterr()
-    assert answer_to(server, POST + b"Transfer-Encoding: chunked\r\n\r\n" + body).status == 400
+    assert answer_to(server, submission(server) + b"Transfer-Encoding: chunked\r\n\r\n" + body).status == 400
     assert "Traceback" not in capfd.readouterr().err
 
 

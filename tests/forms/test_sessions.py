@@ -13,6 +13,7 @@ from polyjob.api import credentials
 from polyjob.api.limits import FailureLimit
 from polyjob.app import create_app
 from polyjob.browsers import CSRF_FIELD
+from polyjob.connections import BODY_IS_LATE
 from polyjob.database import write
 from polyjob.models import Audit, EndedSession, Job, Project, Token, User
 from polyjob.pages.forms import local_path
@@ -266,8 +267,39 @@ def test_every_change_needs_the_sessions_token(app: Flask, ana: Browser, project
 
 
 def test_a_page_that_was_open_for_too_long_says_so(ana: Browser) -> None:
-    page = ana.post("/ana/demo/jobs/1/stop", {CSRF_FIELD: "0" * 32}, 403)
+    page = ana.post("/sign-out", {CSRF_FIELD: "0" * 32}, 403)
     assert "Nothing was done" in page.text
+
+
+class Unread:
+    """A form that the browser does not send."""
+
+    def read(self, size: int = -1) -> bytes:
+        raise AssertionError("the form is waited for")
+
+
+@pytest.mark.parametrize(("name", "status"), [("visitor", 401), ("bob", 404)])
+def test_refused_form_is_answered_before_it_arrives(
+    app: Flask, name: str, status: int, request: pytest.FixtureRequest, user: User, project: Project
+) -> None:
+    """Every form of something that belongs to a project."""
+    browser: Browser = request.getfixturevalue(name)
+    environ = {"wsgi.input": Unread(), "wsgi.input_terminated": True, BODY_IS_LATE: True}
+    there = {"username": "ana", "project_name": "demo", "job_id": 1, "build_id": 1, "strategy": "copy"}
+    posted = [
+        rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith("pages.") and "POST" in rule.methods
+    ]
+    own = [rule for rule in posted if "project_name" in rule.arguments]
+    assert len(own) > 10
+    for rule in own:
+        _, path = rule.build(there)
+        answer = browser.http.post(
+            path,
+            content_type="application/x-www-form-urlencoded",
+            headers={"Accept": HTML, "Origin": ORIGIN},
+            environ_overrides=environ,
+        )
+        assert answer.status_code == status, path
 
 
 def test_a_page_of_another_address_says_how_to_mend_it(ana: Browser) -> None:
