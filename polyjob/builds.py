@@ -230,7 +230,7 @@ def update(build: Build, changes: Mapping[str, Any]) -> Build:
 
 def request_stop(build: Build, settings: Settings) -> None:
     """Have the build stopped, on which the jobs that wait for it fail; one that is done stays as it is. Idempotent."""
-    with write("stop-build"):
+    with write("stop-build", makes_room=True):
         _wish_stop(_fresh(build))
     send_hint(settings.data_dir)
 
@@ -238,7 +238,7 @@ def request_stop(build: Build, settings: Settings) -> None:
 def archive(build: Build, settings: Settings) -> None:
     """Hide the build, which no new job uses then; one that is not done is stopped. Idempotent. Raises Conflict where a
     job needs it."""
-    with write("archive"):
+    with write("archive", makes_room=True):
         build = _fresh(build)
         if build.archived_at is None:
             _refuse_in_use(build)
@@ -287,7 +287,7 @@ def invalidate_all(project: Project) -> None:
 def delete(build: Build, settings: Settings) -> None:
     """Hide the build at once, and have it stopped and then removed with all that it made. Idempotent. Raises Conflict
     where a job needs it."""
-    with write("delete"):
+    with write("delete", makes_room=True):
         build = _fresh(build)
         if build.deleted_at is None:
             _refuse_in_use(build)

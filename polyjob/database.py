@@ -19,6 +19,7 @@ from typing import Any
 
 from peewee import BigIntegerField, SqliteDatabase, TextField
 
+from polyjob import reserve
 from polyjob.clock import from_microseconds, to_microseconds
 from polyjob.crashpoints import crash_point
 
@@ -31,7 +32,15 @@ PRAGMAS = {
     "temp_store": "memory",
 }
 
-database = SqliteDatabase(None)
+
+class _Database(SqliteDatabase):
+    def rollback(self) -> None:
+        """Roll back, unless SQLite has done so by itself, as on a full disk. A second one would hide the reason."""
+        if self.is_closed() or self.connection().in_transaction:
+            super().rollback()
+
+
+database = _Database(None)
 
 _thread_lock = threading.RLock()
 _lock_file: int | None = None
@@ -39,9 +48,13 @@ _depth = 0
 
 
 def open_database(data_dir: Path) -> None:
-    """Point every model of this process at `<data_dir>/polyjob.db`, which is made when first written. Idempotent."""
+    """Point every model of this process at `<data_dir>/polyjob.db`, which is made when first written. Idempotent.
+
+    On a full disk this takes the reserve, because the first connection needs room for SQLite's own files.
+    """
     global _lock_file
     close_database()
+    reserve.release(data_dir)
     database.init(str(data_dir / "polyjob.db"), pragmas=PRAGMAS)
     _lock_file = os.open(data_dir / "write.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
@@ -57,15 +70,18 @@ def close_database() -> None:
 
 
 @contextlib.contextmanager
-def write(name: str) -> Iterator[None]:
+def write(name: str, makes_room: bool = False) -> Iterator[None]:
     """One transaction that commits, synced to disk, when the block ends, and leaves nothing behind if it raises.
 
     Blocks until no other thread or process writes. Nested, it is part of the outer transaction. `name` names its crash
     points: `name:before` and `name:after` the commit. Nothing slow belongs inside: no file, network or runner call.
+    `makes_room`: on a full disk the transaction takes the reserve, because something ends or is deleted by it.
     """
     global _depth
     if _lock_file is None:
         raise RuntimeError("the database is not open")
+    if makes_room:
+        reserve.release(Path(database.database).parent)
     with _thread_lock:
         if _depth:
             yield

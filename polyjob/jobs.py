@@ -231,7 +231,7 @@ def _new_config(job: Job, config: Mapping[str, Any], content: str | None, settin
 def request_stop(job: Job, user: User | None, settings: Settings) -> Job:
     """Have the job stopped. One that was not claimed yet is `stopped` when this returns; a running one soon, once
     nothing of it is left; one that is done stays as it is. Idempotent."""
-    with write("stop"):
+    with write("stop", makes_room=True):
         job = fresh(job)
         _wish_stop(job, "person", user)
     send_hint(settings.data_dir)
@@ -240,7 +240,7 @@ def request_stop(job: Job, user: User | None, settings: Settings) -> Job:
 
 def delete(job: Job, user: User | None, settings: Settings) -> None:
     """Hide the job at once, and have it stopped and then removed with all that it wrote. Idempotent."""
-    with write("delete"):
+    with write("delete", makes_room=True):
         _delete(fresh(job), user)
     send_hint(settings.data_dir)
 
@@ -254,7 +254,7 @@ def _delete(job: Job, user: User | None) -> None:
 
 def archive(job: Job, user: User | None, settings: Settings) -> None:
     """Hide the job from lists and look-ups, and have it stopped if it is not done. Idempotent."""
-    with write("archive"):
+    with write("archive", makes_room=True):
         job = fresh(job)
         if job.archived_at is None:
             _wish_stop(job, "person", user)
@@ -277,7 +277,7 @@ def restore(project: Project, job_id: int) -> Job:
 
 def stop_many(project: Project, numbers: Iterable[int], user: User | None, settings: Settings) -> list[int]:
     """Have jobs of the project stopped; those of them that were there and not done."""
-    with write("stop"):
+    with write("stop", makes_room=True):
         found = [job for job in _some(project, numbers) if not job.status.is_done]
         for job in found:
             _wish_stop(job, "person", user)
@@ -287,7 +287,7 @@ def stop_many(project: Project, numbers: Iterable[int], user: User | None, setti
 
 def delete_many(project: Project, numbers: Iterable[int], user: User | None, settings: Settings) -> list[int]:
     """Delete jobs of the project; those of them that were there."""
-    with write("delete"):
+    with write("delete", makes_room=True):
         found = _some(project, numbers)
         for job in found:
             _delete(job, user)

@@ -81,7 +81,7 @@ def update(project: Project, changes: Mapping[str, Any]) -> Project:
 
 def archive(project: Project, user: User, settings: Settings) -> None:
     """Hide the project with all that belongs to it, and have its jobs stopped. Idempotent."""
-    with write("archive"):
+    with write("archive", makes_room=True):
         project = _fresh(project)
         jobs.stop_all(project, user)
         audit.record("archive", project)
@@ -102,7 +102,7 @@ def delete(project: Project, user: User | None, settings: Settings) -> None:
 
     Its name is free for another project from now on.
     """
-    with write("delete"):
+    with write("delete", makes_room=True):
         project = _fresh(project)
         if project.deleted_at is None:
             audit.record("delete", project)

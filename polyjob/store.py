@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from polyjob import reserve
 from polyjob.archives import LiveOutputs, Outputs, write_index
 from polyjob.crashpoints import crash_point
 from polyjob.packing import Packer
@@ -67,8 +68,10 @@ class Store:
 
         A data folder of another account keeps its mode, because only its owner can change that.
 
-        Raises StoreError where it cannot be made or written, or is another account's and open to everybody.
+        On a full disk the reserve is given up. Raises StoreError where the folder cannot be made or written, or is
+        another account's and open to everybody.
         """
+        reserve.release(self.data_dir)
         mode = SHARED if shared else PRIVATE
         try:
             for folder in (self.data_dir, *(self.data_dir / name for name in ("jobs", "builds", "code"))):

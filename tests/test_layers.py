@@ -50,6 +50,7 @@ LAYERS = [
         "polyjob.crashpoints",
         "polyjob.errors",
         "polyjob.first_names",
+        "polyjob.reserve",
         "polyjob.scopes",
         "polyjob.settings",
         "polyjob.statuses",

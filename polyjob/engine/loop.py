@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import runners
+from polyjob import reserve
 from polyjob.clock import Clock, now
 from polyjob.database import close_database, database, open_database
 from polyjob.engine.calls import Calls
@@ -101,6 +102,7 @@ def _loop(engine: Engine, data_dir: Path, lock: EngineLock, line: int, reading: 
             if clock.seconds() - checked_at >= REPORT_EVERY:
                 checked_at = clock.seconds()
                 engine.backends.check()
+                reserve.renew(data_dir)
             if not engine.run_pass():
                 pause = TICK
         except Exception:

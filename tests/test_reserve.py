@@ -1,0 +1,118 @@
+"""The reserve on a full disk: what it makes possible, when it is released, and when it is made again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from peewee import OperationalError
+
+from polyjob import builds, jobs, projects, reserve, submitting
+from polyjob.clock import now
+from polyjob.database import close_database, open_database, write
+from polyjob.first_start import UnusableFolder, open_folder
+from polyjob.migrations import migrate
+from polyjob.models import Build, Job
+from polyjob.store import Store
+from tests.require import require_root
+
+CONFIG = {"config": {"version": 1, "kind": "job", "run": {"cmd": "true"}}}
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Iterator[Path]:
+    """A data folder on a disk of its own with 24 MiB, with its reserve and an open database."""
+    require_root()
+    folder = tmp_path / "data"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], check=True)
+    try:
+        Store(folder).prepare()
+        open_database(folder)
+        migrate(folder)
+        reserve.renew(folder)
+        yield folder
+    finally:
+        close_database()
+        subprocess.run(["umount", folder], check=True)
+
+
+def fill(data_dir: Path) -> Path:
+    """Fill the disk to the last byte."""
+    path = data_dir / "filler"
+    with path.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    assert os.statvfs(data_dir).f_bavail == 0
+    return path
+
+
+def test_server_starts_on_a_full_disk_after_a_clean_stop(settings, data_dir):
+    open_folder(settings)
+    close_database()
+    fill(data_dir)
+    open_folder(settings)
+    close_database()
+    assert not (data_dir / reserve.NAME).exists()
+    fill(data_dir)
+    with pytest.raises(UnusableFolder):  # the reserve is what made the difference
+        open_folder(settings)
+
+
+ACTS = {
+    "delete a job": lambda job, build, user, settings: jobs.delete(job, user, settings),
+    "delete jobs": lambda job, build, user, settings: jobs.delete_many(job.project, [job.id], user, settings),
+    "stop a job": lambda job, build, user, settings: jobs.request_stop(job, user, settings),
+    "stop jobs": lambda job, build, user, settings: jobs.stop_many(job.project, [job.id], user, settings),
+    "archive a job": lambda job, build, user, settings: jobs.archive(job, user, settings),
+    "delete a build": lambda job, build, user, settings: builds.delete(build, settings),
+    "stop a build": lambda job, build, user, settings: builds.request_stop(build, settings),
+    "archive a build": lambda job, build, user, settings: builds.archive(build, settings),
+    "delete a project": lambda job, build, user, settings: projects.delete(job.project, user, settings),
+    "archive a project": lambda job, build, user, settings: projects.archive(job.project, user, settings),
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_what_makes_room_is_committed_on_a_full_disk(settings, project, user, data_dir, act):
+    job = submitting.create(project, user, CONFIG, settings)
+    with write("test"):
+        moment, key = now(), {"key": "k", "key_parts": {}, "config": {}, "runner": "fake"}
+        build = Build.create(uuid="b" * 32, project=project, user=user, created_at=moment, updated_at=moment, **key)
+    fill(data_dir)
+    with pytest.raises(OperationalError, match="full"), write("test"):
+        Job.update(description="x" * 100_000).where(Job.id == job.id).execute()
+    before = Job.get_by_id(job.id).version, Build.get_by_id(build.id).version, job.project.archived_at
+    ACTS[act](job, build, user, settings)
+    project = type(job.project).get_by_id(job.project_id)
+    assert before != (Job.get_by_id(job.id).version, Build.get_by_id(build.id).version, project.archived_at)
+
+
+def test_reserve_is_kept_while_the_disk_has_room(settings, project, user, data_dir):
+    job = submitting.create(project, user, CONFIG, settings)
+    jobs.delete(job, user, settings)
+    assert (data_dir / reserve.NAME).stat().st_blocks * 512 == reserve.SIZE
+    assert not [name for name in os.listdir(data_dir) if name.startswith("tmp")]
+
+
+def test_reserve_is_made_again_once_there_is_room(data_dir):
+    filler = fill(data_dir)
+    reserve.release(data_dir)
+    reserve.release(data_dir)
+    reserve.renew(data_dir)
+    assert not (data_dir / reserve.NAME).exists()
+    os.truncate(filler, reserve.SIZE)
+    reserve.renew(data_dir)
+    assert (data_dir / reserve.NAME).stat().st_size == reserve.SIZE
+
+
+def test_disk_without_room_gets_no_part_of_a_reserve(data_dir, monkeypatch):
+    (data_dir / reserve.NAME).unlink()
+    fill(data_dir)
+    monkeypatch.setattr(reserve, "ROOM", 0)
+    reserve.renew(data_dir)
+    assert not [name for name in os.listdir(data_dir) if name.startswith(reserve.NAME)]
