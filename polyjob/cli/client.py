@@ -253,9 +253,14 @@ def _refusal(answer: requests.Response) -> ServerError:
 
 
 def in_lines(problems: Iterable[tuple[str, str]]) -> str:
-    """Return one line for each (field, detail); a JSON pointer reads as a name: `config.tags` for `/config/tags`."""
-    named = ((field.removeprefix("/").replace("/", "."), detail) for field, detail in problems)
+    """Return one line for each (field, detail)."""
+    named = ((field_name(field), detail) for field, detail in problems)
     return "\n".join(f"{field}: {detail}" if field else detail for field, detail in named)
+
+
+def field_name(pointer: str) -> str:
+    """Return the name that a JSON pointer, or the name of a parameter, reads as: `config.tags` for `/config/tags`."""
+    return pointer.removeprefix("/").replace("/", ".")
 
 
 def _missing(address: str) -> str | None:

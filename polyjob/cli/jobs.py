@@ -15,7 +15,8 @@ from polyjob.cli import FAILED
 from polyjob.cli.attending import last_status, submit
 from polyjob.cli.client import Client, Failing, connect, project_path, run_path, say
 from polyjob.cli.following import Follower, ending, lasted
-from polyjob.cli.run import a_file, pairs_of, read_file, set_in, value_of
+from polyjob.cli.origins import Origins
+from polyjob.cli.run import a_file, extend, pairs_of, set_in, set_params
 from polyjob.cli.streams import printable, unbuffered, write_all
 from polyjob.cli.tables import ago, coloured, local, print_facts, print_json, print_table
 
@@ -188,23 +189,41 @@ def _clone(strategy: str, line: str) -> click.Command:
         with Failing(FAILED):
             client = connect()
             path = run_path(client, job, project)
-            submit(client, f"{path}/{strategy}", _patch(client, path, **given), detach, quiet)
+            origins = Origins()
+            patch = _patch(client, path, origins, **given)
+            with origins.explained():
+                submit(client, f"{path}/{strategy}", patch, detach, quiet)
 
     return command
 
 
 def _patch(
-    client: Client, path: str, file: Path | None, variables: tuple[str, ...], params: tuple[str, ...], update_code: bool
+    client: Client,
+    path: str,
+    origins: Origins,
+    file: Path | None,
+    variables: tuple[str, ...],
+    params: tuple[str, ...],
+    update_code: bool,
 ) -> dict[str, Any]:
-    patch = read_file(file) if file else {}
+    patch = origins.read(file) if file else {}
     if variables:
-        config = client.get(path)["config"] or {}
-        before = dict((config.get("environment") or {}).get("env_vars") or [])
-        pairs = [list(pair) for pair in (before | dict(pairs_of(variables, "--env"))).items()]
-        set_in(patch, "environment", env_vars=pairs)
+        pairs = pairs_of(variables, "--env")
+        if not _has_variables(patch):
+            config, names = client.get(path)["config"] or {}, {name for name, _ in pairs}
+            before = (config.get("environment") or {}).get("env_vars") or []
+            kept = [list(pair) for pair in before if pair[0] not in names]
+            set_in(patch, origins, "--env", "environment", env_vars=kept)
+        extend(patch, origins, "--env", "environment", "env_vars", pairs)
     if params:
-        set_in(patch, "params", **{name: value_of(text) for name, text in pairs_of(params, "--param")})
+        set_params(patch, origins, params)
     return ({"config": patch} if patch else {}) | ({"update_code": True} if update_code else {})
+
+
+def _has_variables(patch: dict[str, Any]) -> bool:
+    """Return whether a patch sets variables, which then take the place of the job's own."""
+    section = patch.get("environment")
+    return isinstance(section, dict) and section.get("env_vars") is not None
 
 
 commands: dict[str, click.Command | Callable[..., Any]] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,12 +18,12 @@ from polyjob.cli.client import (
     ServerError,
     Wrong,
     connect,
-    in_lines,
     project_path,
     run_path,
     say,
 )
 from polyjob.cli.following import BROKEN, ending, exit_code
+from polyjob.cli.origins import Origins
 from polyjob.schemas.commands import literal
 
 MAX_SECONDS = 10 * 366 * 86_400
@@ -81,80 +80,52 @@ def run(command: tuple[str, ...], detach: bool, quiet: bool, project: str | None
       polyjob run 'make && make test'
       polyjob run python train.py --epochs 3
     """
+    origins = Origins()
     with Failing(FAILED):
-        body = config_of(command, **given)
+        body = config_of(command, origins, **given)
         client = connect()
         path = project_path(client, project)
         _make_project(client, path, quiet)
         if given["upload"] is not None:
             _upload(client, path, given["upload"], quiet)
-        try:
+        with origins.explained():
             submit(client, f"{path}/jobs", body, detach, quiet)
-        except ServerError as error:
-            raise ServerError(error.status, _by_option(error, command, given)) from None
 
 
-FIELDS = {
-    "/config/run": ("command", "COMMAND"),
-    "/config/build/image": ("image", "--image"),
-    "/config/build/build_steps": ("steps", "--step"),
-    "/config/environment/env_vars": ("variables", "--env"),
-    "/config/environment/resources/cpu": ("cpu", "--cpu"),
-    "/config/environment/resources/memory": ("memory", "--memory"),
-    "/config/environment/resources/gpu": ("gpu", "--gpu"),
-    "/config/termination/timeout": ("timeout", "--timeout"),
-    "/config/params": ("params", "--param"),
-    "/name": ("name", "--name"),
-    "/tags": ("tags", "--tag"),
-}
-"""Field of the body → (parameter of `run` that sets it, its name on the command line)."""
-
-
-def _by_option(error: ServerError, command: tuple[str, ...], given: dict[str, Any]) -> str:
-    """Return the server's refusal with the options that were given in place of the fields that they set."""
-    if not error.problems:
-        return str(error)
-    values = given | {"command": command}
-
-    def option(field: str) -> str:
-        for pointer, (parameter, name) in FIELDS.items():
-            if values[parameter] and f"{field}/".startswith(f"{pointer}/"):
-                return name
-        return field
-
-    return in_lines((option(field), detail) for field, detail in error.problems)
-
-
-def config_of(command: tuple[str, ...], **given: Any) -> dict[str, Any]:
-    """The body that submits the job. Raises Wrong where what was given makes none."""
-    config = read_file(given["file"]) if given["file"] else {}
+def config_of(command: tuple[str, ...], origins: Origins, **given: Any) -> dict[str, Any]:
+    """Return the body that submits the job, and note in `origins` what made each part. Raises Wrong where what was
+    given makes none."""
+    config = origins.read(given["file"]) if given["file"] else {}
     if command:
         config["run"] = {"cmd": literal(command[0] if len(command) == 1 else shlex.join(command))}
+        origins.note("COMMAND", "config", "run")
     elif not config:
         raise Wrong("There is no command. Name it after the options: polyjob run echo hello")
     if given["image"]:
-        set_in(config, "build", image=given["image"])
+        set_in(config, origins, "--image", "build", image=given["image"])
     if given["steps"]:
-        _extend(config, "build", "build_steps", list(given["steps"]))
+        extend(config, origins, "--step", "build", "build_steps", list(given["steps"]))
     if given["variables"]:
-        _extend(config, "environment", "env_vars", pairs_of(given["variables"], "--env"))
+        extend(config, origins, "--env", "environment", "env_vars", pairs_of(given["variables"], "--env"))
     for kind in ("cpu", "memory", "gpu"):
         if given[kind]:
-            set_in(config, "environment", "resources", **{kind: {"limits": given[kind]}})
+            set_in(config, origins, f"--{kind}", "environment", "resources", **{kind: {"limits": given[kind]}})
     if given["params"]:
-        set_in(config, "params", **{name: value_of(text) for name, text in pairs_of(given["params"], "--param")})
+        set_params(config, origins, given["params"])
     if given["timeout"] is not None:
-        set_in(config, "termination", timeout=given["timeout"])
+        set_in(config, origins, "--timeout", "termination", timeout=given["timeout"])
     body: dict[str, Any] = {"config": config}
     if given["name"]:
         body["name"] = given["name"]
+        origins.note("--name", "name")
     if given["tags"]:
         body["tags"] = list(given["tags"])
+        origins.note("--tag", "tags")
     return body
 
 
-def set_in(config: dict[str, Any], *sections: str, **values: Any) -> None:
-    """Set values in a section of a config, made where it is missing.
+def set_in(config: dict[str, Any], origins: Origins, option: str, *sections: str, **values: Any) -> None:
+    """Set values that an option gives in a section of a config, made where it is missing.
 
     A section that is not a mapping stays as it is: the server's refusal names it better than a guess here would.
     """
@@ -166,33 +137,27 @@ def set_in(config: dict[str, Any], *sections: str, **values: Any) -> None:
         if not isinstance(here, dict):
             return
     here.update(values)
+    for name in values:
+        origins.note(option, "config", *sections, name)
 
 
-def _extend(config: dict[str, Any], section: str, name: str, items: list[Any]) -> None:
-    """Add items to a list of a section; pairs also to a mapping. What is neither stays as it is."""
-    set_in(config, section)
+def set_params(config: dict[str, Any], origins: Origins, params: tuple[str, ...]) -> None:
+    """Set the parameters that `--param` gives. Raises Wrong."""
+    values = {name: value_of(text) for name, text in pairs_of(params, "--param")}
+    set_in(config, origins, "--param", "params", **values)
+
+
+def extend(config: dict[str, Any], origins: Origins, option: str, section: str, name: str, items: list[Any]) -> None:
+    """Add items that an option gives to a list of a section; pairs also to a mapping. Another value stays as it is."""
+    set_in(config, origins, option, section)
     inside = config[section]
     before = inside.get(name) if isinstance(inside, dict) else None
     if isinstance(before, dict):
         before = [list(pair) for pair in before.items()]
     if isinstance(inside, dict) and isinstance(before, list | None):
         inside[name] = [*(before or []), *items]
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """The mapping in a file of YAML or JSON (`-` is the standard input), read as the server reads one. Raises Wrong."""
-    from polyjob.errors import Invalid
-    from polyjob.schemas.texts import parse_content
-
-    try:
-        document = parse_content(sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise Wrong(f"{path} cannot be read: {error}") from None
-    except Invalid as error:
-        raise Wrong(f"{path} cannot be read: {error.problems[0].detail}") from None
-    if not isinstance(document, dict):
-        raise Wrong(f"{path} holds no config: it is no mapping.")
-    return document
+        for index in range(len(before or []), len(inside[name])):
+            origins.note(option, "config", section, name, index)
 
 
 def pairs_of(texts: tuple[str, ...], option: str) -> list[list[str]]:

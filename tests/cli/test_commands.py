@@ -75,6 +75,16 @@ def test_a_build_shows_on_the_error_side_and_is_reused_in_silence(server: Server
     assert b"making" not in second.stderr
 
 
+def test_file_at_fault_is_named_by_each_command(server: Server, tmp_path: Path) -> None:
+    number = str(server.submit("true")["id"])
+    file = tmp_path / "job.yml"
+    file.write_text("run: {cmd: x}\nenvironment: {resources: {cpu: {limits: z}}}\n")
+    said = f"{file}: environment.resources.cpu.limits: ".encode()
+    for command in (["run"], ["restart", number], ["copy", number, "--param", "a=1"]):
+        done = polyjob(server, *command, "-f", str(file), "-e", "A=1")
+        assert (done.returncode, said in done.stderr) == (125, True), done.stderr
+
+
 def test_what_the_server_refuses_is_said_field_by_field(server: Server) -> None:
     done = polyjob(server, "run", "-i", "a b", "-e", "1=2", "--", "x")
     assert done.returncode == 125
@@ -118,6 +128,8 @@ def test_clones(server: Server, tmp_path: Path) -> None:
     patch = tmp_path / "patch.yml"
     patch.write_text("run: {cmd: 'cat $POLYAXON_RUN_OUTPUTS_PATH/f'}\n")
     assert polyjob(server, "resume", number, "-f", str(patch)).stdout == b"more\n"
+    patch.write_text("run: {cmd: 'echo $V $W'}\nenvironment: {env_vars: {V: 1}}\n")
+    assert polyjob(server, "restart", number, "-f", str(patch), "-e", "W=2").stdout == b"1 2\n"
     made = polyjob(server, "copy", "-d", number).stdout.decode().strip()
     assert printed(server, "show", made, "--json")["cloning_strategy"] == "copy"
     assert polyjob(server, "wait", made).returncode == 0

@@ -13,12 +13,15 @@ import pytest
 from click.testing import CliRunner
 
 from polyjob.cli import COMMANDS, main
-from polyjob.cli.client import Client, Wrong, connect, fail, project_path, run_path
+from polyjob.cli.client import Client, ServerError, Wrong, connect, fail, project_path, run_path
 from polyjob.cli.following import ending, exit_code, lasted
 from polyjob.cli.local import of_running_server
+from polyjob.cli.origins import Origins
 from polyjob.cli.run import Duration, config_of, run
 from polyjob.cli.streams import printable
 from polyjob.cli.tables import ago, coloured, print_facts, print_json, print_table, size
+from polyjob.errors import Invalid
+from polyjob.schemas.config import load_config
 from polyjob.settings import read_settings
 
 NOTHING = {
@@ -28,7 +31,19 @@ NOTHING = {
 
 
 def body(*command, **given):
-    return config_of(command, **(NOTHING | given))
+    return config_of(command, Origins(), **(NOTHING | given))
+
+
+def refusal(*command, **given):
+    """What a command says of a body that the server refuses."""
+    origins = Origins()
+    sent = config_of(command, origins, **(NOTHING | given))
+    with pytest.raises(Invalid) as refused:
+        load_config(sent["config"])
+    problems = [(problem.pointer, problem.detail) for problem in refused.value.problems]
+    with pytest.raises(ServerError) as error, origins.explained():
+        raise ServerError(400, "refused", problems)
+    return str(error.value)
 
 
 def invoke(*arguments, **environment):
@@ -106,6 +121,54 @@ class TestConfig:
         file = tmp_path / "job.yml"
         file.write_text(f"run: {{cmd: x}}\n{text}\n")
         assert body(file=file, **options)["config"][section] == body(file=file)["config"][section]
+
+
+RUN = "run: {cmd: x}\n"
+LIMITS = RUN + "environment: {resources: {cpu: {limits: %s}}}"
+VARIABLES = RUN + "environment: {env_vars: %s}"
+REFUSED = {
+    "section of the file": ("build: [a]\n" + RUN, {"image": "i"}, "FILE: build: Not an object"),
+    "list of the file": (RUN + "build: {build_steps: text}", {"steps": ("s",)}, "FILE: build.build_steps: "),
+    "item of the file": (RUN + "build: {build_steps: ['', b]}", {"steps": ("s",)}, "FILE: build.build_steps.0: "),
+    "item of the option": (RUN + "build: {build_steps: [a]}", {"steps": ("",)}, "--step: "),
+    "list of the option": (RUN, {"steps": ("a", "")}, "--step: "),
+    "pair of the file": (VARIABLES % "[[1 2, x]]", {"variables": ("A=1",)}, "FILE: environment.env_vars.0: "),
+    "key of the file": (VARIABLES % "{A: 1, 1 2: x}", {"variables": ("B=1",)}, "FILE: environment.env_vars.1 2: "),
+    "key of the option": (VARIABLES % "{A: 1}", {"variables": ("1 2=x",)}, "--env: "),
+    "resource of the file": (LIMITS % "z", {"memory": "1Gi"}, "FILE: environment.resources.cpu.limits: "),
+    "resource of the option": (LIMITS % "1", {"cpu": "z"}, "--cpu: "),
+    "param of the file": (RUN + "params: {a b: 1}", {"params": ("c=1",)}, "FILE: params.a b: "),
+    "param of the option": (RUN + "params: {a: 1}", {"params": ("b c=1",)}, "--param: "),
+    "image of the option": (RUN + "build: {image: ok}", {"image": "a b"}, "--image: "),
+    "image of the file": (RUN + "build: {image: a b}", {"steps": ("s",)}, "FILE: build.image: "),
+    "missing in the file": ("build: {image: i}", {"image": "j"}, "FILE: run: "),
+    "unknown in the file": (RUN + "a/b: 1", {"cpu": "1"}, "FILE: a/b: "),
+    "template of the file": ("run: {cmd: 'x {{ y }}'}\nparams: {a: 1}", {"params": ("b=2",)}, "FILE: run.cmd: "),
+    "timeout of the file": (RUN + "termination: {timeout: -1}", {"cpu": "1"}, "FILE: termination.timeout: "),
+}  # fmt: skip
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(("text", "options", "start"), REFUSED.values(), ids=REFUSED)
+    def test_file_or_option_at_fault_is_named(self, text, options, start, tmp_path):
+        file = tmp_path / "job.yml"
+        file.write_text(text)
+        assert refusal(file=file, **options).startswith(start.replace("FILE", str(file)))
+
+    @pytest.mark.parametrize(
+        ("command", "options", "start"),
+        [(("x {{ y }}",), {"params": ("a=1",)}, "COMMAND: "), (("x",), {"gpu": "z"}, "--gpu: ")],
+    )
+    def test_option_is_named_without_a_file(self, command, options, start):
+        assert refusal(*command, **options).startswith(start)
+
+    def test_each_fault_names_its_own_origin(self, tmp_path):
+        file = tmp_path / "job.yml"
+        file.write_text(RUN + "environment: {resources: {memory: {limits: z}}}\nzzz: 1\n")
+        lines = refusal(file=file, cpu="z").splitlines()
+        starts = ["--cpu: ", f"{file}: environment.resources.memory.limits: ", f"{file}: zzz: "]
+        assert sorted(lines) == sorted(line for start in starts for line in lines if line.startswith(start))
+        assert len(lines) == 3
 
 
 class TestNames:
