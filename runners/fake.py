@@ -123,6 +123,8 @@ class FakeRunner(RemoteRunner):
             if job is None:
                 job = {"env": dict(spec.env), "artifact": artifact, "started": self.clock(), "stopped": None}
                 self._write(spec.uuid, job)
+                with open(os.path.join(self.folder, f"{spec.uuid}.runs"), "a") as runs:
+                    runs.write("ran\n")
                 if spec.env.get("FAKE_START") == "unavailable":
                     raise RunnerUnavailable("the answer to start was lost on its way")
             _raise_fault("made", spec.env)

@@ -189,8 +189,12 @@ class TestChange:
         make()
         assert client.post(f"{BASE}/builds/1/bookmark").status_code == 201
         assert client.get(f"{BASE}/builds").json["results"][0]["bookmarked"] is True
+        assert [row["content_object"]["id"] for row in client.get("/api/v1/bookmarks/ana/builds").json["results"]] == [
+            1
+        ]
         assert client.delete(f"{BASE}/builds/1/unbookmark").status_code == 204
         assert client.get(f"{BASE}/builds/1").json["bookmarked"] is False
+        assert client.get("/api/v1/bookmarks/ana/builds").json["results"] == []
 
     def test_heartbeat_and_code(self, client, make):
         make()

@@ -47,9 +47,6 @@ class TestBookmarks:
         client.patch(BASE, {"is_public": False})
         assert other.get("/api/v1/bookmarks/bob/jobs").json["count"] == 0
 
-    def test_of_builds(self, client):
-        assert client.get("/api/v1/bookmarks/ana/builds").json["results"] == []
-
 
 class TestArchives:
     def test_are_listed_in_the_order_asked_for(self, client):
@@ -68,9 +65,9 @@ class TestArchives:
 
     def test_of_a_job_hide_it_everywhere_and_restore_shows_it(self, client):
         client.submit(name="x")
-        for _ in range(2):
-            answer = client.post(f"{JOBS}/1/archive")
-            assert (answer.status_code, answer.data) == (200, b"") or answer.status_code == 404
+        answer = client.post(f"{JOBS}/1/archive")
+        assert (answer.status_code, answer.data) == (200, b"")
+        assert client.post(f"{JOBS}/1/archive").status_code == 404
         for path in (f"{JOBS}/1", f"{JOBS}/1/statuses", f"{JOBS}/1/logs", f"{JOBS}/1/outputs"):
             assert client.get(path).status_code == 404
         assert client.post(f"{JOBS}/1/restart").status_code == 404

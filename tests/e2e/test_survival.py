@@ -75,14 +75,16 @@ def test_a_job_that_ended_while_nobody_looked_is_told_truly(make_server):
 def test_ctrl_c_says_how_many_jobs_run_on_and_the_next_start_takes_them_up(make_server):
     server = make_server()
     server.start()
-    number = server.submit("sleep 3; echo done")["id"]
+    go_on = server.data_dir.parent / "go-on"
+    number = server.submit(f"until [ -e {go_on} ]; do sleep 0.1; done; echo done")["id"]
     server.until(number, "running")
     assert server.interrupt() == 0
     assert any("1 job" in line for line in server.lines), server.lines
-    assert marked(server_uuid := server_job_uuid(server, number)) or server_uuid
+    assert marked(server_job_uuid(server, number))
     server.process = None
     server.lines.clear()
     server.start()
+    go_on.touch()
     assert server.until_done(number)["last_status"] == "succeeded"
     assert server.log(number) == b"done\n"
 

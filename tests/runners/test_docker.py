@@ -195,7 +195,7 @@ def test_two_installations_have_images_of_their_own_for_the_same_build(
 
 def test_memory_that_is_not_there_is_said(harness: DockerHarness) -> None:
     end, _ = run(harness, "head -c 200000000 /dev/zero | tail", resources=Resources(memory=16 << 20))
-    assert end.succeeded is False or end.reason is Reason.OOM
+    assert (end.succeeded, end.reason) == (False, Reason.OOM)
 
 
 def test_a_job_without_an_image_or_with_one_that_is_not_there(harness: DockerHarness) -> None:
