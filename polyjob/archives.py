@@ -94,7 +94,12 @@ class Outputs:
 
     def links(self, path: str, after: str = "", most: int | None = None) -> dict[str, str]:
         """Name → where it leads, of each symlink that `tree` has; none where there is no such folder."""
-        found = self._entries_of(path.strip("/"), after, most)
+        base = path.strip("/")
+        try:
+            base = base and self._find(base, "directory", "folder").path
+        except NotThere:
+            return {}
+        found = self._entries_of(base, after, most)
         return {_key(entry.path)[1]: entry.target for entry in found if entry.target is not None}
 
     def open_file(self, path: str) -> tuple[int, Iterator[bytes]]:
@@ -115,9 +120,11 @@ class Outputs:
     def _find(self, path: str, kind: str, word: str) -> Entry:
         for name in meant_by(path):
             entry = next(self._rows(_key(name)), None)
-            if entry is not None and entry.path == name and entry.type == kind:
-                return entry
-        raise NotThere(f"there is no {word} `{shown_name(path)}`")
+            if entry is not None and entry.path == name:
+                if entry.type == kind:
+                    return entry
+                break
+        raise NotThere(f"there is no {word} `{shown_name(name_of(path))}`")
 
     def _rows(self, key: tuple[str, str]) -> Iterator[Entry]:
         """The entries in the index's order, from the first whose key is not less than `key`."""
@@ -184,20 +191,26 @@ def _zeros(size: int) -> Iterator[bytes]:
 
 
 def shown_name(name: str) -> str:
-    """Return a name as it can be shown and asked for: control characters and bytes that are not UTF-8 become `%` and
-    two hex digits."""
+    """Return a name as it is listed, another for each name: control characters and bytes that are not UTF-8 become `%`
+    and two hex digits, and so does the `%` of a name in which such digits are letters of its own."""
     shown = _UNSHOWN.sub(lambda match: f"%{match[0].encode('utf-8', 'surrogateescape')[0]:02X}", name)
     return shown.encode("utf-8", "replace").decode()
 
 
+def name_of(listed: str) -> str:
+    """Return the name or path that `shown_name` lists like this."""
+    return _ESCAPED.sub(lambda match: urllib.parse.unquote(match[0], errors="surrogateescape"), listed)
+
+
 def meant_by(path: str) -> list[str]:
-    """Return the paths that `path` can mean, the first that is there counts: as it is, or as `shown_name` gives it."""
-    raw = _ESCAPED.sub(lambda match: urllib.parse.unquote(match[0], errors="surrogateescape"), path)
-    return [path] if raw == path else [path, raw]
+    """Return the paths that `path` can mean; the first that is there counts. It is a listed one, or else the path
+    itself."""
+    return list(dict.fromkeys([name_of(path), path]))
 
 
-_UNSHOWN = re.compile("[\x00-\x1f\x7f\udc80-\udcff]")
-_ESCAPED = re.compile("(?:%(?:[0189A-F][0-9A-F]|7F))+")
+_CODE = "(?:[0189A-F][0-9A-F]|7F|25)"
+_UNSHOWN = re.compile(f"[\x00-\x1f\x7f\udc80-\udcff]|%(?={_CODE})")
+_ESCAPED = re.compile(f"(?:%{_CODE})+")
 
 
 def write_index(file: BinaryIO, packer: Packer) -> None:
@@ -259,7 +272,7 @@ class LiveOutputs:
         with self._opened(path, os.O_NONBLOCK) as found:
             status = os.fstat(found)
             if not stat.S_ISREG(status.st_mode) or not self._may_be_given(status):
-                raise NotThere(f"there is no file `{shown_name(path.strip('/'))}`")
+                raise NotThere(f"there is no file `{shown_name(name_of(path.strip('/')))}`")
             content = _Content(os.dup(found), status.st_size)
         return status.st_size, content
 
@@ -282,9 +295,13 @@ class LiveOutputs:
 
     def _open(self, path: str, flags: int) -> int:
         for name in meant_by(path):
-            with contextlib.suppress(OSError, ValueError):
+            try:
                 return _open_beneath(self.folder, [part for part in name.split("/") if part], flags)
-        raise NotThere(f"there is nothing at `{shown_name(path)}`")
+            except (FileNotFoundError, ValueError):
+                continue
+            except OSError:  # it is there, and cannot be opened like this
+                break
+        raise NotThere(f"there is nothing at `{shown_name(name_of(path))}`")
 
 
 def _open_beneath(folder: Path, parts: list[str], flags: int) -> int:

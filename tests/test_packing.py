@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from polyjob import packing
-from polyjob.archives import LiveOutputs, NotThere, shown_name
+from polyjob.archives import LiveOutputs, NotThere, name_of, shown_name
 from polyjob.packing import MEMBER_SIZE, Packer
 from polyjob.store import Store
 from runners.trees import remove_tree
@@ -293,6 +293,58 @@ def test_every_name_can_be_asked_for_as_it_is_shown(store, folder, sealed):
             assert b"".join(outputs.open_file(asked)[1]) == os.fsencode(name)
     assert outputs.tree(shown_name("dir\udcff")) == ([("f", 6)], [])
     assert shown_name("caf\udce9.txt") == "caf%E9.txt"
+
+
+ALIKE = [
+    "caf\udce9",
+    "caf%E9",
+    "caf%25E9",
+    "caf%2525E9",
+    "a\tb",
+    "a%09b",
+    "\udcc3\udce9",
+    "%C3%E9",
+    "\udcc3%E9",
+    "%%25",
+    "%25",
+    "%",
+]
+"""Names of which each would be listed like another one, if only some of their bytes were escaped."""
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_names_that_look_alike_lead_each_to_its_own_file(store, folder, sealed):
+    for name in ALIKE:
+        (folder / name).write_bytes(os.fsencode(name))
+        (folder / f"in {name}").mkdir()
+        (folder / f"in {name}" / name).write_bytes(os.fsencode(f"in {name}"))
+        (folder / f"in {name}" / "link").symlink_to(name)
+    outputs = LiveOutputs(folder)
+    if sealed:
+        store.seal(JOB, "7", 0)
+        outputs = store.outputs(JOB)
+    files, folders = outputs.tree("")
+    assert len({shown_name(name) for name in [*folders, *(name for name, _ in files)]}) == 2 * len(ALIKE)
+    for name in ALIKE:
+        inside = shown_name(f"in {name}")
+        assert b"".join(outputs.open_file(shown_name(name))[1]) == os.fsencode(name)
+        assert b"".join(outputs.open_file(f"{inside}/{shown_name(name)}")[1]) == os.fsencode(f"in {name}")
+        assert outputs.links(inside) == {"link": name}
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize(("listed", "other"), [("a%09b", "a%2509b"), ("a%2509b", "a%09b")])
+def test_name_does_not_lead_to_one_of_another_kind(store, folder, sealed, listed, other):
+    (folder / name_of(listed)).touch()
+    (folder / name_of(other)).mkdir()
+    outputs = LiveOutputs(folder)
+    if sealed:
+        store.seal(JOB, "7", 0)
+        outputs = store.outputs(JOB)
+    with pytest.raises(NotThere, match=listed):
+        outputs.tree(listed)
+    with pytest.raises(NotThere, match=other):
+        outputs.open_file(other)
 
 
 @pytest.mark.parametrize("sealed", [False, True])

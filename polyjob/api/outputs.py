@@ -12,7 +12,7 @@ from polyjob.api.blueprint import Blueprint
 from polyjob.api.context import JOB, find_project, store
 from polyjob.api.downloads import asked_name, attach, quoted_name
 from polyjob.api.paging import root
-from polyjob.archives import EMPTY, LiveOutputs, Outputs, shown_name
+from polyjob.archives import EMPTY, LiveOutputs, Outputs, name_of, shown_name
 from polyjob.errors import Conflict, Invalid, Problem
 from polyjob.models import Job
 from polyjob.schemas.wire import OutputsTreeSchema
@@ -76,7 +76,8 @@ def tree_of_outputs(username: str, project_name: str, job_id: int) -> dict[str, 
     """List one folder of a job's outputs, in order of name
 
     A large folder comes in parts: `next` is the address of the next one, and is left out of the last. In names, control
-    characters and bytes that are not UTF-8 are `%` and two hex digits; they can be asked for as they are listed.
+    characters and bytes that are not UTF-8 are `%` and two hex digits; a `%` before such digits of the name's own is
+    `%25`. Each name can be asked for as it is listed.
     """
     outputs = readable(jobs.find(find_project(username, project_name), job_id))
     path, after = asked_name("path"), asked_name("after")
@@ -105,7 +106,7 @@ def file_of_outputs(username: str, project_name: str, job_id: int) -> Response:
     size, content = outputs.open_file(path)
     response = Response(content, mimetype="application/octet-stream")
     response.content_length = size
-    return attach(response, path.rstrip("/").rsplit("/", 1)[-1])
+    return attach(response, name_of(path).rstrip("/").rsplit("/", 1)[-1])
 
 
 def readable(job: Job) -> Outputs | LiveOutputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import sys
@@ -135,21 +136,33 @@ def _save_in_place(target: str, fetch: Callable[[BinaryIO, bool], int]) -> None:
 
 def _fetch_folder(client: Client, at: str, folder: str, out: BinaryIO) -> int:
     """Write a tar.gz with the entries of one folder, taken from the archive of all; return the bytes of its files."""
-    count, folders = 0, meant_by(folder)
+    for name in meant_by(folder):
+        count = _copy_folder(client, at, name, out)
+        if count is not None:
+            return count
+    raise Wrong(f"The outputs have no folder `{folder}` any more.")
+
+
+def _copy_folder(client: Client, at: str, folder: str, out: BinaryIO) -> int | None:
+    """Write the folder of exactly this name. Return None, and write nothing, if the archive does not have it."""
+    count, target = 0, None
     with (
         client.send("GET", f"{at}/outputs/download", stream=True) as answer,
         gzip.GzipFile(fileobj=answer.raw, mode="rb") as unpacked,
         tarfile.open(fileobj=unpacked, mode="r|", errors="surrogateescape") as source,
-        tarfile.open(fileobj=out, mode="w|gz", errors="surrogateescape") as target,
+        contextlib.ExitStack() as stack,
     ):
         for member in source:
             path = member.name.partition("/")[2]
-            if any(path == name or path.startswith(f"{name}/") for name in folders):
-                if member.issparse():  # its content comes with zeros for the holes
-                    member.type = tarfile.REGTYPE
-                target.addfile(member, source.extractfile(member) if member.isreg() else None)
-                count += member.size
-    return count
+            if path != folder and not path.startswith(f"{folder}/"):
+                continue
+            if target is None:
+                target = stack.enter_context(tarfile.open(fileobj=out, mode="w|gz", errors="surrogateescape"))
+            if member.issparse():  # its content comes with zeros for the holes
+                member.type = tarfile.REGTYPE
+            target.addfile(member, source.extractfile(member) if member.isreg() else None)
+            count += member.size
+    return None if target is None else count
 
 
 def _fetch(client: Client, address: str, parameters: dict[str, bytes], out: BinaryIO, progress: bool) -> int:

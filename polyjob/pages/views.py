@@ -13,7 +13,7 @@ from polyjob.api.downloads import attach
 from polyjob.api.outputs import readable
 from polyjob.api.paging import root
 from polyjob.api.permissions import NOT_ALLOWED
-from polyjob.archives import NotThere
+from polyjob.archives import NotThere, name_of
 from polyjob.errors import Conflict, Forbidden, NotFound
 from polyjob.models import Job, Project, User
 from polyjob.pages import builds as build_pages
@@ -121,7 +121,7 @@ def picture(username: str, project_name: str, job_id: int, path: str) -> AnyResp
     response.content_length = size
     response.headers["Content-Security-Policy"] = SANDBOX
     if kind == outputs.IMAGES["svg"]:
-        attach(response, path.rsplit("/", 1)[-1])
+        attach(response, name_of(path).rsplit("/", 1)[-1])
     return response
 
 

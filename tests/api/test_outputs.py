@@ -226,6 +226,26 @@ class TestNames:
                 assert not any(ord(letter) < 32 for letter in listed)
 
 
+@pytest.mark.parametrize("sealed", [False, True])
+def test_names_that_look_alike_are_listed_and_served_apart(client, running, store, sealed):
+    folder = store.job_folder(running.uuid) / "outputs" / "in"
+    folder.mkdir()
+    contents = {"caf\udce9": b"latin", "caf%E9": b"quoted", "caf%25E9": b"quoted twice"}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    if sealed:
+        store.seal(running.uuid, "1", 0)
+    listed = [name for name, _ in client.get(f"{URL}/tree?path=in").json["files"]]
+    answers = {name: client.get(f"{URL}/files", query_string={"path": f"in/{name}"}) for name in listed}
+    assert {name: answer.data for name, answer in answers.items()} == {
+        "caf%E9": b"latin",
+        "caf%25E9": b"quoted",
+        "caf%2525E9": b"quoted twice",
+    }
+    for name, answer in answers.items():
+        assert answer.headers["Content-Disposition"] == f"attachment; filename={name}"
+
+
 @pytest.mark.parametrize("folder", ["", "deep", "dir\udcff"])
 @pytest.mark.parametrize("sealed", [False, True])
 def test_large_folder_is_listed_in_parts(client, running, store, monkeypatch, folder, sealed):

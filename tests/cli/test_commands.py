@@ -179,6 +179,23 @@ def test_output_of_any_name_is_printed(server: Server, tmp_path: Path) -> None:
             assert [member.name for member in archive if member.isfile()] == [f"{number}/dir\udcff/f"]
 
 
+def test_outputs_whose_names_look_alike_are_told_apart(server: Server) -> None:
+    script = "cd $POLYAXON_RUN_OUTPUTS_PATH; for name in $(printf 'caf\\351') caf%E9; do "
+    number = str(
+        server.submit(script + "printf %s $name > $name; mkdir in-$name; printf %s $name > in-$name/f; done")["id"]
+    )
+    server.until_done(int(number))
+    listed = [entry["path"] for entry in printed(server, "outputs", number, "--json")]
+    assert listed == ["caf%25E9", "caf%E9", "in-caf%25E9/f", "in-caf%E9/f"]
+    contents = [polyjob(server, "outputs", number, name).stdout for name in listed]
+    assert contents == [b"caf%E9", b"caf\xe9"] * 2
+    for folder, content in (("in-caf%E9", b"caf\xe9"), ("in-caf%25E9", b"caf%E9")):
+        done = polyjob(server, "outputs", number, folder, "-o", "-")
+        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+            found = [archive.extractfile(member) for member in archive if member.isfile()]
+            assert [file.read() for file in found if file] == [content]
+
+
 def test_job_without_outputs_saves_nothing(server: Server, tmp_path: Path) -> None:
     number = str(server.submit("true")["id"])
     server.until_done(int(number))

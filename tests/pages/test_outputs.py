@@ -163,6 +163,18 @@ def test_any_name_is_shown_and_leads_to_the_file(
     answer.headers["Content-Disposition"].encode("ascii")
 
 
+def test_names_that_look_alike_are_linked_apart(client: FlaskClient, job: Job, data_dir: Path) -> None:
+    files = {b"caf\xe9": b"latin", b"caf%E9": b"quoted", b"a\tb/f": b"tab", b"a%09b/f": b"no tab"}
+    seal(data_dir, job, {os.fsdecode(name): content for name, content in files.items()})
+    links = [link for link in read(client, url(job)).links if link.startswith(f"{url(job)}/outputs/")]
+    assert len(links) == len(set(links))
+    looks = [read(client, link) for link in links]
+    shown = [text for page in looks for text in ("latin", "quoted", "no tab") if text in page.text]
+    assert sorted(shown) == ["latin", "no tab", "quoted"]
+    downloads = [link for page in looks for link in page.links if "outputs/files" in link]
+    assert {client.get(link).data for link in downloads} == set(files.values())
+
+
 @pytest.mark.parametrize("path", ["..", "../log", "%2e%2e/log", "a/../../log", "%00"])
 def test_no_path_leads_out_of_them(client: FlaskClient, project: Project, data_dir: Path, path: str) -> None:
     for job in (make_job(project, *DONE), make_job(project, *BEGUN)):
