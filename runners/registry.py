@@ -6,12 +6,11 @@ The requests are those of https://github.com/opencontainers/distribution-spec.
 from __future__ import annotations
 
 import base64
-import json
-import os
 import re
-from pathlib import Path
 
+import docker.auth
 import requests
+from docker.errors import DockerException
 
 SECONDS = 10.0
 KINDS = (
@@ -30,8 +29,8 @@ def digest_of(image: str, *, insecure: bool) -> str | None:
     """Return the digest of `host/name:tag` or `host/name@digest` in its registry: None where it has no such image,
     empty where it has and does not tell the digest. `insecure` = the registry is asked without TLS.
 
-    Credentials are what `docker login` has kept in the folder that DOCKER_CONFIG names, else in `~/.docker`. Raises
-    Unanswered."""
+    Credentials are those that `docker login` or a credential helper keeps, as `config.json` says in the folder that
+    DOCKER_CONFIG names, else in `~/.docker`. Raises Unanswered."""
     host, _, path = image.partition("/")
     name, _, reference = path.partition("@") if "@" in path else path.rpartition(":")
     url = f"{'http' if insecure else 'https'}://{host}/v2/{name}/manifests/{reference}"
@@ -77,15 +76,11 @@ def _token(challenge: str, secret: str | None) -> str:
 
 
 def _secret_of(host: str) -> str | None:
-    """`user:password` in base64; None where nothing is kept for the registry."""
-    folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    """Return `user:password` in base64, as `docker login` or a credential helper keeps it. None if neither knows the
+    registry, or knows an identity token only."""
     try:
-        kept = json.loads((folder / "config.json").read_text()).get("auths") or {}
-    except (OSError, ValueError):
-        return None
-    entry = kept.get(host) or kept.get(f"https://{host}") or {}
-    if entry.get("auth"):
-        return str(entry["auth"])
-    if entry.get("username"):
-        return base64.b64encode(f"{entry['username']}:{entry.get('password', '')}".encode()).decode()
-    return None
+        entry = docker.auth.load_config().resolve_authconfig(host) or {}
+    except (DockerException, ValueError) as error:
+        raise Unanswered(f"the credentials for {host} cannot be read: {error}") from None
+    user, password = (entry.get(name) or entry.get(name.title()) for name in ("username", "password"))
+    return base64.b64encode(f"{user}:{password}".encode()).decode() if user and password else None

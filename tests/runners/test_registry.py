@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -70,21 +71,39 @@ def make_registry() -> Iterator[Callable[[str], str]]:
         server.server_close()
 
 
+HELPER = """#!/bin/sh
+read -r host
+[ "$host" = "$KNOWN_HOST" ] || { echo 'credentials not found in native keychain'; exit 1; }
+echo '{"Username": "ana", "Secret": "secret"}'
+"""
+
+
 @pytest.fixture
-def log_in(tmp_path: Path, monkeypatch: Any) -> Callable[[str, dict[str, str]], None]:
+def log_in(tmp_path: Path, monkeypatch: Any) -> Callable[[str, str], None]:
+    """Keeps ana's password for a host as `docker login` would: in the file itself, or in one of two kinds of helper."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
 
-    def keep(host: str, entry: dict[str, str]) -> None:
-        (tmp_path / "config.json").write_text(json.dumps({"auths": {host: entry}}))
+    def keep(host: str, where: str) -> None:
+        helper = tmp_path / "docker-credential-test"
+        helper.write_text(HELPER)
+        helper.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        monkeypatch.setenv("KNOWN_HOST", host)
+        config = {
+            "auths": {"auths": {host: {"auth": SECRET}}},
+            "credHelpers": {"credHelpers": {host: "test"}},
+            "credsStore": {"auths": {host: {}}, "credsStore": "test"},
+        }
+        (tmp_path / "config.json").write_text(json.dumps(config[where]))
 
     return keep
 
 
 @pytest.mark.parametrize("kind", ["open", "basic", "bearer"])
-@pytest.mark.parametrize("entry", [{"auth": SECRET}, {"username": "ana", "password": "secret"}])
-def test_what_is_there_and_what_is_not(make_registry: Any, log_in: Any, kind: str, entry: dict[str, str]) -> None:
+@pytest.mark.parametrize("where", ["auths", "credHelpers", "credsStore"])
+def test_what_is_there_and_what_is_not(make_registry: Any, log_in: Any, kind: str, where: str) -> None:
     host = make_registry(kind)
-    log_in(host, entry)
+    log_in(host, where)
     expected = DIGEST if kind == "open" else ""
     assert digest_of(f"{host}/team/it:1", insecure=True) == expected
     assert digest_of(f"{host}/team/it@{DIGEST}", insecure=True) == expected
@@ -111,6 +130,16 @@ def test_names_of_one_repository_are_alike(image: str, repository: str) -> None:
 def test_who_may_not_ask_is_not_told(make_registry: Any, log_in: Any, kind: str) -> None:
     host = make_registry(kind)
     with pytest.raises(Unanswered, match=host):
+        digest_of(f"{host}/team/it:1", insecure=True)
+
+
+@pytest.mark.filterwarnings("ignore:docker-credential-missing")
+@pytest.mark.parametrize("problem", ["auths", "credsStore"])
+def test_unreadable_credentials_are_named(make_registry: Any, log_in: Any, tmp_path: Path, problem: str) -> None:
+    host = make_registry("basic")
+    config = {"auths": {"auths": {host: {"auth": "not base64"}}}, "credsStore": {"credsStore": "missing"}}
+    (tmp_path / "config.json").write_text(json.dumps(config[problem]))
+    with pytest.raises(Unanswered, match=f"credentials for {host} cannot be read"):
         digest_of(f"{host}/team/it:1", insecure=True)
 
 
