@@ -341,6 +341,12 @@ class Runner(abc.ABC):
         """
 
     @abc.abstractmethod
+    def probe(self) -> None:
+        """Return as `check` does, but create nothing, neither in the backend nor on this machine. For `polyjob doctor`
+        where no server runs. Raises as `check`.
+        """
+
+    @abc.abstractmethod
     def build(self, spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool]) -> str | None:
         """Build and return the artifact: a short text that `start` of this runner understands, None if there is
         nothing to keep. Blocks, possibly for minutes.

@@ -78,6 +78,7 @@ from runners.docker_engine import (
     refusal,
     state_of,
     unless,
+    usable,
 )
 from runners.docker_images import MISSING, find, held_images, image_of, inspected, outdated, remove_image, tag_of
 from runners.docker_logs import LogCursor, Logs
@@ -165,6 +166,14 @@ class DockerRunner(RemoteRunner):
     def check(self) -> None:
         with contract_errors():
             self._api().ping()
+
+    def probe(self) -> None:
+        with contract_errors():
+            client = connect()
+            try:
+                usable(client)
+            finally:
+                client.close()
 
     def close(self) -> None:
         self._is_closed = True

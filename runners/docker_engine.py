@@ -117,9 +117,9 @@ def knock(url: str) -> None:
             raise OSError(f"nobody answers at {path} ({error.strerror or error})") from None
 
 
-def look_up(client: Any, installation: str) -> Facts:
-    """Find out who the Engine is and what it can do. Marks an Engine that is met for the first time. Raises
-    RunnerUnavailable for one that lacks something necessary, and what the client raises."""
+def usable(client: Any) -> tuple[dict[str, Any], str]:
+    """Return what the Engine says of itself, and the log driver that jobs use. Raises RunnerUnavailable for an Engine
+    that lacks something necessary, and what the client raises."""
     info = client.info()
     drivers = (info.get("Plugins") or {}).get("Log") or ()
     log_driver = next((driver for driver in LOG_DRIVERS if driver in drivers), None)
@@ -134,6 +134,13 @@ def look_up(client: Any, installation: str) -> Facts:
         raise RunnerUnavailable(
             f"The Docker Engine has none of the log drivers {', '.join(LOG_DRIVERS)}: polyjob could not read the logs."
         )
+    return info, log_driver
+
+
+def look_up(client: Any, installation: str) -> Facts:
+    """Find out who the Engine is and what it can do. Marks an Engine that is met for the first time. Raises as
+    `usable`."""
+    info, log_driver = usable(client)
     return Facts(
         marks=_marks(client, installation),
         own_id=info.get("ID") or "",

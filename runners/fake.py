@@ -94,6 +94,9 @@ class FakeRunner(RemoteRunner):
 
     def check(self) -> None:
         self._note("check")
+        self.probe()
+
+    def probe(self) -> None:
         if os.path.exists(os.path.join(self.folder, "unavailable")):
             raise RunnerUnavailable("the fake back end is switched off")
 

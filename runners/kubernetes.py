@@ -114,6 +114,10 @@ class KubernetesRunner(RemoteRunner):
             self._ready()
             self._rights.check()
 
+    def probe(self) -> None:
+        with _said():
+            self._rights.check()
+
     def close(self) -> None:
         self._hints.close()
         self._logs.close()

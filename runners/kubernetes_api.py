@@ -192,7 +192,8 @@ class Api:
             text = f"The Kubernetes API server cannot be reached: {_cause(error)}. {HOW_TO_GET_ONE}"
             raise RunnerUnavailable(text) from None
         except config.ConfigException as error:
-            raise RunnerUnavailable(f"There is no way to a Kubernetes cluster: {error}. {HOW_TO_GET_ONE}") from None
+            reason = str(error).rstrip(".")
+            raise RunnerUnavailable(f"There is no way to a Kubernetes cluster: {reason}. {HOW_TO_GET_ONE}") from None
 
 
 class Listing:

@@ -75,13 +75,16 @@ class ProcessRunner(Runner):
 
     def check(self) -> None:
         self._make_folder()
+        self.probe()
+        self._link.check()
+
+    def probe(self) -> None:
         try:
             stat_of(os.getpid())
             os.close(os.pidfd_open(os.getpid()))
         except (OSError, AttributeError) as error:
             raise RunnerUnavailable(f"the process runner needs /proc and Linux 5.3 or newer: {error}") from error
         account_of(self.settings)
-        self._link.check()
 
     def build(self, spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool]) -> str | None:
         return build(spec, log, cancelled, self.settings)

@@ -16,8 +16,10 @@ import requests
 
 from polyjob.cli.client import Client, Failing, NoServer, ServerError, connect, local_settings
 from polyjob.cli.tables import print_json, size
-from polyjob.settings import Settings
+from polyjob.settings import SettingError, Settings
 
+UNKNOWN = "0" * 32
+"""In place of the installation's id, by which a runner finds what it has made."""
 Finding = tuple[str, bool | None, str]
 """(part, whether it works; None = it does, and yet, what to know or do)"""
 
@@ -98,16 +100,45 @@ def _of_server(client: Client) -> Iterator[Finding]:
         parts = _readiness(client)
     except (NoServer, ServerError) as error:
         yield "server", False, str(error)
+        if client.is_local:
+            yield _of_runner(local_settings())
         return
     yield "server", True, client.url
+    is_unwatched = client.is_local and not parts["engine"]["ok"]
     for name, part in parts.items():
-        if isinstance(part, dict):
+        if name == "runner" and is_unwatched:
+            yield _of_runner(local_settings())
+        elif isinstance(part, dict):
             yield name, bool(part["ok"]), "works" if part["ok"] else f"{part['why']}{_advice(name)}"
     try:
         me = client.get("/users")
         yield "key", True, f"of {me['username']}{', an administrator' if me['is_superuser'] else ''}"
     except ServerError as error:
         yield "key", False, f"{error} Set POLYJOB_TOKEN to a key of yours."
+
+
+def _of_runner(settings: Settings) -> Finding:
+    """Return what a server with these settings would say of its runner."""
+    import runners
+    from polyjob.engine.retrying import words
+    from polyjob.first_start import check
+    from polyjob.specs import runner_settings
+
+    try:
+        check(settings)
+        runner = runners.load(settings.runner, runner_settings(settings, UNKNOWN), lambda: None)
+    except (SettingError, RuntimeError) as error:
+        return "runner", False, f"{error}."
+    except ImportError as error:
+        package = f"pip install 'polyjob[{settings.runner}]'"
+        return "runner", False, f"The {settings.runner} runner cannot be loaded: {error}. `{package}` installs it."
+    try:
+        runner.probe()
+    except Exception as error:  # a defect of the runner counts as a backend that does not work
+        return "runner", False, " ".join(words(error).split())
+    finally:
+        runner.close()
+    return "runner", True, f"{settings.runner}: works from here"
 
 
 def _readiness(client: Client) -> dict[str, Any]:

@@ -37,6 +37,13 @@ def test_check_returns_again_and_again(harness: Harness) -> None:
     harness.runner.check()
 
 
+def test_probe_creates_nothing(harness: Harness) -> None:
+    before = sorted(harness.data.rglob("*"))
+    harness.another().probe()
+    assert sorted(harness.data.rglob("*")) == before
+    assert harness.another().inventory() == {}
+
+
 def test_a_job_runs_to_its_end(harness: Harness) -> None:
     spec = harness.says("hello\n")
     handle = harness.runner.start(spec, None)

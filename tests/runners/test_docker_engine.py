@@ -10,7 +10,7 @@ from docker.errors import APIError, NotFound
 
 from runners.base import JobSpec, Resources, RunnerRefused, RunnerUnavailable, StartFailed
 from runners.docker_containers import ignored_limits, log_config
-from runners.docker_engine import look_up, refusal
+from runners.docker_engine import look_up, refusal, usable
 
 INFO = {
     "ID": "one", "Name": "node", "Driver": "overlay2", "OSType": "linux", "Architecture": "x86_64", "SwapLimit": True,
@@ -79,6 +79,12 @@ def test_engine_is_marked_once() -> None:
     first, second = look_up(engine, "i"), look_up(engine, "i")
     assert first.marks == second.marks == set(engine.made)
     assert look_up(Engine(), "i").marks != first.marks
+
+
+def test_engine_that_is_only_probed_is_not_marked() -> None:
+    engine = Engine()
+    assert usable(engine) == (INFO, "local")
+    assert engine.made == []
 
 
 def test_two_marks_made_at_once_are_one_engine() -> None:
