@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def anchors(page):
@@ -31,3 +31,9 @@ def test_tables_begin_with_a_header(page):
     for before, line, after in zip(lines, lines[1:], lines[2:], strict=False):
         if line.startswith("| ") and not before.startswith("|"):
             assert re.fullmatch(r"\|[-:| ]+", after), line
+
+
+def test_the_index_leads_to_every_page():
+    index = (ROOT / "docs/index.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "index.md" or f"]({page.name})" in index, page.name

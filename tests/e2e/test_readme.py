@@ -19,7 +19,7 @@ BLOCK = re.compile(r"^```(sh|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 def tour() -> list[tuple[str, str]]:
     """The (command, expected output) of the tour; the output is empty where the README shows none."""
-    text = (ROOT / "README.md").read_text().partition("## Five minutes")[2].partition("Now kill the server")[0]
+    text = (ROOT / "README.md").read_text().partition("## Five minutes")[2].partition("Kill the server")[0]
     steps = []
     for kind, body in BLOCK.findall(text):
         if kind == "sh":
