@@ -47,8 +47,8 @@ from polyjob.pages.forms import local_path
 from polyjob.settings import Settings
 
 API = "/api/v1"
-OLD_HEALTH = ("/_health", "/statusz")
-"""Other paths of `/healthz`, in the documented API's versions."""
+ALIASES = {"/_health": "health.healthz", "/statusz": "health.healthz"} | streams.OLD_PATHS
+"""Path of an earlier version of the documented API → the operation, whose permissions it has."""
 _WITHOUT_DATABASE = frozenset({"health.healthz", "health.readyz", "pages.static", "api-docs.openapi_json"})
 
 
@@ -130,13 +130,12 @@ def _register_blueprints(app: Flask) -> None:
     ):
         api.register_blueprint(module.blp, url_prefix=API)
     api.register_blueprint(service.health)
-    app.register_blueprint(streams.old)
     app.register_blueprint(pages.blp)
     app.add_url_rule("/api/<version>", view_func=no_such_api)
     app.add_url_rule("/app", view_func=dashboard)
     app.add_url_rule("/app/<path:page>", view_func=dashboard)
-    for path in OLD_HEALTH:
-        app.add_url_rule(path, "health.healthz", methods=["GET"])
+    for path, operation in ALIASES.items():
+        app.add_url_rule(path, operation, methods=["GET"])
 
 
 def no_such_api(version: str) -> Response:

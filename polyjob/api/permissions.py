@@ -149,10 +149,6 @@ _SCOPES = {"read": Scope.READ, "submit": Scope.SUBMIT, "mark": Scope.SUBMIT}
 NOT_ALLOWED = "You do not have permission to perform this action."
 
 
-NEEDS_OF_OLD = ("read", False)
-"""What the old addresses of streams need."""
-
-
 def is_open(endpoint: str | None) -> bool:
     """Whether no key is asked for. A path of no view asks for one, and so tells nobody anything."""
     return NEEDS.get(endpoint or "", ("", False))[0] == "open"
@@ -162,8 +158,7 @@ def check(endpoint: str | None, arguments: Mapping[str, Any], identity: Identity
     """Raises Forbidden where this key, whatever its user may do, is not good for the operation."""
     if endpoint is None:
         return
-    is_old = endpoint.startswith("old_streams.")
-    need, job_may = NEEDS_OF_OLD if is_old else NEEDS.get(endpoint, ("nobody", False))
+    need, job_may = NEEDS.get(endpoint, ("nobody", False))
     if identity.job is not None:
         if not job_may or arguments.get("job_id") != identity.job.id:
             raise Forbidden(

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import flask
 from flask import Response, request
 from wsproto.frame_protocol import CloseReason
 
@@ -24,7 +23,7 @@ from polyjob.api.paths import UPGRADE
 from polyjob.api.problems import problem
 from polyjob.api.websocket import Gone, WebSocket, offers
 from polyjob.auth import permit
-from polyjob.errors import Invalid, NotFound, Problem
+from polyjob.errors import Invalid, Problem
 from polyjob.models import Build, Job
 from polyjob.watch import Changed, Grown, Nothing, RunDeleted, Story, WatchEnded, WatchRefused
 
@@ -47,7 +46,13 @@ _SPOKEN = {
 }
 
 blp = Blueprint("streams", __name__, description="Logs over WebSocket, for old clients.")
-old = flask.Blueprint("old_streams", __name__)
+
+OLD_PATHS = {
+    f"{prefix}{run}/logs": operation
+    for prefix in PREFIXES
+    for run, operation in ((JOB, "streams.stream_job_log"), (BUILD, "streams.stream_build_log"))
+}
+"""Other path of a stream → its operation. The same operation has the same permissions."""
 
 
 @blp.get(f"{JOB}/logs/stream")
@@ -66,24 +71,9 @@ def stream_build_log(username: str, project_name: str, build_id: int) -> Respons
     return _stream(build, store().build_log(build.uuid))
 
 
-def no_resources(username: str, project_name: str, **run: int) -> Response:
-    """What clients also ask for, and nobody ever served for jobs."""
-    find_project(username, project_name)
-    raise NotFound("The use of resources is not streamed.")
-
-
-for _prefix in PREFIXES:
-    _name = _prefix.strip("/").replace("/", "_")
-    old.add_url_rule(f"{_prefix}{JOB}/logs", f"job_log_{_name}", stream_job_log)
-    old.add_url_rule(f"{_prefix}{BUILD}/logs", f"build_log_{_name}", stream_build_log)
-    old.add_url_rule(f"{_prefix}{JOB}/resources", f"job_resources_{_name}", no_resources)
-    old.add_url_rule(f"{_prefix}{BUILD}/resources", f"build_resources_{_name}", no_resources)
-
-
 def is_handshake() -> bool:
     """Whether the request offers to speak WebSocket to a view of this module."""
-    is_ours = request.blueprint in (blp.name, old.name)
-    return is_ours and request.method == "GET" and request.environ.get(UPGRADE) == "websocket"
+    return request.blueprint == blp.name and request.method == "GET" and request.environ.get(UPGRADE) == "websocket"
 
 
 class _Spoken(Response):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import inspect
 import re
 from pathlib import Path
 
@@ -106,6 +107,30 @@ def test_every_operation_has_its_line(app):
     assert not missing, f"add to polyjob/api/permissions.py: {missing}"
     assert NEEDS.keys() <= {endpoint for endpoint, _, _ in operations(app)}
     assert {need for need, _ in NEEDS.values()} == {"open", *SCOPE}
+
+
+def test_view_of_the_api_is_one_operation(app):
+    """Or two paths of the same thing could have different permissions."""
+    operations_of = {}
+    for endpoint in {rule.endpoint for rule in app.url_map.iter_rules() if not rule.endpoint.startswith("pages.")}:
+        operations_of.setdefault(inspect.unwrap(app.view_functions[endpoint]), []).append(endpoint)
+    assert len(operations_of) > 90
+    assert [names for names in operations_of.values() if len(names) > 1] == []
+
+
+@pytest.mark.parametrize("run", ["jobs", "builds"])
+@pytest.mark.parametrize(
+    "who", ["nobody", "unknown key", "job", "other job", "ended job", "read", "bound", "bound elsewhere", "stranger",
+            "browser", "browser without its token"]
+)  # fmt: skip
+def test_paths_of_a_stream_have_the_same_permissions(there, who, run):
+    client = caller(there, who)
+    address = f"ana/demo/{run}/{2 if run == 'jobs' else 1}/logs"
+    paths = [f"/api/v1/{address}/stream", f"/ws/v1/{address}", f"/v1/{address}", f"/ws/v1/{address}/"]
+    statuses = [client.get(path).status_code for path in paths]
+    assert len(set(statuses)) == 1
+    wanted = expected("streams.stream_job_log" if run == "jobs" else "streams.stream_build_log", "GET", who)
+    assert statuses[0] == (426 if wanted == OK else wanted)
 
 
 def expected(endpoint, method, caller):
