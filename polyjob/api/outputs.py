@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from typing import Any
 
@@ -46,6 +47,7 @@ _ARCHIVE = {
     }
 }
 _CONTENT = {"responses": {400: "BAD_REQUEST", 409: "CONFLICT"}}
+_UNCHANGED = {304: {"description": "It is as the ETag in `If-None-Match` says."}}
 
 blp = Blueprint("outputs", __name__, description="The files that jobs leave.")
 
@@ -95,10 +97,13 @@ def tree_of_outputs(username: str, project_name: str, job_id: int) -> dict[str, 
 
 
 @blp.get(f"{JOB}/outputs/files")
-@blp.doc(parameters=[PATH | {"required": True}], **_CONTENT)
+@blp.doc(parameters=[PATH | {"required": True}], responses=_CONTENT["responses"] | _UNCHANGED)
 @blp.response(200, {"type": "string", "format": "binary"}, content_type="application/octet-stream")
 def file_of_outputs(username: str, project_name: str, job_id: int) -> Response:
-    """Download one file of a job's outputs"""
+    """Download one file of a job's outputs
+
+    Of a job that is done, the file has an `ETag` and takes `If-None-Match`.
+    """
     outputs = readable(jobs.find(find_project(username, project_name), job_id))
     path = asked_name("path")
     if not path:
@@ -106,7 +111,14 @@ def file_of_outputs(username: str, project_name: str, job_id: int) -> Response:
     size, content = outputs.open_file(path)
     response = Response(content, mimetype="application/octet-stream")
     response.content_length = size
-    return attach(response, name_of(path).rstrip("/").rsplit("/", 1)[-1])
+    attach(response, name_of(path).rstrip("/").rsplit("/", 1)[-1])
+    if isinstance(outputs, LiveOutputs):
+        return response
+    name = path.strip("/").encode("utf-8", "surrogateescape")
+    response.set_etag(hashlib.sha256(outputs.etag.encode() + b"/" + name).hexdigest()[:32])
+    response.headers["Cache-Control"] = "private, no-cache"
+    response.make_conditional(request)
+    return response
 
 
 def readable(job: Job) -> Outputs | LiveOutputs:

@@ -281,3 +281,27 @@ def test_sparse_file_is_served_by_its_true_bytes(client, running, store):
     answer = client.get(f"{URL}/files?path=sparse")
     assert (answer.headers["Content-Length"], answer.data == expected) == (str(3 << 20), True)
     assert unpack(client.get(URL).data)["1/sparse"] == expected
+
+
+def test_one_sealed_file_is_sent_once(client, done):
+    first, other = (client.get(f"{URL}/files?path={path}") for path in ("a.txt", "deep/b.bin"))
+    assert first.headers["ETag"] != other.headers["ETag"]
+    for path in ("a.txt", "/a.txt/"):
+        again = client.get(f"{URL}/files?path={path}", headers={"If-None-Match": first.headers["ETag"]})
+        assert (again.status_code, again.data) == (304, b"")
+    changed = client.get(f"{URL}/files?path=a.txt", headers={"If-None-Match": other.headers["ETag"]})
+    assert (changed.status_code, changed.data) == (200, b"first\n")
+    missing = client.get(f"{URL}/files?path=b.txt", headers={"If-None-Match": first.headers["ETag"]})
+    assert missing.status_code == 404
+
+
+def test_file_of_running_job_has_no_etag(client, running):
+    answer = client.get(f"{URL}/files?path=a.txt")
+    assert "ETag" not in answer.headers
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_part_of_a_file_is_not_offered(client, done):
+    answer = client.get(f"{URL}/files?path=a.txt", headers={"Range": "bytes=1-2"})
+    assert (answer.status_code, answer.data) == (200, b"first\n")
+    assert "Accept-Ranges" not in answer.headers
