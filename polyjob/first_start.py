@@ -66,6 +66,11 @@ def check(settings: Settings) -> None:
         raise SettingError(
             f"the data folder {str(settings.data_dir)!a} cannot be used: its path has a control character"
         )
+    if settings.runner == "process" and os.pathsep in str(settings.data_dir):
+        raise SettingError(
+            f"the data folder {str(settings.data_dir)!a} cannot be used: its path has a `{os.pathsep}`, which would "
+            "split the PATH of builds; choose a folder without one"
+        )
     if settings.runner not in RUNNERS:
         names = ", ".join(name for name in RUNNERS if name != "fake")
         raise SettingError(f"POLYJOB_RUNNER={settings.runner!r} is not valid: it takes one of: {names}")

@@ -144,7 +144,8 @@ class Settings:
     data_dir: Path = _setting(
         _path,
         "",
-        "Folder of the database, logs, outputs and builds.",
+        "Folder of the database, logs, outputs and builds. Its path has no control character, and with the process "
+        "runner no `:`.",
         "`$XDG_DATA_HOME/polyjob`, else `~/.local/share/polyjob`",
     )
     host: str = _setting(_text, "127.0.0.1", "Address that the server listens on.")

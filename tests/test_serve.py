@@ -26,7 +26,7 @@ from polyjob import helper, serve
 from polyjob.cli import main
 from polyjob.clock import now
 from polyjob.database import open_database, write
-from polyjob.first_start import first_start, warnings
+from polyjob.first_start import check, first_start, warnings
 from polyjob.lock import EngineLock
 from polyjob.models import Job
 from polyjob.settings import SettingError, read_settings
@@ -505,6 +505,20 @@ def test_a_data_folder_with_a_control_character_is_refused(verb, name, tmp_path)
     line = fails(verb, *port, "--data-dir", str(tmp_path / name))
     assert line.endswith("cannot be used: its path has a control character")
     assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("verb", ["serve", "engine"])
+@pytest.mark.parametrize("name", ["a:b", ":", "a:b/c"])
+def test_data_folder_that_would_split_path_is_refused(verb, name, tmp_path):
+    port = ["--port", "0"] if verb == "serve" else []
+    line = fails(verb, *port, "--data-dir", str(tmp_path / name))
+    assert line.endswith(": its path has a `:`, which would split the PATH of builds; choose a folder without one")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("runner", ["docker", "kubernetes", "fake"])
+def test_runner_without_virtualenvs_takes_a_data_folder_with_a_colon(runner, settings, tmp_path):
+    check(dataclasses.replace(settings, runner=runner, data_dir=tmp_path / "a:b"))
 
 
 def test_a_relative_data_folder_below_a_removed_folder_is_refused(tmp_path, monkeypatch):
