@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from polyjob.lock import engine_running
-from polyjob.settings import Settings, environment
+from polyjob.settings import Settings, absolute_path, environment
 
 PARENT_PIPE = "POLYJOB_PARENT_PIPE"
 """Names the descriptor that a child of ours reads «end of file» from once its parent is gone."""
@@ -219,10 +219,10 @@ def child_environment(settings: Settings) -> dict[str, str]:
 
 
 def absolute(path: str) -> str:
-    """The path, as seen from this process's folder. As it is where that folder is gone."""
+    """Return the path as seen from this process's folder, or unchanged where that folder was removed."""
     try:
-        return str(Path(path).absolute())
-    except FileNotFoundError:
+        return str(absolute_path(path))
+    except ValueError:
         return path
 
 

@@ -79,15 +79,21 @@ def _indices(value: str) -> tuple[int, ...]:
     return () if value == "none" else tuple(dict.fromkeys(map(_whole, _words(value))))
 
 
-def _path(value: str) -> Path:
+def absolute_path(value: str | Path) -> Path:
+    """Return a path that stays valid when the working folder is removed: absolute, and without `..`.
+
+    Links are followed only where the path has a `..`. Raises ValueError for a relative path in a removed folder, and
+    for a home folder that does not exist.
+    """
     try:
-        return Path(value).expanduser().absolute()
-    except FileNotFoundError:  # the working folder was removed
-        raise ValueError from None
+        path = Path(value).expanduser().absolute()
+        return path.resolve() if ".." in path.parts else path
+    except (OSError, RuntimeError):
+        raise ValueError(f"{str(value)!r} cannot be made absolute; give an absolute path") from None
 
 
 def _file(value: str) -> str:
-    return str(_path(value)) if value else ""
+    return str(absolute_path(value)) if value else ""
 
 
 def _address(value: str) -> str:
@@ -119,7 +125,7 @@ _KINDS: dict[Callable[[str], Any], str] = {
     _yes_no: "yes or no",
     _words: "names, separated by blanks or commas",
     _indices: "indices, separated by blanks or commas, or `none`",
-    _path: "a path",
+    absolute_path: "a path",
     _resources: "words such as `limits.cpu=200m`, or `none`",
     _file: "the path of a file",
     _address: "`http://` or `https://` and a host, with no path after it",
@@ -142,7 +148,7 @@ class Settings:
     """The settings of one process; frozen. See each field's `help`."""
 
     data_dir: Path = _setting(
-        _path,
+        absolute_path,
         "",
         "Folder of the database, logs, outputs and builds. Its path has no control character, and with the process "
         "runner no `:`.",

@@ -491,10 +491,10 @@ def test_the_working_folder_may_be_removed(when, tmp_path):
 
 def test_relative_paths_of_the_environment_reach_children_as_absolute(settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KUBECONFIG", f"a.yml{os.pathsep}/b.yml")
+    monkeypatch.setenv("KUBECONFIG", f"a.yml{os.pathsep}/b.yml{os.pathsep}/gone/../c.yml")
     monkeypatch.setenv("PYTHONPATH", f"{os.pathsep}lib")
     environ = helper.child_environment(settings)
-    assert environ["KUBECONFIG"] == f"{tmp_path}/a.yml{os.pathsep}/b.yml"
+    assert environ["KUBECONFIG"] == f"{tmp_path}/a.yml{os.pathsep}/b.yml{os.pathsep}/c.yml"
     assert environ["PYTHONPATH"] == f"{ROOT}{os.pathsep}{tmp_path}/lib"
 
 
@@ -527,6 +527,17 @@ def test_a_relative_data_folder_below_a_removed_folder_is_refused(tmp_path, monk
     (tmp_path / "start").rmdir()
     with pytest.raises(SettingError, match="POLYJOB_DATA_DIR='data' is not valid"):
         read_settings({"POLYJOB_DATA_DIR": "data"})
+
+
+@pytest.mark.parametrize("folder", ["data", "../data", "~no-such-user/data"])
+@pytest.mark.parametrize("verb", [["serve", "--port", "0"], ["engine"], ["gc"], ["give-up", "1"]])
+def test_a_folder_that_cannot_be_made_absolute_is_refused(verb, folder, tmp_path, monkeypatch):
+    (tmp_path / "start").mkdir()
+    monkeypatch.chdir(tmp_path / "start")
+    (tmp_path / "start").rmdir()
+    result = CliRunner().invoke(main, [*verb, "--data-dir", folder])
+    assert result.exit_code == 1
+    assert result.output == f"polyjob: --data-dir: {folder!r} cannot be made absolute; give an absolute path\n"
 
 
 def test_a_port_that_becomes_free_is_waited_for(settings):

@@ -122,6 +122,28 @@ def test_relative_paths_become_absolute(tmp_path, monkeypatch):
     assert read_settings({}).kube_config == ""
 
 
+def test_paths_do_not_need_the_folders_before_dots(tmp_path, monkeypatch):
+    start = tmp_path / "start"
+    start.mkdir()
+    monkeypatch.chdir(start)
+    settings = read_settings({"POLYJOB_DATA_DIR": "../data", "POLYJOB_KUBE_CONFIG": f"{start}/sub/../../kube.yml"})
+    start.rmdir()
+    assert settings.data_dir == tmp_path / "data"
+    assert settings.kube_config == str(tmp_path / "kube.yml")
+
+
+def test_dots_behind_a_link_lead_where_the_system_leads(tmp_path):
+    (tmp_path / "disk/polyjob").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("disk/polyjob")
+    assert read_settings({"POLYJOB_DATA_DIR": f"{tmp_path}/link/../data"}).data_dir == tmp_path / "disk/data"
+    assert read_settings({"POLYJOB_DATA_DIR": f"{tmp_path}/link"}).data_dir == tmp_path / "link"
+
+
+def test_a_home_folder_that_does_not_exist_is_refused():
+    with pytest.raises(SettingError, match="POLYJOB_DATA_DIR='~no-such-user/data' is not valid"):
+        read_settings({"POLYJOB_DATA_DIR": "~no-such-user/data"})
+
+
 def test_an_empty_variable_is_not_set_and_an_override_wins():
     assert read_settings({"POLYJOB_PORT": ""}).port == 8000
     assert read_settings({"POLYJOB_PORT": "9"}, port=0).port == 0

@@ -23,7 +23,7 @@ def opened(data_dir: Path | None) -> Iterator[Settings]:
     from polyjob.database import close_database, open_database
     from polyjob.migrations import current, latest
 
-    settings = read(data_dir=data_dir.expanduser().absolute() if data_dir else None)
+    settings = read(data_dir)
     if not (settings.data_dir / "polyjob.db").exists():
         fail(f"there is no polyjob in {settings.data_dir}; start one with `polyjob serve`")
     settings = of_running_server(settings) or settings

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
-from polyjob.settings import SettingError, Settings, read_settings
+from polyjob.settings import SettingError, Settings, absolute_path, read_settings
 
 
 def fail(error: object) -> NoReturn:
@@ -19,9 +19,14 @@ def fail(error: object) -> NoReturn:
     sys.exit(1)
 
 
-def read(**overrides: Any) -> Settings:
+def read(data_dir: Path | None = None, **overrides: Any) -> Settings:
+    """Return the settings. A wrong one, or an unusable `--data-dir`, ends the command with one line and exit code 1."""
     try:
-        return read_settings(os.environ, **overrides)
+        folder = absolute_path(data_dir) if data_dir else None
+    except ValueError as error:
+        fail(f"--data-dir: {error}")
+    try:
+        return read_settings(os.environ, data_dir=folder, **overrides)
     except SettingError as error:
         fail(error)
 
@@ -38,8 +43,7 @@ def serve(host: str | None, port: int | None, data_dir: Path | None, runner: str
     """
     from polyjob.serve import CannotServe, run
 
-    folder = data_dir.expanduser().absolute() if data_dir else None
-    settings = read(host=host, port=port, data_dir=folder, runner=runner)
+    settings = read(data_dir, host=host, port=port, runner=runner)
     try:
         sys.exit(run(settings))
     except CannotServe as error:
@@ -57,7 +61,7 @@ def engine(data_dir: Path | None) -> None:
     from polyjob.helper import end_with_parent
 
     end_with_parent()
-    settings = read(data_dir=data_dir.expanduser().absolute() if data_dir else None)
+    settings = read(data_dir)
     try:
         check(settings)
         logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
