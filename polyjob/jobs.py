@@ -148,7 +148,7 @@ def waiting_reason(job: Job, position: int | None) -> str | None:
         return None
     if job.status is Status.CREATED:
         ahead, held = (position or 1) - 1, slots_note()
-        asked = specs.gpus_asked(job.config, job.runner)
+        asked = 0 if text_of(job.notes, specs.GPU) else specs.gpus_asked(job.config, job.runner)
         reason = f"Waits for a free slot; {ahead} {'job is' if ahead == 1 else 'jobs are'} ahead of it."
         if asked and not ahead:
             reason = f"Waits for {asked} free {'GPU' if asked == 1 else 'GPUs'}, or for a free slot."

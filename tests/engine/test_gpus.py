@@ -80,3 +80,9 @@ def test_where_there_are_none_the_process_runner_goes_on_without_and_docker_refu
     assert [note["kind"] for note in specs.check(config(1), "process", 0)] == ["environment.resources.gpu"]
     with pytest.raises(Invalid):
         specs.check(config(1) | {"build": {"image": "a"}}, "docker", 0)
+
+
+def test_a_job_that_goes_on_without_waits_for_a_slot(world, settings, project, user):
+    without = World(dataclasses.replace(settings, gpus=(), slots=1, runner="process"), project, user)
+    _, waiting = submit(without, 0, 1)
+    assert jobs.waiting_reason(waiting, 1) == "Waits for a free slot; 0 jobs are ahead of it."
