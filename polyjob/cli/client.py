@@ -16,7 +16,7 @@ import click
 import requests
 import urllib3
 
-from polyjob.cli import FAILED, LOST_SERVER, STOPPED
+from polyjob.cli import LOST_SERVER, STOPPED
 from polyjob.cli.streams import OutputFailed, printable
 from polyjob.first_names import ADDRESS_FILE, PROJECT, TOKEN_FILE
 from polyjob.settings import SettingError, Settings, read_settings
@@ -326,7 +326,7 @@ def fail(error: object, code: int = 1) -> NoReturn:
 class Failing:
     """Report an error raised inside the block, and end the command with `code`.
 
-    A server that is lost while a job goes on has an exit code of its own where `code` is FAILED.
+    A server that is lost while the command follows a job has an exit code of its own.
     """
 
     def __init__(self, code: int = 1) -> None:
@@ -338,8 +338,8 @@ class Failing:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ServerError) and error.status == 401:
             fail(f"{error}\n{HOW_TO_GET_A_TOKEN}", self._code)
-        if isinstance(error, LostServer) and self._code == FAILED:
-            fail(error, LOST_SERVER)
+        if isinstance(error, LostServer):
+            fail(f"{error}\nJobs are not affected. Give the same command again to come back.", LOST_SERVER)
         if isinstance(error, ServerError | NoServer | Wrong | OutputFailed):
             fail(error, self._code)
         if isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError):

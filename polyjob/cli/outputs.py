@@ -7,7 +7,7 @@ import gzip
 import os
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -78,7 +78,7 @@ def _target(output: str | None, name: str) -> str:
 
 
 def _list(client: Client, at: str, path: str, is_json: bool) -> None:
-    found = sorted(_below(client, at, path.strip("/")))
+    found = _below(client, at, path.strip("/"))
     if is_json:
         print_json([{"path": name, "size": length} for name, length in found])
         return
@@ -86,15 +86,18 @@ def _list(client: Client, at: str, path: str, is_json: bool) -> None:
         click.echo(f"{size(length):>10}  {printable(name)}")
 
 
-def _below(client: Client, at: str, folder: str) -> list[tuple[str, int]]:
-    found, waiting = [], [folder]
-    while waiting:
-        here = waiting.pop()
-        prefix = f"{here}/" if here else ""
-        for listed in client.parts(f"{at}/outputs/tree", path=os.fsencode(here)):
-            found += [(f"{prefix}{name}", length) for name, length in listed["files"]]
-            waiting += [f"{prefix}{name}" for name in listed["dirs"]]
-    return found
+def _below(client: Client, at: str, folder: str) -> Iterator[tuple[str, int]]:
+    """Yield path and size of each file below a folder, in order of path. Asks for a folder when its turn comes."""
+    prefix = f"{folder}/" if folder else ""
+    entries: list[tuple[str, int]] = []
+    for listed in client.parts(f"{at}/outputs/tree", path=os.fsencode(folder)):
+        entries += [(f"{prefix}{name}", length) for name, length in listed["files"]]
+        entries += [(f"{prefix}{name}/", 0) for name in listed["dirs"]]
+    for path, length in sorted(entries):
+        if path.endswith("/"):
+            yield from _below(client, at, path[:-1])
+        else:
+            yield path, length
 
 
 def _save(target: str, fetch: Callable[[BinaryIO, bool], int]) -> None:

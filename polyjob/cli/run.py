@@ -230,12 +230,13 @@ def wait(jobs: tuple[str, ...], project: str | None, timeout: float | None, quie
         for name in jobs:
             path = run_path(client, name, project)
             job = client.get(path)
-            client.patience, client.on_outage = BROKEN, say
+            client.on_outage = say
             while not job["finished_at"]:
                 left = 30.0 if deadline is None else deadline - time.monotonic()
                 if left <= 0:
                     say(f"{job['unique_name']} is still {job['last_status']}.")
                     raise SystemExit(124)
+                client.patience = BROKEN if deadline is None else min(BROKEN, left)
                 job = client.get(path, wait=min(30.0, left))
             if not quiet:
                 say(ending(job, last_status(client, path)))

@@ -15,10 +15,12 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from click.testing import CliRunner
 
-from polyjob.cli import FAILED, LOST_SERVER, following
+from polyjob.cli import FAILED, LOST_SERVER, following, main, outputs, run
 from polyjob.cli import client as clients
 from polyjob.cli.client import Client, Failing, NoServer
 from polyjob.cli.following import Follower
@@ -250,6 +252,68 @@ def test_lost_server_has_an_exit_code_of_its_own(monkeypatch: pytest.MonkeyPatch
         follower.until_done()
     assert ended.value.code == LOST_SERVER
     assert len(said) == 1
+
+
+@pytest.mark.parametrize("words", [["logs", "-f"], ["wait"], ["stop", "--wait"]])
+def test_commands_that_follow_report_a_lost_server_alike(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    for module in (following, run):
+        monkeypatch.setattr(module, "BROKEN", 0.3)
+    looks = iter([JOB])
+
+    def look(handler: BaseHTTPRequestHandler) -> Any:
+        handler.close_connection = True
+        return next(looks, None)  # then no answer
+
+    answers: dict[str, Answering] = {
+        f"GET {AT}": look,
+        f"GET {AT}/logs": lambda handler: setattr(handler, "close_connection", True),
+        f"POST {AT}/stop": lambda _: {},
+    }
+    with serving(answers) as address:
+        monkeypatch.setenv("POLYJOB_URL", address)
+        monkeypatch.setenv("POLYJOB_TOKEN", "k")
+        with pytest.raises(SystemExit) as ended:
+            main([*words, "ana.demo.jobs.1"])
+    assert ended.value.code == LOST_SERVER
+    assert "Jobs are not affected. Give the same command again to come back." in capfd.readouterr().err
+
+
+def test_waiting_for_a_lost_server_ends_with_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([JOB])
+
+    def look(handler: BaseHTTPRequestHandler) -> Any:
+        handler.close_connection = True
+        return next(looks, None)
+
+    with serving({f"GET {AT}": look}) as address:
+        monkeypatch.setenv("POLYJOB_URL", address)
+        monkeypatch.setenv("POLYJOB_TOKEN", "k")
+        begun = time.monotonic()
+        done = CliRunner().invoke(main, ["wait", "--timeout", "1", "ana.demo.jobs.1"])
+    assert done.exit_code == LOST_SERVER
+    assert time.monotonic() - begun < 20
+
+
+def test_tree_is_listed_in_order_while_folders_are_asked_for() -> None:
+    tree = {
+        "": {"files": [["a.txt", 1], ["b", 2]], "dirs": ["a", "c"]},
+        "a": {"files": [["x", 3]], "dirs": ["d"]},
+        "a/d": {"files": [["y", 4], ["y", 5]], "dirs": []},
+    }
+    asked: list[str] = []
+
+    def answer(handler: BaseHTTPRequestHandler) -> Any:
+        asked.append(parse_qs(urlsplit(handler.path).query).get("path", [""])[0])
+        return tree[asked[-1]]
+
+    with serving({f"GET {AT}/outputs/tree": answer}) as address:
+        listed = outputs._below(Client(address, "k", True), "/ana/demo/jobs/1", "")
+        found = [next(listed) for _ in range(5)]
+    assert found == [("a.txt", 1), ("a/d/y", 4), ("a/d/y", 5), ("a/x", 3), ("b", 2)]
+    assert asked == ["", "a", "a/d"]
 
 
 def test_certificate_that_is_not_trusted_is_named() -> None:
