@@ -77,12 +77,14 @@ from runners.docker_engine import (
     reading,
     refusal,
     state_of,
+    text_of,
     unless,
     usable,
 )
 from runners.docker_images import MISSING, find, held_images, image_of, inspected, outdated, remove_image, tag_of
 from runners.docker_logs import LogCursor, Logs
 from runners.dockerfile import FOLDER
+from runners.machine_faults import is_machine_fault
 from runners.records import Records, write
 
 ENDED = ("exited", "stopped", "dead")
@@ -341,9 +343,15 @@ class DockerRunner(RemoteRunner):
             return {}
         with contract_errors():
             listed = {item["Id"]: item for item in self._list()}
-            return {
-                handle: state for handle in handles if (state := self._state(json.loads(handle), listed)) is not None
-            }
+            states = {handle: self._state_or_unknown(json.loads(handle), listed) for handle in handles}
+            return {handle: state for handle, state in states.items() if state is not None}
+
+    def _state_or_unknown(self, handle: dict[str, Any], listed: Mapping[str, Any]) -> State | None:
+        """The state of one job; a refusal that concerns its container alone says nothing of the other jobs."""
+        try:
+            return self._state(handle, listed)
+        except APIError as error:
+            return Unknown(f"The Docker Engine answers: {text_of(error)}")
 
     def _state(self, handle: dict[str, Any], listed: Mapping[str, Any]) -> State | None:
         identity = handle["id"]
@@ -379,8 +387,7 @@ class DockerRunner(RemoteRunner):
                 return None
             state["ExitCode"] = int(code)
         if state["ExitCode"]:
-            image = inspected(self._api(), container["Image"])
-            message = never_began(self._api(), identity, image, self._engine, TRANSFER_SECONDS)
+            message = self._why_never_began(identity, container["Image"])
             if message is not None:
                 return Exited(Exit(Reason.START, code=state["ExitCode"], message=message), node)
         has_rebooted = self._engine.boot is not None and handle["boot"] != self._engine.boot
@@ -389,6 +396,16 @@ class DockerRunner(RemoteRunner):
             is_bounded = end.signal == signal.SIGKILL and bool(container["HostConfig"].get("Memory"))
             end = dataclasses.replace(end, message=end.message or self._who_ended(handle["uuid"], state, is_bounded))
         return Exited(dataclasses.replace(end, message=end.message or note), node)
+
+    def _why_never_began(self, identity: str, image: str) -> str | None:
+        """None also if the Engine does not give the log, which would say it: that must not keep the job from ending."""
+        try:
+            found = inspected(self._api(), image)
+            return never_began(self._api(), identity, found, self._engine, TRANSFER_SECONDS)
+        except APIError as error:
+            if is_machine_fault(text_of(error)):
+                raise
+            return None
 
     def _who_ended(self, uuid: str, state: Mapping[str, Any], is_bounded: bool) -> str | None:
         """Of a job that TERM or KILL has ended; None where we sent it. `is_bounded`: the kernel may have done it, as

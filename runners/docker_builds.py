@@ -88,6 +88,8 @@ def build_image(
         if image is not None and (image["Config"]["Labels"] or {}).get(BUILD) == spec.uuid:
             log.say(f"The image {tag} is there already.")
             return artifact_of(spec.image, base, tag, image["Id"])
+        if spec.steps:
+            _warn_of_volumes(base, log)
         told = dataclasses.replace(spec, image=exact_name(spec.image, base))
         last = {KEY: spec.key, BASE: base["Id"], BUILD: spec.uuid}
         dockerfile = render_dockerfile(told, labels, last, has_open_folder=True)
@@ -120,6 +122,15 @@ def _build(talk: _Talk, tag: str, nocache: bool, sent: bytes) -> None:
             if error.is_server_error():
                 raise
             raise BuildFailed(f"The Docker Engine refuses the build: {error.explanation or error}") from None
+
+
+def _warn_of_volumes(base: Mapping[str, Any], log: BuildLog) -> None:
+    """A build step has each volume as the image has it, and the Engine removes it with the step's container."""
+    config = base["Config"]
+    triggers = (line.split(None, 1) for line in config.get("OnBuild") or ())
+    volumes = [*(config.get("Volumes") or ()), *(words[-1] for words in triggers if words[0].upper() == "VOLUME")]
+    if volumes:
+        log.say(f"The base image declares volumes, and loses what build steps write there: {', '.join(volumes)}")
 
 
 def _ending(cancelled: Callable[[], bool], deadline: float) -> Callable[[], str | None]:
@@ -280,6 +291,7 @@ class _Talk:
         if self._number == 1:
             self._triggers = total - self._total
         self._number, self._total = number, total
+        self._joined = None
 
     def _failed(self, said: Mapping[str, Any]) -> BuildFailed:
         text = str(said["error"]).strip()
@@ -297,8 +309,8 @@ class _Talk:
         return _Told(text)
 
     def _step_failed(self, step: int, code: int) -> BuildFailed:
-        if step >= SEPARATE_STEPS and self._joined is not None:
-            step = int(self._joined[1])
+        if step >= SEPARATE_STEPS and self._joined is not None and int(self._joined[2]) == code:
+            step = max(step, int(self._joined[1]))
         return BuildFailed(f"step {step} ended with exit code {code}", step, code)
 
 

@@ -45,6 +45,7 @@ from runners.base import (
 from runners.docker import DockerRunner
 from runners.docker_containers import MAX_PROCESSES, OOM_SCORE_ADJ, moment_of
 from runners.docker_logs import DROPPED
+from runners.dockerfile import SEPARATE_STEPS
 from tests.runners.harness import IMAGE, DockerHarness, archive, wait_for
 
 on_podman_too = pytest.mark.parametrize("harness", ["docker", "podman"], indirect=True)
@@ -991,6 +992,33 @@ def test_failing_step_on_a_base_with_triggers_is_named(harness: DockerHarness, i
     assert (failed.value.step, failed.value.code) == (len(steps), 7)
 
 
+@pytest.mark.parametrize(("speaker", "code"), [(SEPARATE_STEPS, 6), (SEPARATE_STEPS - 1, 6), (SEPARATE_STEPS, 7)])
+def test_output_of_a_step_names_no_other_step_as_failed(speaker: int, code: int) -> None:
+    talk = docker_builds._Talk(None, docker_builds.BuildLog(io.BytesIO(), 100_000), lambda: None, first_step=1)
+    for number in range(1, SEPARATE_STEPS + 1):
+        talk._hear({"stream": f"Step {number}/{SEPARATE_STEPS} : RUN x\n"})
+        if number == speaker:
+            talk._hear({"stream": "polyjob: step 3 ended with exit code 6\n"})
+    with pytest.raises(BuildFailed) as failed:
+        talk._hear({"error": "…", "errorDetail": {"code": code}})
+    assert (failed.value.step, failed.value.code) == (SEPARATE_STEPS, code)
+
+
+@pytest.mark.parametrize(
+    ("harness", "line"),
+    [
+        ("docker", "VOLUME /code"),
+        ("docker", "VOLUME /data /code"),
+        ("docker", "ONBUILD VOLUME /code"),  # Podman drops triggers
+        ("podman", "VOLUME /data /code"),
+    ],
+    indirect=["harness"],
+)
+def test_volumes_of_a_base_are_named_in_the_log_of_the_build(harness: DockerHarness, image: Any, line: str) -> None:
+    _, log = build(harness, "echo > /made", image=image(line))
+    assert re.search("loses what build steps write there: .*/code", log)
+
+
 def test_step_beyond_the_layers_of_an_image_is_named_when_it_fails(harness: DockerHarness) -> None:
     steps = [f"echo {number} >> /made" for number in range(1, 131)]
     artifact, _ = build(harness, *steps, nocache=False)
@@ -1166,6 +1194,38 @@ def test_files_that_the_engine_does_not_give_are_refused(harness: DockerHarness,
     assert isinstance(harness.runner, DockerRunner)
     with pytest.raises(RunnerRefused, match="nobody has heard"):
         harness.runner.logs(handle, None, 100) if call == "logs" else list(harness.runner.outputs(handle))
+
+
+@pytest.mark.parametrize("call", ["logs", "archive"])
+def test_container_whose_files_the_engine_refuses_ends_beside_others(
+    harness: DockerHarness, monkeypatch: Any, call: str
+) -> None:
+    handles = [harness.runner.start(harness.spec(f"exit {code}"), None) for code in (3, 4)]
+    original, refuse = docker.APIClient._raise_for_status, refusing(500, "container.log: is a directory")
+
+    def answer(client: Any, response: Any) -> None:
+        (refuse if response.url.partition("?")[0].endswith(f"/{call}") else original)(client, response)
+
+    monkeypatch.setattr(docker.APIClient, "_raise_for_status", answer)
+    assert [harness.end(handle).code for handle in handles] == [3, 4]
+
+
+@pytest.mark.parametrize("words", ["unheard of", "too many open files"])
+def test_refusal_about_one_container_leaves_other_states_known(
+    harness: DockerHarness, monkeypatch: Any, words: str
+) -> None:
+    broken, healthy = (harness.runner.start(harness.spec("exit 3"), None) for _ in range(2))
+    original, identity = docker.APIClient.inspect_container, json.loads(broken)["id"]
+    refuse = refusing(500, words)
+    monkeypatch.setattr(
+        docker.APIClient,
+        "inspect_container",
+        lambda client, name: (refuse if name == identity else original)(*([] if name == identity else [client]), name),
+    )
+    assert harness.end(healthy).code == 3
+    states = harness.runner.poll([broken, healthy])
+    assert isinstance(states[broken], Unknown)
+    assert words in states[broken].why
 
 
 # Logs.
