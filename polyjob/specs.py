@@ -260,6 +260,7 @@ def server_address(settings: Settings, runner: str) -> str:
 def job_env(job: Job, settings: Settings, token: str) -> dict[str, str]:
     """The variables that the documented API promises a job, and over them its config's own.
 
+    No variable of its own gives a job GPUs that it does not ask for: an NVIDIA runtime would go by that.
     What only the runner knows (the paths of outputs and logs) is the runner's to add.
     """
     config, project = job.config, job.project
@@ -290,6 +291,5 @@ def job_env(job: Job, settings: Settings, token: str) -> dict[str, str]:
     }
     if config.get("params"):
         env["POLYAXON_PARAMS"] = json.dumps(config["params"])
-    if not asked.gpu:
-        env["NVIDIA_VISIBLE_DEVICES"] = "none"
-    return env | build_env(config.get("build") or {}) | dict((config.get("environment") or {}).get("env_vars") or [])
+    own = build_env(config.get("build") or {}) | dict((config.get("environment") or {}).get("env_vars") or [])
+    return env | own | ({} if asked.gpu else {"NVIDIA_VISIBLE_DEVICES": "none"})

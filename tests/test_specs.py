@@ -3,6 +3,7 @@ import json
 import platform
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -102,6 +103,19 @@ class TestKey:
 def test_the_shell_gets_the_composed_command():
     assert specs.command({"run": {"cmd": ["a b", "c"]}}) == composed(["a b", "c"])
     assert specs.command({"run": {"cmd": "a  'b'\n"}}) == "a  'b'\n"
+
+
+@pytest.mark.parametrize("part", ["build", "environment"])
+@pytest.mark.parametrize(("gpus", "devices"), [(0, "none"), (1, "all")])
+def test_variables_of_a_job_give_no_gpu_it_does_not_ask_for(part, gpus, devices):
+    config = {"environment": {"resources": {"gpu": {"limits": gpus}}}, "run": {"cmd": "x"}}
+    config[part] = {**config.get(part, {}), "env_vars": [["NVIDIA_VISIBLE_DEVICES", "all"]]}
+    project = SimpleNamespace(unique_name="a.b", uuid="0" * 32)
+    job = SimpleNamespace(
+        config=config, project=project, runner="docker", uuid="1" * 32, unique_name="a.b.jobs.1", name=None, tags=None
+    )
+    settings = SimpleNamespace(public_url="http://x", url="http://x")
+    assert specs.job_env(job, settings, "t")["NVIDIA_VISIBLE_DEVICES"] == devices
 
 
 def test_what_counts_is_the_limit_then_the_request():
