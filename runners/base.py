@@ -396,7 +396,8 @@ class Runner(abc.ABC):
     @abc.abstractmethod
     def fence(self, uuid: str) -> str | None:
         """The handle of what a start of this job got as far as making; None where there is nothing, and from then on no
-        start of it runs anything, not even one that is still on its way. Idempotent. Raises RunnerUnavailable.
+        start of it runs anything, not even one that is still on its way. Idempotent. Raises RunnerUnavailable,
+        RunnerRefused.
 
         For a stop that comes between a start's doing and the engine's hearing of it.
         """

@@ -2,8 +2,8 @@
 
 A pod bears the job's fixed name and the labels that find and adopt it. What was started is written down in the
 runner's own folder, `<data>/kubernetes/<job uuid>`: so a job whose pod somebody removed is `Missing` and never runs
-again. Beside it stand what is still to be put into the pod (`.files`), that a stop was asked for (`.stop`), and how a
-job ended whose pod was taken away before its command began (`.end`).
+again. Beside it stand what is still to be put into the pod (`.files`, written before the pod is requested), that a stop
+was asked for (`.stop`), and how a job ended whose pod was taken away before its command began (`.end`).
 """
 
 from __future__ import annotations
@@ -65,8 +65,9 @@ from runners.records import Records
 EXEC = 20.0
 """Seconds that a signal may take."""
 KILL_EVERY = 5.0
-UNHEARD_FOR = 5.0
-"""Seconds that a job may not take its KILL before its pod is deleted, with all that it holds."""
+UNHEARD_FOR = 30.0
+"""Seconds that a job may not take its KILL before its pod is deleted, with its log and outputs. It is long because the
+job may have ended, and the status of a pod can lag behind its node."""
 QUIETEST, LOOKS = 10.0, 20.0
 """Seconds from look to look at the log of a job that writes nothing; and how many such looks are made in a second."""
 CHANGES = 5
@@ -170,8 +171,7 @@ class KubernetesRunner(RemoteRunner):
             if not made.is_built and is_own(made.image, self.options):
                 raise StartFailed(not_for_jobs(made.image), Reason.IMAGE)
             self._refuse_outdated(spec, made)
-            self._records.write(spec.uuid, Gift(spec.code, spec.inputs).text(), FILES)
-            found = self._create(api, manifests.job_pod(spec, made, self.options)) or self._found(api, spec)
+            found = self._create(api, spec, made) or self._found(api, spec)
         if found is None:
             raise RunnerUnavailable(f"The name {spec.name} was taken by a pod that is gone again.")
         return found
@@ -184,11 +184,15 @@ class KubernetesRunner(RemoteRunner):
         if made.is_built and is_there(made.image, self.options) is False:
             raise Outdated(GONE)
 
-    def _create(self, api: Api, manifest: Object) -> Object | None:
+    def _create(self, api: Api, spec: JobSpec, made: manifests.Artifact) -> Object | None:
         """The new pod; None where there is one of that name. Raises as `start`."""
+        is_first = self._records.read(spec.uuid, FILES) is None
+        self._records.write(spec.uuid, Gift(spec.code, spec.inputs).text(), FILES)
         try:
-            return kubernetes_pods.create(api, manifest)
+            return kubernetes_pods.create(api, manifests.job_pod(spec, made, self.options))
         except Refused as error:
+            if is_first:  # the only request was answered, so that `fence` has none to stop
+                self._records.forget(spec.uuid, FILES)
             raise kubernetes_refusals.of_create(error) from None
 
     def _found(self, api: Api, spec: JobSpec) -> Object | None:
@@ -439,20 +443,20 @@ class KubernetesRunner(RemoteRunner):
         return is_cleared
 
     def fence(self, uuid: str) -> str | None:
-        """A pod of that name that is never scheduled also stops a start whose request is still on its way."""
-        with _said(), self._records.alone(uuid):
+        """Where a request of `start` was never answered, a pod of that name that is never scheduled stops it. Raises
+        RunnerRefused where the namespace does not admit that pod or has no room for it."""
+        with _said(kubernetes_refusals.of_one), self._records.alone(uuid):
             known = self._records.read(uuid)
             if known is not None:
                 return known if json.loads(known)["id"] else None
             api, name = self._ready(), f"polyjob-{uuid}"
             fence = manifests.fence_pod(name, uuid, self.settings.installation, self.options)
-            try:
-                found = self._create(api, fence) or kubernetes_pods.find(api, name)
-            except (StartFailed, RunnerRefused) as error:
-                raise RunnerUnavailable(str(error)) from None
-            if found is None:
-                raise RunnerUnavailable(f"The name {name} was taken by a pod that is gone again.")
-            is_ours = (found["metadata"].get("labels") or {}).get(JOB) == uuid
+            found = kubernetes_pods.find(api, name)
+            if found is None and self._records.read(uuid, FILES) is not None:
+                found = kubernetes_pods.create(api, fence) or kubernetes_pods.find(api, name)
+                if found is None:
+                    raise RunnerUnavailable(f"The name {name} was taken by a pod that is gone again.")
+            is_ours = found is not None and (found["metadata"].get("labels") or {}).get(JOB) == uuid
             handle = self._handle(uuid, found if is_ours else None)
             self._records.write(uuid, handle)
             return handle if is_ours else None
@@ -490,7 +494,8 @@ class KubernetesRunner(RemoteRunner):
                 return
             name, home = self._place_of_files(told, pod)
             try:
-                yield from kubernetes_files.fetch(self._api, name, home)
+                with self._sweeping.following(name):
+                    yield from kubernetes_files.fetch(self._api, name, home)
             except (NotRun, Failed) as error:
                 kind = RunnerUnavailable if is_machine_fault(str(error)) else RunnerRefused
                 raise kind(f"The outputs cannot be fetched from the job's pod: {error}") from None

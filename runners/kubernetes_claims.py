@@ -9,7 +9,7 @@ import contextlib
 import time
 
 from runners import kubernetes_files, kubernetes_pods, kubernetes_refusals, kubernetes_states
-from runners.base import Gone, RunnerUnavailable
+from runners.base import Gone, RunnerRefused, RunnerUnavailable, StartFailed
 from runners.kubernetes_api import Api, Refused
 from runners.kubernetes_exec import Failed, NotRun
 from runners.kubernetes_options import Options
@@ -28,7 +28,8 @@ class Carriers:
     def pod(self, uuid: str) -> str:
         """Return the name of the pod that has a job's files, which is made where there is none.
 
-        Raises RunnerUnavailable until it runs, Gone where it does not within the patience, and Refused."""
+        Raises RunnerUnavailable until it runs, also while a quota has no room for it; RunnerRefused where the namespace
+        does not admit it; Gone where it does not run within the patience; and Refused."""
         name = _name(uuid)
         found = kubernetes_pods.find(self._api, name)
         if found is None:
@@ -36,7 +37,8 @@ class Carriers:
                 manifest = carrier_pod(name, uuid, self._installation, self._options)
                 found = kubernetes_pods.create(self._api, manifest)
             except Refused as error:
-                raise kubernetes_refusals.of_one(error) from None
+                refusal = kubernetes_refusals.of_create(error)
+                raise RunnerRefused(str(refusal)) if isinstance(refusal, StartFailed) else refusal from None
         if found is not None and kubernetes_states.container_runs(found, HELPER):
             return name
         if time.monotonic() - self._since.setdefault(uuid, time.monotonic()) > self._options.patience:

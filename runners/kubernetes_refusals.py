@@ -13,8 +13,8 @@ OF_THE_SERVER = (401, 404, 408, 409, 410, 429, 502, 503, 504)
 """Statuses that blame polyjob's own access, or the API server: what is asked for does not matter."""
 NO_RIGHT = re.compile(r'User "[^"]*" cannot \w+ resource')
 QUOTA = re.compile(r"exceeded quota: (?P<name>[^,]+), requested: (?P<requested>.*), used: .*, limited: (?P<limited>.*)")
-_AMOUNT = re.compile(r"([0-9.]+)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
-_SCALES = {"": Decimal(1), "m": Decimal("0.001")}
+_AMOUNT = re.compile(r"([0-9.]+)(?:([numkMGTPE]|[KMGTPE]i)|[eE]([+-]?[0-9]+))?")
+_SCALES = {letter: Decimal(1000) ** -power for power, letter in enumerate(["", "m", "u", "n"])}
 _SCALES |= {letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", 1)}
 _SCALES |= {f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", 1)}
 
@@ -57,7 +57,7 @@ def _amounts(text: str) -> dict[str, Decimal]:
         match = _AMOUNT.fullmatch(quantity)
         if match is not None:
             try:
-                found[name] = Decimal(match[1]) * _SCALES[match[2] or ""]
+                found[name] = (Decimal(match[1]) * _SCALES[match[2] or ""]).scaleb(int(match[3] or 0))
             except InvalidOperation:
                 continue
     return found

@@ -30,7 +30,7 @@ class Sweeping:
 
     @contextlib.contextmanager
     def following(self, name: str) -> Iterator[None]:
-        """The builder's pod of that name is listened to meanwhile."""
+        """Keep the pod of that name meanwhile: a builder that is listened to, or one whose files are fetched."""
         with self._lock:
             self._followed[name] += 1
         try:
@@ -50,7 +50,7 @@ class Sweeping:
             age = now - alone.get(identity, now)
             if is_fence:
                 age = time.time() - moment_of(pod["metadata"]["creationTimestamp"])
-            if age > STALE_AFTER:
+            if age > STALE_AFTER and not self._followed[pod["metadata"]["name"]]:
                 with contextlib.suppress(Refused):
                     kubernetes_pods.delete(self._api, pod, 0 if is_fence else 1)
         self._alone = alone

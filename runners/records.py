@@ -51,6 +51,10 @@ class Records:
         self.folder.mkdir(mode=0o700, exist_ok=True)
         write(self.folder / f"{uuid}{kind}", text)
 
+    def forget(self, uuid: str, kind: str) -> None:
+        """Remove one kind of a job's records. Idempotent."""
+        (self.folder / f"{uuid}{kind}").unlink(missing_ok=True)
+
     def remove(self, uuid: str, *kinds: str) -> None:
         """Idempotent."""
         for kind in ("", ".lock", *kinds):

@@ -194,16 +194,26 @@ def test_a_pod_that_finds_no_node_says_so_and_is_given_up(server: Server, cluste
     assert job["uuid"] not in pods_of(cluster)
 
 
-def test_job_that_no_quota_can_hold_fails_with_its_words(server: Server, cluster: Any) -> None:
-    cluster.restrict(quota={"limits.cpu": "4"})
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [({"quota": {"limits.cpu": "4"}}, "exceeded quota"), ({"least": {"cpu": "50m"}}, "minimum cpu usage")],
+)
+def test_job_that_no_namespace_admits_fails_with_its_words(
+    server: Server, cluster: Any, rules: Any, words: str
+) -> None:
+    cluster.restrict(**rules)
     try:
-        job = submit(server, "true", environment={"resources": {"limits": {"cpu": 9}}})
+        job, stopped = (submit(server, "true", environment={"resources": {"limits": {"cpu": 9}}}) for _ in range(2))
+        eventually(lambda: words in notes(server.job(stopped["id"])), 20, "the refusal")
+        server.call("POST", f"{JOBS}/{stopped['id']}/stop")
+        assert server.until_done(stopped["id"])["last_status"] == "stopped"
         ended = server.until_done(job["id"])
     finally:
         cluster.restrict()
     assert (ended["last_status"], ended["exit"]["reason"]) == ("failed", "start")
-    assert "exceeded quota" in ended["exit"]["message"]
+    assert words in ended["exit"]["message"]
     assert "running" not in server.statuses(job["id"])
+    assert not any(pod["metadata"]["labels"].get("polyjob.fence") for pod in cluster.pods())
 
 
 def test_job_stopped_before_its_command_never_runs(server: Server) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from tests.kubernetes.answers import Refused
-from tests.kubernetes.quantities import amount
+from tests.kubernetes.quantities import amount, canonical
 from tests.kubernetes.selectors import Object
 
 
@@ -19,8 +19,25 @@ class Admission:
     least: dict[str, str] = field(default_factory=dict)
     most: dict[str, str] = field(default_factory=dict)
     """Of a limit range: resource → what each container has to ask for at least, and may have at most."""
+    default: dict[str, str] = field(default_factory=dict)
+    default_request: dict[str, str] = field(default_factory=dict)
+    """Of a limit range: resource → what containers that say nothing may have, and ask for."""
+    ratio: dict[str, str] = field(default_factory=dict)
+    """Of a limit range: resource → how many times what it asks for a container may have at most."""
     policy: str | None = None
     """Why every pod is refused, in the words of whatever refuses it; None = nothing does."""
+
+
+def give_defaults(rules: Admission, pod: Object) -> None:
+    """Fill in what a limit range says for containers that say nothing; it completes itself from its own bounds."""
+    limits = {**rules.most, **rules.default}
+    requests = {**rules.least, **limits, **rules.default_request}
+    if not limits and not requests:
+        return
+    for container in [*(pod["spec"].get("initContainers") or []), *(pod["spec"].get("containers") or [])]:
+        resources = container.setdefault("resources", {})
+        resources["requests"] = {**requests, **(resources.get("limits") or {}), **(resources.get("requests") or {})}
+        resources["limits"] = {**limits, **(resources.get("limits") or {})}
 
 
 def admit(rules: Admission, pod: Object, others: list[Object]) -> None:
@@ -40,8 +57,9 @@ def admit(rules: Admission, pod: Object, others: list[Object]) -> None:
     over = [resource for resource, limit in rules.quota.items() if asked[resource] + used[resource] > amount(limit)]
     if over:
         told = [
-            ",".join(f"{resource}={amounts[resource]}" for resource in over) for amounts in (asked, used, rules.quota)
+            ",".join(f"{resource}={canonical(amounts[resource])}" for resource in over) for amounts in (asked, used)
         ]
+        told.append(",".join(f"{resource}={rules.quota[resource]}" for resource in over))
         raise refused(name, f"exceeded quota: compute, requested: {told[0]}, used: {told[1]}, limited: {told[2]}")
 
 
@@ -68,6 +86,14 @@ def _out_of_range(rules: Admission, container: Object) -> list[str]:
             causes.append(f"maximum {resource} usage per Container is {most}.  No limit is specified")
         elif amount(limit) > amount(most):
             causes.append(f"maximum {resource} usage per Container is {most}, but limit is {limit}")
+    for resource, most in rules.ratio.items():
+        limit = (resources.get("limits") or {}).get(resource, "0")
+        asked = (resources.get("requests") or {}).get(resource, "0")
+        if not amount(asked) or not amount(limit):
+            causes.append(f"{resource} max limit to request ratio per Container is {most}, but no request is specified")
+        elif amount(limit) / amount(asked) > amount(most):
+            given = f"but provided ratio is {amount(limit) / amount(asked):.6f}"
+            causes.append(f"{resource} max limit to request ratio per Container is {most}, {given}")
     return causes
 
 

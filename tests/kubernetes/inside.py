@@ -171,11 +171,10 @@ class Log:
     def feed(self, stream, data):
         *lines, rest = (self.rests[stream] + data).split(b"\n")
         out = []
-        now = time.time_ns()
         for line in lines:
-            out += self.entries(stream, line.removesuffix(b"\r"), b"F", now)  # as containerd does
+            out += self.entries(stream, line.removesuffix(b"\r"), b"F")  # as containerd does
         while len(rest) > LINE:
-            out.append(self.entry(stream, rest[:LINE], b"P", now))
+            out.append(self.entry(stream, rest[:LINE], b"P"))
             rest = rest[LINE:]
         self.rests[stream] = rest
         self.write(out)
@@ -183,18 +182,19 @@ class Log:
     def end(self, stream):
         """A last line without a line's end is kept as a part."""
         if self.rests[stream]:
-            self.write([self.entry(stream, self.rests[stream], b"P", time.time_ns())])
+            self.write([self.entry(stream, self.rests[stream], b"P")])
             self.rests[stream] = b""
 
-    def entries(self, stream, line, tag, now):
+    def entries(self, stream, line, tag):
         out = []
         while len(line) > LINE:
-            out.append(self.entry(stream, line[:LINE], b"P", now))
+            out.append(self.entry(stream, line[:LINE], b"P"))
             line = line[LINE:]
-        return [*out, self.entry(stream, line, tag, now)]
+        return [*out, self.entry(stream, line, tag)]
 
-    def entry(self, stream, line, tag, now):
-        seconds, nanoseconds = divmod(now, 10**9)
+    def entry(self, stream, line, tag):
+        """Each has a time of its own, as containerd stamps them."""
+        seconds, nanoseconds = divmod(time.time_ns(), 10**9)
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
         return b"%s.%09dZ %s %s %s\n" % (moment.encode(), nanoseconds, stream.encode(), tag, line)
 

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tests.kubernetes import patches
-from tests.kubernetes.admission import admit, refused
+from tests.kubernetes.admission import admit, give_defaults, refused
 from tests.kubernetes.answers import Refused, conflict, invalid, not_found
 from tests.kubernetes.kubelet import End
 from tests.kubernetes.pod_status import set_condition
@@ -36,6 +36,7 @@ def create(cluster: Cluster, namespace: str, pod: Object, is_dry: bool = False) 
         raise Refused(400, "the namespace of the provided object does not match the namespace sent on the request")
     if cluster.store.find("namespaces", "", namespace) is None:
         raise not_found("namespaces", namespace)
+    give_defaults(cluster.admission, pod)
     check_pod(pod)
     if not metadata.get("name"):
         letters = string.ascii_lowercase + string.digits
@@ -46,11 +47,10 @@ def create(cluster: Cluster, namespace: str, pod: Object, is_dry: bool = False) 
         why = f'error looking up service account {namespace}/{account}: serviceaccount "{account}" not found'
         raise refused(metadata["name"], why)
     with cluster.store.lock:
-        if (namespace, metadata["name"]) not in cluster.store.objects["pods"]:
-            there = cluster.store.list("pods", namespace, lambda item: True)[1]
-            admit(cluster.admission, pod, [stored.object for stored in there])
-            if is_dry:
-                return Stored(0, pod, json.dumps(pod).encode()), warnings
+        there = cluster.store.list("pods", namespace, lambda item: True)[1]
+        admit(cluster.admission, pod, [stored.object for stored in there])  # before anybody looks for the name
+        if is_dry and (namespace, metadata["name"]) not in cluster.store.objects["pods"]:
+            return Stored(0, pod, json.dumps(pod).encode()), warnings
         stored = cluster.store.create("pods", pod)
         cluster.labels[metadata["name"]] = metadata.get("labels") or {}
     cluster.scheduler.add(stored.object)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 
 from tests.kubernetes.answers import Refused
 
@@ -31,3 +31,14 @@ def amount(quantity: object) -> Decimal:
     if suffix is not None and suffix not in SCALES:
         return Decimal(match[1]) * Decimal(10) ** int(suffix[1:])
     return Decimal(match[1]) * SCALES[suffix]
+
+
+def canonical(quantity: Decimal) -> str:
+    """An amount as the API server writes one that it has added up."""
+    if quantity % 1:
+        return f"{(quantity * 1000).to_integral_value(ROUND_CEILING)}m"
+    for base, end in ((1024, "i"), (1000, "")):
+        for power in (3, 2, 1):
+            if quantity and quantity % base**power == 0:
+                return f"{quantity / base**power:f}{'kMG'[power - 1].upper() if end else 'kMG'[power - 1]}{end}"
+    return f"{quantity:f}"

@@ -183,8 +183,6 @@ class TestJobs:
         harness.cluster.restrict(quota={"pods": str(room)})
         with pytest.raises(RunnerUnavailable, match="quota"):
             harness.runner.start(spec, None)
-        with pytest.raises(RunnerUnavailable, match="quota"):
-            harness.runner.fence("f" * 32)
         harness.runner.clean(other)
         harness.cluster.restrict()
         harness.cluster.permit([right for right in RIGHTS if right != ("create", "pods", "")])
@@ -392,6 +390,43 @@ class TestClaims:
         assert self.left(claiming) == []
         assert claiming.pods() == []
 
+    def test_quota_that_is_used_up_costs_no_files(self, claiming: KubernetesHarness) -> None:
+        spec = claiming.spec("echo x > $POLYAXON_RUN_OUTPUTS_PATH/f; sleep 1000")
+        handle = running(claiming, spec)
+        wait_for(lambda: [path for path in self.left(claiming) if (path / "outputs" / "f").exists()])
+        other = running(claiming, claiming.lasts())
+        claiming.cluster.restrict(quota={"pods": str(sum(map(_is_living, claiming.cluster.pods())) - 1)})
+        claiming.cluster.delete(spec.name, 0)
+        wait_for(lambda: _over(claiming, handle))
+        with pytest.raises(RunnerUnavailable, match="exceeded quota"):
+            list(claiming.remote.outputs(handle))
+        claiming.cluster.restrict()
+        assert self.wait_for_outputs(claiming, handle) == {"f": b"x\n"}
+        for each in (handle, other):
+            self.clean(claiming, each)
+
+    def test_pod_whose_files_are_fetched_is_not_swept(self, claiming: KubernetesHarness, monkeypatch: Any) -> None:
+        spec = claiming.spec("head -c 3000000 /dev/zero > $POLYAXON_RUN_OUTPUTS_PATH/f; sleep 1000")
+        handle = running(claiming, spec)
+        wait_for(
+            lambda: (
+                sum(path.stat().st_size for each in self.left(claiming) for path in each.glob("outputs/f")) >= 3000000
+            )
+        )
+        claiming.cluster.delete(spec.name, 0)
+        wait_for(lambda: _over(claiming, handle))
+        self.wait_for_outputs(claiming, handle)
+        monkeypatch.setattr("runners.kubernetes_sweeping.STALE_AFTER", -1.0)
+        pieces = claiming.remote.outputs(handle)
+        next(pieces)
+        claiming.runner.inventory()
+        assert len(claiming.pods()) == 1
+        assert sum(map(len, pieces)) >= 3000000 - 512
+        claiming.runner.inventory()
+        assert claiming.pods() == []
+        monkeypatch.undo()
+        self.clean(claiming, handle)
+
     def test_claim_that_no_pod_can_reach_holds_nothing_up(self, claiming: KubernetesHarness, monkeypatch: Any) -> None:
         spec = claiming.lasts()
         handle = running(claiming, spec)
@@ -530,6 +565,23 @@ class TestEnds:
         harness.runner.stop(handle, force=True)
         harness.runner.stop(handle, force=True)
         wait_for(lambda: _over(harness, handle))
+
+    @pytest.mark.parametrize("lag", [6.0, 25.0])
+    def test_pod_whose_status_lags_keeps_its_outputs_after_a_stop(
+        self, harness: KubernetesHarness, monkeypatch: Any, lag: float
+    ) -> None:
+        harness.cluster.configure(is_late=True)
+        spec = harness.spec("echo mine > $POLYAXON_RUN_OUTPUTS_PATH/f; echo begun; sleep 1000")
+        handle = harness.runner.start(spec, None)
+        wait_for(lambda: b"begun" in harness.log(spec, handle))
+        now = time.monotonic
+        for passed in (0.0, 0.0, lag):
+            monkeypatch.setattr("runners.kubernetes.time.monotonic", lambda passed=passed: now() + passed)
+            harness.runner.stop(handle, force=True)
+        monkeypatch.undo()
+        harness.cluster.configure(is_late=False)
+        harness.end(handle)
+        assert harness.outputs(handle) == {"f": b"mine\n"}
 
     @pytest.mark.parametrize("words", MACHINE_AWAY)
     def test_a_machine_that_cannot_be_reached_costs_no_job_its_outputs(
@@ -938,9 +990,18 @@ class TestApi:
         lost.runner.inventory = dict  # type: ignore[method-assign]
 
 
+def _ask_in_vain(harness: KubernetesHarness, spec: Any) -> None:
+    """Try a start whose request nobody answers: it may still be on its way."""
+    harness.cluster.fail(None, times=None, verb="create", path="/pods$")
+    with pytest.raises(RunnerUnavailable):
+        harness.runner.start(spec, None)
+    harness.cluster.heal()
+
+
 class TestFences:
     def test_a_request_that_comes_late_runs_nothing(self, harness: KubernetesHarness) -> None:
         spec = harness.says("x")
+        _ask_in_vain(harness, spec)
         assert harness.runner.fence(spec.uuid) is None
         pod = harness.cluster.pod(spec.name)
         assert pod["metadata"]["labels"]["polyjob.fence"] == spec.uuid
@@ -952,18 +1013,42 @@ class TestFences:
     def test_a_name_that_was_not_taken_is_not_said_to_be(self, harness: KubernetesHarness) -> None:
         """A quota that just changes answers with a conflict, too; and a pod may be gone as soon as it was met."""
         spec = harness.says("x")
+        _ask_in_vain(harness, spec)
         harness.cluster.fail(409, times=1, verb="create", path="/pods$", message="the quota has been modified")
         with pytest.raises(RunnerUnavailable, match="quota"):
             harness.runner.fence(spec.uuid)
         harness.runner.start(spec, None)
         (harness.data / "kubernetes" / spec.uuid).unlink()
-        harness.cluster.fail(404, times=1, verb="get", path=spec.name)
+        harness.cluster.fail(404, times=2, verb="get", path=spec.name)
         with pytest.raises(RunnerUnavailable, match="gone again"):
             harness.runner.fence(spec.uuid)
         assert json.loads(str(harness.runner.fence(spec.uuid)))["id"]
 
+    @pytest.mark.parametrize("rules", [{"least": {"cpu": "50m"}}, {"quota": {"pods": "0"}}, {"policy": "no pods here"}])
+    def test_start_that_was_refused_needs_no_fence(self, harness: KubernetesHarness, rules: Any) -> None:
+        spec, before = harness.says("x"), len(harness.cluster.pods())
+        harness.cluster.restrict(**rules)
+        with pytest.raises(RunnerError, match="forbidden"):
+            harness.runner.start(spec, None)
+        assert harness.another().fence(spec.uuid) is None
+        harness.cluster.restrict()
+        assert isinstance(harness.state(harness.runner.start(spec, None)), Missing)
+        assert len(harness.cluster.pods()) == before
+
+    @pytest.mark.parametrize("rules", [{"least": {"cpu": "50m"}}, {"quota": {"pods": "0"}}, {"policy": "no pods here"}])
+    def test_fence_that_a_namespace_does_not_admit_is_refused(self, harness: KubernetesHarness, rules: Any) -> None:
+        spec = harness.says("x")
+        _ask_in_vain(harness, spec)
+        harness.cluster.restrict(**rules)
+        for _ in range(2):  # the start is tried again, and the first request is still on its way
+            with pytest.raises(RunnerRefused, match="forbidden"):
+                harness.runner.fence(spec.uuid)
+            with pytest.raises(RunnerError, match="forbidden"):
+                harness.runner.start(spec, None)
+
     def test_a_fence_is_removed_once_no_request_can_come(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
         spec = harness.says("x")
+        _ask_in_vain(harness, spec)
         harness.runner.fence(spec.uuid)
         harness.runner.inventory()
         assert harness.cluster.pod(spec.name) is not None

@@ -68,7 +68,13 @@ def test_refused_question_about_a_pod_has_a_meaning(status: int, text: str, kind
         ("limits.memory=2000Mi,pods=1", "limits.memory=2Gi,pods=5", False),
         ("requests.nvidia.com/gpu=2", "requests.nvidia.com/gpu=1", True),
         ("pods=1", "pods=0", True),
+        ("limits.cpu=9200m", "limits.cpu=4e0", True),
+        ("limits.memory=4134217728", "limits.memory=1E9", True),
+        ("limits.memory=4134217728", "limits.memory=1E", False),
+        ("limits.cpu=9", "limits.cpu=4000000u", True),
+        ("limits.cpu=1500000n", "limits.cpu=1m", True),
         ("limits.cpu=many", "limits.cpu=4", False),
+        ("limits.cpu=1e999999999999999999999", "limits.cpu=4", False),
         ("limits.cpu=1..2", "limits.cpu=4", False),
     ],
 )
