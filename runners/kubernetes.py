@@ -101,9 +101,9 @@ class KubernetesRunner(RemoteRunner):
         self._disruptions: dict[str, Exit] = {}
         """Of jobs whose pods the cluster takes away, and leaves nothing of; may be lost: then nobody knows why."""
         self._last_ends: dict[str, Exit] = {}
-        """How commands ended whose pods go, as these said last; may be lost."""
+        """The last reported end of each command whose pod is being deleted; may be lost."""
         self._begun: set[str] = set()
-        """Pods that do not say that the command has begun, where its log does."""
+        """Pods whose log shows that the command has begun, while their status does not."""
         self._troubles = Troubles(self._api, self.options.patience)
         self._killed_at: dict[str, float] = {}
         """When the build steps in these pods, which took too long, were last sent KILL."""
@@ -236,7 +236,7 @@ class KubernetesRunner(RemoteRunner):
         return pod, kubernetes_states.seen(pod)
 
     def _note_end(self, pod: Pod) -> None:
-        """Remember what a pod of a job that goes says of its end: it may say it only once."""
+        """Remember how a job ended whose pod is being deleted: the pod may report it only once."""
         if JOB not in pod["metadata"]["labels"]:
             return
         identity, end = pod["metadata"]["uid"], kubernetes_states.disruption(pod)
@@ -276,8 +276,8 @@ class KubernetesRunner(RemoteRunner):
         return self._exits[identity]
 
     def _end_taken_away(self, identity: str, uuid: str) -> Exit | None:
-        """The end of a job whose pod was taken away before its command began, as far as that was known then; what the
-        pod said last counts more. None where it was not taken away."""
+        """Return the end of a job whose pod polyjob deleted before the command began, as far as polyjob knew, else
+        None. What the pod reported last takes precedence."""
         known, last = self._records.read(uuid, END), self._last_ends.get(identity)
         end = Exit.from_json(json.loads(known)) if known else None
         if end is None or last is None or last.reason is Reason.EXITED or self._records.read(uuid, STOP) is not None:

@@ -1,6 +1,6 @@
-"""The files of a job in a claim, where the job's own pod cannot give or remove them: a pod of polyjob's does so.
+"""Carrier pods: they fetch and remove a job's files in a claim where the job's own pod cannot.
 
-Such a pod mounts the claim and waits. It goes when the job is cleared away, and otherwise after some minutes.
+A carrier mounts the claim and waits. It is deleted with the job, or ten minutes after its making if nothing is fetched.
 """
 
 from __future__ import annotations
@@ -39,8 +39,12 @@ class Carriers:
             except Refused as error:
                 refusal = kubernetes_refusals.of_create(error)
                 raise RunnerRefused(str(refusal)) if isinstance(refusal, StartFailed) else refusal from None
-        if found is not None and kubernetes_states.container_runs(found, HELPER):
+        runs = kubernetes_states.container_runs(found, HELPER) if found is not None else None
+        if runs:
+            self._since.pop(uuid, None)
             return name
+        if runs is False and found is not None:  # evicted, say: the next call makes another
+            kubernetes_pods.delete(self._api, found, 0)
         if time.monotonic() - self._since.setdefault(uuid, time.monotonic()) > self._options.patience:
             raise Gone("The pod that could give the job's files from its claim cannot be started.")
         raise RunnerUnavailable("The job's files are in a claim, and a pod that can give them is being started.")

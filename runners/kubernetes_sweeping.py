@@ -1,5 +1,5 @@
-"""Pods of ours that belong to no job and serve no more: names that were taken, builders that nobody listens to, and
-those that had files of a claim."""
+"""Remove polyjob's pods that belong to no job and are not needed any more: fences, builders that nobody listens to, and
+carriers."""
 
 from __future__ import annotations
 

@@ -346,9 +346,15 @@ class TestClaims:
         """What jobs have in the claim."""
         return list(harness.cluster.kubeconfig.parent.glob("claims/default/shared/polyjob/*"))
 
+    def wait_for_file(self, harness: KubernetesHarness) -> None:
+        """Until a job has written its output `f`."""
+        wait_for(lambda: [path for path in self.left(harness) if list(path.glob("outputs/f"))])
+
     def wait_for_outputs(self, harness: KubernetesHarness, handle: str) -> dict[str, bytes]:
         def outputs() -> Any:
-            with contextlib.suppress(RunnerUnavailable):
+            with contextlib.suppress(
+                RunnerUnavailable, RunnerRefused
+            ):  # a helper may have ended that the pod calls running
                 return [harness.outputs(handle)]
 
         return dict(wait_for(outputs)[0])
@@ -376,6 +382,7 @@ class TestClaims:
     def test_files_outlive_their_pod_and_are_cleared(self, claiming: KubernetesHarness, trouble: str) -> None:
         spec = claiming.spec("echo x > $POLYAXON_RUN_OUTPUTS_PATH/f; until [ -e /tmp/go ]; do sleep 0.05; done")
         handle = running(claiming, spec)
+        self.wait_for_file(claiming)
         if trouble == "helper":
             claiming.cluster.run_out_of_memory(spec.name, "files")
             wait_for(lambda: "may not be kept" in note_of(claiming, handle))
@@ -393,7 +400,7 @@ class TestClaims:
     def test_quota_that_is_used_up_costs_no_files(self, claiming: KubernetesHarness) -> None:
         spec = claiming.spec("echo x > $POLYAXON_RUN_OUTPUTS_PATH/f; sleep 1000")
         handle = running(claiming, spec)
-        wait_for(lambda: [path for path in self.left(claiming) if (path / "outputs" / "f").exists()])
+        self.wait_for_file(claiming)
         other = running(claiming, claiming.lasts())
         claiming.cluster.restrict(quota={"pods": str(sum(map(_is_living, claiming.cluster.pods())) - 1)})
         claiming.cluster.delete(spec.name, 0)
@@ -404,6 +411,22 @@ class TestClaims:
         assert self.wait_for_outputs(claiming, handle) == {"f": b"x\n"}
         for each in (handle, other):
             self.clean(claiming, each)
+
+    def test_pod_that_was_to_give_files_is_replaced(self, claiming: KubernetesHarness, monkeypatch: Any) -> None:
+        spec = claiming.spec("echo x > $POLYAXON_RUN_OUTPUTS_PATH/f; sleep 1000")
+        handle = running(claiming, spec)
+        self.wait_for_file(claiming)
+        claiming.cluster.delete(spec.name, 0)
+        wait_for(lambda: _over(claiming, handle))
+        assert self.wait_for_outputs(claiming, handle) == {"f": b"x\n"}
+        name = f"polyjob-files-{spec.uuid}"
+        claiming.cluster.evict(name)
+        wait_for(lambda: not _is_living(claiming.cluster.pod(name)))
+        now = time.monotonic
+        monkeypatch.setattr("runners.kubernetes_claims.time.monotonic", lambda: now() + 60)  # patience begins again
+        assert self.wait_for_outputs(claiming, handle) == {"f": b"x\n"}
+        monkeypatch.undo()
+        self.clean(claiming, handle)
 
     def test_pod_whose_files_are_fetched_is_not_swept(self, claiming: KubernetesHarness, monkeypatch: Any) -> None:
         spec = claiming.spec("head -c 3000000 /dev/zero > $POLYAXON_RUN_OUTPUTS_PATH/f; sleep 1000")
