@@ -49,6 +49,13 @@ LOST_SERVER = 123
 """The exit code of `RUNNING` where the server stopped answering while the job goes on."""
 RUNNING = ("run", "wait", "restart", "resume", "copy")
 """Commands whose exit code is the job's."""
+EXIT_CODES = (
+    "Exits with the job's own code, also if somebody else stopped it; 128+n if signal n ended it (143: stopped). "
+    "123: the server stopped answering, and the job goes on. 125: the job has no exit code (polyjob or its build "
+    "failed, it was lost, or stopped before it ran), or it ended with 0 and yet did not succeed, as when it answers a "
+    "stop with 0. 130: Ctrl-C."
+)
+"""The help of `RUNNING`; docs/command-line.md has the table."""
 OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
 """Errors of writing to the standard output."""
 

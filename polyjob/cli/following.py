@@ -127,7 +127,8 @@ def _passes(error: Exception) -> bool:
 
 
 def exit_code(job: dict[str, Any]) -> int:
-    """What `run` and `wait` end with: the job's own code, 128 + n for signal n, 125 where there was no such end."""
+    """Return the exit code of `run` and `wait`: 0 for success alone, the job's own, 128 + n for signal n, or 125 if it
+    has none, or 0 without success."""
     end = job.get("exit") or {}
     if job["last_status"] == "succeeded":
         return 0

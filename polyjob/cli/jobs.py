@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import click
 import yaml
 
-from polyjob.cli import FAILED
+from polyjob.cli import EXIT_CODES, FAILED
 from polyjob.cli.attending import last_status, submit
 from polyjob.cli.client import Client, Failing, connect, project_path, run_path, say
 from polyjob.cli.following import Follower, ending, lasted
@@ -174,7 +174,7 @@ def delete(jobs: tuple[str, ...], project: str | None, yes: bool) -> None:
 
 
 def _clone(strategy: str, line: str) -> click.Command:
-    @click.command(strategy, help=line)
+    @click.command(strategy, help=line, epilog=EXIT_CODES)
     @click.argument("job")
     @of_project
     @click.option("--file", "-f", "file", type=a_file, help="Patch of the config, YAML or JSON.")

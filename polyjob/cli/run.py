@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
-from polyjob.cli import FAILED
+from polyjob.cli import EXIT_CODES, FAILED
 from polyjob.cli.attending import last_status, submit
 from polyjob.cli.client import (
     Client,
@@ -51,8 +51,7 @@ a_file = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path
 
 @click.command(
     context_settings={"allow_interspersed_args": False},
-    epilog="Exits with the job's code, 128+n after signal n, 123 if the server was lost while the job goes on, 125 if "
-    "polyjob itself failed, 130 if Ctrl-C stopped it.",
+    epilog=EXIT_CODES,
 )
 @click.option("--project", "-p", metavar="PROJECT", help="Project, or user/project.  [default: POLYJOB_PROJECT]")
 @click.option("--image", "-i", help="Image that the job runs in, where the runner has images.")
@@ -214,7 +213,7 @@ def _upload(client: Client, path: str, folder: Path, quiet: bool) -> None:
         say(click.style(f"Uploaded {count} files, {size / 1e6:.1f} MB packed.", dim=True))
 
 
-@click.command()
+@click.command(epilog=f"{EXIT_CODES} 124: --timeout is over.")
 @click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
 @click.option("--project", "-p", help="Project of the jobs that are numbers.")
 @click.option("--timeout", type=Duration(), help="Time to wait at most; then the exit code is 124.")

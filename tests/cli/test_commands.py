@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import ROOT, Server, eventually
+from tests.e2e.conftest import JOBS, ROOT, Server, eventually
 
 
 @pytest.fixture(scope="module")
@@ -346,6 +346,15 @@ def test_stop_and_delete(server: Server) -> None:
     assert [server.job(int(number))["last_status"] for number in numbers] == ["stopped", "stopped"]
     assert polyjob(server, "delete", *numbers).returncode == 0
     assert polyjob(server, "show", numbers[0]).returncode == 1
+
+
+@pytest.mark.parametrize(("trap", "code"), [("true", 143), ("trap 'exit 7' TERM", 7), ("trap 'exit 0' TERM", 125)])
+def test_wait_tells_how_a_job_that_somebody_stopped_has_ended(server: Server, trap: str, code: int) -> None:
+    number = server.submit(f"{trap}; touch $POLYAXON_RUN_OUTPUTS_PATH/ready; while :; do sleep 0.1; done")["id"]
+    eventually(lambda: b"ready" in server.call("GET", f"{JOBS}/{number}/outputs/tree").body)
+    assert server.call("POST", f"{JOBS}/{number}/stop").status == 200
+    done = polyjob(server, "wait", str(number))
+    assert (done.returncode, b"stopped" in done.stderr) == (code, True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

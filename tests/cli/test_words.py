@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from polyjob.cli import COMMANDS, main
+from polyjob.cli import COMMANDS, FAILED, LOST_SERVER, RUNNING, STOPPED, main
 from polyjob.cli.client import Client, ServerError, Wrong, connect, fail, project_path, run_path
 from polyjob.cli.following import ending, exit_code, lasted
 from polyjob.cli.local import of_running_server
@@ -222,7 +223,10 @@ class TestNames:
     [("succeeded", {"reason": "exited"}, 0, 0), ("failed", {"reason": "exited"}, 7, 7),
      ("failed", {"signal": 9}, None, 137), ("failed", {"reason": "oom", "signal": 9}, 137, 137),
      ("failed", {"reason": "lost"}, None, 125), ("failed", {"reason": "build"}, None, 125),
-     ("stopped", {"signal": 15}, 143, 143), ("stopped", None, None, 125)],
+     ("stopped", {"signal": 15}, 143, 143), ("stopped", None, None, 125),
+     ("stopped", {"reason": "exited"}, 0, 125), ("stopped", {"reason": "exited"}, 7, 7),
+     ("failed", {"reason": "timeout"}, 0, 125), ("failed", {"reason": "timeout", "signal": 15}, 143, 143),
+     ("skipped", None, None, 125), ("upstream_failed", None, None, 125)],
 )  # fmt: skip
 def test_exit_codes(status, end, code, expected):
     assert exit_code({"last_status": status, "exit": end, "exit_code": code}) == expected
@@ -244,6 +248,19 @@ def test_tables_stand_in_columns(capsys):
     assert [size(0), size(999), size(1500), size(2_500_000_000)] == ["0 B", "999 B", "1.5 kB", "2.5 GB"]
     assert ago(None) == ""
     assert ago("2020-01-01T00:00:00+00:00").endswith(" d ago")
+
+
+@pytest.mark.parametrize("name", RUNNING)
+def test_help_of_commands_that_return_the_job_code_has_the_codes(name):
+    words = invoke(name, "--help").stdout.split()
+    assert {f"{code}:" for code in (LOST_SERVER, FAILED, STOPPED)} <= set(words)
+    assert ("124:" in words) == (name == "wait")
+
+
+def test_guide_has_every_exit_code():
+    table = (Path(__file__).parents[2] / "docs/command-line.md").read_text().partition("### Exit codes")[2]
+    codes = set(re.findall(r"^\| (\d+) \|", table.partition("## ")[0], re.MULTILINE))
+    assert codes == {"0", "1", "124", str(LOST_SERVER), str(FAILED), str(STOPPED)}
 
 
 def test_every_command_has_help():
