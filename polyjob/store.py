@@ -17,7 +17,7 @@ from polyjob import reserve
 from polyjob.archives import LiveOutputs, Outputs, write_index
 from polyjob.crashpoints import crash_point
 from polyjob.packing import Packer
-from runners.trees import remove_tree, restore_file
+from runners.trees import remove_tree, removing_tree, restore_file
 
 PRIVATE, SHARED = 0o700, 0o711
 STALE_AFTER = 3600.0
@@ -103,6 +103,10 @@ class Store:
         """Remove everything that a job has left in files. Idempotent; raises OSError if something stays."""
         remove_tree(self.job_folder(uuid))
 
+    def removing_job(self, uuid: str) -> Iterator[None]:
+        """Do what `remove_job` does in short steps; what is left when the iterator is closed stays."""
+        return removing_tree(self.job_folder(uuid))
+
     def job_size(self, uuid: str) -> int:
         """Bytes of what a job has left, when it is done."""
         try:
@@ -114,6 +118,10 @@ class Store:
     def remove_build(self, uuid: str) -> None:
         """As `remove_job`."""
         remove_tree(self.build_folder(uuid))
+
+    def removing_build(self, uuid: str) -> Iterator[None]:
+        """As `removing_job`."""
+        return removing_tree(self.build_folder(uuid))
 
     def free_bytes(self) -> int:
         """What the disk of the data folder has left for this account."""
@@ -178,20 +186,23 @@ class Store:
         """Turn the outputs into the sealed archive and its index, synced: from `pieces` (a tar stream) or else from
         the job's own folder, which is removed then. Empty outputs of a folder make no file.
 
-        Yields the bytes of files packed so far, at least after each 64 KiB, so that the caller can pause; closing the
-        iterator leaves everything as it was. At most `limit` bytes are kept (0 = all), nothing more once `deadline`
-        says why, and no more than the disk could hold if the holes in files were data. What is not kept is noted.
+        Yields the bytes of files packed so far, at least after each 64 KiB, and often while the folder is removed, so
+        that the caller can pause. Closing the iterator before all is packed leaves everything as it was. At most
+        `limit` bytes are kept (0 = all), nothing more once `deadline` says why, and no more than the disk could hold
+        if the holes in files were data. What is not kept is noted.
 
         Idempotent: what is sealed is not sealed again. Raises what `pieces` raises, and OSError; then nothing is
         sealed. What of the folder cannot be removed stays until the job is.
         """
-        folder = self.job_folder(uuid)
+        folder, packed_bytes = self.job_folder(uuid), 0
         if not self.is_sealed(uuid):
             packer = Packer(prefix, limit, self._disk_bytes(), pieces is None, deadline)
             packed = packer.folder(folder / "outputs") if pieces is None else packer.stream(pieces)
             yield from self._write_outputs(uuid, packer, packed, may_be_left_out=pieces is None)
+            packed_bytes = packer.taken
         with contextlib.suppress(OSError):
-            remove_tree(folder / "outputs")
+            for _ in removing_tree(folder / "outputs"):
+                yield packed_bytes
 
     def _write_outputs(
         self, uuid: str, packer: Packer, packed: Iterator[bytes], may_be_left_out: bool

@@ -393,6 +393,14 @@ class Runner(abc.ABC):
         returns, no process of the job exists. Raises RunnerUnavailable.
         """
 
+    def cleaning(self, handle: str) -> Iterator[None]:
+        """Do what `clean` does in short steps, so that the caller can pause, for a runner that may have much to remove.
+
+        If the iterator is closed before its end, a later call does the rest.
+        """
+        self.clean(handle)
+        yield from ()
+
     @abc.abstractmethod
     def fence(self, uuid: str) -> str | None:
         """The handle of what a start of this job got as far as making; None where there is nothing, and from then on no

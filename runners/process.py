@@ -18,7 +18,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,7 +46,7 @@ from runners.marks import kill_marked
 from runners.process_builds import Artifact, build
 from runners.process_environment import account_of, inherited, temporary_folder
 from runners.server_link import ServerLink
-from runners.trees import open_to_owner, remove_tree, size_of
+from runners.trees import open_to_owner, remove_tree, removing_tree, size_of
 
 CLEAN_PATIENCE = 20.0
 """Seconds that `clean` waits for what it kills."""
@@ -147,13 +148,16 @@ class ProcessRunner(Runner):
         raise RunnerUnavailable("the job's keeper cannot be found")
 
     def clean(self, handle: str) -> None:
+        deque(self.cleaning(handle), maxlen=0)
+
+    def cleaning(self, handle: str) -> Iterator[None]:
         uuid, _ = self._read(handle)
         try:
-            self._clean(uuid)
+            yield from self._cleaning(uuid)
         except OSError as error:
             raise RunnerUnavailable(f"the job cannot be cleared away: {error.strerror}") from error
 
-    def _clean(self, uuid: str) -> None:
+    def _cleaning(self, uuid: str) -> Iterator[None]:
         folder = self._job_folder(uuid)
         if not folder.exists():
             return
@@ -161,7 +165,7 @@ class ProcessRunner(Runner):
         self._keepers.forget(uuid)
         self._started.discard(uuid)
         with contextlib.suppress(OSError):  # what others put there holds no job up
-            remove_tree(Path(temporary_folder(self.settings, uuid)))
+            yield from removing_tree(Path(temporary_folder(self.settings, uuid)))
         with contextlib.suppress(FileNotFoundError):  # another clean may be at it
             # `attempt` last: it is all that stops another start.
             for name in sorted(os.listdir(folder), key=lambda name: name == "attempt"):

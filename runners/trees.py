@@ -11,9 +11,12 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
+REMOVED_AT_ONCE = 256
+"""Files that are removed in one step."""
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -21,6 +24,14 @@ def remove_tree(folder: Path) -> None:
     """Remove a folder and everything in it, however deep, including read-only folders. Links are not followed.
 
     Idempotent, also while others remove in it. Raises OSError if something stays, as when others write in it.
+    """
+    deque(removing_tree(folder), maxlen=0)
+
+
+def removing_tree(folder: Path) -> Iterator[None]:
+    """Do all that `remove_tree` does, in steps that take milliseconds, so that the caller can pause.
+
+    If the iterator is closed before its end, the rest of the folder stays for another removal.
     """
     try:
         here = _open_to_clear(folder)
@@ -34,7 +45,7 @@ def remove_tree(folder: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(name, dir_fd=above)
 
-    _walk(here, _open_to_clear, _clear, remove)
+    yield from _walk(here, _open_to_clear, _clear, remove)
     with contextlib.suppress(FileNotFoundError):
         folder.rmdir()
 
@@ -60,7 +71,7 @@ def give_tree(folder: Path, user: int, group: int) -> None:
         return folders
 
     try:
-        _walk(here, lambda name, above: os.open(name, _FLAGS, dir_fd=above), give_files, give)
+        deque(_walk(here, lambda name, above: os.open(name, _FLAGS, dir_fd=above), give_files, give), maxlen=0)
         os.fchown(top, user, group)
     finally:
         os.close(top)
@@ -114,7 +125,7 @@ def size_of(folder: Path) -> int:
             raise FileNotFoundError from error  # nothing in it can be counted
 
     with contextlib.suppress(OSError):
-        _walk(os.open(folder, _FLAGS), enter, add, lambda name, above: None)
+        deque(_walk(os.open(folder, _FLAGS), enter, add, lambda name, above: None), maxlen=0)
     return total
 
 
@@ -144,18 +155,19 @@ def made_readable(name: str | Path, above: int | None = None) -> Iterator[None]:
 def _walk(
     here: int,
     enter: Callable[[str, int], int],
-    visit: Callable[[int], list[str]],
+    visit: Callable[[int], Iterable[str | None]],
     leave: Callable[[str, int], None],
-) -> None:
+) -> Iterator[None]:
     """Walk through an open folder without recursion and with three descriptors at most. Close it in the end.
 
-    `visit` receives each folder's descriptor and returns the names of the folders to go into, `enter` opens one of
-    them, and `leave` receives its name and the folder above it once everything below has been visited. A folder that
-    `enter` does not find is left out. Raises OSError if a folder is moved while the walk is in it.
+    Yields after each folder, and where `visit` gives None. `visit` receives each folder's descriptor and gives the
+    names of the folders to go into, `enter` opens one of them, and `leave` receives its name and the folder above it
+    once everything below has been visited. A folder that `enter` does not find is left out. Raises OSError if a folder
+    is moved while the walk is in it.
     """
     above: list[tuple[str, tuple[int, int], list[str]]] = []
     try:
-        inner = visit(here)
+        inner = yield from _folders(visit(here))
         while inner or above:
             if inner:
                 name = inner.pop()
@@ -164,7 +176,7 @@ def _walk(
                     above.append((name, _identity(here), inner))
                     os.close(here)
                     here = below
-                    inner = visit(here)
+                    inner = yield from _folders(visit(here))
             else:
                 name, identity, inner = above.pop()
                 parent = os.open("..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
@@ -173,8 +185,20 @@ def _walk(
                 if _identity(here) != identity:
                     raise OSError(errno.EBUSY, f"the folder {name} was moved meanwhile")
                 leave(name, here)
+            yield
     finally:
         os.close(here)
+
+
+def _folders(visited: Iterable[str | None]) -> Generator[None, None, list[str]]:
+    """Return the names, and yield for each None."""
+    folders = []
+    for name in visited:
+        if name is None:
+            yield
+        else:
+            folders.append(name)
+    return folders
 
 
 def _open_to_clear(name: str | Path, above: int | None = None) -> int:
@@ -194,13 +218,15 @@ def _identity(folder: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _clear(folder: int) -> list[str]:
-    """Remove everything that is not a folder, and return the names of the folders."""
+def _clear(folder: int) -> Iterator[str | None]:
+    """Remove everything that is not a folder, with None after every few, and then give the names of the folders."""
     folders, others = _entries(folder)
-    for name in others:
+    for number, name in enumerate(others, 1):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=folder)
-    return folders
+        if number % REMOVED_AT_ONCE == 0:
+            yield None
+    yield from folders
 
 
 def _entries(folder: int) -> tuple[list[str], list[str]]:

@@ -165,6 +165,19 @@ def test_deadline_keeps_complete_files_only(store, folder, streamed, after):
         assert outputs.notes[0] == f"`{'abcd'[count]}` and what comes after it was not kept: time is over"
 
 
+def test_removal_of_a_packed_folder_can_pause(store, folder):
+    for number in range(3000):
+        (folder / str(number)).touch()
+    steps = store.sealing(JOB, "7", 0)
+    while not store.is_sealed(JOB):
+        next(steps)
+    steps.close()
+    left = len(os.listdir(folder))
+    assert 0 < left <= 3000
+    assert len(list(store.sealing(JOB, "7", 0))) >= left // 256
+    assert not folder.exists() and len(store.outputs(JOB).entries) == 3000
+
+
 # What may be read.
 
 

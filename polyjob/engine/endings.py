@@ -72,6 +72,7 @@ class Endings:
         """Record what a call returned; None = it failed, and its steps with it."""
         if done is None or done.is_whole:
             self._lanes.pop(number, None)
+            self._large.discard(number)  # after a failure the rest may be small: what is sealed is not packed again
         if done is not None and done.packed is not None:
             self._large.add(number)
 

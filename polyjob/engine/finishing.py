@@ -101,7 +101,7 @@ class Finished:
     missing: dict[str, str] = field(default_factory=dict)
     """`log` or `outputs` → why it could not be fetched."""
     packed: int | None = None
-    """While the outputs are packed: the bytes so far."""
+    """The bytes of outputs that are packed so far, while that or the removal of what the job has left goes on."""
 
 
 def finish(
@@ -119,8 +119,8 @@ def finish(
     """Do all steps of the end, or of a long log as many pieces as are fetched at a time. `prefix` is the folder in
     which the outputs lie in their archive, `skipped` names what is not fetched: `log`, `outputs`.
 
-    Yields how far it has come, in the end and often while the outputs are packed, so that the caller can pause. Closing
-    the iterator gives up the packing. Nothing more is packed once `deadline` says why.
+    Yields how far it has come, in the end and often while outputs are packed and files are removed, so that the caller
+    can pause. Closing the iterator gives up the packing. Nothing more is packed once `deadline` says why.
 
     Raises NotFetched, RunnerUnavailable or OSError; then the whole is begun again, later. What is sealed is not fetched
     again: a back end that was cleared before a crash has nothing left to give.
@@ -145,7 +145,8 @@ def finish(
                 pieces.close()
     store.sync(uuid)
     if handle is not None:
-        runner.clean(handle)
+        for _ in runner.cleaning(handle):
+            yield Finished(position, is_whole=False, packed=0)
     yield Finished(position, is_whole=True, not_kept=store.outputs(uuid).notes, missing=missing)
 
 

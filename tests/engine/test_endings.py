@@ -232,6 +232,46 @@ def test_sealed_outputs_do_not_wait_to_be_packed(world, slow, monkeypatch):
     world.end(job)
 
 
+@pytest.mark.parametrize("is_large", [False, True])
+def test_sealed_outputs_wait_for_no_lane(world, slow, monkeypatch, is_large):
+    job = ended(world, slow, 60 if is_large else 1)
+
+    def away(handle):
+        raise RunnerUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.runner, "clean", away)
+        until(world, lambda: note(world, job, "retry"))
+        others = [ended(world, slow, 2000) for _ in range(endings.MAX_LANES_PER_USER)]
+        until(world, lambda: all(note(world, other) for other in others))
+    world.clock.move(60)
+    passes(world, 12)
+    assert is_done(world, job)
+    assert not any(is_done(world, other) for other in others)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_small_ends_do_not_wait_for_long_removals(world, monkeypatch, count):
+    large = [world.submit() for _ in range(count)]
+    uuids = {job.uuid: 200 for job in large}
+
+    def cleaning(handle):
+        uuid = world.runner._uuid(handle)
+        while uuids.get(uuid, 0):
+            uuids[uuid] -= 1
+            world.clock.move(SECONDS)
+            yield
+        world.runner.clean(handle)
+
+    monkeypatch.setattr(world.runner, "cleaning", cleaning)
+    until(world, lambda: all(left < 200 for left in uuids.values()))
+    small = world.submit()
+    passes(world, 12)
+    assert is_done(world, small)
+    assert not all(is_done(world, job) for job in large)
+    until(world, lambda: all(is_done(world, job) for job in large))
+
+
 # Outputs that are not there any more.
 
 

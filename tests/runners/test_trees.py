@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.trees import give_tree, remove_tree, size_of
+from runners.trees import give_tree, remove_tree, removing_tree, size_of
 from tests.require import require_root
 from tests.runners.harness import as_nobody
 
@@ -97,6 +97,23 @@ def test_deep_folders_go_with_few_descriptors(tmp_path):
     remove_tree(tmp_path / "d")
     assert files(tmp_path) == ["e", "f"]
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("shape", ["flat", "wide", "deep"])
+def test_removal_pauses_and_goes_on_where_it_was(tmp_path, shape):
+    top = tmp_path / "top"
+    for number in range(3000):
+        here = {"flat": top, "wide": top / str(number), "deep": top.joinpath(*"abcdefgh"[: number % 8])}[shape]
+        here.mkdir(parents=True, exist_ok=True)
+        (here / f"f{number}").touch()
+    before = len(os.listdir("/proc/self/fd"))
+    steps = removing_tree(top)
+    for _ in range(5):
+        next(steps)
+    steps.close()
+    assert top.exists() and len(os.listdir("/proc/self/fd")) == before
+    assert sum(1 for _ in removing_tree(top)) >= 5
+    assert not top.exists()
 
 
 def test_many_threads_remove_the_same_folder(tmp_path):
