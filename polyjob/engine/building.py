@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from polyjob import builds, specs
-from polyjob.engine import garbage
 from polyjob.engine.backends import Backends
 from polyjob.engine.calls import Done
 from polyjob.engine.context import Context
@@ -18,7 +17,7 @@ from polyjob.engine.steps import Step
 from polyjob.models import Build
 from polyjob.statuses import Status
 from polyjob.transitions import change, change_note, transition
-from runners.base import BuildFailed, Runner, RunnerError
+from runners.base import BuildFailed
 
 log = logging.getLogger("polyjob.engine")
 
@@ -52,14 +51,6 @@ class BuildPart:
 
     def ended(self, number: int, done: Done) -> Step | None:
         """The step that the end of a build's call asks for."""
-        if done.verb == "erase":
-            retry = self._retry(number)
-            if done.error is not None:
-                retry.log_defect(done.error, "build %s could not be removed; it is tried again", number)
-                retry.fail("erase", done.error, self.context.clock.seconds())
-                return None
-            del self._retries[number]
-            return Step("erase", lambda: Build.delete().where(Build.id == number).execute())
         cancelled = self._cancels.pop(number).is_set()
         if self._closing:
             return None
@@ -85,21 +76,6 @@ class BuildPart:
 
     def _retry(self, number: int) -> Retry:
         return self._retries.setdefault(number, Retry())
-
-    def erase(self, build: Build) -> None:
-        """Remove everything that a deleted build has left; its row is deleted after that."""
-        runner = self.backends.runner(build.runner) if build.artifact else None
-        self.context.calls.submit("erase", ("build", build.id), "erase", lambda: self._remove(build, runner))
-
-    def _remove(self, build: Build, runner: Runner | None) -> None:
-        """Remove the artifact first, so that no later build finds its layers in a cache. Garbage collection removes it
-        if the backend is away."""
-        if runner is not None:
-            try:
-                garbage.remove_artifact(build, runner)
-            except RunnerError as error:
-                log.warning("the artifact of build %s could not be removed: %s", build.id, error)
-        self.context.store.remove_build(build.uuid)
 
     def cancel_all(self) -> None:
         """End every build under way, for the engine's own end; the next engine builds them again."""

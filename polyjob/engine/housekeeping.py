@@ -44,7 +44,7 @@ class Housekeeping:
         calls, key = self._context.calls, ("sweep", 0)
         if not calls.busy(key):
             runners = self._backends.of_builds()
-            calls.submit("erase", key, "sweep", lambda: self._sweep(runners))
+            calls.submit("sweep", key, "sweep", lambda: self._sweep(runners))
         return [Step("clear", self._clear)]
 
     def ended(self, done: Done) -> None:

@@ -7,18 +7,18 @@ it could not find out again: after a crash, the first pass is like any other.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 from collections.abc import Callable
 
-from polyjob import builds, specs
+from polyjob import specs
 from polyjob.crashpoints import crash_point
 from polyjob.database import write
 from polyjob.engine.backends import Backends
 from polyjob.engine.building import BuildPart
 from polyjob.engine.calls import Done
 from polyjob.engine.context import Context
+from polyjob.engine.erasing import Erasing
 from polyjob.engine.housekeeping import Housekeeping
 from polyjob.engine.running import JobPart
 from polyjob.engine.steps import Step
@@ -31,23 +31,10 @@ from polyjob.transitions import transition
 from runners.abilities import ABILITIES
 from runners.base import Runner
 
-ERASED_AT_ONCE = 8
-"""Deleted jobs and builds whose files are removed side by side."""
-_LOOKED_AT = 200
 LOOKED_THROUGH = 500
 """Of the queue, for jobs whose GPUs are free."""
 
 _CLAIMED = Prepared(lambda: Job.select().where(CLAIMED).order_by(Job.id))
-_DELETED = Prepared(
-    lambda: Job.select(Job.id, Job.uuid, Job.status).where(DELETED, Job.finished_at.is_null(False)).limit(1)
-)
-_DELETED_BUILDS = Prepared(
-    lambda: (
-        Build.select(Build.id, Build.uuid, Build.runner, Build.artifact)
-        .where(DELETED, Build.finished_at.is_null(False))
-        .limit(1)
-    )
-)
 _DELETED_PROJECTS = Prepared(lambda: Project.select(Project.id).where(DELETED))
 _LIVE_BUILDS = Prepared(lambda: Build.select().where(LIVE_BUILDS).order_by(Build.id))
 _QUEUE = Prepared(lambda: Job.select().where(QUEUED).order_by(Job.id).limit(1))
@@ -66,6 +53,7 @@ class Engine:
         self.backends = Backends(context, load_runner, wake)
         self.builds = BuildPart(context, self.backends)
         self.jobs = JobPart(context, self.backends)
+        self.erasing = Erasing(context, self.backends)
         self.housekeeping = Housekeeping(context, self.backends)
         self.unclaimed = Unclaimed(context, self.backends)
 
@@ -75,32 +63,16 @@ class Engine:
         groups = [[step] for step in ended.values() if step]
         decided = {key for key, step in ended.items() if step}
         claimed = _CLAIMED()
-        deleted = _DELETED(_LOOKED_AT)
-        self.jobs.forget_all_but(claimed + deleted)
+        self.jobs.forget_all_but(claimed)
         self.jobs.hear(claimed)
         groups += [self.builds.steps(build) for build in _LIVE_BUILDS() if ("build", build.id) not in decided]
         groups += [self.jobs.steps_or_rest(job) for job in claimed if ("job", job.id) not in decided]
-        self._erase(deleted, decided)
+        self.erasing.go_on(decided)
         groups += [[step] for step in self.housekeeping.steps()]
         self.unclaimed.look()
         groups += [[step] for step in map(self._empty, _DELETED_PROJECTS()) if step]
         committed = self._commit([group for group in groups if group], self._may_claim())
         return committed or self.context.calls.any_ended()
-
-    def _erase(self, deleted: list[Job], decided: set[tuple[str, int]]) -> None:
-        """Begin to remove what is deleted and done, a few at once, so that other calls have their turn.
-
-        What could not be removed rests, and takes no place of others meanwhile.
-        """
-        awake = [job for job in deleted if not self.jobs.rests(job.id)]
-        found = [(("job", job.id), functools.partial(self.jobs.erase, job)) for job in awake]
-        for build in _DELETED_BUILDS(_LOOKED_AT):
-            if not builds.users_of(build).exists() and not self.builds.rests(build.id):
-                found.append((("build", build.id), functools.partial(self.builds.erase, build)))
-        busy = {key for key, _ in found if self.context.calls.busy(key)}
-        idle = [erase for key, erase in found if key not in busy | decided]
-        for erase in idle[: max(0, ERASED_AT_ONCE - len(busy))]:
-            erase()
 
     def _empty(self, project: Project) -> Step | None:
         """The removal of a deleted project, once nothing belongs to it any more."""
@@ -117,6 +89,8 @@ class Engine:
     def _ended(self, done: Done) -> Step | None:
         """The step that the end of a call asks for."""
         kind, subject = done.key
+        if done.verb == "erase":
+            return self.erasing.ended(done)
         if kind == "build":
             return self.builds.ended(subject, done)
         if kind == "job":

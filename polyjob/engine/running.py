@@ -72,7 +72,6 @@ RETRIED = {
     "stop": "Its stop",
     "logs": "The fetch of its log",
     "finish": "The fetch of its log and outputs",
-    "erase": "Its removal",
 }
 """Verb → what is tried again, in words for people."""
 FETCHED = {"log": "log", "outputs": MISSING}
@@ -201,15 +200,6 @@ class JobPart:
         except Exception as error:
             for step in self._break(job, error):
                 step.apply()
-
-    def erase(self, job: Job) -> None:
-        """Remove what a job that is deleted and done has written; its row goes once that is done."""
-        key, store = ("job", job.id), self.context.store
-        self.context.calls.submit("erase", key, "erase", lambda: store.remove_job(job.uuid))
-
-    def rests(self, number: int) -> bool:
-        """Return whether a job rests after a call that failed."""
-        return self.context.clock.seconds() < self._memory(number).retry.retry_at
 
     def forget_all_but(self, jobs: list[Job]) -> None:
         kept = {job.id for job in jobs}
@@ -416,8 +406,6 @@ class JobPart:
             memory.position = done.value.position
             memory.finished, memory.not_kept = done.value.is_whole, done.value.not_kept
             memory.missing = done.value.missing
-        elif done.verb == "erase":
-            return Step("erase", lambda: Job.delete().where(Job.id == number).execute())
         elif done.verb == "logs":
             self._fetched(memory, done)
         elif done.verb == "fence" and done.value is None:
@@ -501,7 +489,9 @@ class JobPart:
 
     def _is_busy(self, job: Job, memory: Memory) -> bool:
         """A call for the job is under way, or it rests after one that failed."""
-        return self.context.calls.busy(("job", job.id)) is not None or self.rests(job.id)
+        return (
+            self.context.calls.busy(("job", job.id)) is not None or self.context.clock.seconds() < memory.retry.retry_at
+        )
 
 
 def _load_names(job: Job) -> None:

@@ -8,8 +8,8 @@ over comes from a data folder that was put back to an older state, or of a job t
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,6 +31,8 @@ log = logging.getLogger("polyjob.engine")
 KEPT = "unclaimed"
 EVERY = 300.0
 """Seconds from look to look; what is found twice is removed."""
+FIRST_SECONDS = 5.0
+"""For the log and outputs of one job; what takes longer is fetched after all others."""
 
 
 class Unclaimed:
@@ -61,42 +63,59 @@ class Unclaimed:
 
     def _begin(self, name: str, runner: Runner, before: frozenset[str]) -> None:
         settings = self._context.settings
-        self._context.calls.submit("erase", ("unclaimed", name), "look", lambda: remove(name, runner, before, settings))
+        self._context.calls.submit("sweep", ("unclaimed", name), "look", lambda: remove(name, runner, before, settings))
+
+
+class _TakesLong(Exception):
+    """The fetch was given up, and is to be begun again once all others are done."""
 
 
 def remove(name: str, runner: Runner, before: frozenset[str], settings: Settings) -> frozenset[str]:
     """Remove what nobody claims and was in `before`; the uuids of what is left that nobody claims. Raises
-    RunnerUnavailable where nothing can be told."""
+    RunnerUnavailable where nothing can be told.
+
+    What takes long to fetch comes last, so that nothing else waits for it.
+    """
     there = runner.inventory()
     left = set(there) - _live(there)
-    for uuid in sorted(left & before):
+    waiting = sorted(left & before)
+    for uuid in waiting:
         log.warning("the %s runner has something of job %s, which is done or unknown here; it is removed", name, uuid)
-        try:
-            folder = _fetch(runner, uuid, there[uuid], settings)
-            runner.clean(there[uuid])
-            left.discard(uuid)
-            if folder is not None:
-                log.warning("what job %s has left on the %s runner is kept in %s", uuid, name, folder)
-        except (RunnerError, OSError) as error:
-            log.warning("what the %s runner has of job %s could not be removed: %s", name, uuid, error)
+    for patience in (FIRST_SECONDS, float("inf")):
+        slow = []
+        for uuid in waiting:
+            try:
+                folder = _fetch(runner, uuid, there[uuid], settings, patience)
+                runner.clean(there[uuid])
+                left.discard(uuid)
+                if folder is not None:
+                    log.warning("what job %s has left on the %s runner is kept in %s", uuid, name, folder)
+            except _TakesLong:
+                slow.append(uuid)
+            except (RunnerError, OSError) as error:
+                log.warning("what the %s runner has of job %s could not be removed: %s", name, uuid, error)
+        waiting = slow
     return frozenset(left)
 
 
-def _fetch(runner: Runner, uuid: str, handle: str, settings: Settings) -> Path | None:
+def _fetch(runner: Runner, uuid: str, handle: str, settings: Settings, patience: float) -> Path | None:
     """Bring in log and outputs of a job that has ended in its back end, and where they are; None where that has none
-    to give."""
+    to give. Raises _TakesLong after `patience` seconds."""
     if not isinstance(runner, RemoteRunner) or not isinstance(runner.poll([handle]).get(handle), Exited):
         return None
     store = Store(settings.data_dir / KEPT)
     store.job_folder(uuid).mkdir(mode=0o700, parents=True, exist_ok=True)
     done = Finished(LogPosition(), is_whole=False)
     clock = Clock()
-    until = clock.seconds() + MAX_SEAL_SECONDS
+    begun = clock.seconds()
     about = (runner, uuid, uuid, handle, store)
     limits = (settings.log_limit, settings.outputs_limit)
+    overdue = lambda: OVERDUE if clock.seconds() - begun > MAX_SEAL_SECONDS else None  # noqa: E731
     while not done.is_whole:
-        steps = finish(*about, done.position, *limits, (), lambda: OVERDUE if clock.seconds() > until else None)
-        (done,) = deque(steps, maxlen=1)
+        with contextlib.closing(finish(*about, done.position, *limits, (), overdue)) as steps:
+            for done in steps:
+                if not done.is_whole and clock.seconds() - begun > patience:
+                    raise _TakesLong
     return store.job_folder(uuid)
 
 

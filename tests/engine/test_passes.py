@@ -459,9 +459,9 @@ class TestAskedBuild:
         build = self.make(world)
         builds.delete(build, world.settings)
         faults = iter([OSError("no")])
-        original = world.store.remove_build
+        original = world.store.removing_build
         monkeypatch.setattr(
-            type(world.store), "remove_build", lambda self, uuid: _raise(next(faults, None)) or original(uuid)
+            type(world.store), "removing_build", lambda self, uuid: _raise(next(faults, None)) or original(uuid)
         )
         world.settle()
         world.later(2)

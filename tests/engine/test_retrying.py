@@ -8,7 +8,8 @@ import logging
 import pytest
 
 from polyjob import builds, giving_up, jobs, submitting
-from polyjob.engine.passes import ERASED_AT_ONCE
+from polyjob.engine import erasing
+from polyjob.engine.erasing import ERASED_AT_ONCE, LOOKED_AT
 from polyjob.engine.retrying import FETCH_PATIENCE, START_PATIENCE, Retry
 from polyjob.engine.running import MAX_REBUILDS
 from polyjob.models import Build, Job
@@ -255,29 +256,68 @@ def refuse_removals(monkeypatch, name, stuck):
         calls.append(uuid)
         if uuid in stuck:
             raise PermissionError(1, "Operation not permitted")
-        real(store, uuid)
+        return real(store, uuid)
 
     monkeypatch.setattr(Store, name, remove)
     return calls
 
 
 @pytest.mark.parametrize("count", [1, ERASED_AT_ONCE, 2 * ERASED_AT_ONCE])
-def test_job_that_cannot_be_removed_holds_up_no_other(world, monkeypatch, count):
+@pytest.mark.parametrize("looked_at", [3, LOOKED_AT])
+def test_job_that_cannot_be_removed_holds_up_no_other(world, monkeypatch, count, looked_at):
+    monkeypatch.setattr(erasing, "LOOKED_AT", looked_at)
     stuck = [world.submit() for _ in range(count)]
     other = world.submit()
     wait(world, 10)
-    refuse_removals(monkeypatch, "remove_job", {job.uuid for job in stuck})
+    refuse_removals(monkeypatch, "removing_job", {job.uuid for job in stuck})
     for job in [*stuck, other]:
         jobs.delete(world.read(job), world.user, world.settings)
     wait(world, 20)
     assert {job.id for job in Job.select(Job.id)} == {job.id for job in stuck}
 
 
+@pytest.mark.parametrize("looked_at", [3, LOOKED_AT])
+def test_build_that_cannot_be_removed_holds_up_no_other(world, monkeypatch, looked_at):
+    monkeypatch.setattr(erasing, "LOOKED_AT", looked_at)
+    for number in range(12):
+        world.end(world.submit(build={"image": "a", "build_steps": [f"x{number}"]}))
+    found = list(Build.select().order_by(Build.id))
+    refuse_removals(monkeypatch, "removing_build", {build.uuid for build in found[:-1]})
+    for build in found:
+        builds.delete(build, world.settings)
+    wait(world, 20)
+    assert [build.id for build in Build.select().order_by(Build.id)] == [build.id for build in found[:-1]]
+
+
+@pytest.mark.parametrize("count", [1, 2 * ERASED_AT_ONCE])
+def test_small_removals_do_not_wait_for_large_ones(world, monkeypatch, count):
+    large = [world.submit() for _ in range(count)]
+    small = world.submit()
+    wait(world, 10)
+    left, real = {job.uuid: 100 for job in large}, Store.removing_job
+
+    def removing(store, uuid):
+        while left.get(uuid, 0):
+            left[uuid] -= 1
+            world.clock.move(0.1)
+            yield
+        yield from real(store, uuid)
+
+    monkeypatch.setattr(Store, "removing_job", removing)
+    for job in [*large, small]:
+        jobs.delete(world.read(job), world.user, world.settings)
+    for _ in range(6):
+        world.engine.run_pass()
+    assert {job.id for job in Job.select(Job.id)} == {job.id for job in large}
+    wait(world, 20)
+    assert not Job.select().exists()
+
+
 def test_build_that_cannot_be_removed_is_tried_again_with_pauses(world, monkeypatch, caplog):
     world.end(world.submit(build={"image": "a", "build_steps": ["x"]}))
     build = Build.select().get()
     stuck = {build.uuid}
-    calls = refuse_removals(monkeypatch, "remove_build", stuck)
+    calls = refuse_removals(monkeypatch, "removing_build", stuck)
     builds.delete(build, world.settings)
     wait(world, 100)
     assert 4 <= len(calls) <= 8

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from click.testing import CliRunner
 from polyjob import jobs
 from polyjob.cli import main
 from polyjob.database import close_database, open_database, write
+from polyjob.engine import unclaimed
 from polyjob.engine.unclaimed import EVERY
 from polyjob.giving_up import give_up
 from polyjob.models import Job
@@ -18,6 +22,16 @@ from polyjob.settings import environment
 from polyjob.statuses import Status
 from polyjob.store import Store
 from runners.base import Exit, Reason, RunnerUnavailable
+
+
+def tar(size: int) -> Iterator[bytes]:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        info = tarfile.TarInfo("large")
+        info.size = size
+        archive.addfile(info, io.BytesIO(bytes(size)))
+    data = buffer.getvalue()
+    yield from (data[at : at + (1 << 16)] for at in range(0, len(data), 1 << 16))
 
 
 def forget(job: Job) -> None:
@@ -73,6 +87,34 @@ class TestUnclaimed:
         world.clock.move(EVERY)
         world.settle()
         assert world.runner.inventory() == {}
+
+    def test_what_takes_long_to_fetch_is_removed_last(self, world, monkeypatch):
+        monkeypatch.setattr(unclaimed, "FIRST_SECONDS", 0.0)
+        found = sorted((world.submit(seconds=10) for _ in range(2)), key=lambda job: job.uuid)
+        world.settle()
+        outputs, clean, cleaned = world.runner.outputs, world.runner.clean, []
+        small = found[-1].uuid
+
+        def slow(handle):
+            if small not in handle:
+                yield from tar(3 << 20)
+            else:
+                yield from outputs(handle)
+
+        def note(handle):
+            cleaned.append(world.runner._uuid(handle))
+            clean(handle)
+
+        monkeypatch.setattr(world.runner, "outputs", slow)
+        monkeypatch.setattr(world.runner, "clean", note)
+        for job in found:
+            forget(job)
+        for _ in range(2):
+            world.clock.move(EVERY)
+            world.settle()
+        assert world.runner.inventory() == {} and cleaned[0] == small
+        kept = Store(world.settings.data_dir / "unclaimed")
+        assert kept.outputs(found[0].uuid).open_file("large")[0] == 3 << 20
 
     def test_a_back_end_that_is_away_is_asked_again(self, world):
         job = world.submit(seconds=10_000)
