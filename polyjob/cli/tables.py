@@ -16,11 +16,13 @@ COLOURS = {
     "succeeded": "green", "failed": "red", "upstream_failed": "red", "stopped": "yellow", "running": "blue",
     "building": "blue", "scheduled": "blue",
 }  # fmt: skip
+_JSON_CONTROL = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Control characters that `json` does not escape."""
 
 
 def print_json(document: Any) -> None:
     text = json.dumps(document, indent=2, ensure_ascii=False)
-    click.echo(re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text))
+    click.echo(_JSON_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -378,7 +378,7 @@ CONTROLS = ["a\nb", "a\x1b[31mb", "a\x1b]52;c;x\x07b", "a\x9b31mb", "a\rb", "a\u
 def test_control_characters_are_escaped_everywhere(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     print_table(["A"], [[text], [coloured(text)]])
     print_facts([("fact", text), ("list", [text])])
-    print_json({"a": text.replace("\u202e", "").replace("\u2028", "")})
+    print_json({"a": text})
     job = {"unique_name": "a.b.jobs.1", "last_status": "failed", "started_at": None}
     click.echo(ending(job, {"message": text}))
     with pytest.raises(SystemExit):
