@@ -59,7 +59,13 @@ class ProblemSchema(Schema):
 
     type = fields.String(metadata={"example": "about:blank"})
     title = fields.String(metadata={"example": "Bad Request"})
-    status = fields.Integer(metadata={"example": 400})
+    status = fields.Raw(
+        metadata={
+            "oneOf": [{"type": "integer"}, {"type": "array", "items": {"type": "string"}}],
+            "example": 400,
+            "description": "HTTP's; in the short form, the messages about a field `status`.",
+        }
+    )
     detail = fields.String(required=True)
     errors = fields.List(fields.Nested(PointedProblem), metadata={"description": "Every problem of what was sent."})
 

@@ -9,6 +9,8 @@ import pytest
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
+from .conftest import JOBS
+
 DOCS = Path(__file__).parent.parent.parent / "docs" / "api.md"
 
 
@@ -119,3 +121,11 @@ def test_the_guide_has_every_route(document):
         for word in ("username", "project_name", "job_id", "build_id"):
             shown = shown.replace(f"{{{word}}}", {"username": "{u}", "project_name": "{p}"}.get(word, "{id}"))
         assert re.search(rf"`[A-Z, ]*\b{method}\b[A-Z, ]* {re.escape(shown)}`", guide), f"{method} {shown}"
+
+
+def test_short_error_of_a_field_named_status_is_documented(client):
+    client.submit()
+    answer = client.post(f"{JOBS}/1/statuses", {"status": "docs"}, headers={"Accept": "application/json"})
+    assert (answer.status_code, type(answer.json["status"])) == (400, list)
+    schema = client.get("/openapi.json").json["components"]["schemas"]["Problem"]["properties"]["status"]
+    assert {kind["type"] for kind in schema["oneOf"]} == {"integer", "array"}
