@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from peewee import ModelSelect
 
@@ -136,21 +136,23 @@ def refuse_on_low_disk(settings: Settings) -> None:
 
 
 def _reusable(project_id: int, key: str) -> Build | None:
-    return (
+    """Return the newest build of the key that did not fail, unless it was withdrawn. An older one never takes its
+    place: it may be what the newest was made to replace."""
+    newest = (
         Build.select()
         .where(
             Build.project == project_id,
             Build.is_managed,
             Build.key == key,
             Build.status.not_in(UNUSABLE),
-            Build.stop_at.is_null(),
-            Build.invalidated_at.is_null(),
-            Build.archived_at.is_null(),
             Build.deleted_at.is_null(),
         )
         .order_by(Build.id.desc())
         .first()
     )
+    if newest is None or any((newest.stop_at, newest.invalidated_at, newest.archived_at)):
+        return None
+    return cast(Build, newest)
 
 
 def _make(project: Project, user: User, columns: Mapping[str, Any], *, nocache: bool) -> Build:

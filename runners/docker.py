@@ -62,6 +62,7 @@ from runners.docker_containers import (
     link_in_place,
     moment_of,
     never_began,
+    proxies_beside,
 )
 from runners.docker_engine import (
     ANOTHER_ENGINE,
@@ -295,7 +296,7 @@ class DockerRunner(RemoteRunner):
         """The new container. The image is named by its id: a tag may be another image's by now."""
         name, value = mark(spec.uuid)
         own = {"PYTHONUNBUFFERED": "1", name: value, "POLYAXON_RUN_OUTPUTS_PATH": OUTPUTS, "POLYAXON_LOGS_PATH": LOGS}
-        proxies = client._proxy_configs.get_environment()
+        proxies = proxies_beside(client, spec.env)
         launch = LAUNCH_IN_NEW_FOLDERS if makes_folders else LAUNCH
         shm_bytes = int(self.settings.options.get("docker_shm", SHM_BYTES))
         return client.create_container_config(

@@ -23,6 +23,7 @@ from docker.errors import APIError
 from runners.archives import context
 from runners.base import BuildFailed, BuildSpec, RunnerError, RunnerUnavailable
 from runners.build_log import BuildLog
+from runners.docker_containers import proxies_beside
 from runners.docker_images import (
     BASE,
     BUILD,
@@ -93,7 +94,8 @@ def build_image(
         told = dataclasses.replace(spec, image=exact_name(spec.image, base))
         last = {KEY: spec.key, BASE: base["Id"], BUILD: spec.uuid}
         dockerfile = render_dockerfile(told, labels, last, has_open_folder=True)
-        _build(talk, tag, spec.nocache, context(dockerfile, _files(spec), folder=f"{OPEN_FOLDER}{FOLDER}"))
+        sent = context(dockerfile, _files(spec), folder=f"{OPEN_FOLDER}{FOLDER}")
+        _build(talk, tag, spec.nocache, proxies_beside(client, spec.env), sent)
         image = inspected(client, tag)
         if image is None:
             raise RunnerUnavailable(f"The image {tag} was removed as soon as it was built.")
@@ -102,11 +104,10 @@ def build_image(
         log.end()
 
 
-def _build(talk: _Talk, tag: str, nocache: bool, sent: bytes) -> None:
-    proxies = json.dumps(talk.client._proxy_configs.get_environment())
+def _build(talk: _Talk, tag: str, nocache: bool, variables: Mapping[str, str], sent: bytes) -> None:
     for left in reversed(range(TRIES)):
         try:
-            options = {"t": tag, "nocache": nocache, "rm": True, "forcerm": True, "buildargs": proxies}
+            options = {"t": tag, "nocache": nocache, "rm": True, "forcerm": True, "buildargs": json.dumps(variables)}
             talk.have_done("/build", options, sent)
             return
         except _TakenAway:

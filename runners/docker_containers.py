@@ -51,6 +51,14 @@ OOM_SCORE_ADJ = 500
 """How much sooner than others the kernel kills a job's processes for memory, of 1000: before polyjob and the Engine."""
 
 
+def proxies_beside(client: Any, own: Mapping[str, str]) -> dict[str, str]:
+    """Return the proxy variables of the Docker client's configuration, without those that a job sets itself. A name in
+    capitals and the same in small letters are one variable."""
+    names = {name.lower() for name in own}
+    found: dict[str, str] = client._proxy_configs.get_environment()
+    return {name: value for name, value in found.items() if name.lower() not in names}
+
+
 def host_config(client: Any, spec: JobSpec, engine: Facts, shm_bytes: int, ulimits: Sequence[Any]) -> Any:
     """The bounds of the job's container: the Engine's first process, no restart, no new privileges, a bounded log."""
     asked = spec.resources

@@ -278,6 +278,17 @@ class TestBuild:
         world.end(*submitted)
         assert len({world.read(job).build_id for job in submitted}) == 2
 
+    @pytest.mark.parametrize("column", ["invalidated_at", "archived_at"])
+    def test_older_one_never_takes_the_place_of_a_withdrawn_one(self, world, column):
+        old, new = (world.submit(build=self.BUILD | {"nocache": nocache}) for nocache in (False, True))
+        world.end(old, new)
+        with write("test"):
+            Build.update({column: now()}).where(Build.id == world.read(new).build_id).execute()
+        job = world.submit(build=self.BUILD)
+        world.end(job)
+        assert Build.select().count() == 3
+        assert world.read(job).build_id not in (world.read(old).build_id, world.read(new).build_id)
+
     def test_that_fails_names_step_and_code(self, world):
         job = world.submit(build=self.BUILD | {"env_vars": [["FAKE_BUILD_FAIL", "1:3"]]})
         world.end(job)

@@ -1041,7 +1041,10 @@ def test_proxies_of_the_client_reach_steps_and_jobs(harness: DockerHarness, monk
     harness.runner = harness.another()
     artifact, _ = build(harness, "echo $HTTP_PROXY $no_proxy > /made", nocache=False)
     log = output_of(harness, "cat /made; echo $http_proxy $HTTP_PROXY", artifact, env={"HTTP_PROXY": "http://own:2"})
-    assert log == "http://proxy:1 localhost\nhttp://proxy:1 http://own:2\n"
+    assert log == "http://proxy:1 localhost\nhttp://own:2\n"
+    own = {"http_proxy": ""}
+    artifact, _ = build(harness, "echo [$HTTP_PROXY$http_proxy] $NO_PROXY > /made", env=own, nocache=False)
+    assert output_of(harness, "cat /made; echo [$HTTP_PROXY$http_proxy]", artifact, env=own) == "[] localhost\n[]\n"
 
 
 # Users.
