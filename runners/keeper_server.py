@@ -16,7 +16,8 @@ memory is its own, is over before the job comes.
 
 In `<process>/jobs/<uuid>/`, the runner's own folder of a job, these appear in order: `attempt`, made exclusively and
 locked by the keeper for as long as it lives; `keeper.json`, who the keeper is; `started`; `note.json`, a sentence that
-the running job shows; `exit.json`.
+the running job shows; `exit.json`. The attempt holds this boot's id until a keeper has the job, which empties it. So an
+attempt that is not locked and holds the id is of a server that died before, and the next start goes on with it.
 """
 
 from __future__ import annotations
@@ -31,10 +32,13 @@ import signal
 import socket
 import struct
 import sys
+import time
 from typing import Any
 
 VERSION = 3
 LARGEST_REQUEST = 1 << 26
+TAKEN_AFTER = 2.0
+"""Seconds after which a keeper that can run has taken its job, or left."""
 
 
 def _load_keeper() -> Any:
@@ -73,6 +77,7 @@ def take_job(channel: socket.socket) -> tuple[dict[str, Any], str, int] | None:
     header, received, _, _ = socket.recv_fds(channel, 8, 2)
     if len(header) < 8:
         return None
+    attempt, ending = received
     for file in received:
         os.set_inheritable(file, False)  # the job must not have it: it would hold the lock on behalf of a dead keeper
     (size,) = struct.unpack("=Q", header)
@@ -83,7 +88,29 @@ def take_job(channel: socket.socket) -> tuple[dict[str, Any], str, int] | None:
             return None
         data += piece
     spec, folder = json.loads(data)
-    return spec, folder, received[1]
+    os.ftruncate(attempt, 0)  # from here on, no other keeper gets the job
+    return spec, folder, ending
+
+
+def unused_attempt(path: str, boot_id: str) -> int | None:
+    """Lock the attempt of a start that was cut off before a keeper had its job. Return its file, or None if there is no
+    such attempt: a keeper has or had the job, it was fenced, or it is of another boot.
+
+    Waits a moment for a keeper that is about to take the job, or to leave because its server died.
+    """
+    try:
+        attempt = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    deadline = time.monotonic() + TAKEN_AFTER
+    while os.pread(attempt, 100, 0) == boot_id.encode() and time.monotonic() < deadline:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(attempt, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.pread(attempt, 100, 0) == boot_id.encode():
+                return attempt
+        time.sleep(0.01)
+    os.close(attempt)
+    return None
 
 
 class Server:
@@ -214,12 +241,10 @@ class Server:
         folder = f"{self.folder}/jobs/{uuid}"
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder, 0o700)
-        try:
-            attempt = os.open(f"{folder}/attempt", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except FileExistsError:
+        attempt = self._begin_attempt(f"{folder}/attempt")
+        if attempt is None:
             return False
         try:
-            fcntl.flock(attempt, fcntl.LOCK_EX)
             self._hand_over(spec, folder, attempt)
         except OSError:
             for name in ("exit.json.part", "keeper.json.part", "keeper.json", "attempt"):
@@ -229,6 +254,27 @@ class Server:
         finally:
             os.close(attempt)  # the keeper holds it on
         return True
+
+    def _begin_attempt(self, path: str) -> int | None:
+        """Make the job's attempt, or go on with one that no keeper has got. Return its locked file, or None if a keeper
+        has or had the job, or if it was fenced."""
+        part = f"{path}.part"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)  # it may be a second name of an attempt: nothing is written to it
+        attempt = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(attempt, fcntl.LOCK_EX)
+            os.write(attempt, self.boot_id.encode())
+            os.link(part, path)
+            return attempt
+        except FileExistsError:
+            os.close(attempt)
+            return unused_attempt(path, self.boot_id)
+        except OSError:
+            os.close(attempt)
+            raise
+        finally:
+            os.unlink(part)
 
     def _hand_over(self, spec: dict[str, Any], folder: str, attempt: int) -> None:
         ending = self.keeper.Ending(f"{folder}/exit.json").file

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from runners import keeper_server
 from runners.base import (
     FENCE_LASTS,
     BuildSpec,
@@ -195,10 +196,26 @@ class ProcessRunner(Runner):
             finally:
                 os.close(file)
         except FileExistsError:
-            return None if self._is_fenced(uuid) else self._handle(uuid)
+            return None if self._is_fenced(uuid) or self._fence_unused(uuid) else self._handle(uuid)
         except OSError as error:
             raise RunnerUnavailable(f"the folder {folder} cannot be used: {error.strerror}") from error
         return None
+
+    def _fence_unused(self, uuid: str) -> bool:
+        """Fence the attempt of a start that was cut off before a keeper had the job. Return whether it was one."""
+        folder = self._job_folder(uuid)
+        attempt = keeper_server.unused_attempt(str(folder / "attempt"), self.boot_id)
+        if attempt is None:
+            return False
+        try:
+            for name in os.listdir(folder):
+                if name != "attempt":
+                    os.unlink(folder / name)
+            os.ftruncate(attempt, 0)
+            os.pwrite(attempt, FENCED, 0)
+            return True
+        finally:
+            os.close(attempt)
 
     def _is_fenced(self, uuid: str) -> bool:
         return (self._job_folder(uuid) / "attempt").read_bytes() == FENCED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import re
@@ -82,6 +83,8 @@ class Housekeeping:
 def _stale(folder: Path) -> Iterator[str]:
     """The names in it that are ours and old enough."""
     for path in folder.iterdir():
-        is_ours = re.fullmatch(r"[0-9a-f]{32}|[0-9a-f]{64}\.tar\.gz|[0-9a-f]{16}\.part", path.name)
-        if is_ours and time.time() - path.stat(follow_symlinks=False).st_mtime > SWEPT_AFTER:
-            yield path.name
+        if not re.fullmatch(r"[0-9a-f]{32}|[0-9a-f]{64}\.tar\.gz|[0-9a-f]{16}\.part", path.name):
+            continue
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            if time.time() - path.stat(follow_symlinks=False).st_mtime > SWEPT_AFTER:
+                yield path.name

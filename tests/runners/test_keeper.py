@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from runners import keeper, keeper_server
-from runners.base import Exited, Missing, Reason, RunnerUnavailable, Running
+from runners.base import Exited, JobSpec, Missing, Reason, RunnerUnavailable, Running
 from runners.marks import kill_marked
 from tests.require import require, require_root
 from tests.runners.harness import (
@@ -67,6 +67,59 @@ def greeting(process: ProcessHarness) -> dict[str, int] | None:
 
 def is_lost(process: ProcessHarness, handle: str) -> bool:
     return isinstance(process.state(handle), Missing)
+
+
+def die_in_start(process: ProcessHarness, spec: JobSpec, at: str) -> None:
+    """Have a keeper server die by SIGKILL while it gives a job to a keeper: at the call of this name."""
+    requests: list[dict[str, object]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process.runner._link, "ask", requests.append)
+        process.runner.start(spec, None)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            owner, _, name = at.rpartition(".")
+            target = {"os": os, "Spare": keeper_server.Spare, "keeper": keeper}[owner]
+            setattr(target, name, lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
+            server = keeper_server.Server(str(process.data / "process"))
+            server.keeper = keeper
+            server._start(requests[0])
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+DEATHS = ["os.link", "os.unlink", "keeper.write_by_rename", "Spare.give"]
+
+
+class TestDeathInStart:
+    @pytest.mark.parametrize("at", DEATHS)
+    def test_job_that_no_keeper_got_is_started_by_the_next_server(self, process: ProcessHarness, at: str) -> None:
+        spec = process.says("x")
+        die_in_start(process, spec, at)
+        handle = process.runner.start(spec, None)
+        assert process.end(handle).succeeded
+        assert process.log(spec, handle) == b"x"
+        assert process.runs(spec) == 1
+
+    @pytest.mark.parametrize("at", DEATHS)
+    def test_job_that_no_keeper_got_can_be_fenced(self, process: ProcessHarness, at: str) -> None:
+        spec = process.says("x")
+        die_in_start(process, spec, at)
+        assert process.runner.fence(spec.uuid) is None
+        assert process.runner.inventory() == {}
+        handle = process.runner.start(spec, None)
+        assert is_lost(process, handle)
+        assert not (Path(spec.folder) / "outputs").exists()
+
+    @pytest.mark.parametrize("content", ["", "boot-id-of-another-boot"])
+    def test_job_that_a_keeper_may_have_had_is_not_started_again(self, process: ProcessHarness, content: str) -> None:
+        spec = process.says("x")
+        die_in_start(process, spec, "Spare.give")
+        (process.data / "process" / "jobs" / spec.uuid / "attempt").write_text(content)
+        handle = process.runner.start(spec, None)
+        assert process.runner.fence(spec.uuid) == handle
+        assert is_lost(process, handle)
 
 
 class TestStop:
