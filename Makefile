@@ -5,7 +5,7 @@ STAMP = .venv/.installed
 TESTED = .venv/.installed-for-tests
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
-.PHONY: help run test soak lint format bench lock
+.PHONY: help run test coverage soak lint format bench lock
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -16,7 +16,10 @@ run: $(STAMP)  ## install polyjob into .venv and start the server
 	@exec $(BIN)/python -m polyjob serve
 
 test: $(TESTED)  ## install the test dependencies and run all tests: ARGS="-k jobs"
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n 2 -rs $(ARGS)
+
+coverage: $(TESTED)  ## run all tests and measure coverage, which takes about twice as long
+	$(BIN)/python -m pytest -n 2 -rs --cov --cov-report=term $(ARGS)
 
 soak: $(TESTED)  ## kill parts of a server while jobs run: SECONDS=1200 RUNNER=process SEED=7
 	@$(BIN)/python -m tests.lives.kills --seconds $(or $(SECONDS),1200) --runner $(or $(RUNNER),process) $(and $(SEED),--seed $(SEED))
