@@ -21,6 +21,7 @@ from werkzeug.test import encode_multipart
 
 from polyjob import projects
 from polyjob.app import create_app
+from polyjob.cli.origins import Origins
 from polyjob.cli.run import config_of
 from polyjob.cli.run import run as run_command
 from polyjob.database import write
@@ -207,7 +208,7 @@ class TestCommands:
         stdin = io.StringIO(form.text("config"))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.stdin", stdin)
-            made = config_of(command, **given)
+            made = config_of(command, Origins(), **given)
         assert read_create(made).attributes["config"] == read_create(body).attributes["config"]
         assert {name: made.get(name) for name in ("name", "tags")} == {
             name: body.get(name) for name in ("name", "tags")
