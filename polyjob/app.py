@@ -1,4 +1,4 @@
-"""The web application: settings → database → blueprints → errors. Each worker process makes one, after its fork."""
+"""The web application. The arbiter makes it once; each worker, after its fork, has it serve a data folder."""
 
 from __future__ import annotations
 

@@ -5,12 +5,14 @@ Bare, the arbiter makes the data folder ready and gets a helper that keeps the e
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Any
 
 from polyjob import helper
 from polyjob.clock import Clock
+from polyjob.serve import load_app
 from polyjob.settings import SettingError, read_settings
 from polyjob.starts import record_end, record_start
 from polyjob.web_worker import MAX_CONNECTIONS
@@ -42,9 +44,15 @@ def on_starting(server: Any) -> None:
         sys.exit(
             "polyjob: the server speaks no TLS; leave out --certfile and --keyfile, and put a proxy in front of it"
         )
-    if not _is_bare:
+    if _is_bare:
+        _open_folder()
+    else:
         helper.end_with_parent()
-        return
+    load_app()
+    gc.freeze()  # or the first collection of each worker would copy what they share
+
+
+def _open_folder() -> None:
     from polyjob.database import close_database
     from polyjob.first_start import UnusableFolder, open_folder, warnings
 

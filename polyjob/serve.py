@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import functools
 import http.client
 import json
 import os
@@ -60,12 +61,22 @@ class CannotServe(Exception):
 
 def web() -> Flask:
     """The web application of this process's environment. Exits in one line where a setting is wrong."""
-    from polyjob.app import create_app
+    from polyjob.app import configure
 
+    app = load_app()
     try:
-        return create_app(read_settings(os.environ))
+        configure(app, read_settings(os.environ))
     except SettingError as error:
         sys.exit(f"polyjob: {error}")
+    return app
+
+
+@functools.cache
+def load_app() -> Flask:
+    """Import and make the application, once in a process. Workers forked from here share its code and memory."""
+    from polyjob.app import make_app
+
+    return make_app()
 
 
 def run(settings: Settings) -> int:
