@@ -75,6 +75,8 @@ class Server:
         )
         threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
         eventually(lambda: any("curl" in line for line in self.lines[before:]), 60, "the start")
+        workers = int(self.environment.get("POLYJOB_WORKERS", "2"))
+        eventually(lambda: len(self.worker_pids()) >= workers, 20, "the start of all workers")
         text = "".join(self.lines)
         found = re.search(r"http://127\.0\.0\.1:(\d+)", text)
         assert found, text
