@@ -34,7 +34,8 @@ def failing(life: Life) -> None:
 def ended(life: Life) -> None:
     """A stop, a time that is over, and a delete."""
     life.submit("stopped", _config(life, "stopped", stubborn=True))
-    life.submit("late", _config(life, "late", stubborn=True) | {"termination": {"timeout": 1, "grace": 1}})
+    limits = {"timeout": 4 if life.runner in IN_IMAGES else 1, "grace": 1}  # longer than a death and the next start
+    life.submit("late", _config(life, "late", stubborn=True) | {"termination": limits})
     life.submit("deleted", _config(life, "deleted", stubborn=True))
     life.until_running("stopped")
     life.stop("stopped")
