@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polyjob.cli.origins import Origins
 from polyjob.cli.run import config_of
 from polyjob.errors import Invalid
 from polyjob.pages.forms import Form
@@ -97,7 +98,7 @@ class TestFoldedCommands:
         "words", [("printf", "<%s>", "a\\ b", "c"), ("printf", "%s", "a\r\nb", "x\\"), ("printf '<%s>' my\\ file",)]
     )
     def test_arguments_of_polyjob_run_arrive_unchanged(self, words):
-        cmd = read_create(config_of(words, **GIVEN)).attributes["config"]["run"]["cmd"]
+        cmd = read_create(config_of(words, Origins(), **GIVEN)).attributes["config"]["run"]["cmd"]
         expected = words[0] if len(words) == 1 else None
         written = run(["bash"], composed(cmd))
         assert written == run(["bash"], expected) if expected else written == _called(words)
