@@ -134,7 +134,7 @@ def test_stop_ends_a_job(harness: Harness, force: bool, number: int) -> None:
     before = time.monotonic()
     harness.runner.stop(handle, force)
     harness.runner.stop(handle, force)
-    assert time.monotonic() - before < 1
+    assert time.monotonic() - before < 10, "stop waited for the job"
     end = harness.end(handle)
     assert (end.reason, end.code, end.signal) == (Reason.SIGNALLED, 128 + number, number)
 
