@@ -547,7 +547,7 @@ class TestHardBuilds:
             ends = time.monotonic() + 1.5
             with pytest.raises(BuildFailed, match="cancelled"):
                 self.build(harness, spec, lambda: time.monotonic() > ends)
-            assert time.monotonic() - ends < 2
+            assert time.monotonic() - ends < 10
 
     def test_a_registry_is_shown_what_docker_login_has_kept(
         self, harness: DockerHarness, monkeypatch: Any, tmp_path: Path

@@ -201,7 +201,7 @@ class TestStop:
         time.sleep(0.15)
         assert marked(uuid), "the grace is not over"
         wait_for(lambda: not marked(uuid))
-        assert 0.3 <= time.monotonic() - asked < 3
+        assert 0.3 <= time.monotonic() - asked < 10
         process.runner = process.another()
         assert process.end(handle).signal == 9
 

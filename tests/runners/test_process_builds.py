@@ -140,7 +140,7 @@ class TestSteps:
         asked = time.monotonic() + 0.3
         with pytest.raises(BuildFailed, match="cancelled"):
             process.runner.build(spec, io.BytesIO(), lambda: time.monotonic() > asked)
-        assert time.monotonic() - asked < 2
+        assert time.monotonic() - asked < 10
         assert marked(spec.uuid) == []
 
     def test_that_say_megabytes_are_logged(self, process: ProcessHarness) -> None:
