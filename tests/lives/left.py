@@ -41,7 +41,8 @@ def _names_a_container(record: Path) -> bool:
 
 def _is_fence(folder: Path) -> bool:
     """As above: what says that a job was never to begin."""
-    return [path.name for path in folder.iterdir()] == ["attempt"] and (folder / "attempt").read_bytes() == FENCED
+    names = {path.name for path in folder.iterdir()} - {"attempt.part"}  # of a server that died in its first step
+    return names == {"attempt"} and (folder / "attempt").read_bytes() == FENCED
 
 
 def processes_of(data: Path) -> list[str]:
