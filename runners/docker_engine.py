@@ -10,6 +10,7 @@ import contextlib
 import logging
 import resource
 import socket
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ INSTALLATION, JOB, ENGINE = "polyjob.installation", "polyjob.job", "polyjob.engi
 CALL_SECONDS = 60
 TRANSFER_SECONDS = 600
 """How long a call may take: one that asks, and one that carries files."""
+LOOKS, LOOK_SECONDS = 5, 0.1
+"""How often, and how many seconds apart, a container is looked at after a refused call."""
 LOCAL = "unix:///var/run/docker.sock"
 OLDEST_API = "1.41"
 LOG_DRIVERS = ("local", "json-file", "k8s-file")
@@ -251,12 +254,20 @@ def reading(client: Any, identity: str, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unless(is_over: Callable[[], bool]) -> Iterator[None]:
-    """Ignore an error of the Engine if what the call was to reach is there; status codes differ between Engines."""
+    """Ignore an error of the Engine if what the call was to reach is there; status codes differ between Engines.
+
+    Podman refuses calls, even inspections, while a container passes from one state to the next: it is asked again for
+    half a second.
+    """
     try:
         yield
     except APIError:
-        if not is_over():
-            raise
+        for _ in range(LOOKS):
+            with contextlib.suppress(APIError):
+                if is_over():
+                    return
+            time.sleep(LOOK_SECONDS)
+        raise
 
 
 def state_of(client: Any, identity: str) -> dict[str, Any] | None:
