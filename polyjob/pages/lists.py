@@ -100,6 +100,10 @@ def read_page(user: User, project: Project | None, asked: Asked) -> Page:
     except Invalid as error:
         return Page(asked, [], problem=words.sentence(str(error)))
     wanted.append(_visible(asked))
+    if wanted[-1] is not SHOWN and not user.is_admin:  # only those who may write to a project see its archive
+        wanted.append(
+            Job.archived_at.is_null() | Job.project.in_(Project.select(Project.id).where(Project.user == user))
+        )
     if asked.show == "bookmarked":
         marked = Bookmark.select(Bookmark.target_id)
         wanted.append(Job.id.in_(marked.where(Bookmark.user == user, Bookmark.kind == "job", Bookmark.is_set == 1)))

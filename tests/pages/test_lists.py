@@ -6,9 +6,10 @@ import html
 import re
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
-from polyjob import bookmarks
+from polyjob import bookmarks, users
 from polyjob.clock import now
 from polyjob.database import write
 from polyjob.models import Job, Project, User
@@ -16,7 +17,7 @@ from polyjob.pages import builds, lists, projects
 from polyjob.pages.lists import PAGE_SIZE
 from polyjob.settings import Settings
 from polyjob.statuses import Status
-from tests.pages.helpers import BEGUN, Page, make_build, make_job, read, url
+from tests.pages.helpers import BEGUN, Page, make_build, make_job, read, sign_in, url
 
 
 def test_the_first_page_lists_the_newest_jobs_first(client: FlaskClient, project: Project) -> None:
@@ -228,3 +229,17 @@ def test_projects_are_listed_with_their_counts(client: FlaskClient, project: Pro
     assert {"/ana/demo", "/new-project"} <= set(page.links)
     assert "bob/open" in read(client, "/projects?page=0").text
     assert "no projects here" in read(client, "/projects?page=9").text
+
+
+@pytest.mark.parametrize("query", ["show=archived", "query=archived:true"])
+@pytest.mark.parametrize("path", ["/", "/ana/demo"])
+def test_archived_jobs_are_shown_to_those_who_may_write_only(
+    app: Flask, client: FlaskClient, project: Project, path: str, query: str
+) -> None:
+    with write("test"):
+        Project.update(is_public=True).execute()
+    make_job(project, name="put-away", archived_at=now())
+    reader = app.test_client()
+    sign_in(reader, users.create("bob"))
+    assert "put-away" in read(client, f"{path}?{query}").text
+    assert "put-away" not in read(reader, f"{path}?{query}").text
