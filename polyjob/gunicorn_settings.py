@@ -48,7 +48,8 @@ def on_starting(server: Any) -> None:
         _open_folder()
     else:
         helper.end_with_parent()
-    load_app()
+    if not server.cfg.reload:
+        load_app()
     gc.freeze()  # or the first collection of each worker would copy what they share
 
 

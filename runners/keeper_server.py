@@ -274,7 +274,8 @@ class Server:
             os.close(attempt)
             raise
         finally:
-            os.unlink(part)
+            with contextlib.suppress(FileNotFoundError):  # a fence has cleared the folder
+                os.unlink(part)
 
     def _hand_over(self, spec: dict[str, Any], folder: str, attempt: int) -> None:
         ending = self.keeper.Ending(f"{folder}/exit.json").file

@@ -208,11 +208,12 @@ class ProcessRunner(Runner):
         if attempt is None:
             return False
         try:
-            for name in os.listdir(folder):
-                if name != "attempt":
-                    os.unlink(folder / name)
             os.ftruncate(attempt, 0)
             os.pwrite(attempt, FENCED, 0)
+            for name in os.listdir(folder):
+                if name != "attempt":
+                    with contextlib.suppress(FileNotFoundError):  # a server may begin a start of its own
+                        os.unlink(folder / name)
             return True
         finally:
             os.close(attempt)
