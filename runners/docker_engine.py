@@ -32,7 +32,7 @@ CALL_SECONDS = 60
 TRANSFER_SECONDS = 600
 """How long a call may take: one that asks, and one that carries files."""
 LOOKS, LOOK_SECONDS = 5, 0.1
-"""How often, and how many seconds apart, a container is looked at after a refused call."""
+"""Number of looks at a container after a refused call, and the seconds between two of them."""
 LOCAL = "unix:///var/run/docker.sock"
 OLDEST_API = "1.41"
 LOG_DRIVERS = ("local", "json-file", "k8s-file")

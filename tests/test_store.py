@@ -83,13 +83,18 @@ def foreign_folder():
     remove_tree(place)
 
 
-@pytest.mark.parametrize("given", [0o2770, 0o770])
-def test_folder_of_another_account_keeps_its_mode(foreign_folder, given):
-    folder = foreign_folder / "data"
+def folder_of_nobody(place, permissions):
+    folder = place / "data"
     require_root()
     folder.mkdir()
     os.chown(folder, NOBODY, os.getegid())
-    folder.chmod(given)
+    folder.chmod(permissions)
+    return folder
+
+
+@pytest.mark.parametrize("given", [0o2770, 0o770])
+def test_folder_of_another_account_keeps_its_mode(foreign_folder, given):
+    folder = folder_of_nobody(foreign_folder, given)
     with without_capabilities(FOWNER):
         store_module._restrict(folder, 0o700)
     assert mode(folder) == given
@@ -97,11 +102,7 @@ def test_folder_of_another_account_keeps_its_mode(foreign_folder, given):
 
 @pytest.mark.parametrize("given", [0o2775, 0o777, 0o771])
 def test_data_folder_of_another_account_is_not_open_to_everybody(foreign_folder, given):
-    folder = foreign_folder / "data"
-    require_root()
-    folder.mkdir()
-    os.chown(folder, NOBODY, os.getegid())
-    folder.chmod(given)
+    folder = folder_of_nobody(foreign_folder, given)
     with without_capabilities(FOWNER), pytest.raises(StoreError, match="set POLYJOB_DATA_DIR to a new folder in it"):
         Store(folder).prepare()
 

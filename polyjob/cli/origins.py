@@ -38,7 +38,7 @@ class Origins:
         except Invalid as error:
             raise Wrong(f"{path} cannot be read: {error.problems[0].detail}") from None
         if not isinstance(document, dict):
-            raise Wrong(f"{path} holds no config: it is no mapping.")
+            raise Wrong(f"{path} holds no config: it is not a mapping.")
         self._file, self._document = STANDARD_INPUT if is_piped else str(path), copy.deepcopy(document)
         return document
 

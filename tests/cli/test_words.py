@@ -36,7 +36,7 @@ def body(*command, **given):
 
 
 def refusal(*command, **given):
-    """What a command says of a body that the server refuses."""
+    """The command's message about a body that the server refuses."""
     origins = Origins()
     sent = config_of(command, origins, **(NOTHING | given))
     with pytest.raises(Invalid) as refused:

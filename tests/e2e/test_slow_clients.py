@@ -179,7 +179,7 @@ def tokens(server: Server) -> dict[str, str]:
 
 
 def upload_delay(server: Server) -> float:
-    """How long a user's own upload takes, whose body is read by a thread for uploads."""
+    """Seconds that a user's own upload takes. A thread of the upload pool reads its body."""
     body = json.dumps({"config": {"run": {"cmd": "true"}}}).encode().ljust(connections.MAX_SMALL_BODY + 1)
     begun = time.monotonic()
     answer = server.call("POST", JOBS, body, **{"Content-Type": "application/json"})
