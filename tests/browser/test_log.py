@@ -166,6 +166,7 @@ class TestWatching:
             for seen in (150, 100, 1):
                 page.evaluate("(line) => { location.hash = `#L${line}` }", seen)
                 expect(row(page, seen)).to_have_text(f"{seen}{seen}")
+            page.close()  # it may ask once more, while its server ends
             new_page.faults.clear()  # of the time in which nobody answered
 
 
