@@ -24,6 +24,9 @@ class Carriers:
         self._options = options
         self._installation = installation
         self._since: dict[str, float] = {}
+        """Since when a job's files wait for a carrier to run."""
+        self._clearing_since: dict[str, float] = {}
+        """Since when the removal of a job's files has failed, for whatever reason."""
 
     def pod(self, uuid: str) -> str:
         """Return the name of the pod that has a job's files, which is made where there is none.
@@ -45,19 +48,29 @@ class Carriers:
             return name
         if runs is False and found is not None:  # evicted, say: the next call makes another
             kubernetes_pods.delete(self._api, found, 0)
-        if time.monotonic() - self._since.setdefault(uuid, time.monotonic()) > self._options.patience:
+        if self._is_late(self._since, uuid):
             raise Gone("The pod that could give the job's files from its claim cannot be started.")
         raise RunnerUnavailable("The job's files are in a claim, and a pod that can give them is being started.")
 
     def clear(self, uuid: str) -> None:
-        """Remove a job's files, and the pod that did it. Idempotent. Files that no pod can reach stay. Raises
-        RunnerUnavailable, RunnerRefused and Refused."""
-        with contextlib.suppress(Gone, NotRun, Failed):
-            kubernetes_files.remove_all(self._api, self.pod(uuid), uuid)
-        self._since.pop(uuid, None)
+        """Remove a job's files, and the pod that did it. Idempotent. Files that no pod can reach stay, and so do files
+        that could not be removed within the patience. Raises RunnerUnavailable, RunnerRefused and Refused."""
+        try:
+            with contextlib.suppress(Gone, NotRun, Failed):
+                kubernetes_files.remove_all(self._api, self.pod(uuid), uuid)
+        except (RunnerUnavailable, RunnerRefused, Refused):
+            if not self._is_late(self._clearing_since, uuid):
+                raise
         found = kubernetes_pods.find(self._api, _name(uuid))
         if found is not None:
             kubernetes_pods.delete(self._api, found, 0)
+        self._since.pop(uuid, None)
+        self._clearing_since.pop(uuid, None)
+
+    def _is_late(self, since: dict[str, float], uuid: str) -> bool:
+        """Start this clock for a job, unless it runs. Return whether the patience is over."""
+        now = time.monotonic()
+        return now - since.setdefault(uuid, now) > self._options.patience
 
 
 def _name(uuid: str) -> str:

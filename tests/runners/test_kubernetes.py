@@ -465,6 +465,37 @@ class TestClaims:
         self.clean(claiming, handle)
         assert claiming.pods() == []
 
+    @pytest.mark.parametrize("trouble", ["quota", "policy", "rights", "server"])
+    def test_files_that_cannot_be_removed_hold_up_no_job(
+        self, claiming: KubernetesHarness, monkeypatch: Any, trouble: str
+    ) -> None:
+        spec = claiming.spec("echo x > $POLYAXON_RUN_OUTPUTS_PATH/f; sleep 1000")
+        handle, other = running(claiming, spec), running(claiming, claiming.lasts())
+        self.wait_for_file(claiming)
+        claiming.cluster.delete(spec.name, 0)
+        wait_for(lambda: _over(claiming, handle))
+        if trouble == "quota":
+            claiming.cluster.restrict(quota={"pods": str(sum(map(_is_living, claiming.cluster.pods())))})
+        elif trouble == "policy":
+            claiming.cluster.restrict(policy="no pods here")
+        elif trouble == "rights":
+            claiming.cluster.permit([right for right in RIGHTS if right != ("create", "pods", "")])
+        else:
+            claiming.cluster.fail(503, times=None, verb="create", path="/pods$")
+        for _ in range(2):
+            with pytest.raises((RunnerUnavailable, RunnerRefused)):
+                claiming.runner.clean(handle)
+        now = time.monotonic
+        monkeypatch.setattr("runners.kubernetes_claims.time.monotonic", lambda: now() + 60)
+        claiming.runner.clean(handle)
+        monkeypatch.undo()
+        assert spec.uuid in [path.name for path in self.left(claiming)]
+        claiming.cluster.heal()
+        claiming.cluster.permit(None)
+        claiming.cluster.restrict()
+        self.clean(claiming, other)
+        assert claiming.pods() == []
+
     def test_job_that_never_ran_needs_no_pod_for_its_files(self, claiming: KubernetesHarness) -> None:
         claiming.cluster.schedule_nothing("0/1 nodes are available")
         handle = claiming.runner.start(claiming.lasts(), None)
