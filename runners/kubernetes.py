@@ -70,6 +70,9 @@ UNHEARD_FOR = 30.0
 job may have ended, and the status of a pod can lag behind its node."""
 QUIETEST, LOOKS = 10.0, 20.0
 """Seconds from look to look at the log of a job that writes nothing; and how many such looks are made in a second."""
+PENDING_REQUEST_SECONDS = 180.0
+"""Seconds after the start of a request for a pod in which the cluster may still carry it out: up to two minutes for the
+tries of `Api.ask`, and one minute for the API server's own time limit."""
 CHANGES = 5
 """How often a pod that changes all the time is looked at before it is left for later."""
 FILES, STOP, END = ".files", ".stop", ".end"
@@ -191,7 +194,7 @@ class KubernetesRunner(RemoteRunner):
         try:
             return kubernetes_pods.create(api, manifests.job_pod(spec, made, self.options))
         except Refused as error:
-            if is_first:  # the only request was answered, so that `fence` has none to stop
+            if is_first and error.is_clear:  # no request is on its way, so `fence` has none to stop
                 self._records.forget(spec.uuid, FILES)
             raise kubernetes_refusals.of_create(error) from None
 
@@ -443,23 +446,35 @@ class KubernetesRunner(RemoteRunner):
         return is_cleared
 
     def fence(self, uuid: str) -> str | None:
-        """Where a request of `start` was never answered, a pod of that name that is never scheduled stops it. Raises
-        RunnerRefused where the namespace does not admit that pod or has no room for it."""
+        """Where a request of `start` has no clear answer, a pod of that name that is never scheduled stops it. If the
+        namespace does not admit that pod or has no room for it, raise RunnerUnavailable while the request may still be
+        carried out, then RunnerRefused."""
         with _said(kubernetes_refusals.of_one), self._records.alone(uuid):
             known = self._records.read(uuid)
             if known is not None:
                 return known if json.loads(known)["id"] else None
             api, name = self._ready(), f"polyjob-{uuid}"
-            fence = manifests.fence_pod(name, uuid, self.settings.installation, self.options)
             found = kubernetes_pods.find(api, name)
             if found is None and self._records.read(uuid, FILES) is not None:
-                found = kubernetes_pods.create(api, fence) or kubernetes_pods.find(api, name)
-                if found is None:
-                    raise RunnerUnavailable(f"The name {name} was taken by a pod that is gone again.")
+                found = self._create_fence(api, name, uuid)
             is_ours = found is not None and (found["metadata"].get("labels") or {}).get(JOB) == uuid
             handle = self._handle(uuid, found if is_ours else None)
             self._records.write(uuid, handle)
             return handle if is_ours else None
+
+    def _create_fence(self, api: Api, name: str, uuid: str) -> Object:
+        """Return the pod that has the job's name now: a fence, or what a start has made. Raises as `fence`."""
+        fence = manifests.fence_pod(name, uuid, self.settings.installation, self.options)
+        try:
+            found = kubernetes_pods.create(api, fence) or kubernetes_pods.find(api, name)
+        except Refused as error:
+            if not self._records.is_recent(uuid, FILES, PENDING_REQUEST_SECONDS):
+                raise
+            text = "A request for the job's pod may still be carried out, and the pod that would stop it is refused"
+            raise RunnerUnavailable(f"{text}: {error}") from None
+        if found is None:
+            raise RunnerUnavailable(f"The name {name} was taken by a pod that is gone again.")
+        return found
 
     # Files.
 

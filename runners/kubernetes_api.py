@@ -58,6 +58,8 @@ class Refused(Exception):
         self.status = status
         self.reason = reason
         self.retry_after = retry_after
+        self.is_clear = status < 500 or self.is_too_large
+        """Whether no try of the request can have been carried out, or still be: a server error leaves that open."""
 
     @property
     def is_too_large(self) -> bool:
@@ -99,11 +101,13 @@ class Api:
 
     def ask(self, method: str, path: str, query: Query = (), body: Object | None = None) -> bytes:
         """As `request`; the answer as it came."""
+        is_clear = True
         for left in reversed(range(TRIES)):
             try:
                 with self.open(method, path, query, body, CALL) as answer:
                     return _rest_of(answer)
             except Refused as error:
+                is_clear = error.is_clear = is_clear and error.is_clear
                 if error.status not in BUSY or error.is_too_large:
                     raise
                 if not left:

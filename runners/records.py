@@ -36,6 +36,11 @@ class Records:
         except FileNotFoundError:
             return None
 
+    def is_recent(self, uuid: str, kind: str, seconds: float) -> bool:
+        """Return whether a record was written less than so many seconds ago. A clock that was set back by more does not
+        count. Raises FileNotFoundError where there is no such record."""
+        return abs(time.time() - self.folder.joinpath(f"{uuid}{kind}").stat().st_mtime) < seconds
+
     def old(self) -> list[tuple[str, str]]:
         """(uuid, text) of those that are older than `FENCE_LASTS`."""
         found = []

@@ -36,6 +36,7 @@ from runners.base import (
     StartFailed,
     Unknown,
 )
+from runners.kubernetes import FILES, PENDING_REQUEST_SECONDS
 from runners.kubernetes_api import TOO_LARGE
 from runners.kubernetes_exec import MACHINE_AWAY
 from runners.kubernetes_logs import DROPPED
@@ -1052,6 +1053,13 @@ def _ask_in_vain(harness: KubernetesHarness, spec: Any) -> None:
     harness.cluster.heal()
 
 
+def _let_requests_expire(harness: KubernetesHarness, spec: Any) -> None:
+    """Make the last start of a job so old that no request of it can be on its way."""
+    record = harness.data / "kubernetes" / f"{spec.uuid}{FILES}"
+    past = time.time() - PENDING_REQUEST_SECONDS
+    os.utime(record, (past, past))
+
+
 class TestFences:
     def test_a_request_that_comes_late_runs_nothing(self, harness: KubernetesHarness) -> None:
         spec = harness.says("x")
@@ -1078,10 +1086,13 @@ class TestFences:
             harness.runner.fence(spec.uuid)
         assert json.loads(str(harness.runner.fence(spec.uuid)))["id"]
 
+    @pytest.mark.parametrize("is_busy", [False, True])
     @pytest.mark.parametrize("rules", [{"least": {"cpu": "50m"}}, {"quota": {"pods": "0"}}, {"policy": "no pods here"}])
-    def test_start_that_was_refused_needs_no_fence(self, harness: KubernetesHarness, rules: Any) -> None:
+    def test_start_that_was_refused_needs_no_fence(self, harness: KubernetesHarness, rules: Any, is_busy: bool) -> None:
         spec, before = harness.says("x"), len(harness.cluster.pods())
         harness.cluster.restrict(**rules)
+        if is_busy:  # a request that is one too many is not carried out
+            harness.cluster.fail(429, times=1, verb="create", path="/pods$")
         with pytest.raises(RunnerError, match="forbidden"):
             harness.runner.start(spec, None)
         assert harness.another().fence(spec.uuid) is None
@@ -1095,10 +1106,29 @@ class TestFences:
         _ask_in_vain(harness, spec)
         harness.cluster.restrict(**rules)
         for _ in range(2):  # the start is tried again, and the first request is still on its way
+            with pytest.raises(RunnerUnavailable, match=r"may still be carried out.*forbidden"):
+                harness.runner.fence(spec.uuid)
+            _let_requests_expire(harness, spec)
             with pytest.raises(RunnerRefused, match="forbidden"):
                 harness.runner.fence(spec.uuid)
             with pytest.raises(RunnerError, match="forbidden"):
                 harness.runner.start(spec, None)
+
+    @pytest.mark.parametrize("code", [500, 502, 503, 504])
+    @pytest.mark.parametrize("rules", [{"least": {"cpu": "50m"}}, {"quota": {"pods": "0"}}])
+    def test_start_refused_after_a_server_error_needs_a_fence(
+        self, harness: KubernetesHarness, rules: Any, code: int
+    ) -> None:
+        spec = harness.says("x")
+        harness.cluster.restrict(**rules)
+        harness.cluster.fail(code, times=1, verb="create", path="/pods$")
+        with pytest.raises(RunnerError, match="forbidden"):
+            harness.runner.start(spec, None)
+        with pytest.raises(RunnerUnavailable, match="forbidden"):
+            harness.another().fence(spec.uuid)
+        harness.cluster.restrict()
+        assert harness.another().fence(spec.uuid) is None
+        assert harness.cluster.pod(spec.name)["metadata"]["labels"]["polyjob.fence"] == spec.uuid
 
     def test_a_fence_is_removed_once_no_request_can_come(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
         spec = harness.says("x")
