@@ -9,6 +9,7 @@ import contextlib
 import os
 import stat
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -171,9 +172,9 @@ class Store:
         return (self.job_folder(uuid) / "outputs.json").exists()
 
     def seal(self, uuid: str, prefix: str, limit: int, pieces: Iterable[bytes] | None = None) -> None:
-        """Do all that `sealing` does, at once."""
-        for _ in self.sealing(uuid, prefix, limit, pieces):
-            pass
+        """Do all that `sealing` and `removing_outputs` do, at once."""
+        deque(self.sealing(uuid, prefix, limit, pieces), maxlen=0)
+        deque(self.removing_outputs(uuid), maxlen=0)
 
     def sealing(
         self,
@@ -184,25 +185,29 @@ class Store:
         deadline: Callable[[], str | None] = lambda: None,
     ) -> Iterator[int]:
         """Turn the outputs into the sealed archive and its index, synced: from `pieces` (a tar stream) or else from
-        the job's own folder, which is removed then. Empty outputs of a folder make no file.
+        the job's own folder, which stays as it is. Empty outputs of a folder make no file.
 
-        Yields the bytes of files packed so far, at least after each 64 KiB, and often while the folder is removed, so
-        that the caller can pause. Closing the iterator before all is packed leaves everything as it was. At most
-        `limit` bytes are kept (0 = all), nothing more once `deadline` says why, and no more than the disk could hold
-        if the holes in files were data. What is not kept is noted.
+        Yields the bytes of files packed so far, at least after each 64 KiB, so that the caller can pause. Closing the
+        iterator before its end leaves everything as it was. At most `limit` bytes are kept (0 = all), nothing more
+        once `deadline` says why, and no more than the disk could hold if the holes in files were data. What is not
+        kept is noted.
 
         Idempotent: what is sealed is not sealed again. Raises what `pieces` raises, and OSError; then nothing is
-        sealed. What of the folder cannot be removed stays until the job is.
+        sealed.
         """
-        folder, packed_bytes = self.job_folder(uuid), 0
-        if not self.is_sealed(uuid):
-            packer = Packer(prefix, limit, self._disk_bytes(), pieces is None, deadline)
-            packed = packer.folder(folder / "outputs") if pieces is None else packer.stream(pieces)
-            yield from self._write_outputs(uuid, packer, packed, may_be_left_out=pieces is None)
-            packed_bytes = packer.taken
+        if self.is_sealed(uuid):
+            return
+        packer = Packer(prefix, limit, self._disk_bytes(), pieces is None, deadline)
+        packed = packer.folder(self.job_folder(uuid) / "outputs") if pieces is None else packer.stream(pieces)
+        yield from self._write_outputs(uuid, packer, packed, may_be_left_out=pieces is None)
+
+    def removing_outputs(self, uuid: str) -> Iterator[None]:
+        """Remove the folder of outputs that `sealing` has packed, in short steps, so that the caller can pause.
+
+        Idempotent. What cannot be removed stays until the job is removed.
+        """
         with contextlib.suppress(OSError):
-            for _ in removing_tree(folder / "outputs"):
-                yield packed_bytes
+            yield from removing_tree(self.job_folder(uuid) / "outputs")
 
     def _write_outputs(
         self, uuid: str, packer: Packer, packed: Iterator[bytes], may_be_left_out: bool

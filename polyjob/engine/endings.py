@@ -3,6 +3,9 @@
 The first call for an end works for a moment only. Outputs that are not sealed by then count as large, and are begun
 again in a lane. Lanes have threads of their own, and each slice of a lane is a call of its own: so a large end delays
 no small one, all large ones go on side by side, and between two slices the end of a deleted job is given up.
+
+An end whose outputs are packed needs no lane. If it has many files to remove, it takes its slices in the threads of the
+lanes, and each slice begins the end again: what is sealed is not packed again, and what is removed is gone.
 """
 
 from __future__ import annotations
@@ -49,6 +52,7 @@ class Endings:
         self._calls = calls
         self._clock = clock
         self._large: set[int] = set()
+        self._removing: set[int] = set()
         self._lanes: dict[int, Lane] = {}
         self._notes: dict[int, tuple[float, str | None]] = {}
 
@@ -62,18 +66,23 @@ class Endings:
             begun = self._lanes.pop(job.id, None)
             self._forget(job.id)
             self._calls.submit("pack", key, "finish", lambda: self._instead_of(begun, begin))
+        elif job.id in self._removing:
+            self._calls.submit("pack", key, "finish", lambda: self._run(begin, SLICE_SECONDS))
         elif job.id not in self._large:
-            self._calls.submit("files", key, "finish", lambda: self._first(begin))
+            self._calls.submit("files", key, "finish", lambda: self._run(begin, FIRST_SECONDS))
         elif job.id in self._lanes or self._has_lane(job.user_id):
             lane = self._lanes.setdefault(job.id, Lane(job.user_id))
             self._calls.submit("pack", key, "finish", lambda: self._slice(lane, begin))
 
     def came_to(self, number: int, done: Finished | None) -> None:
         """Record what a call returned; None = it failed, and its steps with it."""
-        if done is None or done.is_whole:
+        self._removing.discard(number)
+        if done is None or done.is_whole or done.is_removing:
             self._lanes.pop(number, None)
             self._large.discard(number)  # after a failure the rest may be small: what is sealed is not packed again
-        if done is not None and done.packed is not None:
+        if done is not None and done.is_removing:
+            self._removing.add(number)
+        elif done is not None and done.packed is not None:
             self._large.add(number)
 
     def note(self, job: Job) -> str | None:
@@ -102,20 +111,22 @@ class Endings:
 
     def _forget(self, number: int) -> None:
         self._large.discard(number)
+        self._removing.discard(number)
         self._notes.pop(number, None)
 
     def _has_lane(self, user: int) -> bool:
         own = sum(lane.user == user for lane in self._lanes.values())
         return len(self._lanes) < MAX_LANES and own < MAX_LANES_PER_USER
 
-    def _first(self, begin: Callable[[Deadline], Steps]) -> Finished:
+    def _run(self, begin: Callable[[Deadline], Steps], seconds: float) -> Finished:
+        """Begin the end, work on it for so long, and close it. What is not sealed by then is given up."""
         with contextlib.closing(begin(lambda: None)) as steps:
-            return self._work(steps, FIRST_SECONDS)
+            return self._work(steps, seconds)
 
     def _instead_of(self, begun: Lane | None, begin: Callable[[Deadline], Steps]) -> Finished:
         """Give up what was begun, which takes long where much is on the disk, and begin the end of the deleted job."""
         _close(begun)
-        return self._first(begin)
+        return self._run(begin, FIRST_SECONDS)
 
     def _slice(self, lane: Lane, begin: Callable[[Deadline], Steps]) -> Finished:
         lane.slice_began = self._clock.seconds()
@@ -125,6 +136,7 @@ class Endings:
         lane.spent += self._clock.seconds() - lane.slice_began
         lane.packed = max(lane.packed, done.packed or 0)
         if done.packed is None:
+            _close(lane)
             lane.steps = None
         return done
 
@@ -136,7 +148,7 @@ class Endings:
         """Take steps for so long, and return what the last one came to."""
         until = self._clock.seconds() + seconds
         for done in steps:
-            if done.is_whole or done.packed is None or self._clock.seconds() >= until:
+            if not done.can_continue or self._clock.seconds() >= until:
                 return done
         raise RuntimeError("the steps of an end have ended without an end")
 

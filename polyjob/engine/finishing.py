@@ -101,7 +101,14 @@ class Finished:
     missing: dict[str, str] = field(default_factory=dict)
     """`log` or `outputs` → why it could not be fetched."""
     packed: int | None = None
-    """The bytes of outputs that are packed so far, while that or the removal of what the job has left goes on."""
+    """Bytes of outputs packed so far, while packing is under way."""
+    is_removing: bool = False
+    """The outputs are packed and synced, and the removal of the job's remaining files is under way."""
+
+    @property
+    def can_continue(self) -> bool:
+        """Packing or removing is under way, and the same iterator continues it."""
+        return self.packed is not None or self.is_removing
 
 
 def finish(
@@ -120,7 +127,8 @@ def finish(
     which the outputs lie in their archive, `skipped` names what is not fetched: `log`, `outputs`.
 
     Yields how far it has come, in the end and often while outputs are packed and files are removed, so that the caller
-    can pause. Closing the iterator gives up the packing. Nothing more is packed once `deadline` says why.
+    can pause. Closing the iterator gives up the packing, but keeps what is sealed or removed. Nothing more is packed
+    once `deadline` says why.
 
     Raises NotFetched, RunnerUnavailable or OSError; then the whole is begun again, later. What is sealed is not fetched
     again: a back end that was cleared before a crash has nothing left to give.
@@ -144,10 +152,17 @@ def finish(
             if isinstance(pieces, Generator):
                 pieces.close()
     store.sync(uuid)
-    if handle is not None:
-        for _ in runner.cleaning(handle):
-            yield Finished(position, is_whole=False, packed=0)
+    for _ in _removing(runner, uuid, handle, store, keeps_outputs="outputs" in skipped):
+        yield Finished(position, is_whole=False, missing=missing, is_removing=True)
     yield Finished(position, is_whole=True, not_kept=store.outputs(uuid).notes, missing=missing)
+
+
+def _removing(runner: Runner, uuid: str, handle: str | None, store: Store, *, keeps_outputs: bool) -> Iterator[None]:
+    """Remove the folder of the outputs, unless it was not packed, and then clean the backend, in short steps."""
+    if not keeps_outputs:
+        yield from store.removing_outputs(uuid)
+    if handle is not None:
+        yield from runner.cleaning(handle)
 
 
 def _drain_log(

@@ -398,14 +398,14 @@ class JobPart:
             self._endings.came_to(number, done.value)
         if done.error is not None:
             return self._call_failed(number, memory, done)
-        if done.verb == "finish" and done.value.packed is not None:
+        if done.verb == "finish" and done.value.can_continue:
             memory.retry.reason = None  # what failed before may fail again: its pauses and its patience go on
         else:
             memory.retry.succeed()
         if done.verb == "finish":
             memory.position = done.value.position
             memory.finished, memory.not_kept = done.value.is_whole, done.value.not_kept
-            memory.missing = done.value.missing
+            memory.missing |= done.value.missing  # a slice that begins the end again does not fetch the log again
         elif done.verb == "logs":
             self._fetched(memory, done)
         elif done.verb == "fence" and done.value is None:

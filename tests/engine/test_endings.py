@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from polyjob import jobs, submitting
+from polyjob import jobs, store, submitting
 from polyjob.clock import now
 from polyjob.database import write
 from polyjob.engine import endings
@@ -250,21 +250,115 @@ def test_sealed_outputs_wait_for_no_lane(world, slow, monkeypatch, is_large):
     assert not any(is_done(world, other) for other in others)
 
 
-@pytest.mark.parametrize("count", [1, 5])
-def test_small_ends_do_not_wait_for_long_removals(world, monkeypatch, count):
-    large = [world.submit() for _ in range(count)]
-    uuids = {job.uuid: 200 for job in large}
+@pytest.fixture
+def remove_slowly(world, monkeypatch):
+    """A function that has the removal of `what` a job has left take so many steps; the remaining steps by job."""
+    remaining: dict[str, int] = {}
 
-    def cleaning(handle):
-        uuid = world.runner._uuid(handle)
-        while uuids.get(uuid, 0):
-            uuids[uuid] -= 1
+    def steps(uuid: str) -> Iterator[None]:
+        while remaining.get(uuid, 0):
+            remaining[uuid] -= 1
             world.clock.move(SECONDS)
             yield
+
+    def cleaning(handle: str) -> Iterator[None]:
+        yield from steps(world.runner._uuid(handle))
         world.runner.clean(handle)
 
-    monkeypatch.setattr(world.runner, "cleaning", cleaning)
-    until(world, lambda: all(left < 200 for left in uuids.values()))
+    def begin(what: str, count: int, *jobs_: Job) -> dict[str, int]:
+        remaining.update({job.uuid: count for job in jobs_})
+        if what == "outputs":
+            monkeypatch.setattr(store, "removing_tree", lambda folder: steps(folder.parent.name))
+        else:
+            monkeypatch.setattr(world.runner, "cleaning", cleaning)
+        return remaining
+
+    return begin
+
+
+REMOVALS = pytest.mark.parametrize("what", ["outputs", "temporary files"])
+
+
+@REMOVALS
+@pytest.mark.parametrize("count", [1, 5])
+def test_long_removals_wait_for_no_lane(world, slow, remove_slowly, what, count):
+    others = [ended(world, slow, 400) for _ in range(endings.MAX_LANES_PER_USER)]
+    until(world, lambda: all(note(world, other) for other in others))
+    removed = [ended(world, slow, 1) for _ in range(count)]
+    remove_slowly(what, 30, *removed)
+    seen = set()
+
+    def are_done():
+        seen.update(note(world, job) for job in removed)
+        return all(is_done(world, job) for job in removed)
+
+    until(world, are_done)
+    assert seen == {None}
+    assert not any(is_done(world, other) for other in others)
+
+
+@REMOVALS
+@pytest.mark.parametrize("pieces", [1, 60])
+def test_long_removals_take_no_lane(world, slow, remove_slowly, what, pieces):
+    removed = [ended(world, slow, pieces) for _ in range(endings.MAX_LANES_PER_USER)]
+    remaining = remove_slowly(what, 200, *removed)
+    until(world, lambda: all(remaining[job.uuid] < 200 for job in removed))
+    passes(world, 1)
+    assert [note(world, job) for job in removed] == [None] * len(removed)
+    large = ended(world, slow, 40)
+    until(world, lambda: is_done(world, large))
+    assert not any(is_done(world, job) for job in removed)
+    until(world, lambda: all(is_done(world, job) for job in removed))
+
+
+@REMOVALS
+@pytest.mark.parametrize("restarted", [False, True])
+def test_long_removal_packs_outputs_once(world, slow, remove_slowly, monkeypatch, what, restarted):
+    job = ended(world, slow, 1)
+    remaining = remove_slowly(what, 100, job)
+    until(world, lambda: remaining[job.uuid] < 100)
+    if restarted:
+        real = world.runner.cleaning
+        world.restart()
+        monkeypatch.setattr(world.runner, "cleaning", real)
+        world.runner.outputs = slow.outputs
+    until(world, lambda: is_done(world, job))
+    assert slow.closed == [job.uuid]
+    assert world.store.outputs(job.uuid).open_file("large")[0] == 1 << 16
+
+
+def test_missing_log_is_noted_after_a_long_removal(world, slow, remove_slowly, monkeypatch):
+    job = ended(world, slow, 1)
+    remove_slowly("temporary files", 100, job)
+
+    def gone(*_):
+        raise Gone("The pod is not there any more.")
+
+    monkeypatch.setattr(world.runner, "logs", gone)
+    until(world, lambda: is_done(world, job))
+    assert note(world, job, "log") == "The rest of its log could not be fetched: The pod is not there any more."
+
+
+def test_removal_that_breaks_is_tried_with_pauses(world, slow, remove_slowly, monkeypatch):
+    job = ended(world, slow, 1)
+    remaining = remove_slowly("temporary files", 5, job)
+    tries = []
+
+    def away(handle):
+        tries.append(world.clock.seconds())
+        remaining[job.uuid] = 5
+        raise RunnerUnavailable("away")
+
+    monkeypatch.setattr(world.runner, "clean", away)
+    until(world, lambda: len(tries) > 5)
+    assert tries[5] - tries[4] > 2 * (tries[1] - tries[0])
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_small_ends_do_not_wait_for_long_removals(world, remove_slowly, count):
+    large = [world.submit() for _ in range(count)]
+    remaining = remove_slowly("temporary files", 200, *large)
+    until(world, lambda: all(remaining[job.uuid] < 200 for job in large))
     small = world.submit()
     passes(world, 12)
     assert is_done(world, small)
