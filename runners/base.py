@@ -425,6 +425,14 @@ class Runner(abc.ABC):
         """Remove what builds have left under this name. Idempotent. A start that finds it gone raises Outdated. Raises
         RunnerUnavailable."""
 
+    def dropping(self, name: str) -> Iterator[None]:
+        """Do what `drop` does in short steps, so that the caller can pause, for a runner that may have much to remove.
+
+        If the iterator is closed before its end, a later call does the rest.
+        """
+        self.drop(name)
+        yield from ()
+
     @abc.abstractmethod
     def inventory(self) -> dict[str, str]:
         """What this installation has in the back end and `clean` has not removed: job uuid → handle. A fence may be

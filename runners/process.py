@@ -47,7 +47,7 @@ from runners.marks import kill_marked
 from runners.process_builds import Artifact, build
 from runners.process_environment import account_of, inherited, temporary_folder
 from runners.server_link import ServerLink
-from runners.trees import open_to_owner, remove_tree, removing_tree, size_of
+from runners.trees import open_to_owner, removing_tree, size_of
 
 CLEAN_PATIENCE = 20.0
 """Seconds that `clean` waits for what it kills."""
@@ -101,8 +101,11 @@ class ProcessRunner(Runner):
         return Artifact.read(artifact).env
 
     def drop(self, name: str) -> None:
+        deque(self.dropping(name), maxlen=0)
+
+    def dropping(self, name: str) -> Iterator[None]:
         try:
-            remove_tree(Path(name))
+            yield from removing_tree(Path(name))
         except OSError as error:
             raise RunnerUnavailable(f"{name} cannot be removed: {error.strerror}") from error
 

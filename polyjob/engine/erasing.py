@@ -58,6 +58,8 @@ class _Turns:
     under_way: set[int] = field(default_factory=set)
     retries: dict[int, Retry] = field(default_factory=dict)
     """Of what could not be removed."""
+    dropped: set[int] = field(default_factory=set)
+    """Builds whose artifact is removed or left to garbage collection; only their files remain."""
 
     def rows(self) -> list[Any]:
         """Return the rows from the next one on; those before it follow if all fit."""
@@ -85,7 +87,7 @@ class Erasing:
                 key = (kind, row.id)
                 if key not in decided and self._may_begin(key, row):
                     turns.under_way.add(row.id)
-                    self._context.calls.submit("erase", key, "erase", self._removal(row))
+                    self._context.calls.submit("erase", key, *self._next_call(row))
 
     def ended(self, done: Done) -> Step | None:
         """Return the step that the end of a call asks for."""
@@ -98,8 +100,14 @@ class Erasing:
             retry.fail("erase", done.error, self._context.clock.seconds())
             return None
         turns.retries.pop(number, None)
+        if not done.value:
+            return None
+        if done.verb == "drop":
+            turns.dropped.add(number)
+            return None
+        turns.dropped.discard(number)
         table = Job if kind == "job" else Build
-        return Step("erase", lambda: table.delete().where(table.id == number).execute()) if done.value else None
+        return Step("erase", lambda: table.delete().where(table.id == number).execute())
 
     def _may_begin(self, key: Key, row: Job | Build) -> bool:
         kind, number = key
@@ -108,30 +116,28 @@ class Erasing:
             return False
         return not (isinstance(row, Build) and builds.users_of(row).exists())
 
-    def _removal(self, row: Job | Build) -> Callable[[], bool]:
-        """Return a call that removes something of this job or build, and returns whether nothing is left."""
+    def _next_call(self, row: Job | Build) -> tuple[str, Callable[[], bool]]:
+        """Return the verb and the call that remove something of this job or build; it returns whether all is removed.
+
+        An artifact is dropped before the build's files are erased, so that no later build finds its layers in a cache.
+        """
         store = self._context.store
         if isinstance(row, Job):
-            return lambda: self._work(store.removing_job(row.uuid))
-        runner = self._backends.runner(row.runner) if row.artifact else None
+            return "erase", lambda: self._work(store.removing_job(row.uuid))
+        if row.artifact and row.id not in self._turns["build"].dropped:
+            runner = self._backends.runner(row.runner)
+            return "drop", lambda: self._drop(row, runner)
+        return "erase", lambda: self._work(store.removing_build(row.uuid))
 
-        def remove() -> bool:
-            if runner is not None:
-                _remove_artifact(row, runner)
-            return self._work(store.removing_build(row.uuid))
-
-        return remove
+    def _drop(self, build: Build, runner: Runner) -> bool:
+        """Remove the artifact for a moment; garbage collection removes it if the backend is away."""
+        try:
+            return self._work(garbage.removing_artifact(build, runner))
+        except RunnerError as error:
+            log.warning("the artifact of build %s could not be removed: %s", build.id, error)
+            return True
 
     def _work(self, steps: Iterator[None]) -> bool:
         """Take steps for a moment, and return whether they came to their end."""
         until = self._context.clock.seconds() + SLICE_SECONDS
         return all(self._context.clock.seconds() < until for _ in steps)
-
-
-def _remove_artifact(build: Build, runner: Runner) -> None:
-    """Remove the artifact first, so that no later build finds its layers in a cache. Garbage collection removes it if
-    the backend is away."""
-    try:
-        garbage.remove_artifact(build, runner)
-    except RunnerError as error:
-        log.warning("the artifact of build %s could not be removed: %s", build.id, error)

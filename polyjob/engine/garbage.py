@@ -120,12 +120,15 @@ def _drop(runner: Runner, holding: str, owners: list[Build]) -> Callable[[], Non
     return remove
 
 
-def remove_artifact(build: Build, runner: Runner) -> None:
-    """Remove the artifact of a deleted build, unless another build has it too. Raises RunnerUnavailable."""
+def removing_artifact(build: Build, runner: Runner) -> Iterator[None]:
+    """Remove the artifact of a deleted build in short steps, unless another build has it too.
+
+    Raises RunnerUnavailable.
+    """
     holding = runner.held_by(str(build.artifact))
     is_shared = Build.select().where(Build.artifact == build.artifact, Build.id != build.id).exists()
     if holding is not None and not is_shared:
-        runner.drop(holding)
+        yield from runner.dropping(holding)
 
 
 # Jobs.

@@ -89,7 +89,7 @@ class Engine:
     def _ended(self, done: Done) -> Step | None:
         """The step that the end of a call asks for."""
         kind, subject = done.key
-        if done.verb == "erase":
+        if done.verb in ("erase", "drop"):
             return self.erasing.ended(done)
         if kind == "build":
             return self.builds.ended(subject, done)

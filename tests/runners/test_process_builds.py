@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -289,6 +289,22 @@ def test_dropping_a_build_removes_read_only_folders(public: Path, make_process: 
     build(process, spec)
     as_nobody(lambda: process.runner.drop(f"{spec.folder}/env"), public)
     assert not (Path(spec.folder) / "env").exists()
+
+
+def test_removal_of_a_virtualenv_can_pause(process: ProcessHarness, tmp_path: Path) -> None:
+    env = tmp_path / "builds" / "env"
+    for package in range(30):
+        folder = env / "lib" / f"package{package}"
+        folder.mkdir(parents=True)
+        for number in range(10):
+            (folder / f"{number}.py").touch()
+    steps = process.runner.dropping(str(env))
+    next(steps)
+    cast("Generator[None]", steps).close()
+    assert env.exists()
+    assert len(list(process.runner.dropping(str(env)))) >= 30
+    assert not env.exists()
+    assert list(process.runner.dropping(str(env))) == []
 
 
 class TestPython:

@@ -1,0 +1,85 @@
+"""Removal of deleted builds: their artifacts are dropped in turns, and each is asked of its backend once."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from polyjob import builds, jobs
+from polyjob.engine.erasing import ERASED_AT_ONCE
+from polyjob.models import Build, Job
+from polyjob.store import Store
+from runners.base import RunnerUnavailable
+from tests.engine.conftest import World
+
+SECONDS = 0.1
+
+
+def end_builds(world: World, count: int) -> list[Build]:
+    for number in range(count):
+        world.end(world.submit(build={"image": "a", "build_steps": [f"x{number}"]}))
+    return list(Build.select().order_by(Build.id))
+
+
+@pytest.fixture
+def holding(world, monkeypatch):
+    """Each artifact of a build is held under its own text."""
+    monkeypatch.setattr(world.runner, "held_by", lambda artifact: artifact)
+
+
+@pytest.mark.parametrize("count", [1, 2 * ERASED_AT_ONCE])
+def test_small_removals_do_not_wait_for_large_artifacts(world, monkeypatch, holding, count):
+    small = world.submit()
+    world.end(small)
+    remaining = {build.artifact: 50 for build in end_builds(world, count)}
+
+    def dropping(name):
+        while remaining[name]:
+            remaining[name] -= 1
+            world.clock.move(SECONDS)
+            yield
+
+    monkeypatch.setattr(world.runner, "dropping", dropping)
+    for build in Build.select():
+        builds.delete(build, world.settings)
+    jobs.delete(world.read(small), world.user, world.settings)
+    for _ in range(6):
+        world.engine.run_pass()
+    assert not Job.select().where(Job.id == small.id).exists()
+    assert Build.select().count() == count
+    world.later(100)
+    assert not Build.select().exists()
+    assert not any(remaining.values())
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_artifact_is_dropped_once(world, monkeypatch, holding, is_away, restarted):
+    (build,) = end_builds(world, 1)
+    dropped, steps, real = [], itertools.count(), Store.removing_build
+
+    def drop(name):
+        dropped.append(name)
+        if is_away:
+            raise RunnerUnavailable("away")
+
+    def removing(store, uuid):
+        while next(steps) < 100:
+            world.clock.move(SECONDS)
+            yield
+        yield from real(store, uuid)
+
+    monkeypatch.setattr(world.runner, "drop", drop)
+    monkeypatch.setattr(Store, "removing_build", removing)
+    builds.delete(build, world.settings)
+    for _ in range(4):
+        world.engine.run_pass()
+    assert Build.select().exists() and next(steps) > 10
+    if restarted:
+        world.restart()
+        monkeypatch.setattr(world.runner, "held_by", lambda artifact: artifact)
+        monkeypatch.setattr(world.runner, "drop", drop)
+    world.later(20)
+    assert not Build.select().exists()
+    assert dropped == [build.artifact] * (1 + restarted)
