@@ -290,13 +290,18 @@ def delete(build: Build, settings: Settings) -> None:
     """Hide the build at once, and have it stopped and then removed with all that it made. Idempotent. Raises Conflict
     where a job needs it."""
     with write("delete", makes_room=True):
-        build = _fresh(build)
-        if build.deleted_at is None:
-            _refuse_in_use(build)
-            _wish_stop(build)
-            change(build, deleted_at=now())
-            audit.record("delete", build)
+        mark_deleted(build)
     send_hint(settings.data_dir)
+
+
+def mark_deleted(build: Build) -> None:
+    """Do what `delete` does. Must be called inside `database.write`; wake the engine after it. Raises Conflict."""
+    build = _fresh(build)
+    if build.deleted_at is None:
+        _refuse_in_use(build)
+        _wish_stop(build)
+        change(build, deleted_at=now())
+        audit.record("delete", build)
 
 
 def delete_all(project: Project) -> None:

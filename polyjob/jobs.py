@@ -241,11 +241,12 @@ def request_stop(job: Job, user: User | None, settings: Settings) -> Job:
 def delete(job: Job, user: User | None, settings: Settings) -> None:
     """Hide the job at once, and have it stopped and then removed with all that it wrote. Idempotent."""
     with write("delete", makes_room=True):
-        _delete(fresh(job), user)
+        mark_deleted(fresh(job), user)
     send_hint(settings.data_dir)
 
 
-def _delete(job: Job, user: User | None) -> None:
+def mark_deleted(job: Job, user: User | None) -> None:
+    """Do what `delete` does with a fresh row. Must be called inside `database.write`; wake the engine after it."""
     if job.deleted_at is None:
         _wish_stop(job, "delete", user)
         change(job, deleted_at=now())
@@ -290,7 +291,7 @@ def delete_many(project: Project, numbers: Iterable[int], user: User | None, set
     with write("delete", makes_room=True):
         found = _some(project, numbers)
         for job in found:
-            _delete(job, user)
+            mark_deleted(job, user)
     send_hint(settings.data_dir)
     return [job.id for job in found]
 
@@ -309,7 +310,7 @@ def stop_all(project: Project, user: User | None) -> None:
 def delete_all(project: Project, user: User | None) -> None:
     """Delete every job of the project. Must be called inside `database.write`."""
     for job in _unfinished(project):
-        _delete(job, user)
+        mark_deleted(job, user)
     left = Job.update(deleted_at=now(), version=Job.version + 1)
     left.where(Job.project == project, Job.deleted_at.is_null()).execute()
 

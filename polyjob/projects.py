@@ -103,13 +103,18 @@ def delete(project: Project, user: User | None, settings: Settings) -> None:
     Its name is free for another project from now on.
     """
     with write("delete", makes_room=True):
-        project = _fresh(project)
-        if project.deleted_at is None:
-            audit.record("delete", project)
-            jobs.delete_all(project, user)
-            builds.delete_all(project)
-            _change(project, deleted_at=now(), name=project.uuid)
+        mark_deleted(project, user)
     send_hint(settings.data_dir)
+
+
+def mark_deleted(project: Project, user: User | None) -> None:
+    """Do what `delete` does. Must be called inside `database.write`; wake the engine after it."""
+    project = _fresh(project)
+    if project.deleted_at is None:
+        audit.record("delete", project)
+        jobs.delete_all(project, user)
+        builds.delete_all(project)
+        _change(project, deleted_at=now(), name=project.uuid)
 
 
 def _change(project: Project, **columns: Any) -> None:

@@ -17,6 +17,7 @@ from peewee import fn
 from polyjob import builds, jobs, projects
 from polyjob.clock import now
 from polyjob.database import write
+from polyjob.hints import send_hint
 from polyjob.models import LIVE_BUILDS, Bookmark, Build, Job, Project
 from polyjob.notes import with_note
 from polyjob.settings import Settings
@@ -198,15 +199,16 @@ def _expire(row: Job | Build | Project, oldest: datetime.datetime, settings: Set
     """Delete the row, unless it was restored or, of a build, a job needs it by then."""
 
     def remove() -> None:
-        with write("expire"):
+        with write("expire", makes_room=True):
             table = type(row)
             if not table.select().where(table.id == row.id, table.archived_at < oldest).exists():
                 return
             if isinstance(row, Job):
-                jobs.delete(row, None, settings)
+                jobs.mark_deleted(jobs.fresh(row), None)
             elif isinstance(row, Project):
-                projects.delete(row, None, settings)
+                projects.mark_deleted(row, None)
             elif not _is_used(row):
-                builds.delete(row, settings)
+                builds.mark_deleted(row)
+        send_hint(settings.data_dir)
 
     return remove

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from polyjob import bookmarks, builds, jobs, submitting
+from polyjob import bookmarks, builds, jobs, projects, submitting
 from polyjob.cli import main
 from polyjob.clock import now
-from polyjob.database import close_database, write
+from polyjob.database import close_database, database, write
 from polyjob.engine import garbage
 from polyjob.errors import Invalid
 from polyjob.models import Build, Job
@@ -248,6 +248,20 @@ class TestArchives:
         for days, is_deleted in ((0, False), (32, False), (30, True)):
             collect(settings, runner, archive_days=days)
             assert (type(row).get_by_id(row.id).deleted_at is not None) is is_deleted
+
+    @pytest.mark.parametrize("kind", ["job", "build", "project"])
+    def test_wake_up_follows_the_commit(self, settings, runner, archived, monkeypatch, kind):
+        row = archived(kind, 40)
+        seen = []
+
+        def send_hint(data_dir):
+            assert not database.in_transaction(), "the engine may look before the commit"
+            seen.append(type(row).get_by_id(row.id).deleted_at is not None)
+
+        for module in (builds, garbage, jobs, projects):
+            monkeypatch.setattr(module, "send_hint", send_hint)
+        collect(settings, runner, archive_days=30)
+        assert seen == [True]
 
     @pytest.mark.parametrize("kind", ["job", "build"])
     def test_others_are_kept(self, settings, runner, archived, make_job, make_build, kind):
