@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 import time
 from collections import deque
@@ -253,10 +254,20 @@ class Store:
         archive = self.job_folder(source) / "outputs.tar.gz"
         if self.is_sealed(source) and archive.exists():
             self.make_job_folder(uuid)
-            with contextlib.suppress(FileExistsError):
-                self.job_inputs(uuid).hardlink_to(archive)
+            _link_or_copy(archive, self.job_inputs(uuid))
             sync(self.job_folder(uuid))
             sync(self.data_dir / "jobs")
+
+
+def _link_or_copy(source: Path, path: Path) -> None:
+    """Have a completed file appear as `path`, unless that exists. A file system without hard links gets a copy."""
+    try:
+        path.hardlink_to(source)
+    except FileExistsError:
+        return
+    except OSError:  # no hard links here; another fault shows again
+        with source.open("rb") as file:
+            complete(path, "inputs", lambda copy: shutil.copyfileobj(file, copy))
 
 
 def _restrict(folder: Path, mode: int) -> None:

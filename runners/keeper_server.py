@@ -18,6 +18,10 @@ In `<process>/jobs/<uuid>/`, the runner's own folder of a job, these appear in o
 locked by the keeper for as long as it lives; `keeper.json`, who the keeper is; `started`; `note.json`, a sentence that
 the running job shows; `exit.json`. The attempt holds this boot's id until a keeper has the job, which empties it. So an
 attempt that is not locked and holds the id is of a server that died before, and the next start goes on with it.
+
+An attempt gets its name with the id in it, by a hard link to `attempt.part`. On a file system without hard links it is
+empty for a moment. `attempt.part`, which holds the id until the attempt does, tells such an attempt from one that a
+keeper has emptied.
 """
 
 from __future__ import annotations
@@ -93,8 +97,8 @@ def take_job(channel: socket.socket) -> tuple[dict[str, Any], str, int] | None:
 
 
 def unused_attempt(path: str, boot_id: str) -> int | None:
-    """Lock the attempt of a start that was cut off before a keeper had its job. Return its file, or None if there is no
-    such attempt: a keeper has or had the job, it was fenced, or it is of another boot.
+    """Lock the attempt of a start that no keeper has got yet, and have it hold the boot's id. Return its file, or None
+    if there is no such attempt: a keeper has or had the job, it was fenced, or it is of another boot.
 
     Waits a moment for a keeper that is about to take the job, or to leave because its server died.
     """
@@ -103,14 +107,30 @@ def unused_attempt(path: str, boot_id: str) -> int | None:
     except FileNotFoundError:
         return None
     deadline = time.monotonic() + TAKEN_AFTER
-    while os.pread(attempt, 100, 0) == boot_id.encode() and time.monotonic() < deadline:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(attempt, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.pread(attempt, 100, 0) == boot_id.encode():
-                return attempt
-        time.sleep(0.01)
+    try:
+        while _is_unused(attempt, path, boot_id) and time.monotonic() < deadline:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(attempt, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_unused(attempt, path, boot_id):
+                    os.pwrite(attempt, boot_id.encode(), 0)
+                    return attempt
+            time.sleep(0.01)
+    except OSError:
+        os.close(attempt)
+        raise
     os.close(attempt)
     return None
+
+
+def _is_unused(attempt: int, path: str, boot_id: str) -> bool:
+    content = os.pread(attempt, 100, 0)
+    if content:
+        return content == boot_id.encode()
+    try:
+        with open(f"{path}.part", "rb") as part:
+            return part.read() == boot_id.encode()
+    except FileNotFoundError:
+        return False
 
 
 class Server:
@@ -258,24 +278,35 @@ class Server:
     def _begin_attempt(self, path: str) -> int | None:
         """Make the job's attempt, or go on with one that no keeper has got. Return its locked file, or None if a keeper
         has or had the job, or if it was fenced."""
+        if not os.path.exists(path):  # else `attempt.part` would make one that a keeper has emptied look unused
+            with contextlib.suppress(FileExistsError):  # a fence was faster
+                self._make_attempt(path)
+        attempt = unused_attempt(path, self.boot_id)
+        try:
+            with contextlib.suppress(FileNotFoundError):  # a fence has cleared the folder
+                os.unlink(f"{path}.part")
+        except OSError:
+            if attempt is not None:
+                os.close(attempt)
+            raise
+        return attempt
+
+    def _make_attempt(self, path: str) -> None:
+        """Have an attempt appear that no keeper has got. Raises FileExistsError if there is one."""
         part = f"{path}.part"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)  # it may be a second name of an attempt: nothing is written to it
-        attempt = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(attempt, fcntl.LOCK_EX)
-            os.write(attempt, self.boot_id.encode())
-            os.link(part, path)
-            return attempt
-        except FileExistsError:
-            os.close(attempt)
-            return unused_attempt(path, self.boot_id)
-        except OSError:
-            os.close(attempt)
-            raise
+            os.write(file, self.boot_id.encode())
         finally:
-            with contextlib.suppress(FileNotFoundError):  # a fence has cleared the folder
-                os.unlink(part)
+            os.close(file)
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            raise
+        except OSError:  # no hard links here; another fault shows again
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
     def _hand_over(self, spec: dict[str, Any], folder: str, attempt: int) -> None:
         ending = self.keeper.Ending(f"{folder}/exit.json").file

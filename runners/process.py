@@ -195,10 +195,11 @@ class ProcessRunner(Runner):
             folder.mkdir(mode=0o700, exist_ok=True)
             file = os.open(folder / "attempt", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.write(file, FENCED)
             finally:
                 os.close(file)
-        except FileExistsError:
+        except (FileExistsError, BlockingIOError):  # blocked: a start found the new file and was faster
             return None if self._is_fenced(uuid) or self._fence_unused(uuid) else self._handle(uuid)
         except OSError as error:
             raise RunnerUnavailable(f"the folder {folder} cannot be used: {error.strerror}") from error

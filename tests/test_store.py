@@ -331,6 +331,19 @@ def test_link_inputs(store):
     assert not store.job_folder("c" * 32).exists()
 
 
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK])
+def test_inputs_are_copied_where_links_are_not_possible(store, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    fill(store)
+    store.seal(JOB, "7", 0)
+    store.link_inputs(JOB, OTHER)
+    assert store.job_inputs(OTHER).read_bytes() == store.outputs(JOB).path.read_bytes()
+    assert files(store.job_folder(OTHER)) == [store.job_inputs(OTHER).name]
+
+
 def test_remove(store):
     fill(store)
     store.make_build_folder(JOB).joinpath("log").touch()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -14,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,49 +72,132 @@ def is_lost(process: ProcessHarness, handle: str) -> bool:
     return isinstance(process.state(handle), Missing)
 
 
-def die_in_start(process: ProcessHarness, spec: JobSpec, at: str) -> None:
-    """Have a keeper server die by SIGKILL while it gives a job to a keeper: at the call of this name."""
-    requests: list[dict[str, object]] = []
+def request_of(process: ProcessHarness, spec: JobSpec) -> dict[str, Any]:
+    """Return what the engine asks the keeper server for when it starts this job."""
+    requests: list[dict[str, Any]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process.runner._link, "ask", requests.append)
         process.runner.start(spec, None)
+    return requests[0]
+
+
+def no_links(number: int) -> Callable[..., None]:
+    """Return an `os.link` of a file system that has no hard links."""
+
+    def link(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return link
+
+
+def die_in_start(process: ProcessHarness, spec: JobSpec, at: str, has_links: bool = True) -> None:
+    """Have a keeper server die by SIGKILL while it gives a job to a keeper: at the first call of this name, or at the
+    one with the number behind the name."""
+    request = request_of(process, spec)
+    name, _, number = at.partition(" ")
+    calls = int(number or 1)
     pid = os.fork()
     if pid == 0:
         try:
-            owner, _, name = at.rpartition(".")
-            target = {"os": os, "Spare": keeper_server.Spare, "keeper": keeper}[owner]
-            setattr(target, name, lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
+            owner, _, name = name.rpartition(".")
+            targets = {"os": os, "Spare": keeper_server.Spare, "keeper": keeper, "keeper_server": keeper_server}
+            if not has_links:
+                os.link = no_links(errno.EPERM)
+            call = getattr(targets[owner], name)
+
+            def count(*arguments: Any) -> Any:
+                nonlocal calls
+                calls -= 1
+                if calls == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return call(*arguments)
+
             server = keeper_server.Server(str(process.data / "process"))
             server.keeper = keeper
-            server._start(requests[0])
+            setattr(targets[owner], name, count)
+            server._start(request)
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
-DEATHS = ["os.link", "os.unlink", "keeper.write_by_rename", "Spare.give"]
+DEATHS = [
+    "os.link",
+    "os.unlink",
+    "keeper_server.unused_attempt",
+    "os.pwrite",
+    "os.unlink 2",
+    "keeper.write_by_rename",
+    "Spare.give",
+]
 
 
+@pytest.mark.parametrize("has_links", [True, False], ids=["links", "no-links"])
 class TestDeathInStart:
     @pytest.mark.parametrize("at", DEATHS)
-    def test_job_that_no_keeper_got_is_started_by_the_next_server(self, process: ProcessHarness, at: str) -> None:
+    def test_job_that_no_keeper_got_is_started_by_the_next_server(
+        self, process: ProcessHarness, at: str, has_links: bool
+    ) -> None:
         spec = process.says("x")
-        die_in_start(process, spec, at)
+        die_in_start(process, spec, at, has_links)
         handle = process.runner.start(spec, None)
         assert process.end(handle).succeeded
         assert process.log(spec, handle) == b"x"
         assert process.runs(spec) == 1
 
     @pytest.mark.parametrize("at", DEATHS)
-    def test_job_that_no_keeper_got_can_be_fenced(self, process: ProcessHarness, at: str) -> None:
+    def test_job_that_no_keeper_got_can_be_fenced(self, process: ProcessHarness, at: str, has_links: bool) -> None:
         spec = process.says("x")
-        die_in_start(process, spec, at)
+        die_in_start(process, spec, at, has_links)
         assert process.runner.fence(spec.uuid) is None
         assert process.runner.inventory() == {}
         handle = process.runner.start(spec, None)
         assert is_lost(process, handle)
         assert not (Path(spec.folder) / "outputs").exists()
 
+    @pytest.mark.parametrize("at", ["os.pwrite", "os.unlink 2", "Spare.give"])
+    def test_job_whose_second_keeper_was_killed_is_lost(
+        self, process: ProcessHarness, at: str, has_links: bool
+    ) -> None:
+        spec = process.lasts()
+        die_in_start(process, spec, at, has_links)
+        handle = process.runner.start(spec, None)
+        wait_for(lambda: isinstance(process.state(handle), Running))
+        kill(json.loads((process.data / "process" / "jobs" / spec.uuid / "keeper.json").read_bytes())["pid"])
+        wait_for(lambda: is_lost(process, handle))
+        assert process.runner.start(spec, None) == handle
+        assert process.runner.fence(spec.uuid) == handle
+        assert is_lost(process, handle)
+        assert not marked(spec.uuid)
+
+    @pytest.mark.parametrize("at", ["keeper_server.unused_attempt", "os.pwrite", "os.unlink 2"])
+    def test_attempt_of_another_boot_is_not_continued(self, process: ProcessHarness, at: str, has_links: bool) -> None:
+        spec = process.says("x")
+        die_in_start(process, spec, at, has_links)
+        for file in (process.data / "process" / "jobs" / spec.uuid).glob("attempt*"):
+            if file.read_bytes():
+                file.write_text("boot-id-of-another-boot")
+        handle = process.runner.start(spec, None)
+        assert is_lost(process, handle)
+        assert not (Path(spec.folder) / "outputs").exists()
+
+
+@pytest.fixture
+def server() -> keeper_server.Server:
+    """A keeper server that only makes attempts."""
+    server = keeper_server.Server.__new__(keeper_server.Server)
+    server.boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return server
+
+
+def new_attempt(process: ProcessHarness) -> Path:
+    """Return the path of the attempt of a job that was never started; its folder exists."""
+    folder = process.data / "process" / "jobs" / process.spec().uuid
+    folder.mkdir(parents=True)
+    return folder / "attempt"
+
+
+class TestAttempt:
     @pytest.mark.parametrize("content", ["", "boot-id-of-another-boot"])
     def test_job_that_a_keeper_may_have_had_is_not_started_again(self, process: ProcessHarness, content: str) -> None:
         spec = process.says("x")
@@ -120,6 +206,54 @@ class TestDeathInStart:
         handle = process.runner.start(spec, None)
         assert process.runner.fence(spec.uuid) == handle
         assert is_lost(process, handle)
+
+    @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV])
+    def test_jobs_run_where_links_are_not_possible(
+        self, process: ProcessHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        script = tmp_path / "keeper_server.py"
+        script.write_text(
+            "import os, runpy\n"
+            f"def link(*arguments): raise OSError({number}, os.strerror({number}))\n"
+            "os.link = link\n"
+            f"runpy.run_path({keeper_server.__file__!r}, run_name='__main__')\n"
+        )
+        monkeypatch.setattr(keeper_server, "__file__", str(script))
+        spec = process.says("x")
+        handle = process.runner.start(spec, None)
+        assert process.end(handle).succeeded
+        assert process.runner.start(spec, None) == handle
+        assert process.log(spec, handle) == b"x"
+        assert process.runs(spec) == 1
+
+    def test_fence_before_the_lock_prevents_the_start(
+        self, process: ProcessHarness, server: keeper_server.Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = new_attempt(process)
+        monkeypatch.setattr(os, "link", no_links(errno.EPERM))
+        server._make_attempt(str(path))
+        assert process.runner.fence(path.parent.name) is None
+        assert server._begin_attempt(str(path)) is None
+
+    def test_fence_that_has_not_locked_its_file_yields_to_a_start(
+        self, process: ProcessHarness, server: keeper_server.Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = new_attempt(process)
+        real = fcntl.flock
+        attempts = []
+
+        def flock(file: int, operation: int) -> None:
+            if not attempts:
+                attempts.append(-1)
+                (path.parent / "attempt.part").write_text(server.boot_id)
+                attempts.append(keeper_server.unused_attempt(str(path), server.boot_id))
+            real(file, operation)
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+        monkeypatch.setattr(keeper_server, "TAKEN_AFTER", 0.1)
+        assert process.runner.fence(path.parent.name) is not None
+        assert path.read_text() == server.boot_id
+        os.close(attempts[1])
 
 
 class TestStop:
