@@ -28,6 +28,9 @@ REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 ASKED_AGAIN_AFTER = 300.0
 """Seconds for which a good answer is believed."""
 
+NO_DRY_RUN = "does not support dry run"
+"""What the API server says of an admission webhook that may have side effects."""
+
 
 class Rights:
     """See the module."""
@@ -54,14 +57,15 @@ class Rights:
         self._good_until = time.monotonic() + ASKED_AGAIN_AFTER
 
     def _refuse_closed_namespace(self) -> None:
-        """Have the smallest pod of a job checked, and not made. A quota that is used up just now is fine."""
+        """Have the smallest pod of a job checked, and not made. A quota that is used up just now is fine, and so is an
+        admission webhook that cannot check without acting."""
         pod = job_pod(JobSpec("0" * 32, "0" * 32, "", "true", {}), Artifact(self._options.helper_image), self._options)
         for container in pod["spec"]["containers"]:
             container["resources"] = self._options.helper_amounts()
         try:
             self._api.request("POST", self._api.pods(), [("dryRun", "All")], pod)
         except Refused as error:
-            if not isinstance(of_create(error), RunnerUnavailable):
+            if not isinstance(of_create(error), RunnerUnavailable) and NO_DRY_RUN not in str(error):
                 raise RunnerUnavailable(
                     f"The namespace `{self._api.namespace}` admits no pod of a job: {error}. "
                     "docs/kubernetes-runner.md says what it has to allow."

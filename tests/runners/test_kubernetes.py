@@ -1012,6 +1012,10 @@ class TestApi:
         harness.cluster.restrict(quota={"pods": "1"})
         harness.another().check()
 
+    def test_webhook_that_cannot_check_without_acting_is_fine(self, harness: KubernetesHarness) -> None:
+        harness.cluster.restrict(policy='admission webhook "pods.example.org" does not support dry run')
+        harness.another().check()
+
     def test_the_least_rights_are_enough(self, harness: KubernetesHarness, tmp_path: Path) -> None:
         harness.cluster.permit([*RIGHTS, ("create", "selfsubjectaccessreviews", "")])
         code = archive(tmp_path / "code.tar.gz", ("a.txt", "code"))
