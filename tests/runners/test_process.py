@@ -557,10 +557,12 @@ class TestCredentials:
 
 
 def test_a_job_dies_before_the_server_when_memory_runs_out(process: ProcessHarness) -> None:
-    spec = process.spec("cat /proc/self/oom_score_adj; (cat /proc/self/oom_score_adj); cat /proc/$PPID/oom_score_adj")
-    process.end(process.runner.start(spec, None))
     own = Path("/proc/self/oom_score_adj").read_text().strip()
-    assert log_of(spec).split() == ["500", "500", own]
+    scores = "cat /proc/self/oom_score_adj; (cat /proc/self/oom_score_adj)"
+    until_own = f"until [ $(cat /proc/$PPID/oom_score_adj) = {own} ]; do sleep 0.01; done"  # just after the fork
+    spec = process.spec(f"{scores}; {until_own}; echo keeper")
+    process.end(process.runner.start(spec, None))
+    assert log_of(spec).split() == ["500", "500", "keeper"]
 
 
 def test_a_job_that_takes_the_permissions_of_its_folder_still_ends(
