@@ -150,8 +150,8 @@ class Settings:
     data_dir: Path = _setting(
         absolute_path,
         "",
-        "Folder of the database, logs, outputs and builds. Its path has no control character, and with the process "
-        "runner no `:`.",
+        "Folder of the database, logs, outputs and builds. The path must not contain a control character, or with the "
+        "process runner a `:`.",
         "`$XDG_DATA_HOME/polyjob`, else `~/.local/share/polyjob`",
     )
     host: str = _setting(_text, "127.0.0.1", "Address that the server listens on.")
