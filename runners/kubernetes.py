@@ -73,6 +73,8 @@ QUIETEST, LOOKS = 10.0, 20.0
 PENDING_REQUEST_SECONDS = 180.0
 """Seconds after the start of a request for a pod in which the cluster may still carry it out: up to two minutes for the
 tries of `Api.ask`, and one minute for the API server's own time limit."""
+WATCH_LAG = 5.0
+"""Seconds that the watch may be behind the list of pods."""
 CHANGES = 5
 """How often a pod that changes all the time is looked at before it is left for later."""
 FILES, STOP, END = ".files", ".stop", ".end"
@@ -105,6 +107,10 @@ class KubernetesRunner(RemoteRunner):
         """Of jobs whose pods the cluster takes away, and leaves nothing of; may be lost: then nobody knows why."""
         self._last_ends: dict[str, Exit] = {}
         """The last reported end of each command whose pod is being deleted; may be lost."""
+        self._leaving: set[str] = set()
+        """Pods that polyjob deletes, until the watch shows that they are gone; may be lost."""
+        self._missed: dict[str, float] = {}
+        """Since when those of them are missing in the list."""
         self._begun: set[str] = set()
         """Pods whose log shows that the command has begun, while their status does not."""
         self._troubles = Troubles(self._api, self.options.patience)
@@ -238,7 +244,7 @@ class KubernetesRunner(RemoteRunner):
         self._note_end(pod)
         return pod, kubernetes_states.seen(pod)
 
-    def _note_end(self, pod: Pod) -> None:
+    def _note_end(self, pod: Pod, is_gone: bool = False) -> None:
         """Remember how a job ended whose pod is being deleted: the pod may report it only once."""
         if JOB not in pod["metadata"]["labels"]:
             return
@@ -248,6 +254,8 @@ class KubernetesRunner(RemoteRunner):
         last = kubernetes_states.own_end(pod) if pod["metadata"].get("deletionTimestamp") else None
         if last is not None:
             self._last_ends[identity] = last
+        if is_gone:
+            self._leaving.discard(identity)
 
     def _state(self, api: Api, handle: Mapping[str, Any], pod: Pod | None, view: Seen | None) -> State | None:
         identity, uuid = handle["id"], handle["uuid"]
@@ -270,13 +278,19 @@ class KubernetesRunner(RemoteRunner):
         return view.state
 
     def _of_missing(self, api: Api, identity: str, uuid: str) -> State | None:
-        if kubernetes_pods.find(api, f"polyjob-{uuid}", identity) is not None:
+        if kubernetes_pods.find(api, f"polyjob-{uuid}", identity) is not None or self._may_yet_be_shown(identity):
             return None
         end = self._end_taken_away(identity, uuid) or self._disruptions.get(identity)
         if end is None:
             return Missing()
         self._exits[identity] = Exited(end)
         return self._exits[identity]
+
+    def _may_yet_be_shown(self, identity: str) -> bool:
+        """Whether the watch may still show the last state of a pod that the list has no more."""
+        if identity not in self._leaving:
+            return False
+        return time.monotonic() - self._missed.setdefault(identity, time.monotonic()) < WATCH_LAG
 
     def _end_taken_away(self, identity: str, uuid: str) -> Exit | None:
         """Return the end of a job whose pod polyjob deleted before the command began, as far as polyjob knew, else
@@ -398,6 +412,7 @@ class KubernetesRunner(RemoteRunner):
     def _take_away(self, api: Api, pod: Pod, end: Exit) -> bool:
         """Delete a pod whose command has not begun, as far as the pod says, and remember `end` as the job's.
         False where it has changed since it was looked at."""
+        self._leaving.add(pod["metadata"]["uid"])
         if not kubernetes_pods.delete(api, pod, 1, pod["metadata"]["resourceVersion"]):
             return False
         uuid = pod["metadata"]["labels"][JOB]
@@ -420,6 +435,8 @@ class KubernetesRunner(RemoteRunner):
         self._exits.pop(identity, None)
         self._disruptions.pop(identity, None)
         self._last_ends.pop(identity, None)
+        self._leaving.discard(identity)
+        self._missed.pop(identity, None)
         self._begun.discard(identity)
         self._unheard.pop(identity, None)
         self._killed_at.pop(identity, None)

@@ -26,8 +26,11 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 class Hints:
     """See the module. Its threads end with `close`, and with the process."""
 
-    def __init__(self, api: Api, selector: Query, wake: Callable[[], None], show: Callable[[Object], None]) -> None:
-        """`show` is called with each pod that changes or goes, as it is then; from another thread."""
+    def __init__(
+        self, api: Api, selector: Query, wake: Callable[[], None], show: Callable[[Object, bool], None]
+    ) -> None:
+        """`show` is called with each pod that changes or goes, as it is then, and whether it is gone; from another
+        thread."""
         self._api = api
         self._selector = list(selector)
         self._wake = wake
@@ -94,7 +97,7 @@ class Hints:
                         yield ""
                         return
                     if event["type"] != "BOOKMARK":
-                        self._show(event["object"])
+                        self._show(event["object"], event["type"] == "DELETED")
                         self._changed.set()
                     yield str(event["object"]["metadata"]["resourceVersion"])
             finally:

@@ -36,7 +36,7 @@ from runners.base import (
     StartFailed,
     Unknown,
 )
-from runners.kubernetes import FILES, PENDING_REQUEST_SECONDS
+from runners.kubernetes import FILES, PENDING_REQUEST_SECONDS, KubernetesRunner
 from runners.kubernetes_api import TOO_LARGE
 from runners.kubernetes_exec import MACHINE_AWAY
 from runners.kubernetes_logs import DROPPED
@@ -596,8 +596,19 @@ class TestEnds:
         assert (end.reason, end.signal, end.message) == (Reason.SIGNALLED, 9 if force else 15, None)
         assert harness.outputs(handle) == {"f": b"begun\n"}
 
-    def test_last_state_of_a_pod_tells_that_its_command_had_begun(self, harness: KubernetesHarness) -> None:
-        """Its machine does not say so before."""
+    @pytest.mark.parametrize("lag", [0.0, 2.0])
+    def test_last_state_of_a_pod_tells_that_its_command_had_begun(
+        self, harness: KubernetesHarness, monkeypatch: Any, lag: float
+    ) -> None:
+        """Its machine does not say so before, and the watch may tell it later than the list shows the pod gone."""
+        note = KubernetesRunner._note_end
+
+        def note_late(runner: KubernetesRunner, pod: Any, is_gone: bool = False) -> None:
+            if threading.current_thread().name == "kubernetes-watch":
+                time.sleep(lag)
+            note(runner, pod, is_gone)
+
+        monkeypatch.setattr(KubernetesRunner, "_note_end", note_late)
         harness.cluster.configure(is_late=True)
         handle = harness.runner.start(harness.spec("echo begun; sleep 1000"), None)
         wait_for(lambda: _read(harness.another(), handle))
