@@ -145,12 +145,13 @@ def axe() -> str:
 
 
 @pytest.fixture
-def accessible(axe: str) -> Callable[[Page], None]:
-    """Fails where axe finds a serious fault on the page as it is now."""
+def accessible(axe: str) -> Callable[..., None]:
+    """Fails where axe finds a serious fault on the page as it is now, by all of its rules or those given."""
 
-    def check(page: Page) -> None:
+    def check(page: Page, *rules: str) -> None:
         page.evaluate(axe)
-        found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+        options = {"resultTypes": ["violations"]} | ({"runOnly": rules} if rules else {})
+        found = page.evaluate("options => axe.run(document, options)", options)["violations"]
         faults = [
             f"{fault['impact']}: {fault['help']}: {node['html']} {node['failureSummary']}"
             for fault in found

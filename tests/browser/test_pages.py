@@ -214,14 +214,17 @@ class TestOutputs:
 
 
 class TestEveryPage:
-    @pytest.mark.parametrize("scheme", ["light", "dark"])
-    def test_is_accessible(
-        self, new_page: Pages, accessible: Callable[[Page], None], paths: list[str], scheme: str
-    ) -> None:
-        page = new_page(color_scheme=scheme)
+    def test_is_accessible(self, new_page: Pages, accessible: Callable[..., None], paths: list[str]) -> None:
+        page = new_page(color_scheme="light")
         for path in paths:
             page.goto(path)
             accessible(page)
+
+    def test_has_contrast_in_the_dark(self, new_page: Pages, accessible: Callable[..., None], paths: list[str]) -> None:
+        page = new_page(color_scheme="dark")
+        for path in paths:
+            page.goto(path)
+            accessible(page, "color-contrast")
 
     def test_fits_a_phone(self, new_page: Pages, paths: list[str]) -> None:
         page = new_page(viewport=PHONE)
