@@ -19,7 +19,7 @@ from polyjob import reserve
 from polyjob.archives import LiveOutputs, Outputs, write_index
 from polyjob.crashpoints import crash_point
 from polyjob.packing import Packer
-from runners.trees import remove_tree, removing_tree, restore_file
+from runners.trees import remove_tree, removing_tree, restoring_file
 
 PRIVATE, SHARED = 0o700, 0o711
 STALE_AFTER = 3600.0
@@ -234,14 +234,17 @@ class Store:
         status = os.statvfs(self.data_dir)
         return status.f_blocks * status.f_frsize
 
+    def restoring_log(self, uuid: str) -> Iterator[None]:
+        """Give the job's log back its permissions, or remove in short steps what the job has put in its place: a job
+        that runs as the server's account may do both. Idempotent. Raises OSError."""
+        return restoring_file(self.job_log(uuid))
+
     def sync(self, uuid: str) -> None:
         """Have the job's log, its sealed outputs and their names survive a power cut. Idempotent.
 
-        An empty log is the same as none, so where that is all there is, nothing needs to survive. A job that runs as
-        the server's account may have taken the permissions of its log, or put something else in its place.
+        An empty log is the same as none, so where that is all there is, nothing needs to survive.
         """
         log, folder = self.job_log(uuid), self.job_folder(uuid)
-        restore_file(log)
         has_log = log.exists() and log.stat().st_size > 0
         if has_log:
             sync(log)

@@ -83,8 +83,8 @@ def open_to_owner(folder: Path) -> None:
         os.close(_open_to_clear(folder))
 
 
-def restore_file(path: Path) -> None:
-    """Let this account read and write a file of its own again; remove anything else that has the name.
+def restoring_file(path: Path) -> Iterator[None]:
+    """Let this account read and write a file of its own again; remove anything else that has the name, in short steps.
 
     Idempotent. Raises OSError if that cannot be done.
     """
@@ -101,7 +101,7 @@ def restore_file(path: Path) -> None:
     finally:
         os.close(found)
     if stat.S_ISDIR(status.st_mode):
-        remove_tree(path)
+        yield from removing_tree(path)
     elif not is_file:
         path.unlink(missing_ok=True)
 

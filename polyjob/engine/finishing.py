@@ -103,7 +103,7 @@ class Finished:
     packed: int | None = None
     """Bytes of outputs packed so far, while packing is under way."""
     is_removing: bool = False
-    """The outputs are packed and synced, and the removal of the job's remaining files is under way."""
+    """The outputs are packed, and the removal of the job's remaining files is under way."""
 
     @property
     def can_continue(self) -> bool:
@@ -151,14 +151,16 @@ def finish(
         finally:
             if isinstance(pieces, Generator):
                 pieces.close()
-    store.sync(uuid)
     for _ in _removing(runner, uuid, handle, store, keeps_outputs="outputs" in skipped):
         yield Finished(position, is_whole=False, missing=missing, is_removing=True)
     yield Finished(position, is_whole=True, not_kept=store.outputs(uuid).notes, missing=missing)
 
 
 def _removing(runner: Runner, uuid: str, handle: str | None, store: Store, *, keeps_outputs: bool) -> Iterator[None]:
-    """Remove the folder of the outputs, unless it was not packed, and then clean the backend, in short steps."""
+    """Sync what is kept, and remove in short steps what the job has left elsewhere: in the place of its log, in the
+    folder of the outputs unless that was not packed, and in the backend."""
+    yield from store.restoring_log(uuid)
+    store.sync(uuid)
     if not keeps_outputs:
         yield from store.removing_outputs(uuid)
     if handle is not None:

@@ -269,6 +269,8 @@ def remove_slowly(world, monkeypatch):
         remaining.update({job.uuid: count for job in jobs_})
         if what == "outputs":
             monkeypatch.setattr(store, "removing_tree", lambda folder: steps(folder.parent.name))
+        elif what == "in place of the log":
+            monkeypatch.setattr(store, "restoring_file", lambda log: steps(log.parent.name))
         else:
             monkeypatch.setattr(world.runner, "cleaning", cleaning)
         return remaining
@@ -276,7 +278,7 @@ def remove_slowly(world, monkeypatch):
     return begin
 
 
-REMOVALS = pytest.mark.parametrize("what", ["outputs", "temporary files"])
+REMOVALS = pytest.mark.parametrize("what", ["outputs", "temporary files", "in place of the log"])
 
 
 @REMOVALS
