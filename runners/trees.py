@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import stat
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -17,6 +18,9 @@ from pathlib import Path
 
 REMOVED_AT_ONCE = 256
 """Files that are removed in one step."""
+DEEPEST = 1000
+"""Levels of folders that a removal goes down. What is deeper is moved to the top first, so that a removal which is
+begun again after each pause ends, however deep the folder is."""
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -41,13 +45,41 @@ def removing_tree(folder: Path) -> Iterator[None]:
         folder.unlink(missing_ok=True)
         return
 
+    try:
+        while (yield from _clear_to(DEEPEST, here)):
+            pass
+    finally:
+        os.close(here)
+    with contextlib.suppress(FileNotFoundError):
+        folder.rmdir()
+
+
+def _clear_to(deepest: int, top: int) -> Generator[None, None, bool]:
+    """Remove all that an open folder contains down to a level, and move what is deeper into the folder itself.
+
+    Return whether anything was moved. Raises OSError.
+    """
+    level, has_moved = 0, False
+
+    def enter(name: str, above: int) -> int:
+        nonlocal level, has_moved
+        below = _open_to_clear(name, above)
+        if level < deepest:
+            level += 1
+            return below
+        os.close(below)
+        os.rename(name, secrets.token_hex(16), src_dir_fd=above, dst_dir_fd=top)
+        has_moved = True
+        raise FileNotFoundError(errno.ENOENT, "it was moved up", name)
+
     def remove(name: str, above: int) -> None:
+        nonlocal level
+        level -= 1
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(name, dir_fd=above)
 
-    yield from _walk(here, _open_to_clear, _clear, remove)
-    with contextlib.suppress(FileNotFoundError):
-        folder.rmdir()
+    yield from _walk(os.open(".", _FLAGS, dir_fd=top), enter, _clear, remove)
+    return has_moved
 
 
 def give_tree(folder: Path, user: int, group: int) -> None:

@@ -16,10 +16,10 @@ from polyjob.crashpoints import crash_point
 Key = tuple[str, Any]
 """What a call is for: `("job", 7)`, `("build", 3)`, `("poll", "docker")` or `("check", "docker")`."""
 
-POOLS = {"build": 0, "look": 2, "control": 8, "files": 4, "pack": 4, "erase": 2, "sweep": 4}
-"""Pool → threads. Hung builds never delay a stop, nor slow starts a look, nor a slow drain, large outputs or what is
-deleted the end of a job. Builds are counted by the setting. Sweeps have a thread for what no row names and one for each
-runner, because each may take hours."""
+POOLS = {"build": 0, "look": 2, "control": 8, "files": 4, "pack": 4, "remove": 2, "erase": 2, "sweep": 4}
+"""Pool → threads. Hung builds never delay a stop, nor slow starts a look. A slow drain, large outputs, the removal of
+many files and what is deleted never delay the end of another job. Builds are counted by the setting. Sweeps have a
+thread for what no row names and one for each runner, because each may take hours."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ The first call for an end works for a moment only. Outputs that are not sealed b
 again in a lane. Lanes have threads of their own, and each slice of a lane is a call of its own: so a large end delays
 no small one, all large ones go on side by side, and between two slices the end of a deleted job is given up.
 
-An end whose outputs are packed needs no lane. If it has many files to remove, it takes its slices in the threads of the
-lanes, and each slice begins the end again: what is sealed is not packed again, and what is removed is gone.
+An end whose outputs are packed needs no lane. If it has many files to remove, it takes its slices in threads for
+removals, and each slice begins the end again: sealed outputs are not packed again, and removed files are not removed
+again.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Endings:
             self._forget(job.id)
             self._calls.submit("pack", key, "finish", lambda: self._instead_of(begun, begin))
         elif job.id in self._removing:
-            self._calls.submit("pack", key, "finish", lambda: self._run(begin, SLICE_SECONDS))
+            self._calls.submit("remove", key, "finish", lambda: self._run(begin, SLICE_SECONDS))
         elif job.id not in self._large:
             self._calls.submit("files", key, "finish", lambda: self._run(begin, FIRST_SECONDS))
         elif job.id in self._lanes or self._has_lane(job.user_id):
@@ -119,7 +120,7 @@ class Endings:
         return len(self._lanes) < MAX_LANES and own < MAX_LANES_PER_USER
 
     def _run(self, begin: Callable[[Deadline], Steps], seconds: float) -> Finished:
-        """Begin the end, work on it for so long, and close it. What is not sealed by then is given up."""
+        """Begin the end, work on it for so many seconds, and close it. Packing that is not done by then is given up."""
         with contextlib.closing(begin(lambda: None)) as steps:
             return self._work(steps, seconds)
 

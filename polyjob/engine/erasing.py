@@ -117,7 +117,7 @@ class Erasing:
         return not (isinstance(row, Build) and builds.users_of(row).exists())
 
     def _next_call(self, row: Job | Build) -> tuple[str, Callable[[], bool]]:
-        """Return the verb and the call that remove something of this job or build; it returns whether all is removed.
+        """Return the verb and the call of the next removal; the call returns whether that removal is finished.
 
         An artifact is dropped before the build's files are erased, so that no later build finds its layers in a cache.
         """
@@ -130,7 +130,10 @@ class Erasing:
         return "erase", lambda: self._work(store.removing_build(row.uuid))
 
     def _drop(self, build: Build, runner: Runner) -> bool:
-        """Remove the artifact for a moment; garbage collection removes it if the backend is away."""
+        """Work on the removal of the artifact for a moment, and return whether it is finished.
+
+        If the backend is away, the artifact is left to garbage collection.
+        """
         try:
             return self._work(garbage.removing_artifact(build, runner))
         except RunnerError as error:

@@ -95,7 +95,7 @@ class Finished:
 
     position: LogPosition
     is_whole: bool
-    """All steps are done; else there is more of the log, and it is to be called again."""
+    """All steps are done. Otherwise some of the log, the packing or the removal remains, for another call."""
     not_kept: list[str] = field(default_factory=list)
     """What of the outputs could not be kept."""
     missing: dict[str, str] = field(default_factory=dict)
@@ -151,14 +151,14 @@ def finish(
         finally:
             if isinstance(pieces, Generator):
                 pieces.close()
-    for _ in _removing(runner, uuid, handle, store, keeps_outputs="outputs" in skipped):
+    for _ in _closing(runner, uuid, handle, store, keeps_outputs="outputs" in skipped):
         yield Finished(position, is_whole=False, missing=missing, is_removing=True)
     yield Finished(position, is_whole=True, not_kept=store.outputs(uuid).notes, missing=missing)
 
 
-def _removing(runner: Runner, uuid: str, handle: str | None, store: Store, *, keeps_outputs: bool) -> Iterator[None]:
-    """Sync what is kept, and remove in short steps what the job has left elsewhere: in the place of its log, in the
-    folder of the outputs unless that was not packed, and in the backend."""
+def _closing(runner: Runner, uuid: str, handle: str | None, store: Store, *, keeps_outputs: bool) -> Iterator[None]:
+    """Restore the log, sync what is kept, and remove what else the job has left: the folder of the outputs if that was
+    packed, and what is in the backend. Each step is short."""
     yield from store.restoring_log(uuid)
     store.sync(uuid)
     if not keeps_outputs:

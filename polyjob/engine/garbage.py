@@ -122,12 +122,13 @@ def _drop(runner: Runner, holding: str, owners: list[Build]) -> Callable[[], Non
 
 
 def removing_artifact(build: Build, runner: Runner) -> Iterator[None]:
-    """Remove the artifact of a deleted build in short steps, unless another build has it too.
+    """Remove the artifact of a deleted build in short steps, unless a build that stays or is in use has it too.
 
     Raises RunnerUnavailable.
     """
     holding = runner.held_by(str(build.artifact))
-    is_shared = Build.select().where(Build.artifact == build.artifact, Build.id != build.id).exists()
+    others = Build.select().where(Build.artifact == build.artifact, Build.id != build.id)
+    is_shared = any(other.deleted_at is None or _is_used(other) for other in others)
     if holding is not None and not is_shared:
         yield from runner.dropping(holding)
 

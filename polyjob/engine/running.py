@@ -405,7 +405,8 @@ class JobPart:
         if done.verb == "finish":
             memory.position = done.value.position
             memory.finished, memory.not_kept = done.value.is_whole, done.value.not_kept
-            memory.missing |= done.value.missing  # a slice that begins the end again does not fetch the log again
+            log = {what: why for what, why in memory.missing.items() if what == "log"}
+            memory.missing = log | done.value.missing  # once the outputs are sealed, the log is not fetched again
         elif done.verb == "logs":
             self._fetched(memory, done)
         elif done.verb == "fence" and done.value is None:

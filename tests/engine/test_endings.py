@@ -341,6 +341,23 @@ def test_missing_log_is_noted_after_a_long_removal(world, slow, remove_slowly, m
     assert note(world, job, "log") == "The rest of its log could not be fetched: The pod is not there any more."
 
 
+def test_outputs_that_come_after_all_are_not_noted_as_missing(world, slow, remove_slowly, monkeypatch):
+    job = ended(world, slow, 1)
+    remove_slowly("temporary files", 100, job)
+    real, asked = slow.outputs, []
+
+    def outputs(handle):
+        asked.append(handle)
+        if len(asked) == 1:
+            raise Gone("The pod is not there any more.")
+        yield from real(handle)
+
+    monkeypatch.setattr(world.runner, "outputs", outputs)
+    until(world, lambda: is_done(world, job))
+    assert len(asked) > 1
+    assert note(world, job, MISSING) is None
+
+
 def test_removal_that_breaks_is_tried_with_pauses(world, slow, remove_slowly, monkeypatch):
     job = ended(world, slow, 1)
     remaining = remove_slowly("temporary files", 5, job)

@@ -83,3 +83,22 @@ def test_artifact_is_dropped_once(world, monkeypatch, holding, is_away, restarte
     world.later(20)
     assert not Build.select().exists()
     assert dropped == [build.artifact] * (1 + restarted)
+
+
+@pytest.mark.parametrize("stays", [None, "other", "used"])
+def test_shared_artifact_is_dropped_with_the_last_build_that_has_it(world, monkeypatch, holding, stays):
+    first, second = end_builds(world, 2)
+    Build.update(artifact=first.artifact).execute()
+    if stays == "used":
+        job = world.submit(build={"image": "a", "build_steps": ["x1"]})
+        world.engine.run_pass()
+        assert world.read(job).build == second
+        Build.update(deleted_at=world.clock.wall()).where(Build.id == second.id).execute()
+    dropped = []
+    monkeypatch.setattr(world.runner, "drop", dropped.append)
+    for build in (first, second) if stays is None else (first,):
+        builds.delete(build, world.settings)
+    for _ in range(4):
+        world.engine.run_pass()
+    assert not Build.select().where(Build.id == first.id).exists()
+    assert set(dropped) == ({first.artifact} if stays is None else set())

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from runners import trees
 from runners.trees import give_tree, remove_tree, removing_tree, size_of
 from tests.require import require_root
 from tests.runners.harness import as_nobody
@@ -99,6 +100,19 @@ def test_deep_folders_go_with_few_descriptors(tmp_path):
     remove_tree(tmp_path / "d")
     assert files(tmp_path) == ["e", "f"]
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_removal_that_begins_again_ends_however_deep_a_folder_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(trees, "DEEPEST", 20)
+    top = tmp_path / "top"
+    for part in ("left", "right"):
+        (top / part).joinpath(*["d"] * 200).mkdir(parents=True)
+        (top / part).joinpath(*["d"] * 200, "f").touch()
+    for _ in range(40):
+        with contextlib.closing(removing_tree(top)) as steps:
+            if all(number < 100 for number, _ in enumerate(steps)):
+                break
+    assert not top.exists()
 
 
 @pytest.mark.parametrize("shape", ["flat", "wide", "deep"])
