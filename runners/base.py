@@ -396,7 +396,7 @@ class Runner(abc.ABC):
     def cleaning(self, handle: str) -> Iterator[None]:
         """Do what `clean` does in short steps, so that the caller can pause, for a runner that may have much to remove.
 
-        If the iterator is closed before its end, a later call does the rest.
+        If the iterator is closed before its end, a later call does the rest. Raises as `clean`.
         """
         self.clean(handle)
         yield from ()
@@ -428,7 +428,7 @@ class Runner(abc.ABC):
     def dropping(self, name: str) -> Iterator[None]:
         """Do what `drop` does in short steps, so that the caller can pause, for a runner that may have much to remove.
 
-        If the iterator is closed before its end, a later call does the rest.
+        If the iterator is closed before its end, a later call does the rest. Raises as `drop`.
         """
         self.drop(name)
         yield from ()

@@ -123,6 +123,11 @@ def unused_attempt(path: str, boot_id: str) -> int | None:
 
 
 def _is_unused(attempt: int, path: str, boot_id: str) -> bool:
+    try:
+        if not os.path.samestat(os.fstat(attempt), os.stat(path)):
+            return False
+    except FileNotFoundError:  # removed by a fence that failed, or by a clean
+        return False
     content = os.pread(attempt, 100, 0)
     if content:
         return content == boot_id.encode()
@@ -292,7 +297,8 @@ class Server:
         return attempt
 
     def _make_attempt(self, path: str) -> None:
-        """Have an attempt appear that no keeper has got. Raises FileExistsError if there is one."""
+        """Have an attempt appear that no keeper has got. Raises FileExistsError if there is one, FileNotFoundError if a
+        clean or a fence removes its files meanwhile."""
         part = f"{path}.part"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)  # it may be a second name of an attempt: nothing is written to it
@@ -303,7 +309,7 @@ class Server:
             os.close(file)
         try:
             os.link(part, path)
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError):
             raise
         except OSError:  # no hard links here; another fault shows again
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

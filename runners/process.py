@@ -193,17 +193,28 @@ class ProcessRunner(Runner):
         folder = self._job_folder(uuid)
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
-            file = os.open(folder / "attempt", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            return None if self._fence_attempt(uuid, folder / "attempt") else self._handle(uuid)
+        except OSError as error:
+            raise RunnerUnavailable(f"the folder {folder} cannot be used: {error.strerror}") from error
+
+    def _fence_attempt(self, uuid: str, attempt: Path) -> bool:
+        """Fence the job, and return whether it is fenced: not if a keeper has or had it. Raises OSError; then another
+        try can still fence it."""
+        try:
+            file = os.open(attempt, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.write(file, FENCED)
+            except BlockingIOError:  # a start found the new file and was faster
+                raise
+            except OSError:  # left empty, it would look as if a keeper had emptied it
+                os.unlink(attempt)
+                raise
             finally:
                 os.close(file)
-        except (FileExistsError, BlockingIOError):  # blocked: a start found the new file and was faster
-            return None if self._is_fenced(uuid) or self._fence_unused(uuid) else self._handle(uuid)
-        except OSError as error:
-            raise RunnerUnavailable(f"the folder {folder} cannot be used: {error.strerror}") from error
-        return None
+        except (FileExistsError, BlockingIOError):
+            return attempt.read_bytes() == FENCED or self._fence_unused(uuid)
+        return True
 
     def _fence_unused(self, uuid: str) -> bool:
         """Fence the attempt of a start that was cut off before a keeper had the job. Return whether it was one."""
@@ -212,8 +223,8 @@ class ProcessRunner(Runner):
         if attempt is None:
             return False
         try:
-            os.ftruncate(attempt, 0)
-            os.pwrite(attempt, FENCED, 0)
+            os.pwrite(attempt, FENCED, 0)  # on a full disk it keeps the boot's id
+            os.ftruncate(attempt, len(FENCED))
             for name in os.listdir(folder):
                 if name != "attempt":
                     with contextlib.suppress(FileNotFoundError):  # a server may begin a start of its own
@@ -221,9 +232,6 @@ class ProcessRunner(Runner):
             return True
         finally:
             os.close(attempt)
-
-    def _is_fenced(self, uuid: str) -> bool:
-        return (self._job_folder(uuid) / "attempt").read_bytes() == FENCED
 
     def inventory(self) -> dict[str, str]:
         try:

@@ -23,6 +23,7 @@ import pytest
 from runners import keeper, keeper_server
 from runners.base import Exited, JobSpec, Missing, Reason, RunnerUnavailable, Running
 from runners.marks import kill_marked
+from runners.process import FENCED
 from tests.require import require, require_root
 from tests.runners.harness import (
     EXECUTABLE_BY_ALL,
@@ -81,13 +82,13 @@ def request_of(process: ProcessHarness, spec: JobSpec) -> dict[str, Any]:
     return requests[0]
 
 
-def no_links(number: int) -> Callable[..., None]:
-    """Return an `os.link` of a file system that has no hard links."""
+def failing(number: int) -> Callable[..., None]:
+    """Return a call that fails with this errno."""
 
-    def link(*arguments: object) -> None:
+    def fail(*arguments: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    return link
+    return fail
 
 
 def die_in_start(process: ProcessHarness, spec: JobSpec, at: str, has_links: bool = True) -> None:
@@ -102,7 +103,7 @@ def die_in_start(process: ProcessHarness, spec: JobSpec, at: str, has_links: boo
             owner, _, name = name.rpartition(".")
             targets = {"os": os, "Spare": keeper_server.Spare, "keeper": keeper, "keeper_server": keeper_server}
             if not has_links:
-                os.link = no_links(errno.EPERM)
+                os.link = failing(errno.EPERM)
             call = getattr(targets[owner], name)
 
             def count(*arguments: Any) -> Any:
@@ -230,7 +231,7 @@ class TestAttempt:
         self, process: ProcessHarness, server: keeper_server.Server, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = new_attempt(process)
-        monkeypatch.setattr(os, "link", no_links(errno.EPERM))
+        monkeypatch.setattr(os, "link", failing(errno.EPERM))
         server._make_attempt(str(path))
         assert process.runner.fence(path.parent.name) is None
         assert server._begin_attempt(str(path)) is None
@@ -254,6 +255,68 @@ class TestAttempt:
         assert process.runner.fence(path.parent.name) is not None
         assert path.read_text() == server.boot_id
         os.close(attempts[1])
+
+    @pytest.mark.parametrize("call", ["flock", "write"])
+    def test_failed_fence_can_be_repeated(
+        self, process: ProcessHarness, monkeypatch: pytest.MonkeyPatch, call: str
+    ) -> None:
+        number = {"flock": errno.ENOLCK, "write": errno.ENOSPC}[call]
+        spec = process.says("x")
+        with monkeypatch.context() as patch:
+            patch.setattr(fcntl if call == "flock" else os, call, failing(number))
+            with pytest.raises(RunnerUnavailable, match="cannot be used"):
+                process.runner.fence(spec.uuid)
+        assert process.runner.fence(spec.uuid) is None
+        assert process.runner.inventory() == {}
+        assert is_lost(process, process.runner.start(spec, None))
+
+    def test_fence_of_an_unused_attempt_can_be_repeated(
+        self, process: ProcessHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        spec = process.says("x")
+        die_in_start(process, spec, "Spare.give")
+        real = os.pwrite
+
+        def pwrite(file: int, data: bytes, offset: int) -> int:
+            if data == FENCED:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(file, data, offset)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", pwrite)
+            with pytest.raises(RunnerUnavailable, match="cannot be used"):
+                process.runner.fence(spec.uuid)
+        assert process.runner.fence(spec.uuid) is None
+        assert process.runner.inventory() == {}
+
+    def test_removed_attempt_is_not_given_to_a_keeper(
+        self, process: ProcessHarness, server: keeper_server.Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = new_attempt(process)
+        server._make_attempt(str(path))
+        real = fcntl.flock
+
+        def flock(file: int, operation: int) -> None:
+            path.unlink()
+            real(file, operation)
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+        assert keeper_server.unused_attempt(str(path), server.boot_id) is None
+
+    def test_start_that_a_clean_overtakes_makes_no_attempt(
+        self, process: ProcessHarness, server: keeper_server.Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = new_attempt(process)
+        real = os.link
+
+        def link(source: str, target: str) -> None:
+            os.unlink(source)
+            real(source, target)
+
+        monkeypatch.setattr(os, "link", link)
+        with pytest.raises(FileNotFoundError):
+            server._begin_attempt(str(path))
+        assert not path.exists()
 
 
 class TestStop:
