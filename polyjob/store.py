@@ -6,6 +6,7 @@ A name that means «complete» appears by a rename of what was synced before. No
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import stat
@@ -18,6 +19,7 @@ from typing import BinaryIO
 from polyjob import reserve
 from polyjob.archives import LiveOutputs, Outputs, write_index
 from polyjob.crashpoints import crash_point
+from polyjob.errors import Unavailable
 from polyjob.packing import Packer
 from runners.trees import remove_tree, removing_tree, restoring_file
 
@@ -252,24 +254,39 @@ class Store:
             sync(folder)
             sync(folder.parent)
 
-    def link_inputs(self, source: str, uuid: str) -> None:
-        """Give the job `uuid` the sealed outputs of `source` to start with; nothing if those are empty. Idempotent."""
+    def link_inputs(self, source: str, uuid: str, keep_free: int = 0) -> None:
+        """Give the job `uuid` the sealed outputs of `source` to start with; nothing if those are empty. Idempotent.
+
+        A file system without hard links gets a copy, which may take minutes. Raises Unavailable if the copy would leave
+        less than `keep_free` bytes of the disk, or while another copy of the same outputs is being made.
+        """
         archive = self.job_folder(source) / "outputs.tar.gz"
         if self.is_sealed(source) and archive.exists():
             self.make_job_folder(uuid)
-            _link_or_copy(archive, self.job_inputs(uuid))
+            try:
+                self.job_inputs(uuid).hardlink_to(archive)
+            except FileExistsError:
+                pass
+            except OSError:  # no hard links here; another fault shows again
+                self._copy_inputs(archive, self.job_inputs(uuid), keep_free)
             sync(self.job_folder(uuid))
             sync(self.data_dir / "jobs")
 
-
-def _link_or_copy(source: Path, path: Path) -> None:
-    """Have a completed file appear as `path`, unless that exists. A file system without hard links gets a copy."""
-    try:
-        path.hardlink_to(source)
-    except FileExistsError:
-        return
-    except OSError:  # no hard links here; another fault shows again
+    def _copy_inputs(self, source: Path, path: Path, keep_free: int) -> None:
         with source.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # it may be for the same request, sent again by a client that did not wait
+                raise Unavailable(
+                    "These outputs are being copied for another job; try again in a moment.", 10
+                ) from None
+            size, free = os.fstat(file.fileno()).st_size, self.free_bytes()
+            if size + keep_free > free:
+                raise Unavailable(
+                    f"The server's disk has {free >> 20} MiB left. The copy of the outputs needs {size >> 20} MiB, and "
+                    f"{keep_free >> 20} MiB have to stay free.",
+                    60,
+                )
             complete(path, "inputs", lambda copy: shutil.copyfileobj(file, copy))
 
 

@@ -170,7 +170,7 @@ def _inputs_of(source: Job, identity: str, strategy: str, settings: Settings) ->
     store = Store(settings.data_dir)
     try:
         if strategy != "restart":
-            store.link_inputs(source.uuid, identity)
+            store.link_inputs(source.uuid, identity, settings.disk_low)
         yield
     except FileNotFoundError:
         store.remove_job(identity)

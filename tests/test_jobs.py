@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import os
 import threading
 
 import pytest
@@ -192,6 +194,24 @@ class TestClone:
             submitting.clone(source, user, "restart", {"config": {"run": {"cmd": 5}}}, settings)
         assert pointers(refused)[0].startswith("/config/run/cmd")
         assert Job.select().count() == 1
+
+    @pytest.mark.parametrize("strategy", ["resume", "copy"])
+    def test_outputs_are_not_copied_onto_a_full_disk(self, create, user, settings, monkeypatch, strategy):
+        def refuse(*_):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+        source = done(create())
+        store = Store(settings.data_dir)
+        (store.make_job_folder(source.uuid) / "outputs").mkdir()
+        (store.job_folder(source.uuid) / "outputs" / "a").write_text("a")
+        store.seal(source.uuid, "1", 0)
+        with monkeypatch.context() as patch, pytest.raises(Unavailable, match="copy of the outputs"):
+            patch.setattr(os, "link", refuse)
+            patch.setattr(Store, "free_bytes", lambda self: settings.disk_low + 10)
+            submitting.clone(source, user, strategy, {}, settings)
+        assert Job.select().count() == 1
+        assert [path.name for path in (settings.data_dir / "jobs").iterdir()] == [source.uuid]
+        assert submitting.clone(source, user, strategy, {}, settings).cloning_strategy == strategy
 
     @pytest.mark.parametrize("strategy", ["restart", "resume", "copy"])
     def test_of_a_job_that_is_being_deleted_is_not_found(self, create, user, settings, strategy):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from polyjob import store as store_module
+from polyjob.errors import Unavailable
 from polyjob.store import STALE_AFTER, Store, StoreError, complete
 from runners.trees import remove_tree
 from tests.capabilities import FOWNER, without_capabilities
@@ -342,6 +344,44 @@ def test_inputs_are_copied_where_links_are_not_possible(store, monkeypatch, numb
     store.link_inputs(JOB, OTHER)
     assert store.job_inputs(OTHER).read_bytes() == store.outputs(JOB).path.read_bytes()
     assert files(store.job_folder(OTHER)) == [store.job_inputs(OTHER).name]
+
+
+class TestInputsWithoutLinks:
+    @pytest.fixture(autouse=True)
+    def no_links(self, monkeypatch):
+        def refuse(*_):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(os, "link", refuse)
+
+    def test_copy_needs_room(self, store, monkeypatch):
+        fill(store)
+        store.seal(JOB, "7", 0)
+        size = store.outputs(JOB).path.stat().st_size
+        monkeypatch.setattr(Store, "free_bytes", lambda self: size + 99)
+        with pytest.raises(Unavailable, match="disk has 0 MiB left"):
+            store.link_inputs(JOB, OTHER, keep_free=100)
+        assert files(store.job_folder(OTHER)) == []
+        store.link_inputs(JOB, OTHER, keep_free=99)
+        assert store.job_inputs(OTHER).exists()
+
+    def test_outputs_are_copied_once_at_a_time(self, store, monkeypatch):
+        fill(store)
+        store.seal(JOB, "7", 0)
+        copy = shutil.copyfileobj
+
+        def copy_twice(*arguments):
+            with pytest.raises(Unavailable, match="are being copied"):
+                store.link_inputs(JOB, "c" * 32)
+            copy(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "copyfileobj", copy_twice)
+            store.link_inputs(JOB, OTHER)
+        assert store.job_inputs(OTHER).exists()
+        assert not store.job_inputs("c" * 32).exists()
+        store.link_inputs(JOB, "c" * 32)
+        assert store.job_inputs("c" * 32).exists()
 
 
 def test_remove(store):
