@@ -150,8 +150,9 @@ class Settings:
     data_dir: Path = _setting(
         absolute_path,
         "",
-        "Folder of the database, logs, outputs and builds. The path must not contain a control character, or with the "
-        "process runner a `:`.",
+        "Folder of the database, logs, outputs and builds. Its file system must support named pipes and file locks; "
+        "FAT and exFAT have no named pipes. The path must not contain a control character, or with the process runner "
+        "a `:`.",
         "`$XDG_DATA_HOME/polyjob`, else `~/.local/share/polyjob`",
     )
     host: str = _setting(_text, "127.0.0.1", "Address that the server listens on.")
