@@ -3,7 +3,8 @@
 A pod bears the job's fixed name and the labels that find and adopt it. What was started is written down in the
 runner's own folder, `<data>/kubernetes/<job uuid>`: so a job whose pod somebody removed is `Missing` and never runs
 again. Beside it stand what is still to be put into the pod (`.files`, written before the pod is requested), that a stop
-was asked for (`.stop`), and how a job ended whose pod was taken away before its command began (`.end`).
+was asked for (`.stop`), and how a job ends whose pod is deleted before its command began (`.end`, written before the
+deletion is requested).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -66,17 +68,20 @@ EXEC = 20.0
 """Seconds that a signal may take."""
 KILL_EVERY = 5.0
 UNHEARD_FOR = 30.0
-"""Seconds that a job may not take its KILL before its pod is deleted, with its log and outputs. It is long because the
-job may have ended, and the status of a pod can lag behind its node."""
+"""Seconds for which a KILL may fail before polyjob deletes the pod. What was not fetched of its log is lost then, and
+so are its outputs unless they are in a claim. It is long because the job may have ended, and the status of a pod can
+lag behind its node."""
 QUIETEST, LOOKS = 10.0, 20.0
 """Seconds from look to look at the log of a job that writes nothing; and how many such looks are made in a second."""
-PENDING_REQUEST_SECONDS = 180.0
-"""Seconds after the start of a request for a pod in which the cluster may still carry it out: up to two minutes for the
-tries of `Api.ask`, and one minute for the API server's own time limit."""
+PENDING_REQUEST_SECONDS = 240.0
+"""Seconds after the start of a request for a pod in which the cluster may still carry it out. `Api.ask` sends the last
+try after up to 132 seconds, and the API server's own time limit is 60 seconds."""
 WATCH_LAG = 5.0
 """Seconds that the watch may be behind the list of pods."""
 CHANGES = 5
 """How often a pod that changes all the time is looked at before it is left for later."""
+CLEANED_JOBS = 1000
+"""How many of the last cleaned jobs are remembered, because the watch may still show their pods."""
 FILES, STOP, END = ".files", ".stop", ".end"
 ELSEWHERE = "The job is in another cluster or namespace than the one that polyjob uses now."
 
@@ -107,10 +112,13 @@ class KubernetesRunner(RemoteRunner):
         """Of jobs whose pods the cluster takes away, and leaves nothing of; may be lost: then nobody knows why."""
         self._last_ends: dict[str, Exit] = {}
         """The last reported end of each command whose pod is being deleted; may be lost."""
-        self._leaving: set[str] = set()
-        """Pods that polyjob deletes, until the watch shows that they are gone; may be lost."""
-        self._missed: dict[str, float] = {}
+        self._deleting: set[str] = set()
+        """Pods that polyjob deletes before their command has begun, until the watch shows that they are gone; may be
+        lost."""
+        self._missing_since: dict[str, float] = {}
         """Since when those of them are missing in the list."""
+        self._cleaned: deque[str] = deque(maxlen=CLEANED_JOBS)
+        """Pods of cleaned jobs: nothing more is remembered of them."""
         self._begun: set[str] = set()
         """Pods whose log shows that the command has begun, while their status does not."""
         self._troubles = Troubles(self._api, self.options.patience)
@@ -166,8 +174,10 @@ class KubernetesRunner(RemoteRunner):
                 return known
             try:
                 found = self._made(self._ready(), spec, manifests.artifact_of(spec, artifact))
-            except StartFailed:
-                self._records.remove(spec.uuid, FILES)
+            except StartFailed as error:
+                if self._records.read(spec.uuid, FILES) is not None:  # a request may be on its way, which needs a fence
+                    raise RunnerRefused(str(error)) from None
+                self._records.remove(spec.uuid)
                 raise
             handle = self._handle(spec.uuid, found)
             self._records.write(spec.uuid, handle)
@@ -194,13 +204,15 @@ class KubernetesRunner(RemoteRunner):
             raise Outdated(GONE)
 
     def _create(self, api: Api, spec: JobSpec, made: manifests.Artifact) -> Object | None:
-        """The new pod; None where there is one of that name. Raises as `start`."""
+        """The new pod; None where there is one of that name. Raises as `start`.
+
+        Once a request was sent whose outcome is not certain, `FILES` stays, so that `fence` takes the pod's name."""
         is_first = self._records.read(spec.uuid, FILES) is None
         self._records.write(spec.uuid, Gift(spec.code, spec.inputs).text(), FILES)
         try:
             return kubernetes_pods.create(api, manifests.job_pod(spec, made, self.options))
         except Refused as error:
-            if is_first and error.is_clear:  # no request is on its way, so `fence` has none to stop
+            if is_first and error.is_clear:
                 self._records.forget(spec.uuid, FILES)
             raise kubernetes_refusals.of_create(error) from None
 
@@ -242,7 +254,13 @@ class KubernetesRunner(RemoteRunner):
         if known is not None and known[0] is pod:
             return known
         self._note_end(pod)
+        self._drop_false_end(pod)
         return pod, kubernetes_states.seen(pod)
+
+    def _drop_false_end(self, pod: Pod) -> None:
+        """Forget the end of a job whose command has begun: `_take_away` wrote it, and did not delete the pod."""
+        if kubernetes_states.has_begun(pod) and not pod["metadata"].get("deletionTimestamp"):
+            self._records.forget(pod["metadata"]["labels"][JOB], END)
 
     def _note_end(self, pod: Pod, is_gone: bool = False) -> None:
         """Remember how a job ended whose pod is being deleted: the pod may report it only once."""
@@ -255,7 +273,14 @@ class KubernetesRunner(RemoteRunner):
         if last is not None:
             self._last_ends[identity] = last
         if is_gone:
-            self._leaving.discard(identity)
+            self._deleting.discard(identity)
+        if identity in self._cleaned:  # asked last, because `clean` may run meanwhile
+            self._forget_end(identity)
+
+    def _forget_end(self, identity: str) -> None:
+        self._disruptions.pop(identity, None)
+        self._last_ends.pop(identity, None)
+        self._deleting.discard(identity)
 
     def _state(self, api: Api, handle: Mapping[str, Any], pod: Pod | None, view: Seen | None) -> State | None:
         identity, uuid = handle["id"], handle["uuid"]
@@ -287,10 +312,10 @@ class KubernetesRunner(RemoteRunner):
         return self._exits[identity]
 
     def _may_yet_be_shown(self, identity: str) -> bool:
-        """Whether the watch may still show the last state of a pod that the list has no more."""
-        if identity not in self._leaving:
+        """Return whether the watch may still show the last state of a pod that is no longer in the list."""
+        if identity not in self._deleting:
             return False
-        return time.monotonic() - self._missed.setdefault(identity, time.monotonic()) < WATCH_LAG
+        return time.monotonic() - self._missing_since.setdefault(identity, time.monotonic()) < WATCH_LAG
 
     def _end_taken_away(self, identity: str, uuid: str) -> Exit | None:
         """Return the end of a job whose pod polyjob deleted before the command began, as far as polyjob knew, else
@@ -390,6 +415,7 @@ class KubernetesRunner(RemoteRunner):
                     return
                 self._records.write(told["uuid"], "", STOP)
                 if kubernetes_states.has_begun(pod) or self._has_begun(api, pod):
+                    self._drop_false_end(pod)
                     self._signal(api, pod, told["uuid"], number)
                     return
                 end = Exit(Reason.SIGNALLED, message="It was stopped before its command began", begun=False)
@@ -410,15 +436,24 @@ class KubernetesRunner(RemoteRunner):
                     kubernetes_pods.delete(api, pod, 1)
 
     def _take_away(self, api: Api, pod: Pod, end: Exit) -> bool:
-        """Delete a pod whose command has not begun, as far as the pod says, and remember `end` as the job's.
-        False where it has changed since it was looked at."""
-        self._leaving.add(pod["metadata"]["uid"])
-        if not kubernetes_pods.delete(api, pod, 1, pod["metadata"]["resourceVersion"]):
+        """Delete a pod whose command has not begun, as far as the pod says, and remember `end` as the job's. Return
+        False if the pod has changed since it was looked at.
+
+        The end is written first: once the pod is deleted, nothing else tells how the job ended."""
+        identity, uuid = pod["metadata"]["uid"], pod["metadata"]["labels"][JOB]
+        with self._records.alone(uuid):
+            earlier = self._records.read(uuid, END)
+            self._deleting.add(identity)
+            self._records.write(uuid, json.dumps(end.to_json()), END)
+            if kubernetes_pods.delete(api, pod, 1, pod["metadata"]["resourceVersion"]):
+                self._troubles.forget(identity)
+                return True
+            if earlier is not None:  # an earlier call may have deleted the pod
+                self._records.write(uuid, earlier, END)
+            else:
+                self._records.forget(uuid, END)
+                self._deleting.discard(identity)
             return False
-        uuid = pod["metadata"]["labels"][JOB]
-        self._records.write(uuid, json.dumps(end.to_json()), END)
-        self._troubles.forget(pod["metadata"]["uid"])
-        return True
 
     def clean(self, handle: str) -> None:
         told = self._mine(handle)
@@ -432,11 +467,10 @@ class KubernetesRunner(RemoteRunner):
             if has_files:
                 self._carriers.clear(told["uuid"])
         identity, name = told["id"], f"polyjob-{told['uuid']}"
+        self._cleaned.append(identity)
+        self._forget_end(identity)
         self._exits.pop(identity, None)
-        self._disruptions.pop(identity, None)
-        self._last_ends.pop(identity, None)
-        self._leaving.discard(identity)
-        self._missed.pop(identity, None)
+        self._missing_since.pop(identity, None)
         self._begun.discard(identity)
         self._unheard.pop(identity, None)
         self._killed_at.pop(identity, None)

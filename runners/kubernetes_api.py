@@ -59,7 +59,8 @@ class Refused(Exception):
         self.reason = reason
         self.retry_after = retry_after
         self.is_clear = status < 500 or self.is_too_large
-        """Whether no try of the request can have been carried out, or still be: a server error leaves that open."""
+        """Whether it is certain that no try of the request was or will be carried out. After a server error it is
+        not."""
 
     @property
     def is_too_large(self) -> bool:

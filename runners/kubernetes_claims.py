@@ -5,7 +5,7 @@ A carrier mounts the claim and waits. It is deleted with the job, or ten minutes
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import time
 
 from runners import kubernetes_files, kubernetes_pods, kubernetes_refusals, kubernetes_states
@@ -15,6 +15,15 @@ from runners.kubernetes_exec import Failed, NotRun
 from runners.kubernetes_options import Options
 from runners.manifests import HELPER, carrier_pod
 
+log = logging.getLogger("polyjob.kubernetes")
+
+LONGEST_PAUSE = 60.0
+"""Seconds between two failed calls that count at most. The engine calls more often while the API server answers."""
+FILES_STAY = "the files of job %s stay in the claim: %s"
+
+Failures = tuple[float, float]
+"""(When a call failed last, seconds for which calls have failed)."""
+
 
 class Carriers:
     """See the module. What it remembers may be lost: then patience begins again."""
@@ -23,10 +32,10 @@ class Carriers:
         self._api = api
         self._options = options
         self._installation = installation
-        self._since: dict[str, float] = {}
-        """Since when a job's files wait for a carrier to run."""
-        self._clearing_since: dict[str, float] = {}
-        """Since when the removal of a job's files has failed, for whatever reason."""
+        self._waits: dict[str, Failures] = {}
+        """Job → the calls that found no running carrier for its files."""
+        self._removals: dict[str, Failures] = {}
+        """Job → the calls that could not remove its files, for whatever reason."""
 
     def pod(self, uuid: str) -> str:
         """Return the name of the pod that has a job's files, which is made where there is none.
@@ -44,33 +53,49 @@ class Carriers:
                 raise RunnerRefused(str(refusal)) if isinstance(refusal, StartFailed) else refusal from None
         runs = kubernetes_states.container_runs(found, HELPER) if found is not None else None
         if runs:
-            self._since.pop(uuid, None)
+            self._waits.pop(uuid, None)
             return name
         if runs is False and found is not None:  # evicted, say: the next call makes another
             kubernetes_pods.delete(self._api, found, 0)
-        if self._is_late(self._since, uuid):
+        if self._is_late(self._waits, uuid):
             raise Gone("The pod that could give the job's files from its claim cannot be started.")
         raise RunnerUnavailable("The job's files are in a claim, and a pod that can give them is being started.")
 
     def clear(self, uuid: str) -> None:
-        """Remove a job's files, and the pod that did it. Idempotent. Files that no pod can reach stay, and so do files
-        that could not be removed within the patience. Raises RunnerUnavailable, RunnerRefused and Refused."""
+        """Remove a job's files, and the pod that did it. Idempotent.
+
+        Files stay, and the server's log names the job, if no pod can reach them, if `rm` fails, or if their removal
+        does not succeed within the patience. Raises RunnerUnavailable, RunnerRefused and Refused."""
         try:
-            with contextlib.suppress(Gone, NotRun, Failed):
-                kubernetes_files.remove_all(self._api, self.pod(uuid), uuid)
-        except (RunnerUnavailable, RunnerRefused, Refused):
-            if not self._is_late(self._clearing_since, uuid):
+            self._remove_files(uuid)
+        except (Gone, Failed) as error:
+            log.warning(FILES_STAY, uuid, error)
+        except (RunnerUnavailable, RunnerRefused, Refused) as error:
+            if not self._is_late(self._removals, uuid):
                 raise
+            log.warning(FILES_STAY, uuid, error)
         found = kubernetes_pods.find(self._api, _name(uuid))
         if found is not None:
             kubernetes_pods.delete(self._api, found, 0)
-        self._since.pop(uuid, None)
-        self._clearing_since.pop(uuid, None)
+        self._waits.pop(uuid, None)
+        self._removals.pop(uuid, None)
 
-    def _is_late(self, since: dict[str, float], uuid: str) -> bool:
-        """Start this clock for a job, unless it runs. Return whether the patience is over."""
-        now = time.monotonic()
-        return now - since.setdefault(uuid, now) > self._options.patience
+    def _remove_files(self, uuid: str) -> None:
+        """Remove a job's files. Raises as `pod`, and Failed."""
+        try:
+            kubernetes_files.remove_all(self._api, self.pod(uuid), uuid)
+        except NotRun as error:  # the carrier has just ended, and the next call makes another
+            raise RunnerUnavailable(f"The pod that removes the job's files does not run: {error}") from None
+
+    def _is_late(self, failures: dict[str, Failures], uuid: str) -> bool:
+        """Record one more failed call for a job. Return whether its calls have failed for longer than the patience.
+
+        The time of an outage of the API server, in which no call gets this far, counts at most as one pause."""
+        now, patience = time.monotonic(), self._options.patience
+        last, seconds = failures.get(uuid, (now, 0.0))
+        seconds += min(now - last, LONGEST_PAUSE, patience / 2)
+        failures[uuid] = now, seconds
+        return seconds > patience
 
 
 def _name(uuid: str) -> str:

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 
 from polyjob.packing import Packer
-from runners import kubernetes_troubles
+from runners import kubernetes_api, kubernetes_files, kubernetes_pods, kubernetes_troubles
 from runners.base import (
     BuildFailed,
+    Exit,
     Exited,
     Gone,
     Missing,
@@ -38,7 +39,7 @@ from runners.base import (
 )
 from runners.kubernetes import FILES, PENDING_REQUEST_SECONDS, KubernetesRunner
 from runners.kubernetes_api import TOO_LARGE
-from runners.kubernetes_exec import MACHINE_AWAY
+from runners.kubernetes_exec import MACHINE_AWAY, Failed, NotRun
 from runners.kubernetes_logs import DROPPED
 from runners.kubernetes_rights import RIGHTS
 from runners.manifests import Artifact
@@ -347,6 +348,9 @@ class TestClaims:
         """What jobs have in the claim."""
         return list(harness.cluster.kubeconfig.parent.glob("claims/default/shared/polyjob/*"))
 
+    def warnings(self, caplog: pytest.LogCaptureFixture) -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == "polyjob.kubernetes"]
+
     def wait_for_file(self, harness: KubernetesHarness) -> None:
         """Until a job has written its output `f`."""
         wait_for(lambda: [path for path in self.left(harness) if list(path.glob("outputs/f"))])
@@ -359,6 +363,15 @@ class TestClaims:
                 return [harness.outputs(handle)]
 
         return dict(wait_for(outputs)[0])
+
+    def wear_out(self, monkeypatch: Any, call: Callable[[], object]) -> None:
+        """Let the patience pass while calls fail. The clock stays advanced."""
+        now = time.monotonic
+        for passed in (0, 60, 120, 180):
+            monkeypatch.setattr("runners.kubernetes_claims.time.monotonic", lambda passed=passed: now() + passed)
+            if passed < 180:
+                with pytest.raises((RunnerUnavailable, RunnerRefused)):
+                    call()
 
     def clean(self, harness: KubernetesHarness, handle: str) -> None:
         def is_clean() -> bool:
@@ -457,10 +470,7 @@ class TestClaims:
         claiming.cluster.schedule_nothing("0/1 nodes are available")
         claiming.cluster.delete(spec.name, 0)
         wait_for(lambda: _over(claiming, handle))
-        with pytest.raises(RunnerUnavailable, match="claim"):
-            list(claiming.remote.outputs(handle))
-        now = time.monotonic
-        monkeypatch.setattr("runners.kubernetes_claims.time.monotonic", lambda: now() + 60)
+        self.wear_out(monkeypatch, lambda: list(claiming.remote.outputs(handle)))
         with pytest.raises(Gone, match="cannot be started"):
             list(claiming.remote.outputs(handle))
         self.clean(claiming, handle)
@@ -468,7 +478,7 @@ class TestClaims:
 
     @pytest.mark.parametrize("trouble", ["quota", "policy", "rights", "server"])
     def test_files_that_cannot_be_removed_hold_up_no_job(
-        self, claiming: KubernetesHarness, monkeypatch: Any, trouble: str
+        self, claiming: KubernetesHarness, monkeypatch: Any, caplog: pytest.LogCaptureFixture, trouble: str
     ) -> None:
         spec = claiming.spec("echo x > $POLYAXON_RUN_OUTPUTS_PATH/f; sleep 1000")
         handle, other = running(claiming, spec), running(claiming, claiming.lasts())
@@ -483,18 +493,64 @@ class TestClaims:
             claiming.cluster.permit([right for right in RIGHTS if right != ("create", "pods", "")])
         else:
             claiming.cluster.fail(503, times=None, verb="create", path="/pods$")
-        with pytest.raises((RunnerUnavailable, RunnerRefused)):
-            claiming.runner.clean(handle)
-        now = time.monotonic
-        monkeypatch.setattr("runners.kubernetes_claims.time.monotonic", lambda: now() + 60)
+        self.wear_out(monkeypatch, lambda: claiming.runner.clean(handle))
+        assert self.warnings(caplog) == []
         claiming.runner.clean(handle)
         monkeypatch.undo()
+        assert [message.partition(" stay in the claim: ")[0] for message in self.warnings(caplog)] == [
+            f"the files of job {spec.uuid}"
+        ]
         assert spec.uuid in [path.name for path in self.left(claiming)]
         claiming.cluster.heal()
         claiming.cluster.permit(None)
         claiming.cluster.restrict()
         self.clean(claiming, other)
         assert claiming.pods() == []
+
+    @pytest.mark.parametrize("call", ["outputs", "clean"])
+    def test_outage_uses_up_no_patience_with_a_claim(
+        self, claiming: KubernetesHarness, monkeypatch: Any, call: str
+    ) -> None:
+        """Between two failed calls; the first call after it finds no running pod yet."""
+        spec = claiming.spec("echo x > $POLYAXON_RUN_OUTPUTS_PATH/f; sleep 1000")
+        handle = running(claiming, spec)
+        self.wait_for_file(claiming)
+        claiming.cluster.delete(spec.name, 0)
+        wait_for(lambda: _over(claiming, handle))
+        claiming.cluster.schedule_nothing("0/1 nodes are available")
+        now = time.monotonic
+        for passed in (0, 3600):
+            monkeypatch.setattr("runners.kubernetes_claims.time.monotonic", lambda passed=passed: now() + passed)
+            with pytest.raises(RunnerUnavailable, match="is being started"):
+                list(claiming.remote.outputs(handle)) if call == "outputs" else claiming.runner.clean(handle)
+        claiming.cluster.schedule_nothing(None)
+        if call == "outputs":
+            assert self.wait_for_outputs(claiming, handle) == {"f": b"x\n"}
+        self.clean(claiming, handle)
+        assert spec.uuid not in [path.name for path in self.left(claiming)]
+
+    @pytest.mark.parametrize("error", [NotRun("no container"), Failed(1, "rm: cannot remove: I/O error")])
+    def test_removal_is_repeated_unless_rm_fails(
+        self, claiming: KubernetesHarness, monkeypatch: Any, caplog: pytest.LogCaptureFixture, error: Exception
+    ) -> None:
+        spec = claiming.spec("echo x > $POLYAXON_RUN_OUTPUTS_PATH/f; sleep 1000")
+        handle = running(claiming, spec)
+        self.wait_for_file(claiming)
+        claiming.cluster.delete(spec.name, 0)
+        wait_for(lambda: _over(claiming, handle))
+        assert self.wait_for_outputs(claiming, handle) == {"f": b"x\n"}
+        remove_all, errors = kubernetes_files.remove_all, [error]
+
+        def fail_once(*arguments: Any) -> None:
+            if errors:
+                raise errors.pop()
+            remove_all(*arguments)
+
+        monkeypatch.setattr(kubernetes_files, "remove_all", fail_once)
+        self.clean(claiming, handle)
+        is_left = isinstance(error, Failed)
+        assert (spec.uuid in [path.name for path in self.left(claiming)]) == is_left
+        assert self.warnings(caplog) == [f"the files of job {spec.uuid} stay in the claim: {error}"] * is_left
 
     def test_job_that_never_ran_needs_no_pod_for_its_files(self, claiming: KubernetesHarness) -> None:
         claiming.cluster.schedule_nothing("0/1 nodes are available")
@@ -596,27 +652,119 @@ class TestEnds:
         assert (end.reason, end.signal, end.message) == (Reason.SIGNALLED, 9 if force else 15, None)
         assert harness.outputs(handle) == {"f": b"begun\n"}
 
-    @pytest.mark.parametrize("lag", [0.0, 2.0])
+    @pytest.mark.parametrize("is_late", [False, True])
     def test_last_state_of_a_pod_tells_that_its_command_had_begun(
-        self, harness: KubernetesHarness, monkeypatch: Any, lag: float
+        self, harness: KubernetesHarness, monkeypatch: Any, is_late: bool
     ) -> None:
         """Its machine does not say so before, and the watch may tell it later than the list shows the pod gone."""
-        note = KubernetesRunner._note_end
+        note, may_watch = KubernetesRunner._note_end, threading.Event()
 
         def note_late(runner: KubernetesRunner, pod: Any, is_gone: bool = False) -> None:
-            if threading.current_thread().name == "kubernetes-watch":
-                time.sleep(lag)
+            if threading.current_thread().name == "kubernetes-watch" and pod["metadata"].get("deletionTimestamp"):
+                assert may_watch.wait(20)
             note(runner, pod, is_gone)
 
         monkeypatch.setattr(KubernetesRunner, "_note_end", note_late)
+        runner = harness.another()  # its watch calls the patched method
         harness.cluster.configure(is_late=True)
-        handle = harness.runner.start(harness.spec("echo begun; sleep 1000"), None)
+        spec = harness.spec("echo begun; sleep 1000")
+        handle = runner.start(spec, None)
         wait_for(lambda: _read(harness.another(), handle))
-        harness.state(handle)
+        harness.state(handle, runner)
         harness.cluster.fail(500, times=None, path="/log$", message="dial tcp 10.0.0.1:10250: connection refused")
-        harness.runner.stop(handle, force=False)
-        end = harness.end(handle)
+        runner.stop(handle, force=False)
+        wait_for(lambda: harness.cluster.pod(spec.name) is None)
+        if is_late:
+            assert harness.state(handle, runner) is None
+        may_watch.set()
+        end = harness.end(handle, runner)
         assert (end.reason, end.has_begun, end.message) == (Reason.SIGNALLED, True, None)
+
+    def test_pod_shown_after_its_job_was_cleaned_is_forgotten(
+        self, harness: KubernetesHarness, monkeypatch: Any
+    ) -> None:
+        note, is_cleaned, is_noted = KubernetesRunner._note_end, threading.Event(), threading.Event()
+
+        def note_late(runner: KubernetesRunner, pod: Any, is_gone: bool = False) -> None:
+            if is_gone:
+                assert is_cleaned.wait(20)
+            note(runner, pod, is_gone)
+            if is_gone:
+                is_noted.set()
+
+        monkeypatch.setattr(KubernetesRunner, "_note_end", note_late)
+        runner = harness.another()
+        handle = runner.start(harness.lasts(), None)
+        wait_for(lambda: isinstance(harness.state(handle, runner), Running))
+        runner.clean(handle)
+        is_cleaned.set()
+        assert is_noted.wait(20)
+        assert (runner._last_ends, runner._disruptions) == ({}, {})  # type: ignore[attr-defined]
+
+    @pytest.mark.parametrize("has_crashed", [False, True])
+    def test_end_of_a_deleted_pod_is_known_before_it_is_gone(
+        self, harness: KubernetesHarness, monkeypatch: Any, has_crashed: bool
+    ) -> None:
+        """Also to a poll between the deletion and the return of `stop`, and after a crash there."""
+        harness.cluster.schedule_nothing("0/1 nodes are available")
+        spec = harness.lasts()
+        handle = harness.runner.start(spec, None)
+        assert isinstance(harness.state(handle), Pending)
+        delete, states = kubernetes_pods.delete, []
+
+        def delete_and_look(*arguments: Any) -> bool:
+            is_deleted = delete(*arguments)
+            wait_for(lambda: harness.cluster.pod(spec.name) is None)
+            runner = harness.another() if has_crashed else harness.runner
+            states.append(wait_for(lambda: _over(harness, handle, runner)))
+            return is_deleted
+
+        monkeypatch.setattr(kubernetes_pods, "delete", delete_and_look)
+        harness.runner.stop(handle, force=False)
+        monkeypatch.undo()
+        (state,) = states
+        assert isinstance(state, Exited)
+        assert state.exit.message == "It was stopped before its command began"
+
+    @pytest.mark.parametrize("trouble", ["changed", "unavailable"])
+    def test_end_of_a_pod_that_was_not_deleted_is_forgotten(
+        self, harness: KubernetesHarness, monkeypatch: Any, trouble: str
+    ) -> None:
+        harness.cluster.schedule_nothing("0/1 nodes are available")
+        spec = harness.lasts()
+        handle = harness.runner.start(spec, None)
+        if trouble == "changed":
+            monkeypatch.setattr(kubernetes_pods, "delete", lambda *_: False)
+            harness.runner.stop(handle, force=False)
+            monkeypatch.undo()
+        else:
+            harness.cluster.fail(None, times=None, verb="delete")
+            with pytest.raises(RunnerUnavailable):
+                harness.runner.stop(handle, force=False)
+            harness.cluster.heal()
+        harness.cluster.schedule_nothing(None)
+        wait_for(lambda: isinstance(harness.state(handle), Running))
+        harness.cluster.delete(spec.name, 0)
+        assert isinstance(wait_for(lambda: _over(harness, handle)), Missing)
+
+    def test_second_deletion_of_a_pod_keeps_its_end(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
+        """The pod changes while it is being deleted."""
+        harness.cluster.schedule_nothing("0/1 nodes are available")
+        handle = harness.runner.start(harness.lasts(), None)
+        delete = kubernetes_pods.delete
+
+        def delete_twice(*arguments: Any) -> bool:
+            delete(*arguments)
+            monkeypatch.setattr(kubernetes_pods, "delete", lambda *_: False)
+            return True
+
+        (pod,) = harness.pods()
+        monkeypatch.setattr(kubernetes_pods, "delete", delete_twice)
+        harness.runner.stop(handle, force=False)
+        end = Exit(Reason.START, message="another reason")
+        assert not harness.runner._take_away(harness.runner._api, pod, end)  # type: ignore[attr-defined]
+        monkeypatch.undo()
+        assert harness.end(handle).message == "It was stopped before its command began"
 
     def test_a_container_without_a_shell_is_ended_with_its_pod(
         self, harness: KubernetesHarness, monkeypatch: Any
@@ -685,8 +833,8 @@ def _has_no_outputs(harness: KubernetesHarness, handle: str) -> bool:
     raise AssertionError("there are some")
 
 
-def _over(harness: KubernetesHarness, handle: str) -> Any:
-    state = harness.state(handle)
+def _over(harness: KubernetesHarness, handle: str, runner: Any = None) -> Any:
+    state = harness.state(handle, runner)
     return state if isinstance(state, Exited | Missing) else None
 
 
@@ -1083,7 +1231,7 @@ class TestFences:
         assert pod["metadata"]["labels"]["polyjob.fence"] == spec.uuid
         assert "nodeName" not in pod["spec"]
         (harness.data / "kubernetes" / spec.uuid).unlink()
-        with pytest.raises(StartFailed):
+        with pytest.raises(RunnerRefused, match="not of this polyjob"):
             harness.runner.start(spec, None)
 
     def test_a_name_that_was_not_taken_is_not_said_to_be(self, harness: KubernetesHarness) -> None:
@@ -1143,6 +1291,29 @@ class TestFences:
         harness.cluster.restrict()
         assert harness.another().fence(spec.uuid) is None
         assert harness.cluster.pod(spec.name)["metadata"]["labels"]["polyjob.fence"] == spec.uuid
+
+    @pytest.mark.parametrize("code", [500, 503, None])
+    @pytest.mark.parametrize(("status", "words"), [(400, "no such field"), (422, "invalid"), (500, TOO_LARGE[0])])
+    def test_wrong_pod_after_an_unclear_try_needs_a_fence(
+        self, harness: KubernetesHarness, code: int | None, status: int, words: str
+    ) -> None:
+        spec = harness.says("x")
+        harness.cluster.fail(code, times=1, verb="create", path="/pods$")
+        harness.cluster.fail(status, times=None, verb="create", path="/pods$", message=words)
+        if code is None:
+            with pytest.raises(RunnerUnavailable):
+                harness.runner.start(spec, None)
+        for _ in range(2):
+            with pytest.raises(RunnerRefused, match=words):
+                harness.runner.start(spec, None)
+        harness.cluster.heal()
+        assert harness.another().fence(spec.uuid) is None
+        assert harness.cluster.pod(spec.name)["metadata"]["labels"]["polyjob.fence"] == spec.uuid
+
+    def test_requests_are_pending_for_longer_than_their_tries_take(self) -> None:
+        attempt = kubernetes_api.CONNECT + kubernetes_api.CALL + kubernetes_api.LONGEST_PAUSE * 1.5
+        last_attempt_sent = (kubernetes_api.TRIES - 1) * attempt + kubernetes_api.CONNECT
+        assert last_attempt_sent + 60 < PENDING_REQUEST_SECONDS  # the API server's own time limit
 
     def test_a_fence_is_removed_once_no_request_can_come(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
         spec = harness.says("x")
