@@ -65,6 +65,7 @@ from runners.docker_containers import (
     proxies_beside,
 )
 from runners.docker_engine import (
+    AMBIGUOUS,
     ANOTHER_ENGINE,
     ENGINE,
     INSTALLATION,
@@ -270,11 +271,12 @@ class DockerRunner(RemoteRunner):
             yield
         except APIError as error:
             refused = refusal(error)
-            if refused is None and not isinstance(error, NotFound):
+            is_of_network = isinstance(error, NotFound) or AMBIGUOUS in text_of(error)
+            if refused is None and not is_of_network:
                 raise
             client.remove_container(identity, force=True, v=True)
             record.unlink(missing_ok=True)
-            self._is_known = False  # our network may be what was not found
+            self._is_known = False  # our network may be gone, or there twice
             raise refused or error from None
 
     def _adopted(self, client: Any, spec: JobSpec) -> str | None:

@@ -38,6 +38,8 @@ OLDEST_API = "1.41"
 LOG_DRIVERS = ("local", "json-file", "k8s-file")
 """Log drivers whose logs the Engine's API gives back, the best one first: `json-file` replaces bytes that are not
 UTF-8."""
+AMBIGUOUS = "is ambiguous"
+"""What the Engine says of a network whose name is there twice."""
 ICC, MTU = "com.docker.network.bridge.enable_icc", "com.docker.network.driver.mtu"
 """Options of a network: whether its containers reach each other, and the size of its packets."""
 LIMITS = {"memory": "MemoryLimit", "cpu": "CpuCfsQuota", "pids": "PidsLimit"}
@@ -177,26 +179,36 @@ def _marks(client: Any, installation: str) -> frozenset[str]:
 
 def _network(client: Any, installation: str) -> str | None:
     """The name of our own network, made if it is missing; None if the Engine's default network lets no containers reach
-    each other already, or if the Engine does not know that option."""
-    default = _network_named(client, "bridge")
-    if default is None or (default["Options"] or {}).get(ICC) != "true":
-        return None
-    name = f"polyjob-{installation[:12]}"
-    if _network_named(client, name) is None:
-        options = {key: value for key, value in default["Options"].items() if key == MTU} | {ICC: "false"}
-        try:
-            client.create_network(name, "bridge", options=options, labels={INSTALLATION: installation})
-        except APIError as error:  # no more addresses, say, or made by another process just now
-            log.warning("jobs use the Docker Engine's default network: %s", text_of(error))
-    return name if _network_named(client, name) else None
+    each other already, or if the Engine does not know that option.
 
-
-def _network_named(client: Any, name: str) -> dict[str, Any] | None:
+    Two processes may each make one at the same moment. The Engine starts no container in a network whose name is there
+    twice, so the younger one is removed.
+    """
     try:
-        network: dict[str, Any] = client.inspect_network(name)
+        default = client.inspect_network("bridge")
     except NotFound:
         return None
-    return network
+    if (default["Options"] or {}).get(ICC) != "true":
+        return None
+    name, ours = f"polyjob-{installation[:12]}", _networks(client, installation)
+    if not ours:
+        labels = {INSTALLATION: installation}
+        options = {key: value for key, value in default["Options"].items() if key == MTU} | {ICC: "false"}
+        try:
+            client.create_network(name, "bridge", options=options, check_duplicate=True, labels=labels)
+        except APIError as error:  # no more addresses, say, or made by another process just now
+            log.warning("the Docker Engine makes no network for jobs: %s", text_of(error))
+        ours = _networks(client, installation)
+    for younger in ours[1:]:
+        with contextlib.suppress(APIError):  # a container uses it
+            client.remove_network(younger)
+    return name if ours else None
+
+
+def _networks(client: Any, installation: str) -> list[str]:
+    """The ids of our own networks, the oldest first."""
+    found = client.networks(filters={"label": f"{INSTALLATION}={installation}"})
+    return [network["Id"] for network in sorted(found, key=lambda network: (network["Created"], network["Id"]))]
 
 
 def own_ulimits(client: Any) -> list[Any]:
@@ -219,7 +231,7 @@ def text_of(error: APIError) -> str:
 def refusal(error: APIError) -> RunnerError | None:
     """Return what the Engine's refusal to start a job means for it; None if it blames the machine or the Engine."""
     text = text_of(error)
-    if is_machine_fault(text) or error.status_code in PASSING:
+    if is_machine_fault(text) or error.status_code in PASSING or AMBIGUOUS in text:
         return None
     sentence = f"The Docker Engine refused to start the job: {text}"
     if not error.is_server_error() or any(word in text.lower() for word in JOB_FAULTS):

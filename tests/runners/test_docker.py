@@ -817,7 +817,7 @@ def test_removed_mark_of_the_engine_is_made_again(harness: DockerHarness) -> Non
     mark = json.loads(handle)["engine"]
     harness.engine.remove_volume(mark)
     harness.runner = harness.another()
-    assert isinstance(harness.state(handle), Exited)
+    harness.end(handle)
     assert harness.engine.inspect_volume(mark)["Labels"]["polyjob.engine"] == mark
     harness.runner.clean(handle)
 
@@ -1135,6 +1135,21 @@ def test_removed_network_is_made_again(harness: DockerHarness, monkeypatch: Any)
             harness.runner.start(spec, None)
     assert harness.end(harness.runner.start(spec, None)).succeeded
     assert harness.runs(spec) == 1
+
+
+def test_networks_that_two_processes_made_at_once_become_one(harness: DockerHarness) -> None:
+    label = f"polyjob.installation={harness.installation}"
+    name = f"polyjob-{harness.installation[:12]}"
+    spec = harness.says("x")
+    handle = harness.runner.start(spec, None)
+    (first,) = harness.engine.networks(filters={"label": label})
+    harness.engine.create_network(name, "bridge", labels={"polyjob.installation": harness.installation})
+    other = harness.says("y")
+    with pytest.raises(RunnerUnavailable, match="ambiguous"):
+        harness.runner.start(other, None)
+    assert harness.end(harness.runner.start(other, None)).succeeded
+    assert harness.end(handle).succeeded
+    assert [found["Id"] for found in harness.engine.networks(filters={"label": label})] == [first["Id"]]
 
 
 def test_job_without_a_memory_limit_gets_the_set_shared_memory(harness: DockerHarness) -> None:
