@@ -39,7 +39,7 @@ LOG_DRIVERS = ("local", "json-file", "k8s-file")
 """Log drivers whose logs the Engine's API gives back, the best one first: `json-file` replaces bytes that are not
 UTF-8."""
 AMBIGUOUS = "is ambiguous"
-"""What the Engine says of a network whose name is there twice."""
+"""Text in the Engine's answer if two networks have the name."""
 ICC, MTU = "com.docker.network.bridge.enable_icc", "com.docker.network.driver.mtu"
 """Options of a network: whether its containers reach each other, and the size of its packets."""
 LIMITS = {"memory": "MemoryLimit", "cpu": "CpuCfsQuota", "pids": "PidsLimit"}

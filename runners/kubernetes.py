@@ -81,7 +81,7 @@ WATCH_LAG = 5.0
 CHANGES = 5
 """How often a pod that changes all the time is looked at before it is left for later."""
 CLEANED_JOBS = 1000
-"""How many of the last cleaned jobs are remembered, because the watch may still show their pods."""
+"""Number of cleaned jobs that are remembered, the last ones, because the watch may still show their pods."""
 FILES, STOP, END = ".files", ".stop", ".end"
 ELSEWHERE = "The job is in another cluster or namespace than the one that polyjob uses now."
 

@@ -29,7 +29,7 @@ ASKED_AGAIN_AFTER = 300.0
 """Seconds for which a good answer is believed."""
 
 NO_DRY_RUN = "does not support dry run"
-"""What the API server says of an admission webhook that may have side effects."""
+"""Text in the API server's answer if an admission webhook may have side effects."""
 
 
 class Rights:
