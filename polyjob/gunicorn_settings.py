@@ -73,7 +73,7 @@ def when_ready(server: Any) -> None:
         return
     helper.start_helper(_settings)
     if _settings.runner == "process" and _settings.job_user:
-        from runners.process_isolation import gaps
+        from runners.process.isolation import gaps
 
         for gap in gaps(_settings.job_user):
             server.log.warning(gap)

@@ -22,7 +22,7 @@ from isal import isal_zlib
 
 from polyjob.sparse import Extents, Reader, extents_of, sparse_header
 from polyjob.tars import Pieces, StrictInfo, relative
-from runners.trees import made_readable
+from runners.common.trees import made_readable
 
 MEMBER_SIZE = 1 << 20
 BLOCK = 1 << 16

@@ -37,8 +37,8 @@ from polyjob.lock import EngineRunning, engine_running
 from polyjob.models import CLAIMED, Job
 from polyjob.settings import SettingError, Settings, read_settings
 from polyjob.store import Store
-from runners.abilities import REQUIRED
-from runners.process_isolation import gaps
+from runners.capabilities import REQUIRED
+from runners.process.isolation import gaps
 
 if TYPE_CHECKING:
     from flask import Flask

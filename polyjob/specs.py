@@ -18,9 +18,9 @@ from polyjob.models import Build, Job
 from polyjob.schemas.commands import composed
 from polyjob.settings import MIB, Settings
 from polyjob.store import Store
-from runners.abilities import ABILITIES, GIVES_GPUS, REQUIRED, Ability
 from runners.base import CONTAINER_HOST, BuildSpec, JobSpec, Placement, Resources, RunnerSettings
-from runners.dockerfile import render_dockerfile
+from runners.capabilities import ABILITIES, GIVES_GPUS, REQUIRED, Ability
+from runners.common.dockerfile import render_dockerfile
 
 API_VERSION = "v1"
 

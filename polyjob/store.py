@@ -21,7 +21,7 @@ from polyjob.archives import LiveOutputs, Outputs, write_index
 from polyjob.crashpoints import crash_point
 from polyjob.errors import Unavailable
 from polyjob.packing import Packer
-from runners.trees import remove_tree, removing_tree, restoring_file
+from runners.common.trees import remove_tree, removing_tree, restoring_file
 
 PRIVATE, SHARED = 0o700, 0o711
 STALE_AFTER = 3600.0

@@ -13,7 +13,7 @@ from typing import Any
 from polyjob.models import Build, BuildStatus, Job, JobStatus
 from polyjob.statuses import Status
 from polyjob.watcher import CHUNK, Place, Subject, Watcher
-from runners.abilities import LOCAL
+from runners.capabilities import LOCAL
 
 _watcher = Watcher(limit=112)
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from runners.base import Runner, RunnerSettings
 
 RUNNERS = {
-    "process": "runners.process:ProcessRunner",
-    "docker": "runners.docker:DockerRunner",
-    "kubernetes": "runners.kubernetes:KubernetesRunner",
+    "process": "runners.process.runner:ProcessRunner",
+    "docker": "runners.docker.runner:DockerRunner",
+    "kubernetes": "runners.kubernetes.runner:KubernetesRunner",
     "fake": "runners.fake:FakeRunner",
 }
 """Every built-in runner: the name used in settings and on job rows, and where its class is."""

@@ -26,7 +26,7 @@ from polyjob.archives import EMPTY, LiveOutputs, NotThere, Outputs, write_index
 from polyjob.packing import DEEPEST, MEMBER_SIZE, Entry, Packer
 from polyjob.sparse import Reader
 from polyjob.store import Store
-from runners.trees import remove_tree
+from runners.common.trees import remove_tree
 from tests.require import require_root
 
 JOB = "a" * 32

@@ -110,7 +110,7 @@ def test_the_parts_name_each_other():
 
 def test_the_rights_are_those_that_the_runner_asks_for_and_no_others():
     pytest.importorskip("kubernetes")
-    from runners.kubernetes_rights import RIGHTS
+    from runners.kubernetes.permissions import RIGHTS
 
     granted = {
         (verb, resource)

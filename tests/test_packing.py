@@ -17,7 +17,7 @@ from polyjob import packing
 from polyjob.archives import LiveOutputs, NotThere, name_of, shown_name
 from polyjob.packing import MEMBER_SIZE, Packer
 from polyjob.store import Store
-from runners.trees import remove_tree
+from runners.common.trees import remove_tree
 from tests.capabilities import DAC_OVERRIDE, DAC_READ_SEARCH, without_capabilities
 from tests.require import require_root
 

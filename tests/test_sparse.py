@@ -17,7 +17,7 @@ from polyjob import packing, sparse
 from polyjob.archives import LiveOutputs
 from polyjob.sparse import extents_of, read_map, sparse_header
 from polyjob.store import Store
-from runners.trees import remove_tree
+from runners.common.trees import remove_tree
 
 JOB, OTHER = "a" * 32, "b" * 32
 MIB = 1 << 20
@@ -100,7 +100,8 @@ def unpack_by_tarfile(archive: Path, to: Path) -> Path:
 def unpack_by_keeper(archive: Path, to: Path) -> Path:
     (to / "7").mkdir()
     extract = (
-        "import os, sys; from runners import keeper; keeper._extract(os.open(sys.argv[1], 0), sys.argv[2], strip=1)"
+        "import os, sys; from runners.process import keeper; "
+        "keeper._extract(os.open(sys.argv[1], 0), sys.argv[2], strip=1)"
     )
     subprocess.run([sys.executable, "-c", extract, archive, to / "7"], check=True)
     return to / "7"

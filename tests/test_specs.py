@@ -12,7 +12,7 @@ from polyjob.errors import Invalid
 from polyjob.schemas.commands import composed
 from polyjob.settings import MIB
 from polyjob.submitting import merge
-from runners.abilities import ABILITIES, Ability
+from runners.capabilities import ABILITIES, Ability
 
 CONFIG = {"version": 1, "kind": "job", "build": {"image": "img"}, "run": {"cmd": "true"}}
 

@@ -19,7 +19,7 @@ import pytest
 from polyjob import store as store_module
 from polyjob.errors import Unavailable
 from polyjob.store import STALE_AFTER, Store, StoreError, complete
-from runners.trees import remove_tree
+from runners.common.trees import remove_tree
 from tests.capabilities import FOWNER, without_capabilities
 from tests.require import require_root
 

@@ -82,7 +82,7 @@ def _of_python(settings: Settings) -> Finding:
 
 
 def _of_isolation(settings: Settings) -> Iterator[Finding]:
-    from runners.process_isolation import gaps, gaps_between_jobs
+    from runners.process.isolation import gaps, gaps_between_jobs
 
     if not settings.job_user:
         what = "jobs run as the server's own account and can read its data; set POLYJOB_JOB_USER to change that"

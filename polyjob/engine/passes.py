@@ -28,8 +28,8 @@ from polyjob.models import CLAIMED, DELETED, LIVE_BUILDS, QUEUED, Build, Job, Pr
 from polyjob.statements import Prepared
 from polyjob.statuses import Status
 from polyjob.transitions import transition
-from runners.abilities import ABILITIES
 from runners.base import Runner
+from runners.capabilities import ABILITIES
 
 LOOKED_THROUGH = 500
 """Of the queue, for jobs whose GPUs are free."""

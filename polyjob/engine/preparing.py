@@ -10,8 +10,8 @@ from polyjob.models import Job, JobStatus
 from polyjob.notes import REFUSED, text_of, with_note
 from polyjob.statuses import Status
 from polyjob.transitions import change, transition
-from runners.abilities import BUILD_RESULT
 from runners.base import Exit, Reason
+from runners.capabilities import BUILD_RESULT
 
 ASKED = "asked for"
 """Why a job uses a build that its request named."""

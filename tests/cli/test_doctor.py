@@ -13,7 +13,7 @@ from polyjob.cli import doctor, main
 from polyjob.cli.client import Client
 from polyjob.serve import _whose_jobs
 from polyjob.settings import read_settings
-from runners import process_isolation
+from runners.process import isolation
 
 OPEN = "The account is open."
 
@@ -31,8 +31,8 @@ def findings(settings):
 
 
 def test_gap_of_the_machine_is_reported(settings, monkeypatch):
-    monkeypatch.setattr(process_isolation, "gaps", lambda job_user: [OPEN])
-    monkeypatch.setattr(process_isolation, "gaps_between_jobs", lambda: ["Memory is open."])
+    monkeypatch.setattr(isolation, "gaps", lambda job_user: [OPEN])
+    monkeypatch.setattr(isolation, "gaps_between_jobs", lambda: ["Memory is open."])
     found = findings(settings(POLYJOB_JOB_USER="nobody"))
     assert found[:3] == [("isolation", True), ("isolation", False), ("isolation", None)]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runners.kubernetes_rights import RIGHTS
+from runners.kubernetes.permissions import RIGHTS
 from tests.e2e.conftest import JOBS, Server, eventually
 from tests.kubernetes.remote import start as start_cluster
 from tests.require import require_root

@@ -24,8 +24,8 @@ from polyjob.statuses import Status
 from polyjob.store import Store
 from polyjob.transitions import transition
 from runners.base import Outdated, RunnerSettings, RunnerUnavailable
-from runners.process import ProcessRunner
-from runners.process_builds import Artifact
+from runners.process.builds import Artifact
+from runners.process.runner import ProcessRunner
 
 CONFIG = {"version": 1, "kind": "job", "run": {"cmd": "true"}}
 LONG_AGO = datetime.timedelta(days=40)

@@ -18,8 +18,8 @@ from polyjob.engine.calls import InlineCalls, run
 from polyjob.models import Audit, Build, Job, Project, Token
 from polyjob.notes import text_of
 from polyjob.statuses import Status
-from runners.abilities import ABILITIES, Ability, Support
 from runners.base import RunnerUnavailable
+from runners.capabilities import ABILITIES, Ability, Support
 
 from .conftest import World
 

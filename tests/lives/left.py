@@ -10,8 +10,8 @@ import struct
 from collections.abc import Collection
 from pathlib import Path
 
-from runners import keeper_server
-from runners.process import FENCED
+from runners.process import keeper_server
+from runners.process.runner import FENCED
 
 KEPT = {"log", "outputs.tar.gz", "outputs.json", "inputs.tar.gz", "work"}
 """What a job that is done may have in its folder."""

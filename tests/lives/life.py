@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import runners
-import runners.docker
+import runners.docker.runner
 import runners.fake
-import runners.process
+import runners.process.runner
 from polyjob import jobs, projects, submitting
 from polyjob.clock import Clock
 from polyjob.engine import housekeeping

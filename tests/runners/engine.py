@@ -28,7 +28,7 @@ def engine_is_there(host: str | None = None) -> bool:
     try:
         import docker
 
-        from runners.docker_engine import LOCAL, knock
+        from runners.docker.engine import LOCAL, knock
 
         named = host or docker.utils.kwargs_from_env().get("base_url") or LOCAL
         knock(named)  # a client that finds nobody leaks its socket

@@ -30,7 +30,7 @@ from runners.base import (
     State,
 )
 from runners.fake import FakeRunner
-from runners.process import ProcessRunner
+from runners.process.runner import ProcessRunner
 from tests.runners.engine import connect, remove_marks
 
 INSTALLATION = "a" * 32
@@ -290,7 +290,7 @@ class DockerHarness(Harness):
         super().__init__(folder, **settings)
 
     def make(self) -> Runner:
-        from runners.docker import DockerRunner
+        from runners.docker.runner import DockerRunner
 
         return DockerRunner(self.settings, self.woken.set)
 

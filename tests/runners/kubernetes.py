@@ -40,7 +40,7 @@ class KubernetesHarness(Harness):
         super().__init__(folder, options=self.options)
 
     def make(self) -> Runner:
-        from runners.kubernetes import KubernetesRunner
+        from runners.kubernetes.runner import KubernetesRunner
 
         return KubernetesRunner(self.settings, self.woken.set)
 
@@ -83,7 +83,7 @@ class KubernetesHarness(Harness):
 
     def close(self) -> None:
         """Leaves no pod of this installation: fences and builders go later than any test lasts."""
-        from runners import kubernetes_pods
+        from runners.kubernetes import pods as kubernetes_pods
 
         super().close()
         with self._api() as api:
@@ -101,8 +101,8 @@ class KubernetesHarness(Harness):
 
     @contextlib.contextmanager
     def _api(self) -> Iterator[Any]:
-        from runners.kubernetes_api import Api
-        from runners.kubernetes_options import Options
+        from runners.kubernetes.api import Api
+        from runners.kubernetes.options import Options
 
         api = Api(Options.read(self.options))
         yield api

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from runners.archives import END_OF_ARCHIVE, given, gunzipped
+from runners.common.tarstream import END_OF_ARCHIVE, given, gunzipped
 from tests.runners.harness import archive
 
 

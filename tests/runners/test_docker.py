@@ -25,7 +25,6 @@ import pytest
 import requests
 
 from polyjob.packing import Packer
-from runners import archives, docker_builds
 from runners.base import (
     CONTAINER_HOST,
     FENCE_LASTS,
@@ -42,10 +41,12 @@ from runners.base import (
     StartFailed,
     Unknown,
 )
-from runners.docker import DockerRunner
-from runners.docker_containers import MAX_PROCESSES, OOM_SCORE_ADJ, moment_of
-from runners.docker_logs import DROPPED
-from runners.dockerfile import SEPARATE_STEPS
+from runners.common import tarstream
+from runners.common.dockerfile import SEPARATE_STEPS
+from runners.docker import builds
+from runners.docker.containers import MAX_PROCESSES, OOM_SCORE_ADJ, moment_of
+from runners.docker.logs import DROPPED
+from runners.docker.runner import DockerRunner
 from tests.runners.harness import IMAGE, DockerHarness, archive, wait_for
 
 on_podman_too = pytest.mark.parametrize("harness", ["docker", "podman"], indirect=True)
@@ -264,7 +265,7 @@ def test_a_job_that_its_machine_went_down_with_is_lost_whatever_the_engine_says(
     handle = harness.runner.start(spec := harness.spec("sleep 1; exit 0"), None)
     harness.end(handle)
     began = moment_of(harness.engine.inspect_container(spec.name)["State"]["StartedAt"])
-    monkeypatch.setattr("runners.docker.boot_time", lambda: began + 0.5)
+    monkeypatch.setattr("runners.docker.runner.boot_time", lambda: began + 0.5)
     other_boot = json.dumps(json.loads(handle) | {"boot": "another"})
     for text, reason in ((handle, Reason.EXITED), (other_boot, Reason.LOST)):
         runner = harness.another()
@@ -342,7 +343,7 @@ class TestBuilds:
         assert b"from setup\n" in log
 
     def test_files_that_are_too_large_or_cannot_be_read_fail_it(self, harness: DockerHarness, tmp_path: Path) -> None:
-        large = archive(tmp_path / "large.tar.gz", ("setup.sh", "x" * (docker_builds.LARGEST_FILE + 1)))
+        large = archive(tmp_path / "large.tar.gz", ("setup.sh", "x" * (builds.LARGEST_FILE + 1)))
         (tmp_path / "broken.tar.gz").write_bytes(b"x" * 100)
         for code, why in ((large, "larger than 16 MiB"), (str(tmp_path / "broken.tar.gz"), "cannot be read")):
             with pytest.raises(BuildFailed, match=why):
@@ -497,13 +498,13 @@ class TestHardBuilds:
             self.build(harness, harness.build_spec("true", "echo 'Step 9/9 : RUN x'; exit 7", "true"))
         assert (failed.value.step, failed.value.code) == (2, 7)
 
-    @pytest.mark.parametrize("times", [1, docker_builds.TRIES])
+    @pytest.mark.parametrize("times", [1, builds.TRIES])
     def test_a_layer_that_is_removed_under_a_build_is_no_fault_of_the_job(
         self, harness: DockerHarness, monkeypatch: Any, times: int
     ) -> None:
         begun = []
 
-        class Answer(docker_builds._Answer):
+        class Answer(builds._Answer):
             def __init__(self, client: Any, path: str, *others: Any) -> None:
                 super().__init__(client, path, *others)
                 begun.append(path)
@@ -514,9 +515,9 @@ class TestHardBuilds:
                     return b'{"error": "failed to get digest sha256:4f3b: open /x/4f3b: no such file or directory"}'
                 return line
 
-        monkeypatch.setattr(docker_builds, "_Answer", Answer)
+        monkeypatch.setattr(builds, "_Answer", Answer)
         spec = harness.build_spec("echo one > /made", "echo two >> /made")
-        if times == docker_builds.TRIES:
+        if times == builds.TRIES:
             with pytest.raises(BuildFailed, match="failed to get digest"):
                 self.build(harness, spec)
         else:
@@ -525,7 +526,7 @@ class TestHardBuilds:
             handle = harness.runner.start(job := harness.spec("cat /made"), self.artifact)
             harness.end(handle)
             assert harness.log(job, handle) == b"one\ntwo\n"
-        assert begun.count("/build") == min(times + 1, docker_builds.TRIES)
+        assert begun.count("/build") == min(times + 1, builds.TRIES)
 
     def test_a_step_that_never_pauses_is_ended_and_bounded(self, harness: DockerHarness) -> None:
         log, full_at = io.BytesIO(), []
@@ -711,7 +712,7 @@ def image(harness: DockerHarness) -> Iterator[Any]:
     name = f"polyjob-test-{harness.installation[:12]}:1"
 
     def make(*lines: str) -> str:
-        sent = archives.context("\n".join([f"FROM {IMAGE}", *lines]), [])
+        sent = tarstream.context("\n".join([f"FROM {IMAGE}", *lines]), [])
         said = list(harness.engine.build(fileobj=io.BytesIO(sent), custom_context=True, tag=name, rm=True, decode=True))
         assert "error" not in said[-1], said
         return name
@@ -941,12 +942,12 @@ def test_layers_of_a_failed_build_are_held_until_dropped(harness: DockerHarness)
 @pytest.mark.parametrize("words", ["no space left on device", "failed to create endpoint x on network bridge"])
 def test_fault_of_the_machine_fails_no_build(harness: DockerHarness, monkeypatch: Any, words: str) -> None:
     answer = {"errorDetail": {"message": f"write /f: {words}"}, "error": f"write /f: {words}"}
-    monkeypatch.setattr(docker_builds._Answer, "next", lambda self, seconds: json.dumps(answer).encode())
+    monkeypatch.setattr(builds._Answer, "next", lambda self, seconds: json.dumps(answer).encode())
     with pytest.raises(RunnerUnavailable, match=words):
         build(harness, "true", nocache=False)
 
 
-@pytest.mark.parametrize("code", docker_builds.KILLED)
+@pytest.mark.parametrize("code", builds.KILLED)
 def test_killed_step_of_a_stopped_engine_fails_no_build(harness: DockerHarness, monkeypatch: Any, code: int) -> None:
     def away(self: Any) -> None:
         raise requests.ConnectionError("connection refused")
@@ -975,8 +976,8 @@ def test_base_that_cannot_be_pulled_again_is_used_as_it_is(harness: DockerHarnes
 
 @pytest.mark.parametrize("totals", [[8, 11, 11, 11, 11, 11, 11, 11], [8, 8, 8, 8, 8], [8, 9, 9, 9, 9, 9, 12]])
 def test_step_is_counted_without_the_triggers_of_its_base(totals: list[int]) -> None:
-    log = docker_builds.BuildLog(io.BytesIO(), 10_000)
-    talk = docker_builds._Talk(None, log, lambda: None, first_step=5)
+    log = builds.BuildLog(io.BytesIO(), 10_000)
+    talk = builds._Talk(None, log, lambda: None, first_step=5)
     for number, total in enumerate(totals, 1):
         talk._hear({"stream": f"STEP {number}/{total}: RUN x\n"})
     with pytest.raises(BuildFailed) as failed:
@@ -994,7 +995,7 @@ def test_failing_step_on_a_base_with_triggers_is_named(harness: DockerHarness, i
 
 @pytest.mark.parametrize(("speaker", "code"), [(SEPARATE_STEPS, 6), (SEPARATE_STEPS - 1, 6), (SEPARATE_STEPS, 7)])
 def test_output_of_a_step_names_no_other_step_as_failed(speaker: int, code: int) -> None:
-    talk = docker_builds._Talk(None, docker_builds.BuildLog(io.BytesIO(), 100_000), lambda: None, first_step=1)
+    talk = builds._Talk(None, builds.BuildLog(io.BytesIO(), 100_000), lambda: None, first_step=1)
     for number in range(1, SEPARATE_STEPS + 1):
         talk._hear({"stream": f"Step {number}/{SEPARATE_STEPS} : RUN x\n"})
         if number == speaker:

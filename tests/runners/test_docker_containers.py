@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runners.base import Reason
-from runners.docker_containers import FOLDERS, LAUNCH_IN_NEW_FOLDERS, boot_time, exit_of, moment_of
+from runners.docker.containers import FOLDERS, LAUNCH_IN_NEW_FOLDERS, boot_time, exit_of, moment_of
 
 STATE = {
     "ExitCode": 0, "OOMKilled": False, "Error": "", "StartedAt": "2026-11-24T10:00:00.5Z",

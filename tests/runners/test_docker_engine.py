@@ -9,8 +9,8 @@ import requests
 from docker.errors import APIError, NotFound
 
 from runners.base import JobSpec, Resources, RunnerRefused, RunnerUnavailable, StartFailed
-from runners.docker_containers import ignored_limits, log_config
-from runners.docker_engine import look_up, refusal, usable
+from runners.docker.containers import ignored_limits, log_config
+from runners.docker.engine import look_up, refusal, usable
 
 INFO = {
     "ID": "one", "Name": "node", "Driver": "overlay2", "OSType": "linux", "Architecture": "x86_64", "SwapLimit": True,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from docker.errors import ImageNotFound
 
-from runners.docker_images import artifact_of, exact_name, find, full_names, is_reserved, tag_of
+from runners.docker.images import artifact_of, exact_name, find, full_names, is_reserved, tag_of
 
 DIGEST = f"sha256:{'a' * 64}"
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from runners.docker_logs import BEGIN, DAMAGED, DROPPED, PART_BYTES, UNKNOWN, Frames, LogCursor
+from runners.docker.logs import BEGIN, DAMAGED, DROPPED, PART_BYTES, UNKNOWN, Frames, LogCursor
 
 HOUR = "2026-11-23T12"
 

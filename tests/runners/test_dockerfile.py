@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runners.archives import END_OF_ARCHIVE, below, context, renamed
 from runners.base import BuildSpec
-from runners.docker_logs import BEGIN, DROPPED, Frames, LogCursor
-from runners.dockerfile import LINE, SEPARATE_STEPS, first_step, render_dockerfile
+from runners.common.dockerfile import LINE, SEPARATE_STEPS, first_step, render_dockerfile
+from runners.common.tarstream import END_OF_ARCHIVE, below, context, renamed
+from runners.docker.logs import BEGIN, DROPPED, Frames, LogCursor
 
 
 def spec(**fields):

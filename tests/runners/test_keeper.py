@@ -20,10 +20,10 @@ from typing import Any
 
 import pytest
 
-from runners import keeper, keeper_server
 from runners.base import Exited, JobSpec, Missing, Reason, RunnerUnavailable, Running
-from runners.marks import kill_marked
-from runners.process import FENCED
+from runners.process import keeper, keeper_server
+from runners.process.markers import kill_marked
+from runners.process.runner import FENCED
 from tests.require import require, require_root
 from tests.runners.harness import (
     EXECUTABLE_BY_ALL,

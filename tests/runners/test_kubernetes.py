@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from polyjob.packing import Packer
-from runners import kubernetes_api, kubernetes_files, kubernetes_pods, kubernetes_troubles
 from runners.base import (
     BuildFailed,
     Exit,
@@ -37,12 +36,14 @@ from runners.base import (
     StartFailed,
     Unknown,
 )
-from runners.kubernetes import FILES, PENDING_REQUEST_SECONDS, KubernetesRunner
-from runners.kubernetes_api import TOO_LARGE
-from runners.kubernetes_exec import MACHINE_AWAY, Failed, NotRun
-from runners.kubernetes_logs import DROPPED
-from runners.kubernetes_rights import RIGHTS
-from runners.manifests import Artifact
+from runners.kubernetes import api as kubernetes_api
+from runners.kubernetes import diagnostics, files, pods
+from runners.kubernetes.api import TOO_LARGE
+from runners.kubernetes.exec import MACHINE_AWAY, Failed, NotRun
+from runners.kubernetes.logs import DROPPED
+from runners.kubernetes.manifests import Artifact
+from runners.kubernetes.permissions import RIGHTS
+from runners.kubernetes.runner import FILES, PENDING_REQUEST_SECONDS, KubernetesRunner
 from tests.require import require
 from tests.runners.harness import archive, wait_for
 from tests.runners.kubernetes import IMAGE, KubernetesHarness
@@ -368,7 +369,7 @@ class TestClaims:
         """Let the patience pass while calls fail. The clock stays advanced."""
         now = time.monotonic
         for passed in (0, 60, 120, 180):
-            monkeypatch.setattr("runners.kubernetes_claims.time.monotonic", lambda passed=passed: now() + passed)
+            monkeypatch.setattr("runners.kubernetes.claims.time.monotonic", lambda passed=passed: now() + passed)
             if passed < 180:
                 with pytest.raises((RunnerUnavailable, RunnerRefused)):
                     call()
@@ -437,7 +438,7 @@ class TestClaims:
         claiming.cluster.evict(name)
         wait_for(lambda: not _is_living(claiming.cluster.pod(name)))
         now = time.monotonic
-        monkeypatch.setattr("runners.kubernetes_claims.time.monotonic", lambda: now() + 60)  # patience begins again
+        monkeypatch.setattr("runners.kubernetes.claims.time.monotonic", lambda: now() + 60)  # patience begins again
         assert self.wait_for_outputs(claiming, handle) == {"f": b"x\n"}
         monkeypatch.undo()
         self.clean(claiming, handle)
@@ -453,7 +454,7 @@ class TestClaims:
         claiming.cluster.delete(spec.name, 0)
         wait_for(lambda: _over(claiming, handle))
         self.wait_for_outputs(claiming, handle)
-        monkeypatch.setattr("runners.kubernetes_sweeping.STALE_AFTER", -1.0)
+        monkeypatch.setattr("runners.kubernetes.sweeper.STALE_AFTER", -1.0)
         pieces = claiming.remote.outputs(handle)
         next(pieces)
         claiming.runner.inventory()
@@ -520,7 +521,7 @@ class TestClaims:
         claiming.cluster.schedule_nothing("0/1 nodes are available")
         now = time.monotonic
         for passed in (0, 3600):
-            monkeypatch.setattr("runners.kubernetes_claims.time.monotonic", lambda passed=passed: now() + passed)
+            monkeypatch.setattr("runners.kubernetes.claims.time.monotonic", lambda passed=passed: now() + passed)
             with pytest.raises(RunnerUnavailable, match="is being started"):
                 list(claiming.remote.outputs(handle)) if call == "outputs" else claiming.runner.clean(handle)
         claiming.cluster.schedule_nothing(None)
@@ -539,14 +540,14 @@ class TestClaims:
         claiming.cluster.delete(spec.name, 0)
         wait_for(lambda: _over(claiming, handle))
         assert self.wait_for_outputs(claiming, handle) == {"f": b"x\n"}
-        remove_all, errors = kubernetes_files.remove_all, [error]
+        remove_all, errors = files.remove_all, [error]
 
         def fail_once(*arguments: Any) -> None:
             if errors:
                 raise errors.pop()
             remove_all(*arguments)
 
-        monkeypatch.setattr(kubernetes_files, "remove_all", fail_once)
+        monkeypatch.setattr(files, "remove_all", fail_once)
         self.clean(claiming, handle)
         is_left = isinstance(error, Failed)
         assert (spec.uuid in [path.name for path in self.left(claiming)]) == is_left
@@ -710,7 +711,7 @@ class TestEnds:
         spec = harness.lasts()
         handle = harness.runner.start(spec, None)
         assert isinstance(harness.state(handle), Pending)
-        delete, states = kubernetes_pods.delete, []
+        delete, states = pods.delete, []
 
         def delete_and_look(*arguments: Any) -> bool:
             is_deleted = delete(*arguments)
@@ -719,7 +720,7 @@ class TestEnds:
             states.append(wait_for(lambda: _over(harness, handle, runner)))
             return is_deleted
 
-        monkeypatch.setattr(kubernetes_pods, "delete", delete_and_look)
+        monkeypatch.setattr(pods, "delete", delete_and_look)
         harness.runner.stop(handle, force=False)
         monkeypatch.undo()
         (state,) = states
@@ -734,7 +735,7 @@ class TestEnds:
         spec = harness.lasts()
         handle = harness.runner.start(spec, None)
         if trouble == "changed":
-            monkeypatch.setattr(kubernetes_pods, "delete", lambda *_: False)
+            monkeypatch.setattr(pods, "delete", lambda *_: False)
             harness.runner.stop(handle, force=False)
             monkeypatch.undo()
         else:
@@ -751,15 +752,15 @@ class TestEnds:
         """The pod changes while it is being deleted."""
         harness.cluster.schedule_nothing("0/1 nodes are available")
         handle = harness.runner.start(harness.lasts(), None)
-        delete = kubernetes_pods.delete
+        delete = pods.delete
 
         def delete_twice(*arguments: Any) -> bool:
             delete(*arguments)
-            monkeypatch.setattr(kubernetes_pods, "delete", lambda *_: False)
+            monkeypatch.setattr(pods, "delete", lambda *_: False)
             return True
 
         (pod,) = harness.pods()
-        monkeypatch.setattr(kubernetes_pods, "delete", delete_twice)
+        monkeypatch.setattr(pods, "delete", delete_twice)
         harness.runner.stop(handle, force=False)
         end = Exit(Reason.START, message="another reason")
         assert not harness.runner._take_away(harness.runner._api, pod, end)  # type: ignore[attr-defined]
@@ -769,7 +770,7 @@ class TestEnds:
     def test_a_container_without_a_shell_is_ended_with_its_pod(
         self, harness: KubernetesHarness, monkeypatch: Any
     ) -> None:
-        monkeypatch.setattr("runners.kubernetes.UNHEARD_FOR", 0.0)
+        monkeypatch.setattr("runners.kubernetes.runner.UNHEARD_FOR", 0.0)
         spec = harness.spec("sleep 1000")
         handle = running(harness, spec)
         harness.cluster.fail(500, times=None, path="/exec")
@@ -789,7 +790,7 @@ class TestEnds:
         wait_for(lambda: b"begun" in harness.log(spec, handle))
         now = time.monotonic
         for passed in (0.0, 0.0, lag):
-            monkeypatch.setattr("runners.kubernetes.time.monotonic", lambda passed=passed: now() + passed)
+            monkeypatch.setattr("runners.kubernetes.runner.time.monotonic", lambda passed=passed: now() + passed)
             harness.runner.stop(handle, force=True)
         monkeypatch.undo()
         harness.cluster.configure(is_late=False)
@@ -800,7 +801,7 @@ class TestEnds:
     def test_a_machine_that_cannot_be_reached_costs_no_job_its_outputs(
         self, harness: KubernetesHarness, monkeypatch: Any, words: str
     ) -> None:
-        monkeypatch.setattr("runners.kubernetes.UNHEARD_FOR", 0.0)
+        monkeypatch.setattr("runners.kubernetes.runner.UNHEARD_FOR", 0.0)
         spec = harness.spec("echo mine > $POLYAXON_RUN_OUTPUTS_PATH/f; sleep 1000")
         handle = running(harness, spec)
         harness.cluster.fail(500, times=2, path="/exec", message=f"{words} 10.0.0.1:10250: connection refused")
@@ -814,7 +815,7 @@ class TestEnds:
 
     def test_a_server_that_never_answers_holds_no_stop_up(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
         handle = running(harness, harness.lasts())
-        monkeypatch.setattr("runners.kubernetes_api.CALL", 0.3)
+        monkeypatch.setattr("runners.kubernetes.api.CALL", 0.3)
         harness.cluster.slow(3.0, path="/exec")
         began = time.monotonic()
         with pytest.raises(RunnerUnavailable, match="timed out"):
@@ -869,8 +870,8 @@ class TestTroubles:
     def test_what_only_the_events_tell(
         self, make_kubernetes: Make, harness: KubernetesHarness, monkeypatch: Any
     ) -> None:
-        monkeypatch.setattr(kubernetes_troubles, "QUIET_FOR", 0.0)
-        monkeypatch.setattr(kubernetes_troubles, "ASKED_EVERY", 0.2)
+        monkeypatch.setattr(diagnostics, "QUIET_FOR", 0.0)
+        monkeypatch.setattr(diagnostics, "ASKED_EVERY", 0.2)
         patient = make_kubernetes(harness.folder / "patient", claim="nobodys", patience="3")
         handle = patient.runner.start(patient.spec(), None)
         wait_for(lambda: "nobodys" in note_of(patient, handle))
@@ -879,8 +880,8 @@ class TestTroubles:
     @pytest.fixture
     def eager(self, make_kubernetes: Make, harness: KubernetesHarness, monkeypatch: Any) -> KubernetesHarness:
         """Asks for events at once, and waits for no longer than a second."""
-        monkeypatch.setattr(kubernetes_troubles, "QUIET_FOR", 0.0)
-        monkeypatch.setattr(kubernetes_troubles, "ASKED_EVERY", 0.2)
+        monkeypatch.setattr(diagnostics, "QUIET_FOR", 0.0)
+        monkeypatch.setattr(diagnostics, "ASKED_EVERY", 0.2)
         return make_kubernetes(harness.folder / "eager", patience="1")
 
     def test_event_before_a_machine_was_found_ends_no_job(self, eager: KubernetesHarness) -> None:
@@ -945,7 +946,7 @@ class TestLogs:
         assert harness.remote.logs(handle, read[1], 1 << 20)[0] == DROPPED + b"three\n"
 
     def test_a_long_log_is_followed_as_it_is_turned_over(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
-        monkeypatch.setattr("runners.kubernetes_logs.FOLLOWED_FROM", 1000)
+        monkeypatch.setattr("runners.kubernetes.logs.FOLLOWED_FROM", 1000)
         spec = harness.spec("for i in $(seq 300); do echo $i; sleep 0.01; done")
         handle = harness.runner.start(spec, None)
         whole, cursor, turned = b"", None, 0
@@ -962,7 +963,7 @@ class TestLogs:
         assert whole == b"".join(b"%d\n" % number for number in range(1, 301))
 
     def test_a_followed_log_that_is_cut_goes_on(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
-        monkeypatch.setattr("runners.kubernetes_logs.FOLLOWED_FROM", 500)
+        monkeypatch.setattr("runners.kubernetes.logs.FOLLOWED_FROM", 500)
         spec = harness.spec("for i in $(seq 200); do echo $i; sleep 0.02; done")
         handle = harness.runner.start(spec, None)
         whole, cursor, has_cut = b"", None, False
@@ -984,7 +985,7 @@ class TestLogs:
     def test_fast_followed_log_arrives_in_a_few_looks(
         self, harness: KubernetesHarness, monkeypatch: Any, lines: int, width: int
     ) -> None:
-        monkeypatch.setattr("runners.kubernetes_logs.FOLLOWED_FROM", 1000)
+        monkeypatch.setattr("runners.kubernetes.logs.FOLLOWED_FROM", 1000)
         line = "x" * width
         handle = running(harness, harness.spec(f"yes | head -n 100; sleep 1; yes {line} | head -n {lines}; sleep 1000"))
         whole, cursor = wait_for(lambda: _read(harness.runner, handle))
@@ -999,8 +1000,8 @@ class TestLogs:
         self, harness: KubernetesHarness, monkeypatch: Any
     ) -> None:
         """All of the cursor's second comes again before it."""
-        monkeypatch.setattr("runners.kubernetes_logs.FOLLOWED_FROM", 1000)
-        monkeypatch.setattr("runners.kubernetes_follow.CHUNK", 1000)
+        monkeypatch.setattr("runners.kubernetes.logs.FOLLOWED_FROM", 1000)
+        monkeypatch.setattr("runners.kubernetes.log_feed.CHUNK", 1000)
         handle = running(harness, harness.spec("seq 20000; sleep 1000"))
         whole, cursor = wait_for(lambda: (found := harness.remote.logs(handle, None, 100_000)) and found[0] and found)
         data, _ = harness.another().logs(handle, cursor, 1 << 20)  # type: ignore[attr-defined]
@@ -1050,9 +1051,9 @@ def _read(runner: Any, handle: str) -> Any:
 
 
 def _touch(harness: KubernetesHarness, spec: Any) -> None:
-    from runners.kubernetes_api import Api
-    from runners.kubernetes_exec import run as execute
-    from runners.kubernetes_options import Options
+    from runners.kubernetes.api import Api
+    from runners.kubernetes.exec import run as execute
+    from runners.kubernetes.options import Options
 
     api = Api(Options.read(harness.options))
     execute(api, spec.name, "job", ["touch", "/tmp/go"], 10)
@@ -1104,7 +1105,7 @@ class TestApi:
         assert harness.runs(spec) == 1
 
     def test_many_pods_come_in_pages(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
-        monkeypatch.setattr("runners.kubernetes_api.PAGE", 2)
+        monkeypatch.setattr("runners.kubernetes.api.PAGE", 2)
         handles = [harness.runner.start(harness.says(str(number)), None) for number in range(5)]
         for handle in handles:
             harness.end(handle)
@@ -1321,7 +1322,7 @@ class TestFences:
         harness.runner.fence(spec.uuid)
         harness.runner.inventory()
         assert harness.cluster.pod(spec.name) is not None
-        monkeypatch.setattr("runners.kubernetes_sweeping.STALE_AFTER", -1.0)
+        monkeypatch.setattr("runners.kubernetes.sweeper.STALE_AFTER", -1.0)
         assert harness.runner.inventory() == {}
         assert harness.cluster.pod(spec.name) is None
 
@@ -1575,7 +1576,7 @@ class TestBuilds:
             labels = [pod["metadata"]["labels"] for pod in harness.cluster.pods()]
             return [told for told in labels if told.get("polyjob.build") == spec.uuid]
 
-        monkeypatch.setattr("runners.kubernetes_sweeping.STALE_AFTER", 0.0)
+        monkeypatch.setattr("runners.kubernetes.sweeper.STALE_AFTER", 0.0)
         for _ in range(3):
             runner.inventory()
             assert builders()

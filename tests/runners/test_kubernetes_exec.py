@@ -9,7 +9,7 @@ import pytest
 import websocket
 
 from runners.base import RunnerUnavailable
-from runners.kubernetes_exec import run
+from runners.kubernetes.exec import run
 
 
 class Connected:

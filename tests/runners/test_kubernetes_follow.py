@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("kubernetes")
 
 from runners.base import RunnerUnavailable
-from runners.kubernetes_follow import MAX_READ_AHEAD, Feed
+from runners.kubernetes.log_feed import MAX_READ_AHEAD, Feed
 from tests.runners.harness import wait_for
 
 SECONDS = 10.0

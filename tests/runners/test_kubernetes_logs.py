@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from runners.base import Gone
-from runners.kubernetes_logs import DROPPED, Lines, LogCursor
-from runners.manifests import BEGIN
+from runners.kubernetes.logs import DROPPED, Lines, LogCursor
+from runners.kubernetes.manifests import BEGIN
 
 T = "2026-01-01T00:00:0"
 

@@ -7,8 +7,8 @@ import pytest
 pytest.importorskip("kubernetes")
 
 from runners.base import RunnerRefused, RunnerUnavailable, StartFailed
-from runners.kubernetes_api import Refused
-from runners.kubernetes_refusals import exceeds_quota, of_create, of_one
+from runners.kubernetes.api import Refused
+from runners.kubernetes.refusals import exceeds_quota, of_create, of_one
 
 NO_RIGHT = 'pods is forbidden: User "system:serviceaccount:p:polyjob" cannot create resource "pods" in API group ""'
 FULL = (

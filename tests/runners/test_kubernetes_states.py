@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from runners import kubernetes_states as states
 from runners.base import Exit, Exited, Pending, Reason, Running
+from runners.kubernetes import pod_status as states
 
 EARLY, MIDDLE, LATE = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z", "2026-01-01T00:02:00Z"
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from runners import kubernetes_troubles
 from runners.base import Reason, RunnerUnavailable
-from runners.kubernetes_api import Refused
-from runners.kubernetes_states import Trouble
-from runners.kubernetes_troubles import Troubles
+from runners.kubernetes import diagnostics
+from runners.kubernetes.api import Refused
+from runners.kubernetes.diagnostics import Troubles
+from runners.kubernetes.pod_status import Trouble
 
 OLD = "2026-01-01T00:00:00Z"
 
@@ -76,7 +76,7 @@ def test_event_that_cannot_stop_a_start_is_no_trouble(reason: str) -> None:
     assert troubles.of(pod()) is None
 
 
-@pytest.mark.parametrize(("told", "scheduled"), [(30, 10), (kubernetes_troubles.RECENT + 60, 3000)])
+@pytest.mark.parametrize(("told", "scheduled"), [(30, 10), (diagnostics.RECENT + 60, 3000)])
 def test_event_of_an_earlier_machine_or_hour_is_no_trouble(told: float, scheduled: float) -> None:
     troubles = Troubles(Told(event("1", "FailedMount", "words", ago(told))), 60)  # type: ignore[arg-type]
     troubles.look([pod()])
@@ -85,7 +85,7 @@ def test_event_of_an_earlier_machine_or_hour_is_no_trouble(told: float, schedule
 
 def test_patience_begins_again_with_another_trouble(monkeypatch: Any) -> None:
     clock = [100.0]
-    monkeypatch.setattr(kubernetes_troubles.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(diagnostics.time, "monotonic", lambda: clock[0])
     troubles = Troubles(Told(), 60)  # type: ignore[arg-type]
     node, image = (
         Trouble(Reason.START, "Unschedulable", kind="node"),
@@ -124,7 +124,7 @@ def test_events_only_explain(error: Exception) -> None:
 
 def test_patience_is_counted_from_the_first_sight_and_forgotten(monkeypatch: Any) -> None:
     clock = [100.0]
-    monkeypatch.setattr(kubernetes_troubles.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(diagnostics.time, "monotonic", lambda: clock[0])
     troubles, trouble = Troubles(Told(), 60), Trouble(Reason.IMAGE, "ErrImagePull: no")  # type: ignore[arg-type]
     assert not troubles.is_too_long("1", trouble)
     clock[0] += 61

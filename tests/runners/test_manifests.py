@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from runners import manifests
 from runners.base import BuildSpec, JobSpec, Placement, Resources, StartFailed
-from runners.kubernetes_options import Options
-from runners.manifests import Artifact, artifact_of, build_pod, carrier_pod, fence_pod, job_pod, literal
+from runners.kubernetes import manifests
+from runners.kubernetes.manifests import Artifact, artifact_of, build_pod, carrier_pod, fence_pod, job_pod, literal
+from runners.kubernetes.options import Options
 
 UUID, INSTALLATION = "c" * 32, "a" * 32
 OPTIONS = Options(helper_image="helper:1")

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from runners.base import FENCE_LASTS, Exited, Missing, Pending, Reason, Resources, RunnerUnavailable, StartFailed
-from runners.process_environment import inherited
-from runners.trees import remove_tree
+from runners.common.trees import remove_tree
+from runners.process.environment import inherited
 from tests import capabilities
 from tests.capabilities import without_capabilities
 from tests.require import require, require_root

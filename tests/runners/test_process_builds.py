@@ -20,8 +20,8 @@ from typing import BinaryIO, cast
 
 import pytest
 
-from runners import process_builds
 from runners.base import BuildFailed, BuildSpec, Outdated, RunnerUnavailable
+from runners.process import builds
 from tests.require import require, require_root
 from tests.runners.harness import EXECUTABLE_BY_ALL, ProcessHarness, archive, as_nobody, marked, wait_for
 
@@ -31,12 +31,12 @@ ENDLESS = "setsid sleep 1000 & sleep 1000"
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """The making of the virtualenv is left out: a step tests the step."""
-    supervise = process_builds._Build._supervise
+    supervise = builds._Build._supervise
 
     def without_venv(self: object, argv: list[str], env: dict[str, str], number: int | None = None) -> int:
         return 0 if number is None else supervise(self, argv, env, number)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(process_builds._Build, "_supervise", without_venv)
+    monkeypatch.setattr(builds._Build, "_supervise", without_venv)
 
 
 def build(process: ProcessHarness, spec: BuildSpec) -> tuple[str | None, list[str]]:
@@ -83,12 +83,12 @@ def test_one_that_dies_with_its_engine_leaves_nothing_and_can_run_again(process:
     program = (
         "import sys\n"
         "from runners.base import BuildSpec, RunnerSettings\n"
-        "from runners.process import ProcessRunner\n"
+        "from runners.process.runner import ProcessRunner\n"
         "runner = ProcessRunner(RunnerSettings(sys.argv[1], 'a' * 32, ('PATH',)), lambda: None)\n"
         "spec = BuildSpec(sys.argv[2], 'a' * 32, sys.argv[3], 'b' * 64, None, (sys.argv[4],), {}, False)\n"
         "runner.build(spec, open('/dev/null', 'wb', 0), lambda: False)\n"
     )
-    root = Path(process_builds.__file__).parent.parent
+    root = Path(builds.__file__).parents[2]
     command = [sys.executable, "-c", program, str(process.data), spec.uuid, spec.folder, spec.steps[0]]
     with subprocess.Popen(command, cwd=root) as engine:
         wait_for(lambda: len([pid for pid in marked(spec.uuid) if b"sleep" in name_of(pid)]) == 2, 60)
@@ -436,8 +436,8 @@ def test_packages_land_in_the_virtualenv_whatever_pip_settings_there_are(
 def test_pip_settings_of_the_server_do_not_lead_out_of_a_virtualenv(name: str) -> None:
     server = {"PATH": "/bin", name: "1", "PIP_INDEX_URL": "https://pypi.example.org", "PIP_REQUIRE_VIRTUALENV": "1"}
     kept = {"PIP_INDEX_URL", "PIP_REQUIRE_VIRTUALENV"}
-    env = process_builds.Artifact("/env").into(server)
+    env = builds.Artifact("/env").into(server)
     assert {key for key in env if key.startswith("PIP_")} == kept | {"PIP_USER"}
     assert env["PIP_USER"] == "0"
-    assert process_builds.Artifact("/env", {name: "own"}).into(server)[name] == "own"
-    assert process_builds.Artifact().into(server) == server
+    assert builds.Artifact("/env", {name: "own"}).into(server)[name] == "own"
+    assert builds.Artifact().into(server) == server

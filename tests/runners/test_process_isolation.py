@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from runners import process_isolation
-from runners.process_isolation import gaps, gaps_between_jobs
+from runners.process import isolation
+from runners.process.isolation import gaps, gaps_between_jobs
 
 
 @pytest.fixture(autouse=True)
 def sysctls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine that leaves nothing open."""
-    monkeypatch.setattr(process_isolation, "SYSCTLS", tmp_path)
+    monkeypatch.setattr(isolation, "SYSCTLS", tmp_path)
     for name in ("fs/protected_hardlinks", "kernel/yama/ptrace_scope"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1\n")
@@ -41,7 +41,7 @@ def test_root_is_a_gap() -> None:
 def test_groups_with_the_rights_of_root_are_a_gap(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {1: "users", 2: group}
     monkeypatch.setattr(os, "getgrouplist", lambda name, number: [1, 2])
-    monkeypatch.setattr(process_isolation.grp, "getgrgid", lambda number: type("Group", (), {"gr_name": names[number]}))
+    monkeypatch.setattr(isolation.grp, "getgrgid", lambda number: type("Group", (), {"gr_name": names[number]}))
     (gap,) = gaps(pwd.getpwnam("nobody").pw_name)
     assert group in gap
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.records import Records
+from runners.common.ledger import Records
 
 
 def test_the_record_of_a_start_is_synced_before_it_has_its_name_and_then_its_name(

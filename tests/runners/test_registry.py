@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from runners.registry import Unanswered, digest_of, repository_of
+from runners.kubernetes.registry import Unanswered, digest_of, repository_of
 
 DIGEST = f"sha256:{'0a' * 32}"
 SECRET = base64.b64encode(b"ana:secret").decode()

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from runners import trees
-from runners.trees import give_tree, remove_tree, removing_tree, size_of
+from runners.common import trees
+from runners.common.trees import give_tree, remove_tree, removing_tree, size_of
 from tests.require import require_root
 from tests.runners.harness import as_nobody
 
@@ -327,10 +327,10 @@ GUARDED = {
 ALLOWED = {
     "polyjob/store.py: _restrict": "folders of the data folder, which belong to the server alone",
     "polyjob/store.py: _make": "a folder just made, in one that belongs to the server alone",
-    "runners/keeper_server.py: _listen": "the server's socket, in the server's own folder",
-    "runners/keeper.py: _spawn": "the pipe that the keeper has made",
-    "runners/keeper.py: _give": "by descriptor, a folder that the keeper has just made",
-    "runners/keeper.py: _extract": "in a process that is the account already",
+    "runners/process/keeper_server.py: _listen": "the server's socket, in the server's own folder",
+    "runners/process/keeper.py: _spawn": "the pipe that the keeper has made",
+    "runners/process/keeper.py: _give": "by descriptor, a folder that the keeper has just made",
+    "runners/process/keeper.py: _extract": "in a process that is the account already",
 }
 """Function → why it is safe there."""
 
@@ -367,5 +367,5 @@ class Guard(ast.NodeVisitor):
 
 def test_owners_and_modes_are_changed_nowhere_else() -> None:
     paths = [*ROOT.glob("polyjob/**/*.py"), *ROOT.glob("runners/**/*.py")]
-    found = set().union(*(Guard(path).found for path in paths if path != ROOT / "runners/trees.py"))
+    found = set().union(*(Guard(path).found for path in paths if path != ROOT / "runners/common/trees.py"))
     assert found == set(ALLOWED)

@@ -15,21 +15,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from runners import kubernetes_files, kubernetes_pods, kubernetes_states
-from runners.archives import member
 from runners.base import BuildFailed, BuildSpec, Gone, RunnerError, RunnerRefused, RunnerUnavailable, StartFailed
-from runners.build_log import BuildLog
-from runners.dockerfile import render_dockerfile
-from runners.kubernetes_api import Api, Object, Refused
-from runners.kubernetes_exec import Failed, NotRun
-from runners.kubernetes_logs import LogCursor, Logs
-from runners.kubernetes_options import Options
-from runners.kubernetes_refusals import of_create
-from runners.kubernetes_states import Trouble
-from runners.kubernetes_troubles import Troubles
+from runners.common.build_log import BuildLog
+from runners.common.dockerfile import render_dockerfile
+from runners.common.tarstream import member
+from runners.kubernetes import files, pod_status, pods
+from runners.kubernetes.api import Api, Object, Refused
+from runners.kubernetes.diagnostics import Troubles
+from runners.kubernetes.exec import Failed, NotRun
+from runners.kubernetes.logs import LogCursor, Logs
+from runners.kubernetes.manifests import BUILD, BUILDER, HOME, INPUT, INSTALLATION, Artifact, build_pod
+from runners.kubernetes.options import Options
+from runners.kubernetes.pod_status import Trouble
+from runners.kubernetes.refusals import of_create
+from runners.kubernetes.registry import Unanswered, digest_of, repository_of
 from runners.machine_faults import is_machine_fault
-from runners.manifests import BUILD, BUILDER, HOME, INPUT, INSTALLATION, Artifact, build_pod
-from runners.registry import Unanswered, digest_of, repository_of
 
 LARGEST_FILE = 16 << 20
 """Bytes of one requirement file."""
@@ -152,7 +152,7 @@ class _Build:
         if pod is None:
             manifest = build_pod(self.spec, self.name, self.image, self.options)
             try:
-                pod = kubernetes_pods.create(self.api, manifest) or self._pod()
+                pod = pods.create(self.api, manifest) or self._pod()
             except Refused as error:
                 raise _of_build(of_create(error)) from None
         if pod is None:
@@ -168,10 +168,10 @@ class _Build:
         """Read the builder's log to its end, and judge that."""
         while pod is not None:
             self._end_if_asked(pod)
-            if kubernetes_states.container_runs(pod, INPUT) and not self.has_given:
+            if pod_status.container_runs(pod, INPUT) and not self.has_given:
                 self._put()
             ended = _ending(pod)
-            if ended is not None or kubernetes_states.container_runs(pod, BUILDER):
+            if ended is not None or pod_status.container_runs(pod, BUILDER):
                 self._read()
             else:
                 self._note_trouble(pod)
@@ -208,7 +208,7 @@ class _Build:
 
     def _put(self) -> None:
         try:
-            kubernetes_files.put(self.api, self.name, self._context(), self.folder)
+            files.put(self.api, self.name, self._context(), self.folder)
             self.has_given = True
         except NotRun:  # another has given it the same, and its pod does not say so yet
             return
@@ -229,7 +229,7 @@ class _Build:
                     yield from member(f"{place}/{name}", content.read(LARGEST_FILE))
 
     def _note_trouble(self, pod: Object) -> None:
-        trouble, before = kubernetes_states.trouble_of(pod), self.trouble
+        trouble, before = pod_status.trouble_of(pod), self.trouble
         self.trouble = trouble
         if trouble is None:
             self.troubles.forget(self.name)
@@ -248,8 +248,8 @@ class _Build:
         if found:
             step, step_code = int(found[-1][0]), int(found[-1][1])
             raise BuildFailed(f"step {step} ended with exit code {step_code}", step, step_code)
-        why = kubernetes_states.forced_end(pod, BUILDER)
-        if kubernetes_states.is_taken_away(pod, BUILDER):
+        why = pod_status.forced_end(pod, BUILDER)
+        if pod_status.is_taken_away(pod, BUILDER):
             raise RunnerRefused(f"The builder was ended: {why or 'its machine lost sight of it'}.")
         if why:
             raise BuildFailed(f"the builder was ended: {why}")
@@ -259,7 +259,7 @@ class _Build:
         raise BuildFailed(f"the builder ended with exit code {code}; the build's log says why", code=code)
 
     def _pod(self) -> Object | None:
-        return kubernetes_pods.find(self.api, self.name)
+        return pods.find(self.api, self.name)
 
     def _refuse_strangers(self, pod: Object) -> None:
         labels = pod["metadata"].get("labels") or {}
@@ -268,8 +268,8 @@ class _Build:
 
     def _delete(self, pod: Object) -> None:
         """Have it deleted, and wait until it is gone."""
-        kubernetes_pods.delete(self.api, pod, 0 if _has_ended(pod) else 1)
-        kubernetes_pods.wait_until_gone(self.api, self.name, pod["metadata"]["uid"])
+        pods.delete(self.api, pod, 0 if _has_ended(pod) else 1)
+        pods.wait_until_gone(self.api, self.name, pod["metadata"]["uid"])
 
 
 def _of_build(error: RunnerError) -> RunnerError:
@@ -286,6 +286,6 @@ def _has_ended(pod: Object) -> bool:
 
 def _ending(pod: Object) -> int | None:
     """The builder's exit code; 137 where its pod was ended and does not say; None while it goes on."""
-    code = kubernetes_states.exit_code(pod, BUILDER)
+    code = pod_status.exit_code(pod, BUILDER)
     has_ended = (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
     return 137 if code is None and has_ended else code

@@ -22,7 +22,6 @@ from typing import Any, BinaryIO
 import requests
 from docker.errors import APIError, DockerException, NotFound
 
-from runners.archives import END_OF_ARCHIVE, below, renamed
 from runners.base import (
     BuildSpec,
     Exit,
@@ -42,8 +41,11 @@ from runners.base import (
     Unknown,
     mark,
 )
-from runners.docker_builds import build_image
-from runners.docker_containers import (
+from runners.common.dockerfile import FOLDER
+from runners.common.ledger import Records, write
+from runners.common.tarstream import END_OF_ARCHIVE, below, renamed
+from runners.docker.builds import build_image
+from runners.docker.containers import (
     LAUNCH,
     LAUNCH_IN_NEW_FOLDERS,
     LOGS,
@@ -64,7 +66,7 @@ from runners.docker_containers import (
     never_began,
     proxies_beside,
 )
-from runners.docker_engine import (
+from runners.docker.engine import (
     AMBIGUOUS,
     ANOTHER_ENGINE,
     ENGINE,
@@ -83,11 +85,9 @@ from runners.docker_engine import (
     unless,
     usable,
 )
-from runners.docker_images import MISSING, find, held_images, image_of, inspected, outdated, remove_image, tag_of
-from runners.docker_logs import LogCursor, Logs
-from runners.dockerfile import FOLDER
+from runners.docker.images import MISSING, find, held_images, image_of, inspected, outdated, remove_image, tag_of
+from runners.docker.logs import LogCursor, Logs
 from runners.machine_faults import is_machine_fault
-from runners.records import Records, write
 
 ENDED = ("exited", "stopped", "dead")
 """States of a container that does not run any more."""

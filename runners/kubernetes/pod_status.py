@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runners.base import Exit, Exited, Pending, Reason, Running
-from runners.manifests import BUILD_TIMEOUT, BUILDER, HELPER, INPUT, KEPT, MAIN, STEP, STEPS
+from runners.kubernetes.manifests import BUILD_TIMEOUT, BUILDER, HELPER, INPUT, KEPT, MAIN, STEP, STEPS
 
 Pod = Mapping[str, Any]
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import time
 
 from runners.base import JobSpec, RunnerUnavailable
-from runners.kubernetes_api import Api, Refused
-from runners.kubernetes_options import Options
-from runners.kubernetes_refusals import of_create
-from runners.manifests import Artifact, job_pod
+from runners.kubernetes.api import Api, Refused
+from runners.kubernetes.manifests import Artifact, job_pod
+from runners.kubernetes.options import Options
+from runners.kubernetes.refusals import of_create
 
 RIGHTS = (
     ("create", "pods", ""),

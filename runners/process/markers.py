@@ -7,7 +7,7 @@ import signal
 import time
 
 from runners.base import RunnerUnavailable, mark
-from runners.keeper import stat_of
+from runners.process.keeper import stat_of
 
 PATIENCE = 10.0
 """Seconds that marked processes get to vanish once they are killed."""

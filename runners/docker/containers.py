@@ -13,11 +13,11 @@ from typing import Any
 
 import docker
 
-from runners.archives import END_OF_ARCHIVE, given
 from runners.base import CONTAINER_HOST, Exit, JobSpec, Reason
-from runners.docker_engine import Facts
-from runners.docker_logs import BEGIN, NOT_BEGUN, first_frame
-from runners.dockerfile import FOLDER
+from runners.common.dockerfile import FOLDER
+from runners.common.tarstream import END_OF_ARCHIVE, given
+from runners.docker.engine import Facts
+from runners.docker.logs import BEGIN, NOT_BEGUN, first_frame
 
 OUTPUTS = "/polyjob/outputs"
 LOGS = "/polyjob/logs"

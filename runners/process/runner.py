@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from runners import keeper_server
 from runners.base import (
     FENCE_LASTS,
     BuildSpec,
@@ -42,12 +41,13 @@ from runners.base import (
     State,
     mark,
 )
-from runners.keeper import FORCE, TERM, stat_of
-from runners.marks import kill_marked
-from runners.process_builds import Artifact, build
-from runners.process_environment import account_of, inherited, temporary_folder
-from runners.server_link import ServerLink
-from runners.trees import open_to_owner, removing_tree, size_of
+from runners.common.trees import open_to_owner, removing_tree, size_of
+from runners.process import keeper_server
+from runners.process.builds import Artifact, build
+from runners.process.environment import account_of, inherited, temporary_folder
+from runners.process.keeper import FORCE, TERM, stat_of
+from runners.process.keeper_client import ServerLink
+from runners.process.markers import kill_marked
 
 CLEAN_PATIENCE = 20.0
 """Seconds that `clean` waits for what it kills."""

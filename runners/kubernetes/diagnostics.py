@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 
 from runners.base import Reason, RunnerUnavailable
-from runners.kubernetes_api import Api, Listing, Object, Refused
-from runners.kubernetes_states import Pod, Trouble, moment_of, scheduled_at
+from runners.kubernetes.api import Api, Listing, Object, Refused
+from runners.kubernetes.pod_status import Pod, Trouble, moment_of, scheduled_at
 
 ASKED_EVERY = 10.0
 """Seconds from one list of events to the next; it is one for all pods."""

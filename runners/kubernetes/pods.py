@@ -6,8 +6,8 @@ import threading
 import time
 
 from runners.base import RunnerUnavailable
-from runners.kubernetes_api import Api, Object, Refused
-from runners.kubernetes_states import Pod
+from runners.kubernetes.api import Api, Object, Refused
+from runners.kubernetes.pod_status import Pod
 
 PATIENCE_TO_END = 30.0
 """Seconds that a pod gets to be gone once it is deleted."""

@@ -22,9 +22,9 @@ from typing import Any
 import urllib3
 
 from runners.base import Gone, RunnerUnavailable
-from runners.kubernetes_api import Api, Refused
-from runners.kubernetes_follow import Feed
-from runners.manifests import BEGIN, MAIN
+from runners.kubernetes.api import Api, Refused
+from runners.kubernetes.log_feed import Feed
+from runners.kubernetes.manifests import BEGIN, MAIN
 
 DROPPED = b"polyjob: the kubelet has turned over this log here, and bytes may be missing\n"
 FOLLOWED_FROM = 3 << 20

@@ -20,11 +20,12 @@ import docker.auth
 import requests
 from docker.errors import APIError
 
-from runners.archives import context
 from runners.base import BuildFailed, BuildSpec, RunnerError, RunnerUnavailable
-from runners.build_log import BuildLog
-from runners.docker_containers import proxies_beside
-from runners.docker_images import (
+from runners.common.build_log import BuildLog
+from runners.common.dockerfile import FOLDER, OPEN_FOLDER, SEPARATE_STEPS, first_step, render_dockerfile
+from runners.common.tarstream import context
+from runners.docker.containers import proxies_beside
+from runners.docker.images import (
     BASE,
     BUILD,
     KEY,
@@ -36,7 +37,6 @@ from runners.docker_images import (
     inspected,
     is_reserved,
 )
-from runners.dockerfile import FOLDER, OPEN_FOLDER, SEPARATE_STEPS, first_step, render_dockerfile
 from runners.machine_faults import is_machine_fault
 
 LARGEST_FILE = 16 << 20

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from runners.base import BuildSpec, JobSpec, Reason, Resources, StartFailed, mark
-from runners.dockerfile import FOLDER
-from runners.kubernetes_options import Options
+from runners.common.dockerfile import FOLDER
+from runners.kubernetes.options import Options
 
 Manifest = dict[str, Any]
 

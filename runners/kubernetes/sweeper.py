@@ -9,10 +9,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from runners import kubernetes_pods
-from runners.kubernetes_api import Api, Object, Refused
-from runners.kubernetes_states import moment_of
-from runners.manifests import BUILD, CARRIER, FENCE
+from runners.kubernetes import pods as kubernetes_pods
+from runners.kubernetes.api import Api, Object, Refused
+from runners.kubernetes.manifests import BUILD, CARRIER, FENCE
+from runners.kubernetes.pod_status import moment_of
 
 STALE_AFTER = 600.0
 """Seconds after which no request can still be on its way, nor an engine about to take up a build again."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from runners.base import RunnerUnavailable
-from runners.kubernetes_api import hang_up
+from runners.kubernetes.api import hang_up
 
 MAX_READ_AHEAD = 2 << 20
 """Bytes that are kept of one log; then the API server has to wait. It sends a line at a time, so lines do not count."""

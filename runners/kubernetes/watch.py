@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from runners.base import RunnerUnavailable
-from runners.kubernetes_api import Api, Object, Query, Refused, hang_up
+from runners.kubernetes.api import Api, Object, Query, Refused, hang_up
 
 LASTS = 240
 """Seconds after which the API server ends a watch, which is then begun anew."""

@@ -10,7 +10,7 @@ from typing import Any
 import websocket
 
 from runners.base import RunnerUnavailable
-from runners.kubernetes_api import Api, Refused
+from runners.kubernetes.api import Api, Refused
 
 IN, OUT, ERR, STATUS = 0, 1, 2, 3
 """Channels: the first byte of each message."""

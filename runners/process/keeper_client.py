@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from runners import keeper_server
 from runners.base import RunnerUnavailable
+from runners.process import keeper_server
 
 CONNECT_PATIENCE = 15.0
 """Seconds that a new server gets to greet."""

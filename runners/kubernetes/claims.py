@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import time
 
-from runners import kubernetes_files, kubernetes_pods, kubernetes_refusals, kubernetes_states
 from runners.base import Gone, RunnerRefused, RunnerUnavailable, StartFailed
-from runners.kubernetes_api import Api, Refused
-from runners.kubernetes_exec import Failed, NotRun
-from runners.kubernetes_options import Options
-from runners.manifests import HELPER, carrier_pod
+from runners.kubernetes import files, pod_status, pods, refusals
+from runners.kubernetes.api import Api, Refused
+from runners.kubernetes.exec import Failed, NotRun
+from runners.kubernetes.manifests import HELPER, carrier_pod
+from runners.kubernetes.options import Options
 
 log = logging.getLogger("polyjob.kubernetes")
 
@@ -43,20 +43,20 @@ class Carriers:
         Raises RunnerUnavailable until it runs, also while a quota has no room for it; RunnerRefused where the namespace
         does not admit it; Gone where it does not run within the patience; and Refused."""
         name = _name(uuid)
-        found = kubernetes_pods.find(self._api, name)
+        found = pods.find(self._api, name)
         if found is None:
             try:
                 manifest = carrier_pod(name, uuid, self._installation, self._options)
-                found = kubernetes_pods.create(self._api, manifest)
+                found = pods.create(self._api, manifest)
             except Refused as error:
-                refusal = kubernetes_refusals.of_create(error)
+                refusal = refusals.of_create(error)
                 raise RunnerRefused(str(refusal)) if isinstance(refusal, StartFailed) else refusal from None
-        runs = kubernetes_states.container_runs(found, HELPER) if found is not None else None
+        runs = pod_status.container_runs(found, HELPER) if found is not None else None
         if runs:
             self._waits.pop(uuid, None)
             return name
         if runs is False and found is not None:  # evicted, say: the next call makes another
-            kubernetes_pods.delete(self._api, found, 0)
+            pods.delete(self._api, found, 0)
         if self._is_late(self._waits, uuid):
             raise Gone("The pod that could give the job's files from its claim cannot be started.")
         raise RunnerUnavailable("The job's files are in a claim, and a pod that can give them is being started.")
@@ -74,16 +74,16 @@ class Carriers:
             if not self._is_late(self._removals, uuid):
                 raise
             log.warning(FILES_STAY, uuid, error)
-        found = kubernetes_pods.find(self._api, _name(uuid))
+        found = pods.find(self._api, _name(uuid))
         if found is not None:
-            kubernetes_pods.delete(self._api, found, 0)
+            pods.delete(self._api, found, 0)
         self._waits.pop(uuid, None)
         self._removals.pop(uuid, None)
 
     def _remove_files(self, uuid: str) -> None:
         """Remove a job's files. Raises as `pod`, and Failed."""
         try:
-            kubernetes_files.remove_all(self._api, self.pod(uuid), uuid)
+            files.remove_all(self._api, self.pod(uuid), uuid)
         except NotRun as error:  # the carrier has just ended, and the next call makes another
             raise RunnerUnavailable(f"The pod that removes the job's files does not run: {error}") from None
 

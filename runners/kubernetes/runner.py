@@ -20,14 +20,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from runners import (
-    kubernetes_files,
-    kubernetes_logs,
-    kubernetes_pods,
-    kubernetes_refusals,
-    kubernetes_states,
-    manifests,
-)
 from runners.base import (
     BuildSpec,
     Exit,
@@ -48,21 +40,33 @@ from runners.base import (
     State,
     Unknown,
 )
-from runners.kubernetes_api import Api, Listing, Object, Refused
-from runners.kubernetes_builds import GONE, build_image, is_own, is_there, not_for_jobs, pod_name
-from runners.kubernetes_claims import Carriers
-from runners.kubernetes_exec import Failed, NotRun, run
-from runners.kubernetes_files import Gift, Giving
-from runners.kubernetes_hints import Hints
-from runners.kubernetes_logs import LogCursor, Logs
-from runners.kubernetes_options import Options
-from runners.kubernetes_rights import Rights
-from runners.kubernetes_states import Pod, Seen
-from runners.kubernetes_sweeping import Sweeping
-from runners.kubernetes_troubles import Troubles
+from runners.common.ledger import Records
+from runners.kubernetes import (
+    files,
+    manifests,
+    pod_status,
+    refusals,
+)
+from runners.kubernetes import (
+    logs as kubernetes_logs,
+)
+from runners.kubernetes import (
+    pods as kubernetes_pods,
+)
+from runners.kubernetes.api import Api, Listing, Object, Refused
+from runners.kubernetes.builds import GONE, build_image, is_own, is_there, not_for_jobs, pod_name
+from runners.kubernetes.claims import Carriers
+from runners.kubernetes.diagnostics import Troubles
+from runners.kubernetes.exec import Failed, NotRun, run
+from runners.kubernetes.files import Gift, Giving
+from runners.kubernetes.logs import LogCursor, Logs
+from runners.kubernetes.manifests import CLAIM, HELPER, HOME, INPUT, INSTALLATION, JOB, MAIN
+from runners.kubernetes.options import Options
+from runners.kubernetes.permissions import Rights
+from runners.kubernetes.pod_status import Pod, Seen
+from runners.kubernetes.sweeper import Sweeping
+from runners.kubernetes.watch import Hints
 from runners.machine_faults import is_machine_fault
-from runners.manifests import CLAIM, HELPER, HOME, INPUT, INSTALLATION, JOB, MAIN
-from runners.records import Records
 
 EXEC = 20.0
 """Seconds that a signal may take."""
@@ -168,7 +172,7 @@ class KubernetesRunner(RemoteRunner):
     # Starting.
 
     def start(self, spec: JobSpec, artifact: str | None) -> str:
-        with _said(kubernetes_refusals.of_one), self._records.alone(spec.uuid):
+        with _said(refusals.of_one), self._records.alone(spec.uuid):
             known = self._records.read(spec.uuid)
             if known is not None:
                 return known
@@ -214,7 +218,7 @@ class KubernetesRunner(RemoteRunner):
         except Refused as error:
             if is_first and error.is_clear:
                 self._records.forget(spec.uuid, FILES)
-            raise kubernetes_refusals.of_create(error) from None
+            raise refusals.of_create(error) from None
 
     def _found(self, api: Api, spec: JobSpec) -> Object | None:
         """The pod of this job that an earlier start has made."""
@@ -255,21 +259,21 @@ class KubernetesRunner(RemoteRunner):
             return known
         self._note_end(pod)
         self._drop_false_end(pod)
-        return pod, kubernetes_states.seen(pod)
+        return pod, pod_status.seen(pod)
 
     def _drop_false_end(self, pod: Pod) -> None:
         """Forget the end of a job whose command has begun: `_take_away` wrote it, and did not delete the pod."""
-        if kubernetes_states.has_begun(pod) and not pod["metadata"].get("deletionTimestamp"):
+        if pod_status.has_begun(pod) and not pod["metadata"].get("deletionTimestamp"):
             self._records.forget(pod["metadata"]["labels"][JOB], END)
 
     def _note_end(self, pod: Pod, is_gone: bool = False) -> None:
         """Remember how a job ended whose pod is being deleted: the pod may report it only once."""
         if JOB not in pod["metadata"]["labels"]:
             return
-        identity, end = pod["metadata"]["uid"], kubernetes_states.disruption(pod)
+        identity, end = pod["metadata"]["uid"], pod_status.disruption(pod)
         if end is not None:
             self._disruptions[identity] = end
-        last = kubernetes_states.own_end(pod) if pod["metadata"].get("deletionTimestamp") else None
+        last = pod_status.own_end(pod) if pod["metadata"].get("deletionTimestamp") else None
         if last is not None:
             self._last_ends[identity] = last
         if is_gone:
@@ -340,11 +344,11 @@ class KubernetesRunner(RemoteRunner):
         identity, name = pod["metadata"]["uid"], pod["metadata"]["name"]
         if identity in self._begun:
             return self._lagging(pod)
-        if kubernetes_states.container_runs(pod, INPUT):
+        if pod_status.container_runs(pod, INPUT):
             self._giving.begin(name, Gift.read(self._records.read(uuid, FILES) or "{}"))
             why = self._giving.trouble(name)
             return Pending(why) if why else view.state
-        if kubernetes_states.is_building(pod):
+        if pod_status.is_building(pod):
             self._end_late_steps(api, pod, uuid)
             return view.state
         trouble = view.trouble or self._troubles.of(pod)
@@ -372,7 +376,7 @@ class KubernetesRunner(RemoteRunner):
 
     def _end_late_steps(self, api: Api, pod: Pod, uuid: str) -> None:
         limit = (pod["metadata"].get("annotations") or {}).get(manifests.BUILD_TIMEOUT)
-        started = kubernetes_states.started_at(pod)
+        started = pod_status.started_at(pod)
         if limit is None or started is None or time.time() < started + float(limit):
             return
         identity, now = pod["metadata"]["uid"], time.monotonic()
@@ -411,10 +415,10 @@ class KubernetesRunner(RemoteRunner):
             api = self._api
             for _ in range(CHANGES if told["id"] else 0):
                 pod = self._own_pod(api, told)
-                if pod is None or isinstance(kubernetes_states.seen(pod).state, Exited):
+                if pod is None or isinstance(pod_status.seen(pod).state, Exited):
                     return
                 self._records.write(told["uuid"], "", STOP)
-                if kubernetes_states.has_begun(pod) or self._has_begun(api, pod):
+                if pod_status.has_begun(pod) or self._has_begun(api, pod):
                     self._drop_false_end(pod)
                     self._signal(api, pod, told["uuid"], number)
                     return
@@ -487,10 +491,10 @@ class KubernetesRunner(RemoteRunner):
     def _remove(self, api: Api, pod: Pod) -> bool:
         """Delete a pod, without a grace only where nothing of the job runs: then nobody has to be waited for. Return
         whether its files in the claim were removed before."""
-        is_over, is_cleared = isinstance(kubernetes_states.seen(pod).state, Exited), False
-        if self.options.claim and is_over and kubernetes_states.container_runs(pod, HELPER):
+        is_over, is_cleared = isinstance(pod_status.seen(pod).state, Exited), False
+        if self.options.claim and is_over and pod_status.container_runs(pod, HELPER):
             with contextlib.suppress(NotRun, Failed):
-                kubernetes_files.remove_all(api, pod["metadata"]["name"], pod["metadata"]["labels"][JOB])
+                files.remove_all(api, pod["metadata"]["name"], pod["metadata"]["labels"][JOB])
                 is_cleared = True
         is_nowhere = not (pod.get("spec") or {}).get("nodeName")
         kubernetes_pods.delete(api, pod, 0 if is_over or is_nowhere else 1)
@@ -500,7 +504,7 @@ class KubernetesRunner(RemoteRunner):
         """Where a request of `start` has no clear answer, a pod of that name that is never scheduled stops it. If the
         namespace does not admit that pod or has no room for it, raise RunnerUnavailable while the request may still be
         carried out, then RunnerRefused."""
-        with _said(kubernetes_refusals.of_one), self._records.alone(uuid):
+        with _said(refusals.of_one), self._records.alone(uuid):
             known = self._records.read(uuid)
             if known is not None:
                 return known if json.loads(known)["id"] else None
@@ -537,7 +541,7 @@ class KubernetesRunner(RemoteRunner):
             return b"", None
         pod, position = f"polyjob-{told['uuid']}", LogCursor.read(cursor)
         try:
-            with _said(kubernetes_refusals.of_one), _gone():
+            with _said(refusals.of_one), _gone():
                 data, position = self._logs.read(self._api, pod, MAIN, position, limit, told["id"] in self._exits)
         except Gone:
             if not self._never_ran(told):
@@ -550,25 +554,25 @@ class KubernetesRunner(RemoteRunner):
         pod, view = self._views.get(identity, (None, None))
         if pod is None or view is None or identity in self._begun:
             return False
-        return isinstance(view.state, Pending) and not kubernetes_states.has_begun(pod)
+        return isinstance(view.state, Pending) and not pod_status.has_begun(pod)
 
     def outputs(self, handle: str) -> Iterator[bytes]:
         told = self._mine(handle)
-        with _said(kubernetes_refusals.of_one), _gone():
+        with _said(refusals.of_one), _gone():
             pod = self._own_pod(self._api, told) if told["id"] else None
             if pod is None and self._never_ran(told):
                 return
             name, home = self._place_of_files(told, pod)
             try:
                 with self._sweeping.following(name):
-                    yield from kubernetes_files.fetch(self._api, name, home)
+                    yield from files.fetch(self._api, name, home)
             except (NotRun, Failed) as error:
                 kind = RunnerUnavailable if is_machine_fault(str(error)) else RunnerRefused
                 raise kind(f"The outputs cannot be fetched from the job's pod: {error}") from None
 
     def _place_of_files(self, told: Mapping[str, Any], pod: Pod | None) -> tuple[str, str]:
         """(The pod whose helper has the job's files, the folder in which it has them). Raises as `outputs`."""
-        runs = kubernetes_states.container_runs(pod, HELPER) if pod is not None else False
+        runs = pod_status.container_runs(pod, HELPER) if pod is not None else False
         if runs is not False and pod is not None:
             if runs is None and self._troubles.helper_is_late(pod):
                 raise Gone("The helper container of the job's pod cannot be started.")
@@ -577,7 +581,7 @@ class KubernetesRunner(RemoteRunner):
             return self._carriers.pod(told["uuid"]), f"{CLAIM}/{told['uuid']}"
         if pod is None:
             raise Gone("The pod of the job is not there any more.")
-        raise Gone(f"{kubernetes_states.end_of(pod, HELPER)}.")
+        raise Gone(f"{pod_status.end_of(pod, HELPER)}.")
 
     def _never_ran(self, told: Mapping[str, Any]) -> bool:
         """Whether it is known that nothing of the job ran, so that it has left neither a log nor outputs."""

@@ -6,7 +6,7 @@ import re
 from decimal import Decimal, InvalidOperation
 
 from runners.base import RunnerError, RunnerRefused, RunnerUnavailable, StartFailed
-from runners.kubernetes_api import Refused
+from runners.kubernetes.api import Refused
 from runners.machine_faults import is_machine_fault
 
 OF_THE_SERVER = (401, 404, 408, 409, 410, 429, 502, 503, 504)

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from runners import archives, kubernetes_states
 from runners.base import RunnerUnavailable
-from runners.kubernetes_api import Api, Refused
-from runners.kubernetes_exec import Failed, NotRun, run, stream
-from runners.manifests import CLAIM, CODE, GIVEN, HELPER, HOME, INPUT, LOGS, OUTPUTS
+from runners.common import tarstream
+from runners.kubernetes import pod_status
+from runners.kubernetes.api import Api, Refused
+from runners.kubernetes.exec import Failed, NotRun, run, stream
+from runners.kubernetes.manifests import CLAIM, CODE, GIVEN, HELPER, HOME, INPUT, LOGS, OUTPUTS
 
 PIECE = 120.0
 """Seconds that a piece of a file may take."""
@@ -51,7 +52,7 @@ class Gift:
         return json.dumps(dataclasses.asdict(self))
 
     def pieces(self) -> Iterator[bytes]:
-        return archives.given(self, (OUTPUTS, LOGS, CODE), code=CODE, outputs=OUTPUTS)
+        return tarstream.given(self, (OUTPUTS, LOGS, CODE), code=CODE, outputs=OUTPUTS)
 
 
 def put(api: Api, pod: str, pieces: Iterable[bytes], folder: Path) -> None:
@@ -64,7 +65,7 @@ def put(api: Api, pod: str, pieces: Iterable[bytes], folder: Path) -> None:
         for piece in pieces:
             file.write(piece)
         file.write(_marker())  # unpacked last, so that it tells of all the rest
-        file.write(archives.END_OF_ARCHIVE)
+        file.write(tarstream.END_OF_ARCHIVE)
         size = file.tell()
         file.seek(0)
         command = ["/bin/sh", "-c", _UNPACK.format(size)]
@@ -80,7 +81,7 @@ def _has_taken(api: Api, pod: str) -> bool:
     """Whether the container that waits has seen that all is there, and ended before the command that brought it."""
     deadline = time.monotonic() + STATUS_LAG
     while True:
-        code = kubernetes_states.exit_code(api.get(api.pod(pod)), INPUT)
+        code = pod_status.exit_code(api.get(api.pod(pod)), INPUT)
         if code is not None or time.monotonic() > deadline:
             return code == 0
         time.sleep(0.1)
@@ -95,12 +96,12 @@ def fetch(api: Api, pod: str, home: str = HOME) -> Iterator[bytes]:
     if first is None:
         return
     try:
-        yield from archives.renamed(_joined(first, packed), _output_name)
+        yield from tarstream.renamed(_joined(first, packed), _output_name)
     except tarfile.TarError as error:
         raise RunnerUnavailable(f"What {pod} gave of its outputs is no archive: {error}") from None
     for _ in packed:  # the padding; and only here it is known to have gone well
         pass
-    yield archives.END_OF_ARCHIVE
+    yield tarstream.END_OF_ARCHIVE
 
 
 def remove_all(api: Api, pod: str, uuid: str) -> None:
@@ -109,7 +110,7 @@ def remove_all(api: Api, pod: str, uuid: str) -> None:
 
 
 def _output_name(name: str) -> str | None:
-    return "." if name == "outputs" else archives.below(name, 0)
+    return "." if name == "outputs" else tarstream.below(name, 0)
 
 
 def _joined(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:

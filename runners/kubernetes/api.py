@@ -23,8 +23,8 @@ import websocket
 from kubernetes import client, config
 
 from runners.base import RunnerUnavailable
-from runners.kubernetes_options import Options
-from runners.kubernetes_sockets import open_socket
+from runners.kubernetes.options import Options
+from runners.kubernetes.websocket import open_socket
 
 CONNECT, CALL = 5.0, 30.0
 """Seconds that a connection, and then a plain answer, may take."""

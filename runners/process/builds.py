@@ -23,12 +23,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from runners import keeper
 from runners.base import BuildFailed, BuildSpec, RunnerSettings, RunnerUnavailable, mark
-from runners.build_log import BuildLog
-from runners.marks import kill_marked
-from runners.process_environment import account_of, inherited
-from runners.trees import give_tree, open_to_owner, remove_tree
+from runners.common.build_log import BuildLog
+from runners.common.trees import give_tree, open_to_owner, remove_tree
+from runners.process import keeper
+from runners.process.environment import account_of, inherited
+from runners.process.markers import kill_marked
 
 GRACE = 5.0
 PATIENCE = 20.0

@@ -1,0 +1,1 @@
+"""The Docker runner: jobs are containers of a Docker Engine."""

@@ -1,0 +1,1 @@
+"""The Kubernetes runner: jobs are pods of a cluster."""
