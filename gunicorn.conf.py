@@ -5,4 +5,4 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from polyjob.gunicorn_settings import *  # noqa: F403
+from polyjob.server.gunicorn import *  # noqa: F403

@@ -1,5 +1,5 @@
 """The web application, for `gunicorn wsgi:app`."""
 
-from polyjob.serve import web
+from polyjob.server.serve import web
 
 app = web()

@@ -15,39 +15,40 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import IntegerConverter
 from werkzeug.wrappers import Response
 
-from polyjob import auth, pages
+from polyjob import pages
 from polyjob.api import (
     audit,
-    bodies,
+    bookmarks,
     builds,
     cluster,
+    health,
     jobs,
+    log_websocket,
     logs,
-    marked,
     outputs,
-    permissions,
     problems,
     projects,
-    service,
+    request_body,
     statuses,
-    streams,
     tokens,
     users,
 )
 from polyjob.api.blueprint import make_api, refuse_mistyped
 from polyjob.api.paths import PlainPaths
-from polyjob.audit import acting
-from polyjob.browsers import SESSION_LIFE
+from polyjob.auth import identity as auth
+from polyjob.auth import permissions
+from polyjob.auth.sessions import SESSION_LIFE
 from polyjob.clock import now
 from polyjob.connections import BodyTooSlow
-from polyjob.database import open_database
+from polyjob.db.database import open_database
+from polyjob.db.models import Meta
 from polyjob.errors import NotFound, PolyjobError, Unavailable
-from polyjob.models import Meta
 from polyjob.pages.forms import local_path
+from polyjob.services.audit import acting
 from polyjob.settings import Settings
 
 API = "/api/v1"
-ALIASES = {"/_health": "health.healthz", "/statusz": "health.healthz"} | streams.OLD_PATHS
+ALIASES = {"/_health": "health.healthz", "/statusz": "health.healthz"} | log_websocket.OLD_PATHS
 """Path of an earlier version of the documented API → the operation, whose permissions it has."""
 _WITHOUT_DATABASE = frozenset({"health.healthz", "health.readyz", "pages.static", "api-docs.openapi_json"})
 
@@ -72,7 +73,7 @@ def create_app(settings: Settings) -> Flask:
 def make_app() -> Flask:
     """Return the application with all its routes, which are the same for all settings. It serves nothing yet."""
     app = Flask("polyjob", static_folder=None)
-    app.request_class = bodies.Request
+    app.request_class = request_body.Request
     app.config.update(
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",
@@ -117,19 +118,19 @@ def _register_blueprints(app: Flask) -> None:
         jobs,
         statuses,
         logs,
-        streams,
+        log_websocket,
         outputs,
         builds,
         projects,
-        marked,
+        bookmarks,
         users,
         tokens,
         audit,
         cluster,
-        service,
+        health,
     ):
         api.register_blueprint(module.blp, url_prefix=API)
-    api.register_blueprint(service.health)
+    api.register_blueprint(health.health)
     app.register_blueprint(pages.blp)
     app.add_url_rule("/api/<version>", view_func=no_such_api)
     app.add_url_rule("/app", view_func=dashboard)
@@ -154,17 +155,17 @@ def dashboard(page: str = "") -> Response:
 def _check_request() -> None:
     if request.endpoint in _WITHOUT_DATABASE:
         return
-    fault = service.database_fault()
+    fault = health.database_fault()
     if fault is not None:
         raise Unavailable(fault)
     if _is_api() and not permissions.is_open(request.endpoint):
-        identity = auth.authenticate(takes_token_in_query=streams.is_handshake())
+        identity = auth.authenticate(takes_token_in_query=log_websocket.is_handshake())
         permissions.check(request.endpoint, request.view_args or {}, identity)
         refuse_mistyped(current_app.view_functions.get(request.endpoint or ""))
 
 
 def _is_api() -> bool:
-    return request.path.startswith((f"{API}/", *(f"{prefix}/" for prefix in streams.PREFIXES)))
+    return request.path.startswith((f"{API}/", *(f"{prefix}/" for prefix in log_websocket.PREFIXES)))
 
 
 class Signer(TimestampSigner):
@@ -198,7 +199,7 @@ class Sessions(SecureCookieSessionInterface):
 def take_secret(app: Flask) -> None:
     """Have sessions signed with the database's key, under a name that no other polyjob on this host has. Does nothing
     once that is so, and while the database is not ready."""
-    if app.secret_key is None and service.database_fault() is None:
+    if app.secret_key is None and health.database_fault() is None:
         meta = {row.key: row.value for row in Meta.select()}
         app.config["SESSION_COOKIE_NAME"] = f"polyjob_{meta['installation'][:8]}"
         app.secret_key = bytes.fromhex(meta["secret"])

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from polyjob.database import database
+from polyjob.db.database import database
 
 
 @contextlib.contextmanager

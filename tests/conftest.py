@@ -13,11 +13,11 @@ from flask import Flask
 
 from polyjob.app import configure, make_app
 from polyjob.clock import now
-from polyjob.database import close_database, open_database, write
-from polyjob.migrations import migrate
-from polyjob.models import Meta, Project, User
+from polyjob.db.database import close_database, open_database, write
+from polyjob.db.migrations import migrate
+from polyjob.db.models import Meta, Project, User
 from polyjob.settings import Settings, read_settings
-from polyjob.store import Store
+from polyjob.storage.store import Store
 
 hypothesis.settings.register_profile("the same each time", derandomize=True)
 hypothesis.settings.load_profile("the same each time")

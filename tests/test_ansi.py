@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyjob import ansi
+from polyjob.logs import ansi
 
 E = "\x1b"
 PIECES = st.sampled_from(

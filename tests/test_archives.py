@@ -21,11 +21,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from isal import isal_zlib
 
-from polyjob import archives, packing
-from polyjob.archives import EMPTY, LiveOutputs, NotThere, Outputs, write_index
-from polyjob.packing import DEEPEST, MEMBER_SIZE, Entry, Packer
-from polyjob.sparse import Reader
-from polyjob.store import Store
+from polyjob.storage import outputs as archives
+from polyjob.storage import pack
+from polyjob.storage.outputs import EMPTY, LiveOutputs, NotThere, Outputs, write_index
+from polyjob.storage.pack import DEEPEST, MEMBER_SIZE, Entry, Packer
+from polyjob.storage.sparse import Reader
+from polyjob.storage.store import Store
 from runners.common.trees import remove_tree
 from tests.require import require_root
 
@@ -335,7 +336,7 @@ def test_a_file_that_changes_while_it_is_packed(folder, monkeypatch):
     def live(change):
         packer = Packer("7")
         with monkeypatch.context() as patch:
-            patch.setattr(packing, "Reader", changing("b", change))
+            patch.setattr(pack, "Reader", changing("b", change))
             data = b"".join([*packer.folder(folder), *packer.end()])
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             found = {member.name[2:]: archive.extractfile(member).read() for member in archive}
@@ -392,7 +393,7 @@ def test_lacking_descriptors_raises_and_loses_nothing(store, folder, monkeypatch
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(packing, "extents_of", lacks)
+        patch.setattr(pack, "extents_of", lacks)
         with pytest.raises(OSError, match="Too many"):
             sealed(store)
     assert (folder / "a").exists() and os.listdir(store.job_folder(JOB)) == ["outputs"]
@@ -435,7 +436,7 @@ def test_a_note_on_a_long_path_is_short(store, folder):
     deep.mkdir(parents=True)
     os.mkfifo(deep / "pipe")
     (note,) = sealed(store).notes
-    assert len(note) <= packing.LONGEST_NOTE + 1 and note.startswith("`ddd") and note.endswith("nor a link")
+    assert len(note) <= pack.LONGEST_NOTE + 1 and note.startswith("`ddd") and note.endswith("nor a link")
 
 
 def test_very_deep_folders_are_noted(store, folder):

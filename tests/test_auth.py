@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
-from polyjob import auth, users
+from polyjob.auth import identity, users
+from polyjob.auth.tokens import digest
 from polyjob.clock import now
-from polyjob.database import database, write
+from polyjob.db.database import database, write
+from polyjob.db.models import Project, SignInLink, Token, User
 from polyjob.errors import Forbidden, Invalid, NotFound
-from polyjob.models import Project, SignInLink, Token, User
-from polyjob.tokens import digest
 
 PAST = datetime.timedelta(seconds=-1)
 
@@ -23,19 +23,19 @@ class TestUsers:
         stored = User.get_by_id(made.id)
         assert "secret" not in stored.password_hash
         assert (stored.email, stored.is_admin) == ("eva@localhost", True)
-        assert auth.check_password("eva", "secret word") == stored
+        assert identity.check_password("eva", "secret word") == stored
 
     def test_what_is_not_the_password_is_nobody(self, data_dir):
         users.create("eva", "secret word")
         users.create("keyless")
         for name, password in [("eva", "Secret word"), ("eva", ""), ("keyless", ""), ("nobody", "secret word")]:
-            assert auth.check_password(name, password) is None
+            assert identity.check_password(name, password) is None
 
     def test_one_who_is_not_active_is_nobody(self, data_dir):
         made = users.create("eva", "secret word")
         with write("test"):
             User.update(is_active=False).where(User.id == made.id).execute()
-        assert auth.check_password("eva", "secret word") is None
+        assert identity.check_password("eva", "secret word") is None
 
     @pytest.mark.parametrize("name", ["", "a b", "a.b", "a@b", "é", "users", "Projects", "static", "x" * 157, "a\n"])
     def test_names_that_would_break_paths_are_refused(self, data_dir, name):
@@ -66,16 +66,16 @@ class TestTokens:
 
 class TestLinks:
     def test_signs_in_once(self, user):
-        key = auth.new_sign_in_link(user)
-        assert auth.use_sign_in_link(key) == user
-        assert auth.use_sign_in_link(key) is None
+        key = identity.new_sign_in_link(user)
+        assert identity.use_sign_in_link(key) == user
+        assert identity.use_sign_in_link(key) is None
 
     def test_of_many_at_once_signs_one_in(self, user):
-        key, found, barrier = auth.new_sign_in_link(user), [], threading.Barrier(6)
+        key, found, barrier = identity.new_sign_in_link(user), [], threading.Barrier(6)
 
         def race():
             barrier.wait()
-            found.append(auth.use_sign_in_link(key))
+            found.append(identity.use_sign_in_link(key))
             database.close()
 
         threads = [threading.Thread(target=race) for _ in range(6)]
@@ -86,19 +86,19 @@ class TestLinks:
         assert sorted(str(one) for one in found) == ["1", *["None"] * 5]
 
     def test_not_when_it_is_too_old(self, user):
-        key = auth.new_sign_in_link(user)
+        key = identity.new_sign_in_link(user)
         with write("test"):
             SignInLink.update(expires_at=now() + PAST).execute()
-        assert auth.use_sign_in_link(key) is None
+        assert identity.use_sign_in_link(key) is None
 
     def test_not_for_one_who_is_not_active(self, user):
-        key = auth.new_sign_in_link(user)
+        key = identity.new_sign_in_link(user)
         with write("test"):
             User.update(is_active=False).execute()
-        assert auth.use_sign_in_link(key) is None
+        assert identity.use_sign_in_link(key) is None
 
     def test_not_by_a_key_that_is_none(self, user):
-        assert auth.use_sign_in_link("x") is None
+        assert identity.use_sign_in_link("x") is None
 
 
 NOT_THERE, ONLY_READ, WRITE = "not there", "only read", "write"
@@ -128,14 +128,14 @@ def test_who_may_do_what(user, project, who, is_public, rights):
     }[who]()
 
     def find(to_write):
-        return auth.find_project(asker, "ana", "demo", to_write=to_write)
+        return identity.find_project(asker, "ana", "demo", to_write=to_write)
 
     if rights is None:
         for to_write in (False, True):
-            with pytest.raises(auth.Unauthenticated):
+            with pytest.raises(identity.Unauthenticated):
                 find(to_write)
         return
-    assert Project.select().where(auth.readable(asker)).exists() is (rights is not NOT_THERE)
+    assert Project.select().where(identity.readable(asker)).exists() is (rights is not NOT_THERE)
     if rights is NOT_THERE:
         for to_write in (False, True):
             with pytest.raises(NotFound):
@@ -152,4 +152,4 @@ def test_who_may_do_what(user, project, who, is_public, rights):
 def test_a_project_that_is_not_there_is_not_found(user, project):
     for username, name in [("ana", "other"), ("bob", "demo")]:
         with pytest.raises(NotFound):
-            auth.find_project(user, username, name)
+            identity.find_project(user, username, name)

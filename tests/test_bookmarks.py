@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from polyjob import bookmarks, submitting
+from polyjob.db.models import Bookmark, Job, Project
 from polyjob.errors import NotFound
-from polyjob.models import Bookmark, Job, Project
+from polyjob.services import bookmarks, submission
 
 
 @pytest.fixture
 def job(project, user, settings):
-    return submitting.create(project, user, {"config": {"run": {"cmd": "true"}}}, settings)
+    return submission.create(project, user, {"config": {"run": {"cmd": "true"}}}, settings)
 
 
 def test_come_and_go(job, user):

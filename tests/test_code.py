@@ -21,10 +21,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from polyjob import code
-from polyjob.code import Limits, receive
 from polyjob.errors import Invalid, TooLarge, Unavailable
-from polyjob.store import Store
+from polyjob.storage import uploads
+from polyjob.storage.store import Store
+from polyjob.storage.uploads import Limits, receive
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMITS = Limits(size=4 << 20, unpacked=16 << 20, members=1000)
@@ -316,13 +316,13 @@ def test_folders_that_are_only_implied_count_as_members(store):
 
 
 def test_a_path_of_many_folders(store):
-    upload(store, pack(member("d/" * (code.DEEPEST - 1) + "f")))
+    upload(store, pack(member("d/" * (uploads.DEEPEST - 1) + "f")))
     store.code_archive(kept(store)[0].split(".")[0]).unlink()
-    assert "folders deep" in refused(store, pack(member("d/" * code.DEEPEST + "f")))
+    assert "folders deep" in refused(store, pack(member("d/" * uploads.DEEPEST + "f")))
 
 
 def test_long_names_do_not_fill_the_memory(store, monkeypatch):
-    monkeypatch.setattr(code, "NAMES_SIZE", 20_000)
+    monkeypatch.setattr(uploads, "NAMES_SIZE", 20_000)
     upload(store, pack(*[member(f"{number:0200}") for number in range(100)]))
     store.code_archive(kept(store)[0].split(".")[0]).unlink()
     assert "too many and too long" in refused(store, pack(*[member(f"{number:0200}") for number in range(101)]))
@@ -355,9 +355,9 @@ def test_fields_that_hold_for_all_members_are_few(store):
             archive.addfile(*member("a"))
         return gzip.compress(buffer.getvalue())
 
-    upload(store, data(code.GLOBAL_FIELDS))
+    upload(store, data(uploads.GLOBAL_FIELDS))
     store.code_archive(kept(store)[0].split(".")[0]).unlink()
-    assert refused(store, data(code.GLOBAL_FIELDS + 1)) == "a header in it is too large."
+    assert refused(store, data(uploads.GLOBAL_FIELDS + 1)) == "a header in it is too large."
 
 
 def test_a_bomb_is_stopped_early_in_little_memory(store, monkeypatch):
@@ -365,7 +365,9 @@ def test_a_bomb_is_stopped_early_in_little_memory(store, monkeypatch):
     zeros = gzip.compress(tar(member("z", content=bytes(600_000)), member("bomb", content=bytes(100 << 20))))
     unpacked = []
     monkeypatch.setattr(
-        code._Bounded, "read", lambda self, size, read=code._Bounded.read: unpacked.append(size) or read(self, size)
+        uploads._Bounded,
+        "read",
+        lambda self, size, read=uploads._Bounded.read: unpacked.append(size) or read(self, size),
     )
     tracemalloc.start()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -441,8 +443,8 @@ def test_a_crash_while_receiving(store, tmp_path, point):
     (tmp_path / "up").write_bytes(pack(*TREE))
     script = f"""
 import pathlib
-from polyjob.code import Limits, receive
-from polyjob.store import Store
+from polyjob.storage.uploads import Limits, receive
+from polyjob.storage.store import Store
 receive(open({str(tmp_path / "up")!r}, "rb"), Store(pathlib.Path({str(store.data_dir)!r})), Limits(10**7, 10**7, 100))
 """
     environ = {**os.environ, "POLYJOB_CRASH_AT": point, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
@@ -510,11 +512,11 @@ def test_what_is_uploaded_is_synced_before_it_has_its_name_and_then_its_name(sto
 
 
 def test_few_uploads_are_unpacked_at_once(monkeypatch):
-    monkeypatch.setattr(code, "MAX_CHECK_WAIT", 0.01)
+    monkeypatch.setattr(uploads, "MAX_CHECK_WAIT", 0.01)
     with contextlib.ExitStack() as stack:
-        for _ in range(code.MAX_CHECKS):
-            stack.enter_context(code.checking())
-        with pytest.raises(Unavailable), code.checking():
+        for _ in range(uploads.MAX_CHECKS):
+            stack.enter_context(uploads.checking())
+        with pytest.raises(Unavailable), uploads.checking():
             pass
-    with code.checking():
+    with uploads.checking():
         pass

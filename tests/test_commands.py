@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polyjob.api.schemas.jobs import read_create
 from polyjob.cli.origins import Origins
 from polyjob.cli.run import config_of
 from polyjob.errors import Invalid
+from polyjob.jobconfig.commands import composed, literal, read_command
+from polyjob.jobconfig.schema import load_build_config, load_config
 from polyjob.pages.forms import Form
-from polyjob.pages.jobforms import read_job
-from polyjob.schemas.commands import composed, literal, read_command
-from polyjob.schemas.config import load_build_config, load_config
-from polyjob.schemas.jobs import read_create
+from polyjob.pages.job_form import read_job
 
 GIVEN = {"file": None, "image": None, "steps": (), "variables": (), "params": (), "cpu": None, "memory": None}
 GIVEN |= {"gpu": None, "timeout": None, "name": None, "tags": ()}

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polyjob.api.schemas.jobs import read_create
 from polyjob.errors import Invalid
-from polyjob.schemas import texts
-from polyjob.schemas.checks import MAX_PROBLEMS
-from polyjob.schemas.config import load_config
-from polyjob.schemas.jobs import read_create
-from polyjob.schemas.texts import parse_content
+from polyjob.jobconfig import parsing
+from polyjob.jobconfig.checks import MAX_PROBLEMS
+from polyjob.jobconfig.parsing import parse_content
+from polyjob.jobconfig.schema import load_config
 
 RUN = {"run": {"cmd": "true"}}
 HEAD = {"version": 1, "kind": "job"}
@@ -408,7 +408,7 @@ class TestContent:
     )
     def test_nothing_but_literals_is_read_as_python(self, text):
         with pytest.raises(ValueError):
-            texts._python(text)
+            parsing._python(text)
 
     @pytest.mark.parametrize(
         "text",

@@ -9,11 +9,11 @@ import time
 
 import pytest
 
-from polyjob import models
-from polyjob.database import close_database, database, open_database, write
-from polyjob.lock import EngineLock, EngineRunning, engine_running
-from polyjob.migrations import current, latest, migrate
-from polyjob.models import Meta
+from polyjob.db import models
+from polyjob.db.database import close_database, database, open_database, write
+from polyjob.db.migrations import current, latest, migrate
+from polyjob.db.models import Meta
+from polyjob.engine_link import EngineLock, EngineRunning, engine_running
 
 
 def test_the_tables_are_what_the_migrations_make(data_dir):
@@ -46,13 +46,13 @@ def test_live_builds_are_read_by_their_index(data_dir):
 
 
 def test_counts_follow_the_rows(project, settings, user):
-    from polyjob import jobs, submitting
+    from polyjob.services import jobs, submission
 
     def count():
         return models.Project.get_by_id(project.id).job_count
 
     config = {"config": {"version": 1, "kind": "job", "run": {"cmd": "true"}}}
-    first, second = (submitting.create(project, user, config, settings) for _ in range(2))
+    first, second = (submission.create(project, user, config, settings) for _ in range(2))
     assert count() == 2
     jobs.delete(first, user, settings)
     assert count() == 1
@@ -119,8 +119,8 @@ def test_writers_in_threads_and_processes_lose_nothing(data_dir):
 def test_the_write_lock_of_a_killed_process_is_free(data_dir):
     code = (
         "import sys, time, pathlib\n"
-        "from polyjob.database import open_database, write\n"
-        "from polyjob.models import Meta\n"
+        "from polyjob.db.database import open_database, write\n"
+        "from polyjob.db.models import Meta\n"
         "open_database(pathlib.Path(sys.argv[1]))\n"
         "with write('test'):\n"
         "    Meta.create(key='torn', value='x')\n"
@@ -141,8 +141,8 @@ def test_the_write_lock_of_a_killed_process_is_free(data_dir):
 def test_a_crash_point_kills_before_or_after_the_commit(data_dir):
     code = (
         "import sys, pathlib\n"
-        "from polyjob.database import open_database, write\n"
-        "from polyjob.models import Meta\n"
+        "from polyjob.db.database import open_database, write\n"
+        "from polyjob.db.models import Meta\n"
         "open_database(pathlib.Path(sys.argv[1]))\n"
         "with write('here'):\n"
         "    Meta.create(key=sys.argv[2], value='x')\n"
@@ -167,8 +167,8 @@ class TestMigrations:
     def test_two_processes_at_once_make_one_database(self, tmp_path):
         code = (
             "import sys, pathlib\n"
-            "from polyjob.database import open_database\n"
-            "from polyjob.migrations import migrate\n"
+            "from polyjob.db.database import open_database\n"
+            "from polyjob.db.migrations import migrate\n"
             "folder = pathlib.Path(sys.argv[1])\n"
             "open_database(folder)\n"
             "migrate(folder)\n"
@@ -211,7 +211,7 @@ class TestEngineLock:
     def test_is_one(self, tmp_path):
         code = (
             "import sys, pathlib, time\n"
-            "from polyjob.lock import EngineLock\n"
+            "from polyjob.engine_link import EngineLock\n"
             "EngineLock(pathlib.Path(sys.argv[1])).acquire()\n"
             "print('held', flush=True)\n"
             "time.sleep(60)\n"

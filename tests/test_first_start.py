@@ -9,11 +9,11 @@ import stat
 
 import pytest
 
-from polyjob import first_start as first
+from polyjob.auth.tokens import digest
 from polyjob.clock import now
-from polyjob.database import database, write
-from polyjob.models import Project, SignInLink, Token, User
-from polyjob.tokens import digest
+from polyjob.db.database import database, write
+from polyjob.db.models import Project, SignInLink, Token, User
+from polyjob.server import bootstrap as first
 from tests.require import require_root
 
 

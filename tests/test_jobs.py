@@ -10,13 +10,13 @@ import threading
 
 import pytest
 
-from polyjob import jobs, submitting
 from polyjob.clock import now
-from polyjob.database import database, write
+from polyjob.db.database import database, write
+from polyjob.db.models import Build, Job, JobStatus, Project
 from polyjob.errors import Invalid, NotFound, Unavailable
-from polyjob.models import Build, Job, JobStatus, Project
+from polyjob.services import jobs, submission
 from polyjob.statuses import Status
-from polyjob.store import Store
+from polyjob.storage.store import Store
 
 CONFIG = {"version": 1, "kind": "job", "run": {"cmd": "true"}}
 
@@ -24,7 +24,7 @@ CONFIG = {"version": 1, "kind": "job", "run": {"cmd": "true"}}
 @pytest.fixture
 def create(project, user, settings):
     def create(**attributes):
-        return submitting.create(project, user, {"config": CONFIG} | attributes, settings)
+        return submission.create(project, user, {"config": CONFIG} | attributes, settings)
 
     return create
 
@@ -91,21 +91,21 @@ class TestCreate:
 
     def test_notes_what_the_runner_does_not_use(self, project, user, settings):
         on_process = dataclasses.replace(settings, runner="process")
-        job = submitting.create(project, user, {"config": CONFIG | {"build": {"image": "img"}}}, on_process)
+        job = submission.create(project, user, {"config": CONFIG | {"build": {"image": "img"}}}, on_process)
         assert [note["kind"] for note in job.notes] == ["build.image"]
 
     def test_refuses_what_the_runner_must_not_leave_out(self, project, user, settings):
         on_process = dataclasses.replace(settings, runner="process")
         config = CONFIG | {"environment": {"secret_refs": ["s"]}}
         with pytest.raises(Invalid) as refused:
-            submitting.create(project, user, {"config": config}, on_process)
+            submission.create(project, user, {"config": config}, on_process)
         assert pointers(refused) == ["/config/environment/secret_refs"]
         assert Job.select().count() == 0
 
     def test_is_refused_while_the_disk_is_low(self, project, user, settings):
         low = dataclasses.replace(settings, disk_low=1 << 60)
         with pytest.raises(Unavailable, match="MiB left"):
-            submitting.create(project, user, {"config": CONFIG}, low)
+            submission.create(project, user, {"config": CONFIG}, low)
         assert Job.select().count() == 0
 
     def test_links_the_build_that_it_names(self, create, project, user):
@@ -174,7 +174,7 @@ class TestClone:
     def test_restart_merges_the_patch_and_starts_empty(self, create, user, settings):
         source = create(name="a", description="d", tags=["t"])
         patch = {"config": {"run": {"cmd": "false"}}}
-        clone = submitting.clone(source, user, "restart", patch, settings)
+        clone = submission.clone(source, user, "restart", patch, settings)
         assert clone.config == CONFIG | {"run": {"cmd": "false"}}
         assert (clone.original_id, clone.cloning_strategy, clone.status) == (source.id, "restart", Status.CREATED)
         assert (clone.name, clone.description, clone.tags) == (None, "d", ["t"])
@@ -184,14 +184,14 @@ class TestClone:
     def test_resume_and_copy_take_only_what_is_done(self, create, user, settings, strategy):
         source = create()
         with pytest.raises(Invalid, match="only a job that is done"):
-            submitting.clone(source, user, strategy, {}, settings)
+            submission.clone(source, user, strategy, {}, settings)
         assert Job.select().count() == 1
-        assert submitting.clone(done(source), user, strategy, {}, settings).cloning_strategy == strategy
+        assert submission.clone(done(source), user, strategy, {}, settings).cloning_strategy == strategy
 
     def test_a_wrong_patch_makes_no_job(self, create, user, settings):
         source = create()
         with pytest.raises(Invalid) as refused:
-            submitting.clone(source, user, "restart", {"config": {"run": {"cmd": 5}}}, settings)
+            submission.clone(source, user, "restart", {"config": {"run": {"cmd": 5}}}, settings)
         assert pointers(refused)[0].startswith("/config/run/cmd")
         assert Job.select().count() == 1
 
@@ -208,10 +208,10 @@ class TestClone:
         with monkeypatch.context() as patch, pytest.raises(Unavailable, match="copy of the outputs"):
             patch.setattr(os, "link", refuse)
             patch.setattr(Store, "free_bytes", lambda self: settings.disk_low + 10)
-            submitting.clone(source, user, strategy, {}, settings)
+            submission.clone(source, user, strategy, {}, settings)
         assert Job.select().count() == 1
         assert [path.name for path in (settings.data_dir / "jobs").iterdir()] == [source.uuid]
-        assert submitting.clone(source, user, strategy, {}, settings).cloning_strategy == strategy
+        assert submission.clone(source, user, strategy, {}, settings).cloning_strategy == strategy
 
     @pytest.mark.parametrize("strategy", ["restart", "resume", "copy"])
     def test_of_a_job_that_is_being_deleted_is_not_found(self, create, user, settings, strategy):
@@ -222,18 +222,18 @@ class TestClone:
         store.seal(source.uuid, "1", 0)
         jobs.delete(source, user, settings)
         with pytest.raises(NotFound):
-            submitting.clone(source, user, strategy, {}, settings)
+            submission.clone(source, user, strategy, {}, settings)
         assert Job.select().count() == 1
         assert [path.name for path in (settings.data_dir / "jobs").iterdir()] == [source.uuid]
 
     def test_names_from_a_patch_find_a_free_number(self, create, user, settings):
         source = create(name="a")
-        clones = [submitting.clone(source, user, "restart", {"config": {"name": "a"}}, settings) for _ in range(2)]
+        clones = [submission.clone(source, user, "restart", {"config": {"name": "a"}}, settings) for _ in range(2)]
         assert [clone.name for clone in clones] == ["a-1", "a-2"]
 
     def test_clones_outlive_their_original(self, create, user, settings):
         source = create()
-        clone = submitting.clone(source, user, "restart", {}, settings)
+        clone = submission.clone(source, user, "restart", {}, settings)
         with write("test"):
             Job.delete().where(Job.id == source.id).execute()
         assert Job.get_by_id(clone.id).original_id is None

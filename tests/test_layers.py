@@ -1,120 +1,181 @@
-"""Who imports whom: downward only."""
+"""Imports go down only, and every module is listed in docs/architecture.md."""
 
 from __future__ import annotations
 
 import ast
+import functools
+import graphlib
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-LAYERS = [
-    {"wsgi", "polyjob.cli", "polyjob.__main__"},
-    {"polyjob.serve", "polyjob.helper", "polyjob.first_start", "polyjob.gunicorn_settings", "polyjob.web_worker"},
-    {"polyjob.app", "polyjob.engine"},
-    {"polyjob.api", "polyjob.pages"},
-    {"polyjob.auth"},
-    {"polyjob.browsers"},
-    {"polyjob.users"},
-    {"polyjob.submitting", "polyjob.giving_up"},
-    {"polyjob.jobs", "polyjob.builds", "polyjob.projects", "polyjob.bookmarks"},
-    {
-        "polyjob.query",
-        "polyjob.schemas",
-        "polyjob.specs",
-        "polyjob.transitions",
-        "polyjob.watch",
-        "polyjob.idempotency",
-        "polyjob.merging",
-        "polyjob.notes",
-        "polyjob.audit",
-        "polyjob.passwords",
+BASE = {
+    "polyjob",
+    "polyjob.clock",
+    "polyjob.crash_points",
+    "polyjob.engine_link",
+    "polyjob.errors",
+    "polyjob.settings",
+    "polyjob.starts",
+    "polyjob.statuses",
+    "polyjob.wake_up",
+    "runners.base",
+    "runners.capabilities",
+}
+"""Every package of polyjob may import these; they import nothing but each other."""
+
+MAY_IMPORT = {
+    "wsgi": {"polyjob.server"},
+    "polyjob.__main__": {"polyjob.cli"},
+    "polyjob.cli": {
+        *("polyjob.server", "polyjob.engine", "polyjob.services", "polyjob.jobconfig", "polyjob.storage", "polyjob.db"),
+        *("runners", "runners.process.isolation"),
     },
-    {"polyjob.models", "polyjob.store", "polyjob.code", "polyjob.migrations", "polyjob.watcher"},
-    {
-        "polyjob.archives",
-        "polyjob.database",
-        "polyjob.statements",
-        "polyjob.hints",
-        "polyjob.lock",
-        "polyjob.starts",
-        "polyjob.tokens",
+    "polyjob.server": {
+        *("polyjob.app", "polyjob.auth", "polyjob.logs", "polyjob.storage", "polyjob.db", "polyjob.connections"),
+        *("runners", "runners.process.isolation"),
     },
-    {"polyjob.packing"},
-    {"polyjob.tars", "polyjob.sparse"},
-    {
-        "polyjob.ansi",
-        "polyjob.clock",
+    "polyjob.app": {
+        *("polyjob.pages", "polyjob.api", "polyjob.auth", "polyjob.services", "polyjob.db", "polyjob.connections"),
+    },
+    "polyjob.pages": {
+        *("polyjob.api", "polyjob.auth", "polyjob.services", "polyjob.logs", "polyjob.jobconfig"),
+        *("polyjob.storage", "polyjob.db"),
+    },
+    "polyjob.api": {
+        *("polyjob.auth", "polyjob.services", "polyjob.logs", "polyjob.jobconfig", "polyjob.db", "polyjob.storage"),
         "polyjob.connections",
-        "polyjob.crashpoints",
-        "polyjob.errors",
-        "polyjob.first_names",
-        "polyjob.reserve",
-        "polyjob.scopes",
-        "polyjob.settings",
-        "polyjob.statuses",
     },
-]
-"""From the top down. A module's layer is that of its longest listed prefix."""
+    "polyjob.engine": {
+        *("polyjob.services", "polyjob.storage", "polyjob.db", "polyjob.auth.tokens"),
+        *("runners", "runners.machine_faults"),
+    },
+    "polyjob.auth": {"polyjob.services", "polyjob.db", "polyjob.connections"},
+    "polyjob.services": {"polyjob.jobconfig", "polyjob.storage", "polyjob.db", "runners.common.dockerfile"},
+    "polyjob.logs": {"polyjob.db"},
+    "polyjob.jobconfig": set(),
+    "polyjob.db": {"polyjob.storage.reserve"},
+    "polyjob.storage": {"runners.common.trees"},
+    "polyjob.connections": set(),
+    "runners": set(),
+    "runners.process": {"runners.common", "runners.machine_faults"},
+    "runners.docker": {"runners.common", "runners.machine_faults"},
+    "runners.kubernetes": {"runners.common", "runners.machine_faults"},
+    "runners.fake": set(),
+    "runners.common": set(),
+    "runners.machine_faults": set(),
+}
+"""From the top down: each package or module, and what it may import besides `BASE`."""
 
-FORBIDDEN = [
-    ("runners", {"polyjob", "flask", "peewee"}),
-    ("polyjob.api", {"polyjob.engine", "runners"}),
-    ("polyjob.pages", {"polyjob.engine", "runners"}),
-    ("polyjob.engine", {"flask", "polyjob.api", "polyjob.pages", "polyjob.auth"}),
-    ("polyjob.statuses", {"polyjob", "peewee", "flask"}),
-    ("polyjob.store", {"peewee", "flask", "polyjob.models"}),
-    ("polyjob.jobs", {"flask", "polyjob.engine"}),
-    ("polyjob.submitting", {"flask", "polyjob.engine"}),
-]
-"""(part, what none of its modules may import)."""
+LIBRARIES = {
+    "click": {"polyjob.cli"},
+    "docker": {"runners.docker", "runners.kubernetes"},
+    "flask": {"polyjob.api", "polyjob.app", "polyjob.auth", "polyjob.pages", "polyjob.server"},
+    "gunicorn": {"polyjob.app", "polyjob.connections", "polyjob.server"},
+    "kubernetes": {"runners.kubernetes"},
+    "marshmallow": {"polyjob.api", "polyjob.jobconfig", "polyjob.services"},
+    "peewee": {
+        *("polyjob.api", "polyjob.app", "polyjob.auth", "polyjob.cli", "polyjob.db", "polyjob.engine", "polyjob.pages"),
+        *("polyjob.server", "polyjob.services"),
+    },
+    "websocket": {"runners.kubernetes"},
+    "wsproto": {"polyjob.api"},
+}
+"""Library -> the only packages that import it. `runners.kubernetes` reads registry credentials by `docker.auth`."""
 
 
-def modules() -> dict[str, Path]:
-    found = {}
-    for path in [*ROOT.glob("polyjob/**/*.py"), *ROOT.glob("runners/**/*.py"), ROOT / "wsgi.py"]:
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        found[name.removesuffix(".__init__")] = path
-    return found
+def _modules() -> dict[str, Path]:
+    paths = [*ROOT.glob("polyjob/**/*.py"), *ROOT.glob("runners/**/*.py"), ROOT / "wsgi.py"]
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
+    return {name.removesuffix(".__init__"): path for name, path in sorted(names.items())}
 
 
-MODULES = modules()
+MODULES = _modules()
+UNITS = {*MAY_IMPORT, *BASE}
 
 
-def imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+@functools.cache
+def imports_of(name: str) -> set[str]:
+    """Return the modules, ours and others, that a module imports anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name for name in names if name in MODULES} or {node.module}
-    return found
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = {member for member in members if member in MODULES}
+            names |= modules if modules == members else {node.module, *modules}
+    return names
 
 
-def is_below(name: str, prefix: str) -> bool:
-    return name == prefix or name.startswith(f"{prefix}.")
+def unit_of(name: str) -> str:
+    """Return the longest line of the table that a module stands under, or its own name."""
+    prefix = name
+    while prefix not in UNITS and "." in prefix:
+        prefix = prefix.rpartition(".")[0]
+    return prefix if prefix in UNITS else name
 
 
-def layer(name: str) -> int | None:
-    matches = [(len(prefix), number) for number, row in enumerate(LAYERS) for prefix in row if is_below(name, prefix)]
-    return max(matches)[1] if matches else None
+def may_import(unit: str) -> set[str]:
+    if unit in BASE:
+        return BASE
+    return MAY_IMPORT[unit] | ({"runners.base"} if unit.startswith("runners") else BASE)
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith(("polyjob.", "wsgi"))])
-def test_imports_go_downward(name):
-    mine = layer(name)
-    assert mine is not None, f"{name} is in no layer"
-    package = name.split(".")[:2]
-    for other in imports(MODULES[name]):
-        theirs = layer(other)
-        if theirs is not None and other.split(".")[:2] != package:
-            assert theirs >= mine, f"{name} imports {other}, which stands above it"
+@pytest.mark.parametrize("name", MODULES)
+def test_module_imports_only_what_its_package_may_import(name):
+    unit = unit_of(name)
+    assert unit not in ("polyjob", "runners") or name == unit, f"{name} is a new package: add it to MAY_IMPORT"
+    for other in imports_of(name) & MODULES.keys():
+        target = unit_of(other)
+        assert target == unit or {target, other} & may_import(unit), f"{name} imports {other}"
 
 
-@pytest.mark.parametrize(("part", "banned"), FORBIDDEN)
-def test_parts_stay_apart(part, banned):
-    for name in [name for name in MODULES if is_below(name, part)]:
-        for other in imports(MODULES[name]):
-            assert not any(is_below(other, prefix) for prefix in banned), f"{name} imports {other}"
+def test_table_lists_packages_from_the_top_down():
+    units = list(MAY_IMPORT)
+    for number, unit in enumerate(units):
+        above = {unit_of(name) for name in MAY_IMPORT[unit]} & set(units[: number + 1])
+        assert not above, f"{unit} is listed below {above}"
+
+
+def test_packages_import_each_other_without_a_cycle():
+    graph: dict[str, set[str]] = {}
+    for name in MODULES:
+        ours = imports_of(name) & MODULES.keys()
+        graph.setdefault(unit_of(name), set()).update(
+            unit_of(other) for other in ours if unit_of(other) != unit_of(name)
+        )
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_modules_import_each_other_without_a_cycle():
+    graphlib.TopologicalSorter({name: (imports_of(name) & MODULES.keys()) - {name} for name in MODULES}).prepare()
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_library_is_imported_only_where_it_belongs(library):
+    users = {unit_of(name) for name in MODULES if library in {other.split(".")[0] for other in imports_of(name)}}
+    assert users == LIBRARIES[library]
+
+
+def test_runners_import_nothing_of_polyjob():
+    for name in MODULES:
+        if name.split(".")[0] == "runners":
+            assert not {other.split(".")[0] for other in imports_of(name)} & {"polyjob", "flask", "peewee"}, name
+
+
+def test_statuses_and_store_stand_alone():
+    assert not {other.split(".")[0] for other in imports_of("polyjob.statuses")} & {"polyjob", "peewee", "flask"}
+    assert not imports_of("polyjob.storage.store") & {"peewee", "flask", "polyjob.db.models"}
+
+
+def test_every_module_is_listed_in_the_architecture_page():
+    page = (ROOT / "docs/architecture.md").read_text()
+    listed = re.findall(r"^\| `((?:polyjob|runners)/[\w/]+\.py|wsgi\.py)` \| \S", page, re.MULTILINE)
+    there = {path.relative_to(ROOT).as_posix() for path in MODULES.values() if path.stat().st_size}
+    packages = {path for path in there if path.endswith("__init__.py")}
+    assert sorted(set(listed) | packages) == sorted(there | packages)
+    assert len(listed) == len(set(listed))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 
-from polyjob import bookmarks, migrations
-from polyjob.database import close_database, database, open_database
-from polyjob.models import TABLES, Job, Project, Token, User
-from polyjob.store import Store
+from polyjob.db import migrations
+from polyjob.db.database import close_database, database, open_database
+from polyjob.db.models import TABLES, Job, Project, Token, User
+from polyjob.services import bookmarks
+from polyjob.storage.store import Store
 
 
 def test_what_schema_1_held_is_there_and_counted(tmp_path):

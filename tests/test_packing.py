@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from polyjob import packing
-from polyjob.archives import LiveOutputs, NotThere, name_of, shown_name
-from polyjob.packing import MEMBER_SIZE, Packer
-from polyjob.store import Store
+from polyjob.storage import pack
+from polyjob.storage.outputs import LiveOutputs, NotThere, name_of, shown_name
+from polyjob.storage.pack import MEMBER_SIZE, Packer
+from polyjob.storage.store import Store
 from runners.common.trees import remove_tree
 from tests.capabilities import DAC_OVERRIDE, DAC_READ_SEARCH, without_capabilities
 from tests.require import require_root
@@ -69,7 +69,7 @@ def unpacked(store: Store) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_entries_are_bounded(store, folder, monkeypatch, streamed):
-    monkeypatch.setattr(packing, "MAX_ENTRIES", 10)
+    monkeypatch.setattr(pack, "MAX_ENTRIES", 10)
     for number in range(25):
         (folder / f"{number:03}").write_bytes(b"x")
     pieces = [tar(*((f"{number:03}", b"x") for number in range(25)))] if streamed else None
@@ -80,7 +80,7 @@ def test_entries_are_bounded(store, folder, monkeypatch, streamed):
 
 
 def test_names_are_listed_no_further_than_they_are_kept(store, folder, monkeypatch):
-    monkeypatch.setattr(packing, "MAX_ENTRIES", 50)
+    monkeypatch.setattr(pack, "MAX_ENTRIES", 50)
     for name in "abc":
         (folder / name).mkdir()
         for number in range(200):
@@ -94,7 +94,7 @@ def test_names_are_listed_no_further_than_they_are_kept(store, folder, monkeypat
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_paths_are_bounded(store, folder, monkeypatch, streamed):
-    monkeypatch.setattr(packing, "MAX_NAME_BYTES", 1000)
+    monkeypatch.setattr(pack, "MAX_NAME_BYTES", 1000)
     names = [f"{number}{'x' * 200}" for number in range(9)]
     for name in names:
         (folder / name).touch()
@@ -104,7 +104,7 @@ def test_paths_are_bounded(store, folder, monkeypatch, streamed):
 
 
 def test_stream_ends_where_too_much_would_be_passed_over(store, monkeypatch):
-    monkeypatch.setattr(packing, "MAX_SKIPPED_BYTES", 1 << 20)
+    monkeypatch.setattr(pack, "MAX_SKIPPED_BYTES", 1 << 20)
     read = []
 
     def pieces():
@@ -128,7 +128,7 @@ def test_packing_yields_after_every_block(store, folder):
     for number in range(100):
         (folder / str(number)).touch()
     steps = [*store.sealing(JOB, "7", 0)]
-    assert len(steps) > 100 + (8 << 20) // packing.BLOCK
+    assert len(steps) > 100 + (8 << 20) // pack.BLOCK
     assert max(steps) == 8 << 20
 
 

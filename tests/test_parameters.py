@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyjob.errors import Invalid
-from polyjob.schemas.config import load_build_config, load_config
-from polyjob.schemas.texts import lines_of, parse_content, with_lines
+from polyjob.jobconfig.parsing import lines_of, parse_content, with_lines
+from polyjob.jobconfig.schema import load_build_config, load_config
 
 
 def problems(act):

@@ -2,10 +2,10 @@ import datetime
 
 import pytest
 
-from polyjob.database import write
+from polyjob.db.database import write
+from polyjob.db.models import Job, User
 from polyjob.errors import Invalid
-from polyjob.models import Job, User
-from polyjob.query import BUILD_FIELDS, JOB_FIELDS, JOB_ORDERS, conditions, ordering, walk
+from polyjob.services.filters import BUILD_FIELDS, JOB_FIELDS, JOB_ORDERS, conditions, ordering, walk
 from polyjob.statuses import Status
 
 DAY = datetime.datetime(2024, 5, 6, tzinfo=datetime.UTC)

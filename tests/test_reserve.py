@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from peewee import OperationalError
 
-from polyjob import builds, jobs, projects, reserve, submitting
 from polyjob.clock import now
-from polyjob.database import close_database, open_database, write
-from polyjob.first_start import UnusableFolder, open_folder
-from polyjob.migrations import migrate
-from polyjob.models import Build, Job
-from polyjob.store import Store
+from polyjob.db.database import close_database, open_database, write
+from polyjob.db.migrations import migrate
+from polyjob.db.models import Build, Job
+from polyjob.server.bootstrap import UnusableFolder, open_folder
+from polyjob.services import builds, jobs, projects, submission
+from polyjob.storage import reserve
+from polyjob.storage.store import Store
 from tests.require import require_root
 
 CONFIG = {"config": {"version": 1, "kind": "job", "run": {"cmd": "true"}}}
@@ -79,7 +80,7 @@ ACTS = {
 
 @pytest.mark.parametrize("act", ACTS)
 def test_what_makes_room_is_committed_on_a_full_disk(settings, project, user, data_dir, act):
-    job = submitting.create(project, user, CONFIG, settings)
+    job = submission.create(project, user, CONFIG, settings)
     with write("test"):
         moment, key = now(), {"key": "k", "key_parts": {}, "config": {}, "runner": "fake"}
         build = Build.create(uuid="b" * 32, project=project, user=user, created_at=moment, updated_at=moment, **key)
@@ -93,7 +94,7 @@ def test_what_makes_room_is_committed_on_a_full_disk(settings, project, user, da
 
 
 def test_reserve_is_kept_while_the_disk_has_room(settings, project, user, data_dir):
-    job = submitting.create(project, user, CONFIG, settings)
+    job = submission.create(project, user, CONFIG, settings)
     jobs.delete(job, user, settings)
     assert (data_dir / reserve.NAME).stat().st_blocks * 512 == reserve.SIZE
     assert not [name for name in os.listdir(data_dir) if name.startswith("tmp")]

@@ -22,13 +22,13 @@ import pytest
 from click.testing import CliRunner
 from peewee import OperationalError
 
-from polyjob import helper, serve
 from polyjob.cli import main
 from polyjob.clock import now
-from polyjob.database import open_database, write
-from polyjob.first_start import check, first_start, warnings
-from polyjob.lock import EngineLock
-from polyjob.models import Job
+from polyjob.db.database import open_database, write
+from polyjob.db.models import Job
+from polyjob.engine_link import EngineLock
+from polyjob.server import serve, supervisor
+from polyjob.server.bootstrap import check, first_start, warnings
 from polyjob.settings import SettingError, read_settings
 
 from .e2e import conftest
@@ -376,9 +376,9 @@ def test_more_of_ctrl_c_does_no_harm(server):
 
 def test_while_another_engine_works_on_the_folder_the_server_s_own_waits(server, tmp_path):
     theirs = dataclasses.replace(read_settings({}), data_dir=server.data_dir)
-    assert not helper.engine_may_start(theirs)
-    assert helper.engine_may_start(dataclasses.replace(theirs, data_dir=tmp_path / "none"))
-    assert helper.engine_may_start(dataclasses.replace(theirs, data_dir=server.data_dir / "polyjob.db"))
+    assert not supervisor.engine_may_start(theirs)
+    assert supervisor.engine_may_start(dataclasses.replace(theirs, data_dir=tmp_path / "none"))
+    assert supervisor.engine_may_start(dataclasses.replace(theirs, data_dir=server.data_dir / "polyjob.db"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -410,7 +410,7 @@ def test_gunicorn_alone_brings_an_engine_that_ends_with_it(number, tmp_path):
 
 
 def engine_of(data_dir):
-    from polyjob.lock import engine_running
+    from polyjob.engine_link import engine_running
 
     return engine_running(data_dir) if data_dir.exists() else None
 
@@ -493,7 +493,7 @@ def test_relative_paths_of_the_environment_reach_children_as_absolute(settings, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KUBECONFIG", f"a.yml{os.pathsep}/b.yml{os.pathsep}/gone/../c.yml")
     monkeypatch.setenv("PYTHONPATH", f"{os.pathsep}lib")
-    environ = helper.child_environment(settings)
+    environ = supervisor.child_environment(settings)
     assert environ["KUBECONFIG"] == f"{tmp_path}/a.yml{os.pathsep}/b.yml{os.pathsep}/c.yml"
     assert environ["PYTHONPATH"] == f"{ROOT}{os.pathsep}{tmp_path}/lib"
 
@@ -611,7 +611,7 @@ def test_links_and_forms_work_under_any_host(host, server):
 def test_the_pause_doubles_up_to_a_limit_and_a_long_life_forgives(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    child = helper.Child("it", [sys.executable, "-c", ""], os.environ)
+    child = supervisor.Child("it", [sys.executable, "-c", ""], os.environ)
     pauses = []
     for lived in [0, 1, 1, 1, 1, 1, 1, 1, 9.9, 10, 0]:
         assert child.tend() is None
@@ -625,7 +625,7 @@ def test_the_pause_doubles_up_to_a_limit_and_a_long_life_forgives(monkeypatch):
 
 
 def test_a_child_that_cannot_start_is_tried_again_later():
-    child = helper.Child("it", ["/no/such/program"], os.environ)
+    child = supervisor.Child("it", ["/no/such/program"], os.environ)
     assert child.tend() == pytest.approx(0.1)
     child.signal(signal.SIGTERM)
     assert child.pid is None
@@ -633,7 +633,7 @@ def test_a_child_that_cannot_start_is_tried_again_later():
 
 PARENT = """
 import ctypes, os, sys, threading, time
-from polyjob import helper
+from polyjob.server import supervisor as helper
 
 assert ctypes.CDLL(None).prctl(36, 1) == 0  # child subreaper: orphans come here, as they come to process 1
 helper.END_LIMIT = 0.5

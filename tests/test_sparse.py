@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from polyjob import packing, sparse
-from polyjob.archives import LiveOutputs
-from polyjob.sparse import extents_of, read_map, sparse_header
-from polyjob.store import Store
+from polyjob.storage import pack, sparse
+from polyjob.storage.outputs import LiveOutputs
+from polyjob.storage.sparse import extents_of, read_map, sparse_header
+from polyjob.storage.store import Store
 from runners.common.trees import remove_tree
 
 JOB, OTHER = "a" * 32, "b" * 32
@@ -147,7 +147,7 @@ def test_huge_sparse_files_are_packed_at_once(store, folder, monkeypatch, count)
     assert time.monotonic() - began < 5
     assert store.outputs(JOB).notes == []
     size, pieces = store.outputs(JOB).open_file("0")
-    assert size == 4 * TERA and next(pieces) == bytes(packing.BLOCK)
+    assert size == 4 * TERA and next(pieces) == bytes(pack.BLOCK)
 
 
 @pytest.mark.parametrize("size", [2 * TERA, 15 * TERA])

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from polyjob import specs
 from polyjob.errors import Invalid
-from polyjob.schemas.commands import composed
+from polyjob.jobconfig.commands import composed
+from polyjob.services import specs
+from polyjob.services.submission import merge
 from polyjob.settings import MIB
-from polyjob.submitting import merge
 from runners.capabilities import ABILITIES, Ability
 
 CONFIG = {"version": 1, "kind": "job", "build": {"image": "img"}, "run": {"cmd": "true"}}

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from polyjob import store as store_module
 from polyjob.errors import Unavailable
-from polyjob.store import STALE_AFTER, Store, StoreError, complete
+from polyjob.storage import store as store_module
+from polyjob.storage.store import STALE_AFTER, Store, StoreError, complete
 from runners.common.trees import remove_tree
 from tests.capabilities import FOWNER, without_capabilities
 from tests.require import require_root
@@ -263,7 +263,7 @@ def crashed(point: str, code: str) -> None:
 @pytest.mark.parametrize("point", CRASHES)
 def test_seal_after_a_crash(store, point):
     fill(store, f=b"content", g=bytes(100_000))
-    code = "import pathlib, sys; from polyjob.store import Store"
+    code = "import pathlib, sys; from polyjob.storage.store import Store"
     crashed(point, f"{code}; Store(pathlib.Path({str(store.data_dir)!r})).seal({JOB!r}, '7', 0)")
     assert files(store.job_folder(JOB)) == CRASHES[point]
     sealed = point == "seal-index:after"

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyjob.schemas.expressions import MAX_NESTING, MAX_OPERATIONS
-from polyjob.schemas.filters import FILTERS, VALUE_COST, TemplateError, TooMuch, Work
-from polyjob.schemas.templates import render
+from polyjob.jobconfig.expressions import MAX_NESTING, MAX_OPERATIONS
+from polyjob.jobconfig.template_filters import FILTERS, VALUE_COST, TemplateError, TooMuch, Work
+from polyjob.jobconfig.templates import render
 
 VALUES = {
     "lr": 0.1, "n": 3, "name": "a b", "flag": True, "nothing": None, "layers": [1, {"size": 2}], "model": {"id": "m-1"},

@@ -3,12 +3,12 @@ import threading
 
 import pytest
 
-from polyjob import jobs, transitions
 from polyjob.clock import now
-from polyjob.database import database, write
-from polyjob.models import Job, JobStatus
+from polyjob.db.database import database, write
+from polyjob.db.models import Job, JobStatus
+from polyjob.services import jobs, transitions
+from polyjob.services.transitions import change, first_status, transition
 from polyjob.statuses import Status
-from polyjob.transitions import change, first_status, transition
 
 
 @pytest.fixture

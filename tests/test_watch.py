@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from polyjob import watch
 from polyjob.clock import now
-from polyjob.database import write
+from polyjob.db.database import write
+from polyjob.db.models import Build, Job, Project
 from polyjob.errors import Unavailable
-from polyjob.models import Build, Job, Project
+from polyjob.logs import follow as watch
+from polyjob.logs.watcher import CHUNK, TICK, File
+from polyjob.services.transitions import first_status, transition
 from polyjob.statuses import Status
-from polyjob.transitions import first_status, transition
-from polyjob.watcher import CHUNK, TICK, File
 
 from .beside import soon
 

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 from gunicorn.config import Config
 
-from polyjob import web_worker
 from polyjob.connections import Answer, Outbox, Phase
-from polyjob.web_worker import Worker, raise_file_limit
+from polyjob.server import web_worker
+from polyjob.server.web_worker import Worker, raise_file_limit
 
 
 @pytest.fixture

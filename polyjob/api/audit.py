@@ -6,12 +6,12 @@ from typing import Any
 
 from flask import request
 
-from polyjob import audit, jobs
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.context import JOB, find_project
 from polyjob.api.paging import limit, offset, page
+from polyjob.api.request_context import JOB, find_project
+from polyjob.api.schemas.audit import KINDS, AuditSchema
 from polyjob.errors import Invalid, Problem
-from polyjob.schemas.audit import KINDS, AuditSchema
+from polyjob.services import audit, jobs
 
 FILTERS = [
     {

@@ -14,11 +14,11 @@ from marshmallow import Schema
 
 from polyjob.api import paging
 from polyjob.api.examples import EXAMPLES
-from polyjob.api.once import PARAMETER, REPLAYED
+from polyjob.api.idempotency import PARAMETER, REPLAYED
 from polyjob.api.problems import MIMETYPE
+from polyjob.api.schemas.common import ProblemSchema, page_of
 from polyjob.errors import Invalid, Problem
-from polyjob.schemas.checks import MAX_SHOWN, shown
-from polyjob.schemas.wire import ProblemSchema, page_of
+from polyjob.jobconfig.checks import MAX_SHOWN, shown
 
 View = Callable[..., Any]
 TAG = {"ETag": {"description": "Changes when what is shown does.", "schema": {"type": "string"}}}

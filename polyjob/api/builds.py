@@ -6,19 +6,14 @@ from typing import Any
 
 from flask import Response
 
-from polyjob import auth, bookmarks, builds, specs
-from polyjob.api import rows
+from polyjob.api import list_queries
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.bodies import read_body
-from polyjob.api.context import BUILD, BUILDS, config_stood_at, empty, find_project, me, settings, store
 from polyjob.api.etags import unchanged
-from polyjob.api.once import made_once
+from polyjob.api.idempotency import made_once
 from polyjob.api.paging import limit, offset, page
-from polyjob.api.statuses import RECONCILED, code_reference, read_code_reference
-from polyjob.errors import NotFound
-from polyjob.idempotency import Once
-from polyjob.models import Build, BuildStatus
-from polyjob.schemas.builds import (
+from polyjob.api.request_body import read_body
+from polyjob.api.request_context import BUILD, BUILDS, config_stood_at, empty, find_project, me, settings, store
+from polyjob.api.schemas.builds import (
     BuildChangeBody,
     BuildCreateBody,
     BuildRowSchema,
@@ -27,9 +22,15 @@ from polyjob.schemas.builds import (
     BuildView,
     read_build_create,
 )
-from polyjob.schemas.checks import check_values, load
-from polyjob.schemas.jobs import StatusBody, read_status
-from polyjob.schemas.users import CodeReferenceBody, CodeReferenceSchema
+from polyjob.api.schemas.jobs import StatusBody, read_status
+from polyjob.api.schemas.users import CodeReferenceBody, CodeReferenceSchema
+from polyjob.api.statuses import RECONCILED, code_reference, read_code_reference
+from polyjob.auth import identity
+from polyjob.db.models import Build, BuildStatus
+from polyjob.errors import NotFound
+from polyjob.jobconfig.checks import check_values, load
+from polyjob.services import bookmarks, builds, specs
+from polyjob.services.idempotency import Once
 
 _SCHEMA, _CHANGE = BuildSchema(), BuildChangeBody()
 
@@ -42,7 +43,7 @@ blp = Blueprint("builds", __name__, description="Builds: what jobs need made bef
 def list_builds(username: str, project_name: str) -> Any:
     """List the builds of a project, last changed first"""
     project = find_project(username, project_name)
-    return unchanged(project, project.builds_version) or rows.page_of_builds(project, in_list)
+    return unchanged(project, project.builds_version) or list_queries.page_of_builds(project, in_list)
 
 
 @blp.post(BUILDS)
@@ -184,7 +185,7 @@ def post_build_status(username: str, project_name: str, build_id: int) -> BuildS
     """
     build = builds.find(find_project(username, project_name), build_id)
     sent = read_status(read_body())
-    return builds.post_status(build, **sent, user=me() if auth.is_person() else None, settings=settings())
+    return builds.post_status(build, **sent, user=me() if identity.is_person() else None, settings=settings())
 
 
 @blp.post(f"{BUILD}/_reconcile")

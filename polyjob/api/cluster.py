@@ -10,11 +10,11 @@ from typing import Any
 
 import polyjob
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.context import me, settings
 from polyjob.api.paging import limit, offset, page
+from polyjob.api.request_context import me, settings
+from polyjob.api.schemas.cluster import ClusterNodeSchema, ClusterSchema, GraphicsSchema, NodeSchema
+from polyjob.db.models import Meta
 from polyjob.errors import Forbidden, NotFound
-from polyjob.models import Meta
-from polyjob.schemas.cluster import ClusterNodeSchema, ClusterSchema, GraphicsSchema, NodeSchema
 
 blp = Blueprint("cluster", __name__, description="The machine that polyjob runs on.")
 

@@ -7,7 +7,7 @@ import urllib.parse
 
 from flask import Response, request
 
-from polyjob.archives import shown_name
+from polyjob.storage.outputs import shown_name
 
 _SAFE = "!#$&+-.^_`|~"
 """Letters that RFC 8187 leaves as they are, beside letters and digits of ASCII."""

@@ -8,9 +8,9 @@ from flask import Response, after_this_request, request
 from werkzeug.wrappers import Response as AnyResponse
 
 import polyjob
-from polyjob.api.context import me
 from polyjob.api.paging import root
-from polyjob.models import Project
+from polyjob.api.request_context import me
+from polyjob.db.models import Project
 
 
 def unchanged(project: Project, *state: object) -> Response | None:

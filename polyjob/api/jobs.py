@@ -6,20 +6,15 @@ from typing import Any
 
 from flask import Response, request
 
-from polyjob import bookmarks, jobs, submitting, watch
-from polyjob.api import permissions, rows
+from polyjob.api import list_queries
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.bodies import read_body
-from polyjob.api.context import JOB, JOBS, config_stood_at, empty, find_project, me, settings
 from polyjob.api.etags import unchanged
-from polyjob.api.once import made_once
+from polyjob.api.idempotency import made_once
 from polyjob.api.paging import root
-from polyjob.auth import authenticate, current_identity
-from polyjob.errors import Invalid, Problem
-from polyjob.idempotency import Once
-from polyjob.models import Job
-from polyjob.schemas.bulk import DeletedSchema, NumbersBody, StoppedSchema, read_numbers
-from polyjob.schemas.jobs import (
+from polyjob.api.request_body import read_body
+from polyjob.api.request_context import JOB, JOBS, config_stood_at, empty, find_project, me, settings
+from polyjob.api.schemas.bulk import DeletedSchema, NumbersBody, StoppedSchema, read_numbers
+from polyjob.api.schemas.jobs import (
     JobChangeBody,
     JobCloneBody,
     JobCreateBody,
@@ -30,6 +25,13 @@ from polyjob.schemas.jobs import (
     read_clone,
     read_create,
 )
+from polyjob.auth import permissions
+from polyjob.auth.identity import authenticate, current_identity
+from polyjob.db.models import Job
+from polyjob.errors import Invalid, Problem
+from polyjob.logs import follow
+from polyjob.services import bookmarks, jobs, submission
+from polyjob.services.idempotency import Once
 
 LONGEST_WAIT = 60.0
 WAIT = {
@@ -50,7 +52,7 @@ blp = Blueprint("jobs", __name__, description="Jobs: what polyjob runs.")
 def list_jobs(username: str, project_name: str) -> Any:
     """List the jobs of a project, last changed first"""
     project = find_project(username, project_name)
-    return unchanged(project, project.jobs_version) or rows.page_of_jobs(project, in_list)
+    return unchanged(project, project.jobs_version) or list_queries.page_of_jobs(project, in_list)
 
 
 @blp.post(JOBS)
@@ -66,7 +68,7 @@ def create_job(username: str, project_name: str) -> Response:
     def make(once: Once | None) -> Job:
         sent = read_create(read_body())
         with config_stood_at(sent.pointer):
-            return submitting.create(project, me(), sent.attributes, settings(), once)
+            return submission.create(project, me(), sent.attributes, settings(), once)
 
     return made_once(project, make, _document)
 
@@ -80,7 +82,7 @@ def get_job(username: str, project_name: str, job_id: int) -> Any:
     seconds = _asked_wait()
     project = find_project(username, project_name)
     if seconds and not jobs.find(project, job_id).status.is_done:
-        watch.wait_until_done(job_id, seconds, request.environ.get("gunicorn.socket"), me().id)
+        follow.wait_until_done(job_id, seconds, request.environ.get("gunicorn.socket"), me().id)
         authenticate()  # the key may be gone by now
         project = find_project(username, project_name)
     return unchanged(project, *jobs.state(project, job_id)) or shown(jobs.find(project, job_id))
@@ -114,7 +116,7 @@ def stop_job(username: str, project_name: str, job_id: int) -> Response:
     seconds = _asked_wait()
     jobs.request_stop(jobs.find(find_project(username, project_name), job_id), me(), settings())
     if seconds:
-        watch.wait_until_done(job_id, seconds, request.environ.get("gunicorn.socket"), me().id)
+        follow.wait_until_done(job_id, seconds, request.environ.get("gunicorn.socket"), me().id)
     return empty(200)
 
 
@@ -191,7 +193,7 @@ def _clone(username: str, project_name: str, job_id: int, strategy: str) -> Resp
         job = jobs.find(project, job_id)
         sent = read_clone(read_body())
         with config_stood_at(sent.pointer):
-            return submitting.clone(job, me(), strategy, sent.attributes, settings(), once)
+            return submission.clone(job, me(), strategy, sent.attributes, settings(), once)
 
     return made_once(project, make, _document)
 

@@ -8,18 +8,19 @@ from typing import Any
 
 from flask import Response, request
 
-from polyjob import builds, jobs, watch
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.context import BUILD, JOB, empty, find_project, me, settings, store
-from polyjob.api.lineindex import Lines
-from polyjob.api.logevents import MIMETYPE, PATIENCE, events
-from polyjob.api.logfiles import answer, append, log_length, read_posted, read_query
-from polyjob.api.loglines import find_lines, read_lines
-from polyjob.api.logqueries import LINES, SEARCH, SEARCH_SECONDS, LineQuery, read_line_query, read_search
-from polyjob.auth import authenticate, permit
+from polyjob.api.log_download import answer, append, log_length, read_posted, read_query
+from polyjob.api.log_params import LINES, SEARCH, SEARCH_SECONDS, LineQuery, read_line_query, read_search
+from polyjob.api.log_sse import MIMETYPE, PATIENCE, events
+from polyjob.api.request_context import BUILD, JOB, empty, find_project, me, settings, store
+from polyjob.api.schemas.logs import LogLinesSchema, LogSearchSchema
+from polyjob.auth.identity import authenticate, permit
+from polyjob.db.models import Build, Job
 from polyjob.errors import Invalid, Problem
-from polyjob.models import Build, Job
-from polyjob.schemas.logs import LogLinesSchema, LogSearchSchema
+from polyjob.logs import follow
+from polyjob.logs.line_index import Lines
+from polyjob.logs.lines import find_lines, read_lines
+from polyjob.services import builds, jobs
 
 blp = Blueprint("logs", __name__, description="What jobs and builds wrote.")
 
@@ -171,7 +172,7 @@ def _lines(find: Callable[[], Job | Build], log_of: Callable[[str], Path]) -> di
     run = find()
     log = log_of(run.uuid)
     if query.wait and not run.status.is_done:
-        watch.wait_until_longer(run, log, query.after, query.wait, request.environ.get("gunicorn.socket"), me().id)
+        follow.wait_until_longer(run, log, query.after, query.wait, request.environ.get("gunicorn.socket"), me().id)
         authenticate()  # the key may be gone by now
         run = find()  # asked before the read: a log is complete before its row says so
     with Lines(log) as lines:
@@ -207,7 +208,7 @@ def _serve(run: Job | Build, log: Path) -> Response:
         name=f"{run.unique_name.replace('.', '_')}.log",
         identity=run.uuid,
         is_done=run.status.is_done,
-        follow=lambda start: watch.follow(
+        follow=lambda start: follow.follow(
             run, log, start, request.environ.get("gunicorn.socket"), permit(run.project_id), me().id
         ),
     )
@@ -218,7 +219,7 @@ def _wants_events() -> bool:
 
 
 def _events(run: Job | Build, log: Path) -> Response:
-    """Server-Sent Events; see `polyjob.api.logevents`."""
+    """Server-Sent Events; see `polyjob.api.log_sse`."""
     last = request.headers.get("Last-Event-ID")
     if last is not None and not (last.isascii() and last.isdecimal() and len(last) <= 15):
         raise Invalid([Problem("Last-Event-ID", "`Last-Event-ID` takes the id of an event of this log.")])
@@ -228,7 +229,7 @@ def _events(run: Job | Build, log: Path) -> Response:
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"
     if request.method != "HEAD":
-        story = watch.story(
+        story = follow.story(
             run, log, start, PATIENCE, request.environ.get("gunicorn.socket"), permit(run.project_id), me().id
         )
         response.response = events(story)

@@ -8,16 +8,16 @@ from typing import Any
 
 from flask import Response, request, send_file
 
-from polyjob import jobs
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.context import JOB, find_project, store
 from polyjob.api.downloads import asked_name, attach, quoted_name
 from polyjob.api.paging import root
-from polyjob.archives import EMPTY, LiveOutputs, Outputs, name_of, shown_name
+from polyjob.api.request_context import JOB, find_project, store
+from polyjob.api.schemas.common import OutputsTreeSchema
+from polyjob.db.models import Job
 from polyjob.errors import Conflict, Invalid, Problem
-from polyjob.models import Job
-from polyjob.schemas.wire import OutputsTreeSchema
+from polyjob.services import jobs
 from polyjob.statuses import Status
+from polyjob.storage.outputs import EMPTY, LiveOutputs, Outputs, name_of, shown_name
 
 MIMETYPE = "application/gzip"
 PATH = {

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from flask import after_this_request, current_app, request
 from werkzeug.wrappers import Response
 
-from polyjob.browsers import own_address
+from polyjob.auth.sessions import own_address
 from polyjob.errors import Invalid, Problem
 
 PAGE_SIZE = 20

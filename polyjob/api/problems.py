@@ -19,11 +19,11 @@ from peewee import PeeweeException
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 from werkzeug.wrappers import Response as AnyResponse
 
-from polyjob.api import absent
-from polyjob.api.limits import Throttled
-from polyjob.auth import Unauthenticated
+from polyjob.api import unsupported
+from polyjob.auth.identity import Unauthenticated
+from polyjob.auth.throttle import Throttled
 from polyjob.errors import Conflict, Forbidden, Invalid, NotFound, PolyjobError, Problem, TooLarge, Unavailable
-from polyjob.idempotency import KeyReused
+from polyjob.services.idempotency import KeyReused
 
 MIMETYPE = "application/problem+json"
 _STATUSES: dict[type[PolyjobError], int] = {
@@ -115,7 +115,7 @@ def answer_http(error: HTTPException) -> AnyResponse:
 
 def _detail(error: HTTPException, status: int) -> str:
     if status == 404:
-        return absent.hint(request.path) or "Not found."
+        return unsupported.hint(request.path) or "Not found."
     if status == 500:
         return "The server has failed at this; its log says why."
     if isinstance(error, MethodNotAllowed):

@@ -8,15 +8,11 @@ from typing import Any, BinaryIO, cast
 from flask import Response, request, send_file
 from marshmallow import Schema
 
-from polyjob import auth, bookmarks, projects, users
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.bodies import read_body
-from polyjob.api.context import PROJECT, empty, find_project, me, settings, store
 from polyjob.api.paging import limit, offset, page
-from polyjob.api.uploads import open_part
-from polyjob.models import Project
-from polyjob.schemas.checks import check_values, load
-from polyjob.schemas.projects import (
+from polyjob.api.request_body import read_body
+from polyjob.api.request_context import PROJECT, empty, find_project, me, settings, store
+from polyjob.api.schemas.projects import (
     ProjectBody,
     ProjectChangeBody,
     ProjectNameSchema,
@@ -25,6 +21,11 @@ from polyjob.schemas.projects import (
     ProjectView,
     RepositorySchema,
 )
+from polyjob.api.uploads import open_part
+from polyjob.auth import identity, users
+from polyjob.db.models import Project
+from polyjob.jobconfig.checks import check_values, load
+from polyjob.services import bookmarks, projects
 
 FRAMING = 1 << 20
 """Bytes of a multipart body around its file."""
@@ -64,7 +65,7 @@ def list_projects(username: str) -> dict[str, Any]:
     if owner is None:
         return page([], 0)
     asked = projects.list_projects(owner, query=request.args.get("query"), sort=request.args.get("sort"))
-    query = asked.where(auth.readable(me()))
+    query = asked.where(identity.readable(me()))
     return page(in_list(query.limit(limit()).offset(offset())), query.count())
 
 
@@ -75,7 +76,7 @@ def list_project_names(username: str) -> dict[str, Any]:
     owner = users.find_for(me(), username)
     if owner is None:
         return page([], 0)
-    query = projects.list_projects(owner).where(auth.readable(me()))
+    query = projects.list_projects(owner).where(identity.readable(me()))
     return page(list(query.limit(limit()).offset(offset())), query.count())
 
 

@@ -6,17 +6,18 @@ from typing import Any
 
 from flask import Response
 
-from polyjob import auth, jobs
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.bodies import read_body
-from polyjob.api.context import JOB, empty, find_project, me, settings
 from polyjob.api.etags import unchanged
 from polyjob.api.paging import limit, offset, page
+from polyjob.api.request_body import read_body
+from polyjob.api.request_context import JOB, empty, find_project, me, settings
+from polyjob.api.schemas.jobs import JobStatusSchema, StatusBody, read_status
+from polyjob.api.schemas.users import CodeReferenceBody, CodeReferenceSchema
+from polyjob.auth import identity
+from polyjob.db.models import Build, Job, JobStatus
 from polyjob.errors import NotFound
-from polyjob.models import Build, Job, JobStatus
-from polyjob.schemas.checks import check_values, load
-from polyjob.schemas.jobs import JobStatusSchema, StatusBody, read_status
-from polyjob.schemas.users import CodeReferenceBody, CodeReferenceSchema
+from polyjob.jobconfig.checks import check_values, load
+from polyjob.services import jobs
 
 BRANCH = "master"
 RECONCILED = "Status was reconciled."
@@ -58,7 +59,7 @@ def post_status(username: str, project_name: str, job_id: int) -> JobStatus:
     """
     job = jobs.find(find_project(username, project_name), job_id)
     sent = read_status(read_body())
-    return jobs.post_status(job, **sent, user=me() if auth.is_person() else None, settings=settings())
+    return jobs.post_status(job, **sent, user=me() if identity.is_person() else None, settings=settings())
 
 
 @blp.post(f"{JOB}/_reconcile")

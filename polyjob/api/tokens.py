@@ -8,18 +8,18 @@ from typing import Any
 
 from flask import Response, g, request
 
-from polyjob import auth, users
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.bodies import read_body
-from polyjob.api.context import empty, me
 from polyjob.api.paging import limit, offset, page
+from polyjob.api.request_body import read_body
+from polyjob.api.request_context import empty, me
+from polyjob.api.schemas.tokens import MadeTokenSchema, TokenBody, TokenRowSchema
+from polyjob.auth import identity, users
+from polyjob.auth.scopes import Scope
+from polyjob.auth.tokens import LOGIN
 from polyjob.clock import now
+from polyjob.db.models import Project, Token
 from polyjob.errors import Forbidden, Invalid, NotFound, Problem
-from polyjob.models import Project, Token
-from polyjob.schemas.checks import check_values, load
-from polyjob.schemas.tokens import MadeTokenSchema, TokenBody, TokenRowSchema
-from polyjob.scopes import Scope
-from polyjob.tokens import LOGIN
+from polyjob.jobconfig.checks import check_values, load
 
 USER = {
     "name": "user",
@@ -94,6 +94,6 @@ def _asked_project(name: str | None) -> Project | None:
         return None
     owner, dot, project = name.replace("/", ".").partition(".")
     try:
-        return auth.find_project(me(), owner if dot else me().username, project if dot else owner, to_write=False)
+        return identity.find_project(me(), owner if dot else me().username, project if dot else owner, to_write=False)
     except NotFound:
         raise Invalid([Problem("/project", f"There is no project `{name}`.")]) from None

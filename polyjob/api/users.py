@@ -7,17 +7,11 @@ from typing import Any
 from flask import Response, g, request, session
 from marshmallow import Schema
 
-from polyjob import auth, browsers, users
-from polyjob.api import credentials
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.bodies import read_body
-from polyjob.api.context import empty, me
 from polyjob.api.paging import limit, offset, page
-from polyjob.browsers import CSRF_HEADER
-from polyjob.errors import Forbidden, Invalid, Problem
-from polyjob.models import User
-from polyjob.schemas.checks import check_values, load
-from polyjob.schemas.users import (
+from polyjob.api.request_body import read_body
+from polyjob.api.request_context import empty, me
+from polyjob.api.schemas.users import (
     LoginBody,
     OwnUserBody,
     PasswordBody,
@@ -26,7 +20,12 @@ from polyjob.schemas.users import (
     UserRowSchema,
     UserSchema,
 )
-from polyjob.tokens import LOGIN
+from polyjob.auth import identity, login, sessions, users
+from polyjob.auth.sessions import CSRF_HEADER
+from polyjob.auth.tokens import LOGIN
+from polyjob.db.models import User
+from polyjob.errors import Forbidden, Invalid, Problem
+from polyjob.jobconfig.checks import check_values, load
 
 blp = Blueprint("users", __name__, description="Users and their keys.")
 
@@ -61,7 +60,7 @@ def set_password() -> Response:
         if not user.is_admin:  # before the look-up, which would tell who exists
             raise Forbidden("Only administrators set passwords of others.")
         user = users.find(sent["username"])
-    credentials.set_password(user, sent["password"], old=sent.get("old_password"), identity=g.identity)
+    login.set_password(user, sent["password"], old=sent.get("old_password"), identity=g.identity)
     return empty(200)
 
 
@@ -70,8 +69,8 @@ def set_password() -> Response:
 def log_out() -> Response:
     """End this browser's session, at the request of a page of this server; a key stays good"""
     if g.identity.is_browser:
-        browsers.refuse_forgery(request.headers.get(CSRF_HEADER, ""), is_change=True)
-        browsers.sign_out()
+        sessions.refuse_forgery(request.headers.get(CSRF_HEADER, ""), is_change=True)
+        sessions.sign_out()
     return empty(200)
 
 
@@ -103,7 +102,7 @@ def create_user() -> User:
     if sent.get("username") is None:
         raise Invalid([Problem("/username", "This field is required.")])
     if sent.get("password") is not None:
-        credentials.refuse_expiring_key(g.identity)
+        login.refuse_expiring_key(g.identity)
     return users.create(
         sent["username"], sent.get("password"), email=sent.get("email"), is_admin=bool(sent.get("is_admin"))
     )
@@ -168,13 +167,13 @@ def log_in() -> dict[str, Any]:
     """
     sent = _sent_login()
     if sent.get("login"):
-        browsers.refuse_foreign(is_change=False)
-    user = credentials.check_password(sent["username"], sent["password"])
-    token, key = users.make_token(user, LOGIN, auth.LOGIN_LIFE)
+        sessions.refuse_foreign(is_change=False)
+    user = login.check_password(sent["username"], sent["password"])
+    token, key = users.make_token(user, LOGIN, identity.LOGIN_LIFE)
     if not sent.get("login"):
         return {"token": key}
-    browsers.sign_in(user, token)
-    return {"token": key, "csrf_token": browsers.csrf_token()}
+    sessions.sign_in(user, token)
+    return {"token": key, "csrf_token": sessions.csrf_token()}
 
 
 def _read(schema: Schema) -> Any:

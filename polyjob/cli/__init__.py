@@ -33,8 +33,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "token": ("tokens", "Make, list and revoke keys."),
     "user": ("users", "Manage users."),
     "doctor": ("doctor", "Look at each part: fine, or what to do."),
-    "gc": ("garbage", "Remove what nobody has used for long; on the server's machine."),
-    "give-up": ("giving_up", "End jobs whose back end never comes back; on the server's machine."),
+    "gc": ("gc", "Remove what nobody has used for long; on the server's machine."),
+    "give-up": ("abandon", "End jobs whose back end never comes back; on the server's machine."),
     "engine": ("server", "Run the jobs of a data folder, without a web server."),
     "helper": ("server", ""),
 }

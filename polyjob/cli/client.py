@@ -18,7 +18,7 @@ import urllib3
 
 from polyjob.cli import LOST_SERVER, STOPPED
 from polyjob.cli.streams import OutputFailed, printable
-from polyjob.first_names import ADDRESS_FILE, PROJECT, TOKEN_FILE
+from polyjob.server.bootstrap_names import ADDRESS_FILE, PROJECT, TOKEN_FILE
 from polyjob.settings import SettingError, Settings, read_settings
 
 CONNECT, READ = 5.0, 90.0

@@ -15,7 +15,7 @@ import click
 import requests
 
 from polyjob.cli.client import Client, Failing, NoServer, ServerError, connect, local_settings
-from polyjob.cli.tables import print_json, size
+from polyjob.cli.output import print_json, size
 from polyjob.settings import SettingError, Settings
 
 UNKNOWN = "0" * 32
@@ -120,9 +120,9 @@ def _of_server(client: Client) -> Iterator[Finding]:
 def _of_runner(settings: Settings) -> Finding:
     """Return what a server with these settings would say of its runner."""
     import runners
-    from polyjob.engine.retrying import words
-    from polyjob.first_start import check
-    from polyjob.specs import runner_settings
+    from polyjob.engine.retries import words
+    from polyjob.server.bootstrap import check
+    from polyjob.services.specs import runner_settings
 
     try:
         check(settings)

@@ -12,13 +12,13 @@ import click
 import yaml
 
 from polyjob.cli import EXIT_CODES, FAILED
-from polyjob.cli.attending import last_status, submit
+from polyjob.cli.attach import last_status, submit
 from polyjob.cli.client import Client, Failing, connect, project_path, run_path, say
-from polyjob.cli.following import Follower, ending, lasted
+from polyjob.cli.log_follower import Follower, ending, lasted
 from polyjob.cli.origins import Origins
+from polyjob.cli.output import ago, coloured, local, print_facts, print_json, print_table
 from polyjob.cli.run import a_file, extend, pairs_of, set_in, set_params
 from polyjob.cli.streams import printable, unbuffered, write_all
-from polyjob.cli.tables import ago, coloured, local, print_facts, print_json, print_table
 
 as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 of_project = click.option("--project", "-p", help="Project, or user/project.  [default: POLYJOB_PROJECT]")

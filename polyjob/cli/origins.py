@@ -28,7 +28,7 @@ class Origins:
         Raises Wrong.
         """
         from polyjob.errors import Invalid
-        from polyjob.schemas.texts import parse_content
+        from polyjob.jobconfig.parsing import parse_content
 
         is_piped = str(path) == "-"
         try:

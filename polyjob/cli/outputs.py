@@ -15,10 +15,10 @@ import click
 import requests
 import urllib3
 
-from polyjob.archives import meant_by
 from polyjob.cli.client import Client, Failing, ServerError, Wrong, connect, fail, run_path, say
+from polyjob.cli.output import print_json, size
 from polyjob.cli.streams import printable
-from polyjob.cli.tables import print_json, size
+from polyjob.storage.outputs import meant_by
 
 CHUNK = 1 << 18
 TRIES = 5

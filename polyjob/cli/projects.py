@@ -7,7 +7,7 @@ import sys
 import click
 
 from polyjob.cli.client import Failing, connect, project_path, say
-from polyjob.cli.tables import ago, local, print_facts, print_json, print_table
+from polyjob.cli.output import ago, local, print_facts, print_json, print_table
 
 as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 

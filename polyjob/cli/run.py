@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from polyjob.cli import EXIT_CODES, FAILED
-from polyjob.cli.attending import last_status, submit
+from polyjob.cli.attach import last_status, submit
 from polyjob.cli.client import (
     Client,
     Failing,
@@ -22,9 +22,9 @@ from polyjob.cli.client import (
     run_path,
     say,
 )
-from polyjob.cli.following import BROKEN, ending, exit_code
+from polyjob.cli.log_follower import BROKEN, ending, exit_code
 from polyjob.cli.origins import Origins
-from polyjob.schemas.commands import literal
+from polyjob.jobconfig.commands import literal
 
 MAX_SECONDS = 10 * 366 * 86_400
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+(?:\.\d+)?)s?)?", re.IGNORECASE)
@@ -175,7 +175,7 @@ def value_of(text: str) -> Any:
     import json
 
     from polyjob.errors import Invalid
-    from polyjob.schemas.texts import parse_content
+    from polyjob.jobconfig.parsing import parse_content
 
     try:
         value = parse_content(text)

@@ -41,7 +41,7 @@ def serve(host: str | None, port: int | None, data_dir: Path | None, runner: str
 
     Each option is also a setting: POLYJOB_HOST, POLYJOB_PORT, POLYJOB_DATA_DIR, POLYJOB_RUNNER.
     """
-    from polyjob.serve import CannotServe, run
+    from polyjob.server.serve import CannotServe, run
 
     settings = read(data_dir, host=host, port=port, runner=runner)
     try:
@@ -57,8 +57,8 @@ def engine(data_dir: Path | None) -> None:
     from peewee import DatabaseError
 
     from polyjob.engine import EngineRunning, run
-    from polyjob.first_start import UnusableFolder, check
-    from polyjob.helper import end_with_parent
+    from polyjob.server.bootstrap import UnusableFolder, check
+    from polyjob.server.supervisor import end_with_parent
 
     end_with_parent()
     settings = read(data_dir)
@@ -76,7 +76,7 @@ def engine(data_dir: Path | None) -> None:
 @click.argument("pid", type=int)
 def helper(pid: int) -> None:
     """Keep an engine alive beside the process PID."""
-    from polyjob.helper import help_process
+    from polyjob.server.supervisor import help_process
 
     help_process(pid, read())
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from polyjob.cli.client import Failing, connect, fail
-from polyjob.cli.local import opened
-from polyjob.cli.tables import ago, local, print_json, print_table
+from polyjob.cli.data_dir import opened
+from polyjob.cli.output import ago, local, print_json, print_table
 
 
 @click.group()
@@ -70,7 +70,7 @@ def link() -> None:
     It is made in the data folder, so only who may write there makes one.
     """
     from polyjob.cli.client import connect as find
-    from polyjob.first_start import new_sign_in_key
+    from polyjob.server.bootstrap import new_sign_in_key
 
     with opened(None) as settings:
         key = new_sign_in_key()

@@ -7,7 +7,7 @@ import sys
 import click
 
 from polyjob.cli.client import Failing, connect, say
-from polyjob.cli.tables import ago, print_json, print_table
+from polyjob.cli.output import ago, print_json, print_table
 
 
 @click.group()

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from polyjob.engine.calls import Done, run
+from polyjob.db.models import Build
+from polyjob.engine.call_pools import Done, run
 from polyjob.engine.context import Context
-from polyjob.engine.retrying import TICK, Retry, words
-from polyjob.models import Build
+from polyjob.engine.retries import TICK, Retry, words
 from runners.base import Runner, RunnerUnavailable, State
 
 log = logging.getLogger("polyjob.engine")

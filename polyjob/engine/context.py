@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from polyjob.clock import Clock
-from polyjob.engine.calls import Calls
+from polyjob.engine.call_pools import Calls
 from polyjob.settings import Settings
-from polyjob.store import Store
+from polyjob.storage.store import Store
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from typing import Any
 from flask import Blueprint, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
-from polyjob import auth, bookmarks, builds, jobs, submitting
-from polyjob.api import permissions
-from polyjob.api.context import BUILD, JOB, me, settings, store
-from polyjob.api.logfiles import log_length
-from polyjob.models import Build, Job
+from polyjob.api.log_download import log_length
+from polyjob.api.request_context import BUILD, JOB, me, settings, store
+from polyjob.auth import identity as auth
+from polyjob.auth import permissions
+from polyjob.db.models import Build, Job
 from polyjob.pages.forms import Form, done, local_path, project_for, read_form
-from polyjob.pages.parts import build_url, job_url, project_url
+from polyjob.pages.job_page import build_url, job_url, project_url
+from polyjob.services import bookmarks, builds, jobs, submission
 
 blp = Blueprint("actions", __name__)
 
@@ -43,7 +44,7 @@ def _is_live(target: Target) -> bool:
 
 
 def _has_outputs(job: Job) -> bool:
-    return job.archived_at is None and job.status.is_done and submitting.outputs_fault(job, store()) is None
+    return job.archived_at is None and job.status.is_done and submission.outputs_fault(job, store()) is None
 
 
 def _is_shown(target: Target) -> bool:

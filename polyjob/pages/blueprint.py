@@ -14,14 +14,15 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 import polyjob
-from polyjob import auth, browsers
-from polyjob.api import permissions
 from polyjob.api.problems import status_of
+from polyjob.auth import identity as auth
+from polyjob.auth import permissions
+from polyjob.auth import sessions as browsers
 from polyjob.clock import now
+from polyjob.db.models import User
 from polyjob.errors import Forbidden, NotFound, PolyjobError, Unavailable
-from polyjob.models import User
-from polyjob.pages import forms, logs, sessions, words
-from polyjob.pages.parts import build_url, duration, job_url, project_url
+from polyjob.pages import formatting, forms, logs, sessions
+from polyjob.pages.job_page import build_url, duration, job_url, project_url
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; frame-src 'self'; "
@@ -46,12 +47,12 @@ blp = Blueprint(
     static_folder=str(Path(__file__).parent.parent / "static"),
     static_url_path="/static",
 )
-blp.add_app_template_filter(words.lasting, "lasting")
-blp.add_app_template_filter(words.size, "size")
-blp.add_app_template_filter(words.with_code, "with_code")
-blp.add_app_template_filter(lambda moment: words.ago(moment, now()), "ago")
+blp.add_app_template_filter(formatting.lasting, "lasting")
+blp.add_app_template_filter(formatting.size, "size")
+blp.add_app_template_filter(formatting.with_code, "with_code")
+blp.add_app_template_filter(lambda moment: formatting.ago(moment, now()), "ago")
 blp.before_request(browsers.renew)
-for _helper in (build_url, duration, job_url, project_url, words.shape_of, browsers.csrf_token, forms.new_once):
+for _helper in (build_url, duration, job_url, project_url, formatting.shape_of, browsers.csrf_token, forms.new_once):
     blp.add_app_template_global(_helper)
 
 

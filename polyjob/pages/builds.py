@@ -6,16 +6,16 @@ from typing import Any
 
 from flask import current_app
 
-from polyjob import builds, specs
 from polyjob.api.paging import root
+from polyjob.api.schemas.builds import BuildView
 from polyjob.clock import now
-from polyjob.models import Build, BuildStatus, Job, Project, User
-from polyjob.notes import text_of
+from polyjob.db.models import Build, BuildStatus, Job, Project, User
 from polyjob.pages import logs, timeline
-from polyjob.pages.parts import build_url
-from polyjob.schemas.builds import BuildView
+from polyjob.pages.job_page import build_url
+from polyjob.services import builds, specs
+from polyjob.services.notes import text_of
 from polyjob.statuses import Status
-from polyjob.store import Store
+from polyjob.storage.store import Store
 
 MOST = 100
 MOST_JOBS = 50

@@ -14,12 +14,12 @@ from flask import flash, redirect, request
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response as AnyResponse
 
-from polyjob import auth, browsers
-from polyjob.api import permissions
-from polyjob.browsers import CSRF_FIELD, Stale
+from polyjob.auth import identity as auth
+from polyjob.auth import permissions, sessions
+from polyjob.auth.sessions import CSRF_FIELD, Stale
+from polyjob.db.models import Job, Project
 from polyjob.errors import Problem
-from polyjob.idempotency import Answered, Once
-from polyjob.models import Job, Project
+from polyjob.services.idempotency import Answered, Once
 
 STALE = (
     "This page was not up to date, so nothing was done. What you typed is still here: look at it, and send it again."
@@ -58,7 +58,7 @@ def who_asks() -> auth.Identity:
 def read_form(*, keep_stale: bool = False) -> Form:
     """The form that is sent. Raises Forbidden for one of another server's page, and Stale for one that only lacks the
     session's token; `keep_stale` has that one returned, to be shown again."""
-    browsers.refuse_foreign()
+    sessions.refuse_foreign()
     return checked(request.form, keep_stale=keep_stale)
 
 
@@ -66,7 +66,7 @@ def checked(fields: MultiDict[str, str], *, keep_stale: bool = False) -> Form:
     """As `read_form`, of fields that have been read."""
     form = Form(fields.to_dict())
     try:
-        browsers.refuse_forgery(form.fields.get(CSRF_FIELD, ""))
+        sessions.refuse_forgery(form.fields.get(CSRF_FIELD, ""))
     except Stale:
         if not keep_stale:
             raise

@@ -14,12 +14,13 @@ from urllib.parse import urlencode
 
 from peewee import SQL
 
-from polyjob import auth, bookmarks
-from polyjob.database import database
+from polyjob.auth import identity
+from polyjob.db.database import database
+from polyjob.db.models import ARCHIVED, QUEUED, SHOWN, UNDELETED, Bookmark, Job, Project, User
 from polyjob.errors import Invalid
-from polyjob.models import ARCHIVED, QUEUED, SHOWN, UNDELETED, Bookmark, Job, Project, User
-from polyjob.pages import words
-from polyjob.query import JOB_FIELDS, JOB_ORDERS, Order, behind, conditions, names_field
+from polyjob.pages import formatting
+from polyjob.services import bookmarks
+from polyjob.services.filters import JOB_FIELDS, JOB_ORDERS, Order, behind, conditions, names_field
 from polyjob.statuses import Status
 
 PAGE_SIZE = 50
@@ -98,7 +99,7 @@ def read_page(user: User, project: Project | None, asked: Asked) -> Page:
     try:
         wanted = conditions(asked.query, JOB_FIELDS, "job")
     except Invalid as error:
-        return Page(asked, [], problem=words.sentence(str(error)))
+        return Page(asked, [], problem=formatting.sentence(str(error)))
     wanted.append(_visible(asked))
     if wanted[-1] is not SHOWN and not user.is_admin:  # only those who may write to a project see its archive
         wanted.append(
@@ -152,7 +153,7 @@ def _of_project(project: Project, wanted: list[Any], order: Order) -> Any:
 def _of_all(user: User, wanted: list[Any], order: Order) -> Any:
     """As `_of_project`, of all that the user may read: the first of the first rows of each."""
     each, row = Project.alias("each"), Job.alias("row")
-    readable = Project.select(Project.id).where(auth.readable(user))
+    readable = Project.select(Project.id).where(identity.readable(user))
     first = Job.select(Job.id).where(Job.project == each.id, *wanted).order_by(*_by(order, Job)).limit(PAGE_SIZE + 1)
     return (
         each.select(getattr(row, order.column.name), row.id)

@@ -10,17 +10,18 @@ from typing import Any
 from flask import Response, current_app, render_template, request, url_for
 from markupsafe import Markup
 
-from polyjob import builds, jobs, watch
-from polyjob.api.context import find_project, me, store
-from polyjob.api.lineindex import Lines
-from polyjob.api.logfiles import log_length
-from polyjob.api.loglines import style_at
-from polyjob.auth import permit
-from polyjob.models import Build, Job
-from polyjob.pages import words
-from polyjob.pages.logrows import Rows
-from polyjob.watch import Changed, Grown, Nothing, PlaceNeeded, RunDeleted, WatchEnded, WatchRefused
-from polyjob.watcher import CHUNK
+from polyjob.api.log_download import log_length
+from polyjob.api.request_context import find_project, me, store
+from polyjob.auth.identity import permit
+from polyjob.db.models import Build, Job
+from polyjob.logs import follow
+from polyjob.logs.follow import Changed, Grown, Nothing, PlaceNeeded, RunDeleted, WatchEnded, WatchRefused
+from polyjob.logs.line_index import Lines
+from polyjob.logs.lines import style_at
+from polyjob.logs.watcher import CHUNK
+from polyjob.pages import formatting
+from polyjob.pages.log_html import Rows
+from polyjob.services import builds, jobs
 
 PLAIN_BYTES = 1 << 20
 """Without script, the page of a log that is longer begins so far from its end."""
@@ -95,7 +96,7 @@ def _answer(run: Job | Build, log: Path) -> str | Response:
     story: Story = _whole(log, start)
     if not run.status.is_done or "all" in request.args:  # either may take long, and only so many may at once
         client = request.environ.get("gunicorn.socket")
-        followed = watch.story(run, log, start, FLUSH, client, permit(run.project_id), me().id)
+        followed = follow.story(run, log, start, FLUSH, client, permit(run.project_id), me().id)
         response.call_on_close(followed.close)
         story = followed
     before, _, after = html.partition(_MARK)
@@ -173,7 +174,7 @@ def _how_it_ended(run: Job | Build) -> tuple[str, str]:
     if isinstance(run, Job):
         job = Job.get_by_id(run.id)
         last = list(jobs.list_statuses(job))[-1]
-        return _sentence(job.status), words.why(job.status, job.exit, last.message, last.details or {}, None)
+        return _sentence(job.status), formatting.why(job.status, job.exit, last.message, last.details or {}, None)
     build = Build.get_by_id(run.id)
     return _sentence(build.status), ""
 

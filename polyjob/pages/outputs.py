@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from polyjob.api.outputs import readable
-from polyjob.archives import LiveOutputs, NotThere, Outputs, shown_name
+from polyjob.db.models import Job
 from polyjob.errors import Conflict
-from polyjob.models import Job
-from polyjob.pages import words
+from polyjob.pages import formatting
+from polyjob.storage.outputs import LiveOutputs, NotThere, Outputs, shown_name
 
 MOST = 100
 """Entries of the tree on a job's page."""
@@ -129,7 +129,7 @@ def look(kept: Kept, path: str) -> Look:
     rows = _rows(text, TABLES[kind], is_cut) if kind in TABLES else []
     if rows:
         return Look("table", size, rows=rows[:TABLE_ROWS], is_cut=is_cut or len(rows) > TABLE_ROWS)
-    return Look("text", size, text=words.log_text(text.encode()), is_cut=is_cut)
+    return Look("text", size, text=formatting.log_text(text.encode()), is_cut=is_cut)
 
 
 def ending(path: str) -> str:

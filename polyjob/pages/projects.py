@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from polyjob import auth
-from polyjob.database import database
-from polyjob.models import CLAIMED, Project, User
+from polyjob.auth import identity
+from polyjob.db.database import database
+from polyjob.db.models import CLAIMED, Project, User
 
 PAGE_SIZE = 100
 LAST_PAGE = 10_000
@@ -27,7 +27,7 @@ def read_page(user: User, arguments: Mapping[str, str]) -> Page:
     asked = arguments.get("page", "")
     number = int(asked) if asked.isascii() and asked.isdecimal() and 0 < len(asked) < 6 else 1
     number = min(max(1, number), LAST_PAGE)
-    query = Project.select(Project, User).join(User).where(auth.readable(user))
+    query = Project.select(Project, User).join(User).where(identity.readable(user))
     query = query.order_by(Project.updated_at.desc(), Project.id.desc())
     found = list(query.limit(PAGE_SIZE + 1).offset((number - 1) * PAGE_SIZE))
     sql = f"SELECT project_id, COUNT(*) FROM job INDEXED BY job_claimed WHERE {CLAIMED.sql} GROUP BY project_id"

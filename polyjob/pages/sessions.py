@@ -5,11 +5,10 @@ from __future__ import annotations
 from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from polyjob import auth, browsers
-from polyjob.api import credentials
-from polyjob.api.limits import Throttled
+from polyjob.auth import identity, login, sessions
+from polyjob.auth.throttle import Throttled
+from polyjob.db.models import User
 from polyjob.errors import Unavailable
-from polyjob.models import User
 from polyjob.pages.forms import Form, done, local_path, read_form
 
 HOW_TO_SIGN_IN = "Each start of the server prints a link that signs you in, once."
@@ -21,7 +20,7 @@ blp = Blueprint("sessions", __name__)
 @blp.get("/sign-in")
 def sign_in_form() -> AnyResponse:
     next_path = local_path(request.args.get("next"))
-    if auth.current_user() is not None:
+    if identity.current_user() is not None:
         return redirect(next_path, 303)
     return _form(200, next_path=next_path)
 
@@ -37,21 +36,21 @@ def sign_in() -> AnyResponse:
     if names:
         return _form(400, form, {name: ["Fill this in."] for name in names})
     try:
-        user, token = credentials.check_key(key) if key else (_checked(form), None)
+        user, token = login.check_key(key) if key else (_checked(form), None)
     except Throttled as error:
         answer = _form(429, form, {"": [f"Too many tries. The next may come in {error.retry_after} seconds."]})
         answer.headers["Retry-After"] = str(error.retry_after)
         return answer
-    except credentials.WrongCredentials as error:
+    except login.WrongCredentials as error:
         return _form(401, form, {"key": [str(error)]} if key else {"": ["This is no user's name and password."]})
-    browsers.sign_in(user, token)
+    sessions.sign_in(user, token)
     return redirect(local_path(form.text("next")), 303)
 
 
 @blp.post("/sign-out")
 def sign_out() -> AnyResponse:
     read_form()
-    browsers.sign_out()
+    sessions.sign_out()
     return done(url_for("pages.sessions.sign_in_form"), "You are signed out.")
 
 
@@ -63,7 +62,7 @@ def follow_link(key: str) -> AnyResponse:
         return Response()
     if "prefetch" in request.headers.get("Sec-Purpose", ""):
         raise Unavailable("A link to sign in is not fetched ahead.")
-    user, signed_in = auth.user_of_link(key), auth.current_user()
+    user, signed_in = identity.user_of_link(key), identity.current_user()
     is_led = request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
     if user is None or not (is_led or signed_in not in (None, user)):
         return _use_link(key)
@@ -87,23 +86,23 @@ def confirm_link(key: str) -> AnyResponse:
 
 def ask(why: str = "") -> Response:
     """The form to sign in, as the answer to a request that needs it: 401. It leads back to the page asked for."""
-    path = request.full_path.removesuffix("?") if request.method in browsers.SAFE_METHODS else "/"
+    path = request.full_path.removesuffix("?") if request.method in sessions.SAFE_METHODS else "/"
     response = _form(401, next_path=local_path(path), why=why)
     response.headers["WWW-Authenticate"] = "Token"
     return response
 
 
 def _checked(form: Form) -> User:
-    return credentials.check_password(form.word("username"), form.fields.get("password", ""))
+    return login.check_password(form.word("username"), form.fields.get("password", ""))
 
 
 def _use_link(key: str) -> AnyResponse:
-    user = auth.use_sign_in_link(key)
+    user = identity.use_sign_in_link(key)
     if user is None:
         text = f"It was used already, or is too old. {HOW_TO_SIGN_IN}"
         page = render_template("message.html", title="This link does not sign in", text=text)
         return make_response(page, 410)
-    browsers.sign_in(user)
+    sessions.sign_in(user)
     return redirect(url_for("pages.all_jobs"), 303)
 
 

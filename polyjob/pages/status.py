@@ -12,15 +12,15 @@ import shutil
 from typing import Any
 
 import polyjob
-from polyjob import jobs
-from polyjob.api.service import parts
+from polyjob.api.health import parts
 from polyjob.clock import now, to_microseconds
-from polyjob.database import database
-from polyjob.models import CLAIMED, QUEUED, Build, Job, Project, User
+from polyjob.db.database import database
+from polyjob.db.models import CLAIMED, QUEUED, Build, Job, Project, User
 from polyjob.pages import chart
+from polyjob.services import jobs
 from polyjob.settings import Settings
 from polyjob.statuses import Status
-from polyjob.store import Store
+from polyjob.storage.store import Store
 
 HOURS = (1, 6, 24)
 MOST_SPANS = 5000

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from polyjob.models import BuildStatus, JobStatus
+from polyjob.db.models import BuildStatus, JobStatus
 from polyjob.statuses import Status
 
 WIDTH = 1000

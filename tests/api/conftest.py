@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from polyjob import users
+from polyjob.auth import users
 from polyjob.clock import now
-from polyjob.database import write
-from polyjob.models import Job, Project, User
-from polyjob.transitions import transition
+from polyjob.db.database import write
+from polyjob.db.models import Job, Project, User
+from polyjob.services.transitions import transition
 
 BASE = "/api/v1/ana/demo"
 JOBS = f"{BASE}/jobs"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from polyjob.api.absent import hint
+from polyjob.api.unsupported import hint
 
 from .conftest import BASE
 

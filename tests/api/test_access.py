@@ -7,12 +7,12 @@ import re
 
 import pytest
 
-from polyjob import auth, users
+from polyjob.auth import identity, users
+from polyjob.auth.tokens import digest, run_token
 from polyjob.clock import now
-from polyjob.database import write
-from polyjob.models import Job, Meta, SignInLink, Token, User
+from polyjob.db.database import write
+from polyjob.db.models import Job, Meta, SignInLink, Token, User
 from polyjob.statuses import Status
-from polyjob.tokens import digest, run_token
 
 from .conftest import BASE, CONFIG, JOBS, Client, bring, publish
 
@@ -196,7 +196,7 @@ class TestBrowsers:
     @pytest.fixture
     def browser(self, app, client, user):
         browser = Client(app)
-        key = auth.new_sign_in_link(user)
+        key = identity.new_sign_in_link(user)
         assert browser.get(f"/sign-in/{key}").status_code == 303
         return browser
 
@@ -209,7 +209,7 @@ class TestBrowsers:
         assert browser.get(JOBS).json["count"] == 1
 
     def test_the_cookie_is_for_servers_eyes_only(self, app, client, user):
-        answer = Client(app).get(f"/sign-in/{auth.new_sign_in_link(user)}")
+        answer = Client(app).get(f"/sign-in/{identity.new_sign_in_link(user)}")
         cookie = answer.headers["Set-Cookie"]
         assert "HttpOnly" in cookie
         assert "SameSite=Lax" in cookie
@@ -256,7 +256,7 @@ class TestBrowsers:
 
 
 def test_the_link_is_gone_after_its_use(app, client, user):
-    key = auth.new_sign_in_link(user)
+    key = identity.new_sign_in_link(user)
     assert Client(app).get(f"/sign-in/{key}").status_code == 303
     assert not SignInLink.select().where(SignInLink.digest == digest(key)).exists()
 

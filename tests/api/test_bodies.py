@@ -10,10 +10,10 @@ import json
 
 import pytest
 
-from polyjob import users
 from polyjob.app import create_app
-from polyjob.models import Job, Project
-from polyjob.store import Store
+from polyjob.auth import users
+from polyjob.db.models import Job, Project
+from polyjob.storage.store import Store
 from tests.api.conftest import BASE, CONFIG, JOBS, Client
 
 LIMIT = 1000

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from polyjob import builds, specs
-from polyjob.models import Build, BuildStatus, Job
+from polyjob.db.models import Build, BuildStatus, Job
+from polyjob.services import builds, specs
+from polyjob.services.transitions import first_status, transition
 from polyjob.settings import read_settings
 from polyjob.statuses import Status
-from polyjob.store import Store
-from polyjob.transitions import first_status, transition
+from polyjob.storage.store import Store
 
 from .conftest import BASE, bring, now, pointers, write
 

@@ -7,9 +7,9 @@ import os
 
 import pytest
 
-from polyjob import users
 from polyjob.app import create_app
-from polyjob.models import Meta
+from polyjob.auth import users
+from polyjob.db.models import Meta
 from polyjob.statuses import Status
 
 from .conftest import JOBS, Client, bring, pointers

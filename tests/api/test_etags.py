@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from polyjob.database import database
-from polyjob.models import Build, User
+from polyjob.db.database import database
+from polyjob.db.models import Build, User
+from polyjob.services.transitions import change, transition
 from polyjob.statuses import Status
-from polyjob.transitions import change, transition
 
 from .conftest import BASE, JOBS, bring, write
 
@@ -77,8 +77,8 @@ def test_a_place_in_the_queue_is_part_of_a_job(client):
 
 def test_the_build_that_a_job_waits_for_is_part_of_it(client):
     client.submit(build={"image": "a"})
-    from polyjob.builds import resolve
-    from polyjob.models import Job
+    from polyjob.db.models import Job
+    from polyjob.services.builds import resolve
 
     with write("test"):
         build, _ = resolve(Job.get_by_id(1))
@@ -114,7 +114,7 @@ def test_a_clone_whose_source_is_gone_is_another(client):
     client.submit()
     client.post(f"{JOBS}/1/restart")
     tag, listed = poll(client, f"{JOBS}/2"), poll(client, JOBS)
-    from polyjob.models import Job
+    from polyjob.db.models import Job
 
     with write("test"):
         Job.delete().where(Job.id == 1).execute()

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from polyjob import watch
-from polyjob.database import database
-from polyjob.models import Bookmark, Build, Code, Job, JobStatus
+from polyjob.db.database import database
+from polyjob.db.models import Bookmark, Build, Code, Job, JobStatus
+from polyjob.logs import follow
 from polyjob.statuses import Status
 
 from ..beside import soon
@@ -286,7 +286,7 @@ class TestWait:
         with soon(lambda: bring(1, Status.STOPPED)):
             assert client.get(f"{JOBS}/1?wait=30").json["last_status"] == "stopped"
         assert 0.2 < time.monotonic() - begin < 10
-        watch.close_all()
+        follow.close_all()
 
     def test_answers_when_the_time_is_over(self, client):
         client.submit()

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyjob import watch
-from polyjob.api import logevents, streams
+from polyjob.api import log_sse, log_websocket
 from polyjob.clock import now
-from polyjob.models import Job
+from polyjob.db.models import Job
+from polyjob.logs import follow
+from polyjob.logs.follow import Changed, Grown, Nothing
 from polyjob.statuses import Status
-from polyjob.store import Store
-from polyjob.watch import Changed, Grown, Nothing
+from polyjob.storage.store import Store
 
 from ..beside import soon
 from .conftest import BASE, JOBS, bring, pointers
@@ -48,7 +48,7 @@ def read(events):
 
 class TestEvents:
     def test_say_status_log_and_end(self):
-        found = read(logevents.events(told([b"one\n", b"two\r\n"])))
+        found = read(log_sse.events(told([b"one\n", b"two\r\n"])))
         assert [(kind, id) for kind, id, _ in found] == [
             ("status", None),
             (None, 4),
@@ -63,7 +63,7 @@ class TestEvents:
     @given(st.lists(st.binary(max_size=9), max_size=9))
     @settings(max_examples=200)
     def test_hold_the_whole_text_however_it_came(self, pieces):
-        found = read(logevents.events(told(pieces)))
+        found = read(log_sse.events(told(pieces)))
         data = b"".join(pieces)
         assert "".join(text for kind, _, text in found if kind is None) == data.decode(errors="replace")
         ids = [id for kind, id, _ in found if kind is None]
@@ -77,18 +77,18 @@ class TestEvents:
         whole = text.encode(errors="replace")
         cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=4)))
         pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
-        for _, id, _ in (event for event in read(logevents.events(told(pieces))) if event[0] is None):
+        for _, id, _ in (event for event in read(log_sse.events(told(pieces))) if event[0] is None):
             whole[id:].decode()
 
     def test_say_that_they_live(self):
-        pieces = list(logevents.events([Nothing(), Nothing()]))
+        pieces = list(log_sse.events([Nothing(), Nothing()]))
         assert pieces[0].startswith(b"retry: ")
         assert pieces[1:] == [b": nothing new\n\n"] * 2
 
 
 class TestMessages:
     def read(self, pieces, skipped=0):
-        return [json.loads(message) for message in streams.messages(told(pieces), skipped)]
+        return [json.loads(message) for message in log_websocket.messages(told(pieces), skipped)]
 
     def lines(self, pieces, skipped=0):
         return [line for message in self.read(pieces, skipped) for line in message["log_lines"]]
@@ -103,7 +103,7 @@ class TestMessages:
     @pytest.mark.parametrize("sign", ["x", "é", "한", "😀", "\x01", '"'])
     def test_stay_small(self, sign):
         pieces = [sign.encode() * 100_000, b"\n" + b"y\n" * 50_000, sign.encode() * 40_000]
-        found = list(streams.messages(told(pieces)))
+        found = list(log_websocket.messages(told(pieces)))
         assert max(len(message.encode()) for message in found) < 64 << 10
         assert "".join(self.lines(pieces)) == sign * 100_000 + "y" * 50_000 + sign * 40_000
         assert self.lines([b"y\n" * 50_000]) == ["y"] * 50_000
@@ -116,7 +116,7 @@ class TestMessages:
         assert self.lines(["é\n".encode()[:1], "é\n".encode()[1:], b"\xff"]) == ["é", "\ufffd"]
 
     def test_say_where_a_ping_is_due(self):
-        assert list(streams.messages([Nothing()])) == [None]
+        assert list(log_websocket.messages([Nothing()])) == [None]
 
 
 class TestOverHttp:
@@ -164,19 +164,19 @@ class TestOverHttp:
         ]  # fmt: skip
         assert "".join(data for kind, _, data in found if kind is None) == "one\ntwo\n"
         assert [kind for kind, _, _ in found][-2:] == ["status", "end"]
-        assert watch.waiting() == 0
+        assert follow.waiting() == 0
 
     def test_ends_when_the_job_is_deleted(self, client, log):
         with soon(lambda: client.delete(f"{JOBS}/1")):
             found = self.story(client)
         assert [(kind, data["status"]) for kind, _, data in found] == [("status", "created"), ("end", None)]
-        assert watch.waiting() == 0
+        assert follow.waiting() == 0
 
     def test_of_a_build(self, client):
         client.post(f"{BASE}/builds", {"build": {"image": "a"}})
-        from polyjob.database import write
-        from polyjob.models import Build
-        from polyjob.transitions import transition
+        from polyjob.db.database import write
+        from polyjob.db.models import Build
+        from polyjob.services.transitions import transition
 
         with write("test"):
             transition(Build.get_by_id(1), Status.STOPPED)
@@ -187,15 +187,15 @@ class TestOverHttp:
         assert (answer.status_code, answer.mimetype) == (200, "text/event-stream")
 
     def test_past_the_limit_it_is_a_503(self, client, log):
-        watch.set_limit(0)
+        follow.set_limit(0)
         try:
             answer = client.get(f"{JOBS}/1/logs?follow=sse")
         finally:
-            watch.set_limit(112)
+            follow.set_limit(112)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
 
     def test_silence_is_told(self, client, log, settings):
-        story = watch.story(Job.get_by_id(1), log, 0, 0.05)
+        story = follow.story(Job.get_by_id(1), log, 0, 0.05)
         parts = iter(story)
         assert isinstance(next(parts), Changed)
         assert isinstance(next(parts), Nothing)

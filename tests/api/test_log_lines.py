@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from polyjob import ansi, watch
-from polyjob.api import lineindex, loglines
-from polyjob.api.lineindex import BLOCK, Lines
-from polyjob.api.loglines import ANSWER_LIMIT, LINE_LIMIT, find_lines, read_lines
-from polyjob.models import Job
+from polyjob.db.models import Job
+from polyjob.logs import ansi, follow, line_index
+from polyjob.logs import lines as loglines
+from polyjob.logs.line_index import BLOCK, Lines
+from polyjob.logs.lines import ANSWER_LIMIT, LINE_LIMIT, find_lines, read_lines
 from polyjob.statuses import Status
-from polyjob.store import Store
+from polyjob.storage.store import Store
 
 from ..beside import soon
 from .conftest import BASE, JOBS, Client, bring, pointers, publish
@@ -31,8 +31,8 @@ MANY = hypothesis_settings(max_examples=150, deadline=None, suppress_health_chec
 @pytest.fixture
 def small(monkeypatch):
     """Limits so small that short texts meet all of them."""
-    monkeypatch.setattr(lineindex, "BLOCK", 8)
-    monkeypatch.setattr(lineindex, "_READ", 32)
+    monkeypatch.setattr(line_index, "BLOCK", 8)
+    monkeypatch.setattr(line_index, "_READ", 32)
     monkeypatch.setattr(loglines, "_WINDOW", 32)
     monkeypatch.setattr(loglines, "LINE_LIMIT", 16)
     monkeypatch.setattr(loglines, "_SEARCHED", 24)
@@ -91,7 +91,7 @@ class TestIndex:
             path.write_bytes(b"x\n" * number)
             with Lines(path) as lines:
                 assert lines.total == number
-        assert len(lineindex._counts) <= 256
+        assert len(line_index._counts) <= 256
 
 
 class TestReading:
@@ -220,7 +220,7 @@ def log(client, settings):
     store = Store(settings.data_dir)
     store.make_job_folder(Job.get().uuid)
     yield store.job_log(Job.get().uuid)
-    watch.close_all()
+    follow.close_all()
 
 
 class TestRoutes:
@@ -307,7 +307,7 @@ class TestWaiting:
         with soon(lambda: log.write_bytes(b"one\ntwo\n")):
             answer = client.get(f"{JOBS}/1/logs/lines?from=-1&after=4&wait=30").json
         assert (answer["bytes"], answer["lines"][0]["text"]) == (8, "two")
-        assert watch.waiting() == 0
+        assert follow.waiting() == 0
 
     def test_not_at_all_where_it_is_longer(self, client, log):
         log.write_bytes(b"one\n")
@@ -342,16 +342,16 @@ class TestWaiting:
         assert "secret" not in answer.text
 
     def test_the_limit_of_those_who_wait_counts(self, client, log):
-        watch.set_limit(0)
+        follow.set_limit(0)
         try:
             answer = client.get(f"{JOBS}/1/logs/lines?wait=30")
         finally:
-            watch.set_limit(112)
+            follow.set_limit(112)
         assert (answer.status_code, bool(re.fullmatch(r"\d+", answer.headers["Retry-After"]))) == (503, True)
 
 
 def hide():
-    from polyjob.models import Project
+    from polyjob.db.models import Project
 
     from .conftest import write
 
@@ -360,7 +360,7 @@ def hide():
 
 
 def test_the_blocks_are_those_that_are_read():
-    assert lineindex._READ % BLOCK == 0
+    assert line_index._READ % BLOCK == 0
 
 
 def test_as_many_logs_are_counted_once_as_one_process_has_followers(tmp_path, monkeypatch, settings):
@@ -370,7 +370,7 @@ def test_as_many_logs_are_counted_once_as_one_process_has_followers(tmp_path, mo
         with Lines(log) as lines:
             assert lines.total == 1
     counted = []
-    monkeypatch.setattr(lineindex.Counts, "_count", lambda self, data: counted.append(data))
+    monkeypatch.setattr(line_index.Counts, "_count", lambda self, data: counted.append(data))
     for log in logs:
         with Lines(log):
             pass

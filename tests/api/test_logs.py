@@ -14,16 +14,16 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from polyjob import watch
 from polyjob.app import create_app
+from polyjob.auth.tokens import digest
 from polyjob.clock import now
-from polyjob.database import write
-from polyjob.models import Build, Job, Project, Token, User
+from polyjob.db.database import write
+from polyjob.db.models import Build, Job, Project, Token, User
+from polyjob.logs import follow
+from polyjob.services.transitions import first_status, transition
 from polyjob.settings import Settings
 from polyjob.statuses import Status
-from polyjob.store import Store
-from polyjob.tokens import digest
-from polyjob.transitions import first_status, transition
+from polyjob.storage.store import Store
 
 from ..beside import soon
 
@@ -36,8 +36,8 @@ def client(app: Flask, user: User) -> Iterator[FlaskClient]:
     with write("test"):
         Token.create(user=user, name="test", digest=digest(KEY), created_at=now())
     yield app.test_client()
-    watch.close_all()
-    watch.set_limit(112)
+    follow.close_all()
+    follow.set_limit(112)
 
 
 def make_job(project: Project, **columns: Any) -> Job:
@@ -121,7 +121,7 @@ def test_head_says_the_length_and_sends_nothing(client: FlaskClient, job: Job, l
     assert (answer.status_code, answer.data, answer.headers["Content-Length"]) == (200, b"", "6")
     answer = get(client, url(job, "?follow=true"), "HEAD")
     assert (answer.status_code, answer.data, answer.content_length) == (200, b"", None)
-    assert watch.waiting() == 0
+    assert follow.waiting() == 0
 
 
 def test_a_build_has_its_log_too(client: FlaskClient, project: Project, data_dir: Path) -> None:
@@ -274,7 +274,7 @@ def test_follow_gives_all_up_to_the_end_of_the_job(client: FlaskClient, job: Job
     assert answer.status_code == 200
     assert answer.content_length is None
     assert answer.data == b"early " + b"".join(b"%d " % number for number in range(100))
-    assert watch.waiting() == 0
+    assert follow.waiting() == 0
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_a_follow_of_what_is_done_is_a_plain_answer_and_takes_no_place(
 ) -> None:
     log.write_bytes(b"0123456789")
     end(job)
-    watch.set_limit(0)
+    follow.set_limit(0)
     answer = get(client, url(job, "?follow=true&offset=4"))
     assert (answer.status_code, answer.data, answer.content_length) == (200, b"456789", 6)
 
@@ -320,7 +320,7 @@ def test_past_the_limit_the_next_follower_is_told_503_while_plain_requests_go_on
     client: FlaskClient, job: Job, log: Path
 ) -> None:
     log.write_bytes(b"here")
-    watch.set_limit(1)
+    follow.set_limit(1)
     headers = {"Authorization": f"token {KEY}"}
     first = client.get(url(job, "?follow=true"), headers=headers, buffered=False)
     assert first.status_code == 200

@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from polyjob.models import Idempotency, Job
+from polyjob.db.models import Idempotency, Job
 from polyjob.statuses import Status
 
 from .conftest import BASE, CONFIG, JOBS, Client, bring, write
@@ -29,7 +29,7 @@ def test_make_one_job_and_get_the_first_answer(client):
 def test_get_it_also_when_the_job_is_gone_and_the_disk_is_low(client, app, settings, monkeypatch):
     first = client.post(JOBS, {"config": CONFIG}, headers=KEY)
     client.delete(f"{JOBS}/1")
-    monkeypatch.setattr("polyjob.store.Store.free_bytes", lambda self: -1)
+    monkeypatch.setattr("polyjob.storage.store.Store.free_bytes", lambda self: -1)
     assert client.post(JOBS, {"config": CONFIG}).status_code == 503
     assert client.post(JOBS, {"config": CONFIG}, headers=KEY).data == first.data
 

@@ -10,10 +10,10 @@ from urllib.parse import quote
 import pytest
 
 from polyjob.api import outputs
-from polyjob.archives import EMPTY
-from polyjob.models import Job
+from polyjob.db.models import Job
 from polyjob.statuses import Status
-from polyjob.store import Store
+from polyjob.storage.outputs import EMPTY
+from polyjob.storage.store import Store
 
 from .conftest import JOBS, bring
 

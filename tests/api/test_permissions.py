@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from polyjob import browsers, builds, submitting, users
-from polyjob.api.permissions import NEEDS
+from polyjob.auth import sessions, users
+from polyjob.auth.permissions import NEEDS
+from polyjob.auth.scopes import Scope
+from polyjob.auth.tokens import run_token
 from polyjob.connections import BODY_IS_LATE
-from polyjob.database import database, write
-from polyjob.models import Build, Job, Meta, Project, Token, User
-from polyjob.scopes import Scope
+from polyjob.db.database import database, write
+from polyjob.db.models import Build, Job, Meta, Project, Token, User
+from polyjob.services import builds, submission
+from polyjob.services.transitions import transition
 from polyjob.statuses import Status
-from polyjob.tokens import run_token
-from polyjob.transitions import transition
 
 from .conftest import BASE, CONFIG, Client
 
@@ -104,7 +105,7 @@ class TestOwnChanges:
 
 def test_every_operation_has_its_line(app):
     missing = sorted({endpoint for endpoint, _, _ in operations(app)} - NEEDS.keys())
-    assert not missing, f"add to polyjob/api/permissions.py: {missing}"
+    assert not missing, f"add to polyjob/auth/permissions.py: {missing}"
     assert NEEDS.keys() <= {endpoint for endpoint, _, _ in operations(app)}
     assert {need for need, _ in NEEDS.values()} == {"open", *SCOPE}
 
@@ -180,7 +181,7 @@ def there(app, settings, user, project):
     """A job that is done, one that runs, a build; and bob, who owns nothing."""
     users.create("bob")
     for status in (Status.STOPPED, Status.RUNNING, Status.CREATED):
-        job = submitting.create(project, user, {"config": CONFIG, "name": f"job-{status}"}, settings)
+        job = submission.create(project, user, {"config": CONFIG, "name": f"job-{status}"}, settings)
         with write("test"):
             if status is not Status.CREATED:
                 transition(job, Status.SCHEDULED)
@@ -205,7 +206,7 @@ def caller(app, who):
 
     if who.startswith("browser"):
         with app.test_request_context():
-            browsers.sign_in(ana)
+            sessions.sign_in(ana)
             from flask import session
 
             kept = dict(session)

@@ -10,11 +10,11 @@ import sqlite3
 import peewee
 import pytest
 
-from polyjob import auth, users
 from polyjob.api import problems
 from polyjob.app import create_app
+from polyjob.auth import identity, users
+from polyjob.db.models import Job
 from polyjob.errors import Conflict, Forbidden, Invalid, NotFound, PolyjobError, Problem, TooLarge, Unavailable
-from polyjob.models import Job
 
 from .conftest import BASE, CONFIG, JOBS, Client, pointers
 
@@ -101,7 +101,7 @@ def test_bodies_that_are_too_large(settings, user, project):
     ("error", "status"),
     [
         (Invalid([Problem("/a", "b")]), 400),
-        (auth.Unauthenticated("who"), 401),
+        (identity.Unauthenticated("who"), 401),
         (Forbidden("no"), 403),
         (NotFound("none"), 404),
         (Conflict("busy", 7), 409),
@@ -164,7 +164,7 @@ class TestDefects:
             def fail(*_):
                 raise error
 
-            monkeypatch.setattr("polyjob.api.rows.page_of_jobs", fail)
+            monkeypatch.setattr("polyjob.api.list_queries.page_of_jobs", fail)
             return client
 
         return breaks

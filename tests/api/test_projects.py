@@ -8,10 +8,10 @@ import tarfile
 
 import pytest
 
-from polyjob import users
 from polyjob.app import create_app
-from polyjob.models import Code, Project
-from polyjob.store import Store
+from polyjob.auth import users
+from polyjob.db.models import Code, Project
+from polyjob.storage.store import Store
 
 from .conftest import BASE, JOBS, Client, pointers, publish, tar
 

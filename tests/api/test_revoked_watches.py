@@ -6,10 +6,11 @@ import threading
 
 import pytest
 
-from polyjob import auth, users, watch
-from polyjob.models import Job, Project, Token, User
+from polyjob.auth import identity, users
+from polyjob.db.models import Job, Project, Token, User
+from polyjob.logs import follow
 from polyjob.statuses import Status
-from polyjob.store import Store
+from polyjob.storage.store import Store
 
 from .conftest import BASE, CONFIG, JOBS, Client, bring, now, publish, write
 
@@ -46,14 +47,14 @@ TAKEN_AWAY = {
 @pytest.fixture
 def other(app, client, settings, monkeypatch):
     """Bob, who may read the job that runs."""
-    monkeypatch.setattr(watch, "RECHECK", 0.1)
+    monkeypatch.setattr(follow, "RECHECK", 0.1)
     publish()
     client.submit()
     store = Store(settings.data_dir)
     job = Job.get_by_id(1)
     store.make_job_folder(job.uuid)
     store.job_log(job.uuid).write_bytes(b"begun\n")
-    bound = after(30, watch.close_all)
+    bound = after(30, follow.close_all)
     yield Client(app, users.make_token(users.create("bob"), "test")[1])
     bound.cancel()
 
@@ -74,13 +75,13 @@ def test_a_follow_breaks_off(other, admin, act, query):
     answer = open_stream(other, query)
     timer = after(0.3, lambda: act(admin))
     read = b""
-    with pytest.raises(watch.WatchRefused):
+    with pytest.raises(follow.WatchRefused):
         for chunk in answer.iter_encoded():
             read += chunk
     timer.join()
     assert b"begun" in read
     answer.close()
-    assert watch.waiting() == 0
+    assert follow.waiting() == 0
     assert other.get(f"{JOBS}/1/logs").status_code in (401, 404)
 
 
@@ -93,7 +94,7 @@ def test_a_follow_of_whom_nothing_is_taken_from_goes_on(other, admin):
 
 def test_a_browser_that_is_signed_out_elsewhere_is_sent_away(app, client, other):
     browser = app.test_client()
-    link = auth.new_sign_in_link(User.get(User.username == "bob"))
+    link = identity.new_sign_in_link(User.get(User.username == "bob"))
     assert browser.get(f"/sign-in/{link}").status_code in (200, 302, 303)
     answer = browser.get(f"{JOBS}/1/logs?follow=true", buffered=False)
     assert answer.status_code == 200
@@ -103,7 +104,7 @@ def test_a_browser_that_is_signed_out_elsewhere_is_sent_away(app, client, other)
             User.update(session_version=User.session_version + 1).where(User.username == "bob").execute()
 
     timer = after(0.3, end_sessions)
-    with pytest.raises(watch.WatchRefused):
+    with pytest.raises(follow.WatchRefused):
         list(answer.iter_encoded())
     timer.join()
 

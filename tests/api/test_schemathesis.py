@@ -15,13 +15,14 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from polyjob import auth, builds, projects, submitting, users
-from polyjob.api import credentials as logins
+from polyjob.auth import identity, users
+from polyjob.auth import login as logins
 from polyjob.clock import now
-from polyjob.database import write
-from polyjob.models import Build, Job, Project, User
+from polyjob.db.database import write
+from polyjob.db.models import Build, Job, Project, User
+from polyjob.services import builds, projects, submission
+from polyjob.services.transitions import transition
 from polyjob.statuses import Status
-from polyjob.transitions import transition
 
 CHECKS = [
     not_a_server_error,
@@ -41,7 +42,7 @@ SHARES = 4
 @pytest.fixture
 def document(app, settings, user, project, monkeypatch):
     monkeypatch.setattr(users, "hash_password", lambda password: f"plain${password}")
-    monkeypatch.setattr(auth, "check_password", lambda username, password: None)
+    monkeypatch.setattr(identity, "check_password", lambda username, password: None)
     for limit in (logins._by_account, logins._by_address, logins._by_name):
         monkeypatch.setattr(limit, "free", 1_000_000)
     app.testing = False  # so that a defect is answered as it would be: 500
@@ -97,7 +98,7 @@ def _make_what_is_asked_for(settings: Any) -> tuple[str, dict[str, Any]]:
     shown = (Job.project == demo) & Job.deleted_at.is_null() & Job.archived_at.is_null()
     job = Job.select().where(shown).order_by(Job.id).first()
     if job is None:
-        job = submitting.create(demo, ana, {"config": CONFIG}, settings)
+        job = submission.create(demo, ana, {"config": CONFIG}, settings)
         with write("test"):
             transition(job, Status.STOPPED)
     shown = (Build.project == demo) & Build.deleted_at.is_null() & Build.archived_at.is_null()

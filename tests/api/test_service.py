@@ -11,19 +11,19 @@ import pytest
 
 from polyjob.app import create_app
 from polyjob.clock import Clock
-from polyjob.database import close_database, database
-from polyjob.lock import EngineLock
-from polyjob.migrations import latest, migrate
-from polyjob.models import Job
+from polyjob.db.database import close_database, database
+from polyjob.db.migrations import latest, migrate
+from polyjob.db.models import Job
+from polyjob.engine_link import EngineLock
 from polyjob.starts import record_start
-from polyjob.store import Store
+from polyjob.storage.store import Store
 
 from .conftest import BASE, JOBS, Client
 
 HOLD = """
 import sys
 from pathlib import Path
-from polyjob.lock import EngineLock
+from polyjob.engine_link import EngineLock
 lock = EngineLock(Path(sys.argv[1]))
 lock.acquire()
 lock.beat(sys.argv[2])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from polyjob.models import Job, JobStatus
+from polyjob.db.models import Job, JobStatus
 from polyjob.statuses import Status
 
 from .conftest import JOBS, bring, pointers

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from polyjob import audit, submitting, users
+from polyjob.auth import users
+from polyjob.auth.tokens import LOGIN
 from polyjob.clock import now
-from polyjob.database import write
-from polyjob.models import Audit, Project, Token, User
-from polyjob.tokens import LOGIN
+from polyjob.db.database import write
+from polyjob.db.models import Audit, Project, Token, User
+from polyjob.services import audit, submission
 
 from .conftest import BASE, CONFIG, JOBS, Client, pointers
 
@@ -65,7 +66,7 @@ class TestUsers:
         assert admin.delete(f"{USERS}/delete/bob").status_code == 404
 
     def test_who_made_jobs_elsewhere_stay_by_name_only(self, admin, other, project, settings):
-        submitting.create(project, User.get(User.username == "bob"), {"config": CONFIG}, settings)
+        submission.create(project, User.get(User.username == "bob"), {"config": CONFIG}, settings)
         assert admin.delete(f"{USERS}/delete/bob").status_code == 204
         assert other.get(USERS).status_code == 401
         assert admin.get(f"{JOBS}/1").json["user"] == "bob"
@@ -113,10 +114,10 @@ class TestPasswords:
         assert client.get(USERS).status_code == 200
 
     def test_end_sessions_of_browsers(self, client, app, user):
-        from polyjob import auth
+        from polyjob.auth import identity
 
         browser = app.test_client()
-        link = auth.new_sign_in_link(user)
+        link = identity.new_sign_in_link(user)
         assert browser.get(f"/sign-in/{link}").status_code == 303
         assert browser.get("/").status_code == 200
         client.post(f"{USERS}/password", {"password": PASSWORD})
@@ -163,8 +164,8 @@ class TestPasswords:
         assert Token.get_or_none(Token.id == 1) is None
 
     def test_tried_too_often_have_to_wait(self, client, monkeypatch):
-        from polyjob.api import credentials as views
-        from polyjob.api.limits import FailureLimit
+        from polyjob.auth import login as views
+        from polyjob.auth.throttle import FailureLimit
 
         monkeypatch.setattr(views, "_by_account", FailureLimit(2))
         client.post(f"{USERS}/password", {"password": PASSWORD})
@@ -172,10 +173,10 @@ class TestPasswords:
         assert [answer.status_code for answer in tries] == [400, 400, 429]
 
     def test_of_a_user_who_was_locked_out_sign_no_old_session_in_again(self, admin, app):
-        from polyjob import auth
+        from polyjob.auth import identity
 
         browser, bob = app.test_client(), users.create("bob", PASSWORD)
-        browser.get(f"/sign-in/{auth.new_sign_in_link(bob)}")
+        browser.get(f"/sign-in/{identity.new_sign_in_link(bob)}")
         assert browser.get("/").status_code == 200
         admin.post(f"{USERS}/deactivate/bob")
         admin.post(f"{USERS}/activate/bob")
@@ -301,7 +302,7 @@ class TestAudit:
         assert pointers(admin.get("/api/v1/audit?target_id=x")) == ["target_id"]
 
     def test_of_what_nobody_asked_for_has_no_line(self, project, user, settings):
-        submitting.create(project, user, {"config": CONFIG}, settings)
+        submission.create(project, user, {"config": CONFIG}, settings)
         assert Audit.select().count() == 0
 
     def test_goes_by_age(self, client):
@@ -314,10 +315,10 @@ class TestAudit:
 
 
 def test_sessions_can_be_ended_and_prolonged(app, user, client):
-    from polyjob import auth
+    from polyjob.auth import identity
 
     browser = app.test_client()
-    browser.get(f"/sign-in/{auth.new_sign_in_link(user)}")
+    browser.get(f"/sign-in/{identity.new_sign_in_link(user)}")
     with browser.session_transaction() as session:
         headers = {"Origin": "http://localhost", "X-CSRF-Token": session["csrf"]}
     assert browser.post(f"{USERS}/session/refresh", headers=headers).headers["Set-Cookie"]

@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
-from polyjob import passwords, users
-from polyjob.api import credentials as logins
-from polyjob.api.limits import Attempt, FailureLimit, Throttled
+from polyjob.auth import login as logins
+from polyjob.auth import passwords, users
+from polyjob.auth.throttle import Attempt, FailureLimit, Throttled
 from polyjob.clock import now
-from polyjob.database import database, write
-from polyjob.models import Token
+from polyjob.db.database import database, write
+from polyjob.db.models import Token
 
 from .conftest import Client, pointers
 
@@ -157,7 +157,9 @@ def statuses_of_tries(nobody, count, address=lambda number: "192.0.2.1", name=la
 @pytest.fixture
 def fast(monkeypatch):
     """Hashes that cost nothing."""
-    monkeypatch.setattr("polyjob.passwords.check_password_hash", lambda stored, password: password == "secret word")
+    monkeypatch.setattr(
+        "polyjob.auth.passwords.check_password_hash", lambda stored, password: password == "secret word"
+    )
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::%x"])
@@ -203,7 +205,7 @@ def slow_hashes(monkeypatch):
         running.pop()
         return False
 
-    monkeypatch.setattr("polyjob.passwords.check_password_hash", check)
+    monkeypatch.setattr("polyjob.auth.passwords.check_password_hash", check)
     return released, most
 
 
@@ -237,7 +239,7 @@ def test_parallel_tries_pass_no_limit(app, eva, slow_hashes, count, name):
 class TestFailureLimit:
     def test_waits_longer_each_time(self, monkeypatch):
         clock = [1000.0]
-        monkeypatch.setattr("polyjob.api.limits.time.monotonic", lambda: clock[0])
+        monkeypatch.setattr("polyjob.auth.throttle.time.monotonic", lambda: clock[0])
         limit = FailureLimit(free=2)
         waits = []
         for _ in range(6):
@@ -251,7 +253,7 @@ class TestFailureLimit:
 
     def test_waits_no_longer_than_its_longest(self, monkeypatch):
         clock = [1000.0]
-        monkeypatch.setattr("polyjob.api.limits.time.monotonic", lambda: clock[0])
+        monkeypatch.setattr("polyjob.auth.throttle.time.monotonic", lambda: clock[0])
         limit = FailureLimit(free=1, longest=4)
         for _ in range(10):
             Attempt((limit, "a"))
@@ -259,7 +261,7 @@ class TestFailureLimit:
 
     def test_counts_each_key_by_itself_and_forgets(self, monkeypatch):
         clock = [1000.0]
-        monkeypatch.setattr("polyjob.api.limits.time.monotonic", lambda: clock[0])
+        monkeypatch.setattr("polyjob.auth.throttle.time.monotonic", lambda: clock[0])
         limit = FailureLimit(free=1)
         Attempt((limit, "a"), (limit, "b"))
         Attempt((limit, "c")).take_back()
@@ -271,7 +273,7 @@ class TestFailureLimit:
         Attempt((limit, "b"))
 
     def test_keeps_a_bounded_number_of_keys(self, monkeypatch):
-        monkeypatch.setattr("polyjob.api.limits.MAX_COUNTED", 3)
+        monkeypatch.setattr("polyjob.auth.throttle.MAX_COUNTED", 3)
         limit = FailureLimit()
         for number in range(10):
             Attempt((limit, str(number)))

@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from polyjob.database import database
+from polyjob.db.database import database
 
 from .conftest import BASE, JOBS, pointers, write
 

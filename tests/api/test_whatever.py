@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from polyjob.schemas.config import ConfigSchema
-from polyjob.schemas.jobs import JobChangeBody, JobCreateBody
+from polyjob.api.schemas.jobs import JobChangeBody, JobCreateBody
+from polyjob.jobconfig.schema import ConfigSchema
 
 from .conftest import BASE, JOBS
 

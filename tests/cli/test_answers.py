@@ -20,10 +20,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from click.testing import CliRunner
 
-from polyjob.cli import FAILED, LOST_SERVER, following, main, outputs, run
+from polyjob.cli import FAILED, LOST_SERVER, log_follower, main, outputs, run
 from polyjob.cli import client as clients
 from polyjob.cli.client import Client, Failing, NoServer
-from polyjob.cli.following import Follower
+from polyjob.cli.log_follower import Follower
 
 AT = "/api/v1/ana/demo/jobs/1"
 JOB = {
@@ -73,8 +73,8 @@ def send(handler: BaseHTTPRequestHandler, body: bytes | None) -> None:
 
 def test_a_silent_job_is_followed_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients, "READ", 0.2)
-    monkeypatch.setattr(following, "BROKEN", 0.1)
-    monkeypatch.setattr(following, "AGAIN", 0.01)
+    monkeypatch.setattr(log_follower, "BROKEN", 0.1)
+    monkeypatch.setattr(log_follower, "AGAIN", 0.01)
     asked: list[str] = []
 
     def log(handler: BaseHTTPRequestHandler) -> None:
@@ -163,8 +163,8 @@ def waiting_job(text: str | None) -> dict[str, Any]:
 def test_reason_of_waiting_is_said_once_and_again_when_it_changes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(following, "SAY_WAITING_AFTER", 0.0)
-    monkeypatch.setattr(following, "LAST_LOOK", 0.01)
+    monkeypatch.setattr(log_follower, "SAY_WAITING_AFTER", 0.0)
+    monkeypatch.setattr(log_follower, "LAST_LOOK", 0.01)
     looks = iter(["3 ahead", "3 ahead", None, "2 ahead", "2 ahead"])
 
     def look(handler: BaseHTTPRequestHandler) -> Any:
@@ -240,7 +240,7 @@ def test_compressed_log_is_refused() -> None:
 
 
 def test_lost_server_has_an_exit_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "BROKEN", 0.3)
+    monkeypatch.setattr(log_follower, "BROKEN", 0.3)
     with serving({f"GET {AT}": lambda _: JOB, f"GET {AT}/logs": lambda handler: send(handler, b"")}) as address:
         client = Client(address, "k", True)
         follower = Follower(client, "/ana/demo/jobs/1", io.BytesIO())
@@ -259,7 +259,7 @@ def test_commands_that_follow_report_a_lost_server_alike(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
-    for module in (following, run):
+    for module in (log_follower, run):
         monkeypatch.setattr(module, "BROKEN", 0.3)
     looks = iter([JOB])
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 import runners
 from polyjob.cli import doctor, main
 from polyjob.cli.client import Client
-from polyjob.serve import _whose_jobs
+from polyjob.server.serve import _whose_jobs
 from polyjob.settings import read_settings
 from runners.process import isolation
 
@@ -38,7 +38,7 @@ def test_gap_of_the_machine_is_reported(settings, monkeypatch):
 
 
 def test_gap_of_the_machine_is_a_warning_at_start(settings, monkeypatch):
-    monkeypatch.setattr("polyjob.serve.gaps", lambda job_user: [OPEN])
+    monkeypatch.setattr("polyjob.server.serve.gaps", lambda job_user: [OPEN])
     assert _whose_jobs(settings(POLYJOB_JOB_USER="nobody"))[1:] == [f"  Warning: {OPEN}"]
     assert len(_whose_jobs(settings())) == 1
 

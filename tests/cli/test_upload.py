@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from polyjob.cli.upload import MAX_IGNORE_FILE, Unusable, files, pack
-from polyjob.code import _check_target
+from polyjob.storage.uploads import _check_target
 from tests.require import require
 
 

@@ -15,14 +15,14 @@ from click.testing import CliRunner
 
 from polyjob.cli import COMMANDS, FAILED, LOST_SERVER, RUNNING, STOPPED, main
 from polyjob.cli.client import Client, ServerError, Wrong, connect, fail, project_path, run_path
-from polyjob.cli.following import ending, exit_code, lasted
-from polyjob.cli.local import of_running_server
+from polyjob.cli.data_dir import of_running_server
+from polyjob.cli.log_follower import ending, exit_code, lasted
 from polyjob.cli.origins import Origins
+from polyjob.cli.output import ago, coloured, print_facts, print_json, print_table, size
 from polyjob.cli.run import Duration, config_of, run
 from polyjob.cli.streams import printable
-from polyjob.cli.tables import ago, coloured, print_facts, print_json, print_table, size
 from polyjob.errors import Invalid
-from polyjob.schemas.config import load_config
+from polyjob.jobconfig.schema import load_config
 from polyjob.settings import read_settings
 
 NOTHING = {
@@ -395,7 +395,7 @@ def test_printable_keeps_ordinary_text() -> None:
 
 HOLD_THE_LOCK = """
 import sys, pathlib
-from polyjob.lock import EngineLock
+from polyjob.engine_link import EngineLock
 lock = EngineLock(pathlib.Path(sys.argv[1]))
 lock.acquire()
 print("held", flush=True)

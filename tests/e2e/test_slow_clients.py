@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from polyjob import connections
-from polyjob.api.limits import MAX_FAILURES
-from polyjob.web_worker import MAX_UPLOADS_AT_ONCE
+from polyjob.auth.throttle import MAX_FAILURES
+from polyjob.server.web_worker import MAX_UPLOADS_AT_ONCE
 from tests.e2e.conftest import JOBS, Server, eventually
 
 THREADS = 8

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from polyjob import jobs, submitting
 from polyjob.clock import Clock, now
-from polyjob.engine.calls import InlineCalls
+from polyjob.db.models import Job, JobStatus, Meta, Project, User
+from polyjob.engine.call_pools import InlineCalls
 from polyjob.engine.context import Context
-from polyjob.engine.passes import Engine
-from polyjob.models import Job, JobStatus, Meta, Project, User
+from polyjob.engine.reconciler import Engine
+from polyjob.services import jobs, submission
 from polyjob.settings import Settings
-from polyjob.store import Store
+from polyjob.storage.store import Store
 from runners.base import Runner, RunnerSettings
 from runners.fake import FakeRunner
 
@@ -75,7 +75,7 @@ class World:
             config["build"] = build
         if termination is not None:
             config["termination"] = termination
-        return submitting.create(self.project, self.user, {"config": config}, self.settings)
+        return submission.create(self.project, self.user, {"config": config}, self.settings)
 
     def settle(self) -> None:
         """Passes until one finds nothing to do."""

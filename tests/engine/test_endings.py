@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from polyjob import jobs, store, submitting
 from polyjob.clock import now
-from polyjob.database import write
-from polyjob.engine import endings
+from polyjob.db.database import write
+from polyjob.db.models import Job, User
+from polyjob.engine import finalize_lanes
 from polyjob.errors import Invalid
-from polyjob.models import Job, User
-from polyjob.notes import MISSING, PACKING, text_of
+from polyjob.services import jobs, submission
+from polyjob.services.notes import MISSING, PACKING, text_of
+from polyjob.storage import store
 from runners.base import Gone, RunnerRefused, RunnerUnavailable
 from tests.engine.conftest import World
 
@@ -75,7 +76,7 @@ def other_user(world):
 
 def ended(world: World, slow: Slow, pieces: int, user: User | None = None) -> Job:
     """A job whose command has ended, with outputs in so many pieces."""
-    job = submitting.create(
+    job = submission.create(
         world.project, user or world.user, {"config": {"version": 1, "run": {"cmd": "true"}}}, world.settings
     )
     slow.pieces[job.uuid] = pieces
@@ -129,10 +130,10 @@ def test_user_has_a_bounded_number_of_lanes(world, slow, other_user):
     mine = [ended(world, slow, 300) for _ in range(4)]
     until(world, lambda: all(note(world, job) for job in mine))
     texts = [note(world, job) for job in mine]
-    assert texts.count(endings.WAITS) == 2
+    assert texts.count(finalize_lanes.WAITS) == 2
     other = ended(world, slow, 300, other_user)
     until(world, lambda: note(world, other))
-    world.clock.move(endings.NOTE_EVERY)
+    world.clock.move(finalize_lanes.NOTE_EVERY)
     passes(world, 3)
     assert "so far" in note(world, other)
     until(world, lambda: all(is_done(world, job) for job in [*mine, other]))
@@ -149,7 +150,7 @@ def test_note_tells_how_far_packing_is(world, slow):
 
     until(world, step)
     assert len(seen - {None}) > 3
-    assert all(text.startswith("Packing outputs: ") for text in seen - {None, endings.WAITS})
+    assert all(text.startswith("Packing outputs: ") for text in seen - {None, finalize_lanes.WAITS})
     assert note(world, job) is None
 
 
@@ -175,10 +176,10 @@ def test_delete_gives_up_the_packing(world, slow, restarted, waits):
 
 @pytest.mark.parametrize("pieces", [30, 100])
 def test_packing_ends_with_its_time(world, slow, monkeypatch, pieces):
-    monkeypatch.setattr(endings, "MAX_SEAL_SECONDS", 2)
+    monkeypatch.setattr(finalize_lanes, "MAX_SEAL_SECONDS", 2)
     job = ended(world, slow, pieces)
     until(world, lambda: is_done(world, job))
-    assert endings.OVERDUE in note(world, job, "outputs")
+    assert finalize_lanes.OVERDUE in note(world, job, "outputs")
     assert world.store.outputs(job.uuid).tree("") == ([], [])
     assert world.read(job).status == "succeeded"
 
@@ -215,7 +216,7 @@ def test_single_large_end_waits_for_no_other(world, slow):
     job = ended(world, slow, 100)
     seen = set()
     until(world, lambda: seen.add(note(world, job)) or is_done(world, job))
-    assert endings.WAITS not in seen
+    assert finalize_lanes.WAITS not in seen
 
 
 def test_sealed_outputs_do_not_wait_to_be_packed(world, slow, monkeypatch):
@@ -227,7 +228,7 @@ def test_sealed_outputs_do_not_wait_to_be_packed(world, slow, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(world.runner, "clean", away)
         until(world, lambda: note(world, job, "retry"))
-        world.later(endings.NOTE_EVERY + 1)
+        world.later(finalize_lanes.NOTE_EVERY + 1)
         assert note(world, job) is None
     world.end(job)
 
@@ -242,7 +243,7 @@ def test_sealed_outputs_wait_for_no_lane(world, slow, monkeypatch, is_large):
     with monkeypatch.context() as patch:
         patch.setattr(world.runner, "clean", away)
         until(world, lambda: note(world, job, "retry"))
-        others = [ended(world, slow, 2000) for _ in range(endings.MAX_LANES_PER_USER)]
+        others = [ended(world, slow, 2000) for _ in range(finalize_lanes.MAX_LANES_PER_USER)]
         until(world, lambda: all(note(world, other) for other in others))
     world.clock.move(60)
     passes(world, 12)
@@ -284,7 +285,7 @@ REMOVALS = pytest.mark.parametrize("what", ["outputs", "temporary files", "in pl
 @REMOVALS
 @pytest.mark.parametrize("count", [1, 5])
 def test_long_removals_wait_for_no_lane(world, slow, remove_slowly, what, count):
-    others = [ended(world, slow, 400) for _ in range(endings.MAX_LANES_PER_USER)]
+    others = [ended(world, slow, 400) for _ in range(finalize_lanes.MAX_LANES_PER_USER)]
     until(world, lambda: all(note(world, other) for other in others))
     removed = [ended(world, slow, 1) for _ in range(count)]
     remove_slowly(what, 30, *removed)
@@ -302,7 +303,7 @@ def test_long_removals_wait_for_no_lane(world, slow, remove_slowly, what, count)
 @REMOVALS
 @pytest.mark.parametrize("pieces", [1, 60])
 def test_long_removals_take_no_lane(world, slow, remove_slowly, what, pieces):
-    removed = [ended(world, slow, pieces) for _ in range(endings.MAX_LANES_PER_USER)]
+    removed = [ended(world, slow, pieces) for _ in range(finalize_lanes.MAX_LANES_PER_USER)]
     remaining = remove_slowly(what, 200, *removed)
     until(world, lambda: all(remaining[job.uuid] < 200 for job in removed))
     passes(world, 1)
@@ -396,8 +397,8 @@ def test_outputs_that_are_gone_are_noted(world, slow, at):
     assert note(world, job, MISSING) == "Its outputs could not be fetched: The pod is not there any more."
     for strategy in ("resume", "copy"):
         with pytest.raises(Invalid, match="missing"):
-            submitting.clone(world.read(job), world.user, strategy, {}, world.settings)
-    submitting.clone(world.read(job), world.user, "restart", {}, world.settings)
+            submission.clone(world.read(job), world.user, strategy, {}, world.settings)
+    submission.clone(world.read(job), world.user, "restart", {}, world.settings)
 
 
 def test_log_that_is_gone_is_noted(world, monkeypatch):
@@ -417,7 +418,7 @@ def test_note_of_what_was_refused_survives_a_crash(world, monkeypatch, refused):
     """A crash between the removal in the backend and the terminal status."""
     job = world.submit(log="x", outputs='{"a": "A"}', faults=json.dumps({refused: "refused"}))
     with monkeypatch.context() as patch:
-        patch.setattr("polyjob.engine.running.JobPart._record_end", lambda *_: None)
+        patch.setattr("polyjob.engine.job_driver.JobPart._record_end", lambda *_: None)
         until(world, lambda: world.read(job).exit and not world.runner.inventory())
     assert not is_done(world, job)
     world.restart()
@@ -431,7 +432,7 @@ def test_cleared_backend_is_not_missing_outputs(world, monkeypatch, outputs):
     """A crash between the removal in the backend and the terminal status."""
     job = world.submit(log="x", outputs=outputs)
     with monkeypatch.context() as patch:
-        patch.setattr("polyjob.engine.running.JobPart._record_end", lambda *_: None)
+        patch.setattr("polyjob.engine.job_driver.JobPart._record_end", lambda *_: None)
         for _ in range(20):
             world.engine.run_pass()
             world.clock.move(1.0)

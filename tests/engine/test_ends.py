@@ -7,9 +7,9 @@ import os
 
 import pytest
 
-from polyjob import builds, jobs, submitting
-from polyjob.engine import finishing, passes, running
-from polyjob.models import Build
+from polyjob.db.models import Build
+from polyjob.engine import finalize, job_driver, reconciler
+from polyjob.services import builds, jobs, submission
 from polyjob.statuses import Status
 from runners.base import Outdated
 
@@ -20,7 +20,7 @@ FAILING = BUILD | {"env_vars": [["FAKE_BUILD_FAIL", "1:3"]]}
 @pytest.fixture
 def meanwhile(monkeypatch):
     """Have something happen when the next pass that commits has decided, and has not committed yet."""
-    write = passes.write
+    write = reconciler.write
     waiting = []
 
     @contextlib.contextmanager
@@ -30,7 +30,7 @@ def meanwhile(monkeypatch):
         with write(name):
             yield
 
-    monkeypatch.setattr(passes, "write", interrupted)
+    monkeypatch.setattr(reconciler, "write", interrupted)
     return waiting.append
 
 
@@ -78,7 +78,7 @@ def test_a_job_that_named_an_outdated_build_gets_a_new_one_like_it(world, monkey
     world.settle()
     old = Build.get()
     body = {"config": {"version": 1, "kind": "job", "run": {"cmd": "true"}}, "build_job": old.id}
-    job = submitting.create(world.project, world.user, body, world.settings)
+    job = submission.create(world.project, world.user, body, world.settings)
     start, refused = world.runner.start, []
 
     def refuse_once(spec, artifact):
@@ -116,7 +116,7 @@ def test_a_build_goes_on_for_a_job_in_the_queue_that_asked_for_it(world):
     Build.update(is_asked=False).execute()
     busy = [world.submit(seconds=30) for _ in range(world.settings.slots)]
     config = {"config": {"version": 1, "kind": "job", "run": {"cmd": "true"}}}
-    job = submitting.create(world.project, world.user, config | {"build_job": build.id}, world.settings)
+    job = submission.create(world.project, world.user, config | {"build_job": build.id}, world.settings)
     world.later(3)
     assert Build.get_by_id(build.id).status is Status.RUNNING
     (world.settings.data_dir / "fake" / "unavailable").unlink()
@@ -142,7 +142,7 @@ def test_all_that_is_kept_is_synced_before_the_back_end_lets_go_of_it(world, mon
 
 
 def test_what_was_not_fetched_when_a_job_ended_is_fetched_before_its_end_is_said(world, monkeypatch):
-    for module in (finishing, running):
+    for module in (finalize, job_driver):
         monkeypatch.setattr(module, "PIECE", 10)
     job = world.submit(log="0123456789" * 200)
     world.end(job)

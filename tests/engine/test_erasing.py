@@ -6,10 +6,10 @@ import itertools
 
 import pytest
 
-from polyjob import builds, jobs
-from polyjob.engine.erasing import ERASED_AT_ONCE
-from polyjob.models import Build, Job
-from polyjob.store import Store
+from polyjob.db.models import Build, Job
+from polyjob.engine.removal import ERASED_AT_ONCE
+from polyjob.services import builds, jobs
+from polyjob.storage.store import Store
 from runners.base import RunnerUnavailable
 from tests.engine.conftest import World
 

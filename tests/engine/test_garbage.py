@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from polyjob import bookmarks, builds, jobs, projects, submitting
 from polyjob.cli import main
 from polyjob.clock import now
-from polyjob.database import close_database, database, write
-from polyjob.engine import garbage
+from polyjob.db.database import close_database, database, write
+from polyjob.db.models import Build, Job
+from polyjob.engine import gc
 from polyjob.errors import Invalid
-from polyjob.models import Build, Job
-from polyjob.notes import text_of
+from polyjob.services import bookmarks, builds, jobs, projects, submission
+from polyjob.services.notes import text_of
+from polyjob.services.transitions import transition
 from polyjob.settings import environment
 from polyjob.statuses import Status
-from polyjob.store import Store
-from polyjob.transitions import transition
+from polyjob.storage.store import Store
 from runners.base import Outdated, RunnerSettings, RunnerUnavailable
 from runners.process.builds import Artifact
 from runners.process.runner import ProcessRunner
@@ -61,7 +61,7 @@ def make_job(settings, project, user):
     """A job, done where it has an age, that left a log of so many bytes."""
 
     def make(size: int = 10, age: datetime.timedelta | None = LONG_AGO, build: Build | None = None) -> Job:
-        job = submitting.create(project, user, {"config": CONFIG}, settings)
+        job = submission.create(project, user, {"config": CONFIG}, settings)
         store = Store(settings.data_dir)
         store.make_job_folder(job.uuid)
         store.job_log(job.uuid).write_bytes(b"x" * size)
@@ -77,7 +77,7 @@ def make_job(settings, project, user):
 
 def collect(settings, runner, **changed):
     settings = dataclasses.replace(settings, **changed)
-    return garbage.collect(settings, Store(settings.data_dir), {"process": runner})
+    return gc.collect(settings, Store(settings.data_dir), {"process": runner})
 
 
 def env_of(build):
@@ -131,7 +131,7 @@ class TestBuilds:
         if is_shared:
             with write("test"):
                 Build.update(artifact=build.artifact).where(Build.id == other.id).execute()
-        deque(garbage.removing_artifact(build, runner), maxlen=0)
+        deque(gc.removing_artifact(build, runner), maxlen=0)
         assert env_of(build).exists() == is_shared
         assert env_of(other).exists()
 
@@ -206,7 +206,7 @@ class TestJobs:
         assert collect(settings, runner, keep_days=30) == 0
 
     def test_the_oldest_go_until_the_rest_fits(self, settings, runner, make_job, monkeypatch):
-        monkeypatch.setattr(garbage, "GB", 100)
+        monkeypatch.setattr(gc, "GB", 100)
         found = [make_job(60, datetime.timedelta(days=age)) for age in (1, 3, 2)]
         assert collect(settings, runner, keep_gb=1) == 120
         store = Store(settings.data_dir)
@@ -221,8 +221,8 @@ class TestJobs:
         collect(settings, runner, keep_days=30)
         for strategy in ("resume", "copy"):
             with pytest.raises(Invalid, match=r"removed"):
-                submitting.clone(Job.get_by_id(old.id), user, strategy, {}, settings)
-        assert submitting.clone(Job.get_by_id(old.id), user, "restart", {}, settings).original_id == old.id
+                submission.clone(Job.get_by_id(old.id), user, strategy, {}, settings)
+        assert submission.clone(Job.get_by_id(old.id), user, "restart", {}, settings).original_id == old.id
         assert jobs.state(old.project, old.id)
 
 
@@ -258,7 +258,7 @@ class TestArchives:
             assert not database.in_transaction(), "the engine may look before the commit"
             seen.append(type(row).get_by_id(row.id).deleted_at is not None)
 
-        for module in (builds, garbage, jobs, projects):
+        for module in (builds, gc, jobs, projects):
             monkeypatch.setattr(module, "send_hint", send_hint)
         collect(settings, runner, archive_days=30)
         assert seen == [True]
@@ -281,7 +281,7 @@ class TestArchives:
     def test_restored_meanwhile_is_kept(self, settings, runner, archived, kind):
         row = archived(kind, 40)
         changed = dataclasses.replace(settings, archive_days=30)
-        (expired,) = garbage.find(changed, Store(settings.data_dir), {"process": runner})
+        (expired,) = gc.find(changed, Store(settings.data_dir), {"process": runner})
         assert (expired.what, expired.name) == (f"archived {kind}", row.unique_name)
         with write("test"):
             type(row).update(archived_at=None).where(type(row).id == row.id).execute()

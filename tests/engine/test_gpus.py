@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from polyjob import jobs, specs, submitting
+from polyjob.db.models import Job
 from polyjob.errors import Invalid
-from polyjob.models import Job
+from polyjob.services import jobs, specs, submission
 from polyjob.statuses import Status
 
 from .conftest import World
@@ -27,7 +27,7 @@ def world(settings, project, user):
 
 
 def submit(world, *gpus):
-    return [submitting.create(world.project, world.user, {"config": config(count)}, world.settings) for count in gpus]
+    return [submission.create(world.project, world.user, {"config": config(count)}, world.settings) for count in gpus]
 
 
 def held(found):

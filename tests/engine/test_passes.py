@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from polyjob import audit, builds, jobs, projects
 from polyjob.clock import now
-from polyjob.database import database, write
-from polyjob.engine import housekeeping
-from polyjob.engine.calls import InlineCalls, run
-from polyjob.models import Audit, Build, Job, Project, Token
-from polyjob.notes import text_of
+from polyjob.db.database import database, write
+from polyjob.db.models import Audit, Build, Job, Project, Token
+from polyjob.engine import cleanup
+from polyjob.engine.call_pools import InlineCalls, run
+from polyjob.services import audit, builds, jobs, projects
+from polyjob.services.notes import text_of
 from polyjob.statuses import Status
 from runners.base import RunnerUnavailable
 from runners.capabilities import ABILITIES, Ability, Support
@@ -563,10 +563,10 @@ class TestDeletedProject:
 def test_the_wall_clock_never_turns_statuses_round(world, monkeypatch):
     job = world.submit(seconds=1)
     world.settle()
-    import polyjob.transitions
+    import polyjob.services.transitions
 
-    then = polyjob.transitions.now()
-    monkeypatch.setattr("polyjob.transitions.now", lambda: then.replace(year=then.year - 1))
+    then = polyjob.services.transitions.now()
+    monkeypatch.setattr("polyjob.services.transitions.now", lambda: then.replace(year=then.year - 1))
     world.end(job)
     moments = [row.created_at for row in jobs.list_statuses(job)]
     assert moments == sorted(set(moments))
@@ -621,7 +621,7 @@ class TestPoison:
         assert not world.read(gone).status.is_done
 
     def test_a_step_that_cannot_be_committed(self, world, monkeypatch):
-        import polyjob.engine.running as running
+        import polyjob.engine.job_driver as running
 
         bad, good = world.submit(seconds=1), world.submit(seconds=1)
         record = running.JobPart._record_running
@@ -644,7 +644,7 @@ class TestPoison:
 def test_a_failed_pass_leaves_the_database_usable(world, monkeypatch):
     job = world.submit()
     with monkeypatch.context() as patch:
-        patch.setattr("polyjob.engine.passes.slots_taken", lambda: 1 / 0)
+        patch.setattr("polyjob.engine.reconciler.slots_taken", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             world.engine.run_pass()
     assert database.transaction_depth() == 0
@@ -653,7 +653,7 @@ def test_a_failed_pass_leaves_the_database_usable(world, monkeypatch):
 
 
 def test_what_nobody_needs_any_more_is_cleared_hourly(world, monkeypatch):
-    monkeypatch.setattr(housekeeping, "MOST", 2)
+    monkeypatch.setattr(cleanup, "MOST", 2)
     actor = audit.Actor(world.user)
     old = now() - datetime.timedelta(days=366)
 
@@ -697,7 +697,7 @@ class TestSweep:
         assert world.store.job_folder(kept.uuid).exists()
 
     def test_that_fails_stops_nothing(self, world, monkeypatch, caplog):
-        monkeypatch.setattr(housekeeping, "_stale", lambda folder: _raise(OSError("no")))
+        monkeypatch.setattr(cleanup, "_stale", lambda folder: _raise(OSError("no")))
         world.clock.move(3600)
         job = world.submit()
         world.end(job)

@@ -7,15 +7,15 @@ import logging
 
 import pytest
 
-from polyjob import builds, giving_up, jobs, submitting
-from polyjob.engine import erasing
-from polyjob.engine.erasing import ERASED_AT_ONCE, LOOKED_AT
-from polyjob.engine.retrying import FETCH_PATIENCE, START_PATIENCE, Retry
-from polyjob.engine.running import MAX_REBUILDS
-from polyjob.models import Build, Job
-from polyjob.notes import text_of
+from polyjob.db.models import Build, Job
+from polyjob.engine import removal
+from polyjob.engine.job_driver import MAX_REBUILDS
+from polyjob.engine.removal import ERASED_AT_ONCE, LOOKED_AT
+from polyjob.engine.retries import FETCH_PATIENCE, START_PATIENCE, Retry
+from polyjob.services import abandon, builds, jobs, submission
+from polyjob.services.notes import text_of
 from polyjob.statuses import Status
-from polyjob.store import Store
+from polyjob.storage.store import Store
 from runners.base import Outdated, RunnerRefused, RunnerUnavailable
 
 from .conftest import World
@@ -203,7 +203,7 @@ def test_waiting_jobs_and_readyz_name_the_jobs_that_hold_slots(world):
 
 
 def test_a_config_without_spec_fails_its_job_in_the_end(world):
-    submitted = submitting.create(
+    submitted = submission.create(
         world.project, world.user, {"config": {"version": 1, "kind": "job", "run": {"cmd": "x"}}}, world.settings
     )
     type(submitted).update(config={"run": {}}).where(type(submitted).id == submitted.id).execute()
@@ -236,11 +236,11 @@ def test_a_job_whose_calls_are_retried_without_end_can_be_given_up(world, verb, 
     job = faulty(world, verb, kind, seconds=0 if verb == "clean" else 1000)
     world.later(5)
     if verb == "stop":
-        assert giving_up.waiting() == []
+        assert abandon.waiting() == []
         jobs.request_stop(job, world.user, world.settings)
         world.later(5)
-    assert [one.id for one in giving_up.waiting()] == [job.id]
-    giving_up.give_up([job.id], world.settings)
+    assert [one.id for one in abandon.waiting()] == [job.id]
+    abandon.give_up([job.id], world.settings)
     world.later(40)
     assert world.read(job).status.is_done
 
@@ -265,7 +265,7 @@ def refuse_removals(monkeypatch, name, stuck):
 @pytest.mark.parametrize("count", [1, ERASED_AT_ONCE, 2 * ERASED_AT_ONCE])
 @pytest.mark.parametrize("looked_at", [3, LOOKED_AT])
 def test_job_that_cannot_be_removed_holds_up_no_other(world, monkeypatch, count, looked_at):
-    monkeypatch.setattr(erasing, "LOOKED_AT", looked_at)
+    monkeypatch.setattr(removal, "LOOKED_AT", looked_at)
     stuck = [world.submit() for _ in range(count)]
     other = world.submit()
     wait(world, 10)
@@ -278,7 +278,7 @@ def test_job_that_cannot_be_removed_holds_up_no_other(world, monkeypatch, count,
 
 @pytest.mark.parametrize("looked_at", [3, LOOKED_AT])
 def test_build_that_cannot_be_removed_holds_up_no_other(world, monkeypatch, looked_at):
-    monkeypatch.setattr(erasing, "LOOKED_AT", looked_at)
+    monkeypatch.setattr(removal, "LOOKED_AT", looked_at)
     for number in range(12):
         world.end(world.submit(build={"image": "a", "build_steps": [f"x{number}"]}))
     found = list(Build.select().order_by(Build.id))

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from polyjob import jobs
 from polyjob.cli import main
-from polyjob.database import close_database, open_database, write
-from polyjob.engine import unclaimed
-from polyjob.engine.unclaimed import EVERY
-from polyjob.giving_up import give_up
-from polyjob.models import Job
-from polyjob.notes import text_of
+from polyjob.db.database import close_database, open_database, write
+from polyjob.db.models import Job
+from polyjob.engine import orphans
+from polyjob.engine.orphans import EVERY
+from polyjob.services import jobs
+from polyjob.services.abandon import give_up
+from polyjob.services.notes import text_of
 from polyjob.settings import environment
 from polyjob.statuses import Status
-from polyjob.store import Store
+from polyjob.storage.store import Store
 from runners.base import Exit, Reason, RunnerUnavailable
 
 
@@ -89,7 +89,7 @@ class TestUnclaimed:
         assert world.runner.inventory() == {}
 
     def test_what_takes_long_to_fetch_is_removed_last(self, world, monkeypatch):
-        monkeypatch.setattr(unclaimed, "FIRST_SECONDS", 0.0)
+        monkeypatch.setattr(orphans, "FIRST_SECONDS", 0.0)
         found = sorted((world.submit(seconds=10) for _ in range(2)), key=lambda job: job.uuid)
         world.settle()
         outputs, clean, cleaned = world.runner.outputs, world.runner.clean, []

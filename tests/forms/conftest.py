@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from polyjob import auth, users
-from polyjob.database import write
-from polyjob.models import Job, Project, User
-from polyjob.transitions import transition
+from polyjob.auth import identity, users
+from polyjob.db.database import write
+from polyjob.db.models import Job, Project, User
+from polyjob.services.transitions import transition
 
 ORIGIN = "http://localhost"
 HTML = "text/html,application/xhtml+xml,*/*;q=0.8"
@@ -138,7 +138,7 @@ class Browser:
         return self.post(found[0].action or path, found[0].fields, status)
 
     def sign_in(self, user: User) -> Browser:
-        assert self.http.get(f"/sign-in/{auth.new_sign_in_link(user)}").status_code == 303
+        assert self.http.get(f"/sign-in/{identity.new_sign_in_link(user)}").status_code == 303
         return self
 
 

@@ -10,18 +10,19 @@ import flask
 import pytest
 import yaml
 
-from polyjob import bookmarks, browsers, builds, jobs, submitting, users
+from polyjob.api.schemas.jobs import read_create
+from polyjob.auth import sessions, users
+from polyjob.auth.scopes import Scope
 from polyjob.clock import now
-from polyjob.database import write
-from polyjob.models import Audit, Build, Job, Project, User
+from polyjob.db.database import write
+from polyjob.db.models import Audit, Build, Job, Project, User
+from polyjob.jobconfig.parsing import as_text, parse_content
+from polyjob.jobconfig.schema import load_config
 from polyjob.pages import actions
-from polyjob.schemas.config import load_config
-from polyjob.schemas.jobs import read_create
-from polyjob.schemas.texts import as_text, parse_content
-from polyjob.scopes import Scope
+from polyjob.services import bookmarks, builds, jobs, submission
 from polyjob.settings import Settings
 from polyjob.statuses import Status
-from polyjob.store import Store
+from polyjob.storage.store import Store
 
 from .conftest import EVIL, Browser, bring, publish
 
@@ -32,13 +33,13 @@ RUNNING = (Status.SCHEDULED, Status.RUNNING)
 
 @pytest.fixture
 def job(user: User, project: Project, settings: Settings) -> Job:
-    return submitting.create(project, user, {"config": CONFIG}, settings)
+    return submission.create(project, user, {"config": CONFIG}, settings)
 
 
 def offered(app: Any, who: User, target: Job | Build) -> list[str]:
     """What the person is offered."""
     with app.test_request_context(headers={"Accept": "text/html"}):
-        browsers.sign_in(who)
+        sessions.sign_in(who)
         return [offer.action.name for offer in actions.offers(target)]
 
 
@@ -75,7 +76,7 @@ class TestOffers:
                 kept = dict(session)
             with app.test_request_context():
                 flask.session.update(kept)
-                assert browsers.signed_in()
+                assert sessions.signed_in()
                 assert [offer.action.name for offer in actions.offers(job)] == wanted
 
 
@@ -147,7 +148,7 @@ class TestJobs:
 
     def test_are_deleted_when_that_is_confirmed(self, ana: Browser, job: Job) -> None:
         bring(1, *RUNNING, name="train")
-        submitting.clone(job, job.user, "restart", {}, settings_of(ana))
+        submission.clone(job, job.user, "restart", {}, settings_of(ana))
         page = ana.get(f"{URL}/delete")
         assert "Delete train?" in page.text
         assert "it has not ended" in page.text
@@ -198,7 +199,7 @@ class TestEdited:
         self, ana: Browser, user: User, project: Project, settings: Settings
     ) -> None:
         config = load_config({"run": {"cmd": "a\nb"}, "environment": {"env_vars": [["A", "1"]]}, "tags": ["old"]})
-        submitting.create(project, user, {"config": config, "name": "train"}, settings)
+        submission.create(project, user, {"config": config, "name": "train"}, settings)
         text = ana.form(f"{URL}/clone").fields["config"]
         assert "cmd: |-\n    a\n    b\n" in text
         document = yaml.safe_load(text)
@@ -216,7 +217,7 @@ class TestEdited:
         self, ana: Browser, user: User, project: Project, settings: Settings
     ) -> None:
         content = "# how fast\nparams: {lr: 0.1}\nrun:\n  cmd: train {{ lr }}\n"
-        submitting.create(project, user, read_create({"content": content}).attributes, settings)
+        submission.create(project, user, read_create({"content": content}).attributes, settings)
         form = ana.form(f"{URL}/clone")
         assert form.fields["config"] == content
         ana.fill(f"{URL}/clone", config=content.replace("0.1", "0.5"))
@@ -230,7 +231,7 @@ class TestEdited:
         self, ana: Browser, user: User, project: Project, settings: Settings
     ) -> None:
         config = load_config({"name": "train", "run": {"cmd": "true"}})
-        submitting.create(project, user, {"config": config}, settings)
+        submission.create(project, user, {"config": config}, settings)
         text = ana.form(f"{URL}/clone").fields["config"]
         ana.fill(f"{URL}/clone", config=text + "description: another\n")
         ana.fill(f"{URL}/clone", config=text.replace("train", "other"))

@@ -7,12 +7,12 @@ import re
 
 import pytest
 
-from polyjob import auth, users
-from polyjob.api import credentials
-from polyjob.api.limits import FailureLimit
+from polyjob.auth import identity as auth
+from polyjob.auth import login, users
+from polyjob.auth.scopes import Scope
+from polyjob.auth.throttle import FailureLimit
 from polyjob.clock import now
-from polyjob.models import Audit, Token, User
-from polyjob.scopes import Scope
+from polyjob.db.models import Audit, Token, User
 
 from .conftest import EVIL, Browser, Html
 
@@ -114,8 +114,8 @@ def test_browser_signed_in_by_an_expiring_key_sets_no_password(visitor: Browser,
 class TestPassword:
     @pytest.fixture(autouse=True)
     def _nobody_has_failed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(credentials, "_by_account", FailureLimit())
-        monkeypatch.setattr(credentials, "_by_address", FailureLimit(50))
+        monkeypatch.setattr(login, "_by_account", FailureLimit())
+        monkeypatch.setattr(login, "_by_address", FailureLimit(50))
 
     def test_is_set_and_changed(self, ana: Browser, user: User, visitor: Browser) -> None:
         visitor.sign_in(user)

@@ -8,16 +8,15 @@ import datetime
 import pytest
 from flask import Flask
 
-from polyjob import auth, users
-from polyjob.api import credentials
-from polyjob.api.limits import FailureLimit
 from polyjob.app import create_app
-from polyjob.browsers import CSRF_FIELD
+from polyjob.auth import identity, login, users
+from polyjob.auth.scopes import Scope
+from polyjob.auth.sessions import CSRF_FIELD
+from polyjob.auth.throttle import FailureLimit
 from polyjob.connections import BODY_IS_LATE
-from polyjob.database import write
-from polyjob.models import Audit, EndedSession, Job, Project, Token, User
+from polyjob.db.database import write
+from polyjob.db.models import Audit, EndedSession, Job, Project, Token, User
 from polyjob.pages.forms import local_path
-from polyjob.scopes import Scope
 from polyjob.settings import Settings
 
 from .conftest import EVIL, HTML, ORIGIN, Browser, Html, publish
@@ -28,8 +27,8 @@ PASSWORD = "a long password"
 @pytest.fixture
 def eva(project: Project, monkeypatch: pytest.MonkeyPatch) -> User:
     """She has a password."""
-    monkeypatch.setattr(credentials, "_by_account", FailureLimit())
-    monkeypatch.setattr(credentials, "_by_address", FailureLimit(credentials.MAX_FAILURES_OF_ADDRESS))
+    monkeypatch.setattr(login, "_by_account", FailureLimit())
+    monkeypatch.setattr(login, "_by_address", FailureLimit(login.MAX_FAILURES_OF_ADDRESS))
     return users.create("eva", PASSWORD)
 
 
@@ -123,7 +122,7 @@ class TestKeys:
 
 class TestLinks:
     def test_opened_from_another_site_ask_first(self, visitor: Browser, user: User) -> None:
-        link = f"/sign-in/{auth.new_sign_in_link(user)}"
+        link = f"/sign-in/{identity.new_sign_in_link(user)}"
         page = visitor.get(link, **{"Sec-Fetch-Site": "cross-site"})
         assert "Sign in as ana?" in page.text
         visitor.get("/", 401)
@@ -131,13 +130,13 @@ class TestLinks:
         visitor.get("/")
 
     def test_ask_whoever_is_signed_in_as_somebody_else(self, ana: Browser, bob: Browser, user: User) -> None:
-        link = f"/sign-in/{auth.new_sign_in_link(user)}"
+        link = f"/sign-in/{identity.new_sign_in_link(user)}"
         assert "Sign in as ana?" in bob.get(link).text
         assert "bob" in bob.get("/").text
         ana.get(link, 303)
 
     def test_of_another_server_are_not_followed(self, visitor: Browser, user: User) -> None:
-        link = f"/sign-in/{auth.new_sign_in_link(user)}"
+        link = f"/sign-in/{identity.new_sign_in_link(user)}"
         page = visitor.get(link, **{"Sec-Fetch-Site": "cross-site"})
         visitor.post(link, page.forms[-1].fields, 403, Origin="http://evil.example")
         visitor.post(link, {}, 403)

@@ -19,19 +19,19 @@ import pytest
 from werkzeug.datastructures import FileStorage
 from werkzeug.test import encode_multipart
 
-from polyjob import projects
+from polyjob.api.schemas.jobs import read_create
 from polyjob.app import create_app
 from polyjob.cli.origins import Origins
 from polyjob.cli.run import config_of
 from polyjob.cli.run import run as run_command
-from polyjob.database import write
-from polyjob.models import Code, Job, Project, User
-from polyjob.pages import receiving
+from polyjob.db.database import write
+from polyjob.db.models import Code, Job, Project, User
+from polyjob.pages import form_upload
 from polyjob.pages.forms import Form
-from polyjob.pages.jobforms import curl_lines, read_job, run_line
-from polyjob.schemas.jobs import read_create
+from polyjob.pages.job_form import curl_lines, read_job, run_line
+from polyjob.services import projects
 from polyjob.settings import Settings
-from polyjob.store import Store
+from polyjob.storage.store import Store
 
 from .conftest import EVIL, HTML, ORIGIN, Browser, Html
 
@@ -413,7 +413,7 @@ class TestFiles:
         assert "more than 100000 bytes" in self.upload(ana, ("x", b"0" * 2_000_000), status=413).text
         many = [(str(number), b"") for number in range(200)]
         assert "more than 5 files" in self.upload(ana, *many, status=413).text
-        monkeypatch.setattr(receiving, "LARGEST_DIRECTORY", 10)
+        monkeypatch.setattr(form_upload, "LARGEST_DIRECTORY", 10)
         assert "too many members" in self.upload(ana, ("a.zip", zipped({"x": b""})), status=400).text
         assert Code.select().count() == 0
 

@@ -10,18 +10,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from polyjob import clock, users
+from polyjob import clock
 from polyjob.app import create_app
+from polyjob.auth import users
 from polyjob.clock import Clock, now
-from polyjob.database import close_database, open_database, write
-from polyjob.engine import passes
-from polyjob.engine.calls import Calls, Key, run
+from polyjob.db.database import close_database, open_database, write
+from polyjob.db.migrations import migrate
+from polyjob.db.models import Meta, Project, User
+from polyjob.engine import reconciler
+from polyjob.engine.call_pools import Calls, Key, run
 from polyjob.engine.context import Context
-from polyjob.engine.passes import Engine
-from polyjob.migrations import migrate
-from polyjob.models import Meta, Project, User
+from polyjob.engine.reconciler import Engine
 from polyjob.settings import read_settings
-from polyjob.store import Store
+from polyjob.storage.store import Store
 from runners.base import Runner, RunnerSettings
 from runners.fake import FakeRunner
 
@@ -131,14 +132,14 @@ class World:
         self.errors = Errors()
         logging.getLogger("polyjob.engine").addHandler(self.errors)
         self._before_commit: Callable[[], None] | None = None
-        self._write = passes.write
-        passes.write = self._interrupted
+        self._write = reconciler.write
+        reconciler.write = self._interrupted
         self.runner_folder = self.settings.data_dir / "fake"
         self.runner_folder.mkdir()
         self.die()
 
     def close(self) -> None:
-        passes.write = self._write
+        reconciler.write = self._write
         clock.time = self._time
         logging.getLogger("polyjob.engine").removeHandler(self.errors)
 

@@ -24,18 +24,18 @@ import runners
 import runners.docker.runner
 import runners.fake
 import runners.process.runner
-from polyjob import jobs, projects, submitting
 from polyjob.clock import Clock
-from polyjob.engine import housekeeping
-from polyjob.engine.calls import Calls
+from polyjob.db.models import Build, Job, Meta, Project, User
+from polyjob.engine import cleanup
+from polyjob.engine.call_pools import Calls
 from polyjob.engine.context import Context
-from polyjob.engine.passes import Engine
-from polyjob.first_start import open_folder
-from polyjob.models import Build, Job, Meta, Project, User
-from polyjob.schemas.config import load_config
+from polyjob.engine.reconciler import Engine
+from polyjob.jobconfig.schema import load_config
+from polyjob.server.bootstrap import open_folder
+from polyjob.services import jobs, projects, submission
+from polyjob.services.specs import runner_settings
 from polyjob.settings import read_settings
-from polyjob.specs import runner_settings
-from polyjob.store import Store
+from polyjob.storage.store import Store
 from tests.lives.deaths import die_at_points
 from tests.lives.left import left_in
 from tests.lives.stories import STORIES
@@ -82,12 +82,12 @@ class Life:
     def submit(self, name: str, config: dict[str, Any]) -> None:
         if not self.was(name):
             loaded = load_config({"version": 1, "kind": "job", **config})
-            submitting.create(self.project, self.user, {"name": name, "config": loaded}, self.settings)
+            submission.create(self.project, self.user, {"name": name, "config": loaded}, self.settings)
             self.remember(name)
 
     def clone(self, name: str, strategy: str, source: str) -> None:
         if not self.was(name):
-            submitting.clone(self.job(source), self.user, strategy, {"config": {"name": name}}, self.settings)
+            submission.clone(self.job(source), self.user, strategy, {"config": {"name": name}}, self.settings)
             self.remember(name)
 
     def stop(self, name: str) -> None:
@@ -187,7 +187,7 @@ def tell(folder: str, runner: str, story: str, die_at: str | None, passed: str |
 
 def look(folder: str, runner: str, result: str) -> None:
     """What has come of it all. What nobody names is swept away first, however young."""
-    housekeeping.SWEPT_AFTER = -1.0
+    cleanup.SWEPT_AFTER = -1.0
     life = Life(Path(folder), runner)
     (life.folder / "installation").write_text(life.meta["installation"])
     Path(result).write_text(json.dumps(life.outcome()))

@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from polyjob.giving_up import give_up
-from polyjob.models import Build, Job
+from polyjob.db.models import Build, Job
+from polyjob.services.abandon import give_up
 from polyjob.statuses import DONE, Status
 
 from .hand import World

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from polyjob.models import Build, Job
+from polyjob.db.models import Build, Job
 
 if TYPE_CHECKING:
     from tests.lives.life import Life

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from polyjob.database import close_database
-from polyjob.engine import unclaimed
-from polyjob.models import Job
+from polyjob.db.database import close_database
+from polyjob.db.models import Job
+from polyjob.engine import orphans
 from polyjob.statuses import Status
 
 from .hand import Folder, World
@@ -126,7 +126,7 @@ class Machine(People):
                 break
             self.world.clock.move(7.0)
         for _ in range(3):
-            self.world.clock.move(unclaimed.EVERY)
+            self.world.clock.move(orphans.EVERY)
             self.world.settle()
         self.truths.look()
         assert all(job.end is not None or job.is_deleted for job in self.jobs)

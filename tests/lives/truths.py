@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from polyjob.database import database
-from polyjob.models import CLAIMED, DELETED, SHOWN, Build, BuildStatus, Job, JobStatus, Project
-from polyjob.notes import text_of
+from polyjob.db.database import database
+from polyjob.db.models import CLAIMED, DELETED, SHOWN, Build, BuildStatus, Job, JobStatus, Project
+from polyjob.services.notes import text_of
 from polyjob.statuses import DONE, Status
 from tests.lives.hand import World
 

@@ -6,7 +6,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from polyjob.models import User
+from polyjob.db.models import User
 from tests.pages.helpers import sign_in
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from flask.testing import FlaskClient
 
+from polyjob.auth.tokens import digest
 from polyjob.clock import now
-from polyjob.database import write
-from polyjob.models import Build, BuildStatus, Job, JobStatus, Project, SignInLink, User
+from polyjob.db.database import write
+from polyjob.db.models import Build, BuildStatus, Job, JobStatus, Project, SignInLink, User
 from polyjob.statuses import Status
-from polyjob.store import Store
-from polyjob.tokens import digest
+from polyjob.storage.store import Store
 
 EVIL = "<script>alert(1)</script>"
 

@@ -7,7 +7,7 @@ import json
 from flask.testing import FlaskClient
 
 from polyjob.clock import now
-from polyjob.models import Project
+from polyjob.db.models import Project
 from polyjob.statuses import Status
 from tests.pages.helpers import BEGUN, EVIL, make_build, make_job, read, url
 

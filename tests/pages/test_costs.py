@@ -10,8 +10,8 @@ import pytest
 
 from polyjob.app import create_app
 from polyjob.clock import now
-from polyjob.database import database, write
-from polyjob.models import Project, User
+from polyjob.db.database import database, write
+from polyjob.db.models import Project, User
 from polyjob.pages import projects, status
 from polyjob.pages.lists import Asked, read_page
 from polyjob.settings import Settings

@@ -11,8 +11,8 @@ from flask.testing import FlaskClient
 import polyjob
 from polyjob.app import create_app
 from polyjob.clock import now
-from polyjob.database import write
-from polyjob.models import Project, User
+from polyjob.db.database import write
+from polyjob.db.models import Project, User
 from polyjob.pages import template_folder
 from polyjob.settings import Settings
 from polyjob.statuses import Status

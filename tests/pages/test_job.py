@@ -10,11 +10,11 @@ import pytest
 from flask.testing import FlaskClient
 
 from polyjob.clock import now
-from polyjob.database import write
-from polyjob.models import Build, Job, Project, User
-from polyjob.pages import parts, timeline
+from polyjob.db.database import write
+from polyjob.db.models import Build, Job, Project, User
+from polyjob.pages import job_page, timeline
 from polyjob.statuses import Status
-from polyjob.store import Store
+from polyjob.storage.store import Store
 from tests.pages.helpers import BEGUN, make_build, make_job, read, seal, url, write_log
 
 
@@ -111,7 +111,7 @@ def test_the_clone_chain_and_what_a_clone_changed_are_shown(client: FlaskClient,
 def test_more_clones_than_a_page_names_are_a_list_of_their_own(
     client: FlaskClient, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "MOST_CLONES", 1)
+    monkeypatch.setattr(job_page, "MOST_CLONES", 1)
     first = make_job(project)
     clones = [make_job(project, original=first, cloning_strategy="restart") for _ in range(2)]
     page = read(client, url(first))
@@ -160,7 +160,7 @@ def test_a_job_whose_build_failed_shows_the_end_of_its_log(
     steps = ((Status.SCHEDULED, None, None), (Status.BUILDING, "m", details), (Status.FAILED, "m", {}))
     page = read(client, url(make_job(project, *steps, build=build, exit={"reason": "build", "message": "m"})))
     assert "no such package: <sixx>" in page.text
-    assert page.text.count("early") == parts.BUILD_LINES - 1
+    assert page.text.count("early") == job_page.BUILD_LINES - 1
     assert "reused, as the same build is done" in page.text
 
 

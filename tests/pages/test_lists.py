@@ -9,12 +9,13 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from polyjob import bookmarks, users
+from polyjob.auth import users
 from polyjob.clock import now
-from polyjob.database import write
-from polyjob.models import Job, Project, User
+from polyjob.db.database import write
+from polyjob.db.models import Job, Project, User
 from polyjob.pages import builds, lists, projects
 from polyjob.pages.lists import PAGE_SIZE
+from polyjob.services import bookmarks
 from polyjob.settings import Settings
 from polyjob.statuses import Status
 from tests.pages.helpers import BEGUN, Page, make_build, make_job, read, sign_in, url

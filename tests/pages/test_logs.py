@@ -14,17 +14,20 @@ from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyjob import ansi, auth, jobs, watch
 from polyjob.app import create_app
+from polyjob.auth import identity
 from polyjob.clock import now
-from polyjob.database import write
-from polyjob.models import Build, Job, Project, User
-from polyjob.pages import logrows, logs
-from polyjob.pages.logrows import Rows
+from polyjob.db.database import write
+from polyjob.db.models import Build, Job, Project, User
+from polyjob.logs import ansi
+from polyjob.logs import follow as watch
+from polyjob.pages import log_html, logs
+from polyjob.pages.log_html import Rows
+from polyjob.services import jobs
+from polyjob.services.transitions import first_status, transition
 from polyjob.settings import Settings
 from polyjob.statuses import Status
-from polyjob.store import Store
-from polyjob.transitions import first_status, transition
+from polyjob.storage.store import Store
 
 from ..beside import soon
 
@@ -252,7 +255,7 @@ class TestAccess:
             assert visitor.get(page + query, headers=headers).status_code == 401
         with write("test"):
             bob = User.create(username="bob", created_at=now())
-        visitor.get(f"/sign-in/{auth.new_sign_in_link(bob)}")
+        visitor.get(f"/sign-in/{identity.new_sign_in_link(bob)}")
         for query in ("", "?plain=1", "?frame=1"):
             assert visitor.get(page + query, headers=headers).status_code == 404
 
@@ -307,16 +310,16 @@ class TestRows:
 
     def test_a_line_without_end_is_not_held_back(self) -> None:
         made = Rows(1)
-        assert made.add(b"x" * (logrows.LONGEST + 1)).count("x") == logrows.LONGEST + 1
+        assert made.add(b"x" * (log_html.LONGEST + 1)).count("x") == log_html.LONGEST + 1
 
     @pytest.mark.parametrize("piece", [b"\r", b"\x1b[" + b"1;" * 500, b"\x1b]0;"])
     def test_a_line_that_says_nothing_takes_neither_time_nor_room(self, piece: bytes) -> None:
         made, begin = Rows(1), time.process_time()
         for _ in range(16):
-            made.add(piece * (logrows.LONGEST // len(piece)))
-        made.add(b"x" + piece * (logrows.LONGEST // len(piece)) + b"x")
+            made.add(piece * (log_html.LONGEST // len(piece)))
+        made.add(b"x" + piece * (log_html.LONGEST // len(piece)) + b"x")
         assert time.process_time() - begin < 5
-        assert len(made._line) <= logrows.LONGEST
+        assert len(made._line) <= log_html.LONGEST
 
     def test_colours_go_on_in_the_next_row(self) -> None:
         html = Rows(7, ansi.Style(1)).add(b"<red>\n\x1b[0mplain\n")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from polyjob.models import Job, Project
+from polyjob.db.models import Job, Project
 from polyjob.pages import outputs
 from polyjob.statuses import Status
-from polyjob.store import Store
+from polyjob.storage.store import Store
 from tests.pages.helpers import BEGUN, EVIL, make_job, read, seal, url
 
 DONE = (*BEGUN, (Status.SUCCEEDED, "Completed", {}))

@@ -8,7 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from polyjob.app import create_app
-from polyjob.models import Project, User
+from polyjob.db.models import Project, User
 from polyjob.settings import Settings
 from tests.pages.helpers import make_job, make_link, read, sign_in, url
 

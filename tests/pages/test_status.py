@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
+from polyjob.auth.tokens import digest, new_key
 from polyjob.clock import now
-from polyjob.database import write
-from polyjob.engine.holdings import REPORT, measure, write_report
-from polyjob.models import Project, Token, User
+from polyjob.db.database import write
+from polyjob.db.models import Project, Token, User
+from polyjob.engine.disk_usage import REPORT, measure, write_report
 from polyjob.pages import chart, status
 from polyjob.statuses import Status
-from polyjob.tokens import digest, new_key
 from runners.base import RunnerUnavailable
 from tests.pages.helpers import BEGUN, EVIL, make_build, make_job, read, url
 

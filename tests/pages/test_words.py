@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from polyjob.pages import diffs, timeline, words
+from polyjob.pages import diffs, formatting, timeline
 from polyjob.statuses import Status
 from runners.base import Reason
 
@@ -32,7 +32,7 @@ def moment() -> Iterator[datetime.datetime]:
     ],
 )
 def test_ago(moment: datetime.datetime, seconds: int, said: str) -> None:
-    assert words.ago(moment - datetime.timedelta(seconds=seconds), moment) == said
+    assert formatting.ago(moment - datetime.timedelta(seconds=seconds), moment) == said
 
 
 @pytest.mark.parametrize(
@@ -48,14 +48,14 @@ def test_ago(moment: datetime.datetime, seconds: int, said: str) -> None:
     ],
 )
 def test_lasting(seconds: float, said: str) -> None:
-    assert words.lasting(datetime.timedelta(seconds=seconds)) == said
+    assert formatting.lasting(datetime.timedelta(seconds=seconds)) == said
 
 
 @pytest.mark.parametrize(
     ("count", "said"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (20 << 20, "20 MiB"), (3 << 30, "3.0 GiB")]
 )
 def test_size(count: int, said: str) -> None:
-    assert words.size(count) == said
+    assert formatting.size(count) == said
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_size(count: int, said: str) -> None:
     ],
 )
 def test_log_text(data: bytes, shown: str) -> None:
-    assert words.log_text(data) == shown
+    assert formatting.log_text(data) == shown
 
 
 @pytest.mark.parametrize(
@@ -110,11 +110,11 @@ def test_log_text(data: bytes, shown: str) -> None:
 def test_why(
     status: Status, end: dict[str, Any] | None, message: str | None, details: dict[str, Any], said: str
 ) -> None:
-    assert words.why(status, end, message, details, None) == said
+    assert formatting.why(status, end, message, details, None) == said
 
 
 def test_every_reason_has_words_of_its_own() -> None:
-    said = [words.why(Status.FAILED, {"reason": str(reason), "code": 1}, None, {}, None) for reason in Reason]
+    said = [formatting.why(Status.FAILED, {"reason": str(reason), "code": 1}, None, {}, None) for reason in Reason]
     assert len(set(said)) == len(Reason)
 
 
@@ -122,11 +122,11 @@ def test_every_reason_has_words_of_its_own() -> None:
     ("text", "said"), [("it is so", "It is so."), ("Is it?", "Is it?"), ("", ""), ("`x` fails.", "`x` fails.")]
 )
 def test_sentence(text: str, said: str) -> None:
-    assert words.sentence(text) == said
+    assert formatting.sentence(text) == said
 
 
 def test_what_stands_between_backticks_is_code_and_the_rest_is_escaped() -> None:
-    assert words.with_code("`a<b` & `c") == "<code>a&lt;b</code> &amp; `c"
+    assert formatting.with_code("`a<b` & `c") == "<code>a&lt;b</code> &amp; `c"
 
 
 @pytest.mark.parametrize(
@@ -140,13 +140,13 @@ def test_what_stands_between_backticks_is_code_and_the_rest_is_escaped() -> None
     ],
 )
 def test_shape_of(status: Status, shape: str) -> None:
-    assert words.shape_of(status) == shape
+    assert formatting.shape_of(status) == shape
 
 
 def test_resources_that_nobody_asked_for_or_knows_are_left_out() -> None:
-    assert words.resources(None, None, None) == []
+    assert formatting.resources(None, None, None) == []
     wanted = {"resources": {"cpu": {"limits": 1.5}, "pids": {"limits": 64, "requests": 64}}}
-    assert words.resources(wanted, None, {"cpu_seconds": 0.0}) == [
+    assert formatting.resources(wanted, None, {"cpu_seconds": 0.0}) == [
         ("CPU", "at most 1.5 cores", "0.00 s"),
         ("Processes", "at most 64", ""),
     ]

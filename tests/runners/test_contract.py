@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from polyjob.store import Store
+from polyjob.storage.store import Store
 from runners.base import (
     BuildFailed,
     Exited,

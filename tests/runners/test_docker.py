@@ -24,7 +24,7 @@ import docker
 import pytest
 import requests
 
-from polyjob.packing import Packer
+from polyjob.storage.pack import Packer
 from runners.base import (
     CONTAINER_HOST,
     FENCE_LASTS,

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from polyjob.packing import Packer
+from polyjob.storage.pack import Packer
 from runners.base import (
     BuildFailed,
     Exit,

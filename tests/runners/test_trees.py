@@ -325,8 +325,8 @@ GUARDED = {
 """Calls by which root could be led out of a folder that a job's account can write to."""
 
 ALLOWED = {
-    "polyjob/store.py: _restrict": "folders of the data folder, which belong to the server alone",
-    "polyjob/store.py: _make": "a folder just made, in one that belongs to the server alone",
+    "polyjob/storage/store.py: _restrict": "folders of the data folder, which belong to the server alone",
+    "polyjob/storage/store.py: _make": "a folder just made, in one that belongs to the server alone",
     "runners/process/keeper_server.py: _listen": "the server's socket, in the server's own folder",
     "runners/process/keeper.py: _spawn": "the pipe that the keeper has made",
     "runners/process/keeper.py: _give": "by descriptor, a folder that the keeper has just made",

@@ -1,0 +1,160 @@
+"""Logs over WebSocket, as old clients ask for them: JSON messages that all have `log_lines`.
+
+`{"status": "running", "log_lines": []}` for each status, the present one first and the terminal one last;
+`{"log_lines": ["…"]}` for lines, which are sent once they are whole. The server closes when the run is over
+or deleted (1000), when it shuts down itself (1001), and when whoever listens may no longer see the run (1008).
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from flask import Response, request
+from wsproto.frame_protocol import CloseReason
+
+from polyjob.api.blueprint import Blueprint
+from polyjob.api.paths import UPGRADE
+from polyjob.api.problems import problem
+from polyjob.api.request_context import BUILD, JOB, find_project, me, store
+from polyjob.api.websocket import Gone, WebSocket, offers
+from polyjob.auth.identity import permit
+from polyjob.db.models import Build, Job
+from polyjob.errors import Invalid, Problem
+from polyjob.logs import follow
+from polyjob.logs.follow import Changed, Grown, Nothing, RunDeleted, Story, WatchEnded, WatchRefused
+from polyjob.services import builds, jobs
+
+PATIENCE = 30.0
+"""Seconds of silence after which the client is pinged."""
+FRAME = 10_000
+"""Characters of lines in one message. As JSON each takes 6 bytes at most, and a message must stay below 64 KiB."""
+PREFIXES = ("/ws/v1", "/v1")
+"""Where clients before 0.5.3 of the documented API look, beside `/api/v1/…/logs/stream`."""
+SINCE = {
+    "name": "since_line",
+    "in": "query",
+    "description": "Leave out the first so many lines.",
+    "schema": {"type": "integer", "minimum": 0, "default": 0},
+}
+_SPOKEN = {
+    101: {"description": "The connection speaks WebSocket now."},
+    400: "BAD_REQUEST",
+    426: {"description": "The request does not offer to speak WebSocket."},
+}
+
+blp = Blueprint("streams", __name__, description="Logs over WebSocket, for old clients.")
+
+OLD_PATHS = {
+    f"{prefix}{run}/logs": operation
+    for prefix in PREFIXES
+    for run, operation in ((JOB, "streams.stream_job_log"), (BUILD, "streams.stream_build_log"))
+}
+"""Other path of a stream → its operation. The same operation has the same permissions."""
+
+
+@blp.get(f"{JOB}/logs/stream")
+@blp.doc(parameters=[SINCE], responses=_SPOKEN)
+def stream_job_log(username: str, project_name: str, job_id: int) -> Response:
+    """Follow a job's log over WebSocket"""
+    job = jobs.find(find_project(username, project_name), job_id)
+    return _stream(job, store().job_log(job.uuid))
+
+
+@blp.get(f"{BUILD}/logs/stream")
+@blp.doc(parameters=[SINCE], responses=_SPOKEN)
+def stream_build_log(username: str, project_name: str, build_id: int) -> Response:
+    """Follow a build's log over WebSocket"""
+    build = builds.find(find_project(username, project_name), build_id)
+    return _stream(build, store().build_log(build.uuid))
+
+
+def is_handshake() -> bool:
+    """Whether the request offers to speak WebSocket to a view of this module."""
+    return request.blueprint == blp.name and request.method == "GET" and request.environ.get(UPGRADE) == "websocket"
+
+
+class _Spoken(Response):
+    """Nothing is left to be answered: the connection was spoken on, and is closed."""
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        raise StopIteration
+
+
+def _stream(run: Job | Build, log: Path) -> Response:
+    skipped = _since_line()
+    if not offers(request.environ):
+        return problem(426, "Logs are streamed over WebSocket here.", headers={"Upgrade": "websocket"})
+    story = follow.story(run, log, 0, PATIENCE, request.environ["gunicorn.socket"], permit(run.project_id), me().id)
+    try:
+        socket = WebSocket(request.environ, story.wake)
+    except BaseException:
+        story.close()
+        raise
+    _speak(socket, story, skipped)
+    return _Spoken()
+
+
+def _speak(socket: WebSocket, story: Story, skipped: int) -> None:
+    reason = CloseReason.NORMAL_CLOSURE
+    try:
+        for message in messages(story, skipped):
+            if message is None:
+                socket.ping()
+            else:
+                socket.send(message)
+    except (Gone, RunDeleted):
+        pass
+    except WatchRefused:
+        reason = CloseReason.POLICY_VIOLATION
+    except WatchEnded:
+        reason = CloseReason.GOING_AWAY
+    finally:
+        story.close()
+        socket.close(reason)
+
+
+def messages(story: Iterable[Grown | Changed | Nothing], skipped: int = 0) -> Iterator[str | None]:
+    """The messages of a story, without the first `skipped` lines; None where a ping is due."""
+    text = codecs.getincrementaldecoder("utf-8")("replace")
+    begun = ""
+    for part in story:
+        if isinstance(part, Grown):
+            *lines, begun = (begun + text.decode(part.data)).split("\n")
+            skipped, lines = max(0, skipped - len(lines)), lines[skipped:]
+            if len(begun) > FRAME and not skipped:
+                lines, begun = [*lines, begun], ""
+            yield from _in_frames(lines)
+        elif isinstance(part, Changed):
+            if part.status.status.is_done:
+                begun += text.decode(b"", final=True)
+                yield from _in_frames([begun] if begun and not skipped else [])
+            yield json.dumps({"status": part.status.status, "log_lines": []})
+        else:
+            yield None
+
+
+def _in_frames(lines: list[str]) -> Iterator[str]:
+    """A line that is too long for a message goes in pieces."""
+    batch: list[str] = []
+    size = 0
+    for line in lines:
+        for start in range(0, max(1, len(line)), FRAME):
+            piece = line[start : start + FRAME]
+            if batch and size + len(piece) > FRAME:
+                yield json.dumps({"log_lines": batch}, ensure_ascii=False)
+                batch, size = [], 0
+            batch.append(piece)
+            size += len(piece) + 8
+    if batch:
+        yield json.dumps({"log_lines": batch}, ensure_ascii=False)
+
+
+def _since_line() -> int:
+    text = request.args.get("since_line", "0")
+    if not (text.isascii() and text.isdecimal() and len(text) <= 15):
+        raise Invalid([Problem("since_line", "`since_line` takes a whole number, 0 or more.")])
+    return int(text)

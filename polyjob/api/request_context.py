@@ -1,0 +1,55 @@
+"""What every view needs of its request: settings, files, who asks, and for what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flask import Response, current_app
+
+from polyjob.auth import identity
+from polyjob.db.models import Project, User
+from polyjob.errors import Invalid
+from polyjob.jobconfig.checks import renamed
+from polyjob.settings import Settings
+from polyjob.storage.store import Store
+
+PROJECT = "/<username>/<project_name>"
+JOBS = f"{PROJECT}/jobs"
+JOB = f"{JOBS}/<int:job_id>"
+BUILDS = f"{PROJECT}/builds"
+BUILD = f"{BUILDS}/<int:build_id>"
+
+
+def settings() -> Settings:
+    found: Settings = current_app.config["SETTINGS"]
+    return found
+
+
+def store() -> Store:
+    return Store(settings().data_dir)
+
+
+def me() -> User:
+    user = identity.current_user()
+    if user is None:
+        raise identity.Unauthenticated(identity.NO_CREDENTIALS)
+    return user
+
+
+def find_project(username: str, project_name: str, *, to_write: bool | None = None, archived: bool = False) -> Project:
+    """As `auth.find_project`, for whoever asks."""
+    return identity.find_project(me(), username, project_name, to_write=to_write, archived=archived)
+
+
+def empty(status: int) -> Response:
+    return Response(status=status, mimetype="text/plain")
+
+
+@contextmanager
+def config_stood_at(pointer: str) -> Iterator[None]:
+    """Have the domain's problems with a config point to where the config stood in the body."""
+    try:
+        yield
+    except Invalid as error:
+        raise Invalid(renamed(error.problems, "/config", pointer)) from None

@@ -1,0 +1,1 @@
+"""The SQLite database: connection, tables, prepared statements, migrations."""

@@ -1,0 +1,1 @@
+"""The config of a job: parsing, checks, parameters and templates, the stored form."""

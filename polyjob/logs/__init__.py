@@ -1,0 +1,1 @@
+"""Logs: lines of a file, terminal colours, following a run."""

@@ -1,0 +1,1 @@
+"""Operations on jobs, builds and projects. Each verb is one transaction."""

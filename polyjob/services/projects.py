@@ -1,0 +1,199 @@
+"""What can be done with projects: make, list, change, archive, delete, give new code."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+from peewee import ModelSelect
+
+from polyjob.clock import now
+from polyjob.db.database import write
+from polyjob.db.models import Code, Project, User
+from polyjob.errors import Invalid, NotFound, Problem, Unavailable
+from polyjob.services import audit, builds, jobs
+from polyjob.services.filters import PROJECT_FIELDS, PROJECT_ORDERS, conditions, ordering
+from polyjob.services.merge import united
+from polyjob.settings import Settings
+from polyjob.storage import uploads
+from polyjob.storage.store import Store
+from polyjob.wake_up import send_hint
+
+RESERVED = frozenset({"archive", "bookmark", "bookmarks", "builds", "jobs", "names", "projects", "restore", "settings"})
+"""Second segments of paths that are, or will be, no project's."""
+
+
+def create(user: User, attributes: Mapping[str, Any], settings: Settings) -> Project:
+    """Raises Invalid where the name is missing, reserved or taken."""
+    name = attributes.get("name")
+    if name is None:
+        raise Invalid([Problem("/name", "This field is required.")])
+    is_public = attributes.get("is_public")
+    moment = now()
+    with write("project"):
+        _refuse_name(user, name)
+        project = Project.create(
+            uuid=uuid.uuid4().hex,
+            user=user,
+            name=name,
+            is_public=settings.public_projects if is_public is None else is_public,
+            created_at=moment,
+            updated_at=moment,
+            **{column: attributes.get(column) for column in ("description", "readme", "tags")},
+        )
+        audit.record("create", project)
+    return project
+
+
+def list_projects(
+    owner: User, *, archived: bool = False, query: str | None = None, sort: str | None = None
+) -> ModelSelect[Project]:
+    """The owner's projects that the query asks for, in the order that `sort` asks for, last changed first.
+
+    Raises Invalid for a query that is not valid; see `polyjob.services.filters`.
+    """
+    shown = (Project.user == owner, Project.deleted_at.is_null(), Project.archived_at.is_null(not archived))
+    asked = conditions(query, PROJECT_FIELDS, "project")
+    return Project.select().where(*shown, *asked).order_by(*ordering(sort, PROJECT_ORDERS))
+
+
+def update(project: Project, changes: Mapping[str, Any]) -> Project:
+    """Change name, description, readme, tags (united with the old ones where `changes["merge"]`), is_public.
+
+    Raises Invalid; then nothing is changed. Whatever belongs to the project has its new name at once.
+    """
+    columns = {name: changes[name] for name in ("description", "readme", "tags") if name in changes}
+    for name in ("name", "is_public"):
+        if changes.get(name) is not None:
+            columns[name] = changes[name]
+    with write("project"):
+        project = _fresh(project)
+        if changes.get("merge") and "tags" in columns:
+            columns["tags"] = united("tags", project.tags, columns["tags"])
+        if columns.get("name", project.name) != project.name:
+            _refuse_name(project.user, columns["name"])
+        if columns:
+            _change(project, **columns)
+            audit.record("update", project, changed=sorted(columns.keys() - {"updated_at"}))
+    return project
+
+
+def archive(project: Project, user: User, settings: Settings) -> None:
+    """Hide the project with all that belongs to it, and have its jobs stopped. Idempotent."""
+    with write("archive", makes_room=True):
+        project = _fresh(project)
+        jobs.stop_all(project, user)
+        audit.record("archive", project)
+        _change(project, archived_at=project.archived_at or now())
+    send_hint(settings.data_dir)
+
+
+def restore(project: Project) -> None:
+    """Show an archived project again. Idempotent."""
+    with write("restore"):
+        project = _fresh(project)
+        _change(project, archived_at=None)
+        audit.record("restore", project)
+
+
+def delete(project: Project, user: User | None, settings: Settings) -> None:
+    """Hide the project at once, have its jobs stopped, and then everything of it removed. Idempotent.
+
+    Its name is free for another project from now on.
+    """
+    with write("delete", makes_room=True):
+        mark_deleted(project, user)
+    send_hint(settings.data_dir)
+
+
+def mark_deleted(project: Project, user: User | None) -> None:
+    """Do what `delete` does. Must be called inside `database.write`; wake the engine after it."""
+    project = _fresh(project)
+    if project.deleted_at is None:
+        audit.record("delete", project)
+        jobs.delete_all(project, user)
+        builds.delete_all(project)
+        _change(project, deleted_at=now(), name=project.uuid)
+
+
+def _change(project: Project, **columns: Any) -> None:
+    columns["updated_at"] = max(now(), project.updated_at)
+    Project.update(**columns).where(Project.id == project.id).execute()
+    for name, value in columns.items():
+        setattr(project, name, value)
+
+
+def _fresh(project: Project) -> Project:
+    fresh = Project.get_or_none(Project.id == project.id)
+    if fresh is None:
+        raise NotFound("The project was deleted.")
+    return fresh
+
+
+def _refuse_name(owner: User, name: str) -> None:
+    if name.lower() in RESERVED:
+        raise Invalid([Problem("/name", "The name is a reserved word or already taken.")])
+    if Project.select().where(Project.user == owner, Project.name == name).exists():
+        raise Invalid([Problem("/name", f"A project with name `{name}` already exists.")])
+
+
+def upload_code(project: Project, user: User, source: BinaryIO, settings: Settings) -> Code:
+    """Make the tar.gz that `source` gives the code of the project's new jobs; it is on disk, synced, on return.
+
+    An upload with the same files as the latest one changes nothing. Raises Invalid for an archive that is refused,
+    TooLarge, and Unavailable where the disk is low or fills up; then the project keeps the code it had.
+    """
+    free = shutil.disk_usage(settings.data_dir).free
+    if free < settings.disk_low:
+        raise Unavailable(f"The server's disk has {free >> 20} MiB left, and takes no uploads now.", 60)
+    limits = uploads.Limits(settings.upload_limit, settings.unpacked_limit, settings.unpacked_files)
+    upload = uploads.receive(source, Store(settings.data_dir), limits)
+    moment = now()
+    with write("upload"):
+        latest = Project.get_by_id(project.id).code
+        if latest is not None and latest.digest == upload.digest:
+            return latest
+        row = Code.create(
+            project=project,
+            user=user,
+            digest=upload.digest,
+            size=upload.size,
+            files=dict(upload.files),
+            created_at=moment,
+        )
+        Project.update(code=row, updated_at=moment).where(Project.id == project.id).execute()
+        audit.record("upload", project, commit=upload.digest)
+    return row
+
+
+def remove_code(project: Project) -> None:
+    """Have new jobs of the project run without code. Jobs and uploads that exist stay as they are. Idempotent."""
+    with write("upload"):
+        if _fresh(project).code_id is not None:
+            Project.update(code=None, updated_at=now()).where(Project.id == project.id).execute()
+            audit.record("remove code", project)
+
+
+def latest_code(project: Project) -> Code:
+    """Raises NotFound where nothing was uploaded."""
+    if project.code is None:
+        raise NotFound("No code was uploaded to this project.")
+    found: Code = project.code
+    return found
+
+
+def first_code(project: Project) -> Code:
+    """As `latest_code`."""
+    return Code.select().where(Code.project == project).order_by(Code.id).first() or latest_code(project)
+
+
+def find_code(project: Project, commit: str | None) -> Code:
+    """The upload with this digest; the latest where it is None. Raises NotFound."""
+    if commit is None:
+        return latest_code(project)
+    found = Code.select().where(Code.project == project, Code.digest == commit).order_by(Code.id.desc()).first()
+    if found is None:
+        raise NotFound("There is no such upload of this project's code.")
+    return found

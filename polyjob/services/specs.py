@@ -1,0 +1,295 @@
+"""From a stored config to what a runner is told: the job's and build's specs, and the key that a build is reused by.
+
+Pure: reads no clock, no file and no database beyond the rows it is given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from polyjob.db.models import Build, Job
+from polyjob.errors import Invalid, Problem
+from polyjob.jobconfig.commands import composed
+from polyjob.settings import MIB, Settings
+from polyjob.storage.store import Store
+from runners.base import CONTAINER_HOST, BuildSpec, JobSpec, Placement, Resources, RunnerSettings
+from runners.capabilities import ABILITIES, GIVES_GPUS, REQUIRED, Ability
+from runners.common.dockerfile import render_dockerfile
+
+API_VERSION = "v1"
+
+
+GPU = "environment.resources.gpu"
+WITHDRAWN = ("invalidated", "archived", "deleted")
+"""Reasons of a build whose predecessor with the same key somebody has withdrawn: its steps run again."""
+
+
+def check(
+    config: Mapping[str, Any], runner: str, gpus: int | None = None, pointer: str = "/config"
+) -> list[dict[str, str]]:
+    """The notes that a job with this config gets on this runner: what it runs without. `gpus` says how many there are,
+    None = that is not asked.
+
+    Raises Invalid with a pointer to each part that the runner must refuse.
+    """
+    notes, problems = left_out(config, runner), []
+    for path, support in ABILITIES[runner].items():
+        if support.ability is Ability.REFUSED and _look_up(config, path):
+            detail = f"The {runner} runner cannot honour `{path}`: {support.why}."
+            problems.append(Problem(f"{pointer}/{path.replace('.', '/')}", detail))
+    asked = gpus_asked(config, runner)
+    if gpus is not None and asked > gpus:
+        there = "there are none" if not gpus else f"there {'is' if gpus == 1 else 'are'} {gpus}"
+        if gpus or "build.image" in REQUIRED.get(runner, {}):
+            detail = f"The job asks for {asked} GPUs, and {there}. `POLYJOB_GPUS` says which jobs may be given."
+            problems.append(Problem(f"{pointer}/{GPU.replace('.', '/')}", detail))
+        else:
+            notes.append({"kind": GPU, "text": f"`{GPU}` was not used: {there}."})
+    for path, why in REQUIRED.get(runner, {}).items():
+        if not _look_up(config, path):
+            detail = f"The {runner} runner needs `{path}`: {why}."
+            problems.append(Problem(f"{pointer}/{path.replace('.', '/')}", detail))
+    if problems:
+        raise Invalid(problems)
+    return notes
+
+
+def left_out(config: Mapping[str, Any], runner: str) -> list[dict[str, str]]:
+    """Return a note for each part of the config that this runner leaves out: {"kind": its path, "text"}."""
+    return [
+        {"kind": path, "text": f"`{path}` was not used: {support.why}."}
+        for path, support in ABILITIES[runner].items()
+        if support.ability is Ability.NOTED and _look_up(config, path)
+    ]
+
+
+def _look_up(config: Mapping[str, Any], path: str) -> Any:
+    value: Any = config
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def build_key(
+    config: Mapping[str, Any], runner: str, files: Mapping[str, str], python: str = ""
+) -> tuple[str, dict[str, Any]]:
+    """(key, its parts) of a config's `build` section: everything that the result depends on and nothing else.
+
+    `files` are the requirement files of the code: path → SHA-256. `python` is the setting; empty = polyjob's own. The
+    command and `nocache` are not part of it, nor is the image on a runner that does not use it.
+    """
+    section = config["build"]
+    parts = {
+        "runner": runner,
+        **({"image": section.get("image")} if ABILITIES[runner]["build.image"].ability is Ability.HONOURED else {}),
+        **({"python": python or platform.python_version()} if runner == "process" else {}),
+        "build_steps": section.get("build_steps") or [],
+        "env_vars": sorted(build_env(section).items()),
+        "files": dict(files),
+    }
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest(), parts
+
+
+def build_env(section: Mapping[str, Any]) -> dict[str, str]:
+    """The variables that a config's `build` section sets, for its steps and for its jobs."""
+    language = section.get("lang_env")
+    env = dict.fromkeys(("LC_ALL", "LANG", "LANGUAGE"), language) if language else {}
+    return env | dict(section.get("env_vars") or [])
+
+
+def build_spec(build: Build, store: Store, settings: Settings, installation: str) -> BuildSpec:
+    section = build.config["build"]
+    return BuildSpec(
+        uuid=build.uuid,
+        installation=installation,
+        folder=str(store.build_folder(build.uuid)),
+        key=build.key,
+        image=section.get("image"),
+        steps=tuple(section.get("build_steps") or ()),
+        env=build_env(section),
+        nocache=bool(section.get("nocache")) or (build.reason or {}).get("kind") in WITHDRAWN,
+        code=str(store.code_archive(build.code.digest)) if build.code else None,
+        files=tuple(build.code.files) if build.code else (),
+        timeout=settings.build_timeout,
+        log_limit=settings.log_limit,
+    )
+
+
+def runner_settings(settings: Settings, installation: str) -> RunnerSettings:
+    """What every runner is told at its making."""
+    options = {
+        "python": settings.python,
+        "docker_shm": str(settings.docker_shm),
+        "kubeconfig": settings.kube_config,
+        "context": settings.kube_context,
+        "namespace": settings.kube_namespace,
+        "patience": f"{settings.kube_patience:g}",
+        "helper_image": settings.kube_helper_image,
+        "helper_resources": settings.kube_helper_resources,
+        "claim": settings.kube_claim,
+        "gpu": settings.kube_gpu,
+        "registry": settings.registry,
+        "registry_secret": settings.registry_secret,
+        "builder_image": settings.builder_image,
+        "builder_command": settings.builder_command,
+    }
+    return RunnerSettings(
+        data_dir=str(settings.data_dir),
+        installation=installation,
+        job_env=settings.job_env,
+        job_user=settings.job_user or None,
+        has_gpus=bool(settings.gpus),
+        options={name: value for name, value in options.items() if value},
+    )
+
+
+def dockerfile(build: Build, store: Store, settings: Settings) -> str | None:
+    """What the build's image is made from, without labels; None where no image is made."""
+    has_image = build.runner == "docker" or (build.runner == "kubernetes" and settings.registry)
+    if not build.is_managed or not has_image:
+        return None
+    spec = build_spec(build, store, settings, installation="")
+    return render_dockerfile(spec, {}, has_open_folder=build.runner == "docker")
+
+
+def job_spec(
+    job: Job,
+    store: Store,
+    settings: Settings,
+    installation: str,
+    token: str,
+    inputs: Path | None,
+    *,
+    is_pinned: bool = False,
+) -> JobSpec:
+    """`token` is the job's own, the only key that it gets; `inputs` the archive of outputs that it starts with;
+    `is_pinned` says that it asked for its build."""
+    config = job.config
+    environment = config.get("environment") or {}
+    asked = environment.get("resources") or {}
+    return JobSpec(
+        uuid=job.uuid,
+        installation=installation,
+        folder=str(store.job_folder(job.uuid)),
+        cmd=command(config),
+        env=job_env(job, settings, token),
+        image=(config.get("build") or {}).get("image"),
+        resources=dataclasses.replace(resources(asked), gpus=tuple(job.gpus or ())),
+        requests=resources(asked, "requests"),
+        limits=resources(asked, "limits"),
+        placement=placement(environment),
+        timeout=timeout(config, settings),
+        code=str(store.code_archive(job.code.digest)) if job.code else None,
+        is_pinned=is_pinned,
+        inputs=str(inputs) if inputs else None,
+        grace=grace(config, settings),
+        log_limit=settings.log_limit,
+    )
+
+
+def command(config: Mapping[str, Any]) -> str:
+    """Return the text that the job's shell runs."""
+    return composed(config["run"]["cmd"])
+
+
+def resources(asked: Mapping[str, Any], *bounds: str) -> Resources:
+    """By these bounds, the first that is set. Without any, what counts is the limit, and the request where no limit is
+    set. Memory is asked for in MiB."""
+
+    def amount(kind: str) -> Any:
+        item = asked.get(kind) or {}
+        return next((item[bound] for bound in bounds or ("limits", "requests") if item.get(bound)), None)
+
+    memory = amount("memory")
+    return Resources(
+        cpu=amount("cpu"), memory=int(memory * MIB) if memory else None, gpu=amount("gpu"), pids=amount("pids")
+    )
+
+
+def placement(environment: Mapping[str, Any]) -> Placement:
+    """Of a config's section `environment`."""
+    config_maps = [*(environment.get("configmap_refs") or ()), *(environment.get("config_map_refs") or ())]
+    return Placement(
+        node_selector=environment.get("node_selector") or {},
+        affinity=environment.get("affinity") or {},
+        tolerations=tuple(environment.get("tolerations") or ()),
+        labels=environment.get("labels") or {},
+        annotations=environment.get("annotations") or {},
+        pull_secrets=tuple(environment.get("image_pull_secrets") or ()),
+        service_account=environment.get("service_account"),
+        secrets=tuple(environment.get("secret_refs") or ()),
+        config_maps=tuple(dict.fromkeys(config_maps)),
+    )
+
+
+def gpus_asked(config: Mapping[str, Any] | None, runner: str) -> int:
+    """How many of this machine's GPUs a job with this config is to have for itself, on this runner."""
+    if runner in GIVES_GPUS:
+        return 0
+    asked = ((config or {}).get("environment") or {}).get("resources") or {}
+    return resources(asked).gpu or 0
+
+
+def grace(config: Mapping[str, Any], settings: Settings) -> float:
+    """Seconds between TERM and KILL."""
+    value = (config.get("termination") or {}).get("grace")
+    return settings.stop_grace if value is None else float(value)
+
+
+def timeout(config: Mapping[str, Any], settings: Settings) -> float | None:
+    """Seconds that the job may run; None = without limit."""
+    value = (config.get("termination") or {}).get("timeout")
+    return (settings.job_timeout if value is None else float(value)) or None
+
+
+def server_address(settings: Settings, runner: str) -> str:
+    """Return where a job reaches the server. In a container, 127.0.0.1 is the container itself, so a server that
+    listens on every address is reached by a name of the machine."""
+    if runner == "docker" and not settings.public_url and settings.host in ("", "0.0.0.0", "::"):
+        return f"http://{CONTAINER_HOST}:{settings.port}"
+    return settings.url
+
+
+def job_env(job: Job, settings: Settings, token: str) -> dict[str, str]:
+    """The variables that the documented API promises a job, and over them its config's own.
+
+    No variable of its own gives a job GPUs that it does not ask for: an NVIDIA runtime would go by that.
+    What only the runner knows (the paths of outputs and logs) is the runner's to add.
+    """
+    config, project = job.config, job.project
+    host = server_address(settings, job.runner)
+    info = {
+        "project_name": project.unique_name,
+        "project_uuid": project.uuid,
+        "job_name": job.unique_name,
+        "job_uuid": job.uuid,
+        "role": "master",
+        "type": "runner",
+        "app": "polyjob",
+    }
+    asked = resources((config.get("environment") or {}).get("resources") or {})
+    env = {
+        "POLYAXON_API": host,
+        "POLYAXON_API_HTTP_HOST": host,
+        "POLYAXON_API_WS_HOST": host.replace("http", "ws", 1),
+        "POLYAXON_API_VERSION": API_VERSION,
+        "POLYAXON_IN_CLUSTER": "true",
+        "POLYAXON_IS_MANAGED": "true",
+        "POLYAXON_JOB_INFO": json.dumps(info),
+        "POLYAXON_LOG_LEVEL": (config.get("logging") or {}).get("level") or "INFO",
+        "POLYAXON_DATA_PATHS": "{}",
+        "POLYAXON_RUN_DATA_PATHS": "{}",
+        "POLYAXON_REFS_OUTPUTS_PATHS": json.dumps({"jobs": [], "experiments": []}),
+        "POLYAXON_SECRET_USER_TOKEN": token,
+    }
+    if config.get("params"):
+        env["POLYAXON_PARAMS"] = json.dumps(config["params"])
+    own = build_env(config.get("build") or {}) | dict((config.get("environment") or {}).get("env_vars") or [])
+    return env | own | ({} if asked.gpu else {"NVIDIA_VISIBLE_DEVICES": "none"})

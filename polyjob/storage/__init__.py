@@ -1,0 +1,1 @@
+"""Files below the data folder: logs, outputs, uploads."""
