@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from throughput import JOBS, Client, server, temporary_folder
 
-from tests.runners.engine import engine_is_there, make_images
+from tests.runners.docker_engine import engine_is_there, make_images
 from tests.runners.harness import IMAGE
 
 LANES = 8

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from throughput import JOBS, Client, server, temporary_folder
 
-from tests.kubernetes.remote import start
+from tests.simulators.kubernetes.remote import start
 
 FEW = 10
 TICK = 1.0

@@ -124,8 +124,8 @@ def test_the_rights_are_those_that_the_runner_asks_for_and_no_others():
 
 def test_deployed_pod_has_valid_settings_and_a_private_data_folder(tmp_path):
     pytest.importorskip("kubernetes")
-    from tests.kubernetes.cluster import Cluster
-    from tests.kubernetes.conftest import client_of, wait_for
+    from tests.simulators.kubernetes.cluster import Cluster
+    from tests.simulators.kubernetes.conftest import client_of, wait_for
 
     require_root()
     template = of_kind("Deployment")["spec"]["template"]

@@ -1,8 +1,8 @@
 """Change owners, and remove files, in folders that a job's account can write to.
 
-Nothing else in polyjob does this as root (`tests/runners/test_trees.py` holds it to that). Each entry is reached from
-the open folder above it and never through a link. So the account may exchange entries for links at any instant: what
-lies outside of the folder is never changed.
+Nothing else in polyjob does this as root (`tests/runners/common/test_trees.py` holds it to that). Each entry is reached
+from the open folder above it and never through a link. So the account may exchange entries for links at any instant:
+what lies outside of the folder is never changed.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.runners.engine import remove_marks
+from tests.runners.docker_engine import remove_marks
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODULE = (sys.executable, "-m", "polyjob")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.conftest import JOBS, Server, eventually
 from tests.require import require
-from tests.runners.engine import connect, engine_is_there, make_images
+from tests.runners.docker_engine import connect, engine_is_there, make_images
 from tests.runners.harness import IMAGE
 
 SCALE = int(os.environ.get("POLYJOB_TEST_SCALE", "1"))

@@ -17,7 +17,7 @@ import pytest
 
 from tests.e2e.conftest import JOBS, Server, eventually
 from tests.require import require
-from tests.runners.engine import engine_is_there, make_images
+from tests.runners.docker_engine import engine_is_there, make_images
 from tests.runners.harness import IMAGE
 
 DOCKERD = shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")

@@ -21,7 +21,7 @@ from runners import RUNNERS
 from tests.e2e.conftest import ROOT, eventually
 from tests.e2e.debian import can_be_made, make_base
 from tests.require import require
-from tests.runners.engine import engine_is_there, make_images
+from tests.runners.docker_engine import engine_is_there, make_images
 from tests.runners.harness import IMAGE
 
 PARTS = ("polyjob", "runners", "templates", "pyproject.toml", "requirements.lock", "README.md", "Dockerfile")

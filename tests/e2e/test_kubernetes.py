@@ -14,9 +14,9 @@ import pytest
 
 from runners.kubernetes.permissions import RIGHTS
 from tests.e2e.conftest import JOBS, Server, eventually
-from tests.kubernetes.remote import start as start_cluster
 from tests.require import require_root
-from tests.runners.registry import BUILDER, Registry
+from tests.simulators.kubernetes.remote import start as start_cluster
+from tests.simulators.registry import BUILDER, Registry
 
 SCALE = int(os.environ.get("POLYJOB_TEST_SCALE", "1"))
 IMAGE = "busybox"

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.kubernetes.remote import start as start_cluster
 from tests.require import require, require_root
-from tests.runners.engine import PODMAN, engine_is_there, make_images
+from tests.runners.docker_engine import PODMAN, engine_is_there, make_images
 from tests.runners.harness import DockerHarness, FakeHarness, Harness, ProcessHarness
-from tests.runners.kubernetes import KUBECONFIG, KubernetesHarness
-from tests.runners.registry import Registry
+from tests.runners.kubernetes_harness import KUBECONFIG, KubernetesHarness
+from tests.simulators.kubernetes.remote import start as start_cluster
+from tests.simulators.registry import Registry
 
 HARNESSES = {"fake": FakeHarness, "process": ProcessHarness}
 

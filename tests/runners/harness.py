@@ -31,7 +31,7 @@ from runners.base import (
 )
 from runners.fake import FakeRunner
 from runners.process.runner import ProcessRunner
-from tests.runners.engine import connect, remove_marks
+from tests.runners.docker_engine import connect, remove_marks
 
 INSTALLATION = "a" * 32
 PATIENCE = 20.0
@@ -280,8 +280,8 @@ class ProcessHarness(Harness):
 
 
 class DockerHarness(Harness):
-    """Needs an Engine, and the image that `tests.runners.engine` makes of nothing but busybox. Each is an installation
-    of its own, as they share the Engine."""
+    """Needs an Engine, and the image that `tests.runners.docker_engine` makes of nothing but busybox. Each is an
+    installation of its own, as they share the Engine."""
 
     piece = 997
 

@@ -1,0 +1,246 @@
+"""A data folder lived through in processes that may die: stories of jobs, told by a web worker and an engine in one.
+
+A story is told again from its begin by the next process, which finds what the last one has done: each of its acts does
+nothing where it was done. Each telling is a fork of a process that has loaded everything, and so costs little.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import runners
+import runners.docker.runner
+import runners.fake
+import runners.process.runner
+from polyjob.clock import Clock
+from polyjob.db.models import Build, Job, Meta, Project, User
+from polyjob.engine import cleanup
+from polyjob.engine.call_pools import Calls
+from polyjob.engine.context import Context
+from polyjob.engine.reconciler import Engine
+from polyjob.jobconfig.schema import load_config
+from polyjob.server.bootstrap import open_folder
+from polyjob.services import jobs, projects, submission
+from polyjob.services.specs import runner_settings
+from polyjob.settings import read_settings
+from polyjob.storage.store import Store
+from tests.crash.deaths import die_at_points
+from tests.crash.left import left_in
+from tests.crash.stories import STORIES
+
+PATIENCE = 150.0
+CLUSTER = ("POLYJOB_KUBE_", "POLYJOB_REGISTRY", "POLYJOB_BUILDER_")
+"""Beginnings of the variables that say which cluster it is."""
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+class Life:
+    """One process's part of it: the folder is opened, and made on the first start."""
+
+    def __init__(self, folder: Path, runner: str) -> None:
+        self.folder = folder
+        self.runner = runner
+        told = {name: value for name, value in os.environ.items() if name.startswith(CLUSTER)}
+        self.settings = read_settings(
+            told, data_dir=folder / "data", runner=runner, slots=4, disk_low=0, port=1, build_slots=2
+        )
+        open_folder(self.settings)
+        self.store = Store(self.settings.data_dir)
+        self.user = User.get(User.username == "root")
+        self.project = Project.get(Project.user == self.user)
+        self.meta = {row.key: row.value for row in Meta.select()}
+        self.woken = threading.Event()
+        of_runners = runner_settings(self.settings, self.meta["installation"])
+        calls = Calls(self.woken.set, self.settings.build_slots)
+        context = Context(self.settings, self.store, calls, Clock(), self.meta["installation"], self.meta["secret"])
+        self.engine = Engine(context, lambda name, wake: runners.load(name, of_runners, wake), self.woken.set)
+
+    # What people do; each does nothing where it was done.
+
+    def upload(self) -> None:
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode="w:gz") as archive:
+            member = tarfile.TarInfo("hello.txt")
+            member.size = 6
+            archive.addfile(member, io.BytesIO(b"hello\n"))
+        data.seek(0)
+        projects.upload_code(self.project, self.user, data, self.settings)
+        self.project = Project.get_by_id(self.project.id)
+
+    def submit(self, name: str, config: dict[str, Any]) -> None:
+        if not self.was(name):
+            loaded = load_config({"version": 1, "kind": "job", **config})
+            submission.create(self.project, self.user, {"name": name, "config": loaded}, self.settings)
+            self.remember(name)
+
+    def clone(self, name: str, strategy: str, source: str) -> None:
+        if not self.was(name):
+            submission.clone(self.job(source), self.user, strategy, {"config": {"name": name}}, self.settings)
+            self.remember(name)
+
+    def stop(self, name: str) -> None:
+        jobs.request_stop(self.job(name), self.user, self.settings)
+
+    def delete(self, name: str) -> None:
+        if job := Job.get_or_none(Job.name == name):
+            jobs.delete(job, self.user, self.settings)
+
+    def was(self, name: str) -> bool:
+        """A job that was accepted is remembered also where it has been deleted since."""
+        if Job.select().where(Job.name == name).exists():
+            self.remember(name)
+        return (self.folder / name).exists()
+
+    def remember(self, name: str) -> None:
+        (self.folder / name).touch()
+
+    # What the engine does.
+
+    def job(self, name: str) -> Job:
+        return Job.get(Job.name == name)
+
+    def until(self, what: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not what():
+            assert time.monotonic() < deadline, [
+                (job.name, str(job.status), job.notes, job.exit) for job in Job.select()
+            ] + [(str(build.status), build.notes) for build in Build.select()]
+            self.woken.clear()
+            if not self.engine.run_pass():
+                self.woken.wait(0.05)
+
+    def until_done(self, *names: str) -> None:
+        self.until(lambda: all(self.job(name).status.is_done for name in names))
+
+    def until_running(self, name: str) -> None:
+        def says_so() -> bool:
+            job = self.job(name)
+            log = self.store.job_log(job.uuid)
+            return job.status.is_done or (job.status == "running" and log.exists() and b"begun" in log.read_bytes())
+
+        self.until(says_so)
+
+    # What is to be seen.
+
+    def outcome(self) -> dict[str, Any]:
+        """Everything that people see of the jobs, and all that is left over."""
+        self.until(lambda: not Job.select().where(Job.finished_at.is_null()).exists())
+        self.until(lambda: not Job.select().where(Job.deleted_at.is_null(False)).exists())
+        self.until(lambda: not Build.select().where(Build.finished_at.is_null()).exists())
+        self.engine.run_pass()
+        self.until(lambda: not self.engine.context.calls.busy(("sweep", 0)))
+        known = {job.uuid for job in Job.select(Job.uuid)}
+        return {
+            "jobs": {job.name: self._of(job) for job in Job.select()},
+            "builds": sorted(str(build.status) for build in Build.select()),
+            "left": sorted(
+                [*left_in(self.settings.data_dir, known), *self.engine.backends.runner(self.runner).inventory()]
+            ),
+        }
+
+    def _of(self, job: Job) -> dict[str, Any]:
+        rows = list(jobs.list_statuses(job))
+        moments = [row.created_at for row in rows]
+        assert moments == sorted(moments)
+        outputs = self.store.outputs(job.uuid)
+        log = self.store.job_log(job.uuid)
+        return {
+            "statuses": [str(row.status) for row in rows],
+            "exit": (job.exit or {}).get("reason"),
+            "code": job.exit_code,
+            "log": log.read_text() if log.exists() else "",
+            "outputs": sorted(name for name, _ in outputs.tree("")[0]),
+        }
+
+    def close(self) -> None:
+        self.engine.close()
+        runner = self.engine.backends.runner(self.runner)
+        for name in runner.held() if self.runner == "docker" else {}:
+            runner.drop(name)
+
+
+# Processes.
+
+
+def tell(folder: str, runner: str, story: str, die_at: str | None, passed: str | None) -> None:
+    """The story's next telling, in this process, which dies when it first comes by the crash point `die_at`. Names of
+    the points that it comes by are written to the file `passed`."""
+    die_at_points(die_at, passed)
+    life = Life(Path(folder), runner)
+    STORIES[story](life)
+    life.until(lambda: not Job.select().where(Job.finished_at.is_null()).exists())
+    life.engine.close()
+    os._exit(0)
+
+
+def look(folder: str, runner: str, result: str) -> None:
+    """What has come of it all. What nobody names is swept away first, however young."""
+    cleanup.SWEPT_AFTER = -1.0
+    life = Life(Path(folder), runner)
+    (life.folder / "installation").write_text(life.meta["installation"])
+    Path(result).write_text(json.dumps(life.outcome()))
+    life.close()
+    os._exit(0)
+
+
+class Nursery:
+    """A process that has loaded everything, and lives each life in a fork. Used as a context, by one thread."""
+
+    def __init__(self, **environment: str) -> None:
+        self._environment = environment
+
+    def __enter__(self) -> Nursery:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.crash.life"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | self._environment,
+        )
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.communicate(timeout=4 * PATIENCE)
+
+    def live(self, act: Callable[..., None], *arguments: str | None) -> int:
+        """The exit code of a fork that did this; negative where a signal ended it, as one does after a while."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps([act.__name__, *arguments]) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+
+def _nurse() -> None:
+    for line in sys.stdin:
+        name, *arguments = json.loads(line)
+        child = os.fork()
+        if not child:
+            signal.alarm(int(3 * PATIENCE))
+            try:
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                os.dup2(2, 1)
+                {"tell": tell, "look": look}[name](*arguments)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(1)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    _nurse()

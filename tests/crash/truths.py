@@ -1,0 +1,266 @@
+"""What must be true of jobs and builds at every moment, whatever was asked for and whatever has died."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from polyjob.db.database import database
+from polyjob.db.models import CLAIMED, DELETED, SHOWN, Build, BuildStatus, Job, JobStatus, Project
+from polyjob.services.notes import text_of
+from polyjob.statuses import DONE, Status
+from tests.crash.hand import World
+
+GRACE = 3
+ORDER = [Status.CREATED, Status.SCHEDULED, Status.BUILDING, Status.RUNNING]
+"""Each at most once and in this order, before a terminal one."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """How a job goes, by the fake runner's rules."""
+
+    seconds: float = 0.0
+    pending: float = 0.0
+    code: int = 0
+    start: str = ""
+    vanish: bool = False
+    ignore_term: bool = False
+    timeout: int = 0
+    build: str = ""
+    """Its one step; none without. One that says `exit 3` fails."""
+
+    def config(self, name: str) -> dict[str, Any]:
+        pairs = {"FAKE_SECONDS": self.seconds, "FAKE_PENDING": self.pending, "FAKE_CODE": self.code}
+        pairs |= {"FAKE_LOG": self.log(name).decode(), "FAKE_OUTPUTS": json.dumps({"out": name})}
+        pairs |= {"FAKE_START": self.start} if self.start else {}
+        pairs |= {"FAKE_VANISH": "yes"} if self.vanish else {}
+        pairs |= {"FAKE_IGNORE_TERM": "yes"} if self.ignore_term else {}
+        config: dict[str, Any] = {"version": 1, "kind": "job", "run": {"cmd": "true"}, "tags": [name]}
+        config["environment"] = {"env_vars": sorted([key, str(value)] for key, value in pairs.items())}
+        config["termination"] = {"grace": GRACE} | ({"timeout": self.timeout} if self.timeout else {})
+        if self.build:
+            config["build"] = {"image": "a", "build_steps": [self.build]}
+            if self.build == "exit 3":
+                config["build"]["env_vars"] = [["FAKE_BUILD_FAIL", "1:3"]]
+        return config
+
+    @staticmethod
+    def log(name: str) -> bytes:
+        return f"the log of {name}\n".encode() * 3
+
+    @property
+    def end(self) -> tuple[Status, str, int | None]:
+        """Where nobody interferes."""
+        if self.start == "fail":
+            return Status.FAILED, "start", None
+        if self.vanish:
+            return Status.FAILED, "lost", None
+        return (Status.FAILED if self.code else Status.SUCCEEDED), "exited", self.code
+
+
+@dataclass
+class Known:
+    """What a job is to come to, and what was seen of it."""
+
+    number: int
+    uuid: str
+    name: str
+    script: Script | None
+    """None for a job that polyjob does not run."""
+    inputs: bytes | None = None
+    """What it starts with."""
+    is_wished: bool = False
+    """A stop was asked for before its exit was recorded."""
+    is_given_up: bool = False
+    is_deleted: bool = False
+    is_archived: bool = False
+    is_marked: bool = False
+    version: int = 0
+    statuses: list[tuple[str, str, int]] = field(default_factory=list)
+    end: tuple[Any, ...] | None = None
+    pages: dict[str, str] = field(default_factory=dict)
+    """ETag → what was shown with it."""
+
+
+class Truths:
+    """Looks at a world, and remembers what it saw."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.jobs: list[Known] = []
+        self._builds: dict[int, list[tuple[str, str, int]]] = {}
+        self._begun: dict[str, float] = {}
+        self._lists: dict[str, str] = {}
+
+    def look(self) -> None:
+        """Everything that can be told from rows and files."""
+        assert not self._world.errors.texts, self._world.errors.texts
+        rows = {row.id: row for row in Job.select()}
+        histories: dict[int, list[tuple[str, str, int]]] = {}
+        for status in JobStatus.select().order_by(JobStatus.id):
+            line = (status.uuid, str(status.status), status.created_at)
+            histories.setdefault(status.job_id, []).append(line)
+        for known in self.jobs:
+            row = rows.pop(known.number, None)
+            if row is None:
+                assert known.is_deleted, f"{known.name} is gone"
+                assert not self._world.store.job_log(known.uuid).parent.exists()
+            else:
+                self._look_at(known, row, histories[known.number])
+        assert not rows, f"jobs that nobody made: {sorted(rows)}"
+        self._look_at_builds()
+        self._look_at_slots()
+        self._look_at_counts()
+
+    def _look_at(self, known: Known, row: Job, history: list[tuple[str, str, int]]) -> None:
+        assert row.uuid == known.uuid
+        inputs = self._world.store.job_inputs(known.uuid)
+        if not known.is_deleted:
+            assert (inputs.read_bytes() if inputs.exists() else None) == known.inputs
+        assert (row.deleted_at is not None, row.archived_at is not None) == (known.is_deleted, known.is_archived)
+        assert history[: len(known.statuses)] == known.statuses, f"{known.name}: what has been cannot change"
+        assert row.version >= known.version
+        assert row.version > known.version or history == known.statuses
+        known.version, known.statuses = row.version, history
+        names, moments = [Status(name) for _, name, _ in history], [moment for *_, moment in history]
+        assert names[-1] is row.status
+        assert moments == sorted(set(moments)), f"{known.name}: back in time"
+        assert sum(name in DONE for name in names[:-1]) == 0, f"{known.name}: {names}"
+        if known.script is not None:
+            self._look_at_run(known, row, names)
+        if row.status in DONE:
+            self._look_at_end(known, row)
+
+    def _look_at_run(self, known: Known, row: Job, names: list[Status]) -> None:
+        before = [name for name in names if name not in DONE]
+        assert before == [name for name in ORDER if name in before], f"{known.name}: {names}"
+        if Status.SUCCEEDED in names:
+            assert Status.RUNNING in names
+        job = self._world.runner._read(known.uuid)
+        if job and "cleaned" not in job:
+            assert self._begun.setdefault(known.uuid, job["started"]) == job["started"], f"{known.name} ran again"
+            assert row.attempt_at is not None
+            killed = job["stopped"] and job["stopped"][1] == 9 and row.term_clock
+            assert not killed or job["stopped"][0] >= float(row.term_clock.split(":")[1]) + GRACE
+        if row.stop_kind == "timeout" and row.status not in DONE and not known.is_wished:
+            assert known.script
+            since = self._world.clock.since(row.attempt_clock)
+            assert known.script.timeout and since is not None and since >= known.script.timeout
+
+    def _look_at_end(self, known: Known, row: Job) -> None:
+        log, store = self._world.store.job_log(known.uuid), self._world.store
+        last = JobStatus.select().where(JobStatus.job == row).order_by(JobStatus.id.desc()).get()
+        end = (row.exit_code, row.exit, row.finished_at, last.message, last.details)
+        if not known.is_deleted:
+            content = log.read_bytes() if log.exists() else b""
+            end = (*end, content, store.outputs(known.uuid).tree("")[0])
+        if known.end is None:
+            known.end = end
+            if known.script is not None:
+                job = self._world.runner._read(known.uuid)
+                assert known.is_given_up or job is None or job == {"cleaned": True}, f"{known.name} is not dead"
+                self._judge(known, known.script, row, last.details or {}, *end[5:])
+        assert end == known.end[: len(end)], f"{known.name}: an end cannot change"
+
+    def _judge(
+        self, known: Known, script: Script, row: Job, details: dict[str, Any], log: bytes = b"", tree: Any = None
+    ) -> None:
+        """Whether the end is the one that it should be."""
+        came_to = row.status, details.get("reason"), row.exit_code
+        of_build = Build.get_or_none(Build.id == row.build_id) if row.attempt_at is None else None
+        if known.is_wished:
+            assert row.status is Status.STOPPED, f"{known.name} was to be stopped: {came_to}"
+            return
+        if row.stop_kind == "timeout":
+            assert came_to[:2] == (Status.FAILED, "timeout"), came_to
+        elif of_build is not None and of_build.status is Status.STOPPED:
+            assert came_to == (Status.FAILED, "build", None)
+        elif of_build is not None:
+            assert of_build.status is Status.FAILED
+            assert came_to == (Status.FAILED, "build", None)
+            assert details["exit_code"] == 3
+        elif known.is_given_up:
+            assert came_to in [(Status.FAILED, "lost", None), script.end]
+        else:
+            assert came_to == script.end, known
+        was_seen = details.get("reason") in ("exited", "timeout") and row.exit_code is not None
+        if was_seen and not known.is_given_up and not known.is_deleted:
+            assert log == script.log(known.name)
+            assert tree == [("out", len(known.name))]
+        assert script.log(known.name).startswith(log)
+
+    def _look_at_builds(self) -> None:
+        histories: dict[int, list[tuple[str, str, int]]] = {}
+        for row in BuildStatus.select().order_by(BuildStatus.id):
+            histories.setdefault(row.build_id, []).append((row.uuid, str(row.status), row.created_at))
+        for number, history in histories.items():
+            before = self._builds.get(number, [])
+            assert history[: len(before)] == before
+            names, moments = [Status(name) for _, name, _ in history], [moment for *_, moment in history]
+            assert moments == sorted(set(moments))
+            assert not any(name in DONE for name in names[:-1])
+        self._builds = histories
+
+    def _look_at_slots(self) -> None:
+        given_up = {known.uuid for known in self.jobs if known.is_given_up}
+        on_runner = [uuid for uuid in self.on_runner() if uuid not in given_up]
+        held = [job.id for job in Job.select(Job.id).where(CLAIMED, Job.exit.is_null())]
+        assert len(held) <= self._world.settings.slots
+        alive = [uuid for uuid in on_runner if "Exited" not in self.state(uuid) and "Missing" not in self.state(uuid)]
+        assert len(alive) <= self._world.settings.slots
+        claimed = JobStatus.select(JobStatus.job).join(Job).where(JobStatus.status == "scheduled", Job.is_managed)
+        numbers = [row.job_id for row in claimed.order_by(JobStatus.id)]
+        assert numbers == sorted(numbers), "first come, first served"
+
+    def on_runner(self) -> list[str]:
+        """The uuids of the jobs that the back end has."""
+        names = [path.stem for path in self._world.runner_folder.glob("*.json")]
+        return [name for name in names if "cleaned" not in (self._world.runner._read(name) or {})]
+
+    def state(self, uuid: str) -> str:
+        return type(self._world.runner._state(self._world.runner._read(uuid))).__name__
+
+    def _look_at_counts(self) -> None:
+        project = Project.get()
+        assert project.job_count == Job.select().where(SHOWN).count()
+        assert project.build_count == Build.select().where(SHOWN).count()
+        shown = [known.number for known in self.jobs if not known.is_deleted and not known.is_archived]
+        assert project.job_count == len(shown)
+
+    # What is shown.
+
+    def look_at_page(self, known: Known) -> None:
+        """A page that is another has another ETag."""
+        answer = self._world.ask("GET", f"/jobs/{known.number}")
+        if known.is_deleted or known.is_archived:
+            assert answer.status_code == 404
+            return
+        page = answer.json
+        assert known.pages.setdefault(answer.headers["ETag"], answer.text) == answer.text, f"{known.name}: one ETag"
+        assert page["bookmarked"] == known.is_marked
+        assert page["last_status"] == known.statuses[-1][1]
+        if known.script is not None:
+            assert page["config"]["tags"][0] == known.name
+
+    def look_at_list(self) -> None:
+        answer = self._world.ask("GET", "/jobs?limit=100")
+        shown = {known.number for known in self.jobs if not known.is_deleted and not known.is_archived}
+        assert {row["id"] for row in answer.json["results"]} == shown
+        assert answer.json["count"] == len(shown)
+        assert self._lists.setdefault(answer.headers["ETag"], answer.text) == answer.text
+
+    def look_at_what_is_left(self) -> None:
+        """Once everything has ended."""
+        assert not Job.select().where(DELETED).exists()
+        assert not Build.select().where(Build.finished_at.is_null()).exists()
+        assert self.on_runner() == []
+        known = {job.uuid for job in self.jobs if not job.is_deleted}
+        assert {path.name for path in (self._world.settings.data_dir / "jobs").iterdir()} <= known
+        for job in Job.select():
+            assert not text_of(job.notes, "retry") and not text_of(job.notes, "unreachable"), job.notes
+        for table in (JobStatus, BuildStatus):
+            owner = "job" if table is JobStatus else "build"
+            orphans = f"SELECT COUNT(*) FROM {owner}_status WHERE {owner}_id NOT IN (SELECT id FROM {owner})"
+            assert database.execute_sql(orphans).fetchone() == (0,)

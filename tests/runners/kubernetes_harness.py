@@ -1,0 +1,131 @@
+"""The harness of the Kubernetes runner, over the stand-in, or over the cluster that POLYJOB_TEST_KUBECONFIG names.
+
+On such a cluster POLYJOB_TEST_IMAGE names an image with a shell that its nodes can have; the helper uses it, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import shlex
+import tarfile
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runners.base import BuildSpec, JobSpec, RemoteRunner, Runner, RunnerUnavailable
+from tests.runners.harness import Harness
+from tests.simulators.registry import BUILDER, Registry
+
+KUBECONFIG, IMAGE = os.environ.get("POLYJOB_TEST_KUBECONFIG", ""), os.environ.get("POLYJOB_TEST_IMAGE", "busybox")
+
+
+class KubernetesHarness(Harness):
+    """Each is an installation of its own, as they share the cluster. `cluster` is the stand-in; None = a real one."""
+
+    piece = 997
+
+    def __init__(self, folder: Path, cluster: Any, *, registry: Registry | None = None, **options: str) -> None:
+        self.installation = uuid.uuid4().hex
+        self.cluster = cluster
+        told = {"kubeconfig": str(cluster.kubeconfig) if cluster else KUBECONFIG, "helper_image": IMAGE}
+        if registry is not None:
+            told |= {"registry": f"http://{registry.host}", "builder_image": "python", "builder_command": BUILDER}
+        self.options = told | options
+        super().__init__(folder, options=self.options)
+
+    def make(self) -> Runner:
+        from runners.kubernetes.runner import KubernetesRunner
+
+        return KubernetesRunner(self.settings, self.woken.set)
+
+    @property
+    def remote(self) -> RemoteRunner:
+        assert isinstance(self.runner, RemoteRunner)
+        return self.runner
+
+    def spec(self, cmd: str = "true", env: Mapping[str, str] | None = None, **fields: Any) -> JobSpec:
+        return super().spec(cmd, env, **{"image": IMAGE, **fields})
+
+    def build_spec(self, *steps: str, env: Mapping[str, str] | None = None, **fields: Any) -> BuildSpec:
+        if "registry" not in self.options:
+            pytest.skip("needs a registry: there is none on this cluster")
+        values: dict[str, Any] = {"image": IMAGE, "key": uuid.uuid4().hex * 2, **fields}
+        return dataclasses.replace(super().build_spec(*steps, env=env), **values)
+
+    def says(self, text: str, code: int = 0) -> JobSpec:
+        return self.spec(f"echo ran >> $POLYAXON_RUN_OUTPUTS_PATH/runs; printf %s {shlex.quote(text)}; exit {code}")
+
+    def lasts(self) -> JobSpec:
+        return self.spec("sleep 1000 & sleep 1000")
+
+    def stubborn(self) -> JobSpec:
+        return self.spec("trap '' TERM; setsid sleep 1000 & sleep 1000; sleep 1000")
+
+    def cannot_start(self) -> JobSpec:
+        return self.spec("true", env={"": "a variable without a name"})
+
+    def vanished(self) -> tuple[JobSpec, str]:
+        spec = self.spec("sleep 1000")
+        handle = self.runner.start(spec, None)
+        self.remove(spec)
+        return spec, handle
+
+    def remove(self, spec: JobSpec) -> None:
+        """Somebody else removes the pod of a job at once."""
+        with self._api() as api:
+            api.request("DELETE", api.pod(spec.name), body={"gracePeriodSeconds": 0})
+
+    def close(self) -> None:
+        """Leaves no pod of this installation: fences and builders go later than any test lasts."""
+        from runners.kubernetes import pods as kubernetes_pods
+
+        super().close()
+        with self._api() as api:
+            for pod in self.pods():
+                kubernetes_pods.delete(api, pod, 0)
+
+    def pods(self) -> list[Any]:
+        """All of this installation; none where there is no way to a cluster."""
+        with self._api() as api, contextlib.suppress(RunnerUnavailable):
+            found: list[Any] = api.get(api.pods(), [("labelSelector", f"polyjob.installation={self.installation}")])[
+                "items"
+            ]
+            return found
+        return []
+
+    @contextlib.contextmanager
+    def _api(self) -> Iterator[Any]:
+        from runners.kubernetes.api import Api
+        from runners.kubernetes.options import Options
+
+        api = Api(Options.read(self.options))
+        yield api
+        api.close()
+
+    def runs(self, spec: JobSpec) -> int:
+        return self.outputs(self.runner.inventory()[spec.uuid])["runs"].count(b"ran")
+
+    def outputs(self, handle: str) -> dict[str, bytes]:
+        """Files of the outputs folder."""
+        found = {}
+        with tarfile.open(fileobj=io.BytesIO(b"".join(self.remote.outputs(handle)))) as archive:
+            for member in archive:
+                content = archive.extractfile(member)
+                if content is not None:
+                    found[member.name] = content.read()
+        return found
+
+    def good_build(self) -> BuildSpec:
+        return self.build_spec("echo hello")
+
+    def bad_build(self) -> BuildSpec:
+        return self.build_spec("true", "exit 3")
+
+    def endless_build(self) -> BuildSpec:
+        return self.build_spec("sleep 1000")

@@ -1,0 +1,221 @@
+import dataclasses
+import json
+import platform
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from polyjob.errors import Invalid
+from polyjob.jobconfig.commands import composed
+from polyjob.services import specs
+from polyjob.services.submission import merge
+from polyjob.settings import MIB
+from runners.capabilities import ABILITIES, Ability
+
+CONFIG = {"version": 1, "kind": "job", "build": {"image": "img"}, "run": {"cmd": "true"}}
+
+
+def with_part(path, value):
+    """CONFIG with `value` at the dotted path."""
+    config = json.loads(json.dumps(CONFIG))
+    *parents, last = path.split(".")
+    place = config
+    for key in parents:
+        place = place.setdefault(key, {})
+    place[last] = value
+    return config
+
+
+@pytest.mark.parametrize("path", [path for path, support in ABILITIES["process"].items()])
+def test_each_part_is_taken_noted_or_refused_as_the_table_says(path):
+    ability = ABILITIES["process"][path].ability
+    config = with_part(path, {"x": 1})
+    if ability is Ability.REFUSED:
+        with pytest.raises(Invalid) as refused:
+            specs.check(config, "process")
+        assert [problem.pointer for problem in refused.value.problems] == ["/config/" + path.replace(".", "/")]
+        assert path in refused.value.problems[0].detail
+    else:
+        kinds = [note["kind"] for note in specs.check(config, "process")]
+        assert (path in kinds) is (ability is Ability.NOTED)
+
+
+@pytest.mark.parametrize("runner", ["process", "docker", "kubernetes"])
+def test_each_refusal_names_an_alternative(runner):
+    for path, support in ABILITIES[runner].items():
+        if support.ability is Ability.REFUSED:
+            with pytest.raises(Invalid) as refused:
+                specs.check(with_part(path, {"x": 1}), runner)
+            (detail,) = [problem.detail for problem in refused.value.problems]
+            assert re.fullmatch(r"The \w+ runner cannot honour `[a-z_.]+`: [^;]+; [^;]+\.", detail), detail
+
+
+def test_every_part_that_must_be_refused_is_named_at_once():
+    config = with_part("build.dockerfile", "Dockerfile") | {"environment": {"secret_refs": ["s"]}}
+    with pytest.raises(Invalid) as refused:
+        specs.check(config, "process")
+    assert len(refused.value.problems) == 2
+
+
+def test_parts_that_are_empty_ask_for_nothing():
+    config = with_part("environment", {"secret_refs": [], "max_restarts": 0, "persistence": None})
+    assert [note["kind"] for note in specs.check(config, "process")] == ["build.image"]
+
+
+class TestKey:
+    def key(self, runner="process", files=None, python="", **build):
+        return specs.build_key({"build": {"image": "img"} | build}, runner, files or {}, python)[0]
+
+    def test_is_a_function_of_what_the_result_depends_on(self):
+        base = self.key(build_steps=["a"])
+        assert base == self.key(build_steps=["a"], nocache=True)
+        different = [
+            self.key(build_steps=["b"]),
+            self.key(build_steps=["a", "a"]),
+            self.key(build_steps=["a"], env_vars=[["A", "1"]]),
+            self.key(build_steps=["a"], lang_env="C"),
+            self.key(build_steps=["a"], files={"requirements.txt": "0" * 64}),
+            self.key(build_steps=["a"], runner="fake"),
+            self.key(build_steps=["a"], python="/usr/bin/python3.9"),
+        ]
+        assert len({base, *different}) == len(different) + 1
+
+    @pytest.mark.parametrize(("runner", "depends"), [("process", False), ("docker", True), ("kubernetes", True)])
+    def test_depends_on_the_image_where_it_is_used(self, runner, depends):
+        one, other = (self.key(runner, build_steps=["a"], image=image) for image in ("python:3.11", "python:3.12"))
+        assert (one != other) is depends
+
+    @pytest.mark.parametrize("runner", ["docker", "kubernetes"])
+    def test_of_an_image_does_not_depend_on_the_python_of_the_server(self, runner):
+        assert self.key(runner) == self.key(runner, python="/usr/bin/python3.9")
+
+    def test_names_the_python_that_makes_the_virtualenv(self):
+        config = {"build": {"build_steps": ["a"]}}
+        assert specs.build_key(config, "process", {})[1]["python"] == platform.python_version()
+        assert specs.build_key(config, "process", {}, "python3.9")[1]["python"] == "python3.9"
+
+    def test_does_not_depend_on_the_order_of_variables(self):
+        assert self.key(env_vars=[["A", "1"], ["B", "2"]]) == self.key(env_vars=[["B", "2"], ["A", "1"]])
+
+
+def test_the_shell_gets_the_composed_command():
+    assert specs.command({"run": {"cmd": ["a b", "c"]}}) == composed(["a b", "c"])
+    assert specs.command({"run": {"cmd": "a  'b'\n"}}) == "a  'b'\n"
+
+
+@pytest.mark.parametrize("part", ["build", "environment"])
+@pytest.mark.parametrize(("gpus", "devices"), [(0, "none"), (1, "all")])
+def test_variables_of_a_job_give_no_gpu_it_does_not_ask_for(part, gpus, devices):
+    config = {"environment": {"resources": {"gpu": {"limits": gpus}}}, "run": {"cmd": "x"}}
+    config[part] = {**config.get(part, {}), "env_vars": [["NVIDIA_VISIBLE_DEVICES", "all"]]}
+    project = SimpleNamespace(unique_name="a.b", uuid="0" * 32)
+    job = SimpleNamespace(
+        config=config, project=project, runner="docker", uuid="1" * 32, unique_name="a.b.jobs.1", name=None, tags=None
+    )
+    settings = SimpleNamespace(public_url="http://x", url="http://x")
+    assert specs.job_env(job, settings, "t")["NVIDIA_VISIBLE_DEVICES"] == devices
+
+
+def test_what_counts_is_the_limit_then_the_request():
+    asked = {"cpu": {"requests": 1, "limits": 2.5}, "memory": {"requests": 512}, "gpu": {"limits": 1}}
+    found = specs.resources(asked)
+    assert (found.cpu, found.memory, found.gpu) == (2.5, 512 * MIB, 1)
+    assert specs.resources({}) == specs.Resources()
+
+
+def test_timeouts_and_grace_fall_back_to_the_settings(settings):
+    assert specs.timeout(CONFIG, settings) is None
+    assert specs.grace(CONFIG, settings) == 10.0
+    config = CONFIG | {"termination": {"timeout": 5, "grace": 0}}
+    assert (specs.timeout(config, settings), specs.grace(config, settings)) == (5.0, 0.0)
+
+
+def test_a_patch_merges_mappings_and_replaces_everything_else():
+    document = {"a": {"b": 1, "c": [1, 2]}, "d": 4}
+    assert merge(document, {"a": {"c": [3]}, "d": None, "e": {}}) == {"a": {"b": 1, "c": [3]}, "d": None, "e": {}}
+    assert document == {"a": {"b": 1, "c": [1, 2]}, "d": 4}
+
+
+@pytest.mark.parametrize(
+    ("runner", "page"),
+    [("process", "job-config.md"), ("docker", "docker-runner.md"), ("kubernetes", "kubernetes-runner.md")],
+)
+def test_the_documentation_has_the_table(runner, page):
+    page = (Path(__file__).parents[2] / "docs" / page).read_text()
+    found = re.findall(r"^\| `([^`]+)` \| (honoured|noted|refused) \| (.*) \|$", page, re.MULTILINE)
+    table = [(path, str(support.ability), support.why) for path, support in ABILITIES[runner].items()]
+    assert found == table
+
+
+@pytest.mark.parametrize("runner", ["docker", "kubernetes"])
+def test_a_container_needs_an_image(runner):
+    with pytest.raises(Invalid) as wrong:
+        specs.check({"run": {"cmd": "true"}}, runner)
+    assert [problem.pointer for problem in wrong.value.problems] == ["/config/build/image"]
+    assert specs.check({"run": {"cmd": "true"}, "build": {"image": "a"}}, runner) == []
+
+
+def test_a_cluster_gives_out_its_gpus_itself():
+    config = {"run": {"cmd": "true"}, "build": {"image": "a"}, "environment": {"resources": {"gpu": {"limits": 8}}}}
+    assert specs.check(config, "kubernetes", gpus=0) == []
+    assert (specs.gpus_asked(config, "kubernetes"), specs.gpus_asked(config, "docker")) == (0, 8)
+    with pytest.raises(Invalid):
+        specs.check(config, "docker", gpus=0)
+
+
+def test_requests_and_limits_are_told_apart_for_a_cluster():
+    asked = {"cpu": {"requests": 1, "limits": 2.5}, "memory": {"requests": 512}}
+    assert specs.resources(asked, "requests") == specs.Resources(cpu=1, memory=512 * MIB)
+    assert specs.resources(asked, "limits") == specs.Resources(cpu=2.5)
+
+
+def test_a_place_in_a_cluster():
+    environment = {
+        "node_selector": {"disk": "ssd"},
+        "affinity": {"nodeAffinity": {}},
+        "tolerations": [{"operator": "Exists"}],
+        "labels": {"a": "b"},
+        "annotations": {"c": "d"},
+        "image_pull_secrets": ["pull"],
+        "service_account": "account",
+        "secret_refs": ["keys"],
+        "configmap_refs": ["old", "both"],
+        "config_map_refs": ["both", "new"],
+    }
+    assert specs.placement(environment) == specs.Placement(
+        node_selector={"disk": "ssd"},
+        affinity={"nodeAffinity": {}},
+        tolerations=({"operator": "Exists"},),
+        labels={"a": "b"},
+        annotations={"c": "d"},
+        pull_secrets=("pull",),
+        service_account="account",
+        secrets=("keys",),
+        config_maps=("old", "both", "new"),
+    )
+    assert specs.placement({}) == specs.Placement()
+
+
+def test_a_runner_is_told_its_own_settings(settings):
+    told = specs.runner_settings(dataclasses.replace(settings, kube_namespace="jobs", registry="r/x"), "a" * 32).options
+    assert (told["namespace"], told["registry"], told["patience"]) == ("jobs", "r/x", "600")
+    assert "claim" not in told
+
+
+@pytest.mark.parametrize(
+    ("runner", "host", "public_url", "address"),
+    [
+        ("docker", "0.0.0.0", "", "http://host.docker.internal:8000"),
+        ("docker", "::", "", "http://host.docker.internal:8000"),
+        ("docker", "10.0.0.5", "", "http://10.0.0.5:8000"),
+        ("docker", "127.0.0.1", "", "http://127.0.0.1:8000"),
+        ("docker", "0.0.0.0", "https://jobs.example.org", "https://jobs.example.org"),
+        ("process", "0.0.0.0", "", "http://127.0.0.1:8000"),
+        ("kubernetes", "0.0.0.0", "https://jobs.example.org", "https://jobs.example.org"),
+    ],
+)
+def test_jobs_reach_the_server_from_where_they_run(settings, runner, host, public_url, address):
+    settings = dataclasses.replace(settings, host=host, port=8000, public_url=public_url)
+    assert specs.server_address(settings, runner) == address

@@ -1,0 +1,283 @@
+"""The stand-in as a whole: a cluster that is started, asked, troubled and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.simulators.kubernetes.admission import Admission
+from tests.simulators.kubernetes.connections import Listener
+from tests.simulators.kubernetes.execution import Execution
+from tests.simulators.kubernetes.faults import Faults
+from tests.simulators.kubernetes.images import Image, usual
+from tests.simulators.kubernetes.kubelet import PodWorker
+from tests.simulators.kubernetes.node import Node, Settings, node_object
+from tests.simulators.kubernetes.pod_status import Slot
+from tests.simulators.kubernetes.pretended import Pretended
+from tests.simulators.kubernetes.recording import Recorder
+from tests.simulators.kubernetes.scheduler import Scheduler
+from tests.simulators.kubernetes.selectors import Object
+from tests.simulators.kubernetes.server import Handler
+from tests.simulators.kubernetes.store import CLUSTERED, Store
+from tests.simulators.kubernetes.troubles import Troubles
+
+CAPACITY = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "1Ti", "pods": "2000"}
+
+Right = tuple[str, str, str]
+"""(verb, resource, subresource or "")."""
+
+
+class Cluster(Troubles, Pretended):
+    """A cluster of one namespace, or more. Everything of it lies below `state`, and ends with `close`.
+
+    Methods may be called from any thread, and take and return plain values only, so that they can be called from
+    another process as well.
+    """
+
+    def __init__(
+        self, state: Path, port: int = 0, namespace: str = "default", version: tuple[int, int] = (1, 36)
+    ) -> None:
+        self.state = state
+        self.state.mkdir(parents=True, exist_ok=True)
+        self.version = version
+        self.namespace = namespace
+        self.store = Store()
+        self.images: dict[str, Image] = usual()
+        self.settings = Settings()
+        self.recorder = Recorder(self.store)
+        self.nodes: dict[str, Node] = {}
+        self.scheduler = Scheduler(self.store, self.nodes, self.recorder)
+        self.faults = Faults()
+        self.token = secrets.token_hex(16)
+        self.tokens = {self.token: "system:serviceaccount:default:polyjob"}
+        self.rights: set[Right] | None = None
+        """What the client may do; None = anything."""
+        self.admission = Admission()
+        self.pretended = self.scheduler.pretended
+        self.labels: dict[str, dict[str, str]] = {}
+        """Of every pod that a client has ever made: name → labels."""
+        self.warnings: list[str] = []
+        """What clients were warned of: fields that no pod has."""
+        self.defects: list[BaseException | None] = []
+        """Errors of the stand-in itself."""
+        self.requests: Counter[tuple[str, str]] = Counter()
+        self.paths: Counter[tuple[str, str]] = Counter()
+        self._lock = threading.Lock()
+        self._executions: set[Execution] = set()
+        self._cut_after: int | None = None
+        self._cut_after_input: int | None = None
+        self._listener: Listener | None = None
+        self._errands: list[threading.Thread] = []
+        self.add_namespace(namespace)
+        self.add_node("node-1")
+        self._listen(port)
+        self.kubeconfig = self._write_kubeconfig()
+
+    # --- its life
+
+    def _listen(self, port: int) -> None:
+        self._listener = Listener(port, self, Handler)
+        self.port = self._listener.server_address[1]
+        threading.Thread(target=self._listener.serve_forever, args=(0.02,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def _write_kubeconfig(self) -> Path:
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "stand-in",
+            "clusters": [{"name": "stand-in", "cluster": {"server": self.url}}],
+            "users": [{"name": "polyjob", "user": {"token": self.token}}],
+            "contexts": [
+                {"name": "stand-in", "context": {"cluster": "stand-in", "user": "polyjob", "namespace": self.namespace}}
+            ],
+        }
+        path = self.state / "kubeconfig"
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    def close(self) -> None:
+        """End every pod and every connection. Idempotent."""
+        self.store.close()
+        self.scheduler.close()
+        self.go_away()
+        for node in self.nodes.values():
+            node.close()
+        for errand in self._errands:
+            errand.join(5)
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.close()
+
+    def go_away(self) -> None:
+        """Connections are refused, and those that are there are cut."""
+        listener, self._listener = self._listener, None
+        if listener:
+            listener.shutdown()
+            listener.server_close()
+            listener.cut()
+
+    def come_back(self) -> None:
+        if self._listener is None:
+            self._listen(self.port)
+
+    # --- what it has
+
+    def add_namespace(self, name: str) -> None:
+        self.store.create("namespaces", {"metadata": {"name": name}, "spec": {}, "status": {"phase": "Active"}})
+        self.add("serviceaccounts", "default", name)
+
+    def add_node(self, name: str, labels: dict[str, str] | None = None, **capacity: str) -> None:
+        """Capacity by resource, over that of a usual node: `memory="1Gi"`."""
+        node = Node(name, self.store, self.state, self.images, self.recorder, self.settings)
+        self.store.create("nodes", node_object(name, {**CAPACITY, **capacity}, labels or {}, node.ip))
+        node.defects = self.defects
+        self.nodes[name] = node
+        self.scheduler.wake()
+
+    def change_node(self, name: str, labels: dict[str, str] | None = None, **allocatable: str) -> None:
+        """Give a node labels, and other amounts of what pods may take of it."""
+
+        def change(item: Object) -> None:
+            item["metadata"]["labels"] |= labels or {}
+            item["status"]["allocatable"] |= allocatable
+
+        self.store.update("nodes", "", name, change)
+        self.scheduler.wake()
+
+    def taint(self, name: str, key: str, value: str = "", effect: str = "NoSchedule") -> None:
+        def change(item: Object) -> None:
+            item["spec"].setdefault("taints", []).append({"key": key, "value": value, "effect": effect})
+
+        self.store.update("nodes", "", name, change)
+
+    def add(self, resource: str, name: str, namespace: str | None = None, **fields: Any) -> None:
+        """A secret, a config map, a claim or a service account: `add("secrets", "key", data={…})`."""
+        metadata = {"name": name, "namespace": namespace or self.namespace}
+        self.store.create(resource, {"metadata": metadata, **fields})
+        self.scheduler.wake()
+
+    def remove(self, resource: str, name: str) -> None:
+        self.store.remove(resource, self.namespace, name)
+
+    def add_image(self, name: str, root: str = "busybox", **fields: Any) -> None:
+        """An image that nodes can pull from now on; fields as of `Image`."""
+        self.images[name] = Image(root=root, **fields)
+
+    def remove_image(self, name: str) -> None:
+        self.images.pop(name, None)
+        for node in self.nodes.values():
+            node.pulled.discard(name)
+
+    def configure(self, **settings: Any) -> None:
+        """Change how nodes behave; names as of `Settings`."""
+        for name, value in settings.items():
+            if not hasattr(self.settings, name):
+                raise TypeError(f"no setting {name}")
+            setattr(self.settings, name, value)
+
+    def schedule_nothing(self, why: str | None) -> None:
+        """Leave new pods without a node, with these words; None: schedule again."""
+        self.scheduler.refusal = why
+        self.scheduler.wake()
+
+    def restrict(self, **rules: Any) -> None:
+        """What namespaces refuse from now on; names as of `Admission`. Whatever is not named is not restricted."""
+        self.admission = Admission(**rules)
+
+    def permit(self, rights: list[Right] | None) -> None:
+        """What the client may do from now on; None = anything."""
+        self.rights = None if rights is None else {tuple(right) for right in rights}  # type: ignore[misc]
+
+    def allows(self, verb: str, resource: str, namespace: str | None) -> bool:
+        """Whether the client may; what it is given, it is given in the one namespace."""
+        base, _, sub = resource.partition("/")
+        if self.rights is None:
+            return True
+        return (verb, base, sub) in self.rights and (namespace == self.namespace or base in CLUSTERED)
+
+    # --- what is seen
+
+    def pods(self) -> list[Object]:
+        return [stored.object for stored in self.store.list("pods", None, lambda item: True)[1]]
+
+    def pod(self, name: str) -> Object | None:
+        return self.store.find("pods", self.namespace, name)
+
+    def events(self, name: str | None = None) -> list[Object]:
+        """The events of all pods, or of one, the oldest first."""
+        found = self.store.list("events", None, lambda item: name in (None, item["involvedObject"]["name"]))[1]
+        return [stored.object for stored in sorted(found, key=lambda stored: stored.version)]
+
+    def processes(self, name: str) -> dict[str, int]:
+        """Of a pod: container → process id on this machine, of those that run."""
+        return {
+            slot.name: slot.container.pid
+            for slot in self._worker(name).slots
+            if slot.container and slot.container.is_running and slot.container.pid
+        }
+
+    def count(self, verb: str, resource: str, path: str) -> None:
+        with self._lock:
+            self.requests[verb, resource] += 1
+            self.paths[verb, path] += 1
+
+    def counted(self) -> dict[str, int]:
+        """Requests so far by verb and resource: `{"list pods": 3}`."""
+        with self._lock:
+            return {f"{verb} {resource}": number for (verb, resource), number in self.requests.items()}
+
+    def counted_paths(self) -> dict[str, int]:
+        """Requests so far by verb and path."""
+        with self._lock:
+            return {f"{verb} {path}": number for (verb, path), number in self.paths.items()}
+
+    def forget_counts(self) -> None:
+        with self._lock:
+            self.requests.clear()
+            self.paths.clear()
+
+    def slot(self, pod: Object, container: str) -> tuple[Slot | None, PodWorker | None]:
+        node = self.nodes.get(pod["spec"].get("nodeName", ""))
+        worker = node.worker(pod["metadata"]["uid"]) if node else None
+        return (worker.slot(container), worker) if worker else (None, None)
+
+    def _worker(self, name: str) -> PodWorker:
+        pod = self.store.get("pods", self.namespace, name).object
+        worker = self.nodes[pod["spec"]["nodeName"]].worker(pod["metadata"]["uid"])
+        assert worker, f"no node runs {name}"
+        return worker
+
+    def _slots(self, name: str, container: str | None) -> list[Slot]:
+        return [slot for slot in self._worker(name).slots if container in (None, slot.name)]
+
+    def soon(self, act: Callable[[], None]) -> None:
+        """Do this beside the request that asks for it; `close` waits for it."""
+        errand = threading.Thread(target=act, daemon=True)
+        with self._lock:
+            self._errands = [known for known in self._errands if known.is_alive()] + [errand]
+        errand.start()
+
+    @contextlib.contextmanager
+    def executing(self, execution: Execution) -> Iterator[None]:
+        execution.cut_after, execution.cut_after_input = self._cut_after, self._cut_after_input
+        with self._lock:
+            self._executions.add(execution)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._executions.discard(execution)

@@ -1,0 +1,191 @@
+"""One container as the kubelet sees it: started, signalled, waited for, its log rotated, a command run in it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.simulators.kubernetes.store import stamp
+
+INSIDE = Path(__file__).with_name("inside.py")
+PYTHON = [sys.executable, "-I", "-S", str(INSIDE)]
+
+LOST = "The container could not be located when the pod was terminated"
+
+
+class Container:
+    """One run of one container. Its processes die with this process, whatever kills that."""
+
+    def __init__(self, folder: Path, spec: dict[str, Any], changed: Callable[[], None]) -> None:
+        """`folder` is the container's own; a run's files are numbered, so that the previous one's log can be read."""
+        self.id = "containerd://" + uuid.uuid4().hex * 2
+        self.spec = spec
+        self.folder = folder
+        self.changed = changed
+        self.state: dict[str, Any] = {"waiting": {"reason": "ContainerCreating"}}
+        self.pid: int | None = None
+        self.oom = False
+        self.is_lost = False
+        """How it ends is seen by nobody."""
+        self.ended = threading.Event()
+        self.started = threading.Event()
+        """Set when the command runs, or cannot be started."""
+        self._started_at = stamp()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._input = threading.Lock()
+
+    @property
+    def log(self) -> Path:
+        return Path(self.spec["log"])
+
+    def start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "run.json"
+        path.write_text(json.dumps(self.spec))
+        self._process = subprocess.Popen(
+            [*PYTHON, "run", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", start_new_session=True
+        )
+        threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout
+        for line in process.stdout:
+            said = json.loads(line)
+            if "started" in said:
+                self.pid = said["started"]
+                self._started_at = stamp()
+                self.state = {"running": {"startedAt": self._started_at}}
+                self.started.set()
+                self.changed()
+            elif "failed" in said:
+                self._end(128, "StartError", _start_error(said["failed"]), started="1970-01-01T00:00:00Z")
+            else:
+                self._end(said["exited"], "Completed" if said["exited"] == 0 else "Error", None)
+        process.wait()
+        process.stdout.close()
+        with self._input, contextlib.suppress(BrokenPipeError):
+            assert process.stdin
+            process.stdin.close()
+        if not self.ended.is_set():
+            self._end(137, "ContainerStatusUnknown", LOST)
+
+    def _end(self, code: int, reason: str, message: str | None, started: str | None = None) -> None:
+        if self.oom:
+            code, reason = 137, "OOMKilled"
+        message = message or self._last_words(code)
+        if self.is_lost:
+            self.state = unknown_end()
+            self.ended.set()
+            self.started.set()
+            return
+        said = {
+            "exitCode": code,
+            "reason": reason,
+            "startedAt": started or self._started_at,
+            "finishedAt": stamp(),
+            "containerID": self.id,
+        }
+        if message:
+            said["message"] = message
+        self.state = {"terminated": said}
+        self.ended.set()
+        self.started.set()
+        self.changed()
+
+    def _last_words(self, code: int) -> str:
+        """What the container wrote of its end."""
+        with contextlib.suppress(OSError):
+            said = Path(self.spec["termination_log"]).read_bytes()[:4096]
+            if not said and code and self.spec["termination_policy"] == "FallbackToLogsOnError":
+                lines = Path(self.spec["log"]).read_bytes()[-8192:].splitlines()[-80:]
+                said = b"\n".join(line.split(b" ", 3)[-1] for line in lines)[-2048:]
+            return said.decode(errors="replace")
+        return ""
+
+    def _say(self, word: bytes) -> None:
+        process = self._process
+        with self._input:
+            if process is None or process.stdin is None or process.stdin.closed:
+                return
+            try:
+                process.stdin.write(word + b"\n")
+                process.stdin.flush()
+            except BrokenPipeError:
+                pass
+
+    def terminate(self) -> None:
+        self._say(b"term")
+
+    def kill(self) -> None:
+        self._say(b"kill")
+
+    def rotate(self) -> None:
+        self._say(b"rotate")
+
+    def run_out_of_memory(self) -> None:
+        self.oom = True
+        self.kill()
+
+    def vanish(self) -> None:
+        """End all at once, as when the node's power fails; returns when nothing of it runs."""
+        self.is_lost = True
+        self.kill()
+        if self._process:
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+            self.ended.wait(10)
+
+    @property
+    def is_running(self) -> bool:
+        return "running" in self.state
+
+    def run(self, command: list[str], seconds: float) -> int | None:
+        """The exit code of a command in the container, without its streams; None where it takes longer."""
+        with Path(os.devnull).open("r+b") as nothing:
+            process, complaint = self.join(command, (nothing.fileno(),) * 3)
+            try:
+                code = process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                return None
+        return 127 if complaint.exists() and complaint.read_bytes() else code
+
+    def join(self, command: list[str], streams: tuple[int, int, int]) -> tuple[subprocess.Popen[bytes], Path]:
+        """Run one more command in the container; returns its process here, and the file that says what hindered it."""
+        name = uuid.uuid4().hex
+        complaint = self.folder / f"{name}.complaint"
+        spec = {**self.spec, "pid": self.pid, "command": command, "complaint": str(complaint)}
+        path = self.folder / f"{name}.json"
+        path.write_text(json.dumps(spec))
+        process = subprocess.Popen(
+            [*PYTHON, "join", path],
+            stdin=streams[0],
+            stdout=streams[1],
+            stderr=streams[2],
+            cwd="/",
+            start_new_session=True,
+        )
+        return process, complaint
+
+
+def unknown_end() -> dict[str, Any]:
+    """The state of a container whose end nobody saw."""
+    said = {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": LOST}
+    return {"terminated": {**said, "startedAt": None, "finishedAt": None}}
+
+
+def _start_error(why: str) -> str:
+    return (
+        "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: "
+        f"unable to start container process: error during container init: {why}: unknown"
+    )

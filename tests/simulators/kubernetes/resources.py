@@ -1,0 +1,174 @@
+"""What is asked of objects: lists in pages, watches, single ones made, read, changed and removed."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from tests.simulators.kubernetes import pods
+from tests.simulators.kubernetes.answers import Refused, expired, invalid, success
+from tests.simulators.kubernetes.connections import Answering, read_json
+from tests.simulators.kubernetes.faults import HangUp
+from tests.simulators.kubernetes.selectors import Object, both
+from tests.simulators.kubernetes.store import CLUSTERED, KINDS, Stored
+
+WATCH_SECONDS = 1800.0
+BOOKMARK = 1.0
+"""Seconds without a change after which a watch is sent a bookmark (a real server: about a minute)."""
+
+
+class Resources(Answering):
+    def _collection(self, verb: str, resource: str, namespace: str | None, body: bytes) -> None:
+        chosen = both(self.query.get("labelSelector"), self.query.get("fieldSelector"), resource)
+        if resource in CLUSTERED:
+            namespace = None
+        if verb == "list":
+            return self._list(resource, namespace, chosen)
+        if verb == "watch":
+            return self._watch(resource, namespace, chosen)
+        if verb == "deletecollection" and resource == "pods" and namespace:
+            found = pods.delete_all(self.cluster, namespace, chosen, self._options(body))
+            return self._list_of("pods", self.cluster.store.version, found, {})
+        if verb == "create" and resource == "pods" and namespace:
+            stored, warnings = pods.create(self.cluster, namespace, read_json(body), self.query.get("dryRun") == "All")
+            self.cluster.warnings.extend(warnings)
+            headers = {"Warning": ", ".join("299 - " + json.dumps(text) for text in warnings)} if warnings else {}
+            return self._send(201, stored.whole("pods"), headers)
+        if verb == "create":
+            return self._send(201, self._create(resource, namespace, read_json(body)).whole(resource))
+        raise Refused(405, "the server does not allow this method on the requested resource")
+
+    def _create(self, resource: str, namespace: str | None, item: Object) -> Stored:
+        """An object of another kind than a pod, as it is."""
+        item = {key: value for key, value in item.items() if key not in ("kind", "apiVersion")}
+        if namespace:
+            item.setdefault("metadata", {})["namespace"] = namespace
+        if not item.get("metadata", {}).get("name"):
+            raise invalid(KINDS[resource], "", [("metadata.name", "FieldValueRequired", "Required value")])
+        stored = self.cluster.store.create(resource, item)
+        self.cluster.scheduler.wake()
+        return stored
+
+    def _list(self, resource: str, namespace: str | None, chosen: Any) -> None:
+        store = self.cluster.store
+        position, version, found = "", 0, None
+        if self.query.get("continue"):
+            version, position = _continued(self.query["continue"])
+            found = store.snapshots.get(version)
+            if found is None:
+                text = "The provided continue parameter is too old to display a consistent list result."
+                raise expired(text)
+        elif self.query.get("resourceVersion", "0") not in ("", "0"):
+            store.not_older(_version(self.query["resourceVersion"]))
+        if found is None:
+            version, found = store.list(resource, namespace, chosen)
+        limit = int(self.query.get("limit") or 0)
+        rest = [stored for stored in found if _place(stored) > position] if position else found
+        extra: dict[str, Any] = {}
+        if limit and len(rest) > limit:
+            store.snapshots[version] = found
+            extra["continue"] = _continue(version, _place(rest[limit - 1]))
+            if not self.query.get("labelSelector") and not self.query.get("fieldSelector"):
+                extra["remainingItemCount"] = len(rest) - limit
+            rest = rest[:limit]
+        self._list_of(resource, version, rest, extra)
+
+    def _list_of(self, resource: str, version: int, found: list[Stored], extra: dict[str, Any]) -> None:
+        metadata = json.dumps({"resourceVersion": str(version), **extra}).encode()
+        head = b'{"kind":"%sList","apiVersion":"v1","metadata":%s,"items":[' % (KINDS[resource].encode(), metadata)
+        self._send(200, head + b",".join(stored.text for stored in found) + b"]}")
+
+    def _watch(self, resource: str, namespace: str | None, chosen: Any) -> None:
+        store = self.cluster.store
+        given = self.query.get("resourceVersion", "")
+        seconds = float(self.query.get("timeoutSeconds") or WATCH_SECONDS)
+        bookmarks = self.query.get("allowWatchBookmarks") in ("true", "True", "1")
+        first: list[Stored] = []
+        since = _version(given) if given not in ("", "0") else 0
+        if since:
+            store.not_older(since)
+        else:
+            since, first = store.list(resource, namespace, chosen)
+        self._begin_stream("application/json")
+        self._chunk(b"".join(_event("ADDED", stored.whole(resource)) for stored in first))
+        told = since
+        generation = store.generation
+        try:
+            for kind, stored, version in store.changes(resource, namespace, chosen, since, seconds, BOOKMARK):
+                if stored is not None:
+                    self._chunk(_event(kind, stored.whole(resource)))
+                    told = version
+                elif self._is_closed():
+                    return
+                elif bookmarks and version > told:
+                    self._chunk(_event("BOOKMARK", _bookmark(resource, version)))
+                    told = version
+        except Refused as refused:
+            self._chunk(_event("ERROR", json.dumps(refused.status).encode()))
+        if store.generation != generation and store.is_abrupt:
+            raise HangUp
+        self._end_stream()
+
+    def _options(self, body: bytes) -> dict[str, Any]:
+        options = read_json(body) if body else {}
+        for name in ("gracePeriodSeconds",):
+            if name in self.query:
+                options[name] = int(self.query[name])
+        return options
+
+    def _one(self, verb: str, resource: str, namespace: str, name: str, body: bytes) -> None:
+        store = self.cluster.store
+        if verb == "get":
+            return self._send(200, store.get(resource, namespace, name).whole(resource))
+        if verb == "delete" and resource == "pods":
+            return self._send(200, pods.delete(self.cluster, namespace, name, self._options(body)).whole("pods"))
+        if verb == "patch" and resource == "pods":
+            kind = self.headers.get("Content-Type", "").partition(";")[0]
+            return self._send(
+                200, pods.patch(self.cluster, resource, namespace, name, kind, read_json(body)).whole("pods")
+            )
+        if verb == "delete":
+            gone = store.get(resource, namespace, name).object["metadata"]
+            store.remove(resource, namespace, name)
+            return self._say(success({"name": name, "kind": resource, "uid": gone["uid"]}))
+        raise Refused(405, "the server does not allow this method on the requested resource")
+
+
+def _version(text: str) -> int:
+    if not text.isdigit():
+        raise Refused(400, f'Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax')
+    return int(text)
+
+
+def _place(stored: Stored) -> str:
+    metadata = stored.object["metadata"]
+    return f"{metadata.get('namespace', '')}/{metadata['name']}"
+
+
+def _continue(version: int, position: str) -> str:
+    said = {"v": "meta.k8s.io/v1", "rv": version, "start": position}
+    return base64.urlsafe_b64encode(json.dumps(said).encode()).decode().rstrip("=")
+
+
+def _continued(text: str) -> tuple[int, str]:
+    try:
+        said = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        return int(said["rv"]), said["start"]
+    except (ValueError, KeyError):
+        raise Refused(400, f"continue key is not valid: {text}") from None
+
+
+def _event(kind: str, item: bytes) -> bytes:
+    return b'{"type":"%s","object":%s}\n' % (kind.encode(), item)
+
+
+def _bookmark(resource: str, version: int) -> bytes:
+    said = {
+        "kind": KINDS[resource],
+        "apiVersion": "v1",
+        "metadata": {"resourceVersion": str(version), "creationTimestamp": None},
+    }
+    if resource == "pods":
+        said |= {"spec": {"containers": None}, "status": {}}
+    return json.dumps(said).encode()

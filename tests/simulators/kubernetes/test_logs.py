@@ -1,0 +1,150 @@
+"""Logs in the stand-in are the kubelet's: stamped, cut, followed, and gone once they are rotated away."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from kubernetes.client import ApiException
+
+from tests.simulators.kubernetes.conftest import manifest, wait_for
+
+
+def run(cluster: Any, api: Any, command: str, **changes: Any) -> None:
+    """Run this to its end."""
+    pod = manifest(command=command)
+    pod["spec"]["containers"][0] |= changes
+    api.create_namespaced_pod("default", pod)
+    wait_for(lambda: cluster.pod("pod")["status"]["phase"] in ("Succeeded", "Failed"))
+
+
+def log(api: Any, **options: Any) -> str:
+    """The bytes as they are, not as the client makes of them."""
+    return api.read_namespaced_pod_log("pod", "default", _preload_content=False, **options).data.decode()
+
+
+def test_both_streams_and_a_last_line_without_its_end(cluster: Any, api: Any):
+    run(cluster, api, "echo one; sleep 0.1; echo two >&2; sleep 0.1; printf three")
+    assert log(api) == "one\ntwo\nthree"
+    assert log(api, tail_lines=2) == "two\nthree"
+    assert log(api, tail_lines=0) == ""
+    assert log(api, limit_bytes=5) == "one\nt"
+
+
+@pytest.mark.parametrize(("written", "kept"), [(r"a\r\nb", "a\nb"), (r"a\r\r\n", "a\r\n"), (r"a\rb\n\r", "a\rb\n\r")])
+def test_carriage_return_before_a_lines_end_is_dropped(cluster: Any, api: Any, written: str, kept: str):
+    run(cluster, api, f"printf '{written}'")
+    assert log(api) == kept
+
+
+def test_time_stamps(cluster: Any, api: Any):
+    run(cluster, api, "echo one; sleep 1.1; echo two; echo; printf three")
+    lines = log(api, timestamps=True).split("\n")
+    for line, text in zip(lines, ("one", "two", "", "three"), strict=True):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z " + text, line)
+    second = datetime.fromisoformat(lines[1].split()[0])
+    assert log(api, since_seconds=3600) == "one\ntwo\n\nthree"
+    url = f"{cluster.url}/api/v1/namespaces/default/pods/pod/log"
+    for moment, expected in (
+        (second, "two\n\nthree"),
+        (second.replace(microsecond=999999), "two\n\nthree"),
+        (second + timedelta(seconds=1), ""),
+    ):
+        text = moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        found = api.api_client.rest_client.pool_manager.request(
+            "GET", url, fields={"sinceTime": text}, headers={"Authorization": f"Bearer {cluster.token}"}
+        )
+        assert found.data.decode() == expected, "a time has whole seconds"
+
+
+def test_a_node_in_another_zone(cluster: Any, api: Any):
+    cluster.configure(zone=-210)
+    run(cluster, api, "echo one")
+    stamp = log(api, timestamps=True).split()[0]
+    assert stamp.endswith("-03:30")
+    assert abs(datetime.fromisoformat(stamp).timestamp() - time.time()) < 60
+    assert log(api, since_seconds=60) == "one\n"
+
+
+def test_a_long_line_is_whole(cluster: Any, api: Any):
+    run(cluster, api, "head -c 50000 /dev/zero | tr '\\0' x; echo; echo end")
+    assert log(api) == "x" * 50000 + "\nend\n"
+    assert len(log(api, timestamps=True).splitlines()) == 2
+    file = next(cluster.state.rglob("0.log")).read_bytes()
+    assert [line.split()[2] for line in file.splitlines()] == [b"P", b"P", b"P", b"F", b"F"]
+
+
+def test_what_is_rotated_away_is_gone(cluster: Any, api: Any):
+    cluster.configure(log_limit=20_000)
+    run(cluster, api, "for i in $(seq 1000 1999); do echo line $i; done")
+    found = log(api).splitlines()
+    assert found[-1] == "line 1999"
+    assert 0 < len(found) < 1000
+    assert found == [f"line {number}" for number in range(2000 - len(found), 2000)]
+
+
+def test_following(cluster: Any, api: Any):
+    """Through a rotation, to the end; what comes later can be read without what was rotated away."""
+    pod = manifest(
+        command="echo line 1; echo line 2; until [ -e /data/go ]; do sleep 0.05; done; echo line 3; printf end",
+        volumes=[{"name": "data", "emptyDir": {}}],
+    )
+    pod["spec"]["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": "/data"}]
+    made = api.create_namespaced_pod("default", pod)
+    wait_for(lambda: cluster.pod("pod")["status"]["phase"] == "Running")
+    answer = api.read_namespaced_pod_log("pod", "default", follow=True, _preload_content=False)
+    found = b""
+    while found.count(b"\n") < 2:
+        piece = answer.read1()
+        assert piece, "it goes on"
+        found += piece
+    cluster.rotate_log("pod")
+    wait_for(lambda: log(api) == "")
+    (cluster.state / "pods" / made.metadata.uid / "volumes" / "data" / "go").touch()
+    found += answer.read()
+    answer.release_conn()
+    assert found == b"line 1\nline 2\nline 3\nend"
+    assert log(api) == "line 3\nend"
+
+
+def test_followed_log_comes_a_line_at_a_time(cluster: Any, api: Any):
+    api.create_namespaced_pod("default", manifest(command="seq 50; sleep 60"))
+    wait_for(lambda: cluster.pod("pod")["status"]["phase"] == "Running")
+    answer = api.read_namespaced_pod_log("pod", "default", follow=True, _preload_content=False)
+    chunks = answer.read_chunked()
+    assert [next(chunks) for _ in range(50)] == [b"%d\n" % number for number in range(1, 51)]
+    answer.close()
+
+
+def refused(api: Any, **options: Any) -> tuple[int, str]:
+    with pytest.raises(ApiException) as error:
+        api.read_namespaced_pod_log("pod", "default", **options)
+    return error.value.status, json.loads(error.value.body)["message"]
+
+
+def test_what_cannot_be_told(cluster: Any, api: Any):
+    assert refused(api) == (404, 'pods "pod" not found')
+    cluster.schedule_nothing("full")
+    pod = manifest()
+    pod["spec"]["containers"].append({"name": "beside", "image": "not-there"})
+    api.create_namespaced_pod("default", pod)
+    assert log(api, container="job") == "", "a pod without a node has an empty log"
+    cluster.schedule_nothing(None)
+    wait_for(lambda: cluster.pod("pod")["status"].get("containerStatuses", [{"state": {}}])[0]["state"].get("running"))
+    text = "a container name must be specified for pod pod, choose one of: [job beside]"
+    assert refused(api) == (400, text)
+    assert refused(api, container="other") == (400, "container other is not valid for pod pod")
+    assert refused(api, container="job", previous=True) == (
+        400,
+        'previous terminated container "job" in pod "pod" not found',
+    )
+    code, message = wait_for(
+        lambda: (found := refused(api, container="beside")) and "Creating" not in found[1] and found
+    )
+    assert (code, message.startswith('container "beside" in pod "pod" is waiting to start: ')) == (400, True)
+    assert message.endswith(("image can't be pulled", "trying and failing to pull image"))
+    assert refused(api, container="job", since_seconds=0)[0] == 422

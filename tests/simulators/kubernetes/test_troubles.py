@@ -1,0 +1,216 @@
+"""Trouble on demand in the stand-in, told in the words that a cluster tells it in."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import kubernetes
+import pytest
+from kubernetes.client import ApiException
+from urllib3.exceptions import HTTPError
+
+from tests.require import require_root
+from tests.simulators.kubernetes.conftest import client_of, manifest, wait_for
+from tests.simulators.kubernetes.remote import start
+
+
+def running(cluster: Any, api: Any, name: str = "pod", command: str = "sleep 60") -> Any:
+    api.create_namespaced_pod("default", manifest(name, command))
+    wait_for(lambda: cluster.pod(name)["status"]["phase"] == "Running")
+
+
+def ended(cluster: Any, api: Any, name: str = "pod") -> tuple[Any, Any]:
+    """(status of the pod, how its container ended)."""
+    wait_for(lambda: cluster.pod(name)["status"]["phase"] in ("Succeeded", "Failed"))
+    status = api.read_namespaced_pod(name, "default").status
+    return status, status.container_statuses[0].state.terminated
+
+
+def disruption(status: Any) -> str | None:
+    return next((known.reason for known in status.conditions if known.type == "DisruptionTarget"), None)
+
+
+def test_out_of_memory(cluster: Any, api: Any):
+    running(cluster, api)
+    cluster.run_out_of_memory("pod")
+    _, end = ended(cluster, api)
+    assert (end.exit_code, end.reason) == (137, "OOMKilled")
+
+
+def test_eviction(cluster: Any, api: Any):
+    running(cluster, api)
+    cluster.evict("pod", "The node was low on resource: ephemeral-storage.")
+    status, end = ended(cluster, api)
+    assert (status.phase, status.reason) == ("Failed", "Evicted")
+    assert status.message == "The node was low on resource: ephemeral-storage."
+    assert (disruption(status), end.exit_code) == ("TerminationByKubelet", 137)
+    assert "Evicted" in [event["reason"] for event in cluster.events("pod")]
+
+
+def test_preemption(cluster: Any, api: Any):
+    cluster.configure(cleanup=0.5)
+    api.create_namespaced_pod("default", manifest(command="sleep 60; true", terminationGracePeriodSeconds=1))
+    wait_for(lambda: cluster.pod("pod")["status"]["phase"] == "Running")
+    cluster.preempt("pod")
+    seen = api.read_namespaced_pod("pod", "default")
+    assert disruption(seen.status) == "PreemptionByScheduler"
+    assert seen.metadata.deletion_timestamp is not None
+    status, end = ended(cluster, api)
+    assert (disruption(status), end.exit_code) == ("PreemptionByScheduler", 137)
+    wait_for(lambda: cluster.pod("pod") is None)
+
+
+def test_a_pod_that_somebody_deletes(cluster: Any, api: Any):
+    running(cluster, api)
+    cluster.delete("pod", grace=0)
+    with pytest.raises(ApiException) as refused:
+        api.read_namespaced_pod("pod", "default")
+    assert refused.value.status == 404
+
+
+def test_a_node_that_comes_back(cluster: Any, api: Any):
+    running(cluster, api)
+    process = cluster.processes("pod")["job"]
+    cluster.lose_node("node-1")
+    assert not os.path.exists(f"/proc/{process}")
+    seen = api.read_namespaced_pod("pod", "default")
+    assert (seen.status.phase, seen.status.container_statuses[0].state.running is not None) == ("Running", True)
+    assert [known.status for known in seen.status.conditions if known.type == "Ready"] == ["False"]
+    with pytest.raises(ApiException) as refused:
+        api.read_namespaced_pod_log("pod", "default")
+    assert (refused.value.status, "no route to host" in refused.value.body) == (500, True)
+    cluster.restore_node("node-1")
+    status, end = ended(cluster, api)
+    assert (status.phase, end.exit_code, end.reason) == ("Failed", 137, "ContainerStatusUnknown")
+
+
+def test_a_node_that_is_gone_for_good(cluster: Any, api: Any):
+    running(cluster, api)
+    cluster.lose_node("node-1")
+    cluster.drain_lost_node("node-1")
+    seen = api.read_namespaced_pod("pod", "default")
+    assert (seen.status.phase, disruption(seen.status)) == ("Running", "DeletionByTaintManager")
+    assert seen.metadata.deletion_timestamp is not None
+    cluster.remove_node("node-1")
+    assert cluster.pod("pod") is None
+
+
+def test_images(cluster: Any, api: Any):
+    cluster.configure(backoff=0.2)
+    for name, image in (("missing", "registry.example/none:1"), ("misspelt", "Not An Image"), ("never", "other")):
+        pod = manifest(name)
+        pod["spec"]["containers"][0] |= {"image": image, "imagePullPolicy": "Never" if name == "never" else "Always"}
+        api.create_namespaced_pod("default", pod)
+
+    def reason(name: str) -> Any:
+        statuses = cluster.pod(name)["status"].get("containerStatuses", [{"state": {}}])
+        return statuses[0]["state"].get("waiting", {}).get("reason")
+
+    wait_for(lambda: reason("missing") == "ErrImagePull")
+    wait_for(lambda: reason("missing") == "ImagePullBackOff")
+    wait_for(lambda: reason("misspelt") == "InvalidImageName")
+    wait_for(lambda: reason("never") == "ErrImageNeverPull")
+    told = {(event["reason"], event["message"]) for event in cluster.events("missing")}
+    assert ("BackOff", 'Back-off pulling image "registry.example/none:1"') in told
+    assert ("Failed", "Error: ErrImagePull") in told
+    assert cluster.pod("missing")["status"]["phase"] == "Pending"
+    cluster.add_image("registry.example/none:1")
+    wait_for(lambda: cluster.pod("missing")["status"]["phase"] == "Running")
+
+
+def test_an_api_that_is_away(cluster: Any, api: Any):
+    running(cluster, api)
+    process = cluster.processes("pod")["job"]
+    cluster.go_away()
+    with pytest.raises(HTTPError):
+        api.list_namespaced_pod("default")
+    cluster.come_back()
+    assert len(api.list_namespaced_pod("default").items) == 1
+    assert cluster.processes("pod")["job"] == process
+
+
+def test_requests_that_fail(cluster: Any, api: Any):
+    cluster.fail(429, times=2, retry_after=1)
+    cluster.fail(500, verb="create")
+    for _ in range(2):
+        with pytest.raises(ApiException) as refused:
+            api.list_namespaced_pod("default")
+        assert (refused.value.status, refused.value.headers["Retry-After"]) == (429, "1")
+        assert refused.value.body == "Too many requests, please try again later.\n"
+    api.list_namespaced_pod("default")
+    with pytest.raises(ApiException) as refused:
+        api.create_namespaced_pod("default", manifest())
+    assert (refused.value.status, json.loads(refused.value.body)["reason"]) == (500, "InternalError")
+    cluster.fail(None, path="/pods/pod$", times=None)
+    with pytest.raises(HTTPError):
+        api.read_namespaced_pod("pod", "default")
+    cluster.heal()
+    cluster.fail(None, verb="create", is_done=True)
+    with pytest.raises(HTTPError):
+        api.create_namespaced_pod("default", manifest())
+    assert cluster.pod("pod"), "it was made, and only the answer was lost"
+    cluster.slow(0.3, verb="list")
+    begin = time.monotonic()
+    api.list_namespaced_pod("default")
+    assert time.monotonic() - begin > 0.3
+    assert cluster.counted() == {"list pods": 4, "create pods": 2, "get pods": 1}
+
+
+def test_who_may_do_what(cluster: Any, api: Any):
+    cluster.permit([("list", "pods", ""), ("get", "pods", "log")])
+    api.list_namespaced_pod("default")
+    for call in (
+        lambda: api.create_namespaced_pod("default", manifest()),
+        lambda: api.list_namespaced_pod("kube-system"),
+        lambda: api.list_pod_for_all_namespaces(),
+        lambda: api.delete_collection_namespaced_pod("default"),
+    ):
+        with pytest.raises(ApiException) as refused:
+            call()
+        assert (refused.value.status, json.loads(refused.value.body)["reason"]) == (403, "Forbidden")
+    reviews = kubernetes.client.AuthorizationV1Api(api.api_client)
+    allowed = {}
+    for verb, resource, sub in (("list", "pods", None), ("watch", "pods", None), ("get", "pods", "log")):
+        asked = {"verb": verb, "resource": resource, "subresource": sub, "namespace": "default"}
+        body = {"spec": {"resourceAttributes": asked}}
+        allowed[verb, sub] = reviews.create_self_subject_access_review(body).status.allowed
+    assert allowed == {("list", None): True, ("watch", None): False, ("get", "log"): True}
+
+
+def test_a_wrong_token(cluster: Any, api: Any):
+    cluster.tokens.clear()
+    with pytest.raises(ApiException) as refused:
+        api.list_namespaced_pod("default")
+    assert (refused.value.status, json.loads(refused.value.body)["reason"]) == (401, "Unauthorized")
+    assert kubernetes.client.VersionApi(api.api_client).get_code().minor == "36"
+
+
+def test_other_objects(cluster: Any, api: Any):
+    cluster.add("persistentvolumeclaims", "data", spec={"accessModes": ["ReadWriteOnce"]})
+    assert api.read_namespaced_persistent_volume_claim("data", "default").metadata.name == "data"
+    assert api.read_namespace("default").status.phase == "Active"
+    assert api.read_node("node-1").status.allocatable["pods"] == "2000"
+    api.create_namespaced_secret("default", {"metadata": {"name": "key"}, "data": {"a": "Yg=="}})
+    assert api.read_namespaced_secret("key", "default").data == {"a": "Yg=="}
+    api.delete_namespaced_secret("key", "default")
+    with pytest.raises(ApiException):
+        api.read_namespaced_secret("key", "default")
+
+
+def test_a_cluster_in_a_process_of_its_own(tmp_path: Path):
+    require_root()
+    with start(tmp_path) as cluster:
+        with client_of(cluster.kubeconfig) as api:
+            api.create_namespaced_pod("default", manifest(command="setsid sleep 60 & sleep 60"))
+            wait_for(lambda: cluster.pod("pod")["status"]["phase"] == "Running")
+            assert cluster.counted()["create pods"] == 1
+            names = cluster.pretend(3, {"app": "test"})
+            assert {pod["metadata"]["name"] for pod in cluster.pods()} == {"pod", *names}
+        process = cluster.processes("pod")["job"]
+        os.kill(cluster.process.pid, signal.SIGKILL)
+        wait_for(lambda: not os.path.exists(f"/proc/{process}"))

@@ -1,0 +1,421 @@
+"""The data folder: what is made, appended, sealed, linked and removed, and what a crash in between leaves."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from polyjob.errors import Unavailable
+from polyjob.storage import store as store_module
+from polyjob.storage.store import STALE_AFTER, Store, StoreError, complete
+from runners.common.trees import remove_tree
+from tests.capabilities import FOWNER, without_capabilities
+from tests.require import require_root
+
+ROOT = Path(__file__).resolve().parents[2]
+JOB, OTHER = "a" * 32, "b" * 32
+NOBODY = 65534
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "data")
+    store.prepare()
+    return store
+
+
+def fill(store, uuid=JOB, **contents):
+    folder = store.make_job_folder(uuid) / "outputs"
+    folder.mkdir()
+    for name, content in (contents or {"f": b"content"}).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def read(store, path="f", uuid=JOB):
+    return b"".join(store.outputs(uuid).open_file(path)[1])
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# Folders.
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
+@pytest.mark.parametrize(("shared", "expected"), [(False, 0o700), (True, 0o711)])
+def test_prepare_makes_folders_that_nobody_else_can_read(tmp_path, umask, shared, expected):
+    store = Store(tmp_path / "a" / "b" / "data")
+    before = os.umask(umask)
+    try:
+        store.prepare(not shared)
+        store.prepare(shared)
+        store.prepare(shared)
+        folders = [store.data_dir, store.make_job_folder(JOB), store.make_job_folder(JOB), store.make_build_folder(JOB)]
+    finally:
+        os.umask(before)
+    folders += [store.data_dir / name for name in ("jobs", "builds", "code")]
+    assert {mode(folder) for folder in folders} == {expected}
+    assert files(store.data_dir) == ["builds", "code", "jobs"]
+    assert store.free_bytes() > 0
+
+
+@pytest.fixture
+def foreign_folder():
+    """A folder that every account may enter, for a folder of another account in it."""
+    place = Path(tempfile.mkdtemp(dir="/tmp"))
+    place.chmod(0o755)
+    yield place
+    remove_tree(place)
+
+
+def folder_of_nobody(place, permissions):
+    folder = place / "data"
+    require_root()
+    folder.mkdir()
+    os.chown(folder, NOBODY, os.getegid())
+    folder.chmod(permissions)
+    return folder
+
+
+@pytest.mark.parametrize("given", [0o2770, 0o770])
+def test_folder_of_another_account_keeps_its_mode(foreign_folder, given):
+    folder = folder_of_nobody(foreign_folder, given)
+    with without_capabilities(FOWNER):
+        store_module._restrict(folder, 0o700)
+    assert mode(folder) == given
+
+
+@pytest.mark.parametrize("given", [0o2775, 0o777, 0o771])
+def test_data_folder_of_another_account_is_not_open_to_everybody(foreign_folder, given):
+    folder = folder_of_nobody(foreign_folder, given)
+    with without_capabilities(FOWNER), pytest.raises(StoreError, match="set POLYJOB_DATA_DIR to a new folder in it"):
+        Store(folder).prepare()
+
+
+def test_root_with_all_capabilities_closes_a_folder_of_another_account(foreign_folder):
+    require_root()
+    os.chown(foreign_folder, NOBODY, NOBODY)
+    Store(foreign_folder).prepare()
+    assert mode(foreign_folder) == 0o700
+
+
+def test_a_job_folder_keeps_the_mode_that_it_was_given(store):
+    store.make_job_folder(JOB).chmod(0o750)
+    assert mode(store.make_job_folder(JOB)) == 0o750
+
+
+@pytest.mark.parametrize("path", ["file", "file/below", "x" * 300, "/proc/nothing", "nul\0", "\ud800"])
+def test_an_odd_data_folder_is_one_sentence(tmp_path, path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError) as error:
+        Store(tmp_path / path).prepare()
+    assert str(error.value).startswith("the data folder '/") and "cannot be used: " in str(error.value)
+    str(error.value).encode()
+
+
+def test_a_data_folder_that_may_not_be_written(tmp_path):
+    if os.geteuid() == 0:
+        data = Path("/proc/sys")
+    else:
+        data = tmp_path
+        data.chmod(0o500)
+    with pytest.raises(StoreError, match="cannot be used"):
+        Store(data / "data").prepare()
+    tmp_path.chmod(0o700)
+
+
+def test_stale_parts_go_and_fresh_ones_stay(store):
+    old, new, kept = (store.data_dir / "code" / name for name in ("1.part", "2.part", "3.tar.gz"))
+    for path in (old, new, kept):
+        path.touch()
+    for path in (old, kept):
+        os.utime(path, (time.time() - STALE_AFTER - 9,) * 2)
+    store.prepare()
+    assert files(store.data_dir / "code") == ["2.part", "3.tar.gz"]
+
+
+# Logs.
+
+
+def test_build_log_is_private_and_appended_to(store):
+    store.make_build_folder(JOB)
+    for line in (b"one\n", b"two\n"):
+        with store.open_build_log(JOB) as file:
+            file.write(line)
+    assert store.build_log(JOB).read_bytes() == b"one\ntwo\n"
+    assert mode(store.build_log(JOB)) == 0o600
+
+
+def test_append_cuts_what_was_not_committed(store):
+    store.make_job_folder(JOB)
+    log = store.job_log(JOB)
+    assert Store.append(log, b"one\n", 0) == 4
+    assert Store.append(log, b"lost", 4) == 8
+    assert Store.append(log, b"two\n", 4) == 8
+    assert Store.append(log, b"", 8) == 8
+    assert log.read_bytes() == b"one\ntwo\n"
+    assert Store.append(log, b"\xff\0", 0) == 2
+    assert log.read_bytes() == b"\xff\0" and mode(log) == 0o600
+
+
+def test_append_says_what_a_power_cut_took(store):
+    store.make_job_folder(JOB)
+    log = store.job_log(JOB)
+    Store.append(log, b"one\n", 0)
+    length = Store.append(log, b"three\n", 10)
+    assert log.read_bytes() == (
+        b"one\n\npolyjob: 6 bytes of the log were lost here when the machine went down\nthree\n"
+    )
+    assert length == log.stat().st_size
+    assert Store.append(log, b"four\n", length) == length + 5
+
+
+def test_append_on_a_full_disk_loses_nothing_that_was_there(tmp_path):
+    require_root()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], check=True)
+    try:
+        log = tmp_path / "log"
+        Store.append(log, b"kept", 0)
+        with pytest.raises(OSError) as error:
+            Store.append(log, bytes(100_000), 4)
+        assert error.value.errno == errno.ENOSPC
+        assert Store.append(log, b" on", 4) == 7
+        assert log.read_bytes() == b"kept on"
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+# Sealing.
+
+
+def test_seal_is_done_once(store):
+    fill(store)
+    store.seal(JOB, "7", 0)
+    before = store.outputs(JOB).etag
+    assert files(store.job_folder(JOB)) == ["outputs.json", "outputs.tar.gz"]
+
+    def never():
+        raise AssertionError("read again")
+        yield b""
+
+    store.seal(JOB, "7", 0, never())
+    fill(store, f=b"other")
+    store.seal(JOB, "7", 0)
+    assert read(store) == b"content" and store.outputs(JOB).etag == before
+    assert files(store.job_folder(JOB)) == ["outputs.json", "outputs.tar.gz"]
+    assert {mode(path) for path in store.job_folder(JOB).iterdir()} == {0o600}
+
+
+def test_a_folder_that_cannot_be_removed_holds_no_job_up(store, monkeypatch):
+    fill(store)
+
+    def fails(path):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(store_module, "remove_tree", fails)
+    store.seal(JOB, "7", 0)
+    assert read(store) == b"content"
+
+
+def test_seal_without_a_job_folder(store, tmp_path):
+    store.seal(JOB, "7", 0)
+    store.seal(OTHER, "7", 0, [])
+    store.sync(JOB)
+    assert store.outputs(JOB).is_empty and files(store.data_dir / "jobs") == [OTHER]
+    assert files(store.job_folder(OTHER)) == ["outputs.json"] and store.outputs(OTHER).is_empty
+    with tarfile.open(tmp_path / "t", "w") as archive:
+        archive.add(__file__, "f")
+    store.seal("c" * 32, "7", 0, [(tmp_path / "t").read_bytes()])
+    assert read(store, uuid="c" * 32) == Path(__file__).read_bytes()
+
+
+CRASHES = {
+    "seal:before": ["outputs", "outputs.tar.gz.part"],
+    "seal:after": ["outputs", "outputs.tar.gz"],
+    "seal-index:before": ["outputs", "outputs.json.part", "outputs.tar.gz"],
+    "seal-index:after": ["outputs", "outputs.json", "outputs.tar.gz"],
+}
+
+
+def crashed(point: str, code: str) -> None:
+    environ = {**os.environ, "POLYJOB_CRASH_AT": point, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, timeout=30)
+    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("point", CRASHES)
+def test_seal_after_a_crash(store, point):
+    fill(store, f=b"content", g=bytes(100_000))
+    code = "import pathlib, sys; from polyjob.storage.store import Store"
+    crashed(point, f"{code}; Store(pathlib.Path({str(store.data_dir)!r})).seal({JOB!r}, '7', 0)")
+    assert files(store.job_folder(JOB)) == CRASHES[point]
+    sealed = point == "seal-index:after"
+    assert store.outputs(JOB).is_empty is not sealed
+    store.link_inputs(JOB, OTHER)
+    assert store.job_inputs(OTHER).exists() is sealed
+    store.seal(JOB, "7", 0)
+    assert files(store.job_folder(JOB)) == ["outputs.json", "outputs.tar.gz"]
+    assert read(store) == b"content" and read(store, "g") == bytes(100_000)
+
+
+def test_an_index_that_cannot_be_written_leaves_the_job_unsealed(store, monkeypatch):
+    fill(store)
+
+    def fails(path, name, write):
+        if name == "seal-index":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        complete(path, name, write)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "complete", fails)
+        with pytest.raises(OSError, match="No space"):
+            store.seal(JOB, "7", 0)
+    assert store.outputs(JOB).is_empty and (store.job_folder(JOB) / "outputs" / "f").exists()
+    store.seal(JOB, "7", 0)
+    assert read(store) == b"content"
+
+
+def test_what_must_survive_a_power_cut_is_synced(store, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
+
+    def names():
+        found = [os.path.relpath(path, store.data_dir) for path in synced]
+        synced.clear()
+        return found
+
+    job = f"jobs/{JOB}"
+    fill(store)
+    store.seal(JOB, "7", 0)
+    assert names() == [f"{job}/outputs.tar.gz.part", job, f"{job}/outputs.json.part", job]
+    store.sync(JOB)
+    assert names() == [job, "jobs"]
+    Store.append(store.job_log(JOB), b"x", 0)
+    store.sync(JOB)
+    assert names() == [f"{job}/log", job, "jobs"]
+    store.make_job_folder(OTHER)
+    store.job_log(OTHER).touch()
+    store.sync(OTHER)
+    assert names() == []
+    store.link_inputs(JOB, OTHER)
+    assert names() == [f"jobs/{OTHER}", "jobs"]
+
+
+def test_link_inputs(store):
+    fill(store)
+    store.link_inputs(JOB, OTHER)
+    assert not store.job_folder(OTHER).exists()
+    store.seal(JOB, "7", 0)
+    for _ in range(2):
+        store.link_inputs(JOB, OTHER)
+        assert store.job_inputs(OTHER).samefile(store.outputs(JOB).path)
+    store.remove_job(JOB)
+    with tarfile.open(store.job_inputs(OTHER)) as archive:
+        assert archive.getnames() == ["7/f"]
+    store.link_inputs(JOB, "c" * 32)
+    assert not store.job_folder("c" * 32).exists()
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK])
+def test_inputs_are_copied_where_links_are_not_possible(store, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    fill(store)
+    store.seal(JOB, "7", 0)
+    store.link_inputs(JOB, OTHER)
+    assert store.job_inputs(OTHER).read_bytes() == store.outputs(JOB).path.read_bytes()
+    assert files(store.job_folder(OTHER)) == [store.job_inputs(OTHER).name]
+
+
+class TestInputsWithoutLinks:
+    @pytest.fixture(autouse=True)
+    def no_links(self, monkeypatch):
+        def refuse(*_):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(os, "link", refuse)
+
+    def test_copy_needs_room(self, store, monkeypatch):
+        fill(store)
+        store.seal(JOB, "7", 0)
+        size = store.outputs(JOB).path.stat().st_size
+        monkeypatch.setattr(Store, "free_bytes", lambda self: size + 99)
+        with pytest.raises(Unavailable, match="disk has 0 MiB left"):
+            store.link_inputs(JOB, OTHER, keep_free=100)
+        assert files(store.job_folder(OTHER)) == []
+        store.link_inputs(JOB, OTHER, keep_free=99)
+        assert store.job_inputs(OTHER).exists()
+
+    def test_outputs_are_copied_once_at_a_time(self, store, monkeypatch):
+        fill(store)
+        store.seal(JOB, "7", 0)
+        copy = shutil.copyfileobj
+
+        def copy_twice(*arguments):
+            with pytest.raises(Unavailable, match="are being copied"):
+                store.link_inputs(JOB, "c" * 32)
+            copy(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "copyfileobj", copy_twice)
+            store.link_inputs(JOB, OTHER)
+        assert store.job_inputs(OTHER).exists()
+        assert not store.job_inputs("c" * 32).exists()
+        store.link_inputs(JOB, "c" * 32)
+        assert store.job_inputs("c" * 32).exists()
+
+
+def test_remove(store):
+    fill(store)
+    store.make_build_folder(JOB).joinpath("log").touch()
+    for _ in range(2):
+        store.remove_job(JOB)
+        store.remove_build(JOB)
+    assert files(store.data_dir / "jobs") == files(store.data_dir / "builds") == []
+
+
+@pytest.mark.parametrize("mode", [0, 0o044, 0o400, 0o200])
+def test_log_without_permissions_is_readable_again_at_the_end(tmp_path, mode):
+    store = Store(tmp_path)
+    store.prepare()
+    store.make_job_folder("a" * 32)
+    log = store.job_log("a" * 32)
+    log.write_bytes(b"text\n")
+    log.chmod(mode)
+    assert list(store.restoring_log("a" * 32)) == []
+    assert log.stat().st_mode & 0o600 == 0o600
+    assert log.read_bytes() == b"text\n"
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+def test_what_took_the_place_of_a_log_does_not_keep_the_job(tmp_path, kind):
+    store = Store(tmp_path)
+    store.prepare()
+    store.make_job_folder("a" * 32)
+    log = store.job_log("a" * 32)
+    (tmp_path / "target").write_text("not this")
+    {"folder": lambda: (log / "inner").mkdir(parents=True), "link": lambda: log.symlink_to(tmp_path / "target"),
+     "pipe": lambda: os.mkfifo(log)}[kind]()  # fmt: skip
+    for _ in store.restoring_log("a" * 32):
+        pass
+    assert not os.path.lexists(log)
+    assert (tmp_path / "target").read_text() == "not this"
