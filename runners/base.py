@@ -206,7 +206,7 @@ class JobSpec:
         return f"polyjob-{self.uuid}"
 
 
-FENCE_LASTS = 86_400.0
+FENCE_SECONDS = 86_400.0
 """Seconds after which no start can be on its way any more."""
 
 
@@ -249,7 +249,7 @@ class Missing:
 class Unknown:
     """Nothing can be told of this one now, and it may be again: its back end is another than the one at hand, say."""
 
-    why: str
+    reason: str
     """One sentence for people."""
 
 
@@ -277,12 +277,12 @@ class StartFailed(RunnerError):
         self.reason = reason
 
 
-class Outdated(RunnerError):
+class ArtifactMissing(RunnerError):
     """The artifact does not serve any more: it is not there, or a build of the same spec would make another one now.
     Nothing was started. The text says why, without a full stop."""
 
 
-class Gone(RunnerError):
+class HandleNotFound(RunnerError):
     """The handle names something that no longer exists."""
 
 
@@ -363,7 +363,7 @@ class Runner(abc.ABC):
         """Start the job and return its handle, as soon as the thing exists; does not wait for the command.
 
         Idempotent by `spec.uuid`: where an earlier call got as far as making the thing, this one returns its handle,
-        whatever state it is in, and runs nothing. Raises StartFailed, RunnerUnavailable, and Outdated unless
+        whatever state it is in, and runs nothing. Raises StartFailed, RunnerUnavailable, and ArtifactMissing unless
         `spec.is_pinned`.
         """
 
@@ -393,7 +393,7 @@ class Runner(abc.ABC):
         returns, no process of the job exists. Raises RunnerUnavailable.
         """
 
-    def cleaning(self, handle: str) -> Iterator[None]:
+    def clean_in_steps(self, handle: str) -> Iterator[None]:
         """Do what `clean` does in short steps, so that the caller can pause, for a runner that may have much to remove.
 
         If the iterator is closed before its end, a later call does the rest. Raises as `clean`.
@@ -402,7 +402,7 @@ class Runner(abc.ABC):
         yield from ()
 
     @abc.abstractmethod
-    def fence(self, uuid: str) -> str | None:
+    def prevent_start(self, uuid: str) -> str | None:
         """The handle of what a start of this job got as far as making; None where there is nothing, and from then on no
         start of it runs anything, not even one that is still on its way. Idempotent. Raises RunnerUnavailable,
         RunnerRefused.
@@ -410,33 +410,35 @@ class Runner(abc.ABC):
         For a stop that comes between a start's doing and the engine's hearing of it.
         """
 
-    holds: ClassVar[str] = "artifact"
+    artifact_kind: ClassVar[str] = "artifact"
     """What a build leaves in this back end, in a word for people."""
 
-    def held(self) -> dict[str, int]:
+    def cached_artifacts(self) -> dict[str, int]:
         """What builds have left in the back end: name → bytes that its removal would free. Raises RunnerUnavailable."""
         return {}
 
-    def held_by(self, artifact: str) -> str | None:
+    def artifact_name(self, artifact: str) -> str | None:
         """The name of what a build with this artifact has left; None where that is nothing. Pure."""
         return None
 
-    def drop(self, name: str) -> None:  # noqa: B027 - nothing is held, so there is nothing to remove
-        """Remove what builds have left under this name. Idempotent. A start that finds it gone raises Outdated. Raises
-        RunnerUnavailable."""
+    def remove_artifact(self, name: str) -> None:  # noqa: B027 - there are no cached artifacts
+        """Remove the cached artifact of this name. Idempotent.
 
-    def dropping(self, name: str) -> Iterator[None]:
-        """Do what `drop` does in short steps, so that the caller can pause, for a runner that may have much to remove.
-
-        If the iterator is closed before its end, a later call does the rest. Raises as `drop`.
+        A later `start` that needs it raises ArtifactMissing. Raises RunnerUnavailable.
         """
-        self.drop(name)
+
+    def remove_artifact_in_steps(self, name: str) -> Iterator[None]:
+        """Do what `remove_artifact` does in short steps, so that the caller can pause between them.
+
+        If the iterator is closed before its end, a later call does the rest. Raises as `remove_artifact`.
+        """
+        self.remove_artifact(name)
         yield from ()
 
     @abc.abstractmethod
     def inventory(self) -> dict[str, str]:
         """What this installation has in the back end and `clean` has not removed: job uuid → handle. A fence may be
-        among it once it is older than `FENCE_LASTS`.
+        among it once it is older than `FENCE_SECONDS`.
 
         One look-up. Tells what nobody claims. Raises RunnerUnavailable.
         """
@@ -448,7 +450,7 @@ class Runner(abc.ABC):
 class RemoteRunner(Runner):
     """A runner whose jobs write elsewhere than into `JobSpec.folder`: its log and outputs have to be fetched."""
 
-    quietest: float = 0.0
+    max_log_pause: float = 0.0
     """Seconds that may pass between two looks at the log of a running job in which nothing new comes."""
 
     @abc.abstractmethod
@@ -457,7 +459,7 @@ class RemoteRunner(Runner):
         cursor behind them. Empty bytes: nothing new now; after `Exited`: nothing will come.
 
         Valid until `clean`. Repeats nothing and loses nothing below the back end's own cap; where the back end has
-        dropped bytes, one line in their place says so. Raises Gone, RunnerUnavailable.
+        dropped bytes, one line in their place says so. Raises HandleNotFound, RunnerUnavailable.
         """
 
     @abc.abstractmethod
@@ -465,5 +467,6 @@ class RemoteRunner(Runner):
         """The job's outputs folder as an uncompressed tar stream with names relative to that folder, in pieces.
 
         Valid after `Exited`, until `clean`; repeatable. Nothing at all if there is no such folder; what the job put in
-        its place, a link or a file, is a member `.`. Raises Gone, RunnerUnavailable, also while the stream is read.
+        its place, a link or a file, is a member `.`. Raises HandleNotFound,
+        RunnerUnavailable, also while the stream is read.
         """

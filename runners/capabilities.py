@@ -22,7 +22,7 @@ class Ability(enum.StrEnum):
 @dataclass(frozen=True)
 class Support:
     ability: Ability
-    why: str = ""
+    reason: str = ""
     """For people: what happens instead; or, of what is refused, why, and behind a semicolon what to do instead."""
 
 

@@ -43,7 +43,7 @@ from runners.base import (
     BuildSpec,
     Exit,
     Exited,
-    Gone,
+    HandleNotFound,
     JobSpec,
     Missing,
     Pending,
@@ -158,8 +158,8 @@ class FakeRunner(RemoteRunner):
                 _raise_fault("clean", job.get("env", {}))
                 self._write(self._uuid(handle), {"cleaned": True})
 
-    def fence(self, uuid: str) -> str | None:
-        self._enter("fence", uuid)
+    def prevent_start(self, uuid: str) -> str | None:
+        self._enter("prevent_start", uuid)
         with self._lock:
             job = self._read(uuid)
             if job is None:
@@ -226,7 +226,7 @@ class FakeRunner(RemoteRunner):
     def _existing(self, handle: str) -> dict[str, Any]:
         job = self._read(self._uuid(handle))
         if job is None or isinstance(self._state(job), Missing):
-            raise Gone("there is no such job")
+            raise HandleNotFound("there is no such job")
         return job
 
     @staticmethod

@@ -9,7 +9,7 @@ from flask import Response
 from polyjob.api import list_queries
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.etags import unchanged
-from polyjob.api.idempotency import made_once
+from polyjob.api.idempotency import create_idempotently
 from polyjob.api.paging import limit, offset, page
 from polyjob.api.request_body import read_body
 from polyjob.api.request_context import BUILD, BUILDS, config_stood_at, empty, find_project, me, settings, store
@@ -30,7 +30,7 @@ from polyjob.db.models import Build, BuildStatus
 from polyjob.errors import NotFound
 from polyjob.jobconfig.checks import check_values, load
 from polyjob.services import bookmarks, builds, specs
-from polyjob.services.idempotency import Once
+from polyjob.services.idempotency import IdempotentRequest
 
 _SCHEMA, _CHANGE = BuildSchema(), BuildChangeBody()
 
@@ -53,12 +53,12 @@ def create_build(username: str, project_name: str) -> Response:
     """Make a build, although no job needs it yet"""
     project = find_project(username, project_name)
 
-    def make(once: Once | None) -> Build:
+    def make(once: IdempotentRequest | None) -> Build:
         sent = read_build_create(read_body())
         with config_stood_at(sent.pointer):
             return builds.create(project, me(), sent.attributes, settings(), once)
 
-    return made_once(project, make, _document)
+    return create_idempotently(project, make, _document)
 
 
 @blp.post(f"{BUILDS}/invalidate")

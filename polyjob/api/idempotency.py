@@ -12,7 +12,7 @@ from flask import Response, current_app, request
 from polyjob.api.request_context import me
 from polyjob.db.models import Project
 from polyjob.errors import Invalid, Problem
-from polyjob.services.idempotency import Answered, Once
+from polyjob.services.idempotency import IdempotentRequest, ReplayedResponse
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
@@ -27,7 +27,9 @@ PARAMETER = {
 }
 
 
-def made_once(project: Project, make: Callable[[Once | None], Any], show: Callable[[Any], dict[str, Any]]) -> Response:
+def create_idempotently(
+    project: Project, make: Callable[[IdempotentRequest | None], Any], show: Callable[[Any], dict[str, Any]]
+) -> Response:
     """The 201 that shows what `make` makes in the project, or showed it when this request came before.
 
     `make` reads the body, and passes what it is given to the verb that makes the thing. Raises Invalid for a key that
@@ -45,10 +47,10 @@ def made_once(project: Project, make: Callable[[Once | None], Any], show: Callab
         return answers[-1]
 
     try:
-        once = Once(me(), project, key, _digest(), shown)
+        once = IdempotentRequest(me(), project, key, _digest(), shown)
         once.check()
         make(once)
-    except Answered as before:
+    except ReplayedResponse as before:
         response = _created(before.answer)
         response.headers[REPLAYED] = "true"
         return response

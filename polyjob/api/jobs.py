@@ -9,7 +9,7 @@ from flask import Response, request
 from polyjob.api import list_queries
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.etags import unchanged
-from polyjob.api.idempotency import made_once
+from polyjob.api.idempotency import create_idempotently
 from polyjob.api.paging import root
 from polyjob.api.request_body import read_body
 from polyjob.api.request_context import JOB, JOBS, config_stood_at, empty, find_project, me, settings
@@ -31,7 +31,7 @@ from polyjob.db.models import Job
 from polyjob.errors import Invalid, Problem
 from polyjob.logs import follow
 from polyjob.services import bookmarks, jobs, submission
-from polyjob.services.idempotency import Once
+from polyjob.services.idempotency import IdempotentRequest
 
 LONGEST_WAIT = 60.0
 WAIT = {
@@ -65,12 +65,12 @@ def create_job(username: str, project_name: str) -> Response:
     """
     project = find_project(username, project_name)
 
-    def make(once: Once | None) -> Job:
+    def make(once: IdempotentRequest | None) -> Job:
         sent = read_create(read_body())
         with config_stood_at(sent.pointer):
             return submission.create(project, me(), sent.attributes, settings(), once)
 
-    return made_once(project, make, _document)
+    return create_idempotently(project, make, _document)
 
 
 @blp.get(JOB)
@@ -189,13 +189,13 @@ def copy_job(username: str, project_name: str, job_id: int) -> Response:
 def _clone(username: str, project_name: str, job_id: int, strategy: str) -> Response:
     project = find_project(username, project_name)
 
-    def make(once: Once | None) -> Job:
+    def make(once: IdempotentRequest | None) -> Job:
         job = jobs.find(project, job_id)
         sent = read_clone(read_body())
         with config_stood_at(sent.pointer):
             return submission.clone(job, me(), strategy, sent.attributes, settings(), once)
 
-    return made_once(project, make, _document)
+    return create_idempotently(project, make, _document)
 
 
 # Bookmarks.

@@ -20,7 +20,7 @@ from polyjob.api.blueprint import Blueprint
 from polyjob.api.paths import UPGRADE
 from polyjob.api.problems import problem
 from polyjob.api.request_context import BUILD, JOB, find_project, me, store
-from polyjob.api.websocket import Gone, WebSocket, offers
+from polyjob.api.websocket import ClientDisconnected, WebSocket, offers
 from polyjob.auth.identity import permit
 from polyjob.db.models import Build, Job
 from polyjob.errors import Invalid, Problem
@@ -106,7 +106,7 @@ def _speak(socket: WebSocket, story: Story, skipped: int) -> None:
                 socket.ping()
             else:
                 socket.send(message)
-    except (Gone, RunDeleted):
+    except (ClientDisconnected, RunDeleted):
         pass
     except WatchRefused:
         reason = CloseReason.POLICY_VIOLATION

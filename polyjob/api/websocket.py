@@ -21,7 +21,7 @@ GOODBYE = 2.0
 """Seconds that a client has to answer that the connection is closed."""
 
 
-class Gone(Exception):
+class ClientDisconnected(Exception):
     """The client is there no more."""
 
 
@@ -46,16 +46,16 @@ class WebSocket:
         self._reader.start()
 
     def send(self, text: str) -> None:
-        """Blocks while the client takes no more. Raises Gone."""
+        """Blocks while the client takes no more. Raises ClientDisconnected."""
         self._send(TextMessage(data=text))
 
     def ping(self) -> None:
-        """Raises Gone."""
+        """Raises ClientDisconnected."""
         self._send(Ping())
 
     def close(self, reason: CloseReason) -> None:
         """Say goodbye and why, and give the client a moment to say it, too. Idempotent."""
-        with contextlib.suppress(Gone):
+        with contextlib.suppress(ClientDisconnected):
             self._send(CloseConnection(code=reason))
             self._reader.join(GOODBYE)
         with contextlib.suppress(OSError):
@@ -65,10 +65,10 @@ class WebSocket:
         try:
             with self._lock:
                 if not self._is_open:
-                    raise Gone
+                    raise ClientDisconnected
                 self._socket.sendall(self._connection.send(event))
         except (OSError, LocalProtocolError):
-            raise Gone from None
+            raise ClientDisconnected from None
 
     def _read(self) -> None:
         try:

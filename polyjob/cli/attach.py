@@ -25,7 +25,7 @@ from polyjob.cli.streams import OutputFailed, printable
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Happenings:
+class EventQueue:
     """What the main thread waits for: INT and TERM as their numbers from now on, and futures that are done. Behind the
     `with` the command only ends, with the exit code that it has: signals are ignored.
 
@@ -36,7 +36,7 @@ class Happenings:
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[int | Future[Any]] = queue.SimpleQueue()
 
-    def __enter__(self) -> Happenings:
+    def __enter__(self) -> EventQueue:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         threading.Thread(target=self._take_signals, daemon=True).start()
         return self
@@ -73,7 +73,7 @@ def submit(client: Client, path: str, body: dict[str, Any], detach: bool, quiet:
     A signal that comes while the server has not answered waits for the answer, so that no job is left behind unknown; a
     second one leaves without. Raises ServerError, NoServer.
     """
-    with Happenings() as happenings:
+    with EventQueue() as happenings:
         posting = happenings.begin(lambda: client.post(path, body, once=True))
         heard: int | Future[Any] | None = None
         while (happening := happenings.next()) is not posting:
@@ -91,7 +91,7 @@ def submit(client: Client, path: str, body: dict[str, Any], detach: bool, quiet:
             say(click.style(f"{job['unique_name']}  {job['urls']['page']}", dim=True))
             for note in job["notes"]:
                 say(click.style(printable(note["text"]), fg="yellow"))
-        attendance = Attendance(client, "/" + job["unique_name"].replace(".", "/"), happenings, quiet)
+        attendance = Attachment(client, "/" + job["unique_name"].replace(".", "/"), happenings, quiet)
         if heard:
             attendance.stop()
         raise SystemExit(attendance.until_done())
@@ -100,10 +100,10 @@ def submit(client: Client, path: str, body: dict[str, Any], detach: bool, quiet:
 QUESTION = "\nThe job runs. [d]etach and let it run, [s]top it, or [k]eep watching? "
 
 
-class Attendance:
+class Attachment:
     """Shows a job until it is done. INT and TERM stop it; a Ctrl-C on a terminal asks first."""
 
-    def __init__(self, client: Client, path: str, happenings: Happenings, quiet: bool) -> None:
+    def __init__(self, client: Client, path: str, happenings: EventQueue, quiet: bool) -> None:
         self._client, self._path, self._happenings, self._quiet = client, path, happenings, quiet
         self._follower = Follower(client, path, quiet=quiet)
         self._following = happenings.begin(self._follower.follow)

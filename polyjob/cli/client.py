@@ -55,7 +55,7 @@ class LostServer(NoServer):
     """The server stopped answering while the command followed a job, and did not come back in time."""
 
 
-class Wrong(Exception):
+class UsageError(Exception):
     """What was given to the command cannot be used. The text is for people."""
 
 
@@ -78,7 +78,7 @@ class Client:
         """Raises Wrong for a key that is none."""
         token = (token or "").strip() or None
         if token and not _KEY.match(token):
-            raise Wrong("POLYJOB_TOKEN holds no key: a key is printable characters without blanks.")
+            raise UsageError("POLYJOB_TOKEN holds no key: a key is printable characters without blanks.")
         self.url = url.rstrip("/")
         self.is_local = local
         self.http = requests.Session()
@@ -149,7 +149,7 @@ class Client:
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise NoServer(f"`{self.url}` is not the address of a server: {error}.") from None
         except (requests.exceptions.InvalidJSONError, UnicodeError):
-            raise Wrong("The request has text that is not UTF-8, or a number that JSON cannot hold.") from None
+            raise UsageError("The request has text that is not UTF-8, or a number that JSON cannot hold.") from None
         except requests.exceptions.SSLError as error:
             raise NoServer(self.describe(error)) from None
         except requests.RequestException:
@@ -295,7 +295,7 @@ def local_settings() -> Settings:
     try:
         return read_settings(os.environ)
     except SettingError as error:
-        raise Wrong(error) from None
+        raise UsageError(error) from None
 
 
 def _local_token(settings: Settings) -> str | None:
@@ -323,7 +323,7 @@ def fail(error: object, code: int = 1) -> NoReturn:
     raise SystemExit(code)
 
 
-class Failing:
+class exit_on_error:
     """Report an error raised inside the block, and end the command with `code`.
 
     A server that is lost while the command follows a job has an exit code of its own.
@@ -340,7 +340,7 @@ class Failing:
             fail(f"{error}\n{HOW_TO_GET_A_TOKEN}", self._code)
         if isinstance(error, LostServer):
             fail(f"{error}\nJobs are not affected. Give the same command again to come back.", LOST_SERVER)
-        if isinstance(error, ServerError | NoServer | Wrong | OutputFailed):
+        if isinstance(error, ServerError | NoServer | UsageError | OutputFailed):
             fail(error, self._code)
         if isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError):
             fail("The connection broke off.", self._code)
@@ -359,7 +359,7 @@ def project_path(client: Client, name: str | None) -> str:
     name = name or os.environ.get("POLYJOB_PROJECT") or PROJECT
     parts = name.replace(".", "/").strip("/").split("/")
     if len(parts) > 2 or not all(parts):
-        raise Wrong(f"`{name}` names no project; it takes `project` or `user/project`.")
+        raise UsageError(f"`{name}` names no project; it takes `project` or `user/project`.")
     whole = parts if len(parts) == 2 else [client.me, *parts]
     return "/" + "/".join(quote(part, safe="", errors="replace") for part in whole)
 
@@ -368,8 +368,8 @@ def run_path(client: Client, name: str, project: str | None, kind: str = "jobs")
     """`/user/project/jobs/7` of `7`, `project/7`, `user/project/7` or `user.project.jobs.7`. Raises Wrong."""
     parts = name.replace(".", "/").split("/")
     if len(parts) == 4 and parts[2] in ("jobs", "builds") and parts.pop(2) != kind:
-        raise Wrong(f"`{name}` is not one of the {kind}.")
+        raise UsageError(f"`{name}` is not one of the {kind}.")
     if not parts[-1].isdecimal() or len(parts) > 3:
-        raise Wrong(f"`{name}` is not a {kind[:-1]}: give a number, `project/7` or `user.project.{kind}.7`.")
+        raise UsageError(f"`{name}` is not a {kind[:-1]}: give a number, `project/7` or `user.project.{kind}.7`.")
     of = "/".join(parts[:-1]) or project
     return f"{project_path(client, of)}/{kind}/{parts[-1]}"

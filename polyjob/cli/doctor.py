@@ -14,7 +14,7 @@ from typing import Any
 import click
 import requests
 
-from polyjob.cli.client import Client, Failing, NoServer, ServerError, connect, local_settings
+from polyjob.cli.client import Client, NoServer, ServerError, connect, exit_on_error, local_settings
 from polyjob.cli.output import print_json, size
 from polyjob.settings import SettingError, Settings
 
@@ -28,7 +28,7 @@ Finding = tuple[str, bool | None, str]
 @click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 def doctor(is_json: bool) -> None:
     """Look at each part: fine, or what to do. Exits with 1 if a part does not work."""
-    with Failing():
+    with exit_on_error():
         findings = list(_findings())
     if is_json:
         print_json([{"part": part, "ok": ok is not False, "text": text} for part, ok, text in findings])

@@ -13,7 +13,7 @@ import yaml
 
 from polyjob.cli import EXIT_CODES, FAILED
 from polyjob.cli.attach import last_status, submit
-from polyjob.cli.client import Client, Failing, connect, project_path, run_path, say
+from polyjob.cli.client import Client, connect, exit_on_error, project_path, run_path, say
 from polyjob.cli.log_follower import Follower, ending, lasted
 from polyjob.cli.origins import Origins
 from polyjob.cli.output import ago, coloured, local, print_facts, print_json, print_table
@@ -33,7 +33,7 @@ of_project = click.option("--project", "-p", help="Project, or user/project.  [d
 @as_json
 def ls(project: str | None, query: str | None, sort: str | None, limit: int, everything: bool, is_json: bool) -> None:
     """List the jobs of a project, last changed first."""
-    with Failing():
+    with exit_on_error():
         client = connect()
         path = f"{project_path(client, project)}/jobs"
         parameters = {"query": query, "sort": sort, "cursor": "" if everything and "," not in (sort or "") else None}
@@ -65,7 +65,7 @@ def ls(project: str | None, query: str | None, sort: str | None, limit: int, eve
 @as_json
 def show(job: str, project: str | None, is_json: bool) -> None:
     """Show a job."""
-    with Failing():
+    with exit_on_error():
         client = connect()
         shown = client.get(run_path(client, job, project))
     if is_json:
@@ -114,7 +114,7 @@ def logs(job: str, project: str | None, follow: bool, tail: int | None, build: b
     With -f, what the job waits for, the log of its build and its end show on the standard error.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    with Failing():
+    with exit_on_error():
         client = connect()
         path = run_path(client, job, project, "builds" if build else "jobs")
         if follow and tail is None and not build:
@@ -133,7 +133,7 @@ def logs(job: str, project: str | None, follow: bool, tail: int | None, build: b
 @as_json
 def statuses(job: str, project: str | None, is_json: bool) -> None:
     """Show what became of a job, and when."""
-    with Failing():
+    with exit_on_error():
         client = connect()
         found = list(client.walk(f"{run_path(client, job, project)}/statuses", None))
     if is_json:
@@ -149,7 +149,7 @@ def statuses(job: str, project: str | None, is_json: bool) -> None:
 @click.option("--wait", "-w", "waits", is_flag=True, help="Until nothing is left of them.")
 def stop(jobs: tuple[str, ...], project: str | None, waits: bool) -> None:
     """Stop jobs. Those that are done stay as they are."""
-    with Failing():
+    with exit_on_error():
         client = connect()
         paths = [run_path(client, job, project) for job in jobs]
         for path in paths:
@@ -164,7 +164,7 @@ def stop(jobs: tuple[str, ...], project: str | None, waits: bool) -> None:
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def delete(jobs: tuple[str, ...], project: str | None, yes: bool) -> None:
     """Delete jobs with all that they wrote; those that run are stopped first."""
-    with Failing():
+    with exit_on_error():
         client = connect()
         paths = [run_path(client, job, project) for job in jobs]
         if not yes and sys.stdin.isatty():
@@ -186,7 +186,7 @@ def _clone(strategy: str, line: str) -> click.Command:
     @click.option("--detach", "-d", is_flag=True, help="Print the new job's number, and do not wait.")
     @click.option("--quiet", "-q", is_flag=True, help="Show nothing but what the job writes.")
     def command(job: str, project: str | None, detach: bool, quiet: bool, **given: Any) -> NoReturn:
-        with Failing(FAILED):
+        with exit_on_error(FAILED):
             client = connect()
             path = run_path(client, job, project)
             origins = Origins()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from polyjob.cli.client import ServerError, Wrong, field_name
+from polyjob.cli.client import ServerError, UsageError, field_name
 
 STANDARD_INPUT = "standard input"
 
@@ -34,11 +34,11 @@ class Origins:
         try:
             document = parse_content(sys.stdin.read() if is_piped else path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise Wrong(f"{path} cannot be read: {error}") from None
+            raise UsageError(f"{path} cannot be read: {error}") from None
         except Invalid as error:
-            raise Wrong(f"{path} cannot be read: {error.problems[0].detail}") from None
+            raise UsageError(f"{path} cannot be read: {error.problems[0].detail}") from None
         if not isinstance(document, dict):
-            raise Wrong(f"{path} holds no config: it is not a mapping.")
+            raise UsageError(f"{path} holds no config: it is not a mapping.")
         self._file, self._document = STANDARD_INPUT if is_piped else str(path), copy.deepcopy(document)
         return document
 

@@ -15,7 +15,7 @@ import click
 import requests
 import urllib3
 
-from polyjob.cli.client import Client, Failing, ServerError, Wrong, connect, fail, run_path, say
+from polyjob.cli.client import Client, ServerError, UsageError, connect, exit_on_error, fail, run_path, say
 from polyjob.cli.output import print_json, size
 from polyjob.cli.streams import printable
 from polyjob.storage.outputs import meant_by
@@ -40,7 +40,7 @@ def outputs(job: str, path: str | None, project: str | None, output: str | None,
       polyjob outputs 7 model/loss.csv      prints one file
       polyjob outputs 7 model               saves quick-start-7-model.tar.gz
     """
-    with Failing():
+    with exit_on_error():
         client = connect()
         at = run_path(client, job, project)
         _, _, name, _, number = at.split("/")
@@ -56,7 +56,7 @@ def outputs(job: str, path: str | None, project: str | None, output: str | None,
             _save(target, lambda out, bar: _fetch_folder(client, at, folder, out))
         else:
             if not any(client.get(f"{at}/outputs/tree").values()):
-                raise Wrong(f"{at.strip('/').replace('/', '.')} has no outputs; nothing is saved.")
+                raise UsageError(f"{at.strip('/').replace('/', '.')} has no outputs; nothing is saved.")
             target = _target(output, f"{name}-{number}.tar.gz")
             _save(target, lambda out, bar: _fetch(client, f"{at}/outputs/download", {}, out, bar))
 
@@ -143,7 +143,7 @@ def _fetch_folder(client: Client, at: str, folder: str, out: BinaryIO) -> int:
         count = _copy_folder(client, at, name, out)
         if count is not None:
             return count
-    raise Wrong(f"The outputs have no folder `{folder}` any more.")
+    raise UsageError(f"The outputs have no folder `{folder}` any more.")
 
 
 def _copy_folder(client: Client, at: str, folder: str, out: BinaryIO) -> int | None:

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from polyjob.cli.client import Failing, connect, project_path, say
+from polyjob.cli.client import connect, exit_on_error, project_path, say
 from polyjob.cli.output import ago, local, print_facts, print_json, print_table
 
 as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
@@ -22,7 +22,7 @@ def projects() -> None:
 @as_json
 def ls(user: str | None, is_json: bool) -> None:
     """List projects, last changed first."""
-    with Failing():
+    with exit_on_error():
         client = connect()
         found = list(client.walk(f"/{user or client.me}", None))
     if is_json:
@@ -45,7 +45,7 @@ def ls(user: str | None, is_json: bool) -> None:
 @as_json
 def show(project: str | None, is_json: bool) -> None:
     """Show a project."""
-    with Failing():
+    with exit_on_error():
         client = connect()
         shown = client.get(project_path(client, project))
     if is_json:
@@ -71,7 +71,7 @@ def show(project: str | None, is_json: bool) -> None:
 @click.option("--public/--private", default=None, help="Whether every user reads it.")
 def create(name: str, description: str | None, public: bool | None) -> None:
     """Make a project."""
-    with Failing():
+    with exit_on_error():
         made = connect().post("/projects", {"name": name, "description": description, "is_public": public})
     click.echo(made["unique_name"])
 
@@ -84,7 +84,7 @@ def create(name: str, description: str | None, public: bool | None) -> None:
 def update(project: str, name: str | None, description: str | None, public: bool | None) -> None:
     """Change a project."""
     given = {"name": name, "description": description, "is_public": public}
-    with Failing():
+    with exit_on_error():
         client = connect()
         body = {key: value for key, value in given.items() if value is not None}
         click.echo(client.send("PATCH", project_path(client, project), json=body).json()["unique_name"])
@@ -94,7 +94,7 @@ def update(project: str, name: str | None, description: str | None, public: bool
 @click.argument("project")
 def archive(project: str) -> None:
     """Hide a project with all that belongs to it, and stop its jobs."""
-    with Failing():
+    with exit_on_error():
         client = connect()
         client.post(f"{project_path(client, project)}/archive")
 
@@ -103,7 +103,7 @@ def archive(project: str) -> None:
 @click.argument("project")
 def restore(project: str) -> None:
     """Show an archived project again."""
-    with Failing():
+    with exit_on_error():
         client = connect()
         client.post(f"{project_path(client, project)}/restore")
 
@@ -113,7 +113,7 @@ def restore(project: str) -> None:
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def delete(project: str, yes: bool) -> None:
     """Delete a project with all that belongs to it; its jobs are stopped."""
-    with Failing():
+    with exit_on_error():
         client = connect()
         path = project_path(client, project)
         shown = client.get(path)

@@ -14,10 +14,10 @@ from polyjob.cli import EXIT_CODES, FAILED
 from polyjob.cli.attach import last_status, submit
 from polyjob.cli.client import (
     Client,
-    Failing,
     ServerError,
-    Wrong,
+    UsageError,
     connect,
+    exit_on_error,
     project_path,
     run_path,
     say,
@@ -80,7 +80,7 @@ def run(command: tuple[str, ...], detach: bool, quiet: bool, project: str | None
       polyjob run python train.py --epochs 3
     """
     origins = Origins()
-    with Failing(FAILED):
+    with exit_on_error(FAILED):
         body = config_of(command, origins, **given)
         client = connect()
         path = project_path(client, project)
@@ -99,7 +99,7 @@ def config_of(command: tuple[str, ...], origins: Origins, **given: Any) -> dict[
         config["run"] = {"cmd": literal(command[0] if len(command) == 1 else shlex.join(command))}
         origins.note("COMMAND", "config", "run")
     elif not config:
-        raise Wrong("There is no command. Name it after the options: polyjob run echo hello")
+        raise UsageError("There is no command. Name it after the options: polyjob run echo hello")
     if given["image"]:
         set_in(config, origins, "--image", "build", image=given["image"])
     if given["steps"]:
@@ -165,7 +165,7 @@ def pairs_of(texts: tuple[str, ...], option: str) -> list[list[str]]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name and equals):
-            raise Wrong(f"`{option} {text}` names no value; it takes NAME=VALUE.")
+            raise UsageError(f"`{option} {text}` names no value; it takes NAME=VALUE.")
         pairs.append([name, value])
     return pairs
 
@@ -205,7 +205,7 @@ def _upload(client: Client, path: str, folder: Path, quiet: bool) -> None:
         try:
             count = pack(folder, file)
         except Unusable as error:
-            raise Wrong(error) from None
+            raise UsageError(error) from None
         size = file.tell()
         file.seek(0)
         client.send("PUT", f"{path}/repo/upload", files={"repo": ("code.tar.gz", file, "application/gzip")})
@@ -224,7 +224,7 @@ def wait(jobs: tuple[str, ...], project: str | None, timeout: float | None, quie
 
     deadline = None if timeout is None else time.monotonic() + timeout
     code = 0
-    with Failing(FAILED):
+    with exit_on_error(FAILED):
         client = connect()
         for name in jobs:
             path = run_path(client, name, project)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from polyjob.cli.client import Failing, connect, fail
+from polyjob.cli.client import connect, exit_on_error, fail
 from polyjob.cli.data_dir import opened
 from polyjob.cli.output import ago, local, print_json, print_table
 
@@ -23,7 +23,7 @@ def token() -> None:
 def create(name: str, scope: str, project: str | None, days: float | None, is_json: bool) -> None:
     """Make a key and print it, this once."""
     body = {"name": name, "scope": scope, "project": project, "expires_in": int(days * 86_400) or 1 if days else None}
-    with Failing():
+    with exit_on_error():
         made = connect().post("/tokens", body)
     if is_json:
         print_json(made)
@@ -36,7 +36,7 @@ def create(name: str, scope: str, project: str | None, days: float | None, is_js
 @click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 def ls(user: str | None, is_json: bool) -> None:
     """List one's keys."""
-    with Failing():
+    with exit_on_error():
         found = list(connect().walk("/tokens", None, user=user))
     if is_json:
         print_json(found)
@@ -59,7 +59,7 @@ def ls(user: str | None, is_json: bool) -> None:
 @click.argument("number", type=int)
 def revoke(number: int) -> None:
     """Revoke a key by its ID; it is dead at once."""
-    with Failing():
+    with exit_on_error():
         connect().send("DELETE", f"/tokens/{number}")
 
 
@@ -76,7 +76,7 @@ def link() -> None:
         key = new_sign_in_key()
     if key is None:
         fail("There is no user `root` any more.")
-    with Failing():
+    with exit_on_error():
         click.echo(f"{settings.public_url.rstrip('/') or find().url}/sign-in/{key}")
 
 

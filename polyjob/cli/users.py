@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from polyjob.cli.client import Failing, connect, say
+from polyjob.cli.client import connect, exit_on_error, say
 from polyjob.cli.output import ago, print_json, print_table
 
 
@@ -19,7 +19,7 @@ def user() -> None:
 @click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 def ls(is_json: bool) -> None:
     """List the users; for administrators."""
-    with Failing():
+    with exit_on_error():
         found = list(connect().walk("/users/list", None))
     if is_json:
         print_json(found)
@@ -46,7 +46,7 @@ def ls(is_json: bool) -> None:
 def create(username: str, email: str | None, admin: bool, with_password: bool) -> None:
     """Make a user; for administrators. The password is asked for, or read from a pipe."""
     password = _new_password() if with_password else None
-    with Failing():
+    with exit_on_error():
         body = {"username": username, "email": email, "is_admin": admin, "password": password}
         click.echo(connect().post("/users/create", body)["username"])
 
@@ -58,7 +58,7 @@ def delete(username: str, yes: bool) -> None:
     """Delete a user who owns no project, with every key; for administrators."""
     if not yes and sys.stdin.isatty():
         click.confirm(f"Delete the user {username}?", abort=True, err=True)
-    with Failing():
+    with exit_on_error():
         connect().send("DELETE", f"/users/delete/{username}")
 
 
@@ -66,7 +66,7 @@ def delete(username: str, yes: bool) -> None:
 @click.argument("username", required=False)
 def password(username: str | None) -> None:
     """Set one's own password, or for administrators somebody's."""
-    with Failing():
+    with exit_on_error():
         client = connect()
         own = username in (None, client.me)
         old = (
@@ -83,7 +83,7 @@ def _verb(name: str, path: str, line: str) -> None:
     @user.command(name, help=line)
     @click.argument("username")
     def command(username: str) -> None:
-        with Failing():
+        with exit_on_error():
             connect().post(f"/{path}/{username}")
 
 

@@ -152,4 +152,4 @@ class _NotLoaded(Runner):
     def _refuse(self, *arguments: Any) -> NoReturn:
         raise RunnerUnavailable(self._why)
 
-    check = probe = build = start = poll = stop = clean = fence = inventory = held = _refuse  # type: ignore[assignment]
+    check = probe = build = start = poll = stop = clean = prevent_start = inventory = cached_artifacts = _refuse  # type: ignore[assignment]

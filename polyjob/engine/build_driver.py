@@ -24,7 +24,7 @@ log = logging.getLogger("polyjob.engine")
 AGAIN = b"The build starts again: polyjob was restarted, or could not go on.\n"
 
 
-class BuildPart:
+class BuildDriver:
     """See the module. A build may run again after a crash; a job never does."""
 
     def __init__(self, context: Context, backends: Backends) -> None:

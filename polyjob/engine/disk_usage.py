@@ -23,21 +23,21 @@ def measure(runners: Mapping[str, Runner]) -> dict[str, Any]:
     total, sizes = 0, {}
     for name, runner in runners.items():
         try:
-            held = runner.held()
+            held = runner.cached_artifacts()
         except RunnerError as error:
             log.warning("what builds hold on the %s runner cannot be told: %s", name, error)
             continue
         total += sum(held.values())
         made = Build.select(Build.id, Build.artifact).where(Build.runner == name, Build.artifact.is_null(False))
         for build in made.order_by(Build.id.desc()):
-            size = held.pop(runner.held_by(str(build.artifact)) or "", None)
+            size = held.pop(runner.artifact_name(str(build.artifact)) or "", None)
             if size is not None:
                 sizes[build.id] = size
     return {"at": now().isoformat(), "total": total, "builds": sizes}
 
 
 def write_report(data_dir: Path, runners: Mapping[str, Runner]) -> None:
-    """`<data>/held.json`. Raises OSError."""
+    """`<data>/cached_artifacts.json`. Raises OSError."""
     part = data_dir / f"{REPORT}.part"
     part.write_text(json.dumps(measure(runners)))
     part.rename(data_dir / REPORT)

@@ -17,7 +17,7 @@ from polyjob.engine.retries import is_refusal, words
 from polyjob.services.notes import REFUSED, text_of
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
-from runners.base import Exit, Gone, Reason, RemoteRunner, Runner, RunnerError
+from runners.base import Exit, HandleNotFound, Reason, RemoteRunner, Runner, RunnerError
 
 NEVER_STARTED = "The job did not start within its time limit"
 PIECE = 1 << 20
@@ -50,13 +50,13 @@ def fetch_log(runner: RemoteRunner, handle: str, log: Path, position: LogPositio
     At `limit` bytes a last line says that the rest is dropped. About `PIECE` bytes per call, so that the pass can
     commit in between. A back end that has forgotten the job has nothing more to give.
     """
-    with contextlib.suppress(Gone):
+    with contextlib.suppress(HandleNotFound):
         return _fetch_log(runner, handle, log, position, limit)
     return position
 
 
 def _fetch_log(runner: RemoteRunner, handle: str, log: Path, position: LogPosition, limit: int) -> LogPosition:
-    """As `fetch_log`, but raises Gone."""
+    """As `fetch_log`, but raises HandleNotFound."""
     if position.is_cut:
         return position
     data, cursor = runner.logs(handle, position.cursor, PIECE)
@@ -84,7 +84,7 @@ def _fetching(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, Gone) or not is_refusal(error):
+        if isinstance(error, HandleNotFound) or not is_refusal(error):
             raise
         raise NotFetched(what, error) from error
 
@@ -146,7 +146,7 @@ def finish(
             with _fetching("outputs"):
                 for packed in store.sealing(uuid, prefix, outputs_limit, pieces, deadline):
                     yield Finished(position, is_whole=False, packed=packed)
-        except Gone as error:
+        except HandleNotFound as error:
             missing["outputs"] = str(error)
         finally:
             if isinstance(pieces, Generator):
@@ -164,7 +164,7 @@ def _closing(runner: Runner, uuid: str, handle: str | None, store: Store, *, kee
     if not keeps_outputs:
         yield from store.removing_outputs(uuid)
     if handle is not None:
-        yield from runner.cleaning(handle)
+        yield from runner.clean_in_steps(handle)
 
 
 def _drain_log(
@@ -176,7 +176,7 @@ def _drain_log(
         try:
             with _fetching("log"):
                 position = _fetch_log(runner, handle, log, before, limit)
-        except Gone as error:
+        except HandleNotFound as error:
             missing["log"] = str(error)
         if position == before:
             return position, True

@@ -75,17 +75,17 @@ def collect(settings: Settings, store: Store, runners: Mapping[str, Runner]) -> 
 
 
 def _of_builds(settings: Settings, name: str, runner: Runner) -> Iterator[Garbage]:
-    held = runner.held()
+    held = runner.cached_artifacts()
     if not held:
         return
     under_way = Build.select().where(Build.runner == name, LIVE_BUILDS).exists()  # asked before owners
     owners: dict[str, list[Build]] = {}
     for build in Build.select().where(Build.runner == name, Build.artifact.is_null(False)):
-        holding = runner.held_by(str(build.artifact))
+        holding = runner.artifact_name(str(build.artifact))
         if holding is not None and holding in held:
             owners.setdefault(holding, []).append(build)
     for nobodys in [] if under_way else sorted(held.keys() - owners.keys()):
-        yield Garbage(runner.holds, nobodys, held.pop(nobodys), "no build has it", _drop(runner, nobodys, []))
+        yield Garbage(runner.artifact_kind, nobodys, held.pop(nobodys), "no build has it", _drop(runner, nobodys, []))
     room = sum(held.values()) - settings.cache_limit
     if not settings.cache_limit or room <= 0:
         return
@@ -94,7 +94,7 @@ def _of_builds(settings: Settings, name: str, runner: Runner) -> Iterator[Garbag
         if room <= 0:
             return
         why = f"last used {used[holding]:%Y-%m-%d %H:%M}, and all take more than {settings.cache_limit / GB:g} GB"
-        yield Garbage(runner.holds, holding, held[holding], why, _drop(runner, holding, owners[holding]))
+        yield Garbage(runner.artifact_kind, holding, held[holding], why, _drop(runner, holding, owners[holding]))
         room -= held[holding]
 
 
@@ -115,8 +115,8 @@ def _drop(runner: Runner, holding: str, owners: list[Build]) -> Callable[[], Non
             if any(map(_is_used, fresh)):
                 return
             for build in fresh:
-                builds.outdate(build, f"its {runner.holds} was removed to make room")
-        runner.drop(holding)
+                builds.outdate(build, f"its {runner.artifact_kind} was removed to make room")
+        runner.remove_artifact(holding)
 
     return remove
 
@@ -126,11 +126,11 @@ def removing_artifact(build: Build, runner: Runner) -> Iterator[None]:
 
     Raises RunnerUnavailable.
     """
-    holding = runner.held_by(str(build.artifact))
+    holding = runner.artifact_name(str(build.artifact))
     others = Build.select().where(Build.artifact == build.artifact, Build.id != build.id)
     is_shared = any(other.deleted_at is None or _is_used(other) for other in others)
     if holding is not None and not is_shared:
-        yield from runner.dropping(holding)
+        yield from runner.remove_artifact_in_steps(holding)
 
 
 # Jobs.

@@ -39,10 +39,10 @@ from polyjob.services.notes import MISSING, PACKING, SAID, text_of, with_note
 from polyjob.services.transitions import change, transition
 from polyjob.statuses import Status
 from runners.base import (
+    ArtifactMissing,
     Exit,
     Exited,
     Missing,
-    Outdated,
     Pending,
     Reason,
     RemoteRunner,
@@ -68,7 +68,7 @@ MAX_REBUILDS = 3
 """Builds made again for one job because its start found the artifact missing or stale."""
 RETRIED = {
     "start": "Its start",
-    "fence": "Its stop",
+    "prevent_start": "Its stop",
     "stop": "Its stop",
     "logs": "The fetch of its log",
     "finish": "The fetch of its log and outputs",
@@ -119,7 +119,7 @@ class Memory:
     """The recorded exit was seen."""
 
 
-class JobPart:
+class JobDriver:
     """See the module."""
 
     def __init__(self, context: Context, backends: Backends) -> None:
@@ -141,7 +141,7 @@ class JobPart:
             for handle, state in self.backends.poll(name, list(numbers)).items():
                 if handle in numbers:
                     memory = self._memory(numbers[handle])
-                    memory.unknown = state.why if isinstance(state, Unknown) else None
+                    memory.unknown = state.reason if isinstance(state, Unknown) else None
                     memory.state = None if isinstance(state, Unknown) else state
 
     def steps_or_rest(self, job: Job) -> list[Step]:
@@ -218,7 +218,7 @@ class JobPart:
             return []
         key, calls, runner = ("job", job.id), self.context.calls, self.backends.runner(job.runner)
         if job.stop_at is not None:
-            calls.submit("control", key, "fence", lambda: withdraw(runner, job.uuid))
+            calls.submit("control", key, "prevent_start", lambda: withdraw(runner, job.uuid))
             return []
         call = self._start_call(job, runner)
         if not runner.local:
@@ -327,7 +327,7 @@ class JobPart:
         runner, clock = self.backends.runner(job.runner), self.context.clock
         if not isinstance(runner, RemoteRunner):
             return
-        rest = min(memory.fetch_rest, runner.quietest)
+        rest = min(memory.fetch_rest, runner.max_log_pause)
         due = memory.fetched_at + max(TICK, FETCH_SHARE * memory.fetch_took, rest)
         if self._is_busy(job, memory) or clock.seconds() < due:
             return
@@ -409,7 +409,7 @@ class JobPart:
             memory.missing = log | done.value.missing  # once the outputs are sealed, the log is not fetched again
         elif done.verb == "logs":
             self._fetched(memory, done)
-        elif done.verb == "fence" and done.value is None:
+        elif done.verb == "prevent_start" and done.value is None:
             return Step("unstarted", lambda: _on_row(number, end_unstarted))
         else:
             memory.handle = done.value or memory.handle
@@ -428,7 +428,7 @@ class JobPart:
     def _call_failed(self, number: int, memory: Memory, done: Done) -> Step | None:
         error, now = done.error, self.context.clock.seconds()
         assert error is not None
-        if isinstance(error, Outdated):
+        if isinstance(error, ArtifactMissing):
             return self._rebuild(number, memory, str(error))
         if isinstance(error, StartFailed):
             end = Exit(error.reason, message=str(error))
@@ -509,7 +509,7 @@ def withdraw(runner: Runner, uuid: str) -> str | None:
     RunnerUnavailable.
     """
     try:
-        return runner.fence(uuid)
+        return runner.prevent_start(uuid)
     except Exception as error:
         if not is_refusal(error):
             raise

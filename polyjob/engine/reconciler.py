@@ -16,11 +16,11 @@ from polyjob.db.database import write
 from polyjob.db.models import CLAIMED, DELETED, LIVE_BUILDS, QUEUED, Build, Job, Project
 from polyjob.db.prepared import Prepared
 from polyjob.engine.backends import Backends
-from polyjob.engine.build_driver import BuildPart
+from polyjob.engine.build_driver import BuildDriver
 from polyjob.engine.call_pools import Done
 from polyjob.engine.cleanup import Housekeeping
 from polyjob.engine.context import Context
-from polyjob.engine.job_driver import JobPart
+from polyjob.engine.job_driver import JobDriver
 from polyjob.engine.orphans import Unclaimed
 from polyjob.engine.removal import Erasing
 from polyjob.engine.writes import Step
@@ -51,8 +51,8 @@ class Engine:
     ) -> None:
         self.context = context
         self.backends = Backends(context, load_runner, wake)
-        self.builds = BuildPart(context, self.backends)
-        self.jobs = JobPart(context, self.backends)
+        self.builds = BuildDriver(context, self.backends)
+        self.jobs = JobDriver(context, self.backends)
         self.erasing = Erasing(context, self.backends)
         self.housekeeping = Housekeeping(context, self.backends)
         self.unclaimed = Unclaimed(context, self.backends)

@@ -11,7 +11,7 @@ from polyjob.api.schemas.jobs import read_create
 from polyjob.db.models import Job
 from polyjob.errors import Conflict, Invalid, PolyjobError, Problem
 from polyjob.jobconfig.parsing import as_text
-from polyjob.pages.forms import STALE, Form, by_field, done, made_once, new_once, project_for, read_form
+from polyjob.pages.forms import STALE, Form, by_field, create_idempotently, done, new_once, project_for, read_form
 from polyjob.pages.job_page import job_url, project_url
 from polyjob.services import jobs, submission
 
@@ -31,7 +31,7 @@ blp = Blueprint("cloning", __name__)
 @blp.post(f"{JOB}/<any(restart,resume,copy):strategy>")
 def clone_job(username: str, project_name: str, job_id: int, strategy: str) -> AnyResponse:
     source, form = _source(strategy, username, project_name, job_id), read_form()
-    number = made_once(
+    number = create_idempotently(
         form, source.project, lambda once: submission.clone(source, me(), strategy, {}, settings(), once)
     )
     return _made(source, number, strategy)
@@ -56,7 +56,7 @@ def clone_edited(username: str, project_name: str, job_id: int) -> AnyResponse:
         return _page(source, form, {"": [STALE]}, 403)
     try:
         attributes = _attributes(source, form)
-        number = made_once(
+        number = create_idempotently(
             form, source.project, lambda once: submission.clone(source, me(), strategy, attributes, settings(), once)
         )
     except (Invalid, Conflict) as error:

@@ -19,7 +19,7 @@ from polyjob.auth import permissions, sessions
 from polyjob.auth.sessions import CSRF_FIELD, Stale
 from polyjob.db.models import Job, Project
 from polyjob.errors import Problem
-from polyjob.services.idempotency import Answered, Once
+from polyjob.services.idempotency import IdempotentRequest, ReplayedResponse
 
 STALE = (
     "This page was not up to date, so nothing was done. What you typed is still here: look at it, and send it again."
@@ -89,7 +89,9 @@ def new_once() -> str:
     return secrets.token_hex(16)
 
 
-def made_once(form: Form, project: Project, make: Callable[[Once | None], Job], code: str | None = None) -> int:
+def create_idempotently(
+    form: Form, project: Project, make: Callable[[IdempotentRequest | None], Job], code: str | None = None
+) -> int:
     """The number of the job that `make` makes, or made when this very form was sent before. `code` stands for what was
     uploaded with it."""
     key = form.text(ONCE_FIELD)
@@ -97,11 +99,11 @@ def made_once(form: Form, project: Project, make: Callable[[Once | None], Job], 
         return int(make(None).id)
     typed = sorted((name, text) for name, text in form.fields.items() if name != CSRF_FIELD)
     digest = hashlib.sha256(json.dumps([request.path, typed, code]).encode()).hexdigest()
-    once = Once(who_asks().user, project, f"form {key} {digest[:32]}", digest, lambda job: str(job.id))
+    once = IdempotentRequest(who_asks().user, project, f"form {key} {digest[:32]}", digest, lambda job: str(job.id))
     try:
         once.check()
         return int(make(once).id)
-    except Answered as before:
+    except ReplayedResponse as before:
         return int(before.answer)
 
 

@@ -24,8 +24,8 @@ from polyjob.pages.forms import (
     Form,
     by_field,
     checked,
+    create_idempotently,
     done,
-    made_once,
     new_once,
     project_for,
     read_form,
@@ -136,7 +136,9 @@ def _make(project: Project, form: Form, attributes: dict[str, Any], received: Re
         permissions.check("projects.upload_code", request.view_args or {}, who_asks())
         project.code = projects.upload_code(project, me(), received.archive, settings())
     code = project.code.digest if received.archive is not None else None
-    return made_once(form, project, lambda once: submission.create(project, me(), attributes, settings(), once), code)
+    return create_idempotently(
+        form, project, lambda once: submission.create(project, me(), attributes, settings(), once), code
+    )
 
 
 def _commands(project: Project, form: Form, body: dict[str, Any]) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from polyjob.db.models import Build, BuildStatus, Job, Project, User
 from polyjob.errors import Conflict, Invalid, NotFound, Problem, Unavailable
 from polyjob.services import audit, specs
 from polyjob.services.filters import BUILD_FIELDS, BUILD_ORDERS, conditions, names_field, ordering
-from polyjob.services.idempotency import Once, begin
+from polyjob.services.idempotency import IdempotentRequest, begin
 from polyjob.services.merge import united
 from polyjob.services.notes import text_of, with_note
 from polyjob.services.transitions import change, change_note, first_status, transition
@@ -96,7 +96,11 @@ def resolve(job: Job, python: str = "") -> tuple[Build, str]:
 
 
 def create(
-    project: Project, user: User, attributes: Mapping[str, Any], settings: Settings, once: Once | None = None
+    project: Project,
+    user: User,
+    attributes: Mapping[str, Any],
+    settings: Settings,
+    once: IdempotentRequest | None = None,
 ) -> Build:
     """Accept a build that no job has asked for; it is made at once. When this returns, it is on disk.
 

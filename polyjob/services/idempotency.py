@@ -17,7 +17,7 @@ from polyjob.errors import PolyjobError
 LIFE = datetime.timedelta(hours=24)
 
 
-class Answered(Exception):
+class ReplayedResponse(Exception):
     """The request was answered before: `answer` is the body of that answer."""
 
     def __init__(self, answer: str) -> None:
@@ -29,7 +29,7 @@ class KeyReused(PolyjobError):
     """The key was sent before, with another request."""
 
 
-class Once:
+class IdempotentRequest:
     """One request with its key, which counts in its project. `digest` stands for everything that was asked; `show`
     makes the answer's body."""
 
@@ -46,7 +46,7 @@ class Once:
             return
         if kept.digest != self._digest:
             raise KeyReused(f"The Idempotency-Key `{self._key}` was used with another request before.")
-        raise Answered(kept.answer)
+        raise ReplayedResponse(kept.answer)
 
     def keep(self, made: Any) -> None:
         """Keep the answer that shows `made`. Must be called in the transaction that makes it, after `check`."""
@@ -57,9 +57,9 @@ class Once:
         ).execute()
 
 
-def begin(once: Once | None) -> Callable[[Any], None]:
+def begin(once: IdempotentRequest | None) -> Callable[[Any], None]:
     """Refuse what was answered before; what is returned keeps the answer that shows what is made now. Must be called
-    inside `database.write`. Raises as `Once.check`; with None nothing is refused and nothing kept."""
+    inside `database.write`. Raises as `IdempotentRequest.check`; with None nothing is refused and nothing kept."""
     if once is None:
         return lambda made: None
     once.check()

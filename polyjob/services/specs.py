@@ -41,7 +41,7 @@ def check(
     notes, problems = left_out(config, runner), []
     for path, support in ABILITIES[runner].items():
         if support.ability is Ability.REFUSED and _look_up(config, path):
-            detail = f"The {runner} runner cannot honour `{path}`: {support.why}."
+            detail = f"The {runner} runner cannot honour `{path}`: {support.reason}."
             problems.append(Problem(f"{pointer}/{path.replace('.', '/')}", detail))
     asked = gpus_asked(config, runner)
     if gpus is not None and asked > gpus:
@@ -63,7 +63,7 @@ def check(
 def left_out(config: Mapping[str, Any], runner: str) -> list[dict[str, str]]:
     """Return a note for each part of the config that this runner leaves out: {"kind": its path, "text"}."""
     return [
-        {"kind": path, "text": f"`{path}` was not used: {support.why}."}
+        {"kind": path, "text": f"`{path}` was not used: {support.reason}."}
         for path, support in ABILITIES[runner].items()
         if support.ability is Ability.NOTED and _look_up(config, path)
     ]

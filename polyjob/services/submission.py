@@ -23,7 +23,7 @@ from polyjob.jobconfig.schema import load_config
 from polyjob.services import audit, specs
 from polyjob.services.builds import UNUSABLE, refuse_on_low_disk
 from polyjob.services.entries import check_size
-from polyjob.services.idempotency import Once, begin
+from polyjob.services.idempotency import IdempotentRequest, begin
 from polyjob.services.jobs import fresh, is_taken, refuse_taken_name
 from polyjob.services.notes import MISSING, text_of
 from polyjob.services.transitions import first_status
@@ -35,7 +35,11 @@ _COPIED = ("name", "description", "readme", "tags", "data_refs", "params", "ttl"
 
 
 def create(
-    project: Project, user: User, attributes: Mapping[str, Any], settings: Settings, once: Once | None = None
+    project: Project,
+    user: User,
+    attributes: Mapping[str, Any],
+    settings: Settings,
+    once: IdempotentRequest | None = None,
 ) -> Job:
     """Accept a job: when this returns, it is on disk and will run, or reach a terminal status that says why not.
 
@@ -83,7 +87,7 @@ def clone(
     strategy: str,
     attributes: Mapping[str, Any],
     settings: Settings,
-    once: Once | None = None,
+    once: IdempotentRequest | None = None,
 ) -> Job:
     """A new job from `source`: its config with the patch `attributes["config"]` merged in; or, where
     `attributes["is_whole"]`, that config (loaded by `load_config`) in place of its own.

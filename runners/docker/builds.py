@@ -79,7 +79,7 @@ def build_image(
         raise BuildFailed(f"`{spec.image}` belongs to another build of polyjob; name the image that it is made from.")
     log = BuildLog(file, spec.log_limit)
     ending = _ending(cancelled, time.monotonic() + spec.timeout)
-    talk = _Talk(client, log, ending, first_step(spec, labels, has_open_folder=True))
+    talk = BuildStream(client, log, ending, first_step(spec, labels, has_open_folder=True))
     try:
         base = _base(client, spec.image, spec.nocache, talk)
         if not (spec.steps or spec.env or spec.files):
@@ -104,18 +104,18 @@ def build_image(
         log.end()
 
 
-def _build(talk: _Talk, tag: str, nocache: bool, variables: Mapping[str, str], sent: bytes) -> None:
+def _build(talk: BuildStream, tag: str, nocache: bool, variables: Mapping[str, str], sent: bytes) -> None:
     for left in reversed(range(TRIES)):
         try:
             options = {"t": tag, "nocache": nocache, "rm": True, "forcerm": True, "buildargs": json.dumps(variables)}
             talk.have_done("/build", options, sent)
             return
-        except _TakenAway:
+        except BaseImageRemoved:
             if not left:
                 raise
             nocache = True
             talk.begin_again("A layer of the cache was removed meanwhile. The build begins again, without the cache.")
-        except _Told as error:
+        except EngineRefused as error:
             if is_machine_fault(str(error)):
                 raise RunnerUnavailable(f"The Docker Engine could not build: {error}") from None
             raise
@@ -143,7 +143,7 @@ def _ending(cancelled: Callable[[], bool], deadline: float) -> Callable[[], str 
     return why
 
 
-def _base(client: Any, image: str, is_fresh: bool, talk: _Talk) -> dict[str, Any]:
+def _base(client: Any, image: str, is_fresh: bool, talk: BuildStream) -> dict[str, Any]:
     """The base image as the Engine knows it. It is pulled if it is not there, and with `is_fresh` also if it is: then
     one that cannot be pulled is used as it is."""
     try:
@@ -168,7 +168,7 @@ def _base(client: Any, image: str, is_fresh: bool, talk: _Talk) -> dict[str, Any
     return found
 
 
-def _pull(client: Any, image: str, talk: _Talk) -> None:
+def _pull(client: Any, image: str, talk: BuildStream) -> None:
     """Raises BuildFailed, RunnerUnavailable."""
     talk.log.say(f"Pulling {image}")
     repository, at, digest = full_names(image)[0].partition("@")
@@ -177,7 +177,7 @@ def _pull(client: Any, image: str, talk: _Talk) -> None:
         talk.have_done("/images/create", {"fromImage": name, "tag": tag}, b"", _credentials(client, image))
     except APIError as error:
         raise _no_image(image, str(error.explanation or error)) from None
-    except _Told as error:
+    except EngineRefused as error:
         raise _no_image(image, str(error)) from None
     except _Silent:
         raise _no_image(image, f"it did not answer for {SILENCE} seconds") from None
@@ -221,15 +221,15 @@ def _files(spec: BuildSpec) -> Iterator[tuple[str, bytes, int]]:
         raise BuildFailed(f"the uploaded code cannot be read: {error}") from error
 
 
-class _Told(BuildFailed):
+class EngineRefused(BuildFailed):
     """The Engine's own words for why it does not go on, and no step to blame."""
 
 
-class _TakenAway(_Told):
+class BaseImageRemoved(EngineRefused):
     """What the build stood on was removed under it."""
 
 
-class _Talk:
+class BuildStream:
     """What the Engine is asked to do for one build, and says of it."""
 
     def __init__(self, client: Any, log: BuildLog, ending: Callable[[], str | None], first_step: int) -> None:
@@ -304,10 +304,10 @@ class _Talk:
                 self.client.ping()
             return self._step_failed(step, int(code))
         if any(word in text.lower() for word in TAKEN_AWAY):
-            return _TakenAway(text)
+            return BaseImageRemoved(text)
         if DEPTH in text:
             return BuildFailed(f"The image has more layers than the Docker Engine can stack: {text}")
-        return _Told(text)
+        return EngineRefused(text)
 
     def _step_failed(self, step: int, code: int) -> BuildFailed:
         if step >= SEPARATE_STEPS and self._joined is not None and int(self._joined[2]) == code:

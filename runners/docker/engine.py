@@ -21,7 +21,7 @@ import requests
 from docker.errors import APIError, DockerException, NotFound
 from docker.utils import kwargs_from_env, version_lt
 
-from runners.base import Gone, RunnerError, RunnerRefused, RunnerUnavailable, StartFailed
+from runners.base import HandleNotFound, RunnerError, RunnerRefused, RunnerUnavailable, StartFailed
 from runners.machine_faults import is_machine_fault
 
 log = logging.getLogger("polyjob.docker")
@@ -253,11 +253,11 @@ def contract_errors() -> Iterator[None]:
 @contextlib.contextmanager
 def reading(client: Any, identity: str, what: str) -> Iterator[None]:
     """Tell a container that is gone, or of which the Engine does not give `what`, from an Engine that is away. Raises
-    Gone, RunnerRefused."""
+    HandleNotFound, RunnerRefused."""
     try:
         yield
     except NotFound:
-        raise Gone("The container is not there any more.") from None
+        raise HandleNotFound("The container is not there any more.") from None
     except APIError as error:
         if is_machine_fault(text_of(error)) or state_of(client, identity) is None:
             raise

@@ -23,12 +23,12 @@ import requests
 from docker.errors import APIError, DockerException, NotFound
 
 from runners.base import (
+    ArtifactMissing,
     BuildSpec,
     Exit,
     Exited,
     JobSpec,
     Missing,
-    Outdated,
     Pending,
     Reason,
     RemoteRunner,
@@ -189,16 +189,16 @@ class DockerRunner(RemoteRunner):
         with contract_errors():
             return build_image(self._api(), spec, log, cancelled, {INSTALLATION: self.settings.installation})
 
-    holds = "image"
+    artifact_kind = "image"
 
-    def held(self) -> dict[str, int]:
+    def cached_artifacts(self) -> dict[str, int]:
         with contract_errors():
             return held_images(self._api(), {INSTALLATION: self.settings.installation})
 
-    def held_by(self, artifact: str) -> str | None:
+    def artifact_name(self, artifact: str) -> str | None:
         return tag_of(artifact)
 
-    def drop(self, name: str) -> None:
+    def remove_artifact(self, name: str) -> None:
         with contract_errors():
             remove_image(self._api(), name)
 
@@ -239,7 +239,7 @@ class DockerRunner(RemoteRunner):
                 write(record, self._handle(spec, existing))
                 return self._handle(spec, existing)
             if reason is not None or config is None:
-                raise Outdated(reason or MISSING)
+                raise ArtifactMissing(reason or MISSING)
             created = self._create(client, spec, config)
             if created is None:
                 raise RunnerUnavailable(f"The name {spec.name} is taken by a container that is being removed.")
@@ -314,7 +314,7 @@ class DockerRunner(RemoteRunner):
 
     def _create(self, client: Any, spec: JobSpec, config: Any) -> dict[str, Any] | None:
         """What the Engine says of the new container; None if there is one of that name or nothing to create. Raises
-        Outdated, StartFailed, RunnerRefused, APIError."""
+        ArtifactMissing, StartFailed, RunnerRefused, APIError."""
         if config is None:
             return None
         try:
@@ -325,7 +325,7 @@ class DockerRunner(RemoteRunner):
                 return None
             if inspected(client, config["Image"]) is None:  # it was removed just now
                 gone = StartFailed(f"The job cannot start: {MISSING}.", Reason.IMAGE)
-                raise gone if spec.is_pinned else Outdated(MISSING) from None
+                raise gone if spec.is_pinned else ArtifactMissing(MISSING) from None
             refused = refusal(error)
             if refused is None:
                 raise
@@ -467,7 +467,7 @@ class DockerRunner(RemoteRunner):
         state = state_of(self._api(), identity)
         return state is None or state["Status"] == "removing"
 
-    def fence(self, uuid: str) -> str | None:
+    def prevent_start(self, uuid: str) -> str | None:
         with contract_errors(), self._records.alone(uuid) as record:
             self._api()
             found = record.read_text() if record.exists() else self.inventory().get(uuid)

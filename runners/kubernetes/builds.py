@@ -15,7 +15,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from runners.base import BuildFailed, BuildSpec, Gone, RunnerError, RunnerRefused, RunnerUnavailable, StartFailed
+from runners.base import (
+    BuildFailed,
+    BuildSpec,
+    HandleNotFound,
+    RunnerError,
+    RunnerRefused,
+    RunnerUnavailable,
+    StartFailed,
+)
 from runners.common.build_log import BuildLog
 from runners.common.dockerfile import render_dockerfile
 from runners.common.tarstream import member
@@ -195,7 +203,7 @@ class _Build:
         while True:
             try:
                 data, self.cursor = self.logs.read(self.api, self.name, BUILDER, self.cursor, PIECE)
-            except Gone:
+            except HandleNotFound:
                 return
             except Refused as error:
                 if error.status != 404:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 
-from runners.base import Gone, RunnerRefused, RunnerUnavailable, StartFailed
+from runners.base import HandleNotFound, RunnerRefused, RunnerUnavailable, StartFailed
 from runners.kubernetes import files, pod_status, pods, refusals
 from runners.kubernetes.api import Api, Refused
 from runners.kubernetes.exec import Failed, NotRun
@@ -41,7 +41,7 @@ class Carriers:
         """Return the name of the pod that has a job's files, which is made where there is none.
 
         Raises RunnerUnavailable until it runs, also while a quota has no room for it; RunnerRefused where the namespace
-        does not admit it; Gone where it does not run within the patience; and Refused."""
+        does not admit it; HandleNotFound where it does not run within the patience; and Refused."""
         name = _name(uuid)
         found = pods.find(self._api, name)
         if found is None:
@@ -58,7 +58,7 @@ class Carriers:
         if runs is False and found is not None:  # evicted, say: the next call makes another
             pods.delete(self._api, found, 0)
         if self._is_late(self._waits, uuid):
-            raise Gone("The pod that could give the job's files from its claim cannot be started.")
+            raise HandleNotFound("The pod that could give the job's files from its claim cannot be started.")
         raise RunnerUnavailable("The job's files are in a claim, and a pod that can give them is being started.")
 
     def clear(self, uuid: str) -> None:
@@ -68,7 +68,7 @@ class Carriers:
         does not succeed within the patience. Raises RunnerUnavailable, RunnerRefused and Refused."""
         try:
             self._remove_files(uuid)
-        except (Gone, Failed) as error:
+        except (HandleNotFound, Failed) as error:
             log.warning(FILES_STAY, uuid, error)
         except (RunnerUnavailable, RunnerRefused, Refused) as error:
             if not self._is_late(self._removals, uuid):

@@ -38,14 +38,14 @@ _PACK = (
 
 
 @dataclass(frozen=True)
-class Gift:
+class PodFiles:
     """What is put into the pod of a job, kept as JSON until the job is cleared away: paths of tar.gz archives."""
 
     code: str | None = None
     inputs: str | None = None
 
     @classmethod
-    def read(cls, text: str) -> Gift:
+    def read(cls, text: str) -> PodFiles:
         return cls(**json.loads(text))
 
     def text(self) -> str:
@@ -126,7 +126,7 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
     return iter(lambda: file.read(1 << 16), b"")
 
 
-class Giving:
+class FileInjector:
     """Puts files into pods, in threads of its own, each pod once at a time. All of it can be lost: a pod waits."""
 
     def __init__(self, api: Api, folder: Path) -> None:
@@ -140,7 +140,7 @@ class Giving:
         """Pod → (when it may be tried again, for how long it rested)."""
         self._why: dict[str, str] = {}
 
-    def begin(self, pod: str, gift: Gift) -> None:
+    def begin(self, pod: str, gift: PodFiles) -> None:
         """Have the files of a pod put in, unless that goes on, or has just failed. Returns at once."""
         with self._lock:
             at, _ = self._rests.get(pod, (0.0, 0.0))
@@ -159,7 +159,7 @@ class Giving:
             self._rests.pop(pod, None)
             self._why.pop(pod, None)
 
-    def _give(self, pod: str, gift: Gift) -> None:
+    def _give(self, pod: str, gift: PodFiles) -> None:
         why: str | None = None
         try:
             put(self._api, pod, gift.pieces(), self._folder)

@@ -21,7 +21,7 @@ from typing import Any
 
 import urllib3
 
-from runners.base import Gone, RunnerUnavailable
+from runners.base import HandleNotFound, RunnerUnavailable
 from runners.kubernetes.api import Api, Refused
 from runners.kubernetes.log_feed import Feed
 from runners.kubernetes.manifests import BEGIN, MAIN
@@ -117,7 +117,7 @@ class Lines:
             return None
         match = None if self._is_in_line else _STAMP.match(self._buffer, start)
         if match is None and self._buffer.startswith(REMOVED, start):
-            raise Gone(LOG_IS_GONE)
+            raise HandleNotFound(LOG_IS_GONE)
         if match is not None:
             start = match.end()
         end = self._buffer.find(b"\n", start) + 1
@@ -239,7 +239,7 @@ class Logs:
         container that has not begun. `is_over` says that the container has ended; then what is followed is read to its
         end.
 
-        Raises Gone, Refused, RunnerUnavailable."""
+        Raises HandleNotFound, Refused, RunnerUnavailable."""
         held = self._take(pod)
         if held and held.lines.cursor != cursor:
             held.close()
@@ -250,7 +250,7 @@ class Logs:
             if error.status != 400:
                 raise
             if REMOVED.decode() in str(error):
-                raise Gone(LOG_IS_GONE) from None
+                raise HandleNotFound(LOG_IS_GONE) from None
             return b"", cursor  # it has not begun
         held.patience = LAST_WORDS if is_over else 0.0
         try:

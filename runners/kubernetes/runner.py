@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from runners.base import (
+    ArtifactMissing,
     BuildSpec,
     Exit,
     Exited,
-    Gone,
+    HandleNotFound,
     JobSpec,
     Missing,
-    Outdated,
     Pending,
     Reason,
     RemoteRunner,
@@ -58,7 +58,7 @@ from runners.kubernetes.builds import GONE, build_image, is_own, is_there, not_f
 from runners.kubernetes.claims import Carriers
 from runners.kubernetes.diagnostics import Troubles
 from runners.kubernetes.exec import Failed, NotRun, run
-from runners.kubernetes.files import Gift, Giving
+from runners.kubernetes.files import FileInjector, PodFiles
 from runners.kubernetes.logs import LogCursor, Logs
 from runners.kubernetes.manifests import CLAIM, HELPER, HOME, INPUT, INSTALLATION, JOB, MAIN
 from runners.kubernetes.options import Options
@@ -104,7 +104,7 @@ class KubernetesRunner(RemoteRunner):
         self._views: dict[str, tuple[Pod, Seen]] = {}
         """The pods as they were last listed, and what they say."""
         self._hints = Hints(self._api, self._selector, wake, self._note_end)
-        self._giving = Giving(self._api, self._records.folder)
+        self._giving = FileInjector(self._api, self._records.folder)
         self._carriers = Carriers(self._api, self.options, settings.installation)
         self._logs = Logs()
         self._lock = threading.Lock()
@@ -161,7 +161,7 @@ class KubernetesRunner(RemoteRunner):
 
     # Building.
 
-    holds = "image"
+    artifact_kind = "image"
 
     def build(self, spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool]) -> str | None:
         with _said():
@@ -203,16 +203,18 @@ class KubernetesRunner(RemoteRunner):
         if spec.is_pinned:
             return
         if made.steps and self.options.registry:
-            raise Outdated("there is a registry now, which its image can be kept in")
+            raise ArtifactMissing("there is a registry now, which its image can be kept in")
         if made.is_built and is_there(made.image, self.options) is False:
-            raise Outdated(GONE)
+            raise ArtifactMissing(GONE)
 
     def _create(self, api: Api, spec: JobSpec, made: manifests.Artifact) -> Object | None:
         """The new pod; None where there is one of that name. Raises as `start`.
 
-        Once a request was sent whose outcome is not certain, `FILES` stays, so that `fence` takes the pod's name."""
+        Once a request was sent whose outcome is not certain, `FILES` stays, so that `prevent_start` takes the pod's
+        name.
+        """
         is_first = self._records.read(spec.uuid, FILES) is None
-        self._records.write(spec.uuid, Gift(spec.code, spec.inputs).text(), FILES)
+        self._records.write(spec.uuid, PodFiles(spec.code, spec.inputs).text(), FILES)
         try:
             return kubernetes_pods.create(api, manifests.job_pod(spec, made, self.options))
         except Refused as error:
@@ -235,7 +237,7 @@ class KubernetesRunner(RemoteRunner):
     def poll(self, handles: Sequence[str]) -> dict[str, State]:
         if not handles:
             return {}
-        self.quietest = max(QUIETEST, len(handles) / LOOKS)
+        self.max_log_pause = max(QUIETEST, len(handles) / LOOKS)
         with _said():
             api = self._ready()
             listed = {
@@ -345,7 +347,7 @@ class KubernetesRunner(RemoteRunner):
         if identity in self._begun:
             return self._lagging(pod)
         if pod_status.container_runs(pod, INPUT):
-            self._giving.begin(name, Gift.read(self._records.read(uuid, FILES) or "{}"))
+            self._giving.begin(name, PodFiles.read(self._records.read(uuid, FILES) or "{}"))
             why = self._giving.trouble(name)
             return Pending(why) if why else view.state
         if pod_status.is_building(pod):
@@ -500,7 +502,7 @@ class KubernetesRunner(RemoteRunner):
         kubernetes_pods.delete(api, pod, 0 if is_over or is_nowhere else 1)
         return is_cleared
 
-    def fence(self, uuid: str) -> str | None:
+    def prevent_start(self, uuid: str) -> str | None:
         """Where a request of `start` has no clear answer, a pod of that name that is never scheduled stops it. If the
         namespace does not admit that pod or has no room for it, raise RunnerUnavailable while the request may still be
         carried out, then RunnerRefused."""
@@ -518,7 +520,7 @@ class KubernetesRunner(RemoteRunner):
             return handle if is_ours else None
 
     def _create_fence(self, api: Api, name: str, uuid: str) -> Object:
-        """Return the pod that has the job's name now: a fence, or what a start has made. Raises as `fence`."""
+        """Return the pod that has the job's name now: a fence, or what a start has made. Raises as `prevent_start`."""
         fence = manifests.fence_pod(name, uuid, self.settings.installation, self.options)
         try:
             found = kubernetes_pods.create(api, fence) or kubernetes_pods.find(api, name)
@@ -536,14 +538,14 @@ class KubernetesRunner(RemoteRunner):
     def logs(self, handle: str, cursor: str | None, limit: int) -> tuple[bytes, str | None]:
         told = self._mine(handle)
         if not told["id"]:
-            raise Gone("The job was never started.")
+            raise HandleNotFound("The job was never started.")
         if cursor is None and self._is_waiting(told["id"]):
             return b"", None
         pod, position = f"polyjob-{told['uuid']}", LogCursor.read(cursor)
         try:
             with _said(refusals.of_one), _gone():
                 data, position = self._logs.read(self._api, pod, MAIN, position, limit, told["id"] in self._exits)
-        except Gone:
+        except HandleNotFound:
             if not self._never_ran(told):
                 raise
             data = b""
@@ -575,13 +577,13 @@ class KubernetesRunner(RemoteRunner):
         runs = pod_status.container_runs(pod, HELPER) if pod is not None else False
         if runs is not False and pod is not None:
             if runs is None and self._troubles.helper_is_late(pod):
-                raise Gone("The helper container of the job's pod cannot be started.")
+                raise HandleNotFound("The helper container of the job's pod cannot be started.")
             return pod["metadata"]["name"], HOME
         if self.options.claim and told["id"]:
             return self._carriers.pod(told["uuid"]), f"{CLAIM}/{told['uuid']}"
         if pod is None:
-            raise Gone("The pod of the job is not there any more.")
-        raise Gone(f"{pod_status.end_of(pod, HELPER)}.")
+            raise HandleNotFound("The pod of the job is not there any more.")
+        raise HandleNotFound(f"{pod_status.end_of(pod, HELPER)}.")
 
     def _never_ran(self, told: Mapping[str, Any]) -> bool:
         """Whether it is known that nothing of the job ran, so that it has left neither a log nor outputs."""
@@ -631,4 +633,4 @@ def _gone() -> Iterator[None]:
     except Refused as error:
         if error.status != 404:
             raise
-        raise Gone("The pod is not there any more.") from None
+        raise HandleNotFound("The pod is not there any more.") from None

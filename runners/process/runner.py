@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from runners.base import (
-    FENCE_LASTS,
+    FENCE_SECONDS,
+    ArtifactMissing,
     BuildSpec,
     Exit,
     Exited,
     JobSpec,
     Missing,
-    Outdated,
     Pending,
     Reason,
     Runner,
@@ -91,19 +91,19 @@ class ProcessRunner(Runner):
     def build(self, spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool]) -> str | None:
         return build(spec, log, cancelled, self.settings)
 
-    holds = "virtualenv"
+    artifact_kind = "virtualenv"
 
-    def held(self) -> dict[str, int]:
+    def cached_artifacts(self) -> dict[str, int]:
         folders = (Path(self.settings.data_dir) / "builds").glob("*/env")
         return {str(folder): size_of(folder) for folder in folders}
 
-    def held_by(self, artifact: str) -> str | None:
+    def artifact_name(self, artifact: str) -> str | None:
         return Artifact.read(artifact).env
 
-    def drop(self, name: str) -> None:
-        deque(self.dropping(name), maxlen=0)
+    def remove_artifact(self, name: str) -> None:
+        deque(self.remove_artifact_in_steps(name), maxlen=0)
 
-    def dropping(self, name: str) -> Iterator[None]:
+    def remove_artifact_in_steps(self, name: str) -> Iterator[None]:
         try:
             yield from removing_tree(Path(name))
         except OSError as error:
@@ -112,7 +112,7 @@ class ProcessRunner(Runner):
     def start(self, spec: JobSpec, artifact: str | None) -> str:
         reason = Artifact.read(artifact).fault()
         if reason is not None:
-            raise Outdated(reason)
+            raise ArtifactMissing(reason)
         self._make_folder()
         account = account_of(self.settings)
         request = {
@@ -152,9 +152,9 @@ class ProcessRunner(Runner):
         raise RunnerUnavailable("the job's keeper cannot be found")
 
     def clean(self, handle: str) -> None:
-        deque(self.cleaning(handle), maxlen=0)
+        deque(self.clean_in_steps(handle), maxlen=0)
 
-    def cleaning(self, handle: str) -> Iterator[None]:
+    def clean_in_steps(self, handle: str) -> Iterator[None]:
         uuid, _ = self._read(handle)
         try:
             yield from self._cleaning(uuid)
@@ -187,7 +187,7 @@ class ProcessRunner(Runner):
         if self._exit(uuid) is None:
             kill_marked(uuid)
 
-    def fence(self, uuid: str) -> str | None:
+    def prevent_start(self, uuid: str) -> str | None:
         """Makes the attempt itself: a start that still lies in the server's socket finds it, and runs nothing."""
         self._make_folder()
         folder = self._job_folder(uuid)
@@ -243,7 +243,7 @@ class ProcessRunner(Runner):
     def _is_there(self, uuid: str) -> bool:
         attempt = self._job_folder(uuid) / "attempt"
         with contextlib.suppress(FileNotFoundError):  # never made, or cleared away just now
-            return attempt.read_bytes() != FENCED or time.time() - attempt.stat().st_mtime > FENCE_LASTS
+            return attempt.read_bytes() != FENCED or time.time() - attempt.stat().st_mtime > FENCE_SECONDS
         return False
 
     def close(self) -> None:

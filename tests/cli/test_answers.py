@@ -22,7 +22,7 @@ from click.testing import CliRunner
 
 from polyjob.cli import FAILED, LOST_SERVER, log_follower, main, outputs, run
 from polyjob.cli import client as clients
-from polyjob.cli.client import Client, Failing, NoServer
+from polyjob.cli.client import Client, NoServer, exit_on_error
 from polyjob.cli.log_follower import Follower
 
 AT = "/api/v1/ana/demo/jobs/1"
@@ -248,7 +248,7 @@ def test_lost_server_has_an_exit_code_of_its_own(monkeypatch: pytest.MonkeyPatch
     client.http.close()
     said: list[str] = []
     client.on_outage = said.append
-    with pytest.raises(SystemExit) as ended, Failing(FAILED):
+    with pytest.raises(SystemExit) as ended, exit_on_error(FAILED):
         follower.until_done()
     assert ended.value.code == LOST_SERVER
     assert len(said) == 1

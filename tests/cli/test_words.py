@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from polyjob.cli import COMMANDS, FAILED, LOST_SERVER, RUNNING, STOPPED, main
-from polyjob.cli.client import Client, ServerError, Wrong, connect, fail, project_path, run_path
+from polyjob.cli.client import Client, ServerError, UsageError, connect, fail, project_path, run_path
 from polyjob.cli.data_dir import of_running_server
 from polyjob.cli.log_follower import ending, exit_code, lasted
 from polyjob.cli.origins import Origins
@@ -211,7 +211,7 @@ class TestNames:
 
     @pytest.mark.parametrize("name", ["x", "a/b/c/7", "a.b.builds.7", "-1", ""])
     def test_that_are_none(self, client, name):
-        with pytest.raises(Wrong, match="`"):
+        with pytest.raises(UsageError, match="`"):
             run_path(client, name, "demo")
 
     def test_are_names_and_no_addresses(self, client):

@@ -167,8 +167,8 @@ class Life:
     def close(self) -> None:
         self.engine.close()
         runner = self.engine.backends.runner(self.runner)
-        for name in runner.held() if self.runner == "docker" else {}:
-            runner.drop(name)
+        for name in runner.cached_artifacts() if self.runner == "docker" else {}:
+            runner.remove_artifact(name)
 
 
 # Processes.

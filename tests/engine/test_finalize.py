@@ -11,7 +11,7 @@ from polyjob.db.models import Build
 from polyjob.engine import finalize, job_driver, reconciler
 from polyjob.services import builds, jobs, submission
 from polyjob.statuses import Status
-from runners.base import Outdated
+from runners.base import ArtifactMissing
 
 BUILD = {"image": "img", "build_steps": ["make"]}
 FAILING = BUILD | {"env_vars": [["FAKE_BUILD_FAIL", "1:3"]]}
@@ -84,7 +84,7 @@ def test_a_job_that_named_an_outdated_build_gets_a_new_one_like_it(world, monkey
     def refuse_once(spec, artifact):
         if not refused:
             refused.append(spec.uuid)
-            raise Outdated("its Python is missing")
+            raise ArtifactMissing("its Python is missing")
         return start(spec, artifact)
 
     monkeypatch.setattr(world.runner, "start", refuse_once)

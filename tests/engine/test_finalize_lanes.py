@@ -19,7 +19,7 @@ from polyjob.errors import Invalid
 from polyjob.services import jobs, submission
 from polyjob.services.notes import MISSING, PACKING, text_of
 from polyjob.storage import store
-from runners.base import Gone, RunnerRefused, RunnerUnavailable
+from runners.base import HandleNotFound, RunnerRefused, RunnerUnavailable
 from tests.engine.conftest import World
 
 SECONDS = 0.1
@@ -262,7 +262,7 @@ def remove_slowly(world, monkeypatch):
             world.clock.move(SECONDS)
             yield
 
-    def cleaning(handle: str) -> Iterator[None]:
+    def clean_in_steps(handle: str) -> Iterator[None]:
         yield from steps(world.runner._uuid(handle))
         world.runner.clean(handle)
 
@@ -273,7 +273,7 @@ def remove_slowly(world, monkeypatch):
         elif what == "in place of the log":
             monkeypatch.setattr(store, "restoring_file", lambda log: steps(log.parent.name))
         else:
-            monkeypatch.setattr(world.runner, "cleaning", cleaning)
+            monkeypatch.setattr(world.runner, "clean_in_steps", clean_in_steps)
         return remaining
 
     return begin
@@ -321,9 +321,9 @@ def test_long_removal_packs_outputs_once(world, slow, remove_slowly, monkeypatch
     remaining = remove_slowly(what, 100, job)
     until(world, lambda: remaining[job.uuid] < 100)
     if restarted:
-        real = world.runner.cleaning
+        real = world.runner.clean_in_steps
         world.restart()
-        monkeypatch.setattr(world.runner, "cleaning", real)
+        monkeypatch.setattr(world.runner, "clean_in_steps", real)
         world.runner.outputs = slow.outputs
     until(world, lambda: is_done(world, job))
     assert slow.closed == [job.uuid]
@@ -335,7 +335,7 @@ def test_missing_log_is_noted_after_a_long_removal(world, slow, remove_slowly, m
     remove_slowly("temporary files", 100, job)
 
     def gone(*_):
-        raise Gone("The pod is not there any more.")
+        raise HandleNotFound("The pod is not there any more.")
 
     monkeypatch.setattr(world.runner, "logs", gone)
     until(world, lambda: is_done(world, job))
@@ -350,7 +350,7 @@ def test_outputs_that_come_after_all_are_not_noted_as_missing(world, slow, remov
     def outputs(handle):
         asked.append(handle)
         if len(asked) == 1:
-            raise Gone("The pod is not there any more.")
+            raise HandleNotFound("The pod is not there any more.")
         yield from real(handle)
 
     monkeypatch.setattr(world.runner, "outputs", outputs)
@@ -392,7 +392,7 @@ def test_small_ends_do_not_wait_for_long_removals(world, remove_slowly, count):
 @pytest.mark.parametrize("at", [0, 30])
 def test_outputs_that_are_gone_are_noted(world, slow, at):
     job = ended(world, slow, 60)
-    slow.raises = lambda number: Gone("The pod is not there any more.") if number == at else None
+    slow.raises = lambda number: HandleNotFound("The pod is not there any more.") if number == at else None
     until(world, lambda: is_done(world, job))
     assert note(world, job, MISSING) == "Its outputs could not be fetched: The pod is not there any more."
     for strategy in ("resume", "copy"):
@@ -405,7 +405,7 @@ def test_log_that_is_gone_is_noted(world, monkeypatch):
     job = world.submit(log="x", outputs='{"a": "A"}')
 
     def gone(*_):
-        raise Gone("The pod is not there any more.")
+        raise HandleNotFound("The pod is not there any more.")
 
     monkeypatch.setattr(world.runner, "logs", gone)
     world.end(job)
@@ -418,7 +418,7 @@ def test_note_of_what_was_refused_survives_a_crash(world, monkeypatch, refused):
     """A crash between the removal in the backend and the terminal status."""
     job = world.submit(log="x", outputs='{"a": "A"}', faults=json.dumps({refused: "refused"}))
     with monkeypatch.context() as patch:
-        patch.setattr("polyjob.engine.job_driver.JobPart._record_end", lambda *_: None)
+        patch.setattr("polyjob.engine.job_driver.JobDriver._record_end", lambda *_: None)
         until(world, lambda: world.read(job).exit and not world.runner.inventory())
     assert not is_done(world, job)
     world.restart()
@@ -432,7 +432,7 @@ def test_cleared_backend_is_not_missing_outputs(world, monkeypatch, outputs):
     """A crash between the removal in the backend and the terminal status."""
     job = world.submit(log="x", outputs=outputs)
     with monkeypatch.context() as patch:
-        patch.setattr("polyjob.engine.job_driver.JobPart._record_end", lambda *_: None)
+        patch.setattr("polyjob.engine.job_driver.JobDriver._record_end", lambda *_: None)
         for _ in range(20):
             world.engine.run_pass()
             world.clock.move(1.0)
@@ -447,6 +447,6 @@ def test_cleared_backend_is_not_missing_outputs(world, monkeypatch, outputs):
 def test_command_that_never_ran_misses_nothing(world, slow, reason):
     job = world.submit(reason=reason)
     slow.pieces[job.uuid] = 1
-    slow.raises = lambda number: Gone("never started")
+    slow.raises = lambda number: HandleNotFound("never started")
     world.end(job)
     assert note(world, job, MISSING) is None

@@ -23,7 +23,7 @@ from polyjob.services.transitions import transition
 from polyjob.settings import environment
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
-from runners.base import Outdated, RunnerSettings, RunnerUnavailable
+from runners.base import ArtifactMissing, RunnerSettings, RunnerUnavailable
 from runners.process.builds import Artifact
 from runners.process.runner import ProcessRunner
 
@@ -142,13 +142,13 @@ class TestBuilds:
         build = world.read(job).build
         dropped = []
 
-        def drop(name):
+        def remove_artifact(name):
             dropped.append(name)
             if is_away:
                 raise RunnerUnavailable("away")
 
-        monkeypatch.setattr(world.runner, "held_by", lambda artifact: f"image of {artifact}")
-        monkeypatch.setattr(world.runner, "drop", drop)
+        monkeypatch.setattr(world.runner, "artifact_name", lambda artifact: f"image of {artifact}")
+        monkeypatch.setattr(world.runner, "remove_artifact", remove_artifact)
         builds.delete(build, world.settings)
         world.settle()
         assert dropped == [f"image of {build.artifact}"]
@@ -156,12 +156,12 @@ class TestBuilds:
 
     def test_a_start_on_what_is_gone_says_so(self, settings, runner, make_build, tmp_path):
         build = make_build(10)
-        runner.drop(str(env_of(build)))
-        runner.drop(str(env_of(build)))
+        runner.remove_artifact(str(env_of(build)))
+        runner.remove_artifact(str(env_of(build)))
         from tests.runners.harness import ProcessHarness
 
         harness = ProcessHarness(tmp_path / "runner")
-        with pytest.raises(Outdated, match="virtualenv is not there"):
+        with pytest.raises(ArtifactMissing, match="virtualenv is not there"):
             harness.runner.start(harness.says("x"), build.artifact)
         harness.close()
 
@@ -173,7 +173,7 @@ class TestBuilds:
 
         def refuse(spec, artifact):
             if artifact == old.artifact and not spec.is_pinned and not Build.get_by_id(old.id).invalidated_at:
-                raise Outdated("its image is not there any more")
+                raise ArtifactMissing("its image is not there any more")
             return start(spec, artifact)
 
         monkeypatch.setattr(world.runner, "start", refuse)

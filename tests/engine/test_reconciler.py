@@ -624,14 +624,14 @@ class TestPoison:
         import polyjob.engine.job_driver as running
 
         bad, good = world.submit(seconds=1), world.submit(seconds=1)
-        record = running.JobPart._record_running
+        record = running.JobDriver._record_running
 
         def refuse(self, job, node):
             if job.id == bad.id:
                 raise ValueError("this row is refused")
             record(self, job, node)
 
-        monkeypatch.setattr(running.JobPart, "_record_running", refuse)
+        monkeypatch.setattr(running.JobDriver, "_record_running", refuse)
         for _ in range(6):
             world.later(1)
         assert world.statuses(good) == WHOLE_WAY
@@ -734,7 +734,7 @@ def test_a_log_beyond_its_limit_is_cut_and_says_so(settings, project, user):
 
 class TestAQuietLog:
     def test_is_looked_at_less_often_where_the_runner_wants_that(self, world):
-        world.runner.quietest = 10.0
+        world.runner.max_log_pause = 10.0
         job = world.submit(seconds=100, log="once")
         world.later(60)
         assert 6 <= world.calls("logs", job) <= 13

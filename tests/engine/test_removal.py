@@ -25,7 +25,7 @@ def end_builds(world: World, count: int) -> list[Build]:
 @pytest.fixture
 def holding(world, monkeypatch):
     """Each artifact of a build is held under its own text."""
-    monkeypatch.setattr(world.runner, "held_by", lambda artifact: artifact)
+    monkeypatch.setattr(world.runner, "artifact_name", lambda artifact: artifact)
 
 
 @pytest.mark.parametrize("count", [1, 2 * ERASED_AT_ONCE])
@@ -34,13 +34,13 @@ def test_small_removals_do_not_wait_for_large_artifacts(world, monkeypatch, hold
     world.end(small)
     remaining = {build.artifact: 50 for build in end_builds(world, count)}
 
-    def dropping(name):
+    def remove_artifact_in_steps(name):
         while remaining[name]:
             remaining[name] -= 1
             world.clock.move(SECONDS)
             yield
 
-    monkeypatch.setattr(world.runner, "dropping", dropping)
+    monkeypatch.setattr(world.runner, "remove_artifact_in_steps", remove_artifact_in_steps)
     for build in Build.select():
         builds.delete(build, world.settings)
     jobs.delete(world.read(small), world.user, world.settings)
@@ -59,7 +59,7 @@ def test_artifact_is_dropped_once(world, monkeypatch, holding, is_away, restarte
     (build,) = end_builds(world, 1)
     dropped, steps, real = [], itertools.count(), Store.removing_build
 
-    def drop(name):
+    def remove_artifact(name):
         dropped.append(name)
         if is_away:
             raise RunnerUnavailable("away")
@@ -70,7 +70,7 @@ def test_artifact_is_dropped_once(world, monkeypatch, holding, is_away, restarte
             yield
         yield from real(store, uuid)
 
-    monkeypatch.setattr(world.runner, "drop", drop)
+    monkeypatch.setattr(world.runner, "remove_artifact", remove_artifact)
     monkeypatch.setattr(Store, "removing_build", removing)
     builds.delete(build, world.settings)
     for _ in range(4):
@@ -78,8 +78,8 @@ def test_artifact_is_dropped_once(world, monkeypatch, holding, is_away, restarte
     assert Build.select().exists() and next(steps) > 10
     if restarted:
         world.restart()
-        monkeypatch.setattr(world.runner, "held_by", lambda artifact: artifact)
-        monkeypatch.setattr(world.runner, "drop", drop)
+        monkeypatch.setattr(world.runner, "artifact_name", lambda artifact: artifact)
+        monkeypatch.setattr(world.runner, "remove_artifact", remove_artifact)
     world.later(20)
     assert not Build.select().exists()
     assert dropped == [build.artifact] * (1 + restarted)
@@ -95,7 +95,7 @@ def test_shared_artifact_is_dropped_with_the_last_build_that_has_it(world, monke
         assert world.read(job).build == second
         Build.update(deleted_at=world.clock.wall()).where(Build.id == second.id).execute()
     dropped = []
-    monkeypatch.setattr(world.runner, "drop", dropped.append)
+    monkeypatch.setattr(world.runner, "remove_artifact", dropped.append)
     for build in (first, second) if stays is None else (first,):
         builds.delete(build, world.settings)
     for _ in range(4):

@@ -16,7 +16,7 @@ from polyjob.services import abandon, builds, jobs, submission
 from polyjob.services.notes import text_of
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
-from runners.base import Outdated, RunnerRefused, RunnerUnavailable
+from runners.base import ArtifactMissing, RunnerRefused, RunnerUnavailable
 
 from .conftest import World
 
@@ -90,7 +90,7 @@ def test_a_refused_start_ends_although_fencing_is_refused_too(world, monkeypatch
     def refuse(uuid):
         raise RunnerRefused("no fence either")
 
-    monkeypatch.setattr(world.runner, "fence", refuse)
+    monkeypatch.setattr(world.runner, "prevent_start", refuse)
     jobs_of_both = [faulty(world, verb, "refused") for verb in ("start", "made")]
     world.later(30)
     assert [world.last(job).details["reason"] for job in jobs_of_both] == ["start", "start"]
@@ -109,7 +109,9 @@ def test_a_stop_ends_retried_starts_and_builds(world, verb):
     world.settle()
     calls = len(world.runner.calls)
     wait(world, 100)
-    assert not any(verb in ("start", "build", "fence", "logs", "clean") for verb, _ in world.runner.calls[calls:])
+    assert not any(
+        verb in ("start", "build", "prevent_start", "logs", "clean") for verb, _ in world.runner.calls[calls:]
+    )
     assert Build.get().status is Status.STOPPED
     if verb == "stop":
         assert [str(world.read(job).status) for job in (starting, building)] == ["stopped", "stopped"]
@@ -145,7 +147,7 @@ def test_refusals_that_alternate_with_outages_end_too():
 
 def test_an_artifact_that_is_always_stale_ends_the_job(world, monkeypatch):
     def refuse(spec, artifact):
-        raise Outdated("its base has changed")
+        raise ArtifactMissing("its base has changed")
 
     monkeypatch.setattr(world.runner, "start", refuse)
     job = world.submit(build={"image": "a"})

@@ -83,15 +83,15 @@ def test_the_chart_is_of_the_hours_asked_for(admin: FlaskClient, project: Projec
 class Holder:
     """A runner that holds something for two builds, and for nobody."""
 
-    def held(self) -> dict[str, int]:
+    def cached_artifacts(self) -> dict[str, int]:
         return {"a": 3 << 20, "b": 1 << 20, "nobody's": 1 << 10}
 
-    def held_by(self, artifact: str) -> str | None:
+    def artifact_name(self, artifact: str) -> str | None:
         return artifact if artifact in "ab" else None
 
 
 class Away:
-    def held(self) -> dict[str, int]:
+    def cached_artifacts(self) -> dict[str, int]:
         raise RunnerUnavailable("It is away.")
 
 

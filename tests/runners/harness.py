@@ -147,8 +147,8 @@ class Harness:
         for handle in self.runner.inventory().values():
             self.runner.stop(handle, force=True)
             self.runner.clean(handle)
-        for name in self.runner.held():
-            self.runner.drop(name)
+        for name in self.runner.cached_artifacts():
+            self.runner.remove_artifact(name)
         for runner in self.runners:
             runner.close()
 

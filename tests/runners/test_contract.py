@@ -17,7 +17,7 @@ from polyjob.storage.store import Store
 from runners.base import (
     BuildFailed,
     Exited,
-    Gone,
+    HandleNotFound,
     Missing,
     Pending,
     Reason,
@@ -265,9 +265,9 @@ def test_remote_logs_are_gone_after_clean(harness: Harness) -> None:
     harness.end(handle)
     assert list(runner.outputs(handle)) == list(runner.outputs(handle))
     runner.clean(handle)
-    with pytest.raises(Gone):
+    with pytest.raises(HandleNotFound):
         runner.logs(handle, None, 100)
-    with pytest.raises(Gone):
+    with pytest.raises(HandleNotFound):
         list(runner.outputs(handle))
 
 
@@ -357,8 +357,8 @@ def test_close_can_be_repeated(harness: Harness) -> None:
 
 def test_after_a_fence_nothing_runs(harness: Harness) -> None:
     spec = harness.says("x")
-    assert harness.runner.fence(spec.uuid) is None
-    assert harness.another().fence(spec.uuid) is None
+    assert harness.runner.prevent_start(spec.uuid) is None
+    assert harness.another().prevent_start(spec.uuid) is None
     assert harness.runner.inventory() == {}
     with contextlib.suppress(AssertionError):  # the fake runner calls such a start out of order
         handle = harness.runner.start(spec, None)
@@ -370,6 +370,6 @@ def test_after_a_fence_nothing_runs(harness: Harness) -> None:
 def test_a_fence_finds_what_was_started(harness: Harness) -> None:
     spec = harness.says("x")
     handle = harness.runner.start(spec, None)
-    assert harness.runner.fence(spec.uuid) == handle
+    assert harness.runner.prevent_start(spec.uuid) == handle
     assert harness.end(handle).succeeded
-    assert harness.runner.fence(spec.uuid) == handle
+    assert harness.runner.prevent_start(spec.uuid) == handle

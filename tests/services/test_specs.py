@@ -145,7 +145,7 @@ def test_a_patch_merges_mappings_and_replaces_everything_else():
 def test_the_documentation_has_the_table(runner, page):
     page = (Path(__file__).parents[2] / "docs" / page).read_text()
     found = re.findall(r"^\| `([^`]+)` \| (honoured|noted|refused) \| (.*) \|$", page, re.MULTILINE)
-    table = [(path, str(support.ability), support.why) for path, support in ABILITIES[runner].items()]
+    table = [(path, str(support.ability), support.reason) for path, support in ABILITIES[runner].items()]
     assert found == table
 
 

@@ -27,12 +27,12 @@ import requests
 from polyjob.storage.pack import Packer
 from runners.base import (
     CONTAINER_HOST,
-    FENCE_LASTS,
+    FENCE_SECONDS,
+    ArtifactMissing,
     BuildFailed,
     Exited,
-    Gone,
+    HandleNotFound,
     Missing,
-    Outdated,
     Reason,
     Resources,
     RunnerRefused,
@@ -113,7 +113,7 @@ def test_a_folder_of_outputs_that_was_removed_holds_nothing(harness: DockerHarne
     assert harness.end(handle).succeeded
     assert list(harness.runner.outputs(handle)) == []
     harness.runner.clean(handle)
-    with pytest.raises(Gone):
+    with pytest.raises(HandleNotFound):
         list(harness.runner.outputs(handle))
 
 
@@ -164,19 +164,19 @@ def test_a_container_is_given_the_gpus_of_its_job(harness: DockerHarness, monkey
 
 @on_podman_too
 def test_images_of_builds_are_held_until_they_are_dropped(harness: DockerHarness) -> None:
-    assert harness.runner.held() == {}
+    assert harness.runner.cached_artifacts() == {}
     artifact = harness.runner.build(harness.build_spec("head -c 2000000 /dev/zero > /f"), io.BytesIO(), lambda: False)
     assert artifact is not None
-    name = harness.runner.held_by(artifact)
+    name = harness.runner.artifact_name(artifact)
     assert name is not None
-    assert harness.runner.held().keys() == {name}
-    assert 2_000_000 <= harness.runner.held()[name] < 2_100_000
+    assert harness.runner.cached_artifacts().keys() == {name}
+    assert 2_000_000 <= harness.runner.cached_artifacts()[name] < 2_100_000
     handle = harness.runner.start(harness.lasts(), artifact)
-    harness.runner.drop(name)
+    harness.runner.remove_artifact(name)
     harness.runner.clean(handle)
-    harness.runner.drop(name)
-    assert harness.runner.held() == {}
-    with pytest.raises(Outdated):
+    harness.runner.remove_artifact(name)
+    assert harness.runner.cached_artifacts() == {}
+    with pytest.raises(ArtifactMissing):
         harness.runner.start(harness.says("x"), artifact)
 
 
@@ -187,10 +187,10 @@ def test_two_installations_have_images_of_their_own_for_the_same_build(
     identity = {"uuid": "c" * 32, "installation": other.installation, "folder": str(other.folder)}
     theirs = dataclasses.replace(spec, **identity)
     made = [made.runner.build(one, io.BytesIO(), lambda: False) for made, one in ((harness, spec), (other, theirs))]
-    names = [harness.runner.held_by(str(artifact)) for artifact in made]
-    assert [set(harness.runner.held()), set(other.runner.held())] == [{names[0]}, {names[1]}]
-    harness.runner.drop(str(names[0]))
-    assert set(other.runner.held()) == {names[1]}
+    names = [harness.runner.artifact_name(str(artifact)) for artifact in made]
+    assert [set(harness.runner.cached_artifacts()), set(other.runner.cached_artifacts())] == [{names[0]}, {names[1]}]
+    harness.runner.remove_artifact(str(names[0]))
+    assert set(other.runner.cached_artifacts()) == {names[1]}
     handle = other.runner.start(other.says("x"), made[1])
     assert other.end(handle).succeeded
 
@@ -254,7 +254,7 @@ def test_another_engine_is_unreachable_and_nothing_is_lost(harness: DockerHarnes
     elsewhere = json.dumps(json.loads(handle) | {"engine": "another", "id": "f" * 64})
     state = harness.runner.poll([elsewhere])[elsewhere]
     assert isinstance(state, Unknown)
-    assert "another Docker Engine" in state.why
+    assert "another Docker Engine" in state.reason
     with pytest.raises(RunnerUnavailable, match="another Docker Engine"):
         harness.runner.stop(elsewhere, True)
 
@@ -399,7 +399,7 @@ def test_a_container_that_never_ran_goes_with_the_fence(harness: DockerHarness, 
         with pytest.raises(RunnerUnavailable):
             harness.runner.start(spec, None)
     assert harness.engine.inspect_container(spec.name)["State"]["Status"] == "created"
-    assert harness.another().fence(spec.uuid) is None
+    assert harness.another().prevent_start(spec.uuid) is None
     with pytest.raises(docker.errors.NotFound):
         harness.engine.inspect_container(spec.name)
     harness.runner.start(spec, None)
@@ -637,14 +637,14 @@ class TestHardBuilds:
             self.build(harness, dataclasses.replace(harness.build_spec("true"), image=name))
             made = json.loads(self.artifact)["image"]
             engine.tag(made, *name.split(":"), force=True)
-            with pytest.raises(Outdated, match="is another one now"):
+            with pytest.raises(ArtifactMissing, match="is another one now"):
                 harness.runner.start(harness.says("x"), self.artifact)
             pinned = harness.runner.start(dataclasses.replace(harness.says("x"), is_pinned=True), self.artifact)
             assert harness.end(pinned).succeeded
             harness.runner.clean(pinned)
             engine.tag(IMAGE, *name.split(":"), force=True)
             engine.remove_image(made, force=True)
-            with pytest.raises(Outdated, match="not there any more"):
+            with pytest.raises(ArtifactMissing, match="not there any more"):
                 harness.runner.start(harness.says("x"), self.artifact)
             assert harness.runner.inventory() == {}
         finally:
@@ -825,9 +825,9 @@ def test_removed_mark_of_the_engine_is_made_again(harness: DockerHarness) -> Non
 
 def test_a_fence_goes_once_nothing_can_be_on_its_way_any_more(harness: DockerHarness) -> None:
     spec = harness.says("x")
-    assert harness.runner.fence(spec.uuid) is None
+    assert harness.runner.prevent_start(spec.uuid) is None
     record = Path(harness.runner.settings.data_dir) / "docker" / spec.uuid
-    os.utime(record, (0, time.time() - FENCE_LASTS - 1))
+    os.utime(record, (0, time.time() - FENCE_SECONDS - 1))
     (handle,) = harness.runner.inventory().values()
     harness.runner.clean(handle)
     assert list(record.parent.iterdir()) == []
@@ -897,13 +897,13 @@ def test_job_on_an_older_build_gets_that_builds_image(harness: DockerHarness) ->
 
 def test_missing_image_of_a_named_build_is_told(harness: DockerHarness) -> None:
     artifact, _ = build(harness, "echo > /made")
-    harness.runner.drop(str(harness.runner.held_by(artifact)))
+    harness.runner.remove_artifact(str(harness.runner.artifact_name(artifact)))
     with pytest.raises(StartFailed, match=r"`polyjob:.* is not there any more") as failed:
         harness.runner.start(dataclasses.replace(harness.says("x"), is_pinned=True), artifact)
     assert failed.value.reason is Reason.IMAGE
 
 
-@pytest.mark.parametrize(("is_pinned", "error"), [(True, StartFailed), (False, Outdated)])
+@pytest.mark.parametrize(("is_pinned", "error"), [(True, StartFailed), (False, ArtifactMissing)])
 def test_image_that_goes_during_the_start_is_told(
     harness: DockerHarness, monkeypatch: Any, is_pinned: bool, error: type[Exception]
 ) -> None:
@@ -932,11 +932,11 @@ def test_build_without_nocache_reuses_layers_but_not_the_image(harness: DockerHa
 def test_layers_of_a_failed_build_are_held_until_dropped(harness: DockerHarness) -> None:
     with pytest.raises(BuildFailed):
         build(harness, "head -c 3000000 /dev/urandom > /f", "exit 1")
-    held = harness.runner.held()
+    held = harness.runner.cached_artifacts()
     assert sum(held.values()) >= 3_000_000
     for name in held:
-        harness.runner.drop(name)
-    assert harness.runner.held() == {}
+        harness.runner.remove_artifact(name)
+    assert harness.runner.cached_artifacts() == {}
 
 
 @pytest.mark.parametrize("words", ["no space left on device", "failed to create endpoint x on network bridge"])
@@ -977,7 +977,7 @@ def test_base_that_cannot_be_pulled_again_is_used_as_it_is(harness: DockerHarnes
 @pytest.mark.parametrize("totals", [[8, 11, 11, 11, 11, 11, 11, 11], [8, 8, 8, 8, 8], [8, 9, 9, 9, 9, 9, 12]])
 def test_step_is_counted_without_the_triggers_of_its_base(totals: list[int]) -> None:
     log = builds.BuildLog(io.BytesIO(), 10_000)
-    talk = builds._Talk(None, log, lambda: None, first_step=5)
+    talk = builds.BuildStream(None, log, lambda: None, first_step=5)
     for number, total in enumerate(totals, 1):
         talk._hear({"stream": f"STEP {number}/{total}: RUN x\n"})
     with pytest.raises(BuildFailed) as failed:
@@ -995,7 +995,7 @@ def test_failing_step_on_a_base_with_triggers_is_named(harness: DockerHarness, i
 
 @pytest.mark.parametrize(("speaker", "code"), [(SEPARATE_STEPS, 6), (SEPARATE_STEPS - 1, 6), (SEPARATE_STEPS, 7)])
 def test_output_of_a_step_names_no_other_step_as_failed(speaker: int, code: int) -> None:
-    talk = builds._Talk(None, builds.BuildLog(io.BytesIO(), 100_000), lambda: None, first_step=1)
+    talk = builds.BuildStream(None, builds.BuildLog(io.BytesIO(), 100_000), lambda: None, first_step=1)
     for number in range(1, SEPARATE_STEPS + 1):
         talk._hear({"stream": f"Step {number}/{SEPARATE_STEPS} : RUN x\n"})
         if number == speaker:
@@ -1244,7 +1244,7 @@ def test_refusal_about_one_container_leaves_other_states_known(
     assert harness.end(healthy).code == 3
     states = harness.runner.poll([broken, healthy])
     assert isinstance(states[broken], Unknown)
-    assert words in states[broken].why
+    assert words in states[broken].reason
 
 
 # Logs.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from runners.base import Gone
+from runners.base import HandleNotFound
 from runners.kubernetes.logs import DROPPED, Lines, LogCursor
 from runners.kubernetes.manifests import BEGIN
 
@@ -99,7 +99,7 @@ def test_nothing_new_leaves_the_cursor() -> None:
 
 @pytest.mark.parametrize("cursor", [LogCursor(), LogCursor("2026-01-01T00:00:01.000000000", 1, 2)])
 def test_log_that_the_machine_has_removed_is_gone(cursor: LogCursor) -> None:
-    with pytest.raises(Gone, match="removed the log"):
+    with pytest.raises(HandleNotFound, match="removed the log"):
         read(b"unable to retrieve container logs for containerd://1", cursor, 100)
 
 

@@ -19,12 +19,12 @@ import pytest
 
 from polyjob.storage.pack import Packer
 from runners.base import (
+    ArtifactMissing,
     BuildFailed,
     Exit,
     Exited,
-    Gone,
+    HandleNotFound,
     Missing,
-    Outdated,
     Pending,
     Placement,
     Reason,
@@ -292,13 +292,13 @@ class TestFiles:
         wait_for(lambda: "outputs of the job may not be kept" in note_of(harness, handle))
         _touch(harness, spec)
         assert harness.end(handle).succeeded
-        with pytest.raises(Gone, match="The container `files` of the job's pod has ended"):
+        with pytest.raises(HandleNotFound, match="The container `files` of the job's pod has ended"):
             list(harness.remote.outputs(handle))
 
     def test_log_that_its_machine_has_removed_is_gone(self, harness: KubernetesHarness) -> None:
         _, _, handle = run(harness, "echo x")
         harness.cluster.fail(400, path="/log$", message="unable to retrieve container logs for containerd://1")
-        with pytest.raises(Gone, match="removed the log"):
+        with pytest.raises(HandleNotFound, match="removed the log"):
             harness.remote.logs(handle, None, 100)
 
     def test_job_that_never_ran_has_nothing_that_could_be_gone(self, harness: KubernetesHarness) -> None:
@@ -472,7 +472,7 @@ class TestClaims:
         claiming.cluster.delete(spec.name, 0)
         wait_for(lambda: _over(claiming, handle))
         self.wear_out(monkeypatch, lambda: list(claiming.remote.outputs(handle)))
-        with pytest.raises(Gone, match="cannot be started"):
+        with pytest.raises(HandleNotFound, match="cannot be started"):
             list(claiming.remote.outputs(handle))
         self.clean(claiming, handle)
         assert claiming.pods() == []
@@ -829,7 +829,7 @@ def _has_no_outputs(harness: KubernetesHarness, handle: str) -> bool:
         list(harness.remote.outputs(handle))
     except (RunnerRefused, RunnerUnavailable):
         return False
-    except Gone:
+    except HandleNotFound:
         return True
     raise AssertionError("there are some")
 
@@ -1227,7 +1227,7 @@ class TestFences:
     def test_a_request_that_comes_late_runs_nothing(self, harness: KubernetesHarness) -> None:
         spec = harness.says("x")
         _ask_in_vain(harness, spec)
-        assert harness.runner.fence(spec.uuid) is None
+        assert harness.runner.prevent_start(spec.uuid) is None
         pod = harness.cluster.pod(spec.name)
         assert pod["metadata"]["labels"]["polyjob.fence"] == spec.uuid
         assert "nodeName" not in pod["spec"]
@@ -1241,13 +1241,13 @@ class TestFences:
         _ask_in_vain(harness, spec)
         harness.cluster.fail(409, times=1, verb="create", path="/pods$", message="the quota has been modified")
         with pytest.raises(RunnerUnavailable, match="quota"):
-            harness.runner.fence(spec.uuid)
+            harness.runner.prevent_start(spec.uuid)
         harness.runner.start(spec, None)
         (harness.data / "kubernetes" / spec.uuid).unlink()
         harness.cluster.fail(404, times=2, verb="get", path=spec.name)
         with pytest.raises(RunnerUnavailable, match="gone again"):
-            harness.runner.fence(spec.uuid)
-        assert json.loads(str(harness.runner.fence(spec.uuid)))["id"]
+            harness.runner.prevent_start(spec.uuid)
+        assert json.loads(str(harness.runner.prevent_start(spec.uuid)))["id"]
 
     @pytest.mark.parametrize("is_busy", [False, True])
     @pytest.mark.parametrize("rules", [{"least": {"cpu": "50m"}}, {"quota": {"pods": "0"}}, {"policy": "no pods here"}])
@@ -1258,7 +1258,7 @@ class TestFences:
             harness.cluster.fail(429, times=1, verb="create", path="/pods$")
         with pytest.raises(RunnerError, match="forbidden"):
             harness.runner.start(spec, None)
-        assert harness.another().fence(spec.uuid) is None
+        assert harness.another().prevent_start(spec.uuid) is None
         harness.cluster.restrict()
         assert isinstance(harness.state(harness.runner.start(spec, None)), Missing)
         assert len(harness.cluster.pods()) == before
@@ -1270,10 +1270,10 @@ class TestFences:
         harness.cluster.restrict(**rules)
         for _ in range(2):  # the start is tried again, and the first request is still on its way
             with pytest.raises(RunnerUnavailable, match=r"may still be carried out.*forbidden"):
-                harness.runner.fence(spec.uuid)
+                harness.runner.prevent_start(spec.uuid)
             _let_requests_expire(harness, spec)
             with pytest.raises(RunnerRefused, match="forbidden"):
-                harness.runner.fence(spec.uuid)
+                harness.runner.prevent_start(spec.uuid)
             with pytest.raises(RunnerError, match="forbidden"):
                 harness.runner.start(spec, None)
 
@@ -1288,9 +1288,9 @@ class TestFences:
         with pytest.raises(RunnerError, match="forbidden"):
             harness.runner.start(spec, None)
         with pytest.raises(RunnerUnavailable, match="forbidden"):
-            harness.another().fence(spec.uuid)
+            harness.another().prevent_start(spec.uuid)
         harness.cluster.restrict()
-        assert harness.another().fence(spec.uuid) is None
+        assert harness.another().prevent_start(spec.uuid) is None
         assert harness.cluster.pod(spec.name)["metadata"]["labels"]["polyjob.fence"] == spec.uuid
 
     @pytest.mark.parametrize("code", [500, 503, None])
@@ -1308,7 +1308,7 @@ class TestFences:
             with pytest.raises(RunnerRefused, match=words):
                 harness.runner.start(spec, None)
         harness.cluster.heal()
-        assert harness.another().fence(spec.uuid) is None
+        assert harness.another().prevent_start(spec.uuid) is None
         assert harness.cluster.pod(spec.name)["metadata"]["labels"]["polyjob.fence"] == spec.uuid
 
     def test_requests_are_pending_for_longer_than_their_tries_take(self) -> None:
@@ -1319,7 +1319,7 @@ class TestFences:
     def test_a_fence_is_removed_once_no_request_can_come(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
         spec = harness.says("x")
         _ask_in_vain(harness, spec)
-        harness.runner.fence(spec.uuid)
+        harness.runner.prevent_start(spec.uuid)
         harness.runner.inventory()
         assert harness.cluster.pod(spec.name) is not None
         monkeypatch.setattr("runners.kubernetes.sweeper.STALE_AFTER", -1.0)
@@ -1343,7 +1343,7 @@ class TestSteps:
         made = bare.runner.build(spec, log, lambda: False)
         assert Artifact.read(str(made)) == Artifact(IMAGE, IMAGE, ("true", "false"), spec.timeout)
         assert b"nothing is kept" in log.getvalue()
-        assert bare.runner.held() == {}
+        assert bare.runner.cached_artifacts() == {}
 
     def test_they_come_before_the_command_in_its_own_place(self, bare: KubernetesHarness) -> None:
         spec = bare.spec("cat /made here; echo $A $#", env={"A": "b"})
@@ -1367,7 +1367,7 @@ class TestSteps:
         assert end.message == "step 1 was not done after the 1 s that a build may take"
 
     def test_a_registry_that_is_there_by_now_is_used(self, bare: KubernetesHarness, harness: KubernetesHarness) -> None:
-        with pytest.raises(Outdated, match="registry"):
+        with pytest.raises(ArtifactMissing, match="registry"):
             harness.runner.start(harness.spec(), self.artifact(bare, "true"))
         handle = harness.runner.start(harness.spec(is_pinned=True), self.artifact(bare, "true"))
         assert harness.end(handle).succeeded
@@ -1492,7 +1492,7 @@ class TestBuilds:
     ) -> None:
         artifact = harness.runner.build(harness.build_spec("true"), io.BytesIO(), lambda: False)
         del registry.images[json.loads(str(artifact))["image"]]
-        with pytest.raises(Outdated, match="not in the registry"):
+        with pytest.raises(ArtifactMissing, match="not in the registry"):
             harness.runner.start(harness.spec(), artifact)
 
     def test_nothing_to_build_is_not_built(self, harness: KubernetesHarness) -> None:

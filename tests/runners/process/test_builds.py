@@ -20,7 +20,7 @@ from typing import BinaryIO, cast
 
 import pytest
 
-from runners.base import BuildFailed, BuildSpec, Outdated, RunnerUnavailable
+from runners.base import ArtifactMissing, BuildFailed, BuildSpec, RunnerUnavailable
 from runners.process import builds
 from tests.require import require, require_root
 from tests.runners.harness import EXECUTABLE_BY_ALL, ProcessHarness, archive, as_nobody, marked, wait_for
@@ -287,7 +287,7 @@ def test_dropping_a_build_removes_read_only_folders(public: Path, make_process: 
     process = make_process(public)
     spec = process.build_spec("cd $VIRTUAL_ENV; mkdir -p pkg/mod/y; touch pkg/mod/f; chmod -R a-w pkg; chmod 0 pkg/mod")
     build(process, spec)
-    as_nobody(lambda: process.runner.drop(f"{spec.folder}/env"), public)
+    as_nobody(lambda: process.runner.remove_artifact(f"{spec.folder}/env"), public)
     assert not (Path(spec.folder) / "env").exists()
 
 
@@ -298,13 +298,13 @@ def test_removal_of_a_virtualenv_can_pause(process: ProcessHarness, tmp_path: Pa
         folder.mkdir(parents=True)
         for number in range(10):
             (folder / f"{number}.py").touch()
-    steps = process.runner.dropping(str(env))
+    steps = process.runner.remove_artifact_in_steps(str(env))
     next(steps)
     cast("Generator[None]", steps).close()
     assert env.exists()
-    assert len(list(process.runner.dropping(str(env)))) >= 30
+    assert len(list(process.runner.remove_artifact_in_steps(str(env)))) >= 30
     assert not env.exists()
-    assert list(process.runner.dropping(str(env))) == []
+    assert list(process.runner.remove_artifact_in_steps(str(env))) == []
 
 
 class TestPython:
@@ -356,7 +356,7 @@ class TestPython:
         artifact, _ = build(process, process.build_spec("true"))
         assert process.run("command -v python", artifact)[1].endswith(b"/env/bin/python\n")
         change(Path(recorder))
-        with pytest.raises(Outdated, match=reason):
+        with pytest.raises(ArtifactMissing, match=reason):
             process.runner.start(process.spec(), artifact)
 
     def test_that_a_step_has_chosen_is_the_one_of_the_build(

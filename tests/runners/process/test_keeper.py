@@ -150,7 +150,7 @@ class TestDeathInStart:
     def test_job_that_no_keeper_got_can_be_fenced(self, process: ProcessHarness, at: str, has_links: bool) -> None:
         spec = process.says("x")
         die_in_start(process, spec, at, has_links)
-        assert process.runner.fence(spec.uuid) is None
+        assert process.runner.prevent_start(spec.uuid) is None
         assert process.runner.inventory() == {}
         handle = process.runner.start(spec, None)
         assert is_lost(process, handle)
@@ -167,7 +167,7 @@ class TestDeathInStart:
         kill(json.loads((process.data / "process" / "jobs" / spec.uuid / "keeper.json").read_bytes())["pid"])
         wait_for(lambda: is_lost(process, handle))
         assert process.runner.start(spec, None) == handle
-        assert process.runner.fence(spec.uuid) == handle
+        assert process.runner.prevent_start(spec.uuid) == handle
         assert is_lost(process, handle)
         assert not marked(spec.uuid)
 
@@ -205,7 +205,7 @@ class TestAttempt:
         die_in_start(process, spec, "Spare.give")
         (process.data / "process" / "jobs" / spec.uuid / "attempt").write_text(content)
         handle = process.runner.start(spec, None)
-        assert process.runner.fence(spec.uuid) == handle
+        assert process.runner.prevent_start(spec.uuid) == handle
         assert is_lost(process, handle)
 
     @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV])
@@ -233,7 +233,7 @@ class TestAttempt:
         path = new_attempt(process)
         monkeypatch.setattr(os, "link", failing(errno.EPERM))
         server._make_attempt(str(path))
-        assert process.runner.fence(path.parent.name) is None
+        assert process.runner.prevent_start(path.parent.name) is None
         assert server._begin_attempt(str(path)) is None
 
     def test_fence_that_has_not_locked_its_file_yields_to_a_start(
@@ -252,7 +252,7 @@ class TestAttempt:
 
         monkeypatch.setattr(fcntl, "flock", flock)
         monkeypatch.setattr(keeper_server, "TAKEN_AFTER", 0.1)
-        assert process.runner.fence(path.parent.name) is not None
+        assert process.runner.prevent_start(path.parent.name) is not None
         assert path.read_text() == server.boot_id
         os.close(attempts[1])
 
@@ -265,8 +265,8 @@ class TestAttempt:
         with monkeypatch.context() as patch:
             patch.setattr(fcntl if call == "flock" else os, call, failing(number))
             with pytest.raises(RunnerUnavailable, match="cannot be used"):
-                process.runner.fence(spec.uuid)
-        assert process.runner.fence(spec.uuid) is None
+                process.runner.prevent_start(spec.uuid)
+        assert process.runner.prevent_start(spec.uuid) is None
         assert process.runner.inventory() == {}
         assert is_lost(process, process.runner.start(spec, None))
 
@@ -285,8 +285,8 @@ class TestAttempt:
         with monkeypatch.context() as patch:
             patch.setattr(os, "pwrite", pwrite)
             with pytest.raises(RunnerUnavailable, match="cannot be used"):
-                process.runner.fence(spec.uuid)
-        assert process.runner.fence(spec.uuid) is None
+                process.runner.prevent_start(spec.uuid)
+        assert process.runner.prevent_start(spec.uuid) is None
         assert process.runner.inventory() == {}
 
     def test_removed_attempt_is_not_given_to_a_keeper(

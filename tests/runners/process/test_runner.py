@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.base import FENCE_LASTS, Exited, Missing, Pending, Reason, Resources, RunnerUnavailable, StartFailed
+from runners.base import FENCE_SECONDS, Exited, Missing, Pending, Reason, Resources, RunnerUnavailable, StartFailed
 from runners.common.trees import remove_tree
 from runners.process.environment import inherited
 from tests import capabilities
@@ -627,10 +627,10 @@ def test_inventory_tells_while_jobs_are_cleared_away(process: ProcessHarness) ->
 
 def test_a_fence_goes_once_nothing_can_be_on_its_way_any_more(process: ProcessHarness) -> None:
     spec = process.spec("true")
-    assert process.runner.fence(spec.uuid) is None
+    assert process.runner.prevent_start(spec.uuid) is None
     attempt = Path(process.runner.settings.data_dir) / "process" / "jobs" / spec.uuid / "attempt"
     assert process.runner.inventory() == {}
-    os.utime(attempt, (0, time.time() - FENCE_LASTS - 1))
+    os.utime(attempt, (0, time.time() - FENCE_SECONDS - 1))
     (handle,) = process.runner.inventory().values()
     process.runner.clean(handle)
     assert not attempt.parent.exists()
