@@ -1,0 +1,118 @@
+"""Compose a job from single fields: the fields of the pages' form, or the options of `polyjob run`. Pure.
+
+Both callers read their input into `JobFields`, so that a form and a command line that say the same submit the same job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from polyjob.jobconfig.commands import literal
+
+RESOURCES = ("cpu", "memory", "gpu")
+"""Resources that have a field. A field sets the limit of its resource."""
+
+
+@dataclass(frozen=True)
+class JobFields:
+    """The fields of a new job. A field with its default value leaves the config unchanged."""
+
+    command: str | None = None
+    """Shell text. Replaces the `run` section of the config."""
+    image: str = ""
+    build_steps: Sequence[str] = ()
+    """Added to the build steps of the config."""
+    env_vars: Sequence[tuple[str, str]] = ()
+    """(name, value), added to the variables of the config."""
+    resources: Mapping[str, str] = field(default_factory=dict)
+    """Limit of each of `RESOURCES`, such as {"memory": "4Gi"}."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    timeout: float | None = None
+    """Time limit in seconds."""
+    name: str = ""
+    tags: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ComposedJob:
+    """The request body that submits a job, and the field that each value in it came from."""
+
+    body: dict[str, Any]
+    sources: dict[tuple[str, ...], str]
+    """The parts of a JSON pointer into the body, such as ("config", "build", "image"), to the name of the field. A
+    resource counts as a field of its own."""
+
+
+def compose_job(fields: JobFields, base: Mapping[str, Any] | None = None) -> ComposedJob:
+    """Return the job of a config `base` with the fields applied to it. `base` is not modified.
+
+    A section or list of `base` that has the wrong type is left unchanged, and fields that belong in it are ignored:
+    the validation of the config reports the type better than a guess here would.
+    """
+    job = _Composer(base or {})
+    if fields.command is not None:
+        job.set("command", ("run",), {"cmd": literal(fields.command)})
+    if fields.image:
+        job.set("image", ("build", "image"), fields.image)
+    if fields.build_steps:
+        job.extend("build_steps", ("build", "build_steps"), list(fields.build_steps))
+    if fields.env_vars:
+        job.extend("env_vars", ("environment", "env_vars"), [list(pair) for pair in fields.env_vars])
+    for resource in RESOURCES:
+        if limit := fields.resources.get(resource):
+            job.set(resource, ("environment", "resources", resource), {"limits": limit})
+    for name, value in fields.params.items():
+        job.set("params", ("params", name), value)
+    if fields.timeout is not None:
+        timeout = int(fields.timeout) if float(fields.timeout).is_integer() else fields.timeout
+        job.set("timeout", ("termination", "timeout"), timeout)
+    if fields.name:
+        job.set_beside_config("name", fields.name)
+    if fields.tags:
+        job.set_beside_config("tags", list(fields.tags))
+    return ComposedJob(job.body, job.sources)
+
+
+class _Composer:
+    def __init__(self, base: Mapping[str, Any]) -> None:
+        self._config = dict(base)
+        self.body: dict[str, Any] = {"config": self._config}
+        self.sources: dict[tuple[str, ...], str] = {}
+
+    def set(self, source: str, path: tuple[str, ...], value: Any) -> None:
+        section = self._section(path[:-1])
+        if section is not None:
+            section[path[-1]] = value
+            self.sources["config", *path] = source
+
+    def extend(self, source: str, path: tuple[str, ...], items: list[Any]) -> None:
+        """Add items to a list. A mapping becomes a list of pairs."""
+        section = self._section(path[:-1])
+        if section is None:
+            return
+        existing = section.get(path[-1])
+        if isinstance(existing, Mapping):
+            existing = [list(pair) for pair in existing.items()]
+        if not isinstance(existing, list | None):
+            return
+        existing = existing or []
+        section[path[-1]] = [*existing, *items]
+        for index in range(len(existing), len(existing) + len(items)):
+            self.sources["config", *path, str(index)] = source
+
+    def set_beside_config(self, name: str, value: Any) -> None:
+        self.body[name] = value
+        self.sources[name,] = name
+
+    def _section(self, path: tuple[str, ...]) -> dict[str, Any] | None:
+        """Return a copy of a section that has taken its place, a new one if it is missing, None if it is no mapping."""
+        section = self._config
+        for name in path:
+            inner = section.get(name)
+            if not isinstance(inner, Mapping | None):
+                return None
+            section[name] = dict(inner or {})
+            section = section[name]
+        return section
