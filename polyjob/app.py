@@ -44,7 +44,7 @@ from polyjob.db.database import open_database
 from polyjob.db.models import Meta
 from polyjob.errors import NotFound, PolyjobError, Unavailable
 from polyjob.pages.forms import local_path
-from polyjob.services.audit import acting
+from polyjob.services.audit import set_actor
 from polyjob.settings import Settings
 
 API = "/api/v1"
@@ -88,7 +88,7 @@ def make_app() -> Flask:
     _register_errors(app)
     app.before_request(_check_request)
     app.after_request(_secure)
-    app.teardown_request(lambda error: acting(None))
+    app.teardown_request(lambda error: set_actor(None))
     return app
 
 

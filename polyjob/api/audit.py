@@ -37,7 +37,9 @@ def list_audit() -> dict[str, Any]:
         raise Invalid([Problem("kind", f"`kind` is one of: {', '.join(KINDS)}.")])
     if number is not None and not (number.isascii() and number.isdecimal() and len(number) <= 18):
         raise Invalid([Problem("target_id", "`target_id` takes a number.")])
-    return _page(audit.lines(kind=kind, target_id=int(number) if number else None, user=request.args.get("user")))
+    return _page(
+        audit.list_entries(kind=kind, target_id=int(number) if number else None, user=request.args.get("user"))
+    )
 
 
 @blp.get(f"{JOB}/audit")
@@ -45,7 +47,7 @@ def list_audit() -> dict[str, Any]:
 def list_job_audit(username: str, project_name: str, job_id: int) -> dict[str, Any]:
     """List what was done to a job, the latest first; for who may write to its project"""
     job = jobs.find(find_project(username, project_name, to_write=True), job_id)
-    return _page(audit.lines(kind="job", target_id=job.id))
+    return _page(audit.list_entries(kind="job", target_id=job.id))
 
 
 def _page(query: Any) -> dict[str, Any]:

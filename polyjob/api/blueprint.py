@@ -18,7 +18,7 @@ from polyjob.api.idempotency import PARAMETER, REPLAYED
 from polyjob.api.problems import MIMETYPE
 from polyjob.api.schemas.common import ProblemSchema, page_of
 from polyjob.errors import Invalid, Problem
-from polyjob.jobconfig.checks import MAX_SHOWN, shown
+from polyjob.jobconfig.checks import MAX_QUOTED_KEY_LENGTH, shorten_key
 
 View = Callable[..., Any]
 TAG = {"ETag": {"description": "Changes when what is shown does.", "schema": {"type": "string"}}}
@@ -154,9 +154,15 @@ def refuse_mistyped(view: View | None) -> None:
     documented = getattr(view, "_apidoc", {}).get("manual_doc", {}).get("parameters", [])
     known = [parameter["name"] for parameter in documented if parameter["in"] == "query"]
     for name in request.args:
-        close = [] if name in known else difflib.get_close_matches(name[:MAX_SHOWN], known, n=1, cutoff=RESEMBLANCE)
+        close = (
+            []
+            if name in known
+            else difflib.get_close_matches(name[:MAX_QUOTED_KEY_LENGTH], known, n=1, cutoff=RESEMBLANCE)
+        )
         if close:
-            raise Invalid([Problem(shown(name), f"Unknown parameter `{shown(name)}`; did you mean `{close[0]}`?")])
+            raise Invalid(
+                [Problem(shorten_key(name), f"Unknown parameter `{shorten_key(name)}`; did you mean `{close[0]}`?")]
+            )
 
 
 def make_api(app: Flask) -> Api:

@@ -22,7 +22,7 @@ from polyjob.api.schemas.projects import ProjectRowSchema
 from polyjob.auth import identity, users
 from polyjob.db.models import Build, Job, Project, User
 from polyjob.services import bookmarks, builds, jobs, projects
-from polyjob.services.filters import ordering, sort_names
+from polyjob.services.filters import parse_sort, sort_names
 
 SORT = {
     "name": "sort",
@@ -96,7 +96,7 @@ def _bookmarked(username: str, table: Any, show: Callable[[list[Any]], list[Any]
     if owner is None or not _may_list(owner):
         return page([], 0)
     by = sort_names(request.args.get("sort"), ("created_at", "updated_at"), "-updated_at")[0]
-    query = bookmarks.list_marked(owner, table, by=by).where(bookmarks.Bookmark.target_id.in_(_readable(table)))
+    query = bookmarks.list_bookmarks(owner, table, by=by).where(bookmarks.Bookmark.target_id.in_(_readable(table)))
     numbers = [row.target_id for row in query.limit(limit()).offset(offset())]
     found = _load(table, numbers)
     return page([{"content_object": item} for item in show(found)], query.count())
@@ -114,7 +114,7 @@ def _archived(
     query = find(owner)
     if request.args.get("sort"):
         query = query.order_by(
-            *ordering(request.args["sort"], {name: getattr(table, name) for name in _ARCHIVE_ORDERS})
+            *parse_sort(request.args["sort"], {name: getattr(table, name) for name in _ARCHIVE_ORDERS})
         )
     only = identity.bound_to()
     if only is not None:

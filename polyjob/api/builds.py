@@ -28,7 +28,7 @@ from polyjob.api.statuses import RECONCILED, code_reference, read_code_reference
 from polyjob.auth import identity
 from polyjob.db.models import Build, BuildStatus
 from polyjob.errors import NotFound
-from polyjob.jobconfig.checks import check_values, load
+from polyjob.jobconfig.checks import check_values, deserialize
 from polyjob.services import bookmarks, builds, specs
 from polyjob.services.idempotency import IdempotentRequest
 
@@ -87,7 +87,7 @@ def update_build(username: str, project_name: str, build_id: int) -> BuildView:
     build = builds.find(find_project(username, project_name), build_id)
     body = read_body()
     check_values(body)
-    return shown(builds.update(build, load(_CHANGE, body, "")))
+    return shown(builds.update(build, deserialize(_CHANGE, body, "")))
 
 
 @blp.delete(BUILD)
@@ -170,7 +170,7 @@ def post_build_code_reference(username: str, project_name: str, build_id: int) -
     """Report where the build's code came from; kept as a note on the build"""
     build = builds.find(find_project(username, project_name), build_id)
     sent, text = read_code_reference("build")
-    builds.note(build, "code", text)
+    builds.set_note(build, "code", text)
     return code_reference(build) | sent
 
 
@@ -223,13 +223,13 @@ def get_build_status(username: str, project_name: str, build_id: int, uuid: str)
 
 def shown(build: Build) -> BuildView:
     """The build as whoever asks sees it."""
-    dockerfile = specs.dockerfile(build, store(), settings())
-    return BuildView(build, bookmarks.is_marked(build, me()), builds.count_jobs(build), dockerfile)
+    dockerfile = specs.build_dockerfile(build, store(), settings())
+    return BuildView(build, bookmarks.is_bookmarked(build, me()), builds.count_jobs(build), dockerfile)
 
 
 def in_list(found: list[Build]) -> list[BuildView]:
     """The builds as a list shows them to whoever asks."""
-    marked = bookmarks.marked(me(), Build, [build.id for build in found]) if found else set()
+    marked = bookmarks.bookmarked_ids(me(), Build, [build.id for build in found]) if found else set()
     return [BuildView(build, build.id in marked) for build in found]
 
 

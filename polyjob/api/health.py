@@ -100,7 +100,7 @@ def parts() -> dict[str, dict[str, Any]]:
     return {name: _part(why, _REMARKS.get(name)) for name, why in _PARTS.items()}
 
 
-_wanted_schema = functools.cache(migrations.latest)
+_wanted_schema = functools.cache(migrations.latest_version)
 """Asked for at each request, and the same for ever."""
 
 
@@ -112,7 +112,7 @@ def _part(why: Callable[[], str | None], remark: Callable[[], str | None] | None
 def database_fault() -> str | None:
     """What keeps this process from using the database; None if nothing does."""
     try:
-        found, wanted = migrations.current(), _wanted_schema()
+        found, wanted = migrations.current_version(), _wanted_schema()
     except PeeweeException as error:
         return f"The database cannot be opened: {error}."
     if found == wanted:

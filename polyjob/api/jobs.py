@@ -85,7 +85,7 @@ def get_job(username: str, project_name: str, job_id: int) -> Any:
         follow.wait_until_done(job_id, seconds, request.environ.get("gunicorn.socket"), me().id)
         authenticate()  # the key may be gone by now
         project = find_project(username, project_name)
-    return unchanged(project, *jobs.state(project, job_id)) or shown(jobs.find(project, job_id))
+    return unchanged(project, *jobs.visible_state(project, job_id)) or shown(jobs.find(project, job_id))
 
 
 @blp.route(JOB, methods=["PATCH", "PUT"])
@@ -222,7 +222,7 @@ def shown(job: Job) -> JobView:
     position = jobs.queue_position(job)
     return JobView(
         job,
-        bookmarked=bookmarks.is_marked(job, me()),
+        bookmarked=bookmarks.is_bookmarked(job, me()),
         queue_position=position,
         waiting=jobs.waiting_reason(job, position),
         root=root(),
@@ -231,7 +231,7 @@ def shown(job: Job) -> JobView:
 
 def in_list(found: list[Job]) -> list[JobView]:
     """The jobs as a list shows them to whoever asks."""
-    marked = bookmarks.marked(me(), Job, [job.id for job in found]) if found else set()
+    marked = bookmarks.bookmarked_ids(me(), Job, [job.id for job in found]) if found else set()
     return [JobView(job, job.id in marked) for job in found]
 
 

@@ -13,7 +13,7 @@ from polyjob.api.request_context import me
 from polyjob.auth import identity
 from polyjob.db.models import Build, Job, Project, User
 from polyjob.services import builds, jobs
-from polyjob.services.filters import BUILD_ORDERS, JOB_ORDERS, behind, ordering, walk
+from polyjob.services.filters import BUILD_SORT_COLUMNS, JOB_SORT_COLUMNS, after_cursor, cursor_order, parse_sort
 
 _HIDDEN = {
     "config",
@@ -39,13 +39,13 @@ def page_of_jobs(project: Project, show: Callable[[list[Job]], list[Any]]) -> di
     """The page of the project's jobs that the request asks for, each as `show` has it. A few queries, however many
     jobs there are."""
     found = jobs.list_jobs(project, *_asked(), with_archived=identity.may_write(me(), project))
-    return _page(Job, found, JOB_ORDERS, project, project.job_count, show)
+    return _page(Job, found, JOB_SORT_COLUMNS, project, project.job_count, show)
 
 
 def page_of_builds(project: Project, show: Callable[[list[Build]], list[Any]]) -> dict[str, Any]:
     """As `page_of_jobs`."""
     found = builds.list_builds(project, *_asked(), with_archived=identity.may_write(me(), project))
-    return _page(Build, found, BUILD_ORDERS, project, project.build_count, show)
+    return _page(Build, found, BUILD_SORT_COLUMNS, project, project.build_count, show)
 
 
 def _asked() -> tuple[str | None, str | None]:
@@ -70,11 +70,11 @@ def _page(
 
 def _walk(table: Any, found: Any, columns: Mapping[str, Field]) -> tuple[list[int], str | None]:
     """(ids of the page behind the request's cursor, the cursor behind them; None where nothing follows)."""
-    order, size = walk(request.args.get("sort"), columns), paging.limit()
+    order, size = cursor_order(request.args.get("sort"), columns), paging.limit()
     last = paging.read_cursor(order.name)
     if last is not None:
-        found = found.where(behind(order, table.id, *last))
-    found = found.order_by(*ordering(order.name, columns)).limit(size + 1)
+        found = found.where(after_cursor(order, table.id, *last))
+    found = found.order_by(*parse_sort(order.name, columns)).limit(size + 1)
     rows = list(found.select(order.column.alias("value"), table.id.alias("number")).objects(_Raw))
     more = len(rows) > size
     rows = rows[:size]

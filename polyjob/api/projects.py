@@ -24,7 +24,7 @@ from polyjob.api.schemas.projects import (
 from polyjob.api.uploads import open_part
 from polyjob.auth import identity, users
 from polyjob.db.models import Project
-from polyjob.jobconfig.checks import check_values, load
+from polyjob.jobconfig.checks import check_values, deserialize
 from polyjob.services import bookmarks, projects
 
 FRAMING = 1 << 20
@@ -144,8 +144,8 @@ def unbookmark_project(username: str, project_name: str) -> Response:
 def get_repository(username: str, project_name: str) -> dict[str, Any]:
     """Get what is known of the project's code"""
     project = find_project(username, project_name)
-    latest = projects.latest_code(project)
-    first = projects.first_code(project)
+    latest = projects.latest_upload(project)
+    first = projects.first_upload(project)
     return {
         "project": project.name,
         "created_at": first.created_at,
@@ -160,7 +160,7 @@ def get_repository(username: str, project_name: str) -> dict[str, Any]:
 @blp.nothing(204)
 def delete_repository(username: str, project_name: str) -> Response:
     """Have the project's new jobs run without code; earlier uploads stay for the jobs that use them"""
-    projects.remove_code(find_project(username, project_name))
+    projects.remove_upload(find_project(username, project_name))
     return empty(204)
 
 
@@ -179,7 +179,7 @@ def delete_repository(username: str, project_name: str) -> Response:
 def download_code(username: str, project_name: str) -> Response:
     """Download an upload of the project's code, a tar.gz"""
     project = find_project(username, project_name)
-    code = projects.find_code(project, request.args.get("commit") or None)
+    code = projects.find_upload(project, request.args.get("commit") or None)
     return send_file(
         store().code_archive(code.digest),
         mimetype="application/gzip",
@@ -209,23 +209,23 @@ def upload_code(username: str, project_name: str) -> Response:
     """Upload the code that the project's new jobs run with"""
     project = find_project(username, project_name)
     request.max_content_length = settings().upload_limit + FRAMING
-    projects.upload_code(project, me(), cast(BinaryIO, open_part("repo")), settings())
+    projects.store_upload(project, me(), cast(BinaryIO, open_part("repo")), settings())
     return empty(200)
 
 
 def shown(project: Project) -> ProjectView:
     """The project as whoever asks sees it."""
-    return ProjectView(project, bookmarked=bookmarks.is_marked(project, me()))
+    return ProjectView(project, bookmarked=bookmarks.is_bookmarked(project, me()))
 
 
 def in_list(found: Iterable[Project]) -> list[ProjectView]:
     """The projects as a list shows them to whoever asks."""
     found = list(found)
-    marked = bookmarks.marked(me(), Project, [project.id for project in found])
+    marked = bookmarks.bookmarked_ids(me(), Project, [project.id for project in found])
     return [ProjectView(project, project.id in marked) for project in found]
 
 
 def _read_body(schema: Schema = _CREATE) -> Any:
     body = read_body()
     check_values(body)
-    return load(schema, body, "")
+    return deserialize(schema, body, "")

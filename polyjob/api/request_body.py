@@ -15,7 +15,7 @@ from werkzeug.wsgi import LimitedStream
 from polyjob.auth import identity
 from polyjob.connections import BODY_IS_LATE, MAX_SMALL_BODY
 from polyjob.errors import Invalid, Problem
-from polyjob.jobconfig.checks import DuplicateKey, once
+from polyjob.jobconfig.checks import DuplicateKey, reject_duplicate_keys
 
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 _BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -86,7 +86,7 @@ def _parse(data: bytes) -> dict[str, Any]:
     if not data.strip():
         return {}
     try:
-        body = json.loads(data, object_pairs_hook=once)
+        body = json.loads(data, object_pairs_hook=reject_duplicate_keys)
     except DuplicateKey as error:
         raise Invalid([Problem("", str(error))]) from None
     except (ValueError, RecursionError) as error:

@@ -10,7 +10,7 @@ from flask import Response, current_app
 from polyjob.auth import identity
 from polyjob.db.models import Project, User
 from polyjob.errors import Invalid
-from polyjob.jobconfig.checks import renamed
+from polyjob.jobconfig.checks import move_pointers
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
 
@@ -52,4 +52,4 @@ def config_stood_at(pointer: str) -> Iterator[None]:
     try:
         yield
     except Invalid as error:
-        raise Invalid(renamed(error.problems, "/config", pointer)) from None
+        raise Invalid(move_pointers(error.problems, "/config", pointer)) from None

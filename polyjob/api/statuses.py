@@ -16,7 +16,7 @@ from polyjob.api.schemas.users import CodeReferenceBody, CodeReferenceSchema
 from polyjob.auth import identity
 from polyjob.db.models import Build, Job, JobStatus
 from polyjob.errors import NotFound
-from polyjob.jobconfig.checks import check_values, load
+from polyjob.jobconfig.checks import check_values, deserialize
 from polyjob.services import jobs
 
 BRANCH = "master"
@@ -32,7 +32,7 @@ blp = Blueprint("statuses", __name__, description="What became of a job, and wha
 def list_statuses(username: str, project_name: str, job_id: int) -> Any:
     """List the statuses of a job, oldest first"""
     project = find_project(username, project_name)
-    version, *_ = jobs.state(project, job_id)
+    version, *_ = jobs.visible_state(project, job_id)
     query = jobs.list_statuses(job_id)
     return unchanged(project, version) or page(list(query.limit(limit()).offset(offset())), query.count())
 
@@ -95,7 +95,7 @@ def post_code_reference(username: str, project_name: str, job_id: int) -> dict[s
     """Report where the job's code came from; kept as a note on the job"""
     job = jobs.find(find_project(username, project_name), job_id)
     sent, text = read_code_reference("job")
-    jobs.note(job, "code", text)
+    jobs.set_note(job, "code", text)
     return code_reference(job) | sent
 
 
@@ -104,7 +104,7 @@ def read_code_reference(kind: str) -> tuple[dict[str, Any], str | None]:
     Invalid."""
     body = read_body()
     check_values(body)
-    sent = {name: value for name, value in load(CodeReferenceBody(), body, "").items() if value is not None}
+    sent = {name: value for name, value in deserialize(CodeReferenceBody(), body, "").items() if value is not None}
     words = [str(sent[name])[:REFERENCE_LENGTH] for name in ("git_url", "branch", "commit") if sent.get(name)]
     return sent, f"The {kind} reported its code: {', '.join(words)}." if words else None
 

@@ -19,7 +19,7 @@ from polyjob.auth.tokens import LOGIN
 from polyjob.clock import now
 from polyjob.db.models import Project, Token
 from polyjob.errors import Forbidden, Invalid, NotFound, Problem
-from polyjob.jobconfig.checks import check_values, load
+from polyjob.jobconfig.checks import check_values, deserialize
 
 USER = {
     "name": "user",
@@ -67,7 +67,7 @@ def make(body: Mapping[str, Any]) -> Token:
     """The key that the body asks for, for whoever asks; `token` of the row is the key itself. Raises Invalid, Forbidden
     and Conflict."""
     check_values(body)
-    sent = load(TokenBody(), body, "")
+    sent = deserialize(TokenBody(), body, "")
     if sent.get("name") is None:
         raise Invalid([Problem("/name", "This field is required.")])
     scope = Scope(sent.get("scope") or Scope.ADMIN)

@@ -25,7 +25,7 @@ from polyjob.auth.sessions import CSRF_HEADER
 from polyjob.auth.tokens import LOGIN
 from polyjob.db.models import User
 from polyjob.errors import Forbidden, Invalid, Problem
-from polyjob.jobconfig.checks import check_values, load
+from polyjob.jobconfig.checks import check_values, deserialize
 
 blp = Blueprint("users", __name__, description="Users and their keys.")
 
@@ -179,7 +179,7 @@ def log_in() -> dict[str, Any]:
 def _read(schema: Schema) -> Any:
     body = read_body()
     check_values(body)
-    return load(schema, body, "")
+    return deserialize(schema, body, "")
 
 
 def _sent_login() -> dict[str, Any]:

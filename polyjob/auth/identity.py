@@ -33,7 +33,7 @@ from polyjob.db.database import write
 from polyjob.db.models import Job, Meta, Project, SignInLink, Token, User
 from polyjob.db.prepared import Prepared
 from polyjob.errors import Forbidden, NotFound, PolyjobError
-from polyjob.services.audit import Actor, acting
+from polyjob.services.audit import Actor, set_actor
 
 LOGIN_LIFE = datetime.timedelta(days=30)
 USE_NOTED_EVERY = datetime.timedelta(minutes=1)
@@ -207,7 +207,7 @@ def current_identity() -> Identity | None:
     identity: Identity | None = g.get("identity")
     if identity is None and (found := sessions.signed_in()) is not None:
         identity = g.identity = Identity(found.user, token=found.token, session=found.id)
-        acting(identity.actor)
+        set_actor(identity.actor)
     return identity
 
 
@@ -235,7 +235,7 @@ def authenticate(takes_token_in_query: bool = False) -> Identity:
         header = f"token {request.args['token']}"
     if header is not None:
         g.identity = _by_header(header)
-        acting(g.identity.actor)
+        set_actor(g.identity.actor)
     elif current_identity() is None:
         raise Unauthenticated(NO_CREDENTIALS)
     else:

@@ -13,7 +13,7 @@ from polyjob.db.database import write
 from polyjob.db.models import Token, User
 from polyjob.errors import Forbidden, Problem
 from polyjob.services import audit
-from polyjob.services.audit import Actor, acting
+from polyjob.services.audit import Actor, set_actor
 
 WRONG = "Unable to log in with provided credentials."
 MAX_FAILURES_OF_ADDRESS = 50
@@ -55,7 +55,7 @@ def check_password(username: str, password: str) -> User:
         raise WrongCredentials(WRONG)
     attempt.take_back()
     _by_account.forget(_account(username, address))
-    acting(Actor(user, LOGIN, address))
+    set_actor(Actor(user, LOGIN, address))
     return user
 
 
@@ -101,7 +101,7 @@ def _begin(username: str, address: str) -> Attempt:
     """Count a try. The limit of the name alone spares addresses that the user has used: strangers cannot lock the user
     out there."""
     counted = [(_by_account, _account(username, address)), (_by_address, network_of(address))]
-    if not audit.has_acted_from(username, address):
+    if not audit.has_used_address(username, address):
         counted.append((_by_name, username.lower()))
     return Attempt(*counted)
 

@@ -16,7 +16,7 @@ from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import EndedSession, Token, User
 from polyjob.errors import Forbidden
-from polyjob.services.audit import Actor, write_line
+from polyjob.services.audit import Actor, record_as
 
 SESSION_LIFE = datetime.timedelta(days=14)
 """A browser that sends nothing for so long is signed out."""
@@ -64,7 +64,7 @@ def sign_in(user: User, token: Token | None = None) -> None:
     if token is not None:
         session["token"] = token.id
     with write("sign-in"):
-        write_line(Actor(user, token.name if token else None, request.remote_addr), "sign-in", user, {})
+        record_as(Actor(user, token.name if token else None, request.remote_addr), "sign-in", user, {})
 
 
 def sign_out() -> None:

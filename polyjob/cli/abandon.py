@@ -25,7 +25,7 @@ def give_up(jobs: tuple[int, ...], is_all: bool, data_dir: Path | None) -> None:
         raise click.UsageError("Either JOBS or --all.")
     with opened(data_dir) as settings:
         if jobs or is_all:
-            given_up = abandon.give_up(None if is_all else jobs, settings)
+            given_up = abandon.abandon_jobs(None if is_all else jobs, settings)
             for job in given_up:
                 click.echo(f"{job.unique_name} was given up.")
             left = sorted(set(jobs) - {job.id for job in given_up})
@@ -34,9 +34,9 @@ def give_up(jobs: tuple[int, ...], is_all: bool, data_dir: Path | None) -> None:
             if left:
                 raise SystemExit(1)
             return
-        waiting = abandon.waiting()
+        waiting = abandon.stalled_jobs()
         for job in waiting:
-            click.echo(f"{job.unique_name}: {abandon.waits(job)}")
+            click.echo(f"{job.unique_name}: {abandon.stalled_reason(job)}")
         if waiting:
             click.echo("Give them up by their numbers, or with --all.")
         else:

@@ -21,7 +21,7 @@ def opened(data_dir: Path | None) -> Iterator[Settings]:
     from peewee import DatabaseError
 
     from polyjob.db.database import close_database, open_database
-    from polyjob.db.migrations import current, latest
+    from polyjob.db.migrations import current_version, latest_version
 
     settings = read(data_dir)
     if not (settings.data_dir / "polyjob.db").exists():
@@ -29,7 +29,7 @@ def opened(data_dir: Path | None) -> Iterator[Settings]:
     settings = of_running_server(settings) or settings
     try:
         open_database(settings.data_dir)
-        if current() != latest():
+        if current_version() != latest_version():
             fail("the database is another version's; start this one with `polyjob serve` first")
         yield settings
     except (OSError, DatabaseError) as error:

@@ -24,7 +24,7 @@ from polyjob.cli.client import (
 )
 from polyjob.cli.log_follower import BROKEN, ending, exit_code
 from polyjob.cli.origins import Origins
-from polyjob.jobconfig.commands import literal
+from polyjob.jobconfig.commands import literal_command
 
 MAX_SECONDS = 10 * 366 * 86_400
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+(?:\.\d+)?)s?)?", re.IGNORECASE)
@@ -96,7 +96,7 @@ def config_of(command: tuple[str, ...], origins: Origins, **given: Any) -> dict[
     given makes none."""
     config = origins.read(given["file"]) if given["file"] else {}
     if command:
-        config["run"] = {"cmd": literal(command[0] if len(command) == 1 else shlex.join(command))}
+        config["run"] = {"cmd": literal_command(command[0] if len(command) == 1 else shlex.join(command))}
         origins.note("COMMAND", "config", "run")
     elif not config:
         raise UsageError("There is no command. Name it after the options: polyjob run echo hello")

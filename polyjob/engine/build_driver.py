@@ -15,7 +15,7 @@ from polyjob.engine.context import Context
 from polyjob.engine.retries import START_PATIENCE, Retry, words
 from polyjob.engine.writes import Step
 from polyjob.services import builds, specs
-from polyjob.services.transitions import change, change_note, transition
+from polyjob.services.transitions import transition, update_columns, update_note
 from polyjob.statuses import Status
 from runners.base import BuildFailed
 
@@ -38,7 +38,7 @@ class BuildDriver:
         """The next steps of a build that is not done."""
         if self.context.calls.busy(("build", build.id)):
             return self._cancel_unwanted(build)
-        if build.stop_at is not None or not builds.is_wanted(build):
+        if build.stop_at is not None or not builds.is_needed(build):
             message = builds.STOPPED_MESSAGE if build.stop_at is not None else "No job waits for it"
             return [Step("built", lambda: transition(build, Status.STOPPED, message=message))]
         if build.status is Status.CREATED:
@@ -118,9 +118,9 @@ class BuildDriver:
         if build.stop_at is not None:
             self._cancels[build.id].set()
             return []
-        if builds.is_wanted(build):
+        if builds.is_needed(build):
             return []
-        return [Step("cancel", lambda: change(build, stop_at=self.context.clock.wall()))]
+        return [Step("cancel", lambda: update_columns(build, stop_at=self.context.clock.wall()))]
 
     def _record_success(self, number: int, artifact: str | None) -> None:
         _note(number, None)
@@ -144,7 +144,7 @@ def _sentence(text: str) -> str:
 def _begin_log(file: BinaryIO, build: Build, again: bool) -> None:
     """Say in the build's log what the runner leaves out of the config, or that the build starts again."""
     if not file.seek(0, os.SEEK_END):
-        for note in specs.left_out(build.config, build.runner):
+        for note in specs.notes_on_ignored_parts(build.config, build.runner):
             file.write(f"{note['text']}\n".encode())
     if again:
         file.write(AGAIN)
@@ -159,4 +159,4 @@ def _ends_with_again(log: Path) -> bool:
 
 def _note(number: int, text: str | None) -> None:
     """Why the build is tried again; None where it is not."""
-    change_note(Build.get_by_id(number), "retry", text)
+    update_note(Build.get_by_id(number), "retry", text)

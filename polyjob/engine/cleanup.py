@@ -17,7 +17,7 @@ from polyjob.engine.call_pools import Done
 from polyjob.engine.context import Context
 from polyjob.engine.writes import Step
 from polyjob.services import audit
-from polyjob.services.idempotency import LIFE
+from polyjob.services.idempotency import KEY_LIFETIME
 from runners.base import Runner
 
 log = logging.getLogger("polyjob.engine")
@@ -75,7 +75,7 @@ class Housekeeping:
         moment = self._context.clock.wall()
         Token.delete().where(Token.expires_at < moment - datetime.timedelta(days=1)).execute()
         SignInLink.delete().where(SignInLink.expires_at < moment).execute()
-        Idempotency.delete().where(Idempotency.created_at < moment - LIFE).execute()
+        Idempotency.delete().where(Idempotency.created_at < moment - KEY_LIFETIME).execute()
         if audit.prune(self._context.settings.audit_days, MOST) == MOST:
             self._at = 0.0
 

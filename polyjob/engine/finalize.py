@@ -14,7 +14,7 @@ from typing import Any
 
 from polyjob.db.models import Job
 from polyjob.engine.retries import is_refusal, words
-from polyjob.services.notes import REFUSED, text_of
+from polyjob.services.notes import START_REFUSED_NOTE, note_text
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
 from runners.base import Exit, HandleNotFound, Reason, RemoteRunner, Runner, RunnerError
@@ -199,7 +199,7 @@ def outcome(job: Job) -> tuple[Status, str, dict[str, Any]]:
         text = "The job ran longer than it may" if end.reason is not Reason.TIMEOUT else NEVER_STARTED
         return Status.FAILED, _with_rest(text, end), details | {"reason": str(Reason.TIMEOUT)}
     if job.stop_kind == "start" and end.reason is Reason.SIGNALLED:
-        refused = Exit(Reason.START, message=text_of(job.notes, REFUSED))
+        refused = Exit(Reason.START, message=note_text(job.notes, START_REFUSED_NOTE))
         return Status.FAILED, _with_rest(_failure(refused), refused), details | {"reason": str(Reason.START)}
     if end.reason is Reason.BUILD:
         failure = f"The build failed: {end.message}" if end.message else "The build failed"

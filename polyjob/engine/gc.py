@@ -105,7 +105,7 @@ def _used_at(build: Build) -> datetime.datetime:
 
 
 def _is_used(build: Build) -> bool:
-    return build.finished_at is None or builds.users_of(build).exists()
+    return build.finished_at is None or builds.jobs_using(build).exists()
 
 
 def _drop(runner: Runner, holding: str, owners: list[Build]) -> Callable[[], None]:
@@ -115,7 +115,7 @@ def _drop(runner: Runner, holding: str, owners: list[Build]) -> Callable[[], Non
             if any(map(_is_used, fresh)):
                 return
             for build in fresh:
-                builds.outdate(build, f"its {runner.artifact_kind} was removed to make room")
+                builds.mark_stale(build, f"its {runner.artifact_kind} was removed to make room")
         runner.remove_artifact(holding)
 
     return remove
@@ -205,7 +205,7 @@ def _expire(row: Job | Build | Project, oldest: datetime.datetime, settings: Set
             if not table.select().where(table.id == row.id, table.archived_at < oldest).exists():
                 return
             if isinstance(row, Job):
-                jobs.mark_deleted(jobs.fresh(row), None)
+                jobs.mark_deleted(jobs.reload(row), None)
             elif isinstance(row, Project):
                 projects.mark_deleted(row, None)
             elif not _is_used(row):

@@ -35,8 +35,8 @@ from polyjob.engine.retries import FETCH_PATIENCE, START_PATIENCE, TICK, Retry, 
 from polyjob.engine.writes import Step
 from polyjob.services import specs
 from polyjob.services.jobs import BY_ID
-from polyjob.services.notes import MISSING, PACKING, SAID, text_of, with_note
-from polyjob.services.transitions import change, transition
+from polyjob.services.notes import BACKEND_NOTE, MISSING_OUTPUTS_NOTE, PACKING_NOTE, note_text, with_note
+from polyjob.services.transitions import transition, update_columns
 from polyjob.statuses import Status
 from runners.base import (
     ArtifactMissing,
@@ -74,7 +74,7 @@ RETRIED = {
     "finish": "The fetch of its log and outputs",
 }
 """Verb → what is tried again, in words for people."""
-FETCHED = {"log": "log", "outputs": MISSING}
+FETCHED = {"log": "log", "outputs": MISSING_OUTPUTS_NOTE}
 """`log` or `outputs` → the kind of the note that it could not be fetched."""
 
 _PROJECT = Prepared(lambda: Project.select().where(Project.id == 0))
@@ -289,11 +289,11 @@ class JobDriver:
         """Once; the slot is free from here on, and a stop comes too late. What was given up meanwhile stays so."""
         row = BY_ID.first(job.id)
         if row is not None and row.exit is None:
-            change(row, exit=end.to_json(), exit_code=end.code)
+            update_columns(row, exit=end.to_json(), exit_code=end.code)
 
     def _is_overdue(self, job: Job) -> bool:
         """Whether the time limit is over, counted from the first attempt: it ends a job that only retries its start."""
-        limit = specs.timeout(job.config, self.context.settings)
+        limit = specs.time_limit(job.config, self.context.settings)
         if limit is None or job.attempt_clock is None:
             return False
         elapsed = self.context.clock.since(job.attempt_clock)
@@ -303,7 +303,7 @@ class JobDriver:
 
     def _record_timeout(self, job: Job) -> None:
         if Job.select().where(Job.id == job.id, Job.stop_at.is_null()).exists():
-            change(job, stop_at=self.context.clock.wall(), stop_kind="timeout")
+            update_columns(job, stop_at=self.context.clock.wall(), stop_kind="timeout")
 
     def _stop(self, job: Job, memory: Memory, handle: str) -> list[Step]:
         """TERM, grace, KILL; `stopped` comes only when the runner says that nothing is left."""
@@ -316,7 +316,7 @@ class JobDriver:
             mark = clock.mark()
             calls.submit("control", key, "stop", lambda: runner.stop(handle, force=False))
             return [Step("term", lambda: update(Job, job.id, {"term_clock": mark}))]
-        if elapsed >= specs.grace(job.config, self.context.settings) and (
+        if elapsed >= specs.grace_period(job.config, self.context.settings) and (
             memory.forced_at is None or clock.seconds() - memory.forced_at >= FORCE_EVERY
         ):
             memory.forced_at = clock.seconds()
@@ -363,9 +363,9 @@ class JobDriver:
 
     def _note_packing(self, job: Job) -> list[Step]:
         text = self._endings.note(job)
-        if text == text_of(job.notes, PACKING):
+        if text == note_text(job.notes, PACKING_NOTE):
             return []
-        return [Step("note", lambda: _note(job.id, PACKING, text))]
+        return [Step("note", lambda: _note(job.id, PACKING_NOTE, text))]
 
     def _keep_position(self, job: Job, memory: Memory) -> list[Step]:
         """Commit how far the log is, where that has changed."""
@@ -461,22 +461,22 @@ class JobDriver:
     def _note_retry(self, job: Job, memory: Memory) -> list[Step]:
         """The job says why a call is tried again, until that call succeeds."""
         reason = memory.retry.reason
-        return [] if reason == text_of(job.notes, "retry") else [Step("note", lambda: _note(job.id, "retry", reason))]
+        return [] if reason == note_text(job.notes, "retry") else [Step("note", lambda: _note(job.id, "retry", reason))]
 
     def _note_unreachable(self, job: Job) -> list[Step]:
         """The job says that its back end is away, and says it no more when it is back."""
         text = self.backends.away(job.runner) or self._memory(job.id).unknown
         return (
             []
-            if text == text_of(job.notes, "unreachable")
+            if text == note_text(job.notes, "unreachable")
             else [Step("note", lambda: _note(job.id, "unreachable", text))]
         )
 
     def _note_said(self, job: Job, state: State | None) -> list[Step]:
         """The job shows what its back end says beside its state: what it waits for, say."""
-        if not isinstance(state, Pending | Running) or state.note == text_of(job.notes, SAID):
+        if not isinstance(state, Pending | Running) or state.note == note_text(job.notes, BACKEND_NOTE):
             return []
-        return [Step("note", lambda: _note(job.id, SAID, state.note))]
+        return [Step("note", lambda: _note(job.id, BACKEND_NOTE, state.note))]
 
     # Small change.
 
@@ -533,7 +533,7 @@ def _note_missing(number: int, missing: dict[str, str]) -> None:
 
 def _unfetched(job: Job) -> tuple[str, ...]:
     """Return what is not fetched again, `log` or `outputs`, because the job says that it could not be."""
-    return tuple(what for what, kind in FETCHED.items() if text_of(job.notes, kind))
+    return tuple(what for what, kind in FETCHED.items() if note_text(job.notes, kind))
 
 
 def _note(number: int, kind: str, text: str | None) -> None:
@@ -542,4 +542,4 @@ def _note(number: int, kind: str, text: str | None) -> None:
         return
     notes = with_note(job.notes, kind, text)
     if notes != job.notes:
-        change(job, notes=notes)
+        update_columns(job, notes=notes)

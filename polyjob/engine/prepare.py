@@ -7,8 +7,8 @@ from typing import Any
 from polyjob.clock import Clock
 from polyjob.db.models import Job, JobStatus
 from polyjob.services import builds
-from polyjob.services.notes import REFUSED, text_of, with_note
-from polyjob.services.transitions import change, transition
+from polyjob.services.notes import START_REFUSED_NOTE, note_text, with_note
+from polyjob.services.transitions import transition, update_columns
 from polyjob.statuses import Status
 from runners.base import Exit, Reason
 from runners.capabilities import BUILD_RESULT
@@ -36,16 +36,16 @@ def prepare(job: Job, clock: Clock, python: str = "") -> None:
         _to_build(job, python)
     if job.status is Status.BUILDING and not _is_built(job):
         return
-    change(job, attempt_at=clock.wall(), attempt_clock=clock.mark())
+    update_columns(job, attempt_at=clock.wall(), attempt_clock=clock.mark())
 
 
 def make_build_anew(job: Job, why: str, python: str = "") -> None:
     """Have a job whose reused build does not serve any more use another, and no other job use that one. Must be called
     inside `database.write`."""
     if job.build is not None:
-        builds.outdate(job.build, why)
-    build, _ = builds.resolve(job, python)
-    change(job, build=build, attempt_at=None, attempt_clock=None)
+        builds.mark_stale(job.build, why)
+    build, _ = builds.find_or_create(job, python)
+    update_columns(job, build=build, attempt_at=None, attempt_clock=None)
 
 
 def asked_for_its_build(job: Job) -> bool:
@@ -57,23 +57,25 @@ def asked_for_its_build(job: Job) -> bool:
 def refuse_start(job: Job, why: str, clock: Clock) -> None:
     """Have a job end whose start keeps being refused: as a stop ends it, because a start may have made something."""
     if job.stop_at is None:
-        change(job, stop_at=clock.wall(), stop_kind="start", notes=with_note(job.notes, REFUSED, why))
+        update_columns(
+            job, stop_at=clock.wall(), stop_kind="start", notes=with_note(job.notes, START_REFUSED_NOTE, why)
+        )
 
 
 def end_unstarted(job: Job) -> None:
     """End a job of which no back end has anything: `stopped`, unless its time limit or a refused start ends it."""
     if job.stop_kind == "timeout":
-        change(job, exit=Exit(Reason.TIMEOUT).to_json())
+        update_columns(job, exit=Exit(Reason.TIMEOUT).to_json())
         return
     if job.stop_kind == "start":
-        change(job, exit=Exit(Reason.START, message=text_of(job.notes, REFUSED)).to_json())
+        update_columns(job, exit=Exit(Reason.START, message=note_text(job.notes, START_REFUSED_NOTE)).to_json())
         return
     by = job.stop_by.username if job.stop_by else None
     transition(job, Status.STOPPED, message="Job was stopped", details={"reason": "stopped", "by": by})
 
 
 def _to_build(job: Job, python: str) -> None:
-    build, why = (job.build, ASKED) if job.build else builds.resolve(job, python)
+    build, why = (job.build, ASKED) if job.build else builds.find_or_create(job, python)
     name = build.unique_name
     made = BUILD_RESULT.get(build.runner, "what the job runs on")
     message = f"Using build {name}" if build.status.is_done else f"Build {name} makes {made}"

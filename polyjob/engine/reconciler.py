@@ -171,7 +171,7 @@ class Engine:
         unheld = [index for index in self.context.settings.gpus if index not in gpus_taken()]
         admitted: list[Job] = []
         for job in _QUEUE(LOOKED_THROUGH) if free > 0 else []:
-            asked = specs.gpus_asked(job.config, job.runner)
+            asked = specs.requested_gpus(job.config, job.runner)
             if asked > len(unheld):
                 unheld = unheld if asked > len(self.context.settings.gpus) else []
                 continue

@@ -114,7 +114,7 @@ class Erasing:
         retry = self._turns[kind].retries.get(number)
         if self._context.calls.busy(key) or (retry and self._context.clock.seconds() < retry.retry_at):
             return False
-        return not (isinstance(row, Build) and builds.users_of(row).exists())
+        return not (isinstance(row, Build) and builds.jobs_using(row).exists())
 
     def _next_call(self, row: Job | Build) -> tuple[str, Callable[[], bool]]:
         """Return the verb and the call of the next removal; the call returns whether that removal is finished.

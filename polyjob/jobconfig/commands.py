@@ -17,18 +17,18 @@ _NEXT = "\ncase $? in 0) ;; *) exit ;; esac\n"
 """Ends the shell with the exit code of the item before, unless that succeeded."""
 
 
-def with_read_commands(document: Mapping[str, Any]) -> Mapping[str, Any]:
+def normalize_commands(document: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the document of a job or build with its command and its build steps as they are meant. Idempotent.
 
     Whatever has another type than expected stays as it is.
     """
     found = dict(document)
-    for name, key, read in (("run", "cmd", read_command), ("build", "build_steps", read_lines)):
+    for name, key, read in (("run", "cmd", normalize_command), ("build", "build_steps", normalize_line_ends)):
         section = document.get(name)
         if isinstance(section, Mapping) and key in section:
             found[name] = {**section, key: _each(section[key], read)}
     if "build_steps" in document:
-        found["build_steps"] = _each(document["build_steps"], read_lines)
+        found["build_steps"] = _each(document["build_steps"], normalize_line_ends)
     return found
 
 
@@ -38,31 +38,31 @@ def _each(value: Any, read: Any) -> Any:
     return read(value) if isinstance(value, str) else value
 
 
-def read_command(text: str) -> str:
+def normalize_command(text: str) -> str:
     """Return the command without what YAML left of its continued lines, and with line feeds as line ends.
 
     A text of one line that has an escaped blank was folded: its words are separated by blanks, and backslashes at the
     ends of words go. A text of several lines keeps them, and so does one that begins with a line feed, whatever is in
     it. Idempotent.
     """
-    text = read_lines(text)
+    text = normalize_line_ends(text)
     if "\n" in text.rstrip() or text.startswith("\n") or not _FOLD.search(text.rstrip()):
         return text
     words = (word.strip("\\") for word in _BLANKS.split(text.strip()))
     return " ".join(word for word in words if word)
 
 
-def read_lines(text: str) -> str:
+def normalize_line_ends(text: str) -> str:
     """Return the text with line feeds as line ends; one that begins with a line feed is taken as it is."""
     return text if text.startswith("\n") else _LINE_END.sub("\n", text)
 
 
-def literal(text: str) -> str:
-    """Return shell text that means `text` and that `read_command` leaves as it is."""
-    return text if read_command(text) == text else f"\n{text}"
+def literal_command(text: str) -> str:
+    """Return shell text that means `text` and that `normalize_command` leaves as it is."""
+    return text if normalize_command(text) == text else f"\n{text}"
 
 
-def composed(command: str | list[str]) -> str:
+def shell_text(command: str | list[str]) -> str:
     """Return the text that the job's shell runs.
 
     Of a list, each item is a text of its own, so that a comment, a heredoc or an open quote ends with it. The next one

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from polyjob.jobconfig.commands import literal
+from polyjob.jobconfig.commands import literal_command
 
 RESOURCES = ("cpu", "memory", "gpu")
 """Resources that have a field. A field sets the limit of its resource."""
@@ -53,7 +53,7 @@ def compose_job(fields: JobFields, base: Mapping[str, Any] | None = None) -> Com
     """
     job = _Composer(base or {})
     if fields.command is not None:
-        job.set("command", ("run",), {"cmd": literal(fields.command)})
+        job.set("command", ("run",), {"cmd": literal_command(fields.command)})
     if fields.image:
         job.set("image", ("build", "image"), fields.image)
     if fields.build_steps:

@@ -14,19 +14,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from polyjob.jobconfig.template_filters import (
-    MAX_NAMED,
-    Missing,
+    MAX_LISTED_NAMES,
+    RenderBudget,
     TemplateError,
-    Work,
+    Undefined,
+    apply_filter,
     as_text,
-    bounded,
-    filtered,
-    short,
+    check_result,
+    shorten,
 )
 
-MAX_OPERATIONS = 100
+MAX_EXPRESSION_OPERATIONS = 100
 """Operators, filters, members and parentheses of one expression."""
-MAX_NESTING = 20
+MAX_EXPRESSION_DEPTH = 20
 """Levels of parentheses, arguments and signs of one expression."""
 
 _TOKEN = re.compile(
@@ -42,19 +42,19 @@ Thunk = Callable[[], Any]
 """Works a part of an expression out, only if its value is needed."""
 
 
-def evaluate(text: str, begin: int, values: Mapping[str, Any], work: Work) -> tuple[Any, int]:
+def evaluate(text: str, begin: int, values: Mapping[str, Any], work: RenderBudget) -> tuple[Any, int]:
     """Return (the value of the expression whose braces open at `begin`, where the text goes on). Raises TemplateError,
     and TooMuch where `work` is used up."""
     expression = _Expression(text, begin, values, work)
     value = expression.read()()
-    if isinstance(value, Missing):
+    if isinstance(value, Undefined):
         raise TemplateError(value.explain())
     work.spend(value)
     return value, expression.end
 
 
 class _Expression:
-    def __init__(self, text: str, begin: int, values: Mapping[str, Any], work: Work) -> None:
+    def __init__(self, text: str, begin: int, values: Mapping[str, Any], work: RenderBudget) -> None:
         self._text, self._begin, self.end = text, begin, begin + 2
         self._values, self._work = values, work
         self._kind, self._word = "", ""
@@ -156,7 +156,7 @@ class _Expression:
         def apply() -> Any:
             given = value()
             self._work.spend(given)
-            return filtered(name, given, [_needed(argument()) for argument in arguments])
+            return apply_filter(name, given, [_needed(argument()) for argument in arguments])
 
         return self._made(apply)
 
@@ -186,7 +186,7 @@ class _Expression:
         elif name in _CONSTANTS:
             value = _CONSTANTS[name]
         else:
-            value = Missing(lambda: _no_such(name, self._values))
+            value = Undefined(lambda: _no_such(name, self._values))
         return _constant(value)
 
     def _number(self) -> int | float:
@@ -203,9 +203,9 @@ class _Expression:
             except ZeroDivisionError:
                 raise TemplateError("A division by zero.") from None
             except (TypeError, ValueError, OverflowError):
-                named = " and ".join(repr(short(as_text(operand))) for operand in operands)
+                named = " and ".join(repr(shorten(as_text(operand))) for operand in operands)
                 raise TemplateError(f"`{sign}` cannot work on {named}.") from None
-            return bounded(result, f"`{sign}`")
+            return check_result(result, f"`{sign}`")
 
         return self._made(act)
 
@@ -213,14 +213,14 @@ class _Expression:
 
     def _made(self, thunk: Thunk) -> Thunk:
         self._operations += 1
-        if self._operations > MAX_OPERATIONS:
-            raise TemplateError(f"An expression has at most {MAX_OPERATIONS} operators and filters.")
+        if self._operations > MAX_EXPRESSION_OPERATIONS:
+            raise TemplateError(f"An expression has at most {MAX_EXPRESSION_OPERATIONS} operators and filters.")
         return thunk
 
     def _nest(self, levels: int) -> None:
         self._nesting += levels
-        if self._nesting > MAX_NESTING:
-            raise TemplateError(f"An expression is nested at most {MAX_NESTING} levels deep.")
+        if self._nesting > MAX_EXPRESSION_DEPTH:
+            raise TemplateError(f"An expression is nested at most {MAX_EXPRESSION_DEPTH} levels deep.")
 
     # Tokens.
 
@@ -229,8 +229,8 @@ class _Expression:
         if match is None:
             rest = self._text[self.end : self.end + 200].split()
             raise TemplateError(
-                f"`{short(self._text[self._begin :])}` is no expression: "
-                + (f"`{short(rest[0])}` was not expected." if rest else "the closing `}}` is missing.")
+                f"`{shorten(self._text[self._begin :])}` is no expression: "
+                + (f"`{shorten(rest[0])}` was not expected." if rest else "the closing `}}` is missing.")
                 + " A plain `{{` is written as {{ '{{' }}."
             )
         self.end = match.end()
@@ -267,7 +267,7 @@ class _Expression:
     def _wrong(self, wanted: str = "") -> TemplateError:
         instead = f"where {wanted} should be" if wanted else "astray"
         return TemplateError(
-            f"`{short(self._text[self._begin :])}` is no expression: `{short(self._word)}` stands {instead}."
+            f"`{shorten(self._text[self._begin :])}` is no expression: `{shorten(self._word)}` stands {instead}."
             " A plain `{{` is written as {{ '{{' }}."
         )
 
@@ -278,7 +278,7 @@ def _constant(value: Any) -> Thunk:
 
 def _needed(value: Any) -> Any:
     """The value, which must be there. Raises TemplateError."""
-    if isinstance(value, Missing):
+    if isinstance(value, Undefined):
         raise TemplateError(value.explain())
     return value
 
@@ -294,21 +294,21 @@ def _both(left: Thunk, right: Thunk) -> Thunk:
 def _member_of(value: Thunk, key: Thunk) -> Thunk:
     def member() -> Any:
         whole, part = value(), _needed(key())
-        if isinstance(whole, Missing):
+        if isinstance(whole, Undefined):
             return whole
         if isinstance(whole, Mapping) and isinstance(part, str) and part in whole:
             return whole[part]
         if isinstance(whole, list) and type(part) is int and -len(whole) <= part < len(whole):
             return whole[part]
-        return Missing(lambda: f"There is no `{short(as_text(part))}` in {short(as_text(whole))!r}.")
+        return Undefined(lambda: f"There is no `{shorten(as_text(part))}` in {shorten(as_text(whole))!r}.")
 
     return member
 
 
 def _no_such(name: str, values: Mapping[str, Any]) -> str:
-    known = ", ".join(sorted(values)[:MAX_NAMED]) or "none at all"
-    more = f" and {len(values) - MAX_NAMED} more" if len(values) > MAX_NAMED else ""
-    return f"There is no parameter `{short(name)}`; there are: {known}{more}."
+    known = ", ".join(sorted(values)[:MAX_LISTED_NAMES]) or "none at all"
+    more = f" and {len(values) - MAX_LISTED_NAMES} more" if len(values) > MAX_LISTED_NAMES else ""
+    return f"There is no parameter `{shorten(name)}`; there are: {known}{more}."
 
 
 # Operators.

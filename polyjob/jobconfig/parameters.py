@@ -13,7 +13,13 @@ from typing import Any
 
 from polyjob.errors import Invalid, Problem
 from polyjob.jobconfig.checks import MAX_PROBLEMS, check_values, pointer_to
-from polyjob.jobconfig.template_filters import MAX_NAMED, TemplateError, TooMuch, Work, as_text
+from polyjob.jobconfig.template_filters import (
+    MAX_LISTED_NAMES,
+    RenderBudget,
+    RenderBudgetExceeded,
+    TemplateError,
+    as_text,
+)
 from polyjob.jobconfig.templates import has_template, render
 
 SECTIONS = ("params", "declarations", "inputs")
@@ -27,11 +33,11 @@ _NAME_RULE = "letters, digits, `_` and `-`, not beginning with a digit or `-`"
 _REFERENCE = re.compile(r"\{\{\s*(?:jobs|experiments|ops|runs|dag)\s*\.")
 
 
-def is_parametrised(document: Any) -> bool:
+def has_params(document: Any) -> bool:
     return isinstance(document, Mapping) and any(document.get(section) for section in SECTIONS)
 
 
-def renamed_declarations(document: Mapping[str, Any]) -> Mapping[str, Any]:
+def rename_declarations(document: Mapping[str, Any]) -> Mapping[str, Any]:
     """The document with its `declarations` called `params`, where it has none of that name."""
     if document.get("declarations") is None or document.get("params") is not None:
         return document
@@ -39,24 +45,24 @@ def renamed_declarations(document: Mapping[str, Any]) -> Mapping[str, Any]:
     return rest | {"params": document["declarations"]}
 
 
-def with_params(document: Any, params: Mapping[str, Any]) -> Any:
+def add_params(document: Any, params: Mapping[str, Any]) -> Any:
     """The document with `params` before its own; what is no object, or has no object of params, as it is."""
     if not params or not isinstance(document, Mapping):
         return document
-    document = renamed_declarations(document)
+    document = rename_declarations(document)
     own = {} if document.get("params") is None else document["params"]
     return {**document, "params": {**own, **params}} if isinstance(own, Mapping) else document
 
 
-def rendered(document: Mapping[str, Any], pointer: str) -> Mapping[str, Any]:
+def render_config(document: Mapping[str, Any], pointer: str) -> Mapping[str, Any]:
     """The document with its params resolved (under `params`, defaults among them) and every expression in its other
     parts replaced; one without params or inputs as it is. Raises Invalid with every problem, each with a pointer."""
     problems: list[Problem] = []
     outputs = list(_items(document, "outputs", pointer, problems))
-    if not is_parametrised(document):
+    if not has_params(document):
         if problems:
             raise Invalid(problems[:MAX_PROBLEMS])
-        return renamed_declarations(document)
+        return rename_declarations(document)
     values = _resolve(document, pointer, outputs, problems)
     found = {key: value for key, value in document.items() if key in APART and key != "declarations"}
     if not problems:
@@ -77,7 +83,7 @@ class _Replacement:
 
     def __init__(self, values: Mapping[str, Any], problems: list[Problem]) -> None:
         self._values, self._problems = values, problems
-        self._work = Work()
+        self._work = RenderBudget()
         self._is_over = False
 
     def of(self, value: Any, pointer: str, *, is_variable: bool = False) -> Any:
@@ -107,7 +113,7 @@ class _Replacement:
             return render(text, self._values, self._work)
         except TemplateError as error:
             self._problems.append(Problem(pointer, str(error)))
-            self._is_over = isinstance(error, TooMuch) or len(self._problems) >= MAX_PROBLEMS
+            self._is_over = isinstance(error, RenderBudgetExceeded) or len(self._problems) >= MAX_PROBLEMS
         return text
 
 
@@ -238,7 +244,7 @@ def _converted(item: Mapping[str, Any], value: Any, pointer: str, problems: list
     known = {_identity(option) for option in options or ()}
     for part in found if item.get("is_list") else [found]:
         if options is not None and _identity(part) not in known:
-            allowed = ", ".join(as_text(option)[:100] for option in options[:MAX_NAMED])
+            allowed = ", ".join(as_text(option)[:100] for option in options[:MAX_LISTED_NAMES])
             problems.append(Problem(pointer, f"`{as_text(part)[:100]}` is none of the options: {allowed}."))
             break
     if item.get("is_flag"):

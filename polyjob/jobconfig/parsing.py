@@ -16,9 +16,16 @@ from typing import Any
 import yaml
 
 from polyjob.errors import Invalid, Problem
-from polyjob.jobconfig.checks import MAX_BYTES, MAX_DEPTH, MAX_NODES, once, pointer_to, shown
+from polyjob.jobconfig.checks import (
+    MAX_DOCUMENT_BYTES,
+    MAX_DOCUMENT_DEPTH,
+    MAX_DOCUMENT_VALUES,
+    pointer_to,
+    reject_duplicate_keys,
+    shorten_key,
+)
 
-TOO_DEEP = "it is nested too deep"
+TOO_DEEP_MESSAGE = "it is nested too deep"
 _MERGE = "tag:yaml.org,2002:merge"
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -88,8 +95,8 @@ _resolve("merge", "<<", "<")
 
 def parse_content(text: str, pointer: str = "/content") -> Any:
     """Return the document in the text. Raises Invalid, which says where the text is wrong."""
-    if len(text.encode(errors="surrogatepass")) > MAX_BYTES:
-        raise Invalid([Problem(pointer, f"The text of a config has at most {MAX_BYTES >> 10} KiB.")])
+    if len(text.encode(errors="surrogatepass")) > MAX_DOCUMENT_BYTES:
+        raise Invalid([Problem(pointer, f"The text of a config has at most {MAX_DOCUMENT_BYTES >> 10} KiB.")])
     for read in (_json, _python):
         try:
             return read(text)
@@ -107,7 +114,7 @@ def parse_content(text: str, pointer: str = "/content") -> Any:
 
 def _json(text: str) -> Any:
     """Raises ValueError, also for a key that comes twice: the reader of YAML says where."""
-    return json.loads(text, object_pairs_hook=once)
+    return json.loads(text, object_pairs_hook=reject_duplicate_keys)
 
 
 _LITERAL = re.compile(
@@ -135,7 +142,7 @@ def _python(text: str) -> Any:
     tokens: list[str] = []
     while at < len(text):
         match = _LITERAL.match(text, at)
-        if match is None or len(tokens) > 4 * MAX_NODES:
+        if match is None or len(tokens) > 4 * MAX_DOCUMENT_VALUES:
             raise ValueError("no literal")
         at = match.end()
         token = _as_json(match)
@@ -190,20 +197,20 @@ def _check_events(text: str) -> None:
         for event in yaml.parse(text, _Loader):
             tag = getattr(event, "tag", None)
             if tag is not None:
-                raise _marked(f"the tag `{shown(tag)}` is not supported; write the value without a tag", event)
+                raise _marked(f"the tag `{shorten_key(tag)}` is not supported; write the value without a tag", event)
             if isinstance(event, yaml.NodeEvent):
                 nodes += 1
-                if nodes > 2 * MAX_NODES:  # keys count here, too
-                    raise _marked(f"it has more than {MAX_NODES} values", event)
+                if nodes > 2 * MAX_DOCUMENT_VALUES:  # keys count here, too
+                    raise _marked(f"it has more than {MAX_DOCUMENT_VALUES} values", event)
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
-                if depth > MAX_DEPTH:
-                    raise _marked(TOO_DEEP, event)
+                if depth > MAX_DOCUMENT_DEPTH:
+                    raise _marked(TOO_DEEP_MESSAGE, event)
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
     except yaml.MarkedYAMLError as error:
         if "nesting depth" in str(error.problem):  # a bound of the parser's own
-            error.problem = TOO_DEEP
+            error.problem = TOO_DEEP_MESSAGE
         raise
 
 
@@ -265,9 +272,9 @@ class _Weight:
         for part in below:
             more = self.of(part)
             nodes, characters, levels = nodes + more[0], characters + more[1], max(levels, more[2] + 1)
-        if nodes > MAX_NODES or characters > MAX_BYTES:
+        if nodes > MAX_DOCUMENT_VALUES or characters > MAX_DOCUMENT_BYTES:
             raise _marked("it is too large, once every alias is written out", node)
-        if levels > MAX_DEPTH:
+        if levels > MAX_DOCUMENT_DEPTH:
             raise _marked("it is nested too deep, once every alias is written out", node)
         self._known[id(node)] = nodes, characters, levels
         return nodes, characters, levels
@@ -279,7 +286,7 @@ def _refuse_twice(node: yaml.MappingNode) -> None:
         if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
             continue
         if key.value in seen:
-            raise _marked(f"the key `{shown(key.value)}` comes twice", key)
+            raise _marked(f"the key `{shorten_key(key.value)}` comes twice", key)
         seen.add(key.value)
 
 
@@ -296,7 +303,7 @@ def _refuse_what_json_has_not(document: Any) -> None:
             raise ValueError(f"it holds a {type(value).__name__}, which JSON has not")
 
 
-def lines_of(text: str) -> dict[str, int]:
+def line_numbers(text: str) -> dict[str, int]:
     """Pointer → line (from 1) of each part of a text that is read as YAML; nothing for one that is not."""
     try:
         _check_events(text)
@@ -305,9 +312,9 @@ def lines_of(text: str) -> dict[str, int]:
         return {}
     found: dict[str, int] = {}
     waiting: list[tuple[Any, str, int]] = [(root, "", 0)]
-    while waiting and len(found) < MAX_NODES:
+    while waiting and len(found) < MAX_DOCUMENT_VALUES:
         node, pointer, depth = waiting.pop()
-        if node is None or depth > MAX_DEPTH:
+        if node is None or depth > MAX_DOCUMENT_DEPTH:
             continue
         found[pointer] = node.start_mark.line + 1
         if isinstance(node, yaml.MappingNode):
@@ -321,12 +328,12 @@ def lines_of(text: str) -> dict[str, int]:
     return found
 
 
-def with_lines(problems: list[Problem], text: str, pointer: str) -> list[Problem]:
+def add_line_numbers(problems: list[Problem], text: str, pointer: str) -> list[Problem]:
     """The problems with the line of the text that each points to, where it spans more than one; those of what stands
     elsewhere as they are."""
     if "\n" not in text.strip():
         return problems
-    lines = lines_of(text)
+    lines = line_numbers(text)
 
     def line(problem: Problem) -> int | None:
         if problem.pointer != pointer and not problem.pointer.startswith(f"{pointer}/"):
@@ -356,7 +363,7 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
 _Dumper.add_representer(str, _represent_text)
 
 
-def as_text(document: Any) -> str:
+def to_yaml(document: Any) -> str:
     """The document as people like to edit it: YAML; or JSON where YAML would be read as something else."""
     text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
     try:

@@ -14,10 +14,10 @@ from typing import Any
 
 from marshmallow import ValidationError
 
-KINDS = ("cpu", "memory", "gpu", "tpu", "pids")
-WHOLE = ("gpu", "tpu", "pids")
+RESOURCE_KINDS = ("cpu", "memory", "gpu", "tpu", "pids")
+WHOLE_NUMBER_KINDS = ("gpu", "tpu", "pids")
 BOUNDS = ("limits", "requests")
-LARGEST = 1e12
+MAX_RESOURCE_AMOUNT = 1e12
 _ALIASES = {"nvidia.com/gpu": "gpu", "amd.com/gpu": "gpu", "google.com/tpu": "tpu"}
 _QUANTITY = re.compile(r"(\d{1,15}(?:\.\d{0,9})?)\s*(m|[kKMGTP]i?B?|)\Z", re.ASCII)
 _POWERS = {"k": 1, "M": 2, "G": 3, "T": 4, "P": 5}
@@ -35,23 +35,23 @@ def canonical_resources(value: Any) -> dict[str, dict[str, Number | None]]:
     wanted: dict[str, dict[str, Number | None]] = {}
     is_kubernetes = any(bound in value for bound in BOUNDS)
     for outer, inner in value.items():
-        known = BOUNDS if is_kubernetes else KINDS
+        known = BOUNDS if is_kubernetes else RESOURCE_KINDS
         if outer not in known:
             errors[outer] = [f"Unknown key `{outer}`; it takes {', '.join(known)}."]
         elif inner is not None and not isinstance(inner, Mapping):
-            errors[outer] = [f"Not an object; it takes {', '.join(KINDS if is_kubernetes else BOUNDS)}."]
+            errors[outer] = [f"Not an object; it takes {', '.join(RESOURCE_KINDS if is_kubernetes else BOUNDS)}."]
         elif inner is not None:
             _take(outer, inner, is_kubernetes, wanted, errors)
     _compare(wanted, is_kubernetes, errors)
     if errors:
         raise ValidationError(errors)
-    return {kind: wanted[kind] for kind in KINDS if kind in wanted}
+    return {kind: wanted[kind] for kind in RESOURCE_KINDS if kind in wanted}
 
 
 def _take(outer: str, inner: Mapping[str, Any], is_kubernetes: bool, wanted: dict[str, Any], errors: Any) -> None:
     for key, amount in inner.items():
         kind, bound = (_ALIASES.get(key, key), outer) if is_kubernetes else (outer, key)
-        if kind not in KINDS or bound not in BOUNDS:
+        if kind not in RESOURCE_KINDS or bound not in BOUNDS:
             errors.setdefault(outer, {})[key] = [f"Unknown key `{key}`."]
         elif amount is not None:
             try:
@@ -73,9 +73,9 @@ def _amount(kind: str, amount: Any, is_kubernetes: bool) -> Number:
     number = _quantity(amount, kind, is_kubernetes) if isinstance(amount, str) else float(amount)
     if kind == "memory" and is_kubernetes and not isinstance(amount, str):
         number /= _MIB
-    if not math.isfinite(number) or not 0 <= number <= LARGEST:
+    if not math.isfinite(number) or not 0 <= number <= MAX_RESOURCE_AMOUNT:
         raise ValueError
-    if kind in WHOLE and number != int(number):
+    if kind in WHOLE_NUMBER_KINDS and number != int(number):
         raise ValueError
     return int(number) if number == int(number) else round(number, 6)
 

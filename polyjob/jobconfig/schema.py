@@ -15,13 +15,21 @@ from typing import Any
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, pre_load, validate, validates_schema
 
 from polyjob.errors import Invalid, Problem
-from polyjob.jobconfig.checks import NAME_LENGTH, SLUG, TAG_LENGTH, TEXT_LENGTH, check_values, load, shown
-from polyjob.jobconfig.commands import composed, with_read_commands
-from polyjob.jobconfig.parameters import rendered
+from polyjob.jobconfig.checks import (
+    MAX_NAME_LENGTH,
+    MAX_TAG_LENGTH,
+    MAX_TEXT_LENGTH,
+    SLUG_PATTERN,
+    check_values,
+    deserialize,
+    shorten_key,
+)
+from polyjob.jobconfig.commands import normalize_commands, shell_text
+from polyjob.jobconfig.parameters import render_config
 from polyjob.jobconfig.resources import canonical_resources
 
-VERSION, KIND, BUILD_KIND = 1, "job", "build"
-OTHER_KINDS = {
+CONFIG_VERSION, JOB_KIND, BUILD_KIND = 1, "job", "build"
+UNSUPPORTED_KINDS = {
     "experiment": "experiments",
     "group": "groups of experiments",
     "notebook": "notebooks",
@@ -32,14 +40,14 @@ OTHER_KINDS = {
 """Kinds of configs that Polyaxon had and polyjob has not."""
 MAX_COMMAND_BYTES = 120_000
 """Linux passes no longer text to a program in one piece than 128 KiB."""
-MAX_STEP_BYTES = 128_000
+MAX_BUILD_STEP_BYTES = 128_000
 """Of one build step and all variables of the build, as a shell exports them: less than Linux passes in one piece, so
 that any backend can run the step."""
-MAX_VALUE_BYTES = 100_000
-MAX_ITEMS = 1000
+MAX_VARIABLE_BYTES = 100_000
+MAX_LIST_ITEMS = 1000
 MAX_LINE_LENGTH = 1000
-LONGEST_TIME = 10 * 366 * 86_400
-LEVELS = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
+MAX_DURATION_SECONDS = 10 * 366 * 86_400
+LOG_LEVELS = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}\Z")
 """No shell has other names: most drop such a variable, and some end."""
@@ -71,7 +79,7 @@ class Line(fields.String):
         super().__init__(validate=[_not_blank, validate.Length(max=MAX_LINE_LENGTH)], **kwargs)
 
 
-class Whole(fields.Integer):
+class WholeNumber(fields.Integer):
     """A whole number that any database takes."""
 
     def __init__(self, least: int = 0, most: int = 1 << 40, **kwargs: Any) -> None:
@@ -85,7 +93,7 @@ class Whole(fields.Integer):
 
 class Seconds(fields.Float):
     def __init__(self, least: float = 0, **kwargs: Any) -> None:
-        super().__init__(validate=validate.Range(min=least, max=LONGEST_TIME), **kwargs)
+        super().__init__(validate=validate.Range(min=least, max=MAX_DURATION_SECONDS), **kwargs)
 
     def _validated(self, value: Any) -> Any:
         if isinstance(value, (bool, str)):
@@ -94,11 +102,11 @@ class Seconds(fields.Float):
         return int(number) if number is not None and number == int(number) else number
 
 
-class Items(fields.List):
+class BoundedList(fields.List):
     """A list of bounded length."""
 
     def __init__(self, item: Any, **kwargs: Any) -> None:
-        super().__init__(item, validate=validate.Length(max=MAX_ITEMS), **kwargs)
+        super().__init__(item, validate=validate.Length(max=MAX_LIST_ITEMS), **kwargs)
 
 
 class Variables(fields.Field[Any]):
@@ -108,8 +116,8 @@ class Variables(fields.Field[Any]):
         pairs = [list(pair) for pair in value.items()] if isinstance(value, Mapping) else value
         if not isinstance(pairs, list):
             raise ValidationError("Not a list of [name, value] pairs.")
-        if len(pairs) > MAX_ITEMS:
-            raise ValidationError(f"More than {MAX_ITEMS} variables.")
+        if len(pairs) > MAX_LIST_ITEMS:
+            raise ValidationError(f"More than {MAX_LIST_ITEMS} variables.")
         keys = list(value) if isinstance(value, Mapping) else range(len(pairs))
         errors: dict[Any, list[str]] = {}
         loaded = []
@@ -130,7 +138,8 @@ def _variable(pair: Any) -> list[str]:
     name, value = pair
     if not isinstance(name, str) or not _VARIABLE.match(name):
         raise ValueError(
-            f"`{shown(name)}` cannot be a variable's name: use up to 255 letters, digits and `_`; no digit comes first."
+            f"`{shorten_key(name)}` is not a valid variable name: use up to 255 letters, digits and `_`,"
+            " and do not begin with a digit."
         )
     if isinstance(value, bool):
         value = str(value).lower()
@@ -138,8 +147,8 @@ def _variable(pair: Any) -> list[str]:
         value = str(value)
     if not isinstance(value, str):
         raise ValueError(f"The value of `{name}` is not text.")
-    if len(value.encode()) > MAX_VALUE_BYTES:
-        raise ValueError(f"The value of `{name}` is longer than {MAX_VALUE_BYTES} bytes.")
+    if len(value.encode()) > MAX_VARIABLE_BYTES:
+        raise ValueError(f"The value of `{name}` is longer than {MAX_VARIABLE_BYTES} bytes.")
     return [name, value]
 
 
@@ -153,7 +162,7 @@ class Command(fields.Field[Any]):
         blank = {index: ["Must not be blank."] for index, line in enumerate(lines) if not line.strip()}
         if blank:
             raise ValidationError(blank if value is lines else "Must not be blank.")
-        _bytes_at_most(MAX_COMMAND_BYTES)(composed(value))
+        _bytes_at_most(MAX_COMMAND_BYTES)(shell_text(value))
         return list(lines) if value is lines else value
 
 
@@ -175,17 +184,17 @@ class ReferenceField(fields.Field[Any]):
 
 class Version(fields.Field[Any]):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
-        if isinstance(value, bool) or value != VERSION:
+        if isinstance(value, bool) or value != CONFIG_VERSION:
             raise ValidationError("Must be the number 1.")
-        return VERSION
+        return CONFIG_VERSION
 
 
 class Tags(fields.List):
     """Texts without repetition, in the order first seen; one text does as well."""
 
     def __init__(self, **kwargs: Any) -> None:
-        tag = fields.String(validate=[_not_blank, validate.Length(max=TAG_LENGTH)])
-        super().__init__(tag, validate=validate.Length(max=MAX_ITEMS), **kwargs)
+        tag = fields.String(validate=[_not_blank, validate.Length(max=MAX_TAG_LENGTH)])
+        super().__init__(tag, validate=validate.Length(max=MAX_LIST_ITEMS), **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
         loaded = super()._deserialize([value] if isinstance(value, str) else value, attr, data, **kwargs)
@@ -210,13 +219,13 @@ class Section(Schema):
 
 
 class LoggingSchema(Section):
-    level = fields.String(validate=validate.OneOf(LEVELS))
+    level = fields.String(validate=validate.OneOf(LOG_LEVELS))
     formatter = Line()
 
 
 class BuildSchema(Section):
     image = fields.String()
-    build_steps = Items(fields.String(validate=[_not_blank, _bytes_at_most(MAX_COMMAND_BYTES)]))
+    build_steps = BoundedList(fields.String(validate=[_not_blank, _bytes_at_most(MAX_COMMAND_BYTES)]))
     env_vars = Variables()
     nocache = fields.Boolean(truthy={True}, falsy={False})
     commit = Line()
@@ -243,8 +252,10 @@ class BuildSchema(Section):
         )
         for index, step in enumerate(data.get("build_steps", ())):
             size = variables + len(step.encode())
-            if variables and size > MAX_STEP_BYTES:
-                detail = f"The step and the build's variables have {size} bytes; at most {MAX_STEP_BYTES} are allowed."
+            if variables and size > MAX_BUILD_STEP_BYTES:
+                detail = (
+                    f"The step and the build's variables have {size} bytes; at most {MAX_BUILD_STEP_BYTES} are allowed."
+                )
                 raise ValidationError({"build_steps": {index: [detail]}})
 
 
@@ -253,20 +264,20 @@ class RunSchema(Section):
 
 
 class PersistenceSchema(Section):
-    data = Items(Line())
+    data = BoundedList(Line())
     outputs = Line()
 
 
 class OutputsSchema(Section):
-    jobs = Items(ReferenceField())
-    experiments = Items(ReferenceField())
+    jobs = BoundedList(ReferenceField())
+    experiments = BoundedList(ReferenceField())
 
 
 def _texts() -> fields.Dict:
     return fields.Dict(
         keys=Line(),
-        values=fields.String(validate=validate.Length(max=TEXT_LENGTH)),
-        validate=validate.Length(max=MAX_ITEMS),
+        values=fields.String(validate=validate.Length(max=MAX_TEXT_LENGTH)),
+        validate=validate.Length(max=MAX_LIST_ITEMS),
     )
 
 
@@ -275,36 +286,36 @@ class EnvironmentSchema(Section):
     resources = Resources()
     node_selector = _texts()
     affinity = fields.Dict(keys=fields.String())
-    tolerations = Items(fields.Dict(keys=fields.String()))
+    tolerations = BoundedList(fields.Dict(keys=fields.String()))
     persistence = fields.Nested(PersistenceSchema)
     outputs = fields.Nested(OutputsSchema)
-    secret_refs = Items(Line())
-    configmap_refs = Items(Line())
-    config_map_refs = Items(Line())
-    data_refs = Items(Line())
-    artifact_refs = Items(Line())
-    max_restarts = Whole()
+    secret_refs = BoundedList(Line())
+    configmap_refs = BoundedList(Line())
+    config_map_refs = BoundedList(Line())
+    data_refs = BoundedList(Line())
+    artifact_refs = BoundedList(Line())
+    max_restarts = WholeNumber()
     service_account = Line()
-    image_pull_secrets = Items(Line())
+    image_pull_secrets = BoundedList(Line())
     labels = _texts()
     annotations = _texts()
-    index = Whole()
+    index = WholeNumber()
 
 
 class TerminationSchema(Section):
     timeout = Seconds()
     grace = Seconds()
-    ttl = Whole()
-    max_retries = Whole()
+    ttl = WholeNumber()
+    max_retries = WholeNumber()
     restart_policy = Line()
 
 
 class ConfigSchema(Section):
     version = Version()
-    kind = fields.String(validate=validate.Equal(KIND))
-    name = fields.String(validate=[validate.Regexp(SLUG, error="Only letters, digits, `-` and `_`."),
-                                   validate.Length(max=NAME_LENGTH)])  # fmt: skip
-    description = fields.String(validate=validate.Length(max=TEXT_LENGTH))
+    kind = fields.String(validate=validate.Equal(JOB_KIND))
+    name = fields.String(validate=[validate.Regexp(SLUG_PATTERN, error="Only letters, digits, `-` and `_`."),
+                                   validate.Length(max=MAX_NAME_LENGTH)])  # fmt: skip
+    description = fields.String(validate=validate.Length(max=MAX_TEXT_LENGTH))
     tags = Tags()
     logging = fields.Nested(LoggingSchema)
     framework = Line()
@@ -320,7 +331,7 @@ class ConfigSchema(Section):
     )
 
 
-CONFIG = ConfigSchema()
+CONFIG_SCHEMA = ConfigSchema()
 """Made once: making it takes longer than using it."""
 
 
@@ -345,7 +356,7 @@ class BuildConfigSchema(ConfigSchema):
 
 _BUILD_CONFIG = BuildConfigSchema()
 _OF_BUILD = BuildSchema().fields.keys() - {"backend"}
-BUILD_PARTS = _OF_BUILD | {"build"}
+BUILD_KEYS = _OF_BUILD | {"build"}
 """Keys that begin a build's config."""
 
 
@@ -354,23 +365,25 @@ def load_config(document: Any, pointer: str = "/config") -> dict[str, Any]:
     `pointer`."""
     if not isinstance(document, Mapping):
         raise Invalid([Problem(pointer, "A config is an object with `run`, and `build` where something is built.")])
-    return _load(CONFIG, KIND, BUILD_KIND, document, pointer)
+    return _load(CONFIG_SCHEMA, JOB_KIND, BUILD_KIND, document, pointer)
 
 
 def load_build_config(document: Any, pointer: str = "/config") -> dict[str, Any]:
     """As `load_config`, for a document of kind `build`."""
     if not isinstance(document, Mapping):
         raise Invalid([Problem(pointer, "A config is an object with `build`.")])
-    return _load(_BUILD_CONFIG, BUILD_KIND, KIND, document, pointer)
+    return _load(_BUILD_CONFIG, BUILD_KIND, JOB_KIND, document, pointer)
 
 
 def _load(schema: Schema, kind: str, other: str, document: Mapping[str, Any], pointer: str) -> dict[str, Any]:
     given = document.get("kind")
-    if isinstance(given, str) and given in OTHER_KINDS:
-        raise Invalid([Problem(f"{pointer}/kind", f"polyjob runs jobs, not {OTHER_KINDS[given]}. Use `kind: job`.")])
+    if isinstance(given, str) and given in UNSUPPORTED_KINDS:
+        raise Invalid(
+            [Problem(f"{pointer}/kind", f"polyjob runs jobs, not {UNSUPPORTED_KINDS[given]}. Use `kind: job`.")]
+        )
     if given == other:
         detail = f"A config of kind `{other}` makes a {other}, not a {kind}: send it to the project's `{other}s`."
         raise Invalid([Problem(f"{pointer}/kind", detail)])
     check_values(document, pointer)
-    loaded: dict[str, Any] = load(schema, rendered(with_read_commands(document), pointer), pointer)
-    return {"version": VERSION, "kind": kind} | loaded
+    loaded: dict[str, Any] = deserialize(schema, render_config(normalize_commands(document), pointer), pointer)
+    return {"version": CONFIG_VERSION, "kind": kind} | loaded

@@ -8,29 +8,29 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from polyjob.jobconfig.checks import MAX_DIGITS
+from polyjob.jobconfig.checks import MAX_INTEGER_DIGITS
 
-MAX_CHARACTERS = 200_000
+MAX_RENDERED_LENGTH = 200_000
 """Of a text once it is rendered, and of whatever an operator or a filter makes."""
-MAX_WORK = 2_000_000
+MAX_RENDER_WORK = 2_000_000
 """Characters that may be put into all texts of a document, and go through operators and filters on the way."""
 VALUE_COST = 50
 """Characters that each of these values counts in addition to its length: a short one takes time, too."""
 MAX_ROUND_DIGITS = 20
-MAX_NAMED = 20
+MAX_LISTED_NAMES = 20
 """Names that an error lists."""
-_TOO_LARGE = 10**MAX_DIGITS
+_TOO_LARGE = 10**MAX_INTEGER_DIGITS
 
 
 class TemplateError(ValueError):
     """What stands between the braces is no expression, or names what is not there."""
 
 
-class TooMuch(TemplateError):
+class RenderBudgetExceeded(TemplateError):
     """The document's texts would become too long, all together."""
 
 
-class Missing:
+class Undefined:
     """What a name stands for that nobody has."""
 
     def __init__(self, explain: Callable[[], str]) -> None:
@@ -38,20 +38,20 @@ class Missing:
         """Returns the sentence of an error; only called for one, because a default can replace very many values."""
 
 
-class Work:
+class RenderBudget:
     """What may still be put into the texts of one document."""
 
-    def __init__(self, characters: int = MAX_WORK) -> None:
+    def __init__(self, characters: int = MAX_RENDER_WORK) -> None:
         self._left = characters
 
     def spend(self, value: Any) -> None:
         """Raises TooMuch."""
-        if isinstance(value, Missing):
+        if isinstance(value, Undefined):
             return
         self._left -= VALUE_COST + (len(as_text(value)) if isinstance(value, str | list | Mapping) else 0)
         if self._left < 0:
-            raise TooMuch(
-                f"The parameters put more than {MAX_WORK} characters into the config, all together;"
+            raise RenderBudgetExceeded(
+                f"The parameters put more than {MAX_RENDER_WORK} characters into the config, all together;"
                 f" each value counts {VALUE_COST} in addition to its length."
             )
 
@@ -61,54 +61,54 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
-def bounded(value: Any, maker: str) -> Any:
+def check_result(value: Any, maker: str) -> Any:
     """Return the value if it is not too long and no number too large. Raises TemplateError that names the maker."""
     if isinstance(value, str | list | Mapping):
-        refuse_long(len(as_text(value)), maker)
+        check_length(len(as_text(value)), maker)
     elif isinstance(value, int) and abs(value) >= _TOO_LARGE:
-        raise TemplateError(f"{maker} makes a number with more than {MAX_DIGITS} digits.")
+        raise TemplateError(f"{maker} makes a number with more than {MAX_INTEGER_DIGITS} digits.")
     elif isinstance(value, float) and not math.isfinite(value):
         raise TemplateError(f"{maker} makes no finite number.")
     return value
 
 
-def refuse_long(length: int, maker: str) -> None:
-    if length > MAX_CHARACTERS:
-        raise TemplateError(f"{maker} makes more than {MAX_CHARACTERS} characters.")
+def check_length(length: int, maker: str) -> None:
+    if length > MAX_RENDERED_LENGTH:
+        raise TemplateError(f"{maker} makes more than {MAX_RENDERED_LENGTH} characters.")
 
 
-def short(text: str) -> str:
+def shorten(text: str) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
-def filtered(name: str, value: Any, arguments: list[Any]) -> Any:
+def apply_filter(name: str, value: Any, arguments: list[Any]) -> Any:
     """Return what the filter makes of the value. Raises TemplateError."""
     if name == "default":
         if len(arguments) not in (1, 2):
             raise TemplateError("The filter `default` takes one argument, and true if it replaces what is empty, too.")
-        is_empty = isinstance(value, Missing) or value is None or (len(arguments) == 2 and arguments[1] and not value)
+        is_empty = isinstance(value, Undefined) or value is None or (len(arguments) == 2 and arguments[1] and not value)
         return arguments[0] if is_empty else value
-    if isinstance(value, Missing):
+    if isinstance(value, Undefined):
         return value
     if name not in FILTERS:
-        raise TemplateError(f"There is no filter `{short(name)}`; there are: default, {', '.join(sorted(FILTERS))}.")
+        raise TemplateError(f"There is no filter `{shorten(name)}`; there are: default, {', '.join(sorted(FILTERS))}.")
     act, least, most = FILTERS[name]
     if not least <= len(arguments) <= most:
         wanted = f"{least} to {most}" if least < most else most or "no"
         raise TemplateError(f"The filter `{name}` takes {wanted} argument{'s' * (most != 1)}.")
     try:
-        return bounded(act(value, *arguments), f"The filter `{name}`")
+        return check_result(act(value, *arguments), f"The filter `{name}`")
     except TemplateError:
         raise
     except (TypeError, ValueError, OverflowError, AttributeError, IndexError):
-        raise TemplateError(f"The filter `{name}` cannot work on {short(as_text(value))!r}.") from None
+        raise TemplateError(f"The filter `{name}` cannot work on {shorten(as_text(value))!r}.") from None
 
 
-def _whole(value: Any) -> int:
+def _to_int(value: Any) -> int:
     return int(float(value)) if isinstance(value, str) and not value.strip().lstrip("+-").isdigit() else int(value)
 
 
-def _finite(value: Any) -> float:
+def _to_float(value: Any) -> float:
     number = float(value)
     if not math.isfinite(number):
         raise ValueError("infinite, or no number")
@@ -130,7 +130,7 @@ def _ends(value: Any) -> Any:
 
 def _join(value: Any, between: Any = "") -> str:
     items, between = [as_text(item) for item in _listed(value)], as_text(between)
-    refuse_long(sum(map(len, items)) + len(between) * (len(items) - 1), "The filter `join`")
+    check_length(sum(map(len, items)) + len(between) * (len(items) - 1), "The filter `join`")
     return between.join(items)
 
 
@@ -138,7 +138,7 @@ def _replace(value: Any, old: Any, new: Any) -> str:
     text, old, new = as_text(value), as_text(old), as_text(new)
     if not old:
         raise ValueError("nothing to look for")
-    refuse_long(len(text) + text.count(old) * (len(new) - len(old)), "The filter `replace`")
+    check_length(len(text) + text.count(old) * (len(new) - len(old)), "The filter `replace`")
     return text.replace(old, new)
 
 
@@ -153,8 +153,8 @@ FILTERS: dict[str, tuple[Callable[..., Any], int, int]] = {
     "abs": (abs, 0, 0),
     "capitalize": (lambda value: as_text(value).capitalize(), 0, 0),
     "first": (lambda value: _ends(value)[0], 0, 0),
-    "float": (_finite, 0, 0),
-    "int": (_whole, 0, 0),
+    "float": (_to_float, 0, 0),
+    "int": (_to_int, 0, 0),
     "join": (_join, 0, 1),
     "last": (lambda value: _ends(value)[-1], 0, 0),
     "length": (len, 0, 0),

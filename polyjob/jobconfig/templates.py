@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from polyjob.jobconfig.expressions import evaluate
-from polyjob.jobconfig.template_filters import MAX_CHARACTERS, TemplateError, Work, as_text, short
+from polyjob.jobconfig.template_filters import MAX_RENDERED_LENGTH, RenderBudget, TemplateError, as_text, shorten
 
 _OPENING = re.compile(r"\{\{|\{%|(?<!\$)\{#")
 """`${#list}` is the shell's."""
@@ -25,20 +25,20 @@ def has_template(text: str) -> bool:
     return _OPENING.search(text) is not None
 
 
-def render(text: str, values: Mapping[str, Any], work: Work | None = None) -> Any:
+def render(text: str, values: Mapping[str, Any], work: RenderBudget | None = None) -> Any:
     """Return the text with its expressions replaced. Raises TemplateError; TooMuch where `work` is used up."""
-    work = work or Work()
+    work = work or RenderBudget()
     parts: list[Any] = []
     length = 0
     for part in _parts(text, values, work):
         parts.append(part)
         length += len(as_text(part))
-        if length > MAX_CHARACTERS:
-            raise TemplateError(f"The text has more than {MAX_CHARACTERS} characters once it is rendered.")
+        if length > MAX_RENDERED_LENGTH:
+            raise TemplateError(f"The text has more than {MAX_RENDERED_LENGTH} characters once it is rendered.")
     return parts[0] if len(parts) == 1 else "".join(map(as_text, parts))
 
 
-def _parts(text: str, values: Mapping[str, Any], work: Work) -> Iterator[Any]:
+def _parts(text: str, values: Mapping[str, Any], work: RenderBudget) -> Iterator[Any]:
     """Plain texts, and the values of the expressions between them; no empty texts, but one where there is nothing."""
     at = plain = 0
     closings = {opening: text.rfind(closing) for opening, closing in _CLOSING.items()}
@@ -59,6 +59,6 @@ def _parts(text: str, values: Mapping[str, Any], work: Work) -> Iterator[Any]:
 
 def _no_statements(text: str, opening: re.Match[str]) -> str:
     return (
-        f"`{short(text[opening.start() :])}`: only {{{{ … }}}} is supported, not {{% … %}} and {{# … #}}."
+        f"`{shorten(text[opening.start() :])}`: only {{{{ … }}}} is supported, not {{% … %}} and {{# … #}}."
         f" A plain `{opening[0]}` is written as {{{{ '{opening[0]}' }}}}."
     )

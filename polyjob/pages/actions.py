@@ -52,7 +52,7 @@ def _is_shown(target: Target) -> bool:
 
 
 def _is_marked(target: Target) -> bool:
-    return _is_shown(target) and bookmarks.is_marked(target, me())
+    return _is_shown(target) and bookmarks.is_bookmarked(target, me())
 
 
 # fmt: off

@@ -13,7 +13,7 @@ from polyjob.db.models import Build, BuildStatus, Job, Project, User
 from polyjob.pages import logs, timeline
 from polyjob.pages.job_page import build_url
 from polyjob.services import builds, specs
-from polyjob.services.notes import text_of
+from polyjob.services.notes import note_text
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
 
@@ -37,7 +37,7 @@ def about(build: Build) -> dict[str, Any]:
         "section": build.config.get("build") or {},
         "image": made.image,
         "base": made.base,
-        "dockerfile": specs.dockerfile(build, Store(settings.data_dir), settings),
+        "dockerfile": specs.build_dockerfile(build, Store(settings.data_dir), settings),
         "jobs": _jobs(build),
         "job_count": builds.count_jobs(build),
     }
@@ -62,7 +62,7 @@ def state(build: Build) -> tuple[object, ...]:
 
 def _why(build: Build, last: BuildStatus) -> str:
     if not build.status.is_done:
-        return text_of(build.notes, "retry") or ("It is being stopped." if build.stop_at else "")
+        return note_text(build.notes, "retry") or ("It is being stopped." if build.stop_at else "")
     if build.status is Status.SUCCEEDED and build.is_managed:
         return "No new job uses it any more." if build.invalidated_at else "New jobs with the same build use it."
     return f"{(last.message or '').rstrip('.')}." if last.message else ""

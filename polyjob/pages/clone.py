@@ -10,7 +10,7 @@ from polyjob.api.request_context import JOB, me, settings, store
 from polyjob.api.schemas.jobs import read_create
 from polyjob.db.models import Job
 from polyjob.errors import Conflict, Invalid, PolyjobError, Problem
-from polyjob.jobconfig.parsing import as_text
+from polyjob.jobconfig.parsing import to_yaml
 from polyjob.pages.forms import STALE, Form, by_field, create_idempotently, done, new_once, project_for, read_form
 from polyjob.pages.job_page import job_url, project_url
 from polyjob.services import jobs, submission
@@ -66,7 +66,7 @@ def clone_edited(username: str, project_name: str, job_id: int) -> AnyResponse:
 
 def config_text(job: Job) -> str:
     """What was sent, or else the config in the form that is easiest to edit."""
-    return job.content if job.content is not None else as_text(job.config)
+    return job.content if job.content is not None else to_yaml(job.config)
 
 
 def _source(strategy: str, username: str, project_name: str, job_id: int) -> Job:

@@ -9,7 +9,7 @@ from typing import Any
 
 from polyjob.api.schemas.jobs import Sent, read_create
 from polyjob.errors import Invalid, Problem
-from polyjob.jobconfig.commands import literal
+from polyjob.jobconfig.commands import literal_command
 from polyjob.jobconfig.parsing import parse_content
 from polyjob.pages.forms import Form, by_field
 
@@ -70,7 +70,7 @@ def _body_of(form: Form) -> tuple[dict[str, Any], list[Problem]]:
         return {"content": text} | extra, []
     config = _document(text) if text.strip() else {}
     if form.word("cmd"):
-        config["run"] = {"cmd": literal(form.text("cmd").strip("\n"))}
+        config["run"] = {"cmd": literal_command(form.text("cmd").strip("\n"))}
     elif not config:
         problems.append(Problem("/config/run", "Say what to run."))
     _put_build(config, form)

@@ -33,7 +33,7 @@ def about(job: Job, user: User) -> dict[str, Any]:
         "why": formatting.why(job.status, job.exit, last.message, last.details or {}, waiting),
         "stopping": _stopping(job),
         "end": job.exit or {},
-        "is_marked": bookmarks.is_marked(job, user),
+        "is_marked": bookmarks.is_bookmarked(job, user),
         "steps": steps,
         "bar": timeline.bar(steps),
         "build_why": next((row.details.get("why") for row in rows if row.details and "why" in row.details), None),

@@ -20,7 +20,14 @@ from polyjob.db.models import ARCHIVED, QUEUED, SHOWN, UNDELETED, Bookmark, Job,
 from polyjob.errors import Invalid
 from polyjob.pages import formatting
 from polyjob.services import bookmarks
-from polyjob.services.filters import JOB_FIELDS, JOB_ORDERS, Order, behind, conditions, names_field
+from polyjob.services.filters import (
+    JOB_FIELDS,
+    JOB_SORT_COLUMNS,
+    CursorOrder,
+    after_cursor,
+    has_condition_on,
+    parse_query,
+)
 from polyjob.statuses import Status
 
 PAGE_SIZE = 50
@@ -97,7 +104,7 @@ def read_page(user: User, project: Project | None, asked: Asked) -> Page:
     if asked.problem:
         return Page(asked, [], problem=asked.problem)
     try:
-        wanted = conditions(asked.query, JOB_FIELDS, "job")
+        wanted = parse_query(asked.query, JOB_FIELDS, "job")
     except Invalid as error:
         return Page(asked, [], problem=formatting.sentence(str(error)))
     wanted.append(_visible(asked))
@@ -109,10 +116,10 @@ def read_page(user: User, project: Project | None, asked: Asked) -> Page:
         marked = Bookmark.select(Bookmark.target_id)
         wanted.append(Job.id.in_(marked.where(Bookmark.user == user, Bookmark.kind == "job", Bookmark.is_set == 1)))
     name, is_back = asked.sort.removeprefix("-"), asked.previous is not None
-    order = Order(asked.sort, JOB_ORDERS[name], asked.sort.startswith("-") != is_back)
+    order = CursorOrder(asked.sort, JOB_SORT_COLUMNS[name], asked.sort.startswith("-") != is_back)
     start = asked.previous if is_back else asked.next
     if start is not None:
-        wanted.append(behind(order, Job.id, *start))
+        wanted.append(after_cursor(order, Job.id, *start))
     rows = _of_all(user, wanted, order) if project is None else _of_project(project, wanted, order)
     found: list[tuple[Any, int]] = list(rows.tuples())
     has_more, found = len(found) > PAGE_SIZE, found[:PAGE_SIZE]
@@ -124,7 +131,7 @@ def read_page(user: User, project: Project | None, asked: Asked) -> Page:
         asked,
         jobs,
         places=_places() if any(job.status is Status.CREATED for job in jobs) else {},
-        marked=bookmarks.marked(user, Job, [job.id for job in jobs]) if jobs else set(),
+        marked=bookmarks.bookmarked_ids(user, Job, [job.id for job in jobs]) if jobs else set(),
         previous=_address(asked, "previous", found[0], order) if found and has_previous else None,
         next=_address(asked, "next", found[-1], order) if found and has_next else None,
     )
@@ -134,7 +141,7 @@ def _visible(asked: Asked) -> SQL:
     """The condition on jobs that the query does not select by `archived` itself."""
     if asked.show == "archived":
         return ARCHIVED
-    return UNDELETED if names_field(asked.query, "archived") else SHOWN
+    return UNDELETED if has_condition_on(asked.query, "archived") else SHOWN
 
 
 def state(project: Project | None) -> tuple[object, ...]:
@@ -144,13 +151,13 @@ def state(project: Project | None) -> tuple[object, ...]:
     return row if project is None else (*row, project.id)
 
 
-def _of_project(project: Project, wanted: list[Any], order: Order) -> Any:
+def _of_project(project: Project, wanted: list[Any], order: CursorOrder) -> Any:
     """(value, id) of the first rows of one project."""
     query = Job.select(order.column, Job.id).where(Job.project == project, *wanted)
     return query.order_by(*_by(order, Job)).limit(PAGE_SIZE + 1)
 
 
-def _of_all(user: User, wanted: list[Any], order: Order) -> Any:
+def _of_all(user: User, wanted: list[Any], order: CursorOrder) -> Any:
     """As `_of_project`, of all that the user may read: the first of the first rows of each."""
     each, row = Project.alias("each"), Job.alias("row")
     readable = Project.select(Project.id).where(identity.readable(user))
@@ -164,7 +171,7 @@ def _of_all(user: User, wanted: list[Any], order: Order) -> Any:
     )
 
 
-def _by(order: Order, table: Any) -> list[Any]:
+def _by(order: CursorOrder, table: Any) -> list[Any]:
     columns = (getattr(table, order.column.name), table.id)
     return [column.desc() if order.descending else column.asc() for column in columns]
 
@@ -202,7 +209,7 @@ def _places() -> dict[int, int]:
     return {number: place for place, (number,) in enumerate(database.execute_sql(sql, (PLACES,)), 1)}
 
 
-def _address(asked: Asked, name: str, row: tuple[Any, int], order: Order) -> str:
+def _address(asked: Asked, name: str, row: tuple[Any, int], order: CursorOrder) -> str:
     return asked.address(**{name: f"{order.column.db_value(row[0])}.{row[1]}"})
 
 

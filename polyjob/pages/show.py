@@ -83,7 +83,7 @@ def _first_project(user: User) -> str:
 def one_job(username: str, project_name: str, job_id: int) -> AnyResponse:
     user = person()
     project = identity.find_project(user, username, project_name)
-    state = jobs.state(project, job_id)
+    state = jobs.visible_state(project, job_id)
     job = jobs.find(project, job_id)
     return rendered("job.html", *state, *_live_outputs(job), shown=lambda: about(job, user))
 

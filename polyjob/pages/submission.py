@@ -17,7 +17,7 @@ from polyjob.auth import identity as auth
 from polyjob.auth import permissions, sessions
 from polyjob.db.models import Project
 from polyjob.errors import Invalid, Problem, TooLarge, Unavailable
-from polyjob.jobconfig.checks import check_values, load
+from polyjob.jobconfig.checks import check_values, deserialize
 from polyjob.pages.form_upload import Received, receive
 from polyjob.pages.forms import (
     STALE,
@@ -132,9 +132,11 @@ def _limits() -> Limits:
 def _make(project: Project, form: Form, attributes: dict[str, Any], received: Received) -> int:
     if received.archive is not None:
         config = attributes.get("config")
-        specs.check(config or {}, settings().runner, len(settings().gpus))  # or the code would be kept for nothing
+        specs.check_runner_support(
+            config or {}, settings().runner, len(settings().gpus)
+        )  # or the code would be kept for nothing
         permissions.check("projects.upload_code", request.view_args or {}, who_asks())
-        project.code = projects.upload_code(project, me(), received.archive, settings())
+        project.code = projects.store_upload(project, me(), received.archive, settings())
     code = project.code.digest if received.archive is not None else None
     return create_idempotently(
         form, project, lambda once: submission.create(project, me(), attributes, settings(), once), code
@@ -190,7 +192,7 @@ def make_project() -> AnyResponse:
     }
     try:
         check_values(body)
-        project = projects.create(me(), load(ProjectBody(), body, ""), settings())
+        project = projects.create(me(), deserialize(ProjectBody(), body, ""), settings())
     except Invalid as error:
         errors = by_field(error.problems, lambda pointer: pointer.split("/")[1] if pointer else "")
         return _project_page(form, errors, 400)

@@ -7,43 +7,45 @@ from collections.abc import Iterable
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import CLAIMED, Job
-from polyjob.services.notes import text_of, with_note
-from polyjob.services.transitions import change
+from polyjob.services.notes import note_text, with_note
+from polyjob.services.transitions import update_columns
 from polyjob.settings import Settings
 from polyjob.wake_up import send_hint
 from runners.base import Exit, Reason
 
 
-def waits(job: Job) -> str | None:
+def stalled_reason(job: Job) -> str | None:
     """Why nothing goes on with this job, where its back end does not answer; else None."""
-    if text_of(job.notes, "given-up"):
+    if note_text(job.notes, "given-up"):
         return None
-    unreachable = text_of(job.notes, "unreachable")
+    unreachable = note_text(job.notes, "unreachable")
     if unreachable or (job.handle is not None and job.exit is None and job.stop_at is None):
         return unreachable
-    return text_of(job.notes, "retry")  # of its start, its stop or its end
+    return note_text(job.notes, "retry")  # of its start, its stop or its end
 
 
-def waiting(numbers: Iterable[int] | None = None) -> list[Job]:
+def stalled_jobs(numbers: Iterable[int] | None = None) -> list[Job]:
     """The jobs that wait for a back end that does not answer, deleted ones too; of these numbers, or all."""
     found = Job.select().where(CLAIMED, Job.attempt_at.is_null(False)).order_by(Job.id)
     if numbers is not None:
         found = found.where(Job.id.in_(list(numbers)))
-    return [job for job in found if waits(job)]
+    return [job for job in found if stalled_reason(job)]
 
 
-def give_up(numbers: Iterable[int] | None, settings: Settings) -> list[Job]:
+def abandon_jobs(numbers: Iterable[int] | None, settings: Settings) -> list[Job]:
     """Have these jobs (None: all) end, as far as they wait for a back end that does not answer; those that did.
 
     The engine then ends each as `lost` (or `stopped`, where that was asked for; or with the exit that is known),
     with the log that was fetched so far, and asks the back end nothing more about it. Idempotent.
     """
     with write("give-up"):
-        found = waiting(numbers)
+        found = stalled_jobs(numbers)
         for job in found:
-            told = f"It was given up on {now():%Y-%m-%d %H:%M} UTC, for its back end did not answer: {waits(job)}"
+            told = (
+                f"It was given up on {now():%Y-%m-%d %H:%M} UTC, for its back end did not answer: {stalled_reason(job)}"
+            )
             end = job.exit or Exit(Reason.LOST, message=told).to_json()
             notes = with_note(with_note(job.notes, "unreachable", None), "given-up", told)
-            change(job, exit=end, handle=None, notes=notes)
+            update_columns(job, exit=end, handle=None, notes=notes)
     send_hint(settings.data_dir)
     return found

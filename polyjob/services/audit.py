@@ -31,7 +31,7 @@ class Actor:
 _actor: ContextVar[Actor | None] = ContextVar("actor", default=None)
 
 
-def acting(actor: Actor | None) -> None:
+def set_actor(actor: Actor | None) -> None:
     """Say who asks for what this thread does from now on; None for nobody."""
     _actor.set(actor)
 
@@ -40,7 +40,7 @@ def record(action: str, target: Job | Build | Project | Token | User, **details:
     """Keep that whoever acts has done this; nothing where nobody does. Must be called inside `database.write`."""
     actor = _actor.get()
     if actor is not None:
-        write_line(actor, action, target, details)
+        record_as(actor, action, target, details)
 
 
 def record_failed_login(username: str, address: str | None) -> None:
@@ -49,7 +49,7 @@ def record_failed_login(username: str, address: str | None) -> None:
     insert(Audit, line | {"target": username})
 
 
-def write_line(actor: Actor, action: str, target: Any, details: dict[str, Any]) -> None:
+def record_as(actor: Actor, action: str, target: Any, details: dict[str, Any]) -> None:
     """As `record`, for an actor that is named."""
     kind, name, project = _described(target)
     insert(
@@ -81,7 +81,7 @@ def _described(target: Any) -> tuple[str, str, int | None]:
     return "token", target.name, target.project_id
 
 
-def lines(
+def list_entries(
     *,
     kind: str | None = None,
     target_id: int | None = None,
@@ -96,7 +96,7 @@ def lines(
     return query if project is None else query.where(Audit.project == project)
 
 
-def has_acted_from(username: str, address: str) -> bool:
+def has_used_address(username: str, address: str) -> bool:
     """Whether the user has done something from this address."""
     mine = Audit.select().where(Audit.username == username, Audit.address == address, Audit.user.is_null(False))
     return bool(mine.exists())

@@ -12,7 +12,7 @@ from polyjob.db.models import Bookmark, Build, Job, Project, User
 from polyjob.errors import NotFound
 
 Target = Job | Build | Project
-KINDS: dict[type[Target], str] = {Job: "job", Build: "build", Project: "project"}
+TARGET_KINDS: dict[type[Target], str] = {Job: "job", Build: "build", Project: "project"}
 
 
 def add(target: Target, user: User) -> None:
@@ -41,32 +41,35 @@ def remove(target: Target, user: User) -> None:
         _raise_version(target)
 
 
-def marked(user: User, table: type[Target], numbers: Iterable[int]) -> set[int]:
+def bookmarked_ids(user: User, table: type[Target], numbers: Iterable[int]) -> set[int]:
     """Which of these the user has bookmarked, by id."""
     query = Bookmark.select(Bookmark.target_id).where(
-        Bookmark.user == user, Bookmark.kind == KINDS[table], Bookmark.is_set, Bookmark.target_id.in_(list(numbers))
+        Bookmark.user == user,
+        Bookmark.kind == TARGET_KINDS[table],
+        Bookmark.is_set,
+        Bookmark.target_id.in_(list(numbers)),
     )
     return {bookmark.target_id for bookmark in query}
 
 
-def is_marked(target: Target, user: User) -> bool:
+def is_bookmarked(target: Target, user: User) -> bool:
     sql = "SELECT 1 FROM bookmark WHERE user_id = ? AND kind = ? AND target_id = ? AND is_set"
     return database.execute_sql(sql, (user.id, _kind(target), target.id)).fetchone() is not None
 
 
-def list_marked(user: User, table: type[Target], *, by: str = "-updated_at") -> ModelSelect[Bookmark]:
+def list_bookmarks(user: User, table: type[Target], *, by: str = "-updated_at") -> ModelSelect[Bookmark]:
     """The user's bookmarks of one kind, in the order of when they were set; first the latest, if not said otherwise."""
     column = Bookmark.created_at if by.endswith("created_at") else Bookmark.updated_at
     orders = (column.desc(), Bookmark.id.desc()) if by.startswith("-") else (column.asc(), Bookmark.id.asc())
     return (
         Bookmark.select()
-        .where(Bookmark.user == user, Bookmark.kind == KINDS[table], Bookmark.is_set == 1)
+        .where(Bookmark.user == user, Bookmark.kind == TARGET_KINDS[table], Bookmark.is_set == 1)
         .order_by(*orders)
     )
 
 
 def _kind(target: Target) -> str:
-    return KINDS[type(target)]
+    return TARGET_KINDS[type(target)]
 
 
 def _raise_version(target: Target) -> bool:

@@ -14,21 +14,21 @@ from polyjob.db.database import write
 from polyjob.db.models import Build, BuildStatus, Job, Project, User
 from polyjob.errors import Conflict, Invalid, NotFound, Problem, Unavailable
 from polyjob.services import audit, specs
-from polyjob.services.filters import BUILD_FIELDS, BUILD_ORDERS, conditions, names_field, ordering
-from polyjob.services.idempotency import IdempotentRequest, begin
-from polyjob.services.merge import united
-from polyjob.services.notes import text_of, with_note
-from polyjob.services.transitions import change, change_note, first_status, transition
+from polyjob.services.filters import BUILD_FIELDS, BUILD_SORT_COLUMNS, has_condition_on, parse_query, parse_sort
+from polyjob.services.idempotency import IdempotentRequest, check_replay
+from polyjob.services.merge import merge_lists
+from polyjob.services.notes import note_text, with_note
+from polyjob.services.transitions import insert_first_status, transition, update_columns, update_note
 from polyjob.settings import Settings
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
 from polyjob.wake_up import send_hint
 
 STOPPED_MESSAGE = "BuildJob was stopped"
-UNUSABLE = (Status.FAILED, Status.STOPPED, Status.UPSTREAM_FAILED, Status.SKIPPED)
+UNUSABLE_STATUSES = (Status.FAILED, Status.STOPPED, Status.UPSTREAM_FAILED, Status.SKIPPED)
 
 
-PARTS = {
+KEY_PART_LABELS = {
     "runner": "the runner",
     "image": "the image",
     "python": "the Python",
@@ -59,11 +59,11 @@ def list_builds(
     project: Project, query: str | None = None, sort: str | None = None, *, with_archived: bool = False
 ) -> ModelSelect[Build]:
     """Return the project's builds, as `jobs.list_jobs` returns jobs."""
-    wanted = conditions(query, BUILD_FIELDS, "build")
-    if not (with_archived and names_field(query, "archived")):
+    wanted = parse_query(query, BUILD_FIELDS, "build")
+    if not (with_archived and has_condition_on(query, "archived")):
         wanted.append(Build.archived_at.is_null())
     found = Build.select().where(Build.project == project, Build.deleted_at.is_null(), *wanted)
-    return found.order_by(*ordering(sort, BUILD_ORDERS))
+    return found.order_by(*parse_sort(sort, BUILD_SORT_COLUMNS))
 
 
 def list_archived(owner: User) -> ModelSelect[Build]:
@@ -79,7 +79,7 @@ def list_archived(owner: User) -> ModelSelect[Build]:
 # Making.
 
 
-def resolve(job: Job, python: str = "") -> tuple[Build, str]:
+def find_or_create(job: Job, python: str = "") -> tuple[Build, str]:
     """The build that a job runs on, and why that one: the newest of its project with the same key that is done or
     under way, else a new one. `nocache` always makes a new one. `python` as in `specs.build_key`. A job
     that only named its build gets one like that. Must be called inside `database.write`."""
@@ -91,7 +91,7 @@ def resolve(job: Job, python: str = "") -> tuple[Build, str]:
     if found is not None:
         return found, "reused, as the same build is done" if found.status.is_done else "joined, as it is under way"
     columns = {"config": {"build": config["build"]}, "runner": job.runner, "key": key, "key_parts": parts}
-    build = _make(job.project, job.user, columns | {"code": job.code_id}, nocache=nocache)
+    build = _insert_build(job.project, job.user, columns | {"code": job.code_id}, nocache=nocache)
     return build, (build.reason or {}).get("text", "")
 
 
@@ -117,12 +117,12 @@ def create(
     columns |= {"config": {"build": config["build"]}, "content": attributes.get("content"), "is_managed": managed}
     columns |= {"runner": settings.runner, "code": project.code_id, "is_asked": True, "key": "", "key_parts": {}}
     if managed:
-        columns["notes"] = specs.check(config, settings.runner) or None
+        columns["notes"] = specs.check_runner_support(config, settings.runner) or None
         files = project.code.files if project.code else {}
         columns["key"], columns["key_parts"] = specs.build_key(config, settings.runner, files, settings.python)
     with write("accept-build"):
-        keep = begin(once)
-        build = _make(project, user, columns, nocache=bool(config["build"].get("nocache")))
+        keep = check_replay(once)
+        build = _insert_build(project, user, columns, nocache=bool(config["build"].get("nocache")))
         audit.record("create", build)
         keep(build)
     send_hint(settings.data_dir)
@@ -148,7 +148,7 @@ def _reusable(project_id: int, key: str) -> Build | None:
             Build.project == project_id,
             Build.is_managed,
             Build.key == key,
-            Build.status.not_in(UNUSABLE),
+            Build.status.not_in(UNUSABLE_STATUSES),
             Build.deleted_at.is_null(),
         )
         .order_by(Build.id.desc())
@@ -159,30 +159,30 @@ def _reusable(project_id: int, key: str) -> Build | None:
     return cast(Build, newest)
 
 
-def _make(project: Project, user: User, columns: Mapping[str, Any], *, nocache: bool) -> Build:
+def _insert_build(project: Project, user: User, columns: Mapping[str, Any], *, nocache: bool) -> Build:
     moment = now()
     build = Build.create(
         uuid=uuid.uuid4().hex,
         project=project,
         user=user,
-        reason=_why(project, columns, nocache) if columns.get("is_managed", True) else None,
+        reason=_creation_reason(project, columns, nocache) if columns.get("is_managed", True) else None,
         created_at=moment,
         updated_at=moment,
         **columns,
     )
-    first_status(build)
+    insert_first_status(build)
     return build
 
 
-def _why(project: Project, columns: Mapping[str, Any], nocache: bool) -> dict[str, Any]:
+def _creation_reason(project: Project, columns: Mapping[str, Any], nocache: bool) -> dict[str, Any]:
     """Why a build is made and none reused: {"kind", "text", "changed": [the parts of the key that differ]}."""
     if nocache:
         return _reason("nocache", "`nocache` asks for a new build each time")
     made = (Build.project == project) & Build.is_managed
     of_project = Build.select().where(made).order_by(Build.id.desc())
     same = of_project.where(Build.key == columns["key"]).first()
-    reason = None if same is None else _why_not(same)
-    if columns.get("is_asked") and (reason is None or reason["kind"] not in specs.WITHDRAWN):
+    reason = None if same is None else _not_reused_reason(same)
+    if columns.get("is_asked") and (reason is None or reason["kind"] not in specs.WITHDRAWN_KINDS):
         return _reason("asked", "a build was asked for by itself")
     if reason is not None:
         return reason
@@ -190,19 +190,21 @@ def _why(project: Project, columns: Mapping[str, Any], nocache: bool) -> dict[st
     if last is None:
         return _reason("first", "it is the project's first build")
     changed = [part for part, value in columns["key_parts"].items() if last.key_parts.get(part) != value]
-    words = " and ".join(PARTS.get(part, part) for part in changed)
+    words = " and ".join(KEY_PART_LABELS.get(part, part) for part in changed)
     return _reason("changed", f"{words} changed since build {last.id}", changed)
 
 
-def _why_not(same: Build) -> dict[str, Any]:
-    """Return why a build with the same key is not reused, as `_why` does."""
+def _not_reused_reason(same: Build) -> dict[str, Any]:
+    """Return why a build with the same key is not reused, as `_creation_reason` does."""
     if same.deleted_at is not None:
         return _reason("deleted", f"build {same.id} was deleted")
     if same.archived_at is not None:
         return _reason("archived", f"build {same.id} is archived")
     inherited = (same.reason or {}).get("kind")
-    withdrawn = inherited if inherited in specs.WITHDRAWN else None  # its layers may still be in a backend's cache
-    outdated = text_of(same.notes, "outdated")
+    withdrawn = (
+        inherited if inherited in specs.WITHDRAWN_KINDS else None
+    )  # its layers may still be in a backend's cache
+    outdated = note_text(same.notes, "outdated")
     if outdated is not None:
         changed = ["base"] if outdated.endswith("is another one now.") else []
         return _reason(withdrawn or "outdated", f"build {same.id} is {outdated[0].lower()}{outdated[1:-1]}", changed)
@@ -210,7 +212,7 @@ def _why_not(same: Build) -> dict[str, Any]:
         return _reason("invalidated", f"build {same.id} was invalidated")
     if same.stop_at is not None:
         return _reason(withdrawn or "unusable", f"build {same.id} is being stopped")
-    kind = withdrawn if same.status in UNUSABLE else None
+    kind = withdrawn if same.status in UNUSABLE_STATUSES else None
     return _reason(kind or "unusable", f"build {same.id} is {same.status}")
 
 
@@ -225,11 +227,11 @@ def update(build: Build, changes: Mapping[str, Any]) -> Build:
     """Change name, description and tags (united with the old ones where `changes["merge"]`)."""
     columns = {name: changes[name] for name in ("name", "description", "tags") if name in changes}
     with write("update-build"):
-        build = _fresh(build)
+        build = _reload(build)
         if changes.get("merge") and "tags" in columns:
-            columns["tags"] = united("tags", build.tags, columns["tags"])
+            columns["tags"] = merge_lists("tags", build.tags, columns["tags"])
         if columns:
-            change(build, **columns)
+            update_columns(build, **columns)
             audit.record("update", build, changed=sorted(columns))
     return build
 
@@ -237,7 +239,7 @@ def update(build: Build, changes: Mapping[str, Any]) -> Build:
 def request_stop(build: Build, settings: Settings) -> None:
     """Have the build stopped, on which the jobs that wait for it fail; one that is done stays as it is. Idempotent."""
     with write("stop-build", makes_room=True):
-        _wish_stop(_fresh(build))
+        _request_stop(_reload(build))
     send_hint(settings.data_dir)
 
 
@@ -245,11 +247,11 @@ def archive(build: Build, settings: Settings) -> None:
     """Hide the build, which no new job uses then; one that is not done is stopped. Idempotent. Raises Conflict where a
     job needs it."""
     with write("archive", makes_room=True):
-        build = _fresh(build)
+        build = _reload(build)
         if build.archived_at is None:
-            _refuse_in_use(build)
-            _wish_stop(build)
-            change(build, archived_at=now())
+            _check_not_in_use(build)
+            _request_stop(build)
+            update_columns(build, archived_at=now())
             audit.record("archive", build)
     send_hint(settings.data_dir)
 
@@ -261,24 +263,26 @@ def restore(project: Project, build_id: int) -> None:
         if build is None:
             raise _not_found(build_id)
         if build.archived_at is not None:
-            change(build, archived_at=None)
+            update_columns(build, archived_at=None)
             audit.record("restore", build)
 
 
 def invalidate(build: Build) -> None:
     """Have no new job use the build; those that do go on. Idempotent."""
     with write("invalidate"):
-        build = _fresh(build)
+        build = _reload(build)
         if build.invalidated_at is None:
-            change(build, invalidated_at=now())
+            update_columns(build, invalidated_at=now())
             audit.record("invalidate", build)
 
 
-def outdate(build: Build, why: str) -> None:
+def mark_stale(build: Build, why: str) -> None:
     """Have no new job use a build of which the runner says that it does not serve any more. Must be called inside
     `database.write`."""
     if build.invalidated_at is None:
-        change(build, invalidated_at=now(), notes=with_note(build.notes, "outdated", f"Not used any more: {why}."))
+        update_columns(
+            build, invalidated_at=now(), notes=with_note(build.notes, "outdated", f"Not used any more: {why}.")
+        )
 
 
 def invalidate_all(project: Project) -> None:
@@ -300,11 +304,11 @@ def delete(build: Build, settings: Settings) -> None:
 
 def mark_deleted(build: Build) -> None:
     """Do what `delete` does. Must be called inside `database.write`; wake the engine after it. Raises Conflict."""
-    build = _fresh(build)
+    build = _reload(build)
     if build.deleted_at is None:
-        _refuse_in_use(build)
-        _wish_stop(build)
-        change(build, deleted_at=now())
+        _check_not_in_use(build)
+        _request_stop(build)
+        update_columns(build, deleted_at=now())
         audit.record("delete", build)
 
 
@@ -315,33 +319,33 @@ def delete_all(project: Project) -> None:
     of_project.where(Build.project == project, Build.deleted_at.is_null()).execute()
     unmanaged = Build.select().where(Build.project == project, Build.finished_at.is_null(), ~Build.is_managed)
     for build in list(unmanaged):
-        _wish_stop(build)
+        _request_stop(build)
     stop = Build.update(stop_at=moment)
     stop.where(Build.project == project, Build.finished_at.is_null(), Build.stop_at.is_null()).execute()
 
 
-def _wish_stop(build: Build) -> None:
+def _request_stop(build: Build) -> None:
     if build.status.is_done or build.stop_at is not None:
         return
     audit.record("stop", build)
     if build.is_managed:
-        change(build, stop_at=now())
+        update_columns(build, stop_at=now())
     else:
         transition(build, Status.STOPPED, message=STOPPED_MESSAGE, details={"reason": "stopped"})
 
 
-def _refuse_in_use(build: Build) -> None:
-    numbers = [str(job.id) for job in users_of(build).limit(5)]
+def _check_not_in_use(build: Build) -> None:
+    numbers = [str(job.id) for job in jobs_using(build).limit(5)]
     if numbers:
         raise Conflict(f"The build is needed: these jobs wait for it or run on it: {', '.join(numbers)}.", 30)
 
 
-def users_of(build: Build) -> ModelSelect[Job]:
+def jobs_using(build: Build) -> ModelSelect[Job]:
     """The jobs that wait for the build or run on it."""
     return Job.select(Job.id).where(Job.build == build, Job.finished_at.is_null()).order_by(Job.id)
 
 
-def _fresh(build: Build) -> Build:
+def _reload(build: Build) -> Build:
     fresh = Build.get_or_none(Build.id == build.id)
     if fresh is None:
         raise _not_found(build.id)
@@ -367,7 +371,7 @@ def post_status(
     """
     if not build.is_managed:
         with write("report"):
-            build = _fresh(build)
+            build = _reload(build)
             transition(build, status, message=message, traceback=traceback, details=details)
             audit.record("status", build, status=str(status))
     elif status is Status.STOPPED and user is not None:
@@ -375,10 +379,10 @@ def post_status(
     return latest_status(build)
 
 
-def note(build: Build, kind: str, text: str | None) -> None:
-    """As `jobs.note`."""
+def set_note(build: Build, kind: str, text: str | None) -> None:
+    """As `jobs.set_note`."""
     with write("note"):
-        change_note(_fresh(build), kind, text)
+        update_note(_reload(build), kind, text)
 
 
 # Looking.
@@ -399,7 +403,7 @@ def count_jobs(build: Build) -> int:
     return Job.select().where(Job.build == build, Job.deleted_at.is_null()).count()
 
 
-def is_wanted(build: Build) -> bool:
+def is_needed(build: Build) -> bool:
     """Whether a job waits for it, or a person asked for it."""
     waiting = Job.select().where(Job.build == build, Job.is_managed, Job.finished_at.is_null(), Job.stop_at.is_null())
     return bool(build.is_asked or waiting.exists())

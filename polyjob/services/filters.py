@@ -29,11 +29,11 @@ from peewee import SQL, Expression, Field, NodeList, Ordering, Value, fn
 from polyjob.db.models import Build, Code, Job, Project, User
 from polyjob.errors import Invalid, Problem
 
-MAX_LENGTH = 2_000
+MAX_QUERY_LENGTH = 2_000
 """Characters of a query."""
-MAX_CONDITIONS = 50
+MAX_QUERY_CONDITIONS = 50
 """Conditions of a query, and fields of a sort."""
-MAX_ALTERNATIVES = 100
+MAX_QUERY_VALUES = 100
 """Values of one condition."""
 
 _COMPARISONS: tuple[tuple[str, Callable[[Any, Any], Any]], ...] = (
@@ -49,7 +49,7 @@ _DAY = datetime.timedelta(days=1)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 
 
-class _Wrong(ValueError):
+class _InvalidOperand(ValueError):
     """An operand that the field does not take; the text says why."""
 
 
@@ -65,35 +65,35 @@ class QueryField:
     column: Any = None
 
 
-def conditions(text: str | None, fields: Mapping[str, QueryField], subject: str) -> list[Any]:
+def parse_query(text: str | None, fields: Mapping[str, QueryField], subject: str) -> list[Any]:
     """The expressions of a query, to be joined by AND. `subject` names what is asked for in errors: `job`, `build`.
 
     Raises Invalid that points at `/query` with every condition that is wrong.
     """
     if not text or not text.strip():
         return []
-    if len(text) > MAX_LENGTH:
-        raise Invalid([Problem("/query", f"A query has at most {MAX_LENGTH} characters.")])
+    if len(text) > MAX_QUERY_LENGTH:
+        raise Invalid([Problem("/query", f"A query has at most {MAX_QUERY_LENGTH} characters.")])
     parts = text.split(",")
-    if len(parts) > MAX_CONDITIONS:
-        raise Invalid([Problem("/query", f"A query has at most {MAX_CONDITIONS} conditions.")])
+    if len(parts) > MAX_QUERY_CONDITIONS:
+        raise Invalid([Problem("/query", f"A query has at most {MAX_QUERY_CONDITIONS} conditions.")])
     found, problems = [], []
     for part in parts:
         try:
             found.append(_condition(part, fields, subject))
-        except _Wrong as wrong:
+        except _InvalidOperand as wrong:
             problems.append(Problem("/query", str(wrong)))
     if problems:
         raise Invalid(problems)
     return found
 
 
-def names_field(text: str | None, name: str) -> bool:
+def has_condition_on(text: str | None, name: str) -> bool:
     """Return whether a query has a condition on this field."""
     return any(part.partition(":")[0].strip() == name for part in (text or "").split(","))
 
 
-def ordering(text: str | None, columns: Mapping[str, Field], default: str = "-updated_at") -> list[Ordering]:
+def parse_sort(text: str | None, columns: Mapping[str, Field], default: str = "-updated_at") -> list[Ordering]:
     """Return the ORDER BY of `?sort=`: names of columns, `-` for descending; nulls come last, and the id makes pages
     stable. Raises Invalid that points to `sort` for names that no list is sorted by."""
     names = sort_names(text, columns, default)
@@ -110,8 +110,8 @@ def sort_names(text: str | None, known: Iterable[str], default: str) -> list[str
         fields = ", ".join(f"`{name}`" for name in known)
         detail = f"There is no sort field `{_short(unknown[0])}`; there are: {fields}. `-` before a field reverses."
         raise Invalid([Problem("sort", detail)])
-    if len(names) > MAX_CONDITIONS:
-        raise Invalid([Problem("sort", f"A list is sorted by at most {MAX_CONDITIONS} fields.")])
+    if len(names) > MAX_QUERY_CONDITIONS:
+        raise Invalid([Problem("sort", f"A list is sorted by at most {MAX_QUERY_CONDITIONS} fields.")])
     return names or [default]
 
 
@@ -120,7 +120,7 @@ def _short(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Order:
+class CursorOrder:
     """The order of a list that is walked by cursor: by one column, then by id."""
 
     name: str
@@ -128,16 +128,16 @@ class Order:
     descending: bool
 
 
-def walk(text: str | None, columns: Mapping[str, Field], default: str = "-updated_at") -> Order:
-    """As `ordering`, for a walk by cursor. Raises Invalid where several columns are asked for."""
+def cursor_order(text: str | None, columns: Mapping[str, Field], default: str = "-updated_at") -> CursorOrder:
+    """As `parse_sort`, for a walk by cursor. Raises Invalid where several columns are asked for."""
     names = sort_names(text, columns, default)
     if len(names) > 1:
         raise Invalid([Problem("sort", "A walk by `cursor` goes by one column.")])
     name = names[0].removeprefix("-")
-    return Order(names[0], columns[name], names[0].startswith("-"))
+    return CursorOrder(names[0], columns[name], names[0].startswith("-"))
 
 
-def behind(order: Order, key: Field, value: Any, number: int) -> Any:
+def after_cursor(order: CursorOrder, key: Field, value: Any, number: int) -> Any:
     """The condition on rows that stand behind the row with this value (as stored) and id. Nulls stand last."""
     after = operator.lt if order.descending else operator.gt
     if order.column is key:
@@ -163,14 +163,16 @@ def _condition(text: str, fields: Mapping[str, QueryField], subject: str) -> Any
     negated = operand.startswith("~")
     operand = operand.removeprefix("~").strip()
     if not (name and colon and operand):
-        raise _Wrong(f"Expression is not valid, it must be formatted as name:operation, Expression: {text.strip()}")
+        raise _InvalidOperand(
+            f"Expression is not valid, it must be formatted as name:operation, Expression: {text.strip()}"
+        )
     field = fields.get(name)
     if field is None:
-        raise _Wrong(f"key `{name}` is not supported by query manager `{subject}`.{_hint(name, subject)}")
+        raise _InvalidOperand(f"key `{name}` is not supported by query manager `{subject}`.{_hint(name, subject)}")
     try:
         expression = field.condition(operand)
-    except _Wrong as wrong:
-        raise _Wrong(f"`{name}:{_short(operand)}`: {wrong}") from None
+    except _InvalidOperand as wrong:
+        raise _InvalidOperand(f"`{name}:{_short(operand)}`: {wrong}") from None
     if not negated:
         return expression
     return (~expression) | field.column.is_null() if field.nullable else ~expression
@@ -188,9 +190,9 @@ def _hint(name: str, subject: str) -> str:
 def _values(operand: str) -> list[str]:
     values = [value.strip() for value in operand.split("|")]
     if not all(values):
-        raise _Wrong("a value is missing beside `|`")
-    if len(values) > MAX_ALTERNATIVES:
-        raise _Wrong(f"it has {len(values)} values; at most {MAX_ALTERNATIVES} are allowed")
+        raise _InvalidOperand("a value is missing beside `|`")
+    if len(values) > MAX_QUERY_VALUES:
+        raise _InvalidOperand(f"it has {len(values)} values; at most {MAX_QUERY_VALUES} are allowed")
     return values
 
 
@@ -198,9 +200,9 @@ def _whole_number(text: str) -> int:
     try:
         number = int(text)
     except ValueError:
-        raise _Wrong(f"`{text}` is no whole number") from None
+        raise _InvalidOperand(f"`{text}` is no whole number") from None
     if abs(number) >= 1 << 63:
-        raise _Wrong(f"`{text}` is too large")
+        raise _InvalidOperand(f"`{text}` is too large")
     return number
 
 
@@ -208,7 +210,7 @@ def _yes_no(text: str) -> bool:
     try:
         return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
     except KeyError:
-        raise _Wrong(f"`{text}` is neither true nor false") from None
+        raise _InvalidOperand(f"`{text}` is neither true nor false") from None
 
 
 def _value(column: Field, read: Callable[[str], Any] = str) -> QueryField:
@@ -225,7 +227,7 @@ def _is_set(column: Field) -> QueryField:
 def _number(column: Field) -> QueryField:
     def condition(operand: str) -> Any:
         if "|" in operand or ".." in operand:
-            raise _Wrong("a number takes neither `|` nor `..`")
+            raise _InvalidOperand("a number takes neither `|` nor `..`")
         compare, rest = _comparison(operand)
         return compare(column, _whole_number(rest))
 
@@ -239,7 +241,7 @@ def _text(column: Field) -> QueryField:
         if not (head or tail):
             return column == value
         if not middle:
-            raise _Wrong("there is nothing to look for between the `%`")
+            raise _InvalidOperand("there is nothing to look for between the `%`")
         pattern = f"{'%' if head else ''}{_escaped(middle)}{'%' if tail else ''}"
         return NodeList((column, SQL("LIKE"), Value(pattern), SQL("ESCAPE '\\'")), parens=True)
 
@@ -266,7 +268,7 @@ def _tags(column: Field) -> QueryField:
 def _date(column: Field) -> QueryField:
     def condition(operand: str) -> Any:
         if "|" in operand:
-            raise _Wrong("a date takes no `|`")
+            raise _InvalidOperand("a date takes no `|`")
         if ".." in operand:
             return _between(column, operand)
         compare, rest = _comparison(operand)
@@ -282,7 +284,7 @@ def _date(column: Field) -> QueryField:
 def _between(column: Field, operand: str) -> Any:
     ends = [end.strip() for end in operand.split("..")]
     if len(ends) != 2 or not all(ends):
-        raise _Wrong("a range has two ends, `a..b`")
+        raise _InvalidOperand("a range has two ends, `a..b`")
     return (column >= _span(ends[0])[0]) & (column < _span(ends[1])[1])
 
 
@@ -301,7 +303,9 @@ def _span(text: str) -> tuple[datetime.datetime, datetime.datetime]:
         moment = moment.astimezone(datetime.UTC)
         return moment, moment + (_DAY if _DATE.fullmatch(text) else _MICROSECOND)
     except (ValueError, OverflowError):
-        raise _Wrong(f"`{text}` is no date: it takes `YYYY-MM-DD`, with a time `HH:MM[:SS]` behind it or not") from None
+        raise _InvalidOperand(
+            f"`{text}` is no date: it takes `YYYY-MM-DD`, with a time `HH:MM[:SS]` behind it or not"
+        ) from None
 
 
 def _user(column: Field, read: str | None) -> QueryField:
@@ -381,9 +385,9 @@ PROJECT_FIELDS: Mapping[str, QueryField] = {
 }
 
 _DATES: Sequence[str] = ("id", "created_at", "updated_at", "started_at", "finished_at")
-JOB_ORDERS: Mapping[str, Field] = {name: getattr(Job, name) for name in _DATES}
-BUILD_ORDERS: Mapping[str, Field] = {name: getattr(Build, name) for name in _DATES}
-PROJECT_ORDERS: Mapping[str, Field] = {
+JOB_SORT_COLUMNS: Mapping[str, Field] = {name: getattr(Job, name) for name in _DATES}
+BUILD_SORT_COLUMNS: Mapping[str, Field] = {name: getattr(Build, name) for name in _DATES}
+PROJECT_SORT_COLUMNS: Mapping[str, Field] = {
     "id": Project.id,
     "name": Project.name,
     "created_at": Project.created_at,

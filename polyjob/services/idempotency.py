@@ -14,7 +14,7 @@ from polyjob.clock import now
 from polyjob.db.models import Idempotency, Project, User
 from polyjob.errors import PolyjobError
 
-LIFE = datetime.timedelta(hours=24)
+KEY_LIFETIME = datetime.timedelta(hours=24)
 
 
 class ReplayedResponse(Exception):
@@ -40,7 +40,9 @@ class IdempotentRequest:
     def check(self) -> None:
         """Raises Answered where this request was answered within a day, KeyReused where the key was another's."""
         kept = Idempotency.get_or_none(
-            Idempotency.user == self._user, Idempotency.key == self._kept_as, Idempotency.created_at > now() - LIFE
+            Idempotency.user == self._user,
+            Idempotency.key == self._kept_as,
+            Idempotency.created_at > now() - KEY_LIFETIME,
         )
         if kept is None:
             return
@@ -51,13 +53,13 @@ class IdempotentRequest:
     def keep(self, made: Any) -> None:
         """Keep the answer that shows `made`. Must be called in the transaction that makes it, after `check`."""
         moment = now()
-        Idempotency.delete().where(Idempotency.created_at <= moment - LIFE).execute()
+        Idempotency.delete().where(Idempotency.created_at <= moment - KEY_LIFETIME).execute()
         Idempotency.insert(
             user=self._user, key=self._kept_as, digest=self._digest, answer=self._show(made), created_at=moment
         ).execute()
 
 
-def begin(once: IdempotentRequest | None) -> Callable[[Any], None]:
+def check_replay(once: IdempotentRequest | None) -> Callable[[Any], None]:
     """Refuse what was answered before; what is returned keeps the answer that shows what is made now. Must be called
     inside `database.write`. Raises as `IdempotentRequest.check`; with None nothing is refused and nothing kept."""
     if once is None:

@@ -14,14 +14,16 @@ from polyjob.db.database import write
 from polyjob.db.models import Code, Project, User
 from polyjob.errors import Invalid, NotFound, Problem, Unavailable
 from polyjob.services import audit, builds, jobs
-from polyjob.services.filters import PROJECT_FIELDS, PROJECT_ORDERS, conditions, ordering
-from polyjob.services.merge import united
+from polyjob.services.filters import PROJECT_FIELDS, PROJECT_SORT_COLUMNS, parse_query, parse_sort
+from polyjob.services.merge import merge_lists
 from polyjob.settings import Settings
 from polyjob.storage import uploads
 from polyjob.storage.store import Store
 from polyjob.wake_up import send_hint
 
-RESERVED = frozenset({"archive", "bookmark", "bookmarks", "builds", "jobs", "names", "projects", "restore", "settings"})
+RESERVED_NAMES = frozenset(
+    {"archive", "bookmark", "bookmarks", "builds", "jobs", "names", "projects", "restore", "settings"}
+)
 """Second segments of paths that are, or will be, no project's."""
 
 
@@ -33,7 +35,7 @@ def create(user: User, attributes: Mapping[str, Any], settings: Settings) -> Pro
     is_public = attributes.get("is_public")
     moment = now()
     with write("project"):
-        _refuse_name(user, name)
+        _check_name(user, name)
         project = Project.create(
             uuid=uuid.uuid4().hex,
             user=user,
@@ -55,8 +57,8 @@ def list_projects(
     Raises Invalid for a query that is not valid; see `polyjob.services.filters`.
     """
     shown = (Project.user == owner, Project.deleted_at.is_null(), Project.archived_at.is_null(not archived))
-    asked = conditions(query, PROJECT_FIELDS, "project")
-    return Project.select().where(*shown, *asked).order_by(*ordering(sort, PROJECT_ORDERS))
+    asked = parse_query(query, PROJECT_FIELDS, "project")
+    return Project.select().where(*shown, *asked).order_by(*parse_sort(sort, PROJECT_SORT_COLUMNS))
 
 
 def update(project: Project, changes: Mapping[str, Any]) -> Project:
@@ -69,13 +71,13 @@ def update(project: Project, changes: Mapping[str, Any]) -> Project:
         if changes.get(name) is not None:
             columns[name] = changes[name]
     with write("project"):
-        project = _fresh(project)
+        project = _reload(project)
         if changes.get("merge") and "tags" in columns:
-            columns["tags"] = united("tags", project.tags, columns["tags"])
+            columns["tags"] = merge_lists("tags", project.tags, columns["tags"])
         if columns.get("name", project.name) != project.name:
-            _refuse_name(project.user, columns["name"])
+            _check_name(project.user, columns["name"])
         if columns:
-            _change(project, **columns)
+            _update_columns(project, **columns)
             audit.record("update", project, changed=sorted(columns.keys() - {"updated_at"}))
     return project
 
@@ -83,18 +85,18 @@ def update(project: Project, changes: Mapping[str, Any]) -> Project:
 def archive(project: Project, user: User, settings: Settings) -> None:
     """Hide the project with all that belongs to it, and have its jobs stopped. Idempotent."""
     with write("archive", makes_room=True):
-        project = _fresh(project)
+        project = _reload(project)
         jobs.stop_all(project, user)
         audit.record("archive", project)
-        _change(project, archived_at=project.archived_at or now())
+        _update_columns(project, archived_at=project.archived_at or now())
     send_hint(settings.data_dir)
 
 
 def restore(project: Project) -> None:
     """Show an archived project again. Idempotent."""
     with write("restore"):
-        project = _fresh(project)
-        _change(project, archived_at=None)
+        project = _reload(project)
+        _update_columns(project, archived_at=None)
         audit.record("restore", project)
 
 
@@ -110,36 +112,36 @@ def delete(project: Project, user: User | None, settings: Settings) -> None:
 
 def mark_deleted(project: Project, user: User | None) -> None:
     """Do what `delete` does. Must be called inside `database.write`; wake the engine after it."""
-    project = _fresh(project)
+    project = _reload(project)
     if project.deleted_at is None:
         audit.record("delete", project)
         jobs.delete_all(project, user)
         builds.delete_all(project)
-        _change(project, deleted_at=now(), name=project.uuid)
+        _update_columns(project, deleted_at=now(), name=project.uuid)
 
 
-def _change(project: Project, **columns: Any) -> None:
+def _update_columns(project: Project, **columns: Any) -> None:
     columns["updated_at"] = max(now(), project.updated_at)
     Project.update(**columns).where(Project.id == project.id).execute()
     for name, value in columns.items():
         setattr(project, name, value)
 
 
-def _fresh(project: Project) -> Project:
+def _reload(project: Project) -> Project:
     fresh = Project.get_or_none(Project.id == project.id)
     if fresh is None:
         raise NotFound("The project was deleted.")
     return fresh
 
 
-def _refuse_name(owner: User, name: str) -> None:
-    if name.lower() in RESERVED:
+def _check_name(owner: User, name: str) -> None:
+    if name.lower() in RESERVED_NAMES:
         raise Invalid([Problem("/name", "The name is a reserved word or already taken.")])
     if Project.select().where(Project.user == owner, Project.name == name).exists():
         raise Invalid([Problem("/name", f"A project with name `{name}` already exists.")])
 
 
-def upload_code(project: Project, user: User, source: BinaryIO, settings: Settings) -> Code:
+def store_upload(project: Project, user: User, source: BinaryIO, settings: Settings) -> Code:
     """Make the tar.gz that `source` gives the code of the project's new jobs; it is on disk, synced, on return.
 
     An upload with the same files as the latest one changes nothing. Raises Invalid for an archive that is refused,
@@ -168,15 +170,15 @@ def upload_code(project: Project, user: User, source: BinaryIO, settings: Settin
     return row
 
 
-def remove_code(project: Project) -> None:
+def remove_upload(project: Project) -> None:
     """Have new jobs of the project run without code. Jobs and uploads that exist stay as they are. Idempotent."""
     with write("upload"):
-        if _fresh(project).code_id is not None:
+        if _reload(project).code_id is not None:
             Project.update(code=None, updated_at=now()).where(Project.id == project.id).execute()
             audit.record("remove code", project)
 
 
-def latest_code(project: Project) -> Code:
+def latest_upload(project: Project) -> Code:
     """Raises NotFound where nothing was uploaded."""
     if project.code is None:
         raise NotFound("No code was uploaded to this project.")
@@ -184,15 +186,15 @@ def latest_code(project: Project) -> Code:
     return found
 
 
-def first_code(project: Project) -> Code:
-    """As `latest_code`."""
-    return Code.select().where(Code.project == project).order_by(Code.id).first() or latest_code(project)
+def first_upload(project: Project) -> Code:
+    """As `latest_upload`."""
+    return Code.select().where(Code.project == project).order_by(Code.id).first() or latest_upload(project)
 
 
-def find_code(project: Project, commit: str | None) -> Code:
+def find_upload(project: Project, commit: str | None) -> Code:
     """The upload with this digest; the latest where it is None. Raises NotFound."""
     if commit is None:
-        return latest_code(project)
+        return latest_upload(project)
     found = Code.select().where(Code.project == project, Code.digest == commit).order_by(Code.id.desc()).first()
     if found is None:
         raise NotFound("There is no such upload of this project's code.")

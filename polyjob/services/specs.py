@@ -15,7 +15,7 @@ from typing import Any
 
 from polyjob.db.models import Build, Job
 from polyjob.errors import Invalid, Problem
-from polyjob.jobconfig.commands import composed
+from polyjob.jobconfig.commands import shell_text
 from polyjob.settings import MIB, Settings
 from polyjob.storage.store import Store
 from runners.base import CONTAINER_HOST, BuildSpec, JobSpec, Placement, Resources, RunnerSettings
@@ -25,12 +25,12 @@ from runners.common.dockerfile import render_dockerfile
 API_VERSION = "v1"
 
 
-GPU = "environment.resources.gpu"
-WITHDRAWN = ("invalidated", "archived", "deleted")
+GPU_PATH = "environment.resources.gpu"
+WITHDRAWN_KINDS = ("invalidated", "archived", "deleted")
 """Reasons of a build whose predecessor with the same key somebody has withdrawn: its steps run again."""
 
 
-def check(
+def check_runner_support(
     config: Mapping[str, Any], runner: str, gpus: int | None = None, pointer: str = "/config"
 ) -> list[dict[str, str]]:
     """The notes that a job with this config gets on this runner: what it runs without. `gpus` says how many there are,
@@ -38,19 +38,19 @@ def check(
 
     Raises Invalid with a pointer to each part that the runner must refuse.
     """
-    notes, problems = left_out(config, runner), []
+    notes, problems = notes_on_ignored_parts(config, runner), []
     for path, support in ABILITIES[runner].items():
         if support.ability is Ability.REFUSED and _look_up(config, path):
             detail = f"The {runner} runner cannot honour `{path}`: {support.reason}."
             problems.append(Problem(f"{pointer}/{path.replace('.', '/')}", detail))
-    asked = gpus_asked(config, runner)
+    asked = requested_gpus(config, runner)
     if gpus is not None and asked > gpus:
         there = "there are none" if not gpus else f"there {'is' if gpus == 1 else 'are'} {gpus}"
         if gpus or "build.image" in REQUIRED.get(runner, {}):
             detail = f"The job asks for {asked} GPUs, and {there}. `POLYJOB_GPUS` says which jobs may be given."
-            problems.append(Problem(f"{pointer}/{GPU.replace('.', '/')}", detail))
+            problems.append(Problem(f"{pointer}/{GPU_PATH.replace('.', '/')}", detail))
         else:
-            notes.append({"kind": GPU, "text": f"`{GPU}` was not used: {there}."})
+            notes.append({"kind": GPU_PATH, "text": f"`{GPU_PATH}` was not used: {there}."})
     for path, why in REQUIRED.get(runner, {}).items():
         if not _look_up(config, path):
             detail = f"The {runner} runner needs `{path}`: {why}."
@@ -60,7 +60,7 @@ def check(
     return notes
 
 
-def left_out(config: Mapping[str, Any], runner: str) -> list[dict[str, str]]:
+def notes_on_ignored_parts(config: Mapping[str, Any], runner: str) -> list[dict[str, str]]:
     """Return a note for each part of the config that this runner leaves out: {"kind": its path, "text"}."""
     return [
         {"kind": path, "text": f"`{path}` was not used: {support.reason}."}
@@ -114,7 +114,7 @@ def build_spec(build: Build, store: Store, settings: Settings, installation: str
         image=section.get("image"),
         steps=tuple(section.get("build_steps") or ()),
         env=build_env(section),
-        nocache=bool(section.get("nocache")) or (build.reason or {}).get("kind") in WITHDRAWN,
+        nocache=bool(section.get("nocache")) or (build.reason or {}).get("kind") in WITHDRAWN_KINDS,
         code=str(store.code_archive(build.code.digest)) if build.code else None,
         files=tuple(build.code.files) if build.code else (),
         timeout=settings.build_timeout,
@@ -150,7 +150,7 @@ def runner_settings(settings: Settings, installation: str) -> RunnerSettings:
     )
 
 
-def dockerfile(build: Build, store: Store, settings: Settings) -> str | None:
+def build_dockerfile(build: Build, store: Store, settings: Settings) -> str | None:
     """What the build's image is made from, without labels; None where no image is made."""
     has_image = build.runner == "docker" or (build.runner == "kubernetes" and settings.registry)
     if not build.is_managed or not has_image:
@@ -178,28 +178,28 @@ def job_spec(
         uuid=job.uuid,
         installation=installation,
         folder=str(store.job_folder(job.uuid)),
-        cmd=command(config),
+        cmd=job_command(config),
         env=job_env(job, settings, token),
         image=(config.get("build") or {}).get("image"),
-        resources=dataclasses.replace(resources(asked), gpus=tuple(job.gpus or ())),
-        requests=resources(asked, "requests"),
-        limits=resources(asked, "limits"),
-        placement=placement(environment),
-        timeout=timeout(config, settings),
+        resources=dataclasses.replace(parse_resources(asked), gpus=tuple(job.gpus or ())),
+        requests=parse_resources(asked, "requests"),
+        limits=parse_resources(asked, "limits"),
+        placement=parse_placement(environment),
+        timeout=time_limit(config, settings),
         code=str(store.code_archive(job.code.digest)) if job.code else None,
         is_pinned=is_pinned,
         inputs=str(inputs) if inputs else None,
-        grace=grace(config, settings),
+        grace=grace_period(config, settings),
         log_limit=settings.log_limit,
     )
 
 
-def command(config: Mapping[str, Any]) -> str:
+def job_command(config: Mapping[str, Any]) -> str:
     """Return the text that the job's shell runs."""
-    return composed(config["run"]["cmd"])
+    return shell_text(config["run"]["cmd"])
 
 
-def resources(asked: Mapping[str, Any], *bounds: str) -> Resources:
+def parse_resources(asked: Mapping[str, Any], *bounds: str) -> Resources:
     """By these bounds, the first that is set. Without any, what counts is the limit, and the request where no limit is
     set. Memory is asked for in MiB."""
 
@@ -213,7 +213,7 @@ def resources(asked: Mapping[str, Any], *bounds: str) -> Resources:
     )
 
 
-def placement(environment: Mapping[str, Any]) -> Placement:
+def parse_placement(environment: Mapping[str, Any]) -> Placement:
     """Of a config's section `environment`."""
     config_maps = [*(environment.get("configmap_refs") or ()), *(environment.get("config_map_refs") or ())]
     return Placement(
@@ -229,21 +229,21 @@ def placement(environment: Mapping[str, Any]) -> Placement:
     )
 
 
-def gpus_asked(config: Mapping[str, Any] | None, runner: str) -> int:
+def requested_gpus(config: Mapping[str, Any] | None, runner: str) -> int:
     """How many of this machine's GPUs a job with this config is to have for itself, on this runner."""
     if runner in GIVES_GPUS:
         return 0
     asked = ((config or {}).get("environment") or {}).get("resources") or {}
-    return resources(asked).gpu or 0
+    return parse_resources(asked).gpu or 0
 
 
-def grace(config: Mapping[str, Any], settings: Settings) -> float:
+def grace_period(config: Mapping[str, Any], settings: Settings) -> float:
     """Seconds between TERM and KILL."""
     value = (config.get("termination") or {}).get("grace")
     return settings.stop_grace if value is None else float(value)
 
 
-def timeout(config: Mapping[str, Any], settings: Settings) -> float | None:
+def time_limit(config: Mapping[str, Any], settings: Settings) -> float | None:
     """Seconds that the job may run; None = without limit."""
     value = (config.get("termination") or {}).get("timeout")
     return (settings.job_timeout if value is None else float(value)) or None
@@ -274,7 +274,7 @@ def job_env(job: Job, settings: Settings, token: str) -> dict[str, str]:
         "type": "runner",
         "app": "polyjob",
     }
-    asked = resources((config.get("environment") or {}).get("resources") or {})
+    asked = parse_resources((config.get("environment") or {}).get("resources") or {})
     env = {
         "POLYAXON_API": host,
         "POLYAXON_API_HTTP_HOST": host,

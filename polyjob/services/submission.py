@@ -17,16 +17,16 @@ from polyjob.db.database import write
 from polyjob.db.models import Build, Job, Project, User
 from polyjob.db.prepared import insert
 from polyjob.errors import Invalid, NotFound, Problem
-from polyjob.jobconfig.parameters import is_parametrised, renamed_declarations
+from polyjob.jobconfig.parameters import has_params, rename_declarations
 from polyjob.jobconfig.parsing import parse_content
 from polyjob.jobconfig.schema import load_config
 from polyjob.services import audit, specs
-from polyjob.services.builds import UNUSABLE, refuse_on_low_disk
+from polyjob.services.builds import UNUSABLE_STATUSES, refuse_on_low_disk
 from polyjob.services.entries import check_size
-from polyjob.services.idempotency import IdempotentRequest, begin
-from polyjob.services.jobs import fresh, is_taken, refuse_taken_name
-from polyjob.services.notes import MISSING, text_of
-from polyjob.services.transitions import first_status
+from polyjob.services.idempotency import IdempotentRequest, check_replay
+from polyjob.services.jobs import check_name_is_free, is_name_taken, reload
+from polyjob.services.notes import MISSING_OUTPUTS_NOTE, note_text
+from polyjob.services.transitions import insert_first_status
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
 from polyjob.wake_up import send_hint
@@ -57,11 +57,11 @@ def create(
     if config is not None:
         for name in ("name", "description", "tags"):
             columns[name] = columns[name] or config.get(name)
-    notes = specs.check(config, settings.runner, len(settings.gpus)) if config and managed else []
+    notes = specs.check_runner_support(config, settings.runner, len(settings.gpus)) if config and managed else []
     with write("accept"):
-        keep = begin(once)
-        refuse_taken_name(project, columns["name"])
-        job = _insert(
+        keep = check_replay(once)
+        check_name_is_free(project, columns["name"])
+        job = _insert_job(
             project,
             user,
             columns
@@ -110,15 +110,17 @@ def clone(
     asked_name = given.get("name")
     if is_whole and asked_name == (source.config or {}).get("name"):
         asked_name = None  # only what is changed is asked for
-    notes = specs.check(config, settings.runner, len(settings.gpus)) if config and source.is_managed else []
+    notes = (
+        specs.check_runner_support(config, settings.runner, len(settings.gpus)) if config and source.is_managed else []
+    )
     identity = uuid.uuid4().hex
     own = config or {}
     with _inputs_of(source, identity, strategy, settings), write(strategy):
-        keep = begin(once)
-        if fresh(source).deleted_at is not None:
+        keep = check_replay(once)
+        if reload(source).deleted_at is not None:
             raise NotFound("The job was deleted.")
         code = source.project.code_id if attributes.get("update_code") else source.code_id
-        job = _insert(
+        job = _insert_job(
             source.project,
             user,
             {
@@ -149,7 +151,7 @@ def outputs_fault(source: Job, store: Store) -> str | None:
     """Return why nothing can start with the outputs of a job that is done, as the end of `The outputs …`."""
     if source.cleared_at is not None:
         return "were removed to make room"
-    is_missing = text_of(source.notes, MISSING) or text_of(source.notes, "given-up")
+    is_missing = note_text(source.notes, MISSING_OUTPUTS_NOTE) or note_text(source.notes, "given-up")
     return "are missing, as its notes say" if is_missing and not store.is_sealed(source.uuid) else None
 
 
@@ -159,13 +161,13 @@ def _patched(source: Job, patch: Mapping[str, Any]) -> tuple[dict[str, Any] | No
     if source.config is None and not patch:
         return None, source.content
     document = source.config
-    if source.content is not None and is_parametrised(source.config):
-        document = renamed_declarations(parse_content(source.content))
-    merged = merge(document, renamed_declarations(patch))
+    if source.content is not None and has_params(source.config):
+        document = rename_declarations(parse_content(source.content))
+    merged = merge_patch(document, rename_declarations(patch))
     config = load_config(merged)
     if not patch:
         return config, source.content
-    return config, json.dumps(merged, ensure_ascii=False) if is_parametrised(merged) else None
+    return config, json.dumps(merged, ensure_ascii=False) if has_params(merged) else None
 
 
 @contextlib.contextmanager
@@ -184,30 +186,30 @@ def _inputs_of(source: Job, identity: str, strategy: str, settings: Settings) ->
         raise
 
 
-def merge(document: Any, patch: Any) -> Any:
+def merge_patch(document: Any, patch: Any) -> Any:
     """`patch` merged into `document`: mappings key by key, everything else (lists and null too) replaced."""
     if not isinstance(document, Mapping) or not isinstance(patch, Mapping):
         return copy.deepcopy(patch)
     return {
-        key: merge(document.get(key), patch[key]) if key in patch else copy.deepcopy(document[key])
+        key: merge_patch(document.get(key), patch[key]) if key in patch else copy.deepcopy(document[key])
         for key in [*document, *(key for key in patch if key not in document)]
     }
 
 
-def _insert(project: Project, user: User, columns: Mapping[str, Any]) -> Job:
+def _insert_job(project: Project, user: User, columns: Mapping[str, Any]) -> Job:
     moment = now()
     values = {"uuid": uuid.uuid4().hex} | dict(columns)
     job = insert(Job, values | {"project": project, "user": user, "created_at": moment, "updated_at": moment})
-    first_status(job)
+    insert_first_status(job)
     return job
 
 
 def _free_name(project: Project, name: str | None) -> str | None:
     """`name`, with the next free number behind it where it is taken."""
-    if name is None or not is_taken(project, name):
+    if name is None or not is_name_taken(project, name):
         return name
     number = 1
-    while is_taken(project, f"{name}-{number}"):
+    while is_name_taken(project, f"{name}-{number}"):
         number += 1
     return f"{name}-{number}"
 
@@ -230,6 +232,6 @@ def _asked_build(project: Project, asked: int | str | None, runner: str, managed
     if build.runner != runner:
         detail = f"Build `{asked}` was made for the {build.runner} runner, and jobs run on the {runner} runner now."
         raise Invalid([Problem("/build_job", detail)])
-    if build.stop_at is not None or build.status in UNUSABLE:
+    if build.stop_at is not None or build.status in UNUSABLE_STATUSES:
         raise Invalid([Problem("/build_job", f"Build `{asked}` cannot be used: it was stopped or has failed.")])
     return build

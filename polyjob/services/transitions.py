@@ -10,10 +10,10 @@ from polyjob.clock import from_microseconds, now
 from polyjob.db.database import database
 from polyjob.db.models import Build, BuildStatus, Job, JobStatus
 from polyjob.db.prepared import insert, update
-from polyjob.services.notes import lasting, with_note
+from polyjob.services.notes import lasting_notes, with_note
 from polyjob.statuses import Status, may_follow
 
-MESSAGE_LENGTH = 256
+MAX_MESSAGE_LENGTH = 256
 _MICROSECOND = datetime.timedelta(microseconds=1)
 
 
@@ -41,9 +41,9 @@ def transition(
         columns |= _last_notes(run)
     if not _write_columns(run, columns, status=run.status):
         return None
-    if message is not None and len(message) > MESSAGE_LENGTH:
+    if message is not None and len(message) > MAX_MESSAGE_LENGTH:
         traceback = traceback or message
-        message = message[: MESSAGE_LENGTH - 1] + "…"
+        message = message[: MAX_MESSAGE_LENGTH - 1] + "…"
     values = {
         "uuid": uuid.uuid4().hex,
         "status": status,
@@ -57,7 +57,7 @@ def transition(
     return insert(BuildStatus, values | {"build": run})
 
 
-def first_status(run: Job | Build) -> None:
+def insert_first_status(run: Job | Build) -> None:
     """Write the status `created` of a run just inserted."""
     values = {"uuid": uuid.uuid4().hex, "status": Status.CREATED, "created_at": run.created_at}
     if isinstance(run, Job):
@@ -66,7 +66,7 @@ def first_status(run: Job | Build) -> None:
         insert(BuildStatus, values | {"build": run})
 
 
-def change(run: Job | Build, **columns: Any) -> bool:
+def update_columns(run: Job | Build, **columns: Any) -> bool:
     """Write columns that people can see, other than the status: raises `version`, moves `updated_at`.
 
     Returns whether the row was still there. Must be called inside `database.write`.
@@ -74,11 +74,11 @@ def change(run: Job | Build, **columns: Any) -> bool:
     return _write_columns(run, columns | {"updated_at": max(now(), run.updated_at)})
 
 
-def change_note(run: Job | Build, kind: str, text: str | None) -> None:
+def update_note(run: Job | Build, kind: str, text: str | None) -> None:
     """Replace the run's note of this kind; None removes it. Idempotent. Must be called inside `database.write`."""
     notes = with_note(run.notes, kind, text)
     if notes != run.notes:
-        change(run, notes=notes)
+        update_columns(run, notes=notes)
 
 
 def _write_columns(run: Job | Build, columns: dict[str, Any], **expected: Any) -> bool:
@@ -100,9 +100,9 @@ def _next_moment(run: Job | Build) -> datetime.datetime:
 def _last_notes(run: Job | Build) -> dict[str, Any]:
     """`notes` as they stay, where they change. Others may have written them since the run was read."""
     row = type(run).select(type(run).notes).where(type(run).id == run.id).first()
-    if row is None or lasting(row.notes) == row.notes:
+    if row is None or lasting_notes(row.notes) == row.notes:
         return {}
-    return {"notes": lasting(row.notes)}
+    return {"notes": lasting_notes(row.notes)}
 
 
 def _dates(run: Job | Build, status: Status, moment: datetime.datetime) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 
 from polyjob.db.models import Build, BuildStatus, Job
 from polyjob.services import builds, specs
-from polyjob.services.transitions import first_status, transition
+from polyjob.services.transitions import insert_first_status, transition
 from polyjob.settings import read_settings
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
@@ -37,7 +37,7 @@ def make(project, user):
                 uuid=f"{Build.select().count():032x}", project=project, user=user, config=CONFIG, runner="fake",
                 key="k" * 64, key_parts={}, created_at=moment, updated_at=moment,
             )  # fmt: skip
-            first_status(build)
+            insert_first_status(build)
         return build
 
     return make_build
@@ -160,7 +160,7 @@ class TestChange:
         if since == "outdated":
             finish(again := build())
             with write("test"):
-                builds.outdate(Build.get_by_id(again.id), "its image is not there any more")
+                builds.mark_stale(Build.get_by_id(again.id), "its image is not there any more")
         fresh = build()
         assert fresh.reason["kind"] == kind
         assert specs.build_spec(fresh, Store(data_dir), settings, "i").nocache

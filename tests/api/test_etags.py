@@ -6,7 +6,7 @@ import pytest
 
 from polyjob.db.database import database
 from polyjob.db.models import Build, User
-from polyjob.services.transitions import change, transition
+from polyjob.services.transitions import transition, update_columns
 from polyjob.statuses import Status
 
 from .conftest import BASE, JOBS, bring, write
@@ -78,10 +78,10 @@ def test_a_place_in_the_queue_is_part_of_a_job(client):
 def test_the_build_that_a_job_waits_for_is_part_of_it(client):
     client.submit(build={"image": "a"})
     from polyjob.db.models import Job
-    from polyjob.services.builds import resolve
+    from polyjob.services.builds import find_or_create
 
     with write("test"):
-        build, _ = resolve(Job.get_by_id(1))
+        build, _ = find_or_create(Job.get_by_id(1))
     bring(1, Status.SCHEDULED, Status.BUILDING, build=build.id)
     tag = poll(client, f"{JOBS}/1")
     with write("test"):
@@ -130,6 +130,6 @@ def test_what_the_build_says_that_is_waited_for_is_news(client):
     bring(1, Status.SCHEDULED, Status.BUILDING, build=1)
     tag = poll(client, f"{JOBS}/1")
     with write("test"):
-        change(Build.get(), notes=[{"kind": "retry", "text": "The build is tried again"}])
+        update_columns(Build.get(), notes=[{"kind": "retry", "text": "The build is tried again"}])
     assert "tried again" in client.get(f"{JOBS}/1").json["waiting"]
     assert poll(client, f"{JOBS}/1", tag) != tag

@@ -12,7 +12,7 @@ import pytest
 from polyjob.app import create_app
 from polyjob.clock import Clock
 from polyjob.db.database import close_database, database
-from polyjob.db.migrations import latest, migrate
+from polyjob.db.migrations import latest_version, migrate
 from polyjob.db.models import Job
 from polyjob.engine_link import EngineLock
 from polyjob.starts import record_start
@@ -183,7 +183,7 @@ class TestAnotherSchema:
         migrate(folder)
         assert client.get(JOBS).status_code == 401
         assert client.get("/sign-in/x").status_code == 410
-        assert database.execute_sql("PRAGMA user_version").fetchone() == (latest(),)
+        assert database.execute_sql("PRAGMA user_version").fetchone() == (latest_version(),)
 
 
 def test_proxies_are_believed_only_where_that_is_set(settings, client, user):

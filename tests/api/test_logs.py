@@ -20,7 +20,7 @@ from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import Build, Job, Project, Token, User
 from polyjob.logs import follow
-from polyjob.services.transitions import first_status, transition
+from polyjob.services.transitions import insert_first_status, transition
 from polyjob.settings import Settings
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
@@ -44,7 +44,7 @@ def make_job(project: Project, **columns: Any) -> Job:
     values = {"uuid": uuid.uuid4().hex, "is_managed": False, "runner": "fake"} | columns
     with write("test"):
         job = Job.create(project=project, user=project.user, created_at=now(), updated_at=now(), **values)
-        first_status(job)
+        insert_first_status(job)
     return job
 
 

@@ -271,7 +271,7 @@ class TestAudit:
         client.post(f"{USERS}/password", {"password": PASSWORD})
         made = client.post(TOKENS, {"name": "ci"}).json
         client.delete(f"{TOKENS}/{made['id']}")
-        told = {(row.kind, row.action) for row in audit.lines(user="ana")}
+        told = {(row.kind, row.action) for row in audit.list_entries(user="ana")}
         assert told >= {
             ("project", "create"), ("project", "archive"), ("project", "restore"), ("project", "update"),
             ("project", "delete"), ("build", "create"), ("build", "stop"), ("build", "invalidate"),

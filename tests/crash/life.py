@@ -76,7 +76,7 @@ class Life:
             member.size = 6
             archive.addfile(member, io.BytesIO(b"hello\n"))
         data.seek(0)
-        projects.upload_code(self.project, self.user, data, self.settings)
+        projects.store_upload(self.project, self.user, data, self.settings)
         self.project = Project.get_by_id(self.project.id)
 
     def submit(self, name: str, config: dict[str, Any]) -> None:

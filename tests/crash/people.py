@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from polyjob.db.models import Build, Job
-from polyjob.services.abandon import give_up
+from polyjob.services.abandon import abandon_jobs
 from polyjob.statuses import DONE, Status
 
 from .hand import World
@@ -198,8 +198,8 @@ class People(RuleBasedStateMachine):
             assert now is status
 
     @rule()
-    def give_up(self) -> None:
-        given_up = {job.id for job in give_up(None, self.world.settings)}
+    def abandon_jobs(self) -> None:
+        given_up = {job.id for job in abandon_jobs(None, self.world.settings)}
         for job in self.jobs:
             job.is_given_up |= job.number in given_up
 

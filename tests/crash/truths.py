@@ -8,7 +8,7 @@ from typing import Any
 
 from polyjob.db.database import database
 from polyjob.db.models import CLAIMED, DELETED, SHOWN, Build, BuildStatus, Job, JobStatus, Project
-from polyjob.services.notes import text_of
+from polyjob.services.notes import note_text
 from polyjob.statuses import DONE, Status
 from tests.crash.hand import World
 
@@ -259,7 +259,7 @@ class Truths:
         known = {job.uuid for job in self.jobs if not job.is_deleted}
         assert {path.name for path in (self._world.settings.data_dir / "jobs").iterdir()} <= known
         for job in Job.select():
-            assert not text_of(job.notes, "retry") and not text_of(job.notes, "unreachable"), job.notes
+            assert not note_text(job.notes, "retry") and not note_text(job.notes, "unreachable"), job.notes
         for table in (JobStatus, BuildStatus):
             owner = "job" if table is JobStatus else "build"
             orphans = f"SELECT COUNT(*) FROM {owner}_status WHERE {owner}_id NOT IN (SELECT id FROM {owner})"

@@ -11,7 +11,7 @@ import pytest
 
 from polyjob.db import models
 from polyjob.db.database import close_database, database, open_database, write
-from polyjob.db.migrations import current, latest, migrate
+from polyjob.db.migrations import current_version, latest_version, migrate
 from polyjob.db.models import Meta
 from polyjob.engine_link import EngineLock, EngineRunning, engine_running
 
@@ -156,11 +156,11 @@ def test_a_crash_point_kills_before_or_after_the_commit(data_dir):
 
 class TestMigrations:
     def test_are_idempotent(self, data_dir):
-        assert current() == latest()
+        assert current_version() == latest_version()
         assert migrate(data_dir) == 0
 
     def test_refuse_what_a_newer_polyjob_wrote(self, data_dir):
-        database.execute_sql(f"PRAGMA user_version = {latest() + 1}")
+        database.execute_sql(f"PRAGMA user_version = {latest_version() + 1}")
         with pytest.raises(RuntimeError, match="newer"):
             migrate(data_dir)
 

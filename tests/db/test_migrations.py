@@ -33,14 +33,14 @@ def test_what_schema_1_held_is_there_and_counted(tmp_path):
     connection.close()
     open_database(folder)
     try:
-        assert migrations.migrate(folder) == migrations.latest() - 1
+        assert migrations.migrate(folder) == migrations.latest_version() - 1
         assert migrations.migrate(folder) == 0
-        assert (folder / f"polyjob.db.before-{migrations.latest():04d}").exists()
+        assert (folder / f"polyjob.db.before-{migrations.latest_version():04d}").exists()
         for table in TABLES:
             list(table.select())
         ana, job = User.get(), Job.get_by_id(2)
         assert Token.get().scope == "admin"
-        assert bookmarks.is_marked(job, ana)
+        assert bookmarks.is_bookmarked(job, ana)
         assert (job.data_refs, Job.get_by_id(1).data_refs) == ({"a": None, "b": None}, None)
         before = Project.get()
         assert before.job_count == 2
@@ -48,6 +48,6 @@ def test_what_schema_1_held_is_there_and_counted(tmp_path):
         after = Project.get()
         assert (after.job_count, after.jobs_version) == (1, before.jobs_version + 1)
         database.execute_sql("DELETE FROM job WHERE id = 2")
-        assert (Project.get().job_count, bookmarks.is_marked(job, ana)) == (0, False)
+        assert (Project.get().job_count, bookmarks.is_bookmarked(job, ana)) == (0, False)
     finally:
         close_database()

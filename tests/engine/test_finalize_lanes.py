@@ -17,7 +17,7 @@ from polyjob.db.models import Job, User
 from polyjob.engine import finalize_lanes
 from polyjob.errors import Invalid
 from polyjob.services import jobs, submission
-from polyjob.services.notes import MISSING, PACKING, text_of
+from polyjob.services.notes import MISSING_OUTPUTS_NOTE, PACKING_NOTE, note_text
 from polyjob.storage import store
 from runners.base import HandleNotFound, RunnerRefused, RunnerUnavailable
 from tests.engine.conftest import World
@@ -92,8 +92,8 @@ def is_done(world: World, job: Job) -> bool:
     return world.read(job).status.is_done
 
 
-def note(world: World, job: Job, kind: str = PACKING) -> str | None:
-    return text_of(world.read(job).notes, kind)
+def note(world: World, job: Job, kind: str = PACKING_NOTE) -> str | None:
+    return note_text(world.read(job).notes, kind)
 
 
 def until(world: World, what: Callable[[], object]) -> None:
@@ -198,7 +198,7 @@ def test_outputs_that_always_break_end(world, slow, at, error):
     job = ended(world, slow, 120)
     slow.raises = lambda number: error("broken") if number == at else None
     until(world, lambda: is_done(world, job))
-    assert note(world, job, MISSING) == "Its outputs could not be fetched: broken"
+    assert note(world, job, MISSING_OUTPUTS_NOTE) == "Its outputs could not be fetched: broken"
 
 
 def test_packing_waits_longer_for_each_outage(world, slow):
@@ -356,7 +356,7 @@ def test_outputs_that_come_after_all_are_not_noted_as_missing(world, slow, remov
     monkeypatch.setattr(world.runner, "outputs", outputs)
     until(world, lambda: is_done(world, job))
     assert len(asked) > 1
-    assert note(world, job, MISSING) is None
+    assert note(world, job, MISSING_OUTPUTS_NOTE) is None
 
 
 def test_removal_that_breaks_is_tried_with_pauses(world, slow, remove_slowly, monkeypatch):
@@ -394,7 +394,7 @@ def test_outputs_that_are_gone_are_noted(world, slow, at):
     job = ended(world, slow, 60)
     slow.raises = lambda number: HandleNotFound("The pod is not there any more.") if number == at else None
     until(world, lambda: is_done(world, job))
-    assert note(world, job, MISSING) == "Its outputs could not be fetched: The pod is not there any more."
+    assert note(world, job, MISSING_OUTPUTS_NOTE) == "Its outputs could not be fetched: The pod is not there any more."
     for strategy in ("resume", "copy"):
         with pytest.raises(Invalid, match="missing"):
             submission.clone(world.read(job), world.user, strategy, {}, world.settings)
@@ -410,7 +410,7 @@ def test_log_that_is_gone_is_noted(world, monkeypatch):
     monkeypatch.setattr(world.runner, "logs", gone)
     world.end(job)
     assert note(world, job, "log") == "The rest of its log could not be fetched: The pod is not there any more."
-    assert note(world, job, MISSING) is None
+    assert note(world, job, MISSING_OUTPUTS_NOTE) is None
 
 
 @pytest.mark.parametrize("refused", ["logs", "outputs"])
@@ -423,7 +423,7 @@ def test_note_of_what_was_refused_survives_a_crash(world, monkeypatch, refused):
     assert not is_done(world, job)
     world.restart()
     world.end(job)
-    text = note(world, job, "log" if refused == "logs" else MISSING)
+    text = note(world, job, "log" if refused == "logs" else MISSING_OUTPUTS_NOTE)
     assert text.endswith(f"could not be fetched: the fake back end refuses {refused}")
 
 
@@ -449,4 +449,4 @@ def test_command_that_never_ran_misses_nothing(world, slow, reason):
     slow.pieces[job.uuid] = 1
     slow.raises = lambda number: HandleNotFound("never started")
     world.end(job)
-    assert note(world, job, MISSING) is None
+    assert note(world, job, MISSING_OUTPUTS_NOTE) is None

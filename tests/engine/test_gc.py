@@ -18,7 +18,7 @@ from polyjob.db.models import Build, Job
 from polyjob.engine import gc
 from polyjob.errors import Invalid
 from polyjob.services import bookmarks, builds, jobs, projects, submission
-from polyjob.services.notes import text_of
+from polyjob.services.notes import note_text
 from polyjob.services.transitions import transition
 from polyjob.settings import environment
 from polyjob.statuses import Status
@@ -93,7 +93,7 @@ class TestBuilds:
         assert collect(settings, runner, cache_limit=2500) == 0
         gone = Build.get_by_id(second.id)
         assert gone.invalidated_at is not None
-        assert "its virtualenv was removed to make room" in text_of(gone.notes, "outdated")
+        assert "its virtualenv was removed to make room" in note_text(gone.notes, "outdated")
         assert Build.get_by_id(third.id).invalidated_at is None
 
     def test_none_goes_that_a_job_needs(self, settings, runner, make_build, make_job):
@@ -200,8 +200,8 @@ class TestJobs:
         there = [store.job_log(job.uuid).exists() for job in (old, marked, young, running)]
         assert there == [False, True, True, True]
         after = Job.get_by_id(old.id)
-        assert "removed on" in text_of(after.notes, "cleared")
-        assert "older than 30 days" in text_of(after.notes, "cleared")
+        assert "removed on" in note_text(after.notes, "cleared")
+        assert "older than 30 days" in note_text(after.notes, "cleared")
         assert (after.version, after.updated_at) == (before.version + 1, before.updated_at)
         assert collect(settings, runner, keep_days=30) == 0
 
@@ -223,7 +223,7 @@ class TestJobs:
             with pytest.raises(Invalid, match=r"removed"):
                 submission.clone(Job.get_by_id(old.id), user, strategy, {}, settings)
         assert submission.clone(Job.get_by_id(old.id), user, "restart", {}, settings).original_id == old.id
-        assert jobs.state(old.project, old.id)
+        assert jobs.visible_state(old.project, old.id)
 
 
 class TestArchives:

@@ -77,9 +77,11 @@ def test_more_than_there_are_is_refused_with_the_place(world):
 
 
 def test_where_there_are_none_the_process_runner_goes_on_without_and_docker_refuses(world):
-    assert [note["kind"] for note in specs.check(config(1), "process", 0)] == ["environment.resources.gpu"]
+    assert [note["kind"] for note in specs.check_runner_support(config(1), "process", 0)] == [
+        "environment.resources.gpu"
+    ]
     with pytest.raises(Invalid):
-        specs.check(config(1) | {"build": {"image": "a"}}, "docker", 0)
+        specs.check_runner_support(config(1) | {"build": {"image": "a"}}, "docker", 0)
 
 
 def test_a_job_that_goes_on_without_waits_for_a_slot(world, settings, project, user):

@@ -16,8 +16,8 @@ from polyjob.db.models import Job
 from polyjob.engine import orphans
 from polyjob.engine.orphans import EVERY
 from polyjob.services import jobs
-from polyjob.services.abandon import give_up
-from polyjob.services.notes import text_of
+from polyjob.services.abandon import abandon_jobs
+from polyjob.services.notes import note_text
 from polyjob.settings import environment
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
@@ -146,18 +146,18 @@ class TestGivingUp:
         return job
 
     def test_a_job_ends_as_lost_with_the_log_that_is_here(self, world, stuck):
-        assert give_up([stuck.id], world.settings)
+        assert abandon_jobs([stuck.id], world.settings)
         world.end(stuck)
         row = world.read(stuck)
         assert (row.status, row.exit["reason"]) == (Status.FAILED, "lost")
         assert "It was given up on" in world.last(row).message
         assert world.store.job_log(row.uuid).read_bytes() == b"early\n"
-        assert text_of(row.notes, "given-up")
-        assert not text_of(row.notes, "unreachable")
-        assert give_up([stuck.id], world.settings) == []
+        assert note_text(row.notes, "given-up")
+        assert not note_text(row.notes, "unreachable")
+        assert abandon_jobs([stuck.id], world.settings) == []
 
     def test_what_the_back_end_has_is_removed_when_it_is_back(self, world, stuck):
-        give_up(None, world.settings)
+        abandon_jobs(None, world.settings)
         world.end(stuck)
         away(world).unlink()
         assert world.runner.inventory().keys() == {stuck.uuid}
@@ -171,7 +171,7 @@ class TestGivingUp:
         jobs.delete(stuck, world.user, world.settings)
         world.later(3)
         assert world.read(stuck).status is Status.RUNNING
-        give_up([stuck.id], world.settings)
+        abandon_jobs([stuck.id], world.settings)
         world.later(60)
         assert Job.get_or_none(Job.id == stuck.id) is None
 
@@ -184,15 +184,15 @@ class TestGivingUp:
         away(world).touch()
         world.later(5)
         assert world.read(job).status is Status.RUNNING
-        give_up([job.id], world.settings)
+        abandon_jobs([job.id], world.settings)
         world.end(job)
         row = world.read(job)
         assert (row.status, row.exit_code) == (Status.FAILED, 3)
-        assert text_of(row.notes, "given-up")
+        assert note_text(row.notes, "given-up")
 
     def test_an_end_that_comes_at_the_same_moment_is_too_late(self, world, stuck):
         before = world.read(stuck)
-        give_up([stuck.id], world.settings)
+        abandon_jobs([stuck.id], world.settings)
         with write("test"):
             world.engine.jobs._record_exit(before, Exit(Reason.EXITED, code=0))
         world.end(stuck)
@@ -201,7 +201,7 @@ class TestGivingUp:
     def test_a_job_whose_back_end_answers_is_never_given_up(self, world):
         job = world.submit(seconds=100)
         world.later(2)
-        assert give_up(None, world.settings) == []
+        assert abandon_jobs(None, world.settings) == []
         assert world.read(job).status is Status.RUNNING
 
     def test_by_command(self, world, stuck):

@@ -16,7 +16,7 @@ from polyjob.db.models import Audit, Build, Job, Project, Token
 from polyjob.engine import cleanup
 from polyjob.engine.call_pools import InlineCalls, run
 from polyjob.services import audit, builds, jobs, projects
-from polyjob.services.notes import text_of
+from polyjob.services.notes import note_text
 from polyjob.statuses import Status
 from runners.base import RunnerUnavailable
 from runners.capabilities import ABILITIES, Ability, Support
@@ -660,9 +660,9 @@ def test_what_nobody_needs_any_more_is_cleared_hourly(world, monkeypatch):
     def make():
         with write("test"):
             for _ in range(5):
-                audit.write_line(actor, "create", world.project, {})
+                audit.record_as(actor, "create", world.project, {})
             Audit.update(created_at=old).execute()
-            audit.write_line(actor, "stop", world.project, {})
+            audit.record_as(actor, "stop", world.project, {})
             Token.create(user=world.user, name="x", digest=str(old), created_at=old, expires_at=old)
 
     make()
@@ -717,11 +717,11 @@ def test_a_build_whose_back_end_is_away_says_so_and_so_does_its_job(world, monke
     job = world.submit(build={"image": "a"})
     world.settle()
     row = world.read(job)
-    assert text_of(row.build.notes, "retry") == "The build is tried again: nobody answers"
+    assert note_text(row.build.notes, "retry") == "The build is tried again: nobody answers"
     assert jobs.waiting_reason(row, None).endswith("which is running: The build is tried again: nobody answers")
     away[0] = False
     world.end(job)
-    assert text_of(world.read(job).build.notes, "retry") is None
+    assert note_text(world.read(job).build.notes, "retry") is None
 
 
 def test_a_log_beyond_its_limit_is_cut_and_says_so(settings, project, user):
@@ -751,10 +751,10 @@ class TestWhatABackEndSays:
     def test_of_a_job_that_waits_is_shown_until_it_runs(self, world):
         job = world.submit(pending=3, seconds=2)
         world.later(2)
-        assert text_of(world.read(job).notes, "runner") == "pretending to wait"
+        assert note_text(world.read(job).notes, "runner") == "pretending to wait"
         world.later(2)
         assert world.read(job).status is Status.RUNNING
-        assert text_of(world.read(job).notes, "runner") is None
+        assert note_text(world.read(job).notes, "runner") is None
 
     def test_of_a_job_that_ends_as_it_waits_is_not_kept(self, world):
         job = world.submit(pending=1000)

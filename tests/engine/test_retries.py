@@ -13,7 +13,7 @@ from polyjob.engine.job_driver import MAX_REBUILDS
 from polyjob.engine.removal import ERASED_AT_ONCE, LOOKED_AT
 from polyjob.engine.retries import FETCH_PATIENCE, START_PATIENCE, Retry
 from polyjob.services import abandon, builds, jobs, submission
-from polyjob.services.notes import text_of
+from polyjob.services.notes import note_text
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
 from runners.base import ArtifactMissing, RunnerRefused, RunnerUnavailable
@@ -63,12 +63,12 @@ def test_failing_calls_end_the_job_or_are_retried(world, verb, kind):
             assert row.notes is None
         case "ended":
             assert (row.status, row.exit_code, last.message) == (Status.FAILED, 3, "exit-code(3)")
-            note = text_of(row.notes, "log" if verb == "logs" else "missing")
+            note = note_text(row.notes, "log" if verb == "logs" else "missing")
             assert "could not be fetched: " in note
             assert verb in note
         case "retried":
             assert not row.status.is_done
-            assert "is tried again" in text_of(row.build.notes if verb == "build" else row.notes, "retry")
+            assert "is tried again" in note_text(row.build.notes if verb == "build" else row.notes, "retry")
     left_on_runner = row.uuid in world.runner.inventory()
     assert left_on_runner == (not row.status.is_done and verb not in ("start", "build"))
 
@@ -167,7 +167,7 @@ def test_a_retry_note_goes_once_the_call_succeeds(world, monkeypatch):
 
     monkeypatch.setattr(world.runner, "logs", refuse)
     world.later(5)
-    assert text_of(world.read(job).notes, "retry") == "The fetch of its log is tried again: not now"
+    assert note_text(world.read(job).notes, "retry") == "The fetch of its log is tried again: not now"
     monkeypatch.setattr(world.runner, "logs", logs)
     world.later(31)
     assert world.read(job).notes is None
@@ -198,10 +198,10 @@ def test_waiting_jobs_and_readyz_name_the_jobs_that_hold_slots(world):
     numbers = ", ".join(f"#{job.id}" for job in stuck)
     assert f"2 slots are held by jobs whose start is retried: {numbers}." in reason
     assert "is tried again: nobody answers" in jobs.waiting_reason(world.read(stuck[0]), None)
-    before = jobs.state(world.project, waiting.id)
+    before = jobs.visible_state(world.project, waiting.id)
     jobs.request_stop(stuck[0], world.user, world.settings)
     world.settle()
-    assert jobs.state(world.project, waiting.id) != before
+    assert jobs.visible_state(world.project, waiting.id) != before
 
 
 def test_a_config_without_spec_fails_its_job_in_the_end(world):
@@ -238,11 +238,11 @@ def test_a_job_whose_calls_are_retried_without_end_can_be_given_up(world, verb, 
     job = faulty(world, verb, kind, seconds=0 if verb == "clean" else 1000)
     world.later(5)
     if verb == "stop":
-        assert abandon.waiting() == []
+        assert abandon.stalled_jobs() == []
         jobs.request_stop(job, world.user, world.settings)
         world.later(5)
-    assert [one.id for one in abandon.waiting()] == [job.id]
-    abandon.give_up([job.id], world.settings)
+    assert [one.id for one in abandon.stalled_jobs()] == [job.id]
+    abandon.abandon_jobs([job.id], world.settings)
     world.later(40)
     assert world.read(job).status.is_done
 

@@ -13,7 +13,7 @@ from polyjob.api.schemas.jobs import read_create
 from polyjob.cli.origins import Origins
 from polyjob.cli.run import config_of
 from polyjob.errors import Invalid
-from polyjob.jobconfig.commands import composed, literal, read_command
+from polyjob.jobconfig.commands import literal_command, normalize_command, shell_text
 from polyjob.jobconfig.schema import load_build_config, load_config
 from polyjob.pages.forms import Form
 from polyjob.pages.job_form import read_job
@@ -87,12 +87,12 @@ class TestFoldedCommands:
 
     @given(st.text(alphabet="a\\ \n\r\t'\"", min_size=1))
     def test_reading_twice_changes_nothing(self, text):
-        once = read_command(text)
-        assert read_command(once) == once
+        once = normalize_command(text)
+        assert normalize_command(once) == once
 
     @given(st.text(alphabet="a\\ \n\r\t'\"", min_size=1))
     def test_literal_text_is_read_as_it_is(self, text):
-        assert read_command(literal(text)).removeprefix("\n") == text.removeprefix("\n")
+        assert normalize_command(literal_command(text)).removeprefix("\n") == text.removeprefix("\n")
 
     @pytest.mark.parametrize(
         "words", [("printf", "<%s>", "a\\ b", "c"), ("printf", "%s", "a\r\nb", "x\\"), ("printf '<%s>' my\\ file",)]
@@ -100,7 +100,7 @@ class TestFoldedCommands:
     def test_arguments_of_polyjob_run_arrive_unchanged(self, words):
         cmd = read_create(config_of(words, Origins(), **GIVEN)).attributes["config"]["run"]["cmd"]
         expected = words[0] if len(words) == 1 else None
-        written = run(["bash"], composed(cmd))
+        written = run(["bash"], shell_text(cmd))
         assert written == run(["bash"], expected) if expected else written == _called(words)
 
     def test_a_command_in_the_form_of_the_pages_arrives_unchanged(self):
@@ -116,7 +116,7 @@ def _called(words):
 class TestLineEnds:
     @pytest.mark.parametrize("cmd", ["if true; then\r\necho a\r\nfi\r\n", ["if true\r\nthen echo a\r\nfi"]])
     def test_carriage_returns_before_line_feeds_are_dropped(self, cmd):
-        assert run(["bash"], composed(stored(cmd))) == ("a\n", 0)
+        assert run(["bash"], shell_text(stored(cmd))) == ("a\n", 0)
 
     def test_build_steps_have_line_feeds_too(self):
         steps = ["a\r\nb", "c"]
@@ -157,7 +157,7 @@ class TestLists:
         ],
     )
     def test_each_item_is_a_command_of_its_own(self, shell, cmd, written, code):
-        assert run(shell, composed(stored(cmd))) == (written, code)
+        assert run(shell, shell_text(stored(cmd))) == (written, code)
 
 
 def test_a_list_is_bounded_as_the_shell_gets_it():

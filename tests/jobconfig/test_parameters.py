@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyjob.errors import Invalid
-from polyjob.jobconfig.parsing import lines_of, parse_content, with_lines
+from polyjob.jobconfig.parsing import add_line_numbers, line_numbers, parse_content
 from polyjob.jobconfig.schema import load_build_config, load_config
 
 
@@ -293,10 +293,10 @@ class TestTexts:
     def test_problems_name_the_line(self):
         text = "run:\n  cmd: a\nbuild:\n  imag: x\n"
         wrong = problems(lambda: load_config(parse_content(text), "/content"))
-        (found,) = with_lines([type("P", (), {"pointer": p, "detail": d})() for p, d in wrong], text, "/content")
+        (found,) = add_line_numbers([type("P", (), {"pointer": p, "detail": d})() for p, d in wrong], text, "/content")
         assert found.detail.endswith("(line 4)")
-        assert lines_of(text)["/run/cmd"] == 2
-        assert lines_of("a: [") == {}
+        assert line_numbers(text)["/run/cmd"] == 2
+        assert line_numbers("a: [") == {}
 
     @given(st.text(max_size=60))
     @settings(max_examples=500)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyjob.jobconfig.expressions import MAX_NESTING, MAX_OPERATIONS
-from polyjob.jobconfig.template_filters import FILTERS, VALUE_COST, TemplateError, TooMuch, Work
+from polyjob.jobconfig.expressions import MAX_EXPRESSION_DEPTH, MAX_EXPRESSION_OPERATIONS
+from polyjob.jobconfig.template_filters import FILTERS, VALUE_COST, RenderBudget, RenderBudgetExceeded, TemplateError
 from polyjob.jobconfig.templates import render
 
 VALUES = {
@@ -111,12 +111,12 @@ def test_a_text_has_an_end(text):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("{{ " + "(" * (MAX_NESTING + 1) + "n" + ")" * (MAX_NESTING + 1) + " }}", "levels deep"),
+        ("{{ " + "(" * (MAX_EXPRESSION_DEPTH + 1) + "n" + ")" * (MAX_EXPRESSION_DEPTH + 1) + " }}", "levels deep"),
         ("{{ " + "-" * 100_000 + "n }}", "levels deep"),
         ("{{ " + "x[" * 5000 + " }}", "levels deep"),
         ("{{ " + "n if " * 50_000 + " }}", "no expression"),
         ("{{ " + "n if n else " * 5000 + "n }}", "levels deep"),
-        ("{{ " + "n + " * (MAX_OPERATIONS + 1) + "n }}", "at most 100"),
+        ("{{ " + "n + " * (MAX_EXPRESSION_OPERATIONS + 1) + "n }}", "at most 100"),
         ("{{ " + "n ~ " * 50_000 + "n }}", "at most 100"),
         ("{{ n" + ".a" * 50_000 + " }}", "at most 100"),
         ("{{ " + "n and " * 50_000 + "n }}", "at most 100"),
@@ -131,8 +131,8 @@ def test_an_expression_has_an_end(text, match):
 
 
 def test_operations_count_for_the_document():
-    work = Work(10_000)
-    with pytest.raises(TooMuch):
+    work = RenderBudget(10_000)
+    with pytest.raises(RenderBudgetExceeded):
         for _ in range(100):
             render("{{ (x ~ 'a') == x }}", {"x": "y" * 99}, work)
 
@@ -145,10 +145,10 @@ def test_rounding_takes_no_time(digits):
 
 
 def test_a_document_has_an_end():
-    work = Work(1000 + 10 * VALUE_COST)
+    work = RenderBudget(1000 + 10 * VALUE_COST)
     for _ in range(10):
         assert render("{{ x }}", {"x": "y" * 99}, work) == "y" * 99
-    with pytest.raises(TooMuch):
+    with pytest.raises(RenderBudgetExceeded):
         render("{{ x | lower | upper }}", {"x": "y" * 99}, work)
 
 

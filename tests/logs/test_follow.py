@@ -21,7 +21,7 @@ from polyjob.db.models import Build, Job, Project
 from polyjob.errors import Unavailable
 from polyjob.logs import follow as watch
 from polyjob.logs.watcher import CHUNK, TICK, File
-from polyjob.services.transitions import first_status, transition
+from polyjob.services.transitions import insert_first_status, transition
 from polyjob.statuses import Status
 from tests.beside import soon
 
@@ -486,7 +486,7 @@ def begun(project: Project, *statuses: Status) -> Job:
     with write("test"):
         Job.update(is_managed=True).where(Job.id == job.id).execute()
         job.is_managed = True
-        first_status(job)
+        insert_first_status(job)
         for status in statuses:
             assert transition(job, status)
     return job

@@ -24,7 +24,7 @@ from polyjob.logs import follow as watch
 from polyjob.pages import log_html, logs
 from polyjob.pages.log_html import Rows
 from polyjob.services import jobs
-from polyjob.services.transitions import first_status, transition
+from polyjob.services.transitions import insert_first_status, transition
 from polyjob.settings import Settings
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
@@ -56,7 +56,7 @@ def job(project: Project) -> Job:
             created_at=moment,
             updated_at=moment,
         )
-        first_status(job)
+        insert_first_status(job)
         for status in (Status.SCHEDULED, Status.RUNNING):
             assert transition(job, status)
     return job

@@ -19,11 +19,11 @@ def test_come_and_go(job, user):
         bookmarks.remove(job, user)
     for _ in range(2):
         bookmarks.add(job, user)
-    assert bookmarks.is_marked(job, user)
+    assert bookmarks.is_bookmarked(job, user)
     assert Bookmark.select().count() == 1
     for _ in range(2):
         bookmarks.remove(job, user)
-    assert not bookmarks.is_marked(job, user)
+    assert not bookmarks.is_bookmarked(job, user)
 
 
 def test_are_part_of_what_the_version_says(job, user):
@@ -42,7 +42,7 @@ def test_go_with_what_they_mark(job, user):
 def test_of_each_kind_are_their_own(job, project, user):
     assert job.id == project.id
     bookmarks.add(job, user)
-    assert bookmarks.marked(user, Job, [job.id, 7]) == {job.id}
-    assert bookmarks.marked(user, Project, [project.id]) == set()
+    assert bookmarks.bookmarked_ids(user, Job, [job.id, 7]) == {job.id}
+    assert bookmarks.bookmarked_ids(user, Project, [project.id]) == set()
     bookmarks.add(project, user)
-    assert [row.target_id for row in bookmarks.list_marked(user, Project)] == [project.id]
+    assert [row.target_id for row in bookmarks.list_bookmarks(user, Project)] == [project.id]

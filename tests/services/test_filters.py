@@ -5,7 +5,7 @@ import pytest
 from polyjob.db.database import write
 from polyjob.db.models import Job, User
 from polyjob.errors import Invalid
-from polyjob.services.filters import BUILD_FIELDS, JOB_FIELDS, JOB_ORDERS, conditions, ordering, walk
+from polyjob.services.filters import BUILD_FIELDS, JOB_FIELDS, JOB_SORT_COLUMNS, cursor_order, parse_query, parse_sort
 from polyjob.statuses import Status
 
 DAY = datetime.datetime(2024, 5, 6, tzinfo=datetime.UTC)
@@ -35,8 +35,8 @@ def rows(project, user):
 
 
 def ask(query, sort="created_at"):
-    found = Job.select().where(*conditions(query, JOB_FIELDS, "job") or [True])
-    return "".join(job.name for job in found.order_by(*ordering(sort, JOB_ORDERS)))
+    found = Job.select().where(*parse_query(query, JOB_FIELDS, "job") or [True])
+    return "".join(job.name for job in found.order_by(*parse_sort(sort, JOB_SORT_COLUMNS)))
 
 
 @pytest.mark.parametrize(
@@ -133,13 +133,13 @@ def test_queries(rows, query, names):
 )
 def test_wrong_queries_are_refused_with_a_reason(query, says):
     with pytest.raises(Invalid, match=says) as refused:
-        conditions(query, JOB_FIELDS, "job")
+        parse_query(query, JOB_FIELDS, "job")
     assert {problem.pointer for problem in refused.value.problems} == {"/query"}
 
 
 def test_every_wrong_condition_is_named_at_once():
     with pytest.raises(Invalid) as refused:
-        conditions("a:1,b:2,status:running", JOB_FIELDS, "job")
+        parse_query("a:1,b:2,status:running", JOB_FIELDS, "job")
     assert len(refused.value.problems) == 2
 
 
@@ -160,9 +160,9 @@ def test_orders_have_nulls_last_and_are_stable(rows, sort, names):
 
 @pytest.mark.parametrize("sort", ["name", "created_at,-config", "createdat", "-"])
 def test_unknown_sort_field_error_lists_the_fields(sort):
-    for read in (ordering, walk):
+    for read in (parse_sort, cursor_order):
         with pytest.raises(Invalid, match="`started_at`") as refused:
-            read(sort, JOB_ORDERS)
+            read(sort, JOB_SORT_COLUMNS)
         assert [problem.pointer for problem in refused.value.problems] == ["sort"]
 
 
@@ -176,7 +176,7 @@ def test_many_alternatives_do_not_nest(rows, word):
 @pytest.mark.parametrize("field", ["description", "tags", "status", "user", "project.name", "commit", "id"])
 def test_alternatives_are_bounded(field):
     with pytest.raises(Invalid, match="at most 100"):
-        conditions(f"{field}:" + "|".join(["1"] * 101), JOB_FIELDS, "job")
+        parse_query(f"{field}:" + "|".join(["1"] * 101), JOB_FIELDS, "job")
 
 
 def test_a_query_at_its_limits_is_answered(rows):

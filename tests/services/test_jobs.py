@@ -267,10 +267,10 @@ class TestReported:
 
     def test_statuses_are_bounded(self, create, settings):
         job = create()
-        for number in range(jobs.MAX_REPORTED + 5):
+        for number in range(jobs.MAX_REPORTED_STATUSES + 5):
             jobs.post_status(job, Status.RUNNING, str(number), None, None, None, settings)
         kept = [one["message"] for one in Job.get_by_id(job.id).reported]
-        assert kept == [str(number) for number in range(5, jobs.MAX_REPORTED + 5)]
+        assert kept == [str(number) for number in range(5, jobs.MAX_REPORTED_STATUSES + 5)]
 
     def test_status_that_says_nothing_new_is_not_kept(self, create, settings):
         job = create()

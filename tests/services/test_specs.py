@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from polyjob.errors import Invalid
-from polyjob.jobconfig.commands import composed
+from polyjob.jobconfig.commands import shell_text
 from polyjob.services import specs
-from polyjob.services.submission import merge
+from polyjob.services.submission import merge_patch
 from polyjob.settings import MIB
 from runners.capabilities import ABILITIES, Ability
 
@@ -34,11 +34,11 @@ def test_each_part_is_taken_noted_or_refused_as_the_table_says(path):
     config = with_part(path, {"x": 1})
     if ability is Ability.REFUSED:
         with pytest.raises(Invalid) as refused:
-            specs.check(config, "process")
+            specs.check_runner_support(config, "process")
         assert [problem.pointer for problem in refused.value.problems] == ["/config/" + path.replace(".", "/")]
         assert path in refused.value.problems[0].detail
     else:
-        kinds = [note["kind"] for note in specs.check(config, "process")]
+        kinds = [note["kind"] for note in specs.check_runner_support(config, "process")]
         assert (path in kinds) is (ability is Ability.NOTED)
 
 
@@ -47,7 +47,7 @@ def test_each_refusal_names_an_alternative(runner):
     for path, support in ABILITIES[runner].items():
         if support.ability is Ability.REFUSED:
             with pytest.raises(Invalid) as refused:
-                specs.check(with_part(path, {"x": 1}), runner)
+                specs.check_runner_support(with_part(path, {"x": 1}), runner)
             (detail,) = [problem.detail for problem in refused.value.problems]
             assert re.fullmatch(r"The \w+ runner cannot honour `[a-z_.]+`: [^;]+; [^;]+\.", detail), detail
 
@@ -55,13 +55,13 @@ def test_each_refusal_names_an_alternative(runner):
 def test_every_part_that_must_be_refused_is_named_at_once():
     config = with_part("build.dockerfile", "Dockerfile") | {"environment": {"secret_refs": ["s"]}}
     with pytest.raises(Invalid) as refused:
-        specs.check(config, "process")
+        specs.check_runner_support(config, "process")
     assert len(refused.value.problems) == 2
 
 
 def test_parts_that_are_empty_ask_for_nothing():
     config = with_part("environment", {"secret_refs": [], "max_restarts": 0, "persistence": None})
-    assert [note["kind"] for note in specs.check(config, "process")] == ["build.image"]
+    assert [note["kind"] for note in specs.check_runner_support(config, "process")] == ["build.image"]
 
 
 class TestKey:
@@ -101,8 +101,8 @@ class TestKey:
 
 
 def test_the_shell_gets_the_composed_command():
-    assert specs.command({"run": {"cmd": ["a b", "c"]}}) == composed(["a b", "c"])
-    assert specs.command({"run": {"cmd": "a  'b'\n"}}) == "a  'b'\n"
+    assert specs.job_command({"run": {"cmd": ["a b", "c"]}}) == shell_text(["a b", "c"])
+    assert specs.job_command({"run": {"cmd": "a  'b'\n"}}) == "a  'b'\n"
 
 
 @pytest.mark.parametrize("part", ["build", "environment"])
@@ -120,21 +120,21 @@ def test_variables_of_a_job_give_no_gpu_it_does_not_ask_for(part, gpus, devices)
 
 def test_what_counts_is_the_limit_then_the_request():
     asked = {"cpu": {"requests": 1, "limits": 2.5}, "memory": {"requests": 512}, "gpu": {"limits": 1}}
-    found = specs.resources(asked)
+    found = specs.parse_resources(asked)
     assert (found.cpu, found.memory, found.gpu) == (2.5, 512 * MIB, 1)
-    assert specs.resources({}) == specs.Resources()
+    assert specs.parse_resources({}) == specs.Resources()
 
 
 def test_timeouts_and_grace_fall_back_to_the_settings(settings):
-    assert specs.timeout(CONFIG, settings) is None
-    assert specs.grace(CONFIG, settings) == 10.0
+    assert specs.time_limit(CONFIG, settings) is None
+    assert specs.grace_period(CONFIG, settings) == 10.0
     config = CONFIG | {"termination": {"timeout": 5, "grace": 0}}
-    assert (specs.timeout(config, settings), specs.grace(config, settings)) == (5.0, 0.0)
+    assert (specs.time_limit(config, settings), specs.grace_period(config, settings)) == (5.0, 0.0)
 
 
 def test_a_patch_merges_mappings_and_replaces_everything_else():
     document = {"a": {"b": 1, "c": [1, 2]}, "d": 4}
-    assert merge(document, {"a": {"c": [3]}, "d": None, "e": {}}) == {"a": {"b": 1, "c": [3]}, "d": None, "e": {}}
+    assert merge_patch(document, {"a": {"c": [3]}, "d": None, "e": {}}) == {"a": {"b": 1, "c": [3]}, "d": None, "e": {}}
     assert document == {"a": {"b": 1, "c": [1, 2]}, "d": 4}
 
 
@@ -152,23 +152,23 @@ def test_the_documentation_has_the_table(runner, page):
 @pytest.mark.parametrize("runner", ["docker", "kubernetes"])
 def test_a_container_needs_an_image(runner):
     with pytest.raises(Invalid) as wrong:
-        specs.check({"run": {"cmd": "true"}}, runner)
+        specs.check_runner_support({"run": {"cmd": "true"}}, runner)
     assert [problem.pointer for problem in wrong.value.problems] == ["/config/build/image"]
-    assert specs.check({"run": {"cmd": "true"}, "build": {"image": "a"}}, runner) == []
+    assert specs.check_runner_support({"run": {"cmd": "true"}, "build": {"image": "a"}}, runner) == []
 
 
 def test_a_cluster_gives_out_its_gpus_itself():
     config = {"run": {"cmd": "true"}, "build": {"image": "a"}, "environment": {"resources": {"gpu": {"limits": 8}}}}
-    assert specs.check(config, "kubernetes", gpus=0) == []
-    assert (specs.gpus_asked(config, "kubernetes"), specs.gpus_asked(config, "docker")) == (0, 8)
+    assert specs.check_runner_support(config, "kubernetes", gpus=0) == []
+    assert (specs.requested_gpus(config, "kubernetes"), specs.requested_gpus(config, "docker")) == (0, 8)
     with pytest.raises(Invalid):
-        specs.check(config, "docker", gpus=0)
+        specs.check_runner_support(config, "docker", gpus=0)
 
 
 def test_requests_and_limits_are_told_apart_for_a_cluster():
     asked = {"cpu": {"requests": 1, "limits": 2.5}, "memory": {"requests": 512}}
-    assert specs.resources(asked, "requests") == specs.Resources(cpu=1, memory=512 * MIB)
-    assert specs.resources(asked, "limits") == specs.Resources(cpu=2.5)
+    assert specs.parse_resources(asked, "requests") == specs.Resources(cpu=1, memory=512 * MIB)
+    assert specs.parse_resources(asked, "limits") == specs.Resources(cpu=2.5)
 
 
 def test_a_place_in_a_cluster():
@@ -184,7 +184,7 @@ def test_a_place_in_a_cluster():
         "configmap_refs": ["old", "both"],
         "config_map_refs": ["both", "new"],
     }
-    assert specs.placement(environment) == specs.Placement(
+    assert specs.parse_placement(environment) == specs.Placement(
         node_selector={"disk": "ssd"},
         affinity={"nodeAffinity": {}},
         tolerations=({"operator": "Exists"},),
@@ -195,7 +195,7 @@ def test_a_place_in_a_cluster():
         secrets=("keys",),
         config_maps=("old", "both", "new"),
     )
-    assert specs.placement({}) == specs.Placement()
+    assert specs.parse_placement({}) == specs.Placement()
 
 
 def test_a_runner_is_told_its_own_settings(settings):

@@ -7,7 +7,7 @@ from polyjob.clock import now
 from polyjob.db.database import database, write
 from polyjob.db.models import Job, JobStatus
 from polyjob.services import jobs, transitions
-from polyjob.services.transitions import change, first_status, transition
+from polyjob.services.transitions import insert_first_status, transition, update_columns
 from polyjob.statuses import Status
 
 
@@ -16,7 +16,7 @@ def job(project, user):
     moment = now()
     with write("test"):
         job = Job.create(uuid="a" * 32, project=project, user=user, runner="fake", created_at=moment, updated_at=moment)
-        first_status(job)
+        insert_first_status(job)
     return job
 
 
@@ -97,7 +97,7 @@ def test_change_moves_updated_at_but_never_back(job, monkeypatch):
     monkeypatch.setattr(transitions, "now", lambda: past)
     before = job.updated_at
     with write("test"):
-        assert change(job, description="new")
+        assert update_columns(job, description="new")
     row = Job.get_by_id(job.id)
     assert (row.description, row.version, row.updated_at) == ("new", 2, before)
 
@@ -105,4 +105,4 @@ def test_change_moves_updated_at_but_never_back(job, monkeypatch):
 def test_change_of_a_row_that_went_says_so(job):
     with write("test"):
         Job.delete().execute()
-        assert not change(job, description="new")
+        assert not update_columns(job, description="new")

@@ -12,7 +12,7 @@ from marshmallow import Schema, fields, post_load
 from polyjob.api.schemas.common import Body, Instant, NoteSchema, RunStatusSchema, name_field, text_field
 from polyjob.api.schemas.jobs import Sent, read_sent
 from polyjob.db.models import Build
-from polyjob.jobconfig.schema import BUILD_PARTS, Tags, load_build_config
+from polyjob.jobconfig.schema import BUILD_KEYS, Tags, load_build_config
 
 WITH_IMAGES = ("docker", "kubernetes")
 """Runners whose builds are told of by an image."""
@@ -158,4 +158,4 @@ _CREATE = BuildCreateBody()
 
 def read_build_create(body: Mapping[str, Any]) -> Sent:
     """Raises Invalid with every problem of attributes and config."""
-    return read_sent(body, _CREATE, load_build_config, BUILD_PARTS)
+    return read_sent(body, _CREATE, load_build_config, BUILD_KEYS)

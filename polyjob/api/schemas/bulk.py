@@ -9,7 +9,7 @@ from marshmallow import Schema, fields, validate
 
 from polyjob.api.schemas.common import Body
 from polyjob.errors import Invalid, Problem
-from polyjob.jobconfig.checks import check_values, load
+from polyjob.jobconfig.checks import check_values, deserialize
 
 MOST = 1000
 
@@ -36,7 +36,7 @@ class DeletedSchema(Schema):
 def read_numbers(body: Mapping[str, Any]) -> list[int]:
     """The ids, each once, in their order. Raises Invalid."""
     check_values(body)
-    ids = load(NumbersBody(), body, "")["ids"]
+    ids = deserialize(NumbersBody(), body, "")["ids"]
     if ids is None:
         raise Invalid([Problem("/ids", "This field is required.")])
     return list(dict.fromkeys(ids))

@@ -8,7 +8,7 @@ from typing import Any
 
 from marshmallow import EXCLUDE, INCLUDE, Schema, fields, validate
 
-from polyjob.jobconfig.checks import NAME_LENGTH, SLUG, TEXT_LENGTH
+from polyjob.jobconfig.checks import MAX_NAME_LENGTH, MAX_TEXT_LENGTH, SLUG_PATTERN
 
 
 class Instant(fields.Field[datetime.datetime]):
@@ -34,14 +34,14 @@ class Body(Schema):
 def name_field() -> fields.String:
     return fields.String(
         validate=[
-            validate.Regexp(SLUG, error="Only letters, digits, `-` and `_`."),
-            validate.Length(max=NAME_LENGTH),
+            validate.Regexp(SLUG_PATTERN, error="Only letters, digits, `-` and `_`."),
+            validate.Length(max=MAX_NAME_LENGTH),
         ]
     )
 
 
 def text_field() -> fields.String:
-    return fields.String(validate=validate.Length(max=TEXT_LENGTH))
+    return fields.String(validate=validate.Length(max=MAX_TEXT_LENGTH))
 
 
 class PointedProblem(Schema):

@@ -12,10 +12,10 @@ from marshmallow import Schema, fields, post_load
 from polyjob.api.schemas.common import Body, Instant, NoteSchema, RunStatusSchema, name_field, text_field
 from polyjob.db.models import Job
 from polyjob.errors import Invalid, Problem
-from polyjob.jobconfig.checks import check_values, load, pointer_to
-from polyjob.jobconfig.parameters import is_parametrised, with_params
-from polyjob.jobconfig.parsing import parse_content, with_lines
-from polyjob.jobconfig.schema import CONFIG, Line, ReferenceField, Tags, Whole, load_config
+from polyjob.jobconfig.checks import check_values, deserialize, pointer_to
+from polyjob.jobconfig.parameters import add_params, has_params
+from polyjob.jobconfig.parsing import add_line_numbers, parse_content
+from polyjob.jobconfig.schema import CONFIG_SCHEMA, Line, ReferenceField, Tags, WholeNumber, load_config
 from polyjob.services.entries import DataRefs, Entries
 from polyjob.statuses import Status
 
@@ -205,7 +205,7 @@ class JobBody(Body):
 
 class JobCreateBody(JobBody):
     is_managed = fields.Boolean(metadata={"description": "False: polyjob runs nothing and only keeps statuses."})
-    ttl = Whole(error_messages={"invalid": "ttl must be an integer."})
+    ttl = WholeNumber(error_messages={"invalid": "ttl must be an integer."})
     backend = Line()
     in_cluster = fields.Boolean()
     build_job = ReferenceField()
@@ -213,7 +213,7 @@ class JobCreateBody(JobBody):
 
 class JobChangeBody(JobBody):
     merge = fields.Boolean(metadata={"description": "Merge tags, data_refs and params with the ones that are there."})
-    original_job = Whole(least=1)
+    original_job = WholeNumber(least=1)
 
 
 class JobCloneBody(Body):
@@ -223,7 +223,7 @@ class JobCloneBody(Body):
     content = fields.Raw(metadata={"type": "string", "description": "The same as text."})
     description = text_field()
     update_code = fields.Boolean(error_messages={"invalid": "update_code should be a boolean"})
-    ttl = Whole(error_messages={"invalid": "ttl must be an integer."})
+    ttl = WholeNumber(error_messages={"invalid": "ttl must be an integer."})
 
 
 class StatusBody(Body):
@@ -269,7 +269,7 @@ def read_clone(body: Mapping[str, Any]) -> Sent:
 def read_status(body: Mapping[str, Any]) -> dict[str, Any]:
     """`status`, `message`, `traceback`, `details`. Raises Invalid."""
     check_values(body)
-    loaded: dict[str, Any] = load(_STATUS, body, "")
+    loaded: dict[str, Any] = deserialize(_STATUS, body, "")
     status = Status.CREATED if loaded.get("status") is None else loaded["status"]
     if not isinstance(status, str) or status not in set(Status):
         raise Invalid([Problem("/status", f'"{status}" is not a valid choice.')])
@@ -288,7 +288,7 @@ def read_sent(
     try:
         apart = ("config", "content")
         check_values({key: value for key, value in body.items() if key in schema.fields and key not in apart})
-        attributes = load(schema, body, "")
+        attributes = deserialize(schema, body, "")
     except Invalid as error:
         problems += error.problems
     text = None
@@ -296,14 +296,14 @@ def read_sent(
         pointer, document, text = _find_config(body if is_patch else _without_nulls(body), schema, parts)
         if document is not None:
             own = _own_params(body, pointer)
-            document = with_params(document, own)
+            document = add_params(document, own)
             config = load_document(document, pointer)
             kept = json.dumps(document, ensure_ascii=False) if own or text is None else text
             attributes.pop("params", None)
-            attributes |= {"config": config, "content": kept if text is not None or is_parametrised(document) else None}
+            attributes |= {"config": config, "content": kept if text is not None or has_params(document) else None}
     except Invalid as error:
         found = _params_renamed(error.problems, body, pointer)
-        found = with_lines(found, text, pointer) if text is not None else found
+        found = add_line_numbers(found, text, pointer) if text is not None else found
         problems += [problem for problem in found if problem not in problems]
     if problems:
         raise Invalid(problems)
@@ -359,7 +359,7 @@ def _without_nulls(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _CREATE, _CHANGE, _CLONE, _STATUS = JobCreateBody(), JobChangeBody(), JobCloneBody(), StatusBody()
-_PARTS = CONFIG.fields.keys() - _CREATE.fields.keys() - {"version", "kind"}
+_PARTS = CONFIG_SCHEMA.fields.keys() - _CREATE.fields.keys() - {"version", "kind"}
 
 
 def _only_an_object(document: Any, pointer: str) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from marshmallow import Schema, fields, validate
 from polyjob.api.schemas.common import Body, Instant
 from polyjob.auth.scopes import Scope
 from polyjob.auth.tokens import LOGIN
-from polyjob.jobconfig.checks import NAME_LENGTH
-from polyjob.jobconfig.schema import LONGEST_TIME, Line, Whole
+from polyjob.jobconfig.checks import MAX_NAME_LENGTH
+from polyjob.jobconfig.schema import MAX_DURATION_SECONDS, Line, WholeNumber
 
 
 class TokenRowSchema(Schema):
@@ -38,10 +38,12 @@ class MadeTokenSchema(TokenRowSchema):
 class TokenBody(Body):
     name = fields.String(
         validate=[
-            validate.Length(1, NAME_LENGTH),
+            validate.Length(1, MAX_NAME_LENGTH),
             validate.NoneOf([LOGIN], error="This name is for keys that are got for a password."),
         ]
     )
     scope = fields.String(validate=validate.OneOf([str(scope) for scope in Scope]))
     project = Line(metadata={"description": "`user.project`, or a project of one's own."})
-    expires_in = Whole(least=1, most=LONGEST_TIME, metadata={"description": "Seconds; null = it never expires."})
+    expires_in = WholeNumber(
+        least=1, most=MAX_DURATION_SECONDS, metadata={"description": "Seconds; null = it never expires."}
+    )

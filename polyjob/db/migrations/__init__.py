@@ -24,23 +24,23 @@ def _steps() -> dict[int, str]:
     return {int(file.name[:4]): file.read_text() for file in sorted(files, key=lambda file: file.name)}
 
 
-def latest() -> int:
+def latest_version() -> int:
     """The schema that this code works with."""
     return max(_steps())
 
 
-def current() -> int:
+def current_version() -> int:
     """The schema of the open database; 0 = empty."""
     return int(database.execute_sql("PRAGMA user_version").fetchone()[0])
 
 
 def migrate(data_dir: Path) -> int:
-    """Bring the open database to `latest`, in one transaction, and return how many steps that took. Idempotent.
+    """Bring the open database to `latest_version`, in one transaction, and return how many steps that took. Idempotent.
 
     A database that holds something is backed up first, beside itself, as `polyjob.db.before-NNNN`. Raises RuntimeError
     for a database that a newer polyjob has written.
     """
-    found, wanted = current(), latest()
+    found, wanted = current_version(), latest_version()
     if found > wanted:
         raise RuntimeError(f"the database has schema {found}, this polyjob knows only {wanted}: install the newer one")
     if found == wanted:
@@ -48,7 +48,7 @@ def migrate(data_dir: Path) -> int:
     if found:
         _back_up(data_dir / f"polyjob.db.before-{wanted:04d}")
     with write("migrate"):
-        found = current()  # another process may have come first
+        found = current_version()  # another process may have come first
         for number in range(found + 1, wanted + 1):
             for statement in _statements(_steps()[number]):
                 database.execute_sql(statement)

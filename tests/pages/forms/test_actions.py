@@ -16,7 +16,7 @@ from polyjob.auth.scopes import Scope
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import Audit, Build, Job, Project, User
-from polyjob.jobconfig.parsing import as_text, parse_content
+from polyjob.jobconfig.parsing import parse_content, to_yaml
 from polyjob.jobconfig.schema import load_config
 from polyjob.pages import actions
 from polyjob.services import bookmarks, builds, jobs, submission
@@ -124,9 +124,9 @@ class TestJobs:
 
     def test_are_bookmarked_and_not_any_more(self, ana: Browser, job: Job) -> None:
         ana.press(URL, "Bookmark")
-        assert bookmarks.is_marked(job, job.user)
+        assert bookmarks.is_bookmarked(job, job.user)
         ana.press(URL, "Remove bookmark")
-        assert not bookmarks.is_marked(job, job.user)
+        assert not bookmarks.is_bookmarked(job, job.user)
         token = ana.csrf()
         ana.post(f"{URL}/bookmark", {"csrf_token": token, "next": "/ana/demo?x=1"})
         assert ana.location == "/ana/demo?x=1"
@@ -276,7 +276,7 @@ class TestEdited:
     ],
 )
 def test_a_config_as_text_is_the_same_config(document: Any) -> None:
-    assert parse_content(as_text(document)) == document
+    assert parse_content(to_yaml(document)) == document
 
 
 class TestBuilds:

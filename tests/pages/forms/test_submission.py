@@ -92,7 +92,7 @@ class TestFields:
             assert f"{name}-error" in page.elements
             assert f"#{name}" in page.links
         assert "It takes a unit, such as 512Mi or 4Gi." in page.text
-        assert "Line 2: 2B cannot be a variable's name" in page.text
+        assert "Line 2: 2B is not a valid variable name" in page.text
         assert "alert" in str(page.elements["errors"].values())
         assert Job.select().count() == 0
 
