@@ -132,6 +132,16 @@ class Store:
         status = os.statvfs(self.data_dir)
         return status.f_bavail * status.f_frsize
 
+    def check_free_space(self, minimum: int) -> None:
+        """Raise Unavailable if the disk of the data folder has less than `minimum` bytes left."""
+        free = self.free_bytes()
+        if free < minimum:
+            raise Unavailable(
+                f"The server's disk is low: {free >> 20} MiB left. polyjob accepts nothing new below"
+                f" {minimum >> 20} MiB (POLYJOB_DISK_LOW). Free some space and try again.",
+                60,
+            )
+
     def _sweep(self, folder: Path) -> None:
         for part in folder.glob("*.part"):
             with contextlib.suppress(FileNotFoundError):

@@ -76,6 +76,13 @@ def test_prepare_makes_folders_that_nobody_else_can_read(tmp_path, umask, shared
     assert store.free_bytes() > 0
 
 
+def test_low_disk_is_refused_with_the_free_space(store, monkeypatch):
+    monkeypatch.setattr(Store, "free_bytes", lambda self: 5 << 20)
+    store.check_free_space(5 << 20)
+    with pytest.raises(Unavailable, match=r"5 MiB left.*below 6 MiB"):
+        store.check_free_space(6 << 20)
+
+
 @pytest.fixture
 def foreign_folder():
     """A folder that every account may enter, for a folder of another account in it."""
