@@ -160,7 +160,7 @@ def search_build_log(username: str, project_name: str, build_id: int) -> Any:
 
 def _append(run: Job | Build, make_folder: Callable[[str], object], log_of: Callable[[str], Path]) -> Response:
     if not run.is_managed and not run.status.is_done:
-        builds.refuse_on_low_disk(settings())
+        store().check_free_space(settings().disk_low)
         data = read_posted()
         make_folder(run.uuid)
         append(log_of(run.uuid), data, settings().log_limit)

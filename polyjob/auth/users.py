@@ -16,7 +16,7 @@ from polyjob.auth.scopes import Scope
 from polyjob.auth.tokens import LOGIN, digest, new_key
 from polyjob.clock import now
 from polyjob.db.database import write
-from polyjob.db.models import Build, Code, Job, Project, SignInLink, Token, User
+from polyjob.db.models import Build, Job, Project, SignInLink, Token, Upload, User
 from polyjob.errors import Conflict, Forbidden, Invalid, NotFound, Problem
 from polyjob.services import audit
 
@@ -96,7 +96,7 @@ def delete(user: User) -> None:
         _keep_an_administrator(user)
         audit.record("delete", user)
         _end_everything(user)
-        if any(table.select().where(table.user == user).exists() for table in (Job, Build, Code)):
+        if any(table.select().where(table.user == user).exists() for table in (Job, Build, Upload)):
             nobody = {"is_active": False, "is_admin": False, "password_hash": None, "email": None, "deleted_at": now()}
             User.update(**nobody).where(User.id == user.id).execute()
         else:

@@ -104,7 +104,7 @@ class Project(Table):
     readme = TextField(null=True)
     tags = JSONField(null=True)
     is_public = BooleanField()
-    code: Any = DeferredForeignKey("Code", null=True)
+    code: Any = DeferredForeignKey("Upload", null=True)
     """The latest upload: what a new job runs with."""
     code_id: int | None
     job_count = IntegerField(default=0)
@@ -124,11 +124,14 @@ class Project(Table):
         return f"{self.user.username}.{self.name}"
 
 
-class Code(Table):
-    """One upload of a project's code; the archive itself is `<data>/code/<digest>.tar.gz`."""
+class Upload(Table):
+    """One upload of a project's files, in the table `code`. The tarball is `<data>/code/<digest>.tar.gz`."""
+
+    class Meta:
+        table_name = "code"
 
     id = AutoField()
-    project = ForeignKeyField(Project, backref="codes")
+    project = ForeignKeyField(Project, backref="uploads")
     user = ForeignKeyField(User)
     digest = TextField()
     """SHA-256 of the unpacked tree, in hex: the same for the same files, however they were packed."""
@@ -155,7 +158,7 @@ class Build(Table):
     key = TextField()
     """Empty for a build that polyjob does not run, which is never reused."""
     key_parts = JSONField()
-    code = ForeignKeyField(Code, null=True)
+    code = ForeignKeyField(Upload, null=True)
     status = StatusField(default=Status.CREATED)
     created_at = InstantField()
     updated_at = InstantField()
@@ -223,7 +226,7 @@ class Job(Table):
     original = ForeignKeyField("self", null=True)
     cloning_strategy = TextField(null=True)
     build = ForeignKeyField(Build, null=True, backref="jobs")
-    code = ForeignKeyField(Code, null=True)
+    code = ForeignKeyField(Upload, null=True)
     node = TextField(null=True)
     notes = JSONField(null=True)
     """What people should know and no status says: a list of {"kind", "text"}; one per kind."""
@@ -341,7 +344,7 @@ TABLES: tuple[type[Table], ...] = (
     SignInLink,
     EndedSession,
     Project,
-    Code,
+    Upload,
     Build,
     BuildStatus,
     Job,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from polyjob.db.models import Build, Code, Idempotency, Job, SignInLink, Token
+from polyjob.db.models import Build, Idempotency, Job, SignInLink, Token, Upload
 from polyjob.engine import disk_usage, gc
 from polyjob.engine.backends import Backends
 from polyjob.engine.call_pools import Done
@@ -66,7 +66,7 @@ class Housekeeping:
             digest = name.removesuffix(".tar.gz")
             if name.endswith(".part"):
                 (data / "code" / name).unlink(missing_ok=True)
-            elif not Code.select().where(Code.digest == digest).exists():
+            elif not Upload.select().where(Upload.digest == digest).exists():
                 store.code_archive(digest).unlink(missing_ok=True)
         gc.collect(self._context.settings, store, runners)
         disk_usage.write_report(data, runners)

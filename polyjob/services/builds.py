@@ -12,7 +12,7 @@ from peewee import ModelSelect
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import Build, BuildStatus, Job, Project, User
-from polyjob.errors import Conflict, Invalid, NotFound, Problem, Unavailable
+from polyjob.errors import Conflict, Invalid, NotFound, Problem
 from polyjob.services import audit, specs
 from polyjob.services.filters import BUILD_FIELDS, BUILD_SORT_COLUMNS, has_condition_on, parse_query, parse_sort
 from polyjob.services.idempotency import IdempotentRequest, check_replay
@@ -108,7 +108,7 @@ def create(
     the build is only recorded, and needs no config: its client posts its statuses, and no job reuses it. Raises Invalid
     where the runner cannot honour the config, Unavailable where the disk is low, and what `once` raises.
     """
-    refuse_on_low_disk(settings)
+    Store(settings.data_dir).check_free_space(settings.disk_low)
     managed = attributes.get("is_managed") is not False
     if attributes.get("config") is None and managed:
         raise Invalid([Problem("/content", "Build expects a `content`.")])
@@ -127,16 +127,6 @@ def create(
         keep(build)
     send_hint(settings.data_dir)
     return build
-
-
-def refuse_on_low_disk(settings: Settings) -> None:
-    """Raises Unavailable."""
-    free = Store(settings.data_dir).free_bytes()
-    if free < settings.disk_low:
-        raise Unavailable(
-            f"The server's disk has {free >> 20} MiB left, and takes nothing new below {settings.disk_low >> 20} MiB.",
-            60,
-        )
 
 
 def _reusable(project_id: int, key: str) -> Build | None:

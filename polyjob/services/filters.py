@@ -26,7 +26,7 @@ from typing import Any
 
 from peewee import SQL, Expression, Field, NodeList, Ordering, Value, fn
 
-from polyjob.db.models import Build, Code, Job, Project, User
+from polyjob.db.models import Build, Job, Project, Upload, User
 from polyjob.errors import Invalid, Problem
 
 MAX_QUERY_LENGTH = 2_000
@@ -326,7 +326,7 @@ def _project_name(column: Field) -> QueryField:
 
 def _commit(column: Field) -> QueryField:
     def condition(operand: str) -> Any:
-        return column.in_(Code.select(Code.id).where(Code.digest.in_(_values(operand))))
+        return column.in_(Upload.select(Upload.id).where(Upload.digest.in_(_values(operand))))
 
     return QueryField(condition, True, column)
 

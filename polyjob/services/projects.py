@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Mapping
 from typing import Any, BinaryIO
@@ -11,8 +10,8 @@ from peewee import ModelSelect
 
 from polyjob.clock import now
 from polyjob.db.database import write
-from polyjob.db.models import Code, Project, User
-from polyjob.errors import Invalid, NotFound, Problem, Unavailable
+from polyjob.db.models import Project, Upload, User
+from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.services import audit, builds, jobs
 from polyjob.services.filters import PROJECT_FIELDS, PROJECT_SORT_COLUMNS, parse_query, parse_sort
 from polyjob.services.merge import merge_lists
@@ -141,23 +140,22 @@ def _check_name(owner: User, name: str) -> None:
         raise Invalid([Problem("/name", f"A project with name `{name}` already exists.")])
 
 
-def store_upload(project: Project, user: User, source: BinaryIO, settings: Settings) -> Code:
+def store_upload(project: Project, user: User, source: BinaryIO, settings: Settings) -> Upload:
     """Make the tar.gz that `source` gives the code of the project's new jobs; it is on disk, synced, on return.
 
     An upload with the same files as the latest one changes nothing. Raises Invalid for an archive that is refused,
     TooLarge, and Unavailable where the disk is low or fills up; then the project keeps the code it had.
     """
-    free = shutil.disk_usage(settings.data_dir).free
-    if free < settings.disk_low:
-        raise Unavailable(f"The server's disk has {free >> 20} MiB left, and takes no uploads now.", 60)
+    store = Store(settings.data_dir)
+    store.check_free_space(settings.disk_low)
     limits = uploads.Limits(settings.upload_limit, settings.unpacked_limit, settings.unpacked_files)
-    upload = uploads.receive(source, Store(settings.data_dir), limits)
+    upload = uploads.receive(source, store, limits)
     moment = now()
     with write("upload"):
         latest = Project.get_by_id(project.id).code
         if latest is not None and latest.digest == upload.digest:
             return latest
-        row = Code.create(
+        row = Upload.create(
             project=project,
             user=user,
             digest=upload.digest,
@@ -178,24 +176,24 @@ def remove_upload(project: Project) -> None:
             audit.record("remove code", project)
 
 
-def latest_upload(project: Project) -> Code:
+def latest_upload(project: Project) -> Upload:
     """Raises NotFound where nothing was uploaded."""
     if project.code is None:
         raise NotFound("No code was uploaded to this project.")
-    found: Code = project.code
+    found: Upload = project.code
     return found
 
 
-def first_upload(project: Project) -> Code:
+def first_upload(project: Project) -> Upload:
     """As `latest_upload`."""
-    return Code.select().where(Code.project == project).order_by(Code.id).first() or latest_upload(project)
+    return Upload.select().where(Upload.project == project).order_by(Upload.id).first() or latest_upload(project)
 
 
-def find_upload(project: Project, commit: str | None) -> Code:
+def find_upload(project: Project, commit: str | None) -> Upload:
     """The upload with this digest; the latest where it is None. Raises NotFound."""
     if commit is None:
         return latest_upload(project)
-    found = Code.select().where(Code.project == project, Code.digest == commit).order_by(Code.id.desc()).first()
+    found = Upload.select().where(Upload.project == project, Upload.digest == commit).order_by(Upload.id.desc()).first()
     if found is None:
         raise NotFound("There is no such upload of this project's code.")
     return found

@@ -21,7 +21,7 @@ from polyjob.jobconfig.parameters import has_params, rename_declarations
 from polyjob.jobconfig.parsing import parse_content
 from polyjob.jobconfig.schema import load_config
 from polyjob.services import audit, specs
-from polyjob.services.builds import UNUSABLE_STATUSES, refuse_on_low_disk
+from polyjob.services.builds import UNUSABLE_STATUSES
 from polyjob.services.entries import check_size
 from polyjob.services.idempotency import IdempotentRequest, check_replay
 from polyjob.services.jobs import check_name_is_free, is_name_taken, reload
@@ -46,7 +46,7 @@ def create(
     `attributes`: `config` (loaded by `load_config`) or None, and the job's own columns. Raises Invalid where the
     runner cannot honour the config or the name is taken, Unavailable where the disk is low, and what `once` raises.
     """
-    refuse_on_low_disk(settings)
+    Store(settings.data_dir).check_free_space(settings.disk_low)
     managed = attributes.get("is_managed") is not False
     config = attributes.get("config")
     if config is None and managed:
@@ -96,7 +96,7 @@ def clone(
     source's outputs, which must be done. Raises Invalid and makes no job where the merged config or the source does
     not do, Unavailable where the disk is low, and what `once` raises.
     """
-    refuse_on_low_disk(settings)
+    Store(settings.data_dir).check_free_space(settings.disk_low)
     if strategy != "restart" and not source.status.is_done:
         detail = f"Job {source.unique_name} is {source.status}; {strategy} takes only a job that is done."
         raise Invalid([Problem("", detail)])

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from polyjob.db.database import database
-from polyjob.db.models import Bookmark, Build, Code, Job, JobStatus
+from polyjob.db.models import Bookmark, Build, Job, JobStatus, Upload
 from polyjob.logs import follow
 from polyjob.statuses import Status
 
@@ -172,7 +172,7 @@ class TestCreate:
 
     def test_runs_with_the_latest_code(self, client, project, user):
         with write("test"):
-            code = Code.create(project=project, user=user, digest="c" * 64, size=1, files={}, created_at=now())
+            code = Upload.create(project=project, user=user, digest="c" * 64, size=1, files={}, created_at=now())
             type(project).update(code=code).execute()
         assert client.submit()["commit"] == "c" * 64
 
@@ -533,7 +533,7 @@ class TestClones:
 
     def test_take_the_newest_code_where_that_is_asked_for(self, client, done, project, user):
         with write("test"):
-            code = Code.create(project=project, user=user, digest="c" * 64, size=1, files={}, created_at=now())
+            code = Upload.create(project=project, user=user, digest="c" * 64, size=1, files={}, created_at=now())
             type(project).update(code=code).execute()
         assert client.post(f"{JOBS}/1/restart", {"update_code": "true"}).json["commit"] == "c" * 64
         assert client.post(f"{JOBS}/1/restart", {"update_code": False}).json["commit"] is None

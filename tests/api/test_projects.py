@@ -10,7 +10,7 @@ import pytest
 
 from polyjob.app import create_app
 from polyjob.auth import users
-from polyjob.db.models import Code, Project
+from polyjob.db.models import Project, Upload
 from polyjob.storage.store import Store
 
 from .conftest import BASE, JOBS, Client, pointers, publish, tar
@@ -124,7 +124,7 @@ class TestUpload:
     def test_is_kept_and_run_with(self, client, settings):
         answer = self.upload(client, tar({"main.py": b"print(1)", "requirements.txt": b"six"}), json='{"async": false}')
         assert (answer.status_code, answer.data) == (200, b"")
-        code = Code.get()
+        code = Upload.get()
         assert Store(settings.data_dir).code_archive(code.digest).stat().st_size == code.size
         assert list(code.files) == ["requirements.txt"]
         assert client.get(BASE).json["has_code"] is True
@@ -139,12 +139,12 @@ class TestUpload:
     def test_the_same_again_changes_nothing(self, client):
         for _ in range(2):
             assert self.upload(client, tar({"a": b"1"})).status_code == 200
-        assert Code.select().count() == 1
+        assert Upload.select().count() == 1
 
     def test_an_earlier_one_again_is_the_latest(self, client):
         for content in (b"1", b"2", b"1"):
             self.upload(client, tar({"a": content}))
-        assert client.submit()["commit"] == Code.get_by_id(1).digest
+        assert client.submit()["commit"] == Upload.get_by_id(1).digest
 
     @pytest.mark.parametrize(
         "data",
@@ -153,7 +153,7 @@ class TestUpload:
     )
     def test_one_that_is_no_good_is_refused_whole(self, client, settings, data):
         assert pointers(self.upload(client, data)) == ["/repo"]
-        assert Code.select().count() == 0
+        assert Upload.select().count() == 0
         assert list((settings.data_dir / "code").iterdir()) == []
         assert client.get(BASE).json["has_code"] is False
 
@@ -164,7 +164,7 @@ class TestUpload:
         whole = b'--b\r\nContent-Disposition: form-data; name="repo"; filename="x"\r\n\r\n' + tar({"a": b"1"})
         answer = client.call("PUT", UPLOAD, data=whole, content_type="multipart/form-data; boundary=b")
         assert pointers(answer) == [""]
-        assert Code.select().count() == 0
+        assert Upload.select().count() == 0
         assert list((settings.data_dir / "code").iterdir()) == []
 
     @pytest.mark.parametrize("kind", ["application/json", "application/gzip", "multipart/form-data", None])
@@ -179,7 +179,7 @@ class TestUpload:
         assert len(data) > 1000
         answer = self.upload(client, data)
         assert (answer.status_code, answer.mimetype) == (413, "application/problem+json")
-        assert Code.select().count() == 0
+        assert Upload.select().count() == 0
         assert list((settings.data_dir / "code").iterdir()) == []
 
     def test_whose_body_is_too_large_is_not_even_read(self, settings, user, project, monkeypatch):
@@ -207,7 +207,7 @@ class TestUpload:
     def test_is_its_owners_alone(self, client, other):
         publish()
         assert self.upload(other, tar({"a": b"1"})).status_code == 403
-        assert Code.select().count() == 0
+        assert Upload.select().count() == 0
 
 
 class TestChange:
@@ -290,12 +290,12 @@ class TestRepository:
         for text in (b"one", b"two"):
             client.put(UPLOAD, data={"repo": (io.BytesIO(tar({"a.txt": text})), "x.tar.gz")})
         told = client.get(f"{BASE}/repo").json
-        assert (told["project"], told["commit"]) == ("demo", Code.get_by_id(2).digest)
+        assert (told["project"], told["commit"]) == ("demo", Upload.get_by_id(2).digest)
         assert told["created_at"] < told["updated_at"]
         latest = client.get(f"{BASE}/repo/download/")
         assert (files(latest.data), latest.mimetype) == ({"a.txt": b"two"}, "application/gzip")
         assert "ana_demo.tar.gz" in latest.headers["Content-Disposition"]
-        first = client.get(f"{BASE}/repo/download", query_string={"commit": Code.get_by_id(1).digest})
+        first = client.get(f"{BASE}/repo/download", query_string={"commit": Upload.get_by_id(1).digest})
         assert files(first.data) == {"a.txt": b"one"}
         assert client.get(f"{BASE}/repo/download?commit=../../x").status_code == 404
 

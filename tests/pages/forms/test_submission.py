@@ -25,7 +25,7 @@ from polyjob.cli.origins import Origins
 from polyjob.cli.run import config_of
 from polyjob.cli.run import run as run_command
 from polyjob.db.database import write
-from polyjob.db.models import Code, Job, Project, User
+from polyjob.db.models import Job, Project, Upload, User
 from polyjob.pages import form_upload
 from polyjob.pages.forms import Form
 from polyjob.pages.job_form import curl_lines, read_job, run_line
@@ -246,7 +246,7 @@ class TestCommands:
 
 def code_of(settings: Settings) -> dict[str, bytes | str]:
     """The latest code's files and links."""
-    code = Code.select().order_by(Code.id.desc()).get()
+    code = Upload.select().order_by(Upload.id.desc()).get()
     found: dict[str, bytes | str] = {}
     with tarfile.open(Store(settings.data_dir).code_archive(code.digest)) as archive:
         for info in archive:
@@ -316,7 +316,7 @@ class TestFiles:
 
     def test_none_is_none(self, ana: Browser) -> None:
         self.upload(ana, ("", b""), ("", b""))
-        assert Code.select().count() == 0
+        assert Upload.select().count() == 0
         assert Job.get_by_id(1).code_id is None
 
     @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ class TestFiles:
         page = self.upload(ana, (name, content), status=400, env="A=1")
         assert "aria-invalid" in page.elements["upload"]
         assert form_of(page)["env"] == "A=1"
-        assert (Job.select().count(), Code.select().count()) == (0, 0)
+        assert (Job.select().count(), Upload.select().count()) == (0, 0)
         assert not list((data_dir / "code").iterdir())
 
     @pytest.mark.parametrize(
@@ -415,7 +415,7 @@ class TestFiles:
         assert "more than 5 files" in self.upload(ana, *many, status=413).text
         monkeypatch.setattr(form_upload, "LARGEST_DIRECTORY", 10)
         assert "too many members" in self.upload(ana, ("a.zip", zipped({"x": b""})), status=400).text
-        assert Code.select().count() == 0
+        assert Upload.select().count() == 0
 
     def test_a_field_is_bounded(self, ana: Browser) -> None:
         self.upload(ana, ("x", b"1"), status=413, cmd="x" * (2 << 20))
@@ -423,7 +423,7 @@ class TestFiles:
     def test_are_asked_for_again_where_a_field_is_wrong(self, ana: Browser) -> None:
         page = self.upload(ana, ("x", b"1"), status=400, timeout="soon")
         assert "Choose them again." in page.text
-        assert Code.select().count() == 0
+        assert Upload.select().count() == 0
 
     @pytest.mark.parametrize("body", [b"--x\r\n", b"--x\r\nContent-Disposition: form-data; name=a\r\n\r\nb"])
     def test_a_form_that_breaks_off_is_refused(self, ana: Browser, body: bytes) -> None:
