@@ -37,6 +37,7 @@ from polyjob.api.blueprint import make_api, refuse_mistyped
 from polyjob.api.paths import PlainPaths
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions
+from polyjob.auth.permissions import Access, requires
 from polyjob.auth.sessions import SESSION_LIFE
 from polyjob.clock import now
 from polyjob.connections import BodyTooSlow
@@ -49,7 +50,7 @@ from polyjob.settings import Settings
 
 API = "/api/v1"
 ALIASES = {"/_health": "health.healthz", "/statusz": "health.healthz"} | log_websocket.OLD_PATHS
-"""Path of an earlier version of the documented API → the operation, whose permissions it has."""
+"""Path of an earlier version of the documented API → the endpoint that serves it, with its permission."""
 _WITHOUT_DATABASE = frozenset({"health.healthz", "health.readyz", "pages.static", "api-docs.openapi_json"})
 
 
@@ -132,18 +133,22 @@ def _register_blueprints(app: Flask) -> None:
         api.register_blueprint(module.blp, url_prefix=API)
     api.register_blueprint(health.health)
     app.register_blueprint(pages.blp)
+    app.view_functions["pages.static"] = requires(Access.OPEN)(partial(app.view_functions["pages.static"]))
     app.add_url_rule("/api/<version>", view_func=no_such_api)
     app.add_url_rule("/app", view_func=dashboard)
     app.add_url_rule("/app/<path:page>", view_func=dashboard)
     for path, operation in ALIASES.items():
         app.add_url_rule(path, operation, methods=["GET"])
+    permissions.refuse_undeclared(app)
 
 
+@requires(Access.OPEN)
 def no_such_api(version: str) -> Response:
     """Without this, the path would be a page's: of a user `api`."""
     raise NotFound("Not found.")
 
 
+@requires(Access.OPEN)
 def dashboard(page: str = "") -> Response:
     """Lead to the page that an old client means by an address below `/app`."""
     return redirect(local_path(f"/{page}"))
@@ -158,10 +163,18 @@ def _check_request() -> None:
     fault = health.database_fault()
     if fault is not None:
         raise Unavailable(fault)
-    if _is_api() and not permissions.is_open(request.endpoint):
+    if permissions.is_open(request.endpoint):
+        return
+    view_args = request.view_args or {}
+    if _is_api():
         identity = auth.authenticate(takes_token_in_query=log_websocket.is_handshake())
-        permissions.check(request.endpoint, request.view_args or {}, identity)
+        permissions.check(request.endpoint, view_args, identity)
         refuse_mistyped(current_app.view_functions.get(request.endpoint or ""))
+    elif request.endpoint is not None:
+        visitor = auth.current_identity()
+        if visitor is None:
+            raise auth.Unauthenticated("Nobody is signed in.")
+        permissions.check(request.endpoint, view_args, visitor)
 
 
 def _is_api() -> bool:

@@ -10,6 +10,7 @@ from polyjob.api.blueprint import Blueprint
 from polyjob.api.paging import limit, offset, page
 from polyjob.api.request_context import JOB, find_project
 from polyjob.api.schemas.audit import KINDS, AuditSchema
+from polyjob.auth.permissions import Access, requires
 from polyjob.errors import Invalid, Problem
 from polyjob.services import audit, jobs
 
@@ -30,6 +31,7 @@ blp = Blueprint("audit", __name__, description="Who did what to what, and when."
 @blp.get("/audit")
 @blp.doc(parameters=FILTERS, responses={400: "BAD_REQUEST"})
 @blp.page(AuditSchema)
+@requires(Access.ADMINISTRATOR)
 def list_audit() -> dict[str, Any]:
     """List what was done on this server, the latest first; for administrators"""
     kind, number = request.args.get("kind"), request.args.get("target_id")
@@ -44,9 +46,10 @@ def list_audit() -> dict[str, Any]:
 
 @blp.get(f"{JOB}/audit")
 @blp.page(AuditSchema)
+@requires(Access.MANAGE)
 def list_job_audit(username: str, project_name: str, job_id: int) -> dict[str, Any]:
     """List what was done to a job, the latest first; for who may write to its project"""
-    job = jobs.find(find_project(username, project_name, to_write=True), job_id)
+    job = jobs.find(find_project(username, project_name), job_id)
     return _page(audit.list_entries(kind="job", target_id=job.id))
 
 

@@ -17,6 +17,8 @@ from polyjob.api.examples import EXAMPLES
 from polyjob.api.idempotency import PARAMETER, REPLAYED
 from polyjob.api.problems import MIMETYPE
 from polyjob.api.schemas.common import ProblemSchema, page_of
+from polyjob.auth import permissions
+from polyjob.auth.permissions import Access, requires
 from polyjob.errors import Invalid, Problem
 from polyjob.jobconfig.checks import MAX_QUOTED_KEY_LENGTH, shorten_key
 
@@ -88,16 +90,15 @@ class Blueprint(flask_smorest.Blueprint):
         """The state of the thing may not allow it."""
         return self._documented(responses={409: "CONFLICT"})(view)
 
-    def open_to_all(self, view: View) -> View:
-        """No key is asked for."""
-        return self._documented(security=[])(view)
-
     def _store_endpoint_docs(self, endpoint: str, obj: Any, parameters: Any, tags: Any, **options: Any) -> None:
-        """As the parent does, and each operation has a name of its own: its view's."""
+        """Store the docs of the view, also the name of each operation and whether it needs a token."""
+        permission = permissions.declared(obj)
+        if permission is not None and permission.access is Access.OPEN:
+            obj = self._documented(security=[])(obj)
         super()._store_endpoint_docs(endpoint, obj, parameters, tags, **options)
         documents = [(method, doc) for method, doc in self._docs[endpoint].items() if method != "parameters"]
-        for number, (method, doc) in enumerate(documents):
-            doc["operation"] = endpoint if number == 0 else f"{endpoint}_by_{method}"
+        for index, (method, doc) in enumerate(documents):
+            doc["operation"] = endpoint if index == 0 else f"{endpoint}_by_{method}"
 
     def _documented(self, parameters: Sequence[dict[str, Any]] = (), **members: Any) -> Callable[[View], View]:
         """As `doc`, but parameters add to those that the view has."""
@@ -125,6 +126,11 @@ class Api(flask_smorest.Api):
             response = {"description": name.replace("_", " ").capitalize(), "schema": self.ERROR_SCHEMA}
             prepare_response(response, self.spec, MIMETYPE)
             self.spec.components.response(name, response, lazy=True)
+
+    @requires(Access.OPEN)
+    def _openapi_json(self) -> Any:
+        """Serve the OpenAPI document."""
+        return super()._openapi_json()
 
     def register_blueprint(self, blp: Any, **options: Any) -> None:
         if document_errors not in blp._prepare_doc_cbks:

@@ -20,6 +20,7 @@ from polyjob.api.schemas.builds import BuildRowSchema
 from polyjob.api.schemas.jobs import JobRowSchema
 from polyjob.api.schemas.projects import ProjectRowSchema
 from polyjob.auth import identity, users
+from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job, Project, User
 from polyjob.services import bookmarks, builds, jobs, projects
 from polyjob.services.filters import parse_sort, sort_names
@@ -45,6 +46,7 @@ blp = Blueprint("marked", __name__, description="Bookmarks and archives.")
 @blp.get("/bookmarks/<username>/jobs")
 @blp.doc(parameters=[SORT], responses={400: "BAD_REQUEST"})
 @blp.page(bookmarked_of(JobRowSchema))
+@requires(Access.READ)
 def bookmarked_jobs(username: str) -> dict[str, Any]:
     """List the jobs that one has bookmarked, the latest first"""
     return _bookmarked(username, Job, jobs_in_list)
@@ -53,6 +55,7 @@ def bookmarked_jobs(username: str) -> dict[str, Any]:
 @blp.get("/bookmarks/<username>/builds")
 @blp.doc(parameters=[SORT], responses={400: "BAD_REQUEST"})
 @blp.page(bookmarked_of(BuildRowSchema))
+@requires(Access.READ)
 def bookmarked_builds(username: str) -> dict[str, Any]:
     """List the builds that one has bookmarked, the latest first"""
     return _bookmarked(username, Build, builds_in_list)
@@ -61,6 +64,7 @@ def bookmarked_builds(username: str) -> dict[str, Any]:
 @blp.get("/bookmarks/<username>/projects")
 @blp.doc(parameters=[SORT], responses={400: "BAD_REQUEST"})
 @blp.page(bookmarked_of(ProjectRowSchema))
+@requires(Access.READ)
 def bookmarked_projects(username: str) -> dict[str, Any]:
     """List the projects that one has bookmarked, the latest first"""
     return _bookmarked(username, Project, projects_in_list)
@@ -69,6 +73,7 @@ def bookmarked_projects(username: str) -> dict[str, Any]:
 @blp.get("/archives/<username>/jobs")
 @blp.doc(parameters=[ARCHIVE_SORT], responses={400: "BAD_REQUEST"})
 @blp.page(archived_of(JobRowSchema))
+@requires(Access.READ)
 def archived_jobs(username: str) -> dict[str, Any]:
     """List the archived jobs of one's own projects, the latest first"""
     return _archived(username, jobs.list_archived, Job, jobs_in_list)
@@ -77,6 +82,7 @@ def archived_jobs(username: str) -> dict[str, Any]:
 @blp.get("/archives/<username>/builds")
 @blp.doc(parameters=[ARCHIVE_SORT], responses={400: "BAD_REQUEST"})
 @blp.page(archived_of(BuildRowSchema))
+@requires(Access.READ)
 def archived_builds(username: str) -> dict[str, Any]:
     """List the archived builds of one's own projects, the latest first"""
     return _archived(username, builds.list_archived, Build, builds_in_list)
@@ -85,6 +91,7 @@ def archived_builds(username: str) -> dict[str, Any]:
 @blp.get("/archives/<username>/projects")
 @blp.doc(parameters=[ARCHIVE_SORT], responses={400: "BAD_REQUEST"})
 @blp.page(archived_of(ProjectRowSchema))
+@requires(Access.READ)
 def archived_projects(username: str) -> dict[str, Any]:
     """List one's own archived projects, last changed first"""
     return _archived(username, lambda owner: projects.list_projects(owner, archived=True), Project, projects_in_list)

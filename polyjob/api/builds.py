@@ -26,6 +26,7 @@ from polyjob.api.schemas.jobs import StatusBody, read_status
 from polyjob.api.schemas.users import CodeReferenceBody, CodeReferenceSchema
 from polyjob.api.statuses import RECONCILED, code_reference, read_code_reference
 from polyjob.auth import identity
+from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, BuildStatus
 from polyjob.errors import NotFound
 from polyjob.jobconfig.checks import check_values, deserialize
@@ -40,6 +41,7 @@ blp = Blueprint("builds", __name__, description="Builds: what jobs need made bef
 @blp.get(BUILDS)
 @blp.page(BuildRowSchema, queries=True)
 @blp.tagged
+@requires(Access.READ)
 def list_builds(username: str, project_name: str) -> Any:
     """List the builds of a project, last changed first"""
     project = find_project(username, project_name)
@@ -49,6 +51,7 @@ def list_builds(username: str, project_name: str) -> Any:
 @blp.post(BUILDS)
 @blp.takes(BuildCreateBody, required=True)
 @blp.once(BuildSchema)
+@requires(Access.SUBMIT)
 def create_build(username: str, project_name: str) -> Response:
     """Make a build, although no job needs it yet"""
     project = find_project(username, project_name)
@@ -63,6 +66,7 @@ def create_build(username: str, project_name: str) -> Response:
 
 @blp.post(f"{BUILDS}/invalidate")
 @blp.nothing(200)
+@requires(Access.SUBMIT)
 def invalidate_builds(username: str, project_name: str) -> Response:
     """Have no new job use any build that there is now"""
     builds.invalidate_all(find_project(username, project_name))
@@ -72,6 +76,7 @@ def invalidate_builds(username: str, project_name: str) -> Response:
 @blp.get(BUILD)
 @blp.response(200, BuildSchema)
 @blp.tagged
+@requires(Access.READ)
 def get_build(username: str, project_name: str, build_id: int) -> Any:
     """Get a build"""
     project = find_project(username, project_name)
@@ -82,6 +87,7 @@ def get_build(username: str, project_name: str, build_id: int) -> Any:
 @blp.route(BUILD, methods=["PATCH", "PUT"])
 @blp.takes(BuildChangeBody)
 @blp.response(200, BuildSchema)
+@requires(Access.SUBMIT)
 def update_build(username: str, project_name: str, build_id: int) -> BuildView:
     """Change a build's name, description or tags"""
     build = builds.find(find_project(username, project_name), build_id)
@@ -93,6 +99,7 @@ def update_build(username: str, project_name: str, build_id: int) -> BuildView:
 @blp.delete(BUILD)
 @blp.nothing(204)
 @blp.conflicts
+@requires(Access.MANAGE)
 def delete_build(username: str, project_name: str, build_id: int) -> Response:
     """Remove a build with all that it made; 409 while a job needs it"""
     builds.delete(builds.find(find_project(username, project_name), build_id), settings())
@@ -101,6 +108,7 @@ def delete_build(username: str, project_name: str, build_id: int) -> Response:
 
 @blp.post(f"{BUILD}/stop")
 @blp.nothing(200)
+@requires(Access.SUBMIT)
 def stop_build(username: str, project_name: str, build_id: int) -> Response:
     """Stop a build, and with it the jobs that wait for it; one that is done stays as it is"""
     builds.request_stop(builds.find(find_project(username, project_name), build_id), settings())
@@ -109,6 +117,7 @@ def stop_build(username: str, project_name: str, build_id: int) -> Response:
 
 @blp.post(f"{BUILD}/invalidate")
 @blp.nothing(200)
+@requires(Access.SUBMIT)
 def invalidate_build(username: str, project_name: str, build_id: int) -> Response:
     """Have no new job use a build; those that do go on"""
     builds.invalidate(builds.find(find_project(username, project_name), build_id))
@@ -118,6 +127,7 @@ def invalidate_build(username: str, project_name: str, build_id: int) -> Respons
 @blp.post(f"{BUILD}/archive")
 @blp.nothing(200)
 @blp.conflicts
+@requires(Access.SUBMIT)
 def archive_build(username: str, project_name: str, build_id: int) -> Response:
     """Hide a build, which no new job uses then; 409 while a job needs it"""
     builds.archive(builds.find(find_project(username, project_name), build_id), settings())
@@ -126,6 +136,7 @@ def archive_build(username: str, project_name: str, build_id: int) -> Response:
 
 @blp.post(f"{BUILD}/restore")
 @blp.nothing(200)
+@requires(Access.SUBMIT)
 def restore_build(username: str, project_name: str, build_id: int) -> Response:
     """Show an archived build again"""
     builds.restore(find_project(username, project_name), build_id)
@@ -134,22 +145,25 @@ def restore_build(username: str, project_name: str, build_id: int) -> Response:
 
 @blp.post(f"{BUILD}/bookmark")
 @blp.nothing(201)
+@requires(Access.BOOKMARK)
 def bookmark_build(username: str, project_name: str, build_id: int) -> Response:
     """Bookmark a build; who may read it may do so"""
-    bookmarks.add(builds.find(find_project(username, project_name, to_write=False), build_id), me())
+    bookmarks.add(builds.find(find_project(username, project_name), build_id), me())
     return empty(201)
 
 
 @blp.delete(f"{BUILD}/unbookmark")
 @blp.nothing(204)
+@requires(Access.BOOKMARK)
 def unbookmark_build(username: str, project_name: str, build_id: int) -> Response:
     """Remove a bookmark"""
-    bookmarks.remove(builds.find(find_project(username, project_name, to_write=False), build_id), me())
+    bookmarks.remove(builds.find(find_project(username, project_name), build_id), me())
     return empty(204)
 
 
 @blp.post(f"{BUILD}/_heartbeat")
 @blp.nothing(200)
+@requires(Access.SUBMIT)
 def build_heartbeat(username: str, project_name: str, build_id: int) -> Response:
     """Say that the build lives; polyjob knows by itself, and keeps nothing of this"""
     builds.find(find_project(username, project_name), build_id)
@@ -158,6 +172,7 @@ def build_heartbeat(username: str, project_name: str, build_id: int) -> Response
 
 @blp.get(f"{BUILD}/coderef")
 @blp.response(200, CodeReferenceSchema)
+@requires(Access.READ)
 def get_build_code_reference(username: str, project_name: str, build_id: int) -> dict[str, Any]:
     """Get the code that a build sees the requirement files of"""
     return code_reference(builds.find(find_project(username, project_name), build_id))
@@ -166,6 +181,7 @@ def get_build_code_reference(username: str, project_name: str, build_id: int) ->
 @blp.post(f"{BUILD}/coderef")
 @blp.takes(CodeReferenceBody)
 @blp.response(201, CodeReferenceSchema)
+@requires(Access.SUBMIT)
 def post_build_code_reference(username: str, project_name: str, build_id: int) -> dict[str, Any]:
     """Report where the build's code came from; kept as a note on the build"""
     build = builds.find(find_project(username, project_name), build_id)
@@ -177,6 +193,7 @@ def post_build_code_reference(username: str, project_name: str, build_id: int) -
 @blp.post(f"{BUILD}/statuses")
 @blp.takes(StatusBody)
 @blp.response(201, BuildStatusSchema)
+@requires(Access.SUBMIT)
 def post_build_status(username: str, project_name: str, build_id: int) -> BuildStatus:
     """Report a status
 
@@ -191,6 +208,7 @@ def post_build_status(username: str, project_name: str, build_id: int) -> BuildS
 @blp.post(f"{BUILD}/_reconcile")
 @blp.takes(StatusBody)
 @blp.nothing(200)
+@requires(Access.SUBMIT)
 def reconcile_build(username: str, project_name: str, build_id: int) -> Response:
     """Report what became of a build that polyjob does not run; of one that it runs, it knows better"""
     build = builds.find(find_project(username, project_name), build_id)
@@ -202,6 +220,7 @@ def reconcile_build(username: str, project_name: str, build_id: int) -> Response
 @blp.get(f"{BUILD}/statuses")
 @blp.page(BuildStatusSchema)
 @blp.tagged
+@requires(Access.READ)
 def list_build_statuses(username: str, project_name: str, build_id: int) -> Any:
     """List the statuses of a build, oldest first"""
     project = find_project(username, project_name)
@@ -212,6 +231,7 @@ def list_build_statuses(username: str, project_name: str, build_id: int) -> Any:
 
 @blp.get(f"{BUILD}/statuses/<uuid>")
 @blp.response(200, BuildStatusSchema)
+@requires(Access.READ)
 def get_build_status(username: str, project_name: str, build_id: int, uuid: str) -> BuildStatus:
     """Get one status of a build"""
     query = builds.list_statuses(builds.find(find_project(username, project_name), build_id))

@@ -13,6 +13,7 @@ from polyjob.api.blueprint import Blueprint
 from polyjob.api.paging import limit, offset, page
 from polyjob.api.request_context import me, settings
 from polyjob.api.schemas.cluster import ClusterNodeSchema, ClusterSchema, GraphicsSchema, NodeSchema
+from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Meta
 from polyjob.errors import Forbidden, NotFound
 
@@ -21,6 +22,7 @@ blp = Blueprint("cluster", __name__, description="The machine that polyjob runs 
 
 @blp.get("/cluster")
 @blp.response(200, ClusterSchema)
+@requires(Access.ADMINISTRATOR)
 def get_cluster() -> dict[str, Any]:
     """Get the machine, as a cluster of one node; for administrators"""
     _only_administrators()
@@ -32,6 +34,7 @@ def get_cluster() -> dict[str, Any]:
 
 @blp.get("/cluster/nodes")
 @blp.page(ClusterNodeSchema)
+@requires(Access.ADMINISTRATOR)
 def list_nodes() -> dict[str, Any]:
     """List the nodes: this machine; for administrators"""
     _only_administrators()
@@ -40,6 +43,7 @@ def list_nodes() -> dict[str, Any]:
 
 @blp.get("/nodes/<int:number>")
 @blp.response(200, NodeSchema)
+@requires(Access.ADMINISTRATOR)
 def get_node(number: int) -> dict[str, Any]:
     """Get a node: this machine is number 1; for administrators"""
     _only_administrators()
@@ -59,6 +63,7 @@ def get_node(number: int) -> dict[str, Any]:
 
 @blp.get("/nodes/<int:number>/gpus")
 @blp.page(GraphicsSchema)
+@requires(Access.ADMINISTRATOR)
 def list_graphics(number: int) -> dict[str, Any]:
     """List the GPUs of a node that jobs may be given; for administrators"""
     _only_administrators()

@@ -13,6 +13,7 @@ from peewee import PeeweeException
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.request_context import empty, settings, store
 from polyjob.api.schemas.users import ChartSchema, LogHandlerSchema, ReadinessSchema, VersionsSchema
+from polyjob.auth.permissions import Access, requires
 from polyjob.clock import Clock
 from polyjob.db import migrations
 from polyjob.engine_link import engine_running, last_beat
@@ -37,57 +38,57 @@ def _versions() -> dict[str, str]:
 
 
 @blp.get("/versions/cli")
-@blp.open_to_all
 @blp.response(200, VersionsSchema)
+@requires(Access.OPEN)
 def cli_versions() -> dict[str, str]:
     """The versions of the documented API's command line that work"""
     return _versions()
 
 
 @blp.get("/versions/platform")
-@blp.open_to_all
 @blp.response(200, VersionsSchema)
+@requires(Access.OPEN)
 def platform_versions() -> dict[str, str]:
     """The version of the documented API"""
     return _versions()
 
 
 @blp.get("/versions/lib")
-@blp.open_to_all
 @blp.response(200, VersionsSchema)
+@requires(Access.OPEN)
 def lib_versions() -> dict[str, str]:
     """The versions of the documented API's client library that work"""
     return _versions()
 
 
 @blp.get("/versions/chart")
-@blp.open_to_all
 @blp.response(200, ChartSchema)
+@requires(Access.OPEN)
 def chart_version() -> dict[str, str]:
     """The version of the documented API's chart"""
     return {"version": COMPATIBLE_VERSION}
 
 
 @blp.get("/log_handler")
-@blp.open_to_all
 @blp.response(200, LogHandlerSchema)
+@requires(Access.OPEN)
 def log_handler() -> dict[str, Any]:
     """Where clients report their own errors: nowhere"""
     return {"dns": None, "dsn": None, "environment": "production", "tags": {}}
 
 
 @health.get("/healthz")
-@health.open_to_all
 @health.nothing(200)
+@requires(Access.OPEN)
 def healthz() -> Response:
     """200 once requests are served; asks no database"""
     return empty(200)
 
 
 @health.get("/readyz")
-@health.open_to_all
 @health.response(200, ReadinessSchema)
 @health.doc(responses={503: {"description": "A part does not work.", "content": _READINESS}})
+@requires(Access.OPEN)
 def readyz() -> Response:
     """Whether each part works, by name: 200, or 503 if one does not"""
     found = parts()

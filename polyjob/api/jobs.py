@@ -27,6 +27,7 @@ from polyjob.api.schemas.jobs import (
 )
 from polyjob.auth import permissions
 from polyjob.auth.identity import authenticate, current_identity
+from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Job
 from polyjob.errors import Invalid, Problem
 from polyjob.logs import follow
@@ -49,6 +50,7 @@ blp = Blueprint("jobs", __name__, description="Jobs: what polyjob runs.")
 @blp.get(JOBS)
 @blp.page(JobRowSchema, queries=True)
 @blp.tagged
+@requires(Access.READ)
 def list_jobs(username: str, project_name: str) -> Any:
     """List the jobs of a project, last changed first"""
     project = find_project(username, project_name)
@@ -58,6 +60,7 @@ def list_jobs(username: str, project_name: str) -> Any:
 @blp.post(JOBS)
 @blp.takes(JobCreateBody, required=True)
 @blp.once(JobSchema)
+@requires(Access.SUBMIT)
 def create_job(username: str, project_name: str) -> Response:
     """Submit a job
 
@@ -77,6 +80,7 @@ def create_job(username: str, project_name: str) -> Response:
 @blp.doc(parameters=[WAIT], responses={400: "BAD_REQUEST"})
 @blp.response(200, JobSchema)
 @blp.tagged
+@requires(Access.READ, job_token=True)
 def get_job(username: str, project_name: str, job_id: int) -> Any:
     """Get a job"""
     seconds = _asked_wait()
@@ -91,6 +95,7 @@ def get_job(username: str, project_name: str, job_id: int) -> Any:
 @blp.route(JOB, methods=["PATCH", "PUT"])
 @blp.takes(JobChangeBody)
 @blp.response(200, JobSchema)
+@requires(Access.SUBMIT, job_token=True)
 def update_job(username: str, project_name: str, job_id: int) -> JobView:
     """Change a job's description, name, tags …, or its config while it waits in the queue"""
     job = jobs.find(find_project(username, project_name), job_id)
@@ -102,6 +107,7 @@ def update_job(username: str, project_name: str, job_id: int) -> JobView:
 
 @blp.delete(JOB)
 @blp.nothing(204)
+@requires(Access.MANAGE)
 def delete_job(username: str, project_name: str, job_id: int) -> Response:
     """Stop a job and remove it with all that it wrote"""
     jobs.delete(jobs.find(find_project(username, project_name), job_id), me(), settings())
@@ -111,6 +117,7 @@ def delete_job(username: str, project_name: str, job_id: int) -> Response:
 @blp.post(f"{JOB}/stop")
 @blp.doc(parameters=[WAIT])
 @blp.nothing(200)
+@requires(Access.SUBMIT)
 def stop_job(username: str, project_name: str, job_id: int) -> Response:
     """Stop a job; one that is done stays as it is"""
     seconds = _asked_wait()
@@ -122,6 +129,7 @@ def stop_job(username: str, project_name: str, job_id: int) -> Response:
 
 @blp.post(f"{JOB}/archive")
 @blp.nothing(200)
+@requires(Access.SUBMIT)
 def archive_job(username: str, project_name: str, job_id: int) -> Response:
     """Hide a job, and stop it if it is not done"""
     jobs.archive(jobs.find(find_project(username, project_name), job_id), me(), settings())
@@ -130,6 +138,7 @@ def archive_job(username: str, project_name: str, job_id: int) -> Response:
 
 @blp.post(f"{JOB}/restore")
 @blp.nothing(200)
+@requires(Access.SUBMIT)
 def restore_job(username: str, project_name: str, job_id: int) -> Response:
     """Show an archived job again"""
     jobs.restore(find_project(username, project_name), job_id)
@@ -142,6 +151,7 @@ def restore_job(username: str, project_name: str, job_id: int) -> Response:
 @blp.post(f"{JOBS}/stop")
 @blp.takes(NumbersBody, required=True)
 @blp.response(200, StoppedSchema)
+@requires(Access.SUBMIT)
 def stop_jobs(username: str, project_name: str) -> dict[str, list[int]]:
     """Stop several jobs; those that are done or not there are skipped"""
     project, numbers = find_project(username, project_name), read_numbers(read_body())
@@ -152,6 +162,7 @@ def stop_jobs(username: str, project_name: str) -> dict[str, list[int]]:
 @blp.route(f"{JOBS}/delete", methods=["POST", "DELETE"])
 @blp.takes(NumbersBody, required=True)
 @blp.response(200, DeletedSchema)
+@requires(Access.MANAGE)
 def delete_jobs(username: str, project_name: str) -> dict[str, list[int]]:
     """Delete several jobs; those that are not there are skipped"""
     project, numbers = find_project(username, project_name), read_numbers(read_body())
@@ -165,6 +176,7 @@ def delete_jobs(username: str, project_name: str) -> dict[str, list[int]]:
 @blp.post(f"{JOB}/restart")
 @blp.takes(JobCloneBody)
 @blp.once(JobSchema)
+@requires(Access.SUBMIT)
 def restart_job(username: str, project_name: str, job_id: int) -> Response:
     """Run a job's config again, in a new job with empty outputs"""
     return _clone(username, project_name, job_id, "restart")
@@ -173,6 +185,7 @@ def restart_job(username: str, project_name: str, job_id: int) -> Response:
 @blp.post(f"{JOB}/resume")
 @blp.takes(JobCloneBody)
 @blp.once(JobSchema)
+@requires(Access.SUBMIT)
 def resume_job(username: str, project_name: str, job_id: int) -> Response:
     """Run a job's config again, in a new job that goes on with the outputs"""
     return _clone(username, project_name, job_id, "resume")
@@ -181,6 +194,7 @@ def resume_job(username: str, project_name: str, job_id: int) -> Response:
 @blp.post(f"{JOB}/copy")
 @blp.takes(JobCloneBody)
 @blp.once(JobSchema)
+@requires(Access.SUBMIT)
 def copy_job(username: str, project_name: str, job_id: int) -> Response:
     """Run a job's config again, in a new job with a copy of the outputs"""
     return _clone(username, project_name, job_id, "copy")
@@ -203,17 +217,19 @@ def _clone(username: str, project_name: str, job_id: int, strategy: str) -> Resp
 
 @blp.post(f"{JOB}/bookmark")
 @blp.nothing(201)
+@requires(Access.BOOKMARK)
 def bookmark_job(username: str, project_name: str, job_id: int) -> Response:
     """Bookmark a job; who may read it may do so"""
-    bookmarks.add(jobs.find(find_project(username, project_name, to_write=False), job_id), me())
+    bookmarks.add(jobs.find(find_project(username, project_name), job_id), me())
     return empty(201)
 
 
 @blp.delete(f"{JOB}/unbookmark")
 @blp.nothing(204)
+@requires(Access.BOOKMARK)
 def unbookmark_job(username: str, project_name: str, job_id: int) -> Response:
     """Remove a bookmark"""
-    bookmarks.remove(jobs.find(find_project(username, project_name, to_write=False), job_id), me())
+    bookmarks.remove(jobs.find(find_project(username, project_name), job_id), me())
     return empty(204)
 
 

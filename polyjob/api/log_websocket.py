@@ -22,6 +22,7 @@ from polyjob.api.problems import problem
 from polyjob.api.request_context import BUILD, JOB, find_project, me, store
 from polyjob.api.websocket import ClientDisconnected, WebSocket, offers
 from polyjob.auth.identity import permit
+from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job
 from polyjob.errors import Invalid, Problem
 from polyjob.logs import follow
@@ -58,6 +59,7 @@ OLD_PATHS = {
 
 @blp.get(f"{JOB}/logs/stream")
 @blp.doc(parameters=[SINCE], responses=_SPOKEN)
+@requires(Access.READ, job_token=True)
 def stream_job_log(username: str, project_name: str, job_id: int) -> Response:
     """Follow a job's log over WebSocket"""
     job = jobs.find(find_project(username, project_name), job_id)
@@ -66,6 +68,7 @@ def stream_job_log(username: str, project_name: str, job_id: int) -> Response:
 
 @blp.get(f"{BUILD}/logs/stream")
 @blp.doc(parameters=[SINCE], responses=_SPOKEN)
+@requires(Access.READ)
 def stream_build_log(username: str, project_name: str, build_id: int) -> Response:
     """Follow a build's log over WebSocket"""
     build = builds.find(find_project(username, project_name), build_id)

@@ -15,6 +15,7 @@ from polyjob.api.log_sse import MIMETYPE, PATIENCE, events
 from polyjob.api.request_context import BUILD, JOB, empty, find_project, me, settings, store
 from polyjob.api.schemas.logs import LogLinesSchema, LogSearchSchema
 from polyjob.auth.identity import authenticate, permit
+from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job
 from polyjob.errors import Invalid, Problem
 from polyjob.logs import follow
@@ -87,6 +88,7 @@ _SEND = {
 
 @blp.get(f"{JOB}/logs")
 @blp.doc(**_READ)
+@requires(Access.READ, job_token=True)
 def get_job_log(username: str, project_name: str, job_id: int) -> Response:
     """Get a job's log: whole, a range, its last lines, or as it is written"""
     job = jobs.find(find_project(username, project_name), job_id)
@@ -95,6 +97,7 @@ def get_job_log(username: str, project_name: str, job_id: int) -> Response:
 
 @blp.get(f"{BUILD}/logs")
 @blp.doc(**_READ)
+@requires(Access.READ)
 def get_build_log(username: str, project_name: str, build_id: int) -> Response:
     """Get a build's log: whole, a range, its last lines, or as it is written"""
     build = builds.find(find_project(username, project_name), build_id)
@@ -103,6 +106,7 @@ def get_build_log(username: str, project_name: str, build_id: int) -> Response:
 
 @blp.post(f"{JOB}/logs")
 @blp.doc(**_SEND)
+@requires(Access.SUBMIT, job_token=True)
 def send_job_log(username: str, project_name: str, job_id: int) -> Response:
     """Add to the log of a job that polyjob does not run
 
@@ -115,6 +119,7 @@ def send_job_log(username: str, project_name: str, job_id: int) -> Response:
 
 @blp.post(f"{BUILD}/logs")
 @blp.doc(**_SEND)
+@requires(Access.SUBMIT)
 def send_build_log(username: str, project_name: str, build_id: int) -> Response:
     """Add to the log of a build that polyjob does not run
 
@@ -127,6 +132,7 @@ def send_build_log(username: str, project_name: str, build_id: int) -> Response:
 @blp.get(f"{JOB}/logs/lines")
 @blp.doc(parameters=LINES, responses={400: "BAD_REQUEST"})
 @blp.response(200, LogLinesSchema)
+@requires(Access.READ, job_token=True)
 def get_job_log_lines(username: str, project_name: str, job_id: int) -> dict[str, Any]:
     """Get some lines of a job's log, as a terminal would show them"""
     return _lines(lambda: jobs.find(find_project(username, project_name), job_id), store().job_log)
@@ -135,6 +141,7 @@ def get_job_log_lines(username: str, project_name: str, job_id: int) -> dict[str
 @blp.get(f"{BUILD}/logs/lines")
 @blp.doc(parameters=LINES, responses={400: "BAD_REQUEST"})
 @blp.response(200, LogLinesSchema)
+@requires(Access.READ)
 def get_build_log_lines(username: str, project_name: str, build_id: int) -> dict[str, Any]:
     """Get some lines of a build's log, as a terminal would show them"""
     return _lines(lambda: builds.find(find_project(username, project_name), build_id), store().build_log)
@@ -143,6 +150,7 @@ def get_build_log_lines(username: str, project_name: str, build_id: int) -> dict
 @blp.get(f"{JOB}/logs/search")
 @blp.doc(parameters=SEARCH, responses={400: "BAD_REQUEST"})
 @blp.response(200, LogSearchSchema)
+@requires(Access.READ, job_token=True)
 def search_job_log(username: str, project_name: str, job_id: int) -> Any:
     """Find the lines of a job's log that show a text"""
     job = jobs.find(find_project(username, project_name), job_id)
@@ -152,6 +160,7 @@ def search_job_log(username: str, project_name: str, job_id: int) -> Any:
 @blp.get(f"{BUILD}/logs/search")
 @blp.doc(parameters=SEARCH, responses={400: "BAD_REQUEST"})
 @blp.response(200, LogSearchSchema)
+@requires(Access.READ)
 def search_build_log(username: str, project_name: str, build_id: int) -> Any:
     """Find the lines of a build's log that show a text"""
     build = builds.find(find_project(username, project_name), build_id)

@@ -13,6 +13,7 @@ from polyjob.api.downloads import asked_name, attach, quoted_name
 from polyjob.api.paging import root
 from polyjob.api.request_context import JOB, find_project, store
 from polyjob.api.schemas.common import OutputsTreeSchema
+from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Job
 from polyjob.errors import Conflict, Invalid, Problem
 from polyjob.services import jobs
@@ -55,6 +56,7 @@ blp = Blueprint("outputs", __name__, description="The files that jobs leave.")
 @blp.get(f"{JOB}/outputs")
 @blp.doc(**_ARCHIVE)
 @blp.response(200, {"type": "string", "format": "binary"}, content_type=MIMETYPE)
+@requires(Access.READ)
 def get_outputs(username: str, project_name: str, job_id: int) -> Response:
     """Download a job's outputs, a tar.gz with one folder of the job's number
 
@@ -66,6 +68,7 @@ def get_outputs(username: str, project_name: str, job_id: int) -> Response:
 @blp.get(f"{JOB}/outputs/download")
 @blp.doc(**_ARCHIVE)
 @blp.response(200, {"type": "string", "format": "binary"}, content_type=MIMETYPE)
+@requires(Access.READ)
 def download_outputs(username: str, project_name: str, job_id: int) -> Response:
     """The same by its other name"""
     return _answer(jobs.find(find_project(username, project_name), job_id))
@@ -74,6 +77,7 @@ def download_outputs(username: str, project_name: str, job_id: int) -> Response:
 @blp.get(f"{JOB}/outputs/tree")
 @blp.doc(parameters=[PATH, AFTER], **_CONTENT)
 @blp.response(200, OutputsTreeSchema)
+@requires(Access.READ)
 def tree_of_outputs(username: str, project_name: str, job_id: int) -> dict[str, Any]:
     """List one folder of a job's outputs, in order of name
 
@@ -99,6 +103,7 @@ def tree_of_outputs(username: str, project_name: str, job_id: int) -> dict[str, 
 @blp.get(f"{JOB}/outputs/files")
 @blp.doc(parameters=[PATH | {"required": True}], responses=_CONTENT["responses"] | _UNCHANGED)
 @blp.response(200, {"type": "string", "format": "binary"}, content_type="application/octet-stream")
+@requires(Access.READ)
 def file_of_outputs(username: str, project_name: str, job_id: int) -> Response:
     """Download one file of a job's outputs
 

@@ -23,6 +23,7 @@ from polyjob.api.schemas.projects import (
 )
 from polyjob.api.uploads import open_part
 from polyjob.auth import identity, users
+from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Project
 from polyjob.jobconfig.checks import check_values, deserialize
 from polyjob.services import bookmarks, projects
@@ -51,6 +52,7 @@ blp = Blueprint("projects", __name__, description="Projects: where jobs, builds 
 @blp.post("/projects")
 @blp.takes(ProjectBody, required=True)
 @blp.response(201, ProjectSchema)
+@requires(Access.ACCOUNT)
 def create_project() -> ProjectView:
     """Create a project"""
     return shown(projects.create(me(), _read_body(), settings()))
@@ -59,6 +61,7 @@ def create_project() -> ProjectView:
 @blp.get("/<username>")
 @blp.doc(parameters=[QUERY, SORT], responses={400: "BAD_REQUEST"})
 @blp.page(ProjectRowSchema)
+@requires(Access.READ)
 def list_projects(username: str) -> dict[str, Any]:
     """List the projects of a user that one may read, last changed first"""
     owner = users.find_for(me(), username)
@@ -71,6 +74,7 @@ def list_projects(username: str) -> dict[str, Any]:
 
 @blp.get("/<username>/projects/names")
 @blp.page(ProjectNameSchema)
+@requires(Access.READ)
 def list_project_names(username: str) -> dict[str, Any]:
     """List the names of a user's projects that one may read"""
     owner = users.find_for(me(), username)
@@ -82,6 +86,7 @@ def list_project_names(username: str) -> dict[str, Any]:
 
 @blp.get(PROJECT)
 @blp.response(200, ProjectSchema)
+@requires(Access.READ)
 def get_project(username: str, project_name: str) -> ProjectView:
     """Get a project"""
     return shown(find_project(username, project_name))
@@ -90,6 +95,7 @@ def get_project(username: str, project_name: str) -> ProjectView:
 @blp.route(PROJECT, methods=["PATCH", "PUT"])
 @blp.takes(ProjectChangeBody)
 @blp.response(200, ProjectSchema)
+@requires(Access.MANAGE)
 def update_project(username: str, project_name: str) -> ProjectView:
     """Change a project's name, description, readme, tags, or who may read it"""
     project = find_project(username, project_name)
@@ -98,6 +104,7 @@ def update_project(username: str, project_name: str) -> ProjectView:
 
 @blp.delete(PROJECT)
 @blp.nothing(204)
+@requires(Access.MANAGE)
 def delete_project(username: str, project_name: str) -> Response:
     """Stop a project's jobs, and remove it with all that belongs to it"""
     projects.delete(find_project(username, project_name), me(), settings())
@@ -106,6 +113,7 @@ def delete_project(username: str, project_name: str) -> Response:
 
 @blp.post(f"{PROJECT}/archive")
 @blp.nothing(200)
+@requires(Access.MANAGE)
 def archive_project(username: str, project_name: str) -> Response:
     """Hide a project with all that belongs to it, and stop its jobs"""
     projects.archive(find_project(username, project_name, archived=True), me(), settings())
@@ -114,6 +122,7 @@ def archive_project(username: str, project_name: str) -> Response:
 
 @blp.post(f"{PROJECT}/restore")
 @blp.nothing(200)
+@requires(Access.MANAGE)
 def restore_project(username: str, project_name: str) -> Response:
     """Show an archived project again"""
     projects.restore(find_project(username, project_name, archived=True))
@@ -122,17 +131,19 @@ def restore_project(username: str, project_name: str) -> Response:
 
 @blp.post(f"{PROJECT}/bookmark")
 @blp.nothing(201)
+@requires(Access.BOOKMARK)
 def bookmark_project(username: str, project_name: str) -> Response:
     """Bookmark a project; who may read it may do so"""
-    bookmarks.add(find_project(username, project_name, to_write=False), me())
+    bookmarks.add(find_project(username, project_name), me())
     return empty(201)
 
 
 @blp.delete(f"{PROJECT}/unbookmark")
 @blp.nothing(204)
+@requires(Access.BOOKMARK)
 def unbookmark_project(username: str, project_name: str) -> Response:
     """Remove a bookmark"""
-    bookmarks.remove(find_project(username, project_name, to_write=False), me())
+    bookmarks.remove(find_project(username, project_name), me())
     return empty(204)
 
 
@@ -141,6 +152,7 @@ def unbookmark_project(username: str, project_name: str) -> Response:
 
 @blp.get(f"{PROJECT}/repo")
 @blp.response(200, RepositorySchema)
+@requires(Access.READ)
 def get_repository(username: str, project_name: str) -> dict[str, Any]:
     """Get what is known of the project's code"""
     project = find_project(username, project_name)
@@ -158,6 +170,7 @@ def get_repository(username: str, project_name: str) -> dict[str, Any]:
 
 @blp.delete(f"{PROJECT}/repo")
 @blp.nothing(204)
+@requires(Access.SUBMIT)
 def delete_repository(username: str, project_name: str) -> Response:
     """Have the project's new jobs run without code; earlier uploads stay for the jobs that use them"""
     projects.remove_upload(find_project(username, project_name))
@@ -176,6 +189,7 @@ def delete_repository(username: str, project_name: str) -> Response:
     ]
 )
 @blp.response(200, {"type": "string", "format": "binary"}, content_type="application/gzip")
+@requires(Access.READ)
 def download_code(username: str, project_name: str) -> Response:
     """Download an upload of the project's code, a tar.gz"""
     project = find_project(username, project_name)
@@ -205,6 +219,7 @@ def download_code(username: str, project_name: str) -> Response:
     }
 )
 @blp.nothing(200)
+@requires(Access.SUBMIT)
 def upload_code(username: str, project_name: str) -> Response:
     """Upload the code that the project's new jobs run with"""
     project = find_project(username, project_name)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from flask import Response, current_app
+from flask import Response, current_app, request
 
-from polyjob.auth import identity
+from polyjob.auth import identity, permissions
 from polyjob.db.models import Project, User
 from polyjob.errors import Invalid
 from polyjob.jobconfig.checks import move_pointers
@@ -37,8 +37,13 @@ def me() -> User:
     return user
 
 
-def find_project(username: str, project_name: str, *, to_write: bool | None = None, archived: bool = False) -> Project:
-    """As `auth.find_project`, for whoever asks."""
+def find_project(username: str, project_name: str, *, archived: bool = False) -> Project:
+    """Return the project in the path, if the user has the access to it that the view declares.
+
+    An archived project counts as missing, unless `archived` is set. Raises NotFound if the user may not read the
+    project either, and Forbidden if the user may only read it.
+    """
+    to_write = request.endpoint is not None and permissions.needs_writer(request.endpoint)
     return identity.find_project(me(), username, project_name, to_write=to_write, archived=archived)
 
 

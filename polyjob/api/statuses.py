@@ -14,6 +14,7 @@ from polyjob.api.request_context import JOB, empty, find_project, me, settings
 from polyjob.api.schemas.jobs import JobStatusSchema, StatusBody, read_status
 from polyjob.api.schemas.users import CodeReferenceBody, CodeReferenceSchema
 from polyjob.auth import identity
+from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job, JobStatus
 from polyjob.errors import NotFound
 from polyjob.jobconfig.checks import check_values, deserialize
@@ -29,6 +30,7 @@ blp = Blueprint("statuses", __name__, description="What became of a job, and wha
 @blp.get(f"{JOB}/statuses")
 @blp.page(JobStatusSchema)
 @blp.tagged
+@requires(Access.READ, job_token=True)
 def list_statuses(username: str, project_name: str, job_id: int) -> Any:
     """List the statuses of a job, oldest first"""
     project = find_project(username, project_name)
@@ -39,6 +41,7 @@ def list_statuses(username: str, project_name: str, job_id: int) -> Any:
 
 @blp.get(f"{JOB}/statuses/<uuid>")
 @blp.response(200, JobStatusSchema)
+@requires(Access.READ, job_token=True)
 def get_status(username: str, project_name: str, job_id: int, uuid: str) -> JobStatus:
     """Get one status of a job"""
     query = jobs.list_statuses(jobs.find(find_project(username, project_name), job_id))
@@ -51,6 +54,7 @@ def get_status(username: str, project_name: str, job_id: int, uuid: str) -> JobS
 @blp.post(f"{JOB}/statuses")
 @blp.takes(StatusBody)
 @blp.response(201, JobStatusSchema)
+@requires(Access.SUBMIT, job_token=True)
 def post_status(username: str, project_name: str, job_id: int) -> JobStatus:
     """Report a status
 
@@ -65,6 +69,7 @@ def post_status(username: str, project_name: str, job_id: int) -> JobStatus:
 @blp.post(f"{JOB}/_reconcile")
 @blp.takes(StatusBody)
 @blp.nothing(200)
+@requires(Access.SUBMIT)
 def reconcile(username: str, project_name: str, job_id: int) -> Response:
     """Report what became of a job that polyjob does not run; of one that it runs, it knows better"""
     job = jobs.find(find_project(username, project_name), job_id)
@@ -75,6 +80,7 @@ def reconcile(username: str, project_name: str, job_id: int) -> Response:
 
 @blp.post(f"{JOB}/_heartbeat")
 @blp.nothing(200)
+@requires(Access.SUBMIT, job_token=True)
 def heartbeat(username: str, project_name: str, job_id: int) -> Response:
     """Say that the job lives; polyjob asks the system itself, and keeps nothing of this"""
     jobs.find(find_project(username, project_name), job_id)
@@ -83,6 +89,7 @@ def heartbeat(username: str, project_name: str, job_id: int) -> Response:
 
 @blp.get(f"{JOB}/coderef")
 @blp.response(200, CodeReferenceSchema)
+@requires(Access.READ, job_token=True)
 def get_code_reference(username: str, project_name: str, job_id: int) -> dict[str, Any]:
     """Get the code that a job runs with"""
     return code_reference(jobs.find(find_project(username, project_name), job_id))
@@ -91,6 +98,7 @@ def get_code_reference(username: str, project_name: str, job_id: int) -> dict[st
 @blp.post(f"{JOB}/coderef")
 @blp.takes(CodeReferenceBody)
 @blp.response(201, CodeReferenceSchema)
+@requires(Access.SUBMIT, job_token=True)
 def post_code_reference(username: str, project_name: str, job_id: int) -> dict[str, Any]:
     """Report where the job's code came from; kept as a note on the job"""
     job = jobs.find(find_project(username, project_name), job_id)

@@ -14,6 +14,7 @@ from polyjob.api.request_body import read_body
 from polyjob.api.request_context import empty, me
 from polyjob.api.schemas.tokens import MadeTokenSchema, TokenBody, TokenRowSchema
 from polyjob.auth import identity, users
+from polyjob.auth.permissions import Access, requires
 from polyjob.auth.scopes import Scope
 from polyjob.auth.tokens import LOGIN
 from polyjob.clock import now
@@ -34,6 +35,7 @@ blp = Blueprint("tokens", __name__, description="Keys of one's own.")
 @blp.get("/tokens")
 @blp.doc(parameters=[USER])
 @blp.page(TokenRowSchema)
+@requires(Access.ACCOUNT)
 def list_tokens() -> dict[str, Any]:
     """List one's keys, the latest first; never the keys themselves"""
     owner = me()
@@ -50,6 +52,7 @@ def list_tokens() -> dict[str, Any]:
 @blp.takes(TokenBody, required=True)
 @blp.conflicts
 @blp.response(201, MadeTokenSchema)
+@requires(Access.ACCOUNT)
 def create_token() -> Token:
     """Make a key; this answer is the only one that shows it"""
     return make(read_body())
@@ -57,6 +60,7 @@ def create_token() -> Token:
 
 @blp.delete("/tokens/<int:number>")
 @blp.nothing(204)
+@requires(Access.ACCOUNT)
 def revoke_token(number: int) -> Response:
     """Revoke a key: it is dead at once. Administrators revoke anybody's"""
     users.revoke_token(users.find_token(number, me()))

@@ -21,6 +21,7 @@ from polyjob.api.schemas.users import (
     UserSchema,
 )
 from polyjob.auth import identity, login, sessions, users
+from polyjob.auth.permissions import Access, requires
 from polyjob.auth.sessions import CSRF_HEADER
 from polyjob.auth.tokens import LOGIN
 from polyjob.db.models import User
@@ -32,6 +33,7 @@ blp = Blueprint("users", __name__, description="Users and their keys.")
 
 @blp.get("/users")
 @blp.response(200, UserSchema)
+@requires(Access.READ)
 def who_am_i() -> User:
     """Get the user whose key is shown"""
     return me()
@@ -40,6 +42,7 @@ def who_am_i() -> User:
 @blp.patch("/users")
 @blp.takes(OwnUserBody)
 @blp.response(200, UserSchema)
+@requires(Access.ACCOUNT)
 def update_me() -> User:
     """Change one's own e-mail address"""
     sent = _read(OwnUserBody())
@@ -50,6 +53,7 @@ def update_me() -> User:
 @blp.takes(PasswordBody, required=True)
 @blp.doc(responses={429: "TOO_MANY_REQUESTS"})
 @blp.nothing(200)
+@requires(Access.ACCOUNT)
 def set_password() -> Response:
     """Set one's password, or as an administrator somebody's; ends every session of that user"""
     sent = _read(PasswordBody())
@@ -66,6 +70,7 @@ def set_password() -> Response:
 
 @blp.get("/users/logout")
 @blp.nothing(200)
+@requires(Access.READ)
 def log_out() -> Response:
     """End this browser's session, at the request of a page of this server; a key stays good"""
     if g.identity.is_browser:
@@ -76,6 +81,7 @@ def log_out() -> Response:
 
 @blp.post("/users/session/refresh")
 @blp.nothing(200)
+@requires(Access.READ)
 def refresh_session() -> Response:
     """Have this browser's session last from now on"""
     session.modified = bool(session)
@@ -87,6 +93,7 @@ def refresh_session() -> Response:
 
 @blp.get("/users/list")
 @blp.page(UserRowSchema)
+@requires(Access.ADMINISTRATOR)
 def list_users() -> dict[str, Any]:
     """List the users, by name; for administrators"""
     query = users.list_users()
@@ -96,6 +103,7 @@ def list_users() -> dict[str, Any]:
 @blp.post("/users/create")
 @blp.takes(UserCreateBody, required=True)
 @blp.response(201, UserRowSchema)
+@requires(Access.ADMINISTRATOR)
 def create_user() -> User:
     """Make a user; for administrators. Without a password, a key or link of an administrator's has to let them in"""
     sent = _read(UserCreateBody())
@@ -111,6 +119,7 @@ def create_user() -> User:
 @blp.delete("/users/delete/<username>")
 @blp.conflicts
 @blp.nothing(204)
+@requires(Access.ADMINISTRATOR)
 def delete_user(username: str) -> Response:
     """Delete a user who owns no project, with every key; for administrators"""
     users.delete(users.find(username))
@@ -119,6 +128,7 @@ def delete_user(username: str) -> Response:
 
 @blp.post("/users/activate/<username>")
 @blp.nothing(200)
+@requires(Access.ADMINISTRATOR)
 def activate_user(username: str) -> Response:
     """Let a user in again; for administrators"""
     users.set_active(users.find(username), True)
@@ -128,6 +138,7 @@ def activate_user(username: str) -> Response:
 @blp.post("/users/deactivate/<username>")
 @blp.conflicts
 @blp.nothing(200)
+@requires(Access.ADMINISTRATOR)
 def deactivate_user(username: str) -> Response:
     """Lock a user out: every key and session is dead at once, jobs go on; for administrators"""
     users.set_active(users.find(username), False)
@@ -136,6 +147,7 @@ def deactivate_user(username: str) -> Response:
 
 @blp.post("/superusers/grant/<username>")
 @blp.nothing(200)
+@requires(Access.ADMINISTRATOR)
 def grant(username: str) -> Response:
     """Make a user an administrator; for administrators"""
     users.set_admin(users.find(username), True)
@@ -145,6 +157,7 @@ def grant(username: str) -> Response:
 @blp.post("/superusers/revoke/<username>")
 @blp.conflicts
 @blp.nothing(200)
+@requires(Access.ADMINISTRATOR)
 def revoke(username: str) -> Response:
     """Make an administrator a user like others; for administrators"""
     users.set_admin(users.find(username), False)
@@ -156,9 +169,9 @@ def revoke(username: str) -> Response:
 
 @blp.post("/users/token")
 @blp.takes(LoginBody, required=True)
-@blp.open_to_all
 @blp.doc(responses={401: "UNAUTHORIZED", 403: "FORBIDDEN", 429: "TOO_MANY_REQUESTS"})
 @blp.response(200, TokenSchema)
+@requires(Access.OPEN)
 def log_in() -> dict[str, Any]:
     """Get a key, good for 30 days, for a user's name and password; tries that fail slow the next ones down
 

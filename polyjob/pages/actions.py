@@ -13,6 +13,7 @@ from polyjob.api.log_download import log_length
 from polyjob.api.request_context import BUILD, JOB, me, settings, store
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions
+from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job
 from polyjob.pages.forms import Form, done, local_path, project_for, read_form
 from polyjob.pages.job_page import build_url, job_url, project_url
@@ -119,6 +120,7 @@ def _job(operation: str, username: str, project_name: str, job_id: int) -> Job:
 
 
 @blp.post(f"{JOB}/stop")
+@requires(Access.SUBMIT)
 def stop_job(username: str, project_name: str, job_id: int) -> AnyResponse:
     job, form = _job("jobs.stop_job", username, project_name, job_id), read_form()
     if job.status.is_done:
@@ -130,6 +132,7 @@ def stop_job(username: str, project_name: str, job_id: int) -> AnyResponse:
 
 
 @blp.post(f"{JOB}/bookmark")
+@requires(Access.BOOKMARK)
 def bookmark_job(username: str, project_name: str, job_id: int) -> AnyResponse:
     job, form = _job("jobs.bookmark_job", username, project_name, job_id), read_form()
     bookmarks.add(job, me())
@@ -137,6 +140,7 @@ def bookmark_job(username: str, project_name: str, job_id: int) -> AnyResponse:
 
 
 @blp.post(f"{JOB}/unbookmark")
+@requires(Access.BOOKMARK)
 def unbookmark_job(username: str, project_name: str, job_id: int) -> AnyResponse:
     job, form = _job("jobs.unbookmark_job", username, project_name, job_id), read_form()
     bookmarks.remove(job, me())
@@ -144,6 +148,7 @@ def unbookmark_job(username: str, project_name: str, job_id: int) -> AnyResponse
 
 
 @blp.post(f"{JOB}/archive")
+@requires(Access.SUBMIT)
 def archive_job(username: str, project_name: str, job_id: int) -> AnyResponse:
     job, form = _job("jobs.archive_job", username, project_name, job_id), read_form()
     jobs.archive(job, me(), settings())
@@ -152,6 +157,7 @@ def archive_job(username: str, project_name: str, job_id: int) -> AnyResponse:
 
 
 @blp.post(f"{JOB}/restore")
+@requires(Access.SUBMIT)
 def restore_job(username: str, project_name: str, job_id: int) -> AnyResponse:
     project, form = project_for("jobs.restore_job", username, project_name), read_form()
     jobs.restore(project, job_id)
@@ -159,6 +165,7 @@ def restore_job(username: str, project_name: str, job_id: int) -> AnyResponse:
 
 
 @blp.get(f"{JOB}/delete")
+@requires(Access.MANAGE)
 def ask_delete_job(username: str, project_name: str, job_id: int) -> str:
     job = _job("jobs.delete_job", username, project_name, job_id)
     clones = Job.select().where(Job.original == job, Job.deleted_at.is_null()).count()
@@ -168,6 +175,7 @@ def ask_delete_job(username: str, project_name: str, job_id: int) -> str:
 
 
 @blp.post(f"{JOB}/delete")
+@requires(Access.MANAGE)
 def delete_job(username: str, project_name: str, job_id: int) -> AnyResponse:
     job, form = _job("jobs.delete_job", username, project_name, job_id), read_form()
     jobs.delete(job, me(), settings())
@@ -184,6 +192,7 @@ def _build(operation: str, username: str, project_name: str, build_id: int) -> B
 
 
 @blp.post(f"{BUILD}/stop")
+@requires(Access.SUBMIT)
 def stop_build(username: str, project_name: str, build_id: int) -> AnyResponse:
     build, form = _build("builds.stop_build", username, project_name, build_id), read_form()
     builds.request_stop(build, settings())
@@ -192,6 +201,7 @@ def stop_build(username: str, project_name: str, build_id: int) -> AnyResponse:
 
 
 @blp.post(f"{BUILD}/invalidate")
+@requires(Access.SUBMIT)
 def invalidate_build(username: str, project_name: str, build_id: int) -> AnyResponse:
     build, form = _build("builds.invalidate_build", username, project_name, build_id), read_form()
     builds.invalidate(build)
@@ -199,6 +209,7 @@ def invalidate_build(username: str, project_name: str, build_id: int) -> AnyResp
 
 
 @blp.get(f"{BUILD}/delete")
+@requires(Access.MANAGE)
 def ask_delete_build(username: str, project_name: str, build_id: int) -> str:
     build = _build("builds.delete_build", username, project_name, build_id)
     return render_template(
@@ -215,6 +226,7 @@ def ask_delete_build(username: str, project_name: str, build_id: int) -> str:
 
 
 @blp.post(f"{BUILD}/delete")
+@requires(Access.MANAGE)
 def delete_build(username: str, project_name: str, build_id: int) -> AnyResponse:
     """Raises Conflict where a job needs the build."""
     build, form = _build("builds.delete_build", username, project_name, build_id), read_form()

@@ -8,6 +8,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from polyjob.api.problems import status_of
 from polyjob.api.request_context import JOB, me, settings, store
 from polyjob.api.schemas.jobs import read_create
+from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Job
 from polyjob.errors import Conflict, Invalid, PolyjobError, Problem
 from polyjob.jobconfig.parsing import to_yaml
@@ -29,6 +30,7 @@ blp = Blueprint("cloning", __name__)
 
 
 @blp.post(f"{JOB}/<any(restart,resume,copy):strategy>")
+@requires(Access.SUBMIT)
 def clone_job(username: str, project_name: str, job_id: int, strategy: str) -> AnyResponse:
     source, form = _source(strategy, username, project_name, job_id), read_form()
     number = create_idempotently(
@@ -41,12 +43,14 @@ def clone_job(username: str, project_name: str, job_id: int, strategy: str) -> A
 
 
 @blp.get(f"{JOB}/clone")
+@requires(Access.SUBMIT)
 def edit_job(username: str, project_name: str, job_id: int) -> AnyResponse:
     source = _source("restart", username, project_name, job_id)
     return _page(source, Form({"config": config_text(source), "strategy": _asked(request.args.get("strategy"))}))
 
 
 @blp.post(f"{JOB}/clone")
+@requires(Access.SUBMIT)
 def clone_edited(username: str, project_name: str, job_id: int) -> AnyResponse:
     project_for("jobs.restart_job", username, project_name)  # nobody else's form is waited for
     form = read_form(keep_stale=True)

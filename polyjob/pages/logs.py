@@ -13,6 +13,7 @@ from markupsafe import Markup
 from polyjob.api.log_download import log_length
 from polyjob.api.request_context import find_project, me, store
 from polyjob.auth.identity import permit
+from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job
 from polyjob.logs import follow
 from polyjob.logs.follow import Changed, Grown, Nothing, PlaceNeeded, RunDeleted, WatchEnded, WatchRefused
@@ -60,11 +61,13 @@ def view_of(run: Job | Build, *, is_page: bool = False) -> LogView:
     return LogView(kind, f"Log of {run.name or f'{kind} {run.id}'}", page, f"/api/v1{page}s", up, is_page)
 
 
+@requires(Access.READ)
 def job_log(username: str, project_name: str, job_id: int) -> str | Response:
     job = jobs.find(find_project(username, project_name), job_id)
     return _answer(job, store().job_log(job.uuid))
 
 
+@requires(Access.READ)
 def build_log(username: str, project_name: str, build_id: int) -> str | Response:
     build = builds.find(find_project(username, project_name), build_id)
     return _answer(build, store().build_log(build.uuid))

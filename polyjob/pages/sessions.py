@@ -6,6 +6,7 @@ from flask import Blueprint, Response, make_response, redirect, render_template,
 from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob.auth import identity, login, sessions
+from polyjob.auth.permissions import Access, requires
 from polyjob.auth.throttle import Throttled
 from polyjob.db.models import User
 from polyjob.errors import Unavailable
@@ -18,6 +19,7 @@ blp = Blueprint("sessions", __name__)
 
 
 @blp.get("/sign-in")
+@requires(Access.OPEN)
 def sign_in_form() -> AnyResponse:
     next_path = local_path(request.args.get("next"))
     if identity.current_user() is not None:
@@ -26,6 +28,7 @@ def sign_in_form() -> AnyResponse:
 
 
 @blp.post("/sign-in")
+@requires(Access.OPEN)
 def sign_in() -> AnyResponse:
     """A key counts where one is given, else user and password."""
     form = read_form(keep_stale=True)
@@ -48,6 +51,7 @@ def sign_in() -> AnyResponse:
 
 
 @blp.post("/sign-out")
+@requires(Access.OPEN)
 def sign_out() -> AnyResponse:
     read_form()
     sessions.sign_out()
@@ -55,6 +59,7 @@ def sign_out() -> AnyResponse:
 
 
 @blp.get("/sign-in/<key>", strict_slashes=False)
+@requires(Access.OPEN)
 def follow_link(key: str) -> AnyResponse:
     """The one-time link. A person's click uses it up; a HEAD request or a browser that fetches ahead does not. Where
     another site's page led here, or somebody else is signed in, it is asked first."""
@@ -79,6 +84,7 @@ def follow_link(key: str) -> AnyResponse:
 
 
 @blp.post("/sign-in/<key>", strict_slashes=False)
+@requires(Access.OPEN)
 def confirm_link(key: str) -> AnyResponse:
     read_form()
     return _use_link(key)

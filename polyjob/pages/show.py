@@ -12,7 +12,7 @@ from polyjob.api.downloads import attach
 from polyjob.api.outputs import readable
 from polyjob.api.paging import root
 from polyjob.auth import identity
-from polyjob.auth.permissions import NOT_ALLOWED
+from polyjob.auth.permissions import NOT_ALLOWED, Access, requires
 from polyjob.db.models import Job, Project, User
 from polyjob.errors import Conflict, Forbidden, NotFound
 from polyjob.pages import builds as build_pages
@@ -32,17 +32,20 @@ SANDBOX = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 
 
 @blp.get("/")
+@requires(Access.READ)
 def all_jobs() -> AnyResponse:
     return _list(person(), None)
 
 
 @blp.get(PROJECT, strict_slashes=False)
+@requires(Access.READ)
 def project_jobs(username: str, project_name: str) -> AnyResponse:
     user = person()
     return _list(user, identity.find_project(user, username, project_name))
 
 
 @blp.get("/projects", strict_slashes=False)
+@requires(Access.READ)
 def all_projects() -> AnyResponse:
     user = person()
     return rendered("projects.html", *lists.state(None), shown=lambda: {"page": projects.read_page(user, request.args)})
@@ -80,6 +83,7 @@ def _first_project(user: User) -> str:
 
 
 @blp.get(JOB, strict_slashes=False)
+@requires(Access.READ)
 def one_job(username: str, project_name: str, job_id: int) -> AnyResponse:
     user = person()
     project = identity.find_project(user, username, project_name)
@@ -95,6 +99,7 @@ def _live_outputs(job: Job) -> tuple[object, ...]:
 
 @blp.get(f"{JOB}/outputs", strict_slashes=False, defaults={"path": ""})
 @blp.get(f"{JOB}/outputs/<path:path>")
+@requires(Access.READ)
 def job_outputs(username: str, project_name: str, job_id: int, path: str) -> AnyResponse:
     job = _find_job(username, project_name, job_id)
     shown: dict[str, Any] = {"job": job, "path": path.strip("/"), "tree": None, "look": None}
@@ -111,6 +116,7 @@ def job_outputs(username: str, project_name: str, job_id: int, path: str) -> Any
 
 
 @blp.get(f"{JOB}/raw/<path:path>")
+@requires(Access.READ)
 def picture(username: str, project_name: str, job_id: int, path: str) -> AnyResponse:
     """A picture of a job's outputs; of anything else there is only the download."""
     job = _find_job(username, project_name, job_id)
@@ -137,6 +143,7 @@ blp.add_url_rule(f"{JOB}/log", view_func=logs.job_log, strict_slashes=False)
 
 
 @blp.get(f"{PROJECT}/builds", strict_slashes=False)
+@requires(Access.READ)
 def project_builds(username: str, project_name: str) -> AnyResponse:
     project = identity.find_project(person(), username, project_name)
     return rendered(
@@ -147,6 +154,7 @@ def project_builds(username: str, project_name: str) -> AnyResponse:
 
 
 @blp.get(f"{PROJECT}/builds/<int:build_id>", strict_slashes=False)
+@requires(Access.READ)
 def one_build(username: str, project_name: str, build_id: int) -> AnyResponse:
     build = builds.find(identity.find_project(person(), username, project_name), build_id)
     return rendered("build.html", *build_pages.state(build), shown=lambda: build_pages.about(build))
@@ -159,6 +167,7 @@ blp.add_url_rule(f"{PROJECT}/builds/<int:build_id>/log", view_func=logs.build_lo
 
 
 @blp.get("/status", strict_slashes=False)
+@requires(Access.ADMINISTRATOR)
 def server_status() -> AnyResponse:
     if not may_administer():
         raise Forbidden(NOT_ALLOWED)
@@ -170,6 +179,7 @@ def server_status() -> AnyResponse:
 
 
 @blp.get("/docs/api", strict_slashes=False)
+@requires(Access.OPEN)
 def api_reference() -> str:
     """Open to all, as the document is that it shows."""
     document: dict[str, Any] = current_app.extensions["flask-smorest"]["apis"][""]["ext_obj"].spec.to_dict()

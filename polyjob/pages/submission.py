@@ -15,6 +15,7 @@ from polyjob.api.request_context import PROJECT, config_stood_at, me, settings
 from polyjob.api.schemas.projects import ProjectBody
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions, sessions
+from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Project
 from polyjob.errors import Invalid, Problem, TooLarge, Unavailable
 from polyjob.jobconfig.checks import check_values, deserialize
@@ -56,6 +57,7 @@ def may_make_projects() -> bool:
 
 
 @blp.get("/submit")
+@requires(Access.READ)
 def choose_project() -> AnyResponse:
     """Where a person has one project alone, its form at once; where none, the form that makes one."""
     who_asks()
@@ -72,11 +74,13 @@ def _own_projects() -> list[Project]:
 
 
 @blp.get(f"{PROJECT}/submit")
+@requires(Access.SUBMIT)
 def submit_form(username: str, project_name: str) -> AnyResponse:
     return _page(project_for("jobs.create_job", username, project_name), Form())
 
 
 @blp.post(f"{PROJECT}/submit")
+@requires(Access.SUBMIT)
 def submit(username: str, project_name: str) -> AnyResponse:
     project = project_for("jobs.create_job", username, project_name)
     with _received() as received:
@@ -102,6 +106,7 @@ def submit(username: str, project_name: str) -> AnyResponse:
 
 
 @blp.post(f"{PROJECT}/submit/commands")
+@requires(Access.SUBMIT)
 def show_commands(username: str, project_name: str) -> AnyResponse:
     """The lines alone, for the page that shows them while they are typed: `run` and `curl`; or `errors`, by field."""
     project = project_for("jobs.create_job", username, project_name)
@@ -174,12 +179,14 @@ def _page(
 
 
 @blp.get("/new-project")
+@requires(Access.ACCOUNT)
 def new_project() -> AnyResponse:
     permissions.check("projects.create_project", {}, who_asks())
     return _project_page(Form())
 
 
 @blp.post("/new-project")
+@requires(Access.ACCOUNT)
 def make_project() -> AnyResponse:
     permissions.check("projects.create_project", {}, who_asks())
     form = read_form(keep_stale=True)

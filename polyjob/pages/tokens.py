@@ -13,6 +13,7 @@ from polyjob.api.problems import status_of
 from polyjob.api.request_context import me
 from polyjob.auth import identity as auth
 from polyjob.auth import login, permissions, sessions, users
+from polyjob.auth.permissions import Access, requires
 from polyjob.auth.scopes import Scope
 from polyjob.auth.throttle import Throttled
 from polyjob.db.models import Token, User
@@ -35,12 +36,14 @@ blp = Blueprint("keys", __name__)
 
 
 @blp.get("/keys")
+@requires(Access.ACCOUNT)
 def list_keys() -> AnyResponse:
     _permit("tokens.list_tokens")
     return _page(Form({"scope": str(Scope.SUBMIT), "days": "90"}))
 
 
 @blp.get("/app/token")
+@requires(Access.ACCOUNT)
 def key_for_command_line() -> AnyResponse:
     """Where `polyaxon login` leads: a key for it, at one press."""
     _permit("tokens.list_tokens")
@@ -48,6 +51,7 @@ def key_for_command_line() -> AnyResponse:
 
 
 @blp.post("/keys")
+@requires(Access.ACCOUNT)
 def make_key() -> AnyResponse:
     """The answer shows the key, this once."""
     _permit("tokens.create_token")
@@ -69,6 +73,7 @@ def make_key() -> AnyResponse:
 
 
 @blp.get("/keys/<int:number>/revoke")
+@requires(Access.ACCOUNT)
 def ask_revoke(number: int) -> str:
     _permit("tokens.revoke_token")
     token = users.find_token(number, me())
@@ -84,6 +89,7 @@ def ask_revoke(number: int) -> str:
 
 
 @blp.post("/keys/<int:number>/revoke")
+@requires(Access.ACCOUNT)
 def revoke_key(number: int) -> AnyResponse:
     _permit("tokens.revoke_token")
     read_form()
@@ -96,12 +102,14 @@ def revoke_key(number: int) -> AnyResponse:
 
 
 @blp.get("/password")
+@requires(Access.ACCOUNT)
 def password_form() -> AnyResponse:
     _permit("users.set_password")
     return _password_page()
 
 
 @blp.post("/password")
+@requires(Access.ACCOUNT)
 def set_password() -> AnyResponse:
     """Every other browser of the user's is signed out; this one goes on."""
     _permit("users.set_password")

@@ -1,4 +1,4 @@
-"""Who may ask for what: every operation by every kind of caller, and the page that says so."""
+"""Every route of the API, called by every kind of caller; and the page that lists the permissions."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
+from flask import Flask
 
-from polyjob.auth import sessions, users
-from polyjob.auth.permissions import NEEDS
+from polyjob.auth import permissions, sessions, users
+from polyjob.auth.permissions import Access, declared, refuse_undeclared, requires
 from polyjob.auth.scopes import Scope
 from polyjob.auth.tokens import run_token
 from polyjob.connections import BODY_IS_LATE
@@ -23,17 +24,17 @@ from polyjob.statuses import Status
 from .conftest import BASE, CONFIG, Client
 
 GUIDE = Path(__file__).parent.parent.parent / "docs" / "permissions.md"
-OK, NO_KEY, NOT_ALLOWED, NOT_THERE = "ok", 401, 403, 404
-IN_ORDER = ["read", "submit", "admin"]
-SCOPE = {
+OK, UNAUTHENTICATED, FORBIDDEN, NOT_FOUND = "ok", 401, 403, 404
+SCOPES = ["read", "submit", "admin"]
+LEAST_SCOPE = {
     "read": "read",
     "submit": "submit",
-    "mark": "submit",
+    "bookmark": "submit",
     "manage": "admin",
-    "person": "admin",
-    "administer": "admin",
+    "account": "admin",
+    "administrator": "admin",
 }
-"""What scope each need takes at least, said here a second time."""
+"""Access level → the least scope of a token, repeated here independently of the code."""
 BODIES = {
     "create_user": {"username": "new"},
     "create_token": {"name": "new"},
@@ -48,21 +49,21 @@ BODIES = {
 
 
 def operations(app):
-    """(endpoint, method, address) of every operation of the API, pointed to what is there."""
-    there = {"username": "ana", "project_name": "demo", "job_id": 1, "build_id": 1, "number": 1, "uuid": "0"}
+    """Yield (endpoint, method, path) of every operation of the API, with the ids of existing objects."""
+    ids = {"username": "ana", "project_name": "demo", "job_id": 1, "build_id": 1, "number": 1, "uuid": "0"}
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith("/api/v1/") or rule.endpoint.startswith("health."):
-            path = re.sub(r"<(?:int:)?(\w+)>", lambda match: str(there[match[1]]), rule.rule)
+            path = re.sub(r"<(?:int:)?(\w+)>", lambda match: str(ids[match[1]]), rule.rule)
             for method in sorted(rule.methods - {"HEAD", "OPTIONS"}):
                 yield rule.endpoint, method, path.replace("users/delete/ana", "users/delete/bob")
 
 
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
 class TestOwnChanges:
-    """What a job's own token changes of its job."""
+    """Updates of a job with its own token."""
 
     @pytest.mark.parametrize(
-        ("change", "shown"),
+        ("change", "response"),
         [
             ({"name": "mine"}, {"name": "mine"}),
             ({"description": "mine"}, {"description": "mine"}),
@@ -74,10 +75,10 @@ class TestOwnChanges:
             ({"inputs": [{"name": "x"}], "environment": {"labels": {"a": "b"}}}, {"config": CONFIG}),
         ],
     )
-    def test_description_of_the_own_job_is_changed(self, there, method, change, shown):
-        answer = caller(there, "job").call(method, f"{BASE}/jobs/2", change)
+    def test_own_description_is_changed(self, app_with_runs, method, change, response):
+        answer = caller(app_with_runs, "job").call(method, f"{BASE}/jobs/2", change)
         assert answer.status_code == 200, answer.text
-        assert answer.json | shown == answer.json
+        assert answer.json | response == answer.json
 
     @pytest.mark.parametrize(
         "change",
@@ -91,94 +92,103 @@ class TestOwnChanges:
             {"name": "mine", "run": {"cmd": "id"}},
         ],
     )
-    def test_anything_else_is_refused(self, there, method, change):
+    def test_other_changes_are_refused(self, app_with_runs, method, change):
         before = Job.get_by_id(2)
-        assert caller(there, "job").call(method, f"{BASE}/jobs/2", change).status_code == 403
+        assert caller(app_with_runs, "job").call(method, f"{BASE}/jobs/2", change).status_code == 403
         after = Job.get_by_id(2)
         assert (after.version, after.config, after.name) == (before.version, before.config, before.name)
 
-    def test_other_jobs_are_not_changed(self, there, method):
+    def test_other_jobs_are_not_changed(self, app_with_runs, method):
         version = Job.get_by_id(3).version
-        assert caller(there, "job").call(method, f"{BASE}/jobs/3", {"tags": ["a"]}).status_code == 403
+        assert caller(app_with_runs, "job").call(method, f"{BASE}/jobs/3", {"tags": ["a"]}).status_code == 403
         assert Job.get_by_id(3).version == version
 
 
-def test_every_operation_has_its_line(app):
-    missing = sorted({endpoint for endpoint, _, _ in operations(app)} - NEEDS.keys())
-    assert not missing, f"add to polyjob/auth/permissions.py: {missing}"
-    assert NEEDS.keys() <= {endpoint for endpoint, _, _ in operations(app)}
-    assert {need for need, _ in NEEDS.values()} == {"open", *SCOPE}
+def test_every_route_declares_a_permission(app):
+    refuse_undeclared(app)
+    levels = {declared(view).access for view in app.view_functions.values()}
+    assert levels == {Access.OPEN, *map(Access, LEAST_SCOPE)}
 
 
-def test_view_of_the_api_is_one_operation(app):
-    """Or two paths of the same thing could have different permissions."""
-    operations_of = {}
+def test_undeclared_route_is_refused():
+    app = Flask("test", static_folder=None)
+    app.add_url_rule("/a", "declared", requires(Access.OPEN)(lambda: ""))
+    app.add_url_rule("/b", "forgotten", lambda: "")
+    with pytest.raises(RuntimeError, match=r"on: forgotten$"):
+        refuse_undeclared(app)
+
+
+def test_view_of_the_api_has_one_endpoint(app):
+    endpoints_of = {}
     for endpoint in {rule.endpoint for rule in app.url_map.iter_rules() if not rule.endpoint.startswith("pages.")}:
-        operations_of.setdefault(inspect.unwrap(app.view_functions[endpoint]), []).append(endpoint)
-    assert len(operations_of) > 90
-    assert [names for names in operations_of.values() if len(names) > 1] == []
+        endpoints_of.setdefault(inspect.unwrap(app.view_functions[endpoint]), []).append(endpoint)
+    assert len(endpoints_of) > 90
+    assert [names for names in endpoints_of.values() if len(names) > 1] == []
 
 
 @pytest.mark.parametrize("run", ["jobs", "builds"])
 @pytest.mark.parametrize(
-    "who", ["nobody", "unknown key", "job", "other job", "ended job", "read", "bound", "bound elsewhere", "stranger",
+    "who", ["nobody", "unknown token", "job", "other job", "ended job", "read", "bound", "bound elsewhere", "stranger",
             "browser", "browser without its token"]
 )  # fmt: skip
-def test_paths_of_a_stream_have_the_same_permissions(there, who, run):
-    client = caller(there, who)
+def test_paths_of_a_stream_have_the_same_permissions(app_with_runs, who, run):
+    client = caller(app_with_runs, who)
     address = f"ana/demo/{run}/{2 if run == 'jobs' else 1}/logs"
     paths = [f"/api/v1/{address}/stream", f"/ws/v1/{address}", f"/v1/{address}", f"/ws/v1/{address}/"]
     statuses = [client.get(path).status_code for path in paths]
     assert len(set(statuses)) == 1
-    wanted = expected("streams.stream_job_log" if run == "jobs" else "streams.stream_build_log", "GET", who)
-    assert statuses[0] == (426 if wanted == OK else wanted)
+    status = expected(app_with_runs, f"streams.stream_{run.removesuffix('s')}_log", "GET", who)
+    assert statuses[0] == (426 if status == OK else status)
 
 
-def expected(endpoint, method, caller):
-    """What the caller gets, by rules that are told here in other words than in the code."""
-    need, job_may = NEEDS[endpoint]
-    in_project = endpoint.split(".")[0] in ("jobs", "statuses", "logs", "streams", "outputs", "builds") or (
-        endpoint.startswith("projects.")
-        and endpoint.split(".")[1] not in ("create_project", "list_projects", "list_project_names")
+def permission_of(app, endpoint):
+    return declared(app.view_functions[endpoint])
+
+
+def expected(app, endpoint, method, caller):
+    """Return the status that the caller gets. Written independently of the code under test."""
+    permission = permission_of(app, endpoint)
+    blueprint, view = endpoint.split(".")
+    in_project = (
+        blueprint in ("jobs", "statuses", "logs", "streams", "outputs", "builds")
+        or (blueprint == "projects" and view not in ("create_project", "list_projects", "list_project_names"))
+        or endpoint == "audit.list_job_audit"
     )
-    in_project |= endpoint == "audit.list_job_audit"
-    if need == "open":
+    if permission.access == "open":
         return OK
-    if caller in ("nobody", "unknown key", "expired", "inactive", "ended job"):
-        return NO_KEY
+    if caller in ("nobody", "unknown token", "expired", "inactive", "ended job"):
+        return UNAUTHENTICATED
     if caller == "job":
-        return OK if job_may else NOT_ALLOWED
+        return OK if permission.job_token else FORBIDDEN
     if caller == "other job":
-        return NOT_ALLOWED
+        return FORBIDDEN
     if caller == "browser without its token":
-        changes = method != "GET" or endpoint == "users.log_out"
-        return OK if not changes and need != "administer" else NOT_ALLOWED
-    scope = caller if caller in IN_ORDER else "admin"
-    if IN_ORDER.index(scope) < IN_ORDER.index(SCOPE[need]):
-        return NOT_ALLOWED
-    if caller in ("bound", "bound elsewhere") and need in ("person", "administer"):
-        return NOT_ALLOWED
-    if need == "administer":
-        return OK if caller == "administrator" else NOT_ALLOWED
-    if caller == "bound elsewhere" and in_project:
-        return NOT_THERE
-    if in_project and caller == "stranger":
-        return NOT_THERE
-    if in_project and caller == "stranger to a public project":
-        return OK if need in ("read", "mark") else NOT_ALLOWED
+        is_change = method != "GET" or endpoint == "users.log_out"
+        return OK if not is_change and permission.access != "administrator" else FORBIDDEN
+    scope = caller if caller in SCOPES else "admin"
+    if SCOPES.index(scope) < SCOPES.index(LEAST_SCOPE[permission.access]):
+        return FORBIDDEN
+    if caller in ("bound", "bound elsewhere") and permission.access in ("account", "administrator"):
+        return FORBIDDEN
+    if permission.access == "administrator":
+        return OK if caller == "administrator" else FORBIDDEN
+    if caller in ("bound elsewhere", "stranger") and in_project:
+        return NOT_FOUND
+    if caller == "stranger to a public project" and in_project:
+        return OK if permission.access in ("read", "bookmark") else FORBIDDEN
     return OK
 
 
 CALLERS = [
-    "nobody", "unknown key", "expired", "inactive", "job", "other job", "ended job", "read", "submit", "admin",
+    "nobody", "unknown token", "expired", "inactive", "job", "other job", "ended job", "read", "submit", "admin",
     "bound", "bound elsewhere", "administrator", "stranger", "stranger to a public project", "browser",
     "browser without its token",
 ]  # fmt: skip
 
 
 @pytest.fixture
-def there(app, settings, user, project):
-    """A job that is done, one that runs, a build; and bob, who owns nothing."""
+def app_with_runs(app, settings, user, project):
+    """The app with a stopped job, a running job, a queued job and a build of ana; and bob, who owns nothing."""
     users.create("bob")
     for status in (Status.STOPPED, Status.RUNNING, Status.CREATED):
         job = submission.create(project, user, {"config": CONFIG, "name": f"job-{status}"}, settings)
@@ -193,15 +203,15 @@ def there(app, settings, user, project):
 
 
 def caller(app, who):
-    """A client that asks as `who`, and what it sends along."""
+    """Return a client with the credentials of this kind of caller."""
     ana, bob = User.get(User.username == "ana"), User.get(User.username == "bob")
     demo, client = Project.get(), Client(app)
 
-    def key(user, **options):
+    def token(user, **options):
         options.setdefault("life", None)
         return users.make_token(user, "test", **options)[1]
 
-    def job_key(number):
+    def job_token(number):
         return run_token(Job.get_by_id(number).uuid, Meta.get_by_id("secret").value)
 
     if who.startswith("browser"):
@@ -209,12 +219,12 @@ def caller(app, who):
             sessions.sign_in(ana)
             from flask import session
 
-            kept = dict(session)
+            session_data = dict(session)
         with client.http.session_transaction() as session:
-            session.update(kept)
+            session.update(session_data)
         client.headers = {"Origin": "http://localhost"}
         if who == "browser":
-            client.headers["X-CSRF-Token"] = kept["csrf"]
+            client.headers["X-CSRF-Token"] = session_data["csrf"]
         return client
     if who == "nobody":
         return client
@@ -228,20 +238,20 @@ def caller(app, who):
                 updated_at=demo.created_at,
             )  # fmt: skip
     makers = {
-        "unknown key": lambda: "f" * 40,
-        "expired": lambda: key(ana, life=datetime.timedelta(seconds=-1)),
-        "inactive": lambda: key(ana),
-        "job": lambda: job_key(2),
-        "other job": lambda: job_key(3),
-        "ended job": lambda: job_key(1),
-        "read": lambda: key(ana, scope=Scope.READ),
-        "submit": lambda: key(ana, scope=Scope.SUBMIT),
-        "admin": lambda: key(ana),
-        "bound": lambda: key(ana, project=demo),
-        "bound elsewhere": lambda: key(ana, project=other),
-        "administrator": lambda: key(users.create("eva", is_admin=True)),
-        "stranger": lambda: key(bob),
-        "stranger to a public project": lambda: key(bob),
+        "unknown token": lambda: "f" * 40,
+        "expired": lambda: token(ana, life=datetime.timedelta(seconds=-1)),
+        "inactive": lambda: token(ana),
+        "job": lambda: job_token(2),
+        "other job": lambda: job_token(3),
+        "ended job": lambda: job_token(1),
+        "read": lambda: token(ana, scope=Scope.READ),
+        "submit": lambda: token(ana, scope=Scope.SUBMIT),
+        "admin": lambda: token(ana),
+        "bound": lambda: token(ana, project=demo),
+        "bound elsewhere": lambda: token(ana, project=other),
+        "administrator": lambda: token(users.create("eva", is_admin=True)),
+        "stranger": lambda: token(bob),
+        "stranger to a public project": lambda: token(bob),
     }
     client.headers = {"Authorization": f"token {makers[who]()}"}
     if who == "inactive":
@@ -251,12 +261,12 @@ def caller(app, who):
 
 
 @pytest.mark.parametrize("who", CALLERS)
-def test_every_operation_answers_as_the_table_says(there, who):
-    client = caller(there, who)
+def test_every_operation_enforces_its_permission(app_with_runs, who):
+    client = caller(app_with_runs, who)
     wrong = []
-    for endpoint, method, path in sorted(operations(there), key=lambda item: item[0] == "users.log_out"):
+    for endpoint, method, path in sorted(operations(app_with_runs), key=lambda item: item[0] == "users.log_out"):
         if endpoint == "users.log_in":
-            continue  # its 401 is about the password
+            continue  # its 401 means a wrong password
         if who == "job":
             path = path.replace("/jobs/1", "/jobs/2")
         with database.atomic() as transaction:
@@ -265,45 +275,45 @@ def test_every_operation_answers_as_the_table_says(there, who):
             finally:
                 transaction.rollback()
         got = answer.status_code if answer.status_code in (401, 403, 404) else OK
-        wanted = expected(endpoint, method, who)
-        not_there_by_itself = got == 404 and wanted == OK and "there" not in who
-        if got != wanted and not (not_there_by_itself and endpoint in NOT_THERE_ANYWAY):
-            wrong.append(f"{method} {path} ({NEEDS[endpoint][0]}): {got}, not {wanted}")
+        status = expected(app_with_runs, endpoint, method, who)
+        is_missing = got == 404 and status == OK and endpoint in ALWAYS_MISSING
+        if got != status and not is_missing:
+            wrong.append(f"{method} {path} ({permission_of(app_with_runs, endpoint)}): {got}, not {status}")
     assert not wrong, "\n".join(wrong)
 
 
 class Unread:
-    """A body that the client does not send."""
+    """A body that never arrives."""
 
     def read(self, size=-1):
-        raise AssertionError("the body is waited for")
+        raise AssertionError("the server waits for the body")
 
 
 @pytest.mark.parametrize("who", [*CALLERS[:7], "read", "bound elsewhere", "stranger to a public project"])
-def test_refused_request_is_answered_before_its_body_arrives(there, who):
-    client = caller(there, who)
+def test_refused_request_is_answered_before_its_body_arrives(app_with_runs, who):
+    client = caller(app_with_runs, who)
     environ = {"wsgi.input": Unread(), "wsgi.input_terminated": True, BODY_IS_LATE: True}
     wrong = []
-    for endpoint, method, path in operations(there):
-        wanted = NO_KEY if endpoint == "users.log_in" else expected(endpoint, method, who)
-        if method == "GET" or wanted == OK:
+    for endpoint, method, path in operations(app_with_runs):
+        status = UNAUTHENTICATED if endpoint == "users.log_in" else expected(app_with_runs, endpoint, method, who)
+        if method == "GET" or status == OK:
             continue
         answer = client.call(method, path, content_type="application/json", environ_overrides=environ)
-        if answer.status_code != wanted:
-            wrong.append(f"{method} {path}: {answer.status_code}, not {wanted}")
+        if answer.status_code != status:
+            wrong.append(f"{method} {path}: {answer.status_code}, not {status}")
     assert not wrong, "\n".join(wrong)
 
 
-NOT_THERE_ANYWAY = {
+ALWAYS_MISSING = {
     "statuses.get_status", "builds.get_build_status", "logs.get_job_log", "projects.get_repository",
     "projects.download_code", "jobs.unbookmark_job", "builds.unbookmark_build", "projects.unbookmark_project",
     "tokens.revoke_token", "outputs.file_of_outputs",
 }  # fmt: skip
-"""What the fixture has nothing for: whoever may ask is told so."""
+"""Operations on things that the fixture does not have: they end with 404 if they are allowed."""
 
 
-def test_a_bound_key_sees_its_project_alone(there):
-    client = caller(there, "bound elsewhere")
+def test_bound_token_sees_only_its_project(app_with_runs):
+    client = caller(app_with_runs, "bound elsewhere")
     assert [row["name"] for row in client.get("/api/v1/ana").json["results"]] == ["other"]
     assert client.get(f"{BASE}/jobs").status_code == 404
     for kind in ("jobs", "projects"):
@@ -311,23 +321,20 @@ def test_a_bound_key_sees_its_project_alone(there):
     with write("test"):
         Job.update(archived_at=Job.get_by_id(1).finished_at).where(Job.id == 1).execute()
     assert client.get("/api/v1/archives/ana/jobs").json["count"] == 0
-    assert caller(there, "admin").get("/api/v1/archives/ana/jobs").json["count"] == 1
+    assert caller(app_with_runs, "admin").get("/api/v1/archives/ana/jobs").json["count"] == 1
 
 
-def test_the_guide_has_the_table(app):
-    said = dict(re.findall(r"^\| `([A-Z]+ /[^`]*)` \| ([a-z, ]+) \|$", GUIDE.read_text(), re.MULTILINE))
-    table = {}
-    for rule in app.url_map.iter_rules():
-        if rule.endpoint in NEEDS:
-            need, job_may = NEEDS[rule.endpoint]
-            path = re.sub(r"<(?:int:)?(\w+)>", r"{\1}", rule.rule.removeprefix("/api/v1"))
-            for method in rule.methods - {"HEAD", "OPTIONS"}:
-                table[f"{method} {path}"] = need + (", job" if job_may else "")
-    assert said == table
+@pytest.mark.parametrize(
+    ("heading", "table"), [("API routes", permissions.api_table), ("pages", permissions.pages_table)]
+)
+def test_docs_list_the_declared_permissions(app, heading, table):
+    section = GUIDE.read_text().partition(f"<!-- {heading}:")[2].partition("<!-- end -->")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    assert rows == table(app), "run tools/permission-tables"
 
 
-def test_the_last_use_of_a_key_is_noted_once_a_minute(there):
-    client = caller(there, "read")
+def test_last_use_of_a_token_is_saved_once_a_minute(app_with_runs):
+    client = caller(app_with_runs, "read")
     client.get(BASE)
     first = Token.get(Token.scope == "read").last_used_at
     assert first is not None
