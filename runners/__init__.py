@@ -1,7 +1,7 @@
-"""The back ends that run jobs. Nothing here knows of polyjob's database, API or engine.
+"""The runners: one for each backend that can run jobs. Nothing here imports polyjob's database, API or engine.
 
-`load` is the only door: a runner's module, and with it the SDK of its back end, is imported when that runner is asked
-for by name and not before, so a server without Docker or Kubernetes needs neither package.
+`load` imports the module of a runner, and with it the SDK of its backend, only when that runner is requested by name.
+So a server that uses neither Docker nor Kubernetes needs neither package.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ RUNNERS = {
     "kubernetes": "runners.kubernetes.runner:KubernetesRunner",
     "fake": "runners.fake:FakeRunner",
 }
-"""Every built-in runner: the name used in settings and on job rows, and where its class is."""
+"""Name of each runner, as in settings and on job rows → its class, as `module:class`."""
 
 
 def load(name: str, settings: RunnerSettings, wake: Callable[[], None]) -> Runner:
-    """Make the runner called `name`. `wake` is passed on, see `Runner`.
+    """Create the runner called `name`; `settings` and `wake` are passed to it.
 
-    Raises KeyError for a name that is not in RUNNERS, ImportError when the SDK of its back end is not installed.
+    Raises KeyError for a name that is not in RUNNERS, and ImportError if the SDK of its backend is not installed.
     """
-    module, _, attribute = RUNNERS[name].partition(":")
-    runner_class: type[Runner] = getattr(importlib.import_module(module), attribute)
+    module_name, _, class_name = RUNNERS[name].partition(":")
+    runner_class: type[Runner] = getattr(importlib.import_module(module_name), class_name)
     return runner_class(settings, wake)

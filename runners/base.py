@@ -1,26 +1,28 @@
-"""The runner contract: what a back end does to build, start, watch, stop and clear away a job.
+"""The runner contract: how a backend builds, starts, watches, stops and removes jobs.
 
-A job's life at a runner, in the engine's order::
+The engine calls the methods of a runner in this order for each job::
 
     build ──► start ──► poll … poll ──► [logs, outputs] ──► clean
                 │         ▲                                   ▲
                 └─ stop ──┴── stop(force) ────────────────────┘
 
-* `build` is called for jobs that need one, once per build; after a crash of the engine it may be called again.
-* `start` is called after the engine has committed that it is about to. After a crash it is called again with the same
-  spec, and adopts what the first call made. A job is never run twice.
-* `poll` is the truth. Whatever a runner tells through `wake` is a hint and may be lost.
-* `clean` is called when the job's exit, log and outputs are safe. After it nothing of the job exists in the back end.
+* `build` is called once per build, for jobs that need one. After a crash of the engine it may be called again.
+* `start` is called after the engine has committed its intention to start the job. After a crash it is called again
+  with the same spec and adopts whatever the first call created. A job never runs twice.
+* `poll` is authoritative. A call of `wake` only tells the engine to poll soon, and may get lost.
+* `clean` is called once the job's exit, log and outputs are stored. After it, nothing of the job is left in the
+  backend.
 
-A runner is synchronous, knows no database and no HTTP framework, and keeps no memory that it cannot lose: the engine
-may be killed between any two calls, and a new runner object takes up every handle of the old one.
+A runner is synchronous. It knows neither the database nor the HTTP framework. It keeps nothing in memory that it
+cannot afford to lose: the engine may be killed between any two calls, and a new runner object then continues with the
+handles of the old one.
 
-**Concurrency.** The engine makes at most one call per job or build at a time, but calls for different jobs come from
-several threads at once, and `poll` and `stop` of one job come while `build` of another goes on. Every remote call
-inside a verb has a time limit.
+**Concurrency.** The engine makes at most one call per job or build at a time. Calls for different jobs come from
+several threads at once, and a job can be polled and stopped while another call is building. Every remote call that a
+method makes has a time limit.
 
-**Errors.** A verb raises only the errors below; anything else is a defect of the runner. The engine treats a defect as
-`RunnerRefused` and logs the traceback, once until a call succeeds.
+**Errors.** A method raises only the errors defined below. Any other exception is a defect of the runner. The engine
+treats it as `RunnerRefused`, and logs its traceback once until a call succeeds again.
 """
 
 from __future__ import annotations
@@ -32,54 +34,57 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
-CONTAINER_HOST = "host.docker.internal"
-"""The name by which a job's container reaches the machine of its Engine."""
+DOCKER_HOST_ALIAS = "host.docker.internal"
+"""Host name by which a container reaches the machine of its Docker Engine."""
 
 
 class Reason(enum.StrEnum):
-    """Why a job ended as it did. Closed: a reason that is not here does not leave a runner."""
+    """Why a job ended. The list is closed: a runner uses no other reasons."""
 
     EXITED = "exited"
-    """The command ended by itself; its exit code says how."""
+    """The command ended by itself; see its exit code."""
     SIGNALLED = "signalled"
     """A signal ended the command; the exit code is 128 + the signal's number."""
     OOM = "oom"
-    """The kernel killed the command for its memory, and the back end knows so."""
+    """The kernel killed the command for its memory use, and the backend reports that."""
     TIMEOUT = "timeout"
-    """The job ran longer than it may and was ended for it."""
+    """The job exceeded its time limit and was ended."""
     BUILD = "build"
-    """A build step failed, or the build could not be made."""
+    """A build step failed, or the build could not be created."""
     IMAGE = "image"
-    """The image cannot be had."""
+    """The image could not be pulled."""
     START = "start"
-    """The back end refused to start the job for a fault of the job's own."""
+    """The backend refused to start the job, because of a fault in the job itself."""
     EVICTED = "evicted"
-    """The back end ended the job for its own reasons: its machine ran short or was cleared, or its place was needed."""
+    """The backend ended the job for reasons of its own, such as a full or drained machine, or a preemption."""
     LOST = "lost"
-    """The job is gone and nobody saw how it ended. Never a success."""
+    """The job no longer exists, and its exit status could not be determined. Never a success."""
 
 
 @dataclass(frozen=True)
 class Exit:
-    """How a job ended. A success is `reason` EXITED with `code` 0, and nothing else."""
+    """How a job ended. Only `reason` EXITED with `code` 0 is a success.
+
+    The field names are stored: they are the keys of `to_json`.
+    """
 
     reason: Reason
     code: int | None = None
-    """Exit code 0–255; 128 + n where signal n ended the command; None when nobody saw it."""
+    """Exit code, 0–255; 128 + n if signal n ended the command; None if it is not known."""
     signal: int | None = None
-    """Number of the signal that ended the command, where the back end tells it."""
+    """Number of the signal that ended the command, if the backend reports it."""
     max_rss: int | None = None
-    """Largest resident memory of one process of the job, in bytes."""
+    """Largest resident memory of any one process of the job, in bytes."""
     cpu_seconds: float | None = None
-    """User and system time of all waited-for processes of the job, in seconds."""
+    """User and system time of all processes of the job that were waited for, in seconds."""
     stragglers: tuple[str, ...] = ()
-    """Names of the processes that were still there when the command had ended, and were killed."""
+    """Names of the processes that were still running when the command had ended, and were killed."""
     message: str | None = None
-    """One sentence for people, or None."""
+    """One sentence for the user, or None."""
     step: int | None = None
-    """The build step that failed, counted from 1, where it ran in the job's own place before the command."""
+    """Number of the build step that failed, counted from 1, if build steps ran in the job's own container."""
     begun: bool | None = None
-    """Whether the command ever ran, where the reason leaves that open: a stop can come before it."""
+    """Whether the command ever ran, if the reason does not tell: a job can be stopped before its command starts."""
 
     @property
     def has_begun(self) -> bool:
@@ -93,64 +98,64 @@ class Exit:
         return self.reason is Reason.EXITED and self.code == 0
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object of every field that says something; `from_json` is the inverse."""
+        """Return a JSON object of all fields that are set; `from_json` is the inverse."""
         return {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, ())}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Exit:
-        """Raises ValueError or TypeError for an object that `to_json` cannot have made."""
-        known = {key: item for key, item in value.items() if key not in ("reason", "stragglers")}
-        return cls(reason=Reason(value["reason"]), stragglers=tuple(value.get("stragglers", ())), **known)
+        """Create an exit from the result of `to_json`. Raises KeyError, TypeError or ValueError for anything else."""
+        fields = {key: item for key, item in value.items() if key not in ("reason", "stragglers")}
+        return cls(reason=Reason(value["reason"]), stragglers=tuple(value.get("stragglers", ())), **fields)
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job asks for. None = not asked."""
+    """Amounts of resources, as limits or as requests. None = not set."""
 
     cpu: float | None = None
     """Cores."""
     memory: int | None = None
     """Bytes."""
     gpu: int | None = None
-    """Whole devices."""
+    """Number of devices."""
     pids: int | None = None
-    """Processes and threads at a time."""
+    """Number of processes and threads at a time."""
     gpus: tuple[int, ...] = ()
-    """Indices of the devices that the job has for itself; as many as it asks for."""
+    """Indices of the devices that are assigned to the job; as many as `gpu`."""
 
 
 @dataclass(frozen=True)
 class BuildSpec:
-    """What to build, and where."""
+    """What to build."""
 
     uuid: str
-    """32 hex digits, the build's identity."""
+    """Identity of the build, 32 hex digits."""
     installation: str
-    """32 hex digits, the identity of this polyjob; everything that a runner labels carries it."""
+    """Identity of this polyjob installation, 32 hex digits; part of every label that a runner sets."""
     folder: str
-    """The build's own folder on this machine, already made. The log is kept there by the engine."""
+    """Folder of the build on this machine. It exists already, and the engine keeps the log in it."""
     key: str
-    """64 hex digits, a hash of everything that the result depends on."""
+    """Hash of everything that the result depends on, 64 hex digits."""
     image: str | None
-    steps: tuple[str, ...]
-    """Shell text, run in order; the first that fails ends the build."""
+    build_steps: tuple[str, ...]
+    """Shell commands, run in order. The first one that fails ends the build."""
     env: Mapping[str, str]
-    """Variables that the steps and every job of this build see."""
+    """Environment variables for the build steps and for every job of this build."""
     nocache: bool
-    """Use nothing that an earlier build left, the back end's own layer cache included."""
-    code: str | None = None
-    """Path of the uploaded code on this machine, a tar.gz whose members were checked at upload."""
-    files: tuple[str, ...] = ()
-    """Members of `code` that the steps find in their working folder, and nothing else of it."""
+    """Reuse nothing from earlier builds, including the backend's own layer cache."""
+    upload: str | None = None
+    """Path of the upload on this machine: a .tar.gz file whose members were checked when it was received."""
+    requirement_files: tuple[str, ...] = ()
+    """Names of the members of `upload` that are in the working folder of the build steps. Nothing else is."""
     timeout: float = 3600.0
-    """Seconds that the whole build may take."""
+    """Time limit of the build in seconds."""
     log_limit: int = 1 << 30
-    """Bytes of log that are kept; what comes after is counted and dropped, and the log's last line says so."""
+    """Maximum size of the log in bytes. Anything beyond is dropped, and the last line gives the number of bytes."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where in a cluster a job is to run, and what of the cluster it finds there. Of no use to other back ends."""
+    """Where in a cluster to run a job, and which objects of the cluster it uses. Other backends ignore it."""
 
     node_selector: Mapping[str, str] = dataclasses.field(default_factory=dict)
     affinity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -160,117 +165,127 @@ class Placement:
     pull_secrets: tuple[str, ...] = ()
     service_account: str | None = None
     secrets: tuple[str, ...] = ()
-    """Names of secrets whose keys are variables of the job."""
+    """Names of secrets whose entries become environment variables of the job."""
     config_maps: tuple[str, ...] = ()
-    """As `secrets`."""
+    """Names of config maps whose entries become environment variables of the job."""
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """What to run, and where."""
+    """What to run."""
 
     uuid: str
-    """32 hex digits, the job's identity."""
+    """Identity of the job, 32 hex digits."""
     installation: str
+    """Identity of this polyjob installation, 32 hex digits; part of every label that a runner sets."""
     folder: str
-    """The job's own folder on this machine, already made; see `Runner.local`."""
+    """Folder of the job on this machine. It exists already; see `Runner.is_local`."""
     cmd: str
-    """Shell text, run by bash where there is one, else by sh."""
+    """Shell command, run by bash if there is one, else by sh."""
     env: Mapping[str, str]
-    """Variables of the job. The runner adds its own allow-list, `PYTHONUNBUFFERED`, the `mark` of this job, and the
-    paths that only it knows: `POLYAXON_RUN_OUTPUTS_PATH` and `POLYAXON_LOGS_PATH`."""
+    """Environment variables of the job. The runner adds the inherited variables that it allows, `PYTHONUNBUFFERED`, the
+    `marker_variable` of this job, and the paths that only it knows: `POLYAXON_RUN_OUTPUTS_PATH` and
+    `POLYAXON_LOGS_PATH`."""
     image: str | None = None
     resources: Resources = Resources()
-    """The limits, and what is requested where there is no limit."""
+    """For each resource the limit, or the request if no limit is set."""
     requests: Resources = Resources()
+    """Requests only, for backends that distinguish them from limits."""
     limits: Resources = Resources()
-    """What `resources` is made of, for back ends that tell the two apart."""
+    """Limits only, for backends that distinguish them from requests."""
     placement: Placement = Placement()
     timeout: float | None = None
-    """Seconds from the first attempt to start the job until the engine stops it; None = as long as it likes."""
-    code: str | None = None
-    """Path of a tar.gz on this machine; unpacked into the job's working folder before the command starts."""
+    """Seconds from the first attempt to start the job until the engine stops it; None = no limit."""
+    upload: str | None = None
+    """Path of a .tar.gz file on this machine, unpacked into the job's working folder before the command starts."""
     is_pinned: bool = False
-    """The job asked for the build that it runs on, and takes it as it is."""
+    """The user chose the build of this job, so the job runs on its artifact even if that is stale."""
     inputs: str | None = None
-    """Path of a tar.gz on this machine whose members all lie below one folder; what is in that folder is unpacked into
-    the job's outputs folder before the command starts."""
+    """Path of a .tar.gz file on this machine whose members all lie in one folder. The contents of that folder are
+    unpacked into the job's outputs folder before the command starts."""
     grace: float = 10.0
     """Seconds between TERM and KILL."""
     log_limit: int = 1 << 30
-    """Bytes of log that are kept; what comes after is counted and dropped, and the log's last line says so."""
+    """Maximum size of the log in bytes. Anything beyond is dropped, and the last line gives the number of bytes."""
 
     @property
     def name(self) -> str:
-        """The fixed name of the job in the back end: what `start` adopts by."""
+        """The fixed name of the job in the backend, by which a repeated `start` finds it."""
         return f"polyjob-{self.uuid}"
 
 
-FENCE_SECONDS = 86_400.0
-"""Seconds after which no start can be on its way any more."""
+FENCE_LIFETIME_SECONDS = 86_400.0
+"""Seconds that a fence is kept, that is, whatever `prevent_start` leaves to block a pending start. No start is still
+pending after that time."""
 
 
-def mark(uuid: str) -> tuple[str, str]:
-    """The environment variable that every process of a job or build carries: (name, value)."""
+def marker_variable(uuid: str) -> tuple[str, str]:
+    """Return the environment variable that marks every process of a job or build, as (name, value)."""
     return "POLYJOB_UUID", uuid
 
 
 @dataclass(frozen=True)
 class Pending:
-    """The thing exists and its command has not started."""
+    """The job exists in the backend, and its command has not started."""
 
     note: str | None = None
-    """What it waits for, in the back end's words."""
+    """What the job is waiting for, in the backend's words."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """The command has started and not ended."""
+    """The command has started and has not ended."""
 
     node: str | None = None
-    """Name of the machine it runs on."""
+    """Name of the machine that the job runs on."""
     note: str | None = None
+    """What the user should know about the running job."""
 
 
 @dataclass(frozen=True)
 class Exited:
-    """The command has ended, nothing of the job runs any more, and the last byte of its log can be read."""
+    """The command has ended, no process of the job is left, and its complete log can be read."""
 
     exit: Exit
     node: str | None = None
+    """Name of the machine that the job ran on."""
 
 
 @dataclass(frozen=True)
 class Missing:
-    """A look-up of this one handle said that there is no such thing. How the job ended is not known."""
+    """The backend was asked for this handle and has no such job. How the job ended is not known."""
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """Nothing can be told of this one now, and it may be again: its back end is another than the one at hand, say."""
+    """The state cannot be determined now, but may be later. For example, another backend is configured at present."""
 
     reason: str
-    """One sentence for people."""
+    """One sentence for the user."""
 
 
 State = Pending | Running | Exited | Missing | Unknown
 
 
 class RunnerError(Exception):
-    """Base of what a verb may raise. The text is one sentence for people, without secrets."""
+    """Base class of the errors that a runner raises. The text is one sentence for the user, without secrets."""
 
 
 class BuildFailed(RunnerError):
-    """The build cannot succeed as it is. `step` counts from 1; both None when no step was to blame."""
+    """The build cannot succeed unless something is changed.
 
-    def __init__(self, message: str, step: int | None = None, code: int | None = None) -> None:
+    `build_step` is the number of the build step that failed, counted from 1, and `exit_code` is its exit code. Both are
+    None if no build step caused the failure.
+    """
+
+    def __init__(self, message: str, build_step: int | None = None, exit_code: int | None = None) -> None:
         super().__init__(message)
-        self.step = step
-        self.code = code
+        self.build_step = build_step
+        self.exit_code = exit_code
 
 
 class StartFailed(RunnerError):
-    """The job cannot be started, and the fault is the job's own. Nothing of it is left in the back end."""
+    """The job cannot be started, because of a fault in the job itself. Nothing of it is left in the backend."""
 
     def __init__(self, message: str, reason: Reason = Reason.START) -> None:
         super().__init__(message)
@@ -278,16 +293,19 @@ class StartFailed(RunnerError):
 
 
 class ArtifactMissing(RunnerError):
-    """The artifact does not serve any more: it is not there, or a build of the same spec would make another one now.
-    Nothing was started. The text says why, without a full stop."""
+    """The artifact is missing or stale; build it again. Nothing was started.
+
+    An artifact is stale if a build of the same spec would produce a different one now. The text gives the cause,
+    without a full stop.
+    """
 
 
 class HandleNotFound(RunnerError):
-    """The handle names something that no longer exists."""
+    """The job of this handle no longer exists in the backend."""
 
 
 class RunnerUnavailable(RunnerError):
-    """The back end cannot be reached, or cannot tell. Changes nothing but the time of the next try."""
+    """The backend cannot be reached or cannot answer. The engine only tries the call again later."""
 
 
 class RunnerRefused(RunnerError):
@@ -301,172 +319,193 @@ class RunnerRefused(RunnerError):
 
 @dataclass(frozen=True)
 class RunnerSettings:
-    """What a runner is told at its making; the same for every job."""
+    """The settings of a runner, the same for every job."""
 
     data_dir: str
-    """polyjob's data folder: absolute, and possibly longer than a socket's path may be."""
+    """Absolute path of polyjob's data folder. It may be longer than the path of a Unix socket can be."""
     installation: str
+    """Identity of this polyjob installation, 32 hex digits."""
     job_env: tuple[str, ...] = ()
     """Names (or `PREFIX*`) of variables of the server's environment that jobs and build steps inherit."""
     job_user: str | None = None
-    """Account that jobs and build steps run as, on a server started as root; None = the server's own."""
+    """Account that jobs and build steps run as, if the server runs as root; None = the server's own account."""
     has_gpus: bool = False
-    """The server assigns GPUs to jobs."""
+    """Whether the server assigns GPUs to jobs."""
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Settings of one runner alone."""
+    """Settings that only one runner uses."""
 
 
 class Runner(abc.ABC):
-    """A back end. See the module for order, concurrency and errors; every verb says only what is its own.
+    """A backend that runs jobs. The module docstring describes the order of calls, concurrency and errors.
 
-    A handle is opaque to the engine: a short JSON text with a version in it, made by `start`, stored in the job's row
-    and understood by every later version of the same runner.
+    A handle identifies a job in the backend. `start` creates it, and the engine stores it in the job's row without
+    looking into it. It is a short JSON text that contains a version, and every later version of the runner
+    understands it.
     """
 
-    local: ClassVar[bool] = False
-    """The back end is this machine's own processes. `start` and `poll` then take milliseconds, and the engine calls
-    them in its own thread; and the runner keeps the job's files in `JobSpec.folder` itself while it runs: `log` (one
-    append-only file), `work/` (the working folder) and `outputs/`. Any other runner is a `RemoteRunner`."""
+    is_local: ClassVar[bool] = False
+    """Whether jobs are processes of this machine.
+
+    If so, `start` and `poll` take milliseconds, and the engine calls them in its own thread. While a job runs, its
+    files are written directly into `JobSpec.folder`: `log` (one append-only file), `work/` (the working folder) and
+    `outputs/`. Every other runner is a `RemoteRunner`.
+    """
 
     def __init__(self, settings: RunnerSettings, wake: Callable[[], None]) -> None:
-        """Touches nothing. `wake` may be called from any thread, whenever a state may have changed."""
+        """Store the arguments; no backend, file or thread is touched.
+
+        The runner calls `wake`, from any thread, when the state of a job may have changed.
+        """
         self.settings = settings
         self.wake = wake
 
     @abc.abstractmethod
     def check(self) -> None:
-        """Return when the back end can be reached and used; idempotent, at most a few seconds.
+        """Return if the backend can be reached and used. Idempotent; takes at most a few seconds.
 
-        Raises RunnerUnavailable with what is missing and how to get it.
+        May create in the backend what the runner needs there. Raises RunnerUnavailable with what is missing and how to
+        get it.
         """
 
     @abc.abstractmethod
     def probe(self) -> None:
-        """Return as `check` does, but create nothing, neither in the backend nor on this machine. For `polyjob doctor`
-        where no server runs. Raises as `check`.
+        """Do the same as `check`, but create nothing, neither in the backend nor on this machine.
+
+        `polyjob doctor` uses it when no server is running. Raises like `check`.
         """
 
     @abc.abstractmethod
     def build(self, spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool]) -> str | None:
-        """Build and return the artifact: a short text that `start` of this runner understands, None if there is
-        nothing to keep. Blocks, possibly for minutes.
+        """Build and return the artifact, or None if there is nothing to keep. Blocks, possibly for minutes.
 
-        First ends whatever an earlier call for the same build left running, and drops its half-made result. Writes
-        the build's output to `log` as it comes; `log` is unbuffered. Returns or raises soon after `cancelled()` turns
-        true (asked at least once a second), with nothing of the build still running.
+        The artifact is a short text that `start` of this runner understands.
 
-        Raises BuildFailed; a cancelled build raises it too.
+        * Ends whatever an earlier call for the same build left running, and discards its partial result.
+        * Writes the output of the build to `log` as it arrives; `log` is unbuffered.
+        * Calls `cancelled` at least once a second. Once that returns true, raises BuildFailed soon, with nothing of the
+          build still running.
+
+        Raises BuildFailed, RunnerUnavailable and RunnerRefused.
         """
 
     @abc.abstractmethod
     def start(self, spec: JobSpec, artifact: str | None) -> str:
-        """Start the job and return its handle, as soon as the thing exists; does not wait for the command.
+        """Start the job and return its handle. Returns once the job exists in the backend, before its command starts.
 
-        Idempotent by `spec.uuid`: where an earlier call got as far as making the thing, this one returns its handle,
-        whatever state it is in, and runs nothing. Raises StartFailed, RunnerUnavailable, and ArtifactMissing unless
-        `spec.is_pinned`.
+        Idempotent by `spec.uuid`: if an earlier call created the job, this call returns its handle, whatever state the
+        job is in, and runs nothing.
+
+        Raises StartFailed, RunnerUnavailable, RunnerRefused, and, unless `spec.is_pinned`, ArtifactMissing.
         """
 
     @abc.abstractmethod
     def poll(self, handles: Sequence[str]) -> dict[str, State]:
-        """The state of each handle, in a number of remote calls that does not grow with their number.
+        """Return the state of each handle. The number of remote calls does not grow with the number of handles.
 
-        `Missing` is said only after a look-up of that one handle. A handle whose state cannot be told is left
-        out, or is `Unknown`.
-        `Exited` and `Missing` are final: they are said again by every later poll until `clean`. Raises
-        RunnerUnavailable when nothing can be told.
+        * `Missing` is returned only after the backend was asked for that one handle.
+        * A handle whose state cannot be determined is left out, or is `Unknown`.
+        * `Exited` and `Missing` are final: every later poll returns them again, until `clean`.
+
+        Raises RunnerUnavailable if no state at all can be determined.
         """
 
     @abc.abstractmethod
     def stop(self, handle: str, force: bool) -> None:
-        """Send TERM, or KILL if `force`, to every process of the job; returns at once.
+        """Send TERM, or KILL if `force`, to every process of the job, and return at once.
 
-        Idempotent, and fine if the job has ended or is gone. The job has ended when `poll` says so. Raises
-        RunnerUnavailable.
+        Idempotent. Does nothing for a job that has ended or no longer exists. `poll` reports when the job has ended.
+        Raises RunnerUnavailable and RunnerRefused.
         """
 
     @abc.abstractmethod
     def clean(self, handle: str) -> None:
-        """Remove all that the job holds in the back end, but no build and no file that `Runner.local` lists.
+        """Remove everything that the job has in the backend, except its build and the files that `is_local` lists.
 
-        Idempotent. Called only for a job that has ended or that is to be erased; kills what is left of it. When it
-        returns, no process of the job exists. Raises RunnerUnavailable.
+        Called for a job that has ended or that is being deleted; any process that is left is killed. No process of the
+        job exists when this returns. Idempotent. Raises RunnerUnavailable and RunnerRefused.
         """
 
     def clean_in_steps(self, handle: str) -> Iterator[None]:
-        """Do what `clean` does in short steps, so that the caller can pause, for a runner that may have much to remove.
+        """Do the same as `clean` in short steps, so that the caller can pause between them.
 
-        If the iterator is closed before its end, a later call does the rest. Raises as `clean`.
+        Overridden by runners that may have many files to remove. If the iterator is closed early, a later call does the
+        rest. Raises like `clean`.
         """
         self.clean(handle)
         yield from ()
 
     @abc.abstractmethod
     def prevent_start(self, uuid: str) -> str | None:
-        """The handle of what a start of this job got as far as making; None where there is nothing, and from then on no
-        start of it runs anything, not even one that is still on its way. Idempotent. Raises RunnerUnavailable,
-        RunnerRefused.
+        """Prevent any pending `start` of this job from taking effect.
 
-        For a stop that comes between a start's doing and the engine's hearing of it.
+        Return the handle if a start has already created the job. Otherwise return None, and from then on no start of
+        the job runs anything, not even a request that is still on its way to the backend.
+
+        The engine calls this to stop a job whose `start` was cut off before it could return. Idempotent. Raises
+        RunnerUnavailable and RunnerRefused.
         """
 
     artifact_kind: ClassVar[str] = "artifact"
-    """What a build leaves in this back end, in a word for people."""
+    """The word for what a build produces in this backend, in messages to the user."""
 
     def cached_artifacts(self) -> dict[str, int]:
-        """What builds have left in the back end: name → bytes that its removal would free. Raises RunnerUnavailable."""
+        """Return the artifacts in the backend: name → bytes that removing it would free. Raises RunnerUnavailable."""
         return {}
 
     def artifact_name(self, artifact: str) -> str | None:
-        """The name of what a build with this artifact has left; None where that is nothing. Pure."""
+        """Return the name that `cached_artifacts` uses for an artifact, or None if it has none. A pure function."""
         return None
 
     def remove_artifact(self, name: str) -> None:  # noqa: B027 - there are no cached artifacts
-        """Remove the cached artifact of this name. Idempotent.
+        """Remove the artifact with this name. Idempotent.
 
         A later `start` that needs it raises ArtifactMissing. Raises RunnerUnavailable.
         """
 
     def remove_artifact_in_steps(self, name: str) -> Iterator[None]:
-        """Do what `remove_artifact` does in short steps, so that the caller can pause between them.
+        """Do the same as `remove_artifact` in short steps, so that the caller can pause between them.
 
-        If the iterator is closed before its end, a later call does the rest. Raises as `remove_artifact`.
+        If the iterator is closed early, a later call does the rest. Raises like `remove_artifact`.
         """
         self.remove_artifact(name)
         yield from ()
 
     @abc.abstractmethod
     def inventory(self) -> dict[str, str]:
-        """What this installation has in the back end and `clean` has not removed: job uuid → handle. A fence may be
-        among it once it is older than `FENCE_SECONDS`.
+        """Return all jobs of this installation in the backend that `clean` has not removed: job uuid → handle.
 
-        One look-up. Tells what nobody claims. Raises RunnerUnavailable.
+        The engine uses it to find orphans. It may include fences that are older than `FENCE_LIFETIME_SECONDS`. Makes
+        one remote call. Raises RunnerUnavailable.
         """
 
-    def close(self) -> None:  # noqa: B027 - a runner that holds nothing has nothing to do
-        """Let go of connections and threads; jobs go on. Idempotent."""
+    def close(self) -> None:  # noqa: B027 - a runner without connections and threads has nothing to do
+        """Release connections and threads. Jobs continue to run. Idempotent."""
 
 
 class RemoteRunner(Runner):
-    """A runner whose jobs write elsewhere than into `JobSpec.folder`: its log and outputs have to be fetched."""
+    """A runner whose jobs do not write into `JobSpec.folder`, so that their logs and outputs must be fetched."""
 
     max_log_pause: float = 0.0
-    """Seconds that may pass between two looks at the log of a running job in which nothing new comes."""
+    """Longest pause, in seconds, between two fetches of the log of a running job that writes nothing."""
 
     @abc.abstractmethod
     def logs(self, handle: str, cursor: str | None, limit: int) -> tuple[bytes, str | None]:
-        """The bytes that the job has written since `cursor` (None = from the start), at most about `limit`, and the
-        cursor behind them. Empty bytes: nothing new now; after `Exited`: nothing will come.
+        """Return the log from `cursor` on (None = from the start), and the cursor for the next call.
 
-        Valid until `clean`. Repeats nothing and loses nothing below the back end's own cap; where the back end has
-        dropped bytes, one line in their place says so. Raises HandleNotFound, RunnerUnavailable.
+        Returns about `limit` bytes at most. Empty bytes mean that nothing new has been written; after `Exited`, they
+        mean that the log is complete. No byte is repeated. No byte is lost, except where the backend's own limit drops
+        some; one line in their place says so.
+
+        Valid until `clean`. Raises HandleNotFound, RunnerUnavailable and RunnerRefused.
         """
 
     @abc.abstractmethod
     def outputs(self, handle: str) -> Iterator[bytes]:
-        """The job's outputs folder as an uncompressed tar stream with names relative to that folder, in pieces.
+        """Yield the job's outputs folder as an uncompressed tar stream, with names relative to that folder.
 
-        Valid after `Exited`, until `clean`; repeatable. Nothing at all if there is no such folder; what the job put in
-        its place, a link or a file, is a member `.`. Raises HandleNotFound,
-        RunnerUnavailable, also while the stream is read.
+        Yields nothing if there is no such folder. If the job replaced the folder by a link or a file, that is a member
+        named `.`.
+
+        Valid after `Exited` until `clean`, and repeatable. Raises HandleNotFound, RunnerUnavailable and RunnerRefused,
+        also while the stream is being read.
         """

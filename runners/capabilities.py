@@ -1,7 +1,7 @@
-"""What each runner makes of each part of a job's config: one table per runner, read by the server and by the docs.
+"""The parts of a job's config that each runner supports: one table per runner, used by the server and by the docs.
 
-A part that a runner cannot honour is refused where leaving it out would change the result or widen a right, and noted
-on the job where it only bounds or places it. No back end's SDK is imported here.
+A runner refuses a part that it cannot honour if leaving it out would change the result of the job or grant more access.
+If the part only limits or places the job, the job runs without it and gets a note. No backend's SDK is imported here.
 """
 
 from __future__ import annotations
@@ -11,31 +11,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 
-class Ability(enum.StrEnum):
+class SupportLevel(enum.StrEnum):
     HONOURED = "honoured"
     NOTED = "noted"
-    """The job runs without it, and a note on the job says so."""
+    """The job runs without the part, and a note on the job says so."""
     REFUSED = "refused"
-    """A config that has it is answered with 400."""
+    """The API rejects a config that has the part, with status 400."""
 
 
 @dataclass(frozen=True)
 class Support:
-    ability: Ability
+    level: SupportLevel
     reason: str = ""
-    """For people: what happens instead; or, of what is refused, why, and behind a semicolon what to do instead."""
+    """Text for the user. For a noted part: what happens instead. For a refused part: the cause, a semicolon, and an
+    alternative."""
 
 
 def _honoured() -> Support:
-    return Support(Ability.HONOURED)
+    return Support(SupportLevel.HONOURED)
 
 
-def _noted(why: str) -> Support:
-    return Support(Ability.NOTED, why)
+def _noted(reason: str) -> Support:
+    return Support(SupportLevel.NOTED, reason)
 
 
-def _refused(why: str) -> Support:
-    return Support(Ability.REFUSED, why)
+def _refused(reason: str) -> Support:
+    return Support(SupportLevel.REFUSED, reason)
 
 
 _HOST = "the job runs on the server's own machine, without an image"
@@ -136,25 +137,25 @@ KUBERNETES: Mapping[str, Support] = {
     "environment.config_map_refs": _honoured(),
 }
 
-ABILITIES: Mapping[str, Mapping[str, Support]] = {
+CAPABILITIES: Mapping[str, Mapping[str, Support]] = {
     "process": PROCESS,
     "docker": DOCKER,
     "kubernetes": KUBERNETES,
-    "fake": {path: Support(Ability.HONOURED) for path in PROCESS},
+    "fake": {path: Support(SupportLevel.HONOURED) for path in PROCESS},
 }
-"""Runner → path of a part of the config → support. A part that stands in no table is honoured by the server itself."""
+"""Runner → path of a part of the config → support. The server itself honours every part that is not listed."""
 
-REQUIRED: Mapping[str, Mapping[str, str]] = {
+REQUIRED_PARTS: Mapping[str, Mapping[str, str]] = {
     "docker": {"build.image": "a container is made of an image"},
     "kubernetes": {"build.image": "a pod's container is made of an image"},
 }
-"""Runner → path of a part that a config must have on it → why."""
+"""Runner → path of a part that every config for it must have → the reason."""
 
-LOCAL = frozenset({"process"})
-"""Runners whose jobs write into the job's folder themselves, from the moment of their start."""
+LOCAL_RUNNERS = frozenset({"process"})
+"""Runners whose jobs write directly into the job's folder, from their start on; see `Runner.is_local`."""
 
-BUILD_RESULT: Mapping[str, str] = {"process": "a virtualenv", "docker": "an image"}
-"""Runner → what its builds make, in words for people, where that does not depend on its settings."""
+BUILD_RESULTS: Mapping[str, str] = {"process": "a virtualenv", "docker": "an image"}
+"""Runner → what its builds produce, for messages. Runners for which that depends on the settings are not listed."""
 
-GIVES_GPUS = frozenset({"kubernetes"})
-"""Runners whose back end itself gives each job the GPUs that it asks for."""
+GPU_ASSIGNING_RUNNERS = frozenset({"kubernetes"})
+"""Runners whose backend itself assigns GPUs to the jobs that ask for them."""

@@ -104,7 +104,7 @@ class FakeRunner(RemoteRunner):
         self._enter("build", spec.uuid)
         _raise_fault("build", spec.env)
         log.write(spec.env.get("FAKE_BUILD_LOG", "").encode())
-        for number, step in enumerate(spec.steps, 1):
+        for number, step in enumerate(spec.build_steps, 1):
             log.write(f"step {number}: {step}\n".encode())
         while spec.env.get("FAKE_BUILD_HANG") and not cancelled():
             time.sleep(0.01)

@@ -65,11 +65,11 @@ class Backends:
         on any other, whose next one is begun where it is due."""
         backend, calls, clock = self._backend(name), self.context.calls, self.context.clock
         key, runner = ("poll", name), backend.runner
-        due = runner.local or backend.woken or clock.seconds() - backend.polled_at >= TICK
+        due = runner.is_local or backend.woken or clock.seconds() - backend.polled_at >= TICK
         if due and not calls.busy(key) and clock.seconds() >= backend.retry.retry_at:
             backend.woken = False
             backend.polled_at = clock.seconds()
-            if runner.local:
+            if runner.is_local:
                 self._polled(backend, run(key, "poll", lambda: runner.poll(handles)))
             else:
                 calls.submit("look", key, "poll", lambda: runner.poll(handles))

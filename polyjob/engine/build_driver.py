@@ -133,7 +133,7 @@ class BuildDriver:
         if cancelled:
             transition(build, Status.STOPPED, message=builds.STOPPED_MESSAGE, details={"reason": "stopped"})
             return
-        details: dict[str, Any] = {"step": error.step, "exit_code": error.code}
+        details: dict[str, Any] = {"step": error.build_step, "exit_code": error.exit_code}
         transition(build, Status.FAILED, message=_sentence(str(error)), details=details)
 
 

@@ -221,7 +221,7 @@ class JobDriver:
             calls.submit("control", key, "prevent_start", lambda: withdraw(runner, job.uuid))
             return []
         call = self._start_call(job, runner)
-        if not runner.local:
+        if not runner.is_local:
             calls.submit("control", key, "start", call)
             return []
         step = self.ended(job.id, run(key, "start", call))
@@ -241,7 +241,7 @@ class JobDriver:
             context.installation,
             run_token(job.uuid, context.secret),
             inputs if inputs.exists() else None,
-            is_pinned=job.build_id is not None and not runner.local and asked_for_its_build(job),
+            is_pinned=job.build_id is not None and not runner.is_local and asked_for_its_build(job),
         )
         artifact = job.build.artifact if job.build else None
 
@@ -268,7 +268,7 @@ class JobDriver:
         if has_begun and job.status is not Status.RUNNING:
             memory.ignored = state.note if isinstance(state, Running) else None
             steps.append(Step("running", lambda: self._record_running(job, node)))
-        if job.handle is None and not (runner.local and isinstance(state, Pending | None)):
+        if job.handle is None and not (runner.is_local and isinstance(state, Pending | None)):
             # A local job says what it does in a moment, and both are committed together.
             steps.insert(0, Step("handle", lambda: update(Job, job.id, {"handle": handle})))
         if isinstance(state, Exited):

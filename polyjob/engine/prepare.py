@@ -11,7 +11,7 @@ from polyjob.services.notes import START_REFUSED_NOTE, note_text, with_note
 from polyjob.services.transitions import transition, update_columns
 from polyjob.statuses import Status
 from runners.base import Exit, Reason
-from runners.capabilities import BUILD_RESULT
+from runners.capabilities import BUILD_RESULTS
 
 ASKED = "asked for"
 """Why a job uses a build that its request named."""
@@ -77,7 +77,7 @@ def end_unstarted(job: Job) -> None:
 def _to_build(job: Job, python: str) -> None:
     build, why = (job.build, ASKED) if job.build else builds.find_or_create(job, python)
     name = build.unique_name
-    made = BUILD_RESULT.get(build.runner, "what the job runs on")
+    made = BUILD_RESULTS.get(build.runner, "what the job runs on")
     message = f"Using build {name}" if build.status.is_done else f"Build {name} makes {made}"
     transition(job, Status.BUILDING, message=message, details={"build": name, "why": why}, build=build)
 

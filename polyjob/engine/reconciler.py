@@ -29,7 +29,7 @@ from polyjob.services.jobs import gpus_taken, slots_taken
 from polyjob.services.transitions import transition
 from polyjob.statuses import Status
 from runners.base import Runner
-from runners.capabilities import ABILITIES
+from runners.capabilities import CAPABILITIES
 
 LOOKED_THROUGH = 500
 """Of the queue, for jobs whose GPUs are free."""
@@ -184,7 +184,9 @@ class Engine:
 
 def _left_out(job: Job) -> str | None:
     """Return the parts of the config that the runner leaves out, for clients that show statuses and no notes."""
-    return " ".join(note["text"] for note in job.notes or [] if note["kind"] in ABILITIES.get(job.runner, ())) or None
+    return (
+        " ".join(note["text"] for note in job.notes or [] if note["kind"] in CAPABILITIES.get(job.runner, ())) or None
+    )
 
 
 def _guarded(act: Callable[[], object], name: str) -> bool:

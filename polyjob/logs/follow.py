@@ -13,7 +13,7 @@ from typing import Any
 from polyjob.db.models import Build, BuildStatus, Job, JobStatus
 from polyjob.logs.watcher import CHUNK, Place, Subject, Watcher
 from polyjob.statuses import Status
-from runners.capabilities import LOCAL
+from runners.capabilities import LOCAL_RUNNERS
 
 _watcher = Watcher(limit=112)
 
@@ -73,7 +73,7 @@ class _Permit:
 def _is_early(run: Job | Build, place: Place) -> bool:
     """Whether what the log has is not to be shown yet: a local job writes from its start on, and `running` is committed
     a moment later. Whoever follows both sees the status first."""
-    if isinstance(run, Build) or not run.is_managed or run.runner not in LOCAL:
+    if isinstance(run, Build) or not run.is_managed or run.runner not in LOCAL_RUNNERS:
         return False
     return (place.row.status or run.status) in (Status.CREATED, Status.SCHEDULED, Status.BUILDING)
 

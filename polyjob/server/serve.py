@@ -37,7 +37,7 @@ from polyjob.server.bootstrap_names import ADDRESS_FILE, PROJECT, TOKEN_FILE, US
 from polyjob.server.supervisor import ENGINE, PYTHON, Child, child_environment, engine_may_start, tend
 from polyjob.settings import SettingError, Settings, read_settings
 from polyjob.storage.store import Store
-from runners.capabilities import REQUIRED
+from runners.capabilities import REQUIRED_PARTS
 from runners.process.isolation import gaps
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def greeting(settings: Settings) -> list[str]:
     quote = shlex.quote if token else _in_double_quotes
     authorization = quote(f"Authorization: {shown}")
     image = settings.kube_helper_image if settings.runner == "kubernetes" else FIRST_IMAGE  # its nodes have that one
-    build = {"build": {"image": image}} if REQUIRED.get(settings.runner) else {}
+    build = {"build": {"image": image}} if REQUIRED_PARTS.get(settings.runner) else {}
     body = json.dumps({"config": FIRST_JOB | build})
     number = next_job_id()
     where = (

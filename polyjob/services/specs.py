@@ -18,8 +18,8 @@ from polyjob.errors import Invalid, Problem
 from polyjob.jobconfig.commands import shell_text
 from polyjob.settings import MIB, Settings
 from polyjob.storage.store import Store
-from runners.base import CONTAINER_HOST, BuildSpec, JobSpec, Placement, Resources, RunnerSettings
-from runners.capabilities import ABILITIES, GIVES_GPUS, REQUIRED, Ability
+from runners.base import DOCKER_HOST_ALIAS, BuildSpec, JobSpec, Placement, Resources, RunnerSettings
+from runners.capabilities import CAPABILITIES, GPU_ASSIGNING_RUNNERS, REQUIRED_PARTS, SupportLevel
 from runners.common.dockerfile import render_dockerfile
 
 API_VERSION = "v1"
@@ -39,19 +39,19 @@ def check_runner_support(
     Raises Invalid with a pointer to each part that the runner must refuse.
     """
     notes, problems = notes_on_ignored_parts(config, runner), []
-    for path, support in ABILITIES[runner].items():
-        if support.ability is Ability.REFUSED and _look_up(config, path):
+    for path, support in CAPABILITIES[runner].items():
+        if support.level is SupportLevel.REFUSED and _look_up(config, path):
             detail = f"The {runner} runner cannot honour `{path}`: {support.reason}."
             problems.append(Problem(f"{pointer}/{path.replace('.', '/')}", detail))
     asked = requested_gpus(config, runner)
     if gpus is not None and asked > gpus:
         there = "there are none" if not gpus else f"there {'is' if gpus == 1 else 'are'} {gpus}"
-        if gpus or "build.image" in REQUIRED.get(runner, {}):
+        if gpus or "build.image" in REQUIRED_PARTS.get(runner, {}):
             detail = f"The job asks for {asked} GPUs, and {there}. `POLYJOB_GPUS` says which jobs may be given."
             problems.append(Problem(f"{pointer}/{GPU_PATH.replace('.', '/')}", detail))
         else:
             notes.append({"kind": GPU_PATH, "text": f"`{GPU_PATH}` was not used: {there}."})
-    for path, why in REQUIRED.get(runner, {}).items():
+    for path, why in REQUIRED_PARTS.get(runner, {}).items():
         if not _look_up(config, path):
             detail = f"The {runner} runner needs `{path}`: {why}."
             problems.append(Problem(f"{pointer}/{path.replace('.', '/')}", detail))
@@ -64,8 +64,8 @@ def notes_on_ignored_parts(config: Mapping[str, Any], runner: str) -> list[dict[
     """Return a note for each part of the config that this runner leaves out: {"kind": its path, "text"}."""
     return [
         {"kind": path, "text": f"`{path}` was not used: {support.reason}."}
-        for path, support in ABILITIES[runner].items()
-        if support.ability is Ability.NOTED and _look_up(config, path)
+        for path, support in CAPABILITIES[runner].items()
+        if support.level is SupportLevel.NOTED and _look_up(config, path)
     ]
 
 
@@ -87,7 +87,11 @@ def build_key(
     section = config["build"]
     parts = {
         "runner": runner,
-        **({"image": section.get("image")} if ABILITIES[runner]["build.image"].ability is Ability.HONOURED else {}),
+        **(
+            {"image": section.get("image")}
+            if CAPABILITIES[runner]["build.image"].level is SupportLevel.HONOURED
+            else {}
+        ),
         **({"python": python or platform.python_version()} if runner == "process" else {}),
         "build_steps": section.get("build_steps") or [],
         "env_vars": sorted(build_env(section).items()),
@@ -112,11 +116,11 @@ def build_spec(build: Build, store: Store, settings: Settings, installation: str
         folder=str(store.build_folder(build.uuid)),
         key=build.key,
         image=section.get("image"),
-        steps=tuple(section.get("build_steps") or ()),
+        build_steps=tuple(section.get("build_steps") or ()),
         env=build_env(section),
         nocache=bool(section.get("nocache")) or (build.reason or {}).get("kind") in WITHDRAWN_KINDS,
-        code=str(store.code_archive(build.code.digest)) if build.code else None,
-        files=tuple(build.code.files) if build.code else (),
+        upload=str(store.code_archive(build.code.digest)) if build.code else None,
+        requirement_files=tuple(build.code.files) if build.code else (),
         timeout=settings.build_timeout,
         log_limit=settings.log_limit,
     )
@@ -186,7 +190,7 @@ def job_spec(
         limits=parse_resources(asked, "limits"),
         placement=parse_placement(environment),
         timeout=time_limit(config, settings),
-        code=str(store.code_archive(job.code.digest)) if job.code else None,
+        upload=str(store.code_archive(job.code.digest)) if job.code else None,
         is_pinned=is_pinned,
         inputs=str(inputs) if inputs else None,
         grace=grace_period(config, settings),
@@ -231,7 +235,7 @@ def parse_placement(environment: Mapping[str, Any]) -> Placement:
 
 def requested_gpus(config: Mapping[str, Any] | None, runner: str) -> int:
     """How many of this machine's GPUs a job with this config is to have for itself, on this runner."""
-    if runner in GIVES_GPUS:
+    if runner in GPU_ASSIGNING_RUNNERS:
         return 0
     asked = ((config or {}).get("environment") or {}).get("resources") or {}
     return parse_resources(asked).gpu or 0
@@ -253,7 +257,7 @@ def server_address(settings: Settings, runner: str) -> str:
     """Return where a job reaches the server. In a container, 127.0.0.1 is the container itself, so a server that
     listens on every address is reached by a name of the machine."""
     if runner == "docker" and not settings.public_url and settings.host in ("", "0.0.0.0", "::"):
-        return f"http://{CONTAINER_HOST}:{settings.port}"
+        return f"http://{DOCKER_HOST_ALIAS}:{settings.port}"
     return settings.url
 
 

@@ -63,7 +63,7 @@ def _before_steps(spec: BuildSpec, labels: Mapping[str, str], has_open_folder: b
         *(f"ENV {name}={_quoted(value)}" for name, value in spec.env.items() if _fits_env(value)),
         *([f"COPY {json.dumps([f'{OPEN_FOLDER}/', '/'])}"] if has_open_folder else []),
         f"WORKDIR {FOLDER}",
-        *(f"COPY {json.dumps([name, f'{FOLDER}/{name}'])}" for name in sorted(spec.files)),
+        *(f"COPY {json.dumps([name, f'{FOLDER}/{name}'])}" for name in sorted(spec.requirement_files)),
     ]
 
 
@@ -72,13 +72,13 @@ def _label(name: str, value: str) -> str:
 
 
 def _separate(spec: BuildSpec) -> tuple[str, ...]:
-    return spec.steps if len(spec.steps) <= SEPARATE_STEPS else spec.steps[: SEPARATE_STEPS - 1]
+    return spec.build_steps if len(spec.build_steps) <= SEPARATE_STEPS else spec.build_steps[: SEPARATE_STEPS - 1]
 
 
 def _joined(spec: BuildSpec) -> list[str]:
     """One instruction for the steps that have no layer of their own; it says which one has failed."""
     alone = len(_separate(spec))
-    rest = spec.steps[alone:]
+    rest = spec.build_steps[alone:]
     return [_run(spec, _REST.format(number=alone + 1), *rest)] if rest else []
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from runners.base import FENCE_SECONDS
+from runners.base import FENCE_LIFETIME_SECONDS
 
 
 class Records:
@@ -42,12 +42,12 @@ class Records:
         return abs(time.time() - self.folder.joinpath(f"{uuid}{kind}").stat().st_mtime) < seconds
 
     def old(self) -> list[tuple[str, str]]:
-        """(uuid, text) of those that are older than `FENCE_SECONDS`."""
+        """(uuid, text) of those that are older than `FENCE_LIFETIME_SECONDS`."""
         found = []
         with contextlib.suppress(FileNotFoundError):
             for path in self.folder.iterdir():
                 with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                    if not path.suffix and time.time() - path.stat().st_mtime > FENCE_SECONDS:
+                    if not path.suffix and time.time() - path.stat().st_mtime > FENCE_LIFETIME_SECONDS:
                         found.append((path.name, path.read_text()))
         return found
 

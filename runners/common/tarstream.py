@@ -18,7 +18,7 @@ class Given(Protocol):
     """What a job is given: paths of tar.gz archives, as in `JobSpec`."""
 
     @property
-    def code(self) -> str | None: ...
+    def upload(self) -> str | None: ...
     @property
     def inputs(self) -> str | None: ...
 
@@ -118,8 +118,8 @@ def given(spec: Given, folders: Iterable[str], *, code: str, outputs: str) -> It
     """
     for folder in folders:
         yield from _folders(folder.strip("/"))
-    if spec.code:
-        yield from _unpacked(spec.code, 0, code.strip("/"))
+    if spec.upload:
+        yield from _unpacked(spec.upload, 0, code.strip("/"))
     if spec.inputs:
         yield from _unpacked(spec.inputs, 1, outputs.strip("/"))
 

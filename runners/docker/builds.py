@@ -82,14 +82,14 @@ def build_image(
     talk = BuildStream(client, log, ending, first_step(spec, labels, has_open_folder=True))
     try:
         base = _base(client, spec.image, spec.nocache, talk)
-        if not (spec.steps or spec.env or spec.files):
+        if not (spec.build_steps or spec.env or spec.requirement_files):
             return artifact_of(spec.image, base)
         tag = f"{REPOSITORY}:{spec.uuid}"
         image = inspected(client, tag)
         if image is not None and (image["Config"]["Labels"] or {}).get(BUILD) == spec.uuid:
             log.say(f"The image {tag} is there already.")
             return artifact_of(spec.image, base, tag, image["Id"])
-        if spec.steps:
+        if spec.build_steps:
             _warn_of_volumes(base, log)
         told = dataclasses.replace(spec, image=exact_name(spec.image, base))
         last = {KEY: spec.key, BASE: base["Id"], BUILD: spec.uuid}
@@ -205,13 +205,13 @@ def _no_image(image: str, text: str) -> RunnerError:
 
 
 def _files(spec: BuildSpec) -> Iterator[tuple[str, bytes, int]]:
-    if not spec.files or spec.code is None:
+    if not spec.requirement_files or spec.upload is None:
         return
     try:
-        with tarfile.open(spec.code, "r:gz") as archive:
+        with tarfile.open(spec.upload, "r:gz") as archive:
             for member in archive:
                 name = member.name.removeprefix("./")
-                content = archive.extractfile(member) if name in spec.files and member.isreg() else None
+                content = archive.extractfile(member) if name in spec.requirement_files and member.isreg() else None
                 if content is None:
                     continue
                 if member.size > LARGEST_FILE:

@@ -13,7 +13,7 @@ from typing import Any
 
 import docker
 
-from runners.base import CONTAINER_HOST, Exit, JobSpec, Reason
+from runners.base import DOCKER_HOST_ALIAS, Exit, JobSpec, Reason
 from runners.common.dockerfile import FOLDER
 from runners.common.tarstream import END_OF_ARCHIVE, given
 from runners.docker.engine import Facts
@@ -83,7 +83,9 @@ def host_config(client: Any, spec: JobSpec, engine: Facts, shm_bytes: int, ulimi
         device_requests=gpus,
         ulimits=list(ulimits) or None,
         log_config=log_config(engine.log_driver, spec.log_limit),
-        extra_hosts={CONTAINER_HOST: "host-gateway"} if CONTAINER_HOST in spec.env.get("POLYAXON_API", "") else None,
+        extra_hosts={DOCKER_HOST_ALIAS: "host-gateway"}
+        if DOCKER_HOST_ALIAS in spec.env.get("POLYAXON_API", "")
+        else None,
     )
 
 

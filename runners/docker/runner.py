@@ -39,7 +39,7 @@ from runners.base import (
     StartFailed,
     State,
     Unknown,
-    mark,
+    marker_variable,
 )
 from runners.common.dockerfile import FOLDER
 from runners.common.ledger import Records, write
@@ -230,7 +230,7 @@ class DockerRunner(RemoteRunner):
         reason = outdated(client, str(artifact), image) if may_be_outdated else None
         if image is None and not may_be_outdated:
             raise StartFailed(_no_image(spec, artifact), Reason.IMAGE)
-        makes_folders = image is not None and is_root(image) and not (spec.code or spec.inputs)
+        makes_folders = image is not None and is_root(image) and not (spec.upload or spec.inputs)
         config = None if reason or image is None else self._config(client, spec, image, makes_folders)
         created = self._create(client, spec, config)
         if created is None:
@@ -296,7 +296,7 @@ class DockerRunner(RemoteRunner):
 
     def _config(self, client: Any, spec: JobSpec, image: Mapping[str, Any], makes_folders: bool) -> Any:
         """The new container. The image is named by its id: a tag may be another image's by now."""
-        name, value = mark(spec.uuid)
+        name, value = marker_variable(spec.uuid)
         own = {"PYTHONUNBUFFERED": "1", name: value, "POLYAXON_RUN_OUTPUTS_PATH": OUTPUTS, "POLYAXON_LOGS_PATH": LOGS}
         proxies = proxies_beside(client, spec.env)
         launch = LAUNCH_IN_NEW_FOLDERS if makes_folders else LAUNCH

@@ -64,11 +64,11 @@ def build_image(
         raise BuildFailed(not_for_jobs(spec.image))
     log = BuildLog(file, spec.log_limit)
     try:
-        if not spec.steps and not (spec.files and options.registry):
+        if not spec.build_steps and not (spec.requirement_files and options.registry):
             return Artifact(spec.image, spec.image).text()
         if not options.registry:
             log.say(NO_REGISTRY)
-            return Artifact(spec.image, spec.image, spec.steps, spec.timeout).text()
+            return Artifact(spec.image, spec.image, spec.build_steps, spec.timeout).text()
         image = image_name(spec, options)
         if is_there(image, options):
             log.say(f"The image {image} is there already.")
@@ -224,15 +224,15 @@ class _Build:
             raise RunnerUnavailable(f"The build's files could not be put into its pod: {error}") from None
 
     def _context(self) -> Iterator[bytes]:
-        told = dataclasses.replace(self.spec, steps=told_steps(self.spec.steps))
+        told = dataclasses.replace(self.spec, build_steps=told_steps(self.spec.build_steps))
         place = f"{HOME}/context".strip("/")
         yield from member(f"{place}/Dockerfile", render_dockerfile(told, {}).encode())
-        if not self.spec.files or self.spec.code is None:
+        if not self.spec.requirement_files or self.spec.upload is None:
             return
-        with tarfile.open(self.spec.code, "r:gz") as archive:
+        with tarfile.open(self.spec.upload, "r:gz") as archive:
             for item in archive:
                 name = item.name.removeprefix("./")
-                content = archive.extractfile(item) if name in self.spec.files and item.isreg() else None
+                content = archive.extractfile(item) if name in self.spec.requirement_files and item.isreg() else None
                 if content is not None:
                     yield from member(f"{place}/{name}", content.read(LARGEST_FILE))
 
@@ -264,7 +264,7 @@ class _Build:
         last = self.tail[-LAST_WORDS:].decode(errors="replace")
         if is_machine_fault(last):
             raise RunnerUnavailable(f"The builder ended with exit code {code}: {_last_line(last)}")
-        raise BuildFailed(f"the builder ended with exit code {code}; the build's log says why", code=code)
+        raise BuildFailed(f"the builder ended with exit code {code}; the build's log says why", exit_code=code)
 
     def _pod(self) -> Object | None:
         return pods.find(self.api, self.name)

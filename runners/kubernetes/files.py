@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import tarfile
 import tempfile
@@ -41,15 +40,16 @@ _PACK = (
 class PodFiles:
     """What is put into the pod of a job, kept as JSON until the job is cleared away: paths of tar.gz archives."""
 
-    code: str | None = None
+    upload: str | None = None
     inputs: str | None = None
 
     @classmethod
     def read(cls, text: str) -> PodFiles:
-        return cls(**json.loads(text))
+        stored = json.loads(text)
+        return cls(stored.get("code"), stored.get("inputs"))
 
     def text(self) -> str:
-        return json.dumps(dataclasses.asdict(self))
+        return json.dumps({"code": self.upload, "inputs": self.inputs})
 
     def pieces(self) -> Iterator[bytes]:
         return tarstream.given(self, (OUTPUTS, LOGS, CODE), code=CODE, outputs=OUTPUTS)

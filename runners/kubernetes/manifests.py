@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runners.base import BuildSpec, JobSpec, Reason, Resources, StartFailed, mark
+from runners.base import BuildSpec, JobSpec, Reason, Resources, StartFailed, marker_variable
 from runners.common.dockerfile import FOLDER
 from runners.kubernetes.options import Options
 
@@ -112,7 +112,7 @@ def job_pod(spec: JobSpec, artifact: Artifact, options: Options) -> Manifest:
     before = []
     if artifact.is_built:
         before.append(_keeper_of(artifact.image, options))
-    if spec.code or spec.inputs:
+    if spec.upload or spec.inputs:
         before.append(_helper(INPUT, options, f"{_WAIT.format(GIVEN, 0.1)}; sleep 0.2"))
     containers = [
         _helper(HELPER, options, f"{_WAIT.format(ENDED, 2)}; sleep {KEEP} & wait $!"),
@@ -234,7 +234,7 @@ def literal(text: str) -> str:
 
 
 def _main(spec: JobSpec, artifact: Artifact, options: Options) -> Manifest:
-    name, value = mark(spec.uuid)
+    name, value = marker_variable(spec.uuid)
     own = {"PYTHONUNBUFFERED": "1", name: value, "POLYAXON_RUN_OUTPUTS_PATH": OUTPUTS, "POLYAXON_LOGS_PATH": LOGS}
     launch = LAUNCH_BUILT if artifact.steps else LAUNCH
     container: Manifest = {
@@ -260,7 +260,7 @@ def _main(spec: JobSpec, artifact: Artifact, options: Options) -> Manifest:
 
 def signal_command(signal: str, uuid: str) -> list[str]:
     """What signals every process of a job, run in its container."""
-    return ["/bin/sh", "-c", SIGNAL, "sh", signal, "=".join(mark(uuid))]
+    return ["/bin/sh", "-c", SIGNAL, "sh", signal, "=".join(marker_variable(uuid))]
 
 
 def _helper(name: str, options: Options, script: str) -> Manifest:

@@ -214,7 +214,7 @@ class KubernetesRunner(RemoteRunner):
         name.
         """
         is_first = self._records.read(spec.uuid, FILES) is None
-        self._records.write(spec.uuid, PodFiles(spec.code, spec.inputs).text(), FILES)
+        self._records.write(spec.uuid, PodFiles(spec.upload, spec.inputs).text(), FILES)
         try:
             return kubernetes_pods.create(api, manifests.job_pod(spec, made, self.options))
         except Refused as error:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from runners.base import BuildFailed, BuildSpec, RunnerSettings, RunnerUnavailable, mark
+from runners.base import BuildFailed, BuildSpec, RunnerSettings, RunnerUnavailable, marker_variable
 from runners.common.build_log import BuildLog
 from runners.common.trees import give_tree, open_to_owner, remove_tree
 from runners.process import keeper
@@ -124,7 +124,7 @@ def build(spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool], setting
     try:
         for path in (env, work, temporary):
             remove_tree(path)
-        if not spec.steps and not spec.env:
+        if not spec.build_steps and not spec.env:
             return None
         try:
             _Build(spec, log, cancelled, settings, folder).run()
@@ -148,7 +148,7 @@ class _Build:
         self.work, self.env_folder, self.temporary = folder / "work", folder / "env", folder / "tmp"
         self.deadline = time.monotonic() + spec.timeout
         self.python = python_for_builds(settings)
-        name, value = mark(spec.uuid)
+        name, value = marker_variable(spec.uuid)
         base = inherited(settings, self.account, with_credentials=True)
         self.plain_env = base | {"PYTHONUNBUFFERED": "1", "TMPDIR": str(self.temporary), name: value}
         self.env = Artifact(str(self.env_folder), spec.env).into(self.plain_env)
@@ -160,9 +160,9 @@ class _Build:
             # -I, or modules among the files in the working folder would be imported.
             code = self._supervise([self.python, "-I", "-m", "venv", str(self.env_folder)], self.plain_env)
             if code:
-                raise BuildFailed("the virtualenv could not be made; the build's log says why", code=code)
-            for number, step in enumerate(self.spec.steps, 1):
-                self.log.say(f"Step {number}/{len(self.spec.steps)}: {step}")
+                raise BuildFailed("the virtualenv could not be made; the build's log says why", exit_code=code)
+            for number, step in enumerate(self.spec.build_steps, 1):
+                self.log.say(f"Step {number}/{len(self.spec.build_steps)}: {step}")
                 code = self._supervise(["/bin/sh", "-e", "-c", step], self.env, number)
                 if code:
                     raise BuildFailed(f"step {number} ended with exit code {code}: {_short(step)}", number, code)
@@ -181,13 +181,15 @@ class _Build:
                 give_tree(folder, self.account.pw_uid, self.account.pw_gid)
 
     def _copy_files(self) -> None:
-        if not (self.spec.code and self.spec.files):
+        if not (self.spec.upload and self.spec.requirement_files):
             return
         try:
-            with tarfile.open(self.spec.code, "r:gz") as archive:
+            with tarfile.open(self.spec.upload, "r:gz") as archive:
                 for member in archive:
                     name = member.name.removeprefix("./")
-                    content = archive.extractfile(member) if name in self.spec.files and member.isreg() else None
+                    content = (
+                        archive.extractfile(member) if name in self.spec.requirement_files and member.isreg() else None
+                    )
                     if content is not None:
                         self._copy_file(name, member, content)
         except (tarfile.TarError, zlib.error, EOFError, FileNotFoundError) as error:
@@ -216,7 +218,7 @@ class _Build:
             [sys.executable, "-I", "-S", str(Path(keeper.__file__).resolve()), "supervise"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=dict([mark(self.spec.uuid)]),
+            env=dict([marker_variable(self.spec.uuid)]),
             cwd="/",
             start_new_session=True,
             bufsize=0,

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from runners.base import RunnerUnavailable, mark
+from runners.base import RunnerUnavailable, marker_variable
 from runners.process.keeper import stat_of
 
 PATIENCE = 10.0
@@ -32,7 +32,7 @@ def kill_marked(uuid: str) -> None:
 
 def _marked(uuid: str) -> list[int]:
     """Process descriptors of the living processes that carry the mark."""
-    name, value = mark(uuid)
+    name, value = marker_variable(uuid)
     wanted = f"{name}={value}".encode()
     found = []
     for pid in os.listdir("/proc"):

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from runners.base import (
-    FENCE_SECONDS,
+    FENCE_LIFETIME_SECONDS,
     ArtifactMissing,
     BuildSpec,
     Exit,
@@ -39,7 +39,7 @@ from runners.base import (
     Running,
     StartFailed,
     State,
-    mark,
+    marker_variable,
 )
 from runners.common.trees import open_to_owner, removing_tree, size_of
 from runners.process import keeper_server
@@ -61,7 +61,7 @@ FENCED = b"fenced"
 class ProcessRunner(Runner):
     """See the module, and `Runner` for the contract."""
 
-    local = True
+    is_local = True
 
     def __init__(self, settings: RunnerSettings, wake: Callable[[], None]) -> None:
         super().__init__(settings, wake)
@@ -120,7 +120,7 @@ class ProcessRunner(Runner):
             "folder": spec.folder,
             "cmd": spec.cmd,
             "env": self._environment(spec, artifact, account),
-            "code": spec.code,
+            "code": spec.upload,
             "inputs": spec.inputs,
             "tmp": temporary_folder(self.settings, spec.uuid),
             "grace": spec.grace,
@@ -243,7 +243,7 @@ class ProcessRunner(Runner):
     def _is_there(self, uuid: str) -> bool:
         attempt = self._job_folder(uuid) / "attempt"
         with contextlib.suppress(FileNotFoundError):  # never made, or cleared away just now
-            return attempt.read_bytes() != FENCED or time.time() - attempt.stat().st_mtime > FENCE_SECONDS
+            return attempt.read_bytes() != FENCED or time.time() - attempt.stat().st_mtime > FENCE_LIFETIME_SECONDS
         return False
 
     def close(self) -> None:
@@ -326,7 +326,7 @@ class ProcessRunner(Runner):
     # Small change.
 
     def _environment(self, spec: JobSpec, artifact: str | None, account: pwd.struct_passwd | None) -> dict[str, str]:
-        name, value = mark(spec.uuid)
+        name, value = marker_variable(spec.uuid)
         own = {
             "PYTHONUNBUFFERED": "1",
             "POLYAXON_RUN_OUTPUTS_PATH": f"{spec.folder}/outputs",

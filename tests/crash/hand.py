@@ -148,7 +148,7 @@ class World:
         meta = {row.key: row.value for row in Meta.select()}
         runner = FakeRunner(RunnerSettings(str(self.settings.data_dir), meta["installation"]), lambda: None)
         runner.clock = self.clock.seconds
-        runner.local = self._is_local  # type: ignore[misc]
+        runner.is_local = self._is_local  # type: ignore[misc]
 
         def load(name: str, wake: Callable[[], None]) -> Runner:
             assert name == "fake"

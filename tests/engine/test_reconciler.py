@@ -19,7 +19,7 @@ from polyjob.services import audit, builds, jobs, projects
 from polyjob.services.notes import note_text
 from polyjob.statuses import Status
 from runners.base import RunnerUnavailable
-from runners.capabilities import ABILITIES, Ability, Support
+from runners.capabilities import CAPABILITIES, Support, SupportLevel
 
 from .conftest import World
 
@@ -786,8 +786,8 @@ class TestWhatABackEndSays:
 
 
 def test_left_out_parts_are_said_in_a_status_and_in_the_log_of_the_build(world, monkeypatch):
-    support = dict(ABILITIES["fake"]) | {"build.image": Support(Ability.NOTED, "there are no images")}
-    monkeypatch.setitem(ABILITIES, "fake", support)
+    support = dict(CAPABILITIES["fake"]) | {"build.image": Support(SupportLevel.NOTED, "there are no images")}
+    monkeypatch.setitem(CAPABILITIES, "fake", support)
     job = world.submit(build={"image": "a"})
     world.end(job)
     text = "`build.image` was not used: there are no images."

@@ -95,7 +95,7 @@ class Harness:
             folder=str(folder),
             key="b" * 64,
             image=None,
-            steps=steps,
+            build_steps=steps,
             env=dict(env or {}),
             nocache=False,
             **fields,

@@ -143,7 +143,7 @@ def test_force_ends_what_ignores_term(harness: Harness) -> None:
     spec = harness.stubborn()
     handle = harness.runner.start(spec, None)
     wait_for(lambda: is_running(harness, handle))
-    if harness.runner.local:
+    if harness.runner.is_local:
         wait_for((Path(spec.folder) / "work/ready").exists)
     harness.runner.stop(handle, force=False)
     time.sleep(0.1)
@@ -330,7 +330,7 @@ def test_a_build_gives_an_artifact_that_start_understands(harness: Harness) -> N
 def test_a_failing_build_names_step_and_code(harness: Harness) -> None:
     with pytest.raises(BuildFailed) as caught:
         harness.runner.build(harness.bad_build(), io.BytesIO(), lambda: False)
-    assert (caught.value.step, caught.value.code) == (2, 3)
+    assert (caught.value.build_step, caught.value.exit_code) == (2, 3)
 
 
 def test_a_cancelled_build_ends_soon(harness: Harness) -> None:

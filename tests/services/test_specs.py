@@ -12,7 +12,7 @@ from polyjob.jobconfig.commands import shell_text
 from polyjob.services import specs
 from polyjob.services.submission import merge_patch
 from polyjob.settings import MIB
-from runners.capabilities import ABILITIES, Ability
+from runners.capabilities import CAPABILITIES, SupportLevel
 
 CONFIG = {"version": 1, "kind": "job", "build": {"image": "img"}, "run": {"cmd": "true"}}
 
@@ -28,24 +28,24 @@ def with_part(path, value):
     return config
 
 
-@pytest.mark.parametrize("path", [path for path, support in ABILITIES["process"].items()])
+@pytest.mark.parametrize("path", [path for path, support in CAPABILITIES["process"].items()])
 def test_each_part_is_taken_noted_or_refused_as_the_table_says(path):
-    ability = ABILITIES["process"][path].ability
+    level = CAPABILITIES["process"][path].level
     config = with_part(path, {"x": 1})
-    if ability is Ability.REFUSED:
+    if level is SupportLevel.REFUSED:
         with pytest.raises(Invalid) as refused:
             specs.check_runner_support(config, "process")
         assert [problem.pointer for problem in refused.value.problems] == ["/config/" + path.replace(".", "/")]
         assert path in refused.value.problems[0].detail
     else:
         kinds = [note["kind"] for note in specs.check_runner_support(config, "process")]
-        assert (path in kinds) is (ability is Ability.NOTED)
+        assert (path in kinds) is (level is SupportLevel.NOTED)
 
 
 @pytest.mark.parametrize("runner", ["process", "docker", "kubernetes"])
 def test_each_refusal_names_an_alternative(runner):
-    for path, support in ABILITIES[runner].items():
-        if support.ability is Ability.REFUSED:
+    for path, support in CAPABILITIES[runner].items():
+        if support.level is SupportLevel.REFUSED:
             with pytest.raises(Invalid) as refused:
                 specs.check_runner_support(with_part(path, {"x": 1}), runner)
             (detail,) = [problem.detail for problem in refused.value.problems]
@@ -145,7 +145,7 @@ def test_a_patch_merges_mappings_and_replaces_everything_else():
 def test_the_documentation_has_the_table(runner, page):
     page = (Path(__file__).parents[2] / "docs" / page).read_text()
     found = re.findall(r"^\| `([^`]+)` \| (honoured|noted|refused) \| (.*) \|$", page, re.MULTILINE)
-    table = [(path, str(support.ability), support.reason) for path, support in ABILITIES[runner].items()]
+    table = [(path, str(support.level), support.reason) for path, support in CAPABILITIES[runner].items()]
     assert found == table
 
 

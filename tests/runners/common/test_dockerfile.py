@@ -18,8 +18,8 @@ from runners.docker.logs import BEGIN, DROPPED, Frames, LogCursor
 
 def spec(**fields):
     values = {
-        "uuid": "a" * 32, "installation": "b" * 32, "folder": "/x", "key": "c" * 64, "image": "python:3", "steps": (),
-        "env": {}, "nocache": False,
+        "uuid": "a" * 32, "installation": "b" * 32, "folder": "/x", "key": "c" * 64, "image": "python:3",
+        "build_steps": (), "env": {}, "nocache": False,
     }  # fmt: skip
     return BuildSpec(**(values | fields))
 
@@ -35,9 +35,9 @@ def runs_of(text):
 
 def test_dockerfile_has_labels_variables_files_and_steps():
     made = spec(
-        steps=("pip install six", "echo 'a  b' \\\n  c"),
+        build_steps=("pip install six", "echo 'a  b' \\\n  c"),
         env={"A": "1", "B": 'x "$Y" \\ z'},
-        files=("setup.sh", "a b.txt"),
+        requirement_files=("setup.sh", "a b.txt"),
     )
     text = render_dockerfile(made, {"polyjob.installation": "i"}, {"polyjob.key": "k"}, has_open_folder=True)
     *others, first, second, last = text.splitlines()
@@ -52,14 +52,14 @@ def test_dockerfile_has_labels_variables_files_and_steps():
         'COPY ["setup.sh", "/code/setup.sh"]',
     ]
     assert runs_of(f"{first}\n{second}") == [
-        ["/bin/sh", "-c", f'{SHELL}exec $s -e -c "$1"', "sh", step] for step in made.steps
+        ["/bin/sh", "-c", f'{SHELL}exec $s -e -c "$1"', "sh", step] for step in made.build_steps
     ]
     assert last == 'LABEL polyjob.key="k"'
 
 
 @pytest.mark.parametrize("value", ["one\n#two\n", " " * 90_000, "#" * 90_000, "a\n" * 40_000])
 def test_variable_that_no_env_can_hold_reaches_steps(value):
-    text = render_dockerfile(spec(steps=("env",), env={"A": value, "B": "b", "no.name": value}), {})
+    text = render_dockerfile(spec(build_steps=("env",), env={"A": value, "B": "b", "no.name": value}), {})
     assert 'ENV B="b"' in text
     assert "ENV A" not in text
     assert "no.name" not in text
@@ -68,7 +68,7 @@ def test_variable_that_no_env_can_hold_reaches_steps(value):
 
 @pytest.mark.parametrize("step", ["x" * 120_000, "echo a  b; " * 10_000, "\\" * 50_000, "é #" * 30_000, " " * 100_000])
 def test_long_steps_are_cut_into_short_lines(step):
-    text = render_dockerfile(spec(steps=(step,)), {})
+    text = render_dockerfile(spec(build_steps=(step,)), {})
     assert max(map(len, text.splitlines())) <= LINE + 1
     assert not any(line.startswith((" ", "#")) for line in text.splitlines())
     assert runs_of(text)[0][-1] == step
@@ -85,7 +85,7 @@ def test_long_variables_are_cut_into_short_lines(letter):
 
 def test_steps_beyond_the_layers_of_an_image_share_one():
     steps = tuple(f"echo {number}" for number in range(1, 131))
-    runs = runs_of(render_dockerfile(spec(steps=steps), {}))
+    runs = runs_of(render_dockerfile(spec(build_steps=steps), {}))
     assert len(runs) == SEPARATE_STEPS
     assert runs[-2][4:] == [f"echo {SEPARATE_STEPS - 1}"]
     assert runs[-1][4:] == list(steps[SEPARATE_STEPS - 1 :])
@@ -94,7 +94,7 @@ def test_steps_beyond_the_layers_of_an_image_share_one():
 
 @pytest.mark.parametrize("has_open_folder", [False, True])
 def test_first_step_has_the_number_of_its_instruction(has_open_folder):
-    made = spec(steps=("a", "b"), env={"A": "1", "B": "2\n3"}, files=("f",))
+    made = spec(build_steps=("a", "b"), env={"A": "1", "B": "2\n3"}, requirement_files=("f",))
     lines = render_dockerfile(made, {"l": "1"}, has_open_folder=has_open_folder).splitlines()
     number = first_step(made, {"l": "1"}, has_open_folder=has_open_folder)
     assert lines[number - 1].startswith("RUN")

@@ -25,7 +25,7 @@ def in_pieces(data: bytes, size: int) -> list[bytes]:
 
 
 def unpacked(code: str | None = None, inputs: str | None = None) -> dict[str, tarfile.TarInfo]:
-    pieces = given(SimpleNamespace(code=code, inputs=inputs), ("/out",), code="/code", outputs="/out")
+    pieces = given(SimpleNamespace(upload=code, inputs=inputs), ("/out",), code="/code", outputs="/out")
     with tarfile.open(fileobj=io.BytesIO(b"".join(pieces) + END_OF_ARCHIVE)) as found:
         return {member.name: member for member in found}
 
@@ -97,7 +97,7 @@ def test_holes_become_zeros(tmp_path: Path) -> None:
         file.write(b"island")
     sparse = tmp_path / "a.tar.gz"
     subprocess.run(["tar", "czSf", sparse, "-C", tmp_path, "7"], check=True)
-    pieces = given(SimpleNamespace(code=None, inputs=str(sparse)), ("/out",), code="/code", outputs="/out")
+    pieces = given(SimpleNamespace(upload=None, inputs=str(sparse)), ("/out",), code="/code", outputs="/out")
     with tarfile.open(fileobj=io.BytesIO(b"".join(pieces) + END_OF_ARCHIVE)) as found:
         member = found.getmember("out/sparse")
         content = found.extractfile(member)

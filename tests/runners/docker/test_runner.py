@@ -26,8 +26,8 @@ import requests
 
 from polyjob.storage.pack import Packer
 from runners.base import (
-    CONTAINER_HOST,
-    FENCE_SECONDS,
+    DOCKER_HOST_ALIAS,
+    FENCE_LIFETIME_SECONDS,
     ArtifactMissing,
     BuildFailed,
     Exited,
@@ -122,7 +122,7 @@ def test_code_and_earlier_outputs_are_there(harness: DockerHarness, tmp_path: Pa
     code = archive(tmp_path / "code.tar.gz", ("a.txt", "code"), ("d/", ""), ("d/run", {"text": "x", "mode": 0o755}))
     inputs = archive(tmp_path / "in.tar.gz", ("7/", ""), ("7/old.txt", "old"))
     cmd = "cat a.txt d/run $POLYAXON_RUN_OUTPUTS_PATH/old.txt; echo new > $POLYAXON_RUN_OUTPUTS_PATH/new.txt"
-    spec = harness.spec(cmd, code=code, inputs=inputs)
+    spec = harness.spec(cmd, upload=code, inputs=inputs)
     handle = harness.runner.start(spec, None)
     assert harness.end(handle).succeeded
     assert harness.log(spec, handle) == b"codexold"
@@ -326,7 +326,12 @@ class TestBuilds:
     def test_steps_variables_and_files_are_in_the_image(self, harness: DockerHarness, tmp_path: Path) -> None:
         code = archive(tmp_path / "code.tar.gz", ("setup.sh", "echo from setup"), ("main.py", "x"))
         artifact, log = self.build(
-            harness, "sh setup.sh > /made", "ls >> /made", env={"A": 'x "$HOME" \\'}, code=code, files=("setup.sh",)
+            harness,
+            "sh setup.sh > /made",
+            "ls >> /made",
+            env={"A": 'x "$HOME" \\'},
+            upload=code,
+            requirement_files=("setup.sh",),
         )
         assert b"Step" in log
         handle = harness.runner.start(spec := harness.spec('cat /made; echo "$A"'), artifact)
@@ -339,7 +344,7 @@ class TestBuilds:
         script = {"text": "#!/bin/sh\necho from setup", "mode": 0o750}
         code = archive(tmp_path / "code.tar.gz", ("setup.sh", script), ("requirements.txt", "x"))
         files = ("setup.sh", "requirements.txt")
-        _, log = self.build(harness, "./setup.sh; [ ! -x requirements.txt ]", code=code, files=files)
+        _, log = self.build(harness, "./setup.sh; [ ! -x requirements.txt ]", upload=code, requirement_files=files)
         assert b"from setup\n" in log
 
     def test_files_that_are_too_large_or_cannot_be_read_fail_it(self, harness: DockerHarness, tmp_path: Path) -> None:
@@ -347,7 +352,7 @@ class TestBuilds:
         (tmp_path / "broken.tar.gz").write_bytes(b"x" * 100)
         for code, why in ((large, "larger than 16 MiB"), (str(tmp_path / "broken.tar.gz"), "cannot be read")):
             with pytest.raises(BuildFailed, match=why):
-                self.build(harness, "true", code=code, files=("setup.sh",))
+                self.build(harness, "true", upload=code, requirement_files=("setup.sh",))
 
     def test_the_image_is_looked_up_before_it_is_built(self, harness: DockerHarness) -> None:
         import dataclasses
@@ -432,7 +437,7 @@ def refusing(status: int, words: str = "not now") -> Any:
 def test_refused_start_leaves_nothing_in_the_engine(
     harness: DockerHarness, monkeypatch: Any, tmp_path: Path, call: str, status: int, words: str, error: type[Exception]
 ) -> None:
-    spec = dataclasses.replace(harness.says("x"), code=archive(tmp_path / "code.tar.gz", ("a", "x")))
+    spec = dataclasses.replace(harness.says("x"), upload=archive(tmp_path / "code.tar.gz", ("a", "x")))
     with monkeypatch.context() as away:
         away.setattr(docker.APIClient, call, refusing(status, words))
         with pytest.raises(error):
@@ -496,7 +501,7 @@ class TestHardBuilds:
     def test_a_step_that_says_what_the_engine_says_is_not_taken_for_it(self, harness: DockerHarness) -> None:
         with pytest.raises(BuildFailed) as failed:
             self.build(harness, harness.build_spec("true", "echo 'Step 9/9 : RUN x'; exit 7", "true"))
-        assert (failed.value.step, failed.value.code) == (2, 7)
+        assert (failed.value.build_step, failed.value.exit_code) == (2, 7)
 
     @pytest.mark.parametrize("times", [1, builds.TRIES])
     def test_a_layer_that_is_removed_under_a_build_is_no_fault_of_the_job(
@@ -827,7 +832,7 @@ def test_a_fence_goes_once_nothing_can_be_on_its_way_any_more(harness: DockerHar
     spec = harness.says("x")
     assert harness.runner.prevent_start(spec.uuid) is None
     record = Path(harness.runner.settings.data_dir) / "docker" / spec.uuid
-    os.utime(record, (0, time.time() - FENCE_SECONDS - 1))
+    os.utime(record, (0, time.time() - FENCE_LIFETIME_SECONDS - 1))
     (handle,) = harness.runner.inventory().values()
     harness.runner.clean(handle)
     assert list(record.parent.iterdir()) == []
@@ -958,7 +963,7 @@ def test_killed_step_of_a_stopped_engine_fails_no_build(harness: DockerHarness, 
     monkeypatch.undo()
     with pytest.raises(BuildFailed) as failed:
         build(harness, f"exit {code}")
-    assert (failed.value.step, failed.value.code) == (1, code)
+    assert (failed.value.build_step, failed.value.exit_code) == (1, code)
 
 
 def test_base_that_cannot_be_pulled_again_is_used_as_it_is(harness: DockerHarness) -> None:
@@ -982,7 +987,7 @@ def test_step_is_counted_without_the_triggers_of_its_base(totals: list[int]) -> 
         talk._hear({"stream": f"STEP {number}/{total}: RUN x\n"})
     with pytest.raises(BuildFailed) as failed:
         talk._hear({"error": 'building at STEP "RUN x": while running runtime: exit status 7'})
-    assert (failed.value.step, failed.value.code) == (1, 7)
+    assert (failed.value.build_step, failed.value.exit_code) == (1, 7)
 
 
 @on_podman_too
@@ -990,7 +995,7 @@ def test_step_is_counted_without_the_triggers_of_its_base(totals: list[int]) -> 
 def test_failing_step_on_a_base_with_triggers_is_named(harness: DockerHarness, image: Any, steps: list[str]) -> None:
     with pytest.raises(BuildFailed) as failed:
         build(harness, *steps, image=image("ONBUILD RUN true", "ONBUILD ENV A=B"))
-    assert (failed.value.step, failed.value.code) == (len(steps), 7)
+    assert (failed.value.build_step, failed.value.exit_code) == (len(steps), 7)
 
 
 @pytest.mark.parametrize(("speaker", "code"), [(SEPARATE_STEPS, 6), (SEPARATE_STEPS - 1, 6), (SEPARATE_STEPS, 7)])
@@ -1002,7 +1007,7 @@ def test_output_of_a_step_names_no_other_step_as_failed(speaker: int, code: int)
             talk._hear({"stream": "polyjob: step 3 ended with exit code 6\n"})
     with pytest.raises(BuildFailed) as failed:
         talk._hear({"error": "…", "errorDetail": {"code": code}})
-    assert (failed.value.step, failed.value.code) == (SEPARATE_STEPS, code)
+    assert (failed.value.build_step, failed.value.exit_code) == (SEPARATE_STEPS, code)
 
 
 @pytest.mark.parametrize(
@@ -1026,7 +1031,7 @@ def test_step_beyond_the_layers_of_an_image_is_named_when_it_fails(harness: Dock
     assert output_of(harness, "cat /made", artifact).split() == [str(number) for number in range(1, 131)]
     with pytest.raises(BuildFailed) as failed:
         build(harness, *steps[:99], "exit 9", *steps[100:], nocache=False)
-    assert (failed.value.step, failed.value.code) == (100, 9)
+    assert (failed.value.build_step, failed.value.exit_code) == (100, 9)
 
 
 @pytest.mark.parametrize("value", ["one\ntwo", "漢" * 33_000, "=" * 99_000, " " * 99_000, "#" * 99_000])
@@ -1069,14 +1074,14 @@ def test_user_of_an_image_can_use_all_files_of_the_job(
     artifact, _ = build(harness, "touch made && ls -ld made", image=image(*lines), nocache=False)
     cmd = "touch here made $POLYAXON_RUN_OUTPUTS_PATH/out"
     cmd += " && sh main.sh && touch d/x && echo >> main.sh" if has_code else ""
-    log = output_of(harness, cmd, artifact, code=code if has_code else None)
+    log = output_of(harness, cmd, artifact, upload=code if has_code else None)
     assert log == ("main\n" if has_code else "")
 
 
 @pytest.mark.parametrize("has_code", [False, True])
 def test_folders_of_a_job_have_one_mode(harness: DockerHarness, tmp_path: Path, has_code: bool) -> None:
     code = archive(tmp_path / "code.tar.gz", ("a", "x")) if has_code else None
-    log = output_of(harness, "ls -ld /code $POLYAXON_RUN_OUTPUTS_PATH $POLYAXON_LOGS_PATH", code=code)
+    log = output_of(harness, "ls -ld /code $POLYAXON_RUN_OUTPUTS_PATH $POLYAXON_LOGS_PATH", upload=code)
     assert [line.split()[0] for line in log.splitlines()] == ["drwxrwxrwx"] * 3
 
 
@@ -1261,5 +1266,5 @@ def test_long_lines_keep_their_feed(harness: DockerHarness, size: int) -> None:
 
 @on_podman_too
 def test_job_resolves_the_name_of_the_engines_machine(harness: DockerHarness) -> None:
-    env = {"POLYAXON_API": f"http://{CONTAINER_HOST}:8000"}
-    assert output_of(harness, f"grep -c {CONTAINER_HOST} /etc/hosts", env=env) == "1\n"
+    env = {"POLYAXON_API": f"http://{DOCKER_HOST_ALIAS}:8000"}
+    assert output_of(harness, f"grep -c {DOCKER_HOST_ALIAS} /etc/hosts", env=env) == "1\n"

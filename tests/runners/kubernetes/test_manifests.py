@@ -42,7 +42,7 @@ def spec(**fields: Any) -> JobSpec:
 
 
 def build_spec(**fields: Any) -> BuildSpec:
-    values: dict[str, Any] = {"image": "image:1", "steps": ("true",), "env": {}, "nocache": False, **fields}
+    values: dict[str, Any] = {"image": "image:1", "build_steps": ("true",), "env": {}, "nocache": False, **fields}
     return BuildSpec(uuid=UUID, installation=INSTALLATION, folder="/data", key="b" * 64, **values)
 
 
@@ -182,7 +182,7 @@ def test_a_timeout_is_a_net_above_polyjobs_own() -> None:
     assert pod(spec(timeout=60.0), built)["spec"]["activeDeadlineSeconds"] == 60 + 10 + 600 + 6 * 3600 + 100
 
 
-@pytest.mark.parametrize("given", [{"code": "/c.tar.gz"}, {"inputs": "/i.tar.gz"}])
+@pytest.mark.parametrize("given", [{"upload": "/c.tar.gz"}, {"inputs": "/i.tar.gz"}])
 def test_what_is_given_is_waited_for_before_the_job(given: dict[str, str]) -> None:
     made = pod(spec(**given))
     assert names(made) == (["input"], ["files", "job"])
@@ -202,7 +202,7 @@ def test_steps_run_in_the_jobs_container_and_another_tells_when_they_are_done() 
 
 
 def test_what_a_built_image_has_in_its_working_folder_is_kept() -> None:
-    made = pod(spec(code="/c.tar.gz"), Artifact("registry:5000/polyjob:1", "image:1"))
+    made = pod(spec(upload="/c.tar.gz"), Artifact("registry:5000/polyjob:1", "image:1"))
     assert names(made) == (["image-files", "input"], ["files", "job"])
     kept = container(made, "image-files")
     assert kept["image"] == container(made)["image"] == "registry:5000/polyjob:1"
@@ -265,7 +265,7 @@ def test_a_name_is_taken_by_a_pod_that_no_node_gets() -> None:
 
 
 def test_all_but_the_job_itself_say_what_they_need_as_a_quota_may_demand() -> None:
-    made = pod(spec(code="/c.tar.gz"), Artifact("registry:5000/polyjob:1", "image:1", ("true",)))
+    made = pod(spec(upload="/c.tar.gz"), Artifact("registry:5000/polyjob:1", "image:1", ("true",)))
     fence = fence_pod(f"polyjob-{UUID}", UUID, INSTALLATION, OPTIONS)
     others = [*made["spec"]["initContainers"], *made["spec"]["containers"][:-1], *fence["spec"]["containers"]]
     assert [sorted(item["resources"]) for item in others] == [["limits", "requests"]] * 5
@@ -280,7 +280,7 @@ def test_a_deadline_is_one_that_the_cluster_takes() -> None:
     "made",
     [
         pod(),
-        pod(spec(placement=PLACED, timeout=5.0, env={"A": "b"}, code="/c", requests=Resources(cpu=1.0),
+        pod(spec(placement=PLACED, timeout=5.0, env={"A": "b"}, upload="/c", requests=Resources(cpu=1.0),
                  resources=Resources(gpu=1)), Artifact("r/polyjob:1", "image:1"), EVERYTHING),
         pod(artifact=Artifact("image:1", "image:1", ("true",), 60.0)),
         build_pod(build_spec(), "polyjob-build-b", "registry/polyjob:b", EVERYTHING),
@@ -312,7 +312,7 @@ def test_options_that_are_empty_are_as_ever() -> None:
 
 def helpers_of(options: Options) -> list[Any]:
     built = Artifact("registry/polyjob@sha256:0", "image:1", ("true",), 10.0)
-    made = job_pod(spec(code="/code"), built, options)["spec"]
+    made = job_pod(spec(upload="/code"), built, options)["spec"]
     return [item for item in [*made["initContainers"], *made["containers"]] if item["name"] != "job"]
 
 
@@ -337,14 +337,14 @@ def test_helpers_ask_for_what_is_set(told: str, resources: Any) -> None:
 
 
 def test_no_container_of_a_job_has_raw_sockets() -> None:
-    made = job_pod(spec(code="/code"), Artifact("b", "a", ("true",), 10.0), Options())["spec"]
+    made = job_pod(spec(upload="/code"), Artifact("b", "a", ("true",), 10.0), Options())["spec"]
     for item in [*made["initContainers"], *made["containers"]]:
         assert item["securityContext"]["capabilities"]["drop"] in (["NET_RAW"], ["ALL"])
         assert item["securityContext"]["allowPrivilegeEscalation"] is False
 
 
 def test_only_helpers_have_the_files_of_all_jobs() -> None:
-    made = job_pod(spec(code="/code"), Artifact("b", "a", ("true",), 10.0), Options(claim="shared"))["spec"]
+    made = job_pod(spec(upload="/code"), Artifact("b", "a", ("true",), 10.0), Options(claim="shared"))["spec"]
     everything = {"name": "files", "mountPath": "/polyjob-claim", "subPath": "polyjob"}
     for item in [*made["initContainers"], *made["containers"]]:
         assert (everything in item["volumeMounts"]) is (item["name"] == "files")

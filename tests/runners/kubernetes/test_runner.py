@@ -109,7 +109,7 @@ class TestJobs:
         harness.cluster.add_image("unprivileged", user=1000)
         code = archive(tmp_path / "code.tar.gz", ("a.txt", "code"))
         cmd = "cat a.txt; touch b.txt; echo mine > $POLYAXON_RUN_OUTPUTS_PATH/f; touch $POLYAXON_LOGS_PATH/x; id -u"
-        end, log, handle = run(harness, cmd, image="unprivileged", code=code)
+        end, log, handle = run(harness, cmd, image="unprivileged", upload=code)
         assert (end.code, log) == (0, b"code1000\n")
         assert harness.outputs(handle) == {"f": b"mine\n"}
 
@@ -127,7 +127,7 @@ class TestJobs:
             with tarfile.open(path, "w:gz") as archive:
                 archive.add(tmp_path / name, name)
         cmd = "touch code/b; cat code/key; echo 2 >> $POLYAXON_RUN_OUTPUTS_PATH/sub/n"
-        spec = {"image": "unprivileged", "code": str(archives[0]), "inputs": str(archives[1])}
+        spec = {"image": "unprivileged", "upload": str(archives[0]), "inputs": str(archives[1])}
         end, log, handle = run(harness, cmd, **spec)
         assert (end.code, log) == (0, b"mine\n")
         assert harness.outputs(handle)["sub/n"] == b"1\n2\n"
@@ -217,7 +217,7 @@ class TestJobs:
         harness.cluster.restrict(least={"cpu": "50m", "memory": "64Mi"}, most={"cpu": "500m", "memory": "1Gi"})
         fitting = make_kubernetes(harness.folder / "fitting", helper_resources=told)
         amounts = Resources(cpu=0.1, memory=64 << 20)
-        spec = fitting.spec("echo x", requests=amounts, limits=amounts, code=_code(harness))
+        spec = fitting.spec("echo x", requests=amounts, limits=amounts, upload=_code(harness))
         handle = fitting.runner.start(spec, None)
         assert fitting.end(handle).succeeded
         with pytest.raises(RunnerRefused, match="minimum cpu"):
@@ -237,13 +237,13 @@ class TestFiles:
         code = archive(tmp_path / "c.tar.gz", ("a.txt", "code"), ("d/", ""), ("d/run", {"text": "x", "mode": 0o755}))
         inputs = archive(tmp_path / "in.tar.gz", ("7/", ""), ("7/old.txt", "old"))
         cmd = "cat a.txt d/run $POLYAXON_RUN_OUTPUTS_PATH/old.txt; echo new > $POLYAXON_RUN_OUTPUTS_PATH/new.txt"
-        _, log, handle = run(harness, cmd, code=code, inputs=inputs)
+        _, log, handle = run(harness, cmd, upload=code, inputs=inputs)
         assert log == b"codexold"
         assert harness.outputs(handle) == {"new.txt": b"new\n", "old.txt": b"old"}
 
     def test_another_runner_puts_in_what_the_first_could_not(self, harness: KubernetesHarness, tmp_path: Path) -> None:
         harness.cluster.schedule_nothing("0/1 nodes are available")
-        spec = harness.spec("cat a.txt", code=archive(tmp_path / "code.tar.gz", ("a.txt", "code")))
+        spec = harness.spec("cat a.txt", upload=archive(tmp_path / "code.tar.gz", ("a.txt", "code")))
         handle = harness.runner.start(spec, None)
         wait_for(lambda: "0/1 nodes" in note_of(harness, handle))
         harness.runner.close()
@@ -254,7 +254,7 @@ class TestFiles:
 
     def test_a_transfer_that_breaks_is_begun_anew(self, harness: KubernetesHarness, tmp_path: Path) -> None:
         harness.cluster.fail(500, times=1, path="/exec")
-        spec = harness.spec("cat a.txt", code=archive(tmp_path / "code.tar.gz", ("a.txt", "code")))
+        spec = harness.spec("cat a.txt", upload=archive(tmp_path / "code.tar.gz", ("a.txt", "code")))
         handle = harness.runner.start(spec, None)
         harness.end(handle)
         assert harness.log(spec, handle) == b"code"
@@ -330,7 +330,7 @@ class TestFiles:
             with open("/dev/zero", "rb") as zeros:
                 made.addfile(member, zeros)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        spec = harness.spec("mv big $POLYAXON_RUN_OUTPUTS_PATH/", code=str(path))
+        spec = harness.spec("mv big $POLYAXON_RUN_OUTPUTS_PATH/", upload=str(path))
         handle = harness.runner.start(spec, None)
         assert harness.end(handle).succeeded
         assert size < sum(map(len, harness.remote.outputs(handle))) < size + (1 << 20)
@@ -385,7 +385,7 @@ class TestClaims:
 
     def test_claim_holds_files_and_is_cleared(self, claiming: KubernetesHarness) -> None:
         cmd = "cat a.txt; echo x > $POLYAXON_RUN_OUTPUTS_PATH/f"
-        end, log, handle = run(claiming, cmd, code=_code(claiming))
+        end, log, handle = run(claiming, cmd, upload=_code(claiming))
         assert (end.code, log) == (0, b"code")
         assert claiming.outputs(handle) == {"f": b"x\n"}
         assert self.left(claiming)
@@ -1181,7 +1181,7 @@ class TestApi:
         code = archive(tmp_path / "code.tar.gz", ("a.txt", "code"))
         runner = harness.runner = harness.another()
         runner.check()
-        end, log, handle = run(harness, "cat a.txt; echo x > $POLYAXON_RUN_OUTPUTS_PATH/f", code=code)
+        end, log, handle = run(harness, "cat a.txt; echo x > $POLYAXON_RUN_OUTPUTS_PATH/f", upload=code)
         assert (end.code, log) == (0, b"code")
         assert harness.outputs(handle) == {"f": b"x\n"}
         stopped = running(harness, harness.lasts())
@@ -1446,7 +1446,7 @@ class TestBuilds:
         spec = harness.build_spec("echo 'connection refused'; exit 3")
         with pytest.raises(BuildFailed) as caught:
             harness.runner.build(spec, io.BytesIO(), lambda: False)
-        assert (caught.value.step, caught.value.code) == (1, 3)
+        assert (caught.value.build_step, caught.value.exit_code) == (1, 3)
 
     @pytest.mark.parametrize(
         ("rules", "kind"),
@@ -1481,7 +1481,7 @@ class TestBuilds:
     ) -> None:
         code = archive(tmp_path / "code.tar.gz", ("requirements.txt", "six\n"), ("other.txt", "x"))
         log = io.BytesIO()
-        spec = harness.build_spec("ls; cat requirements.txt", code=code, files=("requirements.txt",))
+        spec = harness.build_spec("ls; cat requirements.txt", upload=code, requirement_files=("requirements.txt",))
         artifact = harness.runner.build(spec, log, lambda: False)
         assert b"Dockerfile\nrequirements.txt\nsix\n" in log.getvalue()
         handle = harness.runner.start(harness.spec("true"), artifact)
@@ -1534,7 +1534,7 @@ class TestBuilds:
         broken = make_kubernetes(harness.folder / "broken", builder_command="echo oops; exit 9")
         with pytest.raises(BuildFailed, match="exit code 9") as caught:
             broken.runner.build(broken.build_spec("true"), io.BytesIO(), lambda: False)
-        assert (caught.value.step, caught.value.code) == (None, 9)
+        assert (caught.value.build_step, caught.value.exit_code) == (None, 9)
 
     @pytest.mark.parametrize(
         ("trouble", "kind", "words"),

@@ -54,8 +54,8 @@ def test_steps_run_in_a_virtualenv_that_the_jobs_have(process: ProcessHarness, t
         "python -c 'import sys; print(sys.prefix)'; find . -type f | sort; echo $STEP; cat; umask",
         "ls -l /proc/self/fd | wc -l; python -m pip --version >&2; echo kept > $VIRTUAL_ENV/marker",
         env={"STEP": "set"},
-        code=code,
-        files=("requirements.txt", "deep/er.txt", "none.txt"),
+        upload=code,
+        requirement_files=("requirements.txt", "deep/er.txt", "none.txt"),
     )
     artifact, lines = build(process, spec)
     first = lines.index(f"{spec.folder}/env")
@@ -89,7 +89,7 @@ def test_one_that_dies_with_its_engine_leaves_nothing_and_can_run_again(process:
         "runner.build(spec, open('/dev/null', 'wb', 0), lambda: False)\n"
     )
     root = Path(builds.__file__).parents[2]
-    command = [sys.executable, "-c", program, str(process.data), spec.uuid, spec.folder, spec.steps[0]]
+    command = [sys.executable, "-c", program, str(process.data), spec.uuid, spec.folder, spec.build_steps[0]]
     with subprocess.Popen(command, cwd=root) as engine:
         wait_for(lambda: len([pid for pid in marked(spec.uuid) if b"sleep" in name_of(pid)]) == 2, 60)
         engine.kill()
@@ -118,7 +118,7 @@ class TestSteps:
             spec = process.build_spec(*steps)
             with pytest.raises(BuildFailed) as caught:
                 build(process, spec)
-            assert (caught.value.step, caught.value.code) == (step, code)
+            assert (caught.value.build_step, caught.value.exit_code) == (step, code)
             assert f"step {step} " in str(caught.value)
             assert not (Path(spec.folder) / "work/never").exists()
 
@@ -132,7 +132,7 @@ class TestSteps:
         spec = process.build_spec("true", step, timeout=0.5)
         with pytest.raises(BuildFailed, match=r"not done after the 0\.5 s") as caught:
             build(process, spec)
-        assert caught.value.step == 2
+        assert caught.value.build_step == 2
         assert marked(spec.uuid) == []
 
     def test_that_are_cancelled_are_killed(self, process: ProcessHarness) -> None:
@@ -183,7 +183,7 @@ class TestSteps:
         if content is not None:
             code.write_bytes(content)
         with pytest.raises((BuildFailed, RunnerUnavailable)):
-            build(process, process.build_spec("true", code=str(code), files=("requirements.txt",)))
+            build(process, process.build_spec("true", upload=str(code), requirement_files=("requirements.txt",)))
 
     def test_in_a_folder_that_cannot_be_used_are_told(self, process: ProcessHarness) -> None:
         spec = process.build_spec("true")
@@ -257,7 +257,7 @@ class TestAttacks:
         secret = public / "secret"
         secret.write_bytes(b"root's")
         code = archive(tmp_path / "code.tar.gz", ("requirements.txt", "x"), ("setup.sh", "x"))
-        spec = for_nobody.build_spec("true", code=code, files=("requirements.txt", "setup.sh"))
+        spec = for_nobody.build_spec("true", upload=code, requirement_files=("requirements.txt", "setup.sh"))
         with self.attack(Path(spec.folder) / "work", secret, public):
             for _ in range(30):
                 with contextlib.suppress(RunnerUnavailable, BuildFailed):

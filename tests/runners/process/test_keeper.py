@@ -510,7 +510,7 @@ class TestDeathOfTheKeeper:
         os.mkfifo(pipe)
         held = os.open(pipe, os.O_RDWR)
         try:
-            spec = process.spec("echo ran", code=str(pipe))
+            spec = process.spec("echo ran", upload=str(pipe))
             handle = process.runner.start(spec, None)
             others = {server_of(process)}
 

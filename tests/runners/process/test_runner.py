@@ -17,7 +17,16 @@ from pathlib import Path
 
 import pytest
 
-from runners.base import FENCE_SECONDS, Exited, Missing, Pending, Reason, Resources, RunnerUnavailable, StartFailed
+from runners.base import (
+    FENCE_LIFETIME_SECONDS,
+    Exited,
+    Missing,
+    Pending,
+    Reason,
+    Resources,
+    RunnerUnavailable,
+    StartFailed,
+)
 from runners.common.trees import remove_tree
 from runners.process.environment import inherited
 from tests import capabilities
@@ -263,14 +272,14 @@ class TestFiles:
         _, log = process.run(
             "./run.sh; stat -c %a run.sh; readlink link; cat sub/deep.txt locked; echo;"
             " cd $POLYAXON_RUN_OUTPUTS_PATH; find . -type f | sort",
-            code=code,
+            upload=code,
             inputs=inputs,
         )
         assert log.decode().split() == ["ran", "755", "run.sh", "deepx", "./a", "./b/c"]
 
     def test_keep_their_place(self, process: ProcessHarness, tmp_path: Path) -> None:
         code = archive(tmp_path / "code.tar.gz", ("../out", "x"), ("a/../../out", "x"), ("/abs", "x"), ("in", "x"))
-        spec = process.spec("find . -type f", code=code)
+        spec = process.spec("find . -type f", upload=code)
         process.end(process.runner.start(spec, None))
         assert sorted(log_of(spec).split()) == ["./abs", "./in"]
         assert sorted(os.listdir(spec.folder)) == ["log", "outputs", "work"]
@@ -279,7 +288,7 @@ class TestFiles:
     def test_that_cannot_be_unpacked_are_told(self, process: ProcessHarness, tmp_path: Path, content: bytes) -> None:
         bad = tmp_path / "bad.tar.gz"
         bad.write_bytes(content)
-        for fields in ({"code": str(bad)}, {"inputs": str(bad)}, {"code": str(tmp_path / "none")}):
+        for fields in ({"upload": str(bad)}, {"inputs": str(bad)}, {"upload": str(tmp_path / "none")}):
             end, log = process.run("echo ran", **fields)
             assert end.reason is Reason.START
             assert end.message
@@ -290,13 +299,13 @@ class TestFiles:
             archive(tmp_path / "code.tar.gz", *((f"file{number}", os.urandom(2000).hex()) for number in range(50)))
         )
         path.write_bytes(path.read_bytes()[:50_000])
-        end, _ = process.run("echo ran", code=str(path))
+        end, _ = process.run("echo ran", upload=str(path))
         assert end.reason is Reason.START
         assert "unpacked" in (end.message or "")
 
     def test_do_not_count_as_the_jobs_own_time(self, process: ProcessHarness, tmp_path: Path) -> None:
         code = archive(tmp_path / "code.tar.gz", *((f"file{number}", "") for number in range(3000)))
-        end, log = process.run("ls | wc -l; sleep 0", code=code)
+        end, log = process.run("ls | wc -l; sleep 0", upload=code)
         assert log.split() == [b"3000"]
         assert (end.cpu_seconds or 0) < 0.1
 
@@ -308,7 +317,7 @@ class TestFiles:
         os.mkfifo(pipe)  # unpacking waits for it as long as nobody writes
         held = os.open(pipe, os.O_RDWR)
         try:
-            spec = process.spec("echo ran", code=str(pipe))
+            spec = process.spec("echo ran", upload=str(pipe))
             handle = process.runner.start(spec, None)
             time.sleep(0.1)
             assert isinstance(process.state(handle), Pending)
@@ -356,7 +365,7 @@ class TestAccount:
         code = archive(tmp_path / "code.tar.gz", ("file", "x"))
         Path(code).chmod(0o644)
         _, log = for_nobody.run(
-            "grep NoNewPrivs /proc/self/status; echo x > $TMPDIR/own && stat -c %U $TMPDIR", code=code
+            "grep NoNewPrivs /proc/self/status; echo x > $TMPDIR/own && stat -c %U $TMPDIR", upload=code
         )
         assert log.split() == [b"NoNewPrivs:", b"1", b"nobody"]
 
@@ -370,7 +379,7 @@ class TestAccount:
     def test_finds_its_code_as_its_own(self, for_nobody: ProcessHarness, tmp_path: Path) -> None:
         code = archive(tmp_path / "code.tar.gz", ("file", "x"), ("sub/", ""))
         Path(code).chmod(0o600)
-        end, log = for_nobody.run("stat -c %U file sub; echo more >> file", code=code)
+        end, log = for_nobody.run("stat -c %U file sub; echo more >> file", upload=code)
         assert log == b"nobody\nnobody\n"
         assert end.succeeded
 
@@ -600,7 +609,7 @@ def test_holes_in_files_stay_holes(process: ProcessHarness, tmp_path: Path, name
         member = tarfile.TarInfo("outputs/f" if name == "outputs" else "f")
         member.size = len(content)
         tar.addfile(member, io.BytesIO(content))
-    spec = process.spec("true", **({"inputs": str(packed)} if name == "outputs" else {"code": str(packed)}))
+    spec = process.spec("true", **({"inputs": str(packed)} if name == "outputs" else {"upload": str(packed)}))
     assert process.end(process.runner.start(spec, None)).succeeded
     file = Path(spec.folder) / name / "f"
     assert file.read_bytes() == content
@@ -630,7 +639,7 @@ def test_a_fence_goes_once_nothing_can_be_on_its_way_any_more(process: ProcessHa
     assert process.runner.prevent_start(spec.uuid) is None
     attempt = Path(process.runner.settings.data_dir) / "process" / "jobs" / spec.uuid / "attempt"
     assert process.runner.inventory() == {}
-    os.utime(attempt, (0, time.time() - FENCE_SECONDS - 1))
+    os.utime(attempt, (0, time.time() - FENCE_LIFETIME_SECONDS - 1))
     (handle,) = process.runner.inventory().values()
     process.runner.clean(handle)
     assert not attempt.parent.exists()
