@@ -19,9 +19,7 @@ BASE = {
     "polyjob.engine_link",
     "polyjob.errors",
     "polyjob.settings",
-    "polyjob.starts",
     "polyjob.statuses",
-    "polyjob.wake_up",
     "runners.base",
     "runners.capabilities",
 }

@@ -16,14 +16,12 @@ from polyjob.api.schemas.users import ChartSchema, LogHandlerSchema, ReadinessSc
 from polyjob.auth.permissions import Access, requires
 from polyjob.clock import Clock
 from polyjob.db import migrations
-from polyjob.engine_link import engine_running, last_beat
+from polyjob.engine_link import count_restarts, engine_pid, last_pass, read_engine_report
 from polyjob.services.jobs import slots_note
-from polyjob.starts import restarts
 
 COMPATIBLE_VERSION = "0.6.1"
 """The newest client that polyjob speaks to; to a client, the platform's own version."""
 OLDEST_VERSION = "0.0.0"
-ENGINE_REPORT = "engine.json"
 LONGEST_SILENCE = 30.0
 """Seconds without a pass after which the engine counts as hanging."""
 
@@ -131,10 +129,10 @@ def _disk_fault() -> str | None:
 
 
 def _engine_fault() -> str | None:
-    if not engine_running(settings().data_dir):
+    if not engine_pid(settings().data_dir):
         return "No engine is running: jobs are taken, and wait."
-    beat = last_beat(settings().data_dir)
-    silence = Clock().since(beat) if beat and ":" in beat else None
+    mark = last_pass(settings().data_dir)
+    silence = Clock().since(mark) if mark and ":" in mark else None
     if silence is None or silence < LONGEST_SILENCE:
         return None
     return f"The engine has made no pass for {silence:.0f} s: it hangs, or is suspended."
@@ -144,8 +142,8 @@ def _engine_remark() -> str | None:
     if database_fault():
         return None
     data_dir, clock = settings().data_dir, Clock()
-    slow = ", ".join(f"#{number}" for number in _report().get("slow") or [])
-    engine, web = restarts(data_dir, "engine", clock), restarts(data_dir, "web", clock)
+    slow = ", ".join(f"#{number}" for number in read_engine_report(data_dir).slow_ends)
+    engine, web = count_restarts(data_dir, "engine", clock), count_restarts(data_dir, "web", clock)
     remarks = [
         slots_note(),
         f"The end of these jobs has taken minutes: {slow}." if slow else None,
@@ -159,24 +157,14 @@ def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
-def _report() -> dict[str, Any]:
-    """Return the engine's last report; empty if there is none."""
-    try:
-        report = json.loads((settings().data_dir / ENGINE_REPORT).read_text())
-    except (OSError, ValueError):
-        return {}
-    return report if isinstance(report, dict) else {}
-
-
 def _runner_fault() -> str | None:
     """As the engine found it last; the web side asks no runner."""
     if _engine_fault():
         return "No engine is there to ask it."
-    try:
-        report = _report()["runner"]
-        return None if report["ok"] else f"{report['name']}: {report['message']}"
-    except (KeyError, TypeError):
+    runner = read_engine_report(settings().data_dir).runner
+    if runner is None:
         return "The engine has not asked it yet."
+    return None if runner.is_ok else f"{runner.name}: {runner.message}"
 
 
 _PARTS: dict[str, Callable[[], str | None]] = {

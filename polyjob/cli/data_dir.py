@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from polyjob.cli.server import fail, read
-from polyjob.engine_link import engine_running
+from polyjob.engine_link import engine_pid
 from polyjob.settings import Settings, read_settings
 
 
@@ -44,7 +44,7 @@ def of_running_server(settings: Settings) -> Settings | None:
     The engine's environment holds them, options of `polyjob serve` included. None also where this account may not read
     it.
     """
-    pid = engine_running(settings.data_dir)
+    pid = engine_pid(settings.data_dir)
     if pid is None:
         return None
     try:

@@ -16,6 +16,7 @@ from polyjob.engine.backends import Backends
 from polyjob.engine.call_pools import Done
 from polyjob.engine.context import Context
 from polyjob.engine.writes import Step
+from polyjob.engine_link import write_disk_usage
 from polyjob.services import audit
 from polyjob.services.idempotency import KEY_LIFETIME
 from runners.base import Runner
@@ -69,7 +70,7 @@ class Housekeeping:
             elif not Upload.select().where(Upload.digest == digest).exists():
                 store.code_archive(digest).unlink(missing_ok=True)
         gc.collect(self._context.settings, store, runners)
-        disk_usage.write_report(data, runners)
+        write_disk_usage(data, disk_usage.measure(runners))
 
     def _clear(self) -> None:
         moment = self._context.clock.wall()

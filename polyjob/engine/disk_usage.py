@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from polyjob.clock import now
 from polyjob.db.models import Build
+from polyjob.engine_link import DiskUsage
 from runners.base import Runner, RunnerError
 
 log = logging.getLogger("polyjob.engine")
 
-REPORT = "held.json"
 
-
-def measure(runners: Mapping[str, Runner]) -> dict[str, Any]:
-    """`at`, `total` and `builds`: id → bytes, of what several builds share the newest one's. Asks every runner, and
-    may take long. One that cannot be asked is left out."""
+def measure(runners: Mapping[str, Runner]) -> DiskUsage:
+    """Measure the disk usage of the builds of every runner. May take long. Leaves out a runner that does not answer."""
     total, sizes = 0, {}
     for name, runner in runners.items():
         try:
@@ -33,11 +28,4 @@ def measure(runners: Mapping[str, Runner]) -> dict[str, Any]:
             size = held.pop(runner.artifact_name(str(build.artifact)) or "", None)
             if size is not None:
                 sizes[build.id] = size
-    return {"at": now().isoformat(), "total": total, "builds": sizes}
-
-
-def write_report(data_dir: Path, runners: Mapping[str, Runner]) -> None:
-    """`<data>/cached_artifacts.json`. Raises OSError."""
-    part = data_dir / f"{REPORT}.part"
-    part.write_text(json.dumps(measure(runners)))
-    part.rename(data_dir / REPORT)
+    return DiskUsage(now(), total, sizes)

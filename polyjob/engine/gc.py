@@ -18,11 +18,11 @@ from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import LIVE_BUILDS, Bookmark, Build, Job, Project
 from polyjob.db.prepared import update
+from polyjob.engine_link import wake_engine
 from polyjob.services import builds, jobs, projects
 from polyjob.services.notes import with_note
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
-from polyjob.wake_up import send_hint
 from runners.base import Runner, RunnerError
 
 log = logging.getLogger("polyjob.engine")
@@ -210,6 +210,6 @@ def _expire(row: Job | Build | Project, oldest: datetime.datetime, settings: Set
                 projects.mark_deleted(row, None)
             elif not _is_used(row):
                 builds.mark_deleted(row)
-        send_hint(settings.data_dir)
+        wake_engine(settings.data_dir)
 
     return remove

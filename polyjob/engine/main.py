@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import select
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import runners
-from polyjob.clock import Clock, now
+from polyjob.clock import Clock
 from polyjob.db.database import close_database, database, open_database
 from polyjob.db.migrations import migrate
 from polyjob.db.models import Meta
@@ -21,18 +20,23 @@ from polyjob.engine.call_pools import Calls
 from polyjob.engine.context import Context
 from polyjob.engine.reconciler import Engine
 from polyjob.engine.retries import TICK
-from polyjob.engine_link import EngineLock
+from polyjob.engine_link import (
+    EngineLock,
+    drain_wake_ups,
+    open_wake_up_fifo,
+    record_orderly_end,
+    record_start,
+    remove_engine_report,
+    write_engine_report,
+)
 from polyjob.services.specs import runner_settings
 from polyjob.settings import Settings
-from polyjob.starts import record_end, record_start
 from polyjob.storage import reserve
 from polyjob.storage.store import Store
-from polyjob.wake_up import drain_line, open_line
 from runners.base import Runner
 
 log = logging.getLogger("polyjob.engine")
 
-REPORT = "engine.json"
 REPORT_EVERY = 5.0
 FAILED_PASS_PAUSE = 1.0
 
@@ -65,7 +69,7 @@ def _work(settings: Settings, store: Store, lock: EngineLock) -> int:
     def load(name: str, wake: Callable[[], None]) -> Runner:
         return runners.load(name, of_runners, wake)
 
-    line = open_line(settings.data_dir)
+    fifo = open_wake_up_fifo(settings.data_dir)
     with _wake_pipe() as (reading, writing), _until_told(writing) as told:
 
         def wake() -> None:
@@ -77,26 +81,25 @@ def _work(settings: Settings, store: Store, lock: EngineLock) -> int:
         engine = Engine(context, load, wake)
         record_start(settings.data_dir, "engine", context.clock)
         try:
-            _loop(engine, settings.data_dir, lock, line, reading, told)
-            record_end(settings.data_dir, "engine")
+            _loop(engine, settings.data_dir, lock, fifo, reading, told)
+            record_orderly_end(settings.data_dir, "engine")
         finally:
             engine.close()
-            with contextlib.suppress(FileNotFoundError):
-                (settings.data_dir / REPORT).unlink()
-            os.close(line)
+            remove_engine_report(settings.data_dir)
+            os.close(fifo)
     return 0
 
 
-def _loop(engine: Engine, data_dir: Path, lock: EngineLock, line: int, reading: int, told: list[int]) -> None:
+def _loop(engine: Engine, data_dir: Path, lock: EngineLock, fifo: int, reading: int, told: list[int]) -> None:
     poll, clock = select.poll(), engine.context.clock
-    poll.register(line, select.POLLIN)
+    poll.register(fifo, select.POLLIN)
     poll.register(reading, select.POLLIN)
     reported = None
     checked_at = -REPORT_EVERY
     while not told:
-        lock.beat(clock.mark())
-        drain_line(line)  # before the pass: a hint that comes during it brings another
-        drain_line(reading)
+        lock.record_pass(clock.mark())
+        drain_wake_ups(fifo)  # before the pass: a wake-up during the pass starts another one
+        drain_wake_ups(reading)
         pause = 0.0
         try:
             if clock.seconds() - checked_at >= REPORT_EVERY:
@@ -110,20 +113,13 @@ def _loop(engine: Engine, data_dir: Path, lock: EngineLock, line: int, reading: 
             pause = FAILED_PASS_PAUSE
             if not database.is_closed():
                 database.close()
-        report = {"runner": engine.backends.report(), "slow": engine.jobs.slow_ends()}
+        report = (engine.backends.report(), engine.jobs.slow_ends())
         if report != reported:
             with contextlib.suppress(OSError):  # a full disk, say; the next change is written again
-                _write_report(data_dir, report)
+                write_engine_report(data_dir, *report)
                 reported = report
         if pause:
             poll.poll(pause * 1000)
-
-
-def _write_report(data_dir: Path, report: dict[str, Any]) -> None:
-    """`<data>/engine.json`: how the engine finds its runner, and which ends take long, for `/readyz`."""
-    part = data_dir / f"{REPORT}.part"
-    part.write_text(json.dumps({"pid": os.getpid(), "at": now().isoformat()} | report))
-    part.rename(data_dir / REPORT)
 
 
 @contextlib.contextmanager

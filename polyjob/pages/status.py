@@ -6,7 +6,6 @@ Every look into the tables is bounded, however many jobs there are.
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import shutil
 from typing import Any
@@ -16,6 +15,7 @@ from polyjob.api.health import parts
 from polyjob.clock import now, to_microseconds
 from polyjob.db.database import database
 from polyjob.db.models import CLAIMED, QUEUED, Build, Job, Project, User
+from polyjob.engine_link import read_disk_usage
 from polyjob.pages import chart
 from polyjob.services import jobs
 from polyjob.settings import Settings
@@ -28,7 +28,6 @@ MOST_SPANS = 5000
 LOOKED_AT = 1000
 """Ended jobs that failures are looked for in, the latest."""
 FAILURES, BUILDS = 10, 10
-HELD_REPORT = "held.json"
 
 
 def about(settings: Settings, hours: int) -> dict[str, Any]:
@@ -91,13 +90,11 @@ def _chart(settings: Settings, hours: int) -> chart.Chart:
 
 def _held(settings: Settings) -> dict[str, Any]:
     """What builds hold, as the engine measured it last: `at`, `total` and the largest, each with its build."""
-    try:
-        report = json.loads((settings.data_dir / HELD_REPORT).read_text())
-        sizes = {int(number): int(size) for number, size in report["builds"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    usage = read_disk_usage(settings.data_dir)
+    if usage is None:
         return {"at": None, "total": 0, "largest": []}
+    sizes = usage.builds
     found = sorted(sizes, key=lambda number: -sizes[number])[:BUILDS]
     rows = {build.id: build for build in Build.select().where(Build.id.in_(found), Build.deleted_at.is_null())}
     largest = [(rows[number], sizes[number]) for number in found if number in rows]
-    moment = datetime.datetime.fromisoformat(report["at"])
-    return {"at": moment, "total": int(report["total"]), "count": len(sizes), "largest": largest}
+    return {"at": usage.measured_at, "total": usage.total, "count": len(sizes), "largest": largest}

@@ -11,11 +11,11 @@ import sys
 from typing import Any
 
 from polyjob.clock import Clock
+from polyjob.engine_link import record_orderly_end, record_start
 from polyjob.server import supervisor
 from polyjob.server.serve import load_app
 from polyjob.server.web_worker import MAX_CONNECTIONS
 from polyjob.settings import SettingError, read_settings
-from polyjob.starts import record_end, record_start
 
 try:
     _settings = read_settings(os.environ)
@@ -92,7 +92,7 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def on_exit(server: Any) -> None:
-    record_end(_settings.data_dir, "web")
+    record_orderly_end(_settings.data_dir, "web")
 
 
 def worker_exit(server: Any, worker: Any) -> None:

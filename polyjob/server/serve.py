@@ -24,7 +24,7 @@ from peewee import DatabaseError
 
 from polyjob.db.database import close_database, database, open_database
 from polyjob.db.models import CLAIMED, Job
-from polyjob.engine_link import EngineRunning, engine_running
+from polyjob.engine_link import EngineRunning, engine_pid
 from polyjob.server.bootstrap import (
     UnusableFolder,
     check,
@@ -179,7 +179,7 @@ def web_command(listener: socket.socket) -> list[str]:
 def _wait_for_old_engine(settings: Settings) -> None:
     deadline = time.monotonic() + OLD_ENGINE_LIMIT
     try:
-        while pid := engine_running(settings.data_dir):
+        while pid := engine_pid(settings.data_dir):
             if time.monotonic() > deadline:
                 raise CannotServe(EngineRunning(settings.data_dir, pid))
             time.sleep(0.05)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from polyjob.engine_link import engine_running
+from polyjob.engine_link import engine_pid
 from polyjob.settings import Settings, absolute_path, environment
 
 PARENT_PIPE = "POLYJOB_PARENT_PIPE"
@@ -238,7 +238,7 @@ def start_helper(settings: Settings) -> None:
 def engine_may_start(settings: Settings) -> bool:
     """Whether no other engine works on the data folder. Where that cannot be told, the engine itself says why."""
     try:
-        return engine_running(settings.data_dir) is None
+        return engine_pid(settings.data_dir) is None
     except OSError:
         return True
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import CLAIMED, Job
+from polyjob.engine_link import wake_engine
 from polyjob.services.notes import note_text, with_note
 from polyjob.services.transitions import update_columns
 from polyjob.settings import Settings
-from polyjob.wake_up import send_hint
 from runners.base import Exit, Reason
 
 
@@ -47,5 +47,5 @@ def abandon_jobs(numbers: Iterable[int] | None, settings: Settings) -> list[Job]
             end = job.exit or Exit(Reason.LOST, message=told).to_json()
             notes = with_note(with_note(job.notes, "unreachable", None), "given-up", told)
             update_columns(job, exit=end, handle=None, notes=notes)
-    send_hint(settings.data_dir)
+    wake_engine(settings.data_dir)
     return found

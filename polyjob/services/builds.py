@@ -12,6 +12,7 @@ from peewee import ModelSelect
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import Build, BuildStatus, Job, Project, User
+from polyjob.engine_link import wake_engine
 from polyjob.errors import Conflict, Invalid, NotFound, Problem
 from polyjob.services import audit, specs
 from polyjob.services.filters import BUILD_FIELDS, BUILD_SORT_COLUMNS, has_condition_on, parse_query, parse_sort
@@ -22,7 +23,6 @@ from polyjob.services.transitions import insert_first_status, transition, update
 from polyjob.settings import Settings
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
-from polyjob.wake_up import send_hint
 
 STOPPED_MESSAGE = "BuildJob was stopped"
 UNUSABLE_STATUSES = (Status.FAILED, Status.STOPPED, Status.UPSTREAM_FAILED, Status.SKIPPED)
@@ -125,7 +125,7 @@ def create(
         build = _insert_build(project, user, columns, nocache=bool(config["build"].get("nocache")))
         audit.record("create", build)
         keep(build)
-    send_hint(settings.data_dir)
+    wake_engine(settings.data_dir)
     return build
 
 
@@ -230,7 +230,7 @@ def request_stop(build: Build, settings: Settings) -> None:
     """Have the build stopped, on which the jobs that wait for it fail; one that is done stays as it is. Idempotent."""
     with write("stop-build", makes_room=True):
         _request_stop(_reload(build))
-    send_hint(settings.data_dir)
+    wake_engine(settings.data_dir)
 
 
 def archive(build: Build, settings: Settings) -> None:
@@ -243,7 +243,7 @@ def archive(build: Build, settings: Settings) -> None:
             _request_stop(build)
             update_columns(build, archived_at=now())
             audit.record("archive", build)
-    send_hint(settings.data_dir)
+    wake_engine(settings.data_dir)
 
 
 def restore(project: Project, build_id: int) -> None:
@@ -289,7 +289,7 @@ def delete(build: Build, settings: Settings) -> None:
     where a job needs it."""
     with write("delete", makes_room=True):
         mark_deleted(build)
-    send_hint(settings.data_dir)
+    wake_engine(settings.data_dir)
 
 
 def mark_deleted(build: Build) -> None:

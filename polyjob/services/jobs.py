@@ -15,6 +15,7 @@ from polyjob.clock import now
 from polyjob.db.database import database, write
 from polyjob.db.models import CLAIMED, QUEUED, SHOWN, Build, Job, JobStatus, Project, User
 from polyjob.db.prepared import Prepared
+from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.services import audit, specs
 from polyjob.services.entries import check_size
@@ -24,7 +25,6 @@ from polyjob.services.notes import note_text, with_note
 from polyjob.services.transitions import MAX_MESSAGE_LENGTH, transition, update_columns, update_note
 from polyjob.settings import Settings
 from polyjob.statuses import Status
-from polyjob.wake_up import send_hint
 
 STOPPED_MESSAGE = "Job was stopped"
 MAX_REPORTED_STATUSES = 100
@@ -234,7 +234,7 @@ def request_stop(job: Job, user: User | None, settings: Settings) -> Job:
     with write("stop", makes_room=True):
         job = reload(job)
         _request_stop(job, "person", user)
-    send_hint(settings.data_dir)
+    wake_engine(settings.data_dir)
     return job
 
 
@@ -242,7 +242,7 @@ def delete(job: Job, user: User | None, settings: Settings) -> None:
     """Hide the job at once, and have it stopped and then removed with all that it wrote. Idempotent."""
     with write("delete", makes_room=True):
         mark_deleted(reload(job), user)
-    send_hint(settings.data_dir)
+    wake_engine(settings.data_dir)
 
 
 def mark_deleted(job: Job, user: User | None) -> None:
@@ -261,7 +261,7 @@ def archive(job: Job, user: User | None, settings: Settings) -> None:
             _request_stop(job, "person", user)
             update_columns(job, archived_at=now())
             audit.record("archive", job)
-    send_hint(settings.data_dir)
+    wake_engine(settings.data_dir)
 
 
 def restore(project: Project, job_id: int) -> Job:
@@ -282,7 +282,7 @@ def stop_many(project: Project, numbers: Iterable[int], user: User | None, setti
         found = [job for job in _listed_jobs(project, numbers) if not job.status.is_done]
         for job in found:
             _request_stop(job, "person", user)
-    send_hint(settings.data_dir)
+    wake_engine(settings.data_dir)
     return [job.id for job in found]
 
 
@@ -292,7 +292,7 @@ def delete_many(project: Project, numbers: Iterable[int], user: User | None, set
         found = _listed_jobs(project, numbers)
         for job in found:
             mark_deleted(job, user)
-    send_hint(settings.data_dir)
+    wake_engine(settings.data_dir)
     return [job.id for job in found]
 
 

@@ -11,6 +11,7 @@ from peewee import ModelSelect
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import Project, Upload, User
+from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.services import audit, builds, jobs
 from polyjob.services.filters import PROJECT_FIELDS, PROJECT_SORT_COLUMNS, parse_query, parse_sort
@@ -18,7 +19,6 @@ from polyjob.services.merge import merge_lists
 from polyjob.settings import Settings
 from polyjob.storage import uploads
 from polyjob.storage.store import Store
-from polyjob.wake_up import send_hint
 
 RESERVED_NAMES = frozenset(
     {"archive", "bookmark", "bookmarks", "builds", "jobs", "names", "projects", "restore", "settings"}
@@ -88,7 +88,7 @@ def archive(project: Project, user: User, settings: Settings) -> None:
         jobs.stop_all(project, user)
         audit.record("archive", project)
         _update_columns(project, archived_at=project.archived_at or now())
-    send_hint(settings.data_dir)
+    wake_engine(settings.data_dir)
 
 
 def restore(project: Project) -> None:
@@ -106,7 +106,7 @@ def delete(project: Project, user: User | None, settings: Settings) -> None:
     """
     with write("delete", makes_room=True):
         mark_deleted(project, user)
-    send_hint(settings.data_dir)
+    wake_engine(settings.data_dir)
 
 
 def mark_deleted(project: Project, user: User | None) -> None:

@@ -16,6 +16,7 @@ from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import Build, Job, Project, User
 from polyjob.db.prepared import insert
+from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.jobconfig.parameters import has_params, rename_declarations
 from polyjob.jobconfig.parsing import parse_content
@@ -29,7 +30,6 @@ from polyjob.services.notes import MISSING_OUTPUTS_NOTE, note_text
 from polyjob.services.transitions import insert_first_status
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
-from polyjob.wake_up import send_hint
 
 _COPIED = ("name", "description", "readme", "tags", "data_refs", "params", "ttl")
 
@@ -77,7 +77,7 @@ def create(
         )
         audit.record("create", job)
         keep(job)
-    send_hint(settings.data_dir)
+    wake_engine(settings.data_dir)
     return job
 
 
@@ -143,7 +143,7 @@ def clone(
         )
         audit.record(strategy, job, original=source.id)
         keep(job)
-    send_hint(settings.data_dir)
+    wake_engine(settings.data_dir)
     return job
 
 

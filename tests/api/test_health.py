@@ -14,8 +14,7 @@ from polyjob.clock import Clock
 from polyjob.db.database import close_database, database
 from polyjob.db.migrations import latest_version, migrate
 from polyjob.db.models import Job
-from polyjob.engine_link import EngineLock
-from polyjob.starts import record_start
+from polyjob.engine_link import EngineLock, record_start
 from polyjob.storage.store import Store
 
 from .conftest import BASE, JOBS, Client
@@ -26,7 +25,7 @@ from pathlib import Path
 from polyjob.engine_link import EngineLock
 lock = EngineLock(Path(sys.argv[1]))
 lock.acquire()
-lock.beat(sys.argv[2])
+lock.record_pass(sys.argv[2])
 print("held", flush=True)
 sys.stdin.read()
 """

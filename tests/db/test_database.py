@@ -13,7 +13,6 @@ from polyjob.db import models
 from polyjob.db.database import close_database, database, open_database, write
 from polyjob.db.migrations import current_version, latest_version, migrate
 from polyjob.db.models import Meta
-from polyjob.engine_link import EngineLock, EngineRunning, engine_running
 
 
 def test_the_tables_are_what_the_migrations_make(data_dir):
@@ -205,32 +204,6 @@ def test_a_writer_waits_in_the_queue_of_all_processes(data_dir):
         other.stdin.close()
         assert written.wait(20)
         writer.join()
-
-
-class TestEngineLock:
-    def test_is_one(self, tmp_path):
-        code = (
-            "import sys, pathlib, time\n"
-            "from polyjob.engine_link import EngineLock\n"
-            "EngineLock(pathlib.Path(sys.argv[1])).acquire()\n"
-            "print('held', flush=True)\n"
-            "time.sleep(60)\n"
-        )
-        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
-        with process:
-            assert process.stdout.readline() == b"held\n"
-            assert engine_running(tmp_path) == process.pid
-            with pytest.raises(EngineRunning, match=str(process.pid)):
-                EngineLock(tmp_path).acquire()
-            assert engine_running(tmp_path) == process.pid
-            process.kill()
-        assert engine_running(tmp_path) is None
-        lock = EngineLock(tmp_path)
-        lock.acquire()
-        lock.release()
-
-    def test_nobody_holds_what_was_never_made(self, tmp_path):
-        assert engine_running(tmp_path) is None
 
 
 def test_closing_twice_is_fine(data_dir):

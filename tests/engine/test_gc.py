@@ -254,12 +254,12 @@ class TestArchives:
         row = archived(kind, 40)
         seen = []
 
-        def send_hint(data_dir):
+        def wake_engine(data_dir):
             assert not database.in_transaction(), "the engine may look before the commit"
             seen.append(type(row).get_by_id(row.id).deleted_at is not None)
 
         for module in (builds, gc, jobs, projects):
-            monkeypatch.setattr(module, "send_hint", send_hint)
+            monkeypatch.setattr(module, "wake_engine", wake_engine)
         collect(settings, runner, archive_days=30)
         assert seen == [True]
 

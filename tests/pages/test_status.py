@@ -12,8 +12,9 @@ from polyjob.auth.tokens import digest, new_key
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import Project, Token, User
-from polyjob.engine.disk_usage import REPORT, measure, write_report
-from polyjob.pages import chart, status
+from polyjob.engine.disk_usage import measure
+from polyjob.engine_link import DISK_USAGE_FILE, write_disk_usage
+from polyjob.pages import chart
 from polyjob.statuses import Status
 from runners.base import RunnerUnavailable
 from tests.pages.helpers import BEGUN, EVIL, make_build, make_job, read, url
@@ -102,8 +103,9 @@ def test_the_largest_builds_are_those_that_the_engine_measured(
     old, new, other = (make_build(project, runner="docker", artifact=name) for name in ("a", "a", "b"))
     make_build(project, runner="docker", artifact="elsewhere")
     runners = {"docker": Holder(), "process": Away()}
-    assert measure(runners)["builds"] == {new.id: 3 << 20, other.id: 1 << 20}  # type: ignore[arg-type]
-    write_report(data_dir, runners)  # type: ignore[arg-type]
+    usage = measure(runners)  # type: ignore[arg-type]
+    assert usage.builds == {new.id: 3 << 20, other.id: 1 << 20}
+    write_disk_usage(data_dir, usage)
     page = read(admin, "/status")
     assert page.text.index("3.0 MiB") < page.text.index("1.0 MiB")
     assert "4.0 MiB" in page.text
@@ -113,8 +115,7 @@ def test_the_largest_builds_are_those_that_the_engine_measured(
 
 @pytest.mark.parametrize("report", ["", "[]", "{}", '{"at": "x", "builds": 3}'])
 def test_a_report_that_is_none_counts_as_none(admin: FlaskClient, data_dir: Path, report: str) -> None:
-    (data_dir / REPORT).write_text(report)
-    assert status.HELD_REPORT == REPORT
+    (data_dir / DISK_USAGE_FILE).write_text(report)
     assert "has not measured them yet" in read(admin, "/status").text
 
 

@@ -409,9 +409,9 @@ def test_gunicorn_alone_brings_an_engine_that_ends_with_it(number, tmp_path):
 
 
 def engine_of(data_dir):
-    from polyjob.engine_link import engine_running
+    from polyjob.engine_link import engine_pid
 
-    return engine_running(data_dir) if data_dir.exists() else None
+    return engine_pid(data_dir) if data_dir.exists() else None
 
 
 def helpers_of(pid):
