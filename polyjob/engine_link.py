@@ -31,7 +31,7 @@ DISK_USAGE_FILE = "held.json"
 
 LAST_PASS_LENGTH = 64
 """Bytes of the lock file that hold the time of the last pass, padded with blanks."""
-MAX_RECORDED_STARTS = 20
+STARTS_TO_KEEP = 20
 RESTART_WINDOW_SECONDS = 3600.0
 """Age up to which a restart is reported."""
 
@@ -235,7 +235,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def record_start(data_dir: Path, process: str, clock: Clock) -> None:
     """Record a start of `process`, "engine" or "web". A full disk is ignored."""
-    lines = [*_recorded_starts(data_dir, process), clock.mark()][-MAX_RECORDED_STARTS:]
+    lines = [*_recorded_starts(data_dir, process), clock.mark()][-STARTS_TO_KEEP:]
     with contextlib.suppress(OSError):
         _starts_file(data_dir, process).write_text("\n".join(lines) + "\n")
 

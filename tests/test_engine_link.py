@@ -12,8 +12,8 @@ from polyjob.clock import now
 from polyjob.engine_link import (
     DISK_USAGE_FILE,
     ENGINE_REPORT_FILE,
-    MAX_RECORDED_STARTS,
     RESTART_WINDOW_SECONDS,
+    STARTS_TO_KEEP,
     DiskUsage,
     EngineLock,
     EngineReport,
@@ -143,9 +143,9 @@ class TestRestarts:
 
     def test_number_of_recorded_starts_is_bounded(self, tmp_path):
         clock = HandClock()
-        for _ in range(3 * MAX_RECORDED_STARTS):
+        for _ in range(3 * STARTS_TO_KEEP):
             record_start(tmp_path, "engine", clock)
-        assert len((tmp_path / "engine.starts").read_text().splitlines()) == MAX_RECORDED_STARTS
+        assert len((tmp_path / "engine.starts").read_text().splitlines()) == STARTS_TO_KEEP
 
     def test_damaged_file_counts_as_empty(self, tmp_path):
         (tmp_path / "engine.starts").write_bytes(b"\xff\x00 nonsense")
