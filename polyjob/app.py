@@ -44,6 +44,7 @@ from polyjob.connections import BodyTooSlow
 from polyjob.db.database import open_database
 from polyjob.db.models import Meta
 from polyjob.errors import NotFound, PolyjobError, Unavailable
+from polyjob.logs.watcher import EXTENSION, Watcher
 from polyjob.pages.forms import local_path
 from polyjob.services.audit import set_actor
 from polyjob.settings import Settings
@@ -109,6 +110,9 @@ def configure(app: Flask, settings: Settings) -> None:
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
     open_database(settings.data_dir)
+    if EXTENSION in app.extensions:
+        app.extensions[EXTENSION].close()
+    app.extensions[EXTENSION] = Watcher(settings.followers)
     app.secret_key = None
     take_secret(app)
 

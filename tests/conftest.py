@@ -16,6 +16,7 @@ from polyjob.clock import now
 from polyjob.db.database import close_database, open_database, write
 from polyjob.db.migrations import migrate
 from polyjob.db.models import Meta, Project, User
+from polyjob.logs.watcher import EXTENSION, Watcher
 from polyjob.settings import Settings, read_settings
 from polyjob.storage.store import Store
 
@@ -62,6 +63,14 @@ def app(unconfigured_app: Flask, settings: Settings) -> Flask:
     configure(unconfigured_app, settings)
     unconfigured_app.testing = True
     return unconfigured_app
+
+
+@pytest.fixture
+def watcher(app: Flask) -> Iterator[Watcher]:
+    """The application's watcher. No subscription outlives the test."""
+    watcher: Watcher = app.extensions[EXTENSION]
+    yield watcher
+    watcher.close()
 
 
 @pytest.fixture

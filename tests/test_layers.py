@@ -37,7 +37,8 @@ MAY_IMPORT = {
         *("runners", "runners.process.isolation"),
     },
     "polyjob.app": {
-        *("polyjob.pages", "polyjob.api", "polyjob.auth", "polyjob.services", "polyjob.db", "polyjob.connections"),
+        *("polyjob.pages", "polyjob.api", "polyjob.auth", "polyjob.services", "polyjob.logs", "polyjob.db"),
+        "polyjob.connections",
     },
     "polyjob.pages": {
         *("polyjob.api", "polyjob.auth", "polyjob.services", "polyjob.logs", "polyjob.jobconfig"),

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Response, request
 
-from polyjob.api import list_queries
+from polyjob.api import list_queries, run_events
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.etags import unchanged
 from polyjob.api.idempotency import create_idempotently
@@ -30,7 +30,6 @@ from polyjob.auth.identity import authenticate, current_identity
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Job
 from polyjob.errors import Invalid, Problem
-from polyjob.logs import follow
 from polyjob.services import bookmarks, jobs, submission
 from polyjob.services.idempotency import IdempotentRequest
 
@@ -86,7 +85,7 @@ def get_job(username: str, project_name: str, job_id: int) -> Any:
     seconds = _asked_wait()
     project = find_project(username, project_name)
     if seconds and not jobs.find(project, job_id).status.is_done:
-        follow.wait_until_done(job_id, seconds, request.environ.get("gunicorn.socket"), me().id)
+        run_events.wait_until_done(job_id, seconds)
         authenticate()  # the key may be gone by now
         project = find_project(username, project_name)
     return unchanged(project, *jobs.visible_state(project, job_id)) or shown(jobs.find(project, job_id))
@@ -123,7 +122,7 @@ def stop_job(username: str, project_name: str, job_id: int) -> Response:
     seconds = _asked_wait()
     jobs.request_stop(jobs.find(find_project(username, project_name), job_id), me(), settings())
     if seconds:
-        follow.wait_until_done(job_id, seconds, request.environ.get("gunicorn.socket"), me().id)
+        run_events.wait_until_done(job_id, seconds)
     return empty(200)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -22,6 +22,7 @@ from werkzeug.wsgi import wrap_file
 from polyjob.api.downloads import attach
 from polyjob.api.request_body import FORMS, looks_like_json
 from polyjob.errors import Invalid, NotFound, Problem
+from polyjob.logs.follow import LogChunk, RunEvents
 
 LIVE_END = (1 << 53) - 1
 """The last byte of a range that goes on as the log grows, by RFC 8673."""
@@ -107,7 +108,7 @@ def answer(
     name: str,
     identity: str,
     is_done: bool,
-    follow: Callable[[int], Iterable[bytes]],
+    follow: Callable[[int], RunEvents],
 ) -> Response:
     """The answer to a GET or HEAD of the log at `path`, which need not be there yet.
 
@@ -156,7 +157,7 @@ def _fixed(path: Path, start: int, length: int, identity: str) -> Response:
     return response
 
 
-def _live(start: int, length: int, follow: Callable[[int], Iterable[bytes]]) -> Response:
+def _live(start: int, length: int, follow: Callable[[int], RunEvents]) -> Response:
     """The bytes from `start`, as they come. A range without an end moves the start; any other is not for live logs."""
     response = Response()
     asked = _range()
@@ -165,10 +166,21 @@ def _live(start: int, length: int, follow: Callable[[int], Iterable[bytes]]) -> 
         start += first
         response.status_code = 206
         response.headers["Content-Range"] = f"bytes {first}-{LIVE_END}/*"
-    response.response = iter(()) if request.method == "HEAD" else follow(start)
-    response.direct_passthrough = True
+    response.response = iter(())  # an iterator, or a HEAD would be answered with a length of 0
+    if request.method != "HEAD":
+        events = follow(start)
+        response.response = _log_bytes(events)
+        response.call_on_close(events.close)
     response.headers["X-Accel-Buffering"] = "no"
     return response
+
+
+def _log_bytes(events: RunEvents) -> Iterator[bytes]:
+    """The first item is empty, on which a server sends its headers."""
+    yield b""
+    for event in events:
+        if isinstance(event, LogChunk):
+            yield event.data
 
 
 def _range() -> Range | None:

@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from polyjob.logs.follow import Changed, Grown, Nothing, RunDeleted
+from polyjob.logs.follow import LogChunk, RunDeleted, RunEvent, StatusChange
 
 MIMETYPE = "text/event-stream"
 PATIENCE = 15.0
@@ -27,20 +27,20 @@ RETRY = 2000
 """Milliseconds after which a browser comes again."""
 
 
-def events(story: Iterable[Grown | Changed | Nothing]) -> Iterator[bytes]:
+def encode_events(events: Iterable[RunEvent]) -> Iterator[bytes]:
     """The first piece comes at once, on which a server sends its headers."""
     yield f"retry: {RETRY}\n\n".encode()
     text = codecs.getincrementaldecoder("utf-8")("replace")
     behind = 0
     try:
-        for part in story:
-            if isinstance(part, Grown):
-                behind = part.offset
-                decoded = text.decode(part.data)
+        for event in events:
+            if isinstance(event, LogChunk):
+                behind = event.offset
+                decoded = text.decode(event.data)
                 if decoded:
                     yield _event(decoded, id=behind - len(text.getstate()[0]))
-            elif isinstance(part, Changed):
-                row = part.status
+            elif isinstance(event, StatusChange):
+                row = event.status
                 if row.status.is_done:
                     rest = text.decode(b"", final=True)
                     if rest:

@@ -19,14 +19,21 @@ from wsproto.frame_protocol import CloseReason
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.paths import UPGRADE
 from polyjob.api.problems import problem
-from polyjob.api.request_context import BUILD, JOB, find_project, me, store
+from polyjob.api.request_context import BUILD, JOB, find_project, store
+from polyjob.api.run_events import follow_run
 from polyjob.api.websocket import ClientDisconnected, WebSocket, offers
-from polyjob.auth.identity import permit
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job
 from polyjob.errors import Invalid, Problem
-from polyjob.logs import follow
-from polyjob.logs.follow import Changed, Grown, Nothing, RunDeleted, Story, WatchEnded, WatchRefused
+from polyjob.logs.follow import (
+    AccessRevoked,
+    FollowInterrupted,
+    LogChunk,
+    RunDeleted,
+    RunEvent,
+    RunEvents,
+    StatusChange,
+)
 from polyjob.services import builds, jobs
 
 PATIENCE = 30.0
@@ -91,51 +98,51 @@ def _stream(run: Job | Build, log: Path) -> Response:
     skipped = _since_line()
     if not offers(request.environ):
         return problem(426, "Logs are streamed over WebSocket here.", headers={"Upgrade": "websocket"})
-    story = follow.story(run, log, 0, PATIENCE, request.environ["gunicorn.socket"], permit(run.project_id), me().id)
+    events = follow_run(run, log, 0, idle_after=PATIENCE)
     try:
-        socket = WebSocket(request.environ, story.wake)
+        socket = WebSocket(request.environ, events.stop)
     except BaseException:
-        story.close()
+        events.close()
         raise
-    _speak(socket, story, skipped)
+    _speak(socket, events, skipped)
     return _Spoken()
 
 
-def _speak(socket: WebSocket, story: Story, skipped: int) -> None:
+def _speak(socket: WebSocket, events: RunEvents, skipped: int) -> None:
     reason = CloseReason.NORMAL_CLOSURE
     try:
-        for message in messages(story, skipped):
+        for message in messages(events, skipped):
             if message is None:
                 socket.ping()
             else:
                 socket.send(message)
     except (ClientDisconnected, RunDeleted):
         pass
-    except WatchRefused:
+    except AccessRevoked:
         reason = CloseReason.POLICY_VIOLATION
-    except WatchEnded:
+    except FollowInterrupted:
         reason = CloseReason.GOING_AWAY
     finally:
-        story.close()
+        events.close()
         socket.close(reason)
 
 
-def messages(story: Iterable[Grown | Changed | Nothing], skipped: int = 0) -> Iterator[str | None]:
+def messages(events: Iterable[RunEvent], skipped: int = 0) -> Iterator[str | None]:
     """The messages of a story, without the first `skipped` lines; None where a ping is due."""
     text = codecs.getincrementaldecoder("utf-8")("replace")
     begun = ""
-    for part in story:
-        if isinstance(part, Grown):
-            *lines, begun = (begun + text.decode(part.data)).split("\n")
+    for event in events:
+        if isinstance(event, LogChunk):
+            *lines, begun = (begun + text.decode(event.data)).split("\n")
             skipped, lines = max(0, skipped - len(lines)), lines[skipped:]
             if len(begun) > FRAME and not skipped:
                 lines, begun = [*lines, begun], ""
             yield from _in_frames(lines)
-        elif isinstance(part, Changed):
-            if part.status.status.is_done:
+        elif isinstance(event, StatusChange):
+            if event.status.status.is_done:
                 begun += text.decode(b"", final=True)
                 yield from _in_frames([begun] if begun and not skipped else [])
-            yield json.dumps({"status": part.status.status, "log_lines": []})
+            yield json.dumps({"status": event.status.status, "log_lines": []})
         else:
             yield None
 

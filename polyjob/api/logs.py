@@ -11,14 +11,14 @@ from flask import Response, request
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.log_download import answer, append, log_length, read_posted, read_query
 from polyjob.api.log_params import LINES, SEARCH, SEARCH_SECONDS, LineQuery, read_line_query, read_search
-from polyjob.api.log_sse import MIMETYPE, PATIENCE, events
-from polyjob.api.request_context import BUILD, JOB, empty, find_project, me, settings, store
+from polyjob.api.log_sse import MIMETYPE, PATIENCE, encode_events
+from polyjob.api.request_context import BUILD, JOB, empty, find_project, settings, store
+from polyjob.api.run_events import follow_run, wait_for_log
 from polyjob.api.schemas.logs import LogLinesSchema, LogSearchSchema
-from polyjob.auth.identity import authenticate, permit
+from polyjob.auth.identity import authenticate
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job
 from polyjob.errors import Invalid, Problem
-from polyjob.logs import follow
 from polyjob.logs.line_index import Lines
 from polyjob.logs.lines import find_lines, read_lines
 from polyjob.services import builds, jobs
@@ -181,7 +181,7 @@ def _lines(find: Callable[[], Job | Build], log_of: Callable[[str], Path]) -> di
     run = find()
     log = log_of(run.uuid)
     if query.wait and not run.status.is_done:
-        follow.wait_until_longer(run, log, query.after, query.wait, request.environ.get("gunicorn.socket"), me().id)
+        wait_for_log(run, log, query.after, query.wait)
         authenticate()  # the key may be gone by now
         run = find()  # asked before the read: a log is complete before its row says so
     with Lines(log) as lines:
@@ -217,9 +217,7 @@ def _serve(run: Job | Build, log: Path) -> Response:
         name=f"{run.unique_name.replace('.', '_')}.log",
         identity=run.uuid,
         is_done=run.status.is_done,
-        follow=lambda start: follow.follow(
-            run, log, start, request.environ.get("gunicorn.socket"), permit(run.project_id), me().id
-        ),
+        follow=lambda start: follow_run(run, log, start),
     )
 
 
@@ -238,9 +236,7 @@ def _events(run: Job | Build, log: Path) -> Response:
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"
     if request.method != "HEAD":
-        story = follow.story(
-            run, log, start, PATIENCE, request.environ.get("gunicorn.socket"), permit(run.project_id), me().id
-        )
-        response.response = events(story)
-        response.call_on_close(story.close)
+        events = follow_run(run, log, start, idle_after=PATIENCE)
+        response.response = encode_events(events)
+        response.call_on_close(events.close)
     return response

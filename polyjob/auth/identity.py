@@ -105,7 +105,7 @@ def find_project(
     return project
 
 
-def permit(project_id: int) -> Callable[[], bool]:
+def access_check(project_id: int) -> Callable[[], bool]:
     """What tells, at any later time and in any thread, whether whoever sends this request may still read the project:
     their key or session is good, and the project is there for them. It takes two or three look-ups."""
     identity = current_identity()

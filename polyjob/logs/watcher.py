@@ -1,7 +1,8 @@
-"""The thread that looks at the disk for all who wait in this process, and the places of those.
+"""The thread that watches logs, database rows and connections for all followers and waiting requests of a process.
 
-At each tick it asks SQLite whether anybody committed, each followed file how long it is, and the kernel whose client
-has hung up; then it wakes whom that concerns, and nobody else. It runs only while somebody waits.
+At each tick the thread checks three things: whether anybody committed to the database, how long each followed log is,
+and which clients have disconnected. It wakes only the subscriptions that are affected. The thread runs only while there
+are subscriptions.
 """
 
 from __future__ import annotations
@@ -21,73 +22,87 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from polyjob.db.database import database
+from polyjob.db.models import Build, Job
 from polyjob.errors import Unavailable
 from polyjob.statuses import Status
 
-TICK = 0.005
-SHORT_TICK = 0.001
-"""Seconds between two looks for as long as `SOON` after somebody came: most waits are for what happens at once."""
-SOON = 0.25
-"""Seconds between two looks: what those who wait lag behind at most."""
-CHUNK = 1 << 16
-RETRY_AFTER = 5
+TICK_SECONDS = 0.005
+"""Time between two checks, and so the longest delay until a subscription is woken."""
+FAST_TICK_SECONDS = 0.001
+"""The same for `FAST_TICKS_SECONDS` after a subscription begins: most requests wait for something that is about to
+happen."""
+FAST_TICKS_SECONDS = 0.25
+CHUNK_BYTES = 1 << 16
+RETRY_AFTER_SECONDS = 5
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 20, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
-"""Seconds, seconds and probes after which the kernel hangs up for a client whose machine vanished without a word."""
+"""Seconds, seconds and probes after which the kernel drops the connection of a client whose machine has vanished."""
+
+EXTENSION = "polyjob.watcher"
+"""Key of an application's watcher in `app.extensions`."""
 
 logger = logging.getLogger(__name__)
 
 
-class Subject(NamedTuple):
-    """The row that somebody waits for."""
+class RunKey(NamedTuple):
+    """Identifies a job or build."""
 
     table: str
     id: int
 
 
-class Row:
-    """What was last seen of a row; version and status are None until the first look."""
+def key_of(run: Job | Build) -> RunKey:
+    """Return the key of a job or build."""
+    return RunKey("job" if isinstance(run, Job) else "build", run.id)
+
+
+class RunState:
+    """The last state of a run that the thread read. Version and status are None until its first read."""
 
     def __init__(self) -> None:
-        self.places: set[Place] = set()
+        self.subscriptions: set[Subscription] = set()
         self.version: int | None = None
         self.status: Status | None = None
-        self.is_gone = False
+        self.is_deleted = False
 
     @property
     def is_over(self) -> bool:
-        return self.is_gone or (self.status is not None and self.status.is_done)
+        """Whether the run is done or deleted."""
+        return self.is_deleted or (self.status is not None and self.status.is_done)
 
 
-class File:
-    """A followed file, opened once for all its followers; it may come into being later."""
+class LogFile:
+    """A followed log, opened once for all its followers. The file may be created later."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.places: set[Place] = set()
+        self.subscriptions: set[Subscription] = set()
         self._length = 0
         self._lock = threading.Lock()
         self._descriptor: int | None = None
 
     def has_changed(self) -> bool:
-        """Whether its length is another than at the last look. One that cannot be read counts as changed, so that its
-        readers find out."""
+        """Return whether the length has changed since the last call.
+
+        An unreadable file counts as changed, so that its readers see the error.
+        """
         before = self._length
-        if self._descriptor is None and not os.access(self.path, os.F_OK):  # a third of what a failing open costs
+        if self._descriptor is None and not os.access(self.path, os.F_OK):  # a third of the cost of a failing open
             return False
         try:
             descriptor = self._open()
             if descriptor is not None:
-                self._length = os.lseek(descriptor, 0, os.SEEK_END)  # half an fstat's price; reads name their offset
+                self._length = os.lseek(descriptor, 0, os.SEEK_END)  # half the cost of fstat; reads pass their offset
         except OSError:
             return True
         return self._length != before
 
     def read(self, offset: int) -> bytes:
-        """What is there from `offset` on, at most CHUNK bytes; nothing where there is no file yet."""
+        """Return at most `CHUNK_BYTES` bytes from `offset`; none while there is no file."""
         descriptor = self._open()
-        return b"" if descriptor is None else os.pread(descriptor, CHUNK, offset)
+        return b"" if descriptor is None else os.pread(descriptor, CHUNK_BYTES, offset)
 
     def close(self) -> None:
+        """Close the file. Idempotent."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -99,143 +114,156 @@ class File:
         return self._descriptor
 
 
-class Place:
-    """One request's place among those who wait. Only the thread that took it waits on it and reads."""
+class Subscription:
+    """One request that follows a log or waits for a run. Only the thread of that request waits on it and reads."""
 
-    def __init__(self, subject: Subject, row: Row, file: File | None, owner: int | None) -> None:
-        self.subject = subject
-        self.row = row
+    def __init__(self, run: RunKey, state: RunState, file: LogFile | None, owner: int | None) -> None:
+        self.run = run
+        self.state = state
         self.file = file
         self.owner = owner
-        """The user who takes the place."""
+        """Id of the user who sent the request."""
         self.client: int | None = None
-        """Descriptor of the client's connection, as long as that is watched."""
-        self.client_left = False
-        self.is_needed = False
-        """Another user gets the place."""
-        self.is_ended = False
-        """The place was taken away, and nothing more will be seen."""
+        """Descriptor of the client's connection while the thread watches it."""
+        self.has_client_left = False
+        self.is_cancelled = False
+        """The watcher ended the subscription and reports nothing more."""
+        self.is_reassigned = False
+        """The watcher ended it because another user needed its slot."""
         self._woken = threading.Event()
 
     def wait(self, seconds: float | None = None) -> None:
-        """Block until something may have changed since this last returned, or `seconds` have passed."""
+        """Block until something may have changed since the last `wait`, or for `seconds`."""
         self._woken.wait(seconds)
         self._woken.clear()
 
     def wake(self) -> None:
+        """End the current or the next `wait`."""
         self._woken.set()
 
 
 class Watcher:
-    """Those who wait in this process, at most `limit`, and the thread that looks for them."""
+    """The subscriptions of this process, at most `limit`, and the thread that watches for them.
 
-    def __init__(self, limit: int) -> None:
+    `clock` returns seconds and never goes back.
+    """
+
+    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.limit = limit
-        self.is_ending: Callable[[], bool] = bool
-        """Asked at each tick; once true, everybody is sent away as by `close`."""
+        self.clock = clock
+        self.should_close: Callable[[], bool] = bool
+        """Called at each tick, in the thread. While it returns true, every subscription is cancelled, as by `close`."""
         self._lock = threading.Lock()
-        self._places: dict[Place, None] = {}
-        """In the order in which they were taken. One that is ended goes as soon as its thread has noticed."""
+        self._subscriptions: dict[Subscription, None] = {}
+        """In the order of their beginning. A cancelled one stays here until its request has noticed."""
         self._counts: Counter[int | None] = Counter()
-        """Places that are not ended, by owner."""
-        self._rows: dict[Subject, Row] = {}
-        self._files: dict[Path, File] = {}
-        self._clients: dict[int, Place] = {}
-        self._abandoned: deque[Place] = deque()
+        """Number of subscriptions that are not cancelled, by owner."""
+        self._states: dict[RunKey, RunState] = {}
+        self._files: dict[Path, LogFile] = {}
+        self._clients: dict[int, Subscription] = {}
+        self._dropped: deque[Subscription] = deque()
         self._poll: select.epoll | None = None
-        """There as long as the thread is; never carried over a fork."""
-        self._soon_until = 0.0
+        """Exists as long as the thread does. It is never shared across a fork."""
+        self._fast_until = 0.0
         self._last_commit: int | None = None
-        """What SQLite numbered the last commit that was looked at; None = look in any case."""
+        """SQLite's number of the last commit that the thread has seen; None makes it read the rows in any case."""
 
     def __len__(self) -> int:
-        return len(self._places)
+        """Return the number of requests that follow or wait now."""
+        return len(self._subscriptions)
 
-    def take(
+    def subscribe(
         self,
-        subject: Subject,
+        run: RunKey,
         path: Path | None = None,
         client: socket.socket | None = None,
         owner: int | None = None,
-    ) -> Place:
-        """A place that is woken when the row or the file's length changes, or the client hangs up.
+    ) -> Subscription:
+        """Return a subscription that is woken when the run or the log's length changes or the client disconnects.
 
-        Past the limit it is the latest place of the owner who has the most, where that is at least two more than this
-        owner has; else raises Unavailable. To be given back with `leave` or `abandon`.
+        At the limit, the newest subscription of the user with the most is cancelled, provided that this user has at
+        least two more than `owner`; otherwise raises Unavailable. End it with `unsubscribe` or `drop`.
         """
         with self._lock:
             if self._counts.total() >= self.limit:
-                self._make_room(owner)
+                self._free_slot(owner)
             poll = self._poll or self._start()
-            row = self._rows.setdefault(subject, Row())
-            file = self._files.setdefault(path, File(path)) if path is not None else None
-            place = Place(subject, row, file, owner)
-            row.places.add(place)
+            state = self._states.setdefault(run, RunState())
+            file = self._files.setdefault(path, LogFile(path)) if path is not None else None
+            subscription = Subscription(run, state, file, owner)
+            state.subscriptions.add(subscription)
             if file is not None:
-                file.places.add(place)
-            self._places[place] = None
+                file.subscriptions.add(subscription)
+            self._subscriptions[subscription] = None
             self._counts[owner] += 1
             self._last_commit = None
-            self._soon_until = time.monotonic() + SOON
+            self._fast_until = self.clock() + FAST_TICKS_SECONDS
             if client is not None:
-                self._watch_client(poll, place, client)
-        return place
+                self._watch_client(poll, subscription, client)
+        return subscription
 
-    def _make_room(self, owner: int | None) -> None:
-        """Places are shared fairly: nobody waits for a place because others have more than they."""
-        most = max(self._counts.values(), default=0)
-        if most < self._counts[owner] + 2:
-            raise Unavailable(f"The server already has {self.limit} followers and waiting requests.", RETRY_AFTER)
-        latest = next(
-            place for place in reversed(self._places) if not place.is_ended and self._counts[place.owner] == most
-        )
-        latest.is_needed = True
-        self._end_place(latest)
-
-    def _uncount(self, place: Place) -> None:
-        self._counts[place.owner] -= 1
-        if not self._counts[place.owner]:
-            del self._counts[place.owner]
-
-    def leave(self, place: Place) -> None:
-        """Free a place. Idempotent."""
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """End a subscription and free its slot. Idempotent."""
         with self._lock:
-            if place not in self._places:
+            if subscription not in self._subscriptions:
                 return
-            del self._places[place]
-            if not place.is_ended:
-                self._uncount(place)
-            self._forget_client(place)
-            place.row.places.remove(place)
-            if not place.row.places:
-                del self._rows[place.subject]
-            if place.file is None:
+            del self._subscriptions[subscription]
+            if not subscription.is_cancelled:
+                self._uncount(subscription)
+            self._forget_client(subscription)
+            subscription.state.subscriptions.remove(subscription)
+            if not subscription.state.subscriptions:
+                del self._states[subscription.run]
+            if subscription.file is None:
                 return
-            place.file.places.remove(place)
-            if not place.file.places:
-                del self._files[place.file.path]
-                place.file.close()
+            subscription.file.subscriptions.remove(subscription)
+            if not subscription.file.subscriptions:
+                del self._files[subscription.file.path]
+                subscription.file.close()
 
-    def abandon(self, place: Place) -> None:
-        """Have a place freed within a tick. Takes no lock, so that it may be called by the garbage collector."""
-        self._abandoned.append(place)
+    def drop(self, subscription: Subscription) -> None:
+        """Have the thread end a subscription at its next tick. Takes no lock: the garbage collector may call this."""
+        self._dropped.append(subscription)
 
     def close(self) -> None:
-        """Send everybody away at once: waiting requests answer, followers break off, also in the middle of a send."""
+        """Cancel all subscriptions at once.
+
+        Waiting requests answer. Followers break off their response, even one that is blocked in a send.
+        """
         with self._lock:
-            self._send_away()
+            self._cancel_all()
 
-    def _send_away(self) -> None:
-        for place in self._places:
-            self._end_place(place)
+    def _free_slot(self, owner: int | None) -> None:
+        """Share the slots fairly: no user has to wait for a slot because others have more of them."""
+        most = max(self._counts.values(), default=0)
+        if most < self._counts[owner] + 2:
+            raise Unavailable(
+                f"The server already has {self.limit} followers and waiting requests.", RETRY_AFTER_SECONDS
+            )
+        newest = next(
+            subscription
+            for subscription in reversed(self._subscriptions)
+            if not subscription.is_cancelled and self._counts[subscription.owner] == most
+        )
+        newest.is_reassigned = True
+        self._cancel(newest)
 
-    def _end_place(self, place: Place) -> None:
-        if not place.is_ended:
-            self._uncount(place)
-        place.is_ended = True
-        if place.file is not None and place.client is not None:
-            _hang_up(place.client)
-        place.wake()
+    def _cancel_all(self) -> None:
+        for subscription in self._subscriptions:
+            self._cancel(subscription)
+
+    def _cancel(self, subscription: Subscription) -> None:
+        if not subscription.is_cancelled:
+            self._uncount(subscription)
+        subscription.is_cancelled = True
+        if subscription.file is not None and subscription.client is not None:
+            _shut_down(subscription.client)
+        subscription.wake()
+
+    def _uncount(self, subscription: Subscription) -> None:
+        self._counts[subscription.owner] -= 1
+        if not self._counts[subscription.owner]:
+            del self._counts[subscription.owner]
 
     # The thread.
 
@@ -248,57 +276,59 @@ class Watcher:
     def _run(self, poll: select.epoll) -> None:
         try:
             with contextlib.closing(_open_read_only()) as connection:
-                while self._is_needed():
-                    self._look(poll, connection)
+                while self._has_subscriptions():
+                    self._check(poll, connection)
         except Exception:
-            logger.exception("The watch failed; its followers are sent away and may come again.")
+            logger.exception("The log watcher failed. Its followers are disconnected and can connect again.")
             with self._lock:
-                self._send_away()
-                self._end()
+                self._cancel_all()
+                self._stop()
 
-    def _is_needed(self) -> bool:
-        while self._abandoned:
-            self.leave(self._abandoned.popleft())
+    def _has_subscriptions(self) -> bool:
+        """Return whether the thread is still needed; if not, note that it ends, under the same lock."""
+        while self._dropped:
+            self.unsubscribe(self._dropped.popleft())
         with self._lock:
-            if not self._places:
-                self._end()
-            return bool(self._places)
+            if not self._subscriptions:
+                self._stop()
+            return bool(self._subscriptions)
 
-    def _end(self) -> None:
+    def _stop(self) -> None:
         if self._poll is not None:
             self._poll.close()
             self._poll = None
 
-    def _look(self, poll: select.epoll, connection: sqlite3.Connection) -> None:
-        poll.poll(SHORT_TICK if time.monotonic() < self._soon_until else TICK)
-        if self.is_ending():
+    def _check(self, poll: select.epoll, connection: sqlite3.Connection) -> None:
+        poll.poll(FAST_TICK_SECONDS if self.clock() < self._fast_until else TICK_SECONDS)
+        if self.should_close():
             self.close()
         with self._lock:
-            for client, _ in poll.poll(0):  # asked again: before the lock was held, a descriptor may have changed hands
+            # Poll again under the lock: until it was taken, a descriptor may have passed to another connection.
+            for client, _ in poll.poll(0):
                 self._client_left(client)
             for file in self._files.values():
                 if file.has_changed():
-                    _wake(file.places)
+                    _wake(file.subscriptions)
             commit = connection.execute("PRAGMA data_version").fetchone()[0]
             if commit != self._last_commit:
                 self._last_commit = commit
-                self._look_at_rows(connection)
+                self._check_runs(connection)
 
-    def _look_at_rows(self, connection: sqlite3.Connection) -> None:
-        seen = _read_rows(connection, self._rows)
-        for subject, row in self._rows.items():
-            if subject not in seen:
-                row.is_gone = True
-                _wake(row.places)
-            elif seen[subject] != (row.version, row.status):
-                row.version, row.status = seen[subject]
-                _wake(row.places)
+    def _check_runs(self, connection: sqlite3.Connection) -> None:
+        rows = _read_rows(connection, self._states)
+        for run, state in self._states.items():
+            if run not in rows:
+                state.is_deleted = True
+                _wake(state.subscriptions)
+            elif rows[run] != (state.version, state.status):
+                state.version, state.status = rows[run]
+                _wake(state.subscriptions)
 
     # Clients.
 
-    def _watch_client(self, poll: select.epoll, place: Place, client: socket.socket) -> None:
+    def _watch_client(self, poll: select.epoll, subscription: Subscription, client: socket.socket) -> None:
         if client.fileno() in self._clients:
-            return  # another stream of one connection; the first to ask is told
+            return  # another stream of the same connection; the first one is woken
         try:
             if client.family in (socket.AF_INET, socket.AF_INET6):
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -306,25 +336,25 @@ class Watcher:
                     client.setsockopt(socket.IPPROTO_TCP, option, value)
             poll.register(client, select.EPOLLRDHUP)
         except (OSError, ValueError):
-            place.client_left = True  # closed already
+            subscription.has_client_left = True  # the socket is closed already
             return
-        place.client = client.fileno()
-        self._clients[place.client] = place
+        subscription.client = client.fileno()
+        self._clients[subscription.client] = subscription
 
     def _client_left(self, client: int) -> None:
-        place = self._clients[client]
-        self._forget_client(place)
-        place.client_left = True
-        place.wake()
+        subscription = self._clients[client]
+        self._forget_client(subscription)
+        subscription.has_client_left = True
+        subscription.wake()
 
-    def _forget_client(self, place: Place) -> None:
-        if place.client is None:
+    def _forget_client(self, subscription: Subscription) -> None:
+        if subscription.client is None:
             return
-        del self._clients[place.client]
+        del self._clients[subscription.client]
         if self._poll is not None:
             with contextlib.suppress(OSError):
-                self._poll.unregister(place.client)
-        place.client = None
+                self._poll.unregister(subscription.client)
+        subscription.client = None
 
 
 def _open_read_only() -> sqlite3.Connection:
@@ -338,24 +368,24 @@ _QUERIES = {
 }
 
 
-def _read_rows(connection: sqlite3.Connection, subjects: Iterable[Subject]) -> dict[Subject, tuple[int, Status]]:
-    """Version and status of those that are still there, with one query per table."""
-    seen = {}
+def _read_rows(connection: sqlite3.Connection, runs: Iterable[RunKey]) -> dict[RunKey, tuple[int, Status]]:
+    """Return version and status of the runs that still exist, with one query for each table."""
+    rows = {}
     for table, query in _QUERIES.items():
-        ids = [subject.id for subject in subjects if subject.table == table]
+        ids = [run.id for run in runs if run.table == table]
         if not ids:
             continue
         for id, version, status in connection.execute(query.format(",".join("?" * len(ids))), ids):
-            seen[Subject(table, id)] = version, Status(status)
-    return seen
+            rows[RunKey(table, id)] = version, Status(status)
+    return rows
 
 
-def _wake(places: Iterable[Place]) -> None:
-    for place in places:
-        place.wake()
+def _wake(subscriptions: Iterable[Subscription]) -> None:
+    for subscription in subscriptions:
+        subscription.wake()
 
 
-def _hang_up(client: int) -> None:
-    """End the connection for both sides, waking whoever sends on it. What was sent before still arrives."""
+def _shut_down(client: int) -> None:
+    """Shut the connection down in both directions, which ends a blocked send. Data already sent still arrives."""
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(client)) as connection:
         connection.shutdown(socket.SHUT_RDWR)

@@ -12,14 +12,13 @@ from markupsafe import Markup
 
 from polyjob.api.log_download import log_length
 from polyjob.api.request_context import find_project, me, store
-from polyjob.auth.identity import permit
+from polyjob.api.run_events import follow_run
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job
-from polyjob.logs import follow
-from polyjob.logs.follow import Changed, Grown, Nothing, PlaceNeeded, RunDeleted, WatchEnded, WatchRefused
+from polyjob.logs.follow import AccessRevoked, FollowInterrupted, LogChunk, RunDeleted, RunEvent, SlotReassigned
 from polyjob.logs.line_index import Lines
 from polyjob.logs.lines import style_at
-from polyjob.logs.watcher import CHUNK
+from polyjob.logs.watcher import CHUNK_BYTES
 from polyjob.pages import formatting
 from polyjob.pages.log_html import Rows
 from polyjob.services import builds, jobs
@@ -31,8 +30,6 @@ FLUSH = 1.0
 SILENCE = 15
 """So many of these, and a line feed is sent, so that no proxy takes the page for dead."""
 _MARK = "<!-- rows -->"
-
-Story = Iterable[Grown | Changed | Nothing]
 
 
 @dataclass(frozen=True)
@@ -96,14 +93,12 @@ def _answer(run: Job | Build, log: Path) -> str | Response:
     response.headers["X-Accel-Buffering"] = "no"
     if request.method == "HEAD":
         return response
-    story: Story = _whole(log, start)
+    events: Iterable[RunEvent] = _whole(log, start)
     if not run.status.is_done or "all" in request.args:  # either may take long, and only so many may at once
-        client = request.environ.get("gunicorn.socket")
-        followed = follow.story(run, log, start, FLUSH, client, permit(run.project_id), me().id)
+        events = followed = follow_run(run, log, start, idle_after=FLUSH)
         response.call_on_close(followed.close)
-        story = followed
     before, _, after = html.partition(_MARK)
-    response.response = _page(before, _grown(story, rows, _closing(run, log, view)), after)
+    response.response = _page(before, _grown(events, rows, _closing(run, log, view)), after)
     return response
 
 
@@ -123,44 +118,44 @@ def _page(before: str, rows: Iterable[str], after: str) -> Iterator[str]:
     yield after
 
 
-def _grown(story: Story, rows: Rows, closing: Callable[[WatchEnded | None], str]) -> Iterator[str]:
+def _grown(events: Iterable[RunEvent], rows: Rows, closing: Callable[[FollowInterrupted | None], str]) -> Iterator[str]:
     """The rows as they come, and how it ended."""
     silent, ending = 0, None
     try:
-        for part in story:
-            html = rows.add(part.data) if isinstance(part, Grown) else rows.so_far()
+        for event in events:
+            html = rows.add(event.data) if isinstance(event, LogChunk) else rows.so_far()
             silent = silent + 1 if not html else 0
             if html or silent >= SILENCE:
                 yield html or "\n"
                 silent = 0
-    except WatchEnded as ended:
+    except FollowInterrupted as ended:
         ending = ended
     yield rows.end() + closing(ending)
 
 
-def _whole(log: Path, start: int) -> Iterator[Grown]:
+def _whole(log: Path, start: int) -> Iterator[LogChunk]:
     """The log of what is done."""
     try:
         with log.open("rb", buffering=0) as file:
             file.seek(start)
-            while data := file.read(CHUNK):
+            while data := file.read(CHUNK_BYTES):
                 start += len(data)
-                yield Grown(data, start)
+                yield LogChunk(data, start)
     except FileNotFoundError:
         return
 
 
-def _closing(run: Job | Build, log: Path, view: LogView) -> Callable[[WatchEnded | None], str]:
+def _closing(run: Job | Build, log: Path, view: LogView) -> Callable[[FollowInterrupted | None], str]:
     """What makes the last words below the rows, at a time when no request's context is left."""
     template = current_app.jinja_env.get_template("log_end.html")
     start = url_for("pages.all_jobs")
 
-    def close(ending: WatchEnded | None) -> str:
+    def close(ending: FollowInterrupted | None) -> str:
         if isinstance(ending, RunDeleted):
             return template.render(said="It was deleted, and its log with it.", link=start, word="All jobs")
-        if isinstance(ending, WatchRefused):
+        if isinstance(ending, AccessRevoked):
             return template.render(said="You may no longer see this log.", link=start, word="All jobs")
-        if isinstance(ending, PlaceNeeded):
+        if isinstance(ending, SlotReassigned):
             said = "Too many logs are followed, and another user needs the place."
             return template.render(said=said, link=view.page, word="Load the log again")
         if ending is not None:

@@ -81,10 +81,16 @@ def when_ready(server: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Followers of logs leave as soon as their worker is told to end, so that it never waits for them."""
-    from polyjob.logs import follow
+    watcher = _watcher_of(worker)
+    if watcher is not None:
+        watcher.should_close = lambda: not worker.alive or os.getppid() != worker.ppid
 
-    follow.set_limit(_settings.followers)
-    follow.end_when(lambda: not worker.alive or os.getppid() != worker.ppid)
+
+def _watcher_of(worker: Any) -> Any:
+    """Return the watcher of the worker's application; None if the application could not be imported."""
+    from polyjob.logs.watcher import EXTENSION
+
+    return getattr(getattr(worker, "wsgi", None), "extensions", {}).get(EXTENSION)
 
 
 def child_exit(server: Any, worker: Any) -> None:
@@ -96,6 +102,6 @@ def on_exit(server: Any) -> None:
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    from polyjob.logs import follow
-
-    follow.close_all()
+    watcher = _watcher_of(worker)
+    if watcher is not None:
+        watcher.close()

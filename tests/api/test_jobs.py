@@ -10,7 +10,6 @@ import pytest
 
 from polyjob.db.database import database
 from polyjob.db.models import Bookmark, Build, Job, JobStatus, Upload
-from polyjob.logs import follow
 from polyjob.statuses import Status
 
 from ..beside import soon
@@ -280,13 +279,13 @@ class TestWait:
         assert client.get(f"{JOBS}/1?wait=30").json["last_status"] == "stopped"
         assert time.monotonic() - begin < 5
 
-    def test_answers_as_soon_as_the_job_is_done(self, client):
+    def test_answers_as_soon_as_the_job_is_done(self, client, watcher):
         client.submit()
         begin = time.monotonic()
         with soon(lambda: bring(1, Status.STOPPED)):
             assert client.get(f"{JOBS}/1?wait=30").json["last_status"] == "stopped"
         assert 0.2 < time.monotonic() - begin < 10
-        follow.close_all()
+        watcher.close()
 
     def test_answers_when_the_time_is_over(self, client):
         client.submit()

@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from polyjob.db.models import Job
-from polyjob.logs import ansi, follow, line_index
+from polyjob.logs import ansi, line_index
 from polyjob.logs import lines as loglines
 from polyjob.logs.line_index import BLOCK, Lines
 from polyjob.logs.lines import ANSWER_LIMIT, LINE_LIMIT, find_lines, read_lines
@@ -213,14 +213,14 @@ class TestSearching:
 
 
 @pytest.fixture
-def log(client, settings):
+def log(client, settings, watcher):
     """Of a job that runs."""
     client.submit()
     bring(1, Status.SCHEDULED, Status.RUNNING)
     store = Store(settings.data_dir)
     store.make_job_folder(Job.get().uuid)
     yield store.job_log(Job.get().uuid)
-    follow.close_all()
+    watcher.close()
 
 
 class TestRoutes:
@@ -302,12 +302,12 @@ class TestRoutes:
 
 
 class TestWaiting:
-    def test_until_the_log_is_longer(self, client, log):
+    def test_until_the_log_is_longer(self, client, log, watcher):
         log.write_bytes(b"one\n")
         with soon(lambda: log.write_bytes(b"one\ntwo\n")):
             answer = client.get(f"{JOBS}/1/logs/lines?from=-1&after=4&wait=30").json
         assert (answer["bytes"], answer["lines"][0]["text"]) == (8, "two")
-        assert follow.waiting() == 0
+        assert len(watcher) == 0
 
     def test_not_at_all_where_it_is_longer(self, client, log):
         log.write_bytes(b"one\n")
@@ -341,12 +341,12 @@ class TestWaiting:
         assert answer.status_code in (401, 404)
         assert "secret" not in answer.text
 
-    def test_the_limit_of_those_who_wait_counts(self, client, log):
-        follow.set_limit(0)
+    def test_the_limit_of_those_who_wait_counts(self, client, log, watcher):
+        watcher.limit = 0
         try:
             answer = client.get(f"{JOBS}/1/logs/lines?wait=30")
         finally:
-            follow.set_limit(112)
+            watcher.limit = 112
         assert (answer.status_code, bool(re.fullmatch(r"\d+", answer.headers["Retry-After"]))) == (503, True)
 
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from polyjob.api import log_sse, log_websocket
 from polyjob.clock import now
 from polyjob.db.models import Job
-from polyjob.logs import follow
-from polyjob.logs.follow import Changed, Grown, Nothing
+from polyjob.logs.follow import Idle, LogChunk, StatusChange
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
 
@@ -22,7 +21,7 @@ from .conftest import BASE, JOBS, bring, pointers
 
 
 def changed(status, message=None):
-    return Changed(SimpleNamespace(status=Status(status), message=message, created_at=now()))
+    return StatusChange(SimpleNamespace(status=Status(status), message=message, created_at=now()))
 
 
 def told(pieces, end="succeeded"):
@@ -30,7 +29,7 @@ def told(pieces, end="succeeded"):
     offset, parts = 0, [changed("running")]
     for piece in pieces:
         offset += len(piece)
-        parts.append(Grown(piece, offset))
+        parts.append(LogChunk(piece, offset))
     return [*parts, changed(end)]
 
 
@@ -48,7 +47,7 @@ def read(events):
 
 class TestEvents:
     def test_say_status_log_and_end(self):
-        found = read(log_sse.events(told([b"one\n", b"two\r\n"])))
+        found = read(log_sse.encode_events(told([b"one\n", b"two\r\n"])))
         assert [(kind, id) for kind, id, _ in found] == [
             ("status", None),
             (None, 4),
@@ -63,7 +62,7 @@ class TestEvents:
     @given(st.lists(st.binary(max_size=9), max_size=9))
     @settings(max_examples=200)
     def test_hold_the_whole_text_however_it_came(self, pieces):
-        found = read(log_sse.events(told(pieces)))
+        found = read(log_sse.encode_events(told(pieces)))
         data = b"".join(pieces)
         assert "".join(text for kind, _, text in found if kind is None) == data.decode(errors="replace")
         ids = [id for kind, id, _ in found if kind is None]
@@ -77,11 +76,11 @@ class TestEvents:
         whole = text.encode(errors="replace")
         cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=4)))
         pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
-        for _, id, _ in (event for event in read(log_sse.events(told(pieces))) if event[0] is None):
+        for _, id, _ in (event for event in read(log_sse.encode_events(told(pieces))) if event[0] is None):
             whole[id:].decode()
 
     def test_say_that_they_live(self):
-        pieces = list(log_sse.events([Nothing(), Nothing()]))
+        pieces = list(log_sse.encode_events([Idle(), Idle()]))
         assert pieces[0].startswith(b"retry: ")
         assert pieces[1:] == [b": nothing new\n\n"] * 2
 
@@ -116,7 +115,7 @@ class TestMessages:
         assert self.lines(["é\n".encode()[:1], "é\n".encode()[1:], b"\xff"]) == ["é", "\ufffd"]
 
     def test_say_where_a_ping_is_due(self):
-        assert list(log_websocket.messages([Nothing()])) == [None]
+        assert list(log_websocket.messages([Idle()])) == [None]
 
 
 class TestOverHttp:
@@ -148,7 +147,7 @@ class TestOverHttp:
         assert [kind for kind, _, _ in self.story(client, **{"Last-Event-ID": "8"})] == ["status", "end"]
         assert pointers(client.get(f"{JOBS}/1/logs?follow=sse", headers={"Last-Event-ID": "x"})) == ["Last-Event-ID"]
 
-    def test_tells_what_happens_while_it_is_watched(self, client, log):
+    def test_tells_what_happens_while_it_is_watched(self, client, log, watcher):
         def live():
             bring(1, Status.SCHEDULED)
             log.write_bytes(b"one\n")
@@ -164,13 +163,13 @@ class TestOverHttp:
         ]  # fmt: skip
         assert "".join(data for kind, _, data in found if kind is None) == "one\ntwo\n"
         assert [kind for kind, _, _ in found][-2:] == ["status", "end"]
-        assert follow.waiting() == 0
+        assert len(watcher) == 0
 
-    def test_ends_when_the_job_is_deleted(self, client, log):
+    def test_ends_when_the_job_is_deleted(self, client, log, watcher):
         with soon(lambda: client.delete(f"{JOBS}/1")):
             found = self.story(client)
         assert [(kind, data["status"]) for kind, _, data in found] == [("status", "created"), ("end", None)]
-        assert follow.waiting() == 0
+        assert len(watcher) == 0
 
     def test_of_a_build(self, client):
         client.post(f"{BASE}/builds", {"build": {"image": "a"}})
@@ -186,21 +185,13 @@ class TestOverHttp:
         answer = client.call("HEAD", f"{JOBS}/1/logs?follow=sse")
         assert (answer.status_code, answer.mimetype) == (200, "text/event-stream")
 
-    def test_past_the_limit_it_is_a_503(self, client, log):
-        follow.set_limit(0)
+    def test_past_the_limit_it_is_a_503(self, client, log, watcher):
+        watcher.limit = 0
         try:
             answer = client.get(f"{JOBS}/1/logs?follow=sse")
         finally:
-            follow.set_limit(112)
+            watcher.limit = 112
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
-
-    def test_silence_is_told(self, client, log, settings):
-        story = follow.story(Job.get_by_id(1), log, 0, 0.05)
-        parts = iter(story)
-        assert isinstance(next(parts), Changed)
-        assert isinstance(next(parts), Nothing)
-        assert isinstance(next(parts), Nothing)
-        story.close()
 
 
 class TestOldAddresses:

@@ -19,7 +19,7 @@ from polyjob.auth.tokens import digest
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import Build, Job, Project, Token, User
-from polyjob.logs import follow
+from polyjob.logs.watcher import Watcher
 from polyjob.services.transitions import insert_first_status, transition
 from polyjob.settings import Settings
 from polyjob.statuses import Status
@@ -32,12 +32,12 @@ LIVE_END = 9007199254740991
 
 
 @pytest.fixture
-def client(app: Flask, user: User) -> Iterator[FlaskClient]:
+def client(app: Flask, user: User, watcher: Watcher) -> Iterator[FlaskClient]:
     with write("test"):
         Token.create(user=user, name="test", digest=digest(KEY), created_at=now())
     yield app.test_client()
-    follow.close_all()
-    follow.set_limit(112)
+    watcher.close()
+    watcher.limit = 112
 
 
 def make_job(project: Project, **columns: Any) -> Job:
@@ -115,13 +115,13 @@ def test_the_length_stays_true_while_the_log_grows(client: FlaskClient, job: Job
     assert answer.data == b"1234"
 
 
-def test_head_says_the_length_and_sends_nothing(client: FlaskClient, job: Job, log: Path) -> None:
+def test_head_says_the_length_and_sends_nothing(client: FlaskClient, job: Job, log: Path, watcher: Watcher) -> None:
     log.write_bytes(b"123456")
     answer = get(client, url(job), "HEAD")
     assert (answer.status_code, answer.data, answer.headers["Content-Length"]) == (200, b"", "6")
     answer = get(client, url(job, "?follow=true"), "HEAD")
     assert (answer.status_code, answer.data, answer.content_length) == (200, b"", None)
-    assert follow.waiting() == 0
+    assert len(watcher) == 0
 
 
 def test_a_build_has_its_log_too(client: FlaskClient, project: Project, data_dir: Path) -> None:
@@ -260,7 +260,7 @@ def test_a_wrong_parameter_is_a_400_that_names_it(client: FlaskClient, job: Job,
 # Followed.
 
 
-def test_follow_gives_all_up_to_the_end_of_the_job(client: FlaskClient, job: Job, log: Path) -> None:
+def test_follow_gives_all_up_to_the_end_of_the_job(client: FlaskClient, job: Job, log: Path, watcher: Watcher) -> None:
     log.write_bytes(b"early ")
 
     def work() -> None:
@@ -274,7 +274,7 @@ def test_follow_gives_all_up_to_the_end_of_the_job(client: FlaskClient, job: Job
     assert answer.status_code == 200
     assert answer.content_length is None
     assert answer.data == b"early " + b"".join(b"%d " % number for number in range(100))
-    assert follow.waiting() == 0
+    assert len(watcher) == 0
 
 
 @pytest.mark.parametrize(
@@ -307,20 +307,20 @@ def test_a_follow_may_start_later(
 
 
 def test_a_follow_of_what_is_done_is_a_plain_answer_and_takes_no_place(
-    client: FlaskClient, job: Job, log: Path
+    client: FlaskClient, job: Job, log: Path, watcher: Watcher
 ) -> None:
     log.write_bytes(b"0123456789")
     end(job)
-    follow.set_limit(0)
+    watcher.limit = 0
     answer = get(client, url(job, "?follow=true&offset=4"))
     assert (answer.status_code, answer.data, answer.content_length) == (200, b"456789", 6)
 
 
 def test_past_the_limit_the_next_follower_is_told_503_while_plain_requests_go_on(
-    client: FlaskClient, job: Job, log: Path
+    client: FlaskClient, job: Job, log: Path, watcher: Watcher
 ) -> None:
     log.write_bytes(b"here")
-    follow.set_limit(1)
+    watcher.limit = 1
     headers = {"Authorization": f"token {KEY}"}
     first = client.get(url(job, "?follow=true"), headers=headers, buffered=False)
     assert first.status_code == 200

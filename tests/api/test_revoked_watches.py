@@ -9,6 +9,7 @@ import pytest
 from polyjob.auth import identity, users
 from polyjob.db.models import Job, Project, Token, User
 from polyjob.logs import follow
+from polyjob.logs.follow import AccessRevoked
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
 
@@ -45,16 +46,16 @@ TAKEN_AWAY = {
 
 
 @pytest.fixture
-def other(app, client, settings, monkeypatch):
+def other(app, client, settings, monkeypatch, watcher):
     """Bob, who may read the job that runs."""
-    monkeypatch.setattr(follow, "RECHECK", 0.1)
+    monkeypatch.setattr(follow, "ACCESS_CHECK_SECONDS", 0.1)
     publish()
     client.submit()
     store = Store(settings.data_dir)
     job = Job.get_by_id(1)
     store.make_job_folder(job.uuid)
     store.job_log(job.uuid).write_bytes(b"begun\n")
-    bound = after(30, follow.close_all)
+    bound = after(30, watcher.close)
     yield Client(app, users.make_token(users.create("bob"), "test")[1])
     bound.cancel()
 
@@ -71,17 +72,17 @@ def after(seconds, act):
 
 @pytest.mark.parametrize("query", ["true", "sse"])
 @pytest.mark.parametrize("act", TAKEN_AWAY.values(), ids=TAKEN_AWAY)
-def test_a_follow_breaks_off(other, admin, act, query):
+def test_a_follow_breaks_off(other, admin, act, query, watcher):
     answer = open_stream(other, query)
     timer = after(0.3, lambda: act(admin))
     read = b""
-    with pytest.raises(follow.WatchRefused):
+    with pytest.raises(AccessRevoked):
         for chunk in answer.iter_encoded():
             read += chunk
     timer.join()
     assert b"begun" in read
     answer.close()
-    assert follow.waiting() == 0
+    assert len(watcher) == 0
     assert other.get(f"{JOBS}/1/logs").status_code in (401, 404)
 
 
@@ -104,7 +105,7 @@ def test_a_browser_that_is_signed_out_elsewhere_is_sent_away(app, client, other)
             User.update(session_version=User.session_version + 1).where(User.username == "bob").execute()
 
     timer = after(0.3, end_sessions)
-    with pytest.raises(follow.WatchRefused):
+    with pytest.raises(AccessRevoked):
         list(answer.iter_encoded())
     timer.join()
 

@@ -21,6 +21,7 @@ from polyjob.db.database import write
 from polyjob.db.models import Build, Job, Project, User
 from polyjob.logs import ansi
 from polyjob.logs import follow as watch
+from polyjob.logs.watcher import Watcher
 from polyjob.pages import log_html, logs
 from polyjob.pages.log_html import Rows
 from polyjob.services import jobs
@@ -35,11 +36,11 @@ EVIL = b'</div><script>alert(1)</script><img src=x onerror="alert(1)">'
 
 
 @pytest.fixture(autouse=True)
-def watched() -> Iterator[None]:
+def watched(watcher: Watcher) -> Iterator[None]:
     """No watch outlives a test, nor does a limit."""
     yield
-    watch.set_limit(112)
-    watch.close_all()
+    watcher.limit = 112
+    watcher.close()
 
 
 @pytest.fixture
@@ -80,10 +81,10 @@ def end(job: Job) -> None:
         assert transition(Job.get_by_id(job.id), Status.SUCCEEDED)
 
 
-def _once_watched(act: Callable[[], object], waiting: int = 1) -> None:
+def _once_watched(watcher: Watcher, act: Callable[[], object], waiting: int = 1) -> None:
     """Act once so many wait."""
     deadline = time.monotonic() + 60
-    while watch.waiting() < waiting:
+    while len(watcher) < waiting:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     act()
@@ -96,7 +97,9 @@ def rows(html: str) -> list[tuple[str, str]]:
 
 
 class TestThePageThatGrows:
-    def test_ends_with_the_job_and_says_how(self, client: FlaskClient, job: Job, log: Path, page: str) -> None:
+    def test_ends_with_the_job_and_says_how(
+        self, client: FlaskClient, job: Job, log: Path, page: str, watcher: Watcher
+    ) -> None:
         log.write_bytes(b"one\ntwo")
 
         def go_on() -> None:
@@ -111,10 +114,10 @@ class TestThePageThatGrows:
         assert f'href="/ana/demo/jobs/{job.id}"' in answer.text
         assert answer.text.rstrip().endswith("</html>")
         assert answer.headers["X-Accel-Buffering"] == "no"
-        assert watch.waiting() == 0
+        assert len(watcher) == 0
 
     def test_shows_a_line_before_it_is_ended(
-        self, client: FlaskClient, job: Job, log: Path, page: str, monkeypatch: pytest.MonkeyPatch
+        self, client: FlaskClient, job: Job, log: Path, page: str, monkeypatch: pytest.MonkeyPatch, watcher: Watcher
     ) -> None:
         monkeypatch.setattr(logs, "FLUSH", 0.05)
         log.write_bytes(b"Working: ")
@@ -126,7 +129,7 @@ class TestThePageThatGrows:
                 break
         answer.close()
         assert '<a href="#L1">1</a>Working: ' in html
-        assert watch.waiting() == 0
+        assert len(watcher) == 0
 
     def test_is_not_taken_for_dead_in_silence(
         self, client: FlaskClient, job: Job, log: Path, page: str, monkeypatch: pytest.MonkeyPatch
@@ -139,15 +142,17 @@ class TestThePageThatGrows:
         assert next(pieces) == b"\n"
         answer.close()
 
-    def test_of_a_job_that_is_done_holds_no_place(self, client: FlaskClient, job: Job, log: Path, page: str) -> None:
+    def test_of_a_job_that_is_done_holds_no_place(
+        self, client: FlaskClient, job: Job, log: Path, page: str, watcher: Watcher
+    ) -> None:
         log.write_bytes(b"one\n")
         end(job)
-        watch.set_limit(0)
+        watcher.limit = 0
         assert rows(client.get(f"{page}?plain=1").text) == [("L1", "one")]
         assert client.get(f"{page}?plain=1&all=1").status_code == 503  # the whole may take long
 
-    def test_counts_as_a_follower(self, client: FlaskClient, job: Job, page: str) -> None:
-        watch.set_limit(0)
+    def test_counts_as_a_follower(self, client: FlaskClient, job: Job, page: str, watcher: Watcher) -> None:
+        watcher.limit = 0
         answer = client.get(f"{page}?plain=1", headers={"Accept": "text/html"})
         assert (answer.status_code, answer.mimetype, "Retry-After" in answer.headers) == (503, "text/html", True)
         assert client.head(f"{page}?plain=1").status_code == 200
@@ -166,9 +171,9 @@ class TestThePageThatGrows:
         assert "It was deleted" in text
 
     def test_ends_where_who_watches_may_no_longer(
-        self, client: FlaskClient, job: Job, log: Path, page: str, monkeypatch: pytest.MonkeyPatch
+        self, client: FlaskClient, job: Job, log: Path, page: str, monkeypatch: pytest.MonkeyPatch, watcher: Watcher
     ) -> None:
-        monkeypatch.setattr(watch, "RECHECK", 0.1)
+        monkeypatch.setattr(watch, "ACCESS_CHECK_SECONDS", 0.1)
         log.write_bytes(b"one\n")
 
         monkeypatch.setattr(logs, "FLUSH", 0.05)
@@ -179,24 +184,26 @@ class TestThePageThatGrows:
             User.update(session_version=User.session_version + 1).execute()
         html += b"".join(pieces)
         assert b"You may no longer see this log." in html
-        assert watch.waiting() == 0
+        assert len(watcher) == 0
 
-    def test_says_that_the_server_restarts(self, client: FlaskClient, job: Job, log: Path, page: str) -> None:
-        with soon(lambda: _once_watched(watch.close_all)):
+    def test_says_that_the_server_restarts(
+        self, client: FlaskClient, job: Job, log: Path, page: str, watcher: Watcher
+    ) -> None:
+        with soon(lambda: _once_watched(watcher, watcher.close)):
             text = client.get(f"{page}?plain=1").text
         assert "The server restarts." in text
 
     def test_says_that_another_user_needs_the_place(
-        self, client: FlaskClient, job: Job, log: Path, page: str, monkeypatch: pytest.MonkeyPatch
+        self, client: FlaskClient, job: Job, log: Path, page: str, monkeypatch: pytest.MonkeyPatch, watcher: Watcher
     ) -> None:
-        watch.set_limit(2)
-        held = watch.follow(job, log, 0, owner=job.user_id)
-        follow = lambda: watch.follow(job, log, 0, owner=0).close()  # noqa: E731
-        with soon(lambda: _once_watched(follow, 2)):
+        watcher.limit = 2
+        held = watch.follow(watcher, job, log, owner=job.user_id)
+        newcomer = lambda: watch.follow(watcher, job, log, owner=0).close()  # noqa: E731
+        with soon(lambda: _once_watched(watcher, newcomer, 2)):
             text = client.get(f"{page}?plain=1").text
         assert "needs the place" in text
         held.close()
-        watch.set_limit(112)
+        watcher.limit = 112
 
     def test_begins_near_the_end_of_a_large_log(
         self, client: FlaskClient, job: Job, log: Path, page: str, monkeypatch: pytest.MonkeyPatch

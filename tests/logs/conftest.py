@@ -1,0 +1,151 @@
+"""A watcher on a real database file, and threads that read what it reports."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from polyjob.clock import now
+from polyjob.db.database import database, write
+from polyjob.db.models import Job, Project
+from polyjob.logs.follow import LogChunk, RunEvent, RunEvents, StatusChange
+from polyjob.logs.watcher import Watcher
+from polyjob.services.transitions import transition
+from polyjob.statuses import Status
+
+PATIENCE_SECONDS = 10
+"""No event of these tests takes longer, even on a busy machine."""
+
+
+@pytest.fixture
+def watcher(data_dir: Path) -> Iterator[Watcher]:
+    """A watcher whose thread ends with the test."""
+    watcher = Watcher(limit=112)
+    yield watcher
+    watcher.close()
+    for thread in watch_threads():
+        thread.join(PATIENCE_SECONDS)
+    assert not watch_threads(), "the thread outlived the subscriptions"
+
+
+@pytest.fixture
+def job(project: Project) -> Job:
+    return make_job(project)
+
+
+def make_job(project: Project) -> Job:
+    with write("test"):
+        return Job.create(
+            uuid=uuid.uuid4().hex,
+            project=project,
+            user=project.user,
+            is_managed=False,
+            runner="process",
+            created_at=now(),
+            updated_at=now(),
+        )
+
+
+def finish_job(job: Job) -> None:
+    with write("test"):
+        assert transition(job, Status.SUCCEEDED)
+
+
+def watch_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "polyjob-watch"]
+
+
+def wait_for_ticks(watcher: Watcher, count: int = 3) -> None:
+    """Block until the watcher's thread has checked everything so many times. It must have a subscription."""
+    ticks = threading.Semaphore(0)
+    should_close = watcher.should_close
+
+    def count_tick() -> bool:
+        ticks.release()
+        return should_close()
+
+    watcher.should_close = count_tick
+    for _ in range(count):
+        assert ticks.acquire(timeout=PATIENCE_SECONDS)
+    watcher.should_close = should_close
+
+
+def in_thread(function: Callable[..., object], *args: object) -> threading.Thread:
+    """Run this in a thread that closes its own database connection."""
+
+    def run() -> None:
+        try:
+            function(*args)
+        finally:
+            database.close()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+def wait_for_subscriptions(watcher: Watcher, count: int) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while len(watcher) != count:
+        assert time.monotonic() < deadline, f"{len(watcher)} subscriptions"
+        time.sleep(0.001)
+
+
+class Reader(threading.Thread):
+    """Reads events to their end in a thread of its own, as a web worker does."""
+
+    def __init__(self, events: RunEvents) -> None:
+        super().__init__(daemon=True)
+        self.content = b""
+        self.received: list[RunEvent] = []
+        self._events = events
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+        self.start()
+
+    def run(self) -> None:
+        try:
+            for event in self._events:
+                with self._changed:
+                    self.received.append(event)
+                    self.content += event.data if isinstance(event, LogChunk) else b""
+                    self._changed.notify_all()
+        except BaseException as error:
+            self._error = error
+        finally:
+            del self._events
+            database.close()
+
+    @property
+    def kinds(self) -> list[str]:
+        """The statuses and, for each chunk of the log, `log`."""
+        return [str(event.status.status) if isinstance(event, StatusChange) else "log" for event in self.received]
+
+    def wait_for_content(self, content: bytes) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.content == content, PATIENCE_SECONDS), self.content
+
+    def finish(self) -> bytes:
+        """Wait for the end; return the whole content, or raise what ended it."""
+        self.join(PATIENCE_SECONDS)
+        assert not self.is_alive(), f"still reading after {len(self.content)} bytes"
+        if self._error:
+            raise self._error
+        return self.content
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A TCP connection: the server's end, as gunicorn has it, and the client's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server = listener.accept()[0]
+    with client, server:
+        yield server, client
