@@ -7,7 +7,7 @@ import urllib.parse
 
 from flask import Response, request
 
-from polyjob.storage.outputs import shown_name
+from polyjob.storage.output_names import escape_name
 
 _SAFE = "!#$&+-.^_`|~"
 """Letters that RFC 8187 leaves as they are, beside letters and digits of ASCII."""
@@ -15,7 +15,7 @@ _SAFE = "!#$&+-.^_`|~"
 
 def attach(response: Response, name: str) -> Response:
     """Have browsers save the response under this name, in ASCII for clients that read nothing else."""
-    shown = shown_name(name)
+    shown = escape_name(name)
     plain = unicodedata.normalize("NFKD", shown).encode("ascii", "ignore").decode()
     names = {"filename": plain or "download"}
     if plain != shown:

@@ -18,7 +18,9 @@ from polyjob.db.models import Job
 from polyjob.errors import Conflict, Invalid, Problem
 from polyjob.services import jobs
 from polyjob.statuses import Status
-from polyjob.storage.outputs import EMPTY, LiveOutputs, Outputs, name_of, shown_name
+from polyjob.storage.live_outputs import LiveOutputs
+from polyjob.storage.output_names import escape_name, unescape_name
+from polyjob.storage.outputs import EMPTY, Outputs
 
 MIMETYPE = "application/gzip"
 PATH = {
@@ -95,8 +97,8 @@ def tree_of_outputs(username: str, project_name: str, job_id: int) -> dict[str, 
         files, folders = [file for file in files if file[0] <= last], [name for name in folders if name <= last]
         query = f"path={quoted_name(path)}&after={quoted_name(last)}"
         listed["next"] = f"{root()}{request.path}?{query}"
-    listed["files"] = [[shown_name(name), size] for name, size in files]
-    listed["dirs"] = [shown_name(name) for name in folders]
+    listed["files"] = [[escape_name(name), size] for name, size in files]
+    listed["dirs"] = [escape_name(name) for name in folders]
     return listed
 
 
@@ -116,7 +118,7 @@ def file_of_outputs(username: str, project_name: str, job_id: int) -> Response:
     size, content = outputs.open_file(path)
     response = Response(content, mimetype="application/octet-stream")
     response.content_length = size
-    attach(response, name_of(path).rstrip("/").rsplit("/", 1)[-1])
+    attach(response, unescape_name(path).rstrip("/").rsplit("/", 1)[-1])
     if isinstance(outputs, LiveOutputs):
         return response
     name = path.strip("/").encode("utf-8", "surrogateescape")

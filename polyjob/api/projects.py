@@ -195,7 +195,7 @@ def download_code(username: str, project_name: str) -> Response:
     project = find_project(username, project_name)
     code = projects.find_upload(project, request.args.get("commit") or None)
     return send_file(
-        store().code_archive(code.digest),
+        store().upload_path(code.digest),
         mimetype="application/gzip",
         as_attachment=True,
         download_name=f"{project.unique_name.replace('.', '_')}.tar.gz",

@@ -18,7 +18,7 @@ import urllib3
 from polyjob.cli.client import Client, ServerError, UsageError, connect, exit_on_error, fail, run_path, say
 from polyjob.cli.output import print_json, size
 from polyjob.cli.streams import printable
-from polyjob.storage.outputs import meant_by
+from polyjob.storage.output_names import possible_paths
 
 CHUNK = 1 << 18
 TRIES = 5
@@ -139,7 +139,7 @@ def _save_in_place(target: str, fetch: Callable[[BinaryIO, bool], int]) -> None:
 
 def _fetch_folder(client: Client, at: str, folder: str, out: BinaryIO) -> int:
     """Write a tar.gz with the entries of one folder, taken from the archive of all; return the bytes of its files."""
-    for name in meant_by(folder):
+    for name in possible_paths(folder):
         count = _copy_folder(client, at, name, out)
         if count is not None:
             return count

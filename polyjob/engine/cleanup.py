@@ -68,7 +68,7 @@ class Housekeeping:
             if name.endswith(".part"):
                 (data / "code" / name).unlink(missing_ok=True)
             elif not Upload.select().where(Upload.digest == digest).exists():
-                store.code_archive(digest).unlink(missing_ok=True)
+                store.upload_path(digest).unlink(missing_ok=True)
         gc.collect(self._context.settings, store, runners)
         write_disk_usage(data, disk_usage.measure(runners))
 

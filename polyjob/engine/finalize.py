@@ -144,7 +144,7 @@ def finish(
         pieces = remote.outputs(handle) if remote and handle else None
         try:
             with _fetching("outputs"):
-                for packed in store.sealing(uuid, prefix, outputs_limit, pieces, deadline):
+                for packed in store.seal_in_steps(uuid, prefix, outputs_limit, pieces, deadline):
                     yield Finished(position, is_whole=False, packed=packed)
         except HandleNotFound as error:
             missing["outputs"] = str(error)
@@ -159,10 +159,10 @@ def finish(
 def _closing(runner: Runner, uuid: str, handle: str | None, store: Store, *, keeps_outputs: bool) -> Iterator[None]:
     """Restore the log, sync what is kept, and remove what else the job has left: the folder of the outputs if that was
     packed, and what is in the backend. Each step is short."""
-    yield from store.restoring_log(uuid)
+    yield from store.restore_log_in_steps(uuid)
     store.sync(uuid)
     if not keeps_outputs:
-        yield from store.removing_outputs(uuid)
+        yield from store.remove_outputs_in_steps(uuid)
     if handle is not None:
         yield from runner.clean_in_steps(handle)
 

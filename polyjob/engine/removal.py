@@ -123,11 +123,11 @@ class Erasing:
         """
         store = self._context.store
         if isinstance(row, Job):
-            return "erase", lambda: self._work(store.removing_job(row.uuid))
+            return "erase", lambda: self._work(store.remove_job_in_steps(row.uuid))
         if row.artifact and row.id not in self._turns["build"].dropped:
             runner = self._backends.runner(row.runner)
             return "drop", lambda: self._drop(row, runner)
-        return "erase", lambda: self._work(store.removing_build(row.uuid))
+        return "erase", lambda: self._work(store.remove_build_in_steps(row.uuid))
 
     def _drop(self, build: Build, runner: Runner) -> bool:
         """Work on the removal of the artifact for a moment, and return whether it is finished.

@@ -26,7 +26,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
 from polyjob.errors import Invalid, Problem, TooLarge
-from polyjob.storage.uploads import Limits, checking
+from polyjob.storage.uploads import Limits, check_slot
 
 BLOCK = 1 << 16
 LARGEST_BUFFER = 1 << 20
@@ -179,7 +179,7 @@ class _Files:
         _refuse_large_directory(file)
         packing, left = self._new_packing(), self._limits.unpacked
         packed_left = file.seek(0, io.SEEK_END)
-        with checking(), zipfile.ZipFile(file) as archive:
+        with check_slot(), zipfile.ZipFile(file) as archive:
             if len(archive.infolist()) > self._limits.members:
                 raise Invalid([Problem(POINTER, f"It has more than {self._limits.members} members.")])
             for info in archive.infolist():

@@ -12,7 +12,9 @@ from polyjob.api.outputs import readable
 from polyjob.db.models import Job
 from polyjob.errors import Conflict
 from polyjob.pages import formatting
-from polyjob.storage.outputs import LiveOutputs, NotThere, Outputs, shown_name
+from polyjob.storage.live_outputs import LiveOutputs
+from polyjob.storage.output_names import escape_name
+from polyjob.storage.outputs import Outputs, PathNotFound
 
 MOST = 100
 """Entries of the tree on a job's page."""
@@ -84,7 +86,7 @@ def overview(job: Job) -> Tree:
         kept = readable(job)
         tree.notes = kept.notes if isinstance(kept, Outputs) else []
         tree.entries = _branch(kept, "", tree, 1)
-    except (Conflict, NotThere) as error:
+    except (Conflict, PathNotFound) as error:
         tree.problem = str(error)
     return tree
 
@@ -106,12 +108,12 @@ def _branch(kept: Kept, path: str, tree: Tree, depth: int) -> list[Entry]:
     tree.left -= len(names)
     found = []
     for name, size in names:
-        below = f"{path}/{shown_name(name)}" if path else shown_name(name)
+        below = f"{path}/{escape_name(name)}" if path else escape_name(name)
         inner = None
         if size is None and depth < DEEPEST and tree.left > 0:
             inner = _branch(kept, below, tree, depth + 1)
-        target = shown_name(links[name]) if name in links else None
-        found.append(Entry(shown_name(name), below, size, inner, target))
+        target = escape_name(links[name]) if name in links else None
+        found.append(Entry(escape_name(name), below, size, inner, target))
     return found
 
 

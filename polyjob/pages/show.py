@@ -20,7 +20,8 @@ from polyjob.pages import lists, logs, outputs, projects, reference, status
 from polyjob.pages.blueprint import blp, may_administer, person, rendered
 from polyjob.pages.job_page import about, job_url
 from polyjob.services import builds, jobs
-from polyjob.storage.outputs import NotThere, name_of
+from polyjob.storage.output_names import unescape_name
+from polyjob.storage.outputs import PathNotFound
 
 PROJECT = "/<username>/<project_name>"
 JOB = f"{PROJECT}/jobs/<int:job_id>"
@@ -107,7 +108,7 @@ def job_outputs(username: str, project_name: str, job_id: int, path: str) -> Any
         kept = readable(job)
         try:
             shown["tree"] = outputs.folder(kept, path)
-        except NotThere:
+        except PathNotFound:
             shown["look"] = outputs.look(kept, path)
     except Conflict as error:
         shown["tree"] = outputs.Tree(problem=str(error))
@@ -128,7 +129,7 @@ def picture(username: str, project_name: str, job_id: int, path: str) -> AnyResp
     response.content_length = size
     response.headers["Content-Security-Policy"] = SANDBOX
     if kind == outputs.IMAGES["svg"]:
-        attach(response, name_of(path).rsplit("/", 1)[-1])
+        attach(response, unescape_name(path).rsplit("/", 1)[-1])
     return response
 
 

@@ -1,7 +1,7 @@
-"""The reserve: a file in the data folder that gives its room on a full disk to the writes that make room again.
+"""The reserve: a file in the data folder that is deleted when the disk is full, so that jobs can still be deleted.
 
-Without it, a full disk could not be cleared: SQLite needs a few pages of disk to open the database after a stop, and to
-commit that a job is to be deleted.
+Without it, polyjob could not free space on a full disk. SQLite needs a few pages of disk to open the database after a
+stop, and to commit that a job shall be deleted.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from pathlib import Path
 
 NAME = "reserve"
 SIZE = 4 << 20
-ROOM = 4 * SIZE
-"""Free bytes of the disk from which on the reserve is made again."""
+MIN_FREE_BYTES = 4 * SIZE
+"""Free bytes of the disk that are needed to create the reserve again."""
 
 
 def release(data_dir: Path) -> None:
-    """Give up the reserve if the disk cannot take as much again. Never raises.
+    """Delete the reserve if the disk does not have as much space again. Never raises.
 
-    This is tried and not computed, because a quota may end before the disk does.
+    The space is tried out and not computed, because a quota can be used up before the disk is.
     """
     path = data_dir / NAME
     with contextlib.suppress(OSError):
-        if path.exists() and not _has_room(data_dir):
+        if path.exists() and not _has_space(data_dir):
             path.unlink()
 
 
 def renew(data_dir: Path) -> None:
-    """Make the reserve if it is missing and there is plenty of room. Never raises."""
+    """Create the reserve if it is missing and the disk has enough space. Never raises."""
     path = data_dir / NAME
     with contextlib.suppress(OSError):
         status = os.statvfs(data_dir)
-        if path.exists() or status.f_bavail * status.f_frsize < ROOM:
+        if path.exists() or status.f_bavail * status.f_frsize < MIN_FREE_BYTES:
             return
         part = path.with_name(f"{NAME}.part")
         try:
@@ -44,7 +44,7 @@ def renew(data_dir: Path) -> None:
             part.unlink(missing_ok=True)
 
 
-def _has_room(data_dir: Path) -> bool:
+def _has_space(data_dir: Path) -> bool:
     try:
         with tempfile.TemporaryFile(dir=data_dir) as file:
             os.posix_fallocate(file.fileno(), 0, SIZE)

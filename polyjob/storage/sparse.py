@@ -1,8 +1,8 @@
-"""Sparse files: where their data lies, and how a tar tells of it.
+"""Sparse files: find their data, and describe it in a tar.
 
-A hole costs nothing on the disk, so a file of terabytes may have a few bytes of data. Archives have such a file as a
+A hole takes no space on the disk, so a file of terabytes can have a few bytes of data. A tarball has such a file as a
 sparse member in GNU's old format, which GNU tar, bsdtar and Python's tarfile read: a header with the first four
-extents, more headers with 21 each, and then the data alone.
+extents, more headers with 21 extents each, and then only the data.
 """
 
 from __future__ import annotations
@@ -14,79 +14,82 @@ from collections.abc import Callable, Collection, Iterator
 from typing import BinaryIO
 
 Extents = list[tuple[int, int]]
-"""(offset, length) of each piece of data, in order. What lies between them is zeros."""
+"""The (offset, length) of each piece of data, in order. Everything between them is zeros."""
 
 MAX_EXTENTS = 16_384
-"""Of one file; what comes after them counts as data."""
-_ALIGNED = 4096
-_SMALLEST_HOLE = 1 << 16
-"""Smaller ones are stored as zeros."""
+"""Extents of one file. Everything after them counts as data."""
+_ALIGNMENT = 4096
+_MIN_HOLE_BYTES = 1 << 16
+"""Smaller holes are stored as zeros."""
 _BLOCK = tarfile.BLOCKSIZE
 _IN_HEADER, _IN_EXTENSION = 4, 21
 _MAP, _IS_EXTENDED, _REAL_SIZE, _CHECKSUM = 386, 482, 483, 148
 
 
-def extents_of(file: int, status: os.stat_result) -> Extents | None:
-    """Return where a file has data; None where all of it counts as data. Moves the file's position to its start."""
+def find_extents(file: int, status: os.stat_result) -> Extents | None:
+    """Return the extents of a file, or None if all of it counts as data. Moves the file's position to the start."""
     if status.st_blocks * 512 >= status.st_size:
         return None
-    found: Extents = []
-    for count, (start, end) in enumerate(_data(file, status.st_size)):
+    extents: Extents = []
+    for count, (start, end) in enumerate(_data_ranges(file, status.st_size)):
         if count == MAX_EXTENTS:
             end = status.st_size
-        start = start // _ALIGNED * _ALIGNED
-        end = min(status.st_size, -(-end // _ALIGNED) * _ALIGNED)
-        if found and start - sum(found[-1]) < _SMALLEST_HOLE:
-            start = found.pop()[0]
-        found.append((start, end - start))
+        start = start // _ALIGNMENT * _ALIGNMENT
+        end = min(status.st_size, -(-end // _ALIGNMENT) * _ALIGNMENT)
+        if extents and start - sum(extents[-1]) < _MIN_HOLE_BYTES:
+            start = extents.pop()[0]
+        extents.append((start, end - start))
         if end == status.st_size:
             break
     os.lseek(file, 0, os.SEEK_SET)
-    return None if found == [(0, status.st_size)] else found
+    return None if extents == [(0, status.st_size)] else extents
 
 
-def _data(file: int, size: int) -> Iterator[tuple[int, int]]:
+def _data_ranges(file: int, size: int) -> Iterator[tuple[int, int]]:
     end = 0
     while end < size:
         try:
             start = os.lseek(file, end, os.SEEK_DATA)
             end = os.lseek(file, start, os.SEEK_HOLE)
         except OSError as error:
-            if error.errno == errno.ENXIO:  # no data any more
+            if error.errno == errno.ENXIO:  # there is no more data
                 return
-            start, end = end, size  # this file system cannot tell
+            start, end = end, size  # this file system does not report holes
         if start < size:
             yield start, min(end, size)
 
 
-class Reader:
-    """The data of an open file. One that cannot be read further has ended: its header is already in the archive."""
+class ExtentReader:
+    """Reads the data of an open file.
+
+    A read error ends the data, because the header of the file is already in the tarball.
+    """
 
     def __init__(self, file: BinaryIO, extents: Extents | None, raised: Collection[int]) -> None:
-        """`raised`: numbers of the errors that are raised nevertheless."""
+        """`raised`: the errno values that are raised instead."""
         self._file = file
         self._raised = raised
         self._extents = iter(extents) if extents is not None else iter([(0, 1 << 62)])
-        self._left = 0
+        self._remaining = 0
 
     def read(self, size: int) -> bytes:
         try:
-            while not self._left:
-                start, self._left = next(self._extents, (0, -1))
-                if self._left < 0:
+            while not self._remaining:
+                start, self._remaining = next(self._extents, (0, -1))
+                if self._remaining < 0:
                     return b""
                 self._file.seek(start)
-            data = self._file.read(min(size, self._left))
+            data = self._file.read(min(size, self._remaining))
         except OSError as error:
             if error.errno in self._raised:
                 raise
             return b""
-        self._left -= len(data)
+        self._remaining -= len(data)
         return data
 
 
 def sparse_header(info: tarfile.TarInfo, extents: Extents) -> tuple[bytes, bytes]:
-    """Return all headers of a sparse member, and those of them that have the map. `info.size` is that of the file."""
+    """Return all headers of a sparse member, and of these the ones with the map. `info.size` is the file's size."""
     extents = [*extents]
     size, info.size = info.size, sum(length for _, length in extents)
     if not extents or sum(extents[-1]) < size:
@@ -109,18 +112,18 @@ def sparse_header(info: tarfile.TarInfo, extents: Extents) -> tuple[bytes, bytes
 
 
 def read_map(read: Callable[[int], bytes]) -> Extents:
-    """Read the headers that `sparse_header` makes, up to the data. Raises ValueError for what is none."""
+    """Read the headers that `sparse_header` makes, and nothing after them. Raises ValueError for anything else."""
     header = read(_BLOCK)
     if len(header) < _BLOCK or header[156:157] != tarfile.GNUTYPE_SPARSE:
-        raise ValueError("no header of a sparse file")
-    found, is_extended = _unpacked(header[_MAP : _MAP + 24 * _IN_HEADER]), header[_IS_EXTENDED]
+        raise ValueError("not a header of a sparse file")
+    extents, is_extended = _unpacked(header[_MAP : _MAP + 24 * _IN_HEADER]), header[_IS_EXTENDED]
     while is_extended:
         block = read(_BLOCK)
         if len(block) < _BLOCK:
             raise ValueError("the map of a sparse file ends too early")
-        found += _unpacked(block[: 24 * _IN_EXTENSION])
+        extents += _unpacked(block[: 24 * _IN_EXTENSION])
         is_extended = block[24 * _IN_EXTENSION]
-    return found
+    return extents
 
 
 def _packed(extents: Extents) -> bytes:
@@ -134,7 +137,7 @@ def _unpacked(data: bytes) -> Extents:
 
 
 def _number(value: int) -> bytes:
-    """12 bytes: octal digits, or for large numbers base 256."""
+    """Return a number in 12 bytes: octal digits, or base 256 for large numbers."""
     return b"%011o\0" % value if value < 8**11 else b"\x80" + value.to_bytes(11, "big")
 
 

@@ -1,4 +1,4 @@
-"""Reading tars that others have made."""
+"""Read tars that come from outside."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import tarfile
 from collections.abc import Iterator
 
 
-class StrictInfo(tarfile.TarInfo):
-    """For `tarfile.open(tarinfo=…)`: a tar that stops or breaks between two members is an error, as it is not to
-    tarfile itself. Its end is the block of zeros, and nothing else."""
+class StrictTarInfo(tarfile.TarInfo):
+    """Makes `tarfile.open(tarinfo=…)` raise ReadError for a tar that ends or breaks between two members.
+
+    tarfile itself takes that for the end of the tar. Here, only the block of zeros is the end.
+    """
 
     @classmethod
-    def fromtarfile(cls, tarfile: tarfile.TarFile) -> StrictInfo:
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> StrictTarInfo:
         try:
             return super().fromtarfile(tarfile)
         except _HeaderError as error:
@@ -26,25 +28,26 @@ _HeaderError = tarfile.HeaderError
 _EOFHeaderError: type[Exception] = getattr(tarfile, "EOFHeaderError")  # noqa: B009 - not in the type stubs
 
 
-class Pieces(io.RawIOBase):
-    """A file to read from, made of an iterator's pieces."""
+class IteratorFile(io.RawIOBase):
+    """A readable file with the bytes of an iterator."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
-        self._rest = memoryview(b"")
+        self._buffer = memoryview(b"")
         self.raised: BaseException | None = None
-        """What the iterator has raised."""
+        """The exception that the iterator has raised."""
 
     def read(self, size: int = -1) -> bytes:
-        found = []
+        parts = []
         while size and not self.is_at_end():
-            part, self._rest = self._rest[:size], self._rest[size:]
-            found.append(part)
+            part, self._buffer = self._buffer[:size], self._buffer[size:]
+            parts.append(part)
             size -= len(part)
-        return b"".join(found)
+        return b"".join(parts)
 
     def is_at_end(self) -> bool:
-        while not self._rest:
+        """Return whether there are no more bytes. May read from the iterator, and raises what that raises."""
+        while not self._buffer:
             try:
                 piece = next(self._pieces, None)
             except BaseException as error:
@@ -52,17 +55,17 @@ class Pieces(io.RawIOBase):
                 raise
             if piece is None:
                 return True
-            self._rest = memoryview(piece)
+            self._buffer = memoryview(piece)
         return False
 
     def drain(self) -> None:
-        """To the very end, where the iterator may still raise."""
+        """Read the iterator to its end, where it may still raise."""
         while not self.is_at_end():
-            self._rest = memoryview(b"")
+            self._buffer = memoryview(b"")
 
 
-def relative(name: str) -> str | None:
-    """A member's path below the root; None for the root itself and for a name that leaves it or can be none."""
+def relative_path(name: str) -> str | None:
+    """Return a member's path below the root; None for the root itself, and for a name that is invalid or leaves it."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    bad = not parts or ".." in parts or name.startswith("/") or "\0" in name
-    return None if bad else "/".join(parts)
+    is_invalid = not parts or ".." in parts or name.startswith("/") or "\0" in name
+    return None if is_invalid else "/".join(parts)

@@ -1,7 +1,7 @@
-"""Uploaded code: a tar.gz that is checked member by member before it is kept, whole or not at all.
+"""Uploads: tarballs of source files, which are checked member by member before they are stored.
 
-It is kept under the digest of the tree that it unpacks to: SHA-256 over its sorted paths, types, executable bits,
-contents and link targets. The same files make the same digest, however they were packed.
+An upload is stored under the digest of the files in it: SHA-256 over their sorted paths, types, executable bits,
+contents and link targets. The same files have the same digest, however they were packed.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from typing import Any, BinaryIO, cast
 
 from isal import igzip, isal_zlib
 
-from polyjob.crash_points import crash_point
 from polyjob.errors import Invalid, Problem, TooLarge, Unavailable
-from polyjob.storage.store import Store, sync
-from polyjob.storage.tarstream import StrictInfo
+from polyjob.storage.durable import rename_durably
+from polyjob.storage.store import Store
+from polyjob.storage.tarstream import StrictTarInfo
 
 _IsalError: type[Exception] = isal_zlib.error  # type: ignore[assignment]
 
 BLOCK = 1 << 16
-LONGEST_NAME = 255
-LONGEST_PATH = 4000
-LONGEST_TARGET = 4000
-DEEPEST = 200
-"""Folders below one another."""
-NAMES_SIZE = 64 << 20
-"""Bytes of all paths together, of the folders that are only implied too. They are held in memory."""
-LARGEST_HEADER = 1 << 16
-"""Bytes of all the headers of one member. Larger ones are for nothing but filling memory."""
-USUAL_HEADERS = 2048
-"""Bytes of headers per member that is allowed, in the sum over all members."""
-GLOBAL_FIELDS = 64
-"""Fields that may hold for all members. Each member gets a copy of them."""
-LARGEST_PADDING = 16 << 20
-"""Zeros behind the last member, which fill its block up."""
+MAX_NAME_BYTES = 255
+MAX_PATH_BYTES = 4000
+MAX_TARGET_BYTES = 4000
+MAX_DEPTH = 200
+"""Nested folders."""
+MAX_ALL_NAMES_BYTES = 64 << 20
+"""Bytes of all paths together, including folders that are only implied. They are held in memory."""
+MAX_HEADER_BYTES = 1 << 16
+"""Bytes of all headers of one member. Larger ones only serve to fill the memory."""
+MEAN_HEADER_BYTES = 2048
+"""Bytes of headers per allowed member, summed up over all members."""
+MAX_GLOBAL_FIELDS = 64
+"""Header fields that apply to all members. Each member gets a copy of them."""
+MAX_PADDING_BYTES = 16 << 20
+"""Zeros after the last member, which fill up its block."""
 
 _MANY_DIGITS = re.compile(rb"[0-9]{300}")
-"""What tarfile takes seconds and minutes to read."""
+"""Numbers that take tarfile seconds or minutes to read."""
 
 REQUIREMENTS: tuple[tuple[str, ...], ...] = (
     ("polyaxon_requirements.txt", "requirements.txt"),
@@ -60,15 +60,15 @@ REQUIREMENTS: tuple[tuple[str, ...], ...] = (
     ),
     ("polyaxon_setup.sh", "setup.sh"),
 )
-"""Files at the root of the code that build steps see; of each row the first that is there."""
+"""Files at the root of an upload that build steps see: of each row, the first one that exists."""
 
 
 @dataclass(frozen=True)
 class Limits:
     size: int
-    """Bytes of the archive as sent."""
+    """Bytes of the tarball."""
     unpacked: int
-    """Bytes of all files."""
+    """Bytes of all files in it."""
     members: int
 
 
@@ -76,52 +76,49 @@ class Limits:
 class Upload:
     digest: str
     size: int
-    """Bytes of the archive."""
+    """Bytes of the tarball."""
     files: Mapping[str, str]
     """The requirement files in it: path → SHA-256 of the content."""
 
 
 MAX_CHECKS = 2
 """Uploads that one process unpacks at once."""
-MAX_CHECK_WAIT = 20.0
+MAX_CHECK_WAIT_SECONDS = 20.0
 """Seconds that an upload waits for its turn to be unpacked."""
 _CHECKS = threading.BoundedSemaphore(MAX_CHECKS)
 
-NOT_WHOLE = "it is no whole tar.gz"
-_BROKEN = (
+INCOMPLETE = "not a complete .tar.gz file"
+_TARBALL_ERRORS = (
     *(tarfile.TarError, EOFError, zlib.error, _IsalError, struct.error, OSError),
     *(ValueError, ArithmeticError, LookupError, RecursionError, MemoryError),
 )
-"""What tarfile and the unpackers raise at bytes that nobody meant as an archive."""
+"""Exceptions of tarfile and the decompressors for bytes that are not a tarball."""
 
 
-class _Bad(Exception):
-    """The archive is refused; the text says why."""
+class _InvalidUpload(Exception):
+    """The upload is refused. The text is the reason."""
 
 
 def receive(source: BinaryIO, store: Store, limits: Limits) -> Upload:
-    """Check and keep an upload: when this returns, the archive is on disk, synced, under its digest. Idempotent.
+    """Check an upload and store it under its digest. When this returns, it is on disk and synced. Idempotent.
 
-    Reads `source` to its end. Raises TooLarge, and Invalid with one sentence that names the member; then nothing is
-    kept.
+    Reads `source` to its end. Raises TooLarge, and Invalid with one sentence that names the member at fault. Then
+    nothing is stored.
     """
     part = store.data_dir / "code" / f"{secrets.token_hex(8)}.part"
     try:
         with open(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w+b") as file:
             size = _spool(source, file, limits.size)
             file.seek(0)
-            with checking():
-                tree = _read(file, limits)
+            with check_slot():
+                tree = _read_tree(file, limits)
             file.flush()
             os.fsync(file.fileno())
         digest = hashlib.sha256(json.dumps(sorted(tree.items())).encode()).hexdigest()
-        path = store.code_archive(digest)
-        crash_point("code:before")
-        part.rename(path)  # also over the same content: what is new is not swept away
-        crash_point("code:after")
-        sync(path.parent)
-    except _Bad as bad:
-        raise Invalid([Problem("/repo", f"The archive is refused: {bad}.")]) from None
+        path = store.upload_path(digest)
+        rename_durably(part, path, "code")  # even over the same content, because the cleanup spares new files
+    except _InvalidUpload as reason:
+        raise Invalid([Problem("/repo", f"Invalid archive: {reason}.")]) from None
     finally:
         with contextlib.suppress(FileNotFoundError):
             part.unlink()
@@ -129,12 +126,13 @@ def receive(source: BinaryIO, store: Store, limits: Limits) -> Upload:
 
 
 @contextlib.contextmanager
-def checking() -> Iterator[None]:
-    """Take one of the few places for unpacking uploads in this process, and wait for one for a bounded time.
+def check_slot() -> Iterator[None]:
+    """Take one of this process's few slots for unpacking uploads, after waiting up to `MAX_CHECK_WAIT_SECONDS`.
 
-    A small archive can take a minute to unpack, so that a few of them would occupy every core. Raises Unavailable.
+    Even a small tarball can take a minute to unpack, so a few of them could occupy every core. Raises Unavailable if no
+    slot becomes free.
     """
-    if not _CHECKS.acquire(timeout=MAX_CHECK_WAIT):
+    if not _CHECKS.acquire(timeout=MAX_CHECK_WAIT_SECONDS):
         raise Unavailable("Other uploads are being checked. Try again in a moment.", retry_after=10)
     try:
         yield
@@ -147,135 +145,140 @@ def _spool(source: BinaryIO, file: BinaryIO, limit: int) -> int:
     while block := source.read(BLOCK):
         size += len(block)
         if size > limit:
-            raise TooLarge(f"The upload is larger than the {limit} bytes that are taken.")
+            raise TooLarge(f"The upload is larger than {limit} bytes.")
         file.write(block)
     return size
 
 
 def _requirements(tree: Mapping[str, tuple[Any, ...]]) -> dict[str, str]:
-    found = (next((name for name in names if tree.get(name, ("",))[0] == "file"), None) for names in REQUIREMENTS)
-    return {name: tree[name][2] for name in found if name}
+    first = (next((name for name in names if tree.get(name, ("",))[0] == "file"), None) for names in REQUIREMENTS)
+    return {name: tree[name][2] for name in first if name}
 
 
-def _read(file: BinaryIO, limits: Limits) -> dict[str, tuple[Any, ...]]:
-    """path → ("file", executable, SHA-256), ("symlink", target) or ("directory",), of an archive that does no harm."""
+def _read_tree(file: BinaryIO, limits: Limits) -> dict[str, tuple[Any, ...]]:
+    """Check a tarball and return what is in it, by path.
+
+    Values are ("file", is_executable, SHA-256), ("symlink", target) or ("directory",). Raises _InvalidUpload.
+    """
     tree: dict[str, tuple[Any, ...]] = {}
     unpacked = names = 0
     try:
         with igzip.open(file, "rb") as raw:
-            bounded = _Bounded(raw, LARGEST_HEADER + USUAL_HEADERS * limits.members)
+            bounded = _BoundedReader(raw, MAX_HEADER_BYTES + MEAN_HEADER_BYTES * limits.members)
             with tarfile.open(
-                fileobj=cast(Any, bounded), mode="r:", encoding="utf-8", errors="surrogateescape", tarinfo=StrictInfo
+                fileobj=cast(Any, bounded), mode="r:", encoding="utf-8", errors="surrogateescape", tarinfo=StrictTarInfo
             ) as archive:
                 for number, info in enumerate(archive, 1):
                     if number > limits.members:
-                        raise _Bad(f"it has more than {limits.members} members")
+                        raise _InvalidUpload(f"it has more than {limits.members} members")
                     if info.size < 0:
-                        raise _Bad(NOT_WHOLE)
+                        raise _InvalidUpload(INCOMPLETE)
                     unpacked += info.size if info.isreg() else 0
                     if unpacked > limits.unpacked:
-                        raise _Bad(f"unpacked, it is larger than the {limits.unpacked} bytes that are taken")
-                    bounded.to_content(info.size)
+                        raise _InvalidUpload(f"unpacked, it is larger than {limits.unpacked} bytes")
+                    bounded.begin_content(info.size)
                     before = len(tree)
                     _add(tree, archive, info)
                     names += (len(tree) - before) * len(info.name)
                     if len(tree) > limits.members:
-                        raise _Bad(f"it has more than {limits.members} members, with the folders that they lie in")
-                    if names > NAMES_SIZE:
-                        raise _Bad("the names in it are too many and too long")
-                    if len(archive.pax_headers) > GLOBAL_FIELDS:
-                        raise _Bad("a header in it is too large")
-                    archive.members.clear()  # type: ignore[attr-defined] # or each stays in memory, its headers too
-                    bounded.to_header()
+                        raise _InvalidUpload(f"it has more than {limits.members} members, including implied folders")
+                    if names > MAX_ALL_NAMES_BYTES:
+                        raise _InvalidUpload("the names in it are too many and too long")
+                    if len(archive.pax_headers) > MAX_GLOBAL_FIELDS:
+                        raise _InvalidUpload("a header in it is too large")
+                    archive.members.clear()  # type: ignore[attr-defined] # or all members with their headers would stay in memory
+                    bounded.begin_header()
             _check_end(raw)
-    except _BROKEN as error:
+    except _TARBALL_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's fault, not the archive's
-        raise _Bad(NOT_WHOLE) from error
+            raise  # a fault of the disk, not of the tarball
+        raise _InvalidUpload(INCOMPLETE) from error
     return tree
 
 
-class _Bounded:
-    """The unpacked archive, for tarfile: gives `left` bytes and no more, and never goes back.
+class _BoundedReader:
+    """The unpacked tarball as tarfile sees it: the next header or content is limited, and there is no way back.
 
-    Without it a header may fill the memory, and a few bytes may have the same be unpacked again and again.
+    Otherwise a header could fill the memory, or a few bytes could make tarfile unpack the same data again and again.
     """
 
     def __init__(self, raw: Any, headers: int) -> None:
         self._raw = raw
-        self._headers = headers
+        self._header_bytes = headers
         self.tell = raw.tell
-        self.to_header()
+        self.begin_header()
 
-    def to_header(self) -> None:
-        self.left, self.in_header = LARGEST_HEADER, True
+    def begin_header(self) -> None:
+        self._remaining, self._in_header = MAX_HEADER_BYTES, True
 
-    def to_content(self, size: int) -> None:
-        self.left, self.in_header = size, False
+    def begin_content(self, size: int) -> None:
+        self._remaining, self._in_header = size, False
 
     def read(self, size: int) -> bytes:
-        self.left -= size
-        self._headers -= size if self.in_header else 0
-        if size < 0 or self.left < 0:
-            raise _Bad("a header in it is too large")
-        if self._headers < 0:
-            raise _Bad("the headers in it are too large")
+        self._remaining -= size
+        self._header_bytes -= size if self._in_header else 0
+        if size < 0 or self._remaining < 0:
+            raise _InvalidUpload("a header in it is too large")
+        if self._header_bytes < 0:
+            raise _InvalidUpload("the headers in it are too large")
         data = bytes(self._raw.read(size))
-        if self.in_header and _MANY_DIGITS.search(data):
-            raise _Bad("a header in it is full of digits")
+        if self._in_header and _MANY_DIGITS.search(data):
+            raise _InvalidUpload("a header in it is full of digits")
         return data
 
     def seek(self, position: int) -> None:
         if position < self._raw.tell():
-            raise _Bad(NOT_WHOLE)
+            raise _InvalidUpload(INCOMPLETE)
         self._raw.seek(position)
 
 
 def _check_end(raw: Any) -> None:
-    """Nothing but zeros may follow; what else did would be seen by other tars than ours. Unpacking all of it also has
-    the checksum compared."""
-    left = LARGEST_PADDING
+    """Refuse anything but zeros after the end, because other tar programs would read it.
+
+    Unpacking everything also compares the checksum.
+    """
+    remaining = MAX_PADDING_BYTES
     while block := raw.read(BLOCK):
-        left -= len(block)
-        if left < 0 or block.strip(b"\0"):
-            raise _Bad("something follows the end of it")
+        remaining -= len(block)
+        if remaining < 0 or block.strip(b"\0"):
+            raise _InvalidUpload("there is data after its end")
 
 
 def _add(tree: dict[str, tuple[Any, ...]], archive: tarfile.TarFile, info: tarfile.TarInfo) -> None:
     path = _checked_path(info.name)
     if not path and not info.isdir():
-        raise _Bad(f"`{_shown(info.name)}` is its root, and no folder")
+        raise _InvalidUpload(f"`{_printable(info.name)}` is its root but not a folder")
     if not path:
         return
     _check_parents(tree, path)
     entry = _entry(tree, archive, info, path)
     if path in tree and tree[path] != entry:
-        raise _Bad(f"`{_shown(path)}` is in it twice")
+        raise _InvalidUpload(f"`{_printable(path)}` is in it twice")
     tree[path] = entry
 
 
 def _checked_path(name: str) -> str:
-    """The member's path, normalised; empty for the root itself."""
+    """Return the member's normalized path; an empty one for the root itself."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/"):
-        raise _Bad(f"`{_shown(name)}` is an absolute name")
+        raise _InvalidUpload(f"`{_printable(name)}` is an absolute path")
     if ".." in parts:
-        raise _Bad(f"`{_shown(name)}` leads out of it")
+        raise _InvalidUpload(f"`{_printable(name)}` leads outside of it")
     path = "/".join(parts)
-    too_long = len(os.fsencode(path)) > LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST_NAME for part in parts)
+    too_long = len(os.fsencode(path)) > MAX_PATH_BYTES or any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in parts)
     if too_long or "\0" in path:
-        raise _Bad(f"`{_shown(path)}` is no name that a file can have")
-    if len(parts) > DEEPEST:
-        raise _Bad(f"`{_shown(path)}` lies more than {DEEPEST} folders deep")
+        raise _InvalidUpload(f"`{_printable(path)}` is not a valid file name")
+    if len(parts) > MAX_DEPTH:
+        raise _InvalidUpload(f"`{_printable(path)}` is more than {MAX_DEPTH} folders deep")
     return path
 
 
 def _check_parents(tree: dict[str, tuple[Any, ...]], path: str) -> None:
-    """Every folder above is one, and no link; those that are not in the archive are counted as in it."""
+    """Check that all parents of a path are folders and not links. Missing ones are added to the tree."""
     parent = posixpath.dirname(path)
     while parent:
         if tree.setdefault(parent, ("directory",))[0] != "directory":
-            raise _Bad(f"`{_shown(path)}` lies below `{_shown(parent)}`, which is no folder")
+            raise _InvalidUpload(f"`{_printable(path)}` is below `{_printable(parent)}`, which is not a folder")
         parent = posixpath.dirname(parent)
 
 
@@ -292,29 +295,31 @@ def _entry(
     if info.islnk():
         target = tree.get(_checked_path(info.linkname))
         if target is None or target[0] != "file":
-            raise _Bad(f"`{_shown(path)}` is a link to `{_shown(info.linkname)}`, which is no file before it")
+            raise _InvalidUpload(
+                f"`{_printable(path)}` is a link to `{_printable(info.linkname)}`, which is not an earlier file in it"
+            )
         return target
-    raise _Bad(f"`{_shown(path)}` is neither a file, a folder nor a link")
+    raise _InvalidUpload(f"`{_printable(path)}` is neither a file, a folder nor a link")
 
 
 def _check_target(path: str, target: str) -> None:
-    """A link's target may not leave the root, whatever the folders on its way are.
+    """Check that the target of a link cannot lead outside of the root.
 
-    The folders above the link are none but folders, so going up from it is safe. Those below may be links themselves:
-    once it has gone down it may not go up again.
+    The folders above the link are real folders, so going up from it is safe. The folders below may be links themselves,
+    so once the target goes down it must not go up again.
     """
     parts = [part for part in target.split("/") if part not in ("", ".")]
     ups = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
     if target.startswith("/") or ups > path.count("/"):
-        raise _Bad(f"`{_shown(path)}` is a link that leads out of it, to `{_shown(target)}`")
+        raise _InvalidUpload(f"`{_printable(path)}` is a link that leads outside of it, to `{_printable(target)}`")
     if ".." in parts[ups:]:
-        raise _Bad(f"`{_shown(path)}` is a link that goes down and up again, to `{_shown(target)}`")
-    if not target or "\0" in target or len(os.fsencode(target)) > LONGEST_TARGET:
-        raise _Bad(f"`{_shown(path)}` is a link to no name that a file can have, `{_shown(target)}`")
+        raise _InvalidUpload(f"`{_printable(path)}` is a link that goes down and up again, to `{_printable(target)}`")
+    if not target or "\0" in target or len(os.fsencode(target)) > MAX_TARGET_BYTES:
+        raise _InvalidUpload(f"`{_printable(path)}` is a link to the invalid file name `{_printable(target)}`")
 
 
-def _shown(name: str) -> str:
-    """A name as it may stand in a message."""
+def _printable(name: str) -> str:
+    """Return a name that is short and printable, for messages."""
     text = "".join(letter if letter.isprintable() else "�" for letter in name[:81])
     return text if len(text) <= 80 else text[:80] + "…"
 
@@ -322,11 +327,11 @@ def _shown(name: str) -> str:
 def _digest(archive: tarfile.TarFile, info: tarfile.TarInfo) -> str:
     content = archive.extractfile(info)
     assert content is not None
-    digest, left = hashlib.sha256(), info.size
-    while left:
-        block = content.read(min(BLOCK, left))
+    digest, remaining = hashlib.sha256(), info.size
+    while remaining:
+        block = content.read(min(BLOCK, remaining))
         if not block:
-            raise _Bad(NOT_WHOLE)
+            raise _InvalidUpload(INCOMPLETE)
         digest.update(block)
-        left -= len(block)
+        remaining -= len(block)
     return digest.hexdigest()

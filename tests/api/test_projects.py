@@ -125,7 +125,7 @@ class TestUpload:
         answer = self.upload(client, tar({"main.py": b"print(1)", "requirements.txt": b"six"}), json='{"async": false}')
         assert (answer.status_code, answer.data) == (200, b"")
         code = Upload.get()
-        assert Store(settings.data_dir).code_archive(code.digest).stat().st_size == code.size
+        assert Store(settings.data_dir).upload_path(code.digest).stat().st_size == code.size
         assert list(code.files) == ["requirements.txt"]
         assert client.get(BASE).json["has_code"] is True
         assert client.submit()["commit"] == code.digest

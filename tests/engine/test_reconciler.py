@@ -470,9 +470,9 @@ class TestAskedBuild:
         build = self.make(world)
         builds.delete(build, world.settings)
         faults = iter([OSError("no")])
-        original = world.store.removing_build
+        original = world.store.remove_build_in_steps
         monkeypatch.setattr(
-            type(world.store), "removing_build", lambda self, uuid: _raise(next(faults, None)) or original(uuid)
+            type(world.store), "remove_build_in_steps", lambda self, uuid: _raise(next(faults, None)) or original(uuid)
         )
         world.settle()
         world.later(2)

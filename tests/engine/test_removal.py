@@ -57,7 +57,7 @@ def test_small_removals_do_not_wait_for_large_artifacts(world, monkeypatch, hold
 @pytest.mark.parametrize("restarted", [False, True])
 def test_artifact_is_dropped_once(world, monkeypatch, holding, is_away, restarted):
     (build,) = end_builds(world, 1)
-    dropped, steps, real = [], itertools.count(), Store.removing_build
+    dropped, steps, real = [], itertools.count(), Store.remove_build_in_steps
 
     def remove_artifact(name):
         dropped.append(name)
@@ -71,7 +71,7 @@ def test_artifact_is_dropped_once(world, monkeypatch, holding, is_away, restarte
         yield from real(store, uuid)
 
     monkeypatch.setattr(world.runner, "remove_artifact", remove_artifact)
-    monkeypatch.setattr(Store, "removing_build", removing)
+    monkeypatch.setattr(Store, "remove_build_in_steps", removing)
     builds.delete(build, world.settings)
     for _ in range(4):
         world.engine.run_pass()

@@ -271,7 +271,7 @@ def test_job_that_cannot_be_removed_holds_up_no_other(world, monkeypatch, count,
     stuck = [world.submit() for _ in range(count)]
     other = world.submit()
     wait(world, 10)
-    refuse_removals(monkeypatch, "removing_job", {job.uuid for job in stuck})
+    refuse_removals(monkeypatch, "remove_job_in_steps", {job.uuid for job in stuck})
     for job in [*stuck, other]:
         jobs.delete(world.read(job), world.user, world.settings)
     wait(world, 20)
@@ -284,7 +284,7 @@ def test_build_that_cannot_be_removed_holds_up_no_other(world, monkeypatch, look
     for number in range(12):
         world.end(world.submit(build={"image": "a", "build_steps": [f"x{number}"]}))
     found = list(Build.select().order_by(Build.id))
-    refuse_removals(monkeypatch, "removing_build", {build.uuid for build in found[:-1]})
+    refuse_removals(monkeypatch, "remove_build_in_steps", {build.uuid for build in found[:-1]})
     for build in found:
         builds.delete(build, world.settings)
     wait(world, 20)
@@ -296,7 +296,7 @@ def test_small_removals_do_not_wait_for_large_ones(world, monkeypatch, count):
     large = [world.submit() for _ in range(count)]
     small = world.submit()
     wait(world, 10)
-    left, real = {job.uuid: 100 for job in large}, Store.removing_job
+    left, real = {job.uuid: 100 for job in large}, Store.remove_job_in_steps
 
     def removing(store, uuid):
         while left.get(uuid, 0):
@@ -305,7 +305,7 @@ def test_small_removals_do_not_wait_for_large_ones(world, monkeypatch, count):
             yield
         yield from real(store, uuid)
 
-    monkeypatch.setattr(Store, "removing_job", removing)
+    monkeypatch.setattr(Store, "remove_job_in_steps", removing)
     for job in [*large, small]:
         jobs.delete(world.read(job), world.user, world.settings)
     for _ in range(6):
@@ -319,7 +319,7 @@ def test_build_that_cannot_be_removed_is_tried_again_with_pauses(world, monkeypa
     world.end(world.submit(build={"image": "a", "build_steps": ["x"]}))
     build = Build.select().get()
     stuck = {build.uuid}
-    calls = refuse_removals(monkeypatch, "removing_build", stuck)
+    calls = refuse_removals(monkeypatch, "remove_build_in_steps", stuck)
     builds.delete(build, world.settings)
     wait(world, 100)
     assert 4 <= len(calls) <= 8

@@ -23,9 +23,10 @@ from isal import isal_zlib
 
 from polyjob.storage import outputs as archives
 from polyjob.storage import pack
-from polyjob.storage.outputs import EMPTY, LiveOutputs, NotThere, Outputs, write_index
-from polyjob.storage.pack import DEEPEST, MEMBER_SIZE, Entry, Packer
-from polyjob.storage.sparse import Reader
+from polyjob.storage.live_outputs import LiveOutputs
+from polyjob.storage.outputs import EMPTY, Outputs, PathNotFound, write_index
+from polyjob.storage.pack import MAX_DEPTH, MEMBER_SIZE, Entry, Packer
+from polyjob.storage.sparse import ExtentReader
 from polyjob.storage.store import Store
 from runners.common.trees import remove_tree
 from tests.require import require_root
@@ -219,10 +220,10 @@ def test_tree(store, folder):
             assert outputs.tree(path) == ([("x", 3)], ["c", "d"])
         assert outputs.tree("b/c") == ([], [])
         for path in ("nothing", "b.txt", "a", "b/x", "..", "b/..", "b/nothing", "\0", "\ud800"):
-            with pytest.raises(NotThere):
+            with pytest.raises(PathNotFound):
                 outputs.tree(path)
         for path in ("", "b", "a", "nothing", "../log", "b/../b.txt", "\0", "\ud800"):
-            with pytest.raises(NotThere):
+            with pytest.raises(PathNotFound):
                 outputs.open_file(path)
 
 
@@ -240,7 +241,7 @@ def test_a_look_up_reads_little_of_a_large_index(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "_entry", lambda line, real=archives._entry: lines.append(line) or real(line))
     assert not outputs.is_empty
     assert outputs.open_file("d42/f10042")[0] == 10
-    with pytest.raises(NotThere):
+    with pytest.raises(PathNotFound):
         outputs.open_file("d42/f1")
     assert len(lines) < 130
     lines.clear()
@@ -260,7 +261,7 @@ def test_a_look_up_finds_each_entry_and_no_other(tmp_path, paths):
         assert outputs.open_file(path)[0] == number
         for other in (f"{path}-", f"{path}/a", path[:-1]):
             if other.strip("/") not in paths:
-                with pytest.raises(NotThere):
+                with pytest.raises(PathNotFound):
                     outputs.open_file(other)
     assert [name for name, _ in outputs.tree("")[0]] == sorted(path for path in paths if "/" not in path)
 
@@ -299,7 +300,7 @@ def test_what_is_no_file_is_noted_and_never_waited_for(store, folder, monkeypatc
         os.mknod(folder / "device", 0o20600, os.makedev(1, 5))
     live = LiveOutputs(folder)
     for name in ("fifo", "socket"):
-        with pytest.raises(NotThere):
+        with pytest.raises(PathNotFound):
             live.open_file(name)
     outputs = sealed(store)
     assert [*outputs.entries] == ["file"]
@@ -307,9 +308,9 @@ def test_what_is_no_file_is_noted_and_never_waited_for(store, folder, monkeypatc
 
 
 def changing(name, change):
-    """`Reader` with a change to the file called `name` once it is open and measured."""
+    """`ExtentReader` with a change to the file called `name` once it is open and measured."""
 
-    class Changing(Reader):
+    class Changing(ExtentReader):
         def __init__(self, file, extents, raised):
             is_asked = os.readlink(f"/proc/self/fd/{file.fileno()}").endswith(f"/{name}")
             super().__init__(Changed(file, change) if is_asked else file, extents, raised)
@@ -336,7 +337,7 @@ def test_a_file_that_changes_while_it_is_packed(folder, monkeypatch):
     def live(change):
         packer = Packer("7")
         with monkeypatch.context() as patch:
-            patch.setattr(pack, "Reader", changing("b", change))
+            patch.setattr(pack, "ExtentReader", changing("b", change))
             data = b"".join([*packer.folder(folder), *packer.end()])
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             found = {member.name[2:]: archive.extractfile(member).read() for member in archive}
@@ -393,7 +394,7 @@ def test_lacking_descriptors_raises_and_loses_nothing(store, folder, monkeypatch
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pack, "extents_of", lacks)
+        patch.setattr(pack, "find_extents", lacks)
         with pytest.raises(OSError, match="Too many"):
             sealed(store)
     assert (folder / "a").exists() and os.listdir(store.job_folder(JOB)) == ["outputs"]
@@ -428,7 +429,7 @@ def test_many_notes_end(store, folder):
     for number in range(100):
         os.mkfifo(folder / str(number))
     outputs = sealed(store)
-    assert len(outputs.notes) == 21 and outputs.notes[-1] == "There is more of this kind."
+    assert len(outputs.notes) == 21 and outputs.notes[-1] == "There are more such notes."
 
 
 def test_a_note_on_a_long_path_is_short(store, folder):
@@ -436,7 +437,7 @@ def test_a_note_on_a_long_path_is_short(store, folder):
     deep.mkdir(parents=True)
     os.mkfifo(deep / "pipe")
     (note,) = sealed(store).notes
-    assert len(note) <= pack.LONGEST_NOTE + 1 and note.startswith("`ddd") and note.endswith("nor a link")
+    assert len(note) <= pack.MAX_NOTE_LENGTH + 1 and note.startswith("`ddd") and note.endswith("nor a link")
 
 
 def test_very_deep_folders_are_noted(store, folder):
@@ -448,7 +449,7 @@ def test_very_deep_folders_are_noted(store, folder):
         here = below
     os.close(here)
     outputs = sealed(store)
-    assert len(outputs.entries) == DEEPEST - 1 and f"more than {DEEPEST} folders deep" in outputs.notes[0]
+    assert len(outputs.entries) == MAX_DEPTH - 1 and f"more than {MAX_DEPTH} folders deep" in outputs.notes[0]
     assert not folder.exists()
 
 
@@ -527,10 +528,10 @@ def test_a_stream_with_odd_members(store):
     ]
     assert read(outputs, "a/h") == read(outputs, "a/b/c") == b"2"
     assert [note.split("`")[2] for note in outputs.notes] == [
-        " was not kept: it lies below what is no folder",
-        " was not kept: it lies below what is no folder",
-        " was in the outputs twice; the first was kept",
-        " was not kept: the file that it is another name of was not",
+        " was not kept: it lies below something that is not a folder",
+        " was not kept: it lies below something that is not a folder",
+        " was in the outputs twice; only the first was kept",
+        " was not kept, because the file that it links to was not kept",
         " was not kept: it is neither a file, a folder nor a link",
         " was not kept: it lies more than 200 folders deep",
     ]
@@ -618,10 +619,10 @@ def test_live_outputs_stay_in_their_folder(store, folder, tmp_path):
         "./d/f",
     ]
     for path in bad:
-        with pytest.raises(NotThere):
+        with pytest.raises(PathNotFound):
             live.open_file(path)
     for path in ("to-folder", "inside", "..", "d/..", "."):
-        with pytest.raises(NotThere):
+        with pytest.raises(PathNotFound):
             live.tree(path)
 
 
@@ -670,11 +671,11 @@ def test_nothing_outside_is_read_while_folders_turn_into_links(folder, tmp_path)
         live = LiveOutputs(folder)
         for _ in range(1500):
             for path in ("d/f", "d/sub/f"):
-                with contextlib.suppress(NotThere):
+                with contextlib.suppress(PathNotFound):
                     assert read(live, path) == b"fine"
                     seen += 1
             for path in ("d", "d/sub"):
-                with contextlib.suppress(NotThere):
+                with contextlib.suppress(PathNotFound):
                     assert "only-outside" not in [name for name, _ in live.tree(path)[0]]
         for _ in range(100):
             data = b"".join(live.archive("7"))

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from polyjob.storage import pack
-from polyjob.storage.outputs import LiveOutputs, NotThere, name_of, shown_name
+from polyjob.storage.live_outputs import LiveOutputs
+from polyjob.storage.output_names import escape_name, unescape_name
+from polyjob.storage.outputs import PathNotFound
 from polyjob.storage.pack import MEMBER_SIZE, Packer
 from polyjob.storage.store import Store
 from runners.common.trees import remove_tree
@@ -87,14 +89,14 @@ def test_names_are_listed_no_further_than_they_are_kept(store, folder, monkeypat
             (folder / name / str(number)).touch()
     packer = Packer("7")
     list(packer.folder(folder))
-    assert packer._listed == 51
+    assert packer._listed_names == 51
     assert len(packer.entries) == 50
-    assert "`a` has more files than the 50 that are kept; the others were not" in packer.notes
+    assert "`a` has more files than the 50 that one job can keep; the others were not kept" in packer.notes
 
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_paths_are_bounded(store, folder, monkeypatch, streamed):
-    monkeypatch.setattr(pack, "MAX_NAME_BYTES", 1000)
+    monkeypatch.setattr(pack, "MAX_NAME_CHARACTERS", 1000)
     names = [f"{number}{'x' * 200}" for number in range(9)]
     for name in names:
         (folder / name).touch()
@@ -127,7 +129,7 @@ def test_packing_yields_after_every_block(store, folder):
     (folder / "zeros").write_bytes(bytes(8 << 20))
     for number in range(100):
         (folder / str(number)).touch()
-    steps = [*store.sealing(JOB, "7", 0)]
+    steps = [*store.seal_in_steps(JOB, "7", 0)]
     assert len(steps) > 100 + (8 << 20) // pack.BLOCK
     assert max(steps) == 8 << 20
 
@@ -136,7 +138,7 @@ def test_packing_yields_after_every_block(store, folder):
 @pytest.mark.parametrize("step", [1, 40, 150])
 def test_packing_that_is_given_up_leaves_everything_as_it_was(store, folder, streamed, step):
     (folder / "a").write_bytes(noise(10 << 20))
-    steps = store.sealing(JOB, "7", 0, in_pieces(tar(("a", noise(10 << 20)))) if streamed else None)
+    steps = store.seal_in_steps(JOB, "7", 0, in_pieces(tar(("a", noise(10 << 20)))) if streamed else None)
     for _ in range(step):
         next(steps)
     steps.close()
@@ -155,7 +157,7 @@ def test_deadline_keeps_complete_files_only(store, folder, streamed, after):
     asked = iter(range(1 << 30))
     pieces = in_pieces(tar(*contents.items())) if streamed else None
     deadline = lambda: "time is over" if next(asked) >= after else None  # noqa: E731
-    list(store.sealing(JOB, "7", 0, pieces, deadline))
+    list(store.seal_in_steps(JOB, "7", 0, pieces, deadline))
     kept = unpacked(store)
     count = {1: 1, 30: 1, 60: 2, 200: 4}[after]
     assert kept == {f"7/{name}": content for name, content in [*contents.items()][:count]}
@@ -163,20 +165,20 @@ def test_deadline_keeps_complete_files_only(store, folder, streamed, after):
     assert {name: b"".join(outputs.open_file(name)[1]) for name in outputs.entries} == dict([*contents.items()][:count])
     assert bool(outputs.notes) is (count < 4)
     if count < 4:
-        assert outputs.notes[0] == f"`{'abcd'[count]}` and what comes after it was not kept: time is over"
+        assert outputs.notes[0] == f"`{'abcd'[count]}` and everything after it was not kept: time is over"
 
 
 def test_removal_of_a_packed_folder_can_pause(store, folder):
     for number in range(3000):
         (folder / str(number)).touch()
-    deque(store.sealing(JOB, "7", 0), maxlen=0)
+    deque(store.seal_in_steps(JOB, "7", 0), maxlen=0)
     assert len(os.listdir(folder)) == 3000
-    steps = store.removing_outputs(JOB)
+    steps = store.remove_outputs_in_steps(JOB)
     next(steps)
     steps.close()
     left = len(os.listdir(folder))
     assert 0 < left < 3000
-    assert len(list(store.removing_outputs(JOB))) >= left // 256
+    assert len(list(store.remove_outputs_in_steps(JOB))) >= left // 256
     assert not folder.exists() and len(store.outputs(JOB).entries) == 3000
 
 
@@ -213,7 +215,7 @@ def test_unreadable_outputs_are_kept_with_their_mode(open_folder, mode):
         os.chown(path, NOBODY, NOBODY)
         path.chmod(mode)
     open_folder.chmod(mode)
-    packer, out = Packer("7", may_open=True), io.BytesIO()
+    packer, out = Packer("7", can_change_modes=True), io.BytesIO()
     as_another(open_folder, lambda: out.write(b"".join([*packer.folder(open_folder), *packer.end()])))
     assert packer.notes == []
     with tarfile.open(fileobj=io.BytesIO(out.getvalue())) as archive:
@@ -243,7 +245,7 @@ def test_files_of_root_in_outputs_of_another_account_stay_closed(open_folder):
     """The attack: an account links a file of root that even root may not read, for the server to open."""
     (open_folder / "f").write_bytes(b"secret")
     (open_folder / "f").chmod(0o200)
-    packer = Packer("7", may_open=True)
+    packer = Packer("7", can_change_modes=True)
     with without_capabilities(DAC_OVERRIDE, DAC_READ_SEARCH):
         os.chown(open_folder, NOBODY, NOBODY)
         changed = (open_folder / "f").stat().st_ctime_ns
@@ -275,7 +277,7 @@ def test_hard_links_to_files_of_root_are_neither_kept_nor_served(store, folder, 
         os.chown(path, NOBODY, NOBODY)
     os.link(tmp_path / "root-token", folder / below / "token")
     live, name = LiveOutputs(folder), f"{below}/token".strip("/")
-    with pytest.raises(NotThere):
+    with pytest.raises(PathNotFound):
         live.open_file(name)
     assert b"".join(live.open_file(f"{below}/own")[1]) == b"own"
     with tarfile.open(fileobj=io.BytesIO(b"".join(live.archive("7")))) as archive:
@@ -303,11 +305,11 @@ def test_every_name_can_be_asked_for_as_it_is_shown(store, folder, sealed):
         store.seal(JOB, "7", 0)
         outputs = store.outputs(JOB)
     for name in NAMES:
-        for asked in (name, shown_name(name)):
+        for asked in (name, escape_name(name)):
             asked.encode("utf-8", "surrogateescape")
             assert b"".join(outputs.open_file(asked)[1]) == os.fsencode(name)
-    assert outputs.tree(shown_name("dir\udcff")) == ([("f", 6)], [])
-    assert shown_name("caf\udce9.txt") == "caf%E9.txt"
+    assert outputs.tree(escape_name("dir\udcff")) == ([("f", 6)], [])
+    assert escape_name("caf\udce9.txt") == "caf%E9.txt"
 
 
 ALIKE = [
@@ -339,26 +341,26 @@ def test_names_that_look_alike_lead_each_to_its_own_file(store, folder, sealed):
         store.seal(JOB, "7", 0)
         outputs = store.outputs(JOB)
     files, folders = outputs.tree("")
-    assert len({shown_name(name) for name in [*folders, *(name for name, _ in files)]}) == 2 * len(ALIKE)
+    assert len({escape_name(name) for name in [*folders, *(name for name, _ in files)]}) == 2 * len(ALIKE)
     for name in ALIKE:
-        inside = shown_name(f"in {name}")
-        assert b"".join(outputs.open_file(shown_name(name))[1]) == os.fsencode(name)
-        assert b"".join(outputs.open_file(f"{inside}/{shown_name(name)}")[1]) == os.fsencode(f"in {name}")
+        inside = escape_name(f"in {name}")
+        assert b"".join(outputs.open_file(escape_name(name))[1]) == os.fsencode(name)
+        assert b"".join(outputs.open_file(f"{inside}/{escape_name(name)}")[1]) == os.fsencode(f"in {name}")
         assert outputs.links(inside) == {"link": name}
 
 
 @pytest.mark.parametrize("sealed", [False, True])
 @pytest.mark.parametrize(("listed", "other"), [("a%09b", "a%2509b"), ("a%2509b", "a%09b")])
 def test_name_does_not_lead_to_one_of_another_kind(store, folder, sealed, listed, other):
-    (folder / name_of(listed)).touch()
-    (folder / name_of(other)).mkdir()
+    (folder / unescape_name(listed)).touch()
+    (folder / unescape_name(other)).mkdir()
     outputs = LiveOutputs(folder)
     if sealed:
         store.seal(JOB, "7", 0)
         outputs = store.outputs(JOB)
-    with pytest.raises(NotThere, match=listed):
+    with pytest.raises(PathNotFound, match=listed):
         outputs.tree(listed)
-    with pytest.raises(NotThere, match=other):
+    with pytest.raises(PathNotFound, match=other):
         outputs.open_file(other)
 
 

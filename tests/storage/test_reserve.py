@@ -93,7 +93,7 @@ def test_what_makes_room_is_committed_on_a_full_disk(settings, project, user, da
     assert before != (Job.get_by_id(job.id).version, Build.get_by_id(build.id).version, project.archived_at)
 
 
-def test_reserve_is_kept_while_the_disk_has_room(settings, project, user, data_dir):
+def test_reserve_is_kept_while_the_disk_has_space(settings, project, user, data_dir):
     job = submission.create(project, user, CONFIG, settings)
     jobs.delete(job, user, settings)
     assert (data_dir / reserve.NAME).stat().st_blocks * 512 == reserve.SIZE
@@ -114,6 +114,6 @@ def test_reserve_is_made_again_once_there_is_room(data_dir):
 def test_disk_without_room_gets_no_part_of_a_reserve(data_dir, monkeypatch):
     (data_dir / reserve.NAME).unlink()
     fill(data_dir)
-    monkeypatch.setattr(reserve, "ROOM", 0)
+    monkeypatch.setattr(reserve, "MIN_FREE_BYTES", 0)
     reserve.renew(data_dir)
     assert not [name for name in os.listdir(data_dir) if name.startswith(reserve.NAME)]

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from polyjob.storage import pack, sparse
-from polyjob.storage.outputs import LiveOutputs
-from polyjob.storage.sparse import extents_of, read_map, sparse_header
+from polyjob.storage.live_outputs import LiveOutputs
+from polyjob.storage.sparse import find_extents, read_map, sparse_header
 from polyjob.storage.store import Store
 from runners.common.trees import remove_tree
 
@@ -173,7 +173,7 @@ def test_too_many_islands_are_one(store, folder, tmp_path, monkeypatch):
     make(folder / "s", 20 * MIB, [number * 2 * MIB for number in range(10)])
     os.link(folder / "s", tmp_path / "kept")
     with (folder / "s").open("rb") as file:
-        found = extents_of(file.fileno(), os.fstat(file.fileno()))
+        found = find_extents(file.fileno(), os.fstat(file.fileno()))
     assert len(found) == 4 and sum(found[-1]) == 20 * MIB
     store.seal(JOB, "7", 0)
     assert same(unpack_by_tar(store.outputs(JOB).path, tmp_path) / "s", tmp_path / "kept")

@@ -18,7 +18,8 @@ import pytest
 
 from polyjob.errors import Unavailable
 from polyjob.storage import store as store_module
-from polyjob.storage.store import STALE_AFTER, Store, StoreError, complete
+from polyjob.storage.durable import write_durably
+from polyjob.storage.store import STALE_PART_SECONDS, Store, StoreError
 from runners.common.trees import remove_tree
 from tests.capabilities import FOWNER, without_capabilities
 from tests.require import require_root
@@ -153,7 +154,7 @@ def test_stale_parts_go_and_fresh_ones_stay(store):
     for path in (old, new, kept):
         path.touch()
     for path in (old, kept):
-        os.utime(path, (time.time() - STALE_AFTER - 9,) * 2)
+        os.utime(path, (time.time() - STALE_PART_SECONDS - 9,) * 2)
     store.prepare()
     assert files(store.data_dir / "code") == ["2.part", "3.tar.gz"]
 
@@ -288,10 +289,10 @@ def test_an_index_that_cannot_be_written_leaves_the_job_unsealed(store, monkeypa
     def fails(path, name, write):
         if name == "seal-index":
             raise OSError(errno.ENOSPC, "No space left on device")
-        complete(path, name, write)
+        write_durably(path, name, write)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "complete", fails)
+        patch.setattr(store_module, "write_durably", fails)
         with pytest.raises(OSError, match="No space"):
             store.seal(JOB, "7", 0)
     assert store.outputs(JOB).is_empty and (store.job_folder(JOB) / "outputs" / "f").exists()
@@ -408,7 +409,7 @@ def test_log_without_permissions_is_readable_again_at_the_end(tmp_path, mode):
     log = store.job_log("a" * 32)
     log.write_bytes(b"text\n")
     log.chmod(mode)
-    assert list(store.restoring_log("a" * 32)) == []
+    assert list(store.restore_log_in_steps("a" * 32)) == []
     assert log.stat().st_mode & 0o600 == 0o600
     assert log.read_bytes() == b"text\n"
 
@@ -422,7 +423,7 @@ def test_what_took_the_place_of_a_log_does_not_keep_the_job(tmp_path, kind):
     (tmp_path / "target").write_text("not this")
     {"folder": lambda: (log / "inner").mkdir(parents=True), "link": lambda: log.symlink_to(tmp_path / "target"),
      "pipe": lambda: os.mkfifo(log)}[kind]()  # fmt: skip
-    for _ in store.restoring_log("a" * 32):
+    for _ in store.restore_log_in_steps("a" * 32):
         pass
     assert not os.path.lexists(log)
     assert (tmp_path / "target").read_text() == "not this"

@@ -82,10 +82,10 @@ def refused(store, data, limits=LIMITS):
     with pytest.raises(Invalid) as caught:
         upload(store, data, limits)
     (problem,) = caught.value.problems
-    assert problem.pointer == "/repo" and problem.detail.startswith("The archive is refused: ")
+    assert problem.pointer == "/repo" and problem.detail.startswith("Invalid archive: ")
     problem.detail.encode()
     assert kept(store) == []
-    return problem.detail.removeprefix("The archive is refused: ")
+    return problem.detail.removeprefix("Invalid archive: ")
 
 
 TREE = [
@@ -104,8 +104,8 @@ def test_an_upload_is_kept_under_its_digest(store):
     data = pack(*TREE)
     kept_upload = upload(store, data)
     assert kept(store) == [f"{kept_upload.digest}.tar.gz"] and kept_upload.size == len(data)
-    assert store.code_archive(kept_upload.digest).read_bytes() == data
-    assert store.code_archive(kept_upload.digest).stat().st_mode & 0o777 == 0o600
+    assert store.upload_path(kept_upload.digest).read_bytes() == data
+    assert store.upload_path(kept_upload.digest).stat().st_mode & 0o777 == 0o600
     assert kept_upload.files == {}
     assert upload(store, data) == kept_upload
 
@@ -176,50 +176,50 @@ def test_links_that_stay_inside_are_taken(store, target):
 
 
 HOSTILE = {
-    "absolute": ([member("/etc/x")], "`/etc/x` is an absolute name"),
-    "up": ([member("../x")], "`../x` leads out of it"),
-    "up later": ([member("a/../../x")], "`a/../../x` leads out of it"),
-    "up and back": ([member("a/../x")], "`a/../x` leads out of it"),
-    "folder up": ([folder("..")], "`..` leads out of it"),
-    "link absolute": ([symlink("l", "/etc")], "`l` is a link that leads out of it, to `/etc`"),
-    "link up": ([symlink("l", "..")], "`l` is a link that leads out of it, to `..`"),
-    "link up below": ([symlink("d/l", "../../x")], "`d/l` is a link that leads out of it"),
-    "link dotted": ([symlink("d/l", ".././/../x")], "`d/l` is a link that leads out of it"),
+    "absolute": ([member("/etc/x")], "`/etc/x` is an absolute path"),
+    "up": ([member("../x")], "`../x` leads outside of it"),
+    "up later": ([member("a/../../x")], "`a/../../x` leads outside of it"),
+    "up and back": ([member("a/../x")], "`a/../x` leads outside of it"),
+    "folder up": ([folder("..")], "`..` leads outside of it"),
+    "link absolute": ([symlink("l", "/etc")], "`l` is a link that leads outside of it, to `/etc`"),
+    "link up": ([symlink("l", "..")], "`l` is a link that leads outside of it, to `..`"),
+    "link up below": ([symlink("d/l", "../../x")], "`d/l` is a link that leads outside of it"),
+    "link dotted": ([symlink("d/l", ".././/../x")], "`d/l` is a link that leads outside of it"),
     "link down up": ([symlink("d/l", "a/../../b")], "`d/l` is a link that goes down and up again"),
     "link by link": (
         [folder("a/b"), symlink("a/b/l", "../.."), symlink("m", "a/b/l/../x")],
         "`m` is a link that goes down and up again",
     ),
-    "link to nothing": ([symlink("l", "")], "`l` is a link to no name"),
-    "link too long": ([symlink("l", "x/" * 3000)], "`l` is a link to no name"),
-    "below a link": ([symlink("l", "d"), member("l/x")], "`l/x` lies below `l`, which is no folder"),
+    "link to nothing": ([symlink("l", "")], "`l` is a link to the invalid file name"),
+    "link too long": ([symlink("l", "x/" * 3000)], "`l` is a link to the invalid file name"),
+    "below a link": ([symlink("l", "d"), member("l/x")], "`l/x` is below `l`, which is not a folder"),
     "below a link, earlier": ([member("l/x"), symlink("l", "d")], "`l` is in it twice"),
-    "below a file": ([member("f"), member("f/x/y")], "`f/x/y` lies below `f`, which is no folder"),
+    "below a file": ([member("f"), member("f/x/y")], "`f/x/y` is below `f`, which is not a folder"),
     "file over folder": ([member("f/x"), member("f")], "`f` is in it twice"),
     "twice": ([member("f"), member("./f", content=b"x")], "`f` is in it twice"),
     "twice by bit": ([member("f"), member("f", mode=0o755)], "`f` is in it twice"),
     "link over file": ([member("f"), symlink("f", "g")], "`f` is in it twice"),
-    "hard link out": ([hardlink("h", "../x")], "`../x` leads out of it"),
-    "hard link absolute": ([hardlink("h", "/etc/passwd")], "`/etc/passwd` is an absolute name"),
-    "hard link to nothing": ([hardlink("h", "x")], "`h` is a link to `x`, which is no file before it"),
+    "hard link out": ([hardlink("h", "../x")], "`../x` leads outside of it"),
+    "hard link absolute": ([hardlink("h", "/etc/passwd")], "`/etc/passwd` is an absolute path"),
+    "hard link to nothing": ([hardlink("h", "x")], "`h` is a link to `x`, which is not an earlier file in it"),
     "hard link to itself": ([hardlink("h", "h")], "`h` is a link to `h`"),
     "hard link to a link": ([symlink("l", "x"), hardlink("h", "l")], "`h` is a link to `l`"),
     "hard link to a folder": ([folder("d"), hardlink("h", "d")], "`h` is a link to `d`"),
     "device": ([member("dev", tarfile.CHRTYPE)], "`dev` is neither a file"),
     "disk": ([member("dev", tarfile.BLKTYPE)], "`dev` is neither a file"),
     "fifo": ([member("pipe", tarfile.FIFOTYPE)], "`pipe` is neither a file"),
-    "root as a file": ([member(".")], "`.` is its root, and no folder"),
-    "root as a link": ([symlink("./", "x")], "`./` is its root, and no folder"),
-    "long name": ([member("n" * 256)], "no name that a file can have"),
-    "long name in bytes": ([member("ö" * 128)], "no name that a file can have"),
-    "long path": ([member("a/" * 2500 + "b")], "no name that a file can have"),
-    "nul": ([member("x", pax_headers={"path": "a\0b"})], "`a�b` is no name that a file can have"),
-    "line feed": ([member("/a\nb\x1b")], "`/a�b�` is an absolute name"),
-    "surrogate": ([member("/\udcff")], "`/�` is an absolute name"),
+    "root as a file": ([member(".")], "`.` is its root but not a folder"),
+    "root as a link": ([symlink("./", "x")], "`./` is its root but not a folder"),
+    "long name": ([member("n" * 256)], "is not a valid file name"),
+    "long name in bytes": ([member("ö" * 128)], "is not a valid file name"),
+    "long path": ([member("a/" * 2500 + "b")], "is not a valid file name"),
+    "nul": ([member("x", pax_headers={"path": "a\0b"})], "`a�b` is not a valid file name"),
+    "line feed": ([member("/a\nb\x1b")], "`/a�b�` is an absolute path"),
+    "surrogate": ([member("/\udcff")], "`/�` is an absolute path"),
     "huge header": ([member("x", pax_headers={"comment": "c" * 70_000})], "a header in it is too large"),
-    "negative size": ([member("x", pax_headers={"size": "-1024"})], "it is no whole tar.gz"),
+    "negative size": ([member("x", pax_headers={"size": "-1024"})], "not a complete .tar.gz file"),
     "odd size": ([member("x", pax_headers={"size": "nan"})], None),
-    "size beyond": ([member("x", pax_headers={"size": str(1 << 20)})], "it is no whole tar.gz"),
+    "size beyond": ([member("x", pax_headers={"size": str(1 << 20)})], "not a complete .tar.gz file"),
 }
 
 
@@ -301,7 +301,7 @@ def test_every_cut_is_refused(store):
 def test_too_many_members(store):
     limits = Limits(LIMITS.size, LIMITS.unpacked, 10)
     upload(store, pack(*[member(str(number)) for number in range(10)]), limits)
-    store.code_archive(kept(store)[0].split(".")[0]).unlink()
+    store.upload_path(kept(store)[0].split(".")[0]).unlink()
     assert (
         refused(store, pack(*[member(str(number)) for number in range(11)]), limits) == "it has more than 10 members."
     )
@@ -310,21 +310,21 @@ def test_too_many_members(store):
 def test_folders_that_are_only_implied_count_as_members(store):
     limits = Limits(LIMITS.size, LIMITS.unpacked, 10)
     upload(store, pack(member("a/b/c/d/e/f/g/h/i/j")), limits)
-    store.code_archive(kept(store)[0].split(".")[0]).unlink()
+    store.upload_path(kept(store)[0].split(".")[0]).unlink()
     reason = refused(store, pack(member("a/b/c/d/e/f/g/h/i/j/k")), limits)
-    assert reason == "it has more than 10 members, with the folders that they lie in."
+    assert reason == "it has more than 10 members, including implied folders."
 
 
 def test_a_path_of_many_folders(store):
-    upload(store, pack(member("d/" * (uploads.DEEPEST - 1) + "f")))
-    store.code_archive(kept(store)[0].split(".")[0]).unlink()
-    assert "folders deep" in refused(store, pack(member("d/" * uploads.DEEPEST + "f")))
+    upload(store, pack(member("d/" * (uploads.MAX_DEPTH - 1) + "f")))
+    store.upload_path(kept(store)[0].split(".")[0]).unlink()
+    assert "folders deep" in refused(store, pack(member("d/" * uploads.MAX_DEPTH + "f")))
 
 
 def test_long_names_do_not_fill_the_memory(store, monkeypatch):
-    monkeypatch.setattr(uploads, "NAMES_SIZE", 20_000)
+    monkeypatch.setattr(uploads, "MAX_ALL_NAMES_BYTES", 20_000)
     upload(store, pack(*[member(f"{number:0200}") for number in range(100)]))
-    store.code_archive(kept(store)[0].split(".")[0]).unlink()
+    store.upload_path(kept(store)[0].split(".")[0]).unlink()
     assert "too many and too long" in refused(store, pack(*[member(f"{number:0200}") for number in range(101)]))
     deep = [member(f"{number:0200}/" + "d/" * 50 + "f") for number in range(3)]
     assert "too many and too long" in refused(store, pack(*deep))
@@ -343,7 +343,7 @@ def test_what_is_known_of_members_does_not_fill_the_memory(store):
 def test_headers_have_a_limit_in_their_sum_too(store):
     data = pack(*[member(str(number), pax_headers={"x": "y" * 60_000}) for number in range(4)])
     upload(store, data, Limits(LIMITS.size, LIMITS.unpacked, 100))
-    store.code_archive(kept(store)[0].split(".")[0]).unlink()
+    store.upload_path(kept(store)[0].split(".")[0]).unlink()
     assert refused(store, data, Limits(LIMITS.size, LIMITS.unpacked, 5)) == "the headers in it are too large."
 
 
@@ -355,9 +355,9 @@ def test_fields_that_hold_for_all_members_are_few(store):
             archive.addfile(*member("a"))
         return gzip.compress(buffer.getvalue())
 
-    upload(store, data(uploads.GLOBAL_FIELDS))
-    store.code_archive(kept(store)[0].split(".")[0]).unlink()
-    assert refused(store, data(uploads.GLOBAL_FIELDS + 1)) == "a header in it is too large."
+    upload(store, data(uploads.MAX_GLOBAL_FIELDS))
+    store.upload_path(kept(store)[0].split(".")[0]).unlink()
+    assert refused(store, data(uploads.MAX_GLOBAL_FIELDS + 1)) == "a header in it is too large."
 
 
 def test_a_bomb_is_stopped_early_in_little_memory(store, monkeypatch):
@@ -365,14 +365,14 @@ def test_a_bomb_is_stopped_early_in_little_memory(store, monkeypatch):
     zeros = gzip.compress(tar(member("z", content=bytes(600_000)), member("bomb", content=bytes(100 << 20))))
     unpacked = []
     monkeypatch.setattr(
-        uploads._Bounded,
+        uploads._BoundedReader,
         "read",
-        lambda self, size, read=uploads._Bounded.read: unpacked.append(size) or read(self, size),
+        lambda self, size, read=uploads._BoundedReader.read: unpacked.append(size) or read(self, size),
     )
     tracemalloc.start()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        assert refused(store, zeros, limits) == "unpacked, it is larger than the 1048576 bytes that are taken."
+        assert refused(store, zeros, limits) == "unpacked, it is larger than 1048576 bytes."
         assert tracemalloc.get_traced_memory()[1] < 3 << 20
     finally:
         tracemalloc.stop()
@@ -512,11 +512,11 @@ def test_what_is_uploaded_is_synced_before_it_has_its_name_and_then_its_name(sto
 
 
 def test_few_uploads_are_unpacked_at_once(monkeypatch):
-    monkeypatch.setattr(uploads, "MAX_CHECK_WAIT", 0.01)
+    monkeypatch.setattr(uploads, "MAX_CHECK_WAIT_SECONDS", 0.01)
     with contextlib.ExitStack() as stack:
         for _ in range(uploads.MAX_CHECKS):
-            stack.enter_context(uploads.checking())
-        with pytest.raises(Unavailable), uploads.checking():
+            stack.enter_context(uploads.check_slot())
+        with pytest.raises(Unavailable), uploads.check_slot():
             pass
-    with uploads.checking():
+    with uploads.check_slot():
         pass

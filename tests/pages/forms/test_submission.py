@@ -248,7 +248,7 @@ def code_of(settings: Settings) -> dict[str, bytes | str]:
     """The latest code's files and links."""
     code = Upload.select().order_by(Upload.id.desc()).get()
     found: dict[str, bytes | str] = {}
-    with tarfile.open(Store(settings.data_dir).code_archive(code.digest)) as archive:
+    with tarfile.open(Store(settings.data_dir).upload_path(code.digest)) as archive:
         for info in archive:
             if info.isreg():
                 content = archive.extractfile(info)

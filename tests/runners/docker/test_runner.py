@@ -104,7 +104,7 @@ def test_what_stands_where_the_outputs_folder_was_is_said(harness: DockerHarness
     assert harness.end(handle).succeeded
     packer = Packer("1")
     assert list(packer.stream(harness.runner.outputs(handle))) == []
-    assert packer.notes == ["The outputs folder was not kept: it is no folder"]
+    assert packer.notes == ["The outputs folder was not kept: it is not a folder"]
 
 
 def test_a_folder_of_outputs_that_was_removed_holds_nothing(harness: DockerHarness) -> None:

@@ -275,7 +275,7 @@ class TestFiles:
         _, _, handle = run(harness, f"echo x > {folder}/kept; rm -r {folder}; {instead} {folder}")
         packer = Packer("1")
         assert list(packer.stream(harness.remote.outputs(handle))) == []
-        assert packer.notes == ["The outputs folder was not kept: it is no folder"]
+        assert packer.notes == ["The outputs folder was not kept: it is not a folder"]
 
     def test_a_folder_of_outputs_that_was_removed_holds_nothing(self, harness: KubernetesHarness) -> None:
         _, _, handle = run(harness, "rm -r $POLYAXON_RUN_OUTPUTS_PATH")

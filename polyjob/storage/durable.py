@@ -1,0 +1,57 @@
+"""Write files so that they are complete after a crash or a power cut.
+
+A file gets its final name only by renaming a temporary file that has been fsynced. So whoever finds the name finds the
+complete content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from polyjob.crash_points import crash_point
+
+
+def write_durably(path: Path, name: str, write: Callable[[BinaryIO], None]) -> None:
+    """Create or replace `path` with what `write` writes, as `durable_file` does."""
+    with durable_file(path, name) as file:
+        write(file)
+
+
+@contextlib.contextmanager
+def durable_file(path: Path, name: str) -> Iterator[BinaryIO]:
+    """Open a file that replaces `path`, synced, when the block ends. If the block raises, `path` stays as it was.
+
+    `name` names the crash points before and after the rename.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+        raise
+    rename_durably(part, path, name)
+
+
+def rename_durably(part: Path, path: Path, name: str) -> None:
+    """Rename a file that has been fsynced, and sync its folder. `name` names the crash points around the rename."""
+    crash_point(f"{name}:before")
+    part.rename(path)
+    crash_point(f"{name}:after")
+    fsync_path(path.parent)
+
+
+def fsync_path(path: Path) -> None:
+    """fsync a file or a folder. Raises FileNotFoundError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
