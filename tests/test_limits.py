@@ -12,7 +12,17 @@ import pytest
 from polyjob.settings import read_settings
 
 ROOT = Path(__file__).resolve().parent.parent
-UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "s": 1, "min": 60, "h": 3600, "days": 86_400}
+UNITS = {
+    "": 1,
+    "bytes": 1,
+    "KiB": 1 << 10,
+    "MiB": 1 << 20,
+    "GiB": 1 << 30,
+    "s": 1,
+    "min": 60,
+    "h": 3600,
+    "days": 86_400,
+}
 
 
 def rows():

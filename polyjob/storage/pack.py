@@ -185,7 +185,9 @@ class Packer:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in itertools.islice(entries, limit)]
             if next(entries, None) is not None:
-                self.note(f"`{path}` has more files than the {MAX_ENTRIES} that one job can keep; the others were not kept")
+                self.note(
+                    f"`{path}` has more files than the {MAX_ENTRIES} that one job can keep; the others were not kept"
+                )
         self._listed_names += len(names)
         return sorted(names)
 
