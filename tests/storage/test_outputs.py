@@ -1,4 +1,4 @@
-"""The outputs archive: packed from a folder or a tar stream, read by any tar, by its index and while a job runs."""
+"""Sealed outputs, packed from a folder or a tar stream, and the outputs of a running job."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def read(outputs, path):
 
 
 def unpack(archive: Path, to: Path) -> Path:
-    """By GNU tar; the one folder in it."""
+    """Unpack with GNU tar and return the one folder in the tarball."""
     to.mkdir()
     subprocess.run(["tar", "xzpf", archive, "-C", to], check=True, capture_output=True)
     assert os.listdir(to) == ["7"]
@@ -73,7 +73,7 @@ def unpack(archive: Path, to: Path) -> Path:
 
 
 def picture(folder: Path) -> dict[bytes, tuple]:
-    """What `folder` has, to the mode bits that are kept; hard links by the first of their names."""
+    """Return the content of a folder with modes, and each hard link by the first of its names."""
     found: dict[bytes, tuple] = {}
     inodes: dict[int, bytes] = {}
     for where, folders, files in os.walk(os.fsencode(folder)):
@@ -96,7 +96,7 @@ def noise(size: int, seed: int = 0) -> bytes:
 
 
 def fill(folder: Path) -> None:
-    """One of everything that can be kept."""
+    """A folder with an entry of each kind that can be kept."""
     (folder / "plain").write_bytes(b"text\n")
     (folder / "plain").chmod(0o640)
     (folder / "run").write_bytes(b"#!/bin/sh\n")
@@ -128,7 +128,7 @@ def fill(folder: Path) -> None:
     (folder / "locked").chmod(0o555)
 
 
-def test_gnu_tar_unpacks_what_was_there(store, folder, tmp_path):
+def test_gnu_tar_unpacks_the_packed_tree(store, folder, tmp_path):
     fill(folder)
     before = picture(folder)
     assert sealed(store).notes == []
@@ -138,7 +138,7 @@ def test_gnu_tar_unpacks_what_was_there(store, folder, tmp_path):
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_nothing_unpacks_to_what_runs_as_another_account(store, folder, tmp_path, streamed):
+def test_setuid_bits_are_not_packed(store, folder, tmp_path, streamed):
     (folder / "run").write_bytes(b"#!/bin/sh\n")
     (folder / "run").chmod(0o6755)
     (folder / "shared").mkdir()
@@ -152,7 +152,7 @@ def test_nothing_unpacks_to_what_runs_as_another_account(store, folder, tmp_path
     assert stat.S_IMODE((unpacked / "shared").stat().st_mode) == 0o1777
 
 
-def test_every_file_is_read_by_one_seek_and_its_own_member(store, folder):
+def test_each_file_is_read_from_its_own_gzip_member(store, folder):
     fill(folder)
     contents = {os.fsdecode(path): row[3] for path, row in picture(folder).items() if row[0] == "file"}
     outputs = sealed(store)
@@ -173,8 +173,8 @@ def test_every_file_is_read_by_one_seek_and_its_own_member(store, folder):
 
 
 @pytest.mark.parametrize("size", [1, 511, 512, 65535, 65536, 65537, 5 << 20])
-def test_a_file_of_zeros_before_another_at_the_end(store, folder, size):
-    """Little packed data stands for much: the last of it comes after the file on disk is at its end."""
+def test_file_of_zeros_before_the_last_file_is_read(store, folder, size):
+    """The decompressor still returns data after it has read the file on disk to its end."""
     (folder / "a").write_bytes(bytes(size))
     (folder / "b").write_bytes(b"b")
     (folder / "c").write_bytes(bytes(size))
@@ -182,7 +182,7 @@ def test_a_file_of_zeros_before_another_at_the_end(store, folder, size):
     assert [read(outputs, name) for name in "abc"] == [bytes(size), b"b", bytes(size)]
 
 
-def test_an_archive_that_was_cut_says_so(store, folder):
+def test_truncated_tarball_raises(store, folder):
     (folder / "a").write_bytes(noise(300_000))
     outputs = sealed(store)
     os.truncate(outputs.path, 100_000)
@@ -191,7 +191,7 @@ def test_an_archive_that_was_cut_says_so(store, folder):
 
 
 @pytest.mark.parametrize("zeros", [True, False], ids=["zeros", "noise"])
-def test_a_large_file_takes_little_memory(store, folder, zeros):
+def test_large_file_needs_little_memory(store, folder, zeros):
     with (folder / "large").open("wb") as file:
         for _ in range(50):
             file.write(bytes(1 << 20) if zeros else os.urandom(1 << 20))
@@ -204,7 +204,7 @@ def test_a_large_file_takes_little_memory(store, folder, zeros):
         tracemalloc.stop()
 
 
-def test_tree(store, folder):
+def test_tree_lists_files_and_folders(store, folder):
     (folder / "b" / "c").mkdir(parents=True)
     (folder / "b" / "d").mkdir()
     (folder / "b.txt").write_bytes(b"12")
@@ -233,7 +233,7 @@ def indexed(path: Path, entries: list[Entry]) -> Outputs:
     return Outputs(path, path)
 
 
-def test_a_look_up_reads_little_of_a_large_index(tmp_path, monkeypatch):
+def test_lookup_reads_little_of_a_large_index(tmp_path, monkeypatch):
     names = [f"d{number % 100:02}/f{number:05}" for number in range(20_000)]
     entries = [Entry(f"d{number:02}", "directory") for number in range(100)]
     outputs = indexed(tmp_path / "index", entries + [Entry(name, "file", len(name)) for name in names])
@@ -254,7 +254,7 @@ PART = st.text('a-./ é\udc80\n"z', min_size=1).filter(lambda part: "/" not in p
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sets(st.lists(PART, min_size=1, max_size=3).map("/".join)))
-def test_a_look_up_finds_each_entry_and_no_other(tmp_path, paths):
+def test_lookup_finds_exactly_the_entry(tmp_path, paths):
     outputs = indexed(tmp_path / "index", [Entry(path, "file", number) for number, path in enumerate(paths)])
     assert outputs.is_empty is not bool(paths) and set(outputs.entries) == paths
     for number, path in enumerate(paths):
@@ -266,7 +266,7 @@ def test_a_look_up_finds_each_entry_and_no_other(tmp_path, paths):
     assert [name for name, _ in outputs.tree("")[0]] == sorted(path for path in paths if "/" not in path)
 
 
-def test_the_etag_is_that_of_the_bytes(store):
+def test_etag_depends_on_the_bytes_only(store):
     def etag(uuid, content, moment=1_000_000_000):
         folder = store.make_job_folder(uuid) / "outputs"
         folder.mkdir()
@@ -279,7 +279,7 @@ def test_the_etag_is_that_of_the_bytes(store):
     assert len({same[0], etag("c" * 32, b"other"), etag("d" * 32, b"same", 5), store.outputs("e" * 32).etag}) == 4
 
 
-def test_empty_outputs_make_no_file(store, folder):
+def test_empty_outputs_create_no_file(store, folder):
     outputs = sealed(store)
     assert outputs.is_empty and outputs.tree("") == ([], []) and outputs.notes == []
     assert os.listdir(store.job_folder(JOB)) == []
@@ -290,7 +290,7 @@ def test_empty_outputs_make_no_file(store, folder):
         assert os.listdir(store.job_folder(str(number) * 32)) == ["outputs.json"]  # tells it from what was not fetched
 
 
-def test_what_is_no_file_is_noted_and_never_waited_for(store, folder, monkeypatch):
+def test_special_files_are_noted_without_blocking(store, folder, monkeypatch):
     os.mkfifo(folder / "fifo")
     (folder / "file").write_bytes(b"f")
     with socket.socket(socket.AF_UNIX) as end:
@@ -308,7 +308,7 @@ def test_what_is_no_file_is_noted_and_never_waited_for(store, folder, monkeypatc
 
 
 def changing(name, change):
-    """`ExtentReader` with a change to the file called `name` once it is open and measured."""
+    """Return an `ExtentReader` that changes the file `name` once it is open and its size is known."""
 
     class Changing(ExtentReader):
         def __init__(self, file, extents, raised):
@@ -329,7 +329,7 @@ class Changed:
         return self.file.read(size)
 
 
-def test_a_file_that_changes_while_it_is_packed(folder, monkeypatch):
+def test_file_that_changes_while_packed_keeps_its_size(folder, monkeypatch):
     path = folder / "b"
     for name in "abc":
         (folder / name).write_bytes(b"0123456789" * 20_000)
@@ -362,7 +362,7 @@ def test_a_file_that_changes_while_it_is_packed(folder, monkeypatch):
         live(lacks)
 
 
-def test_what_may_not_be_read_is_noted(store):
+def test_unreadable_files_are_noted(store):
     place = Path(tempfile.mkdtemp(dir="/tmp"))
     try:
         place.chmod(0o755)
@@ -387,7 +387,7 @@ def test_what_may_not_be_read_is_noted(store):
         remove_tree(place)
 
 
-def test_lacking_descriptors_raises_and_loses_nothing(store, folder, monkeypatch):
+def test_lack_of_descriptors_raises_and_loses_nothing(store, folder, monkeypatch):
     (folder / "a").write_bytes(b"x")
 
     def lacks(*_):
@@ -402,7 +402,7 @@ def test_lacking_descriptors_raises_and_loses_nothing(store, folder, monkeypatch
 
 
 @pytest.mark.parametrize("kind", ["link", "file", "dangling"])
-def test_an_outputs_folder_that_the_job_replaced(store, folder, kind):
+def test_replaced_outputs_folder_is_noted(store, folder, kind):
     folder.rmdir()
     if kind == "file":
         folder.write_bytes(b"x")
@@ -416,7 +416,7 @@ def test_an_outputs_folder_that_the_job_replaced(store, folder, kind):
     assert outputs.path.read_bytes() == EMPTY
 
 
-def test_the_limit(store, folder):
+def test_files_beyond_the_limit_are_noted(store, folder):
     for name, size in (("a", 600), ("b", 600), ("c", 400)):
         (folder / name).write_bytes(bytes(size))
     (folder / "d").hardlink_to(folder / "b")
@@ -425,14 +425,14 @@ def test_the_limit(store, folder):
     assert [note.split("`")[1] for note in outputs.notes] == ["b", "d"] and "1000 bytes" in outputs.notes[0]
 
 
-def test_many_notes_end(store, folder):
+def test_number_of_notes_is_limited(store, folder):
     for number in range(100):
         os.mkfifo(folder / str(number))
     outputs = sealed(store)
     assert len(outputs.notes) == 21 and outputs.notes[-1] == "There are more such notes."
 
 
-def test_a_note_on_a_long_path_is_short(store, folder):
+def test_note_on_a_long_path_is_shortened(store, folder):
     deep = folder / ("d" * 250) / ("e" * 250) / ("f" * 250)
     deep.mkdir(parents=True)
     os.mkfifo(deep / "pipe")
@@ -440,7 +440,7 @@ def test_a_note_on_a_long_path_is_short(store, folder):
     assert len(note) <= pack.MAX_NOTE_LENGTH + 1 and note.startswith("`ddd") and note.endswith("nor a link")
 
 
-def test_very_deep_folders_are_noted(store, folder):
+def test_too_deep_folders_are_noted(store, folder):
     here = os.open(folder, os.O_RDONLY)
     for _ in range(400):
         os.mkdir("d", dir_fd=here)
@@ -462,7 +462,7 @@ def chunks(data: bytes, size: int = 7001):
 
 
 def tar(*members, format=tarfile.PAX_FORMAT):
-    """A tar of (name, content) and of TarInfos."""
+    """Return a tar of (name, content) pairs and TarInfo objects."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=format) as archive:
         for member in members:
@@ -482,7 +482,7 @@ def info(name, type, link=""):
 
 @pytest.mark.parametrize("options", [["gnu"], ["pax"], ["gnu", "--sparse"], ["pax", "--sparse"]])
 @pytest.mark.parametrize("root", [".", "./"])
-def test_a_stream_gives_what_the_folder_gives(store, folder, tmp_path, options, root):
+def test_stream_and_folder_pack_alike(store, folder, tmp_path, options, root):
     fill(folder)
     before = picture(folder)
     data = subprocess.run(
@@ -502,7 +502,7 @@ def test_a_stream_gives_what_the_folder_gives(store, folder, tmp_path, options, 
     remove_tree(tmp_path / "out")
 
 
-def test_a_stream_with_odd_members(store):
+def test_odd_members_of_a_stream_are_noted(store):
     data = tar(
         ("../out", b"1"),
         ("a/../../out", b"1"),
@@ -537,7 +537,7 @@ def test_a_stream_with_odd_members(store):
     ]
 
 
-def test_a_stream_beyond_the_limit(store):
+def test_stream_beyond_the_limit_is_noted(store):
     outputs = sealed(store, chunks(tar(("a", bytes(600)), ("b", bytes(900_000)), ("c", b"c"))), OTHER, limit=1000)
     assert [*outputs.entries] == ["a", "c"] and len(outputs.notes) == 1
     assert read(outputs, "c") == b"c"
@@ -546,7 +546,7 @@ def test_a_stream_beyond_the_limit(store):
 @pytest.mark.parametrize(
     "cut", [1, 300, 512, 600, 1024 + 5000, 1024 + 10240 - 512, 512 * 22, 512 * 22 + 100, 512 * 23 + 1]
 )
-def test_a_cut_stream_seals_nothing(store, cut):
+def test_truncated_stream_seals_nothing(store, cut):
     data = tar(("a", noise(10240)), ("b", b"b"), ("c", b"c"), format=tarfile.GNU_FORMAT)
     assert sealed(store, chunks(data[: 512 * 27])).tree("")[0][0] == ("a", 10240)  # whole: at least one block of zeros
     with pytest.raises(OSError):
@@ -556,8 +556,8 @@ def test_a_cut_stream_seals_nothing(store, cut):
 
 
 @pytest.mark.parametrize("at", [0, 700, 512 * 30])
-@pytest.mark.parametrize("error", [RuntimeError("back end"), ValueError("its own"), ConnectionError("gone")])
-def test_what_the_stream_raises_comes_through(store, at, error):
+@pytest.mark.parametrize("error", [RuntimeError("backend"), ValueError("its own"), ConnectionError("gone")])
+def test_exceptions_of_the_stream_are_raised(store, at, error):
     data = tar(("a", noise(10240)), ("b", b"b"))
 
     def pieces():
@@ -570,7 +570,7 @@ def test_what_the_stream_raises_comes_through(store, at, error):
     assert os.listdir(store.job_folder(OTHER)) == []
 
 
-def test_damaged_streams_raise_oserror_or_seal(store):
+def test_damaged_streams_raise_oserror_or_are_sealed(store):
     chance = random.Random(1)
     good = tar(("a" * 150, b"1"), ("b", b"2"), info("l", tarfile.SYMTYPE, "a"), ("ö", b"3"))
     for _ in range(400):
@@ -584,7 +584,7 @@ def test_damaged_streams_raise_oserror_or_seal(store):
             continue
 
 
-def test_large_pieces_are_not_copied_again_and_again(store):
+def test_large_pieces_are_not_copied_repeatedly(store):
     data = tar(("large", bytes(40 << 20)))
     packer = Packer("7")
     tracemalloc.start()
@@ -597,10 +597,10 @@ def test_large_pieces_are_not_copied_again_and_again(store):
     assert [entry.size for entry in packer.entries] == [40 << 20]
 
 
-# Live.
+# Live outputs.
 
 
-def test_live_outputs_stay_in_their_folder(store, folder, tmp_path):
+def test_live_outputs_do_not_leave_their_folder(store, folder, tmp_path):
     (tmp_path / "secret").write_bytes(b"secret")
     (folder / "d").mkdir()
     (folder / "d" / "f").write_bytes(b"fine")
@@ -626,7 +626,7 @@ def test_live_outputs_stay_in_their_folder(store, folder, tmp_path):
             live.tree(path)
 
 
-def test_live_content_may_be_closed_unread(folder):
+def test_live_content_can_be_closed_unread(folder):
     (folder / "f").write_bytes(b"12345")
     before = len(os.listdir("/proc/self/fd"))
     content = LiveOutputs(folder).open_file("f")[1]
@@ -637,7 +637,7 @@ def test_live_content_may_be_closed_unread(folder):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_live_content_is_as_long_as_at_the_start(folder):
+def test_live_content_has_the_size_at_opening(folder):
     (folder / "f").write_bytes(b"12345")
     size, content = LiveOutputs(folder).open_file("f")
     with (folder / "f").open("ab") as file:
@@ -645,7 +645,7 @@ def test_live_content_is_as_long_as_at_the_start(folder):
     assert (size, b"".join(content)) == (5, b"12345")
 
 
-def test_nothing_outside_is_read_while_folders_turn_into_links(folder, tmp_path):
+def test_swapping_folders_for_links_never_leaves_the_folder(folder, tmp_path):
     outside = tmp_path / "outside"
     (outside / "sub").mkdir(parents=True)
     for name in ("f", "sub/f", "only-outside"):
@@ -688,7 +688,7 @@ def test_nothing_outside_is_read_while_folders_turn_into_links(folder, tmp_path)
     assert seen
 
 
-def test_a_full_disk_leaves_no_half_archive(tmp_path):
+def test_full_disk_leaves_no_partial_tarball(tmp_path):
     require_root()
     data = tmp_path / "small"
     data.mkdir()

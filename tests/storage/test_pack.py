@@ -1,4 +1,4 @@
-"""Packing: what bounds it, what may be read, and how it is paused, cut and given up."""
+"""Packing: its limits, permissions, pauses, deadlines and abandonment."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ def in_pieces(data: bytes, size: int = 1 << 16) -> list[bytes]:
 
 
 def unpacked(store: Store) -> dict[str, bytes]:
-    """The files that plain tarfile finds in the sealed archive."""
+    """Return the files that tarfile finds in the sealed tarball."""
     with tarfile.open(store.outputs(JOB).path) as archive:
         return {member.name: archive.extractfile(member).read() for member in archive if member.isfile()}
 
 
-# Bounds.
+# Limits.
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_entries_are_bounded(store, folder, monkeypatch, streamed):
+def test_number_of_entries_is_limited(store, folder, monkeypatch, streamed):
     monkeypatch.setattr(pack, "MAX_ENTRIES", 10)
     for number in range(25):
         (folder / f"{number:03}").write_bytes(b"x")
@@ -81,7 +81,7 @@ def test_entries_are_bounded(store, folder, monkeypatch, streamed):
     assert len(unpacked(store)) == 10
 
 
-def test_names_are_listed_no_further_than_they_are_kept(store, folder, monkeypatch):
+def test_folder_listing_stops_at_the_entry_limit(store, folder, monkeypatch):
     monkeypatch.setattr(pack, "MAX_ENTRIES", 50)
     for name in "abc":
         (folder / name).mkdir()
@@ -95,7 +95,7 @@ def test_names_are_listed_no_further_than_they_are_kept(store, folder, monkeypat
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_paths_are_bounded(store, folder, monkeypatch, streamed):
+def test_total_length_of_paths_is_limited(store, folder, monkeypatch, streamed):
     monkeypatch.setattr(pack, "MAX_NAME_CHARACTERS", 1000)
     names = [f"{number}{'x' * 200}" for number in range(9)]
     for name in names:
@@ -105,7 +105,7 @@ def test_paths_are_bounded(store, folder, monkeypatch, streamed):
     assert "too many files" in store.outputs(JOB).notes[0]
 
 
-def test_stream_ends_where_too_much_would_be_passed_over(store, monkeypatch):
+def test_stream_stops_after_skipping_too_much(store, monkeypatch):
     monkeypatch.setattr(pack, "MAX_SKIPPED_BYTES", 1 << 20)
     read = []
 
@@ -122,7 +122,7 @@ def test_stream_ends_where_too_much_would_be_passed_over(store, monkeypatch):
     assert sum(read) < 2 << 20
 
 
-# Pauses, deadlines and giving up.
+# Pauses, deadlines and abandonment.
 
 
 def test_packing_yields_after_every_block(store, folder):
@@ -136,7 +136,7 @@ def test_packing_yields_after_every_block(store, folder):
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("step", [1, 40, 150])
-def test_packing_that_is_given_up_leaves_everything_as_it_was(store, folder, streamed, step):
+def test_abandoned_packing_changes_nothing(store, folder, streamed, step):
     (folder / "a").write_bytes(noise(10 << 20))
     steps = store.seal_in_steps(JOB, "7", 0, in_pieces(tar(("a", noise(10 << 20)))) if streamed else None)
     for _ in range(step):
@@ -182,11 +182,11 @@ def test_removal_of_a_packed_folder_can_pause(store, folder):
     assert not folder.exists() and len(store.outputs(JOB).entries) == 3000
 
 
-# What may be read.
+# Permissions.
 
 
 def as_another(folder: Path, act) -> None:
-    """Do something as an account without privileges."""
+    """Call `act` as an unprivileged account."""
     require_root()
     os.seteuid(NOBODY)
     try:
@@ -197,7 +197,7 @@ def as_another(folder: Path, act) -> None:
 
 @pytest.fixture
 def open_folder():
-    """A folder of outputs below one that every account may enter."""
+    """A folder of outputs below a folder that every account can enter."""
     place = Path(tempfile.mkdtemp(dir="/tmp"))
     place.chmod(0o755)
     (place / "outputs").mkdir()
@@ -241,8 +241,8 @@ def test_root_without_capabilities_keeps_unreadable_outputs(store, folder, mode,
     assert not folder.exists()
 
 
-def test_files_of_root_in_outputs_of_another_account_stay_closed(open_folder):
-    """The attack: an account links a file of root that even root may not read, for the server to open."""
+def test_files_of_root_in_foreign_outputs_stay_unreadable(open_folder):
+    """The attack: a job links to an unreadable file of root so that the server opens it."""
     (open_folder / "f").write_bytes(b"secret")
     (open_folder / "f").chmod(0o200)
     packer = Packer("7", can_change_modes=True)
@@ -254,7 +254,7 @@ def test_files_of_root_in_outputs_of_another_account_stay_closed(open_folder):
     assert (open_folder / "f").stat().st_ctime_ns == changed
 
 
-def test_what_a_running_job_protects_is_not_opened(open_folder):
+def test_protected_files_of_a_running_job_stay_closed(open_folder):
     (open_folder / "w").write_bytes(b"x")
     os.chown(open_folder, NOBODY, NOBODY)
     os.chown(open_folder / "w", NOBODY, NOBODY)
@@ -267,7 +267,7 @@ def test_what_a_running_job_protects_is_not_opened(open_folder):
 
 @pytest.mark.parametrize("below", ["", "sub"])
 def test_hard_links_to_files_of_root_are_neither_kept_nor_served(store, folder, tmp_path, below):
-    """The attack: with fs.protected_hardlinks=0 an account links a file that it may not read into its outputs."""
+    """The attack: with fs.protected_hardlinks=0, a job links a file that it cannot read into its outputs."""
     require_root()
     (tmp_path / "root-token").write_bytes(b"secret")
     (tmp_path / "root-token").chmod(0o600)
@@ -295,7 +295,7 @@ NAMES = ["caf\udce9.txt", "dir\udcff/f", "100%", "%41.txt", "a%20b", "日本語"
 
 
 @pytest.mark.parametrize("sealed", [False, True])
-def test_every_name_can_be_asked_for_as_it_is_shown(store, folder, sealed):
+def test_every_listed_name_can_be_requested(store, folder, sealed):
     for name in NAMES:
         path = folder / name
         path.parent.mkdir(exist_ok=True)
@@ -326,11 +326,11 @@ ALIKE = [
     "%25",
     "%",
 ]
-"""Names of which each would be listed like another one, if only some of their bytes were escaped."""
+"""Names that would be listed alike if only some of their bytes were escaped."""
 
 
 @pytest.mark.parametrize("sealed", [False, True])
-def test_names_that_look_alike_lead_each_to_its_own_file(store, folder, sealed):
+def test_similar_names_lead_to_their_own_files(store, folder, sealed):
     for name in ALIKE:
         (folder / name).write_bytes(os.fsencode(name))
         (folder / f"in {name}").mkdir()
@@ -351,7 +351,7 @@ def test_names_that_look_alike_lead_each_to_its_own_file(store, folder, sealed):
 
 @pytest.mark.parametrize("sealed", [False, True])
 @pytest.mark.parametrize(("listed", "other"), [("a%09b", "a%2509b"), ("a%2509b", "a%09b")])
-def test_name_does_not_lead_to_one_of_another_kind(store, folder, sealed, listed, other):
+def test_name_leads_only_to_its_own_kind(store, folder, sealed, listed, other):
     (folder / unescape_name(listed)).touch()
     (folder / unescape_name(other)).mkdir()
     outputs = LiveOutputs(folder)
@@ -365,7 +365,7 @@ def test_name_does_not_lead_to_one_of_another_kind(store, folder, sealed, listed
 
 
 @pytest.mark.parametrize("sealed", [False, True])
-def test_tree_is_given_in_parts(store, folder, sealed):
+def test_tree_is_listed_in_pages(store, folder, sealed):
     names = sorted(f"{number}" for number in range(25))
     for name in names:
         if int(name) % 5:

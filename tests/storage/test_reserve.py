@@ -1,4 +1,4 @@
-"""The reserve on a full disk: what it makes possible, when it is released, and when it is made again."""
+"""The reserve on a full disk: its use, its release and its renewal."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ ACTS = {
 
 
 @pytest.mark.parametrize("act", ACTS)
-def test_what_makes_room_is_committed_on_a_full_disk(settings, project, user, data_dir, act):
+def test_deletes_are_committed_on_a_full_disk(settings, project, user, data_dir, act):
     job = submission.create(project, user, CONFIG, settings)
     with write("test"):
         moment, key = now(), {"key": "k", "key_parts": {}, "config": {}, "runner": "fake"}
@@ -100,7 +100,7 @@ def test_reserve_is_kept_while_the_disk_has_space(settings, project, user, data_
     assert not [name for name in os.listdir(data_dir) if name.startswith("tmp")]
 
 
-def test_reserve_is_made_again_once_there_is_room(data_dir):
+def test_reserve_is_created_again_once_there_is_space(data_dir):
     filler = fill(data_dir)
     reserve.release(data_dir)
     reserve.release(data_dir)
@@ -111,7 +111,7 @@ def test_reserve_is_made_again_once_there_is_room(data_dir):
     assert (data_dir / reserve.NAME).stat().st_size == reserve.SIZE
 
 
-def test_disk_without_room_gets_no_part_of_a_reserve(data_dir, monkeypatch):
+def test_full_disk_gets_no_partial_reserve(data_dir, monkeypatch):
     (data_dir / reserve.NAME).unlink()
     fill(data_dir)
     monkeypatch.setattr(reserve, "MIN_FREE_BYTES", 0)

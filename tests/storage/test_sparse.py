@@ -1,4 +1,4 @@
-"""Sparse outputs: packed and restored by their data alone, served by their true bytes, bounded where they are huge."""
+"""Sparse outputs: packed without their holes, restored with them, served with zeros, and limited in size."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def make(path: Path, size: int, islands: list[int]) -> None:
 
 
 def same(left: Path, right: Path) -> bool:
-    """Whether two files have the same bytes; holes are zeros and not read."""
+    """Return whether two files have the same bytes, without reading holes."""
     with left.open("rb") as one, right.open("rb") as other:
         size = os.fstat(one.fileno()).st_size
         if size != os.fstat(other.fileno()).st_size:
@@ -125,7 +125,7 @@ def test_holes_are_restored(store, folder, tmp_path, layout, unpack):
 
 
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "beyond octal"])
-def test_sparse_file_is_read_as_its_true_bytes(store, folder, tmp_path, layout):
+def test_sparse_file_is_read_with_its_zeros(store, folder, tmp_path, layout):
     make(folder / "s", *LAYOUTS[layout])
     (folder / "t").write_bytes(b"t")
     expected = (folder / "s").read_bytes()
@@ -138,7 +138,7 @@ def test_sparse_file_is_read_as_its_true_bytes(store, folder, tmp_path, layout):
 
 
 @pytest.mark.parametrize("count", [1, 4, 20])
-def test_huge_sparse_files_are_packed_at_once(store, folder, monkeypatch, count):
+def test_huge_sparse_files_are_packed_quickly(store, folder, monkeypatch, count):
     monkeypatch.setattr(Store, "_disk_bytes", lambda store: 100 * TERA)
     for number in range(count):
         make(folder / str(number), 4 * TERA, [TERA])
@@ -168,7 +168,7 @@ def test_limit_counts_data_and_not_holes(store, folder):
     assert [*store.outputs(JOB).entries] == ["s", "t"]
 
 
-def test_too_many_islands_are_one(store, folder, tmp_path, monkeypatch):
+def test_extents_beyond_the_limit_are_merged(store, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(sparse, "MAX_EXTENTS", 3)
     make(folder / "s", 20 * MIB, [number * 2 * MIB for number in range(10)])
     os.link(folder / "s", tmp_path / "kept")
@@ -180,7 +180,7 @@ def test_too_many_islands_are_one(store, folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 24, 25, 26, 100])
-def test_map_is_read_as_it_was_written(count):
+def test_sparse_map_round_trips(count):
     extents = [(number << 32, 4096) for number in range(count)]
     info = tarfile.TarInfo("é" * 120)
     info.size = count + 1 << 32
@@ -193,7 +193,7 @@ def test_map_is_read_as_it_was_written(count):
 
 
 @pytest.mark.parametrize("cut", [0, 511, 512, 1000])
-def test_cut_map_is_an_error(cut):
+def test_truncated_sparse_map_raises(cut):
     info = tarfile.TarInfo("s")
     info.size = 1 << 40
     _, last = sparse_header(info, [(number << 20, 4096) for number in range(40)])
@@ -202,7 +202,7 @@ def test_cut_map_is_an_error(cut):
 
 
 def test_keeper_does_not_fill_the_disk_with_holes(store, folder, tmp_path, monkeypatch):
-    """A resumed job gets a file of 4 TB as one."""
+    """A resumed job gets a sparse file of 4 TB with its holes."""
     monkeypatch.setattr(Store, "_disk_bytes", lambda store: 100 * TERA)
     make(folder / "data.mdb", 4 * TERA, [MIB])
     store.seal(JOB, "7", 0)

@@ -1,4 +1,4 @@
-"""The data folder: what is made, appended, sealed, linked and removed, and what a crash in between leaves."""
+"""The data folder: creating, appending, sealing, linking and removing files, and crashes in between."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def mode(path: Path) -> int:
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
 @pytest.mark.parametrize(("shared", "expected"), [(False, 0o700), (True, 0o711)])
-def test_prepare_makes_folders_that_nobody_else_can_read(tmp_path, umask, shared, expected):
+def test_prepare_creates_private_folders(tmp_path, umask, shared, expected):
     store = Store(tmp_path / "a" / "b" / "data")
     before = os.umask(umask)
     try:
@@ -86,7 +86,7 @@ def test_low_disk_is_refused_with_the_free_space(store, monkeypatch):
 
 @pytest.fixture
 def foreign_folder():
-    """A folder that every account may enter, for a folder of another account in it."""
+    """A folder that every account can enter, as parent of a folder of another account."""
     place = Path(tempfile.mkdtemp(dir="/tmp"))
     place.chmod(0o755)
     yield place
@@ -111,26 +111,26 @@ def test_folder_of_another_account_keeps_its_mode(foreign_folder, given):
 
 
 @pytest.mark.parametrize("given", [0o2775, 0o777, 0o771])
-def test_data_folder_of_another_account_is_not_open_to_everybody(foreign_folder, given):
+def test_foreign_open_data_folder_is_refused(foreign_folder, given):
     folder = folder_of_nobody(foreign_folder, given)
     with without_capabilities(FOWNER), pytest.raises(StoreError, match="set POLYJOB_DATA_DIR to a new folder in it"):
         Store(folder).prepare()
 
 
-def test_root_with_all_capabilities_closes_a_folder_of_another_account(foreign_folder):
+def test_root_restricts_a_foreign_data_folder(foreign_folder):
     require_root()
     os.chown(foreign_folder, NOBODY, NOBODY)
     Store(foreign_folder).prepare()
     assert mode(foreign_folder) == 0o700
 
 
-def test_a_job_folder_keeps_the_mode_that_it_was_given(store):
+def test_job_folder_keeps_its_mode(store):
     store.make_job_folder(JOB).chmod(0o750)
     assert mode(store.make_job_folder(JOB)) == 0o750
 
 
 @pytest.mark.parametrize("path", ["file", "file/below", "x" * 300, "/proc/nothing", "nul\0", "\ud800"])
-def test_an_odd_data_folder_is_one_sentence(tmp_path, path):
+def test_unusable_data_folder_raises_one_sentence(tmp_path, path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreError) as error:
         Store(tmp_path / path).prepare()
@@ -138,7 +138,7 @@ def test_an_odd_data_folder_is_one_sentence(tmp_path, path):
     str(error.value).encode()
 
 
-def test_a_data_folder_that_may_not_be_written(tmp_path):
+def test_unwritable_data_folder_is_refused(tmp_path):
     if os.geteuid() == 0:
         data = Path("/proc/sys")
     else:
@@ -149,7 +149,7 @@ def test_a_data_folder_that_may_not_be_written(tmp_path):
     tmp_path.chmod(0o700)
 
 
-def test_stale_parts_go_and_fresh_ones_stay(store):
+def test_stale_temporary_files_are_removed(store):
     old, new, kept = (store.data_dir / "code" / name for name in ("1.part", "2.part", "3.tar.gz"))
     for path in (old, new, kept):
         path.touch()
@@ -171,7 +171,7 @@ def test_build_log_is_private_and_appended_to(store):
     assert mode(store.build_log(JOB)) == 0o600
 
 
-def test_append_cuts_what_was_not_committed(store):
+def test_append_truncates_uncommitted_bytes(store):
     store.make_job_folder(JOB)
     log = store.job_log(JOB)
     assert Store.append(log, b"one\n", 0) == 4
@@ -183,7 +183,7 @@ def test_append_cuts_what_was_not_committed(store):
     assert log.read_bytes() == b"\xff\0" and mode(log) == 0o600
 
 
-def test_append_says_what_a_power_cut_took(store):
+def test_append_reports_bytes_lost_in_a_power_cut(store):
     store.make_job_folder(JOB)
     log = store.job_log(JOB)
     Store.append(log, b"one\n", 0)
@@ -195,7 +195,7 @@ def test_append_says_what_a_power_cut_took(store):
     assert Store.append(log, b"four\n", length) == length + 5
 
 
-def test_append_on_a_full_disk_loses_nothing_that_was_there(tmp_path):
+def test_append_on_a_full_disk_keeps_existing_bytes(tmp_path):
     require_root()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], check=True)
     try:
@@ -231,7 +231,7 @@ def test_seal_is_done_once(store):
     assert {mode(path) for path in store.job_folder(JOB).iterdir()} == {0o600}
 
 
-def test_a_folder_that_cannot_be_removed_holds_no_job_up(store, monkeypatch):
+def test_unremovable_outputs_folder_does_not_block_the_job(store, monkeypatch):
     fill(store)
 
     def fails(path):
@@ -283,7 +283,7 @@ def test_seal_after_a_crash(store, point):
     assert read(store) == b"content" and read(store, "g") == bytes(100_000)
 
 
-def test_an_index_that_cannot_be_written_leaves_the_job_unsealed(store, monkeypatch):
+def test_unwritable_index_leaves_the_job_unsealed(store, monkeypatch):
     fill(store)
 
     def fails(path, name, write):
@@ -300,7 +300,7 @@ def test_an_index_that_cannot_be_written_leaves_the_job_unsealed(store, monkeypa
     assert read(store) == b"content"
 
 
-def test_what_must_survive_a_power_cut_is_synced(store, monkeypatch):
+def test_logs_and_sealed_outputs_are_synced(store, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
 
@@ -326,7 +326,7 @@ def test_what_must_survive_a_power_cut_is_synced(store, monkeypatch):
     assert names() == [f"jobs/{OTHER}", "jobs"]
 
 
-def test_link_inputs(store):
+def test_outputs_become_inputs_by_a_hard_link(store):
     fill(store)
     store.link_inputs(JOB, OTHER)
     assert not store.job_folder(OTHER).exists()
@@ -342,7 +342,7 @@ def test_link_inputs(store):
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK])
-def test_inputs_are_copied_where_links_are_not_possible(store, monkeypatch, number):
+def test_inputs_are_copied_without_hard_links(store, monkeypatch, number):
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 
@@ -362,7 +362,7 @@ class TestInputsWithoutLinks:
 
         monkeypatch.setattr(os, "link", refuse)
 
-    def test_copy_needs_room(self, store, monkeypatch):
+    def test_copy_needs_free_space(self, store, monkeypatch):
         fill(store)
         store.seal(JOB, "7", 0)
         size = store.outputs(JOB).path.stat().st_size
@@ -392,7 +392,7 @@ class TestInputsWithoutLinks:
         assert store.job_inputs("c" * 32).exists()
 
 
-def test_remove(store):
+def test_remove_deletes_all_files(store):
     fill(store)
     store.make_build_folder(JOB).joinpath("log").touch()
     for _ in range(2):
@@ -402,7 +402,7 @@ def test_remove(store):
 
 
 @pytest.mark.parametrize("mode", [0, 0o044, 0o400, 0o200])
-def test_log_without_permissions_is_readable_again_at_the_end(tmp_path, mode):
+def test_log_without_permissions_is_restored(tmp_path, mode):
     store = Store(tmp_path)
     store.prepare()
     store.make_job_folder("a" * 32)
@@ -415,7 +415,7 @@ def test_log_without_permissions_is_readable_again_at_the_end(tmp_path, mode):
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
-def test_what_took_the_place_of_a_log_does_not_keep_the_job(tmp_path, kind):
+def test_replacement_of_a_log_is_removed(tmp_path, kind):
     store = Store(tmp_path)
     store.prepare()
     store.make_job_folder("a" * 32)

@@ -1,4 +1,4 @@
-"""Uploaded code: the same files are one archive, and a hostile one is refused whole."""
+"""Uploads: digests of the same files are equal, and hostile tarballs are refused."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ TREE = [
 ]
 
 
-def test_an_upload_is_kept_under_its_digest(store):
+def test_upload_is_stored_under_its_digest(store):
     data = pack(*TREE)
     kept_upload = upload(store, data)
     assert kept(store) == [f"{kept_upload.digest}.tar.gz"] and kept_upload.size == len(data)
@@ -110,7 +110,7 @@ def test_an_upload_is_kept_under_its_digest(store):
     assert upload(store, data) == kept_upload
 
 
-def test_the_same_files_are_one_archive_however_packed(store):
+def test_same_files_have_the_same_digest(store):
     first = upload(store, pack(*TREE))
     dotted = [member("./" + info.name, info.type, info.linkname, info.mode, content) for info, content in TREE]
     foreign = [
@@ -133,7 +133,7 @@ def test_the_same_files_are_one_archive_however_packed(store):
     assert kept(store) == [f"{first.digest}.tar.gz"]
 
 
-def test_other_files_are_another_archive(store):
+def test_different_files_have_different_digests(store):
     trees = [
         [],
         [member("a")],
@@ -150,7 +150,7 @@ def test_other_files_are_another_archive(store):
     assert len({upload(store, pack(*tree)).digest for tree in trees}) == len(trees) == len(kept(store))
 
 
-def test_what_gnu_tar_packs_is_taken(store, tmp_path):
+def test_tarballs_of_gnu_tar_are_accepted(store, tmp_path):
     source = tmp_path / "source"
     (source / "p" / "q").mkdir(parents=True)
     (source / "p" / "f").write_bytes(b"x" * 5000)
@@ -171,7 +171,7 @@ def test_what_gnu_tar_packs_is_taken(store, tmp_path):
 
 
 @pytest.mark.parametrize("target", ["b", "./b", "../b", "..", "./../b", "../../x", "b/c//d", "../..", "../a/y/"])
-def test_links_that_stay_inside_are_taken(store, target):
+def test_links_inside_the_root_are_accepted(store, target):
     upload(store, pack(symlink("d/e/l", target)))
 
 
@@ -224,7 +224,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_archive_is_refused_whole(store, name):
+def test_hostile_tarball_is_refused(store, name):
     members, reason = HOSTILE[name]
     data = pack(member("innocent", content=b"x"), *members)
     if reason is None:
@@ -241,7 +241,7 @@ def raw_header(type, size, name="x"):
 
 
 def sparse_headers(count):
-    """An old GNU sparse file whose map goes on and on."""
+    """Return an old GNU sparse file whose map never ends."""
     header = bytearray(raw_header(tarfile.GNUTYPE_SPARSE, 0))
     header[482] = 1
     header[483:495] = b"%011o\0" % 100
@@ -284,7 +284,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_no_whole_archive_is_refused(store, name):
+def test_incomplete_tarball_is_refused(store, name):
     start = time.process_time()
     refused(store, BROKEN[name])
     assert time.process_time() - start < 5
@@ -292,13 +292,13 @@ def test_what_is_no_whole_archive_is_refused(store, name):
     refused(store, cut[: len(cut) // 2])
 
 
-def test_every_cut_is_refused(store):
+def test_tarball_truncated_anywhere_is_refused(store):
     data = pack(*TREE)
     for length in range(0, len(data), 7):
         refused(store, data[:length])
 
 
-def test_too_many_members(store):
+def test_too_many_members_are_refused(store):
     limits = Limits(LIMITS.size, LIMITS.unpacked, 10)
     upload(store, pack(*[member(str(number)) for number in range(10)]), limits)
     store.upload_path(kept(store)[0].split(".")[0]).unlink()
@@ -307,7 +307,7 @@ def test_too_many_members(store):
     )
 
 
-def test_folders_that_are_only_implied_count_as_members(store):
+def test_implied_folders_count_as_members(store):
     limits = Limits(LIMITS.size, LIMITS.unpacked, 10)
     upload(store, pack(member("a/b/c/d/e/f/g/h/i/j")), limits)
     store.upload_path(kept(store)[0].split(".")[0]).unlink()
@@ -315,13 +315,13 @@ def test_folders_that_are_only_implied_count_as_members(store):
     assert reason == "it has more than 10 members, including implied folders."
 
 
-def test_a_path_of_many_folders(store):
+def test_too_deep_path_is_refused(store):
     upload(store, pack(member("d/" * (uploads.MAX_DEPTH - 1) + "f")))
     store.upload_path(kept(store)[0].split(".")[0]).unlink()
     assert "folders deep" in refused(store, pack(member("d/" * uploads.MAX_DEPTH + "f")))
 
 
-def test_long_names_do_not_fill_the_memory(store, monkeypatch):
+def test_long_names_are_refused_in_little_memory(store, monkeypatch):
     monkeypatch.setattr(uploads, "MAX_ALL_NAMES_BYTES", 20_000)
     upload(store, pack(*[member(f"{number:0200}") for number in range(100)]))
     store.upload_path(kept(store)[0].split(".")[0]).unlink()
@@ -330,7 +330,7 @@ def test_long_names_do_not_fill_the_memory(store, monkeypatch):
     assert "too many and too long" in refused(store, pack(*deep))
 
 
-def test_what_is_known_of_members_does_not_fill_the_memory(store):
+def test_many_members_need_little_memory(store):
     data = pack(*[member(str(number), pax_headers={"x": f"{number}" + "y" * 30_000}) for number in range(60)])
     tracemalloc.start()
     try:
@@ -340,14 +340,14 @@ def test_what_is_known_of_members_does_not_fill_the_memory(store):
         tracemalloc.stop()
 
 
-def test_headers_have_a_limit_in_their_sum_too(store):
+def test_sum_of_headers_is_limited(store):
     data = pack(*[member(str(number), pax_headers={"x": "y" * 60_000}) for number in range(4)])
     upload(store, data, Limits(LIMITS.size, LIMITS.unpacked, 100))
     store.upload_path(kept(store)[0].split(".")[0]).unlink()
     assert refused(store, data, Limits(LIMITS.size, LIMITS.unpacked, 5)) == "the headers in it are too large."
 
 
-def test_fields_that_hold_for_all_members_are_few(store):
+def test_global_header_fields_are_limited(store):
     def data(count):
         buffer = io.BytesIO()
         fields = {f"key{number}": "value" for number in range(count)}
@@ -360,7 +360,7 @@ def test_fields_that_hold_for_all_members_are_few(store):
     assert refused(store, data(uploads.MAX_GLOBAL_FIELDS + 1)) == "a header in it is too large."
 
 
-def test_a_bomb_is_stopped_early_in_little_memory(store, monkeypatch):
+def test_decompression_bomb_is_refused_early(store, monkeypatch):
     limits = Limits(4 << 20, 1 << 20, 1000)
     zeros = gzip.compress(tar(member("z", content=bytes(600_000)), member("bomb", content=bytes(100 << 20))))
     unpacked = []
@@ -383,7 +383,7 @@ def test_a_bomb_is_stopped_early_in_little_memory(store, monkeypatch):
 @pytest.mark.parametrize(
     "name", ["header of 8 GiB", "header upon header", "sparse map without end", "endless zeros behind"]
 )
-def test_headers_do_not_fill_the_memory(store, name):
+def test_large_headers_are_refused_in_little_memory(store, name):
     tracemalloc.start()
     try:
         refused(store, BROKEN[name])
@@ -392,7 +392,7 @@ def test_headers_do_not_fill_the_memory(store, name):
         tracemalloc.stop()
 
 
-def test_a_sparse_bomb(store, tmp_path):
+def test_sparse_bomb_is_refused(store, tmp_path):
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(100 << 30)
     for option in ("gnu", "pax"):
@@ -402,7 +402,7 @@ def test_a_sparse_bomb(store, tmp_path):
         assert refused(store, data).startswith("unpacked, it is larger")
 
 
-def test_an_upload_over_the_limit(store):
+def test_too_large_upload_is_refused(store):
     data = pack(*TREE)
     with pytest.raises(TooLarge):
         upload(store, data, Limits(len(data) - 1, LIMITS.unpacked, LIMITS.members))
@@ -410,7 +410,7 @@ def test_an_upload_over_the_limit(store):
     upload(store, data, Limits(len(data), LIMITS.unpacked, LIMITS.members))
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(store):
+def test_aborted_upload_leaves_no_file(store):
     class Broken(io.BytesIO):
         def read(self, size=-1):
             return super().read(size) or (_ for _ in ()).throw(ConnectionError("gone"))
@@ -420,7 +420,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(store):
     assert kept(store) == []
 
 
-def test_requirement_files(store):
+def test_requirement_files_are_reported(store):
     def names(*names):
         return dict(upload(store, pack(*[member(name, content=name.encode()) for name in names])).files)
 
@@ -439,7 +439,7 @@ def test_requirement_files(store):
 
 
 @pytest.mark.parametrize("point", ["code:before", "code:after"])
-def test_a_crash_while_receiving(store, tmp_path, point):
+def test_crash_while_receiving_leaves_no_partial_upload(store, tmp_path, point):
     (tmp_path / "up").write_bytes(pack(*TREE))
     script = f"""
 import pathlib
@@ -481,7 +481,7 @@ def test_damage_is_refused_or_harmless(store, inside, changes, cut):
 
 
 def test_damaged_headers_are_refused_or_harmless(store):
-    """With the checksum mended, so that the damage is read."""
+    """Damage with a corrected checksum, so that it is read."""
     chance = random.Random(3)
     starts = [at for at in range(0, len(VALID) - 1024, 512) if VALID[at + 257 : at + 262] == b"ustar"]
     for _ in range(400):
@@ -497,7 +497,7 @@ def test_damaged_headers_are_refused_or_harmless(store):
     assert all(name.endswith(".tar.gz") for name in kept(store))
 
 
-def test_what_is_uploaded_is_synced_before_it_has_its_name_and_then_its_name(store, monkeypatch):
+def test_upload_is_synced_before_and_after_its_rename(store, monkeypatch):
     synced, rename = [], Path.rename
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
 
@@ -511,7 +511,7 @@ def test_what_is_uploaded_is_synced_before_it_has_its_name_and_then_its_name(sto
     assert (content.endswith(".part"), then, name) == (True, "renamed", str(store.data_dir / "code"))
 
 
-def test_few_uploads_are_unpacked_at_once(monkeypatch):
+def test_few_uploads_are_unpacked_concurrently(monkeypatch):
     monkeypatch.setattr(uploads, "MAX_CHECK_WAIT_SECONDS", 0.01)
     with contextlib.ExitStack() as stack:
         for _ in range(uploads.MAX_CHECKS):
