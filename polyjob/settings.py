@@ -1,6 +1,7 @@
-"""Every setting of polyjob in one table, read from the environment once.
+"""All settings of polyjob in one table, read from the environment once.
 
-A setting `data_dir` is the variable `POLYJOB_DATA_DIR`. The documentation's table is compared with this one by a test.
+The setting `data_dir` is the variable `POLYJOB_DATA_DIR`. The Kubernetes runner declares its own settings, in
+`runners/kubernetes/options.py`. A test holds that the table of docs/configuration.md equals this one.
 """
 
 from __future__ import annotations
@@ -8,10 +9,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from runners.kubernetes.options import Options as KubernetesOptions
+from runners.kubernetes.options import read_resources
 
 PREFIX = "POLYJOB_"
 
@@ -22,14 +26,17 @@ _ADDRESS = re.compile(r"https?://(?:\[[0-9a-z:.%]+\]|[-0-9a-z._~]+)(?::(?P<port>
 
 
 class SettingError(ValueError):
-    """A variable holds what its setting cannot be; the text names the variable and says what it takes."""
+    """A setting is not valid. The text names the variable and the values that it takes."""
+
+
+# How the text of a variable becomes a value. Each function raises ValueError, KeyError or IndexError.
 
 
 def _text(value: str) -> str:
     return value
 
 
-def _whole(value: str) -> int:
+def _non_negative(value: str) -> int:
     number = int(value)
     if number < 0:
         raise ValueError
@@ -76,7 +83,7 @@ def _words(value: str) -> tuple[str, ...]:
 
 
 def _indices(value: str) -> tuple[int, ...]:
-    return () if value == "none" else tuple(dict.fromkeys(map(_whole, _words(value))))
+    return () if value == "none" else tuple(dict.fromkeys(map(_non_negative, _words(value))))
 
 
 def absolute_path(value: str | Path) -> Path:
@@ -105,19 +112,11 @@ def _address(value: str) -> str:
     return value.rstrip("/").lower()
 
 
-_RESOURCE = re.compile(r"(?:requests|limits)\.[\w./-]+=\d+(?:\.\d+)?(?:[munkMGTPE]|[KMGTPE]i)?")
+Reader = Callable[[str], Any]
 
-
-def _resources(value: str) -> str:
-    words = value.split()
-    if words != ["none"] and not all(_RESOURCE.fullmatch(word) for word in words):
-        raise ValueError
-    return " ".join(words)
-
-
-_KINDS: dict[Callable[[str], Any], str] = {
+_KINDS: dict[Reader, str] = {
     _text: "text",
-    _whole: "a whole number, 0 or more",
+    _non_negative: "a whole number, 0 or more",
     _positive: "a whole number, 1 or more",
     _port: "a port, 0 to 65535",
     _seconds: "seconds",
@@ -126,148 +125,174 @@ _KINDS: dict[Callable[[str], Any], str] = {
     _words: "names, separated by blanks or commas",
     _indices: "indices, separated by blanks or commas, or `none`",
     absolute_path: "a path",
-    _resources: "words such as `limits.cpu=200m`, or `none`",
+    read_resources: "words such as `limits.cpu=200m`, or `none`",
     _file: "the path of a file",
-    _address: "`http://` or `https://` and a host, with no path after it",
+    _address: "`http://` or `https://` and a host, without a path",
+}
+_READERS_OF_OPTIONS: dict[str, Reader] = {
+    "text": _text,
+    "file": _file,
+    "seconds": _seconds,
+    "resources": read_resources,
 }
 
 
-def _setting(read: Callable[[str], Any], default: str, help: str, shown: str | None = None) -> Any:
-    """A field of Settings. `shown` stands for the default in documents where the default depends on the machine."""
-    metadata = {"read": read, "default": default, "help": help, "shown": shown or default}
-    return dataclasses.field(metadata=metadata)
+def _setting(read: Reader, default: str, help: str, default_text: str | None = None) -> Any:
+    """Declare a field of Settings. `default_text` describes a default that is empty or depends on the machine."""
+    return dataclasses.field(metadata={"read": read, "default": default, "help": help, "default_text": default_text})
 
 
-def _default_data_dir() -> str:
-    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return str(Path(base) / "polyjob")
+def _options_of_runner() -> Any:
+    """Declare a field for settings that a runner declares."""
+    return dataclasses.field()
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one process; frozen. See each field's `help`."""
+    """The settings of one process; immutable."""
 
     data_dir: Path = _setting(
         absolute_path,
         "",
-        "Folder of the database, logs, outputs and builds. Its file system must support named pipes and file locks; "
-        "FAT and exFAT have no named pipes. The path must not contain a control character, or with the process runner "
-        "a `:`.",
+        "Folder of the database, logs, outputs and builds. Its file system must support file locks and named pipes "
+        "(FAT and exFAT have no named pipes). The path must not contain a control character or, with the process "
+        "runner, a `:`.",
         "`$XDG_DATA_HOME/polyjob`, else `~/.local/share/polyjob`",
     )
-    host: str = _setting(_text, "127.0.0.1", "Address that the server listens on.")
-    port: int = _setting(_port, "8000", "Port that the server listens on; 0 takes a free one.")
+    host: str = _setting(_text, "127.0.0.1", "Address to listen on.")
+    port: int = _setting(_port, "8000", "Port to listen on; 0 picks a free one.")
     public_url: str = _setting(
         _address,
         "",
-        "Address that users reach the server by, where a proxy stands before it, such as `https://jobs.example.org`.",
+        "Address by which users reach a server behind a proxy, such as `https://jobs.example.org`.",
+        "host and port of the server",
     )
     trusted_proxies: int = _setting(
-        _whole, "0", "How many proxies stand before the server and set `X-Forwarded-For`, `-Proto` and `-Host`."
+        _non_negative,
+        "0",
+        "Number of proxies in front of the server that set `X-Forwarded-For`, `-Proto` and `-Host`.",
     )
     runner: str = _setting(_text, "process", "Runner of new jobs: `process`, `docker` or `kubernetes`.")
-    slots: int = _setting(_positive, "", "Jobs that run at once.", "the number of CPUs")
-    build_slots: int = _setting(_positive, "2", "Builds that run at once.")
+    slots: int = _setting(_positive, "", "Maximum number of jobs that run at once.", "the number of CPUs")
+    build_slots: int = _setting(_positive, "2", "Maximum number of builds that run at once.")
     gpus: tuple[int, ...] = _setting(
-        _indices, "", "GPUs that jobs may be given, each to one job at a time.", "those of this machine"
+        _indices, "", "GPUs that jobs may use, each by one job at a time.", "all GPUs of the machine"
     )
     stop_grace: float = _setting(
-        _seconds, "10", "Time between TERM and KILL of a stopped job that does not set its own."
+        _seconds, "10", "Time between TERM and KILL when a job is stopped, unless the job sets its own."
     )
-    job_timeout: float = _setting(_seconds, "0", "Time that a job may run that does not set its own; 0 = no limit.")
-    build_timeout: float = _setting(_seconds, "3600", "Time that a build may take.")
-    log_limit: int = _setting(_size, "1G", "Log kept of one job or build; what comes after is counted and dropped.")
-    outputs_limit: int = _setting(_size, "100G", "Outputs kept of one job, before compression; 0 = no limit.")
-    body_limit: int = _setting(_size, "1M", "Largest request body that is not an upload.")
-    upload_limit: int = _setting(_size, "512M", "Largest code upload, as sent.")
-    unpacked_limit: int = _setting(_size, "4G", "Largest code upload, unpacked.")
-    unpacked_files: int = _setting(_positive, "100000", "Most files, folders and links in one code upload.")
-    disk_low: int = _setting(_size, "256M", "Free disk space below which new jobs and uploads are refused with 503.")
-    public_projects: bool = _setting(_yes_no, "no", "Whether a new project is public where its creator does not say.")
+    job_timeout: float = _setting(_seconds, "0", "Time limit of a job that does not set its own; 0 = no limit.")
+    build_timeout: float = _setting(_seconds, "3600", "Time limit of a build.")
+    log_limit: int = _setting(_size, "1G", "Maximum size of a log; later output is counted and dropped.")
+    outputs_limit: int = _setting(_size, "100G", "Maximum size of a job's outputs, before compression; 0 = no limit.")
+    body_limit: int = _setting(_size, "1M", "Maximum size of a request body that is not an upload.")
+    upload_limit: int = _setting(_size, "512M", "Maximum size of an upload, as sent.")
+    unpacked_limit: int = _setting(_size, "4G", "Maximum size of an upload, unpacked.")
+    unpacked_files: int = _setting(_positive, "100000", "Maximum number of files, folders and links in an upload.")
+    disk_low: int = _setting(
+        _size, "256M", "Free disk space below which the server refuses new jobs and uploads with 503."
+    )
+    public_projects: bool = _setting(_yes_no, "no", "Whether new projects are public unless their creator says.")
     cache_limit: int = _setting(
-        _size, "20G", "Room for images and virtualenvs of builds; those unused for longest go first. 0 = no limit."
+        _size,
+        "20G",
+        "Maximum size of all images and virtualenvs of builds; the least recently used are removed. 0 = no limit.",
     )
     keep_days: int = _setting(
-        _whole, "0", "Days that log and outputs of a job that has ended are kept, unless bookmarked; 0 = for ever."
+        _non_negative,
+        "0",
+        "Retention of finished jobs' logs and outputs, in days, except bookmarked jobs; 0 = forever.",
     )
     keep_gb: int = _setting(
-        _whole, "0", "GB that logs and outputs may take; those of the oldest jobs go first, as above; 0 = no limit."
+        _non_negative,
+        "0",
+        "Maximum size of all logs and outputs, in GB; the oldest finished jobs lose theirs, except bookmarked jobs. "
+        "0 = no limit.",
     )
     archive_days: int = _setting(
-        _whole, "0", "Days after which an archived job, build or project is deleted with all that it has; 0 = never."
+        _non_negative,
+        "0",
+        "Days after which an archived job, build or project is deleted with its files; 0 = never.",
     )
-    audit_days: int = _setting(_positive, "365", "Days that the audit trail is kept.")
+    audit_days: int = _setting(_positive, "365", "Retention of the audit trail, in days.")
     job_env: tuple[str, ...] = _setting(
         _words,
         "PATH HOME USER LANG LC_* TZ TMPDIR SSL_CERT_* REQUESTS_CA_BUNDLE PIP_* *_proxy *_PROXY",
-        "Variables of the server's environment that process jobs and build steps see; `*` stands for any text.",
+        "Variables of the server's environment that process jobs and build steps inherit; `*` matches any text.",
     )
     job_user: str = _setting(
         _text,
         "",
-        "Account that process jobs and build steps run as, on a server started as root; empty = the server's own.",
+        "Account that process jobs and build steps run as; the server must be started as root.",
+        "the server's account",
     )
     docker_shm: int = _setting(
-        _size, "1G", "Docker: `/dev/shm` of a job without a memory limit; with one, it is half of that."
+        _size, "1G", "Docker: `/dev/shm` of a job without a memory limit; other jobs get half of their limit."
     )
     python: str = _setting(
         _text,
         "",
-        "Python that makes the virtualenvs of process builds: a path, or a name on PATH.",
-        "the one that runs polyjob",
+        "Python for the virtualenvs of process builds: a path, or a name on PATH.",
+        "the Python that runs polyjob",
     )
-    kube_config: str = _setting(
-        _file,
-        "",
-        "Kubernetes: the kubeconfig file.",
-        "that of KUBECONFIG, `~/.kube/config`, or the account of polyjob's own pod",
-    )
-    kube_context: str = _setting(_text, "", "Kubernetes: the context of the kubeconfig.", "the current one")
-    kube_namespace: str = _setting(
-        _text, "", "Kubernetes: the namespace of jobs.", "the context's, or that of polyjob's own pod"
-    )
-    kube_patience: float = _setting(
-        _seconds, "600", "Kubernetes: time that a pod may find no node, or no image, before its job fails."
-    )
-    kube_helper_image: str = _setting(
-        _text, "busybox:stable", "Kubernetes: image with `sh`, `tar`, `head`, `rm` and `sleep` that carries files."
-    )
-    kube_helper_resources: str = _setting(
-        _resources,
-        "requests.cpu=10m requests.memory=32Mi limits.cpu=200m limits.memory=128Mi",
-        "Kubernetes: what each helper container asks for, within what a LimitRange of the namespace allows.",
-    )
-    kube_claim: str = _setting(
-        _text, "", "Kubernetes: volume claim that holds the files of running jobs.", "an `emptyDir` of each pod"
-    )
-    kube_gpu: str = _setting(_text, "nvidia.com/gpu", "Kubernetes: the resource that `gpu` asks for.")
-    registry: str = _setting(
-        _text,
-        "",
-        "Kubernetes: where images of builds go, such as `registry.example.org/team`; `http://` before it: without TLS.",
-        "the steps run in each job's pod",
-    )
-    registry_secret: str = _setting(
-        _text, "", "Kubernetes: secret of type `kubernetes.io/dockerconfigjson` to push and pull with."
-    )
-    builder_image: str = _setting(_text, "moby/buildkit:rootless", "Kubernetes: image that builds images.")
-    builder_command: str = _setting(
-        _text, "", "Kubernetes: shell text that builds `./Dockerfile` and pushes `$IMAGE`.", "for `buildctl`"
-    )
-    workers: int = _setting(_positive, "2", "Web processes.")
+    kubernetes: KubernetesOptions = _options_of_runner()
+    """The settings of the Kubernetes runner."""
+    workers: int = _setting(_positive, "2", "Number of web processes.")
     threads: int = _setting(_positive, "128", "Threads of each web process.")
     followers: int = _setting(
-        _whole, "112", "Log followers and waiting requests that one web process takes at once; the next is told 503."
+        _non_negative,
+        "112",
+        "Maximum number of log followers and waiting requests of a web process; further ones get 503.",
     )
-    log_level: str = _setting(_text, "info", "Least level of the server's own messages: debug, info, warning or error.")
+    log_level: str = _setting(_text, "info", "Log level of the server: `debug`, `info`, `warning` or `error`.")
 
     @property
     def url(self) -> str:
-        """Where users reach the server, without a final slash."""
+        """The address by which users reach the server, without a final slash."""
         if self.public_url:
             return self.public_url
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class _Declaration:
+    """One setting: a field of Settings, or of the options of the Kubernetes runner."""
+
+    name: str
+    read: Reader
+    default: str
+    help: str
+    default_text: str | None
+    option: str | None = None
+    """Name of the field of the Kubernetes runner's options."""
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + self.name.upper()
+
+    def value_in(self, settings: Settings) -> Any:
+        return getattr(settings.kubernetes, self.option) if self.option else getattr(settings, self.name)
+
+
+def _declarations() -> Iterator[_Declaration]:
+    for field in dataclasses.fields(Settings):
+        if field.name == "kubernetes":
+            yield from map(_declaration_of_option, dataclasses.fields(KubernetesOptions))
+        else:
+            yield _Declaration(field.name, **field.metadata)
+
+
+def _declaration_of_option(option: dataclasses.Field[Any]) -> _Declaration:
+    metadata = option.metadata
+    return _Declaration(
+        metadata["setting"],
+        _READERS_OF_OPTIONS[metadata["kind"]],
+        _as_text(option.default),
+        metadata["help"],
+        metadata["default_text"],
+        option.name,
+    )
 
 
 _SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
@@ -275,44 +300,46 @@ _SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
 
 
 def read_settings(environ: Mapping[str, str], **overrides: Any) -> Settings:
-    """The settings that `environ` and then `overrides` (values, not text; None = not given) make.
+    """Return the settings of an environment. `overrides` are values, not text, and win over it; None = not given.
 
-    Raises SettingError for the first variable that cannot be read. A variable that is set but empty counts as not set.
-    So does a `POLYJOB_PORT` that a cluster made for a service named `polyjob`.
+    A variable that is empty counts as not set. So does a `POLYJOB_PORT` that a cluster created for a service named
+    `polyjob`. Raises SettingError for the first variable that is not valid.
     """
-    values = {}
-    for field in dataclasses.fields(Settings):
-        variable = PREFIX + field.name.upper()
-        read = field.metadata["read"]
-        given = environ.get(variable, "")
-        if read is _port and _SERVICE_LINK.fullmatch(given):
+    values, options = {}, {}
+    for setting in _declarations():
+        given = environ.get(setting.variable, "")
+        if setting.read is _port and _SERVICE_LINK.fullmatch(given):
             given = ""
-        text = given or field.metadata["default"] or _machine_default(field.name)
+        text = given or setting.default or _machine_default(setting.name)
         try:
-            values[field.name] = read(text)
+            value = setting.read(text)
         except (ValueError, KeyError, IndexError):
-            raise SettingError(f"{variable}={text!r} is not valid: it takes {_KINDS[read]}") from None
+            message = f"{setting.variable}={text!r} is not valid: expected {_KINDS[setting.read]}"
+            raise SettingError(message) from None
+        if setting.option:
+            options[setting.option] = value
+        else:
+            values[setting.name] = value
+    values["kubernetes"] = KubernetesOptions(**options)
     values.update({name: value for name, value in overrides.items() if value is not None})
     return Settings(**values)
 
 
 def _machine_default(name: str) -> str:
+    """Return the default of a setting whose default depends on the machine."""
     if name == "data_dir":
-        return _default_data_dir()
+        return str(Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "polyjob")
     if name == "slots":
         return str(len(os.sched_getaffinity(0)))
     if name == "gpus":
-        return (
-            " ".join(sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))) or "none"
-        )
+        indices = sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+        return " ".join(indices) or "none"
     return ""
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The variables from which `read_settings` makes the same settings again, for a child process."""
-    return {
-        PREFIX + field.name.upper(): _as_text(getattr(settings, field.name)) for field in dataclasses.fields(Settings)
-    }
+    """Return the variables from which `read_settings` makes the same settings again, for a child process."""
+    return {setting.variable: _as_text(setting.value_in(settings)) for setting in _declarations()}
 
 
 def _as_text(value: Any) -> str:
@@ -320,12 +347,26 @@ def _as_text(value: Any) -> str:
         return " ".join(map(str, value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
     return str(value)
 
 
-def table() -> list[tuple[str, str, str, str]]:
-    """(variable, what it takes, default as shown in documents, help) of every setting, in order."""
+@dataclass(frozen=True)
+class SettingInfo:
+    """A setting as documents show it, in Markdown."""
+
+    variable: str
+    kind: str
+    default: str
+    help: str
+
+
+def settings_table() -> list[SettingInfo]:
+    """Return every setting, in the order of the documentation."""
     return [
-        (PREFIX + field.name.upper(), _KINDS[field.metadata["read"]], field.metadata["shown"], field.metadata["help"])
-        for field in dataclasses.fields(Settings)
+        SettingInfo(
+            setting.variable, _KINDS[setting.read], setting.default_text or f"`{setting.default}`", setting.help
+        )
+        for setting in _declarations()
     ]

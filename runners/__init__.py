@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from runners.base import Runner, RunnerSettings
+if TYPE_CHECKING:
+    from runners.base import Runner, RunnerSettings
 
 RUNNERS = {
     "process": "runners.process.runner:ProcessRunner",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from polyjob.settings import read_settings, table
+from polyjob.settings import read_settings, settings_table
 from tests.require import require, require_root
 
 UNIT = Path(__file__).resolve().parent.parent / "deploy" / "polyjob.service"
@@ -152,5 +152,5 @@ def test_deployed_pod_has_valid_settings_and_a_private_data_folder(tmp_path):
 def test_the_settings_are_ones_that_polyjob_knows():
     container = of_kind("Deployment")["spec"]["template"]["spec"]["containers"][0]
     told = {item["name"]: item["value"] for item in container["env"]}
-    assert told.keys() <= {row[0] for row in table()}
+    assert told.keys() <= {setting.variable for setting in settings_table()}
     assert read_settings(told).runner == "kubernetes"

@@ -22,6 +22,7 @@ BASE = {
     "polyjob.statuses",
     "runners.base",
     "runners.capabilities",
+    "runners.kubernetes.options",
 }
 """Every package of polyjob may import these; they import nothing but each other."""
 
@@ -62,7 +63,7 @@ MAY_IMPORT = {
     "runners": set(),
     "runners.process": {"runners.common", "runners.machine_faults"},
     "runners.docker": {"runners.common", "runners.machine_faults"},
-    "runners.kubernetes": {"runners.common", "runners.machine_faults"},
+    "runners.kubernetes": {"runners.common", "runners.machine_faults", "runners.kubernetes.options"},
     "runners.fake": set(),
     "runners.common": set(),
     "runners.machine_faults": set(),

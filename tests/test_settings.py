@@ -1,38 +1,44 @@
-"""The table of settings: what each takes, and that the documentation shows all of it."""
+"""The table of settings: how each is read, and that the documentation shows all of it."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from polyjob.settings import SettingError, environment, read_settings, table
+from polyjob.settings import SettingError, environment, read_settings, settings_table
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_the_documentation_shows_the_table():
-    rows = [
-        line for line in (ROOT / "docs/configuration.md").read_text().splitlines() if line.startswith("| `POLYJOB_")
-    ]
-    assert rows == [document_row(*row) for row in table()]
+def test_documentation_shows_every_setting():
+    page = (ROOT / "docs/configuration.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `POLYJOB_")]
+    assert rows == [f"| `{info.variable}` | {info.kind} | {info.default} | {info.help} |" for info in settings_table()]
 
 
-def document_row(variable, takes, default, help):
-    shown = default if "`" in default or default.startswith("the ") else f"`{default}`" if default else ""
-    return f"| `{variable}` | {takes} | {shown.replace('|', '&#124;')} | {help} |"
+@pytest.mark.parametrize("info", settings_table(), ids=lambda info: info.variable)
+def test_default_is_a_literal_or_plain_words(info):
+    literal = re.fullmatch(r"`([^`]+)`", info.default)
+    if literal:
+        assert read_settings({info.variable: literal[1]}) == read_settings({})
+    else:
+        assert re.match(r"(?:the|an?|all|none|host) ?|`[$~]", info.default)
 
 
 def test_defaults():
-    settings = read_settings({"XDG_DATA_HOME": "/ignored here: read from the process"})
+    settings = read_settings({"XDG_DATA_HOME": "/ignored: read from the process"})
     assert (settings.host, settings.port, settings.runner) == ("127.0.0.1", 8000, "process")
     assert settings.stop_grace == 10
     assert settings.slots >= 1
     assert settings.data_dir.is_absolute()
+    assert settings.kubernetes.patience == 600
+    assert "buildctl" in settings.kubernetes.builder_command
 
 
 @pytest.mark.parametrize(("home", "expected"), [("/x/data", "/x/data/polyjob"), ("", "/home/ana/.local/share/polyjob")])
-def test_the_data_folder_follows_the_desktop_s_rule(home, expected, monkeypatch):
+def test_default_data_folder_follows_xdg(home, expected, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", home)
     monkeypatch.setenv("HOME", "/home/ana")
     assert read_settings({}).data_dir == Path(expected)
@@ -54,10 +60,27 @@ def test_the_data_folder_follows_the_desktop_s_rule(home, expected, monkeypatch)
         ("data_dir", "/a/b", Path("/a/b")),
     ],
 )
-def test_a_text_becomes_a_value_and_goes_to_a_child_unchanged(name, text, value):
+def test_child_process_gets_the_same_settings(name, text, value):
     settings = read_settings({f"POLYJOB_{name.upper()}": text})
     assert getattr(settings, name) == value
     assert read_settings(environment(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    ("variable", "option", "text", "value"),
+    [
+        ("KUBE_CONFIG", "kubeconfig", "/etc/kube.yml", "/etc/kube.yml"),
+        ("KUBE_PATIENCE", "patience", "2.5", 2.5),
+        ("KUBE_HELPER_RESOURCES", "helper_resources", "limits.cpu=1  requests.cpu=1m", "limits.cpu=1 requests.cpu=1m"),
+        ("REGISTRY", "registry", "registry.example.org/team", "registry.example.org/team"),
+        ("BUILDER_COMMAND", "builder_command", "make image", "make image"),
+    ],
+)
+def test_kubernetes_settings_become_options_of_its_runner(variable, option, text, value):
+    settings = read_settings({f"POLYJOB_{variable}": text})
+    assert getattr(settings.kubernetes, option) == value
+    assert read_settings(environment(settings)) == settings
+    assert type(settings.kubernetes).read(settings.kubernetes.to_strings()) == settings.kubernetes
 
 
 @pytest.mark.parametrize(
@@ -83,20 +106,21 @@ def test_a_text_becomes_a_value_and_goes_to_a_child_unchanged(name, text, value)
         ("PUBLIC_URL", "https://jobs example"),
         ("PUBLIC_URL", "https://user@jobs.example.org"),
         ("PUBLIC_URL", "https://日本.jp"),
+        ("KUBE_PATIENCE", "-1"),
     ],
 )
-def test_a_wrong_text_is_an_error_that_names_the_variable(variable, text):
-    with pytest.raises(SettingError, match=rf"^POLYJOB_{variable}='{text}' is not valid: it takes "):
+def test_invalid_value_is_refused_with_its_variable(variable, text):
+    with pytest.raises(SettingError, match=rf"^POLYJOB_{variable}='{text}' is not valid: expected "):
         read_settings({f"POLYJOB_{variable}": text})
 
 
 @pytest.mark.parametrize("link", ["tcp://10.96.66.10:80", "tcp://[fd00::1]:80", "udp://172.17.0.2:8000"])
-def test_port_of_a_service_link_is_not_set(link):
+def test_service_link_is_not_a_port(link):
     assert read_settings({"POLYJOB_PORT": link}).port == 8000
 
 
 @pytest.mark.parametrize("text", ["limits.cpu", "cpu=1", "limits.cpu=1 core", "limits.cpu=-1", "none limits.cpu=1"])
-def test_helper_resources_that_no_cluster_reads_are_refused(text):
+def test_invalid_helper_resources_are_refused(text):
     with pytest.raises(SettingError, match=r"POLYJOB_KUBE_HELPER_RESOURCES.*limits\.cpu=200m"):
         read_settings({"POLYJOB_KUBE_HELPER_RESOURCES": text})
 
@@ -118,40 +142,43 @@ def test_relative_paths_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = read_settings({"POLYJOB_DATA_DIR": "data", "POLYJOB_KUBE_CONFIG": "kube.yml"})
     assert settings.data_dir == tmp_path / "data"
-    assert settings.kube_config == str(tmp_path / "kube.yml")
-    assert read_settings({}).kube_config == ""
+    assert settings.kubernetes.kubeconfig == str(tmp_path / "kube.yml")
+    assert read_settings({}).kubernetes.kubeconfig == ""
 
 
-def test_paths_do_not_need_the_folders_before_dots(tmp_path, monkeypatch):
+def test_missing_folders_before_dots_are_not_needed(tmp_path, monkeypatch):
     start = tmp_path / "start"
     start.mkdir()
     monkeypatch.chdir(start)
     settings = read_settings({"POLYJOB_DATA_DIR": "../data", "POLYJOB_KUBE_CONFIG": f"{start}/sub/../../kube.yml"})
     start.rmdir()
     assert settings.data_dir == tmp_path / "data"
-    assert settings.kube_config == str(tmp_path / "kube.yml")
+    assert settings.kubernetes.kubeconfig == str(tmp_path / "kube.yml")
 
 
-def test_dots_behind_a_link_lead_where_the_system_leads(tmp_path):
+def test_dots_after_a_link_are_resolved_by_the_link(tmp_path):
     (tmp_path / "disk/polyjob").mkdir(parents=True)
     (tmp_path / "link").symlink_to("disk/polyjob")
     assert read_settings({"POLYJOB_DATA_DIR": f"{tmp_path}/link/../data"}).data_dir == tmp_path / "disk/data"
     assert read_settings({"POLYJOB_DATA_DIR": f"{tmp_path}/link"}).data_dir == tmp_path / "link"
 
 
-def test_a_home_folder_that_does_not_exist_is_refused():
+def test_missing_home_folder_is_refused():
     with pytest.raises(SettingError, match="POLYJOB_DATA_DIR='~no-such-user/data' is not valid"):
         read_settings({"POLYJOB_DATA_DIR": "~no-such-user/data"})
 
 
-def test_an_empty_variable_is_not_set_and_an_override_wins():
+def test_empty_variable_counts_as_not_set():
     assert read_settings({"POLYJOB_PORT": ""}).port == 8000
+
+
+def test_override_wins_over_the_environment():
     assert read_settings({"POLYJOB_PORT": "9"}, port=0).port == 0
     assert read_settings({"POLYJOB_PORT": "9"}, port=None).port == 9
 
 
 @pytest.mark.parametrize(
-    ("given", "url"),
+    ("overrides", "url"),
     [
         ({}, "http://127.0.0.1:8000"),
         ({"host": "0.0.0.0", "port": 1}, "http://127.0.0.1:1"),
@@ -160,5 +187,5 @@ def test_an_empty_variable_is_not_set_and_an_override_wins():
         ({"public_url": "https://jobs.example.org"}, "https://jobs.example.org"),
     ],
 )
-def test_the_url(given, url):
-    assert read_settings({}, **given).url == url
+def test_url_is_public_url_or_host_and_port(overrides, url):
+    assert read_settings({}, **overrides).url == url

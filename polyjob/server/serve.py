@@ -236,7 +236,9 @@ def greeting(settings: Settings) -> list[str]:
     shown = f"token {token}" if token else "token $POLYJOB_TOKEN"
     quote = shlex.quote if token else _in_double_quotes
     authorization = quote(f"Authorization: {shown}")
-    image = settings.kube_helper_image if settings.runner == "kubernetes" else FIRST_IMAGE  # its nodes have that one
+    image = (
+        settings.kubernetes.helper_image if settings.runner == "kubernetes" else FIRST_IMAGE
+    )  # its nodes have that one
     build = {"build": {"image": image}} if REQUIRED_PARTS.get(settings.runner) else {}
     body = json.dumps({"config": FIRST_JOB | build})
     number = next_job_id()

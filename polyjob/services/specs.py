@@ -131,18 +131,7 @@ def runner_settings(settings: Settings, installation: str) -> RunnerSettings:
     options = {
         "python": settings.python,
         "docker_shm": str(settings.docker_shm),
-        "kubeconfig": settings.kube_config,
-        "context": settings.kube_context,
-        "namespace": settings.kube_namespace,
-        "patience": f"{settings.kube_patience:g}",
-        "helper_image": settings.kube_helper_image,
-        "helper_resources": settings.kube_helper_resources,
-        "claim": settings.kube_claim,
-        "gpu": settings.kube_gpu,
-        "registry": settings.registry,
-        "registry_secret": settings.registry_secret,
-        "builder_image": settings.builder_image,
-        "builder_command": settings.builder_command,
+        **settings.kubernetes.to_strings(),
     }
     return RunnerSettings(
         data_dir=str(settings.data_dir),
@@ -156,7 +145,7 @@ def runner_settings(settings: Settings, installation: str) -> RunnerSettings:
 
 def build_dockerfile(build: Build, store: Store, settings: Settings) -> str | None:
     """What the build's image is made from, without labels; None where no image is made."""
-    has_image = build.runner == "docker" or (build.runner == "kubernetes" and settings.registry)
+    has_image = build.runner == "docker" or (build.runner == "kubernetes" and settings.kubernetes.registry)
     if not build.is_managed or not has_image:
         return None
     spec = build_spec(build, store, settings, installation="")

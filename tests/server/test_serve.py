@@ -30,6 +30,7 @@ from polyjob.engine_link import EngineLock
 from polyjob.server import serve, supervisor
 from polyjob.server.bootstrap import check, first_start, warnings
 from polyjob.settings import SettingError, read_settings
+from runners.kubernetes.options import Options
 from tests.e2e import conftest
 from tests.e2e.conftest import eventually
 from tests.require import require
@@ -171,7 +172,7 @@ def fails(*arguments, **environ):
 
 def test_a_wrong_setting(tmp_path):
     line = fails("serve", "--data-dir", str(tmp_path), POLYJOB_SLOTS="many")
-    assert line == "polyjob: POLYJOB_SLOTS='many' is not valid: it takes a whole number, 1 or more"
+    assert line == "polyjob: POLYJOB_SLOTS='many' is not valid: expected a whole number, 1 or more"
 
 
 @pytest.mark.parametrize("verb", ["serve", "engine"])
@@ -221,7 +222,8 @@ def test_a_database_that_is_none(verb, tmp_path):
 @pytest.mark.parametrize(("runner", "image"), [("docker", '"busybox"'), ("kubernetes", '"registry.lan/helper:1"')])
 def test_suggested_job_runs_in_an_image_that_is_there(runner, image, settings, project, user):
     """Of a cluster without a network: the one that the pods of all jobs need."""
-    told = dataclasses.replace(settings, runner=runner, kube_helper_image="registry.lan/helper:1")
+    options = Options(helper_image="registry.lan/helper:1")
+    told = dataclasses.replace(settings, runner=runner, kubernetes=options)
     assert f'"image": {image}' in "\n".join(serve.greeting(told))
 
 

@@ -13,6 +13,7 @@ from polyjob.services import specs
 from polyjob.services.submission import merge_patch
 from polyjob.settings import MIB
 from runners.capabilities import CAPABILITIES, SupportLevel
+from runners.kubernetes.options import Options
 
 CONFIG = {"version": 1, "kind": "job", "build": {"image": "img"}, "run": {"cmd": "true"}}
 
@@ -198,10 +199,11 @@ def test_a_place_in_a_cluster():
     assert specs.parse_placement({}) == specs.Placement()
 
 
-def test_a_runner_is_told_its_own_settings(settings):
-    told = specs.runner_settings(dataclasses.replace(settings, kube_namespace="jobs", registry="r/x"), "a" * 32).options
-    assert (told["namespace"], told["registry"], told["patience"]) == ("jobs", "r/x", "600")
-    assert "claim" not in told
+def test_runner_gets_its_own_settings(settings):
+    settings = dataclasses.replace(settings, kubernetes=Options(namespace="jobs", registry="r/x"))
+    options = specs.runner_settings(settings, "a" * 32).options
+    assert (options["namespace"], options["registry"], options["patience"]) == ("jobs", "r/x", "600")
+    assert "claim" not in options
 
 
 @pytest.mark.parametrize(
