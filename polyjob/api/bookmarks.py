@@ -10,10 +10,10 @@ from peewee import ModelSelect
 
 from polyjob.api import list_queries
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.builds import in_list as builds_in_list
-from polyjob.api.jobs import in_list as jobs_in_list
+from polyjob.api.builds import build_rows
+from polyjob.api.jobs import job_rows
 from polyjob.api.paging import limit, offset, page
-from polyjob.api.projects import in_list as projects_in_list
+from polyjob.api.projects import project_rows
 from polyjob.api.request_context import me
 from polyjob.api.schemas.bookmarks import archived_of, bookmarked_of
 from polyjob.api.schemas.builds import BuildRowSchema
@@ -49,7 +49,7 @@ blp = Blueprint("marked", __name__, description="Bookmarks and archives.")
 @requires(Access.READ)
 def bookmarked_jobs(username: str) -> dict[str, Any]:
     """List the jobs that one has bookmarked, the latest first"""
-    return _bookmarked(username, Job, jobs_in_list)
+    return _bookmarked(username, Job, job_rows)
 
 
 @blp.get("/bookmarks/<username>/builds")
@@ -58,7 +58,7 @@ def bookmarked_jobs(username: str) -> dict[str, Any]:
 @requires(Access.READ)
 def bookmarked_builds(username: str) -> dict[str, Any]:
     """List the builds that one has bookmarked, the latest first"""
-    return _bookmarked(username, Build, builds_in_list)
+    return _bookmarked(username, Build, build_rows)
 
 
 @blp.get("/bookmarks/<username>/projects")
@@ -67,7 +67,7 @@ def bookmarked_builds(username: str) -> dict[str, Any]:
 @requires(Access.READ)
 def bookmarked_projects(username: str) -> dict[str, Any]:
     """List the projects that one has bookmarked, the latest first"""
-    return _bookmarked(username, Project, projects_in_list)
+    return _bookmarked(username, Project, project_rows)
 
 
 @blp.get("/archives/<username>/jobs")
@@ -76,7 +76,7 @@ def bookmarked_projects(username: str) -> dict[str, Any]:
 @requires(Access.READ)
 def archived_jobs(username: str) -> dict[str, Any]:
     """List the archived jobs of one's own projects, the latest first"""
-    return _archived(username, jobs.list_archived, Job, jobs_in_list)
+    return _archived(username, jobs.list_archived, Job, job_rows)
 
 
 @blp.get("/archives/<username>/builds")
@@ -85,7 +85,7 @@ def archived_jobs(username: str) -> dict[str, Any]:
 @requires(Access.READ)
 def archived_builds(username: str) -> dict[str, Any]:
     """List the archived builds of one's own projects, the latest first"""
-    return _archived(username, builds.list_archived, Build, builds_in_list)
+    return _archived(username, builds.list_archived, Build, build_rows)
 
 
 @blp.get("/archives/<username>/projects")
@@ -94,7 +94,7 @@ def archived_builds(username: str) -> dict[str, Any]:
 @requires(Access.READ)
 def archived_projects(username: str) -> dict[str, Any]:
     """List one's own archived projects, last changed first"""
-    return _archived(username, lambda owner: projects.list_projects(owner, archived=True), Project, projects_in_list)
+    return _archived(username, lambda owner: projects.list_projects(owner, archived=True), Project, project_rows)
 
 
 def _bookmarked(username: str, table: Any, show: Callable[[list[Any]], list[Any]]) -> dict[str, Any]:

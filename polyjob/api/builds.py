@@ -12,18 +12,23 @@ from polyjob.api.etags import unchanged
 from polyjob.api.idempotency import create_idempotently
 from polyjob.api.paging import limit, offset, page
 from polyjob.api.request_body import read_body
-from polyjob.api.request_context import BUILD, BUILDS, config_stood_at, empty, find_project, me, settings, store
+from polyjob.api.request_context import BUILD, BUILDS, config_errors_at, empty, find_project, me, settings, store
 from polyjob.api.schemas.builds import (
     BuildChangeBody,
     BuildCreateBody,
+    BuildRow,
     BuildRowSchema,
     BuildSchema,
-    BuildStatusSchema,
     BuildView,
     read_build_create,
 )
-from polyjob.api.schemas.jobs import StatusBody, read_status
-from polyjob.api.schemas.users import CodeReferenceBody, CodeReferenceSchema
+from polyjob.api.schemas.statuses import (
+    BuildStatusSchema,
+    CodeReferenceBody,
+    CodeReferenceSchema,
+    StatusBody,
+    read_status,
+)
 from polyjob.api.statuses import RECONCILED, code_reference, read_code_reference
 from polyjob.auth import identity
 from polyjob.auth.permissions import Access, requires
@@ -45,7 +50,7 @@ blp = Blueprint("builds", __name__, description="Builds: what jobs need made bef
 def list_builds(username: str, project_name: str) -> Any:
     """List the builds of a project, last changed first"""
     project = find_project(username, project_name)
-    return unchanged(project, project.builds_version) or list_queries.page_of_builds(project, in_list)
+    return unchanged(project, project.builds_version) or list_queries.page_of_builds(project, build_rows)
 
 
 @blp.post(BUILDS)
@@ -57,9 +62,9 @@ def create_build(username: str, project_name: str) -> Response:
     project = find_project(username, project_name)
 
     def make(once: IdempotentRequest | None) -> Build:
-        sent = read_build_create(read_body())
-        with config_stood_at(sent.pointer):
-            return builds.create(project, me(), sent.attributes, settings(), once)
+        parsed = read_build_create(read_body())
+        with config_errors_at(parsed.config_pointer):
+            return builds.create(project, me(), parsed.attributes, settings(), once)
 
     return create_idempotently(project, make, _document)
 
@@ -81,7 +86,7 @@ def get_build(username: str, project_name: str, build_id: int) -> Any:
     """Get a build"""
     project = find_project(username, project_name)
     build = builds.find(project, build_id)
-    return unchanged(project, build.version, project.jobs_version) or shown(build)
+    return unchanged(project, build.version, project.jobs_version) or build_view(build)
 
 
 @blp.route(BUILD, methods=["PATCH", "PUT"])
@@ -93,7 +98,7 @@ def update_build(username: str, project_name: str, build_id: int) -> BuildView:
     build = builds.find(find_project(username, project_name), build_id)
     body = read_body()
     check_values(body)
-    return shown(builds.update(build, deserialize(_CHANGE, body, "")))
+    return build_view(builds.update(build, deserialize(_CHANGE, body, "")))
 
 
 @blp.delete(BUILD)
@@ -241,18 +246,22 @@ def get_build_status(username: str, project_name: str, build_id: int, uuid: str)
     return status
 
 
-def shown(build: Build) -> BuildView:
-    """The build as whoever asks sees it."""
-    dockerfile = specs.build_dockerfile(build, store(), settings())
-    return BuildView(build, bookmarks.is_bookmarked(build, me()), builds.count_jobs(build), dockerfile)
+def build_view(build: Build) -> BuildView:
+    """Return the build with all its fields, as the current user sees it."""
+    return BuildView.from_build(
+        build,
+        bookmarked=bookmarks.is_bookmarked(build, me()),
+        num_jobs=builds.count_jobs(build),
+        dockerfile=specs.build_dockerfile(build, store(), settings()),
+    )
 
 
-def in_list(found: list[Build]) -> list[BuildView]:
-    """The builds as a list shows them to whoever asks."""
-    marked = bookmarks.bookmarked_ids(me(), Build, [build.id for build in found]) if found else set()
-    return [BuildView(build, build.id in marked) for build in found]
+def build_rows(rows: list[Build]) -> list[BuildRow]:
+    """Return the builds as a list shows them to the current user."""
+    bookmarked_ids = bookmarks.bookmarked_ids(me(), Build, [build.id for build in rows]) if rows else set()
+    return [BuildRow.from_row(build, bookmarked=build.id in bookmarked_ids) for build in rows]
 
 
 def _document(build: Build) -> dict[str, Any]:
-    document: dict[str, Any] = _SCHEMA.dump(shown(build))
+    document: dict[str, Any] = _SCHEMA.dump(build_view(build))
     return document

@@ -12,7 +12,7 @@ from peewee import PeeweeException
 
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.request_context import empty, settings, store
-from polyjob.api.schemas.users import ChartSchema, LogHandlerSchema, ReadinessSchema, VersionsSchema
+from polyjob.api.schemas.server import ChartSchema, LogHandlerSchema, ReadinessSchema, VersionsSchema
 from polyjob.auth.permissions import Access, requires
 from polyjob.clock import Clock
 from polyjob.db import migrations

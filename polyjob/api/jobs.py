@@ -12,19 +12,17 @@ from polyjob.api.etags import unchanged
 from polyjob.api.idempotency import create_idempotently
 from polyjob.api.paging import root
 from polyjob.api.request_body import read_body
-from polyjob.api.request_context import JOB, JOBS, config_stood_at, empty, find_project, me, settings
+from polyjob.api.request_context import JOB, JOBS, config_errors_at, empty, find_project, me, settings
 from polyjob.api.schemas.bulk import DeletedSchema, NumbersBody, StoppedSchema, read_numbers
-from polyjob.api.schemas.jobs import (
+from polyjob.api.schemas.job_bodies import (
     JobChangeBody,
     JobCloneBody,
     JobCreateBody,
-    JobRowSchema,
-    JobSchema,
-    JobView,
-    read_change,
-    read_clone,
-    read_create,
+    read_job_change,
+    read_job_clone,
+    read_job_create,
 )
+from polyjob.api.schemas.jobs import JobRow, JobRowSchema, JobSchema, JobView
 from polyjob.auth import permissions
 from polyjob.auth.identity import authenticate, current_identity
 from polyjob.auth.permissions import Access, requires
@@ -53,7 +51,7 @@ blp = Blueprint("jobs", __name__, description="Jobs: what polyjob runs.")
 def list_jobs(username: str, project_name: str) -> Any:
     """List the jobs of a project, last changed first"""
     project = find_project(username, project_name)
-    return unchanged(project, project.jobs_version) or list_queries.page_of_jobs(project, in_list)
+    return unchanged(project, project.jobs_version) or list_queries.page_of_jobs(project, job_rows)
 
 
 @blp.post(JOBS)
@@ -68,9 +66,9 @@ def create_job(username: str, project_name: str) -> Response:
     project = find_project(username, project_name)
 
     def make(once: IdempotentRequest | None) -> Job:
-        sent = read_create(read_body())
-        with config_stood_at(sent.pointer):
-            return submission.create(project, me(), sent.attributes, settings(), once)
+        parsed = read_job_create(read_body())
+        with config_errors_at(parsed.config_pointer):
+            return submission.create(project, me(), parsed.attributes, settings(), once)
 
     return create_idempotently(project, make, _document)
 
@@ -88,7 +86,7 @@ def get_job(username: str, project_name: str, job_id: int) -> Any:
         run_events.wait_until_done(job_id, seconds)
         authenticate()  # the key may be gone by now
         project = find_project(username, project_name)
-    return unchanged(project, *jobs.visible_state(project, job_id)) or shown(jobs.find(project, job_id))
+    return unchanged(project, *jobs.visible_state(project, job_id)) or job_view(jobs.find(project, job_id))
 
 
 @blp.route(JOB, methods=["PATCH", "PUT"])
@@ -98,10 +96,10 @@ def get_job(username: str, project_name: str, job_id: int) -> Any:
 def update_job(username: str, project_name: str, job_id: int) -> JobView:
     """Change a job's description, name, tags …, or its config while it waits in the queue"""
     job = jobs.find(find_project(username, project_name), job_id)
-    sent = read_change(read_body())
-    permissions.check_changes(sent.attributes, current_identity())
-    with config_stood_at(sent.pointer):
-        return shown(jobs.update(job, sent.attributes, settings()))
+    parsed = read_job_change(read_body())
+    permissions.check_changes(parsed.attributes, current_identity())
+    with config_errors_at(parsed.config_pointer):
+        return job_view(jobs.update(job, parsed.attributes, settings()))
 
 
 @blp.delete(JOB)
@@ -204,9 +202,9 @@ def _clone(username: str, project_name: str, job_id: int, strategy: str) -> Resp
 
     def make(once: IdempotentRequest | None) -> Job:
         job = jobs.find(project, job_id)
-        sent = read_clone(read_body())
-        with config_stood_at(sent.pointer):
-            return submission.clone(job, me(), strategy, sent.attributes, settings(), once)
+        parsed = read_job_clone(read_body())
+        with config_errors_at(parsed.config_pointer):
+            return submission.clone(job, me(), strategy, parsed.attributes, settings(), once)
 
     return create_idempotently(project, make, _document)
 
@@ -232,26 +230,26 @@ def unbookmark_job(username: str, project_name: str, job_id: int) -> Response:
     return empty(204)
 
 
-def shown(job: Job) -> JobView:
-    """The job as whoever asks sees it."""
+def job_view(job: Job) -> JobView:
+    """Return the job with all its fields, as the current user sees it."""
     position = jobs.queue_position(job)
-    return JobView(
+    return JobView.from_job(
         job,
         bookmarked=bookmarks.is_bookmarked(job, me()),
         queue_position=position,
-        waiting=jobs.waiting_reason(job, position),
+        waiting_reason=jobs.waiting_reason(job, position),
         root=root(),
     )
 
 
-def in_list(found: list[Job]) -> list[JobView]:
-    """The jobs as a list shows them to whoever asks."""
-    marked = bookmarks.bookmarked_ids(me(), Job, [job.id for job in found]) if found else set()
-    return [JobView(job, job.id in marked) for job in found]
+def job_rows(rows: list[Job]) -> list[JobRow]:
+    """Return the jobs as a list shows them to the current user."""
+    bookmarked_ids = bookmarks.bookmarked_ids(me(), Job, [job.id for job in rows]) if rows else set()
+    return [JobRow.from_row(job, bookmarked=job.id in bookmarked_ids) for job in rows]
 
 
 def _document(job: Job) -> dict[str, Any]:
-    document: dict[str, Any] = _SCHEMA.dump(shown(job))
+    document: dict[str, Any] = _SCHEMA.dump(job_view(job))
     return document
 
 

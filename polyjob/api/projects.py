@@ -16,6 +16,7 @@ from polyjob.api.schemas.projects import (
     ProjectBody,
     ProjectChangeBody,
     ProjectNameSchema,
+    ProjectRow,
     ProjectRowSchema,
     ProjectSchema,
     ProjectView,
@@ -55,7 +56,7 @@ blp = Blueprint("projects", __name__, description="Projects: where jobs, builds 
 @requires(Access.ACCOUNT)
 def create_project() -> ProjectView:
     """Create a project"""
-    return shown(projects.create(me(), _read_body(), settings()))
+    return project_view(projects.create(me(), _read_body(), settings()))
 
 
 @blp.get("/<username>")
@@ -69,7 +70,7 @@ def list_projects(username: str) -> dict[str, Any]:
         return page([], 0)
     asked = projects.list_projects(owner, query=request.args.get("query"), sort=request.args.get("sort"))
     query = asked.where(identity.readable(me()))
-    return page(in_list(query.limit(limit()).offset(offset())), query.count())
+    return page(project_rows(query.limit(limit()).offset(offset())), query.count())
 
 
 @blp.get("/<username>/projects/names")
@@ -89,7 +90,7 @@ def list_project_names(username: str) -> dict[str, Any]:
 @requires(Access.READ)
 def get_project(username: str, project_name: str) -> ProjectView:
     """Get a project"""
-    return shown(find_project(username, project_name))
+    return project_view(find_project(username, project_name))
 
 
 @blp.route(PROJECT, methods=["PATCH", "PUT"])
@@ -99,7 +100,7 @@ def get_project(username: str, project_name: str) -> ProjectView:
 def update_project(username: str, project_name: str) -> ProjectView:
     """Change a project's name, description, readme, tags, or who may read it"""
     project = find_project(username, project_name)
-    return shown(projects.update(project, _read_body(_CHANGE)))
+    return project_view(projects.update(project, _read_body(_CHANGE)))
 
 
 @blp.delete(PROJECT)
@@ -228,16 +229,16 @@ def upload_code(username: str, project_name: str) -> Response:
     return empty(200)
 
 
-def shown(project: Project) -> ProjectView:
-    """The project as whoever asks sees it."""
-    return ProjectView(project, bookmarked=bookmarks.is_bookmarked(project, me()))
+def project_view(project: Project) -> ProjectView:
+    """Return the project with all its fields, as the current user sees it."""
+    return ProjectView.from_project(project, bookmarked=bookmarks.is_bookmarked(project, me()))
 
 
-def in_list(found: Iterable[Project]) -> list[ProjectView]:
-    """The projects as a list shows them to whoever asks."""
-    found = list(found)
-    marked = bookmarks.bookmarked_ids(me(), Project, [project.id for project in found])
-    return [ProjectView(project, project.id in marked) for project in found]
+def project_rows(projects: Iterable[Project]) -> list[ProjectRow]:
+    """Return the projects as a list shows them to the current user."""
+    rows = list(projects)
+    bookmarked_ids = bookmarks.bookmarked_ids(me(), Project, [project.id for project in rows])
+    return [ProjectRow.from_row(project, bookmarked=project.id in bookmarked_ids) for project in rows]
 
 
 def _read_body(schema: Schema = _CREATE) -> Any:

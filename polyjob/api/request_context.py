@@ -52,8 +52,8 @@ def empty(status: int) -> Response:
 
 
 @contextmanager
-def config_stood_at(pointer: str) -> Iterator[None]:
-    """Have the domain's problems with a config point to where the config stood in the body."""
+def config_errors_at(pointer: str) -> Iterator[None]:
+    """Point the problems of a config to where the config is in the body: `pointer`, instead of `/config`."""
     try:
         yield
     except Invalid as error:

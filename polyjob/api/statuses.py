@@ -11,8 +11,13 @@ from polyjob.api.etags import unchanged
 from polyjob.api.paging import limit, offset, page
 from polyjob.api.request_body import read_body
 from polyjob.api.request_context import JOB, empty, find_project, me, settings
-from polyjob.api.schemas.jobs import JobStatusSchema, StatusBody, read_status
-from polyjob.api.schemas.users import CodeReferenceBody, CodeReferenceSchema
+from polyjob.api.schemas.statuses import (
+    CodeReferenceBody,
+    CodeReferenceSchema,
+    JobStatusSchema,
+    StatusBody,
+    read_status,
+)
 from polyjob.auth import identity
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job, JobStatus

@@ -7,7 +7,7 @@ from typing import Any
 from flask import current_app
 
 from polyjob.api.paging import root
-from polyjob.api.schemas.builds import BuildView
+from polyjob.api.schemas.builds import image_ids
 from polyjob.clock import now
 from polyjob.db.models import Build, BuildStatus, Job, Project, User
 from polyjob.pages import logs, timeline
@@ -25,7 +25,7 @@ def about(build: Build) -> dict[str, Any]:
     settings = current_app.config["SETTINGS"]
     rows = list(builds.list_statuses(build))
     steps = timeline.steps(rows, now())
-    made = BuildView(build)
+    images = image_ids(build)
     return {
         "build": build,
         "log_view": logs.view_of(build),
@@ -35,8 +35,8 @@ def about(build: Build) -> dict[str, Any]:
         "steps": steps,
         "bar": timeline.bar(steps),
         "section": build.config.get("build") or {},
-        "image": made.image,
-        "base": made.base,
+        "image": images.get("image"),
+        "base": images.get("base"),
         "dockerfile": specs.build_dockerfile(build, Store(settings.data_dir), settings),
         "jobs": _jobs(build),
         "job_count": builds.count_jobs(build),

@@ -7,7 +7,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob.api.problems import status_of
 from polyjob.api.request_context import JOB, me, settings, store
-from polyjob.api.schemas.jobs import read_create
+from polyjob.api.schemas.job_bodies import read_job_create
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Job
 from polyjob.errors import Conflict, Invalid, PolyjobError, Problem
@@ -89,12 +89,12 @@ def _attributes(source: Job, form: Form) -> dict[str, object]:
         return attributes
     if not text.strip():
         raise Invalid([Problem("/content", "There is no config.")])
-    sent = read_create({"content": text}).attributes
-    config = sent["config"]
+    parsed = read_job_create({"content": text})
+    config = parsed.attributes["config"]
     return attributes | {
         "is_whole": True,
         "config": config,
-        "content": sent["content"],
+        "content": parsed.attributes["content"],
         "description": config.get("description"),
     }
 

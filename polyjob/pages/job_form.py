@@ -7,7 +7,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from polyjob.api.schemas.jobs import Sent, read_create
+from polyjob.api.schemas.config_bodies import ParsedBody
+from polyjob.api.schemas.job_bodies import read_job_create
 from polyjob.errors import Invalid, Problem
 from polyjob.jobconfig.commands import literal_command
 from polyjob.jobconfig.parsing import parse_content
@@ -46,18 +47,18 @@ _FIELDS = {
 """Where a problem points to → the field that says it."""
 
 
-def read_job(form: Form) -> tuple[dict[str, Any], Sent]:
+def read_job(form: Form) -> tuple[dict[str, Any], ParsedBody]:
     """The body that would be sent to make the job, and what the API makes of it. What the fields say goes over what the
     config says; steps and variables are added to it. Raises Invalid with every problem."""
     body, problems = _body_of(form)
     known = {problem.pointer for problem in problems}
     try:
-        sent = read_create(body)
+        parsed = read_job_create(body)
     except Invalid as error:
         raise Invalid([*problems, *(found for found in error.problems if found.pointer not in known)]) from None
     if problems:
         raise Invalid(problems)
-    return body, sent
+    return body, parsed
 
 
 def _body_of(form: Form) -> tuple[dict[str, Any], list[Problem]]:

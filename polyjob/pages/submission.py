@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob.api.paging import root
 from polyjob.api.problems import status_of
-from polyjob.api.request_context import PROJECT, config_stood_at, me, settings
+from polyjob.api.request_context import PROJECT, config_errors_at, me, settings
 from polyjob.api.schemas.projects import ProjectBody
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions, sessions
@@ -89,13 +89,13 @@ def submit(username: str, project_name: str) -> AnyResponse:
         if form.is_stale:
             return _page(project, form, {"": [STALE]} | ({"upload": [FILES_GONE]} if has_upload else {}), 403)
         try:
-            body, sent = read_job(form)
+            body, parsed = read_job(form)
             if form.text("do") == "show":
                 return _page(project, form, commands=_commands(project, form, body))
             if received.fault is not None:
                 raise received.fault
-            with config_stood_at(sent.pointer):
-                number = _make(project, form, sent.attributes, received)
+            with config_errors_at(parsed.config_pointer):
+                number = _make(project, form, parsed.attributes, received)
         except (Invalid, TooLarge, Unavailable) as error:
             problems = getattr(error, "problems", None) or [Problem("", str(error))]
             errors = errors_of(problems, form)

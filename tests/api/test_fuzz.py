@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from polyjob.api.schemas.jobs import JobChangeBody, JobCreateBody
+from polyjob.api.schemas.job_bodies import JobChangeBody, JobCreateBody
 from polyjob.jobconfig.schema import ConfigSchema
 
 from .conftest import BASE, JOBS

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyjob.api.schemas.jobs import read_create
+from polyjob.api.schemas.job_bodies import read_job_create
 from polyjob.cli.origins import Origins
 from polyjob.cli.run import config_of
 from polyjob.errors import Invalid
@@ -27,7 +27,7 @@ def stored(cmd):
 
 
 def from_text(text):
-    return read_create({"content": text}).attributes["config"]["run"]["cmd"]
+    return read_job_create({"content": text}).attributes["config"]["run"]["cmd"]
 
 
 def run(shell, text):
@@ -83,7 +83,7 @@ class TestFoldedCommands:
 
     def test_params_are_put_in_after_the_fold(self):
         body = {"content": "params: {p: 'a\\ b'}\nrun:\n  cmd: x \\\n    --p={{ p }}\n"}
-        assert read_create(body).attributes["config"]["run"]["cmd"] == "x --p=a\\ b"
+        assert read_job_create(body).attributes["config"]["run"]["cmd"] == "x --p=a\\ b"
 
     @given(st.text(alphabet="a\\ \n\r\t'\"", min_size=1))
     def test_reading_twice_changes_nothing(self, text):
@@ -98,7 +98,7 @@ class TestFoldedCommands:
         "words", [("printf", "<%s>", "a\\ b", "c"), ("printf", "%s", "a\r\nb", "x\\"), ("printf '<%s>' my\\ file",)]
     )
     def test_arguments_of_polyjob_run_arrive_unchanged(self, words):
-        cmd = read_create(config_of(words, Origins(), **GIVEN)).attributes["config"]["run"]["cmd"]
+        cmd = read_job_create(config_of(words, Origins(), **GIVEN)).attributes["config"]["run"]["cmd"]
         expected = words[0] if len(words) == 1 else None
         written = run(["bash"], shell_text(cmd))
         assert written == run(["bash"], expected) if expected else written == _called(words)

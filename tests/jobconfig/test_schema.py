@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyjob.api.schemas.jobs import read_create
+from polyjob.api.schemas.job_bodies import read_job_create
 from polyjob.errors import Invalid
 from polyjob.jobconfig import parsing
 from polyjob.jobconfig.checks import MAX_PROBLEMS
@@ -432,7 +432,7 @@ class TestContent:
         """Less than two seconds of a processor: each took ten and more where work came before a bound."""
         begin = time.process_time()
         with pytest.raises(Invalid) as refused:
-            read_create({"content": text})
+            read_job_create({"content": text})
         assert len(refused.value.problems) <= MAX_PROBLEMS
         assert time.process_time() - begin < little_time()
 
@@ -451,7 +451,7 @@ class TestContent:
     def test_hostile_objects_take_little_time(self, config):
         begin = time.process_time()
         with pytest.raises(Invalid) as refused:
-            read_create({"config": config, "params": {f"p{number}": 1 for number in range(60_000)}})
+            read_job_create({"config": config, "params": {f"p{number}": 1 for number in range(60_000)}})
         assert len(refused.value.problems) <= MAX_PROBLEMS
         assert all(len(problem.detail) < 1000 for problem in refused.value.problems)
         assert time.process_time() - begin < little_time()
@@ -475,7 +475,7 @@ class TestContent:
     def test_hostile_commands_and_params_take_little_time(self, config):
         begin = time.process_time()
         with contextlib.suppress(Invalid):
-            read_create({"config": RUN | config})
+            read_job_create({"config": RUN | config})
         assert time.process_time() - begin < little_time()
 
     @pytest.mark.parametrize(
@@ -488,13 +488,13 @@ class TestContent:
     )
     def test_answers_to_hostile_keys_are_short(self, affinity):
         with pytest.raises(Invalid) as refused:
-            read_create({"run": {"cmd": "x"}, "environment": {"affinity": affinity}})
+            read_job_create({"run": {"cmd": "x"}, "environment": {"affinity": affinity}})
         assert sum(len(problem.pointer + problem.detail) for problem in refused.value.problems) < 200_000
 
     def test_unknown_keys_of_the_body_itself_take_little_time(self):
         begin = time.process_time()
         with pytest.raises(Invalid):
-            read_create({"run": {"cmd": "x"}} | {f"k{number}": 1 for number in range(60_000)})
+            read_job_create({"run": {"cmd": "x"}} | {f"k{number}": 1 for number in range(60_000)})
         assert time.process_time() - begin < little_time()
 
     @pytest.mark.parametrize("number", [10**300, -(10**4000), 16**5000], ids=["first", "negative", "unprintable"])

@@ -86,18 +86,6 @@ def page_of(item: type[Schema]) -> type[Schema]:
     return _PAGES[item]
 
 
-class RunStatusSchema(Schema):
-    """One line of a job's or build's history."""
-
-    id = fields.Integer()
-    uuid = fields.String()
-    created_at = Instant()
-    status = fields.String()
-    message = fields.String(allow_none=True)
-    traceback = fields.String(allow_none=True)
-    details = fields.Dict(allow_none=True)
-
-
 class NoteSchema(Schema):
     kind = fields.String()
     text = fields.String()

@@ -1,8 +1,10 @@
-"""Projects on the wire."""
+"""Projects: responses, and the bodies that create and update them."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
 
 from marshmallow import Schema, fields
 
@@ -11,28 +13,67 @@ from polyjob.db.models import Project
 from polyjob.jobconfig.schema import Tags
 
 
-class ProjectView:
-    """A project; everything that is not said here is the row's own."""
+@dataclass(frozen=True, kw_only=True)
+class ProjectRow:
+    """A project in a list. The names are those of the API."""
 
-    has_tensorboard = False
-    has_notebook = False
-    num_experiment_groups = 0
-    num_independent_experiments = 0
-    num_experiments = 0
+    id: int
+    uuid: str
+    user: str
+    owner: str
+    name: str
+    unique_name: str
+    description: str | None
+    tags: list[str] | None
+    created_at: datetime
+    updated_at: datetime
+    is_public: bool
+    bookmarked: bool
 
-    def __init__(self, project: Project, bookmarked: bool = False) -> None:
-        self.project, self.bookmarked = project, bookmarked
+    @classmethod
+    def from_row(cls, project: Project, *, bookmarked: bool, **details: Any) -> Self:
+        """Show a database row. `details` are the fields of a subclass."""
+        return cls(
+            id=project.id,
+            uuid=project.uuid,
+            user=project.user.username,
+            owner=project.user.username,
+            name=project.name,
+            unique_name=project.unique_name,
+            description=project.description,
+            tags=project.tags,
+            created_at=project.created_at,
+            updated_at=project.updated_at,
+            is_public=project.is_public,
+            bookmarked=bookmarked,
+            **details,
+        )
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.project, name)
 
-    @property
-    def owner(self) -> str:
-        return str(self.project.user.username)
+@dataclass(frozen=True, kw_only=True)
+class ProjectView(ProjectRow):
+    """A project with all its fields. Those that polyjob has no use for are constants, for old clients."""
 
-    @property
-    def has_code(self) -> bool:
-        return self.project.code_id is not None
+    readme: str | None
+    has_code: bool
+    num_jobs: int
+    num_builds: int
+    has_tensorboard: bool = False
+    has_notebook: bool = False
+    num_experiment_groups: int = 0
+    num_independent_experiments: int = 0
+    num_experiments: int = 0
+
+    @classmethod
+    def from_project(cls, project: Project, *, bookmarked: bool) -> Self:
+        return cls.from_row(
+            project,
+            bookmarked=bookmarked,
+            readme=project.readme,
+            has_code=project.code_id is not None,
+            num_jobs=project.job_count,
+            num_builds=project.build_count,
+        )
 
 
 class ProjectRowSchema(Schema):
@@ -40,7 +81,7 @@ class ProjectRowSchema(Schema):
 
     id = fields.Integer()
     uuid = fields.String()
-    user = fields.String(attribute="user.username")
+    user = fields.String()
     owner = fields.String(metadata={"description": "The same as `user`."})
     name = fields.String()
     unique_name = fields.String()
@@ -53,7 +94,7 @@ class ProjectRowSchema(Schema):
 
 
 class ProjectSchema(ProjectRowSchema):
-    """A project in full."""
+    """A project with all its fields."""
 
     readme = fields.String(allow_none=True)
     has_code = fields.Boolean()
@@ -62,8 +103,8 @@ class ProjectSchema(ProjectRowSchema):
     num_experiment_groups = fields.Integer()
     num_independent_experiments = fields.Integer()
     num_experiments = fields.Integer()
-    num_jobs = fields.Integer(attribute="job_count")
-    num_builds = fields.Integer(attribute="build_count")
+    num_jobs = fields.Integer()
+    num_builds = fields.Integer()
 
 
 class ProjectBody(Body):
@@ -75,7 +116,7 @@ class ProjectBody(Body):
 
 
 class ProjectChangeBody(ProjectBody):
-    merge = fields.Boolean(metadata={"description": "Unite the tags with the ones that are there."})
+    merge = fields.Boolean(metadata={"description": "Add to the existing tags instead of replacing them."})
 
 
 class ProjectNameSchema(Schema):
@@ -85,11 +126,11 @@ class ProjectNameSchema(Schema):
 
 
 class RepositorySchema(Schema):
-    """The code of a project."""
+    """The uploads of a project."""
 
     project = fields.String(metadata={"description": "The project's name."})
-    created_at = Instant(metadata={"description": "Of the first upload."})
-    updated_at = Instant(metadata={"description": "Of the latest upload."})
+    created_at = Instant(metadata={"description": "Time of the first upload."})
+    updated_at = Instant(metadata={"description": "Time of the latest upload."})
     is_public = fields.Boolean()
-    commit = fields.String(metadata={"description": "SHA-256 of the latest tree."})
-    size = fields.Integer(metadata={"description": "Bytes of the latest archive."})
+    commit = fields.String(metadata={"description": "SHA-256 of the latest upload's files."})
+    size = fields.Integer(metadata={"description": "Size of the latest upload's tarball, in bytes."})

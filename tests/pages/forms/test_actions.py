@@ -10,7 +10,7 @@ import flask
 import pytest
 import yaml
 
-from polyjob.api.schemas.jobs import read_create
+from polyjob.api.schemas.job_bodies import read_job_create
 from polyjob.auth import sessions, users
 from polyjob.auth.scopes import Scope
 from polyjob.clock import now
@@ -217,7 +217,7 @@ class TestEdited:
         self, ana: Browser, user: User, project: Project, settings: Settings
     ) -> None:
         content = "# how fast\nparams: {lr: 0.1}\nrun:\n  cmd: train {{ lr }}\n"
-        submission.create(project, user, read_create({"content": content}).attributes, settings)
+        submission.create(project, user, read_job_create({"content": content}).attributes, settings)
         form = ana.form(f"{URL}/clone")
         assert form.fields["config"] == content
         ana.fill(f"{URL}/clone", config=content.replace("0.1", "0.5"))

@@ -19,7 +19,7 @@ import pytest
 from werkzeug.datastructures import FileStorage
 from werkzeug.test import encode_multipart
 
-from polyjob.api.schemas.jobs import read_create
+from polyjob.api.schemas.job_bodies import read_job_create
 from polyjob.app import create_app
 from polyjob.cli.origins import Origins
 from polyjob.cli.run import config_of
@@ -209,7 +209,7 @@ class TestCommands:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.stdin", stdin)
             made = config_of(command, Origins(), **given)
-        assert read_create(made).attributes["config"] == read_create(body).attributes["config"]
+        assert read_job_create(made).attributes["config"] == read_job_create(body).attributes["config"]
         assert {name: made.get(name) for name in ("name", "tags")} == {
             name: body.get(name) for name in ("name", "tags")
         }

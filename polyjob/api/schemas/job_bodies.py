@@ -1,0 +1,88 @@
+"""Request bodies that create, update and clone jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import fields
+
+from polyjob.api.schemas.common import name_field, text_field
+from polyjob.api.schemas.config_bodies import BodyFormat, ConfigBody, ParsedBody, read_config_body
+from polyjob.errors import Invalid, Problem
+from polyjob.jobconfig.checks import check_values
+from polyjob.jobconfig.schema import CONFIG_SCHEMA, Line, ReferenceField, Tags, WholeNumber, load_config
+from polyjob.services.entries import DataRefs, Entries
+
+
+class JobBody(ConfigBody):
+    """The attributes of a job."""
+
+    name = name_field()
+    description = text_field()
+    readme = text_field()
+    tags = Tags()
+    data_refs = DataRefs(metadata={"description": "Data sets: name → version; or a list of names."})
+    params = Entries(metadata={"description": "Params of the config, or of a job without a config."})
+
+
+class JobCreateBody(JobBody):
+    is_managed = fields.Boolean(metadata={"description": "False: polyjob runs nothing and only keeps statuses."})
+    ttl = WholeNumber(error_messages={"invalid": "ttl must be an integer."})
+    backend = Line()
+    in_cluster = fields.Boolean()
+    build_job = ReferenceField()
+
+
+class JobChangeBody(JobBody):
+    merge = fields.Boolean(
+        metadata={"description": "Add to the existing tags, data_refs and params instead of replacing them."}
+    )
+    original_job = WholeNumber(least=1)
+
+
+class JobCloneBody(ConfigBody):
+    """A patch of the config, and attributes of the new job."""
+
+    config = fields.Raw(metadata={"type": "object", "description": "A patch that is merged into the config."})
+    content = fields.Raw(metadata={"type": "string", "description": "The same as text."})
+    description = text_field()
+    update_code = fields.Boolean(error_messages={"invalid": "update_code should be a boolean"})
+    ttl = WholeNumber(error_messages={"invalid": "ttl must be an integer."})
+
+
+def _load_patch(document: Any, pointer: str) -> dict[str, Any]:
+    """Take any object: a patch is only checked after it is merged into a config."""
+    if not isinstance(document, dict):
+        raise Invalid([Problem(pointer, "Not an object.")])
+    check_values(document, pointer)
+    return document
+
+
+_SECTIONS = CONFIG_SCHEMA.fields.keys() - JobCreateBody().fields.keys() - {"version", "kind"}
+_CREATE = BodyFormat(JobCreateBody(), load_config, _SECTIONS)
+_CHANGE = BodyFormat(JobChangeBody(), load_config, ("run",))
+_CLONE = BodyFormat(JobCloneBody(), _load_patch, _SECTIONS | {"params"}, keeps_nulls=True)
+
+
+def read_job_create(body: Mapping[str, Any]) -> ParsedBody:
+    """Read the body of a new job. Raises Invalid with all problems."""
+    parsed = read_config_body(body, _CREATE)
+    attributes = parsed.attributes
+    if attributes.get("is_managed") is None:
+        attributes["is_managed"] = attributes.get("in_cluster") is not False
+    return parsed
+
+
+def read_job_change(body: Mapping[str, Any]) -> ParsedBody:
+    """Read an update of a job. The attributes are only those that were sent.
+
+    Sections of a config that are members of the body count only with `run`: old clients send other members, too.
+    Raises Invalid with all problems.
+    """
+    return read_config_body(body, _CHANGE)
+
+
+def read_job_clone(body: Mapping[str, Any]) -> ParsedBody:
+    """Read the body of a clone, whose config is a patch. Raises Invalid with all problems but those of the patch."""
+    return read_config_body(body, _CLONE)
