@@ -12,7 +12,8 @@ from polyjob.errors import Invalid, Problem
 from polyjob.jobconfig.checks import check_values, deserialize
 from polyjob.statuses import Status
 
-MAX_REPORT_LENGTHS = {"message": 4096, "traceback": 64 << 10}
+MAX_REPORT_MESSAGE_LENGTH = 4096
+MAX_REPORT_TRACEBACK_LENGTH = 64 << 10
 """Characters of a report that are kept. The rest is dropped: a job must not fail because its report is long."""
 
 
@@ -47,7 +48,8 @@ class StatusBody(Body):
 
     @post_load
     def _shorten(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return data | {name: data[name][:length] for name, length in MAX_REPORT_LENGTHS.items() if data.get(name)}
+        lengths = {"message": MAX_REPORT_MESSAGE_LENGTH, "traceback": MAX_REPORT_TRACEBACK_LENGTH}
+        return data | {name: data[name][:length] for name, length in lengths.items() if data.get(name)}
 
 
 _STATUS = StatusBody()
