@@ -110,7 +110,7 @@ def test_the_parts_name_each_other():
 
 def test_the_rights_are_those_that_the_runner_asks_for_and_no_others():
     pytest.importorskip("kubernetes")
-    from runners.kubernetes.permissions import RIGHTS
+    from runners.kubernetes.permissions import PERMISSIONS
 
     granted = {
         (verb, resource)
@@ -118,7 +118,7 @@ def test_the_rights_are_those_that_the_runner_asks_for_and_no_others():
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
-    asked = {(verb, f"{resource}/{part}" if part else resource) for verb, resource, part in RIGHTS}
+    asked = {(verb, f"{resource}/{part}" if part else resource) for verb, resource, part in PERMISSIONS}
     assert granted == asked | {("get", "namespaces")}
 
 

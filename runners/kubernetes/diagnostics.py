@@ -1,4 +1,4 @@
-"""Pods whose command does not begin: since when that is so, and why, where only the cluster's events say so."""
+"""Pods that do not start: the reasons that only the cluster's events tell, and for how long a pod has had a problem."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import time
 from collections.abc import Sequence
 
 from runners.base import Reason, RunnerUnavailable
-from runners.kubernetes.api import Api, Listing, Object, Refused
-from runners.kubernetes.pod_status import Pod, Trouble, moment_of, scheduled_at
+from runners.kubernetes.api import Api, ApiRefused, Listing, Object
+from runners.kubernetes.pod_status import Pod, StartProblem, scheduled_at, unix_time
 
-ASKED_EVERY = 10.0
-"""Seconds from one list of events to the next; it is one for all pods."""
-QUIET_FOR = 5.0
-"""Seconds that a pod may take without a word before events are asked for."""
-RECENT = 360.0
-"""Seconds for which an event counts: a kubelet that tells of the same again and again does so every five minutes."""
+EVENTS_PERIOD_SECONDS = 10.0
+"""Time from one list of events to the next; one list serves all pods."""
+UNEXPLAINED_SECONDS = 5.0
+"""Time for which a pod may wait without an explanation before polyjob asks for events."""
+EVENT_LIFETIME_SECONDS = 360.0
+"""Time for which an event counts. A kubelet repeats an event every five minutes as long as its cause lasts."""
 KINDS = {
     "FailedAttachVolume": "volume",
     "FailedMount": "volume",
@@ -25,80 +25,81 @@ KINDS = {
     "NetworkNotReady": "sandbox",
     "FailedPrepareDynamicResources": "devices",
 }
-"""The events of a kubelet that can stop a start → what they are about. All others say nothing of it."""
+"""The events of a kubelet that can keep a pod from starting → the kind of the problem. All others are ignored."""
 
 
-class Troubles:
-    """See the module. All of it can be lost: then patience begins anew."""
+class ProblemTimer:
+    """Measures for how long a pod has had a problem of one kind. A problem of another kind starts it again."""
 
-    def __init__(self, api: Api, patience: float) -> None:
-        self._api = api
-        self._patience = patience
-        self._since: dict[str, tuple[str, float]] = {}
-        """Pod → (kind of its trouble, since when)."""
-        self._asked_at = float("-inf")
-        self._events: dict[str, tuple[float, Trouble]] = {}
-        """Pod → (when the last event that can stop its start was told, what it said)."""
+    def __init__(self) -> None:
+        self._kind: str | None = None
+        self._since = 0.0
 
-    def look(self, pods: Sequence[Pod]) -> None:
-        """Ask for events where one of these pods, which do not say why they wait, has waited for some time."""
+    def is_late(self, kind: str, patience: float) -> bool:
+        """Whether the problem has lasted for more than `patience` seconds, counted from the first call."""
         now = time.monotonic()
-        if now - self._asked_at < ASKED_EVERY or not any(_age(pod) > QUIET_FOR for pod in pods):
+        if kind != self._kind:
+            self._kind, self._since = kind, now
+        return now - self._since > patience
+
+    def is_final(self, problem: StartProblem, patience: float) -> bool:
+        """Whether a problem cannot pass, or has lasted for more than `patience` seconds."""
+        return problem.is_hopeless or self.is_late(problem.kind, patience)
+
+    def reset(self) -> None:
+        """Record that there is no problem now."""
+        self._kind = None
+
+
+def final_message(problem: StartProblem, patience: float) -> str:
+    """Return the message of a job that ends because of a problem."""
+    return problem.text if problem.is_hopeless else f"For {patience:g} seconds: {problem.text}"
+
+
+class PodEvents:
+    """The problems of pods according to the events of the namespace."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._listed_at = float("-inf")
+        self._problems: dict[str, tuple[float, StartProblem]] = {}
+        """Pod uid → (time of the last event that can keep the pod from starting, the problem)."""
+
+    def refresh(self, pods: Sequence[Pod]) -> None:
+        """List the events if one of these pods, which do not say why they wait, has waited for some time."""
+        now = time.monotonic()
+        if now - self._listed_at < EVENTS_PERIOD_SECONDS or not any(_age(pod) > UNEXPLAINED_SECONDS for pod in pods):
             return
-        self._asked_at = now
+        self._listed_at = now
         try:
             query = [("fieldSelector", "involvedObject.kind=Pod,type=Warning")]
             path = f"/api/v1/namespaces/{self._api.namespace}/events"
             events = Listing(self._api, lambda: path, query).objects()
-        except (Refused, RunnerUnavailable):
-            return  # they only explain
-        told = [(_told_at(event), event) for event in events if event.get("reason") in KINDS]
-        self._events = {
-            event["involvedObject"].get("uid", ""): (moment, _trouble_of(event))
-            for moment, event in sorted(told, key=lambda item: item[0])
+        except (ApiRefused, RunnerUnavailable):
+            return  # jobs run without explanations, too
+        relevant = [(_last_seen(event), event) for event in events if event.get("reason") in KINDS]
+        self._problems = {
+            event["involvedObject"].get("uid", ""): (moment, _problem(event))
+            for moment, event in sorted(relevant, key=lambda item: item[0])
         }
 
-    def of(self, pod: Pod) -> Trouble | None:
-        """Return what the events said last of a pod that does not say it itself, where that is recent and of the
-        machine that the pod is on now."""
-        moment, trouble = self._events.get(pod["metadata"]["uid"], (0.0, None))
-        is_old = moment < max(scheduled_at(pod), time.time() - RECENT)
-        return None if is_old else trouble
-
-    def is_too_long(self, identity: str, trouble: Trouble) -> bool:
-        """Whether a pod has had trouble of one kind for longer than it may; counted from the first call."""
-        return trouble.is_hopeless or self._is_late(identity, trouble.kind)
-
-    def helper_is_late(self, pod: Pod) -> bool:
-        """As `is_too_long`, of a helper that has not begun in a pod whose job has ended."""
-        return self._is_late(f"{pod['metadata']['uid']}/helper", "helper")
-
-    def _is_late(self, name: str, kind: str) -> bool:
-        if name not in self._since or self._since[name][0] != kind:
-            self._since[name] = kind, time.monotonic()
-        return time.monotonic() - self._since[name][1] > self._patience
-
-    def sentence(self, trouble: Trouble) -> str:
-        if trouble.is_hopeless:
-            return trouble.text
-        return f"For {self._patience:g} seconds: {trouble.text}"
-
-    def forget(self, identity: str) -> None:
-        """There is no trouble any more."""
-        self._since.pop(identity, None)
-        self._since.pop(f"{identity}/helper", None)
+    def problem_of(self, pod: Pod) -> StartProblem | None:
+        """Return the last problem of a pod. It must be recent, and of the machine that the pod is on now."""
+        moment, problem = self._problems.get(pod["metadata"]["uid"], (0.0, None))
+        is_old = moment < max(scheduled_at(pod), time.time() - EVENT_LIFETIME_SECONDS)
+        return None if is_old else problem
 
 
-def _trouble_of(event: Object) -> Trouble:
-    return Trouble(Reason.START, f"{event['reason']}: {event.get('message', '')}", kind=KINDS[event["reason"]])
+def _problem(event: Object) -> StartProblem:
+    return StartProblem(Reason.START, f"{event['reason']}: {event.get('message', '')}", kind=KINDS[event["reason"]])
 
 
-def _told_at(event: Object) -> float:
-    """When an event was last told, as Unix time: the newer kind says so in another place."""
+def _last_seen(event: Object) -> float:
+    """Return the Unix time at which an event occurred last. Newer events have it in another field than older ones."""
     series = event.get("series") or {}
     text = series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime")
-    return moment_of(text or event["metadata"]["creationTimestamp"])
+    return unix_time(text or event["metadata"]["creationTimestamp"])
 
 
 def _age(pod: Pod) -> float:
-    return time.time() - moment_of(pod["metadata"]["creationTimestamp"])
+    return time.time() - unix_time(pod["metadata"]["creationTimestamp"])

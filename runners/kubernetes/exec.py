@@ -1,4 +1,4 @@
-"""Commands run in containers of a pod, over WebSocket: what goes in and comes out passes in pieces."""
+"""Commands in containers of a pod, run over WebSocket. Input and output pass in chunks."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import Any
 import websocket
 
 from runners.base import RunnerUnavailable
-from runners.kubernetes.api import Api, Refused
+from runners.kubernetes.api import Api, ApiRefused
 
 IN, OUT, ERR, STATUS = 0, 1, 2, 3
-"""Channels: the first byte of each message."""
-WORDS = 2000
-"""Bytes of what a command says of its troubles that are kept."""
-CHUNK = 1 << 15
-MACHINE_AWAY = ("error dialing backend", "error sending request", "dial tcp")
-"""What the API server says where it does not reach a kubelet; with a status that it gives for much else."""
+"""Channels; the first byte of each message is its channel."""
+STDERR_BYTES = 2000
+"""Bytes of a command's standard error that are kept, the last ones."""
+MESSAGE_BYTES = 1 << 15
+UNREACHABLE_TEXTS = ("error dialing backend", "error sending request", "dial tcp")
+"""Texts in the API server's answer if it cannot reach a kubelet. Its status does not tell: it has many causes."""
 
 
-class NotRun(Exception):
-    """The command could not be run in the container: that is not running, say, or has no shell."""
+class CommandNotRun(Exception):
+    """The command could not be run, for example because the container does not run or has no shell."""
 
 
-class Failed(Exception):
-    """The command ended with a code that is not 0, said in `code`; the text is what it wrote of that."""
+class CommandFailed(Exception):
+    """The command ended with an exit code other than 0. The text is its standard error."""
 
-    def __init__(self, code: int, said: str) -> None:
-        super().__init__(said or f"exit code {code}")
+    def __init__(self, code: int, stderr: str) -> None:
+        super().__init__(stderr or f"exit code {code}")
         self.code = code
 
 
 def run(api: Api, pod: str, container: str, command: Sequence[str], seconds: float) -> bytes:
-    """What a command writes; for little. Raises NotRun, Failed, Refused (404), RunnerUnavailable."""
+    """Run a command and return its output, which has to be small. Raises as `stream`."""
     return b"".join(stream(api, pod, container, command, seconds))
 
 
@@ -44,59 +44,69 @@ def stream(
     container: str,
     command: Sequence[str],
     seconds: float,
-    given: Iterable[bytes] | None = None,
+    stdin: Iterable[bytes] | None = None,
 ) -> Iterator[bytes]:
-    """What a command writes, in pieces as they come; it reads `given`. Each message may take `seconds`.
+    """Run a command and yield its output as it arrives. `seconds` is the time limit for each message.
 
-    That input ends is not told to it: it has to know how much there is. Raises as `run`, also while pieces are read;
-    one that ends without an error has been read to its end."""
+    The command does not see the end of `stdin`, so it has to know its size. If the iterator ends without an error, the
+    output is complete. Raises CommandNotRun, CommandFailed, ApiRefused (404), RunnerUnavailable.
+    """
     try:
-        line = api.connect(pod, container, command, given is not None)
-    except Refused as error:
+        connection = api.connect(pod, container, command, stdin is not None)
+    except ApiRefused as error:
         if error.status in (400, 500):
             raise _not_run(str(error)) from None
         raise
-    said = b""
+    stderr = b""
     try:
-        line.settimeout(seconds)
-        for piece in given or ():
-            for start in range(0, len(piece), CHUNK):
-                line.send(bytes([IN]) + piece[start : start + CHUNK], websocket.ABNF.OPCODE_BINARY)
-        while True:
-            code, frame = line.recv_data_frame(True)
-            if code == websocket.ABNF.OPCODE_CLOSE:
-                break
-            data = frame.data if code in (websocket.ABNF.OPCODE_BINARY, websocket.ABNF.OPCODE_TEXT) else b""
-            if not data:
-                continue
-            channel, data = data[0], data[1:]
+        connection.settimeout(seconds)
+        _send(connection, stdin or ())
+        for channel, data in _messages(connection):
             if channel == OUT and data:
                 yield data
             elif channel == ERR:
-                said = (said + data)[-WORDS:]
+                stderr = (stderr + data)[-STDERR_BYTES:]
             elif channel == STATUS:
-                _judge(json.loads(data), said.decode(errors="replace").strip())
+                _check_status(json.loads(data), stderr.decode(errors="replace").strip())
                 return
     except (websocket.WebSocketException, OSError, ValueError) as error:
-        raise RunnerUnavailable(f"What runs in {pod} cannot be heard any more: {error}") from None
+        raise RunnerUnavailable(f"The connection to a command in {pod} is broken: {error}") from None
     finally:
         with contextlib.suppress(websocket.WebSocketException, OSError):
-            line.close(timeout=1)
-        line.shutdown()  # also where the other side said first that it is over
-    raise RunnerUnavailable(f"The connection to {pod} ended before the command did.")
+            connection.close(timeout=1)
+        connection.shutdown()  # also if the other side closed first
+    raise RunnerUnavailable(f"The connection to a command in {pod} ended before the command did.")
 
 
-def _not_run(why: str) -> NotRun | RunnerUnavailable:
-    """What to raise: nothing is known of a container whose machine does not answer the API server."""
-    is_away = any(words in why for words in MACHINE_AWAY)
-    return RunnerUnavailable(f"The machine of the pod does not answer: {why}") if is_away else NotRun(why)
+def _send(connection: Any, chunks: Iterable[bytes]) -> None:
+    for chunk in chunks:
+        for start in range(0, len(chunk), MESSAGE_BYTES):
+            data = bytes([IN]) + chunk[start : start + MESSAGE_BYTES]
+            connection.send(data, websocket.ABNF.OPCODE_BINARY)
 
 
-def _judge(status: dict[str, Any], said: str) -> None:
+def _messages(connection: Any) -> Iterator[tuple[int, bytes]]:
+    """Yield each message as (channel, data) until the other side closes the connection."""
+    while True:
+        opcode, frame = connection.recv_data_frame(True)
+        if opcode == websocket.ABNF.OPCODE_CLOSE:
+            return
+        if opcode in (websocket.ABNF.OPCODE_BINARY, websocket.ABNF.OPCODE_TEXT) and frame.data:
+            yield frame.data[0], frame.data[1:]
+
+
+def _not_run(message: str) -> CommandNotRun | RunnerUnavailable:
+    """Return the error to raise. If the API server cannot reach the machine, nothing is known about the container."""
+    if any(text in message for text in UNREACHABLE_TEXTS):
+        return RunnerUnavailable(f"The machine of the pod does not answer: {message}")
+    return CommandNotRun(message)
+
+
+def _check_status(status: dict[str, Any], stderr: str) -> None:
     if status.get("status") == "Success":
         return
     causes = (status.get("details") or {}).get("causes") or []
     code = next((cause["message"] for cause in causes if cause.get("reason") == "ExitCode"), None)
     if code is None:
-        raise _not_run(str(status.get("message") or said))
-    raise Failed(int(code), said)
+        raise _not_run(str(status.get("message") or stderr))
+    raise CommandFailed(int(code), stderr)

@@ -1,4 +1,4 @@
-"""Files into a pod and out of it, through its helper containers: in pieces, whatever their size."""
+"""Copying files into and out of a pod, through its helper containers: in chunks, whatever their size."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from typing import IO
 from runners.base import RunnerUnavailable
 from runners.common import tarstream
 from runners.kubernetes import pod_status
-from runners.kubernetes.api import Api, Refused
-from runners.kubernetes.exec import Failed, NotRun, run, stream
+from runners.kubernetes.api import Api, ApiRefused
+from runners.kubernetes.exec import CommandFailed, CommandNotRun, run, stream
 from runners.kubernetes.manifests import CLAIM, CODE, GIVEN, HELPER, HOME, INPUT, LOGS, OUTPUTS
 
-PIECE = 120.0
-"""Seconds that a piece of a file may take."""
-AT_ONCE = 4
-"""Pods that files are put into side by side."""
-ENDED_UNDER_IT = 137
-"""The exit code of a command whose container has ended."""
-STATUS_LAG = 5.0
-"""Seconds that a pod may take to say that."""
-FIRST_REST, LONGEST_REST = 1.0, 30.0
-"""Seconds before files are put in again, after that has failed."""
+CHUNK_SECONDS = 120.0
+"""Time limit for one chunk of a file."""
+MAX_INJECTIONS = 4
+"""Number of pods that files are copied into at the same time."""
+KILLED_WITH_CONTAINER = 137
+"""Exit code of a command whose container has ended."""
+STATUS_LAG_SECONDS = 5.0
+"""Time that a pod may take to report that its container has ended."""
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 30.0
+"""Pauses before files are copied again after a failure."""
 _UNPACK = "head -c {} | tar xof - -C /"
 _PACK = (
     "cd {} || exit 0; if [ -d outputs ] && ! [ -L outputs ]; then cd outputs && exec tar cf - .; fi; "
@@ -38,48 +38,50 @@ _PACK = (
 
 @dataclass(frozen=True)
 class PodFiles:
-    """What is put into the pod of a job, kept as JSON until the job is cleared away: paths of tar.gz archives."""
+    """The files to copy into the pod of a job, as paths of tar.gz files. Kept as JSON until the job is cleaned."""
 
     upload: str | None = None
     inputs: str | None = None
 
     @classmethod
-    def read(cls, text: str) -> PodFiles:
+    def parse(cls, text: str) -> PodFiles:
         stored = json.loads(text)
         return cls(stored.get("code"), stored.get("inputs"))
 
     def text(self) -> str:
         return json.dumps({"code": self.upload, "inputs": self.inputs})
 
-    def pieces(self) -> Iterator[bytes]:
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the tarball to unpack in the pod, without its end."""
         return tarstream.given(self, (OUTPUTS, LOGS, CODE), code=CODE, outputs=OUTPUTS)
 
 
-def put(api: Api, pod: str, pieces: Iterable[bytes], folder: Path) -> None:
-    """Unpack an archive, which still has no end, below `/` in the container of a pod that waits for it, and have that
-    container end. Repeatable: nothing of the pod but that container has run. `folder` is for a file that goes again.
+def inject(api: Api, pod: str, chunks: Iterable[bytes], folder: Path) -> None:
+    """Unpack a tarball below `/` in the container `input` of a pod, which waits for it and then ends.
 
-    Raises NotRun, Failed, Refused, RunnerUnavailable, OSError, tarfile.TarError."""
+    The tarball comes without its end. `folder` is for a temporary file. Repeatable: no other container of the pod has
+    started yet. Raises CommandNotRun, CommandFailed, ApiRefused, RunnerUnavailable, OSError, tarfile.TarError.
+    """
     folder.mkdir(mode=0o700, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
-        for piece in pieces:
-            file.write(piece)
-        file.write(_marker())  # unpacked last, so that it tells of all the rest
+        for chunk in chunks:
+            file.write(chunk)
+        file.write(_marker())  # unpacked last, so its presence proves that all other files are complete
         file.write(tarstream.END_OF_ARCHIVE)
         size = file.tell()
         file.seek(0)
         command = ["/bin/sh", "-c", _UNPACK.format(size)]
         try:
-            for _ in stream(api, pod, INPUT, command, PIECE, _chunks(file)):
+            for _ in stream(api, pod, INPUT, command, CHUNK_SECONDS, _file_chunks(file)):
                 pass
-        except Failed as error:
-            if error.code != ENDED_UNDER_IT or not _has_taken(api, pod):
+        except CommandFailed as error:
+            if error.code != KILLED_WITH_CONTAINER or not _is_complete(api, pod):
                 raise
 
 
-def _has_taken(api: Api, pod: str) -> bool:
-    """Whether the container that waits has seen that all is there, and ended before the command that brought it."""
-    deadline = time.monotonic() + STATUS_LAG
+def _is_complete(api: Api, pod: str) -> bool:
+    """Whether the container `input` has found all files, and ended before the command that unpacked them."""
+    deadline = time.monotonic() + STATUS_LAG_SECONDS
     while True:
         code = pod_status.exit_code(api.get(api.pod(pod)), INPUT)
         if code is not None or time.monotonic() > deadline:
@@ -88,32 +90,33 @@ def _has_taken(api: Api, pod: str) -> bool:
 
 
 def fetch(api: Api, pod: str, home: str = HOME) -> Iterator[bytes]:
-    """The outputs folder, as `RemoteRunner.outputs` has it. `home` is where the pod's helper has the job's files.
+    """Yield the outputs folder, as `RemoteRunner.outputs` does. `home` is the folder of the job's files in the helper.
 
-    Raises NotRun, Failed, Refused, RunnerUnavailable."""
-    packed = stream(api, pod, HELPER, ["/bin/sh", "-c", _PACK.format(home)], PIECE)
+    Raises CommandNotRun, CommandFailed, ApiRefused, RunnerUnavailable.
+    """
+    packed = stream(api, pod, HELPER, ["/bin/sh", "-c", _PACK.format(home)], CHUNK_SECONDS)
     first = next(packed, None)
     if first is None:
         return
     try:
-        yield from tarstream.renamed(_joined(first, packed), _output_name)
+        yield from tarstream.renamed(_chain(first, packed), _output_name)
     except tarfile.TarError as error:
-        raise RunnerUnavailable(f"What {pod} gave of its outputs is no archive: {error}") from None
-    for _ in packed:  # the padding; and only here it is known to have gone well
+        raise RunnerUnavailable(f"The outputs from {pod} are not a valid tarball: {error}") from None
+    for _ in packed:  # the padding; the command's exit code is known only after it
         pass
     yield tarstream.END_OF_ARCHIVE
 
 
 def remove_all(api: Api, pod: str, uuid: str) -> None:
-    """Remove the files of a job from the claim that the helper of a pod has. Raises as `fetch`."""
-    run(api, pod, HELPER, ["rm", "-rf", f"{CLAIM}/{uuid}"], PIECE)
+    """Remove the files of a job from the claim that the helper of a pod mounts. Raises as `fetch`."""
+    run(api, pod, HELPER, ["rm", "-rf", f"{CLAIM}/{uuid}"], CHUNK_SECONDS)
 
 
 def _output_name(name: str) -> str | None:
     return "." if name == "outputs" else tarstream.below(name, 0)
 
 
-def _joined(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
+def _chain(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
     yield first
     yield from rest
 
@@ -122,56 +125,59 @@ def _marker() -> bytes:
     return tarfile.TarInfo(GIVEN.strip("/")).tobuf()
 
 
-def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+def _file_chunks(file: IO[bytes]) -> Iterator[bytes]:
     return iter(lambda: file.read(1 << 16), b"")
 
 
+@dataclass(eq=False)
+class Injection:
+    """The progress of copying files into one pod."""
+
+    is_done: bool = False
+    """The pod has all files, whether its status shows that already or not."""
+    pause: float = 0.0
+    """Seconds of the last pause after a failure."""
+    retry_at: float = 0.0
+    error: str | None = None
+    """The reason why the last attempt failed."""
+
+
 class FileInjector:
-    """Puts files into pods, in threads of its own, each pod once at a time. All of it can be lost: a pod waits."""
+    """Copies files into pods, in threads of its own, one at a time for each pod."""
 
     def __init__(self, api: Api, folder: Path) -> None:
         self._api = api
         self._folder = folder
         self._lock = threading.Lock()
         self._busy: set[str] = set()
-        self._given: set[str] = set()
-        """Pods that have all, whether they say so already or not."""
-        self._rests: dict[str, tuple[float, float]] = {}
-        """Pod → (when it may be tried again, for how long it rested)."""
-        self._why: dict[str, str] = {}
 
-    def begin(self, pod: str, gift: PodFiles) -> None:
-        """Have the files of a pod put in, unless that goes on, or has just failed. Returns at once."""
+    def begin(self, pod: str, files: PodFiles, injection: Injection) -> None:
+        """Start to copy files into a pod, unless that is going on, is done, or has just failed. Returns at once."""
         with self._lock:
-            at, _ = self._rests.get(pod, (0.0, 0.0))
-            if pod in self._given or pod in self._busy or len(self._busy) >= AT_ONCE or time.monotonic() < at:
+            if injection.is_done or pod in self._busy or time.monotonic() < injection.retry_at:
+                return
+            if len(self._busy) >= MAX_INJECTIONS:
                 return
             self._busy.add(pod)
-        threading.Thread(target=self._give, args=(pod, gift), name="kubernetes-files", daemon=True).start()
+        threading.Thread(target=self._run, args=(pod, files, injection), name="kubernetes-files", daemon=True).start()
 
-    def trouble(self, pod: str) -> str | None:
-        """Why the last try has failed."""
-        return self._why.get(pod)
-
-    def forget(self, pod: str) -> None:
-        with self._lock:
-            self._given.discard(pod)
-            self._rests.pop(pod, None)
-            self._why.pop(pod, None)
-
-    def _give(self, pod: str, gift: PodFiles) -> None:
-        why: str | None = None
+    def _run(self, pod: str, files: PodFiles, injection: Injection) -> None:
+        message: str | None = None
         try:
-            put(self._api, pod, gift.pieces(), self._folder)
-        except (NotRun, Failed, Refused, RunnerUnavailable, OSError, tarfile.TarError, EOFError) as error:
-            why = f"The job's files could not be put into its pod: {error}"
+            inject(self._api, pod, files.chunks(), self._folder)
+        except (
+            CommandNotRun,
+            CommandFailed,
+            ApiRefused,
+            RunnerUnavailable,
+            OSError,
+            tarfile.TarError,
+            EOFError,
+        ) as error:
+            message = f"The job's files could not be copied into its pod: {error}"
         with self._lock:
             self._busy.discard(pod)
-            _, rest = self._rests.get(pod, (0.0, 0.0))
-            rest = min(LONGEST_REST, rest * 2 or FIRST_REST)
-            self._rests[pod] = time.monotonic() + rest, rest
-            self._why.pop(pod, None)
-            if why:
-                self._why[pod] = why
-            else:
-                self._given.add(pod)
+            injection.pause = min(LONGEST_RETRY_SECONDS, injection.pause * 2 or FIRST_RETRY_SECONDS)
+            injection.retry_at = time.monotonic() + injection.pause
+            injection.error = message
+            injection.is_done = message is None

@@ -1,4 +1,4 @@
-"""A followed log: what the API server sends of it as it comes, kept until it is asked for, up to some size."""
+"""Followed logs: a thread reads what the API server sends, and keeps it, up to some size, until it is taken."""
 
 from __future__ import annotations
 
@@ -11,51 +11,53 @@ from runners.base import RunnerUnavailable
 from runners.kubernetes.api import hang_up
 
 MAX_READ_AHEAD = 2 << 20
-"""Bytes that are kept of one log; then the API server has to wait. It sends a line at a time, so lines do not count."""
-CHUNK = 1 << 18
+"""Bytes that are kept of one log; then the API server has to wait. The limit is not in lines, because the API server
+sends one line at a time."""
+CHUNK_BYTES = 1 << 18
 """Bytes that one `take` returns at most."""
 
 
 class Feed:
-    """See the module. Its thread ends with the log, or with `close`."""
+    """One followed log. Its thread ends with the log, or with `close`."""
 
-    def __init__(self, answer: Any, pieces: Iterator[bytes], close: Callable[[], None]) -> None:
-        """`close` is called once, when nothing more is read."""
-        self._answer = answer
-        self._pieces = pieces
+    def __init__(self, response: Any, chunks: Iterator[bytes], close: Callable[[], None]) -> None:
+        """`close` is called once, when the thread ends."""
+        self._response = response
+        self._chunks = chunks
         self._close = close
-        self._kept = bytearray()
+        self._buffer = bytearray()
         self._changed = threading.Condition()
         self._is_over = False
-        """Nothing more is read."""
+        """The thread has ended."""
         self._is_closed = False
         threading.Thread(target=self._read, name="kubernetes-log", daemon=True).start()
 
     def take(self, seconds: float) -> bytes | None:
-        """Return what is there, up to `CHUNK` bytes, and wait up to `seconds` for the first of them.
+        """Return up to `CHUNK_BYTES` bytes; wait up to `seconds` for the first of them.
 
-        Empty where none came for so long, None where none ever will."""
+        Returns empty bytes if none arrived in that time, None if the log has ended.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._kept or self._is_over, seconds)
-            if not self._kept:
+            self._changed.wait_for(lambda: self._buffer or self._is_over, seconds)
+            if not self._buffer:
                 return None if self._is_over else b""
-            piece = bytes(self._kept[:CHUNK])
-            del self._kept[:CHUNK]
+            data = bytes(self._buffer[:CHUNK_BYTES])
+            del self._buffer[:CHUNK_BYTES]
             self._changed.notify_all()
-            return piece
+            return data
 
     def close(self) -> None:
-        """Idempotent; returns at once."""
+        """Stop following the log. Idempotent; returns at once."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-        hang_up(self._answer)
+        hang_up(self._response)
 
     def _read(self) -> None:
         try:
-            with contextlib.suppress(RunnerUnavailable):  # it is asked for again, from where it was
-                for piece in self._pieces:
-                    if not self._keep(piece):
+            with contextlib.suppress(RunnerUnavailable):  # the reader follows the log again, from its cursor on
+                for chunk in self._chunks:
+                    if not self._keep(chunk):
                         return
         finally:
             self._close()
@@ -63,12 +65,12 @@ class Feed:
                 self._is_over = True
                 self._changed.notify_all()
 
-    def _keep(self, piece: bytes) -> bool:
-        """Wait for room, and keep a piece; false where the feed was closed."""
+    def _keep(self, chunk: bytes) -> bool:
+        """Wait for room, and keep a chunk. Return False if the feed was closed."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._kept) < MAX_READ_AHEAD or self._is_closed)
+            self._changed.wait_for(lambda: len(self._buffer) < MAX_READ_AHEAD or self._is_closed)
             if self._is_closed:
                 return False
-            self._kept += piece
+            self._buffer += chunk
             self._changed.notify_all()
             return True

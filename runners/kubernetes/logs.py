@@ -1,10 +1,13 @@
-"""The log of a pod's container, read from the API server from where it was left off.
+"""Reads the log of a container from the API server, from a cursor on.
 
-The kubelet gives the log's lines, each behind the time at which it began, and only those of the file that it writes
-just now: what it has turned over is not to be had any more. A *snapshot* is what is there at one moment; it is asked
-for from the second of the cursor's time on, since the API takes whole seconds. The last line that was read comes again
-in it; where it does not, the kubelet has turned the file over, and some lines may be missing. A log that grows long is
-followed instead, by one request that goes on, for the kubelet reads a followed file to its end as it turns it over.
+The kubelet returns lines, each with the time at which it began, and only from its current log file: lines of rotated
+files are not available.
+
+- A *snapshot* contains the lines up to now. Its request asks for lines from the second of the cursor's time on, because
+  the API takes whole seconds. So the snapshot repeats the last line that was read. If it does not, the kubelet has
+  rotated the file, and lines may be missing.
+- A log that grows long is *followed* instead, by one request that goes on, because the kubelet reads a followed file to
+  its end when it rotates it.
 """
 
 from __future__ import annotations
@@ -22,49 +25,52 @@ from typing import Any
 import urllib3
 
 from runners.base import HandleNotFound, RunnerUnavailable
-from runners.kubernetes.api import Api, Refused
+from runners.kubernetes.api import Api, ApiRefused
 from runners.kubernetes.log_feed import Feed
 from runners.kubernetes.manifests import BEGIN, MAIN
 
-DROPPED = b"polyjob: the kubelet has turned over this log here, and bytes may be missing\n"
-FOLLOWED_FROM = 3 << 20
-"""Bytes of a log in the kubelet's files, from which on it is followed; these are turned over at 10 MiB, usually."""
-LINE_WEIGHT = 48
-"""Bytes that the kubelet keeps with each line."""
-MOST_OPEN = 128
-"""Snapshots and followed logs that are held open between two calls."""
-CATCHING_UP = 1.0
-"""Seconds to wait for a piece of a followed log that was begun again, until it comes to where it was left off."""
-LAST_WORDS = 30.0
-"""Seconds that a followed log gets to come to its end, once the job has."""
-CHUNK = 1 << 16
-STAMP_AND_BEGIN = 64
-"""Bytes that hold a time, a blank and `BEGIN`."""
-SECONDS, SILENCE = 60.0, 3600.0
-"""How long the API server may take for a piece of a snapshot, and of a log that is followed."""
+DROPPED = b"polyjob: the kubelet has rotated this log here, and bytes may be missing\n"
+MIN_FOLLOWED_BYTES = 3 << 20
+"""Size of a log in the kubelet's files from which on it is followed. Kubelets usually rotate files at 10 MiB."""
+LINE_OVERHEAD_BYTES = 48
+"""Bytes that the kubelet stores with each line."""
+MAX_OPEN_LOGS = 128
+"""Number of snapshots and followed logs that stay open between two calls."""
+CATCH_UP_SECONDS = 1.0
+"""Time to wait for data of a log that is followed again, until it reaches the cursor."""
+LAST_DATA_SECONDS = 30.0
+"""Time to wait for data of a followed log once the job has ended."""
+CHUNK_BYTES = 1 << 16
+HEAD_BYTES = 64
+"""Bytes that are enough for a timestamp, a blank and `BEGIN`."""
+SNAPSHOT_SECONDS, FOLLOW_SECONDS = 60.0, 3600.0
+"""Time limits of the API server for the next data of a snapshot, and of a followed log."""
 REMOVED = b"unable to retrieve container logs for "
-"""What a kubelet says, in a log's place or as the reason of a refusal, once it has removed the container."""
-LOG_IS_GONE = "The machine has removed the log of the job's container."
-_STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d) ")
+"""Text of a kubelet that has removed the container, in place of the log or in a refusal."""
+LOG_REMOVED = "The machine has removed the log of the job's container."
+_TIMESTAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d) ")
 
 
 @dataclass(frozen=True)
 class LogCursor:
-    """How far a log was read: every line that began before `moment`, and `count` of those that began at it, of the last
-    of which `size` bytes.
+    """How far a log was read.
 
-    A time alone would repeat or skip, since several lines can bear the same one; and a line may not have ended yet.
+    A timestamp alone would repeat or skip lines, because several lines can have the same one, and a line may not have
+    ended yet.
     """
 
     moment: str = ""
-    """RFC 3339 with nine digits, in UTC and without the zone, so that text compares as time."""
+    """The time of the last line that was read; all earlier lines were read. RFC 3339 in UTC with nine digits, without
+    the zone, so that texts compare as times."""
     count: int = 0
+    """Number of lines with this time that were read."""
     size: int = 0
+    """Bytes of the last of these lines that were read."""
     weight: int = 0
-    """Bytes that all that was read took in the kubelet's files, about."""
+    """Approximate size in the kubelet's files of everything that was read, in bytes."""
 
     @classmethod
-    def read(cls, text: str | None) -> LogCursor:
+    def parse(cls, text: str | None) -> LogCursor:
         return cls(**json.loads(text)) if text else cls()
 
     def text(self) -> str:
@@ -72,215 +78,219 @@ class LogCursor:
 
 
 class Lines:
-    """The lines of a snapshot behind a cursor, without their times, in pieces of about some size."""
+    """The lines of a snapshot or a followed log after a cursor, without their timestamps."""
 
-    def __init__(self, pieces: Iterable[bytes], cursor: LogCursor) -> None:
-        """A piece that is empty stands for a log that goes on, and has no more for now."""
+    def __init__(self, chunks: Iterable[bytes], cursor: LogCursor) -> None:
+        """An empty chunk means that a followed log has no more data for now."""
         self.cursor = cursor
-        """Behind what was read."""
-        self._pieces = iter(pieces)
+        """The position after everything that was read."""
+        self._chunks = iter(chunks)
         self._is_waiting = False
         self._buffer = b""
-        self._place = 0
+        self._position = 0
         self._is_over = False
         self._is_in_line = False
-        """The next bytes go on with a line whose time was read."""
-        self._seen: LogCursor | None = cursor
-        """What is still to be met again; None once it was."""
-        self._met = self._met_size = 0
+        """The next bytes continue a line whose timestamp was read."""
+        self._repeated: LogCursor | None = cursor
+        """The position up to which lines are repeated; None once it was reached."""
+        self._repeated_count = self._repeated_size = 0
+        """As `count` and `size` of a cursor: how much of the repetition was read."""
 
     @property
     def is_catching_up(self) -> bool:
-        """Whether the last line that was read has still to be met again."""
-        seen = self._seen
-        return seen is not None and (self._met < seen.count or self._met_size < seen.size)
+        """Whether the repetition has not reached the cursor yet."""
+        end = self._repeated
+        return end is not None and (self._repeated_count < end.count or self._repeated_size < end.size)
 
     def read(self, limit: int) -> bytes:
-        """About `limit` bytes; fewer only at the end, empty behind it."""
-        found: list[bytes] = []
+        """Return about `limit` bytes; fewer only at the end, none after it."""
+        parts: list[bytes] = []
         size = 0
         self._is_waiting = False
         while size < limit:
             part = self._next()
             if part is None:
                 break
-            data = self._meet(self._seen, *part) if self._seen is not None else self._take(*part)
-            found.append(data)
+            data = self._skip_repeated(self._repeated, *part) if self._repeated is not None else self._take(*part)
+            parts.append(data)
             size += len(data)
-        return b"".join(found)
+        return b"".join(parts)
 
     def _next(self) -> tuple[str | None, bytes] | None:
-        """(when a line began, or None where this goes on with one; bytes of it); None at the end."""
+        """Return (the time of a line, or None if this continues one; bytes of the line); None at the end."""
         self._fill()
-        start = self._place
+        start = self._position
         if start >= len(self._buffer):
             return None
-        match = None if self._is_in_line else _STAMP.match(self._buffer, start)
+        match = None if self._is_in_line else _TIMESTAMP.match(self._buffer, start)
         if match is None and self._buffer.startswith(REMOVED, start):
-            raise HandleNotFound(LOG_IS_GONE)
+            raise HandleNotFound(LOG_REMOVED)
         if match is not None:
             start = match.end()
         end = self._buffer.find(b"\n", start) + 1
         if self._is_waiting and match is None and not self._is_in_line and not end:
-            return None  # a time that has not come whole
+            return None  # an incomplete timestamp
         self._is_in_line = end == 0
-        self._place = end or len(self._buffer)
-        return _moment(match) if match is not None else None, self._buffer[start : self._place]
+        self._position = end or len(self._buffer)
+        return _moment(match) if match is not None else None, self._buffer[start : self._position]
 
     def _fill(self) -> None:
-        """Have enough for a time, or all that is left."""
-        while not self._is_over and not self._is_waiting and len(self._buffer) - self._place < STAMP_AND_BEGIN:
-            piece = next(self._pieces, None)
-            self._is_over, self._is_waiting = piece is None, piece == b""
-            self._buffer, self._place = self._buffer[self._place :] + (piece or b""), 0
+        """Fill the buffer with enough bytes for a timestamp, or with the rest."""
+        while not self._is_over and not self._is_waiting and len(self._buffer) - self._position < HEAD_BYTES:
+            chunk = next(self._chunks, None)
+            self._is_over, self._is_waiting = chunk is None, chunk == b""
+            self._buffer, self._position = self._buffer[self._position :] + (chunk or b""), 0
 
     def _take(self, moment: str | None, data: bytes) -> bytes:
-        at = self.cursor
+        last = self.cursor
         if moment is None:
-            self.cursor = LogCursor(at.moment, at.count, at.size + len(data), at.weight + len(data))
+            self.cursor = LogCursor(last.moment, last.count, last.size + len(data), last.weight + len(data))
         else:
-            count = at.count + 1 if moment == at.moment else 1
-            self.cursor = LogCursor(moment, count, len(data), at.weight + len(data) + LINE_WEIGHT)
+            count = last.count + 1 if moment == last.moment else 1
+            self.cursor = LogCursor(moment, count, len(data), last.weight + len(data) + LINE_OVERHEAD_BYTES)
         return data
 
-    def _meet(self, seen: LogCursor, moment: str | None, data: bytes) -> bytes:
-        """What is new of the first parts."""
-        if moment is None and not self._met:
-            return b""  # the end of a line that began before that second
+    def _skip_repeated(self, end: LogCursor, moment: str | None, data: bytes) -> bytes:
+        """Return the new bytes of a part that may repeat what was read up to `end`."""
+        if moment is None and not self._repeated_count:
+            return b""  # the rest of a line that began before that second
         if moment is None:
-            self._met_size += len(data)
-        elif moment < seen.moment:
+            self._repeated_size += len(data)
+        elif moment < end.moment:
             return b""
-        elif moment == seen.moment and self._met < seen.count:
-            self._met, self._met_size = self._met + 1, len(data)
+        elif moment == end.moment and self._repeated_count < end.count:
+            self._repeated_count, self._repeated_size = self._repeated_count + 1, len(data)
         else:
-            self._seen = None
-            is_whole = self._met == seen.count and self._met_size >= seen.size
-            is_first = not seen.moment
+            self._repeated = None
+            is_complete = self._repeated_count == end.count and self._repeated_size >= end.size
+            is_first = not end.moment
             self._take(moment, data)
             if is_first and data == BEGIN:
                 return b""
-            return data if is_whole and not is_first else DROPPED + data
-        if self._met < seen.count or self._met_size <= seen.size:
+            return data if is_complete and not is_first else DROPPED + data
+        if self._repeated_count < end.count or self._repeated_size <= end.size:
             return b""
-        self._seen = None
-        new = data[-(self._met_size - seen.size) :]
-        self.cursor = LogCursor(seen.moment, seen.count, self._met_size, seen.weight + len(new))
+        self._repeated = None
+        new = data[-(self._repeated_size - end.size) :]
+        self.cursor = LogCursor(end.moment, end.count, self._repeated_size, end.weight + len(new))
         return new
 
 
 def _moment(match: re.Match[bytes]) -> str:
-    whole, fraction, zone = match[1].decode(), (match[2] or b"").decode().ljust(9, "0"), match[3].decode()
+    seconds, fraction, zone = match[1].decode(), (match[2] or b"").decode().ljust(9, "0"), match[3].decode()
     if zone not in ("Z", "+00:00"):
-        utc = datetime.datetime.fromisoformat(whole + zone).astimezone(datetime.UTC)
-        whole = utc.strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{whole}.{fraction}"
+        utc = datetime.datetime.fromisoformat(seconds + zone).astimezone(datetime.UTC)
+        seconds = utc.strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{seconds}.{fraction}"
 
 
 def has_begun(api: Api, pod: Mapping[str, Any]) -> bool | None:
-    """Return whether the log of a pod says that the job's command has begun; None where its machine cannot be asked.
-    One request at most: `BEGIN` is written before the command."""
+    """Return whether the log of a pod shows that the job's command has begun; None if its machine does not answer.
+
+    Sends one request at most. The container writes `BEGIN` before it runs the command.
+    """
     if not (pod.get("spec") or {}).get("nodeName"):
         return False
-    query = [("container", MAIN), ("timestamps", "true"), ("limitBytes", str(STAMP_AND_BEGIN))]
+    query = [("container", MAIN), ("timestamps", "true"), ("limitBytes", str(HEAD_BYTES))]
     try:
-        with api.open("GET", f"{api.pod(pod['metadata']['name'])}/log", query) as answer:
-            return _STAMP.match(answer.read(decode_content=True)) is not None
-    except Refused as error:
+        with api.open("GET", f"{api.pod(pod['metadata']['name'])}/log", query) as response:
+            return _TIMESTAMP.match(response.read(decode_content=True)) is not None
+    except ApiRefused as error:
         return False if error.status in (400, 404) else None
     except (RunnerUnavailable, urllib3.exceptions.HTTPError):
         return None
 
 
-class _Open:
-    """A snapshot, or a followed log, that is being read."""
+class _OpenLog:
+    """A snapshot or a followed log that is being read."""
 
     def __init__(self, api: Api, pod: str, container: str, cursor: LogCursor) -> None:
-        """Raises Refused, RunnerUnavailable."""
+        """Raises ApiRefused, RunnerUnavailable."""
         query = [("container", container), ("timestamps", "true")]
         if cursor.moment:
             query.append(("sinceTime", f"{cursor.moment.partition('.')[0]}Z"))
-        self.is_followed = cursor.weight >= FOLLOWED_FROM
+        self.is_followed = cursor.weight >= MIN_FOLLOWED_BYTES
         if self.is_followed:
             query.append(("follow", "true"))
         with contextlib.ExitStack() as stack:
-            seconds = SILENCE if self.is_followed else SECONDS
-            answer = stack.enter_context(api.open("GET", f"{api.pod(pod)}/log", query, seconds=seconds))
-            pieces = api.pieces(answer, CHUNK)
+            seconds = FOLLOW_SECONDS if self.is_followed else SNAPSHOT_SECONDS
+            response = stack.enter_context(api.open("GET", f"{api.pod(pod)}/log", query, seconds=seconds))
+            chunks = api.chunks(response, CHUNK_BYTES)
             self.close = stack.pop_all().close
-        self._feed = Feed(answer, pieces, self.close) if self.is_followed else None
+        self._feed = Feed(response, chunks, self.close) if self.is_followed else None
         if self._feed is not None:
-            self.close, pieces = self._feed.close, self._followed(self._feed)
-        self.lines = Lines(pieces, cursor)
-        self.patience = 0.0
-        """Seconds to wait for a piece of a followed log."""
+            self.close, chunks = self._feed.close, self._feed_chunks(self._feed)
+        self.lines = Lines(chunks, cursor)
+        self.wait_seconds = 0.0
+        """Time to wait for data of a followed log."""
         self.has_ended = False
 
-    def _followed(self, feed: Feed) -> Iterator[bytes]:
-        while (piece := feed.take(self._patience())) is not None:
-            yield piece
+    def _feed_chunks(self, feed: Feed) -> Iterator[bytes]:
+        while (chunk := feed.take(self._wait_seconds())) is not None:
+            yield chunk
         self.has_ended = True
 
-    def _patience(self) -> float:
-        return max(self.patience, CATCHING_UP if self.lines.is_catching_up else 0.0)
+    def _wait_seconds(self) -> float:
+        return max(self.wait_seconds, CATCH_UP_SECONDS if self.lines.is_catching_up else 0.0)
 
 
 class Logs:
-    """The logs that are being read, by pod. Every one can be lost: the next call asks for another."""
+    """The open logs of all pods. They can be lost: the next call opens the log again."""
 
     def __init__(self) -> None:
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, _OpenLog] = {}
         self._lock = threading.Lock()
 
     def read(
         self, api: Api, pod: str, container: str, cursor: LogCursor, limit: int, is_over: bool = False
     ) -> tuple[bytes, LogCursor]:
-        """(about `limit` bytes behind the cursor, the cursor behind them); fewer at the log's present end, none of a
-        container that has not begun. `is_over` says that the container has ended; then what is followed is read to its
-        end.
+        """Return (about `limit` bytes after the cursor, the cursor after them).
 
-        Raises HandleNotFound, Refused, RunnerUnavailable."""
-        held = self._take(pod)
-        if held and held.lines.cursor != cursor:
-            held.close()
-            held = None
+        There are fewer bytes at the present end of the log, and none if the container has not started. `is_over` means
+        that the container has ended; then a followed log is read to its end. Raises HandleNotFound, ApiRefused,
+        RunnerUnavailable.
+        """
+        log = self._take(pod)
+        if log and log.lines.cursor != cursor:
+            log.close()
+            log = None
         try:
-            held = held or _Open(api, pod, container, cursor)
-        except Refused as error:
+            log = log or _OpenLog(api, pod, container, cursor)
+        except ApiRefused as error:
             if error.status != 400:
                 raise
             if REMOVED.decode() in str(error):
-                raise HandleNotFound(LOG_IS_GONE) from None
-            return b"", cursor  # it has not begun
-        held.patience = LAST_WORDS if is_over else 0.0
+                raise HandleNotFound(LOG_REMOVED) from None
+            return b"", cursor  # the container has not started
+        log.wait_seconds = LAST_DATA_SECONDS if is_over else 0.0
         try:
-            data = held.lines.read(limit)
+            data = log.lines.read(limit)
         except BaseException:
-            held.close()
+            log.close()
             raise
-        if held.has_ended or (len(data) < limit and not (held.is_followed and not is_over)):
-            held.close()
+        if log.has_ended or (len(data) < limit and not (log.is_followed and not is_over)):
+            log.close()
         else:
-            self._keep(pod, held)
-        return data, held.lines.cursor
+            self._keep(pod, log)
+        return data, log.lines.cursor
 
     def forget(self, pod: str) -> None:
-        """Idempotent."""
-        held = self._take(pod)
-        if held:
-            held.close()
+        """Close the log of a pod. Idempotent."""
+        log = self._take(pod)
+        if log:
+            log.close()
 
     def close(self) -> None:
         for pod in list(self._open):
             self.forget(pod)
 
-    def _take(self, pod: str) -> _Open | None:
+    def _take(self, pod: str) -> _OpenLog | None:
         with self._lock:
             return self._open.pop(pod, None)
 
-    def _keep(self, pod: str, held: _Open) -> None:
+    def _keep(self, pod: str, log: _OpenLog) -> None:
         with self._lock:
-            surplus = [self._open.pop(next(iter(self._open)))] if len(self._open) >= MOST_OPEN else []
-            self._open[pod] = held
-        for one in surplus:
-            one.close()
+            surplus = [self._open.pop(next(iter(self._open)))] if len(self._open) >= MAX_OPEN_LOGS else []
+            self._open[pod] = log
+        for each in surplus:
+            each.close()

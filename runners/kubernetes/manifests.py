@@ -1,4 +1,4 @@
-"""What the Kubernetes API server is told: the pod of a job, of a build, and that which keeps a name taken. Pure."""
+"""The manifests of polyjob's pods: of jobs, builds, fences and carriers."""
 
 from __future__ import annotations
 
@@ -8,54 +8,53 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runners.base import BuildSpec, JobSpec, Reason, Resources, StartFailed, marker_variable
+from runners.base import BuildSpec, JobSpec, Placement, Reason, Resources, StartFailed, marker_variable
 from runners.common.dockerfile import FOLDER
 from runners.kubernetes.options import Options
 
 Manifest = dict[str, Any]
 
 INSTALLATION, JOB, BUILD, FENCE = "polyjob.installation", "polyjob.job", "polyjob.build", "polyjob.fence"
-"""Labels of what is ours; a job's uuid, a build's uuid, and a job that is never to run."""
+"""Labels: the installation's identity, the uuid of a job, of a build, and of a job that must never run."""
 CARRIER = "polyjob.files"
-"""Label: the uuid of a job whose files a pod fetches from a claim."""
+"""Label of a carrier: the uuid of the job whose files it fetches from a claim."""
 BUILD_TIMEOUT = "polyjob.build-timeout"
-"""Annotation: the seconds that the build steps in a job's container may take."""
+"""Annotation: the time limit of the build steps in a job's container, in seconds."""
 MAIN, HELPER, STEPS, INPUT, KEPT, BUILDER = "job", "files", "steps", "input", "image-files", "builder"
-"""Names of containers: the job's own, the one that hands out files, the one that ends when the build steps have; the
-ones before them: what takes files in, and what keeps those of a built image; and that of a build."""
+"""Names of containers: of the job's own, of the helper with its files, and of one that ends when the build steps have
+ended; of the init containers that receive files, and that copy the files of a built image; and of a builder."""
 HOME = "/polyjob"
-"""The folder that the containers of a pod share."""
+"""Folder that the containers of a pod share."""
 CLAIM = "/polyjob-claim"
-"""Where the helper finds the files of all jobs that share a claim."""
+"""Folder in which the helper mounts the files of all jobs that share a claim."""
 OUTPUTS, LOGS, CODE = f"{HOME}/outputs", f"{HOME}/logs", f"{HOME}/code"
 GIVEN, BUILT, ENDED = f"{HOME}/.given", f"{HOME}/.built", f"{HOME}/.ended"
-"""Files that say: all is put in; the steps are done; the command has ended."""
+"""Marker files: all files are copied into the pod; the build steps have succeeded; the command has ended."""
 CREDENTIALS = "/polyjob-registry"
 CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["NET_RAW"]}}
-"""Of containers that run an image of the job's own. More cannot be dropped: root installs packages, and images change
-to a user of their own."""
-KEEP = 7 * 86_400
-"""Seconds that the outputs of a job that has ended can be fetched."""
-CARRIES = 3600
-"""Seconds that a pod which gives or removes files of a claim lives at most."""
-SLACK = 6 * 3600
-"""Seconds that a pod may live beyond all that its job is granted."""
-LONGEST = 2**31 - 1
-"""Seconds of a pod's deadline that the API server takes."""
+"""Security context of containers that run the job's image. More capabilities cannot be dropped, because root installs
+packages, and images switch to a user of their own."""
+OUTPUTS_LIFETIME_SECONDS = 7 * 86_400
+"""Time for which the outputs of a finished job can be fetched."""
+CARRIER_LIFETIME_SECONDS = 3600
+DEADLINE_SLACK_SECONDS = 6 * 3600
+"""Time that a pod may exist beyond all time limits of its job."""
+LONGEST_DEADLINE_SECONDS = 2**31 - 1
+"""Longest deadline of a pod that the API server accepts."""
 BEGIN = b"polyjob begins\n"
-"""What a container writes first, and no log shows: where it is not the first, something was dropped before."""
+"""First line of a container's output, which no log shows. If a log begins otherwise, its first bytes were dropped."""
 STEP = "step "
-"""How the termination message of a failed step begins; its number comes behind."""
+"""Start of the termination message of a failed build step; its number follows."""
 
 _BEGINNING = f'exec 2>/dev/null; printf "%s\\n" "{BEGIN.decode().strip()}"; mkdir -p {OUTPUTS} {LOGS}; '
-"""The shell itself says nothing: it would tell of each signal that has ended what it waited for."""
+"""The shell's own standard error is closed, because it would report each signal that ended a process it waited for."""
 _COMMAND = (
     'if command -v bash >/dev/null; then bash -c "$command" 2>&1; else /bin/sh -c "$command" 2>&1; fi; code=$?; '
     f": > {ENDED}; exit $code"
 )
 LAUNCH = f"{_BEGINNING}command=$1; {_COMMAND}"
-"""The shell stays the container's first process, to which no signal comes from within; all that is left ends with it.
-The command and its children are ordinary processes, which a signal ends unless they say otherwise."""
+"""The shell stays the container's first process. Signals from within the container do not reach it, and all remaining
+processes end with it. The command and its children are ordinary processes, which a signal ends by default."""
 LAUNCH_BUILT = (
     f"{_BEGINNING}command=$1; shift; number=0; total=$#; "
     'for step in "$@"; do number=$((number + 1)); printf "Step %s/%s: %s\\n" "$number" "$total" "$step"; '
@@ -64,99 +63,71 @@ LAUNCH_BUILT = (
     f"done; : > {BUILT}; {_COMMAND}"
 )
 SIGNAL = 'case "$(cat /proc/1/environ)" in *"$2"*) kill "-$1" -1;; *) exit 3;; esac'
-"""Shell text that sends the signal $1 to every process of a container but the first, if that bears the mark $2."""
+"""Shell text that sends the signal $1 to every process of a container except the first, if that has the mark $2."""
 _WAIT = 'trap "exit 0" TERM; until [ -e {} ]; do sleep {} & wait $!; done'
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a build leaves for its jobs, kept as JSON: an image, and what is to be done in it first."""
+    """The result of a build, kept as JSON: an image, and the build steps that are still to be run in it."""
 
     image: str
-    """To run."""
-    name: str = ""
-    """What it was made from."""
-    steps: tuple[str, ...] = ()
-    """To be run in each job's container, before its command."""
+    """The image of the job's container."""
+    base_image: str = ""
+    """The image that it was built from."""
+    build_steps: tuple[str, ...] = ()
+    """Build steps to run in each job's container before its command."""
     timeout: float = 0.0
-    """Seconds that these may take."""
+    """Time limit of these steps, in seconds."""
 
     @classmethod
-    def read(cls, text: str) -> Artifact:
-        told = json.loads(text)
-        steps, timeout = tuple(told.get("steps", ())), float(told.get("timeout", 0))
-        return cls(told["image"], told.get("name", told["image"]), steps, timeout)
+    def parse(cls, text: str) -> Artifact:
+        fields = json.loads(text)
+        build_steps, timeout = tuple(fields.get("steps", ())), float(fields.get("timeout", 0))
+        return cls(fields["image"], fields.get("name", fields["image"]), build_steps, timeout)
 
     def text(self) -> str:
-        steps = {"steps": list(self.steps), "timeout": self.timeout} if self.steps else {}
-        return json.dumps({"v": 1, "image": self.image, "name": self.name or self.image, **steps})
+        steps = {"steps": list(self.build_steps), "timeout": self.timeout} if self.build_steps else {}
+        return json.dumps({"v": 1, "image": self.image, "name": self.base_image or self.image, **steps})
 
     @property
     def is_built(self) -> bool:
-        """Whether the image is one that polyjob has had made."""
-        return bool(self.name) and self.name != self.image
+        """Whether polyjob built the image."""
+        return bool(self.base_image) and self.base_image != self.image
 
 
 def artifact_of(spec: JobSpec, artifact: str | None) -> Artifact:
-    """Raises StartFailed where there is no image."""
+    """Return the artifact of a job: that of its build, or its own image. Raises StartFailed if there is no image."""
     if artifact:
-        return Artifact.read(artifact)
+        return Artifact.parse(artifact)
     if not spec.image:
         raise StartFailed("A job in a pod needs an image: set `build.image`.", Reason.IMAGE)
     return Artifact(spec.image, spec.image)
 
 
 def job_pod(spec: JobSpec, artifact: Artifact, options: Options) -> Manifest:
-    """The pod of a job. Where it has code or earlier outputs, a container before all others waits for them."""
-    placement = spec.placement
-    before = []
-    if artifact.is_built:
-        before.append(_keeper_of(artifact.image, options))
-    if spec.upload or spec.inputs:
-        before.append(_helper(INPUT, options, f"{_WAIT.format(GIVEN, 0.1)}; sleep 0.2"))
-    containers = [
-        _helper(HELPER, options, f"{_WAIT.format(ENDED, 2)}; sleep {KEEP} & wait $!"),
-        *([_helper(STEPS, options, _WAIT.format(BUILT, 0.2))] if artifact.steps else []),
-        _main(spec, artifact, options),
-    ]
-    shared = _shared(spec, options)
-    for container in [*before, *containers]:
-        container["volumeMounts"] = [{"name": "files", "mountPath": HOME, **shared}]
-    containers[-1]["volumeMounts"].append(_code(shared))
-    if options.claim:
-        containers[0]["volumeMounts"].append(_ALL_FILES)
+    """Return the pod of a job. If the job has code or earlier outputs, an init container waits for them."""
+    init_containers, containers = _job_containers(spec, artifact, options)
     pod = {
-        **_common(options),
+        **_POD_DEFAULTS,
         "terminationGracePeriodSeconds": max(1, math.ceil(spec.grace)),
         "containers": containers,
         "volumes": [{"name": "files", **_volume(options)}],
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+        **_placement_fields(spec.placement, options),
     }
-    if before:
-        pod["initContainers"] = before
+    if init_containers:
+        pod["initContainers"] = init_containers
     if spec.timeout:
-        granted = spec.timeout + artifact.timeout + spec.grace + options.patience + SLACK
-        pod["activeDeadlineSeconds"] = min(LONGEST, math.ceil(granted))
-    pulls = [*placement.pull_secrets, *([options.registry_secret] if options.registry_secret else [])]
-    told = {
-        "nodeSelector": dict(placement.node_selector),
-        "affinity": dict(placement.affinity),
-        "tolerations": [dict(toleration) for toleration in placement.tolerations],
-        "imagePullSecrets": [{"name": name} for name in dict.fromkeys(pulls)],
-        "serviceAccountName": placement.service_account,
-    }
-    labels = {**placement.labels, INSTALLATION: spec.installation, JOB: spec.uuid}
-    limit = {BUILD_TIMEOUT: f"{artifact.timeout:g}"} if artifact.steps else {}
-    return _pod(
-        spec.name,
-        labels,
-        {**placement.annotations, **limit},
-        pod | {key: value for key, value in told.items() if value},
-    )
+        limits = spec.timeout + artifact.timeout + spec.grace + options.patience + DEADLINE_SLACK_SECONDS
+        pod["activeDeadlineSeconds"] = min(LONGEST_DEADLINE_SECONDS, math.ceil(limits))
+    labels = {**spec.placement.labels, INSTALLATION: spec.installation, JOB: spec.uuid}
+    build_timeout = {BUILD_TIMEOUT: f"{artifact.timeout:g}"} if artifact.build_steps else {}
+    return _pod(spec.name, labels, {**spec.placement.annotations, **build_timeout}, pod)
 
 
 def build_pod(spec: BuildSpec, name: str, image: str, options: Options) -> Manifest:
-    """The pod that makes an image, as its Dockerfile says, and pushes it; its files are put in first."""
+    """Return the pod that builds an image from a Dockerfile and pushes it. An init container receives its files."""
     variables = {"IMAGE": image, "HOME": "/tmp"}
     variables |= {"NOCACHE": "1"} if spec.nocache else {}
     variables |= {"INSECURE": "1"} if options.is_insecure else {}
@@ -178,23 +149,22 @@ def build_pod(spec: BuildSpec, name: str, image: str, options: Options) -> Manif
         "env": _variables(variables),
         "volumeMounts": mounts,
     }
-    before = _helper(INPUT, options, f"{_WAIT.format(GIVEN, 0.1)}; sleep 0.2") | {"volumeMounts": mounts[:1]}
     labels = {INSTALLATION: spec.installation, BUILD: spec.uuid}
     unconfined = {"type": "Unconfined"}  # a builder without root makes namespaces of its own
-    told = {
-        **_common(options),
-        "activeDeadlineSeconds": min(LONGEST, max(1, math.ceil(spec.timeout))),
+    pod = {
+        **_POD_DEFAULTS,
+        "activeDeadlineSeconds": min(LONGEST_DEADLINE_SECONDS, max(1, math.ceil(spec.timeout))),
         "terminationGracePeriodSeconds": 1,
-        "initContainers": [before],
+        "initContainers": [_input_helper(options) | {"volumeMounts": mounts[:1]}],
         "containers": [builder],
         "volumes": volumes,
         "securityContext": {"seccompProfile": unconfined, "appArmorProfile": unconfined},
     }
-    return _pod(name, labels, {}, told)
+    return _pod(name, labels, {}, pod)
 
 
 def fence_pod(name: str, uuid: str, installation: str, options: Options) -> Manifest:
-    """A pod that only takes a name: no scheduler ever looks at it. Every pod security standard admits it."""
+    """Return a pod that only takes a name. It is never scheduled, and every pod security standard admits it."""
     container = {
         "name": MAIN,
         "image": options.helper_image,
@@ -202,47 +172,69 @@ def fence_pod(name: str, uuid: str, installation: str, options: Options) -> Mani
         "resources": options.helper_amounts(),
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
-    told = {
-        **_common(options),
+    pod = {
+        **_POD_DEFAULTS,
         "containers": [container],
         "schedulingGates": [{"name": "polyjob/never"}],
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
     }
-    return _pod(name, {INSTALLATION: installation, FENCE: uuid}, {}, told)
+    return _pod(name, {INSTALLATION: installation, FENCE: uuid}, {}, pod)
 
 
 def carrier_pod(name: str, uuid: str, installation: str, options: Options) -> Manifest:
-    """A pod of the helper alone, which waits and has the files of all jobs in the claim."""
-    helper = _helper(HELPER, options, f'trap "exit 0" TERM; sleep {CARRIES} & wait $!') | {"volumeMounts": [_ALL_FILES]}
-    told = {
-        **_common(options),
+    """Return a pod with only the helper container. It waits, and mounts the files of all jobs in the claim."""
+    script = f'trap "exit 0" TERM; sleep {CARRIER_LIFETIME_SECONDS} & wait $!'
+    helper = _helper(HELPER, options, script) | {"volumeMounts": [_ALL_FILES]}
+    pod = {
+        **_POD_DEFAULTS,
         "terminationGracePeriodSeconds": 1,
-        "activeDeadlineSeconds": CARRIES,
+        "activeDeadlineSeconds": CARRIER_LIFETIME_SECONDS,
         "containers": [helper],
         "volumes": [{"name": "files", **_volume(options)}],
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
     }
-    return _pod(name, {INSTALLATION: installation, CARRIER: uuid}, {}, told)
+    return _pod(name, {INSTALLATION: installation, CARRIER: uuid}, {}, pod)
 
 
 def literal(text: str) -> str:
-    """Text in a command or variable of a manifest, in which the cluster shall replace no `$(NAME)`."""
+    """Escape text for a command or variable of a manifest, so that the cluster replaces no `$(NAME)` in it."""
     return text.replace("$", "$$")
 
 
 # Containers.
 
 
+def _job_containers(spec: JobSpec, artifact: Artifact, options: Options) -> tuple[list[Manifest], list[Manifest]]:
+    """Return (the init containers, the containers) of a job's pod."""
+    init_containers = []
+    if artifact.is_built:
+        init_containers.append(_image_files(artifact.image, options))
+    if spec.upload or spec.inputs:
+        init_containers.append(_input_helper(options))
+    containers = [
+        _helper(HELPER, options, f"{_WAIT.format(ENDED, 2)}; sleep {OUTPUTS_LIFETIME_SECONDS} & wait $!"),
+        *([_helper(STEPS, options, _WAIT.format(BUILT, 0.2))] if artifact.build_steps else []),
+        _main(spec, artifact, options),
+    ]
+    job_folder = _job_folder(spec, options)
+    for container in [*init_containers, *containers]:
+        container["volumeMounts"] = [{"name": "files", "mountPath": HOME, **job_folder}]
+    containers[-1]["volumeMounts"].append(_code_mount(job_folder))
+    if options.claim:
+        containers[0]["volumeMounts"].append(_ALL_FILES)
+    return init_containers, containers
+
+
 def _main(spec: JobSpec, artifact: Artifact, options: Options) -> Manifest:
     name, value = marker_variable(spec.uuid)
     own = {"PYTHONUNBUFFERED": "1", name: value, "POLYAXON_RUN_OUTPUTS_PATH": OUTPUTS, "POLYAXON_LOGS_PATH": LOGS}
-    launch = LAUNCH_BUILT if artifact.steps else LAUNCH
+    launch = LAUNCH_BUILT if artifact.build_steps else LAUNCH
     container: Manifest = {
         "name": MAIN,
         "image": artifact.image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["/bin/sh", "-c", literal(launch), "sh"],
-        "args": [literal(spec.cmd), *map(literal, artifact.steps)],
+        "args": [literal(spec.cmd), *map(literal, artifact.build_steps)],
         "workingDir": FOLDER,
         "env": _variables({**spec.env, **own}),
         "securityContext": CONFINED,
@@ -259,7 +251,7 @@ def _main(spec: JobSpec, artifact: Artifact, options: Options) -> Manifest:
 
 
 def signal_command(signal: str, uuid: str) -> list[str]:
-    """What signals every process of a job, run in its container."""
+    """Return the command that signals every process of a job, to be run in its container."""
     return ["/bin/sh", "-c", SIGNAL, "sh", signal, "=".join(marker_variable(uuid))]
 
 
@@ -277,8 +269,12 @@ def _helper(name: str, options: Options, script: str) -> Manifest:
     }
 
 
-def _keeper_of(image: str, options: Options) -> Manifest:
-    """A container that copies what a built image has in its working folder to where the job will find it."""
+def _input_helper(options: Options) -> Manifest:
+    return _helper(INPUT, options, f"{_WAIT.format(GIVEN, 0.1)}; sleep 0.2")
+
+
+def _image_files(image: str, options: Options) -> Manifest:
+    """Return a container that copies the working folder of a built image to the job's working folder."""
     return {
         "name": KEPT,
         "image": image,
@@ -290,10 +286,10 @@ def _keeper_of(image: str, options: Options) -> Manifest:
 
 
 def _resources(spec: JobSpec, options: Options) -> Manifest:
-    found = {"requests": _amounts(spec.requests), "limits": _amounts(spec.limits)}
+    resources = {"requests": _amounts(spec.requests), "limits": _amounts(spec.limits)}
     if spec.resources.gpu:
-        found["limits"][options.gpu] = str(spec.resources.gpu)
-    return {kind: amounts for kind, amounts in found.items() if amounts}
+        resources["limits"][options.gpu] = str(spec.resources.gpu)
+    return {kind: amounts for kind, amounts in resources.items() if amounts}
 
 
 def _amounts(resources: Resources) -> dict[str, str]:
@@ -316,24 +312,35 @@ def _volume(options: Options) -> Manifest:
     return {"persistentVolumeClaim": {"claimName": options.claim}} if options.claim else {"emptyDir": {}}
 
 
-def _shared(spec: JobSpec, options: Options) -> Manifest:
-    """Where in its volume the files of a job are."""
+def _job_folder(spec: JobSpec, options: Options) -> Manifest:
+    """Return the part of a mount that selects the job's folder in its volume."""
     return {"subPath": f"polyjob/{spec.uuid}"} if options.claim else {}
 
 
 _ALL_FILES: Manifest = {"name": "files", "mountPath": CLAIM, "subPath": "polyjob"}
-"""A folder cannot be removed from within: this is the one above it."""
+"""Mounts the parent of the jobs' folders, because a job's folder cannot be removed from within."""
 
 
-def _code(shared: Manifest) -> Manifest:
-    return {"name": "files", "mountPath": FOLDER, "subPath": "/".join([*shared.values(), "code"])}
+def _code_mount(job_folder: Manifest) -> Manifest:
+    return {"name": "files", "mountPath": FOLDER, "subPath": "/".join([*job_folder.values(), "code"])}
 
 
 # Pods.
 
 
-def _common(options: Options) -> Manifest:
-    return {"restartPolicy": "Never", "automountServiceAccountToken": False, "enableServiceLinks": False}
+_POD_DEFAULTS = {"restartPolicy": "Never", "automountServiceAccountToken": False, "enableServiceLinks": False}
+
+
+def _placement_fields(placement: Placement, options: Options) -> Manifest:
+    pull_secrets = [*placement.pull_secrets, *([options.registry_secret] if options.registry_secret else [])]
+    fields = {
+        "nodeSelector": dict(placement.node_selector),
+        "affinity": dict(placement.affinity),
+        "tolerations": [dict(toleration) for toleration in placement.tolerations],
+        "imagePullSecrets": [{"name": name} for name in dict.fromkeys(pull_secrets)],
+        "serviceAccountName": placement.service_account,
+    }
+    return {key: value for key, value in fields.items() if value}
 
 
 def _pod(name: str, labels: Mapping[str, str], annotations: Mapping[str, str], spec: Manifest) -> Manifest:

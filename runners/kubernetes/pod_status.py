@@ -1,7 +1,7 @@
-"""What a pod's object says of the job in it. Pure.
+"""Reading the state of a job from the status of its pod.
 
-The truth is what became of the job's own container: a pod's phase waits for its other containers, and says `Failed` of
-a job that ended well on a machine that went down later.
+The state of the job's own container decides. The phase of a pod does not: it waits for the other containers, and it is
+`Failed` for a job that succeeded on a machine that went down later.
 """
 
 from __future__ import annotations
@@ -18,129 +18,131 @@ from runners.kubernetes.manifests import BUILD_TIMEOUT, BUILDER, HELPER, INPUT, 
 
 Pod = Mapping[str, Any]
 
-HOPELESS = {"InvalidImageName", "ErrImageNeverPull"}
-"""Why a container waits, and will for ever."""
-OF_IMAGES = {
+HOPELESS_REASONS = {"InvalidImageName", "ErrImageNeverPull"}
+"""Reasons for which a container waits forever."""
+IMAGE_REASONS = {
     "ErrImagePull", "ImagePullBackOff", "ImageInspectError", "RegistryUnavailable", "SignatureValidationFailed",
-    *HOPELESS,
+    *HOPELESS_REASONS,
 }  # fmt: skip
-OF_STARTS = {
+START_REASONS = {
     "CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PostStartHookError", "CrashLoopBackOff",
 }  # fmt: skip
 LOST_REASONS = {"NodeLost", "DeletionByTaintManager", "DeletionByPodGC"}
-"""Of pods and of their disruption: the machine does not answer any more."""
-TAKEN_AWAY = {Reason.EVICTED, Reason.LOST, Reason.START}
-"""Ends of a pod for reasons of its cluster: its machine ran short, was lost, or did not take it."""
-NEVER_BEGUN = {"StartError", "ContainerCannotRun", "RunContainerError", "CreateContainerError"}
-"""Why a container has ended whose command could not be run."""
-NOBODY_KNOWS = "ContainerStatusUnknown"
+"""Reasons of a pod's failure or disruption: its machine does not answer any more."""
+CLUSTER_REASONS = {Reason.EVICTED, Reason.LOST, Reason.START}
+"""Ends of a pod that its cluster caused: its machine ran short, was lost, or did not admit the pod."""
+NEVER_BEGUN_REASONS = {"StartError", "ContainerCannotRun", "RunContainerError", "CreateContainerError"}
+"""Reasons of a container that has ended because its command could not be run."""
+UNKNOWN_REASON = "ContainerStatusUnknown"
+OUT_OF_MEMORY = "A process of the job exceeded the memory limit"
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """Why a pod's command has not begun, where that need not pass by itself."""
+class StartProblem:
+    """The reason why a pod's command has not begun, if it may not pass by itself."""
 
     reason: Reason
-    """What the job's end is told with, if it comes to that."""
+    """The job's reason if it ends because of this."""
     text: str
     is_hopeless: bool = False
     kind: str = dataclasses.field(default="", compare=False)
-    """What it is about: two that differ in this are not one trouble that lasts."""
+    """The part that has the problem. Patience begins again with a problem of another kind."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a pod says."""
+class PodView:
+    """The state of a job according to its pod."""
 
     state: Pending | Running | Exited
-    trouble: Trouble | None = None
+    problem: StartProblem | None = None
     is_unexplained: bool = False
-    """The command has not begun, and the pod does not say why."""
+    """The command has not begun, and the pod's status does not say why."""
 
 
-def seen(pod: Pod) -> Seen:
-    """What a pod says of its job."""
+def pod_view(pod: Pod) -> PodView:
+    """Return the state of the job in a pod."""
     status = pod.get("status") or {}
     node = (pod.get("spec") or {}).get("nodeName")
     containers = _containers(status)
-    main = containers.get(MAIN) or {}
-    state = main.get("state") or {}
+    state = _state_of(containers, MAIN)
     if "terminated" in state:
-        return Seen(Exited(_exit_of(pod, state["terminated"], containers), node))
+        return PodView(Exited(_exit(pod, state["terminated"], containers), node))
     if status.get("phase") in ("Failed", "Succeeded"):
-        return Seen(Exited(_exit_without(pod, containers), node))
+        return PodView(Exited(_exit_of_pod(pod, containers), node))
     if "running" in state:
-        return _running(pod, containers, node)
-    trouble = _trouble(status, containers)
-    if trouble is not None:
-        return Seen(Pending(trouble.text), trouble)
-    note = _progress(containers)
-    return Seen(Pending(note), is_unexplained=note is None)
+        return _running_view(pod, containers, node)
+    problem = _start_problem(status, containers)
+    if problem is not None:
+        return PodView(Pending(problem.text), problem)
+    note = _progress_note(containers)
+    return PodView(Pending(note), is_unexplained=note is None)
 
 
 def has_begun(pod: Pod) -> bool:
-    """Whether the job's container has been started, as far as the pod says."""
-    state = (_containers(pod.get("status") or {}).get(MAIN) or {}).get("state") or {}
+    """Whether the job's container has been started, as far as the pod's status shows."""
+    state = _container_state(pod, MAIN)
     return "running" in state or "terminated" in state
 
 
 def own_end(pod: Pod) -> Exit | None:
-    """The end of the job's command as its container tells it, whoever ended that; None where it has not ended, never
-    began, or nobody knows."""
-    state = (_containers(pod.get("status") or {}).get(MAIN) or {}).get("state") or {}
-    ended = state.get("terminated") or {}
-    if not ended.get("startedAt") or ended.get("reason") in {*NEVER_BEGUN, NOBODY_KNOWS}:
+    """Return the end of the job's command as its container reports it, whoever ended it.
+
+    Returns None if the command has not ended, never began, or its end is unknown.
+    """
+    terminated = _container_state(pod, MAIN).get("terminated") or {}
+    if not terminated.get("startedAt") or terminated.get("reason") in {*NEVER_BEGUN_REASONS, UNKNOWN_REASON}:
         return None
-    return _by_itself(ended, int(ended.get("exitCode", 0)))
+    return _exit_by_itself(terminated, int(terminated.get("exitCode", 0)))
 
 
 def scheduled_at(pod: Pod) -> float:
-    """When the pod was given its machine, as Unix time; 0 where it has none."""
-    told = _condition(pod, "PodScheduled")
-    return moment_of(told["lastTransitionTime"]) if told.get("status") == "True" else 0.0
+    """Return when the pod was assigned to its machine, as Unix time; 0 if it was not."""
+    condition = _condition(pod, "PodScheduled")
+    return unix_time(condition["lastTransitionTime"]) if condition.get("status") == "True" else 0.0
 
 
 def forced_end(pod: Pod, name: str) -> str | None:
-    """Why a container has ended, in the cluster's words, where it did not end by itself."""
+    """Return why a container has ended, in the cluster's words; None if it ended by itself."""
     status = pod.get("status") or {}
-    ended = ((_containers(status).get(name) or {}).get("state") or {}).get("terminated") or {}
-    if ended.get("reason") == "OOMKilled":
-        return "it needed more memory than it may have"
+    terminated = _container_state(pod, name).get("terminated") or {}
+    if terminated.get("reason") == "OOMKilled":
+        return "it exceeded its memory limit"
     disrupted = disruption(pod)
     if disrupted is not None:
         return disrupted.message
-    return _words(status.get("reason"), status.get("message")) if status.get("phase") == "Failed" else None
+    return _join(status.get("reason"), status.get("message")) if status.get("phase") == "Failed" else None
 
 
 def is_taken_away(pod: Pod, name: str) -> bool:
-    """Whether the cluster has ended a container for reasons of its own, so that it could go well elsewhere."""
+    """Whether the cluster has ended a container for reasons of its own, so that it could succeed elsewhere."""
     status = pod.get("status") or {}
-    ended = ((_containers(status).get(name) or {}).get("state") or {}).get("terminated") or {}
-    if ended.get("reason") == "OOMKilled":
+    terminated = _container_state(pod, name).get("terminated") or {}
+    if terminated.get("reason") == "OOMKilled":
         return False
-    of_pod = _of_pod(status).reason if status.get("reason") else None
-    return disruption(pod) is not None or ended.get("reason") == NOBODY_KNOWS or of_pod in TAKEN_AWAY
+    pod_reason = _pod_failure(status).reason if status.get("reason") else None
+    is_unknown = terminated.get("reason") == UNKNOWN_REASON
+    return disruption(pod) is not None or is_unknown or pod_reason in CLUSTER_REASONS
 
 
 def started_at(pod: Pod) -> float | None:
-    """When the job's container was started, as Unix time; None where it has not been."""
-    state = (_containers(pod.get("status") or {}).get(MAIN) or {}).get("state") or {}
+    """Return when the job's container was started, as Unix time; None if it was not."""
+    state = _container_state(pod, MAIN)
     text = (state.get("running") or state.get("terminated") or {}).get("startedAt")
-    return moment_of(text) if text else None
+    return unix_time(text) if text else None
 
 
 def disruption(pod: Pod) -> Exit | None:
-    """The end of the job of a pod that the cluster says it takes away; None of any other pod."""
-    told = _condition(pod, "DisruptionTarget")
-    if told.get("status") != "True":
+    """Return the end of the job in a pod that the cluster takes away; None for any other pod."""
+    condition = _condition(pod, "DisruptionTarget")
+    if condition.get("status") != "True":
         return None
-    reason = Reason.LOST if told.get("reason") in LOST_REASONS else Reason.EVICTED
-    return Exit(reason, message=_words(told.get("reason"), told.get("message")))
+    reason = Reason.LOST if condition.get("reason") in LOST_REASONS else Reason.EVICTED
+    return Exit(reason, message=_join(condition.get("reason"), condition.get("message")))
 
 
 def container_runs(pod: Pod, name: str) -> bool | None:
-    """Whether a container runs; None where it has not begun, and may."""
-    state = (_containers(pod.get("status") or {}).get(name) or {}).get("state") or {}
+    """Whether a container runs; None if it may still start."""
+    state = _container_state(pod, name)
     if "running" in state:
         return True
     has_ended = "terminated" in state or (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
@@ -148,35 +150,34 @@ def container_runs(pod: Pod, name: str) -> bool | None:
 
 
 def end_of(pod: Pod, name: str) -> str:
-    """How a container that does not run any more has ended, in a clause for people."""
-    status = pod.get("status") or {}
-    ended = ((_containers(status).get(name) or {}).get("state") or {}).get("terminated") or {}
-    how = [ended.get("reason"), f"exit code {ended['exitCode']}" if "exitCode" in ended else None, status.get("reason")]
-    words = ", ".join(word for word in how if word)
-    return f"The container `{name}` of the job's pod has ended" + (f" ({words})" if words else "")
+    """Return how a container has ended, as a clause for a message."""
+    terminated = _container_state(pod, name).get("terminated") or {}
+    code = f"exit code {terminated['exitCode']}" if "exitCode" in terminated else None
+    details = [terminated.get("reason"), code, (pod.get("status") or {}).get("reason")]
+    text = ", ".join(detail for detail in details if detail)
+    return f"The container `{name}` of the job's pod has ended" + (f" ({text})" if text else "")
 
 
 def exit_code(pod: Pod, name: str) -> int | None:
-    """Of a container; None where it has not ended, or nobody knows."""
-    state = (_containers(pod.get("status") or {}).get(name) or {}).get("state") or {}
-    code = (state.get("terminated") or {}).get("exitCode")
+    """Return the exit code of a container; None if it has not ended, or its exit code is unknown."""
+    code = (_container_state(pod, name).get("terminated") or {}).get("exitCode")
     return None if code is None else int(code)
 
 
-def trouble_of(pod: Pod) -> Trouble | None:
-    """Why a pod's containers do not begin, where that need not pass by itself."""
+def start_problem(pod: Pod) -> StartProblem | None:
+    """Return why a pod's containers do not start, if that may not pass by itself."""
     status = pod.get("status") or {}
-    return _trouble(status, _containers(status))
+    return _start_problem(status, _containers(status))
 
 
 def is_building(pod: Pod) -> bool:
-    """Whether the build steps run, in the job's container."""
-    state = (_containers(pod.get("status") or {}).get(MAIN) or {}).get("state") or {}
-    return "running" in state and _are_steps_left(pod, _containers(pod.get("status") or {}))
+    """Whether the build steps run, in the job's own container."""
+    containers = _containers(pod.get("status") or {})
+    return "running" in _state_of(containers, MAIN) and _are_steps_unfinished(pod, containers)
 
 
-def moment_of(text: str) -> float:
-    """The Unix time of one that the API server tells."""
+def unix_time(text: str) -> float:
+    """Return the Unix time of a timestamp of the API server."""
     return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
@@ -185,153 +186,164 @@ def _containers(status: Mapping[str, Any]) -> dict[str, Any]:
     return {item["name"]: item for item in both}
 
 
-def _are_steps_left(pod: Pod, containers: Mapping[str, Any]) -> bool:
+def _state_of(containers: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return (containers.get(name) or {}).get("state") or {}
+
+
+def _container_state(pod: Pod, name: str) -> Mapping[str, Any]:
+    return _state_of(_containers(pod.get("status") or {}), name)
+
+
+def _are_steps_unfinished(pod: Pod, containers: Mapping[str, Any]) -> bool:
     if not any(item["name"] == STEPS for item in (pod.get("spec") or {}).get("containers") or []):
         return False
-    ended = ((containers.get(STEPS) or {}).get("state") or {}).get("terminated")
-    return ended is None or ended.get("exitCode") != 0
+    terminated = _state_of(containers, STEPS).get("terminated")
+    return terminated is None or terminated.get("exitCode") != 0
 
 
 # A command that runs.
 
 
-def _running(pod: Pod, containers: Mapping[str, Any], node: str | None) -> Seen:
-    if _are_steps_left(pod, containers):
-        return Seen(Pending("The build steps run in the job's own pod, and nothing of them is kept"))
+def _running_view(pod: Pod, containers: Mapping[str, Any], node: str | None) -> PodView:
+    if _are_steps_unfinished(pod, containers):
+        return PodView(Pending("The build steps run in the job's own pod; their result is not kept"))
     if pod["metadata"].get("deletionTimestamp"):
-        return Seen(Running(node, "The pod is being deleted, and not by polyjob"))
+        return PodView(Running(node, "The pod is being deleted, but not by polyjob"))
     ready = _condition(pod, "Ready")
-    is_unheard = ready.get("status") == "False" and ready.get("reason") in (None, "", "NodeNotReady")
-    if (pod.get("status") or {}).get("reason") == "NodeLost" or is_unheard:  # a kubelet says why a pod is not ready
-        return Seen(Running(node, f"The machine {node} does not answer"))
+    # A kubelet that answers gives a reason for a pod that is not ready.
+    is_silent = ready.get("status") == "False" and ready.get("reason") in (None, "", "NodeNotReady")
+    if (pod.get("status") or {}).get("reason") == "NodeLost" or is_silent:
+        return PodView(Running(node, f"The machine {node} does not answer"))
     if container_runs(pod, HELPER) is False:
-        return Seen(Running(node, f"{end_of(pod, HELPER)}: the outputs of the job may not be kept"))
-    return Seen(Running(node))
+        return PodView(Running(node, f"{end_of(pod, HELPER)}: the outputs of the job may not be kept"))
+    return PodView(Running(node))
 
 
 # A command that has not begun.
 
 
-def _trouble(status: Mapping[str, Any], containers: Mapping[str, Any]) -> Trouble | None:
+def _start_problem(status: Mapping[str, Any], containers: Mapping[str, Any]) -> StartProblem | None:
     for item in status.get("conditions") or []:
         if item["type"] == "PodScheduled" and item["status"] == "False" and item.get("reason") != "SchedulingGated":
-            return Trouble(Reason.START, _words(item.get("reason"), item.get("message")), kind="node")
-    is_taken_away = disruption({"status": status}) is not None
+            return StartProblem(Reason.START, _join(item.get("reason"), item.get("message")), kind="node")
+    is_disrupted = disruption({"status": status}) is not None
     for name in (KEPT, INPUT, HELPER, STEPS, MAIN, BUILDER):
-        state = (containers.get(name) or {}).get("state") or {}
-        waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
+        state = _state_of(containers, name)
+        waiting, terminated = state.get("waiting") or {}, state.get("terminated") or {}
         reason = waiting.get("reason", "")
-        if reason in OF_IMAGES:
-            text = _words(reason, waiting.get("message"))
-            return Trouble(Reason.IMAGE, text, reason in HOPELESS, kind=f"image of {name}")
-        if reason in OF_STARTS:
-            return Trouble(Reason.START, _words(reason, waiting.get("message")), kind=f"start of {name}")
-        if ended.get("exitCode") and name in (KEPT, INPUT) and not is_taken_away:
-            return Trouble(Reason.START, f"The container `{name}` ended with exit code {ended['exitCode']}", True)
+        text = _join(reason, waiting.get("message"))
+        if reason in IMAGE_REASONS:
+            return StartProblem(Reason.IMAGE, text, reason in HOPELESS_REASONS, kind=f"image of {name}")
+        if reason in START_REASONS:
+            return StartProblem(Reason.START, text, kind=f"start of {name}")
+        if terminated.get("exitCode") and name in (KEPT, INPUT) and not is_disrupted:
+            text = f"The container `{name}` ended with exit code {terminated['exitCode']}"
+            return StartProblem(Reason.START, text, is_hopeless=True)
     return None
 
 
-def _progress(containers: Mapping[str, Any]) -> str | None:
-    if "running" in ((containers.get(INPUT) or {}).get("state") or {}):
-        return "The job's files are put into its pod"
-    return None
+def _progress_note(containers: Mapping[str, Any]) -> str | None:
+    return "The job's files are being copied into its pod" if "running" in _state_of(containers, INPUT) else None
 
 
-def _words(reason: str | None, message: str | None) -> str:
+def _join(reason: str | None, message: str | None) -> str:
     return ": ".join(part.strip() for part in (reason, message) if part)
 
 
 # A command that has ended.
 
 
-def _exit_of(pod: Pod, ended: Mapping[str, Any], containers: Mapping[str, Any]) -> Exit:
-    code = int(ended.get("exitCode", 0))
-    reason, said = ended.get("reason"), (ended.get("message") or "").strip()
-    if reason in NEVER_BEGUN:
-        return Exit(Reason.START, code=code, message=said or "The command could not be run")
-    if reason == NOBODY_KNOWS:
-        return Exit(Reason.LOST, message=said or "The machine lost sight of the job's container")
-    forced = _forced(pod, ended, code)
+def _exit(pod: Pod, terminated: Mapping[str, Any], containers: Mapping[str, Any]) -> Exit:
+    code = int(terminated.get("exitCode", 0))
+    reason, message = terminated.get("reason"), (terminated.get("message") or "").strip()
+    if reason in NEVER_BEGUN_REASONS:
+        return Exit(Reason.START, code=code, message=message or "The command could not be run")
+    if reason == UNKNOWN_REASON:
+        return Exit(Reason.LOST, message=message or "The machine lost sight of the job's container")
+    forced = _forced_exit(pod, terminated, code)
     if forced is not None:
         return forced
     if reason == "OOMKilled" and code == 128 + signal.SIGKILL:
-        text = "A process of the job needed more memory than it may have"
-        return Exit(Reason.OOM, code=code, signal=signal.SIGKILL, message=text)
-    if _are_steps_left(pod, containers) and code:
-        return _failed_step(pod, ended, said, code)
-    return _by_itself(ended, code)
+        return Exit(Reason.OOM, code=code, signal=signal.SIGKILL, message=OUT_OF_MEMORY)
+    if _are_steps_unfinished(pod, containers) and code:
+        return _failed_step(pod, terminated, message, code)
+    return _exit_by_itself(terminated, code)
 
 
-def _by_itself(ended: Mapping[str, Any], code: int) -> Exit:
-    message = "A process of the job needed more memory than it may have" if ended.get("reason") == "OOMKilled" else None
-    number = int(ended.get("signal") or 0) or code - 128
+def _exit_by_itself(terminated: Mapping[str, Any], code: int) -> Exit:
+    message = OUT_OF_MEMORY if terminated.get("reason") == "OOMKilled" else None
+    number = int(terminated.get("signal") or 0) or code - 128
     if 0 < number <= 64 and number in {item.value for item in signal.Signals}:
         return Exit(Reason.SIGNALLED, code=128 + number, signal=number, message=message)
     return Exit(Reason.EXITED, code=code, message=message)
 
 
-def _failed_step(pod: Pod, ended: Mapping[str, Any], said: str, code: int) -> Exit:
-    number = said.removeprefix(STEP) if said.startswith(STEP) else ""
+def _failed_step(pod: Pod, terminated: Mapping[str, Any], message: str, code: int) -> Exit:
+    number = message.removeprefix(STEP) if message.startswith(STEP) else ""
     step = int(number) if number.isdecimal() else None
     limit = (pod["metadata"].get("annotations") or {}).get(BUILD_TIMEOUT)
-    took = moment_of(ended["finishedAt"]) - moment_of(ended["startedAt"]) if ended.get("startedAt") else 0.0
-    how = f"ended with exit code {code}"
-    if limit is not None and code == 128 + signal.SIGKILL and took >= float(limit):
-        how = f"was not done after the {limit} s that a build may take"
-    return Exit(Reason.BUILD, code=code, message=f"{f'step {step}' if step else 'a build step'} {how}", step=step)
+    started = terminated.get("startedAt")
+    duration = unix_time(terminated["finishedAt"]) - unix_time(started) if started else 0.0
+    outcome = f"ended with exit code {code}"
+    if limit is not None and code == 128 + signal.SIGKILL and duration >= float(limit):
+        outcome = f"exceeded the time limit of {limit} s for the build"
+    text = f"{f'step {step}' if step else 'a build step'} {outcome}"
+    return Exit(Reason.BUILD, code=code, message=text, step=step)
 
 
-def _forced(pod: Pod, ended: Mapping[str, Any], code: int) -> Exit | None:
-    """The end of a command that the cluster, or somebody with its rights, has ended; None for one that ended by itself,
-    also where its pod was taken away later."""
+def _forced_exit(pod: Pod, terminated: Mapping[str, Any], code: int) -> Exit | None:
+    """Return the end of a command that the cluster, or somebody with its permissions, has ended.
+
+    Returns None for a command that ended by itself, even if its pod was taken away later.
+    """
     status, number = pod.get("status") or {}, code - 128 if code > 128 else None
-    finished = moment_of(ended["finishedAt"]) if ended.get("finishedAt") else None
+    finished = unix_time(terminated["finishedAt"]) if terminated.get("finishedAt") else None
     disrupted, deadline = disruption(pod), _deadline(pod)
-    if disrupted and not _was_over(finished, _condition(pod, "DisruptionTarget").get("lastTransitionTime")):
+    if disrupted and not _is_before(finished, _condition(pod, "DisruptionTarget").get("lastTransitionTime")):
         return dataclasses.replace(disrupted, code=code, signal=number)
     was_over = finished is not None and deadline is not None and finished < deadline
     is_later = was_over if status.get("reason") == "DeadlineExceeded" else disrupted is not None
     if status.get("reason") and status.get("phase") == "Failed" and not is_later:
-        return dataclasses.replace(_of_pod(status), code=code, signal=number)
+        return dataclasses.replace(_pod_failure(status), code=code, signal=number)
     deleted = pod["metadata"].get("deletionTimestamp")
     if deleted:
         grace = float(pod["metadata"].get("deletionGracePeriodSeconds") or 0)
-        if finished is None or finished >= moment_of(deleted) - grace:
-            return Exit(Reason.LOST, code, number, message="The pod was deleted, and not by polyjob")
+        if finished is None or finished >= unix_time(deleted) - grace:
+            return Exit(Reason.LOST, code, number, message="The pod was deleted, but not by polyjob")
     return None
 
 
 def _deadline(pod: Pod) -> float | None:
-    """The Unix time from which on the machine ends a pod for its `activeDeadlineSeconds`."""
+    """Return the Unix time at which the machine ends a pod because of its `activeDeadlineSeconds`."""
     seconds, begun = (pod.get("spec") or {}).get("activeDeadlineSeconds"), (pod.get("status") or {}).get("startTime")
-    return moment_of(begun) + float(seconds) if seconds and begun else None
+    return unix_time(begun) + float(seconds) if seconds and begun else None
 
 
-def _was_over(finished: float | None, since: str | None) -> bool:
-    return finished is not None and since is not None and finished < moment_of(since)
+def _is_before(finished: float | None, timestamp: str | None) -> bool:
+    return finished is not None and timestamp is not None and finished < unix_time(timestamp)
 
 
-def _exit_without(pod: Pod, containers: Mapping[str, Any]) -> Exit:
-    """The end of a pod that has ended without its job's container having said how."""
-    disrupted, trouble = disruption(pod), _trouble({}, containers)
-    end = disrupted or _of_pod(pod.get("status") or {})
-    if disrupted is None and trouble is not None and end.reason is not Reason.EVICTED:
-        return Exit(trouble.reason, message=trouble.text)
-    is_waiting = "waiting" in ((containers.get(MAIN) or {}).get("state") or {})
+def _exit_of_pod(pod: Pod, containers: Mapping[str, Any]) -> Exit:
+    """Return the end of the job in a pod that has ended, while its container does not report an end."""
+    disrupted, problem = disruption(pod), _start_problem({}, containers)
+    end = disrupted or _pod_failure(pod.get("status") or {})
+    if disrupted is None and problem is not None and end.reason is not Reason.EVICTED:
+        return Exit(problem.reason, message=problem.text)
+    is_waiting = "waiting" in _state_of(containers, MAIN)
     if is_waiting and end.reason in (Reason.EVICTED, Reason.TIMEOUT):  # the machine itself has ended the pod
         return dataclasses.replace(end, begun=False)
     return end
 
 
-def _of_pod(status: Mapping[str, Any]) -> Exit:
-    reason, text = status.get("reason") or "", _words(status.get("reason"), status.get("message"))
+def _pod_failure(status: Mapping[str, Any]) -> Exit:
+    reason, text = status.get("reason") or "", _join(status.get("reason"), status.get("message"))
     if reason == "DeadlineExceeded":
         return Exit(Reason.TIMEOUT, message=text)
     if reason in ("Evicted", "Preempting", "Terminated", "NodeShutdown", "Shutdown"):
         return Exit(Reason.EVICTED, message=text)
     if reason in LOST_REASONS or not reason:
-        return Exit(Reason.LOST, message=text or "The pod has ended, and does not say how")
-    return Exit(Reason.START, message=text)  # the machine did not take it
+        return Exit(Reason.LOST, message=text or "The pod has ended without a reason")
+    return Exit(Reason.START, message=text)  # the machine did not admit it
 
 
 def _condition(pod: Pod, kind: str) -> Mapping[str, Any]:

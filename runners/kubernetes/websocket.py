@@ -1,4 +1,4 @@
-"""WebSockets to the API server, made from the official client's configuration, and within a time."""
+"""WebSockets to the API server, with the configuration of the official client, and with time limits."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import websocket
 from kubernetes.stream import ws_client
 
 _CLIENT: Any = ws_client
-"""Its releases are typed in different ways."""
+"""Untyped, because releases of the client differ in their types."""
 PROTOCOLS = "sec-websocket-protocol: v5.channel.k8s.io,v4.channel.k8s.io"
 
 
 def open_socket(settings: Any, url: str, authorization: str | None, seconds: float) -> Any:
-    """A connection whose every step, the handshake's too, may take `seconds`: the client's own has no such bound.
-
-    Raises WebSocketException, OSError."""
-    line: Any = websocket.WebSocket(sslopt=_tls(settings), skip_utf8_validation=False)
+    """Open a connection. `seconds` is the time limit for each of its steps, also for the handshake, for which the
+    official client has no limit. Raises WebSocketException, OSError."""
+    connection: Any = websocket.WebSocket(sslopt=_tls_options(settings), skip_utf8_validation=False)
     proxy: dict[str, Any] = {}
     if settings.proxy or settings.proxy_headers:
         proxy = _CLIENT.websocket_proxycare(proxy, settings, url, None)
     header = [PROTOCOLS, *([f"authorization: {authorization}"] if authorization else [])]
     try:
-        line.connect(url, timeout=seconds, header=header, **proxy)
+        connection.connect(url, timeout=seconds, header=header, **proxy)
     except BaseException:
-        line.shutdown()
+        connection.shutdown()
         raise
-    return line
+    return connection
 
 
-def _tls(settings: Any) -> dict[str, Any]:
-    told: dict[str, Any] = {"cert_reqs": ssl.CERT_REQUIRED if settings.verify_ssl else ssl.CERT_NONE}
+def _tls_options(settings: Any) -> dict[str, Any]:
+    options: dict[str, Any] = {"cert_reqs": ssl.CERT_REQUIRED if settings.verify_ssl else ssl.CERT_NONE}
     if settings.verify_ssl:
-        told |= {"ca_certs": settings.ssl_ca_cert, "check_hostname": settings.assert_hostname}
-    told |= {"certfile": settings.cert_file, "keyfile": settings.key_file, "server_hostname": settings.tls_server_name}
-    return {key: value for key, value in told.items() if value is not None}
+        options |= {"ca_certs": settings.ssl_ca_cert, "check_hostname": settings.assert_hostname}
+    options |= {"certfile": settings.cert_file, "keyfile": settings.key_file}
+    options |= {"server_hostname": settings.tls_server_name}
+    return {key: value for key, value in options.items() if value is not None}

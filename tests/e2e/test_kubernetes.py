@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runners.kubernetes.permissions import RIGHTS
+from runners.kubernetes.permissions import PERMISSIONS
 from tests.e2e.conftest import JOBS, Server, eventually
 from tests.require import require_root
 from tests.simulators.kubernetes.remote import start as start_cluster
@@ -288,7 +288,7 @@ def test_images_are_built_once_and_pushed(cluster: Any, tmp_path_factory: pytest
 
 
 def test_the_doctor_names_a_missing_right(cluster: Any, make_server: Any) -> None:
-    cluster.permit([right for right in RIGHTS if right != ("watch", "pods", "")])
+    cluster.permit([right for right in PERMISSIONS if right != ("watch", "pods", "")])
     try:
         with make_server(runner="kubernetes", kube_config=str(cluster.kubeconfig)) as server:
             environment = server.environment | {"POLYJOB_DATA_DIR": str(server.data_dir)}

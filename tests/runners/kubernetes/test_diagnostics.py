@@ -1,4 +1,4 @@
-"""Why pods wait, where only the cluster's events tell."""
+"""The problems of pods that only the cluster's events tell, and the patience with them."""
 
 from __future__ import annotations
 
@@ -10,131 +10,137 @@ import pytest
 
 from runners.base import Reason, RunnerUnavailable
 from runners.kubernetes import diagnostics
-from runners.kubernetes.api import Refused
-from runners.kubernetes.diagnostics import Troubles
-from runners.kubernetes.pod_status import Trouble
+from runners.kubernetes.api import ApiRefused
+from runners.kubernetes.diagnostics import EVENT_LIFETIME_SECONDS, PodEvents, ProblemTimer, final_message
+from runners.kubernetes.pod_status import StartProblem
 
 OLD = "2026-01-01T00:00:00Z"
 
 
 def ago(seconds: float) -> str:
-    moment = datetime.now(UTC) - timedelta(seconds=seconds)
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class Told:
-    """An API server that knows these events, and counts how often it is asked for them."""
+class FakeApi:
+    """An API server with these events, which records each query for them."""
 
     namespace = "jobs"
 
     def __init__(self, *events: Any, error: Exception | None = None) -> None:
         self.events = events
         self.error = error
-        self.asked: list[dict[str, str]] = []
+        self.queries: list[dict[str, str]] = []
 
     def ask(self, method: str, path: str, query: Any) -> bytes:
-        self.asked.append(dict(query))
+        self.queries.append(dict(query))
         if self.error:
             raise self.error
         return json.dumps({"metadata": {"resourceVersion": "1"}, "items": self.events}).encode()
 
 
 def event(uid: str, reason: str, message: str, at: str | None = None, **fields: Any) -> dict[str, Any]:
-    told = {"reason": reason, "message": message, "lastTimestamp": at, "eventTime": None, **fields}
-    return {"metadata": {"creationTimestamp": OLD}, "involvedObject": {"uid": uid}, **told}
+    values = {"reason": reason, "message": message, "lastTimestamp": at, "eventTime": None, **fields}
+    return {"metadata": {"creationTimestamp": OLD}, "involvedObject": {"uid": uid}, **values}
 
 
 def pod(uid: str = "1", created: str = OLD, scheduled: str | None = None) -> dict[str, Any]:
-    told = {"type": "PodScheduled", "status": "True", "lastTransitionTime": scheduled}
+    condition = {"type": "PodScheduled", "status": "True", "lastTransitionTime": scheduled}
     return {
         "metadata": {"uid": uid, "creationTimestamp": created},
-        "status": {"conditions": [told] if scheduled else []},
+        "status": {"conditions": [condition] if scheduled else []},
     }
 
 
-def test_the_last_event_of_a_pod_explains_it() -> None:
-    api: Any = Told(
-        event("1", "FailedMount", "last", eventTime=ago(5)),
-        event("1", "FailedMount", "first", ago(20)),
-        event("2", "FailedCreatePodSandBox", "other", series={"count": 2, "lastObservedTime": ago(1)}),
+def events_of(*events: Any, error: Exception | None = None) -> PodEvents:
+    return PodEvents(FakeApi(*events, error=error))  # type: ignore[arg-type]
+
+
+class TestPodEvents:
+    def test_last_event_of_a_pod_is_its_problem(self) -> None:
+        api: Any = FakeApi(
+            event("1", "FailedMount", "last", eventTime=ago(5)),
+            event("1", "FailedMount", "first", ago(20)),
+            event("2", "FailedCreatePodSandBox", "other", series={"count": 2, "lastObservedTime": ago(1)}),
+        )
+        events = PodEvents(api)
+        assert events.problem_of(pod()) is None
+        events.refresh([pod()])
+        assert events.problem_of(pod()) == StartProblem(Reason.START, "FailedMount: last", kind="volume")
+        assert events.problem_of(pod("2")) == StartProblem(
+            Reason.START, "FailedCreatePodSandBox: other", kind="sandbox"
+        )
+        assert events.problem_of(pod("3")) is None
+        assert api.queries == [{"fieldSelector": "involvedObject.kind=Pod,type=Warning", "limit": "500"}]
+
+    @pytest.mark.parametrize(
+        "reason", ["FailedScheduling", "MissingClusterDNS", "DNSConfigForming", "Unhealthy", "BackOff", "Failed"]
     )
-    troubles = Troubles(api, 60)
-    assert troubles.of(pod()) is None
-    troubles.look([pod()])
-    assert troubles.of(pod()) == Trouble(Reason.START, "FailedMount: last", kind="volume")
-    assert troubles.of(pod("2")) == Trouble(Reason.START, "FailedCreatePodSandBox: other", kind="sandbox")
-    assert troubles.of(pod("3")) is None
-    assert api.asked == [{"fieldSelector": "involvedObject.kind=Pod,type=Warning", "limit": "500"}]
+    def test_event_that_cannot_prevent_a_start_is_ignored(self, reason: str) -> None:
+        events = events_of(event("1", reason, "words", ago(1)))
+        events.refresh([pod()])
+        assert events.problem_of(pod()) is None
+
+    @pytest.mark.parametrize(("age", "scheduled"), [(30, 10), (EVENT_LIFETIME_SECONDS + 60, 3000)])
+    def test_old_event_or_event_of_another_machine_is_ignored(self, age: float, scheduled: float) -> None:
+        events = events_of(event("1", "FailedMount", "words", ago(age)))
+        events.refresh([pod()])
+        assert events.problem_of(pod(scheduled=ago(scheduled))) is None
+
+    def test_one_list_serves_all_pods_for_some_time(self) -> None:
+        api: Any = FakeApi()
+        events = PodEvents(api)
+        for _ in range(5):
+            events.refresh([pod("1"), pod("2")])
+        assert len(api.queries) == 1
+
+    def test_new_pods_cause_no_list_of_events(self) -> None:
+        api: Any = FakeApi()
+        PodEvents(api).refresh([pod(created="2999-01-01T00:00:00Z")])
+        assert api.queries == []
+
+    @pytest.mark.parametrize("error", [ApiRefused(403, "Forbidden", "no"), RunnerUnavailable("away")])
+    def test_events_that_cannot_be_listed_are_no_error(self, error: Exception) -> None:
+        events = events_of(error=error)
+        events.refresh([pod()])
+        assert events.problem_of(pod()) is None
 
 
-@pytest.mark.parametrize(
-    "reason", ["FailedScheduling", "MissingClusterDNS", "DNSConfigForming", "Unhealthy", "BackOff", "Failed"]
-)
-def test_event_that_cannot_stop_a_start_is_no_trouble(reason: str) -> None:
-    troubles = Troubles(Told(event("1", reason, "words", ago(1))), 60)  # type: ignore[arg-type]
-    troubles.look([pod()])
-    assert troubles.of(pod()) is None
+class TestProblemTimer:
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        clock = [100.0]
+        monkeypatch.setattr(diagnostics.time, "monotonic", lambda: clock[0])
+        return clock
 
+    def test_problem_of_another_kind_starts_it_again(self, clock: list[float]) -> None:
+        timer = ProblemTimer()
+        node = StartProblem(Reason.START, "Unschedulable", kind="node")
+        image = StartProblem(Reason.IMAGE, "Pull", kind="image of job")
+        same_kind = StartProblem(Reason.IMAGE, "ImagePullBackOff", kind="image of job")
+        assert not timer.is_final(node, 60)
+        clock[0] += 50
+        assert not timer.is_final(image, 60)
+        clock[0] += 50
+        assert not timer.is_final(same_kind, 60)
+        clock[0] += 11
+        assert timer.is_final(image, 60)
 
-@pytest.mark.parametrize(("told", "scheduled"), [(30, 10), (diagnostics.RECENT + 60, 3000)])
-def test_event_of_an_earlier_machine_or_hour_is_no_trouble(told: float, scheduled: float) -> None:
-    troubles = Troubles(Told(event("1", "FailedMount", "words", ago(told))), 60)  # type: ignore[arg-type]
-    troubles.look([pod()])
-    assert troubles.of(pod(scheduled=ago(scheduled))) is None
+    def test_problem_is_final_after_the_patience_until_a_reset(self, clock: list[float]) -> None:
+        timer, problem = ProblemTimer(), StartProblem(Reason.IMAGE, "ErrImagePull: no")
+        assert not timer.is_final(problem, 60)
+        clock[0] += 61
+        assert timer.is_final(problem, 60)
+        assert final_message(problem, 60.0) == "For 60 seconds: ErrImagePull: no"
+        timer.reset()
+        assert not timer.is_final(problem, 60)
 
+    def test_hopeless_problem_is_final_at_once(self) -> None:
+        problem = StartProblem(Reason.IMAGE, "InvalidImageName: no", is_hopeless=True)
+        assert ProblemTimer().is_final(problem, 60)
+        assert final_message(problem, 60.0) == "InvalidImageName: no"
 
-def test_patience_begins_again_with_another_trouble(monkeypatch: Any) -> None:
-    clock = [100.0]
-    monkeypatch.setattr(diagnostics.time, "monotonic", lambda: clock[0])
-    troubles = Troubles(Told(), 60)  # type: ignore[arg-type]
-    node, image = (
-        Trouble(Reason.START, "Unschedulable", kind="node"),
-        Trouble(Reason.IMAGE, "Pull", kind="image of job"),
-    )
-    again = Trouble(Reason.IMAGE, "ImagePullBackOff", kind="image of job")
-    assert not troubles.is_too_long("1", node)
-    clock[0] += 50
-    assert not troubles.is_too_long("1", image)
-    clock[0] += 50
-    assert not troubles.is_too_long("1", again)
-    clock[0] += 11
-    assert troubles.is_too_long("1", image)
-
-
-def test_one_list_for_all_and_not_at_each_look() -> None:
-    api: Any = Told()
-    troubles = Troubles(api, 60)
-    for _ in range(5):
-        troubles.look([pod("1"), pod("2")])
-    assert len(api.asked) == 1
-
-
-def test_what_has_just_been_made_is_not_asked_after() -> None:
-    api: Any = Told()
-    Troubles(api, 60).look([pod(created="2999-01-01T00:00:00Z")])
-    assert api.asked == []
-
-
-@pytest.mark.parametrize("error", [Refused(403, "Forbidden", "no"), RunnerUnavailable("away")])
-def test_events_only_explain(error: Exception) -> None:
-    troubles = Troubles(Told(error=error), 60)  # type: ignore[arg-type]
-    troubles.look([pod()])
-    assert troubles.of(pod()) is None
-
-
-def test_patience_is_counted_from_the_first_sight_and_forgotten(monkeypatch: Any) -> None:
-    clock = [100.0]
-    monkeypatch.setattr(diagnostics.time, "monotonic", lambda: clock[0])
-    troubles, trouble = Troubles(Told(), 60), Trouble(Reason.IMAGE, "ErrImagePull: no")  # type: ignore[arg-type]
-    assert not troubles.is_too_long("1", trouble)
-    clock[0] += 61
-    assert troubles.is_too_long("1", trouble)
-    assert troubles.sentence(trouble) == "For 60 seconds: ErrImagePull: no"
-    troubles.forget("1")
-    assert not troubles.is_too_long("1", trouble)
-    hopeless = Trouble(Reason.IMAGE, "InvalidImageName: no", is_hopeless=True)
-    assert troubles.is_too_long("2", hopeless)
-    assert troubles.sentence(hopeless) == "InvalidImageName: no"
-    assert not troubles.helper_is_late(pod())
-    clock[0] += 61
-    assert troubles.helper_is_late(pod())
+    def test_helper_is_late_after_the_patience(self, clock: list[float]) -> None:
+        timer = ProblemTimer()
+        assert not timer.is_late("files", 60)
+        clock[0] += 61
+        assert timer.is_late("files", 60)

@@ -50,7 +50,7 @@ def test_from_any_place_it_goes_on_without_a_repetition_or_a_gap(limit: int) -> 
     for _ in range(20):
         second = cursor.moment[:19]
         since = stamped(*[line for line in LOG if line[0][:19] >= second])
-        lines = Lines(pieces(since, 11), LogCursor.read(cursor.text()))
+        lines = Lines(pieces(since, 11), LogCursor.parse(cursor.text()))
         whole += lines.read(limit)
         cursor = lines.cursor
     assert whole == b"a\nb\nb\nc\nd"

@@ -295,7 +295,7 @@ def test_the_published_schemas_hold(made: dict[str, Any], version: str) -> None:
 
 def test_an_artifact_is_a_text_and_back() -> None:
     for artifact in (IMAGE, Artifact("image:1", "image:1", ("a", "b"), 60.0), Artifact("r/polyjob:1", "image:1")):
-        assert Artifact.read(artifact.text()) == artifact
+        assert Artifact.parse(artifact.text()) == artifact
     assert not IMAGE.is_built
     assert Artifact("r/polyjob:1", "image:1").is_built
 

@@ -39,7 +39,7 @@ def condition(kind: str, status: str, reason: str, message: str = "why", at: str
 
 
 def exit_of(made: dict[str, Any]) -> Exit:
-    state = states.seen(made).state
+    state = states.pod_view(made).state
     assert isinstance(state, Exited)
     return state.exit
 
@@ -49,21 +49,21 @@ RUNS = {"running": {"startedAt": EARLY}}
 
 class TestThatGoesOn:
     def test_runs(self) -> None:
-        assert states.seen(pod(job=RUNS)).state == Running("n")
+        assert states.pod_view(pod(job=RUNS)).state == Running("n")
 
     @pytest.mark.parametrize("steps", [None, RUNS, ended(137)])
     def test_is_not_running_while_steps_are(self, steps: Any) -> None:
         made = pod(job=RUNS, with_steps=True, steps=steps)
-        assert isinstance(states.seen(made).state, Pending)
+        assert isinstance(states.pod_view(made).state, Pending)
         assert states.is_building(made)
 
     def test_runs_once_the_steps_are_done(self) -> None:
         made = pod(job=RUNS, with_steps=True, steps=ended(0))
-        assert states.seen(made).state == Running("n")
+        assert states.pod_view(made).state == Running("n")
         assert not states.is_building(made)
 
     def test_says_that_it_is_being_deleted(self) -> None:
-        state = states.seen(pod(job=RUNS, metadata={"deletionTimestamp": LATE})).state
+        state = states.pod_view(pod(job=RUNS, metadata={"deletionTimestamp": LATE})).state
         assert isinstance(state, Running)
         assert "deleted" in str(state.note)
 
@@ -71,30 +71,30 @@ class TestThatGoesOn:
     def test_says_that_its_machine_does_not_answer(self, reason: str | None) -> None:
         """The controller sets the condition and leaves its reason as it was: empty."""
         told: Any = {"type": "Ready", "status": "False", "reason": reason}
-        state = states.seen(pod(job=RUNS, conditions=[told])).state
+        state = states.pod_view(pod(job=RUNS, conditions=[told])).state
         assert isinstance(state, Running)
         assert state.note == "The machine n does not answer"
 
     @pytest.mark.parametrize("status", ["ContainersNotReady", "ReadinessGatesNotReady"])
     def test_is_not_ready_by_its_own_machine(self, status: str) -> None:
-        assert states.seen(pod(job=RUNS, conditions=[condition("Ready", "False", status)])).state == Running("n")
+        assert states.pod_view(pod(job=RUNS, conditions=[condition("Ready", "False", status)])).state == Running("n")
 
     def test_says_that_its_outputs_may_be_lost(self) -> None:
-        state = states.seen(pod(job=RUNS, files=ended(137, "OOMKilled"))).state
+        state = states.pod_view(pod(job=RUNS, files=ended(137, "OOMKilled"))).state
         assert isinstance(state, Running)
         assert str(state.note).startswith("The container `files` of the job's pod has ended (OOMKilled, exit code 137)")
 
 
 class TestThatHasNotBegun:
     def test_without_a_word_is_unexplained(self) -> None:
-        seen = states.seen(pod("Pending", job={"waiting": {"reason": "ContainerCreating"}}))
-        assert (seen.state, seen.trouble, seen.is_unexplained) == (Pending(), None, True)
+        pod_view = states.pod_view(pod("Pending", job={"waiting": {"reason": "ContainerCreating"}}))
+        assert (pod_view.state, pod_view.problem, pod_view.is_unexplained) == (Pending(), None, True)
 
     def test_finds_no_node(self) -> None:
         made = pod("Pending", conditions=[condition("PodScheduled", "False", "Unschedulable", "0/3 nodes are there")])
-        seen = states.seen(made)
-        assert seen.state == Pending("Unschedulable: 0/3 nodes are there")
-        assert seen.trouble == states.Trouble(Reason.START, "Unschedulable: 0/3 nodes are there")
+        pod_view = states.pod_view(made)
+        assert pod_view.state == Pending("Unschedulable: 0/3 nodes are there")
+        assert pod_view.problem == states.StartProblem(Reason.START, "Unschedulable: 0/3 nodes are there")
 
     @pytest.mark.parametrize("name", ["image-files", "input", "files", "steps", "job"])
     @pytest.mark.parametrize(
@@ -108,25 +108,27 @@ class TestThatHasNotBegun:
     )
     def test_cannot_be_made(self, name: str, reason: str, kind: Reason, is_hopeless: bool) -> None:
         made = pod("Pending", **{name.replace("-", "_"): {"waiting": {"reason": reason, "message": "no"}}})
-        assert states.seen(made).trouble == states.Trouble(kind, f"{reason}: no", is_hopeless)
+        assert states.pod_view(made).problem == states.StartProblem(kind, f"{reason}: no", is_hopeless)
 
     def test_is_given_its_files(self) -> None:
-        seen = states.seen(pod("Pending", input=RUNS))
-        assert isinstance(seen.state, Pending)
-        assert "files" in str(seen.state.note)
+        pod_view = states.pod_view(pod("Pending", input=RUNS))
+        assert isinstance(pod_view.state, Pending)
+        assert "files" in str(pod_view.state.note)
 
     def test_is_taken_away_while_its_files_are_put_in(self) -> None:
         """The job is not to blame for what ended with the pod."""
         told = [condition("DisruptionTarget", "True", "PreemptionByScheduler")]
         made = pod("Pending", image_files=ended(143), conditions=told)
-        assert (states.seen(made).state, states.seen(made).trouble) == (Pending(), None)
+        assert (states.pod_view(made).state, states.pod_view(made).problem) == (Pending(), None)
         assert exit_of(pod("Failed", image_files=ended(143), conditions=told)).reason is Reason.EVICTED
         assert exit_of(pod("Failed", image_files=ended(137), reason="Evicted")).reason is Reason.EVICTED
         assert exit_of(pod("Failed", image_files=ended(137))).reason is Reason.START
 
     def test_will_never_have_its_files(self) -> None:
-        seen = states.seen(pod("Pending", input=ended(1)))
-        assert seen.trouble == states.Trouble(Reason.START, "The container `input` ended with exit code 1", True)
+        pod_view = states.pod_view(pod("Pending", input=ended(1)))
+        assert pod_view.problem == states.StartProblem(
+            Reason.START, "The container `input` ended with exit code 1", True
+        )
 
 
 class TestThatHasEnded:
@@ -237,7 +239,7 @@ class TestThatHasEnded:
     ("made", "why"),
     [
         (pod("Failed", builder=ended(1)), ""),
-        (pod("Failed", builder=ended(137, "OOMKilled")), "it needed more memory than it may have"),
+        (pod("Failed", builder=ended(137, "OOMKilled")), "it exceeded its memory limit"),
         (pod("Failed", reason="Evicted", message="low on disk"), "Evicted: low on disk"),
         (pod("Running", conditions=[condition("DisruptionTarget", "True", "EvictionByEvictionAPI")]), "why"),
         (pod("Running", builder=ended(1)), ""),
@@ -256,7 +258,7 @@ def test_containers_by_their_names() -> None:
     assert states.container_runs(made, "input") is None
     assert states.container_runs(pod("Failed"), "files") is False
     assert (states.exit_code(made, "job"), states.exit_code(made, "files")) == (3, None)
-    assert states.started_at(pod(job=RUNS)) == states.moment_of(EARLY)
+    assert states.started_at(pod(job=RUNS)) == states.unix_time(EARLY)
     assert states.started_at(pod()) is None
     assert states.has_begun(made)
     assert not states.has_begun(pod("Pending"))

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("kubernetes")
 
 from runners.base import RunnerRefused, RunnerUnavailable, StartFailed
-from runners.kubernetes.api import Refused
+from runners.kubernetes.api import ApiRefused
 from runners.kubernetes.refusals import exceeds_quota, of_create, of_one
 
 NO_RIGHT = 'pods is forbidden: User "system:serviceaccount:p:polyjob" cannot create resource "pods" in API group ""'
@@ -40,7 +40,7 @@ NEVER = (
     ],
 )
 def test_refused_create_has_a_meaning(status: int, text: str, kind: type[Exception]) -> None:
-    error = of_create(Refused(status, "", text))
+    error = of_create(ApiRefused(status, "", text))
     assert type(error) is kind
     assert text in str(error)
 
@@ -55,7 +55,7 @@ def test_refused_create_has_a_meaning(status: int, text: str, kind: type[Excepti
     ],
 )
 def test_refused_question_about_a_pod_has_a_meaning(status: int, text: str, kind: type[Exception]) -> None:
-    assert type(of_one(Refused(status, "", text))) is kind
+    assert type(of_one(ApiRefused(status, "", text))) is kind
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from runners.kubernetes.registry import Unanswered, digest_of, repository_of
+from runners.kubernetes.registry import RegistryUnavailable, image_digest, repository_name
 
 DIGEST = f"sha256:{'0a' * 32}"
 SECRET = base64.b64encode(b"ana:secret").decode()
@@ -105,9 +105,9 @@ def test_what_is_there_and_what_is_not(make_registry: Any, log_in: Any, kind: st
     host = make_registry(kind)
     log_in(host, where)
     expected = DIGEST if kind == "open" else ""
-    assert digest_of(f"{host}/team/it:1", insecure=True) == expected
-    assert digest_of(f"{host}/team/it@{DIGEST}", insecure=True) == expected
-    assert digest_of(f"{host}/team/it:2", insecure=True) is None
+    assert image_digest(f"{host}/team/it:1", insecure=True) == expected
+    assert image_digest(f"{host}/team/it@{DIGEST}", insecure=True) == expected
+    assert image_digest(f"{host}/team/it:2", insecure=True) is None
 
 
 @pytest.mark.parametrize(
@@ -123,14 +123,14 @@ def test_what_is_there_and_what_is_not(make_registry: Any, log_in: Any, kind: st
     ],
 )
 def test_names_of_one_repository_are_alike(image: str, repository: str) -> None:
-    assert repository_of(image) == repository
+    assert repository_name(image) == repository
 
 
 @pytest.mark.parametrize("kind", ["basic", "bearer", "broken"])
 def test_who_may_not_ask_is_not_told(make_registry: Any, log_in: Any, kind: str) -> None:
     host = make_registry(kind)
-    with pytest.raises(Unanswered, match=host):
-        digest_of(f"{host}/team/it:1", insecure=True)
+    with pytest.raises(RegistryUnavailable, match=host):
+        image_digest(f"{host}/team/it:1", insecure=True)
 
 
 @pytest.mark.filterwarnings("ignore:docker-credential-missing")
@@ -139,10 +139,10 @@ def test_unreadable_credentials_are_named(make_registry: Any, log_in: Any, tmp_p
     host = make_registry("basic")
     config = {"auths": {"auths": {host: {"auth": "not base64"}}}, "credsStore": {"credsStore": "missing"}}
     (tmp_path / "config.json").write_text(json.dumps(config[problem]))
-    with pytest.raises(Unanswered, match=f"credentials for {host} cannot be read"):
-        digest_of(f"{host}/team/it:1", insecure=True)
+    with pytest.raises(RegistryUnavailable, match=f"credentials for {host} cannot be read"):
+        image_digest(f"{host}/team/it:1", insecure=True)
 
 
 def test_a_registry_that_is_away(log_in: Any) -> None:
-    with pytest.raises(Unanswered, match="cannot be asked"):
-        digest_of("127.0.0.1:1/team/it:1", insecure=False)
+    with pytest.raises(RegistryUnavailable, match="cannot be reached"):
+        image_digest("127.0.0.1:1/team/it:1", insecure=False)

@@ -38,12 +38,14 @@ from runners.base import (
 )
 from runners.kubernetes import api as kubernetes_api
 from runners.kubernetes import diagnostics, files, pods
-from runners.kubernetes.api import TOO_LARGE
-from runners.kubernetes.exec import MACHINE_AWAY, Failed, NotRun
+from runners.kubernetes.api import TOO_LARGE_TEXTS
+from runners.kubernetes.exec import UNREACHABLE_TEXTS, CommandFailed, CommandNotRun
+from runners.kubernetes.job_records import FILES
 from runners.kubernetes.logs import DROPPED
 from runners.kubernetes.manifests import Artifact
-from runners.kubernetes.permissions import RIGHTS
-from runners.kubernetes.runner import FILES, PENDING_REQUEST_SECONDS, KubernetesRunner
+from runners.kubernetes.permissions import PERMISSIONS
+from runners.kubernetes.pod_tracker import PodTrackers
+from runners.kubernetes.starter import PENDING_REQUEST_SECONDS
 from tests.require import require
 from tests.runners.harness import archive, wait_for
 from tests.runners.kubernetes_harness import IMAGE, KubernetesHarness
@@ -147,7 +149,7 @@ class TestJobs:
         other = make_kubernetes(harness.folder / "other")
         spec = harness.lasts()
         handle = running(harness, spec)
-        with pytest.raises(StartFailed, match="not of this polyjob"):
+        with pytest.raises(StartFailed, match="does not belong to this polyjob"):
             other.runner.start(spec, None)
         assert isinstance(harness.state(handle), Running)
         assert other.runner.inventory() == {}
@@ -164,7 +166,7 @@ class TestJobs:
         with pytest.raises(StartFailed, match="label"):
             harness.runner.start(harness.spec(placement=Placement(labels={"a": "b c"})), None)
 
-    @pytest.mark.parametrize("words", TOO_LARGE)
+    @pytest.mark.parametrize("words", TOO_LARGE_TEXTS)
     def test_a_job_that_is_too_large_for_the_cluster_is_not_tried_for_ever(
         self, harness: KubernetesHarness, words: str
     ) -> None:
@@ -188,7 +190,7 @@ class TestJobs:
             harness.runner.start(spec, None)
         harness.runner.clean(other)
         harness.cluster.restrict()
-        harness.cluster.permit([right for right in RIGHTS if right != ("create", "pods", "")])
+        harness.cluster.permit([right for right in PERMISSIONS if right != ("create", "pods", "")])
         with pytest.raises(RunnerUnavailable, match="cannot create"):
             harness.runner.start(spec, None)
         harness.cluster.permit(None)
@@ -454,7 +456,7 @@ class TestClaims:
         claiming.cluster.delete(spec.name, 0)
         wait_for(lambda: _over(claiming, handle))
         self.wait_for_outputs(claiming, handle)
-        monkeypatch.setattr("runners.kubernetes.sweeper.STALE_AFTER", -1.0)
+        monkeypatch.setattr("runners.kubernetes.sweeper.STALE_SECONDS", -1.0)
         pieces = claiming.remote.outputs(handle)
         next(pieces)
         claiming.runner.inventory()
@@ -491,7 +493,7 @@ class TestClaims:
         elif trouble == "policy":
             claiming.cluster.restrict(policy="no pods here")
         elif trouble == "rights":
-            claiming.cluster.permit([right for right in RIGHTS if right != ("create", "pods", "")])
+            claiming.cluster.permit([right for right in PERMISSIONS if right != ("create", "pods", "")])
         else:
             claiming.cluster.fail(503, times=None, verb="create", path="/pods$")
         self.wear_out(monkeypatch, lambda: claiming.runner.clean(handle))
@@ -530,7 +532,7 @@ class TestClaims:
         self.clean(claiming, handle)
         assert spec.uuid not in [path.name for path in self.left(claiming)]
 
-    @pytest.mark.parametrize("error", [NotRun("no container"), Failed(1, "rm: cannot remove: I/O error")])
+    @pytest.mark.parametrize("error", [CommandNotRun("no container"), CommandFailed(1, "rm: cannot remove: I/O error")])
     def test_removal_is_repeated_unless_rm_fails(
         self, claiming: KubernetesHarness, monkeypatch: Any, caplog: pytest.LogCaptureFixture, error: Exception
     ) -> None:
@@ -549,7 +551,7 @@ class TestClaims:
 
         monkeypatch.setattr(files, "remove_all", fail_once)
         self.clean(claiming, handle)
-        is_left = isinstance(error, Failed)
+        is_left = isinstance(error, CommandFailed)
         assert (spec.uuid in [path.name for path in self.left(claiming)]) == is_left
         assert self.warnings(caplog) == [f"the files of job {spec.uuid} stay in the claim: {error}"] * is_left
 
@@ -658,14 +660,14 @@ class TestEnds:
         self, harness: KubernetesHarness, monkeypatch: Any, is_late: bool
     ) -> None:
         """Its machine does not say so before, and the watch may tell it later than the list shows the pod gone."""
-        note, may_watch = KubernetesRunner._note_end, threading.Event()
+        note, may_watch = PodTrackers.note, threading.Event()
 
-        def note_late(runner: KubernetesRunner, pod: Any, is_gone: bool = False) -> None:
+        def note_late(trackers: PodTrackers, pod: Any, is_gone: bool = False) -> None:
             if threading.current_thread().name == "kubernetes-watch" and pod["metadata"].get("deletionTimestamp"):
                 assert may_watch.wait(20)
-            note(runner, pod, is_gone)
+            note(trackers, pod, is_gone)
 
-        monkeypatch.setattr(KubernetesRunner, "_note_end", note_late)
+        monkeypatch.setattr(PodTrackers, "note", note_late)
         runner = harness.another()  # its watch calls the patched method
         harness.cluster.configure(is_late=True)
         spec = harness.spec("echo begun; sleep 1000")
@@ -684,23 +686,23 @@ class TestEnds:
     def test_pod_shown_after_its_job_was_cleaned_is_forgotten(
         self, harness: KubernetesHarness, monkeypatch: Any
     ) -> None:
-        note, is_cleaned, is_noted = KubernetesRunner._note_end, threading.Event(), threading.Event()
+        note, is_cleaned, is_noted = PodTrackers.note, threading.Event(), threading.Event()
 
-        def note_late(runner: KubernetesRunner, pod: Any, is_gone: bool = False) -> None:
+        def note_late(trackers: PodTrackers, pod: Any, is_gone: bool = False) -> None:
             if is_gone:
                 assert is_cleaned.wait(20)
-            note(runner, pod, is_gone)
+            note(trackers, pod, is_gone)
             if is_gone:
                 is_noted.set()
 
-        monkeypatch.setattr(KubernetesRunner, "_note_end", note_late)
+        monkeypatch.setattr(PodTrackers, "note", note_late)
         runner = harness.another()
         handle = runner.start(harness.lasts(), None)
         wait_for(lambda: isinstance(harness.state(handle, runner), Running))
         runner.clean(handle)
         is_cleaned.set()
         assert is_noted.wait(20)
-        assert (runner._last_ends, runner._disruptions) == ({}, {})  # type: ignore[attr-defined]
+        assert runner._trackers._trackers == {}  # type: ignore[attr-defined]
 
     @pytest.mark.parametrize("has_crashed", [False, True])
     def test_end_of_a_deleted_pod_is_known_before_it_is_gone(
@@ -763,14 +765,14 @@ class TestEnds:
         monkeypatch.setattr(pods, "delete", delete_twice)
         harness.runner.stop(handle, force=False)
         end = Exit(Reason.START, message="another reason")
-        assert not harness.runner._take_away(harness.runner._api, pod, end)  # type: ignore[attr-defined]
+        assert not harness.runner._stopper.delete_before_start(pod, end)  # type: ignore[attr-defined]
         monkeypatch.undo()
         assert harness.end(handle).message == "It was stopped before its command began"
 
     def test_a_container_without_a_shell_is_ended_with_its_pod(
         self, harness: KubernetesHarness, monkeypatch: Any
     ) -> None:
-        monkeypatch.setattr("runners.kubernetes.runner.UNHEARD_FOR", 0.0)
+        monkeypatch.setattr("runners.kubernetes.stopper.UNDELIVERED_KILL_SECONDS", 0.0)
         spec = harness.spec("sleep 1000")
         handle = running(harness, spec)
         harness.cluster.fail(500, times=None, path="/exec")
@@ -790,18 +792,18 @@ class TestEnds:
         wait_for(lambda: b"begun" in harness.log(spec, handle))
         now = time.monotonic
         for passed in (0.0, 0.0, lag):
-            monkeypatch.setattr("runners.kubernetes.runner.time.monotonic", lambda passed=passed: now() + passed)
+            monkeypatch.setattr("runners.kubernetes.stopper.time.monotonic", lambda passed=passed: now() + passed)
             harness.runner.stop(handle, force=True)
         monkeypatch.undo()
         harness.cluster.configure(is_late=False)
         harness.end(handle)
         assert harness.outputs(handle) == {"f": b"mine\n"}
 
-    @pytest.mark.parametrize("words", MACHINE_AWAY)
+    @pytest.mark.parametrize("words", UNREACHABLE_TEXTS)
     def test_a_machine_that_cannot_be_reached_costs_no_job_its_outputs(
         self, harness: KubernetesHarness, monkeypatch: Any, words: str
     ) -> None:
-        monkeypatch.setattr("runners.kubernetes.runner.UNHEARD_FOR", 0.0)
+        monkeypatch.setattr("runners.kubernetes.stopper.UNDELIVERED_KILL_SECONDS", 0.0)
         spec = harness.spec("echo mine > $POLYAXON_RUN_OUTPUTS_PATH/f; sleep 1000")
         handle = running(harness, spec)
         harness.cluster.fail(500, times=2, path="/exec", message=f"{words} 10.0.0.1:10250: connection refused")
@@ -815,7 +817,7 @@ class TestEnds:
 
     def test_a_server_that_never_answers_holds_no_stop_up(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
         handle = running(harness, harness.lasts())
-        monkeypatch.setattr("runners.kubernetes.api.CALL", 0.3)
+        monkeypatch.setattr("runners.kubernetes.api.RESPONSE_SECONDS", 0.3)
         harness.cluster.slow(3.0, path="/exec")
         began = time.monotonic()
         with pytest.raises(RunnerUnavailable, match="timed out"):
@@ -870,8 +872,8 @@ class TestTroubles:
     def test_what_only_the_events_tell(
         self, make_kubernetes: Make, harness: KubernetesHarness, monkeypatch: Any
     ) -> None:
-        monkeypatch.setattr(diagnostics, "QUIET_FOR", 0.0)
-        monkeypatch.setattr(diagnostics, "ASKED_EVERY", 0.2)
+        monkeypatch.setattr(diagnostics, "UNEXPLAINED_SECONDS", 0.0)
+        monkeypatch.setattr(diagnostics, "EVENTS_PERIOD_SECONDS", 0.2)
         patient = make_kubernetes(harness.folder / "patient", claim="nobodys", patience="3")
         handle = patient.runner.start(patient.spec(), None)
         wait_for(lambda: "nobodys" in note_of(patient, handle))
@@ -880,8 +882,8 @@ class TestTroubles:
     @pytest.fixture
     def eager(self, make_kubernetes: Make, harness: KubernetesHarness, monkeypatch: Any) -> KubernetesHarness:
         """Asks for events at once, and waits for no longer than a second."""
-        monkeypatch.setattr(diagnostics, "QUIET_FOR", 0.0)
-        monkeypatch.setattr(diagnostics, "ASKED_EVERY", 0.2)
+        monkeypatch.setattr(diagnostics, "UNEXPLAINED_SECONDS", 0.0)
+        monkeypatch.setattr(diagnostics, "EVENTS_PERIOD_SECONDS", 0.2)
         return make_kubernetes(harness.folder / "eager", patience="1")
 
     def test_event_before_a_machine_was_found_ends_no_job(self, eager: KubernetesHarness) -> None:
@@ -946,7 +948,7 @@ class TestLogs:
         assert harness.remote.logs(handle, read[1], 1 << 20)[0] == DROPPED + b"three\n"
 
     def test_a_long_log_is_followed_as_it_is_turned_over(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
-        monkeypatch.setattr("runners.kubernetes.logs.FOLLOWED_FROM", 1000)
+        monkeypatch.setattr("runners.kubernetes.logs.MIN_FOLLOWED_BYTES", 1000)
         spec = harness.spec("for i in $(seq 300); do echo $i; sleep 0.01; done")
         handle = harness.runner.start(spec, None)
         whole, cursor, turned = b"", None, 0
@@ -963,7 +965,7 @@ class TestLogs:
         assert whole == b"".join(b"%d\n" % number for number in range(1, 301))
 
     def test_a_followed_log_that_is_cut_goes_on(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
-        monkeypatch.setattr("runners.kubernetes.logs.FOLLOWED_FROM", 500)
+        monkeypatch.setattr("runners.kubernetes.logs.MIN_FOLLOWED_BYTES", 500)
         spec = harness.spec("for i in $(seq 200); do echo $i; sleep 0.02; done")
         handle = harness.runner.start(spec, None)
         whole, cursor, has_cut = b"", None, False
@@ -985,7 +987,7 @@ class TestLogs:
     def test_fast_followed_log_arrives_in_a_few_looks(
         self, harness: KubernetesHarness, monkeypatch: Any, lines: int, width: int
     ) -> None:
-        monkeypatch.setattr("runners.kubernetes.logs.FOLLOWED_FROM", 1000)
+        monkeypatch.setattr("runners.kubernetes.logs.MIN_FOLLOWED_BYTES", 1000)
         line = "x" * width
         handle = running(harness, harness.spec(f"yes | head -n 100; sleep 1; yes {line} | head -n {lines}; sleep 1000"))
         whole, cursor = wait_for(lambda: _read(harness.runner, handle))
@@ -1000,8 +1002,8 @@ class TestLogs:
         self, harness: KubernetesHarness, monkeypatch: Any
     ) -> None:
         """All of the cursor's second comes again before it."""
-        monkeypatch.setattr("runners.kubernetes.logs.FOLLOWED_FROM", 1000)
-        monkeypatch.setattr("runners.kubernetes.log_feed.CHUNK", 1000)
+        monkeypatch.setattr("runners.kubernetes.logs.MIN_FOLLOWED_BYTES", 1000)
+        monkeypatch.setattr("runners.kubernetes.log_feed.CHUNK_BYTES", 1000)
         handle = running(harness, harness.spec("seq 20000; sleep 1000"))
         whole, cursor = wait_for(lambda: (found := harness.remote.logs(handle, None, 100_000)) and found[0] and found)
         data, _ = harness.another().logs(handle, cursor, 1 << 20)  # type: ignore[attr-defined]
@@ -1105,7 +1107,7 @@ class TestApi:
         assert harness.runs(spec) == 1
 
     def test_many_pods_come_in_pages(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
-        monkeypatch.setattr("runners.kubernetes.api.PAGE", 2)
+        monkeypatch.setattr("runners.kubernetes.api.PAGE_SIZE", 2)
         handles = [harness.runner.start(harness.says(str(number)), None) for number in range(5)]
         for handle in handles:
             harness.end(handle)
@@ -1141,9 +1143,9 @@ class TestApi:
             assert not thread.is_alive()
         harness.runner = harness.another()
 
-    @pytest.mark.parametrize("missing", RIGHTS)
+    @pytest.mark.parametrize("missing", PERMISSIONS)
     def test_a_missing_right_is_named(self, harness: KubernetesHarness, missing: tuple[str, str, str]) -> None:
-        harness.cluster.permit([right for right in (*RIGHTS, ("get", "namespaces", "")) if right != missing])
+        harness.cluster.permit([right for right in (*PERMISSIONS, ("get", "namespaces", "")) if right != missing])
         verb, thing, part = missing
         for look in (harness.another().check, harness.another().probe):
             with pytest.raises(RunnerUnavailable) as caught:
@@ -1177,7 +1179,7 @@ class TestApi:
         harness.another().check()
 
     def test_the_least_rights_are_enough(self, harness: KubernetesHarness, tmp_path: Path) -> None:
-        harness.cluster.permit([*RIGHTS, ("create", "selfsubjectaccessreviews", "")])
+        harness.cluster.permit([*PERMISSIONS, ("create", "selfsubjectaccessreviews", "")])
         code = archive(tmp_path / "code.tar.gz", ("a.txt", "code"))
         runner = harness.runner = harness.another()
         runner.check()
@@ -1200,7 +1202,7 @@ class TestApi:
 
     def test_no_way_to_a_cluster_is_said(self, make_kubernetes: Make, tmp_path: Path) -> None:
         lost = make_kubernetes(tmp_path / "lost", kubeconfig=str(tmp_path / "nothing"))
-        with pytest.raises(RunnerUnavailable, match="There is no way to a Kubernetes cluster"):
+        with pytest.raises(RunnerUnavailable, match="No Kubernetes cluster is configured"):
             lost.runner.check()
         (tmp_path / "nothing").write_text("{: no YAML")
         with pytest.raises(RunnerUnavailable, match="cannot be read"):
@@ -1232,7 +1234,7 @@ class TestFences:
         assert pod["metadata"]["labels"]["polyjob.fence"] == spec.uuid
         assert "nodeName" not in pod["spec"]
         (harness.data / "kubernetes" / spec.uuid).unlink()
-        with pytest.raises(RunnerRefused, match="not of this polyjob"):
+        with pytest.raises(RunnerRefused, match="does not belong to this polyjob"):
             harness.runner.start(spec, None)
 
     def test_a_name_that_was_not_taken_is_not_said_to_be(self, harness: KubernetesHarness) -> None:
@@ -1245,7 +1247,7 @@ class TestFences:
         harness.runner.start(spec, None)
         (harness.data / "kubernetes" / spec.uuid).unlink()
         harness.cluster.fail(404, times=2, verb="get", path=spec.name)
-        with pytest.raises(RunnerUnavailable, match="gone again"):
+        with pytest.raises(RunnerUnavailable, match="has disappeared again"):
             harness.runner.prevent_start(spec.uuid)
         assert json.loads(str(harness.runner.prevent_start(spec.uuid)))["id"]
 
@@ -1294,7 +1296,7 @@ class TestFences:
         assert harness.cluster.pod(spec.name)["metadata"]["labels"]["polyjob.fence"] == spec.uuid
 
     @pytest.mark.parametrize("code", [500, 503, None])
-    @pytest.mark.parametrize(("status", "words"), [(400, "no such field"), (422, "invalid"), (500, TOO_LARGE[0])])
+    @pytest.mark.parametrize(("status", "words"), [(400, "no such field"), (422, "invalid"), (500, TOO_LARGE_TEXTS[0])])
     def test_wrong_pod_after_an_unclear_try_needs_a_fence(
         self, harness: KubernetesHarness, code: int | None, status: int, words: str
     ) -> None:
@@ -1312,8 +1314,12 @@ class TestFences:
         assert harness.cluster.pod(spec.name)["metadata"]["labels"]["polyjob.fence"] == spec.uuid
 
     def test_requests_are_pending_for_longer_than_their_tries_take(self) -> None:
-        attempt = kubernetes_api.CONNECT + kubernetes_api.CALL + kubernetes_api.LONGEST_PAUSE * 1.5
-        last_attempt_sent = (kubernetes_api.TRIES - 1) * attempt + kubernetes_api.CONNECT
+        attempt = (
+            kubernetes_api.CONNECT_SECONDS
+            + kubernetes_api.RESPONSE_SECONDS
+            + kubernetes_api.LONGEST_PAUSE_SECONDS * 1.5
+        )
+        last_attempt_sent = (kubernetes_api.ATTEMPTS - 1) * attempt + kubernetes_api.CONNECT_SECONDS
         assert last_attempt_sent + 60 < PENDING_REQUEST_SECONDS  # the API server's own time limit
 
     def test_a_fence_is_removed_once_no_request_can_come(self, harness: KubernetesHarness, monkeypatch: Any) -> None:
@@ -1322,7 +1328,7 @@ class TestFences:
         harness.runner.prevent_start(spec.uuid)
         harness.runner.inventory()
         assert harness.cluster.pod(spec.name) is not None
-        monkeypatch.setattr("runners.kubernetes.sweeper.STALE_AFTER", -1.0)
+        monkeypatch.setattr("runners.kubernetes.sweeper.STALE_SECONDS", -1.0)
         assert harness.runner.inventory() == {}
         assert harness.cluster.pod(spec.name) is None
 
@@ -1341,7 +1347,7 @@ class TestSteps:
         log = io.BytesIO()
         spec = harness.build_spec("true", "false")
         made = bare.runner.build(spec, log, lambda: False)
-        assert Artifact.read(str(made)) == Artifact(IMAGE, IMAGE, ("true", "false"), spec.timeout)
+        assert Artifact.parse(str(made)) == Artifact(IMAGE, IMAGE, ("true", "false"), spec.timeout)
         assert b"nothing is kept" in log.getvalue()
         assert bare.runner.cached_artifacts() == {}
 
@@ -1364,7 +1370,7 @@ class TestSteps:
         handle = bare.runner.start(bare.spec(), self.artifact(bare, "sleep 1000", timeout=1.0))
         end = bare.end(handle)
         assert (end.reason, end.step) == (Reason.BUILD, 1)
-        assert end.message == "step 1 was not done after the 1 s that a build may take"
+        assert end.message == "step 1 exceeded the time limit of 1 s for the build"
 
     def test_a_registry_that_is_there_by_now_is_used(self, bare: KubernetesHarness, harness: KubernetesHarness) -> None:
         with pytest.raises(ArtifactMissing, match="registry"):
@@ -1381,7 +1387,7 @@ class TestBuilds:
         artifact = harness.runner.build(spec, first, lambda: False)
         assert harness.runner.build(spec, second, lambda: False) == artifact
         assert b"hello" in first.getvalue()
-        assert b"is there already" in second.getvalue()
+        assert b"already exists" in second.getvalue()
         assert "polyjob begins" not in first.getvalue().decode()
         assert [pod for pod in harness.cluster.pods() if "polyjob.build" in pod["metadata"]["labels"]] == []
 
@@ -1390,16 +1396,16 @@ class TestBuilds:
         """One that was withdrawn is not used again by the next, though that has the same key."""
         specs = [harness.build_spec("echo hello", nocache=nocache, key="a" * 64) for _ in range(2)]
         log = io.BytesIO()
-        first, second = (Artifact.read(str(harness.runner.build(spec, log, lambda: False))) for spec in specs)
+        first, second = (Artifact.parse(str(harness.runner.build(spec, log, lambda: False))) for spec in specs)
         assert log.getvalue().count(b"hello") == 2
         assert first.image != second.image
-        assert first.name == second.name == IMAGE
+        assert first.base_image == second.base_image == IMAGE
 
     def test_jobs_run_on_the_digest_of_what_was_pushed(self, harness: KubernetesHarness, registry: Registry) -> None:
         build, log = harness.build_spec("true"), io.BytesIO()
         artifact = harness.runner.build(build, log, lambda: False)
         tag = f"{registry.host}/polyjob:{build.uuid}"
-        image = Artifact.read(str(artifact)).image
+        image = Artifact.parse(str(artifact)).image
         assert image == f"{registry.host}/polyjob@{registry.images[tag]}"
         registry.images[tag] = "sha256:" + "0" * 64
         spec = harness.spec("true")
@@ -1414,16 +1420,16 @@ class TestBuilds:
         monkeypatch.setattr(registry, "tells_digests", False)
         build, log = harness.build_spec("true"), io.BytesIO()
         artifact = harness.runner.build(build, log, lambda: False)
-        assert Artifact.read(str(artifact)).image == f"{registry.host}/polyjob:{build.uuid}"
+        assert Artifact.parse(str(artifact)).image == f"{registry.host}/polyjob:{build.uuid}"
         assert b"its digest is not known" in log.getvalue()
 
     def test_image_of_another_build_is_no_base(self, harness: KubernetesHarness, registry: Registry) -> None:
         build = harness.build_spec("true")
-        image = Artifact.read(str(harness.runner.build(build, io.BytesIO(), lambda: False))).image
+        image = Artifact.parse(str(harness.runner.build(build, io.BytesIO(), lambda: False))).image
         for name in (image, f"{registry.host}/polyjob:{build.uuid}", f"{registry.host}/polyjob"):
-            with pytest.raises(BuildFailed, match="name the image that it is made from"):
+            with pytest.raises(BuildFailed, match="name the image that it is based on"):
                 harness.runner.build(harness.build_spec("env", image=name), io.BytesIO(), lambda: False)
-            with pytest.raises(StartFailed, match="name the image that it is made from"):
+            with pytest.raises(StartFailed, match="name the image that it is based on"):
                 harness.runner.start(harness.spec("env", image=name), None)
 
     @pytest.mark.parametrize(
@@ -1492,12 +1498,12 @@ class TestBuilds:
     ) -> None:
         artifact = harness.runner.build(harness.build_spec("true"), io.BytesIO(), lambda: False)
         del registry.images[json.loads(str(artifact))["image"]]
-        with pytest.raises(ArtifactMissing, match="not in the registry"):
+        with pytest.raises(ArtifactMissing, match="no longer in the registry"):
             harness.runner.start(harness.spec(), artifact)
 
     def test_nothing_to_build_is_not_built(self, harness: KubernetesHarness) -> None:
         artifact = harness.runner.build(harness.build_spec(), io.BytesIO(), lambda: False)
-        assert Artifact.read(str(artifact)) == Artifact(IMAGE, IMAGE)
+        assert Artifact.parse(str(artifact)) == Artifact(IMAGE, IMAGE)
 
     def test_a_builder_that_cannot_be_had(self, make_kubernetes: Make, harness: KubernetesHarness) -> None:
         patient = make_kubernetes(harness.folder / "patient", builder_image="no-such-builder", patience="1")
@@ -1538,7 +1544,7 @@ class TestBuilds:
 
     @pytest.mark.parametrize(
         ("trouble", "kind", "words"),
-        [("evict", RunnerRefused, "low on resource"), ("run_out_of_memory", BuildFailed, "more memory")],
+        [("evict", RunnerRefused, "low on resource"), ("run_out_of_memory", BuildFailed, "memory limit")],
     )
     def test_a_builder_that_is_ended_says_why(
         self, harness: KubernetesHarness, trouble: str, kind: type[Exception], words: str
@@ -1576,7 +1582,7 @@ class TestBuilds:
             labels = [pod["metadata"]["labels"] for pod in harness.cluster.pods()]
             return [told for told in labels if told.get("polyjob.build") == spec.uuid]
 
-        monkeypatch.setattr("runners.kubernetes.sweeper.STALE_AFTER", 0.0)
+        monkeypatch.setattr("runners.kubernetes.sweeper.STALE_SECONDS", 0.0)
         for _ in range(3):
             runner.inventory()
             assert builders()
@@ -1589,5 +1595,5 @@ class TestBuilds:
         assert not thread.is_alive()
 
     def test_a_build_has_its_time(self, harness: KubernetesHarness) -> None:
-        with pytest.raises(BuildFailed, match="longer than it may"):
+        with pytest.raises(BuildFailed, match="exceeded its time limit"):
             harness.runner.build(harness.build_spec("sleep 1000", timeout=1.5), io.BytesIO(), lambda: False)
