@@ -51,7 +51,7 @@ def create_idempotently(
         once.check()
         make(once)
     except ReplayedResponse as before:
-        response = _created(before.answer)
+        response = _created(before.body)
         response.headers[REPLAYED] = "true"
         return response
     return _created(answers[-1])

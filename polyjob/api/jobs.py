@@ -28,7 +28,7 @@ from polyjob.auth.identity import authenticate, current_identity
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Job
 from polyjob.errors import Invalid, Problem
-from polyjob.services import bookmarks, jobs, submission
+from polyjob.services import bookmarks, cloning, jobs, submission
 from polyjob.services.idempotency import IdempotentRequest
 
 LONGEST_WAIT = 60.0
@@ -204,7 +204,7 @@ def _clone(username: str, project_name: str, job_id: int, strategy: str) -> Resp
         job = jobs.find(project, job_id)
         parsed = read_job_clone(read_body())
         with config_errors_at(parsed.config_pointer):
-            return submission.clone(job, me(), strategy, parsed.attributes, settings(), once)
+            return cloning.clone(job, me(), strategy, parsed.attributes, settings(), once)
 
     return create_idempotently(project, make, _document)
 

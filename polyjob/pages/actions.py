@@ -17,7 +17,7 @@ from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job
 from polyjob.pages.forms import Form, done, local_path, project_for, read_form
 from polyjob.pages.job_page import build_url, job_url, project_url
-from polyjob.services import bookmarks, builds, jobs, submission
+from polyjob.services import bookmarks, builds, cloning, jobs
 
 blp = Blueprint("actions", __name__)
 
@@ -45,7 +45,7 @@ def _is_live(target: Target) -> bool:
 
 
 def _has_outputs(job: Job) -> bool:
-    return job.archived_at is None and job.status.is_done and submission.outputs_fault(job, store()) is None
+    return job.archived_at is None and job.status.is_done and cloning.outputs_fault(job, store()) is None
 
 
 def _is_shown(target: Target) -> bool:

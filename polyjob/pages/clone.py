@@ -14,7 +14,7 @@ from polyjob.errors import Conflict, Invalid, PolyjobError, Problem
 from polyjob.jobconfig.parsing import to_yaml
 from polyjob.pages.forms import STALE, Form, by_field, create_idempotently, done, new_once, project_for, read_form
 from polyjob.pages.job_page import job_url, project_url
-from polyjob.services import jobs, submission
+from polyjob.services import cloning, jobs
 
 STRATEGIES = {
     "restart": ("Restart", "with empty outputs"),
@@ -34,7 +34,7 @@ blp = Blueprint("cloning", __name__)
 def clone_job(username: str, project_name: str, job_id: int, strategy: str) -> AnyResponse:
     source, form = _source(strategy, username, project_name, job_id), read_form()
     number = create_idempotently(
-        form, source.project, lambda once: submission.clone(source, me(), strategy, {}, settings(), once)
+        form, source.project, lambda once: cloning.clone(source, me(), strategy, {}, settings(), once)
     )
     return _made(source, number, strategy)
 
@@ -61,7 +61,7 @@ def clone_edited(username: str, project_name: str, job_id: int) -> AnyResponse:
     try:
         attributes = _attributes(source, form)
         number = create_idempotently(
-            form, source.project, lambda once: submission.clone(source, me(), strategy, attributes, settings(), once)
+            form, source.project, lambda once: cloning.clone(source, me(), strategy, attributes, settings(), once)
         )
     except (Invalid, Conflict) as error:
         return _page(source, form, _errors(error), status_of(error))
@@ -120,7 +120,7 @@ def _page(source: Job, form: Form, errors: dict[str, list[str]] | None = None, s
         job=source,
         back=job_url(source),
         strategies=STRATEGIES,
-        outputs_fault=submission.outputs_fault(source, store()),
+        outputs_fault=cloning.outputs_fault(source, store()),
         has_newer_code=source.project.code_id != source.code_id,
         form=form,
         once=new_once(),

@@ -104,7 +104,7 @@ def create_idempotently(
         once.check()
         return int(make(once).id)
     except ReplayedResponse as before:
-        return int(before.answer)
+        return int(before.body)
 
 
 # Answers.

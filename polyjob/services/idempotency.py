@@ -1,7 +1,7 @@
-"""Requests that may be sent twice and act once: the first answer to each Idempotency-Key, kept for a day.
+"""Idempotent requests: store the first response to each Idempotency-Key for a day.
 
-The key is kept in the very transaction that makes what was asked for. So a key that is there means that the thing is,
-and a twin that comes at the same moment waits for the write lock and then finds the first one's answer.
+The key is stored in the same transaction as the object that the request creates. So if the key exists, the object
+exists. A duplicate that arrives at the same moment waits for the write lock, and then finds the stored response.
 """
 
 from __future__ import annotations
@@ -18,51 +18,61 @@ KEY_LIFETIME = datetime.timedelta(hours=24)
 
 
 class ReplayedResponse(Exception):
-    """The request was answered before: `answer` is the body of that answer."""
+    """The request was answered before; `body` is the body of that response."""
 
-    def __init__(self, answer: str) -> None:
+    def __init__(self, body: str) -> None:
         super().__init__("This request was answered before.")
-        self.answer = answer
+        self.body = body
 
 
 class KeyReused(PolyjobError):
-    """The key was sent before, with another request."""
+    """The key was sent before with a different request."""
 
 
 class IdempotentRequest:
-    """One request with its key, which counts in its project. `digest` stands for everything that was asked; `show`
-    makes the answer's body."""
+    """One request with its key. A key is valid within one project.
 
-    def __init__(self, user: User, project: Project, key: str, digest: str, show: Callable[[Any], str]) -> None:
-        self._user, self._key, self._digest, self._show = user, key, digest, show
-        self._kept_as = f"{project.id} {key}"
+    `digest` identifies the content of the request. `render` makes the body of the response from the created object.
+    """
+
+    def __init__(self, user: User, project: Project, key: str, digest: str, render: Callable[[Any], str]) -> None:
+        self._user, self._key, self._digest, self._render = user, key, digest, render
+        self._stored_key = f"{project.id} {key}"
 
     def check(self) -> None:
-        """Raises Answered where this request was answered within a day, KeyReused where the key was another's."""
-        kept = Idempotency.get_or_none(
-            Idempotency.user == self._user,
-            Idempotency.key == self._kept_as,
-            Idempotency.created_at > now() - KEY_LIFETIME,
+        """Raise ReplayedResponse if this request was answered within a day, KeyReused if the key belongs to another
+        request."""
+        oldest = now() - KEY_LIFETIME
+        stored = Idempotency.get_or_none(
+            Idempotency.user == self._user, Idempotency.key == self._stored_key, Idempotency.created_at > oldest
         )
-        if kept is None:
+        if stored is None:
             return
-        if kept.digest != self._digest:
-            raise KeyReused(f"The Idempotency-Key `{self._key}` was used with another request before.")
-        raise ReplayedResponse(kept.answer)
+        if stored.digest != self._digest:
+            raise KeyReused(f"The Idempotency-Key `{self._key}` was used with another request before; send a new key.")
+        raise ReplayedResponse(stored.answer)
 
-    def keep(self, made: Any) -> None:
-        """Keep the answer that shows `made`. Must be called in the transaction that makes it, after `check`."""
+    def store_response(self, created: Any) -> None:
+        """Store the response for the created object. Must be called in the transaction that creates it, after
+        `check`."""
         moment = now()
         Idempotency.delete().where(Idempotency.created_at <= moment - KEY_LIFETIME).execute()
         Idempotency.insert(
-            user=self._user, key=self._kept_as, digest=self._digest, answer=self._show(made), created_at=moment
+            user=self._user,
+            key=self._stored_key,
+            digest=self._digest,
+            answer=self._render(created),
+            created_at=moment,
         ).execute()
 
 
 def check_replay(once: IdempotentRequest | None) -> Callable[[Any], None]:
-    """Refuse what was answered before; what is returned keeps the answer that shows what is made now. Must be called
-    inside `database.write`. Raises as `IdempotentRequest.check`; with None nothing is refused and nothing kept."""
+    """Refuse a request that was answered before. Return a function that stores the response for the created object.
+
+    Must be called inside `database.write`. Raises what `IdempotentRequest.check` raises. Without a key (None), nothing
+    is refused or stored.
+    """
     if once is None:
-        return lambda made: None
+        return lambda created: None
     once.check()
-    return once.keep
+    return once.store_response

@@ -1,15 +1,9 @@
-"""Jobs come into being: submitted as a config, or cloned from another job.
-
-Each verb is one transaction, synced when it returns, and wakes the engine.
-"""
+"""Submit jobs: validate a request, and insert the job in one transaction."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from polyjob.clock import now
@@ -17,21 +11,17 @@ from polyjob.db.database import write
 from polyjob.db.models import Build, Job, Project, User
 from polyjob.db.prepared import insert
 from polyjob.engine_link import wake_engine
-from polyjob.errors import Invalid, NotFound, Problem
-from polyjob.jobconfig.parameters import has_params, rename_declarations
-from polyjob.jobconfig.parsing import parse_content
-from polyjob.jobconfig.schema import load_config
+from polyjob.errors import Invalid, Problem
 from polyjob.services import audit, specs
 from polyjob.services.builds import UNUSABLE_STATUSES
 from polyjob.services.entries import check_size
 from polyjob.services.idempotency import IdempotentRequest, check_replay
-from polyjob.services.jobs import check_name_is_free, is_name_taken, reload
-from polyjob.services.notes import MISSING_OUTPUTS_NOTE, note_text
+from polyjob.services.jobs import check_name_is_free
 from polyjob.services.transitions import insert_first_status
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
 
-_COPIED = ("name", "description", "readme", "tags", "data_refs", "params", "ttl")
+_REQUEST_COLUMNS = ("name", "description", "readme", "tags", "data_refs", "params", "ttl")
 
 
 def create(
@@ -41,17 +31,19 @@ def create(
     settings: Settings,
     once: IdempotentRequest | None = None,
 ) -> Job:
-    """Accept a job: when this returns, it is on disk and will run, or reach a terminal status that says why not.
+    """Accept a job and return it.
 
-    `attributes`: `config` (loaded by `load_config`) or None, and the job's own columns. Raises Invalid where the
-    runner cannot honour the config or the name is taken, Unavailable where the disk is low, and what `once` raises.
+    When this returns, the job is on disk. It will run, or reach a terminal status that gives the reason.
+
+    `attributes` has `config` (from `load_config`, or None) and the job's own columns. Raises Invalid if the runner
+    cannot honour the config or the name is taken, Unavailable if the disk is low, and whatever `once` raises.
     """
     Store(settings.data_dir).check_free_space(settings.disk_low)
     managed = attributes.get("is_managed") is not False
     config = attributes.get("config")
     if config is None and managed:
         raise Invalid([Problem("/content", "Job expects a `content`.")])
-    columns = {name: attributes.get(name) for name in _COPIED}
+    columns = {name: attributes.get(name) for name in _REQUEST_COLUMNS}
     for name in ("data_refs", "params"):
         check_size(name, columns[name])
     if config is not None:
@@ -59,144 +51,26 @@ def create(
             columns[name] = columns[name] or config.get(name)
     notes = specs.check_runner_support(config, settings.runner, len(settings.gpus)) if config and managed else []
     with write("accept"):
-        keep = check_replay(once)
+        store_response = check_replay(once)
         check_name_is_free(project, columns["name"])
-        job = _insert_job(
-            project,
-            user,
-            columns
-            | {
-                "config": config,
-                "content": attributes.get("content"),
-                "is_managed": managed,
-                "runner": settings.runner,
-                "notes": notes or None,
-                "code": project.code_id,
-                "build": _asked_build(project, attributes.get("build_job"), settings.runner, managed),
-            },
-        )
+        columns |= {
+            "config": config,
+            "content": attributes.get("content"),
+            "is_managed": managed,
+            "runner": settings.runner,
+            "notes": notes or None,
+            "code": project.code_id,
+            "build": _requested_build(project, attributes.get("build_job"), settings.runner, managed),
+        }
+        job = insert_job(project, user, columns)
         audit.record("create", job)
-        keep(job)
+        store_response(job)
     wake_engine(settings.data_dir)
     return job
 
 
-def clone(
-    source: Job,
-    user: User,
-    strategy: str,
-    attributes: Mapping[str, Any],
-    settings: Settings,
-    once: IdempotentRequest | None = None,
-) -> Job:
-    """A new job from `source`: its config with the patch `attributes["config"]` merged in; or, where
-    `attributes["is_whole"]`, that config (loaded by `load_config`) in place of its own.
-
-    `restart` starts with empty outputs and takes a source in any state; `resume` and `copy` start with a copy of the
-    source's outputs, which must be done. Raises Invalid and makes no job where the merged config or the source does
-    not do, Unavailable where the disk is low, and what `once` raises.
-    """
-    Store(settings.data_dir).check_free_space(settings.disk_low)
-    if strategy != "restart" and not source.status.is_done:
-        detail = f"Job {source.unique_name} is {source.status}; {strategy} takes only a job that is done."
-        raise Invalid([Problem("", detail)])
-    fault = outputs_fault(source, Store(settings.data_dir))
-    if strategy != "restart" and fault:
-        detail = f"The outputs of job {source.unique_name} {fault}; {strategy} has nothing to start with."
-        raise Invalid([Problem("", detail)])
-    given = attributes.get("config") or {}
-    is_whole = bool(attributes.get("is_whole"))
-    config, content = (given, attributes.get("content")) if is_whole else _patched(source, given)
-    asked_name = given.get("name")
-    if is_whole and asked_name == (source.config or {}).get("name"):
-        asked_name = None  # only what is changed is asked for
-    notes = (
-        specs.check_runner_support(config, settings.runner, len(settings.gpus)) if config and source.is_managed else []
-    )
-    identity = uuid.uuid4().hex
-    own = config or {}
-    with _inputs_of(source, identity, strategy, settings), write(strategy):
-        keep = check_replay(once)
-        if reload(source).deleted_at is not None:
-            raise NotFound("The job was deleted.")
-        code = source.project.code_id if attributes.get("update_code") else source.code_id
-        job = _insert_job(
-            source.project,
-            user,
-            {
-                "uuid": identity,
-                "name": _free_name(source.project, asked_name),
-                "description": attributes.get("description") or source.description,
-                "readme": source.readme,
-                "tags": own.get("tags") or source.tags,
-                "data_refs": source.data_refs,
-                "ttl": attributes.get("ttl") if attributes.get("ttl") is not None else source.ttl,
-                "config": config,
-                "content": content,
-                "is_managed": source.is_managed,
-                "runner": settings.runner,
-                "notes": notes or None,
-                "code": code,
-                "original": source.id,
-                "cloning_strategy": strategy,
-            },
-        )
-        audit.record(strategy, job, original=source.id)
-        keep(job)
-    wake_engine(settings.data_dir)
-    return job
-
-
-def outputs_fault(source: Job, store: Store) -> str | None:
-    """Return why nothing can start with the outputs of a job that is done, as the end of `The outputs …`."""
-    if source.cleared_at is not None:
-        return "were removed to make room"
-    is_missing = note_text(source.notes, MISSING_OUTPUTS_NOTE) or note_text(source.notes, "given-up")
-    return "are missing, as its notes say" if is_missing and not store.is_sealed(source.uuid) else None
-
-
-def _patched(source: Job, patch: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
-    """(config, content) of a clone. A config with params is patched as it was sent and its params are put in anew, so
-    that other params make another command."""
-    if source.config is None and not patch:
-        return None, source.content
-    document = source.config
-    if source.content is not None and has_params(source.config):
-        document = rename_declarations(parse_content(source.content))
-    merged = merge_patch(document, rename_declarations(patch))
-    config = load_config(merged)
-    if not patch:
-        return config, source.content
-    return config, json.dumps(merged, ensure_ascii=False) if has_params(merged) else None
-
-
-@contextlib.contextmanager
-def _inputs_of(source: Job, identity: str, strategy: str, settings: Settings) -> Iterator[None]:
-    """The source's outputs are there for the new job, and go again where there comes to be none."""
-    store = Store(settings.data_dir)
-    try:
-        if strategy != "restart":
-            store.link_inputs(source.uuid, identity, settings.disk_low)
-        yield
-    except FileNotFoundError:
-        store.remove_job(identity)
-        raise NotFound("The job was deleted.") from None
-    except BaseException:
-        store.remove_job(identity)
-        raise
-
-
-def merge_patch(document: Any, patch: Any) -> Any:
-    """`patch` merged into `document`: mappings key by key, everything else (lists and null too) replaced."""
-    if not isinstance(document, Mapping) or not isinstance(patch, Mapping):
-        return copy.deepcopy(patch)
-    return {
-        key: merge_patch(document.get(key), patch[key]) if key in patch else copy.deepcopy(document[key])
-        for key in [*document, *(key for key in patch if key not in document)]
-    }
-
-
-def _insert_job(project: Project, user: User, columns: Mapping[str, Any]) -> Job:
+def insert_job(project: Project, user: User, columns: Mapping[str, Any]) -> Job:
+    """Insert a job with its first status. Must be called inside `database.write`."""
     moment = now()
     values = {"uuid": uuid.uuid4().hex} | dict(columns)
     job = insert(Job, values | {"project": project, "user": user, "created_at": moment, "updated_at": moment})
@@ -204,34 +78,34 @@ def _insert_job(project: Project, user: User, columns: Mapping[str, Any]) -> Job
     return job
 
 
-def _free_name(project: Project, name: str | None) -> str | None:
-    """`name`, with the next free number behind it where it is taken."""
-    if name is None or not is_name_taken(project, name):
-        return name
-    number = 1
-    while is_name_taken(project, f"{name}-{number}"):
-        number += 1
-    return f"{name}-{number}"
+def _requested_build(project: Project, name: int | str | None, runner: str, managed: bool) -> Build | None:
+    """Return the build that the request names by its id or unique name.
 
-
-def _asked_build(project: Project, asked: int | str | None, runner: str, managed: bool) -> Build | None:
-    """Return the build that the request names, by number or unique name. A job that polyjob runs cannot name one that
-    polyjob did not make. Raises Invalid."""
-    if asked is None:
+    A job that polyjob runs needs a build that polyjob made. Raises Invalid.
+    """
+    if name is None:
         return None
-    number = str(asked).rsplit(".", 1)[-1]
+    digits = str(name).rsplit(".", 1)[-1]
     build = None
-    if number.isdecimal() and len(number) <= 18:
-        shown = (Build.project == project) & Build.deleted_at.is_null() & Build.archived_at.is_null()
-        build = Build.get_or_none((Build.id == int(number)) & shown)
-    if build is None or str(asked) not in (number, build.unique_name):
-        raise Invalid([Problem("/build_job", f"There is no build `{asked}` in this project.")])
+    if digits.isdecimal() and len(digits) <= 18:
+        listed = (Build.project == project) & Build.deleted_at.is_null() & Build.archived_at.is_null()
+        build = Build.get_or_none((Build.id == int(digits)) & listed)
+    if build is None or str(name) not in (digits, build.unique_name):
+        raise _invalid_build(f"There is no build `{name}` in this project.")
     if managed and not build.is_managed:
-        detail = f"Build `{asked}` cannot be used: polyjob did not make it. Leave `build_job` out to have one made."
-        raise Invalid([Problem("/build_job", detail)])
+        raise _invalid_build(
+            f"Build `{name}` cannot be used: polyjob did not make it. Omit `build_job` to get one made."
+        )
     if build.runner != runner:
-        detail = f"Build `{asked}` was made for the {build.runner} runner, and jobs run on the {runner} runner now."
-        raise Invalid([Problem("/build_job", detail)])
+        raise _invalid_build(
+            f"Build `{name}` was made for the {build.runner} runner, but jobs run on the {runner} runner now."
+            " Omit `build_job` to get one made."
+        )
     if build.stop_at is not None or build.status in UNUSABLE_STATUSES:
-        raise Invalid([Problem("/build_job", f"Build `{asked}` cannot be used: it was stopped or has failed.")])
+        state = "is being stopped" if build.stop_at is not None else f"is {build.status}"
+        raise _invalid_build(f"Build `{name}` cannot be used: it {state}. Omit `build_job` to get one made.")
     return build
+
+
+def _invalid_build(detail: str) -> Invalid:
+    return Invalid([Problem("/build_job", detail)])

@@ -32,7 +32,7 @@ from polyjob.engine.context import Context
 from polyjob.engine.reconciler import Engine
 from polyjob.jobconfig.schema import load_config
 from polyjob.server.bootstrap import open_folder
-from polyjob.services import jobs, projects, submission
+from polyjob.services import cloning, jobs, projects, submission
 from polyjob.services.specs import runner_settings
 from polyjob.settings import read_settings
 from polyjob.storage.store import Store
@@ -87,7 +87,7 @@ class Life:
 
     def clone(self, name: str, strategy: str, source: str) -> None:
         if not self.was(name):
-            submission.clone(self.job(source), self.user, strategy, {"config": {"name": name}}, self.settings)
+            cloning.clone(self.job(source), self.user, strategy, {"config": {"name": name}}, self.settings)
             self.remember(name)
 
     def stop(self, name: str) -> None:

@@ -16,7 +16,7 @@ from polyjob.db.database import write
 from polyjob.db.models import Job, User
 from polyjob.engine import finalize_lanes
 from polyjob.errors import Invalid
-from polyjob.services import jobs, submission
+from polyjob.services import cloning, jobs, submission
 from polyjob.services.notes import MISSING_OUTPUTS_NOTE, PACKING_NOTE, note_text
 from polyjob.storage import store
 from runners.base import HandleNotFound, RunnerRefused, RunnerUnavailable
@@ -397,8 +397,8 @@ def test_outputs_that_are_gone_are_noted(world, slow, at):
     assert note(world, job, MISSING_OUTPUTS_NOTE) == "Its outputs could not be fetched: The pod is not there any more."
     for strategy in ("resume", "copy"):
         with pytest.raises(Invalid, match="missing"):
-            submission.clone(world.read(job), world.user, strategy, {}, world.settings)
-    submission.clone(world.read(job), world.user, "restart", {}, world.settings)
+            cloning.clone(world.read(job), world.user, strategy, {}, world.settings)
+    cloning.clone(world.read(job), world.user, "restart", {}, world.settings)
 
 
 def test_log_that_is_gone_is_noted(world, monkeypatch):

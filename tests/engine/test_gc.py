@@ -17,7 +17,7 @@ from polyjob.db.database import close_database, database, write
 from polyjob.db.models import Build, Job
 from polyjob.engine import gc
 from polyjob.errors import Invalid
-from polyjob.services import bookmarks, builds, jobs, projects, submission
+from polyjob.services import bookmarks, builds, cloning, jobs, projects, submission
 from polyjob.services.notes import note_text
 from polyjob.services.transitions import transition
 from polyjob.settings import environment
@@ -221,8 +221,8 @@ class TestJobs:
         collect(settings, runner, keep_days=30)
         for strategy in ("resume", "copy"):
             with pytest.raises(Invalid, match=r"removed"):
-                submission.clone(Job.get_by_id(old.id), user, strategy, {}, settings)
-        assert submission.clone(Job.get_by_id(old.id), user, "restart", {}, settings).original_id == old.id
+                cloning.clone(Job.get_by_id(old.id), user, strategy, {}, settings)
+        assert cloning.clone(Job.get_by_id(old.id), user, "restart", {}, settings).original_id == old.id
         assert jobs.visible_state(old.project, old.id)
 
 

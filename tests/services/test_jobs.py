@@ -14,7 +14,7 @@ from polyjob.clock import now
 from polyjob.db.database import database, write
 from polyjob.db.models import Build, Job, JobStatus, Project
 from polyjob.errors import Invalid, NotFound, Unavailable
-from polyjob.services import jobs, submission
+from polyjob.services import cloning, jobs, submission
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
 
@@ -174,7 +174,7 @@ class TestClone:
     def test_restart_merges_the_patch_and_starts_empty(self, create, user, settings):
         source = create(name="a", description="d", tags=["t"])
         patch = {"config": {"run": {"cmd": "false"}}}
-        clone = submission.clone(source, user, "restart", patch, settings)
+        clone = cloning.clone(source, user, "restart", patch, settings)
         assert clone.config == CONFIG | {"run": {"cmd": "false"}}
         assert (clone.original_id, clone.cloning_strategy, clone.status) == (source.id, "restart", Status.CREATED)
         assert (clone.name, clone.description, clone.tags) == (None, "d", ["t"])
@@ -184,14 +184,14 @@ class TestClone:
     def test_resume_and_copy_take_only_what_is_done(self, create, user, settings, strategy):
         source = create()
         with pytest.raises(Invalid, match="only a job that is done"):
-            submission.clone(source, user, strategy, {}, settings)
+            cloning.clone(source, user, strategy, {}, settings)
         assert Job.select().count() == 1
-        assert submission.clone(done(source), user, strategy, {}, settings).cloning_strategy == strategy
+        assert cloning.clone(done(source), user, strategy, {}, settings).cloning_strategy == strategy
 
     def test_a_wrong_patch_makes_no_job(self, create, user, settings):
         source = create()
         with pytest.raises(Invalid) as refused:
-            submission.clone(source, user, "restart", {"config": {"run": {"cmd": 5}}}, settings)
+            cloning.clone(source, user, "restart", {"config": {"run": {"cmd": 5}}}, settings)
         assert pointers(refused)[0].startswith("/config/run/cmd")
         assert Job.select().count() == 1
 
@@ -208,10 +208,10 @@ class TestClone:
         with monkeypatch.context() as patch, pytest.raises(Unavailable, match="copy of the outputs"):
             patch.setattr(os, "link", refuse)
             patch.setattr(Store, "free_bytes", lambda self: settings.disk_low + 10)
-            submission.clone(source, user, strategy, {}, settings)
+            cloning.clone(source, user, strategy, {}, settings)
         assert Job.select().count() == 1
         assert [path.name for path in (settings.data_dir / "jobs").iterdir()] == [source.uuid]
-        assert submission.clone(source, user, strategy, {}, settings).cloning_strategy == strategy
+        assert cloning.clone(source, user, strategy, {}, settings).cloning_strategy == strategy
 
     @pytest.mark.parametrize("strategy", ["restart", "resume", "copy"])
     def test_of_a_job_that_is_being_deleted_is_not_found(self, create, user, settings, strategy):
@@ -222,18 +222,18 @@ class TestClone:
         store.seal(source.uuid, "1", 0)
         jobs.delete(source, user, settings)
         with pytest.raises(NotFound):
-            submission.clone(source, user, strategy, {}, settings)
+            cloning.clone(source, user, strategy, {}, settings)
         assert Job.select().count() == 1
         assert [path.name for path in (settings.data_dir / "jobs").iterdir()] == [source.uuid]
 
     def test_names_from_a_patch_find_a_free_number(self, create, user, settings):
         source = create(name="a")
-        clones = [submission.clone(source, user, "restart", {"config": {"name": "a"}}, settings) for _ in range(2)]
+        clones = [cloning.clone(source, user, "restart", {"config": {"name": "a"}}, settings) for _ in range(2)]
         assert [clone.name for clone in clones] == ["a-1", "a-2"]
 
     def test_clones_outlive_their_original(self, create, user, settings):
         source = create()
-        clone = submission.clone(source, user, "restart", {}, settings)
+        clone = cloning.clone(source, user, "restart", {}, settings)
         with write("test"):
             Job.delete().where(Job.id == source.id).execute()
         assert Job.get_by_id(clone.id).original_id is None

@@ -19,7 +19,7 @@ from polyjob.db.models import Audit, Build, Job, Project, User
 from polyjob.jobconfig.parsing import parse_content, to_yaml
 from polyjob.jobconfig.schema import load_config
 from polyjob.pages import actions
-from polyjob.services import bookmarks, builds, jobs, submission
+from polyjob.services import bookmarks, builds, cloning, jobs, submission
 from polyjob.settings import Settings
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
@@ -148,7 +148,7 @@ class TestJobs:
 
     def test_are_deleted_when_that_is_confirmed(self, ana: Browser, job: Job) -> None:
         bring(1, *RUNNING, name="train")
-        submission.clone(job, job.user, "restart", {}, settings_of(ana))
+        cloning.clone(job, job.user, "restart", {}, settings_of(ana))
         page = ana.get(f"{URL}/delete")
         assert "Delete train?" in page.text
         assert "it has not ended" in page.text
