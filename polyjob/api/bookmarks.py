@@ -23,7 +23,7 @@ from polyjob.auth import identity, users
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job, Project, User
 from polyjob.services import bookmarks, builds, jobs, projects
-from polyjob.services.filters import parse_sort, sort_names
+from polyjob.services.sorting import parse_sort, sort_names
 
 SORT = {
     "name": "sort",

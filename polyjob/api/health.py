@@ -17,7 +17,7 @@ from polyjob.auth.permissions import Access, requires
 from polyjob.clock import Clock
 from polyjob.db import migrations
 from polyjob.engine_link import count_restarts, engine_pid, last_pass, read_engine_report
-from polyjob.services.jobs import slots_note
+from polyjob.services.job_queue import slots_note
 
 COMPATIBLE_VERSION = "0.6.1"
 """The newest client that polyjob speaks to; to a client, the platform's own version."""

@@ -28,7 +28,7 @@ from polyjob.auth.identity import authenticate, current_identity
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Job
 from polyjob.errors import Invalid, Problem
-from polyjob.services import bookmarks, cloning, jobs, submission
+from polyjob.services import bookmarks, cloning, job_queue, jobs, submission
 from polyjob.services.idempotency import IdempotentRequest
 
 LONGEST_WAIT = 60.0
@@ -232,12 +232,12 @@ def unbookmark_job(username: str, project_name: str, job_id: int) -> Response:
 
 def job_view(job: Job) -> JobView:
     """Return the job with all its fields, as the current user sees it."""
-    position = jobs.queue_position(job)
+    position = job_queue.queue_position(job)
     return JobView.from_job(
         job,
         bookmarked=bookmarks.is_bookmarked(job, me()),
         queue_position=position,
-        waiting_reason=jobs.waiting_reason(job, position),
+        waiting_reason=job_queue.waiting_reason(job, position),
         root=root(),
     )
 

@@ -13,7 +13,7 @@ from polyjob.api.request_context import me
 from polyjob.auth import identity
 from polyjob.db.models import Build, Job, Project, User
 from polyjob.services import builds, jobs
-from polyjob.services.filters import BUILD_SORT_COLUMNS, JOB_SORT_COLUMNS, after_cursor, cursor_order, parse_sort
+from polyjob.services.sorting import BUILD_SORT_COLUMNS, JOB_SORT_COLUMNS, after_cursor, cursor_order, parse_sort
 
 _HIDDEN = {
     "config",

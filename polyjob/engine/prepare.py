@@ -6,7 +6,7 @@ from typing import Any
 
 from polyjob.clock import Clock
 from polyjob.db.models import Job, JobStatus
-from polyjob.services import builds
+from polyjob.services import build_reuse, builds
 from polyjob.services.notes import START_REFUSED_NOTE, note_text, with_note
 from polyjob.services.transitions import transition, update_columns
 from polyjob.statuses import Status
@@ -44,7 +44,7 @@ def make_build_anew(job: Job, why: str, python: str = "") -> None:
     inside `database.write`."""
     if job.build is not None:
         builds.mark_stale(job.build, why)
-    build, _ = builds.find_or_create(job, python)
+    build, _ = build_reuse.find_or_create(job, python)
     update_columns(job, build=build, attempt_at=None, attempt_clock=None)
 
 
@@ -75,7 +75,7 @@ def end_unstarted(job: Job) -> None:
 
 
 def _to_build(job: Job, python: str) -> None:
-    build, why = (job.build, ASKED) if job.build else builds.find_or_create(job, python)
+    build, why = (job.build, ASKED) if job.build else build_reuse.find_or_create(job, python)
     name = build.unique_name
     made = BUILD_RESULTS.get(build.runner, "what the job runs on")
     message = f"Using build {name}" if build.status.is_done else f"Build {name} makes {made}"

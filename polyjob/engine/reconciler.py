@@ -25,7 +25,7 @@ from polyjob.engine.orphans import Unclaimed
 from polyjob.engine.removal import Erasing
 from polyjob.engine.writes import Step
 from polyjob.services import specs
-from polyjob.services.jobs import gpus_taken, slots_taken
+from polyjob.services.job_queue import gpus_taken, slots_taken
 from polyjob.services.transitions import transition
 from polyjob.statuses import Status
 from runners.base import Runner

@@ -13,7 +13,7 @@ from polyjob.api.paging import root
 from polyjob.clock import now
 from polyjob.db.models import Build, Job, Project, User
 from polyjob.pages import diffs, formatting, logs, outputs, timeline
-from polyjob.services import bookmarks, jobs
+from polyjob.services import bookmarks, job_queue, jobs
 from polyjob.storage.store import Store
 
 LOG_BYTES = 1 << 16
@@ -26,7 +26,7 @@ def about(job: Job, user: User) -> dict[str, Any]:
     rows = list(jobs.list_statuses(job))
     last = rows[-1]
     steps = timeline.steps(rows, now())
-    waiting = jobs.waiting_reason(job, jobs.queue_position(job))
+    waiting = job_queue.waiting_reason(job, job_queue.queue_position(job))
     originals, clones = _originals(job), _clones(job)
     return {
         "job": job,

@@ -20,14 +20,8 @@ from polyjob.db.models import ARCHIVED, QUEUED, SHOWN, UNDELETED, Bookmark, Job,
 from polyjob.errors import Invalid
 from polyjob.pages import formatting
 from polyjob.services import bookmarks
-from polyjob.services.filters import (
-    JOB_FIELDS,
-    JOB_SORT_COLUMNS,
-    CursorOrder,
-    after_cursor,
-    has_condition_on,
-    parse_query,
-)
+from polyjob.services.filters import JOB_FIELDS, has_condition_on, parse_query
+from polyjob.services.sorting import JOB_SORT_COLUMNS, CursorOrder, after_cursor
 from polyjob.statuses import Status
 
 PAGE_SIZE = 50

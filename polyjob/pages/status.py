@@ -17,7 +17,7 @@ from polyjob.db.database import database
 from polyjob.db.models import CLAIMED, QUEUED, Build, Job, Project, User
 from polyjob.engine_link import read_disk_usage
 from polyjob.pages import chart
-from polyjob.services import jobs
+from polyjob.services import job_queue
 from polyjob.settings import Settings
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
@@ -32,7 +32,7 @@ FAILURES, BUILDS = 10, 10
 
 def about(settings: Settings, hours: int) -> dict[str, Any]:
     free, total = Store(settings.data_dir).free_bytes(), shutil.disk_usage(settings.data_dir).total
-    taken = jobs.slots_taken()
+    taken = job_queue.slots_taken()
     return {
         "version": polyjob.__version__,
         "parts": parts(),
@@ -42,7 +42,7 @@ def about(settings: Settings, hours: int) -> dict[str, Any]:
         "taken": taken,
         "queued": int(database.execute_sql(f"SELECT COUNT(*) FROM job WHERE {QUEUED.sql}").fetchone()[0]),
         "oldest": _oldest(),
-        "gpus_taken": len(jobs.gpus_taken()) if settings.gpus else 0,
+        "gpus_taken": len(job_queue.gpus_taken()) if settings.gpus else 0,
         "free": free,
         "total": total,
         "load": os.getloadavg(),

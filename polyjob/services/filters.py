@@ -1,9 +1,9 @@
-"""The query language of lists: `?query=` and `?sort=` to peewee expressions. Pure: touches no database.
+"""The filters of lists: translate `?query=` to peewee expressions. Pure: does not read the database.
 
-A query is conditions joined by commas, all of which must hold; a condition is `field:operation`:
+A query is a list of conditions, separated by commas, which must all hold. A condition is `field:operation`:
 
 =====================  =============================================  =====================
-`field:a`              equal; for a date without a time, that day     every field
+`field:a`              equal; for a date without a time, on that day     every field
 `field:a|b`            one of                                         values, tags, texts
 `field:~…`             not                                            every field
 `field:>=a`            compare by `<`, `<=`, `>`, `>=`                dates, numbers
@@ -11,8 +11,11 @@ A query is conditions joined by commas, all of which must hold; a condition is `
 `field:%a%`, `a%`      contains, begins with, ends with               texts
 =====================  =============================================  =====================
 
-Only the fields of `JOB_FIELDS` and `BUILD_FIELDS` can be asked for. Null matches no date and no comparison, and
-matches a «not» of everything else.
+Only the fields of `JOB_FIELDS`, `BUILD_FIELDS` and `PROJECT_FIELDS` can be used. Null does not match a date or a
+comparison, negated or not. It matches the negation of every other condition.
+
+The grammar is Polyaxon's, because its clients and its users' scripts send such queries. It is flat and small, so a
+split at the separators reads it and no parser library is needed.
 """
 
 from __future__ import annotations
@@ -20,19 +23,20 @@ from __future__ import annotations
 import datetime
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peewee import SQL, Expression, Field, NodeList, Ordering, Value, fn
+from peewee import SQL, Expression, Field, NodeList, Value, fn
 
 from polyjob.db.models import Build, Job, Project, Upload, User
 from polyjob.errors import Invalid, Problem
+from polyjob.services.sorting import shorten
 
 MAX_QUERY_LENGTH = 2_000
 """Characters of a query."""
 MAX_QUERY_CONDITIONS = 50
-"""Conditions of a query, and fields of a sort."""
+"""Conditions of a query."""
 MAX_QUERY_VALUES = 100
 """Values of one condition."""
 
@@ -50,112 +54,52 @@ _MICROSECOND = datetime.timedelta(microseconds=1)
 
 
 class _InvalidOperand(ValueError):
-    """An operand that the field does not take; the text says why."""
+    """The field does not accept the operand; the text gives the reason."""
 
 
 Condition = Callable[[str], Any]
-"""An operand without its `~` to a peewee expression. Raises _Wrong."""
+"""Translates an operand without its `~` to a peewee expression. Raises _InvalidOperand."""
 
 
 @dataclass(frozen=True)
 class QueryField:
     condition: Condition
     nullable: bool = False
-    """Whether a «not» also matches rows that have nothing there."""
+    """Whether a negated condition also matches rows that have null there."""
     column: Any = None
 
 
 def parse_query(text: str | None, fields: Mapping[str, QueryField], subject: str) -> list[Any]:
-    """The expressions of a query, to be joined by AND. `subject` names what is asked for in errors: `job`, `build`.
+    """Return the expressions of a query, to be joined by AND.
 
-    Raises Invalid that points at `/query` with every condition that is wrong.
+    `subject` names the items in error messages, such as `job`. Raises Invalid with a problem at `/query` for every
+    condition that is not valid.
     """
     if not text or not text.strip():
         return []
     if len(text) > MAX_QUERY_LENGTH:
-        raise Invalid([Problem("/query", f"A query has at most {MAX_QUERY_LENGTH} characters.")])
+        raise Invalid(
+            [Problem("/query", f"A query has at most {MAX_QUERY_LENGTH} characters; this one has {len(text)}.")]
+        )
     parts = text.split(",")
     if len(parts) > MAX_QUERY_CONDITIONS:
-        raise Invalid([Problem("/query", f"A query has at most {MAX_QUERY_CONDITIONS} conditions.")])
-    found, problems = [], []
+        raise Invalid(
+            [Problem("/query", f"A query has at most {MAX_QUERY_CONDITIONS} conditions; this one has {len(parts)}.")]
+        )
+    expressions, problems = [], []
     for part in parts:
         try:
-            found.append(_condition(part, fields, subject))
-        except _InvalidOperand as wrong:
-            problems.append(Problem("/query", str(wrong)))
+            expressions.append(_condition(part, fields, subject))
+        except _InvalidOperand as error:
+            problems.append(Problem("/query", str(error)))
     if problems:
         raise Invalid(problems)
-    return found
+    return expressions
 
 
 def has_condition_on(text: str | None, name: str) -> bool:
     """Return whether a query has a condition on this field."""
     return any(part.partition(":")[0].strip() == name for part in (text or "").split(","))
-
-
-def parse_sort(text: str | None, columns: Mapping[str, Field], default: str = "-updated_at") -> list[Ordering]:
-    """Return the ORDER BY of `?sort=`: names of columns, `-` for descending; nulls come last, and the id makes pages
-    stable. Raises Invalid that points to `sort` for names that no list is sorted by."""
-    names = sort_names(text, columns, default)
-    orders = [_order(columns[name.removeprefix("-")], name.startswith("-")) for name in names]
-    return [*orders, _order(columns["id"], names[0].startswith("-"))]
-
-
-def sort_names(text: str | None, known: Iterable[str], default: str) -> list[str]:
-    """Return the names of `?sort=`, each with its `-`, or else the default. Raises Invalid that points to `sort` for a
-    name that is not known."""
-    names = [name.strip() for name in (text or "").split(",") if name.strip()]
-    unknown = [name for name in names if name.removeprefix("-") not in known]
-    if unknown:
-        fields = ", ".join(f"`{name}`" for name in known)
-        detail = f"There is no sort field `{_short(unknown[0])}`; there are: {fields}. `-` before a field reverses."
-        raise Invalid([Problem("sort", detail)])
-    if len(names) > MAX_QUERY_CONDITIONS:
-        raise Invalid([Problem("sort", f"A list is sorted by at most {MAX_QUERY_CONDITIONS} fields.")])
-    return names or [default]
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 100 else f"{text[:99]}…"
-
-
-@dataclass(frozen=True)
-class CursorOrder:
-    """The order of a list that is walked by cursor: by one column, then by id."""
-
-    name: str
-    column: Field
-    descending: bool
-
-
-def cursor_order(text: str | None, columns: Mapping[str, Field], default: str = "-updated_at") -> CursorOrder:
-    """As `parse_sort`, for a walk by cursor. Raises Invalid where several columns are asked for."""
-    names = sort_names(text, columns, default)
-    if len(names) > 1:
-        raise Invalid([Problem("sort", "A walk by `cursor` goes by one column.")])
-    name = names[0].removeprefix("-")
-    return CursorOrder(names[0], columns[name], names[0].startswith("-"))
-
-
-def after_cursor(order: CursorOrder, key: Field, value: Any, number: int) -> Any:
-    """The condition on rows that stand behind the row with this value (as stored) and id. Nulls stand last."""
-    after = operator.lt if order.descending else operator.gt
-    if order.column is key:
-        return after(key, number)
-    if value is None:
-        return order.column.is_null() & after(key, number)
-    pair = NodeList((order.column, key), glue=", ", parens=True)
-    given = NodeList((Value(value), Value(number)), glue=", ", parens=True)
-    rest = NodeList((pair, SQL("<" if order.descending else ">"), given))
-    return Expression(rest, "OR", order.column.is_null()) if order.column.null else Expression(rest, "AND", SQL("1"))
-
-
-def _order(column: Field, descending: bool) -> Ordering:
-    return (
-        column.desc(nulls="LAST" if column.null else None)
-        if descending
-        else column.asc(nulls="LAST" if column.null else None)
-    )
 
 
 def _condition(text: str, fields: Mapping[str, QueryField], subject: str) -> Any:
@@ -164,24 +108,25 @@ def _condition(text: str, fields: Mapping[str, QueryField], subject: str) -> Any
     operand = operand.removeprefix("~").strip()
     if not (name and colon and operand):
         raise _InvalidOperand(
-            f"Expression is not valid, it must be formatted as name:operation, Expression: {text.strip()}"
+            f"`{shorten(text.strip())}` is not a condition; write `field:value`, such as `status:running`."
         )
     field = fields.get(name)
     if field is None:
-        raise _InvalidOperand(f"key `{name}` is not supported by query manager `{subject}`.{_hint(name, subject)}")
+        raise _InvalidOperand(_unknown_field(name, fields, subject))
     try:
         expression = field.condition(operand)
-    except _InvalidOperand as wrong:
-        raise _InvalidOperand(f"`{name}:{_short(operand)}`: {wrong}") from None
+    except _InvalidOperand as error:
+        raise _InvalidOperand(f"`{name}:{shorten(operand)}`: {error}.") from None
     if not negated:
         return expression
     return (~expression) | field.column.is_null() if field.nullable else ~expression
 
 
-def _hint(name: str, subject: str) -> str:
+def _unknown_field(name: str, fields: Iterable[str], subject: str) -> str:
     if name.split(".")[0] in ("metric", "params", "declarations"):
-        return f" A {subject} has no metrics and no parameters to ask for."
-    return ""
+        return f"`{shorten(name)}`: a {subject} cannot be filtered by metrics or params."
+    known = ", ".join(f"`{field}`" for field in fields)
+    return f"There is no {subject} field `{shorten(name)}`; there are: {known}."
 
 
 # Kinds of fields.
@@ -190,9 +135,9 @@ def _hint(name: str, subject: str) -> str:
 def _values(operand: str) -> list[str]:
     values = [value.strip() for value in operand.split("|")]
     if not all(values):
-        raise _InvalidOperand("a value is missing beside `|`")
+        raise _InvalidOperand("a value is missing before or after `|`")
     if len(values) > MAX_QUERY_VALUES:
-        raise _InvalidOperand(f"it has {len(values)} values; at most {MAX_QUERY_VALUES} are allowed")
+        raise _InvalidOperand(f"{len(values)} values are given, but at most {MAX_QUERY_VALUES} are allowed")
     return values
 
 
@@ -200,20 +145,20 @@ def _whole_number(text: str) -> int:
     try:
         number = int(text)
     except ValueError:
-        raise _InvalidOperand(f"`{text}` is no whole number") from None
+        raise _InvalidOperand(f"`{text}` is not a whole number") from None
     if abs(number) >= 1 << 63:
-        raise _InvalidOperand(f"`{text}` is too large")
+        raise _InvalidOperand(f"`{text}` is too large; the limit is {(1 << 63) - 1}")
     return number
 
 
-def _yes_no(text: str) -> bool:
+def _true_or_false(text: str) -> bool:
     try:
         return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
     except KeyError:
         raise _InvalidOperand(f"`{text}` is neither true nor false") from None
 
 
-def _value(column: Field, read: Callable[[str], Any] = str) -> QueryField:
+def _equal(column: Field, read: Callable[[str], Any] = str) -> QueryField:
     def condition(operand: str) -> Any:
         return column.in_([Value(read(value), converter=column.db_value) for value in _values(operand)])
 
@@ -221,13 +166,13 @@ def _value(column: Field, read: Callable[[str], Any] = str) -> QueryField:
 
 
 def _is_set(column: Field) -> QueryField:
-    return QueryField(lambda operand: column.is_null(not _yes_no(operand)))
+    return QueryField(lambda operand: column.is_null(not _true_or_false(operand)))
 
 
 def _number(column: Field) -> QueryField:
     def condition(operand: str) -> Any:
         if "|" in operand or ".." in operand:
-            raise _InvalidOperand("a number takes neither `|` nor `..`")
+            raise _InvalidOperand("a number takes neither `|` nor `..`; write one number, such as `0` or `>0`")
         compare, rest = _comparison(operand)
         return compare(column, _whole_number(rest))
 
@@ -235,18 +180,18 @@ def _number(column: Field) -> QueryField:
 
 
 def _text(column: Field) -> QueryField:
-    def one(value: str) -> Any:
-        head, tail = value.startswith("%"), value.endswith("%") and len(value) > 1
-        middle = value[head : len(value) - tail]
-        if not (head or tail):
+    def match(value: str) -> Any:
+        is_open_start, is_open_end = value.startswith("%"), value.endswith("%") and len(value) > 1
+        text = value[is_open_start : len(value) - is_open_end]
+        if not (is_open_start or is_open_end):
             return column == value
-        if not middle:
-            raise _InvalidOperand("there is nothing to look for between the `%`")
-        pattern = f"{'%' if head else ''}{_escaped(middle)}{'%' if tail else ''}"
+        if not text:
+            raise _InvalidOperand("there is no text beside the `%`")
+        pattern = f"{'%' if is_open_start else ''}{_escaped(text)}{'%' if is_open_end else ''}"
         return NodeList((column, SQL("LIKE"), Value(pattern), SQL("ESCAPE '\\'")), parens=True)
 
     def condition(operand: str) -> Any:
-        alternatives = [Expression(one(value), "AND", SQL("1")) for value in _values(operand)]
+        alternatives = [Expression(match(value), "AND", SQL("1")) for value in _values(operand)]
         return Expression(NodeList(alternatives, glue=" OR ", parens=True), "AND", SQL("1"))
 
     return QueryField(condition, column.null, column)
@@ -268,15 +213,15 @@ def _tags(column: Field) -> QueryField:
 def _date(column: Field) -> QueryField:
     def condition(operand: str) -> Any:
         if "|" in operand:
-            raise _InvalidOperand("a date takes no `|`")
+            raise _InvalidOperand("a date does not take `|`; write a range, `a..b`")
         if ".." in operand:
             return _between(column, operand)
         compare, rest = _comparison(operand)
-        first, after = _span(rest)
+        start, end = _interval(rest)
         if compare is operator.eq:
-            return (column >= first) & (column < after)
-        # «after a day» and «up to a day» mean its end, where no time of day was given.
-        return compare(column, after - _MICROSECOND if compare in (operator.gt, operator.le) else first)
+            return (column >= start) & (column < end)
+        # Without a time of day, `>` and `<=` compare with the end of the day.
+        return compare(column, end - _MICROSECOND if compare in (operator.gt, operator.le) else start)
 
     return QueryField(condition)
 
@@ -284,8 +229,8 @@ def _date(column: Field) -> QueryField:
 def _between(column: Field, operand: str) -> Any:
     ends = [end.strip() for end in operand.split("..")]
     if len(ends) != 2 or not all(ends):
-        raise _InvalidOperand("a range has two ends, `a..b`")
-    return (column >= _span(ends[0])[0]) & (column < _span(ends[1])[1])
+        raise _InvalidOperand("a range has two ends; write `a..b`")
+    return (column >= _interval(ends[0])[0]) & (column < _interval(ends[1])[1])
 
 
 def _comparison(operand: str) -> tuple[Callable[[Any, Any], Any], str]:
@@ -295,8 +240,9 @@ def _comparison(operand: str) -> tuple[Callable[[Any, Any], Any], str]:
     return operator.eq, operand
 
 
-def _span(text: str) -> tuple[datetime.datetime, datetime.datetime]:
-    """(first instant, first instant behind it) of a day, or of a date with a time. UTC where no zone is given."""
+def _interval(text: str) -> tuple[datetime.datetime, datetime.datetime]:
+    """Return (the first instant, the first instant after it) of a day or of a date with a time; UTC unless it names a
+    zone."""
     try:
         moment = datetime.datetime.fromisoformat(text)
         moment = moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
@@ -304,12 +250,12 @@ def _span(text: str) -> tuple[datetime.datetime, datetime.datetime]:
         return moment, moment + (_DAY if _DATE.fullmatch(text) else _MICROSECOND)
     except (ValueError, OverflowError):
         raise _InvalidOperand(
-            f"`{text}` is no date: it takes `YYYY-MM-DD`, with a time `HH:MM[:SS]` behind it or not"
+            f"`{text}` is not a date; write `YYYY-MM-DD`, or add a time: `YYYY-MM-DD HH:MM`"
         ) from None
 
 
 def _user(column: Field, read: str | None) -> QueryField:
-    """A user by name or id; without a suffix, a number is an id."""
+    """Match a user by name or id. If `read` is None, digits are an id."""
 
     def condition(operand: str) -> Any:
         values = _values(operand)
@@ -332,22 +278,22 @@ def _commit(column: Field) -> QueryField:
 
 
 def _run(column: Field, kind: str) -> QueryField:
-    """A job or build by its number or unique name, such as `ana.demo.jobs.7`."""
+    """Match a job or build by its id or unique name, such as `ana.demo.jobs.7`."""
     name = re.compile(rf"(?:[\w-]+\.[\w-]+\.{kind}\.)?([0-9]+)\Z")
 
     def read(text: str) -> int:
         match = name.match(text)
         return _whole_number(match[1] if match else text)
 
-    return _value(column, read)
+    return _equal(column, read)
 
 
 def _common(table: type[Job] | type[Build]) -> dict[str, QueryField]:
     return {
-        "id": _value(table.id, _whole_number),
+        "id": _equal(table.id, _whole_number),
         "name": _text(table.name),
         "description": _text(table.description),
-        "status": _value(table.status),
+        "status": _equal(table.status),
         "created_at": _date(table.created_at),
         "updated_at": _date(table.updated_at),
         "started_at": _date(table.started_at),
@@ -356,40 +302,30 @@ def _common(table: type[Job] | type[Build]) -> dict[str, QueryField]:
         "user": _user(table.user, None),
         "user.id": _user(table.user, "id"),
         "user.username": _user(table.user, "username"),
-        "project": _value(table.project, _whole_number),
-        "project.id": _value(table.project, _whole_number),
+        "project": _equal(table.project, _whole_number),
+        "project.id": _equal(table.project, _whole_number),
         "project.name": _project_name(table.project),
         "commit": _commit(table.code),
-        "backend": _value(table.runner),
-        "is_managed": _value(table.is_managed, _yes_no),
+        "backend": _equal(table.runner),
+        "is_managed": _equal(table.is_managed, _true_or_false),
         "archived": _is_set(table.archived_at),
     }
 
 
 JOB_FIELDS: Mapping[str, QueryField] = _common(Job) | {
     "build": _run(Job.build, "builds"),
-    "build.id": _value(Job.build, _whole_number),
+    "build.id": _equal(Job.build, _whole_number),
     "original": _run(Job.original, "jobs"),
-    "cloning_strategy": _value(Job.cloning_strategy),
+    "cloning_strategy": _equal(Job.cloning_strategy),
     "exit_code": _number(Job.exit_code),
 }
 BUILD_FIELDS: Mapping[str, QueryField] = _common(Build)
 PROJECT_FIELDS: Mapping[str, QueryField] = {
-    "id": _value(Project.id, _whole_number),
+    "id": _equal(Project.id, _whole_number),
     "name": _text(Project.name),
     "description": _text(Project.description),
     "created_at": _date(Project.created_at),
     "updated_at": _date(Project.updated_at),
     "tags": _tags(Project.tags),
-    "is_public": _value(Project.is_public, _yes_no),
-}
-
-_DATES: Sequence[str] = ("id", "created_at", "updated_at", "started_at", "finished_at")
-JOB_SORT_COLUMNS: Mapping[str, Field] = {name: getattr(Job, name) for name in _DATES}
-BUILD_SORT_COLUMNS: Mapping[str, Field] = {name: getattr(Build, name) for name in _DATES}
-PROJECT_SORT_COLUMNS: Mapping[str, Field] = {
-    "id": Project.id,
-    "name": Project.name,
-    "created_at": Project.created_at,
-    "updated_at": Project.updated_at,
+    "is_public": _equal(Project.is_public, _true_or_false),
 }

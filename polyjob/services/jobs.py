@@ -1,7 +1,7 @@
-"""What can be done with jobs: find, change, stop, archive, delete; `polyjob.services.submission` makes them.
+"""Job operations: look up, update, stop, archive, delete. `submission` and `cloning` create jobs.
 
-Each verb is one transaction, synced when it returns, and wakes the engine where that has something to do. What is
-wished is written here; what is, by the engine.
+Each operation is one transaction. When it returns, the change is synced to disk, and the engine has received a wake-up
+if it has something to do. This module records the desired state; the engine records the actual state.
 """
 
 from __future__ import annotations
@@ -13,44 +13,37 @@ from peewee import ModelSelect
 
 from polyjob.clock import now
 from polyjob.db.database import database, write
-from polyjob.db.models import CLAIMED, QUEUED, SHOWN, Build, Job, JobStatus, Project, User
+from polyjob.db.models import SHOWN, Job, JobStatus, Project, User
 from polyjob.db.prepared import Prepared
 from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.services import audit, specs
 from polyjob.services.entries import check_size
-from polyjob.services.filters import JOB_FIELDS, JOB_SORT_COLUMNS, has_condition_on, parse_query, parse_sort
+from polyjob.services.filters import JOB_FIELDS, has_condition_on, parse_query
+from polyjob.services.job_queue import jobs_with_retried_start, position_of
 from polyjob.services.merge import merge_lists
-from polyjob.services.notes import note_text, with_note
+from polyjob.services.notes import with_note
+from polyjob.services.sorting import JOB_SORT_COLUMNS, parse_sort
 from polyjob.services.transitions import MAX_MESSAGE_LENGTH, transition, update_columns, update_note
 from polyjob.settings import Settings
 from polyjob.statuses import Status
 
 STOPPED_MESSAGE = "Job was stopped"
 MAX_REPORTED_STATUSES = 100
-"""Statuses that clients reported of one job, the latest."""
-_ENTRIES = {"data_refs", "params"}
-_CHANGEABLE = ("name", "description", "readme", "tags", "data_refs", "params")
+"""Statuses reported by clients that one job keeps; the oldest is dropped first."""
+_ENTRY_COLUMNS = {"data_refs", "params"}
+_UPDATABLE_COLUMNS = ("name", "description", "readme", "tags", "data_refs", "params")
 
 BY_ID = Prepared(lambda: Job.select().where(Job.id == 0))
 _BY_PROJECT = Prepared(
     lambda: Job.select().where(Job.id == 0, Job.project == 0, Job.deleted_at.is_null(), Job.archived_at.is_null())
 )
 
-_HOLDERS = Prepared(
-    lambda: (
-        Job.select(Job.id, Job.build_id, Job.notes)
-        .where(CLAIMED, Job.exit.is_null(), Job.handle.is_null())
-        .order_by(Job.id)
-    )
-)
-_PLACE = f"SELECT COUNT(*) FROM job WHERE {QUEUED.sql} AND id <= ?"
-
-# Finding.
+# Look up.
 
 
 def find(project: Project, job_id: int) -> Job:
-    """Raises NotFound, also for a job that is archived or being deleted."""
+    """Return the job. Raises NotFound, also for a job that is archived or deleted."""
     job = _BY_PROJECT.first(job_id, project.id)
     if job is None:
         raise _not_found(job_id)
@@ -65,15 +58,18 @@ def _not_found(job_id: int) -> NotFound:
 
 
 def visible_state(project: Project, job_id: int) -> tuple[object, ...]:
-    """What changes whenever something changes that people see of the job; reads one row, while the job is queued its
-    place and who holds slots, and while it waits for a build that one's version. Raises NotFound."""
+    """Return a tuple that changes with every change that is visible on the job, for its ETag. Raises NotFound.
+
+    Reads one row. For a queued job it also reads the queue position and the jobs that hold slots; for a job that waits
+    for a build, the version of the build.
+    """
     sql = "SELECT version, status, is_managed, build_id FROM job WHERE id = ? AND project_id = ? AND "
     row = database.execute_sql(sql + SHOWN.sql, (job_id, project.id)).fetchone()
     if row is None:
         raise _not_found(job_id)
     version, status, is_managed, build_id = row
     if status == Status.CREATED and is_managed:
-        return version, database.execute_sql(_PLACE, (job_id,)).fetchone()[0], *jobs_with_retried_start()
+        return version, position_of(job_id), *jobs_with_retried_start()
     if status == Status.BUILDING:
         return version, database.execute_sql("SELECT version FROM build WHERE id = ?", (build_id,)).fetchone()
     return (version,)
@@ -82,20 +78,20 @@ def visible_state(project: Project, job_id: int) -> tuple[object, ...]:
 def list_jobs(
     project: Project, query: str | None = None, sort: str | None = None, *, with_archived: bool = False
 ) -> ModelSelect[Job]:
-    """Return the project's jobs that the query selects, in the order of `sort`, by default last changed first.
+    """Return the project's jobs that match the query, sorted by `sort`; by default the last updated comes first.
 
-    Archived jobs are left out, unless the query has a condition on `archived` and `with_archived` is true. Raises
-    Invalid for a query that is not valid; see `polyjob.services.filters`.
+    Archived jobs are left out, unless `with_archived` is true and the query has a condition on `archived`. Raises
+    Invalid for an invalid query or sort; see `polyjob.services.filters`.
     """
-    wanted = parse_query(query, JOB_FIELDS, "job")
+    conditions = parse_query(query, JOB_FIELDS, "job")
     if not (with_archived and has_condition_on(query, "archived")):
-        wanted.append(Job.archived_at.is_null())
-    found = Job.select().where(Job.project == project, Job.deleted_at.is_null(), *wanted)
-    return found.order_by(*parse_sort(sort, JOB_SORT_COLUMNS))
+        conditions.append(Job.archived_at.is_null())
+    jobs = Job.select().where(Job.project == project, Job.deleted_at.is_null(), *conditions)
+    return jobs.order_by(*parse_sort(sort, JOB_SORT_COLUMNS))
 
 
 def list_archived(owner: User) -> ModelSelect[Job]:
-    """The archived jobs of the owner's projects, last archived first."""
+    """Return the archived jobs of the owner's projects, last archived first."""
     projects = Project.select(Project.id).where(Project.user == owner, Project.deleted_at.is_null())
     return (
         Job.select()
@@ -104,91 +100,36 @@ def list_archived(owner: User) -> ModelSelect[Job]:
     )
 
 
-def queue_position(job: Job) -> int | None:
-    """1 for the job that is claimed next; None for one that does not wait to be claimed."""
-    if job.status is not Status.CREATED or not job.is_managed:
-        return None
-    return int(database.execute_sql(_PLACE, (job.id,)).fetchone()[0])
+# Update.
 
 
-def slots_taken() -> int:
-    """Jobs that hold a slot: claimed, and not yet known to have ended."""
-    return int(database.execute_sql(f"SELECT COUNT(*) FROM job WHERE {CLAIMED.sql} AND exit IS NULL").fetchone()[0])
+def check_name_is_free(project: Project, name: str | None, ignored: Job | None = None) -> None:
+    """Raise Invalid if a job of the project other than `ignored` has the name."""
+    if name is not None and is_name_taken(project, name, ignored):
+        raise Invalid([Problem("/name", f"This project already has a job named `{name}`; choose another name.")])
 
 
-def jobs_with_retried_start() -> list[int]:
-    """Return the ids of the jobs that hold a slot while their start, or their build, is retried."""
-    holders = _HOLDERS()
-    waiting = {job.build_id for job in holders if job.build_id is not None}
-    builds = Build.select(Build.id, Build.notes).where(Build.id.in_(waiting), Build.finished_at.is_null())
-    retried = {build.id for build in builds if note_text(build.notes, "retry")} if waiting else set()
-    return [job.id for job in holders if note_text(job.notes, "retry") or job.build_id in retried]
-
-
-def slots_note() -> str | None:
-    """Return one sentence that names the jobs that hold slots without running; None where there are none."""
-    numbers = jobs_with_retried_start()
-    if not numbers:
-        return None
-    names = ", ".join(f"#{number}" for number in numbers)
-    if len(numbers) == 1:
-        return f"1 slot is held by a job whose start is retried: {names}."
-    return f"{len(numbers)} slots are held by jobs whose start is retried: {names}."
-
-
-def gpus_taken() -> set[int]:
-    """Those that a job holds that is not yet known to have ended."""
-    held = Job.select(Job.gpus).where(CLAIMED, Job.exit.is_null(), Job.gpus.is_null(False))
-    return {index for job in held for index in job.gpus}
-
-
-def waiting_reason(job: Job, position: int | None) -> str | None:
-    """What keeps the job, at this place in the queue, from running now, in one sentence; None if nothing does."""
-    if job.status.is_done or not job.is_managed:
-        return None
-    if job.status is Status.CREATED:
-        ahead, held = (position or 1) - 1, slots_note()
-        asked = 0 if note_text(job.notes, specs.GPU_PATH) else specs.requested_gpus(job.config, job.runner)
-        reason = f"Waits for a free slot; {ahead} {'job is' if ahead == 1 else 'jobs are'} ahead of it."
-        if asked and not ahead:
-            reason = f"Waits for {asked} free {'GPU' if asked == 1 else 'GPUs'}, or for a free slot."
-        return f"{reason} {held}" if held else reason
-    if job.status is Status.BUILDING and job.build is not None and not job.build.status.is_done:
-        why = note_text(job.build.notes, "retry")
-        return f"Waits for build {job.build.unique_name}, which is {job.build.status}{f': {why}' if why else '.'}"
-    return note_text(job.notes, "retry") if job.handle is None and job.exit is None else None
-
-
-# Changing.
-
-
-def check_name_is_free(project: Project, name: str | None, but: Job | None = None) -> None:
-    """Raises Invalid where another job than `but` has the name."""
-    if name is not None and is_name_taken(project, name, but):
-        raise Invalid([Problem("/name", f"There is a job named `{name}` in this project already.")])
-
-
-def is_name_taken(project: Project, name: str, but: Job | None = None) -> bool:
-    """Whether a job of the project other than `but` has the name."""
+def is_name_taken(project: Project, name: str, ignored: Job | None = None) -> bool:
+    """Return whether a job of the project other than `ignored` has the name."""
     query = Job.select().where(Job.project == project, Job.name == name, Job.deleted_at.is_null())
-    return bool((query.where(Job.id != but.id) if but else query).exists())
+    return bool((query.where(Job.id != ignored.id) if ignored else query).exists())
 
 
 def update(job: Job, changes: Mapping[str, Any], settings: Settings) -> Job:
-    """Change what people may: name, description, readme, tags, data_refs and params (these three merged with the old
-    ones where `changes["merge"]`), the original and, while the job waits in the queue, its config.
+    """Update what users can change, and return the job. Raises Invalid, and then changes nothing.
 
-    Raises Invalid; then nothing is changed.
+    These are name, description, readme, tags, data_refs, params and the original. With `changes["merge"]`, tags,
+    data_refs and params are merged with the existing ones. A job that is still queued also takes a new config.
     """
-    columns = {name: changes[name] for name in _CHANGEABLE if name in changes}
+    columns = {name: changes[name] for name in _UPDATABLE_COLUMNS if name in changes}
     with write("update"):
         job = reload(job)
         if changes.get("merge"):
             columns |= _merged_columns(job, columns)
-        for name in _ENTRIES & columns.keys():
+        for name in _ENTRY_COLUMNS & columns.keys():
             check_size(name, columns[name])
         if columns.get("name") is not None:
-            check_name_is_free(job.project, columns["name"], but=job)
+            check_name_is_free(job.project, columns["name"], ignored=job)
         if changes.get("original_job") is not None:
             columns["original"] = _find_original(job, changes["original_job"])
         if changes.get("config") is not None:
@@ -200,7 +141,7 @@ def update(job: Job, changes: Mapping[str, Any], settings: Settings) -> Job:
 
 
 def _merged_columns(job: Job, columns: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns that `merge` is about: tags united with the job's, entries merged with the job's by their keys."""
+    """Return the columns that `merge` affects. Tags are merged as a list; params and data_refs key by key."""
     merged: dict[str, Any] = {}
     if "tags" in columns:
         merged["tags"] = merge_lists("tags", job.tags, columns["tags"])
@@ -211,26 +152,29 @@ def _merged_columns(job: Job, columns: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _find_original(job: Job, number: int) -> int:
-    original = Job.get_or_none(Job.id == number, Job.project == job.project, Job.deleted_at.is_null())
+def _find_original(job: Job, original_id: int) -> int:
+    original = Job.get_or_none(Job.id == original_id, Job.project == job.project, Job.deleted_at.is_null())
     if original is None or original.id == job.id:
-        raise Invalid([Problem("/original_job", f"There is no other job {number} in this project.")])
+        raise Invalid([Problem("/original_job", f"There is no other job {original_id} in this project.")])
     return int(original.id)
 
 
 def _config_columns(job: Job, config: Mapping[str, Any], content: str | None, settings: Settings) -> dict[str, Any]:
-    """The columns of a new config. Only a job that was not claimed yet takes one."""
+    """Return the columns of a new config. Raises Invalid if the job was claimed already."""
     if job.status is not Status.CREATED:
         raise Invalid(
-            [Problem("/config", f"The job is {job.status}; only a job that waits in the queue takes a new config.")]
+            [Problem("/config", f"The job is {job.status}; only a queued job takes a new config. Clone it instead.")]
         )
     notes = specs.check_runner_support(config, job.runner, len(settings.gpus)) if job.is_managed else []
     return {"config": config, "content": content, "notes": notes or None}
 
 
 def request_stop(job: Job, user: User | None, settings: Settings) -> Job:
-    """Have the job stopped. One that was not claimed yet is `stopped` when this returns; a running one soon, once
-    nothing of it is left; one that is done stays as it is. Idempotent."""
+    """Request that the job stops, and return it. Idempotent.
+
+    A job that was not claimed yet is `stopped` when this returns. A running job becomes `stopped` once none of its
+    processes is left. A job that is done is not changed.
+    """
     with write("stop", makes_room=True):
         job = reload(job)
         _request_stop(job, "person", user)
@@ -239,14 +183,17 @@ def request_stop(job: Job, user: User | None, settings: Settings) -> Job:
 
 
 def delete(job: Job, user: User | None, settings: Settings) -> None:
-    """Hide the job at once, and have it stopped and then removed with all that it wrote. Idempotent."""
+    """Hide the job immediately; the engine stops it and then removes it with its files. Idempotent."""
     with write("delete", makes_room=True):
         mark_deleted(reload(job), user)
     wake_engine(settings.data_dir)
 
 
 def mark_deleted(job: Job, user: User | None) -> None:
-    """Do what `delete` does with a fresh row. Must be called inside `database.write`; wake the engine after it."""
+    """Do what `delete` does with a row that was just read.
+
+    Must be called inside `database.write`. The caller sends the engine a wake-up after the commit.
+    """
     if job.deleted_at is None:
         _request_stop(job, "delete", user)
         update_columns(job, deleted_at=now())
@@ -254,7 +201,7 @@ def mark_deleted(job: Job, user: User | None) -> None:
 
 
 def archive(job: Job, user: User | None, settings: Settings) -> None:
-    """Hide the job from lists and look-ups, and have it stopped if it is not done. Idempotent."""
+    """Hide the job from lists and look-ups, and request that it stops if it is not done. Idempotent."""
     with write("archive", makes_room=True):
         job = reload(job)
         if job.archived_at is None:
@@ -265,7 +212,7 @@ def archive(job: Job, user: User | None, settings: Settings) -> None:
 
 
 def restore(project: Project, job_id: int) -> Job:
-    """Show an archived job again; it stays as it is. Idempotent. Raises NotFound."""
+    """Restore an archived job, and return it. Its status does not change. Idempotent. Raises NotFound."""
     with write("restore"):
         job = BY_ID.first(job_id)
         if job is None or job.project_id != project.id or job.deleted_at is not None:
@@ -276,33 +223,33 @@ def restore(project: Project, job_id: int) -> Job:
     return job
 
 
-def stop_many(project: Project, numbers: Iterable[int], user: User | None, settings: Settings) -> list[int]:
-    """Have jobs of the project stopped; those of them that were there and not done."""
+def stop_many(project: Project, job_ids: Iterable[int], user: User | None, settings: Settings) -> list[int]:
+    """Request that jobs of the project stop. Return the ids of those that exist and were not done."""
     with write("stop", makes_room=True):
-        found = [job for job in _listed_jobs(project, numbers) if not job.status.is_done]
-        for job in found:
+        unfinished = [job for job in _listed_jobs(project, job_ids) if not job.status.is_done]
+        for job in unfinished:
             _request_stop(job, "person", user)
     wake_engine(settings.data_dir)
-    return [job.id for job in found]
+    return [job.id for job in unfinished]
 
 
-def delete_many(project: Project, numbers: Iterable[int], user: User | None, settings: Settings) -> list[int]:
-    """Delete jobs of the project; those of them that were there."""
+def delete_many(project: Project, job_ids: Iterable[int], user: User | None, settings: Settings) -> list[int]:
+    """Delete jobs of the project. Return the ids of those that exist."""
     with write("delete", makes_room=True):
-        found = _listed_jobs(project, numbers)
-        for job in found:
+        jobs = _listed_jobs(project, job_ids)
+        for job in jobs:
             mark_deleted(job, user)
     wake_engine(settings.data_dir)
-    return [job.id for job in found]
+    return [job.id for job in jobs]
 
 
-def _listed_jobs(project: Project, numbers: Iterable[int]) -> list[Job]:
-    shown = (Job.project == project) & Job.deleted_at.is_null() & Job.archived_at.is_null()
-    return list(Job.select().where(Job.id.in_(list(numbers)), shown).order_by(Job.id))
+def _listed_jobs(project: Project, job_ids: Iterable[int]) -> list[Job]:
+    listed = (Job.project == project) & Job.deleted_at.is_null() & Job.archived_at.is_null()
+    return list(Job.select().where(Job.id.in_(list(job_ids)), listed).order_by(Job.id))
 
 
 def stop_all(project: Project, user: User | None) -> None:
-    """Have every job of the project stopped. Must be called inside `database.write`."""
+    """Request that every job of the project stops. Must be called inside `database.write`."""
     for job in _unfinished(project):
         _request_stop(job, "person", user)
 
@@ -311,8 +258,8 @@ def delete_all(project: Project, user: User | None) -> None:
     """Delete every job of the project. Must be called inside `database.write`."""
     for job in _unfinished(project):
         mark_deleted(job, user)
-    left = Job.update(deleted_at=now(), version=Job.version + 1)
-    left.where(Job.project == project, Job.deleted_at.is_null()).execute()
+    finished = Job.update(deleted_at=now(), version=Job.version + 1)
+    finished.where(Job.project == project, Job.deleted_at.is_null()).execute()
 
 
 def _unfinished(project: Project) -> list[Job]:
@@ -332,11 +279,11 @@ def _request_stop(job: Job, kind: str, user: User | None) -> None:
 
 
 def reload(job: Job) -> Job:
-    """The row as it is now. Raises NotFound if it went meanwhile."""
-    found = BY_ID.first(job.id)
-    if found is None:
+    """Return the current row of the job. Raises NotFound if it was removed meanwhile."""
+    row = BY_ID.first(job.id)
+    if row is None:
         raise NotFound("The job was deleted.")
-    return found
+    return row
 
 
 # Statuses and notes.
@@ -351,10 +298,11 @@ def post_status(
     user: User | None,
     settings: Settings,
 ) -> JobStatus:
-    """Record what a client reports, and return the job's latest status.
+    """Record a status that a client reports, and return the job's latest status.
 
-    A job that polyjob does not run takes it as its status, if it may follow. For one that it runs it is kept beside the
-    statuses, but `stopped` from a person (not None) is a wish to stop.
+    If polyjob does not run the job (`is_managed` is false), the report becomes its status, provided that it may follow
+    the current one. If polyjob runs the job, the report is stored beside the statuses; but `stopped` from a user (not
+    None) requests a stop.
     """
     if job.is_managed and status is Status.STOPPED and user is not None:
         job = request_stop(job, user, settings)
@@ -373,14 +321,14 @@ def post_status(
 
 
 def _with_report(job: Job, status: Status, message: str | None) -> list[dict[str, Any]]:
-    """The job's reported statuses with one more. Beyond the bound the oldest goes."""
-    kept = (job.reported or [])[-(MAX_REPORTED_STATUSES - 1) :]
+    """Return the job's reported statuses with one more; the oldest is dropped beyond the limit."""
+    latest = (job.reported or [])[-(MAX_REPORTED_STATUSES - 1) :]
     report = {"status": str(status), "message": (message or "")[:MAX_MESSAGE_LENGTH] or None}
-    return [*kept, report | {"created_at": now().isoformat()}]
+    return [*latest, report | {"created_at": now().isoformat()}]
 
 
 def set_note(job: Job, kind: str, text: str | None) -> None:
-    """Keep what was reported of the job as its one note of this kind; None takes the note away. Idempotent."""
+    """Set the job's note of this kind; None removes it. Idempotent."""
     with write("note"):
         update_note(reload(job), kind, text)
 
@@ -392,5 +340,5 @@ def latest_status(job: Job) -> JobStatus:
 
 
 def list_statuses(job: Job | int) -> ModelSelect[JobStatus]:
-    """Oldest first."""
+    """Return the job's statuses, oldest first."""
     return JobStatus.select().where(JobStatus.job == job).order_by(JobStatus.created_at, JobStatus.id)

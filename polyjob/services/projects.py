@@ -14,8 +14,9 @@ from polyjob.db.models import Project, Upload, User
 from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.services import audit, builds, jobs
-from polyjob.services.filters import PROJECT_FIELDS, PROJECT_SORT_COLUMNS, parse_query, parse_sort
+from polyjob.services.filters import PROJECT_FIELDS, parse_query
 from polyjob.services.merge import merge_lists
+from polyjob.services.sorting import PROJECT_SORT_COLUMNS, parse_sort
 from polyjob.settings import Settings
 from polyjob.storage import uploads
 from polyjob.storage.store import Store

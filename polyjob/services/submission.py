@@ -13,7 +13,7 @@ from polyjob.db.prepared import insert
 from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, Problem
 from polyjob.services import audit, specs
-from polyjob.services.builds import UNUSABLE_STATUSES
+from polyjob.services.build_reuse import UNUSABLE_STATUSES
 from polyjob.services.entries import check_size
 from polyjob.services.idempotency import IdempotentRequest, check_replay
 from polyjob.services.jobs import check_name_is_free

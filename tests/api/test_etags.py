@@ -78,7 +78,7 @@ def test_a_place_in_the_queue_is_part_of_a_job(client):
 def test_the_build_that_a_job_waits_for_is_part_of_it(client):
     client.submit(build={"image": "a"})
     from polyjob.db.models import Job
-    from polyjob.services.builds import find_or_create
+    from polyjob.services.build_reuse import find_or_create
 
     with write("test"):
         build, _ = find_or_create(Job.get_by_id(1))

@@ -8,7 +8,7 @@ import pytest
 
 from polyjob.db.models import Job
 from polyjob.errors import Invalid
-from polyjob.services import jobs, specs, submission
+from polyjob.services import job_queue, specs, submission
 from polyjob.statuses import Status
 
 from .conftest import World
@@ -45,14 +45,14 @@ def test_each_job_has_its_own_and_gives_them_back(world):
     assert running(found) == [True, True, False]
     world.end(*found)
     assert held(found)[2] in ([0], [2], [5])
-    assert jobs.gpus_taken() == set()
+    assert job_queue.gpus_taken() == set()
 
 
 def test_one_whose_gpus_are_not_free_lets_those_pass_that_need_none(world):
     found = submit(world, 2, 3, 1, 0)
     world.settle()
     assert running(found) == [True, False, False, True]
-    assert "3 free GPUs" in jobs.waiting_reason(Job.get_by_id(found[1].id), 1)
+    assert "3 free GPUs" in job_queue.waiting_reason(Job.get_by_id(found[1].id), 1)
     world.end(*found)
     assert held(found)[1] == [0, 2, 5]
     ended = [Job.get_by_id(job.id).started_at for job in found]
@@ -87,4 +87,4 @@ def test_where_there_are_none_the_process_runner_goes_on_without_and_docker_refu
 def test_a_job_that_goes_on_without_waits_for_a_slot(world, settings, project, user):
     without = World(dataclasses.replace(settings, gpus=(), slots=1, runner="process"), project, user)
     _, waiting = submit(without, 0, 1)
-    assert jobs.waiting_reason(waiting, 1) == "Waits for a free slot; 0 jobs are ahead of it."
+    assert job_queue.waiting_reason(waiting, 1) == "Waits for a free slot; 0 jobs are ahead of it."

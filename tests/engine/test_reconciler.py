@@ -15,7 +15,7 @@ from polyjob.db.database import database, write
 from polyjob.db.models import Audit, Build, Job, Project, Token
 from polyjob.engine import cleanup
 from polyjob.engine.call_pools import InlineCalls, run
-from polyjob.services import audit, builds, jobs, projects
+from polyjob.services import audit, builds, job_queue, jobs, projects
 from polyjob.services.notes import note_text
 from polyjob.statuses import Status
 from runners.base import RunnerUnavailable
@@ -82,7 +82,7 @@ def test_slots_are_never_overrun_and_the_queue_is_first_come_first_served(world)
     submitted = [world.submit(seconds=2) for _ in range(5)]
     world.settle()
     assert [str(world.read(job).status) for job in submitted] == ["running"] * 2 + ["created"] * 3
-    assert [jobs.queue_position(world.read(job)) for job in submitted] == [None, None, 1, 2, 3]
+    assert [job_queue.queue_position(world.read(job)) for job in submitted] == [None, None, 1, 2, 3]
     world.later(3)
     assert [str(world.read(job).status) for job in submitted] == ["succeeded"] * 2 + ["running"] * 2 + ["created"]
     world.end(*submitted)
@@ -718,7 +718,7 @@ def test_a_build_whose_back_end_is_away_says_so_and_so_does_its_job(world, monke
     world.settle()
     row = world.read(job)
     assert note_text(row.build.notes, "retry") == "The build is tried again: nobody answers"
-    assert jobs.waiting_reason(row, None).endswith("which is running: The build is tried again: nobody answers")
+    assert job_queue.waiting_reason(row, None).endswith("which is running: The build is tried again: nobody answers")
     away[0] = False
     world.end(job)
     assert note_text(world.read(job).build.notes, "retry") is None

@@ -12,7 +12,7 @@ from polyjob.engine import removal
 from polyjob.engine.job_driver import MAX_REBUILDS
 from polyjob.engine.removal import ERASED_AT_ONCE, LOOKED_AT
 from polyjob.engine.retries import FETCH_PATIENCE, START_PATIENCE, Retry
-from polyjob.services import abandon, builds, jobs, submission
+from polyjob.services import abandon, builds, job_queue, jobs, submission
 from polyjob.services.notes import note_text
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
@@ -194,10 +194,10 @@ def test_waiting_jobs_and_readyz_name_the_jobs_that_hold_slots(world):
     waiting = world.submit()
     world.later(10)
     row = world.read(waiting)
-    reason = jobs.waiting_reason(row, jobs.queue_position(row))
+    reason = job_queue.waiting_reason(row, job_queue.queue_position(row))
     numbers = ", ".join(f"#{job.id}" for job in stuck)
     assert f"2 slots are held by jobs whose start is retried: {numbers}." in reason
-    assert "is tried again: nobody answers" in jobs.waiting_reason(world.read(stuck[0]), None)
+    assert "is tried again: nobody answers" in job_queue.waiting_reason(world.read(stuck[0]), None)
     before = jobs.visible_state(world.project, waiting.id)
     jobs.request_stop(stuck[0], world.user, world.settings)
     world.settle()

@@ -147,7 +147,7 @@ def test_unknown_order_is_named_and_not_kept(client: FlaskClient, jobs: dict[str
 
 
 def test_a_wrong_query_is_told_beside_the_box_and_kept(client: FlaskClient, jobs: dict[str, Job]) -> None:
-    for query, said in (("stat:x", "key stat is not supported"), ("exit_code:>x", "x is no whole number")):
+    for query, said in (("stat:x", "There is no job field stat"), ("exit_code:>x", "x is not a whole number")):
         answer = client.get("/ana/demo", query_string={"query": query})
         assert answer.status_code == 200
         assert said in Page(answer.text).text.replace("Key", "key")

@@ -14,7 +14,7 @@ from polyjob.clock import now
 from polyjob.db.database import database, write
 from polyjob.db.models import Build, Job, JobStatus, Project
 from polyjob.errors import Invalid, NotFound, Unavailable
-from polyjob.services import cloning, jobs, submission
+from polyjob.services import cloning, job_queue, jobs, submission
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
 
@@ -158,7 +158,7 @@ class TestUpdate:
         job, new = create(), CONFIG | {"run": {"cmd": "false"}}
         assert jobs.update(job, {"config": new}, settings).config == new
         done(job)
-        with pytest.raises(Invalid, match="waits in the queue"):
+        with pytest.raises(Invalid, match="only a queued job"):
             jobs.update(job, {"config": CONFIG}, settings)
         assert Job.get_by_id(job.id).config == new
 
@@ -303,7 +303,7 @@ def test_a_job_of_another_project_is_not_found(create, user, settings):
 
 def test_why_a_job_waits(create):
     first, second = create(), create()
-    reasons = [jobs.waiting_reason(job, jobs.queue_position(job)) for job in (first, second)]
+    reasons = [job_queue.waiting_reason(job, job_queue.queue_position(job)) for job in (first, second)]
     assert reasons[0].endswith("0 jobs are ahead of it.")
     assert reasons[1].endswith("1 job is ahead of it.")
-    assert jobs.waiting_reason(done(first), None) is None
+    assert job_queue.waiting_reason(done(first), None) is None

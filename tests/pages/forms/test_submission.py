@@ -124,7 +124,7 @@ class TestFields:
     def test_a_name_is_given_once(self, ana: Browser) -> None:
         ana.fill(SUBMIT, cmd="true", name="train")
         page = ana.fill(SUBMIT, 400, cmd="true", name="train")
-        assert "There is a job named train in this project already." in page.text
+        assert "This project already has a job named train; choose another name." in page.text
         assert "aria-invalid" in page.elements["name"]
 
     def test_nothing_typed_is_more_than_text(self, ana: Browser) -> None:
