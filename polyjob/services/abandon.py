@@ -1,4 +1,4 @@
-"""Jobs whose back end is gone for good, ended by a person's word: what became of them is not known."""
+"""Abandon jobs: an administrator ends jobs whose backend never returns, although their result is unknown."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from polyjob.services.transitions import update_columns
 from polyjob.settings import Settings
 from runners.base import Exit, Reason
 
+ABANDONED_NOTE = "given-up"
+"""Note kind: when and why the job was abandoned."""
+
 
 def stalled_reason(job: Job) -> str | None:
-    """Why nothing goes on with this job, where its back end does not answer; else None."""
-    if note_text(job.notes, "given-up"):
+    """Return why the job makes no progress, if its backend does not answer; else None."""
+    if note_text(job.notes, ABANDONED_NOTE):
         return None
     unreachable = note_text(job.notes, "unreachable")
     if unreachable or (job.handle is not None and job.exit is None and job.stop_at is None):
@@ -24,28 +27,31 @@ def stalled_reason(job: Job) -> str | None:
     return note_text(job.notes, "retry")  # of its start, its stop or its end
 
 
-def stalled_jobs(numbers: Iterable[int] | None = None) -> list[Job]:
-    """The jobs that wait for a back end that does not answer, deleted ones too; of these numbers, or all."""
-    found = Job.select().where(CLAIMED, Job.attempt_at.is_null(False)).order_by(Job.id)
-    if numbers is not None:
-        found = found.where(Job.id.in_(list(numbers)))
-    return [job for job in found if stalled_reason(job)]
+def stalled_jobs(job_ids: Iterable[int] | None = None) -> list[Job]:
+    """Return the jobs that wait for a backend that does not answer, deleted ones included.
 
-
-def abandon_jobs(numbers: Iterable[int] | None, settings: Settings) -> list[Job]:
-    """Have these jobs (None: all) end, as far as they wait for a back end that does not answer; those that did.
-
-    The engine then ends each as `lost` (or `stopped`, where that was asked for; or with the exit that is known),
-    with the log that was fetched so far, and asks the back end nothing more about it. Idempotent.
+    `job_ids` limits the search to these jobs.
     """
-    with write("give-up"):
-        found = stalled_jobs(numbers)
-        for job in found:
-            told = (
-                f"It was given up on {now():%Y-%m-%d %H:%M} UTC, for its back end did not answer: {stalled_reason(job)}"
+    jobs = Job.select().where(CLAIMED, Job.attempt_at.is_null(False)).order_by(Job.id)
+    if job_ids is not None:
+        jobs = jobs.where(Job.id.in_(list(job_ids)))
+    return [job for job in jobs if stalled_reason(job)]
+
+
+def abandon_jobs(job_ids: Iterable[int] | None, settings: Settings) -> list[Job]:
+    """Abandon those of these jobs (None: all jobs) that wait for a backend that does not answer, and return them.
+
+    The engine then ends each of them with the log that was fetched so far, and does not ask the backend about it again.
+    The reason is `lost`, unless the job's exit is known; a job that was to be stopped is `stopped`. Idempotent.
+    """
+    with write("abandon"):
+        abandoned = stalled_jobs(job_ids)
+        for job in abandoned:
+            message = (
+                f"Abandoned on {now():%Y-%m-%d %H:%M} UTC because its backend did not answer: {stalled_reason(job)}"
             )
-            end = job.exit or Exit(Reason.LOST, message=told).to_json()
-            notes = with_note(with_note(job.notes, "unreachable", None), "given-up", told)
-            update_columns(job, exit=end, handle=None, notes=notes)
+            exit_status = job.exit or Exit(Reason.LOST, message=message).to_json()
+            notes = with_note(with_note(job.notes, "unreachable", None), ABANDONED_NOTE, message)
+            update_columns(job, exit=exit_status, handle=None, notes=notes)
     wake_engine(settings.data_dir)
-    return found
+    return abandoned

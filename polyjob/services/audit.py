@@ -1,7 +1,7 @@
-"""Who did what to what, and when: one line for each thing that a person changed, in the transaction that changed it.
+"""The audit trail: one entry for each change by a user, written in the transaction of the change.
 
-Whoever serves a request says once who acts; the verbs of the domain say what is done. What nobody asked for (the
-engine's own steps) leaves no line: a job's statuses tell of those.
+The code that serves a request sets the actor once; the operations of the services record what they do. The engine's own
+writes leave no entry, because the statuses of a job show them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from polyjob.db.prepared import insert
 
 @dataclass(frozen=True)
 class Actor:
-    """Who asks for what is done."""
+    """The user on whose behalf this thread works, and how they authenticated."""
 
     user: User
     token: str | None = None
-    """The name of the key that was shown; None for a browser's session."""
+    """The name of the token; None for a browser session."""
     address: str | None = None
 
 
@@ -32,26 +32,26 @@ _actor: ContextVar[Actor | None] = ContextVar("actor", default=None)
 
 
 def set_actor(actor: Actor | None) -> None:
-    """Say who asks for what this thread does from now on; None for nobody."""
+    """Set the actor of this thread; None means that no user is acting."""
     _actor.set(actor)
 
 
 def record(action: str, target: Job | Build | Project | Token | User, **details: Any) -> None:
-    """Keep that whoever acts has done this; nothing where nobody does. Must be called inside `database.write`."""
+    """Record an action of the thread's actor; without an actor, do nothing. Must be called inside `database.write`."""
     actor = _actor.get()
     if actor is not None:
         record_as(actor, action, target, details)
 
 
 def record_failed_login(username: str, address: str | None) -> None:
-    """Keep that somebody tried a password that was not this user's. Must be called inside `database.write`."""
-    line = {"created_at": now(), "username": username, "address": address, "action": "login failed", "kind": "user"}
-    insert(Audit, line | {"target": username})
+    """Record a login with a wrong password. Must be called inside `database.write`."""
+    entry = {"created_at": now(), "username": username, "address": address, "action": "login failed", "kind": "user"}
+    insert(Audit, entry | {"target": username})
 
 
 def record_as(actor: Actor, action: str, target: Any, details: dict[str, Any]) -> None:
-    """As `record`, for an actor that is named."""
-    kind, name, project = _described(target)
+    """Record an action of the given actor. Must be called inside `database.write`."""
+    kind, name, project = _describe(target)
     insert(
         Audit,
         {
@@ -70,8 +70,8 @@ def record_as(actor: Actor, action: str, target: Any, details: dict[str, Any]) -
     )
 
 
-def _described(target: Any) -> tuple[str, str, int | None]:
-    """(kind, name, the project's id)."""
+def _describe(target: Any) -> tuple[str, str, int | None]:
+    """Return (kind, name, id of the project)."""
     if isinstance(target, Job | Build):
         return ("job" if isinstance(target, Job) else "build"), target.unique_name, target.project_id
     if isinstance(target, Project):
@@ -88,7 +88,7 @@ def list_entries(
     user: str | None = None,
     project: Project | None = None,
 ) -> ModelSelect[Audit]:
-    """The lines that are asked for, the latest first."""
+    """Return the entries that match, newest first."""
     query = Audit.select().order_by(Audit.id.desc())
     for column, value in ((Audit.kind, kind), (Audit.target_id, target_id), (Audit.username, user)):
         if value is not None:
@@ -97,13 +97,15 @@ def list_entries(
 
 
 def has_used_address(username: str, address: str) -> bool:
-    """Whether the user has done something from this address."""
-    mine = Audit.select().where(Audit.username == username, Audit.address == address, Audit.user.is_null(False))
-    return bool(mine.exists())
+    """Return whether the user has changed something from this address."""
+    entries = Audit.select().where(Audit.username == username, Audit.address == address, Audit.user.is_null(False))
+    return bool(entries.exists())
 
 
 def prune(days: float, limit: int) -> int:
-    """Remove up to `limit` lines older than so many days, the oldest first; how many that were. Must be called inside
-    `database.write`."""
+    """Remove up to `limit` entries older than `days` days, oldest first, and return how many were removed.
+
+    Must be called inside `database.write`.
+    """
     old = Audit.select(Audit.id).where(Audit.created_at < now() - datetime.timedelta(days=days))
     return int(Audit.delete().where(Audit.id.in_(old.order_by(Audit.id).limit(limit))).execute())

@@ -1,4 +1,4 @@
-"""Bookmarks: each user's own, of jobs, builds and projects."""
+"""Bookmarks of jobs, builds and projects. Each user has their own."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TARGET_KINDS: dict[type[Target], str] = {Job: "job", Build: "build", Project: "p
 
 
 def add(target: Target, user: User) -> None:
-    """Idempotent. Raises NotFound where the target is gone."""
+    """Bookmark the target for the user. Idempotent. Raises NotFound if the target was removed."""
     moment = now()
     with write("bookmark"):
         if not _raise_version(target):
-            raise NotFound("Not found.")
+            raise NotFound(f"The {_kind(target)} was deleted.")
         Bookmark.insert(
             user=user, kind=_kind(target), target_id=target.id, is_set=True, created_at=moment, updated_at=moment
         ).on_conflict(
@@ -30,7 +30,7 @@ def add(target: Target, user: User) -> None:
 
 
 def remove(target: Target, user: User) -> None:
-    """Idempotent once there was a bookmark. Raises NotFound if there never was."""
+    """Remove the user's bookmark of the target. Idempotent. Raises NotFound if the user never bookmarked it."""
     kind = _kind(target)
     with write("unbookmark"):
         query = Bookmark.update(is_set=False, updated_at=now()).where(
@@ -41,13 +41,13 @@ def remove(target: Target, user: User) -> None:
         _raise_version(target)
 
 
-def bookmarked_ids(user: User, table: type[Target], numbers: Iterable[int]) -> set[int]:
-    """Which of these the user has bookmarked, by id."""
+def bookmarked_ids(user: User, table: type[Target], target_ids: Iterable[int]) -> set[int]:
+    """Return the ids among `target_ids` that the user has bookmarked."""
     query = Bookmark.select(Bookmark.target_id).where(
         Bookmark.user == user,
         Bookmark.kind == TARGET_KINDS[table],
         Bookmark.is_set,
-        Bookmark.target_id.in_(list(numbers)),
+        Bookmark.target_id.in_(list(target_ids)),
     )
     return {bookmark.target_id for bookmark in query}
 
@@ -58,7 +58,8 @@ def is_bookmarked(target: Target, user: User) -> bool:
 
 
 def list_bookmarks(user: User, table: type[Target], *, by: str = "-updated_at") -> ModelSelect[Bookmark]:
-    """The user's bookmarks of one kind, in the order of when they were set; first the latest, if not said otherwise."""
+    """Return the user's bookmarks of one kind, sorted by time; `by` is `created_at` or `updated_at`, `-` for newest
+    first."""
     column = Bookmark.created_at if by.endswith("created_at") else Bookmark.updated_at
     orders = (column.desc(), Bookmark.id.desc()) if by.startswith("-") else (column.asc(), Bookmark.id.asc())
     return (
@@ -73,7 +74,7 @@ def _kind(target: Target) -> str:
 
 
 def _raise_version(target: Target) -> bool:
-    """The version is the ETag of what people see, the bookmark included. Whether the target was still there."""
+    """Raise the target's version, and return whether it still exists. Its ETag covers the bookmark as well."""
     if isinstance(target, Project):
         return bool(Project.select().where(Project.id == target.id).exists())
     table = type(target)

@@ -40,7 +40,7 @@ def find_or_create(job: Job, python: str = "") -> tuple[Build, str]:
     if existing is not None:
         return (
             existing,
-            "reused, as the same build is done" if existing.status.is_done else "joined, as it is under way",
+            "reused, as the same build is done" if existing.status.is_done else "joined, because it is under way",
         )
     columns = {"config": {"build": config["build"]}, "runner": job.runner, "key": key, "key_parts": parts}
     build = insert_build(job.project, job.user, columns | {"code": job.code_id}, nocache=nocache)
@@ -93,7 +93,7 @@ def _creation_reason(project: Project, columns: Mapping[str, Any], nocache: bool
     same = newest_first.where(Build.key == columns["key"]).first()
     reason = None if same is None else _not_reused_reason(same)
     if columns.get("is_asked") and (reason is None or reason["kind"] not in specs.WITHDRAWN_KINDS):
-        return _reason("asked", "a build was asked for by itself")
+        return _reason("asked", "the build was requested by itself")
     if reason is not None:
         return reason
     last = newest_first.where(Build.deleted_at.is_null()).first()

@@ -17,6 +17,7 @@ from polyjob.jobconfig.parameters import has_params, rename_declarations
 from polyjob.jobconfig.parsing import parse_content
 from polyjob.jobconfig.schema import load_config
 from polyjob.services import audit, specs
+from polyjob.services.abandon import ABANDONED_NOTE
 from polyjob.services.idempotency import IdempotentRequest, check_replay
 from polyjob.services.jobs import is_name_taken, reload
 from polyjob.services.notes import MISSING_OUTPUTS_NOTE, note_text
@@ -75,7 +76,7 @@ def outputs_fault(source: Job, store: Store) -> str | None:
     """
     if source.cleared_at is not None:
         return "were removed to make room"
-    is_missing = note_text(source.notes, MISSING_OUTPUTS_NOTE) or note_text(source.notes, "given-up")
+    is_missing = note_text(source.notes, MISSING_OUTPUTS_NOTE) or note_text(source.notes, ABANDONED_NOTE)
     return "are missing, as its notes say" if is_missing and not store.is_sealed(source.uuid) else None
 
 

@@ -1,4 +1,4 @@
-"""What is recorded of a job as an object, merged key by key: its `params` and `data_refs`."""
+"""The fields `params` and `data_refs` of a job: objects that jobs and users update key by key."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from marshmallow import ValidationError, fields
 from polyjob.errors import Invalid, Problem
 
 MAX_ENTRIES = 1000
+"""Keys of one field of a job."""
 MAX_ENTRIES_BYTES = 100_000
+"""Bytes of one field of a job, as JSON."""
 
 
 class Entries(fields.Dict):
-    """An object with keys of any text."""
+    """An object whose keys may be any text."""
 
     default_error_messages = {"invalid": "Not an object."}
 
@@ -24,17 +26,17 @@ class Entries(fields.Dict):
 
 
 class DataRefs(Entries):
-    """Names of data sets, each with a hash or other version; a list of names is read as names without a version."""
+    """Names of data sets, each with a version such as a hash. A list of names is read as names without a version."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if isinstance(value, list):
             if not all(isinstance(name, str) for name in value):
-                raise ValidationError("Not a list of names.")
+                raise ValidationError("Not a list of names: every item must be text.")
             value = dict.fromkeys(value)
         loaded = super()._deserialize(value, attr, data, **kwargs)
-        wrong = [name for name, version in loaded.items() if not _is_version(version)]
-        if wrong:
-            raise ValidationError({name: ["Neither text nor a number."] for name in wrong})
+        invalid = [name for name, version in loaded.items() if not _is_version(version)]
+        if invalid:
+            raise ValidationError({name: ["Neither text nor a number."] for name in invalid})
         return loaded
 
 
@@ -43,9 +45,9 @@ def _is_version(value: Any) -> bool:
 
 
 def check_size(name: str, entries: Mapping[str, Any] | None) -> None:
-    """Raise Invalid if the field `name` would hold more than fits beside a job."""
+    """Raise Invalid if the entries exceed the limits of the field `name`."""
     size = len(json.dumps(entries, ensure_ascii=False).encode()) if entries else 0
     if entries and len(entries) > MAX_ENTRIES:
-        raise Invalid([Problem(f"/{name}", f"Would have {len(entries)} entries; at most {MAX_ENTRIES} are kept.")])
+        raise Invalid([Problem(f"/{name}", f"Would have {len(entries)} entries; at most {MAX_ENTRIES} are allowed.")])
     if size > MAX_ENTRIES_BYTES:
-        raise Invalid([Problem(f"/{name}", f"Would have {size} bytes; at most {MAX_ENTRIES_BYTES} are kept.")])
+        raise Invalid([Problem(f"/{name}", f"Would have {size} bytes; at most {MAX_ENTRIES_BYTES} are allowed.")])

@@ -65,7 +65,7 @@ Condition = Callable[[str], Any]
 class QueryField:
     condition: Condition
     nullable: bool = False
-    """Whether a negated condition also matches rows that have null there."""
+    """True if a negated condition also matches rows that have null there."""
     column: Any = None
 
 

@@ -1,4 +1,4 @@
-"""What can be done with projects: make, list, change, archive, delete, give new code."""
+"""Project operations: create, list, update, archive, delete; and uploads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.services import audit, builds, jobs
 from polyjob.services.filters import PROJECT_FIELDS, parse_query
 from polyjob.services.merge import merge_lists
-from polyjob.services.sorting import PROJECT_SORT_COLUMNS, parse_sort
+from polyjob.services.sorting import PROJECT_SORT_COLUMNS, parse_sort, shorten
 from polyjob.settings import Settings
 from polyjob.storage import uploads
 from polyjob.storage.store import Store
@@ -28,7 +28,7 @@ RESERVED_NAMES = frozenset(
 
 
 def create(user: User, attributes: Mapping[str, Any], settings: Settings) -> Project:
-    """Raises Invalid where the name is missing, reserved or taken."""
+    """Create a project and return it. Raises Invalid if the name is missing, reserved or taken."""
     name = attributes.get("name")
     if name is None:
         raise Invalid([Problem("/name", "This field is required.")])
@@ -52,19 +52,20 @@ def create(user: User, attributes: Mapping[str, Any], settings: Settings) -> Pro
 def list_projects(
     owner: User, *, archived: bool = False, query: str | None = None, sort: str | None = None
 ) -> ModelSelect[Project]:
-    """The owner's projects that the query asks for, in the order that `sort` asks for, last changed first.
+    """Return the owner's projects that match the query, sorted by `sort`; by default the last updated comes first.
 
-    Raises Invalid for a query that is not valid; see `polyjob.services.filters`.
+    Raises Invalid for an invalid query or sort; see `polyjob.services.filters`.
     """
-    shown = (Project.user == owner, Project.deleted_at.is_null(), Project.archived_at.is_null(not archived))
-    asked = parse_query(query, PROJECT_FIELDS, "project")
-    return Project.select().where(*shown, *asked).order_by(*parse_sort(sort, PROJECT_SORT_COLUMNS))
+    listed = (Project.user == owner, Project.deleted_at.is_null(), Project.archived_at.is_null(not archived))
+    conditions = parse_query(query, PROJECT_FIELDS, "project")
+    return Project.select().where(*listed, *conditions).order_by(*parse_sort(sort, PROJECT_SORT_COLUMNS))
 
 
 def update(project: Project, changes: Mapping[str, Any]) -> Project:
-    """Change name, description, readme, tags (united with the old ones where `changes["merge"]`), is_public.
+    """Update name, description, readme, tags and is_public, and return the project.
 
-    Raises Invalid; then nothing is changed. Whatever belongs to the project has its new name at once.
+    With `changes["merge"]`, the tags are merged with the existing ones. Raises Invalid, and then changes nothing. A new
+    name applies immediately to the unique names of the project's jobs and builds.
     """
     columns = {name: changes[name] for name in ("description", "readme", "tags") if name in changes}
     for name in ("name", "is_public"):
@@ -83,7 +84,7 @@ def update(project: Project, changes: Mapping[str, Any]) -> Project:
 
 
 def archive(project: Project, user: User, settings: Settings) -> None:
-    """Hide the project with all that belongs to it, and have its jobs stopped. Idempotent."""
+    """Hide the project with its jobs and builds, and request that its jobs stop. Idempotent."""
     with write("archive", makes_room=True):
         project = _reload(project)
         jobs.stop_all(project, user)
@@ -93,7 +94,7 @@ def archive(project: Project, user: User, settings: Settings) -> None:
 
 
 def restore(project: Project) -> None:
-    """Show an archived project again. Idempotent."""
+    """Restore an archived project. Idempotent."""
     with write("restore"):
         project = _reload(project)
         _update_columns(project, archived_at=None)
@@ -101,9 +102,9 @@ def restore(project: Project) -> None:
 
 
 def delete(project: Project, user: User | None, settings: Settings) -> None:
-    """Hide the project at once, have its jobs stopped, and then everything of it removed. Idempotent.
+    """Hide the project immediately; the engine stops its jobs and then removes everything in it. Idempotent.
 
-    Its name is free for another project from now on.
+    The name can be used for another project immediately.
     """
     with write("delete", makes_room=True):
         mark_deleted(project, user)
@@ -111,7 +112,10 @@ def delete(project: Project, user: User | None, settings: Settings) -> None:
 
 
 def mark_deleted(project: Project, user: User | None) -> None:
-    """Do what `delete` does. Must be called inside `database.write`; wake the engine after it."""
+    """Do what `delete` does.
+
+    Must be called inside `database.write`. The caller sends the engine a wake-up after the commit.
+    """
     project = _reload(project)
     if project.deleted_at is None:
         audit.record("delete", project)
@@ -128,24 +132,25 @@ def _update_columns(project: Project, **columns: Any) -> None:
 
 
 def _reload(project: Project) -> Project:
-    fresh = Project.get_or_none(Project.id == project.id)
-    if fresh is None:
+    row = Project.get_or_none(Project.id == project.id)
+    if row is None:
         raise NotFound("The project was deleted.")
-    return fresh
+    return row
 
 
 def _check_name(owner: User, name: str) -> None:
     if name.lower() in RESERVED_NAMES:
-        raise Invalid([Problem("/name", "The name is a reserved word or already taken.")])
+        raise Invalid([Problem("/name", f"The name `{name}` is reserved by polyjob; choose another name.")])
     if Project.select().where(Project.user == owner, Project.name == name).exists():
         raise Invalid([Problem("/name", f"A project with name `{name}` already exists.")])
 
 
 def store_upload(project: Project, user: User, source: BinaryIO, settings: Settings) -> Upload:
-    """Make the tar.gz that `source` gives the code of the project's new jobs; it is on disk, synced, on return.
+    """Store the tarball that `source` yields as the latest upload of the project, with which new jobs run.
 
-    An upload with the same files as the latest one changes nothing. Raises Invalid for an archive that is refused,
-    TooLarge, and Unavailable where the disk is low or fills up; then the project keeps the code it had.
+    When this returns, the tarball is synced to disk. An upload with the same files as the latest one changes nothing.
+    Raises Invalid or TooLarge if the tarball is refused, and Unavailable if the disk is low or fills up. Then the
+    project keeps the upload that it had.
     """
     store = Store(settings.data_dir)
     store.check_free_space(settings.disk_low)
@@ -170,7 +175,7 @@ def store_upload(project: Project, user: User, source: BinaryIO, settings: Setti
 
 
 def remove_upload(project: Project) -> None:
-    """Have new jobs of the project run without code. Jobs and uploads that exist stay as they are. Idempotent."""
+    """Make new jobs of the project run without an upload. Existing jobs and uploads do not change. Idempotent."""
     with write("upload"):
         if _reload(project).code_id is not None:
             Project.update(code=None, updated_at=now()).where(Project.id == project.id).execute()
@@ -178,23 +183,25 @@ def remove_upload(project: Project) -> None:
 
 
 def latest_upload(project: Project) -> Upload:
-    """Raises NotFound where nothing was uploaded."""
+    """Return the upload with which new jobs run. Raises NotFound if there is none."""
     if project.code is None:
-        raise NotFound("No code was uploaded to this project.")
-    found: Upload = project.code
-    return found
+        raise NotFound("Nothing was uploaded to this project.")
+    upload: Upload = project.code
+    return upload
 
 
 def first_upload(project: Project) -> Upload:
-    """As `latest_upload`."""
+    """Return the oldest upload of the project. Raises NotFound if there is none."""
     return Upload.select().where(Upload.project == project).order_by(Upload.id).first() or latest_upload(project)
 
 
 def find_upload(project: Project, commit: str | None) -> Upload:
-    """The upload with this digest; the latest where it is None. Raises NotFound."""
+    """Return the upload with the digest `commit`; if that is None, the latest one. Raises NotFound."""
     if commit is None:
         return latest_upload(project)
-    found = Upload.select().where(Upload.project == project, Upload.digest == commit).order_by(Upload.id.desc()).first()
-    if found is None:
-        raise NotFound("There is no such upload of this project's code.")
-    return found
+    upload = (
+        Upload.select().where(Upload.project == project, Upload.digest == commit).order_by(Upload.id.desc()).first()
+    )
+    if upload is None:
+        raise NotFound(f"This project has no upload with the commit `{shorten(commit)}`.")
+    return upload

@@ -1,6 +1,6 @@
-"""From a stored config to what a runner is told: the job's and build's specs, and the key that a build is reused by.
+"""Specs: translate stored configs to what a runner receives, and compute the key by which builds are reused.
 
-Pure: reads no clock, no file and no database beyond the rows it is given.
+Pure: reads no clock and no file, and no rows other than those that it receives.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ API_VERSION = "v1"
 
 GPU_PATH = "environment.resources.gpu"
 WITHDRAWN_KINDS = ("invalidated", "archived", "deleted")
-"""Reasons of a build whose predecessor with the same key somebody has withdrawn: its steps run again."""
+"""Reasons of a build that replaces one that a user withdrew. Its steps run again, without the backend's cache."""
 
 
 def check_runner_support(
     config: Mapping[str, Any], runner: str, gpus: int | None = None, pointer: str = "/config"
 ) -> list[dict[str, str]]:
-    """The notes that a job with this config gets on this runner: what it runs without. `gpus` says how many there are,
-    None = that is not asked.
+    """Check that the runner honours the config. Return notes on the parts that it ignores.
 
-    Raises Invalid with a pointer to each part that the runner must refuse.
+    `gpus` is the number of GPUs of this server; None skips that check. Raises Invalid with a pointer to each part that
+    the runner must refuse.
     """
     notes, problems = notes_on_ignored_parts(config, runner), []
     for path, support in CAPABILITIES[runner].items():
         if support.level is SupportLevel.REFUSED and _look_up(config, path):
             detail = f"The {runner} runner cannot honour `{path}`: {support.reason}."
             problems.append(Problem(f"{pointer}/{path.replace('.', '/')}", detail))
-    asked = requested_gpus(config, runner)
-    if gpus is not None and asked > gpus:
-        there = "there are none" if not gpus else f"there {'is' if gpus == 1 else 'are'} {gpus}"
+    requested = requested_gpus(config, runner)
+    if gpus is not None and requested > gpus:
+        available = "there are none" if not gpus else f"there {'is' if gpus == 1 else 'are'} {gpus}"
         if gpus or "build.image" in REQUIRED_PARTS.get(runner, {}):
-            detail = f"The job asks for {asked} GPUs, and {there}. `POLYJOB_GPUS` says which jobs may be given."
+            detail = f"The job asks for {requested} GPUs, but {available}. `POLYJOB_GPUS` lists the GPUs of the server."
             problems.append(Problem(f"{pointer}/{GPU_PATH.replace('.', '/')}", detail))
         else:
-            notes.append({"kind": GPU_PATH, "text": f"`{GPU_PATH}` was not used: {there}."})
-    for path, why in REQUIRED_PARTS.get(runner, {}).items():
+            notes.append({"kind": GPU_PATH, "text": f"`{GPU_PATH}` was not used: {available}."})
+    for path, reason in REQUIRED_PARTS.get(runner, {}).items():
         if not _look_up(config, path):
-            detail = f"The {runner} runner needs `{path}`: {why}."
+            detail = f"The {runner} runner needs `{path}`: {reason}."
             problems.append(Problem(f"{pointer}/{path.replace('.', '/')}", detail))
     if problems:
         raise Invalid(problems)
@@ -61,7 +61,7 @@ def check_runner_support(
 
 
 def notes_on_ignored_parts(config: Mapping[str, Any], runner: str) -> list[dict[str, str]]:
-    """Return a note for each part of the config that this runner leaves out: {"kind": its path, "text"}."""
+    """Return a note for each part of the config that this runner ignores: {"kind": path, "text"}."""
     return [
         {"kind": path, "text": f"`{path}` was not used: {support.reason}."}
         for path, support in CAPABILITIES[runner].items()
@@ -79,10 +79,10 @@ def _look_up(config: Mapping[str, Any], path: str) -> Any:
 def build_key(
     config: Mapping[str, Any], runner: str, files: Mapping[str, str], python: str = ""
 ) -> tuple[str, dict[str, Any]]:
-    """(key, its parts) of a config's `build` section: everything that the result depends on and nothing else.
+    """Return the key of a config's `build` section, and its parts: everything that the artifact depends on.
 
-    `files` are the requirement files of the code: path → SHA-256. `python` is the setting; empty = polyjob's own. The
-    command and `nocache` are not part of it, nor is the image on a runner that does not use it.
+    `files` maps the path of each requirement file in the upload to its SHA-256. `python` is the setting; empty means
+    the Python of polyjob. The command and `nocache` are not parts, nor is the image on a runner that does not use it.
     """
     section = config["build"]
     parts = {
@@ -102,7 +102,7 @@ def build_key(
 
 
 def build_env(section: Mapping[str, Any]) -> dict[str, str]:
-    """The variables that a config's `build` section sets, for its steps and for its jobs."""
+    """Return the variables that a config's `build` section sets for its build steps and for its jobs."""
     language = section.get("lang_env")
     env = dict.fromkeys(("LC_ALL", "LANG", "LANGUAGE"), language) if language else {}
     return env | dict(section.get("env_vars") or [])
@@ -127,7 +127,7 @@ def build_spec(build: Build, store: Store, settings: Settings, installation: str
 
 
 def runner_settings(settings: Settings, installation: str) -> RunnerSettings:
-    """What every runner is told at its making."""
+    """Return the settings with which every runner is created."""
     options = {
         "python": settings.python,
         "docker_shm": str(settings.docker_shm),
@@ -144,7 +144,7 @@ def runner_settings(settings: Settings, installation: str) -> RunnerSettings:
 
 
 def build_dockerfile(build: Build, store: Store, settings: Settings) -> str | None:
-    """What the build's image is made from, without labels; None where no image is made."""
+    """Return the Dockerfile of the build's image, without labels, or None if the build makes no image."""
     has_image = build.runner == "docker" or (build.runner == "kubernetes" and settings.kubernetes.registry)
     if not build.is_managed or not has_image:
         return None
@@ -162,11 +162,14 @@ def job_spec(
     *,
     is_pinned: bool = False,
 ) -> JobSpec:
-    """`token` is the job's own, the only key that it gets; `inputs` the archive of outputs that it starts with;
-    `is_pinned` says that it asked for its build."""
+    """Return what the runner needs to start the job.
+
+    `token` is the job's own, the only token that it gets. `inputs` is the tarball of outputs that it begins with.
+    `is_pinned` is true if the job named its build.
+    """
     config = job.config
     environment = config.get("environment") or {}
-    asked = environment.get("resources") or {}
+    requested = environment.get("resources") or {}
     return JobSpec(
         uuid=job.uuid,
         installation=installation,
@@ -174,9 +177,9 @@ def job_spec(
         cmd=job_command(config),
         env=job_env(job, settings, token),
         image=(config.get("build") or {}).get("image"),
-        resources=dataclasses.replace(parse_resources(asked), gpus=tuple(job.gpus or ())),
-        requests=parse_resources(asked, "requests"),
-        limits=parse_resources(asked, "limits"),
+        resources=dataclasses.replace(parse_resources(requested), gpus=tuple(job.gpus or ())),
+        requests=parse_resources(requested, "requests"),
+        limits=parse_resources(requested, "limits"),
         placement=parse_placement(environment),
         timeout=time_limit(config, settings),
         upload=str(store.upload_path(job.code.digest)) if job.code else None,
@@ -192,12 +195,15 @@ def job_command(config: Mapping[str, Any]) -> str:
     return shell_text(config["run"]["cmd"])
 
 
-def parse_resources(asked: Mapping[str, Any], *bounds: str) -> Resources:
-    """By these bounds, the first that is set. Without any, what counts is the limit, and the request where no limit is
-    set. Memory is asked for in MiB."""
+def parse_resources(requested: Mapping[str, Any], *bounds: str) -> Resources:
+    """Return the amount of each resource by the first of `bounds` that is set.
+
+    Without bounds, the limit counts, or the request if there is no limit. The config has memory in MiB; the result in
+    bytes.
+    """
 
     def amount(kind: str) -> Any:
-        item = asked.get(kind) or {}
+        item = requested.get(kind) or {}
         return next((item[bound] for bound in bounds or ("limits", "requests") if item.get(bound)), None)
 
     memory = amount("memory")
@@ -207,7 +213,7 @@ def parse_resources(asked: Mapping[str, Any], *bounds: str) -> Resources:
 
 
 def parse_placement(environment: Mapping[str, Any]) -> Placement:
-    """Of a config's section `environment`."""
+    """Return where a cluster may run the job, by the config's section `environment`."""
     config_maps = [*(environment.get("configmap_refs") or ()), *(environment.get("config_map_refs") or ())]
     return Placement(
         node_selector=environment.get("node_selector") or {},
@@ -223,38 +229,41 @@ def parse_placement(environment: Mapping[str, Any]) -> Placement:
 
 
 def requested_gpus(config: Mapping[str, Any] | None, runner: str) -> int:
-    """How many of this machine's GPUs a job with this config is to have for itself, on this runner."""
+    """Return the number of this machine's GPUs that polyjob assigns to a job with this config on this runner."""
     if runner in GPU_ASSIGNING_RUNNERS:
         return 0
-    asked = ((config or {}).get("environment") or {}).get("resources") or {}
-    return parse_resources(asked).gpu or 0
+    requested = ((config or {}).get("environment") or {}).get("resources") or {}
+    return parse_resources(requested).gpu or 0
 
 
 def grace_period(config: Mapping[str, Any], settings: Settings) -> float:
-    """Seconds between TERM and KILL."""
+    """Return the seconds between TERM and KILL."""
     value = (config.get("termination") or {}).get("grace")
     return settings.stop_grace if value is None else float(value)
 
 
 def time_limit(config: Mapping[str, Any], settings: Settings) -> float | None:
-    """Seconds that the job may run; None = without limit."""
+    """Return the seconds that the job may run, or None for no limit."""
     value = (config.get("termination") or {}).get("timeout")
     return (settings.job_timeout if value is None else float(value)) or None
 
 
 def server_address(settings: Settings, runner: str) -> str:
-    """Return where a job reaches the server. In a container, 127.0.0.1 is the container itself, so a server that
-    listens on every address is reached by a name of the machine."""
+    """Return the address at which a job reaches the server.
+
+    In a container, 127.0.0.1 is the container itself. A server that listens on every address is reached by a name of
+    the machine instead.
+    """
     if runner == "docker" and not settings.public_url and settings.host in ("", "0.0.0.0", "::"):
         return f"http://{DOCKER_HOST_ALIAS}:{settings.port}"
     return settings.url
 
 
 def job_env(job: Job, settings: Settings, token: str) -> dict[str, str]:
-    """The variables that the documented API promises a job, and over them its config's own.
+    """Return the job's environment: the variables that the documented API promises, then those of the config.
 
-    No variable of its own gives a job GPUs that it does not ask for: an NVIDIA runtime would go by that.
-    What only the runner knows (the paths of outputs and logs) is the runner's to add.
+    The config cannot give a job GPUs that it does not ask for; without this rule, an NVIDIA runtime would obey the
+    variable. The runner adds the variables that only it knows, such as the path of the outputs.
     """
     config, project = job.config, job.project
     host = server_address(settings, job.runner)
@@ -267,7 +276,7 @@ def job_env(job: Job, settings: Settings, token: str) -> dict[str, str]:
         "type": "runner",
         "app": "polyjob",
     }
-    asked = parse_resources((config.get("environment") or {}).get("resources") or {})
+    resources = parse_resources((config.get("environment") or {}).get("resources") or {})
     env = {
         "POLYAXON_API": host,
         "POLYAXON_API_HTTP_HOST": host,
@@ -285,4 +294,4 @@ def job_env(job: Job, settings: Settings, token: str) -> dict[str, str]:
     if config.get("params"):
         env["POLYAXON_PARAMS"] = json.dumps(config["params"])
     own = build_env(config.get("build") or {}) | dict((config.get("environment") or {}).get("env_vars") or [])
-    return env | own | ({} if asked.gpu else {"NVIDIA_VISIBLE_DEVICES": "none"})
+    return env | own | ({} if resources.gpu else {"NVIDIA_VISIBLE_DEVICES": "none"})

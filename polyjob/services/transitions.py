@@ -1,4 +1,7 @@
-"""The only writer of statuses: `transition` guards, records and dates every change of a job's or build's status."""
+"""Status changes: the only code that writes the status of a job or build.
+
+`transition` checks that a status may follow the current one, and records when it did.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from polyjob.services.notes import lasting_notes, with_note
 from polyjob.statuses import Status, may_follow
 
 MAX_MESSAGE_LENGTH = 256
+"""Characters of a status's message."""
 _MICROSECOND = datetime.timedelta(microseconds=1)
 
 
@@ -26,19 +30,22 @@ def transition(
     details: dict[str, Any] | None = None,
     **columns: Any,
 ) -> JobStatus | BuildStatus | None:
-    """Write `status` behind the run's current one, with `columns` of the same row, and return the new status row.
+    """Write the run's next status, with `columns` of the same row, and return the new status row.
 
-    Returns None and writes nothing where the status may not follow or another writer came first; idempotent in that
-    sense. Must be called inside `database.write`. `run` is brought up to date. A message over 256 characters is cut,
-    its whole text going to the traceback. A run's statuses never go back in time, whatever the wall clock does. What is
-    done says no more that it waits for something.
+    Returns None and writes nothing if the status may not follow the current one, or if another writer came first. So it
+    is idempotent. Must be called inside `database.write`.
+
+    - `run` is updated as well.
+    - A message of more than 256 characters is shortened; the full text becomes the traceback, if there is none.
+    - The times of a run's statuses never decrease, whatever the wall clock does.
+    - A terminal status removes the notes that describe a wait.
     """
     if not may_follow(status, run.status, managed=bool(run.is_managed)):
         return None
-    moment = _next_moment(run)
-    columns |= {"status": status, "updated_at": moment} | _dates(run, status, moment)
+    moment = _next_time(run)
+    columns |= {"status": status, "updated_at": moment} | _date_columns(run, status, moment)
     if status.is_done:
-        columns |= _last_notes(run)
+        columns |= _lasting_notes_column(run)
     if not _write_columns(run, columns, status=run.status):
         return None
     if message is not None and len(message) > MAX_MESSAGE_LENGTH:
@@ -58,7 +65,7 @@ def transition(
 
 
 def insert_first_status(run: Job | Build) -> None:
-    """Write the status `created` of a run just inserted."""
+    """Write the status `created` of a run that was just inserted."""
     values = {"uuid": uuid.uuid4().hex, "status": Status.CREATED, "created_at": run.created_at}
     if isinstance(run, Job):
         insert(JobStatus, values | {"job": run})
@@ -67,15 +74,15 @@ def insert_first_status(run: Job | Build) -> None:
 
 
 def update_columns(run: Job | Build, **columns: Any) -> bool:
-    """Write columns that people can see, other than the status: raises `version`, moves `updated_at`.
+    """Write visible columns other than the status, raise `version` and set `updated_at`.
 
-    Returns whether the row was still there. Must be called inside `database.write`.
+    Returns whether the row still exists. Must be called inside `database.write`.
     """
     return _write_columns(run, columns | {"updated_at": max(now(), run.updated_at)})
 
 
 def update_note(run: Job | Build, kind: str, text: str | None) -> None:
-    """Replace the run's note of this kind; None removes it. Idempotent. Must be called inside `database.write`."""
+    """Set the run's note of this kind; None removes it. Idempotent. Must be called inside `database.write`."""
     notes = with_note(run.notes, kind, text)
     if notes != run.notes:
         update_columns(run, notes=notes)
@@ -90,23 +97,26 @@ def _write_columns(run: Job | Build, columns: dict[str, Any], **expected: Any) -
     return True
 
 
-def _next_moment(run: Job | Build) -> datetime.datetime:
+def _next_time(run: Job | Build) -> datetime.datetime:
     owner = "job" if isinstance(run, Job) else "build"
     sql = f"SELECT MAX(created_at) FROM {owner}_status WHERE {owner}_id = ?"
     last = database.execute_sql(sql, (run.id,)).fetchone()[0]
     return max(now(), from_microseconds(last) + _MICROSECOND) if last else now()
 
 
-def _last_notes(run: Job | Build) -> dict[str, Any]:
-    """`notes` as they stay, where they change. Others may have written them since the run was read."""
+def _lasting_notes_column(run: Job | Build) -> dict[str, Any]:
+    """Return the column `notes` without transient notes, if that changes it.
+
+    Reads the row again, because another writer may have added notes since.
+    """
     row = type(run).select(type(run).notes).where(type(run).id == run.id).first()
     if row is None or lasting_notes(row.notes) == row.notes:
         return {}
     return {"notes": lasting_notes(row.notes)}
 
 
-def _dates(run: Job | Build, status: Status, moment: datetime.datetime) -> dict[str, Any]:
-    """`started_at` is the time of `scheduled` or, where that never came, of `running`; set once."""
+def _date_columns(run: Job | Build, status: Status, moment: datetime.datetime) -> dict[str, Any]:
+    """Return the date columns that the status sets. `started_at` is set once: by `scheduled`, or else by `running`."""
     dates = {}
     if run.started_at is None and status in (Status.SCHEDULED, Status.RUNNING):
         dates["started_at"] = moment

@@ -150,7 +150,7 @@ class TestGivingUp:
         world.end(stuck)
         row = world.read(stuck)
         assert (row.status, row.exit["reason"]) == (Status.FAILED, "lost")
-        assert "It was given up on" in world.last(row).message
+        assert "Abandoned on" in world.last(row).message
         assert world.store.job_log(row.uuid).read_bytes() == b"early\n"
         assert note_text(row.notes, "given-up")
         assert not note_text(row.notes, "unreachable")
