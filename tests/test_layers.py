@@ -18,6 +18,7 @@ BASE = {
     "polyjob.crash_points",
     "polyjob.engine_link",
     "polyjob.errors",
+    "polyjob.formatting",
     "polyjob.settings",
     "polyjob.statuses",
     "runners.base",

@@ -15,7 +15,8 @@ import click
 import requests
 
 from polyjob.cli.client import Client, NoServer, ServerError, connect, exit_on_error, local_settings
-from polyjob.cli.output import print_json, size
+from polyjob.cli.output import print_json
+from polyjob.formatting import format_size
 from polyjob.settings import SettingError, Settings
 
 UNKNOWN = "0" * 32
@@ -62,7 +63,7 @@ def _of_folder(settings: Settings) -> Iterator[Finding]:
     status = os.statvfs(folder)
     free = status.f_bavail * status.f_frsize
     enough = free >= settings.disk_low
-    yield "data folder", enough, f"{folder}, {size(free)} free" + ("" if enough else ": too little; make room.")
+    yield "data folder", enough, f"{folder}, {format_size(free)} free" + ("" if enough else ": too little; make room.")
     if settings.runner == "process":
         yield from _of_isolation(settings)
         yield _of_python(settings)

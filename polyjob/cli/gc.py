@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from polyjob.cli.data_dir import opened
-from polyjob.cli.output import size
+from polyjob.formatting import format_size
 
 
 @click.command()
@@ -41,8 +41,8 @@ def gc(data_dir: Path | None, dry_run: bool) -> None:
                 failed += 1
                 continue
             total += garbage.size
-            click.echo(f"{size(garbage.size):>10}  {garbage.what} {garbage.name}: {garbage.why}")
-        click.echo(f"{size(total)} {'would be' if dry_run else 'were'} freed.")
+            click.echo(f"{format_size(garbage.size):>10}  {garbage.what} {garbage.name}: {garbage.why}")
+        click.echo(f"{format_size(total)} {'would be' if dry_run else 'were'} freed.")
     if failed:
         raise SystemExit(1)
 

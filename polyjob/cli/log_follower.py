@@ -15,6 +15,7 @@ import urllib3
 from polyjob.cli import FAILED
 from polyjob.cli.client import PASSING, Client, ServerError, say
 from polyjob.cli.streams import printable, unbuffered, write_all
+from polyjob.formatting import format_duration
 
 WAIT = 30
 CHUNK = 1 << 16
@@ -158,9 +159,4 @@ def lasted(job: dict[str, Any]) -> str:
     if not job.get("started_at"):
         return ""
     end = datetime.fromisoformat(job["finished_at"]) if job.get("finished_at") else datetime.now(UTC)
-    seconds = max(0.0, (end - datetime.fromisoformat(job["started_at"])).total_seconds())
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
+    return format_duration(end - datetime.fromisoformat(job["started_at"]))

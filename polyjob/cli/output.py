@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from polyjob.cli.streams import Styled, printable
+from polyjob.formatting import format_age
 
 COLOURS = {
     "succeeded": "green", "failed": "red", "upstream_failed": "red", "stopped": "yellow", "running": "blue",
@@ -56,25 +57,10 @@ def coloured(status: str) -> Styled:
 
 
 def ago(moment: str | None) -> str:
-    """How long an instant is past, in its largest unit."""
-    if not moment:
-        return ""
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
-    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{int(seconds // length)} {unit} ago"
-    return f"{max(0, int(seconds))} s ago"
+    """Return the age of an ISO 8601 timestamp; empty without one."""
+    return format_age(datetime.fromisoformat(moment), datetime.now(UTC)) if moment else ""
 
 
 def local(moment: str | None) -> str:
     """An instant in the zone of this machine, to the second."""
     return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else ""
-
-
-def size(count: int) -> str:
-    number = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000 or unit == "GB":
-            return f"{int(number)} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return ""

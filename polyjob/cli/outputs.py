@@ -16,8 +16,9 @@ import requests
 import urllib3
 
 from polyjob.cli.client import Client, ServerError, UsageError, connect, exit_on_error, fail, run_path, say
-from polyjob.cli.output import print_json, size
+from polyjob.cli.output import print_json
 from polyjob.cli.streams import printable
+from polyjob.formatting import format_size
 from polyjob.storage.output_names import possible_paths
 
 CHUNK = 1 << 18
@@ -83,7 +84,7 @@ def _list(client: Client, at: str, path: str, is_json: bool) -> None:
         print_json([{"path": name, "size": length} for name, length in found])
         return
     for name, length in found:
-        click.echo(f"{size(length):>10}  {printable(name)}")
+        click.echo(f"{format_size(length):>10}  {printable(name)}")
 
 
 def _below(client: Client, at: str, folder: str) -> Iterator[tuple[str, int]]:
@@ -123,7 +124,7 @@ def _save(target: str, fetch: Callable[[BinaryIO, bool], int]) -> None:
         fail(f"{target} cannot be written: {error.strerror}.")
     finally:
         part.unlink(missing_ok=True)
-    say(f"{target}: {size(length)}")
+    say(f"{target}: {format_size(length)}")
 
 
 def _save_in_place(target: str, fetch: Callable[[BinaryIO, bool], int]) -> None:
@@ -134,7 +135,7 @@ def _save_in_place(target: str, fetch: Callable[[BinaryIO, bool], int]) -> None:
         if isinstance(error, requests.RequestException):
             raise
         fail(f"{target} cannot be written: {error.strerror}.")
-    say(f"{target}: {size(length)}")
+    say(f"{target}: {format_size(length)}")
 
 
 def _fetch_folder(client: Client, at: str, folder: str, out: BinaryIO) -> int:

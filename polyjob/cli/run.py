@@ -24,6 +24,7 @@ from polyjob.cli.client import (
 )
 from polyjob.cli.log_follower import BROKEN, ending, exit_code
 from polyjob.cli.origins import Origins
+from polyjob.formatting import format_size
 from polyjob.jobconfig.commands import literal_command
 
 MAX_SECONDS = 10 * 366 * 86_400
@@ -210,7 +211,7 @@ def _upload(client: Client, path: str, folder: Path, quiet: bool) -> None:
         file.seek(0)
         client.send("PUT", f"{path}/repo/upload", files={"repo": ("code.tar.gz", file, "application/gzip")})
     if not quiet:
-        say(click.style(f"Uploaded {count} files, {size / 1e6:.1f} MB packed.", dim=True))
+        say(click.style(f"Uploaded {count} files, {format_size(size)} packed.", dim=True))
 
 
 @click.command(epilog=f"{EXIT_CODES} 124: --timeout is over.")

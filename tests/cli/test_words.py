@@ -18,7 +18,7 @@ from polyjob.cli.client import Client, ServerError, UsageError, connect, fail, p
 from polyjob.cli.data_dir import of_running_server
 from polyjob.cli.log_follower import ending, exit_code, lasted
 from polyjob.cli.origins import Origins
-from polyjob.cli.output import ago, coloured, print_facts, print_json, print_table, size
+from polyjob.cli.output import ago, coloured, print_facts, print_json, print_table
 from polyjob.cli.run import Duration, config_of, run
 from polyjob.cli.streams import printable
 from polyjob.errors import Invalid
@@ -245,9 +245,8 @@ def test_tables_stand_in_columns(capsys):
     assert [click.unstyle(line) for line in capsys.readouterr().out.splitlines()] == ["A    LONG", "x    y", "xxx"]
     print_facts([("one", 1), ("longer", None), ("two", "x")])
     assert [click.unstyle(line) for line in capsys.readouterr().out.splitlines()] == ["one  1", "two  x"]
-    assert [size(0), size(999), size(1500), size(2_500_000_000)] == ["0 B", "999 B", "1.5 kB", "2.5 GB"]
     assert ago(None) == ""
-    assert ago("2020-01-01T00:00:00+00:00").endswith(" d ago")
+    assert ago("2020-01-01T00:00:00+00:00") == "2020-01-01"
 
 
 @pytest.mark.parametrize("name", RUNNING)

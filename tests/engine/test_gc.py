@@ -298,7 +298,7 @@ def test_the_command_shows_first_and_then_removes(settings, runner, make_build, 
         assert result.exit_code == 0, result.output
         assert f"virtualenv {env_of(build)}" in result.output
         assert f"log and outputs of job {job.id}: older than 30 days" in result.output
-        assert f"3.5 kB {word} freed" in result.output
+        assert f"3.4 KiB {word} freed" in result.output
         assert env_of(build).exists() is there
     result = CliRunner().invoke(main, ["gc"], env=variables)
     assert result.output == "0 B were freed.\n"
