@@ -350,7 +350,7 @@ def add_line_numbers(problems: list[Problem], text: str, pointer: str) -> list[P
 
 
 class _Dumper(yaml.SafeDumper):
-    """Lines of a text as lines."""
+    """Writes multi-line strings as block scalars, and repeats values instead of using aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -363,9 +363,14 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
 _Dumper.add_representer(str, _represent_text)
 
 
+def dump_yaml(document: Any) -> str:
+    """Dump the document as YAML for reading."""
+    return str(yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000))
+
+
 def to_yaml(document: Any) -> str:
-    """The document as people like to edit it: YAML; or JSON where YAML would be read as something else."""
-    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+    """Dump the document for editing: as YAML, or as JSON if its YAML would be parsed to something else."""
+    text = dump_yaml(document)
     try:
         if parse_content(text) == document:
             return text

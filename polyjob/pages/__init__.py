@@ -1,9 +1,12 @@
-"""The pages for people: everything escaped, nothing from elsewhere, and all of it usable without script."""
+"""The web pages.
 
-from polyjob.pages import actions, clone, sessions, show, submission, tokens  # noqa: F401 - it registers the pages
+All content is escaped, nothing is loaded from other hosts, and every page works without JavaScript.
+"""
+
+from polyjob.pages import actions, clone, show, sign_in, submission, tokens  # noqa: F401 - `show` adds routes to `blp`
 from polyjob.pages.blueprint import blp, error_page, template_folder
 
-for part in (sessions, actions, clone, submission, tokens):
+for part in (sign_in, actions, clone, submission, tokens):
     blp.register_blueprint(part.blp)
 
 __all__ = ["blp", "error_page", "template_folder"]

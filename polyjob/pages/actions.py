@@ -1,4 +1,4 @@
-"""What can be done with a job or build by a button: which ones are offered, and what each does."""
+"""The buttons of jobs and builds: which of them a page shows, and what each does."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from polyjob.auth import permissions
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job
 from polyjob.pages.forms import Form, done, local_path, project_for, read_form
-from polyjob.pages.job_page import build_url, job_url, project_url
+from polyjob.pages.urls import build_url, job_url, project_url, run_url
 from polyjob.services import bookmarks, builds, cloning, jobs
 
 blp = Blueprint("actions", __name__)
 
-Target = Job | Build
+Run = Job | Build
 
 
 @dataclass(frozen=True)
@@ -29,86 +29,85 @@ class Action:
     name: str
     """The last part of its path."""
     operation: str
-    """The API's operation that does the same: who may do that, may do this."""
+    """The API operation that does the same. Its permissions apply."""
     label: str
-    fits: Callable[[Any], bool]
-    """Whether it makes sense for a job or build as it is."""
+    applies_to: Callable[[Any], bool]
+    """Whether the action makes sense in the run's current state."""
     title: str = ""
+    """The tooltip."""
     is_page: bool = False
-    """Whether a page of its own comes first."""
+    """Whether it is a link to a page rather than a button."""
     makes_job: bool = False
     kind: str = ""
+    """The CSS class of the button."""
 
 
-def _is_live(target: Target) -> bool:
-    return target.archived_at is None and not target.status.is_done and target.stop_at is None
+def _can_stop(run: Run) -> bool:
+    return run.archived_at is None and not run.status.is_done and run.stop_at is None
 
 
 def _has_outputs(job: Job) -> bool:
     return job.archived_at is None and job.status.is_done and cloning.outputs_fault(job, store()) is None
 
 
-def _is_shown(target: Target) -> bool:
-    return target.archived_at is None
+def _is_not_archived(run: Run) -> bool:
+    return run.archived_at is None
 
 
-def _is_marked(target: Target) -> bool:
-    return _is_shown(target) and bookmarks.is_bookmarked(target, me())
+def _is_bookmarked(job: Job) -> bool:
+    return _is_not_archived(job) and bookmarks.is_bookmarked(job, me())
 
 
 # fmt: off
-_OF_JOBS = (
-    Action("stop", "jobs.stop_job", "Stop", _is_live, "End it now", kind="danger"),
-    Action("restart", "jobs.restart_job", "Restart", _is_shown, "The same again, as a new job", makes_job=True),
+_JOB_ACTIONS = (
+    Action("stop", "jobs.stop_job", "Stop", _can_stop, "End the job now", kind="danger"),
+    Action("restart", "jobs.restart_job", "Restart", _is_not_archived,
+           "Run it again as a new job", makes_job=True),
     Action("resume", "jobs.resume_job", "Resume", _has_outputs,
-           "A new job that goes on with this one's outputs", makes_job=True),
+           "A new job that continues with this job's outputs", makes_job=True),
     Action("copy", "jobs.copy_job", "Copy", _has_outputs,
-           "A new job that starts with a copy of this one's outputs", makes_job=True),
-    Action("clone", "jobs.restart_job", "Edit and run", lambda job: _is_shown(job) and job.config is not None,
-           "Change the config first", is_page=True),
-    Action("bookmark", "jobs.bookmark_job", "Bookmark", lambda job: _is_shown(job) and not _is_marked(job)),
-    Action("unbookmark", "jobs.unbookmark_job", "Remove bookmark", _is_marked),
-    Action("archive", "jobs.archive_job", "Archive", _is_shown, "Hide it from lists"),
-    Action("restore", "jobs.restore_job", "Restore", lambda job: job.archived_at is not None, "Show it again"),
-    Action("delete", "jobs.delete_job", "Delete", _is_shown, is_page=True, kind="danger"),
+           "A new job that starts with a copy of this job's outputs", makes_job=True),
+    Action("clone", "jobs.restart_job", "Edit and run", lambda job: _is_not_archived(job) and job.config is not None,
+           "Edit the config first", is_page=True),
+    Action("bookmark", "jobs.bookmark_job", "Bookmark", lambda job: _is_not_archived(job) and not _is_bookmarked(job)),
+    Action("unbookmark", "jobs.unbookmark_job", "Remove bookmark", _is_bookmarked),
+    Action("archive", "jobs.archive_job", "Archive", _is_not_archived, "Hide it from lists"),
+    Action("restore", "jobs.restore_job", "Restore", lambda job: job.archived_at is not None,
+           "Show it in lists again"),
+    Action("delete", "jobs.delete_job", "Delete", _is_not_archived, is_page=True, kind="danger"),
 )
-_OF_BUILDS = (
-    Action("stop", "builds.stop_build", "Stop", _is_live, "With the jobs that wait for it", kind="danger"),
+_BUILD_ACTIONS = (
+    Action("stop", "builds.stop_build", "Stop", _can_stop, "Also stops the jobs that wait for it", kind="danger"),
     Action("invalidate", "builds.invalidate_build", "Invalidate",
-           lambda build: _is_shown(build) and build.invalidated_at is None, "No new job will use it"),
-    Action("delete", "builds.delete_build", "Delete", _is_shown, is_page=True, kind="danger"),
+           lambda build: _is_not_archived(build) and build.invalidated_at is None, "New jobs will not use it"),
+    Action("delete", "builds.delete_build", "Delete", _is_not_archived, is_page=True, kind="danger"),
 )
 # fmt: on
 
 
 @dataclass(frozen=True)
-class Offer:
-    """An action as the page of its job or build shows it."""
+class Button:
+    """An action on one run."""
 
     action: Action
     path: str
 
 
 @blp.app_template_global()
-def offers(target: Target) -> list[Offer]:
-    """What whoever asks may do with it, and what makes sense as it is."""
+def action_buttons(run: Run) -> list[Button]:
+    """Return the actions that the user may do and that make sense in the run's current state."""
     identity = auth.current_identity()
-    if identity is None or target.deleted_at is not None:
+    if identity is None or run.deleted_at is not None:
         return []
-    actions = _OF_JOBS if isinstance(target, Job) else _OF_BUILDS
+    actions = _JOB_ACTIONS if isinstance(run, Job) else _BUILD_ACTIONS
     return [
-        Offer(action, f"{url_of(target)}/{action.name}")
+        Button(action, f"{run_url(run)}/{action.name}")
         for action in actions
-        if permissions.may(action.operation, identity, target.project) and action.fits(target)
+        if permissions.may(action.operation, identity, run.project) and action.applies_to(run)
     ]
 
 
-def url_of(target: Target) -> str:
-    return job_url(target) if isinstance(target, Job) else build_url(target)
-
-
-def _back(form: Form, default: str) -> str:
-    """Where the form says to go afterwards."""
+def _next_page(form: Form, default: str) -> str:
     return local_path(form.text("next"), default)
 
 
@@ -124,11 +123,11 @@ def _job(operation: str, username: str, project_name: str, job_id: int) -> Job:
 def stop_job(username: str, project_name: str, job_id: int) -> AnyResponse:
     job, form = _job("jobs.stop_job", username, project_name, job_id), read_form()
     if job.status.is_done:
-        said = f"Job {job.id} had ended already."
+        message = f"Job {job.id} had already ended."
     else:
         job = jobs.request_stop(job, me(), settings())
-        said = f"Job {job.id} is stopped." if job.status.is_done else f"Stop of job {job.id} requested."
-    return done(_back(form, url_of(job)), said)
+        message = f"Job {job.id} was stopped." if job.status.is_done else f"Stop of job {job.id} requested."
+    return done(_next_page(form, job_url(job)), message)
 
 
 @blp.post(f"{JOB}/bookmark")
@@ -136,7 +135,7 @@ def stop_job(username: str, project_name: str, job_id: int) -> AnyResponse:
 def bookmark_job(username: str, project_name: str, job_id: int) -> AnyResponse:
     job, form = _job("jobs.bookmark_job", username, project_name, job_id), read_form()
     bookmarks.add(job, me())
-    return done(_back(form, url_of(job)), f"Job {job.id} is bookmarked.")
+    return done(_next_page(form, job_url(job)), f"Job {job.id} was bookmarked.")
 
 
 @blp.post(f"{JOB}/unbookmark")
@@ -144,7 +143,7 @@ def bookmark_job(username: str, project_name: str, job_id: int) -> AnyResponse:
 def unbookmark_job(username: str, project_name: str, job_id: int) -> AnyResponse:
     job, form = _job("jobs.unbookmark_job", username, project_name, job_id), read_form()
     bookmarks.remove(job, me())
-    return done(_back(form, url_of(job)), f"Job {job.id} is not bookmarked any more.")
+    return done(_next_page(form, job_url(job)), f"The bookmark of job {job.id} was removed.")
 
 
 @blp.post(f"{JOB}/archive")
@@ -152,8 +151,8 @@ def unbookmark_job(username: str, project_name: str, job_id: int) -> AnyResponse
 def archive_job(username: str, project_name: str, job_id: int) -> AnyResponse:
     job, form = _job("jobs.archive_job", username, project_name, job_id), read_form()
     jobs.archive(job, me(), settings())
-    said = f"Job {job.id} is archived{'' if job.status.is_done else '. Its stop is requested'}."
-    return done(_back(form, project_url(job.project)), said, undo=f"{url_of(job)}/restore")
+    message = f"Job {job.id} was archived{'' if job.status.is_done else ', and its stop requested'}."
+    return done(_next_page(form, project_url(job.project)), message, undo=f"{job_url(job)}/restore")
 
 
 @blp.post(f"{JOB}/restore")
@@ -161,17 +160,22 @@ def archive_job(username: str, project_name: str, job_id: int) -> AnyResponse:
 def restore_job(username: str, project_name: str, job_id: int) -> AnyResponse:
     project, form = project_for("jobs.restore_job", username, project_name), read_form()
     jobs.restore(project, job_id)
-    return done(_back(form, f"{project_url(project)}/jobs/{job_id}"), f"Job {job_id} is back.")
+    return done(_next_page(form, f"{project_url(project)}/jobs/{job_id}"), f"Job {job_id} was restored.")
 
 
 @blp.get(f"{JOB}/delete")
 @requires(Access.MANAGE)
 def ask_delete_job(username: str, project_name: str, job_id: int) -> str:
     job = _job("jobs.delete_job", username, project_name, job_id)
-    clones = Job.select().where(Job.original == job, Job.deleted_at.is_null()).count()
-    return render_template("delete_job.html", job=job, path=request.path, back=url_of(job),
-                           log_size=log_length(store().job_log(job.uuid)), size=store().job_size(job.uuid),
-                           clones=clones)  # fmt: skip
+    return render_template(
+        "delete_job.html",
+        job=job,
+        path=request.path,
+        back=job_url(job),
+        log_size=log_length(store().job_log(job.uuid)),
+        size=store().job_size(job.uuid),
+        clones=Job.select().where(Job.original == job, Job.deleted_at.is_null()).count(),
+    )
 
 
 @blp.post(f"{JOB}/delete")
@@ -179,14 +183,15 @@ def ask_delete_job(username: str, project_name: str, job_id: int) -> str:
 def delete_job(username: str, project_name: str, job_id: int) -> AnyResponse:
     job, form = _job("jobs.delete_job", username, project_name, job_id), read_form()
     jobs.delete(job, me(), settings())
-    return done(_back(form, project_url(job.project)), f"Job {job.id} is deleted.")
+    return done(_next_page(form, project_url(job.project)), f"Job {job.id} was deleted.")
 
 
 # Builds.
 
 
 def _build(operation: str, username: str, project_name: str, build_id: int) -> Build:
-    build = builds.find(project := project_for(operation, username, project_name), build_id)
+    project = project_for(operation, username, project_name)
+    build = builds.find(project, build_id)
     build.project = project
     return build
 
@@ -196,8 +201,8 @@ def _build(operation: str, username: str, project_name: str, build_id: int) -> B
 def stop_build(username: str, project_name: str, build_id: int) -> AnyResponse:
     build, form = _build("builds.stop_build", username, project_name, build_id), read_form()
     builds.request_stop(build, settings())
-    said = f"Build {build.id} had ended already." if build.status.is_done else f"Stop of build {build.id} requested."
-    return done(_back(form, project_url(build.project)), said)
+    message = f"Build {build.id} had already ended." if build.status.is_done else f"Stop of build {build.id} requested."
+    return done(_next_page(form, project_url(build.project)), message)
 
 
 @blp.post(f"{BUILD}/invalidate")
@@ -205,7 +210,7 @@ def stop_build(username: str, project_name: str, build_id: int) -> AnyResponse:
 def invalidate_build(username: str, project_name: str, build_id: int) -> AnyResponse:
     build, form = _build("builds.invalidate_build", username, project_name, build_id), read_form()
     builds.invalidate(build)
-    return done(_back(form, project_url(build.project)), f"No new job will use build {build.id}.")
+    return done(_next_page(form, project_url(build.project)), f"New jobs will not use build {build.id}.")
 
 
 @blp.get(f"{BUILD}/delete")
@@ -216,19 +221,19 @@ def ask_delete_build(username: str, project_name: str, build_id: int) -> str:
         "confirm.html",
         title=f"Delete build {build.id}?",
         lines=[
-            "Its log and all that it made are removed; a job that needs the same is built anew.",
+            "Its log and its artifacts are deleted. The next job that needs this build builds it again.",
             f"Jobs that used it stay: {builds.count_jobs(build)}.",
         ],
         path=request.path,
         label=f"Delete build {build.id}",
-        back=url_of(build),
+        back=build_url(build),
     )
 
 
 @blp.post(f"{BUILD}/delete")
 @requires(Access.MANAGE)
 def delete_build(username: str, project_name: str, build_id: int) -> AnyResponse:
-    """Raises Conflict where a job needs the build."""
+    """Raises Conflict if a job needs the build."""
     build, form = _build("builds.delete_build", username, project_name, build_id), read_form()
     builds.delete(build, settings())
-    return done(_back(form, project_url(build.project)), f"Build {build.id} is deleted.")
+    return done(_next_page(form, project_url(build.project)), f"Build {build.id} was deleted.")

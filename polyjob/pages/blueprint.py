@@ -1,4 +1,4 @@
-"""The blueprint of the pages: what every page is served with, who asks for it, and what is said when it cannot be."""
+"""The blueprint of the pages: template filters, security headers, the signed-in user, ETags, and error pages."""
 
 from __future__ import annotations
 
@@ -16,26 +16,29 @@ from werkzeug.wrappers import Response as AnyResponse
 import polyjob
 from polyjob.api.problems import status_of
 from polyjob.auth import identity as auth
-from polyjob.auth import permissions
-from polyjob.auth import sessions as browsers
+from polyjob.auth import permissions, sessions
 from polyjob.clock import now
 from polyjob.db.models import User
 from polyjob.errors import Forbidden, NotFound, PolyjobError, Unavailable
-from polyjob.pages import formatting, forms, logs, sessions
-from polyjob.pages.job_page import build_url, duration, job_url, project_url
+from polyjob.formatting import format_age, format_duration, format_size
+from polyjob.pages import forms, logs, sign_in
+from polyjob.pages.markup import inline_code, status_icon
+from polyjob.pages.timeline import elapsed
+from polyjob.pages.urls import build_url, job_url, project_url
 
-POLICY = (
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; frame-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors {}"
 )
-FOREIGN = (
-    "This came from a page of another address, so nothing was done. If it was a page of this server, whoever runs it "
-    "has to set POLYJOB_PUBLIC_URL to the address that browsers use."
+STALE_PAGE = "Nothing was changed. Go back, reload the page, and try again."
+FOREIGN_FORM = (
+    "This form came from a page at another address, so nothing was changed. If it was a page of this server, ask the "
+    "administrator to set POLYJOB_PUBLIC_URL to the address that browsers use."
 )
 
 
 def template_folder() -> Path:
-    """The installed package's own folder, else the checkout's."""
+    """Return the templates of the installed package, or those of the checkout."""
     packaged = Path(__file__).parent.parent / "templates"
     return packaged if packaged.is_dir() else packaged.parent.parent / "templates"
 
@@ -47,28 +50,29 @@ blp = Blueprint(
     static_folder=str(Path(__file__).parent.parent / "static"),
     static_url_path="/static",
 )
-blp.add_app_template_filter(formatting.lasting, "lasting")
-blp.add_app_template_filter(formatting.size, "size")
-blp.add_app_template_filter(formatting.with_code, "with_code")
-blp.add_app_template_filter(lambda moment: formatting.ago(moment, now()), "ago")
-blp.before_request(browsers.renew)
-for _helper in (build_url, duration, job_url, project_url, formatting.shape_of, browsers.csrf_token, forms.new_once):
+blp.add_app_template_filter(format_duration, "duration")
+blp.add_app_template_filter(format_size, "size")
+blp.add_app_template_filter(lambda moment: format_age(moment, now()), "age")
+blp.add_app_template_filter(inline_code, "inline_code")
+blp.before_request(sessions.renew)
+for _helper in (build_url, job_url, project_url, elapsed, status_icon, sessions.csrf_token, forms.new_submission_id):
     blp.add_app_template_global(_helper)
 
 
 @blp.app_context_processor
-def _visitor() -> dict[str, Any]:
-    user, administers = None, False
-    with contextlib.suppress(PeeweeException):  # the page that says so needs no user
+def _user_variables() -> dict[str, Any]:
+    user, may_see_status = None, False
+    with contextlib.suppress(PeeweeException):  # the page that reports a broken database needs no user
         user = auth.current_user()
-        administers = user is not None and may_administer()
-    return {"user": user, "administers": administers}
+        may_see_status = user is not None and may_view_status()
+    return {"user": user, "may_view_status": may_see_status}
 
 
 @blp.after_request
 def secure(response: AnyResponse) -> AnyResponse:
-    """What every page is served with: no script or style but our own, nothing from elsewhere, nothing kept."""
-    response.headers.setdefault("Content-Security-Policy", POLICY.format("'self'" if logs.is_framed() else "'none'"))
+    """Add the security headers: only this server's own scripts and styles, no other origins, no caching of pages."""
+    ancestors = "'self'" if logs.is_framed() else "'none'"
+    response.headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY.format(ancestors))
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "same-origin"
     if request.endpoint != "pages.static":
@@ -76,35 +80,36 @@ def secure(response: AnyResponse) -> AnyResponse:
     return response
 
 
-def person() -> User:
-    """Who asks. Raises Unauthenticated where nobody is signed in."""
+def require_user() -> User:
+    """Return the signed-in user. Raises Unauthenticated if there is none."""
     user = auth.current_user()
     if user is None:
         raise auth.Unauthenticated("Nobody is signed in.")
     return user
 
 
-def may_administer() -> bool:
-    """Whether who asks may see the machine: as with the API, by a key only where that is good for everything. Raises
-    Unauthenticated."""
+def may_view_status() -> bool:
+    """Return whether the user may see the server's status; with a token, only if it permits that in the API.
+
+    Raises Unauthenticated.
+    """
     identity = auth.current_identity()
     if identity is None:
         raise auth.Unauthenticated("Nobody is signed in.")
     return permissions.allows("cluster.get_cluster", identity)
 
 
-def rendered(template: str, *state: object, shown: Callable[[], Mapping[str, Any]]) -> AnyResponse:
-    """The page, with an ETag of `state` for the script that asks again and again; 304 where it has that one already,
-    and nothing of what is `shown` is looked up.
+def render_with_etag(template: str, *state: object, context: Callable[[], Mapping[str, Any]]) -> AnyResponse:
+    """Render a page with an ETag made of `state`; return 304, without calling `context`, if the browser has it already.
 
-    `state` must have been read before what the page shows: then an ETag may be too old, but never too new.
+    `state` must be read before the `context`: then an ETag can be too old, but never too new.
     """
-    parts = (polyjob.__version__, person().id, request.full_path, *state)
+    parts = (polyjob.__version__, require_user().id, request.full_path, *state)
     tag = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
     if request.if_none_match.contains_weak(tag):
         response = Response(status=304)
     else:
-        response = current_app.make_response(render_template(template, **shown()))
+        response = current_app.make_response(render_template(template, **context()))
     response.set_etag(tag, weak=True)
     return response
 
@@ -112,29 +117,26 @@ def rendered(template: str, *state: object, shown: Callable[[], Mapping[str, Any
 @blp.errorhandler(PolyjobError)
 @blp.errorhandler(HTTPException)
 def error_page(error: PolyjobError | HTTPException) -> AnyResponse:
-    """The page that says what went wrong; for paths of no page, too."""
+    """Return the page for an error. The app also calls it for paths outside this blueprint."""
     if isinstance(error, NotFound) or getattr(error, "code", None) == 404:
-        return message(404, "Not found", "There is nothing here, or nothing that you may see.")
+        return message_page(404, "Not found", "This page does not exist, or you have no access to it.")
     if isinstance(error, auth.Unauthenticated):
-        return secure(sessions.ask())
-    if isinstance(error, browsers.Stale):
-        return message(
-            403, "This page was not up to date", "Nothing was done. Load the page before it anew, and retry."
-        )
-    if isinstance(error, browsers.Foreign):
-        return message(403, "Not from this server", FOREIGN)
+        return secure(sign_in.sign_in_required())
+    if isinstance(error, sessions.Stale):
+        return message_page(403, "Page out of date", STALE_PAGE)
+    if isinstance(error, sessions.Foreign):
+        return message_page(403, "Form from another site", FOREIGN_FORM)
     if isinstance(error, HTTPException):
-        return message(error.code or 500, error.name, error.description or "")
+        return message_page(error.code or 500, error.name, error.description or "")
     if isinstance(error, Forbidden):
-        return message(403, "Not allowed", str(error))
+        return message_page(403, "Not allowed", str(error))
     if isinstance(error, Unavailable):
-        response = message(503, "Not now", str(error))
+        response = message_page(503, "Temporarily unavailable", str(error))
         response.headers["Retry-After"] = str(error.retry_after)
         return response
-    return message(status_of(error), "That did not work", str(error))
+    return message_page(status_of(error), "Request failed", str(error))
 
 
-def message(code: int, title: str, text: str) -> AnyResponse:
-    """A page of one sentence."""
+def message_page(code: int, title: str, text: str) -> AnyResponse:
     page = render_template("message.html", code=code, title=title, text=text)
     return secure(Response(page, code, mimetype="text/html"))

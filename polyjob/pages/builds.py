@@ -1,4 +1,4 @@
-"""What the page of one build shows: why it was made, what from, what came of it, and whose it is."""
+"""The content of the page of one build, and of the list of a project's builds."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from polyjob.api.paging import root
 from polyjob.api.schemas.builds import image_ids
 from polyjob.clock import now
 from polyjob.db.models import Build, BuildStatus, Job, Project, User
+from polyjob.formatting import sentence
 from polyjob.pages import logs, timeline
-from polyjob.pages.job_page import build_url
+from polyjob.pages.urls import build_url
 from polyjob.services import builds, specs
 from polyjob.services.notes import note_text
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
 
-MOST = 100
-MOST_JOBS = 50
+MAX_BUILDS = 100
+MAX_JOBS = 50
 
 
-def about(build: Build) -> dict[str, Any]:
+def build_context(build: Build) -> dict[str, Any]:
+    """Return the variables of `build.html`."""
     settings = current_app.config["SETTINGS"]
     rows = list(builds.list_statuses(build))
-    steps = timeline.steps(rows, now())
+    steps = timeline.timeline(rows, now())
     images = image_ids(build)
     return {
         "build": build,
-        "log_view": logs.view_of(build),
+        "log_view": logs.log_view(build),
         "api_url": f"{root()}/api/v1{build_url(build)}",
-        "why": _why(build, rows[-1]),
+        "explanation": _explain(build, rows[-1]),
         "reason": (build.reason or {}).get("text"),
         "steps": steps,
         "bar": timeline.bar(steps),
@@ -43,36 +45,38 @@ def about(build: Build) -> dict[str, Any]:
     }
 
 
-def newest(project: Project) -> list[Build]:
-    """The latest MOST builds, and never their config; the last made first."""
+def latest_builds(project: Project) -> list[Build]:
+    """Return the project's latest MAX_BUILDS builds, newest first, without their configs."""
     names = ("id", "name", "status", "created_at", "started_at", "finished_at", "reason", "user", "project")
     columns = [getattr(Build, name) for name in (*names, "invalidated_at")]
     query = Build.select(*columns, User.id, User.username).join(User)
     query = query.where(Build.project == project, Build.deleted_at.is_null(), Build.archived_at.is_null())
-    found = list(query.order_by(Build.updated_at.desc(), Build.id.desc()).limit(MOST))
-    for build in found:
+    rows = list(query.order_by(Build.updated_at.desc(), Build.id.desc()).limit(MAX_BUILDS))
+    for build in rows:
         build.project = project
-    return found
+    return rows
 
 
 def state(build: Build) -> tuple[object, ...]:
-    """What changes whenever something changes that the page shows."""
+    """Return a value that differs after every change of what the page shows."""
     return build.version, build.project.jobs_version
 
 
-def _why(build: Build, last: BuildStatus) -> str:
+def _explain(build: Build, latest: BuildStatus) -> str:
     if not build.status.is_done:
-        return note_text(build.notes, "retry") or ("It is being stopped." if build.stop_at else "")
+        return note_text(build.notes, "retry") or ("The build is being stopped." if build.stop_at else "")
     if build.status is Status.SUCCEEDED and build.is_managed:
-        return "No new job uses it any more." if build.invalidated_at else "New jobs with the same build use it."
-    return f"{(last.message or '').rstrip('.')}." if last.message else ""
+        if build.invalidated_at:
+            return "New jobs do not use this build."
+        return "New jobs with the same build use this one."
+    return sentence((latest.message or "").rstrip("."))
 
 
 def _jobs(build: Build) -> list[Job]:
-    """The latest jobs that use or used it."""
+    """Return the latest jobs that use the build."""
     columns = (Job.id, Job.name, Job.status, Job.project, Job.created_at, Job.started_at, Job.finished_at)
     query = Job.select(*columns).where(Job.build == build, Job.deleted_at.is_null(), Job.archived_at.is_null())
-    found = list(query.order_by(Job.id.desc()).limit(MOST_JOBS))
-    for job in found:
+    rows = list(query.order_by(Job.id.desc()).limit(MAX_JOBS))
+    for job in rows:
         job.project = build.project
-    return found
+    return rows

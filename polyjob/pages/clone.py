@@ -1,4 +1,4 @@
-"""A job run again with its config edited: restarted, resumed or copied."""
+"""Run a job again: restart, resume or copy it, unchanged or with an edited config."""
 
 from __future__ import annotations
 
@@ -12,86 +12,96 @@ from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Job
 from polyjob.errors import Conflict, Invalid, PolyjobError, Problem
 from polyjob.jobconfig.parsing import to_yaml
-from polyjob.pages.forms import STALE, Form, by_field, create_idempotently, done, new_once, project_for, read_form
-from polyjob.pages.job_page import job_url, project_url
+from polyjob.pages.forms import (
+    STALE_FORM,
+    Form,
+    create_idempotently,
+    done,
+    group_by_field,
+    new_submission_id,
+    project_for,
+    read_form,
+)
+from polyjob.pages.urls import job_url, project_url
 from polyjob.services import cloning, jobs
 
 STRATEGIES = {
     "restart": ("Restart", "with empty outputs"),
-    "resume": ("Resume", "going on with this job's outputs"),
-    "copy": ("Copy", "with a copy of this job's outputs"),
+    "resume": ("Resume", "continue with this job's outputs"),
+    "copy": ("Copy", "start with a copy of this job's outputs"),
 }
-CLONED = {"restart": "restarts", "resume": "resumes", "copy": "is a copy of"}
+_VERBS = {"restart": "restarts", "resume": "resumes", "copy": "is a copy of"}
 
 blp = Blueprint("cloning", __name__)
-
-
-# At once, as it is.
 
 
 @blp.post(f"{JOB}/<any(restart,resume,copy):strategy>")
 @requires(Access.SUBMIT)
 def clone_job(username: str, project_name: str, job_id: int, strategy: str) -> AnyResponse:
-    source, form = _source(strategy, username, project_name, job_id), read_form()
-    number = create_idempotently(
-        form, source.project, lambda once: cloning.clone(source, me(), strategy, {}, settings(), once)
+    """Run the job again with its config unchanged."""
+    original, form = _find_original(strategy, username, project_name, job_id), read_form()
+    clone_id = create_idempotently(
+        form, original.project, lambda request: cloning.clone(original, me(), strategy, {}, settings(), request)
     )
-    return _made(source, number, strategy)
-
-
-# With a config that is edited first.
+    return _go_to_clone(original, clone_id, strategy)
 
 
 @blp.get(f"{JOB}/clone")
 @requires(Access.SUBMIT)
 def edit_job(username: str, project_name: str, job_id: int) -> AnyResponse:
-    source = _source("restart", username, project_name, job_id)
-    return _page(source, Form({"config": config_text(source), "strategy": _asked(request.args.get("strategy"))}))
+    original = _find_original("restart", username, project_name, job_id)
+    fields = {"config": config_text(original), "strategy": _parse_strategy(request.args.get("strategy"))}
+    return _page(original, Form(fields))
 
 
 @blp.post(f"{JOB}/clone")
 @requires(Access.SUBMIT)
 def clone_edited(username: str, project_name: str, job_id: int) -> AnyResponse:
-    project_for("jobs.restart_job", username, project_name)  # nobody else's form is waited for
+    project_for("jobs.restart_job", username, project_name)  # before the body of a forbidden request is read
     form = read_form(keep_stale=True)
-    strategy = _asked(form.text("strategy"))
-    source = _source(strategy, username, project_name, job_id)
+    strategy = _parse_strategy(form.text("strategy"))
+    original = _find_original(strategy, username, project_name, job_id)
     if form.is_stale:
-        return _page(source, form, {"": [STALE]}, 403)
+        return _page(original, form, {"": [STALE_FORM]}, 403)
     try:
-        attributes = _attributes(source, form)
-        number = create_idempotently(
-            form, source.project, lambda once: cloning.clone(source, me(), strategy, attributes, settings(), once)
+        changes = _read_changes(original, form)
+        clone_id = create_idempotently(
+            form,
+            original.project,
+            lambda request: cloning.clone(original, me(), strategy, changes, settings(), request),
         )
     except (Invalid, Conflict) as error:
-        return _page(source, form, _errors(error), status_of(error))
-    return _made(source, number, strategy)
+        return _page(original, form, _errors(error), status_of(error))
+    return _go_to_clone(original, clone_id, strategy)
 
 
 def config_text(job: Job) -> str:
-    """What was sent, or else the config in the form that is easiest to edit."""
+    """Return the text that was submitted, or else the stored config as text."""
     return job.content if job.content is not None else to_yaml(job.config)
 
 
-def _source(strategy: str, username: str, project_name: str, job_id: int) -> Job:
+def _find_original(strategy: str, username: str, project_name: str, job_id: int) -> Job:
     return jobs.find(project_for(f"jobs.{strategy}_job", username, project_name), job_id)
 
 
-def _asked(strategy: str | None) -> str:
+def _parse_strategy(strategy: str | None) -> str:
     return strategy if strategy in STRATEGIES else "restart"
 
 
-def _attributes(source: Job, form: Form) -> dict[str, object]:
-    """Raises Invalid. An untouched config is that of the source, which may have params that are not in the text."""
-    attributes: dict[str, object] = {"update_code": bool(form.text("update_code"))}
+def _read_changes(original: Job, form: Form) -> dict[str, object]:
+    """Return the changes for `cloning.clone`. Raises Invalid.
+
+    If the text was not edited, the stored config is used: it can have params that are not part of the text.
+    """
+    changes: dict[str, object] = {"update_code": bool(form.text("update_code"))}
     text = form.text("config")
-    if text.strip() == config_text(source).replace("\r\n", "\n").strip():
-        return attributes
+    if text.strip() == config_text(original).replace("\r\n", "\n").strip():
+        return changes
     if not text.strip():
-        raise Invalid([Problem("/content", "There is no config.")])
+        raise Invalid([Problem("/content", "Enter a config.")])
     parsed = read_job_create({"content": text})
     config = parsed.attributes["config"]
-    return attributes | {
+    return changes | {
         "is_whole": True,
         "config": config,
         "content": parsed.attributes["content"],
@@ -101,29 +111,30 @@ def _attributes(source: Job, form: Form) -> dict[str, object]:
 
 def _errors(error: PolyjobError) -> dict[str, list[str]]:
     problems = getattr(error, "problems", None) or [Problem("", str(error))]
-    named = [Problem(problem.pointer, _with_place(problem)) for problem in problems]
-    return by_field(named, lambda pointer: "config" if pointer else "")
+    located = [Problem(problem.pointer, _with_path(problem)) for problem in problems]
+    return group_by_field(located, lambda pointer: "config" if pointer else "")
 
 
-def _with_place(problem: Problem) -> str:
-    place = ".".join(problem.pointer.split("/")[2:])
-    return f"{place}: {problem.detail}" if place else problem.detail
+def _with_path(problem: Problem) -> str:
+    path = ".".join(problem.pointer.split("/")[2:])
+    return f"{path}: {problem.detail}" if path else problem.detail
 
 
-def _made(source: Job, number: int, strategy: str) -> AnyResponse:
-    return done(f"{project_url(source.project)}/jobs/{number}", f"This job {CLONED[strategy]} job {source.id}.")
+def _go_to_clone(original: Job, clone_id: int, strategy: str) -> AnyResponse:
+    message = f"This job {_VERBS[strategy]} job {original.id}."
+    return done(f"{project_url(original.project)}/jobs/{clone_id}", message)
 
 
-def _page(source: Job, form: Form, errors: dict[str, list[str]] | None = None, status: int = 200) -> AnyResponse:
+def _page(original: Job, form: Form, errors: dict[str, list[str]] | None = None, status: int = 200) -> AnyResponse:
     page = render_template(
         "clone.html",
-        job=source,
-        back=job_url(source),
+        job=original,
+        back=job_url(original),
         strategies=STRATEGIES,
-        outputs_fault=cloning.outputs_fault(source, store()),
-        has_newer_code=source.project.code_id != source.code_id,
+        outputs_fault=cloning.outputs_fault(original, store()),
+        has_newer_upload=original.project.code_id != original.code_id,
         form=form,
-        once=new_once(),
+        submission_id=new_submission_id(),
         errors=errors or {},
     )
     return make_response(page, status)

@@ -1,4 +1,4 @@
-"""What a browser sends by a form: who sends it, what they typed, and that it comes from a page of this server."""
+"""Read and check submitted forms: origin, CSRF token, user, and repeated submissions."""
 
 from __future__ import annotations
 
@@ -21,34 +21,32 @@ from polyjob.db.models import Job, Project
 from polyjob.errors import Problem
 from polyjob.services.idempotency import IdempotentRequest, ReplayedResponse
 
-STALE = (
-    "This page was not up to date, so nothing was done. What you typed is still here: look at it, and send it again."
-)
-ONCE_FIELD = "once"
-"""The name under which a form sends a text of its own, the same each time that it is sent."""
-_ONCE = re.compile(r"[0-9a-f]{32}\Z")
-_UNFIT_FOR_PATHS = re.compile(r"[\x00-\x20\x7f\\]")
+STALE_FORM = "This page was out of date, so nothing was changed. Check your entries below, and submit them again."
+SUBMISSION_FIELD = "submission_id"
+"""The hidden field that identifies a form. A form that is submitted twice has the same value both times."""
+_SUBMISSION_ID = re.compile(r"[0-9a-f]{32}\Z")
+_NOT_IN_PATHS = re.compile(r"[\x00-\x20\x7f\\]")
 
 
 @dataclass
 class Form:
-    """The fields of a form, as they were typed."""
+    """The fields of a submitted form."""
 
     fields: Mapping[str, str] = field(default_factory=dict)
     is_stale: bool = False
-    """Whether it came without this session's token: then nothing may be done, and the form is shown again."""
+    """Whether the CSRF token is missing or old. Such a form must be shown again and change nothing."""
 
     def text(self, name: str) -> str:
-        """What was typed, its lines ended as everywhere but in forms; empty where there is no such field."""
+        """Return a field with `\\n` line ends, which browsers send as `\\r\\n`; empty if there is no such field."""
         return self.fields.get(name, "").replace("\r\n", "\n").replace("\r", "\n")
 
     def word(self, name: str) -> str:
-        """As `text`, without blanks around."""
+        """Return a field without surrounding whitespace."""
         return self.text(name).strip()
 
 
-def who_asks() -> auth.Identity:
-    """Raises Unauthenticated, to which a page answers with the form to sign in."""
+def require_identity() -> auth.Identity:
+    """Return who is signed in. Raises Unauthenticated, which becomes the sign-in page."""
     identity = auth.current_identity()
     if identity is None:
         raise auth.Unauthenticated("Nobody is signed in.")
@@ -56,14 +54,17 @@ def who_asks() -> auth.Identity:
 
 
 def read_form(*, keep_stale: bool = False) -> Form:
-    """The form that is sent. Raises Forbidden for one of another server's page, and Stale for one that only lacks the
-    session's token; `keep_stale` has that one returned, to be shown again."""
+    """Return the submitted form.
+
+    Raises Foreign if another site's page sent it, and Stale if its CSRF token is wrong. With `keep_stale`, a stale
+    form is returned instead, so that it can be shown again.
+    """
     sessions.refuse_foreign()
-    return checked(request.form, keep_stale=keep_stale)
+    return check_form(request.form, keep_stale=keep_stale)
 
 
-def checked(fields: MultiDict[str, str], *, keep_stale: bool = False) -> Form:
-    """As `read_form`, of fields that have been read."""
+def check_form(fields: MultiDict[str, str], *, keep_stale: bool = False) -> Form:
+    """Check the CSRF token of fields that were read already; see `read_form`."""
     form = Form(fields.to_dict())
     try:
         sessions.refuse_forgery(form.fields.get(CSRF_FIELD, ""))
@@ -75,50 +76,56 @@ def checked(fields: MultiDict[str, str], *, keep_stale: bool = False) -> Form:
 
 
 def project_for(operation: str, username: str, project_name: str, *, archived: bool = False) -> Project:
-    """The project, for an operation of the API on what belongs to it. Raises as the API would refuse that."""
-    identity = who_asks()
+    """Return the project if the user may do this API operation in it. Raises the same errors as the API."""
+    identity = require_identity()
     permissions.check(operation, request.view_args or {}, identity)
     to_write = permissions.needs_writer(operation)
     return auth.find_project(identity.user, username, project_name, to_write=to_write, archived=archived)
 
 
-# Once.
+# Repeated submissions.
 
 
-def new_once() -> str:
+def new_submission_id() -> str:
     return secrets.token_hex(16)
 
 
 def create_idempotently(
-    form: Form, project: Project, make: Callable[[IdempotentRequest | None], Job], code: str | None = None
+    form: Form,
+    project: Project,
+    make: Callable[[IdempotentRequest | None], Job],
+    upload_digest: str | None = None,
 ) -> int:
-    """The number of the job that `make` makes, or made when this very form was sent before. `code` stands for what was
-    uploaded with it."""
-    key = form.text(ONCE_FIELD)
-    if not _ONCE.match(key):
+    """Make a job, or find the job that an earlier submission of the same form made. Return its id.
+
+    `upload_digest` identifies the files of the form.
+    """
+    submission_id = form.text(SUBMISSION_FIELD)
+    if not _SUBMISSION_ID.match(submission_id):
         return int(make(None).id)
-    typed = sorted((name, text) for name, text in form.fields.items() if name != CSRF_FIELD)
-    digest = hashlib.sha256(json.dumps([request.path, typed, code]).encode()).hexdigest()
-    once = IdempotentRequest(who_asks().user, project, f"form {key} {digest[:32]}", digest, lambda job: str(job.id))
+    fields = sorted((name, text) for name, text in form.fields.items() if name != CSRF_FIELD)
+    digest = hashlib.sha256(json.dumps([request.path, fields, upload_digest]).encode()).hexdigest()
+    key = f"form {submission_id} {digest[:32]}"
+    idempotent = IdempotentRequest(require_identity().user, project, key, digest, lambda job: str(job.id))
     try:
-        once.check()
-        return int(make(once).id)
-    except ReplayedResponse as before:
-        return int(before.body)
+        idempotent.check()
+        return int(make(idempotent).id)
+    except ReplayedResponse as replayed:
+        return int(replayed.body)
 
 
-# Answers.
+# Responses.
 
 
 def done(path: str, message: str, *, undo: str | None = None) -> AnyResponse:
-    """Go to the page, which says the message once; with a button that posts to `undo`."""
+    """Redirect to a page that shows the message once. With `undo`, a path, it has a button that posts there."""
     flash(message, undo or "message")
     return redirect(path, 303)
 
 
 def local_path(text: str | None, default: str = "/") -> str:
-    """The text where it is the path of a page of this server, else the default."""
-    if not text or not text.startswith("/") or text.startswith("//") or _UNFIT_FOR_PATHS.search(text):
+    """Return the text if it is a path on this server, else the default."""
+    if not text or not text.startswith("/") or text.startswith("//") or _NOT_IN_PATHS.search(text):
         return default
     try:
         parts = urlsplit(text)
@@ -127,9 +134,9 @@ def local_path(text: str | None, default: str = "/") -> str:
     return default if parts.scheme or parts.netloc else text
 
 
-def by_field(problems: list[Problem], field_of: Callable[[str], str]) -> dict[str, list[str]]:
-    """Name of the field → what is wrong with it; the name is empty for what is no one field's."""
-    found: dict[str, list[str]] = {}
+def group_by_field(problems: list[Problem], field_of: Callable[[str], str]) -> dict[str, list[str]]:
+    """Return field name → messages. `field_of` maps a problem's pointer to a name, empty if no field fits."""
+    messages: dict[str, list[str]] = {}
     for problem in problems:
-        found.setdefault(field_of(problem.pointer), []).append(problem.detail)
-    return found
+        messages.setdefault(field_of(problem.pointer), []).append(problem.detail)
+    return messages

@@ -1,135 +1,155 @@
-"""What the page of one job shows, read from its rows; and the addresses of what pages show."""
+"""The content of the page of one job, read from the database."""
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from flask import current_app, url_for
+from flask import current_app
 
 from polyjob.api.log_download import log_length, tail_start
 from polyjob.api.paging import root
 from polyjob.clock import now
-from polyjob.db.models import Build, Job, Project, User
-from polyjob.pages import diffs, formatting, logs, outputs, timeline
+from polyjob.db.models import Job, User
+from polyjob.formatting import format_size
+from polyjob.jobconfig.parsing import dump_yaml
+from polyjob.pages import logs, outputs, timeline
+from polyjob.pages.diffs import diff_configs
+from polyjob.pages.explanations import explain_status
+from polyjob.pages.markup import plain_log
+from polyjob.pages.urls import job_url
 from polyjob.services import bookmarks, job_queue, jobs
 from polyjob.storage.store import Store
 
-LOG_BYTES = 1 << 16
-BUILD_LINES = 20
-MOST_CLONES = 20
-LONGEST_CHAIN = 10
+BUILD_LOG_LINES = 20
+MAX_BUILD_LOG_BYTES = 1 << 16
+MAX_CLONES = 20
+MAX_ORIGINALS = 10
 
 
-def about(job: Job, user: User) -> dict[str, Any]:
+def job_context(job: Job, user: User) -> dict[str, Any]:
+    """Return the variables of `job.html`."""
     rows = list(jobs.list_statuses(job))
-    last = rows[-1]
-    steps = timeline.steps(rows, now())
+    latest = rows[-1]
+    steps = timeline.timeline(rows, now())
     waiting = job_queue.waiting_reason(job, job_queue.queue_position(job))
     originals, clones = _originals(job), _clones(job)
     return {
         "job": job,
-        "why": formatting.why(job.status, job.exit, last.message, last.details or {}, waiting),
+        "explanation": explain_status(job.status, job.exit, latest.message, latest.details or {}, waiting),
         "stopping": _stopping(job),
-        "end": job.exit or {},
-        "is_marked": bookmarks.is_bookmarked(job, user),
+        "exit_record": job.exit or {},
+        "is_bookmarked": bookmarks.is_bookmarked(job, user),
         "steps": steps,
         "bar": timeline.bar(steps),
-        "build_why": next((row.details.get("why") for row in rows if row.details and "why" in row.details), None),
-        "resources": formatting.resources((job.config or {}).get("environment"), job.gpus, job.exit),
-        "log_view": logs.view_of(job),
+        "build_reason": next((row.details["why"] for row in rows if row.details and "why" in row.details), None),
+        "resources": resource_rows((job.config or {}).get("environment"), job.gpus, job.exit),
+        "log_view": logs.log_view(job),
         "outputs": outputs.overview(job),
         "outputs_url": f"/api/v1{job_url(job)}/outputs",
         "build": job.build,
         "build_log": _failed_build_log(job),
         "originals": originals,
-        "clones": clones[:MOST_CLONES],
-        "has_more_clones": len(clones) > MOST_CLONES,
-        "changed": _changed(job, originals),
-        "config": diffs.pretty(job.config) if job.config else None,
+        "clones": clones[:MAX_CLONES],
+        "has_more_clones": len(clones) > MAX_CLONES,
+        "diff": _diff_to_original(job, originals),
+        "config": dump_yaml(job.config).rstrip("\n") if job.config else None,
         "api_url": f"{root()}/api/v1{job_url(job)}",
     }
 
 
-def project_url(project: Project) -> str:
-    return url_for("pages.project_jobs", username=project.user.username, project_name=project.name)
+def resource_rows(
+    environment: Mapping[str, Any] | None, gpus: Sequence[int] | None, exit_record: Mapping[str, Any] | None
+) -> list[tuple[str, str, str]]:
+    """Return (resource, requested, used) of each resource that the job requested or is known to have used."""
+    resources, used = (environment or {}).get("resources") or {}, exit_record or {}
+
+    def requested(kind: str, format_amount: Callable[[Any], str]) -> str:
+        bounds = resources.get(kind) or {}
+        limit, request = bounds.get("limits"), bounds.get("requests")
+        if limit is not None and request is not None and limit != request:
+            return f"{format_amount(request)}, at most {format_amount(limit)}"
+        if limit is None and request is None:
+            return ""
+        return format_amount(request) if limit is None else f"at most {format_amount(limit)}"
+
+    def format_count(count: float) -> str:
+        return f"{count:g}"
+
+    cpu_seconds, memory = used.get("cpu_seconds"), used.get("max_rss")
+    gpu_numbers = f"number {', '.join(map(str, gpus))}" if gpus else ""
+    rows = [
+        ("CPU", requested("cpu", _format_cores), "" if cpu_seconds is None else f"{cpu_seconds:.2f} s"),
+        ("Memory", requested("memory", _format_mebibytes), "" if memory is None else format_size(memory)),
+        ("GPUs", requested("gpu", format_count).removeprefix("at most "), gpu_numbers),
+        ("Processes", requested("pids", format_count), ""),
+    ]
+    return [row for row in rows if row[1] or row[2]]
 
 
-def job_url(job: Job) -> str:
-    return f"{project_url(job.project)}/jobs/{job.id}"
+def _format_cores(cores: float) -> str:
+    return f"{cores:g} {'core' if cores == 1 else 'cores'}"
 
 
-def build_url(build: Build) -> str:
-    return f"{project_url(build.project)}/builds/{build.id}"
-
-
-def duration(run: Job | Build) -> datetime.timedelta | None:
-    """How long it took or has taken so far; None for one that has not started."""
-    if run.started_at is None:
-        return None
-    return (run.finished_at or now()) - run.started_at
+def _format_mebibytes(mebibytes: float) -> str:
+    return format_size(int(mebibytes * (1 << 20)))
 
 
 def _failed_build_log(job: Job) -> str:
-    """Of a job that never ran because its build failed, what that said last; at most LOG_BYTES of BUILD_LINES lines."""
+    """Return the end of the build's log if the job never ran because its build failed."""
     if (job.exit or {}).get("reason") != "build" or job.build is None:
         return ""
-    path = _store().build_log(job.build.uuid)
+    path = Store(current_app.config["SETTINGS"].data_dir).build_log(job.build.uuid)
     length = log_length(path)
     if not length:
         return ""
     with path.open("rb") as log:
-        log.seek(max(tail_start(path, BUILD_LINES, length), length - LOG_BYTES))
-        return formatting.log_text(log.read(LOG_BYTES))
-
-
-def _store() -> Store:
-    return Store(current_app.config["SETTINGS"].data_dir)
+        log.seek(max(tail_start(path, BUILD_LOG_LINES, length), length - MAX_BUILD_LOG_BYTES))
+        return plain_log(log.read(MAX_BUILD_LOG_BYTES))
 
 
 def _originals(job: Job) -> list[Job]:
-    """What it was cloned from, and what that was, as far as they are there; the nearest first."""
-    found: list[Job] = []
-    number = job.original_id
-    while number and len(found) < LONGEST_CHAIN:
-        original = Job.get_or_none(Job.id == number, Job.project == job.project_id, *_shown())
+    """Return the job's original, the original of that, and so on, as far as they still exist."""
+    originals: list[Job] = []
+    original_id = job.original_id
+    while original_id and len(originals) < MAX_ORIGINALS:
+        original = Job.get_or_none(Job.id == original_id, Job.project == job.project_id, *_not_hidden())
         if original is None:
             break
         original.project = job.project
-        found.append(original)
-        number = original.original_id
-    return found
+        originals.append(original)
+        original_id = original.original_id
+    return originals
 
 
 def _clones(job: Job) -> Sequence[Job]:
-    """The latest of them; one more than MOST_CLONES where there are more."""
+    """Return the latest clones; one more than MAX_CLONES if there are more."""
     query = Job.select(Job.id, Job.name, Job.status, Job.project, Job.cloning_strategy)
-    query = query.where(Job.original == job.id, Job.project == job.project_id, *_shown())
-    found = list(query.order_by(Job.id.desc()).limit(MOST_CLONES + 1))
-    for clone in found:
+    query = query.where(Job.original == job.id, Job.project == job.project_id, *_not_hidden())
+    clones = list(query.order_by(Job.id.desc()).limit(MAX_CLONES + 1))
+    for clone in clones:
         clone.project = job.project
-    return found
+    return clones
 
 
-def _shown() -> tuple[Any, ...]:
+def _not_hidden() -> tuple[Any, ...]:
     return Job.deleted_at.is_null(), Job.archived_at.is_null()
 
 
-def _changed(job: Job, originals: list[Job]) -> list[tuple[str, str]] | None:
-    """What it changed of the config of what it was cloned from; None where there is nothing to compare."""
+def _diff_to_original(job: Job, originals: list[Job]) -> list[tuple[str, str]] | None:
+    """Compare the config with that of the original; None if one of them is missing."""
     if not originals or job.config is None or originals[0].config is None:
         return None
-    return diffs.changed(originals[0].config, job.config)
+    return diff_configs(originals[0].config, job.config)
 
 
 def _stopping(job: Job) -> str | None:
-    """That somebody wants the job to end, while it has not."""
+    """Say why the job is about to end; None if no stop was requested or it has ended."""
     if job.stop_at is None or job.status.is_done:
         return None
     if job.stop_kind == "timeout":
-        return "It has run as long as it may, and is being ended."
+        return "The job has exceeded its time limit and is being stopped."
     if job.stop_kind == "start":
-        return "Its start was refused again and again; it is being ended."
-    who = job.stop_by.username if job.stop_by else "Somebody"
-    return f"{who} asked to stop it; it is being ended."
+        return "The runner has repeatedly refused to start the job; it is being stopped."
+    request = f"Stop requested by {job.stop_by.username}" if job.stop_by else "Stop requested"
+    return f"{request}; the job is being stopped."

@@ -1,8 +1,7 @@
-"""A page of a list of jobs: which rows an address asks for, and where the pages before and behind it begin.
+"""One page of a list of jobs: parse the query string, select the rows, and link the pages before and after.
 
-Every order that a list can have is that of an index that begins with the project. The jobs of all projects are put
-together from the first rows of each, so that neither the jobs on other pages nor those of other people's projects cost
-anything.
+Each sort order has an index that starts with the project. The list over all projects merges the first rows of each
+project, so neither jobs on other pages nor other users' projects slow it down.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from polyjob.auth import identity
 from polyjob.db.database import database
 from polyjob.db.models import ARCHIVED, QUEUED, SHOWN, UNDELETED, Bookmark, Job, Project, User
 from polyjob.errors import Invalid
-from polyjob.pages import formatting
+from polyjob.formatting import sentence
 from polyjob.services import bookmarks
 from polyjob.services.filters import JOB_FIELDS, has_condition_on, parse_query
 from polyjob.services.sorting import JOB_SORT_COLUMNS, CursorOrder, after_cursor
@@ -26,189 +25,191 @@ from polyjob.statuses import Status
 
 PAGE_SIZE = 50
 SORTS = ("-created_at", "created_at", "-updated_at", "updated_at")
-_NO_SORT = "There is no sort field `{}`; there are: `created_at`, `updated_at`. `-` before a field reverses."
-PLACES = 200
-"""Jobs of the queue whose places a list knows."""
-_LONGEST = 18
-"""Digits of the largest number that SQLite surely takes."""
+MAX_QUEUE_POSITION = 200
+"""The last position in the queue that a list shows."""
+MAX_CURSOR_DIGITS = 18
+"""Every number of so many digits fits into an SQLite integer."""
+_UNKNOWN_SORT = "Unknown sort field `{}`; use `created_at` or `updated_at`, with `-` in front for descending order."
 
 RUNNING = "status:running|building|scheduled"
 FAILED = "status:failed|upstream_failed"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the address asks for. An unknown `show`, `next` or `previous` counts as not given."""
+class ListRequest:
+    """The query string of a list. An unknown `show`, `next` or `previous` counts as not given."""
 
     query: str = ""
     sort: str = SORTS[0]
     show: str = ""
-    """`bookmarked`, `archived`, or nothing: what is not archived."""
+    """`bookmarked`, `archived`, or empty for all jobs that are not archived."""
     next: tuple[int, int] | None = None
-    """The page behind the row with this value and id."""
+    """Show the page after the row with this value and id."""
     previous: tuple[int, int] | None = None
+    """Show the page before the row with this value and id."""
     problem: str | None = None
-    """Why the order that the address names is not one."""
+    """The error message for an unknown sort field."""
 
     @classmethod
-    def read(cls, arguments: Mapping[str, str]) -> Asked:
+    def parse(cls, arguments: Mapping[str, str]) -> ListRequest:
         sort, show = arguments.get("sort", ""), arguments.get("show", "")
         return cls(
             query=arguments.get("query", "").strip(),
             sort=sort if sort in SORTS else SORTS[0],
             show=show if show in ("bookmarked", "archived") else "",
-            next=_place(arguments.get("next")),
-            previous=_place(arguments.get("previous")),
-            problem=_NO_SORT.format(sort[:40]) if sort and sort not in SORTS else None,
+            next=_parse_cursor(arguments.get("next")),
+            previous=_parse_cursor(arguments.get("previous")),
+            problem=_UNKNOWN_SORT.format(sort[:40]) if sort and sort not in SORTS else None,
         )
 
-    def address(self, **changes: str) -> str:
-        """The query string of the list with these changes, from its first page on where those name no other."""
-        known = {"query": self.query, "show": self.show, "sort": self.sort} | changes
-        given = {name: value for name, value in known.items() if value and (name, value) != ("sort", SORTS[0])}
+    def url(self, **changes: str) -> str:
+        """Return the query string with these changes. It starts at the first page unless they name another one."""
+        parameters = {"query": self.query, "show": self.show, "sort": self.sort} | changes
+        given = {name: value for name, value in parameters.items() if value and (name, value) != ("sort", SORTS[0])}
         return f"?{urlencode(given)}" if given else "?"
 
 
 @dataclass(frozen=True)
 class Page:
-    asked: Asked
+    request: ListRequest
     jobs: list[Job]
-    places: dict[int, int] = field(default_factory=dict)
-    """Id → place in the queue, of those that wait and are not far behind."""
-    marked: set[int] = field(default_factory=set)
-    """Ids of what the user has bookmarked."""
+    queue_positions: dict[int, int] = field(default_factory=dict)
+    """Job id → position in the queue, up to MAX_QUEUE_POSITION."""
+    bookmarked: set[int] = field(default_factory=set)
+    """Ids of the jobs that the user has bookmarked."""
     previous: str | None = None
     next: str | None = None
     problem: str | None = None
-    """Why the query or the order is refused; then there are no jobs."""
+    """The error in the query or sort order; the list is empty then."""
 
     @property
     def is_first(self) -> bool:
-        return self.asked.next is None and self.previous is None
+        return self.request.next is None and self.previous is None
 
     @property
-    def is_plain(self) -> bool:
-        """Whether it is of all the jobs that there are."""
-        return not (self.asked.query or self.asked.show)
+    def is_unfiltered(self) -> bool:
+        return not (self.request.query or self.request.show)
 
 
-def read_page(user: User, project: Project | None, asked: Asked) -> Page:
-    """The page of the project's jobs, or of those of every project that the user may read. Any page costs what the
-    first costs."""
-    if asked.problem:
-        return Page(asked, [], problem=asked.problem)
+def read_page(user: User, project: Project | None, request: ListRequest) -> Page:
+    """Read a page of one project's jobs, or of all jobs that the user may read. Every page costs the same."""
+    if request.problem:
+        return Page(request, [], problem=request.problem)
     try:
-        wanted = parse_query(asked.query, JOB_FIELDS, "job")
+        where = _conditions(user, request)
     except Invalid as error:
-        return Page(asked, [], problem=formatting.sentence(str(error)))
-    wanted.append(_visible(asked))
-    if wanted[-1] is not SHOWN and not user.is_admin:  # only those who may write to a project see its archive
-        wanted.append(
-            Job.archived_at.is_null() | Job.project.in_(Project.select(Project.id).where(Project.user == user))
-        )
-    if asked.show == "bookmarked":
-        marked = Bookmark.select(Bookmark.target_id)
-        wanted.append(Job.id.in_(marked.where(Bookmark.user == user, Bookmark.kind == "job", Bookmark.is_set == 1)))
-    name, is_back = asked.sort.removeprefix("-"), asked.previous is not None
-    order = CursorOrder(asked.sort, JOB_SORT_COLUMNS[name], asked.sort.startswith("-") != is_back)
-    start = asked.previous if is_back else asked.next
-    if start is not None:
-        wanted.append(after_cursor(order, Job.id, *start))
-    rows = _of_all(user, wanted, order) if project is None else _of_project(project, wanted, order)
-    found: list[tuple[Any, int]] = list(rows.tuples())
-    has_more, found = len(found) > PAGE_SIZE, found[:PAGE_SIZE]
-    has_next, has_previous = (True, has_more) if is_back else (has_more, asked.next is not None)
-    if is_back:
-        found.reverse()
-    jobs = _load([number for _, number in found])
+        return Page(request, [], problem=sentence(str(error)))
+    column, is_backward = request.sort.removeprefix("-"), request.previous is not None
+    order = CursorOrder(request.sort, JOB_SORT_COLUMNS[column], request.sort.startswith("-") != is_backward)
+    cursor = request.previous if is_backward else request.next
+    if cursor is not None:
+        where.append(after_cursor(order, Job.id, *cursor))
+    query = _select_from_all(user, where, order) if project is None else _select_from_project(project, where, order)
+    rows: list[tuple[Any, int]] = list(query.tuples())
+    has_more, rows = len(rows) > PAGE_SIZE, rows[:PAGE_SIZE]
+    has_next, has_previous = (True, has_more) if is_backward else (has_more, request.next is not None)
+    if is_backward:
+        rows.reverse()
+    jobs = _load([job_id for _, job_id in rows])
     return Page(
-        asked,
+        request,
         jobs,
-        places=_places() if any(job.status is Status.CREATED for job in jobs) else {},
-        marked=bookmarks.bookmarked_ids(user, Job, [job.id for job in jobs]) if jobs else set(),
-        previous=_address(asked, "previous", found[0], order) if found and has_previous else None,
-        next=_address(asked, "next", found[-1], order) if found and has_next else None,
+        queue_positions=_queue_positions() if any(job.status is Status.CREATED for job in jobs) else {},
+        bookmarked=bookmarks.bookmarked_ids(user, Job, [job.id for job in jobs]) if jobs else set(),
+        previous=_cursor_url(request, "previous", rows[0], order) if rows and has_previous else None,
+        next=_cursor_url(request, "next", rows[-1], order) if rows and has_next else None,
     )
 
 
-def _visible(asked: Asked) -> SQL:
-    """The condition on jobs that the query does not select by `archived` itself."""
-    if asked.show == "archived":
+def _conditions(user: User, request: ListRequest) -> list[Any]:
+    """Return what a job must meet to be in the list. Raises Invalid for an error in the query."""
+    where = parse_query(request.query, JOB_FIELDS, "job")
+    visible = _visible(request)
+    where.append(visible)
+    if visible is not SHOWN and not user.is_admin:  # only those who may write to a project see its archived jobs
+        own_projects = Project.select(Project.id).where(Project.user == user)
+        where.append(Job.archived_at.is_null() | Job.project.in_(own_projects))
+    if request.show == "bookmarked":
+        job_ids = Bookmark.select(Bookmark.target_id)
+        where.append(Job.id.in_(job_ids.where(Bookmark.user == user, Bookmark.kind == "job", Bookmark.is_set == 1)))
+    return where
+
+
+def _visible(request: ListRequest) -> SQL:
+    """Hide archived jobs, unless the request or its query asks for them."""
+    if request.show == "archived":
         return ARCHIVED
-    return UNDELETED if has_condition_on(asked.query, "archived") else SHOWN
+    return UNDELETED if has_condition_on(request.query, "archived") else SHOWN
 
 
 def state(project: Project | None) -> tuple[object, ...]:
-    """What changes whenever something changes that a list shows."""
+    """Return a value that differs after every change of what a list shows."""
     sql = "SELECT COUNT(*), SUM(jobs_version), MAX(updated_at) FROM project"
     row: tuple[object, ...] = database.execute_sql(sql).fetchone()
     return row if project is None else (*row, project.id)
 
 
-def _of_project(project: Project, wanted: list[Any], order: CursorOrder) -> Any:
-    """(value, id) of the first rows of one project."""
-    query = Job.select(order.column, Job.id).where(Job.project == project, *wanted)
-    return query.order_by(*_by(order, Job)).limit(PAGE_SIZE + 1)
+def _select_from_project(project: Project, where: list[Any], order: CursorOrder) -> Any:
+    """Select (value, id) of the first rows of one project, one more than a page has."""
+    query = Job.select(order.column, Job.id).where(Job.project == project, *where)
+    return query.order_by(*_order_by(order, Job)).limit(PAGE_SIZE + 1)
 
 
-def _of_all(user: User, wanted: list[Any], order: CursorOrder) -> Any:
-    """As `_of_project`, of all that the user may read: the first of the first rows of each."""
+def _select_from_all(user: User, where: list[Any], order: CursorOrder) -> Any:
+    """Select (value, id) of the first rows among the first rows of each project that the user may read."""
     each, row = Project.alias("each"), Job.alias("row")
     readable = Project.select(Project.id).where(identity.readable(user))
-    first = Job.select(Job.id).where(Job.project == each.id, *wanted).order_by(*_by(order, Job)).limit(PAGE_SIZE + 1)
+    first = Job.select(Job.id).where(Job.project == each.id, *where)
+    first = first.order_by(*_order_by(order, Job)).limit(PAGE_SIZE + 1)
     return (
         each.select(getattr(row, order.column.name), row.id)
         .join(row, on=row.id.in_(first))
         .where(each.id.in_(readable))
-        .order_by(*_by(order, row))
+        .order_by(*_order_by(order, row))
         .limit(PAGE_SIZE + 1)
     )
 
 
-def _by(order: CursorOrder, table: Any) -> list[Any]:
+def _order_by(order: CursorOrder, table: Any) -> list[Any]:
     columns = (getattr(table, order.column.name), table.id)
     return [column.desc() if order.descending else column.asc() for column in columns]
 
 
-def _load(numbers: list[int]) -> list[Job]:
-    """What a list shows of these jobs, and never their config; in this order."""
+def _load(job_ids: list[int]) -> list[Job]:
+    """Load the columns that a list shows, in the order of the ids. Configs can be large and are left out."""
     owner = User.alias()
-    shown = (
-        "id",
-        "name",
-        "status",
-        "created_at",
-        "started_at",
-        "finished_at",
-        "updated_at",
-        "tags",
-        "is_managed",
-        "archived_at",
+    names = (
+        *("id", "name", "status", "created_at", "started_at", "finished_at", "updated_at", "tags", "is_managed"),
+        *("archived_at", "project", "user", "exit_code", "stop_at"),
     )
-    columns = [getattr(Job, name) for name in (*shown, "project", "user", "exit_code", "stop_at")]
+    columns = [getattr(Job, name) for name in names]
     query = (
         Job.select(*columns, User.id, User.username, Project.id, Project.name, Project.user, owner.id, owner.username)
         .join(User, on=Job.user)
         .switch(Job)
         .join(Project, on=Job.project)
         .join(owner, on=(Project.user == owner.id))
-        .where(Job.id.in_(numbers))
+        .where(Job.id.in_(job_ids))
     )
-    rows = {job.id: job for job in query}
-    return [rows[number] for number in numbers if number in rows]
+    jobs = {job.id: job for job in query}
+    return [jobs[job_id] for job_id in job_ids if job_id in jobs]
 
 
-def _places() -> dict[int, int]:
+def _queue_positions() -> dict[int, int]:
     sql = f"SELECT id FROM job WHERE {QUEUED.sql} ORDER BY id LIMIT ?"
-    return {number: place for place, (number,) in enumerate(database.execute_sql(sql, (PLACES,)), 1)}
+    rows = database.execute_sql(sql, (MAX_QUEUE_POSITION,))
+    return {job_id: position for position, (job_id,) in enumerate(rows, 1)}
 
 
-def _address(asked: Asked, name: str, row: tuple[Any, int], order: CursorOrder) -> str:
-    return asked.address(**{name: f"{order.column.db_value(row[0])}.{row[1]}"})
+def _cursor_url(request: ListRequest, name: str, row: tuple[Any, int], order: CursorOrder) -> str:
+    return request.url(**{name: f"{order.column.db_value(row[0])}.{row[1]}"})
 
 
-def _place(text: str | None) -> tuple[int, int] | None:
+def _parse_cursor(text: str | None) -> tuple[int, int] | None:
+    """Parse `VALUE.ID`; None if the text is not a cursor."""
     parts = (text or "").split(".")
-    if len(parts) != 2 or not all(part.isascii() and part.isdecimal() and len(part) <= _LONGEST for part in parts):
+    if len(parts) != 2 or not all(
+        part.isascii() and part.isdecimal() and len(part) <= MAX_CURSOR_DIGITS for part in parts
+    ):
         return None
     return int(parts[0]), int(parts[1])

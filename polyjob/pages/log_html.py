@@ -1,4 +1,4 @@
-"""A log's bytes as rows of HTML, one after the other as they come; everything in them is text."""
+"""Convert a log to rows of HTML while it is being read."""
 
 from __future__ import annotations
 
@@ -9,60 +9,63 @@ from markupsafe import escape
 
 from polyjob.logs import ansi
 
-LONGEST = 1 << 16
-"""Characters of a line that are held back until it is ended."""
-_HELD_BACK = re.compile(r"(?:(?<!\r)\r+|\x1b(?:\[[0-?]{0,256}[ -/]{0,256}|[\]PX^_][^\x07\x1b]{0,4096})?)$")
-"""What says nothing until more is there: what a carriage return makes room for, a sequence that is not whole."""
+MAX_PENDING_CHARACTERS = 1 << 16
+"""Characters of an unfinished line that are held back; a longer one is output in parts."""
+_INCOMPLETE_END = re.compile(r"(?:(?<!\r)\r+|\x1b(?:\[[0-?]{0,256}[ -/]{0,256}|[\]PX^_][^\x07\x1b]{0,4096})?)$")
+"""A carriage return or the start of an escape sequence, whose effect depends on what follows."""
 
 
-class Rows:
-    """Takes a log in pieces, from the begin of the line with this number on, which begins in this style."""
+class LogRows:
+    """Converts the chunks of a log to HTML, starting at the start of the line `number`, in the style that it has."""
 
     def __init__(self, number: int, style: ansi.Style = ansi.PLAIN) -> None:
         self._number = number
         self._style = style
-        self._text = codecs.getincrementaldecoder("utf-8")("replace")
-        self._line = ""
-        """What is there of the line that is not ended, and not shown."""
-        self._is_open = False
-        """Some of it is shown already."""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._pending = ""
+        """The part of the unfinished line that was not output yet."""
+        self._is_row_open = False
+        """Whether a part of the unfinished line was output already."""
 
     def add(self, data: bytes) -> str:
-        """The rows of the lines that these bytes end."""
-        *lines, self._line = (self._line + self._text.decode(data)).split("\n")
-        html = "".join(map(self._ended, lines))
-        return html + self.so_far() if len(self._line) > LONGEST else html
+        """Return the rows of all lines that end within the data."""
+        *lines, self._pending = (self._pending + self._decoder.decode(data)).split("\n")
+        html = "".join(map(self._finish_row, lines))
+        return html + self.flush() if len(self._pending) > MAX_PENDING_CHARACTERS else html
 
-    def so_far(self) -> str:
-        """What is there of the line that is not ended; empty where that was shown already."""
-        held = _HELD_BACK.search(self._line)
-        end = held.start() if held else len(self._line)
-        shown, self._line = self._line[:end], self._line[end:]
-        if self._line.startswith("\r"):
-            self._line = "\r"  # more of them say no more, and there may be any number
-        return self._begun(shown) if shown else ""
+    def flush(self) -> str:
+        """Return the pending part of the unfinished line, as an open row. What is incomplete stays pending."""
+        incomplete = _INCOMPLETE_END.search(self._pending)
+        end = incomplete.start() if incomplete else len(self._pending)
+        text, self._pending = self._pending[:end], self._pending[end:]
+        if self._pending.startswith("\r"):
+            self._pending = "\r"  # several in a row have the effect of one, and their number is not bounded
+        return self._extend_row(text) if text else ""
 
     def end(self) -> str:
-        """The last row, where there is one; nothing may follow."""
-        self._line += self._text.decode(b"", final=True)
-        return self._ended(self._line) if self._line or self._is_open else ""
+        """Return the last row, if there is one. Nothing can be added afterwards."""
+        self._pending += self._decoder.decode(b"", final=True)
+        return self._finish_row(self._pending) if self._pending or self._is_row_open else ""
 
-    def _ended(self, line: str) -> str:
-        html = self._begun(line) + "\n</div>"
-        self._is_open = False
+    def _finish_row(self, line: str) -> str:
+        html = self._extend_row(line) + "\n</div>"
+        self._is_row_open = False
         self._number += 1
         return html
 
-    def _begun(self, text: str) -> str:
-        """The text at the end of an open row. One that is written over what stands there gets a row of its own."""
+    def _extend_row(self, text: str) -> str:
+        """Return the text at the end of the open row; open one if needed.
+
+        Text that overwrites the row gets a new one, as what was output before cannot be changed.
+        """
         html = ""
-        if not self._is_open:
+        if not self._is_row_open:
             html = f'<div class="row" id="L{self._number}"><a href="#L{self._number}">{self._number}</a>'
         elif "\r" in text.rstrip("\r"):
             html = '\n</div><div class="row"><a></a>'
-        self._is_open = True
+        self._is_row_open = True
         spans, self._style = ansi.spans(text, self._style)
         return html + "".join(
-            f'<span class="{classes}">{escape(said)}</span>' if classes else str(escape(said))
-            for classes, said in spans
+            f'<span class="{classes}">{escape(part)}</span>' if classes else str(escape(part))
+            for classes, part in spans
         )

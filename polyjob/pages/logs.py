@@ -1,11 +1,14 @@
-"""The page of a log: a window on it where scripts run, else a page that grows as the log does."""
+"""The page of a log.
+
+With JavaScript, it shows the lines in sight and fetches them through the API. Without, it is one long response that
+grows as the log does.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flask import Response, current_app, render_template, request, url_for
 from markupsafe import Markup
@@ -19,17 +22,18 @@ from polyjob.logs.follow import AccessRevoked, FollowInterrupted, LogChunk, RunD
 from polyjob.logs.line_index import Lines
 from polyjob.logs.lines import style_at
 from polyjob.logs.watcher import CHUNK_BYTES
-from polyjob.pages import formatting
-from polyjob.pages.log_html import Rows
+from polyjob.pages.explanations import explain_status
+from polyjob.pages.log_html import LogRows
+from polyjob.pages.urls import run_url
 from polyjob.services import builds, jobs
 
-PLAIN_BYTES = 1 << 20
-"""Without script, the page of a log that is longer begins so far from its end."""
-FLUSH = 1.0
-"""Seconds without a word after which a line that is not ended is shown as far as it is there."""
-SILENCE = 15
-"""So many of these, and a line feed is sent, so that no proxy takes the page for dead."""
-_MARK = "<!-- rows -->"
+MAX_PLAIN_BYTES = 1 << 20
+"""Without JavaScript, the page of a longer log shows only its last part."""
+FLUSH_SECONDS = 1.0
+"""The pause in a log after which the page shows the start of an unfinished line."""
+KEEPALIVE_EVENTS = 15
+"""After so many events without output the page gets a line feed, so that proxies keep the connection open."""
+_ROWS_PLACEHOLDER = "<!-- rows -->"
 
 
 @dataclass(frozen=True)
@@ -37,79 +41,76 @@ class LogView:
     """What the templates of a log need to know."""
 
     kind: str
-    """Of what wrote it: job or build."""
+    """`job` or `build`."""
     name: str
     page: str
-    """The log's own page."""
+    """The URL of the page that shows only the log."""
     api: str
-    """The log itself; `/lines` and `/search` are below it."""
-    up: str
-    """The page of what wrote it."""
+    """The URL of the raw log; `/lines` and `/search` are below it."""
+    run_page: str
+    """The URL of the job's or build's page."""
     is_page: bool
 
 
-def view_of(run: Job | Build, *, is_page: bool = False) -> LogView:
-    """For `log_view.html`, which a page includes with this as `log_view`."""
+def log_view(run: Job | Build, *, is_page: bool = False) -> LogView:
+    """Return the variable `log_view` of `log_view.html`."""
     kind = "job" if isinstance(run, Job) else "build"
-    project = run.project
-    names: dict[str, Any] = {"username": project.user.username, "project_name": project.name, f"{kind}_id": run.id}
-    page = url_for(f"pages.{kind}_log", **names)
-    up = page.removesuffix("/log")
-    return LogView(kind, f"Log of {run.name or f'{kind} {run.id}'}", page, f"/api/v1{page}s", up, is_page)
+    page = f"{run_url(run)}/log"
+    return LogView(kind, f"Log of {run.name or f'{kind} {run.id}'}", page, f"/api/v1{page}s", run_url(run), is_page)
 
 
 @requires(Access.READ)
 def job_log(username: str, project_name: str, job_id: int) -> str | Response:
     job = jobs.find(find_project(username, project_name), job_id)
-    return _answer(job, store().job_log(job.uuid))
+    return _respond(job, store().job_log(job.uuid))
 
 
 @requires(Access.READ)
 def build_log(username: str, project_name: str, build_id: int) -> str | Response:
     build = builds.find(find_project(username, project_name), build_id)
-    return _answer(build, store().build_log(build.uuid))
+    return _respond(build, store().build_log(build.uuid))
 
 
 def is_framed() -> bool:
-    """Whether the answer is to stand in another page of this server."""
+    """Return whether the request is for a log page inside another page of this server."""
     return request.endpoint in ("pages.job_log", "pages.build_log") and "frame" in request.args
 
 
-def _answer(run: Job | Build, log: Path) -> str | Response:
-    view = view_of(run, is_page=True)
+def _respond(run: Job | Build, log: Path) -> str | Response:
+    view = log_view(run, is_page=True)
     if not is_framed() and "plain" not in request.args:
         return render_template("log.html", user=me(), run=run, log_view=view, is_plain=False)
-    number, start, rows = _beginning(log)
+    line_number, start, rows = _first_row(log)
     html = render_template(
         "log_frame.html" if is_framed() else "log.html",
         user=me(),
         run=run,
         log_view=view,
         is_plain=True,
-        first=number,
-        rows=Markup(_MARK),
+        first=line_number,
+        rows=Markup(_ROWS_PLACEHOLDER),
     )
     response = Response(mimetype="text/html")
     response.headers["X-Accel-Buffering"] = "no"
     if request.method == "HEAD":
         return response
-    events: Iterable[RunEvent] = _whole(log, start)
-    if not run.status.is_done or "all" in request.args:  # either may take long, and only so many may at once
-        events = followed = follow_run(run, log, start, idle_after=FLUSH)
+    events: Iterable[RunEvent] = _read_log(log, start)
+    if not run.status.is_done or "all" in request.args:  # these can take long, so they count as followers
+        events = followed = follow_run(run, log, start, idle_after=FLUSH_SECONDS)
         response.call_on_close(followed.close)
-    before, _, after = html.partition(_MARK)
-    response.response = _page(before, _grown(events, rows, _closing(run, log, view)), after)
+    before, _, after = html.partition(_ROWS_PLACEHOLDER)
+    response.response = _page(before, _rows_html(events, rows, _end_renderer(run, log, view)), after)
     return response
 
 
-def _beginning(log: Path) -> tuple[int, int, Rows]:
-    """The first line to be shown, its first byte, and what makes rows from there on."""
+def _first_row(log: Path) -> tuple[int, int, LogRows]:
+    """Return the number of the first line to show, its offset, and the converter that starts there."""
     with Lines(log) as lines:
-        number = 0
-        if lines.length > PLAIN_BYTES and "all" not in request.args:
-            number = min(lines.line_at(lines.length - PLAIN_BYTES) + 1, lines.total - 1)
-        start = lines.start(number)
-        return number + 1, start, Rows(number + 1, style_at(lines, start))
+        index = 0
+        if lines.length > MAX_PLAIN_BYTES and "all" not in request.args:
+            index = min(lines.line_at(lines.length - MAX_PLAIN_BYTES) + 1, lines.total - 1)
+        start = lines.start(index)
+        return index + 1, start, LogRows(index + 1, style_at(lines, start))
 
 
 def _page(before: str, rows: Iterable[str], after: str) -> Iterator[str]:
@@ -118,23 +119,25 @@ def _page(before: str, rows: Iterable[str], after: str) -> Iterator[str]:
     yield after
 
 
-def _grown(events: Iterable[RunEvent], rows: Rows, closing: Callable[[FollowInterrupted | None], str]) -> Iterator[str]:
-    """The rows as they come, and how it ended."""
-    silent, ending = 0, None
+def _rows_html(
+    events: Iterable[RunEvent], rows: LogRows, render_end: Callable[[FollowInterrupted | None], str]
+) -> Iterator[str]:
+    """Yield the rows as the log grows, then how the log ended."""
+    silent_events, interruption = 0, None
     try:
         for event in events:
-            html = rows.add(event.data) if isinstance(event, LogChunk) else rows.so_far()
-            silent = silent + 1 if not html else 0
-            if html or silent >= SILENCE:
+            html = rows.add(event.data) if isinstance(event, LogChunk) else rows.flush()
+            silent_events = silent_events + 1 if not html else 0
+            if html or silent_events >= KEEPALIVE_EVENTS:
                 yield html or "\n"
-                silent = 0
-    except FollowInterrupted as ended:
-        ending = ended
-    yield rows.end() + closing(ending)
+                silent_events = 0
+    except FollowInterrupted as error:
+        interruption = error
+    yield rows.end() + render_end(interruption)
 
 
-def _whole(log: Path, start: int) -> Iterator[LogChunk]:
-    """The log of what is done."""
+def _read_log(log: Path, start: int) -> Iterator[LogChunk]:
+    """Read the log of a run that has ended."""
     try:
         with log.open("rb", buffering=0) as file:
             file.seek(start)
@@ -145,37 +148,39 @@ def _whole(log: Path, start: int) -> Iterator[LogChunk]:
         return
 
 
-def _closing(run: Job | Build, log: Path, view: LogView) -> Callable[[FollowInterrupted | None], str]:
-    """What makes the last words below the rows, at a time when no request's context is left."""
+def _end_renderer(run: Job | Build, log: Path, view: LogView) -> Callable[[FollowInterrupted | None], str]:
+    """Return a function that renders the text below the last row. It needs no request context when it is called."""
     template = current_app.jinja_env.get_template("log_end.html")
-    start = url_for("pages.all_jobs")
+    all_jobs = url_for("pages.all_jobs")
 
-    def close(ending: FollowInterrupted | None) -> str:
-        if isinstance(ending, RunDeleted):
-            return template.render(said="It was deleted, and its log with it.", link=start, word="All jobs")
-        if isinstance(ending, AccessRevoked):
-            return template.render(said="You may no longer see this log.", link=start, word="All jobs")
-        if isinstance(ending, SlotReassigned):
-            said = "Too many logs are followed, and another user needs the place."
-            return template.render(said=said, link=view.page, word="Load the log again")
-        if ending is not None:
-            return template.render(said="The server restarts.", link=view.page, word="Load the log again")
-        said, why = _how_it_ended(run)
-        said = said if log_length(log) else f"Nothing was written. {said}"
-        return template.render(said=said, why=why, link=view.up, word=f"The {view.kind}")
+    def render_end(interruption: FollowInterrupted | None) -> str:
+        if isinstance(interruption, RunDeleted):
+            text = f"The {view.kind} and its log were deleted."
+            return template.render(text=text, link=all_jobs, label="All jobs")
+        if isinstance(interruption, AccessRevoked):
+            return template.render(text="You no longer have access to this log.", link=all_jobs, label="All jobs")
+        if isinstance(interruption, SlotReassigned):
+            text = "Too many clients follow logs; this connection was closed for another user."
+            return template.render(text=text, link=view.page, label="Reload the log")
+        if interruption is not None:
+            return template.render(text="The server is restarting.", link=view.page, label="Reload the log")
+        text, explanation = _outcome(run)
+        text = text if log_length(log) else f"The log is empty. {text}"
+        return template.render(text=text, explanation=explanation, link=view.run_page, label=f"Back to the {view.kind}")
 
-    return close
+    return render_end
 
 
-def _how_it_ended(run: Job | Build) -> tuple[str, str]:
-    """(its status, why)"""
+def _outcome(run: Job | Build) -> tuple[str, str]:
+    """Return the run's status and its explanation."""
     if isinstance(run, Job):
         job = Job.get_by_id(run.id)
-        last = list(jobs.list_statuses(job))[-1]
-        return _sentence(job.status), formatting.why(job.status, job.exit, last.message, last.details or {}, None)
+        latest = list(jobs.list_statuses(job))[-1]
+        explanation = explain_status(job.status, job.exit, latest.message, latest.details or {}, None)
+        return _status_sentence(job.status), explanation
     build = Build.get_by_id(run.id)
-    return _sentence(build.status), ""
+    return _status_sentence(build.status), ""
 
 
-def _sentence(status: str) -> str:
+def _status_sentence(status: str) -> str:
     return f"{status.replace('_', ' ').capitalize()}."

@@ -1,4 +1,4 @@
-"""A job's outputs as pages show them: a tree with sizes, one folder, or a look into one file. Nothing is executed."""
+"""A job's outputs for display: a tree with sizes, one folder, or a preview of one file."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from typing import Any
 from polyjob.api.outputs import readable
 from polyjob.db.models import Job
 from polyjob.errors import Conflict
-from polyjob.pages import formatting
+from polyjob.pages.markup import plain_log
 from polyjob.storage.live_outputs import LiveOutputs
 from polyjob.storage.output_names import escape_name
 from polyjob.storage.outputs import Outputs, PathNotFound
 
-MOST = 100
-"""Entries of the tree on a job's page."""
-MOST_IN_FOLDER = 2000
-DEEPEST = 4
-TEXT_BYTES = 128 << 10
-TABLE_ROWS, TABLE_COLUMNS, CELL = 200, 40, 200
+MAX_TREE_ENTRIES = 100
+MAX_TREE_DEPTH = 4
+"""Folders below this depth are closed in the tree on a job's page."""
+MAX_FOLDER_ENTRIES = 2000
+MAX_PREVIEW_BYTES = 128 << 10
+MAX_TABLE_ROWS = 200
+MAX_TABLE_COLUMNS = 40
+MAX_CELL_CHARACTERS = 200
 
 IMAGES = {
     "png": "image/png",
@@ -32,128 +34,128 @@ IMAGES = {
     "bmp": "image/bmp",
     "svg": "image/svg+xml",
 }
-"""What a browser may show as a picture: no script of it runs there."""
-TABLES = {"csv": ",", "tsv": "\t"}
+"""File extension → media type of the files shown as images. In an `img` element, browsers run no scripts of an SVG."""
+TABLE_DELIMITERS = {"csv": ",", "tsv": "\t"}
 
-Kept = Outputs | LiveOutputs
+ReadableOutputs = Outputs | LiveOutputs
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file or folder."""
+    """A file, folder or symlink."""
 
     name: str
-    """As it can be shown."""
+    """The displayable form of the name."""
     path: str
-    """Below the outputs, as it can be asked for."""
+    """The path below the outputs, in the form that URLs use."""
     size: int | None = None
     """Bytes; None for a folder."""
     entries: list[Entry] | None = None
-    """What is in a folder; None where that was not looked at."""
+    """The content of a folder; None if it was not read."""
     target: str | None = None
-    """Where a symlink leads, as it can be shown. It is never followed."""
+    """The displayable target of a symlink. It is never followed."""
 
 
 @dataclass
 class Tree:
     entries: list[Entry] = field(default_factory=list)
     is_cut: bool = False
-    """There is more than is shown."""
+    """Whether there are more entries than shown."""
     notes: list[str] = field(default_factory=list)
-    """What could not be kept."""
+    """Notes about files that could not be kept."""
     problem: str | None = None
-    """Why they cannot be shown now."""
-    left: int = 0
-    """Entries that still have room."""
+    """Why the outputs cannot be shown now."""
+    remaining: int = 0
+    """How many more entries fit."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """What is shown of a file: text, a table, a picture, or nothing."""
+class Preview:
+    """What a page shows of one file."""
 
     kind: str
+    """`text`, `table`, `image`, or `none`."""
     size: int
     text: str = ""
     rows: list[list[str]] = field(default_factory=list)
     is_cut: bool = False
-    """There is more of it than is shown."""
+    """Whether the file is longer than the preview."""
 
 
 def overview(job: Job) -> Tree:
-    """The first MOST entries, folders opened as far as that goes."""
-    tree = Tree(left=MOST)
+    """Return the first MAX_TREE_ENTRIES entries, with folders opened to MAX_TREE_DEPTH."""
+    tree = Tree(remaining=MAX_TREE_ENTRIES)
     try:
-        kept = readable(job)
-        tree.notes = kept.notes if isinstance(kept, Outputs) else []
-        tree.entries = _branch(kept, "", tree, 1)
+        outputs = readable(job)
+        tree.notes = outputs.notes if isinstance(outputs, Outputs) else []
+        tree.entries = _read_folder(outputs, "", tree, 1)
     except (Conflict, PathNotFound) as error:
         tree.problem = str(error)
     return tree
 
 
-def folder(kept: Kept, path: str) -> Tree:
-    """One folder, closed ones in it. Raises NotThere."""
-    tree = Tree(left=MOST_IN_FOLDER)
-    tree.entries = _branch(kept, path, tree, DEEPEST)
+def folder(outputs: ReadableOutputs, path: str) -> Tree:
+    """Return one folder; the folders in it are closed. Raises PathNotFound."""
+    tree = Tree(remaining=MAX_FOLDER_ENTRIES)
+    tree.entries = _read_folder(outputs, path, tree, MAX_TREE_DEPTH)
     return tree
 
 
-def _branch(kept: Kept, path: str, tree: Tree, depth: int) -> list[Entry]:
-    files, folders = kept.tree(path, "", tree.left + 1)
-    links = kept.links(path, "", tree.left + 1)
-    there = len(files) + len(folders)
-    tree.is_cut |= there > tree.left
-    names = [(name, None) for name in folders] + list(files)
-    names = names[: tree.left]
-    tree.left -= len(names)
-    found = []
-    for name, size in names:
-        below = f"{path}/{escape_name(name)}" if path else escape_name(name)
-        inner = None
-        if size is None and depth < DEEPEST and tree.left > 0:
-            inner = _branch(kept, below, tree, depth + 1)
+def _read_folder(outputs: ReadableOutputs, path: str, tree: Tree, depth: int) -> list[Entry]:
+    files, folders = outputs.tree(path, "", tree.remaining + 1)
+    links = outputs.links(path, "", tree.remaining + 1)
+    tree.is_cut |= len(files) + len(folders) > tree.remaining
+    members = [(name, None) for name in folders] + list(files)
+    members = members[: tree.remaining]
+    tree.remaining -= len(members)
+    entries = []
+    for name, size in members:
+        entry_path = f"{path}/{escape_name(name)}" if path else escape_name(name)
+        children = None
+        if size is None and depth < MAX_TREE_DEPTH and tree.remaining > 0:
+            children = _read_folder(outputs, entry_path, tree, depth + 1)
         target = escape_name(links[name]) if name in links else None
-        found.append(Entry(escape_name(name), below, size, inner, target))
-    return found
+        entries.append(Entry(escape_name(name), entry_path, size, children, target))
+    return entries
 
 
-def look(kept: Kept, path: str) -> Look:
-    """What can be shown of a file, read no further than that takes. Raises NotThere."""
-    size, content = kept.open_file(path)
-    kind = ending(path)
-    if kind in IMAGES:
-        return Look("image", size)
-    data = _beginning(content, TEXT_BYTES)
+def preview(outputs: ReadableOutputs, path: str) -> Preview:
+    """Return the preview of a file, reading no more of it than needed. Raises PathNotFound."""
+    size, content = outputs.open_file(path)
+    extension = file_extension(path)
+    if extension in IMAGES:
+        return Preview("image", size)
+    data = _read_start(content, MAX_PREVIEW_BYTES)
     is_cut = size > len(data)
-    text = _as_text(data, is_cut)
+    text = _decode(data, is_cut)
     if text is None:
-        return Look("none", size)
-    rows = _rows(text, TABLES[kind], is_cut) if kind in TABLES else []
+        return Preview("none", size)
+    rows = _table_rows(text, TABLE_DELIMITERS[extension], is_cut) if extension in TABLE_DELIMITERS else []
     if rows:
-        return Look("table", size, rows=rows[:TABLE_ROWS], is_cut=is_cut or len(rows) > TABLE_ROWS)
-    return Look("text", size, text=formatting.log_text(text.encode()), is_cut=is_cut)
+        return Preview("table", size, rows=rows[:MAX_TABLE_ROWS], is_cut=is_cut or len(rows) > MAX_TABLE_ROWS)
+    return Preview("text", size, text=plain_log(text.encode()), is_cut=is_cut)
 
 
-def ending(path: str) -> str:
+def file_extension(path: str) -> str:
     return path.rsplit("/", 1)[-1].rpartition(".")[2].lower()
 
 
-def _beginning(content: Iterator[bytes], most: int) -> bytes:
-    found = bytearray()
+def _read_start(content: Iterator[bytes], size: int) -> bytes:
+    data = bytearray()
     try:
-        for piece in content:
-            found += piece
-            if len(found) >= most:
+        for chunk in content:
+            data += chunk
+            if len(data) >= size:
                 break
     finally:
         close: Any = getattr(content, "close", None)
         if close:
             close()
-    return bytes(found[:most])
+    return bytes(data[:size])
 
 
-def _as_text(data: bytes, is_cut: bool) -> str | None:
-    """None for what is no text: bytes that are not UTF-8, or zeros."""
+def _decode(data: bytes, is_cut: bool) -> str | None:
+    """Return the data as text; None if it has zero bytes or is not UTF-8. A character at the cut may be incomplete."""
     if b"\0" in data:
         return None
     try:
@@ -164,15 +166,15 @@ def _as_text(data: bytes, is_cut: bool) -> str | None:
         return None
 
 
-def _rows(text: str, separator: str, is_cut: bool) -> list[list[str]]:
-    """One more than TABLE_ROWS where there are more; none of what is no table."""
-    found: list[list[str]] = []
+def _table_rows(text: str, delimiter: str, is_cut: bool) -> list[list[str]]:
+    """Return the rows, at most MAX_TABLE_ROWS + 1; nothing if the text is not a table."""
+    rows: list[list[str]] = []
     lines = text.splitlines(keepends=True)
     try:
-        for row in csv.reader(io.StringIO("".join(lines[:-1] if is_cut else lines)), delimiter=separator):
-            found.append([cell[:CELL] for cell in row[:TABLE_COLUMNS]])
-            if len(found) > TABLE_ROWS:
+        for row in csv.reader(io.StringIO("".join(lines[:-1] if is_cut else lines)), delimiter=delimiter):
+            rows.append([cell[:MAX_CELL_CHARACTERS] for cell in row[:MAX_TABLE_COLUMNS]])
+            if len(rows) > MAX_TABLE_ROWS:
                 break
     except csv.Error:
         return []
-    return found
+    return rows

@@ -1,4 +1,4 @@
-"""The OpenAPI document as a page: every route with its parameters, bodies, answers and errors."""
+"""The API reference: the operations and schemas of the OpenAPI document, ready for a template."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ class Operation:
     name: str
     method: str
     path: str
-    group: str
+    tag: str
     summary: str
     description: str
     parameters: list[dict[str, Any]]
     bodies: list[tuple[str, str, str]]
-    """(media type, the name or shape of what is sent, an example as JSON or nothing)"""
-    answers: list[tuple[str, str, str, list[str]]]
-    """(status, what it means, the name or shape of what comes, headers)"""
-    is_open: bool
+    """(media type, type, example as JSON or empty) of the request body."""
+    responses: list[tuple[str, str, str, list[str]]]
+    """(HTTP status, description, type, headers) of each response."""
+    is_public: bool
+    """Whether it needs no token."""
 
 
 @dataclass(frozen=True)
-class Shape:
+class Schema:
     name: str
     description: str
     members: list[tuple[str, str, str]]
@@ -33,7 +34,7 @@ class Shape:
 
 
 def operations(document: Mapping[str, Any]) -> list[Operation]:
-    """Every operation, in the order of the document's paths."""
+    """Return all operations in the order of the document."""
     return [
         _operation(document, path, method, members[method], members.get("parameters", []))
         for path, members in document["paths"].items()
@@ -42,36 +43,35 @@ def operations(document: Mapping[str, Any]) -> list[Operation]:
     ]
 
 
-def shapes(document: Mapping[str, Any]) -> list[Shape]:
-    """Every named schema that has members, by name."""
+def schemas(document: Mapping[str, Any]) -> list[Schema]:
+    """Return all named schemas that have members, sorted by name."""
     return [
-        Shape(name, _one_line(schema.get("description", "")), list(_members(schema)))
+        Schema(name, _one_line(schema.get("description", "")), list(_members(schema)))
         for name, schema in sorted(document["components"]["schemas"].items())
         if schema.get("properties")
     ]
 
 
 def type_of(schema: Mapping[str, Any]) -> str:
-    """A schema in a word: `Job`, `list of text`, `number or null`."""
+    """Return a readable name of a schema's type, such as `Job`, `list of text`, or `number or null`."""
     if "$ref" in schema:
         return str(schema["$ref"]).rsplit("/", 1)[-1]
-    for key in ("allOf", "anyOf", "oneOf"):
-        if key in schema:
-            return " or ".join(dict.fromkeys(type_of(part) for part in schema[key]))
-    kinds = schema.get("type", "anything")
-    words = [_word(kind, schema) for kind in ([kinds] if isinstance(kinds, str) else kinds)]
-    return " or ".join(words)
+    for keyword in ("allOf", "anyOf", "oneOf"):
+        if keyword in schema:
+            return " or ".join(dict.fromkeys(type_of(part) for part in schema[keyword]))
+    types = schema.get("type", "anything")
+    return " or ".join(_type_name(name, schema) for name in ([types] if isinstance(types, str) else types))
 
 
-_WORDS = {"string": "text", "integer": "whole number", "boolean": "true or false"}
+_TYPE_NAMES = {"string": "text", "integer": "integer", "boolean": "true or false"}
 
 
-def _word(kind: str, schema: Mapping[str, Any]) -> str:
-    if kind == "array":
+def _type_name(name: str, schema: Mapping[str, Any]) -> str:
+    if name == "array":
         return f"list of {type_of(schema.get('items', {}))}"
     if schema.get("format") == "binary":
         return "bytes"
-    return _WORDS.get(kind, kind)
+    return _TYPE_NAMES.get(name, name)
 
 
 def _operation(
@@ -82,21 +82,21 @@ def _operation(
         name=operation["operationId"],
         method=method.upper(),
         path=path,
-        group=operation["tags"][0],
+        tag=operation["tags"][0],
         summary=operation.get("summary", ""),
         description=operation.get("description", ""),
         parameters=[*shared, *operation.get("parameters", [])],
-        bodies=[(kind, type_of(content.get("schema", {})), _example(content)) for kind, content in body.items()],
-        answers=[_answer(document, code, answer) for code, answer in sorted(operation["responses"].items())],
-        is_open=operation.get("security") == [],
+        bodies=[(media, type_of(content.get("schema", {})), _example(content)) for media, content in body.items()],
+        responses=[_response(document, code, item) for code, item in sorted(operation["responses"].items())],
+        is_public=operation.get("security") == [],
     )
 
 
-def _answer(document: Mapping[str, Any], code: str, answer: Mapping[str, Any]) -> tuple[str, str, str, list[str]]:
-    if "$ref" in answer:
-        answer = document["components"]["responses"][answer["$ref"].rsplit("/", 1)[-1]]
-    contents = [type_of(content.get("schema", {})) for content in answer.get("content", {}).values()]
-    return code, answer.get("description", ""), ", ".join(dict.fromkeys(contents)), list(answer.get("headers", {}))
+def _response(document: Mapping[str, Any], code: str, response: Mapping[str, Any]) -> tuple[str, str, str, list[str]]:
+    if "$ref" in response:
+        response = document["components"]["responses"][response["$ref"].rsplit("/", 1)[-1]]
+    types = [type_of(content.get("schema", {})) for content in response.get("content", {}).values()]
+    return code, response.get("description", ""), ", ".join(dict.fromkeys(types)), list(response.get("headers", {}))
 
 
 def _example(content: Mapping[str, Any]) -> str:

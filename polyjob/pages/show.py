@@ -1,4 +1,4 @@
-"""The pages that show: jobs, projects, one job with its outputs, builds, the server, and the API's reference."""
+"""The routes of the pages that show something: lists, jobs, builds, the server's status, and the API reference."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from werkzeug.wrappers import Response as AnyResponse
 from polyjob.api.downloads import attach
 from polyjob.api.outputs import readable
 from polyjob.api.paging import root
+from polyjob.api.request_context import BUILD, BUILDS, JOB, PROJECT
 from polyjob.auth import identity
 from polyjob.auth.permissions import NOT_ALLOWED, Access, requires
 from polyjob.db.models import Job, Project, User
 from polyjob.errors import Conflict, Forbidden, NotFound
 from polyjob.pages import builds as build_pages
 from polyjob.pages import lists, logs, outputs, projects, reference, status
-from polyjob.pages.blueprint import blp, may_administer, person, rendered
-from polyjob.pages.job_page import about, job_url
+from polyjob.pages.blueprint import blp, may_view_status, render_with_etag, require_user
+from polyjob.pages.job_page import job_context
+from polyjob.pages.urls import job_url
 from polyjob.services import builds, jobs
 from polyjob.storage.output_names import unescape_name
 from polyjob.storage.outputs import PathNotFound
 
-PROJECT = "/<username>/<project_name>"
-JOB = f"{PROJECT}/jobs/<int:job_id>"
-SANDBOX = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
-"""What a file of a job's is served under: it is shown, and can do nothing."""
+OUTPUT_FILE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+"""The Content Security Policy of files that jobs wrote: browsers display them, and run nothing of them."""
 
 
 # Lists.
@@ -35,30 +35,31 @@ SANDBOX = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 @blp.get("/")
 @requires(Access.READ)
 def all_jobs() -> AnyResponse:
-    return _list(person(), None)
+    return _job_list(require_user(), None)
 
 
 @blp.get(PROJECT, strict_slashes=False)
 @requires(Access.READ)
 def project_jobs(username: str, project_name: str) -> AnyResponse:
-    user = person()
-    return _list(user, identity.find_project(user, username, project_name))
+    user = require_user()
+    return _job_list(user, identity.find_project(user, username, project_name))
 
 
 @blp.get("/projects", strict_slashes=False)
 @requires(Access.READ)
 def all_projects() -> AnyResponse:
-    user = person()
-    return rendered("projects.html", *lists.state(None), shown=lambda: {"page": projects.read_page(user, request.args)})
+    user = require_user()
+    return render_with_etag(
+        "projects.html", *lists.state(None), context=lambda: {"page": projects.read_page(user, request.args)}
+    )
 
 
-def _list(user: User, project: Project | None) -> AnyResponse:
-    return rendered("jobs.html", *lists.state(project), shown=lambda: _about_list(user, project))
+def _job_list(user: User, project: Project | None) -> AnyResponse:
+    return render_with_etag("jobs.html", *lists.state(project), context=lambda: _list_context(user, project))
 
 
-def _about_list(user: User, project: Project | None) -> dict[str, Any]:
-    target = project.unique_name if project else f"{user.username}.{_first_project(user)}"
-    page = lists.read_page(user, project, lists.Asked.read(request.args))
+def _list_context(user: User, project: Project | None) -> dict[str, Any]:
+    example_project = project.unique_name if project else f"{user.username}.{_first_project(user)}"
     filters = [
         ("All", ""),
         ("Running", lists.RUNNING),
@@ -68,10 +69,10 @@ def _about_list(user: User, project: Project | None) -> dict[str, Any]:
     ]
     return {
         "project": project,
-        "page": page,
+        "page": lists.read_page(user, project, lists.ListRequest.parse(request.args)),
         "filters": filters,
         "base_url": root(),
-        "target": target.replace(".", "/", 1),
+        "example_project": example_project.replace(".", "/", 1),
     }
 
 
@@ -86,15 +87,15 @@ def _first_project(user: User) -> str:
 @blp.get(JOB, strict_slashes=False)
 @requires(Access.READ)
 def one_job(username: str, project_name: str, job_id: int) -> AnyResponse:
-    user = person()
+    user = require_user()
     project = identity.find_project(user, username, project_name)
     state = jobs.visible_state(project, job_id)
     job = jobs.find(project, job_id)
-    return rendered("job.html", *state, *_live_outputs(job), shown=lambda: about(job, user))
+    return render_with_etag("job.html", *state, *_live_outputs(job), context=lambda: job_context(job, user))
 
 
 def _live_outputs(job: Job) -> tuple[object, ...]:
-    """What changes as a job writes, which no version tells."""
+    """Return the outputs of a running job, for the ETag: they change without a new version of the job."""
     return () if job.status.is_done else (outputs.overview(job).entries,)
 
 
@@ -102,39 +103,40 @@ def _live_outputs(job: Job) -> tuple[object, ...]:
 @blp.get(f"{JOB}/outputs/<path:path>")
 @requires(Access.READ)
 def job_outputs(username: str, project_name: str, job_id: int, path: str) -> AnyResponse:
+    """Show a folder of the outputs, or a preview of a file."""
     job = _find_job(username, project_name, job_id)
-    shown: dict[str, Any] = {"job": job, "path": path.strip("/"), "tree": None, "look": None}
+    context: dict[str, Any] = {"job": job, "path": path.strip("/"), "tree": None, "preview": None}
     try:
-        kept = readable(job)
+        job_files = readable(job)
         try:
-            shown["tree"] = outputs.folder(kept, path)
+            context["tree"] = outputs.folder(job_files, path)
         except PathNotFound:
-            shown["look"] = outputs.look(kept, path)
+            context["preview"] = outputs.preview(job_files, path)
     except Conflict as error:
-        shown["tree"] = outputs.Tree(problem=str(error))
-    shown["download"] = f"/api/v1{job_url(job)}/outputs"
-    return current_app.make_response(render_template("outputs.html", **shown))
+        context["tree"] = outputs.Tree(problem=str(error))
+    context["download"] = f"/api/v1{job_url(job)}/outputs"
+    return current_app.make_response(render_template("outputs.html", **context))
 
 
 @blp.get(f"{JOB}/raw/<path:path>")
 @requires(Access.READ)
 def picture(username: str, project_name: str, job_id: int, path: str) -> AnyResponse:
-    """A picture of a job's outputs; of anything else there is only the download."""
+    """Serve an image of a job's outputs. Other files can only be downloaded through the API."""
     job = _find_job(username, project_name, job_id)
-    kind = outputs.IMAGES.get(outputs.ending(path))
-    if kind is None:
+    media_type = outputs.IMAGES.get(outputs.file_extension(path))
+    if media_type is None:
         raise NotFound("Not found.")
     size, content = readable(job).open_file(path)
-    response = Response(content, mimetype=kind)
+    response = Response(content, mimetype=media_type)
     response.content_length = size
-    response.headers["Content-Security-Policy"] = SANDBOX
-    if kind == outputs.IMAGES["svg"]:
+    response.headers["Content-Security-Policy"] = OUTPUT_FILE_POLICY
+    if media_type == outputs.IMAGES["svg"]:
         attach(response, unescape_name(path).rsplit("/", 1)[-1])
     return response
 
 
 def _find_job(username: str, project_name: str, job_id: int) -> Job:
-    return jobs.find(identity.find_project(person(), username, project_name), job_id)
+    return jobs.find(identity.find_project(require_user(), username, project_name), job_id)
 
 
 blp.add_url_rule(f"{JOB}/log", view_func=logs.job_log, strict_slashes=False)
@@ -143,25 +145,25 @@ blp.add_url_rule(f"{JOB}/log", view_func=logs.job_log, strict_slashes=False)
 # Builds.
 
 
-@blp.get(f"{PROJECT}/builds", strict_slashes=False)
+@blp.get(BUILDS, strict_slashes=False)
 @requires(Access.READ)
 def project_builds(username: str, project_name: str) -> AnyResponse:
-    project = identity.find_project(person(), username, project_name)
-    return rendered(
+    project = identity.find_project(require_user(), username, project_name)
+    return render_with_etag(
         "builds.html",
         project.builds_version,
-        shown=lambda: {"project": project, "builds": build_pages.newest(project)},
+        context=lambda: {"project": project, "builds": build_pages.latest_builds(project)},
     )
 
 
-@blp.get(f"{PROJECT}/builds/<int:build_id>", strict_slashes=False)
+@blp.get(BUILD, strict_slashes=False)
 @requires(Access.READ)
 def one_build(username: str, project_name: str, build_id: int) -> AnyResponse:
-    build = builds.find(identity.find_project(person(), username, project_name), build_id)
-    return rendered("build.html", *build_pages.state(build), shown=lambda: build_pages.about(build))
+    build = builds.find(identity.find_project(require_user(), username, project_name), build_id)
+    return render_with_etag("build.html", *build_pages.state(build), context=lambda: build_pages.build_context(build))
 
 
-blp.add_url_rule(f"{PROJECT}/builds/<int:build_id>/log", view_func=logs.build_log, strict_slashes=False)
+blp.add_url_rule(f"{BUILD}/log", view_func=logs.build_log, strict_slashes=False)
 
 
 # The server.
@@ -170,28 +172,28 @@ blp.add_url_rule(f"{PROJECT}/builds/<int:build_id>/log", view_func=logs.build_lo
 @blp.get("/status", strict_slashes=False)
 @requires(Access.ADMINISTRATOR)
 def server_status() -> AnyResponse:
-    if not may_administer():
+    if not may_view_status():
         raise Forbidden(NOT_ALLOWED)
-    asked = request.args.get("hours", "")
-    hours = int(asked) if asked in map(str, status.HOURS) else status.HOURS[1]
-    return current_app.make_response(
-        render_template("status.html", spans=status.HOURS, **status.about(current_app.config["SETTINGS"], hours))
-    )
+    requested = request.args.get("hours", "")
+    hours = int(requested) if requested in map(str, status.CHART_HOURS) else status.DEFAULT_CHART_HOURS
+    context = status.status_context(current_app.config["SETTINGS"], hours)
+    return current_app.make_response(render_template("status.html", chart_hours=status.CHART_HOURS, **context))
 
 
 @blp.get("/docs/api", strict_slashes=False)
 @requires(Access.OPEN)
 def api_reference() -> str:
-    """Open to all, as the document is that it shows."""
+    """Show the API reference. It needs no sign-in, like the OpenAPI document that it is made from."""
     document: dict[str, Any] = current_app.extensions["flask-smorest"]["apis"][""]["ext_obj"].spec.to_dict()
-    document = json.loads(json.dumps(document))  # statuses as text, as every reader has them
-    found = reference.operations(document)
-    shapes = reference.shapes(document)
-    groups = [(name, [item for item in found if item.group == name]) for name in dict.fromkeys(i.group for i in found)]
+    document = json.loads(json.dumps(document))  # turns HTTP statuses into strings, as in `openapi.json`
+    operations = reference.operations(document)
+    schemas = reference.schemas(document)
+    tags = dict.fromkeys(operation.tag for operation in operations)
+    groups = [(tag, [operation for operation in operations if operation.tag == tag]) for tag in tags]
     return render_template(
         "reference.html",
         groups=groups,
-        shapes=shapes,
-        known={shape.name for shape in shapes},
+        schemas=schemas,
+        schema_names={schema.name for schema in schemas},
         type_of=reference.type_of,
     )

@@ -1,6 +1,6 @@
-"""The server about itself, for administrators: its parts, slots, queue, disk, builds, and what failed lately.
+"""The status page for administrators: components, slots, queue, disk, builds, and recent failures.
 
-Every look into the tables is bounded, however many jobs there are.
+Every query reads a bounded number of rows, however many jobs there are.
 """
 
 from __future__ import annotations
@@ -22,47 +22,49 @@ from polyjob.settings import Settings
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
 
-HOURS = (1, 6, 24)
-MOST_SPANS = 5000
-"""Ended jobs that the chart is drawn from, the latest."""
-LOOKED_AT = 1000
-"""Ended jobs that failures are looked for in, the latest."""
-FAILURES, BUILDS = 10, 10
+CHART_HOURS = (1, 6, 24)
+DEFAULT_CHART_HOURS = 6
+MAX_CHART_JOBS = 5000
+"""The chart uses only the latest jobs to end."""
+FAILURE_SEARCH_JOBS = 1000
+"""Failures are searched for among so many of the latest jobs to end."""
+MAX_FAILURES = 10
+MAX_BUILDS = 10
 
 
-def about(settings: Settings, hours: int) -> dict[str, Any]:
-    free, total = Store(settings.data_dir).free_bytes(), shutil.disk_usage(settings.data_dir).total
-    taken = job_queue.slots_taken()
+def status_context(settings: Settings, hours: int) -> dict[str, Any]:
+    """Return the variables of `status.html`."""
+    queued = database.execute_sql(f"SELECT COUNT(*) FROM job WHERE {QUEUED.sql}").fetchone()[0]
     return {
         "version": polyjob.__version__,
         "parts": parts(),
         "good": Status.SUCCEEDED,
         "bad": Status.FAILED,
         "settings": settings,
-        "taken": taken,
-        "queued": int(database.execute_sql(f"SELECT COUNT(*) FROM job WHERE {QUEUED.sql}").fetchone()[0]),
-        "oldest": _oldest(),
-        "gpus_taken": len(job_queue.gpus_taken()) if settings.gpus else 0,
-        "free": free,
-        "total": total,
+        "used_slots": job_queue.slots_taken(),
+        "queued": int(queued),
+        "oldest": _oldest_submission(),
+        "used_gpus": len(job_queue.gpus_taken()) if settings.gpus else 0,
+        "free": Store(settings.data_dir).free_bytes(),
+        "total": shutil.disk_usage(settings.data_dir).total,
         "load": os.getloadavg(),
-        "held": _held(settings),
-        "failures": _failures(),
+        "disk_usage": _disk_usage(settings),
+        "failures": _recent_failures(),
         "hours": hours,
         "chart": _chart(settings, hours),
     }
 
 
-def _oldest() -> datetime.datetime | None:
-    """When the job was submitted that is claimed next."""
+def _oldest_submission() -> datetime.datetime | None:
+    """Return when the first job of the queue was submitted."""
     first = Job.select(Job.created_at).where(QUEUED).order_by(Job.id).first()
     return first.created_at if first else None
 
 
-def _failures() -> list[Job]:
+def _recent_failures() -> list[Job]:
     owner = User.alias()
     ended = Job.select(Job.id).where(Job.cleared_at.is_null(), Job.deleted_at.is_null(), Job.finished_at.is_null(False))
-    latest = ended.order_by(Job.finished_at.desc()).limit(LOOKED_AT)
+    latest = ended.order_by(Job.finished_at.desc()).limit(FAILURE_SEARCH_JOBS)
     columns = (Job.id, Job.name, Job.status, Job.finished_at, Job.exit_code, Job.project, Job.user, Job.archived_at)
     query = (
         Job.select(*columns, User.id, User.username, Project.id, Project.name, Project.user, owner.id, owner.username)
@@ -72,7 +74,7 @@ def _failures() -> list[Job]:
         .join(owner, on=(Project.user == owner.id))
         .where(Job.id.in_(latest), Job.status.in_((Status.FAILED, Status.UPSTREAM_FAILED)), Job.archived_at.is_null())
     )
-    return list(query.order_by(Job.finished_at.desc()).limit(FAILURES))
+    return list(query.order_by(Job.finished_at.desc()).limit(MAX_FAILURES))
 
 
 def _chart(settings: Settings, hours: int) -> chart.Chart:
@@ -82,19 +84,23 @@ def _chart(settings: Settings, hours: int) -> chart.Chart:
         "SELECT started_at, finished_at FROM job WHERE cleared_at IS NULL AND deleted_at IS NULL AND finished_at >= ? "
         "ORDER BY finished_at DESC LIMIT ?"
     )
-    spans = [(begin, end) for begin, end in database.execute_sql(ended, (since, MOST_SPANS)) if begin is not None]
-    live = database.execute_sql(f"SELECT started_at FROM job WHERE {CLAIMED.sql} AND exit IS NULL")
-    spans += [(begin, until) for (begin,) in live if begin is not None]
+    rows = database.execute_sql(ended, (since, MAX_CHART_JOBS))
+    spans = [(start, end) for start, end in rows if start is not None]
+    running = database.execute_sql(f"SELECT started_at FROM job WHERE {CLAIMED.sql} AND exit IS NULL")
+    spans += [(start, until) for (start,) in running if start is not None]
     return chart.draw(spans, since, until, settings.slots)
 
 
-def _held(settings: Settings) -> dict[str, Any]:
-    """What builds hold, as the engine measured it last: `at`, `total` and the largest, each with its build."""
+def _disk_usage(settings: Settings) -> dict[str, Any]:
+    """Return the engine's latest measurement of the build artifacts: `at`, `total`, `count`, and the `largest` builds.
+
+    `at` is None if there is no valid report.
+    """
     usage = read_disk_usage(settings.data_dir)
     if usage is None:
         return {"at": None, "total": 0, "largest": []}
     sizes = usage.builds
-    found = sorted(sizes, key=lambda number: -sizes[number])[:BUILDS]
-    rows = {build.id: build for build in Build.select().where(Build.id.in_(found), Build.deleted_at.is_null())}
-    largest = [(rows[number], sizes[number]) for number in found if number in rows]
+    ids = sorted(sizes, key=lambda build_id: -sizes[build_id])[:MAX_BUILDS]
+    rows = {build.id: build for build in Build.select().where(Build.id.in_(ids), Build.deleted_at.is_null())}
+    largest = [(rows[build_id], sizes[build_id]) for build_id in ids if build_id in rows]
     return {"at": usage.measured_at, "total": usage.total, "count": len(sizes), "largest": largest}

@@ -1,4 +1,4 @@
-"""A job by form: its fields and files, and the lines of a terminal that do the same; and a project to put it in."""
+"""The forms for a new job and a new project."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ from polyjob.errors import Invalid, Problem, TooLarge, Unavailable
 from polyjob.jobconfig.checks import check_values, deserialize
 from polyjob.pages.form_upload import Received, receive
 from polyjob.pages.forms import (
-    STALE,
+    STALE_FORM,
     Form,
-    by_field,
-    checked,
+    check_form,
     create_idempotently,
     done,
-    new_once,
+    group_by_field,
+    new_submission_id,
     project_for,
     read_form,
-    who_asks,
+    require_identity,
 )
-from polyjob.pages.job_form import LABELS, curl_lines, errors_of, read_job, run_line
-from polyjob.pages.job_page import project_url
+from polyjob.pages.job_commands import curl_commands, run_command
+from polyjob.pages.job_form import LABELS, errors_of, read_job
+from polyjob.pages.urls import project_url
 from polyjob.services import projects, specs, submission
 from polyjob.storage.uploads import Limits
 
-FRAMING = 1 << 20
-"""Bytes of a form around its files."""
-FILES_GONE = "Browsers forget the files that were chosen. Choose them again."
+FORM_OVERHEAD_BYTES = 1 << 20
+"""Room for the fields and boundaries of a form beside its files."""
+CHOOSE_FILES_AGAIN = "Choose the files again; browsers do not keep them."
 
 blp = Blueprint("submitting", __name__)
 
@@ -51,7 +52,7 @@ def may_submit(project: Project) -> bool:
 
 
 @blp.app_template_global()
-def may_make_projects() -> bool:
+def may_create_projects() -> bool:
     identity = auth.current_identity()
     return identity is not None and permissions.allows("projects.create_project", identity)
 
@@ -59,14 +60,14 @@ def may_make_projects() -> bool:
 @blp.get("/submit")
 @requires(Access.READ)
 def choose_project() -> AnyResponse:
-    """Where a person has one project alone, its form at once; where none, the form that makes one."""
-    who_asks()
-    found = [project for project in _own_projects() if may_submit(project)]
-    if not found:
+    """Show the user's projects. With only one, go to its form; with none, go to the form for a new project."""
+    require_identity()
+    own_projects = [project for project in _own_projects() if may_submit(project)]
+    if not own_projects:
         return redirect(url_for("pages.submitting.new_project"), 303)
-    if len(found) == 1:
-        return redirect(f"{project_url(found[0])}/submit", 303)
-    return make_response(render_template("choose_project.html", projects=found))
+    if len(own_projects) == 1:
+        return redirect(f"{project_url(own_projects[0])}/submit", 303)
+    return make_response(render_template("choose_project.html", projects=own_projects))
 
 
 def _own_projects() -> list[Project]:
@@ -83,11 +84,12 @@ def submit_form(username: str, project_name: str) -> AnyResponse:
 @requires(Access.SUBMIT)
 def submit(username: str, project_name: str) -> AnyResponse:
     project = project_for("jobs.create_job", username, project_name)
-    with _received() as received:
-        form = checked(received.fields, keep_stale=True)
+    with _receive_form() as received:
+        form = check_form(received.fields, keep_stale=True)
         has_upload = received.has_files
         if form.is_stale:
-            return _page(project, form, {"": [STALE]} | ({"upload": [FILES_GONE]} if has_upload else {}), 403)
+            errors = {"": [STALE_FORM]} | ({"upload": [CHOOSE_FILES_AGAIN]} if has_upload else {})
+            return _page(project, form, errors, 403)
         try:
             body, parsed = read_job(form)
             if form.text("do") == "show":
@@ -95,20 +97,20 @@ def submit(username: str, project_name: str) -> AnyResponse:
             if received.fault is not None:
                 raise received.fault
             with config_errors_at(parsed.config_pointer):
-                number = _make(project, form, parsed.attributes, received)
+                job_id = _create_job(project, form, parsed.attributes, received)
         except (Invalid, TooLarge, Unavailable) as error:
             problems = getattr(error, "problems", None) or [Problem("", str(error))]
             errors = errors_of(problems, form)
             if has_upload:
-                errors.setdefault("upload", []).append(FILES_GONE)
+                errors.setdefault("upload", []).append(CHOOSE_FILES_AGAIN)
             return _page(project, form, errors, status_of(error))
-    return done(f"{project_url(project)}/jobs/{number}", f"Job {number} is submitted.")
+    return done(f"{project_url(project)}/jobs/{job_id}", f"Job {job_id} was submitted.")
 
 
 @blp.post(f"{PROJECT}/submit/commands")
 @requires(Access.SUBMIT)
 def show_commands(username: str, project_name: str) -> AnyResponse:
-    """The lines alone, for the page that shows them while they are typed: `run` and `curl`; or `errors`, by field."""
+    """Return the equivalent commands as JSON: `run` and `curl`, or `errors` by field. The form's script calls this."""
     project = project_for("jobs.create_job", username, project_name)
     form = read_form()
     try:
@@ -120,37 +122,34 @@ def show_commands(username: str, project_name: str) -> AnyResponse:
 
 
 @contextmanager
-def _received() -> Iterator[Received]:
-    """The form and its files. Raises Foreign before anything is read, where the page was not ours."""
+def _receive_form() -> Iterator[Received]:
+    """Receive the form and its files. Raises Foreign, before reading anything, if another site's page sent it."""
     sessions.refuse_foreign()
-    given = settings()
-    request.max_content_length = given.upload_limit + FRAMING
-    with receive(given.data_dir, given.body_limit, _limits()) as received:
+    current = settings()
+    request.max_content_length = current.upload_limit + FORM_OVERHEAD_BYTES
+    limits = Limits(current.upload_limit, current.unpacked_limit, current.unpacked_files)
+    with receive(current.data_dir, current.body_limit, limits) as received:
         yield received
 
 
-def _limits() -> Limits:
-    given = settings()
-    return Limits(given.upload_limit, given.unpacked_limit, given.unpacked_files)
-
-
-def _make(project: Project, form: Form, attributes: dict[str, Any], received: Received) -> int:
+def _create_job(project: Project, form: Form, attributes: dict[str, Any], received: Received) -> int:
+    upload_digest = None
     if received.archive is not None:
-        config = attributes.get("config")
+        config = attributes.get("config") or {}
         specs.check_runner_support(
-            config or {}, settings().runner, len(settings().gpus)
-        )  # or the code would be kept for nothing
-        permissions.check("projects.upload_code", request.view_args or {}, who_asks())
+            config, settings().runner, len(settings().gpus)
+        )  # before an upload is stored for an invalid job
+        permissions.check("projects.upload_code", request.view_args or {}, require_identity())
         project.code = projects.store_upload(project, me(), received.archive, settings())
-    code = project.code.digest if received.archive is not None else None
+        upload_digest = project.code.digest
     return create_idempotently(
-        form, project, lambda once: submission.create(project, me(), attributes, settings(), once), code
+        form, project, lambda request: submission.create(project, me(), attributes, settings(), request), upload_digest
     )
 
 
 def _commands(project: Project, form: Form, body: dict[str, Any]) -> tuple[str, str]:
     name, has_upload = f"{project.user.username}/{project.name}", bool(form.text("with_upload"))
-    return run_line(name, form, has_upload), curl_lines(root(), name, body, has_upload)
+    return run_command(name, form, has_upload), curl_commands(root(), name, body, has_upload)
 
 
 def _page(
@@ -168,30 +167,30 @@ def _page(
         labels=LABELS,
         errors=errors or {},
         commands=commands,
-        once=new_once(),
-        has_code=project.code_id is not None,
+        submission_id=new_submission_id(),
+        has_upload=project.code_id is not None,
         upload_limit=settings().upload_limit,
     )
     return make_response(page, status)
 
 
-# A project.
+# A new project.
 
 
 @blp.get("/new-project")
 @requires(Access.ACCOUNT)
 def new_project() -> AnyResponse:
-    permissions.check("projects.create_project", {}, who_asks())
+    permissions.check("projects.create_project", {}, require_identity())
     return _project_page(Form())
 
 
 @blp.post("/new-project")
 @requires(Access.ACCOUNT)
 def make_project() -> AnyResponse:
-    permissions.check("projects.create_project", {}, who_asks())
+    permissions.check("projects.create_project", {}, require_identity())
     form = read_form(keep_stale=True)
     if form.is_stale:
-        return _project_page(form, {"": [STALE]}, 403)
+        return _project_page(form, {"": [STALE_FORM]}, 403)
     body = {
         "name": form.word("name") or None,
         "description": form.text("description").strip() or None,
@@ -201,9 +200,9 @@ def make_project() -> AnyResponse:
         check_values(body)
         project = projects.create(me(), deserialize(ProjectBody(), body, ""), settings())
     except Invalid as error:
-        errors = by_field(error.problems, lambda pointer: pointer.split("/")[1] if pointer else "")
+        errors = group_by_field(error.problems, lambda pointer: pointer.split("/")[1] if pointer else "")
         return _project_page(form, errors, 400)
-    return done(f"{project_url(project)}/submit", f"The project {project.name} is there. Submit its first job.")
+    return done(f"{project_url(project)}/submit", f"Project {project.name} was created. Submit its first job.")
 
 
 def _project_page(form: Form, errors: dict[str, list[str]] | None = None, status: int = 200) -> AnyResponse:

@@ -1,4 +1,4 @@
-"""The statuses of a job or build in time: how long each lasted, and the share of each in a bar. Pure."""
+"""The statuses of a run over time: how long each lasted, and its share of a bar."""
 
 from __future__ import annotations
 
@@ -6,51 +6,65 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from polyjob.db.models import BuildStatus, JobStatus
+from polyjob.clock import now
+from polyjob.db.models import Build, BuildStatus, Job, JobStatus
 from polyjob.statuses import Status
 
-WIDTH = 1000
-LEAST = 6
-"""Of a bar as wide as WIDTH, what a part has that lasted almost no time."""
+BAR_WIDTH = 1000
+MIN_SEGMENT_WIDTH = 6
 
 
 @dataclass(frozen=True)
 class Step:
-    """A status in the timeline; `lasted` is None where nothing ends it."""
+    """One status in the timeline."""
 
     status: Status
-    moment: datetime.datetime
-    lasted: datetime.timedelta | None
+    started_at: datetime.datetime
+    duration: datetime.timedelta | None
+    """None for a terminal status."""
     message: str | None
     traceback: str | None
 
 
 @dataclass(frozen=True)
 class Segment:
+    """One step's part of the bar."""
+
     step: Step
     x: int
     width: int
 
 
-def steps(rows: Sequence[JobStatus | BuildStatus], now: datetime.datetime) -> list[Step]:
-    """`rows`: every status, oldest first. The last one lasts until `now`, if it is no end."""
-    ends = [row.created_at for row in rows[1:]] + [None if rows[-1].status.is_done else now]
+def elapsed(run: Job | Build) -> datetime.timedelta | None:
+    """Return how long the run took, or has taken so far; None if it has not started."""
+    if run.started_at is None:
+        return None
+    return (run.finished_at or now()) - run.started_at
+
+
+def timeline(rows: Sequence[JobStatus | BuildStatus], until: datetime.datetime) -> list[Step]:
+    """Return a step for each status row, oldest first. The last one lasts until `until`, unless it is terminal."""
+    ends = [row.created_at for row in rows[1:]] + [None if rows[-1].status.is_done else until]
     return [
         Step(row.status, row.created_at, end - row.created_at if end else None, row.message, row.traceback)
         for row, end in zip(rows, ends, strict=True)
     ]
 
 
-def bar(found: Sequence[Step]) -> list[Segment]:
-    """The steps that lasted, side by side, together WIDTH wide; each at least LEAST."""
-    lasting = [(step, max(0.0, step.lasted.total_seconds())) for step in found if step.lasted is not None]
-    room = WIDTH - LEAST * len(lasting)
-    whole = sum(seconds for _, seconds in lasting)
-    if not whole or room < 0:
+def bar(steps: Sequence[Step]) -> list[Segment]:
+    """Lay out the steps side by side, `BAR_WIDTH` wide in total and each at least `MIN_SEGMENT_WIDTH`.
+
+    Return nothing if no time has passed or there are more steps than fit.
+    """
+    durations = [(step, max(0.0, step.duration.total_seconds())) for step in steps if step.duration is not None]
+    spare_width = BAR_WIDTH - MIN_SEGMENT_WIDTH * len(durations)
+    total_seconds = sum(seconds for _, seconds in durations)
+    if not total_seconds or spare_width < 0:
         return []
     segments, x = [], 0
-    for number, (step, seconds) in enumerate(lasting, 1):
-        width = WIDTH - x if number == len(lasting) else LEAST + int(room * seconds / whole)
+    for number, (step, seconds) in enumerate(durations, 1):
+        is_last = number == len(durations)
+        width = BAR_WIDTH - x if is_last else MIN_SEGMENT_WIDTH + int(spare_width * seconds / total_seconds)
         segments.append(Segment(step, x, width))
         x += width
     return segments

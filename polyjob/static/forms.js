@@ -1,27 +1,27 @@
-// The form of a job, which works without this: its lines of a terminal while it is typed, and files that are too large.
+// The form for a new job: show the equivalent commands while the user types, and check the size of files.
 {
   const form = document.getElementById("submit");
   const files = () => [...form.querySelectorAll("[type=file]")].flatMap((input) => [...input.files]);
-  let [timer, asked] = [0, 0];
+  let [timer, latestRequest] = [0, 0];
 
-  async function show() {
-    const number = ++asked;
+  async function showCommands() {
+    const request = ++latestRequest;
     const body = new URLSearchParams([...new FormData(form)].filter(([, value]) => typeof value === "string"));
     if (files().length) body.append("with_upload", "yes");
-    const answer = await fetch(form.dataset.commands, { method: "POST", body }).catch(() => null);
-    if (!answer || number !== asked) return;
-    const { run, curl } = answer.ok ? await answer.json() : {};
+    const response = await fetch(form.dataset.commands, { method: "POST", body }).catch(() => null);
+    if (!response || request !== latestRequest) return;
+    const { run, curl } = response.ok ? await response.json() : {};
     document.getElementById("commands").hidden = !run;
-    document.getElementById("run-line").textContent = run;
-    document.getElementById("curl-line").textContent = curl;
+    document.getElementById("run-command").textContent = run;
+    document.getElementById("curl-command").textContent = curl;
   }
 
   form.oninput = () => {
     const [input] = form.elements.upload;
     const limit = input.dataset.limit;
     const size = files().reduce((sum, file) => sum + file.size, 0);
-    input.setCustomValidity(size > limit ? `These files are larger than the ${limit} bytes that are taken.` : "");
+    input.setCustomValidity(size > limit ? `The files are too large: the limit is ${limit} bytes.` : "");
     clearTimeout(timer);
-    timer = setTimeout(show, 300);
+    timer = setTimeout(showCommands, 300);
   };
 }

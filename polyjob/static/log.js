@@ -1,119 +1,121 @@
-// A window on a log: rows for the lines in sight, fetched as they are needed, however many there are.
+// A scrolling view of a log of any length. Only the lines in sight are in the page; they are fetched when needed.
 
 function showLog(view) {
-  const FETCHED = 200; // lines at once
-  const KEPT = 20000; // lines
-  const SPARE = 15; // rows above and below those in sight
-  const TALLEST = 8e6; // pixels; a taller log is mapped onto so many, for no browser scrolls much further
-  const PATIENCE = 30; // seconds that one request waits for more
-  const MOST_FOUND = 50000; // lines
+  const FETCH_LINES = 200;
+  const MAX_CACHED_LINES = 20000;
+  const SPARE_ROWS = 15; // above and below those in sight
+  const MAX_HEIGHT = 8e6; // pixels; browsers limit the height of an element, so a taller log is scaled down to this
+  const WAIT_SECONDS = 30; // how long the server may hold a request until there are new lines
+  const MAX_MATCHES = 50000;
 
   const part = (name) => view.querySelector(`.log-${name}`);
   const [box, space, rows, end, find] = ["box", "space", "rows", "end", "find"].map(part);
-  const lines = new Map(); // number → line, as the API gives it
+  const lines = new Map(); // number → line, as the API returns it
   const drawn = new Map(); // number → row
   let [total, bytes, isDone, isGone, isFetching] = [0, 0];
-  let [top, at] = [0, 0]; // pixels of the log above the box; its scrollTop, which stands for them
-  let [follows, heldUntil, settling] = [true, 0];
-  let linked = [0, 0]; // the first and last line that the address names
-  let [wanted, found, isFound, index, searchedTo, hasMore] = ["", [], new Set(), -1, 0];
+  let [top, scrolledTo] = [0, 0]; // pixels of the log above the box; the `scrollTop` that represents them
+  let [isFollowing, heldUntil, settleTimer] = [true, 0];
+  let linked = [0, 0]; // first and last line of the URL's fragment
+  let [searched, matches, isMatch, index, searchedTo, hasMore] = ["", [], new Set(), -1, 0];
 
   const sleep = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
-  const said = (number) => number.toLocaleString("en");
-  const put = (tag, parent, members) => parent.appendChild(Object.assign(document.createElement(tag), members));
-  function say(name, text) {
+  const format = (number) => number.toLocaleString("en");
+  const append = (tag, parent, members) => parent.appendChild(Object.assign(document.createElement(tag), members));
+  function setText(name, text) {
     if (part(name).textContent !== text) part(name).textContent = text;
   }
 
-  // What the server says.
+  // Requests to the API.
 
-  async function ask(what, query) {
-    const answer = await fetch(`${view.dataset.api}/${what}?${new URLSearchParams(query)}`);
-    if (!answer.ok) throw answer;
-    return answer.json();
+  async function request(path, query) {
+    const response = await fetch(`${view.dataset.api}/${path}?${new URLSearchParams(query)}`);
+    if (!response.ok) throw response;
+    return response.json();
   }
 
-  async function watch() {
+  async function follow() {
     for (let pause = 0; ; ) {
-      const count = follows ? Math.ceil(box.clientHeight / height) + SPARE : 0;
+      const count = isFollowing ? Math.ceil(box.clientHeight / height) + SPARE_ROWS : 0;
+      const query = { from: -count || 1, count, styled: true, after: bytes, wait: pause && WAIT_SECONDS };
       try {
-        const answer = await ask("lines", { from: -count || 1, count, styled: true, after: bytes, wait: pause && PATIENCE });
-        take(answer, !pause);
-        say("said", isDone ? `The log has ended: ${answer.status.replace("_", " ")}.` : "");
+        const response = await request("lines", query);
+        update(response, !pause);
+        setText("message", isDone ? `The log is complete: ${response.status.replace("_", " ")}.` : "");
         if (isDone) return;
         pause = 200;
       } catch (error) {
         isGone = [401, 403, 404].includes(error.status);
-        say("said", isGone ? "The log is gone, or you are signed out." : "The server does not answer; trying again.");
+        setText("message", isGone ? "The log was deleted, or you are signed out." : "The server does not respond; retrying.");
         if (isGone) return;
         pause = Math.min(8000, 500 + 2 * pause);
       }
       await sleep(pause);
-      while (document.hidden) await new Promise((seen) => document.addEventListener("visibilitychange", seen, { once: true }));
+      while (document.hidden) await new Promise((done) => document.addEventListener("visibilitychange", done, { once: true }));
     }
   }
 
-  function take(answer, isFirst) {
-    if (answer.bytes !== bytes) lines.delete(total); // it may have grown
-    [total, bytes, isDone] = [answer.total, answer.bytes, answer.is_done];
-    keep(answer.lines);
-    space.style.height = `${Math.min(full(), TALLEST)}px`;
-    if (isFirst) link();
-    scrollTo(follows ? below() : top);
+  function update(response, isFirst) {
+    if (response.bytes !== bytes) lines.delete(total); // the last line may be longer now
+    [total, bytes, isDone] = [response.total, response.bytes, response.is_done];
+    cache(response.lines);
+    space.style.height = `${Math.min(fullHeight(), MAX_HEIGHT)}px`;
+    if (isFirst) openLink();
+    scrollTo(isFollowing ? maxTop() : top);
   }
 
-  function keep(fetched) {
-    if (lines.size > KEPT) lines.clear();
+  function cache(fetched) {
+    if (lines.size > MAX_CACHED_LINES) lines.clear();
     for (const line of fetched) lines.set(line.number, line);
   }
 
   async function fetchFrom(from) {
     if (isFetching || isGone) return;
     isFetching = true;
-    await ask("lines", { from, count: FETCHED, styled: true }).then((answer) => keep(answer.lines), () => sleep(2000));
+    const query = { from, count: FETCH_LINES, styled: true };
+    await request("lines", query).then((response) => cache(response.lines), () => sleep(2000));
     isFetching = false;
     draw();
   }
 
-  // What is in sight.
+  // Scrolling and drawing.
 
-  const full = () => total * height;
-  const below = () => Math.max(0, full() - box.clientHeight);
+  const fullHeight = () => total * height;
+  const maxTop = () => Math.max(0, fullHeight() - box.clientHeight);
 
-  function scrolled() {
-    const [moved, room] = [box.scrollTop - at, box.scrollHeight - box.clientHeight];
-    if (moved && performance.now() < heldUntil) return scrollTo(top);
-    at = box.scrollTop;
-    if (full() <= TALLEST || at <= 0) top = at;
-    else if (at >= room - 1) top = below();
-    else if (Math.abs(moved) < box.clientHeight) top = Math.min(below(), Math.max(0, top + moved));
-    else top = (at / room) * below();
-    if (moved) follows = top >= below() - height;
+  function onScroll() {
+    const [distance, range] = [box.scrollTop - scrolledTo, box.scrollHeight - box.clientHeight];
+    if (distance && performance.now() < heldUntil) return scrollTo(top);
+    scrolledTo = box.scrollTop;
+    if (fullHeight() <= MAX_HEIGHT || scrolledTo <= 0) top = scrolledTo;
+    else if (scrolledTo >= range - 1) top = maxTop();
+    else if (Math.abs(distance) < box.clientHeight) top = Math.min(maxTop(), Math.max(0, top + distance));
+    else top = (scrolledTo / range) * maxTop();
+    if (distance) isFollowing = top >= maxTop() - height;
     draw();
-    clearTimeout(settling);
-    if (full() > TALLEST) settling = setTimeout(() => scrollTo(top), 200);
+    clearTimeout(settleTimer);
+    if (fullHeight() > MAX_HEIGHT) settleTimer = setTimeout(() => scrollTo(top), 200);
   }
 
-  function scrollTo(where) {
-    top = Math.min(below(), Math.max(0, where));
-    box.scrollTop = full() > TALLEST ? (top / below()) * (box.scrollHeight - box.clientHeight) : top;
-    at = box.scrollTop;
+  function scrollTo(newTop) {
+    top = Math.min(maxTop(), Math.max(0, newTop));
+    box.scrollTop = fullHeight() > MAX_HEIGHT ? (top / maxTop()) * (box.scrollHeight - box.clientHeight) : top;
+    scrolledTo = box.scrollTop;
     draw();
   }
 
-  function jump(where) {
-    heldUntil = performance.now() + 500; // an earlier scroll may still be on its smooth way
-    scrollTo(where);
+  function jumpTo(newTop) {
+    heldUntil = performance.now() + 500; // ignore the rest of an earlier smooth scroll
+    scrollTo(newTop);
   }
 
-  function show(number) {
-    follows = false;
-    jump((number - 1) * height - box.clientHeight / 3);
+  function jumpToLine(number) {
+    isFollowing = false;
+    jumpTo((number - 1) * height - box.clientHeight / 3);
   }
 
   function draw() {
-    const first = Math.max(1, Math.floor(top / height) - SPARE);
-    const last = Math.min(total, Math.ceil((top + box.clientHeight) / height) + SPARE);
+    const first = Math.max(1, Math.floor(top / height) - SPARE_ROWS);
+    const last = Math.min(total, Math.ceil((top + box.clientHeight) / height) + SPARE_ROWS);
     for (const [number, row] of drawn) {
       if (number >= first && number <= last) continue;
       row.remove();
@@ -129,93 +131,94 @@ function showLog(view) {
         drawn.set(number, row);
       }
       row.classList.toggle("linked", number >= linked[0] && number <= linked[1]);
-      row.classList.toggle("found", isFound.has(number));
-      row.classList.toggle("here", number === found[index]);
+      row.classList.toggle("found", isMatch.has(number));
+      row.classList.toggle("here", number === matches[index]);
       if (!line) missing = number;
       next = row;
     }
-    rows.style.top = `${(first - 1) * height - top + at}px`;
-    end.hidden = follows || top >= below() - height;
-    say("state", `${isDone ? "" : follows ? "Live: " : "Live, paused here: "}${said(total)} line${total === 1 ? "" : "s"}`);
+    rows.style.top = `${(first - 1) * height - top + scrolledTo}px`;
+    end.hidden = isFollowing || top >= maxTop() - height;
+    const state = isDone ? "" : isFollowing ? "Live: " : "Live, paused: ";
+    setText("state", `${state}${format(total)} line${total === 1 ? "" : "s"}`);
     highlight();
     if (missing) fetchFrom(missing);
   }
 
   function makeRow(number, line) {
-    const row = put("div", rows, { className: "row", id: `L${number}`, line });
-    put("a", row, { href: `#L${number}`, textContent: number, tabIndex: -1 });
-    for (const [className, textContent] of line?.spans ?? []) put("span", row, { className, textContent });
-    if (line?.is_cut) put("i", row, { textContent: ` … the line has ${said(line.bytes)} bytes` });
+    const row = append("div", rows, { className: "row", id: `L${number}`, line });
+    append("a", row, { href: `#L${number}`, textContent: number, tabIndex: -1 });
+    for (const [className, textContent] of line?.spans ?? []) append("span", row, { className, textContent });
+    if (line?.is_cut) append("i", row, { textContent: ` … (cut; the line has ${format(line.bytes)} bytes)` });
     return row;
   }
 
   // Links to lines.
 
-  function link() {
+  function openLink() {
     const [, first, last] = /^#L(\d+)(?:-L?(\d+))?$/.exec(location.hash) ?? [];
     if (!first) return;
     linked = [+first, +(last ?? first)];
-    show(linked[0]);
+    jumpToLine(linked[0]);
   }
 
-  function clicked(event) {
+  function onClick(event) {
     const number = +event.target.hash?.slice(2);
     if (!number || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     const other = event.shiftKey ? linked[0] || number : number;
     linked = [Math.min(number, other), Math.max(number, other)];
     history.replaceState(null, "", `#L${linked[0]}${number === other ? "" : `-L${linked[1]}`}`);
-    follows = false;
+    isFollowing = false;
     draw();
   }
 
   // Search.
 
-  function forget() {
-    [wanted, found, isFound, index, searchedTo, hasMore] = ["", [], new Set(), -1, 0];
-    say("count", "");
+  function resetSearch() {
+    [searched, matches, isMatch, index, searchedTo, hasMore] = ["", [], new Set(), -1, 0];
+    setText("count", "");
     draw();
   }
 
   async function search(step) {
     const text = find.value;
-    const isNew = text !== wanted;
-    if (isNew) forget();
+    const isNew = text !== searched;
+    if (isNew) resetSearch();
     if (!text) return;
-    wanted = text;
-    if (isNew || index + step >= found.length) await searchOn();
-    if (text !== wanted) return;
-    const many = found.length;
+    searched = text;
+    if (isNew || index + step >= matches.length) await fetchMatches();
+    if (text !== searched) return;
+    const count = matches.length;
     if (isNew) {
-      const next = found.findIndex((number) => number > top / height);
-      index = (next < 0 ? many : next) - (step > 0);
+      const next = matches.findIndex((number) => number > top / height);
+      index = (next < 0 ? count : next) - (step > 0);
     }
-    index = many ? (index + step + many) % many : -1;
-    say("count", many ? `${said(index + 1)} of ${said(many)}${hasMore ? "+" : ""}` : "Not found.");
-    if (many) show(found[index]);
+    index = count ? (index + step + count) % count : -1;
+    setText("count", count ? `${format(index + 1)} of ${format(count)}${hasMore ? "+" : ""}` : "No matches.");
+    if (count) jumpToLine(matches[index]);
   }
 
-  async function searchOn() {
-    const text = wanted;
+  async function fetchMatches() {
+    const text = searched;
     do {
-      const answer = await ask("search", { find: text, after: searchedTo, count: 5000 }).catch(() => null);
-      if (text !== wanted) return;
-      if (!answer) return forget();
-      found.push(...answer.lines);
-      isFound = new Set(found);
-      [searchedTo, hasMore] = [answer.searched_to, answer.is_cut];
-      say("count", `${said(found.length)} …`);
-    } while (hasMore && found.length < MOST_FOUND);
+      const response = await request("search", { find: text, after: searchedTo, count: 5000 }).catch(() => null);
+      if (text !== searched) return;
+      if (!response) return resetSearch();
+      matches.push(...response.lines);
+      isMatch = new Set(matches);
+      [searchedTo, hasMore] = [response.searched_to, response.is_cut];
+      setText("count", `${format(matches.length)} …`);
+    } while (hasMore && matches.length < MAX_MATCHES);
   }
 
   function highlight() {
-    const [ranges, text] = [[], wanted.toLowerCase()];
+    const [ranges, text] = [[], searched.toLowerCase()];
     for (const span of text ? rows.querySelectorAll(".found span") : []) {
-      const written = span.textContent.toLowerCase();
-      for (let from = written.indexOf(text); from >= 0; from = written.indexOf(text, from + text.length)) {
+      const content = span.textContent.toLowerCase();
+      for (let start = content.indexOf(text); start >= 0; start = content.indexOf(text, start + text.length)) {
         const range = new Range();
-        range.setStart(span.firstChild, from);
-        range.setEnd(span.firstChild, from + text.length);
+        range.setStart(span.firstChild, start);
+        range.setEnd(span.firstChild, start + text.length);
         ranges.push(range);
       }
     }
@@ -223,16 +226,16 @@ function showLog(view) {
   }
 
   part("tools").hidden = box.hidden = false;
-  const probe = makeRow(0, { spans: [["", "x"]] });
-  const { height } = probe.getBoundingClientRect();
-  probe.remove();
-  box.onscroll = scrolled;
+  const sample = makeRow(0, { spans: [["", "x"]] });
+  const { height } = sample.getBoundingClientRect();
+  sample.remove();
+  box.onscroll = onScroll;
   box.onwheel = box.onkeydown = box.onpointerdown = () => (heldUntil = 0);
-  rows.onclick = clicked;
+  rows.onclick = onClick;
   end.onclick = () => {
-    box.focus({ preventScroll: true }); // the button goes
-    follows = true;
-    jump(below());
+    box.focus({ preventScroll: true }); // the button is about to be hidden
+    isFollowing = true;
+    jumpTo(maxTop());
   };
   part("back").onclick = () => search(-1);
   part("form").onsubmit = (event) => {
@@ -244,10 +247,10 @@ function showLog(view) {
     event.preventDefault();
     search(-1);
   };
-  find.oninput = () => find.value || forget();
-  addEventListener("hashchange", link);
-  new ResizeObserver(() => scrollTo(follows ? below() : top)).observe(box);
-  watch();
+  find.oninput = () => find.value || resetSearch();
+  addEventListener("hashchange", openLink);
+  new ResizeObserver(() => scrollTo(isFollowing ? maxTop() : top)).observe(box);
+  follow();
 }
 
 document.querySelectorAll(".log-view").forEach(showLog);

@@ -1,31 +1,34 @@
-// Times in the reader's zone, parts that update by themselves, buttons that copy. Every page works without it.
+// Local times, parts of a page that refresh themselves, and copy buttons. Every page works without this script.
 
-const exact = (moment, options) => new Date(moment).toLocaleString("sv", options); // as 2026-11-26 09:30:00
+const format = (moment, options) => new Date(moment).toLocaleString("sv", options); // 2026-11-26 09:30:00
 
 const UNITS = [[1, "s", 60], [60, "min", 3600], [3600, "h", 86400], [86400, "d", Infinity]];
 
-function within(seconds, isExact) {
-  const place = UNITS.findIndex(([, , limit]) => seconds < limit);
-  const [[size, unit], [small, rest]] = [UNITS[place], UNITS[place - 1] ?? []];
-  const more = isExact && rest ? ` ${String(Math.floor((seconds % size) / small)).padStart(2, "0")} ${rest}` : "";
-  return `${Math.floor(seconds / size)} ${unit}${more}`;
+function duration(seconds, isExact) {
+  const index = UNITS.findIndex(([, , limit]) => seconds < limit);
+  const [[size, unit], [smallerSize, smallerUnit]] = [UNITS[index], UNITS[index - 1] ?? []];
+  const count = Math.floor((seconds % size) / smallerSize);
+  const rest = isExact && smallerUnit ? ` ${String(count).padStart(2, "0")} ${smallerUnit}` : "";
+  return `${Math.floor(seconds / size)} ${unit}${rest}`;
 }
 
-function ago(seconds, moment) {
+function age(seconds, moment) {
   if (seconds < 5) return "just now";
-  return seconds < 604800 ? `${within(seconds)} ago` : exact(moment).slice(0, 10);
+  return seconds < 604800 ? `${duration(seconds)} ago` : format(moment).slice(0, 10);
 }
 
-function tick() {
-  const say = (node, text) => node.textContent === text || (node.textContent = text);
-  const since = (moment) => (Date.now() - new Date(moment)) / 1000;
+function updateTimes() {
+  const setText = (node, text) => node.textContent === text || (node.textContent = text);
+  const secondsSince = (moment) => (Date.now() - new Date(moment)) / 1000;
   for (const node of document.querySelectorAll("time")) {
     const moment = node.dateTime;
-    if (!node.zoned) node.title = `${exact(moment, { timeZoneName: "short" })} (${node.title})`;
-    node.zoned = true;
-    say(node, node.className === "at" ? exact(moment) : ago(since(moment), moment));
+    if (!node.isLocal) node.title = `${format(moment, { timeZoneName: "short" })} (${node.title})`;
+    node.isLocal = true;
+    setText(node, node.className === "at" ? format(moment) : age(secondsSince(moment), moment));
   }
-  for (const node of document.querySelectorAll("[data-since]")) say(node, within(Math.max(0, since(node.dataset.since)), true));
+  for (const node of document.querySelectorAll("[data-since]")) {
+    setText(node, duration(Math.max(0, secondsSince(node.dataset.since)), true));
+  }
 }
 
 function addCopyButtons() {
@@ -41,62 +44,64 @@ function addCopyButtons() {
   }
 }
 
-// Each `data-part` gives way to the one of that name where the server has another now.
+// Refresh: each element with `data-part` is replaced when the server sends it with other content.
 
-const seen = new Map();
-// Times go on by themselves, and a form's own number is another each time.
-const saidOf = (node) => node.outerHTML.replace(/(<time[^>]*>|data-since[^>]*>)[^<]*|name="once" value="\w+"/g, "$1");
-const named = (root) => new Map([...root.querySelectorAll("[data-part]")].map((node) => [node.dataset.part, node]));
+const currentContent = new Map(); // part → content, as the server sent it
+// Times and submission ids differ in each response; they do not count as changes.
+const VOLATILE = /(<time[^>]*>|data-since[^>]*>)[^<]*|name="submission_id" value="\w+"/g;
+const contentOf = (node) => node.outerHTML.replace(VOLATILE, "$1");
+const partsOf = (root) => new Map([...root.querySelectorAll("[data-part]")].map((node) => [node.dataset.part, node]));
 
-function chosen(here, fresh) {
-  const said = saidOf(fresh);
-  if (here && seen.get(fresh.dataset.part) === said) return here;
-  seen.set(fresh.dataset.part, said);
-  if (!here) return fresh;
-  const at = document.activeElement;
-  const path = here.contains(at) && (at.getAttribute("href") ?? at.form?.getAttribute("action"));
-  here.replaceWith(fresh);
+// Return the node to show for a part: the present one if its content is unchanged. Keep the focus on a link or button.
+function replacePart(present, fresh) {
+  const content = contentOf(fresh);
+  if (present && currentContent.get(fresh.dataset.part) === content) return present;
+  currentContent.set(fresh.dataset.part, content);
+  if (!present) return fresh;
+  const focused = document.activeElement;
+  const path = present.contains(focused) && (focused.getAttribute("href") ?? focused.form?.getAttribute("action"));
+  present.replaceWith(fresh);
   if (path) fresh.querySelector(`[href="${CSS.escape(path)}"], [action="${CSS.escape(path)}"] button`)?.focus();
   return fresh;
 }
 
-function renew(fresh) {
-  const old = named(document);
+function refresh(fresh) {
+  const present = partsOf(document);
   for (const list of fresh.querySelectorAll("[data-rows]")) {
-    const here = document.getElementById(list.id);
-    if (!here) return location.reload();
-    const rows = [...list.children].map((row) => chosen(old.get(row.dataset.part), row));
-    rows.forEach((row, place) => here.children[place] === row || here.insertBefore(row, here.children[place]));
-    while (here.children.length > rows.length) here.lastElementChild.remove();
+    const target = document.getElementById(list.id);
+    if (!target) return location.reload();
+    const rows = [...list.children].map((row) => replacePart(present.get(row.dataset.part), row));
+    rows.forEach((row, index) => target.children[index] === row || target.insertBefore(row, target.children[index]));
+    while (target.children.length > rows.length) target.lastElementChild.remove();
   }
-  for (const [name, node] of named(fresh)) if (old.has(name)) chosen(old.get(name), node);
+  for (const [name, node] of partsOf(fresh)) if (present.has(name)) replacePart(present.get(name), node);
   document.title = fresh.title;
-  tick();
+  updateTimes();
   addCopyButtons();
 }
 
 async function poll(etag) {
-  const mark = document.querySelector("[data-every]");
-  if (!mark) return;
+  const poller = document.querySelector("[data-every]");
+  if (!poller) return;
   try {
     const headers = { Accept: "text/html", "If-None-Match": etag };
-    const answer = document.hidden ? {} : await fetch(location, { cache: "no-store", headers });
-    if ([401, 404].includes(answer.status)) return location.reload();
-    if (answer.ok) {
-      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-      etag = answer.headers.get("ETag") ?? "";
-      const goesOn = fresh.querySelector("[data-every]"); // before its parts move over
-      renew(fresh);
-      if (!goesOn) return;
+    const response = document.hidden ? {} : await fetch(location, { cache: "no-store", headers });
+    if ([401, 404].includes(response.status)) return location.reload();
+    if (response.ok) {
+      const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+      etag = response.headers.get("ETag") ?? "";
+      const isLive = fresh.querySelector("[data-every]"); // read before `refresh` moves its parts
+      refresh(fresh);
+      if (!isLive) return;
     }
   } catch {
-    // The server is away; it is asked again.
+    // The server does not respond; try again.
   }
-  setTimeout(poll, mark.dataset.every, etag);
+  setTimeout(poll, poller.dataset.every, etag);
 }
 
-for (const [name, node] of named(document)) seen.set(name, saidOf(node));
-tick();
+for (const [name, node] of partsOf(document)) currentContent.set(name, contentOf(node));
+updateTimes();
 addCopyButtons();
-setInterval(tick, 1000);
+setInterval(updateTimes, 1000);
 setTimeout(poll, 1000, "");

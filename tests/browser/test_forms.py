@@ -30,10 +30,10 @@ def test_a_job_is_submitted_stopped_and_run_again_with_another_command(new_page:
     page.goto("/")
     page.get_by_role("link", name="Submit", exact=True).click()
     page.get_by_label("Command").fill("echo first; sleep 600")
-    page.get_by_label("Variables").fill("A=1\nB=2")
+    page.get_by_label("Environment variables").fill("A=1\nB=2")
     page.get_by_role("button", name="Submit").click()
     first = number(page)
-    expect(page.locator(".flash")).to_contain_text(f"Job {first} is submitted.")
+    expect(page.locator(".flash")).to_contain_text(f"Job {first} was submitted.")
     page.get_by_role("button", name="Stop").click()
     assert number(page) == first
     expect(page.locator(".flash")).to_contain_text("Stop of job")
@@ -70,7 +70,7 @@ def test_deleting_asks_first(new_page: Pages, server: Server, script: bool) -> N
     assert number(page) == job
     page.get_by_role("link", name="Delete").click()
     page.get_by_role("button", name=f"Delete job {job}").click()
-    expect(page.locator(".flash")).to_have_text(f"Job {job} is deleted.")
+    expect(page.locator(".flash")).to_have_text(f"Job {job} was deleted.")
 
 
 def test_what_is_wrong_stands_beside_its_field(
@@ -83,7 +83,7 @@ def test_what_is_wrong_stands_beside_its_field(
     page.get_by_role("button", name="Submit").click()
     expect(page.get_by_role("alert")).to_be_focused()
     expect(page.get_by_label("Memory")).to_have_attribute("aria-invalid", "true")
-    expect(page.get_by_label("Memory")).to_have_accessible_description(re.compile("Such as .* It takes a unit"))
+    expect(page.get_by_label("Memory")).to_have_accessible_description(re.compile("For example .* Add a unit"))
     page.get_by_role("alert").get_by_role("link", name="Image").click()
     expect(page.get_by_label("Image")).to_be_focused()
     expect(page.get_by_label("Image")).to_have_value("No Image")
@@ -96,15 +96,15 @@ def test_the_commands_follow_what_is_typed(page: Page, plain_page: Page, screens
     page.goto(SUBMIT)
     expect(page.locator("#commands")).to_be_hidden()
     page.get_by_label("Command").fill("echo it's")
-    expect(page.locator("#run-line")).to_have_text("polyjob run -p root/quick-start -- 'echo it'\"'\"'s'")
+    expect(page.locator("#run-command")).to_have_text("polyjob run -p root/quick-start -- 'echo it'\"'\"'s'")
     page.get_by_label("Image").fill("python:3.12")
-    expect(page.locator("#run-line")).to_contain_text("--image python:3.12")
+    expect(page.locator("#run-command")).to_contain_text("--image python:3.12")
     page.get_by_label("Image").fill("No Image")
     expect(page.locator("#commands")).to_be_hidden()
     plain_page.goto(SUBMIT)
     plain_page.get_by_label("Command").fill("echo 1")
-    plain_page.get_by_role("button", name="Show as a command").click()
-    expect(plain_page.locator("#run-line")).to_have_text("polyjob run -p root/quick-start -- 'echo 1'")
+    plain_page.get_by_role("button", name="Show as command").click()
+    expect(plain_page.locator("#run-command")).to_have_text("polyjob run -p root/quick-start -- 'echo 1'")
     expect(plain_page.get_by_label("Command")).to_have_value("echo 1")
     screenshot(plain_page, "submit-commands", full_page=True)
 
@@ -117,11 +117,11 @@ def test_a_folder_is_the_jobs_code(page: Page, server: Server, tmp_path: Path) -
     page.goto(SUBMIT)
     page.get_by_label("Command").fill("cat lib/*; ls -a")
     page.locator("#upload").evaluate("input => input.dataset.limit = 5")
-    page.get_by_label("or a whole folder").set_input_files(tmp_path / "mine")
+    page.get_by_label("or a folder").set_input_files(tmp_path / "mine")
     page.get_by_role("button", name="Submit").click()
     assert "larger than the 5 bytes" in page.locator("#upload").evaluate("input => input.validationMessage")
     page.locator("#upload").evaluate("input => input.dataset.limit = 1000")
-    page.get_by_label("or a whole folder").set_input_files(tmp_path / "mine")
+    page.get_by_label("or a folder").set_input_files(tmp_path / "mine")
     page.get_by_role("button", name="Submit").click()
     job = server.until_done(number(page))
     assert job["last_status"] == "succeeded"
@@ -135,10 +135,10 @@ def test_signing_in_by_password_and_out(new_page: Pages, server: Server) -> None
     for script in (True, False):
         page = new_page(storage_state=None, java_script_enabled=script)
         page.goto("/projects")
-        page.get_by_label("User").fill("pat")
+        page.get_by_label("Username").fill("pat")
         page.get_by_label("Password").fill("wrong")
         page.get_by_role("button", name="Sign in").click()
-        expect(page.get_by_role("alert")).to_contain_text("no user's name and password")
+        expect(page.get_by_role("alert")).to_contain_text("Incorrect username or password.")
         page.get_by_label("Password").fill("a long password")
         page.get_by_role("button", name="Sign in").click()
         assert page.url.endswith("/projects")
@@ -149,17 +149,17 @@ def test_signing_in_by_password_and_out(new_page: Pages, server: Server) -> None
 
 def test_a_key_is_made_for_the_command_line_and_signs_in(new_page: Pages, plain_page: Page, server: Server) -> None:
     plain_page.goto("/app/token")
-    plain_page.get_by_role("button", name="Make a key").click()
-    key = plain_page.get_by_label("The key", exact=True).inner_text()
+    plain_page.get_by_role("button", name="Create token").click()
+    key = plain_page.get_by_label("Token", exact=True).inner_text()
     assert server.call("GET", "/api/v1/users", token=key).json["username"] == "root"
     visitor = new_page(storage_state=None)
     visitor.goto("/sign-in")
-    visitor.get_by_text("Sign in with a key instead").click()
-    visitor.get_by_label("Key", exact=True).fill(key)
+    visitor.get_by_text("Sign in with a token instead").click()
+    visitor.get_by_label("Token", exact=True).fill(key)
     visitor.get_by_role("button", name="Sign in").click()
     visitor.goto("/keys")
     visitor.get_by_role("row", name="command line").get_by_role("link", name="Revoke").click()
-    visitor.get_by_role("button", name="Revoke it").click()
+    visitor.get_by_role("button", name="Revoke token").click()
     assert visitor.get_by_label("Password").is_visible()
     new_page.faults.clear()  # the key that it was signed in by is gone: 401
 

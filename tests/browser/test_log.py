@@ -92,7 +92,7 @@ class TestWatching:
         expect(page.locator(".log-state")).to_have_text("Live: 2 lines")
         expect(page.locator(".head .status")).to_have_text("running")
         gate.open()
-        expect(page.locator(".log-said")).to_have_text("The log has ended: failed.")
+        expect(page.locator(".log-message")).to_have_text("The log is complete: failed.")
         expect(row(page, 300)).to_have_text("300300")
         expect(row(page, 300)).to_be_in_viewport()
         expect(page.locator(".log-state")).to_have_text("300 lines")
@@ -109,8 +109,10 @@ class TestWatching:
         gate.open()
         expect(row(plain_page, 2)).to_contain_text("no end yet")
         expect(row(plain_page, 3)).to_contain_text("last")
-        expect(plain_page.locator("#end")).to_have_text("Succeeded. The command ended with exit code 0. The job")
-        plain_page.get_by_role("link", name="The job").click()
+        expect(plain_page.locator("#end")).to_have_text(
+            "Succeeded. The command ended with exit code 0. Back to the job"
+        )
+        plain_page.get_by_role("link", name="Back to the job").click()
         plain_page.wait_for_url(f"**/jobs/{number}")
 
     def test_in_a_frame_that_stays_at_its_end(self, server: Server, new_page: Pages, gate: Gate) -> None:
@@ -133,20 +135,20 @@ class TestWatching:
         expect(jump).to_be_hidden()
         page.locator(".log-box").hover()
         page.mouse.wheel(0, -600)
-        expect(page.locator(".log-state")).to_have_text("Live, paused here: 500 lines")
+        expect(page.locator(".log-state")).to_have_text("Live, paused: 500 lines")
         expect(jump).to_be_visible()
         settle(page)
         seen = first_in_sight(page)
         assert seen < 480
         gate.open()
-        expect(page.locator(".log-state")).to_have_text("Live, paused here: 900 lines")
+        expect(page.locator(".log-state")).to_have_text("Live, paused: 900 lines")
         assert first_in_sight(page) == seen
         jump.click()
         expect(row(page, 900)).to_be_in_viewport()
         expect(page.locator(".log-state")).to_have_text("Live: 900 lines")
         expect(jump).to_be_hidden()
         server.call("POST", f"/api/v1/root/quick-start/jobs/{number}/stop")
-        expect(page.locator(".log-said")).to_have_text("The log has ended: stopped.")
+        expect(page.locator(".log-message")).to_have_text("The log is complete: stopped.")
 
     def test_goes_on_after_the_server_was_started_anew(
         self, browser: Browser, new_page: Pages, tmp_path: Path, gate: Gate
@@ -157,11 +159,11 @@ class TestWatching:
             page.goto(log_of(number))
             expect(row(page, 100)).to_be_in_viewport()
             assert another.interrupt() == 0
-            expect(page.locator(".log-said")).to_have_text("The server does not answer; trying again.")
+            expect(page.locator(".log-message")).to_have_text("The server does not respond; retrying.")
             gate.open()
             another.lines.clear()
             another.start()
-            expect(page.locator(".log-said")).to_have_text("The log has ended: succeeded.")
+            expect(page.locator(".log-message")).to_have_text("The log is complete: succeeded.")
             expect(row(page, 200)).to_be_in_viewport()
             for seen in (150, 100, 1):
                 page.evaluate("(line) => { location.hash = `#L${line}` }", seen)
@@ -192,7 +194,7 @@ class TestWhatIsWritten:
         server.until_done(number)
         page.goto(log_of(number))
         expect(row(page, 3)).to_have_text("3last")
-        expect(row(page, 2)).to_contain_text("… the line has 10,000,000 bytes")
+        expect(row(page, 2)).to_contain_text("… (cut; the line has 10,000,000 bytes)")
         assert page.evaluate("document.querySelector('#L2').textContent.length") < 20_000
 
     def test_ten_megabytes_without_script(self, server: Server, plain_page: Page) -> None:
@@ -200,9 +202,9 @@ class TestWhatIsWritten:
         server.until_done(number)
         plain_page.goto(log_of(number))
         expect(row(plain_page, 100_001)).to_contain_text("\ufffd")
-        expect(plain_page.locator("main")).to_contain_text("It begins with line 89,5")
+        expect(plain_page.locator("main")).to_contain_text("It starts at line 89,5")
         assert plain_page.locator(".row").count() < 12_000
-        expect(plain_page.get_by_role("link", name="the whole log")).to_be_visible()
+        expect(plain_page.get_by_role("link", name="the full log")).to_be_visible()
 
 
 class TestAMillionLines:
@@ -301,9 +303,9 @@ class TestSearching:
             expect(count).to_have_text(f"{which} of 3")
             expect(page.locator(".row.here")).to_have_attribute("id", f"L{expected[which]}")
             expect(page.locator(".row.here")).to_be_in_viewport()
-        page.get_by_role("button", name="Next line found").click()
+        page.get_by_role("button", name="Next match").click()
         expect(count).to_have_text("2 of 3")
-        page.get_by_role("button", name="Previous line found").click()
+        page.get_by_role("button", name="Previous match").click()
         expect(count).to_have_text("1 of 3")
         assert page.evaluate("[...CSS.highlights.get('log-find')].map(String)")[0] == "Error"
         find.fill("")
@@ -314,7 +316,7 @@ class TestSearching:
         page.goto(log_of(found))
         page.get_by_role("searchbox").fill("no such thing")
         page.get_by_role("searchbox").press("Enter")
-        expect(page.locator(".log-count")).to_have_text("Not found.")
+        expect(page.locator(".log-count")).to_have_text("No matches.")
 
     def test_finds_what_is_written_later(self, server: Server, page: Page, gate: Gate) -> None:
         number = server.submit(f"echo mark 1; {gate.wait()}; seq 100; echo mark 2; sleep 60")["id"]
@@ -377,7 +379,7 @@ class TestLook:
         page.goto(log_of(million))
         expect(row(page, MILLION)).to_be_in_viewport()
         page.get_by_role("searchbox").focus()
-        for name in ("Previous line found", "Next line found", "Log of job"):
+        for name in ("Previous match", "Next match", "Log of job"):
             page.keyboard.press("Tab")
             assert name in page.evaluate("document.activeElement.getAttribute('aria-label')")
         page.keyboard.press("PageUp")
@@ -396,4 +398,4 @@ def test_what_the_log_weighs(page: Page, million: int) -> None:
     page.goto(log_of(million))
     expect(row(page, MILLION)).to_be_in_viewport()
     assert sizes.keys() == {"log.js", "log.css"}
-    assert sum(sizes.values()) < 14_000
+    assert sum(sizes.values()) < 15_000

@@ -164,7 +164,7 @@ class TestJob:
         expect(stop).to_be_visible()
         page.evaluate("window.mark = 1")
         expect(page.locator(".card")).to_contain_text("The command ended with exit code 7.")
-        expect(page.locator(".card > .bar-of-time rect")).not_to_have_count(0)
+        expect(page.locator(".card > .timeline-bar rect")).not_to_have_count(0)
         expect(stop).to_have_count(0)
         assert "failed" in page.title()
         assert page.evaluate("window.mark") == 1
@@ -186,8 +186,8 @@ class TestJob:
     def test_lines_can_be_copied(self, new_page: Pages, numbers: dict[str, int]) -> None:
         page = new_page(permissions=["clipboard-read", "clipboard-write"])
         page.goto(f"{PROJECT}/jobs/{numbers['fails']}")
-        page.get_by_text("curl and polyjob lines").click()
-        page.get_by_role("button", name="Copy: The job", exact=True).click()
+        page.get_by_text("Commands for this job").click()
+        page.get_by_role("button", name="Copy: Job", exact=True).click()
         expect(page.get_by_text("Copied")).to_be_visible()
         assert f"{API}/{numbers['fails']}" in page.evaluate("navigator.clipboard.readText()")
 
@@ -259,7 +259,7 @@ class TestEveryPage:
     def test_is_walked_by_keyboard(self, page: Page, numbers: dict[str, int]) -> None:
         page.goto(PROJECT)
         page.keyboard.press("Tab")
-        expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
         page.keyboard.press("Enter")
         expect(page.locator("main")).to_be_focused()
         reached = []
@@ -277,7 +277,7 @@ class TestEveryPage:
 
 def test_the_server_tells_its_state(page: Page, numbers: dict[str, int]) -> None:
     page.goto("/status")
-    expect(page.locator("[data-part=parts]")).not_to_contain_text("does not work")
+    expect(page.locator("[data-part=parts]")).not_to_contain_text("failing")
     expect(page.locator("[data-part=failures]")).to_contain_text("unbuilt")
     page.get_by_role("link", name="24 h").click()
     expect(page.get_by_role("img", name=re.compile("last 24 hours"))).to_be_visible()

@@ -18,7 +18,7 @@ def test_a_build_says_why_it_was_made_what_from_and_for_whom(client: FlaskClient
     job = make_job(project, *BEGUN, name="user", build=build)
     gone = make_job(project, name="gone", build=build, deleted_at=now())
     page = read(client, f"/ana/demo/builds/{build.id}")
-    for text in ("made as it is the project's first build", "pip install <six>", "MODE", "55555"):
+    for text in ("Reason: it is the project's first build", "pip install <six>", "MODE", "55555"):
         assert text in page.text
     assert "secret" not in page.text
     assert f"/ana/demo/builds/{build.id}/log" in page.links
@@ -42,9 +42,9 @@ def test_a_build_that_is_under_way_failed_or_not_used_any_more_says_so(client: F
     assert "cannot be reached" in said(
         Status.RUNNING, notes=[{"kind": "retry", "text": "The Engine cannot be reached."}]
     )
-    assert "It is being stopped." in said(Status.RUNNING, stop_at=now())
-    assert "New jobs with the same build use it." in said(Status.SUCCEEDED)
-    assert "No new job uses it any more." in said(Status.SUCCEEDED, invalidated_at=now())
+    assert "The build is being stopped." in said(Status.RUNNING, stop_at=now())
+    assert "New jobs with the same build use this one." in said(Status.SUCCEEDED)
+    assert "New jobs do not use this build." in said(Status.SUCCEEDED, invalidated_at=now())
 
 
 def test_an_unmanaged_build_shows_no_runner_and_no_reuse(client: FlaskClient, project: Project) -> None:

@@ -13,7 +13,7 @@ from polyjob.clock import now
 from polyjob.db.database import database, write
 from polyjob.db.models import Project, User
 from polyjob.pages import projects, status
-from polyjob.pages.lists import Asked, read_page
+from polyjob.pages.lists import ListRequest, read_page
 from polyjob.settings import Settings
 
 FEW, MANY = 100, 100_000
@@ -58,7 +58,7 @@ def test_any_page_costs_the_same_however_many_jobs_there_are(user: User, project
         )
     far = "1700000000000060.60"
     asked = [
-        (project_or_none, Asked.read({"sort": sort} | start))
+        (project_or_none, ListRequest.parse({"sort": sort} | start))
         for project_or_none in (None, project)
         for sort in ("-created_at", "-updated_at", "created_at")
         for start in ({}, {"next": far}, {"previous": far})
@@ -77,10 +77,10 @@ def test_any_page_costs_the_same_however_many_jobs_there_are(user: User, project
 
 def test_the_other_overviews_do_not_grow_with_what_has_ended(user: User, project: Project, settings: Settings) -> None:
     def cost() -> list[int]:
-        return [work(lambda: projects.read_page(user, {})), work(lambda: status.about(settings, 6))]
+        return [work(lambda: projects.read_page(user, {})), work(lambda: status.status_context(settings, 6))]
 
     with create_app(settings).app_context():
-        make_jobs(project, status.LOOKED_AT, "succeeded")
+        make_jobs(project, status.FAILURE_SEARCH_JOBS, "succeeded")
         few = cost()
         make_jobs(project, MANY, "succeeded")
         many = cost()

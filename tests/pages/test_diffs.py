@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polyjob.pages import diffs
-from polyjob.pages.diffs import changed
+from polyjob.pages.diffs import diff_configs
 
 LINES = st.lists(st.sampled_from("abcd"), max_size=12)
 
 
 @given(LINES, LINES)
 def test_what_stays_and_comes_is_the_new_one(old: list[str], new: list[str]) -> None:
-    found = changed(old, new)
+    found = diff_configs(old, new)
     assert (found == []) == (old == new)
     gone = [line.removeprefix("- ") for kind, line in found if kind == "gone"]
     come = [line.removeprefix("- ") for kind, line in found if kind == "new"]
@@ -27,7 +27,7 @@ def test_what_stays_and_comes_is_the_new_one(old: list[str], new: list[str]) -> 
 def test_only_what_is_around_a_change_is_shown() -> None:
     before = {"run": {"cmd": "\n".join(map(str, range(100_000)))}}
     after = {"run": {"cmd": "\n".join("here" if number == 50_000 else str(number) for number in range(100_000))}}
-    assert changed(before, after) == [
+    assert diff_configs(before, after) == [
         ("skip", "…"),
         ("same", "    49998"),
         ("same", "    49999"),
@@ -42,10 +42,12 @@ def test_what_has_little_in_common_is_shown_in_bounded_time() -> None:
     chance = random.Random(1)
     one, other = ({"cmd": "\n".join(str(chance.randrange(500)) for _ in range(20_000))} for _ in range(2))
     begin = time.process_time()
-    found = changed(one, other)
+    found = diff_configs(one, other)
     assert time.process_time() - begin < 20
     assert [len([line for kind, line in found if kind == word]) for word in ("gone", "new", "skip")] == [200, 200, 2]
-    one, other = ({"cmd": "\n".join(str(chance.randrange(99)) for _ in range(diffs.COMPARED - 1))} for _ in range(2))
+    one, other = (
+        {"cmd": "\n".join(str(chance.randrange(99)) for _ in range(diffs.MAX_COMPARED_LINES - 1))} for _ in range(2)
+    )
     begin = time.process_time()
-    assert len(changed(one, other)) == diffs.MOST + 1
+    assert len(diff_configs(one, other)) == diffs.MAX_DIFF_LINES + 1
     assert time.process_time() - begin < 20

@@ -77,7 +77,7 @@ def test_scripts_and_styles_are_our_own_few_and_small(visitor: FlaskClient) -> N
             assert b"http" not in answer.data.replace(b"http://www.w3.org/2000/svg", b"")
             assert b"url(" not in answer.data
             weight += len(answer.data) if path.suffix in (".css", ".js") else 0
-    assert weight < 30_000
+    assert weight < 32_000
 
 
 def test_anothers_private_project_is_a_404_in_the_same_voice(

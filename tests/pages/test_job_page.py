@@ -34,7 +34,7 @@ def test_a_failed_job_says_why(client: FlaskClient, project: Project) -> None:
     end = {"reason": "signalled", "code": 137, "signal": 9, "max_rss": 5 << 20, "cpu_seconds": 1.5}
     job = make_job(project, *BEGUN, (Status.FAILED, "exit-code(137)", {"reason": "signalled"}), exit=end)
     text = read(client, url(job)).text
-    assert "Signal 9 (KILL) ended the command: exit code 137." in text
+    assert "The command was ended by signal 9 (SIGKILL), exit code 137." in text
     assert "5.0 MiB" in text
     assert "1.50 s" in text
     assert [text.index(status) for status in ("created", "scheduled", "running", "exit-code(137)")] == sorted(
@@ -71,7 +71,7 @@ def test_a_waiting_job_says_for_what_and_one_being_stopped_for_whom(
     make_job(project)
     assert "1 job is ahead" in read(client, url(make_job(project))).text
     stopping = make_job(project, *BEGUN, stop_at=now(), stop_kind="person", stop_by=user)
-    assert "ana asked to stop it" in read(client, url(stopping)).text
+    assert "Stop requested by ana" in read(client, url(stopping)).text
 
 
 def test_the_config_notes_and_origin_are_shown(client: FlaskClient, project: Project) -> None:
@@ -111,7 +111,7 @@ def test_the_clone_chain_and_what_a_clone_changed_are_shown(client: FlaskClient,
 def test_more_clones_than_a_page_names_are_a_list_of_their_own(
     client: FlaskClient, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_page, "MOST_CLONES", 1)
+    monkeypatch.setattr(job_page, "MAX_CLONES", 1)
     first = make_job(project)
     clones = [make_job(project, original=first, cloning_strategy="restart") for _ in range(2)]
     page = read(client, url(first))
@@ -126,14 +126,14 @@ def test_a_clone_of_what_is_gone_is_a_job_like_any_other(client: FlaskClient, pr
     gone = make_job(project, name="gone", deleted_at=now())
     page = read(client, url(make_job(project, original=gone, cloning_strategy="restart", config={"run": {}})))
     assert "gone" not in page.text
-    assert "Changed since" not in page.text
+    assert "Config changes since" not in page.text
 
 
 def test_the_timeline_is_a_bar_and_a_table(client: FlaskClient, project: Project) -> None:
     html = client.get(url(make_job(project, *BEGUN, (Status.SUCCEEDED, "Completed", {})))).text
     widths = [int(width) for width in re.findall(r'<rect class="[a-z_]+" x="\d+" width="(\d+)"', html)]
     assert len(widths) == 3
-    assert sum(widths) == timeline.WIDTH
+    assert sum(widths) == timeline.BAR_WIDTH
     assert max(widths) - min(widths) <= 3
     assert html.count('<td class="number">1.0 s</td>') == 3
 
@@ -144,9 +144,9 @@ def test_what_it_asked_for_and_used_stand_side_by_side(client: FlaskClient, proj
     steps = (*BEGUN, (Status.SUCCEEDED, "Completed", {}))
     job = make_job(project, *steps, config={"environment": environment}, gpus=[0, 3], exit=end)
     text = " ".join(read(client, url(job)).text.split())
-    assert "1.50 s, asked: 1 core, at most 2 cores" in text
-    assert "5.0 MiB, asked: at most 512 MiB" in text
-    assert "number 0, 3, asked: 2" in text
+    assert "1.50 s, requested: 1 core, at most 2 cores" in text
+    assert "5.0 MiB, requested: at most 512 MiB" in text
+    assert "number 0, 3, requested: 2" in text
 
 
 def test_a_job_whose_build_failed_shows_the_end_of_its_log(
@@ -160,7 +160,7 @@ def test_a_job_whose_build_failed_shows_the_end_of_its_log(
     steps = ((Status.SCHEDULED, None, None), (Status.BUILDING, "m", details), (Status.FAILED, "m", {}))
     page = read(client, url(make_job(project, *steps, build=build, exit={"reason": "build", "message": "m"})))
     assert "no such package: <sixx>" in page.text
-    assert page.text.count("early") == job_page.BUILD_LINES - 1
+    assert page.text.count("early") == job_page.BUILD_LOG_LINES - 1
     assert "reused, as the same build is done" in page.text
 
 

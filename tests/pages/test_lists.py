@@ -140,7 +140,7 @@ def test_one_click_filters_lead_to_lists_of_their_own(client: FlaskClient, jobs:
 def test_unknown_order_is_named_and_not_kept(client: FlaskClient, jobs: dict[str, Job], sort: str) -> None:
     for path in ("/", "/ana/demo"):
         text = client.get(path, query_string={"sort": sort, "query": "name:runs"}).text
-        assert f"There is no sort field <code>{html.escape(sort)}</code>; there are: <code>created_at</code>" in text
+        assert f"Unknown sort field <code>{html.escape(sort)}</code>; use <code>created_at</code>" in text
         assert 'name="sort"' not in text
         assert 'value="name:runs"' in text
         assert names(client, f"{path}?sort={sort}") == []
@@ -163,10 +163,10 @@ def test_a_hostile_query_stays_text(client: FlaskClient, jobs: dict[str, Job]) -
 
 
 def test_a_list_with_nothing_in_it_says_why(client: FlaskClient, project: Project) -> None:
-    assert "No job is as you ask" in read(client, "/?query=status:failed").text
-    assert "Nothing is bookmarked" in read(client, "/?show=bookmarked").text
-    assert "Nothing is archived" in read(client, "/?show=archived").text
-    assert "no jobs on this page" in read(client, "/?next=5.5").text
+    assert "No jobs match" in read(client, "/?query=status:failed").text
+    assert "No bookmarks yet" in read(client, "/?show=bookmarked").text
+    assert "No archived jobs" in read(client, "/?show=archived").text
+    assert "No jobs on this page" in read(client, "/?next=5.5").text
 
 
 def test_those_that_wait_have_their_place_and_those_that_end_say_so(client: FlaskClient, project: Project) -> None:
@@ -176,7 +176,7 @@ def test_those_that_wait_have_their_place_and_those_that_end_say_so(client: Flas
     make_job(project, *BEGUN, (Status.FAILED, None, None), exit_code=3)
     text = " ".join(read(client, "/").text.split())
     assert "created next" in text
-    assert "created place 2" in text
+    assert "created position 2" in text
     assert "running stopping" in text
     assert "failed exit 3" in text
 
@@ -184,12 +184,12 @@ def test_those_that_wait_have_their_place_and_those_that_end_say_so(client: Flas
 def test_only_the_head_of_a_long_queue_has_places(
     client: FlaskClient, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polyjob.pages.lists.PLACES", 1)
+    monkeypatch.setattr("polyjob.pages.lists.MAX_QUEUE_POSITION", 1)
     make_job(project)
     make_job(project)
     text = read(client, "/").text
     assert "next" in text
-    assert "place" not in text
+    assert "position" not in text
 
 
 # What a script asks again and again.
@@ -203,7 +203,7 @@ def test_a_list_that_is_as_it_was_is_told_by_its_etag(
     first = client.get(path)
     tag = first.headers["ETag"]
     with monkeypatch.context() as patch:
-        for module, name in ((lists, "read_page"), (projects, "read_page"), (builds, "newest")):
+        for module, name in ((lists, "read_page"), (projects, "read_page"), (builds, "latest_builds")):
             patch.delattr(module, name)  # what is shown is not looked up again
         again = client.get(path, headers={"If-None-Match": tag})
     assert (again.status_code, again.data) == (304, b"")
@@ -224,12 +224,12 @@ def test_projects_are_listed_with_their_counts(client: FlaskClient, project: Pro
             Project.create(uuid=name, user=other, name=name, is_public=is_public, created_at=moment, updated_at=moment)
     page = read(client, "/projects/")
     text = " ".join(page.text.split())
-    assert "ana/demo 2 jobs 1 running 1 builds its owner" in text
+    assert "ana/demo 2 jobs 1 running 1 builds owner" in text
     assert "bob/open" in text
     assert "hidden" not in text
     assert {"/ana/demo", "/new-project"} <= set(page.links)
     assert "bob/open" in read(client, "/projects?page=0").text
-    assert "no projects here" in read(client, "/projects?page=9").text
+    assert "No projects." in read(client, "/projects?page=9").text
 
 
 @pytest.mark.parametrize("query", ["show=archived", "query=archived:true"])

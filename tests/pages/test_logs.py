@@ -23,7 +23,7 @@ from polyjob.logs import ansi
 from polyjob.logs import follow as watch
 from polyjob.logs.watcher import Watcher
 from polyjob.pages import log_html, logs
-from polyjob.pages.log_html import Rows
+from polyjob.pages.log_html import LogRows
 from polyjob.services import jobs
 from polyjob.services.transitions import insert_first_status, transition
 from polyjob.settings import Settings
@@ -119,7 +119,7 @@ class TestThePageThatGrows:
     def test_shows_a_line_before_it_is_ended(
         self, client: FlaskClient, job: Job, log: Path, page: str, monkeypatch: pytest.MonkeyPatch, watcher: Watcher
     ) -> None:
-        monkeypatch.setattr(logs, "FLUSH", 0.05)
+        monkeypatch.setattr(logs, "FLUSH_SECONDS", 0.05)
         log.write_bytes(b"Working: ")
         answer = client.get(f"{page}?plain=1", buffered=False)
         html = ""
@@ -134,8 +134,8 @@ class TestThePageThatGrows:
     def test_is_not_taken_for_dead_in_silence(
         self, client: FlaskClient, job: Job, log: Path, page: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(logs, "FLUSH", 0.01)
-        monkeypatch.setattr(logs, "SILENCE", 2)
+        monkeypatch.setattr(logs, "FLUSH_SECONDS", 0.01)
+        monkeypatch.setattr(logs, "KEEPALIVE_EVENTS", 2)
         answer = client.get(f"{page}?plain=1", buffered=False)
         pieces = answer.iter_encoded()
         next(pieces)
@@ -160,7 +160,7 @@ class TestThePageThatGrows:
 
     def test_says_that_nothing_was_written(self, client: FlaskClient, job: Job, page: str) -> None:
         end(job)
-        assert "Nothing was written. Succeeded." in client.get(f"{page}?plain=1").text
+        assert "The log is empty. Succeeded." in client.get(f"{page}?plain=1").text
 
     def test_says_that_the_job_was_deleted(
         self, client: FlaskClient, job: Job, log: Path, page: str, user: User, settings: Settings
@@ -168,7 +168,7 @@ class TestThePageThatGrows:
         log.write_bytes(b"one\n")
         with soon(lambda: jobs.delete(Job.get_by_id(job.id), user, settings)):
             text = client.get(f"{page}?plain=1").text
-        assert "It was deleted" in text
+        assert "The job and its log were deleted." in text
 
     def test_ends_where_who_watches_may_no_longer(
         self, client: FlaskClient, job: Job, log: Path, page: str, monkeypatch: pytest.MonkeyPatch, watcher: Watcher
@@ -176,14 +176,14 @@ class TestThePageThatGrows:
         monkeypatch.setattr(watch, "ACCESS_CHECK_SECONDS", 0.1)
         log.write_bytes(b"one\n")
 
-        monkeypatch.setattr(logs, "FLUSH", 0.05)
+        monkeypatch.setattr(logs, "FLUSH_SECONDS", 0.05)
         answer = client.get(f"{page}?plain=1", buffered=False)
         pieces = answer.iter_encoded()
         html = b"".join(next(pieces) for _ in range(2))
         with write("test"):
             User.update(session_version=User.session_version + 1).execute()
         html += b"".join(pieces)
-        assert b"You may no longer see this log." in html
+        assert b"You no longer have access to this log." in html
         assert len(watcher) == 0
 
     def test_says_that_the_server_restarts(
@@ -191,7 +191,7 @@ class TestThePageThatGrows:
     ) -> None:
         with soon(lambda: _once_watched(watcher, watcher.close)):
             text = client.get(f"{page}?plain=1").text
-        assert "The server restarts." in text
+        assert "The server is restarting." in text
 
     def test_says_that_another_user_needs_the_place(
         self, client: FlaskClient, job: Job, log: Path, page: str, monkeypatch: pytest.MonkeyPatch, watcher: Watcher
@@ -201,21 +201,21 @@ class TestThePageThatGrows:
         newcomer = lambda: watch.follow(watcher, job, log, owner=0).close()  # noqa: E731
         with soon(lambda: _once_watched(watcher, newcomer, 2)):
             text = client.get(f"{page}?plain=1").text
-        assert "needs the place" in text
+        assert "closed for another user" in text
         held.close()
         watcher.limit = 112
 
     def test_begins_near_the_end_of_a_large_log(
         self, client: FlaskClient, job: Job, log: Path, page: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(logs, "PLAIN_BYTES", 100)
+        monkeypatch.setattr(logs, "MAX_PLAIN_BYTES", 100)
         log.write_bytes(b"".join(b"\x1b[31mline %03d\n" % number for number in range(1, 101)))
         end(job)
         text = client.get(f"{page}?plain=1").text
         found = rows(text)
         assert found[0] == (f"L{101 - len(found)}", f"line {101 - len(found):03}")
         assert (found[-1], 0 < len(found) < 10) == (("L100", "line 100"), True)
-        assert f"It begins with line {101 - len(found)}" in text
+        assert f"It starts at line {101 - len(found)}" in text
         assert 'class="fg-1"' in text
         assert len(rows(client.get(f"{page}?plain=1&all=1").text)) == 100
         log.write_bytes(b"x\n" + b"y" * 1000)
@@ -291,8 +291,8 @@ class TestAccess:
 
 class TestRows:
     def shown(self, *pieces: bytes, flush: bool = True) -> list[tuple[str, str]]:
-        made = Rows(1)
-        html = "".join(made.add(piece) + (made.so_far() if flush else "") for piece in pieces) + made.end()
+        made = LogRows(1)
+        html = "".join(made.add(piece) + (made.flush() if flush else "") for piece in pieces) + made.end()
         return rows(html)
 
     def test_a_line_in_pieces_is_one_row(self) -> None:
@@ -316,20 +316,20 @@ class TestRows:
         assert self.shown(b"10%\r", b"20%\r", b"30%\n", flush=False) == [("L1", "30%")]
 
     def test_a_line_without_end_is_not_held_back(self) -> None:
-        made = Rows(1)
-        assert made.add(b"x" * (log_html.LONGEST + 1)).count("x") == log_html.LONGEST + 1
+        made = LogRows(1)
+        assert made.add(b"x" * (log_html.MAX_PENDING_CHARACTERS + 1)).count("x") == log_html.MAX_PENDING_CHARACTERS + 1
 
     @pytest.mark.parametrize("piece", [b"\r", b"\x1b[" + b"1;" * 500, b"\x1b]0;"])
     def test_a_line_that_says_nothing_takes_neither_time_nor_room(self, piece: bytes) -> None:
-        made, begin = Rows(1), time.process_time()
+        made, begin = LogRows(1), time.process_time()
         for _ in range(16):
-            made.add(piece * (log_html.LONGEST // len(piece)))
-        made.add(b"x" + piece * (log_html.LONGEST // len(piece)) + b"x")
+            made.add(piece * (log_html.MAX_PENDING_CHARACTERS // len(piece)))
+        made.add(b"x" + piece * (log_html.MAX_PENDING_CHARACTERS // len(piece)) + b"x")
         assert time.process_time() - begin < 5
-        assert len(made._line) <= log_html.LONGEST
+        assert len(made._pending) <= log_html.MAX_PENDING_CHARACTERS
 
     def test_colours_go_on_in_the_next_row(self) -> None:
-        html = Rows(7, ansi.Style(1)).add(b"<red>\n\x1b[0mplain\n")
+        html = LogRows(7, ansi.Style(1)).add(b"<red>\n\x1b[0mplain\n")
         assert html == (
             '<div class="row" id="L7"><a href="#L7">7</a><span class="fg-1">&lt;red&gt;</span>\n</div>'
             '<div class="row" id="L8"><a href="#L8">8</a>plain\n</div>'
@@ -341,8 +341,8 @@ class TestRows:
     )
     def test_pieces_make_no_difference(self, parts: list[bytes], data: Any) -> None:
         flushed = [data.draw(st.booleans()) for _ in parts]
-        made = Rows(1)
+        made = LogRows(1)
         html = "".join(
-            made.add(part) + (made.so_far() if flush else "") for part, flush in zip(parts, flushed, strict=True)
+            made.add(part) + (made.flush() if flush else "") for part, flush in zip(parts, flushed, strict=True)
         )
         assert rows(html + made.end()) == self.shown(b"".join(parts), flush=False)

@@ -35,10 +35,10 @@ def test_a_job_page_has_them_as_a_tree_with_sizes(client: FlaskClient, job: Job,
 def test_a_tree_ends_somewhere_and_says_so(
     client: FlaskClient, job: Job, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outputs, "MOST", 5)
+    monkeypatch.setattr(outputs, "MAX_TREE_ENTRIES", 5)
     seal(data_dir, job, {f"f{number}": b"" for number in range(9)})
     page = read(client, url(job))
-    assert "There are more" in page.text
+    assert "More files" in page.text
     assert "f4" in page.text
     assert "f5" not in page.text
     assert "f8" in read(client, f"{url(job)}/outputs").text
@@ -73,7 +73,7 @@ def test_a_folder_lists_what_is_in_it(client: FlaskClient, job: Job, data_dir: P
 def test_text_is_shown_as_it_is_and_only_its_beginning(
     client: FlaskClient, job: Job, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outputs, "TEXT_BYTES", 20)
+    monkeypatch.setattr(outputs, "MAX_PREVIEW_BYTES", 20)
     seal(
         data_dir, job, {"page.html": EVIL.encode()[:20], "long.txt": "ä".encode() * 11, "zero": b"", "odd": b"\xff\xfe"}
     )
@@ -82,19 +82,19 @@ def test_text_is_shown_as_it_is_and_only_its_beginning(
     assert "script" not in page.tags
     page = read(client, f"{url(job)}/outputs/long.txt")
     assert "ä" * 10 in page.text
-    assert "The beginning of it." in page.text
+    assert "Only the start of the file is shown." in page.text
     assert "The file is empty." in read(client, f"{url(job)}/outputs/zero").text
-    assert "no text, table or picture" in read(client, f"{url(job)}/outputs/odd").text
+    assert "not a text, table or image" in read(client, f"{url(job)}/outputs/odd").text
 
 
 def test_a_cut_between_the_bytes_of_a_character_is_still_text(client: FlaskClient) -> None:
-    assert outputs._as_text("aä".encode()[:2], True) == "a"
-    assert outputs._as_text("aä".encode()[:2], False) is None
-    assert outputs._as_text(b"a\0", False) is None
+    assert outputs._decode("aä".encode()[:2], True) == "a"
+    assert outputs._decode("aä".encode()[:2], False) is None
+    assert outputs._decode(b"a\0", False) is None
 
 
 def test_tables_are_tables(client: FlaskClient, job: Job, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outputs, "TABLE_ROWS", 3)
+    monkeypatch.setattr(outputs, "MAX_TABLE_ROWS", 3)
     rows = "".join(f"{number},{EVIL}\n" for number in range(9))
     files = {"t.csv": f'epoch,"the, loss"\n{rows}'.encode(), "t.tsv": b"a\tb\n1\t2\n"}
     seal(data_dir, job, files | {"none.csv": b"", "odd.csv": b"a,b\rc\n"})
@@ -103,7 +103,7 @@ def test_tables_are_tables(client: FlaskClient, job: Job, data_dir: Path, monkey
     assert "the, loss" in page.text
     assert EVIL in page.text
     assert "script" not in page.tags
-    assert "The beginning of it." in page.text
+    assert "Only the start of the file is shown." in page.text
     assert read(client, f"{url(job)}/outputs/t.tsv").tags.count("th") == 2
     assert "The file is empty." in read(client, f"{url(job)}/outputs/none.csv").text
     assert "td" not in read(client, f"{url(job)}/outputs/odd.csv").tags
@@ -201,7 +201,7 @@ def test_those_that_are_elsewhere_are_said_to_be(client: FlaskClient, project: P
 
 def test_no_outputs_say_how_to_make_some(client: FlaskClient, job: Job) -> None:
     assert "POLYAXON_RUN_OUTPUTS_PATH" in read(client, url(job)).text
-    assert "There are none." in read(client, f"{url(job)}/outputs").text
+    assert "No outputs." in read(client, f"{url(job)}/outputs").text
 
 
 def test_outputs_of_another_are_not_there(client: FlaskClient, visitor: FlaskClient, job: Job, data_dir: Path) -> None:

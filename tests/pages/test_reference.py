@@ -28,6 +28,6 @@ class TestReference:
 
     def test_says_types_in_words(self) -> None:
         assert reference.type_of({"type": ["array", "null"], "items": {"type": "string"}}) == "list of text or null"
-        assert reference.type_of({"oneOf": [{"$ref": "#/x/Job"}, {"type": "integer"}]}) == "Job or whole number"
+        assert reference.type_of({"oneOf": [{"$ref": "#/x/Job"}, {"type": "integer"}]}) == "Job or integer"
         assert reference.type_of({"type": "string", "format": "binary"}) == "bytes"
         assert reference.type_of({}) == "anything"

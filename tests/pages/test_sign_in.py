@@ -27,7 +27,7 @@ def test_a_link_signs_its_user_in_once(visitor: FlaskClient, settings: Settings,
     assert (answer.status_code, answer.headers["Location"]) == (303, "/")
     assert "ana" in read(visitor, "/").text
     another = create_app(settings).test_client()
-    assert "used already" in read(another, f"/sign-in/{key}", 410).text
+    assert "already used" in read(another, f"/sign-in/{key}", 410).text
     read(another, "/", 401)
 
 

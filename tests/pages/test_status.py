@@ -62,7 +62,7 @@ def test_it_tells_slots_queue_disk_and_failures(admin: FlaskClient, project: Pro
     page = read(admin, "/status/")
     text = " ".join(page.text.split())
     assert "Slots1 of 2" in text
-    assert "Queue1the first since" in text
+    assert "Queue1first submitted" in text
     assert "GiB free" in text
     assert "No engine is running" in text
     assert "exit 3" in text
@@ -77,7 +77,7 @@ def test_it_tells_slots_queue_disk_and_failures(admin: FlaskClient, project: Pro
 def test_the_chart_is_of_the_hours_asked_for(admin: FlaskClient, project: Project, query: str, hours: int) -> None:
     make_job(project, *BEGUN)
     html = admin.get(f"/status{query}").text
-    assert f"Slots in use over the last {hours} hours: at most 1 of 2" in html
+    assert f"Slots in use over the last {hours} hours: peak 1 of 2" in html
     assert f'<a href="?hours={hours}" aria-current="true">' in html
 
 
@@ -99,7 +99,7 @@ class Away:
 def test_the_largest_builds_are_those_that_the_engine_measured(
     admin: FlaskClient, project: Project, data_dir: Path
 ) -> None:
-    assert "has not measured them yet" in read(admin, "/status").text
+    assert "Not measured by the engine yet" in read(admin, "/status").text
     old, new, other = (make_build(project, runner="docker", artifact=name) for name in ("a", "a", "b"))
     make_build(project, runner="docker", artifact="elsewhere")
     runners = {"docker": Holder(), "process": Away()}
@@ -116,7 +116,7 @@ def test_the_largest_builds_are_those_that_the_engine_measured(
 @pytest.mark.parametrize("report", ["", "[]", "{}", '{"at": "x", "builds": 3}'])
 def test_a_report_that_is_none_counts_as_none(admin: FlaskClient, data_dir: Path, report: str) -> None:
     (data_dir / DISK_USAGE_FILE).write_text(report)
-    assert "has not measured them yet" in read(admin, "/status").text
+    assert "Not measured by the engine yet" in read(admin, "/status").text
 
 
 # The drawing.
@@ -131,7 +131,7 @@ def heights(drawn: chart.Chart) -> list[tuple[float, float]]:
 def test_nothing_in_use_is_a_flat_line() -> None:
     drawn = chart.draw([], 0, 1800, 4)
     assert heights(drawn) == [(0, 0)]
-    assert (drawn.most, drawn.share) == (0, 0)
+    assert (drawn.peak, drawn.utilization) == (0, 0)
 
 
 def test_a_job_is_as_wide_as_it_took_and_others_stand_on_it() -> None:
@@ -139,19 +139,19 @@ def test_a_job_is_as_wide_as_it_took_and_others_stand_on_it() -> None:
     curve = [(x, height) for x, height in heights(drawn)]
     assert curve[:2] == [(0, 0), (chart.WIDTH / 2, chart.HEIGHT / 2)]
     assert max(height for _, height in curve) == chart.HEIGHT
-    assert drawn.most == 2
-    assert drawn.share == pytest.approx((900 + 150) / 3600)
+    assert drawn.peak == 2
+    assert drawn.utilization == pytest.approx((900 + 150) / 3600)
 
 
 def test_what_reaches_out_of_the_time_is_cut() -> None:
     drawn = chart.draw([(-500, 100), (1700, 9999), (-9, -1), (5000, 6000)], 0, 1800, 1)
-    assert drawn.share == pytest.approx(200 / 1800)
+    assert drawn.utilization == pytest.approx(200 / 1800)
 
 
 def test_no_more_slots_are_in_use_than_there_are() -> None:
     drawn = chart.draw([(0, 101), (100, 1800)], 0, 1800, 1)
-    assert (drawn.most, drawn.share) == (1, 1)
+    assert (drawn.peak, drawn.utilization) == (1, 1)
 
 
 def test_a_job_too_short_to_be_seen_is_seen() -> None:
-    assert chart.draw([(1000, 1001)], 0, 1800, 1).most == 1
+    assert chart.draw([(1000, 1001)], 0, 1800, 1).peak == 1

@@ -40,7 +40,7 @@ def offered(app: Any, who: User, target: Job | Build) -> list[str]:
     """What the person is offered."""
     with app.test_request_context(headers={"Accept": "text/html"}):
         sessions.sign_in(who)
-        return [offer.action.name for offer in actions.offers(target)]
+        return [button.action.name for button in actions.action_buttons(target)]
 
 
 class TestOffers:
@@ -77,7 +77,7 @@ class TestOffers:
             with app.test_request_context():
                 flask.session.update(kept)
                 assert sessions.signed_in()
-                assert [offer.action.name for offer in actions.offers(job)] == wanted
+                assert [button.action.name for button in actions.action_buttons(job)] == wanted
 
 
 class TestJobs:
@@ -85,8 +85,8 @@ class TestJobs:
         ana.press(URL, "Stop")
         assert ana.location == URL
         assert Job.get_by_id(1).status is Status.STOPPED
-        assert "Job 1 is stopped." in ana.get(URL).text
-        assert "Job 1 is stopped." not in ana.get(URL).text
+        assert "Job 1 was stopped." in ana.get(URL).text
+        assert "Job 1 was stopped." not in ana.get(URL).text
         assert Audit.get(Audit.action == "stop").username == "ana"
 
     def test_that_run_are_being_stopped(self, ana: Browser, job: Job) -> None:
@@ -114,7 +114,7 @@ class TestJobs:
     def test_that_have_ended_stay_as_they_are(self, ana: Browser, job: Job) -> None:
         bring(1, *RUNNING, Status.SUCCEEDED)
         ana.post(f"{URL}/stop", {"csrf_token": ana.csrf()})
-        assert "Job 1 had ended already." in ana.get(URL).text
+        assert "Job 1 had already ended." in ana.get(URL).text
         assert Job.get_by_id(1).status is Status.SUCCEEDED
 
     def test_that_run_are_not_resumed(self, ana: Browser, job: Job) -> None:
@@ -137,11 +137,11 @@ class TestJobs:
         ana.press(URL, "Archive")
         assert ana.location == "/ana/demo"
         page = ana.get("/ana/demo")
-        assert "Job 1 is archived" in page.text
+        assert "Job 1 was archived" in page.text
         undo = next(form for form in page.forms if form.label == "Undo")
         ana.post(undo.action or "", undo.fields)
         assert ana.location == URL
-        assert "Job 1 is back." in ana.get(URL).text
+        assert "Job 1 was restored." in ana.get(URL).text
         ana.press(URL, "Archive")
         ana.press("/ana/demo?show=archived", "Restore")
         assert ana.location == URL
@@ -152,13 +152,13 @@ class TestJobs:
         page = ana.get(f"{URL}/delete")
         assert "Delete train?" in page.text
         assert "it has not ended" in page.text
-        assert "1 job that was made from it stays" in page.text
+        assert "1 clone of it stays" in page.text
         assert f"{URL}/delete" in ana.get(URL).links
         assert Job.get_by_id(1).deleted_at is None
         ana.fill(f"{URL}/delete")
         assert ana.location == "/ana/demo"
         assert Job.get_by_id(1).deleted_at is not None
-        assert "Job 1 is deleted." in ana.get("/ana/demo").text
+        assert "Job 1 was deleted." in ana.get("/ana/demo").text
         ana.get(URL, 404)
 
     def test_of_others_are_left_alone(self, ana: Browser, bob: Browser, job: Job) -> None:
@@ -293,7 +293,7 @@ class TestBuilds:
         assert ana.location == "/ana/demo/jobs/1"
         ana.post("/ana/demo/builds/1/invalidate", {"csrf_token": token})
         assert ana.location == "/ana/demo"
-        assert "No new job will use build 1." in ana.get("/ana/demo").text
+        assert "New jobs will not use build 1." in ana.get("/ana/demo").text
         found = Build.get_by_id(1)
         assert found.stop_at and found.invalidated_at
         assert offered(app, user, found) == ["delete"]
@@ -308,7 +308,7 @@ class TestBuilds:
         (asked,) = [link for link in ana.get("/ana/demo/builds/1").links if "/delete" in link]
         ana.fill(asked, at="/ana/demo/builds/1/delete")
         assert Build.get_by_id(1).deleted_at
-        assert "Build 1 is deleted." in ana.get(str(ana.location)).text
+        assert "Build 1 was deleted." in ana.get(str(ana.location)).text
 
     def test_of_others_are_left_alone(self, bob: Browser, build: Build) -> None:
         publish()

@@ -51,7 +51,7 @@ class TestPassword:
 
     def test_what_is_wrong_is_said_and_the_name_kept(self, visitor: Browser, eva: User) -> None:
         page = visitor.fill("/sign-in", 401, username="eva", password="wrong")
-        assert "no user's name and password" in page.text
+        assert "Incorrect username or password." in page.text
         assert page.forms[0].fields["username"] == "eva"
         assert page.forms[0].fields["password"] == ""
         page = visitor.fill("/sign-in", 400, username="eva")
@@ -62,7 +62,7 @@ class TestPassword:
     def test_tries_are_slowed_down(self, visitor: Browser, eva: User) -> None:
         for _ in range(5):
             visitor.fill("/sign-in", 401, username="eva", password="wrong")
-        assert "Too many tries" in visitor.fill("/sign-in", 429, username="eva", password=PASSWORD).text
+        assert "Too many attempts" in visitor.fill("/sign-in", 429, username="eva", password=PASSWORD).text
         api = visitor.http.post("/api/v1/users/token", json={"username": "eva", "password": PASSWORD})
         assert api.status_code == 429
         assert Audit.select().where(Audit.action == "login failed").count() == 5
@@ -256,7 +256,7 @@ def test_every_change_needs_the_sessions_token(app: Flask, ana: Browser, project
                 ({CSRF_FIELD: "0" * 32}, ORIGIN),
                 ({CSRF_FIELD: token}, "http://evil.example"),
             ):
-                ana.post(path, {"once": "0" * 32, "cmd": "true", "name": "x"} | fields, None, Origin=origin)
+                ana.post(path, {"submission_id": "0" * 32, "cmd": "true", "name": "x"} | fields, None, Origin=origin)
                 assert ana.status in (403, 404), path
                 if not rule.arguments - {"username", "project_name", "key"}:
                     assert ana.status == 403, path
@@ -267,7 +267,7 @@ def test_every_change_needs_the_sessions_token(app: Flask, ana: Browser, project
 
 def test_a_page_that_was_open_for_too_long_says_so(ana: Browser) -> None:
     page = ana.post("/sign-out", {CSRF_FIELD: "0" * 32}, 403)
-    assert "Nothing was done" in page.text
+    assert "Nothing was changed" in page.text
 
 
 class Unread:

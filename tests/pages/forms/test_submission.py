@@ -23,12 +23,13 @@ from polyjob.api.schemas.job_bodies import read_job_create
 from polyjob.app import create_app
 from polyjob.cli.origins import Origins
 from polyjob.cli.run import config_of
-from polyjob.cli.run import run as run_command
+from polyjob.cli.run import run as cli_run
 from polyjob.db.database import write
 from polyjob.db.models import Job, Project, Upload, User
 from polyjob.pages import upload_tar
 from polyjob.pages.forms import Form
-from polyjob.pages.job_form import curl_lines, read_job, run_line
+from polyjob.pages.job_commands import curl_commands, run_command
+from polyjob.pages.job_form import read_job
 from polyjob.services import projects
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
@@ -58,7 +59,7 @@ class TestFields:
         }
         ana.fill(SUBMIT, **typed)
         assert ana.location == "/ana/demo/jobs/1"
-        assert "Job 1 is submitted." in ana.get("/ana/demo/jobs/1").text
+        assert "Job 1 was submitted." in ana.get("/ana/demo/jobs/1").text
         job = Job.get_by_id(1)
         assert job.config["run"] == {"cmd": "python train.py\necho 'done'"}
         assert job.config["build"] == {
@@ -91,7 +92,7 @@ class TestFields:
             assert f"{name}-error" in str(page.elements[name]["aria-describedby"])
             assert f"{name}-error" in page.elements
             assert f"#{name}" in page.links
-        assert "It takes a unit, such as 512Mi or 4Gi." in page.text
+        assert "Add a unit, such as 512Mi or 4Gi." in page.text
         assert "Line 2: 2B is not a valid variable name" in page.text
         assert "alert" in str(page.elements["errors"].values())
         assert Job.select().count() == 0
@@ -171,7 +172,7 @@ class TestOnce:
 def test_a_form_that_is_too_old_is_kept(ana: Browser) -> None:
     page = ana.fill(SUBMIT, 403, cmd="echo kept", csrf_token="0" * 32)
     assert form_of(page)["cmd"] == "echo kept"
-    assert "Nothing was done" in page.text or "nothing was done" in page.text
+    assert "nothing was changed" in page.text
     fields = form_of(page)
     ana.post(SUBMIT, fields)
     assert Job.get_by_id(1).config["run"]["cmd"] == "echo kept"
@@ -197,10 +198,12 @@ class TestCommands:
     def test_do_what_the_form_does(self, config: str) -> None:
         form = Form(self.TYPED | {"config": config.replace("END\n", "")})
         body, _ = read_job(form)
-        line = run_line("ana/demo", form, True).partition(" <<'")[0] if config else run_line("ana/demo", form, True)
+        line = (
+            run_command("ana/demo", form, True).partition(" <<'")[0] if config else run_command("ana/demo", form, True)
+        )
         words = shlex.split(line)
         assert words[:4] == ["polyjob", "run", "-p", "ana/demo"]
-        given = dict(run_command.make_context("run", words[2:], resilient_parsing=True).params)
+        given = dict(cli_run.make_context("run", words[2:], resilient_parsing=True).params)
         command = given.pop("command")
         for name in ("project", "detach", "quiet"):
             given.pop(name)
@@ -213,13 +216,13 @@ class TestCommands:
         assert {name: made.get(name) for name in ("name", "tags")} == {
             name: body.get(name) for name in ("name", "tags")
         }
-        curl = shlex.split(curl_lines("http://h", "ana/demo", body).replace("\\\n", " "))
+        curl = shlex.split(curl_commands("http://h", "ana/demo", body).replace("\\\n", " "))
         assert json.loads(curl[curl.index("-d") + 1]) == body
         assert curl[1] == "http://h/api/v1/ana/demo/jobs"
 
     def test_of_a_config_are_a_here_document(self) -> None:
         text = "run:\n  cmd: |\n    cat <<X\nEND\n"
-        line = run_line("ana/demo", Form({"config": text}))
+        line = run_command("ana/demo", Form({"config": text}))
         assert line == f"polyjob run -p ana/demo -f - <<'END_'\n{text}END_"
 
     def test_are_shown_without_script(self, ana: Browser) -> None:
@@ -405,7 +408,7 @@ class TestFiles:
         for name, content, why in (
             ("bomb.zip", zipped({"x": b"0" * 2000}), "larger than the limit of 1000 bytes"),
             ("many.zip", zipped({str(number): b"" for number in range(9)}), "more than 5 members"),
-            ("large.py", b"0" * 2000, "larger than the 1000 bytes"),
+            ("large.py", b"0" * 2000, "larger than 1000 bytes"),
         ):
             assert why in self.upload(ana, (name, content), status=400).text
         page = self.upload(ana, ("a.tar.gz", b"\x1f\x8b" + b"x" * 200_000), status=413)
@@ -422,7 +425,7 @@ class TestFiles:
 
     def test_are_asked_for_again_where_a_field_is_wrong(self, ana: Browser) -> None:
         page = self.upload(ana, ("x", b"1"), status=400, timeout="soon")
-        assert "Choose them again." in page.text
+        assert "Choose the files again" in page.text
         assert Upload.select().count() == 0
 
     @pytest.mark.parametrize("body", [b"--x\r\n", b"--x\r\nContent-Disposition: form-data; name=a\r\n\r\nb"])
@@ -452,7 +455,7 @@ class TestProjects:
         assert bob.location == "/bob/mine/submit"
         made = Project.get(Project.name == "mine")
         assert (made.is_public, made.description) == (True, "what\nfor")
-        assert "The project mine is there." in bob.get("/bob/mine/submit").text
+        assert "Project mine was created." in bob.get("/bob/mine/submit").text
 
     def test_with_a_name_that_does_not_do(self, ana: Browser) -> None:
         for name, why in (
@@ -467,7 +470,7 @@ class TestProjects:
             assert "aria-invalid" in page.elements["name"]
             assert "img" not in page.tags
             assert next(form.fields for form in page.forms if "name" in form.fields)["description"] == EVIL
-        assert "still here" in ana.fill("/new-project", 403, name="x", csrf_token="").text
+        assert "submit them again" in ana.fill("/new-project", 403, name="x", csrf_token="").text
         assert Project.select().count() == 1
 
 

@@ -71,7 +71,7 @@ class TestKeys:
         assert "img" not in ana.get(f"/keys/{Token.get().id}/revoke").tags
 
     def test_for_the_command_line_take_one_press(self, ana: Browser, user: User) -> None:
-        page = ana.press("/app/token", "Make a key", 201)
+        page = ana.press("/app/token", "Create token", 201)
         identity = auth.by_key(shown_key(page))
         assert (identity.user, identity.scope) == (user, Scope.ADMIN)
         assert identity.token and identity.token.expires_at
@@ -80,10 +80,10 @@ class TestKeys:
         token, key = users.make_token(user, "old")
         path = f"/keys/{token.id}/revoke"
         assert path in ana.get("/keys").links
-        assert "Revoke the key old?" in ana.get(path).text
+        assert "Revoke token old?" in ana.get(path).text
         assert auth.by_key(key)
         ana.fill(path)
-        assert "The key old is revoked." in ana.get("/keys").text
+        assert "Token old was revoked." in ana.get("/keys").text
         with pytest.raises(auth.Unauthenticated):
             auth.by_key(key)
 
@@ -120,7 +120,7 @@ class TestPassword:
     def test_is_set_and_changed(self, ana: Browser, user: User, visitor: Browser) -> None:
         visitor.sign_in(user)
         ana.fill("/password", password=PASSWORD, again=PASSWORD)
-        assert "Your password is changed" in ana.get("/keys").text
+        assert "Your password was changed" in ana.get("/keys").text
         visitor.get("/", 401)
         assert "old_password" in ana.get("/password").elements
         ana.fill("/password", old_password=PASSWORD, password="another one", again="another one")

@@ -1,0 +1,54 @@
+"""The form for a new job as shell commands: `polyjob run`, and curl."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from polyjob.jobconfig.compose import RESOURCES
+from polyjob.pages.forms import Form
+from polyjob.pages.job_form import lines_of, numbered_lines, read_tags
+
+
+def run_command(project: str, form: Form, has_upload: bool = False) -> str:
+    """Return the `polyjob run` command. An upload is the current folder."""
+    words = ["polyjob", "run", "-p", project]
+    for option in ("image", *RESOURCES, "timeout", "name"):
+        if form.word(option):
+            words += [f"--{option}", form.word(option)]
+    for build_step in lines_of(form.text("steps")):
+        words += ["--step", build_step]
+    for _, line in numbered_lines(form.text("env")):
+        words += ["-e", line.lstrip()]
+    for tag in read_tags(form):
+        words += ["--tag", tag]
+    words += ["-u", "."] if has_upload else []
+    config = form.text("config")
+    words += ["-f", "-"] if config.strip() else []
+    if form.word("cmd"):
+        words += ["--", form.text("cmd").strip("\n")]
+    line = shlex.join(words)
+    return f"{line} {_here_document(config)}" if config.strip() else line
+
+
+def curl_commands(root: str, project: str, body: Mapping[str, Any], has_upload: bool = False) -> str:
+    """Return the curl commands. They read the token from `$POLYJOB_TOKEN`."""
+    authorization = '-H "Authorization: token $POLYJOB_TOKEN"'
+    base = f"{root}/api/v1/{project}"
+    lines = []
+    if has_upload:
+        url = shlex.quote(f"{base}/repo/upload")
+        lines.append(f"tar czf - . | curl -X PUT {url} {authorization} -F repo=@-")
+    content_type = shlex.quote("Content-Type: application/json")
+    url, data = shlex.quote(f"{base}/jobs"), shlex.quote(json.dumps(body, ensure_ascii=False))
+    lines.append(f"curl {url} {authorization} \\\n  -H {content_type} \\\n  -d {data}")
+    return "\n".join(lines)
+
+
+def _here_document(text: str) -> str:
+    delimiter = "END"
+    while delimiter in text.split("\n"):
+        delimiter += "_"
+    return f"<<'{delimiter}'\n{text.rstrip(chr(10))}\n{delimiter}"
