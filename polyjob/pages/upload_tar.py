@@ -78,7 +78,7 @@ def _check_members(members: list[zipfile.ZipInfo], zip_bytes: int, limits: Limit
     if any(info.compress_type not in SUPPORTED_COMPRESSION for info in members):
         raise _invalid("The zip file uses an unsupported compression method; send a tar.gz.")
     if sum(info.file_size for info in members) > limits.unpacked:
-        raise _invalid(f"Unpacked, the zip file is larger than the limit of {limits.unpacked} bytes.")
+        raise _invalid(f"Unpacked, the zip file is larger than {limits.unpacked} bytes.")
 
 
 def _add_member(tar: _TarWriter, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
