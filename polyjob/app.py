@@ -38,7 +38,7 @@ from polyjob.api.paths import PlainPaths
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions
 from polyjob.auth.permissions import Access, requires
-from polyjob.auth.sessions import SESSION_LIFE
+from polyjob.auth.sessions import SESSION_LIFETIME
 from polyjob.clock import now
 from polyjob.connections import BodyTooSlow
 from polyjob.db.database import open_database
@@ -79,7 +79,7 @@ def make_app() -> Flask:
     app.config.update(
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",
-        PERMANENT_SESSION_LIFETIME=SESSION_LIFE,
+        PERMANENT_SESSION_LIFETIME=SESSION_LIFETIME,
         SESSION_REFRESH_EACH_REQUEST=False,
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]

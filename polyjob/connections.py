@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import fcntl
-import ipaddress
 import os
 import re
 import select
@@ -281,25 +280,3 @@ class Answer:
         body, self._body = self._body, None
         if hasattr(body, "close"):
             body.close()
-
-
-def network_of(address: str) -> str:
-    """The address under which this one is counted: an IPv6 address stands for its network of 64 bits."""
-    found = _parsed(address)
-    if found is None or found.version == 4:
-        return str(found or address)
-    return str(ipaddress.ip_network((int(found), 64), strict=False))
-
-
-def is_local(address: str) -> bool:
-    """Whether the address is this machine's own, such as that of a proxy on it."""
-    found = _parsed(address)
-    return found is None or found.is_loopback
-
-
-def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(found, "ipv4_mapped", None) or found

@@ -16,8 +16,6 @@ from polyjob.connections import (
     BodyTooSlow,
     Outbox,
     PacedUnreader,
-    is_local,
-    network_of,
     small_body,
     wants_to_be_told,
 )
@@ -69,38 +67,6 @@ def test_hostile_header_costs_the_main_loop_no_time(line):
     small_body(head)
     wants_to_be_told(head)
     assert time.process_time() - begun < 0.5
-
-
-@pytest.mark.parametrize(
-    ("address", "network"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2:ffff::1", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("127.0.0.1", "127.0.0.1"),
-        ("", ""),
-    ],
-)
-def test_addresses_are_counted_by_network(address, network):
-    assert network_of(address) == network
-
-
-@pytest.mark.parametrize(
-    ("address", "local"),
-    [
-        ("127.0.0.1", True),
-        ("127.9.9.9", True),
-        ("::1", True),
-        ("::ffff:127.0.0.1", True),
-        ("", True),
-        ("192.0.2.7", False),
-        ("2001:db8::1", False),
-    ],
-)
-def test_loopback_addresses_are_local(address, local):
-    assert is_local(address) == local
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 BASE = {
     "polyjob",
+    "polyjob.addresses",
     "polyjob.clock",
     "polyjob.crash_points",
     "polyjob.engine_link",
@@ -54,7 +55,7 @@ MAY_IMPORT = {
         *("polyjob.services", "polyjob.storage", "polyjob.db", "polyjob.auth.tokens"),
         *("runners", "runners.machine_faults"),
     },
-    "polyjob.auth": {"polyjob.services", "polyjob.db", "polyjob.connections"},
+    "polyjob.auth": {"polyjob.services", "polyjob.db"},
     "polyjob.services": {"polyjob.jobconfig", "polyjob.storage", "polyjob.db", "runners.common.dockerfile"},
     "polyjob.logs": {"polyjob.db"},
     "polyjob.jobconfig": set(),

@@ -123,7 +123,7 @@ def _archived(
         query = query.order_by(
             *parse_sort(request.args["sort"], {name: getattr(table, name) for name in _ARCHIVE_ORDERS})
         )
-    only = identity.bound_to()
+    only = identity.bound_project_id()
     if only is not None:
         query = query.where((table.id if table is Project else table.project) == only)
     numbers = [row.id for row in query.select(table.id).limit(limit()).offset(offset())]
@@ -136,7 +136,7 @@ def _may_list(owner: User) -> bool:
 
 def _readable(table: Any) -> ModelSelect[Any]:
     """The ids of what lists show to whoever asks."""
-    of_projects = Project.select(Project.id).where(identity.readable(me()))
+    of_projects = Project.select(Project.id).where(identity.readable_projects(me()))
     if table is Project:
         return of_projects
     return table.select(table.id).where(

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from flask import after_this_request, current_app, request
 from werkzeug.wrappers import Response
 
-from polyjob.auth.sessions import own_address
+from polyjob.auth.sessions import own_origin
 from polyjob.errors import Invalid, Problem
 
 PAGE_SIZE = 20
@@ -119,7 +119,7 @@ def root() -> str:
     """The address of the server as users reach it, without a final slash. Empty for a request to what could be no host:
     links are relative then."""
     public: str = current_app.config["SETTINGS"].public_url
-    return public or own_address()
+    return public or own_origin()
 
 
 # Cursors: opaque to clients; the order they belong to, the stored value of its column, and the id of the last row.

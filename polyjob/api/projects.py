@@ -69,7 +69,7 @@ def list_projects(username: str) -> dict[str, Any]:
     if owner is None:
         return page([], 0)
     asked = projects.list_projects(owner, query=request.args.get("query"), sort=request.args.get("sort"))
-    query = asked.where(identity.readable(me()))
+    query = asked.where(identity.readable_projects(me()))
     return page(project_rows(query.limit(limit()).offset(offset())), query.count())
 
 
@@ -81,7 +81,7 @@ def list_project_names(username: str) -> dict[str, Any]:
     owner = users.find_for(me(), username)
     if owner is None:
         return page([], 0)
-    query = projects.list_projects(owner).where(identity.readable(me()))
+    query = projects.list_projects(owner).where(identity.readable_projects(me()))
     return page(list(query.limit(limit()).offset(offset())), query.count())
 
 

@@ -79,7 +79,7 @@ def make(body: Mapping[str, Any]) -> Token:
         raise Forbidden(f"A token of scope `{g.identity.scope}` makes none of scope `{scope}`.")
     seconds = sent.get("expires_in")
     life = _within_makers(None if seconds is None else datetime.timedelta(seconds=seconds))
-    row, key = users.make_token(me(), sent["name"], life, scope=scope, project=_asked_project(sent.get("project")))
+    row, key = users.create_token(me(), sent["name"], life, scope=scope, project=_asked_project(sent.get("project")))
     row.token = key
     return row
 

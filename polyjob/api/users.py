@@ -74,7 +74,7 @@ def set_password() -> Response:
 def log_out() -> Response:
     """End this browser's session, at the request of a page of this server; a key stays good"""
     if g.identity.is_browser:
-        sessions.refuse_forgery(request.headers.get(CSRF_HEADER, ""), is_change=True)
+        sessions.require_csrf_token(request.headers.get(CSRF_HEADER, ""), is_change=True)
         sessions.sign_out()
     return empty(200)
 
@@ -110,7 +110,7 @@ def create_user() -> User:
     if sent.get("username") is None:
         raise Invalid([Problem("/username", "This field is required.")])
     if sent.get("password") is not None:
-        login.refuse_expiring_key(g.identity)
+        login.refuse_expiring_token(g.identity)
     return users.create(
         sent["username"], sent.get("password"), email=sent.get("email"), is_admin=bool(sent.get("is_admin"))
     )
@@ -180,9 +180,9 @@ def log_in() -> dict[str, Any]:
     """
     sent = _sent_login()
     if sent.get("login"):
-        sessions.refuse_foreign(is_change=False)
+        sessions.require_own_origin(is_change=False)
     user = login.check_password(sent["username"], sent["password"])
-    token, key = users.make_token(user, LOGIN, identity.LOGIN_LIFE)
+    token, key = users.create_token(user, LOGIN, identity.LOGIN_TOKEN_LIFETIME)
     if not sent.get("login"):
         return {"token": key}
     sessions.sign_in(user, token)

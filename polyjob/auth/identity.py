@@ -24,20 +24,18 @@ from flask import g, has_request_context, request
 from peewee import Expression, PeeweeException
 
 from polyjob.auth import sessions
-from polyjob.auth.passwords import is_password_of
 from polyjob.auth.scopes import Scope
 from polyjob.auth.sessions import CSRF_HEADER, SAFE_METHODS
-from polyjob.auth.tokens import RUN_PREFIX, digest, job_of_run_token, new_key
+from polyjob.auth.tokens import JOB_TOKEN_PREFIX, digest, job_uuid_of_token
 from polyjob.clock import now
 from polyjob.db.database import write
-from polyjob.db.models import Job, Meta, Project, SignInLink, Token, User
+from polyjob.db.models import Job, Meta, Project, Token, User
 from polyjob.db.prepared import Prepared
 from polyjob.errors import Forbidden, NotFound, PolyjobError
 from polyjob.services.audit import Actor, set_actor
 
-LOGIN_LIFE = datetime.timedelta(days=30)
-USE_NOTED_EVERY = datetime.timedelta(minutes=1)
-LINK_LIFE = datetime.timedelta(hours=1)
+LOGIN_TOKEN_LIFETIME = datetime.timedelta(days=30)
+LAST_USED_INTERVAL = datetime.timedelta(minutes=1)
 
 _USER = Prepared(lambda: User.select().where(User.id == 0))
 _USER_BY_NAME = Prepared(lambda: User.select().where(User.username == ""))
@@ -63,16 +61,16 @@ def may_write(user: User, project: Project) -> bool:
     return bool(user.is_admin or project.user_id == user.id)
 
 
-def readable(user: User) -> Expression:
+def readable_projects(user: User) -> Expression:
     """The condition on projects that says the same as `may_read`, and that lists show them."""
     shown = Project.deleted_at.is_null() & Project.archived_at.is_null()
-    only = bound_to()
+    only = bound_project_id()
     if only is not None:
         shown &= Project.id == only
     return shown if user.is_admin else shown & ((Project.user == user) | Project.is_public)
 
 
-def bound_to() -> int | None:
+def bound_project_id() -> int | None:
     """The id of the one project that the key of this request is good for; None = of all."""
     identity = g.get("identity") if has_request_context() else None
     return identity.project_id if identity else None
@@ -93,7 +91,7 @@ def find_project(
     project = _PROJECT.first(owner.id, name) if owner else None
     if project is None or owner is None or not may_read(user, project):
         raise NotFound("Not found.")
-    if bound_to() not in (None, project.id):
+    if bound_project_id() not in (None, project.id):
         raise NotFound("Not found.")
     if project.deleted_at is not None or (project.archived_at is not None and not archived):
         raise NotFound("Not found.")
@@ -117,7 +115,7 @@ def access_check(project_id: int) -> Callable[[], bool]:
         asking = User.get_or_none(User.id == user.id, User.is_active)
         if asking is None:
             return False
-        if session and (asking.session_version != user.session_version or sessions.is_ended(session)):
+        if session and (asking.session_version != user.session_version or sessions.is_signed_out(session)):
             return False
         if token is not None:
             kept = Token.get_or_none(Token.id == token.id)
@@ -129,40 +127,6 @@ def access_check(project_id: int) -> Callable[[], bool]:
         return project is not None and may_read(asking, project)
 
     return holds
-
-
-# Keys for a password, and links.
-
-
-def check_password(username: str, password: str) -> User | None:
-    """The user whose name and password these are. Takes as long for a name that nobody has."""
-    user = User.get_or_none(User.username == username, User.is_active)
-    return user if is_password_of(user, password) else None
-
-
-def new_sign_in_link(user: User) -> str:
-    """The key of a link that signs the user in, once, within the hour. Links that have run out go."""
-    key, moment = new_key(), now()
-    with write("sign-in-link"):
-        SignInLink.delete().where(SignInLink.expires_at <= moment).execute()
-        SignInLink.insert(digest=digest(key), user=user, expires_at=moment + LINK_LIFE).execute()
-    return key
-
-
-def user_of_link(key: str) -> User | None:
-    """Whom the link would sign in; it is not used up."""
-    link = SignInLink.get_or_none(SignInLink.digest == digest(key), SignInLink.expires_at > now())
-    return link.user if link is not None and link.user.is_active else None
-
-
-def use_sign_in_link(key: str) -> User | None:
-    """The user whom the link signs in; None for one that is unknown, used or too old. Of many at once one wins."""
-    with write("sign-in"):
-        link = SignInLink.get_or_none(SignInLink.digest == digest(key))
-        if link is None:
-            return None
-        SignInLink.delete().where(SignInLink.digest == link.digest).execute()
-        return link.user if link.expires_at > now() and link.user.is_active else None
 
 
 # Who is asking.
@@ -205,7 +169,7 @@ def current_identity() -> Identity | None:
     """Who is asking: as `authenticate` found out, or else as the browser's session says. Whoever it is acts from now
     on."""
     identity: Identity | None = g.get("identity")
-    if identity is None and (found := sessions.signed_in()) is not None:
+    if identity is None and (found := sessions.browser_session()) is not None:
         identity = g.identity = Identity(found.user, token=found.token, session=found.id)
         set_actor(identity.actor)
     return identity
@@ -239,7 +203,7 @@ def authenticate(takes_token_in_query: bool = False) -> Identity:
     elif current_identity() is None:
         raise Unauthenticated(NO_CREDENTIALS)
     else:
-        sessions.refuse_forgery(request.headers.get(CSRF_HEADER, ""))
+        sessions.require_csrf_token(request.headers.get(CSRF_HEADER, ""))
     return cast(Identity, g.identity)
 
 
@@ -251,10 +215,10 @@ def _by_header(header: str) -> Identity:
         raise Unauthenticated("Invalid token header. No credentials provided.")
     if len(rest) > 1:
         raise Unauthenticated("Invalid token header. Token string should not contain spaces.")
-    return _by_run_key(rest[0]) or by_key(rest[0])
+    return _identity_of_job_token(rest[0]) or identity_of_token(rest[0])
 
 
-def by_key(key: str) -> Identity:
+def identity_of_token(key: str) -> Identity:
     """Who shows this key, no job's own. Looked up by its hash, so that the time a look-up takes tells nothing of a key.
 
     Raises Unauthenticated.
@@ -274,16 +238,16 @@ def by_key(key: str) -> Identity:
 def _note_use(token: Token) -> None:
     """Not more often than once a minute, and no request fails for it."""
     moment = now()
-    if token.last_used_at is not None and abs(moment - token.last_used_at) < USE_NOTED_EVERY:
+    if token.last_used_at is not None and abs(moment - token.last_used_at) < LAST_USED_INTERVAL:
         return
     with contextlib.suppress(PeeweeException, OSError), write("token-use"):
         Token.update(last_used_at=moment).where(Token.id == token.id).execute()
 
 
-def _by_run_key(key: str) -> Identity | None:
-    if not key.startswith(RUN_PREFIX) or not key.isascii():
+def _identity_of_job_token(key: str) -> Identity | None:
+    if not key.startswith(JOB_TOKEN_PREFIX) or not key.isascii():
         return None
-    uuid = job_of_run_token(key, Meta.get_by_id("secret").value)
+    uuid = job_uuid_of_token(key, Meta.get_by_id("secret").value)
     if uuid is None:
         return None
     job = Job.get_or_none(Job.uuid == uuid, Job.deleted_at.is_null(), Job.archived_at.is_null())

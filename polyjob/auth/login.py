@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from flask import request
 
+from polyjob.addresses import network_of
 from polyjob.auth import identity as auth
-from polyjob.auth import users
+from polyjob.auth import passwords, users
 from polyjob.auth.throttle import Attempt, FailureLimit
 from polyjob.auth.tokens import LOGIN
-from polyjob.connections import network_of
 from polyjob.db.database import write
 from polyjob.db.models import Token, User
 from polyjob.errors import Forbidden, Problem
@@ -44,7 +44,7 @@ def check_password(username: str, password: str) -> User:
     address, username = request.remote_addr or "", username[:LONGEST_NAME]
     attempt = _begin(username, address)
     try:
-        user = auth.check_password(username, password)
+        user = passwords.user_with_password(username, password)
     except BaseException:
         attempt.take_back()
         raise
@@ -59,11 +59,11 @@ def check_password(username: str, password: str) -> User:
     return user
 
 
-def check_key(key: str) -> tuple[User, Token]:
+def check_token(key: str) -> tuple[User, Token]:
     """Return the key's user and row. Raises as `check_password`."""
     attempt = Attempt((_by_address, network_of(request.remote_addr or "")))
     try:
-        identity = auth.by_key(key)
+        identity = auth.identity_of_token(key)
     except auth.Unauthenticated:
         raise WrongCredentials("This is no key of this server, or one that is not good any more.") from None
     attempt.take_back()
@@ -77,7 +77,7 @@ def set_password(user: User, password: str, *, old: str | None, identity: auth.I
     Raises Throttled, too, where the old one was tried too often, and Forbidden for a key that expires: the password
     would outlive it.
     """
-    refuse_expiring_key(identity)
+    refuse_expiring_token(identity)
     attempt = Attempt((_by_account, _account(user.username, request.remote_addr or "")))
     try:
         users.set_password(user, password, old=old, by=identity.user)
@@ -90,7 +90,7 @@ def set_password(user: User, password: str, *, old: str | None, identity: auth.I
     attempt.take_back()
 
 
-def refuse_expiring_key(identity: auth.Identity) -> None:
+def refuse_expiring_token(identity: auth.Identity) -> None:
     """Raises Forbidden where who asks shows a key that expires, or signed in by one. Keys got for a password may."""
     token = identity.token
     if token is not None and token.expires_at is not None and token.name != LOGIN:

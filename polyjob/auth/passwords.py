@@ -35,6 +35,12 @@ def is_password_of(user: User | None, password: str) -> bool:
         return check_password_hash(stored, password) and bool(user and user.password_hash)
 
 
+def user_with_password(username: str, password: str) -> User | None:
+    """Return the active user with this name and password. An unknown name takes as long as a wrong password."""
+    user = User.get_or_none(User.username == username, User.is_active)
+    return user if is_password_of(user, password) else None
+
+
 @contextlib.contextmanager
 def _turn() -> Iterator[None]:
     if not _admitted.acquire(blocking=False):

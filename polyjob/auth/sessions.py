@@ -18,7 +18,7 @@ from polyjob.db.models import EndedSession, Token, User
 from polyjob.errors import Forbidden
 from polyjob.services.audit import Actor, record_as
 
-SESSION_LIFE = datetime.timedelta(days=14)
+SESSION_LIFETIME = datetime.timedelta(days=14)
 """A browser that sends nothing for so long is signed out."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CSRF_HEADER = "X-CSRF-Token"
@@ -33,15 +33,15 @@ _HOST = re.compile(r"(?:\[[0-9A-Za-z:.%]+\]|[-0-9A-Za-z._~%]+)(?::\d{1,5})?")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
-class Foreign(Forbidden):
+class ForeignOrigin(Forbidden):
     """What was sent does not come from a page of this server."""
 
 
-class Stale(Forbidden):
+class WrongCsrfToken(Forbidden):
     """What was sent comes from this server's address, but not with the token of this browser's session."""
 
 
-def own_address() -> str:
+def own_origin() -> str:
     """The scheme and host that this request was sent to, as it names them. Empty where that could be no host."""
     environ = request.environ
     host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
@@ -51,7 +51,7 @@ def own_address() -> str:
 
 def _host() -> str:
     """The values that a session is bound to."""
-    return own_address().partition("://")[2]
+    return own_origin().partition("://")[2]
 
 
 def sign_in(user: User, token: Token | None = None) -> None:
@@ -74,13 +74,13 @@ def sign_out() -> None:
         with write("sign-out"):
             EndedSession.delete().where(EndedSession.expires_at <= moment).execute()
             EndedSession.insert(
-                digest=digest(session["id"]), expires_at=moment + SESSION_LIFE
+                digest=digest(session["id"]), expires_at=moment + SESSION_LIFETIME
             ).on_conflict_ignore().execute()
     session.clear()
 
 
 @dataclass(frozen=True)
-class SignedIn:
+class BrowserSession:
     """A browser's session that is good."""
 
     user: User
@@ -89,27 +89,27 @@ class SignedIn:
     id: str
 
 
-def signed_in() -> SignedIn | None:
+def browser_session() -> BrowserSession | None:
     """The session of the browser that sends this request; None where nobody is signed in, or not any more."""
     if not session.get("user") or "id" not in session or session.get("host") != _host():
         return None
     user = User.get_or_none(User.id == session["user"], User.is_active)
-    if user is None or session.get("version") != user.session_version or is_ended(session["id"]):
+    if user is None or session.get("version") != user.session_version or is_signed_out(session["id"]):
         return None
     if "token" not in session:
-        return SignedIn(user, None, session["id"])
+        return BrowserSession(user, None, session["id"])
     token = Token.get_or_none(Token.id == session["token"], Token.user == user)
     if token is None or (token.expires_at is not None and token.expires_at <= now()):
         return None
-    return SignedIn(user, token, session["id"])
+    return BrowserSession(user, token, session["id"])
 
 
-def is_ended(session_id: str) -> bool:
+def is_signed_out(session_id: str) -> bool:
     """Whether the session was signed out."""
     return bool(EndedSession.select().where(EndedSession.digest == digest(session_id)).exists())
 
 
-def renew() -> None:
+def renew_cookie() -> None:
     """Have a cookie that is in use last from now on, if it has not been sent for a day."""
     if session.get("user") and time.time() - session.get("at", 0) > RENEWED_AFTER:
         session["at"] = int(time.time())
@@ -124,26 +124,26 @@ def csrf_token() -> str:
     return token
 
 
-def refuse_foreign(is_change: bool | None = None) -> None:
+def require_own_origin(is_change: bool | None = None) -> None:
     """Raises Foreign for what the page of another server sends, and for a change that does not say whose page it comes
     from. `is_change`: None = where the request's method says so."""
     origin = request.headers.get("Origin")
     if origin is None and _is_change(is_change):
-        raise Foreign(f"CSRF Failed: send `Origin`, and the page's token as `{CSRF_HEADER}`.")
+        raise ForeignOrigin(f"CSRF Failed: send `Origin`, and the page's token as `{CSRF_HEADER}`.")
     if origin is not None and origin not in _own_origins():
-        raise Foreign("Requests of pages of other servers are not answered.")
+        raise ForeignOrigin("Requests of pages of other servers are not answered.")
 
 
-def refuse_forgery(sent: str, is_change: bool | None = None) -> None:
+def require_csrf_token(sent: str, is_change: bool | None = None) -> None:
     """A browser sends its cookie whoever's page made it ask; so what changes something must show the session's token.
 
-    Raises as `refuse_foreign`, and Stale where only the token is wrong.
+    Raises as `require_own_origin`, and Stale where only the token is wrong.
     """
-    refuse_foreign(is_change)
+    require_own_origin(is_change)
     if not _is_change(is_change):
         return
     if not sent or not hmac.compare_digest(sent.encode(), str(session.get("csrf", "")).encode()):
-        raise Stale(f"CSRF Failed: send `Origin`, and the page's token as `{CSRF_HEADER}`.")
+        raise WrongCsrfToken(f"CSRF Failed: send `Origin`, and the page's token as `{CSRF_HEADER}`.")
 
 
 def _is_change(said: bool | None) -> bool:
@@ -153,4 +153,4 @@ def _is_change(said: bool | None) -> bool:
 def _own_origins() -> set[str]:
     """The address that was asked, and the one that users know where a proxy stands before the server."""
     public: str = current_app.config["SETTINGS"].public_url
-    return {address for address in (own_address(), public) if address}
+    return {address for address in (own_origin(), public) if address}

@@ -6,12 +6,12 @@ import hashlib
 import hmac
 import secrets
 
-RUN_PREFIX = "job-"
+JOB_TOKEN_PREFIX = "job-"
 LOGIN = "login"
 """The name of keys that are got for a password."""
 
 
-def new_key() -> str:
+def new_token() -> str:
     """40 hex digits."""
     return secrets.token_hex(20)
 
@@ -21,13 +21,13 @@ def digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def run_token(job_uuid: str, secret: str) -> str:
+def job_token(job_uuid: str, secret: str) -> str:
     """The one key that a job gets: `job-<uuid>-<hex>`. It is good for that job alone, and until the job is done."""
     signature = hmac.new(bytes.fromhex(secret), job_uuid.encode(), hashlib.sha256).hexdigest()
-    return f"{RUN_PREFIX}{job_uuid}-{signature}"
+    return f"{JOB_TOKEN_PREFIX}{job_uuid}-{signature}"
 
 
-def job_of_run_token(key: str, secret: str) -> str | None:
+def job_uuid_of_token(key: str, secret: str) -> str | None:
     """The uuid of the job whose key this is; None for any other text."""
-    uuid, _, _ = key.removeprefix(RUN_PREFIX).partition("-")
-    return uuid if key.startswith(RUN_PREFIX) and hmac.compare_digest(key, run_token(uuid, secret)) else None
+    uuid, _, _ = key.removeprefix(JOB_TOKEN_PREFIX).partition("-")
+    return uuid if key.startswith(JOB_TOKEN_PREFIX) and hmac.compare_digest(key, job_token(uuid, secret)) else None

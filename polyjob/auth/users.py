@@ -13,17 +13,17 @@ from peewee import ModelSelect, fn
 
 from polyjob.auth.passwords import hash_password, is_password_of
 from polyjob.auth.scopes import Scope
-from polyjob.auth.tokens import LOGIN, digest, new_key
+from polyjob.auth.tokens import LOGIN, digest, new_token
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import Build, Job, Project, SignInLink, Token, Upload, User
 from polyjob.errors import Conflict, Forbidden, Invalid, NotFound, Problem
 from polyjob.services import audit
 
-MOST_LOGINS = 20
+MAX_LOGIN_TOKENS = 20
 """Keys that a user got for a password and has at once; the oldest go."""
-MOST_TOKENS = 1000
-SHORTEST_PASSWORD = 8
+MAX_TOKENS = 1000
+MIN_PASSWORD_LENGTH = 8
 
 _USERNAME = re.compile(r"[-a-zA-Z0-9_]{1,156}\Z")
 # fmt: off
@@ -157,8 +157,8 @@ def set_password(user: User, password: str, *, old: str | None, by: User) -> Non
 
 
 def _refuse_short(password: str) -> None:
-    if len(password) < SHORTEST_PASSWORD:
-        raise Invalid([Problem("/password", f"A password has at least {SHORTEST_PASSWORD} characters.")])
+    if len(password) < MIN_PASSWORD_LENGTH:
+        raise Invalid([Problem("/password", f"A password has at least {MIN_PASSWORD_LENGTH} characters.")])
 
 
 def _fresh(user: User) -> User:
@@ -192,7 +192,7 @@ def list_tokens(user: User) -> ModelSelect[Token]:
     return Token.select().where(Token.user == user).order_by(Token.id.desc())
 
 
-def make_token(
+def create_token(
     user: User,
     name: str,
     life: datetime.timedelta | None = None,
@@ -204,11 +204,11 @@ def make_token(
 
     Raises Conflict for a user who has too many.
     """
-    key, moment = new_key(), now()
+    key, moment = new_token(), now()
     with write("token"):
         Token.delete().where(Token.user == user, Token.expires_at <= moment).execute()
-        if Token.select().where(Token.user == user).count() >= MOST_TOKENS:
-            raise Conflict(f"A user has at most {MOST_TOKENS} tokens; revoke some first.")
+        if Token.select().where(Token.user == user).count() >= MAX_TOKENS:
+            raise Conflict(f"A user has at most {MAX_TOKENS} tokens; revoke some first.")
         token = Token.create(
             user=user,
             name=name,
@@ -221,7 +221,7 @@ def make_token(
         if name == LOGIN:
             kept = Token.select(Token.id).where(Token.user == user, Token.name == LOGIN).order_by(Token.id.desc())
             Token.delete().where(
-                Token.user == user, Token.name == LOGIN, Token.id.not_in(kept.limit(MOST_LOGINS))
+                Token.user == user, Token.name == LOGIN, Token.id.not_in(kept.limit(MAX_LOGIN_TOKENS))
             ).execute()
         audit.record("create", token, **_told(token))
     return token, key

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from polyjob.auth.tokens import run_token
+from polyjob.auth.tokens import job_token
 from polyjob.db.database import database
 from polyjob.db.models import Job, Project, User
 from polyjob.db.prepared import Prepared, update
@@ -239,7 +239,7 @@ class JobDriver:
             context.store,
             context.settings,
             context.installation,
-            run_token(job.uuid, context.secret),
+            job_token(job.uuid, context.secret),
             inputs if inputs.exists() else None,
             is_pinned=job.build_id is not None and not runner.is_local and asked_for_its_build(job),
         )

@@ -54,7 +54,7 @@ blp.add_app_template_filter(format_duration, "duration")
 blp.add_app_template_filter(format_size, "size")
 blp.add_app_template_filter(lambda moment: format_age(moment, now()), "age")
 blp.add_app_template_filter(inline_code, "inline_code")
-blp.before_request(sessions.renew)
+blp.before_request(sessions.renew_cookie)
 for _helper in (build_url, job_url, project_url, elapsed, status_icon, sessions.csrf_token, forms.new_submission_id):
     blp.add_app_template_global(_helper)
 
@@ -122,9 +122,9 @@ def error_page(error: PolyjobError | HTTPException) -> AnyResponse:
         return message_page(404, "Not found", "This page does not exist, or you have no access to it.")
     if isinstance(error, auth.Unauthenticated):
         return secure(sign_in.sign_in_required())
-    if isinstance(error, sessions.Stale):
+    if isinstance(error, sessions.WrongCsrfToken):
         return message_page(403, "Page out of date", STALE_PAGE)
-    if isinstance(error, sessions.Foreign):
+    if isinstance(error, sessions.ForeignOrigin):
         return message_page(403, "Form from another site", FOREIGN_FORM)
     if isinstance(error, HTTPException):
         return message_page(error.code or 500, error.name, error.description or "")

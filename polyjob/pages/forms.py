@@ -16,7 +16,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions, sessions
-from polyjob.auth.sessions import CSRF_FIELD, Stale
+from polyjob.auth.sessions import CSRF_FIELD, WrongCsrfToken
 from polyjob.db.models import Job, Project
 from polyjob.errors import Problem
 from polyjob.services.idempotency import IdempotentRequest, ReplayedResponse
@@ -59,7 +59,7 @@ def read_form(*, keep_stale: bool = False) -> Form:
     Raises Foreign if another site's page sent it, and Stale if its CSRF token is wrong. With `keep_stale`, a stale
     form is returned instead, so that it can be shown again.
     """
-    sessions.refuse_foreign()
+    sessions.require_own_origin()
     return check_form(request.form, keep_stale=keep_stale)
 
 
@@ -67,8 +67,8 @@ def check_form(fields: MultiDict[str, str], *, keep_stale: bool = False) -> Form
     """Check the CSRF token of fields that were read already; see `read_form`."""
     form = Form(fields.to_dict())
     try:
-        sessions.refuse_forgery(form.fields.get(CSRF_FIELD, ""))
-    except Stale:
+        sessions.require_csrf_token(form.fields.get(CSRF_FIELD, ""))
+    except WrongCsrfToken:
         if not keep_stale:
             raise
         form.is_stale = True

@@ -158,7 +158,7 @@ def _select_from_project(project: Project, where: list[Any], order: CursorOrder)
 def _select_from_all(user: User, where: list[Any], order: CursorOrder) -> Any:
     """Select (value, id) of the first rows among the first rows of each project that the user may read."""
     each, row = Project.alias("each"), Job.alias("row")
-    readable = Project.select(Project.id).where(identity.readable(user))
+    readable = Project.select(Project.id).where(identity.readable_projects(user))
     first = Job.select(Job.id).where(Job.project == each.id, *where)
     first = first.order_by(*_order_by(order, Job)).limit(PAGE_SIZE + 1)
     return (

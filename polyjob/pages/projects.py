@@ -27,7 +27,7 @@ def read_page(user: User, arguments: Mapping[str, str]) -> Page:
     text = arguments.get("page", "")
     number = int(text) if text.isascii() and text.isdecimal() and 0 < len(text) < 6 else 1
     number = min(max(1, number), MAX_PAGE)
-    query = Project.select(Project, User).join(User).where(identity.readable(user))
+    query = Project.select(Project, User).join(User).where(identity.readable_projects(user))
     query = query.order_by(Project.updated_at.desc(), Project.id.desc())
     projects = list(query.limit(PAGE_SIZE + 1).offset((number - 1) * PAGE_SIZE))
     sql = f"SELECT project_id, COUNT(*) FROM job INDEXED BY job_claimed WHERE {CLAIMED.sql} GROUP BY project_id"

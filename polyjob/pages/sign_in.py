@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from polyjob.auth import identity, login, sessions
+from polyjob.auth import identity, login, sessions, sign_in_links
 from polyjob.auth.permissions import Access, requires
 from polyjob.auth.throttle import Throttled
 from polyjob.errors import Unavailable
@@ -42,7 +42,7 @@ def sign_in() -> AnyResponse:
         return _page(400, form, {name: ["This field is required."] for name in missing})
     try:
         if token_text:
-            user, token = login.check_key(token_text)
+            user, token = login.check_token(token_text)
         else:
             user, token = login.check_password(form.word("username"), form.fields.get("password", "")), None
     except Throttled as error:
@@ -75,7 +75,7 @@ def follow_link(key: str) -> AnyResponse:
         return Response()
     if "prefetch" in request.headers.get("Sec-Purpose", ""):
         raise Unavailable("Sign-in links cannot be prefetched.")
-    user, signed_in_user = identity.user_of_link(key), identity.current_user()
+    user, signed_in_user = sign_in_links.user_of_sign_in_link(key), identity.current_user()
     from_other_site = request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
     if user is None or not (from_other_site or signed_in_user not in (None, user)):
         return _use_link(key)
@@ -107,7 +107,7 @@ def sign_in_required() -> Response:
 
 
 def _use_link(key: str) -> AnyResponse:
-    user = identity.use_sign_in_link(key)
+    user = sign_in_links.use_sign_in_link(key)
     if user is None:
         page = render_template("message.html", title="Invalid sign-in link", text=INVALID_LINK)
         return make_response(page, 410)

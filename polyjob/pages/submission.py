@@ -71,7 +71,7 @@ def choose_project() -> AnyResponse:
 
 
 def _own_projects() -> list[Project]:
-    return list(projects.list_projects(me()).where(auth.readable(me())))
+    return list(projects.list_projects(me()).where(auth.readable_projects(me())))
 
 
 @blp.get(f"{PROJECT}/submit")
@@ -124,7 +124,7 @@ def show_commands(username: str, project_name: str) -> AnyResponse:
 @contextmanager
 def _receive_form() -> Iterator[Received]:
     """Receive the form and its files. Raises Foreign, before reading anything, if another site's page sent it."""
-    sessions.refuse_foreign()
+    sessions.require_own_origin()
     current = settings()
     request.max_content_length = current.upload_limit + FORM_OVERHEAD_BYTES
     limits = Limits(current.upload_limit, current.unpacked_limit, current.unpacked_files)

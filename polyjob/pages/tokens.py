@@ -149,7 +149,7 @@ def _page(
     created: Token | None = None,
     is_for_command_line: bool = False,
 ) -> AnyResponse:
-    own_projects = projects.list_projects(me()).where(auth.readable(me()))
+    own_projects = projects.list_projects(me()).where(auth.readable_projects(me()))
     page = render_template(
         "tokens.html",
         form=form,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 import re
 import sqlite3
@@ -12,17 +11,16 @@ from pathlib import Path
 
 from peewee import DatabaseError
 
-from polyjob.auth.tokens import digest, new_key
+from polyjob.auth.sign_in_links import create_sign_in_link
+from polyjob.auth.tokens import digest, new_token
 from polyjob.clock import now
 from polyjob.db.database import open_database, write
 from polyjob.db.migrations import migrate
-from polyjob.db.models import Project, SignInLink, Token, User
+from polyjob.db.models import Project, Token, User
 from polyjob.server.bootstrap_names import PROJECT, TOKEN_FILE, TOKEN_NAME, USER
 from polyjob.settings import SettingError, Settings
 from polyjob.storage.store import Store, StoreError
 from runners import RUNNERS
-
-LINK_LIFE = datetime.timedelta(hours=1)
 
 OLDEST_SQLITE = (3, 37, 0)
 LONGEST_FOLDER = 493
@@ -110,7 +108,7 @@ def first_start(settings: Settings) -> None:
         if User.select().where(User.username == USER).exists():
             return
         moment = now()
-        key = new_key()
+        key = new_token()
         root = User.create(username=USER, is_admin=True, created_at=moment)
         Token.create(user=root, name=TOKEN_NAME, digest=digest(key), created_at=moment)
         Project.create(
@@ -154,16 +152,6 @@ def kept_token(data_dir: Path) -> str | None:
 
 
 def new_sign_in_key() -> str | None:
-    """The key of a new link that signs `root` in, once, within the hour; None where there is no such user any more.
-
-    Links that have run out go.
-    """
-    moment = now()
-    with write("sign-in-link"):
-        SignInLink.delete().where(SignInLink.expires_at <= moment).execute()
-        root = User.get_or_none(User.username == USER, User.is_active)
-        if root is None:
-            return None
-        key = new_key()
-        SignInLink.insert(digest=digest(key), user=root, expires_at=moment + LINK_LIFE).execute()
-    return key
+    """Return the token of a new sign-in link for `root`; None if there is no active user of that name."""
+    root = User.get_or_none(User.username == USER, User.is_active)
+    return create_sign_in_link(root) if root is not None else None

@@ -22,6 +22,7 @@ from gunicorn import util
 from gunicorn.http import wsgi
 from gunicorn.workers.gthread import ThreadWorker
 
+from polyjob.addresses import is_local, network_of
 from polyjob.connections import (
     BODY_IS_LATE,
     CONTINUE,
@@ -33,8 +34,6 @@ from polyjob.connections import (
     Connection,
     Outbox,
     Phase,
-    is_local,
-    network_of,
 )
 
 MAX_CONNECTIONS = 2000

@@ -57,18 +57,18 @@ class Client:
 @pytest.fixture
 def client(app, user, project):
     """Ana, who owns the project `demo`."""
-    return Client(app, users.make_token(user, "test")[1])
+    return Client(app, users.create_token(user, "test")[1])
 
 
 @pytest.fixture
 def other(app, client):
     """Bob, who owns nothing."""
-    return Client(app, users.make_token(users.create("bob"), "test")[1])
+    return Client(app, users.create_token(users.create("bob"), "test")[1])
 
 
 @pytest.fixture
 def admin(app, client):
-    return Client(app, users.make_token(users.create("eva", is_admin=True), "test")[1])
+    return Client(app, users.create_token(users.create("eva", is_admin=True), "test")[1])
 
 
 @pytest.fixture

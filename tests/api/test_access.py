@@ -7,8 +7,9 @@ import re
 
 import pytest
 
-from polyjob.auth import identity, users
-from polyjob.auth.tokens import digest, run_token
+from polyjob.auth import users
+from polyjob.auth.sign_in_links import create_sign_in_link
+from polyjob.auth.tokens import digest, job_token
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import Job, Meta, SignInLink, Token, User
@@ -151,7 +152,7 @@ class TestJobsOwnKey:
 
     @pytest.fixture
     def inside(self, app, job):
-        return Client(app, run_token(job.uuid, Meta.get_by_id("secret").value))
+        return Client(app, job_token(job.uuid, Meta.get_by_id("secret").value))
 
     def test_reads_its_job_and_reports(self, inside, job):
         for path in (f"{JOBS}/1", f"{JOBS}/1/", f"{JOBS}/1/statuses", f"{JOBS}/1/logs", f"{JOBS}/1/coderef"):
@@ -186,7 +187,7 @@ class TestJobsOwnKey:
         assert inside.get(f"{JOBS}/1").status_code == 401
 
     def test_of_another_installation_is_none(self, app, job):
-        stranger = Client(app, run_token(job.uuid, "ab" * 32))
+        stranger = Client(app, job_token(job.uuid, "ab" * 32))
         assert stranger.get(f"{JOBS}/1").status_code == 401
 
 
@@ -196,7 +197,7 @@ class TestBrowsers:
     @pytest.fixture
     def browser(self, app, client, user):
         browser = Client(app)
-        key = identity.new_sign_in_link(user)
+        key = create_sign_in_link(user)
         assert browser.get(f"/sign-in/{key}").status_code == 303
         return browser
 
@@ -209,7 +210,7 @@ class TestBrowsers:
         assert browser.get(JOBS).json["count"] == 1
 
     def test_the_cookie_is_for_servers_eyes_only(self, app, client, user):
-        answer = Client(app).get(f"/sign-in/{identity.new_sign_in_link(user)}")
+        answer = Client(app).get(f"/sign-in/{create_sign_in_link(user)}")
         cookie = answer.headers["Set-Cookie"]
         assert "HttpOnly" in cookie
         assert "SameSite=Lax" in cookie
@@ -256,7 +257,7 @@ class TestBrowsers:
 
 
 def test_the_link_is_gone_after_its_use(app, client, user):
-    key = identity.new_sign_in_link(user)
+    key = create_sign_in_link(user)
     assert Client(app).get(f"/sign-in/{key}").status_code == 303
     assert not SignInLink.select().where(SignInLink.digest == digest(key)).exists()
 
@@ -278,7 +279,7 @@ HANDSHAKE = {"Connection": "Upgrade", "Upgrade": "websocket"}
 )
 def test_token_in_the_query_is_good_for_streams_only(method, path, app, user, client, nobody):
     client.submit()
-    key = users.make_token(user, "test")[1]
+    key = users.create_token(user, "test")[1]
     assert nobody.call(method, f"{path}?token={key}", headers=HANDSHAKE).status_code in (401, 405)
     assert Job.select().where(Job.stop_at.is_null(), Job.deleted_at.is_null()).exists()
 
@@ -286,6 +287,6 @@ def test_token_in_the_query_is_good_for_streams_only(method, path, app, user, cl
 @pytest.mark.parametrize("path", [f"{JOBS}/1/logs/stream", "/ws/v1/ana/demo/jobs/1/logs", "/v1/ana/demo/jobs/1/logs"])
 def test_token_in_the_query_opens_streams(path, user, client, nobody):
     client.submit()
-    key = users.make_token(user, "test")[1]
+    key = users.create_token(user, "test")[1]
     assert nobody.get(f"{path}?token={key}", headers=HANDSHAKE).status_code == 503  # let in, but no real server
     assert nobody.get(f"{path}?token=wrong", headers=HANDSHAKE).status_code == 401

@@ -33,7 +33,7 @@ def test_the_machine_is_the_one_node(admin):
 @pytest.mark.parametrize("gpus", [(), (0,), (0, 3)])
 def test_gpus_that_jobs_may_be_given_are_listed(settings, user, project, gpus):
     app = create_app(dataclasses.replace(settings, gpus=gpus))
-    admin = Client(app, users.make_token(users.create("eva", is_admin=True), "t")[1])
+    admin = Client(app, users.create_token(users.create("eva", is_admin=True), "t")[1])
     assert admin.get("/api/v1/cluster").json["nodes"][0]["n_gpus"] == len(gpus)
     node = admin.get("/api/v1/nodes/1").json
     listed = admin.get("/api/v1/nodes/1/gpus").json

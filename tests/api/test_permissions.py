@@ -13,7 +13,6 @@ from flask import Flask
 from polyjob.auth import permissions, sessions, users
 from polyjob.auth.permissions import Access, declared, refuse_undeclared, requires
 from polyjob.auth.scopes import Scope
-from polyjob.auth.tokens import run_token
 from polyjob.connections import BODY_IS_LATE
 from polyjob.db.database import database, write
 from polyjob.db.models import Build, Job, Meta, Project, Token, User
@@ -209,10 +208,10 @@ def caller(app, who):
 
     def token(user, **options):
         options.setdefault("life", None)
-        return users.make_token(user, "test", **options)[1]
+        return users.create_token(user, "test", **options)[1]
 
     def job_token(number):
-        return run_token(Job.get_by_id(number).uuid, Meta.get_by_id("secret").value)
+        return job_token(Job.get_by_id(number).uuid, Meta.get_by_id("secret").value)
 
     if who.startswith("browser"):
         with app.test_request_context():

@@ -90,7 +90,7 @@ def test_numbers_that_json_has_not(client):
 
 def test_bodies_that_are_too_large(settings, user, project):
     app = create_app(dataclasses.replace(settings, body_limit=1000))
-    client = Client(app, users.make_token(user, "t")[1])
+    client = Client(app, users.create_token(user, "t")[1])
     answer = client.post(JOBS, {"config": CONFIG, "description": "x" * 1000})
     assert check(answer, 413)["detail"] == "The body is larger than the 1000 bytes that are taken."
     assert Job.select().count() == 0

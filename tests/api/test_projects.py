@@ -42,7 +42,7 @@ class TestCreate:
     def test_makes_a_public_one_where_that_is_asked_for_or_the_rule(self, client, settings, user):
         assert client.post(PROJECTS, {"name": "a", "is_public": True}).json["is_public"] is True
         app = create_app(dataclasses.replace(settings, public_projects=True))
-        client = Client(app, users.make_token(user, "t")[1])
+        client = Client(app, users.create_token(user, "t")[1])
         assert client.post(PROJECTS, {"name": "b"}).json["is_public"] is True
         assert client.post(PROJECTS, {"name": "c", "is_public": False}).json["is_public"] is False
 
@@ -174,7 +174,7 @@ class TestUpload:
 
     def test_that_is_too_large_is_refused(self, settings, user, project):
         small = dataclasses.replace(settings, upload_limit=1000)
-        client = Client(create_app(small), users.make_token(user, "t")[1])
+        client = Client(create_app(small), users.create_token(user, "t")[1])
         data = tar({"a": b"".join(bytes([i * j % 251]) for i in range(100) for j in range(100))})
         assert len(data) > 1000
         answer = self.upload(client, data)
@@ -185,7 +185,7 @@ class TestUpload:
     def test_whose_body_is_too_large_is_not_even_read(self, settings, user, project, monkeypatch):
         monkeypatch.setattr("polyjob.api.projects.FRAMING", 0)
         small = dataclasses.replace(settings, upload_limit=10)
-        client = Client(create_app(small), users.make_token(user, "t")[1])
+        client = Client(create_app(small), users.create_token(user, "t")[1])
         answer = self.upload(client, tar({"a": b"1"}))
         assert (answer.status_code, answer.json["detail"]) == (
             413,
@@ -194,12 +194,12 @@ class TestUpload:
 
     def test_may_be_larger_than_other_bodies(self, settings, user, project):
         small = dataclasses.replace(settings, body_limit=50)
-        client = Client(create_app(small), users.make_token(user, "t")[1])
+        client = Client(create_app(small), users.create_token(user, "t")[1])
         assert self.upload(client, tar({"a": b"1"})).status_code == 200
 
     def test_is_refused_while_the_disk_is_low(self, settings, user, project):
         low = dataclasses.replace(settings, disk_low=1 << 60)
-        client = Client(create_app(low), users.make_token(user, "t")[1])
+        client = Client(create_app(low), users.create_token(user, "t")[1])
         answer = self.upload(client, tar({"a": b"1"}))
         assert answer.status_code == 503
         assert int(answer.headers["Retry-After"]) > 0

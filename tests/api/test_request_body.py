@@ -24,7 +24,7 @@ JOB = f"{JOBS}/%"
 def small(settings, user, project):
     """A client of a server that takes little."""
     app = create_app(dataclasses.replace(settings, body_limit=LIMIT, upload_limit=LIMIT))
-    return Client(app, users.make_token(user, "t")[1])
+    return Client(app, users.create_token(user, "t")[1])
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_a_long_key_that_comes_twice_is_named_in_short(client):
 
 
 def test_logs_are_refused_while_the_disk_is_low(settings, user, project, small, unmanaged):
-    low = Client(create_app(dataclasses.replace(settings, disk_low=1 << 60)), users.make_token(user, "u")[1])
+    low = Client(create_app(dataclasses.replace(settings, disk_low=1 << 60)), users.create_token(user, "u")[1])
     answer = low.post(f"{JOBS}/{unmanaged}/logs", data=b"x" * 100, content_type="text/plain")
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "60")
     assert not Store(settings.data_dir).job_log(Job.get_by_id(unmanaged).uuid).exists()

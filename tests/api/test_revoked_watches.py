@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from polyjob.auth import identity, users
+from polyjob.auth import users
+from polyjob.auth.sign_in_links import create_sign_in_link
 from polyjob.db.models import Job, Project, Token, User
 from polyjob.logs import follow
 from polyjob.logs.follow import AccessRevoked
@@ -56,7 +57,7 @@ def other(app, client, settings, monkeypatch, watcher):
     store.make_job_folder(job.uuid)
     store.job_log(job.uuid).write_bytes(b"begun\n")
     bound = after(30, watcher.close)
-    yield Client(app, users.make_token(users.create("bob"), "test")[1])
+    yield Client(app, users.create_token(users.create("bob"), "test")[1])
     bound.cancel()
 
 
@@ -95,7 +96,7 @@ def test_a_follow_of_whom_nothing_is_taken_from_goes_on(other, admin):
 
 def test_a_browser_that_is_signed_out_elsewhere_is_sent_away(app, client, other):
     browser = app.test_client()
-    link = identity.new_sign_in_link(User.get(User.username == "bob"))
+    link = create_sign_in_link(User.get(User.username == "bob"))
     assert browser.get(f"/sign-in/{link}").status_code in (200, 302, 303)
     answer = browser.get(f"{JOBS}/1/logs?follow=true", buffered=False)
     assert answer.status_code == 200

@@ -15,8 +15,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from polyjob.auth import identity, users
 from polyjob.auth import login as logins
+from polyjob.auth import passwords, users
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import Build, Job, Project, User
@@ -42,7 +42,7 @@ SHARES = 4
 @pytest.fixture
 def document(app, settings, user, project, monkeypatch):
     monkeypatch.setattr(users, "hash_password", lambda password: f"plain${password}")
-    monkeypatch.setattr(identity, "check_password", lambda username, password: None)
+    monkeypatch.setattr(passwords, "user_with_password", lambda username, password: None)
     for limit in (logins._by_account, logins._by_address, logins._by_name):
         monkeypatch.setattr(limit, "free", 1_000_000)
     app.testing = False  # so that a defect is answered as it would be: 500
@@ -107,5 +107,5 @@ def _make_what_is_asked_for(settings: Any) -> tuple[str, dict[str, Any]]:
         build = builds.create(demo, ana, {"config": CONFIG}, settings)
         with write("test"):
             transition(build, Status.STOPPED)
-    key = users.make_token(ana, "test")[1]
+    key = users.create_token(ana, "test")[1]
     return key, {"username": "ana", "project_name": "demo", "job_id": job.id, "build_id": build.id}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from polyjob.auth import users
+from polyjob.auth.sign_in_links import create_sign_in_link
 from polyjob.auth.tokens import LOGIN
 from polyjob.clock import now
 from polyjob.db.database import write
@@ -51,7 +52,7 @@ class TestUsers:
         with write("test"):
             twin = User.create(username="ANA", created_at=now())
         for each in (user, twin):
-            assert Client(app, users.make_token(each, "test")[1]).get(USERS).json["username"] == each.username
+            assert Client(app, users.create_token(each, "test")[1]).get(USERS).json["username"] == each.username
 
     def test_with_projects_are_not_deleted(self, admin):
         answer = admin.delete(f"{USERS}/delete/ana")
@@ -114,10 +115,9 @@ class TestPasswords:
         assert client.get(USERS).status_code == 200
 
     def test_end_sessions_of_browsers(self, client, app, user):
-        from polyjob.auth import identity
 
         browser = app.test_client()
-        link = identity.new_sign_in_link(user)
+        link = create_sign_in_link(user)
         assert browser.get(f"/sign-in/{link}").status_code == 303
         assert browser.get("/").status_code == 200
         client.post(f"{USERS}/password", {"password": PASSWORD})
@@ -157,10 +157,10 @@ class TestPasswords:
         assert client.post(f"{USERS}/password", {"username": name, "password": PASSWORD}).status_code == 403
 
     def test_leave_few_logins(self, user):
-        for _ in range(users.MOST_LOGINS + 3):
-            users.make_token(user, LOGIN)
-        users.make_token(user, "kept")
-        assert Token.select().count() == users.MOST_LOGINS + 1
+        for _ in range(users.MAX_LOGIN_TOKENS + 3):
+            users.create_token(user, LOGIN)
+        users.create_token(user, "kept")
+        assert Token.select().count() == users.MAX_LOGIN_TOKENS + 1
         assert Token.get_or_none(Token.id == 1) is None
 
     def test_tried_too_often_have_to_wait(self, client, monkeypatch):
@@ -173,10 +173,9 @@ class TestPasswords:
         assert [answer.status_code for answer in tries] == [400, 400, 429]
 
     def test_of_a_user_who_was_locked_out_sign_no_old_session_in_again(self, admin, app):
-        from polyjob.auth import identity
 
         browser, bob = app.test_client(), users.create("bob", PASSWORD)
-        browser.get(f"/sign-in/{identity.new_sign_in_link(bob)}")
+        browser.get(f"/sign-in/{create_sign_in_link(bob)}")
         assert browser.get("/").status_code == 200
         admin.post(f"{USERS}/deactivate/bob")
         admin.post(f"{USERS}/activate/bob")
@@ -232,7 +231,7 @@ class TestTokens:
         assert pointers(client.post(TOKENS, body)) == [field]
 
     def test_have_an_end_of_number(self, client, monkeypatch):
-        monkeypatch.setattr(users, "MOST_TOKENS", 1)
+        monkeypatch.setattr(users, "MAX_TOKENS", 1)
         assert client.post(TOKENS, {"name": "x"}).status_code == 409
 
 
@@ -315,10 +314,9 @@ class TestAudit:
 
 
 def test_sessions_can_be_ended_and_prolonged(app, user, client):
-    from polyjob.auth import identity
 
     browser = app.test_client()
-    browser.get(f"/sign-in/{identity.new_sign_in_link(user)}")
+    browser.get(f"/sign-in/{create_sign_in_link(user)}")
     with browser.session_transaction() as session:
         headers = {"Origin": "http://localhost", "X-CSRF-Token": session["csrf"]}
     assert browser.post(f"{USERS}/session/refresh", headers=headers).headers["Set-Cookie"]

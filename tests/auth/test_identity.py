@@ -8,6 +8,8 @@ import threading
 import pytest
 
 from polyjob.auth import identity, users
+from polyjob.auth.passwords import user_with_password
+from polyjob.auth.sign_in_links import create_sign_in_link, use_sign_in_link
 from polyjob.auth.tokens import digest
 from polyjob.clock import now
 from polyjob.db.database import database, write
@@ -23,19 +25,19 @@ class TestUsers:
         stored = User.get_by_id(made.id)
         assert "secret" not in stored.password_hash
         assert (stored.email, stored.is_admin) == ("eva@localhost", True)
-        assert identity.check_password("eva", "secret word") == stored
+        assert user_with_password("eva", "secret word") == stored
 
     def test_what_is_not_the_password_is_nobody(self, data_dir):
         users.create("eva", "secret word")
         users.create("keyless")
         for name, password in [("eva", "Secret word"), ("eva", ""), ("keyless", ""), ("nobody", "secret word")]:
-            assert identity.check_password(name, password) is None
+            assert user_with_password(name, password) is None
 
     def test_one_who_is_not_active_is_nobody(self, data_dir):
         made = users.create("eva", "secret word")
         with write("test"):
             User.update(is_active=False).where(User.id == made.id).execute()
-        assert identity.check_password("eva", "secret word") is None
+        assert user_with_password("eva", "secret word") is None
 
     @pytest.mark.parametrize("name", ["", "a b", "a.b", "a@b", "é", "users", "Projects", "static", "x" * 157, "a\n"])
     def test_names_that_would_break_paths_are_refused(self, data_dir, name):
@@ -50,7 +52,7 @@ class TestUsers:
 
 class TestTokens:
     def test_only_the_hash_is_stored(self, user):
-        key = users.make_token(user, "laptop")[1]
+        key = users.create_token(user, "laptop")[1]
         assert len(key) == 40
         assert int(key, 16)
         row = Token.get()
@@ -58,24 +60,24 @@ class TestTokens:
         assert key not in str(list(Token.select().dicts()))
 
     def test_those_that_have_run_out_go_with_the_next(self, user):
-        users.make_token(user, "old", PAST)
-        users.make_token(user, "lasting")
-        users.make_token(user, "new", datetime.timedelta(days=1))
+        users.create_token(user, "old", PAST)
+        users.create_token(user, "lasting")
+        users.create_token(user, "new", datetime.timedelta(days=1))
         assert [token.name for token in Token.select().order_by(Token.id)] == ["lasting", "new"]
 
 
 class TestLinks:
     def test_signs_in_once(self, user):
-        key = identity.new_sign_in_link(user)
-        assert identity.use_sign_in_link(key) == user
-        assert identity.use_sign_in_link(key) is None
+        key = create_sign_in_link(user)
+        assert use_sign_in_link(key) == user
+        assert use_sign_in_link(key) is None
 
     def test_of_many_at_once_signs_one_in(self, user):
-        key, found, barrier = identity.new_sign_in_link(user), [], threading.Barrier(6)
+        key, found, barrier = create_sign_in_link(user), [], threading.Barrier(6)
 
         def race():
             barrier.wait()
-            found.append(identity.use_sign_in_link(key))
+            found.append(use_sign_in_link(key))
             database.close()
 
         threads = [threading.Thread(target=race) for _ in range(6)]
@@ -86,19 +88,19 @@ class TestLinks:
         assert sorted(str(one) for one in found) == ["1", *["None"] * 5]
 
     def test_not_when_it_is_too_old(self, user):
-        key = identity.new_sign_in_link(user)
+        key = create_sign_in_link(user)
         with write("test"):
             SignInLink.update(expires_at=now() + PAST).execute()
-        assert identity.use_sign_in_link(key) is None
+        assert use_sign_in_link(key) is None
 
     def test_not_for_one_who_is_not_active(self, user):
-        key = identity.new_sign_in_link(user)
+        key = create_sign_in_link(user)
         with write("test"):
             User.update(is_active=False).execute()
-        assert identity.use_sign_in_link(key) is None
+        assert use_sign_in_link(key) is None
 
     def test_not_by_a_key_that_is_none(self, user):
-        assert identity.use_sign_in_link("x") is None
+        assert use_sign_in_link("x") is None
 
 
 NOT_THERE, ONLY_READ, WRITE = "not there", "only read", "write"
@@ -135,7 +137,7 @@ def test_who_may_do_what(user, project, who, is_public, rights):
             with pytest.raises(identity.Unauthenticated):
                 find(to_write)
         return
-    assert Project.select().where(identity.readable(asker)).exists() is (rights is not NOT_THERE)
+    assert Project.select().where(identity.readable_projects(asker)).exists() is (rights is not NOT_THERE)
     if rights is NOT_THERE:
         for to_write in (False, True):
             with pytest.raises(NotFound):

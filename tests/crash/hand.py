@@ -99,7 +99,7 @@ class Folder:
         with write("test"):
             owner = User.create(username=OWNER, created_at=now())
             Project.create(uuid="f" * 32, user=owner, name=PROJECT, is_public=False, created_at=now(), updated_at=now())
-        key = users.make_token(owner, "test")[1]
+        key = users.create_token(owner, "test")[1]
         close_database()
         self.restore()
         app = create_app(self.settings)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polyjob.app import create_app
-from polyjob.auth import identity
+from polyjob.auth.sign_in_links import create_sign_in_link
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import Build, Job, Project, User
@@ -262,7 +262,7 @@ class TestAccess:
             assert visitor.get(page + query, headers=headers).status_code == 401
         with write("test"):
             bob = User.create(username="bob", created_at=now())
-        visitor.get(f"/sign-in/{identity.new_sign_in_link(bob)}")
+        visitor.get(f"/sign-in/{create_sign_in_link(bob)}")
         for query in ("", "?plain=1", "?frame=1"):
             assert visitor.get(page + query, headers=headers).status_code == 404
 

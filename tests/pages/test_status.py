@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from polyjob.auth.tokens import digest, new_key
+from polyjob.auth.tokens import digest, new_token
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import Project, Token, User
@@ -40,7 +40,7 @@ def test_it_is_for_administrators(client: FlaskClient, visitor: FlaskClient) -> 
 def test_a_key_that_is_not_good_for_everything_is_not_good_for_it(
     admin: FlaskClient, user: User, project: Project, scope: str, is_bound: bool, status: int
 ) -> None:
-    key = new_key()
+    key = new_token()
     with write("test"):
         bound = project if is_bound else None
         Token.create(user=user, name="k", digest=digest(key), created_at=now(), scope=scope, project=bound)

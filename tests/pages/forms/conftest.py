@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from polyjob.auth import identity, users
+from polyjob.auth import users
+from polyjob.auth.sign_in_links import create_sign_in_link
 from polyjob.db.database import write
 from polyjob.db.models import Job, Project, User
 from polyjob.services.transitions import transition
@@ -138,7 +139,7 @@ class Browser:
         return self.post(found[0].action or path, found[0].fields, status)
 
     def sign_in(self, user: User) -> Browser:
-        assert self.http.get(f"/sign-in/{identity.new_sign_in_link(user)}").status_code == 303
+        assert self.http.get(f"/sign-in/{create_sign_in_link(user)}").status_code == 303
         return self
 
 

@@ -71,12 +71,12 @@ class TestOffers:
             (Scope.ADMIN, ["stop", "restart", "clone", "bookmark", "archive", "delete"]),
         ):
             browser = Browser(app)
-            browser.fill("/sign-in", key=users.make_token(user, "x", scope=scope)[1])
+            browser.fill("/sign-in", key=users.create_token(user, "x", scope=scope)[1])
             with browser.http.session_transaction() as session:
                 kept = dict(session)
             with app.test_request_context():
                 flask.session.update(kept)
-                assert sessions.signed_in()
+                assert sessions.browser_session()
                 assert [button.action.name for button in actions.action_buttons(job)] == wanted
 
 

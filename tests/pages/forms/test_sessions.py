@@ -9,9 +9,10 @@ import pytest
 from flask import Flask
 
 from polyjob.app import create_app
-from polyjob.auth import identity, login, users
+from polyjob.auth import login, users
 from polyjob.auth.scopes import Scope
 from polyjob.auth.sessions import CSRF_FIELD
+from polyjob.auth.sign_in_links import create_sign_in_link
 from polyjob.auth.throttle import FailureLimit
 from polyjob.connections import BODY_IS_LATE
 from polyjob.db.database import write
@@ -81,7 +82,7 @@ class TestPassword:
 
 class TestKeys:
     def test_sign_in_for_what_they_are_good_for(self, visitor: Browser, user: User, project: Project) -> None:
-        key = users.make_token(user, "reader", scope=Scope.READ)[1]
+        key = users.create_token(user, "reader", scope=Scope.READ)[1]
         visitor.fill("/sign-in", key=key)
         visitor.get("/ana/demo")
         visitor.get("/ana/demo/submit", 403)
@@ -96,14 +97,14 @@ class TestKeys:
         with write("test"):
             dates = {"created_at": project.created_at, "updated_at": project.updated_at}
             other = Project.create(uuid="e" * 32, user=user, name="other", is_public=False, **dates)
-        visitor.fill("/sign-in", key=users.make_token(user, "bound", project=other)[1])
+        visitor.fill("/sign-in", key=users.create_token(user, "bound", project=other)[1])
         visitor.get("/ana/other")
         visitor.get("/ana/demo", 404)
         assert visitor.get("/submit", 303) and visitor.location == "/ana/other/submit"
         visitor.get("/new-project", 403)
 
     def test_revoked_or_expired_are_signed_out(self, visitor: Browser, user: User) -> None:
-        row, key = users.make_token(user, "mine", datetime.timedelta(days=1))
+        row, key = users.create_token(user, "mine", datetime.timedelta(days=1))
         visitor.fill("/sign-in", key=key)
         visitor.get("/")
         with write("test"):
@@ -122,7 +123,7 @@ class TestKeys:
 
 class TestLinks:
     def test_opened_from_another_site_ask_first(self, visitor: Browser, user: User) -> None:
-        link = f"/sign-in/{identity.new_sign_in_link(user)}"
+        link = f"/sign-in/{create_sign_in_link(user)}"
         page = visitor.get(link, **{"Sec-Fetch-Site": "cross-site"})
         assert "Sign in as ana?" in page.text
         visitor.get("/", 401)
@@ -130,13 +131,13 @@ class TestLinks:
         visitor.get("/")
 
     def test_ask_whoever_is_signed_in_as_somebody_else(self, ana: Browser, bob: Browser, user: User) -> None:
-        link = f"/sign-in/{identity.new_sign_in_link(user)}"
+        link = f"/sign-in/{create_sign_in_link(user)}"
         assert "Sign in as ana?" in bob.get(link).text
         assert "bob" in bob.get("/").text
         ana.get(link, 303)
 
     def test_of_another_server_are_not_followed(self, visitor: Browser, user: User) -> None:
-        link = f"/sign-in/{identity.new_sign_in_link(user)}"
+        link = f"/sign-in/{create_sign_in_link(user)}"
         page = visitor.get(link, **{"Sec-Fetch-Site": "cross-site"})
         visitor.post(link, page.forms[-1].fields, 403, Origin="http://evil.example")
         visitor.post(link, {}, 403)

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from polyjob.auth import identity as auth
-from polyjob.auth import login, users
+from polyjob.auth import login, passwords, users
 from polyjob.auth.scopes import Scope
 from polyjob.auth.throttle import FailureLimit
 from polyjob.clock import now
@@ -29,7 +29,7 @@ class TestKeys:
     def test_are_made_and_shown_once(self, ana: Browser, user: User) -> None:
         page = ana.fill("/keys", 201, at="/keys", name="ci", scope="submit", project="ana.demo", days="30")
         key = shown_key(page)
-        assert auth.by_key(key).user == user
+        assert auth.identity_of_token(key).user == user
         token = Token.get()
         assert (token.name, token.scope, token.project.name) == ("ci", "submit", "demo")
         assert 29 < (token.expires_at - now()).days + 1 < 31
@@ -72,30 +72,30 @@ class TestKeys:
 
     def test_for_the_command_line_take_one_press(self, ana: Browser, user: User) -> None:
         page = ana.press("/app/token", "Create token", 201)
-        identity = auth.by_key(shown_key(page))
+        identity = auth.identity_of_token(shown_key(page))
         assert (identity.user, identity.scope) == (user, Scope.ADMIN)
         assert identity.token and identity.token.expires_at
 
     def test_are_revoked_when_that_is_confirmed(self, ana: Browser, user: User) -> None:
-        token, key = users.make_token(user, "old")
+        token, key = users.create_token(user, "old")
         path = f"/keys/{token.id}/revoke"
         assert path in ana.get("/keys").links
         assert "Revoke token old?" in ana.get(path).text
-        assert auth.by_key(key)
+        assert auth.identity_of_token(key)
         ana.fill(path)
         assert "Token old was revoked." in ana.get("/keys").text
         with pytest.raises(auth.Unauthenticated):
-            auth.by_key(key)
+            auth.identity_of_token(key)
 
     def test_of_others_are_not_there(self, ana: Browser, bob: Browser, user: User) -> None:
-        token, key = users.make_token(user, "mine")
+        token, key = users.create_token(user, "mine")
         bob.get(f"/keys/{token.id}/revoke", 404)
         bob.post(f"/keys/{token.id}/revoke", {"csrf_token": bob.csrf()}, 404)
         assert "mine" not in bob.get("/keys").text
-        assert auth.by_key(key)
+        assert auth.identity_of_token(key)
 
     def test_make_none_that_outlives_them(self, visitor: Browser, user: User) -> None:
-        visitor.fill("/sign-in", key=users.make_token(user, "short", datetime.timedelta(hours=1))[1])
+        visitor.fill("/sign-in", key=users.create_token(user, "short", datetime.timedelta(hours=1))[1])
         visitor.fill("/keys", 201, at="/keys", name="long", days="365")
         made = Token.get(Token.name == "long")
         assert made.expires_at - now() < datetime.timedelta(hours=1)
@@ -106,7 +106,7 @@ class TestKeys:
 
 
 def test_browser_signed_in_by_an_expiring_key_sets_no_password(visitor: Browser, user: User) -> None:
-    visitor.fill("/sign-in", key=users.make_token(user, "short", datetime.timedelta(hours=1))[1])
+    visitor.fill("/sign-in", key=users.create_token(user, "short", datetime.timedelta(hours=1))[1])
     visitor.fill("/password", 403, password=PASSWORD, again=PASSWORD)
     assert User.get_by_id(user.id).password_hash is None
 
@@ -124,7 +124,7 @@ class TestPassword:
         visitor.get("/", 401)
         assert "old_password" in ana.get("/password").elements
         ana.fill("/password", old_password=PASSWORD, password="another one", again="another one")
-        assert auth.check_password("ana", "another one") == user
+        assert passwords.user_with_password("ana", "another one") == user
         visitor.fill("/sign-in", username="ana", password="another one")
 
     def test_that_does_not_do_is_refused(self, ana: Browser, user: User) -> None:
