@@ -17,8 +17,8 @@ from werkzeug.wrappers import Response
 
 from polyjob import pages
 from polyjob.api import (
+    archived,
     audit,
-    bookmarks,
     builds,
     cluster,
     health,
@@ -32,8 +32,10 @@ from polyjob.api import (
     statuses,
     tokens,
     users,
+    versions,
 )
 from polyjob.api.blueprint import make_api, refuse_mistyped
+from polyjob.api.params import MAX_ID_DIGITS
 from polyjob.api.paths import PlainPaths
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions
@@ -58,7 +60,7 @@ _WITHOUT_DATABASE = frozenset({"health.healthz", "health.readyz", "pages.static"
 class Number(IntegerConverter):
     """An id in a path: plain digits, and no more than a database's number has."""
 
-    regex = "[0-9]{1,18}"
+    regex = f"[0-9]{{1,{MAX_ID_DIGITS}}}"
 
 
 def create_app(settings: Settings) -> Flask:
@@ -127,15 +129,15 @@ def _register_blueprints(app: Flask) -> None:
         outputs,
         builds,
         projects,
-        bookmarks,
+        archived,  # and the bookmarks, which share its blueprint
         users,
         tokens,
         audit,
         cluster,
-        health,
+        versions,
     ):
         api.register_blueprint(module.blp, url_prefix=API)
-    api.register_blueprint(health.health)
+    api.register_blueprint(health.blp)
     app.register_blueprint(pages.blp)
     app.view_functions["pages.static"] = requires(Access.OPEN)(partial(app.view_functions["pages.static"]))
     app.add_url_rule("/api/<version>", view_func=no_such_api)

@@ -8,7 +8,9 @@ from flask import request
 
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.paging import limit, offset, page
-from polyjob.api.request_context import JOB, find_project
+from polyjob.api.params import MAX_ID_DIGITS, parse_digits
+from polyjob.api.request_context import find_project
+from polyjob.api.routes import JOB
 from polyjob.api.schemas.audit import KINDS, AuditSchema
 from polyjob.auth.permissions import Access, requires
 from polyjob.errors import Invalid, Problem
@@ -34,14 +36,13 @@ blp = Blueprint("audit", __name__, description="Who did what to what, and when."
 @requires(Access.ADMINISTRATOR)
 def list_audit() -> dict[str, Any]:
     """List what was done on this server, the latest first; for administrators"""
-    kind, number = request.args.get("kind"), request.args.get("target_id")
+    kind, target_id = request.args.get("kind"), request.args.get("target_id")
     if kind is not None and kind not in KINDS:
-        raise Invalid([Problem("kind", f"`kind` is one of: {', '.join(KINDS)}.")])
-    if number is not None and not (number.isascii() and number.isdecimal() and len(number) <= 18):
-        raise Invalid([Problem("target_id", "`target_id` takes a number.")])
-    return _page(
-        audit.list_entries(kind=kind, target_id=int(number) if number else None, user=request.args.get("user"))
-    )
+        raise Invalid([Problem("kind", f"`kind` must be one of: {', '.join(KINDS)}.")])
+    number = parse_digits(target_id, MAX_ID_DIGITS) if target_id is not None else None
+    if target_id is not None and number is None:
+        raise Invalid([Problem("target_id", "`target_id` must be a number.")])
+    return _page(audit.list_entries(kind=kind, target_id=number, user=request.args.get("user")))
 
 
 @blp.get(f"{JOB}/audit")

@@ -59,12 +59,12 @@ class Blueprint(flask_smorest.Blueprint):
 
     def page(self, item: type[Schema], *, queries: bool = False) -> Callable[[View], View]:
         """The view answers with a page of such items, which may be asked for by `query` and `sort`."""
-        parameters = paging.PARAMETERS + (paging.QUERIES if queries else [])
+        parameters = paging.PARAMETERS + (paging.QUERY_PARAMETERS if queries else [])
         errors = {400: "BAD_REQUEST"} if queries else {}
 
         def decorate(view: View) -> View:
             documented = self._documented(parameters=parameters, responses=errors)(view)
-            return self.response(200, page_of(item), headers=paging.LINKS)(documented)
+            return self.response(200, page_of(item), headers=paging.LINK_HEADER)(documented)
 
         return decorate
 

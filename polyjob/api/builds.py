@@ -12,7 +12,8 @@ from polyjob.api.etags import unchanged
 from polyjob.api.idempotency import create_idempotently
 from polyjob.api.paging import limit, offset, page
 from polyjob.api.request_body import read_body
-from polyjob.api.request_context import BUILD, BUILDS, config_errors_at, empty, find_project, me, settings, store
+from polyjob.api.request_context import config_errors_at, empty, find_project, me, settings, store
+from polyjob.api.routes import BUILD, BUILDS
 from polyjob.api.schemas.builds import (
     BuildChangeBody,
     BuildCreateBody,

@@ -1,4 +1,4 @@
-"""The server about itself: versions, health, readiness. No key is asked for."""
+"""Health and readiness of the server."""
 
 from __future__ import annotations
 
@@ -12,111 +12,71 @@ from peewee import PeeweeException
 
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.request_context import empty, settings, store
-from polyjob.api.schemas.server import ChartSchema, LogHandlerSchema, ReadinessSchema, VersionsSchema
+from polyjob.api.schemas.server import ReadinessSchema
 from polyjob.auth.permissions import Access, requires
 from polyjob.clock import Clock
 from polyjob.db import migrations
 from polyjob.engine_link import count_restarts, engine_pid, last_pass, read_engine_report
 from polyjob.services.job_queue import slots_note
 
-COMPATIBLE_VERSION = "0.6.1"
-"""The newest client that polyjob speaks to; to a client, the platform's own version."""
-OLDEST_VERSION = "0.0.0"
-LONGEST_SILENCE = 30.0
-"""Seconds without a pass after which the engine counts as hanging."""
+MAX_PASS_INTERVAL_SECONDS = 30.0
+"""Time without a pass after which the engine counts as hanging."""
 
 _READINESS = {"application/json": {"schema": ReadinessSchema}}
 
-blp = Blueprint("service", __name__, description="What old clients ask for before anything else.")
-health = Blueprint("health", __name__, description="Whether the server works.")
+blp = Blueprint("health", __name__, description="Health and readiness of the server.")
 
 
-def _versions() -> dict[str, str]:
-    return {"latest_version": COMPATIBLE_VERSION, "min_version": OLDEST_VERSION}
-
-
-@blp.get("/versions/cli")
-@blp.response(200, VersionsSchema)
-@requires(Access.OPEN)
-def cli_versions() -> dict[str, str]:
-    """The versions of the documented API's command line that work"""
-    return _versions()
-
-
-@blp.get("/versions/platform")
-@blp.response(200, VersionsSchema)
-@requires(Access.OPEN)
-def platform_versions() -> dict[str, str]:
-    """The version of the documented API"""
-    return _versions()
-
-
-@blp.get("/versions/lib")
-@blp.response(200, VersionsSchema)
-@requires(Access.OPEN)
-def lib_versions() -> dict[str, str]:
-    """The versions of the documented API's client library that work"""
-    return _versions()
-
-
-@blp.get("/versions/chart")
-@blp.response(200, ChartSchema)
-@requires(Access.OPEN)
-def chart_version() -> dict[str, str]:
-    """The version of the documented API's chart"""
-    return {"version": COMPATIBLE_VERSION}
-
-
-@blp.get("/log_handler")
-@blp.response(200, LogHandlerSchema)
-@requires(Access.OPEN)
-def log_handler() -> dict[str, Any]:
-    """Where clients report their own errors: nowhere"""
-    return {"dns": None, "dsn": None, "environment": "production", "tags": {}}
-
-
-@health.get("/healthz")
-@health.nothing(200)
+@blp.get("/healthz")
+@blp.nothing(200)
 @requires(Access.OPEN)
 def healthz() -> Response:
-    """200 once requests are served; asks no database"""
+    """Check that the server answers requests; does not use the database"""
     return empty(200)
 
 
-@health.get("/readyz")
-@health.response(200, ReadinessSchema)
-@health.doc(responses={503: {"description": "A part does not work.", "content": _READINESS}})
+@blp.get("/readyz")
+@blp.response(200, ReadinessSchema)
+@blp.doc(responses={503: {"description": "At least one part does not work.", "content": _READINESS}})
 @requires(Access.OPEN)
 def readyz() -> Response:
-    """Whether each part works, by name: 200, or 503 if one does not"""
-    found = parts()
-    ok = all(part["ok"] for part in found.values())
-    return Response(json.dumps({"ok": ok} | found) + "\n", 200 if ok else 503, mimetype="application/json")
+    """Check each part of the server: 200 if all work, else 503"""
+    parts = server_parts()
+    is_ready = all(part["ok"] for part in parts.values())
+    body = json.dumps({"ok": is_ready} | parts) + "\n"
+    return Response(body, 200 if is_ready else 503, mimetype="application/json")
 
 
-def parts() -> dict[str, dict[str, Any]]:
-    """Each part by name: whether it works, and why not. `why` of one that works is a remark for administrators."""
-    return {name: _part(why, _REMARKS.get(name)) for name, why in _PARTS.items()}
+def server_parts() -> dict[str, dict[str, Any]]:
+    """Return the state of each part of the server: `ok`, and in `why` the fault, or a remark on a part that works."""
+    return {
+        "database": _state(database_fault()),
+        "disk": _state(_disk_fault()),
+        "engine": _state(_engine_fault(), _engine_remark),
+        "runner": _state(_runner_fault()),
+    }
 
 
-_wanted_schema = functools.cache(migrations.latest_version)
-"""Asked for at each request, and the same for ever."""
+def _state(fault: str | None, find_remark: Callable[[], str | None] = lambda: None) -> dict[str, Any]:
+    return {"ok": fault is None, "why": find_remark() if fault is None else fault}
 
 
-def _part(why: Callable[[], str | None], remark: Callable[[], str | None] | None) -> dict[str, Any]:
-    reason = why()
-    return {"ok": reason is None, "why": remark() if reason is None and remark else reason}
+@functools.cache
+def _required_schema_version() -> int:
+    """Return the version of the newest migration. It cannot change, and every request needs it."""
+    return migrations.latest_version()
 
 
 def database_fault() -> str | None:
-    """What keeps this process from using the database; None if nothing does."""
+    """Return the reason why this process cannot use the database, or None."""
     try:
-        found, wanted = migrations.current_version(), _wanted_schema()
+        version = migrations.current_version()
     except PeeweeException as error:
         return f"The database cannot be opened: {error}."
-    if found == wanted:
+    required = _required_schema_version()
+    if version == required:
         return None
-    return f"The database has schema {found} and this process works with {wanted}."
+    return f"The database has schema {version}, but this process needs schema {required}."
 
 
 def _disk_fault() -> str | None:
@@ -125,30 +85,32 @@ def _disk_fault() -> str | None:
     except OSError as error:
         return f"The data folder cannot be used: {error.strerror}."
     low = settings().disk_low
-    return f"{free >> 20} MiB are left, and no jobs are taken below {low >> 20} MiB." if free < low else None
+    if free >= low:
+        return None
+    return f"Only {free >> 20} MiB are free. New jobs are refused below {low >> 20} MiB."
 
 
 def _engine_fault() -> str | None:
     if not engine_pid(settings().data_dir):
-        return "No engine is running: jobs are taken, and wait."
+        return "No engine is running. New jobs are accepted, but they wait."
     mark = last_pass(settings().data_dir)
     silence = Clock().since(mark) if mark and ":" in mark else None
-    if silence is None or silence < LONGEST_SILENCE:
+    if silence is None or silence < MAX_PASS_INTERVAL_SECONDS:
         return None
-    return f"The engine has made no pass for {silence:.0f} s: it hangs, or is suspended."
+    return f"The engine has made no pass for {silence:.0f} s. It hangs or is suspended."
 
 
 def _engine_remark() -> str | None:
     if database_fault():
         return None
     data_dir, clock = settings().data_dir, Clock()
-    slow = ", ".join(f"#{number}" for number in read_engine_report(data_dir).slow_ends)
+    slow_jobs = ", ".join(f"#{job_id}" for job_id in read_engine_report(data_dir).slow_ends)
     engine, web = count_restarts(data_dir, "engine", clock), count_restarts(data_dir, "web", clock)
     remarks = [
         slots_note(),
-        f"The end of these jobs has taken minutes: {slow}." if slow else None,
-        f"The engine has died and was restarted {_times(engine)} within the last hour." if engine else None,
-        f"The web server has died and was restarted {_times(web)} within the last hour." if web else None,
+        f"These jobs have taken minutes to end: {slow_jobs}." if slow_jobs else None,
+        f"The engine crashed and was restarted {_times(engine)} within the last hour." if engine else None,
+        f"The web server crashed and was restarted {_times(web)} within the last hour." if web else None,
     ]
     return " ".join(filter(None, remarks)) or None
 
@@ -158,21 +120,10 @@ def _times(count: int) -> str:
 
 
 def _runner_fault() -> str | None:
-    """As the engine found it last; the web side asks no runner."""
+    """Return the fault that the engine found last. The web process never asks a runner itself."""
     if _engine_fault():
-        return "No engine is there to ask it."
+        return "Unknown: no engine checks it."
     runner = read_engine_report(settings().data_dir).runner
     if runner is None:
-        return "The engine has not asked it yet."
+        return "The engine has not checked it yet."
     return None if runner.is_ok else f"{runner.name}: {runner.message}"
-
-
-_PARTS: dict[str, Callable[[], str | None]] = {
-    "database": database_fault,
-    "disk": _disk_fault,
-    "engine": _engine_fault,
-    "runner": _runner_fault,
-}
-
-_REMARKS: dict[str, Callable[[], str | None]] = {"engine": _engine_remark}
-"""Remarks on parts that work."""

@@ -39,7 +39,7 @@ def create_idempotently(
     if key is None:
         return _created(_text(show(make(None))))
     if not _KEY.match(key):
-        raise Invalid([Problem(HEADER, f"`{HEADER}` takes 1 to 255 printable characters.")])
+        raise Invalid([Problem(HEADER, f"`{HEADER}` must be 1 to 255 printable characters.")])
     answers: list[str] = []
 
     def shown(made: Any) -> str:

@@ -11,9 +11,11 @@ from polyjob.api.blueprint import Blueprint
 from polyjob.api.etags import unchanged
 from polyjob.api.idempotency import create_idempotently
 from polyjob.api.paging import root
+from polyjob.api.params import MAX_WAIT_SECONDS, ParamReader, query_parameter
 from polyjob.api.request_body import read_body
-from polyjob.api.request_context import JOB, JOBS, config_errors_at, empty, find_project, me, settings
-from polyjob.api.schemas.bulk import DeletedSchema, NumbersBody, StoppedSchema, read_numbers
+from polyjob.api.request_context import config_errors_at, empty, find_project, me, settings
+from polyjob.api.routes import JOB, JOBS
+from polyjob.api.schemas.bulk import DeletedSchema, NumbersBody, StoppedSchema, read_ids
 from polyjob.api.schemas.job_bodies import (
     JobChangeBody,
     JobCloneBody,
@@ -27,17 +29,15 @@ from polyjob.auth import permissions
 from polyjob.auth.identity import authenticate, current_identity
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Job
-from polyjob.errors import Invalid, Problem
 from polyjob.services import bookmarks, cloning, job_queue, jobs, submission
 from polyjob.services.idempotency import IdempotentRequest
 
-LONGEST_WAIT = 60.0
-WAIT = {
-    "name": "wait",
-    "in": "query",
-    "description": f"Answer once the job is done, or after so many seconds (at most {LONGEST_WAIT:.0f}).",
-    "schema": {"type": "number", "minimum": 0},
-}
+WAIT = query_parameter(
+    "wait",
+    f"Respond when the job is done, or after this many seconds (at most {MAX_WAIT_SECONDS:.0f}).",
+    type="number",
+    minimum=0,
+)
 
 _SCHEMA = JobSchema()
 
@@ -80,7 +80,7 @@ def create_job(username: str, project_name: str) -> Response:
 @requires(Access.READ, job_token=True)
 def get_job(username: str, project_name: str, job_id: int) -> Any:
     """Get a job"""
-    seconds = _asked_wait()
+    seconds = _wait_seconds()
     project = find_project(username, project_name)
     if seconds and not jobs.find(project, job_id).status.is_done:
         run_events.wait_until_done(job_id, seconds)
@@ -117,7 +117,7 @@ def delete_job(username: str, project_name: str, job_id: int) -> Response:
 @requires(Access.SUBMIT)
 def stop_job(username: str, project_name: str, job_id: int) -> Response:
     """Stop a job; one that is done stays as it is"""
-    seconds = _asked_wait()
+    seconds = _wait_seconds()
     jobs.request_stop(jobs.find(find_project(username, project_name), job_id), me(), settings())
     if seconds:
         run_events.wait_until_done(job_id, seconds)
@@ -151,7 +151,7 @@ def restore_job(username: str, project_name: str, job_id: int) -> Response:
 @requires(Access.SUBMIT)
 def stop_jobs(username: str, project_name: str) -> dict[str, list[int]]:
     """Stop several jobs; those that are done or not there are skipped"""
-    project, numbers = find_project(username, project_name), read_numbers(read_body())
+    project, numbers = find_project(username, project_name), read_ids(read_body())
     stopped = jobs.stop_many(project, numbers, me(), settings())
     return {"stopped": stopped, "skipped": [number for number in numbers if number not in stopped]}
 
@@ -162,7 +162,7 @@ def stop_jobs(username: str, project_name: str) -> dict[str, list[int]]:
 @requires(Access.MANAGE)
 def delete_jobs(username: str, project_name: str) -> dict[str, list[int]]:
     """Delete several jobs; those that are not there are skipped"""
-    project, numbers = find_project(username, project_name), read_numbers(read_body())
+    project, numbers = find_project(username, project_name), read_ids(read_body())
     deleted = jobs.delete_many(project, numbers, me(), settings())
     return {"deleted": deleted, "skipped": [number for number in numbers if number not in deleted]}
 
@@ -253,12 +253,8 @@ def _document(job: Job) -> dict[str, Any]:
     return document
 
 
-def _asked_wait() -> float:
-    text = request.args.get("wait", "0")
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not seconds >= 0:
-        raise Invalid([Problem("wait", "`wait` takes a number of seconds, 0 or more.")])
-    return min(seconds, LONGEST_WAIT)
+def _wait_seconds() -> float:
+    reader = ParamReader(request.args)
+    seconds = reader.wait_seconds()
+    reader.check()
+    return seconds

@@ -1,8 +1,12 @@
-"""The rows of one page of a list: ids first, by an index that holds them in order, then what a list shows of each."""
+"""The rows of one page of a list.
+
+A page is read in two queries: first the ids, from an index that has them in order, then the columns that a list shows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from flask import request
@@ -15,7 +19,9 @@ from polyjob.db.models import Build, Job, Project, User
 from polyjob.services import builds, jobs
 from polyjob.services.sorting import BUILD_SORT_COLUMNS, JOB_SORT_COLUMNS, after_cursor, cursor_order, parse_sort
 
-_HIDDEN = {
+MAX_COUNTED_ITEMS = 10_000
+"""With a query, counting ends after this many items; a count of one more means "at least"."""
+_UNLISTED_COLUMNS = {
     "config",
     "content",
     "readme",
@@ -29,73 +35,84 @@ _HIDDEN = {
     "reported",
     "reason",
 }
+"""Columns that no list shows; some are large."""
+
+ToView = Callable[[list[Any]], list[Any]]
+"""Makes the items of a page from their rows."""
 
 
-MOST_COUNTED = 10_000
-"""With a query, items are counted up to here; a count that is one more says «at least»."""
+def page_of_jobs(project: Project, to_view: ToView) -> dict[str, Any]:
+    """Return the requested page of the project's jobs. The number of queries does not grow with the number of jobs."""
+    query, sort = request.args.get("query"), request.args.get("sort")
+    matching = jobs.list_jobs(project, query, sort, with_archived=identity.may_write(me(), project))
+    return _page(_List(Job, matching, JOB_SORT_COLUMNS, project, project.job_count), to_view)
 
 
-def page_of_jobs(project: Project, show: Callable[[list[Job]], list[Any]]) -> dict[str, Any]:
-    """The page of the project's jobs that the request asks for, each as `show` has it. A few queries, however many
-    jobs there are."""
-    found = jobs.list_jobs(project, *_asked(), with_archived=identity.may_write(me(), project))
-    return _page(Job, found, JOB_SORT_COLUMNS, project, project.job_count, show)
+def page_of_builds(project: Project, to_view: ToView) -> dict[str, Any]:
+    """Return the requested page of the project's builds, as `page_of_jobs` does."""
+    query, sort = request.args.get("query"), request.args.get("sort")
+    matching = builds.list_builds(project, query, sort, with_archived=identity.may_write(me(), project))
+    return _page(_List(Build, matching, BUILD_SORT_COLUMNS, project, project.build_count), to_view)
 
 
-def page_of_builds(project: Project, show: Callable[[list[Build]], list[Any]]) -> dict[str, Any]:
-    """As `page_of_jobs`."""
-    found = builds.list_builds(project, *_asked(), with_archived=identity.may_write(me(), project))
-    return _page(Build, found, BUILD_SORT_COLUMNS, project, project.build_count, show)
+@dataclass(frozen=True)
+class _List:
+    """A list of which a page is requested."""
+
+    table: Any
+    matching: Any
+    """The query for all its items."""
+    sort_columns: Mapping[str, Field]
+    project: Project
+    total: int
+    """Number of items without a filter."""
 
 
-def _asked() -> tuple[str | None, str | None]:
-    return request.args.get("query"), request.args.get("sort")
-
-
-def _page(
-    table: Any,
-    found: Any,
-    columns: Mapping[str, Field],
-    project: Project,
-    known: int,
-    show: Callable[[list[Any]], list[Any]],
-) -> dict[str, Any]:
-    count = known if not request.args.get("query") else int(found.order_by().limit(MOST_COUNTED + 1).count())
+def _page(listed: _List, to_view: ToView) -> dict[str, Any]:
+    count = listed.total
+    if request.args.get("query"):
+        count = int(listed.matching.order_by().limit(MAX_COUNTED_ITEMS + 1).count())
     if "cursor" in request.args:
-        rows, following = _walk(table, found, columns)
-        return paging.walked_page(show(load(table, rows, project)), count, following)
-    ids = [row[0] for row in found.select(table.id).limit(paging.limit()).offset(paging.offset()).tuples()]
-    return paging.page(show(load(table, ids, project)), count)
+        ids, next_cursor = _ids_after_cursor(listed)
+        return paging.cursor_page(to_view(load_rows(listed.table, ids, listed.project)), count, next_cursor)
+    window = listed.matching.select(listed.table.id).limit(paging.limit()).offset(paging.offset())
+    ids = [row[0] for row in window.tuples()]
+    return paging.page(to_view(load_rows(listed.table, ids, listed.project)), count)
 
 
-def _walk(table: Any, found: Any, columns: Mapping[str, Field]) -> tuple[list[int], str | None]:
-    """(ids of the page behind the request's cursor, the cursor behind them; None where nothing follows)."""
-    order, size = cursor_order(request.args.get("sort"), columns), paging.limit()
+def _ids_after_cursor(listed: _List) -> tuple[list[int], str | None]:
+    """Return the ids of the page after the request's cursor, and the cursor of the next page or None."""
+    order, size = cursor_order(request.args.get("sort"), listed.sort_columns), paging.limit()
     last = paging.read_cursor(order.name)
+    matching = listed.matching
     if last is not None:
-        found = found.where(after_cursor(order, table.id, *last))
-    found = found.order_by(*parse_sort(order.name, columns)).limit(size + 1)
-    rows = list(found.select(order.column.alias("value"), table.id.alias("number")).objects(_Raw))
-    more = len(rows) > size
-    rows = rows[:size]
-    cursor = paging.make_cursor(order.name, order.column.db_value(rows[-1].value), rows[-1].number) if more else None
-    return [row.number for row in rows], cursor
+        matching = matching.where(after_cursor(order, listed.table.id, *last))
+    matching = matching.order_by(*parse_sort(order.name, listed.sort_columns)).limit(size + 1)
+    rows = list(matching.select(order.column.alias("value"), listed.table.id.alias("id")).objects(_SortedRow))
+    has_more, rows = len(rows) > size, rows[:size]
+    if not has_more:
+        return [row.id for row in rows], None
+    last_value = order.column.db_value(rows[-1].value)
+    return [row.id for row in rows], paging.make_cursor(order.name, last_value, rows[-1].id)
 
 
-class _Raw:
-    """A row of a walk."""
+class _SortedRow:
+    """A row's id, and its value of the column that the list is sorted by."""
 
-    def __init__(self, value: Any, number: int) -> None:
-        self.value, self.number = value, number
+    def __init__(self, value: Any, id: int) -> None:
+        self.value, self.id = value, id
 
 
-def load(table: Any, ids: Iterable[int], project: Project | None = None) -> list[Any]:
-    """These rows in this order, with what a list shows of them. `project`: the one that all belong to."""
+def load_rows(table: Any, ids: Iterable[int], project: Project | None = None) -> list[Any]:
+    """Return the rows with these ids in this order, with the columns that a list shows. Missing rows are left out.
+
+    `project` is the project of all rows, if they have the same.
+    """
     ids = list(ids)
-    shown = [field for name, field in table._meta.fields.items() if name not in _HIDDEN]
-    query = table.select(*shown, User.id, User.username).join(User, on=table.user).where(table.id.in_(ids))
+    columns = [field for name, field in table._meta.fields.items() if name not in _UNLISTED_COLUMNS]
+    query = table.select(*columns, User.id, User.username).join(User, on=table.user).where(table.id.in_(ids))
     rows = {row.id: row for row in query}
     for row in rows.values():
         if project is not None:
             row.project = project
-    return [rows[number] for number in ids if number in rows]
+    return [rows[id] for id in ids if id in rows]

@@ -20,6 +20,7 @@ from werkzeug.exceptions import RequestedRangeNotSatisfiable
 from werkzeug.wsgi import wrap_file
 
 from polyjob.api.downloads import attach
+from polyjob.api.params import ParamReader
 from polyjob.api.request_body import FORMS, looks_like_json
 from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.logs.follow import LogChunk, RunEvents
@@ -27,7 +28,6 @@ from polyjob.logs.follow import LogChunk, RunEvents
 LIVE_END = (1 << 53) - 1
 """The last byte of a range that goes on as the log grows, by RFC 8673."""
 _BLOCK = 1 << 16
-_YES_NO = {"true": True, "1": True, "yes": True, "": True, "false": False, "0": False, "no": False}
 
 
 @dataclass(frozen=True)
@@ -48,24 +48,13 @@ class LogQuery:
 
 def read_query(arguments: Mapping[str, str]) -> LogQuery:
     """Raises Invalid that names every parameter in question."""
-    problems = []
-
-    def number(name: str) -> int | None:
-        text = arguments.get(name)
-        if text is None:
-            return None
-        if not (text.isascii() and text.isdecimal() and len(text) <= 15):
-            problems.append(Problem(name, f"`{name}` takes a whole number, 0 or more."))
-            return None
-        return int(text)
-
-    query = LogQuery(number("tail"), number("offset"), _YES_NO.get(arguments.get("follow", "no").lower(), False))
-    if arguments.get("follow", "no").lower() not in _YES_NO:
-        problems.append(Problem("follow", "`follow` takes true or false."))
+    reader = ParamReader(arguments)
+    query = LogQuery(
+        reader.optional_number("tail"), reader.optional_number("offset"), reader.yes_no("follow", allow_bare=True)
+    )
     if "tail" in arguments and "offset" in arguments:
-        problems.append(Problem("tail", "`tail` and `offset` both say where to start; give one of them."))
-    if problems:
-        raise Invalid(problems)
+        reader.problems.append(Problem("tail", "Give `tail` or `offset`, not both: each sets the start."))
+    reader.check()
     return query
 
 

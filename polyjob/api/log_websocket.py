@@ -17,14 +17,15 @@ from flask import Response, request
 from wsproto.frame_protocol import CloseReason
 
 from polyjob.api.blueprint import Blueprint
+from polyjob.api.params import ParamReader
 from polyjob.api.paths import UPGRADE
 from polyjob.api.problems import problem
-from polyjob.api.request_context import BUILD, JOB, find_project, store
+from polyjob.api.request_context import find_project, store
+from polyjob.api.routes import BUILD, JOB
 from polyjob.api.run_events import follow_run
 from polyjob.api.websocket import ClientDisconnected, WebSocket, offers
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job
-from polyjob.errors import Invalid, Problem
 from polyjob.logs.follow import (
     AccessRevoked,
     FollowInterrupted,
@@ -164,7 +165,7 @@ def _in_frames(lines: list[str]) -> Iterator[str]:
 
 
 def _since_line() -> int:
-    text = request.args.get("since_line", "0")
-    if not (text.isascii() and text.isdecimal() and len(text) <= 15):
-        raise Invalid([Problem("since_line", "`since_line` takes a whole number, 0 or more.")])
-    return int(text)
+    reader = ParamReader(request.args)
+    skipped = reader.number("since_line", 0)
+    reader.check()
+    return skipped

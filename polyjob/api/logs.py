@@ -12,7 +12,9 @@ from polyjob.api.blueprint import Blueprint
 from polyjob.api.log_download import answer, append, log_length, read_posted, read_query
 from polyjob.api.log_params import LINES, SEARCH, SEARCH_SECONDS, LineQuery, read_line_query, read_search
 from polyjob.api.log_sse import MIMETYPE, PATIENCE, encode_events
-from polyjob.api.request_context import BUILD, JOB, empty, find_project, settings, store
+from polyjob.api.params import parse_digits
+from polyjob.api.request_context import empty, find_project, settings, store
+from polyjob.api.routes import BUILD, JOB
 from polyjob.api.run_events import follow_run, wait_for_log
 from polyjob.api.schemas.logs import LogLinesSchema, LogSearchSchema
 from polyjob.auth.identity import authenticate
@@ -228,10 +230,11 @@ def _wants_events() -> bool:
 def _events(run: Job | Build, log: Path) -> Response:
     """Server-Sent Events; see `polyjob.api.log_sse`."""
     last = request.headers.get("Last-Event-ID")
-    if last is not None and not (last.isascii() and last.isdecimal() and len(last) <= 15):
-        raise Invalid([Problem("Last-Event-ID", "`Last-Event-ID` takes the id of an event of this log.")])
+    offset = parse_digits(last) if last is not None else None
+    if last is not None and offset is None:
+        raise Invalid([Problem("Last-Event-ID", "`Last-Event-ID` must be the id of an event of this log.")])
     query = read_query({name: value for name, value in request.args.items() if name != "follow"})
-    start = int(last) if last is not None else query.start(log, log_length(log))
+    start = offset if offset is not None else query.start(log, log_length(log))
     response = Response(mimetype=MIMETYPE)
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"

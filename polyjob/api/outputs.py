@@ -11,7 +11,8 @@ from flask import Response, request, send_file
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.downloads import asked_name, attach, quoted_name
 from polyjob.api.paging import root
-from polyjob.api.request_context import JOB, find_project, store
+from polyjob.api.request_context import find_project, store
+from polyjob.api.routes import JOB
 from polyjob.api.schemas.common import OutputsTreeSchema
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Job

@@ -1,4 +1,4 @@
-"""Pages of lists: by `limit` and `offset`, or walked by `cursor`; and the addresses of the pages around."""
+"""Pages of lists, by `limit` and `offset` or by `cursor`, and links to the next and previous page."""
 
 from __future__ import annotations
 
@@ -12,91 +12,93 @@ from urllib.parse import urlencode
 from flask import after_this_request, current_app, request
 from werkzeug.wrappers import Response
 
+from polyjob.api.params import parse_digits, query_parameter
 from polyjob.auth.sessions import own_origin
 from polyjob.errors import Invalid, Problem
 
-PAGE_SIZE = 20
-LARGEST_PAGE = 1000
-_LONGEST = 15
-"""Digits of a number that is one."""
+DEFAULT_PAGE_SIZE = 20
+MAX_PAGE_SIZE = 1000
 
-PARAMETERS: list[dict[str, Any]] = [
-    {
-        "name": "limit",
-        "in": "query",
-        "description": f"Items of the page, at most {LARGEST_PAGE}. What is no such number counts as not given.",
-        "schema": {"type": "integer", "default": PAGE_SIZE},
-    },
-    {
-        "name": "offset",
-        "in": "query",
-        "description": "Items before the page. What is no such number counts as not given.",
-        "schema": {"type": "integer", "default": 0},
-    },
+PARAMETERS = [
+    query_parameter(
+        "limit",
+        f"Number of items on the page, at most {MAX_PAGE_SIZE}. An invalid value is ignored.",
+        type="integer",
+        default=DEFAULT_PAGE_SIZE,
+    ),
+    query_parameter(
+        "offset", "Number of items before the page. An invalid value is ignored.", type="integer", default=0
+    ),
 ]
 
-QUERIES: list[dict[str, Any]] = [
-    {
-        "name": "query",
-        "in": "query",
-        "description": "Conditions `field:operation`, joined by commas, all of which must hold; such as "
+QUERY_PARAMETERS = [
+    query_parameter(
+        "query",
+        "Conditions `field:operation`, separated by commas, all of which must hold; for example "
         "`status:failed|stopped,created_at:>=2026-11-01,tags:~nightly`. With a query, `count` is at most 10001.",
-        "schema": {"type": "string"},
-    },
-    {
-        "name": "sort",
-        "in": "query",
-        "description": "`created_at`, `updated_at`, `started_at` or `finished_at`, several joined by commas, "
-        "`-` for descending.",
-        "schema": {"type": "string", "default": "-updated_at"},
-    },
-    {
-        "name": "cursor",
-        "in": "query",
-        "description": "Walk the list instead of counting items off: given with no value it begins, and `next` (also "
-        "the `Link` header) leads on. Every page costs the same, and none is missed or repeated by rows that come.",
-        "schema": {"type": "string"},
-        "allowEmptyValue": True,
-    },
+        type="string",
+    ),
+    query_parameter(
+        "sort",
+        "`created_at`, `updated_at`, `started_at` or `finished_at`, or several separated by commas; `-` for "
+        "descending order.",
+        type="string",
+        default="-updated_at",
+    ),
+    query_parameter(
+        "cursor",
+        "Reads the list page by page instead of by offset. Start with an empty value, and follow `next` (also in the "
+        "`Link` header). All pages take the same time, and new items neither hide nor repeat others.",
+        type="string",
+    )
+    | {"allowEmptyValue": True},
 ]
 
-LINKS: dict[str, Any] = {
-    "Link": {"description": "The pages around, `rel` being `next`, `prev`, `first`.", "schema": {"type": "string"}}
+LINK_HEADER: dict[str, Any] = {
+    "Link": {
+        "description": "Addresses of other pages, with `rel` `next`, `prev` or `first`.",
+        "schema": {"type": "string"},
+    }
 }
 
 
 def limit() -> int:
-    return min(_number("limit") or PAGE_SIZE, LARGEST_PAGE)
+    return min(parse_digits(request.args.get("limit", "")) or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
 
 def offset() -> int:
-    return _number("offset") or 0
-
-
-def _number(name: str) -> int | None:
-    text = request.args.get(name, "")
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _LONGEST else None
+    return parse_digits(request.args.get("offset", "")) or 0
 
 
 def page(results: Sequence[Any], count: int) -> dict[str, Any]:
-    """The answer: `results` is the page that `limit` and `offset` ask for of `count` items."""
+    """Return a response body: `results` is the page at `limit` and `offset` of a list of `count` items."""
     size, start = limit(), offset()
-    following = _address(offset=start + size) if start + size < count else None
-    previous = _address(offset=max(0, start - size)) if start else None
-    return _linked(results, count, following, previous, _address() if start else None)
+    next_address = _address(offset=start + size) if start + size < count else None
+    previous_address = _address(offset=max(0, start - size)) if start else None
+    return _with_links(results, count, next_address, previous_address, _address() if start else None)
 
 
-def walked_page(results: Sequence[Any], count: int, following: str | None) -> dict[str, Any]:
-    """The answer to a walk: `following` is the cursor of the next page."""
-    address = None if following is None else _address(cursor=following)
-    return _linked(results, count, address, None, _address(cursor="") if request.args.get("cursor") else None)
+def page_of_query(query: Any) -> dict[str, Any]:
+    """Return a response body: the page at `limit` and `offset` of a database query."""
+    return page(list(query.limit(limit()).offset(offset())), query.count())
 
 
-def _linked(
-    results: Sequence[Any], count: int, following: str | None, previous: str | None, first: str | None
+def cursor_page(results: Sequence[Any], count: int, next_cursor: str | None) -> dict[str, Any]:
+    """Return a response body for a list that is read by cursor."""
+    next_address = None if next_cursor is None else _address(cursor=next_cursor)
+    first_address = _address(cursor="") if request.args.get("cursor") else None
+    return _with_links(results, count, next_address, None, first_address)
+
+
+def _with_links(
+    results: Sequence[Any],
+    count: int,
+    next_address: str | None,
+    previous_address: str | None,
+    first_address: str | None,
 ) -> dict[str, Any]:
-    around = {"next": following, "prev": previous, "first": first}
-    links = ", ".join(f'<{address}>; rel="{name}"' for name, address in around.items() if address)
+    addresses = {"next": next_address, "prev": previous_address, "first": first_address}
+    links = ", ".join(f'<{address}>; rel="{name}"' for name, address in addresses.items() if address)
     if links:
 
         @after_this_request
@@ -104,44 +106,50 @@ def _linked(
             response.headers["Link"] = links
             return response
 
-    return {"count": count, "next": following, "previous": previous, "results": results}
+    return {"count": count, "next": next_address, "previous": previous_address, "results": results}
 
 
-def _address(**where: Any) -> str:
-    """This page's, but for the place in the list; every other parameter stays."""
+def _address(**position: Any) -> str:
+    """Return the address of the same list at another position, with all other parameters."""
     parameters = [item for item in request.args.items(multi=True) if item[0] not in ("offset", "cursor")]
-    parameters += [(name, str(value)) for name, value in where.items() if value or name == "cursor"]
+    parameters += [(name, str(value)) for name, value in position.items() if value or name == "cursor"]
     query = f"?{urlencode(parameters)}" if parameters else ""
     return f"{root()}{request.path}{query}"
 
 
 def root() -> str:
-    """The address of the server as users reach it, without a final slash. Empty for a request to what could be no host:
-    links are relative then."""
-    public: str = current_app.config["SETTINGS"].public_url
-    return public or own_origin()
+    """Return the address of the server as users reach it, without a final slash.
+
+    It is empty if the request's `Host` is not valid; links are relative then.
+    """
+    public_url: str = current_app.config["SETTINGS"].public_url
+    return public_url or own_origin()
 
 
-# Cursors: opaque to clients; the order they belong to, the stored value of its column, and the id of the last row.
+# Cursors. They are opaque to clients: the sort order of their list, and the last row's value of the sort column and id.
 
 
-def make_cursor(order: str, value: int | None, number: int) -> str:
-    return base64.urlsafe_b64encode(json.dumps([order, value, number]).encode()).decode().rstrip("=")
+def make_cursor(order: str, value: int | None, row_id: int) -> str:
+    return base64.urlsafe_b64encode(json.dumps([order, value, row_id]).encode()).decode().rstrip("=")
 
 
 def read_cursor(order: str) -> tuple[int | None, int] | None:
-    """(value, id) of the last row of the page before; None where the walk begins.
+    """Return (value, id) of the last row of the page before, or None on the first page.
 
-    Raises Invalid for what is no cursor, or one of a list in another order.
+    Raises Invalid if the request's cursor is damaged or belongs to a list in another order.
     """
     text = request.args["cursor"]
     if not text:
         return None
     try:
-        made_for, value, number = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        cursor_order, value, row_id = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (ValueError, binascii.Error, RecursionError, TypeError):
-        made_for, value, number = None, None, None
-    is_whole = [type(item) is int and abs(item) < 1 << 63 for item in (value, number)]
-    if made_for != order or not is_whole[1] or not (value is None or is_whole[0]):
-        raise Invalid([Problem("cursor", "This is no cursor of a list in this order; take it from `next`.")])
-    return value, number
+        cursor_order, value, row_id = None, None, None
+    if cursor_order != order or not _is_integer(row_id) or not (value is None or _is_integer(value)):
+        raise Invalid([Problem("cursor", "Not a cursor of a list in this order. Use the address in `next`.")])
+    return value, row_id
+
+
+def _is_integer(value: Any) -> bool:
+    """Whether the value is an integer that fits into the database."""
+    return type(value) is int and abs(value) < 1 << 63

@@ -11,7 +11,8 @@ from marshmallow import Schema
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.paging import limit, offset, page
 from polyjob.api.request_body import read_body
-from polyjob.api.request_context import PROJECT, empty, find_project, me, settings, store
+from polyjob.api.request_context import empty, find_project, me, settings, store
+from polyjob.api.routes import PROJECT
 from polyjob.api.schemas.projects import (
     ProjectBody,
     ProjectChangeBody,

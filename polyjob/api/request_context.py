@@ -14,12 +14,6 @@ from polyjob.jobconfig.checks import move_pointers
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
 
-PROJECT = "/<username>/<project_name>"
-JOBS = f"{PROJECT}/jobs"
-JOB = f"{JOBS}/<int:job_id>"
-BUILDS = f"{PROJECT}/builds"
-BUILD = f"{BUILDS}/<int:build_id>"
-
 
 def settings() -> Settings:
     found: Settings = current_app.config["SETTINGS"]

@@ -10,7 +10,8 @@ from polyjob.api.blueprint import Blueprint
 from polyjob.api.etags import unchanged
 from polyjob.api.paging import limit, offset, page
 from polyjob.api.request_body import read_body
-from polyjob.api.request_context import JOB, empty, find_project, me, settings
+from polyjob.api.request_context import empty, find_project, me, settings
+from polyjob.api.routes import JOB
 from polyjob.api.schemas.statuses import (
     CodeReferenceBody,
     CodeReferenceSchema,

@@ -10,7 +10,8 @@ from flask import Blueprint, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob.api.log_download import log_length
-from polyjob.api.request_context import BUILD, JOB, me, settings, store
+from polyjob.api.request_context import me, settings, store
+from polyjob.api.routes import BUILD, JOB
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions
 from polyjob.auth.permissions import Access, requires

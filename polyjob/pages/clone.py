@@ -6,7 +6,8 @@ from flask import Blueprint, make_response, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob.api.problems import status_of
-from polyjob.api.request_context import JOB, me, settings, store
+from polyjob.api.request_context import me, settings, store
+from polyjob.api.routes import JOB
 from polyjob.api.schemas.job_bodies import read_job_create
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Job

@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from polyjob.api.downloads import attach
 from polyjob.api.outputs import readable
 from polyjob.api.paging import root
-from polyjob.api.request_context import BUILD, BUILDS, JOB, PROJECT
+from polyjob.api.routes import BUILD, BUILDS, JOB, PROJECT
 from polyjob.auth import identity
 from polyjob.auth.permissions import NOT_ALLOWED, Access, requires
 from polyjob.db.models import Job, Project, User

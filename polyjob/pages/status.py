@@ -11,7 +11,7 @@ import shutil
 from typing import Any
 
 import polyjob
-from polyjob.api.health import parts
+from polyjob.api.health import server_parts
 from polyjob.clock import now, to_microseconds
 from polyjob.db.database import database
 from polyjob.db.models import CLAIMED, QUEUED, Build, Job, Project, User
@@ -37,7 +37,7 @@ def status_context(settings: Settings, hours: int) -> dict[str, Any]:
     queued = database.execute_sql(f"SELECT COUNT(*) FROM job WHERE {QUEUED.sql}").fetchone()[0]
     return {
         "version": polyjob.__version__,
-        "parts": parts(),
+        "parts": server_parts(),
         "good": Status.SUCCEEDED,
         "bad": Status.FAILED,
         "settings": settings,

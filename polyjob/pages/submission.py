@@ -11,7 +11,8 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob.api.paging import root
 from polyjob.api.problems import status_of
-from polyjob.api.request_context import PROJECT, config_errors_at, me, settings
+from polyjob.api.request_context import config_errors_at, me, settings
+from polyjob.api.routes import PROJECT
 from polyjob.api.schemas.projects import ProjectBody
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions, sessions

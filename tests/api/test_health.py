@@ -116,9 +116,9 @@ class TestReadyz:
         assert (answer.status_code, answer.json["engine"]["ok"]) == (200, True)
         assert answer.json["engine"]["why"] == (
             f"1 slot is held by a job whose start is retried: #{number}. "
-            "The end of these jobs has taken minutes: #7, #8. "
-            "The engine has died and was restarted once within the last hour. "
-            "The web server has died and was restarted 3 times within the last hour."
+            "These jobs have taken minutes to end: #7, #8. "
+            "The engine crashed and was restarted once within the last hour. "
+            "The web server crashed and was restarted 3 times within the last hour."
         )
 
     def test_takes_no_lock_of_the_engines(self, nobody, settings):
@@ -136,7 +136,7 @@ class TestReadyz:
     @pytest.mark.parametrize("text", ["", "{}", "nonsense", "[]"])
     def test_does_not_trust_a_report_that_is_none(self, nobody, engine, settings, text):
         (settings.data_dir / "engine.json").write_text(text)
-        assert nobody.get("/readyz").json["runner"] == {"ok": False, "why": "The engine has not asked it yet."}
+        assert nobody.get("/readyz").json["runner"] == {"ok": False, "why": "The engine has not checked it yet."}
 
     def test_names_a_disk_that_is_low(self, settings, engine):
         app = create_app(dataclasses.replace(settings, disk_low=1 << 60))

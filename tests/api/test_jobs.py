@@ -215,7 +215,7 @@ class TestList:
         assert (answer["results"], answer["count"], answer["next"]) == ([], 1, None)
 
     def test_a_page_has_a_largest_size(self, client, monkeypatch):
-        monkeypatch.setattr("polyjob.api.paging.LARGEST_PAGE", 2)
+        monkeypatch.setattr("polyjob.api.paging.MAX_PAGE_SIZE", 2)
         for _ in range(3):
             client.submit()
         assert len(client.get(f"{JOBS}?limit=100000").json["results"]) == 2

@@ -1,4 +1,4 @@
-"""What is done to several things at once."""
+"""Bodies and responses of operations on several objects at once."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ from polyjob.api.schemas.common import Body
 from polyjob.errors import Invalid, Problem
 from polyjob.jobconfig.checks import check_values, deserialize
 
-MOST = 1000
+MAX_IDS = 1000
 
 
 class NumbersBody(Body):
     ids = fields.List(
         fields.Integer(strict=True, validate=validate.Range(1, (1 << 63) - 1)),
         required=True,
-        validate=validate.Length(max=MOST),
-        metadata={"description": f"At most {MOST} ids."},
+        validate=validate.Length(max=MAX_IDS),
+        metadata={"description": f"At most {MAX_IDS} ids."},
     )
 
 
 class StoppedSchema(Schema):
     stopped = fields.List(fields.Integer())
-    skipped = fields.List(fields.Integer(), metadata={"description": "Those that were done, or not there."})
+    skipped = fields.List(
+        fields.Integer(), metadata={"description": "Ids of jobs that were already done or do not exist."}
+    )
 
 
 class DeletedSchema(Schema):
     deleted = fields.List(fields.Integer())
-    skipped = fields.List(fields.Integer(), metadata={"description": "Those that were not there."})
+    skipped = fields.List(fields.Integer(), metadata={"description": "Ids that do not exist."})
 
 
-def read_numbers(body: Mapping[str, Any]) -> list[int]:
-    """The ids, each once, in their order. Raises Invalid."""
+def read_ids(body: Mapping[str, Any]) -> list[int]:
+    """Return the ids in their order, without duplicates. Raises Invalid."""
     check_values(body)
     ids = deserialize(NumbersBody(), body, "")["ids"]
     if ids is None:
