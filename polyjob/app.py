@@ -1,4 +1,7 @@
-"""The web application. The arbiter makes it once; each worker, after its fork, has it serve a data folder."""
+"""The web application.
+
+The arbiter of gunicorn creates it once. Each worker configures it for a data folder after its fork.
+"""
 
 from __future__ import annotations
 
@@ -54,11 +57,11 @@ from polyjob.settings import Settings
 API = "/api/v1"
 ALIASES = {"/_health": "health.healthz", "/statusz": "health.healthz"} | log_websocket.OLD_PATHS
 """Path of an earlier version of the documented API → the endpoint that serves it, with its permission."""
-_WITHOUT_DATABASE = frozenset({"health.healthz", "health.readyz", "pages.static", "api-docs.openapi_json"})
+_ENDPOINTS_WITHOUT_DATABASE = frozenset({"health.healthz", "health.readyz", "pages.static", "api-docs.openapi_json"})
 
 
-class Number(IntegerConverter):
-    """An id in a path: plain digits, and no more than a database's number has."""
+class IdConverter(IntegerConverter):
+    """An id in a path: digits only, and few enough for an integer of the database."""
 
     regex = f"[0-9]{{1,{MAX_ID_DIGITS}}}"
 
@@ -66,8 +69,8 @@ class Number(IntegerConverter):
 def create_app(settings: Settings) -> Flask:
     """Return the application for these settings, with its database open.
 
-    Migrates nothing: while the database has another schema than this code works with, requests are answered 503.
-    Raises OSError where the data folder is missing.
+    The database is not migrated: while it has another schema than this code needs, requests are answered with 503.
+    Raises OSError if the data folder is missing.
     """
     app = make_app()
     configure(app, settings)
@@ -75,7 +78,7 @@ def create_app(settings: Settings) -> Flask:
 
 
 def make_app() -> Flask:
-    """Return the application with all its routes, which are the same for all settings. It serves nothing yet."""
+    """Return the application with all its routes. It cannot serve requests until it is configured."""
     app = Flask("polyjob", static_folder=None)
     app.request_class = request_body.Request
     app.config.update(
@@ -85,21 +88,22 @@ def make_app() -> Flask:
         SESSION_REFRESH_EACH_REQUEST=False,
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.url_map.converters["int"] = Number
+    app.url_map.converters["int"] = IdConverter
     app.url_map.merge_slashes = False
     app.session_interface = Sessions()
     _register_blueprints(app)
     _register_errors(app)
     app.before_request(_check_request)
-    app.after_request(_secure)
+    app.after_request(_add_headers)
     app.teardown_request(lambda error: set_actor(None))
     return app
 
 
 def configure(app: Flask, settings: Settings) -> None:
-    """Have the application serve the data folder of these settings, and open its database.
+    """Let the application serve the data folder of these settings, and open its database.
 
-    Idempotent; called again with other settings, it forgets the earlier ones. Raises as `create_app`.
+    Idempotent. Calling it again with other settings replaces the earlier ones. Raises OSError if the data folder is
+    missing.
     """
     app.config.update(
         SETTINGS=settings,
@@ -116,7 +120,7 @@ def configure(app: Flask, settings: Settings) -> None:
         app.extensions[EXTENSION].close()
     app.extensions[EXTENSION] = Watcher(settings.followers)
     app.secret_key = None
-    take_secret(app)
+    load_secret(app)
 
 
 def _register_blueprints(app: Flask) -> None:
@@ -150,21 +154,21 @@ def _register_blueprints(app: Flask) -> None:
 
 @requires(Access.OPEN)
 def no_such_api(version: str) -> Response:
-    """Without this, the path would be a page's: of a user `api`."""
+    """Answer 404. Without this route, the path would be the page of a user named `api`."""
     raise NotFound("Not found.")
 
 
 @requires(Access.OPEN)
 def dashboard(page: str = "") -> Response:
-    """Lead to the page that an old client means by an address below `/app`."""
+    """Redirect from the address of a page below `/app`, where old clients link to."""
     return redirect(local_path(f"/{page}"))
 
 
-# What comes before every view.
+# Before and after each view.
 
 
 def _check_request() -> None:
-    if request.endpoint in _WITHOUT_DATABASE:
+    if request.endpoint in _ENDPOINTS_WITHOUT_DATABASE:
         return
     fault = health.database_fault()
     if fault is not None:
@@ -187,8 +191,11 @@ def _is_api() -> bool:
     return request.path.startswith((f"{API}/", *(f"{prefix}/" for prefix in log_websocket.PREFIXES)))
 
 
-class Signer(TimestampSigner):
-    """Takes also what it signed before the wall clock was set back, which it would call too new."""
+class SessionSigner(TimestampSigner):
+    """A signer that also accepts signatures from the future.
+
+    If the clock was set back, the sessions that were signed before would otherwise be invalid.
+    """
 
     def unsign(self, signed_value: str | bytes, max_age: int | None = None, return_timestamp: bool = False) -> Any:
         value, signed_at = super().unsign(signed_value, return_timestamp=True)
@@ -198,33 +205,35 @@ class Signer(TimestampSigner):
 
 
 class Sessions(SecureCookieSessionInterface):
-    """Signed with the installation's own key, which may come into being after this process."""
+    """Sessions that are signed with the installation's secret, which may be created after this process starts."""
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
-        take_secret(app)
+        load_secret(app)
         return super().open_session(app, request)
 
     def get_cookie_secure(self, app: Flask) -> bool:
-        """Also where only this request came by https."""
+        """Whether the cookie is sent over HTTPS only: also if just this request came over HTTPS."""
         return super().get_cookie_secure(app) or request.is_secure
 
     def get_signing_serializer(self, app: Flask) -> URLSafeTimedSerializer | None:
         serializer = super().get_signing_serializer(app)
         if serializer is not None:
-            serializer.signer = Signer
+            serializer.signer = SessionSigner
         return serializer
 
 
-def take_secret(app: Flask) -> None:
-    """Have sessions signed with the database's key, under a name that no other polyjob on this host has. Does nothing
-    once that is so, and while the database is not ready."""
+def load_secret(app: Flask) -> None:
+    """Load the secret that signs sessions, and name the cookie so that no other polyjob on this host uses the name.
+
+    Does nothing if the secret is already loaded or the database is not ready.
+    """
     if app.secret_key is None and health.database_fault() is None:
         meta = {row.key: row.value for row in Meta.select()}
         app.config["SESSION_COOKIE_NAME"] = f"polyjob_{meta['installation'][:8]}"
         app.secret_key = bytes.fromhex(meta["secret"])
 
 
-def _secure(response: Response) -> Response:
+def _add_headers(response: Response) -> Response:
     if _is_api():
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("Cache-Control", "no-store")
@@ -235,42 +244,42 @@ def _secure(response: Response) -> Response:
 
 
 def _register_errors(app: Flask) -> None:
-    app.register_error_handler(PolyjobError, _refusal)
-    app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(ClientDisconnected, _broken_body)
-    app.register_error_handler(ParseException, _broken_body)
-    app.register_error_handler(OSError, _fault)
-    app.register_error_handler(PeeweeException, _fault)
+    app.register_error_handler(PolyjobError, _handle_refusal)
+    app.register_error_handler(HTTPException, _handle_http_error)
+    app.register_error_handler(ClientDisconnected, _handle_broken_body)
+    app.register_error_handler(ParseException, _handle_broken_body)
+    app.register_error_handler(OSError, _handle_fault)
+    app.register_error_handler(PeeweeException, _handle_fault)
 
 
-def _refusal(error: PolyjobError) -> Any:
-    return pages.error_page(error) if _wants_page() else problems.answer_refusal(error)
+def _handle_refusal(error: PolyjobError) -> Any:
+    return pages.error_page(error) if _wants_page() else problems.refusal_response(error)
 
 
-def _http_error(error: HTTPException) -> Any:
-    return pages.error_page(error) if _wants_page() else problems.answer_http(error)
+def _handle_http_error(error: HTTPException) -> Any:
+    return pages.error_page(error) if _wants_page() else problems.http_error_response(error)
 
 
-def _broken_body(error: Exception) -> Any:
-    """The body cannot be read to its end: its framing is wrong, or the client does not send it."""
+def _handle_broken_body(error: Exception) -> Any:
+    """Answer a request whose body is not complete: its framing is wrong, or the client stopped sending it."""
     if isinstance(error.__context__, BodyTooSlow):
-        return _http_error(RequestTimeout("The body arrives too slowly."))
+        return _handle_http_error(RequestTimeout("The body arrives too slowly."))
     if isinstance(error, ParseException):
-        return _http_error(BadRequest(f"The body is not framed as HTTP/1.1 says: {error}."))
-    return _http_error(BadRequest("The body ended before its announced length."))
+        return _handle_http_error(BadRequest(f"The body's HTTP/1.1 framing is not valid: {error}."))
+    return _handle_http_error(BadRequest("The body is shorter than its `Content-Length`."))
 
 
-def _fault(error: OSError | PeeweeException) -> Any:
+def _handle_fault(error: OSError | PeeweeException) -> Any:
     if not _wants_page():
-        return problems.answer_fault(error)
-    refusal = problems.refusal_of(error)
-    if refusal is None:
-        problems.answer_defect(error)
-    return pages.error_page(refusal or InternalServerError())
+        return problems.fault_response(error)
+    unavailable = problems.as_unavailable(error)
+    if unavailable is None:
+        problems.log_defect(error)
+    return pages.error_page(unavailable or InternalServerError())
 
 
 def _wants_page() -> bool:
-    """Whether a browser asks for something that is not the API's."""
+    """Whether the request comes from a browser, and not for a path of the API."""
     return (
         not request.path.startswith("/api/")
         and not _is_api()

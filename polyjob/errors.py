@@ -1,4 +1,4 @@
-"""What the domain refuses, in its own words; `polyjob.api.problems` gives each its HTTP answer."""
+"""Errors of the domain. `polyjob.api.problems` maps each to an HTTP response."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with what was sent."""
+    """One problem in a request."""
 
     pointer: str
-    """JSON pointer of the field, such as `/config/run/cmd`; empty for the whole body."""
+    """JSON pointer of the field, such as `/config/run/cmd`; empty for the whole body; or a query parameter's name."""
     detail: str
     """One sentence."""
 
 
 class PolyjobError(Exception):
-    """Base of the refusals below. The text is one sentence for people, without secrets."""
+    """Base class of refusals. The message is one sentence for people, without secrets."""
 
 
 class Invalid(PolyjobError):
-    """What was sent cannot be taken; every problem at once."""
+    """The request is not valid. Has all its problems."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("; ".join(problem.detail for problem in problems))
@@ -29,15 +29,15 @@ class Invalid(PolyjobError):
 
 
 class NotFound(PolyjobError):
-    """There is no such thing, or none that the asker may know of."""
+    """The object does not exist, or the user may not know that it does."""
 
 
 class Forbidden(PolyjobError):
-    """The asker may see the thing, and may not do this with it."""
+    """The user may see the object, but may not do this with it."""
 
 
 class Conflict(PolyjobError):
-    """The thing is in a state that does not allow this."""
+    """The state of the object does not allow this."""
 
     def __init__(self, message: str, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -45,11 +45,11 @@ class Conflict(PolyjobError):
 
 
 class TooLarge(PolyjobError):
-    """More bytes than the settings take."""
+    """The request or upload is larger than the settings allow."""
 
 
 class Unavailable(PolyjobError):
-    """Not now; nothing was changed and the same request may work in `retry_after` seconds."""
+    """The server cannot do this now. Nothing was changed; the same request may work in `retry_after` seconds."""
 
     def __init__(self, message: str, retry_after: int = 5) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""The statuses of jobs and builds, their groups, and the one table of which may follow which. Pure."""
+"""The statuses of jobs and builds, and the transitions that are allowed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Status(enum.StrEnum):
 
     @property
     def is_done(self) -> bool:
-        """Terminal: nothing follows."""
+        """Whether the status is terminal: no other status follows."""
         return self in DONE
 
 
@@ -30,7 +30,7 @@ DONE = frozenset({Status.SUCCEEDED, Status.FAILED, Status.UPSTREAM_FAILED, Statu
 
 _LIVE = frozenset(Status) - DONE
 
-_EXTERNAL: dict[Status, frozenset[Status]] = {
+_UNMANAGED: dict[Status, frozenset[Status]] = {
     Status.CREATED: frozenset(),
     Status.RESUMING: frozenset({Status.CREATED, Status.WARNING}),
     Status.WARNING: _LIVE - {Status.WARNING},
@@ -53,10 +53,10 @@ _MANAGED: dict[Status, frozenset[Status]] = {
 
 
 def may_follow(new: Status, current: Status, *, managed: bool) -> bool:
-    """Whether `new` may be written behind `current`.
+    """Whether a run with the status `current` may change to `new`.
 
-    Managed by the engine, a job goes created → scheduled → building → running → terminal, each at most once, and a
-    success only out of running. A job that somebody else drives may report in any order until it is done.
+    A managed run goes created → scheduled → building → running → terminal, through each at most once, and succeeds only
+    from running. The client of a run that is not managed may report statuses in any order, until a terminal one.
     """
-    table = _MANAGED if managed else _EXTERNAL
+    table = _MANAGED if managed else _UNMANAGED
     return current in table.get(new, frozenset())

@@ -19,7 +19,7 @@ from wsproto.frame_protocol import CloseReason
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.params import ParamReader
 from polyjob.api.paths import UPGRADE
-from polyjob.api.problems import problem
+from polyjob.api.problems import problem_response
 from polyjob.api.request_context import find_project, store
 from polyjob.api.routes import BUILD, JOB
 from polyjob.api.run_events import follow_run
@@ -98,7 +98,7 @@ class _Spoken(Response):
 def _stream(run: Job | Build, log: Path) -> Response:
     skipped = _since_line()
     if not offers(request.environ):
-        return problem(426, "Logs are streamed over WebSocket here.", headers={"Upgrade": "websocket"})
+        return problem_response(426, "Logs are streamed over WebSocket here.", headers={"Upgrade": "websocket"})
     events = follow_run(run, log, 0, idle_after=PATIENCE)
     try:
         socket = WebSocket(request.environ, events.stop)

@@ -1,8 +1,8 @@
-"""Errors as `application/problem+json`: each refusal of the layers below, of the router and of Flask, and defects.
+"""Errors as `application/problem+json`: refusals of the domain, errors of Flask and its router, and defects.
 
-Old clients print the whole body, so it is short: `detail`, and each wrong field's name with its messages, or
-`non_field_errors`. A client whose `Accept` names `application/problem+json` receives every member of RFC 9457, and
-`errors` with a JSON pointer for each problem in place of the fields' names.
+Old clients print the whole body, so it is short: `detail`, and for each wrong field its name with the messages, or
+`non_field_errors`. A client whose `Accept` includes `application/problem+json` receives all members of RFC 9457. There,
+`errors` has a JSON pointer for each problem, and the names of the fields are left out.
 """
 
 from __future__ import annotations
@@ -37,22 +37,29 @@ _STATUSES: dict[type[PolyjobError], int] = {
     Throttled: 429,
     Unavailable: 503,
 }
-_OWN_MEMBERS = frozenset({"detail"})
-_NO_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
-_NO_DATABASE = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_READONLY")
+_RESERVED_MEMBERS = frozenset({"detail"})
+_DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
+_DATABASE_ERROR_NAMES = (
+    "SQLITE_FULL",
+    "SQLITE_IOERR",
+    "SQLITE_BUSY",
+    "SQLITE_LOCKED",
+    "SQLITE_CANTOPEN",
+    "SQLITE_READONLY",
+)
 
 logger = logging.getLogger(__name__)
 
 
-def problem(
+def problem_response(
     status: int, detail: str, problems: Iterable[Problem] = (), headers: Mapping[str, str] | None = None
 ) -> Response:
-    """The answer for an error."""
+    """Return the response for an error."""
     problems = list(problems)
     body: dict[str, Any] = {"detail": detail}
     if any(kind == MIMETYPE for kind, _ in request.accept_mimetypes):
         body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status} | body
-        body |= {"errors": [_pointed(item) for item in problems]} if problems else {}
+        body |= {"errors": [_with_pointer(item) for item in problems]} if problems else {}
     else:
         body |= _by_field(problems)
     response = Response(json.dumps(body, ensure_ascii=False) + "\n", status, mimetype=MIMETYPE)
@@ -61,24 +68,24 @@ def problem(
     return response
 
 
-def _pointed(item: Problem) -> dict[str, str]:
-    """What does not look like a pointer is a query parameter's name."""
+def _with_pointer(item: Problem) -> dict[str, str]:
+    """Return an item of `errors`. What is not a JSON pointer is the name of a query parameter."""
     kind = "pointer" if item.pointer == "" or item.pointer.startswith("/") else "parameter"
     return {kind: item.pointer, "detail": item.detail}
 
 
 def _by_field(problems: Iterable[Problem]) -> dict[str, list[str]]:
-    """Field of the body → its messages, each beginning with the path below that field."""
+    """Group the messages by field of the body. A message begins with the path below that field."""
     fields: dict[str, list[str]] = {}
     for item in problems:
         name, _, path = item.pointer.removeprefix("/").partition("/")
         message = f"{path.replace('/', '.')}: {item.detail}" if path else item.detail
         fields.setdefault(name or "non_field_errors", []).append(message)
-    return {name: messages for name, messages in fields.items() if name not in _OWN_MEMBERS}
+    return {name: messages for name, messages in fields.items() if name not in _RESERVED_MEMBERS}
 
 
-def _in_words(problems: list[Problem]) -> str:
-    """The first problem, and how many more there are; empty without one."""
+def _summary(problems: list[Problem]) -> str:
+    """Return the first problem and the number of other ones, or an empty text."""
     if not problems:
         return ""
     first = f"{problems[0].pointer}: {problems[0].detail}" if problems[0].pointer else problems[0].detail
@@ -86,14 +93,14 @@ def _in_words(problems: list[Problem]) -> str:
 
 
 def status_of(error: PolyjobError) -> int:
-    """500 for one that nobody foresaw."""
+    """Return the HTTP status of an error, 500 if it is not a known one."""
     return next((code for kind, code in _STATUSES.items() if isinstance(error, kind)), 500)
 
 
-def answer_refusal(error: PolyjobError) -> Response:
+def refusal_response(error: PolyjobError) -> Response:
     status = status_of(error)
     if status == 500:
-        return answer_defect(error)
+        return defect_response(error)
     headers = {}
     retry_after = getattr(error, "retry_after", None)
     if retry_after is not None:
@@ -101,50 +108,55 @@ def answer_refusal(error: PolyjobError) -> Response:
     if status == 401:
         headers["WWW-Authenticate"] = "Token"
     problems = list(getattr(error, "problems", ()))
-    return problem(status, _in_words(problems) or str(error), problems, headers)
+    return problem_response(status, _summary(problems) or str(error), problems, headers)
 
 
-def answer_http(error: HTTPException) -> AnyResponse:
-    """The router's, Flask's and werkzeug's own errors."""
+def http_error_response(error: HTTPException) -> AnyResponse:
+    """Return the response for an error of the router, Flask or Werkzeug."""
     status = error.code or 500
     if error.response is not None or status < 400:
         return error.get_response(request.environ)
     headers = {name: value for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")}
-    return problem(status, _detail(error, status), headers=headers)
+    return problem_response(status, _detail(error, status), headers=headers)
 
 
 def _detail(error: HTTPException, status: int) -> str:
     if status == 404:
         return unsupported.hint(request.path) or "Not found."
     if status == 500:
-        return "The server has failed at this; its log says why."
+        return "Internal server error. The server's log has the details."
     if isinstance(error, MethodNotAllowed):
         return f'Method "{request.method}" not allowed.'
     if isinstance(error, RequestEntityTooLarge):
-        return f"The body is larger than the {request.max_content_length} bytes that are taken."
+        return f"The body is larger than {request.max_content_length} bytes."
     return error.description or error.name
 
 
-def refusal_of(error: OSError | PeeweeException) -> Unavailable | None:
-    """A disk that is full or a database that is busy is for the moment; anything else is a defect: None."""
+def as_unavailable(error: OSError | PeeweeException) -> Unavailable | None:
+    """Return the error for a full disk or a database that cannot be used now. Anything else is a defect: None."""
     code = getattr(error.__cause__, "sqlite_errorname", None) or getattr(error, "sqlite_errorname", None) or ""
-    if getattr(error, "errno", None) in _NO_DISK or code == "SQLITE_FULL":
+    if getattr(error, "errno", None) in _DISK_FULL_ERRNOS or code == "SQLITE_FULL":
         logger.error("the disk is full: %s", error)
         return Unavailable("The server's disk is full; nothing was changed.", 60)
-    if code.startswith(_NO_DATABASE):
+    if code.startswith(_DATABASE_ERROR_NAMES):
         logger.error("the database cannot be used: %s", error)
-        return Unavailable("The server's database cannot be used now; nothing was changed.")
+        return Unavailable("The server cannot use its database now; nothing was changed.")
     return None
 
 
-def answer_fault(error: OSError | PeeweeException) -> Response:
-    refusal = refusal_of(error)
-    return answer_refusal(refusal) if refusal else answer_defect(error)
+def fault_response(error: OSError | PeeweeException) -> Response:
+    unavailable = as_unavailable(error)
+    return refusal_response(unavailable) if unavailable else defect_response(error)
 
 
-def answer_defect(error: BaseException) -> Response:
-    """Nothing of the error but in the log."""
+def defect_response(error: BaseException) -> Response:
+    """Log the error, and return a response that reveals nothing of it."""
+    log_defect(error)
+    return problem_response(500, "Internal server error. The server's log has the details.")
+
+
+def log_defect(error: BaseException) -> None:
+    """Log the error with its traceback. Raises it again in tests."""
     if current_app.testing:
         raise error
     logger.error("%s %s failed", request.method, request.path, exc_info=error)
-    return problem(500, "The server has failed at this; its log says why.")

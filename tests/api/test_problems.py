@@ -92,7 +92,7 @@ def test_bodies_that_are_too_large(settings, user, project):
     app = create_app(dataclasses.replace(settings, body_limit=1000))
     client = Client(app, users.create_token(user, "t")[1])
     answer = client.post(JOBS, {"config": CONFIG, "description": "x" * 1000})
-    assert check(answer, 413)["detail"] == "The body is larger than the 1000 bytes that are taken."
+    assert check(answer, 413)["detail"] == "The body is larger than 1000 bytes."
     assert Job.select().count() == 0
     assert client.post(JOBS, {"config": CONFIG}).status_code == 201
 
@@ -111,7 +111,7 @@ def test_bodies_that_are_too_large(settings, user, project):
 )
 def test_refusals(app, error, status):
     with app.test_request_context(headers=FULL):
-        answer = problems.answer_refusal(error)
+        answer = problems.refusal_response(error)
     check(answer, status)
     assert answer.headers.get("Retry-After") == {409: "7", 503: "9"}.get(status)
     assert ("WWW-Authenticate" in answer.headers) is (status == 401)
@@ -120,7 +120,7 @@ def test_refusals(app, error, status):
 def test_many_problems_are_all_there_and_told_in_short(app):
     many = [Problem(f"/config/x{number}", "is wrong") for number in range(20)] + [Problem("", "and so is all")]
     with app.test_request_context(headers=FULL):
-        body = problems.answer_refusal(Invalid(many)).json
+        body = problems.refusal_response(Invalid(many)).json
     assert body.keys() == {"type", "title", "status", "detail", "errors"}
     assert len(body["errors"]) == 21
     assert body["detail"] == "/config/x0: is wrong (20 more)"
@@ -130,8 +130,8 @@ def test_many_problems_are_all_there_and_told_in_short(app):
 def test_old_clients_receive_short_errors(app, accept):
     wrong = [Problem("/config/x", "is wrong"), Problem("/config/y", "too"), Problem("/name", "b"), Problem("", "c")]
     with app.test_request_context(headers={"Accept": accept} if accept else {}):
-        body = problems.answer_refusal(Invalid(wrong)).json
-        plain = problems.answer_refusal(NotFound("Not found.")).json
+        body = problems.refusal_response(Invalid(wrong)).json
+        plain = problems.refusal_response(NotFound("Not found.")).json
     assert body == {
         "detail": "/config/x: is wrong (3 more)",
         "config": ["x: is wrong", "y: too"],
@@ -144,10 +144,10 @@ def test_old_clients_receive_short_errors(app, accept):
 def test_fields_never_take_the_problems_own_members(app):
     wrong = Invalid([Problem("/status", "a"), Problem("/detail", "b"), Problem("wait", "c")])
     with app.test_request_context():
-        body = problems.answer_refusal(wrong).json
+        body = problems.refusal_response(wrong).json
     assert body == {"detail": "/status: a (2 more)", "status": ["a"], "wait": ["c"]}
     with app.test_request_context(headers=FULL):
-        body = problems.answer_refusal(wrong).json
+        body = problems.refusal_response(wrong).json
     assert body["errors"][2] == {"parameter": "wait", "detail": "c"}
 
 

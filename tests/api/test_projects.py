@@ -189,7 +189,7 @@ class TestUpload:
         answer = self.upload(client, tar({"a": b"1"}))
         assert (answer.status_code, answer.json["detail"]) == (
             413,
-            "The body is larger than the 10 bytes that are taken.",
+            "The body is larger than 10 bytes.",
         )
 
     def test_may_be_larger_than_other_bodies(self, settings, user, project):
