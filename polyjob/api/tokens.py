@@ -16,7 +16,7 @@ from polyjob.api.schemas.tokens import MadeTokenSchema, TokenBody, TokenRowSchem
 from polyjob.auth import identity, users
 from polyjob.auth.permissions import Access, requires
 from polyjob.auth.scopes import Scope
-from polyjob.auth.tokens import LOGIN
+from polyjob.auth.tokens import LOGIN_TOKEN_NAME
 from polyjob.clock import now
 from polyjob.db.models import Project, Token
 from polyjob.errors import Forbidden, Invalid, NotFound, Problem
@@ -87,7 +87,7 @@ def make(body: Mapping[str, Any]) -> Token:
 def _within_makers(life: datetime.timedelta | None) -> datetime.timedelta | None:
     """A key that expires makes none that outlives it; but one that was got for a password does as the password."""
     maker = g.identity.token
-    if maker is None or maker.expires_at is None or maker.name == LOGIN:
+    if maker is None or maker.expires_at is None or maker.name == LOGIN_TOKEN_NAME:
         return life
     left: datetime.timedelta = maker.expires_at - now()
     return left if life is None else min(left, life)

@@ -23,7 +23,7 @@ from polyjob.api.schemas.users import (
 from polyjob.auth import identity, login, sessions, users
 from polyjob.auth.permissions import Access, requires
 from polyjob.auth.sessions import CSRF_HEADER
-from polyjob.auth.tokens import LOGIN
+from polyjob.auth.tokens import LOGIN_TOKEN_NAME
 from polyjob.db.models import User
 from polyjob.errors import Forbidden, Invalid, Problem
 from polyjob.jobconfig.checks import check_values, deserialize
@@ -62,7 +62,7 @@ def set_password() -> Response:
     user = me()
     if sent.get("username") not in (None, user.username):
         if not user.is_admin:  # before the look-up, which would tell who exists
-            raise Forbidden("Only administrators set passwords of others.")
+            raise Forbidden("Only administrators can set the passwords of others.")
         user = users.find(sent["username"])
     login.set_password(user, sent["password"], old=sent.get("old_password"), identity=g.identity)
     return empty(200)
@@ -182,7 +182,7 @@ def log_in() -> dict[str, Any]:
     if sent.get("login"):
         sessions.require_own_origin(is_change=False)
     user = login.check_password(sent["username"], sent["password"])
-    token, key = users.create_token(user, LOGIN, identity.LOGIN_TOKEN_LIFETIME)
+    token, key = users.create_token(user, LOGIN_TOKEN_NAME, identity.LOGIN_TOKEN_LIFETIME)
     if not sent.get("login"):
         return {"token": key}
     sessions.sign_in(user, token)

@@ -1,15 +1,15 @@
-"""Who is asking, and who may see and change what.
+"""Identify the sender of a request, and decide which projects they can read and change.
 
 ============================  ===============  ==============
-who                           private project  public project
+user                          private project  public project
 ============================  ===============  ==============
 its owner, an administrator   read, write      read, write
-another user                  (not there)      read
-nobody                        (401)            (401)
+another user                  (404)            read
+not authenticated             (401)            (401)
 ============================  ===============  ==============
 
-What a key may do beyond that, its scope and its project say: see `polyjob.auth.permissions`. A job's own key acts for
-whoever made the job, and only on that job.
+The scope and the project of a token restrict this further; `polyjob.auth.permissions` checks them. A job's own token
+acts for the user who created the job, and only on that job.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from peewee import Expression, PeeweeException
 from polyjob.auth import sessions
 from polyjob.auth.scopes import Scope
 from polyjob.auth.sessions import CSRF_HEADER, SAFE_METHODS
-from polyjob.auth.tokens import JOB_TOKEN_PREFIX, digest, job_uuid_of_token
+from polyjob.auth.tokens import JOB_TOKEN_PREFIX, digest, is_expired, job_uuid_of_token
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import Job, Meta, Project, Token, User
@@ -36,6 +36,7 @@ from polyjob.services.audit import Actor, set_actor
 
 LOGIN_TOKEN_LIFETIME = datetime.timedelta(days=30)
 LAST_USED_INTERVAL = datetime.timedelta(minutes=1)
+"""The least time between two writes of a token's last use."""
 
 _USER = Prepared(lambda: User.select().where(User.id == 0))
 _USER_BY_NAME = Prepared(lambda: User.select().where(User.username == ""))
@@ -44,13 +45,13 @@ _TOKEN = Prepared(lambda: Token.select().where(Token.digest == ""))
 
 
 class Unauthenticated(PolyjobError):
-    """Nobody, or nobody that we know, is asking."""
+    """The request has no valid credentials."""
 
 
 NO_CREDENTIALS = "Authentication credentials were not provided."
 
 
-# Who may do what.
+# Access to projects.
 
 
 def may_read(user: User, project: Project) -> bool:
@@ -62,16 +63,16 @@ def may_write(user: User, project: Project) -> bool:
 
 
 def readable_projects(user: User) -> Expression:
-    """The condition on projects that says the same as `may_read`, and that lists show them."""
-    shown = Project.deleted_at.is_null() & Project.archived_at.is_null()
-    only = bound_project_id()
-    if only is not None:
-        shown &= Project.id == only
-    return shown if user.is_admin else shown & ((Project.user == user) | Project.is_public)
+    """Return the condition on projects that lists show to the user. Agrees with `may_read`."""
+    listed = Project.deleted_at.is_null() & Project.archived_at.is_null()
+    bound_id = bound_project_id()
+    if bound_id is not None:
+        listed &= Project.id == bound_id
+    return listed if user.is_admin else listed & ((Project.user == user) | Project.is_public)
 
 
 def bound_project_id() -> int | None:
-    """The id of the one project that the key of this request is good for; None = of all."""
+    """Return the id of the project that the request's token is bound to; None if it is not bound to one."""
     identity = g.get("identity") if has_request_context() else None
     return identity.project_id if identity else None
 
@@ -79,11 +80,13 @@ def bound_project_id() -> int | None:
 def find_project(
     user: User | None, username: str, name: str, *, to_write: bool | None = None, archived: bool = False
 ) -> Project:
-    """The project that the user asks for, its owner loaded. `to_write`: None = where the request's method says so.
-    An archived one is there only where `archived` says so.
+    """Return a project, with its owner loaded, if the user has access to it.
 
-    Raises Unauthenticated where nobody asks, NotFound where the user may not read it either, Forbidden where the user
-    may only read.
+    * `to_write`: whether the user must be able to write to it. None decides by the request's method.
+    * `archived`: whether an archived project is found.
+
+    Raises Unauthenticated without a user, NotFound if the user may not read the project, and Forbidden if the user may
+    only read it.
     """
     if user is None:
         raise Unauthenticated(NO_CREDENTIALS)
@@ -104,44 +107,49 @@ def find_project(
 
 
 def access_check(project_id: int) -> Callable[[], bool]:
-    """What tells, at any later time and in any thread, whether whoever sends this request may still read the project:
-    their key or session is good, and the project is there for them. It takes two or three look-ups."""
+    """Return a function that checks whether the sender of this request may still read the project.
+
+    It can be called at any later time and from any thread. It checks the user, the token or the session, and the
+    project, with three or four queries. Raises Unauthenticated if the request has no credentials.
+    """
     identity = current_identity()
     if identity is None:
         raise Unauthenticated(NO_CREDENTIALS)
     user, token, session = identity.user, identity.token, identity.session
 
-    def holds() -> bool:
-        asking = User.get_or_none(User.id == user.id, User.is_active)
-        if asking is None:
+    def may_still_read() -> bool:
+        present_user = User.get_or_none(User.id == user.id, User.is_active)
+        if present_user is None:
             return False
-        if session and (asking.session_version != user.session_version or sessions.is_signed_out(session)):
+        if session and (present_user.session_version != user.session_version or sessions.is_signed_out(session)):
             return False
         if token is not None:
-            kept = Token.get_or_none(Token.id == token.id)
-            if kept is None or (kept.expires_at is not None and kept.expires_at <= now()):
+            present_token = Token.get_or_none(Token.id == token.id)
+            if present_token is None or is_expired(present_token.expires_at):
                 return False
         project = Project.get_or_none(
             Project.id == project_id, Project.deleted_at.is_null(), Project.archived_at.is_null()
         )
-        return project is not None and may_read(asking, project)
+        return project is not None and may_read(present_user, project)
 
-    return holds
+    return may_still_read
 
 
-# Who is asking.
+# The sender of a request.
 
 
 @dataclass(frozen=True)
 class Identity:
+    """The sender of a request."""
+
     user: User
     job: Job | None = None
-    """The job whose own key was shown; None for a person."""
+    """The job whose own token was sent; None for a person."""
     token: Token | None = None
-    """The key that was shown, or that a browser was signed in by; None for a job's own, and for a browser that was
-    signed in otherwise."""
+    """The token that was sent, or that the browser was signed in with. None for a job's own token, and for a browser
+    that was signed in otherwise."""
     session: str | None = None
-    """The id of the browser's session; None for who shows a key."""
+    """The id of the browser's session; None if a token was sent."""
 
     @property
     def is_browser(self) -> bool:
@@ -149,12 +157,12 @@ class Identity:
 
     @property
     def scope(self) -> Scope:
-        """How much of what the user may do is asked for at most."""
+        """The scope of the token; the whole scope without one."""
         return Scope(self.token.scope) if self.token else Scope.ADMIN
 
     @property
     def project_id(self) -> int | None:
-        """The one project that the key is good for; None = all of the user's."""
+        """The id of the project that the token is bound to; None if it is not bound to one."""
         if self.job is not None:
             return int(self.job.project_id)
         return self.token.project_id if self.token else None
@@ -166,39 +174,41 @@ class Identity:
 
 
 def current_identity() -> Identity | None:
-    """Who is asking: as `authenticate` found out, or else as the browser's session says. Whoever it is acts from now
-    on."""
+    """Return the identity that `authenticate` established, or else that of the browser's session, if any.
+
+    Makes it the actor of what the request changes.
+    """
     identity: Identity | None = g.get("identity")
-    if identity is None and (found := sessions.browser_session()) is not None:
-        identity = g.identity = Identity(found.user, token=found.token, session=found.id)
+    if identity is None and (session := sessions.browser_session()) is not None:
+        identity = g.identity = Identity(session.user, token=session.token, session=session.id)
         set_actor(identity.actor)
     return identity
 
 
 def current_user() -> User | None:
-    """The user of `current_identity`."""
+    """Return the user of `current_identity`, or None."""
     identity = current_identity()
     return identity.user if identity else None
 
 
 def is_person() -> bool:
-    """Whether a person asks, and no job."""
+    """Return whether the sender is a person, not a job."""
     identity = g.get("identity")
     return identity is None or identity.job is None
 
 
 def authenticate(takes_token_in_query: bool = False) -> Identity:
-    """Find out who sends this API request: by the key in its `Authorization`, or by a browser's session. A browser's
-    WebSocket can send no header: streams take the key as a parameter.
+    """Identify the sender of an API request by the token in `Authorization`, or by the browser's session.
 
-    Raises Unauthenticated, and Forbidden for what a page of another server sends.
+    `takes_token_in_query` also allows the parameter `token`, for WebSockets: browsers cannot send headers with them.
+    Raises Unauthenticated, and Forbidden for a request that a page of another server sends.
     """
     g.pop("identity", None)
     header = request.headers.get("Authorization")
     if header is None and takes_token_in_query and "token" in request.args:
         header = f"token {request.args['token']}"
     if header is not None:
-        g.identity = _by_header(header)
+        g.identity = _identity_of_header(header)
         set_actor(g.identity.actor)
     elif current_identity() is None:
         raise Unauthenticated(NO_CREDENTIALS)
@@ -207,7 +217,7 @@ def authenticate(takes_token_in_query: bool = False) -> Identity:
     return cast(Identity, g.identity)
 
 
-def _by_header(header: str) -> Identity:
+def _identity_of_header(header: str) -> Identity:
     scheme, *rest = header.split() or [""]
     if scheme.lower() not in ("token", "bearer"):
         raise Unauthenticated(NO_CREDENTIALS)
@@ -218,25 +228,26 @@ def _by_header(header: str) -> Identity:
     return _identity_of_job_token(rest[0]) or identity_of_token(rest[0])
 
 
-def identity_of_token(key: str) -> Identity:
-    """Who shows this key, no job's own. Looked up by its hash, so that the time a look-up takes tells nothing of a key.
+def identity_of_token(text: str) -> Identity:
+    """Return the identity of a token that is not a job's own.
 
-    Raises Unauthenticated.
+    The row is found by the token's hash, so that the duration of the query reveals nothing about the token. Raises
+    Unauthenticated.
     """
-    token = _TOKEN.first(digest(key))
+    token = _TOKEN.first(digest(text))
     if token is None:
         raise Unauthenticated("Invalid token.")
-    if token.expires_at is not None and token.expires_at <= now():
+    if is_expired(token.expires_at):
         raise Unauthenticated("Token expired")
     user = _USER.first(token.user_id)
     if user is None or not user.is_active:
         raise Unauthenticated("User inactive or deleted.")
-    _note_use(token)
+    _record_use(token)
     return Identity(user, token=token)
 
 
-def _note_use(token: Token) -> None:
-    """Not more often than once a minute, and no request fails for it."""
+def _record_use(token: Token) -> None:
+    """Record the token's last use, at most once a minute. No request fails because of it."""
     moment = now()
     if token.last_used_at is not None and abs(moment - token.last_used_at) < LAST_USED_INTERVAL:
         return
@@ -244,10 +255,11 @@ def _note_use(token: Token) -> None:
         Token.update(last_used_at=moment).where(Token.id == token.id).execute()
 
 
-def _identity_of_job_token(key: str) -> Identity | None:
-    if not key.startswith(JOB_TOKEN_PREFIX) or not key.isascii():
+def _identity_of_job_token(text: str) -> Identity | None:
+    """Return the identity of a job's own token; None for any other text. Raises Unauthenticated if the job is done."""
+    if not text.startswith(JOB_TOKEN_PREFIX) or not text.isascii():
         return None
-    uuid = job_uuid_of_token(key, Meta.get_by_id("secret").value)
+    uuid = job_uuid_of_token(text, Meta.get_by_id("secret").value)
     if uuid is None:
         return None
     job = Job.get_or_none(Job.uuid == uuid, Job.deleted_at.is_null(), Job.archived_at.is_null())

@@ -1,4 +1,4 @@
-"""Passwords and keys that people type: checked, and slowed down for whoever tries many."""
+"""Check typed passwords and tokens, and slow down repeated failures."""
 
 from __future__ import annotations
 
@@ -8,103 +8,106 @@ from polyjob.addresses import network_of
 from polyjob.auth import identity as auth
 from polyjob.auth import passwords, users
 from polyjob.auth.throttle import Attempt, FailureLimit
-from polyjob.auth.tokens import LOGIN
+from polyjob.auth.tokens import LOGIN_TOKEN_NAME
 from polyjob.db.database import write
 from polyjob.db.models import Token, User
 from polyjob.errors import Forbidden, Problem
 from polyjob.services import audit
 from polyjob.services.audit import Actor, set_actor
 
-WRONG = "Unable to log in with provided credentials."
+WRONG_CREDENTIALS = "Unable to log in with provided credentials."
 MAX_FAILURES_OF_ADDRESS = 50
-"""Failed tries of one address, or IPv6 network of 64 bits, that are free; each further one waits twice as long."""
+"""Failures of one address, or IPv6 network of 64 bits, without a delay; the delay doubles with each further one."""
 MAX_FAILURES_OF_NAME = 20
-"""The same for one user name, from all addresses together, but for those that the user has used before."""
-LONGEST_WAIT_FOR_NAME = 15.0
-"""Seconds. Short, since strangers can cause it."""
-LONGEST_NAME = 200
-"""Characters that are looked at of what somebody says to be called; no user's name has as many."""
+"""The same for one username, from all addresses together except those that the user has used before."""
+LONGEST_NAME_DELAY_SECONDS = 15.0
+"""The longest delay for a username. It is short, because strangers can cause it."""
+_COUNTED_NAME_LENGTH = 200
+"""Typed usernames are cut to this length, which no user's name has."""
 
 _by_account = FailureLimit()
 _by_address = FailureLimit(MAX_FAILURES_OF_ADDRESS)
-_by_name = FailureLimit(MAX_FAILURES_OF_NAME, LONGEST_WAIT_FOR_NAME)
+_by_name = FailureLimit(MAX_FAILURES_OF_NAME, LONGEST_NAME_DELAY_SECONDS)
 
 
 class WrongCredentials(auth.Unauthenticated):
-    """Name and password are not one user's."""
+    """The username, the password or the token is incorrect."""
 
-    problems = (Problem("", WRONG),)
+    problems = (Problem("", WRONG_CREDENTIALS),)
 
 
 def check_password(username: str, password: str) -> User:
-    """Return the user whose name and password these are, who acts from now on.
+    """Return the user with this name and password, and make them the actor of what the request changes.
 
-    Raises WrongCredentials, Throttled where there were too many tries, and Unavailable while others are checked.
+    Raises WrongCredentials, Throttled after too many failures, and Unavailable while too many others are checked.
     """
-    address, username = request.remote_addr or "", username[:LONGEST_NAME]
-    attempt = _begin(username, address)
+    address, username = request.remote_addr or "", username[:_COUNTED_NAME_LENGTH]
+    attempt = _begin_attempt(username, address)
     try:
         user = passwords.user_with_password(username, password)
     except BaseException:
-        attempt.take_back()
+        attempt.cancel()
         raise
     if user is None:
         attempt.fail()
         with write("login"):
             audit.record_failed_login(username, address)
-        raise WrongCredentials(WRONG)
-    attempt.take_back()
-    _by_account.forget(_account(username, address))
-    set_actor(Actor(user, LOGIN, address))
+        raise WrongCredentials(WRONG_CREDENTIALS)
+    attempt.cancel()
+    _by_account.forget(_account_key(username, address))
+    set_actor(Actor(user, LOGIN_TOKEN_NAME, address))
     return user
 
 
-def check_token(key: str) -> tuple[User, Token]:
-    """Return the key's user and row. Raises as `check_password`."""
+def check_token(text: str) -> tuple[User, Token]:
+    """Return the user and the row of a typed token. Raises WrongCredentials, and Throttled after too many failures."""
     attempt = Attempt((_by_address, network_of(request.remote_addr or "")))
     try:
-        identity = auth.identity_of_token(key)
+        identity = auth.identity_of_token(text)
     except auth.Unauthenticated:
-        raise WrongCredentials("This is no key of this server, or one that is not good any more.") from None
-    attempt.take_back()
+        raise WrongCredentials("Invalid or expired token.") from None
+    attempt.cancel()
     assert identity.token is not None
     return identity.user, identity.token
 
 
 def set_password(user: User, password: str, *, old: str | None, identity: auth.Identity) -> None:
-    """As `users.set_password`, by who asks.
+    """Set the user's password, as `users.set_password` does, on behalf of this identity.
 
-    Raises Throttled, too, where the old one was tried too often, and Forbidden for a key that expires: the password
-    would outlive it.
+    Also raises Throttled after too many failures with the old password, and Forbidden for a token that expires, because
+    the password would outlive it.
     """
     refuse_expiring_token(identity)
-    attempt = Attempt((_by_account, _account(user.username, request.remote_addr or "")))
+    attempt = Attempt((_by_account, _account_key(user.username, request.remote_addr or "")))
     try:
         users.set_password(user, password, old=old, by=identity.user)
     except users.WrongPassword:
         attempt.fail()
         raise
     except BaseException:
-        attempt.take_back()
+        attempt.cancel()
         raise
-    attempt.take_back()
+    attempt.cancel()
 
 
 def refuse_expiring_token(identity: auth.Identity) -> None:
-    """Raises Forbidden where who asks shows a key that expires, or signed in by one. Keys got for a password may."""
+    """Raise Forbidden for a token that expires, also one that a browser was signed in with. Login tokens pass."""
     token = identity.token
-    if token is not None and token.expires_at is not None and token.name != LOGIN:
-        raise Forbidden("A key that expires sets no password, which would outlive it.")
+    if token is not None and token.expires_at is not None and token.name != LOGIN_TOKEN_NAME:
+        raise Forbidden("A token that expires cannot set a password, which would outlive it.")
 
 
-def _begin(username: str, address: str) -> Attempt:
-    """Count a try. The limit of the name alone spares addresses that the user has used: strangers cannot lock the user
-    out there."""
-    counted = [(_by_account, _account(username, address)), (_by_address, network_of(address))]
+def _begin_attempt(username: str, address: str) -> Attempt:
+    """Count an attempt.
+
+    The limit by username alone does not apply to addresses that the user has used. Strangers cannot lock the user out
+    there.
+    """
+    counted = [(_by_account, _account_key(username, address)), (_by_address, network_of(address))]
     if not audit.has_used_address(username, address):
         counted.append((_by_name, username.lower()))
     return Attempt(*counted)
 
 
-def _account(username: str, address: str) -> str:
+def _account_key(username: str, address: str) -> str:
     return f"{network_of(address)} {username.lower()}"

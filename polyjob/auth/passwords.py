@@ -1,4 +1,4 @@
-"""Passwords: hashed with scrypt, which takes a good part of a second by intention."""
+"""Hash and check passwords with scrypt, which takes a good part of a second on purpose."""
 
 from __future__ import annotations
 
@@ -16,33 +16,39 @@ from polyjob.errors import Unavailable
 MAX_HASHES = 2
 """Passwords that one process hashes at once: each takes a core and 32 MiB."""
 MAX_WAITING_HASHES = 4
-"""Further ones that wait for their turn."""
+"""Passwords that wait until they can be hashed."""
 
 _running = threading.BoundedSemaphore(MAX_HASHES)
 _admitted = threading.BoundedSemaphore(MAX_HASHES + MAX_WAITING_HASHES)
 
 
 def hash_password(password: str) -> str:
-    """Raises Unavailable while too many others are hashed."""
-    with _turn():
+    """Return the hash of a password. Raises Unavailable while too many others are hashed."""
+    with _hash_slot():
         return generate_password_hash(password, "scrypt")
 
 
 def is_password_of(user: User | None, password: str) -> bool:
-    """Takes as long where there is no user, or one without a password. Raises as `hash_password`."""
-    with _turn():
-        stored = user.password_hash if user and user.password_hash else _no_ones_hash()
+    """Return whether the password is the user's.
+
+    Takes as long without a user, or for one without a password. Raises Unavailable while too many others are hashed.
+    """
+    with _hash_slot():
+        stored = user.password_hash if user and user.password_hash else _random_hash()
         return check_password_hash(stored, password) and bool(user and user.password_hash)
 
 
 def user_with_password(username: str, password: str) -> User | None:
-    """Return the active user with this name and password. An unknown name takes as long as a wrong password."""
+    """Return the active user with this name and password, or None.
+
+    An unknown name takes as long as a wrong password. Raises Unavailable while too many others are hashed.
+    """
     user = User.get_or_none(User.username == username, User.is_active)
     return user if is_password_of(user, password) else None
 
 
 @contextlib.contextmanager
-def _turn() -> Iterator[None]:
+def _hash_slot() -> Iterator[None]:
     if not _admitted.acquire(blocking=False):
         raise Unavailable("The server is checking other passwords; try again in a moment.", 2)
     try:
@@ -53,5 +59,5 @@ def _turn() -> Iterator[None]:
 
 
 @functools.cache
-def _no_ones_hash() -> str:
+def _random_hash() -> str:
     return generate_password_hash(secrets.token_hex(), "scrypt")

@@ -1,4 +1,4 @@
-"""How much of what its user may do a key is good for. Pure."""
+"""The scopes of tokens."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """Each holds what stands before it."""
+    """The operations that a token allows. Each scope includes those before it."""
 
     READ = "read"
-    """Look at everything that the user may look at."""
+    """Read everything that the user may read."""
     SUBMIT = "submit"
-    """Submit, clone, stop and change jobs and builds, upload code, bookmark."""
+    """Submit, clone, stop and change jobs and builds, upload files, bookmark."""
     ADMIN = "admin"
     """Everything that the user may do."""
 

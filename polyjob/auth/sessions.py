@@ -1,4 +1,4 @@
-"""Browsers: whom one is signed in as, by a signed cookie; and that what it sends comes from a page of this server."""
+"""Browser sessions in a signed cookie, and protection against cross-site request forgery (CSRF)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from flask import current_app, request, session
 
-from polyjob.auth.tokens import digest
+from polyjob.auth.tokens import digest, is_expired
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import EndedSession, Token, User
@@ -19,30 +19,29 @@ from polyjob.errors import Forbidden
 from polyjob.services.audit import Actor, record_as
 
 SESSION_LIFETIME = datetime.timedelta(days=14)
-"""A browser that sends nothing for so long is signed out."""
+"""A browser that sends no request for so long is signed out."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CSRF_HEADER = "X-CSRF-Token"
 CSRF_FIELD = "csrf_token"
-RENEWED_AFTER = 86_400
-"""Seconds after which a cookie in use is sent anew. Not at each answer: one that was asked for before a sign-out may
-come after it."""
-
+RENEWAL_INTERVAL_SECONDS = 86_400
+"""Time after which a cookie in use is sent again. It is not sent with each response: the response to a request from
+before a sign-out may arrive after it."""
 
 _HOST = re.compile(r"(?:\[[0-9A-Za-z:.%]+\]|[-0-9A-Za-z._~%]+)(?::\d{1,5})?")
-"""Any host that browsers and machines are known by, in more names than DNS allows: `job_server`, an IPv6 zone."""
+"""Matches hosts, including names that DNS does not allow but machines have, such as `job_server`, and IPv6 zones."""
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class ForeignOrigin(Forbidden):
-    """What was sent does not come from a page of this server."""
+    """The request does not come from a page of this server."""
 
 
 class WrongCsrfToken(Forbidden):
-    """What was sent comes from this server's address, but not with the token of this browser's session."""
+    """The request comes from a page of this server, but without the CSRF token of the browser's session."""
 
 
 def own_origin() -> str:
-    """The scheme and host that this request was sent to, as it names them. Empty where that could be no host."""
+    """Return the origin that this request was sent to, such as `https://example.com`; empty for an invalid host."""
     environ = request.environ
     host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
     host = host.removesuffix(_DEFAULT_PORTS.get(request.scheme, "")).lower()
@@ -50,13 +49,15 @@ def own_origin() -> str:
 
 
 def _host() -> str:
-    """The values that a session is bound to."""
+    """Return the host that a session is bound to."""
     return own_origin().partition("://")[2]
 
 
 def sign_in(user: User, token: Token | None = None) -> None:
-    """Have the browser that sends this request be the user's from now on, at this host. Signed in by a key, it may do
-    no more than the key, and no longer."""
+    """Start a session of the user in the browser that sends this request, valid at this host.
+
+    A session started with a token has the token's scope and expiry.
+    """
     session.clear()
     session.permanent = True
     session.update(user=user.id, host=_host(), csrf=secrets.token_hex(16), version=user.session_version)
@@ -68,7 +69,7 @@ def sign_in(user: User, token: Token | None = None) -> None:
 
 
 def sign_out() -> None:
-    """End the session of the browser that sends this request, with all copies of its cookie."""
+    """End the session of the browser that sends this request, and make all copies of its cookie invalid."""
     if "id" in session:
         moment = now()
         with write("sign-out"):
@@ -81,16 +82,16 @@ def sign_out() -> None:
 
 @dataclass(frozen=True)
 class BrowserSession:
-    """A browser's session that is good."""
+    """A valid session of a browser."""
 
     user: User
     token: Token | None
-    """The key that the browser was signed in by, if any."""
+    """The token that the browser was signed in with, if any."""
     id: str
 
 
 def browser_session() -> BrowserSession | None:
-    """The session of the browser that sends this request; None where nobody is signed in, or not any more."""
+    """Return the session of the browser that sends this request; None if there is no valid one."""
     if not session.get("user") or "id" not in session or session.get("host") != _host():
         return None
     user = User.get_or_none(User.id == session["user"], User.is_active)
@@ -99,25 +100,27 @@ def browser_session() -> BrowserSession | None:
     if "token" not in session:
         return BrowserSession(user, None, session["id"])
     token = Token.get_or_none(Token.id == session["token"], Token.user == user)
-    if token is None or (token.expires_at is not None and token.expires_at <= now()):
+    if token is None or is_expired(token.expires_at):
         return None
     return BrowserSession(user, token, session["id"])
 
 
 def is_signed_out(session_id: str) -> bool:
-    """Whether the session was signed out."""
+    """Return whether the session was signed out."""
     return bool(EndedSession.select().where(EndedSession.digest == digest(session_id)).exists())
 
 
 def renew_cookie() -> None:
-    """Have a cookie that is in use last from now on, if it has not been sent for a day."""
-    if session.get("user") and time.time() - session.get("at", 0) > RENEWED_AFTER:
+    """Send the session's cookie again, with a new expiry, if it was not sent for a day."""
+    if session.get("user") and time.time() - session.get("at", 0) > RENEWAL_INTERVAL_SECONDS:
         session["at"] = int(time.time())
 
 
 def csrf_token() -> str:
-    """What a page of this browser sends along with what it changes. A visitor gets one, too: nobody else's page may
-    sign them in."""
+    """Return the token that pages of this browser send with each change.
+
+    A visitor gets one, too, so that no page of another server can sign them in.
+    """
     if "csrf" not in session:
         session["csrf"] = secrets.token_hex(16)
     token: str = session["csrf"]
@@ -125,19 +128,21 @@ def csrf_token() -> str:
 
 
 def require_own_origin(is_change: bool | None = None) -> None:
-    """Raises Foreign for what the page of another server sends, and for a change that does not say whose page it comes
-    from. `is_change`: None = where the request's method says so."""
+    """Raise ForeignOrigin for a request of another server's page, and for a change without an `Origin`.
+
+    `is_change`: whether the request changes something. None decides by its method.
+    """
     origin = request.headers.get("Origin")
     if origin is None and _is_change(is_change):
         raise ForeignOrigin(f"CSRF Failed: send `Origin`, and the page's token as `{CSRF_HEADER}`.")
     if origin is not None and origin not in _own_origins():
-        raise ForeignOrigin("Requests of pages of other servers are not answered.")
+        raise ForeignOrigin("Requests from pages of other servers are refused.")
 
 
 def require_csrf_token(sent: str, is_change: bool | None = None) -> None:
-    """A browser sends its cookie whoever's page made it ask; so what changes something must show the session's token.
+    """Require the session's CSRF token `sent` for a change, because a browser sends its cookie for any page.
 
-    Raises as `require_own_origin`, and Stale where only the token is wrong.
+    Raises ForeignOrigin as `require_own_origin` does, and WrongCsrfToken if only the token is wrong.
     """
     require_own_origin(is_change)
     if not _is_change(is_change):
@@ -146,11 +151,11 @@ def require_csrf_token(sent: str, is_change: bool | None = None) -> None:
         raise WrongCsrfToken(f"CSRF Failed: send `Origin`, and the page's token as `{CSRF_HEADER}`.")
 
 
-def _is_change(said: bool | None) -> bool:
-    return request.method not in SAFE_METHODS if said is None else said
+def _is_change(is_change: bool | None) -> bool:
+    return request.method not in SAFE_METHODS if is_change is None else is_change
 
 
 def _own_origins() -> set[str]:
-    """The address that was asked, and the one that users know where a proxy stands before the server."""
+    """Return the origin of this request, and the public one, which differs behind some proxies."""
     public: str = current_app.config["SETTINGS"].public_url
-    return {address for address in (own_origin(), public) if address}
+    return {origin for origin in (own_origin(), public) if origin}

@@ -1,4 +1,4 @@
-"""Limits that slow down whoever tries passwords."""
+"""Delays after failed attempts, to slow down guessing of passwords and tokens."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections import deque
 from polyjob.errors import PolyjobError
 
 MAX_FAILURES = 5
-"""Failed tries that are free; each further one waits twice as long."""
-WINDOW = 300.0
-"""Seconds in which failures are counted."""
+"""Failures without a delay; the delay doubles with each further one."""
+WINDOW_SECONDS = 300.0
+"""Time for which a failure counts."""
 MAX_COUNTED = 10_000
-"""Keys that one limit counts at once; the one that failed least recently is forgotten first."""
+"""Keys that one limit counts at once. The one that failed least recently is forgotten first."""
 
 _lock = threading.Lock()
 
 
 class Throttled(PolyjobError):
-    """Too many tries; the next may come in `retry_after` seconds."""
+    """Too many failures; the next attempt is allowed in `retry_after` seconds."""
 
     def __init__(self, retry_after: int) -> None:
         super().__init__(f"Request was throttled. Expected available in {retry_after} seconds.")
@@ -27,22 +27,24 @@ class Throttled(PolyjobError):
 
 
 class FailureLimit:
-    """Counts failures by key, in this process. After the free ones, each further try waits twice as long, up to
-    `longest` seconds."""
+    """Counts failures by key, in this process.
 
-    def __init__(self, free: int = MAX_FAILURES, longest: float = WINDOW) -> None:
+    After `free` failures, each further one doubles the delay until the next attempt, up to `longest` seconds.
+    """
+
+    def __init__(self, free: int = MAX_FAILURES, longest: float = WINDOW_SECONDS) -> None:
         self.free = free
         self.longest = longest
         self._failures: dict[str, deque[float]] = {}
 
     def forget(self, key: str) -> None:
-        """Count from zero again."""
+        """Reset the count of a key."""
         with _lock:
             self._failures.pop(key, None)
 
-    def _wait(self, key: str, moment: float) -> float:
+    def _delay(self, key: str, moment: float) -> float:
         failures = self._failures.get(key)
-        while failures and moment - failures[0] > WINDOW:
+        while failures and moment - failures[0] > WINDOW_SECONDS:
             failures.popleft()
         if not failures or len(failures) < self.free:
             return 0.0
@@ -56,36 +58,36 @@ class FailureLimit:
         self._failures[key] = failures
         failures.append(moment)
 
-    def _take_back(self, key: str, moment: float) -> None:
+    def _cancel(self, key: str, moment: float) -> None:
         failures = self._failures.get(key)
         if failures and moment in failures:
             failures.remove(moment)
 
 
 class Attempt:
-    """A try that counts as failed from its beginning on, so that tries at the same time cannot pass a limit."""
+    """An attempt. It counts as failed from its start, so that parallel attempts cannot pass a limit."""
 
     def __init__(self, *counted: tuple[FailureLimit, str]) -> None:
-        """Count the try in each limit, by its key. Raises Throttled, and counts nothing, where one refuses it."""
+        """Count the attempt in each limit, by its key. Raises Throttled, and counts nothing, if one refuses it."""
         self._counted = counted
         self._moment = time.monotonic()
         with _lock:
-            wait = max(limit._wait(key, self._moment) for limit, key in counted)
-            if wait <= 0:
+            delay = max(limit._delay(key, self._moment) for limit, key in counted)
+            if delay <= 0:
                 for limit, key in counted:
                     limit._count(key, self._moment)
-        if wait > 0:
-            raise Throttled(int(wait) + 1)
+        if delay > 0:
+            raise Throttled(int(delay) + 1)
 
-    def take_back(self) -> None:
-        """Count the try no longer: it did not fail."""
+    def cancel(self) -> None:
+        """Stop counting the attempt, because it did not fail."""
         with _lock:
             for limit, key in self._counted:
-                limit._take_back(key, self._moment)
+                limit._cancel(key, self._moment)
 
     def fail(self) -> None:
-        """Have the wait for the next try begin now."""
-        self.take_back()
+        """Restart the delay before the next attempt at this moment."""
+        self.cancel()
         with _lock:
             for limit, key in self._counted:
                 limit._count(key, time.monotonic())

@@ -1,33 +1,42 @@
-"""Keys: how they are made, and what is kept of them. No key itself is ever stored."""
+"""Create and check tokens. No token itself is ever stored, only its digest."""
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import hmac
 import secrets
 
+from polyjob.clock import now
+
 JOB_TOKEN_PREFIX = "job-"
-LOGIN = "login"
-"""The name of keys that are got for a password."""
+LOGIN_TOKEN_NAME = "login"
+"""The name of tokens that were created for a password."""
 
 
 def new_token() -> str:
-    """40 hex digits."""
+    """Return a random token of 40 hex digits."""
     return secrets.token_hex(20)
 
 
-def digest(key: str) -> str:
-    """What the database keeps of a key. A key has 160 random bits, so one plain SHA-256 is enough."""
-    return hashlib.sha256(key.encode()).hexdigest()
+def digest(token: str) -> str:
+    """Return what the database stores of a token. A token has 160 random bits, so one plain SHA-256 is enough."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def is_expired(expires_at: datetime.datetime | None) -> bool:
+    """Return whether a token with this expiry, None for no expiry, is expired."""
+    return expires_at is not None and expires_at <= now()
 
 
 def job_token(job_uuid: str, secret: str) -> str:
-    """The one key that a job gets: `job-<uuid>-<hex>`. It is good for that job alone, and until the job is done."""
+    """Return a job's own token, `job-<uuid>-<hex>`. It is valid for that job alone, until the job is done."""
     signature = hmac.new(bytes.fromhex(secret), job_uuid.encode(), hashlib.sha256).hexdigest()
     return f"{JOB_TOKEN_PREFIX}{job_uuid}-{signature}"
 
 
-def job_uuid_of_token(key: str, secret: str) -> str | None:
-    """The uuid of the job whose key this is; None for any other text."""
-    uuid, _, _ = key.removeprefix(JOB_TOKEN_PREFIX).partition("-")
-    return uuid if key.startswith(JOB_TOKEN_PREFIX) and hmac.compare_digest(key, job_token(uuid, secret)) else None
+def job_uuid_of_token(token: str, secret: str) -> str | None:
+    """Return the uuid of the job that the token belongs to; None for any other text."""
+    uuid, _, _ = token.removeprefix(JOB_TOKEN_PREFIX).partition("-")
+    is_valid = token.startswith(JOB_TOKEN_PREFIX) and hmac.compare_digest(token, job_token(uuid, secret))
+    return uuid if is_valid else None

@@ -1,6 +1,6 @@
-"""What can be done with users and their keys: make, list, change, delete, revoke.
+"""Operations on users and their tokens: create, list, change, delete, revoke.
 
-No verb leaves the server without an administrator who can sign in.
+No operation removes the last administrator who can sign in.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from peewee import ModelSelect, fn
 
 from polyjob.auth.passwords import hash_password, is_password_of
 from polyjob.auth.scopes import Scope
-from polyjob.auth.tokens import LOGIN, digest, new_token
+from polyjob.auth.tokens import LOGIN_TOKEN_NAME, digest, new_token
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import Build, Job, Project, SignInLink, Token, Upload, User
@@ -21,7 +21,7 @@ from polyjob.errors import Conflict, Forbidden, Invalid, NotFound, Problem
 from polyjob.services import audit
 
 MAX_LOGIN_TOKENS = 20
-"""Keys that a user got for a password and has at once; the oldest go."""
+"""Login tokens of one user; the oldest are deleted."""
 MAX_TOKENS = 1000
 MIN_PASSWORD_LENGTH = 8
 
@@ -34,45 +34,50 @@ RESERVED_USERNAMES = frozenset({
     "users", "v1", "versions", "ws",
 })
 # fmt: on
-"""First segments of paths that are, or will be, no user's."""
+"""First segments of paths that cannot become usernames, because a route has them or may have them."""
 
 
 class WrongPassword(Invalid):
-    """The old password is another."""
+    """The old password is incorrect."""
 
 
 def find(username: str) -> User:
-    """Raises NotFound."""
+    """Return the user of this name. Raises NotFound."""
     user = User.get_or_none(User.username == username, User.deleted_at.is_null())
     if user is None:
         raise NotFound(f"There is no user `{username}`.")
     return user
 
 
-def find_for(asking: User, username: str) -> User | None:
-    """The user of this name. None where there is none, and the asker may not know that; raises NotFound to an
-    administrator."""
-    if asking.is_admin or asking.username == username:
+def find_for(viewer: User, username: str) -> User | None:
+    """Return the user of this name, or None.
+
+    Raises NotFound only for an administrator: to others, a missing user must look like one without visible projects.
+    """
+    if viewer.is_admin or viewer.username == username:
         return find(username)
     return User.get_or_none(User.username == username, User.deleted_at.is_null())
 
 
 def list_users() -> ModelSelect[User]:
-    """By name."""
+    """Return all users, sorted by name."""
     return User.select().where(User.deleted_at.is_null()).order_by(User.username)
 
 
 def create(username: str, password: str | None = None, *, email: str | None = None, is_admin: bool = False) -> User:
-    """Raises Invalid where the name does not do or is taken, in whatever case, or the password is too short."""
+    """Create a user.
+
+    Raises Invalid if the name is not valid or is taken, in any case of its letters, or if the password is too short.
+    """
     if not _USERNAME.match(username) or username.lower() in RESERVED_USERNAMES:
-        raise Invalid([Problem("/username", f"`{username}` cannot be a user's name.")])
+        raise Invalid([Problem("/username", f"`{username}` is not a valid username.")])
     if password is not None:
         _refuse_short(password)
     password_hash = None if password is None else hash_password(password)
     with write("user"):
-        taken = User.get_or_none(fn.LOWER(User.username) == username.lower())
-        if taken is not None:
-            raise Invalid([Problem("/username", f"There is a user `{taken.username}` already.")])
+        namesake = User.get_or_none(fn.LOWER(User.username) == username.lower())
+        if namesake is not None:
+            raise Invalid([Problem("/username", f"The user `{namesake.username}` already exists.")])
         user = User.create(
             username=username, email=email, password_hash=password_hash, is_admin=is_admin, created_at=now()
         )
@@ -81,55 +86,60 @@ def create(username: str, password: str | None = None, *, email: str | None = No
 
 
 def delete(user: User) -> None:
-    """Remove the user with every key. Raises Conflict while projects are the user's, and for the last administrator.
+    """Delete the user with all tokens and sessions.
 
-    Whoever made jobs in projects of others stays in the rows, with nothing left to sign in with: those say who it was.
+    A user who created jobs in the projects of others keeps a row without credentials, because those jobs refer to it.
+    Raises Conflict if the user owns projects or is the last administrator.
     """
     with write("user"):
-        user = _fresh(user)
+        user = _reload(user)
         owned = list(Project.select().where(Project.user == user).limit(5))
         names = [project.name for project in owned if project.deleted_at is None]
         if names:
-            raise Conflict(f"These projects are `{user.username}`'s; delete them first: {', '.join(names)}.")
+            raise Conflict(f"`{user.username}` owns projects; delete them first: {', '.join(names)}.")
         if owned:
             raise Conflict(f"Projects of `{user.username}` are still being removed.", 5)
-        _keep_an_administrator(user)
+        _refuse_last_administrator(user)
         audit.record("delete", user)
-        _end_everything(user)
+        _revoke_all_access(user)
         if any(table.select().where(table.user == user).exists() for table in (Job, Build, Upload)):
-            nobody = {"is_active": False, "is_admin": False, "password_hash": None, "email": None, "deleted_at": now()}
-            User.update(**nobody).where(User.id == user.id).execute()
+            columns = {"is_active": False, "is_admin": False, "password_hash": None, "email": None, "deleted_at": now()}
+            User.update(**columns).where(User.id == user.id).execute()
         else:
             User.delete().where(User.id == user.id).execute()
 
 
 def set_active(user: User, is_active: bool) -> None:
-    """Let the user in, or not: then every key and session is dead at once, and jobs go on. Idempotent. Raises Conflict
-    for the last administrator."""
+    """Activate or deactivate the user. Idempotent.
+
+    Deactivating ends all tokens and sessions at once; the user's jobs go on. Raises Conflict for the last
+    administrator.
+    """
     with write("user"):
-        user = _fresh(user)
+        user = _reload(user)
         if not is_active:
-            _keep_an_administrator(user)
-            _end_everything(user)
+            _refuse_last_administrator(user)
+            _revoke_all_access(user)
         if user.is_active != is_active:
             User.update(is_active=is_active).where(User.id == user.id).execute()
             audit.record("activate" if is_active else "deactivate", user)
 
 
 def set_admin(user: User, is_admin: bool) -> None:
-    """Idempotent. Raises Conflict for the last administrator."""
+    """Grant or revoke administrator rights. Idempotent. Raises Conflict for the last administrator."""
     with write("user"):
-        user = _fresh(user)
+        user = _reload(user)
         if not is_admin:
-            _keep_an_administrator(user)
+            _refuse_last_administrator(user)
         if user.is_admin != is_admin:
             User.update(is_admin=is_admin).where(User.id == user.id).execute()
             audit.record("grant" if is_admin else "revoke", user)
 
 
 def set_email(user: User, email: str | None) -> User:
+    """Set or remove the user's email address; return the updated user."""
     with write("user"):
-        user = _fresh(user)
+        user = _reload(user)
         user.email = email
         User.update(email=email).where(User.id == user.id).execute()
         audit.record("update", user)
@@ -137,44 +147,44 @@ def set_email(user: User, email: str | None) -> User:
 
 
 def set_password(user: User, password: str, *, old: str | None, by: User) -> None:
-    """Give the user a new password. Every browser session and every key that was got for a password is dead then.
+    """Set the user's password, as requested by the user `by`. Ends all browser sessions and login tokens.
 
-    One's own needs the old one, if there is one; an administrator sets those of others without. Raises Invalid,
-    WrongPassword, Forbidden.
+    Users need their old password, if they have one, to change their own; administrators set those of others without.
+    Raises Invalid, WrongPassword and Forbidden.
     """
     if by.id != user.id and not by.is_admin:
-        raise Forbidden("Only administrators set passwords of others.")
+        raise Forbidden("Only administrators can set the passwords of others.")
     _refuse_short(password)
     if by.id == user.id and user.password_hash and not is_password_of(user, old or ""):
-        raise WrongPassword([Problem("/old_password", "This is not your password.")])
+        raise WrongPassword([Problem("/old_password", "Incorrect old password.")])
     new_hash = hash_password(password)
     with write("user"):
-        user = _fresh(user)
+        user = _reload(user)
         User.update(password_hash=new_hash).where(User.id == user.id).execute()
-        Token.delete().where(Token.user == user, Token.name == LOGIN).execute()
+        Token.delete().where(Token.user == user, Token.name == LOGIN_TOKEN_NAME).execute()
         _end_sessions(user)
         audit.record("password", user)
 
 
 def _refuse_short(password: str) -> None:
     if len(password) < MIN_PASSWORD_LENGTH:
-        raise Invalid([Problem("/password", f"A password has at least {MIN_PASSWORD_LENGTH} characters.")])
+        raise Invalid([Problem("/password", f"The password must have at least {MIN_PASSWORD_LENGTH} characters.")])
 
 
-def _fresh(user: User) -> User:
-    fresh = User.get_or_none(User.id == user.id, User.deleted_at.is_null())
-    if fresh is None:
+def _reload(user: User) -> User:
+    reloaded = User.get_or_none(User.id == user.id, User.deleted_at.is_null())
+    if reloaded is None:
         raise NotFound("The user was deleted.")
-    return fresh
+    return reloaded
 
 
-def _keep_an_administrator(user: User) -> None:
+def _refuse_last_administrator(user: User) -> None:
     others = User.select().where(User.is_admin, User.is_active, User.id != user.id)
     if user.is_admin and user.is_active and not others.exists():
         raise Conflict(f"`{user.username}` is the last administrator.")
 
 
-def _end_everything(user: User) -> None:
+def _revoke_all_access(user: User) -> None:
     Token.delete().where(Token.user == user).execute()
     _end_sessions(user)
 
@@ -184,27 +194,27 @@ def _end_sessions(user: User) -> None:
     User.update(session_version=User.session_version + 1).where(User.id == user.id).execute()
 
 
-# Keys.
+# Tokens.
 
 
 def list_tokens(user: User) -> ModelSelect[Token]:
-    """The latest first."""
+    """Return the user's tokens, newest first."""
     return Token.select().where(Token.user == user).order_by(Token.id.desc())
 
 
 def create_token(
     user: User,
     name: str,
-    life: datetime.timedelta | None = None,
+    lifetime: datetime.timedelta | None = None,
     *,
     scope: Scope = Scope.ADMIN,
     project: Project | None = None,
 ) -> tuple[Token, str]:
-    """(the row, the key itself: 40 hex digits, kept nowhere but as a hash). The user's keys that have run out go.
+    """Create a token; return its row and the token itself, of which only a hash is stored.
 
-    Raises Conflict for a user who has too many.
+    Expired tokens of the user are deleted. Raises Conflict if the user has too many tokens.
     """
-    key, moment = new_token(), now()
+    text, moment = new_token(), now()
     with write("token"):
         Token.delete().where(Token.user == user, Token.expires_at <= moment).execute()
         if Token.select().where(Token.user == user).count() >= MAX_TOKENS:
@@ -212,36 +222,35 @@ def create_token(
         token = Token.create(
             user=user,
             name=name,
-            digest=digest(key),
+            digest=digest(text),
             created_at=moment,
-            expires_at=moment + life if life else None,
+            expires_at=moment + lifetime if lifetime else None,
             scope=scope,
             project=project,
         )
-        if name == LOGIN:
-            kept = Token.select(Token.id).where(Token.user == user, Token.name == LOGIN).order_by(Token.id.desc())
-            Token.delete().where(
-                Token.user == user, Token.name == LOGIN, Token.id.not_in(kept.limit(MAX_LOGIN_TOKENS))
-            ).execute()
-        audit.record("create", token, **_told(token))
-    return token, key
+        if name == LOGIN_TOKEN_NAME:
+            login_tokens = (Token.user == user) & (Token.name == LOGIN_TOKEN_NAME)
+            newest = Token.select(Token.id).where(login_tokens).order_by(Token.id.desc()).limit(MAX_LOGIN_TOKENS)
+            Token.delete().where(login_tokens, Token.id.not_in(newest)).execute()
+        audit.record("create", token, **_audit_details(token))
+    return token, text
 
 
-def _told(token: Token) -> dict[str, Any]:
+def _audit_details(token: Token) -> dict[str, Any]:
     project = token.project
     return {"scope": str(token.scope)} | ({"project": project.unique_name} if project else {})
 
 
-def find_token(number: int, user: User) -> Token:
-    """A key of the user's; any, for an administrator. Raises NotFound."""
-    token = Token.get_or_none(Token.id == number)
+def find_token(token_id: int, user: User) -> Token:
+    """Return a token of the user, or any token if the user is an administrator. Raises NotFound."""
+    token = Token.get_or_none(Token.id == token_id)
     if token is None or (token.user_id != user.id and not user.is_admin):
-        raise NotFound(f"There is no token {number}.")
+        raise NotFound(f"There is no token {token_id}.")
     return token
 
 
 def revoke_token(token: Token) -> None:
-    """The key is dead when this returns. Idempotent."""
+    """Delete the token, which is invalid when this returns. Idempotent."""
     with write("token"):
         if Token.delete().where(Token.id == token.id).execute():
             audit.record("revoke", token, user=token.user.username)

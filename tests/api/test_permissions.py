@@ -238,7 +238,7 @@ def caller(app, who):
             )  # fmt: skip
     makers = {
         "unknown token": lambda: "f" * 40,
-        "expired": lambda: token(ana, life=datetime.timedelta(seconds=-1)),
+        "expired": lambda: token(ana, lifetime=datetime.timedelta(seconds=-1)),
         "inactive": lambda: token(ana),
         "job": lambda: job_token(2),
         "other job": lambda: job_token(3),

@@ -6,7 +6,7 @@ import pytest
 
 from polyjob.auth import users
 from polyjob.auth.sign_in_links import create_sign_in_link
-from polyjob.auth.tokens import LOGIN
+from polyjob.auth.tokens import LOGIN_TOKEN_NAME
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import Audit, Project, Token, User
@@ -158,7 +158,7 @@ class TestPasswords:
 
     def test_leave_few_logins(self, user):
         for _ in range(users.MAX_LOGIN_TOKENS + 3):
-            users.create_token(user, LOGIN)
+            users.create_token(user, LOGIN_TOKEN_NAME)
         users.create_token(user, "kept")
         assert Token.select().count() == users.MAX_LOGIN_TOKENS + 1
         assert Token.get_or_none(Token.id == 1) is None
@@ -222,7 +222,8 @@ class TestTokens:
 
     @pytest.mark.parametrize(
         ("body", "field"),
-        [({}, "/name"), ({"name": ""}, "/name"), ({"name": LOGIN}, "/name"), ({"name": "a", "scope": "all"}, "/scope"),
+        [({}, "/name"), ({"name": ""}, "/name"), ({"name": LOGIN_TOKEN_NAME}, "/name"),
+         ({"name": "a", "scope": "all"}, "/scope"),
          ({"name": "a", "project": "none"}, "/project"), ({"name": "a", "expires_in": 0}, "/expires_in"),
          ({"name": "a", "expires_in": 10**12}, "/expires_in"), ({"name": "a", "project": "bob.secret"}, "/project")],
     )  # fmt: skip

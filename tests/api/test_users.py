@@ -23,7 +23,9 @@ LOGIN = "/api/v1/users/token/"
 def fresh_limits(monkeypatch):
     monkeypatch.setattr(logins, "_by_account", FailureLimit())
     monkeypatch.setattr(logins, "_by_address", FailureLimit(logins.MAX_FAILURES_OF_ADDRESS))
-    monkeypatch.setattr(logins, "_by_name", FailureLimit(logins.MAX_FAILURES_OF_NAME, logins.LONGEST_WAIT_FOR_NAME))
+    monkeypatch.setattr(
+        logins, "_by_name", FailureLimit(logins.MAX_FAILURES_OF_NAME, logins.LONGEST_NAME_DELAY_SECONDS)
+    )
 
 
 @pytest.fixture
@@ -185,7 +187,7 @@ def test_strangers_do_not_lock_a_user_out_of_known_addresses(nobody, eva, fast, 
     assert nobody.post(LOGIN, right, **known).status_code == 200
     stranger = nobody.post(LOGIN, right, **from_address("192.0.2.201"))
     assert stranger.status_code == 429
-    assert int(stranger.headers["Retry-After"]) <= logins.LONGEST_WAIT_FOR_NAME + 1
+    assert int(stranger.headers["Retry-After"]) <= logins.LONGEST_NAME_DELAY_SECONDS + 1
 
 
 def test_right_password_is_not_counted(nobody, eva, fast):
@@ -264,7 +266,7 @@ class TestFailureLimit:
         monkeypatch.setattr("polyjob.auth.throttle.time.monotonic", lambda: clock[0])
         limit = FailureLimit(free=1)
         Attempt((limit, "a"), (limit, "b"))
-        Attempt((limit, "c")).take_back()
+        Attempt((limit, "c")).cancel()
         with pytest.raises(Throttled):
             Attempt((limit, "c"), (limit, "a"))
         limit.forget("a")

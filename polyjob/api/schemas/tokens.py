@@ -6,7 +6,7 @@ from marshmallow import Schema, fields, validate
 
 from polyjob.api.schemas.common import Body, Instant
 from polyjob.auth.scopes import Scope
-from polyjob.auth.tokens import LOGIN
+from polyjob.auth.tokens import LOGIN_TOKEN_NAME
 from polyjob.jobconfig.checks import MAX_NAME_LENGTH
 from polyjob.jobconfig.schema import MAX_DURATION_SECONDS, Line, WholeNumber
 
@@ -39,7 +39,7 @@ class TokenBody(Body):
     name = fields.String(
         validate=[
             validate.Length(1, MAX_NAME_LENGTH),
-            validate.NoneOf([LOGIN], error="This name is for keys that are got for a password."),
+            validate.NoneOf([LOGIN_TOKEN_NAME], error="This name is for keys that are got for a password."),
         ]
     )
     scope = fields.String(validate=validate.OneOf([str(scope) for scope in Scope]))
