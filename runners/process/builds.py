@@ -1,7 +1,7 @@
-"""Builds of the process runner: a virtualenv in the build's folder, in which the steps really run.
+"""Builds of the process runner: a virtualenv in the build's folder, in which the build steps run.
 
-Each step runs under a supervisor of its own, whose standard input is held open here: when the engine dies, however it
-dies, that input ends and the supervisor kills the step with all that came of it.
+Each step runs under a `step_supervisor`, whose standard input the engine holds open. If the engine dies, that input
+reaches its end, and the supervisor kills the step and all its descendants.
 """
 
 from __future__ import annotations
@@ -9,42 +9,42 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pwd
 import shutil
 import stat
 import subprocess
 import sys
-import tarfile
 import threading
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 from runners.base import BuildFailed, BuildSpec, RunnerSettings, RunnerUnavailable, marker_variable
 from runners.common.build_log import BuildLog
+from runners.common.requirement_files import read_requirement_files
 from runners.common.trees import give_tree, open_to_owner, remove_tree
-from runners.process import keeper
-from runners.process.environment import account_of, inherited
+from runners.process import launch
+from runners.process.environment import account_json, inherited_variables, job_account
 from runners.process.markers import kill_marked
 
-GRACE = 5.0
-PATIENCE = 20.0
-"""Seconds that a killed step gets to be gone."""
-LARGEST_FILE = 16 << 20
-"""Bytes of one requirement file."""
+GRACE_SECONDS = 5.0
+"""Time between TERM and KILL for what a build step leaves running."""
+KILL_TIMEOUT_SECONDS = 20.0
+"""Time within which a killed build step must end."""
+TITLE_CHARACTERS = 80
+"""Characters of a build step in an error message."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a build leaves for its jobs, kept as JSON: the virtualenv, if there is one."""
+    """The result of a build, stored as JSON: the virtualenv, if there is one, and the variables of the build."""
 
     env: str | None = None
+    """Path of the virtualenv."""
     variables: Mapping[str, str] = field(default_factory=dict)
     python: str | None = None
-    """Identity of the virtualenv's Python; None if it had none when the build ended."""
+    """Identity of the virtualenv's Python; None if it had none at the end of the build."""
 
     @classmethod
     def read(cls, text: str | None) -> Artifact:
@@ -53,47 +53,47 @@ class Artifact:
     def text(self) -> str:
         return json.dumps({"v": 1, "env": self.env, "variables": dict(self.variables), "python": self.python})
 
-    def fault(self) -> str | None:
-        """Return why no job can run on it any more, without a full stop; None if one can."""
+    def problem(self) -> str | None:
+        """Return why jobs cannot use the artifact any more, without a full stop, or None if they can."""
         if self.env is None:
             return None
         if not os.path.isdir(self.env):
-            return "its virtualenv is not there any more"
-        now = python_of(self.env)
-        if self.python is None or now == self.python:
+            return "its virtualenv is missing"
+        current = python_identity(self.env)
+        if self.python is None or current == self.python:
             return None
-        return "its Python is missing" if now is None else "its Python was changed"
+        return "its Python is missing" if current is None else "its Python was changed"
 
-    def into(self, env: Mapping[str, str]) -> dict[str, str]:
-        """Return `env` with the virtualenv first on PATH, the build's variables, and pip settings that fit it."""
+    def apply_to(self, env: Mapping[str, str]) -> dict[str, str]:
+        """Return `env` with the virtualenv first on PATH, the build's variables, and pip settings that suit it."""
         if self.env is None:
             return dict(env) | dict(self.variables)
-        merged = {name: value for name, value in env.items() if not _leads_pip_away(name)}
+        merged = {name: value for name, value in env.items() if not _redirects_pip(name)}
         merged |= {"PIP_USER": "0"} | dict(self.variables)
         return merged | {"PATH": f"{self.env}/bin:{merged['PATH']}", "VIRTUAL_ENV": self.env}
 
 
-PLACES_OF_PIP = (
+REDIRECTING_PIP_SETTINGS = (
     *("user", "target", "prefix", "root", "src", "python", "dry-run"),
     *("platform", "python-version", "implementation", "abi"),
 )
-"""Settings by which pip installs elsewhere than into the virtualenv, or nothing at all."""
+"""Settings with which pip installs nothing, or not into the virtualenv."""
 
 
-def _leads_pip_away(variable: str) -> bool:
-    return variable.startswith("PIP_") and variable[4:].lower().replace("_", "-") in PLACES_OF_PIP
+def _redirects_pip(variable: str) -> bool:
+    return variable.startswith("PIP_") and variable[4:].lower().replace("_", "-") in REDIRECTING_PIP_SETTINGS
 
 
 def _pip_configuration() -> str:
-    """Return a virtualenv's pip.conf, which overrides these settings in the files of the machine and of the account."""
-    lines = "".join(f"{name} =\n" for name in PLACES_OF_PIP)
+    """Return a virtualenv's pip.conf. It overrides these settings in pip's files of the machine and of the account."""
+    lines = "".join(f"{name} =\n" for name in REDIRECTING_PIP_SETTINGS)
     return f"[global]\n{lines}[install]\n{lines}"
 
 
-def python_of(env: str) -> str | None:
-    """Return the identity of a virtualenv's Python (path, size, time of the last change); None if there is none.
+def python_identity(env: str) -> str | None:
+    """Return path, size and modification time of a virtualenv's Python, or None if it has none.
 
-    It is never executed: a job may have exchanged it.
+    Python is never executed here, because a job may have replaced it.
     """
     path = os.path.realpath(f"{env}/bin/python")
     try:
@@ -105,22 +105,22 @@ def python_of(env: str) -> str | None:
 
 
 def python_for_builds(settings: RunnerSettings) -> str:
-    """Return the path of the Python that makes virtualenvs. Raises RunnerUnavailable if there is none."""
+    """Return the path of the Python that creates virtualenvs. Raises RunnerUnavailable if it is missing."""
     name = settings.options.get("python")
     if name is None:
         return sys.executable
     path = shutil.which(name)
     if path is None:
-        raise RunnerUnavailable(f"POLYJOB_PYTHON={name} is not a program that can be executed")
+        raise RunnerUnavailable(f"POLYJOB_PYTHON={name} is not an executable program")
     return str(Path(path).absolute())
 
 
 def build(spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool], settings: RunnerSettings) -> str | None:
-    """`Runner.build`."""
+    """Build as `Runner.build` specifies."""
     kill_marked(spec.uuid)
     folder = Path(spec.folder)
     env, work, temporary = folder / "env", folder / "work", folder / "tmp"
-    open_to_owner(folder)  # an earlier attempt may have taken its permissions
+    open_to_owner(folder)  # an earlier attempt may have removed its permissions
     try:
         for path in (env, work, temporary):
             remove_tree(path)
@@ -134,7 +134,7 @@ def build(spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool], setting
                 remove_tree(temporary)
     except OSError as error:
         raise RunnerUnavailable(f"the build could not be run: {error.strerror or error}") from error
-    return Artifact(str(env), spec.env, python_of(str(env))).text()
+    return Artifact(str(env), spec.env, python_identity(str(env))).text()
 
 
 class _Build:
@@ -144,78 +144,62 @@ class _Build:
         self.spec = spec
         self.log = BuildLog(log, spec.log_limit)
         self.cancelled = cancelled
-        self.account = account_of(settings)
+        self.account = job_account(settings)
         self.work, self.env_folder, self.temporary = folder / "work", folder / "env", folder / "tmp"
         self.deadline = time.monotonic() + spec.timeout
         self.python = python_for_builds(settings)
-        name, value = marker_variable(spec.uuid)
-        base = inherited(settings, self.account, with_credentials=True)
-        self.plain_env = base | {"PYTHONUNBUFFERED": "1", "TMPDIR": str(self.temporary), name: value}
-        self.env = Artifact(str(self.env_folder), spec.env).into(self.plain_env)
+        marker, value = marker_variable(spec.uuid)
+        inherited = inherited_variables(settings, self.account, with_credentials=True)
+        self.plain_env = inherited | {"PYTHONUNBUFFERED": "1", "TMPDIR": str(self.temporary), marker: value}
+        self.env = Artifact(str(self.env_folder), spec.env).apply_to(self.plain_env)
 
     def run(self) -> None:
         self._make_folders()
         try:
-            self.log.say(f"Making a virtualenv with {self.python}")
-            # -I, or modules among the files in the working folder would be imported.
-            code = self._supervise([self.python, "-I", "-m", "venv", str(self.env_folder)], self.plain_env)
-            if code:
-                raise BuildFailed("the virtualenv could not be made; the build's log says why", exit_code=code)
+            self.log.say(f"Creating a virtualenv with {self.python}")
+            # With -I, modules among the files in the working folder are not imported.
+            exit_code = self._supervise([self.python, "-I", "-m", "venv", str(self.env_folder)], self.plain_env)
+            if exit_code:
+                message = "the virtualenv could not be created; see the build's log"
+                raise BuildFailed(message, exit_code=exit_code)
             for number, step in enumerate(self.spec.build_steps, 1):
                 self.log.say(f"Step {number}/{len(self.spec.build_steps)}: {step}")
-                code = self._supervise(["/bin/sh", "-e", "-c", step], self.env, number)
-                if code:
-                    raise BuildFailed(f"step {number} ended with exit code {code}: {_short(step)}", number, code)
+                exit_code = self._supervise(["/bin/sh", "-e", "-c", step], self.env, number)
+                if exit_code:
+                    message = f"step {number} ended with exit code {exit_code}: {_title(step)}"
+                    raise BuildFailed(message, number, exit_code)
         finally:
             self.log.end()
 
     def _make_folders(self) -> None:
-        """Make the folders with all their files, and only then give them to the account."""
+        """Create the folders with all their files, and only then give them to the account."""
         for folder in (self.work, self.env_folder):
             folder.mkdir(mode=0o755)
         self.temporary.mkdir(mode=0o700)
         (self.env_folder / "pip.conf").write_text(_pip_configuration())
-        self._copy_files()
+        for name, content, mode in read_requirement_files(self.spec):
+            path = self.work / name
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+                file.write(content)
         if self.account is not None:
             for folder in (self.work, self.env_folder, self.temporary):
                 give_tree(folder, self.account.pw_uid, self.account.pw_gid)
 
-    def _copy_files(self) -> None:
-        if not (self.spec.upload and self.spec.requirement_files):
-            return
-        try:
-            with tarfile.open(self.spec.upload, "r:gz") as archive:
-                for member in archive:
-                    name = member.name.removeprefix("./")
-                    content = (
-                        archive.extractfile(member) if name in self.spec.requirement_files and member.isreg() else None
-                    )
-                    if content is not None:
-                        self._copy_file(name, member, content)
-        except (tarfile.TarError, zlib.error, EOFError, FileNotFoundError) as error:
-            raise BuildFailed(f"the uploaded code cannot be read: {error}") from error
+    def _supervise(self, argv: list[str], env: Mapping[str, str], step: int | None = None) -> int:
+        """Run a command with its output in the log, and return its exit code.
 
-    def _copy_file(self, name: str, member: tarfile.TarInfo, content: IO[bytes]) -> None:
-        if member.size > LARGEST_FILE:
-            raise BuildFailed(f"`{name}` is larger than {LARGEST_FILE >> 20} MiB")
-        path = self.work / name
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o755 if member.mode & 0o111 else 0o644)
-        with open(file, "wb") as copy:
-            copy.write(content.read())
-
-    def _supervise(self, argv: list[str], env: Mapping[str, str], number: int | None = None) -> int:
-        """The command's exit code, its output in the log. Raises BuildFailed when cancelled or too late, with nothing
-        of it left."""
-        told = {
+        Raises BuildFailed if the build is cancelled or exceeds its time limit; then no process of it is left.
+        """
+        request = {
             "argv": argv,
             "env": dict(env),
             "folder": str(self.work),
-            "grace": GRACE,
-            "account": _json(self.account),
+            "grace": GRACE_SECONDS,
+            "account": account_json(self.account),
         }
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(keeper.__file__).resolve()), "supervise"],
+            launch.command("step_supervisor"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=dict([marker_variable(self.spec.uuid)]),
@@ -224,42 +208,35 @@ class _Build:
             bufsize=0,
         )
         assert process.stdin is not None and process.stdout is not None
-        copying = threading.Thread(target=self.log.copy, args=(process.stdout,), name="build-log")
-        copying.start()
+        copier = threading.Thread(target=self.log.copy, args=(process.stdout,), name="build-log")
+        copier.start()
         try:
-            with contextlib.suppress(BrokenPipeError):  # it has been killed; its exit code says so
-                process.stdin.write(json.dumps(told).encode() + b"\n")
-            return self._wait(process, number)
+            with contextlib.suppress(BrokenPipeError):  # it was killed; its exit code shows that
+                process.stdin.write(json.dumps(request).encode() + b"\n")
+            return self._wait(process, step)
         finally:
             process.stdin.close()
             try:
-                process.wait(PATIENCE)
+                process.wait(KILL_TIMEOUT_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 kill_marked(self.spec.uuid)
-            copying.join(PATIENCE)
+            copier.join(KILL_TIMEOUT_SECONDS)
             process.stdout.close()
 
-    def _wait(self, process: subprocess.Popen[bytes], number: int | None) -> int:
-        where = "the virtualenv" if number is None else f"step {number}"
+    def _wait(self, process: subprocess.Popen[bytes], step: int | None) -> int:
+        subject = "the virtualenv" if step is None else f"step {step}"
         while True:
             try:
                 return process.wait(0.1)
             except subprocess.TimeoutExpired:
                 if self.cancelled():
-                    raise BuildFailed("the build was cancelled", number) from None
+                    raise BuildFailed("the build was cancelled", step) from None
                 if time.monotonic() > self.deadline:
-                    text = f"{where} was not done after the {self.spec.timeout:g} s that a build may take"
-                    raise BuildFailed(text, number) from None
+                    message = f"{subject} was not done within the build's time limit of {self.spec.timeout:g} s"
+                    raise BuildFailed(message, step) from None
 
 
-def _json(account: pwd.struct_passwd | None) -> dict[str, object] | None:
-    if account is None:
-        return None
-    groups = os.getgrouplist(account.pw_name, account.pw_gid)
-    return {"user": account.pw_uid, "group": account.pw_gid, "groups": groups}
-
-
-def _short(step: str) -> str:
+def _title(step: str) -> str:
     line = " ".join(step.split())
-    return line if len(line) <= 80 else f"{line[:79]}…"
+    return line if len(line) <= TITLE_CHARACTERS else f"{line[: TITLE_CHARACTERS - 1]}…"

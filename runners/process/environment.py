@@ -1,4 +1,4 @@
-"""What processes of the process runner inherit from the server: an allow-list of variables, and the account."""
+"""The variables that jobs and build steps inherit from the server, and the account that they run as."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import fnmatch
 import os
 import pwd
 import re
+from typing import Any
 
 from runners.base import RunnerSettings, RunnerUnavailable
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CAPABILITIES = {"CHOWN": 0, "DAC_OVERRIDE": 1, "FOWNER": 3, "KILL": 5, "SETGID": 6, "SETUID": 7}
-"""Name → number of the capabilities that a server needs to run jobs as another account, and to keep and remove what
-they write."""
+"""Name → number of the Linux capabilities that a server needs to run jobs as another account, and to keep and remove
+their files."""
 _CREDENTIALS = re.compile(r"(^|://|\s)[^/\s]*@")
-"""User name and password of an address, with what stands before them."""
+"""User name and password in a URL, with the text in front of them."""
 
 
-def account_of(settings: RunnerSettings) -> pwd.struct_passwd | None:
-    """The account that jobs run as; None = the server's own. Raises RunnerUnavailable where it cannot be taken on."""
+def job_account(settings: RunnerSettings) -> pwd.struct_passwd | None:
+    """Return the account that jobs run as, or None for the server's own.
+
+    Raises RunnerUnavailable if the server cannot run jobs as that account.
+    """
     if settings.job_user is None:
         return None
     try:
@@ -34,19 +38,27 @@ def account_of(settings: RunnerSettings) -> pwd.struct_passwd | None:
     return account
 
 
+def account_json(account: pwd.struct_passwd | None) -> dict[str, Any] | None:
+    """Return an account as a keeper or step supervisor receives it: as numbers."""
+    if account is None:
+        return None
+    groups = os.getgrouplist(account.pw_name, account.pw_gid)
+    return {"user": account.pw_uid, "group": account.pw_gid, "groups": groups}
+
+
 def _missing_capabilities() -> list[str]:
     with open("/proc/thread-self/status") as file:
         effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
     return [name for name, number in _CAPABILITIES.items() if not effective >> number & 1]
 
 
-def inherited(
+def inherited_variables(
     settings: RunnerSettings, account: pwd.struct_passwd | None, *, with_credentials: bool = False
 ) -> dict[str, str]:
-    """Return the server's own variables that its processes see, by the names and patterns of the settings.
+    """Return the server's own variables that jobs inherit, by the names and patterns of the settings.
 
-    Addresses in `PIP_*` and `*_proxy` lose their user names and passwords, unless the settings name the variable in
-    full or `with_credentials` is set.
+    User names and passwords are removed from URLs in `PIP_*` and `*_proxy`, unless the settings contain the full name
+    of the variable, or `with_credentials` is set.
     """
     env = {name: value for name, value in os.environ.items() if _is_allowed(name, settings.job_env)}
     if not with_credentials:
@@ -58,9 +70,9 @@ def inherited(
 
 
 def temporary_folder(settings: RunnerSettings, uuid: str) -> str:
-    """Return the path of the temporary folder of a job; it has a short name, for the sockets in it."""
-    base = os.environ.get("TMPDIR", "") if _is_allowed("TMPDIR", settings.job_env) else ""
-    return f"{base if os.path.isabs(base) else '/tmp'}/polyjob-{uuid}"
+    """Return the path of a job's temporary folder. It is short, because the job may create sockets in it."""
+    parent = os.environ.get("TMPDIR", "") if _is_allowed("TMPDIR", settings.job_env) else ""
+    return f"{parent if os.path.isabs(parent) else '/tmp'}/polyjob-{uuid}"
 
 
 def _is_allowed(name: str, patterns: tuple[str, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""Find what the machine leaves open between root and the account that process jobs run as."""
+"""Find settings of the machine that let the account of process jobs reach files of root or of the server."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 SYSCTLS = Path("/proc/sys")
 ROOT_GROUPS = frozenset({"root", "docker", "lxd", "incus", "libvirt", "disk", "kmem", "shadow"})
-"""Groups whose members can read or become everything."""
+"""Groups whose members can get the rights of root."""
 
 
 def gaps(job_user: str) -> list[str]:
-    """Return a sentence for each way in which jobs of this account reach the files of root or the server."""
-    found = []
+    """Return one sentence for each way in which jobs of this account can reach files of root or of the server."""
+    sentences = []
     if _sysctl("fs/protected_hardlinks") == 0:
-        found.append(
+        sentences.append(
             "fs.protected_hardlinks is 0, so jobs can link files of root into their outputs. "
             "Run `sysctl fs.protected_hardlinks=1`."
         )
@@ -25,15 +25,17 @@ def gaps(job_user: str) -> list[str]:
         account = pwd.getpwnam(job_user)
         groups = sorted(_group_names(account) & ROOT_GROUPS)
         if account.pw_uid == 0:
-            found.append(f"The account `{job_user}` is root, so jobs run as root. Name another in POLYJOB_JOB_USER.")
+            sentences.append(
+                f"The account `{job_user}` is root, so jobs run as root. Set POLYJOB_JOB_USER to another account."
+            )
         elif groups:
             names = ", ".join(groups)
-            found.append(f"The account `{job_user}` has root's rights by its groups: {names}. Remove it from them.")
-    return found
+            sentences.append(f"The account `{job_user}` has root's rights by its groups: {names}. Remove it from them.")
+    return sentences
 
 
 def gaps_between_jobs() -> list[str]:
-    """Return a sentence for each way in which jobs of one account reach each other beyond files and signals."""
+    """Return one sentence for each way in which jobs of one account can reach each other, besides files and signals."""
     if _sysctl("kernel/yama/ptrace_scope"):
         return []
     return ["kernel.yama.ptrace_scope is 0 or missing, so jobs can read each other's memory and tokens."]

@@ -1,27 +1,25 @@
-"""The process runner: jobs are processes of this machine, each under a keeper, and builds are virtualenvs.
+"""The process runner: each job is a process tree of this machine under a keeper, and each build is a virtualenv.
 
-What is known of a job stands in its folder `<data>/process/jobs/<uuid>` (see `keeper_server`). Its keeper holds a lock
-on the file `attempt` there for as long as it lives, so that neither a reused process number nor a reboot can be taken
-for a living keeper. A job whose keeper is dead and left no `exit.json` is lost: all that bears its mark is killed, and
-only then is it said.
+The runner keeps its knowledge of a job in the folder `<data>/process/jobs/<uuid>`; `keeper_server` lists the files in
+it. The keeper of a job holds a lock on the file `attempt` there for as long as it lives. So neither a reused pid nor a
+reboot can make a dead keeper look alive.
+
+A job whose keeper has died without writing `exit.json` is lost. The runner first kills all processes that carry the
+job's marker variable, and only then reports the job as `Missing`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import pwd
-import select
-import signal
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from runners.base import (
     FENCE_LIFETIME_SECONDS,
@@ -42,56 +40,57 @@ from runners.base import (
     marker_variable,
 )
 from runners.common.trees import open_to_owner, removing_tree, size_of
-from runners.process import keeper_server
+from runners.process import attempts
 from runners.process.builds import Artifact, build
-from runners.process.environment import account_of, inherited, temporary_folder
-from runners.process.keeper import FORCE, TERM, stat_of
-from runners.process.keeper_client import ServerLink
+from runners.process.environment import account_json, inherited_variables, job_account, temporary_folder
+from runners.process.keeper_client import KeeperClient
+from runners.process.keeper_watch import KeeperWatch
+from runners.process.linux import BOOT_ID_PATH, process_stat
 from runners.process.markers import kill_marked
+from runners.process.supervisor import FORCE, TERM
 
-CLEAN_PATIENCE = 20.0
-"""Seconds that `clean` waits for what it kills."""
-BOOT_ID = "/proc/sys/kernel/random/boot_id"
-
-
-FENCED = b"fenced"
-"""What stands in an attempt that nobody may make any more."""
+KILL_TIMEOUT_SECONDS = 20.0
+"""Time that `clean` waits for the processes that it kills."""
 
 
 class ProcessRunner(Runner):
-    """See the module, and `Runner` for the contract."""
+    """Runs jobs as processes of this machine."""
 
     is_local = True
+    artifact_kind = "virtualenv"
 
     def __init__(self, settings: RunnerSettings, wake: Callable[[], None]) -> None:
         super().__init__(settings, wake)
-        self.boot_id = Path(settings.options.get("boot_id", BOOT_ID)).read_text().strip()
+        self.boot_id = Path(settings.options.get("boot_id", BOOT_ID_PATH)).read_text().strip()
         self.folder = Path(settings.data_dir) / "process"
         self.node = socket.gethostname()
-        self._link = ServerLink(self.folder, self._on_news)
-        self._keepers = _Keepers(wake)
+        self._client = KeeperClient(self.folder, self._on_news)
+        self._keepers = KeeperWatch(wake)
         self._started: set[str] = set()
-        self._base: dict[str, str] | None = None
-
-    # Verbs.
+        """Uuids of the jobs whose command is known to have started."""
+        self._inherited: dict[str, str] | None = None
 
     def check(self) -> None:
         self._make_folder()
         self.probe()
-        self._link.check()
+        self._client.check()
 
     def probe(self) -> None:
         try:
-            stat_of(os.getpid())
+            process_stat(os.getpid())
             os.close(os.pidfd_open(os.getpid()))
         except (OSError, AttributeError) as error:
             raise RunnerUnavailable(f"the process runner needs /proc and Linux 5.3 or newer: {error}") from error
-        account_of(self.settings)
+        job_account(self.settings)
+
+    def close(self) -> None:
+        self._client.close()
+        self._keepers.close()
+
+    # Builds
 
     def build(self, spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool]) -> str | None:
         return build(spec, log, cancelled, self.settings)
-
-    artifact_kind = "virtualenv"
 
     def cached_artifacts(self) -> dict[str, int]:
         folders = (Path(self.settings.data_dir) / "builds").glob("*/env")
@@ -109,12 +108,14 @@ class ProcessRunner(Runner):
         except OSError as error:
             raise RunnerUnavailable(f"{name} cannot be removed: {error.strerror}") from error
 
+    # Jobs
+
     def start(self, spec: JobSpec, artifact: str | None) -> str:
-        reason = Artifact.read(artifact).fault()
-        if reason is not None:
-            raise ArtifactMissing(reason)
+        problem = Artifact.read(artifact).problem()
+        if problem is not None:
+            raise ArtifactMissing(problem)
         self._make_folder()
-        account = account_of(self.settings)
+        account = job_account(self.settings)
         request = {
             "uuid": spec.uuid,
             "folder": spec.folder,
@@ -125,24 +126,22 @@ class ProcessRunner(Runner):
             "tmp": temporary_folder(self.settings, spec.uuid),
             "grace": spec.grace,
             "log_limit": spec.log_limit,
-            "account": account and {"user": account.pw_uid, "group": account.pw_gid, "groups": _groups(account)},
+            "account": account_json(account),
         }
-        _check(spec)
-        self._link.ask(request)
+        _check_texts(spec)
+        self._client.start_job(request)
         return self._handle(spec.uuid)
 
     def poll(self, handles: Sequence[str]) -> dict[str, State]:
         states: dict[str, State] = {}
         for handle in handles:
-            with contextlib.suppress(OSError, RunnerUnavailable):  # it cannot be told: left out
-                state = self._state(handle)
-                if state is not None:
-                    states[handle] = state
+            with contextlib.suppress(OSError, RunnerUnavailable):  # its state cannot be determined: left out
+                states[handle] = self._state(handle)
         return states
 
     def stop(self, handle: str, force: bool) -> None:
-        uuid, boot = self._read(handle)
-        if boot != self.boot_id:
+        uuid, boot_id = _parse_handle(handle)
+        if boot_id != self.boot_id:
             return
         try:
             if not self._runs(uuid) or self._keepers.signal(uuid, FORCE if force else TERM) or not self._runs(uuid):
@@ -155,31 +154,31 @@ class ProcessRunner(Runner):
         deque(self.clean_in_steps(handle), maxlen=0)
 
     def clean_in_steps(self, handle: str) -> Iterator[None]:
-        uuid, _ = self._read(handle)
+        uuid, _ = _parse_handle(handle)
         try:
-            yield from self._cleaning(uuid)
+            yield from self._clean(uuid)
         except OSError as error:
-            raise RunnerUnavailable(f"the job cannot be cleared away: {error.strerror}") from error
+            raise RunnerUnavailable(f"the job's files cannot be removed: {error.strerror}") from error
 
-    def _cleaning(self, uuid: str) -> Iterator[None]:
+    def _clean(self, uuid: str) -> Iterator[None]:
         folder = self._job_folder(uuid)
         if not folder.exists():
             return
         self._end_processes(uuid)
-        self._keepers.forget(uuid)
+        self._keepers.remove(uuid)
         self._started.discard(uuid)
-        with contextlib.suppress(OSError):  # what others put there holds no job up
+        with contextlib.suppress(OSError):  # files of other accounts in there must not block the job
             yield from removing_tree(Path(temporary_folder(self.settings, uuid)))
-        with contextlib.suppress(FileNotFoundError):  # another clean may be at it
-            # `attempt` last: it is all that stops another start.
+        with contextlib.suppress(FileNotFoundError):  # another `clean` may be removing it too
+            # `attempt` last, because nothing else prevents another start.
             for name in sorted(os.listdir(folder), key=lambda name: name == "attempt"):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(folder / name)
             os.rmdir(folder)
 
     def _end_processes(self, uuid: str) -> None:
-        deadline = time.monotonic() + CLEAN_PATIENCE
-        while self._runs(uuid):  # a keeper that has written the end has nothing left but to leave
+        deadline = time.monotonic() + KILL_TIMEOUT_SECONDS
+        while self._runs(uuid):  # a keeper that has written `exit.json` ends by itself
             if time.monotonic() > deadline:
                 raise RunnerUnavailable("the job's processes do not end")
             self._keepers.signal(uuid, FORCE)
@@ -188,95 +187,58 @@ class ProcessRunner(Runner):
             kill_marked(uuid)
 
     def prevent_start(self, uuid: str) -> str | None:
-        """Makes the attempt itself: a start that still lies in the server's socket finds it, and runs nothing."""
+        """Creates the attempt itself, so a start that is still in the server's socket finds it and runs nothing."""
         self._make_folder()
         folder = self._job_folder(uuid)
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
-            return None if self._fence_attempt(uuid, folder / "attempt") else self._handle(uuid)
+            return None if attempts.fence(str(folder / "attempt"), self.boot_id) else self._handle(uuid)
         except OSError as error:
             raise RunnerUnavailable(f"the folder {folder} cannot be used: {error.strerror}") from error
-
-    def _fence_attempt(self, uuid: str, attempt: Path) -> bool:
-        """Fence the job, and return whether it is fenced: not if a keeper has or had it. Raises OSError; then another
-        try can still fence it."""
-        try:
-            file = os.open(attempt, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.write(file, FENCED)
-            except BlockingIOError:  # a start found the new file and was faster
-                raise
-            except OSError:  # left empty, it would look as if a keeper had emptied it
-                os.unlink(attempt)
-                raise
-            finally:
-                os.close(file)
-        except (FileExistsError, BlockingIOError):
-            return attempt.read_bytes() == FENCED or self._fence_unused(uuid)
-        return True
-
-    def _fence_unused(self, uuid: str) -> bool:
-        """Fence the attempt of a start that was cut off before a keeper had the job. Return whether it was one."""
-        folder = self._job_folder(uuid)
-        attempt = keeper_server.unused_attempt(str(folder / "attempt"), self.boot_id)
-        if attempt is None:
-            return False
-        try:
-            os.pwrite(attempt, FENCED, 0)  # on a full disk it keeps the boot's id
-            os.ftruncate(attempt, len(FENCED))
-            for name in os.listdir(folder):
-                if name != "attempt":
-                    with contextlib.suppress(FileNotFoundError):  # a server may begin a start of its own
-                        os.unlink(folder / name)
-            return True
-        finally:
-            os.close(attempt)
 
     def inventory(self) -> dict[str, str]:
         try:
             names = os.listdir(self.folder / "jobs")
         except FileNotFoundError:
             return {}
-        return {uuid: self._handle(uuid) for uuid in names if self._is_there(uuid)}
+        return {uuid: self._handle(uuid) for uuid in names if self._is_listed(uuid)}
 
-    def _is_there(self, uuid: str) -> bool:
+    def _is_listed(self, uuid: str) -> bool:
         attempt = self._job_folder(uuid) / "attempt"
-        with contextlib.suppress(FileNotFoundError):  # never made, or cleared away just now
-            return attempt.read_bytes() != FENCED or time.time() - attempt.stat().st_mtime > FENCE_LIFETIME_SECONDS
+        with contextlib.suppress(FileNotFoundError):  # never created, or just removed
+            return not attempts.is_fenced(str(attempt)) or _age(attempt) > FENCE_LIFETIME_SECONDS
         return False
 
-    def close(self) -> None:
-        self._link.close()
-        self._keepers.close()
-
-    # What is known of a job.
+    # State of a job
 
     def _on_news(self, news: str) -> None:
-        """In a thread. A keeper that has written the end is on its way out: there is no need to wait for it."""
-        self._keepers.forget(news)
+        """In a thread: react to news of the keeper server.
+
+        If a job has ended, its keeper is no longer watched, because it only has to exit.
+        """
+        self._keepers.remove(news)
         self.wake()
 
-    def _state(self, handle: str) -> State | None:
-        uuid, boot = self._read(handle)
-        if boot != self.boot_id:  # nothing is left; but what ended before is known
-            return self._ended(uuid)
-        if not self._keepers.known_alive(uuid):
+    def _state(self, handle: str) -> State:
+        uuid, boot_id = _parse_handle(handle)
+        if boot_id != self.boot_id:  # no process is left, but the exit may have been recorded before the reboot
+            return self._end(uuid)
+        if not self._keepers.is_watched(uuid):
             if self._exit(uuid):
-                return self._ended(uuid)
-            if not self._lives(uuid):
-                if self._exit(uuid) is None:  # its last act may have come in between
+                return self._end(uuid)
+            if not self._has_keeper(uuid):
+                if self._exit(uuid) is None:  # the keeper may have written it in between
                     kill_marked(uuid)
-                return self._ended(uuid)
+                return self._end(uuid)
         if uuid not in self._started:
             if not (self._job_folder(uuid) / "started").exists():
                 return Pending()
             self._started.add(uuid)
         return Running(self.node, self._note(uuid))
 
-    def _ended(self, uuid: str) -> Exited | Missing:
-        """The end of a job that has no process any more. It may have left its own folder without permissions."""
-        open_to_owner(Path(self.settings.data_dir) / "jobs" / uuid)
+    def _end(self, uuid: str) -> Exited | Missing:
+        """Return the final state of a job that has no process any more."""
+        open_to_owner(Path(self.settings.data_dir) / "jobs" / uuid)  # the job may have removed its permissions
         end = self._exit(uuid)
         return Exited(end, self.node) if end else Missing()
 
@@ -287,31 +249,25 @@ class ProcessRunner(Runner):
             return None
 
     def _runs(self, uuid: str) -> bool:
-        """Whether the job has not ended, and its keeper is there to end it."""
-        return self._exit(uuid) is None and self._lives(uuid)
+        """Return whether the job has not ended and has a living keeper. Raises OSError."""
+        return self._exit(uuid) is None and self._has_keeper(uuid)
 
-    def _lives(self, uuid: str) -> bool:
-        """Whether the job's keeper is alive; if so, it is watched from now on. Raises OSError if it cannot be told."""
-        if self._keepers.known_alive(uuid):
+    def _has_keeper(self, uuid: str) -> bool:
+        """Return whether the job's keeper is alive. If so, watch it from now on. Raises OSError."""
+        if self._keepers.is_watched(uuid):
             return True
-        try:
-            attempt = os.open(self._job_folder(uuid) / "attempt", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
+        if not attempts.is_locked(str(self._job_folder(uuid) / "attempt")):
             return False
-        try:
-            fcntl.flock(attempt, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-        except BlockingIOError:
-            self._keepers.watch(uuid, self._who(uuid))
-            return True
-        finally:
-            os.close(attempt)
+        identity = self._keeper_identity(uuid)
+        if identity is not None:
+            self._keepers.add(uuid, *identity)
+        return True
 
-    def _who(self, uuid: str) -> tuple[int, int] | None:
-        """(pid, start time) of the keeper, as it was written in this boot."""
+    def _keeper_identity(self, uuid: str) -> tuple[int, int] | None:
+        """Return (pid, start time) of the keeper, if they were recorded since the last reboot."""
         try:
-            who = json.loads((self._job_folder(uuid) / "keeper.json").read_bytes())
-            return (int(who["pid"]), int(who["start_time"])) if who["boot_id"] == self.boot_id else None
+            identity = json.loads((self._job_folder(uuid) / "keeper.json").read_bytes())
+            return (int(identity["pid"]), int(identity["start_time"])) if identity["boot_id"] == self.boot_id else None
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
@@ -321,49 +277,36 @@ class ProcessRunner(Runner):
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, AttributeError):
-            return Exit(Reason.LOST, message="What the keeper wrote of the end cannot be read")
+            return Exit(Reason.LOST, message="The exit that the job's keeper recorded cannot be read")
 
-    # Small change.
+    # Helpers
 
     def _environment(self, spec: JobSpec, artifact: str | None, account: pwd.struct_passwd | None) -> dict[str, str]:
-        name, value = marker_variable(spec.uuid)
+        marker, value = marker_variable(spec.uuid)
         own = {
             "PYTHONUNBUFFERED": "1",
             "POLYAXON_RUN_OUTPUTS_PATH": f"{spec.folder}/outputs",
             "POLYAXON_LOGS_PATH": f"{spec.folder}/log",
-            name: value,
+            marker: value,
         }
         if self.settings.has_gpus:
             own |= {
                 "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
                 "CUDA_VISIBLE_DEVICES": ",".join(map(str, spec.resources.gpus)),
             }
-        if self._base is None:
-            self._base = inherited(self.settings, account)
-        base = self._base | {"TMPDIR": temporary_folder(self.settings, spec.uuid)}
-        return Artifact.read(artifact).into(base) | dict(spec.env) | own
+        if self._inherited is None:
+            self._inherited = inherited_variables(self.settings, account)
+        base = self._inherited | {"TMPDIR": temporary_folder(self.settings, spec.uuid)}
+        return Artifact.read(artifact).apply_to(base) | dict(spec.env) | own
 
     def _handle(self, uuid: str) -> str:
         return json.dumps({"v": 1, "uuid": uuid, "boot": self.boot_id})
-
-    @staticmethod
-    def _read(handle: str) -> tuple[str, str]:
-        """(the job's uuid, the boot that the handle was made in). Raises RunnerUnavailable for what no `start` of this
-        version has made."""
-        try:
-            value = json.loads(handle)
-            version, uuid, boot = value["v"], str(value["uuid"]), str(value["boot"])
-        except (ValueError, KeyError, TypeError):
-            version = uuid = boot = ""
-        if version != 1 or not (len(uuid) == 32 and uuid.isalnum()):
-            raise RunnerUnavailable("the job's handle cannot be read")
-        return uuid, boot
 
     def _job_folder(self, uuid: str) -> Path:
         return self.folder / "jobs" / uuid
 
     def _make_folder(self) -> None:
-        if self._base is not None:
+        if self._inherited is not None:
             return  # a job was started before
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -372,101 +315,38 @@ class ProcessRunner(Runner):
             raise RunnerUnavailable(f"the folder {self.folder} cannot be used: {error.strerror}") from error
 
 
-def _check(spec: JobSpec) -> None:
-    """Raises StartFailed for a command or a variable that no kernel takes."""
-    if not _is_fit(spec.cmd):
-        raise StartFailed("the command has a character in it that no command can have")
+def _parse_handle(handle: str) -> tuple[str, str]:
+    """Return (the job's uuid, the boot id when the job was started).
+
+    Raises RunnerUnavailable if no `start` of this version has created the handle.
+    """
+    try:
+        value: Any = json.loads(handle)
+        version, uuid, boot_id = value["v"], str(value["uuid"]), str(value["boot"])
+    except (ValueError, KeyError, TypeError):
+        version = uuid = boot_id = ""
+    if version != 1 or not (len(uuid) == 32 and uuid.isalnum()):
+        raise RunnerUnavailable("the job's handle cannot be read")
+    return uuid, boot_id
+
+
+def _age(path: Path) -> float:
+    return time.time() - path.stat().st_mtime
+
+
+def _check_texts(spec: JobSpec) -> None:
+    """Raise StartFailed if the kernel cannot take the command or a variable."""
+    if not _is_valid_text(spec.cmd):
+        raise StartFailed("The command contains a NUL or an unencodable character")
     for name, text in spec.env.items():
-        if not name or "=" in name or not _is_fit(name):
-            raise StartFailed(f"there can be no variable with the name {name!r}")
-        if not _is_fit(text):
-            raise StartFailed(f"the variable `{name}` has a character in it that none can have")
+        if not name or "=" in name or not _is_valid_text(name):
+            raise StartFailed(f"{name!r} is not a valid name of an environment variable")
+        if not _is_valid_text(text):
+            raise StartFailed(f"The variable `{name}` contains a NUL or an unencodable character")
 
 
-def _is_fit(text: str) -> bool:
+def _is_valid_text(text: str) -> bool:
     try:
         return b"\0" not in text.encode(errors="surrogateescape")
     except UnicodeEncodeError:
         return False
-
-
-def _groups(account: pwd.struct_passwd) -> list[int]:
-    return os.getgrouplist(account.pw_name, account.pw_gid)
-
-
-class _Keepers:
-    """The living keepers that are held: one process descriptor each, and one thread that waits for their ends."""
-
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
-        self._held: dict[str, int] = {}
-        self._by_file: dict[int, str] = {}
-        self._lock = threading.Lock()
-        self._epoll = select.epoll()
-        self._ending, self._end = os.pipe2(os.O_CLOEXEC)
-        self._epoll.register(self._ending, select.EPOLLIN)
-        self._thread: threading.Thread | None = None
-
-    def known_alive(self, uuid: str) -> bool:
-        return uuid in self._held
-
-    def watch(self, uuid: str, who: tuple[int, int] | None) -> None:
-        """Hold the keeper, if it is the very process that `who` (pid, start time) means."""
-        if who is None:
-            return
-        with self._lock:
-            if uuid in self._held:
-                return
-            try:
-                held = os.pidfd_open(who[0])
-            except OSError:
-                return
-            try:
-                is_it = stat_of(who[0])[2] == who[1]
-            except OSError:
-                is_it = False
-            if not is_it:
-                os.close(held)
-                return
-            self._held[uuid], self._by_file[held] = held, uuid
-            self._epoll.register(held, select.EPOLLIN)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._wait, name="keepers", daemon=True)
-                self._thread.start()
-
-    def signal(self, uuid: str, number: int) -> bool:
-        """Signal the keeper; False if it is not held."""
-        with self._lock:
-            held = self._held.get(uuid)
-            if held is None:
-                return False
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(held, number)
-            return True
-
-    def forget(self, uuid: str) -> None:
-        with self._lock:
-            held = self._held.pop(uuid, None)
-            if held is not None:
-                del self._by_file[held]
-                self._epoll.unregister(held)
-                os.close(held)
-
-    def close(self) -> None:
-        if self._thread is not None:
-            os.write(self._end, b"!")
-            self._thread.join()
-            os.read(self._ending, 1)
-            self._thread = None
-        for uuid in list(self._held):
-            self.forget(uuid)
-
-    def _wait(self) -> None:
-        while True:
-            for file, _ in self._epoll.poll():
-                if file == self._ending:
-                    return
-                uuid = self._by_file.get(file)
-                if uuid is not None:
-                    self.forget(uuid)
-            self._wake()

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from runners.process import keeper_server
-from runners.process.runner import FENCED
+from runners.process.attempts import FENCED
 
 KEPT = {"log", "outputs.tar.gz", "outputs.json", "inputs.tar.gz", "work"}
 """What a job that is done may have in its folder."""

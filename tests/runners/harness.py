@@ -276,7 +276,7 @@ class ProcessHarness(Harness):
     def servers(self) -> list[int]:
         """The keeper servers of this data folder (and the keepers, which are forks of one)."""
         wanted = os.fsencode(str(self.data / "process"))
-        return [pid for pid in pids() if b"keeper_server.py" in cmdline(pid) and wanted in cmdline(pid).split(b"\0")]
+        return [pid for pid in pids() if b"keeper_server" in cmdline(pid) and wanted in cmdline(pid).split(b"\0")]
 
 
 class DockerHarness(Harness):

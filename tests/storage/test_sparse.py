@@ -100,8 +100,8 @@ def unpack_by_tarfile(archive: Path, to: Path) -> Path:
 def unpack_by_keeper(archive: Path, to: Path) -> Path:
     (to / "7").mkdir()
     extract = (
-        "import os, sys; from runners.process import keeper; "
-        "keeper._extract(os.open(sys.argv[1], 0), sys.argv[2], strip=1)"
+        "import os, sys; from runners.process import job_files; "
+        "job_files.extract(os.open(sys.argv[1], 0), sys.argv[2], strip=1)"
     )
     subprocess.run([sys.executable, "-c", extract, archive, to / "7"], check=True)
     return to / "7"

@@ -21,9 +21,10 @@ from typing import Any
 import pytest
 
 from runners.base import Exited, JobSpec, Missing, Reason, RunnerUnavailable, Running
-from runners.process import keeper, keeper_server
+from runners.process import attempts, keeper_server, launch
+from runners.process.attempts import FENCED
+from runners.process.linux import BOOT_ID_PATH
 from runners.process.markers import kill_marked
-from runners.process.runner import FENCED
 from tests.require import require, require_root
 from tests.runners.harness import (
     EXECUTABLE_BY_ALL,
@@ -39,6 +40,7 @@ from tests.runners.harness import (
 
 TREE = "trap '' TERM; (setsid sleep 1000 &); (setsid sh -c 'trap \"\" TERM; sleep 1000; true' &); sleep 1000"
 TREE_SIZE = 4
+BOOT_ID = Path(BOOT_ID_PATH).read_text().strip()
 
 
 def start_tree(process: ProcessHarness, cmd: str = TREE, grace: float = 0.3) -> tuple[str, str]:
@@ -77,7 +79,7 @@ def request_of(process: ProcessHarness, spec: JobSpec) -> dict[str, Any]:
     """Return what the engine asks the keeper server for when it starts this job."""
     requests: list[dict[str, Any]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process.runner._link, "ask", requests.append)
+        patch.setattr(process.runner._client, "start_job", requests.append)
         process.runner.start(spec, None)
     return requests[0]
 
@@ -101,20 +103,20 @@ def die_in_start(process: ProcessHarness, spec: JobSpec, at: str, has_links: boo
     if pid == 0:
         try:
             owner, _, name = name.rpartition(".")
-            targets = {"os": os, "Spare": keeper_server.Spare, "keeper": keeper, "keeper_server": keeper_server}
+            spare = keeper_server.SpareKeeper
+            targets = {"os": os, "SpareKeeper": spare, "attempts": attempts, "keeper_server": keeper_server}
             if not has_links:
                 os.link = failing(errno.EPERM)
             call = getattr(targets[owner], name)
 
-            def count(*arguments: Any) -> Any:
+            def count(*arguments: Any, **options: Any) -> Any:
                 nonlocal calls
                 calls -= 1
                 if calls == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
-                return call(*arguments)
+                return call(*arguments, **options)
 
             server = keeper_server.Server(str(process.data / "process"))
-            server.keeper = keeper
             setattr(targets[owner], name, count)
             server._start(request)
         finally:
@@ -125,11 +127,11 @@ def die_in_start(process: ProcessHarness, spec: JobSpec, at: str, has_links: boo
 DEATHS = [
     "os.link",
     "os.unlink",
-    "keeper_server.unused_attempt",
+    "attempts.lock_unused",
     "os.pwrite",
     "os.unlink 2",
-    "keeper.write_by_rename",
-    "Spare.give",
+    "keeper_server.replace_file",
+    "SpareKeeper.give_job",
 ]
 
 
@@ -156,7 +158,7 @@ class TestDeathInStart:
         assert is_lost(process, handle)
         assert not (Path(spec.folder) / "outputs").exists()
 
-    @pytest.mark.parametrize("at", ["os.pwrite", "os.unlink 2", "Spare.give"])
+    @pytest.mark.parametrize("at", ["os.pwrite", "os.unlink 2", "SpareKeeper.give_job"])
     def test_job_whose_second_keeper_was_killed_is_lost(
         self, process: ProcessHarness, at: str, has_links: bool
     ) -> None:
@@ -171,7 +173,7 @@ class TestDeathInStart:
         assert is_lost(process, handle)
         assert not marked(spec.uuid)
 
-    @pytest.mark.parametrize("at", ["keeper_server.unused_attempt", "os.pwrite", "os.unlink 2"])
+    @pytest.mark.parametrize("at", ["attempts.lock_unused", "os.pwrite", "os.unlink 2"])
     def test_attempt_of_another_boot_is_not_continued(self, process: ProcessHarness, at: str, has_links: bool) -> None:
         spec = process.says("x")
         die_in_start(process, spec, at, has_links)
@@ -181,14 +183,6 @@ class TestDeathInStart:
         handle = process.runner.start(spec, None)
         assert is_lost(process, handle)
         assert not (Path(spec.folder) / "outputs").exists()
-
-
-@pytest.fixture
-def server() -> keeper_server.Server:
-    """A keeper server that only makes attempts."""
-    server = keeper_server.Server.__new__(keeper_server.Server)
-    server.boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return server
 
 
 def new_attempt(process: ProcessHarness) -> Path:
@@ -202,7 +196,7 @@ class TestAttempt:
     @pytest.mark.parametrize("content", ["", "boot-id-of-another-boot"])
     def test_job_that_a_keeper_may_have_had_is_not_started_again(self, process: ProcessHarness, content: str) -> None:
         spec = process.says("x")
-        die_in_start(process, spec, "Spare.give")
+        die_in_start(process, spec, "SpareKeeper.give_job")
         (process.data / "process" / "jobs" / spec.uuid / "attempt").write_text(content)
         handle = process.runner.start(spec, None)
         assert process.runner.prevent_start(spec.uuid) == handle
@@ -212,14 +206,14 @@ class TestAttempt:
     def test_jobs_run_where_links_are_not_possible(
         self, process: ProcessHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
     ) -> None:
-        script = tmp_path / "keeper_server.py"
+        script = tmp_path / "launch.py"
         script.write_text(
             "import os, runpy\n"
             f"def link(*arguments): raise OSError({number}, os.strerror({number}))\n"
             "os.link = link\n"
-            f"runpy.run_path({keeper_server.__file__!r}, run_name='__main__')\n"
+            f"runpy.run_path({launch.__file__!r}, run_name='__main__')\n"
         )
-        monkeypatch.setattr(keeper_server, "__file__", str(script))
+        monkeypatch.setattr(launch, "__file__", str(script))
         spec = process.says("x")
         handle = process.runner.start(spec, None)
         assert process.end(handle).succeeded
@@ -228,33 +222,33 @@ class TestAttempt:
         assert process.runs(spec) == 1
 
     def test_fence_before_the_lock_prevents_the_start(
-        self, process: ProcessHarness, server: keeper_server.Server, monkeypatch: pytest.MonkeyPatch
+        self, process: ProcessHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = new_attempt(process)
         monkeypatch.setattr(os, "link", failing(errno.EPERM))
-        server._make_attempt(str(path))
+        attempts.create(str(path), BOOT_ID)
         assert process.runner.prevent_start(path.parent.name) is None
-        assert server._begin_attempt(str(path)) is None
+        assert attempts.begin(str(path), BOOT_ID) is None
 
     def test_fence_that_has_not_locked_its_file_yields_to_a_start(
-        self, process: ProcessHarness, server: keeper_server.Server, monkeypatch: pytest.MonkeyPatch
+        self, process: ProcessHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = new_attempt(process)
         real = fcntl.flock
-        attempts = []
+        files = []
 
         def flock(file: int, operation: int) -> None:
-            if not attempts:
-                attempts.append(-1)
-                (path.parent / "attempt.part").write_text(server.boot_id)
-                attempts.append(keeper_server.unused_attempt(str(path), server.boot_id))
+            if not files:
+                files.append(-1)
+                (path.parent / "attempt.part").write_text(BOOT_ID)
+                files.append(attempts.lock_unused(str(path), BOOT_ID))
             real(file, operation)
 
         monkeypatch.setattr(fcntl, "flock", flock)
-        monkeypatch.setattr(keeper_server, "TAKEN_AFTER", 0.1)
+        monkeypatch.setattr(attempts, "HANDOVER_SECONDS", 0.1)
         assert process.runner.prevent_start(path.parent.name) is not None
-        assert path.read_text() == server.boot_id
-        os.close(attempts[1])
+        assert path.read_text() == BOOT_ID
+        os.close(files[1])
 
     @pytest.mark.parametrize("call", ["flock", "write"])
     def test_failed_fence_can_be_repeated(
@@ -274,7 +268,7 @@ class TestAttempt:
         self, process: ProcessHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         spec = process.says("x")
-        die_in_start(process, spec, "Spare.give")
+        die_in_start(process, spec, "SpareKeeper.give_job")
         real = os.pwrite
 
         def pwrite(file: int, data: bytes, offset: int) -> int:
@@ -290,10 +284,10 @@ class TestAttempt:
         assert process.runner.inventory() == {}
 
     def test_removed_attempt_is_not_given_to_a_keeper(
-        self, process: ProcessHarness, server: keeper_server.Server, monkeypatch: pytest.MonkeyPatch
+        self, process: ProcessHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = new_attempt(process)
-        server._make_attempt(str(path))
+        attempts.create(str(path), BOOT_ID)
         real = fcntl.flock
 
         def flock(file: int, operation: int) -> None:
@@ -301,10 +295,10 @@ class TestAttempt:
             real(file, operation)
 
         monkeypatch.setattr(fcntl, "flock", flock)
-        assert keeper_server.unused_attempt(str(path), server.boot_id) is None
+        assert attempts.lock_unused(str(path), BOOT_ID) is None
 
     def test_start_that_a_clean_overtakes_makes_no_attempt(
-        self, process: ProcessHarness, server: keeper_server.Server, monkeypatch: pytest.MonkeyPatch
+        self, process: ProcessHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = new_attempt(process)
         real = os.link
@@ -315,7 +309,7 @@ class TestAttempt:
 
         monkeypatch.setattr(os, "link", link)
         with pytest.raises(FileNotFoundError):
-            server._begin_attempt(str(path))
+            attempts.begin(str(path), BOOT_ID)
         assert not path.exists()
 
 
@@ -824,7 +818,7 @@ class TestOtherAccounts:
             "grace": 0.1,
             "account": None,
         }
-        command = [EXECUTABLE_BY_ALL, "-I", "-S", keeper.__file__, "supervise"]
+        command = [EXECUTABLE_BY_ALL, "-I", "-S", launch.__file__, "step_supervisor"]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, user=65534, group=65534, extra_groups=[]
         ) as supervisor:

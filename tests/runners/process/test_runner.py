@@ -28,7 +28,7 @@ from runners.base import (
     StartFailed,
 )
 from runners.common.trees import remove_tree
-from runners.process.environment import inherited
+from runners.process.environment import inherited_variables
 from tests import capabilities
 from tests.capabilities import without_capabilities
 from tests.require import require, require_root
@@ -552,7 +552,7 @@ class TestCredentials:
     def test_in_addresses_do_not_reach_jobs(self, make_process: Callable[..., ProcessHarness]) -> None:
         process = make_process(job_env=("PATH", "PIP_*", "*_proxy", "*_PROXY", "LC_*"))
         for name, (_, expected) in CREDENTIALS.items():
-            assert inherited(process.settings, None)[name] == expected
+            assert inherited_variables(process.settings, None)[name] == expected
 
     def test_reach_jobs_in_variables_that_are_named_in_full(self, make_process: Callable[..., ProcessHarness]) -> None:
         process = make_process(job_env=("PATH", "PIP_*", "https_proxy"))
@@ -561,7 +561,7 @@ class TestCredentials:
 
     def test_reach_build_steps(self, make_process: Callable[..., ProcessHarness]) -> None:
         process = make_process(job_env=("PATH", "PIP_*"))
-        env = inherited(process.settings, None, with_credentials=True)
+        env = inherited_variables(process.settings, None, with_credentials=True)
         assert env["PIP_INDEX_URL"] == CREDENTIALS["PIP_INDEX_URL"][0]
 
 
