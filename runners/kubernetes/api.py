@@ -63,7 +63,7 @@ class ApiRefused(Exception):
 
     @property
     def is_too_large(self) -> bool:
-        """Whether the object is larger than the cluster can store. Its answer may be a server error."""
+        """Return whether the object is larger than the cluster can store. Its answer may be a server error."""
         return self.status == 413 or (self.status == 500 and any(text in str(self) for text in TOO_LARGE_TEXTS))
 
 

@@ -88,7 +88,7 @@ def build_pod_name(spec: BuildSpec) -> str:
 
 
 def is_own(image: str, options: Options) -> bool:
-    """Whether an image that a job names was built by polyjob, possibly for another user."""
+    """Return whether an image that a job names was built by polyjob, possibly for another user."""
     return bool(options.registry) and repository_name(image) == repository_name(_repository(options))
 
 
@@ -98,7 +98,7 @@ def not_for_jobs(image: str) -> str:
 
 
 def image_exists(image: str, options: Options) -> bool | None:
-    """Whether the registry has an image; None if it does not tell."""
+    """Return whether the registry has an image; None if it does not tell."""
     try:
         return image_digest(image, insecure=options.is_insecure) is not None
     except RegistryUnavailable:

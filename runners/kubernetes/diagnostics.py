@@ -36,14 +36,14 @@ class ProblemTimer:
         self._since = 0.0
 
     def is_late(self, kind: str, patience: float) -> bool:
-        """Whether the problem has lasted for more than `patience` seconds, counted from the first call."""
+        """Return whether the problem has lasted for more than `patience` seconds, counted from the first call."""
         now = time.monotonic()
         if kind != self._kind:
             self._kind, self._since = kind, now
         return now - self._since > patience
 
     def is_final(self, problem: StartProblem, patience: float) -> bool:
-        """Whether a problem cannot pass, or has lasted for more than `patience` seconds."""
+        """Return whether a problem cannot pass, or has lasted for more than `patience` seconds."""
         return problem.is_hopeless or self.is_late(problem.kind, patience)
 
     def reset(self) -> None:

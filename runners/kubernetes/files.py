@@ -80,7 +80,7 @@ def inject(api: Api, pod: str, chunks: Iterable[bytes], folder: Path) -> None:
 
 
 def _is_complete(api: Api, pod: str) -> bool:
-    """Whether the container `input` has found all files, and ended before the command that unpacked them."""
+    """Return whether the container `input` has found all files, and ended before the command that unpacked them."""
     deadline = time.monotonic() + STATUS_LAG_SECONDS
     while True:
         code = pod_status.exit_code(api.get(api.pod(pod)), INPUT)

@@ -55,7 +55,7 @@ class JobRecords:
         self._records.forget(uuid, FILES)
 
     def may_be_pending(self, uuid: str, seconds: float) -> bool:
-        """Whether the last request for a job's pod is less than so many seconds old.
+        """Return whether the last request for a job's pod is less than so many seconds old.
 
         Raises FileNotFoundError if there was none.
         """

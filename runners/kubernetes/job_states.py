@@ -83,13 +83,13 @@ class JobStates:
         return dataclasses.replace(last, message=text)
 
     def never_ran(self, handle: Handle) -> bool:
-        """Whether it is certain that the job ran nothing, so that it has left neither a log nor outputs."""
+        """Return whether it is certain that the job ran nothing, so that it has left neither a log nor outputs."""
         tracker = self._trackers.get(handle.pod_uid)
         end = tracker.exit.exit if tracker.exit else self.recorded_end(handle, tracker)
         return end is not None and not end.has_begun and end.reason is not Reason.BUILD
 
     def is_waiting(self, handle: Handle) -> bool:
-        """Whether the last poll saw the pod, and nothing that the job's container could have written to its log."""
+        """Return whether the pod was in the last list, and its container cannot have written to the log."""
         tracker = self._trackers.get(handle.pod_uid)
         pod, view = tracker.pod, tracker.view
         if pod is None or view is None or tracker.has_begun:

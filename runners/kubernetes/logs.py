@@ -53,7 +53,7 @@ _TIMESTAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+
 
 @dataclass(frozen=True)
 class LogCursor:
-    """How far a log was read.
+    """A position in a log: everything before it was read.
 
     A timestamp alone would repeat or skip lines, because several lines can have the same one, and a line may not have
     ended yet.
@@ -94,11 +94,11 @@ class Lines:
         self._repeated: LogCursor | None = cursor
         """The position up to which lines are repeated; None once it was reached."""
         self._repeated_count = self._repeated_size = 0
-        """As `count` and `size` of a cursor: how much of the repetition was read."""
+        """The part of the repetition that was read, like `count` and `size` of a cursor."""
 
     @property
     def is_catching_up(self) -> bool:
-        """Whether the repetition has not reached the cursor yet."""
+        """Return whether the repetition has not reached the cursor yet."""
         end = self._repeated
         return end is not None and (self._repeated_count < end.count or self._repeated_size < end.size)
 

@@ -92,12 +92,12 @@ class Artifact:
 
     @property
     def is_built(self) -> bool:
-        """Whether polyjob built the image."""
+        """Return whether polyjob built the image."""
         return bool(self.base_image) and self.base_image != self.image
 
 
 def artifact_of(spec: JobSpec, artifact: str | None) -> Artifact:
-    """Return the artifact of a job: that of its build, or its own image. Raises StartFailed if there is no image."""
+    """Return the artifact of a job: that of its build, or its own image. Raises StartFailed without an image."""
     if artifact:
         return Artifact.parse(artifact)
     if not spec.image:

@@ -73,7 +73,7 @@ class Namespace:
         return Handle(uuid, pod["metadata"]["uid"] if pod else "", self._api.namespace, self._uid)
 
     def contains(self, handle: Handle) -> bool:
-        """Whether a job is in this namespace of this cluster, as far as polyjob can tell."""
+        """Return whether a job is in this namespace of this cluster, as far as polyjob can tell."""
         if handle.namespace != self._api.namespace:
             return False
         return not (handle.namespace_uid and self._uid) or handle.namespace_uid == self._uid

@@ -99,7 +99,7 @@ class Options:
 
     @property
     def is_insecure(self) -> bool:
-        """Whether the registry has no TLS."""
+        """Return whether the registry has no TLS."""
         return self.registry.startswith("http://")
 
     def helper_amounts(self) -> dict[str, dict[str, str]]:

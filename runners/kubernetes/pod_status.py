@@ -79,7 +79,7 @@ def pod_view(pod: Pod) -> PodView:
 
 
 def has_begun(pod: Pod) -> bool:
-    """Whether the job's container has been started, as far as the pod's status shows."""
+    """Return whether the job's container has been started, as far as the pod's status shows."""
     state = _container_state(pod, MAIN)
     return "running" in state or "terminated" in state
 
@@ -114,7 +114,7 @@ def forced_end(pod: Pod, name: str) -> str | None:
 
 
 def is_taken_away(pod: Pod, name: str) -> bool:
-    """Whether the cluster has ended a container for reasons of its own, so that it could succeed elsewhere."""
+    """Return whether the cluster has ended a container for reasons of its own, so that it could succeed elsewhere."""
     status = pod.get("status") or {}
     terminated = _container_state(pod, name).get("terminated") or {}
     if terminated.get("reason") == "OOMKilled":
@@ -141,7 +141,7 @@ def disruption(pod: Pod) -> Exit | None:
 
 
 def container_runs(pod: Pod, name: str) -> bool | None:
-    """Whether a container runs; None if it may still start."""
+    """Return whether a container runs; None if it may still start."""
     state = _container_state(pod, name)
     if "running" in state:
         return True
@@ -171,7 +171,7 @@ def start_problem(pod: Pod) -> StartProblem | None:
 
 
 def is_building(pod: Pod) -> bool:
-    """Whether the build steps run, in the job's own container."""
+    """Return whether the build steps run, in the job's own container."""
     containers = _containers(pod.get("status") or {})
     return "running" in _state_of(containers, MAIN) and _are_steps_unfinished(pod, containers)
 

@@ -20,7 +20,7 @@ from runners.kubernetes.manifests import JOB
 from runners.kubernetes.pod_status import Pod, PodView
 
 WATCH_LAG_SECONDS = 5.0
-"""Time by which the watch may lag behind the list of pods."""
+"""Time by which the watch may be later than the list of pods."""
 FORGOTTEN_PODS = 1000
 """Number of forgotten pods that are recognized, the most recent ones, because the watch may still show them."""
 
@@ -36,23 +36,23 @@ class PodTracker:
     exit: Exited | None = None
     """The final state of the job."""
     disruption: Exit | None = None
-    """The end of a job whose pod the cluster takes away. Nothing of such a pod may remain to tell why."""
+    """The end of a job whose pod the cluster takes away. After the deletion, no other source tells why."""
     last_end: Exit | None = None
     """The end of the command that the pod reported last while it was being deleted."""
     is_deleting: bool = False
     """polyjob deletes the pod before its command has begun, and the watch has not shown the pod's last state yet."""
     missing_since: float | None = None
-    """When such a pod was first missing in the list."""
+    """Time at which such a pod was first missing in the list."""
     has_begun: bool = False
     """The log shows that the command has begun, while the pod's status does not."""
     killed_at: float = float("-inf")
-    """When build steps that took too long were last sent KILL."""
+    """Time of the last KILL for build steps that exceeded their time limit."""
     undelivered_since: float | None = None
-    """When a KILL could not be delivered for the first time."""
+    """Time of the first KILL that could not be delivered."""
     problem_timer: ProblemTimer = dataclasses.field(default_factory=ProblemTimer)
-    """How long the pod has not been able to start."""
+    """Measures for how long the pod has not been able to start."""
     helper_timer: ProblemTimer = dataclasses.field(default_factory=ProblemTimer)
-    """How long its helper has not started although the job has ended."""
+    """Measures for how long its helper has not started although the job has ended."""
     injection: Injection = dataclasses.field(default_factory=Injection)
     """The progress of copying the job's files into the pod."""
 
@@ -65,7 +65,7 @@ class PodTracker:
             self.is_deleting = False
 
     def awaits_last_state(self) -> bool:
-        """Whether the watch may still show the last state of a pod that is no longer in the list."""
+        """Return whether the watch may still show the last state of a pod that is no longer in the list."""
         if not self.is_deleting:
             return False
         if self.missing_since is None:

@@ -72,7 +72,7 @@ def translate_not_found() -> Iterator[None]:
 
 
 def exceeds_quota(text: str) -> bool:
-    """Whether a quota that refuses a pod would refuse it even if the quota were unused."""
+    """Return whether a quota that refuses a pod would refuse it even if the quota were unused."""
     match = QUOTA.search(text)
     if match is None:
         return False

@@ -53,7 +53,7 @@ class PodStopper:
                 return
 
     def has_begun(self, pod: Pod) -> bool | None:
-        """Whether the command of a pod whose status does not say so has begun; None if its machine does not answer."""
+        """Return whether the command has begun, although the status does not show it; None if the machine is silent."""
         begun = logs.has_begun(self._api, pod)
         if begun:
             self._trackers.get(pod["metadata"]["uid"]).has_begun = True

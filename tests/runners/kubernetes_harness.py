@@ -1,6 +1,6 @@
-"""The harness of the Kubernetes runner, over the stand-in, or over the cluster that POLYJOB_TEST_KUBECONFIG names.
+"""The harness of the Kubernetes runner, on the simulator or on the cluster of POLYJOB_TEST_KUBECONFIG.
 
-On such a cluster POLYJOB_TEST_IMAGE names an image with a shell that its nodes can have; the helper uses it, too.
+On a real cluster, POLYJOB_TEST_IMAGE names an image with a shell that its nodes can pull. The helper uses it, too.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ KUBECONFIG, IMAGE = os.environ.get("POLYJOB_TEST_KUBECONFIG", ""), os.environ.ge
 
 
 class KubernetesHarness(Harness):
-    """Each is an installation of its own, as they share the cluster. `cluster` is the stand-in; None = a real one."""
+    """The Kubernetes runner of an installation of its own. `cluster` is the simulator; None = a real cluster."""
 
     piece = 997
 
     def __init__(self, folder: Path, cluster: Any, *, registry: Registry | None = None, **options: str) -> None:
         self.installation = uuid.uuid4().hex
         self.cluster = cluster
-        told = {"kubeconfig": str(cluster.kubeconfig) if cluster else KUBECONFIG, "helper_image": IMAGE}
+        settings = {"kubeconfig": str(cluster.kubeconfig) if cluster else KUBECONFIG, "helper_image": IMAGE}
         if registry is not None:
-            told |= {"registry": f"http://{registry.host}", "builder_image": "python", "builder_command": BUILDER}
-        self.options = told | options
+            settings |= {"registry": f"http://{registry.host}", "builder_image": "python", "builder_command": BUILDER}
+        self.options = settings | options
         super().__init__(folder, options=self.options)
 
     def make(self) -> Runner:
@@ -77,12 +77,12 @@ class KubernetesHarness(Harness):
         return spec, handle
 
     def remove(self, spec: JobSpec) -> None:
-        """Somebody else removes the pod of a job at once."""
+        """Delete the pod of a job at once, as another user of the cluster would."""
         with self._api() as api:
             api.request("DELETE", api.pod(spec.name), body={"gracePeriodSeconds": 0})
 
     def close(self) -> None:
-        """Leaves no pod of this installation: fences and builders go later than any test lasts."""
+        """Close the runners and delete all pods. Fences and builders would stay for longer than a test lasts."""
         from runners.kubernetes import pods as kubernetes_pods
 
         super().close()
@@ -91,12 +91,11 @@ class KubernetesHarness(Harness):
                 kubernetes_pods.delete(api, pod, 0)
 
     def pods(self) -> list[Any]:
-        """All of this installation; none where there is no way to a cluster."""
+        """Return all pods of this installation; none if the cluster is not configured."""
         with self._api() as api, contextlib.suppress(RunnerUnavailable):
-            found: list[Any] = api.get(api.pods(), [("labelSelector", f"polyjob.installation={self.installation}")])[
-                "items"
-            ]
-            return found
+            query = [("labelSelector", f"polyjob.installation={self.installation}")]
+            items: list[Any] = api.get(api.pods(), query)["items"]
+            return items
         return []
 
     @contextlib.contextmanager
@@ -112,14 +111,14 @@ class KubernetesHarness(Harness):
         return self.outputs(self.runner.inventory()[spec.uuid])["runs"].count(b"ran")
 
     def outputs(self, handle: str) -> dict[str, bytes]:
-        """Files of the outputs folder."""
-        found = {}
-        with tarfile.open(fileobj=io.BytesIO(b"".join(self.remote.outputs(handle)))) as archive:
-            for member in archive:
-                content = archive.extractfile(member)
+        """Return the files of a job's outputs folder and their contents."""
+        files = {}
+        with tarfile.open(fileobj=io.BytesIO(b"".join(self.remote.outputs(handle)))) as tarball:
+            for member in tarball:
+                content = tarball.extractfile(member)
                 if content is not None:
-                    found[member.name] = content.read()
-        return found
+                    files[member.name] = content.read()
+        return files
 
     def good_build(self) -> BuildSpec:
         return self.build_spec("echo hello")

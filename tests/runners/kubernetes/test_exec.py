@@ -1,4 +1,4 @@
-"""Commands in containers, where the other side is the first to end."""
+"""Commands in containers, if the server closes the connection first."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from runners.base import RunnerUnavailable
 from runners.kubernetes.exec import run
 
 
-class Connected:
-    """An API server whose every command is at the other end of a socket."""
+class FakeApi:
+    """An API server whose commands are at the other end of a socket."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.line: Any = websocket.WebSocket()
-        self.line.sock, self.line.connected = sock, True
+        self.connection: Any = websocket.WebSocket()
+        self.connection.sock, self.connection.connected = sock, True
 
     def connect(self, *_: Any) -> Any:
-        return self.line
+        return self.connection
 
 
-def test_a_connection_that_the_server_closes_first_is_not_left_open() -> None:
+def test_connection_closed_by_the_server_is_closed_here() -> None:
     here, there = socket.socketpair()
     with here, there:
-        api: Any = Connected(here)
+        api: Any = FakeApi(here)
         there.sendall(b"\x88\x02\x03\xe8")  # a close frame, and no status before it
         with pytest.raises(RunnerUnavailable, match="ended before the command did"):
             run(api, "pod", "job", ["true"], 5.0)

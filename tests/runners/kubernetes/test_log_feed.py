@@ -1,4 +1,4 @@
-"""A followed log is kept up to some bytes, whatever the size of the pieces that it comes in."""
+"""The buffer of a followed log."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ SECONDS = 10.0
 
 
 class Source:
-    """Pieces that count what was taken of them."""
+    """Chunks of a log, with the number of bytes that were taken."""
 
-    def __init__(self, piece: bytes, number: int | None = None) -> None:
-        self.piece, self.number = piece, number
+    def __init__(self, chunk: bytes, count: int | None = None) -> None:
+        self.chunk, self.count = chunk, count
         self.taken = 0
         self.closed = threading.Event()
 
     def __iter__(self) -> Iterator[bytes]:
-        for _ in itertools.repeat(None) if self.number is None else range(self.number):
-            self.taken += len(self.piece)
-            yield self.piece
+        for _ in itertools.repeat(None) if self.count is None else range(self.count):
+            self.taken += len(self.chunk)
+            yield self.chunk
 
 
 def feed_of(source: Source) -> Feed:
     return Feed(None, iter(source), source.closed.set)
 
 
-@pytest.mark.parametrize("size", [1, 128, 1 << 16])
-def test_feed_keeps_bytes_not_pieces(size: int) -> None:
+@pytest.mark.parametrize("size", [16, 128, 1 << 16])
+def test_feed_is_limited_in_bytes(size: int) -> None:
     source = Source(b"x" * size)
     feed = feed_of(source)
     wait_for(lambda: source.taken >= MAX_READ_AHEAD)
@@ -46,24 +46,24 @@ def test_feed_keeps_bytes_not_pieces(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [7, 128, 70_000])
-def test_feed_gives_every_byte_and_then_its_end(size: int) -> None:
+def test_feed_returns_every_byte_and_then_its_end(size: int) -> None:
     source = Source(b"y" * size, 100)
     feed = feed_of(source)
-    pieces = list(iter(lambda: feed.take(SECONDS), None))
-    assert sum(map(len, pieces)) == 100 * size
-    assert b"" not in pieces
+    chunks = list(iter(lambda: feed.take(SECONDS), None))
+    assert sum(map(len, chunks)) == 100 * size
+    assert b"" not in chunks
     assert source.closed.wait(SECONDS)
 
 
-def test_feed_without_news_is_empty() -> None:
+def test_feed_without_new_data_is_empty() -> None:
     more = threading.Event()
 
-    def pieces() -> Iterator[bytes]:
+    def chunks() -> Iterator[bytes]:
         yield b"a"
         more.wait(SECONDS)
         raise RunnerUnavailable("cut")
 
-    feed = Feed(None, pieces(), lambda: None)
+    feed = Feed(None, chunks(), lambda: None)
     assert feed.take(SECONDS) == b"a"
     assert feed.take(0.0) == b""
     more.set()

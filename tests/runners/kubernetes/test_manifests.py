@@ -1,4 +1,4 @@
-"""What the API server is told, part by part, and the whole against the published schemas."""
+"""The manifests of pods, part by part, and as a whole against the published schemas."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ def build_spec(**fields: Any) -> BuildSpec:
     return BuildSpec(uuid=UUID, installation=INSTALLATION, folder="/data", key="b" * 64, **values)
 
 
-def pod(made: JobSpec | None = None, artifact: Artifact = IMAGE, options: Options = OPTIONS) -> dict[str, Any]:
-    return job_pod(made or spec(), artifact, options)
+def pod(job: JobSpec | None = None, artifact: Artifact = IMAGE, options: Options = OPTIONS) -> dict[str, Any]:
+    return job_pod(job or spec(), artifact, options)
 
 
-def container(made: dict[str, Any], name: str = "job") -> dict[str, Any]:
-    all_of_them = [*made["spec"].get("initContainers", []), *made["spec"]["containers"]]
-    return next(item for item in all_of_them if item["name"] == name)
+def container(manifest: dict[str, Any], name: str = "job") -> dict[str, Any]:
+    containers = [*manifest["spec"].get("initContainers", []), *manifest["spec"]["containers"]]
+    return next(item for item in containers if item["name"] == name)
 
 
-def names(made: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """(containers before the others, the others)."""
-    before = [item["name"] for item in made["spec"].get("initContainers", [])]
-    return before, [item["name"] for item in made["spec"]["containers"]]
+def names(manifest: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Return (names of the init containers, names of the containers)."""
+    before = [item["name"] for item in manifest["spec"].get("initContainers", [])]
+    return before, [item["name"] for item in manifest["spec"]["containers"]]
 
 
 MOUNT = {"name": "files", "mountPath": "/polyjob"}
@@ -83,7 +83,7 @@ HELPER = {
 }
 
 
-def test_a_plain_job_is_all_of_this() -> None:
+def test_plain_job_has_this_manifest() -> None:
     assert pod() == {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -132,10 +132,10 @@ def test_a_plain_job_is_all_of_this() -> None:
     }
 
 
-def test_variables_of_the_job_and_none_that_the_cluster_replaces() -> None:
-    made = container(pod(spec(env={"A": "$(B) $C", "PYTHONUNBUFFERED": "no"})))["env"]
-    assert {"name": "A", "value": "$$(B) $$C"} in made
-    assert [item["value"] for item in made if item["name"] == "PYTHONUNBUFFERED"] == ["1"]
+def test_cluster_replaces_nothing_in_variables_of_a_job() -> None:
+    manifest = container(pod(spec(env={"A": "$(B) $C", "PYTHONUNBUFFERED": "no"})))["env"]
+    assert {"name": "A", "value": "$$(B) $$C"} in manifest
+    assert [item["value"] for item in manifest if item["name"] == "PYTHONUNBUFFERED"] == ["1"]
     assert literal("$$") == "$$$$"
 
 
@@ -150,79 +150,80 @@ def test_variables_of_the_job_and_none_that_the_cluster_replaces() -> None:
         ({}, {}, 2, {"limits": {"nvidia.com/gpu": "2"}}),
     ],
 )  # fmt: skip
-def test_requests_and_limits(requests: Any, limits: Any, gpu: int | None, expected: Any) -> None:
-    made = spec(requests=Resources(**requests), limits=Resources(**limits), resources=Resources(gpu=gpu))
-    assert container(pod(made)).get("resources") == expected
+def test_requests_and_limits_match_the_config(requests: Any, limits: Any, gpu: int | None, expected: Any) -> None:
+    job = spec(requests=Resources(**requests), limits=Resources(**limits), resources=Resources(gpu=gpu))
+    assert container(pod(job)).get("resources") == expected
 
 
-def test_the_place_in_the_cluster() -> None:
-    made = pod(spec(placement=PLACED))
-    told = made["spec"]
-    assert told["nodeSelector"] == {"disk": "ssd"}
-    assert told["affinity"] == PLACED.affinity
-    assert told["tolerations"] == [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    assert told["imagePullSecrets"] == [{"name": "pull"}]
-    assert told["serviceAccountName"] == "account"
-    assert told["automountServiceAccountToken"] is False
-    assert container(made)["envFrom"] == [{"secretRef": {"name": "keys"}}, {"configMapRef": {"name": "settings"}}]
-    assert made["metadata"]["labels"]["team"] == "x"
-    assert made["metadata"]["annotations"] == {"note": "y"}
+def test_placement_is_copied_into_the_manifest() -> None:
+    manifest = pod(spec(placement=PLACED))
+    pod_spec = manifest["spec"]
+    assert pod_spec["nodeSelector"] == {"disk": "ssd"}
+    assert pod_spec["affinity"] == PLACED.affinity
+    assert pod_spec["tolerations"] == [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert pod_spec["imagePullSecrets"] == [{"name": "pull"}]
+    assert pod_spec["serviceAccountName"] == "account"
+    assert pod_spec["automountServiceAccountToken"] is False
+    assert container(manifest)["envFrom"] == [{"secretRef": {"name": "keys"}}, {"configMapRef": {"name": "settings"}}]
+    assert manifest["metadata"]["labels"]["team"] == "x"
+    assert manifest["metadata"]["annotations"] == {"note": "y"}
 
 
-def test_no_label_of_a_job_takes_it_from_its_installation() -> None:
+def test_labels_of_a_job_cannot_replace_polyjobs_labels() -> None:
     labels = {"polyjob.installation": "b", "polyjob.job": "d", "app.kubernetes.io/managed-by": "me"}
-    made = pod(spec(placement=Placement(labels=labels)))["metadata"]["labels"]
-    assert made == pod()["metadata"]["labels"]
+    manifest = pod(spec(placement=Placement(labels=labels)))["metadata"]["labels"]
+    assert manifest == pod()["metadata"]["labels"]
 
 
-def test_a_timeout_is_a_net_above_polyjobs_own() -> None:
+def test_deadline_is_later_than_all_time_limits() -> None:
     assert "activeDeadlineSeconds" not in pod()["spec"]
     assert pod(spec(timeout=60.0))["spec"]["activeDeadlineSeconds"] == 60 + 10 + 600 + 6 * 3600
     built = Artifact("image:1", "image:1", ("true",), 100.0)
     assert pod(spec(timeout=60.0), built)["spec"]["activeDeadlineSeconds"] == 60 + 10 + 600 + 6 * 3600 + 100
 
 
-@pytest.mark.parametrize("given", [{"upload": "/c.tar.gz"}, {"inputs": "/i.tar.gz"}])
-def test_what_is_given_is_waited_for_before_the_job(given: dict[str, str]) -> None:
-    made = pod(spec(**given))
-    assert names(made) == (["input"], ["files", "job"])
+@pytest.mark.parametrize("files", [{"upload": "/c.tar.gz"}, {"inputs": "/i.tar.gz"}])
+def test_init_container_waits_for_upload_and_earlier_outputs(files: dict[str, str]) -> None:
+    manifest = pod(spec(**files))
+    assert names(manifest) == (["input"], ["files", "job"])
     command = 'trap "exit 0" TERM; until [ -e /polyjob/.given ]; do sleep 0.1 & wait $$!; done; sleep 0.2'
-    assert container(made, "input") == HELPER | {"name": "input", "command": ["/bin/sh", "-c", command]}
+    assert container(manifest, "input") == HELPER | {"name": "input", "command": ["/bin/sh", "-c", command]}
 
 
-def test_steps_run_in_the_jobs_container_and_another_tells_when_they_are_done() -> None:
-    made = pod(artifact=Artifact("image:1", "image:1", ("pip install $x", "true"), 100.0))
-    assert names(made) == ([], ["files", "steps", "job"])
-    main = container(made)
+def test_build_steps_run_in_the_jobs_container() -> None:
+    manifest = pod(artifact=Artifact("image:1", "image:1", ("pip install $x", "true"), 100.0))
+    assert names(manifest) == ([], ["files", "steps", "job"])
+    main = container(manifest)
     assert main["command"][2] == literal(manifests.LAUNCH_BUILT)
     assert main["args"] == ["echo $$(date) $$$$", "pip install $$x", "true"]
-    assert made["metadata"]["annotations"] == {"polyjob.build-timeout": "100"}
+    assert manifest["metadata"]["annotations"] == {"polyjob.build-timeout": "100"}
     command = 'trap "exit 0" TERM; until [ -e /polyjob/.built ]; do sleep 0.2 & wait $$!; done'
-    assert container(made, "steps") == HELPER | {"name": "steps", "command": ["/bin/sh", "-c", command]}
+    assert container(manifest, "steps") == HELPER | {"name": "steps", "command": ["/bin/sh", "-c", command]}
 
 
-def test_what_a_built_image_has_in_its_working_folder_is_kept() -> None:
-    made = pod(spec(upload="/c.tar.gz"), Artifact("registry:5000/polyjob:1", "image:1"))
-    assert names(made) == (["image-files", "input"], ["files", "job"])
-    kept = container(made, "image-files")
-    assert kept["image"] == container(made)["image"] == "registry:5000/polyjob:1"
-    assert "cp -R /code/. /polyjob/code/" in kept["command"][2]
+def test_working_folder_of_a_built_image_is_copied() -> None:
+    manifest = pod(spec(upload="/c.tar.gz"), Artifact("registry:5000/polyjob:1", "image:1"))
+    assert names(manifest) == (["image-files", "input"], ["files", "job"])
+    image_files = container(manifest, "image-files")
+    assert image_files["image"] == container(manifest)["image"] == "registry:5000/polyjob:1"
+    assert "cp -R /code/. /polyjob/code/" in image_files["command"][2]
 
 
-def test_a_claim_holds_the_files_instead() -> None:
-    made = pod(options=EVERYTHING)
-    assert made["spec"]["volumes"] == [{"name": "files", "persistentVolumeClaim": {"claimName": "claim"}}]
-    assert container(made)["volumeMounts"] == [
+def test_claim_replaces_the_empty_volume() -> None:
+    manifest = pod(options=EVERYTHING)
+    assert manifest["spec"]["volumes"] == [{"name": "files", "persistentVolumeClaim": {"claimName": "claim"}}]
+    assert container(manifest)["volumeMounts"] == [
         {"name": "files", "mountPath": "/polyjob", "subPath": f"polyjob/{UUID}"},
         {"name": "files", "mountPath": "/code", "subPath": f"polyjob/{UUID}/code"},
     ]
-    assert made["spec"]["imagePullSecrets"] == [{"name": "secret"}]
+    assert manifest["spec"]["imagePullSecrets"] == [{"name": "secret"}]
 
 
-def test_a_builder_has_its_image_command_and_credentials_by_settings() -> None:
+def test_builder_has_image_command_and_credentials_of_the_settings() -> None:
     options = dataclasses.replace(EVERYTHING, builder_image="builder:1", builder_command="build $IMAGE")
-    made = build_pod(build_spec(nocache=True, timeout=99.5), "polyjob-build-b", "registry:5000/x/polyjob:b", options)
-    assert made["metadata"] == {
+    image = "registry:5000/x/polyjob:b"
+    manifest = build_pod(build_spec(nocache=True, timeout=99.5), "polyjob-build-b", image, options)
+    assert manifest["metadata"] == {
         "name": "polyjob-build-b",
         "labels": {
             "polyjob.installation": INSTALLATION,
@@ -230,9 +231,9 @@ def test_a_builder_has_its_image_command_and_credentials_by_settings() -> None:
             "app.kubernetes.io/managed-by": "polyjob",
         },
     }
-    assert made["spec"]["activeDeadlineSeconds"] == 100
-    assert names(made) == (["input"], ["builder"])
-    builder = container(made, "builder")
+    assert manifest["spec"]["activeDeadlineSeconds"] == 100
+    assert names(manifest) == (["input"], ["builder"])
+    builder = container(manifest, "builder")
     assert builder["image"] == "builder:1"
     assert builder["command"] == ["/bin/sh", "-c", 'printf "%s\\n" "polyjob begins"; { build $$IMAGE; } 2>&1']
     assert {item["name"]: item["value"] for item in builder["env"]} == {
@@ -243,41 +244,44 @@ def test_a_builder_has_its_image_command_and_credentials_by_settings() -> None:
         "DOCKER_CONFIG": "/polyjob-registry",
         "REGISTRY_AUTH_FILE": "/polyjob-registry/config.json",
     }
-    assert made["spec"]["volumes"][1] == {
+    assert manifest["spec"]["volumes"][1] == {
         "name": "registry",
         "secret": {"secretName": "secret", "items": [{"key": ".dockerconfigjson", "path": "config.json"}]},
     }
 
 
-def test_a_builder_without_credentials_has_none() -> None:
-    made = build_pod(build_spec(), "polyjob-build-b", "registry/polyjob:b", Options(registry="registry"))
-    assert made["spec"]["volumes"] == [{"name": "files", "emptyDir": {}}]
-    assert [item["name"] for item in container(made, "builder")["env"]] == ["IMAGE", "HOME"]
+def test_builder_without_a_secret_has_no_credentials() -> None:
+    manifest = build_pod(build_spec(), "polyjob-build-b", "registry/polyjob:b", Options(registry="registry"))
+    assert manifest["spec"]["volumes"] == [{"name": "files", "emptyDir": {}}]
+    assert [item["name"] for item in container(manifest, "builder")["env"]] == ["IMAGE", "HOME"]
 
 
-def test_a_name_is_taken_by_a_pod_that_no_node_gets() -> None:
-    made = fence_pod(f"polyjob-{UUID}", UUID, INSTALLATION, OPTIONS)
-    assert made["spec"]["schedulingGates"]
-    assert "polyjob.job" not in made["metadata"]["labels"]
-    assert made["metadata"]["labels"]["polyjob.fence"] == UUID
-    assert made["spec"]["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
-    assert container(made)["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+def test_fence_is_never_scheduled() -> None:
+    manifest = fence_pod(f"polyjob-{UUID}", UUID, INSTALLATION, OPTIONS)
+    assert manifest["spec"]["schedulingGates"]
+    assert "polyjob.job" not in manifest["metadata"]["labels"]
+    assert manifest["metadata"]["labels"]["polyjob.fence"] == UUID
+    assert manifest["spec"]["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert container(manifest)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
 
 
-def test_all_but_the_job_itself_say_what_they_need_as_a_quota_may_demand() -> None:
-    made = pod(spec(upload="/c.tar.gz"), Artifact("registry:5000/polyjob:1", "image:1", ("true",)))
+def test_all_helper_containers_have_resources() -> None:
+    manifest = pod(spec(upload="/c.tar.gz"), Artifact("registry:5000/polyjob:1", "image:1", ("true",)))
     fence = fence_pod(f"polyjob-{UUID}", UUID, INSTALLATION, OPTIONS)
-    others = [*made["spec"]["initContainers"], *made["spec"]["containers"][:-1], *fence["spec"]["containers"]]
+    others = [*manifest["spec"]["initContainers"], *manifest["spec"]["containers"][:-1], *fence["spec"]["containers"]]
     assert [sorted(item["resources"]) for item in others] == [["limits", "requests"]] * 5
 
 
-def test_a_deadline_is_one_that_the_cluster_takes() -> None:
+def test_deadline_is_limited_to_what_the_server_accepts() -> None:
     assert pod(spec(timeout=1e10))["spec"]["activeDeadlineSeconds"] == 2**31 - 1
 
 
 @pytest.mark.parametrize("version", ["1.33", "1.36"])
 @pytest.mark.parametrize(
-    "made",
+    "manifest",
     [
         pod(),
         pod(spec(placement=PLACED, timeout=5.0, env={"A": "b"}, upload="/c", requests=Resources(cpu=1.0),
@@ -288,36 +292,36 @@ def test_a_deadline_is_one_that_the_cluster_takes() -> None:
         fence_pod("polyjob-x", UUID, INSTALLATION, OPTIONS),
     ],
 )  # fmt: skip
-def test_the_published_schemas_hold(made: dict[str, Any], version: str) -> None:
+def test_manifests_match_the_published_schemas(manifest: dict[str, Any], version: str) -> None:
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
-    kubernetes_validate.validate(made, version, strict=True)
+    kubernetes_validate.validate(manifest, version, strict=True)
 
 
-def test_an_artifact_is_a_text_and_back() -> None:
+def test_artifact_text_can_be_parsed() -> None:
     for artifact in (IMAGE, Artifact("image:1", "image:1", ("a", "b"), 60.0), Artifact("r/polyjob:1", "image:1")):
         assert Artifact.parse(artifact.text()) == artifact
     assert not IMAGE.is_built
     assert Artifact("r/polyjob:1", "image:1").is_built
 
 
-def test_a_job_needs_an_image() -> None:
+def test_job_without_an_image_cannot_start() -> None:
     assert artifact_of(spec(), None) == IMAGE
     with pytest.raises(StartFailed):
         artifact_of(spec(image=None), None)
 
 
-def test_options_that_are_empty_are_as_ever() -> None:
+def test_empty_options_have_their_defaults() -> None:
     assert Options.read({"namespace": "", "patience": "5"}) == Options(patience=5.0)
 
 
 def helpers_of(options: Options) -> list[Any]:
     built = Artifact("registry/polyjob@sha256:0", "image:1", ("true",), 10.0)
-    made = job_pod(spec(upload="/code"), built, options)["spec"]
-    return [item for item in [*made["initContainers"], *made["containers"]] if item["name"] != "job"]
+    manifest = job_pod(spec(upload="/code"), built, options)["spec"]
+    return [item for item in [*manifest["initContainers"], *manifest["containers"]] if item["name"] != "job"]
 
 
 @pytest.mark.parametrize(
-    ("told", "resources"),
+    ("setting", "resources"),
     [
         ("none", {}),
         ("limits.cpu=1", {"limits": {"cpu": "1"}}),
@@ -330,23 +334,23 @@ def helpers_of(options: Options) -> list[Any]:
         ),
     ],
 )
-def test_helpers_ask_for_what_is_set(told: str, resources: Any) -> None:
-    helpers = helpers_of(Options(helper_resources=told))
+def test_helper_resources_are_those_of_the_settings(setting: str, resources: Any) -> None:
+    helpers = helpers_of(Options(helper_resources=setting))
     assert [item["name"] for item in helpers] == ["image-files", "input", "files", "steps"]
     assert [item["resources"] for item in helpers] == [resources] * 4
 
 
-def test_no_container_of_a_job_has_raw_sockets() -> None:
-    made = job_pod(spec(upload="/code"), Artifact("b", "a", ("true",), 10.0), Options())["spec"]
-    for item in [*made["initContainers"], *made["containers"]]:
+def test_containers_of_a_job_have_no_raw_sockets() -> None:
+    manifest = job_pod(spec(upload="/code"), Artifact("b", "a", ("true",), 10.0), Options())["spec"]
+    for item in [*manifest["initContainers"], *manifest["containers"]]:
         assert item["securityContext"]["capabilities"]["drop"] in (["NET_RAW"], ["ALL"])
         assert item["securityContext"]["allowPrivilegeEscalation"] is False
 
 
-def test_only_helpers_have_the_files_of_all_jobs() -> None:
-    made = job_pod(spec(upload="/code"), Artifact("b", "a", ("true",), 10.0), Options(claim="shared"))["spec"]
+def test_only_helpers_mount_the_files_of_all_jobs() -> None:
+    manifest = job_pod(spec(upload="/code"), Artifact("b", "a", ("true",), 10.0), Options(claim="shared"))["spec"]
     everything = {"name": "files", "mountPath": "/polyjob-claim", "subPath": "polyjob"}
-    for item in [*made["initContainers"], *made["containers"]]:
+    for item in [*manifest["initContainers"], *manifest["containers"]]:
         assert (everything in item["volumeMounts"]) is (item["name"] == "files")
     carrier = carrier_pod("polyjob-files-c", UUID, INSTALLATION, Options(claim="shared"))
     assert names(carrier) == ([], ["files"])

@@ -1,4 +1,4 @@
-"""Whose fault a refusal of the API server is, by what it answers."""
+"""Refusals of the API server, and the errors of the runner contract for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runners.base import RunnerRefused, RunnerUnavailable, StartFailed
 from runners.kubernetes.api import ApiRefused
 from runners.kubernetes.refusals import exceeds_quota, of_create, of_one
 
-NO_RIGHT = 'pods is forbidden: User "system:serviceaccount:p:polyjob" cannot create resource "pods" in API group ""'
+FORBIDDEN = 'pods is forbidden: User "system:serviceaccount:p:polyjob" cannot create resource "pods" in API group ""'
 FULL = (
     'pods "x" is forbidden: exceeded quota: compute, requested: limits.cpu=2, used: limits.cpu=3, limited: limits.cpu=4'
 )
@@ -27,7 +27,7 @@ NEVER = (
         (413, "Request entity too large: limit is 3145728", StartFailed),
         (500, "etcdserver: request is too large", StartFailed),
         (403, FULL, RunnerUnavailable),
-        (403, NO_RIGHT, RunnerUnavailable),
+        (403, FORBIDDEN, RunnerUnavailable),
         (403, "failed calling webhook: dial tcp 10.0.0.1:443: connect: connection refused", RunnerUnavailable),
         (401, "Unauthorized", RunnerUnavailable),
         (404, 'namespaces "jobs" not found', RunnerUnavailable),
@@ -36,10 +36,10 @@ NEVER = (
         (403, 'violates PodSecurity "restricted:latest": runAsNonRoot != true', RunnerRefused),
         (403, 'error looking up service account p/x: serviceaccount "x" not found', RunnerRefused),
         (403, "admission webhook denied the request: no labels", RunnerRefused),
-        (418, "a status that nobody expects", RunnerRefused),
+        (418, "an unexpected status", RunnerRefused),
     ],
 )
-def test_refused_create_has_a_meaning(status: int, text: str, kind: type[Exception]) -> None:
+def test_refused_create_is_translated(status: int, text: str, kind: type[Exception]) -> None:
     error = of_create(ApiRefused(status, "", text))
     assert type(error) is kind
     assert text in str(error)
@@ -54,7 +54,7 @@ def test_refused_create_has_a_meaning(status: int, text: str, kind: type[Excepti
         (400, "container job is not valid for pod x", RunnerRefused),
     ],
 )
-def test_refused_question_about_a_pod_has_a_meaning(status: int, text: str, kind: type[Exception]) -> None:
+def test_refused_request_about_a_pod_is_translated(status: int, text: str, kind: type[Exception]) -> None:
     assert type(of_one(ApiRefused(status, "", text))) is kind
 
 
@@ -78,7 +78,7 @@ def test_refused_question_about_a_pod_has_a_meaning(status: int, text: str, kind
         ("limits.cpu=1..2", "limits.cpu=4", False),
     ],
 )
-def test_quota_that_could_never_hold_a_pod(requested: str, limited: str, never: bool) -> None:
+def test_quota_that_could_never_hold_a_pod_is_recognized(requested: str, limited: str, never: bool) -> None:
     text = f"exceeded quota: q, requested: {requested}, used: pods=0, limited: {limited}"
     assert exceeds_quota(text) is never
-    assert not exceeds_quota("exceeded quota: in words that nobody knows")
+    assert not exceeds_quota("exceeded quota: in an unknown form")

@@ -1,4 +1,4 @@
-"""A registry asked for an image: open, with a password, and with a token."""
+"""Requests to registries: open ones, with a password, and with a token."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ SECRET = base64.b64encode(b"ana:secret").decode()
 
 @pytest.fixture
 def make_registry() -> Iterator[Callable[[str], str]]:
-    """Makes registries that are `open`, `basic`, `bearer` or `broken`, with one image, `team/it:1`; gives the host."""
+    """Return a function that starts a registry with one image, `team/it:1`, and returns its host.
+
+    Kinds: `open`, `basic`, `bearer`, `broken`.
+    """
     servers: list[ThreadingHTTPServer] = []
 
     def make(kind: str) -> str:
         class Handler(BaseHTTPRequestHandler):
             def do_HEAD(self) -> None:
-                given = self.headers.get("Authorization")
-                wanted = {"open": None, "basic": f"Basic {SECRET}", "bearer": "Bearer a-token"}.get(kind)
+                credentials = self.headers.get("Authorization")
+                expected = {"open": None, "basic": f"Basic {SECRET}", "bearer": "Bearer a-token"}.get(kind)
                 if kind == "broken":
                     self.answer(500)
-                elif wanted and given != wanted:
+                elif expected and credentials != expected:
                     self.answer(401, self.challenge())
                 else:
                     is_there = self.path in ("/v2/team/it/manifests/1", f"/v2/team/it/manifests/{DIGEST}")
@@ -80,7 +83,7 @@ echo '{"Username": "ana", "Secret": "secret"}'
 
 @pytest.fixture
 def log_in(tmp_path: Path, monkeypatch: Any) -> Callable[[str, str], None]:
-    """Keeps ana's password for a host as `docker login` would: in the file itself, or in one of two kinds of helper."""
+    """Return a function that stores ana's password for a host in the file of `docker login`, or in a helper."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
 
     def keep(host: str, where: str) -> None:
@@ -101,7 +104,7 @@ def log_in(tmp_path: Path, monkeypatch: Any) -> Callable[[str, str], None]:
 
 @pytest.mark.parametrize("kind", ["open", "basic", "bearer"])
 @pytest.mark.parametrize("where", ["auths", "credHelpers", "credsStore"])
-def test_what_is_there_and_what_is_not(make_registry: Any, log_in: Any, kind: str, where: str) -> None:
+def test_digest_of_an_existing_image_is_found(make_registry: Any, log_in: Any, kind: str, where: str) -> None:
     host = make_registry(kind)
     log_in(host, where)
     expected = DIGEST if kind == "open" else ""
@@ -122,12 +125,12 @@ def test_what_is_there_and_what_is_not(make_registry: Any, log_in: Any, kind: st
         ("polyjob:1", "polyjob"),
     ],
 )
-def test_names_of_one_repository_are_alike(image: str, repository: str) -> None:
+def test_names_of_one_repository_are_equal(image: str, repository: str) -> None:
     assert repository_name(image) == repository
 
 
 @pytest.mark.parametrize("kind", ["basic", "bearer", "broken"])
-def test_who_may_not_ask_is_not_told(make_registry: Any, log_in: Any, kind: str) -> None:
+def test_refusing_registry_is_unavailable(make_registry: Any, log_in: Any, kind: str) -> None:
     host = make_registry(kind)
     with pytest.raises(RegistryUnavailable, match=host):
         image_digest(f"{host}/team/it:1", insecure=True)
@@ -143,6 +146,6 @@ def test_unreadable_credentials_are_named(make_registry: Any, log_in: Any, tmp_p
         image_digest(f"{host}/team/it:1", insecure=True)
 
 
-def test_a_registry_that_is_away(log_in: Any) -> None:
+def test_unreachable_registry_is_unavailable(log_in: Any) -> None:
     with pytest.raises(RegistryUnavailable, match="cannot be reached"):
         image_digest("127.0.0.1:1/team/it:1", insecure=False)
