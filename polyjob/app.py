@@ -37,9 +37,9 @@ from polyjob.api import (
     users,
     versions,
 )
-from polyjob.api.blueprint import make_api, refuse_mistyped
+from polyjob.api.blueprint import make_api, refuse_misspelled
 from polyjob.api.params import MAX_ID_DIGITS
-from polyjob.api.paths import PlainPaths
+from polyjob.api.paths import NormalizePaths
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions
 from polyjob.auth.permissions import Access, requires
@@ -111,7 +111,7 @@ def configure(app: Flask, settings: Settings) -> None:
         MAX_FORM_MEMORY_SIZE=settings.body_limit,
         SESSION_COOKIE_SECURE=settings.public_url.startswith("https:"),
     )
-    app.wsgi_app = PlainPaths(partial(Flask.wsgi_app, app))  # type: ignore[method-assign]
+    app.wsgi_app = NormalizePaths(partial(Flask.wsgi_app, app))  # type: ignore[method-assign]
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
@@ -179,7 +179,7 @@ def _check_request() -> None:
     if _is_api():
         identity = auth.authenticate(takes_token_in_query=log_websocket.is_handshake())
         permissions.check(request.endpoint, view_args, identity)
-        refuse_mistyped(current_app.view_functions.get(request.endpoint or ""))
+        refuse_misspelled(current_app.view_functions.get(request.endpoint or ""))
     elif request.endpoint is not None:
         visitor = auth.current_identity()
         if visitor is None:

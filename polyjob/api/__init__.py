@@ -1,1 +1,1 @@
-"""The HTTP API: one module per resource, each view three lines; what is not the wire's stands in the layers below."""
+"""The HTTP API: one module for each resource. Views are short; the logic is in the layers below."""

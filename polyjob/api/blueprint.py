@@ -1,5 +1,7 @@
-"""flask-smorest, bent to the documented API: bodies are read by the views, after access is checked; every operation
-documents its errors as problems."""
+"""flask-smorest, adapted to the documented API.
+
+Views read their bodies themselves, after access is checked. Every operation documents its errors as problems.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +25,20 @@ from polyjob.errors import Invalid, Problem
 from polyjob.jobconfig.checks import MAX_QUOTED_KEY_LENGTH, shorten_key
 
 View = Callable[..., Any]
-TAG = {"ETag": {"description": "Changes when what is shown does.", "schema": {"type": "string"}}}
+ETAG_HEADER = {"ETag": {"description": "Changes when the response changes.", "schema": {"type": "string"}}}
 IF_NONE_MATCH = {
     "name": "If-None-Match",
     "in": "header",
-    "description": "The ETag of an earlier answer: while nothing has changed, the answer is 304 without a body.",
+    "description": "The ETag of an earlier response. If nothing has changed, the response is 304 without a body.",
     "schema": {"type": "string"},
 }
-REPLAYED_HEADER = {REPLAYED: {"description": "`true` for an answer given before.", "schema": {"type": "string"}}}
-RESEMBLANCE = 0.75
-_OF_ALL = ("SERVICE_UNAVAILABLE",)
-_WITH_KEY = ("UNAUTHORIZED", "FORBIDDEN", "NOT_FOUND")
-_OF_WRITES = ("BAD_REQUEST", "CONTENT_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
-_CODES = {
+REPLAYED_HEADER = {REPLAYED: {"description": "`true` if this is a repeated response.", "schema": {"type": "string"}}}
+MIN_SIMILARITY = 0.75
+"""Similarity of an unknown query parameter to a known one, from 0 to 1, above which it counts as misspelled."""
+_COMMON_ERRORS = ("SERVICE_UNAVAILABLE",)
+_ACCESS_ERRORS = ("UNAUTHORIZED", "FORBIDDEN", "NOT_FOUND")
+_BODY_ERRORS = ("BAD_REQUEST", "CONTENT_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
+_ERROR_STATUSES = {
     "BAD_REQUEST": 400,
     "UNAUTHORIZED": 401,
     "FORBIDDEN": 403,
@@ -50,15 +53,15 @@ _CODES = {
 
 
 class Blueprint(flask_smorest.Blueprint):
-    """Adds what documents a view and changes nothing of it."""
+    """A blueprint with decorators that document views. They do not change what a view does."""
 
-    def takes(self, schema: type[Schema], *, required: bool = False) -> Callable[[View], View]:
-        """The view reads a body like this."""
+    def reads(self, schema: type[Schema], *, required: bool = False) -> Callable[[View], View]:
+        """Document the body that the view reads."""
         content = {"application/json": {"schema": schema}}
         return self._documented(requestBody={"required": required, "content": content})
 
     def page(self, item: type[Schema], *, queries: bool = False) -> Callable[[View], View]:
-        """The view answers with a page of such items, which may be asked for by `query` and `sort`."""
+        """Document that the view returns a page of items. With `queries`, it takes `query`, `sort` and `cursor`."""
         parameters = paging.PARAMETERS + (paging.QUERY_PARAMETERS if queries else [])
         errors = {400: "BAD_REQUEST"} if queries else {}
 
@@ -68,13 +71,16 @@ class Blueprint(flask_smorest.Blueprint):
 
         return decorate
 
-    def tagged(self, view: View) -> View:
-        """The answer has an ETag, and there is a 304."""
-        responses = {200: {"headers": TAG}, 304: {"description": "It is as the ETag says.", "headers": TAG}}
+    def has_etag(self, view: View) -> View:
+        """Document that the response has an ETag, and may be a 304."""
+        responses = {
+            200: {"headers": ETAG_HEADER},
+            304: {"description": "Unchanged since the ETag.", "headers": ETAG_HEADER},
+        }
         return self._documented(parameters=[IF_NONE_MATCH], responses=responses)(view)
 
-    def once(self, schema: type[Schema]) -> Callable[[View], View]:
-        """The view answers 201 with such a thing, made once for each Idempotency-Key."""
+    def creates_once(self, schema: type[Schema]) -> Callable[[View], View]:
+        """Document that the view returns 201 and what it creates, once for each `Idempotency-Key`."""
 
         def decorate(view: View) -> View:
             documented = self._documented(parameters=[PARAMETER], responses={422: "UNPROCESSABLE_CONTENT"})(view)
@@ -82,12 +88,12 @@ class Blueprint(flask_smorest.Blueprint):
 
         return decorate
 
-    def nothing(self, status: int) -> Callable[[View], View]:
-        """The view answers with this status and no body."""
+    def empty(self, status: int) -> Callable[[View], View]:
+        """Document that the view returns this status without a body."""
         return self.response(status)
 
-    def conflicts(self, view: View) -> View:
-        """The state of the thing may not allow it."""
+    def may_conflict(self, view: View) -> View:
+        """Document that the view may return 409."""
         return self._documented(responses={409: "CONFLICT"})(view)
 
     def _store_endpoint_docs(self, endpoint: str, obj: Any, parameters: Any, tags: Any, **options: Any) -> None:
@@ -101,11 +107,11 @@ class Blueprint(flask_smorest.Blueprint):
             doc["operation"] = endpoint if index == 0 else f"{endpoint}_by_{method}"
 
     def _documented(self, parameters: Sequence[dict[str, Any]] = (), **members: Any) -> Callable[[View], View]:
-        """As `doc`, but parameters add to those that the view has."""
+        """Document members like `doc`, but add the parameters to those that the view already has."""
 
         def decorate(view: View) -> View:
-            before = getattr(view, "_apidoc", {}).get("manual_doc", {}).get("parameters", [])
-            return self.doc(parameters=[*before, *parameters], **members)(view)
+            existing = getattr(view, "_apidoc", {}).get("manual_doc", {}).get("parameters", [])
+            return self.doc(parameters=[*existing, *parameters], **members)(view)
 
         return decorate
 
@@ -115,14 +121,14 @@ class Api(flask_smorest.Api):
 
     ERROR_SCHEMA = ProblemSchema
     DEFAULT_ERROR_RESPONSE_NAME = None
-    """Every answer is documented by its status."""
+    """No default: each error is documented by its status."""
 
     def _register_error_handlers(self) -> None:
-        """Left to `polyjob.api.problems`."""
+        """Register none: `polyjob.api.problems` does."""
 
     def _register_responses(self) -> None:
-        """As the parent does, with the media type of problems."""
-        for name in _CODES:
+        """Register the error responses, with the media type of problems."""
+        for name in _ERROR_STATUSES:
             response = {"description": name.replace("_", " ").capitalize(), "schema": self.ERROR_SCHEMA}
             prepare_response(response, self.spec, MIMETYPE)
             self.spec.components.response(name, response, lazy=True)
@@ -139,32 +145,30 @@ class Api(flask_smorest.Api):
 
 
 def document_errors(doc: dict[str, Any], info: dict[str, Any], *, method: str, **kwargs: Any) -> dict[str, Any]:
-    """Every operation has a name and an example of its body, and can end in these errors."""
+    """Add the id, the errors and an example of the body to an operation."""
     doc["operationId"] = info["operation"]
     for content in info.get("manual_doc", {}).get("requestBody", {}).get("content", {}).values():
         if info["operation"].partition("_by_")[0] in EXAMPLES and "example" not in content:
             content["example"] = EXAMPLES[info["operation"].partition("_by_")[0]]
-    needs_key = info.get("manual_doc", {}).get("security") != []
-    names = _OF_ALL + (_WITH_KEY if needs_key else ()) + (_OF_WRITES if method != "get" else ())
+    needs_token = info.get("manual_doc", {}).get("security") != []
+    names = _COMMON_ERRORS + (_ACCESS_ERRORS if needs_token else ()) + (_BODY_ERRORS if method != "get" else ())
     responses = doc.setdefault("responses", {})
     for name in names:
-        responses.setdefault(_CODES[name], name)
+        responses.setdefault(_ERROR_STATUSES[name], name)
     return doc
 
 
-def refuse_mistyped(view: View | None) -> None:
-    """Raise Invalid for a query parameter that resembles one of the view's own.
+def refuse_misspelled(view: View | None) -> None:
+    """Raise Invalid for a query parameter that looks like a misspelled one of the view.
 
-    Any other unknown one is ignored: old clients and caches send parameters that polyjob does not have.
+    Other unknown parameters are ignored, because old clients and caches send some.
     """
     documented = getattr(view, "_apidoc", {}).get("manual_doc", {}).get("parameters", [])
-    known = [parameter["name"] for parameter in documented if parameter["in"] == "query"]
+    known_names = [parameter["name"] for parameter in documented if parameter["in"] == "query"]
     for name in request.args:
-        close = (
-            []
-            if name in known
-            else difflib.get_close_matches(name[:MAX_QUOTED_KEY_LENGTH], known, n=1, cutoff=RESEMBLANCE)
-        )
+        if name in known_names:
+            continue
+        close = difflib.get_close_matches(name[:MAX_QUOTED_KEY_LENGTH], known_names, n=1, cutoff=MIN_SIMILARITY)
         if close:
             raise Invalid(
                 [Problem(shorten_key(name), f"Unknown parameter `{shorten_key(name)}`; did you mean `{close[0]}`?")]
@@ -172,7 +176,7 @@ def refuse_mistyped(view: View | None) -> None:
 
 
 def make_api(app: Flask) -> Api:
-    """The API of this app, without blueprints yet; its document is at `/openapi.json`."""
+    """Create the API of the app, without blueprints. Its OpenAPI document is at `/openapi.json`."""
     app.config.update(
         API_TITLE="polyjob",
         API_VERSION="v1",
@@ -187,7 +191,7 @@ def make_api(app: Flask) -> Api:
                         "type": "apiKey",
                         "in": "header",
                         "name": "Authorization",
-                        "description": "`token KEY`, in any case; `Bearer KEY` does as well.",
+                        "description": "`token TOKEN` or `Bearer TOKEN`; the first word in any case.",
                     }
                 }
             },

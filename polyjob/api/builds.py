@@ -46,7 +46,7 @@ blp = Blueprint("builds", __name__, description="Builds: what jobs need made bef
 
 @blp.get(BUILDS)
 @blp.page(BuildRowSchema, queries=True)
-@blp.tagged
+@blp.has_etag
 @requires(Access.READ)
 def list_builds(username: str, project_name: str) -> Any:
     """List the builds of a project, last changed first"""
@@ -55,8 +55,8 @@ def list_builds(username: str, project_name: str) -> Any:
 
 
 @blp.post(BUILDS)
-@blp.takes(BuildCreateBody, required=True)
-@blp.once(BuildSchema)
+@blp.reads(BuildCreateBody, required=True)
+@blp.creates_once(BuildSchema)
 @requires(Access.SUBMIT)
 def create_build(username: str, project_name: str) -> Response:
     """Make a build, although no job needs it yet"""
@@ -71,7 +71,7 @@ def create_build(username: str, project_name: str) -> Response:
 
 
 @blp.post(f"{BUILDS}/invalidate")
-@blp.nothing(200)
+@blp.empty(200)
 @requires(Access.SUBMIT)
 def invalidate_builds(username: str, project_name: str) -> Response:
     """Have no new job use any build that there is now"""
@@ -81,7 +81,7 @@ def invalidate_builds(username: str, project_name: str) -> Response:
 
 @blp.get(BUILD)
 @blp.response(200, BuildSchema)
-@blp.tagged
+@blp.has_etag
 @requires(Access.READ)
 def get_build(username: str, project_name: str, build_id: int) -> Any:
     """Get a build"""
@@ -91,7 +91,7 @@ def get_build(username: str, project_name: str, build_id: int) -> Any:
 
 
 @blp.route(BUILD, methods=["PATCH", "PUT"])
-@blp.takes(BuildChangeBody)
+@blp.reads(BuildChangeBody)
 @blp.response(200, BuildSchema)
 @requires(Access.SUBMIT)
 def update_build(username: str, project_name: str, build_id: int) -> BuildView:
@@ -103,8 +103,8 @@ def update_build(username: str, project_name: str, build_id: int) -> BuildView:
 
 
 @blp.delete(BUILD)
-@blp.nothing(204)
-@blp.conflicts
+@blp.empty(204)
+@blp.may_conflict
 @requires(Access.MANAGE)
 def delete_build(username: str, project_name: str, build_id: int) -> Response:
     """Remove a build with all that it made; 409 while a job needs it"""
@@ -113,7 +113,7 @@ def delete_build(username: str, project_name: str, build_id: int) -> Response:
 
 
 @blp.post(f"{BUILD}/stop")
-@blp.nothing(200)
+@blp.empty(200)
 @requires(Access.SUBMIT)
 def stop_build(username: str, project_name: str, build_id: int) -> Response:
     """Stop a build, and with it the jobs that wait for it; one that is done stays as it is"""
@@ -122,7 +122,7 @@ def stop_build(username: str, project_name: str, build_id: int) -> Response:
 
 
 @blp.post(f"{BUILD}/invalidate")
-@blp.nothing(200)
+@blp.empty(200)
 @requires(Access.SUBMIT)
 def invalidate_build(username: str, project_name: str, build_id: int) -> Response:
     """Have no new job use a build; those that do go on"""
@@ -131,8 +131,8 @@ def invalidate_build(username: str, project_name: str, build_id: int) -> Respons
 
 
 @blp.post(f"{BUILD}/archive")
-@blp.nothing(200)
-@blp.conflicts
+@blp.empty(200)
+@blp.may_conflict
 @requires(Access.SUBMIT)
 def archive_build(username: str, project_name: str, build_id: int) -> Response:
     """Hide a build, which no new job uses then; 409 while a job needs it"""
@@ -141,7 +141,7 @@ def archive_build(username: str, project_name: str, build_id: int) -> Response:
 
 
 @blp.post(f"{BUILD}/restore")
-@blp.nothing(200)
+@blp.empty(200)
 @requires(Access.SUBMIT)
 def restore_build(username: str, project_name: str, build_id: int) -> Response:
     """Show an archived build again"""
@@ -150,7 +150,7 @@ def restore_build(username: str, project_name: str, build_id: int) -> Response:
 
 
 @blp.post(f"{BUILD}/bookmark")
-@blp.nothing(201)
+@blp.empty(201)
 @requires(Access.BOOKMARK)
 def bookmark_build(username: str, project_name: str, build_id: int) -> Response:
     """Bookmark a build; who may read it may do so"""
@@ -159,7 +159,7 @@ def bookmark_build(username: str, project_name: str, build_id: int) -> Response:
 
 
 @blp.delete(f"{BUILD}/unbookmark")
-@blp.nothing(204)
+@blp.empty(204)
 @requires(Access.BOOKMARK)
 def unbookmark_build(username: str, project_name: str, build_id: int) -> Response:
     """Remove a bookmark"""
@@ -168,7 +168,7 @@ def unbookmark_build(username: str, project_name: str, build_id: int) -> Respons
 
 
 @blp.post(f"{BUILD}/_heartbeat")
-@blp.nothing(200)
+@blp.empty(200)
 @requires(Access.SUBMIT)
 def build_heartbeat(username: str, project_name: str, build_id: int) -> Response:
     """Say that the build lives; polyjob knows by itself, and keeps nothing of this"""
@@ -185,7 +185,7 @@ def get_build_code_reference(username: str, project_name: str, build_id: int) ->
 
 
 @blp.post(f"{BUILD}/coderef")
-@blp.takes(CodeReferenceBody)
+@blp.reads(CodeReferenceBody)
 @blp.response(201, CodeReferenceSchema)
 @requires(Access.SUBMIT)
 def post_build_code_reference(username: str, project_name: str, build_id: int) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def post_build_code_reference(username: str, project_name: str, build_id: int) -
 
 
 @blp.post(f"{BUILD}/statuses")
-@blp.takes(StatusBody)
+@blp.reads(StatusBody)
 @blp.response(201, BuildStatusSchema)
 @requires(Access.SUBMIT)
 def post_build_status(username: str, project_name: str, build_id: int) -> BuildStatus:
@@ -212,8 +212,8 @@ def post_build_status(username: str, project_name: str, build_id: int) -> BuildS
 
 
 @blp.post(f"{BUILD}/_reconcile")
-@blp.takes(StatusBody)
-@blp.nothing(200)
+@blp.reads(StatusBody)
+@blp.empty(200)
 @requires(Access.SUBMIT)
 def reconcile_build(username: str, project_name: str, build_id: int) -> Response:
     """Report what became of a build that polyjob does not run; of one that it runs, it knows better"""
@@ -225,7 +225,7 @@ def reconcile_build(username: str, project_name: str, build_id: int) -> Response
 
 @blp.get(f"{BUILD}/statuses")
 @blp.page(BuildStatusSchema)
-@blp.tagged
+@blp.has_etag
 @requires(Access.READ)
 def list_build_statuses(username: str, project_name: str, build_id: int) -> Any:
     """List the statuses of a build, oldest first"""

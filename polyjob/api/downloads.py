@@ -1,4 +1,4 @@
-"""Headers that name a file to save, and addresses that name an output: for any bytes that a file name can have."""
+"""File names in headers and addresses. A name can have any bytes, also ones that are not UTF-8."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from flask import Response, request
 
 from polyjob.storage.output_names import escape_name
 
-_SAFE = "!#$&+-.^_`|~"
-"""Letters that RFC 8187 leaves as they are, beside letters and digits of ASCII."""
+_UNENCODED = "!#$&+-.^_`|~"
+"""Characters that RFC 8187 does not encode, besides ASCII letters and digits."""
 
 
 def attach(response: Response, name: str) -> Response:
-    """Have browsers save the response under this name, in ASCII for clients that read nothing else."""
+    """Let browsers save the response under this name. Clients that read only ASCII get a name without accents."""
     shown = escape_name(name)
-    plain = unicodedata.normalize("NFKD", shown).encode("ascii", "ignore").decode()
-    names = {"filename": plain or "download"}
-    if plain != shown:
-        names["filename*"] = f"UTF-8''{urllib.parse.quote(shown, safe=_SAFE)}"
+    ascii_name = unicodedata.normalize("NFKD", shown).encode("ascii", "ignore").decode()
+    names = {"filename": ascii_name or "download"}
+    if ascii_name != shown:
+        names["filename*"] = f"UTF-8''{urllib.parse.quote(shown, safe=_UNENCODED)}"
     response.headers.set("Content-Disposition", "attachment", **names)
     return response
 
 
-def asked_name(parameter: str) -> str:
-    """Return a file name or path of the query, empty if it is not there. Bytes that are not UTF-8 are kept."""
+def name_from_query(parameter: str) -> str:
+    """Return a file name or path from the query string, or an empty one. Bytes that are not UTF-8 are kept."""
     query = request.query_string.decode("utf-8", "surrogateescape")
     return urllib.parse.parse_qs(query, errors="surrogateescape").get(parameter, [""])[0]
 
 
-def quoted_name(name: str) -> str:
-    """Return a file name or path as it stands in an address."""
+def quote_name(name: str) -> str:
+    """Return a file name or path, quoted for an address."""
     return urllib.parse.quote_from_bytes(name.encode("utf-8", "surrogateescape"))

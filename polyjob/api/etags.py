@@ -1,4 +1,4 @@
-"""ETags of what is polled: a request that shows the ETag of what is still so is answered 304, from one row."""
+"""ETags of responses that clients poll. A request with the current ETag is answered with 304, after reading one row."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from polyjob.db.models import Project
 
 
 def unchanged(project: Project, *state: object) -> Response | None:
-    """The 304 where the request shows the ETag of `state`; else None, and the answer gets that ETag.
+    """Return a 304 if the request has the ETag of `state`. Else return None, and add the ETag to the response.
 
-    `state` must have been read before what the answer shows: then an ETag may be too old, but never too new.
+    Read `state` before the content of the response: then an ETag can be too old, but never too new.
     """
-    parts = (polyjob.__version__, root(), me().id, project.user.username, project.name, request.full_path, *state)
-    tag = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+    values = (polyjob.__version__, root(), me().id, project.user.username, project.name, request.full_path, *state)
+    etag = hashlib.sha256(repr(values).encode()).hexdigest()[:32]
 
     @after_this_request
-    def add(response: AnyResponse) -> AnyResponse:
+    def add_etag(response: AnyResponse) -> AnyResponse:
         if response.status_code in (200, 304):
-            response.set_etag(tag, weak=True)
+            response.set_etag(etag, weak=True)
             response.headers["Cache-Control"] = "private, no-cache"
         return response
 
-    return Response(status=304) if request.if_none_match.contains_weak(tag) else None
+    return Response(status=304) if request.if_none_match.contains_weak(etag) else None

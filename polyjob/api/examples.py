@@ -1,4 +1,4 @@
-"""Bodies that work as they are, by the name of the operation that takes them."""
+"""Working example bodies for the OpenAPI document, by operation."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "name": "first",
         "tags": ["demo"],
     },
-    "update_job": {"description": "the first", "tags": ["new"], "merge": True},
+    "update_job": {"description": "The first job", "tags": ["new"], "merge": True},
     "restart_job": {"config": {"environment": {"env_vars": {"SEED": "2"}}}},
     "resume_job": {"update_code": True},
-    "copy_job": {"description": "on the same outputs"},
+    "copy_job": {"description": "Continues with a copy of the outputs"},
     "stop_jobs": {"ids": [1, 2]},
     "delete_jobs": {"ids": [1, 2]},
-    "post_status": {"status": "running", "message": "the first epoch"},
+    "post_status": {"status": "running", "message": "First epoch"},
     "reconcile": {"status": "succeeded"},
     "post_code_reference": {"commit": "4f2d", "branch": "main", "git_url": "ssh://git@example.org/demo.git"},
     "create_build": {
         "config": {"kind": "build", "build": {"image": "python:3.12", "build_steps": ["pip install six"]}}
     },
-    "post_build_status": {"status": "running", "message": "the first step"},
+    "post_build_status": {"status": "running", "message": "First build step"},
     "reconcile_build": {"status": "succeeded"},
     "post_build_code_reference": {"commit": "4f2d", "branch": "main"},
     "update_build": {"name": "base", "tags": ["python"], "merge": True},
-    "create_project": {"name": "demo", "description": "a try", "is_public": False},
-    "update_project": {"description": "a good try", "tags": ["new"], "merge": True},
+    "create_project": {"name": "demo", "description": "First experiments", "is_public": False},
+    "update_project": {"description": "More experiments", "tags": ["new"], "merge": True},
     "create_token": {"name": "ci", "scope": "submit", "project": "ana.demo", "expires_in": 2592000},
     "create_user": {"username": "ana", "password": "a long password", "email": "ana@localhost", "is_admin": False},
     "set_password": {"password": "a longer password", "old_password": "a long password"},

@@ -28,7 +28,7 @@ blp = Blueprint("health", __name__, description="Health and readiness of the ser
 
 
 @blp.get("/healthz")
-@blp.nothing(200)
+@blp.empty(200)
 @requires(Access.OPEN)
 def healthz() -> Response:
     """Check that the server answers requests; does not use the database"""

@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: the same request, sent again with its key, gets its first answer and makes nothing new."""
+"""The header `Idempotency-Key`: a repeated request gets the first response again, and creates nothing."""
 
 from __future__ import annotations
 
@@ -21,50 +21,50 @@ _KEY = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?\Z")
 PARAMETER = {
     "name": HEADER,
     "in": "header",
-    "description": "Any text of the client's own, such as a UUID. For 24 hours, the same request with the same key "
-    f"in the same project gets the first answer, marked by `{REPLAYED}: true`, and makes nothing new.",
+    "description": "A text that the client chooses, such as a UUID. For 24 hours, the same request with the same key "
+    f"in the same project gets the first response again, with the header `{REPLAYED}: true`, and creates nothing.",
     "schema": {"type": "string", "maxLength": 255},
 }
 
 
 def create_idempotently(
-    project: Project, make: Callable[[IdempotentRequest | None], Any], show: Callable[[Any], dict[str, Any]]
+    project: Project, create: Callable[[IdempotentRequest | None], Any], to_document: Callable[[Any], dict[str, Any]]
 ) -> Response:
-    """The 201 that shows what `make` makes in the project, or showed it when this request came before.
+    """Return the 201 for the object that `create` creates in the project, or the one of the same request before.
 
-    `make` reads the body, and passes what it is given to the verb that makes the thing. Raises Invalid for a key that
-    is none, KeyReused for one of another request, and what `make` raises.
+    `create` reads the body, and passes its argument on to the service. Raises Invalid for a bad key, KeyReused for the
+    key of another request, and what `create` raises.
     """
     key = request.headers.get(HEADER)
     if key is None:
-        return _created(_text(show(make(None))))
+        return _created(_text(to_document(create(None))))
     if not _KEY.match(key):
         raise Invalid([Problem(HEADER, f"`{HEADER}` must be 1 to 255 printable characters.")])
-    answers: list[str] = []
+    bodies: list[str] = []
 
-    def shown(made: Any) -> str:
-        answers.append(_text(show(made)))
-        return answers[-1]
+    def render(created: Any) -> str:
+        bodies.append(_text(to_document(created)))
+        return bodies[-1]
 
     try:
-        once = IdempotentRequest(me(), project, key, _digest(), shown)
+        once = IdempotentRequest(me(), project, key, _digest(), render)
         once.check()
-        make(once)
-    except ReplayedResponse as before:
-        response = _created(before.body)
+        create(once)
+    except ReplayedResponse as replayed:
+        response = _created(replayed.body)
         response.headers[REPLAYED] = "true"
         return response
-    return _created(answers[-1])
+    return _created(bodies[-1])
 
 
 def _digest() -> str:
-    """Of everything that says what is asked for."""
-    asked = hashlib.sha256(f"{request.method} {request.full_path} {request.mimetype}\n".encode())
+    """Return a digest of the whole request."""
+    digest = hashlib.sha256(f"{request.method} {request.full_path} {request.mimetype}\n".encode())
     body = request.get_data(cache=True, parse_form_data=False)
-    if request.mimetype == "multipart/form-data":  # what stands between its fields is another at each time
+    if request.mimetype == "multipart/form-data":  # its boundary differs each time
         body = repr(sorted(request.form.items(multi=True))).encode()
-    asked.update(body)
-    return asked.hexdigest()
+    digest.update(body)
+    return digest.hexdigest()
 
 
 def _text(document: dict[str, Any]) -> str:

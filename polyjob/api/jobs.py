@@ -46,7 +46,7 @@ blp = Blueprint("jobs", __name__, description="Jobs: what polyjob runs.")
 
 @blp.get(JOBS)
 @blp.page(JobRowSchema, queries=True)
-@blp.tagged
+@blp.has_etag
 @requires(Access.READ)
 def list_jobs(username: str, project_name: str) -> Any:
     """List the jobs of a project, last changed first"""
@@ -55,8 +55,8 @@ def list_jobs(username: str, project_name: str) -> Any:
 
 
 @blp.post(JOBS)
-@blp.takes(JobCreateBody, required=True)
-@blp.once(JobSchema)
+@blp.reads(JobCreateBody, required=True)
+@blp.creates_once(JobSchema)
 @requires(Access.SUBMIT)
 def create_job(username: str, project_name: str) -> Response:
     """Submit a job
@@ -76,7 +76,7 @@ def create_job(username: str, project_name: str) -> Response:
 @blp.get(JOB)
 @blp.doc(parameters=[WAIT], responses={400: "BAD_REQUEST"})
 @blp.response(200, JobSchema)
-@blp.tagged
+@blp.has_etag
 @requires(Access.READ, job_token=True)
 def get_job(username: str, project_name: str, job_id: int) -> Any:
     """Get a job"""
@@ -90,7 +90,7 @@ def get_job(username: str, project_name: str, job_id: int) -> Any:
 
 
 @blp.route(JOB, methods=["PATCH", "PUT"])
-@blp.takes(JobChangeBody)
+@blp.reads(JobChangeBody)
 @blp.response(200, JobSchema)
 @requires(Access.SUBMIT, job_token=True)
 def update_job(username: str, project_name: str, job_id: int) -> JobView:
@@ -103,7 +103,7 @@ def update_job(username: str, project_name: str, job_id: int) -> JobView:
 
 
 @blp.delete(JOB)
-@blp.nothing(204)
+@blp.empty(204)
 @requires(Access.MANAGE)
 def delete_job(username: str, project_name: str, job_id: int) -> Response:
     """Stop a job and remove it with all that it wrote"""
@@ -113,7 +113,7 @@ def delete_job(username: str, project_name: str, job_id: int) -> Response:
 
 @blp.post(f"{JOB}/stop")
 @blp.doc(parameters=[WAIT])
-@blp.nothing(200)
+@blp.empty(200)
 @requires(Access.SUBMIT)
 def stop_job(username: str, project_name: str, job_id: int) -> Response:
     """Stop a job; one that is done stays as it is"""
@@ -125,7 +125,7 @@ def stop_job(username: str, project_name: str, job_id: int) -> Response:
 
 
 @blp.post(f"{JOB}/archive")
-@blp.nothing(200)
+@blp.empty(200)
 @requires(Access.SUBMIT)
 def archive_job(username: str, project_name: str, job_id: int) -> Response:
     """Hide a job, and stop it if it is not done"""
@@ -134,7 +134,7 @@ def archive_job(username: str, project_name: str, job_id: int) -> Response:
 
 
 @blp.post(f"{JOB}/restore")
-@blp.nothing(200)
+@blp.empty(200)
 @requires(Access.SUBMIT)
 def restore_job(username: str, project_name: str, job_id: int) -> Response:
     """Show an archived job again"""
@@ -146,7 +146,7 @@ def restore_job(username: str, project_name: str, job_id: int) -> Response:
 
 
 @blp.post(f"{JOBS}/stop")
-@blp.takes(NumbersBody, required=True)
+@blp.reads(NumbersBody, required=True)
 @blp.response(200, StoppedSchema)
 @requires(Access.SUBMIT)
 def stop_jobs(username: str, project_name: str) -> dict[str, list[int]]:
@@ -157,7 +157,7 @@ def stop_jobs(username: str, project_name: str) -> dict[str, list[int]]:
 
 
 @blp.route(f"{JOBS}/delete", methods=["POST", "DELETE"])
-@blp.takes(NumbersBody, required=True)
+@blp.reads(NumbersBody, required=True)
 @blp.response(200, DeletedSchema)
 @requires(Access.MANAGE)
 def delete_jobs(username: str, project_name: str) -> dict[str, list[int]]:
@@ -171,8 +171,8 @@ def delete_jobs(username: str, project_name: str) -> dict[str, list[int]]:
 
 
 @blp.post(f"{JOB}/restart")
-@blp.takes(JobCloneBody)
-@blp.once(JobSchema)
+@blp.reads(JobCloneBody)
+@blp.creates_once(JobSchema)
 @requires(Access.SUBMIT)
 def restart_job(username: str, project_name: str, job_id: int) -> Response:
     """Run a job's config again, in a new job with empty outputs"""
@@ -180,8 +180,8 @@ def restart_job(username: str, project_name: str, job_id: int) -> Response:
 
 
 @blp.post(f"{JOB}/resume")
-@blp.takes(JobCloneBody)
-@blp.once(JobSchema)
+@blp.reads(JobCloneBody)
+@blp.creates_once(JobSchema)
 @requires(Access.SUBMIT)
 def resume_job(username: str, project_name: str, job_id: int) -> Response:
     """Run a job's config again, in a new job that goes on with the outputs"""
@@ -189,8 +189,8 @@ def resume_job(username: str, project_name: str, job_id: int) -> Response:
 
 
 @blp.post(f"{JOB}/copy")
-@blp.takes(JobCloneBody)
-@blp.once(JobSchema)
+@blp.reads(JobCloneBody)
+@blp.creates_once(JobSchema)
 @requires(Access.SUBMIT)
 def copy_job(username: str, project_name: str, job_id: int) -> Response:
     """Run a job's config again, in a new job with a copy of the outputs"""
@@ -213,7 +213,7 @@ def _clone(username: str, project_name: str, job_id: int, strategy: str) -> Resp
 
 
 @blp.post(f"{JOB}/bookmark")
-@blp.nothing(201)
+@blp.empty(201)
 @requires(Access.BOOKMARK)
 def bookmark_job(username: str, project_name: str, job_id: int) -> Response:
     """Bookmark a job; who may read it may do so"""
@@ -222,7 +222,7 @@ def bookmark_job(username: str, project_name: str, job_id: int) -> Response:
 
 
 @blp.delete(f"{JOB}/unbookmark")
-@blp.nothing(204)
+@blp.empty(204)
 @requires(Access.BOOKMARK)
 def unbookmark_job(username: str, project_name: str, job_id: int) -> Response:
     """Remove a bookmark"""

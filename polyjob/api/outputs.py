@@ -9,7 +9,7 @@ from typing import Any
 from flask import Response, request, send_file
 
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.downloads import asked_name, attach, quoted_name
+from polyjob.api.downloads import attach, name_from_query, quote_name
 from polyjob.api.paging import root
 from polyjob.api.request_context import find_project, store
 from polyjob.api.routes import JOB
@@ -89,14 +89,14 @@ def tree_of_outputs(username: str, project_name: str, job_id: int) -> dict[str, 
     `%25`. Each name can be asked for as it is listed.
     """
     outputs = readable(jobs.find(find_project(username, project_name), job_id))
-    path, after = asked_name("path"), asked_name("after")
+    path, after = name_from_query("path"), name_from_query("after")
     files, folders = outputs.tree(path, after, MAX_LISTED + 1)
     names = sorted([*folders, *(name for name, _ in files)])
     listed: dict[str, Any] = {}
     if len(names) > MAX_LISTED:
         last = names[MAX_LISTED - 1]
         files, folders = [file for file in files if file[0] <= last], [name for name in folders if name <= last]
-        query = f"path={quoted_name(path)}&after={quoted_name(last)}"
+        query = f"path={quote_name(path)}&after={quote_name(last)}"
         listed["next"] = f"{root()}{request.path}?{query}"
     listed["files"] = [[escape_name(name), size] for name, size in files]
     listed["dirs"] = [escape_name(name) for name in folders]
@@ -113,7 +113,7 @@ def file_of_outputs(username: str, project_name: str, job_id: int) -> Response:
     Of a job that is done, the file has an `ETag` and takes `If-None-Match`.
     """
     outputs = readable(jobs.find(find_project(username, project_name), job_id))
-    path = asked_name("path")
+    path = name_from_query("path")
     if not path:
         raise Invalid([Problem("path", "Files view expect a path to the file.")])
     size, content = outputs.open_file(path)

@@ -52,7 +52,7 @@ blp = Blueprint("projects", __name__, description="Projects: where jobs, builds 
 
 
 @blp.post("/projects")
-@blp.takes(ProjectBody, required=True)
+@blp.reads(ProjectBody, required=True)
 @blp.response(201, ProjectSchema)
 @requires(Access.ACCOUNT)
 def create_project() -> ProjectView:
@@ -95,7 +95,7 @@ def get_project(username: str, project_name: str) -> ProjectView:
 
 
 @blp.route(PROJECT, methods=["PATCH", "PUT"])
-@blp.takes(ProjectChangeBody)
+@blp.reads(ProjectChangeBody)
 @blp.response(200, ProjectSchema)
 @requires(Access.MANAGE)
 def update_project(username: str, project_name: str) -> ProjectView:
@@ -105,7 +105,7 @@ def update_project(username: str, project_name: str) -> ProjectView:
 
 
 @blp.delete(PROJECT)
-@blp.nothing(204)
+@blp.empty(204)
 @requires(Access.MANAGE)
 def delete_project(username: str, project_name: str) -> Response:
     """Stop a project's jobs, and remove it with all that belongs to it"""
@@ -114,7 +114,7 @@ def delete_project(username: str, project_name: str) -> Response:
 
 
 @blp.post(f"{PROJECT}/archive")
-@blp.nothing(200)
+@blp.empty(200)
 @requires(Access.MANAGE)
 def archive_project(username: str, project_name: str) -> Response:
     """Hide a project with all that belongs to it, and stop its jobs"""
@@ -123,7 +123,7 @@ def archive_project(username: str, project_name: str) -> Response:
 
 
 @blp.post(f"{PROJECT}/restore")
-@blp.nothing(200)
+@blp.empty(200)
 @requires(Access.MANAGE)
 def restore_project(username: str, project_name: str) -> Response:
     """Show an archived project again"""
@@ -132,7 +132,7 @@ def restore_project(username: str, project_name: str) -> Response:
 
 
 @blp.post(f"{PROJECT}/bookmark")
-@blp.nothing(201)
+@blp.empty(201)
 @requires(Access.BOOKMARK)
 def bookmark_project(username: str, project_name: str) -> Response:
     """Bookmark a project; who may read it may do so"""
@@ -141,7 +141,7 @@ def bookmark_project(username: str, project_name: str) -> Response:
 
 
 @blp.delete(f"{PROJECT}/unbookmark")
-@blp.nothing(204)
+@blp.empty(204)
 @requires(Access.BOOKMARK)
 def unbookmark_project(username: str, project_name: str) -> Response:
     """Remove a bookmark"""
@@ -171,7 +171,7 @@ def get_repository(username: str, project_name: str) -> dict[str, Any]:
 
 
 @blp.delete(f"{PROJECT}/repo")
-@blp.nothing(204)
+@blp.empty(204)
 @requires(Access.SUBMIT)
 def delete_repository(username: str, project_name: str) -> Response:
     """Have the project's new jobs run without code; earlier uploads stay for the jobs that use them"""
@@ -220,7 +220,7 @@ def download_code(username: str, project_name: str) -> Response:
         },
     }
 )
-@blp.nothing(200)
+@blp.empty(200)
 @requires(Access.SUBMIT)
 def upload_code(username: str, project_name: str) -> Response:
     """Upload the code that the project's new jobs run with"""

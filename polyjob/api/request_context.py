@@ -1,4 +1,4 @@
-"""What every view needs of its request: settings, files, who asks, and for what."""
+"""The settings, store, user and project of the current request."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from polyjob.storage.store import Store
 
 
 def settings() -> Settings:
-    found: Settings = current_app.config["SETTINGS"]
-    return found
+    current: Settings = current_app.config["SETTINGS"]
+    return current
 
 
 def store() -> Store:
@@ -25,6 +25,7 @@ def store() -> Store:
 
 
 def me() -> User:
+    """Return the current user. Raises Unauthenticated."""
     user = identity.current_user()
     if user is None:
         raise identity.Unauthenticated(identity.NO_CREDENTIALS)

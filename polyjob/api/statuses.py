@@ -35,7 +35,7 @@ blp = Blueprint("statuses", __name__, description="What became of a job, and wha
 
 @blp.get(f"{JOB}/statuses")
 @blp.page(JobStatusSchema)
-@blp.tagged
+@blp.has_etag
 @requires(Access.READ, job_token=True)
 def list_statuses(username: str, project_name: str, job_id: int) -> Any:
     """List the statuses of a job, oldest first"""
@@ -58,7 +58,7 @@ def get_status(username: str, project_name: str, job_id: int, uuid: str) -> JobS
 
 
 @blp.post(f"{JOB}/statuses")
-@blp.takes(StatusBody)
+@blp.reads(StatusBody)
 @blp.response(201, JobStatusSchema)
 @requires(Access.SUBMIT, job_token=True)
 def post_status(username: str, project_name: str, job_id: int) -> JobStatus:
@@ -73,8 +73,8 @@ def post_status(username: str, project_name: str, job_id: int) -> JobStatus:
 
 
 @blp.post(f"{JOB}/_reconcile")
-@blp.takes(StatusBody)
-@blp.nothing(200)
+@blp.reads(StatusBody)
+@blp.empty(200)
 @requires(Access.SUBMIT)
 def reconcile(username: str, project_name: str, job_id: int) -> Response:
     """Report what became of a job that polyjob does not run; of one that it runs, it knows better"""
@@ -85,7 +85,7 @@ def reconcile(username: str, project_name: str, job_id: int) -> Response:
 
 
 @blp.post(f"{JOB}/_heartbeat")
-@blp.nothing(200)
+@blp.empty(200)
 @requires(Access.SUBMIT, job_token=True)
 def heartbeat(username: str, project_name: str, job_id: int) -> Response:
     """Say that the job lives; polyjob asks the system itself, and keeps nothing of this"""
@@ -102,7 +102,7 @@ def get_code_reference(username: str, project_name: str, job_id: int) -> dict[st
 
 
 @blp.post(f"{JOB}/coderef")
-@blp.takes(CodeReferenceBody)
+@blp.reads(CodeReferenceBody)
 @blp.response(201, CodeReferenceSchema)
 @requires(Access.SUBMIT, job_token=True)
 def post_code_reference(username: str, project_name: str, job_id: int) -> dict[str, Any]:

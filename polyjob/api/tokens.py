@@ -49,8 +49,8 @@ def list_tokens() -> dict[str, Any]:
 
 
 @blp.post("/tokens")
-@blp.takes(TokenBody, required=True)
-@blp.conflicts
+@blp.reads(TokenBody, required=True)
+@blp.may_conflict
 @blp.response(201, MadeTokenSchema)
 @requires(Access.ACCOUNT)
 def create_token() -> Token:
@@ -59,7 +59,7 @@ def create_token() -> Token:
 
 
 @blp.delete("/tokens/<int:number>")
-@blp.nothing(204)
+@blp.empty(204)
 @requires(Access.ACCOUNT)
 def revoke_token(number: int) -> Response:
     """Revoke a key: it is dead at once. Administrators revoke anybody's"""

@@ -1,4 +1,4 @@
-"""One sentence for each route of the documented API that polyjob does not serve, as the `detail` of its 404."""
+"""Hints for routes of the documented API that polyjob does not serve. They are the `detail` of the 404."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _PREFIX = re.compile(r"/(?:api/v1|ws/v1|v1)/")
 
 
 def hint(path: str) -> str | None:
-    """Return the sentence for a path that no view serves, or None if the documented API does not have it either."""
+    """Return the hint for a path without a view, or None if the documented API does not have the path either."""
     prefix = _PREFIX.match(path)
     if prefix is None:
         return None

@@ -40,7 +40,7 @@ def who_am_i() -> User:
 
 
 @blp.patch("/users")
-@blp.takes(OwnUserBody)
+@blp.reads(OwnUserBody)
 @blp.response(200, UserSchema)
 @requires(Access.ACCOUNT)
 def update_me() -> User:
@@ -50,9 +50,9 @@ def update_me() -> User:
 
 
 @blp.post("/users/password")
-@blp.takes(PasswordBody, required=True)
+@blp.reads(PasswordBody, required=True)
 @blp.doc(responses={429: "TOO_MANY_REQUESTS"})
-@blp.nothing(200)
+@blp.empty(200)
 @requires(Access.ACCOUNT)
 def set_password() -> Response:
     """Set one's password, or as an administrator somebody's; ends every session of that user"""
@@ -69,7 +69,7 @@ def set_password() -> Response:
 
 
 @blp.get("/users/logout")
-@blp.nothing(200)
+@blp.empty(200)
 @requires(Access.READ)
 def log_out() -> Response:
     """End this browser's session, at the request of a page of this server; a key stays good"""
@@ -80,7 +80,7 @@ def log_out() -> Response:
 
 
 @blp.post("/users/session/refresh")
-@blp.nothing(200)
+@blp.empty(200)
 @requires(Access.READ)
 def refresh_session() -> Response:
     """Have this browser's session last from now on"""
@@ -101,7 +101,7 @@ def list_users() -> dict[str, Any]:
 
 
 @blp.post("/users/create")
-@blp.takes(UserCreateBody, required=True)
+@blp.reads(UserCreateBody, required=True)
 @blp.response(201, UserRowSchema)
 @requires(Access.ADMINISTRATOR)
 def create_user() -> User:
@@ -117,8 +117,8 @@ def create_user() -> User:
 
 
 @blp.delete("/users/delete/<username>")
-@blp.conflicts
-@blp.nothing(204)
+@blp.may_conflict
+@blp.empty(204)
 @requires(Access.ADMINISTRATOR)
 def delete_user(username: str) -> Response:
     """Delete a user who owns no project, with every key; for administrators"""
@@ -127,7 +127,7 @@ def delete_user(username: str) -> Response:
 
 
 @blp.post("/users/activate/<username>")
-@blp.nothing(200)
+@blp.empty(200)
 @requires(Access.ADMINISTRATOR)
 def activate_user(username: str) -> Response:
     """Let a user in again; for administrators"""
@@ -136,8 +136,8 @@ def activate_user(username: str) -> Response:
 
 
 @blp.post("/users/deactivate/<username>")
-@blp.conflicts
-@blp.nothing(200)
+@blp.may_conflict
+@blp.empty(200)
 @requires(Access.ADMINISTRATOR)
 def deactivate_user(username: str) -> Response:
     """Lock a user out: every key and session is dead at once, jobs go on; for administrators"""
@@ -146,7 +146,7 @@ def deactivate_user(username: str) -> Response:
 
 
 @blp.post("/superusers/grant/<username>")
-@blp.nothing(200)
+@blp.empty(200)
 @requires(Access.ADMINISTRATOR)
 def grant(username: str) -> Response:
     """Make a user an administrator; for administrators"""
@@ -155,8 +155,8 @@ def grant(username: str) -> Response:
 
 
 @blp.post("/superusers/revoke/<username>")
-@blp.conflicts
-@blp.nothing(200)
+@blp.may_conflict
+@blp.empty(200)
 @requires(Access.ADMINISTRATOR)
 def revoke(username: str) -> Response:
     """Make an administrator a user like others; for administrators"""
@@ -168,7 +168,7 @@ def revoke(username: str) -> Response:
 
 
 @blp.post("/users/token")
-@blp.takes(LoginBody, required=True)
+@blp.reads(LoginBody, required=True)
 @blp.doc(responses={401: "UNAUTHORIZED", 403: "FORBIDDEN", 429: "TOO_MANY_REQUESTS"})
 @blp.response(200, TokenSchema)
 @requires(Access.OPEN)

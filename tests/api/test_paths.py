@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from polyjob.api.paths import plain
+from polyjob.api.paths import normalize
 
 from .conftest import BASE, CONFIG, JOBS
 
@@ -24,8 +24,8 @@ from .conftest import BASE, CONFIG, JOBS
         ("/a.json", "/a.json"),
     ],
 )
-def test_plain(path, expected):
-    assert plain(path) == expected
+def test_path_is_normalized(path, expected):
+    assert normalize(path) == expected
 
 
 @pytest.mark.parametrize("spelling", ["{0}", "{0}/", "{0}//", "{0}.json"])

@@ -1,4 +1,4 @@
-"""The audit trail on the wire."""
+"""The audit trail in responses."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ KINDS = ("job", "build", "project", "user", "token")
 
 
 class AuditSchema(Schema):
-    """One line: who did what to what."""
+    """An entry of the audit trail."""
 
     id = fields.Integer()
     created_at = Instant()
     user = fields.String(attribute="username")
-    token = fields.String(allow_none=True, metadata={"description": "Name of the key; null for a browser's session."})
+    token = fields.String(allow_none=True, metadata={"description": "Name of the token; null for a browser's session."})
     address = fields.String(allow_none=True)
     action = fields.String()
     kind = fields.String()
     target_id = fields.Integer(allow_none=True)
-    target = fields.String(metadata={"description": "Its name, as it was then."})
+    target = fields.String(metadata={"description": "Name of the target at that time."})
     details = fields.Dict(allow_none=True)

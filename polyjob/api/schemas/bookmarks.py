@@ -1,4 +1,4 @@
-"""Bookmarks and archives on the wire."""
+"""Bookmarked and archived objects in responses."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from marshmallow import Schema, fields
 
 
 def bookmarked_of(item: type[Schema]) -> type[Schema]:
-    """A bookmark of such an item: the item, wrapped as clients expect it."""
+    """Return the schema of a bookmarked item, wrapped as clients expect it."""
     name = f"Bookmarked{item.__name__.removesuffix('RowSchema')}"
     return Schema.from_dict({"content_object": fields.Nested(item)}, name=name)
 
 
 def archived_of(item: type[Schema]) -> type[Schema]:
-    """Such an item, archived."""
+    """Return the schema of an archived item."""
     name = f"Archived{item.__name__.removesuffix('RowSchema')}"
-    deleted = fields.Constant(True, metadata={"type": "boolean", "description": "Says that it is archived."})
+    deleted = fields.Constant(True, metadata={"type": "boolean", "description": "Always true: the item is archived."})
     members: dict[str, fields.Field] = {"deleted": deleted}
     return type(f"{name}Schema", (item,), dict(members))

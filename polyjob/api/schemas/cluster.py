@@ -1,4 +1,4 @@
-"""The machine on the wire."""
+"""The machine in responses, as a cluster."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from marshmallow import Schema, fields
 
 
 class ClusterNodeSchema(Schema):
-    """A node, in short."""
+    """A node in a list."""
 
     uuid = fields.String()
     sequence = fields.Integer()
@@ -30,7 +30,7 @@ class GraphicsSchema(Schema):
 
 
 class ClusterSchema(Schema):
-    uuid = fields.String(metadata={"description": "The installation's id."})
+    uuid = fields.String(metadata={"description": "Id of the installation."})
     version_api = fields.Dict(keys=fields.String(), values=fields.String())
     created_at = fields.String()
     updated_at = fields.String()
@@ -38,7 +38,7 @@ class ClusterSchema(Schema):
 
 
 class NodeSchema(ClusterNodeSchema):
-    """A node in full."""
+    """A node with all its fields."""
 
     gpus = fields.List(fields.Nested(GraphicsSchema))
     docker_version = fields.String(allow_none=True)

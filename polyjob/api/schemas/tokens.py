@@ -1,4 +1,4 @@
-"""Keys on the wire."""
+"""Tokens: responses, and the body that creates them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from polyjob.jobconfig.schema import MAX_DURATION_SECONDS, Line, WholeNumber
 
 
 class TokenRowSchema(Schema):
-    """A key, but for the key itself."""
+    """A token, without its secret."""
 
     id = fields.Integer()
     name = fields.String()
@@ -22,7 +22,7 @@ class TokenRowSchema(Schema):
         attribute="project.unique_name",
         dump_default=None,
         allow_none=True,
-        metadata={"description": "The one project that it is good for; null = all."},
+        metadata={"description": "The project that it is bound to; null = all projects."},
     )
     created_at = Instant()
     expires_at = Instant(allow_none=True)
@@ -30,20 +30,18 @@ class TokenRowSchema(Schema):
 
 
 class MadeTokenSchema(TokenRowSchema):
-    """A key just made."""
+    """A new token."""
 
-    token = fields.String(metadata={"description": "The key. It is shown this once."})
+    token = fields.String(metadata={"description": "The secret. It is shown only in this response."})
 
 
 class TokenBody(Body):
     name = fields.String(
         validate=[
             validate.Length(1, MAX_NAME_LENGTH),
-            validate.NoneOf([LOGIN_TOKEN_NAME], error="This name is for keys that are got for a password."),
+            validate.NoneOf([LOGIN_TOKEN_NAME], error="This name is reserved for login tokens."),
         ]
     )
     scope = fields.String(validate=validate.OneOf([str(scope) for scope in Scope]))
-    project = Line(metadata={"description": "`user.project`, or a project of one's own."})
-    expires_in = WholeNumber(
-        least=1, most=MAX_DURATION_SECONDS, metadata={"description": "Seconds; null = it never expires."}
-    )
+    project = Line(metadata={"description": "`user.project`, or the name of one of your projects."})
+    expires_in = WholeNumber(least=1, most=MAX_DURATION_SECONDS, metadata={"description": "In seconds; null = never."})

@@ -1,4 +1,4 @@
-"""Users, keys and facts about the server on the wire."""
+"""Users: responses, and the bodies that create and change them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from polyjob.api.schemas.common import Body, Instant
 
 
 class Password(fields.String):
-    """Bounded, because hashing takes time by its length."""
+    """A password, of limited length because hashing takes longer for longer ones."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(validate=validate.Length(max=1000), **kwargs)
@@ -23,7 +23,7 @@ class UserSchema(Schema):
 
 
 class UserRowSchema(UserSchema):
-    """A user, as administrators see them."""
+    """A user, as administrators see it."""
 
     id = fields.Integer()
     is_active = fields.Boolean()
@@ -44,15 +44,15 @@ class UserCreateBody(OwnUserBody):
 class PasswordBody(Body):
     password = Password()
     old_password = Password()
-    username = fields.String(metadata={"description": "Whose, if not one's own; for administrators."})
+    username = fields.String(metadata={"description": "Another user, for administrators only."})
 
 
 class LoginBody(Body):
     username = fields.String(validate=validate.Length(max=156))
     password = Password()
-    login = fields.Boolean(metadata={"description": "Whether the answer also sets a session cookie."})
+    login = fields.Boolean(metadata={"description": "Also set a session cookie."})
 
 
 class TokenSchema(Schema):
     token = fields.String()
-    csrf_token = fields.String(metadata={"description": "With `login`: sent as `X-CSRF-Token` with each change."})
+    csrf_token = fields.String(metadata={"description": "With `login`: send it as `X-CSRF-Token` with each change."})
