@@ -1,78 +1,77 @@
-"""The shell text of a config's `run.cmd` and `build_steps`: how it is read, and how a list becomes one text. Pure."""
+"""The shell texts `run.cmd` and `build_steps`: repair what YAML does to them, and join a list of them. Pure."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-_FOLD = re.compile(r"(?<!\\)(?:\\\\)*\\(?:[ \t]|\Z)")
-"""A backslash that escapes a blank or nothing: what is left of a backslash at the end of a line once YAML has joined
-the lines of a plain or `>` text."""
+_FOLDED_LINE = re.compile(r"(?<!\\)(?:\\\\)*\\(?:[ \t]|\Z)")
+"""A backslash before a blank or at the end: the remains of a backslash at the end of a line, after YAML has joined the
+lines of a plain text or of one with `>`."""
 _BLANKS = re.compile(r"[ \t]+")
 _LINE_END = re.compile(r"(?<!\r)\r+\n")
-"""Looked for only where a run of carriage returns begins: from each of them, a long run takes quadratic time."""
-_NEXT = "\ncase $? in 0) ;; *) exit ;; esac\n"
-"""Ends the shell with the exit code of the item before, unless that succeeded."""
+"""Matches only at the first of several carriage returns. Matching at each of them takes quadratic time."""
+_STOP_ON_FAILURE = "\ncase $? in 0) ;; *) exit ;; esac\n"
+"""Ends the shell with the exit code of the previous item if that failed."""
 
 
 def normalize_commands(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the document of a job or build with its command and its build steps as they are meant. Idempotent.
+    """Return the document of a job or build with its command and build steps normalized. Idempotent.
 
-    Whatever has another type than expected stays as it is.
+    Values of an unexpected type are not changed; the schema refuses them later.
     """
-    found = dict(document)
-    for name, key, read in (("run", "cmd", normalize_command), ("build", "build_steps", normalize_line_ends)):
+    normalized = dict(document)
+    for name, key, normalize in (("run", "cmd", normalize_command), ("build", "build_steps", normalize_line_ends)):
         section = document.get(name)
         if isinstance(section, Mapping) and key in section:
-            found[name] = {**section, key: _each(section[key], read)}
+            normalized[name] = {**section, key: _map_texts(section[key], normalize)}
     if "build_steps" in document:
-        found["build_steps"] = _each(document["build_steps"], normalize_line_ends)
-    return found
+        normalized["build_steps"] = _map_texts(document["build_steps"], normalize_line_ends)
+    return normalized
 
 
-def _each(value: Any, read: Any) -> Any:
+def _map_texts(value: Any, normalize: Callable[[str], str]) -> Any:
     if isinstance(value, list):
-        return [read(item) if isinstance(item, str) else item for item in value]
-    return read(value) if isinstance(value, str) else value
+        return [normalize(item) if isinstance(item, str) else item for item in value]
+    return normalize(value) if isinstance(value, str) else value
 
 
 def normalize_command(text: str) -> str:
-    """Return the command without what YAML left of its continued lines, and with line feeds as line ends.
+    """Return the command with line feeds as line ends, and without the remains of folded lines. Idempotent.
 
-    A text of one line that has an escaped blank was folded: its words are separated by blanks, and backslashes at the
-    ends of words go. A text of several lines keeps them, and so does one that begins with a line feed, whatever is in
-    it. Idempotent.
+    A text of one line with an escaped blank counts as folded by YAML. It is split at blanks, and backslashes at the
+    ends of words are removed. A text of several lines, or one that begins with a line feed, is not changed further.
     """
     text = normalize_line_ends(text)
-    if "\n" in text.rstrip() or text.startswith("\n") or not _FOLD.search(text.rstrip()):
+    if "\n" in text.rstrip() or text.startswith("\n") or not _FOLDED_LINE.search(text.rstrip()):
         return text
     words = (word.strip("\\") for word in _BLANKS.split(text.strip()))
     return " ".join(word for word in words if word)
 
 
 def normalize_line_ends(text: str) -> str:
-    """Return the text with line feeds as line ends; one that begins with a line feed is taken as it is."""
+    """Return the text with line feeds as line ends. A text that begins with a line feed is not changed."""
     return text if text.startswith("\n") else _LINE_END.sub("\n", text)
 
 
 def literal_command(text: str) -> str:
-    """Return shell text that means `text` and that `normalize_command` leaves as it is."""
+    """Return shell text that means the same as `text`, and that `normalize_command` does not change."""
     return text if normalize_command(text) == text else f"\n{text}"
 
 
 def shell_text(command: str | list[str]) -> str:
     """Return the text that the job's shell runs.
 
-    Of a list, each item is a text of its own, so that a comment, a heredoc or an open quote ends with it. The next one
-    runs in the same shell, only if the one before succeeded; else its exit code is the job's.
+    Each item of a list is a separate text, so a comment, a heredoc or an open quote ends with it. Each item runs in the
+    same shell, and only if the previous one succeeded. Otherwise the job ends with the exit code of that one.
     """
     if isinstance(command, str):
         return command
     items = [item.strip() for item in command]
     if len(items) == 1:
         return items[0]
-    # A shell reads a group to its end before it runs any of it: an item with a syntax error cannot confuse the rest.
-    # The blank keeps an item that begins with a dash from being an option of eval.
-    return "{ " + _NEXT.join(f"eval {shlex.quote(f' {item}')}" for item in items) + "\n}"
+    # A shell reads the group completely before it runs any of it, so a syntax error in one item cannot affect the rest.
+    # The blank prevents eval from taking an item that begins with a dash as an option.
+    return "{ " + _STOP_ON_FAILURE.join(f"eval {shlex.quote(f' {item}')}" for item in items) + "\n}"

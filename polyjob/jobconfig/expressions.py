@@ -1,7 +1,7 @@
-"""One expression of a template, from its opening braces on: read by its grammar, then worked out. Pure.
+"""Evaluate one expression of a template: a recursive descent parser. Pure.
 
-No code is ever run: names are looked up in the given values, and operators and filters are tables. Grammar, from the
-loosest binding to the tightest, as Jinja has it:
+No code of the user runs: names are looked up in the given values, and operators and filters come from tables. The
+grammar is a subset of Jinja's. From the loosest binding to the tightest:
 
     a if b else c    or    and    not    == != < <= > >= in    + -    ~    * / // %    -a    .name [index] | filter(x)
 """
@@ -39,107 +39,109 @@ _ESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
 _CONSTANTS = {"true": True, "True": True, "false": False, "False": False, "none": None, "None": None}
 
 Thunk = Callable[[], Any]
-"""Works a part of an expression out, only if its value is needed."""
+"""Evaluates a part of an expression. It is called only if the value is needed."""
 
 
-def evaluate(text: str, begin: int, values: Mapping[str, Any], work: RenderBudget) -> tuple[Any, int]:
-    """Return (the value of the expression whose braces open at `begin`, where the text goes on). Raises TemplateError,
-    and TooMuch where `work` is used up."""
-    expression = _Expression(text, begin, values, work)
-    value = expression.read()()
+def evaluate(text: str, begin: int, values: Mapping[str, Any], budget: RenderBudget) -> tuple[Any, int]:
+    """Return the value of the expression whose braces open at `begin`, and the position after its closing braces.
+
+    Raises TemplateError, and RenderBudgetExceeded when `budget` is used up.
+    """
+    parser = _Parser(text, begin, values, budget)
+    value = parser.parse()()
     if isinstance(value, Undefined):
         raise TemplateError(value.explain())
-    work.spend(value)
-    return value, expression.end
+    budget.spend(value)
+    return value, parser.end
 
 
-class _Expression:
-    def __init__(self, text: str, begin: int, values: Mapping[str, Any], work: RenderBudget) -> None:
+class _Parser:
+    def __init__(self, text: str, begin: int, values: Mapping[str, Any], budget: RenderBudget) -> None:
         self._text, self._begin, self.end = text, begin, begin + 2
-        self._values, self._work = values, work
+        self._values, self._budget = values, budget
         self._kind, self._word = "", ""
         self._operations = self._nesting = 0
         if text.startswith("-", self.end):  # Jinja removes the blanks around such braces
-            raise TemplateError("`{{-` and `-}}` are not supported; a negative number is written as {{ -n }}.")
+            raise TemplateError("`{{-` and `-}}` are not supported. Write a negative number as {{ -n }}.")
         self._advance()
 
-    def read(self) -> Thunk:
-        """What works the expression out."""
+    def parse(self) -> Thunk:
+        """Return the function that evaluates the expression. Raises TemplateError."""
         value = self._conditional()
         if self._kind != "end":
-            raise self._wrong()
+            raise self._syntax_error()
         return value
 
     # Grammar.
 
     def _conditional(self) -> Thunk:
         self._nest(1)
-        value = self._any_of()
+        value = self._or_expression()
         if self._take_word("if"):
-            condition = self._any_of()
+            condition = self._or_expression()
             if not self._take_word("else"):
-                raise self._wrong("`else`")
+                raise self._syntax_error("`else`")
             first, other = value, self._conditional()
-            value = self._made(lambda: first() if _needed(condition()) else other())
+            value = self._count(lambda: first() if _defined(condition()) else other())
         self._nest(-1)
         return value
 
-    def _any_of(self) -> Thunk:
-        value = self._all_of()
+    def _or_expression(self) -> Thunk:
+        value = self._and_expression()
         while self._take_word("or"):
-            value = self._made(_either(value, self._all_of()))
+            value = self._count(_lazy_or(value, self._and_expression()))
         return value
 
-    def _all_of(self) -> Thunk:
-        value = self._negated()
+    def _and_expression(self) -> Thunk:
+        value = self._not_expression()
         while self._take_word("and"):
-            value = self._made(_both(value, self._negated()))
+            value = self._count(_lazy_and(value, self._not_expression()))
         return value
 
-    def _negated(self) -> Thunk:
+    def _not_expression(self) -> Thunk:
         count = 0
         while self._take_word("not"):
             count += 1
-        value = self._compared()
-        return self._made(lambda: bool(_needed(value())) is (count % 2 == 0)) if count else value
+        value = self._comparison()
+        return self._count(lambda: bool(_defined(value())) is (count % 2 == 0)) if count else value
 
-    def _compared(self) -> Thunk:
-        value = self._joined(_SUMS, self._concatenated)
+    def _comparison(self) -> Thunk:
+        value = self._binary_chain(_SUMS, self._concatenation)
         sign = self._take_any(_COMPARISONS)
         if sign is None and self._take_word("in"):
             sign = "in"
         if sign is None:
             return value
-        return self._operation(sign, value, self._joined(_SUMS, self._concatenated))
+        return self._operation(sign, value, self._binary_chain(_SUMS, self._concatenation))
 
-    def _concatenated(self) -> Thunk:
-        return self._joined(("~",), lambda: self._joined(_PRODUCTS, self._signed))
+    def _concatenation(self) -> Thunk:
+        return self._binary_chain(("~",), lambda: self._binary_chain(_PRODUCTS, self._sign_expression))
 
-    def _joined(self, signs: tuple[str, ...], part: Callable[[], Thunk]) -> Thunk:
-        """Parts with these operators between them, worked out from the left."""
+    def _binary_chain(self, signs: tuple[str, ...], part: Callable[[], Thunk]) -> Thunk:
+        """Parse parts with these operators between them, which are applied from the left."""
         value = part()
         while (sign := self._take_any(signs)) is not None:
             value = self._operation(sign, value, part())
         return value
 
-    def _signed(self) -> Thunk:
+    def _sign_expression(self) -> Thunk:
         if not self._take("-"):
-            return self._filtered()
+            return self._postfix()
         self._nest(1)
-        value = self._signed()
+        value = self._sign_expression()
         self._nest(-1)
         return self._operation("-", _constant(0), value)
 
-    def _filtered(self) -> Thunk:
+    def _postfix(self) -> Thunk:
         value = self._primary()
         while True:
             if self._take("|"):
                 value = self._filter(value)
             elif self._take("."):
                 key = int(self._number()) if self._kind == "number" else self._expect("name", "a name")
-                value = self._made(_member_of(value, _constant(key)))
+                value = self._count(_member(value, _constant(key)))
             elif self._take("["):
-                value = self._made(_member_of(value, self._conditional()))
+                value = self._count(_member(value, self._conditional()))
                 self._expect_sign("]")
             else:
                 return value
@@ -155,14 +157,14 @@ class _Expression:
 
         def apply() -> Any:
             given = value()
-            self._work.spend(given)
-            return apply_filter(name, given, [_needed(argument()) for argument in arguments])
+            self._budget.spend(given)
+            return apply_filter(name, given, [_defined(argument()) for argument in arguments])
 
-        return self._made(apply)
+        return self._count(apply)
 
     def _primary(self) -> Thunk:
         if self._take("("):
-            value = self._made(self._conditional())
+            value = self._count(self._conditional())
             self._expect_sign(")")
             return value
         if self._kind == "number":
@@ -174,7 +176,7 @@ class _Expression:
         return self._name()
 
     def _name(self) -> Thunk:
-        """A parameter or a constant. Names of parameters may have dashes; where none is named so, it is a minus."""
+        """Parse a param or a constant. A dash belongs to the name if there is such a param; otherwise it is a minus."""
         name = self._word
         head = name.partition("-")[0]
         if self._kind == "name" and name not in self._values and head != name and head in self._values:
@@ -186,7 +188,7 @@ class _Expression:
         elif name in _CONSTANTS:
             value = _CONSTANTS[name]
         else:
-            value = Undefined(lambda: _no_such(name, self._values))
+            value = Undefined(lambda: _undefined_message(name, self._values))
         return _constant(value)
 
     def _number(self) -> int | float:
@@ -194,24 +196,24 @@ class _Expression:
         return float(word) if "." in word else int(word)
 
     def _operation(self, sign: str, left: Thunk, right: Thunk) -> Thunk:
-        def act() -> Any:
-            operands = _needed(left()), _needed(right())
+        def evaluate_operation() -> Any:
+            operands = _defined(left()), _defined(right())
             for operand in operands:
-                self._work.spend(operand)
+                self._budget.spend(operand)
             try:
                 result = _OPERATORS[sign](*operands)
             except ZeroDivisionError:
-                raise TemplateError("A division by zero.") from None
+                raise TemplateError("Division by zero.") from None
             except (TypeError, ValueError, OverflowError):
-                named = " and ".join(repr(shorten(as_text(operand))) for operand in operands)
-                raise TemplateError(f"`{sign}` cannot work on {named}.") from None
+                quoted = " and ".join(repr(shorten(as_text(operand))) for operand in operands)
+                raise TemplateError(f"`{sign}` cannot be applied to {quoted}.") from None
             return check_result(result, f"`{sign}`")
 
-        return self._made(act)
+        return self._count(evaluate_operation)
 
     # Bounds.
 
-    def _made(self, thunk: Thunk) -> Thunk:
+    def _count(self, thunk: Thunk) -> Thunk:
         self._operations += 1
         if self._operations > MAX_EXPRESSION_OPERATIONS:
             raise TemplateError(f"An expression has at most {MAX_EXPRESSION_OPERATIONS} operators and filters.")
@@ -229,9 +231,9 @@ class _Expression:
         if match is None:
             rest = self._text[self.end : self.end + 200].split()
             raise TemplateError(
-                f"`{shorten(self._text[self._begin :])}` is no expression: "
+                f"`{shorten(self._text[self._begin :])}` is not a valid expression: "
                 + (f"`{shorten(rest[0])}` was not expected." if rest else "the closing `}}` is missing.")
-                + " A plain `{{` is written as {{ '{{' }}."
+                + " Write a plain `{{` as {{ '{{' }}."
             )
         self.end = match.end()
         self._kind = str(match.lastgroup)
@@ -255,20 +257,20 @@ class _Expression:
 
     def _expect_sign(self, sign: str) -> None:
         if not self._take(sign):
-            raise self._wrong(f"`{sign}`")
+            raise self._syntax_error(f"`{sign}`")
 
-    def _expect(self, kind: str, what: str) -> str:
+    def _expect(self, kind: str, description: str) -> str:
         if self._kind != kind:
-            raise self._wrong(what)
+            raise self._syntax_error(description)
         word = self._word
         self._advance()
         return word
 
-    def _wrong(self, wanted: str = "") -> TemplateError:
-        instead = f"where {wanted} should be" if wanted else "astray"
+    def _syntax_error(self, expected: str = "") -> TemplateError:
+        problem = f"was found instead of {expected}" if expected else "was not expected"
         return TemplateError(
-            f"`{shorten(self._text[self._begin :])}` is no expression: `{shorten(self._word)}` stands {instead}."
-            " A plain `{{` is written as {{ '{{' }}."
+            f"`{shorten(self._text[self._begin :])}` is not a valid expression: `{shorten(self._word)}` {problem}."
+            " Write a plain `{{` as {{ '{{' }}."
         )
 
 
@@ -276,53 +278,53 @@ def _constant(value: Any) -> Thunk:
     return lambda: value
 
 
-def _needed(value: Any) -> Any:
-    """The value, which must be there. Raises TemplateError."""
+def _defined(value: Any) -> Any:
+    """Return the value. Raises TemplateError if it is undefined."""
     if isinstance(value, Undefined):
         raise TemplateError(value.explain())
     return value
 
 
-def _either(left: Thunk, right: Thunk) -> Thunk:
-    return lambda: _needed(left()) or _needed(right())
+def _lazy_or(left: Thunk, right: Thunk) -> Thunk:
+    return lambda: _defined(left()) or _defined(right())
 
 
-def _both(left: Thunk, right: Thunk) -> Thunk:
-    return lambda: _needed(left()) and _needed(right())
+def _lazy_and(left: Thunk, right: Thunk) -> Thunk:
+    return lambda: _defined(left()) and _defined(right())
 
 
-def _member_of(value: Thunk, key: Thunk) -> Thunk:
+def _member(value: Thunk, key: Thunk) -> Thunk:
     def member() -> Any:
-        whole, part = value(), _needed(key())
-        if isinstance(whole, Undefined):
-            return whole
-        if isinstance(whole, Mapping) and isinstance(part, str) and part in whole:
-            return whole[part]
-        if isinstance(whole, list) and type(part) is int and -len(whole) <= part < len(whole):
-            return whole[part]
-        return Undefined(lambda: f"There is no `{shorten(as_text(part))}` in {shorten(as_text(whole))!r}.")
+        container, index = value(), _defined(key())
+        if isinstance(container, Undefined):
+            return container
+        if isinstance(container, Mapping) and isinstance(index, str) and index in container:
+            return container[index]
+        if isinstance(container, list) and type(index) is int and -len(container) <= index < len(container):
+            return container[index]
+        return Undefined(lambda: f"There is no `{shorten(as_text(index))}` in {shorten(as_text(container))!r}.")
 
     return member
 
 
-def _no_such(name: str, values: Mapping[str, Any]) -> str:
-    known = ", ".join(sorted(values)[:MAX_LISTED_NAMES]) or "none at all"
+def _undefined_message(name: str, values: Mapping[str, Any]) -> str:
+    names = ", ".join(sorted(values)[:MAX_LISTED_NAMES]) or "none"
     more = f" and {len(values) - MAX_LISTED_NAMES} more" if len(values) > MAX_LISTED_NAMES else ""
-    return f"There is no parameter `{shorten(name)}`; there are: {known}{more}."
+    return f"There is no param `{shorten(name)}`; there are: {names}{more}."
 
 
 # Operators.
 
 
-def _numeric(act: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """The operator for numbers alone: a text times a number, or formatted by `%`, has no end."""
+def _numeric(operate: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Restrict an operator to numbers. A text times a number, or `%` on a text, could produce any length."""
 
-    def operate(left: Any, right: Any) -> Any:
+    def checked(left: Any, right: Any) -> Any:
         if not (isinstance(left, int | float) and isinstance(right, int | float)):
             raise TypeError
-        return act(left, right)
+        return operate(left, right)
 
-    return operate
+    return checked
 
 
 def _contains(left: Any, right: Any) -> bool:

@@ -1,6 +1,7 @@
-"""The parameters of a config: what inputs take and params give, and the config with every `{{ name }}` replaced.
+"""Params: match them with the declared inputs and outputs, and render the config with their values.
 
-Only a config that has params, declarations or inputs is rendered; any other passes untouched.
+Only a config with params, declarations or inputs is rendered. Any other config is not changed, so a `{{` in it is plain
+text.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from polyjob.jobconfig.template_filters import (
 from polyjob.jobconfig.templates import has_template, render
 
 SECTIONS = ("params", "declarations", "inputs")
-APART = frozenset({*SECTIONS, "outputs", "version", "kind"})
-"""Parts of a config in which nothing is replaced."""
+NOT_RENDERED = frozenset({*SECTIONS, "outputs", "version", "kind"})
+"""Keys of a config in which expressions are not replaced."""
 MAX_PARAMS = 1000
+"""Params, inputs or outputs of a config."""
 MAX_PARAMS_BYTES = 100_000
-"""Of all params as JSON: they are one variable of the job, and Linux takes none beyond 128 KiB."""
+"""Bytes of all params as JSON. They are one variable of the job, and Linux limits a variable to 128 KiB."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
-_NAME_RULE = "letters, digits, `_` and `-`, not beginning with a digit or `-`"
+_NAME_RULE = "use letters, digits, `_` and `-`, and do not begin with a digit or `-`"
 _REFERENCE = re.compile(r"\{\{\s*(?:jobs|experiments|ops|runs|dag)\s*\.")
 
 
@@ -38,15 +40,18 @@ def has_params(document: Any) -> bool:
 
 
 def rename_declarations(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The document with its `declarations` called `params`, where it has none of that name."""
+    """Return the document with `declarations` renamed to `params`, unless it has `params` already."""
     if document.get("declarations") is None or document.get("params") is not None:
         return document
-    rest = {key: value for key, value in document.items() if key not in ("declarations", "params")}
-    return rest | {"params": document["declarations"]}
+    others = {key: value for key, value in document.items() if key not in ("declarations", "params")}
+    return others | {"params": document["declarations"]}
 
 
 def add_params(document: Any, params: Mapping[str, Any]) -> Any:
-    """The document with `params` before its own; what is no object, or has no object of params, as it is."""
+    """Return the document with `params` added; they override its own.
+
+    A document that is not an object, or whose `params` are not an object, is not changed; it is refused later.
+    """
     if not params or not isinstance(document, Mapping):
         return document
     document = rename_declarations(document)
@@ -55,47 +60,52 @@ def add_params(document: Any, params: Mapping[str, Any]) -> Any:
 
 
 def render_config(document: Mapping[str, Any], pointer: str) -> Mapping[str, Any]:
-    """The document with its params resolved (under `params`, defaults among them) and every expression in its other
-    parts replaced; one without params or inputs as it is. Raises Invalid with every problem, each with a pointer."""
+    """Return the document with its params resolved and every expression in its other parts replaced.
+
+    The result has all values under `params`, defaults included. A document without params and inputs is not changed.
+    Raises Invalid with every problem and its pointer.
+    """
     problems: list[Problem] = []
-    outputs = list(_items(document, "outputs", pointer, problems))
+    outputs = list(_declarations(document, "outputs", pointer, problems))
     if not has_params(document):
         if problems:
             raise Invalid(problems[:MAX_PROBLEMS])
         return rename_declarations(document)
     values = _resolve(document, pointer, outputs, problems)
-    found = {key: value for key, value in document.items() if key in APART and key != "declarations"}
+    result = {key: value for key, value in document.items() if key in NOT_RENDERED and key != "declarations"}
     if not problems:
-        replacement = _Replacement(values, problems)
+        renderer = _Renderer(values, problems)
         for key, value in document.items():
-            if key not in APART:
-                found[key] = replacement.of({key: value}, pointer)[key]
+            if key not in NOT_RENDERED:
+                result[key] = renderer.render({key: value}, pointer)[key]
     if problems:
         raise Invalid(problems[:MAX_PROBLEMS])
-    found["params"] = values
-    check_values(found, pointer)
-    return found
+    result["params"] = values
+    check_values(result, pointer)
+    return result
 
 
-class _Replacement:
-    """Puts params into the parts of one document, and keeps what is wrong in `problems`; ends early once that is much,
-    or the document becomes too large."""
+class _Renderer:
+    """Renders the parts of one document, and adds what is wrong to `problems`.
+
+    Once there are too many problems, or the document becomes too large, the remaining parts are not rendered.
+    """
 
     def __init__(self, values: Mapping[str, Any], problems: list[Problem]) -> None:
         self._values, self._problems = values, problems
-        self._work = RenderBudget()
+        self._budget = RenderBudget()
         self._is_over = False
 
-    def of(self, value: Any, pointer: str, *, is_variable: bool = False) -> Any:
-        """The part with params in it. Variables are texts, of whatever type a param is."""
+    def render(self, value: Any, pointer: str, *, is_variable: bool = False) -> Any:
+        """Return a part of the document, rendered. The values of variables become texts, whatever type a param has."""
         if self._is_over:
             return value
         if isinstance(value, str):
-            found = self._text(value, pointer) if has_template(value) else value
-            return found if not is_variable or isinstance(found, list | Mapping) else as_text(found)
+            result = self._render_text(value, pointer) if has_template(value) else value
+            return result if not is_variable or isinstance(result, list | Mapping) else as_text(result)
         if isinstance(value, Mapping):
             return {
-                key: self.of(
+                key: self.render(
                     item,
                     pointer_to(pointer, key),
                     is_variable=is_variable or (key == "env_vars" and not isinstance(item, str)),
@@ -104,13 +114,14 @@ class _Replacement:
             }
         if isinstance(value, list):
             return [
-                self.of(item, pointer_to(pointer, index), is_variable=is_variable) for index, item in enumerate(value)
+                self.render(item, pointer_to(pointer, index), is_variable=is_variable)
+                for index, item in enumerate(value)
             ]
         return value
 
-    def _text(self, text: str, pointer: str) -> Any:
+    def _render_text(self, text: str, pointer: str) -> Any:
         try:
-            return render(text, self._values, self._work)
+            return render(text, self._values, self._budget)
         except TemplateError as error:
             self._problems.append(Problem(pointer, str(error)))
             self._is_over = isinstance(error, RenderBudgetExceeded) or len(self._problems) >= MAX_PROBLEMS
@@ -120,167 +131,176 @@ class _Replacement:
 # Params.
 
 
-_Item = tuple[Mapping[str, Any], str]
-"""An input or output, and where it stands."""
+_Declaration = tuple[Mapping[str, Any], str]
+"""An input or output, and its pointer."""
 
 
 def _resolve(
-    document: Mapping[str, Any], pointer: str, outputs: list[_Item], problems: list[Problem]
+    document: Mapping[str, Any], pointer: str, outputs: list[_Declaration], problems: list[Problem]
 ) -> dict[str, Any]:
-    """Name → value; what is wrong is added to `problems`."""
-    given, at = _given(document, pointer, problems)
-    inputs = list(_items(document, "inputs", pointer, problems))
+    """Return the value of each param by name. What is wrong is added to `problems`."""
+    params, params_pointer = _read_params(document, pointer, problems)
+    inputs = list(_declarations(document, "inputs", pointer, problems))
     if problems:
         return {}
-    values = _matched(given, at, inputs, outputs, problems) if inputs else dict(given)
+    values = _match_params(params, params_pointer, inputs, outputs, problems) if inputs else dict(params)
     if not problems and len(json.dumps(values)) > MAX_PARAMS_BYTES:
-        problems.append(Problem(at, f"Longer than {MAX_PARAMS_BYTES} bytes as JSON, defaults among them."))
+        problems.append(Problem(params_pointer, f"Longer than {MAX_PARAMS_BYTES} bytes as JSON, including defaults."))
     return values
 
 
-def _matched(
-    given: Mapping[str, Any], at: str, inputs: list[_Item], outputs: list[_Item], problems: list[Problem]
+def _match_params(
+    params: Mapping[str, Any],
+    params_pointer: str,
+    inputs: list[_Declaration],
+    outputs: list[_Declaration],
+    problems: list[Problem],
 ) -> dict[str, Any]:
-    """The values of inputs and outputs."""
+    """Return the value of each input and output, from the params or the defaults."""
     values: dict[str, Any] = {}
-    for index, (item, where) in enumerate([*inputs, *outputs]):
+    for index, (item, pointer) in enumerate([*inputs, *outputs]):
         name = item["name"]
-        if given.get(name) is not None:
-            values[name] = _converted(item, given[name], pointer_to(at, name), problems)
+        if params.get(name) is not None:
+            values[name] = _convert(item, params[name], pointer_to(params_pointer, name), problems)
         elif item.get("default") is not None:
-            values[name] = _converted(item, item["default"], f"{where}/default", problems)
+            values[name] = _convert(item, item["default"], f"{pointer}/default", problems)
         elif item.get("is_optional") or index >= len(inputs):
             values[name] = "" if item.get("is_flag") else None
         else:
-            problems.append(Problem(at, f"Input {name} is required, no param was passed."))
-    known = {item["name"] for item, _ in [*inputs, *outputs]}
-    for name in given:
-        if name not in known:
-            problems.append(Problem(pointer_to(at, name), f"`{name}` is neither an input nor an output."))
+            problems.append(Problem(params_pointer, f"The input `{name}` is required; set it in `params`."))
+    declared = {item["name"] for item, _ in [*inputs, *outputs]}
+    for name in params:
+        if name not in declared:
+            problems.append(Problem(pointer_to(params_pointer, name), f"`{name}` is neither an input nor an output."))
     return values
 
 
-def _given(document: Mapping[str, Any], pointer: str, problems: list[Problem]) -> tuple[Mapping[str, Any], str]:
-    """(the params, where they stand)."""
+def _read_params(document: Mapping[str, Any], pointer: str, problems: list[Problem]) -> tuple[Mapping[str, Any], str]:
+    """Return the params and their pointer."""
     names = [name for name in ("params", "declarations") if document.get(name) is not None]
     if len(names) == 2:
-        problems.append(Problem(f"{pointer}/declarations", "`declarations` is another name of `params`; give one."))
+        problems.append(Problem(f"{pointer}/declarations", "`declarations` means the same as `params`; use one."))
     name = names[0] if names else "params"
-    at, params = f"{pointer}/{name}", document.get(name)
+    params_pointer, params = f"{pointer}/{name}", document.get(name)
     params = {} if params is None else params
     if not isinstance(params, Mapping) or len(params) > MAX_PARAMS:
-        problems.append(Problem(at, f"Not an object of at most {MAX_PARAMS} parameters."))
-        return {}, at
+        problems.append(Problem(params_pointer, f"Not an object with at most {MAX_PARAMS} params."))
+        return {}, params_pointer
     for key, value in params.items():
+        key_pointer = pointer_to(params_pointer, key)
         if not _NAME.match(key):
-            problems.append(Problem(pointer_to(at, key), f"`{key[:100]}` is no name: {_NAME_RULE}."))
+            problems.append(Problem(key_pointer, f"`{key[:100]}` is not a valid name: {_NAME_RULE}."))
         elif isinstance(value, str) and _REFERENCE.search(value):
-            problems.append(Problem(pointer_to(at, key), "Values of other runs cannot be taken: give the value."))
-    return params, at
+            problems.append(Problem(key_pointer, "References to other runs are not supported; write the value itself."))
+    return params, params_pointer
 
 
-def _items(document: Mapping[str, Any], section: str, pointer: str, problems: list[Problem]) -> Iterator[_Item]:
-    """Each input or output that is one."""
-    at, items = f"{pointer}/{section}", document.get(section)
+def _declarations(
+    document: Mapping[str, Any], section: str, pointer: str, problems: list[Problem]
+) -> Iterator[_Declaration]:
+    """Yield each valid input or output, and add the others to `problems`."""
+    section_pointer, items = f"{pointer}/{section}", document.get(section)
     if items is None:
         return
     if not isinstance(items, list) or len(items) > MAX_PARAMS:
-        problems.append(Problem(at, f"Not a list of at most {MAX_PARAMS} {section}."))
+        problems.append(Problem(section_pointer, f"Not a list of at most {MAX_PARAMS} {section}."))
         return
     seen: set[str] = set()
     for index, item in enumerate(items):
-        where = pointer_to(at, index)
-        wrong = _wrong_item(item)
-        if wrong is None and item["name"] in seen:
-            wrong = ("/name", f"There is another one named `{item['name']}`.")
-        if wrong is not None:
-            problems.append(Problem(where + wrong[0], wrong[1]))
+        item_pointer = pointer_to(section_pointer, index)
+        fault = _declaration_fault(item)
+        if fault is None and item["name"] in seen:
+            fault = ("/name", f"The name `{item['name']}` comes twice.")
+        if fault is not None:
+            problems.append(Problem(item_pointer + fault[0], fault[1]))
             continue
         seen.add(item["name"])
-        yield item, where
+        yield item, item_pointer
 
 
-_KNOWN = {"name", "description", "type", "default", "is_optional", "is_list", "is_flag", "options"}
+_DECLARATION_KEYS = {"name", "description", "type", "default", "is_optional", "is_list", "is_flag", "options"}
 
 
-def _wrong_item(item: Any) -> tuple[str, str] | None:
-    """(pointer below the item, what is wrong); None for one that is right."""
+def _declaration_fault(item: Any) -> tuple[str, str] | None:
+    """Return what is wrong with an input or output as (pointer within it, message), or None."""
     if not isinstance(item, Mapping):
         return "", "Not an object with a `name`."
     for key in item:
-        if key not in _KNOWN:
-            return pointer_to("", key), f"Unknown key `{key[:100]}`."
+        if key not in _DECLARATION_KEYS:
+            return pointer_to("", key), f"Unknown key `{key[:100]}`; there are: {', '.join(sorted(_DECLARATION_KEYS))}."
     name = item.get("name")
     if not isinstance(name, str) or not _NAME.match(name):
-        return "/name", f"Only {_NAME_RULE}."
+        return "/name", f"Not a valid name: {_NAME_RULE}."
     kind = item.get("type")
     if kind is not None and (not isinstance(kind, str) or kind not in TYPES):
-        return "/type", f"`{as_text(kind)[:100]}` is no type; there are: {', '.join(TYPES)}."
+        return "/type", f"`{as_text(kind)[:100]}` is not a type; there are: {', '.join(TYPES)}."
     for key in ("is_optional", "is_list", "is_flag"):
         if not isinstance(item.get(key), bool | None):
             return f"/{key}", "Neither true nor false."
     if item.get("is_flag") and item.get("type") != "bool":
-        return "/is_flag", "Only an input of type bool is a flag."
+        return "/is_flag", "Only an input of the type bool can be a flag."
     if item.get("default") is not None and not item.get("is_optional"):
-        return "/default", "Only an input that `is_optional` has a default."
+        return "/default", "Only an input with `is_optional: true` can have a default."
     if item.get("options") is not None and not isinstance(item["options"], list):
         return "/options", "Not a list."
     return None
 
 
-def _converted(item: Mapping[str, Any], value: Any, pointer: str, problems: list[Problem]) -> Any:
+def _convert(item: Mapping[str, Any], value: Any, pointer: str, problems: list[Problem]) -> Any:
+    """Return the value as the type of its input or output. What is wrong is added to `problems`."""
     convert = TYPES[item.get("type") or "any"]
     try:
         if item.get("is_list"):
-            value = _as(list, value)
-            found: Any = [convert(part) for part in value]
+            value = _load_json(list, value)
+            converted: Any = [convert(part) for part in value]
         else:
-            found = convert(value)
+            converted = convert(value)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        text = f"Could not parse value `{as_text(value)[:100]}`, an error was encountered: {str(error)[:200]}."
+        kind = item.get("type") or "any"
+        text = f"The value `{as_text(value)[:100]}` does not have the type {kind}: {str(error)[:200]}."
         problems.append(Problem(pointer, text))
         return None
     options = item.get("options")
-    known = {_identity(option) for option in options or ()}
-    for part in found if item.get("is_list") else [found]:
-        if options is not None and _identity(part) not in known:
+    allowed_values = {_identity(option) for option in options or ()}
+    for part in converted if item.get("is_list") else [converted]:
+        if options is not None and _identity(part) not in allowed_values:
             allowed = ", ".join(as_text(option)[:100] for option in options[:MAX_LISTED_NAMES])
-            problems.append(Problem(pointer, f"`{as_text(part)[:100]}` is none of the options: {allowed}."))
+            problems.append(Problem(pointer, f"`{as_text(part)[:100]}` is not one of the options: {allowed}."))
             break
     if item.get("is_flag"):
-        return f"--{item['name']}" if found else ""
-    return found
+        return f"--{item['name']}" if converted else ""
+    return converted
 
 
 def _identity(value: Any) -> Any:
-    """What two values share if they are the same. Python takes true for 1."""
+    """Return a key that is the same for equal values. Python alone takes true for 1."""
     return json.dumps(value, sort_keys=True) if isinstance(value, list | Mapping) else (isinstance(value, bool), value)
 
 
 # Types.
 
 
-def _as(kind: type, value: Any) -> Any:
-    """Text that is JSON of this kind does as well."""
+def _load_json(kind: type, value: Any) -> Any:
+    """Return the list or object. Text with its JSON is accepted as well. Raises ValueError."""
     if isinstance(value, str):
         value = json.loads(value)
     if not isinstance(value, kind):
-        raise ValueError(f"it is no {'list' if kind is list else 'object'}")
+        raise ValueError(f"it is not {'a list' if kind is list else 'an object'}")
     return value
 
 
 def _int(value: Any) -> int:
     if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
-        raise ValueError("it is no whole number")
+        raise ValueError("it is not a whole number")
     return int(value)
 
 
 def _float(value: Any) -> float:
     if isinstance(value, bool):
-        raise ValueError("it is no number")
+        raise ValueError("it is not a number")
     number = float(value)
     if not math.isfinite(number):
-        raise ValueError("it is no finite number")
+        raise ValueError("it is not a finite number")
     return number
 
 
@@ -294,15 +314,15 @@ def _bool(value: Any) -> bool:
 
 def _str(value: Any) -> str:
     if isinstance(value, list | Mapping):
-        raise ValueError("it is no text")
+        raise ValueError("it is not text")
     return as_text(value)
 
 
 def _dict_of_dicts(value: Any) -> Any:
-    found = _as(dict, value)
-    if not all(isinstance(part, dict) for part in found.values()):
-        raise ValueError("it is no object of objects")
-    return found
+    loaded = _load_json(dict, value)
+    if not all(isinstance(part, dict) for part in loaded.values()):
+        raise ValueError("it is not an object of objects")
+    return loaded
 
 
 TYPES: dict[str, Callable[[Any], Any]] = {
@@ -310,9 +330,9 @@ TYPES: dict[str, Callable[[Any], Any]] = {
     "float": _float,
     "bool": _bool,
     "str": _str,
-    "dict": lambda value: _as(dict, value),
+    "dict": lambda value: _load_json(dict, value),
     "dict_of_dicts": _dict_of_dicts,
-    "list": lambda value: _as(list, value),
+    "list": lambda value: _load_json(list, value),
     "uri": _str,
     "auth": _str,
     "path": _str,
@@ -323,4 +343,4 @@ TYPES: dict[str, Callable[[Any], Any]] = {
     "metadata": lambda value: value,
     "any": lambda value: value,
 }
-"""Type of an input → what makes a value of it; raises ValueError. `any` is for inputs that name none."""
+"""Conversion by the type of an input; raises ValueError. `any` is for inputs that name no type."""

@@ -88,7 +88,7 @@ def test_file_at_fault_is_named_by_each_command(server: Server, tmp_path: Path) 
 def test_what_the_server_refuses_is_said_field_by_field(server: Server) -> None:
     done = polyjob(server, "run", "-i", "a b", "-e", "1=2", "--", "x")
     assert done.returncode == 125
-    assert b"--image: Invalid docker image `a b`." in done.stderr
+    assert b"--image: Invalid docker image `a b`;" in done.stderr
     assert b"--env: " in done.stderr
     assert polyjob(server, "show", "98765").returncode == 1
     assert b"POLYJOB_TOKEN" in polyjob(server, "ls", POLYJOB_TOKEN="x").stderr

@@ -22,7 +22,7 @@ from polyjob.cli.output import ago, coloured, print_facts, print_json, print_tab
 from polyjob.cli.run import Duration, config_of, run
 from polyjob.cli.streams import printable
 from polyjob.errors import Invalid
-from polyjob.jobconfig.schema import load_config
+from polyjob.jobconfig.loading import load_config
 from polyjob.settings import read_settings
 
 NOTHING = {

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyjob.errors import Invalid
-from polyjob.jobconfig.parsing import add_line_numbers, line_numbers, parse_content
-from polyjob.jobconfig.schema import load_build_config, load_config
+from polyjob.jobconfig.loading import load_build_config, load_config
+from polyjob.jobconfig.parsing import add_line_numbers, parse_content
+from polyjob.jobconfig.yaml_loader import line_numbers
 
 
 def problems(act):
@@ -90,7 +91,7 @@ class TestParams:
             "/config/run/cmd/2",
             "/config/environment/env_vars/X",
         ]
-        assert found[0][1] == "There is no parameter `b`; there are: a."
+        assert found[0][1] == "There is no param `b`; there are: a."
 
     @pytest.mark.parametrize(
         ("params", "pointer"),
@@ -106,7 +107,7 @@ class TestParams:
 
     def test_become_one_variable_and_so_have_an_end(self):
         assert problems(lambda: load_config(config(params={"x": "é" * 20_000}))) == [
-            ("/config/params", "Longer than 100000 bytes as JSON, defaults among them.")
+            ("/config/params", "Longer than 100000 bytes as JSON, including defaults.")
         ]
         assert load_config(config(params={"x": "é" * 16_000}))
 
@@ -170,30 +171,30 @@ class TestInputs:
     @pytest.mark.parametrize(
         ("item", "params", "pointer", "word"),
         [
-            ({}, {}, "/config/params", "Input x is required, no param was passed."),
+            ({}, {}, "/config/params", "The input `x` is required; set it in `params`."),
             ({}, {"x": 1, "y": 2}, "/config/params/y", "neither an input nor an output"),
-            ({}, {"x": None}, "/config/params", "Input x is required, no param was passed."),
-            ({"is_list": True, "options": [1]}, {"x": [1, 2]}, "/config/params/x", "`2` is none of the options: 1"),
-            ({"type": "int"}, {"x": "a"}, "/config/params/x", "Could not parse value `a`"),
-            ({"type": "int"}, {"x": 1.5}, "/config/params/x", "no whole number"),
+            ({}, {"x": None}, "/config/params", "The input `x` is required; set it in `params`."),
+            ({"is_list": True, "options": [1]}, {"x": [1, 2]}, "/config/params/x", "`2` is not one of the options: 1"),
+            ({"type": "int"}, {"x": "a"}, "/config/params/x", "The value `a` does not have the type int"),
+            ({"type": "int"}, {"x": 1.5}, "/config/params/x", "not a whole number"),
             ({"type": "bool"}, {"x": "maybe"}, "/config/params/x", "neither true nor false"),
-            ({"type": "str"}, {"x": [1]}, "/config/params/x", "no text"),
-            ({"type": "list"}, {"x": "{}"}, "/config/params/x", "no list"),
+            ({"type": "str"}, {"x": [1]}, "/config/params/x", "not text"),
+            ({"type": "list"}, {"x": "{}"}, "/config/params/x", "not a list"),
             ({"type": "dict_of_dicts"}, {"x": {"a": 1}}, "/config/params/x", "object of objects"),
-            ({"options": ["a"]}, {"x": "b"}, "/config/params/x", "none of the options: a"),
+            ({"options": ["a"]}, {"x": "b"}, "/config/params/x", "not one of the options: a"),
             ({"default": 1}, {"x": 1}, "/config/inputs/0/default", "is_optional"),
             ({"is_flag": True}, {"x": 1}, "/config/inputs/0/is_flag", "bool"),
-            ({"type": "nope"}, {"x": 1}, "/config/inputs/0/type", "no type"),
+            ({"type": "nope"}, {"x": 1}, "/config/inputs/0/type", "is not a type"),
             ({"colour": 1}, {"x": 1}, "/config/inputs/0/colour", "Unknown key"),
             ({"is_list": "x"}, {"x": 1}, "/config/inputs/0/is_list", "Neither true nor false"),
             ({"options": 3}, {"x": 1}, "/config/inputs/0/options", "Not a list"),
-            ({"options": [1]}, {"x": True}, "/config/params/x", "none of the options"),
-            ({"options": [[1], {"a": 1}]}, {"x": [2]}, "/config/params/x", "none of the options"),
-            ({"type": ["int"]}, {"x": 1}, "/config/inputs/0/type", "no type"),
-            ({"type": "float"}, {"x": "nan"}, "/config/params/x", "no finite number"),
-            ({"type": "metric"}, {"x": "1e999"}, "/config/params/x", "no finite number"),
-            ({"type": "list"}, {"x": "[" * 90_000}, "/config/params/x", "Could not parse"),
-            ({"name": "1x"}, {"x": 1}, "/config/inputs/0/name", "not beginning with a digit"),
+            ({"options": [1]}, {"x": True}, "/config/params/x", "not one of the options"),
+            ({"options": [[1], {"a": 1}]}, {"x": [2]}, "/config/params/x", "not one of the options"),
+            ({"type": ["int"]}, {"x": 1}, "/config/inputs/0/type", "is not a type"),
+            ({"type": "float"}, {"x": "nan"}, "/config/params/x", "not a finite number"),
+            ({"type": "metric"}, {"x": "1e999"}, "/config/params/x", "not a finite number"),
+            ({"type": "list"}, {"x": "[" * 90_000}, "/config/params/x", "does not have the type list"),
+            ({"name": "1x"}, {"x": 1}, "/config/inputs/0/name", "do not begin with a digit"),
             ({"name": "a b"}, {"x": 1}, "/config/inputs/0/name", "letters"),
         ],
     )  # fmt: skip
@@ -206,7 +207,7 @@ class TestInputs:
         assert problems(lambda: self.load({"x": 1}))[0][0] == "/config/inputs"
         assert problems(lambda: self.load([3]))[0][0] == "/config/inputs/0"
         assert problems(lambda: self.load([{"name": "x"}, {"name": "x"}], {"x": 1}))[0] == (
-            "/config/inputs/1/name", "There is another one named `x`.",
+            "/config/inputs/1/name", "The name `x` comes twice.",
         )  # fmt: skip
 
     def test_outputs_are_looked_at_without_any(self):

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from polyjob.api.schemas.job_bodies import read_job_create
 from polyjob.errors import Invalid
-from polyjob.jobconfig import parsing
 from polyjob.jobconfig.checks import MAX_PROBLEMS
+from polyjob.jobconfig.loading import load_config
 from polyjob.jobconfig.parsing import parse_content
-from polyjob.jobconfig.schema import load_config
+from polyjob.jobconfig.python_literal import parse_python_literal
 
 RUN = {"run": {"cmd": "true"}}
 HEAD = {"version": 1, "kind": "job"}
@@ -408,7 +408,7 @@ class TestContent:
     )
     def test_nothing_but_literals_is_read_as_python(self, text):
         with pytest.raises(ValueError):
-            parsing._python(text)
+            parse_python_literal(text)
 
     @pytest.mark.parametrize(
         "text",

@@ -13,7 +13,9 @@ from marshmallow import Schema, fields
 from polyjob.api.schemas.common import Body, Instant, NoteSchema, name_field, text_field
 from polyjob.api.schemas.config_bodies import BodyFormat, ConfigBody, ParsedBody, read_config_body
 from polyjob.db.models import Build
-from polyjob.jobconfig.schema import BUILD_KEYS, Tags, load_build_config
+from polyjob.jobconfig.fields import Tags
+from polyjob.jobconfig.loading import load_build_config
+from polyjob.jobconfig.schema import BUILD_KEYS
 
 IMAGE_RUNNERS = ("docker", "kubernetes")
 """Runners whose builds make an image."""

@@ -11,7 +11,9 @@ from polyjob.api.schemas.common import name_field, text_field
 from polyjob.api.schemas.config_bodies import BodyFormat, ConfigBody, ParsedBody, read_config_body
 from polyjob.errors import Invalid, Problem
 from polyjob.jobconfig.checks import check_values
-from polyjob.jobconfig.schema import CONFIG_SCHEMA, Line, ReferenceField, Tags, WholeNumber, load_config
+from polyjob.jobconfig.fields import Reference, ShortText, Tags, WholeNumber
+from polyjob.jobconfig.loading import load_config
+from polyjob.jobconfig.schema import CONFIG_SCHEMA
 from polyjob.services.entries import DataRefs, Entries
 
 
@@ -29,16 +31,16 @@ class JobBody(ConfigBody):
 class JobCreateBody(JobBody):
     is_managed = fields.Boolean(metadata={"description": "False: polyjob runs nothing and only keeps statuses."})
     ttl = WholeNumber(error_messages={"invalid": "ttl must be an integer."})
-    backend = Line()
+    backend = ShortText()
     in_cluster = fields.Boolean()
-    build_job = ReferenceField()
+    build_job = Reference()
 
 
 class JobChangeBody(JobBody):
     merge = fields.Boolean(
         metadata={"description": "Add to the existing tags, data_refs and params instead of replacing them."}
     )
-    original_job = WholeNumber(least=1)
+    original_job = WholeNumber(minimum=1)
 
 
 class JobCloneBody(ConfigBody):

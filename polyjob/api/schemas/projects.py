@@ -10,7 +10,7 @@ from marshmallow import Schema, fields
 
 from polyjob.api.schemas.common import Body, Instant, name_field, text_field
 from polyjob.db.models import Project
-from polyjob.jobconfig.schema import Tags
+from polyjob.jobconfig.fields import Tags
 
 
 @dataclass(frozen=True, kw_only=True)

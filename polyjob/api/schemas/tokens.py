@@ -8,7 +8,7 @@ from polyjob.api.schemas.common import Body, Instant
 from polyjob.auth.scopes import Scope
 from polyjob.auth.tokens import LOGIN_TOKEN_NAME
 from polyjob.jobconfig.checks import MAX_NAME_LENGTH
-from polyjob.jobconfig.schema import MAX_DURATION_SECONDS, Line, WholeNumber
+from polyjob.jobconfig.fields import MAX_DURATION_SECONDS, ShortText, WholeNumber
 
 
 class TokenRowSchema(Schema):
@@ -43,5 +43,7 @@ class TokenBody(Body):
         ]
     )
     scope = fields.String(validate=validate.OneOf([str(scope) for scope in Scope]))
-    project = Line(metadata={"description": "`user.project`, or the name of one of your projects."})
-    expires_in = WholeNumber(least=1, most=MAX_DURATION_SECONDS, metadata={"description": "In seconds; null = never."})
+    project = ShortText(metadata={"description": "`user.project`, or the name of one of your projects."})
+    expires_in = WholeNumber(
+        minimum=1, maximum=MAX_DURATION_SECONDS, metadata={"description": "In seconds; null = never."}
+    )
