@@ -1,4 +1,4 @@
-"""The command line. Each command's module is loaded when it is called: looking at jobs loads no web server."""
+"""The command line. A command's module is imported when the command runs: commands of clients import no web server."""
 
 from __future__ import annotations
 
@@ -17,51 +17,51 @@ from polyjob.cli.streams import OutputFailed, open_closed_streams, silence
 # fmt: off
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("server", "Serve the API and the pages and run the jobs, until Ctrl-C."),
-    "run": ("run", "Run a command as a job, and show what it writes."),
+    "run": ("run", "Run a command as a job and show its output."),
     "ls": ("jobs", "List jobs."),
     "show": ("jobs", "Show a job."),
     "logs": ("jobs", "Print the log of a job or build."),
-    "statuses": ("jobs", "Show what became of a job, and when."),
-    "wait": ("run", "Wait until jobs are done; exit with the job's code."),
-    "outputs": ("outputs", "Download, list or print the files that a job left."),
+    "statuses": ("jobs", "Show the status history of a job."),
+    "wait": ("run", "Wait until jobs have finished; exit with the job's exit code."),
+    "outputs": ("outputs", "Download, list or print the output files of a job."),
     "stop": ("jobs", "Stop jobs."),
-    "restart": ("jobs", "Run a job's config again, with empty outputs."),
-    "resume": ("jobs", "Run a job's config again, going on with its outputs."),
-    "copy": ("jobs", "Run a job's config again, with a copy of its outputs."),
-    "delete": ("jobs", "Delete jobs with all that they wrote."),
+    "restart": ("clones", "Run a job's config again, with empty outputs."),
+    "resume": ("clones", "Run a job's config again, continuing with its outputs."),
+    "copy": ("clones", "Run a job's config again, with a copy of its outputs."),
+    "delete": ("jobs", "Delete jobs with their logs and outputs."),
     "projects": ("projects", "List, show and change projects."),
-    "token": ("tokens", "Make, list and revoke keys."),
+    "token": ("tokens", "Create, list and revoke tokens."),
     "user": ("users", "Manage users."),
-    "doctor": ("doctor", "Look at each part: fine, or what to do."),
-    "gc": ("gc", "Remove what nobody has used for long; on the server's machine."),
-    "give-up": ("abandon", "End jobs whose back end never comes back; on the server's machine."),
-    "engine": ("server", "Run the jobs of a data folder, without a web server."),
+    "doctor": ("doctor", "Check each part of the installation."),
+    "gc": ("gc", "Remove unused build artifacts and old jobs' files, on the server's machine."),
+    "abandon": ("abandon", "End jobs whose backend does not answer any more, on the server's machine."),
+    "give-up": ("abandon", ""),
+    "engine": ("server", "Run the jobs of a data folder without a web server."),
     "helper": ("server", ""),
 }
 # fmt: on
-"""Command → (its module here, its line in the help; none = not shown)."""
+"""Command → (its module in this package, its line in the help; empty = hidden)."""
 
-FAILED = 125
-"""The exit code of `RUNNING` where polyjob itself failed; of others it is 1."""
-STOPPED = 130
-"""The exit code after a Ctrl-C."""
-LOST_SERVER = 123
-"""The exit code of `RUNNING` where the server stopped answering while the job goes on."""
-RUNNING = ("run", "wait", "restart", "resume", "copy")
+EXIT_FAILED = 125
+"""Exit code of `JOB_COMMANDS` if polyjob itself failed. For the other commands it is 1."""
+EXIT_INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+EXIT_LOST_SERVER = 123
+"""Exit code of `JOB_COMMANDS` if the server stopped answering while the job continues."""
+JOB_COMMANDS = ("run", "wait", "restart", "resume", "copy")
 """Commands whose exit code is the job's."""
-EXIT_CODES = (
-    "Exits with the job's own code, also if somebody else stopped it; 128+n if signal n ended it (143: stopped). "
-    "123: the server stopped answering, and the job goes on. 125: the job has no exit code (polyjob or its build "
-    "failed, it was lost, or stopped before it ran), or it ended with 0 and yet did not succeed, as when it answers a "
-    "stop with 0. 130: Ctrl-C."
+EXIT_CODES_HELP = (
+    "The exit code is the job's own, or 128+n if signal n ended the job (143: stopped). 123: the server stopped "
+    "answering and the job continues. 125: the job has no exit code (polyjob or the build failed, or the job was lost "
+    "or stopped before it ran), or it exited with 0 but did not succeed, for example after a stop. 130: Ctrl-C."
 )
-"""The help of `RUNNING`; docs/command-line.md has the table."""
+"""Help of `JOB_COMMANDS`; docs/command-line.md has the complete table."""
 OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
 """Errors of writing to the standard output."""
 
 
 class Commands(click.Group):
-    """Knows its commands by name, and loads the one that is called."""
+    """A group that knows its commands by name and imports only the one that runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -84,21 +84,22 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            if ctx.invoked_subcommand not in RUNNING:
+            if ctx.invoked_subcommand not in JOB_COMMANDS:
                 raise
             error.show()
-            raise SystemExit(FAILED) from None
+            raise SystemExit(EXIT_FAILED) from None
         except KeyboardInterrupt:
-            raise SystemExit(STOPPED) from None
+            raise SystemExit(EXIT_INTERRUPTED) from None
         except OSError as error:
             if error.errno not in OUTPUT_ERRORS:
                 raise
-            end_without_output(error, FAILED if ctx.invoked_subcommand in RUNNING else 1)
+            end_without_output(error, EXIT_FAILED if ctx.invoked_subcommand in JOB_COMMANDS else 1)
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run a command and end the process: see `click.Group.main`.
+        """Run a command and end the process, as `click.Group.main` does.
 
-        An output that cannot be written, also one that is still buffered at the end, ends the command with one line.
+        If the output cannot be written, the command ends with one line of error. This includes output that is still
+        buffered when the command ends.
         """
         open_closed_streams()
         try:
@@ -115,18 +116,19 @@ class Commands(click.Group):
             end_without_output(error, 1)
 
 
-def end_without_output(error: OSError, code: int) -> NoReturn:
-    """Say on the standard error that the output cannot be written, and end the process."""
+def end_without_output(error: OSError, exit_code: int) -> NoReturn:
+    """Report on the standard error that the output cannot be written, and end the process."""
     silence(sys.stdout)
     with contextlib.suppress(OSError):
         click.echo(f"polyjob: {OutputFailed(error)}", err=True)
-    raise SystemExit(code)
+    raise SystemExit(exit_code)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(polyjob.__version__, prog_name="polyjob")
 def main() -> None:
-    """A job server: it builds, runs and keeps every job it accepted.
+    """A job server that builds and runs every job it accepts, and keeps its log and outputs.
 
-    Commands speak to the server at POLYJOB_URL with the key POLYJOB_TOKEN, or else to the one on this machine.
+    Commands talk to the server at POLYJOB_URL with the token POLYJOB_TOKEN. Without these, they talk to the server on
+    this machine.
     """

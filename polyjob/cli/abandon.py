@@ -1,4 +1,4 @@
-"""`polyjob give-up`: ends jobs whose back end never comes back."""
+"""`polyjob abandon`: end jobs whose backend does not answer any more."""
 
 from __future__ import annotations
 
@@ -6,41 +6,43 @@ from pathlib import Path
 
 import click
 
-from polyjob.cli.data_dir import opened
+from polyjob.cli.data_dir import open_data_dir
+from polyjob.cli.options import data_dir_option
+from polyjob.cli.output import say
 
 
-@click.command("give-up")
+@click.command()
 @click.argument("jobs", nargs=-1, type=click.IntRange(1))
-@click.option("--all", "is_all", is_flag=True, help="All that wait for a back end that does not answer.")
-@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder that holds everything.")
-def give_up(jobs: tuple[int, ...], is_all: bool, data_dir: Path | None) -> None:
-    """End the JOBS (their numbers) whose back end is gone for good: they fail, reason `lost`, with the log so far.
+@click.option("--all", "is_all", is_flag=True, help="Abandon all jobs that wait for a backend.")
+@data_dir_option
+def abandon(jobs: tuple[int, ...], is_all: bool, data_dir: Path | None) -> None:
+    """End JOBS (numbers) whose backend is lost for good. They fail with reason `lost`, and keep the log so far.
 
-    Without JOBS, lists those that wait for a back end that does not answer. polyjob itself never gives one up: it may
-    still run. Should the back end come back after all, what it has of them is removed.
+    Without JOBS, list the jobs that wait for a backend that does not answer. polyjob never abandons a job by itself,
+    because the job may still be running. If the backend comes back later, polyjob removes what it has of these jobs.
     """
-    from polyjob.services import abandon
+    from polyjob.services.abandon import abandon_jobs, stalled_jobs, stalled_reason
 
     if jobs and is_all:
-        raise click.UsageError("Either JOBS or --all.")
-    with opened(data_dir) as settings:
+        raise click.UsageError("Use either JOBS or --all.")
+    with open_data_dir(data_dir) as settings:
         if jobs or is_all:
-            given_up = abandon.abandon_jobs(None if is_all else jobs, settings)
-            for job in given_up:
-                click.echo(f"{job.unique_name} was given up.")
-            left = sorted(set(jobs) - {job.id for job in given_up})
-            for number in left:
-                click.echo(f"polyjob: job {number} waits for no back end that does not answer", err=True)
-            if left:
+            abandoned = abandon_jobs(None if is_all else jobs, settings)
+            for job in abandoned:
+                click.echo(f"{job.unique_name} was abandoned.")
+            others = sorted(set(jobs) - {job.id for job in abandoned})
+            for number in others:
+                say(f"polyjob: job {number} does not wait for a backend")
+            if others:
                 raise SystemExit(1)
             return
-        waiting = abandon.stalled_jobs()
-        for job in waiting:
-            click.echo(f"{job.unique_name}: {abandon.stalled_reason(job)}")
-        if waiting:
-            click.echo("Give them up by their numbers, or with --all.")
+        stalled = stalled_jobs()
+        for job in stalled:
+            click.echo(f"{job.unique_name}: {stalled_reason(job)}")
+        if stalled:
+            click.echo("Abandon them by their numbers, or with --all.")
         else:
-            click.echo("No job waits for a back end that does not answer.")
+            click.echo("No job waits for a backend that does not answer.")
 
 
-commands = {"give-up": give_up}
+commands = {"abandon": abandon, "give-up": abandon}

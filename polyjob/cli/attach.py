@@ -1,7 +1,7 @@
-"""Attending a job that is submitted: what it writes, the signals that stop it, and the exit code.
+"""Stay attached to a submitted job: its output, the signals that stop it, and its exit code.
 
-Whatever takes time is done in threads; the main thread only waits for what happens. A signal is one such happening, and
-never breaks into anything.
+Everything that takes time runs in threads. The main thread only waits for events, and a signal is one of them, so no
+signal interrupts anything halfway.
 """
 
 from __future__ import annotations
@@ -17,24 +17,30 @@ from typing import Any, NoReturn
 
 import click
 
-from polyjob.cli import FAILED, LOST_SERVER, STOPPED
-from polyjob.cli.client import Client, LostServer, NoServer, ServerError, fail, say
-from polyjob.cli.log_follower import Follower, ending, exit_code
+from polyjob.cli import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_LOST_SERVER
+from polyjob.cli.client import Client
+from polyjob.cli.errors import LostServer, NoServer, ServerError
+from polyjob.cli.log_follower import Follower, describe_end, exit_code_of
+from polyjob.cli.output import fail, say
 from polyjob.cli.streams import OutputFailed, printable
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+Event = int | Future[Any]
+"""The number of a signal, or a future that is done."""
+
 
 class EventQueue:
-    """What the main thread waits for: INT and TERM as their numbers from now on, and futures that are done. Behind the
-    `with` the command only ends, with the exit code that it has: signals are ignored.
+    """The events that the main thread waits for: INT and TERM inside the `with` block, and futures that are done.
 
-    A thread waits for the signals, which are blocked for all others. A handler would have to wake the main thread, and
-    a signal that comes just before that thread begins to wait would not wake it.
+    After the block, signals are ignored and the command ends with the exit code that it has.
+
+    The signals are blocked in all threads but one, which waits for them. A signal handler would have to wake the main
+    thread, and a signal that arrives just before that thread starts to wait would not wake it.
     """
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[int | Future[Any]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
     def __enter__(self) -> EventQueue:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -42,18 +48,18 @@ class EventQueue:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Signals stay blocked: only the end of the process is left."""
+        """Leave the signals blocked: only the end of the process is left."""
 
     def _take_signals(self) -> None:
         while True:
             self._queue.put(int(signal.sigwait(SIGNALS)))
 
-    def next(self) -> int | Future[Any]:
-        """Blocks until there is one."""
+    def next(self) -> Event:
+        """Return the next event. Blocks."""
         return self._queue.get()
 
-    def begin(self, work: Callable[[], Any]) -> Future[Any]:
-        """The work in a thread that does not keep the command from ending."""
+    def start(self, work: Callable[[], Any]) -> Future[Any]:
+        """Start work in a thread that does not keep the command from ending."""
         future: Future[Any] = Future()
         future.add_done_callback(self._queue.put)
 
@@ -68,21 +74,21 @@ class EventQueue:
 
 
 def submit(client: Client, path: str, body: dict[str, Any], detach: bool, quiet: bool) -> NoReturn:
-    """POST the job, then attend to it until it is done, or with `detach` print its number; ends the command.
+    """POST the job and stay attached until it has finished, or with `detach` print its number. Ends the command.
 
-    A signal that comes while the server has not answered waits for the answer, so that no job is left behind unknown; a
-    second one leaves without. Raises ServerError, NoServer.
+    A signal before the server has answered waits for the response, because the job may exist already. A second signal
+    ends the command at once. Raises ServerError, NoServer.
     """
-    with EventQueue() as happenings:
-        posting = happenings.begin(lambda: client.post(path, body, once=True))
-        heard: int | Future[Any] | None = None
-        while (happening := happenings.next()) is not posting:
-            if heard:
-                raise SystemExit(STOPPED)
-            heard = happening
-            say("Waiting for the server's answer, to stop the job. Once more leaves without.")
-        job = posting.result()
-        if detach and not heard:
+    with EventQueue() as events:
+        submission = events.start(lambda: client.post(path, body, is_idempotent=True))
+        first_signal: Event | None = None
+        while (event := events.next()) is not submission:
+            if first_signal:
+                raise SystemExit(EXIT_INTERRUPTED)
+            first_signal = event
+            say("Waiting for the server's answer, to stop the job. Interrupt again to leave without it.")
+        job = submission.result()
+        if detach and not first_signal:
             click.echo(job["id"])
             if not quiet:
                 say(f"{job['unique_name']} is queued: {job['urls']['page']}")
@@ -91,102 +97,105 @@ def submit(client: Client, path: str, body: dict[str, Any], detach: bool, quiet:
             say(click.style(f"{job['unique_name']}  {job['urls']['page']}", dim=True))
             for note in job["notes"]:
                 say(click.style(printable(note["text"]), fg="yellow"))
-        attendance = Attachment(client, "/" + job["unique_name"].replace(".", "/"), happenings, quiet)
-        if heard:
-            attendance.stop()
-        raise SystemExit(attendance.until_done())
+        attachment = Attachment(client, "/" + job["unique_name"].replace(".", "/"), events, quiet)
+        if first_signal:
+            attachment.stop()
+        raise SystemExit(attachment.run())
 
 
-QUESTION = "\nThe job runs. [d]etach and let it run, [s]top it, or [k]eep watching? "
+QUESTION = "\nThe job is running. [d]etach and let it run, [s]top it, or [k]eep watching? "
 
 
 class Attachment:
-    """Shows a job until it is done. INT and TERM stop it; a Ctrl-C on a terminal asks first."""
+    """Shows a job until it has finished. INT and TERM stop the job; Ctrl-C on a terminal asks first."""
 
-    def __init__(self, client: Client, path: str, happenings: EventQueue, quiet: bool) -> None:
-        self._client, self._path, self._happenings, self._quiet = client, path, happenings, quiet
+    def __init__(self, client: Client, path: str, events: EventQueue, quiet: bool) -> None:
+        self._client, self._path, self._events, self._quiet = client, path, events, quiet
         self._follower = Follower(client, path, quiet=quiet)
-        self._following = happenings.begin(self._follower.follow)
-        self._asking: Future[Any] | None = None
+        self._following = events.start(self._follower.follow)
+        self._question: Future[Any] | None = None
         self._stopping: Future[Any] | None = None
 
-    def until_done(self) -> int:
-        """The command's exit code. Raises what following and stopping raise."""
-        while (happening := self._happenings.next()) is not self._following:
-            if happening is self._stopping:
-                happening.result()
-            elif happening is self._asking:
+    def run(self) -> int:
+        """Return the exit code of the command. Raises the errors of following and of stopping."""
+        while (event := self._events.next()) is not self._following:
+            if event is self._stopping:
+                event.result()
+            elif event is self._question:
                 self._take_answer()
-            elif isinstance(happening, int):
-                self._hear(happening)
+            elif isinstance(event, int):
+                self._on_signal(event)
         try:
             job = self._following.result()
         except BrokenPipeError:
-            say(f"The reader of this output has left; the job goes on. {self._way_back}")
+            say(f"The output was closed. The job continues. {self._hint}")
             raise SystemExit(1) from None
         except OutputFailed as error:
-            fail(f"{error} The job goes on. {self._way_back}", FAILED)
+            fail(f"{error} The job continues. {self._hint}", EXIT_FAILED)
         except LostServer as error:
-            fail(f"{error}\nThe job goes on where it runs. {self._way_back}", LOST_SERVER)
-        if not self._quiet or exit_code(job) == FAILED:
-            say(ending(job, last_status(self._client, self._path)))
-        return STOPPED if self._stopping and job["last_status"] == "stopped" else exit_code(job)
+            fail(f"{error}\nThe job continues. {self._hint}", EXIT_LOST_SERVER)
+        exit_code = exit_code_of(job)
+        if not self._quiet or exit_code == EXIT_FAILED:
+            say(describe_end(job, last_status(self._client, self._path)))
+        return EXIT_INTERRUPTED if self._stopping and job["last_status"] == "stopped" else exit_code
 
     def stop(self) -> None:
-        """Have the job stopped; it is shown to its end."""
-        self._asking = None
+        """Request a stop. The job is shown until it has ended."""
+        self._question = None
         say("Stopping the job …")
-        client = self._client.another()
-        self._stopping = self._happenings.begin(lambda: client.send("POST", f"{self._path}/stop", json={}, once=True))
+        client = self._client.clone()
+        self._stopping = self._events.start(
+            lambda: client.send("POST", f"{self._path}/stop", json={}, is_idempotent=True)
+        )
 
-    def _hear(self, number: int) -> None:
-        by_person = number == signal.SIGINT and sys.stdin.isatty() and sys.stderr.isatty()
+    def _on_signal(self, number: int) -> None:
+        is_ctrl_c = number == signal.SIGINT and sys.stdin.isatty() and sys.stderr.isatty()
         if self._stopping:
-            if by_person:
-                rest = "It is being stopped." if self._stopping.done() else "The server has not heard of it yet."
-                say(f"\nLeaving. {rest} {self._way_back}")
-                raise SystemExit(STOPPED)
-        elif self._asking:
+            if is_ctrl_c:
+                state = "is being stopped" if self._stopping.done() else "may continue: the server has not answered"
+                say(f"\nLeaving. The job {state}. {self._hint}")
+                raise SystemExit(EXIT_INTERRUPTED)
+        elif self._question:
             self._follower.may_write.set()
             say("")
             self.stop()
-        elif by_person:
+        elif is_ctrl_c:
             self._ask()
         else:
             self.stop()
 
     def _ask(self) -> None:
-        """Ask on the terminal. Only `s` or another Ctrl-C stops the job; an unknown answer is asked for again."""
+        """Ask on the terminal. Only `s` or another Ctrl-C stops the job. An unknown answer repeats the question."""
         self._follower.may_write.clear()
         sys.stderr.write(QUESTION)
         sys.stderr.flush()
-        self._asking = self._happenings.begin(lambda: os.read(sys.stdin.fileno(), 1024))
+        self._question = self._events.start(lambda: os.read(sys.stdin.fileno(), 1024))
 
     def _take_answer(self) -> None:
-        assert self._asking is not None
-        answer = self._asking.result()
+        assert self._question is not None
+        answer = self._question.result()
         word = answer.strip().lower()
         if word in (b"d", b"detach"):
-            say(f"The job goes on. {self._way_back}")
+            say(f"The job continues. {self._hint}")
             raise SystemExit(0)
         if word in (b"s", b"stop"):
             self._follower.may_write.set()
             self.stop()
-        elif word in (b"k", b"keep") or not answer:  # nobody can type at a terminal that is gone
-            self._asking = None
+        elif word in (b"k", b"keep") or not answer:  # a closed terminal has no answer
+            self._question = None
             self._follower.may_write.set()
         else:
             self._ask()
 
     @property
-    def _way_back(self) -> str:
-        return f"Come back with: polyjob logs -f {self._path.strip('/').replace('/', '.')}"
+    def _hint(self) -> str:
+        return f"Show it again: polyjob logs -f {self._path.strip('/').replace('/', '.')}"
 
 
 def last_status(client: Client, path: str) -> dict[str, Any] | None:
-    """The newest of its statuses, with its message; None where it cannot be had."""
+    """Return the newest status of a job with its message, or None if the server does not answer."""
     try:
-        statuses = list(client.walk(f"{path}/statuses", 100))
+        statuses = list(client.items(f"{path}/statuses", 100))
     except (ServerError, NoServer):
         return None
     return statuses[-1] if statuses else None

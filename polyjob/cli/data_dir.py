@@ -1,4 +1,4 @@
-"""For commands that work on the data folder itself, on the server's machine, beside a server or without one."""
+"""The data folder, for commands that work on it directly: on the server's machine, with or without a running server."""
 
 from __future__ import annotations
 
@@ -6,31 +6,45 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from polyjob.cli.server import fail, read
+from polyjob.cli.output import fail
 from polyjob.engine_link import engine_pid
-from polyjob.settings import Settings, read_settings
+from polyjob.settings import SettingError, Settings, absolute_path, read_settings
+
+
+def settings_or_exit(data_dir: Path | None = None, **overrides: Any) -> Settings:
+    """Return the settings. An invalid one, or an unusable `--data-dir`, ends the command with exit code 1."""
+    try:
+        path = absolute_path(data_dir) if data_dir else None
+    except ValueError as error:
+        fail(f"--data-dir: {error}")
+    try:
+        return read_settings(os.environ, data_dir=path, **overrides)
+    except SettingError as error:
+        fail(error)
 
 
 @contextlib.contextmanager
-def opened(data_dir: Path | None) -> Iterator[Settings]:
-    """Open the database of a data folder and give the settings: those of the server that runs there, else this shell's.
+def open_data_dir(data_dir: Path | None) -> Iterator[Settings]:
+    """Open the database of a data folder inside the block, and return the settings.
 
-    Ends with one line and exit code 1 if there is no database, if it is another version's, and if it cannot be used.
+    These are the settings of the server that runs there, or else those of this shell. Ends the command with exit code 1
+    if the database is missing, unusable, or of another version.
     """
     from peewee import DatabaseError
 
     from polyjob.db.database import close_database, open_database
     from polyjob.db.migrations import current_version, latest_version
 
-    settings = read(data_dir)
+    settings = settings_or_exit(data_dir)
     if not (settings.data_dir / "polyjob.db").exists():
-        fail(f"there is no polyjob in {settings.data_dir}; start one with `polyjob serve`")
-    settings = of_running_server(settings) or settings
+        fail(f"{settings.data_dir} is not a polyjob data folder; create one with `polyjob serve`")
+    settings = settings_of_running_server(settings) or settings
     try:
         open_database(settings.data_dir)
         if current_version() != latest_version():
-            fail("the database is another version's; start this one with `polyjob serve` first")
+            fail("the database has the schema of another version; start this version with `polyjob serve` first")
         yield settings
     except (OSError, DatabaseError) as error:
         fail(error)
@@ -38,11 +52,11 @@ def opened(data_dir: Path | None) -> Iterator[Settings]:
         close_database()
 
 
-def of_running_server(settings: Settings) -> Settings | None:
-    """Return the settings that the engine of this data folder was started with, or None if none runs.
+def settings_of_running_server(settings: Settings) -> Settings | None:
+    """Return the settings that the engine of this data folder was started with, including options of `polyjob serve`.
 
-    The engine's environment holds them, options of `polyjob serve` included. None also where this account may not read
-    it.
+    They are read from the environment of the engine's process. None if no engine runs, or if this account cannot read
+    its environment.
     """
     pid = engine_pid(settings.data_dir)
     if pid is None:

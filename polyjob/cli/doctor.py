@@ -1,4 +1,4 @@
-"""`polyjob doctor`: each part that has to work, and what to do where it does not."""
+"""`polyjob doctor`: check each part of the installation, and say what to do about a fault."""
 
 from __future__ import annotations
 
@@ -9,117 +9,131 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import requests
 
-from polyjob.cli.client import Client, NoServer, ServerError, connect, exit_on_error, local_settings
+from polyjob.cli.client import Client
+from polyjob.cli.connect import connect, local_settings
+from polyjob.cli.errors import NoServer, ServerError, exit_on_error
+from polyjob.cli.options import json_option
 from polyjob.cli.output import print_json
 from polyjob.formatting import format_size
 from polyjob.settings import SettingError, Settings
 
-UNKNOWN = "0" * 32
-"""In place of the installation's id, by which a runner finds what it has made."""
-Finding = tuple[str, bool | None, str]
-"""(part, whether it works; None = it does, and yet, what to know or do)"""
+UNKNOWN_INSTALLATION = "0" * 32
+"""Stands for the installation's id, by which a runner recognizes its own objects."""
+READINESS_TIMEOUTS_SECONDS = (5, 30)
+
+
+class Finding(NamedTuple):
+    """The state of one part."""
+
+    part: str
+    ok: bool | None
+    """None: the part works, and `text` is a remark."""
+    text: str
 
 
 @click.command()
-@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+@json_option
 def doctor(is_json: bool) -> None:
-    """Look at each part: fine, or what to do. Exits with 1 if a part does not work."""
+    """Check each part of the installation, and say what to do about faults. Exits with 1 if a part does not work."""
     with exit_on_error():
-        findings = list(_findings())
+        findings = list(check_installation())
     if is_json:
         print_json([{"part": part, "ok": ok is not False, "text": text} for part, ok, text in findings])
     else:
         marks = {
-            True: click.style("fine", fg="green"),
+            True: click.style("ok  ", fg="green"),
             None: click.style("note", fg="yellow"),
-            False: click.style("BAD ", fg="red"),
+            False: click.style("FAIL", fg="red"),
         }
         for part, ok, text in findings:
             click.echo(f"{marks[ok]}  {part:<12}  {text}")
-    raise SystemExit(any(ok is False for _, ok, _ in findings))
+    raise SystemExit(any(finding.ok is False for finding in findings))
 
 
-def _findings() -> Iterator[Finding]:
-    yield "python", True, f"{platform.python_version()}, SQLite {sqlite3.sqlite_version}"
+def check_installation() -> Iterator[Finding]:
+    yield Finding("python", True, f"{platform.python_version()}, SQLite {sqlite3.sqlite_version}")
     client = connect()
     if client.is_local:
-        yield from _of_folder(local_settings())
-    yield from _of_server(client)
+        yield from check_data_folder(local_settings())
+    yield from check_server(client)
 
 
-def _of_folder(settings: Settings) -> Iterator[Finding]:
+def check_data_folder(settings: Settings) -> Iterator[Finding]:
     folder = settings.data_dir
     if not folder.exists():
-        yield "data folder", False, f"{folder} is not there yet: `polyjob serve` makes it."
+        yield Finding("data folder", False, f"{folder} does not exist. `polyjob serve` creates it.")
         return
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        yield "data folder", False, f"{folder} cannot be read or written by this account."
+        yield Finding("data folder", False, f"This account cannot read and write {folder}.")
         return
     status = os.statvfs(folder)
     free = status.f_bavail * status.f_frsize
-    enough = free >= settings.disk_low
-    yield "data folder", enough, f"{folder}, {format_size(free)} free" + ("" if enough else ": too little; make room.")
+    is_enough = free >= settings.disk_low
+    advice = "" if is_enough else ": too little; make room."
+    yield Finding("data folder", is_enough, f"{folder}, {format_size(free)} free{advice}")
     if settings.runner == "process":
-        yield from _of_isolation(settings)
-        yield _of_python(settings)
+        yield from _check_isolation(settings)
+        yield _check_build_python(settings)
 
 
-def _of_python(settings: Settings) -> Finding:
+def _check_build_python(settings: Settings) -> Finding:
+    part = "build python"
     path = shutil.which(settings.python or sys.executable)
     if path is None:
-        return "build python", False, f"POLYJOB_PYTHON={settings.python} is not a program that can be executed."
+        return Finding(part, False, f"POLYJOB_PYTHON={settings.python} is not an executable program.")
     try:
         done = subprocess.run([path, "-I", "-c", "import ensurepip, venv"], capture_output=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return "build python", False, f"{path} cannot be run: {error}."
+        return Finding(part, False, f"{path} cannot be run: {error}.")
     if done.returncode:
-        return "build python", False, f"{path} has no `venv`, which builds need: install it, such as python3-venv."
-    return "build python", True, path
+        return Finding(part, False, f"{path} has no `venv` module. Builds need it: install, for example, python3-venv.")
+    return Finding(part, True, path)
 
 
-def _of_isolation(settings: Settings) -> Iterator[Finding]:
+def _check_isolation(settings: Settings) -> Iterator[Finding]:
     from runners.process.isolation import gaps, gaps_between_jobs
 
     if not settings.job_user:
-        what = "jobs run as the server's own account and can read its data; set POLYJOB_JOB_USER to change that"
-        yield "isolation", None, what
+        text = "Jobs run as the server's account and can read its data. Set POLYJOB_JOB_USER to change that."
+        yield Finding("isolation", None, text)
         return
-    yield "isolation", True, f"jobs run as `{settings.job_user}`"
+    yield Finding("isolation", True, f"Jobs run as `{settings.job_user}`.")
     for gap in gaps(settings.job_user):
-        yield "isolation", False, gap
+        yield Finding("isolation", False, gap)
     for gap in gaps_between_jobs():
-        yield "isolation", None, gap
+        yield Finding("isolation", None, gap)
 
 
-def _of_server(client: Client) -> Iterator[Finding]:
+def check_server(client: Client) -> Iterator[Finding]:
     try:
         parts = _readiness(client)
     except (NoServer, ServerError) as error:
-        yield "server", False, str(error)
+        yield Finding("server", False, str(error))
         if client.is_local:
-            yield _of_runner(local_settings())
+            yield check_runner(local_settings())
         return
-    yield "server", True, client.url
-    is_unwatched = client.is_local and not parts["engine"]["ok"]
+    yield Finding("server", True, client.url)
+    has_no_engine = client.is_local and not parts["engine"]["ok"]
     for name, part in parts.items():
-        if name == "runner" and is_unwatched:
-            yield _of_runner(local_settings())
+        if name == "runner" and has_no_engine:
+            yield check_runner(local_settings())
         elif isinstance(part, dict):
-            yield name, bool(part["ok"]), "works" if part["ok"] else f"{part['why']}{_advice(name)}"
+            is_ok = bool(part["ok"])
+            yield Finding(name, is_ok, "works" if is_ok else f"{part['why']}{_advice(name)}")
     try:
         me = client.get("/users")
-        yield "key", True, f"of {me['username']}{', an administrator' if me['is_superuser'] else ''}"
+        yield Finding("token", True, f"{me['username']}{', an administrator' if me['is_superuser'] else ''}")
     except ServerError as error:
-        yield "key", False, f"{error} Set POLYJOB_TOKEN to a key of yours."
+        yield Finding("token", False, f"{error} Set POLYJOB_TOKEN to your token.")
 
 
-def _of_runner(settings: Settings) -> Finding:
-    """Return what a server with these settings would say of its runner."""
+def check_runner(settings: Settings) -> Finding:
+    """Check the runner of these settings directly, without a server."""
     import runners
     from polyjob.engine.retries import words
     from polyjob.server.bootstrap import check
@@ -127,29 +141,29 @@ def _of_runner(settings: Settings) -> Finding:
 
     try:
         check(settings)
-        runner = runners.load(settings.runner, runner_settings(settings, UNKNOWN), lambda: None)
+        runner = runners.load(settings.runner, runner_settings(settings, UNKNOWN_INSTALLATION), lambda: None)
     except (SettingError, RuntimeError) as error:
-        return "runner", False, f"{error}."
+        return Finding("runner", False, f"{error}.")
     except ImportError as error:
-        package = f"pip install 'polyjob[{settings.runner}]'"
-        return "runner", False, f"The {settings.runner} runner cannot be loaded: {error}. `{package}` installs it."
+        text = f"The {settings.runner} runner cannot be loaded: {error}. Run: pip install 'polyjob[{settings.runner}]'"
+        return Finding("runner", False, text)
     try:
         runner.probe()
     except Exception as error:  # a defect of the runner counts as a backend that does not work
-        return "runner", False, " ".join(words(error).split())
+        return Finding("runner", False, " ".join(words(error).split()))
     finally:
         runner.close()
-    return "runner", True, f"{settings.runner}: works from here"
+    return Finding("runner", True, f"{settings.runner}: works when called from here")
 
 
 def _readiness(client: Client) -> dict[str, Any]:
-    """The 503 is an answer here, too."""
+    """Return the readiness of each part. A 503 has it as well. Raises NoServer."""
     try:
-        answer = client.http.get(f"{client.url}/readyz", timeout=(5, 30))
+        response = client.http.get(f"{client.url}/readyz", timeout=READINESS_TIMEOUTS_SECONDS)
     except requests.RequestException as error:
         raise NoServer(client.describe(error)) from None
-    found: dict[str, Any] = client.document(answer)
-    return found
+    parts: dict[str, Any] = client.document(response)
+    return parts
 
 
 def _advice(part: str) -> str:

@@ -1,4 +1,4 @@
-"""`polyjob gc`: what may go, removed at once. The server does the same every hour."""
+"""`polyjob gc`: remove unused build artifacts and the files of old jobs now. The server does the same every hour."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ from pathlib import Path
 
 import click
 
-from polyjob.cli.data_dir import opened
+from polyjob.cli.data_dir import open_data_dir
+from polyjob.cli.options import OptionWithOldLetter, data_dir_option
+from polyjob.cli.output import say
 from polyjob.formatting import format_size
 
 
 @click.command()
-@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder that holds everything.")
-@click.option("--dry-run", "-n", is_flag=True, help="Remove nothing; say what would go.")
+@data_dir_option
+@click.option("--dry-run", "-n", cls=OptionWithOldLetter, is_flag=True, help="List what would be removed.")
 def gc(data_dir: Path | None, dry_run: bool) -> None:
-    """Remove images and virtualenvs of builds, and log and outputs of old jobs, as far as POLYJOB_CACHE_LIMIT,
-    POLYJOB_KEEP_DAYS and POLYJOB_KEEP_GB say. Nothing that is in use goes; jobs stay listed. What was archived more
-    than POLYJOB_ARCHIVE_DAYS ago is deleted.
+    """Remove unused build artifacts, and logs and outputs of old jobs, now.
 
-    The settings are those of the running server. Where none runs, they are those of this shell.
+    The limits are POLYJOB_CACHE_LIMIT, POLYJOB_KEEP_DAYS and POLYJOB_KEEP_GB. Nothing that is in use is removed, and
+    jobs stay in the lists. Jobs, builds and projects that were archived more than POLYJOB_ARCHIVE_DAYS ago are deleted.
+
+    The settings are those of the running server. If none runs, they are those of this shell.
     """
     import runners
     from polyjob.db.models import Build, Meta
@@ -27,23 +30,23 @@ def gc(data_dir: Path | None, dry_run: bool) -> None:
     from polyjob.storage.store import Store
     from runners.base import RunnerError
 
-    with opened(data_dir) as settings:
-        told = runner_settings(settings, Meta.get_by_id("installation").value)
+    with open_data_dir(data_dir) as settings:
+        of_runners = runner_settings(settings, Meta.get_by_id("installation").value)
         names = {row.runner for row in Build.select(Build.runner).distinct()}
-        loaded = {name: runners.load(name, told, lambda: None) for name in sorted(names)}
-        total = failed = 0
+        loaded = {name: runners.load(name, of_runners, lambda: None) for name in sorted(names)}
+        total = failures = 0
         for garbage in find(settings, Store(settings.data_dir), loaded):
             try:
                 if not dry_run:
                     garbage.remove()
             except (RunnerError, OSError) as error:
-                click.echo(f"polyjob: {garbage.what} {garbage.name} could not be removed: {error}", err=True)
-                failed += 1
+                say(f"polyjob: {garbage.what} {garbage.name} could not be removed: {error}")
+                failures += 1
                 continue
             total += garbage.size
             click.echo(f"{format_size(garbage.size):>10}  {garbage.what} {garbage.name}: {garbage.why}")
         click.echo(f"{format_size(total)} {'would be' if dry_run else 'were'} freed.")
-    if failed:
+    if failures:
         raise SystemExit(1)
 
 

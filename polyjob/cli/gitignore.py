@@ -29,11 +29,11 @@ class Pattern:
     is_negated: bool
     only_folders: bool
     has_path: bool
-    """The pattern has a slash before its end: it is compared with the path below its file, not with the name alone."""
+    """The pattern has a slash before its end, so it is compared with the path below its file, not only the name."""
 
     @classmethod
     def parse(cls, line: str) -> Self | None:
-        """Return the pattern of a line, or None for a comment, an empty line, and what can never match."""
+        """Return the pattern of a line, or None for a comment, an empty line, or a line that can never match."""
         line = re.sub(r"(?<!\\)((?:\\\\)*) +\Z", r"\1", line)
         if not line or line.startswith("#"):
             return None
@@ -57,7 +57,7 @@ class Pattern:
 
 
 class IgnoreFile:
-    """The patterns of one `.gitignore`, for the folder that it lies in and everything below."""
+    """The patterns of one `.gitignore`, for its folder and everything below."""
 
     def __init__(self, data: bytes) -> None:
         text = data.removeprefix(b"\xef\xbb\xbf").decode("latin-1")
@@ -97,10 +97,10 @@ def _translate(text: str, has_path: bool) -> str | None:
             parts.append(any_letter)
             at += 1
         elif letter == "[":
-            found = _bracket(text, at + 1)
-            if found is None:
+            bracket = _bracket(text, at + 1)
+            if bracket is None:
                 return None
-            expression, at = found
+            expression, at = bracket
             parts.append(f"(?!/){expression}" if has_path else expression)
         elif letter == "\\":
             if at + 1 == len(text):
@@ -141,7 +141,7 @@ def _bracket(text: str, at: int) -> tuple[str, int] | None:
 
 
 def _letter(text: str, at: int) -> tuple[str, int]:
-    """Return the letter at an index of a bracket, and the index after it; a backslash takes the next one literally."""
+    """Return the letter at an index of a bracket, and the index after it. A backslash escapes the next letter."""
     if text[at] == "\\" and at + 1 < len(text):
         return text[at + 1], at + 2
     return text[at], at + 1

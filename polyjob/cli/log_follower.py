@@ -1,4 +1,4 @@
-"""Following one job from the command line: its build's log, its own log, and the exit code that it comes to."""
+"""Follow one job: the log of its build, its own log, and the exit code that it ends with."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ import click
 import requests
 import urllib3
 
-from polyjob.cli import FAILED
-from polyjob.cli.client import PASSING, Client, ServerError, say
+from polyjob.cli import EXIT_FAILED
+from polyjob.cli.client import TEMPORARY_STATUSES, Client
+from polyjob.cli.errors import ServerError
+from polyjob.cli.output import duration_of, say
 from polyjob.cli.streams import printable, unbuffered, write_all
-from polyjob.formatting import format_duration
 
-WAIT = 30
-CHUNK = 1 << 16
-FIRST_LOOK, LAST_LOOK = 0.03, 0.5
-"""Seconds between two looks at a job that does not run yet; growing."""
-SAY_WAITING_AFTER = 0.5
-"""Seconds that a job waits before its reason is shown."""
-AGAIN = 1.0
-"""Seconds until a broken connection is tried again."""
-BROKEN = 60.0
-"""Seconds for which a broken connection is tried again."""
+LONG_POLL_SECONDS = 30
+CHUNK_BYTES = 1 << 16
+FIRST_POLL_SECONDS, LAST_POLL_SECONDS = 0.03, 0.5
+"""Pause between two polls of a job that does not run yet. It grows from the first to the last value."""
+SHOW_WAITING_AFTER_SECONDS = 0.5
+"""Time that a job waits before the reason is shown."""
+RECONNECT_SECONDS = 60.0
+"""Time for which a broken connection is retried."""
+RECONNECT_PAUSE_SECONDS = 1.0
 
 
 class Follower:
-    """Shows what a job writes, byte for byte."""
+    """Shows the output of a job, byte for byte."""
 
     def __init__(self, client: Client, path: str, out: RawIOBase | BytesIO | None = None, quiet: bool = False) -> None:
         self.client, self.path = client, path
-        client.patience = BROKEN
-        client.on_outage = self._tell_always
+        client.patience = RECONNECT_SECONDS
+        client.on_outage = self._warn
         self.job: dict[str, Any] = {}
         self.may_write = threading.Event()
-        """Cleared by whoever wants the terminal for itself for a while."""
+        """Cleared while a question uses the terminal."""
         self.may_write.set()
         self._out = out or unbuffered(sys.stdout)
         self._quiet = quiet
@@ -46,38 +46,38 @@ class Follower:
         self._build_offset = 0
 
     def follow(self) -> dict[str, Any]:
-        """The job, once it is done. Raises ServerError, NoServer."""
-        self._until_it_runs()
-        self._copy(f"{self.path}/logs", 0, self._out)
-        return self.until_done()
+        """Show the job's output, and return the job once it has finished. Raises ServerError, NoServer."""
+        self._wait_for_start()
+        self._copy_log(f"{self.path}/logs", 0, self._out)
+        return self.wait_for_end()
 
-    def until_done(self) -> dict[str, Any]:
-        """The same, without its log."""
+    def wait_for_end(self) -> dict[str, Any]:
+        """Return the job once it has finished, without its output. Raises ServerError, NoServer."""
         while True:
-            self.job = self.client.get(self.path, wait=WAIT)
+            self.job = self.client.get(self.path, wait=LONG_POLL_SECONDS)
             if self.job["finished_at"]:
                 return self.job
 
-    def _until_it_runs(self) -> None:
-        delay, tag, shown, begun = FIRST_LOOK, "", None, time.monotonic()
+    def _wait_for_start(self) -> None:
+        pause, tag, shown_reason, began_at = FIRST_POLL_SECONDS, "", None, time.monotonic()
         while True:
-            answer = self.client.send("GET", self.path, headers={"If-None-Match": tag} if tag else {})
-            if answer.status_code == 200:
-                self.job, tag = answer.json(), answer.headers.get("ETag", "")
+            response = self.client.send("GET", self.path, headers={"If-None-Match": tag} if tag else {})
+            if response.status_code == 200:
+                self.job, tag = response.json(), response.headers.get("ETag", "")
                 status = self.job["last_status"]
                 if self.job["finished_at"] or status == "running":
                     return
                 if status == "building" and self.job["build_job"]:
                     self._show_build(self.job["build_job"])
-            waiting = self.job.get("waiting")
-            if waiting and waiting != shown and time.monotonic() - begun >= SAY_WAITING_AFTER:
-                shown = waiting
-                self._tell(waiting)
-            time.sleep(delay)
-            delay = min(LAST_LOOK, delay * 1.5)
+            reason = self.job.get("waiting")
+            if reason and reason != shown_reason and time.monotonic() - began_at >= SHOW_WAITING_AFTER_SECONDS:
+                shown_reason = reason
+                self._tell(reason)
+            time.sleep(pause)
+            pause = min(LAST_POLL_SECONDS, pause * 1.5)
 
     def _show_build(self, name: str) -> None:
-        """Its log, on the terminal's side, while it is made; nothing of one that is done already."""
+        """Show the log of a running build on the standard error; nothing for a build that has succeeded already."""
         path = "/" + name.replace(".", "/")
         if self._build != name:
             self._build = name
@@ -88,31 +88,34 @@ class Follower:
             self._tell(f"Build {name}{f', because {reason}' if reason else ''}.")
         if self._quiet:
             return
-        self._build_offset = self._copy(f"{path}/logs", self._build_offset, unbuffered(sys.stderr))
+        self._build_offset = self._copy_log(f"{path}/logs", self._build_offset, unbuffered(sys.stderr))
 
-    def _copy(self, path: str, offset: int, out: RawIOBase | BytesIO) -> int:
-        """Copy a log from `offset` on until its run is done; the length it had then. A connection that breaks off, or
-        brings nothing for long, is gone on with where it was: for as long as the server answers, and for `BROKEN`
-        after that."""
+    def _copy_log(self, path: str, offset: int, out: RawIOBase | BytesIO) -> int:
+        """Copy a log from `offset` on until its run has finished. Return the length of the log.
+
+        A broken or silent connection is opened again at the same offset: as long as the server answers, and for
+        `RECONNECT_SECONDS` if it does not.
+        """
         broken_since = None
         while True:
             try:
-                with self.client.send("GET", path, params={"follow": "true", "offset": offset}, stream=True) as answer:
+                params = {"follow": "true", "offset": offset}
+                with self.client.send("GET", path, params=params, stream=True) as response:
                     broken_since = None
-                    while data := answer.raw.read1(CHUNK):
+                    while data := response.raw.read1(CHUNK_BYTES):
                         self.may_write.wait()
                         write_all(data, out)
                         offset += len(data)
                     return offset
             except (requests.RequestException, OSError, ServerError, urllib3.exceptions.HTTPError) as error:
-                if isinstance(error, BrokenPipeError) or not _passes(error):
+                if isinstance(error, BrokenPipeError) or not _is_temporary(error):
                     raise
                 broken_since = broken_since or time.monotonic()
-                if time.monotonic() - broken_since > BROKEN:
+                if time.monotonic() - broken_since > RECONNECT_SECONDS:
                     raise
-                time.sleep(AGAIN)
+                time.sleep(RECONNECT_PAUSE_SECONDS)
 
-    def _tell_always(self, text: str) -> None:
+    def _warn(self, text: str) -> None:
         self.may_write.wait()
         say(click.style(text, fg="yellow"))
 
@@ -122,41 +125,33 @@ class Follower:
             say(click.style(printable(text), dim=True))
 
 
-def _passes(error: Exception) -> bool:
-    """Return whether another try may work: not where the server refused for good."""
-    return not isinstance(error, ServerError) or error.status in PASSING
+def _is_temporary(error: Exception) -> bool:
+    """Return whether another try may succeed."""
+    return not isinstance(error, ServerError) or error.status in TEMPORARY_STATUSES
 
 
-def exit_code(job: dict[str, Any]) -> int:
-    """Return the exit code of `run` and `wait`: 0 for success alone, the job's own, 128 + n for signal n, or 125 if it
-    has none, or 0 without success."""
+def exit_code_of(job: dict[str, Any]) -> int:
+    """Return the exit code of `run` and `wait` for a job that has finished.
+
+    This is 0 only for success. Otherwise it is the job's own exit code, 128 + n for signal n, or 125 if the job has no
+    exit code or exited with 0 without success.
+    """
     end = job.get("exit") or {}
     if job["last_status"] == "succeeded":
         return 0
     if end.get("reason") in ("build", "lost", "image", "start"):
-        return FAILED
+        return EXIT_FAILED
     if end.get("signal"):
         return 128 + int(end["signal"])
-    code = job.get("exit_code")
-    return int(code) if code else FAILED
+    return int(job.get("exit_code") or EXIT_FAILED)
 
 
-def ending(job: dict[str, Any], last: dict[str, Any] | None = None) -> str:
-    """How the job has ended, in a line."""
+def describe_end(job: dict[str, Any], last: dict[str, Any] | None = None) -> str:
+    """Describe in one line how a job has ended. `last` is its last status, for the message."""
     status = job["last_status"]
     colour = {"succeeded": "green", "failed": "red", "upstream_failed": "red"}.get(status, "yellow")
-    words = [click.style(f"{job['unique_name']} {status}", fg=colour)]
+    text = click.style(f"{job['unique_name']} {status}", fg=colour)
     if last and last.get("message") and status != "succeeded":
-        words.append(f": {printable(last['message'])}")
-    seconds = lasted(job)
-    return "".join(words) + (f" after {seconds}" if seconds else "")
-
-
-def lasted(job: dict[str, Any]) -> str:
-    """How long the job has taken from its start to its end or now; empty where it has not started."""
-    from datetime import UTC, datetime
-
-    if not job.get("started_at"):
-        return ""
-    end = datetime.fromisoformat(job["finished_at"]) if job.get("finished_at") else datetime.now(UTC)
-    return format_duration(end - datetime.fromisoformat(job["started_at"]))
+        text += f": {printable(last['message'])}"
+    duration = duration_of(job)
+    return f"{text} after {duration}" if duration else text

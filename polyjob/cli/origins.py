@@ -1,4 +1,4 @@
-"""Where each part of a job's body came from, so that a refusal names the option or the file to change."""
+"""The origin of each part of a job's body, so that an error names the option or the file to change."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from polyjob.cli.client import ServerError, UsageError, field_name
+from polyjob.cli.errors import ServerError, UsageError
+from polyjob.cli.refusals import field_name, problem_lines
+from polyjob.jobconfig.compose import ComposedJob
 
-STANDARD_INPUT = "standard input"
+OPTIONS = {
+    "command": "COMMAND", "image": "--image", "build_steps": "--step", "env_vars": "--env", "cpu": "--cpu",
+    "memory": "--memory", "gpu": "--gpu", "params": "--param", "timeout": "--timeout", "name": "--name",
+    "tags": "--tag",
+}  # fmt: skip
+"""Field of a composed job → the option or argument that sets it."""
 
 
 class Origins:
@@ -23,9 +30,9 @@ class Origins:
         self._options: dict[tuple[str, ...], str] = {}
 
     def read(self, path: Path) -> dict[str, Any]:
-        """Return the mapping in a file of YAML or JSON (`-` is the standard input), read as the server reads one.
+        """Return the mapping in a YAML or JSON file (`-` is the standard input), parsed as the server parses it.
 
-        Raises Wrong.
+        Raises UsageError.
         """
         from polyjob.errors import Invalid
         from polyjob.jobconfig.parsing import parse_content
@@ -38,28 +45,27 @@ class Origins:
         except Invalid as error:
             raise UsageError(f"{path} cannot be read: {error.problems[0].detail}") from None
         if not isinstance(document, dict):
-            raise UsageError(f"{path} holds no config: it is not a mapping.")
-        self._file, self._document = STANDARD_INPUT if is_piped else str(path), copy.deepcopy(document)
+            raise UsageError(f"{path} is not a config: not a mapping.")
+        self._file, self._document = "standard input" if is_piped else str(path), copy.deepcopy(document)
         return document
 
-    def note(self, option: str, *field: str | int) -> None:
-        """Record that this option has set this field of the body."""
-        self._options[tuple(map(str, field))] = option
+    def note(self, job: ComposedJob) -> None:
+        """Record the options that have set fields of a composed job."""
+        self._options.update({pointer: OPTIONS[field] for pointer, field in job.sources.items()})
 
     @contextmanager
-    def explained(self) -> Iterator[None]:
-        """Have a refusal name the option, or the file and the field in it, in place of a field of the body."""
+    def name_in_errors(self) -> Iterator[None]:
+        """Make the errors of a refused body name the option, or the file and the field in it."""
         try:
             yield
         except ServerError as error:
             if not error.problems:
                 raise
-            lines = [f"{name}: {detail}" if name else detail for name, detail in self._named(error.problems)]
-            raise ServerError(error.status, "\n".join(lines), error.problems) from None
+            raise ServerError(error.status, problem_lines(self._named(error.problems)), error.problems) from None
 
     def _named(self, problems: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         for pointer, detail in problems:
-            field = _tokens(pointer)
+            field = _split_pointer(pointer)
             option = self._option_at(field)
             if option is None and not self._is_in_file(field):
                 option = self._option_below(field)
@@ -69,50 +75,55 @@ class Origins:
         return next((name for set_field, name in self._options.items() if field[: len(set_field)] == set_field), None)
 
     def _option_below(self, field: tuple[str, ...]) -> str | None:
-        """Return an option that has set a part of the field, which is more than the whole config."""
+        """Return an option that has set a part of the field. The complete config does not count as a field."""
         below = (name for set_field, name in self._options.items() if set_field[: len(field)] == field)
         return next(below, None) if len(field) > 1 else None
 
     def _is_in_file(self, field: tuple[str, ...]) -> bool:
-        return bool(field) and field[0] == "config" and self._found(field[1:]) == len(field) - 1
+        return bool(field) and field[0] == "config" and self._depth_in_file(field[1:]) == len(field) - 1
 
     def _place_in_file(self, field: tuple[str, ...]) -> str | None:
         """Return the file and the field in it. A field that is missing there belongs to the section that lacks it."""
-        if self._file is None or not field or field[0] != "config" or self._found(field[1:]) < len(field) - 2:
+        if self._file is None or not field or field[0] != "config":
             return None
-        names, inside = [], self._document
+        if self._depth_in_file(field[1:]) < len(field) - 2:
+            return None
+        names, value = [], self._document
         for token in field[1:]:
-            inside, name, is_pair = _member(inside, token)
+            value, name, is_pair = _member(value, token)
             names.append(name)
             if is_pair:
                 break
         return ": ".join([self._file, *([".".join(names)] if names else [])])
 
-    def _found(self, tokens: tuple[str, ...]) -> int:
-        """Return how many of the tokens, one below the other, lead to something in the file."""
-        inside, count = self._document, 0
+    def _depth_in_file(self, tokens: tuple[str, ...]) -> int:
+        """Return how many leading tokens of a path lead to a value in the file."""
+        value, depth = self._document, 0
         for token in tokens:
-            inside, _, is_pair = _member(inside, token)
+            value, _, is_pair = _member(value, token)
             if is_pair:
                 return len(tokens)
-            if inside is None:
+            if value is None:
                 break
-            count += 1
-        return count
+            depth += 1
+        return depth
 
 
-def _tokens(pointer: str) -> tuple[str, ...]:
+def _split_pointer(pointer: str) -> tuple[str, ...]:
     return tuple(part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:])
 
 
-def _member(inside: Any, token: str) -> tuple[Any, str, bool]:
-    """Return (the member or None, its name, whether it is a pair). The server numbers the pairs of a mapping of
-    variables, and points to the name and the value of a pair."""
-    if isinstance(inside, dict) and token in inside:
-        return inside[token], token, False
-    if token.isdecimal() and isinstance(inside, dict | list) and int(token) < len(inside):
-        if isinstance(inside, list):
-            return inside[int(token)], token, False
-        name = list(inside)[int(token)]
-        return inside[name], name, True
+def _member(value: Any, token: str) -> tuple[Any, str, bool]:
+    """Return (the member or None, its name, whether it is a pair).
+
+    The server turns a mapping of variables into a list of pairs. Its pointers have the index of a pair, and below it
+    the index of the name or value.
+    """
+    if isinstance(value, dict) and token in value:
+        return value[token], token, False
+    if token.isdecimal() and isinstance(value, dict | list) and int(token) < len(value):
+        if isinstance(value, list):
+            return value[int(token)], token, False
+        name = list(value)[int(token)]
+        return value[name], name, True
     return None, token, False

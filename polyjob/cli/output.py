@@ -1,17 +1,18 @@
-"""What commands print of lists and things: columns for people, JSON for programs."""
+"""What commands print: messages on the standard error, and tables, facts and JSON on the standard output."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from polyjob.cli.streams import Styled, printable
-from polyjob.formatting import format_age
+from polyjob.formatting import format_age, format_duration
 
 COLOURS = {
     "succeeded": "green", "failed": "red", "upstream_failed": "red", "stopped": "yellow", "running": "blue",
@@ -21,15 +22,29 @@ _JSON_CONTROL = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 """Control characters that `json` does not escape."""
 
 
+def say(text: object) -> None:
+    """Print to the standard error. An error of writing is ignored, so that it never changes the exit code."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
+
+
+def fail(error: object, exit_code: int = 1) -> NoReturn:
+    """Print an error of one or several lines to the standard error, and end the command."""
+    lines = str(error).splitlines() or ["it failed"]
+    for number, line in enumerate(map(printable, lines)):
+        say(click.style("polyjob: ", fg="red") + line if number == 0 else f"         {line}")
+    raise SystemExit(exit_code)
+
+
 def print_json(document: Any) -> None:
     text = json.dumps(document, indent=2, ensure_ascii=False)
     click.echo(_JSON_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
-def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns as wide as they need to be. Control characters are escaped in every cell that is not `Styled`."""
-    lines = [[*heads], *([_cell(cell) for cell in row] for row in rows)]
-    widths = [max(len(click.unstyle(line[index])) for line in lines) for index in range(len(heads))]
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print columns as wide as their widest cell. Control characters are escaped in every cell that is not `Styled`."""
+    lines = [[*headings], *([_cell(cell) for cell in row] for row in rows)]
+    widths = [max(len(click.unstyle(line[index])) for line in lines) for index in range(len(headings))]
     for number, line in enumerate(lines):
         cells = [cell + " " * (width - len(click.unstyle(cell))) for cell, width in zip(line, widths, strict=True)]
         text = "  ".join(cells).rstrip()
@@ -37,14 +52,14 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_facts(facts: Iterable[tuple[str, Any]]) -> None:
-    """Name and value, one a line; what has no value is left out."""
-    shown = [
+    """Print one line with name and value for each fact that has a value."""
+    rows = [
         (name, _cell(value if isinstance(value, str) else str(value)))
         for name, value in facts
         if value not in (None, "", [], {})
     ]
-    width = max((len(name) for name, _ in shown), default=0)
-    for name, value in shown:
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
         click.echo(f"{click.style(name.ljust(width), dim=True)}  {value}")
 
 
@@ -56,11 +71,19 @@ def coloured(status: str) -> Styled:
     return Styled(click.style(printable(status), fg=COLOURS.get(status)))
 
 
-def ago(moment: str | None) -> str:
+def ago(timestamp: str | None) -> str:
     """Return the age of an ISO 8601 timestamp; empty without one."""
-    return format_age(datetime.fromisoformat(moment), datetime.now(UTC)) if moment else ""
+    return format_age(datetime.fromisoformat(timestamp), datetime.now(UTC)) if timestamp else ""
 
 
-def local(moment: str | None) -> str:
-    """An instant in the zone of this machine, to the second."""
-    return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else ""
+def local_time(timestamp: str | None) -> str:
+    """Return an ISO 8601 timestamp in the time zone of this machine, to the second; empty without one."""
+    return datetime.fromisoformat(timestamp).astimezone().strftime("%Y-%m-%d %H:%M:%S") if timestamp else ""
+
+
+def duration_of(job: dict[str, Any]) -> str:
+    """Return the time from the start of a job to its end or now; empty for a job that has not started."""
+    if not job.get("started_at"):
+        return ""
+    end = datetime.fromisoformat(job["finished_at"]) if job.get("finished_at") else datetime.now(UTC)
+    return format_duration(end - datetime.fromisoformat(job["started_at"]))

@@ -1,4 +1,4 @@
-"""`polyjob projects`: list, show, make, change, archive, delete."""
+"""`polyjob projects`: list, show, create, change, archive and delete projects."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import sys
 
 import click
 
-from polyjob.cli.client import connect, exit_on_error, project_path, say
-from polyjob.cli.output import ago, local, print_facts, print_json, print_table
+from polyjob.cli.connect import connect
+from polyjob.cli.errors import exit_on_error
+from polyjob.cli.names import project_path
+from polyjob.cli.options import OptionWithOldLetter, json_option, yes_option
+from polyjob.cli.output import ago, local_time, print_facts, print_json, print_table, say
 
-as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+description_option = click.option("--description", "-d", cls=OptionWithOldLetter, help="Text about the project.")
+public_option = click.option("--public/--private", default=None, help="Whether all users can read the project.")
 
 
 @click.group()
@@ -18,82 +22,82 @@ def projects() -> None:
 
 
 @projects.command()
-@click.option("--user", "-u", help="Whose; one's own if not given.")
-@as_json
+@click.option("--user", "-u", cls=OptionWithOldLetter, help="List the projects of this user.  [default: yourself]")
+@json_option
 def ls(user: str | None, is_json: bool) -> None:
     """List projects, last changed first."""
     with exit_on_error():
         client = connect()
-        found = list(client.walk(f"/{user or client.me}", None))
+        rows = list(client.items(f"/{user or client.me}", None))
     if is_json:
-        print_json(found)
+        print_json(rows)
         return
-    rows = [
+    cells = [
         [
             row["unique_name"],
             "public" if row["is_public"] else "private",
             ago(row["updated_at"]),
             row["description"] or "",
         ]
-        for row in found
+        for row in rows
     ]
-    print_table(["PROJECT", "READ BY", "CHANGED", "DESCRIPTION"], rows)
+    print_table(["PROJECT", "VISIBILITY", "CHANGED", "DESCRIPTION"], cells)
 
 
 @projects.command()
 @click.argument("project", required=False)
-@as_json
+@json_option
 def show(project: str | None, is_json: bool) -> None:
     """Show a project."""
     with exit_on_error():
         client = connect()
-        shown = client.get(project_path(client, project))
+        view = client.get(project_path(client, project))
     if is_json:
-        print_json(shown)
+        print_json(view)
         return
     print_facts(
         [
-            ("project", shown["unique_name"]),
-            ("description", shown["description"]),
-            ("public", "yes" if shown["is_public"] else "no"),
-            ("jobs", shown["num_jobs"]),
-            ("builds", shown["num_builds"]),
-            ("code", "uploaded" if shown["has_code"] else None),
-            ("tags", ", ".join(shown["tags"] or [])),
-            ("made", local(shown["created_at"])),
+            ("project", view["unique_name"]),
+            ("description", view["description"]),
+            ("public", "yes" if view["is_public"] else "no"),
+            ("jobs", view["num_jobs"]),
+            ("builds", view["num_builds"]),
+            ("upload", "yes" if view["has_code"] else None),
+            ("tags", ", ".join(view["tags"] or [])),
+            ("created", local_time(view["created_at"])),
         ]
     )
 
 
 @projects.command()
 @click.argument("name")
-@click.option("--description", "-d")
-@click.option("--public/--private", default=None, help="Whether every user reads it.")
+@description_option
+@public_option
 def create(name: str, description: str | None, public: bool | None) -> None:
-    """Make a project."""
+    """Create a project."""
     with exit_on_error():
-        made = connect().post("/projects", {"name": name, "description": description, "is_public": public})
-    click.echo(made["unique_name"])
+        project = connect().post("/projects", {"name": name, "description": description, "is_public": public})
+    click.echo(project["unique_name"])
 
 
 @projects.command()
 @click.argument("project")
-@click.option("--name", help="A new name.")
-@click.option("--description", "-d")
-@click.option("--public/--private", default=None, help="Whether every user reads it.")
+@click.option("--name", help="New name.")
+@description_option
+@public_option
 def update(project: str, name: str | None, description: str | None, public: bool | None) -> None:
     """Change a project."""
-    given = {"name": name, "description": description, "is_public": public}
+    fields = {"name": name, "description": description, "is_public": public}
     with exit_on_error():
         client = connect()
-        body = {key: value for key, value in given.items() if value is not None}
+        body = {key: value for key, value in fields.items() if value is not None}
         click.echo(client.send("PATCH", project_path(client, project), json=body).json()["unique_name"])
 
 
 @projects.command()
 @click.argument("project")
 def archive(project: str) -> None:
-    """Hide a project with all that belongs to it, and stop its jobs."""
+    """Hide a project with its jobs and builds, and stop its jobs."""
     with exit_on_error():
         client = connect()
         client.post(f"{project_path(client, project)}/archive")
@@ -110,18 +114,18 @@ def restore(project: str) -> None:
 
 @projects.command()
 @click.argument("project")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@yes_option
 def delete(project: str, yes: bool) -> None:
-    """Delete a project with all that belongs to it; its jobs are stopped."""
+    """Delete a project with its jobs and builds. Running jobs are stopped."""
     with exit_on_error():
         client = connect()
         path = project_path(client, project)
-        shown = client.get(path)
+        view = client.get(path)
         if not yes and sys.stdin.isatty():
-            what = f"{shown['unique_name']} with {shown['num_jobs']} jobs, their logs and outputs"
-            click.confirm(f"Delete {what}?", abort=True, err=True)
+            subject = f"{view['unique_name']} with {view['num_jobs']} jobs, their logs and outputs"
+            click.confirm(f"Delete {subject}?", abort=True, err=True)
         client.send("DELETE", path)
-        say(f"{shown['unique_name']} is deleted.")
+        say(f"{view['unique_name']} was deleted.")
 
 
 commands = {"projects": projects}

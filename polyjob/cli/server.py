@@ -1,40 +1,23 @@
-"""The commands that are the server: serve, engine."""
+"""The commands that run the server: `serve`, `engine`, and the hidden `helper`."""
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
 
 import click
 
-from polyjob.settings import SettingError, Settings, absolute_path, read_settings
-
-
-def fail(error: object) -> NoReturn:
-    """One line on the terminal, exit code 1."""
-    click.echo(f"polyjob: {error}", err=True)
-    sys.exit(1)
-
-
-def read(data_dir: Path | None = None, **overrides: Any) -> Settings:
-    """Return the settings. A wrong one, or an unusable `--data-dir`, ends the command with one line and exit code 1."""
-    try:
-        folder = absolute_path(data_dir) if data_dir else None
-    except ValueError as error:
-        fail(f"--data-dir: {error}")
-    try:
-        return read_settings(os.environ, data_dir=folder, **overrides)
-    except SettingError as error:
-        fail(error)
+from polyjob.cli.data_dir import settings_or_exit
+from polyjob.cli.options import data_dir_option
+from polyjob.cli.output import fail
+from polyjob.settings import SettingError
 
 
 @click.command()
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one.  [default: 8000]")
-@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder that holds everything.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 picks a free one.  [default: 8000]")
+@data_dir_option
 @click.option("--runner", help="Runner of new jobs.  [default: process]")
 def serve(host: str | None, port: int | None, data_dir: Path | None, runner: str | None) -> None:
     """Serve the API and the pages and run the jobs, until Ctrl-C.
@@ -43,7 +26,7 @@ def serve(host: str | None, port: int | None, data_dir: Path | None, runner: str
     """
     from polyjob.server.serve import CannotServe, run
 
-    settings = read(data_dir, host=host, port=port, runner=runner)
+    settings = settings_or_exit(data_dir, host=host, port=port, runner=runner)
     try:
         sys.exit(run(settings))
     except CannotServe as error:
@@ -51,9 +34,9 @@ def serve(host: str | None, port: int | None, data_dir: Path | None, runner: str
 
 
 @click.command()
-@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder that holds everything.")
+@data_dir_option
 def engine(data_dir: Path | None) -> None:
-    """Run the jobs of a data folder, without a web server, until Ctrl-C. The jobs themselves go on."""
+    """Run the jobs of a data folder without a web server, until Ctrl-C. Running jobs continue after that."""
     from peewee import DatabaseError
 
     from polyjob.engine import EngineRunning, run
@@ -61,7 +44,7 @@ def engine(data_dir: Path | None) -> None:
     from polyjob.server.supervisor import end_with_parent
 
     end_with_parent()
-    settings = read(data_dir)
+    settings = settings_or_exit(data_dir)
     try:
         check(settings)
         logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -75,10 +58,10 @@ def engine(data_dir: Path | None) -> None:
 @click.command(hidden=True)
 @click.argument("pid", type=int)
 def helper(pid: int) -> None:
-    """Keep an engine alive beside the process PID."""
+    """Keep an engine running as long as the process PID runs."""
     from polyjob.server.supervisor import help_process
 
-    help_process(pid, read())
+    help_process(pid, settings_or_exit())
 
 
 commands = {"serve": serve, "engine": engine, "helper": helper}

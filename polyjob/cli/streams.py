@@ -1,4 +1,4 @@
-"""The standard streams of a command: closed ones, full disks, and text that must not control a terminal."""
+"""The standard streams of a command: closed streams, full disks, and text that must not control the terminal."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069
 
 
 class OutputFailed(Exception):
-    """The command cannot write its output; the text says why."""
+    """The command cannot write its output. The text says why."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(f"The output cannot be written: {error.strerror or error}.")
 
 
 class Styled(str):
-    """Text of polyjob's own that may hold terminal sequences."""
+    """Text of polyjob itself, which may contain terminal sequences."""
 
 
 def printable(text: str) -> str:
     r"""Return the text with control characters escaped, such as `\x1b` and `\n`.
 
-    For everything that a user or a job has chosen: names, messages, descriptions. What a job wrote is not touched.
+    For text that a user or a job has chosen: names, messages, descriptions. The output of jobs is never changed.
     """
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def open_closed_streams() -> None:
-    """Make each closed standard stream `/dev/null`, so that the command works the same under cron and daemons."""
+    """Open `/dev/null` as each closed standard stream, so that commands work the same under cron and daemons."""
     for descriptor, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
         try:
             os.fstat(descriptor)
@@ -46,7 +46,7 @@ def open_closed_streams() -> None:
 
 
 def silence(stream: TextIO) -> None:
-    """Send what a stream still buffers to /dev/null, so that the interpreter's end does not fail on it."""
+    """Discard the buffer of a stream, so that the interpreter does not fail on it when it ends."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
@@ -55,14 +55,14 @@ def silence(stream: TextIO) -> None:
 def unbuffered(stream: TextIO) -> FileIO:
     """Return the stream's descriptor as a raw file.
 
-    For threads that a command does not wait for: a buffer whose lock is held when the interpreter ends is fatal.
+    For threads that may still write when the command ends: the interpreter aborts if a buffer is locked at its end.
     """
     stream.flush()
     return FileIO(stream.fileno(), "wb", closefd=False)
 
 
 def write_all(data: bytes, out: RawIOBase | BytesIO) -> None:
-    """Write all of the data to a raw stream. Raises OutputFailed, or BrokenPipeError if the reader has left."""
+    """Write all data to a raw stream. Raises OutputFailed, or BrokenPipeError if the reader has closed it."""
     view = memoryview(data)
     try:
         while view:
@@ -72,7 +72,7 @@ def write_all(data: bytes, out: RawIOBase | BytesIO) -> None:
 
 
 def raise_output_error(error: OSError) -> None:
-    """Raise BrokenPipeError as it is, and every other error of a write as OutputFailed."""
+    """Raise an error of a write: BrokenPipeError unchanged, every other one as OutputFailed."""
     if error.errno == errno.EPIPE:
         raise error
     raise OutputFailed(error) from None

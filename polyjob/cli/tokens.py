@@ -1,45 +1,48 @@
-"""`polyjob token`: one's keys, and the link that signs a browser in."""
+"""`polyjob token`: a user's tokens, and the link that signs a browser in."""
 
 from __future__ import annotations
 
 import click
 
-from polyjob.cli.client import connect, exit_on_error, fail
-from polyjob.cli.data_dir import opened
-from polyjob.cli.output import ago, local, print_json, print_table
+from polyjob.cli.connect import connect
+from polyjob.cli.data_dir import open_data_dir
+from polyjob.cli.errors import exit_on_error
+from polyjob.cli.options import OptionWithOldLetter, json_option
+from polyjob.cli.output import ago, fail, local_time, print_json, print_table
 
 
 @click.group()
 def token() -> None:
-    """Make, list and revoke keys."""
+    """Create, list and revoke tokens."""
 
 
 @token.command()
 @click.argument("name")
 @click.option("--scope", type=click.Choice(["read", "submit", "admin"]), default="submit", show_default=True)
-@click.option("--project", "-p", help="The one project that it is good for.")
-@click.option("--days", type=click.FloatRange(0, min_open=True), help="After so many days it is dead.")
-@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+@click.option("--project", "-p", help="Limit the token to this project.")
+@click.option("--days", type=click.FloatRange(0, min_open=True), help="Days after which the token expires.")
+@json_option
 def create(name: str, scope: str, project: str | None, days: float | None, is_json: bool) -> None:
-    """Make a key and print it, this once."""
-    body = {"name": name, "scope": scope, "project": project, "expires_in": int(days * 86_400) or 1 if days else None}
+    """Create a token and print it. It cannot be shown again."""
+    expires_in = int(days * 86_400) or 1 if days else None
     with exit_on_error():
-        made = connect().post("/tokens", body)
+        body = {"name": name, "scope": scope, "project": project, "expires_in": expires_in}
+        created = connect().post("/tokens", body)
     if is_json:
-        print_json(made)
+        print_json(created)
     else:
-        click.echo(made["token"])
+        click.echo(created["token"])
 
 
 @token.command()
-@click.option("--user", "-u", help="Whose; for administrators.")
-@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+@click.option("--user", "-u", cls=OptionWithOldLetter, help="List the tokens of this user; for administrators.")
+@json_option
 def ls(user: str | None, is_json: bool) -> None:
-    """List one's keys."""
+    """List your tokens."""
     with exit_on_error():
-        found = list(connect().walk("/tokens", None, user=user))
+        tokens = list(connect().items("/tokens", None, user=user))
     if is_json:
-        print_json(found)
+        print_json(tokens)
         return
     rows = [
         [
@@ -48,36 +51,35 @@ def ls(user: str | None, is_json: bool) -> None:
             row["scope"],
             row["project"] or "all",
             ago(row["last_used_at"]) or "never",
-            local(row["expires_at"]) or "never",
+            local_time(row["expires_at"]) or "never",
         ]
-        for row in found
+        for row in tokens
     ]
-    print_table(["ID", "NAME", "SCOPE", "PROJECT", "USED", "EXPIRES"], rows)
+    print_table(["ID", "NAME", "SCOPE", "PROJECT", "LAST USED", "EXPIRES"], rows)
 
 
 @token.command()
-@click.argument("number", type=int)
-def revoke(number: int) -> None:
-    """Revoke a key by its ID; it is dead at once."""
+@click.argument("token_id", metavar="ID", type=int)
+def revoke(token_id: int) -> None:
+    """Revoke a token by its ID. It stops working at once."""
     with exit_on_error():
-        connect().send("DELETE", f"/tokens/{number}")
+        connect().send("DELETE", f"/tokens/{token_id}")
 
 
 @token.command()
 def link() -> None:
-    """Print a link that signs a browser in as the first user, once, within the hour.
+    """Print a link that signs a browser in as the first user, once, within an hour.
 
-    It is made in the data folder, so only who may write there makes one.
+    The link is created in the data folder, so only an account that can write there can create one.
     """
-    from polyjob.cli.client import connect as find
     from polyjob.server.bootstrap import new_sign_in_key
 
-    with opened(None) as settings:
+    with open_data_dir(None) as settings:
         key = new_sign_in_key()
     if key is None:
-        fail("There is no user `root` any more.")
+        fail("The user `root` does not exist any more.")
     with exit_on_error():
-        click.echo(f"{settings.public_url.rstrip('/') or find().url}/sign-in/{key}")
+        click.echo(f"{settings.public_url.rstrip('/') or connect().url}/sign-in/{key}")
 
 
 commands = {"token": token}

@@ -1,4 +1,4 @@
-"""`polyjob user`: what administrators do with users, and one's own password."""
+"""`polyjob user`: manage users, and change a password."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import sys
 
 import click
 
-from polyjob.cli.client import connect, exit_on_error, say
-from polyjob.cli.output import ago, print_json, print_table
+from polyjob.cli.connect import connect
+from polyjob.cli.errors import exit_on_error
+from polyjob.cli.options import json_option, yes_option
+from polyjob.cli.output import ago, print_json, print_table, say
 
 
 @click.group()
@@ -16,13 +18,13 @@ def user() -> None:
 
 
 @user.command()
-@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+@json_option
 def ls(is_json: bool) -> None:
     """List the users; for administrators."""
     with exit_on_error():
-        found = list(connect().walk("/users/list", None))
+        users = list(connect().items("/users/list", None))
     if is_json:
-        print_json(found)
+        print_json(users)
         return
     rows = [
         [
@@ -33,19 +35,19 @@ def ls(is_json: bool) -> None:
             ago(row["created_at"]),
             row["email"] or "",
         ]
-        for row in found
+        for row in users
     ]
-    print_table(["USER", "KIND", "LET IN", "PASSWORD", "MADE", "E-MAIL"], rows)
+    print_table(["USER", "ROLE", "ACTIVE", "PASSWORD", "CREATED", "E-MAIL"], rows)
 
 
 @user.command()
 @click.argument("username")
 @click.option("--email")
-@click.option("--admin", is_flag=True, help="Make an administrator.")
+@click.option("--admin", is_flag=True, help="Create an administrator.")
 @click.option("--password/--no-password", "with_password", default=True, help="Ask for a password.")
 def create(username: str, email: str | None, admin: bool, with_password: bool) -> None:
-    """Make a user; for administrators. The password is asked for, or read from a pipe."""
-    password = _new_password() if with_password else None
+    """Create a user; for administrators. The password is asked for, or read from a pipe."""
+    password = _read_new_password() if with_password else None
     with exit_on_error():
         body = {"username": username, "email": email, "is_admin": admin, "password": password}
         click.echo(connect().post("/users/create", body)["username"])
@@ -53,9 +55,9 @@ def create(username: str, email: str | None, admin: bool, with_password: bool) -
 
 @user.command()
 @click.argument("username")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@yes_option
 def delete(username: str, yes: bool) -> None:
-    """Delete a user who owns no project, with every key; for administrators."""
+    """Delete a user who owns no project, with all tokens; for administrators."""
     if not yes and sys.stdin.isatty():
         click.confirm(f"Delete the user {username}?", abort=True, err=True)
     with exit_on_error():
@@ -65,35 +67,32 @@ def delete(username: str, yes: bool) -> None:
 @user.command()
 @click.argument("username", required=False)
 def password(username: str | None) -> None:
-    """Set one's own password, or for administrators somebody's."""
+    """Change your password; administrators can change that of any user."""
     with exit_on_error():
         client = connect()
-        own = username in (None, client.me)
-        old = (
-            click.prompt("Old password", hide_input=True, default="", show_default=False, err=True)
-            if own and sys.stdin.isatty()
-            else None
-        )
-        body = {"password": _new_password(), "old_password": old or None, "username": username}
+        old_password = ""
+        if username in (None, client.me) and sys.stdin.isatty():
+            old_password = click.prompt("Old password", hide_input=True, default="", show_default=False, err=True)
+        body = {"password": _read_new_password(), "old_password": old_password or None, "username": username}
         client.post("/users/password", body)
-        say("The password is set.")
+        say("The password was changed.")
 
 
-def _verb(name: str, path: str, line: str) -> None:
-    @user.command(name, help=line)
+def _add_action(name: str, path: str, help: str) -> None:
+    @user.command(name, help=help)
     @click.argument("username")
     def command(username: str) -> None:
         with exit_on_error():
             connect().post(f"/{path}/{username}")
 
 
-_verb("activate", "users/activate", "Let a user in again; for administrators.")
-_verb("deactivate", "users/deactivate", "Lock a user out, jobs go on; for administrators.")
-_verb("grant", "superusers/grant", "Make a user an administrator; for administrators.")
-_verb("revoke", "superusers/revoke", "Make an administrator a user like others; for administrators.")
+_add_action("activate", "users/activate", "Let a user sign in again; for administrators.")
+_add_action("deactivate", "users/deactivate", "Lock a user out; running jobs continue. For administrators.")
+_add_action("grant", "superusers/grant", "Make a user an administrator; for administrators.")
+_add_action("revoke", "superusers/revoke", "Make an administrator an ordinary user; for administrators.")
 
 
-def _new_password() -> str:
+def _read_new_password() -> str:
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\n")
     return str(click.prompt("New password", hide_input=True, confirmation_prompt=True, err=True))

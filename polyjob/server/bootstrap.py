@@ -71,10 +71,10 @@ def check(settings: Settings) -> None:
         )
     if settings.runner not in RUNNERS:
         names = ", ".join(name for name in RUNNERS if name != "fake")
-        raise SettingError(f"POLYJOB_RUNNER={settings.runner!r} is not valid: it takes one of: {names}")
+        raise SettingError(f"POLYJOB_RUNNER={settings.runner!r} is not valid: expected one of: {names}")
     if settings.log_level.lower() not in LOG_LEVELS:
         names = ", ".join(LOG_LEVELS)
-        raise SettingError(f"POLYJOB_LOG_LEVEL={settings.log_level!r} is not valid: it takes one of: {names}")
+        raise SettingError(f"POLYJOB_LOG_LEVEL={settings.log_level!r} is not valid: expected one of: {names}")
 
 
 def open_folder(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""What of a folder is uploaded."""
+"""Packing a folder, without ignored files."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from polyjob.cli.upload import MAX_IGNORE_FILE, Unusable, files, pack
+from polyjob.cli.upload import MAX_IGNORE_FILE_BYTES, UnusableUpload, files, pack
 from polyjob.storage.uploads import _check_target
 from tests.require import require
 
 
-def make(folder, *paths, **contents):
+def create_files(folder, *paths, **contents):
     for path in paths:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -28,32 +28,34 @@ def names(folder):
     return [path.relative_to(folder).as_posix() for path in files(folder)]
 
 
-def test_everything_but_what_git_keeps_for_itself(tmp_path):
-    make(tmp_path, "a.py", "sub/b.py", ".git/config", "sub/.git/x", ".polyaxon/project")
+def test_metadata_of_git_and_polyaxon_is_ignored(tmp_path):
+    create_files(tmp_path, "a.py", "sub/b.py", ".git/config", "sub/.git/x", ".polyaxon/project")
     assert names(tmp_path) == ["a.py", "sub/b.py"]
 
 
-def test_ignore_files_count_for_their_folder_and_below_and_the_last_word_decides(tmp_path):
-    make(tmp_path, "a.log", "keep.log", "sub/a.log", "sub/b.txt", "sub/deep/b.txt", "other/b.txt", "data/x", "build/y")
+def test_nearest_ignore_file_and_last_pattern_decide(tmp_path):
+    create_files(
+        tmp_path, "a.log", "keep.log", "sub/a.log", "sub/b.txt", "sub/deep/b.txt", "other/b.txt", "data/x", "build/y"
+    )
     (tmp_path / ".gitignore").write_text("*.log\n!keep.log\n/data/\n# remark\nbuild\n")
     (tmp_path / "sub" / ".polyaxonignore").write_text("b.txt\n!a.log\n")
     assert names(tmp_path) == [".gitignore", "keep.log", "other/b.txt", "sub/.polyaxonignore", "sub/a.log"]
 
 
-def test_polyaxonignore_stands_behind_gitignore(tmp_path):
-    make(tmp_path, "a", "b")
+def test_polyaxonignore_wins_over_gitignore(tmp_path):
+    create_files(tmp_path, "a", "b")
     (tmp_path / ".gitignore").write_text("a\n")
     (tmp_path / ".polyaxonignore").write_text("!a\nb\n")
     assert names(tmp_path) == [".gitignore", ".polyaxonignore", "a"]
 
 
-def test_a_line_that_is_no_pattern_counts_for_nothing(tmp_path):
-    make(tmp_path, "a", "b", "!")
+def test_malformed_pattern_is_skipped(tmp_path):
+    create_files(tmp_path, "a", "b", "!")
     (tmp_path / ".gitignore").write_bytes(b"!\na\n")
     assert names(tmp_path) == ["!", ".gitignore", "b"]
 
 
-def test_names_and_patterns_need_not_be_text(tmp_path):
+def test_names_and_patterns_may_be_any_bytes(tmp_path):
     for name in (b"a\xff", b"b\xff"):
         (tmp_path / os.fsdecode(name)).touch()
     (tmp_path / ".gitignore").write_bytes(b"a\xff\n")
@@ -61,35 +63,35 @@ def test_names_and_patterns_need_not_be_text(tmp_path):
     assert pack(tmp_path, io.BytesIO()) == 2
 
 
-def test_links_that_go_round_or_nowhere_are_links(tmp_path):
+def test_broken_links_are_packed_as_links(tmp_path):
     (tmp_path / "round").symlink_to("round")
     (tmp_path / "nowhere").symlink_to("nothing")
     assert pack(tmp_path, io.BytesIO()) == 2
 
 
-def test_a_folder_that_cannot_be_read_is_said(tmp_path, monkeypatch):
+def test_unreadable_folder_is_refused(tmp_path, monkeypatch):
     def refuse(folder):
         raise PermissionError(13, "Permission denied", str(folder))
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(Unusable, match="Permission denied"):
+    with pytest.raises(UnusableUpload, match="Permission denied"):
         pack(tmp_path, io.BytesIO())
 
 
-def test_packs_names_below_the_folder_and_links_within(tmp_path):
-    make(tmp_path, "sub/a")
+def test_tarball_has_relative_names_and_links(tmp_path):
+    create_files(tmp_path, "sub/a")
     (tmp_path / "link").symlink_to("sub/a")
     out = io.BytesIO()
     assert pack(tmp_path, out) == 2
     out.seek(0)
-    with tarfile.open(fileobj=out) as archive:
-        assert {item.name: item.type for item in archive} == {
+    with tarfile.open(fileobj=out) as tarball:
+        assert {item.name: item.type for item in tarball} == {
             "link": tarfile.SYMTYPE, "sub": tarfile.DIRTYPE, "sub/a": tarfile.REGTYPE
         }  # fmt: skip
 
 
-def test_the_same_folder_packs_to_the_same_bytes(tmp_path):
-    make(tmp_path, "a", "b/c")
+def test_same_folder_gives_the_same_bytes(tmp_path):
+    create_files(tmp_path, "a", "b/c")
     packed = []
     for _ in range(2):
         out = io.BytesIO()
@@ -98,18 +100,18 @@ def test_the_same_folder_packs_to_the_same_bytes(tmp_path):
     assert packed[0] == packed[1]
 
 
-def test_a_link_that_leads_out_is_named(tmp_path):
+def test_link_out_of_the_folder_is_refused(tmp_path):
     (tmp_path / "link").symlink_to("/etc/hostname")
-    with pytest.raises(Unusable, match="link"):
+    with pytest.raises(UnusableUpload, match="link"):
         pack(tmp_path, io.BytesIO())
 
 
-def test_a_folder_that_is_none_is_named(tmp_path):
-    with pytest.raises(Unusable, match="nothing"):
+def test_missing_folder_is_refused(tmp_path):
+    with pytest.raises(UnusableUpload, match="nothing"):
         list(files(tmp_path / "nothing"))
 
 
-def kept_by_git(folder):
+def files_of_git(folder):
     subprocess.run(["git", "init", "-q", folder], check=True)
     command = ["git", "-c", "core.excludesFile=", "ls-files", "-z", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=folder, check=True, capture_output=True).stdout
@@ -118,7 +120,7 @@ def kept_by_git(folder):
 
 @pytest.fixture
 def git():
-    require("git", shutil.which("git") is not None, "there is no git")
+    require("git", shutil.which("git") is not None, "git is not installed")
 
 
 TREE = (
@@ -161,19 +163,19 @@ TREE = (
         {".gitignore": "*.log\n", "runs/.gitignore": "!*.log"},
     ],
 )
-def test_kept_files_are_those_that_git_keeps(git, tmp_path, ignored):
-    make(tmp_path, *TREE)
+def test_files_are_those_of_git(git, tmp_path, ignored):
+    create_files(tmp_path, *TREE)
     for name, text in ignored.items():
         (tmp_path / name).write_bytes(text.encode())
-    assert sorted(names(tmp_path)) == kept_by_git(tmp_path)
+    assert sorted(names(tmp_path)) == files_of_git(tmp_path)
 
 
 @pytest.mark.parametrize("pattern", ["?", "[!a]", "[é]", "é", "*é", "caf?", "caf??", "[[:alpha:]]", "[!é]x", "é/?"])
 def test_ignore_patterns_match_bytes_as_in_git(git, tmp_path, pattern):
-    make(tmp_path, "é", "x", "café", "日x", "sub/日/é")
+    create_files(tmp_path, "é", "x", "café", "日x", "sub/日/é")
     (tmp_path / os.fsdecode(b"caf\xe9")).touch()
     (tmp_path / ".gitignore").write_text(f"{pattern}\n", encoding="utf-8")
-    assert sorted(names(tmp_path)) == kept_by_git(tmp_path)
+    assert sorted(names(tmp_path)) == files_of_git(tmp_path)
 
 
 NAMES = ["a", "b", "src", "pkg", "sub", "x.py", "y.log", "node_modules", "a b", "[a]", "d.e"]
@@ -225,48 +227,48 @@ PATTERNS = [
 ]
 
 
-def grow(chance: random.Random, folder: Path, depth: int = 0) -> None:
-    for name in chance.sample(NAMES, chance.randint(1, 5)):
-        if "." not in name and depth < 3 and chance.random() < 0.6:
+def create_random_tree(rng: random.Random, folder: Path, depth: int = 0) -> None:
+    for name in rng.sample(NAMES, rng.randint(1, 5)):
+        if "." not in name and depth < 3 and rng.random() < 0.6:
             (folder / name).mkdir()
-            grow(chance, folder / name, depth + 1)
+            create_random_tree(rng, folder / name, depth + 1)
         else:
             (folder / name).touch()
-    if chance.random() < (0.9 if depth == 0 else 0.25):
-        lines = [chance.choice(PATTERNS) for _ in range(chance.randint(1, 4))]
-        (folder / ".gitignore").write_text(chance.choice(["\n", "\r\n"]).join(lines) + "\n")
+    if rng.random() < (0.9 if depth == 0 else 0.25):
+        lines = [rng.choice(PATTERNS) for _ in range(rng.randint(1, 4))]
+        (folder / ".gitignore").write_text(rng.choice(["\n", "\r\n"]).join(lines) + "\n")
 
 
-def test_generated_trees_are_kept_as_git_keeps_them(git, tmp_path):
+def test_files_of_generated_trees_are_those_of_git(git, tmp_path):
     for seed in range(60):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        grow(random.Random(seed), folder)
-        assert sorted(names(folder)) == kept_by_git(folder), seed
+        create_random_tree(random.Random(seed), folder)
+        assert sorted(names(folder)) == files_of_git(folder), seed
 
 
 @pytest.mark.parametrize("name", [".gitignore", ".polyaxonignore"])
-def test_ignore_file_that_is_a_pipe_is_refused(tmp_path, name):
+def test_pipe_as_ignore_file_is_refused(tmp_path, name):
     os.mkfifo(tmp_path / name)
-    with pytest.raises(Unusable, match=f"{name}` is not a regular file"):
+    with pytest.raises(UnusableUpload, match=f"{name}` is not a regular file"):
         list(files(tmp_path))
 
 
 def test_huge_ignore_file_is_refused(tmp_path):
-    (tmp_path / ".gitignore").write_bytes(b"a\n" * MAX_IGNORE_FILE)
-    with pytest.raises(Unusable, match="larger than 1 MiB"):
+    (tmp_path / ".gitignore").write_bytes(b"a\n" * MAX_IGNORE_FILE_BYTES)
+    with pytest.raises(UnusableUpload, match="larger than 1 MiB"):
         list(files(tmp_path))
 
 
-def test_folders_are_packed_also_when_empty(tmp_path):
-    make(tmp_path, "a", "build/x")
+def test_empty_folders_are_packed(tmp_path):
+    create_files(tmp_path, "a", "build/x")
     (tmp_path / "empty" / "inner").mkdir(parents=True)
     (tmp_path / ".gitignore").write_text("build\n")
     out = io.BytesIO()
     assert pack(tmp_path, out) == 2
     out.seek(0)
-    with tarfile.open(fileobj=out) as archive:
-        assert archive.getnames() == [".gitignore", "a", "empty", "empty/inner"]
+    with tarfile.open(fileobj=out) as tarball:
+        assert tarball.getnames() == [".gitignore", "a", "empty", "empty/inner"]
 
 
 @pytest.mark.parametrize(
@@ -282,12 +284,12 @@ def test_folders_are_packed_also_when_empty(tmp_path):
         ("l", "none", "none"),
     ],
 )
-def test_link_within_the_folder_is_packed_as_the_server_takes_it(tmp_path, link, target, packed):
-    make(tmp_path, "real", "sub/x")
+def test_link_is_packed_in_the_form_of_the_server(tmp_path, link, target, packed):
+    create_files(tmp_path, "real", "sub/x")
     (tmp_path / link).symlink_to(target.format(root=tmp_path, name=tmp_path.name))
     out = io.BytesIO()
     pack(tmp_path, out)
     out.seek(0)
-    with tarfile.open(fileobj=out) as archive:
-        assert archive.getmember(link).linkname == packed
+    with tarfile.open(fileobj=out) as tarball:
+        assert tarball.getmember(link).linkname == packed
     _check_target(link, packed)

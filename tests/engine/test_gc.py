@@ -161,7 +161,7 @@ class TestBuilds:
         from tests.runners.harness import ProcessHarness
 
         harness = ProcessHarness(tmp_path / "runner")
-        with pytest.raises(ArtifactMissing, match="virtualenv is missing"):
+        with pytest.raises(ArtifactMissing, match="virtualenv is not there"):
             harness.runner.start(harness.says("x"), build.artifact)
         harness.close()
 
@@ -306,4 +306,4 @@ def test_the_command_shows_first_and_then_removes(settings, runner, make_build, 
 
 def test_the_command_says_where_there_is_nothing(tmp_path):
     result = CliRunner().invoke(main, ["gc", "--data-dir", str(tmp_path)])
-    assert (result.exit_code, "there is no polyjob in" in result.output) == (1, True)
+    assert (result.exit_code, "is not a polyjob data folder" in result.output) == (1, True)

@@ -206,13 +206,13 @@ class TestGivingUp:
 
     def test_by_command(self, world, stuck):
         variables = environment(world.settings)
-        invoke = lambda *arguments: CliRunner().invoke(main, ["give-up", *arguments], env=variables)  # noqa: E731
+        invoke = lambda *arguments: CliRunner().invoke(main, ["abandon", *arguments], env=variables)  # noqa: E731
         close_database()
         listed, wrong, done, empty = invoke(), invoke("99"), invoke(str(stuck.id)), invoke()
         both = invoke("--all", "1")
         open_database(world.settings.data_dir)
         assert f"ana.demo.jobs.{stuck.id}: The fake runner cannot be reached" in listed.output
-        assert (wrong.exit_code, "job 99 waits for no back end" in wrong.output) == (1, True)
-        assert (done.exit_code, done.output) == (0, f"ana.demo.jobs.{stuck.id} was given up.\n")
-        assert (both.exit_code, "Either JOBS or --all" in both.output) == (2, True)
-        assert empty.output == "No job waits for a back end that does not answer.\n"
+        assert (wrong.exit_code, "job 99 does not wait for a backend" in wrong.output) == (1, True)
+        assert (done.exit_code, done.output) == (0, f"ana.demo.jobs.{stuck.id} was abandoned.\n")
+        assert (both.exit_code, "Use either JOBS or --all" in both.output) == (2, True)
+        assert empty.output == "No job waits for a backend that does not answer.\n"

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from polyjob.api.schemas.job_bodies import read_job_create
 from polyjob.cli.origins import Origins
-from polyjob.cli.run import config_of
+from polyjob.cli.run import job_body
 from polyjob.errors import Invalid
 from polyjob.jobconfig.commands import literal_command, normalize_command, shell_text
-from polyjob.jobconfig.loading import load_build_config, load_config
+from polyjob.jobconfig.schema import load_build_config, load_config
 from polyjob.pages.forms import Form
 from polyjob.pages.job_form import read_job
 
-GIVEN = {"file": None, "image": None, "steps": (), "variables": (), "params": (), "cpu": None, "memory": None}
+GIVEN = {"file": None, "image": None, "build_steps": (), "env_vars": (), "params": (), "cpu": None, "memory": None}
 GIVEN |= {"gpu": None, "timeout": None, "name": None, "tags": ()}
 
 
@@ -98,7 +98,7 @@ class TestFoldedCommands:
         "words", [("printf", "<%s>", "a\\ b", "c"), ("printf", "%s", "a\r\nb", "x\\"), ("printf '<%s>' my\\ file",)]
     )
     def test_arguments_of_polyjob_run_arrive_unchanged(self, words):
-        cmd = read_job_create(config_of(words, Origins(), **GIVEN)).attributes["config"]["run"]["cmd"]
+        cmd = read_job_create(job_body(words, Origins(), **GIVEN)).attributes["config"]["run"]["cmd"]
         expected = words[0] if len(words) == 1 else None
         written = run(["bash"], shell_text(cmd))
         assert written == run(["bash"], expected) if expected else written == _called(words)

@@ -182,7 +182,7 @@ def test_a_wrong_setting(tmp_path):
 )
 def test_a_setting_that_names_what_does_not_exist(verb, variable, text, takes, tmp_path):
     line = fails(verb, "--data-dir", str(tmp_path / "data"), **{f"POLYJOB_{variable}": text, "POLYJOB_PORT": "0"})
-    assert line == f"polyjob: POLYJOB_{variable}={text!r} is not valid: it takes one of: {takes}"
+    assert line == f"polyjob: POLYJOB_{variable}={text!r} is not valid: expected one of: {takes}"
     assert not (tmp_path / "data").exists()
 
 
@@ -531,7 +531,7 @@ def test_a_relative_data_folder_below_a_removed_folder_is_refused(tmp_path, monk
 
 
 @pytest.mark.parametrize("folder", ["data", "../data", "~no-such-user/data"])
-@pytest.mark.parametrize("verb", [["serve", "--port", "0"], ["engine"], ["gc"], ["give-up", "1"]])
+@pytest.mark.parametrize("verb", [["serve", "--port", "0"], ["engine"], ["gc"], ["abandon", "1"]])
 def test_a_folder_that_cannot_be_made_absolute_is_refused(verb, folder, tmp_path, monkeypatch):
     (tmp_path / "start").mkdir()
     monkeypatch.chdir(tmp_path / "start")

@@ -22,7 +22,7 @@ from werkzeug.test import encode_multipart
 from polyjob.api.schemas.job_bodies import read_job_create
 from polyjob.app import create_app
 from polyjob.cli.origins import Origins
-from polyjob.cli.run import config_of
+from polyjob.cli.run import job_body
 from polyjob.cli.run import run as cli_run
 from polyjob.db.database import write
 from polyjob.db.models import Job, Project, Upload, User
@@ -211,7 +211,7 @@ class TestCommands:
         stdin = io.StringIO(form.text("config"))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.stdin", stdin)
-            made = config_of(command, Origins(), **given)
+            made = job_body(command, Origins(), **given)
         assert read_job_create(made).attributes["config"] == read_job_create(body).attributes["config"]
         assert {name: made.get(name) for name in ("name", "tags")} == {
             name: body.get(name) for name in ("name", "tags")

@@ -1,0 +1,95 @@
+"""Options that several commands share.
+
+A letter means the same in every command, except `-f`: it is `--file`, and `--follow` of `logs`, as in kubectl.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from polyjob.cli.errors import UsageError
+
+MAX_DURATION_SECONDS = 10 * 366 * 86_400
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+(?:\.\d+)?)s?)?", re.IGNORECASE)
+
+
+class Duration(click.ParamType):
+    """A duration such as `90`, `1h30m`, `2d` or `45s`; the value is in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        match = _DURATION.fullmatch(str(value).replace(" ", ""))
+        if not match or not any(match.groups()):
+            self.fail(f"`{value}` is not a duration; use seconds, or for example 1h30m.", param, ctx)
+        days, hours, minutes, seconds = (float(group or 0) for group in match.groups())
+        total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+        if total > MAX_DURATION_SECONDS:
+            self.fail(f"`{value}` is longer than 10 years.", param, ctx)
+        return total
+
+
+class OptionWithOldLetter(click.Option):
+    """An option whose one-letter spelling still works but is not shown: the letter means something else elsewhere."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        shown = copy.copy(self)
+        shown.opts = [spelling for spelling in self.opts if spelling.startswith("--")]
+        return click.Option.get_help_record(shown, ctx)
+
+
+existing_file = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+
+json_option = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+project_option = click.option(
+    "--project", "-p", metavar="PROJECT", help="Project, or user/project.  [default: POLYJOB_PROJECT]"
+)
+yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show only the output of the job.")
+data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the database, logs and outputs.  [default: POLYJOB_DATA_DIR]",
+)
+env_option = click.option(
+    "--env", "-e", "env_vars", multiple=True, metavar="NAME=VALUE", help="Set a variable of the job; repeatable."
+)
+param_option = click.option(
+    "--param", "params", multiple=True, metavar="NAME=VALUE", help="Set a parameter of the config; repeatable."
+)
+
+
+def parse_pairs(texts: tuple[str, ...], option: str) -> list[tuple[str, str]]:
+    """Return (name, value) of each NAME=VALUE. Raises UsageError."""
+    pairs = []
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise UsageError(f"`{option} {text}` has no value; use NAME=VALUE.")
+        pairs.append((name, value))
+    return pairs
+
+
+def parse_params(texts: tuple[str, ...]) -> dict[str, Any]:
+    """Return the parameters of each NAME=VALUE of `--param`. Raises UsageError."""
+    return {name: parse_value(value) for name, value in parse_pairs(texts, "--param")}
+
+
+def parse_value(text: str) -> Any:
+    """Return a parameter's value as the server reads YAML: 3 is a number, [1, 2] a list, and anything else text."""
+    import json
+
+    from polyjob.errors import Invalid
+    from polyjob.jobconfig.parsing import parse_content
+
+    try:
+        value = parse_content(text)
+        json.dumps(value, allow_nan=False)
+    except (Invalid, ValueError):
+        return text
+    return value

@@ -1,0 +1,202 @@
+"""Follow a job through waiting, silence, proxies and lost servers."""
+
+from __future__ import annotations
+
+import io
+import signal
+import time
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import click
+import pytest
+
+from polyjob.cli import EXIT_FAILED, EXIT_LOST_SERVER, client, log_follower, main, run
+from polyjob.cli.client import Client
+from polyjob.cli.errors import NoServer, exit_on_error
+from polyjob.cli.log_follower import Follower, describe_end, exit_code_of
+from tests.cli.helpers import JOB_PATH, JOB_URL, RUNNING_JOB, STOPPED_JOB, Responder, invoke, scripted_server, send
+
+
+def follower(url: str, out: io.BytesIO | None = None) -> Follower:
+    return Follower(Client(url, "k", is_local=True), JOB_PATH, out or io.BytesIO())
+
+
+def test_silent_job_is_followed_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "READ_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(log_follower, "RECONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(log_follower, "RECONNECT_PAUSE_SECONDS", 0.01)
+    requests: list[str] = []
+
+    def log(handler: BaseHTTPRequestHandler) -> None:
+        requests.append(handler.path)
+        if len(requests) > 3:
+            send(handler, b"late\n")
+            return
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.flush()
+        time.sleep(0.4)
+
+    views = iter([RUNNING_JOB])
+    responders: dict[str, Responder] = {
+        f"GET {JOB_URL}": lambda _: next(views, STOPPED_JOB),
+        f"GET {JOB_URL}/logs": log,
+    }
+    with scripted_server(responders) as url:
+        out = io.BytesIO()
+        assert follower(url, out).follow() == STOPPED_JOB
+    assert out.getvalue() == b"late\n"
+    assert len(requests) == 4
+
+
+def test_waiting_reason_is_shown_once_until_it_changes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(log_follower, "SHOW_WAITING_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(log_follower, "LAST_POLL_SECONDS", 0.01)
+    reasons = iter(["3 ahead", "3 ahead", None, "2 ahead", "2 ahead"])
+
+    def view(handler: BaseHTTPRequestHandler) -> Any:
+        reason = next(reasons, "end")
+        if reason is None:
+            handler.send_response(304)
+            handler.end_headers()
+            return None
+        return STOPPED_JOB if reason == "end" else RUNNING_JOB | {"last_status": "created", "waiting": reason}
+
+    responders: dict[str, Responder] = {
+        f"GET {JOB_URL}": view,
+        f"GET {JOB_URL}/logs": lambda handler: send(handler, b""),
+    }
+    with scripted_server(responders) as url:
+        follower(url).follow()
+    assert capsys.readouterr().err == "3 ahead\n2 ahead\n"
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_error_of_a_proxy_is_retried(status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    views, log_statuses = iter([RUNNING_JOB]), iter([status, 200])
+
+    def log(handler: BaseHTTPRequestHandler) -> None:
+        log_status = next(log_statuses)
+        send(handler, b"all\n" if log_status == 200 else b"", log_status)
+
+    responders: dict[str, Responder] = {
+        f"GET {JOB_URL}": lambda _: next(views, STOPPED_JOB),
+        f"GET {JOB_URL}/logs": log,
+    }
+    with scripted_server(responders) as url:
+        out = io.BytesIO()
+        assert follower(url, out).follow() == STOPPED_JOB
+    assert out.getvalue() == b"all\n"
+    message = capsys.readouterr().err
+    assert "No answer from" in message
+    assert "answers again" in message
+
+
+def test_short_timeout_of_a_proxy_shortens_the_poll() -> None:
+    waits: list[float] = []
+
+    def view(handler: BaseHTTPRequestHandler) -> Any:
+        wait = float(handler.path.partition("wait=")[2])
+        waits.append(wait)
+        return send(handler, b"", 504) if wait > 10 else STOPPED_JOB
+
+    with scripted_server({f"GET {JOB_URL}": view}) as url:
+        assert follower(url).wait_for_end() == STOPPED_JOB
+    assert waits == [30, 15, 7.5]
+
+
+def test_compressed_log_is_refused() -> None:
+    def log(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Encoding", "gzip")
+        handler.end_headers()
+
+    encodings: list[str | None] = []
+
+    def view(handler: BaseHTTPRequestHandler) -> Any:
+        encodings.append(handler.headers["Accept-Encoding"])
+        return RUNNING_JOB
+
+    with (
+        scripted_server({f"GET {JOB_URL}": view, f"GET {JOB_URL}/logs": log}) as url,
+        pytest.raises(NoServer, match="compresses"),
+    ):
+        follower(url).follow()
+    assert encodings == ["identity"]
+
+
+class TestLostServer:
+    def test_exit_code_is_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(log_follower, "RECONNECT_SECONDS", 0.3)
+        with scripted_server({f"GET {JOB_URL}": lambda _: RUNNING_JOB}) as url:
+            follower_of_lost_server = follower(url)
+            http_client = follower_of_lost_server.client
+            assert http_client.get(JOB_PATH) == RUNNING_JOB
+        http_client.http.close()
+        messages: list[str] = []
+        http_client.on_outage = messages.append
+        with pytest.raises(SystemExit) as ended, exit_on_error(EXIT_FAILED):
+            follower_of_lost_server.wait_for_end()
+        assert ended.value.code == EXIT_LOST_SERVER
+        assert len(messages) == 1
+
+    @pytest.mark.parametrize("words", [["logs", "-f"], ["wait"], ["stop", "--wait"]])
+    def test_commands_that_follow_report_it(
+        self, words: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+        for module in (log_follower, run):
+            monkeypatch.setattr(module, "RECONNECT_SECONDS", 0.3)
+        views = iter([RUNNING_JOB])
+
+        def view_once(handler: BaseHTTPRequestHandler) -> Any:
+            handler.close_connection = True
+            return next(views, None)  # after the first one, no response
+
+        responders: dict[str, Responder] = {
+            f"GET {JOB_URL}": view_once,
+            f"GET {JOB_URL}/logs": lambda handler: setattr(handler, "close_connection", True),
+            f"POST {JOB_URL}/stop": lambda _: {},
+        }
+        with scripted_server(responders) as url:
+            monkeypatch.setenv("POLYJOB_URL", url)
+            monkeypatch.setenv("POLYJOB_TOKEN", "k")
+            with pytest.raises(SystemExit) as ended:
+                main([*words, "ana.demo.jobs.1"])
+        assert ended.value.code == EXIT_LOST_SERVER
+        assert "Jobs are not affected. Run the same command again to continue." in capfd.readouterr().err
+
+    def test_wait_timeout_ends_the_retries(self) -> None:
+        views = iter([RUNNING_JOB])
+
+        def view_once(handler: BaseHTTPRequestHandler) -> Any:
+            handler.close_connection = True
+            return next(views, None)
+
+        with scripted_server({f"GET {JOB_URL}": view_once}) as url:
+            began_at = time.monotonic()
+            done = invoke("wait", "--timeout", "1", "ana.demo.jobs.1", POLYJOB_URL=url, POLYJOB_TOKEN="k")
+        assert done.exit_code == EXIT_LOST_SERVER
+        assert time.monotonic() - began_at < 20
+
+
+@pytest.mark.parametrize(
+    ("status", "end", "code", "expected"),
+    [("succeeded", {"reason": "exited"}, 0, 0), ("failed", {"reason": "exited"}, 7, 7),
+     ("failed", {"signal": 9}, None, 137), ("failed", {"reason": "oom", "signal": 9}, 137, 137),
+     ("failed", {"reason": "lost"}, None, 125), ("failed", {"reason": "build"}, None, 125),
+     ("stopped", {"signal": 15}, 143, 143), ("stopped", None, None, 125),
+     ("stopped", {"reason": "exited"}, 0, 125), ("stopped", {"reason": "exited"}, 7, 7),
+     ("failed", {"reason": "timeout"}, 0, 125), ("failed", {"reason": "timeout", "signal": 15}, 143, 143),
+     ("skipped", None, None, 125), ("upstream_failed", None, None, 125)],
+)  # fmt: skip
+def test_job_has_an_exit_code(status: str, end: Any, code: int | None, expected: int) -> None:
+    assert exit_code_of({"last_status": status, "exit": end, "exit_code": code}) == expected
+
+
+def test_end_is_described_in_one_line() -> None:
+    job = {"unique_name": "a.b.jobs.1", "last_status": "failed", "started_at": None}
+    assert click.unstyle(describe_end(job, {"message": "exit-code(7)"})) == "a.b.jobs.1 failed: exit-code(7)"
