@@ -1,4 +1,4 @@
-"""What a request for lines of a log, or for a search in it, may ask."""
+"""Query parameters of requests for lines of a log and for searches in it."""
 
 from __future__ import annotations
 
@@ -7,37 +7,41 @@ from dataclasses import dataclass
 
 from polyjob.api.params import MAX_NUMBER_DIGITS, MAX_WAIT_SECONDS, ParamReader, query_parameter
 
-MOST_LINES = 1000
-MOST_FOUND = 10_000
-LONGEST_TEXT = 500
+MAX_LINES = 1000
+MAX_MATCHES = 10_000
+MAX_SEARCH_LENGTH = 500
 SEARCH_SECONDS = 2.0
-"""After so long a search answers with what it has."""
+"""Time after which a search responds with the lines found so far."""
 
 LINES = [
     query_parameter("from", "The first line, counted from 1; negative from the end.", type="integer", default=1),
-    query_parameter("count", f"So many lines, at most {MOST_LINES}.", type="integer", minimum=0, default=100),
-    query_parameter("styled", "Each line as spans with the classes of their style.", type="boolean", default=False),
+    query_parameter("count", f"The number of lines, at most {MAX_LINES}.", type="integer", minimum=0, default=100),
+    query_parameter("styled", "Return each line as spans with style classes.", type="boolean", default=False),
     query_parameter(
         "wait",
-        "Answer once the log has more than `after` bytes or the job or build is done, or after so many seconds "
+        "Wait until the log has more than `after` bytes or the job or build is done, for so many seconds "
         f"(at most {MAX_WAIT_SECONDS:.0f}).",
         type="number",
         minimum=0,
         default=0,
     ),
-    query_parameter("after", "What `wait` compares with.", type="integer", minimum=0, default=0),
+    query_parameter("after", "The number of bytes that `wait` compares with.", type="integer", minimum=0, default=0),
 ]
 SEARCH = [
     query_parameter(
-        "find", "The text; the case of ASCII letters does not matter.", required=True, type="string", minLength=1
+        "find", "The text to find; the case of ASCII letters is ignored.", required=True, type="string", minLength=1
     ),
-    query_parameter("after", "Look at the lines behind this one.", type="integer", minimum=0, default=0),
-    query_parameter("count", f"Find so many at most, at most {MOST_FOUND}.", type="integer", minimum=1, default=1000),
+    query_parameter("after", "Search the lines after this one.", type="integer", minimum=0, default=0),
+    query_parameter(
+        "count", f"The most lines to find, at most {MAX_MATCHES}.", type="integer", minimum=1, default=1000
+    ),
 ]
 
 
 @dataclass(frozen=True)
-class LineQuery:
+class LineParams:
+    """Parameters of a request for lines."""
+
     first: int
     count: int
     styled: bool
@@ -46,18 +50,20 @@ class LineQuery:
 
 
 @dataclass(frozen=True)
-class SearchQuery:
+class SearchParams:
+    """Parameters of a search."""
+
     text: str
     after: int
     count: int
 
 
-def read_line_query(arguments: Mapping[str, str]) -> LineQuery:
-    """Raises Invalid that names every parameter in question."""
+def read_line_params(arguments: Mapping[str, str]) -> LineParams:
+    """Read the parameters. Raises Invalid with the problems of all of them."""
     reader = ParamReader(arguments)
-    query = LineQuery(
+    query = LineParams(
         first=reader.number("from", 1, minimum=-(10**MAX_NUMBER_DIGITS)),
-        count=min(reader.number("count", 100), MOST_LINES),
+        count=min(reader.number("count", 100), MAX_LINES),
         styled=reader.yes_no("styled"),
         wait=reader.wait_seconds(),
         after=reader.number("after", 0),
@@ -68,12 +74,12 @@ def read_line_query(arguments: Mapping[str, str]) -> LineQuery:
     return query
 
 
-def read_search(arguments: Mapping[str, str]) -> SearchQuery:
-    """Raises Invalid that names every parameter in question."""
+def read_search_params(arguments: Mapping[str, str]) -> SearchParams:
+    """Read the parameters. Raises Invalid with the problems of all of them."""
     reader = ParamReader(arguments)
     text = arguments.get("find", "")
-    if not text or len(text) > LONGEST_TEXT or "\n" in text:
-        reader.reject("find", f"a text of 1 to {LONGEST_TEXT} characters on one line")
-    query = SearchQuery(text, reader.number("after", 0), min(reader.number("count", 1000, minimum=1), MOST_FOUND))
+    if not text or len(text) > MAX_SEARCH_LENGTH or "\n" in text:
+        reader.reject("find", f"a text of 1 to {MAX_SEARCH_LENGTH} characters on one line")
+    query = SearchParams(text, reader.number("after", 0), min(reader.number("count", 1000, minimum=1), MAX_MATCHES))
     reader.check()
     return query

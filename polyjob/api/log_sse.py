@@ -1,14 +1,14 @@
-"""A run's story as Server-Sent Events.
+"""Encode the events of a run as Server-Sent Events.
 
 =================  =================================================================================================
-message            `data`: more of the log, a JSON text; `id`: the byte of the log behind it, for `Last-Event-ID`
-`event: status`    `data`: {"status", "message", "created_at"}; the present one first, the terminal one behind the log
-`event: end`       `data`: {"status"}; nothing follows, and whoever connects again gets the same end. The status is null
-                   where the run was deleted
+message            `data`: more of the log, as a JSON string; `id`: the offset after it, for `Last-Event-ID`
+`event: status`    `data`: {"status", "message", "created_at"}; the present one first, the terminal one after the log
+`event: end`       `data`: {"status"}, null if the run was deleted. It is the last event; a client that connects again
+                   receives it again
 =================  =================================================================================================
 
-The text is JSON because a carriage return could not be told from a line feed otherwise. Bytes that are no UTF-8 are
-U+FFFD in it; a character is never cut in two.
+The log is sent as JSON, because plain data of an event cannot distinguish a carriage return from a line feed. Bytes
+that are not UTF-8 become U+FFFD. A character is never divided between two messages.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from typing import Any
 from polyjob.logs.follow import LogChunk, RunDeleted, RunEvent, StatusChange
 
 MIMETYPE = "text/event-stream"
-PATIENCE = 15.0
-"""Seconds of silence after which a comment is sent, so that no proxy takes the stream for dead."""
-RETRY = 2000
-"""Milliseconds after which a browser comes again."""
+KEEPALIVE_SECONDS = 15.0
+"""Time without an event after which a comment is sent, so that proxies keep the connection open."""
+RETRY_MILLISECONDS = 2000
+"""Time after which a browser connects again."""
 
 
 def encode_events(events: Iterable[RunEvent]) -> Iterator[bytes]:
-    """The first piece comes at once, on which a server sends its headers."""
-    yield f"retry: {RETRY}\n\n".encode()
+    """Yield the encoded events. The first item comes at once, which makes the server send the headers."""
+    yield f"retry: {RETRY_MILLISECONDS}\n\n".encode()
     text = codecs.getincrementaldecoder("utf-8")("replace")
-    behind = 0
+    offset = 0
     try:
         for event in events:
             if isinstance(event, LogChunk):
-                behind = event.offset
+                offset = event.offset
                 decoded = text.decode(event.data)
                 if decoded:
-                    yield _event(decoded, id=behind - len(text.getstate()[0]))
+                    yield _event(decoded, id=offset - len(text.getstate()[0]))
             elif isinstance(event, StatusChange):
                 row = event.status
                 if row.status.is_done:
-                    rest = text.decode(b"", final=True)
-                    if rest:
-                        yield _event(rest, id=behind)
-                told = {"status": row.status, "message": row.message, "created_at": row.created_at.isoformat()}
-                yield _event(told, "status")
+                    remainder = text.decode(b"", final=True)
+                    if remainder:
+                        yield _event(remainder, id=offset)
+                status = {"status": row.status, "message": row.message, "created_at": row.created_at.isoformat()}
+                yield _event(status, "status")
                 if row.status.is_done:
                     yield _event({"status": row.status}, "end")
             else:

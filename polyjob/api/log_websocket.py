@@ -1,8 +1,10 @@
-"""Logs over WebSocket, as old clients ask for them: JSON messages that all have `log_lines`.
+"""Logs over WebSocket, for old clients. Each message is a JSON object with `log_lines`.
 
-`{"status": "running", "log_lines": []}` for each status, the present one first and the terminal one last;
-`{"log_lines": ["…"]}` for lines, which are sent once they are whole. The server closes when the run is over
-or deleted (1000), when it shuts down itself (1001), and when whoever listens may no longer see the run (1008).
+* `{"status": "running", "log_lines": []}` for each status: the present one first, the terminal one last.
+* `{"log_lines": ["…"]}` for lines, which are sent when they are complete.
+
+The server closes the connection when the run is over or deleted (code 1000), when it shuts down (1001), and when the
+client may no longer read the run (1008).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from polyjob.api.problems import problem_response
 from polyjob.api.request_context import find_project, store
 from polyjob.api.routes import BUILD, JOB
 from polyjob.api.run_events import follow_run
-from polyjob.api.websocket import ClientDisconnected, WebSocket, offers
+from polyjob.api.websocket import ClientDisconnected, WebSocket, is_upgrade
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job
 from polyjob.logs.follow import (
@@ -37,22 +39,22 @@ from polyjob.logs.follow import (
 )
 from polyjob.services import builds, jobs
 
-PATIENCE = 30.0
-"""Seconds of silence after which the client is pinged."""
-FRAME = 10_000
-"""Characters of lines in one message. As JSON each takes 6 bytes at most, and a message must stay below 64 KiB."""
+PING_SECONDS = 30.0
+"""Time without an event after which the server sends a ping."""
+MESSAGE_CHARACTERS = 10_000
+"""Characters of lines in one message. A message must stay below 64 KiB, and a character takes up to 6 bytes as JSON."""
 PREFIXES = ("/ws/v1", "/v1")
-"""Where clients before 0.5.3 of the documented API look, beside `/api/v1/…/logs/stream`."""
+"""Path prefixes that clients before 0.5.3 of the documented API use, besides `/api/v1/…/logs/stream`."""
 SINCE = {
     "name": "since_line",
     "in": "query",
-    "description": "Leave out the first so many lines.",
+    "description": "Skip this many lines at the beginning.",
     "schema": {"type": "integer", "minimum": 0, "default": 0},
 }
-_SPOKEN = {
-    101: {"description": "The connection speaks WebSocket now."},
+_RESPONSES = {
+    101: {"description": "The connection switches to WebSocket."},
     400: "BAD_REQUEST",
-    426: {"description": "The request does not offer to speak WebSocket."},
+    426: {"description": "The request is not a WebSocket handshake."},
 }
 
 blp = Blueprint("streams", __name__, description="Logs over WebSocket, for old clients.")
@@ -62,11 +64,11 @@ OLD_PATHS = {
     for prefix in PREFIXES
     for run, operation in ((JOB, "streams.stream_job_log"), (BUILD, "streams.stream_build_log"))
 }
-"""Other path of a stream → its operation. The same operation has the same permissions."""
+"""Other paths of the streams, and their operations, which have the same permissions."""
 
 
 @blp.get(f"{JOB}/logs/stream")
-@blp.doc(parameters=[SINCE], responses=_SPOKEN)
+@blp.doc(parameters=[SINCE], responses=_RESPONSES)
 @requires(Access.READ, job_token=True)
 def stream_job_log(username: str, project_name: str, job_id: int) -> Response:
     """Follow a job's log over WebSocket"""
@@ -75,7 +77,7 @@ def stream_job_log(username: str, project_name: str, job_id: int) -> Response:
 
 
 @blp.get(f"{BUILD}/logs/stream")
-@blp.doc(parameters=[SINCE], responses=_SPOKEN)
+@blp.doc(parameters=[SINCE], responses=_RESPONSES)
 @requires(Access.READ)
 def stream_build_log(username: str, project_name: str, build_id: int) -> Response:
     """Follow a build's log over WebSocket"""
@@ -84,12 +86,12 @@ def stream_build_log(username: str, project_name: str, build_id: int) -> Respons
 
 
 def is_handshake() -> bool:
-    """Whether the request offers to speak WebSocket to a view of this module."""
+    """Return whether the request is a WebSocket handshake for a view of this module."""
     return request.blueprint == blp.name and request.method == "GET" and request.environ.get(UPGRADE) == "websocket"
 
 
-class _Spoken(Response):
-    """Nothing is left to be answered: the connection was spoken on, and is closed."""
+class _NoResponse(Response):
+    """Stands for a response where the connection was used for WebSocket and is closed."""
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         raise StopIteration
@@ -97,19 +99,19 @@ class _Spoken(Response):
 
 def _stream(run: Job | Build, log: Path) -> Response:
     skipped = _since_line()
-    if not offers(request.environ):
-        return problem_response(426, "Logs are streamed over WebSocket here.", headers={"Upgrade": "websocket"})
-    events = follow_run(run, log, 0, idle_after=PATIENCE)
+    if not is_upgrade(request.environ):
+        return problem_response(426, "This path streams logs over WebSocket only.", headers={"Upgrade": "websocket"})
+    events = follow_run(run, log, 0, idle_after=PING_SECONDS)
     try:
         socket = WebSocket(request.environ, events.stop)
     except BaseException:
         events.close()
         raise
-    _speak(socket, events, skipped)
-    return _Spoken()
+    _send_events(socket, events, skipped)
+    return _NoResponse()
 
 
-def _speak(socket: WebSocket, events: RunEvents, skipped: int) -> None:
+def _send_events(socket: WebSocket, events: RunEvents, skipped: int) -> None:
     reason = CloseReason.NORMAL_CLOSURE
     try:
         for message in messages(events, skipped):
@@ -129,33 +131,33 @@ def _speak(socket: WebSocket, events: RunEvents, skipped: int) -> None:
 
 
 def messages(events: Iterable[RunEvent], skipped: int = 0) -> Iterator[str | None]:
-    """The messages of a story, without the first `skipped` lines; None where a ping is due."""
+    """Yield the messages for the events, without the first `skipped` lines. None stands for a ping."""
     text = codecs.getincrementaldecoder("utf-8")("replace")
-    begun = ""
+    open_line = ""
     for event in events:
         if isinstance(event, LogChunk):
-            *lines, begun = (begun + text.decode(event.data)).split("\n")
+            *lines, open_line = (open_line + text.decode(event.data)).split("\n")
             skipped, lines = max(0, skipped - len(lines)), lines[skipped:]
-            if len(begun) > FRAME and not skipped:
-                lines, begun = [*lines, begun], ""
-            yield from _in_frames(lines)
+            if len(open_line) > MESSAGE_CHARACTERS and not skipped:
+                lines, open_line = [*lines, open_line], ""
+            yield from _line_messages(lines)
         elif isinstance(event, StatusChange):
             if event.status.status.is_done:
-                begun += text.decode(b"", final=True)
-                yield from _in_frames([begun] if begun and not skipped else [])
+                open_line += text.decode(b"", final=True)
+                yield from _line_messages([open_line] if open_line and not skipped else [])
             yield json.dumps({"status": event.status.status, "log_lines": []})
         else:
             yield None
 
 
-def _in_frames(lines: list[str]) -> Iterator[str]:
-    """A line that is too long for a message goes in pieces."""
+def _line_messages(lines: list[str]) -> Iterator[str]:
+    """Yield messages with these lines. A line that is too long for one message is divided."""
     batch: list[str] = []
     size = 0
     for line in lines:
-        for start in range(0, max(1, len(line)), FRAME):
-            piece = line[start : start + FRAME]
-            if batch and size + len(piece) > FRAME:
+        for start in range(0, max(1, len(line)), MESSAGE_CHARACTERS):
+            piece = line[start : start + MESSAGE_CHARACTERS]
+            if batch and size + len(piece) > MESSAGE_CHARACTERS:
                 yield json.dumps({"log_lines": batch}, ensure_ascii=False)
                 batch, size = [], 0
             batch.append(piece)

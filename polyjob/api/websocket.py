@@ -1,5 +1,8 @@
-"""One WebSocket on the connection of a request, which gunicorn's threads hand over as it is. wsproto speaks the
-protocol; here are the socket, the thread that reads what the client sends, and the lock between the two."""
+"""A WebSocket on the connection of a request.
+
+gunicorn's threaded worker passes the socket to the application. wsproto implements the protocol. This module adds the
+socket, a thread that reads from the client, and the lock between that thread and the sender.
+"""
 
 from __future__ import annotations
 
@@ -17,47 +20,50 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 from polyjob.api.paths import UPGRADE
 from polyjob.errors import Invalid, Problem, Unavailable
 
-GOODBYE = 2.0
-"""Seconds that a client has to answer that the connection is closed."""
+CLOSE_SECONDS = 2.0
+"""Time that a client has to answer the closing frame."""
 
 
 class ClientDisconnected(Exception):
-    """The client is there no more."""
+    """The client closed the connection."""
 
 
 class WebSocket:
-    """Sends texts; answers pings and the client's own goodbye in a thread. `on_gone` is called once, from there."""
+    """Sends texts, and answers pings and the client's closing frame in a thread of its own.
 
-    def __init__(self, environ: dict[str, Any], on_gone: Callable[[], None]) -> None:
-        """Accepts the request's offer to speak WebSocket. Raises Invalid where the offer is not good."""
+    That thread calls `on_disconnect` once, when the client is disconnected.
+    """
+
+    def __init__(self, environ: dict[str, Any], on_disconnect: Callable[[], None]) -> None:
+        """Accept the handshake of the request. Raises Invalid for a malformed one."""
         self._socket: socket.socket = environ["gunicorn.socket"]
-        self._on_gone = on_gone
+        self._on_disconnect = on_disconnect
         self._lock = threading.Lock()
         self._is_open = True
         self._connection = WSConnection(ConnectionType.SERVER)
         try:
-            self._connection.receive_data(_request_as_sent(environ))
+            self._connection.receive_data(_handshake_bytes(environ))
             if not any(isinstance(event, Request) for event in self._connection.events()):
-                raise RemoteProtocolError("the request is not whole")
+                raise RemoteProtocolError("the request is incomplete")
         except RemoteProtocolError as error:
-            raise Invalid([Problem("", f"This is no WebSocket handshake: {error}.")]) from None
+            raise Invalid([Problem("", f"Invalid WebSocket handshake: {error}.")]) from None
         self._send(AcceptConnection())
         self._reader = threading.Thread(target=self._read, name="polyjob-websocket", daemon=True)
         self._reader.start()
 
     def send(self, text: str) -> None:
-        """Blocks while the client takes no more. Raises ClientDisconnected."""
+        """Send a text message. Blocks while the client does not read. Raises ClientDisconnected."""
         self._send(TextMessage(data=text))
 
     def ping(self) -> None:
-        """Raises ClientDisconnected."""
+        """Send a ping. Raises ClientDisconnected."""
         self._send(Ping())
 
     def close(self, reason: CloseReason) -> None:
-        """Say goodbye and why, and give the client a moment to say it, too. Idempotent."""
+        """Send a closing frame, wait up to `CLOSE_SECONDS` for the client's own, and close. Idempotent."""
         with contextlib.suppress(ClientDisconnected):
             self._send(CloseConnection(code=reason))
-            self._reader.join(GOODBYE)
+            self._reader.join(CLOSE_SECONDS)
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -87,20 +93,20 @@ class WebSocket:
             pass
         finally:
             self._is_open = False
-            self._on_gone()
+            self._on_disconnect()
 
 
-def offers(environ: dict[str, Any]) -> bool:
-    """Whether the request offers to speak WebSocket. Raises Unavailable on a server that cannot hand over."""
+def is_upgrade(environ: dict[str, Any]) -> bool:
+    """Return whether the request asks for WebSocket. Raises Unavailable on a server that does not pass its sockets."""
     if environ[UPGRADE] != "websocket":
         return False
     if "gunicorn.socket" not in environ:
-        raise Unavailable("This server speaks no WebSocket.")
+        raise Unavailable("This server does not support WebSocket.")
     return True
 
 
-def _request_as_sent(environ: dict[str, Any]) -> bytes:
-    """The lines of the handshake, which were parsed before we were asked."""
+def _handshake_bytes(environ: dict[str, Any]) -> bytes:
+    """Return the request of the handshake, rebuilt from the environment, as wsproto needs it."""
     names = ("Host", "Connection", "Sec-WebSocket-Key", "Sec-WebSocket-Version")
     lines = [f"{name}: {environ.get('HTTP_' + name.upper().replace('-', '_'), '')}" for name in names]
     return ("\r\n".join(["GET / HTTP/1.1", f"Upgrade: {environ[UPGRADE]}", *lines]) + "\r\n\r\n").encode("latin-1")

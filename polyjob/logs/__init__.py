@@ -1,1 +1,1 @@
-"""Logs: lines of a file, terminal colours, following a run."""
+"""Logs of runs: their files and lines, terminal colours, and following a run."""

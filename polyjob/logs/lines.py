@@ -1,4 +1,4 @@
-"""A window on a log: some of its lines, as a terminal would show them, and the lines that have a text."""
+"""Read some lines of a log, as a terminal would show them, and search for a text."""
 
 from __future__ import annotations
 
@@ -8,27 +8,30 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from polyjob.logs import ansi
-from polyjob.logs.line_index import Lines
+from polyjob.logs.line_index import LogLines
 
-LINE_LIMIT = 16 << 10
-"""Bytes of one line that are shown."""
-ANSWER_LIMIT = 512 << 10
-"""Bytes of lines in one answer, or one line more."""
-_LOOK_BACK = 16 << 10
-"""Bytes in front of a window that are looked at for the style it begins in."""
-_WINDOW = 256 << 10
-_SEARCHED = 1 << 20
-"""Bytes that are searched at once."""
-SEARCHED_OF_A_LINE = 8 << 20
+MAX_LINE_BYTES = 16 << 10
+"""Bytes of one line that are returned."""
+MAX_RESPONSE_BYTES = 512 << 10
+"""Bytes of lines in one response, exceeded by at most one line."""
+_STYLE_LOOKBACK_BYTES = 16 << 10
+"""Bytes before a window that are read to find the style in which it begins."""
+_WINDOW_BYTES = 256 << 10
+_SEARCH_BLOCK_BYTES = 1 << 20
+"""Bytes that are searched in one step."""
+MAX_SEARCHED_LINE_BYTES = 8 << 20
+"""Bytes of one line that are searched."""
 
 
 @dataclass(frozen=True)
 class Line:
+    """A line as a terminal would show it."""
+
     number: int
     """Counted from 1."""
     offset: int
     bytes: int
-    """Without its line feed."""
+    """Length without the line feed."""
     is_cut: bool
     spans: list[ansi.Span]
 
@@ -37,98 +40,109 @@ class Line:
         return "".join(text for _, text in self.spans)
 
 
-def read_lines(log: Lines, first: int, count: int) -> list[Line]:
-    """At most `count` lines from line `first` on, counted from 1, within ANSWER_LIMIT; negative from the end."""
+def read_lines(log: LogLines, first: int, count: int) -> list[Line]:
+    """Return at most `count` lines from line `first` on, up to `MAX_RESPONSE_BYTES`.
+
+    Lines count from 1; a negative number counts from the end.
+    """
     number = max(0, log.total + first) if first < 0 else first - 1
     offset = log.start(number)
     style = style_at(log, offset)
-    found: list[Line] = []
-    used = 0
-    for start, length, data, is_cut in _pieces(log, number, offset):
-        if len(found) >= count or used >= ANSWER_LIMIT:
+    lines: list[Line] = []
+    used_bytes = 0
+    for start, length, data, is_cut in _raw_lines(log, number, offset):
+        if len(lines) >= count or used_bytes >= MAX_RESPONSE_BYTES:
             break
-        spans, style = ansi.spans(_decoded(data, is_cut), style)
-        found.append(Line(number + 1, start, length, is_cut, spans))
-        used += len(data)
+        spans, style = ansi.spans(_decode(data, is_cut), style)
+        lines.append(Line(number + 1, start, length, is_cut, spans))
+        used_bytes += len(data)
         number += 1
-    return found
+    return lines
 
 
-def _pieces(log: Lines, number: int, offset: int) -> Iterator[tuple[int, int, bytes, bool]]:
-    """(first byte, length, what is shown of it, whether there is more) of each line from this one on."""
+def _raw_lines(log: LogLines, number: int, offset: int) -> Iterator[tuple[int, int, bytes, bool]]:
+    """Yield (offset, length, shown bytes, whether there are more) of each line from this one on."""
     while offset < log.length:
-        window = log.read(offset, _WINDOW)
+        window = log.read(offset, _WINDOW_BYTES)
         *lines, rest = window.split(b"\n")
         if offset + len(window) >= log.length and rest:
             lines.append(rest)
         elif not lines:
             stop = log.start(number + 1)
             length = stop - offset - (log.read(stop - 1, 1) == b"\n")
-            yield offset, length, *_shown_of_long(log, offset, length)
+            yield offset, length, *_shown_part(log, offset, length)
             offset, number = stop, number + 1
             continue
         for line in lines:
-            is_long = len(line) > LINE_LIMIT
-            yield offset, len(line), *(_shown_of_long(log, offset, len(line)) if is_long else (line, False))
+            is_long = len(line) > MAX_LINE_BYTES
+            yield offset, len(line), *(_shown_part(log, offset, len(line)) if is_long else (line, False))
             offset, number = offset + len(line) + 1, number + 1
 
 
-def _shown_of_long(log: Lines, offset: int, length: int) -> tuple[bytes, bool]:
-    """Its beginning; of one that was written over again and again, its last state, whole."""
-    end = log.read(offset + length - LINE_LIMIT, LINE_LIMIT).rstrip(b"\r")
-    _, back, last = end.rpartition(b"\r")
-    return (last, False) if back else (log.read(offset, LINE_LIMIT), True)
+def _shown_part(log: LogLines, offset: int, length: int) -> tuple[bytes, bool]:
+    """Return the shown bytes of a long line, and whether there are more.
+
+    Of a line that was overwritten, its last state is shown, else its beginning.
+    """
+    end = log.read(offset + length - MAX_LINE_BYTES, MAX_LINE_BYTES).rstrip(b"\r")
+    _, carriage_return, last = end.rpartition(b"\r")
+    return (last, False) if carriage_return else (log.read(offset, MAX_LINE_BYTES), True)
 
 
-def _decoded(data: bytes, is_cut: bool) -> str:
-    """What is not UTF-8 is replaced; a character that the cut went through is left out."""
+def _decode(data: bytes, is_cut: bool) -> str:
+    """Decode UTF-8. Invalid bytes are replaced, and a character at the cut is left out if it is incomplete."""
     return codecs.getincrementaldecoder("utf-8")("replace").decode(data, final=not is_cut)
 
 
-def style_at(log: Lines, offset: int) -> ansi.Style:
-    """The style that was set shortly before."""
-    begin = max(0, offset - _LOOK_BACK)
+def style_at(log: LogLines, offset: int) -> ansi.Style:
+    """Return the style in which the text at this offset begins, as set shortly before."""
+    begin = max(0, offset - _STYLE_LOOKBACK_BYTES)
     before = log.read(begin, offset - begin)
-    return ansi.carried(before.decode(errors="replace")) if b"\x1b" in before else ansi.PLAIN
+    return ansi.style_after(before.decode(errors="replace")) if b"\x1b" in before else ansi.DEFAULT_STYLE
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
+    """The lines that contain a text."""
+
     lines: list[int]
     """Counted from 1."""
     searched_to: int
-    """The last line that was looked at."""
+    """The last line that was searched."""
     is_cut: bool
-    """There are lines behind it."""
+    """Whether lines after it were not searched."""
     total: int
 
 
-def find_lines(log: Lines, text: str, after: int, count: int, seconds: float) -> Found:
-    """The first `count` lines behind line `after` that show this text, the case of ASCII letters aside; as many as
-    are found in so many seconds. Of a line, SEARCHED_OF_A_LINE bytes are looked at."""
-    wanted = text.encode(errors="replace").lower()
+def find_lines(log: LogLines, text: str, after: int, count: int, seconds: float) -> SearchResult:
+    """Return the first `count` lines after line `after` that show this text.
+
+    The case of ASCII letters is ignored. The search ends after `seconds`, with the lines found so far. Of each line,
+    `MAX_SEARCHED_LINE_BYTES` are searched.
+    """
+    pattern = text.encode(errors="replace").lower()
     deadline = time.monotonic() + seconds
-    found: list[int] = []
-    searched = min(after, log.total)
-    for data in _whole_lines(log, searched):
-        for line in _lines_with(wanted, data):
-            found.append(searched + line + 1)
-            if len(found) >= count:
-                return Found(found, found[-1], found[-1] < log.total, log.total)
-        searched += data.count(b"\n") + (not data.endswith(b"\n"))
+    matches: list[int] = []
+    searched_to = min(after, log.total)
+    for data in _line_blocks(log, searched_to):
+        for line in _matching_lines(pattern, data):
+            matches.append(searched_to + line + 1)
+            if len(matches) >= count:
+                return SearchResult(matches, matches[-1], matches[-1] < log.total, log.total)
+        searched_to += data.count(b"\n") + (not data.endswith(b"\n"))
         if time.monotonic() > deadline:
             break
-    return Found(found, searched, searched < log.total, log.total)
+    return SearchResult(matches, searched_to, searched_to < log.total, log.total)
 
 
-def _whole_lines(log: Lines, number: int) -> Iterator[bytes]:
-    """The log from this line on, in pieces of whole lines; a line that is too long is cut."""
+def _line_blocks(log: LogLines, number: int) -> Iterator[bytes]:
+    """Yield the log from this line on in blocks of complete lines. A line that is too long is cut."""
     offset = log.start(number)
     while offset < log.length:
-        data = log.read(offset, _SEARCHED)
+        data = log.read(offset, _SEARCH_BLOCK_BYTES)
         stop = data.rfind(b"\n") + 1
         if offset + len(data) < log.length and not stop:
-            data = log.read(offset, SEARCHED_OF_A_LINE)
+            data = log.read(offset, MAX_SEARCHED_LINE_BYTES)
             stop = data.find(b"\n") + 1
             if not stop and offset + len(data) < log.length:
                 yield data
@@ -141,16 +155,16 @@ def _whole_lines(log: Lines, number: int) -> Iterator[bytes]:
         offset += len(data)
 
 
-def _lines_with(wanted: bytes, data: bytes) -> Iterator[int]:
-    """Which lines of this piece show it, counted from 0."""
+def _matching_lines(pattern: bytes, data: bytes) -> Iterator[int]:
+    """Yield the numbers of the lines of this block that show the pattern, counted from 0."""
     data = (ansi.ESCAPES.sub(b"", data) if b"\x1b" in data else data).lower()
     line = counted_to = 0
-    position = data.find(wanted)
+    position = data.find(pattern)
     while position >= 0:
         line += data.count(b"\n", counted_to, position)
         start, stop = data.rfind(b"\n", 0, position) + 1, data.find(b"\n", position)
         stop = len(data) if stop < 0 else stop
         counted_to = stop
-        if b"\r" not in data[start:stop] or wanted in data[start:stop].rstrip(b"\r").rpartition(b"\r")[2]:
+        if b"\r" not in data[start:stop] or pattern in data[start:stop].rstrip(b"\r").rpartition(b"\r")[2]:
             yield line
-        position = data.find(wanted, stop)
+        position = data.find(pattern, stop)

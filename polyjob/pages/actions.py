@@ -9,13 +9,13 @@ from typing import Any
 from flask import Blueprint, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
-from polyjob.api.log_download import log_length
 from polyjob.api.request_context import me, settings, store
 from polyjob.api.routes import BUILD, JOB
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job
+from polyjob.logs.files import log_length
 from polyjob.pages.forms import Form, done, local_path, project_for, read_form
 from polyjob.pages.urls import build_url, job_url, project_url, run_url
 from polyjob.services import bookmarks, builds, cloning, jobs

@@ -7,12 +7,12 @@ from typing import Any
 
 from flask import current_app
 
-from polyjob.api.log_download import log_length, tail_start
 from polyjob.api.paging import root
 from polyjob.clock import now
 from polyjob.db.models import Job, User
 from polyjob.formatting import format_size
 from polyjob.jobconfig.parsing import dump_yaml
+from polyjob.logs.files import log_length, tail_start
 from polyjob.pages import logs, outputs, timeline
 from polyjob.pages.diffs import diff_configs
 from polyjob.pages.explanations import explain_status

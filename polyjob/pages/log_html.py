@@ -18,7 +18,7 @@ _INCOMPLETE_END = re.compile(r"(?:(?<!\r)\r+|\x1b(?:\[[0-?]{0,256}[ -/]{0,256}|[
 class LogRows:
     """Converts the chunks of a log to HTML, starting at the start of the line `number`, in the style that it has."""
 
-    def __init__(self, number: int, style: ansi.Style = ansi.PLAIN) -> None:
+    def __init__(self, number: int, style: ansi.Style = ansi.DEFAULT_STYLE) -> None:
         self._number = number
         self._style = style
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -13,13 +13,13 @@ from pathlib import Path
 from flask import Response, current_app, render_template, request, url_for
 from markupsafe import Markup
 
-from polyjob.api.log_download import log_length
 from polyjob.api.request_context import find_project, me, store
 from polyjob.api.run_events import follow_run
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job
+from polyjob.logs.files import log_length
 from polyjob.logs.follow import AccessRevoked, FollowInterrupted, LogChunk, RunDeleted, RunEvent, SlotReassigned
-from polyjob.logs.line_index import Lines
+from polyjob.logs.line_index import LogLines
 from polyjob.logs.lines import style_at
 from polyjob.logs.watcher import CHUNK_BYTES
 from polyjob.pages.explanations import explain_status
@@ -105,7 +105,7 @@ def _respond(run: Job | Build, log: Path) -> str | Response:
 
 def _first_row(log: Path) -> tuple[int, int, LogRows]:
     """Return the number of the first line to show, its offset, and the converter that starts there."""
-    with Lines(log) as lines:
+    with LogLines(log) as lines:
         index = 0
         if lines.length > MAX_PLAIN_BYTES and "all" not in request.args:
             index = min(lines.line_at(lines.length - MAX_PLAIN_BYTES) + 1, lines.total - 1)

@@ -34,4 +34,4 @@ def plain_log(data: bytes) -> str:
     Invalid UTF-8 is replaced and colours are dropped. Of a line that was overwritten, such as a progress bar, only its
     last state stays. Other control characters become their Unicode symbols.
     """
-    return "\n".join(map(ansi.plain, data.decode(errors="replace").split("\n")))
+    return "\n".join(map(ansi.plain_text, data.decode(errors="replace").split("\n")))

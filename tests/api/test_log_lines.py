@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from polyjob.db.models import Job
 from polyjob.logs import ansi, line_index
 from polyjob.logs import lines as loglines
-from polyjob.logs.line_index import BLOCK, Lines
-from polyjob.logs.lines import ANSWER_LIMIT, LINE_LIMIT, find_lines, read_lines
+from polyjob.logs.line_index import BLOCK_BYTES, LogLines
+from polyjob.logs.lines import MAX_LINE_BYTES, MAX_RESPONSE_BYTES, find_lines, read_lines
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
 
@@ -31,11 +31,11 @@ MANY = hypothesis_settings(max_examples=150, deadline=None, suppress_health_chec
 @pytest.fixture
 def small(monkeypatch):
     """Limits so small that short texts meet all of them."""
-    monkeypatch.setattr(line_index, "BLOCK", 8)
-    monkeypatch.setattr(line_index, "_READ", 32)
-    monkeypatch.setattr(loglines, "_WINDOW", 32)
-    monkeypatch.setattr(loglines, "LINE_LIMIT", 16)
-    monkeypatch.setattr(loglines, "_SEARCHED", 24)
+    monkeypatch.setattr(line_index, "BLOCK_BYTES", 8)
+    monkeypatch.setattr(line_index, "_READ_BYTES", 32)
+    monkeypatch.setattr(loglines, "_WINDOW_BYTES", 32)
+    monkeypatch.setattr(loglines, "MAX_LINE_BYTES", 16)
+    monkeypatch.setattr(loglines, "_SEARCH_BLOCK_BYTES", 24)
 
 
 def lines_of(content):
@@ -53,7 +53,7 @@ class TestIndex:
             content += piece
             with path.open("ab") as log:
                 log.write(piece)
-            with Lines(path) as lines:
+            with LogLines(path) as lines:
                 expected = lines_of(content)
                 assert (lines.total, lines.length) == (len(expected), len(content))
                 starts = [lines.start(number) for number in range(lines.total + 2)]
@@ -64,7 +64,7 @@ class TestIndex:
             assert starts[len(expected) :] == [len(content)] * 2
 
     def test_a_file_that_is_not_there_has_no_lines(self, tmp_path):
-        with Lines(tmp_path / "none") as lines:
+        with LogLines(tmp_path / "none") as lines:
             assert (lines.total, lines.length, lines.start(0), lines.start(3), lines.read(0, 9)) == (0, 0, 0, 0, b"")
             assert read_lines(lines, 1, 10) == []
 
@@ -73,15 +73,15 @@ class TestIndex:
         for content in (b"a\nb\n", b"c\n", b"long\nlonger\nlongest\n"):
             (tmp_path / "new").write_bytes(content)
             (tmp_path / "new").replace(path)
-            with Lines(path) as lines:
+            with LogLines(path) as lines:
                 assert lines.total == len(lines_of(content))
 
     def test_what_is_written_later_is_not_seen_by_who_looked_before(self, tmp_path):
         path = tmp_path / "log"
         path.write_bytes(b"one\n")
-        with Lines(path) as before:
+        with LogLines(path) as before:
             path.write_bytes(b"one\ntwo\n")
-            with Lines(path) as after:
+            with LogLines(path) as after:
                 assert after.total == 2
             assert (before.total, before.read(0, 100), before.start(1)) == (1, b"one\n", 4)
 
@@ -89,7 +89,7 @@ class TestIndex:
         for number in range(300):
             path = tmp_path / str(number)
             path.write_bytes(b"x\n" * number)
-            with Lines(path) as lines:
+            with LogLines(path) as lines:
                 assert lines.total == number
         assert len(line_index._counts) <= 256
 
@@ -100,7 +100,7 @@ class TestReading:
     def test_gives_the_lines_that_a_person_counts(self, tmp_path, small, content, first, count):
         path = tmp_path / uuid.uuid4().hex
         path.write_bytes(content)
-        with Lines(path) as lines:
+        with LogLines(path) as lines:
             found = read_lines(lines, first, count)
         expected = list(enumerate(lines_of(content), 1))
         begin = max(0, len(expected) + first) if first < 0 else first - 1
@@ -109,37 +109,37 @@ class TestReading:
         for line, (_, data) in zip(found, expected, strict=True):
             assert content[line.offset : line.offset + line.bytes] == data
             if not line.is_cut:
-                assert line.text == ansi.plain(data.decode(errors="replace"))
+                assert line.text == ansi.plain_text(data.decode(errors="replace"))
             else:
                 assert len(data) > 16
 
     def test_a_line_of_megabytes_is_cut_and_the_next_one_is_found(self, tmp_path):
         path = tmp_path / "log"
         path.write_bytes(b"one\n" + "é".encode() * (1 << 20) + b"\nthree\n")
-        with Lines(path) as lines:
+        with LogLines(path) as lines:
             one, two, three = read_lines(lines, 1, 10)
         assert (one.text, three.text, three.number, three.offset) == ("one", "three", 3, 4 + (2 << 20) + 1)
         assert (two.is_cut, two.bytes, set(two.text)) == (True, 2 << 20, {"é"})
-        assert len(two.text) == LINE_LIMIT // 2
+        assert len(two.text) == MAX_LINE_BYTES // 2
 
     def test_a_progress_bar_of_megabytes_is_shown_as_it_was_last(self, tmp_path):
         path = tmp_path / "log"
         path.write_bytes(b"".join(b"\r%7d of 400000" % number for number in range(400_001)) + b"\ndone\n")
-        with Lines(path) as lines:
+        with LogLines(path) as lines:
             bar, done = read_lines(lines, 1, 10)
         assert (bar.text.strip(), bar.is_cut, done.text) == ("400000 of 400000", False, "done")
 
     def test_an_answer_is_bounded(self, tmp_path):
         path = tmp_path / "log"
         path.write_bytes((b"x" * 20_000 + b"\n") * 1000)
-        with Lines(path) as lines:
+        with LogLines(path) as lines:
             found = read_lines(lines, 1, 1000)
-        assert ANSWER_LIMIT <= sum(len(line.text) for line in found) < ANSWER_LIMIT + LINE_LIMIT
+        assert MAX_RESPONSE_BYTES <= sum(len(line.text) for line in found) < MAX_RESPONSE_BYTES + MAX_LINE_BYTES
 
     def test_a_window_begins_in_the_style_that_was_set_before(self, tmp_path):
         path = tmp_path / "log"
         path.write_bytes(b"\x1b[31mred\nstill\nstill\x1b[0m\nplain\n")
-        with Lines(path) as lines:
+        with LogLines(path) as lines:
             assert [line.spans for line in read_lines(lines, 2, 3)] == [
                 [("fg-1", "still")],
                 [("fg-1", "still")],
@@ -150,16 +150,16 @@ class TestReading:
         path = tmp_path / "log"
         path.write_bytes(b"".join(b"%07d %s\n" % (number, b"x" * 92) for number in range(1_000_000)))
         begun = time.perf_counter()
-        with Lines(path) as lines:
+        with LogLines(path) as lines:
             first = time.perf_counter() - begun
             assert lines.total == 1_000_000
         begun = time.perf_counter()
         for number in (1, 500_000, 999_900):
-            with Lines(path) as lines:
+            with LogLines(path) as lines:
                 assert read_lines(lines, number, 100)[99].text.startswith(f"{number + 98:07}")
         each = (time.perf_counter() - begun) / 3
         begun = time.perf_counter()
-        with Lines(path) as lines:
+        with LogLines(path) as lines:
             assert find_lines(lines, "0777777", 0, 10, 60).lines == [777_778]
         assert (first < 3, each < 0.3, time.perf_counter() - begun < 10) == (True, True, True)
         assert each < first
@@ -171,7 +171,7 @@ class TestSearching:
     def test_finds_the_lines_that_a_person_finds(self, tmp_path, small, content, after, count):
         path = tmp_path / uuid.uuid4().hex
         path.write_bytes(content)
-        with Lines(path) as lines:
+        with LogLines(path) as lines:
             found = find_lines(lines, "Needle", after, count, 60)
         expected = [
             number
@@ -185,22 +185,22 @@ class TestSearching:
     def test_colours_within_a_word_do_not_hide_it(self, tmp_path):
         path = tmp_path / "log"
         path.write_bytes(b"one\n\x1b[31mEr\x1b[1mr\x1b[0mor here\n31m\n")
-        with Lines(path) as lines:
+        with LogLines(path) as lines:
             assert find_lines(lines, "error HERE", 0, 10, 60).lines == [2]
             assert find_lines(lines, "31m", 0, 10, 60).lines == [3]
 
     def test_a_line_of_megabytes_is_searched_in_part(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(loglines, "SEARCHED_OF_A_LINE", 3 << 20)
+        monkeypatch.setattr(loglines, "MAX_SEARCHED_LINE_BYTES", 3 << 20)
         path = tmp_path / "log"
         path.write_bytes(b"x" * (2 << 20) + b"here\n" + b"x" * (4 << 20) + b"here\nhere\n")
-        with Lines(path) as lines:
+        with LogLines(path) as lines:
             assert find_lines(lines, "here", 0, 10, 60).lines == [1, 3]
             assert find_lines(lines, "here", 1, 10, 60).lines == [3]
 
     def test_says_where_it_was_cut_for_time(self, tmp_path):
         path = tmp_path / "log"
         path.write_bytes(b"x\n" * (3 << 20))
-        with Lines(path) as lines:
+        with LogLines(path) as lines:
             found = find_lines(lines, "y", 0, 10, 0)
             assert (found.lines, found.is_cut) == ([], True)
             assert 0 < found.searched_to < lines.total
@@ -360,18 +360,18 @@ def hide():
 
 
 def test_the_blocks_are_those_that_are_read():
-    assert line_index._READ % BLOCK == 0
+    assert line_index._READ_BYTES % BLOCK_BYTES == 0
 
 
 def test_as_many_logs_are_counted_once_as_one_process_has_followers(tmp_path, monkeypatch, settings):
     logs = [tmp_path / str(number) for number in range(settings.followers)]
     for log in logs:
         log.write_bytes(b"a\n")
-        with Lines(log) as lines:
+        with LogLines(log) as lines:
             assert lines.total == 1
     counted = []
-    monkeypatch.setattr(line_index.Counts, "_count", lambda self, data: counted.append(data))
+    monkeypatch.setattr(line_index.LineCounts, "_count", lambda self, data: counted.append(data))
     for log in logs:
-        with Lines(log):
+        with LogLines(log):
             pass
     assert not counted

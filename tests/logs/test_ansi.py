@@ -43,9 +43,9 @@ def test_spans(line: str, spans: list[ansi.Span]) -> None:
 def test_the_style_goes_on_with_the_next_line() -> None:
     _, style = ansi.spans(f"{E}[1;33mbegins")
     assert ansi.spans("goes on", style)[0] == [("fg-3 bold", "goes on")]
-    assert ansi.carried(f"x{E}[1;33mbegins\nand on") == style
-    assert ansi.carried("nothing", style) == style
-    assert ansi.carried(f"{E}[0m", style) == ansi.PLAIN
+    assert ansi.style_after(f"x{E}[1;33mbegins\nand on") == style
+    assert ansi.style_after("nothing", style) == style
+    assert ansi.style_after(f"{E}[0m", style) == ansi.DEFAULT_STYLE
 
 
 @pytest.mark.parametrize("index", range(256))
@@ -58,7 +58,7 @@ def test_each_of_256_colours_is_one_of_sixteen(index: int) -> None:
 @given(st.lists(PIECES).map("".join))
 def test_nothing_of_a_terminal_is_left(line: str) -> None:
     found, _ = ansi.spans(line)
-    assert "".join(text for _, text in found) == ansi.plain(line)
+    assert "".join(text for _, text in found) == ansi.plain_text(line)
     for classes, text in found:
         assert text
         assert not any(character < " " and character != "\t" for character in text)
