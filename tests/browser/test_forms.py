@@ -25,7 +25,7 @@ def number(page: Page) -> int:
 
 
 @pytest.mark.parametrize("script", [True, False])
-def test_a_job_is_submitted_stopped_and_run_again_with_another_command(new_page: Pages, script: bool) -> None:
+def test_job_is_submitted_stopped_and_run_again(new_page: Pages, script: bool) -> None:
     page = new_page(java_script_enabled=script)
     page.goto("/")
     page.get_by_role("link", name="Submit", exact=True).click()
@@ -48,7 +48,7 @@ def test_a_job_is_submitted_stopped_and_run_again_with_another_command(new_page:
     assert number(page) == first + 2
 
 
-def test_the_buttons_follow_the_job(page: Page, server: Server) -> None:
+def test_buttons_follow_the_status(page: Page, server: Server) -> None:
     job = server.submit("sleep 3")["id"]
     server.until(job, "running")
     page.goto(f"/root/quick-start/jobs/{job}")
@@ -60,7 +60,7 @@ def test_the_buttons_follow_the_job(page: Page, server: Server) -> None:
 
 
 @pytest.mark.parametrize("script", [True, False])
-def test_deleting_asks_first(new_page: Pages, server: Server, script: bool) -> None:
+def test_delete_asks_first(new_page: Pages, server: Server, script: bool) -> None:
     job = server.submit("true", name=f"doomed-{script}")["id"]
     page = new_page(java_script_enabled=script)
     page.goto(f"/root/quick-start/jobs/{job}")
@@ -73,9 +73,7 @@ def test_deleting_asks_first(new_page: Pages, server: Server, script: bool) -> N
     expect(page.locator(".flash")).to_have_text(f"Job {job} was deleted.")
 
 
-def test_what_is_wrong_stands_beside_its_field(
-    page: Page, new_page: Pages, accessible: Check, screenshot: Take
-) -> None:
+def test_errors_are_shown_beside_their_fields(page: Page, new_page: Pages, accessible: Check, screenshot: Take) -> None:
     page.goto(SUBMIT)
     page.get_by_label("Image").fill("No Image")
     page.get_by_text("Name, resources and limits").click()
@@ -92,7 +90,7 @@ def test_what_is_wrong_stands_beside_its_field(
     new_page.faults.clear()  # the browser logs every page that is no 200
 
 
-def test_the_commands_follow_what_is_typed(page: Page, plain_page: Page, screenshot: Take) -> None:
+def test_commands_follow_the_fields(page: Page, plain_page: Page, screenshot: Take) -> None:
     page.goto(SUBMIT)
     expect(page.locator("#commands")).to_be_hidden()
     page.get_by_label("Command").fill("echo it's")
@@ -109,7 +107,7 @@ def test_the_commands_follow_what_is_typed(page: Page, plain_page: Page, screens
     screenshot(plain_page, "submit-commands", full_page=True)
 
 
-def test_a_folder_is_the_jobs_code(page: Page, server: Server, tmp_path: Path) -> None:
+def test_folder_is_uploaded(page: Page, server: Server, tmp_path: Path) -> None:
     (tmp_path / "mine/lib").mkdir(parents=True)
     (tmp_path / "mine/lib/é.txt").write_text("from a folder")
     (tmp_path / "mine/.git").mkdir()
@@ -130,7 +128,7 @@ def test_a_folder_is_the_jobs_code(page: Page, server: Server, tmp_path: Path) -
     assert ".git" not in log
 
 
-def test_signing_in_by_password_and_out(new_page: Pages, server: Server) -> None:
+def test_password_sign_in_and_sign_out(new_page: Pages, server: Server) -> None:
     server.call("POST", "/api/v1/users/create", {"username": "pat", "password": "a long password"})
     for script in (True, False):
         page = new_page(storage_state=None, java_script_enabled=script)
@@ -147,7 +145,7 @@ def test_signing_in_by_password_and_out(new_page: Pages, server: Server) -> None
     new_page.faults.clear()  # the browser logs every page that is no 200
 
 
-def test_a_key_is_made_for_the_command_line_and_signs_in(new_page: Pages, plain_page: Page, server: Server) -> None:
+def test_command_line_token_is_created_and_signs_in(new_page: Pages, plain_page: Page, server: Server) -> None:
     plain_page.goto("/app/token")
     plain_page.get_by_role("button", name="Create token").click()
     key = plain_page.get_by_label("Token", exact=True).inner_text()
@@ -165,7 +163,7 @@ def test_a_key_is_made_for_the_command_line_and_signs_in(new_page: Pages, plain_
 
 
 @pytest.mark.parametrize(("scheme", "viewport"), [("light", None), ("dark", None), ("light", PHONE)])
-def test_every_form_is_without_fault(
+def test_every_form_is_accessible(
     new_page: Pages, server: Server, accessible: Check, screenshot: Take, scheme: str, viewport: dict[str, int] | None
 ) -> None:
     job = server.submit("sleep 300", build={"image": "python:3.12"})["id"]

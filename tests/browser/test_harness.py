@@ -11,7 +11,7 @@ from playwright.sync_api import Page
 from .conftest import PHONE, Pages
 
 
-def test_a_signed_in_page_is_without_fault(
+def test_signed_in_page_has_no_errors(
     new_page: Pages, accessible: Callable[[Page], None], screenshot: Callable[..., Path]
 ) -> None:
     for scheme in ("light", "dark"):
@@ -22,27 +22,27 @@ def test_a_signed_in_page_is_without_fault(
         assert screenshot(page, f"jobs-{scheme}").stat().st_size > 1000
 
 
-def test_a_visitor_is_not_signed_in(visitor: Page, new_page: Pages) -> None:
+def test_visitor_is_not_signed_in(visitor: Page, new_page: Pages) -> None:
     answer = visitor.goto("/root/quick-start")
     assert answer is not None
     assert answer.status == 401
     new_page.faults.clear()  # the browser logs every page that is no 200
 
 
-def test_script_runs_only_where_it_is_on(page: Page, plain_page: Page) -> None:
+def test_javascript_runs_only_if_enabled(page: Page, plain_page: Page) -> None:
     for where, said in ((page, "after"), (plain_page, "before")):
         where.set_content("<body><p>before</p><script>document.body.textContent = 'after'</script></body>")
         assert where.inner_text("body") == said
 
 
-def test_axe_finds_a_fault(page: Page, accessible: Callable[[Page], None]) -> None:
+def test_axe_reports_faults(page: Page, accessible: Callable[[Page], None]) -> None:
     page.goto("/")
     page.evaluate("document.querySelector('main').append(document.createElement('button'))")
     with pytest.raises(AssertionError, match="discernible text"):
         accessible(page)
 
 
-def test_what_a_page_may_not_do_is_a_fault(page: Page, new_page: Pages) -> None:
+def test_policy_violations_are_reported(page: Page, new_page: Pages) -> None:
     page.goto("/")
     page.evaluate("document.body.append(Object.assign(document.createElement('img'), {src: 'http://127.0.0.1:9/x'}))")
     page.wait_for_timeout(200)

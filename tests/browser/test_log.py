@@ -83,8 +83,8 @@ def settle(page: Page) -> None:
     expect(page.locator(".row > a:only-child")).to_have_count(0)
 
 
-class TestWatching:
-    def test_to_its_end(self, server: Server, page: Page, gate: Gate) -> None:
+class TestFollowing:
+    def test_log_is_followed_to_its_end(self, server: Server, page: Page, gate: Gate) -> None:
         number = server.submit(f"echo begun; printf 'no end'; {gate.wait()}; echo ' yet'; seq 3 300; exit 3")["id"]
         page.goto(log_of(number))
         expect(row(page, 1)).to_contain_text("begun")
@@ -100,7 +100,7 @@ class TestWatching:
         page.locator(".log-box").press("Home")
         expect(row(page, 2)).to_have_text("2no end yet")
 
-    def test_to_its_end_without_script(self, server: Server, plain_page: Page, gate: Gate) -> None:
+    def test_log_is_followed_without_javascript(self, server: Server, plain_page: Page, gate: Gate) -> None:
         number = server.submit(f"echo begun; printf 'no end'; {gate.wait()}; echo ' yet'; echo last")["id"]
         plain_page.goto(log_of(number), wait_until="commit")
         expect(row(plain_page, 1)).to_contain_text("begun")
@@ -115,7 +115,7 @@ class TestWatching:
         plain_page.get_by_role("link", name="Back to the job").click()
         plain_page.wait_for_url(f"**/jobs/{number}")
 
-    def test_in_a_frame_that_stays_at_its_end(self, server: Server, new_page: Pages, gate: Gate) -> None:
+    def test_frame_stays_at_its_end(self, server: Server, new_page: Pages, gate: Gate) -> None:
         number = server.submit(f"seq 200; {gate.wait()}; seq 201 400")["id"]
         page = new_page()
         page.goto(log_of(number))
@@ -127,7 +127,7 @@ class TestWatching:
         expect(frame.locator("#end")).to_be_in_viewport()
         expect(frame.locator("#end")).to_contain_text("Succeeded.")
 
-    def test_scrolling_up_pauses_and_the_button_goes_on(self, server: Server, page: Page, gate: Gate) -> None:
+    def test_scrolling_up_pauses_until_the_button_is_pressed(self, server: Server, page: Page, gate: Gate) -> None:
         number = server.submit(f"seq 500; {gate.wait()}; seq 501 900; sleep 60")["id"]
         page.goto(log_of(number))
         expect(row(page, 500)).to_be_in_viewport()
@@ -150,7 +150,7 @@ class TestWatching:
         server.call("POST", f"/api/v1/root/quick-start/jobs/{number}/stop")
         expect(page.locator(".log-message")).to_have_text("The log is complete: stopped.")
 
-    def test_goes_on_after_the_server_was_started_anew(
+    def test_following_continues_after_a_server_restart(
         self, browser: Browser, new_page: Pages, tmp_path: Path, gate: Gate
     ) -> None:
         with Server(tmp_path / "another") as another:
@@ -172,8 +172,8 @@ class TestWatching:
             new_page.faults.clear()  # of the time in which nobody answered
 
 
-class TestWhatIsWritten:
-    def test_is_text_in_its_colours(self, server: Server, new_page: Pages) -> None:
+class TestContent:
+    def test_content_is_escaped_and_coloured(self, server: Server, new_page: Pages) -> None:
         evil = '</div><script>document.title = "run"</script><img src=/x onerror=alert(1)>'
         number = server.submit(f"echo '{evil}'; printf '\\033[31mred \\377\\033[0m plain\\n 1%%\\r99%%\\n'")["id"]
         server.until_done(number)
@@ -189,7 +189,7 @@ class TestWhatIsWritten:
             assert page.locator(".rows script, .rows img").count() == 0
             assert page.title() != "run"
 
-    def test_a_line_of_ten_megabytes(self, server: Server, page: Page) -> None:
+    def test_very_long_line_is_cut(self, server: Server, page: Page) -> None:
         number = server.submit("echo first; head -c 10000000 /dev/zero | tr '\\0' x; echo; echo last")["id"]
         server.until_done(number)
         page.goto(log_of(number))
@@ -197,7 +197,7 @@ class TestWhatIsWritten:
         expect(row(page, 2)).to_contain_text("… (cut; the line has 10,000,000 bytes)")
         assert page.evaluate("document.querySelector('#L2').textContent.length") < 20_000
 
-    def test_ten_megabytes_without_script(self, server: Server, plain_page: Page) -> None:
+    def test_long_log_works_without_javascript(self, server: Server, plain_page: Page) -> None:
         number = server.submit("seq -f '%099.0f' 100000; printf '\\377'")["id"]
         server.until_done(number)
         plain_page.goto(log_of(number))
@@ -207,8 +207,8 @@ class TestWhatIsWritten:
         expect(plain_page.get_by_role("link", name="the full log")).to_be_visible()
 
 
-class TestAMillionLines:
-    def test_only_those_in_sight_are_there(self, page: Page, million: int) -> None:
+class TestLongLog:
+    def test_only_lines_in_sight_are_in_the_page(self, page: Page, million: int) -> None:
         page.add_init_script(
             "window.longest = 0; new PerformanceObserver((list) => { for (const task of list.getEntries())"
             " window.longest = Math.max(window.longest, task.duration) }).observe({type: 'longtask'})"
@@ -247,7 +247,7 @@ class TestAMillionLines:
         assert sum(sizes) < 1 << 20
         assert page.evaluate("window.longest") < 1000
 
-    def test_a_jump_costs_what_it_costs_in_a_short_log(self, server: Server, new_page: Pages, million: int) -> None:
+    def test_jump_costs_the_same_as_in_a_short_log(self, server: Server, new_page: Pages, million: int) -> None:
         short = server.submit("seq 1000")["id"]
         server.until_done(short)
         times = {}
@@ -261,7 +261,7 @@ class TestAMillionLines:
             times[last] = time.monotonic() - begun
         assert times[MILLION] < 10 * times[1000] + 1
 
-    def test_a_link_leads_to_its_line(self, page: Page, million: int) -> None:
+    def test_link_opens_its_line(self, page: Page, million: int) -> None:
         page.goto(f"{log_of(million)}#L654321-L654323")
         expect(row(page, 654321)).to_be_in_viewport()
         expect(page.locator(".linked")).to_have_text([f"{number}{number}" for number in range(654321, 654324)])
@@ -269,7 +269,7 @@ class TestAMillionLines:
         expect(page.locator(".linked")).to_have_text(["77"])
         expect(row(page, 7)).to_be_in_viewport()
 
-    def test_a_search_finds_lines_far_away(self, page: Page, million: int) -> None:
+    def test_search_finds_distant_lines(self, page: Page, million: int) -> None:
         page.goto(log_of(million))
         expect(row(page, MILLION)).to_be_in_viewport()
         find = page.get_by_role("searchbox", name="Search the log")
@@ -283,7 +283,7 @@ class TestAMillionLines:
         expect(page.locator(".log-count")).to_have_text(re.compile(r"^\d+ of 19$"))
 
 
-class TestSearching:
+class TestSearch:
     @pytest.fixture(scope="class")
     @classmethod
     def found(cls, server: Server) -> int:
@@ -292,7 +292,7 @@ class TestSearching:
         server.until_done(number)
         return number
 
-    def test_goes_to_the_next_and_back_and_around(self, page: Page, found: int) -> None:
+    def test_search_steps_forward_back_and_around(self, page: Page, found: int) -> None:
         page.goto(f"{log_of(found)}#L1")
         expect(row(page, 1)).to_be_in_viewport()
         find, count = page.get_by_role("searchbox"), page.locator(".log-count")
@@ -312,13 +312,13 @@ class TestSearching:
         expect(count).to_have_text("")
         expect(page.locator(".row.here, .row.found")).to_have_count(0)
 
-    def test_says_that_nothing_was_found(self, page: Page, found: int) -> None:
+    def test_search_without_matches_is_reported(self, page: Page, found: int) -> None:
         page.goto(log_of(found))
         page.get_by_role("searchbox").fill("no such thing")
         page.get_by_role("searchbox").press("Enter")
         expect(page.locator(".log-count")).to_have_text("No matches.")
 
-    def test_finds_what_is_written_later(self, server: Server, page: Page, gate: Gate) -> None:
+    def test_search_finds_new_lines(self, server: Server, page: Page, gate: Gate) -> None:
         number = server.submit(f"echo mark 1; {gate.wait()}; seq 100; echo mark 2; sleep 60")["id"]
         page.goto(log_of(number))
         expect(row(page, 1)).to_be_in_viewport()
@@ -342,7 +342,7 @@ class TestSearching:
         expect(page.locator(".linked")).to_have_count(3)
 
 
-class TestLook:
+class TestAppearance:
     @pytest.fixture(scope="class")
     @classmethod
     def colourful(cls, server: Server) -> int:
@@ -351,7 +351,7 @@ class TestLook:
         return number
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
-    def test_everybody_can_read_it(
+    def test_log_is_accessible(
         self,
         new_page: Pages,
         colourful: int,
@@ -375,7 +375,7 @@ class TestLook:
             expect(row(page, 9)).to_contain_text("reverse")
             accessible(page)
 
-    def test_it_is_used_by_keyboard_alone(self, page: Page, million: int) -> None:
+    def test_log_works_by_keyboard(self, page: Page, million: int) -> None:
         page.goto(log_of(million))
         expect(row(page, MILLION)).to_be_in_viewport()
         page.get_by_role("searchbox").focus()
@@ -390,7 +390,7 @@ class TestLook:
         expect(page.get_by_role("button", name="Jump to end")).to_be_hidden()
 
 
-def test_what_the_log_weighs(page: Page, million: int) -> None:
+def test_log_script_and_style_are_small(page: Page, million: int) -> None:
     """Of script and style, as they are sent."""
     sizes = {}
     page.on("response", lambda answer: sizes.update({answer.url.rpartition("/")[2]: len(answer.body())})

@@ -88,7 +88,7 @@ def jobs_in(page: Page) -> list[str]:
 
 
 class TestLists:
-    def test_are_filtered_by_box_and_by_one_click(self, page: Page, numbers: dict[str, int]) -> None:
+    def test_lists_are_filtered_by_query_and_by_link(self, page: Page, numbers: dict[str, int]) -> None:
         page.goto(PROJECT)
         page.get_by_label("Filter", exact=True).fill("tags:nightly")
         page.keyboard.press("Enter")
@@ -100,7 +100,7 @@ class TestLists:
         page.go_back()
         assert jobs_in(page) == [f"Job {numbers['clone']}", "fails"]
 
-    def test_tell_a_wrong_query_beside_the_box(self, page: Page, numbers: dict[str, int]) -> None:
+    def test_invalid_query_is_reported(self, page: Page, numbers: dict[str, int]) -> None:
         page.goto(PROJECT)
         box = page.get_by_label("Filter", exact=True)
         box.fill("stat:failed")
@@ -108,7 +108,7 @@ class TestLists:
         expect(box).to_have_value("stat:failed")
         expect(box).to_have_accessible_description(re.compile("Key stat is not supported"))
 
-    def test_are_sorted_and_paged_by_links(self, page: Page, server: Server, numbers: dict[str, int]) -> None:
+    def test_lists_are_sorted_and_paged_by_links(self, page: Page, server: Server, numbers: dict[str, int]) -> None:
         assert server.call("POST", "/api/v1/projects", {"name": "long"}).status == 201
         for number in range(52):
             body = {"name": f"job-{number:02}", "is_managed": False}
@@ -126,7 +126,7 @@ class TestLists:
         assert jobs_in(page)[:2] == ["job-00", "job-01"]
         expect(page.get_by_role("columnheader", name="Submitted")).to_have_attribute("aria-sort", "ascending")
 
-    def test_renew_their_rows_and_keep_the_focus(self, page: Page, server: Server, numbers: dict[str, int]) -> None:
+    def test_lists_refresh_and_keep_the_focus(self, page: Page, server: Server, numbers: dict[str, int]) -> None:
         number = drive(server, "changes")
         page.goto(PROJECT)
         page.evaluate("window.mark = document.querySelector('#rows').lastElementChild")
@@ -146,7 +146,7 @@ class TestLists:
             server.call("DELETE", f"{API}/{left}")
         expect(page.locator("#rows")).not_to_contain_text("newer")
 
-    def test_are_whole_without_script(self, plain_page: Page, numbers: dict[str, int]) -> None:
+    def test_lists_work_without_javascript(self, plain_page: Page, numbers: dict[str, int]) -> None:
         plain_page.goto(PROJECT)
         assert "driven" in jobs_in(plain_page)
         plain_page.get_by_role("link", name="Refresh").click()
@@ -157,7 +157,7 @@ class TestLists:
 
 
 class TestJob:
-    def test_goes_on_by_itself_to_its_end(self, page: Page, server: Server) -> None:
+    def test_job_page_refreshes_until_the_job_ends(self, page: Page, server: Server) -> None:
         number = server.submit("sleep 3; exit 7")["id"]
         page.goto(f"/root/quick-start/jobs/{number}")
         stop = page.get_by_role("button", name="Stop")
@@ -169,7 +169,7 @@ class TestJob:
         assert "failed" in page.title()
         assert page.evaluate("window.mark") == 1
 
-    def test_says_which_step_of_its_build_failed(self, page: Page, numbers: dict[str, int]) -> None:
+    def test_failed_build_step_is_named(self, page: Page, numbers: dict[str, int]) -> None:
         page.goto(f"{PROJECT}/jobs/{numbers['unbuilt']}")
         expect(page.locator(".card")).to_contain_text("step 2 ended with exit code 1")
         expect(page.get_by_text("oh no").first).to_be_visible()
@@ -177,13 +177,13 @@ class TestJob:
         page.get_by_role("link", name=build).first.click()
         expect(page.get_by_role("heading", name=build)).to_be_visible()
 
-    def test_shows_what_a_clone_changed(self, page: Page, numbers: dict[str, int]) -> None:
+    def test_config_changes_of_a_clone_are_shown(self, page: Page, numbers: dict[str, int]) -> None:
         page.goto(f"{PROJECT}/jobs/{numbers['clone']}")
         expect(page.locator("ins")).to_contain_text("echo other")
         page.get_by_label("Facts").get_by_role("link", name="fails").click()
         expect(page.get_by_role("heading", name="fails")).to_be_visible()
 
-    def test_lines_can_be_copied(self, new_page: Pages, numbers: dict[str, int]) -> None:
+    def test_commands_can_be_copied(self, new_page: Pages, numbers: dict[str, int]) -> None:
         page = new_page(permissions=["clipboard-read", "clipboard-write"])
         page.goto(f"{PROJECT}/jobs/{numbers['fails']}")
         page.get_by_text("Commands for this job").click()
@@ -193,7 +193,7 @@ class TestJob:
 
 
 class TestOutputs:
-    def test_are_shown_and_never_run(self, page: Page, numbers: dict[str, int]) -> None:
+    def test_outputs_are_shown_and_not_executed(self, page: Page, numbers: dict[str, int]) -> None:
         page.goto(f"{PROJECT}/jobs/{numbers['fails']}")
         page.get_by_role("link", name="page.html").click()
         expect(page.locator("pre")).to_contain_text("<script>")
@@ -201,11 +201,11 @@ class TestOutputs:
         page.goto(f"{PROJECT}/jobs/{numbers['fails']}/outputs/metrics.csv")
         expect(page.get_by_role("cell", name="0.5")).to_be_visible()
 
-    def test_pictures_are_loaded(self, page: Page, numbers: dict[str, int]) -> None:
+    def test_images_are_loaded(self, page: Page, numbers: dict[str, int]) -> None:
         page.goto(f"{PROJECT}/jobs/{numbers['fails']}/outputs/plots/a.svg")
         page.wait_for_function("document.querySelector('main img').naturalWidth === 40")
 
-    def test_are_downloaded(self, page: Page, numbers: dict[str, int]) -> None:
+    def test_outputs_are_downloaded(self, page: Page, numbers: dict[str, int]) -> None:
         page.goto(f"{PROJECT}/jobs/{numbers['fails']}/outputs/metrics.csv")
         with page.expect_download() as started:
             page.get_by_role("link", name="Download").click()
@@ -214,26 +214,28 @@ class TestOutputs:
 
 
 class TestEveryPage:
-    def test_is_accessible(self, new_page: Pages, accessible: Callable[..., None], paths: list[str]) -> None:
+    def test_page_is_accessible(self, new_page: Pages, accessible: Callable[..., None], paths: list[str]) -> None:
         page = new_page(color_scheme="light")
         for path in paths:
             page.goto(path)
             accessible(page)
 
-    def test_has_contrast_in_the_dark(self, new_page: Pages, accessible: Callable[..., None], paths: list[str]) -> None:
+    def test_page_has_contrast_in_dark_mode(
+        self, new_page: Pages, accessible: Callable[..., None], paths: list[str]
+    ) -> None:
         page = new_page(color_scheme="dark")
         for path in paths:
             page.goto(path)
             accessible(page, "color-contrast")
 
-    def test_fits_a_phone(self, new_page: Pages, paths: list[str]) -> None:
+    def test_page_fits_a_phone(self, new_page: Pages, paths: list[str]) -> None:
         page = new_page(viewport=PHONE)
         for path in paths:
             page.goto(path)
             wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             assert wide <= 0, path
 
-    def test_is_light_or_dark_as_the_reader_has_it(self, new_page: Pages) -> None:
+    def test_page_follows_the_colour_scheme(self, new_page: Pages) -> None:
         grounds = []
         for scheme in ("light", "dark"):
             page = new_page(color_scheme=scheme)
@@ -243,7 +245,9 @@ class TestEveryPage:
         assert grounds[0] > 700
         assert grounds[1] < 100
 
-    def test_has_times_in_the_readers_zone(self, new_page: Pages, plain_page: Page, numbers: dict[str, int]) -> None:
+    def test_times_are_in_the_time_zone_of_the_browser(
+        self, new_page: Pages, plain_page: Page, numbers: dict[str, int]
+    ) -> None:
         page = new_page(timezone_id="Asia/Tokyo")
         path = f"{PROJECT}/jobs/{numbers['fails']}"
         page.goto(path)
@@ -256,7 +260,7 @@ class TestEveryPage:
         assert "GMT+9" in title
         assert "UTC" in title
 
-    def test_is_walked_by_keyboard(self, page: Page, numbers: dict[str, int]) -> None:
+    def test_page_works_by_keyboard(self, page: Page, numbers: dict[str, int]) -> None:
         page.goto(PROJECT)
         page.keyboard.press("Tab")
         expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
@@ -275,7 +279,7 @@ class TestEveryPage:
         expect(page.get_by_role("heading", name="fails")).to_be_visible()
 
 
-def test_the_server_tells_its_state(page: Page, numbers: dict[str, int]) -> None:
+def test_status_page_shows_the_server(page: Page, numbers: dict[str, int]) -> None:
     page.goto("/status")
     expect(page.locator("[data-part=parts]")).not_to_contain_text("failing")
     expect(page.locator("[data-part=failures]")).to_contain_text("unbuilt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import uuid
 from html.parser import HTMLParser
 from pathlib import Path
@@ -121,3 +122,9 @@ def seal(data_dir: Path, job: Job, files: dict[str, bytes]) -> None:
         path.write_bytes(content)
     if job.status.is_done:
         Store(data_dir).seal(job.uuid, str(job.id), 0)
+
+
+def log_rows(html: str) -> list[tuple[str, str]]:
+    """Return (id, text) of each row of a log page."""
+    found = re.findall(r'<div class="row"(?: id="(L\d+)")?><a[^>]*>\d*</a>(.*?)\n</div>', html, re.DOTALL)
+    return [(number, re.sub(r"<[^>]+>", "", text)) for number, text in found]

@@ -12,7 +12,7 @@ from polyjob.statuses import Status
 from tests.pages.helpers import BEGUN, EVIL, make_build, make_job, read, url
 
 
-def test_a_build_says_why_it_was_made_what_from_and_for_whom(client: FlaskClient, project: Project) -> None:
+def test_build_page_shows_reason_build_steps_and_jobs(client: FlaskClient, project: Project) -> None:
     steps = {"build": {"build_steps": ["pip install <six>"], "env_vars": [["MODE", "secret"]]}}
     build = make_build(project, config=steps, reason={"kind": "first", "text": "`it` is the project's first build"})
     job = make_job(project, *BEGUN, name="user", build=build)
@@ -27,7 +27,7 @@ def test_a_build_says_why_it_was_made_what_from_and_for_whom(client: FlaskClient
     assert f"/ana/demo/builds/{build.id}" in read(client, url(job)).links
 
 
-def test_a_docker_build_shows_its_dockerfile_image_and_base(client: FlaskClient, project: Project) -> None:
+def test_docker_build_shows_dockerfile_image_and_base(client: FlaskClient, project: Project) -> None:
     artifact = json.dumps({"image": "sha256:aaaaaaaaaaaaaaaa", "name": "x", "base": "sha256:bbbbbbbbbbbbbbbb"})
     config = {"build": {"image": "debian:12", "build_steps": ["true"]}}
     page = read(client, f"/ana/demo/builds/{make_build(project, runner='docker', config=config, artifact=artifact).id}")
@@ -35,7 +35,7 @@ def test_a_docker_build_shows_its_dockerfile_image_and_base(client: FlaskClient,
         assert text in page.text
 
 
-def test_a_build_that_is_under_way_failed_or_not_used_any_more_says_so(client: FlaskClient, project: Project) -> None:
+def test_build_page_explains_the_status(client: FlaskClient, project: Project) -> None:
     def said(status: Status, **columns: object) -> str:
         return read(client, f"/ana/demo/builds/{make_build(project, status, **columns).id}").text
 
@@ -47,14 +47,14 @@ def test_a_build_that_is_under_way_failed_or_not_used_any_more_says_so(client: F
     assert "New jobs do not use this build." in said(Status.SUCCEEDED, invalidated_at=now())
 
 
-def test_an_unmanaged_build_shows_no_runner_and_no_reuse(client: FlaskClient, project: Project) -> None:
+def test_external_build_shows_no_runner_and_no_reuse(client: FlaskClient, project: Project) -> None:
     columns = {"is_managed": False, "key": "", "key_parts": {}, "config": {"build": {}}, "runner": "docker"}
     page = read(client, f"/ana/demo/builds/{make_build(project, Status.SUCCEEDED, **columns).id}")
     assert "docker" not in page.text
     assert "New jobs with the same build" not in page.text
 
 
-def test_the_builds_of_a_project_are_listed(client: FlaskClient, project: Project) -> None:
+def test_builds_of_a_project_are_listed(client: FlaskClient, project: Project) -> None:
     assert "No builds yet" in read(client, "/ana/demo/builds").text
     first = make_build(project, name=EVIL, reason={"kind": "x", "text": EVIL})
     second = make_build(project, invalidated_at=now())
@@ -68,7 +68,7 @@ def test_the_builds_of_a_project_are_listed(client: FlaskClient, project: Projec
     read(client, f"/ana/demo/builds/{hidden.id}", 404)
 
 
-def test_an_etag_tells_a_build_that_is_as_it_was(client: FlaskClient, project: Project) -> None:
+def test_unchanged_build_page_is_a_304(client: FlaskClient, project: Project) -> None:
     build = make_build(project)
     path = f"/ana/demo/builds/{build.id}"
     tag = client.get(path).headers["ETag"]

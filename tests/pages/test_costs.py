@@ -49,7 +49,7 @@ def work(act: Callable[[], Any]) -> int:
 
 
 @pytest.mark.parametrize("state", ["succeeded", "created"])
-def test_any_page_costs_the_same_however_many_jobs_there_are(user: User, project: Project, state: str) -> None:
+def test_list_pages_cost_the_same_with_many_jobs(user: User, project: Project, state: str) -> None:
     with write("test"):
         other = User.create(username="bob", created_at=now())
         moment = now()
@@ -75,7 +75,7 @@ def test_any_page_costs_the_same_however_many_jobs_there_are(user: User, project
     assert all(0 < after <= 2 * before for before, after in zip(few, many, strict=True)), (few, many)
 
 
-def test_the_other_overviews_do_not_grow_with_what_has_ended(user: User, project: Project, settings: Settings) -> None:
+def test_other_overviews_cost_the_same_with_many_ended_jobs(user: User, project: Project, settings: Settings) -> None:
     def cost() -> list[int]:
         return [work(lambda: projects.read_page(user, {})), work(lambda: status.status_context(settings, 6))]
 

@@ -15,7 +15,7 @@ LINES = st.lists(st.sampled_from("abcd"), max_size=12)
 
 
 @given(LINES, LINES)
-def test_what_stays_and_comes_is_the_new_one(old: list[str], new: list[str]) -> None:
+def test_diff_accounts_for_every_changed_line(old: list[str], new: list[str]) -> None:
     found = diff_configs(old, new)
     assert (found == []) == (old == new)
     gone = [line.removeprefix("- ") for kind, line in found if kind == "gone"]
@@ -24,7 +24,7 @@ def test_what_stays_and_comes_is_the_new_one(old: list[str], new: list[str]) -> 
         assert new.count(letter) - old.count(letter) == come.count(letter) - gone.count(letter)
 
 
-def test_only_what_is_around_a_change_is_shown() -> None:
+def test_diff_shows_only_the_context_of_a_change() -> None:
     before = {"run": {"cmd": "\n".join(map(str, range(100_000)))}}
     after = {"run": {"cmd": "\n".join("here" if number == 50_000 else str(number) for number in range(100_000))}}
     assert diff_configs(before, after) == [
@@ -38,7 +38,7 @@ def test_only_what_is_around_a_change_is_shown() -> None:
     ]
 
 
-def test_what_has_little_in_common_is_shown_in_bounded_time() -> None:
+def test_diff_of_unlike_configs_takes_bounded_time() -> None:
     chance = random.Random(1)
     one, other = ({"cmd": "\n".join(str(chance.randrange(500)) for _ in range(20_000))} for _ in range(2))
     begin = time.process_time()

@@ -18,9 +18,7 @@ from polyjob.storage.store import Store
 from tests.pages.helpers import BEGUN, make_build, make_job, read, seal, url, write_log
 
 
-def test_the_links_to_log_and_outputs_work_with_the_cookie(
-    client: FlaskClient, project: Project, data_dir: Path
-) -> None:
+def test_log_and_outputs_links_work_with_the_session(client: FlaskClient, project: Project, data_dir: Path) -> None:
     job = make_job(project, *BEGUN, (Status.SUCCEEDED, "Completed", {}), exit={"reason": "exited", "code": 0})
     write_log(data_dir, job, b"caf\xe9")
     page = read(client, url(job))
@@ -30,7 +28,7 @@ def test_the_links_to_log_and_outputs_work_with_the_cookie(
     assert f"/api/v1/ana/demo/jobs/{job.id}/outputs" in page.links
 
 
-def test_a_failed_job_says_why(client: FlaskClient, project: Project) -> None:
+def test_failed_job_is_explained(client: FlaskClient, project: Project) -> None:
     end = {"reason": "signalled", "code": 137, "signal": 9, "max_rss": 5 << 20, "cpu_seconds": 1.5}
     job = make_job(project, *BEGUN, (Status.FAILED, "exit-code(137)", {"reason": "signalled"}), exit=end)
     text = read(client, url(job)).text
@@ -42,9 +40,7 @@ def test_a_failed_job_says_why(client: FlaskClient, project: Project) -> None:
     )
 
 
-def test_a_job_whose_build_failed_names_it_and_links_its_log(
-    client: FlaskClient, project: Project, data_dir: Path
-) -> None:
+def test_failed_build_is_named_and_linked(client: FlaskClient, project: Project, data_dir: Path) -> None:
     with write("test"):
         build = Build.create(
             uuid=uuid.uuid4().hex,
@@ -65,16 +61,14 @@ def test_a_job_whose_build_failed_names_it_and_links_its_log(
     assert f"/ana/demo/builds/{build.id}" in page.links
 
 
-def test_a_waiting_job_says_for_what_and_one_being_stopped_for_whom(
-    client: FlaskClient, project: Project, user: User
-) -> None:
+def test_waiting_and_stopping_jobs_are_explained(client: FlaskClient, project: Project, user: User) -> None:
     make_job(project)
     assert "1 job is ahead" in read(client, url(make_job(project))).text
     stopping = make_job(project, *BEGUN, stop_at=now(), stop_kind="person", stop_by=user)
     assert "Stop requested by ana" in read(client, url(stopping)).text
 
 
-def test_the_config_notes_and_origin_are_shown(client: FlaskClient, project: Project) -> None:
+def test_config_notes_and_original_are_shown(client: FlaskClient, project: Project) -> None:
     first = make_job(project, name="first")
     config = {"run": {"cmd": "echo “hello” && true"}}
     notes = [{"kind": "build.image", "text": "`build.image` was not used."}]
@@ -88,7 +82,7 @@ def test_the_config_notes_and_origin_are_shown(client: FlaskClient, project: Pro
 # Where it comes from, and what it took.
 
 
-def test_the_clone_chain_and_what_a_clone_changed_are_shown(client: FlaskClient, project: Project) -> None:
+def test_clone_shows_its_originals_and_config_changes(client: FlaskClient, project: Project) -> None:
     config = {"version": 1, "run": {"cmd": "echo one\necho two\n"}}
     first = make_job(project, config=config, name="first")
     second = make_job(project, config=config, original=first, cloning_strategy="copy")
@@ -108,7 +102,7 @@ def test_the_clone_chain_and_what_a_clone_changed_are_shown(client: FlaskClient,
     assert "the config is the same" in read(client, url(second)).text
 
 
-def test_more_clones_than_a_page_names_are_a_list_of_their_own(
+def test_many_clones_are_linked_as_a_list(
     client: FlaskClient, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_page, "MAX_CLONES", 1)
@@ -122,14 +116,14 @@ def test_more_clones_than_a_page_names_are_a_list_of_their_own(
     assert all(url(clone) in everything.links for clone in clones)
 
 
-def test_a_clone_of_what_is_gone_is_a_job_like_any_other(client: FlaskClient, project: Project) -> None:
+def test_clone_of_a_deleted_job_shows_no_original(client: FlaskClient, project: Project) -> None:
     gone = make_job(project, name="gone", deleted_at=now())
     page = read(client, url(make_job(project, original=gone, cloning_strategy="restart", config={"run": {}})))
     assert "gone" not in page.text
     assert "Config changes since" not in page.text
 
 
-def test_the_timeline_is_a_bar_and_a_table(client: FlaskClient, project: Project) -> None:
+def test_timeline_is_a_bar_and_a_table(client: FlaskClient, project: Project) -> None:
     html = client.get(url(make_job(project, *BEGUN, (Status.SUCCEEDED, "Completed", {})))).text
     widths = [int(width) for width in re.findall(r'<rect class="[a-z_]+" x="\d+" width="(\d+)"', html)]
     assert len(widths) == 3
@@ -138,7 +132,7 @@ def test_the_timeline_is_a_bar_and_a_table(client: FlaskClient, project: Project
     assert html.count('<td class="number">1.0 s</td>') == 3
 
 
-def test_what_it_asked_for_and_used_stand_side_by_side(client: FlaskClient, project: Project) -> None:
+def test_requested_and_used_resources_are_shown_together(client: FlaskClient, project: Project) -> None:
     environment = {"resources": {"cpu": {"requests": 1, "limits": 2}, "memory": {"limits": 512}, "gpu": {"limits": 2}}}
     end = {"reason": "exited", "code": 0, "max_rss": 5 << 20, "cpu_seconds": 1.5}
     steps = (*BEGUN, (Status.SUCCEEDED, "Completed", {}))
@@ -149,9 +143,7 @@ def test_what_it_asked_for_and_used_stand_side_by_side(client: FlaskClient, proj
     assert "number 0, 3, requested: 2" in text
 
 
-def test_a_job_whose_build_failed_shows_the_end_of_its_log(
-    client: FlaskClient, project: Project, data_dir: Path
-) -> None:
+def test_end_of_a_failed_build_log_is_shown(client: FlaskClient, project: Project, data_dir: Path) -> None:
     build = make_build(project, Status.FAILED)
     log = Store(data_dir).build_log(build.uuid)
     log.parent.mkdir(parents=True)
@@ -164,14 +156,14 @@ def test_a_job_whose_build_failed_shows_the_end_of_its_log(
     assert "reused, as the same build is done" in page.text
 
 
-def test_curl_lines_name_this_very_job(client: FlaskClient, project: Project) -> None:
+def test_commands_name_the_job(client: FlaskClient, project: Project) -> None:
     job = make_job(project)
     text = read(client, url(job)).text
     assert f"http://localhost/api/v1{url(job)}/restart" in text
     assert f"polyjob logs -f {job.unique_name}" in text
 
 
-def test_a_job_that_waits_for_its_build_leads_to_the_log_of_that(client: FlaskClient, project: Project) -> None:
+def test_building_job_links_the_build_log(client: FlaskClient, project: Project) -> None:
     build = make_build(project, Status.RUNNING)
     job = make_job(project, (Status.SCHEDULED, None, None), (Status.BUILDING, None, {}), build=build)
     assert f"/ana/demo/builds/{build.id}/log" in read(client, url(job)).links
@@ -179,12 +171,12 @@ def test_a_job_that_waits_for_its_build_leads_to_the_log_of_that(client: FlaskCl
     assert f"/ana/demo/builds/{build.id}/log" not in read(client, url(done)).links
 
 
-def test_a_job_that_is_done_asks_for_no_more(client: FlaskClient, project: Project) -> None:
+def test_ended_job_does_not_refresh(client: FlaskClient, project: Project) -> None:
     assert "data-every" in client.get(url(make_job(project, *BEGUN))).text
     assert "data-every" not in client.get(url(make_job(project, *BEGUN, (Status.STOPPED, None, {})))).text
 
 
-def test_an_etag_tells_a_job_that_is_as_it_was(client: FlaskClient, project: Project, data_dir: Path) -> None:
+def test_unchanged_job_page_is_a_304(client: FlaskClient, project: Project, data_dir: Path) -> None:
     job = make_job(project, *BEGUN)
     tag = client.get(url(job)).headers["ETag"]
     assert client.get(url(job), headers={"If-None-Match": tag}).status_code == 304

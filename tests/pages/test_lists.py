@@ -21,7 +21,7 @@ from polyjob.statuses import Status
 from tests.pages.helpers import BEGUN, Page, make_build, make_job, read, sign_in, url
 
 
-def test_the_first_page_lists_the_newest_jobs_first(client: FlaskClient, project: Project) -> None:
+def test_first_page_lists_the_newest_jobs_first(client: FlaskClient, project: Project) -> None:
     make_job(project, *BEGUN, (Status.UPSTREAM_FAILED, "m", {}), name="earlier")
     make_job(project, *BEGUN, name="later")
     make_job(project)
@@ -32,21 +32,21 @@ def test_the_first_page_lists_the_newest_jobs_first(client: FlaskClient, project
     assert "ana/demo" in page.text
 
 
-def test_a_deleted_job_is_in_no_list_and_has_no_page(client: FlaskClient, project: Project) -> None:
+def test_deleted_jobs_are_not_shown(client: FlaskClient, project: Project) -> None:
     job = make_job(project, name="gone", deleted_at=now())
     assert "gone" not in read(client, "/").text
     assert "gone" not in read(client, "/ana/demo").text
     read(client, url(job), 404)
 
 
-def test_an_empty_list_teaches_how_to_submit(client: FlaskClient, project: Project) -> None:
+def test_empty_list_shows_how_to_submit(client: FlaskClient, project: Project) -> None:
     for path in ("/", "/ana/demo"):
         assert "/api/v1/ana/demo/jobs" in read(client, path).text
         assert "curl" in read(client, path).text
 
 
 @pytest.mark.parametrize("order", ["", "?sort=created_at", "?sort=-updated_at", "?sort=updated_at"])
-def test_pages_lead_through_all_jobs_and_back(client: FlaskClient, project: Project, order: str) -> None:
+def test_page_links_lead_through_all_jobs_and_back(client: FlaskClient, project: Project, order: str) -> None:
     numbers = [make_job(project).id for _ in range(2 * PAGE_SIZE + 3)]
     if order in ("", "?sort=-updated_at"):
         numbers.reverse()
@@ -67,7 +67,7 @@ def test_pages_lead_through_all_jobs_and_back(client: FlaskClient, project: Proj
 
 
 @pytest.mark.parametrize("query", ["next=x", "next=-1.2", "previous=", "next=1.2.3", "next=1." + "9" * 40])
-def test_a_page_that_cannot_be_is_the_first(client: FlaskClient, project: Project, query: str) -> None:
+def test_invalid_cursor_shows_the_first_page(client: FlaskClient, project: Project, query: str) -> None:
     make_job(project, name="here")
     assert "here" in read(client, f"/?{query}").text
 
@@ -112,7 +112,7 @@ def jobs(project: Project) -> dict[str, Job]:
         ("query=status:failed&sort=updated_at", ["fails"]),
     ],
 )
-def test_a_list_has_what_its_address_asks_for(
+def test_query_string_selects_the_jobs(
     client: FlaskClient, user: User, jobs: dict[str, Job], query: str, expected: list[str]
 ) -> None:
     bookmarks.add(jobs["fails"], user)
@@ -120,7 +120,7 @@ def test_a_list_has_what_its_address_asks_for(
         assert names(client, f"{path}?{query}") == expected
 
 
-def test_one_click_filters_lead_to_lists_of_their_own(client: FlaskClient, jobs: dict[str, Job]) -> None:
+def test_filter_links_select_the_jobs(client: FlaskClient, jobs: dict[str, Job]) -> None:
     html = client.get("/ana/demo?sort=created_at").text
     found = dict(re.findall(r'<a href="([^"]+)"[^>]*>(All|Running|Queued|Failed|Mine|Bookmarked|Archived)<', html))
     lists = {name: names(client, address.replace("&amp;", "&")) for address, name in found.items()}
@@ -137,7 +137,7 @@ def test_one_click_filters_lead_to_lists_of_their_own(client: FlaskClient, jobs:
 
 
 @pytest.mark.parametrize("sort", ["nothing", "-name", "created_at,updated_at", "<b>"])
-def test_unknown_order_is_named_and_not_kept(client: FlaskClient, jobs: dict[str, Job], sort: str) -> None:
+def test_unknown_sort_field_is_reported_and_dropped(client: FlaskClient, jobs: dict[str, Job], sort: str) -> None:
     for path in ("/", "/ana/demo"):
         text = client.get(path, query_string={"sort": sort, "query": "name:runs"}).text
         assert f"Unknown sort field <code>{html.escape(sort)}</code>; use <code>created_at</code>" in text
@@ -146,7 +146,7 @@ def test_unknown_order_is_named_and_not_kept(client: FlaskClient, jobs: dict[str
         assert names(client, f"{path}?sort={sort}") == []
 
 
-def test_a_wrong_query_is_told_beside_the_box_and_kept(client: FlaskClient, jobs: dict[str, Job]) -> None:
+def test_invalid_query_is_reported_and_kept(client: FlaskClient, jobs: dict[str, Job]) -> None:
     for query, said in (("stat:x", "There is no job field stat"), ("exit_code:>x", "x is not a whole number")):
         answer = client.get("/ana/demo", query_string={"query": query})
         assert answer.status_code == 200
@@ -156,20 +156,20 @@ def test_a_wrong_query_is_told_beside_the_box_and_kept(client: FlaskClient, jobs
         assert "data-part" not in answer.text
 
 
-def test_a_hostile_query_stays_text(client: FlaskClient, jobs: dict[str, Job]) -> None:
+def test_query_is_escaped(client: FlaskClient, jobs: dict[str, Job]) -> None:
     page = read(client, "/?query=" + '"><script>alert(1)</script>')
     assert "script" not in page.tags
     assert "alert(1)" not in "".join(page.tags)
 
 
-def test_a_list_with_nothing_in_it_says_why(client: FlaskClient, project: Project) -> None:
+def test_empty_results_are_explained(client: FlaskClient, project: Project) -> None:
     assert "No jobs match" in read(client, "/?query=status:failed").text
     assert "No bookmarks yet" in read(client, "/?show=bookmarked").text
     assert "No archived jobs" in read(client, "/?show=archived").text
     assert "No jobs on this page" in read(client, "/?next=5.5").text
 
 
-def test_those_that_wait_have_their_place_and_those_that_end_say_so(client: FlaskClient, project: Project) -> None:
+def test_status_shows_queue_position_stopping_and_exit_code(client: FlaskClient, project: Project) -> None:
     for _ in range(2):
         make_job(project)
     make_job(project, *BEGUN, stop_at=now(), stop_kind="person")
@@ -181,7 +181,7 @@ def test_those_that_wait_have_their_place_and_those_that_end_say_so(client: Flas
     assert "failed exit 3" in text
 
 
-def test_only_the_head_of_a_long_queue_has_places(
+def test_only_the_head_of_the_queue_has_positions(
     client: FlaskClient, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("polyjob.pages.lists.MAX_QUEUE_POSITION", 1)
@@ -196,7 +196,7 @@ def test_only_the_head_of_a_long_queue_has_places(
 
 
 @pytest.mark.parametrize("path", ["/", "/ana/demo", "/projects", "/ana/demo/builds"])
-def test_a_list_that_is_as_it_was_is_told_by_its_etag(
+def test_unchanged_list_is_a_304(
     client: FlaskClient, project: Project, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_build(project)
@@ -213,7 +213,7 @@ def test_a_list_that_is_as_it_was_is_told_by_its_etag(
     assert client.get(path, headers={"If-None-Match": tag}).status_code == 200
 
 
-def test_projects_are_listed_with_their_counts(client: FlaskClient, project: Project, settings: Settings) -> None:
+def test_projects_are_listed_with_counts(client: FlaskClient, project: Project, settings: Settings) -> None:
     make_job(project, *BEGUN)
     make_job(project)
     make_build(project)
@@ -234,7 +234,7 @@ def test_projects_are_listed_with_their_counts(client: FlaskClient, project: Pro
 
 @pytest.mark.parametrize("query", ["show=archived", "query=archived:true"])
 @pytest.mark.parametrize("path", ["/", "/ana/demo"])
-def test_archived_jobs_are_shown_to_those_who_may_write_only(
+def test_archived_jobs_are_shown_only_to_writers(
     app: Flask, client: FlaskClient, project: Project, path: str, query: str
 ) -> None:
     with write("test"):

@@ -23,7 +23,7 @@ def job(project: Project) -> Job:
     return make_job(project, *DONE, exit={"reason": "exited", "code": 0})
 
 
-def test_a_job_page_has_them_as_a_tree_with_sizes(client: FlaskClient, job: Job, data_dir: Path) -> None:
+def test_job_page_shows_a_tree_with_sizes(client: FlaskClient, job: Job, data_dir: Path) -> None:
     seal(data_dir, job, {"a.txt": b"x" * 1536, "deep/er/b.bin": b"\0", "deep/c": b""})
     page = read(client, url(job))
     order = [page.text.index(text) for text in ("deep/", "er/", "b.bin", "1 B", "0 B", "a.txt", "1.5 KiB")]
@@ -32,9 +32,7 @@ def test_a_job_page_has_them_as_a_tree_with_sizes(client: FlaskClient, job: Job,
         assert f"{url(job)}/outputs/{path}" in page.links
 
 
-def test_a_tree_ends_somewhere_and_says_so(
-    client: FlaskClient, job: Job, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_tree_is_cut(client: FlaskClient, job: Job, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outputs, "MAX_TREE_ENTRIES", 5)
     seal(data_dir, job, {f"f{number}": b"" for number in range(9)})
     page = read(client, url(job))
@@ -45,7 +43,7 @@ def test_a_tree_ends_somewhere_and_says_so(
 
 
 @pytest.mark.parametrize("is_done", [True, False])
-def test_a_link_is_shown_and_leads_nowhere(
+def test_symlink_is_shown_with_its_target_and_not_followed(
     client: FlaskClient, project: Project, data_dir: Path, is_done: bool
 ) -> None:
     job = make_job(project, *(DONE if is_done else BEGUN))
@@ -61,7 +59,7 @@ def test_a_link_is_shown_and_leads_nowhere(
         assert "two%0Alines" in page.text
 
 
-def test_a_folder_lists_what_is_in_it(client: FlaskClient, job: Job, data_dir: Path) -> None:
+def test_folder_page_lists_its_content(client: FlaskClient, job: Job, data_dir: Path) -> None:
     seal(data_dir, job, {"plots/one/a.txt": b"a", "plots/b.txt": b"b"})
     page = read(client, f"{url(job)}/outputs/plots")
     assert f"{url(job)}/outputs/plots/one" in page.links
@@ -70,7 +68,7 @@ def test_a_folder_lists_what_is_in_it(client: FlaskClient, job: Job, data_dir: P
     read(client, f"{url(job)}/outputs/plots/none", 404)
 
 
-def test_text_is_shown_as_it_is_and_only_its_beginning(
+def test_text_preview_is_escaped_and_cut(
     client: FlaskClient, job: Job, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outputs, "MAX_PREVIEW_BYTES", 20)
@@ -87,13 +85,15 @@ def test_text_is_shown_as_it_is_and_only_its_beginning(
     assert "not a text, table or image" in read(client, f"{url(job)}/outputs/odd").text
 
 
-def test_a_cut_between_the_bytes_of_a_character_is_still_text(client: FlaskClient) -> None:
+def test_incomplete_character_at_the_cut_is_dropped(client: FlaskClient) -> None:
     assert outputs._decode("aä".encode()[:2], True) == "a"
     assert outputs._decode("aä".encode()[:2], False) is None
     assert outputs._decode(b"a\0", False) is None
 
 
-def test_tables_are_tables(client: FlaskClient, job: Job, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_csv_and_tsv_files_are_shown_as_tables(
+    client: FlaskClient, job: Job, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(outputs, "MAX_TABLE_ROWS", 3)
     rows = "".join(f"{number},{EVIL}\n" for number in range(9))
     files = {"t.csv": f'epoch,"the, loss"\n{rows}'.encode(), "t.tsv": b"a\tb\n1\t2\n"}
@@ -109,7 +109,7 @@ def test_tables_are_tables(client: FlaskClient, job: Job, data_dir: Path, monkey
     assert "td" not in read(client, f"{url(job)}/outputs/odd.csv").tags
 
 
-def test_pictures_are_shown_and_can_do_nothing(client: FlaskClient, job: Job, data_dir: Path) -> None:
+def test_images_are_shown_in_a_sandbox(client: FlaskClient, job: Job, data_dir: Path) -> None:
     seal(data_dir, job, {"a b.png": PNG, "x.svg": b"<svg onload='alert(1)'/>", "x.html": EVIL.encode()})
     page = read(client, f"{url(job)}/outputs/a%20b.png")
     assert "img" in page.tags
@@ -124,7 +124,7 @@ def test_pictures_are_shown_and_can_do_nothing(client: FlaskClient, job: Job, da
     read(client, f"{url(job)}/raw/none.png", 404)
 
 
-def test_hostile_names_are_text_and_lead_where_they_say(client: FlaskClient, job: Job, data_dir: Path) -> None:
+def test_hostile_names_are_escaped_and_linked(client: FlaskClient, job: Job, data_dir: Path) -> None:
     names = ['"><img src=x onerror=alert(1)>', "a?b#c%2e", "{{ 7 * 7 }}", "..txt", " blank "]
     seal(data_dir, job, dict.fromkeys(names, b"here"))
     for path in (url(job), f"{url(job)}/outputs"):
@@ -148,7 +148,7 @@ def test_hostile_names_are_text_and_lead_where_they_say(client: FlaskClient, job
         ("日本".encode(), "日本"),
     ],
 )
-def test_any_name_is_shown_and_leads_to_the_file(
+def test_unusual_names_are_shown_and_linked(
     client: FlaskClient, job: Job, data_dir: Path, name: bytes, shown: str
 ) -> None:
     seal(data_dir, job, {os.fsdecode(name): b"the content"})
@@ -163,7 +163,7 @@ def test_any_name_is_shown_and_leads_to_the_file(
     answer.headers["Content-Disposition"].encode("ascii")
 
 
-def test_names_that_look_alike_are_linked_apart(client: FlaskClient, job: Job, data_dir: Path) -> None:
+def test_names_with_equal_escapes_have_different_links(client: FlaskClient, job: Job, data_dir: Path) -> None:
     files = {b"caf\xe9": b"latin", b"caf%E9": b"quoted", b"a\tb/f": b"tab", b"a%09b/f": b"no tab"}
     seal(data_dir, job, {os.fsdecode(name): content for name, content in files.items()})
     links = [link for link in read(client, url(job)).links if link.startswith(f"{url(job)}/outputs/")]
@@ -176,7 +176,9 @@ def test_names_that_look_alike_are_linked_apart(client: FlaskClient, job: Job, d
 
 
 @pytest.mark.parametrize("path", ["..", "../log", "%2e%2e/log", "a/../../log", "%00"])
-def test_no_path_leads_out_of_them(client: FlaskClient, project: Project, data_dir: Path, path: str) -> None:
+def test_paths_outside_the_outputs_are_not_found(
+    client: FlaskClient, project: Project, data_dir: Path, path: str
+) -> None:
     for job in (make_job(project, *DONE), make_job(project, *BEGUN)):
         seal(data_dir, job, {"a/b": b"x"})
         for place in ("outputs", "raw"):
@@ -184,27 +186,25 @@ def test_no_path_leads_out_of_them(client: FlaskClient, project: Project, data_d
             assert "root:" not in client.get(f"{url(job)}/{place}/{path}").text
 
 
-def test_those_of_a_job_that_runs_are_shown_as_they_are_now(
-    client: FlaskClient, project: Project, data_dir: Path
-) -> None:
+def test_outputs_of_a_running_job_are_shown(client: FlaskClient, project: Project, data_dir: Path) -> None:
     job = make_job(project, *BEGUN)
     seal(data_dir, job, {"now.txt": b"so far"})
     assert "now.txt" in read(client, url(job)).text
     assert "so far" in read(client, f"{url(job)}/outputs/now.txt").text
 
 
-def test_those_that_are_elsewhere_are_said_to_be(client: FlaskClient, project: Project) -> None:
+def test_outputs_that_are_with_the_runner_are_reported(client: FlaskClient, project: Project) -> None:
     job = make_job(project, *BEGUN)
     for path in (url(job), f"{url(job)}/outputs"):
         assert "with its runner until it is done" in read(client, path).text
 
 
-def test_no_outputs_say_how_to_make_some(client: FlaskClient, job: Job) -> None:
+def test_empty_outputs_show_where_to_write_files(client: FlaskClient, job: Job) -> None:
     assert "POLYAXON_RUN_OUTPUTS_PATH" in read(client, url(job)).text
     assert "No outputs." in read(client, f"{url(job)}/outputs").text
 
 
-def test_outputs_of_another_are_not_there(client: FlaskClient, visitor: FlaskClient, job: Job, data_dir: Path) -> None:
+def test_outputs_need_a_sign_in(client: FlaskClient, visitor: FlaskClient, job: Job, data_dir: Path) -> None:
     seal(data_dir, job, {"a.png": PNG})
     stranger = visitor.application.test_client()
     for path in ("outputs", "outputs/a.png", "raw/a.png"):

@@ -9,7 +9,7 @@ from tests.pages.helpers import Page
 
 
 class TestReference:
-    def test_shows_every_operation_and_shape_to_everybody(self, visitor: FlaskClient) -> None:
+    def test_every_operation_and_schema_is_shown_without_sign_in(self, visitor: FlaskClient) -> None:
         answer = visitor.get("/docs/api/")
         assert answer.status_code == 200
         page = Page(answer.text)
@@ -21,12 +21,12 @@ class TestReference:
             assert not schema.get("properties") or f'id="{name}"' in answer.text
         assert "script" not in page.tags
 
-    def test_links_within_itself_lead_somewhere(self, visitor: FlaskClient) -> None:
+    def test_internal_links_have_targets(self, visitor: FlaskClient) -> None:
         text = visitor.get("/docs/api").text
         for link in Page(text).links:
             assert not link.startswith("#") or f'id="{link[1:]}"' in text, link
 
-    def test_says_types_in_words(self) -> None:
+    def test_types_are_readable(self) -> None:
         assert reference.type_of({"type": ["array", "null"], "items": {"type": "string"}}) == "list of text or null"
         assert reference.type_of({"oneOf": [{"$ref": "#/x/Job"}, {"type": "integer"}]}) == "Job or integer"
         assert reference.type_of({"type": "string", "format": "binary"}) == "bytes"

@@ -14,7 +14,6 @@ from polyjob.db.database import write
 from polyjob.db.models import Project, Token, User
 from polyjob.engine.disk_usage import measure
 from polyjob.engine_link import DISK_USAGE_FILE, write_disk_usage
-from polyjob.pages import chart
 from polyjob.statuses import Status
 from runners.base import RunnerUnavailable
 from tests.pages.helpers import BEGUN, EVIL, make_build, make_job, read, url
@@ -27,7 +26,7 @@ def admin(client: FlaskClient, user: User) -> FlaskClient:
     return client
 
 
-def test_it_is_for_administrators(client: FlaskClient, visitor: FlaskClient) -> None:
+def test_status_page_is_for_administrators(client: FlaskClient, visitor: FlaskClient) -> None:
     page = read(client, "/status", 403)
     assert "Not allowed" in page.text
     assert "/status" not in page.links
@@ -37,7 +36,7 @@ def test_it_is_for_administrators(client: FlaskClient, visitor: FlaskClient) -> 
 @pytest.mark.parametrize(
     ("scope", "is_bound", "status"), [("read", False, 403), ("admin", True, 403), ("admin", False, 200)]
 )
-def test_a_key_that_is_not_good_for_everything_is_not_good_for_it(
+def test_status_page_needs_an_unrestricted_token(
     admin: FlaskClient, user: User, project: Project, scope: str, is_bound: bool, status: int
 ) -> None:
     key = new_token()
@@ -54,7 +53,7 @@ def test_a_key_that_is_not_good_for_everything_is_not_good_for_it(
     read(browser, "/status", status)
 
 
-def test_it_tells_slots_queue_disk_and_failures(admin: FlaskClient, project: Project) -> None:
+def test_status_page_shows_slots_queue_disk_and_failures(admin: FlaskClient, project: Project) -> None:
     make_job(project, *BEGUN)
     make_job(project)
     failed = make_job(project, *BEGUN, (Status.FAILED, None, None), name=EVIL, exit_code=3)
@@ -74,7 +73,7 @@ def test_it_tells_slots_queue_disk_and_failures(admin: FlaskClient, project: Pro
 
 
 @pytest.mark.parametrize(("query", "hours"), [("", 6), ("?hours=1", 1), ("?hours=24", 24), ("?hours=999", 6)])
-def test_the_chart_is_of_the_hours_asked_for(admin: FlaskClient, project: Project, query: str, hours: int) -> None:
+def test_chart_covers_the_requested_hours(admin: FlaskClient, project: Project, query: str, hours: int) -> None:
     make_job(project, *BEGUN)
     html = admin.get(f"/status{query}").text
     assert f"Slots in use over the last {hours} hours: peak 1 of 2" in html
@@ -96,9 +95,7 @@ class Away:
         raise RunnerUnavailable("It is away.")
 
 
-def test_the_largest_builds_are_those_that_the_engine_measured(
-    admin: FlaskClient, project: Project, data_dir: Path
-) -> None:
+def test_largest_measured_builds_are_listed(admin: FlaskClient, project: Project, data_dir: Path) -> None:
     assert "Not measured by the engine yet" in read(admin, "/status").text
     old, new, other = (make_build(project, runner="docker", artifact=name) for name in ("a", "a", "b"))
     make_build(project, runner="docker", artifact="elsewhere")
@@ -114,44 +111,6 @@ def test_the_largest_builds_are_those_that_the_engine_measured(
 
 
 @pytest.mark.parametrize("report", ["", "[]", "{}", '{"at": "x", "builds": 3}'])
-def test_a_report_that_is_none_counts_as_none(admin: FlaskClient, data_dir: Path, report: str) -> None:
+def test_invalid_report_counts_as_missing(admin: FlaskClient, data_dir: Path, report: str) -> None:
     (data_dir / DISK_USAGE_FILE).write_text(report)
     assert "Not measured by the engine yet" in read(admin, "/status").text
-
-
-# The drawing.
-
-
-def heights(drawn: chart.Chart) -> list[tuple[float, float]]:
-    """(where, how high) of each step of the curve."""
-    found = re.findall(r"H([\d.]+)V([\d.]+)", drawn.path)
-    return [(float(x), chart.HEIGHT - float(y)) for x, y in found][:-1]
-
-
-def test_nothing_in_use_is_a_flat_line() -> None:
-    drawn = chart.draw([], 0, 1800, 4)
-    assert heights(drawn) == [(0, 0)]
-    assert (drawn.peak, drawn.utilization) == (0, 0)
-
-
-def test_a_job_is_as_wide_as_it_took_and_others_stand_on_it() -> None:
-    drawn = chart.draw([(900, 1800), (1350, 1500)], 0, 1800, 2)
-    curve = [(x, height) for x, height in heights(drawn)]
-    assert curve[:2] == [(0, 0), (chart.WIDTH / 2, chart.HEIGHT / 2)]
-    assert max(height for _, height in curve) == chart.HEIGHT
-    assert drawn.peak == 2
-    assert drawn.utilization == pytest.approx((900 + 150) / 3600)
-
-
-def test_what_reaches_out_of_the_time_is_cut() -> None:
-    drawn = chart.draw([(-500, 100), (1700, 9999), (-9, -1), (5000, 6000)], 0, 1800, 1)
-    assert drawn.utilization == pytest.approx(200 / 1800)
-
-
-def test_no_more_slots_are_in_use_than_there_are() -> None:
-    drawn = chart.draw([(0, 101), (100, 1800)], 0, 1800, 1)
-    assert (drawn.peak, drawn.utilization) == (1, 1)
-
-
-def test_a_job_too_short_to_be_seen_is_seen() -> None:
-    assert chart.draw([(1000, 1001)], 0, 1800, 1).peak == 1

@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from polyjob.auth import users
+from polyjob.auth import login, users
 from polyjob.auth.sign_in_links import create_sign_in_link
+from polyjob.auth.throttle import FailureLimit
 from polyjob.db.database import write
 from polyjob.db.models import Job, Project, User
 from polyjob.services.transitions import transition
 
 ORIGIN = "http://localhost"
 HTML = "text/html,application/xhtml+xml,*/*;q=0.8"
+PASSWORD = "a long password"
 EVIL = "</textarea><script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 
 
@@ -161,6 +163,14 @@ def bob(app: Flask, project: Project) -> Browser:
     return Browser(app).sign_in(users.create("bob"))
 
 
+@pytest.fixture
+def eva(project: Project, monkeypatch: pytest.MonkeyPatch) -> User:
+    """A user with a password. No failed logins are recorded yet."""
+    monkeypatch.setattr(login, "_by_account", FailureLimit())
+    monkeypatch.setattr(login, "_by_address", FailureLimit(login.MAX_FAILURES_OF_ADDRESS))
+    return users.create("eva", PASSWORD)
+
+
 def publish() -> None:
     with write("test"):
         Project.update(is_public=True).execute()
@@ -175,3 +185,8 @@ def bring(number: int, *statuses: Any, **columns: Any) -> Job:
         if columns:
             Job.update(**columns).where(Job.id == number).execute()
     return Job.get_by_id(number)
+
+
+def job_fields(page: Html) -> dict[str, str]:
+    """Return the fields of the form for a new job."""
+    return next(form.fields for form in page.forms if "cmd" in form.fields)

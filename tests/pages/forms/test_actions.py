@@ -8,21 +8,17 @@ from typing import Any
 
 import flask
 import pytest
-import yaml
 
-from polyjob.api.schemas.job_bodies import read_job_create
 from polyjob.auth import sessions, users
 from polyjob.auth.scopes import Scope
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import Audit, Build, Job, Project, User
-from polyjob.jobconfig.loading import load_config
-from polyjob.jobconfig.parsing import parse_content, to_yaml
+from polyjob.jobconfig.schema import load_config
 from polyjob.pages import actions
 from polyjob.services import bookmarks, builds, cloning, jobs, submission
 from polyjob.settings import Settings
 from polyjob.statuses import Status
-from polyjob.storage.store import Store
 
 from .conftest import EVIL, Browser, bring, publish
 
@@ -43,8 +39,8 @@ def offered(app: Any, who: User, target: Job | Build) -> list[str]:
         return [button.action.name for button in actions.action_buttons(target)]
 
 
-class TestOffers:
-    def test_are_what_makes_sense(self, app: Any, user: User, job: Job) -> None:
+class TestButtons:
+    def test_buttons_fit_the_status(self, app: Any, user: User, job: Job) -> None:
         always = ["clone", "bookmark", "archive", "delete"]
         assert offered(app, user, job) == ["stop", "restart", *always]
         assert offered(app, user, bring(1, *RUNNING)) == ["stop", "restart", *always]
@@ -57,14 +53,14 @@ class TestOffers:
         assert offered(app, user, bring(1, archived_at=now())) == ["restore"]
         assert offered(app, user, bring(1, deleted_at=now())) == []
 
-    def test_are_what_one_may(self, app: Any, job: Job) -> None:
+    def test_buttons_need_permission(self, app: Any, job: Job) -> None:
         bob = users.create("bob")
         assert offered(app, bob, job) == []
         publish()
         assert offered(app, bob, Job.get_by_id(1)) == ["bookmark"]
         assert "delete" in offered(app, users.create("eva", is_admin=True), Job.get_by_id(1))
 
-    def test_of_a_key_are_what_it_is_good_for(self, app: Any, user: User, job: Job) -> None:
+    def test_buttons_fit_the_scope_of_the_token(self, app: Any, user: User, job: Job) -> None:
         for scope, wanted in (
             (Scope.READ, []),
             (Scope.SUBMIT, ["stop", "restart", "clone", "bookmark", "archive"]),
@@ -81,7 +77,7 @@ class TestOffers:
 
 
 class TestJobs:
-    def test_are_stopped(self, ana: Browser, job: Job) -> None:
+    def test_stop_ends_a_queued_job(self, ana: Browser, job: Job) -> None:
         ana.press(URL, "Stop")
         assert ana.location == URL
         assert Job.get_by_id(1).status is Status.STOPPED
@@ -89,7 +85,7 @@ class TestJobs:
         assert "Job 1 was stopped." not in ana.get(URL).text
         assert Audit.get(Audit.action == "stop").username == "ana"
 
-    def test_that_run_are_being_stopped(self, ana: Browser, job: Job) -> None:
+    def test_stop_of_a_running_job_is_requested(self, ana: Browser, job: Job) -> None:
         bring(1, *RUNNING)
         ana.press(URL, "Stop")
         assert Job.get_by_id(1).stop_by == job.user
@@ -97,32 +93,13 @@ class TestJobs:
         assert "Stop of job 1 requested." in page.text
         assert "Stop" not in [form.label for form in page.forms]
 
-    @pytest.mark.parametrize("label", ["Restart", "Resume", "Copy"])
-    def test_are_run_again_once_for_each_form(self, ana: Browser, job: Job, settings: Settings, label: str) -> None:
-        Store(settings.data_dir).make_job_folder(job.uuid)
-        bring(1, *RUNNING, Status.SUCCEEDED)
-        form = next(form for form in ana.get(URL).forms if form.label == label)
-        for _ in range(2):
-            ana.post(form.action or "", form.fields)
-            assert ana.location == "/ana/demo/jobs/2"
-        clone = Job.get_by_id(2)
-        assert (clone.original_id, clone.cloning_strategy) == (1, label.lower())
-        assert "job 1." in ana.get("/ana/demo/jobs/2").text
-        ana.press(URL, label)
-        assert ana.location == "/ana/demo/jobs/3"
-
-    def test_that_have_ended_stay_as_they_are(self, ana: Browser, job: Job) -> None:
+    def test_stop_of_an_ended_job_changes_nothing(self, ana: Browser, job: Job) -> None:
         bring(1, *RUNNING, Status.SUCCEEDED)
         ana.post(f"{URL}/stop", {"csrf_token": ana.csrf()})
         assert "Job 1 had already ended." in ana.get(URL).text
         assert Job.get_by_id(1).status is Status.SUCCEEDED
 
-    def test_that_run_are_not_resumed(self, ana: Browser, job: Job) -> None:
-        page = ana.post(f"{URL}/resume", {"csrf_token": ana.csrf()}, 400)
-        assert "takes only a job that is done" in page.text
-        assert Job.select().count() == 1
-
-    def test_are_bookmarked_and_not_any_more(self, ana: Browser, job: Job) -> None:
+    def test_bookmark_is_added_and_removed(self, ana: Browser, job: Job) -> None:
         ana.press(URL, "Bookmark")
         assert bookmarks.is_bookmarked(job, job.user)
         ana.press(URL, "Remove bookmark")
@@ -133,7 +110,7 @@ class TestJobs:
         ana.post(f"{URL}/unbookmark", {"csrf_token": token, "next": "//evil.example"})
         assert ana.location == URL
 
-    def test_are_archived_and_brought_back(self, ana: Browser, job: Job) -> None:
+    def test_archived_job_is_restored(self, ana: Browser, job: Job) -> None:
         ana.press(URL, "Archive")
         assert ana.location == "/ana/demo"
         page = ana.get("/ana/demo")
@@ -146,7 +123,7 @@ class TestJobs:
         ana.press("/ana/demo?show=archived", "Restore")
         assert ana.location == URL
 
-    def test_are_deleted_when_that_is_confirmed(self, ana: Browser, job: Job) -> None:
+    def test_job_is_deleted_after_confirmation(self, ana: Browser, job: Job) -> None:
         bring(1, *RUNNING, name="train")
         cloning.clone(job, job.user, "restart", {}, settings_of(ana))
         page = ana.get(f"{URL}/delete")
@@ -161,7 +138,7 @@ class TestJobs:
         assert "Job 1 was deleted." in ana.get("/ana/demo").text
         ana.get(URL, 404)
 
-    def test_of_others_are_left_alone(self, ana: Browser, bob: Browser, job: Job) -> None:
+    def test_actions_on_jobs_need_permission(self, ana: Browser, bob: Browser, job: Job) -> None:
         paths = [
             f"{URL}/{name}" for name in ("stop", "restart", "resume", "copy", "archive", "restore", "clone", "delete")
         ]
@@ -184,7 +161,7 @@ class TestJobs:
         labels = [form.label for form in bob.get(URL).forms]
         assert [label for label in labels if label in ("Stop", "Restart", "Archive")] == []
 
-    def test_that_are_not_there(self, ana: Browser, project: Project) -> None:
+    def test_actions_on_missing_jobs_are_not_found(self, ana: Browser, project: Project) -> None:
         ana.post(f"{URL}/stop", {"csrf_token": ana.csrf()}, 404)
         ana.get(f"{URL}/delete", 404)
 
@@ -194,91 +171,6 @@ def settings_of(browser: Browser) -> Settings:
     return found
 
 
-class TestEdited:
-    def test_a_job_runs_with_another_command(
-        self, ana: Browser, user: User, project: Project, settings: Settings
-    ) -> None:
-        config = load_config({"run": {"cmd": "a\nb"}, "environment": {"env_vars": [["A", "1"]]}, "tags": ["old"]})
-        submission.create(project, user, {"config": config, "name": "train"}, settings)
-        text = ana.form(f"{URL}/clone").fields["config"]
-        assert "cmd: |-\n    a\n    b\n" in text
-        document = yaml.safe_load(text)
-        document["run"]["cmd"] = "echo new"
-        del document["environment"]
-        ana.fill(f"{URL}/clone", config=yaml.safe_dump(document).replace("\n", "\r\n"))
-        assert ana.location == "/ana/demo/jobs/2"
-        job = Job.get_by_id(2)
-        assert (job.config["run"], job.original_id, job.cloning_strategy) == ({"cmd": "echo new"}, 1, "restart")
-        assert "environment" not in job.config
-        assert job.content is not None
-        assert Job.get_by_id(1).config == config
-
-    def test_what_was_sent_is_what_is_edited(
-        self, ana: Browser, user: User, project: Project, settings: Settings
-    ) -> None:
-        content = "# how fast\nparams: {lr: 0.1}\nrun:\n  cmd: train {{ lr }}\n"
-        submission.create(project, user, read_job_create({"content": content}).attributes, settings)
-        form = ana.form(f"{URL}/clone")
-        assert form.fields["config"] == content
-        ana.fill(f"{URL}/clone", config=content.replace("0.1", "0.5"))
-        job = Job.get_by_id(2)
-        assert job.config["run"]["cmd"] == "train 0.5"
-        assert job.content == content.replace("0.1", "0.5")
-        ana.fill(f"{URL}/clone")
-        assert Job.get_by_id(3).content == content
-
-    def test_a_name_is_given_anew_where_it_is_changed(
-        self, ana: Browser, user: User, project: Project, settings: Settings
-    ) -> None:
-        config = load_config({"name": "train", "run": {"cmd": "true"}})
-        submission.create(project, user, {"config": config}, settings)
-        text = ana.form(f"{URL}/clone").fields["config"]
-        ana.fill(f"{URL}/clone", config=text + "description: another\n")
-        ana.fill(f"{URL}/clone", config=text.replace("train", "other"))
-        assert [job.name for job in Job.select().order_by(Job.id)] == ["train", None, "other"]
-        assert Job.get_by_id(2).description == "another"
-
-    def test_errors_stand_beside_what_was_typed(self, ana: Browser, job: Job) -> None:
-        typed = "run:\n  cmd: 'true'\nbuilt:\n  image: x\n"
-        page = ana.fill(f"{URL}/clone", 400, config=typed, strategy="restart")
-        assert page.elements["config"]["aria-invalid"] == "true"
-        assert "Unknown key built; did you mean build? (line 4)" in page.text
-        assert next(form for form in page.forms if "config" in form.fields).fields["config"] == typed
-        for text in ("", "run: [", "- 1", EVIL, "kind: build\nbuild: {image: a}"):
-            page = ana.fill(f"{URL}/clone", 400, config=text)
-            assert next(form for form in page.forms if "config" in form.fields).fields["config"] == text
-            assert "img" not in page.tags
-        page = ana.fill(f"{URL}/clone", 400, strategy="resume")
-        assert "takes only a job that is done" in page.text
-        page = ana.fill(f"{URL}/clone", 403, config=typed, csrf_token="0")
-        assert next(form for form in page.forms if "config" in form.fields).fields["config"] == typed
-        assert Job.select().count() == 1
-
-    def test_twice_is_once(self, ana: Browser, job: Job) -> None:
-        form = ana.form(f"{URL}/clone")
-        fields = form.fields | {"config": "run: {cmd: x}"}
-        for _ in range(2):
-            ana.post(f"{URL}/clone", fields)
-            assert ana.location == "/ana/demo/jobs/2"
-        ana.post(f"{URL}/clone", fields | {"config": "run: {cmd: y}"})
-        assert ana.location == "/ana/demo/jobs/3"
-
-
-@pytest.mark.parametrize(
-    "document",
-    [
-        {"run": {"cmd": "a\n  b\n\n"}},
-        {"run": {"cmd": " \n# x"}},
-        {"a": ["yes", "no", "0123", "1:30", "1e5", "2026-01-01", "~", "", "null", "0x1f", "1_000", "<<", "=", "- x"]},
-        {"a": [1, 1.5, 1e30, True, None, "1", "1.5", "true", "é\u2028\x85", "\t", "a: b", "'", '"', "a #b"]},
-        {"env_vars": [["A", "1"], ["B", "x=y"]]},
-        {EVIL: EVIL},
-    ],
-)
-def test_a_config_as_text_is_the_same_config(document: Any) -> None:
-    assert parse_content(to_yaml(document)) == document
-
-
 class TestBuilds:
     @pytest.fixture
     def build(self, user: User, project: Project, settings: Settings) -> Build:
@@ -286,7 +178,7 @@ class TestBuilds:
             project, user, {"config": {"version": 1, "kind": "build", "build": {"image": "a"}}}, settings
         )
 
-    def test_are_stopped_and_not_used_any_more(self, app: Any, ana: Browser, user: User, build: Build) -> None:
+    def test_build_is_stopped_and_invalidated(self, app: Any, ana: Browser, user: User, build: Build) -> None:
         assert offered(app, user, build) == ["stop", "invalidate", "delete"]
         token = ana.csrf()
         ana.post("/ana/demo/builds/1/stop", {"csrf_token": token, "next": "/ana/demo/jobs/1"})
@@ -298,7 +190,7 @@ class TestBuilds:
         assert found.stop_at and found.invalidated_at
         assert offered(app, user, found) == ["delete"]
 
-    def test_are_deleted_unless_a_job_needs_them(self, ana: Browser, build: Build, job: Job) -> None:
+    def test_build_is_deleted_unless_a_job_needs_it(self, ana: Browser, build: Build, job: Job) -> None:
         with write("test"):
             Job.update(build=build).where(Job.id == job.id).execute()
         assert "Delete build 1?" in ana.get("/ana/demo/builds/1/delete").text
@@ -310,13 +202,13 @@ class TestBuilds:
         assert Build.get_by_id(1).deleted_at
         assert "Build 1 was deleted." in ana.get(str(ana.location)).text
 
-    def test_of_others_are_left_alone(self, bob: Browser, build: Build) -> None:
+    def test_actions_on_jobs_need_permission(self, bob: Browser, build: Build) -> None:
         publish()
         for name in ("stop", "invalidate", "delete"):
             bob.post(f"/ana/demo/builds/1/{name}", {"csrf_token": bob.csrf()}, 403)
 
 
-def test_names_are_text(ana: Browser, user: User, project: Project, settings: Settings) -> None:
+def test_names_are_escaped(ana: Browser, user: User, project: Project, settings: Settings) -> None:
     with write("test"):
         Job.create(
             uuid=uuid.uuid4().hex, project=project, user=user, name=EVIL, config={"run": {"cmd": EVIL}}, content=EVIL,
@@ -336,7 +228,7 @@ def test_names_are_text(ana: Browser, user: User, project: Project, settings: Se
         (PermissionError(errno.EACCES, "secret path"), 500, "Internal Server Error"),
     ],
 )
-def test_a_fault_is_a_page(
+def test_errors_have_a_page(
     ana: Browser, job: Job, monkeypatch: pytest.MonkeyPatch, error: OSError, status: int, said: str
 ) -> None:
     def fail(*given: Any) -> None:

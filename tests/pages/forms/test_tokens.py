@@ -14,21 +14,19 @@ from polyjob.auth.throttle import FailureLimit
 from polyjob.clock import now
 from polyjob.db.models import Audit, Token, User
 
-from .conftest import EVIL, Browser, Html
-
-PASSWORD = "a long password"
+from .conftest import EVIL, PASSWORD, Browser, Html
 
 
-def shown_key(page: Html) -> str:
+def shown_token(page: Html) -> str:
     found = re.search(r"\b[0-9a-f]{40}\b", page.text)
     assert found, page.text
     return found.group()
 
 
-class TestKeys:
-    def test_are_made_and_shown_once(self, ana: Browser, user: User) -> None:
+class TestTokens:
+    def test_token_is_created_and_shown_once(self, ana: Browser, user: User) -> None:
         page = ana.fill("/keys", 201, at="/keys", name="ci", scope="submit", project="ana.demo", days="30")
-        key = shown_key(page)
+        key = shown_token(page)
         assert auth.identity_of_token(key).user == user
         token = Token.get()
         assert (token.name, token.scope, token.project.name) == ("ci", "submit", "demo")
@@ -39,7 +37,7 @@ class TestKeys:
         assert ana.http.get("/keys").headers["Cache-Control"] == "private, no-store"
         assert Audit.get(Audit.action == "create", Audit.kind == "token").username == "ana"
 
-    def test_may_last_for_ever(self, ana: Browser) -> None:
+    def test_token_can_have_no_expiration(self, ana: Browser) -> None:
         ana.fill("/keys", 201, at="/keys", name="ci", days="")
         assert Token.get().expires_at is None
 
@@ -55,7 +53,7 @@ class TestKeys:
             ({"name": "x", "days": "999999"}, "days"),
         ],
     )
-    def test_that_cannot_be_are_refused(self, ana: Browser, typed: dict[str, str], wrong: str) -> None:
+    def test_invalid_token_is_refused(self, ana: Browser, typed: dict[str, str], wrong: str) -> None:
         page = ana.fill("/keys", 400, at="/keys", **typed)
         assert [name for name in ("name", "scope", "project", "days") if "aria-invalid" in page.elements[name]] == [
             wrong
@@ -63,20 +61,20 @@ class TestKeys:
         assert f"#{wrong}" in page.links
         assert Token.select().count() == 0
 
-    def test_names_are_text(self, ana: Browser) -> None:
+    def test_names_are_escaped(self, ana: Browser) -> None:
         page = ana.fill("/keys", 201, at="/keys", name=EVIL)
         assert EVIL in page.text
         assert "img" not in page.tags
         assert "img" not in ana.get("/keys").tags
         assert "img" not in ana.get(f"/keys/{Token.get().id}/revoke").tags
 
-    def test_for_the_command_line_take_one_press(self, ana: Browser, user: User) -> None:
+    def test_command_line_token_takes_one_click(self, ana: Browser, user: User) -> None:
         page = ana.press("/app/token", "Create token", 201)
-        identity = auth.identity_of_token(shown_key(page))
+        identity = auth.identity_of_token(shown_token(page))
         assert (identity.user, identity.scope) == (user, Scope.ADMIN)
         assert identity.token and identity.token.expires_at
 
-    def test_are_revoked_when_that_is_confirmed(self, ana: Browser, user: User) -> None:
+    def test_token_is_revoked_after_confirmation(self, ana: Browser, user: User) -> None:
         token, key = users.create_token(user, "old")
         path = f"/keys/{token.id}/revoke"
         assert path in ana.get("/keys").links
@@ -87,25 +85,25 @@ class TestKeys:
         with pytest.raises(auth.Unauthenticated):
             auth.identity_of_token(key)
 
-    def test_of_others_are_not_there(self, ana: Browser, bob: Browser, user: User) -> None:
+    def test_tokens_of_other_users_are_not_found(self, ana: Browser, bob: Browser, user: User) -> None:
         token, key = users.create_token(user, "mine")
         bob.get(f"/keys/{token.id}/revoke", 404)
         bob.post(f"/keys/{token.id}/revoke", {"csrf_token": bob.csrf()}, 404)
         assert "mine" not in bob.get("/keys").text
         assert auth.identity_of_token(key)
 
-    def test_make_none_that_outlives_them(self, visitor: Browser, user: User) -> None:
+    def test_created_token_does_not_outlive_the_session_token(self, visitor: Browser, user: User) -> None:
         visitor.fill("/sign-in", key=users.create_token(user, "short", datetime.timedelta(hours=1))[1])
         visitor.fill("/keys", 201, at="/keys", name="long", days="365")
         made = Token.get(Token.name == "long")
         assert made.expires_at - now() < datetime.timedelta(hours=1)
 
-    def test_are_for_who_is_signed_in(self, visitor: Browser, user: User) -> None:
+    def test_pages_need_a_sign_in(self, visitor: Browser, user: User) -> None:
         for path in ("/keys", "/app/token", "/password", "/new-project", "/submit"):
             assert visitor.get(path, 401).forms[0].fields["next"] == path
 
 
-def test_browser_signed_in_by_an_expiring_key_sets_no_password(visitor: Browser, user: User) -> None:
+def test_expiring_token_cannot_set_a_password(visitor: Browser, user: User) -> None:
     visitor.fill("/sign-in", key=users.create_token(user, "short", datetime.timedelta(hours=1))[1])
     visitor.fill("/password", 403, password=PASSWORD, again=PASSWORD)
     assert User.get_by_id(user.id).password_hash is None
@@ -117,7 +115,7 @@ class TestPassword:
         monkeypatch.setattr(login, "_by_account", FailureLimit())
         monkeypatch.setattr(login, "_by_address", FailureLimit(50))
 
-    def test_is_set_and_changed(self, ana: Browser, user: User, visitor: Browser) -> None:
+    def test_password_is_set_and_changed(self, ana: Browser, user: User, visitor: Browser) -> None:
         visitor.sign_in(user)
         ana.fill("/password", password=PASSWORD, again=PASSWORD)
         assert "Your password was changed" in ana.get("/keys").text
@@ -127,7 +125,7 @@ class TestPassword:
         assert passwords.user_with_password("ana", "another one") == user
         visitor.fill("/sign-in", username="ana", password="another one")
 
-    def test_that_does_not_do_is_refused(self, ana: Browser, user: User) -> None:
+    def test_invalid_password_is_refused(self, ana: Browser, user: User) -> None:
         assert "aria-invalid" in ana.fill("/password", 400, password="short", again="short").elements["password"]
         assert "aria-invalid" in ana.fill("/password", 400, password=PASSWORD, again="x").elements["again"]
         ana.fill("/password", password=PASSWORD, again=PASSWORD)

@@ -19,7 +19,7 @@ from polyjob.statuses import Status
 from tests.pages.helpers import BEGUN, EVIL, make_job, read, sign_in, url, write_log
 
 
-def test_names_descriptions_notes_and_logs_are_text(client: FlaskClient, project: Project, data_dir: Path) -> None:
+def test_user_content_is_escaped(client: FlaskClient, project: Project, data_dir: Path) -> None:
     with write("test"):
         Project.update(description=EVIL).where(Project.id == project.id).execute()
     job = make_job(
@@ -46,7 +46,7 @@ def test_names_descriptions_notes_and_logs_are_text(client: FlaskClient, project
     assert "img" not in log.tags
 
 
-def test_every_page_is_under_a_strict_policy(client: FlaskClient, project: Project) -> None:
+def test_every_page_has_security_headers(client: FlaskClient, project: Project) -> None:
     job = make_job(project)
     for path in ("/", "/ana/demo", url(job), "/ana/nothing", "/sign-in/nothing"):
         headers = client.get(path).headers
@@ -58,7 +58,7 @@ def test_every_page_is_under_a_strict_policy(client: FlaskClient, project: Proje
         assert "no-store" in headers["Cache-Control"]
 
 
-def test_scripts_and_styles_are_our_own_few_and_small(visitor: FlaskClient) -> None:
+def test_scripts_and_styles_are_local_and_small(visitor: FlaskClient) -> None:
     html = visitor.get("/").text
     found = re.findall(r'<(?:link rel="stylesheet" href|script src)="([^"]+)"', html)
     assert {path.rpartition(".")[2] for path in found} == {"css", "js"}
@@ -80,9 +80,7 @@ def test_scripts_and_styles_are_our_own_few_and_small(visitor: FlaskClient) -> N
     assert weight < 32_000
 
 
-def test_anothers_private_project_is_a_404_in_the_same_voice(
-    client: FlaskClient, project: Project, settings: Settings
-) -> None:
+def test_private_projects_look_like_missing_ones(client: FlaskClient, project: Project, settings: Settings) -> None:
     job = make_job(project, name="secret")
     with write("test"):
         other = User.create(username="bob", created_at=now())
@@ -94,7 +92,7 @@ def test_anothers_private_project_is_a_404_in_the_same_voice(
     assert len(set(pages)) == 1
 
 
-def test_anothers_public_project_is_there_for_all(client: FlaskClient, project: Project, settings: Settings) -> None:
+def test_public_projects_are_visible_to_all_users(client: FlaskClient, project: Project, settings: Settings) -> None:
     job = make_job(project, name="shared")
     with write("test"):
         Project.update(is_public=True).where(Project.id == project.id).execute()
@@ -105,15 +103,15 @@ def test_anothers_public_project_is_there_for_all(client: FlaskClient, project: 
     assert "shared" in read(stranger, url(job)).text
 
 
-def test_a_path_of_no_page_is_a_page_that_says_so(client: FlaskClient) -> None:
+def test_unknown_path_gets_an_error_page(client: FlaskClient) -> None:
     assert "Not found" in read(client, "/no/such/page/at/all", 404).text
 
 
 @pytest.mark.parametrize("path", ["/ana/demo/", "/ana//demo", "/ana//demo/jobs/{}/", "/sign-in/x/"])
-def test_slashes_more_or_less_do_not_matter(client: FlaskClient, project: Project, path: str) -> None:
+def test_extra_slashes_are_ignored(client: FlaskClient, project: Project, path: str) -> None:
     job = make_job(project)
     assert client.get(path.format(job.id)).status_code == (410 if "sign-in" in path else 200)
 
 
-def test_templates_are_found_from_a_checkout_and_from_a_package(tmp_path: Path) -> None:
+def test_templates_are_found(tmp_path: Path) -> None:
     assert (template_folder() / "base.html").is_file()

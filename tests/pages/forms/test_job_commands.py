@@ -1,0 +1,92 @@
+"""The shell commands that equal the form for a new job."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polyjob.api.schemas.job_bodies import read_job_create
+from polyjob.cli.origins import Origins
+from polyjob.cli.run import job_body
+from polyjob.cli.run import run as cli_run
+from polyjob.db.models import Job
+from polyjob.pages.forms import Form
+from polyjob.pages.job_commands import curl_commands, run_command
+from polyjob.pages.job_form import read_job
+
+from .conftest import ORIGIN, Browser, job_fields
+
+SUBMIT = "/ana/demo/submit"
+FIELDS = ["cmd", "image", "steps", "env", "name", "tags", "cpu", "memory", "gpu", "timeout", "config"]
+
+
+class TestCommands:
+    TYPED = {
+        "cmd": 'echo "it\'s $HOME" `id` \\ !\n  two',
+        "image": "python:3.12",
+        "steps": "pip install 'a b'\n-x --y",
+        "env": "A=it's\nB=$(id)\nC=-d",
+        "name": "train",
+        "tags": "a b,-c",
+        "cpu": "500m",
+        "memory": "1Gi",
+        "gpu": "1",
+        "timeout": "90.5",
+    }
+
+    @pytest.mark.parametrize("config", ["", "run: {cmd: x}\nEND\ntags: [z]", "build: {build_steps: [q]}\n"])
+    def test_commands_equal_the_form(self, config: str) -> None:
+        form = Form(self.TYPED | {"config": config.replace("END\n", "")})
+        body, _ = read_job(form)
+        line = (
+            run_command("ana/demo", form, True).partition(" <<'")[0] if config else run_command("ana/demo", form, True)
+        )
+        words = shlex.split(line)
+        assert words[:4] == ["polyjob", "run", "-p", "ana/demo"]
+        given = dict(cli_run.make_context("run", words[2:], resilient_parsing=True).params)
+        command = given.pop("command")
+        for name in ("project", "detach", "quiet"):
+            given.pop(name)
+        assert given.pop("upload") == Path(".")
+        stdin = io.StringIO(form.text("config"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.stdin", stdin)
+            made = job_body(command, Origins(), **given)
+        assert read_job_create(made).attributes["config"] == read_job_create(body).attributes["config"]
+        assert {name: made.get(name) for name in ("name", "tags")} == {
+            name: body.get(name) for name in ("name", "tags")
+        }
+        curl = shlex.split(curl_commands("http://h", "ana/demo", body).replace("\\\n", " "))
+        assert json.loads(curl[curl.index("-d") + 1]) == body
+        assert curl[1] == "http://h/api/v1/ana/demo/jobs"
+
+    def test_config_becomes_a_here_document(self) -> None:
+        text = "run:\n  cmd: |\n    cat <<X\nEND\n"
+        line = run_command("ana/demo", Form({"config": text}))
+        assert line == f"polyjob run -p ana/demo -f - <<'END_'\n{text}END_"
+
+    def test_commands_are_shown_without_javascript(self, ana: Browser) -> None:
+        page = ana.fill(SUBMIT, 200, cmd="echo it's", do="show")
+        assert "polyjob run -p ana/demo -- 'echo it'\"'\"'s'" in page.text
+        assert 'curl http://localhost/api/v1/ana/demo/jobs -H "Authorization: token $POLYJOB_TOKEN"' in page.text
+        assert job_fields(page)["cmd"] == "echo it's"
+        assert "hidden" not in page.elements["commands"]
+        assert Job.select().count() == 0
+        assert "hidden" in ana.get(SUBMIT).elements["commands"]
+
+    def test_commands_are_available_as_json(self, ana: Browser) -> None:
+        token = ana.csrf()
+
+        def ask(**typed: str) -> Any:
+            return ana.http.post(
+                f"{SUBMIT}/commands", data=typed | {"csrf_token": token}, headers={"Origin": ORIGIN}
+            ).json
+
+        assert ask(cmd="true", with_upload="yes")["run"] == "polyjob run -p ana/demo -u . -- true"
+        assert "repo/upload" in ask(cmd="true", with_upload="yes")["curl"]
+        assert list(ask(cmd="true", image="A B")["errors"]) == ["image"]
