@@ -1,4 +1,4 @@
-"""One client's connection in a web worker: what it has sent so far, and what still has to be sent to it."""
+"""A client's connection in a web worker: the received bytes of its next request, and its unsent response."""
 
 from __future__ import annotations
 
@@ -21,20 +21,19 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
 
 MAX_HEADER_SECONDS = 10
-"""A request's header is complete after so long, or its connection is closed."""
+"""Time until a request's header is complete; otherwise the connection is closed."""
 MAX_HEADER_BYTES = 64 << 10
 MAX_SMALL_BODY = 64 << 10
-"""A body up to this size is complete before a thread gets its request."""
+"""A body up to this size is received completely before a thread gets the request."""
 MAX_BODY_SECONDS = 30
-"""A small body is complete after so long. For a larger one, the time that the client may fall behind the least rate."""
-LEAST_UPLOAD_RATE = 8 << 10
-"""Bytes per second that a client has to send of a larger body."""
+"""Time until a small body is complete. For a larger one, the time that a client may be behind the minimum rate."""
+MIN_UPLOAD_BYTES_PER_SECOND = 8 << 10
+"""The rate at which a client has to send a larger body."""
 MAX_SEND_SECONDS = 30
-"""A client that takes nothing of a response for so long is disconnected."""
+"""A client that reads nothing of its response for so long is disconnected."""
 
 BODY_IS_LATE = "polyjob.body_is_late"
-"""The key of a request's WSGI environment that says whether its body is larger or chunked: to read it is to wait for
-the client."""
+"""Key in a request's WSGI environment: true if its body is larger or chunked, and reading it waits for the client."""
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -50,48 +49,49 @@ class Phase(Enum):
     """The event that a connection waits for while no thread works for it."""
 
     REQUEST = "the client sends"
-    ROOM = "the client takes more of the response"
-    GOODBYE = "the client closes its side"
+    WRITABLE = "the client takes more of the response"
+    CLOSING = "the client closes its side"
 
 
 class BodyTooSlow(TimeoutError):
-    """The client sends a body more slowly than it has to."""
+    """The client sends a body more slowly than the minimum rate."""
 
 
 class PacedUnreader(SocketUnreader):
-    """Reads a body from a blocking socket; the client has to keep up the least rate.
+    """Reads a body from a blocking socket at a minimum rate.
 
-    Only the time spent waiting for the client counts, not the time that the server takes between two reads.
+    Only the time spent waiting for the client counts, not the time between two reads.
     """
 
     def begin(self) -> None:
-        self._left = float(MAX_BODY_SECONDS)
+        """Start to read the body of a new request."""
+        self._seconds_left = float(MAX_BODY_SECONDS)
         self._may_wait = True
         self.expects_to_continue = False
         """Whether the client waits for `100 Continue`, which the first read of the body sends."""
 
     def stop_waiting(self) -> None:
-        """Read only what the client has sent already, from here on."""
+        """From here on, read only what the client has sent already."""
         self._may_wait = False
 
     def chunk(self, size_hint: int | None = None) -> bytes:
-        """Raises BodyTooSlow."""
-        begun = time.monotonic()
+        """Return the next bytes. Raises BodyTooSlow."""
+        begin = time.monotonic()
         if self.expects_to_continue and self._may_wait:
             self.expects_to_continue = False
             self.sock.sendall(CONTINUE)
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
-        if not poll.poll(1000 * self._left if self._may_wait else 0):
+        if not poll.poll(1000 * self._seconds_left if self._may_wait else 0):
             raise BodyTooSlow("The request's body arrives too slowly.")
         data: bytes = super().chunk(size_hint)
-        left = self._left - (time.monotonic() - begun) + len(data) / LEAST_UPLOAD_RATE
-        self._left = max(0.0, min(left, MAX_BODY_SECONDS))
+        seconds_left = self._seconds_left - (time.monotonic() - begin) + len(data) / MIN_UPLOAD_BYTES_PER_SECOND
+        self._seconds_left = max(0.0, min(seconds_left, MAX_BODY_SECONDS))
         return data
 
 
 class Connection(TConn):
-    """A connection whose requests the worker's main loop reads until a thread can work on them without waiting."""
+    """A connection. The main loop of the worker reads each request until a thread can handle it without waiting."""
 
     def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any) -> None:
         super().__init__(cfg, sock, client, server)  # the socket does not block from here on
@@ -100,29 +100,29 @@ class Connection(TConn):
         self.phase = Phase.REQUEST
         self.deadline = 0.0
         self.received = bytearray()
-        self.answer: Answer | None = None
+        self.answer: PendingResponse | None = None
         """The response that is being sent."""
         self.drained = 0
         self._not_taken = 0
         self.has_continued = False
-        """Whether the client was told that it may send the body of this request."""
+        """Whether `100 Continue` was sent for this request."""
         self.is_body_late = False
-        """Whether the request that was handed over has a body that only a thread can read."""
+        """Whether the request that a thread handles has a body that the thread has to read from the socket."""
         self._head_size = 0
-        """Bytes of the header; 0 while it is incomplete."""
+        """Size of the header; 0 while it is incomplete."""
         self._body_size: int | None = 0
-        """Bytes of a small body; None for one that only a thread can read."""
+        """Size of a small body; None for a larger or chunked one."""
         self.parser = RequestParser(cfg, sock, client)
         self.parser.unreader = PacedUnreader(sock)
         self.initialized = self.data_ready = True
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing of a request is there."""
+        """Whether no byte of a request was received."""
         return self.phase is Phase.REQUEST and not self.received
 
     def add(self, data: bytes) -> None:
-        """Add what the client has sent."""
+        """Add bytes that the client has sent."""
         scanned = max(0, len(self.received) - 3)
         self.received += data
         if self._head_size:
@@ -142,23 +142,23 @@ class Connection(TConn):
 
     @property
     def is_complete(self) -> bool:
-        """Whether a thread has to wait for nothing that belongs to a header or a small body."""
+        """Whether the header and, if it is small, the body were received."""
         return self.has_header and len(self.received) >= self._head_size + (self._body_size or 0)
 
     @property
     def expects_to_continue(self) -> bool:
-        """Whether the client waits to be told that it may send the small body."""
-        return not self.has_continued and wants_to_be_told(bytes(self.received[: self._head_size]))
+        """Whether the client waits for `100 Continue` before it sends a small body."""
+        return not self.has_continued and expects_continue(bytes(self.received[: self._head_size]))
 
     def takes_more(self) -> bool:
-        """Whether the client has taken anything of the response since this was asked last, or more was sent."""
+        """Return whether the client has read, or the server has sent, any of the response since the last call."""
         count = array.array("i", [0])
         fcntl.ioctl(self.sock, termios.TIOCOUTQ, count)
         before, self._not_taken = self._not_taken, count[0]
         return self._not_taken != before
 
     def hand_over(self) -> None:
-        """Give what was received to the parser, which a thread runs."""
+        """Pass the received bytes to the parser, which runs in a thread."""
         self.is_body_late = not self.has_small_body
         self.parser.unreader.begin()
         self.parser.unreader.unread(bytes(self.received))
@@ -166,37 +166,36 @@ class Connection(TConn):
         self._head_size, self._body_size = 0, 0
 
     def has_whole_body(self) -> bool:
-        """Whether the client has sent all of the body. What the application left of it is dropped; nothing is waited
-        for."""
+        """Return whether the client has sent all of the body, without waiting. Unread bytes of it are dropped."""
         self.parser.unreader.stop_waiting()
         return bool(self.parser.finish_body(deadline=time.monotonic() + MAX_BODY_SECONDS))
 
     def next_request(self) -> bytes:
-        """Take back what the parser has read of the next request."""
+        """Return the bytes of the next request that the parser has read already."""
         self.has_continued = False
         data: bytes = self.parser.unreader.take_buffered()
         return data
 
 
 def small_body(head: bytes) -> int | None:
-    """Bytes of the body that this header announces; None where it is large, or not plainly said."""
+    """Return the size of the body that this header announces; None if the body is large or its size is unclear."""
     if _TRANSFER_ENCODING.search(head):
         return None
-    found = _CONTENT_LENGTH.search(head)
-    if found is None:
+    match = _CONTENT_LENGTH.search(head)
+    if match is None:
         return 0
-    length = found[1].strip(b" \t")
+    length = match[1].strip(b" \t")
     return int(length) if _FEW_DIGITS.fullmatch(length) and int(length) <= MAX_SMALL_BODY else None
 
 
-def wants_to_be_told(head: bytes) -> bool:
-    """Whether a client with this header waits for `100 Continue` before it sends the body."""
+def expects_continue(head: bytes) -> bool:
+    """Return whether a client with this header waits for `100 Continue` before it sends the body."""
     request_line = head.lstrip(b"\r\n").partition(b"\r\n")[0]
     return request_line.endswith(b" HTTP/1.1") and _EXPECT.search(head) is not None
 
 
 class Outbox:
-    """Stands for the socket in gunicorn's Response: keeps what is sent until the real socket takes it."""
+    """Replaces the socket in gunicorn's Response: buffers the sent data until the real socket accepts it."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -210,9 +209,9 @@ class Outbox:
         self._parts.append(_Span(file.fileno(), offset, count))
 
     def flush(self) -> bool:
-        """Send as much as the socket takes now, which does not block. Return whether nothing is left.
+        """Send as much as the socket accepts without blocking. Return whether everything was sent.
 
-        Raises OSError where the client has left.
+        Raises OSError if the client has disconnected.
         """
         while self._parts:
             try:
@@ -224,20 +223,20 @@ class Outbox:
     def _send(self, part: memoryview | _Span) -> None:
         if isinstance(part, memoryview):
             sent = self._sock.send(part)
-            rest: memoryview | _Span = part[sent:]
+            remainder: memoryview | _Span = part[sent:]
         else:
             sent = os.sendfile(self._sock.fileno(), part.file, part.offset, min(part.count, _SEND_SIZE))
             if not sent:
                 raise BrokenPipeError("the file is shorter than it was")
-            rest = _Span(part.file, part.offset + sent, part.count - sent)
-        if len(rest):
-            self._parts[0] = rest
+            remainder = _Span(part.file, part.offset + sent, part.count - sent)
+        if len(remainder):
+            self._parts[0] = remainder
         else:
             self._parts.popleft()
 
 
 class _Span:
-    """Bytes of an open file."""
+    """A range of bytes of an open file."""
 
     def __init__(self, file: int, offset: int, count: int) -> None:
         self.file = file
@@ -248,8 +247,8 @@ class _Span:
         return self.count
 
 
-class Answer:
-    """A response on its way to the client: the application's items, and what of them was not sent yet."""
+class PendingResponse:
+    """A response that is being sent: the application's remaining items, and those in the outbox."""
 
     def __init__(self, response: Any, body: Any, items: Iterator[bytes], outbox: Outbox) -> None:
         self.response = response
@@ -259,9 +258,9 @@ class Answer:
         self._is_over = False
 
     def send(self) -> bool:
-        """Go on until the client takes no more for the moment, or has it all. Return whether it has it all.
+        """Send until the socket accepts no more or the response is complete. Return whether it is complete.
 
-        Blocks only as long as the application takes for the next item.
+        Blocks only while the application produces the next item.
         """
         while self._outbox.flush():
             if self._is_over:
@@ -276,7 +275,7 @@ class Answer:
         return False
 
     def close(self) -> None:
-        """Let the application free what the response holds. Idempotent."""
+        """Close the response's body, so that the application frees its resources. Idempotent."""
         body, self._body = self._body, None
         if hasattr(body, "close"):
             body.close()

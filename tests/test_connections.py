@@ -16,8 +16,8 @@ from polyjob.connections import (
     BodyTooSlow,
     Outbox,
     PacedUnreader,
+    expects_continue,
     small_body,
-    wants_to_be_told,
 )
 
 
@@ -55,7 +55,7 @@ def test_small_body_is_known_from_the_header(header, size):
     ],
 )
 def test_client_that_waits_to_be_told_is_known_from_the_header(head, waits):
-    assert wants_to_be_told(head) == waits
+    assert expects_continue(head) == waits
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_hostile_header_costs_the_main_loop_no_time(line):
     head = b"POST / HTTP/1.1\r\n" + line * (MAX_HEADER_BYTES // len(line)) + b"\r\n"
     begun = time.process_time()
     small_body(head)
-    wants_to_be_told(head)
+    expects_continue(head)
     assert time.process_time() - begun < 0.5
 
 
@@ -91,14 +91,14 @@ def test_bytes_of_a_body_earn_time_up_to_the_limit(pair):
     ours, theirs = pair
     unreader = PacedUnreader(ours)
     unreader.begin()
-    unreader._left = 1.0
+    unreader._seconds_left = 1.0
     theirs.send(b"a" * 4096)
     unreader.chunk()
-    assert unreader._left == pytest.approx(1.5, abs=0.1)
-    unreader._left = float(connections.MAX_BODY_SECONDS)
+    assert unreader._seconds_left == pytest.approx(1.5, abs=0.1)
+    unreader._seconds_left = float(connections.MAX_BODY_SECONDS)
     theirs.send(b"a" * 4096)
     unreader.chunk()
-    assert unreader._left <= connections.MAX_BODY_SECONDS
+    assert unreader._seconds_left <= connections.MAX_BODY_SECONDS
 
 
 def test_outbox_sends_texts_and_files_in_order_without_blocking(pair, tmp_path):

@@ -1,4 +1,4 @@
-"""A request's body: within its limit, and as a JSON object, whatever way it was sent."""
+"""The body of a request: its limits, and reading it as a JSON object or a form."""
 
 from __future__ import annotations
 
@@ -22,17 +22,25 @@ _BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Request(flask.Request):
-    """A request whose body is refused, never cut: 413 beyond its limit, however its length is announced, and 415 for
-    an encoding. A stranger's is refused, 401, where it would have to be waited for. This applies to whoever reads the
-    body: forms, JSON, logs and uploads."""
+    """A request whose body is refused as a whole if it breaks a rule, never cut.
+
+    * 413: it is larger than the limit, also if its length is not announced.
+    * 415: it is encoded, for example with gzip.
+    * 401: the server would have to wait for it, and the request has no credentials.
+
+    This holds for every reader of the body: forms, JSON, logs and uploads.
+    """
 
     @cached_property
     def stream(self) -> IO[bytes]:
-        """Raises UnsupportedMediaType for an encoded body, Unauthenticated for a stranger's that is larger or chunked,
-        and RequestEntityTooLarge here or when it is read."""
+        """The body as a stream.
+
+        Raises UnsupportedMediaType for an encoded body, Unauthenticated for a larger or chunked one without
+        credentials, and RequestEntityTooLarge here or when the stream is read.
+        """
         if self.environ.get(BODY_IS_LATE) and identity.current_identity() is None:
             raise identity.Unauthenticated(
-                f"Without credentials, send at most {MAX_SMALL_BODY} bytes, with a `Content-Length`."
+                f"Requests without credentials must have a `Content-Length` of at most {MAX_SMALL_BODY} bytes."
             )
         encoding = self.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("identity", ""):
@@ -45,7 +53,7 @@ class Request(flask.Request):
 
 
 class _Body(LimitedStream):
-    """werkzeug's own ends at the limit, and raises only for a second look."""
+    """Raises at the limit. werkzeug's own stream ends there, and raises only at the next read."""
 
     def on_exhausted(self) -> None:
         if self._stream.read(1):
@@ -59,26 +67,26 @@ class _Body(LimitedStream):
 
 
 def read_body() -> dict[str, Any]:
-    """The object in the body; an empty body is an empty object. JSON, or the fields of a form.
+    """Return the JSON object in the body, or the fields of a form. An empty body is an empty object.
 
-    JSON that comes as a form is read, too: curl says so of everything that it is told no type of. Raises Invalid,
-    and werkzeug's errors for a type that is not taken and a body that is too large.
+    JSON that is declared as a form is read as JSON, because curl declares every body as a form by default. Raises
+    Invalid, UnsupportedMediaType for another type, and RequestEntityTooLarge.
     """
-    kind = request.mimetype
-    if kind == "multipart/form-data":
+    mimetype = request.mimetype
+    if mimetype == "multipart/form-data":
         return request.form.to_dict()
-    if kind and kind not in FORMS and kind != "application/json" and not kind.endswith("+json"):
+    if mimetype and mimetype not in FORMS and mimetype != "application/json" and not mimetype.endswith("+json"):
         if not request.get_data():
             return {}
-        raise UnsupportedMediaType(f"Unsupported media type `{kind}` in request; send `application/json`.")
+        raise UnsupportedMediaType(f"Unsupported media type `{mimetype}` in request; send `application/json`.")
     data = request.get_data(cache=True, parse_form_data=False)
-    if kind in FORMS and not looks_like_json(data, b"{"):
+    if mimetype in FORMS and not looks_like_json(data, b"{"):
         return request.form.to_dict()
     return _parse(data)
 
 
 def looks_like_json(data: bytes, first: bytes) -> bool:
-    """Whether a body that came as a form is JSON that begins with one of these bytes; no form begins so."""
+    """Return whether a body that is declared as a form is JSON that begins with one of these bytes. No form does."""
     return data.startswith(_BYTE_ORDER_MARKS) or data.lstrip()[:1] in [bytes([byte]) for byte in first]
 
 
@@ -92,5 +100,5 @@ def _parse(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise Invalid([Problem("", f"JSON parse error - {error}")]) from None
     if not isinstance(body, dict):
-        raise Invalid([Problem("", "The body is not an object.")])
+        raise Invalid([Problem("", "The body must be a JSON object.")])
     return body

@@ -30,9 +30,9 @@ from polyjob.connections import (
     MAX_HEADER_BYTES,
     MAX_HEADER_SECONDS,
     MAX_SEND_SECONDS,
-    Answer,
     Connection,
     Outbox,
+    PendingResponse,
     Phase,
 )
 
@@ -130,7 +130,7 @@ class Worker(ThreadWorker):
         except OSError:
             self._discard(connection)
         else:
-            self._wait(connection, Phase.GOODBYE, _GOODBYE_SECONDS if self.alive else _HASTY_GOODBYE_SECONDS)
+            self._wait(connection, Phase.CLOSING, _GOODBYE_SECONDS if self.alive else _HASTY_GOODBYE_SECONDS)
 
     # Waiting for clients.
 
@@ -139,7 +139,7 @@ class Worker(ThreadWorker):
         connection.deadline = time.monotonic() + seconds
         self._waiting.pop(connection, None)
         self._waiting[connection] = None
-        events = selectors.EVENT_WRITE if phase is Phase.ROOM else selectors.EVENT_READ
+        events = selectors.EVENT_WRITE if phase is Phase.WRITABLE else selectors.EVENT_READ
         with contextlib.suppress(KeyError):
             self.poller.unregister(connection.sock)
         self.poller.register(connection.sock, events, lambda sock: self._client_is_ready(connection))
@@ -151,7 +151,7 @@ class Worker(ThreadWorker):
     def _client_is_ready(self, connection: Connection) -> None:
         if connection not in self._waiting:
             return  # closed in this round of the loop
-        if connection.phase is Phase.ROOM:
+        if connection.phase is Phase.WRITABLE:
             self._give_to_thread(connection, self.tpool)
             return
         try:
@@ -160,7 +160,7 @@ class Worker(ThreadWorker):
             return
         except OSError:
             data = b""
-        if connection.phase is Phase.GOODBYE:
+        if connection.phase is Phase.CLOSING:
             connection.drained += len(data)
             if not data or connection.drained > _GOODBYE_BYTES:
                 self._discard(connection)
@@ -198,7 +198,9 @@ class Worker(ThreadWorker):
             return
         self._next_sweep = moment + _SWEEP_SECONDS
         for connection in [each for each in self._waiting if each.deadline <= moment]:
-            if connection.phase is Phase.ROOM and connection.takes_more():  # yet too little for the socket to say so
+            if (
+                connection.phase is Phase.WRITABLE and connection.takes_more()
+            ):  # yet too little for the socket to say so
                 connection.deadline = moment + MAX_SEND_SECONDS
             elif connection.phase is Phase.REQUEST and not connection.is_idle:
                 self._refuse(connection, 408, "Request Timeout")
@@ -212,7 +214,7 @@ class Worker(ThreadWorker):
         """The worker stops: a connection has a moment left for a request that is on its way."""
         latest = time.monotonic() + _STOP_IDLE_SECONDS
         for connection in self._waiting:
-            if connection.phase is not Phase.ROOM:
+            if connection.phase is not Phase.WRITABLE:
                 connection.deadline = min(connection.deadline, latest)
 
     # Threads.
@@ -229,7 +231,7 @@ class Worker(ThreadWorker):
         result = False if future.cancelled() or future.exception() else future.result()
         if result is _BLOCKED:
             connection.takes_more()
-            self._wait(connection, Phase.ROOM, MAX_SEND_SECONDS)
+            self._wait(connection, Phase.WRITABLE, MAX_SEND_SECONDS)
             return
         if not result:
             self._say_goodbye(connection)
@@ -265,7 +267,7 @@ class Worker(ThreadWorker):
         if connection.is_body_late and not connection.has_whole_body():
             response.force_close()
         is_file = isinstance(body, environ["wsgi.file_wrapper"]) and response.sendfile(body)
-        connection.answer = Answer(response, body, iter(()) if is_file else iter(body), outbox)
+        connection.answer = PendingResponse(response, body, iter(()) if is_file else iter(body), outbox)
         try:
             return self._send(connection)
         except (OSError, StopIteration):

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from gunicorn.config import Config
 
-from polyjob.connections import Answer, Outbox, Phase
+from polyjob.connections import Outbox, PendingResponse, Phase
 from polyjob.server import web_worker
 from polyjob.server.web_worker import Worker, raise_file_limit
 
@@ -80,8 +80,8 @@ def test_client_that_takes_nothing_is_disconnected(worker):
     client, connection = connect(worker)
     freed = []
     body = SimpleNamespace(close=lambda: freed.append(True))
-    connection.answer = Answer(None, body, iter(()), Outbox(connection.sock))
-    worker._wait(connection, Phase.ROOM, 100)
+    connection.answer = PendingResponse(None, body, iter(()), Outbox(connection.sock))
+    worker._wait(connection, Phase.WRITABLE, 100)
     worker.murder_pending()
     assert not freed
     connection.deadline = time.monotonic()
@@ -97,9 +97,9 @@ def test_client_that_takes_little_at_a_time_stays_connected(worker):
     with contextlib.suppress(BlockingIOError):
         while True:
             connection.sock.send(bytes(1 << 16))
-    connection.answer = Answer(None, SimpleNamespace(), iter(()), Outbox(connection.sock))
+    connection.answer = PendingResponse(None, SimpleNamespace(), iter(()), Outbox(connection.sock))
     connection.takes_more()
-    worker._wait(connection, Phase.ROOM, 0)
+    worker._wait(connection, Phase.WRITABLE, 0)
     for _ in range(10):
         client.recv(100_000)
     worker.murder_pending()
@@ -116,7 +116,7 @@ def test_incomplete_request_is_answered_at_its_deadline(worker):
     connection.deadline = time.monotonic()
     worker.murder_pending()
     assert client.recv(100).startswith(b"HTTP/1.1 408 ")
-    assert connection.phase is Phase.GOODBYE
+    assert connection.phase is Phase.CLOSING
 
 
 def test_unread_bytes_do_not_delay_a_goodbye_for_ever(worker, monkeypatch):
