@@ -44,7 +44,9 @@ REQUIREMENT_FILE_BYTES = 16 << 20
 POLL_SECONDS = 0.3
 """Time from one look at a builder's pod to the next."""
 LOG_CHUNK_BYTES = 1 << 20
-NO_REGISTRY = "There is no registry: each job runs the build steps in its own pod before its command; nothing is kept."
+NO_REGISTRY = (
+    "No registry is configured: each job runs the build steps in its own pod before its command; nothing is kept."
+)
 IMAGE_MISSING = "its image is no longer in the registry"
 _FAILED_STEP = re.compile(rb"^(?:#\d+ [\d.]+ )?polyjob: step (\d+) ended with exit code (\d+)\s*$", re.MULTILINE)
 """The line that a failing build step writes. BuildKit puts its own number and time before each line."""

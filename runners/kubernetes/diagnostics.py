@@ -47,7 +47,7 @@ class ProblemTimer:
         return problem.is_hopeless or self.is_late(problem.kind, patience)
 
     def reset(self) -> None:
-        """Record that there is no problem now."""
+        """Record that the pod has no problem now."""
         self._kind = None
 
 

@@ -21,7 +21,7 @@ from runners.machine_faults import is_machine_fault
 
 
 class JobFiles:
-    """The files of jobs in one namespace, and their pods once nobody needs them."""
+    """The files of jobs in one namespace, and the removal of their pods."""
 
     def __init__(
         self, api: Api, options: Options, states: JobStates, trackers: PodTrackers, sweeper: PodSweeper,
@@ -80,7 +80,7 @@ class JobFiles:
     def _remove_pod(self, pod: Pod) -> bool:
         """Delete a pod. Return whether its helper removed the job's files in the claim before.
 
-        The pod gets no grace if nothing of the job runs in it, because then nobody has to wait for its end.
+        The pod gets no grace if the job does not run in it, because no process has to end first.
         """
         is_over, is_cleared = isinstance(pod_status.pod_view(pod).state, Exited), False
         if self._options.claim and is_over and pod_status.container_runs(pod, HELPER):

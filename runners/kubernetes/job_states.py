@@ -20,7 +20,7 @@ from runners.kubernetes.stopper import PodStopper
 
 class JobStates:
     """Determines states of jobs. Where a job's own pod asks for it, also moves the job on: copies its files into the
-    pod, ends build steps that take too long, and gives up a pod that cannot start."""
+    pod, ends build steps that take too long, and deletes a pod that cannot start."""
 
     def __init__(
         self, api: Api, namespace: Namespace, records: JobRecords, trackers: PodTrackers, stopper: PodStopper,
@@ -48,7 +48,7 @@ class JobStates:
         self._events.refresh([pod for pod, view in views if view is not None and view.is_unexplained])
 
     def state(self, handle: Handle) -> State | None:
-        """Return the state of a job as of the last list; None if it cannot be told now."""
+        """Return the state of a job as of the last list; None if it cannot be determined now."""
         if not handle.pod_uid:
             return Missing()
         if not self._namespace.contains(handle):
@@ -111,7 +111,7 @@ class JobStates:
         by_signal = end.reason is Reason.SIGNALLED and end.signal in (signal.SIGTERM, signal.SIGKILL)
         if not by_signal or end.message or self._records.is_stop_requested(uuid):
             return state
-        text = "Not by polyjob: the job itself or somebody else sent the signal"
+        text = "Not by polyjob: the job itself or another user sent the signal"
         return dataclasses.replace(state, exit=dataclasses.replace(end, message=text))
 
     def _pending_state(self, handle: Handle, tracker: PodTracker, pod: Pod, view: PodView) -> State | None:
@@ -129,11 +129,11 @@ class JobStates:
             tracker.problem_timer.reset()
             return view.state
         if tracker.problem_timer.is_final(problem, self._patience):
-            return self._give_up(handle, tracker, pod, problem)
+            return self._fail_start(handle, tracker, pod, problem)
         return Pending(problem.text)
 
-    def _give_up(self, handle: Handle, tracker: PodTracker, pod: Pod, problem: StartProblem) -> State | None:
-        """End a job that has not begun because of a problem."""
+    def _fail_start(self, handle: Handle, tracker: PodTracker, pod: Pod, problem: StartProblem) -> State | None:
+        """End a job whose command cannot begin because of a problem."""
         begun = self._stopper.has_begun(pod)
         if begun:
             return _lagging_state(pod)

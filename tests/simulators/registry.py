@@ -1,6 +1,6 @@
-"""An image registry of the tests, which keeps manifests alone; and a builder that makes images without any files.
+"""An image registry that stores only manifests, and a builder that makes images without files.
 
-The builder runs each `RUN` of its Dockerfile where it is, and pushes a manifest with no layers in it.
+The builder runs each `RUN` of its Dockerfile in its own container, and pushes a manifest without layers.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ url = f'http://{host}/v2/{name}/manifests/{tag}'
 urllib.request.urlopen(urllib.request.Request(url, uuid.uuid4().bytes, method='PUT'), timeout=30)
 """
 BUILDER = f"python3 -u -c {shlex.quote(_BUILD)}"
-"""The builder's command, for an image with Python in it."""
+"""The command of the builder, for an image with Python."""
 
 
 class Registry:
-    """Serves on a free port of this machine, until it is closed."""
+    """A registry on a free port of this machine. `close` ends it."""
 
     def __init__(self, pushed: Callable[[str], None] = lambda image: None) -> None:
-        """`pushed` is called with each name of an image that is new: by its tag, and by its digest."""
+        """`pushed` is called with both names of a new image: with its tag, and with its digest."""
         self.images: dict[str, str] = {}
         """Name → digest."""
         self.tells_digests = True

@@ -1,5 +1,5 @@
-"""A stand-in for a Kubernetes cluster, for tests alone: real HTTP, and pods that are real processes.
+"""A simulator of a Kubernetes cluster for tests: real HTTP, and pods that are real processes.
 
-`Cluster` is one in this process, `start` one in a process of its own. Needs root, for pods have namespaces and a root
-folder of their own. What it does not show: the network of pods, limits of memory and cores, TLS.
+`Cluster` runs in this process, `remote.start` runs one in a process of its own. It needs root, because pods have
+namespaces and root folders of their own. It does not simulate the network of pods, limits of memory and cores, or TLS.
 """

@@ -1,4 +1,4 @@
-"""A cluster as a process of its own: prints its kubeconfig, and serves `Cluster`'s methods to who started it."""
+"""Run a cluster as a process: print its kubeconfig, and serve the methods of `Cluster` to the parent process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a namespace's quota, limit range and policies make of a pod that is created."""
+"""Admission of new pods: the quota, limit range and policies of a namespace."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from tests.simulators.kubernetes.selectors import Object
 
 @dataclass
 class Admission:
-    """The rules; may be changed while the cluster runs."""
+    """The rules. They can be changed while the cluster runs."""
 
     quota: dict[str, str] = field(default_factory=dict)
-    """Resource, such as `pods` or `limits.cpu` → what all pods that have not ended may have of it together."""
+    """Quota: resource, such as `pods` or `limits.cpu` → maximum for all active pods together."""
     least: dict[str, str] = field(default_factory=dict)
     most: dict[str, str] = field(default_factory=dict)
-    """Of a limit range: resource → what each container has to ask for at least, and may have at most."""
+    """Limit range: resource → minimum request and maximum limit of each container."""
     default: dict[str, str] = field(default_factory=dict)
     default_request: dict[str, str] = field(default_factory=dict)
-    """Of a limit range: resource → what containers that say nothing may have, and ask for."""
+    """Limit range: resource → default limits and requests of containers."""
     ratio: dict[str, str] = field(default_factory=dict)
-    """Of a limit range: resource → how many times what it asks for a container may have at most."""
+    """Limit range: resource → maximum ratio of a container's limit to its request."""
     policy: str | None = None
-    """Why every pod is refused, in the words of whatever refuses it; None = nothing does."""
+    """The message with which an admission plugin refuses every pod; None = pods are admitted."""
 
 
 def give_defaults(rules: Admission, pod: Object) -> None:
-    """Fill in what a limit range says for containers that say nothing; it completes itself from its own bounds."""
+    """Fill in the defaults of a limit range. Missing defaults come from its minimum and maximum."""
     limits = {**rules.most, **rules.default}
     requests = {**rules.least, **limits, **rules.default_request}
     if not limits and not requests:
@@ -41,26 +41,29 @@ def give_defaults(rules: Admission, pod: Object) -> None:
 
 
 def admit(rules: Admission, pod: Object, others: list[Object]) -> None:
-    """Raises Refused. `others` are the pods of the namespace."""
+    """Raise Refused if a rule refuses a pod. `others` are the pods of the namespace."""
     name = pod["metadata"]["name"]
     if rules.policy:
         raise refused(name, rules.policy)
     causes = [cause for container in _containers(pod) for cause in _out_of_range(rules, container)]
     if causes:
         raise refused(name, causes[0] if len(causes) == 1 else f"[{', '.join(causes)}]")
-    unsaid = _unsaid(rules, pod)
-    if unsaid:
-        raise refused(name, f"failed quota: compute: must specify {'; '.join(unsaid)}")
-    asked = {resource: _asked(pod, resource) for resource in rules.quota}
-    living = [other for other in others if other["status"].get("phase") not in ("Succeeded", "Failed")]
-    used = {resource: sum((_asked(other, resource) for other in living), Decimal(0)) for resource in rules.quota}
-    over = [resource for resource, limit in rules.quota.items() if asked[resource] + used[resource] > amount(limit)]
+    missing = _missing_amounts(rules, pod)
+    if missing:
+        raise refused(name, f"failed quota: compute: must specify {'; '.join(missing)}")
+    requested = {resource: _amount_of(pod, resource) for resource in rules.quota}
+    active = [other for other in others if other["status"].get("phase") not in ("Succeeded", "Failed")]
+    used = {resource: sum((_amount_of(other, resource) for other in active), Decimal(0)) for resource in rules.quota}
+    over = [resource for resource, limit in rules.quota.items() if requested[resource] + used[resource] > amount(limit)]
     if over:
-        told = [
-            ",".join(f"{resource}={canonical(amounts[resource])}" for resource in over) for amounts in (asked, used)
+        texts = [
+            ",".join(f"{resource}={canonical(amounts[resource])}" for resource in over) for amounts in (requested, used)
         ]
-        told.append(",".join(f"{resource}={rules.quota[resource]}" for resource in over))
-        raise refused(name, f"exceeded quota: compute, requested: {told[0]}, used: {told[1]}, limited: {told[2]}")
+        texts.append(",".join(f"{resource}={rules.quota[resource]}" for resource in over))
+        raise refused(
+            name,
+            f"exceeded quota: compute, requested: {texts[0]}, used: {texts[1]}, limited: {texts[2]}",
+        )
 
 
 def refused(name: str, why: str) -> Refused:
@@ -75,11 +78,11 @@ def _out_of_range(rules: Admission, container: Object) -> list[str]:
     causes = []
     resources = container.get("resources") or {}
     for resource, least in rules.least.items():
-        asked = (resources.get("requests") or {}).get(resource)
-        if asked is None:
+        request = (resources.get("requests") or {}).get(resource)
+        if request is None:
             causes.append(f"minimum {resource} usage per Container is {least}.  No request is specified")
-        elif amount(asked) < amount(least):
-            causes.append(f"minimum {resource} usage per Container is {least}, but request is {asked}")
+        elif amount(request) < amount(least):
+            causes.append(f"minimum {resource} usage per Container is {least}, but request is {request}")
     for resource, most in rules.most.items():
         limit = (resources.get("limits") or {}).get(resource)
         if limit is None:
@@ -88,16 +91,16 @@ def _out_of_range(rules: Admission, container: Object) -> list[str]:
             causes.append(f"maximum {resource} usage per Container is {most}, but limit is {limit}")
     for resource, most in rules.ratio.items():
         limit = (resources.get("limits") or {}).get(resource, "0")
-        asked = (resources.get("requests") or {}).get(resource, "0")
-        if not amount(asked) or not amount(limit):
+        request = (resources.get("requests") or {}).get(resource, "0")
+        if not amount(request) or not amount(limit):
             causes.append(f"{resource} max limit to request ratio per Container is {most}, but no request is specified")
-        elif amount(limit) / amount(asked) > amount(most):
-            given = f"but provided ratio is {amount(limit) / amount(asked):.6f}"
-            causes.append(f"{resource} max limit to request ratio per Container is {most}, {given}")
+        elif amount(limit) / amount(request) > amount(most):
+            ratio_text = f"but provided ratio is {amount(limit) / amount(request):.6f}"
+            causes.append(f"{resource} max limit to request ratio per Container is {most}, {ratio_text}")
     return causes
 
 
-def _unsaid(rules: Admission, pod: Object) -> list[str]:
+def _missing_amounts(rules: Admission, pod: Object) -> list[str]:
     found = []
     for resource in rules.quota:
         kind, _, plain = resource.rpartition(".")
@@ -111,8 +114,8 @@ def _unsaid(rules: Admission, pod: Object) -> list[str]:
     return found
 
 
-def _asked(pod: Object, resource: str) -> Decimal:
-    """What a pod takes of a quota: the sum of its containers, or its largest init container."""
+def _amount_of(pod: Object, resource: str) -> Decimal:
+    """Return the amount that counts in a quota: the sum of the containers, or the largest init container."""
     if resource == "pods":
         return Decimal(1)
     kind, _, plain = resource.rpartition(".")

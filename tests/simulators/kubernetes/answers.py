@@ -1,4 +1,4 @@
-"""What an API server says when it says no: `Status` objects, and the exception that carries one."""
+"""Refusals of the API server: `Status` objects, and the exception that carries one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REASONS = {
 
 
 class Refused(Exception):
-    """An answer other than the one that was asked for."""
+    """The API server refuses a request."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Refused(Exception):
         headers: dict[str, str] | None = None,
         is_plain: bool = False,
     ) -> None:
-        """`is_plain`: the answer is the message as it is, and no `Status`."""
+        """`is_plain`: the response body is the message itself, without a `Status`."""
         super().__init__(message)
         self.is_plain = is_plain
         self.code = code
@@ -44,7 +44,7 @@ class Refused(Exception):
 
 
 def status(code: int, message: str, reason: str | None = None, details: dict[str, Any] | None = None) -> dict[str, Any]:
-    made: dict[str, Any] = {
+    body: dict[str, Any] = {
         "kind": "Status",
         "apiVersion": "v1",
         "metadata": {},
@@ -54,15 +54,15 @@ def status(code: int, message: str, reason: str | None = None, details: dict[str
         "code": code,
     }
     if details:
-        made["details"] = details
-    return made
+        body["details"] = details
+    return body
 
 
 def success(details: dict[str, Any] | None = None) -> dict[str, Any]:
-    made: dict[str, Any] = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
+    body: dict[str, Any] = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
     if details:
-        made["details"] = details
-    return made
+        body["details"] = details
+    return body
 
 
 def not_found(resource: str, name: str) -> Refused:
@@ -82,13 +82,13 @@ def conflict(resource: str, name: str, why: str) -> Refused:
 def invalid(kind: str, name: str, causes: list[tuple[str, str, str]]) -> Refused:
     """`causes` are (field, reason, message)."""
     texts = [f"{field}: {message}" for field, _, message in causes]
-    said = texts[0] if len(texts) == 1 else "[" + ", ".join(texts) + "]"
+    text = texts[0] if len(texts) == 1 else "[" + ", ".join(texts) + "]"
     details = {
         "name": name,
         "kind": kind,
         "causes": [{"reason": reason, "message": message, "field": field} for field, reason, message in causes],
     }
-    return Refused(422, f'{kind} "{name}" is invalid: {said}', details=details)
+    return Refused(422, f'{kind} "{name}" is invalid: {text}', details=details)
 
 
 def expired(message: str = "too old resource version") -> Refused:
@@ -96,9 +96,9 @@ def expired(message: str = "too old resource version") -> Refused:
 
 
 def forbidden(user: str, verb: str, resource: str, namespace: str | None, name: str | None) -> Refused:
-    named = f'{resource} "{name}"' if name else resource
+    subject = f'{resource} "{name}"' if name else resource
     where = f' in the namespace "{namespace}"' if namespace else " at the cluster scope"
     base = resource.partition("/")[0]
-    message = f'{named} is forbidden: User "{user}" cannot {verb} resource "{resource}" in API group ""{where}'
+    message = f'{subject} is forbidden: User "{user}" cannot {verb} resource "{resource}" in API group ""{where}'
     details = {"kind": base, **({"name": name} if name else {})}
     return Refused(403, message, details=details)

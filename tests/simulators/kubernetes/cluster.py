@@ -1,4 +1,4 @@
-"""The stand-in as a whole: a cluster that is started, asked, troubled and ended."""
+"""The simulated cluster as a whole."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Right = tuple[str, str, str]
 
 
 class Cluster(Troubles, Pretended):
-    """A cluster of one namespace, or more. Everything of it lies below `state`, and ends with `close`.
+    """A cluster of one or more namespaces. All its files are below `state`, and `close` ends it.
 
     Methods may be called from any thread, and take and return plain values only, so that they can be called from
     another process as well.
@@ -58,15 +58,15 @@ class Cluster(Troubles, Pretended):
         self.token = secrets.token_hex(16)
         self.tokens = {self.token: "system:serviceaccount:default:polyjob"}
         self.rights: set[Right] | None = None
-        """What the client may do; None = anything."""
+        """The permissions of the client; None = all."""
         self.admission = Admission()
         self.pretended = self.scheduler.pretended
         self.labels: dict[str, dict[str, str]] = {}
-        """Of every pod that a client has ever made: name → labels."""
+        """Name → labels, of every pod that a client ever created."""
         self.warnings: list[str] = []
-        """What clients were warned of: fields that no pod has."""
+        """The warnings that clients received, about unknown fields of pods."""
         self.defects: list[BaseException | None] = []
-        """Errors of the stand-in itself."""
+        """Errors in the simulator itself."""
         self.requests: Counter[tuple[str, str]] = Counter()
         self.paths: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
@@ -80,7 +80,7 @@ class Cluster(Troubles, Pretended):
         self._listen(port)
         self.kubeconfig = self._write_kubeconfig()
 
-    # --- its life
+    # --- start and end
 
     def _listen(self, port: int) -> None:
         self._listener = Listener(port, self, Handler)
@@ -95,11 +95,14 @@ class Cluster(Troubles, Pretended):
         config = {
             "apiVersion": "v1",
             "kind": "Config",
-            "current-context": "stand-in",
-            "clusters": [{"name": "stand-in", "cluster": {"server": self.url}}],
+            "current-context": "simulator",
+            "clusters": [{"name": "simulator", "cluster": {"server": self.url}}],
             "users": [{"name": "polyjob", "user": {"token": self.token}}],
             "contexts": [
-                {"name": "stand-in", "context": {"cluster": "stand-in", "user": "polyjob", "namespace": self.namespace}}
+                {
+                    "name": "simulator",
+                    "context": {"cluster": "simulator", "user": "polyjob", "namespace": self.namespace},
+                }
             ],
         }
         path = self.state / "kubeconfig"
@@ -123,7 +126,7 @@ class Cluster(Troubles, Pretended):
         self.close()
 
     def go_away(self) -> None:
-        """Connections are refused, and those that are there are cut."""
+        """Refuse connections, and cut those that exist."""
         listener, self._listener = self._listener, None
         if listener:
             listener.shutdown()
@@ -134,14 +137,14 @@ class Cluster(Troubles, Pretended):
         if self._listener is None:
             self._listen(self.port)
 
-    # --- what it has
+    # --- contents and behaviour
 
     def add_namespace(self, name: str) -> None:
         self.store.create("namespaces", {"metadata": {"name": name}, "spec": {}, "status": {"phase": "Active"}})
         self.add("serviceaccounts", "default", name)
 
     def add_node(self, name: str, labels: dict[str, str] | None = None, **capacity: str) -> None:
-        """Capacity by resource, over that of a usual node: `memory="1Gi"`."""
+        """Add a node. `capacity` replaces the usual capacity of a resource, such as `memory="1Gi"`."""
         node = Node(name, self.store, self.state, self.images, self.recorder, self.settings)
         self.store.create("nodes", node_object(name, {**CAPACITY, **capacity}, labels or {}, node.ip))
         node.defects = self.defects
@@ -149,7 +152,7 @@ class Cluster(Troubles, Pretended):
         self.scheduler.wake()
 
     def change_node(self, name: str, labels: dict[str, str] | None = None, **allocatable: str) -> None:
-        """Give a node labels, and other amounts of what pods may take of it."""
+        """Add labels to a node, and change the amounts that pods can use."""
 
         def change(item: Object) -> None:
             item["metadata"]["labels"] |= labels or {}
@@ -165,7 +168,7 @@ class Cluster(Troubles, Pretended):
         self.store.update("nodes", "", name, change)
 
     def add(self, resource: str, name: str, namespace: str | None = None, **fields: Any) -> None:
-        """A secret, a config map, a claim or a service account: `add("secrets", "key", data={…})`."""
+        """Add a secret, a config map, a claim or a service account: `add("secrets", "key", data={…})`."""
         metadata = {"name": name, "namespace": namespace or self.namespace}
         self.store.create(resource, {"metadata": metadata, **fields})
         self.scheduler.wake()
@@ -174,7 +177,7 @@ class Cluster(Troubles, Pretended):
         self.store.remove(resource, self.namespace, name)
 
     def add_image(self, name: str, root: str = "busybox", **fields: Any) -> None:
-        """An image that nodes can pull from now on; fields as of `Image`."""
+        """Add an image that nodes can pull. The fields are those of `Image`."""
         self.images[name] = Image(root=root, **fields)
 
     def remove_image(self, name: str) -> None:
@@ -183,33 +186,33 @@ class Cluster(Troubles, Pretended):
             node.pulled.discard(name)
 
     def configure(self, **settings: Any) -> None:
-        """Change how nodes behave; names as of `Settings`."""
+        """Change how nodes behave. The names are those of `Settings`."""
         for name, value in settings.items():
             if not hasattr(self.settings, name):
                 raise TypeError(f"no setting {name}")
             setattr(self.settings, name, value)
 
     def schedule_nothing(self, why: str | None) -> None:
-        """Leave new pods without a node, with these words; None: schedule again."""
+        """Leave new pods unscheduled, with this message; None: schedule again."""
         self.scheduler.refusal = why
         self.scheduler.wake()
 
     def restrict(self, **rules: Any) -> None:
-        """What namespaces refuse from now on; names as of `Admission`. Whatever is not named is not restricted."""
+        """Set the rules of admission. The names are those of `Admission`; all other rules are removed."""
         self.admission = Admission(**rules)
 
     def permit(self, rights: list[Right] | None) -> None:
-        """What the client may do from now on; None = anything."""
+        """Set the permissions of the client; None = all."""
         self.rights = None if rights is None else {tuple(right) for right in rights}  # type: ignore[misc]
 
     def allows(self, verb: str, resource: str, namespace: str | None) -> bool:
-        """Whether the client may; what it is given, it is given in the one namespace."""
+        """Return whether the client has a permission. Permissions are for the cluster's default namespace only."""
         base, _, sub = resource.partition("/")
         if self.rights is None:
             return True
         return (verb, base, sub) in self.rights and (namespace == self.namespace or base in CLUSTERED)
 
-    # --- what is seen
+    # --- inspection
 
     def pods(self) -> list[Object]:
         return [stored.object for stored in self.store.list("pods", None, lambda item: True)[1]]
@@ -218,12 +221,12 @@ class Cluster(Troubles, Pretended):
         return self.store.find("pods", self.namespace, name)
 
     def events(self, name: str | None = None) -> list[Object]:
-        """The events of all pods, or of one, the oldest first."""
+        """Return the events of all pods, or of one, in order of time."""
         found = self.store.list("events", None, lambda item: name in (None, item["involvedObject"]["name"]))[1]
         return [stored.object for stored in sorted(found, key=lambda stored: stored.version)]
 
     def processes(self, name: str) -> dict[str, int]:
-        """Of a pod: container → process id on this machine, of those that run."""
+        """Return the process ids of a pod's running containers on this machine, by container."""
         return {
             slot.name: slot.container.pid
             for slot in self._worker(name).slots
@@ -236,12 +239,12 @@ class Cluster(Troubles, Pretended):
             self.paths[verb, path] += 1
 
     def counted(self) -> dict[str, int]:
-        """Requests so far by verb and resource: `{"list pods": 3}`."""
+        """Return the number of requests by verb and resource: `{"list pods": 3}`."""
         with self._lock:
             return {f"{verb} {resource}": number for (verb, resource), number in self.requests.items()}
 
     def counted_paths(self) -> dict[str, int]:
-        """Requests so far by verb and path."""
+        """Return the number of requests by verb and path."""
         with self._lock:
             return {f"{verb} {path}": number for (verb, path), number in self.paths.items()}
 
@@ -265,7 +268,7 @@ class Cluster(Troubles, Pretended):
         return [slot for slot in self._worker(name).slots if container in (None, slot.name)]
 
     def soon(self, act: Callable[[], None]) -> None:
-        """Do this beside the request that asks for it; `close` waits for it."""
+        """Run `act` in another thread than the request's. `close` waits for it."""
         errand = threading.Thread(target=act, daemon=True)
         with self._lock:
             self._errands = [known for known in self._errands if known.is_alive()] + [errand]

@@ -1,4 +1,4 @@
-"""A cluster of one's own, and the real client of it."""
+"""Fixtures: a cluster for each test, and its official client."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.simulators.kubernetes.cluster import Cluster
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """What `what` says once it is true; fails when it does not become true."""
+    """Return the result of `what` once it is true. Fails if it does not become true."""
     deadline = time.monotonic() + seconds
     while not (value := what()):
         assert time.monotonic() < deadline, f"not within {seconds} s"
@@ -25,7 +25,7 @@ def wait_for(what: Callable[[], Any], seconds: float = 10.0) -> Any:
 
 
 def manifest(name: str = "pod", command: str = "sleep 60", **spec: Any) -> dict[str, Any]:
-    """A pod of one container `job` that runs this shell text."""
+    """Return the manifest of a pod with one container `job` that runs a shell command."""
     container = {"name": "job", "image": "busybox", "command": ["sh", "-c", command]}
     return {
         "metadata": {"name": name, "labels": {"app": "test"}},
@@ -42,16 +42,16 @@ def manifest(name: str = "pod", command: str = "sleep 60", **spec: Any) -> dict[
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     require_root()
-    with Cluster(tmp_path / "cluster") as made:
-        yield made
-        assert made.defects == []
+    with Cluster(tmp_path / "cluster") as started:
+        yield started
+        assert started.defects == []
 
 
 @pytest.fixture
 def api(cluster: Cluster) -> Iterator[Any]:
-    """The client's CoreV1Api, which does not try again by itself."""
-    with client_of(cluster.kubeconfig) as made:
-        yield made
+    """Return the CoreV1Api of the official client, without retries."""
+    with client_of(cluster.kubeconfig) as client:
+        yield client
 
 
 @contextlib.contextmanager

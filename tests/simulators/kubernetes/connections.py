@@ -1,4 +1,4 @@
-"""The API server's connections: whole answers, streams in chunks, and how they are cut."""
+"""Connections of the API server: complete responses, streams in chunks, and cutting them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Listener(ThreadingHTTPServer):
-    """Knows its connections, so that they can be cut."""
+    """A listener that can cut its connections."""
 
     daemon_threads = True
     block_on_close = False
@@ -32,7 +32,7 @@ class Listener(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that breaks is nothing to tell of; anything else is a defect of the stand-in, and is kept."""
+        """Ignore broken connections. Keep all other errors: they are defects of the simulator."""
         error = sys.exception()
         if not isinstance(error, OSError | HangUp):
             self.cluster.defects.append(error)
@@ -47,14 +47,14 @@ class Listener(ThreadingHTTPServer):
 
 
 class Answering(BaseHTTPRequestHandler):
-    """One connection, and the means to answer its requests."""
+    """One connection, with methods to answer its requests."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = 1 << 16
     server: Listener
     query: dict[str, str]
-    """Of the present request; of a parameter that is given twice the last."""
+    """The parameters of the current request. The last value of a repeated parameter counts."""
     is_streaming = False
 
     @property
@@ -104,7 +104,7 @@ class Answering(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _is_closed(self) -> bool:
-        """Whether the client has hung up."""
+        """Return whether the client has closed the connection."""
         try:
             return self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
         except BlockingIOError:

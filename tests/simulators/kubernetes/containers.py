@@ -1,4 +1,4 @@
-"""One container as the kubelet sees it: started, signalled, waited for, its log rotated, a command run in it."""
+"""One container: start, signals, exit, log rotation, and commands in it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ LOST = "The container could not be located when the pod was terminated"
 
 
 class Container:
-    """One run of one container. Its processes die with this process, whatever kills that."""
+    """One run of one container. Its processes end with this process, whatever ends it."""
 
     def __init__(self, folder: Path, spec: dict[str, Any], changed: Callable[[], None]) -> None:
-        """`folder` is the container's own; a run's files are numbered, so that the previous one's log can be read."""
+        """`folder` is the container's own. The files of each run are numbered, so that earlier logs stay."""
         self.id = "containerd://" + uuid.uuid4().hex * 2
         self.spec = spec
         self.folder = folder
@@ -34,10 +34,10 @@ class Container:
         self.pid: int | None = None
         self.oom = False
         self.is_lost = False
-        """How it ends is seen by nobody."""
+        """The exit code is lost."""
         self.ended = threading.Event()
         self.started = threading.Event()
-        """Set when the command runs, or cannot be started."""
+        """Set once the command runs, or could not be started."""
         self._started_at = stamp()
         self._process: subprocess.Popen[bytes] | None = None
         self._input = threading.Lock()
@@ -58,17 +58,17 @@ class Container:
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout
         for line in process.stdout:
-            said = json.loads(line)
-            if "started" in said:
-                self.pid = said["started"]
+            report = json.loads(line)
+            if "started" in report:
+                self.pid = report["started"]
                 self._started_at = stamp()
                 self.state = {"running": {"startedAt": self._started_at}}
                 self.started.set()
                 self.changed()
-            elif "failed" in said:
-                self._end(128, "StartError", _start_error(said["failed"]), started="1970-01-01T00:00:00Z")
+            elif "failed" in report:
+                self._end(128, "StartError", _start_error(report["failed"]), started="1970-01-01T00:00:00Z")
             else:
-                self._end(said["exited"], "Completed" if said["exited"] == 0 else "Error", None)
+                self._end(report["exited"], "Completed" if report["exited"] == 0 else "Error", None)
         process.wait()
         process.stdout.close()
         with self._input, contextlib.suppress(BrokenPipeError):
@@ -86,7 +86,7 @@ class Container:
             self.ended.set()
             self.started.set()
             return
-        said = {
+        terminated = {
             "exitCode": code,
             "reason": reason,
             "startedAt": started or self._started_at,
@@ -94,20 +94,20 @@ class Container:
             "containerID": self.id,
         }
         if message:
-            said["message"] = message
-        self.state = {"terminated": said}
+            terminated["message"] = message
+        self.state = {"terminated": terminated}
         self.ended.set()
         self.started.set()
         self.changed()
 
     def _last_words(self, code: int) -> str:
-        """What the container wrote of its end."""
+        """Return the termination message of the container."""
         with contextlib.suppress(OSError):
-            said = Path(self.spec["termination_log"]).read_bytes()[:4096]
-            if not said and code and self.spec["termination_policy"] == "FallbackToLogsOnError":
+            text = Path(self.spec["termination_log"]).read_bytes()[:4096]
+            if not text and code and self.spec["termination_policy"] == "FallbackToLogsOnError":
                 lines = Path(self.spec["log"]).read_bytes()[-8192:].splitlines()[-80:]
-                said = b"\n".join(line.split(b" ", 3)[-1] for line in lines)[-2048:]
-            return said.decode(errors="replace")
+                text = b"\n".join(line.split(b" ", 3)[-1] for line in lines)[-2048:]
+            return text.decode(errors="replace")
         return ""
 
     def _say(self, word: bytes) -> None:
@@ -135,7 +135,7 @@ class Container:
         self.kill()
 
     def vanish(self) -> None:
-        """End all at once, as when the node's power fails; returns when nothing of it runs."""
+        """End all processes at once, like a power failure. Blocks until they have ended."""
         self.is_lost = True
         self.kill()
         if self._process:
@@ -150,7 +150,7 @@ class Container:
         return "running" in self.state
 
     def run(self, command: list[str], seconds: float) -> int | None:
-        """The exit code of a command in the container, without its streams; None where it takes longer."""
+        """Run a command in the container without streams. Return its exit code; None after the time limit."""
         with Path(os.devnull).open("r+b") as nothing:
             process, complaint = self.join(command, (nothing.fileno(),) * 3)
             try:
@@ -161,7 +161,7 @@ class Container:
         return 127 if complaint.exists() and complaint.read_bytes() else code
 
     def join(self, command: list[str], streams: tuple[int, int, int]) -> tuple[subprocess.Popen[bytes], Path]:
-        """Run one more command in the container; returns its process here, and the file that says what hindered it."""
+        """Run another command in the container. Return its process, and the file for the error if it cannot start."""
         name = uuid.uuid4().hex
         complaint = self.folder / f"{name}.complaint"
         spec = {**self.spec, "pid": self.pid, "command": command, "complaint": str(complaint)}
@@ -179,9 +179,9 @@ class Container:
 
 
 def unknown_end() -> dict[str, Any]:
-    """The state of a container whose end nobody saw."""
-    said = {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": LOST}
-    return {"terminated": {**said, "startedAt": None, "finishedAt": None}}
+    """Return the state of a container whose end is not known."""
+    terminated = {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": LOST}
+    return {"terminated": {**terminated, "startedAt": None, "finishedAt": None}}
 
 
 def _start_error(why: str) -> str:

@@ -20,7 +20,7 @@ PIECE = 32 << 10
 
 
 class Execution:
-    """One command in a container, and the connection of the client that asked for it."""
+    """One command in a container, with the connection of its client."""
 
     def __init__(
         self, sock: socket.socket, container: Container | None, name: str, query: dict[str, list[str]], v5: bool
@@ -36,14 +36,14 @@ class Execution:
         self.socket_lock = threading.Lock()
         self.is_cut = False
         self.cut_after: int | None = None
-        """Bytes of standard output after which the connection breaks."""
+        """Number of bytes of standard output after which the connection breaks."""
         self.cut_after_input: int | None = None
         self.taken = 0
         self.sent = 0
         self.connection = WSConnection(ConnectionType.SERVER)
 
     def run(self, headers: list[tuple[bytes, bytes]], path: str) -> None:
-        """Take over the connection after its request was read; returns when all is over."""
+        """Serve the connection after its request was read. Blocks until the command has ended."""
         self.connection.initiate_upgrade_connection(headers, path)
         for event in self.connection.events():
             if isinstance(event, Request):
@@ -86,14 +86,14 @@ class Execution:
         listener.join(5)
 
     def _pump(self, pipe: int, channel: int, is_wanted: bool) -> None:
-        """Carry what the command writes to the client; once that is gone, to nowhere, so that the command goes on."""
+        """Copy the command's output to the client. Once that is gone, discard it, so that the command goes on."""
         with os.fdopen(pipe, "rb", buffering=0) as stream:
             while data := stream.read(PIECE):
                 if is_wanted and not self.is_cut:
                     self._write(channel, data)
 
     def _listen(self, inward: Any) -> None:
-        """Carry what the client sends to the command, until it hangs up or says that nothing more comes."""
+        """Copy input from the client to the command, until the client closes the connection or its input."""
         try:
             while not self.is_cut:
                 for event in list(self.connection.events()):
@@ -117,7 +117,7 @@ class Execution:
                 inward.close()
 
     _rest: int | None = None
-    """The channel of a message whose begin has come and whose end has not."""
+    """Return the channel of a message that is incomplete."""
 
     def _take(self, event: BytesMessage | TextMessage, inward: Any) -> None:
         data = event.data.encode() if isinstance(event.data, str) else bytes(event.data)
@@ -156,7 +156,7 @@ class Execution:
             with self.socket_lock:
                 data = self.connection.send(event)
                 self.sock.sendall(data)
-        except Exception:  # the client is gone, or has closed: there is nobody to tell
+        except Exception:  # the client has closed the connection
             self.is_cut = True
 
     def _finish(self, status: dict[str, Any]) -> None:
@@ -164,7 +164,7 @@ class Execution:
         self._send(CloseConnection(code=1000))
 
     def cut(self) -> None:
-        """Break the connection, in the middle of whatever goes on."""
+        """Break the connection at once."""
         self.is_cut = True
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""What can go wrong on the way of a request, on demand."""
+"""Faults of requests, on demand."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ class HangUp(Exception):
 
 @dataclass
 class Fault:
-    """Requests that match meet it, `times` times (None: until it is taken back)."""
+    """A fault of matching requests: the next `times` ones (None: until it is cleared)."""
 
     times: int | None
     verb: str | None
-    """The verb that rights are given by, such as `list`; None = any."""
+    """The verb of a permission, such as `list`; None = any."""
     path: re.Pattern[str]
     code: int | None
-    """The status that is answered; None = none, the connection is closed."""
+    """The status of the response; None = the connection is closed without a response."""
     retry_after: int | None
     delay: float
     is_done: bool = False
-    """The request is carried out, and only its answer is this one."""
+    """The request is carried out, and only its response is faulty."""
     message: str | None = None
-    """None = what such an answer usually says."""
+    """None = the usual message for that status."""
 
 
 MESSAGES = {
@@ -41,7 +41,7 @@ MESSAGES = {
 }
 
 PLAIN = {429, 502, 503}
-"""What is answered before a request comes to where a `Status` is made."""
+"""Statuses of responses without a `Status` object, because they come from in front of the API server."""
 
 
 class Faults:
@@ -58,7 +58,7 @@ class Faults:
             self._faults.clear()
 
     def find(self, verb: str, path: str) -> Fault | None:
-        """The fault that this request meets, and has then met once more. A slow answer takes its time here."""
+        """Return the fault of this request, and count it. Blocks for the delay of a slow response."""
         with self._lock:
             found = next(
                 (fault for fault in self._faults if fault.verb in (None, verb) and fault.path.search(path)), None
@@ -74,7 +74,7 @@ class Faults:
 
 
 def meet(found: Fault) -> None:
-    """Raises Refused or HangUp, unless the fault was but a slow answer."""
+    """Raise Refused or HangUp, unless the fault was only a slow response."""
     code = found.code
     if code == 200:
         return

@@ -1,4 +1,4 @@
-"""The images that the nodes can pull, and the root folders that containers get from them."""
+"""Images that nodes can pull, and the root folders of their containers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ _making = threading.Lock()
 
 @dataclass
 class Image:
-    """One image. `host` images show this machine's programs, `busybox` ones nothing but busybox, and
-    `empty` ones nothing at all."""
+    """One image. `host` images have this machine's programs, `busybox` ones only busybox, `empty` ones no files."""
 
     root: str = "busybox"
     entrypoint: list[str] = dataclasses.field(default_factory=list)
@@ -33,13 +32,13 @@ class Image:
     workdir: str = "/"
     user: int = 0
     seconds: float = 0.0
-    """How long a node pulls it, once."""
+    """Seconds for which a node pulls it, once."""
     trouble: str | None = None
-    """Why it cannot be pulled, in the registry's words."""
+    """The registry's message if it cannot be pulled."""
 
 
 def usual() -> dict[str, Image]:
-    """The images that every cluster of the tests has."""
+    """Return the images that every cluster has."""
     names = {"busybox": "busybox", "alpine": "busybox", "debian": "host", "python": "host", "polyjob-test": "busybox"}
     return {name: Image(root=root) for name, root in names.items()}
 
@@ -49,7 +48,7 @@ def is_valid(name: str) -> bool:
 
 
 def lookup(images: dict[str, Image], name: str) -> Image | None:
-    """The image of that name: as it is listed, else without its tag and Docker Hub's prefix."""
+    """Return the image of that name, or of the name without its tag and Docker Hub's prefix."""
     if name in images:
         return images[name]
     short = name.removeprefix("docker.io/").removeprefix("library/")
@@ -61,7 +60,7 @@ def image_id(name: str) -> str:
 
 
 def system(image: Image, state: Path) -> dict[str, str]:
-    """What of this machine a container of the image sees: name below its root → path here."""
+    """Return the parts of this machine that containers of the image see: name below the root → path here."""
     if image.root == "empty":
         return {}
     if image.root == "busybox":

@@ -1,4 +1,4 @@
-"""Beside one container: makes its namespaces and its root, runs its command as process 1, and keeps its log.
+"""The process beside a container: makes namespaces and root folder, runs the command, and keeps the log.
 
 Run by path with a JSON file as argument. Standard input takes words (`term`, `kill`, `rotate`), and its end is `kill`;
 standard output tells in JSON lines that the command runs, could not be started, or has ended. Needs root.
@@ -22,7 +22,7 @@ NEWNS, NEWUTS, NEWIPC, NEWPID = 0x20000, 0x4000000, 0x8000000, 0x20000000
 MS_RDONLY, MS_NOSUID, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 32, 4096, 16384, 1 << 18
 PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 24, 38
 LINE = 16384
-"""Bytes of a line in the log; a longer one is written in parts."""
+"""Longest line of the log in bytes; a longer one is written in parts."""
 DEVICES = ("null", "zero", "full", "random", "urandom")
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -40,7 +40,7 @@ def mount(source, target, kind=None, flags=0, data=None):
 
 
 def bind(source, target, is_read_only=False):
-    """Make `source` appear at `target`, which is made as a folder or a file as the source is one."""
+    """Mount `source` at `target`, which becomes a folder or a file like the source."""
     if os.path.isdir(source):
         os.makedirs(target, exist_ok=True)
     else:
@@ -53,7 +53,7 @@ def bind(source, target, is_read_only=False):
 
 
 def make_root(spec):
-    """Mount all that the container sees below its root folder."""
+    """Mount everything that the container sees below its root folder."""
     root = spec["root"]
     mount(None, "/", flags=MS_REC | MS_PRIVATE)
     os.makedirs(root, exist_ok=True)
@@ -87,7 +87,7 @@ def make_root(spec):
 
 
 def enter(spec):
-    """In the child that is process 1, or that joins it: from here on only what the container sees is there."""
+    """Change the root of process 1, or of a process that joins it, to that of the container."""
     os.chroot(spec["root"])
     os.chdir(spec["workdir"])
     for capability in range(64):
@@ -105,7 +105,7 @@ def enter(spec):
 
 
 def execute(command, env, complaint):
-    """Become the command; what hinders that is written to `complaint`."""
+    """Execute the command. An error is written to `complaint`."""
     try:
         path = shutil.which(command[0], path=env.get("PATH", os.defpath))
         if path is None:
@@ -121,7 +121,7 @@ def execute(command, env, complaint):
 
 
 def start(spec):
-    """Fork process 1; returns (pid, stdout, stderr, complaint), three pipes' reading ends."""
+    """Fork process 1. Return (pid, stdout, stderr, complaint); the last three are reading ends of pipes."""
     call("unshare", NEWNS | NEWUTS | NEWIPC | NEWPID)
     socket.sethostname(spec["hostname"])
     make_root(spec)
@@ -159,7 +159,7 @@ class Log:
         self.size = os.fstat(self.file).st_size
 
     def rotate(self):
-        """At every moment there is a file of that name."""
+        """Rotate the file. There is a file of that name at every moment."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{self.path}.1")
         os.link(self.path, f"{self.path}.1")
@@ -180,7 +180,7 @@ class Log:
         self.write(out)
 
     def end(self, stream):
-        """A last line without a line's end is kept as a part."""
+        """Write a last line without an end as a partial line."""
         if self.rests[stream]:
             self.write([self.entry(stream, self.rests[stream], b"P")])
             self.rests[stream] = b""
@@ -193,7 +193,7 @@ class Log:
         return [*out, self.entry(stream, line, tag)]
 
     def entry(self, stream, line, tag):
-        """Each has a time of its own, as containerd stamps them."""
+        """Return the log entries of a line. Each has its own timestamp, as with containerd."""
         seconds, nanoseconds = divmod(time.time_ns(), 10**9)
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
         return b"%s.%09dZ %s %s %s\n" % (moment.encode(), nanoseconds, stream.encode(), tag, line)
@@ -213,8 +213,8 @@ def tell(**what):
 
 
 def run(spec):
-    """Run the container to its end, and tell of it."""
-    log = Log(spec["log"], spec["log_limit"])  # is there before anybody knows that the container runs
+    """Run the container to its end, and report it."""
+    log = Log(spec["log"], spec["log_limit"])  # it exists before the start is reported
     pid, out, err, complaint = start(spec)
     why = b""
     while piece := os.read(complaint, 4096):
@@ -270,7 +270,7 @@ def obey(word, pid, log):
 
 
 def join(spec):
-    """Run one more command in the container of process `spec["pid"]`, with this process's own three streams.
+    """Run another command in the container of process `spec["pid"]`, with the three streams of this process.
 
     Ends as the command ended: exit code, or 128 + the signal. What hinders its start goes to the file named by
     `spec["complaint"]`.

@@ -1,4 +1,4 @@
-"""The life of one pod on a node: volumes, images, containers in their order, its status, and its end."""
+"""One pod on a node: volumes, images, containers in their order, status, and end."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class End:
 
     grace: float
     reason: str | None = None
-    """The pod's reason and message from then on, where it is not deleted but failed."""
+    """Reason and message of the pod if it is not deleted, but has failed."""
     message: str | None = None
     condition: tuple[str, str] | None = None
     """(reason, message) of a DisruptionTarget condition."""
 
 
 class Ending(Exception):
-    """The pod is to end: leave whatever goes on and end it."""
+    """The pod has to end; any other work on it is abandoned."""
 
 
 class PodWorker:
@@ -62,19 +62,19 @@ class PodWorker:
         self.end: End | None = None
         self.end_by = 0.0
         self.has_failed = False
-        """An init container has: the others are not started."""
+        """An init container has failed, so the others are not started."""
         self.has_ended = False
         self.is_over = False
         self.is_lost = False
-        """The node is gone: nothing is reported any more."""
+        """The node is lost, so nothing is reported."""
         self.started_at = time.monotonic()
         self._wake = threading.Event()
         self.thread = threading.Thread(target=self._run, name=f"pod {self.name}", daemon=True)
 
-    # --- from outside
+    # --- called by other threads
 
     def order_end(self, end: End) -> None:
-        """End the pod; a later order with less grace shortens the earlier one's."""
+        """End the pod. A later order can only shorten the grace of an earlier one."""
         until = time.monotonic() + end.grace
         if self.end is None or until < self.end_by:
             self.end_by = until
@@ -89,7 +89,7 @@ class PodWorker:
         return self.folder / slot.name / f"{restart}.log"
 
     def vanish(self) -> None:
-        """The node is gone, with all that ran on it and without a word."""
+        """Lose the node with everything that ran on it, without a report."""
         self.is_lost = True
         for slot in self.slots:
             if slot.container:
@@ -155,14 +155,14 @@ class PodWorker:
             self._back_off(slot)
 
     def _until_over(self) -> None:
-        """An init container has failed for good: what runs beside it ends, and nothing else starts."""
+        """Record that an init container has finally failed: running containers end, and no others start."""
         self._stop([slot for slot in self.slots if slot.container], time.monotonic() + 1)
         self.end = End(0)
         self.has_failed = True
         raise Ending
 
     def _keep_going(self, mains: list[Slot]) -> bool:
-        """Start what is not started, start again what its policy wants; true when all have ended for good."""
+        """Start containers, and restart them by their policy. Return whether all have finally ended."""
         for slot in self.slots:
             if slot in mains or slot.is_sidecar:
                 if self._is_to_restart(slot):
@@ -177,7 +177,7 @@ class PodWorker:
         return slot.code is not None and wants
 
     def _back_off(self, slot: Slot) -> None:
-        """Make an ended container wait for its next start."""
+        """Let an ended container wait for its next start."""
         seconds = self.node.settings.backoff * 2**slot.restarts if slot.restarts else 0.0
         slot.last = slot.state["terminated"]
         slot.restarts += 1
@@ -187,7 +187,7 @@ class PodWorker:
         slot.waiting = {"reason": "CrashLoopBackOff", "message": text}
 
     def _try_start(self, slot: Slot) -> bool:
-        """Whether the container has been started (or could not be, for good); else it says what it waits for."""
+        """Start a container. Return False if it waits for something; its state then has the reason."""
         if slot.container is not None:
             return slot.container.started.wait(0)
         if time.monotonic() < slot.again_at:
@@ -226,7 +226,7 @@ class PodWorker:
         return True
 
     def _pull(self, slot: Slot) -> images.Image | None:
-        """The container's image, once it is on the node; None while it cannot be had."""
+        """Return the container's image; None as long as it cannot be pulled."""
         name, policy = slot.spec["image"], slot.spec["imagePullPolicy"]
         if not images.is_valid(name):
             why = f'couldn\'t parse image name "{name}": invalid reference format'
@@ -262,15 +262,15 @@ class PodWorker:
         self.node.tell(self.pod, "Normal", "Pulled", text, slot.name)
         return image
 
-    def _cannot_pull(self, slot: Slot, reason: str, message: str, event: str, told: str) -> None:
+    def _cannot_pull(self, slot: Slot, reason: str, message: str, event: str, event_message: str) -> None:
         slot.waiting = {"reason": reason, "message": message}
         slot.again_at = time.monotonic() + self.node.settings.backoff
-        self.node.tell(self.pod, "Normal" if event == "BackOff" else "Warning", event, told, slot.name)
+        self.node.tell(self.pod, "Normal" if event == "BackOff" else "Warning", event, event_message, slot.name)
         if event != "BackOff":
             self.node.tell(self.pod, "Warning", "Failed", f"Error: {reason}", slot.name)
 
     def _until(self, done: Callable[[], bool], seconds: float | None = None) -> None:
-        """Report, and wait for `done`, at most for so many seconds. Raises Ending once the pod is to end."""
+        """Report, and wait for `done`, up to some seconds. Raises Ending if the pod has to end."""
         until = None if seconds is None else time.monotonic() + seconds
         while True:
             self._wake.clear()
@@ -294,7 +294,7 @@ class PodWorker:
         self.order_end(End(self.spec["terminationGracePeriodSeconds"], "DeadlineExceeded", text))
 
     def _finish(self) -> None:
-        """End what runs, and report how the pod ended."""
+        """End all containers, and report the end of the pod."""
         if self.is_lost or self.end is None:
             return
         condition = self.end.condition
@@ -308,11 +308,11 @@ class PodWorker:
         self.has_ended = True
 
     def _has_initialized(self) -> bool:
-        """Once it has, a container that never ran is told to have ended in a way that nobody saw."""
+        """Return whether all init containers have succeeded. Then a container that never ran gets an unknown end."""
         return all(slot.code == 0 or (slot.is_sidecar and slot.container) for slot in self.slots if slot.is_init)
 
     def _stop(self, slots: list[Slot], until: float | None) -> None:
-        """TERM, wait, KILL; returns when none of them runs. `until` None: the order's own time, which may move."""
+        """Send TERM, wait, send KILL. Blocks until none runs. `until` None = the changing time of the order."""
         live = [slot for slot in slots if slot.container and not slot.container.ended.is_set()]
         hooks = []
         for slot in live:
@@ -336,7 +336,7 @@ class PodWorker:
             self._report()
 
     def _before_stop(self, slot: Slot, hook: dict[str, Any], seconds: float) -> None:
-        """Run what the container wants to be run before it is sent TERM; it then has two more seconds at least."""
+        """Run the container's preStop hook. After it, the container has at least two seconds more."""
         assert slot.container
         if "sleep" in hook:
             slot.container.ended.wait(min(seconds, hook["sleep"]["seconds"]))
@@ -349,7 +349,7 @@ class PodWorker:
         return self.store.find("pods", self.namespace, self.name) or self.pod
 
     def _report(self, change: Callable[[dict[str, Any]], None] | None = None) -> None:
-        """Write what is so now into the pod's status; a pod that is gone has none."""
+        """Write the current state to the pod's status, if the pod still exists."""
         if self.is_lost or (self.node.settings.is_late and not change and not self.end):
             return
 
@@ -368,11 +368,11 @@ class PodWorker:
             self.store.update("pods", self.namespace, self.name, write, uid=self.uid)
 
     def report_lost(self) -> None:
-        """Report for a node that is back: how the pod ended is not known, and it has."""
+        """Report for a restarted node that the pod has ended, with an unknown exit code."""
         self._report(lambda status: status.update(phase="Failed"))
 
     def clear_away(self) -> None:
-        """End whatever is left of the pod, and remove its files. Idempotent; blocks until nothing of it runs."""
+        """End the rest of the pod, and remove its files. Idempotent; blocks until all its processes have ended."""
         self.vanish()
         if self.thread.ident and self.thread is not threading.current_thread():
             self.thread.join(10)

@@ -1,4 +1,4 @@
-"""A container's log as the kubelet tells it: read from the CRI's file, followed across rotation."""
+"""The kubelet's log API: reads the CRI's log file, and follows it across rotation."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ PIECE = 1 << 16
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a request asks of a log."""
+class LogQuery:
+    """The parameters of a log request."""
 
     follow: bool = False
     timestamps: bool = False
     since: str | None = None
-    """Nothing older; a time as it stands in the log."""
+    """Entries before this time are left out. Written like a time in the log."""
     tail: int | None = None
     limit: int | None = None
     zone: int = 0
-    """Minutes by which the node's clock is ahead of UTC; its logs are stamped so."""
+    """Time zone of the node, in minutes ahead of UTC. The timestamps of its logs have it."""
 
 
-def wanted(query: dict[str, str], zone: int = 0) -> Wanted:
-    """Raises Refused for values that do not go, alone or together."""
+def parse_query(query: dict[str, str], zone: int = 0) -> LogQuery:
+    """Parse the parameters. Raises Refused for invalid values or combinations."""
     since = None
     if "sinceTime" in query and "sinceSeconds" in query:
         text = "Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified"
@@ -39,7 +39,7 @@ def wanted(query: dict[str, str], zone: int = 0) -> Wanted:
         since = _whole_seconds(query["sinceTime"])
     if "sinceSeconds" in query:
         since = _text(time.time() - _number(query, "sinceSeconds", 1))
-    return Wanted(
+    return LogQuery(
         follow=query.get("follow") in ("true", "True", "1"),
         timestamps=query.get("timestamps") in ("true", "True", "1"),
         since=since,
@@ -61,7 +61,7 @@ def _number(query: dict[str, str], name: str, least: int) -> int:
 
 
 def _whole_seconds(text: str) -> str:
-    """A time has whole seconds on its way from the API server to the kubelet, whatever the client wrote."""
+    """Truncate a time to whole seconds, as the API server does on its way to the kubelet."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -72,7 +72,7 @@ def _whole_seconds(text: str) -> str:
 
 
 def _zoned(stamp: bytes, minutes: int) -> bytes:
-    """A time of the file as the node's zone has it."""
+    """Return a timestamp of the file in the node's time zone."""
     if not minutes:
         return stamp
     there = datetime.fromisoformat(stamp[:19].decode()) + timedelta(minutes=minutes)
@@ -84,12 +84,12 @@ def _text(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "000Z"
 
 
-def read(path: Path, wanted: Wanted, is_over: Callable[[], bool]) -> Iterator[bytes]:
-    """The log in pieces. A followed one goes on until `is_over`, through rotation; b"" while nothing comes.
+def read(path: Path, query: LogQuery, is_over: Callable[[], bool]) -> Iterator[bytes]:
+    """Yield the log in chunks. A followed log goes on until `is_over`, across rotation; b"" = no data for now.
 
-    Of a followed log each line is a piece of its own, as a kubelet sends it."""
-    left = wanted.limit
-    for piece in _pieces(path, wanted, is_over):
+    Each line of a followed log is a chunk of its own, as from a kubelet."""
+    left = query.limit
+    for piece in _pieces(path, query, is_over):
         if left is not None:
             piece = piece[:left]
             left -= len(piece)
@@ -98,21 +98,21 @@ def read(path: Path, wanted: Wanted, is_over: Callable[[], bool]) -> Iterator[by
             return
 
 
-def _pieces(path: Path, wanted: Wanted, is_over: Callable[[], bool]) -> Iterator[bytes]:
+def _pieces(path: Path, query: LogQuery, is_over: Callable[[], bool]) -> Iterator[bytes]:
     out: list[bytes] = []
     size = 0
     begins = True
-    for line in _lines(path, wanted, is_over):
+    for line in _lines(path, query, is_over):
         if line:
             stamp, _, tag, text = line.split(b" ", 3)
             is_first, begins = begins, tag == b"F"
-            if wanted.since and stamp.decode() < wanted.since:
+            if query.since and stamp.decode() < query.since:
                 continue
-            if wanted.timestamps and is_first:
-                text = _zoned(stamp, wanted.zone) + b" " + text
+            if query.timestamps and is_first:
+                text = _zoned(stamp, query.zone) + b" " + text
             out.append(text if begins else text[:-1])
             size += len(text)
-        if size >= PIECE or (wanted.follow and out):
+        if size >= PIECE or (query.follow and out):
             yield b"".join(out)
             out, size = [], 0
         elif not line:
@@ -121,24 +121,24 @@ def _pieces(path: Path, wanted: Wanted, is_over: Callable[[], bool]) -> Iterator
         yield b"".join(out)
 
 
-def _lines(path: Path, wanted: Wanted, is_over: Callable[[], bool]) -> Iterator[bytes]:
-    """Whole lines of the file; b"" while a followed one has no more for now."""
+def _lines(path: Path, query: LogQuery, is_over: Callable[[], bool]) -> Iterator[bytes]:
+    """Yield complete lines of the file; b"" = a followed file has no more for now."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
         return
     try:
-        if wanted.tail is not None:
-            _seek_tail(file, wanted.tail)
+        if query.tail is not None:
+            _seek_tail(file, query.tail)
         rest = b""
         while True:
-            over = is_over() if wanted.follow else True
+            over = is_over() if query.follow else True
             for line in file:
                 rest += line
                 if rest.endswith(b"\n"):
                     yield rest
                     rest = b""
-            turned = _turned(file, path) if wanted.follow else None
+            turned = _turned(file, path) if query.follow else None
             if turned is not None:
                 for line in file:
                     yield line
@@ -154,7 +154,7 @@ def _lines(path: Path, wanted: Wanted, is_over: Callable[[], bool]) -> Iterator[
 
 
 def _turned(file: BinaryIO, path: Path) -> BinaryIO | None:
-    """The file that has taken this one's place, if one has."""
+    """Return the file that replaced this one by rotation, if any."""
     try:
         fresh = path.open("rb")
     except FileNotFoundError:
@@ -166,7 +166,7 @@ def _turned(file: BinaryIO, path: Path) -> BinaryIO | None:
 
 
 def _seek_tail(file: BinaryIO, lines: int) -> None:
-    """Stand before the last so many lines."""
+    """Move to the last lines of the file."""
     file.seek(0, 2)
     end = file.tell()
     if lines == 0:

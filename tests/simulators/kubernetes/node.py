@@ -1,4 +1,4 @@
-"""One node: what it has, the pods that it runs, and its loss."""
+"""One node: its resources, its pods, and its loss."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from tests.simulators.kubernetes.store import Store, stamp
 
 @dataclass
 class Settings:
-    """How the nodes behave; may be changed while they run."""
+    """The behaviour of nodes. It can be changed while they run."""
 
     delay: float = 0.0
-    """Seconds between a pod's scheduling and the first thing that its kubelet does."""
+    """Seconds between a pod's scheduling and the kubelet's first action."""
     cleanup: float = 0.0
-    """Seconds between a deleted pod's last status and its being gone (a real kubelet: up to a few)."""
+    """Seconds between a deleted pod's last status and its removal (a real kubelet: up to a few)."""
     backoff: float = 0.5
-    """Seconds between two tries of what failed (a real kubelet: 10 and more)."""
+    """Seconds between two attempts after a failure (a real kubelet: 10 and more)."""
     is_late: bool = False
-    """Kubelets run pods and do not report it, as where much goes on; only that a pod ends is reported."""
+    """Kubelets run pods without reporting it, as under load. Only ends of pods are reported."""
     log_limit: int = 10 << 20
-    """Bytes of one log file; a longer log is rotated, and what is rotated away cannot be read."""
+    """Size of a log file at which it is rotated, in bytes. Rotated files cannot be read."""
     zone: int = 0
-    """Minutes by which the nodes' clocks are ahead of UTC."""
+    """Time zone of the nodes, in minutes ahead of UTC."""
 
 
 class Node:
-    """A kubelet and what it needs to know. Its name, labels and taints are those of its object in the store."""
+    """A kubelet. The node's name, labels and taints are those of its object in the store."""
 
     def __init__(
         self, name: str, store: Store, state: Path, images: dict[str, Image], recorder: Recorder, settings: Settings
@@ -51,7 +51,7 @@ class Node:
         self.settings = settings
         self.recorder = recorder
         self.defects: list[BaseException | None] = []
-        """Errors of the stand-in itself."""
+        """Errors in the simulator itself."""
         self.pulled: set[str] = set()
         self.workers: dict[str, PodWorker] = {}
         self.is_lost = False
@@ -84,20 +84,20 @@ class Node:
             return self.workers.get(uid)
 
     def removed(self, worker: PodWorker) -> None:
-        """The pod has ended and is to be deleted."""
+        """Remove a deleted pod that has ended."""
         self.store.remove("pods", worker.namespace, worker.name, worker.uid)
         if self.store.find("pods", worker.namespace, worker.name) is None:
             self.forget(worker.uid)
 
     def forget(self, uid: str) -> None:
-        """Remove all that the node has of a pod. Idempotent; blocks until nothing of it runs."""
+        """Remove everything of a pod from the node. Idempotent; blocks until its processes have ended."""
         with self.lock:
             worker = self.workers.pop(uid, None)
         if worker:
             worker.clear_away()
 
     def lose(self) -> None:
-        """The node is gone: its processes end, and it says no more."""
+        """Lose the node: its processes end, and it reports nothing more."""
         self.is_lost = True
         with self.lock:
             workers = list(self.workers.values())
@@ -105,7 +105,7 @@ class Node:
             worker.vanish()
 
     def restore(self) -> None:
-        """The node is back after a start: it knows its pods, and that it does not know how their containers ended."""
+        """Restart the node: it knows its pods, but not how their containers ended."""
         self.is_lost = False
         with self.lock:
             workers = list(self.workers.values())
@@ -161,7 +161,7 @@ def node_object(name: str, capacity: dict[str, str], labels: dict[str, str], ip:
 
 
 def requested(pod: Object) -> dict[str, Decimal]:
-    """What a pod takes of its node: the sum of its containers, or its largest init container."""
+    """Return the amount that a pod takes of its node: the sum of its containers, or its largest init container."""
     total: dict[str, Decimal] = {"pods": Decimal(1)}
     for container in pod["spec"]["containers"]:
         for resource, quantity in _asked(container).items():

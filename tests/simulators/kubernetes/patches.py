@@ -1,4 +1,4 @@
-"""The three usual kinds of patches. Pure: each returns the patched object, and changes none."""
+"""The three kinds of patches. Each returns the patched object, and changes no argument."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tests.simulators.kubernetes.answers import Refused
 from tests.simulators.kubernetes.selectors import Object
 
 ADDED = {"finalizers"}
-"""Lists that a strategic patch adds to; those of named things it merges by name, all others it replaces."""
+"""Lists that a strategic patch extends. Lists of named items are merged by name; all others are replaced."""
 LESS = "$deleteFromPrimitiveList/"
 
 
 def merge(item: Any, change: Any) -> Any:
-    """RFC 7396: lists are replaced as wholes."""
+    """Apply a merge patch of RFC 7396. Lists are replaced completely."""
     if not isinstance(change, dict):
         return change
     merged = dict(item) if isinstance(item, dict) else {}

@@ -1,4 +1,4 @@
-"""What a kubelet makes of a pod's manifest before a container runs: volumes, variables, the command, who runs it."""
+"""Preparation of a container by the kubelet: volumes, variables, the command, and its user."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def _need(store: Store, resource: str, namespace: str, name: str, optional: bool
 
 
 def make_volumes(store: Store, state: Path, folder: Path, pod: Object) -> dict[str, Path]:
-    """The real folder of each volume, filled. Raises NotYet for one that refers to what is not there."""
+    """Create and fill the folder of each volume. Raises NotYet if it refers to a missing object."""
     namespace = pod["metadata"]["namespace"]
-    made: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for volume in pod["spec"].get("volumes") or []:
         path = folder / "volumes" / volume["name"]
         try:
-            made[volume["name"]] = _make_volume(store, state, path, namespace, pod, volume)
+            folders[volume["name"]] = _make_volume(store, state, path, namespace, pod, volume)
         except NotYet as missing:
             text = f'MountVolume.SetUp failed for volume "{volume["name"]}" : {missing}'
             raise NotYet("ContainerCreating", text) from None
-    return made
+    return folders
 
 
 def _make_volume(store: Store, state: Path, path: Path, namespace: str, pod: Object, volume: dict[str, Any]) -> Path:
@@ -66,7 +66,7 @@ def _make_volume(store: Store, state: Path, path: Path, namespace: str, pod: Obj
 
 
 def _give_to_group(path: Path, pod: Object) -> None:
-    """Let the pod's `fsGroup` write to a volume, as a kubelet does. The folder keeps its owner, root."""
+    """Let the pod's `fsGroup` write to a volume, as a kubelet does. The folder still belongs to root."""
     group = (pod["spec"].get("securityContext") or {}).get("fsGroup")
     if group is not None:
         os.chown(path, -1, group)
@@ -78,11 +78,11 @@ def _files(store: Store, namespace: str, pod: Object, source: dict[str, Any]) ->
     for kind, resource, key in (("secret", "secrets", "secretName"), ("configMap", "configmaps", "name")):
         if kind not in source:
             continue
-        told = source[kind]
-        name = told.get(key) or told.get("name", "")
-        data = _need(store, resource, namespace, name, bool(told.get("optional")))
-        mode = told.get("defaultMode", 0o644)
-        items = told.get("items") or [{"key": key, "path": key} for key in data or {}]
+        reference = source[kind]
+        name = reference.get(key) or reference.get("name", "")
+        data = _need(store, resource, namespace, name, bool(reference.get("optional")))
+        mode = reference.get("defaultMode", 0o644)
+        items = reference.get("items") or [{"key": key, "path": key} for key in data or {}]
         for item in items:
             if data is not None and item["key"] in data:
                 found.append((item["path"], data[item["key"]], item.get("mode", mode)))
@@ -95,7 +95,7 @@ def _files(store: Store, namespace: str, pod: Object, source: dict[str, Any]) ->
 
 
 def field_of(pod: Object, path: str) -> str:
-    """A field of the pod as the downward API tells it."""
+    """Return a field of the pod for the downward API."""
     match = re.fullmatch(r"metadata\.(labels|annotations)(?:\['(.*)'\])?", path)
     if match:
         values = pod["metadata"].get(match[1]) or {}
@@ -107,7 +107,7 @@ def field_of(pod: Object, path: str) -> str:
 
 
 def expand(text: str, env: dict[str, str]) -> str:
-    """`$(NAME)` by its value where there is such a variable; `$$` is one dollar."""
+    """Replace `$(NAME)` by the value of that variable if it exists, and `$$` by one dollar."""
 
     def put(match: re.Match[str]) -> str:
         if match[1] == "$":
@@ -118,7 +118,7 @@ def expand(text: str, env: dict[str, str]) -> str:
 
 
 def environment(store: Store, pod: Object, spec: dict[str, Any], image: Image) -> dict[str, str]:
-    """Raises NotYet for a variable that comes from what is not there."""
+    """Return the variables of a container. Raises NotYet if one refers to a missing object."""
     namespace = pod["metadata"]["namespace"]
     env = {
         **image.env,
@@ -141,7 +141,7 @@ def environment(store: Store, pod: Object, spec: dict[str, Any], image: Image) -
 
 
 def _service_links(store: Store, namespace: str) -> dict[str, str]:
-    """The variables that tell a container of each service of its namespace. They win over those of its image."""
+    """Return the variables for each service of the namespace. They override those of the image."""
     links = {}
     for stored in store.list("services", namespace, lambda item: True)[1]:
         service = stored.object
@@ -167,16 +167,15 @@ def _variable(
         kind, _, resource = source["resourceFieldRef"]["resource"].partition(".")
         return str(((spec.get("resources") or {}).get(kind) or {}).get(resource, "0"))
     kind, resource = ("secretKeyRef", "secrets") if "secretKeyRef" in source else ("configMapKeyRef", "configmaps")
-    told = source[kind]
-    data = _need(store, resource, namespace, told["name"], bool(told.get("optional")))
-    if data is None or told["key"] not in data:
-        if told.get("optional"):
+    reference = source[kind]
+    data = _need(store, resource, namespace, reference["name"], bool(reference.get("optional")))
+    if data is None or reference["key"] not in data:
+        if reference.get("optional"):
             return None
-        text = (
-            f"couldn't find key {told['key']} in {resource.removesuffix('s').capitalize()} {namespace}/{told['name']}"
-        )
+        kind_name = resource.removesuffix("s").capitalize()
+        text = f"couldn't find key {reference['key']} in {kind_name} {namespace}/{reference['name']}"
         raise NotYet("CreateContainerConfigError", text)
-    return data[told["key"]].decode()
+    return data[reference["key"]].decode()
 
 
 def describe(
@@ -190,7 +189,7 @@ def describe(
     log: Path,
     log_limit: int,
 ) -> dict[str, Any]:
-    """All that the process beside a container is told. Raises NotYet."""
+    """Return the specification for the process beside a container. Raises NotYet."""
     user, group = user_of(pod, spec, image)
     env = environment(store, pod, spec, image)
     entrypoint = [expand(word, env) for word in spec.get("command") or []] or image.entrypoint
@@ -233,7 +232,7 @@ def describe(
 
 
 def _termination_log(path: Path) -> Path:
-    """The file in which the container may say how it ended."""
+    """Create the file for the container's termination message."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     path.chmod(0o666)

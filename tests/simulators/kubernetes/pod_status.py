@@ -1,4 +1,4 @@
-"""The status of a pod as a kubelet reports it, from the states of its containers. Pure."""
+"""The status of a pod that a kubelet reports, from the states of its containers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.simulators.kubernetes.store import stamp
 
 @dataclass
 class Slot:
-    """One container of a pod's manifest, and what has become of it so far."""
+    """One container of a pod's manifest, and its state so far."""
 
     spec: dict[str, Any]
     is_init: bool = False
@@ -21,9 +21,9 @@ class Slot:
     restarts: int = 0
     last: dict[str, Any] = field(default_factory=dict)
     again_at: float = 0.0
-    """When it may be started (again): a time of the monotonic clock."""
+    """Time of the monotonic clock from which on it may be started again."""
     lost: dict[str, Any] | None = None
-    """The state that is told of a container whose end nobody saw."""
+    """The state that is reported if the container's end is not known."""
 
     @property
     def name(self) -> str:
@@ -62,7 +62,7 @@ class Slot:
 
 
 def phase(slots: list[Slot], restart_policy: str) -> str:
-    """Pending, Running, Succeeded or Failed, by the states of all containers."""
+    """Return the phase of a pod: Pending, Running, Succeeded or Failed."""
     for slot in slots:
         if slot.is_init and not slot.is_sidecar and slot.code != 0:
             return "Failed" if slot.code is not None and restart_policy == "Never" else "Pending"
@@ -81,7 +81,7 @@ def phase(slots: list[Slot], restart_policy: str) -> str:
 def set_condition(
     status: dict[str, Any], kind: str, is_true: bool, reason: str | None = None, message: str | None = None
 ) -> None:
-    """Put the condition in its place; its transition time changes only with what it says."""
+    """Set a condition. Its transition time changes only with its status."""
     value = "True" if is_true else "False"
     conditions = status.setdefault("conditions", [])
     made = {"type": kind, "status": value, "lastProbeTime": None, "lastTransitionTime": stamp()}

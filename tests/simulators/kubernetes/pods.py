@@ -1,4 +1,4 @@
-"""What the API server does with pods beyond keeping them: checks, gentle deletion, patches, eviction."""
+"""Requests of the API server for pods: validation, graceful deletion, patches, eviction."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def create(cluster: Cluster, namespace: str, pod: Object, is_dry: bool = False) -> tuple[Stored, list[str]]:
-    """The pod as it is stored, and the warnings that the client is sent. `is_dry`: all is checked, nothing is kept."""
+    """Create a pod. Return it and the warnings for the client. `is_dry`: only check the request."""
     if pod.get("kind", "Pod") != "Pod" or pod.get("apiVersion", "v1") != "v1":
         text = f"the API version in the data ({pod.get('apiVersion')}) does not match the expected API version (v1)"
         raise Refused(400, text)
@@ -48,7 +48,7 @@ def create(cluster: Cluster, namespace: str, pod: Object, is_dry: bool = False) 
         raise refused(metadata["name"], why)
     with cluster.store.lock:
         there = cluster.store.list("pods", namespace, lambda item: True)[1]
-        admit(cluster.admission, pod, [stored.object for stored in there])  # before anybody looks for the name
+        admit(cluster.admission, pod, [stored.object for stored in there])  # before the name is checked
         if is_dry and (namespace, metadata["name"]) not in cluster.store.objects["pods"]:
             return Stored(0, pod, json.dumps(pod).encode()), warnings
         stored = cluster.store.create("pods", pod)
@@ -62,8 +62,8 @@ def _is_over(pod: Object) -> bool:
 
 
 def delete(cluster: Cluster, namespace: str, name: str, options: dict[str, Any]) -> Stored:
-    """Begin the pod's end, or end it at once where nothing of it runs. The object as it is then."""
-    wanted = options.get("preconditions") or {}
+    """Delete a pod gracefully, or at once if it has no node or has ended. Return the object afterwards."""
+    preconditions = options.get("preconditions") or {}
     grace = options.get("gracePeriodSeconds")
     if grace is not None and grace < 0:
         grace = 1
@@ -71,8 +71,8 @@ def delete(cluster: Cluster, namespace: str, name: str, options: dict[str, Any])
         pod = cluster.store.get("pods", namespace, name).object
         metadata = pod["metadata"]
         for field, what in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
-            if wanted.get(field) and wanted[field] != metadata[field]:
-                why = f"the {what} in the precondition ({wanted[field]}) does not match the {what} in record "
+            if preconditions.get(field) and preconditions[field] != metadata[field]:
+                why = f"the {what} in the precondition ({preconditions[field]}) does not match the {what} in record "
                 why += f"({metadata[field]})."
                 raise conflict("pods", name, f"{why} The object might have been deleted and then recreated")
         if grace is None:
@@ -99,7 +99,7 @@ def delete(cluster: Cluster, namespace: str, name: str, options: dict[str, Any])
 
 
 def _end(cluster: Cluster, pod: Object, grace: float) -> None:
-    """Tell the node that a pod is deleted. With no grace the pod is gone from the API before it has ended."""
+    """Tell the node that a pod is deleted. Without a grace, the pod disappears from the API before it has ended."""
     node = cluster.nodes.get(pod["spec"].get("nodeName", ""))
     uid = pod["metadata"]["uid"]
     worker = node.worker(uid) if node else None
@@ -127,7 +127,7 @@ def delete_all(cluster: Cluster, namespace: str, chosen: Test, options: dict[str
 
 
 def evict(cluster: Cluster, namespace: str, name: str, options: dict[str, Any]) -> None:
-    """As a drain does: a condition that says why, then deletion."""
+    """Evict a pod as a drain does: set a condition with the reason, then delete the pod."""
 
     def mark(pod: Object) -> None:
         set_condition(pod["status"], "DisruptionTarget", True, "EvictionByEvictionAPI", "Eviction API: evicting")
@@ -137,7 +137,7 @@ def evict(cluster: Cluster, namespace: str, name: str, options: dict[str, Any]) 
 
 
 def patch(cluster: Cluster, resource: str, namespace: str, name: str, kind: str, body: Any) -> Stored:
-    """Apply a patch of one of the three usual kinds. Only metadata, and what may be changed of a spec, changes."""
+    """Apply a patch of one of the three kinds. Only metadata and the mutable part of the spec change."""
     if kind not in patches.APPLY:
         raise Refused(
             415,
@@ -165,7 +165,7 @@ def patch(cluster: Cluster, resource: str, namespace: str, name: str, kind: str,
 
 
 def _check_change(before: Object, after: Object) -> None:
-    """Of a pod's spec only images, a shorter deadline and more tolerations may be changed."""
+    """Refuse changes of a pod's spec other than of images, to a shorter deadline, or of additional tolerations."""
     old, new = copy.deepcopy(before["spec"]), copy.deepcopy(after["spec"])
     for spec in (old, new):
         for container in [*(spec.get("initContainers") or []), *spec["containers"]]:

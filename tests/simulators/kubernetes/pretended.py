@@ -1,4 +1,4 @@
-"""Pods that are nothing but objects, for measuring with many of them."""
+"""Pods without processes, for measurements with many of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.simulators.kubernetes.validation import fill_in
 
 
 class Pretended:
-    """The part of a cluster that pretends."""
+    """The part of a cluster that pretends to run pods."""
 
     store: Store
     namespace: str
@@ -25,9 +25,9 @@ class Pretended:
     def pretend(
         self, number: int, labels: dict[str, str], name: str = "pretended-{}", manifest: Any = None
     ) -> list[str]:
-        """So many running pods that are nothing but objects; `{}` in the name and in label values is a fresh uuid.
+        """Create running pods without processes. `{}` in the name and in label values becomes a new uuid.
 
-        Returns their names. Such a pod goes as soon as it is deleted.
+        Returns their names. Such a pod disappears at once when it is deleted.
         """
         names = []
         for _ in range(number):
@@ -49,7 +49,7 @@ class Pretended:
         return names
 
     def take_up(self) -> int:
-        """Let every pod that waits for a node run on one, as nothing but an object; how many these were."""
+        """Pretend to run every pod that waits for a node. Return their number."""
         waiting = self.store.list("pods", None, lambda pod: not pod["spec"].get("nodeName"))[1]
         for stored in waiting:
             metadata = stored.object["metadata"]
@@ -63,7 +63,7 @@ class Pretended:
         return len(waiting)
 
     def end_pretended(self, name: str, code: int = 0) -> None:
-        """Let a pretended pod end with this exit code."""
+        """Let a pretended pod end with an exit code."""
 
         def end(pod: Object) -> None:
             pod["status"]["phase"] = "Succeeded" if code == 0 else "Failed"

@@ -1,4 +1,4 @@
-"""Who runs a container's command, and what that may do. Pure."""
+"""The user of a container's command, and its capabilities."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ CAPABILITIES = (
     "NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN "
     "SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP"
 )
-"""In the order of their numbers in the kernel."""
+"""Names of the capabilities, in the order of their numbers in the kernel."""
 USUAL = (
     "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL "
     "AUDIT_WRITE"
 )
-"""What a container has that asks for nothing else."""
+"""The default capabilities of a container."""
 
 
 class NotYet(Exception):
-    """Something that is missing and that the kubelet waits for. `reason` is that of the waiting state."""
+    """The kubelet waits for a missing object. `reason` is that of the waiting state."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -29,7 +29,7 @@ class NotYet(Exception):
 
 
 def user_of(pod: Object, spec: dict[str, Any], image: Image) -> tuple[int, int]:
-    """(user, group) of the container's processes. Raises NotYet where it may not be root and would be."""
+    """Return (user, group) of the container's processes. Raises NotYet if it must not be root, but would be."""
     context = {**(pod["spec"].get("securityContext") or {}), **(spec.get("securityContext") or {})}
     user = context.get("runAsUser", image.user)
     if context.get("runAsNonRoot") and user == 0:
@@ -41,11 +41,11 @@ def user_of(pod: Object, spec: dict[str, Any], image: Image) -> tuple[int, int]:
 
 
 def capabilities_of(context: dict[str, Any]) -> list[int] | None:
-    """The capabilities that a process of the container can have; None = all."""
+    """Return the capabilities that processes of the container can have; None = all."""
     if context.get("privileged"):
         return None
-    told = context.get("capabilities") or {}
-    dropped, added = ({name.removeprefix("CAP_") for name in told.get(kind) or []} for kind in ("drop", "add"))
+    capabilities = context.get("capabilities") or {}
+    dropped, added = ({name.removeprefix("CAP_") for name in capabilities.get(kind) or []} for kind in ("drop", "add"))
     if "ALL" in added:
         return None
     kept = set() if "ALL" in dropped else set(USUAL.split()) - dropped

@@ -1,4 +1,4 @@
-"""Amounts of cores and bytes as Kubernetes writes them."""
+"""Quantities of cores and bytes in the notation of Kubernetes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCALES = {
 
 
 def amount(quantity: object) -> Decimal:
-    """Raises Refused for one that cannot be read."""
+    """Parse a quantity. Raises Refused if it is invalid."""
     match = QUANTITY.fullmatch(str(quantity))
     if match is None:
         raise Refused(
@@ -34,7 +34,7 @@ def amount(quantity: object) -> Decimal:
 
 
 def canonical(quantity: Decimal) -> str:
-    """An amount as the API server writes one that it has added up."""
+    """Format a sum of quantities as the API server does."""
     if quantity % 1:
         return f"{(quantity * 1000).to_integral_value(ROUND_CEILING)}m"
     for base, end in ((1024, "i"), (1000, "")):

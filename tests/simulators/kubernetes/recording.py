@@ -1,4 +1,4 @@
-"""Events: what the scheduler and the kubelets tell of pods."""
+"""Events of the scheduler and the kubelets about pods."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.simulators.kubernetes.store import Store, micro_stamp, stamp
 
 
 class Recorder:
-    """Writes events; one that says the same of the same pod again is counted."""
+    """Writes events. A repeated event of the same pod only increases its count."""
 
     def __init__(self, store: Store) -> None:
         self.store = store

@@ -1,4 +1,4 @@
-"""A cluster in a process of its own, and its methods called from here."""
+"""A cluster in a process of its own, whose methods can be called from here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Quiet(SimpleXMLRPCRequestHandler):
 
 
 class Control:
-    """Serves the public methods of a cluster on a port of its own, which faults of the API do not touch."""
+    """Serves the public methods of a cluster on a separate port, which faults of the API do not affect."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -33,11 +33,11 @@ class Control:
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)
 
-    def call(self, name: str, arguments: list[Any], named: dict[str, Any]) -> Any:
+    def call(self, name: str, arguments: list[Any], keywords: dict[str, Any]) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        found = getattr(self.cluster, name)
-        return found(*arguments, **named) if callable(found) else found
+        method = getattr(self.cluster, name)
+        return method(*arguments, **keywords) if callable(method) else method
 
     def __enter__(self) -> Control:
         self.thread.start()
@@ -49,7 +49,7 @@ class Control:
 
 
 class Remote:
-    """Has the methods of a `Cluster` that runs elsewhere: `remote.evict("name")`."""
+    """A `Cluster` in another process, with the same methods: `remote.evict("name")`."""
 
     def __init__(self, kubeconfig: Path, control: str, process: subprocess.Popen[str]) -> None:
         self.kubeconfig = kubeconfig
@@ -60,24 +60,24 @@ class Remote:
         if name.startswith("_"):
             raise AttributeError(name)
 
-        def call(*arguments: Any, **named: Any) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
             with ServerProxy(self.control, allow_none=True, use_builtin_types=True) as proxy:
-                return proxy.call(name, list(arguments), named)
+                return proxy.call(name, list(arguments), keywords)
 
         return call
 
 
 @contextlib.contextmanager
 def start(state: Path, namespace: str = "default", seconds: float = 900) -> Iterator[Remote]:
-    """A cluster that lives as long as the block, at most so many seconds, and not longer than this process."""
+    """Start a cluster that ends with the block, after `seconds`, and with this process."""
     command = [sys.executable, "-m", "tests.simulators.kubernetes", "--until-eof", "--seconds", str(seconds)]
     command += ["--state", str(state), "--namespace", namespace]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdin and process.stdout
-            said = process.stdout.readline().split()
-            assert len(said) == 2, "the cluster did not start"
-            yield Remote(Path(said[0]), said[1], process)
+            fields = process.stdout.readline().split()
+            assert len(fields) == 2, "the cluster did not start"
+            yield Remote(Path(fields[0]), fields[1], process)
         finally:
             process.stdin.close()
             try:

@@ -1,4 +1,4 @@
-"""What is asked of objects: lists in pages, watches, single ones made, read, changed and removed."""
+"""Requests for objects: lists in pages, watches, and single objects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.simulators.kubernetes.store import CLUSTERED, KINDS, Stored
 
 WATCH_SECONDS = 1800.0
 BOOKMARK = 1.0
-"""Seconds without a change after which a watch is sent a bookmark (a real server: about a minute)."""
+"""Seconds without a change after which a watch gets a bookmark (a real server: about a minute)."""
 
 
 class Resources(Answering):
@@ -40,7 +40,7 @@ class Resources(Answering):
         raise Refused(405, "the server does not allow this method on the requested resource")
 
     def _create(self, resource: str, namespace: str | None, item: Object) -> Stored:
-        """An object of another kind than a pod, as it is."""
+        """Create an object of another kind than a pod, without validation."""
         item = {key: value for key, value in item.items() if key not in ("kind", "apiVersion")}
         if namespace:
             item.setdefault("metadata", {})["namespace"] = namespace
@@ -92,18 +92,18 @@ class Resources(Answering):
             since, first = store.list(resource, namespace, chosen)
         self._begin_stream("application/json")
         self._chunk(b"".join(_event("ADDED", stored.whole(resource)) for stored in first))
-        told = since
+        last_version = since
         generation = store.generation
         try:
             for kind, stored, version in store.changes(resource, namespace, chosen, since, seconds, BOOKMARK):
                 if stored is not None:
                     self._chunk(_event(kind, stored.whole(resource)))
-                    told = version
+                    last_version = version
                 elif self._is_closed():
                     return
-                elif bookmarks and version > told:
+                elif bookmarks and version > last_version:
                     self._chunk(_event("BOOKMARK", _bookmark(resource, version)))
-                    told = version
+                    last_version = version
         except Refused as refused:
             self._chunk(_event("ERROR", json.dumps(refused.status).encode()))
         if store.generation != generation and store.is_abrupt:
@@ -147,14 +147,14 @@ def _place(stored: Stored) -> str:
 
 
 def _continue(version: int, position: str) -> str:
-    said = {"v": "meta.k8s.io/v1", "rv": version, "start": position}
-    return base64.urlsafe_b64encode(json.dumps(said).encode()).decode().rstrip("=")
+    token = {"v": "meta.k8s.io/v1", "rv": version, "start": position}
+    return base64.urlsafe_b64encode(json.dumps(token).encode()).decode().rstrip("=")
 
 
 def _continued(text: str) -> tuple[int, str]:
     try:
-        said = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        return int(said["rv"]), said["start"]
+        token = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        return int(token["rv"]), token["start"]
     except (ValueError, KeyError):
         raise Refused(400, f"continue key is not valid: {text}") from None
 
@@ -164,11 +164,11 @@ def _event(kind: str, item: bytes) -> bytes:
 
 
 def _bookmark(resource: str, version: int) -> bytes:
-    said = {
+    body = {
         "kind": KINDS[resource],
         "apiVersion": "v1",
         "metadata": {"resourceVersion": str(version), "creationTimestamp": None},
     }
     if resource == "pods":
-        said |= {"spec": {"containers": None}, "status": {}}
-    return json.dumps(said).encode()
+        body |= {"spec": {"containers": None}, "status": {}}
+    return json.dumps(body).encode()

@@ -1,4 +1,4 @@
-"""Puts pods on nodes, or says why none will do."""
+"""Assigns pods to nodes, or reports why no node fits."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tests.simulators.kubernetes.store import Store
 
 
 class Scheduler:
-    """One thread that takes up every pod without a node."""
+    """A thread that schedules every pod without a node."""
 
     def __init__(self, store: Store, nodes: dict[str, Node], recorder: Recorder) -> None:
         self.store = store
         self.nodes = nodes
         self.recorder = recorder
         self.refusal: str | None = None
-        """While set, no pod is scheduled, with these words."""
+        """If set, no pod is scheduled, and this is the message."""
         self.pretended: set[str] = set()
-        """Pods that are nothing but objects."""
+        """Pods without processes."""
         self._waiting: dict[str, tuple[str, str]] = {}
         self._wake = threading.Event()
-        self._said: dict[str, tuple[str, float]] = {}
+        self._reported: dict[str, tuple[str, float]] = {}
         self._closed = False
         self._requests: dict[str, dict[str, Decimal]] = {}
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
@@ -68,7 +68,7 @@ class Scheduler:
     def _forget(self, uid: str) -> None:
         with self.store.lock:
             self._waiting.pop(uid, None)
-            self._said.pop(uid, None)
+            self._reported.pop(uid, None)
 
     def _schedule(self, pod: Object) -> None:
         if pod["spec"].get("schedulingGates"):
@@ -129,10 +129,10 @@ class Scheduler:
 
     def _refuse(self, pod: Object, reason: str, message: str) -> None:
         metadata = pod["metadata"]
-        said, at = self._said.get(metadata["uid"], ("", 0.0))
-        if said == message and time.monotonic() < at + 5:
+        last_message, at = self._reported.get(metadata["uid"], ("", 0.0))
+        if last_message == message and time.monotonic() < at + 5:
             return
-        self._said[metadata["uid"]] = (message, time.monotonic())
+        self._reported[metadata["uid"]] = (message, time.monotonic())
         if reason == "Unschedulable":
             self.recorder.tell(pod, "Warning", "FailedScheduling", message, source="default-scheduler")
         self._update(pod, lambda item: set_condition(item["status"], "PodScheduled", False, reason, message))
@@ -173,7 +173,7 @@ def tolerates(toleration: dict[str, Any], taint: dict[str, Any]) -> bool:
 
 
 def matches(spec: dict[str, Any], labels: dict[str, str]) -> bool:
-    """Whether a node with these labels is one that the pod may run on."""
+    """Return whether a pod may run on a node with these labels."""
     if any(labels.get(key) != value for key, value in (spec.get("nodeSelector") or {}).items()):
         return False
     affinity = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get(

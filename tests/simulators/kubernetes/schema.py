@@ -1,4 +1,4 @@
-"""Holds a manifest to the published types: a wrong type is refused, an unknown field is dropped with a warning."""
+"""Check of manifests by the published types: refuse a wrong type, drop an unknown field with a warning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIMPLE = {"str": str, "int": int, "bool": bool, "float": (int, float)}
 
 
 def known_fields(item: dict[str, Any], model: str, path: str = "") -> list[str]:
-    """Drop what the type does not have, and return the warnings that a server sends of it.
+    """Drop unknown fields, and return the warnings of a server about them.
 
     Raises Refused for a value of a wrong type.
     """
@@ -49,7 +49,7 @@ def _check(value: Any, kind: str, path: str) -> list[str]:
 
 
 def _check_quantity(value: Any, kind: str, path: str) -> list[str]:
-    """Amounts may be written as numbers, though their type says text."""
+    """Check a value like `_check`. Quantities can be numbers, although their type is a text."""
     if re.search(r"\.(limits|requests)\.", path) and isinstance(value, int | float):
         return []
     return _check(value, kind, path)
@@ -57,6 +57,6 @@ def _check_quantity(value: Any, kind: str, path: str) -> list[str]:
 
 def _must_be(value: Any, kind: Any, path: str) -> None:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        said = {bool: "bool", int: "number", float: "number", str: "string", list: "array", dict: "object"}
-        text = f"json: cannot unmarshal {said.get(type(value), 'object')} into Go struct field .{path}"
+        names = {bool: "bool", int: "number", float: "number", str: "string", list: "array", dict: "object"}
+        text = f"json: cannot unmarshal {names.get(type(value), 'object')} into Go struct field .{path}"
         raise Refused(400, f'Pod in version "v1" cannot be handled as a Pod: {text}')

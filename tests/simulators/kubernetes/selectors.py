@@ -1,4 +1,4 @@
-"""Label and field selectors, as the API server reads them."""
+"""Label and field selectors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FIELDS = {
     },
     "secrets": {"metadata.name", "metadata.namespace", "type"},
 }
-"""Fields that each resource can be selected by; any other resource: name and namespace."""
+"""Fields by which each resource can be selected; name and namespace for any other resource."""
 
 NAME = r"(?:[A-Za-z0-9.-]+/)?[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?"
 VALUE = r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?)?"
@@ -54,7 +54,7 @@ REQUIREMENT = re.compile(
 
 
 def labels(text: str) -> Test:
-    """Raises Refused for a selector that cannot be read."""
+    """Parse a label selector. Raises Refused if it is invalid."""
     tests: list[Callable[[dict[str, str]], bool]] = []
     position = 0
     while position < len(text.strip()):
@@ -89,7 +89,7 @@ def _requirement(match: re.Match[str]) -> Callable[[dict[str, str]], bool]:
 
 
 def fields(text: str, resource: str) -> Test:
-    """Raises Refused for a selector that cannot be read, or for a field that this resource cannot be selected by."""
+    """Parse a field selector. Raises Refused if it is invalid, or if the resource does not support the field."""
     tests: list[tuple[list[str], bool, str]] = []
     for term in filter(None, text.split(",")):
         match = re.fullmatch(r"\s*([^=!\s]+)\s*(==|=|!=)\s*(.*?)\s*", term)

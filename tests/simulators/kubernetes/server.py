@@ -1,4 +1,4 @@
-"""The API server's requests: who is asking, what may be done, and which part answers."""
+"""Requests to the API server: authentication, authorization, and routing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATH = re.compile(
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 LARGEST = 3 << 20
-"""Bytes of a request."""
+"""Largest request in bytes."""
 
 
 class Handler(Resources, Streams):
@@ -71,7 +71,7 @@ class Handler(Resources, Streams):
     def _carry_out(
         self, fault: Fault, path: str, verb: str, resource: str, match: re.Match[str] | None, body: bytes
     ) -> None:
-        """Do what is asked, and keep the answer back."""
+        """Carry out the request, and discard the response."""
         wire, self.wfile = self.wfile, io.BytesIO()
         try:
             self._serve(path, verb, resource, match, body)
@@ -127,7 +127,7 @@ class Handler(Resources, Streams):
     def _about(self, path: str) -> None:
         if path == "/version":
             major, minor = self.cluster.version
-            said = {
+            body = {
                 "major": str(major),
                 "minor": str(minor),
                 "gitVersion": f"v{major}.{minor}.0",
@@ -138,7 +138,7 @@ class Handler(Resources, Streams):
                 "compiler": "gc",
                 "platform": "linux/amd64",
             }
-            return self._say(said)
+            return self._say(body)
         if path == "/api":
             return self._say({"kind": "APIVersions", "versions": ["v1"]})
         if path == "/apis":
@@ -148,14 +148,16 @@ class Handler(Resources, Streams):
         return self._send(200, b"ok", {"Content-Type": "text/plain"})
 
     def _review(self, review: dict[str, Any]) -> None:
-        asked = (review.get("spec") or {}).get("resourceAttributes") or {}
-        resource = asked.get("resource", "") + (f"/{asked['subresource']}" if asked.get("subresource") else "")
-        allowed = not asked.get("group") and self.cluster.allows(
-            asked.get("verb", ""), resource, asked.get("namespace") or None
+        attributes = (review.get("spec") or {}).get("resourceAttributes") or {}
+        resource = attributes.get("resource", "") + (
+            f"/{attributes['subresource']}" if attributes.get("subresource") else ""
         )
-        said = {"allowed": allowed, **({} if allowed else {"reason": ""})}
+        allowed = not attributes.get("group") and self.cluster.allows(
+            attributes.get("verb", ""), resource, attributes.get("namespace") or None
+        )
+        result = {"allowed": allowed, **({} if allowed else {"reason": ""})}
         kind = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1"}
-        self._say({**kind, "metadata": {}, "spec": review.get("spec"), "status": said}, 201)
+        self._say({**kind, "metadata": {}, "spec": review.get("spec"), "status": result}, 201)
 
     def _subresource(self, resource: str, sub: str, namespace: str, name: str, body: bytes) -> None:
         if resource == "pods" and sub == "log" and self.command == "GET":
@@ -171,7 +173,7 @@ class Handler(Resources, Streams):
 
 
 def _check_size(size: int) -> None:
-    """A server takes so much, and its database less."""
+    """Refuse a request that is too large for the server, or for its database."""
     if size > LARGEST:
         raise Refused(413, f"Request entity too large: limit is {LARGEST}", "RequestEntityTooLarge")
     if size > LARGEST // 2:

@@ -1,4 +1,4 @@
-"""The state of the cluster: objects, their resource versions, and the history that watches are told."""
+"""The state of the cluster: objects, their resource versions, and the history for watches."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ KINDS = {
 }
 CLUSTERED = {"namespaces", "nodes"}
 HISTORY = 20_000
-"""Changes that are remembered; a watch from before them is told that it is too old."""
+"""Number of changes in the history. A watch from an older version gets an error."""
 
 
 def stamp(moment: float | None = None) -> str:
-    """A time as the API writes it: whole seconds."""
+    """Return the current time in the API's notation, in whole seconds."""
     return datetime.fromtimestamp(time.time() if moment is None else moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -42,12 +42,12 @@ def micro_stamp() -> str:
 
 @dataclass(frozen=True)
 class Stored:
-    """One version of one object. Never changed: a change makes another."""
+    """One version of one object. Immutable."""
 
     version: int
     object: Object
     text: bytes
-    """The object as JSON without kind and apiVersion, as it stands in lists."""
+    """The object as JSON without kind and apiVersion, for lists."""
 
     def whole(self, resource: str) -> bytes:
         return b'{"kind":"%s","apiVersion":"v1",' % KINDS[resource].encode() + self.text[1:]
@@ -64,7 +64,7 @@ class Change:
 
 
 class Store:
-    """Objects by (resource, namespace, name). Every method may be called from any thread."""
+    """Objects by (resource, namespace, name). Safe for several threads."""
 
     def __init__(self) -> None:
         self.lock = threading.Condition(threading.RLock())
@@ -72,15 +72,15 @@ class Store:
         self.objects: dict[str, dict[tuple[str, str], Stored]] = {resource: {} for resource in KINDS}
         self.history: deque[Change] = deque()
         self.compacted = self.version
-        """The oldest version that a watch can go on from."""
+        """The oldest version that a watch can start from."""
         self.snapshots: dict[int, list[Stored]] = {}
         self.generation = 0
-        """Counts the times that all watches were cut."""
+        """Number of times that all watches were cut."""
         self.is_abrupt = False
-        """The last time they were cut, it was in the middle of their answers."""
+        """Whether the last cut was in the middle of their responses."""
         self.closed = False
         self.patience = 3.0
-        """Seconds that a request waits for a version that is not yet."""
+        """Seconds that a request waits for a future version."""
 
     def get(self, resource: str, namespace: str, name: str) -> Stored:
         with self.lock:
@@ -95,7 +95,7 @@ class Store:
             return found.object if found else None
 
     def list(self, resource: str, namespace: str | None, chosen: Test) -> tuple[int, list[Stored]]:
-        """The present version, and the chosen objects in the order of their names."""
+        """Return the current version, and the selected objects in the order of their names."""
         with self.lock:
             version = self.version
             found = sorted(self.objects[resource].items())
@@ -106,7 +106,7 @@ class Store:
         ]
 
     def create(self, resource: str, item: Object) -> Stored:
-        """Sets what the server sets of `metadata`. Raises Refused where the name is taken."""
+        """Create an object, and fill in the server's part of `metadata`. Raises Refused if the name is taken."""
         metadata = item["metadata"]
         key = (metadata.get("namespace", ""), metadata["name"])
         with self.lock:
@@ -125,7 +125,7 @@ class Store:
         uid: str | None = None,
         version: str | None = None,
     ) -> Stored:
-        """Change a copy of the object and put it in its place; one that is as before makes no new version.
+        """Replace an object by a changed copy. An unchanged copy gets no new version.
 
         Raises Refused where there is no such object (or it is of another uid), or it is of another version.
         """
@@ -146,7 +146,7 @@ class Store:
             return self._put(resource, (namespace, name), item, "MODIFIED", before)
 
     def remove(self, resource: str, namespace: str, name: str, uid: str | None = None) -> Stored | None:
-        """Take the object away at once; one with finalizers stays, marked as deleted. None where there was none."""
+        """Remove an object at once. One with finalizers stays, with a deletion time. Return None if there is none."""
         with self.lock:
             before = self.objects[resource].get((namespace, name))
             if before is None or (uid is not None and before.object["metadata"]["uid"] != uid):
@@ -185,7 +185,7 @@ class Store:
         self.lock.notify_all()
 
     def compact(self) -> None:
-        """Forget all history: watches and pages from before now, those that go on included, are too old."""
+        """Forget the history. Older watches and pages, including active ones, get an error."""
         with self.lock:
             self.history.clear()
             self.snapshots.clear()
@@ -194,7 +194,7 @@ class Store:
             self.lock.notify_all()
 
     def cut_watches(self, abruptly: bool) -> None:
-        """End every watch that goes on now, in the middle of its answer if `abruptly`."""
+        """End every active watch, in the middle of its response if `abruptly`."""
         with self.lock:
             self.is_abrupt = abruptly
             self.generation += 1
@@ -206,7 +206,7 @@ class Store:
             self.lock.notify_all()
 
     def not_older(self, version: int) -> None:
-        """Wait until the state is at least of that version. Raises Refused when it does not come to it."""
+        """Wait until the state has at least that version. Raises Refused after the time limit."""
         with self.lock:
             if not self.lock.wait_for(lambda: self.version >= version, self.patience):
                 details = {
@@ -219,7 +219,7 @@ class Store:
     def changes(
         self, resource: str, namespace: str | None, chosen: Test, since: int, seconds: float, idle: float
     ) -> Iterator[tuple[str, Stored | None, int]]:
-        """(type, object, version) of each change after version `since`, for so many seconds.
+        """Yield (type, object, version) of each change after version `since`, for some seconds.
 
         ("IDLE", None, version) when nothing happened for `idle` seconds. Ends when watches are cut. Raises Refused when
         history no longer goes back that far.
@@ -259,7 +259,7 @@ class Store:
 
 
 def _kind(change: Change, chosen: Test) -> str | None:
-    """What a watch with a selector is told of a change: an object may come into what it chooses, or leave it."""
+    """Return the event for a watch with a selector. A change can move an object into its selection, or out of it."""
     is_in = chosen(change.now.object)
     was_in = change.before is not None and chosen(change.before.object)
     if change.kind == "DELETED":

@@ -1,4 +1,4 @@
-"""What is asked of a pod's containers: their logs, and commands that are run in them."""
+"""Requests for containers: logs and commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 from tests.simulators.kubernetes.answers import Refused, forbidden
 from tests.simulators.kubernetes.connections import Answering
 from tests.simulators.kubernetes.execution import V4, V5, Execution
-from tests.simulators.kubernetes.logs import read, wanted
+from tests.simulators.kubernetes.logs import parse_query, read
 from tests.simulators.kubernetes.pod_status import Slot
 from tests.simulators.kubernetes.selectors import Object
 
@@ -21,7 +21,7 @@ UNPULLED = {"ErrImagePull": "image can't be pulled", "ImagePullBackOff": "trying
 class Streams(Answering):
     def _log(self, namespace: str, name: str) -> None:
         pod = self.cluster.store.get("pods", namespace, name).object
-        asked = wanted(self.query, self.cluster.settings.zone)
+        log_query = parse_query(self.query, self.cluster.settings.zone)
         container = _container_name(pod, self.query.get("container"))
         if not pod["spec"].get("nodeName"):
             return self._send(200, b"", {"Content-Type": "text/plain"})
@@ -40,19 +40,19 @@ class Streams(Answering):
             restart -= 1
         elif slot.container is None or not slot.container.started.is_set():
             why = slot.waiting["reason"]
-            said = f"is waiting to start: {UNPULLED.get(why, why)}"
-            raise Refused(400, f'container "{container}" in pod "{name}" {said}')
+            state_text = f"is waiting to start: {UNPULLED.get(why, why)}"
+            raise Refused(400, f'container "{container}" in pod "{name}" {state_text}')
         path = worker.log_of(slot, restart)
         ended = slot.container.ended if slot.container and restart == slot.restarts else None
         self._begin_stream("text/plain")
-        for piece in read(path, asked, lambda: ended is None or ended.is_set()):
+        for piece in read(path, log_query, lambda: ended is None or ended.is_set()):
             if not piece and (self._is_closed() or self.cluster.store.closed):
                 return None
             self._chunk(piece)
         return self._end_stream()
 
     def _there(self, pod: Object, container: str) -> tuple[Slot | None, PodWorker | None]:
-        """The container where it runs. Raises Refused where that node is lost."""
+        """Return the container and its pod on their node. Raises Refused if that node is lost."""
         node = self.cluster.nodes.get(pod["spec"].get("nodeName", ""))
         if node and node.is_lost:
             where = f"{node.ip}:10250"
@@ -62,7 +62,7 @@ class Streams(Answering):
         return self.cluster.slot(pod, container)
 
     def _exec(self, namespace: str, name: str) -> None:
-        asked = [word.strip() for word in self.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+        protocols = [word.strip() for word in self.headers.get("Sec-WebSocket-Protocol", "").split(",")]
         if self.headers.get("Upgrade", "").lower() != "websocket":
             raise Refused(400, "Upgrade request required")
         if self.cluster.version >= (1, 35) and not self.cluster.allows("create", "pods/exec", namespace):
@@ -75,9 +75,9 @@ class Streams(Answering):
         if not any(self.query.get(stream, "").lower() in ("true", "1") for stream in ("stdin", "stdout", "stderr")):
             raise Refused(400, "you must specify at least one of stdin, stdout, stderr")
         slot, _ = self._there(pod, container)
-        protocol = next((word for word in (V5, V4) if word in asked), None)
+        protocol = next((word for word in (V5, V4) if word in protocols), None)
         if protocol is None:
-            raise Refused(400, f"unable to negotiate protocol: client supports {asked}, server accepts [{V5} {V4}]")
+            raise Refused(400, f"unable to negotiate protocol: client supports {protocols}, server accepts [{V5} {V4}]")
         running = slot.container if slot and slot.container and slot.container.is_running else None
         if protocol == V4 and running is None:
             raise Refused(500, f'container not found ("{container}")')
@@ -89,7 +89,7 @@ class Streams(Answering):
 
 
 def _container_name(pod: Object, name: str | None) -> str:
-    """The container that is meant. Raises Refused where there is none of that name, or no name and several of them."""
+    """Return the requested container. Raises Refused if the name is unknown, or missing with several containers."""
     mains = [container["name"] for container in pod["spec"]["containers"]]
     inits = [container["name"] for container in pod["spec"].get("initContainers") or []]
     if name:

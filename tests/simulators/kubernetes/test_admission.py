@@ -1,4 +1,4 @@
-"""Quotas, limit ranges and policies of the stand-in, which refuse in the words of the API server."""
+"""Quotas, limit ranges and policies of the simulator, with the messages of a real API server."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.simulators.kubernetes.conftest import manifest, wait_for
 
 
 def pod(name: str = "pod", **resources: Any) -> dict[str, Any]:
-    made = manifest(name)
-    made["spec"]["containers"][0]["resources"] = resources
-    return made
+    pod = manifest(name)
+    pod["spec"]["containers"][0]["resources"] = resources
+    return pod
 
 
-def refusal(api: Any, made: dict[str, Any], **options: Any) -> str:
+def refusal(api: Any, pod: dict[str, Any], **options: Any) -> str:
     with pytest.raises(ApiException) as error:
-        api.create_namespaced_pod("default", made, **options)
+        api.create_namespaced_pod("default", pod, **options)
     assert error.value.status == 403
     return str(error.value.body)
 
@@ -37,7 +37,7 @@ def refusal(api: Any, made: dict[str, Any], **options: Any) -> str:
         ({"policy": "violates PodSecurity"}, "is forbidden: violates PodSecurity"),
     ],
 )
-def test_pod_that_a_namespace_does_not_admit(cluster: Any, api: Any, rules: Any, words: str):
+def test_pod_that_breaks_a_rule_is_refused(cluster: Any, api: Any, rules: Any, words: str):
     cluster.restrict(**rules)
     for options in ({}, {"dry_run": "All"}):
         assert words in refusal(api, pod(limits={"cpu": "1"}, requests={"cpu": "50m"}), **options)
@@ -66,7 +66,7 @@ def test_quota_counts_pods_that_have_not_ended(cluster: Any, api: Any):
         ),
     ],
 )
-def test_limit_range_gives_what_a_container_does_not_say(
+def test_limit_range_sets_defaults_of_containers(
     cluster: Any, api: Any, rules: Any, limits: dict[str, str], requests: dict[str, str]
 ):
     cluster.restrict(**rules)
@@ -81,18 +81,18 @@ def test_request_above_the_limit_of_the_range_is_invalid(cluster: Any, api: Any)
     assert error.value.status == 422
 
 
-def test_quota_comes_before_a_name_that_is_taken(cluster: Any, api: Any):
+def test_quota_is_checked_before_the_name(cluster: Any, api: Any):
     api.create_namespaced_pod("default", pod())
     cluster.restrict(quota={"pods": "1"})
     assert "exceeded quota" in refusal(api, pod())
 
 
-def test_dry_run_makes_nothing(cluster: Any, api: Any):
+def test_dry_run_creates_nothing(cluster: Any, api: Any):
     assert api.create_namespaced_pod("default", pod(), dry_run="All").metadata.name == "pod"
     assert cluster.pods() == []
 
 
-def test_late_kubelet_runs_a_pod_and_does_not_say_so(cluster: Any, api: Any):
+def test_late_kubelet_runs_a_pod_without_reporting_it(cluster: Any, api: Any):
     cluster.configure(is_late=True)
     api.create_namespaced_pod("default", manifest(command="echo begun; sleep 60"))
     wait_for(lambda: cluster.processes("pod") if cluster.pod("pod")["spec"].get("nodeName") else None)

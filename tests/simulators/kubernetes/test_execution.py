@@ -18,7 +18,7 @@ from tests.simulators.kubernetes.execution import V4, V5
 
 @pytest.fixture
 def pod(cluster: Any, api: Any) -> None:
-    """A running pod with a folder /data."""
+    """Create a running pod with a folder /data."""
     described = manifest(volumes=[{"name": "data", "emptyDir": {}}])
     described["spec"]["containers"][0] |= {
         "volumeMounts": [{"name": "data", "mountPath": "/data"}],
@@ -30,7 +30,7 @@ def pod(cluster: Any, api: Any) -> None:
 
 
 def run(api: Any, *command: str, stdin: bool = False, protocol: str | None = None, **options: Any) -> Any:
-    """An open connection."""
+    """Run a command, and return the open connection."""
     given = {"stdin": stdin, "stdout": True, "stderr": True, "tty": False, "binary": True, **options}
     if protocol:
         given["_headers"] = {"sec-websocket-protocol": protocol}
@@ -40,7 +40,7 @@ def run(api: Any, *command: str, stdin: bool = False, protocol: str | None = Non
 
 
 def finish(connection: Any) -> tuple[bytes, bytes, dict[str, Any]]:
-    """(standard output, standard error, status) of a command once it has ended."""
+    """Return (standard output, standard error, status) of a command once it has ended."""
     connection.run_forever(timeout=20)
     out, error, status = (connection.read_channel(channel) for channel in (1, 2, 3))
     connection.sock.shutdown()  # the client leaves it open once the other side has closed
@@ -57,12 +57,12 @@ def test_streams_and_exit_code(api: Any, pod: None, protocol: str | None):
     assert status["details"]["causes"] == [{"reason": "ExitCode", "message": "3"}]
 
 
-def test_success(api: Any, pod: None):
+def test_successful_command_reports_success(api: Any, pod: None):
     assert finish(run(api, "true")) == (b"", b"", {"metadata": {}, "status": "Success"})
 
 
-def test_the_end_of_standard_input(api: Any, pod: None):
-    """Only v5 can tell it, and bytes before it arrive as they are."""
+def test_v5_can_end_standard_input(api: Any, pod: None):
+    """Only v5 can close the input. All bytes before arrive unchanged."""
     data = os.urandom(3_000_000)
     connection = run(api, "sh", "-c", "cat >/data/file; sha256sum </data/file", stdin=True)
     for begin in range(0, len(data), 100_000):
@@ -75,7 +75,7 @@ def test_the_end_of_standard_input(api: Any, pod: None):
     assert out == data
 
 
-def test_v4_has_no_end_of_standard_input(cluster: Any, api: Any, pod: None):
+def test_v4_cannot_end_standard_input(cluster: Any, api: Any, pod: None):
     connection = run(api, "sh", "-c", "cat; touch /data/ended", stdin=True, protocol=V4)
     connection.write_stdin(b"one")
     assert wait_for(lambda: connection.read_channel(1, timeout=1)) == b"one"
@@ -87,7 +87,7 @@ def test_v4_has_no_end_of_standard_input(cluster: Any, api: Any, pod: None):
     wait_for(lambda: finish(run(api, "ls", "/data"))[0] == b"ended\n")
 
 
-def test_what_cannot_be_run(cluster: Any, api: Any, pod: None):
+def test_command_that_cannot_start_is_an_error(cluster: Any, api: Any, pod: None):
     _, _, status = finish(run(api, "no-such-program"))
     assert (status["status"], status["reason"]) == ("Failure", "InternalError")
     assert "executable file not found in $PATH" in status["message"]
@@ -100,7 +100,7 @@ def test_what_cannot_be_run(cluster: Any, api: Any, pod: None):
         run(api, "true", protocol="v3.channel.k8s.io")
 
 
-def test_a_container_that_does_not_run(cluster: Any, api: Any):
+def test_command_needs_a_running_container(cluster: Any, api: Any):
     api.create_namespaced_pod("default", manifest(command="true"))
     wait_for(lambda: cluster.pod("pod")["status"]["phase"] == "Succeeded")
     _, _, status = finish(run(api, "true"))
@@ -109,7 +109,7 @@ def test_a_container_that_does_not_run(cluster: Any, api: Any):
         run(api, "true", protocol=V4)
 
 
-def test_a_connection_that_breaks(cluster: Any, api: Any, pod: None):
+def test_broken_connection_is_noticed_by_the_client(cluster: Any, api: Any, pod: None):
     cluster.cut_executions(after=100_000)
     connection = run(api, "head", "-c", "1000000", "/dev/zero")
     out = b""
@@ -139,7 +139,7 @@ def test_a_connection_that_breaks(cluster: Any, api: Any, pod: None):
     assert time.monotonic() - begin < 10
 
 
-def test_a_command_outlives_its_client_and_not_its_container(cluster: Any, api: Any, pod: None):
+def test_command_outlives_its_client_but_not_its_container(cluster: Any, api: Any, pod: None):
     connection = run(api, "sh", "-c", "sleep 0.5; echo out; touch /data/went-on; sleep 60")
     connection.close()
     wait_for(lambda: finish(run(api, "ls", "/data"))[0] == b"went-on\n")

@@ -1,4 +1,4 @@
-"""Logs in the stand-in are the kubelet's: stamped, cut, followed, and gone once they are rotated away."""
+"""Logs of the simulator, like a kubelet's: timestamps, selection, following, and rotation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.simulators.kubernetes.conftest import manifest, wait_for
 
 
 def run(cluster: Any, api: Any, command: str, **changes: Any) -> None:
-    """Run this to its end."""
+    """Run a shell command in a pod to its end."""
     pod = manifest(command=command)
     pod["spec"]["containers"][0] |= changes
     api.create_namespaced_pod("default", pod)
@@ -23,11 +23,11 @@ def run(cluster: Any, api: Any, command: str, **changes: Any) -> None:
 
 
 def log(api: Any, **options: Any) -> str:
-    """The bytes as they are, not as the client makes of them."""
+    """Return the log's bytes unchanged by the client."""
     return api.read_namespaced_pod_log("pod", "default", _preload_content=False, **options).data.decode()
 
 
-def test_both_streams_and_a_last_line_without_its_end(cluster: Any, api: Any):
+def test_log_has_both_streams_and_an_unfinished_line(cluster: Any, api: Any):
     run(cluster, api, "echo one; sleep 0.1; echo two >&2; sleep 0.1; printf three")
     assert log(api) == "one\ntwo\nthree"
     assert log(api, tail_lines=2) == "two\nthree"
@@ -35,13 +35,15 @@ def test_both_streams_and_a_last_line_without_its_end(cluster: Any, api: Any):
     assert log(api, limit_bytes=5) == "one\nt"
 
 
-@pytest.mark.parametrize(("written", "kept"), [(r"a\r\nb", "a\nb"), (r"a\r\r\n", "a\r\n"), (r"a\rb\n\r", "a\rb\n\r")])
-def test_carriage_return_before_a_lines_end_is_dropped(cluster: Any, api: Any, written: str, kept: str):
+@pytest.mark.parametrize(
+    ("written", "expected"), [(r"a\r\nb", "a\nb"), (r"a\r\r\n", "a\r\n"), (r"a\rb\n\r", "a\rb\n\r")]
+)
+def test_carriage_return_before_a_line_end_is_dropped(cluster: Any, api: Any, written: str, expected: str):
     run(cluster, api, f"printf '{written}'")
-    assert log(api) == kept
+    assert log(api) == expected
 
 
-def test_time_stamps(cluster: Any, api: Any):
+def test_timestamps_have_nanoseconds_but_selection_whole_seconds(cluster: Any, api: Any):
     run(cluster, api, "echo one; sleep 1.1; echo two; echo; printf three")
     lines = log(api, timestamps=True).split("\n")
     for line, text in zip(lines, ("one", "two", "", "three"), strict=True):
@@ -55,13 +57,13 @@ def test_time_stamps(cluster: Any, api: Any):
         (second + timedelta(seconds=1), ""),
     ):
         text = moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        found = api.api_client.rest_client.pool_manager.request(
+        response = api.api_client.rest_client.pool_manager.request(
             "GET", url, fields={"sinceTime": text}, headers={"Authorization": f"Bearer {cluster.token}"}
         )
-        assert found.data.decode() == expected, "a time has whole seconds"
+        assert response.data.decode() == expected, "the time is truncated to whole seconds"
 
 
-def test_a_node_in_another_zone(cluster: Any, api: Any):
+def test_timestamps_have_the_nodes_time_zone(cluster: Any, api: Any):
     cluster.configure(zone=-210)
     run(cluster, api, "echo one")
     stamp = log(api, timestamps=True).split()[0]
@@ -70,7 +72,7 @@ def test_a_node_in_another_zone(cluster: Any, api: Any):
     assert log(api, since_seconds=60) == "one\n"
 
 
-def test_a_long_line_is_whole(cluster: Any, api: Any):
+def test_long_line_is_complete(cluster: Any, api: Any):
     run(cluster, api, "head -c 50000 /dev/zero | tr '\\0' x; echo; echo end")
     assert log(api) == "x" * 50000 + "\nend\n"
     assert len(log(api, timestamps=True).splitlines()) == 2
@@ -78,40 +80,40 @@ def test_a_long_line_is_whole(cluster: Any, api: Any):
     assert [line.split()[2] for line in file.splitlines()] == [b"P", b"P", b"P", b"F", b"F"]
 
 
-def test_what_is_rotated_away_is_gone(cluster: Any, api: Any):
+def test_rotated_lines_are_not_returned(cluster: Any, api: Any):
     cluster.configure(log_limit=20_000)
     run(cluster, api, "for i in $(seq 1000 1999); do echo line $i; done")
-    found = log(api).splitlines()
-    assert found[-1] == "line 1999"
-    assert 0 < len(found) < 1000
-    assert found == [f"line {number}" for number in range(2000 - len(found), 2000)]
+    lines = log(api).splitlines()
+    assert lines[-1] == "line 1999"
+    assert 0 < len(lines) < 1000
+    assert lines == [f"line {number}" for number in range(2000 - len(lines), 2000)]
 
 
-def test_following(cluster: Any, api: Any):
-    """Through a rotation, to the end; what comes later can be read without what was rotated away."""
+def test_followed_log_survives_rotation(cluster: Any, api: Any):
+    """Afterwards, the log can be read without its rotated part."""
     pod = manifest(
         command="echo line 1; echo line 2; until [ -e /data/go ]; do sleep 0.05; done; echo line 3; printf end",
         volumes=[{"name": "data", "emptyDir": {}}],
     )
     pod["spec"]["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": "/data"}]
-    made = api.create_namespaced_pod("default", pod)
+    created = api.create_namespaced_pod("default", pod)
     wait_for(lambda: cluster.pod("pod")["status"]["phase"] == "Running")
     answer = api.read_namespaced_pod_log("pod", "default", follow=True, _preload_content=False)
-    found = b""
-    while found.count(b"\n") < 2:
-        piece = answer.read1()
-        assert piece, "it goes on"
-        found += piece
+    data = b""
+    while data.count(b"\n") < 2:
+        chunk = answer.read1()
+        assert chunk, "the log has ended"
+        data += chunk
     cluster.rotate_log("pod")
     wait_for(lambda: log(api) == "")
-    (cluster.state / "pods" / made.metadata.uid / "volumes" / "data" / "go").touch()
-    found += answer.read()
+    (cluster.state / "pods" / created.metadata.uid / "volumes" / "data" / "go").touch()
+    data += answer.read()
     answer.release_conn()
-    assert found == b"line 1\nline 2\nline 3\nend"
+    assert data == b"line 1\nline 2\nline 3\nend"
     assert log(api) == "line 3\nend"
 
 
-def test_followed_log_comes_a_line_at_a_time(cluster: Any, api: Any):
+def test_followed_log_arrives_line_by_line(cluster: Any, api: Any):
     api.create_namespaced_pod("default", manifest(command="seq 50; sleep 60"))
     wait_for(lambda: cluster.pod("pod")["status"]["phase"] == "Running")
     answer = api.read_namespaced_pod_log("pod", "default", follow=True, _preload_content=False)
@@ -126,7 +128,7 @@ def refused(api: Any, **options: Any) -> tuple[int, str]:
     return error.value.status, json.loads(error.value.body)["message"]
 
 
-def test_what_cannot_be_told(cluster: Any, api: Any):
+def test_log_that_does_not_exist_is_an_error(cluster: Any, api: Any):
     assert refused(api) == (404, 'pods "pod" not found')
     cluster.schedule_nothing("full")
     pod = manifest()
@@ -143,7 +145,7 @@ def test_what_cannot_be_told(cluster: Any, api: Any):
         'previous terminated container "job" in pod "pod" not found',
     )
     code, message = wait_for(
-        lambda: (found := refused(api, container="beside")) and "Creating" not in found[1] and found
+        lambda: (result := refused(api, container="beside")) and "Creating" not in result[1] and result
     )
     assert (code, message.startswith('container "beside" in pod "pod" is waiting to start: ')) == (400, True)
     assert message.endswith(("image can't be pulled", "trying and failing to pull image"))

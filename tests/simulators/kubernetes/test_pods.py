@@ -1,4 +1,4 @@
-"""Pods in the stand-in are as in a cluster: names, fields that the server sets, phases, deletion."""
+"""Pods of the simulator: names, fields that the server sets, phases, deletion."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from tests.simulators.kubernetes.conftest import manifest, wait_for
 
 
 def refused(call: Any, *arguments: Any, **named: Any) -> tuple[int, dict[str, Any]]:
-    """Status code and `Status` object of a call that must be refused."""
+    """Return the status code and the `Status` object of a call that must be refused."""
     with pytest.raises(ApiException) as error:
         call(*arguments, **named)
     return error.value.status, json.loads(error.value.body)
 
 
 def is_(api: Any, phase: str, name: str = "pod") -> Any:
-    """The pod once it is in this phase."""
+    """Return the pod once it is in a phase."""
     return wait_for(lambda: (pod := api.read_namespaced_pod(name, "default")).status.phase == phase and pod)
 
 
-def test_a_pod_runs_to_its_end(cluster: Any, api: Any):
-    made = api.create_namespaced_pod("default", manifest(command="exit 3"))
-    assert (made.status.phase, bool(made.metadata.uid), made.spec.node_name) == ("Pending", True, None)
-    assert made.metadata.creation_timestamp is not None
+def test_pod_runs_to_its_end(cluster: Any, api: Any):
+    created = api.create_namespaced_pod("default", manifest(command="exit 3"))
+    assert (created.status.phase, bool(created.metadata.uid), created.spec.node_name) == ("Pending", True, None)
+    assert created.metadata.creation_timestamp is not None
     pod = is_(api, "Failed")
     status = pod.status.container_statuses[0]
     ended = status.state.terminated
@@ -38,15 +38,15 @@ def test_a_pod_runs_to_its_end(cluster: Any, api: Any):
     assert status.image_id.startswith("docker.io/library/busybox@sha256:")
     assert pod.status.pod_ip
     assert pod.status.start_time
-    assert int(pod.metadata.resource_version) > int(made.metadata.resource_version)
+    assert int(pod.metadata.resource_version) > int(created.metadata.resource_version)
     conditions = {condition.type: (condition.status, condition.reason) for condition in pod.status.conditions}
     assert conditions["PodScheduled"] == ("True", None)
     assert conditions["Ready"] == ("False", "PodFailed")
-    said = [event["reason"] for event in cluster.events("pod")]
-    assert said == ["Scheduled", "Pulling", "Pulled", "Created", "Started"]
+    reasons = [event["reason"] for event in cluster.events("pod")]
+    assert reasons == ["Scheduled", "Pulling", "Pulled", "Created", "Started"]
 
 
-def test_what_the_server_fills_in(cluster: Any, api: Any):
+def test_server_fills_in_defaults(cluster: Any, api: Any):
     pod = manifest()
     del pod["spec"]["restartPolicy"], pod["spec"]["automountServiceAccountToken"]
     pod["spec"]["containers"][0]["resources"] = {"limits": {"memory": "64Mi"}}
@@ -58,7 +58,7 @@ def test_what_the_server_fills_in(cluster: Any, api: Any):
     assert spec.containers[0].volume_mounts[-1].mount_path == "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
-def test_a_name_is_taken_once(cluster: Any, api: Any):
+def test_name_can_be_used_once(cluster: Any, api: Any):
     api.create_namespaced_pod("default", manifest())
     code, status = refused(api.create_namespaced_pod, "default", manifest())
     assert (code, status["reason"]) == (409, "AlreadyExists")
@@ -94,7 +94,7 @@ def test_a_name_is_taken_once(cluster: Any, api: Any):
         ),
     ],
 )
-def test_a_faulty_manifest_is_invalid(cluster: Any, api: Any, change: Any, field: str):
+def test_faulty_manifest_is_invalid(cluster: Any, api: Any, change: Any, field: str):
     pod = manifest()
     change(pod)
     code, status = refused(api.create_namespaced_pod, "default", pod)
@@ -112,8 +112,8 @@ def test_a_faulty_manifest_is_invalid(cluster: Any, api: Any, change: Any, field
         lambda pod: pod["metadata"].update(namespace="other"),
     ],
 )
-def test_what_cannot_be_read_is_a_bad_request(cluster: Any, change: Any):
-    """Past the client, which looks at its objects itself."""
+def test_unreadable_manifest_is_a_bad_request(cluster: Any, change: Any):
+    """The request bypasses the client, which validates its objects itself."""
     pod = manifest()
     change(pod)
     answer = post(cluster, pod)
@@ -125,7 +125,7 @@ def post(cluster: Any, pod: Any) -> requests.Response:
     return requests.post(url, json=pod, headers={"Authorization": f"Bearer {cluster.token}"}, timeout=10)
 
 
-def test_what_is_too_large(cluster: Any):
+def test_too_large_request_is_refused(cluster: Any):
     pod = manifest()
     for size, expected in ((1_000_000, 201), (2_000_000, 500), (4_000_000, 413)):
         pod["metadata"]["name"] = f"pod-{size}"
@@ -143,7 +143,7 @@ def test_unknown_fields_are_dropped_with_a_warning(cluster: Any):
     assert "volume_mounts" not in cluster.pod("pod")["spec"]["containers"][0]
 
 
-def test_admission(cluster: Any, api: Any):
+def test_missing_account_full_quota_and_missing_namespace_are_refused(cluster: Any, api: Any):
     code, status = refused(api.create_namespaced_pod, "default", manifest(serviceAccountName="nobody"))
     assert (code, status["reason"]) == (403, "Forbidden")
     assert 'serviceaccount "nobody" not found' in status["message"]
@@ -169,11 +169,11 @@ def test_init_containers_run_in_order_and_share_volumes(cluster: Any, api: Any):
     api.create_namespaced_pod("default", pod)
     wait_for(lambda: cluster.pod("pod")["status"].get("containerStatuses", [{}])[0].get("state", {}).get("terminated"))
     assert api.read_namespaced_pod_log("pod", "default", container="job") == "1\n2\n/not/there/yet\n0\n"
-    seen = is_(api, "Running")
-    assert [status.state.terminated.exit_code for status in seen.status.init_container_statuses] == [0, 0]
+    pod = is_(api, "Running")
+    assert [status.state.terminated.exit_code for status in pod.status.init_container_statuses] == [0, 0]
 
 
-def test_a_failing_init_container_fails_the_pod(cluster: Any, api: Any):
+def test_failing_init_container_fails_the_pod(cluster: Any, api: Any):
     bad = {"name": "bad", "image": "busybox", "command": ["sh", "-c", "exit 7"]}
     api.create_namespaced_pod("default", manifest(initContainers=[bad]))
     pod = is_(api, "Failed")
@@ -181,7 +181,7 @@ def test_a_failing_init_container_fails_the_pod(cluster: Any, api: Any):
     assert pod.status.container_statuses[0].state.waiting.reason == "PodInitializing"
 
 
-def test_a_sidecar_runs_beside_and_ends_last(cluster: Any, api: Any):
+def test_sidecar_ends_last(cluster: Any, api: Any):
     beside = {
         "name": "beside",
         "image": "busybox",
@@ -193,7 +193,7 @@ def test_a_sidecar_runs_beside_and_ends_last(cluster: Any, api: Any):
     assert api.read_namespaced_pod_log("pod", "default", container="beside") == "hello\nbye\n"
 
 
-def test_containers_that_may_restart_do(cluster: Any, api: Any):
+def test_containers_restart_by_their_policy(cluster: Any, api: Any):
     cluster.configure(backoff=0.05)
     api.create_namespaced_pod("default", manifest(command="echo run; exit 1", restartPolicy="OnFailure"))
     pod = wait_for(
@@ -208,7 +208,7 @@ def test_containers_that_may_restart_do(cluster: Any, api: Any):
     assert api.read_namespaced_pod_log("pod", "default", previous=True) == "run\n"
 
 
-def test_a_command_that_is_not_there(cluster: Any, api: Any):
+def test_missing_command_is_a_start_error(cluster: Any, api: Any):
     pod = manifest()
     pod["spec"]["containers"][0]["command"] = ["no-such-program"]
     api.create_namespaced_pod("default", pod)
@@ -217,7 +217,7 @@ def test_a_command_that_is_not_there(cluster: Any, api: Any):
     assert 'exec: "no-such-program": executable file not found in $PATH' in ended.message
 
 
-def test_variables(cluster: Any, api: Any):
+def test_variables_are_expanded(cluster: Any, api: Any):
     cluster.add("secrets", "key", data={"word": "c2VjcmV0"})
     cluster.add("configmaps", "settings", data={"color": "red"})
     pod = manifest(command="echo $$A $(A) $(NOT) $B $C $D")
@@ -234,16 +234,16 @@ def test_variables(cluster: Any, api: Any):
     assert api.read_namespaced_pod_log("pod", "default") == "one one one-$(A) secret pod red\n"
 
 
-def test_a_missing_secret_holds_the_container_up(cluster: Any, api: Any):
+def test_missing_secret_delays_the_container(cluster: Any, api: Any):
     cluster.configure(backoff=0.1)
     pod = manifest(command="echo $C")
     pod["spec"]["containers"][0]["env"] = [{"name": "C", "valueFrom": {"secretKeyRef": {"name": "key", "key": "word"}}}]
     api.create_namespaced_pod("default", pod)
     waiting = wait_for(
         lambda: (
-            (found := api.read_namespaced_pod("pod", "default").status.container_statuses)
-            and found[0].state.waiting.reason != "ContainerCreating"
-            and found[0].state.waiting
+            (statuses := api.read_namespaced_pod("pod", "default").status.container_statuses)
+            and statuses[0].state.waiting.reason != "ContainerCreating"
+            and statuses[0].state.waiting
         )
     )
     assert (waiting.reason, waiting.message) == ("CreateContainerConfigError", 'secret "key" not found')
@@ -251,7 +251,7 @@ def test_a_missing_secret_holds_the_container_up(cluster: Any, api: Any):
     is_(api, "Succeeded")
 
 
-def test_a_missing_volume_holds_the_pod_up(cluster: Any, api: Any):
+def test_missing_volume_delays_the_pod(cluster: Any, api: Any):
     cluster.configure(backoff=0.1)
     api.create_namespaced_pod("default", manifest(volumes=[{"name": "v", "secret": {"secretName": "key"}}]))
     wait_for(lambda: [event for event in cluster.events("pod") if event["reason"] == "FailedMount"])
@@ -260,7 +260,7 @@ def test_a_missing_volume_holds_the_pod_up(cluster: Any, api: Any):
     is_(api, "Running")
 
 
-def test_who_runs_the_command(cluster: Any, api: Any):
+def test_security_context_sets_the_user(cluster: Any, api: Any):
     pod = manifest(
         command="id -u; id -g; touch /data/file; stat -c %g /data/file",
         securityContext={"runAsUser": 1234, "runAsGroup": 5, "fsGroup": 77, "runAsNonRoot": True},
@@ -274,7 +274,7 @@ def test_who_runs_the_command(cluster: Any, api: Any):
     wait_for(lambda: "CreateContainerConfigError" in str(cluster.pod("root")["status"]))
 
 
-def test_what_a_container_may_do(cluster: Any, api: Any):
+def test_security_context_sets_the_capabilities(cluster: Any, api: Any):
     pod = manifest(command="chown 1:1 /tmp; grep CapEff /proc/self/status; grep NoNewPrivs /proc/self/status")
     pod["spec"]["containers"][0]["securityContext"] = {
         "allowPrivilegeEscalation": False,
@@ -288,7 +288,7 @@ def test_what_a_container_may_do(cluster: Any, api: Any):
     assert "NoNewPrivs:\t1\n" in log
 
 
-def test_last_words(cluster: Any, api: Any):
+def test_termination_message_is_reported(cluster: Any, api: Any):
     api.create_namespaced_pod("default", manifest(command="printf 'no luck' > /dev/termination-log; exit 1"))
     assert is_(api, "Failed").status.container_statuses[0].state.terminated.message == "no luck"
     pod = manifest("other", command="echo from the log; exit 1")
@@ -297,8 +297,8 @@ def test_last_words(cluster: Any, api: Any):
     assert is_(api, "Failed", "other").status.container_statuses[0].state.terminated.message == "from the log"
 
 
-def test_what_is_run_before_a_stop(cluster: Any, api: Any):
-    """The hook reaches what process 1 does not hand on, within the pod's grace."""
+def test_pre_stop_hook_runs_before_term(cluster: Any, api: Any):
+    """The hook signals a process that process 1 would not signal, within the pod's grace."""
     pod = manifest(command="sleep 60; exit 5")
     hook = {"exec": {"command": ["sh", "-c", "kill -TERM -1"]}}
     pod["spec"]["containers"][0]["lifecycle"] = {"preStop": hook}
@@ -311,7 +311,7 @@ def test_what_is_run_before_a_stop(cluster: Any, api: Any):
     assert time.monotonic() - begin < 5
 
 
-def test_deletion_is_gentle(cluster: Any, api: Any):
+def test_deletion_sends_term_first(cluster: Any, api: Any):
     command = "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.1; done"
     api.create_namespaced_pod("default", manifest(command=command))
     is_(api, "Running")
@@ -326,15 +326,15 @@ def test_deletion_is_gentle(cluster: Any, api: Any):
     assert refused(api.delete_namespaced_pod, "pod", "default")[0] == 404
 
 
-def test_a_first_process_that_ignores_term_is_killed_after_its_grace(cluster: Any, api: Any):
-    """As process 1 of its namespace it has no default action for TERM."""
+def test_process_that_ignores_term_is_killed(cluster: Any, api: Any):
+    """TERM has no default action for process 1 of a namespace."""
     api.create_namespaced_pod("default", manifest(command="sleep 60; true"))
     is_(api, "Running")
     process = cluster.processes("pod")["job"]
     begin = time.monotonic()
     api.delete_namespaced_pod("pod", "default", grace_period_seconds=1)
-    seen = wait_for(lambda: api.read_namespaced_pod("pod", "default"))
-    assert seen.status.phase == "Running"
+    pod = wait_for(lambda: api.read_namespaced_pod("pod", "default"))
+    assert pod.status.phase == "Running"
     wait_for(lambda: cluster.pod("pod") is None)
     assert 0.9 < time.monotonic() - begin < 4
     assert not is_alive(process)
@@ -348,7 +348,7 @@ def is_alive(process: int) -> bool:
         return False
 
 
-def test_a_second_deletion_may_shorten_the_grace(cluster: Any, api: Any):
+def test_second_deletion_can_shorten_the_grace(cluster: Any, api: Any):
     api.create_namespaced_pod("default", manifest(command="sleep 60; true", terminationGracePeriodSeconds=60))
     is_(api, "Running")
     api.delete_namespaced_pod("pod", "default")
@@ -370,7 +370,7 @@ def test_deletion_of_another_pod_of_that_name_is_refused(cluster: Any, api: Any)
     assert cluster.pod("pod") is None
 
 
-def test_a_pod_that_has_ended_goes_at_once(cluster: Any, api: Any):
+def test_ended_pod_is_deleted_at_once(cluster: Any, api: Any):
     api.create_namespaced_pod("default", manifest(command="true"))
     is_(api, "Succeeded")
     api.delete_namespaced_pod("pod", "default")
@@ -378,21 +378,21 @@ def test_a_pod_that_has_ended_goes_at_once(cluster: Any, api: Any):
     wait_for(lambda: list((cluster.state / "pods").iterdir()) == [])
 
 
-def test_finalizers_hold_a_deleted_pod(cluster: Any, api: Any):
+def test_finalizers_keep_a_deleted_pod(cluster: Any, api: Any):
     pod = manifest(command="true")
     pod["metadata"]["finalizers"] = ["example.com/keep"]
     api.create_namespaced_pod("default", pod)
     is_(api, "Succeeded")
     api.delete_namespaced_pod("pod", "default")
-    held = api.read_namespaced_pod("pod", "default")
-    assert held.metadata.deletion_timestamp is not None
+    pod = api.read_namespaced_pod("pod", "default")
+    assert pod.metadata.deletion_timestamp is not None
     assert api.read_namespaced_pod_log("pod", "default") == ""
     body = {"metadata": {"$deleteFromPrimitiveList/finalizers": ["example.com/keep"]}}
     api.patch_namespaced_pod("pod", "default", body)
     assert cluster.pod("pod") is None
 
 
-def test_patches(cluster: Any, api: Any):
+def test_patches_change_the_mutable_part(cluster: Any, api: Any):
     api.create_namespaced_pod("default", manifest())
     body = {"metadata": {"labels": {"a": "1"}, "annotations": {"b": "2"}}}
     patched = api.patch_namespaced_pod("pod", "default", body)
@@ -411,7 +411,7 @@ def test_patches(cluster: Any, api: Any):
     assert (code, status["reason"]) == (409, "Conflict")
 
 
-def test_deletion_of_many(cluster: Any, api: Any):
+def test_many_pods_can_be_deleted_at_once(cluster: Any, api: Any):
     for name in ("a", "b"):
         api.create_namespaced_pod("default", manifest(name, command="true"))
         is_(api, "Succeeded", name)
@@ -420,7 +420,7 @@ def test_deletion_of_many(cluster: Any, api: Any):
     assert [pod["metadata"]["name"] for pod in cluster.pods()] == ["c"]
 
 
-def test_a_deadline(cluster: Any, api: Any):
+def test_deadline_ends_the_pod(cluster: Any, api: Any):
     command = "trap 'exit 0' TERM; echo ready; while :; do sleep 0.1; done"
     api.create_namespaced_pod("default", manifest(command=command, activeDeadlineSeconds=100))
     is_(api, "Running")
@@ -430,7 +430,7 @@ def test_a_deadline(cluster: Any, api: Any):
     assert (pod.status.reason, pod.status.container_statuses[0].state.terminated.exit_code) == ("DeadlineExceeded", 0)
 
 
-def test_a_deadline_before_the_command_runs(cluster: Any, api: Any):
+def test_deadline_ends_a_pod_before_its_command(cluster: Any, api: Any):
     pod = manifest(activeDeadlineSeconds=1)
     pod["spec"]["containers"][0]["image"] = "not-there"
     api.create_namespaced_pod("default", pod)
@@ -440,10 +440,10 @@ def test_a_deadline_before_the_command_runs(cluster: Any, api: Any):
     assert ended.started_at is None
 
 
-def test_scheduling(cluster: Any, api: Any):
+def test_unschedulable_pod_reports_the_reason(cluster: Any, api: Any):
     def message(name: str) -> Any:
         conditions = cluster.pod(name)["status"].get("conditions", [])
-        return next((known.get("message") for known in conditions if known["type"] == "PodScheduled"), None)
+        return next((condition.get("message") for condition in conditions if condition["type"] == "PodScheduled"), None)
 
     big = manifest("big")
     big["spec"]["containers"][0]["resources"] = {"requests": {"cpu": "100", "memory": "1Gi"}}

@@ -1,4 +1,4 @@
-"""Trouble on demand in the stand-in, told in the words that a cluster tells it in."""
+"""Faults of the simulator, with the messages of a real cluster."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ def running(cluster: Any, api: Any, name: str = "pod", command: str = "sleep 60"
 
 
 def ended(cluster: Any, api: Any, name: str = "pod") -> tuple[Any, Any]:
-    """(status of the pod, how its container ended)."""
+    """Return (status of the pod, end of its container)."""
     wait_for(lambda: cluster.pod(name)["status"]["phase"] in ("Succeeded", "Failed"))
     status = api.read_namespaced_pod(name, "default").status
     return status, status.container_statuses[0].state.terminated
 
 
 def disruption(status: Any) -> str | None:
-    return next((known.reason for known in status.conditions if known.type == "DisruptionTarget"), None)
+    return next((condition.reason for condition in status.conditions if condition.type == "DisruptionTarget"), None)
 
 
-def test_out_of_memory(cluster: Any, api: Any):
+def test_container_out_of_memory_is_killed(cluster: Any, api: Any):
     running(cluster, api)
     cluster.run_out_of_memory("pod")
     _, end = ended(cluster, api)
     assert (end.exit_code, end.reason) == (137, "OOMKilled")
 
 
-def test_eviction(cluster: Any, api: Any):
+def test_evicted_pod_fails_and_stays(cluster: Any, api: Any):
     running(cluster, api)
     cluster.evict("pod", "The node was low on resource: ephemeral-storage.")
     status, end = ended(cluster, api)
@@ -52,20 +52,20 @@ def test_eviction(cluster: Any, api: Any):
     assert "Evicted" in [event["reason"] for event in cluster.events("pod")]
 
 
-def test_preemption(cluster: Any, api: Any):
+def test_preempted_pod_disappears(cluster: Any, api: Any):
     cluster.configure(cleanup=0.5)
     api.create_namespaced_pod("default", manifest(command="sleep 60; true", terminationGracePeriodSeconds=1))
     wait_for(lambda: cluster.pod("pod")["status"]["phase"] == "Running")
     cluster.preempt("pod")
-    seen = api.read_namespaced_pod("pod", "default")
-    assert disruption(seen.status) == "PreemptionByScheduler"
-    assert seen.metadata.deletion_timestamp is not None
+    pod = api.read_namespaced_pod("pod", "default")
+    assert disruption(pod.status) == "PreemptionByScheduler"
+    assert pod.metadata.deletion_timestamp is not None
     status, end = ended(cluster, api)
     assert (disruption(status), end.exit_code) == ("PreemptionByScheduler", 137)
     wait_for(lambda: cluster.pod("pod") is None)
 
 
-def test_a_pod_that_somebody_deletes(cluster: Any, api: Any):
+def test_deleted_pod_disappears(cluster: Any, api: Any):
     running(cluster, api)
     cluster.delete("pod", grace=0)
     with pytest.raises(ApiException) as refused:
@@ -73,14 +73,14 @@ def test_a_pod_that_somebody_deletes(cluster: Any, api: Any):
     assert refused.value.status == 404
 
 
-def test_a_node_that_comes_back(cluster: Any, api: Any):
+def test_restarted_node_lost_its_containers(cluster: Any, api: Any):
     running(cluster, api)
     process = cluster.processes("pod")["job"]
     cluster.lose_node("node-1")
     assert not os.path.exists(f"/proc/{process}")
-    seen = api.read_namespaced_pod("pod", "default")
-    assert (seen.status.phase, seen.status.container_statuses[0].state.running is not None) == ("Running", True)
-    assert [known.status for known in seen.status.conditions if known.type == "Ready"] == ["False"]
+    pod = api.read_namespaced_pod("pod", "default")
+    assert (pod.status.phase, pod.status.container_statuses[0].state.running is not None) == ("Running", True)
+    assert [condition.status for condition in pod.status.conditions if condition.type == "Ready"] == ["False"]
     with pytest.raises(ApiException) as refused:
         api.read_namespaced_pod_log("pod", "default")
     assert (refused.value.status, "no route to host" in refused.value.body) == (500, True)
@@ -89,18 +89,18 @@ def test_a_node_that_comes_back(cluster: Any, api: Any):
     assert (status.phase, end.exit_code, end.reason) == ("Failed", 137, "ContainerStatusUnknown")
 
 
-def test_a_node_that_is_gone_for_good(cluster: Any, api: Any):
+def test_pods_of_a_removed_node_are_collected(cluster: Any, api: Any):
     running(cluster, api)
     cluster.lose_node("node-1")
     cluster.drain_lost_node("node-1")
-    seen = api.read_namespaced_pod("pod", "default")
-    assert (seen.status.phase, disruption(seen.status)) == ("Running", "DeletionByTaintManager")
-    assert seen.metadata.deletion_timestamp is not None
+    pod = api.read_namespaced_pod("pod", "default")
+    assert (pod.status.phase, disruption(pod.status)) == ("Running", "DeletionByTaintManager")
+    assert pod.metadata.deletion_timestamp is not None
     cluster.remove_node("node-1")
     assert cluster.pod("pod") is None
 
 
-def test_images(cluster: Any, api: Any):
+def test_images_are_pulled_or_refused(cluster: Any, api: Any):
     cluster.configure(backoff=0.2)
     for name, image in (("missing", "registry.example/none:1"), ("misspelt", "Not An Image"), ("never", "other")):
         pod = manifest(name)
@@ -115,15 +115,15 @@ def test_images(cluster: Any, api: Any):
     wait_for(lambda: reason("missing") == "ImagePullBackOff")
     wait_for(lambda: reason("misspelt") == "InvalidImageName")
     wait_for(lambda: reason("never") == "ErrImageNeverPull")
-    told = {(event["reason"], event["message"]) for event in cluster.events("missing")}
-    assert ("BackOff", 'Back-off pulling image "registry.example/none:1"') in told
-    assert ("Failed", "Error: ErrImagePull") in told
+    events = {(event["reason"], event["message"]) for event in cluster.events("missing")}
+    assert ("BackOff", 'Back-off pulling image "registry.example/none:1"') in events
+    assert ("Failed", "Error: ErrImagePull") in events
     assert cluster.pod("missing")["status"]["phase"] == "Pending"
     cluster.add_image("registry.example/none:1")
     wait_for(lambda: cluster.pod("missing")["status"]["phase"] == "Running")
 
 
-def test_an_api_that_is_away(cluster: Any, api: Any):
+def test_unreachable_api_can_return(cluster: Any, api: Any):
     running(cluster, api)
     process = cluster.processes("pod")["job"]
     cluster.go_away()
@@ -134,7 +134,7 @@ def test_an_api_that_is_away(cluster: Any, api: Any):
     assert cluster.processes("pod")["job"] == process
 
 
-def test_requests_that_fail(cluster: Any, api: Any):
+def test_faults_hit_matching_requests(cluster: Any, api: Any):
     cluster.fail(429, times=2, retry_after=1)
     cluster.fail(500, verb="create")
     for _ in range(2):
@@ -153,7 +153,7 @@ def test_requests_that_fail(cluster: Any, api: Any):
     cluster.fail(None, verb="create", is_done=True)
     with pytest.raises(HTTPError):
         api.create_namespaced_pod("default", manifest())
-    assert cluster.pod("pod"), "it was made, and only the answer was lost"
+    assert cluster.pod("pod"), "the pod was created, and only the response was lost"
     cluster.slow(0.3, verb="list")
     begin = time.monotonic()
     api.list_namespaced_pod("default")
@@ -161,7 +161,7 @@ def test_requests_that_fail(cluster: Any, api: Any):
     assert cluster.counted() == {"list pods": 4, "create pods": 2, "get pods": 1}
 
 
-def test_who_may_do_what(cluster: Any, api: Any):
+def test_permissions_are_enforced(cluster: Any, api: Any):
     cluster.permit([("list", "pods", ""), ("get", "pods", "log")])
     api.list_namespaced_pod("default")
     for call in (
@@ -176,13 +176,13 @@ def test_who_may_do_what(cluster: Any, api: Any):
     reviews = kubernetes.client.AuthorizationV1Api(api.api_client)
     allowed = {}
     for verb, resource, sub in (("list", "pods", None), ("watch", "pods", None), ("get", "pods", "log")):
-        asked = {"verb": verb, "resource": resource, "subresource": sub, "namespace": "default"}
-        body = {"spec": {"resourceAttributes": asked}}
+        attributes = {"verb": verb, "resource": resource, "subresource": sub, "namespace": "default"}
+        body = {"spec": {"resourceAttributes": attributes}}
         allowed[verb, sub] = reviews.create_self_subject_access_review(body).status.allowed
     assert allowed == {("list", None): True, ("watch", None): False, ("get", "log"): True}
 
 
-def test_a_wrong_token(cluster: Any, api: Any):
+def test_wrong_token_is_unauthorized(cluster: Any, api: Any):
     cluster.tokens.clear()
     with pytest.raises(ApiException) as refused:
         api.list_namespaced_pod("default")
@@ -190,7 +190,7 @@ def test_a_wrong_token(cluster: Any, api: Any):
     assert kubernetes.client.VersionApi(api.api_client).get_code().minor == "36"
 
 
-def test_other_objects(cluster: Any, api: Any):
+def test_other_objects_can_be_created_and_read(cluster: Any, api: Any):
     cluster.add("persistentvolumeclaims", "data", spec={"accessModes": ["ReadWriteOnce"]})
     assert api.read_namespaced_persistent_volume_claim("data", "default").metadata.name == "data"
     assert api.read_namespace("default").status.phase == "Active"
@@ -202,7 +202,7 @@ def test_other_objects(cluster: Any, api: Any):
         api.read_namespaced_secret("key", "default")
 
 
-def test_a_cluster_in_a_process_of_its_own(tmp_path: Path):
+def test_cluster_runs_in_its_own_process(tmp_path: Path):
     require_root()
     with start(tmp_path) as cluster:
         with client_of(cluster.kubeconfig) as api:

@@ -1,4 +1,4 @@
-"""Lists and watches in the stand-in: selectors, pages, resource versions, bookmarks, and what is too old."""
+"""Lists and watches of the simulator: selectors, pages, resource versions, bookmarks, and expiry."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.simulators.kubernetes.conftest import manifest, wait_for
 
 @pytest.fixture
 def many(cluster: Any) -> list[str]:
-    """Five pods without processes, named a to e."""
+    """Create five pods without processes, named a to e."""
     for name in "abcde":
         cluster.pretend(1, {"app": "test", "name": name, "half": "first" if name < "c" else "second"}, name=name)
     return list("abcde")
 
 
-def names(found: Any) -> list[str]:
-    return [item.metadata.name for item in found.items]
+def names(page: Any) -> list[str]:
+    return [item.metadata.name for item in page.items]
 
 
 @pytest.mark.parametrize(
@@ -41,11 +41,11 @@ def names(found: Any) -> list[str]:
         ("", "abcde"),
     ],
 )
-def test_label_selectors(api: Any, many: Any, selector: str, expected: str):
+def test_label_selectors_select(api: Any, many: Any, selector: str, expected: str):
     assert names(api.list_namespaced_pod("default", label_selector=selector)) == list(expected)
 
 
-def test_field_selectors(cluster: Any, api: Any, many: Any):
+def test_field_selectors_select(cluster: Any, api: Any, many: Any):
     cluster.end_pretended("b", 1)
     assert names(api.list_namespaced_pod("default", field_selector="metadata.name=b")) == ["b"]
     assert names(api.list_namespaced_pod("default", field_selector="status.phase=Failed")) == ["b"]
@@ -54,19 +54,19 @@ def test_field_selectors(cluster: Any, api: Any, many: Any):
 
 
 @pytest.mark.parametrize("selector", ["a=b=c", "a in b", "(", "a b"])
-def test_a_selector_that_cannot_be_read(api: Any, selector: str):
+def test_invalid_selector_is_a_bad_request(api: Any, selector: str):
     with pytest.raises(ApiException) as refused:
         api.list_namespaced_pod("default", label_selector=selector)
     assert refused.value.status == 400
 
 
-def test_a_field_that_cannot_be_selected_by(api: Any):
+def test_unsupported_field_is_a_bad_request(api: Any):
     with pytest.raises(ApiException) as refused:
         api.list_namespaced_pod("default", field_selector="spec.volumes=x")
     assert (refused.value.status, "field label not supported" in refused.value.body) == (400, True)
 
 
-def test_pages_are_of_one_moment(cluster: Any, api: Any, many: Any):
+def test_pages_show_one_moment(cluster: Any, api: Any, many: Any):
     first = api.list_namespaced_pod("default", limit=2)
     assert (names(first), first.metadata.remaining_item_count) == (["a", "b"], 3)
     cluster.delete("d")
@@ -81,11 +81,11 @@ def test_pages_are_of_one_moment(cluster: Any, api: Any, many: Any):
     assert (refused.value.status, json.loads(refused.value.body)["reason"]) == (410, "Expired")
 
 
-class Watching:
-    """A watch in a thread of its own, and what it was told."""
+class WatchThread:
+    """A watch in a thread. `events` are its events so far, as (type, name)."""
 
     def __init__(self, api: Any, **options: Any) -> None:
-        self.told: list[tuple[str, str]] = []
+        self.events: list[tuple[str, str]] = []
         self.objects: list[dict[str, Any]] = []
         self.error: Any = None
         self.watch = Watch()
@@ -99,7 +99,7 @@ class Watching:
             for event in self.watch.stream(self.api.list_namespaced_pod, "default", **self.options):
                 item = event["raw_object"]
                 self.objects.append(item)
-                self.told.append((event["type"], item["metadata"].get("name", "")))
+                self.events.append((event["type"], item["metadata"].get("name", "")))
         except (ApiException, HTTPError) as error:
             self.error = error
 
@@ -110,73 +110,73 @@ class Watching:
 
 @pytest.fixture
 def watching(cluster: Any, api: Any) -> Iterator[Any]:
-    made: list[Watching] = []
+    threads: list[WatchThread] = []
 
-    def start(**options: Any) -> Watching:
-        made.append(Watching(api, **options))
-        return made[-1]
+    def start(**options: Any) -> WatchThread:
+        threads.append(WatchThread(api, **options))
+        return threads[-1]
 
     yield start
     cluster.cut_watches()
-    for one in made:
-        one.end()
+    for thread in threads:
+        thread.end()
 
 
-def test_a_watch_tells_what_happens(cluster: Any, api: Any, watching: Any):
+def test_watch_shows_every_change(cluster: Any, api: Any, watching: Any):
     version = api.list_namespaced_pod("default").metadata.resource_version
     watch = watching(resource_version=version, label_selector="app=test")
     api.create_namespaced_pod("default", manifest(command="exit 1"))
     wait_for(lambda: watch.objects and watch.objects[-1]["status"]["phase"] == "Failed")
     api.delete_namespaced_pod("pod", "default")
-    wait_for(lambda: ("DELETED", "pod") in watch.told)
-    assert [kind for kind, _ in watch.told] == ["ADDED", *["MODIFIED"] * (len(watch.told) - 2), "DELETED"]
+    wait_for(lambda: ("DELETED", "pod") in watch.events)
+    assert [kind for kind, _ in watch.events] == ["ADDED", *["MODIFIED"] * (len(watch.events) - 2), "DELETED"]
     versions = [int(item["metadata"]["resourceVersion"]) for item in watch.objects]
     assert versions == sorted(set(versions))
     assert "waiting" in watch.objects[0].get("status", {}).get("containerStatuses", [{"state": "waiting"}])[0]["state"]
 
 
-def test_a_watch_without_a_version_begins_with_what_is_there(cluster: Any, many: Any, watching: Any):
+def test_watch_without_a_version_begins_with_existing_objects(cluster: Any, many: Any, watching: Any):
     watch = watching()
-    wait_for(lambda: len(watch.told) == 5)
-    assert watch.told == [("ADDED", name) for name in many]
+    wait_for(lambda: len(watch.events) == 5)
+    assert watch.events == [("ADDED", name) for name in many]
 
 
-def test_an_object_that_leaves_a_selection_is_deleted_to_its_watch(cluster: Any, api: Any, many: Any, watching: Any):
+def test_object_leaving_a_selection_is_a_deletion(cluster: Any, api: Any, many: Any, watching: Any):
     watch = watching(label_selector="half=first", resource_version=str(cluster.store.version))
     api.patch_namespaced_pod("c", "default", {"metadata": {"labels": {"half": "first"}}})
     api.patch_namespaced_pod("a", "default", {"metadata": {"labels": {"half": "second"}}})
     api.patch_namespaced_pod("e", "default", {"metadata": {"labels": {"x": "y"}}})
-    wait_for(lambda: len(watch.told) == 2)
-    assert watch.told == [("ADDED", "c"), ("DELETED", "a")]
+    wait_for(lambda: len(watch.events) == 2)
+    assert watch.events == [("ADDED", "c"), ("DELETED", "a")]
 
 
-def test_bookmarks(cluster: Any, api: Any, many: Any, watching: Any):
+def test_quiet_watch_gets_bookmarks(cluster: Any, api: Any, many: Any, watching: Any):
     version = api.list_namespaced_pod("default").metadata.resource_version
     watch = watching(resource_version=version, allow_watch_bookmarks=True, label_selector="app=nothing")
     api.patch_namespaced_pod("a", "default", {"metadata": {"labels": {"x": "y"}}})
-    wait_for(lambda: watch.told)
-    assert watch.told[0] == ("BOOKMARK", "")
+    wait_for(lambda: watch.events)
+    assert watch.events[0] == ("BOOKMARK", "")
     assert watch.watch.resource_version == cluster.pod("a")["metadata"]["resourceVersion"]
 
 
-def test_a_watch_ends_at_its_time_and_goes_on_from_where_it_was(cluster: Any, api: Any, many: Any, watching: Any):
+def test_timed_out_watch_can_be_continued(cluster: Any, api: Any, many: Any, watching: Any):
     begin = time.monotonic()
     watch = watching(timeout_seconds=1, resource_version=str(cluster.store.version))
     watch.thread.join(10)
     assert 0.9 < time.monotonic() - begin < 5
-    assert (watch.told, watch.error) == ([], None)
+    assert (watch.events, watch.error) == ([], None)
     cluster.delete("a", grace=0)
     watch = watching(resource_version=watch.watch.resource_version)
-    wait_for(lambda: watch.told)
-    assert watch.told == [("DELETED", "a")]
+    wait_for(lambda: watch.events)
+    assert watch.events == [("DELETED", "a")]
 
 
-def test_watches_that_are_cut(cluster: Any, many: Any, watching: Any):
+def test_cut_watches_end(cluster: Any, many: Any, watching: Any):
     watch = watching(resource_version=str(cluster.store.version))
     wait_for(lambda: cluster.counted().get("watch pods"))
     cluster.cut_watches()
     watch.thread.join(10)
-    assert (watch.told, watch.error) == ([], None)
+    assert (watch.events, watch.error) == ([], None)
     watch = watching(resource_version=str(cluster.store.version))
     wait_for(lambda: cluster.counted().get("watch pods") == 2)
     cluster.cut_watches(abruptly=True)
@@ -184,12 +184,12 @@ def test_watches_that_are_cut(cluster: Any, many: Any, watching: Any):
     assert isinstance(watch.error, HTTPError)
 
 
-def test_what_is_too_old(cluster: Any, api: Any, many: Any, watching: Any):
+def test_too_old_version_is_expired(cluster: Any, api: Any, many: Any, watching: Any):
     version = api.list_namespaced_pod("default").metadata.resource_version
     going_on = watching(resource_version=version)
     wait_for(lambda: cluster.counted().get("watch pods"))
     cluster.delete("a", grace=0)
-    wait_for(lambda: going_on.told)
+    wait_for(lambda: going_on.events)
     cluster.compact()
     for watch in (going_on, watching(resource_version=version)):
         watch.thread.join(10)
@@ -198,23 +198,23 @@ def test_what_is_too_old(cluster: Any, api: Any, many: Any, watching: Any):
         assert watch.error.reason.startswith("Expired: too old resource version")
     fresh = watching(resource_version=api.list_namespaced_pod("default").metadata.resource_version)
     cluster.delete("b", grace=0)
-    wait_for(lambda: fresh.told)
-    assert fresh.told == [("DELETED", "b")]
+    wait_for(lambda: fresh.events)
+    assert fresh.events == [("DELETED", "b")]
 
 
-def test_a_version_that_is_not_yet(cluster: Any, api: Any):
+def test_future_version_times_out(cluster: Any, api: Any):
     cluster.store.patience = 0.2
     with pytest.raises(ApiException) as refused:
         api.list_namespaced_pod("default", resource_version=str(cluster.store.version + 1000))
     assert (refused.value.status, "Too large resource version" in refused.value.body) == (504, True)
 
 
-def test_events_are_selected_and_watched(cluster: Any, api: Any):
+def test_events_can_be_selected_and_watched(cluster: Any, api: Any):
     pod = api.create_namespaced_pod("default", manifest(command="true"))
     wait_for(lambda: cluster.pod("pod")["status"]["phase"] == "Succeeded")
     for selector in ("involvedObject.name=pod,type=Normal", f"involvedObject.uid={pod.metadata.uid}"):
-        found = api.list_namespaced_event("default", field_selector=selector)
-        assert {event.reason for event in found.items} >= {"Scheduled", "Started"}
+        events = api.list_namespaced_event("default", field_selector=selector)
+        assert {event.reason for event in events.items} >= {"Scheduled", "Started"}
     assert api.list_namespaced_event("default", field_selector="involvedObject.name=other").items == []
     stream = Watch().stream(api.list_namespaced_event, "default", timeout_seconds=1)
     assert {event["object"].involved_object.name for event in stream} == {"pod"}
@@ -222,7 +222,7 @@ def test_events_are_selected_and_watched(cluster: Any, api: Any):
 
 def test_many_pretended_pods_are_listed_fast(cluster: Any, api: Any):
     cluster.pretend(1000, {"app": "test", "job": "{}"})
-    found = api.list_namespaced_pod("default", label_selector="app=test", _preload_content=False)
-    pods = json.loads(found.data)["items"]
+    response = api.list_namespaced_pod("default", label_selector="app=test", _preload_content=False)
+    pods = json.loads(response.data)["items"]
     assert len({pod["metadata"]["labels"]["job"] for pod in pods}) == 1000
     assert {pod["status"]["phase"] for pod in pods} == {"Running"}

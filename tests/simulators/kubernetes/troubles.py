@@ -1,4 +1,4 @@
-"""What can go wrong in a cluster, on demand."""
+"""Faults of a cluster, on demand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.simulators.kubernetes.store import Store
 
 
 class Troubles:
-    """The part of a cluster that makes trouble."""
+    """The part of a cluster that causes faults."""
 
     store: Store
     namespace: str
@@ -45,31 +45,31 @@ class Troubles:
         is_done: bool = False,
         message: str | None = None,
     ) -> None:
-        """Answer the next `times` matching requests (None: all until `heal`) with this status; code None: hang up.
-        With `is_done` they are carried out all the same.
+        """Answer the next `times` matching requests (None: all until `heal`) with a status; code None: hang up.
 
-        `verb` as rights have it (`list`, `get`, …); `path` is searched for as a regular expression.
+        With `is_done` they are carried out nevertheless. `verb` is that of a permission (`list`, `get`, …); `path` is a
+        regular expression, which is searched for.
         """
         self.faults.add(Fault(times, verb, re.compile(path), code, retry_after, delay, is_done, message))
 
     def slow(self, seconds: float, times: int | None = 1, verb: str | None = None, path: str = "") -> None:
-        """Answer the next matching requests as ever, but so much later."""
+        """Delay the responses to the next matching requests."""
         self.faults.add(Fault(times, verb, re.compile(path), 200, None, seconds))
 
     def heal(self) -> None:
         self.faults.clear()
 
     def cut_watches(self, abruptly: bool = False) -> None:
-        """End the watches that go on: as a server does that ends one, or in the middle of the answer."""
+        """End the active watches, as a server does, or in the middle of the response."""
         self.store.cut_watches(abruptly)
 
     def compact(self) -> None:
-        """Forget history: whoever goes on from an older version is told 410."""
+        """Forget the history. Requests from an older version get 410."""
         self.store.compact()
 
     def cut_executions(self, after: int | None = None, after_input: int | None = None) -> None:
-        """Break those that go on now; or, each from now on, once it has told so many bytes of standard output, or has
-        been given so many of standard input."""
+        """Break the active executions; or each future one, after some bytes of standard output or of standard
+        input."""
         if after is not None or after_input is not None:
             self._cut_after, self._cut_after_input = after, after_input
             return
@@ -80,13 +80,13 @@ class Troubles:
             execution.cut()
 
     def leave_executions(self) -> None:
-        """No longer break new ones."""
+        """Stop breaking new executions."""
         self._cut_after = self._cut_after_input = None
 
     # --- faults of pods
 
     def warn(self, name: str, reason: str, message: str = "words of the cluster") -> None:
-        """Have a kubelet tell this event of a pod."""
+        """Record an event of a kubelet about a pod."""
         self.recorder.tell(self.store.get("pods", self.namespace, name).object, "Warning", reason, message)
 
     def run_out_of_memory(self, name: str, container: str | None = None) -> None:
@@ -95,13 +95,13 @@ class Troubles:
                 slot.container.run_out_of_memory()
 
     def evict(self, name: str, message: str = "The node was low on resource: memory.") -> None:
-        """As a kubelet does that runs short: the pod fails, and stays."""
+        """Evict a pod as a kubelet does that runs short: the pod fails, and stays."""
         worker = self._worker(name)
         self.recorder.tell(worker.pod, "Warning", "Evicted", message)
         worker.order_end(End(0, "Evicted", message, ("TerminationByKubelet", message)))
 
     def preempt(self, name: str) -> None:
-        """As the scheduler does for a pod of higher priority: a condition, then deletion."""
+        """Preempt a pod as the scheduler does: set a condition, then delete the pod."""
         text = "default-scheduler: preempting to accommodate a higher priority pod"
         pod = self.store.get("pods", self.namespace, name).object
         self.recorder.tell(pod, "Normal", "Preempted", "Preempted by a pod on this node", source="default-scheduler")
@@ -117,7 +117,7 @@ class Troubles:
         )
 
     def delete(self, name: str, grace: float | None = None) -> None:
-        """Somebody else deletes the pod."""
+        """Delete a pod, as another user would."""
         delete(self, self.namespace, name, {} if grace is None else {"gracePeriodSeconds": grace})
 
     def rotate_log(self, name: str, container: str | None = None) -> None:
@@ -126,8 +126,7 @@ class Troubles:
                 slot.container.rotate()
 
     def lose_node(self, name: str) -> None:
-        """The machine is gone: its pods are not ready, which the controller gives no reason for, and nothing answers
-        for them."""
+        """Lose a machine: the controller marks its pods as not ready, without a reason, and requests for them fail."""
         self.nodes[name].lose()
         text = "Kubelet stopped posting node status."
         self.store.update(
@@ -144,7 +143,7 @@ class Troubles:
                     )
 
     def drain_lost_node(self, name: str) -> None:
-        """The taint manager's part, minutes later: the pods are to be deleted, and wait for their node."""
+        """Do what the taint manager does minutes later: delete the pods, which then wait for their node."""
         for pod in self.pods():
             if pod["spec"].get("nodeName") == name:
                 text = "Taint manager: deleting due to NoExecute taint"
@@ -152,7 +151,7 @@ class Troubles:
                 self.delete(pod["metadata"]["name"])
 
     def remove_node(self, name: str) -> None:
-        """The node is taken from the cluster for good; the collector fails its pods and removes them."""
+        """Remove a node from the cluster. The garbage collector fails its pods and removes them."""
         node = self.nodes.pop(name)
         node.lose()
         self.store.remove("nodes", "", name)
@@ -173,7 +172,7 @@ class Troubles:
         self.store.remove("pods", metadata["namespace"], metadata["name"])
 
     def restore_node(self, name: str) -> None:
-        """The machine is there again, started anew: it does not know how its containers ended."""
+        """Restart a lost machine. It does not know how its containers ended."""
         self.nodes[name].restore()
         self.store.update("nodes", "", name, lambda node: set_condition(node["status"], "Ready", True, "KubeletReady"))
         self.scheduler.wake()

@@ -1,4 +1,4 @@
-"""What the API server checks and fills in of a pod that is created."""
+"""Validation and defaults of new pods."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Causes = list[tuple[str, str, str]]
 
 
 def check_pod(pod: Object) -> None:
-    """Raises Refused: 422 with every fault that is found, or 400 for what cannot even be read."""
+    """Validate a pod. Raises Refused: 422 with all errors, or 400 if the pod cannot be parsed."""
     causes: Causes = []
     metadata, spec = pod["metadata"], pod.get("spec") or {}
     name = metadata.get("name") or metadata.get("generateName", "")
@@ -189,7 +189,7 @@ def _check_resources(field: str, resources: dict[str, Any], causes: Causes) -> N
 
 
 def fill_in(pod: Object, namespace: str) -> None:
-    """The defaults of a pod that leaves things out, and its first status."""
+    """Fill in the defaults of a pod, and its first status."""
     metadata, spec = pod["metadata"], pod["spec"]
     metadata["namespace"] = namespace
     for field in ("uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"):
@@ -241,7 +241,7 @@ def fill_in(pod: Object, namespace: str) -> None:
 
 
 def _owned(item: Any) -> dict[str, Any]:
-    """Who has set what, as a server keeps it with every object: it makes these about twice as large."""
+    """Return the fields of an item, for `managedFields`. A server has these on every object; they double its size."""
     if isinstance(item, dict):
         return {f"f:{key}": _owned(value) for key, value in item.items()}
     if isinstance(item, list) and item and isinstance(item[0], dict) and "name" in item[0]:
@@ -250,7 +250,7 @@ def _owned(item: Any) -> dict[str, Any]:
 
 
 def _account_volume(spec: dict[str, Any]) -> dict[str, Any] | None:
-    """The token of the service account, unless the pod wants none."""
+    """Add a volume with the service account's token, unless the pod declines it. Return the mount."""
     if spec.get("automountServiceAccountToken") is False:
         return None
     name = "kube-api-access"
@@ -261,8 +261,8 @@ def _account_volume(spec: dict[str, Any]) -> dict[str, Any] | None:
 
 def _quality(spec: dict[str, Any]) -> str:
     all_resources = [container.get("resources") or {} for container in spec["containers"]]
-    asked = [resources.get("requests") or {} for resources in all_resources]
-    if not any(asked) and not any(resources.get("limits") for resources in all_resources):
+    requests = [resources.get("requests") or {} for resources in all_resources]
+    if not any(requests) and not any(resources.get("limits") for resources in all_resources):
         return "BestEffort"
     for resources in all_resources:
         limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
