@@ -1,4 +1,4 @@
-"""Builds of the Docker runner: an image made from the base, the steps and the requirement files, found by its key."""
+"""Builds of the Docker runner: an image from a base image, build steps and requirement files."""
 
 from __future__ import annotations
 
@@ -24,97 +24,97 @@ from runners.base import BuildFailed, BuildSpec, RunnerError, RunnerUnavailable
 from runners.common.build_log import BuildLog
 from runners.common.dockerfile import FOLDER, OPEN_FOLDER, SEPARATE_STEPS, first_step, render_dockerfile
 from runners.common.tarstream import context
-from runners.docker.containers import proxies_beside
+from runners.docker.containers import client_proxies
 from runners.docker.images import (
     BASE,
     BUILD,
     KEY,
     REPOSITORY,
-    artifact_of,
     exact_name,
-    find,
+    find_image,
     full_names,
-    inspected,
+    inspect_image,
     is_reserved,
+    make_artifact,
 )
 from runners.machine_faults import is_machine_fault
 
 LARGEST_FILE = 16 << 20
 """Bytes of one requirement file."""
-LOOK = 0.2
-"""Seconds between two looks whether the build is to end."""
-SILENCE = 60
+POLL_SECONDS = 0.2
+"""Seconds between two checks whether the build has to stop."""
+ANSWER_TIMEOUT_SECONDS = 60
 """Seconds that the Engine may take to begin its answer."""
-TRIES = 3
-"""How often a build is begun whose layers others take away under it."""
-LETTING_GO = 5.0
-"""Seconds that a thread gets to let go of an answer that was hung up on."""
-WAITING = 1000
-"""Lines of the Engine that may wait to be written; then it has to wait."""
-UNREACHED = (
+BUILD_ATTEMPTS = 3
+"""Attempts of a build whose cached layers are removed meanwhile."""
+CLOSE_TIMEOUT_SECONDS = 5.0
+"""Seconds that a thread gets to close an answer after its connection was shut down."""
+QUEUED_LINES = 1000
+"""Lines of the answer that wait to be written to the log. When there are more, reading pauses."""
+UNREACHABLE_REGISTRY = (
     "no such host", "refused", "timeout", "deadline", "dial tcp", "tls", "eof", "did not answer",
     "unexpected http status: 5",
 )  # fmt: skip
-"""What the Engine says of a registry that it does not get at."""
-TAKEN_AWAY = (
+"""Texts in the Engine's answer if it cannot reach a registry."""
+REMOVED_LAYER = (
     "failed to get digest sha256:", "no such image: sha256:", "unable to find image \"sha256:", "layer does not exist",
     "unknown parent image",
 )  # fmt: skip
-"""What the Engine says where a layer that it takes from its cache is removed with somebody else's image meanwhile."""
-KILLED = (137, 143)
-"""Exit codes that a step also has if its Engine is stopped; a moment later, that does not answer any more."""
-DEPTH = "max depth exceeded"
-_CODE = re.compile(r"returned a non-zero code: (\d+)|exit status (\d+)\s*$")
-_STEP = re.compile(r"(?:Step|STEP) (\d+)/(\d+) ?: ")
-_JOINED = re.compile(r"polyjob: step (\d+) ended with exit code (\d+)\s*$", re.MULTILINE)
+"""Texts in the Engine's answer if a cached layer was removed meanwhile, together with another image."""
+KILLED_EXIT_CODES = (137, 143)
+"""Exit codes that a build step also has when the Engine is stopped. A moment later, the Engine does not answer."""
+TOO_MANY_LAYERS = "max depth exceeded"
+_EXIT_CODE = re.compile(r"returned a non-zero code: (\d+)|exit status (\d+)\s*$")
+_INSTRUCTION = re.compile(r"(?:Step|STEP) (\d+)/(\d+) ?: ")
+_FAILED_STEP = re.compile(r"polyjob: step (\d+) ended with exit code (\d+)\s*$", re.MULTILINE)
 
 
 def build_image(
     client: Any, spec: BuildSpec, file: BinaryIO, cancelled: Callable[[], bool], labels: Mapping[str, str]
 ) -> str:
-    """Build as `Runner.build` says. The artifact has the id of the image, and of the base that it was made from."""
+    """Build as `Runner.build` does. The artifact has the ids of the image and of its base image."""
     if spec.image is None:
-        raise BuildFailed("A build of an image needs a base: set `build.image`.")
+        raise BuildFailed("A build of an image needs a base image: set `build.image`.")
     if is_reserved(spec.image):
-        raise BuildFailed(f"`{spec.image}` belongs to another build of polyjob; name the image that it is made from.")
+        raise BuildFailed(f"`{spec.image}` is the image of another build; name its base image instead.")
     log = BuildLog(file, spec.log_limit)
-    ending = _ending(cancelled, time.monotonic() + spec.timeout)
-    talk = BuildStream(client, log, ending, first_step(spec, labels, has_open_folder=True))
+    stop_reason = _stop_reason(cancelled, time.monotonic() + spec.timeout)
+    stream = BuildStream(client, log, stop_reason, first_step(spec, labels, has_open_folder=True))
     try:
-        base = _base(client, spec.image, spec.nocache, talk)
+        base = _base(client, spec.image, spec.nocache, stream)
         if not (spec.build_steps or spec.env or spec.requirement_files):
-            return artifact_of(spec.image, base)
+            return make_artifact(spec.image, base)
         tag = f"{REPOSITORY}:{spec.uuid}"
-        image = inspected(client, tag)
+        image = inspect_image(client, tag)
         if image is not None and (image["Config"]["Labels"] or {}).get(BUILD) == spec.uuid:
-            log.say(f"The image {tag} is there already.")
-            return artifact_of(spec.image, base, tag, image["Id"])
+            log.say(f"The image {tag} exists already.")
+            return make_artifact(spec.image, base, tag, image["Id"])
         if spec.build_steps:
             _warn_of_volumes(base, log)
-        told = dataclasses.replace(spec, image=exact_name(spec.image, base))
-        last = {KEY: spec.key, BASE: base["Id"], BUILD: spec.uuid}
-        dockerfile = render_dockerfile(told, labels, last, has_open_folder=True)
-        sent = context(dockerfile, _files(spec), folder=f"{OPEN_FOLDER}{FOLDER}")
-        _build(talk, tag, spec.nocache, proxies_beside(client, spec.env), sent)
-        image = inspected(client, tag)
+        resolved = dataclasses.replace(spec, image=exact_name(spec.image, base))
+        final_labels = {KEY: spec.key, BASE: base["Id"], BUILD: spec.uuid}
+        dockerfile = render_dockerfile(resolved, labels, final_labels, has_open_folder=True)
+        build_context = context(dockerfile, _files(spec), folder=f"{OPEN_FOLDER}{FOLDER}")
+        _build(stream, tag, spec.nocache, client_proxies(client, spec.env), build_context)
+        image = inspect_image(client, tag)
         if image is None:
-            raise RunnerUnavailable(f"The image {tag} was removed as soon as it was built.")
-        return artifact_of(spec.image, base, tag, image["Id"])
+            raise RunnerUnavailable(f"The image {tag} was removed right after it was built.")
+        return make_artifact(spec.image, base, tag, image["Id"])
     finally:
         log.end()
 
 
-def _build(talk: BuildStream, tag: str, nocache: bool, variables: Mapping[str, str], sent: bytes) -> None:
-    for left in reversed(range(TRIES)):
+def _build(stream: BuildStream, tag: str, nocache: bool, variables: Mapping[str, str], build_context: bytes) -> None:
+    for remaining in reversed(range(BUILD_ATTEMPTS)):
         try:
             options = {"t": tag, "nocache": nocache, "rm": True, "forcerm": True, "buildargs": json.dumps(variables)}
-            talk.have_done("/build", options, sent)
+            stream.run("/build", options, build_context)
             return
         except BaseImageRemoved:
-            if not left:
+            if not remaining:
                 raise
             nocache = True
-            talk.begin_again("A layer of the cache was removed meanwhile. The build begins again, without the cache.")
+            stream.restart("A cached layer was removed meanwhile. The build starts again without the cache.")
         except EngineRefused as error:
             if is_machine_fault(str(error)):
                 raise RunnerUnavailable(f"The Docker Engine could not build: {error}") from None
@@ -122,86 +122,88 @@ def _build(talk: BuildStream, tag: str, nocache: bool, variables: Mapping[str, s
         except APIError as error:
             if error.is_server_error():
                 raise
-            raise BuildFailed(f"The Docker Engine refuses the build: {error.explanation or error}") from None
+            raise BuildFailed(f"The Docker Engine refused the build: {error.explanation or error}") from None
 
 
 def _warn_of_volumes(base: Mapping[str, Any], log: BuildLog) -> None:
-    """A build step has each volume as the image has it, and the Engine removes it with the step's container."""
+    """Note in the log that each build step gets fresh volumes, which the Engine removes with the step's container."""
     config = base["Config"]
     triggers = (line.split(None, 1) for line in config.get("OnBuild") or ())
     volumes = [*(config.get("Volumes") or ()), *(words[-1] for words in triggers if words[0].upper() == "VOLUME")]
     if volumes:
-        log.say(f"The base image declares volumes, and loses what build steps write there: {', '.join(volumes)}")
+        log.say(f"The base image declares volumes. Files that build steps write there are lost: {', '.join(volumes)}")
 
 
-def _ending(cancelled: Callable[[], bool], deadline: float) -> Callable[[], str | None]:
-    def why() -> str | None:
+def _stop_reason(cancelled: Callable[[], bool], deadline: float) -> Callable[[], str | None]:
+    def reason() -> str | None:
         if cancelled():
             return "The build was cancelled."
-        return "The build took longer than it may." if time.monotonic() > deadline else None
+        return "The build exceeded its time limit." if time.monotonic() > deadline else None
 
-    return why
+    return reason
 
 
-def _base(client: Any, image: str, is_fresh: bool, talk: BuildStream) -> dict[str, Any]:
-    """The base image as the Engine knows it. It is pulled if it is not there, and with `is_fresh` also if it is: then
-    one that cannot be pulled is used as it is."""
+def _base(client: Any, image: str, is_fresh: bool, stream: BuildStream) -> dict[str, Any]:
+    """Return the Engine's description of the base image, which is pulled if it is missing.
+
+    With `is_fresh`, an existing image is pulled too, and used as it is if that fails.
+    """
     try:
-        found = find(client, image)
+        base = find_image(client, image)
     except APIError as error:
         if error.is_server_error():
             raise
-        raise _no_image(image, str(error.explanation or error)) from None
-    if found is not None and not is_fresh:
-        return found
+        raise _pull_error(image, str(error.explanation or error)) from None
+    if base is not None and not is_fresh:
+        return base
     try:
-        _pull(client, image, talk)
+        _pull(client, image, stream)
     except BuildFailed as error:
-        if found is None or talk.ending() is not None:
+        if base is None or stream.stop_reason() is not None:
             raise
-        talk.log.say(f"The image on the Docker Engine is used, as a newer one could not be pulled. {error}")
-        talk.begin_again()
-        return found
-    found = find(client, image)
-    if found is None:
-        raise BuildFailed(f"The image `{image}` does not exist, or may not be pulled.")
-    return found
+        stream.log.say(f"The existing image is used, because a newer one could not be pulled. {error}")
+        stream.restart()
+        return base
+    base = find_image(client, image)
+    if base is None:
+        raise BuildFailed(f"The image `{image}` does not exist or cannot be pulled.")
+    return base
 
 
-def _pull(client: Any, image: str, talk: BuildStream) -> None:
-    """Raises BuildFailed, RunnerUnavailable."""
-    talk.log.say(f"Pulling {image}")
+def _pull(client: Any, image: str, stream: BuildStream) -> None:
+    """Pull an image. Raises BuildFailed, RunnerUnavailable."""
+    stream.log.say(f"Pulling {image}")
     repository, at, digest = full_names(image)[0].partition("@")
     name, _, tag = (repository, at, digest) if at else repository.rpartition(":")
     try:
-        talk.have_done("/images/create", {"fromImage": name, "tag": tag}, b"", _credentials(client, image))
+        stream.run("/images/create", {"fromImage": name, "tag": tag}, b"", _credentials(client, image))
     except APIError as error:
-        raise _no_image(image, str(error.explanation or error)) from None
+        raise _pull_error(image, str(error.explanation or error)) from None
     except EngineRefused as error:
-        raise _no_image(image, str(error)) from None
-    except _Silent:
-        raise _no_image(image, f"it did not answer for {SILENCE} seconds") from None
+        raise _pull_error(image, str(error)) from None
+    except _NoAnswer:
+        raise _pull_error(image, f"it did not answer for {ANSWER_TIMEOUT_SECONDS} seconds") from None
 
 
 def _credentials(client: Any, image: str) -> dict[str, str]:
-    """The header with what `docker login` has kept for the image's registry, in the folder that DOCKER_CONFIG names."""
+    """Return the header with the credentials that `docker login` has stored for the image's registry."""
     registry, _ = docker.auth.resolve_repository_name(image.partition("@")[0])
     header = docker.auth.get_config_header(client, registry)
     return {"X-Registry-Auth": header.decode() if isinstance(header, bytes) else header} if header else {}
 
 
-def _no_image(image: str, text: str) -> RunnerError:
+def _pull_error(image: str, text: str) -> RunnerError:
     if "invalid reference format" in text or "invalid checksum digest" in text:
-        return BuildFailed(f"`{image}` is no name of an image.")
-    told = text
+        return BuildFailed(f"`{image}` is not a valid image name.")
+    reason = text
     for name in (full_names(image)[0], image):
-        told = told.replace(name, "").replace(name.partition("@")[0].rpartition(":")[0] or name, "")
-    told = told.lower()
-    if any(word in told for word in UNREACHED):
+        reason = reason.replace(name, "").replace(name.partition("@")[0].rpartition(":")[0] or name, "")
+    reason = reason.lower()
+    if any(word in reason for word in UNREACHABLE_REGISTRY):
         return BuildFailed(f"The registry of `{image}` cannot be reached: {text}")
-    if is_machine_fault(told):
+    if is_machine_fault(reason):
         return RunnerUnavailable(f"The Docker Engine could not pull `{image}`: {text}")
-    return BuildFailed(f"The image `{image}` does not exist, or may not be pulled: {text}")
+    return BuildFailed(f"The image `{image}` does not exist or cannot be pulled: {text}")
 
 
 def _files(spec: BuildSpec) -> Iterator[tuple[str, bytes, int]]:
@@ -222,96 +224,100 @@ def _files(spec: BuildSpec) -> Iterator[tuple[str, bytes, int]]:
 
 
 class EngineRefused(BuildFailed):
-    """The Engine's own words for why it does not go on, and no step to blame."""
+    """The Engine refused to go on, and no build step is at fault. The text is the Engine's message."""
 
 
 class BaseImageRemoved(EngineRefused):
-    """What the build stood on was removed under it."""
+    """A layer that the build needs was removed meanwhile."""
 
 
 class BuildStream:
-    """What the Engine is asked to do for one build, and says of it."""
+    """Runs the Engine's long calls of one build, and copies their output to the log."""
 
-    def __init__(self, client: Any, log: BuildLog, ending: Callable[[], str | None], first_step: int) -> None:
+    def __init__(self, client: Any, log: BuildLog, stop_reason: Callable[[], str | None], first_step: int) -> None:
         self.client = client
         self.log = log
-        self.ending = ending
+        self.stop_reason = stop_reason
         self._first_step = first_step
         self._number = self._total = 0
-        """The instruction that is under way, and of how many."""
+        """The number of the current instruction, and of all instructions."""
         self._triggers = 0
-        """`ONBUILD` instructions of the base, if the Engine counts them: it does so after the first instruction."""
-        self._joined: re.Match[str] | None = None
-        """What the instruction of several steps has said of the one that failed."""
+        """The number of `ONBUILD` instructions of the base image, which some Engines add after the first instruction.
+        """
+        self._failed_step: re.Match[str] | None = None
+        """The failed build step that an instruction with several steps has reported."""
 
-    def begin_again(self, why: str = "") -> None:
-        """The next thing to be done has instructions of its own; the log says why."""
+    def restart(self, reason: str = "") -> None:
+        """Forget the instructions of the last call, and write the reason to the log."""
         self._number = self._total = self._triggers = 0
-        self._joined = None
-        if why:
-            self.log.say(why)
+        self._failed_step = None
+        if reason:
+            self.log.say(reason)
 
-    def have_done(
+    def run(
         self, path: str, parameters: Mapping[str, Any], data: bytes, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Have the Engine do it, writing what it says to the log as it comes. Hangs up, which ends the work, where
-        `ending` says why. Raises BuildFailed, RunnerUnavailable, and APIError where it does not begin."""
-        said = _Answer(self.client, path, parameters, data, headers or {})
+        """Make a call that takes long, and copy its output to the log as it comes.
+
+        Closes the connection once `stop_reason` returns a reason; that ends the Engine's work. Raises BuildFailed,
+        RunnerUnavailable, and APIError if the call is refused at once.
+        """
+        lines = _ResponseLines(self.client, path, parameters, data, headers or {})
         try:
-            looked_at = time.monotonic()
+            checked_at = time.monotonic()
             while True:
-                line = said.next(LOOK)
-                if line is None or time.monotonic() - looked_at >= LOOK:
-                    looked_at = time.monotonic()
-                    why = self.ending()
-                    if why is not None:
-                        raise BuildFailed(why)
+                line = lines.next(POLL_SECONDS)
+                if line is None or time.monotonic() - checked_at >= POLL_SECONDS:
+                    checked_at = time.monotonic()
+                    reason = self.stop_reason()
+                    if reason is not None:
+                        raise BuildFailed(reason)
                 if line is not None:
-                    self._hear(json.loads(line))
+                    self._process_line(json.loads(line))
         except StopIteration:
             return
         finally:
-            said.hang_up()
+            lines.close()
 
-    def _hear(self, said: Mapping[str, Any]) -> None:
-        text = said.get("stream") or _progress(said)
+    def _process_line(self, line: Mapping[str, Any]) -> None:
+        text = line.get("stream") or _progress(line)
         if text:
             self.log.write(text.encode())
-            step = _STEP.match(text)
-            if step:
-                self._begin(int(step[1]), int(step[2]))
-            self._joined = _last(_JOINED.finditer(text)) or self._joined
-        if "error" in said:
-            self.log.say(str(said["error"]).strip())
-            raise self._failed(said)
+            instruction = _INSTRUCTION.match(text)
+            if instruction:
+                self._begin(int(instruction[1]), int(instruction[2]))
+            self._failed_step = _last(_FAILED_STEP.finditer(text)) or self._failed_step
+        if "error" in line:
+            self.log.say(str(line["error"]).strip())
+            raise self._error(line)
 
     def _begin(self, number: int, total: int) -> None:
-        """Take down an instruction that the Engine begins, not one that a step only writes about."""
+        """Record that the Engine begins an instruction, unless a build step has only written such a line."""
         if number != self._number + 1 or (self._number > 1 and total != self._total):
             return
         if self._number == 1:
             self._triggers = total - self._total
         self._number, self._total = number, total
-        self._joined = None
+        self._failed_step = None
 
-    def _failed(self, said: Mapping[str, Any]) -> BuildFailed:
-        text = str(said["error"]).strip()
-        match = _CODE.search(text)
-        code = match[1] or match[2] if match else (said.get("errorDetail") or {}).get("code")
+    def _error(self, line: Mapping[str, Any]) -> BuildFailed:
+        text = str(line["error"]).strip()
+        match = _EXIT_CODE.search(text)
+        code = match[1] or match[2] if match else (line.get("errorDetail") or {}).get("code")
         step = self._number - self._triggers - self._first_step + 1
         if code is not None and step > 0:
-            if int(code) in KILLED:
+            if int(code) in KILLED_EXIT_CODES:
                 self.client.ping()
             return self._step_failed(step, int(code))
-        if any(word in text.lower() for word in TAKEN_AWAY):
+        if any(word in text.lower() for word in REMOVED_LAYER):
             return BaseImageRemoved(text)
-        if DEPTH in text:
+        if TOO_MANY_LAYERS in text:
             return BuildFailed(f"The image has more layers than the Docker Engine can stack: {text}")
         return EngineRefused(text)
 
     def _step_failed(self, step: int, code: int) -> BuildFailed:
-        if step >= SEPARATE_STEPS and self._joined is not None and int(self._joined[2]) == code:
-            step = max(step, int(self._joined[1]))
+        if step >= SEPARATE_STEPS and self._failed_step is not None and int(self._failed_step[2]) == code:
+            step = max(step, int(self._failed_step[1]))
         return BuildFailed(f"step {step} ended with exit code {code}", step, code)
 
 
@@ -319,25 +325,25 @@ def _last(matches: Iterator[re.Match[str]]) -> re.Match[str] | None:
     return next(iter(deque(matches, maxlen=1)), None)
 
 
-def _progress(said: Mapping[str, Any]) -> str:
-    """Of a pull: what is done, not each step of every bar."""
-    if "progressDetail" in said and said.get("progressDetail"):
+def _progress(line: Mapping[str, Any]) -> str:
+    """Return the finished parts of a pull as text, without the steps of progress bars."""
+    if "progressDetail" in line and line.get("progressDetail"):
         return ""
-    return f"{said['id']}: {said['status']}\n" if "id" in said else f"{said['status']}\n" if "status" in said else ""
+    return f"{line['id']}: {line['status']}\n" if "id" in line else f"{line['status']}\n" if "status" in line else ""
 
 
-class _Silent(RunnerUnavailable):
-    """The Engine has not begun to answer."""
+class _NoAnswer(RunnerUnavailable):
+    """The Engine has not begun to answer in time."""
 
 
-class _Answer:
-    """The lines of an answer, read by a thread, since nothing else could be hung up on."""
+class _ResponseLines:
+    """The lines of an answer. A thread reads them, because a blocking read could not be interrupted."""
 
     def __init__(
         self, client: Any, path: str, parameters: Mapping[str, Any], data: bytes, headers: Mapping[str, str]
     ) -> None:
-        self._lines: queue.Queue[bytes | Exception | None] = queue.Queue(WAITING)
-        self._is_over = threading.Event()
+        self._lines: queue.Queue[bytes | Exception | None] = queue.Queue(QUEUED_LINES)
+        self._is_closed = threading.Event()
         self._answer: requests.Response | None = None
         arguments = (client, path, parameters, data, headers)
         self._thread = threading.Thread(target=self._read, args=arguments, name="docker-build", daemon=True)
@@ -355,18 +361,21 @@ class _Answer:
         if isinstance(line, APIError):
             raise line
         if isinstance(line, requests.Timeout):
-            raise _Silent(f"The Docker Engine did not begin to answer within {SILENCE} seconds.")
+            raise _NoAnswer(f"The Docker Engine did not begin to answer within {ANSWER_TIMEOUT_SECONDS} seconds.")
         if isinstance(line, Exception):
             raise RunnerUnavailable(f"The Docker Engine broke off: {line}.")
         return line
 
-    def hang_up(self) -> None:
-        """The Engine gives up what it does for a client that is gone. Idempotent. The thread alone closes the answer:
-        a connection that two threads let go of would be given to the next request as it is."""
-        self._is_over.set()
+    def close(self) -> None:
+        """Close the connection, so that the Engine stops working on the call. Idempotent.
+
+        Only the reading thread closes the answer. If two threads released the connection, it would be given to the next
+        request in its present state.
+        """
+        self._is_closed.set()
         if self._answer is not None:
-            _shut(self._answer)
-            self._thread.join(LETTING_GO)
+            _shut_down(self._answer)
+            self._thread.join(CLOSE_TIMEOUT_SECONDS)
 
     def _read(
         self, client: Any, path: str, parameters: Mapping[str, Any], data: bytes, headers: Mapping[str, str]
@@ -378,14 +387,14 @@ class _Answer:
                 headers={"Content-Type": "application/x-tar", **headers},
                 data=data,
                 stream=True,
-                timeout=SILENCE,
+                timeout=ANSWER_TIMEOUT_SECONDS,
             )
-            if self._is_over.is_set():
+            if self._is_closed.is_set():
                 return
             client._raise_for_status(answer)
             connection = _socket(answer)
             if connection is not None:
-                connection.settimeout(None)  # a step may say nothing for as long as it likes
+                connection.settimeout(None)  # a build step can be silent for any time
             for line in answer.iter_lines():
                 if line.strip():
                     self._put(line)
@@ -397,18 +406,18 @@ class _Answer:
                 self._answer.close()
 
     def _put(self, line: bytes | Exception | None) -> None:
-        while not self._is_over.is_set():
+        while not self._is_closed.is_set():
             with contextlib.suppress(queue.Full):
-                self._lines.put(line, timeout=LOOK)
+                self._lines.put(line, timeout=POLL_SECONDS)
                 return
 
 
 def _socket(answer: requests.Response) -> socket.socket | None:
-    held: socket.socket | None = getattr(getattr(answer.raw, "_connection", None), "sock", None)
-    return held
+    connection: socket.socket | None = getattr(getattr(answer.raw, "_connection", None), "sock", None)
+    return connection
 
 
-def _shut(answer: requests.Response) -> None:
+def _shut_down(answer: requests.Response) -> None:
     connection = _socket(answer)
     if connection is not None:
         with contextlib.suppress(OSError):

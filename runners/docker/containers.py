@@ -1,4 +1,4 @@
-"""What the Docker Engine is told of a job's container, and what it says of its end. Nothing is remembered here."""
+"""Containers of jobs: their configuration, their files and their ends. This module keeps no state."""
 
 from __future__ import annotations
 
@@ -16,31 +16,38 @@ import docker
 from runners.base import DOCKER_HOST_ALIAS, Exit, JobSpec, Reason
 from runners.common.dockerfile import FOLDER
 from runners.common.tarstream import END_OF_ARCHIVE, given
-from runners.docker.engine import Facts
-from runners.docker.logs import BEGIN, NOT_BEGUN, first_frame
+from runners.docker.engine import EngineInfo
+from runners.docker.logs import BEGIN_LINE, INIT_ERRORS, first_frame
 
 OUTPUTS = "/polyjob/outputs"
 LOGS = "/polyjob/logs"
 SHELL = "/bin/sh"
-FOLDERS = (OUTPUTS, LOGS, FOLDER)
-"""Folders that every user of the container may write to."""
+WRITABLE_FOLDERS = (OUTPUTS, LOGS, FOLDER)
+"""Folders that every user in the container can write to."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Where our own part of the launch looks for its commands; the job's `PATH` may lead anywhere."""
-_BEGIN = f'exec 2>&1; printf "%s\\n" "{BEGIN.decode().strip()}"; '
-_MAKE = f"(PATH={PATH}; umask 0; mkdir -p {' '.join(FOLDERS)}; chmod 777 {' '.join(FOLDERS)}); "
+"""The search path of polyjob's own commands in the launch script, because the job can set any `PATH`."""
+_BEGIN = f'exec 2>&1; printf "%s\\n" "{BEGIN_LINE.decode().strip()}"; '
+_MAKE = f"(PATH={PATH}; umask 0; mkdir -p {' '.join(WRITABLE_FOLDERS)}; chmod 777 {' '.join(WRITABLE_FOLDERS)}); "
 _COMMAND = f'if command -v bash >/dev/null 2>&1; then exec bash -c "$1"; else exec {SHELL} -c "$1"; fi'
 LAUNCH = _BEGIN + _COMMAND
-"""One stream for both, or their order would be lost; bash where the image has one."""
+"""Stdout and stderr share one stream to keep their order. The command runs in bash if the image has it."""
 LAUNCH_IN_NEW_FOLDERS = _BEGIN + _MAKE + _COMMAND
-NO_SHELL = f"The image has no `{SHELL}`, which runs the command."
-NO_GPUS = "The job asks for GPUs, and this Docker Engine does not give containers any."
+SHELL_MISSING = f"The image has no `{SHELL}`, which runs the command."
+GPUS_UNSUPPORTED = "The job asks for GPUs, but this Docker Engine cannot assign GPUs to containers."
 FORMAT_ERROR = "exec format error"
-MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386", "i386": "386"}
-"""Architectures as the kernel names them → as images do."""
+IMAGE_ARCHITECTURES = {
+    "x86_64": "amd64",
+    "aarch64": "arm64",
+    "armv7l": "arm",
+    "armv6l": "arm",
+    "i686": "386",
+    "i386": "386",
+}
+"""The kernel's names of architectures → the names in images."""
 MAX_CHANGES_BYTES = 4 << 20
-"""Bytes of the list of changes in a container that are looked through."""
-IN_THE_WAY = ("not a directory", "too many links", "too many levels of symbolic links")
-"""What the Engine says of a path that leads through a file, or in a circle."""
+"""Bytes of the list of changes in a container that are read."""
+UNREACHABLE_PATH = ("not a directory", "too many links", "too many levels of symbolic links")
+"""Texts in the Engine's answer for a path that leads through a file, or through a circle of links."""
 FOLDER_BIT, LINK_BIT = 1 << 31, 1 << 27
 """Of a file mode as Go writes it."""
 LOG_FILES = 12
@@ -48,25 +55,28 @@ LOG_FILES = 12
 MAX_PROCESSES = 4096
 """Processes and threads of a job that does not ask for another limit."""
 OOM_SCORE_ADJ = 500
-"""How much sooner than others the kernel kills a job's processes for memory, of 1000: before polyjob and the Engine."""
+"""Makes the kernel kill processes of jobs before polyjob and the Engine when memory runs out; the scale ends at 1000.
+"""
 
 
-def proxies_beside(client: Any, own: Mapping[str, str]) -> dict[str, str]:
-    """Return the proxy variables of the Docker client's configuration, without those that a job sets itself. A name in
-    capitals and the same in small letters are one variable."""
+def client_proxies(client: Any, own: Mapping[str, str]) -> dict[str, str]:
+    """Return the proxy variables of the Docker client's configuration, without those in `own`.
+
+    A name in capitals and the same name in small letters count as one variable.
+    """
     names = {name.lower() for name in own}
-    found: dict[str, str] = client._proxy_configs.get_environment()
-    return {name: value for name, value in found.items() if name.lower() not in names}
+    proxies: dict[str, str] = client._proxy_configs.get_environment()
+    return {name: value for name, value in proxies.items() if name.lower() not in names}
 
 
-def host_config(client: Any, spec: JobSpec, engine: Facts, shm_bytes: int, ulimits: Sequence[Any]) -> Any:
-    """The bounds of the job's container: the Engine's first process, no restart, no new privileges, a bounded log."""
-    asked = spec.resources
-    indices = list(map(str, asked.gpus))
+def host_config(client: Any, spec: JobSpec, engine: EngineInfo, shm_bytes: int, ulimits: Sequence[Any]) -> Any:
+    """Return the host configuration of a job's container: init process, no restart, no new privileges, limits."""
+    resources = spec.resources
+    indices = list(map(str, resources.gpus))
     gpus = [docker.types.DeviceRequest(device_ids=indices, capabilities=[["gpu"]])] if indices else None
-    memory = None if "memory" in engine.missing_limits else asked.memory
-    pids = None if "pids" in engine.missing_limits else asked.pids or MAX_PROCESSES
-    cpu = None if "cpu" in engine.missing_limits else asked.cpu
+    memory = None if "memory" in engine.missing_limits else resources.memory
+    pids = None if "pids" in engine.missing_limits else resources.pids or MAX_PROCESSES
+    cpu = None if "cpu" in engine.missing_limits else resources.cpu
     return client.create_host_config(
         init=True,
         auto_remove=False,
@@ -77,7 +87,7 @@ def host_config(client: Any, spec: JobSpec, engine: Facts, shm_bytes: int, ulimi
         oom_score_adj=OOM_SCORE_ADJ,
         mem_limit=memory,
         memswap_limit=memory if engine.limits_swap else None,
-        shm_size=asked.memory // 2 if asked.memory else shm_bytes,
+        shm_size=resources.memory // 2 if resources.memory else shm_bytes,
         pids_limit=pids,
         nano_cpus=int(cpu * 1e9) if cpu else None,
         device_requests=gpus,
@@ -90,115 +100,124 @@ def host_config(client: Any, spec: JobSpec, engine: Facts, shm_bytes: int, ulimi
 
 
 def log_config(driver: str, limit: int) -> Any:
-    """A log of several times the limit in bytes: half of it in each file if the driver keeps several."""
+    """Return a log configuration for a few times `limit` bytes: half of the limit in each file if there are several."""
     size = max(1 << 20, limit // 2)
     files = {} if driver == "k8s-file" else {"max-file": str(LOG_FILES)}
     config = {"max-size": str(size if files else size * LOG_FILES), **files}
     return docker.types.LogConfig(type=driver, config=config)
 
 
-def ignored_limits(spec: JobSpec, engine: Facts) -> list[str]:
-    """One sentence for each limit that the job asks for and the Engine cannot set."""
-    asked = {"memory": spec.resources.memory, "cpu": spec.resources.cpu, "pids": spec.resources.pids}
+def unsupported_limits(spec: JobSpec, engine: EngineInfo) -> list[str]:
+    """Return a sentence for each limit that the job sets and the Engine does not support."""
+    limits = {"memory": spec.resources.memory, "cpu": spec.resources.cpu, "pids": spec.resources.pids}
     names = {"memory": "memory", "cpu": "CPU", "pids": "processes"}
     return [
         f"Ignored `environment.resources.{part}`: this Docker Engine cannot limit {names[part]}."
-        for part, value in asked.items()
+        for part, value in limits.items()
         if value and part in engine.missing_limits
     ]
 
 
-def gives_gpus(client: Any, identity: str) -> bool:
-    """Whether the Engine has taken the request for GPUs; not every one knows it."""
-    return bool(client.inspect_container(identity)["HostConfig"].get("DeviceRequests"))
+def has_gpu_request(client: Any, container: str) -> bool:
+    """Return whether the Engine has kept the request for GPUs. Some Engines ignore it."""
+    return bool(client.inspect_container(container)["HostConfig"].get("DeviceRequests"))
 
 
-def is_root(image: Mapping[str, Any]) -> bool:
-    """Whether commands run as root in it, and so may make folders anywhere."""
+def runs_as_root(image: Mapping[str, Any]) -> bool:
+    """Return whether commands in the image run as root, so that they can create folders anywhere."""
     return image["Config"].get("User") in (None, "", "0", "root", "0:0", "root:root")
 
 
-def files_of(spec: JobSpec) -> Iterator[bytes]:
-    """An archive of what a container finds: code in the working folder, earlier outputs in the folder of outputs. All
-    may write to the folders that are polyjob's."""
-    yield from given(spec, FOLDERS, code=FOLDER, outputs=OUTPUTS)
+def job_files(spec: JobSpec) -> Iterator[bytes]:
+    """Yield a tarball with the files of a new container: the upload and earlier outputs.
+
+    Every user in the container can write to polyjob's folders.
+    """
+    yield from given(spec, WRITABLE_FOLDERS, code=FOLDER, outputs=OUTPUTS)
     yield END_OF_ARCHIVE
 
 
-def never_began(
-    client: Any, identity: str, image: Mapping[str, Any] | None, engine: Facts, seconds: float
+def start_failure(
+    client: Any, container: str, image: Mapping[str, Any] | None, engine: EngineInfo, seconds: float
 ) -> str | None:
-    """Return why the command of a container that has ended never ran, None if it ran: then the container's first words
-    are our own. Raises APIError."""
-    words = first_frame(client, identity, seconds)
-    if not words.startswith(NOT_BEGUN):
+    """Return why the command of an ended container never ran; None if it ran.
+
+    If it ran, the first line of the log is polyjob's own. Raises APIError.
+    """
+    output = first_frame(client, container, seconds)
+    if not output.startswith(INIT_ERRORS):
         return None
-    if kind_of(client, identity, SHELL, seconds) is None:
-        return NO_SHELL
-    text = words.decode(errors="replace").strip()
+    if path_kind(client, container, SHELL, seconds) is None:
+        return SHELL_MISSING
+    text = output.decode(errors="replace").strip()
     message = f"`{SHELL}` of the image could not be run: {text}"
     if FORMAT_ERROR in text.lower() and image is not None:
-        machine = MACHINES.get(engine.architecture, engine.architecture)
+        machine = IMAGE_ARCHITECTURES.get(engine.architecture, engine.architecture)
         message += f" (the image is for {image.get('Architecture')}, the Docker Engine's machine is {machine})"
     return message
 
 
-def kind_of(client: Any, identity: str, path: str, seconds: float) -> str | None:
-    """`folder`, `link`, or `other` for a file and what else there is; None where the container has nothing there.
-    Raises NotFound where there is no such container."""
-    asked = {"url": client._url("/containers/{0}/archive", identity), "params": {"path": path}, "timeout": seconds}
-    with client.head(**asked) as answer:
+def path_kind(client: Any, container: str, path: str, seconds: float) -> str | None:
+    """Return `folder`, `link` or `other` for a path in a container; None if the path does not exist.
+
+    Raises NotFound if there is no such container.
+    """
+    request = {"url": client._url("/containers/{0}/archive", container), "params": {"path": path}, "timeout": seconds}
+    with client.head(**request) as answer:
         if answer.status_code == 404:
-            client.inspect_container(identity)
+            client.inspect_container(container)
             return None
         if answer.status_code == 500:
-            with client.get(**asked, stream=True) as why:  # a head has no words
-                if why.status_code == 500 and any(word in why.text for word in IN_THE_WAY):
+            with client.get(**request, stream=True) as error:  # an answer to HEAD has no text
+                if error.status_code == 500 and any(word in error.text for word in UNREACHABLE_PATH):
                     return None
         client._raise_for_status(answer)
-        told = json.loads(base64.b64decode(answer.headers["X-Docker-Container-Path-Stat"]))
-    if told["mode"] & LINK_BIT or told.get("linkTarget") not in (None, "", path):  # Podman follows links
+        status = json.loads(base64.b64decode(answer.headers["X-Docker-Container-Path-Stat"]))
+    if status["mode"] & LINK_BIT or status.get("linkTarget") not in (None, "", path):  # Podman follows links
         return "link"
-    return "folder" if told["mode"] & FOLDER_BIT else "other"
+    return "folder" if status["mode"] & FOLDER_BIT else "other"
 
 
-def link_in_place() -> Iterator[bytes]:
-    """An archive that says that a link stands where a folder was looked for."""
+def link_tar() -> Iterator[bytes]:
+    """Yield a tar of a single link, for a link in place of a folder."""
     member = tarfile.TarInfo(".")
     member.type = tarfile.SYMTYPE
     yield member.tobuf()
     yield END_OF_ARCHIVE
 
 
-def has_nothing_in(client: Any, identity: str, folder: str, seconds: float) -> bool:
-    """Whether a folder that was made in the container is empty, by the list of its changes; no where that does not
-    tell: of a folder of the image or of a volume, behind the first changes, or where the Engine cannot list them. An
-    archive would cost the Engine some ten times as much."""
-    made, filled = (f'"Path":"{folder}{end}'.encode() for end in ('"', "/"))
-    is_made, rest, size = False, b"", 0
-    with client.get(client._url("/containers/{0}/changes", identity), stream=True, timeout=seconds) as answer:
+def is_known_empty(client: Any, container: str, folder: str, seconds: float) -> bool:
+    """Return whether a folder that was created in the container is empty, by the list of the container's changes.
+
+    False if the list does not show it: for a folder of the image or of a volume, after the first `MAX_CHANGES_BYTES`,
+    and on an Engine that cannot list changes. The list costs the Engine about a tenth of what an archive of the folder
+    does.
+    """
+    created, filled = (f'"Path":"{folder}{end}'.encode() for end in ('"', "/"))
+    is_created, rest, size = False, b"", 0
+    with client.get(client._url("/containers/{0}/changes", container), stream=True, timeout=seconds) as answer:
         if answer.status_code == 500:
             return False
         client._raise_for_status(answer)
         for piece in answer.iter_content(1 << 16):
             rest, size = rest[-len(filled) :] + piece, size + len(piece)
-            is_made = is_made or made in rest
+            is_created = is_created or created in rest
             if filled in rest or size > MAX_CHANGES_BYTES:
                 return False
-    return is_made
+    return is_created
 
 
-def exit_of(state: Mapping[str, Any], booted_at: float | None = None) -> Exit:
-    """How a container has ended, by the state that the Engine tells of it; `booted_at` is when the Engine's machine
-    started, where that has started since the job.
+def container_exit(state: Mapping[str, Any], booted_at: float | None = None) -> Exit:
+    """Return how a container has ended, from the Engine's `State`.
 
-    Of what was running when its machine went down, the Engine says that it ended when it found out, and a code that
-    nobody has seen.
+    `booted_at` is the time at which the Engine's machine was started, if that was after the start of the job. For a
+    container that ran when the machine went down, the Engine reports the time at which it noticed that, and an exit
+    code that nobody has observed.
     """
     code = int(state["ExitCode"])
-    if booted_at and moment_of(state["StartedAt"]) < booted_at <= moment_of(state["FinishedAt"]):
+    if booted_at and unix_time(state["StartedAt"]) < booted_at <= unix_time(state["FinishedAt"]):
         return Exit(Reason.LOST, message="The machine of the Docker Engine went down while the job ran.")
-    message = "A process of the job needed more memory than it may have." if state.get("OOMKilled") else None
+    message = "A process of the job exceeded the memory limit." if state.get("OOMKilled") else None
     if state.get("OOMKilled") and code == 128 + signal.SIGKILL:
         return Exit(Reason.OOM, code=code, signal=signal.SIGKILL, message=message)
     if state.get("StartedAt", "").startswith("0001"):
@@ -209,15 +228,15 @@ def exit_of(state: Mapping[str, Any], booted_at: float | None = None) -> Exit:
     return Exit(Reason.EXITED, code=code, message=message)
 
 
-def moment_of(text: str) -> float:
-    """The Unix time of one that the Engine tells, with up to nine digits."""
+def unix_time(text: str) -> float:
+    """Return a time of the Engine, which has up to nine digits, as Unix time."""
     text, zone = (text[:-1], "+00:00") if text.endswith("Z") else (text[:-6], text[-6:])
     whole, _, fraction = text.partition(".")
     return datetime.datetime.fromisoformat(f"{whole}{zone}").timestamp() + float(f"0.{fraction or 0}")
 
 
 def boot_time() -> float | None:
-    """When this machine started, as Unix time; None where it does not say."""
+    """Return the Unix time at which this machine was started; None if the kernel does not tell."""
     with contextlib.suppress(OSError, ValueError), open("/proc/stat") as file:
         for line in file:
             if line.startswith("btime "):

@@ -1,7 +1,7 @@
-"""The Engine itself: connect to it, find out who it is and what it can do, and judge its errors.
+"""The Docker Engine: connect to it, identify it, find out what it can do, and interpret its errors.
 
-Nothing here depends on which program answers. Docker Engine and Podman's service speak the same API and differ in log
-drivers, limits, status codes and texts, so each of these is looked up or judged by its effect.
+Docker Engine and Podman's service have the same API, but differ in log drivers, limits, status codes and messages. So
+this module asks for each feature, or judges a call by its effect, instead of asking which program answers.
 """
 
 from __future__ import annotations
@@ -27,49 +27,52 @@ from runners.machine_faults import is_machine_fault
 log = logging.getLogger("polyjob.docker")
 
 INSTALLATION, JOB, ENGINE = "polyjob.installation", "polyjob.job", "polyjob.engine"
-"""Labels of everything that is ours. Containers and the mark have the Engine's identity in the last one."""
+"""Labels of everything that polyjob creates. The last one holds the Engine's identity."""
 CALL_SECONDS = 60
 TRANSFER_SECONDS = 600
-"""How long a call may take: one that asks, and one that carries files."""
-LOOKS, LOOK_SECONDS = 5, 0.1
-"""Number of looks at a container after a refused call, and the seconds between two of them."""
-LOCAL = "unix:///var/run/docker.sock"
-OLDEST_API = "1.41"
+"""Time limits of a call: an ordinary one, and one that transfers files."""
+STATE_CHECKS, STATE_CHECK_SECONDS = 5, 0.1
+"""Number of checks of a container's state after a refused call, and seconds between two checks."""
+DEFAULT_SOCKET = "unix:///var/run/docker.sock"
+MIN_API_VERSION = "1.41"
 LOG_DRIVERS = ("local", "json-file", "k8s-file")
-"""Log drivers whose logs the Engine's API gives back, the best one first: `json-file` replaces bytes that are not
-UTF-8."""
-AMBIGUOUS = "is ambiguous"
-"""Text in the Engine's answer if two networks have the name."""
+"""Log drivers whose logs can be read through the API, the best one first: `json-file` replaces bytes that are not
+UTF-8.
+"""
+AMBIGUOUS_NETWORK = "is ambiguous"
+"""Text in the Engine's answer if two networks have the same name."""
 ICC, MTU = "com.docker.network.bridge.enable_icc", "com.docker.network.driver.mtu"
-"""Options of a network: whether its containers reach each other, and the size of its packets."""
-LIMITS = {"memory": "MemoryLimit", "cpu": "CpuCfsQuota", "pids": "PidsLimit"}
+"""Options of a network: whether its containers can reach each other, and its packet size."""
+LIMIT_KEYS = {"memory": "MemoryLimit", "cpu": "CpuCfsQuota", "pids": "PidsLimit"}
 """Part of `environment.resources` → the key of `/info` that says whether the Engine can limit it."""
-ULIMITS = {"nofile": (1024, 4096), "nproc": (16_384, 16_384)}
-"""Soft and hard limits that every Linux machine of some size lets an account set."""
-PASSING = (404, 408, 429, 502, 503, 504)
-"""Statuses that say nothing about the job: what it needs was removed just now, or the Engine does not serve."""
+SAFE_ULIMITS = {"nofile": (1024, 4096), "nproc": (16_384, 16_384)}
+"""Soft and hard limits that every Linux machine of some size allows."""
+TRANSIENT_STATUSES = (404, 408, 429, 502, 503, 504)
+"""HTTP statuses that are not about the job: something has just been removed, or the Engine is unavailable."""
 JOB_FAULTS = (
     "could not select device driver", "oci runtime create failed", "is not a directory", "unable to find user",
     "unable to find group", "max depth exceeded",
 )  # fmt: skip
-"""What an Engine says, in lower case, with a status of its own faults, of a job that it will never start. A refusal
-that is not recognized here ends the job too, but only after several tries."""
+"""Texts, in lower case, of 5xx answers about a job that the Engine will never start.
+
+A refusal that is not recognized here ends the job too, but only after several attempts.
+"""
 ANOTHER_ENGINE = (
     "The job is on another Docker Engine than the one that DOCKER_HOST names now, "
-    "or somebody removed polyjob's volume from this one."
+    "or polyjob's volume was removed from this Engine."
 )
-ACCESS_HINT = "Add it to the group of that socket (usermod -aG docker NAME), and start polyjob again."
-INSTALL_HINT = "Start one (on Debian: apt install docker.io), or say by DOCKER_HOST where it is."
+ACCESS_ADVICE = "Add it to the group of that socket (usermod -aG docker NAME) and restart polyjob."
+INSTALL_ADVICE = "Start one (on Debian: apt install docker.io), or set DOCKER_HOST to its address."
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What the runner knows of the Engine that answers now."""
+class EngineInfo:
+    """The identity and the features of an Engine."""
 
-    marks: frozenset[str]
-    """The Engine's identities, by polyjob's own volumes and containers in it."""
+    identities: frozenset[str]
+    """The names of polyjob's identity volumes in the Engine: one, unless two were created at the same moment."""
     own_id: str
-    """The Engine's own word for who it is. Cloned machines share it, and some Engines change it with each answer."""
+    """The Engine's own id. Cloned machines share it, and some Engines change it with each answer."""
     node: str
     architecture: str
     log_driver: str
@@ -77,27 +80,27 @@ class Facts:
     """Parts of `environment.resources` that the Engine cannot limit."""
     limits_swap: bool
     lists_changes: bool
-    """The Engine can say what has changed in a container without comparing all of it."""
+    """The Engine can list the changes in a container without comparing all its files."""
     network: str | None
-    """A network of our own in which containers do not reach each other; None: the Engine's default one."""
+    """polyjob's own network, in which containers cannot reach each other; None = the Engine's default one."""
     boot: str | None
-    """The boot of the Engine's machine; None if that is not this one."""
+    """The boot id of the Engine's machine; None if that is another machine."""
 
     @property
-    def mark(self) -> str:
-        return min(self.marks)
+    def identity(self) -> str:
+        return min(self.identities)
 
-    def has(self, handle: Mapping[str, Any]) -> bool:
+    def owns(self, handle: Mapping[str, Any]) -> bool:
         """Return whether a job's handle was made on this Engine."""
-        return handle["engine"] in (self.marks if handle["v"] > 1 else {self.own_id})
+        return handle["engine"] in (self.identities if handle["v"] > 1 else {self.own_id})
 
 
 def connect() -> Any:
     """Return a client of the Engine that DOCKER_HOST names, else of this machine's. Raises OSError, DockerException."""
     named = kwargs_from_env()
-    knock(named.get("base_url") or LOCAL)
+    check_socket(named.get("base_url") or DEFAULT_SOCKET)
     client = docker.APIClient(version="auto", timeout=CALL_SECONDS, **named)
-    client.trust_env = not is_local(client)  # a socket has no proxy
+    client.trust_env = not is_local(client)  # a socket needs no proxy
     return client
 
 
@@ -105,84 +108,88 @@ def is_local(client: Any) -> bool:
     return bool(client.base_url.startswith("http+docker://"))
 
 
-def knock(url: str) -> None:
-    """Raise OSError if nobody listens at a socket of this machine, RunnerUnavailable if this account is not let in."""
+def check_socket(url: str) -> None:
+    """Raise OSError if no server listens on a socket, and RunnerUnavailable if this account may not connect to it."""
     if not url.startswith("unix://"):
         return
     path = url.removeprefix("unix://")
-    with socket.socket(socket.AF_UNIX) as door:
-        door.settimeout(CALL_SECONDS)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(CALL_SECONDS)
         try:
-            door.connect(path)
+            connection.connect(path)
         except PermissionError:
             raise RunnerUnavailable(
-                f"The Docker Engine at {path} does not let this account in. {ACCESS_HINT}"
+                f"This account may not connect to the Docker Engine at {path}. {ACCESS_ADVICE}"
             ) from None
         except OSError as error:
-            raise OSError(f"nobody answers at {path} ({error.strerror or error})") from None
+            raise OSError(f"no server answers at {path} ({error.strerror or error})") from None
 
 
-def usable(client: Any) -> tuple[dict[str, Any], str]:
-    """Return what the Engine says of itself, and the log driver that jobs use. Raises RunnerUnavailable for an Engine
-    that lacks something necessary, and what the client raises."""
+def check_usable(client: Any) -> tuple[dict[str, Any], str]:
+    """Return the Engine's `/info`, and the log driver for jobs.
+
+    Raises RunnerUnavailable for an Engine that lacks something necessary, and what the client raises.
+    """
     info = client.info()
     drivers = (info.get("Plugins") or {}).get("Log") or ()
     log_driver = next((driver for driver in LOG_DRIVERS if driver in drivers), None)
-    if version_lt(client.api_version, OLDEST_API):
+    if version_lt(client.api_version, MIN_API_VERSION):
         raise RunnerUnavailable(
-            f"The Docker Engine speaks API version {client.api_version}, and polyjob needs {OLDEST_API} "
-            "(Docker Engine 20.10) or newer: upgrade it."
+            f"The Docker Engine has API version {client.api_version}, but polyjob needs {MIN_API_VERSION} "
+            "(Docker Engine 20.10) or newer. Upgrade it."
         )
     if info.get("OSType", "linux") != "linux":
-        raise RunnerUnavailable("The Docker Engine runs Windows containers; polyjob needs one for Linux containers.")
+        raise RunnerUnavailable("The Docker Engine runs Windows containers, but polyjob needs Linux containers.")
     if log_driver is None:
         raise RunnerUnavailable(
-            f"The Docker Engine has none of the log drivers {', '.join(LOG_DRIVERS)}: polyjob could not read the logs."
+            f"The Docker Engine has none of the log drivers {', '.join(LOG_DRIVERS)}, so polyjob cannot read logs."
         )
     return info, log_driver
 
 
-def look_up(client: Any, installation: str) -> Facts:
-    """Find out who the Engine is and what it can do. Marks an Engine that is met for the first time. Raises as
-    `usable`."""
-    info, log_driver = usable(client)
-    return Facts(
-        marks=_marks(client, installation),
+def identify_engine(client: Any, installation: str) -> EngineInfo:
+    """Return the identity and the features of the Engine.
+
+    Creates polyjob's volume and network in an Engine that does not have them. Raises as `check_usable`.
+    """
+    info, log_driver = check_usable(client)
+    return EngineInfo(
+        identities=_engine_identities(client, installation),
         own_id=info.get("ID") or "",
         node=info["Name"],
         architecture=info.get("Architecture") or "",
         log_driver=log_driver,
-        missing_limits=frozenset(part for part, key in LIMITS.items() if not info.get(key, True)),
+        missing_limits=frozenset(part for part, key in LIMIT_KEYS.items() if not info.get(key, True)),
         limits_swap=bool(info.get("SwapLimit")),
         lists_changes=info["Driver"] == "overlay2",
-        network=_network(client, installation),
+        network=_job_network(client, installation),
         boot=boot_id() if is_local(client) else None,
     )
 
 
-def _marks(client: Any, installation: str) -> frozenset[str]:
-    """The names of polyjob's marks in the Engine, of which there is one unless two were made at once.
+def _engine_identities(client: Any, installation: str) -> frozenset[str]:
+    """Return the names of polyjob's identity volumes in the Engine, and create one if there is none.
 
-    The mark is an empty volume with a random name. Should somebody remove it (`docker volume prune`), the containers
-    still know its name, and it is made again.
+    The volume is empty and has a random name. If somebody removes it (`docker volume prune`), its name is still in the
+    labels of the containers, and the volume is created again.
     """
-    ours = {"label": f"{INSTALLATION}={installation}"}
-    marks = {item["Name"] for item in client.volumes(filters=ours)["Volumes"] or () if ENGINE in item["Labels"]}
-    if not marks:
-        containers = client.containers(all=True, filters=ours)
-        marks = {item["Labels"][ENGINE] for item in containers if ENGINE in item["Labels"]}
-        marks = marks or {f"polyjob-engine-{uuid.uuid4().hex}"}
-        for name in marks:
+    own = {"label": f"{INSTALLATION}={installation}"}
+    names = {item["Name"] for item in client.volumes(filters=own)["Volumes"] or () if ENGINE in item["Labels"]}
+    if not names:
+        containers = client.containers(all=True, filters=own)
+        names = {item["Labels"][ENGINE] for item in containers if ENGINE in item["Labels"]}
+        names = names or {f"polyjob-engine-{uuid.uuid4().hex}"}
+        for name in names:
             client.create_volume(name, labels={INSTALLATION: installation, ENGINE: name})
-    return frozenset(marks)
+    return frozenset(names)
 
 
-def _network(client: Any, installation: str) -> str | None:
-    """The name of our own network, made if it is missing; None if the Engine's default network lets no containers reach
-    each other already, or if the Engine does not know that option.
+def _job_network(client: Any, installation: str) -> str | None:
+    """Return the name of polyjob's own network, and create it if it is missing.
 
-    Two processes may each make one at the same moment. The Engine starts no container in a network whose name is there
-    twice, so the younger one is removed.
+    Returns None if containers cannot reach each other in the Engine's default network either, and if the Engine does
+    not know that option. Two processes may create the network at the same moment. The Engine starts no container in a
+    network whose name exists twice, so the younger one is removed.
     """
     try:
         default = client.inspect_network("bridge")
@@ -190,31 +197,33 @@ def _network(client: Any, installation: str) -> str | None:
         return None
     if (default["Options"] or {}).get(ICC) != "true":
         return None
-    name, ours = f"polyjob-{installation[:12]}", _networks(client, installation)
-    if not ours:
+    name, own = f"polyjob-{installation[:12]}", _own_networks(client, installation)
+    if not own:
         labels = {INSTALLATION: installation}
         options = {key: value for key, value in default["Options"].items() if key == MTU} | {ICC: "false"}
         try:
             client.create_network(name, "bridge", options=options, check_duplicate=True, labels=labels)
-        except APIError as error:  # no more addresses, say, or made by another process just now
-            log.warning("the Docker Engine makes no network for jobs: %s", text_of(error))
-        ours = _networks(client, installation)
-    for younger in ours[1:]:
+        except APIError as error:  # for example: no more addresses, or another process has just created it
+            log.warning("the Docker Engine does not create a network for jobs: %s", error_text(error))
+        own = _own_networks(client, installation)
+    for younger in own[1:]:
         with contextlib.suppress(APIError):  # a container uses it
             client.remove_network(younger)
-    return name if ours else None
+    return name if own else None
 
 
-def _networks(client: Any, installation: str) -> list[str]:
-    """The ids of our own networks, the oldest first."""
-    found = client.networks(filters={"label": f"{INSTALLATION}={installation}"})
-    return [network["Id"] for network in sorted(found, key=lambda network: (network["Created"], network["Id"]))]
+def _own_networks(client: Any, installation: str) -> list[str]:
+    """Return the ids of polyjob's networks, the oldest first."""
+    networks = client.networks(filters={"label": f"{INSTALLATION}={installation}"})
+    return [network["Id"] for network in sorted(networks, key=lambda network: (network["Created"], network["Id"]))]
 
 
-def own_ulimits(client: Any) -> list[Any]:
-    """Limits of open files and processes that the Engine's machine lets a container have, for an Engine that asks for
-    more by itself than its machine allows."""
-    limits = ULIMITS
+def safe_ulimits(client: Any) -> list[Any]:
+    """Return limits of open files and processes that the Engine's machine allows for a container.
+
+    Some Engines set limits by default that their own machine does not allow.
+    """
+    limits = SAFE_ULIMITS
     if is_local(client):
         _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
         limits = limits | {"nofile": (files, files)}
@@ -224,14 +233,14 @@ def own_ulimits(client: Any) -> list[Any]:
 # Errors.
 
 
-def text_of(error: APIError) -> str:
+def error_text(error: APIError) -> str:
     return str(error.explanation or error)
 
 
-def refusal(error: APIError) -> RunnerError | None:
-    """Return what the Engine's refusal to start a job means for it; None if it blames the machine or the Engine."""
-    text = text_of(error)
-    if is_machine_fault(text) or error.status_code in PASSING or AMBIGUOUS in text:
+def start_error(error: APIError) -> RunnerError | None:
+    """Return the contract's error for a refused start; None if the machine or the Engine is at fault, not the job."""
+    text = error_text(error)
+    if is_machine_fault(text) or error.status_code in TRANSIENT_STATUSES or AMBIGUOUS_NETWORK in text:
         return None
     sentence = f"The Docker Engine refused to start the job: {text}"
     if not error.is_server_error() or any(word in text.lower() for word in JOB_FAULTS):
@@ -240,58 +249,61 @@ def refusal(error: APIError) -> RunnerError | None:
 
 
 @contextlib.contextmanager
-def contract_errors() -> Iterator[None]:
-    """Turn whatever the client raises into the contract's errors."""
+def translate_errors() -> Iterator[None]:
+    """Translate what the client raises into the errors of the runner contract."""
     try:
         yield
     except (APIError, DockerException, requests.RequestException, OSError) as error:
         if isinstance(error, APIError):
-            raise RunnerUnavailable(f"The Docker Engine answers: {text_of(error)}") from None
-        raise RunnerUnavailable(f"The Docker Engine cannot be reached: {error}. {INSTALL_HINT}") from None
+            raise RunnerUnavailable(f"The Docker Engine answers: {error_text(error)}") from None
+        raise RunnerUnavailable(f"The Docker Engine cannot be reached: {error}. {INSTALL_ADVICE}") from None
 
 
 @contextlib.contextmanager
-def reading(client: Any, identity: str, what: str) -> Iterator[None]:
-    """Tell a container that is gone, or of which the Engine does not give `what`, from an Engine that is away. Raises
-    HandleNotFound, RunnerRefused."""
+def translate_read_errors(client: Any, container: str, subject: str) -> Iterator[None]:
+    """Translate errors of reading `subject`, such as `the log`, of a container.
+
+    Raises HandleNotFound for a missing container, and RunnerRefused if the Engine cannot read it. Errors of an Engine
+    that is away pass through.
+    """
     try:
         yield
     except NotFound:
-        raise HandleNotFound("The container is not there any more.") from None
+        raise HandleNotFound("The container does not exist any more.") from None
     except APIError as error:
-        if is_machine_fault(text_of(error)) or state_of(client, identity) is None:
+        if is_machine_fault(error_text(error)) or container_state(client, container) is None:
             raise
-        raise RunnerRefused(f"The Docker Engine does not give {what}: {text_of(error)}") from None
+        raise RunnerRefused(f"The Docker Engine cannot read {subject}: {error_text(error)}") from None
 
 
 @contextlib.contextmanager
-def unless(is_over: Callable[[], bool]) -> Iterator[None]:
-    """Ignore an error of the Engine if what the call was to reach is there; status codes differ between Engines.
+def ignore_errors_if(is_done: Callable[[], bool]) -> Iterator[None]:
+    """Ignore an error of the Engine if the aim of the call is reached, because status codes differ between Engines.
 
-    Podman refuses calls, even inspections, while a container passes from one state to the next: it is asked again for
+    Podman refuses calls, even inspections, while a container changes its state, so the aim is checked repeatedly for
     half a second.
     """
     try:
         yield
     except APIError:
-        for _ in range(LOOKS):
+        for _ in range(STATE_CHECKS):
             with contextlib.suppress(APIError):
-                if is_over():
+                if is_done():
                     return
-            time.sleep(LOOK_SECONDS)
+            time.sleep(STATE_CHECK_SECONDS)
         raise
 
 
-def state_of(client: Any, identity: str) -> dict[str, Any] | None:
-    """Return the state of a container, None if there is none of this id or name. Raises APIError."""
+def container_state(client: Any, container: str) -> dict[str, Any] | None:
+    """Return the state of a container by id or name; None if there is no such container. Raises APIError."""
     try:
-        state: dict[str, Any] = client.inspect_container(identity)["State"]
+        state: dict[str, Any] = client.inspect_container(container)["State"]
     except NotFound:
         return None
     return state
 
 
 def boot_id() -> str:
-    """Return which boot of this machine it is; another one after each."""
+    """Return the boot id of this machine, which is different after each boot."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()

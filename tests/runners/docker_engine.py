@@ -28,10 +28,10 @@ def engine_is_there(host: str | None = None) -> bool:
     try:
         import docker
 
-        from runners.docker.engine import LOCAL, knock
+        from runners.docker.engine import DEFAULT_SOCKET, check_socket
 
-        named = host or docker.utils.kwargs_from_env().get("base_url") or LOCAL
-        knock(named)  # a client that finds nobody leaks its socket
+        named = host or docker.utils.kwargs_from_env().get("base_url") or DEFAULT_SOCKET
+        check_socket(named)  # a client that finds nobody leaks its socket
         return bool(connect(host).ping()) and BUSYBOX.exists()
     except Exception:
         return False

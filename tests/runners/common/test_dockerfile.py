@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from runners.base import BuildSpec
 from runners.common.dockerfile import LINE, SEPARATE_STEPS, first_step, render_dockerfile
 from runners.common.tarstream import END_OF_ARCHIVE, below, context, renamed
-from runners.docker.logs import BEGIN, DROPPED, Frames, LogCursor
+from runners.docker.logs import BEGIN_LINE, DROPPED_LINE, Frames, LogCursor
 
 
 def spec(**fields):
@@ -111,7 +111,7 @@ NOON = "2026-11-23T12:00:00"
 
 def log(*parts, begin=True):
     """A stream of (seconds, data), each its own frame; what every container writes first stands before it."""
-    framed = [(f"{NOON}.000000000Z", BEGIN)] if begin else []
+    framed = [(f"{NOON}.000000000Z", BEGIN_LINE)] if begin else []
     framed += [(f"{NOON}.{at}Z", data) for at, data in parts]
     return b"".join(frame(*part) for part in framed)
 
@@ -146,11 +146,11 @@ def test_a_cursor_neither_repeats_nor_skips_what_bears_one_moment(count):
 
 
 def test_where_the_engine_has_dropped_bytes_a_line_says_so():
-    assert Frames([log(("3", b"late"), begin=False)], LogCursor()).read(100) == DROPPED + b"late"
+    assert Frames([log(("3", b"late"), begin=False)], LogCursor()).read(100) == DROPPED_LINE + b"late"
     first = Frames([log(*PARTS)], LogCursor())
     first.read(2)
     later = Frames([log(("3", b"late"), begin=False)], first.cursor)
-    assert later.read(100) == DROPPED + b"late"
+    assert later.read(100) == DROPPED_LINE + b"late"
     assert Frames([log(("3", b"late"), ("4", b"r"), begin=False)], later.cursor).read(100) == b"r"
 
 

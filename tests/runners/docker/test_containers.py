@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from runners.base import Reason
-from runners.docker.containers import FOLDERS, LAUNCH_IN_NEW_FOLDERS, boot_time, exit_of, moment_of
+from runners.docker.containers import LAUNCH_IN_NEW_FOLDERS, WRITABLE_FOLDERS, boot_time, container_exit, unix_time
 
 STATE = {
     "ExitCode": 0, "OOMKilled": False, "Error": "", "StartedAt": "2026-11-24T10:00:00.5Z",
     "FinishedAt": "2026-11-24T12:00:00.123456789Z",
 }  # fmt: skip
-ELEVEN = moment_of("2026-11-24T11:00:00Z")
+ELEVEN = unix_time("2026-11-24T11:00:00Z")
 
 
 @pytest.mark.parametrize(
@@ -44,14 +44,14 @@ ELEVEN = moment_of("2026-11-24T11:00:00Z")
 def test_an_end(
     state: dict[str, Any], booted_at: float | None, reason: Reason, code: int | None, signal: int | None
 ) -> None:
-    end = exit_of(STATE | state, booted_at)
+    end = container_exit(STATE | state, booted_at)
     assert (end.reason, end.code, end.signal) == (reason, code, signal)
     assert end.succeeded is (state == {} or state == {"ExitCode": 0, "OOMKilled": True})
 
 
 def test_times() -> None:
-    assert moment_of("1970-01-01T00:00:01.25Z") == 1.25
-    assert moment_of("1970-01-01T00:01:00Z") == 60.0
+    assert unix_time("1970-01-01T00:00:01.25Z") == 1.25
+    assert unix_time("1970-01-01T00:01:00Z") == 60.0
     booted_at = boot_time()
     assert booted_at is not None
     assert booted_at > 1.6e9
@@ -65,8 +65,10 @@ def test_folders_are_made_whatever_the_path_of_the_job(tmp_path: Path, path: str
     command = ["/bin/sh", "-c", launch, "sh", 'echo "$PATH"']
     made = subprocess.run(command, env={"PATH": path}, stdout=subprocess.PIPE, check=True)
     assert made.stdout.decode().splitlines() == ["polyjob begins", path]
-    assert [(tmp_path / folder.strip("/")).stat().st_mode & 0o777 for folder in FOLDERS] == [0o777] * len(FOLDERS)
+    assert [(tmp_path / folder.strip("/")).stat().st_mode & 0o777 for folder in WRITABLE_FOLDERS] == [0o777] * len(
+        WRITABLE_FOLDERS
+    )
 
 
 def test_times_of_other_zones() -> None:
-    assert moment_of("1970-01-01T01:01:00.5+01:00") == 60.5
+    assert unix_time("1970-01-01T01:01:00.5+01:00") == 60.5

@@ -9,8 +9,8 @@ import requests
 from docker.errors import APIError, NotFound
 
 from runners.base import JobSpec, Resources, RunnerRefused, RunnerUnavailable, StartFailed
-from runners.docker.containers import ignored_limits, log_config
-from runners.docker.engine import look_up, refusal, usable
+from runners.docker.containers import log_config, unsupported_limits
+from runners.docker.engine import check_usable, identify_engine, start_error
 
 INFO = {
     "ID": "one", "Name": "node", "Driver": "overlay2", "OSType": "linux", "Architecture": "x86_64", "SwapLimit": True,
@@ -52,7 +52,7 @@ class Engine:
     ],
 )
 def test_log_driver_is_one_that_the_engine_has(drivers: list[str], chosen: str) -> None:
-    facts = look_up(Engine(Plugins={"Log": drivers}), "i")
+    facts = identify_engine(Engine(Plugins={"Log": drivers}), "i")
     assert facts.log_driver == chosen
     assert ("max-file" in log_config(chosen, 1 << 20)["Config"]) is (chosen != "k8s-file")
 
@@ -70,32 +70,32 @@ def test_engine_that_lacks_something_necessary_is_refused(info: dict[str, Any], 
     engine = Engine(**info)
     engine.api_version = version
     with pytest.raises(RunnerUnavailable, match=word) as refused:
-        look_up(engine, "i")
+        identify_engine(engine, "i")
     assert str(refused.value).endswith((".", "it."))
 
 
 def test_engine_is_marked_once() -> None:
     engine = Engine()
-    first, second = look_up(engine, "i"), look_up(engine, "i")
-    assert first.marks == second.marks == set(engine.made)
-    assert look_up(Engine(), "i").marks != first.marks
+    first, second = identify_engine(engine, "i"), identify_engine(engine, "i")
+    assert first.identities == second.identities == set(engine.made)
+    assert identify_engine(Engine(), "i").identities != first.identities
 
 
 def test_engine_that_is_only_probed_is_not_marked() -> None:
     engine = Engine()
-    assert usable(engine) == (INFO, "local")
+    assert check_usable(engine) == (INFO, "local")
     assert engine.made == []
 
 
 def test_two_marks_made_at_once_are_one_engine() -> None:
     engine = Engine()
-    before = look_up(engine, "i")
+    before = identify_engine(engine, "i")
     engine.create_volume("polyjob-engine-0", {})
-    after = look_up(engine, "i")
-    assert after.has({"v": 2, "engine": before.mark})
-    assert after.has({"v": 2, "engine": "polyjob-engine-0"})
-    assert not after.has({"v": 2, "engine": "one"})
-    assert after.has({"v": 1, "engine": "one"})
+    after = identify_engine(engine, "i")
+    assert after.owns({"v": 2, "engine": before.identity})
+    assert after.owns({"v": 2, "engine": "polyjob-engine-0"})
+    assert not after.owns({"v": 2, "engine": "one"})
+    assert after.owns({"v": 1, "engine": "one"})
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_two_marks_made_at_once_are_one_engine() -> None:
 )
 def test_limits_that_the_engine_lacks_are_named(missing: dict[str, bool], asked: Resources, ignored: list[str]) -> None:
     spec = JobSpec("u", "i", "/f", "true", {}, resources=asked)
-    notes = ignored_limits(spec, look_up(Engine(**missing), "i"))
+    notes = unsupported_limits(spec, identify_engine(Engine(**missing), "i"))
     assert [note.partition("`")[2].partition("`")[0] for note in notes] == [
         f"environment.resources.{part}" for part in sorted(ignored, key=["memory", "cpu", "pids"].index)
     ]
@@ -132,5 +132,5 @@ def test_limits_that_the_engine_lacks_are_named(missing: dict[str, bool], asked:
 def test_refusal_blames_job_or_machine_or_nobody(status: int, words: str, meaning: type[Exception] | None) -> None:
     response = requests.Response()
     response.status_code = status
-    refused = refusal(APIError(words, response, words))
+    refused = start_error(APIError(words, response, words))
     assert (type(refused) if refused else None) is meaning

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from docker.errors import ImageNotFound
 
-from runners.docker.images import artifact_of, exact_name, find, full_names, is_reserved, tag_of
+from runners.docker.images import exact_name, find_image, full_names, image_tag, is_reserved, make_artifact
 
 DIGEST = f"sha256:{'a' * 64}"
 
@@ -65,7 +65,7 @@ class Engine:
 
 @pytest.mark.parametrize("name", ["python:3", "docker.io/library/python:3", f"python@{DIGEST}", "mine:1"])
 def test_image_is_found_by_its_own_names(name: str) -> None:
-    assert find(Engine(), name) == Engine.image
+    assert find_image(Engine(), name) == Engine.image
     assert exact_name(name, Engine.image) in {
         *full_names("python:3"),
         f"docker.io/library/python@{DIGEST}",
@@ -75,11 +75,11 @@ def test_image_is_found_by_its_own_names(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["a", "aa", "aaaaaaaaaaaa", f"other@{DIGEST}", "python:4"])
 def test_image_is_not_found_by_its_id(name: str) -> None:
-    assert find(Engine(), name) is None
+    assert find_image(Engine(), name) is None
 
 
 def test_artifact_names_the_tag_only_of_an_image_that_was_made() -> None:
     base = {"Id": DIGEST}
-    assert tag_of(artifact_of("python:3", base)) is None
-    assert tag_of(artifact_of("python:3", base, "polyjob:1", "sha256:b")) == "polyjob:1"
-    assert tag_of('{"v": 1, "image": "polyjob:k-b-i", "name": "python:3", "base": "sha256:a"}') == "polyjob:k-b-i"
+    assert image_tag(make_artifact("python:3", base)) is None
+    assert image_tag(make_artifact("python:3", base, "polyjob:1", "sha256:b")) == "polyjob:1"
+    assert image_tag('{"v": 1, "image": "polyjob:k-b-i", "name": "python:3", "base": "sha256:a"}') == "polyjob:k-b-i"

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from runners.docker.logs import BEGIN, DAMAGED, DROPPED, PART_BYTES, UNKNOWN, Frames, LogCursor
+from runners.docker.logs import BEGIN_LINE, DAMAGED_LINE, DROPPED_LINE, PART_BYTES, UNKNOWN_TOTAL, Frames, LogCursor
 
 HOUR = "2026-11-23T12"
 
@@ -17,7 +17,7 @@ def frame(content: bytes) -> bytes:
 
 def log(*parts: tuple[str, bytes], begin: bool = True) -> bytes:
     """A stream of (minutes and seconds, data), after what every container writes first."""
-    framed = [frame(f"{HOUR}:00:00.000000000Z ".encode() + BEGIN)] if begin else []
+    framed = [frame(f"{HOUR}:00:00.000000000Z ".encode() + BEGIN_LINE)] if begin else []
     return b"".join([*framed, *(frame(f"{HOUR}:{at}Z ".encode() + data) for at, data in parts)])
 
 
@@ -35,7 +35,7 @@ ERROR = b"Error grabbing logs: rpc error: code = Unknown desc = invalid wire typ
 def test_engine_message_becomes_one_line_of_the_log(words: bytes) -> None:
     stream = log(("01:00.5", b"one\n")) + frame(words)
     data, cursor = read(stream)
-    assert data == b"one\n" + DAMAGED % b" ".join(words.split())
+    assert data == b"one\n" + DAMAGED_LINE % b" ".join(words.split())
     assert cursor.moment == f"{HOUR}:01:00.500000000"
     assert read(stream, LogCursor.read(cursor.text())) == (b"", cursor)
 
@@ -59,7 +59,7 @@ def test_cursor_without_a_time_is_not_readable(moment: str) -> None:
 
 def test_cursor_of_an_older_version_is_understood() -> None:
     cursor = LogCursor.read('{"moment": "2026-11-23T12:01:00.000000000", "count": 1}')
-    assert (cursor.count, cursor.total, cursor.is_readable) == (1, UNKNOWN, True)
+    assert (cursor.count, cursor.total, cursor.is_readable) == (1, UNKNOWN_TOTAL, True)
     assert read(log(("01:00", b"one\n"), ("02:00", b"two\n")), cursor)[0] == b"two\n"
 
 
@@ -120,18 +120,18 @@ def test_log_whose_times_go_back_is_counted_from_then_on() -> None:
 
 
 def test_cursor_without_a_total_finds_its_place_by_the_last_frame() -> None:
-    cursor = LogCursor(f"{HOUR}:05:03.000000000", 1, UNKNOWN, is_unordered=True)
+    cursor = LogCursor(f"{HOUR}:05:03.000000000", 1, UNKNOWN_TOTAL, is_unordered=True)
     assert read(log(*BACK), cursor)[0] == b"def"
 
 
 def test_dropped_frames_of_an_unordered_log_are_noticed() -> None:
     frames = Frames([log(("06:00", b"x"), begin=False)], LogCursor(f"{HOUR}:05:03.000000000", 1, 4, is_unordered=True))
     assert frames.read(100) == b""
-    assert frames.has_missed
-    assert read(log(("06:00", b"x"), begin=False))[0] == DROPPED + b"x"
+    assert frames.lacks_cursor
+    assert read(log(("06:00", b"x"), begin=False))[0] == DROPPED_LINE + b"x"
 
 
 def test_times_of_other_zones_are_compared_in_utc() -> None:
-    stream = frame(b"2026-11-23T13:00:00+01:00 " + BEGIN) + frame(b"2026-11-23T13:01:00.5+01:00 one\n")
+    stream = frame(b"2026-11-23T13:00:00+01:00 " + BEGIN_LINE) + frame(b"2026-11-23T13:01:00.5+01:00 one\n")
     data, cursor = read(stream)
     assert (data, cursor.moment) == (b"one\n", "2026-11-23T12:01:00.500000000")

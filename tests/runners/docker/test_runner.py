@@ -44,8 +44,8 @@ from runners.base import (
 from runners.common import tarstream
 from runners.common.dockerfile import SEPARATE_STEPS
 from runners.docker import builds
-from runners.docker.containers import MAX_PROCESSES, OOM_SCORE_ADJ, moment_of
-from runners.docker.logs import DROPPED
+from runners.docker.containers import MAX_PROCESSES, OOM_SCORE_ADJ, unix_time
+from runners.docker.logs import DROPPED_LINE
 from runners.docker.runner import DockerRunner
 from tests.runners.harness import IMAGE, DockerHarness, archive, wait_for
 
@@ -264,7 +264,7 @@ def test_a_job_that_its_machine_went_down_with_is_lost_whatever_the_engine_says(
 ) -> None:
     handle = harness.runner.start(spec := harness.spec("sleep 1; exit 0"), None)
     harness.end(handle)
-    began = moment_of(harness.engine.inspect_container(spec.name)["State"]["StartedAt"])
+    began = unix_time(harness.engine.inspect_container(spec.name)["State"]["StartedAt"])
     monkeypatch.setattr("runners.docker.runner.boot_time", lambda: began + 0.5)
     other_boot = json.dumps(json.loads(handle) | {"boot": "another"})
     for text, reason in ((handle, Reason.EXITED), (other_boot, Reason.LOST)):
@@ -277,7 +277,7 @@ def test_a_job_that_its_machine_went_down_with_is_lost_whatever_the_engine_says(
 
 def test_no_engine_is_said_with_the_way_to_get_one(harness: DockerHarness, monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    with pytest.raises(RunnerUnavailable, match=rf"nobody answers at {tmp_path}/none\.sock.*docker\.io"):
+    with pytest.raises(RunnerUnavailable, match=rf"no server answers at {tmp_path}/none\.sock.*docker\.io"):
         harness.another().check()
 
 
@@ -362,7 +362,7 @@ class TestBuilds:
         made = harness.runner.build(spec, first, lambda: False)
         assert harness.runner.build(spec, second, lambda: False) == made
         assert b"hello" in first.getvalue()
-        assert b"is there already" in second.getvalue()
+        assert b"exists already" in second.getvalue()
 
     def test_nothing_to_add_is_the_image_itself(self, harness: DockerHarness) -> None:
         artifact, _ = self.build(harness)
@@ -478,9 +478,9 @@ def test_what_the_engine_has_dropped_is_said(harness: DockerHarness) -> None:
     handle = harness.runner.start(spec, None)
     harness.end(handle)
     log = harness.log(spec, handle)
-    assert log.startswith(DROPPED)
+    assert log.startswith(DROPPED_LINE)
     assert log.endswith(b"\n599999\n600000\n")
-    assert log.count(DROPPED) == 1
+    assert log.count(DROPPED_LINE) == 1
 
 
 class TestHardBuilds:
@@ -503,13 +503,13 @@ class TestHardBuilds:
             self.build(harness, harness.build_spec("true", "echo 'Step 9/9 : RUN x'; exit 7", "true"))
         assert (failed.value.build_step, failed.value.exit_code) == (2, 7)
 
-    @pytest.mark.parametrize("times", [1, builds.TRIES])
+    @pytest.mark.parametrize("times", [1, builds.BUILD_ATTEMPTS])
     def test_a_layer_that_is_removed_under_a_build_is_no_fault_of_the_job(
         self, harness: DockerHarness, monkeypatch: Any, times: int
     ) -> None:
         begun = []
 
-        class Answer(builds._Answer):
+        class Answer(builds._ResponseLines):
             def __init__(self, client: Any, path: str, *others: Any) -> None:
                 super().__init__(client, path, *others)
                 begun.append(path)
@@ -520,18 +520,18 @@ class TestHardBuilds:
                     return b'{"error": "failed to get digest sha256:4f3b: open /x/4f3b: no such file or directory"}'
                 return line
 
-        monkeypatch.setattr(builds, "_Answer", Answer)
+        monkeypatch.setattr(builds, "_ResponseLines", Answer)
         spec = harness.build_spec("echo one > /made", "echo two >> /made")
-        if times == builds.TRIES:
+        if times == builds.BUILD_ATTEMPTS:
             with pytest.raises(BuildFailed, match="failed to get digest"):
                 self.build(harness, spec)
         else:
             log = self.build(harness, spec)
-            assert b"begins again, without the cache" in log
+            assert b"starts again without the cache" in log
             handle = harness.runner.start(job := harness.spec("cat /made"), self.artifact)
             harness.end(handle)
             assert harness.log(job, handle) == b"one\ntwo\n"
-        assert begun.count("/build") == min(times + 1, builds.TRIES)
+        assert begun.count("/build") == min(times + 1, builds.BUILD_ATTEMPTS)
 
     def test_a_step_that_never_pauses_is_ended_and_bounded(self, harness: DockerHarness) -> None:
         log, full_at = io.BytesIO(), []
@@ -580,7 +580,7 @@ class TestHardBuilds:
         assert f"Basic {base64.b64encode(b'ana:secret').decode()}" in shown
 
     @pytest.mark.parametrize(
-        ("status", "said"), [(404, "does not exist, or may not be pulled"), (503, "cannot be reached")]
+        ("status", "said"), [(404, "does not exist or cannot be pulled"), (503, "cannot be reached")]
     )
     def test_a_registrys_answer_is_not_taken_for_another_by_the_images_name(
         self, harness: DockerHarness, status: int, said: str
@@ -623,7 +623,7 @@ class TestHardBuilds:
 
             do_HEAD = do_GET
 
-        with registry(Handler) as address, pytest.raises(BuildFailed, match=f"`{address}/half:1` .*may not be pulled"):
+        with registry(Handler) as address, pytest.raises(BuildFailed, match=f"`{address}/half:1` .*cannot be pulled"):
             self.build(harness, dataclasses.replace(harness.build_spec(), image=f"{address}/half:1"))
 
     def test_a_registry_that_is_not_there_is_said_to_be_out_of_reach(self, harness: DockerHarness) -> None:
@@ -642,7 +642,7 @@ class TestHardBuilds:
             self.build(harness, dataclasses.replace(harness.build_spec("true"), image=name))
             made = json.loads(self.artifact)["image"]
             engine.tag(made, *name.split(":"), force=True)
-            with pytest.raises(ArtifactMissing, match="is another one now"):
+            with pytest.raises(ArtifactMissing, match="has changed"):
                 harness.runner.start(harness.says("x"), self.artifact)
             pinned = harness.runner.start(dataclasses.replace(harness.says("x"), is_pinned=True), self.artifact)
             assert harness.end(pinned).succeeded
@@ -903,7 +903,7 @@ def test_job_on_an_older_build_gets_that_builds_image(harness: DockerHarness) ->
 def test_missing_image_of_a_named_build_is_told(harness: DockerHarness) -> None:
     artifact, _ = build(harness, "echo > /made")
     harness.runner.remove_artifact(str(harness.runner.artifact_name(artifact)))
-    with pytest.raises(StartFailed, match=r"`polyjob:.* is not there any more") as failed:
+    with pytest.raises(StartFailed, match=r"`polyjob:.* does not exist any more") as failed:
         harness.runner.start(dataclasses.replace(harness.says("x"), is_pinned=True), artifact)
     assert failed.value.reason is Reason.IMAGE
 
@@ -947,12 +947,12 @@ def test_layers_of_a_failed_build_are_held_until_dropped(harness: DockerHarness)
 @pytest.mark.parametrize("words", ["no space left on device", "failed to create endpoint x on network bridge"])
 def test_fault_of_the_machine_fails_no_build(harness: DockerHarness, monkeypatch: Any, words: str) -> None:
     answer = {"errorDetail": {"message": f"write /f: {words}"}, "error": f"write /f: {words}"}
-    monkeypatch.setattr(builds._Answer, "next", lambda self, seconds: json.dumps(answer).encode())
+    monkeypatch.setattr(builds._ResponseLines, "next", lambda self, seconds: json.dumps(answer).encode())
     with pytest.raises(RunnerUnavailable, match=words):
         build(harness, "true", nocache=False)
 
 
-@pytest.mark.parametrize("code", builds.KILLED)
+@pytest.mark.parametrize("code", builds.KILLED_EXIT_CODES)
 def test_killed_step_of_a_stopped_engine_fails_no_build(harness: DockerHarness, monkeypatch: Any, code: int) -> None:
     def away(self: Any) -> None:
         raise requests.ConnectionError("connection refused")
@@ -984,9 +984,9 @@ def test_step_is_counted_without_the_triggers_of_its_base(totals: list[int]) -> 
     log = builds.BuildLog(io.BytesIO(), 10_000)
     talk = builds.BuildStream(None, log, lambda: None, first_step=5)
     for number, total in enumerate(totals, 1):
-        talk._hear({"stream": f"STEP {number}/{total}: RUN x\n"})
+        talk._process_line({"stream": f"STEP {number}/{total}: RUN x\n"})
     with pytest.raises(BuildFailed) as failed:
-        talk._hear({"error": 'building at STEP "RUN x": while running runtime: exit status 7'})
+        talk._process_line({"error": 'building at STEP "RUN x": while running runtime: exit status 7'})
     assert (failed.value.build_step, failed.value.exit_code) == (1, 7)
 
 
@@ -1002,11 +1002,11 @@ def test_failing_step_on_a_base_with_triggers_is_named(harness: DockerHarness, i
 def test_output_of_a_step_names_no_other_step_as_failed(speaker: int, code: int) -> None:
     talk = builds.BuildStream(None, builds.BuildLog(io.BytesIO(), 100_000), lambda: None, first_step=1)
     for number in range(1, SEPARATE_STEPS + 1):
-        talk._hear({"stream": f"Step {number}/{SEPARATE_STEPS} : RUN x\n"})
+        talk._process_line({"stream": f"Step {number}/{SEPARATE_STEPS} : RUN x\n"})
         if number == speaker:
-            talk._hear({"stream": "polyjob: step 3 ended with exit code 6\n"})
+            talk._process_line({"stream": "polyjob: step 3 ended with exit code 6\n"})
     with pytest.raises(BuildFailed) as failed:
-        talk._hear({"error": "…", "errorDetail": {"code": code}})
+        talk._process_line({"error": "…", "errorDetail": {"code": code}})
     assert (failed.value.build_step, failed.value.exit_code) == (SEPARATE_STEPS, code)
 
 
