@@ -41,7 +41,7 @@ ELEVEN = unix_time("2026-11-24T11:00:00Z")
         ),
     ],
 )
-def test_an_end(
+def test_exit_of_an_ended_container(
     state: dict[str, Any], booted_at: float | None, reason: Reason, code: int | None, signal: int | None
 ) -> None:
     end = container_exit(STATE | state, booted_at)
@@ -49,7 +49,7 @@ def test_an_end(
     assert end.succeeded is (state == {} or state == {"ExitCode": 0, "OOMKilled": True})
 
 
-def test_times() -> None:
+def test_engine_times_become_unix_times() -> None:
     assert unix_time("1970-01-01T00:00:01.25Z") == 1.25
     assert unix_time("1970-01-01T00:01:00Z") == 60.0
     booted_at = boot_time()
@@ -58,7 +58,7 @@ def test_times() -> None:
 
 
 @pytest.mark.parametrize("path", ["/opt/tool", "", "/usr/bin"])
-def test_folders_are_made_whatever_the_path_of_the_job(tmp_path: Path, path: str) -> None:
+def test_folders_are_created_with_any_path_variable(tmp_path: Path, path: str) -> None:
     launch = LAUNCH_IN_NEW_FOLDERS
     for folder in ("/polyjob", "/code"):
         launch = launch.replace(f" {folder}", f" {tmp_path}{folder}")
@@ -70,5 +70,5 @@ def test_folders_are_made_whatever_the_path_of_the_job(tmp_path: Path, path: str
     )
 
 
-def test_times_of_other_zones() -> None:
+def test_times_of_other_zones_become_unix_times() -> None:
     assert unix_time("1970-01-01T01:01:00.5+01:00") == 60.5

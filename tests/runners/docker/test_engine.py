@@ -51,7 +51,7 @@ class Engine:
         (["k8s-file", "none", "passthrough", "journald"], "k8s-file"),
     ],
 )
-def test_log_driver_is_one_that_the_engine_has(drivers: list[str], chosen: str) -> None:
+def test_log_driver_is_available_on_the_engine(drivers: list[str], chosen: str) -> None:
     facts = identify_engine(Engine(Plugins={"Log": drivers}), "i")
     assert facts.log_driver == chosen
     assert ("max-file" in log_config(chosen, 1 << 20)["Config"]) is (chosen != "k8s-file")
@@ -66,7 +66,7 @@ def test_log_driver_is_one_that_the_engine_has(drivers: list[str], chosen: str) 
         ({}, "1.40", "20.10"),
     ],
 )
-def test_engine_that_lacks_something_necessary_is_refused(info: dict[str, Any], version: str, word: str) -> None:
+def test_engine_without_a_necessary_feature_is_refused(info: dict[str, Any], version: str, word: str) -> None:
     engine = Engine(**info)
     engine.api_version = version
     with pytest.raises(RunnerUnavailable, match=word) as refused:
@@ -74,20 +74,20 @@ def test_engine_that_lacks_something_necessary_is_refused(info: dict[str, Any], 
     assert str(refused.value).endswith((".", "it."))
 
 
-def test_engine_is_marked_once() -> None:
+def test_identity_volume_is_created_once() -> None:
     engine = Engine()
     first, second = identify_engine(engine, "i"), identify_engine(engine, "i")
     assert first.identities == second.identities == set(engine.made)
     assert identify_engine(Engine(), "i").identities != first.identities
 
 
-def test_engine_that_is_only_probed_is_not_marked() -> None:
+def test_probe_creates_no_identity_volume() -> None:
     engine = Engine()
     assert check_usable(engine) == (INFO, "local")
     assert engine.made == []
 
 
-def test_two_marks_made_at_once_are_one_engine() -> None:
+def test_two_identity_volumes_mean_one_engine() -> None:
     engine = Engine()
     before = identify_engine(engine, "i")
     engine.create_volume("polyjob-engine-0", {})
@@ -107,7 +107,7 @@ def test_two_marks_made_at_once_are_one_engine() -> None:
         ({}, Resources(memory=1 << 25, cpu=1, pids=5), []),
     ],
 )
-def test_limits_that_the_engine_lacks_are_named(missing: dict[str, bool], asked: Resources, ignored: list[str]) -> None:
+def test_unsupported_limits_are_named(missing: dict[str, bool], asked: Resources, ignored: list[str]) -> None:
     spec = JobSpec("u", "i", "/f", "true", {}, resources=asked)
     notes = unsupported_limits(spec, identify_engine(Engine(**missing), "i"))
     assert [note.partition("`")[2].partition("`")[0] for note in notes] == [
@@ -129,7 +129,7 @@ def test_limits_that_the_engine_lacks_are_named(missing: dict[str, bool], asked:
         (429, "too many requests", None),
     ],
 )
-def test_refusal_blames_job_or_machine_or_nobody(status: int, words: str, meaning: type[Exception] | None) -> None:
+def test_refused_start_is_classified(status: int, words: str, meaning: type[Exception] | None) -> None:
     response = requests.Response()
     response.status_code = status
     refused = start_error(APIError(words, response, words))

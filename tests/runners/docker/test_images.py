@@ -78,7 +78,7 @@ def test_image_is_not_found_by_its_id(name: str) -> None:
     assert find_image(Engine(), name) is None
 
 
-def test_artifact_names_the_tag_only_of_an_image_that_was_made() -> None:
+def test_artifact_has_a_tag_only_for_built_images() -> None:
     base = {"Id": DIGEST}
     assert image_tag(make_artifact("python:3", base)) is None
     assert image_tag(make_artifact("python:3", base, "polyjob:1", "sha256:b")) == "polyjob:1"

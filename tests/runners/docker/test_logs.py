@@ -40,13 +40,13 @@ def test_engine_message_becomes_one_line_of_the_log(words: bytes) -> None:
     assert read(stream, LogCursor.read(cursor.text())) == (b"", cursor)
 
 
-def test_log_goes_on_after_damage_that_was_mended() -> None:
+def test_log_continues_after_repaired_damage() -> None:
     _, cursor = read(log(("01:00", b"one\n")) + frame(ERROR))
     data, cursor = read(log(("01:00", b"one\n"), ("02:00", b"two\n")), cursor)
     assert (data, cursor.is_damaged) == (b"two\n", False)
 
 
-def test_damaged_first_record_keeps_no_job_from_ending() -> None:
+def test_damaged_log_does_not_keep_the_job() -> None:
     data, cursor = read(frame(ERROR))
     assert data.count(b"\n") == 1
     assert read(frame(ERROR), cursor)[0] == b""
@@ -75,7 +75,7 @@ def test_cursor_of_an_older_version_is_understood() -> None:
     ],
 )
 @pytest.mark.parametrize("limit", [1, 1 << 20])
-def test_feed_that_the_engine_left_out_is_added(parts: list[int], text: bytes, limit: int) -> None:
+def test_missing_line_feed_is_added(parts: list[int], text: bytes, limit: int) -> None:
     stream = log(*(("01:00.5", b"a" * size) for size in parts), ("01:00.6", b"next\n"))
     data, cursor = b"", LogCursor()
     while new := read(stream, cursor, limit):
@@ -94,7 +94,7 @@ def test_feed_that_the_engine_left_out_is_added(parts: list[int], text: bytes, l
         [("01:00.5", b"short"), ("01:00.5", b"more"), ("01:00.6", b"next\n")],
     ],
 )
-def test_no_other_feed_is_added(parts: list[tuple[str, bytes]]) -> None:
+def test_no_other_line_feed_is_added(parts: list[tuple[str, bytes]]) -> None:
     assert read(log(*parts))[0] == b"".join(data for _, data in parts)
 
 
@@ -114,12 +114,12 @@ def test_lines_are_kept_when_the_clock_is_set_back(count: int, step: int) -> Non
     assert data == b"abcdef"
 
 
-def test_log_whose_times_go_back_is_counted_from_then_on() -> None:
+def test_frames_are_counted_once_times_go_back() -> None:
     assert not read(log(*BACK[:2]))[1].is_unordered
     assert read(log(*BACK))[1].is_unordered
 
 
-def test_cursor_without_a_total_finds_its_place_by_the_last_frame() -> None:
+def test_cursor_without_total_resumes_at_its_last_frame() -> None:
     cursor = LogCursor(f"{HOUR}:05:03.000000000", 1, UNKNOWN_TOTAL, is_unordered=True)
     assert read(log(*BACK), cursor)[0] == b"def"
 

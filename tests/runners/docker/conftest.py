@@ -1,0 +1,44 @@
+"""Fixtures of the tests of the Docker runner."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runners.common import tarstream
+from tests.runners.harness import IMAGE, DockerHarness
+
+
+@pytest.fixture
+def harness(request: pytest.FixtureRequest) -> DockerHarness:
+    made: DockerHarness = request.getfixturevalue(getattr(request, "param", "docker"))
+    return made
+
+
+@pytest.fixture
+def other(harness: DockerHarness, tmp_path: Path) -> Iterator[DockerHarness]:
+    """Another installation on the same Engine."""
+    made = DockerHarness(tmp_path / "other")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def image(harness: DockerHarness) -> Iterator[Any]:
+    """Makes an image with further lines of a Dockerfile."""
+    name = f"polyjob-test-{harness.installation[:12]}:1"
+
+    def make(*lines: str) -> str:
+        sent = tarstream.context("\n".join([f"FROM {IMAGE}", *lines]), [])
+        said = list(harness.engine.build(fileobj=io.BytesIO(sent), custom_context=True, tag=name, rm=True, decode=True))
+        assert "error" not in said[-1], said
+        return name
+
+    yield make
+    for item in harness.runner.inventory().values():
+        harness.runner.clean(item)
+    harness.engine.remove_image(name, force=True)
