@@ -34,8 +34,10 @@ def image(harness: DockerHarness) -> Iterator[Any]:
 
     def make(*lines: str) -> str:
         sent = tarstream.context("\n".join([f"FROM {IMAGE}", *lines]), [])
-        said = list(harness.engine.build(fileobj=io.BytesIO(sent), custom_context=True, tag=name, rm=True, decode=True))
-        assert "error" not in said[-1], said
+        messages = list(
+            harness.engine.build(fileobj=io.BytesIO(sent), custom_context=True, tag=name, rm=True, decode=True)
+        )
+        assert "error" not in messages[-1], messages
         return name
 
     yield make

@@ -195,9 +195,9 @@ class TestHardBuilds:
         assert f"Basic {base64.b64encode(b'ana:secret').decode()}" in shown
 
     @pytest.mark.parametrize(
-        ("status", "said"), [(404, "does not exist or cannot be pulled"), (503, "cannot be reached")]
+        ("status", "message"), [(404, "does not exist or cannot be pulled"), (503, "cannot be reached")]
     )
-    def test_image_name_does_not_change_the_pull_error(self, harness: DockerHarness, status: int, said: str) -> None:
+    def test_image_name_does_not_change_the_pull_error(self, harness: DockerHarness, status: int, message: str) -> None:
         class Handler(Silent):
             def do_GET(self) -> None:
                 text = (
@@ -212,7 +212,7 @@ class TestHardBuilds:
 
         with registry(Handler) as address:
             name = f"{address}/none-tls-timeout"
-            with pytest.raises(BuildFailed, match=f"{name}:1` {said}"):
+            with pytest.raises(BuildFailed, match=f"{name}:1` {message}"):
                 self.build(harness, dataclasses.replace(harness.build_spec(), image=f"{name}:1"))
 
     def test_interrupted_pull_names_the_image(self, harness: DockerHarness) -> None:
@@ -262,7 +262,7 @@ class TestHardBuilds:
             harness.runner.clean(pinned)
             engine.tag(IMAGE, *name.split(":"), force=True)
             engine.remove_image(made, force=True)
-            with pytest.raises(ArtifactMissing, match="not there any more"):
+            with pytest.raises(ArtifactMissing, match="not exist any more"):
                 harness.runner.start(harness.says("x"), self.artifact)
             assert harness.runner.inventory() == {}
         finally:
@@ -383,7 +383,7 @@ def test_image_removed_during_the_start_is_reported(
         return original(client, *arguments)
 
     monkeypatch.setattr(docker.APIClient, "create_container_from_config", create)
-    with pytest.raises(error, match="not there any more"):
+    with pytest.raises(error, match="not exist any more"):
         harness.runner.start(dataclasses.replace(harness.says("x"), is_pinned=is_pinned), artifact)
     assert harness.runner.inventory() == {}
 

@@ -1,4 +1,4 @@
-"""What the Engine says of a container's end, in the contract's words."""
+"""The exits of containers, and the configuration of their start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is looked up of an Engine, and what its refusals mean."""
+"""The identity and features of an Engine, and the meaning of its refusals."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_unsupported_limits_are_named(missing: dict[str, bool], asked: Resources
     ("status", "words", "meaning"),
     [
         (500, "runc: error setting rlimit type 7: operation not permitted", RunnerRefused),
-        (500, "words that nobody has heard before", RunnerRefused),
+        (500, "an unknown error", RunnerRefused),
         (500, "unable to find user app: no matching entries in passwd file", StartFailed),
         (400, "invalid CPU count", StartFailed),
         (500, "OCI runtime create failed: no space left on device", None),

@@ -1,4 +1,4 @@
-"""Which image a name means, and what a build's artifact says."""
+"""Names of images, and artifacts of builds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only the Docker runner has, on a real Engine."""
+"""The Docker runner on a real Engine, beyond the contract of all runners."""
 
 from __future__ import annotations
 
@@ -633,14 +633,14 @@ def test_circle_of_links_leaves_no_outputs(harness: DockerHarness, circle: str) 
 def test_unreadable_files_raise_refused(harness: DockerHarness, monkeypatch: Any, call: str) -> None:
     handle = harness.runner.start(harness.says("x"), None)
     harness.end(handle)
-    original, refuse = docker.APIClient._raise_for_status, refusing(500, "words that nobody has heard before")
+    original, refuse = docker.APIClient._raise_for_status, refusing(500, "an unknown error")
 
     def answer(client: Any, response: Any) -> None:
         (refuse if response.url.partition("?")[0].endswith(("/logs", "/archive")) else original)(client, response)
 
     monkeypatch.setattr(docker.APIClient, "_raise_for_status", answer)
     assert isinstance(harness.runner, DockerRunner)
-    with pytest.raises(RunnerRefused, match="nobody has heard"):
+    with pytest.raises(RunnerRefused, match="an unknown error"):
         harness.runner.logs(handle, None, 100) if call == "logs" else list(harness.runner.outputs(handle))
 
 
