@@ -11,7 +11,7 @@ from polyjob.cli.errors import ServerError
 from polyjob.cli.origins import OPTIONS, Origins
 from polyjob.cli.run import job_body, run
 from polyjob.errors import Invalid
-from polyjob.jobconfig.schema import load_config
+from polyjob.jobconfig.loading import load_config
 from tests.cli.helpers import polyjob
 from tests.cli.test_run import NO_OPTIONS
 from tests.e2e.conftest import Server
@@ -98,5 +98,5 @@ def test_commands_name_the_file_at_fault(server: Server, done_job: str, words: l
 def test_commands_name_the_options_at_fault(server: Server) -> None:
     done = polyjob(server, "run", "-i", "a b", "-e", "1=2", "--", "x")
     assert done.returncode == 125
-    assert b"--image: Invalid docker image `a b`." in done.stderr
+    assert b"--image: Invalid docker image `a b`;" in done.stderr
     assert b"--env: " in done.stderr

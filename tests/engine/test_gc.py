@@ -161,7 +161,7 @@ class TestBuilds:
         from tests.runners.harness import ProcessHarness
 
         harness = ProcessHarness(tmp_path / "runner")
-        with pytest.raises(ArtifactMissing, match="virtualenv is not there"):
+        with pytest.raises(ArtifactMissing, match="virtualenv is missing"):
             harness.runner.start(harness.says("x"), build.artifact)
         harness.close()
 

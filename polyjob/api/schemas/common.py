@@ -1,4 +1,4 @@
-"""What the bodies and answers of every resource share."""
+"""Fields and schemas that all resources share."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from polyjob.jobconfig.checks import MAX_NAME_LENGTH, MAX_TEXT_LENGTH, SLUG_PATT
 
 
 class Instant(fields.Field[datetime.datetime]):
-    """A time in UTC, with six digits of a second and its offset."""
+    """A time in UTC as ISO 8601, with microseconds and the offset."""
 
     def _serialize(self, value: datetime.datetime | None, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
         return None if value is None else value.isoformat(timespec="microseconds")
 
 
 class Body(Schema):
-    """What clients send. Old ones send every attribute that they know of: what is read-only or unknown is ignored, and
-    null is taken everywhere."""
+    """A request body.
+
+    Old clients send every attribute that they know: unknown and read-only ones are ignored, and all may be null.
+    """
 
     class Meta:
         unknown = EXCLUDE
@@ -46,13 +48,16 @@ def text_field() -> fields.String:
 
 class PointedProblem(Schema):
     pointer = fields.String(metadata={"description": "JSON pointer of the field; empty for the whole body."})
-    parameter = fields.String(metadata={"description": "Name of the query parameter, where that is to blame."})
+    parameter = fields.String(metadata={"description": "Name of the query parameter that is wrong."})
     detail = fields.String(required=True)
 
 
 class ProblemSchema(Schema):
-    """An error. All members but `detail` are sent only to clients whose `Accept` names `application/problem+json`.
-    Others receive the messages by name of the field, as old clients read them."""
+    """An error.
+
+    Only clients whose `Accept` includes `application/problem+json` receive all members. Others receive `detail`, and
+    the messages by name of the field.
+    """
 
     class Meta:
         unknown = INCLUDE
@@ -63,23 +68,23 @@ class ProblemSchema(Schema):
         metadata={
             "oneOf": [{"type": "integer"}, {"type": "array", "items": {"type": "string"}}],
             "example": 400,
-            "description": "HTTP's; in the short form, the messages about a field `status`.",
+            "description": "HTTP status; in the short form, messages about a field `status`.",
         }
     )
     detail = fields.String(required=True)
-    errors = fields.List(fields.Nested(PointedProblem), metadata={"description": "Every problem of what was sent."})
+    errors = fields.List(fields.Nested(PointedProblem), metadata={"description": "All problems of the request."})
 
 
 _PAGES: dict[type[Schema], type[Schema]] = {}
 
 
 def page_of(item: type[Schema]) -> type[Schema]:
-    """The schema of a page of a list of `item`."""
+    """Return the schema of a page of a list of items."""
     if item not in _PAGES:
         members: Mapping[str, Any] = {
-            "count": fields.Integer(metadata={"description": "Items of the whole list."}),
+            "count": fields.Integer(metadata={"description": "Number of items of the whole list."}),
             "next": fields.Url(allow_none=True, metadata={"description": "Address of the next page."}),
-            "previous": fields.Url(allow_none=True, metadata={"description": "Address of the page before."}),
+            "previous": fields.Url(allow_none=True, metadata={"description": "Address of the previous page."}),
             "results": fields.List(fields.Nested(item)),
         }
         _PAGES[item] = Schema.from_dict(dict(members), name=f"{item.__name__.removesuffix('Schema')}Page")
@@ -92,8 +97,8 @@ class NoteSchema(Schema):
 
 
 class OutputsTreeSchema(Schema):
-    """One folder of outputs."""
+    """The content of a folder of outputs."""
 
     files = fields.List(fields.Raw(), metadata={"description": "Pairs of a name and a size in bytes."})
     dirs = fields.List(fields.String())
-    next = fields.String(metadata={"description": "Address of the next part; the last one has none."})
+    next = fields.String(metadata={"description": "Address of the next part; not on the last part."})

@@ -99,7 +99,7 @@ class TestTokens:
         visitor.get("/", 401)
         visitor.fill("/sign-in", 401, key=key)
         users.revoke_token(row)
-        assert "no key of this server" in visitor.fill("/sign-in", 401, key=key).text
+        assert "Invalid or expired token." in visitor.fill("/sign-in", 401, key=key).text
 
     def test_unknown_token_is_refused(self, visitor: Browser, user: User) -> None:
         for key in ("f" * 40, "job-x", EVIL):
