@@ -1,4 +1,4 @@
-"""The logs of jobs and builds as HTTP clients get them."""
+"""Downloads of logs, ranges, following, and text sent by clients."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def job(project: Project) -> Job:
 
 @pytest.fixture
 def log(job: Job, data_dir: Path) -> Path:
-    """Of the job; its folder is there, the file is not."""
+    """The path of the job's log. Its folder exists, the file does not."""
     path = Store(data_dir).job_log(job.uuid)
     path.parent.mkdir(parents=True)
     return path
@@ -75,10 +75,10 @@ def get(client: FlaskClient, path: str, method: str = "GET", key: str = KEY, **h
     return client.open(path, method=method, headers={"Authorization": f"token {key}"} | named)
 
 
-# Whole.
+# The whole log.
 
 
-def test_the_log_comes_byte_for_byte(client: FlaskClient, job: Job, log: Path) -> None:
+def test_log_is_returned_unchanged(client: FlaskClient, job: Job, log: Path) -> None:
     content = bytes(range(256)) * 1000 + b"<script>\r\n\xff\xfe no newline"
     log.write_bytes(content)
     answer = get(client, url(job))
@@ -92,21 +92,19 @@ def test_the_log_comes_byte_for_byte(client: FlaskClient, job: Job, log: Path) -
 
 
 @pytest.mark.parametrize("path", ["/jobs/{}/logs", "/jobs/{}/logs/", "//jobs/{}/logs", "//jobs/{}/logs/"])
-def test_the_path_may_end_in_a_slash_and_have_a_doubled_one(
-    client: FlaskClient, job: Job, log: Path, path: str
-) -> None:
+def test_path_may_have_extra_slashes(client: FlaskClient, job: Job, log: Path, path: str) -> None:
     log.write_bytes(b"here")
     answer = get(client, "/api/v1/ana/demo" + path.format(job.id))
     assert (answer.status_code, answer.data) == (200, b"here")
 
 
-def test_before_anything_is_logged_it_is_empty(client: FlaskClient, job: Job) -> None:
+def test_missing_log_is_empty(client: FlaskClient, job: Job) -> None:
     for query in ("", "?tail=5", "?offset=7"):
         answer = get(client, url(job, query))
         assert (answer.status_code, answer.data, answer.headers["Content-Length"]) == (200, b"", "0")
 
 
-def test_the_length_stays_true_while_the_log_grows(client: FlaskClient, job: Job, log: Path) -> None:
+def test_length_is_correct_while_the_log_grows(client: FlaskClient, job: Job, log: Path) -> None:
     log.write_bytes(b"1234")
     answer = client.get(url(job), headers={"Authorization": f"token {KEY}"}, buffered=False)
     with log.open("ab") as writer:
@@ -115,7 +113,7 @@ def test_the_length_stays_true_while_the_log_grows(client: FlaskClient, job: Job
     assert answer.data == b"1234"
 
 
-def test_head_says_the_length_and_sends_nothing(client: FlaskClient, job: Job, log: Path, watcher: Watcher) -> None:
+def test_head_has_the_length_and_no_body(client: FlaskClient, job: Job, log: Path, watcher: Watcher) -> None:
     log.write_bytes(b"123456")
     answer = get(client, url(job), "HEAD")
     assert (answer.status_code, answer.data, answer.headers["Content-Length"]) == (200, b"", "6")
@@ -124,7 +122,7 @@ def test_head_says_the_length_and_sends_nothing(client: FlaskClient, job: Job, l
     assert len(watcher) == 0
 
 
-def test_a_build_has_its_log_too(client: FlaskClient, project: Project, data_dir: Path) -> None:
+def test_log_of_a_build_is_returned(client: FlaskClient, project: Project, data_dir: Path) -> None:
     with write("test"):
         build = Build.create(
             uuid=uuid.uuid4().hex,
@@ -159,7 +157,9 @@ def test_a_build_has_its_log_too(client: FlaskClient, project: Project, data_dir
         ("bytes=9-9", b"9", "bytes 9-9/10"),
     ],
 )
-def test_one_range_is_a_206(client: FlaskClient, job: Job, log: Path, asked: str, part: bytes, named: str) -> None:
+def test_one_range_is_partial_content(
+    client: FlaskClient, job: Job, log: Path, asked: str, part: bytes, named: str
+) -> None:
     log.write_bytes(b"0123456789")
     answer = get(client, url(job), Range=asked)
     assert (answer.status_code, answer.data, answer.headers["Content-Range"]) == (206, part, named)
@@ -167,22 +167,20 @@ def test_one_range_is_a_206(client: FlaskClient, job: Job, log: Path, asked: str
 
 
 @pytest.mark.parametrize("asked", ["bytes=10-", "bytes=99-100"])
-def test_a_range_behind_the_end_is_a_416_that_says_the_length(
-    client: FlaskClient, job: Job, log: Path, asked: str
-) -> None:
+def test_range_beyond_the_end_is_not_satisfiable(client: FlaskClient, job: Job, log: Path, asked: str) -> None:
     log.write_bytes(b"0123456789")
     answer = get(client, url(job), Range=asked)
     assert (answer.status_code, answer.headers["Content-Range"]) == (416, "bytes */10")
 
 
 @pytest.mark.parametrize("asked", ["bytes=0-1,4-5", "lines=0-1", "bytes=x", "bytes=5-2"])
-def test_other_ranges_get_the_whole(client: FlaskClient, job: Job, log: Path, asked: str) -> None:
+def test_unsupported_ranges_get_the_whole_log(client: FlaskClient, job: Job, log: Path, asked: str) -> None:
     log.write_bytes(b"0123456789")
     answer = get(client, url(job), Range=asked)
     assert (answer.status_code, answer.data) == (200, b"0123456789")
 
 
-def test_if_range_goes_by_what_can_have_changed(client: FlaskClient, job: Job, log: Path) -> None:
+def test_if_range_accepts_earlier_states(client: FlaskClient, job: Job, log: Path) -> None:
     """Bytes that were there stay as they are, so an ETag of a shorter log is good for a range of a longer one."""
     log.write_bytes(b"0123")
     etag = get(client, url(job)).headers["ETag"]
@@ -193,7 +191,7 @@ def test_if_range_goes_by_what_can_have_changed(client: FlaskClient, job: Job, l
     assert get(client, url(job), Range="bytes=4-", If_Range="Mon, 23 Nov 2026 10:00:00 GMT").status_code == 200
 
 
-def test_a_log_that_has_not_grown_is_a_304(client: FlaskClient, job: Job, log: Path) -> None:
+def test_unchanged_log_is_not_modified(client: FlaskClient, job: Job, log: Path) -> None:
     log.write_bytes(b"0123")
     etag = get(client, url(job)).headers["ETag"]
     answer = get(client, url(job), If_None_Match=etag)
@@ -219,7 +217,7 @@ def test_a_log_that_has_not_grown_is_a_304(client: FlaskClient, job: Job, log: P
         (b"first\n" + b"z\n" * 100_000, 100_001, b"first\n" + b"z\n" * 100_000),
     ],
 )
-def test_tail_gives_the_last_lines(
+def test_tail_returns_the_last_lines(
     client: FlaskClient, job: Job, log: Path, content: bytes, lines: int, tail: bytes
 ) -> None:
     log.write_bytes(content)
@@ -227,13 +225,13 @@ def test_tail_gives_the_last_lines(
 
 
 @pytest.mark.parametrize(("offset", "rest"), [(0, b"0123456789"), (4, b"456789"), (10, b""), (99, b"")])
-def test_offset_gives_the_rest(client: FlaskClient, job: Job, log: Path, offset: int, rest: bytes) -> None:
+def test_offset_returns_the_remaining_bytes(client: FlaskClient, job: Job, log: Path, offset: int, rest: bytes) -> None:
     log.write_bytes(b"0123456789")
     answer = get(client, url(job, f"?offset={offset}"))
     assert (answer.status_code, answer.data) == (200, rest)
 
 
-def test_a_range_counts_within_what_the_query_names(client: FlaskClient, job: Job, log: Path) -> None:
+def test_range_is_relative_to_tail_and_offset(client: FlaskClient, job: Job, log: Path) -> None:
     log.write_bytes(b"0123456789")
     answer = get(client, url(job, "?offset=4"), Range="bytes=1-2")
     assert (answer.status_code, answer.data, answer.headers["Content-Range"]) == (206, b"56", "bytes 1-2/6")
@@ -251,7 +249,7 @@ def test_a_range_counts_within_what_the_query_names(client: FlaskClient, job: Jo
         ("?tail=1&offset=1", {"tail"}),
     ],
 )
-def test_a_wrong_parameter_is_a_400_that_names_it(client: FlaskClient, job: Job, query: str, named: set[str]) -> None:
+def test_invalid_parameters_are_named(client: FlaskClient, job: Job, query: str, named: set[str]) -> None:
     answer = get(client, url(job, query))
     assert answer.status_code == 400
     assert answer.json.keys() - {"detail"} == named
@@ -260,7 +258,7 @@ def test_a_wrong_parameter_is_a_400_that_names_it(client: FlaskClient, job: Job,
 # Followed.
 
 
-def test_follow_gives_all_up_to_the_end_of_the_job(client: FlaskClient, job: Job, log: Path, watcher: Watcher) -> None:
+def test_follow_ends_with_the_job(client: FlaskClient, job: Job, log: Path, watcher: Watcher) -> None:
     log.write_bytes(b"early ")
 
     def work() -> None:
@@ -288,7 +286,7 @@ def test_follow_gives_all_up_to_the_end_of_the_job(client: FlaskClient, job: Job
         ("?follow=true", "bytes=0-1", 200, b"one\ntwo\nthree\n"),
     ],
 )
-def test_a_follow_may_start_later(
+def test_follow_may_start_at_an_offset(
     client: FlaskClient, job: Job, log: Path, query: str, asked: str | None, status: int, rest: bytes
 ) -> None:
     log.write_bytes(b"one\ntwo\n")
@@ -306,9 +304,7 @@ def test_a_follow_may_start_later(
     assert answer.data == rest
 
 
-def test_a_follow_of_what_is_done_is_a_plain_answer_and_takes_no_place(
-    client: FlaskClient, job: Job, log: Path, watcher: Watcher
-) -> None:
+def test_follow_of_a_done_job_takes_no_slot(client: FlaskClient, job: Job, log: Path, watcher: Watcher) -> None:
     log.write_bytes(b"0123456789")
     end(job)
     watcher.limit = 0
@@ -316,9 +312,7 @@ def test_a_follow_of_what_is_done_is_a_plain_answer_and_takes_no_place(
     assert (answer.status_code, answer.data, answer.content_length) == (200, b"456789", 6)
 
 
-def test_past_the_limit_the_next_follower_is_told_503_while_plain_requests_go_on(
-    client: FlaskClient, job: Job, log: Path, watcher: Watcher
-) -> None:
+def test_full_server_refuses_followers_only(client: FlaskClient, job: Job, log: Path, watcher: Watcher) -> None:
     log.write_bytes(b"here")
     watcher.limit = 1
     headers = {"Authorization": f"token {KEY}"}
@@ -334,17 +328,17 @@ def test_past_the_limit_the_next_follower_is_told_503_while_plain_requests_go_on
     again.close()
 
 
-# Who may, and what there is not.
+# Access.
 
 
-def test_without_a_token_there_is_no_log(client: FlaskClient, job: Job, log: Path) -> None:
+def test_log_needs_credentials(client: FlaskClient, job: Job, log: Path) -> None:
     log.write_bytes(b"secret")
     answer = client.get(url(job))
     assert answer.status_code == 401
     assert b"secret" not in answer.data
 
 
-def test_anothers_private_log_is_a_404(client: FlaskClient, job: Job, log: Path) -> None:
+def test_private_log_of_another_user_is_not_found(client: FlaskClient, job: Job, log: Path) -> None:
     log.write_bytes(b"secret")
     with write("test"):
         other = User.create(username="bob", created_at=now())
@@ -354,12 +348,12 @@ def test_anothers_private_log_is_a_404(client: FlaskClient, job: Job, log: Path)
     assert b"secret" not in answer.data
 
 
-def test_a_job_that_is_not_there_has_no_log(client: FlaskClient, job: Job) -> None:
+def test_log_of_a_missing_job_is_not_found(client: FlaskClient, job: Job) -> None:
     assert get(client, "/api/v1/ana/demo/jobs/999/logs").status_code == 404
     assert get(client, f"/api/v1/ana/other/jobs/{job.id}/logs").status_code == 404
 
 
-# Sent by tracking clients.
+# Text sent by clients.
 
 
 def post(client: FlaskClient, job: Job, data: bytes, content_type: str = "application/json") -> TestResponse:
@@ -367,7 +361,7 @@ def post(client: FlaskClient, job: Job, data: bytes, content_type: str = "applic
     return client.post(url(job), data=data, headers=headers)
 
 
-def test_what_is_sent_for_a_job_that_others_run_is_appended(client: FlaskClient, job: Job) -> None:
+def test_text_for_an_unmanaged_job_is_appended(client: FlaskClient, job: Job) -> None:
     assert post(client, job, json.dumps("one\ntwo").encode()).status_code == 200
     assert post(client, job, json.dumps(["three", "four"]).encode()).status_code == 200
     assert post(client, job, b"f\xfcnf\n", "text/plain").status_code == 200
@@ -375,9 +369,7 @@ def test_what_is_sent_for_a_job_that_others_run_is_appended(client: FlaskClient,
     assert get(client, url(job)).data == b"one\ntwo\nthree\nfour\nf\xfcnf\nsix\n"
 
 
-def test_what_is_sent_for_a_job_that_polyjob_runs_is_dropped(
-    client: FlaskClient, project: Project, data_dir: Path
-) -> None:
+def test_text_for_a_managed_job_is_dropped(client: FlaskClient, project: Project, data_dir: Path) -> None:
     job = make_job(project, is_managed=True)
     assert post(client, job, b'"mine"').status_code == 200
     assert get(client, url(job)).data == b""
@@ -385,12 +377,12 @@ def test_what_is_sent_for_a_job_that_polyjob_runs_is_dropped(
 
 
 @pytest.mark.parametrize("body", [b"{", b"7", b'{"a": 1}', b'["a", 1]', b"\xff"])
-def test_what_is_no_text_is_a_400_and_changes_nothing(client: FlaskClient, job: Job, body: bytes) -> None:
+def test_invalid_text_is_refused(client: FlaskClient, job: Job, body: bytes) -> None:
     assert post(client, job, body).status_code == 400
     assert get(client, url(job)).data == b""
 
 
-def test_the_limit_of_logs_holds_for_what_is_sent(settings: Settings, user: User, job: Job) -> None:
+def test_sent_text_is_cut_at_the_log_limit(settings: Settings, user: User, job: Job) -> None:
     with write("test"):
         Token.create(user=user, name="test", digest=digest(KEY), created_at=now())
     client = create_app(dataclasses.replace(settings, log_limit=10)).test_client()

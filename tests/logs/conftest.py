@@ -1,4 +1,4 @@
-"""A watcher on a real database file, and threads that read what it reports."""
+"""A watcher on a real database file, threads that read its events, and contents of logs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from polyjob.clock import now
 from polyjob.db.database import database, write
 from polyjob.db.models import Job, Project
+from polyjob.logs import line_index
+from polyjob.logs import lines as lines_module
 from polyjob.logs.follow import LogChunk, RunEvent, RunEvents, StatusChange
 from polyjob.logs.watcher import Watcher
 from polyjob.services.transitions import transition
@@ -149,3 +154,27 @@ def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
         server = listener.accept()[0]
     with client, server:
         yield server, client
+
+
+LOG_CONTENT = st.lists(
+    st.sampled_from([b"", b"a", b"bc needle", b"\xff", "é".encode(), b"\r", b"x" * 40, b"\n", b"\n\n"])
+).map(b"".join)
+MANY_EXAMPLES = hypothesis_settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits so small that short texts reach all of them."""
+    monkeypatch.setattr(line_index, "BLOCK_BYTES", 8)
+    monkeypatch.setattr(line_index, "_READ_BYTES", 32)
+    monkeypatch.setattr(lines_module, "_WINDOW_BYTES", 32)
+    monkeypatch.setattr(lines_module, "MAX_LINE_BYTES", 16)
+    monkeypatch.setattr(lines_module, "_SEARCH_BLOCK_BYTES", 24)
+
+
+def split_lines(content: bytes) -> list[bytes]:
+    """Return the lines of a log, without their line feeds."""
+    lines = content.split(b"\n")
+    return lines if lines[-1] else lines[:-1]

@@ -1,4 +1,4 @@
-"""What is watched is watched no longer than whoever watches may see it."""
+"""Follows and waits end when the client loses its access."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from polyjob.storage.store import Store
 from .conftest import BASE, CONFIG, JOBS, Client, bring, now, publish, write
 
 
-def of_bob():
+def is_bobs_token():
     return Token.user == User.get(User.username == "bob")
 
 
 def revoke(admin):
     with write("test"):
-        Token.delete().where(of_bob()).execute()
+        Token.delete().where(is_bobs_token()).execute()
 
 
-def let_it_run_out(admin):
+def expire(admin):
     with write("test"):
-        Token.update(expires_at=now()).where(of_bob()).execute()
+        Token.update(expires_at=now()).where(is_bobs_token()).execute()
 
 
-def archive(admin):
-    """The rows' part of it; the verb also stops the jobs, which ends the follow in order."""
+def archive_project(admin):
+    """Archive only the row: the real operation also stops the jobs, which ends the follow normally."""
     with write("test"):
         Project.update(archived_at=now()).execute()
 
 
-TAKEN_AWAY = {
-    "the key is revoked": revoke,
-    "the key runs out": let_it_run_out,
-    "the user is locked out": lambda admin: admin.post("/api/v1/users/deactivate/bob"),
+REVOCATIONS = {
+    "the token is revoked": revoke,
+    "the token expires": expire,
+    "the user is deactivated": lambda admin: admin.post("/api/v1/users/deactivate/bob"),
     "the project is made private": lambda admin: admin.patch(BASE, {"is_public": False}),
-    "the project is archived": archive,
+    "the project is archived": archive_project,
 }
 
 
 @pytest.fixture
 def other(app, client, settings, monkeypatch, watcher):
-    """Bob, who may read the job that runs."""
+    """A client of Bob, who may read the running job."""
     monkeypatch.setattr(follow, "ACCESS_CHECK_SECONDS", 0.1)
     publish()
     client.submit()
@@ -65,17 +65,17 @@ def open_stream(client, query):
     return client.http.get(f"{JOBS}/1/logs?follow={query}", headers=client.headers, buffered=False)
 
 
-def after(seconds, act):
-    timer = threading.Timer(seconds, act)
+def after(seconds, revoke_access):
+    timer = threading.Timer(seconds, revoke_access)
     timer.start()
     return timer
 
 
 @pytest.mark.parametrize("query", ["true", "sse"])
-@pytest.mark.parametrize("act", TAKEN_AWAY.values(), ids=TAKEN_AWAY)
-def test_a_follow_breaks_off(other, admin, act, query, watcher):
+@pytest.mark.parametrize("revoke_access", REVOCATIONS.values(), ids=REVOCATIONS)
+def test_revoked_access_interrupts_the_follow(other, admin, revoke_access, query, watcher):
     answer = open_stream(other, query)
-    timer = after(0.3, lambda: act(admin))
+    timer = after(0.3, lambda: revoke_access(admin))
     read = b""
     with pytest.raises(AccessRevoked):
         for chunk in answer.iter_encoded():
@@ -87,14 +87,14 @@ def test_a_follow_breaks_off(other, admin, act, query, watcher):
     assert other.get(f"{JOBS}/1/logs").status_code in (401, 404)
 
 
-def test_a_follow_of_whom_nothing_is_taken_from_goes_on(other, admin):
+def test_follow_with_access_continues_to_the_end(other, admin):
     answer = open_stream(other, "true")
     timer = after(0.5, lambda: bring(1, Status.STOPPED))
     assert b"".join(answer.iter_encoded()) == b"begun\n"
     timer.join()
 
 
-def test_a_browser_that_is_signed_out_elsewhere_is_sent_away(app, client, other):
+def test_ended_session_interrupts_the_follow(app, client, other):
     browser = app.test_client()
     link = create_sign_in_link(User.get(User.username == "bob"))
     assert browser.get(f"/sign-in/{link}").status_code in (200, 302, 303)
@@ -111,7 +111,7 @@ def test_a_browser_that_is_signed_out_elsewhere_is_sent_away(app, client, other)
     timer.join()
 
 
-def test_who_waits_for_the_end_is_asked_again_who_they_are(other, admin):
+def test_credentials_are_checked_again_after_a_wait(other, admin):
     timer = after(0.3, lambda: revoke(admin))
     answer = other.get(f"{JOBS}/1?wait=1")
     timer.join()
