@@ -1,8 +1,10 @@
-"""The SQLite file: how it is opened, and the one way to write to it.
+"""Open the SQLite database, and write to it in transactions.
 
-Writers of all processes queue at `<data>/write.lock`, a blocking lock, because SQLite's own busy handler starves them.
-Readers take no lock. Each thread keeps its connection open, since a new one per write costs twelve times as much.
-Nothing here survives a fork: open the database after it.
+- Writers of all processes wait in a queue for the lock on `<data>/write.lock`. SQLite's own busy handler has no queue,
+  so a writer could starve.
+- Readers take no lock.
+- Each thread keeps its connection open. A new connection for each write would cost twelve times as much.
+- Open the database after a fork, not before: neither connections nor the lock survive one.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ PRAGMAS = {
 
 class _Database(SqliteDatabase):
     def rollback(self) -> None:
-        """Roll back, unless SQLite has done so by itself, as on a full disk. A second one would hide the reason."""
+        """Roll back, unless SQLite has done so itself, as on a full disk. A second rollback would hide the reason."""
         if self.is_closed() or self.connection().in_transaction:
             super().rollback()
 
@@ -43,63 +45,65 @@ class _Database(SqliteDatabase):
 database = _Database(None)
 
 _thread_lock = threading.RLock()
-_lock_file: int | None = None
-_depth = 0
+_lock_fd: int | None = None
+_nesting = 0
 
 
 def open_database(data_dir: Path) -> None:
-    """Point every model of this process at `<data_dir>/polyjob.db`, which is made when first written. Idempotent.
+    """Bind the models of this process to `<data_dir>/polyjob.db`, which the first write creates. Idempotent.
 
-    On a full disk this takes the reserve, because the first connection needs room for SQLite's own files.
+    On a full disk this uses the reserve, because the first connection needs space for SQLite's own files.
     """
-    global _lock_file
+    global _lock_fd
     close_database()
     reserve.release(data_dir)
     database.init(str(data_dir / "polyjob.db"), pragmas=PRAGMAS)
-    _lock_file = os.open(data_dir / "write.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    _lock_fd = os.open(data_dir / "write.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def close_database() -> None:
-    """Close this thread's connection and the write lock's file. Idempotent."""
-    global _lock_file
+    """Close this thread's connection and the write lock. Idempotent."""
+    global _lock_fd
     if not database.is_closed():
         database.close()
-    if _lock_file is not None:
-        os.close(_lock_file)
-        _lock_file = None
+    if _lock_fd is not None:
+        os.close(_lock_fd)
+        _lock_fd = None
 
 
 @contextlib.contextmanager
-def write(name: str, makes_room: bool = False) -> Iterator[None]:
-    """One transaction that commits, synced to disk, when the block ends, and leaves nothing behind if it raises.
+def write(name: str, use_reserve: bool = False) -> Iterator[None]:
+    """Run the block in one transaction. It is committed and synced to disk at the end, or rolled back if it raises.
 
-    Blocks until no other thread or process writes. Nested, it is part of the outer transaction. `name` names its crash
-    points: `name:before` and `name:after` the commit. Nothing slow belongs inside: no file, network or runner call.
-    `makes_room`: on a full disk the transaction takes the reserve, because something ends or is deleted by it.
+    - Blocks until no other thread or process writes.
+    - A nested `write` is part of the outer transaction.
+    - `name` gives the crash points `name:before` and `name:after` the commit.
+    - `use_reserve` lets the transaction use the reserve on a full disk, because it ends or deletes something.
+    - Do nothing slow in the block: no file, network or runner calls.
     """
-    global _depth
-    if _lock_file is None:
+    global _nesting
+    if _lock_fd is None:
         raise RuntimeError("the database is not open")
-    if makes_room:
+    if use_reserve:
         reserve.release(Path(database.database).parent)
     with _thread_lock:
-        if _depth:
+        if _nesting:
             yield
             return
-        fcntl.lockf(_lock_file, fcntl.LOCK_EX)
-        _depth += 1
+        fcntl.lockf(_lock_fd, fcntl.LOCK_EX)
+        _nesting += 1
         try:
             with database.atomic("IMMEDIATE"):
                 yield
                 crash_point(f"{name}:before")
             crash_point(f"{name}:after")
         finally:
-            _depth -= 1
-            fcntl.lockf(_lock_file, fcntl.LOCK_UN)
+            _nesting -= 1
+            fcntl.lockf(_lock_fd, fcntl.LOCK_UN)
 
 
 class InstantField(BigIntegerField):
-    """A point in time: an aware datetime in UTC here, whole microseconds since 1970 in the file."""
+    """A point in time: an aware datetime in UTC, stored as microseconds since 1970."""
 
     def db_value(self, value: datetime.datetime | None) -> int | None:
         return None if value is None else to_microseconds(value)
@@ -109,7 +113,7 @@ class InstantField(BigIntegerField):
 
 
 class JSONField(TextField):
-    """A JSON value as text. None is NULL."""
+    """A JSON value, stored as text; None is stored as NULL."""
 
     def db_value(self, value: Any) -> str | None:
         return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))

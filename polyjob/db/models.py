@@ -1,7 +1,7 @@
-"""The tables. What they look like in SQLite is said in `migrations/`; a test holds the two together.
+"""The tables as peewee models. `migrations/` creates them in SQLite; a test compares the two.
 
-Columns named `…_clock` hold an instant of the boot clock as `<boot id>:<seconds>`, which no change of the wall clock
-can move.
+Columns named `…_clock` have a time on the boot clock as `<boot id>:<seconds>`. Changes of the wall clock do not affect
+it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Table(Model):
 
 
 class Meta(Table):
-    """One row per fact about this installation: `installation` (its id), `secret` (key of signatures), `made_at`."""
+    """Facts about this installation: `installation` (its id), `secret` (the key for signatures), `made_at`."""
 
     key = TextField(primary_key=True)
     value = TextField()
@@ -51,13 +51,13 @@ class User(Table):
     is_active = BooleanField(default=True)
     created_at = InstantField()
     session_version = IntegerField(default=1)
-    """Browsers are signed in as long as they were at this number."""
+    """Browser sessions are valid only with this version; raising it ends all sessions of the user."""
     deleted_at = InstantField(null=True)
-    """Nobody any more since then; the row stays for the jobs and builds that name it."""
+    """Time of deletion. The row stays, because jobs and builds refer to it."""
 
 
 class Token(Table):
-    """A key that a user shows instead of a password. Only its SHA-256 is kept."""
+    """An API token of a user. Only its SHA-256 is stored."""
 
     user_id: int
     id = AutoField()
@@ -67,18 +67,18 @@ class Token(Table):
     created_at = InstantField()
     expires_at = InstantField(null=True)
     scope = TextField(default="admin")
-    """`read`, `submit` or `admin`: how much of what its user may do the key is good for."""
+    """`read`, `submit` or `admin`: limits what the token may do on behalf of its user."""
     project: Any = DeferredForeignKey("Project", null=True)
-    """The one project that the key is good for; None = all that its user may use."""
+    """The only project for which the token is valid; None means every project that its user may use."""
     project_id: int | None
     last_used_at = InstantField(null=True)
-    """To the minute."""
+    """Accurate to the minute."""
     token: str
-    """The key itself, in no column: known to whoever just made it."""
+    """The token itself. It is not stored; only the code that just created it has it."""
 
 
 class SignInLink(Table):
-    """A link that signs its user in once. The row goes when it is used."""
+    """A link that signs its user in once. Its use deletes the row."""
 
     digest = TextField(primary_key=True)
     user = ForeignKeyField(User)
@@ -86,12 +86,12 @@ class SignInLink(Table):
 
 
 class EndedSession(Table):
-    """A browser's session that was signed out. Its cookie may have copies, and is good for nothing from then on."""
+    """A browser session that was signed out. Its row makes copies of its cookie invalid."""
 
     digest = TextField(primary_key=True)
     """SHA-256 of the session's id."""
     expires_at = InstantField()
-    """The cookie itself has expired by then."""
+    """Expiry of the cookie itself. The row is not needed after that."""
 
 
 class Project(Table):
@@ -105,19 +105,19 @@ class Project(Table):
     tags = JSONField(null=True)
     is_public = BooleanField()
     code: Any = DeferredForeignKey("Upload", null=True)
-    """The latest upload: what a new job runs with."""
+    """The latest upload, with which new jobs run."""
     code_id: int | None
     job_count = IntegerField(default=0)
-    """Kept by triggers, as are the three below; never written here."""
+    """Maintained by triggers, like the next three columns; never written by Python."""
     build_count = IntegerField(default=0)
     jobs_version = IntegerField(default=1)
-    """Raised by every change of one of its jobs: the ETag of their list."""
+    """Raised by every change of a job of the project: the ETag of their list."""
     builds_version = IntegerField(default=1)
     created_at = InstantField()
     updated_at = InstantField()
     archived_at = InstantField(null=True)
     deleted_at = InstantField(null=True)
-    """Hidden since then; the engine removes the row once nothing that belongs to it is left."""
+    """Time of deletion. The project is hidden, and the engine removes the row after everything in it."""
 
     @property
     def unique_name(self) -> str:
@@ -134,10 +134,10 @@ class Upload(Table):
     project = ForeignKeyField(Project, backref="uploads")
     user = ForeignKeyField(User)
     digest = TextField()
-    """SHA-256 of the unpacked tree, in hex: the same for the same files, however they were packed."""
+    """SHA-256 of the unpacked tree in hex. It is the same for the same files, however they were packed."""
     size = IntegerField()
     files = JSONField()
-    """The requirement files in it: path → SHA-256 of the content."""
+    """The requirement files in the upload: SHA-256 of the content by path."""
     created_at = InstantField()
 
 
@@ -156,7 +156,7 @@ class Build(Table):
     runner = TextField()
     is_managed = BooleanField(default=True)
     key = TextField()
-    """Empty for a build that polyjob does not run, which is never reused."""
+    """The build key: builds with the same key have the same result. Empty if polyjob does not run the build."""
     key_parts = JSONField()
     code = ForeignKeyField(Upload, null=True)
     status = StatusField(default=Status.CREATED)
@@ -170,14 +170,14 @@ class Build(Table):
     invalidated_at = InstantField(null=True)
     archived_at = InstantField(null=True)
     deleted_at = InstantField(null=True)
-    """Hidden since then; the engine removes files and row."""
+    """Time of deletion. The build is hidden, and the engine removes its files and the row."""
     is_asked = BooleanField(default=False)
-    """Whether a person asked for the build itself, so that it is made although no job waits for it."""
+    """True if a user requested the build itself, so that it runs although no job waits for it."""
     content = TextField(null=True)
     reason = JSONField(null=True)
-    """Why it was made: {"kind", "text", "changed": [parts of the key]}; see `polyjob.services.builds`."""
+    """Reason why the build was created: {"kind", "text", "changed": [parts of the key]}; see `services.build_reuse`."""
     notes = JSONField(null=True)
-    """As a job's."""
+    """Notes; see `polyjob.services.notes`."""
     version = IntegerField(default=1)
 
     @property
@@ -214,7 +214,7 @@ class Job(Table):
     data_refs = JSONField(null=True)
     """Names of data sets, each with its version."""
     params = JSONField(null=True)
-    """What the job recorded of itself; None = the params of its config."""
+    """Params that the job recorded itself; None means the params of its config."""
     ttl = IntegerField(null=True)
     is_managed = BooleanField(default=True)
     runner = TextField()
@@ -229,38 +229,38 @@ class Job(Table):
     code = ForeignKeyField(Upload, null=True)
     node = TextField(null=True)
     notes = JSONField(null=True)
-    """What people should know and no status says: a list of {"kind", "text"}; one per kind."""
+    """Notes: a list of {"kind", "text"}, at most one of each kind; see `polyjob.services.notes`."""
     reported = JSONField(null=True)
-    """Statuses that clients reported of a job that polyjob runs, oldest first: {"status", "message", "created_at"}."""
+    """Statuses that clients reported while polyjob runs the job, oldest first: {"status", "message", "created_at"}."""
     exit_code = IntegerField(null=True)
 
-    # What people wish.
+    # The desired state, written by the services.
     stop_at = InstantField(null=True)
-    """When the stop was asked for. Never set once the exit is recorded, so a stop that is set came first."""
+    """Time of the stop request. It is never set after the exit is recorded, so a stop that is set came first."""
     stop_kind = TextField(null=True)
-    """Who asked: `person` or `delete`; or what ends the job: `timeout`, or `start` where that kept being refused."""
+    """Reason for the stop: `person`, `delete`, `timeout`, or `start` if the backend kept refusing to start it."""
     stop_by = ForeignKeyField(User, null=True)
     deleted_at = InstantField(null=True)
-    """Hidden from people since then; the engine removes files and row once nothing of the job is left."""
+    """Time of deletion. The job is hidden, and the engine removes its files and the row once it has stopped."""
     archived_at = InstantField(null=True)
 
-    # What the engine has done.
+    # The actual state, written by the engine.
     attempt_at = InstantField(null=True)
-    """Committed before the runner is asked to start the job."""
+    """Time of the first attempt to start the job. Committed before the runner is called."""
     attempt_clock = TextField(null=True)
-    """The same instant: time limits count from it."""
+    """The same time on the boot clock. Time limits count from it."""
     handle = TextField(null=True)
     log_cursor = JSONField(null=True)
     term_clock = TextField(null=True)
     exit = JSONField(null=True)
-    """The runner's Exit, as JSON. Set once; the slot is free from then on."""
+    """The runner's Exit as JSON. It is set once, and frees the slot."""
     gpus = JSONField(null=True)
-    """Indices of the GPUs that the job holds from its claim on, and that are free once its exit is recorded."""
+    """Indices of the GPUs that the job holds from its claim until its exit is recorded."""
     cleared_at = InstantField(null=True)
-    """Log and outputs were removed then, to make room."""
+    """Time at which garbage collection removed the log and the outputs."""
 
     version = IntegerField(default=1)
-    """Raised by every change that people can see: the ETag."""
+    """Raised by every visible change: the ETag."""
     config = JSONField(null=True)
     content = TextField(null=True)
 
@@ -270,7 +270,7 @@ class Job(Table):
 
     @property
     def effective_params(self) -> dict[str, Any] | None:
-        """The params that the job recorded of itself, or else those of its config."""
+        """The params that the job recorded itself, or else those of its config."""
         recorded: dict[str, Any] | None = self.params
         return recorded if recorded is not None else (self.config or {}).get("params")
 
@@ -287,7 +287,7 @@ class JobStatus(Table):
 
 
 class Bookmark(Table):
-    """A removed bookmark stays, not set. It goes, by a trigger, with what it marks."""
+    """A bookmark. A removed one keeps its row with `is_set` false. A trigger deletes the row with its target."""
 
     id = AutoField()
     user = ForeignKeyField(User)
@@ -300,7 +300,7 @@ class Bookmark(Table):
 
 
 class Audit(Table):
-    """One line of who did what to what, and when. Names are kept as they were."""
+    """An entry of the audit trail. It stores names, so that it outlives what it refers to."""
 
     user_id: int | None
     project_id: int | None
@@ -309,12 +309,12 @@ class Audit(Table):
     user = ForeignKeyField(User, null=True)
     username = TextField()
     token = TextField(null=True)
-    """The name of the key that was shown; None for a browser's session."""
+    """The name of the token; None for a browser session."""
     address = TextField(null=True)
     action = TextField()
     """A verb: `create`, `stop`, `delete` …"""
     kind = TextField()
-    """What it was done to: `job`, `build`, `project`, `user`, `token`."""
+    """The kind of the target: `job`, `build`, `project`, `user` or `token`."""
     target_id = IntegerField(null=True)
     target = TextField()
     project = ForeignKeyField(Project, null=True)
@@ -322,15 +322,15 @@ class Audit(Table):
 
 
 class Idempotency(Table):
-    """The first answer to a request that carried this user's Idempotency-Key."""
+    """The first response to a request with an Idempotency-Key."""
 
     user = ForeignKeyField(User)
     key = TextField()
-    """The project's id, a blank, and the key as it was sent."""
+    """The id of the project, a space, and the key that the client sent."""
     digest = TextField()
     """SHA-256 of method, path and body."""
     answer = TextField()
-    """The answer's body."""
+    """The body of the response."""
     created_at = InstantField()
 
     class Meta:
@@ -354,15 +354,15 @@ TABLES: tuple[type[Table], ...] = (
     Idempotency,
 )
 
-# Conditions word for word as the partial indexes have them, or SQLite would not use those.
+# These conditions repeat those of the partial indexes literally; otherwise SQLite would not use the indexes.
 QUEUED = SQL("status = 'created' AND is_managed = 1")
-"""Jobs that wait to be claimed; in the order of their ids."""
+"""Jobs that wait to be claimed, in the order of their ids."""
 CLAIMED = SQL("is_managed = 1 AND status IN ('scheduled', 'building', 'running')")
-"""Jobs that the engine has taken up and not ended."""
+"""Jobs that the engine has claimed and not ended."""
 DELETED = SQL("deleted_at IS NOT NULL")
-SHOWN = SQL("deleted_at IS NULL AND archived_at IS NULL")
-"""What lists show."""
+LISTED = SQL("deleted_at IS NULL AND archived_at IS NULL")
+"""Rows that lists show."""
 UNDELETED = SQL("deleted_at IS NULL")
 ARCHIVED = SQL("deleted_at IS NULL AND archived_at IS NOT NULL")
 LIVE_BUILDS = SQL("is_managed = 1 AND finished_at IS NULL")
-"""Builds that the engine has to make or to end."""
+"""Builds that the engine has to run or to end."""

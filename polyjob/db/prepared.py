@@ -1,6 +1,7 @@
-"""SQL that is made once: peewee takes many times longer to write a statement than SQLite to answer it.
+"""Prepared SQL statements, for what runs in every request or in every pass of the engine.
 
-For what runs in every request or every pass of the engine. Everything else uses peewee as it is.
+peewee takes many times longer to compile a statement than SQLite takes to execute it. So these statements are compiled
+once. All other code uses peewee directly.
 """
 
 from __future__ import annotations
@@ -17,50 +18,53 @@ Row = TypeVar("Row", bound=Model)
 
 
 class Prepared(Generic[Row]):
-    """A SELECT of whole rows, or of some columns of one table, called with its parameters in their order.
+    """A SELECT from one table. Call it with the parameters in their order in the statement.
 
-    `query` is made once, with any values for the parameters; every value in it is a parameter.
+    `query` returns the statement with any values; every value in it is a parameter. It is called once.
     """
 
     def __init__(self, query: Callable[[], ModelSelect[Row]]) -> None:
         self._query = query
 
     def __call__(self, *parameters: Any) -> list[Row]:
-        table, sql, count = self._made
-        assert len(parameters) == count, f"{count} parameters are wanted: {sql}"
+        table, sql, count = self._statement
+        assert len(parameters) == count, f"expected {count} parameters: {sql}"
         return list(table.raw(sql, *parameters))
 
     def first(self, *parameters: Any) -> Row | None:
+        """Return the first row, or None."""
         return next(iter(self(*parameters)), None)
 
     @cached_property
-    def _made(self) -> tuple[type[Row], str, int]:
+    def _statement(self) -> tuple[type[Row], str, int]:
         query = self._query()
         sql, parameters = query.sql()
         return query.model, sql, len(parameters)
 
 
 def insert(table: type[Row], values: Mapping[str, Any]) -> Row:
-    """Insert a row and return it, its id set. Columns that are not given have the default of their field."""
+    """Insert a row and return it with its id. Columns that are not in `values` get the default of their field."""
     row = table(**values)
     fields = {name: value for name, value in row.__data__.items() if value is not None}
     names = ", ".join(f'"{_column(table, name)}"' for name in fields)
-    marks = ", ".join("?" * len(fields))
-    sql = f'INSERT INTO "{table._meta.table_name}" ({names}) VALUES ({marks})'
+    placeholders = ", ".join("?" * len(fields))
+    sql = f'INSERT INTO "{table._meta.table_name}" ({names}) VALUES ({placeholders})'
     cursor = database.execute_sql(sql, [_value(table, name, value) for name, value in fields.items()])
     row.__data__["id"] = cursor.lastrowid
     return row
 
 
-def update(table: type[Model], number: int, values: Mapping[str, Any], raised: str = "", **expected: Any) -> bool:
-    """Write columns of the row with the id `number`, provided that the `expected` columns hold what is said; whether
-    they did. `raised` names a column to be raised by one."""
+def update(table: type[Model], row_id: int, values: Mapping[str, Any], increment: str = "", **expected: Any) -> bool:
+    """Update the row with this id if its columns have the `expected` values. Return whether the row was updated.
+
+    `increment` names a column to be incremented by one.
+    """
     changes = [f'"{_column(table, name)}" = ?' for name in values]
-    changes += [f'"{raised}" = "{raised}" + 1'] if raised else []
+    changes += [f'"{increment}" = "{increment}" + 1'] if increment else []
     conditions = ['"id" = ?', *(f'"{_column(table, name)}" = ?' for name in expected)]
     sql = f'UPDATE "{table._meta.table_name}" SET {", ".join(changes)} WHERE {" AND ".join(conditions)}'
     parameters = [_value(table, name, value) for name, value in values.items()]
-    parameters += [number, *(_value(table, name, value) for name, value in expected.items())]
+    parameters += [row_id, *(_value(table, name, value) for name, value in expected.items())]
     return bool(database.execute_sql(sql, parameters).rowcount == 1)
 
 

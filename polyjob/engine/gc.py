@@ -168,7 +168,7 @@ def _clear(store: Store, job: Any, why: str) -> Callable[[], None]:
             if row is not None:
                 text = f"Log and outputs were removed on {now():%Y-%m-%d}: {why}."
                 columns = {"cleared_at": now(), "notes": with_note(row.notes, "cleared", text)}
-                update(Job, job.id, columns, raised="version")
+                update(Job, job.id, columns, increment="version")
 
     return remove
 
@@ -200,7 +200,7 @@ def _expire(row: Job | Build | Project, oldest: datetime.datetime, settings: Set
     """Delete the row, unless it was restored or, of a build, a job needs it by then."""
 
     def remove() -> None:
-        with write("expire", makes_room=True):
+        with write("expire", use_reserve=True):
             table = type(row)
             if not table.select().where(table.id == row.id, table.archived_at < oldest).exists():
                 return

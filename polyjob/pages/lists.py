@@ -15,7 +15,7 @@ from peewee import SQL
 
 from polyjob.auth import identity
 from polyjob.db.database import database
-from polyjob.db.models import ARCHIVED, QUEUED, SHOWN, UNDELETED, Bookmark, Job, Project, User
+from polyjob.db.models import ARCHIVED, LISTED, QUEUED, UNDELETED, Bookmark, Job, Project, User
 from polyjob.errors import Invalid
 from polyjob.formatting import sentence
 from polyjob.services import bookmarks
@@ -126,7 +126,7 @@ def _conditions(user: User, request: ListRequest) -> list[Any]:
     where = parse_query(request.query, JOB_FIELDS, "job")
     visible = _visible(request)
     where.append(visible)
-    if visible is not SHOWN and not user.is_admin:  # only those who may write to a project see its archived jobs
+    if visible is not LISTED and not user.is_admin:  # only those who may write to a project see its archived jobs
         own_projects = Project.select(Project.id).where(Project.user == user)
         where.append(Job.archived_at.is_null() | Job.project.in_(own_projects))
     if request.show == "bookmarked":
@@ -139,7 +139,7 @@ def _visible(request: ListRequest) -> SQL:
     """Hide archived jobs, unless the request or its query asks for them."""
     if request.show == "archived":
         return ARCHIVED
-    return UNDELETED if has_condition_on(request.query, "archived") else SHOWN
+    return UNDELETED if has_condition_on(request.query, "archived") else LISTED
 
 
 def state(project: Project | None) -> tuple[object, ...]:

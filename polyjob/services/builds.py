@@ -130,7 +130,7 @@ def request_stop(build: Build, settings: Settings) -> None:
 
     A build that is done is not changed.
     """
-    with write("stop-build", makes_room=True):
+    with write("stop-build", use_reserve=True):
         _request_stop(_reload(build))
     wake_engine(settings.data_dir)
 
@@ -140,7 +140,7 @@ def archive(build: Build, settings: Settings) -> None:
 
     Raises Conflict while a job needs the build.
     """
-    with write("archive", makes_room=True):
+    with write("archive", use_reserve=True):
         build = _reload(build)
         if build.archived_at is None:
             _check_not_in_use(build)
@@ -195,7 +195,7 @@ def delete(build: Build, settings: Settings) -> None:
 
     Raises Conflict while a job needs the build.
     """
-    with write("delete", makes_room=True):
+    with write("delete", use_reserve=True):
         mark_deleted(build)
     wake_engine(settings.data_dir)
 

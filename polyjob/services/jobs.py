@@ -13,7 +13,7 @@ from peewee import ModelSelect
 
 from polyjob.clock import now
 from polyjob.db.database import database, write
-from polyjob.db.models import SHOWN, Job, JobStatus, Project, User
+from polyjob.db.models import LISTED, Job, JobStatus, Project, User
 from polyjob.db.prepared import Prepared
 from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, NotFound, Problem
@@ -64,7 +64,7 @@ def visible_state(project: Project, job_id: int) -> tuple[object, ...]:
     for a build, the version of the build.
     """
     sql = "SELECT version, status, is_managed, build_id FROM job WHERE id = ? AND project_id = ? AND "
-    row = database.execute_sql(sql + SHOWN.sql, (job_id, project.id)).fetchone()
+    row = database.execute_sql(sql + LISTED.sql, (job_id, project.id)).fetchone()
     if row is None:
         raise _not_found(job_id)
     version, status, is_managed, build_id = row
@@ -175,7 +175,7 @@ def request_stop(job: Job, user: User | None, settings: Settings) -> Job:
     A job that was not claimed yet is `stopped` when this returns. A running job becomes `stopped` once none of its
     processes is left. A job that is done is not changed.
     """
-    with write("stop", makes_room=True):
+    with write("stop", use_reserve=True):
         job = reload(job)
         _request_stop(job, "person", user)
     wake_engine(settings.data_dir)
@@ -184,7 +184,7 @@ def request_stop(job: Job, user: User | None, settings: Settings) -> Job:
 
 def delete(job: Job, user: User | None, settings: Settings) -> None:
     """Hide the job immediately; the engine stops it and then removes it with its files. Idempotent."""
-    with write("delete", makes_room=True):
+    with write("delete", use_reserve=True):
         mark_deleted(reload(job), user)
     wake_engine(settings.data_dir)
 
@@ -202,7 +202,7 @@ def mark_deleted(job: Job, user: User | None) -> None:
 
 def archive(job: Job, user: User | None, settings: Settings) -> None:
     """Hide the job from lists and look-ups, and request that it stops if it is not done. Idempotent."""
-    with write("archive", makes_room=True):
+    with write("archive", use_reserve=True):
         job = reload(job)
         if job.archived_at is None:
             _request_stop(job, "person", user)
@@ -225,7 +225,7 @@ def restore(project: Project, job_id: int) -> Job:
 
 def stop_many(project: Project, job_ids: Iterable[int], user: User | None, settings: Settings) -> list[int]:
     """Request that jobs of the project stop. Return the ids of those that exist and were not done."""
-    with write("stop", makes_room=True):
+    with write("stop", use_reserve=True):
         unfinished = [job for job in _listed_jobs(project, job_ids) if not job.status.is_done]
         for job in unfinished:
             _request_stop(job, "person", user)
@@ -235,7 +235,7 @@ def stop_many(project: Project, job_ids: Iterable[int], user: User | None, setti
 
 def delete_many(project: Project, job_ids: Iterable[int], user: User | None, settings: Settings) -> list[int]:
     """Delete jobs of the project. Return the ids of those that exist."""
-    with write("delete", makes_room=True):
+    with write("delete", use_reserve=True):
         jobs = _listed_jobs(project, job_ids)
         for job in jobs:
             mark_deleted(job, user)

@@ -85,7 +85,7 @@ def update(project: Project, changes: Mapping[str, Any]) -> Project:
 
 def archive(project: Project, user: User, settings: Settings) -> None:
     """Hide the project with its jobs and builds, and request that its jobs stop. Idempotent."""
-    with write("archive", makes_room=True):
+    with write("archive", use_reserve=True):
         project = _reload(project)
         jobs.stop_all(project, user)
         audit.record("archive", project)
@@ -106,7 +106,7 @@ def delete(project: Project, user: User | None, settings: Settings) -> None:
 
     The name can be used for another project immediately.
     """
-    with write("delete", makes_room=True):
+    with write("delete", use_reserve=True):
         mark_deleted(project, user)
     wake_engine(settings.data_dir)
 

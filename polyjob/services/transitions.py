@@ -89,7 +89,7 @@ def update_note(run: Job | Build, kind: str, text: str | None) -> None:
 
 
 def _write_columns(run: Job | Build, columns: dict[str, Any], **expected: Any) -> bool:
-    if not update(type(run), run.id, columns, raised="version", **expected):
+    if not update(type(run), run.id, columns, increment="version", **expected):
         return False
     for name, value in columns.items():
         setattr(run, name, value)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from polyjob.db.database import database
-from polyjob.db.models import CLAIMED, DELETED, SHOWN, Build, BuildStatus, Job, JobStatus, Project
+from polyjob.db.models import CLAIMED, DELETED, LISTED, Build, BuildStatus, Job, JobStatus, Project
 from polyjob.services.notes import note_text
 from polyjob.statuses import DONE, Status
 from tests.crash.hand import World
@@ -224,8 +224,8 @@ class Truths:
 
     def _look_at_counts(self) -> None:
         project = Project.get()
-        assert project.job_count == Job.select().where(SHOWN).count()
-        assert project.build_count == Build.select().where(SHOWN).count()
+        assert project.job_count == Job.select().where(LISTED).count()
+        assert project.build_count == Build.select().where(LISTED).count()
         shown = [known.number for known in self.jobs if not known.is_deleted and not known.is_archived]
         assert project.job_count == len(shown)
 

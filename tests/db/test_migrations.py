@@ -15,7 +15,7 @@ def test_what_schema_1_held_is_there_and_counted(tmp_path):
     folder = tmp_path / "data"
     Store(folder).prepare()
     connection = sqlite3.connect(folder / "polyjob.db")
-    connection.executescript(migrations._steps()[1])
+    connection.executescript(migrations._migrations()[1])
     connection.executescript(
         """
         PRAGMA user_version = 1;

@@ -241,7 +241,7 @@ def test_a_database_of_a_newer_polyjob(verb, data_dir):
     with contextlib.closing(sqlite3.connect(data_dir / "polyjob.db")) as connection:
         connection.execute("PRAGMA user_version = 999")
     port = ["--port", "0"] if verb == "serve" else []
-    assert "install the newer one" in fails(verb, *port, "--data-dir", str(data_dir))
+    assert "install a newer polyjob" in fails(verb, *port, "--data-dir", str(data_dir))
 
 
 @pytest.mark.parametrize("verb", ["serve", "engine"])

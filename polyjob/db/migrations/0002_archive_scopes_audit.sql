@@ -1,15 +1,15 @@
--- Users whose sessions can be ended, and who are gone but for what names them.
+-- Sessions of users can be ended, and users can be deleted although rows refer to them.
 
 ALTER TABLE user ADD COLUMN session_version INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE user ADD COLUMN deleted_at INTEGER;
 
--- Tokens that may do less, for one project only, and that say when they were last used.
+-- Tokens have a scope, optionally a project, and the time of their last use.
 
 ALTER TABLE token ADD COLUMN scope TEXT NOT NULL DEFAULT 'admin';
 ALTER TABLE token ADD COLUMN project_id INTEGER REFERENCES project (id) ON DELETE CASCADE;
 ALTER TABLE token ADD COLUMN last_used_at INTEGER;
 
--- Who did what to what. Names are kept as they were, so that a line outlives what it tells of.
+-- The audit trail. It stores names, so that an entry outlives what it refers to.
 
 CREATE TABLE audit (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -30,7 +30,7 @@ CREATE INDEX audit_kind ON audit (kind, id);
 CREATE INDEX audit_user ON audit (username, id);
 CREATE INDEX audit_project ON audit (project_id, id) WHERE project_id IS NOT NULL;
 
--- First answers to requests that carry an Idempotency-Key.
+-- The first responses to requests with an Idempotency-Key.
 
 CREATE TABLE idempotency (
     user_id INTEGER NOT NULL REFERENCES user (id) ON DELETE CASCADE,
@@ -42,7 +42,7 @@ CREATE TABLE idempotency (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX idempotency_created ON idempotency (created_at);
 
--- Archived, and deleted but not yet gone.
+-- Archived rows, and deleted rows that are not removed yet.
 
 ALTER TABLE project ADD COLUMN archived_at INTEGER;
 ALTER TABLE project ADD COLUMN deleted_at INTEGER;
@@ -71,8 +71,8 @@ CREATE INDEX build_updated ON build (project_id, updated_at, id) WHERE deleted_a
 CREATE INDEX build_archived ON build (project_id, archived_at, id) WHERE deleted_at IS NULL AND archived_at IS NOT NULL;
 CREATE INDEX build_deleted ON build (id) WHERE deleted_at IS NOT NULL;
 
--- Counts are of what lists show, neither deleted nor archived. The versions are the lists' ETags: whoever changes what
--- a list shows of a job or build raises that row's own version, and so the list's.
+-- The counts are of the rows that lists show: neither deleted nor archived. The versions are the ETags of the lists.
+-- Every visible change of a job or build raises the version of its row, and a trigger then raises that of the list.
 
 DROP TRIGGER job_count_insert;
 DROP TRIGGER job_count_delete;
@@ -124,7 +124,7 @@ BEGIN
     WHERE id = NEW.project_id;
 END;
 
--- What is removed is a link less of those that name it: people see that, too.
+-- Removing a row removes links to it, which is a visible change of the rows that had them.
 
 CREATE TRIGGER job_unlinked BEFORE DELETE ON job
 BEGIN
@@ -135,7 +135,7 @@ BEGIN
     UPDATE job SET version = version + 1 WHERE build_id = OLD.id;
 END;
 
--- Bookmarks of projects and builds, beside those of jobs.
+-- Bookmarks of projects and builds, in addition to jobs.
 
 CREATE TABLE bookmark_new (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

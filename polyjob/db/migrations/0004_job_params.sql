@@ -1,4 +1,4 @@
--- The params that a job recorded of itself, as JSON; NULL = those of its config.
+-- Params that a job recorded itself, as JSON; NULL means those of its config.
 
 ALTER TABLE job ADD COLUMN params TEXT;
 

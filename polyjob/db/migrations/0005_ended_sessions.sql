@@ -1,4 +1,4 @@
--- Browser sessions that were signed out before their cookies expire: the SHA-256 of each one's id.
+-- Browser sessions that were signed out before their cookies expired, by the SHA-256 of the session id.
 
 CREATE TABLE ended_session (
     digest TEXT NOT NULL PRIMARY KEY,

@@ -3,6 +3,6 @@
 ALTER TABLE job RENAME COLUMN running_clock TO attempt_clock;
 ALTER TABLE job DROP COLUMN running_at;
 
--- The statuses that clients reported of a job that polyjob runs.
+-- Statuses that clients reported while polyjob ran the job.
 
 ALTER TABLE job ADD COLUMN reported TEXT;

@@ -1,4 +1,4 @@
--- Builds that a client drives by posting their statuses. The engine passes over them.
+-- Builds that a client runs, and whose statuses it posts. The engine ignores them.
 
 ALTER TABLE build ADD COLUMN is_managed INTEGER NOT NULL DEFAULT 1;
 DROP INDEX build_live;

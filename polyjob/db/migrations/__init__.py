@@ -1,6 +1,6 @@
-"""The database's schema, as numbered steps: file `NNNN_name.sql` brings schema NNNN - 1 to NNNN.
+"""Migrations of the database schema: the file `NNNN_name.sql` migrates version NNNN - 1 to NNNN.
 
-The number of the schema in a file is SQLite's own `user_version`. Steps are never changed once released.
+A database stores its schema version in SQLite's `user_version`. A released migration is never changed.
 """
 
 from __future__ import annotations
@@ -19,52 +19,55 @@ from polyjob.db.database import database, write
 _NAME = re.compile(r"(\d{4})_\w+\.sql")
 
 
-def _steps() -> dict[int, str]:
+def _migrations() -> dict[int, str]:
     files = (file for file in resources.files(__name__).iterdir() if _NAME.fullmatch(file.name))
     return {int(file.name[:4]): file.read_text() for file in sorted(files, key=lambda file: file.name)}
 
 
 def latest_version() -> int:
-    """The schema that this code works with."""
-    return max(_steps())
+    """Return the schema version of this polyjob."""
+    return max(_migrations())
 
 
 def current_version() -> int:
-    """The schema of the open database; 0 = empty."""
+    """Return the schema version of the open database; 0 means that it is empty."""
     return int(database.execute_sql("PRAGMA user_version").fetchone()[0])
 
 
 def migrate(data_dir: Path) -> int:
-    """Bring the open database to `latest_version`, in one transaction, and return how many steps that took. Idempotent.
+    """Migrate the open database to the latest version in one transaction, and return the number of migrations.
 
-    A database that holds something is backed up first, beside itself, as `polyjob.db.before-NNNN`. Raises RuntimeError
-    for a database that a newer polyjob has written.
+    Idempotent. A database that is not empty is first copied to `polyjob.db.before-NNNN` beside it. Raises RuntimeError
+    if a newer polyjob has written the database.
     """
-    found, wanted = current_version(), latest_version()
-    if found > wanted:
-        raise RuntimeError(f"the database has schema {found}, this polyjob knows only {wanted}: install the newer one")
-    if found == wanted:
+    version, latest = current_version(), latest_version()
+    if version > latest:
+        raise RuntimeError(
+            f"the database has schema version {version}, but this polyjob supports only {latest}:"
+            " install a newer polyjob"
+        )
+    if version == latest:
         return 0
-    if found:
-        _back_up(data_dir / f"polyjob.db.before-{wanted:04d}")
+    if version:
+        _back_up(data_dir / f"polyjob.db.before-{latest:04d}")
     with write("migrate"):
-        found = current_version()  # another process may have come first
-        for number in range(found + 1, wanted + 1):
-            for statement in _statements(_steps()[number]):
+        version = current_version()  # another process may have migrated it meanwhile
+        for number in range(version + 1, latest + 1):
+            for statement in _statements(_migrations()[number]):
                 database.execute_sql(statement)
-        database.execute_sql(f"PRAGMA user_version = {wanted}")
-        if not found:
-            _first_rows()
-    return wanted - found
+        database.execute_sql(f"PRAGMA user_version = {latest}")
+        if not version:
+            _insert_first_rows()
+    return latest - version
 
 
 def _back_up(path: Path) -> None:
-    part = path.with_name(f"{path.name}.part")
-    for old in (path, part):
+    partial = path.with_name(f"{path.name}.part")
+    for old in (path, partial):
         with contextlib.suppress(FileNotFoundError):
             old.unlink()
-    database.execute_sql("VACUUM INTO ?", (str(part),))
-    part.rename(path)
+    database.execute_sql("VACUUM INTO ?", (str(partial),))
+    partial.rename(path)
 
 
 def _statements(script: str) -> Iterator[str]:
@@ -76,7 +79,7 @@ def _statements(script: str) -> Iterator[str]:
             statement = ""
 
 
-def _first_rows() -> None:
+def _insert_first_rows() -> None:
     insert = "INSERT INTO meta (key, value) VALUES (?, ?)"
     database.execute_sql(insert, ("installation", secrets.token_hex(16)))
     database.execute_sql(insert, ("secret", secrets.token_hex(32)))
