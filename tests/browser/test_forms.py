@@ -29,7 +29,7 @@ def test_job_is_submitted_stopped_and_run_again(new_page: Pages, script: bool) -
     page = new_page(java_script_enabled=script)
     page.goto("/")
     page.get_by_role("link", name="Submit", exact=True).click()
-    page.get_by_label("Command").fill("echo first; sleep 600")
+    page.get_by_label("Command", exact=True).fill("echo first; sleep 600")
     page.get_by_label("Environment variables").fill("A=1\nB=2")
     page.get_by_role("button", name="Submit").click()
     first = number(page)
@@ -93,17 +93,17 @@ def test_errors_are_shown_beside_their_fields(page: Page, new_page: Pages, acces
 def test_commands_follow_the_fields(page: Page, plain_page: Page, screenshot: Take) -> None:
     page.goto(SUBMIT)
     expect(page.locator("#commands")).to_be_hidden()
-    page.get_by_label("Command").fill("echo it's")
+    page.get_by_label("Command", exact=True).fill("echo it's")
     expect(page.locator("#run-command")).to_have_text("polyjob run -p root/quick-start -- 'echo it'\"'\"'s'")
     page.get_by_label("Image").fill("python:3.12")
     expect(page.locator("#run-command")).to_contain_text("--image python:3.12")
     page.get_by_label("Image").fill("No Image")
     expect(page.locator("#commands")).to_be_hidden()
     plain_page.goto(SUBMIT)
-    plain_page.get_by_label("Command").fill("echo 1")
+    plain_page.get_by_label("Command", exact=True).fill("echo 1")
     plain_page.get_by_role("button", name="Show as command").click()
     expect(plain_page.locator("#run-command")).to_have_text("polyjob run -p root/quick-start -- 'echo 1'")
-    expect(plain_page.get_by_label("Command")).to_have_value("echo 1")
+    expect(plain_page.get_by_label("Command", exact=True)).to_have_value("echo 1")
     screenshot(plain_page, "submit-commands", full_page=True)
 
 
@@ -113,7 +113,7 @@ def test_folder_is_uploaded(page: Page, server: Server, tmp_path: Path) -> None:
     (tmp_path / "mine/.git").mkdir()
     (tmp_path / "mine/.git/config").write_text("secret")
     page.goto(SUBMIT)
-    page.get_by_label("Command").fill("cat lib/*; ls -a")
+    page.get_by_label("Command", exact=True).fill("cat lib/*; ls -a")
     page.locator("#upload").evaluate("input => input.dataset.limit = 5")
     page.get_by_label("or a folder").set_input_files(tmp_path / "mine")
     page.get_by_role("button", name="Submit").click()
@@ -147,7 +147,7 @@ def test_password_sign_in_and_sign_out(new_page: Pages, server: Server) -> None:
 
 def test_command_line_token_is_created_and_signs_in(new_page: Pages, plain_page: Page, server: Server) -> None:
     plain_page.goto("/app/token")
-    plain_page.get_by_role("button", name="Create token").click()
+    plain_page.get_by_role("button", name="Create a command-line token").click()
     key = plain_page.get_by_label("Token", exact=True).inner_text()
     assert server.call("GET", "/api/v1/users", token=key).json["username"] == "root"
     visitor = new_page(storage_state=None)

@@ -69,7 +69,7 @@ class TestTokens:
         assert "img" not in ana.get(f"/keys/{Token.get().id}/revoke").tags
 
     def test_command_line_token_takes_one_click(self, ana: Browser, user: User) -> None:
-        page = ana.press("/app/token", "Create token", 201)
+        page = ana.press("/app/token", "Create a command-line token", 201)
         identity = auth.identity_of_token(shown_token(page))
         assert (identity.user, identity.scope) == (user, Scope.ADMIN)
         assert identity.token and identity.token.expires_at
