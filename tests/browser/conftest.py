@@ -1,7 +1,7 @@
-"""A real server and Debian's Chromium on its pages.
+"""A real server, and Chromium on its pages.
 
-A page of these tests fails its test where it logs an error, breaks the page's own policy or asks another host for
-anything. Set POLYJOB_TEST_SCREENSHOTS to a folder to keep what `screenshot` takes.
+A test fails if one of its pages logs an error, violates its Content Security Policy, or sends a request to another
+host. Set POLYJOB_TEST_SCREENSHOTS to a folder to keep the screenshots.
 """
 
 from __future__ import annotations
@@ -31,16 +31,15 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 20_000
-"""Milliseconds that a page may take for anything."""
-expect.set_options(timeout=PATIENCE)
+TIMEOUT_MILLISECONDS = 20_000
+expect.set_options(timeout=TIMEOUT_MILLISECONDS)
 PHONE = {"width": 360, "height": 740}
 
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Started once; its contexts share nothing."""
-    require("chromium", bool(CHROMIUM), "there is no `chromium` on the PATH")
+    """One browser for all tests. Its contexts share nothing."""
+    require("chromium", bool(CHROMIUM), "`chromium` is not on the PATH")
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, headless=True)
         yield started
@@ -49,60 +48,62 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all that does not end it, with nobody else's jobs in it but those of the tests before."""
+    """One server for all tests that do not stop it. It has the jobs of earlier tests."""
     with Server(tmp_path_factory.mktemp("server"), slots="4") as started:
         yield started
 
 
 def sign_in_link(server: Server) -> str:
-    """The link that the server's start printed. It works once."""
-    found = re.search(r"http://\S+/sign-in/\S+", "".join(server.lines))
-    assert found, server.lines
-    return found.group()
+    """Return the one-time link that the server printed at its start."""
+    match = re.search(r"http://\S+/sign-in/\S+", "".join(server.lines))
+    assert match, server.lines
+    return match.group()
 
 
 @pytest.fixture(scope="package")
 def cookies(browser: Browser, server: Server) -> Any:
-    """The state of a browser in which `root` is signed in."""
+    """The storage state of a browser with `root` signed in."""
     return sign_in(browser, server)
 
 
 def sign_in(browser: Browser, server: Server) -> Any:
-    """Use the server's link up; what `new_page` takes as `storage_state`."""
+    """Sign in with the server's link. Return a `storage_state` for `new_page`."""
     with contextlib.closing(browser.new_context()) as context:
         context.new_page().goto(sign_in_link(server))
         return context.storage_state()
 
 
 class Pages:
-    """Makes pages, and keeps what went wrong in them."""
+    """Opens pages, and collects their errors."""
 
     def __init__(self, browser: Browser, server: Server | None, cookies: Any) -> None:
         self.faults: list[str] = []
-        """Errors on a page that no test expects. A test that provokes one clears it."""
+        """Unexpected errors. A test that provokes errors must clear them."""
         self._browser = browser
         self._server = server
         self._cookies = cookies
         self._contexts: list[BrowserContext] = []
 
     def __call__(self, server: Server | None = None, **options: Any) -> Page:
-        """A page in a context of its own: root is signed in on the tests' server, or nobody on the one given.
+        """Open a page in a new context: with root signed in on the shared server, or without sign-in on the given one.
 
         The options are playwright's: `java_script_enabled`, `color_scheme`, `viewport`, `storage_state`…
         """
-        known = {} if server else {"storage_state": self._cookies}
+        defaults = {} if server else {"storage_state": self._cookies}
         server = server or self._server
         assert server is not None
         base = f"http://127.0.0.1:{server.port}"
-        context = self._browser.new_context(base_url=base, **known | options)
-        context.set_default_timeout(PATIENCE)
+        context = self._browser.new_context(base_url=base, **defaults | options)
+        context.set_default_timeout(TIMEOUT_MILLISECONDS)
         self._contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda said: self.faults.append(said.text) if said.type == "error" else None)
+        page.on("console", lambda message: self.faults.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.on(
             "request",
-            lambda asked: None if asked.url.startswith((base, "blob:", "data:")) else self.faults.append(asked.url),
+            lambda request: (
+                None if request.url.startswith((base, "blob:", "data:")) else self.faults.append(request.url)
+            ),
         )
         return page
 
@@ -113,7 +114,7 @@ class Pages:
 
 @pytest.fixture
 def new_page(browser: Browser, server: Server, cookies: Any) -> Iterator[Pages]:
-    """Makes as many pages as a test wants; see `Pages`."""
+    """Open further pages."""
     pages = Pages(browser, server, cookies)
     yield pages
     pages.close()
@@ -122,39 +123,39 @@ def new_page(browser: Browser, server: Server, cookies: Any) -> Iterator[Pages]:
 
 @pytest.fixture
 def page(new_page: Pages) -> Page:
-    """A page where root is signed in."""
+    """A page with root signed in."""
     return new_page()
 
 
 @pytest.fixture
 def plain_page(new_page: Pages) -> Page:
-    """The same with JavaScript off."""
+    """A page with root signed in and JavaScript disabled."""
     return new_page(java_script_enabled=False)
 
 
 @pytest.fixture
 def visitor(new_page: Pages) -> Page:
-    """A page where nobody is signed in."""
+    """A page without sign-in."""
     return new_page(storage_state=None)
 
 
 @pytest.fixture(scope="session")
 def axe() -> str:
-    """The text of axe-core, from the package that carries it."""
+    """The source of axe-core."""
     return (importlib.resources.files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
 
 
 @pytest.fixture
 def accessible(axe: str) -> Callable[..., None]:
-    """Fails where axe finds a serious fault on the page as it is now, by all of its rules or those given."""
+    """Check the current page with axe, by all rules or the given ones. Serious problems fail the test."""
 
     def check(page: Page, *rules: str) -> None:
         page.evaluate(axe)
         options = {"resultTypes": ["violations"]} | ({"runOnly": rules} if rules else {})
-        found = page.evaluate("options => axe.run(document, options)", options)["violations"]
+        violations = page.evaluate("options => axe.run(document, options)", options)["violations"]
         faults = [
             f"{fault['impact']}: {fault['help']}: {node['html']} {node['failureSummary']}"
-            for fault in found
+            for fault in violations
             if fault["impact"] in ("serious", "critical")
             for node in fault["nodes"]
         ]
@@ -165,7 +166,7 @@ def accessible(axe: str) -> Callable[..., None]:
 
 @pytest.fixture
 def screenshot(tmp_path: Path) -> Callable[..., Path]:
-    """Takes a picture of a page under a name; a folder of its own, or POLYJOB_TEST_SCREENSHOTS."""
+    """Save a screenshot of a page under a name."""
     folder = Path(os.environ.get("POLYJOB_TEST_SCREENSHOTS") or tmp_path / "screenshots")
 
     def take(page: Page, name: str, **options: Any) -> Path:

@@ -1,4 +1,4 @@
-"""What a person does on the pages, in a real browser: with JavaScript and, where it says so, without."""
+"""Forms in a real browser, with JavaScript and without."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Take = Callable[..., Path]
 
 
 def number(page: Page) -> int:
-    found = re.search(r"/jobs/(\d+)$", page.url)
-    assert found, page.url
-    return int(found.group(1))
+    match = re.search(r"/jobs/(\d+)$", page.url)
+    assert match, page.url
+    return int(match.group(1))
 
 
 @pytest.mark.parametrize("script", [True, False])
@@ -87,7 +87,7 @@ def test_errors_are_shown_beside_their_fields(page: Page, new_page: Pages, acces
     expect(page.get_by_label("Image")).to_have_value("No Image")
     accessible(page)
     screenshot(page, "submit-wrong", full_page=True)
-    new_page.faults.clear()  # the browser logs every page that is no 200
+    new_page.faults.clear()  # the browser logs every response other than 200
 
 
 def test_commands_follow_the_fields(page: Page, plain_page: Page, screenshot: Take) -> None:
@@ -142,24 +142,24 @@ def test_password_sign_in_and_sign_out(new_page: Pages, server: Server) -> None:
         assert page.url.endswith("/projects")
         page.get_by_role("button", name="Sign out").click()
         expect(page.locator(".flash")).to_have_text("You are signed out.")
-    new_page.faults.clear()  # the browser logs every page that is no 200
+    new_page.faults.clear()  # the browser logs every response other than 200
 
 
 def test_command_line_token_is_created_and_signs_in(new_page: Pages, plain_page: Page, server: Server) -> None:
     plain_page.goto("/app/token")
     plain_page.get_by_role("button", name="Create a command-line token").click()
-    key = plain_page.get_by_label("Token", exact=True).inner_text()
-    assert server.call("GET", "/api/v1/users", token=key).json["username"] == "root"
+    token = plain_page.get_by_label("Token", exact=True).inner_text()
+    assert server.call("GET", "/api/v1/users", token=token).json["username"] == "root"
     visitor = new_page(storage_state=None)
     visitor.goto("/sign-in")
     visitor.get_by_text("Sign in with a token instead").click()
-    visitor.get_by_label("Token", exact=True).fill(key)
+    visitor.get_by_label("Token", exact=True).fill(token)
     visitor.get_by_role("button", name="Sign in").click()
     visitor.goto("/keys")
     visitor.get_by_role("row", name="command line").get_by_role("link", name="Revoke").click()
     visitor.get_by_role("button", name="Revoke token").click()
     assert visitor.get_by_label("Password").is_visible()
-    new_page.faults.clear()  # the key that it was signed in by is gone: 401
+    new_page.faults.clear()  # the token that it was signed in by is gone: 401
 
 
 @pytest.mark.parametrize(("scheme", "viewport"), [("light", None), ("dark", None), ("light", PHONE)])

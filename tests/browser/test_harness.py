@@ -1,4 +1,4 @@
-"""The tests' own tools see what they are for."""
+"""The fixtures of the browser tests detect the errors that they are for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_visitor_is_not_signed_in(visitor: Page, new_page: Pages) -> None:
     answer = visitor.goto("/root/quick-start")
     assert answer is not None
     assert answer.status == 401
-    new_page.faults.clear()  # the browser logs every page that is no 200
+    new_page.faults.clear()  # the browser logs every response other than 200
 
 
 def test_javascript_runs_only_if_enabled(page: Page, plain_page: Page) -> None:

@@ -1,4 +1,4 @@
-"""The log of a job in a browser: watched to its end, however large, with script and without."""
+"""The log of a job in a real browser, with JavaScript and without."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ COLOURS = "\n".join(
     for code in range(8)
 )
 STYLES = "printf '\\033[2mdim\\033[0;7mreverse\\033[0;31;7mboth\\033[0;1;3;4;9mall\\033[0m\\n'"
-MOST_ROWS = 120
-"""What a window of a screen may have."""
+MAX_ROWS_IN_PAGE = 120
 
 
 class Gate:
-    """Lets a job go on."""
+    """Blocks a job until it is opened."""
 
     def __init__(self, folder: Path) -> None:
         self._names = (folder / f"gate-{number}" for number in itertools.count())
         self._path = next(self._names)
 
     def wait(self) -> str:
-        """A command that waits for the gate to be opened."""
+        """Return a command that waits until the gate is opened."""
         return f"while [ ! -e {self._path} ]; do sleep 0.05; done"
 
     def open(self) -> None:
@@ -45,14 +44,14 @@ class Gate:
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Gate]:
-    made = Gate(tmp_path)
-    yield made
-    made.open()
+    new_gate = Gate(tmp_path)
+    yield new_gate
+    new_gate.open()
 
 
 @pytest.fixture(scope="module")
 def million(server: Server) -> int:
-    """A job that wrote a million lines, each its own number."""
+    """A job whose log has a million lines, each with its own number."""
     number = server.submit(f"seq {MILLION}")["id"]
     assert server.until_done(number)["last_status"] == "succeeded"
     return number
@@ -67,7 +66,7 @@ def row(page: Page, number: int) -> Any:
 
 
 def first_in_sight(page: Page) -> int:
-    """The number of the first row that is wholly within the box."""
+    """Return the number of the first row that is fully visible."""
     return page.evaluate(
         """() => {
             const top = document.querySelector(".log-box").getBoundingClientRect().top;
@@ -78,7 +77,7 @@ def first_in_sight(page: Page) -> int:
 
 
 def settle(page: Page) -> None:
-    """Wait until what was scrolled to is drawn and fetched."""
+    """Wait until the rows in sight are fetched and drawn."""
     page.wait_for_timeout(300)
     expect(page.locator(".row > a:only-child")).to_have_count(0)
 
@@ -168,8 +167,8 @@ class TestFollowing:
             for seen in (150, 100, 1):
                 page.evaluate("(line) => { location.hash = `#L${line}` }", seen)
                 expect(row(page, seen)).to_have_text(f"{seen}{seen}")
-            page.close()  # it may ask once more, while its server ends
-            new_page.faults.clear()  # of the time in which nobody answered
+            page.close()  # it may send another request while the server stops
+            new_page.faults.clear()  # errors while the server was down
 
 
 class TestContent:
@@ -225,7 +224,7 @@ class TestLongLog:
             box.press(key)
             expect(row(page, seen)).to_be_in_viewport()
             expect(row(page, seen)).to_have_text(f"{seen}{seen}")
-            assert page.locator(".row").count() < MOST_ROWS
+            assert page.locator(".row").count() < MAX_ROWS_IN_PAGE
         for _ in range(5):
             box.press("PageDown")
         settle(page)
@@ -238,7 +237,7 @@ class TestLongLog:
             seen = first_in_sight(page)
             assert abs(seen - middle * MILLION) < MILLION / 100
             expect(row(page, seen)).to_have_text(f"{seen}{seen}")
-            assert page.locator(".row").count() < MOST_ROWS
+            assert page.locator(".row").count() < MAX_ROWS_IN_PAGE
         page.locator(".log-box").hover()
         before = first_in_sight(page)
         page.mouse.wheel(0, 200)
@@ -391,7 +390,6 @@ class TestAppearance:
 
 
 def test_log_script_and_style_are_small(page: Page, million: int) -> None:
-    """Of script and style, as they are sent."""
     sizes = {}
     page.on("response", lambda answer: sizes.update({answer.url.rpartition("/")[2]: len(answer.body())})
             if "/static/log." in answer.url else None)  # fmt: skip

@@ -1,4 +1,4 @@
-"""The pages that show, in a real browser: lists, jobs, builds, outputs, the server's status."""
+"""Lists, jobs, builds, outputs and the status page in a real browser."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ exit 3
 
 @pytest.fixture(scope="module")
 def numbers(server: Server) -> dict[str, int]:
-    """A project with jobs of several kinds: by name."""
+    """Ids by name, in a project with jobs of several kinds."""
     assert server.call("POST", "/api/v1/projects", {"name": "shown"}).status == 201
 
     def submit(name: str, **config: Any) -> int:
@@ -50,7 +50,7 @@ def numbers(server: Server) -> dict[str, int]:
 
 
 def drive(server: Server, name: str) -> int:
-    """A job that nobody runs, and that is what is posted for it."""
+    """Create an unmanaged job. Tests post its statuses."""
     answer = server.call("POST", API, {"name": name, "is_managed": False})
     assert answer.status == 201
     return int(answer.json["id"])
@@ -62,7 +62,7 @@ def report(server: Server, number: int, status: str) -> None:
 
 @pytest.fixture
 def paths(numbers: dict[str, int]) -> list[str]:
-    """Every page that shows something."""
+    """The paths of all pages without forms."""
     job, build = f"{PROJECT}/jobs/{numbers['fails']}", f"{PROJECT}/builds/{numbers['build of built']}"
     return [
         "/",
@@ -252,10 +252,10 @@ class TestEveryPage:
         path = f"{PROJECT}/jobs/{numbers['fails']}"
         page.goto(path)
         plain_page.goto(path)
-        there, here = (where.locator("time.at").first for where in (page, plain_page))
-        hours = [int(where.inner_text()[11:13]) for where in (there, here)]
+        local, utc = (where.locator("time.at").first for where in (page, plain_page))
+        hours = [int(where.inner_text()[11:13]) for where in (local, utc)]
         assert (hours[0] - hours[1]) % 24 == 9
-        title = there.get_attribute("title")
+        title = local.get_attribute("title")
         assert title is not None
         assert "GMT+9" in title
         assert "UTC" in title
@@ -273,8 +273,8 @@ class TestEveryPage:
             assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none", reached
             if reached[-1] == "fails":
                 break
-        wanted = [reached.index(name) for name in ("All", "Failed", "query", "Filter", "Submitted ↓", "fails")]
-        assert wanted == sorted(wanted)
+        positions = [reached.index(name) for name in ("All", "Failed", "query", "Filter", "Submitted ↓", "fails")]
+        assert positions == sorted(positions)
         page.keyboard.press("Enter")
         expect(page.get_by_role("heading", name="fails")).to_be_visible()
 

@@ -1,4 +1,4 @@
-"""A client that nobody has signed in, and one that ana has."""
+"""Clients without a sign-in, and with ana signed in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.pages.helpers import sign_in
 
 @pytest.fixture
 def visitor(app: Flask) -> FlaskClient:
-    """Nobody is signed in."""
+    """A client that is not signed in."""
     return app.test_client()
 
 

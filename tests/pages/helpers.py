@@ -1,4 +1,4 @@
-"""Makes what pages show, and reads them as a browser without script gets them."""
+"""Helpers that create jobs, builds, logs and outputs, and read pages as a browser without JavaScript."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ EVIL = "<script>alert(1)</script>"
 
 
 class Page(HTMLParser):
-    """What a browser makes of a page: its tags, its links and the text that people read."""
+    """The parsed page: its tags, links, attributes and visible text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.tags: list[str] = []
-        """But for the scripts that are the server's own files."""
+        """Without the scripts from the server's static files."""
         self.links: list[str] = []
         self.attributes: list[str] = []
         self.text = ""
@@ -56,7 +56,7 @@ def make_link(user: User, minutes: float = 5) -> str:
 
 
 def make_job(project: Project, *steps: tuple[Status, str | None, dict[str, Any] | None], **columns: Any) -> Job:
-    """A job a minute old that went through these statuses, a second each."""
+    """Create a job that was submitted a minute ago and had each of these statuses for a second."""
     moment = now() - datetime.timedelta(minutes=1)
     with write("test"):
         job = Job.create(
@@ -98,14 +98,20 @@ def write_log(data_dir: Path, job: Job, content: bytes) -> None:
 
 
 def make_build(project: Project, status: Status = Status.SUCCEEDED, **columns: Any) -> Build:
-    """A build that is a minute old and took two seconds."""
+    """Create a build that was submitted a minute ago and took two seconds."""
     moment = now() - datetime.timedelta(minutes=1)
-    known = {"uuid": uuid.uuid4().hex, "runner": "process", "key": "5" * 64, "key_parts": {}, "config": {"build": {}}}
+    defaults = {
+        "uuid": uuid.uuid4().hex,
+        "runner": "process",
+        "key": "5" * 64,
+        "key_parts": {},
+        "config": {"build": {}},
+    }
     dates = dict.fromkeys(("created_at", "updated_at", "started_at"), moment)
     if status.is_done:
         dates["finished_at"] = moment + datetime.timedelta(seconds=2)
     with write("test"):
-        build = Build.create(project=project, user=project.user, status=status, **known | dates | columns)
+        build = Build.create(project=project, user=project.user, status=status, **defaults | dates | columns)
         for number, step in enumerate(dict.fromkeys((Status.CREATED, status))):
             later = moment + datetime.timedelta(seconds=number)
             BuildStatus.create(uuid=uuid.uuid4().hex, build=build, status=step, created_at=later)
@@ -113,7 +119,7 @@ def make_build(project: Project, status: Status = Status.SUCCEEDED, **columns: A
 
 
 def seal(data_dir: Path, job: Job, files: dict[str, bytes]) -> None:
-    """Have these be the job's outputs, whose names may be any bytes but zeros and slashes."""
+    """Write the job's outputs, and seal them if the job has ended. Names can have any bytes but zeros and slashes."""
     folder = Store(data_dir).live_outputs(job.uuid).folder
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -126,5 +132,5 @@ def seal(data_dir: Path, job: Job, files: dict[str, bytes]) -> None:
 
 def log_rows(html: str) -> list[tuple[str, str]]:
     """Return (id, text) of each row of a log page."""
-    found = re.findall(r'<div class="row"(?: id="(L\d+)")?><a[^>]*>\d*</a>(.*?)\n</div>', html, re.DOTALL)
-    return [(number, re.sub(r"<[^>]+>", "", text)) for number, text in found]
+    rows = re.findall(r'<div class="row"(?: id="(L\d+)")?><a[^>]*>\d*</a>(.*?)\n</div>', html, re.DOTALL)
+    return [(number, re.sub(r"<[^>]+>", "", text)) for number, text in rows]

@@ -1,4 +1,4 @@
-"""What every page has: its policy, its voice, what it weighs, and that nothing in it is anything but text."""
+"""Every page: escaping, security headers, size of scripts and styles, error pages."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def test_every_page_has_security_headers(client: FlaskClient, project: Project) 
 
 def test_scripts_and_styles_are_local_and_small(visitor: FlaskClient) -> None:
     html = visitor.get("/").text
-    found = re.findall(r'<(?:link rel="stylesheet" href|script src)="([^"]+)"', html)
-    assert {path.rpartition(".")[2] for path in found} == {"css", "js"}
+    paths = re.findall(r'<(?:link rel="stylesheet" href|script src)="([^"]+)"', html)
+    assert {path.rpartition(".")[2] for path in paths} == {"css", "js"}
     weight = 0
     for path in (Path(polyjob.__file__).parent / "static").iterdir():
         with visitor.get(f"/static/{path.name}") as answer:

@@ -10,9 +10,9 @@ from polyjob.pages import chart
 
 
 def heights(drawn: chart.Chart) -> list[tuple[float, float]]:
-    """(where, how high) of each step of the curve."""
-    found = re.findall(r"H([\d.]+)V([\d.]+)", drawn.path)
-    return [(float(x), chart.HEIGHT - float(y)) for x, y in found][:-1]
+    """Return (x, height) of each step of the curve."""
+    steps = re.findall(r"H([\d.]+)V([\d.]+)", drawn.path)
+    return [(float(x), chart.HEIGHT - float(y)) for x, y in steps][:-1]
 
 
 def test_unused_slots_are_a_flat_line() -> None:

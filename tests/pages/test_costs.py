@@ -1,4 +1,4 @@
-"""What a page of a list costs in the work that SQLite does for it, with a hundred jobs and with a hundred thousand."""
+"""The cost of lists in SQLite instructions, with a hundred jobs and with a hundred thousand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_jobs(project: Project, count: int, state: str) -> None:
 
 
 def work(act: Callable[[], Any]) -> int:
-    """Tens of instructions that SQLite runs for it."""
+    """Return how many instructions SQLite runs, in tens."""
     steps = [0]
 
     def count() -> int:
@@ -57,7 +57,7 @@ def test_list_pages_cost_the_same_with_many_jobs(user: User, project: Project, s
             uuid=uuid.uuid4().hex, user=other, name="theirs", is_public=False, created_at=moment, updated_at=moment
         )
     far = "1700000000000060.60"
-    asked = [
+    requests = [
         (project_or_none, ListRequest.parse({"sort": sort} | start))
         for project_or_none in (None, project)
         for sort in ("-created_at", "-updated_at", "created_at")
@@ -65,7 +65,7 @@ def test_list_pages_cost_the_same_with_many_jobs(user: User, project: Project, s
     ]
 
     def cost() -> list[int]:
-        return [work(lambda pair=pair: read_page(user, *pair)) for pair in asked]
+        return [work(lambda pair=pair: read_page(user, *pair)) for pair in requests]
 
     make_jobs(project, FEW, state)
     few = cost()

@@ -1,4 +1,4 @@
-"""What a clone changed of a config, line by line."""
+"""Differences of two configs, line by line."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ LINES = st.lists(st.sampled_from("abcd"), max_size=12)
 
 @given(LINES, LINES)
 def test_diff_accounts_for_every_changed_line(old: list[str], new: list[str]) -> None:
-    found = diff_configs(old, new)
-    assert (found == []) == (old == new)
-    gone = [line.removeprefix("- ") for kind, line in found if kind == "gone"]
-    come = [line.removeprefix("- ") for kind, line in found if kind == "new"]
+    diff = diff_configs(old, new)
+    assert (diff == []) == (old == new)
+    removed = [line.removeprefix("- ") for kind, line in diff if kind == "gone"]
+    added = [line.removeprefix("- ") for kind, line in diff if kind == "new"]
     for letter in "abcd":
-        assert new.count(letter) - old.count(letter) == come.count(letter) - gone.count(letter)
+        assert new.count(letter) - old.count(letter) == added.count(letter) - removed.count(letter)
 
 
 def test_diff_shows_only_the_context_of_a_change() -> None:
@@ -42,9 +42,9 @@ def test_diff_of_unlike_configs_takes_bounded_time() -> None:
     chance = random.Random(1)
     one, other = ({"cmd": "\n".join(str(chance.randrange(500)) for _ in range(20_000))} for _ in range(2))
     begin = time.process_time()
-    found = diff_configs(one, other)
+    diff = diff_configs(one, other)
     assert time.process_time() - begin < 20
-    assert [len([line for kind, line in found if kind == word]) for word in ("gone", "new", "skip")] == [200, 200, 2]
+    assert [len([line for kind, line in diff if kind == word]) for word in ("gone", "new", "skip")] == [200, 200, 2]
     one, other = (
         {"cmd": "\n".join(str(chance.randrange(99)) for _ in range(diffs.MAX_COMPARED_LINES - 1))} for _ in range(2)
     )

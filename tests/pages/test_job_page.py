@@ -79,7 +79,7 @@ def test_config_notes_and_original_are_shown(client: FlaskClient, project: Proje
     assert url(first) in page.links
 
 
-# Where it comes from, and what it took.
+# Clones, timeline and resources.
 
 
 def test_clone_shows_its_originals_and_config_changes(client: FlaskClient, project: Project) -> None:

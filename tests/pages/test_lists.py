@@ -1,4 +1,4 @@
-"""Lists of jobs: which ones, in which order, page by page."""
+"""Lists of jobs and projects: selection, order and paging."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ def test_page_links_lead_through_all_jobs_and_back(client: FlaskClient, project:
     if order in ("", "?sort=-updated_at"):
         numbers.reverse()
 
-    def walk(path: str, word: str) -> tuple[list[list[int]], str]:
-        found, last = [], path
+    def walk(path: str, rel: str) -> tuple[list[list[int]], str]:
+        pages, last_path = [], path
         while path:
-            last, page = path, client.get(path).text
-            found.append([int(number) for number in re.findall(r'<th scope="row"><a href="[^"]*/jobs/(\d+)"', page)])
-            link = re.search(rf'<a rel="{word}" href="([^"]+)"', page)
+            last_path, page = path, client.get(path).text
+            pages.append([int(number) for number in re.findall(r'<th scope="row"><a href="[^"]*/jobs/(\d+)"', page)])
+            link = re.search(rf'<a rel="{rel}" href="([^"]+)"', page)
             path = html.unescape(link.group(1)) if link else ""
-        return found, last
+        return pages, last_path
 
-    forward, last = walk(f"/ana/demo{order}", "next")
+    forward, last_path = walk(f"/ana/demo{order}", "next")
     assert forward == [numbers[:PAGE_SIZE], numbers[PAGE_SIZE : 2 * PAGE_SIZE], numbers[2 * PAGE_SIZE :]]
-    assert walk(last, "prev")[0] == forward[::-1]
+    assert walk(last_path, "prev")[0] == forward[::-1]
     assert walk(f"/{order}", "next")[0] == forward
 
 
@@ -76,7 +76,7 @@ def test_invalid_cursor_shows_the_first_page(client: FlaskClient, project: Proje
 
 
 def names(client: FlaskClient, path: str) -> list[str]:
-    """Of the jobs in a list, in its order."""
+    """Return the names of the jobs in a list, in its order."""
     rows = r'<tr data-part="job-\d+">.*?<th scope="row">(?:<a [^>]*>)?([^< ]+)'
     return re.findall(rows, client.get(path).text, re.S)
 
@@ -122,8 +122,8 @@ def test_query_string_selects_the_jobs(
 
 def test_filter_links_select_the_jobs(client: FlaskClient, jobs: dict[str, Job]) -> None:
     html = client.get("/ana/demo?sort=created_at").text
-    found = dict(re.findall(r'<a href="([^"]+)"[^>]*>(All|Running|Queued|Failed|Mine|Bookmarked|Archived)<', html))
-    lists = {name: names(client, address.replace("&amp;", "&")) for address, name in found.items()}
+    links = dict(re.findall(r'<a href="([^"]+)"[^>]*>(All|Running|Queued|Failed|Mine|Bookmarked|Archived)<', html))
+    lists = {name: names(client, address.replace("&amp;", "&")) for address, name in links.items()}
     assert lists == {
         "All": ["waits", "runs", "fails", "ends"],
         "Running": ["runs"],
@@ -147,10 +147,10 @@ def test_unknown_sort_field_is_reported_and_dropped(client: FlaskClient, jobs: d
 
 
 def test_invalid_query_is_reported_and_kept(client: FlaskClient, jobs: dict[str, Job]) -> None:
-    for query, said in (("stat:x", "There is no job field stat"), ("exit_code:>x", "x is not a whole number")):
+    for query, message in (("stat:x", "There is no job field stat"), ("exit_code:>x", "x is not a whole number")):
         answer = client.get("/ana/demo", query_string={"query": query})
         assert answer.status_code == 200
-        assert said in Page(answer.text).text.replace("Key", "key")
+        assert message in Page(answer.text).text.replace("Key", "key")
         assert f'value="{html.escape(query)}"' in answer.text
         assert 'aria-invalid="true"' in answer.text
         assert "data-part" not in answer.text
@@ -192,7 +192,7 @@ def test_only_the_head_of_the_queue_has_positions(
     assert "position" not in text
 
 
-# What a script asks again and again.
+# ETags, for the refresh script.
 
 
 @pytest.mark.parametrize("path", ["/", "/ana/demo", "/projects", "/ana/demo/builds"])
@@ -204,7 +204,7 @@ def test_unchanged_list_is_a_304(
     tag = first.headers["ETag"]
     with monkeypatch.context() as patch:
         for module, name in ((lists, "read_page"), (projects, "read_page"), (builds, "latest_builds")):
-            patch.delattr(module, name)  # what is shown is not looked up again
+            patch.delattr(module, name)  # the content must not be looked up again
         again = client.get(path, headers={"If-None-Match": tag})
     assert (again.status_code, again.data) == (304, b"")
     assert client.get(f"{path}?query=status:failed", headers={"If-None-Match": tag}).status_code == 200

@@ -17,8 +17,8 @@ from tests.pages.helpers import log_rows
 
 class TestRows:
     def shown(self, *pieces: bytes, flush: bool = True) -> list[tuple[str, str]]:
-        made = LogRows(1)
-        html = "".join(made.add(piece) + (made.flush() if flush else "") for piece in pieces) + made.end()
+        rows = LogRows(1)
+        html = "".join(rows.add(piece) + (rows.flush() if flush else "") for piece in pieces) + rows.end()
         return log_rows(html)
 
     def test_line_in_chunks_is_one_row(self) -> None:
@@ -42,17 +42,17 @@ class TestRows:
         assert self.shown(b"10%\r", b"20%\r", b"30%\n", flush=False) == [("L1", "30%")]
 
     def test_long_unfinished_line_is_not_held_back(self) -> None:
-        made = LogRows(1)
-        assert made.add(b"x" * (log_html.MAX_PENDING_CHARACTERS + 1)).count("x") == log_html.MAX_PENDING_CHARACTERS + 1
+        rows = LogRows(1)
+        assert rows.add(b"x" * (log_html.MAX_PENDING_CHARACTERS + 1)).count("x") == log_html.MAX_PENDING_CHARACTERS + 1
 
     @pytest.mark.parametrize("piece", [b"\r", b"\x1b[" + b"1;" * 500, b"\x1b]0;"])
     def test_line_without_visible_text_takes_bounded_time_and_memory(self, piece: bytes) -> None:
-        made, begin = LogRows(1), time.process_time()
+        rows, begin = LogRows(1), time.process_time()
         for _ in range(16):
-            made.add(piece * (log_html.MAX_PENDING_CHARACTERS // len(piece)))
-        made.add(b"x" + piece * (log_html.MAX_PENDING_CHARACTERS // len(piece)) + b"x")
+            rows.add(piece * (log_html.MAX_PENDING_CHARACTERS // len(piece)))
+        rows.add(b"x" + piece * (log_html.MAX_PENDING_CHARACTERS // len(piece)) + b"x")
         assert time.process_time() - begin < 5
-        assert len(made._pending) <= log_html.MAX_PENDING_CHARACTERS
+        assert len(rows._pending) <= log_html.MAX_PENDING_CHARACTERS
 
     def test_colours_continue_in_the_next_row(self) -> None:
         html = LogRows(7, ansi.Style(1)).add(b"<red>\n\x1b[0mplain\n")
@@ -67,8 +67,8 @@ class TestRows:
     )
     def test_chunk_boundaries_make_no_difference(self, parts: list[bytes], data: Any) -> None:
         flushed = [data.draw(st.booleans()) for _ in parts]
-        made = LogRows(1)
+        rows = LogRows(1)
         html = "".join(
-            made.add(part) + (made.flush() if flush else "") for part, flush in zip(parts, flushed, strict=True)
+            rows.add(part) + (rows.flush() if flush else "") for part, flush in zip(parts, flushed, strict=True)
         )
-        assert log_rows(html + made.end()) == self.shown(b"".join(parts), flush=False)
+        assert log_rows(html + rows.end()) == self.shown(b"".join(parts), flush=False)

@@ -1,4 +1,4 @@
-"""The pages of logs, read as a browser without script gets them."""
+"""Log pages, as a browser without JavaScript gets them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def watched(watcher: Watcher) -> Iterator[None]:
 
 @pytest.fixture
 def job(project: Project) -> Job:
-    """It runs."""
+    """A running job."""
     moment = now()
     with write("test"):
         job = Job.create(
@@ -139,7 +139,7 @@ class TestPlainPage:
         end(job)
         watcher.limit = 0
         assert log_rows(client.get(f"{page}?plain=1").text) == [("L1", "one")]
-        assert client.get(f"{page}?plain=1&all=1").status_code == 503  # the whole may take long
+        assert client.get(f"{page}?plain=1&all=1").status_code == 503  # reading a full log can take long
 
     def test_page_counts_as_a_follower(self, client: FlaskClient, job: Job, page: str, watcher: Watcher) -> None:
         watcher.limit = 0
@@ -187,12 +187,12 @@ class TestPlainPage:
         self, client: FlaskClient, job: Job, log: Path, page: str, monkeypatch: pytest.MonkeyPatch, watcher: Watcher
     ) -> None:
         watcher.limit = 2
-        held = watch.follow(watcher, job, log, owner=job.user_id)
+        follower = watch.follow(watcher, job, log, owner=job.user_id)
         newcomer = lambda: watch.follow(watcher, job, log, owner=0).close()  # noqa: E731
         with soon(lambda: _once_watched(watcher, newcomer, 2)):
             text = client.get(f"{page}?plain=1").text
         assert "closed for another user" in text
-        held.close()
+        follower.close()
         watcher.limit = 112
 
     def test_long_log_starts_near_its_end(
@@ -202,10 +202,10 @@ class TestPlainPage:
         log.write_bytes(b"".join(b"\x1b[31mline %03d\n" % number for number in range(1, 101)))
         end(job)
         text = client.get(f"{page}?plain=1").text
-        found = log_rows(text)
-        assert found[0] == (f"L{101 - len(found)}", f"line {101 - len(found):03}")
-        assert (found[-1], 0 < len(found) < 10) == (("L100", "line 100"), True)
-        assert f"It starts at line {101 - len(found)}" in text
+        rows = log_rows(text)
+        assert rows[0] == (f"L{101 - len(rows)}", f"line {101 - len(rows):03}")
+        assert (rows[-1], 0 < len(rows) < 10) == (("L100", "line 100"), True)
+        assert f"It starts at line {101 - len(rows)}" in text
         assert 'class="fg-1"' in text
         assert len(log_rows(client.get(f"{page}?plain=1&all=1").text)) == 100
         log.write_bytes(b"x\n" + b"y" * 1000)

@@ -1,4 +1,4 @@
-"""Outputs on pages: the tree, folders, and looks into files, none of which is ever executed."""
+"""Outputs on pages: the tree, folders, and previews of files. Nothing is executed."""
 
 from __future__ import annotations
 
@@ -155,9 +155,9 @@ def test_unusual_names_are_shown_and_linked(
     page = read(client, url(job))
     assert shown in page.text
     (link,) = [link for link in page.links if link.startswith(f"{url(job)}/outputs/")]
-    there = read(client, link)
-    assert "the content" in there.text
-    (download,) = [link for link in there.links if "outputs/files" in link]
+    preview = read(client, link)
+    assert "the content" in preview.text
+    (download,) = [link for link in preview.links if "outputs/files" in link]
     answer = client.get(download)
     assert (answer.status_code, answer.data) == (200, b"the content")
     answer.headers["Content-Disposition"].encode("ascii")

@@ -1,4 +1,4 @@
-"""The API's reference as a page."""
+"""The API reference."""
 
 from __future__ import annotations
 

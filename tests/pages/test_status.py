@@ -1,4 +1,4 @@
-"""The page of the server itself."""
+"""The status page."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def test_status_page_is_for_administrators(client: FlaskClient, visitor: FlaskCl
 def test_status_page_needs_an_unrestricted_token(
     admin: FlaskClient, user: User, project: Project, scope: str, is_bound: bool, status: int
 ) -> None:
-    key = new_token()
+    token = new_token()
     with write("test"):
-        bound = project if is_bound else None
-        Token.create(user=user, name="k", digest=digest(key), created_at=now(), scope=scope, project=bound)
+        bound_project = project if is_bound else None
+        Token.create(user=user, name="k", digest=digest(token), created_at=now(), scope=scope, project=bound_project)
     browser = admin.application.test_client()
     form = browser.get("/sign-in").text
-    found = re.search(r'name="csrf_token" value="(\w+)"', form)
-    assert found
-    sent = {"key": key, "csrf_token": found.group(1)}
+    csrf_token = re.search(r'name="csrf_token" value="(\w+)"', form)
+    assert csrf_token
+    sent = {"key": token, "csrf_token": csrf_token.group(1)}
     assert browser.post("/sign-in", data=sent, headers={"Origin": "http://localhost"}).status_code == 303
     assert ("/status" in read(browser, "/projects").links) == (status == 200)
     read(browser, "/status", status)
@@ -81,7 +81,7 @@ def test_chart_covers_the_requested_hours(admin: FlaskClient, project: Project, 
 
 
 class Holder:
-    """A runner that holds something for two builds, and for nobody."""
+    """A runner with artifacts of two builds, and one without a build."""
 
     def cached_artifacts(self) -> dict[str, int]:
         return {"a": 3 << 20, "b": 1 << 20, "nobody's": 1 << 10}

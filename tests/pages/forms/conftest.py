@@ -1,4 +1,4 @@
-"""The whole application, and browsers without script that fill in its forms."""
+"""Browsers without JavaScript that fill in the forms of the application."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EVIL = "</textarea><script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 
 
 class HtmlForm:
-    """A form of a page, with what its fields hold."""
+    """A form of a page with the values of its fields."""
 
     def __init__(self, attributes: dict[str, str | None]) -> None:
         self.method = (attributes.get("method") or "get").lower()
@@ -32,13 +32,13 @@ class HtmlForm:
 
 
 class Html(HTMLParser):
-    """What a browser makes of a page: its forms, links, ids, and the text that people read."""
+    """The parsed page: its forms, links, elements and visible text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.forms: list[HtmlForm] = []
         self.tags: list[str] = []
-        """But for the scripts that are the server's own files."""
+        """Without the scripts from the server's static files."""
         self.links: list[str] = []
         self.elements: dict[str, dict[str, str | None]] = {}
         """By id."""
@@ -50,18 +50,18 @@ class Html(HTMLParser):
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        if not (tag == "script" and str(found.get("src")).startswith("/static/")):
+        attributes = dict(attrs)
+        if not (tag == "script" and str(attributes.get("src")).startswith("/static/")):
             self.tags.append(tag)
-        self.attributes |= found.keys()
-        if found.get("id"):
-            self.elements[str(found["id"])] = found
-        if tag == "a" and found.get("href"):
-            self.links.append(str(found["href"]))
+        self.attributes |= attributes.keys()
+        if attributes.get("id"):
+            self.elements[str(attributes["id"])] = attributes
+        if tag == "a" and attributes.get("href"):
+            self.links.append(str(attributes["href"]))
         if tag == "form":
-            self.forms.append(HtmlForm(found))
+            self.forms.append(HtmlForm(attributes))
             self._in_form = True
-        name = found.get("name")
+        name = attributes.get("name")
         if tag == "button":
             self._in_button = self._in_form
         if not self._in_form or not name:
@@ -69,15 +69,15 @@ class Html(HTMLParser):
         fields = self.forms[-1].fields
         if tag == "textarea":
             self._area, fields[name] = name, ""
-        elif tag == "input" and found.get("type") in ("radio", "checkbox"):
-            if "checked" in found:
-                fields[name] = str(found.get("value"))
-        elif tag == "input" and found.get("type") != "file":
-            fields[name] = str(found.get("value") or "")
+        elif tag == "input" and attributes.get("type") in ("radio", "checkbox"):
+            if "checked" in attributes:
+                fields[name] = str(attributes.get("value"))
+        elif tag == "input" and attributes.get("type") != "file":
+            fields[name] = str(attributes.get("value") or "")
         elif tag == "select":
             self._select = name
-        if tag == "option" and self._select and ("selected" in found or self._select not in fields):
-            fields[self._select] = str(found.get("value"))
+        if tag == "option" and self._select and ("selected" in attributes or self._select not in fields):
+            fields[self._select] = str(attributes.get("value"))
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "form":
@@ -100,7 +100,7 @@ class Html(HTMLParser):
 
 
 class Browser:
-    """Gets pages and sends their forms, as one without script does."""
+    """Gets pages and submits their forms."""
 
     def __init__(self, app: Flask) -> None:
         self.http = app.test_client()
@@ -112,7 +112,7 @@ class Browser:
         return Html(answer.text)
 
     def post(self, path: str, fields: dict[str, Any], status: int | None = 303, **headers: str) -> Html:
-        """As a page of this server sends it, if not said otherwise."""
+        """Post fields, by default with the headers of a form on this server."""
         sent = {name: text for name, text in ({"Accept": HTML, "Origin": ORIGIN} | headers).items() if text}
         answer = self.http.post(path, data=fields, headers=sent)
         assert status is None or answer.status_code == status, (answer.status_code, answer.text)
@@ -124,21 +124,21 @@ class Browser:
         return next(form.fields["csrf_token"] for form in Html(page.text).forms if "csrf_token" in form.fields)
 
     def form(self, path: str, action: str | None = None) -> HtmlForm:
-        """The page's form that posts to `action` (the page itself)."""
-        found = [form for form in self.get(path).forms if (form.action or path).partition("?")[0] == (action or path)]
-        assert found, (path, action)
-        return found[0]
+        """Return the form that posts to `action`, by default to the page itself."""
+        forms = [form for form in self.get(path).forms if (form.action or path).partition("?")[0] == (action or path)]
+        assert forms, (path, action)
+        return forms[0]
 
     def fill(self, path: str, status: int | None = 303, *, at: str | None = None, **typed: Any) -> Html:
-        """Get the page, fill its form (that posts to `at`) in, and send it."""
+        """Get the page, fill in its form that posts to `at`, and submit it."""
         form = self.form(path, at)
         return self.post(form.action or path, form.fields | typed, status)
 
     def press(self, path: str, label: str, status: int | None = 303) -> Html:
-        """Get the page, and press a button that is a form of its own."""
-        found = [form for form in self.get(path).forms if form.label.strip() == label]
-        assert found, f"no button `{label}` on {path}"
-        return self.post(found[0].action or path, found[0].fields, status)
+        """Get the page, and press one of its buttons."""
+        forms = [form for form in self.get(path).forms if form.label.strip() == label]
+        assert forms, f"no button `{label}` on {path}"
+        return self.post(forms[0].action or path, forms[0].fields, status)
 
     def sign_in(self, user: User) -> Browser:
         assert self.http.get(f"/sign-in/{create_sign_in_link(user)}").status_code == 303
@@ -147,19 +147,19 @@ class Browser:
 
 @pytest.fixture
 def visitor(app: Flask) -> Browser:
-    """Nobody is signed in."""
+    """A browser that is not signed in."""
     return Browser(app)
 
 
 @pytest.fixture
 def ana(app: Flask, user: User, project: Project) -> Browser:
-    """Ana, who owns the project `demo`, is signed in."""
+    """A browser with ana signed in. She owns the project `demo`."""
     return Browser(app).sign_in(user)
 
 
 @pytest.fixture
 def bob(app: Flask, project: Project) -> Browser:
-    """Bob owns nothing."""
+    """A browser with bob signed in. He owns nothing."""
     return Browser(app).sign_in(users.create("bob"))
 
 
@@ -177,7 +177,7 @@ def publish() -> None:
 
 
 def bring(number: int, *statuses: Any, **columns: Any) -> Job:
-    """Have the job go through these statuses, as the engine would."""
+    """Take the job through these statuses, as the engine does."""
     job = Job.get_by_id(number)
     with write("test"):
         for status in statuses:

@@ -1,4 +1,4 @@
-"""The buttons of jobs and builds, and jobs run again with their config edited."""
+"""The buttons of jobs and builds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def job(user: User, project: Project, settings: Settings) -> Job:
 
 
 def offered(app: Any, who: User, target: Job | Build) -> list[str]:
-    """What the person is offered."""
+    """Return the names of the buttons that a user sees."""
     with app.test_request_context(headers={"Accept": "text/html"}):
         sessions.sign_in(who)
         return [button.action.name for button in actions.action_buttons(target)]
@@ -61,7 +61,7 @@ class TestButtons:
         assert "delete" in offered(app, users.create("eva", is_admin=True), Job.get_by_id(1))
 
     def test_buttons_fit_the_scope_of_the_token(self, app: Any, user: User, job: Job) -> None:
-        for scope, wanted in (
+        for scope, expected in (
             (Scope.READ, []),
             (Scope.SUBMIT, ["stop", "restart", "clone", "bookmark", "archive"]),
             (Scope.ADMIN, ["stop", "restart", "clone", "bookmark", "archive", "delete"]),
@@ -69,11 +69,11 @@ class TestButtons:
             browser = Browser(app)
             browser.fill("/sign-in", key=users.create_token(user, "x", scope=scope)[1])
             with browser.http.session_transaction() as session:
-                kept = dict(session)
+                session_data = dict(session)
             with app.test_request_context():
-                flask.session.update(kept)
+                flask.session.update(session_data)
                 assert sessions.browser_session()
-                assert [button.action.name for button in actions.action_buttons(job)] == wanted
+                assert [button.action.name for button in actions.action_buttons(job)] == expected
 
 
 class TestJobs:
@@ -186,9 +186,9 @@ class TestBuilds:
         ana.post("/ana/demo/builds/1/invalidate", {"csrf_token": token})
         assert ana.location == "/ana/demo"
         assert "New jobs will not use build 1." in ana.get("/ana/demo").text
-        found = Build.get_by_id(1)
-        assert found.stop_at and found.invalidated_at
-        assert offered(app, user, found) == ["delete"]
+        build = Build.get_by_id(1)
+        assert build.stop_at and build.invalidated_at
+        assert offered(app, user, build) == ["delete"]
 
     def test_build_is_deleted_unless_a_job_needs_it(self, ana: Browser, build: Build, job: Job) -> None:
         with write("test"):
@@ -197,8 +197,8 @@ class TestBuilds:
         page = ana.fill("/ana/demo/builds/1/delete", 409)
         assert "these jobs wait for it or run on it: 1." in page.text
         jobs.request_stop(job, None, settings_of(ana))
-        (asked,) = [link for link in ana.get("/ana/demo/builds/1").links if "/delete" in link]
-        ana.fill(asked, at="/ana/demo/builds/1/delete")
+        (confirm_path,) = [link for link in ana.get("/ana/demo/builds/1").links if "/delete" in link]
+        ana.fill(confirm_path, at="/ana/demo/builds/1/delete")
         assert Build.get_by_id(1).deleted_at
         assert "Build 1 was deleted." in ana.get(str(ana.location)).text
 

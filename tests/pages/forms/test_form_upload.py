@@ -30,18 +30,18 @@ FIELDS = ["cmd", "image", "steps", "env", "name", "tags", "cpu", "memory", "gpu"
 
 
 def uploaded_files(settings: Settings) -> dict[str, bytes | str]:
-    """The latest code's files and links."""
-    code = Upload.select().order_by(Upload.id.desc()).get()
-    found: dict[str, bytes | str] = {}
-    with tarfile.open(Store(settings.data_dir).upload_path(code.digest)) as archive:
+    """Return the files and links of the latest upload."""
+    upload = Upload.select().order_by(Upload.id.desc()).get()
+    files: dict[str, bytes | str] = {}
+    with tarfile.open(Store(settings.data_dir).upload_path(upload.digest)) as archive:
         for info in archive:
             if info.isreg():
                 content = archive.extractfile(info)
                 assert content
-                found[info.name] = content.read()
+                files[info.name] = content.read()
             elif info.issym():
-                found[info.name] = info.linkname
-    return found
+                files[info.name] = info.linkname
+    return files
 
 
 def zipped(files: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
@@ -180,9 +180,9 @@ class TestFiles:
         content = zipped({"x": b"1"}, {"y": "x" * (64 << 20)})
         tracemalloc.start()
         self.upload(ana, ("a.zip", content), status=None)
-        _, most = tracemalloc.get_traced_memory()
+        _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert most < 32 << 20
+        assert peak < 32 << 20
 
     def test_uploads_have_limits(
         self, settings: Settings, ana: Browser, user: User, monkeypatch: pytest.MonkeyPatch

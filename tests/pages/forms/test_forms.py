@@ -36,14 +36,14 @@ def test_local_paths_are_kept() -> None:
 
 
 def test_sign_in_needs_a_csrf_token_and_the_own_origin(visitor: Browser, eva: User) -> None:
-    known = {"username": "eva", "password": PASSWORD}
-    visitor.post("/sign-in", known, 403)
-    visitor.post("/sign-in", known | {CSRF_FIELD: "0" * 32}, 403)
+    credentials = {"username": "eva", "password": PASSWORD}
+    visitor.post("/sign-in", credentials, 403)
+    visitor.post("/sign-in", credentials | {CSRF_FIELD: "0" * 32}, 403)
     token = visitor.csrf("/sign-in")
     for origin in ("http://evil.example", "null", "", "https://localhost", "http://localhost:81"):
-        visitor.post("/sign-in", known | {CSRF_FIELD: token}, 403, Origin=origin)
+        visitor.post("/sign-in", credentials | {CSRF_FIELD: token}, 403, Origin=origin)
     visitor.get("/", 401)
-    visitor.post("/sign-in", known | {CSRF_FIELD: token})
+    visitor.post("/sign-in", credentials | {CSRF_FIELD: token})
     assert visitor.csrf() != token
 
 
@@ -55,8 +55,8 @@ def test_public_url_counts_as_own_origin(settings: Settings, eva: User) -> None:
 
 
 def test_every_form_needs_the_csrf_token(app: Flask, ana: Browser, project: Project) -> None:
-    """Whatever page there is that is posted to."""
-    there = {"username": "ana", "project_name": "demo", "job_id": "1", "build_id": "1", "number": "1", "key": "x"}
+    """Whatever page arguments is that is posted to."""
+    arguments = {"username": "ana", "project_name": "demo", "job_id": "1", "build_id": "1", "number": "1", "key": "x"}
     token, count = ana.csrf(), 0
     before = (Job.select().count(), Token.select().count(), Project.select().count())
     for rule in app.url_map.iter_rules():
@@ -64,7 +64,7 @@ def test_every_form_needs_the_csrf_token(app: Flask, ana: Browser, project: Proj
             continue
         strategies = ["restart", "resume", "copy"] if "strategy" in rule.arguments else [""]
         for strategy in strategies:
-            path = rule.build(there | {"strategy": strategy})[1]
+            path = rule.build(arguments | {"strategy": strategy})[1]
             for fields, origin in (
                 ({}, ORIGIN),
                 ({CSRF_FIELD: "0" * 32}, ORIGIN),
@@ -85,7 +85,7 @@ def test_stale_page_is_reported(ana: Browser) -> None:
 
 
 class Unread:
-    """A form that the browser does not send."""
+    """A request body that never arrives."""
 
     def read(self, size: int = -1) -> bytes:
         raise AssertionError("the form is waited for")
@@ -95,17 +95,15 @@ class Unread:
 def test_refused_form_is_answered_before_it_arrives(
     app: Flask, name: str, status: int, request: pytest.FixtureRequest, user: User, project: Project
 ) -> None:
-    """Every form of something that belongs to a project."""
+    """Covers every form of something that belongs to a project."""
     browser: Browser = request.getfixturevalue(name)
     environ = {"wsgi.input": Unread(), "wsgi.input_terminated": True, BODY_IS_LATE: True}
-    there = {"username": "ana", "project_name": "demo", "job_id": 1, "build_id": 1, "strategy": "copy"}
-    posted = [
-        rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith("pages.") and "POST" in rule.methods
-    ]
-    own = [rule for rule in posted if "project_name" in rule.arguments]
-    assert len(own) > 10
-    for rule in own:
-        _, path = rule.build(there)
+    arguments = {"username": "ana", "project_name": "demo", "job_id": 1, "build_id": 1, "strategy": "copy"}
+    rules = [rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith("pages.") and "POST" in rule.methods]
+    project_rules = [rule for rule in rules if "project_name" in rule.arguments]
+    assert len(project_rules) > 10
+    for rule in project_rules:
+        _, path = rule.build(arguments)
         answer = browser.http.post(
             path,
             content_type="application/x-www-form-urlencoded",

@@ -48,17 +48,17 @@ class TestCommands:
         )
         words = shlex.split(line)
         assert words[:4] == ["polyjob", "run", "-p", "ana/demo"]
-        given = dict(cli_run.make_context("run", words[2:], resilient_parsing=True).params)
-        command = given.pop("command")
+        options = dict(cli_run.make_context("run", words[2:], resilient_parsing=True).params)
+        command = options.pop("command")
         for name in ("project", "detach", "quiet"):
-            given.pop(name)
-        assert given.pop("upload") == Path(".")
+            options.pop(name)
+        assert options.pop("upload") == Path(".")
         stdin = io.StringIO(form.text("config"))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.stdin", stdin)
-            made = job_body(command, Origins(), **given)
-        assert read_job_create(made).attributes["config"] == read_job_create(body).attributes["config"]
-        assert {name: made.get(name) for name in ("name", "tags")} == {
+            cli_body = job_body(command, Origins(), **options)
+        assert read_job_create(cli_body).attributes["config"] == read_job_create(body).attributes["config"]
+        assert {name: cli_body.get(name) for name in ("name", "tags")} == {
             name: body.get(name) for name in ("name", "tags")
         }
         curl = shlex.split(curl_commands("http://h", "ana/demo", body).replace("\\\n", " "))

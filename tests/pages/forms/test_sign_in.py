@@ -1,4 +1,4 @@
-"""Signing in and out, and what browsers are refused."""
+"""Signing in and out, and the session cookie."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_sign_out_needs_the_form(ana: Browser) -> None:
 
 
 def copy_of(browser: Browser, app: Flask) -> Browser:
-    """A browser that has the cookies of this one."""
+    """Return a browser with the same cookies."""
     copy = Browser(app)
     for cookie in browser.http._cookies.values():
         copy.http.set_cookie(cookie.key, cookie.value)

@@ -1,4 +1,4 @@
-"""A job by form, its files, and the lines of a terminal that do the same."""
+"""The forms for a new job and a new project."""
 
 from __future__ import annotations
 
@@ -165,8 +165,8 @@ class TestProjects:
         assert bob.location == "/new-project"
         bob.fill("/new-project", name="mine", description="what\r\nfor", access="public")
         assert bob.location == "/bob/mine/submit"
-        made = Project.get(Project.name == "mine")
-        assert (made.is_public, made.description) == (True, "what\nfor")
+        project = Project.get(Project.name == "mine")
+        assert (project.is_public, project.description) == (True, "what\nfor")
         assert "Project mine was created." in bob.get("/bob/mine/submit").text
 
     def test_invalid_project_name_is_refused(self, ana: Browser) -> None:

@@ -1,4 +1,4 @@
-"""Keys and the password of the person who is signed in."""
+"""The user's own tokens and password."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from .conftest import EVIL, PASSWORD, Browser, Html
 
 
 def shown_token(page: Html) -> str:
-    found = re.search(r"\b[0-9a-f]{40}\b", page.text)
-    assert found, page.text
-    return found.group()
+    match = re.search(r"\b[0-9a-f]{40}\b", page.text)
+    assert match, page.text
+    return match.group()
 
 
 class TestTokens:
     def test_token_is_created_and_shown_once(self, ana: Browser, user: User) -> None:
         page = ana.fill("/keys", 201, at="/keys", name="ci", scope="submit", project="ana.demo", days="30")
-        key = shown_token(page)
-        assert auth.identity_of_token(key).user == user
+        shown = shown_token(page)
+        assert auth.identity_of_token(shown).user == user
         token = Token.get()
         assert (token.name, token.scope, token.project.name) == ("ci", "submit", "demo")
         assert 29 < (token.expires_at - now()).days + 1 < 31
         page = ana.get("/keys")
-        assert key not in page.text
+        assert shown not in page.text
         assert "ci" in page.text
         assert ana.http.get("/keys").headers["Cache-Control"] == "private, no-store"
         assert Audit.get(Audit.action == "create", Audit.kind == "token").username == "ana"
@@ -95,8 +95,8 @@ class TestTokens:
     def test_created_token_does_not_outlive_the_session_token(self, visitor: Browser, user: User) -> None:
         visitor.fill("/sign-in", key=users.create_token(user, "short", datetime.timedelta(hours=1))[1])
         visitor.fill("/keys", 201, at="/keys", name="long", days="365")
-        made = Token.get(Token.name == "long")
-        assert made.expires_at - now() < datetime.timedelta(hours=1)
+        created = Token.get(Token.name == "long")
+        assert created.expires_at - now() < datetime.timedelta(hours=1)
 
     def test_pages_need_a_sign_in(self, visitor: Browser, user: User) -> None:
         for path in ("/keys", "/app/token", "/password", "/new-project", "/submit"):
