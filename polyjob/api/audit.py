@@ -1,4 +1,4 @@
-"""Who did what to what."""
+"""The audit trail: all changes, with who made them."""
 
 from __future__ import annotations
 
@@ -7,27 +7,22 @@ from typing import Any
 from flask import request
 
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.paging import limit, offset, page
-from polyjob.api.params import MAX_ID_DIGITS, parse_digits
-from polyjob.api.request_context import find_project
+from polyjob.api.paging import page_of_query
+from polyjob.api.params import MAX_ID_DIGITS, parse_digits, query_parameter
+from polyjob.api.request_context import find_job
 from polyjob.api.routes import JOB
 from polyjob.api.schemas.audit import KINDS, AuditSchema
 from polyjob.auth.permissions import Access, requires
 from polyjob.errors import Invalid, Problem
-from polyjob.services import audit, jobs
+from polyjob.services import audit
 
 FILTERS = [
-    {
-        "name": "kind",
-        "in": "query",
-        "description": "What it was done to.",
-        "schema": {"type": "string", "enum": list(KINDS)},
-    },
-    {"name": "target_id", "in": "query", "description": "Its number.", "schema": {"type": "integer", "minimum": 1}},
-    {"name": "user", "in": "query", "description": "Who did it.", "schema": {"type": "string"}},
+    query_parameter("kind", "Kind of the target.", type="string", enum=list(KINDS)),
+    query_parameter("target_id", "Id of the target.", type="integer", minimum=1),
+    query_parameter("user", "Name of the user who made the change.", type="string"),
 ]
 
-blp = Blueprint("audit", __name__, description="Who did what to what, and when.")
+blp = Blueprint("audit", __name__, description="The audit trail: all changes, with who made them and when.")
 
 
 @blp.get("/audit")
@@ -35,7 +30,7 @@ blp = Blueprint("audit", __name__, description="Who did what to what, and when."
 @blp.page(AuditSchema)
 @requires(Access.ADMINISTRATOR)
 def list_audit() -> dict[str, Any]:
-    """List what was done on this server, the latest first; for administrators"""
+    """List all changes on this server, latest first; for administrators"""
     kind, target_id = request.args.get("kind"), request.args.get("target_id")
     if kind is not None and kind not in KINDS:
         raise Invalid([Problem("kind", f"`kind` must be one of: {', '.join(KINDS)}.")])
@@ -49,10 +44,10 @@ def list_audit() -> dict[str, Any]:
 @blp.page(AuditSchema)
 @requires(Access.MANAGE)
 def list_job_audit(username: str, project_name: str, job_id: int) -> dict[str, Any]:
-    """List what was done to a job, the latest first; for who may write to its project"""
-    job = jobs.find(find_project(username, project_name), job_id)
+    """List all changes of a job, latest first; for the owner of its project"""
+    job = find_job(username, project_name, job_id)
     return _page(audit.list_entries(kind="job", target_id=job.id))
 
 
 def _page(query: Any) -> dict[str, Any]:
-    return page(list(query.limit(limit()).offset(offset())), query.count())
+    return page_of_query(query)

@@ -1,4 +1,4 @@
-"""Builds: list, make, look at, change, stop, invalidate, archive, delete, bookmark; their history."""
+"""Builds: list, create, get, update, stop, invalidate, archive, delete, bookmark; their statuses."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from polyjob.api import list_queries
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.etags import unchanged
 from polyjob.api.idempotency import create_idempotently
-from polyjob.api.paging import limit, offset, page
+from polyjob.api.paging import page_of_query
 from polyjob.api.request_body import read_body
-from polyjob.api.request_context import config_errors_at, empty, find_project, me, settings, store
+from polyjob.api.request_context import config_errors_at, empty, find_build, find_project, me, settings, store
 from polyjob.api.routes import BUILD, BUILDS
 from polyjob.api.schemas.builds import (
     BuildChangeBody,
@@ -23,6 +23,7 @@ from polyjob.api.schemas.builds import (
     BuildView,
     read_build_create,
 )
+from polyjob.api.schemas.common import load_body
 from polyjob.api.schemas.statuses import (
     BuildStatusSchema,
     CodeReferenceBody,
@@ -35,13 +36,12 @@ from polyjob.auth import identity
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, BuildStatus
 from polyjob.errors import NotFound
-from polyjob.jobconfig.checks import check_values, deserialize
 from polyjob.services import bookmarks, builds, specs
 from polyjob.services.idempotency import IdempotentRequest
 
 _SCHEMA, _CHANGE = BuildSchema(), BuildChangeBody()
 
-blp = Blueprint("builds", __name__, description="Builds: what jobs need made before they run.")
+blp = Blueprint("builds", __name__, description="Builds: environments and images that jobs run in.")
 
 
 @blp.get(BUILDS)
@@ -59,22 +59,22 @@ def list_builds(username: str, project_name: str) -> Any:
 @blp.creates_once(BuildSchema)
 @requires(Access.SUBMIT)
 def create_build(username: str, project_name: str) -> Response:
-    """Make a build, although no job needs it yet"""
+    """Create a build before any job needs it"""
     project = find_project(username, project_name)
 
-    def make(once: IdempotentRequest | None) -> Build:
+    def create(once: IdempotentRequest | None) -> Build:
         parsed = read_build_create(read_body())
         with config_errors_at(parsed.config_pointer):
             return builds.create(project, me(), parsed.attributes, settings(), once)
 
-    return create_idempotently(project, make, _document)
+    return create_idempotently(project, create, _document)
 
 
 @blp.post(f"{BUILDS}/invalidate")
 @blp.empty(200)
 @requires(Access.SUBMIT)
 def invalidate_builds(username: str, project_name: str) -> Response:
-    """Have no new job use any build that there is now"""
+    """Invalidate all builds of a project: new jobs do not use them"""
     builds.invalidate_all(find_project(username, project_name))
     return empty(200)
 
@@ -95,11 +95,9 @@ def get_build(username: str, project_name: str, build_id: int) -> Any:
 @blp.response(200, BuildSchema)
 @requires(Access.SUBMIT)
 def update_build(username: str, project_name: str, build_id: int) -> BuildView:
-    """Change a build's name, description or tags"""
-    build = builds.find(find_project(username, project_name), build_id)
-    body = read_body()
-    check_values(body)
-    return build_view(builds.update(build, deserialize(_CHANGE, body, "")))
+    """Update a build's name, description or tags"""
+    build = find_build(username, project_name, build_id)
+    return build_view(builds.update(build, load_body(_CHANGE, read_body())))
 
 
 @blp.delete(BUILD)
@@ -107,8 +105,8 @@ def update_build(username: str, project_name: str, build_id: int) -> BuildView:
 @blp.may_conflict
 @requires(Access.MANAGE)
 def delete_build(username: str, project_name: str, build_id: int) -> Response:
-    """Remove a build with all that it made; 409 while a job needs it"""
-    builds.delete(builds.find(find_project(username, project_name), build_id), settings())
+    """Delete a build with what it made; 409 while a job needs it"""
+    builds.delete(find_build(username, project_name, build_id), settings())
     return empty(204)
 
 
@@ -116,8 +114,8 @@ def delete_build(username: str, project_name: str, build_id: int) -> Response:
 @blp.empty(200)
 @requires(Access.SUBMIT)
 def stop_build(username: str, project_name: str, build_id: int) -> Response:
-    """Stop a build, and with it the jobs that wait for it; one that is done stays as it is"""
-    builds.request_stop(builds.find(find_project(username, project_name), build_id), settings())
+    """Stop a build and the jobs that wait for it; does nothing if it is done"""
+    builds.request_stop(find_build(username, project_name, build_id), settings())
     return empty(200)
 
 
@@ -125,8 +123,8 @@ def stop_build(username: str, project_name: str, build_id: int) -> Response:
 @blp.empty(200)
 @requires(Access.SUBMIT)
 def invalidate_build(username: str, project_name: str, build_id: int) -> Response:
-    """Have no new job use a build; those that do go on"""
-    builds.invalidate(builds.find(find_project(username, project_name), build_id))
+    """Invalidate a build: new jobs do not use it; jobs that use it go on"""
+    builds.invalidate(find_build(username, project_name, build_id))
     return empty(200)
 
 
@@ -135,8 +133,8 @@ def invalidate_build(username: str, project_name: str, build_id: int) -> Respons
 @blp.may_conflict
 @requires(Access.SUBMIT)
 def archive_build(username: str, project_name: str, build_id: int) -> Response:
-    """Hide a build, which no new job uses then; 409 while a job needs it"""
-    builds.archive(builds.find(find_project(username, project_name), build_id), settings())
+    """Archive a build: hide it, and do not use it for new jobs; 409 while a job needs it"""
+    builds.archive(find_build(username, project_name, build_id), settings())
     return empty(200)
 
 
@@ -144,7 +142,7 @@ def archive_build(username: str, project_name: str, build_id: int) -> Response:
 @blp.empty(200)
 @requires(Access.SUBMIT)
 def restore_build(username: str, project_name: str, build_id: int) -> Response:
-    """Show an archived build again"""
+    """Restore an archived build"""
     builds.restore(find_project(username, project_name), build_id)
     return empty(200)
 
@@ -153,8 +151,8 @@ def restore_build(username: str, project_name: str, build_id: int) -> Response:
 @blp.empty(201)
 @requires(Access.BOOKMARK)
 def bookmark_build(username: str, project_name: str, build_id: int) -> Response:
-    """Bookmark a build; who may read it may do so"""
-    bookmarks.add(builds.find(find_project(username, project_name), build_id), me())
+    """Bookmark a build"""
+    bookmarks.add(find_build(username, project_name, build_id), me())
     return empty(201)
 
 
@@ -163,7 +161,7 @@ def bookmark_build(username: str, project_name: str, build_id: int) -> Response:
 @requires(Access.BOOKMARK)
 def unbookmark_build(username: str, project_name: str, build_id: int) -> Response:
     """Remove a bookmark"""
-    bookmarks.remove(builds.find(find_project(username, project_name), build_id), me())
+    bookmarks.remove(find_build(username, project_name, build_id), me())
     return empty(204)
 
 
@@ -171,8 +169,8 @@ def unbookmark_build(username: str, project_name: str, build_id: int) -> Respons
 @blp.empty(200)
 @requires(Access.SUBMIT)
 def build_heartbeat(username: str, project_name: str, build_id: int) -> Response:
-    """Say that the build lives; polyjob knows by itself, and keeps nothing of this"""
-    builds.find(find_project(username, project_name), build_id)
+    """Accept a heartbeat of a build; it has no effect"""
+    find_build(username, project_name, build_id)
     return empty(200)
 
 
@@ -180,8 +178,8 @@ def build_heartbeat(username: str, project_name: str, build_id: int) -> Response
 @blp.response(200, CodeReferenceSchema)
 @requires(Access.READ)
 def get_build_code_reference(username: str, project_name: str, build_id: int) -> dict[str, Any]:
-    """Get the code that a build sees the requirement files of"""
-    return code_reference(builds.find(find_project(username, project_name), build_id))
+    """Get the upload that a build takes its requirement files from"""
+    return code_reference(find_build(username, project_name, build_id))
 
 
 @blp.post(f"{BUILD}/coderef")
@@ -189,11 +187,11 @@ def get_build_code_reference(username: str, project_name: str, build_id: int) ->
 @blp.response(201, CodeReferenceSchema)
 @requires(Access.SUBMIT)
 def post_build_code_reference(username: str, project_name: str, build_id: int) -> dict[str, Any]:
-    """Report where the build's code came from; kept as a note on the build"""
-    build = builds.find(find_project(username, project_name), build_id)
-    sent, text = read_code_reference("build")
+    """Report where the build's code comes from; saved as a note on the build"""
+    build = find_build(username, project_name, build_id)
+    reference, text = read_code_reference("build")
     builds.set_note(build, "code", text)
-    return code_reference(build) | sent
+    return code_reference(build) | reference
 
 
 @blp.post(f"{BUILD}/statuses")
@@ -203,12 +201,12 @@ def post_build_code_reference(username: str, project_name: str, build_id: int) -
 def post_build_status(username: str, project_name: str, build_id: int) -> BuildStatus:
     """Report a status
 
-    A build that polyjob does not run takes it as its status, where it may follow. Of one that polyjob runs, nothing is
-    kept and the answer is its latest status; only `stopped` from a person is a wish to stop it.
+    An unmanaged build changes to this status, if the transition is allowed. A managed build ignores the report, and the
+    response is its latest status; but `stopped`, reported by a person, stops the build.
     """
-    build = builds.find(find_project(username, project_name), build_id)
-    sent = read_status(read_body())
-    return builds.post_status(build, **sent, user=me() if identity.is_person() else None, settings=settings())
+    build = find_build(username, project_name, build_id)
+    report = read_status(read_body())
+    return builds.post_status(build, **report, user=me() if identity.is_person() else None, settings=settings())
 
 
 @blp.post(f"{BUILD}/_reconcile")
@@ -216,10 +214,10 @@ def post_build_status(username: str, project_name: str, build_id: int) -> BuildS
 @blp.empty(200)
 @requires(Access.SUBMIT)
 def reconcile_build(username: str, project_name: str, build_id: int) -> Response:
-    """Report what became of a build that polyjob does not run; of one that it runs, it knows better"""
-    build = builds.find(find_project(username, project_name), build_id)
-    sent = read_status(read_body()) | {"message": RECONCILED}
-    builds.post_status(build, **sent, user=None, settings=settings())
+    """Report the status of an unmanaged build; a managed build ignores it"""
+    build = find_build(username, project_name, build_id)
+    report = read_status(read_body()) | {"message": RECONCILED}
+    builds.post_status(build, **report, user=None, settings=settings())
     return empty(200)
 
 
@@ -232,7 +230,7 @@ def list_build_statuses(username: str, project_name: str, build_id: int) -> Any:
     project = find_project(username, project_name)
     build = builds.find(project, build_id)
     query = builds.list_statuses(build)
-    return unchanged(project, build.version) or page(list(query.limit(limit()).offset(offset())), query.count())
+    return unchanged(project, build.version) or page_of_query(query)
 
 
 @blp.get(f"{BUILD}/statuses/<uuid>")
@@ -240,7 +238,7 @@ def list_build_statuses(username: str, project_name: str, build_id: int) -> Any:
 @requires(Access.READ)
 def get_build_status(username: str, project_name: str, build_id: int, uuid: str) -> BuildStatus:
     """Get one status of a build"""
-    query = builds.list_statuses(builds.find(find_project(username, project_name), build_id))
+    query = builds.list_statuses(find_build(username, project_name, build_id))
     status: BuildStatus | None = query.where(BuildStatus.uuid == uuid.replace("-", "").lower()).first()
     if status is None:
         raise NotFound("Not found.")

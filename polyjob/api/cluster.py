@@ -1,4 +1,4 @@
-"""The machine that polyjob runs on, as the documented API shows a cluster: one node. For administrators."""
+"""The machine that polyjob runs on, in the form of the documented API: a cluster of one node. For administrators."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import polyjob
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.paging import limit, offset, page
-from polyjob.api.request_context import me, settings
+from polyjob.api.request_context import settings
 from polyjob.api.schemas.cluster import ClusterNodeSchema, ClusterSchema, GraphicsSchema, NodeSchema
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Meta
-from polyjob.errors import Forbidden, NotFound
+from polyjob.errors import NotFound
 
 blp = Blueprint("cluster", __name__, description="The machine that polyjob runs on.")
 
@@ -24,12 +24,11 @@ blp = Blueprint("cluster", __name__, description="The machine that polyjob runs 
 @blp.response(200, ClusterSchema)
 @requires(Access.ADMINISTRATOR)
 def get_cluster() -> dict[str, Any]:
-    """Get the machine, as a cluster of one node; for administrators"""
-    _only_administrators()
+    """Get the cluster, which has one node: this machine; for administrators"""
     meta = {row.key: row.value for row in Meta.select()}
     version = {"major": "0", "minor": "6", "platform": f"polyjob {polyjob.__version__}"}
-    moments = {"created_at": meta["made_at"], "updated_at": meta["made_at"]}
-    return {"uuid": meta["installation"], "version_api": version, "nodes": [_node()]} | moments
+    times = {"created_at": meta["made_at"], "updated_at": meta["made_at"]}
+    return {"uuid": meta["installation"], "version_api": version, "nodes": [_node()]} | times
 
 
 @blp.get("/cluster/nodes")
@@ -37,7 +36,6 @@ def get_cluster() -> dict[str, Any]:
 @requires(Access.ADMINISTRATOR)
 def list_nodes() -> dict[str, Any]:
     """List the nodes: this machine; for administrators"""
-    _only_administrators()
     return page([_node()][offset() : offset() + limit()], 1)
 
 
@@ -46,10 +44,9 @@ def list_nodes() -> dict[str, Any]:
 @requires(Access.ADMINISTRATOR)
 def get_node(number: int) -> dict[str, Any]:
     """Get a node: this machine is number 1; for administrators"""
-    _only_administrators()
-    _only_one(number)
+    _require_first_node(number)
     return _node() | {
-        "gpus": _graphics(),
+        "gpus": _gpus(),
         "docker_version": None,
         "kubelet_version": None,
         "os_image": platform.platform(),
@@ -65,19 +62,13 @@ def get_node(number: int) -> dict[str, Any]:
 @blp.page(GraphicsSchema)
 @requires(Access.ADMINISTRATOR)
 def list_graphics(number: int) -> dict[str, Any]:
-    """List the GPUs of a node that jobs may be given; for administrators"""
-    _only_administrators()
-    _only_one(number)
-    found = _graphics()
-    return page(found[offset() : offset() + limit()], len(found))
+    """List the GPUs of a node that jobs can use; for administrators"""
+    _require_first_node(number)
+    gpus = _gpus()
+    return page(gpus[offset() : offset() + limit()], len(gpus))
 
 
-def _only_administrators() -> None:
-    if not me().is_admin:
-        raise Forbidden("You do not have permission to perform this action.")
-
-
-def _only_one(number: int) -> None:
+def _require_first_node(number: int) -> None:
     if number != 1:
         raise NotFound("Not found.")
 
@@ -96,8 +87,8 @@ def _node() -> dict[str, Any]:
     }
 
 
-def _graphics() -> list[dict[str, Any]]:
-    """The GPUs of `POLYJOB_GPUS`; their models and memory are not known here."""
+def _gpus() -> list[dict[str, Any]]:
+    """Return the GPUs of `POLYJOB_GPUS`, without their model and memory, which the server does not know."""
     node = _node()["uuid"]
     return [
         {

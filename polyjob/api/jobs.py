@@ -1,4 +1,4 @@
-"""Jobs: list, create, look at and wait for, change, stop, archive, delete, clone, bookmark."""
+"""Jobs: list, create, get, update, stop, archive, delete, clone, bookmark."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from polyjob.api.idempotency import create_idempotently
 from polyjob.api.paging import root
 from polyjob.api.params import MAX_WAIT_SECONDS, ParamReader, query_parameter
 from polyjob.api.request_body import read_body
-from polyjob.api.request_context import config_errors_at, empty, find_project, me, settings
+from polyjob.api.request_context import config_errors_at, empty, find_job, find_project, me, settings
 from polyjob.api.routes import JOB, JOBS
 from polyjob.api.schemas.bulk import DeletedSchema, NumbersBody, StoppedSchema, read_ids
 from polyjob.api.schemas.job_bodies import (
@@ -61,16 +61,16 @@ def list_jobs(username: str, project_name: str) -> Any:
 def create_job(username: str, project_name: str) -> Response:
     """Submit a job
 
-    Answered once the job is on disk: it will run, or end with a status that says why not.
+    The response is sent when the job is saved on disk. The job will run, or end with a status that says why not.
     """
     project = find_project(username, project_name)
 
-    def make(once: IdempotentRequest | None) -> Job:
+    def create(once: IdempotentRequest | None) -> Job:
         parsed = read_job_create(read_body())
         with config_errors_at(parsed.config_pointer):
             return submission.create(project, me(), parsed.attributes, settings(), once)
 
-    return create_idempotently(project, make, _document)
+    return create_idempotently(project, create, _document)
 
 
 @blp.get(JOB)
@@ -84,7 +84,7 @@ def get_job(username: str, project_name: str, job_id: int) -> Any:
     project = find_project(username, project_name)
     if seconds and not jobs.find(project, job_id).status.is_done:
         run_events.wait_until_done(job_id, seconds)
-        authenticate()  # the key may be gone by now
+        authenticate()  # the token may have been revoked meanwhile
         project = find_project(username, project_name)
     return unchanged(project, *jobs.visible_state(project, job_id)) or job_view(jobs.find(project, job_id))
 
@@ -94,8 +94,8 @@ def get_job(username: str, project_name: str, job_id: int) -> Any:
 @blp.response(200, JobSchema)
 @requires(Access.SUBMIT, job_token=True)
 def update_job(username: str, project_name: str, job_id: int) -> JobView:
-    """Change a job's description, name, tags …, or its config while it waits in the queue"""
-    job = jobs.find(find_project(username, project_name), job_id)
+    """Update a job's description, name, tags …, or its config while it is queued"""
+    job = find_job(username, project_name, job_id)
     parsed = read_job_change(read_body())
     permissions.check_changes(parsed.attributes, current_identity())
     with config_errors_at(parsed.config_pointer):
@@ -106,8 +106,8 @@ def update_job(username: str, project_name: str, job_id: int) -> JobView:
 @blp.empty(204)
 @requires(Access.MANAGE)
 def delete_job(username: str, project_name: str, job_id: int) -> Response:
-    """Stop a job and remove it with all that it wrote"""
-    jobs.delete(jobs.find(find_project(username, project_name), job_id), me(), settings())
+    """Stop a job, and delete it with its log and outputs"""
+    jobs.delete(find_job(username, project_name, job_id), me(), settings())
     return empty(204)
 
 
@@ -116,9 +116,9 @@ def delete_job(username: str, project_name: str, job_id: int) -> Response:
 @blp.empty(200)
 @requires(Access.SUBMIT)
 def stop_job(username: str, project_name: str, job_id: int) -> Response:
-    """Stop a job; one that is done stays as it is"""
+    """Stop a job; does nothing if it is done"""
     seconds = _wait_seconds()
-    jobs.request_stop(jobs.find(find_project(username, project_name), job_id), me(), settings())
+    jobs.request_stop(find_job(username, project_name, job_id), me(), settings())
     if seconds:
         run_events.wait_until_done(job_id, seconds)
     return empty(200)
@@ -128,8 +128,8 @@ def stop_job(username: str, project_name: str, job_id: int) -> Response:
 @blp.empty(200)
 @requires(Access.SUBMIT)
 def archive_job(username: str, project_name: str, job_id: int) -> Response:
-    """Hide a job, and stop it if it is not done"""
-    jobs.archive(jobs.find(find_project(username, project_name), job_id), me(), settings())
+    """Archive a job: stop it if it is not done, and hide it from lists"""
+    jobs.archive(find_job(username, project_name, job_id), me(), settings())
     return empty(200)
 
 
@@ -137,12 +137,12 @@ def archive_job(username: str, project_name: str, job_id: int) -> Response:
 @blp.empty(200)
 @requires(Access.SUBMIT)
 def restore_job(username: str, project_name: str, job_id: int) -> Response:
-    """Show an archived job again"""
+    """Restore an archived job"""
     jobs.restore(find_project(username, project_name), job_id)
     return empty(200)
 
 
-# Several at once.
+# Bulk operations.
 
 
 @blp.post(f"{JOBS}/stop")
@@ -150,10 +150,10 @@ def restore_job(username: str, project_name: str, job_id: int) -> Response:
 @blp.response(200, StoppedSchema)
 @requires(Access.SUBMIT)
 def stop_jobs(username: str, project_name: str) -> dict[str, list[int]]:
-    """Stop several jobs; those that are done or not there are skipped"""
-    project, numbers = find_project(username, project_name), read_ids(read_body())
-    stopped = jobs.stop_many(project, numbers, me(), settings())
-    return {"stopped": stopped, "skipped": [number for number in numbers if number not in stopped]}
+    """Stop several jobs; skips those that are done or do not exist"""
+    project, ids = find_project(username, project_name), read_ids(read_body())
+    stopped = jobs.stop_many(project, ids, me(), settings())
+    return {"stopped": stopped, "skipped": [job_id for job_id in ids if job_id not in stopped]}
 
 
 @blp.route(f"{JOBS}/delete", methods=["POST", "DELETE"])
@@ -161,10 +161,10 @@ def stop_jobs(username: str, project_name: str) -> dict[str, list[int]]:
 @blp.response(200, DeletedSchema)
 @requires(Access.MANAGE)
 def delete_jobs(username: str, project_name: str) -> dict[str, list[int]]:
-    """Delete several jobs; those that are not there are skipped"""
-    project, numbers = find_project(username, project_name), read_ids(read_body())
-    deleted = jobs.delete_many(project, numbers, me(), settings())
-    return {"deleted": deleted, "skipped": [number for number in numbers if number not in deleted]}
+    """Delete several jobs; skips those that do not exist"""
+    project, ids = find_project(username, project_name), read_ids(read_body())
+    deleted = jobs.delete_many(project, ids, me(), settings())
+    return {"deleted": deleted, "skipped": [job_id for job_id in ids if job_id not in deleted]}
 
 
 # Clones.
@@ -175,7 +175,7 @@ def delete_jobs(username: str, project_name: str) -> dict[str, list[int]]:
 @blp.creates_once(JobSchema)
 @requires(Access.SUBMIT)
 def restart_job(username: str, project_name: str, job_id: int) -> Response:
-    """Run a job's config again, in a new job with empty outputs"""
+    """Restart: create a new job with the same config, and with empty outputs"""
     return _clone(username, project_name, job_id, "restart")
 
 
@@ -184,7 +184,7 @@ def restart_job(username: str, project_name: str, job_id: int) -> Response:
 @blp.creates_once(JobSchema)
 @requires(Access.SUBMIT)
 def resume_job(username: str, project_name: str, job_id: int) -> Response:
-    """Run a job's config again, in a new job that goes on with the outputs"""
+    """Resume: create a new job with the same config, which continues with the outputs"""
     return _clone(username, project_name, job_id, "resume")
 
 
@@ -193,20 +193,20 @@ def resume_job(username: str, project_name: str, job_id: int) -> Response:
 @blp.creates_once(JobSchema)
 @requires(Access.SUBMIT)
 def copy_job(username: str, project_name: str, job_id: int) -> Response:
-    """Run a job's config again, in a new job with a copy of the outputs"""
+    """Copy: create a new job with the same config, and with a copy of the outputs"""
     return _clone(username, project_name, job_id, "copy")
 
 
 def _clone(username: str, project_name: str, job_id: int, strategy: str) -> Response:
     project = find_project(username, project_name)
 
-    def make(once: IdempotentRequest | None) -> Job:
+    def create(once: IdempotentRequest | None) -> Job:
         job = jobs.find(project, job_id)
         parsed = read_job_clone(read_body())
         with config_errors_at(parsed.config_pointer):
             return cloning.clone(job, me(), strategy, parsed.attributes, settings(), once)
 
-    return create_idempotently(project, make, _document)
+    return create_idempotently(project, create, _document)
 
 
 # Bookmarks.
@@ -216,8 +216,8 @@ def _clone(username: str, project_name: str, job_id: int, strategy: str) -> Resp
 @blp.empty(201)
 @requires(Access.BOOKMARK)
 def bookmark_job(username: str, project_name: str, job_id: int) -> Response:
-    """Bookmark a job; who may read it may do so"""
-    bookmarks.add(jobs.find(find_project(username, project_name), job_id), me())
+    """Bookmark a job"""
+    bookmarks.add(find_job(username, project_name, job_id), me())
     return empty(201)
 
 
@@ -226,7 +226,7 @@ def bookmark_job(username: str, project_name: str, job_id: int) -> Response:
 @requires(Access.BOOKMARK)
 def unbookmark_job(username: str, project_name: str, job_id: int) -> Response:
     """Remove a bookmark"""
-    bookmarks.remove(jobs.find(find_project(username, project_name), job_id), me())
+    bookmarks.remove(find_job(username, project_name, job_id), me())
     return empty(204)
 
 

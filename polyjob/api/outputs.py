@@ -11,13 +11,12 @@ from flask import Response, request, send_file
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.downloads import attach, name_from_query, quote_name
 from polyjob.api.paging import root
-from polyjob.api.request_context import find_project, store
+from polyjob.api.request_context import find_job, store
 from polyjob.api.routes import JOB
 from polyjob.api.schemas.common import OutputsTreeSchema
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Job
 from polyjob.errors import Conflict, Invalid, Problem
-from polyjob.services import jobs
 from polyjob.statuses import Status
 from polyjob.storage.live_outputs import LiveOutputs
 from polyjob.storage.output_names import escape_name, unescape_name
@@ -65,7 +64,7 @@ def get_outputs(username: str, project_name: str, job_id: int) -> Response:
 
     Of a job that is done, the archive has an `ETag` and takes `Range`, `If-Range` and `If-None-Match`.
     """
-    return _answer(jobs.find(find_project(username, project_name), job_id))
+    return _answer(find_job(username, project_name, job_id))
 
 
 @blp.get(f"{JOB}/outputs/download")
@@ -74,7 +73,7 @@ def get_outputs(username: str, project_name: str, job_id: int) -> Response:
 @requires(Access.READ)
 def download_outputs(username: str, project_name: str, job_id: int) -> Response:
     """The same by its other name"""
-    return _answer(jobs.find(find_project(username, project_name), job_id))
+    return _answer(find_job(username, project_name, job_id))
 
 
 @blp.get(f"{JOB}/outputs/tree")
@@ -88,7 +87,7 @@ def tree_of_outputs(username: str, project_name: str, job_id: int) -> dict[str, 
     characters and bytes that are not UTF-8 are `%` and two hex digits; a `%` before such digits of the name's own is
     `%25`. Each name can be asked for as it is listed.
     """
-    outputs = readable(jobs.find(find_project(username, project_name), job_id))
+    outputs = readable(find_job(username, project_name, job_id))
     path, after = name_from_query("path"), name_from_query("after")
     files, folders = outputs.tree(path, after, MAX_LISTED + 1)
     names = sorted([*folders, *(name for name, _ in files)])
@@ -112,7 +111,7 @@ def file_of_outputs(username: str, project_name: str, job_id: int) -> Response:
 
     Of a job that is done, the file has an `ETag` and takes `If-None-Match`.
     """
-    outputs = readable(jobs.find(find_project(username, project_name), job_id))
+    outputs = readable(find_job(username, project_name, job_id))
     path = name_from_query("path")
     if not path:
         raise Invalid([Problem("path", "Files view expect a path to the file.")])

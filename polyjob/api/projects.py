@@ -1,4 +1,4 @@
-"""Projects: list, create, look at, change, archive, delete, bookmark; and their code."""
+"""Projects: list, create, get, update, archive, delete, bookmark; and their uploads."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from flask import Response, request, send_file
 from marshmallow import Schema
 
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.paging import limit, offset, page
+from polyjob.api.paging import limit, offset, page, page_of_query
+from polyjob.api.params import query_parameter
 from polyjob.api.request_body import read_body
 from polyjob.api.request_context import empty, find_project, me, settings, store
 from polyjob.api.routes import PROJECT
+from polyjob.api.schemas.common import load_body
 from polyjob.api.schemas.projects import (
     ProjectBody,
     ProjectChangeBody,
@@ -27,28 +29,27 @@ from polyjob.api.uploads import open_part
 from polyjob.auth import identity, users
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Project
-from polyjob.jobconfig.checks import check_values, deserialize
 from polyjob.services import bookmarks, projects
 
-FRAMING = 1 << 20
-"""Bytes of a multipart body around its file."""
+MULTIPART_OVERHEAD = 1 << 20
+"""Bytes of a multipart body that are not the file."""
 
-QUERY = {
-    "name": "query",
-    "in": "query",
-    "description": "As for jobs, by `id`, `name`, `description`, `tags`, `is_public`, `created_at`, `updated_at`.",
-    "schema": {"type": "string"},
-}
-SORT = {
-    "name": "sort",
-    "in": "query",
-    "description": "`created_at`, `updated_at` or `name`, several joined by commas, `-` for descending.",
-    "schema": {"type": "string", "default": "-updated_at"},
-}
+QUERY = query_parameter(
+    "query",
+    "The syntax is that of jobs. Fields: `id`, `name`, `description`, `tags`, `is_public`, `created_at`, `updated_at`.",
+    type="string",
+)
+SORT = query_parameter(
+    "sort",
+    "`created_at`, `updated_at` or `name`, or several separated by commas; `-` for descending order.",
+    type="string",
+    default="-updated_at",
+)
+COMMIT = query_parameter("commit", "Digest of the upload; the latest by default.", type="string")
 
 _CREATE, _CHANGE = ProjectBody(), ProjectChangeBody()
 
-blp = Blueprint("projects", __name__, description="Projects: where jobs, builds and code belong.")
+blp = Blueprint("projects", __name__, description="Projects: they have jobs, builds and uploads.")
 
 
 @blp.post("/projects")
@@ -65,12 +66,12 @@ def create_project() -> ProjectView:
 @blp.page(ProjectRowSchema)
 @requires(Access.READ)
 def list_projects(username: str) -> dict[str, Any]:
-    """List the projects of a user that one may read, last changed first"""
+    """List the visible projects of a user, last changed first"""
     owner = users.find_for(me(), username)
     if owner is None:
         return page([], 0)
-    asked = projects.list_projects(owner, query=request.args.get("query"), sort=request.args.get("sort"))
-    query = asked.where(identity.readable_projects(me()))
+    projects_of_owner = projects.list_projects(owner, query=request.args.get("query"), sort=request.args.get("sort"))
+    query = projects_of_owner.where(identity.readable_projects(me()))
     return page(project_rows(query.limit(limit()).offset(offset())), query.count())
 
 
@@ -78,12 +79,12 @@ def list_projects(username: str) -> dict[str, Any]:
 @blp.page(ProjectNameSchema)
 @requires(Access.READ)
 def list_project_names(username: str) -> dict[str, Any]:
-    """List the names of a user's projects that one may read"""
+    """List the names of a user's visible projects"""
     owner = users.find_for(me(), username)
     if owner is None:
         return page([], 0)
     query = projects.list_projects(owner).where(identity.readable_projects(me()))
-    return page(list(query.limit(limit()).offset(offset())), query.count())
+    return page_of_query(query)
 
 
 @blp.get(PROJECT)
@@ -99,7 +100,7 @@ def get_project(username: str, project_name: str) -> ProjectView:
 @blp.response(200, ProjectSchema)
 @requires(Access.MANAGE)
 def update_project(username: str, project_name: str) -> ProjectView:
-    """Change a project's name, description, readme, tags, or who may read it"""
+    """Update a project's name, description, readme, tags or visibility"""
     project = find_project(username, project_name)
     return project_view(projects.update(project, _read_body(_CHANGE)))
 
@@ -108,7 +109,7 @@ def update_project(username: str, project_name: str) -> ProjectView:
 @blp.empty(204)
 @requires(Access.MANAGE)
 def delete_project(username: str, project_name: str) -> Response:
-    """Stop a project's jobs, and remove it with all that belongs to it"""
+    """Delete a project with its builds and uploads; stops and deletes its jobs"""
     projects.delete(find_project(username, project_name), me(), settings())
     return empty(204)
 
@@ -117,7 +118,7 @@ def delete_project(username: str, project_name: str) -> Response:
 @blp.empty(200)
 @requires(Access.MANAGE)
 def archive_project(username: str, project_name: str) -> Response:
-    """Hide a project with all that belongs to it, and stop its jobs"""
+    """Archive a project: stop its jobs, and hide it from lists"""
     projects.archive(find_project(username, project_name, archived=True), me(), settings())
     return empty(200)
 
@@ -126,7 +127,7 @@ def archive_project(username: str, project_name: str) -> Response:
 @blp.empty(200)
 @requires(Access.MANAGE)
 def restore_project(username: str, project_name: str) -> Response:
-    """Show an archived project again"""
+    """Restore an archived project"""
     projects.restore(find_project(username, project_name, archived=True))
     return empty(200)
 
@@ -135,7 +136,7 @@ def restore_project(username: str, project_name: str) -> Response:
 @blp.empty(201)
 @requires(Access.BOOKMARK)
 def bookmark_project(username: str, project_name: str) -> Response:
-    """Bookmark a project; who may read it may do so"""
+    """Bookmark a project"""
     bookmarks.add(find_project(username, project_name), me())
     return empty(201)
 
@@ -149,14 +150,14 @@ def unbookmark_project(username: str, project_name: str) -> Response:
     return empty(204)
 
 
-# Code.
+# Uploads.
 
 
 @blp.get(f"{PROJECT}/repo")
 @blp.response(200, RepositorySchema)
 @requires(Access.READ)
 def get_repository(username: str, project_name: str) -> dict[str, Any]:
-    """Get what is known of the project's code"""
+    """Get the latest upload of a project"""
     project = find_project(username, project_name)
     latest = projects.latest_upload(project)
     first = projects.first_upload(project)
@@ -174,26 +175,17 @@ def get_repository(username: str, project_name: str) -> dict[str, Any]:
 @blp.empty(204)
 @requires(Access.SUBMIT)
 def delete_repository(username: str, project_name: str) -> Response:
-    """Have the project's new jobs run without code; earlier uploads stay for the jobs that use them"""
+    """Run new jobs without an upload; existing jobs keep theirs"""
     projects.remove_upload(find_project(username, project_name))
     return empty(204)
 
 
 @blp.get(f"{PROJECT}/repo/download")
-@blp.doc(
-    parameters=[
-        {
-            "name": "commit",
-            "in": "query",
-            "description": "Which upload; the latest where none is named.",
-            "schema": {"type": "string"},
-        }
-    ]
-)
+@blp.doc(parameters=[COMMIT])
 @blp.response(200, {"type": "string", "format": "binary"}, content_type="application/gzip")
 @requires(Access.READ)
 def download_code(username: str, project_name: str) -> Response:
-    """Download an upload of the project's code, a tar.gz"""
+    """Download an upload of a project, a .tar.gz file"""
     project = find_project(username, project_name)
     code = projects.find_upload(project, request.args.get("commit") or None)
     return send_file(
@@ -213,7 +205,7 @@ def download_code(username: str, project_name: str) -> Response:
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "properties": {"repo": {"type": "string", "format": "binary", "description": "A tar.gz."}},
+                    "properties": {"repo": {"type": "string", "format": "binary", "description": "A .tar.gz file."}},
                     "required": ["repo"],
                 }
             }
@@ -223,9 +215,9 @@ def download_code(username: str, project_name: str) -> Response:
 @blp.empty(200)
 @requires(Access.SUBMIT)
 def upload_code(username: str, project_name: str) -> Response:
-    """Upload the code that the project's new jobs run with"""
+    """Upload the files that new jobs of a project run with"""
     project = find_project(username, project_name)
-    request.max_content_length = settings().upload_limit + FRAMING
+    request.max_content_length = settings().upload_limit + MULTIPART_OVERHEAD
     projects.store_upload(project, me(), cast(BinaryIO, open_part("repo")), settings())
     return empty(200)
 
@@ -243,6 +235,4 @@ def project_rows(projects: Iterable[Project]) -> list[ProjectRow]:
 
 
 def _read_body(schema: Schema = _CREATE) -> Any:
-    body = read_body()
-    check_values(body)
-    return deserialize(schema, body, "")
+    return load_body(schema, read_body())

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from flask import Response, current_app, request
 
 from polyjob.auth import identity, permissions
-from polyjob.db.models import Project, User
+from polyjob.db.models import Build, Job, Project, User
 from polyjob.errors import Invalid
 from polyjob.jobconfig.checks import move_pointers
+from polyjob.services import builds, jobs
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
 
@@ -40,6 +41,16 @@ def find_project(username: str, project_name: str, *, archived: bool = False) ->
     """
     to_write = request.endpoint is not None and permissions.needs_writer(request.endpoint)
     return identity.find_project(me(), username, project_name, to_write=to_write, archived=archived)
+
+
+def find_job(username: str, project_name: str, job_id: int) -> Job:
+    """Return the job in the path. Raises as `find_project`, and NotFound for an archived job."""
+    return jobs.find(find_project(username, project_name), job_id)
+
+
+def find_build(username: str, project_name: str, build_id: int) -> Build:
+    """Return the build in the path. Raises as `find_project`, and NotFound for an archived build."""
+    return builds.find(find_project(username, project_name), build_id)
 
 
 def empty(status: int) -> Response:

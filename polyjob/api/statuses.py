@@ -1,4 +1,4 @@
-"""The history of a job, and what a client inside one reports: statuses, heartbeats, code references."""
+"""The statuses of a job, and the reports of clients inside it: statuses, heartbeats, code references."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from flask import Response
 
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.etags import unchanged
-from polyjob.api.paging import limit, offset, page
+from polyjob.api.paging import page_of_query
 from polyjob.api.request_body import read_body
-from polyjob.api.request_context import empty, find_project, me, settings
+from polyjob.api.request_context import empty, find_job, find_project, me, settings
 from polyjob.api.routes import JOB
+from polyjob.api.schemas.common import load_body
 from polyjob.api.schemas.statuses import (
     CodeReferenceBody,
     CodeReferenceSchema,
@@ -23,14 +24,13 @@ from polyjob.auth import identity
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job, JobStatus
 from polyjob.errors import NotFound
-from polyjob.jobconfig.checks import check_values, deserialize
 from polyjob.services import jobs
 
 BRANCH = "master"
 RECONCILED = "Status was reconciled."
-REFERENCE_LENGTH = 200
+MAX_REFERENCE_LENGTH = 200
 
-blp = Blueprint("statuses", __name__, description="What became of a job, and what it reports of itself.")
+blp = Blueprint("statuses", __name__, description="Statuses of a job, and reports from inside it.")
 
 
 @blp.get(f"{JOB}/statuses")
@@ -42,7 +42,7 @@ def list_statuses(username: str, project_name: str, job_id: int) -> Any:
     project = find_project(username, project_name)
     version, *_ = jobs.visible_state(project, job_id)
     query = jobs.list_statuses(job_id)
-    return unchanged(project, version) or page(list(query.limit(limit()).offset(offset())), query.count())
+    return unchanged(project, version) or page_of_query(query)
 
 
 @blp.get(f"{JOB}/statuses/<uuid>")
@@ -50,7 +50,7 @@ def list_statuses(username: str, project_name: str, job_id: int) -> Any:
 @requires(Access.READ, job_token=True)
 def get_status(username: str, project_name: str, job_id: int, uuid: str) -> JobStatus:
     """Get one status of a job"""
-    query = jobs.list_statuses(jobs.find(find_project(username, project_name), job_id))
+    query = jobs.list_statuses(find_job(username, project_name, job_id))
     status: JobStatus | None = query.where(JobStatus.uuid == uuid.replace("-", "").lower()).first()
     if status is None:
         raise NotFound("Not found.")
@@ -64,12 +64,12 @@ def get_status(username: str, project_name: str, job_id: int, uuid: str) -> JobS
 def post_status(username: str, project_name: str, job_id: int) -> JobStatus:
     """Report a status
 
-    A job that polyjob runs keeps it as a note, and the answer is its latest status; only `stopped` from a person is a
-    wish to stop it. Any other job takes it as its status, where it may follow.
+    A managed job stores the report, and the response is its latest status; but `stopped`, reported by a person, stops
+    the job. An unmanaged job changes to this status, if the transition is allowed.
     """
-    job = jobs.find(find_project(username, project_name), job_id)
-    sent = read_status(read_body())
-    return jobs.post_status(job, **sent, user=me() if identity.is_person() else None, settings=settings())
+    job = find_job(username, project_name, job_id)
+    report = read_status(read_body())
+    return jobs.post_status(job, **report, user=me() if identity.is_person() else None, settings=settings())
 
 
 @blp.post(f"{JOB}/_reconcile")
@@ -77,10 +77,10 @@ def post_status(username: str, project_name: str, job_id: int) -> JobStatus:
 @blp.empty(200)
 @requires(Access.SUBMIT)
 def reconcile(username: str, project_name: str, job_id: int) -> Response:
-    """Report what became of a job that polyjob does not run; of one that it runs, it knows better"""
-    job = jobs.find(find_project(username, project_name), job_id)
-    sent = read_status(read_body()) | {"message": RECONCILED}
-    jobs.post_status(job, **sent, user=None, settings=settings())
+    """Report the status of an unmanaged job; a managed job ignores it"""
+    job = find_job(username, project_name, job_id)
+    report = read_status(read_body()) | {"message": RECONCILED}
+    jobs.post_status(job, **report, user=None, settings=settings())
     return empty(200)
 
 
@@ -88,8 +88,8 @@ def reconcile(username: str, project_name: str, job_id: int) -> Response:
 @blp.empty(200)
 @requires(Access.SUBMIT, job_token=True)
 def heartbeat(username: str, project_name: str, job_id: int) -> Response:
-    """Say that the job lives; polyjob asks the system itself, and keeps nothing of this"""
-    jobs.find(find_project(username, project_name), job_id)
+    """Accept a heartbeat of a job; it has no effect"""
+    find_job(username, project_name, job_id)
     return empty(200)
 
 
@@ -97,8 +97,8 @@ def heartbeat(username: str, project_name: str, job_id: int) -> Response:
 @blp.response(200, CodeReferenceSchema)
 @requires(Access.READ, job_token=True)
 def get_code_reference(username: str, project_name: str, job_id: int) -> dict[str, Any]:
-    """Get the code that a job runs with"""
-    return code_reference(jobs.find(find_project(username, project_name), job_id))
+    """Get the upload that a job runs with"""
+    return code_reference(find_job(username, project_name, job_id))
 
 
 @blp.post(f"{JOB}/coderef")
@@ -106,27 +106,30 @@ def get_code_reference(username: str, project_name: str, job_id: int) -> dict[st
 @blp.response(201, CodeReferenceSchema)
 @requires(Access.SUBMIT, job_token=True)
 def post_code_reference(username: str, project_name: str, job_id: int) -> dict[str, Any]:
-    """Report where the job's code came from; kept as a note on the job"""
-    job = jobs.find(find_project(username, project_name), job_id)
-    sent, text = read_code_reference("job")
+    """Report where the job's code comes from; saved as a note on the job"""
+    job = find_job(username, project_name, job_id)
+    reference, text = read_code_reference("job")
     jobs.set_note(job, "code", text)
-    return code_reference(job) | sent
+    return code_reference(job) | reference
 
 
 def read_code_reference(kind: str) -> tuple[dict[str, Any], str | None]:
-    """Return the code reference that the request reports, and the note about it that a run of this kind keeps. Raises
-    Invalid."""
-    body = read_body()
-    check_values(body)
-    sent = {name: value for name, value in deserialize(CodeReferenceBody(), body, "").items() if value is not None}
-    words = [str(sent[name])[:REFERENCE_LENGTH] for name in ("git_url", "branch", "commit") if sent.get(name)]
-    return sent, f"The {kind} reported its code: {', '.join(words)}." if words else None
+    """Return the reported code reference, and the text of the note that a job or build (`kind`) stores about it.
+
+    Raises Invalid.
+    """
+    body = load_body(CodeReferenceBody(), read_body())
+    reference = {name: value for name, value in body.items() if value is not None}
+    words = [
+        str(reference[name])[:MAX_REFERENCE_LENGTH] for name in ("git_url", "branch", "commit") if reference.get(name)
+    ]
+    return reference, f"The {kind} reported its code: {', '.join(words)}." if words else None
 
 
 def code_reference(run: Job | Build) -> dict[str, Any]:
-    """The code of a job or build; nulls where it has none, as clients expect it."""
-    nothing: dict[str, Any] = dict.fromkeys(CodeReferenceSchema().fields)
+    """Return the upload of a run as a code reference. All members are null without an upload, as clients expect."""
+    reference: dict[str, Any] = dict.fromkeys(CodeReferenceSchema().fields)
     if run.code is None:
-        return nothing
-    known = {"id": run.code.id, "commit": run.code.digest, "head": run.code.digest, "branch": BRANCH}
-    return nothing | known | {"is_dirty": False, "repo": run.project.unique_name}
+        return reference
+    upload = {"id": run.code.id, "commit": run.code.digest, "head": run.code.digest, "branch": BRANCH}
+    return reference | upload | {"is_dirty": False, "repo": run.project.unique_name}

@@ -1,4 +1,4 @@
-"""Keys of one's own: list, make, revoke."""
+"""Tokens: list, create, revoke."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 from flask import Response, g, request
 
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.paging import limit, offset, page
+from polyjob.api.paging import page_of_query
+from polyjob.api.params import query_parameter
 from polyjob.api.request_body import read_body
 from polyjob.api.request_context import empty, me
+from polyjob.api.schemas.common import load_body
 from polyjob.api.schemas.tokens import MadeTokenSchema, TokenBody, TokenRowSchema
 from polyjob.auth import identity, users
 from polyjob.auth.permissions import Access, requires
@@ -20,16 +22,10 @@ from polyjob.auth.tokens import LOGIN_TOKEN_NAME
 from polyjob.clock import now
 from polyjob.db.models import Project, Token
 from polyjob.errors import Forbidden, Invalid, NotFound, Problem
-from polyjob.jobconfig.checks import check_values, deserialize
 
-USER = {
-    "name": "user",
-    "in": "query",
-    "description": "Whose; for administrators.",
-    "schema": {"type": "string"},
-}
+USER = query_parameter("user", "Name of another user; for administrators.", type="string")
 
-blp = Blueprint("tokens", __name__, description="Keys of one's own.")
+blp = Blueprint("tokens", __name__, description="Tokens of the current user.")
 
 
 @blp.get("/tokens")
@@ -37,15 +33,15 @@ blp = Blueprint("tokens", __name__, description="Keys of one's own.")
 @blp.page(TokenRowSchema)
 @requires(Access.ACCOUNT)
 def list_tokens() -> dict[str, Any]:
-    """List one's keys, the latest first; never the keys themselves"""
+    """List your tokens, latest first, without their secrets"""
     owner = me()
     name = request.args.get("user")
     if name is not None and name != owner.username:
         if not owner.is_admin:
-            raise Forbidden("Only administrators see the tokens of others.")
+            raise Forbidden("Only administrators can list the tokens of other users.")
         owner = users.find(name)
     query = users.list_tokens(owner)
-    return page(list(query.limit(limit()).offset(offset())), query.count())
+    return page_of_query(query)
 
 
 @blp.post("/tokens")
@@ -54,46 +50,51 @@ def list_tokens() -> dict[str, Any]:
 @blp.response(201, MadeTokenSchema)
 @requires(Access.ACCOUNT)
 def create_token() -> Token:
-    """Make a key; this answer is the only one that shows it"""
-    return make(read_body())
+    """Create a token; only this response shows its secret"""
+    return create_from_body(read_body())
 
 
 @blp.delete("/tokens/<int:number>")
 @blp.empty(204)
 @requires(Access.ACCOUNT)
 def revoke_token(number: int) -> Response:
-    """Revoke a key: it is dead at once. Administrators revoke anybody's"""
+    """Revoke a token; administrators can revoke those of other users, too"""
     users.revoke_token(users.find_token(number, me()))
     return empty(204)
 
 
-def make(body: Mapping[str, Any]) -> Token:
-    """The key that the body asks for, for whoever asks; `token` of the row is the key itself. Raises Invalid, Forbidden
-    and Conflict."""
-    check_values(body)
-    sent = deserialize(TokenBody(), body, "")
-    if sent.get("name") is None:
+def create_from_body(body: Mapping[str, Any]) -> Token:
+    """Create the token that the body describes, for the current user. The row has the secret as `token`.
+
+    Raises Invalid, Forbidden and Conflict.
+    """
+    fields = load_body(TokenBody(), body)
+    if fields.get("name") is None:
         raise Invalid([Problem("/name", "This field is required.")])
-    scope = Scope(sent.get("scope") or Scope.ADMIN)
+    scope = Scope(fields.get("scope") or Scope.ADMIN)
     if not g.identity.scope.covers(scope):
-        raise Forbidden(f"A token of scope `{g.identity.scope}` makes none of scope `{scope}`.")
-    seconds = sent.get("expires_in")
-    life = _within_makers(None if seconds is None else datetime.timedelta(seconds=seconds))
-    row, key = users.create_token(me(), sent["name"], life, scope=scope, project=_asked_project(sent.get("project")))
-    row.token = key
+        raise Forbidden(f"A token with the scope `{g.identity.scope}` cannot create one with the scope `{scope}`.")
+    seconds = fields.get("expires_in")
+    lifetime = _limit_lifetime(None if seconds is None else datetime.timedelta(seconds=seconds))
+    project = _find_project(fields.get("project"))
+    row, secret = users.create_token(me(), fields["name"], lifetime, scope=scope, project=project)
+    row.token = secret
     return row
 
 
-def _within_makers(life: datetime.timedelta | None) -> datetime.timedelta | None:
-    """A key that expires makes none that outlives it; but one that was got for a password does as the password."""
-    maker = g.identity.token
-    if maker is None or maker.expires_at is None or maker.name == LOGIN_TOKEN_NAME:
-        return life
-    left: datetime.timedelta = maker.expires_at - now()
-    return left if life is None else min(left, life)
+def _limit_lifetime(lifetime: datetime.timedelta | None) -> datetime.timedelta | None:
+    """Limit the lifetime to that of the token that creates the new one.
+
+    Login tokens have no such limit, because their user could as well create the token with the password.
+    """
+    creator = g.identity.token
+    if creator is None or creator.expires_at is None or creator.name == LOGIN_TOKEN_NAME:
+        return lifetime
+    remaining: datetime.timedelta = creator.expires_at - now()
+    return remaining if lifetime is None else min(remaining, lifetime)
 
 
-def _asked_project(name: str | None) -> Project | None:
+def _find_project(name: str | None) -> Project | None:
     if name is None:
         return None
     owner, dot, project = name.replace("/", ".").partition(".")

@@ -1,4 +1,4 @@
-"""Users: who one is, a key for a password; and what administrators do with users."""
+"""Users: the current user, login, passwords; and user management for administrators."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from flask import Response, g, request, session
 from marshmallow import Schema
 
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.paging import limit, offset, page
+from polyjob.api.paging import page_of_query
 from polyjob.api.request_body import read_body
 from polyjob.api.request_context import empty, me
+from polyjob.api.schemas.common import load_body
 from polyjob.api.schemas.users import (
     LoginBody,
     OwnUserBody,
@@ -26,16 +27,15 @@ from polyjob.auth.sessions import CSRF_HEADER
 from polyjob.auth.tokens import LOGIN_TOKEN_NAME
 from polyjob.db.models import User
 from polyjob.errors import Forbidden, Invalid, Problem
-from polyjob.jobconfig.checks import check_values, deserialize
 
-blp = Blueprint("users", __name__, description="Users and their keys.")
+blp = Blueprint("users", __name__, description="Users and login.")
 
 
 @blp.get("/users")
 @blp.response(200, UserSchema)
 @requires(Access.READ)
 def who_am_i() -> User:
-    """Get the user whose key is shown"""
+    """Get the current user"""
     return me()
 
 
@@ -44,9 +44,9 @@ def who_am_i() -> User:
 @blp.response(200, UserSchema)
 @requires(Access.ACCOUNT)
 def update_me() -> User:
-    """Change one's own e-mail address"""
-    sent = _read(OwnUserBody())
-    return users.set_email(me(), sent["email"]) if "email" in sent else me()
+    """Change your e-mail address"""
+    body = _read(OwnUserBody())
+    return users.set_email(me(), body["email"]) if "email" in body else me()
 
 
 @blp.post("/users/password")
@@ -55,16 +55,16 @@ def update_me() -> User:
 @blp.empty(200)
 @requires(Access.ACCOUNT)
 def set_password() -> Response:
-    """Set one's password, or as an administrator somebody's; ends every session of that user"""
-    sent = _read(PasswordBody())
-    if sent.get("password") is None:
+    """Set your password, or that of another user as an administrator; ends the user's sessions"""
+    body = _read(PasswordBody())
+    if body.get("password") is None:
         raise Invalid([Problem("/password", "This field is required.")])
     user = me()
-    if sent.get("username") not in (None, user.username):
-        if not user.is_admin:  # before the look-up, which would tell who exists
+    if body.get("username") not in (None, user.username):
+        if not user.is_admin:  # before the look-up, which would reveal who exists
             raise Forbidden("Only administrators can set the passwords of others.")
-        user = users.find(sent["username"])
-    login.set_password(user, sent["password"], old=sent.get("old_password"), identity=g.identity)
+        user = users.find(body["username"])
+    login.set_password(user, body["password"], old=body.get("old_password"), identity=g.identity)
     return empty(200)
 
 
@@ -72,7 +72,7 @@ def set_password() -> Response:
 @blp.empty(200)
 @requires(Access.READ)
 def log_out() -> Response:
-    """End this browser's session, at the request of a page of this server; a key stays good"""
+    """End this browser's session; tokens stay valid"""
     if g.identity.is_browser:
         sessions.require_csrf_token(request.headers.get(CSRF_HEADER, ""), is_change=True)
         sessions.sign_out()
@@ -83,12 +83,12 @@ def log_out() -> Response:
 @blp.empty(200)
 @requires(Access.READ)
 def refresh_session() -> Response:
-    """Have this browser's session last from now on"""
+    """Extend this browser's session"""
     session.modified = bool(session)
     return empty(200)
 
 
-# For administrators.
+# User management, for administrators.
 
 
 @blp.get("/users/list")
@@ -97,7 +97,7 @@ def refresh_session() -> Response:
 def list_users() -> dict[str, Any]:
     """List the users, by name; for administrators"""
     query = users.list_users()
-    return page(list(query.limit(limit()).offset(offset())), query.count())
+    return page_of_query(query)
 
 
 @blp.post("/users/create")
@@ -105,14 +105,14 @@ def list_users() -> dict[str, Any]:
 @blp.response(201, UserRowSchema)
 @requires(Access.ADMINISTRATOR)
 def create_user() -> User:
-    """Make a user; for administrators. Without a password, a key or link of an administrator's has to let them in"""
-    sent = _read(UserCreateBody())
-    if sent.get("username") is None:
+    """Create a user; for administrators. A user without a password needs a token or a sign-in link"""
+    body = _read(UserCreateBody())
+    if body.get("username") is None:
         raise Invalid([Problem("/username", "This field is required.")])
-    if sent.get("password") is not None:
+    if body.get("password") is not None:
         login.refuse_expiring_token(g.identity)
     return users.create(
-        sent["username"], sent.get("password"), email=sent.get("email"), is_admin=bool(sent.get("is_admin"))
+        body["username"], body.get("password"), email=body.get("email"), is_admin=bool(body.get("is_admin"))
     )
 
 
@@ -121,7 +121,7 @@ def create_user() -> User:
 @blp.empty(204)
 @requires(Access.ADMINISTRATOR)
 def delete_user(username: str) -> Response:
-    """Delete a user who owns no project, with every key; for administrators"""
+    """Delete a user who owns no project, and the user's tokens; for administrators"""
     users.delete(users.find(username))
     return empty(204)
 
@@ -130,7 +130,7 @@ def delete_user(username: str) -> Response:
 @blp.empty(200)
 @requires(Access.ADMINISTRATOR)
 def activate_user(username: str) -> Response:
-    """Let a user in again; for administrators"""
+    """Activate a user again; for administrators"""
     users.set_active(users.find(username), True)
     return empty(200)
 
@@ -140,7 +140,7 @@ def activate_user(username: str) -> Response:
 @blp.empty(200)
 @requires(Access.ADMINISTRATOR)
 def deactivate_user(username: str) -> Response:
-    """Lock a user out: every key and session is dead at once, jobs go on; for administrators"""
+    """Deactivate a user: all tokens and sessions end at once, jobs go on; for administrators"""
     users.set_active(users.find(username), False)
     return empty(200)
 
@@ -149,7 +149,7 @@ def deactivate_user(username: str) -> Response:
 @blp.empty(200)
 @requires(Access.ADMINISTRATOR)
 def grant(username: str) -> Response:
-    """Make a user an administrator; for administrators"""
+    """Grant a user administrator rights; for administrators"""
     users.set_admin(users.find(username), True)
     return empty(200)
 
@@ -159,7 +159,7 @@ def grant(username: str) -> Response:
 @blp.empty(200)
 @requires(Access.ADMINISTRATOR)
 def revoke(username: str) -> Response:
-    """Make an administrator a user like others; for administrators"""
+    """Revoke a user's administrator rights; for administrators"""
     users.set_admin(users.find(username), False)
     return empty(200)
 
@@ -173,31 +173,29 @@ def revoke(username: str) -> Response:
 @blp.response(200, TokenSchema)
 @requires(Access.OPEN)
 def log_in() -> dict[str, Any]:
-    """Get a key, good for 30 days, for a user's name and password; tries that fail slow the next ones down
+    """Get a token for a username and password; it is valid for 30 days
 
-    With `login`, the answer also sets the cookie of a session that ends with the key, and has the token that changes
-    made with the cookie must send as `X-CSRF-Token`.
+    Failed attempts delay the next ones. With `login`, the response also sets the cookie of a session that ends with the
+    token. Requests that change something with that cookie must send the `csrf_token` as `X-CSRF-Token`.
     """
-    sent = _sent_login()
-    if sent.get("login"):
+    credentials = _read_login()
+    if credentials.get("login"):
         sessions.require_own_origin(is_change=False)
-    user = login.check_password(sent["username"], sent["password"])
-    token, key = users.create_token(user, LOGIN_TOKEN_NAME, identity.LOGIN_TOKEN_LIFETIME)
-    if not sent.get("login"):
-        return {"token": key}
+    user = login.check_password(credentials["username"], credentials["password"])
+    token, secret = users.create_token(user, LOGIN_TOKEN_NAME, identity.LOGIN_TOKEN_LIFETIME)
+    if not credentials.get("login"):
+        return {"token": secret}
     sessions.sign_in(user, token)
-    return {"token": key, "csrf_token": sessions.csrf_token()}
+    return {"token": secret, "csrf_token": sessions.csrf_token()}
 
 
 def _read(schema: Schema) -> Any:
-    body = read_body()
-    check_values(body)
-    return deserialize(schema, body, "")
+    return load_body(schema, read_body())
 
 
-def _sent_login() -> dict[str, Any]:
-    sent: dict[str, Any] = _read(LoginBody())
-    missing = [name for name in ("username", "password") if not sent.get(name)]
+def _read_login() -> dict[str, Any]:
+    body: dict[str, Any] = _read(LoginBody())
+    missing = [name for name in ("username", "password") if not body.get(name)]
     if missing:
         raise Invalid([Problem(f"/{name}", "This field is required.") for name in missing])
-    return sent
+    return body

@@ -66,7 +66,7 @@ def make_key() -> AnyResponse:
         is_valid = days.isascii() and days.isdecimal() and len(days) < 6
         body["expires_in"] = int(days) * DAY_SECONDS if is_valid else 0
     try:
-        token = tokens.make(body)
+        token = tokens.create_from_body(body)
     except (Invalid, Conflict, Forbidden) as error:
         problems = getattr(error, "problems", [])
         errors = group_by_field(problems, _field_of) if problems else {"": [str(error)]}

@@ -7,9 +7,8 @@ from typing import Any
 
 from marshmallow import Schema, fields, validate
 
-from polyjob.api.schemas.common import Body
+from polyjob.api.schemas.common import Body, load_body
 from polyjob.errors import Invalid, Problem
-from polyjob.jobconfig.checks import check_values, deserialize
 
 MAX_IDS = 1000
 
@@ -37,8 +36,7 @@ class DeletedSchema(Schema):
 
 def read_ids(body: Mapping[str, Any]) -> list[int]:
     """Return the ids in their order, without duplicates. Raises Invalid."""
-    check_values(body)
-    ids = deserialize(NumbersBody(), body, "")["ids"]
+    ids = load_body(NumbersBody(), body)["ids"]
     if ids is None:
         raise Invalid([Problem("/ids", "This field is required.")])
     return list(dict.fromkeys(ids))

@@ -8,7 +8,7 @@ from typing import Any
 
 from marshmallow import EXCLUDE, INCLUDE, Schema, fields, validate
 
-from polyjob.jobconfig.checks import MAX_NAME_LENGTH, MAX_TEXT_LENGTH, SLUG_PATTERN
+from polyjob.jobconfig.checks import MAX_NAME_LENGTH, MAX_TEXT_LENGTH, SLUG_PATTERN, check_values, deserialize
 
 
 class Instant(fields.Field[datetime.datetime]):
@@ -31,6 +31,13 @@ class Body(Schema):
 
     def on_bind_field(self, field_name: str, field_obj: Any) -> None:
         field_obj.allow_none = True
+
+
+def load_body(schema: Schema, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a body. Raises Invalid with all problems."""
+    check_values(body)
+    attributes: dict[str, Any] = deserialize(schema, body, "")
+    return attributes
 
 
 def name_field() -> fields.String:

@@ -7,9 +7,8 @@ from typing import Any
 
 from marshmallow import Schema, fields, post_load
 
-from polyjob.api.schemas.common import Body, Instant
+from polyjob.api.schemas.common import Body, Instant, load_body
 from polyjob.errors import Invalid, Problem
-from polyjob.jobconfig.checks import check_values, deserialize
 from polyjob.statuses import Status
 
 MAX_REPORT_MESSAGE_LENGTH = 4096
@@ -57,8 +56,7 @@ _STATUS = StatusBody()
 
 def read_status(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the reported `status`, `message`, `traceback` and `details`. Raises Invalid."""
-    check_values(body)
-    report: dict[str, Any] = deserialize(_STATUS, body, "")
+    report = load_body(_STATUS, body)
     status = Status.CREATED if report.get("status") is None else report["status"]
     if not isinstance(status, str) or status not in set(Status):
         raise Invalid([Problem("/status", f'"{status}" is not a valid choice.')])
