@@ -1,4 +1,4 @@
-"""The Dockerfile of a build. Pure."""
+"""The Dockerfile of a build. Only pure functions."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Mapping
 
 from runners.base import BuildSpec
 
-FOLDER = "/code"
-"""The working folder of steps and jobs."""
+WORKING_FOLDER = "/code"
+"""The working folder of build steps and jobs."""
 OPEN_FOLDER = "polyjob"
-"""A folder of the context that holds the working folder as every user may write to it."""
-LINE = 15_000
-"""Characters of one line; the Engine takes no longer one than 64 KiB, and joins what a backslash continues."""
-SEPARATE_STEPS = 64
-"""Steps that have a layer of their own. An image has at most 127 layers, with those of its base; the last layer holds
-all further steps."""
+"""A folder of the build context. It contains the working folder with write permission for every user."""
+LINE_CHARACTERS = 15_000
+"""Longest line. The Docker Engine accepts at most 64 KiB, and joins lines that end with a backslash."""
+STEP_LAYERS = 64
+"""Layers for build steps. An image has at most 127 layers, including those of its base. If there are more build steps,
+the last layer runs all the remaining ones."""
 _CUT = re.compile(r"[^\s\\](?=[^\s#])")
-"""Where a line may be cut: an Engine drops lines that begin with `#`, and blanks before a line's end."""
+"""Where a line may be cut. The Engine drops lines that begin with `#`, and blanks at the end of a line."""
 _EXPORTABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_SHELL = "if command -v bash >/dev/null 2>&1; then s=bash; else s=/bin/sh; fi; "
-_ONE = 'exec $s -e -c "$1"'
-_REST = (
+_CHOOSE_SHELL = "if command -v bash >/dev/null 2>&1; then s=bash; else s=/bin/sh; fi; "
+_RUN_ONE = 'exec $s -e -c "$1"'
+_RUN_ALL = (
     'n={number}; for step in "$@"; do $s -e -c "$step" || {{ code=$?; '
     'echo "polyjob: step $n ended with exit code $code"; exit $code; }}; n=$((n+1)); done'
 )
@@ -35,23 +35,23 @@ def render_dockerfile(
     *,
     has_open_folder: bool = False,
 ) -> str:
-    """Return what makes the image of a build: its base, variables, requirement files, and its steps.
+    """Return the Dockerfile of a build: its base, variables, requirement files and build steps.
 
-    `labels` are on everything that a build leaves, even if it fails; `last_labels` on the complete image only, so that
-    layers of different builds are shared. With `has_open_folder` the context has `OPEN_FOLDER`. The code itself is not
-    in it: each job gets that in its own container. Requires `spec.image`.
+    `labels` are on everything that the build leaves, even if it fails. `last_labels` are only on the complete image, so
+    that different builds can share layers. With `has_open_folder`, the build context contains `OPEN_FOLDER`. The upload
+    itself is not part of the image: each job gets it in its own container. Requires `spec.image`.
     """
     lines = [
         *_before_steps(spec, labels, has_open_folder),
-        *(_run(spec, _ONE, step) for step in _separate(spec)),
-        *_joined(spec),
+        *(_run(spec, _RUN_ONE, step) for step in _separate_steps(spec)),
+        *_joined_steps(spec),
         *(_label(*item) for item in (last_labels or {}).items()),
     ]
     return "\n".join(map(_folded, lines)) + "\n"
 
 
 def first_step(spec: BuildSpec, labels: Mapping[str, str], *, has_open_folder: bool = False) -> int:
-    """The number that the Engine gives to the instruction of the first step; it counts from 1."""
+    """Return the number that the Engine gives to the instruction of the first build step, counted from 1."""
     return len(_before_steps(spec, labels, has_open_folder)) + 1
 
 
@@ -62,8 +62,8 @@ def _before_steps(spec: BuildSpec, labels: Mapping[str, str], has_open_folder: b
         *(_label(*item) for item in labels.items()),
         *(f"ENV {name}={_quoted(value)}" for name, value in spec.env.items() if _fits_env(value)),
         *([f"COPY {json.dumps([f'{OPEN_FOLDER}/', '/'])}"] if has_open_folder else []),
-        f"WORKDIR {FOLDER}",
-        *(f"COPY {json.dumps([name, f'{FOLDER}/{name}'])}" for name in sorted(spec.requirement_files)),
+        f"WORKDIR {WORKING_FOLDER}",
+        *(f"COPY {json.dumps([name, f'{WORKING_FOLDER}/{name}'])}" for name in sorted(spec.requirement_files)),
     ]
 
 
@@ -71,37 +71,41 @@ def _label(name: str, value: str) -> str:
     return f"LABEL {name}={_quoted(value)}"
 
 
-def _separate(spec: BuildSpec) -> tuple[str, ...]:
-    return spec.build_steps if len(spec.build_steps) <= SEPARATE_STEPS else spec.build_steps[: SEPARATE_STEPS - 1]
+def _separate_steps(spec: BuildSpec) -> tuple[str, ...]:
+    """Return the build steps that have a layer of their own."""
+    return spec.build_steps if len(spec.build_steps) <= STEP_LAYERS else spec.build_steps[: STEP_LAYERS - 1]
 
 
-def _joined(spec: BuildSpec) -> list[str]:
-    """One instruction for the steps that have no layer of their own; it says which one has failed."""
-    alone = len(_separate(spec))
-    rest = spec.build_steps[alone:]
-    return [_run(spec, _REST.format(number=alone + 1), *rest)] if rest else []
+def _joined_steps(spec: BuildSpec) -> list[str]:
+    """Return one instruction that runs all other build steps, and prints the number of the step that fails."""
+    separate = len(_separate_steps(spec))
+    remaining = spec.build_steps[separate:]
+    return [_run(spec, _RUN_ALL.format(number=separate + 1), *remaining)] if remaining else []
 
 
 def _run(spec: BuildSpec, script: str, *steps: str) -> str:
-    """A RUN of steps: by bash if the image has it, as a job's command. Each step and each variable that no ENV can hold
-    is an argument of its own, as Linux passes no longer one than 128 KiB."""
-    values = _by_shell(spec)
+    """Return a RUN instruction for build steps. Like a job's command, they run in bash if the image has it.
+
+    Each build step, and each variable that does not fit into ENV, is an argument of its own, because Linux limits each
+    argument to 128 KiB.
+    """
+    values = _exported_by_shell(spec)
     exports = "".join(f'export {name}="$1"; shift; ' for name in values)
-    return f"RUN {_json(['/bin/sh', '-c', exports + _SHELL + script, 'sh', *values.values(), *steps])}"
+    return f"RUN {_json(['/bin/sh', '-c', exports + _CHOOSE_SHELL + script, 'sh', *values.values(), *steps])}"
 
 
-def _by_shell(spec: BuildSpec) -> dict[str, str]:
-    """Variables that no ENV can hold and a shell can. Jobs get all variables anyway."""
+def _exported_by_shell(spec: BuildSpec) -> dict[str, str]:
+    """Return the variables that do not fit into ENV, but that a shell can export. Jobs get all variables anyway."""
     return {name: value for name, value in spec.env.items() if _EXPORTABLE.match(name) and not _fits_env(value)}
 
 
 def _fits_env(value: str) -> bool:
-    """Whether it is one line, and short enough or somewhere to be cut."""
+    """Return whether a value is one line that is short enough, or can be cut."""
     return "\n" not in value and _is_foldable(_quoted(value))
 
 
 def _json(items: list[str]) -> str:
-    """As JSON; of a long text, everything is escaped that a line could not be cut at."""
+    """Return a JSON array. If a long text cannot be cut otherwise, all its special characters are escaped."""
     text = json.dumps(items)
     if _is_foldable(text):
         return text
@@ -115,26 +119,27 @@ def _escape(character: str) -> str:
 
 
 def _quoted(value: str) -> str:
-    """A value as it is: nothing in it is expanded."""
+    """Quote a value so that the Engine expands nothing in it."""
     escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
     return f'"{escaped}"'
 
 
 def _is_foldable(line: str) -> bool:
-    return all(len(piece) <= LINE for piece in _pieces(line))
+    return all(len(part) <= LINE_CHARACTERS for part in _cut(line))
 
 
 def _folded(line: str) -> str:
-    """An instruction in lines that are short enough."""
-    return "\\\n".join(_pieces(line))
+    """Return an instruction as lines that are short enough."""
+    return "\\\n".join(_cut(line))
 
 
-def _pieces(line: str) -> list[str]:
-    pieces = []
-    while len(line) > LINE:
-        cut = next((match.end() for match in _CUT.finditer(line, LINE // 2, LINE)), None)
-        if cut is None:
+def _cut(line: str) -> list[str]:
+    parts = []
+    while len(line) > LINE_CHARACTERS:
+        matches = _CUT.finditer(line, LINE_CHARACTERS // 2, LINE_CHARACTERS)
+        end = next((match.end() for match in matches), None)
+        if end is None:
             break
-        pieces.append(line[:cut])
-        line = line[cut:]
-    return [*pieces, line]
+        parts.append(line[:end])
+        line = line[end:]
+    return [*parts, line]

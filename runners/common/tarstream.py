@@ -1,4 +1,4 @@
-"""Archives on their way to and from a back end: renamed while they pass, and never whole in memory."""
+"""Tarballs on their way to and from a backend: changed as a stream, and never completely in memory."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import io
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
-CHUNK = 1 << 16
-_GZIP = 31
-"""zlib's window bits for gzip members."""
-END_OF_ARCHIVE = b"\0" * (2 * tarfile.BLOCKSIZE)
+from runners.common.tar_names import path_below
+
+CHUNK_BYTES = 1 << 16
+GZIP_WINDOW_BITS = 31
+"""Value of zlib's `wbits` that selects the gzip format."""
+END_OF_TARBALL = b"\0" * (2 * tarfile.BLOCKSIZE)
 
 
-class Given(Protocol):
-    """What a job is given: paths of tar.gz archives, as in `JobSpec`."""
+class JobFiles(Protocol):
+    """The files that a job starts with: paths of .tar.gz files, as in `JobSpec`."""
 
     @property
     def upload(self) -> str | None: ...
@@ -23,63 +25,63 @@ class Given(Protocol):
     def inputs(self) -> str | None: ...
 
 
-class _Pieces:
-    """Pieces of bytes as a file that is only read."""
+class _ChunkFile:
+    """A read-only file made of chunks of bytes."""
 
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces = iter(pieces)
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
         self._rest = b""
 
     def read(self, size: int) -> bytes:
         while len(self._rest) < size:
-            piece = next(self._pieces, None)
-            if piece is None:
+            chunk = next(self._chunks, None)
+            if chunk is None:
                 break
-            self._rest += piece
+            self._rest += chunk
         data, self._rest = self._rest[:size], self._rest[size:]
         return data
 
 
-def renamed(pieces: Iterable[bytes], rename: Callable[[str], str | None]) -> Iterator[bytes]:
-    """Yield the members of a tar stream under new names, without `END_OF_ARCHIVE`.
+def rename_members(chunks: Iterable[bytes], rename: Callable[[str], str | None]) -> Iterator[bytes]:
+    """Yield the members of a tar stream under new names, without `END_OF_TARBALL`.
 
-    Members whose new name is empty are left out. Holes of sparse files become zeros. Keeps one piece in memory. Raises
-    tarfile.TarError for what is not a complete archive.
+    Leaves out each member for which `rename` returns None. Holes of sparse files become zeros. Only one chunk is in
+    memory at a time. Raises tarfile.TarError if the stream is not a complete tarball.
     """
-    for archive, member in _members(pieces, rename):
-        yield from _entry(archive, member)
+    for tarball, member in _members(chunks, rename):
+        yield from _encode(tarball, member)
 
 
 def _members(
-    pieces: Iterable[bytes], rename: Callable[[str], str | None]
+    chunks: Iterable[bytes], rename: Callable[[str], str | None]
 ) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    with tarfile.open(fileobj=_Pieces(pieces), mode="r|", errors="surrogateescape") as archive:  # type: ignore[call-overload]
-        for member in archive:
+    with tarfile.open(fileobj=_ChunkFile(chunks), mode="r|", errors="surrogateescape") as tarball:  # type: ignore[call-overload]
+        for member in tarball:
             name = rename(member.name)
             if not name:
                 continue
             member.name = name
             if member.islnk():
                 member.linkname = rename(member.linkname) or member.linkname
-            yield archive, member
+            yield tarball, member
 
 
-def gunzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the content of all gzip members of a stream, in pieces of bounded size.
+def gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the content of all gzip members of a stream, in chunks of bounded size.
 
-    tarfile's own `r|gz` reads the first member only. Zeros after a member are padding, as for gzip itself. Raises
-    tarfile.ReadError for what is not gzip or ends too early.
+    The mode `r|gz` of tarfile reads only the first gzip member. As for gzip itself, zeros after a member are padding.
+    Raises tarfile.ReadError if the stream is not gzip, or ends too early.
     """
     unpacker = None
     try:
-        for data in pieces:
+        for data in chunks:
             while data:
                 if unpacker is None:
                     data = data.lstrip(b"\0")
                     if not data:
                         break
-                    unpacker = zlib.decompressobj(wbits=_GZIP)
-                if block := unpacker.decompress(data, CHUNK):
+                    unpacker = zlib.decompressobj(wbits=GZIP_WINDOW_BITS)
+                if block := unpacker.decompress(data, CHUNK_BYTES):
                     yield block
                 data = unpacker.unconsumed_tail
                 if unpacker.eof:
@@ -90,91 +92,93 @@ def gunzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
         raise tarfile.ReadError("the gzip stream ends too early")
 
 
-def _entry(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
+def _encode(tarball: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
     member.pax_headers = {}
     if member.issparse():
         member.type = tarfile.REGTYPE
     yield member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-    content = archive.extractfile(member) if member.isreg() else None
+    content = tarball.extractfile(member) if member.isreg() else None
     if content is None:
         return
-    while data := content.read(CHUNK):
+    while data := content.read(CHUNK_BYTES):
         yield data
     yield b"\0" * (-member.size % tarfile.BLOCKSIZE)
 
 
-def below(name: str, strip: int) -> str | None:
-    """A member's name without its topmost folders; None where nothing is left."""
-    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
-    return "/".join(parts[strip:]) or None
+def files_for_job(
+    files: JobFiles, folders: Iterable[str], *, upload_folder: str, outputs_folder: str
+) -> Iterator[bytes]:
+    """Yield a tarball of what a job finds in its container, relative to `/` and without `END_OF_TARBALL`.
 
+    It contains the empty `folders`, the upload in `upload_folder`, and the inputs in `outputs_folder`.
 
-def given(spec: Given, folders: Iterable[str], *, code: str, outputs: str) -> Iterator[bytes]:
-    """Yield the archive, below `/`, of what a job finds in its container, without `END_OF_ARCHIVE`.
-
-    It has the empty `folders`, the code in the folder `code` and earlier outputs in the folder `outputs`. Everything
-    belongs to root when it is unpacked, while the image may have a user of its own. So any user gets the rights that
-    the owner had, and every folder that is not named in an archive can be written by all.
+    After unpacking, everything belongs to root, while the image may run as another user. So every user gets the
+    permissions that the owner had, and every user can write to all folders that are not members of their tarball.
     """
     for folder in folders:
-        yield from _folders(folder.strip("/"))
-    if spec.upload:
-        yield from _unpacked(spec.upload, 0, code.strip("/"))
-    if spec.inputs:
-        yield from _unpacked(spec.inputs, 1, outputs.strip("/"))
+        yield from _open_folders(folder.strip("/"))
+    if files.upload:
+        yield from _unpacked(files.upload, 0, upload_folder.strip("/"))
+    if files.inputs:
+        yield from _unpacked(files.inputs, 1, outputs_folder.strip("/"))
 
 
-def _unpacked(path: str, strip: int, into: str) -> Iterator[bytes]:
+def _unpacked(path: str, strip: int, folder: str) -> Iterator[bytes]:
+    """Yield the members of a .tar.gz file below `folder`, with permissions for all users."""
+
     def rename(name: str) -> str | None:
-        inner = below(name, strip)
-        return f"{into}/{inner}" if inner else None
+        inner = path_below(name, strip)
+        return f"{folder}/{inner}" if inner else None
 
-    seen = set(_levels(into))
+    written = set(_with_parents(folder))
     with open(path, "rb") as file:
-        for archive, member in _members(gunzipped(iter(lambda: file.read(CHUNK), b"")), rename):
-            for name in _levels(member.name)[:-1]:
-                if name not in seen:
-                    seen.add(name)
-                    yield _folder(name)
-            seen.add(member.name)
+        for tarball, member in _members(gunzip(iter(lambda: file.read(CHUNK_BYTES), b"")), rename):
+            for name in _with_parents(member.name)[:-1]:
+                if name not in written:
+                    written.add(name)
+                    yield _open_folder(name)
+            written.add(member.name)
             member.uid, member.gid, member.uname, member.gname = 0, 0, "", ""
             member.mode = (member.mode & 0o777) | (member.mode & 0o700) >> 3 | (member.mode & 0o700) >> 6
-            yield from _entry(archive, member)
+            yield from _encode(tarball, member)
 
 
-def _folders(path: str) -> Iterator[bytes]:
-    """Yield members for an empty folder and all folders above it, writable by all."""
-    yield from map(_folder, _levels(path))
+def _open_folders(path: str) -> Iterator[bytes]:
+    """Yield members for an empty folder and all folders above it. All users can write to them."""
+    yield from map(_open_folder, _with_parents(path))
 
 
-def _levels(path: str) -> list[str]:
+def _with_parents(path: str) -> list[str]:
     """Return a path and all folders above it, the topmost first."""
     parts = path.split("/")
     return ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
-def _folder(name: str) -> bytes:
+def _open_folder(name: str) -> bytes:
     member = tarfile.TarInfo(name)
     member.type, member.mode = tarfile.DIRTYPE, 0o777
     return member.tobuf(errors="surrogateescape")
 
 
-def member(name: str, data: bytes) -> Iterator[bytes]:
-    """A file of an archive."""
-    told = tarfile.TarInfo(name)
-    told.size = len(data)
-    yield told.tobuf()
+def file_member(name: str, data: bytes, mode: int = 0o644) -> Iterator[bytes]:
+    """Yield a member that is a file."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), mode
+    yield member.tobuf()
     yield data
     yield b"\0" * (-len(data) % tarfile.BLOCKSIZE)
 
 
-def context(dockerfile: str, files: Iterable[tuple[str, bytes, int]], folder: str | None = None) -> bytes:
-    """Return the archive that a build is made from: files by name, content and mode, and an empty folder to which all
-    may write."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
+def build_context(dockerfile: str, files: Iterable[tuple[str, bytes, int]], open_folder: str | None = None) -> bytes:
+    """Return the tarball that an image is built from.
+
+    It contains the Dockerfile, `files` as (name, content, mode), and the empty `open_folder`, to which all users can
+    write.
+    """
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tarball:
         for name, data, mode in [("Dockerfile", dockerfile.encode(), 0o644), *files]:
-            member: Any = tarfile.TarInfo(name)
+            member = tarfile.TarInfo(name)
             member.size, member.mode = len(data), mode
-            archive.addfile(member, io.BytesIO(data))
-    return b"".join(_folders(folder) if folder else ()) + out.getvalue()
+            tarball.addfile(member, io.BytesIO(data))
+    return b"".join(_open_folders(open_folder) if open_folder else ()) + buffer.getvalue()

@@ -8,10 +8,8 @@ import json
 import queue
 import re
 import socket
-import tarfile
 import threading
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
@@ -22,8 +20,9 @@ from docker.errors import APIError
 
 from runners.base import BuildFailed, BuildSpec, RunnerError, RunnerUnavailable
 from runners.common.build_log import BuildLog
-from runners.common.dockerfile import FOLDER, OPEN_FOLDER, SEPARATE_STEPS, first_step, render_dockerfile
-from runners.common.tarstream import context
+from runners.common.dockerfile import OPEN_FOLDER, STEP_LAYERS, WORKING_FOLDER, first_step, render_dockerfile
+from runners.common.requirement_files import read_requirement_files
+from runners.common.tarstream import build_context
 from runners.docker.containers import client_proxies
 from runners.docker.images import (
     BASE,
@@ -39,8 +38,6 @@ from runners.docker.images import (
 )
 from runners.machine_faults import is_machine_fault
 
-LARGEST_FILE = 16 << 20
-"""Bytes of one requirement file."""
 POLL_SECONDS = 0.2
 """Seconds between two checks whether the build has to stop."""
 ANSWER_TIMEOUT_SECONDS = 60
@@ -94,8 +91,8 @@ def build_image(
         resolved = dataclasses.replace(spec, image=exact_name(spec.image, base))
         final_labels = {KEY: spec.key, BASE: base["Id"], BUILD: spec.uuid}
         dockerfile = render_dockerfile(resolved, labels, final_labels, has_open_folder=True)
-        build_context = context(dockerfile, _files(spec), folder=f"{OPEN_FOLDER}{FOLDER}")
-        _build(stream, tag, spec.nocache, client_proxies(client, spec.env), build_context)
+        context = build_context(dockerfile, read_requirement_files(spec), f"{OPEN_FOLDER}{WORKING_FOLDER}")
+        _build(stream, tag, spec.nocache, client_proxies(client, spec.env), context)
         image = inspect_image(client, tag)
         if image is None:
             raise RunnerUnavailable(f"The image {tag} was removed right after it was built.")
@@ -206,23 +203,6 @@ def _pull_error(image: str, text: str) -> RunnerError:
     return BuildFailed(f"The image `{image}` does not exist or cannot be pulled: {text}")
 
 
-def _files(spec: BuildSpec) -> Iterator[tuple[str, bytes, int]]:
-    if not spec.requirement_files or spec.upload is None:
-        return
-    try:
-        with tarfile.open(spec.upload, "r:gz") as archive:
-            for member in archive:
-                name = member.name.removeprefix("./")
-                content = archive.extractfile(member) if name in spec.requirement_files and member.isreg() else None
-                if content is None:
-                    continue
-                if member.size > LARGEST_FILE:
-                    raise BuildFailed(f"`{name}` is larger than {LARGEST_FILE >> 20} MiB")
-                yield name, content.read(), 0o755 if member.mode & 0o111 else 0o644
-    except (tarfile.TarError, zlib.error, EOFError, FileNotFoundError) as error:
-        raise BuildFailed(f"the uploaded code cannot be read: {error}") from error
-
-
 class EngineRefused(BuildFailed):
     """The Engine refused to go on, and no build step is at fault. The text is the Engine's message."""
 
@@ -316,7 +296,7 @@ class BuildStream:
         return EngineRefused(text)
 
     def _step_failed(self, step: int, code: int) -> BuildFailed:
-        if step >= SEPARATE_STEPS and self._failed_step is not None and int(self._failed_step[2]) == code:
+        if step >= STEP_LAYERS and self._failed_step is not None and int(self._failed_step[2]) == code:
             step = max(step, int(self._failed_step[1]))
         return BuildFailed(f"step {step} ended with exit code {code}", step, code)
 

@@ -14,15 +14,15 @@ from typing import Any
 import docker
 
 from runners.base import DOCKER_HOST_ALIAS, Exit, JobSpec, Reason
-from runners.common.dockerfile import FOLDER
-from runners.common.tarstream import END_OF_ARCHIVE, given
+from runners.common.dockerfile import WORKING_FOLDER
+from runners.common.tarstream import END_OF_TARBALL, files_for_job
 from runners.docker.engine import EngineInfo
 from runners.docker.logs import BEGIN_LINE, INIT_ERRORS, first_frame
 
 OUTPUTS = "/polyjob/outputs"
 LOGS = "/polyjob/logs"
 SHELL = "/bin/sh"
-WRITABLE_FOLDERS = (OUTPUTS, LOGS, FOLDER)
+WRITABLE_FOLDERS = (OUTPUTS, LOGS, WORKING_FOLDER)
 """Folders that every user in the container can write to."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """The search path of polyjob's own commands in the launch script, because the job can set any `PATH`."""
@@ -133,8 +133,8 @@ def job_files(spec: JobSpec) -> Iterator[bytes]:
 
     Every user in the container can write to polyjob's folders.
     """
-    yield from given(spec, WRITABLE_FOLDERS, code=FOLDER, outputs=OUTPUTS)
-    yield END_OF_ARCHIVE
+    yield from files_for_job(spec, WRITABLE_FOLDERS, upload_folder=WORKING_FOLDER, outputs_folder=OUTPUTS)
+    yield END_OF_TARBALL
 
 
 def start_failure(
@@ -183,7 +183,7 @@ def link_tar() -> Iterator[bytes]:
     member = tarfile.TarInfo(".")
     member.type = tarfile.SYMTYPE
     yield member.tobuf()
-    yield END_OF_ARCHIVE
+    yield END_OF_TARBALL
 
 
 def is_known_empty(client: Any, container: str, folder: str, seconds: float) -> bool:

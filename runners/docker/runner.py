@@ -30,9 +30,10 @@ from runners.base import (
     State,
     marker_variable,
 )
-from runners.common.dockerfile import FOLDER
-from runners.common.ledger import Records, write
-from runners.common.tarstream import END_OF_ARCHIVE, below, renamed
+from runners.common.dockerfile import WORKING_FOLDER
+from runners.common.ledger import Ledger, write_record
+from runners.common.tar_names import path_below
+from runners.common.tarstream import END_OF_TARBALL, rename_members
 from runners.docker.builds import build_image
 from runners.docker.connection import Connection
 from runners.docker.containers import (
@@ -93,7 +94,7 @@ class DockerRunner(RemoteRunner):
     def __init__(self, settings: RunnerSettings, wake: Callable[[], None]) -> None:
         super().__init__(settings, wake)
         self._folder = Path(settings.data_dir) / "docker"
-        self._records = Records(self._folder)
+        self._records = Ledger(self._folder)
         self._connection = Connection(settings.installation, wake)
         self._states = ContainerStates(self._connection, lambda uuid: self._stop_marker(uuid).exists())
         self._log_reader = LogReader()
@@ -140,7 +141,7 @@ class DockerRunner(RemoteRunner):
     # Starting.
 
     def start(self, spec: JobSpec, artifact: str | None) -> str:
-        with translate_errors(), self._records.alone(spec.uuid) as record:
+        with translate_errors(), self._records.locked(spec.uuid) as record:
             client = self._connection.client()
             try:
                 return self._resume_start(client, record) or self._start(client, spec, artifact, record)
@@ -171,7 +172,7 @@ class DockerRunner(RemoteRunner):
         if created is None:
             existing = self._adopt(client, spec)
             if existing is not None:
-                write(record, self._handle(spec, existing))
+                write_record(record, self._handle(spec, existing))
                 return self._handle(spec, existing)
             if reason is not None or config is None:
                 raise ArtifactMissing(reason or IMAGE_MISSING)
@@ -186,7 +187,7 @@ class DockerRunner(RemoteRunner):
             if not creates_folders:
                 self._put_files(client, container, job_files(spec))
         handle = self._handle(spec, container, warnings)
-        write(record, handle)
+        write_record(record, handle)
         self._begin(client, container, record, is_new=True)
         return handle
 
@@ -245,7 +246,7 @@ class DockerRunner(RemoteRunner):
             entrypoint=[SHELL, "-c", launch, "sh"],
             command=[spec.cmd],
             environment={**proxies, **spec.env, **own, "TINI_KILL_PROCESS_GROUP": "1"},
-            working_dir=FOLDER,
+            working_dir=WORKING_FOLDER,
             healthcheck={"test": ["NONE"]},
             labels={INSTALLATION: spec.installation, JOB: spec.uuid, ENGINE: engine.identity},
             host_config=host_config(client, spec, engine, shm_bytes, ulimits),
@@ -299,7 +300,7 @@ class DockerRunner(RemoteRunner):
     def inventory(self) -> dict[str, str]:
         with translate_errors():
             handles = {item["Labels"][JOB]: self._handle_of(item["Labels"][JOB], item["Id"]) for item in self._list()}
-            return handles | {uuid: handle for uuid, handle in self._records.old() if not json.loads(handle)["id"]}
+            return handles | {uuid: handle for uuid, handle in self._records.expired() if not json.loads(handle)["id"]}
 
     def _handle_of(self, uuid: str, container: str) -> str:
         """Return the handle of a listed container: the recorded one, if it has this container."""
@@ -340,13 +341,13 @@ class DockerRunner(RemoteRunner):
         return state is None or state["Status"] == "removing"
 
     def prevent_start(self, uuid: str) -> str | None:
-        with translate_errors(), self._records.alone(uuid) as record:
+        with translate_errors(), self._records.locked(uuid) as record:
             self._connection.client()
             handle = record.read_text() if record.exists() else self.inventory().get(uuid)
             container = json.loads(handle)["id"] if handle else ""
             if not container or self._remove_unstarted(container):
                 handle = None
-            write(record, handle or self._new_handle(uuid, ""))
+            write_record(record, handle or self._new_handle(uuid, ""))
             return handle
 
     def _remove_unstarted(self, container: str) -> bool:
@@ -391,8 +392,8 @@ class DockerRunner(RemoteRunner):
             url = client._url("/containers/{0}/archive", container)
             with client.get(url, params={"path": OUTPUTS}, stream=True, timeout=TRANSFER_SECONDS) as answer:
                 client._raise_for_status(answer)
-                yield from renamed(answer.iter_content(1 << 16), lambda name: below(name, 1) or root)
-                yield END_OF_ARCHIVE
+                yield from rename_members(answer.iter_content(1 << 16), lambda name: path_below(name, 1) or root)
+                yield END_OF_TARBALL
 
     # Handles.
 

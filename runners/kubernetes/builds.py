@@ -26,7 +26,8 @@ from runners.base import (
 )
 from runners.common.build_log import BuildLog
 from runners.common.dockerfile import render_dockerfile
-from runners.common.tarstream import member
+from runners.common.requirement_files import read_requirement_files
+from runners.common.tarstream import file_member
 from runners.kubernetes import files, pod_status, pods
 from runners.kubernetes.api import Api, ApiRefused, Object
 from runners.kubernetes.diagnostics import ProblemTimer
@@ -39,8 +40,6 @@ from runners.kubernetes.refusals import of_create
 from runners.kubernetes.registry import RegistryUnavailable, image_digest, repository_name
 from runners.machine_faults import is_machine_fault
 
-REQUIREMENT_FILE_BYTES = 16 << 20
-"""Size of the part of a requirement file that is copied."""
 POLL_SECONDS = 0.3
 """Time from one look at a builder's pod to the next."""
 LOG_CHUNK_BYTES = 1 << 20
@@ -232,15 +231,9 @@ class _Build:
         """Yield a tarball of the Dockerfile and the requirement files, without its end."""
         spec = dataclasses.replace(self.spec, build_steps=reporting_steps(self.spec.build_steps))
         folder = f"{HOME}/context".strip("/")
-        yield from member(f"{folder}/Dockerfile", render_dockerfile(spec, {}).encode())
-        if not self.spec.requirement_files or self.spec.upload is None:
-            return
-        with tarfile.open(self.spec.upload, "r:gz") as tarball:
-            for item in tarball:
-                name = item.name.removeprefix("./")
-                content = tarball.extractfile(item) if name in self.spec.requirement_files and item.isreg() else None
-                if content is not None:
-                    yield from member(f"{folder}/{name}", content.read(REQUIREMENT_FILE_BYTES))
+        yield from file_member(f"{folder}/Dockerfile", render_dockerfile(spec, {}).encode())
+        for name, content, mode in read_requirement_files(self.spec):
+            yield from file_member(f"{folder}/{name}", content, mode)
 
     def _check_problem(self, pod: Object) -> None:
         """Log a new problem of the pod, and fail the build if it lasts for too long."""

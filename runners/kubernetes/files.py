@@ -14,6 +14,7 @@ from typing import IO
 
 from runners.base import RunnerUnavailable
 from runners.common import tarstream
+from runners.common.tar_names import path_below
 from runners.kubernetes import pod_status
 from runners.kubernetes.api import Api, ApiRefused
 from runners.kubernetes.exec import CommandFailed, CommandNotRun, run, stream
@@ -53,7 +54,7 @@ class PodFiles:
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the tarball to unpack in the pod, without its end."""
-        return tarstream.given(self, (OUTPUTS, LOGS, CODE), code=CODE, outputs=OUTPUTS)
+        return tarstream.files_for_job(self, (OUTPUTS, LOGS, CODE), upload_folder=CODE, outputs_folder=OUTPUTS)
 
 
 def inject(api: Api, pod: str, chunks: Iterable[bytes], folder: Path) -> None:
@@ -67,7 +68,7 @@ def inject(api: Api, pod: str, chunks: Iterable[bytes], folder: Path) -> None:
         for chunk in chunks:
             file.write(chunk)
         file.write(_marker())  # unpacked last, so its presence proves that all other files are complete
-        file.write(tarstream.END_OF_ARCHIVE)
+        file.write(tarstream.END_OF_TARBALL)
         size = file.tell()
         file.seek(0)
         command = ["/bin/sh", "-c", _UNPACK.format(size)]
@@ -99,12 +100,12 @@ def fetch(api: Api, pod: str, home: str = HOME) -> Iterator[bytes]:
     if first is None:
         return
     try:
-        yield from tarstream.renamed(_chain(first, packed), _output_name)
+        yield from tarstream.rename_members(_chain(first, packed), _output_name)
     except tarfile.TarError as error:
         raise RunnerUnavailable(f"The outputs from {pod} are not a valid tarball: {error}") from None
     for _ in packed:  # the padding; the command's exit code is known only after it
         pass
-    yield tarstream.END_OF_ARCHIVE
+    yield tarstream.END_OF_TARBALL
 
 
 def remove_all(api: Api, pod: str, uuid: str) -> None:
@@ -113,7 +114,7 @@ def remove_all(api: Api, pod: str, uuid: str) -> None:
 
 
 def _output_name(name: str) -> str | None:
-    return "." if name == "outputs" else tarstream.below(name, 0)
+    return "." if name == "outputs" else path_below(name, 0)
 
 
 def _chain(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from runners.base import Exit
-from runners.common.ledger import Records
+from runners.common.ledger import Ledger
 from runners.kubernetes.files import PodFiles
 from runners.kubernetes.namespace import Handle
 
@@ -25,11 +25,11 @@ class JobRecords:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._records = Records(folder)
+        self._records = Ledger(folder)
 
     def lock(self, uuid: str) -> AbstractContextManager[object]:
         """Keep all other threads and processes from a job's records. Blocks."""
-        return self._records.alone(uuid)
+        return self._records.locked(uuid)
 
     def remove(self, uuid: str) -> None:
         """Remove all records of a job. Idempotent."""
@@ -52,7 +52,7 @@ class JobRecords:
         self._records.write(uuid, files.text(), FILES)
 
     def remove_files(self, uuid: str) -> None:
-        self._records.forget(uuid, FILES)
+        self._records.remove_kind(uuid, FILES)
 
     def may_be_pending(self, uuid: str, seconds: float) -> bool:
         """Return whether the last request for a job's pod is less than so many seconds old.
@@ -76,4 +76,4 @@ class JobRecords:
         self._records.write(uuid, json.dumps(end.to_json()), END)
 
     def remove_end(self, uuid: str) -> None:
-        self._records.forget(uuid, END)
+        self._records.remove_kind(uuid, END)

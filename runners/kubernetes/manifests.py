@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runners.base import BuildSpec, JobSpec, Placement, Reason, Resources, StartFailed, marker_variable
-from runners.common.dockerfile import FOLDER
+from runners.common.dockerfile import WORKING_FOLDER
 from runners.kubernetes.options import Options
 
 Manifest = dict[str, Any]
@@ -235,7 +235,7 @@ def _main(spec: JobSpec, artifact: Artifact, options: Options) -> Manifest:
         "imagePullPolicy": "IfNotPresent",
         "command": ["/bin/sh", "-c", literal(launch), "sh"],
         "args": [literal(spec.cmd), *map(literal, artifact.build_steps)],
-        "workingDir": FOLDER,
+        "workingDir": WORKING_FOLDER,
         "env": _variables({**spec.env, **own}),
         "securityContext": CONFINED,
         "lifecycle": {"preStop": {"exec": {"command": signal_command("TERM", spec.uuid)}}},
@@ -279,7 +279,7 @@ def _image_files(image: str, options: Options) -> Manifest:
         "name": KEPT,
         "image": image,
         "imagePullPolicy": "IfNotPresent",
-        "command": ["/bin/sh", "-c", f"mkdir -p -m 0777 {CODE}; cp -R {FOLDER}/. {CODE}/ || true"],
+        "command": ["/bin/sh", "-c", f"mkdir -p -m 0777 {CODE}; cp -R {WORKING_FOLDER}/. {CODE}/ || true"],
         "resources": options.helper_amounts(),
         "securityContext": CONFINED,
     }
@@ -322,7 +322,7 @@ _ALL_FILES: Manifest = {"name": "files", "mountPath": CLAIM, "subPath": "polyjob
 
 
 def _code_mount(job_folder: Manifest) -> Manifest:
-    return {"name": "files", "mountPath": FOLDER, "subPath": "/".join([*job_folder.values(), "code"])}
+    return {"name": "files", "mountPath": WORKING_FOLDER, "subPath": "/".join([*job_folder.values(), "code"])}
 
 
 # Pods.

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runners.common import tarstream
+from runners.common.tarstream import build_context
 from tests.runners.harness import IMAGE, DockerHarness
 
 
@@ -33,7 +33,7 @@ def image(harness: DockerHarness) -> Iterator[Any]:
     name = f"polyjob-test-{harness.installation[:12]}:1"
 
     def make(*lines: str) -> str:
-        sent = tarstream.context("\n".join([f"FROM {IMAGE}", *lines]), [])
+        sent = build_context("\n".join([f"FROM {IMAGE}", *lines]), [])
         messages = list(
             harness.engine.build(fileobj=io.BytesIO(sent), custom_context=True, tag=name, rm=True, decode=True)
         )

@@ -29,7 +29,8 @@ from runners.base import (
     RunnerUnavailable,
     StartFailed,
 )
-from runners.common.dockerfile import SEPARATE_STEPS
+from runners.common.dockerfile import STEP_LAYERS
+from runners.common.requirement_files import MAX_REQUIREMENT_FILE_BYTES
 from runners.docker import builds
 from tests.runners.docker.helpers import build, on_podman_too, output_of, refusing
 from tests.runners.harness import IMAGE, DockerHarness, archive
@@ -66,7 +67,7 @@ class TestBuilds:
         assert b"from setup\n" in log
 
     def test_unusable_requirement_files_fail_the_build(self, harness: DockerHarness, tmp_path: Path) -> None:
-        large = archive(tmp_path / "large.tar.gz", ("setup.sh", "x" * (builds.LARGEST_FILE + 1)))
+        large = archive(tmp_path / "large.tar.gz", ("setup.sh", "x" * (MAX_REQUIREMENT_FILE_BYTES + 1)))
         (tmp_path / "broken.tar.gz").write_bytes(b"x" * 100)
         for code, why in ((large, "larger than 16 MiB"), (str(tmp_path / "broken.tar.gz"), "cannot be read")):
             with pytest.raises(BuildFailed, match=why):
@@ -461,16 +462,16 @@ def test_failing_step_after_onbuild_triggers_is_named(harness: DockerHarness, im
     assert (failed.value.build_step, failed.value.exit_code) == (len(steps), 7)
 
 
-@pytest.mark.parametrize(("speaker", "code"), [(SEPARATE_STEPS, 6), (SEPARATE_STEPS - 1, 6), (SEPARATE_STEPS, 7)])
+@pytest.mark.parametrize(("speaker", "code"), [(STEP_LAYERS, 6), (STEP_LAYERS - 1, 6), (STEP_LAYERS, 7)])
 def test_step_output_cannot_blame_another_step(speaker: int, code: int) -> None:
     talk = builds.BuildStream(None, builds.BuildLog(io.BytesIO(), 100_000), lambda: None, first_step=1)
-    for number in range(1, SEPARATE_STEPS + 1):
-        talk._process_line({"stream": f"Step {number}/{SEPARATE_STEPS} : RUN x\n"})
+    for number in range(1, STEP_LAYERS + 1):
+        talk._process_line({"stream": f"Step {number}/{STEP_LAYERS} : RUN x\n"})
         if number == speaker:
             talk._process_line({"stream": "polyjob: step 3 ended with exit code 6\n"})
     with pytest.raises(BuildFailed) as failed:
         talk._process_line({"error": "…", "errorDetail": {"code": code}})
-    assert (failed.value.build_step, failed.value.exit_code) == (SEPARATE_STEPS, code)
+    assert (failed.value.build_step, failed.value.exit_code) == (STEP_LAYERS, code)
 
 
 @pytest.mark.parametrize(
