@@ -7,7 +7,7 @@ FROM ${BASE} AS made
 WORKDIR /source
 COPY . .
 RUN python3 -m venv /make && mkdir -p wheels \
-    && python3 -c 'print(open("requirements.lock").read().partition("# What the tests")[0])' > runs.lock \
+    && python3 -c 'print(open("requirements.lock").read().partition("# Dependencies of the tests")[0])' > runs.lock \
     && { [ -n "$(ls wheels)" ] || /make/bin/pip download --quiet --no-deps --require-hashes -r runs.lock -d wheels; } \
     && /make/bin/pip wheel --quiet --no-index --find-links wheels --no-deps --wheel-dir wheels . \
     && python3 -m venv /opt/polyjob \

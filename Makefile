@@ -41,15 +41,15 @@ bench: $(TESTED)  ## measure polyjob
 lock:  ## write the newest versions into requirements.lock
 	@PYTHON=$$(tools/python) && export PYTHON && tools/lock
 
-# The lock says first what polyjob runs on, then what its tests need besides.
+# The lock lists the dependencies of polyjob first, and then those of the tests and linters.
 $(STAMP): requirements.lock pyproject.toml
 	@python=$$(tools/python) && echo "Installing into .venv ..." && "$$python" -m venv --clear .venv
-	@sed '/^# What the tests/,$$d' requirements.lock > .venv/runs.lock
+	@sed '/^# Dependencies of the tests/,$$d' requirements.lock > .venv/runs.lock
 	@$(PIP) --require-hashes -r .venv/runs.lock
 	@$(PIP) --no-build-isolation --editable .
 	@touch $@
 
 $(TESTED): $(STAMP)
-	@echo "Installing what the tests need ..."
+	@echo "Installing the test dependencies ..."
 	@$(PIP) --require-hashes -r requirements.lock
 	@touch $@

@@ -1,9 +1,9 @@
-"""How fast jobs in containers are beside plain `docker run`, measured in one run: one alone, and eight side by side.
+"""Compare jobs in containers with plain `docker run`: one job alone, and eight in parallel.
 
     python bench/containers.py [--rounds 10] [--jobs 80]
 
-Needs a Docker Engine, the `docker` command and busybox. The two take turns, round by round, so that what else the
-machine does meets both. The ratios are what to read.
+Needs a Docker Engine, the `docker` command and busybox. The two take turns, so that other load on the machine affects
+both. Read the ratios, not the times.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=80)
     arguments = parser.parse_args()
     if not (engine_is_there() and shutil.which("docker")):
-        print("containers: not measured, as no Docker Engine answers or there is no `docker`")
+        print("containers: not measured, because no Docker Engine answers or `docker` is missing")
         return
     make_images()
     with temporary_folder() as folder, server(folder / "data", runner="docker", slots=str(LANES)) as (port, token):

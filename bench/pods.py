@@ -1,8 +1,8 @@
-"""What many running pods cost beside few: requests to the API server and the engine's CPU, measured in one run.
+"""Compare many running pods with few: requests to the API server, and CPU time of the engine.
 
     python bench/pods.py [--pods 1000] [--seconds 30]
 
-Over the stand-in for a cluster of the tests, where the pods are nothing but objects. Needs root.
+Uses the cluster simulator of the tests, in which pods are only objects. Needs root.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How fast polyjob is beside a bare spawn loop, measured in one run: jobs per second, and one job on an idle server.
+"""Compare polyjob with a loop that only starts processes: jobs per second, and one job on an idle server.
 
     python bench/throughput.py [--jobs 500]
 
-Absolute times say little on a shared machine; the ratios are what to read. Each line names its floor.
+Read the ratios, because times say little on a shared machine. Each line names what it is compared with.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a test has done beside itself, in a thread that ends with it."""
+"""Run part of a test in a thread that ends with the test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from polyjob.db.database import database
 def soon(act: Callable[[], Any], seconds: float = 0.2) -> Iterator[None]:
     """Do this `seconds` after the block's begin; the block does not end before it is done.
 
-    Its thread closes its own connection: the database may go as soon as the block has ended.
+    The thread closes its own connection, so the database can be closed as soon as the block has ended.
     """
 
     def run() -> None:

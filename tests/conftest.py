@@ -1,4 +1,4 @@
-"""What every test shares: a data folder with an open database, a user and a project."""
+"""Fixtures of all tests: a data folder with an open database, a user and a project."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ from polyjob.connections import (
         (b"Content-Length:", None),
     ],
 )
-def test_small_body_is_known_from_the_header(header, size):
+def test_small_body_is_recognized_by_its_header(header, size):
     assert small_body(b"POST / HTTP/1.1\r\n" + header + b"\r\n") == size
 
 
@@ -54,14 +54,14 @@ def test_small_body_is_known_from_the_header(header, size):
         (b"POST / HTTP/1.1\r\nX: expect: 100-continue\r\n\r\n", False),
     ],
 )
-def test_client_that_waits_to_be_told_is_known_from_the_header(head, waits):
+def test_expect_continue_is_recognized(head, waits):
     assert expects_continue(head) == waits
 
 
 @pytest.mark.parametrize(
     "line", [b"x HTTP/1.1\r\n", b"Content-Length: x\r\n", b"expect: 100-continu\r\n", b"Expect:" + b" " * 200 + b"\r\n"]
 )
-def test_hostile_header_costs_the_main_loop_no_time(line):
+def test_hostile_header_is_parsed_quickly(line):
     head = b"POST / HTTP/1.1\r\n" + line * (MAX_HEADER_BYTES // len(line)) + b"\r\n"
     begun = time.process_time()
     small_body(head)
@@ -76,7 +76,7 @@ def pair():
         yield ours, theirs
 
 
-def test_body_slower_than_the_least_rate_is_given_up(pair, monkeypatch):
+def test_too_slow_body_is_aborted(pair, monkeypatch):
     ours, theirs = pair
     monkeypatch.setattr(connections, "MAX_BODY_SECONDS", 0.05)
     unreader = PacedUnreader(ours)
@@ -119,7 +119,7 @@ def test_outbox_sends_texts_and_files_in_order_without_blocking(pair, tmp_path):
     assert received == b"head" + (b"0123456789" * 100_000)[5:900_005] + b"tail"
 
 
-def test_outbox_breaks_off_a_file_that_was_cut(pair, tmp_path):
+def test_outbox_stops_at_a_truncated_file(pair, tmp_path):
     (tmp_path / "file").write_bytes(b"short")
     with (tmp_path / "file").open("rb") as file:
         outbox = Outbox(pair[0])
@@ -148,7 +148,7 @@ class Broken(io.RawIOBase):
 
 
 @pytest.mark.parametrize(("error", "status"), [(BodyTooSlow("late"), 408), (ConnectionResetError(), 400), (None, 400)])
-def test_body_that_breaks_off_is_not_a_defect(error, status, settings):
+def test_interrupted_body_is_not_an_internal_error(error, status, settings):
     app = create_app(settings)
     answer = app.test_client().post(
         "/api/v1/users/token", input_stream=Broken(error), environ_overrides={"CONTENT_LENGTH": "9"}

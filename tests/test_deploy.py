@@ -1,4 +1,4 @@
-"""What is given to those who install polyjob: the systemd unit, and manifests for a cluster."""
+"""The files for installations: the systemd unit, and manifests for a cluster."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def read() -> configparser.ConfigParser:
     return unit
 
 
-def test_a_stop_of_the_service_signals_no_job():
+def test_stopping_the_service_does_not_signal_jobs():
     assert read()["Service"]["KillMode"] == "process"
 
 
 def complaints(text: str, folder: Path) -> tuple[int, list[str]]:
     """The exit code of systemd's check of such a unit, and what it says of it."""
-    require("systemd", shutil.which("systemd-analyze") is not None, "there is no systemd-analyze")
+    require("systemd", shutil.which("systemd-analyze") is not None, "systemd-analyze is missing")
     copy = folder / "polyjob.service"
     copy.write_text(text)
     done = subprocess.run(["systemd-analyze", "verify", str(copy)], capture_output=True, text=True, timeout=60)
@@ -43,12 +43,12 @@ def installed() -> str:
     return UNIT.read_text().replace(read()["Service"]["ExecStart"].split()[0], sys.executable)
 
 
-def test_systemd_understands_the_unit(tmp_path):
+def test_systemd_accepts_the_unit(tmp_path):
     assert complaints(installed(), tmp_path) == (0, [])
 
 
 @pytest.mark.parametrize("fault", ["KillMode=nobody", "Restrat=always", "ExecStartPre=/nonexistent/polyjob"])
-def test_systemd_would_tell_of_a_fault(tmp_path, fault):
+def test_systemd_reports_a_faulty_unit(tmp_path, fault):
     assert complaints(installed().replace("KillMode=process", fault), tmp_path)[1]
 
 
@@ -76,13 +76,13 @@ def validate(documents: list[dict[str, Any]]) -> None:
             kubernetes_validate.validate(document, version, strict=True)
 
 
-def test_the_published_schemas_hold():
+def test_manifests_match_the_published_schemas():
     validate(manifests())
 
 
-def test_kustomize_makes_the_same_of_them():
+def test_kustomize_renders_the_same_manifests():
     if shutil.which("kubectl") is None:
-        pytest.skip("there is no kubectl")
+        pytest.skip("kubectl is missing")
     done = subprocess.run(["kubectl", "kustomize", str(FOLDER)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     made = list(yaml.safe_load_all(done.stdout))
@@ -92,12 +92,12 @@ def test_kustomize_makes_the_same_of_them():
     assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "polyjob:latest"
 
 
-def test_one_at_a_time():
+def test_deployment_never_runs_two_pods():
     spec = of_kind("Deployment")["spec"]
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
 
 
-def test_the_parts_name_each_other():
+def test_manifests_refer_to_each_other():
     pod = of_kind("Deployment")["spec"]["template"]
     assert of_kind("Service")["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
     assert (
@@ -108,7 +108,7 @@ def test_the_parts_name_each_other():
     assert {item["metadata"].get("namespace", item["metadata"]["name"]) for item in manifests()} == {"polyjob"}
 
 
-def test_the_rights_are_those_that_the_runner_asks_for_and_no_others():
+def test_role_has_exactly_the_permissions_of_the_runner():
     pytest.importorskip("kubernetes")
     from runners.kubernetes.permissions import PERMISSIONS
 
@@ -149,7 +149,7 @@ def test_deployed_pod_has_valid_settings_and_a_private_data_folder(tmp_path):
     assert (settings.port, settings.runner, str(settings.data_dir)) == (8000, "kubernetes", "/data/polyjob")
 
 
-def test_the_settings_are_ones_that_polyjob_knows():
+def test_manifests_use_known_settings():
     container = of_kind("Deployment")["spec"]["template"]["spec"]["containers"][0]
     told = {item["name"]: item["value"] for item in container["env"]}
     assert told.keys() <= {setting.variable for setting in settings_table()}

@@ -12,13 +12,13 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def anchors(page):
-    """As forges make them of headings."""
+    """Return the anchor that a forge makes of a heading."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_pages_and_headings_that_exist(page):
+def test_links_lead_to_existing_pages_and_headings(page):
     for target, anchor in re.findall(r"\]\((?!https?:|/)([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text()):
         found = page.parent / target if target else page
         assert found.exists(), target
@@ -33,7 +33,7 @@ def test_tables_begin_with_a_header(page):
             assert re.fullmatch(r"\|[-:| ]+", after), line
 
 
-def test_the_index_leads_to_every_page():
+def test_index_links_to_every_page():
     index = (ROOT / "docs/index.md").read_text()
     for page in (ROOT / "docs").glob("*.md"):
         assert page.name == "index.md" or f"]({page.name})" in index, page.name

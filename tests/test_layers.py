@@ -26,7 +26,7 @@ BASE = {
     "runners.capabilities",
     "runners.kubernetes.options",
 }
-"""Every package of polyjob may import these; they import nothing but each other."""
+"""Modules that every package of polyjob may import. They import only each other."""
 
 MAY_IMPORT = {
     "wsgi": {"polyjob.server"},

@@ -59,10 +59,10 @@ def test_limit_has_the_documented_value(resource, limit, holder, _beyond):
     assert value_of(holder) == limit_of(limit), resource
 
 
-def test_every_bound_is_documented():
+def test_every_limit_is_documented():
     assert set(constants()) <= {holder for _, _, holder, _ in rows()}
 
 
-def test_no_bound_is_documented_twice():
+def test_no_limit_is_documented_twice():
     holders = [holder for _, _, holder, _ in rows()]
     assert sorted(holders) == sorted(set(holders))

@@ -1,4 +1,4 @@
-"""What is delivered: a wheel with all that the server needs, a lock that holds it, and no trace of one machine."""
+"""The wheel, the lock of dependencies, and the scripts that find a Python."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def name_of(requirement):
     return re.match(r"[A-Za-z0-9._-]+", requirement).group().lower().replace("_", "-")
 
 
-def test_one_version():
+def test_versions_agree():
     assert polyjob.__version__ == PROJECT["version"]
     assert f"## {polyjob.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
@@ -39,8 +39,8 @@ def pinned(lines):
     return set(names)
 
 
-def test_the_lock_pins_every_requirement_by_hash_and_what_polyjob_runs_on_first():
-    headings = "# What polyjob runs on.\n(.*)# What the tests and the lint need besides.\n(.*)"
+def test_lock_pins_every_requirement_by_hash():
+    headings = "# Dependencies of polyjob.\n(.*)# Dependencies of the tests and linters.\n(.*)"
     runs, besides = map(pinned, re.fullmatch(headings, LOCK, re.DOTALL).groups())
     extras = PROJECT["optional-dependencies"]
     wanted = [*PROJECT["dependencies"], *extras["docker"], *extras["kubernetes"], "hatchling"]
@@ -49,7 +49,7 @@ def test_the_lock_pins_every_requirement_by_hash_and_what_polyjob_runs_on_first(
     assert {name_of(item) for item in itertools.chain.from_iterable(extras.values())} <= runs | besides
 
 
-def test_the_lock_names_no_host_and_no_path():
+def test_lock_has_no_host_and_no_path():
     assert "://" not in LOCK
     assert "/" not in LOCK
     assert not re.search(r"^\s*-(?!-hash)", LOCK, re.MULTILINE)
@@ -64,7 +64,7 @@ def wheel(tmp_path_factory):
     return path
 
 
-def test_the_wheel_holds_all_that_the_checkout_has(wheel):
+def test_wheel_has_all_files_of_the_checkout(wheel):
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
     for folder, prefix in [("polyjob", ""), ("runners", ""), ("templates", "polyjob/")]:
@@ -73,7 +73,7 @@ def test_the_wheel_holds_all_that_the_checkout_has(wheel):
                 assert prefix + path.relative_to(ROOT).as_posix() in inside
 
 
-def test_the_wheel_runs_without_the_checkout(wheel, tmp_path):
+def test_wheel_runs_without_the_checkout(wheel, tmp_path):
     folder = tmp_path / "installed"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
@@ -85,7 +85,7 @@ def test_the_wheel_runs_without_the_checkout(wheel, tmp_path):
     assert (done.returncode, done.stdout) == (0, f"polyjob, version {polyjob.__version__}\n"), done.stderr
 
 
-def test_a_missing_python_is_named_in_one_line(tmp_path):
+def test_missing_python_is_reported_in_one_line(tmp_path):
     done = subprocess.run(
         ["/bin/sh", str(ROOT / "tools/python")], env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=30
     )
@@ -93,8 +93,8 @@ def test_a_missing_python_is_named_in_one_line(tmp_path):
     assert done.stderr == "polyjob: Python 3.11 or newer is missing; install it and try again.\n"
 
 
-@pytest.mark.parametrize(("module", "said"), [("venv", "module venv"), ("ensurepip", "module ensurepip")])
-def test_a_missing_part_of_python_is_named_in_one_line(module, said, tmp_path):
+@pytest.mark.parametrize(("module", "missing_part"), [("venv", "module venv"), ("ensurepip", "module ensurepip")])
+def test_missing_part_of_python_is_reported_in_one_line(module, missing_part, tmp_path):
     fake = tmp_path / "python3"
     fake.write_text(f'#!/bin/sh\ncase "$2" in *{module}*) exit 1;; esac\nexit 0\n')
     fake.chmod(0o755)
@@ -102,10 +102,10 @@ def test_a_missing_part_of_python_is_named_in_one_line(module, said, tmp_path):
         ["/bin/sh", str(ROOT / "tools/python")], env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=30
     )
     assert done.returncode == 1
-    assert done.stderr == f"polyjob: the {said} of python3 is missing; install it and try again.\n"
+    assert done.stderr == f"polyjob: the {missing_part} of python3 is missing; install it and try again.\n"
 
 
-def test_a_python_that_was_asked_for_and_is_none_is_named_in_one_line(tmp_path):
+def test_wrong_python_variable_is_reported_in_one_line(tmp_path):
     fake = tmp_path / "python2"
     fake.write_text("#!/bin/sh\nexit 1\n")
     fake.chmod(0o755)
@@ -116,13 +116,13 @@ def test_a_python_that_was_asked_for_and_is_none_is_named_in_one_line(tmp_path):
     assert done.stderr == f"polyjob: Python 3.11 or newer, which {fake} is not, is missing; install it and try again.\n"
 
 
-def test_a_python_that_was_asked_for_is_taken():
+def test_python_variable_selects_the_python():
     command = ["/bin/sh", str(ROOT / "tools/python")]
     done = subprocess.run(command, env={"PYTHON": sys.executable}, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{sys.executable}\n", "")
 
 
-def test_an_old_python_is_told_in_one_line():
+def test_old_python_is_reported_in_one_line():
     old = "import runpy, sys; sys.version_info = (3, 10, 1); runpy.run_path('polyjob/__main__.py', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", old], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout) == (1, "")

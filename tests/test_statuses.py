@@ -5,28 +5,28 @@ from polyjob.statuses import DONE, Status, may_follow
 ORDER = [Status.CREATED, Status.SCHEDULED, Status.BUILDING, Status.RUNNING]
 
 
-def test_a_managed_job_goes_forward_only():
+def test_managed_job_only_goes_forward():
     for position, current in enumerate(ORDER):
         for new in ORDER[: position + 1]:
             assert not may_follow(new, current, managed=True)
 
 
 @pytest.mark.parametrize("managed", [True, False])
-def test_nothing_follows_what_is_done(managed):
+def test_no_status_follows_a_terminal_one(managed):
     assert not any(may_follow(new, current, managed=managed) for new in Status for current in DONE)
 
 
-def test_a_success_comes_only_out_of_running():
+def test_success_only_follows_running():
     assert [current for current in Status if may_follow(Status.SUCCEEDED, current, managed=True)] == [Status.RUNNING]
 
 
 @pytest.mark.parametrize("current", ORDER)
-def test_a_managed_job_can_be_stopped_at_any_time(current):
+def test_managed_job_can_be_stopped_at_any_time(current):
     assert may_follow(Status.STOPPED, current, managed=True)
 
 
 @pytest.mark.parametrize("new", [Status.WARNING, Status.UNKNOWN, Status.SKIPPED, Status.RESUMING, Status.UNSCHEDULABLE])
-def test_a_managed_job_never_has_statuses_that_only_others_report(new):
+def test_managed_job_never_gets_reported_statuses(new):
     assert not any(may_follow(new, current, managed=True) for current in Status)
 
 
@@ -46,9 +46,9 @@ def test_no_status_follows_itself():
         (Status.RESUMING, Status.WARNING),
     ],
 )
-def test_a_job_that_others_drive_reports_in_its_own_order(new, current):
+def test_unmanaged_job_can_report_in_any_order(new, current):
     assert may_follow(new, current, managed=False)
 
 
-def test_created_is_written_once_and_never_reported():
+def test_created_is_written_only_once():
     assert not any(may_follow(Status.CREATED, current, managed=False) for current in Status)

@@ -1,4 +1,4 @@
-"""A real server in a folder of its own, and a client that speaks to it as a script would."""
+"""A real server in its own data folder, and an HTTP client for it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Answer:
 
 
 def eventually(check: Callable[[], Any], seconds: float = 20.0, what: str = "it") -> Any:
-    """The first true answer of `check`, asked again and again; fails when none comes in time."""
+    """Call `check` until its result is true, and return that. Fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if answer := check():
@@ -54,7 +54,7 @@ def installation_of(data: Path) -> str:
 
 
 class Server:
-    """`polyjob serve` as a user starts it. Used as a context; leaving it ends server and jobs."""
+    """`polyjob serve` as a user starts it. Leaving the context ends the server and its jobs."""
 
     def __init__(self, folder: Path, command: Sequence[str] = MODULE, cwd: Path = ROOT, **settings: str) -> None:
         self.data_dir = folder / "data"
@@ -90,16 +90,16 @@ class Server:
                 self.lines.append(line)
 
     def interrupt(self) -> int:
-        """Ctrl-C; the exit code."""
+        """Press Ctrl-C and return the exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(30)
 
     def kill(self) -> None:
-        """kill -9 of the parent, and of all that it started: web and engine, but no keeper."""
+        """Kill the parent, the web server and the engine by SIGKILL, but not the keepers."""
         assert self.process is not None
         parts: list[int] = []
-        self.process.send_signal(signal.SIGSTOP)  # each would start anew what is killed
+        self.process.send_signal(signal.SIGSTOP)  # each of them would restart killed processes
         while fresh := [pid for pid in (*self.engine_pids(), *self.web_pids()) if pid not in parts]:
             for pid in fresh:
                 with contextlib.suppress(ProcessLookupError):
@@ -118,7 +118,7 @@ class Server:
         return [pid for pid in self._descendants() if "engine" in _command_line(pid)]
 
     def web_pids(self) -> list[int]:
-        """The arbiter first."""
+        """Return the pids of gunicorn, the arbiter first."""
         return [pid for pid in self._descendants() if "gunicorn" in _command_line(pid)]
 
     def worker_pids(self) -> list[int]:
@@ -164,7 +164,7 @@ class Server:
         return answer.json
 
     def until(self, number: int, *statuses: str, seconds: float = 30) -> dict[str, Any]:
-        """The job once it has one of these statuses."""
+        """Wait until the job has one of these statuses, and return it."""
 
         def look() -> Any:
             job = self.job(number)
@@ -201,7 +201,7 @@ class Server:
                 self.kill()
                 raise
         if self.environment.get("POLYJOB_RUNNER") == "docker":
-            with contextlib.suppress(Exception):  # an Engine of the test's own may be gone, or have jobs yet
+            with contextlib.suppress(Exception):  # a private Engine may be stopped already, or still have jobs
                 remove_marks(installation_of(self.data_dir), self.environment.get("DOCKER_HOST"))
 
     def _end_jobs(self) -> None:
@@ -219,8 +219,8 @@ def _command_line(pid: int) -> str:
         return ""
 
 
-def marked(uuid: str) -> list[int]:
-    """The processes that carry this job's mark."""
+def processes_of(uuid: str) -> list[int]:
+    """Return the pids of the processes of a job."""
     found = []
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
@@ -233,7 +233,7 @@ def marked(uuid: str) -> list[int]:
 
 @pytest.fixture
 def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Makes a server with settings of its own, not yet started; ended with the test."""
+    """Return a factory of servers with settings of their own. They are not started, and end with the test."""
     with contextlib.ExitStack() as stack:
 
         def make(**settings: str) -> Server:
@@ -246,6 +246,6 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for a whole module."""
+    """A server that all tests of a module share."""
     with Server(tmp_path_factory.mktemp("server"), slots="2") as started:
         yield started

@@ -94,7 +94,7 @@ def warm(server: Server) -> Server:
     return server
 
 
-def test_a_large_log_is_followed_and_downloaded_while_others_are_served(warm: Server) -> None:
+def test_large_log_does_not_block_other_requests(warm: Server) -> None:
     before = memory(warm)
     with watched(warm) as taken:
         number = warm.submit(f"yes 'a line of some length, as they come' | head -c {LOG}")["id"]
@@ -113,7 +113,7 @@ def test_a_large_log_is_followed_and_downloaded_while_others_are_served(warm: Se
     _assert_prompt(taken)
 
 
-def test_large_outputs_are_written_and_downloaded_while_others_are_served(warm: Server) -> None:
+def test_large_outputs_do_not_block_other_requests(warm: Server) -> None:
     before = memory(warm)
     with watched(warm) as taken:
         write = f"cd $POLYAXON_RUN_OUTPUTS_PATH; head -c {OUTPUTS} /dev/urandom > large; seq 9 > small"
@@ -139,7 +139,7 @@ def _assert_prompt(taken: list[float]) -> None:
     assert ordered[len(ordered) * 95 // 100] < PATIENCE, ordered[-5:]
 
 
-def test_sixty_follow_one_job_and_the_next_is_told_when_to_come_again(make_server: Any) -> None:
+def test_follower_beyond_the_limit_gets_retry_after(make_server: Any) -> None:
     server = make_server(workers="1", followers="60")
     server.start()
     number = server.submit("echo begun; sleep 600")["id"]

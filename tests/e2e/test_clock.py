@@ -27,11 +27,11 @@ time.sleep = lambda seconds: select.select([], [], [], seconds) and None
 """
 """For the library makes nonsense of a sleep until a moment of the monotonic clock, which Python's sleep is."""
 HOURS = (5, -7, 9, -9, 0)
-"""What the wall clock is wrong by, one after the other."""
+"""Steps of the wall clock, one after the other."""
 
 
 class Wall:
-    """What the server takes for the wall clock."""
+    """Return the server's wall clock."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "faketime"
@@ -89,7 +89,7 @@ def moments(server: Server, number: int) -> list[datetime.datetime]:
     return [datetime.datetime.fromisoformat(row["created_at"]) for row in rows(server, number)]
 
 
-def test_the_server_sees_the_steps(server, wall):
+def test_stepped_clock_is_visible_to_the_server(server, wall):
     """Or nothing is tried here."""
     for hours in (5, -7):
         wall.step(hours)
@@ -99,7 +99,7 @@ def test_the_server_sees_the_steps(server, wall):
         assert server.until_done(job["id"])["last_status"] == "succeeded"
 
 
-def test_no_run_timeout_or_grace_is_the_longer_or_shorter_for_it(server, wall):
+def test_clock_steps_do_not_change_time_limits(server, wall):
     whole = server.submit("for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 1; done")
     late = server.submit("sleep 1000", termination={"timeout": 4, "grace": 1})
     deaf = server.submit("trap '' TERM; echo up; while :; do sleep 1; done", termination={"grace": 3})
@@ -140,7 +140,7 @@ def test_no_run_timeout_or_grace_is_the_longer_or_shorter_for_it(server, wall):
     assert parts == (server.engine_pids(), server.web_pids()), "a part was taken for dead"
 
 
-def test_what_starts_at_an_earlier_hour_than_it_ended_goes_on(server, wall):
+def test_server_starts_after_the_clock_is_set_back(server, wall):
     wall.step(9)
     job = server.submit("echo 1; sleep 4; echo 2; exit 3", termination={"timeout": 60})
     server.until(job["id"], "running")
@@ -154,7 +154,7 @@ def test_what_starts_at_an_earlier_hour_than_it_ended_goes_on(server, wall):
     assert moments(server, job["id"]) == sorted(set(moments(server, job["id"])))
 
 
-def test_waits_keys_and_heartbeats_are_what_they_were(server, wall):
+def test_clock_steps_do_not_change_waits_or_tokens(server, wall):
     job = server.submit("sleep 1000")
     server.until(job["id"], "running")
     body = {"config": {"version": 1, "kind": "job", "run": {"cmd": "true"}}}
@@ -184,7 +184,7 @@ def stepping(wall: Wall, hours: float) -> Iterator[None]:
     wall.step(hours)
 
 
-def test_a_browser_stays_signed_in(server, wall, served):
+def test_browser_stays_signed_in(server, wall, served):
     cookie = served[2]
     for hours in HOURS:
         wall.step(hours)

@@ -41,7 +41,7 @@ def done(server: Server) -> dict[str, Any]:
     return server.until_done(submit(server, cmd, "echo made > /made")["id"])
 
 
-def test_a_job_is_built_and_runs_and_leaves_its_log_and_outputs(server: Server, done: dict[str, Any]) -> None:
+def test_job_is_built_and_keeps_its_log_and_outputs(server: Server, done: dict[str, Any]) -> None:
     assert done["last_status"] == "succeeded", server.log(done["id"])
     assert server.statuses(done["id"]) == ["created", "scheduled", "building", "running", "succeeded"]
     assert server.log(done["id"]) == b"made\n"
@@ -57,19 +57,19 @@ def test_a_job_is_built_and_runs_and_leaves_its_log_and_outputs(server: Server, 
 @pytest.mark.parametrize(
     ("strategy", "log"), [("restart", b"made\n"), ("resume", b"made\ndata\n"), ("copy", b"made\ndata\n")]
 )
-def test_clones(server: Server, done: dict[str, Any], strategy: str, log: bytes) -> None:
+def test_jobs_are_restarted_resumed_and_copied(server: Server, done: dict[str, Any], strategy: str, log: bytes) -> None:
     clone = server.until_done(server.call("POST", f"{JOBS}/{done['id']}/{strategy}").json["id"])
     assert (clone["last_status"], clone["build_job"]) == ("succeeded", done["build_job"])
     assert server.log(clone["id"]) == log
 
 
-def test_a_failing_step_and_a_failing_command(server: Server) -> None:
+def test_failing_step_and_failing_command_fail_the_job(server: Server) -> None:
     failed = server.until_done(submit(server, "true", "echo no; exit 3")["id"])
     assert (failed["last_status"], failed["exit"]["reason"]) == ("failed", "build")
     assert server.until_done(submit(server, "exit 7")["id"])["exit_code"] == 7
 
 
-def test_stop_and_delete(server: Server) -> None:
+def test_job_is_stopped_and_deleted(server: Server) -> None:
     stopped, deleted = (submit(server, "sleep 1000 & sleep 1000") for _ in range(2))
     for job in (stopped, deleted):
         server.until(job["id"], "running")
@@ -79,7 +79,7 @@ def test_stop_and_delete(server: Server) -> None:
     eventually(lambda: not {stopped["uuid"], deleted["uuid"]} & containers().keys(), 30, "the end of both")
 
 
-def test_a_container_that_somebody_removed_is_lost(server: Server) -> None:
+def test_job_of_a_removed_container_is_lost(server: Server) -> None:
     job = submit(server, "sleep 1000")
     server.until(job["id"], "running")
     connect().remove_container(f"polyjob-{job['uuid']}", force=True)
@@ -87,7 +87,7 @@ def test_a_container_that_somebody_removed_is_lost(server: Server) -> None:
     assert (ended["last_status"], ended["exit"]["reason"]) == ("failed", "lost")
 
 
-def test_an_image_that_was_removed_is_made_again(server: Server) -> None:
+def test_removed_image_is_built_again(server: Server) -> None:
     first = server.until_done(submit(server, "cat /made", "echo first > /made")["id"])
     build = server.call("GET", f"/api/v1/root/quick-start/builds/{first['build_job'].rsplit('.', 1)[1]}").json
     assert build["image"].startswith("polyjob:")
@@ -102,17 +102,17 @@ def test_an_image_that_was_removed_is_made_again(server: Server) -> None:
     assert "not there any more" in made["reason"]["text"]
 
 
-def test_a_long_log_is_whole(server: Server) -> None:
+def test_long_log_is_complete(server: Server) -> None:
     job = server.until_done(submit(server, "seq 1 300000")["id"])
     assert server.log(job["id"]) == b"".join(b"%d\n" % number for number in range(1, 300_001))
 
 
-def test_a_job_without_an_image_is_refused(server: Server) -> None:
+def test_job_without_an_image_is_refused(server: Server) -> None:
     answer = server.call("POST", JOBS, {"run": {"cmd": "true"}})
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, "/build/image")
 
 
-def test_jobs_outlive_the_death_of_everything(server: Server) -> None:
+def test_jobs_survive_kill_9_of_all_processes(server: Server) -> None:
     count, rounds = (20, 10) if SCALE >= 10 else (6, 3)
     ticks = rounds * 20
     cmd = f"for i in $(seq {ticks}); do echo $i; sleep 0.2; done; echo end > $POLYAXON_RUN_OUTPUTS_PATH/f; exit 5"

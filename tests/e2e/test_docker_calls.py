@@ -76,7 +76,7 @@ def counting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Counting]:
     made.close()
 
 
-def test_a_pass_asks_as_often_for_many_jobs_as_for_one(counting: Counting, tmp_path: Path) -> None:
+def test_pass_needs_the_same_requests_for_many_jobs(counting: Counting, tmp_path: Path) -> None:
     server = Server(tmp_path, slots=str(SLOTS), runner="docker")
     server.environment["DOCKER_HOST"] = f"unix://{counting._door.getsockname()}"
 

@@ -31,7 +31,7 @@ def done(server):
     return server.until_done(answer.json["id"])
 
 
-def test_get(server, done):
+def test_job_is_shown(server, done):
     answer = server.call("GET", f"{JOBS}/{done['id']}")
     assert answer.status == 200
     job = answer.json
@@ -44,13 +44,13 @@ def test_get(server, done):
     assert job["started_at"] < job["finished_at"]
 
 
-def test_update(server, done):
+def test_job_is_updated(server, done):
     answer = server.call("PATCH", f"{JOBS}/{done['id']}/", {"description": "new description"})
     assert (answer.status, answer.json["description"]) == (200, "new description")
     assert server.job(done["id"])["description"] == "new description"
 
 
-def test_statuses(server, done):
+def test_statuses_are_listed(server, done):
     answer = server.call("GET", f"{JOBS}/{done['id']}/statuses").json
     assert (answer["count"], answer["next"], answer["previous"]) == (5, None, None)
     rows = answer["results"]
@@ -61,13 +61,13 @@ def test_statuses(server, done):
     assert rows[1]["created_at"] == done["started_at"]
 
 
-def test_build_log_shows_that_the_step_really_ran(server, done):
+def test_build_log_has_the_output_of_the_step(server, done):
     number = done["build_job"].rsplit(".", 1)[1]
     assert b"42" in server.call("GET", f"{BASE}/builds/{number}/logs").body
 
 
 @pytest.mark.parametrize("strategy", ["restart", "resume", "copy"])
-def test_clones(server, done, strategy):
+def test_jobs_are_restarted_resumed_and_copied(server, done, strategy):
     answer = server.call("POST", f"{JOBS}/{done['id']}/{strategy}")
     assert answer.status == 201
     clone = server.until_done(answer.json["id"])
@@ -79,14 +79,14 @@ def test_clones(server, done, strategy):
 
 
 @pytest.mark.parametrize(("strategy", "expected"), [("restart", b"no\n"), ("resume", b"data\n"), ("copy", b"data\n")])
-def test_clones_start_with_the_outputs_that_their_kind_has(server, done, strategy, expected):
+def test_clones_start_with_the_right_outputs(server, done, strategy, expected):
     patch = {"config": {"run": {"cmd": "cat $POLYAXON_RUN_OUTPUTS_PATH/data.txt 2> /dev/null || echo no"}}}
     number = server.call("POST", f"{JOBS}/{done['id']}/{strategy}", patch).json["id"]
     server.until_done(number)
     assert server.log(number) == expected
 
 
-def test_stop(server):
+def test_job_is_stopped(server):
     number = server.submit("sleep 100")["id"]
     server.until(number, "running")
     answer = server.call("POST", f"{JOBS}/{number}/stop")
@@ -97,20 +97,20 @@ def test_stop(server):
 
 
 @pytest.mark.parametrize("path", ["{base}//jobs/{id}/logs", "{base}/jobs/{id}/logs/", "{base}/jobs/{id}/logs"])
-def test_logs(server, done, path):
+def test_log_is_returned(server, done, path):
     answer = server.call("GET", path.format(base=BASE, id=done["id"]))
     assert (answer.status, answer.body) == (200, b"hello\n")
 
 
 @pytest.mark.parametrize("path", ["{base}//jobs/{id}/outputs", "{base}/jobs/{id}/outputs/"])
-def test_outputs(server, done, path):
+def test_outputs_are_downloaded(server, done, path):
     answer = server.call("GET", path.format(base=BASE, id=done["id"]))
     assert answer.status == 200
     with tarfile.open(fileobj=io.BytesIO(answer.body)) as archive:
         assert archive.extractfile(f"{done['id']}/data.txt").read() == b"data\n"
 
 
-def test_bookmarks(server, done):
+def test_job_is_bookmarked(server, done):
     answer = server.call("POST", f"{JOBS}/{done['id']}/bookmark", **{"Content-Type": "application/json"})
     assert (answer.status, answer.body) == (201, b"")
     assert server.job(done["id"])["bookmarked"] is True
@@ -119,7 +119,7 @@ def test_bookmarks(server, done):
     assert server.job(done["id"])["bookmarked"] is False
 
 
-def test_delete(server):
+def test_job_is_deleted(server):
     job = server.submit("sleep 100")
     server.until(job["id"], "running")
     folder = server.data_dir / "jobs" / job["uuid"]
@@ -131,7 +131,7 @@ def test_delete(server):
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
-def test_no_token_no_answer(server, done, method):
+def test_request_without_a_token_is_refused(server, done, method):
     answer = server.call(method, f"{JOBS}/{done['id']}", token="0" * 40)
     assert answer.status == 401
     assert answer.headers["WWW-Authenticate"] == "Token"

@@ -1,4 +1,4 @@
-"""Followers of logs in real web workers: what they hold, and what becomes of them when workers end."""
+"""Followers of logs in real web workers: their slots, and restarts of workers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def follow_status(server: Server, number: int) -> int:
         return follower.status
 
 
-def test_past_the_limit_followers_are_told_503_and_the_places_of_those_that_went_are_free(make_server: Any) -> None:
+def test_followers_beyond_the_limit_get_503(make_server: Any) -> None:
     server = make_server(workers="1", followers="3")
     server.start()
     number = server.submit("sleep 600")["id"]
@@ -57,7 +57,7 @@ def test_past_the_limit_followers_are_told_503_and_the_places_of_those_that_went
         eventually(lambda: follow_status(server, number) == 200, 5, "the freed place")
 
 
-def test_a_restart_of_the_workers_never_waits_for_followers_and_they_can_tell(make_server: Any) -> None:
+def test_worker_restart_does_not_wait_for_followers(make_server: Any) -> None:
     server = make_server()
     server.start()
     number = server.submit("echo before; sleep 600")["id"]

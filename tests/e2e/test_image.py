@@ -43,17 +43,17 @@ def image(engine: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     name = f"polyjob-test-{uuid.uuid4().hex[:12]}"
     make_base(engine, folder, f"{name}:base")
     wheels, lock = folder / "wheels", folder / "runs.lock"
-    lock.write_text((ROOT / "requirements.lock").read_text().partition("# What the tests")[0])
+    lock.write_text((ROOT / "requirements.lock").read_text().partition("# Dependencies of the tests")[0])
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
     command = [sys.executable, "-m", "pip", "download", *options, "-r", str(lock), "-d", str(wheels)]
     subprocess.run(command, check=True)
     lines: list[dict[str, Any]] = []
     try:
-        said = engine.build(
+        messages = engine.build(
             fileobj=_context(wheels), custom_context=True, buildargs={"BASE": f"{name}:base"}, tag=f"{name}:1",
             rm=True, decode=True, network_mode="none",
         )  # fmt: skip
-        lines += said
+        lines += messages
         assert "error" not in lines[-1], "".join(line.get("stream", "") for line in lines)[-3000:] + str(lines[-1])
         yield f"{name}:1"
     finally:
@@ -61,13 +61,13 @@ def image(engine: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         for tag in ("1", "base"):
             with contextlib.suppress(docker.errors.APIError):
                 engine.remove_image(f"{name}:{tag}", force=True)
-        for layer in reversed(layers):  # those of the first stage bear no name
+        for layer in reversed(layers):  # layers of the first stage have no name
             with contextlib.suppress(docker.errors.APIError):
                 engine.remove_image(layer)
 
 
 def _context(wheels: Path) -> io.BytesIO:
-    """What git would check out, and the wheels."""
+    """Copy the files of the checkout, and the wheels."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         for name in PARTS:
@@ -112,7 +112,7 @@ class Contained:
 
 
 @pytest.mark.parametrize("runner", ["process", "docker", "kubernetes"])
-def test_image_has_all_that_a_runner_needs(engine: Any, image: str, runner: str) -> None:
+def test_image_has_the_dependencies_of_all_runners(engine: Any, image: str, runner: str) -> None:
     code = f"import {RUNNERS[runner].partition(':')[0]}"
     made = engine.create_container(image, ["python", "-c", code])["Id"]
     try:
@@ -122,7 +122,7 @@ def test_image_has_all_that_a_runner_needs(engine: Any, image: str, runner: str)
         engine.remove_container(made, force=True)
 
 
-def test_it_runs_jobs_beside_itself_and_they_outlive_it(engine: Any, image: str) -> None:
+def test_jobs_outlive_the_container_of_polyjob(engine: Any, image: str) -> None:
     server = Contained(engine, image)
     try:
         server.start()

@@ -67,9 +67,7 @@ def done(server: Server) -> dict[str, Any]:
     return server.until_done(submit(server, cmd, "echo made > /made")["id"])
 
 
-def test_a_job_is_built_and_runs_and_leaves_its_log_and_outputs(
-    server: Server, cluster: Any, done: dict[str, Any]
-) -> None:
+def test_job_is_built_and_keeps_its_log_and_outputs(server: Server, cluster: Any, done: dict[str, Any]) -> None:
     assert done["last_status"] == "succeeded", server.log(done["id"])
     assert server.statuses(done["id"]) == ["created", "scheduled", "building", "running", "succeeded"]
     assert server.log(done["id"]) == b"Step 1/1: echo made > /made\nmade\n"
@@ -83,7 +81,7 @@ def test_a_job_is_built_and_runs_and_leaves_its_log_and_outputs(
 @pytest.mark.parametrize(
     ("strategy", "log"), [("restart", b"made\n"), ("resume", b"made\ndata\n"), ("copy", b"made\ndata\n")]
 )
-def test_clones(server: Server, done: dict[str, Any], strategy: str, log: bytes) -> None:
+def test_jobs_are_restarted_resumed_and_copied(server: Server, done: dict[str, Any], strategy: str, log: bytes) -> None:
     clone = server.until_done(server.call("POST", f"{JOBS}/{done['id']}/{strategy}").json["id"])
     assert (clone["last_status"], clone["build_job"]) == ("succeeded", done["build_job"])
     assert server.log(clone["id"]) == b"Step 1/1: echo made > /made\n" + log
@@ -91,7 +89,7 @@ def test_clones(server: Server, done: dict[str, Any], strategy: str, log: bytes)
 
 @pytest.mark.parametrize("strategy", ["resume", "copy"])
 @pytest.mark.parametrize("user", [0, 1000])
-def test_clone_finds_all_files_and_can_change_them(server: Server, cluster: Any, strategy: str, user: int) -> None:
+def test_clone_can_read_and_change_all_files(server: Server, cluster: Any, strategy: str, user: int) -> None:
     """They are kept in pieces of a MiB, made by whoever the image's user is, and closed to all others."""
     cluster.add_image(f"user-{user}", user=user)
     cmd = (
@@ -106,7 +104,7 @@ def test_clone_finds_all_files_and_can_change_them(server: Server, cluster: Any,
     assert server.log(first["id"]).count(b"\n") == 4
 
 
-def test_outputs_whose_helper_has_ended_are_noted(server: Server, cluster: Any) -> None:
+def test_outputs_lost_with_their_helper_are_noted(server: Server, cluster: Any) -> None:
     job = submit(server, "echo x > $POLYAXON_RUN_OUTPUTS_PATH/f; sleep 4")
     server.until(job["id"], "running")
     cluster.run_out_of_memory(f"polyjob-{job['uuid']}", "files")
@@ -116,7 +114,7 @@ def test_outputs_whose_helper_has_ended_are_noted(server: Server, cluster: Any) 
     assert "The container `files` of the job's pod has ended (OOMKilled, exit code 137)" in notes(ended)
 
 
-def test_a_failing_step_ends_the_job_before_its_command(server: Server) -> None:
+def test_failing_step_ends_the_job_before_its_command(server: Server) -> None:
     job = server.until_done(submit(server, "echo not reached", "echo fine", "echo no; exit 3")["id"])
     assert job["last_status"] == "failed"
     assert server.statuses(job["id"]) == ["created", "scheduled", "building", "failed"]
@@ -128,7 +126,7 @@ def test_a_failing_step_ends_the_job_before_its_command(server: Server) -> None:
     assert b"fine\n" in server.log(job["id"])
 
 
-def test_a_job_is_building_until_its_steps_are_done(server: Server, cluster: Any) -> None:
+def test_job_is_building_until_its_steps_are_done(server: Server, cluster: Any) -> None:
     job = submit(server, "echo ran; sleep 60", "until [ -e /polyjob/go ]; do sleep 0.1; done")
     eventually(lambda: "nothing of them is kept" in notes(server.job(job["id"])), 30, "the note")
     assert server.job(job["id"])["last_status"] == "building"
@@ -139,11 +137,11 @@ def test_a_job_is_building_until_its_steps_are_done(server: Server, cluster: Any
     assert job["uuid"] not in pods_of(cluster)
 
 
-def test_a_failing_command(server: Server) -> None:
+def test_failing_command_fails_the_job(server: Server) -> None:
     assert server.until_done(submit(server, "exit 7")["id"])["exit_code"] == 7
 
 
-def test_uploaded_code_is_there(server: Server) -> None:
+def test_upload_is_in_the_working_folder(server: Server) -> None:
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w:gz") as archive:
         member = tarfile.TarInfo("folder/hello.txt")
@@ -157,7 +155,7 @@ def test_uploaded_code_is_there(server: Server) -> None:
     assert server.log(job["id"]) == b"hello\n/code\n"
 
 
-def test_stop_timeout_and_delete(server: Server, cluster: Any) -> None:
+def test_pod_jobs_are_stopped_timed_out_and_deleted(server: Server, cluster: Any) -> None:
     keeps = "echo kept > $POLYAXON_RUN_OUTPUTS_PATH/f; sleep 1000 & sleep 1000"
     stopped, deleted = (submit(server, keeps) for _ in range(2))
     late = submit(server, keeps, termination={"timeout": 2, "grace": 1})
@@ -175,7 +173,7 @@ def test_stop_timeout_and_delete(server: Server, cluster: Any) -> None:
     eventually(lambda: not ours & pods_of(cluster).keys(), 30, "the end of all")
 
 
-def test_a_pod_that_somebody_removed_is_lost(server: Server, cluster: Any) -> None:
+def test_job_of_a_removed_pod_is_lost(server: Server, cluster: Any) -> None:
     job = submit(server, "sleep 1000")
     server.until(job["id"], "running")
     cluster.delete(f"polyjob-{job['uuid']}", 0)
@@ -183,7 +181,7 @@ def test_a_pod_that_somebody_removed_is_lost(server: Server, cluster: Any) -> No
     assert (ended["last_status"], ended["exit"]["reason"]) == ("failed", "lost")
 
 
-def test_a_pod_that_finds_no_node_says_so_and_is_given_up(server: Server, cluster: Any) -> None:
+def test_unschedulable_pod_fails_the_job(server: Server, cluster: Any) -> None:
     config = {"environment": {"node_selector": {"disk": "none"}}}
     job = submit(server, "true", **config)
     eventually(lambda: "didn't match" in notes(server.job(job["id"])), 20, "the scheduler's words")
@@ -198,9 +196,7 @@ def test_a_pod_that_finds_no_node_says_so_and_is_given_up(server: Server, cluste
     ("rules", "words"),
     [({"quota": {"limits.cpu": "4"}}, "exceeded quota"), ({"least": {"cpu": "50m"}}, "minimum cpu usage")],
 )
-def test_job_that_no_namespace_admits_fails_with_its_words(
-    server: Server, cluster: Any, rules: Any, words: str
-) -> None:
+def test_rejected_job_fails_with_the_clusters_message(server: Server, cluster: Any, rules: Any, words: str) -> None:
     cluster.restrict(**rules)
     try:
         job, stopped = (submit(server, "true", environment={"resources": {"limits": {"cpu": 9}}}) for _ in range(2))
@@ -225,14 +221,14 @@ def test_job_stopped_before_its_command_never_runs(server: Server) -> None:
     assert "running" not in server.statuses(job["id"])
 
 
-def test_an_image_that_nobody_has(server: Server) -> None:
+def test_missing_image_fails_the_job(server: Server) -> None:
     job = server.submit("true", build={"image": "no-such-image:1"})
     ended = server.until_done(job["id"])
     assert (ended["last_status"], ended["exit"]["reason"]) == ("failed", "image")
     assert "no-such-image" in ended["exit"]["message"]
 
 
-def test_memory_and_eviction_have_reasons_of_their_own(server: Server, cluster: Any) -> None:
+def test_oom_and_eviction_have_their_own_reasons(server: Server, cluster: Any) -> None:
     greedy, moved = submit(server, "sleep 1000"), submit(server, "sleep 1000")
     for job in (greedy, moved):
         server.until(job["id"], "running")
@@ -244,7 +240,7 @@ def test_memory_and_eviction_have_reasons_of_their_own(server: Server, cluster: 
     assert "low on resource" in ended["exit"]["message"]
 
 
-def test_an_api_server_that_is_away_ends_nothing(server: Server, cluster: Any) -> None:
+def test_outage_of_the_api_server_ends_no_job(server: Server, cluster: Any) -> None:
     job = submit(server, "for i in $(seq 80); do echo $i; sleep 0.1; done")
     server.until(job["id"], "running")
     cluster.go_away()
@@ -258,7 +254,7 @@ def test_an_api_server_that_is_away_ends_nothing(server: Server, cluster: Any) -
     assert server.log(job["id"]) == b"".join(b"%d\n" % number for number in range(1, 81))
 
 
-def test_a_long_log_is_whole(server: Server) -> None:
+def test_long_log_is_complete(server: Server) -> None:
     job = server.until_done(submit(server, "seq 1 100000")["id"])
     assert server.log(job["id"]) == b"".join(b"%d\n" % number for number in range(1, 100_001))
 
@@ -287,24 +283,24 @@ def test_images_are_built_once_and_pushed(cluster: Any, tmp_path_factory: pytest
         registry.close()
 
 
-def test_the_doctor_names_a_missing_right(cluster: Any, make_server: Any) -> None:
+def test_doctor_names_a_missing_permission(cluster: Any, make_server: Any) -> None:
     cluster.permit([right for right in PERMISSIONS if right != ("watch", "pods", "")])
     try:
         with make_server(runner="kubernetes", kube_config=str(cluster.kubeconfig)) as server:
             environment = server.environment | {"POLYJOB_DATA_DIR": str(server.data_dir)}
             command = [sys.executable, "-m", "polyjob", "doctor"]
 
-            def said() -> str:
+            def readiness() -> str:
                 return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout
 
             eventually(
-                lambda: "this account may not: watch pods. deploy/kubernetes/rbac.yaml" in said(), 30, "the word"
+                lambda: "this account may not: watch pods. deploy/kubernetes/rbac.yaml" in readiness(), 30, "the word"
             )
     finally:
         cluster.permit(None)
 
 
-def test_jobs_outlive_the_death_of_everything(server: Server, cluster: Any) -> None:
+def test_jobs_survive_kill_9_of_all_processes(server: Server, cluster: Any) -> None:
     count, rounds = (20, 10) if SCALE >= 10 else (5, 3)
     ticks = rounds * 20
     cmd = f"for i in $(seq {ticks}); do echo $i; sleep 0.2; done; echo end > $POLYAXON_RUN_OUTPUTS_PATH/f; exit 5"

@@ -118,7 +118,7 @@ class Client:
         return json.loads(line)
 
     def __call__(self, *arguments: str) -> str:
-        """What a command that succeeds prints."""
+        """Run a command that has to succeed, and return its output."""
         result = self.run(*arguments)
         assert result["code"] == 0, f"{self.version} {arguments}: {result}"
         assert "Could not" not in result["output"], f"{self.version} {arguments}: {result}"
@@ -159,7 +159,7 @@ def signed_in(version: str, server: Server, folder: Path) -> Iterator[Client]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_commands_have_their_effect(version: str, server: Server, tmp_path: Path) -> None:
+def test_commands_of_published_clients_work(version: str, server: Server, tmp_path: Path) -> None:
     with signed_in(version, server, tmp_path) as client:
         assert "root" in client("whoami")
         client("version", "--cli")

@@ -1,4 +1,4 @@
-"""The README's tour, run as it is printed, in its order, against a fresh server."""
+"""The commands of the README, run in their order against a fresh server."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def six(folder: Path) -> None:
         wheel.writestr(f"{info}/RECORD", f"six.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
 
 
-def test_tour_shows_what_the_readme_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_of_the_readme_print_the_shown_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require("jq", all(map(shutil.which, ("jq", "curl", "tar"))), "jq, curl or tar is missing")
     six(tmp_path)
     monkeypatch.setenv("PIP_NO_INDEX", "1")

@@ -96,7 +96,7 @@ def answer_to(server: Server, request: bytes) -> http.client.HTTPResponse:
 
 
 @pytest.mark.parametrize("kind", SLOW_REQUESTS)
-def test_clients_that_send_slowly_hold_no_thread(kind: str, server: Server) -> None:
+def test_slow_senders_do_not_occupy_threads(kind: str, server: Server) -> None:
     with clients(server, SLOW_REQUESTS[kind]):
         health_delay(server)  # by now the server has seen them all
         assert max(health_delay(server) for _ in range(5)) < 1.0
@@ -105,13 +105,13 @@ def test_clients_that_send_slowly_hold_no_thread(kind: str, server: Server) -> N
 @pytest.mark.parametrize(
     "path", [f"{JOBS}/1/logs", f"{JOBS}/1/logs/lines?around=0&count=5000", f"{JOBS}/1/outputs", OUTPUT]
 )
-def test_clients_that_read_slowly_hold_no_thread(path: str, server: Server) -> None:
+def test_slow_readers_do_not_occupy_threads(path: str, server: Server) -> None:
     with clients(server, get(server, path), window=1024):
         eventually(lambda: health_delay(server) < 1.0, 20)
         assert max(health_delay(server) for _ in range(5)) < 1.0
 
 
-def test_followers_that_read_slowly_hold_no_thread(server: Server) -> None:
+def test_slow_followers_do_not_occupy_threads(server: Server) -> None:
     number = server.submit("head -c 20000000 /dev/zero; sleep 60")["id"]
     eventually(lambda: len(server.log(number)) == LOG_SIZE)
     with clients(server, get(server, f"{JOBS}/{number}/logs?follow=true"), 4, window=1024) as held:
@@ -129,13 +129,13 @@ def test_slow_reader_gets_every_byte(server: Server) -> None:
         assert len(response.read()) == LOG_SIZE
 
 
-def test_incomplete_header_is_refused_after_its_time(server: Server) -> None:
+def test_incomplete_header_times_out(server: Server) -> None:
     begun = time.monotonic()
     assert answer_to(server, b"GET / HTTP/1.1\r\nX-Half: ").status == 408
     assert connections.MAX_HEADER_SECONDS - 1 < time.monotonic() - begun < connections.MAX_HEADER_SECONDS + 3
 
 
-def test_idle_connection_is_closed_after_its_time(server: Server) -> None:
+def test_idle_connection_is_closed(server: Server) -> None:
     with connect(server) as client:
         assert client.recv(1) == b""
 
@@ -189,7 +189,9 @@ def upload_delay(server: Server) -> float:
 
 @pytest.mark.parametrize("body", LATE_BODIES)
 @pytest.mark.parametrize("stranger", STRANGERS)
-def test_strangers_cannot_delay_uploads(stranger: str, body: str, server: Server, tokens: dict[str, str]) -> None:
+def test_unauthenticated_clients_cannot_delay_uploads(
+    stranger: str, body: str, server: Server, tokens: dict[str, str]
+) -> None:
     line, header = STRANGERS[stranger]
     head = f"{line} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{header.format(**tokens)}"
     with clients(server, head.encode() + LATE_BODIES[body], MAX_UPLOADS_AT_ONCE + 4) as held:
@@ -205,7 +207,7 @@ def test_strangers_cannot_delay_uploads(stranger: str, body: str, server: Server
 
 @pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
 @pytest.mark.parametrize("size", [20, connections.MAX_SMALL_BODY + 1])
-def test_body_that_arrives_in_pieces_is_read(size: int, expect: bytes, server: Server) -> None:
+def test_body_in_pieces_is_read(size: int, expect: bytes, server: Server) -> None:
     body = b'{"username": "root", "password": ""}'.ljust(size)
     with connect(server) as client:
         client.sendall(submission(server) + expect + f"Content-Length: {len(body)}\r\n\r\n".encode())
@@ -236,7 +238,7 @@ def test_broken_chunk_is_a_bad_request(body: bytes, detail: str, server: Server,
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_parallel_logins_pass_no_limit_and_leave_the_server_responsive(server: Server) -> None:
+def test_parallel_logins_respect_the_limits(server: Server) -> None:
     def log_in(number: int) -> int:
         return server.call("POST", "/api/v1/users/token", {"username": "root", "password": f"wrong {number}"}).status
 
@@ -259,7 +261,7 @@ def test_stop_does_not_wait_for_slow_clients(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "path"), [("/public", "/public/api/v1/users"), ("/x y", "/api/v1/users"), ("/api", "/v1/users")]
 )
-def test_script_name_of_a_client_changes_nothing(name: str, path: str, tmp_path: Path) -> None:
+def test_script_name_header_is_ignored(name: str, path: str, tmp_path: Path) -> None:
     with Server(tmp_path, runner="fake", workers="1", trusted_proxies="1") as behind_proxy:
         plain = behind_proxy.call("GET", path)
         assert behind_proxy.call("GET", path, SCRIPT_NAME=name).status == plain.status < 500

@@ -1,4 +1,4 @@
-"""What a job does while the server around it dies: it runs on, once, and nothing of it is lost."""
+"""Jobs survive the death of the server: they go on, run once, and lose nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tarfile
 
 import pytest
 
-from .conftest import JOBS, eventually, marked
+from .conftest import JOBS, eventually, processes_of
 
 COUNT = (
     "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do echo line $i; sleep 0.25; done;"
@@ -32,7 +32,7 @@ def check_whole(server, number):
 
 
 @pytest.mark.parametrize("victim", ["engine", "workers", "both", "everything"])
-def test_a_running_job_survives_kill_9_of(victim, make_server):
+def test_running_job_survives_kill_9(victim, make_server):
     server = make_server(slots="2")
     server.start()
     number = server.submit(COUNT)["id"]
@@ -58,21 +58,21 @@ def _answers(server):
         return False
 
 
-def test_a_job_that_ended_while_nobody_looked_is_told_truly(make_server):
+def test_job_that_ended_while_the_server_was_down_is_recorded(make_server):
     server = make_server()
     server.start()
     number = server.submit("sleep 1; echo late; exit 5")["id"]
     uuid = server.job(number)["uuid"]
     server.until(number, "running")
     server.kill()
-    eventually(lambda: not marked(uuid), what="the job's end")
+    eventually(lambda: not processes_of(uuid), what="the job's end")
     server.start()
     job = server.until_done(number)
     assert (job["last_status"], job["exit_code"]) == ("failed", 5)
     assert server.log(number) == b"late\n"
 
 
-def test_ctrl_c_says_how_many_jobs_run_on_and_the_next_start_takes_them_up(make_server):
+def test_ctrl_c_reports_the_jobs_that_go_on(make_server):
     server = make_server()
     server.start()
     go_on = server.data_dir.parent / "go-on"
@@ -80,7 +80,7 @@ def test_ctrl_c_says_how_many_jobs_run_on_and_the_next_start_takes_them_up(make_
     server.until(number, "running")
     assert server.interrupt() == 0
     assert any("1 job" in line for line in server.lines), server.lines
-    assert marked(server_job_uuid(server, number))
+    assert processes_of(server_job_uuid(server, number))
     server.process = None
     server.lines.clear()
     server.start()
@@ -98,19 +98,19 @@ def server_job_uuid(server, number):
     return uuid
 
 
-def test_stop_leaves_nothing_of_a_stubborn_tree(make_server):
+def test_stop_kills_a_stubborn_process_tree(make_server):
     server = make_server(stop_grace="1")
     server.start()
     job = server.submit("trap '' TERM; setsid sleep 1000 & sleep 1000")
     server.until(job["id"], "running")
-    eventually(lambda: len(marked(job["uuid"])) >= 3, what="the tree")
+    eventually(lambda: len(processes_of(job["uuid"])) >= 3, what="the tree")
     answer = server.call("POST", f"{JOBS}/{job['id']}/stop")
     assert (answer.status, answer.body) == (200, b"")
     assert server.until_done(job["id"])["last_status"] == "stopped"
-    assert marked(job["uuid"]) == []
+    assert processes_of(job["uuid"]) == []
 
 
-def test_an_ended_server_leaves_no_process_behind(make_server):
+def test_stopped_server_leaves_no_process(make_server):
     server = make_server()
     server.start()
     number = server.submit("true")["id"]

@@ -67,7 +67,7 @@ def test_new_server_takes_over_all_jobs_of_an_old_folder(server):
     assert [bookmark["content_object"]["name"] for bookmark in bookmarks] == ["good"]
 
 
-def test_outputs_uploads_and_builds_of_an_old_folder_serve_on(server):
+def test_outputs_uploads_and_builds_of_an_old_folder_work(server):
     jobs = jobs_by_name(server)
     good = f"{JOBS}/{jobs['good']['id']}"
 

@@ -42,7 +42,7 @@ def lines(messages: list[dict[str, Any]]) -> list[str]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_running_job_is_followed_to_its_end_by_every_address(server: Server, form: str) -> None:
+def test_running_job_is_followed_by_every_address(server: Server, form: str) -> None:
     number = server.submit("for i in 1 2 3; do echo line $i; sleep 0.2; done; printf 'no end'; exit 3")["id"]
     messages = read(connect(server, form.format(number)))
     assert lines(messages) == ["line 1", "line 2", "line 3", "no end"]
@@ -51,7 +51,7 @@ def test_a_running_job_is_followed_to_its_end_by_every_address(server: Server, f
     assert statuses == sorted(statuses, key=["created", "scheduled", "running", "failed"].index)
 
 
-def test_a_finished_job_is_told_again(server: Server) -> None:
+def test_finished_job_is_replayed(server: Server) -> None:
     number = server.submit("seq 20000")["id"]
     server.until_done(number)
     messages = read(connect(server, FORMS[0].format(number)))
@@ -61,13 +61,13 @@ def test_a_finished_job_is_told_again(server: Server) -> None:
     assert lines(read(since)) == ["19999", "20000"]
 
 
-def test_a_browser_shows_its_key_in_the_address(server: Server) -> None:
+def test_browser_passes_its_token_in_the_address(server: Server) -> None:
     number = server.submit("echo x")["id"]
     server.until_done(number)
     assert lines(read(connect(server, f"{FORMS[1].format(number)}?token={server.token}", header={}))) == ["x"]
 
 
-def test_what_is_refused_is_refused_before_the_upgrade(server: Server) -> None:
+def test_refusals_come_before_the_upgrade(server: Server) -> None:
     number = server.submit("true")["id"]
     for path, header, status in (
         (FORMS[0].format(number), {}, 401),
@@ -80,7 +80,7 @@ def test_what_is_refused_is_refused_before_the_upgrade(server: Server) -> None:
         assert refused.value.status_code == status
 
 
-def test_pings_are_answered_and_one_who_goes_leaves_a_free_place(make_server: Any) -> None:
+def test_pings_are_answered_and_slots_are_released(make_server: Any) -> None:
     server = make_server(workers="1", followers="1")
     server.start()
     number = server.submit("echo begun; sleep 600")["id"]
@@ -112,7 +112,7 @@ def try_to_connect(server: Server, number: int) -> websocket.WebSocket | None:
         return None
 
 
-def test_events_are_told_as_they_happen(server: Server) -> None:
+def test_events_arrive_as_they_happen(server: Server) -> None:
     number = server.submit("echo one; sleep 0.3; echo two")["id"]
     answer = server.call("GET", f"{JOBS}/{number}/logs", Accept="text/event-stream")
     assert answer.headers["Content-Type"].startswith("text/event-stream")
