@@ -183,7 +183,7 @@ def _check_request() -> None:
     elif request.endpoint is not None:
         visitor = auth.current_identity()
         if visitor is None:
-            raise auth.Unauthenticated("Nobody is signed in.")
+            raise auth.Unauthenticated("You are not signed in.")
         permissions.check(request.endpoint, view_args, visitor)
 
 

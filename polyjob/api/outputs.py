@@ -1,4 +1,7 @@
-"""A job's outputs as one archive: sealed, or of a job that is not done as they are now."""
+"""A job's outputs: as one tarball, as a tree of folders, and file by file.
+
+The outputs of a job that is done are sealed and never change. Those of a running job are read live.
+"""
 
 from __future__ import annotations
 
@@ -26,33 +29,33 @@ MIMETYPE = "application/gzip"
 PATH = {
     "name": "path",
     "in": "query",
-    "description": "Path below the outputs folder, with or without slashes around it. Takes names as they are listed, "
-    "and also their bytes.",
+    "description": "Path below the outputs folder, with or without slashes around it. Names are taken as the tree "
+    "lists them, or as their bytes.",
     "schema": {"type": "string"},
 }
 AFTER = {
     "name": "after",
     "in": "query",
-    "description": "Only names behind this one; `next` of the answer before has it.",
+    "description": "Only names after this one. The `next` of a response includes it.",
     "schema": {"type": "string"},
 }
 MAX_LISTED = 5000
-"""Names in one answer."""
-RETRY_AFTER = 10
+"""Names in one response."""
+RETRY_AFTER_SECONDS = 10
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _ARCHIVE = {
     "responses": {
-        206: {"description": "The range that was asked for.", "content": {MIMETYPE: _BINARY}},
-        304: {"description": "It is as the ETag in `If-None-Match` says."},
+        206: {"description": "The requested range.", "content": {MIMETYPE: _BINARY}},
+        304: {"description": "Unchanged since the ETag in `If-None-Match`."},
         409: "CONFLICT",
-        416: {"description": "The archive has no byte of that range."},
+        416: {"description": "The range is beyond the end of the tarball."},
     }
 }
 _CONTENT = {"responses": {400: "BAD_REQUEST", 409: "CONFLICT"}}
-_UNCHANGED = {304: {"description": "It is as the ETag in `If-None-Match` says."}}
+_UNCHANGED = {304: {"description": "Unchanged since the ETag in `If-None-Match`."}}
 
-blp = Blueprint("outputs", __name__, description="The files that jobs leave.")
+blp = Blueprint("outputs", __name__, description="Outputs: the files that jobs write.")
 
 
 @blp.get(f"{JOB}/outputs")
@@ -60,11 +63,11 @@ blp = Blueprint("outputs", __name__, description="The files that jobs leave.")
 @blp.response(200, {"type": "string", "format": "binary"}, content_type=MIMETYPE)
 @requires(Access.READ)
 def get_outputs(username: str, project_name: str, job_id: int) -> Response:
-    """Download a job's outputs, a tar.gz with one folder of the job's number
+    """Download a job's outputs, a .tar.gz file with one folder named by the job's id
 
-    Of a job that is done, the archive has an `ETag` and takes `Range`, `If-Range` and `If-None-Match`.
+    If the job is done, the response has an `ETag`, and `Range`, `If-Range` and `If-None-Match` work.
     """
-    return _answer(find_job(username, project_name, job_id))
+    return _tarball_response(find_job(username, project_name, job_id))
 
 
 @blp.get(f"{JOB}/outputs/download")
@@ -72,8 +75,8 @@ def get_outputs(username: str, project_name: str, job_id: int) -> Response:
 @blp.response(200, {"type": "string", "format": "binary"}, content_type=MIMETYPE)
 @requires(Access.READ)
 def download_outputs(username: str, project_name: str, job_id: int) -> Response:
-    """The same by its other name"""
-    return _answer(find_job(username, project_name, job_id))
+    """Download a job's outputs, by another path"""
+    return _tarball_response(find_job(username, project_name, job_id))
 
 
 @blp.get(f"{JOB}/outputs/tree")
@@ -81,11 +84,11 @@ def download_outputs(username: str, project_name: str, job_id: int) -> Response:
 @blp.response(200, OutputsTreeSchema)
 @requires(Access.READ)
 def tree_of_outputs(username: str, project_name: str, job_id: int) -> dict[str, Any]:
-    """List one folder of a job's outputs, in order of name
+    """List one folder of a job's outputs, sorted by name
 
-    A large folder comes in parts: `next` is the address of the next one, and is left out of the last. In names, control
-    characters and bytes that are not UTF-8 are `%` and two hex digits; a `%` before such digits of the name's own is
-    `%25`. Each name can be asked for as it is listed.
+    A large folder is listed in parts: `next` is the address of the next part, and is missing in the last one. In names,
+    control characters and bytes that are not UTF-8 are written as `%` and two hex digits. A `%` that precedes two hex
+    digits in the name itself is written as `%25`. Names are valid in `path` as they are listed.
     """
     outputs = readable(find_job(username, project_name, job_id))
     path, after = name_from_query("path"), name_from_query("after")
@@ -109,7 +112,7 @@ def tree_of_outputs(username: str, project_name: str, job_id: int) -> dict[str, 
 def file_of_outputs(username: str, project_name: str, job_id: int) -> Response:
     """Download one file of a job's outputs
 
-    Of a job that is done, the file has an `ETag` and takes `If-None-Match`.
+    If the job is done, the response has an `ETag`, and `If-None-Match` works.
     """
     outputs = readable(find_job(username, project_name, job_id))
     path = name_from_query("path")
@@ -129,7 +132,7 @@ def file_of_outputs(username: str, project_name: str, job_id: int) -> Response:
 
 
 def readable(job: Job) -> Outputs | LiveOutputs:
-    """The sealed outputs, or those that a local job writes right now. Raises Conflict while they are elsewhere."""
+    """Return the sealed outputs, or the live ones of a local job. Raises Conflict while only the runner has them."""
     sealed = store().outputs(job.uuid)
     if job.status.is_done or not sealed.is_empty:
         return sealed
@@ -137,23 +140,23 @@ def readable(job: Job) -> Outputs | LiveOutputs:
     if live.folder.is_dir():
         return live
     if job.status is Status.RUNNING:
-        raise Conflict("The outputs of this job are with its runner until it is done.", RETRY_AFTER)
+        raise Conflict("The outputs of this job are available when it is done.", RETRY_AFTER_SECONDS)
     return sealed
 
 
-def _answer(job: Job) -> Response:
+def _tarball_response(job: Job) -> Response:
     name = f"{job.unique_name.replace('.', '_')}.tar.gz"
     outputs = readable(job)
     if isinstance(outputs, Outputs):
-        return _sealed(outputs, name)
+        return _sealed_response(outputs, name)
     response = Response(outputs.archive(str(job.id)), mimetype=MIMETYPE)
     response.headers["Cache-Control"] = "no-store"
     return attach(response, name)
 
 
-def _sealed(outputs: Outputs, name: str) -> Response:
+def _sealed_response(outputs: Outputs, name: str) -> Response:
     size = len(EMPTY) if outputs.is_empty else outputs.path.stat().st_size
-    _forget_odd_ranges(size)
+    _ignore_unsupported_range(size)
     return send_file(
         io.BytesIO(EMPTY) if outputs.is_empty else outputs.path,
         mimetype=MIMETYPE,
@@ -164,8 +167,8 @@ def _sealed(outputs: Outputs, name: str) -> Response:
     )
 
 
-def _forget_odd_ranges(size: int) -> None:
-    """Several ranges, another unit, or more of the end than there is: the answer is the whole."""
-    asked = request.range
-    if asked is None or asked.units != "bytes" or len(asked.ranges) != 1 or asked.ranges[0][0] < -size:
+def _ignore_unsupported_range(size: int) -> None:
+    """Serve everything if the request has several ranges, another unit, or a longer suffix than the tarball."""
+    header = request.range
+    if header is None or header.units != "bytes" or len(header.ranges) != 1 or header.ranges[0][0] < -size:
         request.environ.pop("HTTP_RANGE", None)

@@ -69,7 +69,7 @@ def problem_response(
 
 
 def _with_pointer(item: Problem) -> dict[str, str]:
-    """Return an item of `errors`. What is not a JSON pointer is the name of a query parameter."""
+    """Return an item of `errors`. A pointer that is not a JSON pointer is the name of a query parameter."""
     kind = "pointer" if item.pointer == "" or item.pointer.startswith("/") else "parameter"
     return {kind: item.pointer, "detail": item.detail}
 

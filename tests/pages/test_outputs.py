@@ -196,7 +196,7 @@ def test_outputs_of_a_running_job_are_shown(client: FlaskClient, project: Projec
 def test_outputs_that_are_with_the_runner_are_reported(client: FlaskClient, project: Project) -> None:
     job = make_job(project, *BEGUN)
     for path in (url(job), f"{url(job)}/outputs"):
-        assert "with its runner until it is done" in read(client, path).text
+        assert "are available when it is done" in read(client, path).text
 
 
 def test_empty_outputs_show_where_to_write_files(client: FlaskClient, job: Job) -> None:

@@ -39,7 +39,7 @@ class ConfigBody(Body):
 
 @dataclass(frozen=True)
 class BodyFormat:
-    """How to read the bodies of one operation."""
+    """The format of the bodies of one operation."""
 
     schema: Body
     """The schema of the attributes."""
@@ -61,7 +61,7 @@ class ParsedBody:
 
 @dataclass(frozen=True)
 class _ConfigSource:
-    """A config as it was sent."""
+    """The config in a body, before it is loaded."""
 
     pointer: str
     document: Any
@@ -125,8 +125,8 @@ def _load_config(
 ) -> dict[str, Any]:
     """Return the loaded config, and the text of it to store.
 
-    Text is stored as it was sent; of an object, its JSON is stored if it has params, because the loaded config has
-    them replaced by their values. Raises Invalid, with line numbers if the config was sent as text.
+    Text is stored unchanged. Of an object, the JSON is stored only if it has params, because in the loaded config they
+    are replaced by their values. Raises Invalid, with line numbers if the config was sent as text.
     """
     try:
         params = _params_beside_config(source, body)
