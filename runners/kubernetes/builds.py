@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -181,7 +180,7 @@ class _Build:
         while pod is not None:
             self._check_limits(pod)
             if pod_status.container_runs(pod, INPUT) and not self.has_files:
-                self._inject_files()
+                self._inject_files(pod)
             code = _exit_code(pod)
             if code is not None or pod_status.container_runs(pod, BUILDER):
                 self._read_log()
@@ -218,14 +217,17 @@ class _Build:
             if len(data) < LOG_CHUNK_BYTES:
                 return
 
-    def _inject_files(self) -> None:
+    def _inject_files(self, pod: Object) -> None:
         try:
             files.inject(self.api, self.name, self._context(), self.folder)
             self.has_files = True
         except CommandNotRun:  # another engine has copied the same files, and the pod's status does not show it yet
             return
-        except (CommandFailed, tarfile.TarError, EOFError) as error:
+        except CommandFailed as error:
             raise RunnerUnavailable(f"The build's files could not be copied into its pod: {error}") from None
+        except BuildFailed:  # the upload's requirement files cannot be used
+            self._delete(pod)
+            raise
 
     def _context(self) -> Iterator[bytes]:
         """Yield a tarball of the Dockerfile and the requirement files, without its end."""

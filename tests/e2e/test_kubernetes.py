@@ -1,4 +1,4 @@
-"""The documented calls, and survival, with jobs in pods of the stand-in for a cluster."""
+"""The documented calls, and restarts of the server, with jobs in pods of the cluster simulator."""
 
 from __future__ import annotations
 

@@ -193,6 +193,17 @@ def test_builder_has_the_requirement_files(harness: KubernetesHarness, tmp_path:
     assert harness.end(handle).succeeded
 
 
+def test_too_large_requirement_file_fails_the_build(
+    harness: KubernetesHarness, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("runners.common.requirement_files.MAX_REQUIREMENT_FILE_BYTES", 3)
+    code = archive(tmp_path / "code.tar.gz", ("requirements.txt", "six\n"))
+    spec = harness.build_spec("true", upload=code, requirement_files=("requirements.txt",))
+    with pytest.raises(BuildFailed, match=r"`requirements.txt` is larger"):
+        harness.runner.build(spec, io.BytesIO(), lambda: False)
+    assert [pod for pod in harness.pods() if "polyjob.build" in pod["metadata"]["labels"]] == []
+
+
 def test_removed_image_makes_the_artifact_missing(harness: KubernetesHarness, registry: Registry) -> None:
     artifact = harness.runner.build(harness.build_spec("true"), io.BytesIO(), lambda: False)
     del registry.images[json.loads(str(artifact))["image"]]
