@@ -353,7 +353,7 @@ def test_image_of_another_build_cannot_be_run_by_its_tag(
     harness: DockerHarness, private: tuple[str, str], form: str
 ) -> None:
     spec = dataclasses.replace(harness.build_spec("env"), image=form.format(private[0]))
-    with pytest.raises(BuildFailed, match="another build of polyjob"):
+    with pytest.raises(BuildFailed, match="image of another build"):
         harness.runner.build(spec, io.BytesIO(), lambda: False)
 
 
@@ -436,7 +436,7 @@ def test_existing_base_is_used_if_the_pull_fails(harness: DockerHarness) -> None
     try:
         artifact, log = build(harness, "echo made > /made", image=f"{name}:1", nocache=True)
         assert "Pulling 127.0.0.1:9/polyjob-test:1" in log
-        assert "The image on the Docker Engine is used" in log
+        assert "The existing image is used" in log
         assert "Pulling" not in build(harness, "echo made > /made", image=f"{name}:1", nocache=False)[1]
         assert output_of(harness, "cat /made", artifact) == "made\n"
     finally:
@@ -446,11 +446,11 @@ def test_existing_base_is_used_if_the_pull_fails(harness: DockerHarness) -> None
 @pytest.mark.parametrize("totals", [[8, 11, 11, 11, 11, 11, 11, 11], [8, 8, 8, 8, 8], [8, 9, 9, 9, 9, 9, 12]])
 def test_step_number_excludes_onbuild_triggers(totals: list[int]) -> None:
     log = builds.BuildLog(io.BytesIO(), 10_000)
-    talk = builds.BuildStream(None, log, lambda: None, first_step=5)
+    stream = builds.BuildStream(None, log, lambda: None, first_step=5)
     for number, total in enumerate(totals, 1):
-        talk._process_line({"stream": f"STEP {number}/{total}: RUN x\n"})
+        stream._process_line({"stream": f"STEP {number}/{total}: RUN x\n"})
     with pytest.raises(BuildFailed) as failed:
-        talk._process_line({"error": 'building at STEP "RUN x": while running runtime: exit status 7'})
+        stream._process_line({"error": 'building at STEP "RUN x": while running runtime: exit status 7'})
     assert (failed.value.build_step, failed.value.exit_code) == (1, 7)
 
 
@@ -464,13 +464,13 @@ def test_failing_step_after_onbuild_triggers_is_named(harness: DockerHarness, im
 
 @pytest.mark.parametrize(("speaker", "code"), [(STEP_LAYERS, 6), (STEP_LAYERS - 1, 6), (STEP_LAYERS, 7)])
 def test_step_output_cannot_blame_another_step(speaker: int, code: int) -> None:
-    talk = builds.BuildStream(None, builds.BuildLog(io.BytesIO(), 100_000), lambda: None, first_step=1)
+    stream = builds.BuildStream(None, builds.BuildLog(io.BytesIO(), 100_000), lambda: None, first_step=1)
     for number in range(1, STEP_LAYERS + 1):
-        talk._process_line({"stream": f"Step {number}/{STEP_LAYERS} : RUN x\n"})
+        stream._process_line({"stream": f"Step {number}/{STEP_LAYERS} : RUN x\n"})
         if number == speaker:
-            talk._process_line({"stream": "polyjob: step 3 ended with exit code 6\n"})
+            stream._process_line({"stream": "polyjob: step 3 ended with exit code 6\n"})
     with pytest.raises(BuildFailed) as failed:
-        talk._process_line({"error": "…", "errorDetail": {"code": code}})
+        stream._process_line({"error": "…", "errorDetail": {"code": code}})
     assert (failed.value.build_step, failed.value.exit_code) == (STEP_LAYERS, code)
 
 
