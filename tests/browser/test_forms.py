@@ -117,7 +117,7 @@ def test_folder_is_uploaded(page: Page, server: Server, tmp_path: Path) -> None:
     page.locator("#upload").evaluate("input => input.dataset.limit = 5")
     page.get_by_label("or a folder").set_input_files(tmp_path / "mine")
     page.get_by_role("button", name="Submit").click()
-    assert "larger than the 5 bytes" in page.locator("#upload").evaluate("input => input.validationMessage")
+    assert "the limit is 5 bytes" in page.locator("#upload").evaluate("input => input.validationMessage")
     page.locator("#upload").evaluate("input => input.dataset.limit = 1000")
     page.get_by_label("or a folder").set_input_files(tmp_path / "mine")
     page.get_by_role("button", name="Submit").click()
