@@ -1,4 +1,4 @@
-"""The buttons of jobs and builds: which of them a page shows, and what each does."""
+"""The buttons of jobs and builds: the conditions for showing them, and their actions."""
 
 from __future__ import annotations
 

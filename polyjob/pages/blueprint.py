@@ -15,10 +15,10 @@ from werkzeug.wrappers import Response as AnyResponse
 
 import polyjob
 from polyjob.api.problems import status_of
+from polyjob.api.request_context import me
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions, sessions
 from polyjob.clock import now
-from polyjob.db.models import User
 from polyjob.errors import Forbidden, NotFound, PolyjobError, Unavailable
 from polyjob.formatting import format_age, format_duration, format_size
 from polyjob.pages import forms, logs, sign_in
@@ -80,23 +80,12 @@ def secure(response: AnyResponse) -> AnyResponse:
     return response
 
 
-def require_user() -> User:
-    """Return the signed-in user. Raises Unauthenticated if there is none."""
-    user = auth.current_user()
-    if user is None:
-        raise auth.Unauthenticated("Nobody is signed in.")
-    return user
-
-
 def may_view_status() -> bool:
     """Return whether the user may see the server's status; with a token, only if it permits that in the API.
 
     Raises Unauthenticated.
     """
-    identity = auth.current_identity()
-    if identity is None:
-        raise auth.Unauthenticated("Nobody is signed in.")
-    return permissions.allows("cluster.get_cluster", identity)
+    return permissions.allows("cluster.get_cluster", forms.require_identity())
 
 
 def render_with_etag(template: str, *state: object, context: Callable[[], Mapping[str, Any]]) -> AnyResponse:
@@ -104,7 +93,7 @@ def render_with_etag(template: str, *state: object, context: Callable[[], Mappin
 
     `state` must be read before the `context`: then an ETag can be too old, but never too new.
     """
-    parts = (polyjob.__version__, require_user().id, request.full_path, *state)
+    parts = (polyjob.__version__, me().id, request.full_path, *state)
     tag = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
     if request.if_none_match.contains_weak(tag):
         response = Response(status=304)

@@ -58,7 +58,7 @@ def latest_builds(project: Project) -> list[Build]:
 
 
 def state(build: Build) -> tuple[object, ...]:
-    """Return a value that differs after every change of what the page shows."""
+    """Return a value that differs after every change that the page shows."""
     return build.version, build.project.jobs_version
 
 

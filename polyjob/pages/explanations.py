@@ -29,8 +29,8 @@ def explain_status(
 ) -> str:
     """Explain a job's status.
 
-    `exit_record` is the job's stored exit, `message` and `details` belong to its latest status, and `waiting` says
-    what a queued job waits for.
+    `exit_record` is the job's stored exit, `message` and `details` belong to its latest status, and `waiting` is the
+    reason why a queued job waits.
     """
     if waiting:
         return waiting
@@ -39,7 +39,7 @@ def explain_status(
         cause = f"Stopped by {details['by']}." if details.get("by") else sentence(message or "The job was stopped")
         return f"{cause} {_explain_exit(exit_record)}".strip()
     if status is Status.FAILED and reason != "start" == details.get("reason"):
-        return sentence(message or "")  # the start failed; the signal only ended what it left running
+        return sentence(message or "")  # the start failed; the signal only ended its leftover processes
     if status is Status.FAILED and details.get("reason") == "timeout" != reason:
         return f"Exceeded its time limit. {_explain_exit(exit_record)}".strip()
     if status in (Status.SUCCEEDED, Status.FAILED) and exit_record:

@@ -46,10 +46,10 @@ class Form:
 
 
 def require_identity() -> auth.Identity:
-    """Return who is signed in. Raises Unauthenticated, which becomes the sign-in page."""
+    """Return the identity of the signed-in user. Raises Unauthenticated, which becomes the sign-in page."""
     identity = auth.current_identity()
     if identity is None:
-        raise auth.Unauthenticated("Nobody is signed in.")
+        raise auth.Unauthenticated("Not signed in.")
     return identity
 
 

@@ -122,11 +122,11 @@ def read_page(user: User, project: Project | None, request: ListRequest) -> Page
 
 
 def _conditions(user: User, request: ListRequest) -> list[Any]:
-    """Return what a job must meet to be in the list. Raises Invalid for an error in the query."""
+    """Return the conditions for a job to be in the list. Raises Invalid for an error in the query."""
     where = parse_query(request.query, JOB_FIELDS, "job")
     visible = _visible(request)
     where.append(visible)
-    if visible is not LISTED and not user.is_admin:  # only those who may write to a project see its archived jobs
+    if visible is not LISTED and not user.is_admin:  # only writers of a project see its archived jobs
         own_projects = Project.select(Project.id).where(Project.user == user)
         where.append(Job.archived_at.is_null() | Job.project.in_(own_projects))
     if request.show == "bookmarked":
@@ -143,7 +143,7 @@ def _visible(request: ListRequest) -> SQL:
 
 
 def state(project: Project | None) -> tuple[object, ...]:
-    """Return a value that differs after every change of what a list shows."""
+    """Return a value that differs after every change that a list shows."""
     sql = "SELECT COUNT(*), SUM(jobs_version), MAX(updated_at) FROM project"
     row: tuple[object, ...] = database.execute_sql(sql).fetchone()
     return row if project is None else (*row, project.id)

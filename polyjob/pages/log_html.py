@@ -34,7 +34,10 @@ class LogRows:
         return html + self.flush() if len(self._pending) > MAX_PENDING_CHARACTERS else html
 
     def flush(self) -> str:
-        """Return the pending part of the unfinished line, as an open row. What is incomplete stays pending."""
+        """Return the pending part of the unfinished line, as an open row.
+
+        An incomplete sequence at its end stays pending.
+        """
         incomplete = _INCOMPLETE_END.search(self._pending)
         end = incomplete.start() if incomplete else len(self._pending)
         text, self._pending = self._pending[:end], self._pending[end:]
@@ -56,7 +59,7 @@ class LogRows:
     def _extend_row(self, text: str) -> str:
         """Return the text at the end of the open row; open one if needed.
 
-        Text that overwrites the row gets a new one, as what was output before cannot be changed.
+        Text that overwrites the row gets a new one, because earlier output cannot be changed.
         """
         html = ""
         if not self._is_row_open:

@@ -38,7 +38,7 @@ _ROWS_PLACEHOLDER = "<!-- rows -->"
 
 @dataclass(frozen=True)
 class LogView:
-    """What the templates of a log need to know."""
+    """The description of a log that its templates use."""
 
     kind: str
     """`job` or `build`."""

@@ -13,7 +13,7 @@ _INLINE_CODE = re.compile(r"`([^`]+)`")
 
 
 def inline_code(text: str) -> Markup:
-    """Escape the text, and mark up what is between backticks as code."""
+    """Escape the text, and mark up the parts between backticks as code."""
     return Markup(_INLINE_CODE.sub(r"<code>\1</code>", str(escape(text))))
 
 

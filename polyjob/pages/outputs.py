@@ -64,14 +64,14 @@ class Tree:
     notes: list[str] = field(default_factory=list)
     """Notes about files that could not be kept."""
     problem: str | None = None
-    """Why the outputs cannot be shown now."""
+    """The reason why the outputs cannot be shown now."""
     remaining: int = 0
-    """How many more entries fit."""
+    """The number of entries that still fit."""
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What a page shows of one file."""
+    """The preview of one file."""
 
     kind: str
     """`text`, `table`, `image`, or `none`."""

@@ -11,6 +11,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from polyjob.api.downloads import attach
 from polyjob.api.outputs import readable
 from polyjob.api.paging import root
+from polyjob.api.request_context import me
 from polyjob.api.routes import BUILD, BUILDS, JOB, PROJECT
 from polyjob.auth import identity
 from polyjob.auth.permissions import NOT_ALLOWED, Access, requires
@@ -18,7 +19,7 @@ from polyjob.db.models import Job, Project, User
 from polyjob.errors import Conflict, Forbidden, NotFound
 from polyjob.pages import builds as build_pages
 from polyjob.pages import lists, logs, outputs, projects, reference, status
-from polyjob.pages.blueprint import blp, may_view_status, render_with_etag, require_user
+from polyjob.pages.blueprint import blp, may_view_status, render_with_etag
 from polyjob.pages.job_page import job_context
 from polyjob.pages.urls import job_url
 from polyjob.services import builds, jobs
@@ -35,20 +36,20 @@ OUTPUT_FILE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 @blp.get("/")
 @requires(Access.READ)
 def all_jobs() -> AnyResponse:
-    return _job_list(require_user(), None)
+    return _job_list(me(), None)
 
 
 @blp.get(PROJECT, strict_slashes=False)
 @requires(Access.READ)
 def project_jobs(username: str, project_name: str) -> AnyResponse:
-    user = require_user()
+    user = me()
     return _job_list(user, identity.find_project(user, username, project_name))
 
 
 @blp.get("/projects", strict_slashes=False)
 @requires(Access.READ)
 def all_projects() -> AnyResponse:
-    user = require_user()
+    user = me()
     return render_with_etag(
         "projects.html", *lists.state(None), context=lambda: {"page": projects.read_page(user, request.args)}
     )
@@ -87,7 +88,7 @@ def _first_project(user: User) -> str:
 @blp.get(JOB, strict_slashes=False)
 @requires(Access.READ)
 def one_job(username: str, project_name: str, job_id: int) -> AnyResponse:
-    user = require_user()
+    user = me()
     project = identity.find_project(user, username, project_name)
     state = jobs.visible_state(project, job_id)
     job = jobs.find(project, job_id)
@@ -136,7 +137,7 @@ def picture(username: str, project_name: str, job_id: int, path: str) -> AnyResp
 
 
 def _find_job(username: str, project_name: str, job_id: int) -> Job:
-    return jobs.find(identity.find_project(require_user(), username, project_name), job_id)
+    return jobs.find(identity.find_project(me(), username, project_name), job_id)
 
 
 blp.add_url_rule(f"{JOB}/log", view_func=logs.job_log, strict_slashes=False)
@@ -148,7 +149,7 @@ blp.add_url_rule(f"{JOB}/log", view_func=logs.job_log, strict_slashes=False)
 @blp.get(BUILDS, strict_slashes=False)
 @requires(Access.READ)
 def project_builds(username: str, project_name: str) -> AnyResponse:
-    project = identity.find_project(require_user(), username, project_name)
+    project = identity.find_project(me(), username, project_name)
     return render_with_etag(
         "builds.html",
         project.builds_version,
@@ -159,7 +160,7 @@ def project_builds(username: str, project_name: str) -> AnyResponse:
 @blp.get(BUILD, strict_slashes=False)
 @requires(Access.READ)
 def one_build(username: str, project_name: str, build_id: int) -> AnyResponse:
-    build = builds.find(identity.find_project(require_user(), username, project_name), build_id)
+    build = builds.find(identity.find_project(me(), username, project_name), build_id)
     return render_with_etag("build.html", *build_pages.state(build), context=lambda: build_pages.build_context(build))
 
 

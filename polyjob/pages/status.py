@@ -94,7 +94,7 @@ def _chart(settings: Settings, hours: int) -> chart.Chart:
 def _disk_usage(settings: Settings) -> dict[str, Any]:
     """Return the engine's latest measurement of the build artifacts: `at`, `total`, `count`, and the `largest` builds.
 
-    `at` is None if there is no valid report.
+    `at` is None without a valid report.
     """
     usage = read_disk_usage(settings.data_dir)
     if usage is None:

@@ -30,9 +30,9 @@ def test_visitor_is_not_signed_in(visitor: Page, new_page: Pages) -> None:
 
 
 def test_javascript_runs_only_if_enabled(page: Page, plain_page: Page) -> None:
-    for where, said in ((page, "after"), (plain_page, "before")):
+    for where, text in ((page, "after"), (plain_page, "before")):
         where.set_content("<body><p>before</p><script>document.body.textContent = 'after'</script></body>")
-        assert where.inner_text("body") == said
+        assert where.inner_text("body") == text
 
 
 def test_axe_reports_faults(page: Page, accessible: Callable[[Page], None]) -> None:

@@ -36,15 +36,15 @@ def test_docker_build_shows_dockerfile_image_and_base(client: FlaskClient, proje
 
 
 def test_build_page_explains_the_status(client: FlaskClient, project: Project) -> None:
-    def said(status: Status, **columns: object) -> str:
+    def explanation(status: Status, **columns: object) -> str:
         return read(client, f"/ana/demo/builds/{make_build(project, status, **columns).id}").text
 
-    assert "cannot be reached" in said(
+    assert "cannot be reached" in explanation(
         Status.RUNNING, notes=[{"kind": "retry", "text": "The Engine cannot be reached."}]
     )
-    assert "The build is being stopped." in said(Status.RUNNING, stop_at=now())
-    assert "New jobs with the same build use this one." in said(Status.SUCCEEDED)
-    assert "New jobs do not use this build." in said(Status.SUCCEEDED, invalidated_at=now())
+    assert "The build is being stopped." in explanation(Status.RUNNING, stop_at=now())
+    assert "New jobs with the same build use this one." in explanation(Status.SUCCEEDED)
+    assert "New jobs do not use this build." in explanation(Status.SUCCEEDED, invalidated_at=now())
 
 
 def test_external_build_shows_no_runner_and_no_reuse(client: FlaskClient, project: Project) -> None:

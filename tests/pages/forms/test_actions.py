@@ -222,14 +222,14 @@ def test_names_are_escaped(ana: Browser, user: User, project: Project, settings:
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "said"),
+    ("error", "status", "message"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), 503, "disk is full"),
         (PermissionError(errno.EACCES, "secret path"), 500, "Internal Server Error"),
     ],
 )
 def test_errors_have_a_page(
-    ana: Browser, job: Job, monkeypatch: pytest.MonkeyPatch, error: OSError, status: int, said: str
+    ana: Browser, job: Job, monkeypatch: pytest.MonkeyPatch, error: OSError, status: int, message: str
 ) -> None:
     def fail(*given: Any) -> None:
         raise error
@@ -238,5 +238,5 @@ def test_errors_have_a_page(
     monkeypatch.setattr(jobs, "request_stop", fail)
     ana.http.application.testing = False
     page = ana.post(f"{URL}/stop", {"csrf_token": token}, status)
-    assert said in page.text
+    assert message in page.text
     assert "secret" not in page.text
