@@ -19,7 +19,7 @@ from .conftest import BASE, CONFIG, JOBS, Client, bring, publish
 
 
 def routes(app):
-    """(method, path) of every view of the API."""
+    """Return (method, path) of every view of the API."""
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith("/api/v1/"):
             path = rule.rule.replace("<username>", "ana").replace("<project_name>", "demo").replace("<uuid>", "a" * 32)
@@ -30,7 +30,7 @@ def routes(app):
 OPEN = re.compile("/api/v1/(versions/[a-z]+|log_handler|users/token)")
 
 
-def test_every_route_asks_for_a_key_but_those_that_must_not(app, client, nobody):
+def test_all_but_the_open_routes_need_credentials(app, client, nobody):
     client.submit()
     asked = 0
     for method, path in routes(app):
@@ -46,13 +46,13 @@ def test_every_route_asks_for_a_key_but_those_that_must_not(app, client, nobody)
     assert Job.get().status is Status.CREATED
 
 
-def test_a_path_of_no_view_tells_nobody_so(nobody, client):
+def test_missing_paths_need_credentials(nobody, client):
     assert nobody.get("/api/v1/ana/demo/nothing").status_code == 401
     assert client.get("/api/v1/ana/demo/nothing").status_code == 404
 
 
 @pytest.mark.parametrize("word", ["token", "Token", "TOKEN", "Bearer", "bearer"])
-def test_the_word_before_the_key_may_be_in_any_case(client, word):
+def test_scheme_before_the_token_ignores_case(client, word):
     key = client.headers["Authorization"].split()[1]
     client.headers = {"Authorization": f"{word}  {key}"}
     assert client.get("/api/v1/users").json["username"] == "ana"
@@ -72,19 +72,19 @@ def test_the_word_before_the_key_may_be_in_any_case(client, word):
         ("token job-x-y", "Invalid token."),
     ],
 )
-def test_a_key_that_is_none_is_told_so(client, header, detail):
+def test_invalid_tokens_are_explained(client, header, detail):
     answer = client.get("/api/v1/users", headers={"Authorization": header.encode().decode("latin-1")})
     assert (answer.status_code, answer.json["detail"]) == (401, detail)
 
 
-def test_a_key_that_has_run_out_is_told_so(client):
+def test_expired_token_is_explained(client):
     with write("test"):
         Token.update(expires_at=now() - datetime.timedelta(seconds=1)).execute()
     answer = client.get("/api/v1/users")
     assert (answer.status_code, answer.json["detail"]) == (401, "Token expired")
 
 
-def test_the_key_of_one_who_is_not_active_is_told_so(client):
+def test_token_of_an_inactive_user_is_explained(client):
     with write("test"):
         User.update(is_active=False).execute()
     answer = client.get("/api/v1/users")
@@ -106,8 +106,8 @@ READS = [
 ]  # fmt: skip
 
 
-class TestAnother:
-    def test_does_not_see_a_private_project(self, client, other):
+class TestOtherUser:
+    def test_private_project_is_not_found(self, client, other):
         client.submit()
         for method, path in [*WRITES, *(("GET", path) for path in READS), ("POST", f"{JOBS}/1/bookmark")]:
             answer = other.call(method, path, {"config": CONFIG})
@@ -115,14 +115,14 @@ class TestAnother:
         assert Job.select().count() == 1
         assert other.get("/api/v1/ana").json["count"] == 0
 
-    def test_reads_a_public_one(self, client, other):
+    def test_public_project_is_readable(self, client, other):
         client.submit()
         publish()
         for path in READS:
             assert other.get(path).status_code == 200, path
         assert other.get("/api/v1/ana").json["count"] == 1
 
-    def test_writes_nothing_in_a_public_one(self, client, other):
+    def test_public_project_is_not_writable(self, client, other):
         client.submit()
         publish()
         for method, path in WRITES:
@@ -131,7 +131,7 @@ class TestAnother:
         job = Job.get()
         assert (Job.select().count(), job.description, job.status) == (1, None, Status.CREATED)
 
-    def test_bookmarks_in_a_public_one_for_itself_alone(self, client, other):
+    def test_bookmarks_in_a_public_project_are_private(self, client, other):
         client.submit()
         publish()
         assert other.post(f"{JOBS}/1/bookmark").status_code == 201
@@ -140,12 +140,12 @@ class TestAnother:
         assert client.get(JOBS).json["results"][0]["bookmarked"] is False
 
 
-def test_an_administrator_submits_in_the_name_of_nobody_else(admin, client):
+def test_administrator_submits_in_their_own_name(admin, client):
     job = admin.submit()
     assert (job["user"], job["unique_name"]) == ("eva", "ana.demo.jobs.1")
 
 
-class TestJobsOwnKey:
+class TestJobToken:
     @pytest.fixture
     def job(self, client):
         return bring(client.submit()["id"], Status.SCHEDULED, Status.RUNNING)
@@ -154,7 +154,7 @@ class TestJobsOwnKey:
     def inside(self, app, job):
         return Client(app, job_token(job.uuid, Meta.get_by_id("secret").value))
 
-    def test_reads_its_job_and_reports(self, inside, job):
+    def test_job_token_reads_and_reports_its_job(self, inside, job):
         for path in (f"{JOBS}/1", f"{JOBS}/1/", f"{JOBS}/1/statuses", f"{JOBS}/1/logs", f"{JOBS}/1/coderef"):
             assert inside.get(path).status_code == 200, path
         assert inside.post(f"{JOBS}/1/_heartbeat").status_code == 200
@@ -162,7 +162,7 @@ class TestJobsOwnKey:
         assert Job.get().status is Status.RUNNING
         assert "it says" in Job.get().notes[0]["text"]
 
-    def test_may_do_nothing_else(self, app, inside, client):
+    def test_job_token_can_do_nothing_else(self, app, inside, client):
         client.submit()
         allowed = {("GET", ""), ("PATCH", ""), ("PUT", ""), ("GET", "/statuses"), ("POST", "/statuses"),
                    ("GET", "/logs"), ("POST", "/logs"),
@@ -176,17 +176,17 @@ class TestJobsOwnKey:
         assert inside.post(f"{JOBS}/2/statuses", {}).status_code == 403
         assert Job.select().where(Job.deleted_at.is_null()).count() == 2
 
-    def test_its_wish_to_stop_is_only_noted(self, inside, job):
+    def test_reported_stop_is_only_recorded(self, inside, job):
         assert inside.post(f"{JOBS}/1/statuses", {"status": "stopped"}).status_code == 201
         assert Job.get().stop_at is None
 
-    def test_is_dead_once_the_job_is_done_or_deleted(self, inside, client, job):
+    def test_job_token_ends_with_the_job(self, inside, client, job):
         bring(1, Status.SUCCEEDED)
         assert inside.get(f"{JOBS}/1").status_code == 401
         assert client.delete(f"{JOBS}/1").status_code == 204
         assert inside.get(f"{JOBS}/1").status_code == 401
 
-    def test_of_another_installation_is_none(self, app, job):
+    def test_job_token_of_another_installation_is_invalid(self, app, job):
         stranger = Client(app, job_token(job.uuid, "ab" * 32))
         assert stranger.get(f"{JOBS}/1").status_code == 401
 
@@ -205,18 +205,18 @@ class TestBrowsers:
         with browser.http.session_transaction() as session:
             return session["csrf"]
 
-    def test_reads_by_its_cookie(self, browser, client):
+    def test_cookie_can_read(self, browser, client):
         client.submit()
         assert browser.get(JOBS).json["count"] == 1
 
-    def test_the_cookie_is_for_servers_eyes_only(self, app, client, user):
+    def test_cookie_is_hidden_from_scripts(self, app, client, user):
         answer = Client(app).get(f"/sign-in/{create_sign_in_link(user)}")
         cookie = answer.headers["Set-Cookie"]
         assert "HttpOnly" in cookie
         assert "SameSite=Lax" in cookie
         assert re.match("polyjob_[0-9a-f]{8}=", cookie)
 
-    def test_writes_with_the_pages_token_and_origin(self, browser):
+    def test_changes_with_csrf_token_and_origin_are_accepted(self, browser):
         headers = self.ORIGIN | {"X-CSRF-Token": self.token(browser)}
         assert browser.post(JOBS, {"config": CONFIG}, headers=headers).status_code == 201
 
@@ -232,31 +232,31 @@ class TestBrowsers:
             {"Origin": "http://localhost", "X-CSRF-Token": ""},
         ],
     )
-    def test_writes_nothing_without(self, browser, headers):
+    def test_changes_without_them_are_refused(self, browser, headers):
         headers = {name: value.format(self.token(browser)) for name, value in headers.items()}
         assert browser.post(JOBS, {"config": CONFIG}, headers=headers).status_code == 403
         assert Job.select().count() == 0
 
-    def test_pages_of_other_servers_read_nothing(self, browser):
+    def test_pages_of_other_servers_cannot_read(self, browser):
         assert browser.get(JOBS, headers={"Origin": "http://evil.example"}).status_code == 403
 
-    def test_the_cookie_is_good_at_its_own_host_only(self, browser):
+    def test_cookie_is_bound_to_its_host(self, browser):
         assert browser.get(JOBS, base_url="http://localhost").status_code == 200
         cookie = browser.http._cookies
         stolen = "; ".join(f"{item.key}={item.value}" for item in cookie.values())
         answer = browser.get(JOBS, base_url="http://evil.example", headers={"Cookie": stolen})
         assert answer.status_code == 401
 
-    def test_a_forged_cookie_is_nobodys(self, app, client):
+    def test_forged_cookie_is_refused(self, app, client):
         name = f"polyjob_{Meta.get_by_id('installation').value[:8]}"
         answer = Client(app).get(JOBS, headers={"Cookie": f"{name}=eyJ1c2VyIjoxfQ.x.y"})
         assert answer.status_code == 401
 
-    def test_a_key_beside_the_cookie_needs_no_more(self, browser, client):
+    def test_token_beside_the_cookie_needs_no_csrf_token(self, browser, client):
         assert browser.post(JOBS, {"config": CONFIG}, headers=client.headers).status_code == 201
 
 
-def test_the_link_is_gone_after_its_use(app, client, user):
+def test_sign_in_link_works_once(app, client, user):
     key = create_sign_in_link(user)
     assert Client(app).get(f"/sign-in/{key}").status_code == 303
     assert not SignInLink.select().where(SignInLink.digest == digest(key)).exists()
@@ -277,7 +277,7 @@ HANDSHAKE = {"Connection": "Upgrade", "Upgrade": "websocket"}
         ("GET", "/api/v1/tokens"),
     ],
 )
-def test_token_in_the_query_is_good_for_streams_only(method, path, app, user, client, nobody):
+def test_token_in_the_query_is_for_streams_only(method, path, app, user, client, nobody):
     client.submit()
     key = users.create_token(user, "test")[1]
     assert nobody.call(method, f"{path}?token={key}", headers=HANDSHAKE).status_code in (401, 405)

@@ -21,25 +21,25 @@ JOB = f"{JOBS}/%"
 
 
 @pytest.fixture
-def small(settings, user, project):
-    """A client of a server that takes little."""
+def small_client(settings, user, project):
+    """A client of a server with small limits."""
     app = create_app(dataclasses.replace(settings, body_limit=LIMIT, upload_limit=LIMIT))
     return Client(app, users.create_token(user, "t")[1])
 
 
 @pytest.fixture
-def unmanaged(small):
-    return small.post(JOBS, {"is_managed": False}).json["id"]
+def unmanaged(small_client):
+    return small_client.post(JOBS, {"is_managed": False}).json["id"]
 
 
 def send_chunked(client, method, path, data, content_type):
-    """Send a body without a length, as gunicorn hands on a chunked one: it ends where the stream ends."""
+    """Send a body without a length, as gunicorn passes a chunked one on: it ends with the stream."""
     environ = {"wsgi.input": io.BytesIO(data), "wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
     return client.call(method, path, headers={"Content-Type": content_type}, environ_overrides=environ)
 
 
 def padded(length):
-    """A job of this many bytes."""
+    """Return the body of a job with this many bytes."""
     head = json.dumps({"config": CONFIG, "x": ""})[:-2]
     return head.encode() + b"x" * (length - len(head) - 2) + b'"}'
 
@@ -60,57 +60,57 @@ class TestChunkedBodies:
             ("PUT", f"{JOBS}/%"),
         ],
     )
-    def test_a_longer_body_than_the_limit_is_refused(self, small, unmanaged, method, path, kind):
+    def test_body_beyond_the_limit_is_refused(self, small_client, unmanaged, method, path, kind):
         before = Job.select().count(), Project.select().count()
-        answer = send_chunked(small, method, path.replace("%", str(unmanaged)), padded(LIMIT + 1), kind)
+        answer = send_chunked(small_client, method, path.replace("%", str(unmanaged)), padded(LIMIT + 1), kind)
         assert answer.status_code == 413
         assert (Job.select().count(), Project.select().count()) == before
 
     @pytest.mark.parametrize("kind", [JSON, FORM, "text/plain", "application/octet-stream"])
-    def test_a_longer_log_than_the_limit_is_refused(self, small, unmanaged, settings, kind):
+    def test_log_beyond_the_limit_is_refused(self, small_client, unmanaged, settings, kind):
         log = Store(settings.data_dir).job_log(Job.get_by_id(unmanaged).uuid)
-        answer = send_chunked(small, "POST", f"{JOBS}/{unmanaged}/logs", b"x" * (LIMIT + 1), kind)
+        answer = send_chunked(small_client, "POST", f"{JOBS}/{unmanaged}/logs", b"x" * (LIMIT + 1), kind)
         assert answer.status_code == 413
         assert not log.exists()
-        send_chunked(small, "POST", f"{JOBS}/{unmanaged}/logs", b"x" * LIMIT, "text/plain")
+        send_chunked(small_client, "POST", f"{JOBS}/{unmanaged}/logs", b"x" * LIMIT, "text/plain")
         assert log.read_bytes() == b"x" * LIMIT
 
-    def test_a_longer_upload_than_the_limit_is_refused(self, small, monkeypatch):
+    def test_upload_beyond_the_limit_is_refused(self, small_client, monkeypatch):
         monkeypatch.setattr("polyjob.api.projects.MULTIPART_OVERHEAD", 0)
         head = b'--b\r\nContent-Disposition: form-data; name="repo"; filename="c"\r\n\r\n'
         kind = "multipart/form-data; boundary=b"
-        answer = send_chunked(small, "PUT", f"{BASE}/repo/upload", head + b"x" * LIMIT, kind)
+        answer = send_chunked(small_client, "PUT", f"{BASE}/repo/upload", head + b"x" * LIMIT, kind)
         assert answer.status_code == 413
 
-    def test_an_idempotent_request_beyond_the_limit_is_refused(self, small):
+    def test_idempotent_request_beyond_the_limit_is_refused(self, small_client):
         environ = {"wsgi.input": io.BytesIO(padded(LIMIT + 1)), "wsgi.input_terminated": True}
         headers = {"Content-Type": JSON, "Idempotency-Key": "k"}
-        assert small.post(JOBS, headers=headers, environ_overrides=environ).status_code == 413
+        assert small_client.post(JOBS, headers=headers, environ_overrides=environ).status_code == 413
 
-    def test_a_body_at_the_limit_is_taken(self, small):
+    def test_body_at_the_limit_is_accepted(self, small_client):
         assert len(padded(LIMIT)) == LIMIT
-        assert send_chunked(small, "POST", JOBS, padded(LIMIT), JSON).status_code == 201
+        assert send_chunked(small_client, "POST", JOBS, padded(LIMIT), JSON).status_code == 201
 
 
 class TestEncodings:
     @pytest.mark.parametrize("encoding", ["gzip", "GZip", "br", "deflate, gzip"])
     @pytest.mark.parametrize("kind", [JSON, FORM, "text/plain", "multipart/form-data; boundary=b"])
-    def test_an_encoded_body_is_a_415_that_names_the_encoding(self, small, unmanaged, encoding, kind):
+    def test_encoded_body_is_refused_by_name(self, small_client, unmanaged, encoding, kind):
         data = gzip.compress(json.dumps({"config": CONFIG}).encode())
         paths = [("POST", JOBS), ("POST", f"{JOBS}/{unmanaged}/logs")]
         for method, path in [("PUT", f"{BASE}/repo/upload")] if "multipart" in kind else paths:
             headers = {"Content-Encoding": encoding}
-            answer = small.call(method, path, data=data, content_type=kind, headers=headers)
+            answer = small_client.call(method, path, data=data, content_type=kind, headers=headers)
             assert (answer.status_code, encoding.lower() in answer.json["detail"]) == (415, True)
             assert "Content-Encoding" in answer.json["detail"]
 
-    def test_identity_is_no_encoding(self, client):
+    def test_identity_encoding_is_accepted(self, client):
         headers = {"Content-Encoding": "identity"}
         assert client.post(JOBS, {"config": CONFIG}, headers=headers).status_code == 201
 
     @pytest.mark.parametrize("kind", [JSON, FORM, ""])
     @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-    def test_a_byte_order_mark_is_read_under_any_type(self, client, kind, encoding):
+    def test_byte_order_mark_is_accepted_with_any_type(self, client, kind, encoding):
         data = json.dumps({"config": CONFIG, "name": "n"}).encode(encoding)
         assert data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         answer = client.post(JOBS, data=data, content_type=kind)
@@ -126,17 +126,17 @@ class TestEncodings:
         ('{"tags": [{"x": 1, "x": 1}]}', "x"),
     ],
 )
-def test_a_key_that_comes_twice_is_refused_by_name(client, kind, body, key):
+def test_duplicate_keys_are_named(client, kind, body, key):
     answer = client.post(JOBS, data=body, content_type=kind)
     assert (answer.status_code, answer.json["detail"]) == (400, f"The key `{key}` comes twice.")
 
 
-def test_a_long_key_that_comes_twice_is_named_in_short(client):
+def test_long_duplicate_keys_are_shortened(client):
     body = '{{"{0}": 1, "{0}": 2}}'.format("k" * 10_000)
     assert len(client.post(JOBS, data=body, content_type=JSON).text) < 1000
 
 
-def test_logs_are_refused_while_the_disk_is_low(settings, user, project, small, unmanaged):
+def test_logs_are_refused_while_the_disk_is_low(settings, user, project, small_client, unmanaged):
     low = Client(create_app(dataclasses.replace(settings, disk_low=1 << 60)), users.create_token(user, "u")[1])
     answer = low.post(f"{JOBS}/{unmanaged}/logs", data=b"x" * 100, content_type="text/plain")
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "60")
@@ -165,7 +165,7 @@ CONFIG_OF = {
 
 
 @pytest.mark.parametrize("name", ["quey", "sorts", "limits", "offest", "cursr"])
-def test_a_mistyped_query_parameter_is_named_with_the_right_one(client, name):
+def test_mistyped_query_parameter_gets_a_suggestion(client, name):
     answer = client.get(f"{JOBS}?{name}=1")
     assert (answer.status_code, "did you mean" in answer.json["detail"]) == (400, True)
 
@@ -176,7 +176,7 @@ def test_other_query_parameters_are_ignored(client, query):
 
 
 @pytest.mark.parametrize("path", [JOBS, f"{BASE}/builds", f"{JOBS}?cursor=", "/api/v1/bookmarks/ana/jobs"])
-def test_unknown_sort_field_is_a_400_that_lists_the_fields(client, path):
+def test_unknown_sort_field_lists_the_fields(client, path):
     answer = client.get(f"{path}{'&' if '?' in path else '?'}sort=-name")
     assert answer.status_code == 400
     assert "`updated_at`" in answer.json["detail"]

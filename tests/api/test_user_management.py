@@ -25,7 +25,7 @@ def log_in(app, username, password):
 
 
 class TestUsers:
-    def test_are_made_and_listed(self, admin, app):
+    def test_users_are_created_and_listed(self, admin, app):
         sent = {"username": "bob", "password": PASSWORD, "email": "bob@localhost", "is_admin": True}
         answer = admin.post(f"{USERS}/create", sent)
         assert answer.status_code == 201
@@ -40,33 +40,33 @@ class TestUsers:
         [({}, "/username"), ({"username": "ana"}, "/username"), ({"username": "a b"}, "/username"),
          ({"username": "bob", "password": "short"}, "/password"), ({"username": "bob", "email": "x"}, "/email")],
     )  # fmt: skip
-    def test_that_cannot_be_are_refused(self, admin, body, field):
+    def test_invalid_users_are_refused(self, admin, body, field):
         assert pointers(admin.post(f"{USERS}/create", body)) == [field]
         assert User.select().count() == 2
 
     @pytest.mark.parametrize("name", ["ANA", "Ana", "aNa"])
-    def test_differ_in_more_than_case(self, admin, name):
+    def test_names_that_differ_only_in_case_are_refused(self, admin, name):
         assert pointers(admin.post(f"{USERS}/create", {"username": name})) == ["/username"]
 
-    def test_that_differ_in_case_only_and_exist_go_on(self, app, user):
+    def test_existing_names_that_differ_in_case_still_work(self, app, user):
         with write("test"):
             twin = User.create(username="ANA", created_at=now())
         for each in (user, twin):
             assert Client(app, users.create_token(each, "test")[1]).get(USERS).json["username"] == each.username
 
-    def test_with_projects_are_not_deleted(self, admin):
+    def test_users_with_projects_are_not_deleted(self, admin):
         answer = admin.delete(f"{USERS}/delete/ana")
         assert answer.status_code == 409
         assert "demo" in answer.json["detail"]
 
-    def test_go_with_their_keys(self, admin, other):
+    def test_deleted_users_lose_their_tokens(self, admin, other):
         assert other.get(USERS).status_code == 200
         assert admin.delete(f"{USERS}/delete/bob").status_code == 204
         assert other.get(USERS).status_code == 401
         assert User.get_or_none(User.username == "bob") is None
         assert admin.delete(f"{USERS}/delete/bob").status_code == 404
 
-    def test_who_made_jobs_elsewhere_stay_by_name_only(self, admin, other, project, settings):
+    def test_deleted_users_with_jobs_elsewhere_keep_a_row(self, admin, other, project, settings):
         submission.create(project, User.get(User.username == "bob"), {"config": CONFIG}, settings)
         assert admin.delete(f"{USERS}/delete/bob").status_code == 204
         assert other.get(USERS).status_code == 401
@@ -76,7 +76,7 @@ class TestUsers:
         assert admin.delete(f"{USERS}/delete/bob").status_code == 404
         assert pointers(admin.post(f"{USERS}/create", {"username": "bob"})) == ["/username"]
 
-    def test_locked_out_are_let_in_again_with_new_keys(self, admin, other):
+    def test_reactivated_users_need_new_tokens(self, admin, other):
         for _ in range(2):
             assert admin.post(f"{USERS}/deactivate/bob").status_code == 200
         assert other.get(USERS).status_code == 401
@@ -84,7 +84,7 @@ class TestUsers:
         assert admin.post(f"{USERS}/activate/bob").status_code == 200
         assert User.get(User.username == "bob").is_active
 
-    def test_the_last_administrator_stays(self, admin):
+    def test_last_administrator_cannot_be_removed(self, admin):
         for call in (
             lambda: admin.delete(f"{USERS}/delete/eva"),
             lambda: admin.post(f"{USERS}/deactivate/eva"),
@@ -98,7 +98,7 @@ class TestUsers:
 
 
 class TestPasswords:
-    def test_of_ones_own_take_the_old_one_once_there_is_one(self, client, app):
+    def test_own_password_needs_the_old_one(self, client, app):
         assert client.post(f"{USERS}/password", {"password": PASSWORD}).status_code == 200
         assert log_in(app, "ana", PASSWORD)
         again = {"password": f"{PASSWORD}!"}
@@ -107,14 +107,14 @@ class TestPasswords:
         assert client.post(f"{USERS}/password", again | {"old_password": PASSWORD}).status_code == 200
         assert log_in(app, "ana", PASSWORD) is None
 
-    def test_end_logins_and_keep_named_keys(self, client, app):
+    def test_new_password_ends_logins_but_not_named_tokens(self, client, app):
         client.post(f"{USERS}/password", {"password": PASSWORD})
         logged_in = log_in(app, "ana", PASSWORD)
         client.post(f"{USERS}/password", {"password": f"{PASSWORD}!", "old_password": PASSWORD})
         assert logged_in.get(USERS).status_code == 401
         assert client.get(USERS).status_code == 200
 
-    def test_end_sessions_of_browsers(self, client, app, user):
+    def test_new_password_ends_browser_sessions(self, client, app, user):
 
         browser = app.test_client()
         link = create_sign_in_link(user)
@@ -123,14 +123,14 @@ class TestPasswords:
         client.post(f"{USERS}/password", {"password": PASSWORD})
         assert browser.get("/").status_code == 401
 
-    def test_of_others_are_for_administrators(self, client, admin, app):
+    def test_passwords_of_others_are_for_administrators(self, client, admin, app):
         sent = {"username": "ana", "password": PASSWORD}
         assert admin.post(f"{USERS}/password", sent).status_code == 200
         assert log_in(app, "ana", PASSWORD)
         assert client.post(f"{USERS}/password", sent | {"username": "eva"}).status_code == 403
 
     @pytest.mark.parametrize("password", [None, "short", "x" * 1001])
-    def test_that_do_not_do(self, client, password):
+    def test_invalid_passwords_are_refused(self, client, password):
         assert pointers(client.post(f"{USERS}/password", {"password": password})) == ["/password"]
 
     @pytest.mark.parametrize(
@@ -141,29 +141,29 @@ class TestPasswords:
             ("create", {"username": "bob", "password": PASSWORD, "is_admin": True}),
         ],
     )
-    def test_are_not_set_by_keys_that_expire(self, app, admin, path, body):
+    def test_expiring_tokens_cannot_set_passwords(self, app, admin, path, body):
         short = Client(app, admin.post(TOKENS, {"name": "short", "expires_in": 60}).json["token"])
         assert short.post(f"{USERS}/{path}", body).status_code == 403
         assert not User.select().where(User.password_hash.is_null(False)).exists()
         assert short.post(f"{USERS}/create", {"username": "bob"}).status_code == 201
 
-    def test_are_set_by_keys_got_for_a_password(self, app, admin):
+    def test_login_tokens_can_set_passwords(self, app, admin):
         assert admin.post(f"{USERS}/password", {"password": PASSWORD}).status_code == 200
         sent = {"password": "another password", "old_password": PASSWORD}
         assert log_in(app, "eva", PASSWORD).post(f"{USERS}/password", sent).status_code == 200
 
     @pytest.mark.parametrize("name", ["eva", "nobody"])
-    def test_of_others_tell_nothing_of_who_exists(self, client, admin, name):
+    def test_passwords_of_others_do_not_reveal_users(self, client, admin, name):
         assert client.post(f"{USERS}/password", {"username": name, "password": PASSWORD}).status_code == 403
 
-    def test_leave_few_logins(self, user):
+    def test_number_of_login_tokens_is_bounded(self, user):
         for _ in range(users.MAX_LOGIN_TOKENS + 3):
             users.create_token(user, LOGIN_TOKEN_NAME)
         users.create_token(user, "kept")
         assert Token.select().count() == users.MAX_LOGIN_TOKENS + 1
         assert Token.get_or_none(Token.id == 1) is None
 
-    def test_tried_too_often_have_to_wait(self, client, monkeypatch):
+    def test_wrong_old_passwords_are_throttled(self, client, monkeypatch):
         from polyjob.auth import login as views
         from polyjob.auth.throttle import FailureLimit
 
@@ -172,7 +172,7 @@ class TestPasswords:
         tries = [client.post(f"{USERS}/password", {"password": PASSWORD, "old_password": "x"}) for _ in range(3)]
         assert [answer.status_code for answer in tries] == [400, 400, 429]
 
-    def test_of_a_user_who_was_locked_out_sign_no_old_session_in_again(self, admin, app):
+    def test_reactivation_does_not_revive_sessions(self, admin, app):
 
         browser, bob = app.test_client(), users.create("bob", PASSWORD)
         browser.get(f"/sign-in/{create_sign_in_link(bob)}")
@@ -183,14 +183,14 @@ class TestPasswords:
 
 
 class TestTokens:
-    def test_of_a_key_that_expires_end_with_it(self, client, app):
+    def test_tokens_of_an_expiring_token_end_with_it(self, client, app):
         maker = Client(app, client.post(TOKENS, {"name": "short", "expires_in": 60}).json["token"])
         made = maker.post(TOKENS, {"name": "child"}).json
         assert made["expires_at"] is not None
         shorter = maker.post(TOKENS, {"name": "child", "expires_in": 5}).json
         assert shorter["expires_at"] < made["expires_at"]
 
-    def test_are_shown_once(self, client, app):
+    def test_tokens_are_shown_once(self, client, app):
         answer = client.post(TOKENS, {"name": "ci", "scope": "submit", "project": "demo", "expires_in": 60})
         assert answer.status_code == 201
         made = answer.json
@@ -205,14 +205,14 @@ class TestTokens:
         }
         assert row["last_used_at"] is not None
 
-    def test_are_dead_once_revoked(self, client, app):
+    def test_revoked_tokens_are_invalid(self, client, app):
         made = client.post(TOKENS, {"name": "ci"}).json
         assert (made["scope"], made["project"], made["expires_at"]) == ("admin", None, None)
         assert client.delete(f"{TOKENS}/{made['id']}").status_code == 204
         assert Client(app, made["token"]).get(USERS).status_code == 401
         assert client.delete(f"{TOKENS}/{made['id']}").status_code == 404
 
-    def test_of_others_are_for_administrators(self, client, other, admin):
+    def test_tokens_of_others_are_for_administrators(self, client, other, admin):
         made = client.post(TOKENS, {"name": "ci"}).json
         assert other.delete(f"{TOKENS}/{made['id']}").status_code == 404
         assert other.get(f"{TOKENS}?user=ana").status_code == 403
@@ -227,17 +227,17 @@ class TestTokens:
          ({"name": "a", "project": "none"}, "/project"), ({"name": "a", "expires_in": 0}, "/expires_in"),
          ({"name": "a", "expires_in": 10**12}, "/expires_in"), ({"name": "a", "project": "bob.secret"}, "/project")],
     )  # fmt: skip
-    def test_that_cannot_be(self, client, other, body, field):
+    def test_invalid_tokens_are_refused(self, client, other, body, field):
         other.post("/api/v1/projects", {"name": "secret"})
         assert pointers(client.post(TOKENS, body)) == [field]
 
-    def test_have_an_end_of_number(self, client, monkeypatch):
+    def test_number_of_tokens_is_bounded(self, client, monkeypatch):
         monkeypatch.setattr(users, "MAX_TOKENS", 1)
         assert client.post(TOKENS, {"name": "x"}).status_code == 409
 
 
 class TestAudit:
-    def test_tells_who_did_what_by_which_key(self, client, admin):
+    def test_records_name_actor_action_and_token(self, client, admin):
         client.submit()
         client.patch(f"{JOBS}/1", {"description": "d"})
         client.post(f"{JOBS}/1/stop")
@@ -252,14 +252,14 @@ class TestAudit:
         assert listed[1]["details"] == {"original": 1}
         assert listed[-2]["details"] == {"changed": ["description"]}
 
-    def test_of_one_job_is_for_who_may_write_to_it(self, client, other):
+    def test_audit_of_a_job_needs_write_access(self, client, other):
         client.submit(), client.submit()
         client.post(f"{JOBS}/1/stop")
         assert [row["action"] for row in client.get(f"{JOBS}/1/audit").json["results"]] == ["stop", "create"]
         client.patch(BASE, {"is_public": True})
         assert other.get(f"{JOBS}/1/audit").status_code == 403
 
-    def test_holds_what_is_done_to_everything(self, client, admin):
+    def test_every_kind_of_change_is_recorded(self, client, admin):
         client.post("/api/v1/projects", {"name": "p"})
         client.post("/api/v1/ana/p/archive")
         client.post("/api/v1/ana/p/restore")
@@ -279,7 +279,7 @@ class TestAudit:
         }  # fmt: skip
         assert PASSWORD not in str(list(Audit.select().dicts()))
 
-    def test_tells_of_logins_that_failed(self, client, admin, app):
+    def test_failed_logins_are_recorded(self, client, admin, app):
         log_in(app, "ana", "wrong")
         log_in(app, "nobody", "wrong")
         told = [row for row in admin.get("/api/v1/audit?kind=user").json["results"] if row["action"] == "login failed"]
@@ -287,7 +287,7 @@ class TestAudit:
         too_long = {"username": "x" * 157, "password": "y"}
         assert pointers(Client(app).post(f"{USERS}/token", too_long)) == ["/username"]
 
-    def test_outlives_what_it_tells_of(self, client, other, admin):
+    def test_records_outlive_their_objects(self, client, other, admin):
         other.post("/api/v1/projects", {"name": "p"})
         with write("test"):
             Project.delete().where(Project.name == "p").execute()
@@ -295,17 +295,17 @@ class TestAudit:
         rows = [row for row in admin.get("/api/v1/audit?user=bob").json["results"] if row["kind"] == "project"]
         assert [row["target"] for row in rows] == ["bob.p"]
 
-    def test_is_asked_for_by_number(self, client, admin):
+    def test_records_are_paged_by_id(self, client, admin):
         client.submit(), client.submit()
         assert admin.get("/api/v1/audit?kind=job&target_id=2").json["count"] == 1
         assert pointers(admin.get("/api/v1/audit?kind=x")) == ["kind"]
         assert pointers(admin.get("/api/v1/audit?target_id=x")) == ["target_id"]
 
-    def test_of_what_nobody_asked_for_has_no_line(self, project, user, settings):
+    def test_changes_without_an_actor_are_not_recorded(self, project, user, settings):
         submission.create(project, user, {"config": CONFIG}, settings)
         assert Audit.select().count() == 0
 
-    def test_goes_by_age(self, client):
+    def test_old_records_are_removed(self, client):
         client.submit(), client.submit()
         with write("test"):
             Audit.update(created_at=now() - users.datetime.timedelta(days=9)).where(Audit.id == 1).execute()
@@ -314,7 +314,7 @@ class TestAudit:
         assert Audit.select().count() > 0
 
 
-def test_sessions_can_be_ended_and_prolonged(app, user, client):
+def test_sessions_can_be_ended_and_renewed(app, user, client):
 
     browser = app.test_client()
     browser.get(f"/sign-in/{create_sign_in_link(user)}")

@@ -1,4 +1,4 @@
-"""Who one is, and keys for passwords."""
+"""The current user, logins, and their throttling."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from polyjob.auth import login as logins
 from polyjob.auth import passwords, users
-from polyjob.auth.throttle import Attempt, FailureLimit, Throttled
+from polyjob.auth.throttle import FailureLimit
 from polyjob.clock import now
 from polyjob.db.database import database, write
 from polyjob.db.models import Token
@@ -39,7 +39,7 @@ def test_whoami(client, admin):
 
 
 @pytest.mark.parametrize("form", [True, False])
-def test_login_gives_a_key_that_works_for_a_month(nobody, eva, form):
+def test_login_token_is_valid_for_a_month(nobody, eva, form):
     sent = {"username": "eva", "password": "secret word"}
     answer = nobody.post(LOGIN, data=sent) if form else nobody.post(LOGIN, sent)
     assert answer.status_code == 200
@@ -50,13 +50,13 @@ def test_login_gives_a_key_that_works_for_a_month(nobody, eva, form):
     assert datetime.timedelta(days=29) < life <= datetime.timedelta(days=30)
 
 
-def test_login_does_not_mind_a_bad_key(nobody, eva):
+def test_login_ignores_an_invalid_token(nobody, eva):
     answer = nobody.post(LOGIN, {"username": "eva", "password": "secret word"}, headers={"Authorization": "token None"})
     assert answer.status_code == 200
 
 
 class TestLoginWithCookie:
-    """`login` in the body: the answer signs the browser in, too."""
+    """`login` in the body: the response also signs the browser in."""
 
     SENT = {"username": "eva", "password": "secret word", "login": True}
     ORIGIN = {"Origin": "http://localhost"}
@@ -71,7 +71,7 @@ class TestLoginWithCookie:
     @pytest.mark.parametrize(
         "sent", [{"json": SENT}, {"data": SENT | {"login": "true"}}, {"data": SENT | {"login": 1}}]
     )
-    def test_cookie_reads(self, nobody, eva, sent):
+    def test_cookie_can_read(self, nobody, eva, sent):
         answer = nobody.post(LOGIN, **sent)
         assert answer.json.keys() == {"token", "csrf_token"}
         assert "HttpOnly" in answer.headers["Set-Cookie"]
@@ -89,7 +89,7 @@ class TestLoginWithCookie:
         assert "Set-Cookie" not in answer.headers
 
     @pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://localhost", "http://localhost:81"])
-    def test_foreign_page_signs_nobody_in(self, nobody, eva, origin):
+    def test_page_of_another_server_cannot_sign_in(self, nobody, eva, origin):
         answer = nobody.post(LOGIN, self.SENT, headers={"Origin": origin})
         assert answer.status_code == 403
         assert "Set-Cookie" not in answer.headers
@@ -102,7 +102,7 @@ class TestLoginWithCookie:
         for forged in ({}, self.ORIGIN, headers | {"Origin": "http://evil.example"}, {"X-CSRF-Token": signed_in.csrf}):
             assert signed_in.post("/api/v1/projects", {"name": "second"}, headers=forged).status_code == 403
 
-    def test_logging_out_ends_the_session_alone(self, signed_in, eva):
+    def test_logout_ends_only_the_session(self, signed_in, eva):
         headers = self.ORIGIN | {"X-CSRF-Token": signed_in.csrf}
         assert signed_in.get("/api/v1/users/logout", headers=headers).status_code == 200
         assert signed_in.get("/api/v1/users").status_code == 401
@@ -115,7 +115,7 @@ class TestLoginWithCookie:
 
 
 @pytest.mark.parametrize(("username", "password"), [("eva", "wrong"), ("nobody", "secret word"), ("ana", "x")])
-def test_wrong_credentials_are_nobodys(nobody, eva, username, password):
+def test_wrong_credentials_are_refused(nobody, eva, username, password):
     answer = nobody.post(LOGIN, {"username": username, "password": password})
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"] == "Token"
@@ -131,11 +131,11 @@ def test_wrong_credentials_are_nobodys(nobody, eva, username, password):
         ({"username": 3, "password": "x"}, ["/username"]),
     ],
 )
-def test_what_is_missing_is_named(nobody, eva, sent, expected):
+def test_missing_fields_are_named(nobody, eva, sent, expected):
     assert pointers(nobody.post(LOGIN, sent)) == expected
 
 
-def test_failures_slow_the_next_tries_down(nobody, eva):
+def test_failures_delay_further_attempts(nobody, eva):
     for _ in range(5):
         assert nobody.post(LOGIN, {"username": "eva", "password": "wrong"}).status_code == 401
     answer = nobody.post(LOGIN, {"username": "eva", "password": "secret word"})
@@ -149,7 +149,7 @@ def from_address(address):
     return {"environ_overrides": {"REMOTE_ADDR": address}}
 
 
-def statuses_of_tries(nobody, count, address=lambda number: "192.0.2.1", name=lambda number: "eva"):
+def statuses_of_attempts(nobody, count, address=lambda number: "192.0.2.1", name=lambda number: "eva"):
     return [
         nobody.post(LOGIN, {"username": name(number), "password": "wrong"}, **from_address(address(number))).status_code
         for number in range(count)
@@ -157,40 +157,41 @@ def statuses_of_tries(nobody, count, address=lambda number: "192.0.2.1", name=la
 
 
 @pytest.fixture
-def fast(monkeypatch):
-    """Hashes that cost nothing."""
+def fast_hashes(monkeypatch):
+    """Make hashing of passwords instantaneous."""
     monkeypatch.setattr(
         "polyjob.auth.passwords.check_password_hash", lambda stored, password: password == "secret word"
     )
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::%x"])
-def test_failures_of_one_network_are_counted_over_all_names(address, nobody, eva, fast):
+def test_failures_of_one_network_are_counted_over_all_names(address, nobody, eva, fast_hashes):
     def address_of(number):
         return address % number if "%" in address else address
 
-    found = statuses_of_tries(nobody, 60, address_of, lambda number: f"user{number}")
+    found = statuses_of_attempts(nobody, 60, address_of, lambda number: f"user{number}")
     assert found[:50] == [401] * 50
     assert 429 in found[50:]
 
 
-def test_failures_of_one_name_are_counted_over_all_addresses(nobody, eva, fast):
-    found = statuses_of_tries(nobody, 30, lambda number: f"192.0.2.{number}", lambda number: ["eva", "EVA"][number % 2])
+def test_failures_of_one_name_are_counted_over_all_addresses(nobody, eva, fast_hashes):
+    addresses, names = (lambda number: f"192.0.2.{number}"), (lambda number: ["eva", "EVA"][number % 2])
+    found = statuses_of_attempts(nobody, 30, addresses, names)
     assert found[:20] == [401] * 20
     assert 429 in found[20:]
 
 
-def test_strangers_do_not_lock_a_user_out_of_known_addresses(nobody, eva, fast, monkeypatch):
+def test_strangers_cannot_block_known_addresses(nobody, eva, fast_hashes, monkeypatch):
     known, right = from_address("192.0.2.200"), {"username": "eva", "password": "secret word"}
     assert nobody.post(LOGIN, right, **known).status_code == 200
-    assert 429 in statuses_of_tries(nobody, 40, lambda number: f"198.51.100.{number}")
+    assert 429 in statuses_of_attempts(nobody, 40, lambda number: f"198.51.100.{number}")
     assert nobody.post(LOGIN, right, **known).status_code == 200
     stranger = nobody.post(LOGIN, right, **from_address("192.0.2.201"))
     assert stranger.status_code == 429
     assert int(stranger.headers["Retry-After"]) <= logins.LONGEST_NAME_DELAY_SECONDS + 1
 
 
-def test_right_password_is_not_counted(nobody, eva, fast):
+def test_correct_password_is_not_counted(nobody, eva, fast_hashes):
     for _ in range(60):
         assert nobody.post(LOGIN, {"username": "eva", "password": "secret word"}).status_code == 200
 
@@ -216,7 +217,7 @@ def slow_hashes(monkeypatch):
     [(40, lambda number: "eva"), (40, lambda number: f"user{number}")],
     ids=["one name", "many names"],
 )
-def test_parallel_tries_pass_no_limit(app, eva, slow_hashes, count, name):
+def test_parallel_attempts_cannot_pass_a_limit(app, eva, slow_hashes, count, name):
     released, most = slow_hashes
     found = []
 
@@ -236,47 +237,3 @@ def test_parallel_tries_pass_no_limit(app, eva, slow_hashes, count, name):
     assert len(refused) >= count - passwords.MAX_HASHES - passwords.MAX_WAITING_HASHES
     assert all(int(retry) >= 1 for retry in refused)
     assert max(most) <= passwords.MAX_HASHES
-
-
-class TestFailureLimit:
-    def test_waits_longer_each_time(self, monkeypatch):
-        clock = [1000.0]
-        monkeypatch.setattr("polyjob.auth.throttle.time.monotonic", lambda: clock[0])
-        limit = FailureLimit(free=2)
-        waits = []
-        for _ in range(6):
-            try:
-                Attempt((limit, "a"))
-            except Throttled as error:
-                waits.append(error.retry_after)
-                clock[0] += error.retry_after
-                Attempt((limit, "a"))
-        assert waits == [2, 3, 5, 9]
-
-    def test_waits_no_longer_than_its_longest(self, monkeypatch):
-        clock = [1000.0]
-        monkeypatch.setattr("polyjob.auth.throttle.time.monotonic", lambda: clock[0])
-        limit = FailureLimit(free=1, longest=4)
-        for _ in range(10):
-            Attempt((limit, "a"))
-            clock[0] += 4
-
-    def test_counts_each_key_by_itself_and_forgets(self, monkeypatch):
-        clock = [1000.0]
-        monkeypatch.setattr("polyjob.auth.throttle.time.monotonic", lambda: clock[0])
-        limit = FailureLimit(free=1)
-        Attempt((limit, "a"), (limit, "b"))
-        Attempt((limit, "c")).cancel()
-        with pytest.raises(Throttled):
-            Attempt((limit, "c"), (limit, "a"))
-        limit.forget("a")
-        Attempt((limit, "c"), (limit, "a"))
-        clock[0] += 301
-        Attempt((limit, "b"))
-
-    def test_keeps_a_bounded_number_of_keys(self, monkeypatch):
-        monkeypatch.setattr("polyjob.auth.throttle.MAX_COUNTED", 3)
-        limit = FailureLimit()
-        for number in range(10):
-            Attempt((limit, str(number)))
-        assert len(limit._failures) == 3
