@@ -1,4 +1,4 @@
-"""gunicorn reads this by itself in the folder it is started in: `gunicorn wsgi:app` serves polyjob, engine included."""
+"""gunicorn reads this file in the folder it is started in, so that `gunicorn wsgi:app` also runs the engine."""
 
 import sys
 from pathlib import Path

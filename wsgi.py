@@ -1,5 +1,5 @@
 """The web application, for `gunicorn wsgi:app`."""
 
-from polyjob.server.serve import web
+from polyjob.server.web_app import web
 
 app = web()

@@ -136,11 +136,11 @@ def check_runner(settings: Settings) -> Finding:
     """Check the runner of these settings directly, without a server."""
     import runners
     from polyjob.engine.retries import words
-    from polyjob.server.bootstrap import check
+    from polyjob.server.bootstrap import check_settings
     from polyjob.services.specs import runner_settings
 
     try:
-        check(settings)
+        check_settings(settings)
         runner = runners.load(settings.runner, runner_settings(settings, UNKNOWN_INSTALLATION), lambda: None)
     except (SettingError, RuntimeError) as error:
         return Finding("runner", False, f"{error}.")

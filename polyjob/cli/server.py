@@ -40,19 +40,19 @@ def engine(data_dir: Path | None) -> None:
     from peewee import DatabaseError
 
     from polyjob.engine import EngineRunning, run
-    from polyjob.server.bootstrap import UnusableFolder, check
+    from polyjob.server.bootstrap import UnusableDataDir, check_settings
     from polyjob.server.supervisor import end_with_parent
 
     end_with_parent()
     settings = settings_or_exit(data_dir)
     try:
-        check(settings)
+        check_settings(settings)
         logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         sys.exit(run(settings))
     except (EngineRunning, SettingError, RuntimeError) as error:
         fail(error)
     except (OSError, DatabaseError) as error:
-        fail(UnusableFolder(settings.data_dir, error))
+        fail(UnusableDataDir(settings.data_dir, error))
 
 
 @click.command(hidden=True)

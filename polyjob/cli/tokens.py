@@ -72,14 +72,14 @@ def link() -> None:
 
     The link is created in the data folder, so only an account that can write there can create one.
     """
-    from polyjob.server.bootstrap import new_sign_in_key
+    from polyjob.server.bootstrap import new_sign_in_token
 
     with open_data_dir(None) as settings:
-        key = new_sign_in_key()
-    if key is None:
+        link_token = new_sign_in_token()
+    if link_token is None:
         fail("The user `root` does not exist any more.")
     with exit_on_error():
-        click.echo(f"{settings.public_url.rstrip('/') or connect().url}/sign-in/{key}")
+        click.echo(f"{settings.public_url.rstrip('/') or connect().url}/sign-in/{link_token}")
 
 
 commands = {"token": token}

@@ -1,1 +1,1 @@
-"""The server's processes: `polyjob serve`, gunicorn and its worker, the first start."""
+"""The processes of the server: `polyjob serve`, gunicorn and its worker, the first start."""

@@ -1,4 +1,4 @@
-"""What an empty data folder becomes on the first start, and the sign-in link of every start."""
+"""Prepare a data folder for a start: check the settings, create the first user, and create sign-in links."""
 
 from __future__ import annotations
 
@@ -19,47 +19,48 @@ from polyjob.db.migrations import migrate
 from polyjob.db.models import Project, Token, User
 from polyjob.server.bootstrap_names import PROJECT, TOKEN_FILE, TOKEN_NAME, USER
 from polyjob.settings import SettingError, Settings
+from polyjob.storage.durable import fsync_path
 from polyjob.storage.store import Store, StoreError
 from runners import RUNNERS
 
-OLDEST_SQLITE = (3, 37, 0)
-LONGEST_FOLDER = 493
-"""Bytes of a path below which SQLite still opens `polyjob.db`; a fixed limit of its own."""
+OLDEST_SQLITE_VERSION = (3, 37, 0)
+LONGEST_DATA_DIR_BYTES = 493
+"""Longest path of a data folder: SQLite has a fixed limit for that of `polyjob.db`."""
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
-class UnusableFolder(Exception):
-    """The data folder cannot be made, read or written; the text says why, in one line."""
+class UnusableDataDir(Exception):
+    """The data folder cannot be created, read or written. The text says why in one line."""
 
     def __init__(self, data_dir: Path, error: Exception) -> None:
         reason = getattr(error, "strerror", None) or error
         size = len(os.fsencode(os.path.realpath(data_dir)))
-        if isinstance(error, DatabaseError) and size > LONGEST_FOLDER:
-            reason = f"its path has {size} bytes, and SQLite takes {LONGEST_FOLDER} at most"
+        if isinstance(error, DatabaseError) and size > LONGEST_DATA_DIR_BYTES:
+            reason = f"its path has {size} bytes, and SQLite takes {LONGEST_DATA_DIR_BYTES} at most"
         super().__init__(
             error if isinstance(error, StoreError) else f"the data folder {str(data_dir)!a} cannot be used: {reason}"
         )
 
 
-def warnings(settings: Settings) -> list[str]:
-    """What whoever starts the server should know of it."""
+def startup_warnings(settings: Settings) -> list[str]:
+    """Return warnings for whoever starts the server."""
     if os.geteuid() == 0 and settings.runner == "process" and not settings.job_user:
         return [
-            "warning: jobs run as root, so anyone who can submit jobs controls this machine. Set POLYJOB_JOB_USER to "
-            "an account for them."
+            "Warning: jobs run as root, so anyone who can submit jobs controls this machine. Set POLYJOB_JOB_USER to "
+            "another account."
         ]
     return []
 
 
-def check(settings: Settings) -> None:
-    """Find, before anything is touched, what would let every start fail.
+def check_settings(settings: Settings) -> None:
+    """Check for everything that would make every start fail, before anything is changed.
 
-    Raises SettingError for a setting that names what does not exist, RuntimeError for an SQLite that is too old.
+    Raises SettingError for an invalid setting, and RuntimeError for an SQLite that is too old.
     """
-    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-        wanted = ".".join(map(str, OLDEST_SQLITE[:2]))
-        raise RuntimeError(f"SQLite {sqlite3.sqlite_version} is too old: polyjob needs {wanted} or newer")
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE_VERSION:
+        oldest = ".".join(map(str, OLDEST_SQLITE_VERSION[:2]))
+        raise RuntimeError(f"SQLite {sqlite3.sqlite_version} is too old: polyjob needs {oldest} or newer")
     if _CONTROL.search(os.fsencode(settings.data_dir)):
         raise SettingError(
             f"the data folder {str(settings.data_dir)!a} cannot be used: its path has a control character"
@@ -77,32 +78,32 @@ def check(settings: Settings) -> None:
         raise SettingError(f"POLYJOB_LOG_LEVEL={settings.log_level!r} is not valid: expected one of: {names}")
 
 
-def open_folder(settings: Settings) -> None:
-    """Make the data folder whole: its folders, its database at the latest schema, its first user. Idempotent.
+def prepare_data_dir(settings: Settings) -> None:
+    """Create the folders, migrate the database, create the first user, and leave the database open. Idempotent.
 
-    The database is open afterwards. Raises UnusableFolder, RuntimeError for a database that a newer polyjob wrote, and
-    whatever `check` does.
+    Raises UnusableDataDir, RuntimeError for a database that a newer polyjob wrote, and
+    the errors of `check_settings`.
     """
-    check(settings)
+    check_settings(settings)
     try:
         Store(settings.data_dir).prepare(shared=bool(settings.job_user))
         _make_private(settings.data_dir / "polyjob.db")
         open_database(settings.data_dir)
         migrate(settings.data_dir)
-        first_start(settings)
+        create_first_user(settings)
     except (OSError, DatabaseError) as error:
-        raise UnusableFolder(settings.data_dir, error) from error
+        raise UnusableDataDir(settings.data_dir, error) from error
 
 
 def _make_private(path: Path) -> None:
-    """Make the file, empty and for its owner alone, if it is not there: SQLite by itself lets everybody read."""
+    """Create an empty file for its owner only, if it is missing. SQLite itself would let everyone read it."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def first_start(settings: Settings) -> None:
-    """Make user `root`, project `quick-start` and the token in `<data>/root-token`, if `root` is not there yet.
+def create_first_user(settings: Settings) -> None:
+    """Create the user `root`, the project `quick-start` and the token in `<data>/root-token`, if `root` is missing.
 
-    All or nothing: after a crash the next start begins anew. What is removed later is never made again.
+    This is one transaction: after a crash, the next start does it again. Objects that are removed later stay removed.
     """
     with write("first-start"):
         if User.select().where(User.username == USER).exists():
@@ -119,11 +120,13 @@ def first_start(settings: Settings) -> None:
             created_at=moment,
             updated_at=moment,
         )
-        _write_private(settings.data_dir / TOKEN_FILE, f"{key}\n")  # before the commit: a token in rows only is lost
+        _write_private(
+            settings.data_dir / TOKEN_FILE, f"{key}\n"
+        )  # before the commit: the row has only the digest of the token
 
 
 def _write_private(path: Path, text: str) -> None:
-    """The whole file or none, readable by its owner alone, and on disk on return."""
+    """Write a complete file or none, readable by its owner only, and synced on return."""
     part = path.with_name(f"{path.name}.part")
     with contextlib.suppress(FileNotFoundError):
         part.unlink()
@@ -134,24 +137,20 @@ def _write_private(path: Path, text: str) -> None:
     finally:
         os.close(file)
     part.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    fsync_path(path.parent)
 
 
-def kept_token(data_dir: Path) -> str | None:
-    """The token in `<data>/root-token`; None where the file is gone or its token is no longer good."""
+def stored_token(data_dir: Path) -> str | None:
+    """Return the token in `<data>/root-token`, or None if the file is missing or its token is not valid any more."""
     try:
-        key = (data_dir / TOKEN_FILE).read_text().strip()
+        token = (data_dir / TOKEN_FILE).read_text().strip()
     except (OSError, ValueError):
         return None
-    good = Token.expires_at.is_null() | (Token.expires_at > now())
-    return key if Token.select().where(Token.digest == digest(key), good).exists() else None
+    is_valid = Token.expires_at.is_null() | (Token.expires_at > now())
+    return token if Token.select().where(Token.digest == digest(token), is_valid).exists() else None
 
 
-def new_sign_in_key() -> str | None:
+def new_sign_in_token() -> str | None:
     """Return the token of a new sign-in link for `root`; None if there is no active user of that name."""
     root = User.get_or_none(User.username == USER, User.is_active)
     return create_sign_in_link(root) if root is not None else None

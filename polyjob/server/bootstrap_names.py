@@ -1,4 +1,4 @@
-"""What the first start makes in a data folder, by name. Pure: commands that only speak HTTP need it, too."""
+"""Names of what the first start creates. Imports nothing, because commands that only use HTTP need them."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ PROJECT = "quick-start"
 TOKEN_NAME = "first start"
 TOKEN_FILE = "root-token"
 ADDRESS_FILE = "address"
-"""Where the last server that was started on the folder listened."""
+"""File with the address of the running server."""

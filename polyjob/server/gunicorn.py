@@ -1,6 +1,6 @@
-"""gunicorn's configuration, under `polyjob serve` and for a bare `gunicorn wsgi:app`.
+"""gunicorn's configuration, below `polyjob serve` and for a bare `gunicorn wsgi:app`.
 
-Bare, the arbiter makes the data folder ready and gets a helper that keeps the engine alive.
+A bare arbiter prepares the data folder itself, and starts a helper process that keeps the engine running.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 from polyjob.clock import Clock
 from polyjob.engine_link import record_orderly_end, record_start
 from polyjob.server import supervisor
-from polyjob.server.serve import load_app
+from polyjob.server.terminal import warn
+from polyjob.server.web_app import load_app
 from polyjob.server.web_worker import MAX_CONNECTIONS
 from polyjob.settings import SettingError, read_settings
 
@@ -32,39 +33,38 @@ threads = _settings.threads
 keepalive = 5
 graceful_timeout = 3
 control_socket_disable = True
-worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # signs of life that no busy disk holds up
+# In memory, so that the heartbeats of workers do not wait for a busy disk.
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 forwarded_allow_ips = "*" if _settings.trusted_proxies else ""
-forwarder_headers = ""  # else a client's own `SCRIPT_NAME` would pass a proxy and change the path
+forwarder_headers = ""  # otherwise a client's own `SCRIPT_NAME` would pass a proxy and change the path
 accesslog = None
 loglevel = "warning"
 
 
 def on_starting(server: Any) -> None:
     if server.cfg.is_ssl:
-        sys.exit(
-            "polyjob: the server speaks no TLS; leave out --certfile and --keyfile, and put a proxy in front of it"
-        )
+        sys.exit("polyjob: the server has no TLS; leave out --certfile and --keyfile, and put a proxy in front of it")
     if _is_bare:
-        _open_folder()
+        _prepare_data_dir()
     else:
         supervisor.end_with_parent()
     if not server.cfg.reload:
         load_app()
-    gc.freeze()  # or the first collection of each worker would copy what they share
+    gc.freeze()  # otherwise the first collection of each worker would copy the shared memory
 
 
-def _open_folder() -> None:
+def _prepare_data_dir() -> None:
     from polyjob.db.database import close_database
-    from polyjob.server.bootstrap import UnusableFolder, open_folder, warnings
+    from polyjob.server.bootstrap import UnusableDataDir, prepare_data_dir, startup_warnings
 
     try:
-        open_folder(_settings)
-        for warning in warnings(_settings):
-            print(f"polyjob: {warning}", file=sys.stderr, flush=True)
-    except (UnusableFolder, SettingError, RuntimeError) as error:
+        prepare_data_dir(_settings)
+        for warning in startup_warnings(_settings):
+            warn(warning)
+    except (UnusableDataDir, SettingError, RuntimeError) as error:
         sys.exit(f"polyjob: {error}")
     finally:
-        close_database()  # nothing of it survives the fork of the workers
+        close_database()  # no connection may survive the fork of the workers
 
 
 def when_ready(server: Any) -> None:
@@ -80,7 +80,7 @@ def when_ready(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Followers of logs leave as soon as their worker is told to end, so that it never waits for them."""
+    """End log followers as soon as their worker has to end, so that the worker never waits for them."""
     watcher = _watcher_of(worker)
     if watcher is not None:
         watcher.should_close = lambda: not worker.alive or os.getppid() != worker.ppid
@@ -94,7 +94,7 @@ def _watcher_of(worker: Any) -> Any:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    record_start(_settings.data_dir, "web", Clock())  # another worker takes its place
+    record_start(_settings.data_dir, "web", Clock())  # another worker replaces it
 
 
 def on_exit(server: Any) -> None:

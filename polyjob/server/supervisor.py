@@ -1,4 +1,4 @@
-"""Child processes that are kept alive, and the engine as the helper of a bare `gunicorn wsgi:app`."""
+"""Child processes that are kept running, and the helper that runs the engine of a bare `gunicorn wsgi:app`."""
 
 from __future__ import annotations
 
@@ -14,30 +14,32 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from polyjob.engine_link import engine_pid
+from polyjob.server.terminal import warn
 from polyjob.settings import Settings, absolute_path, environment
 
 PARENT_PIPE = "POLYJOB_PARENT_PIPE"
-"""Names the descriptor that a child of ours reads «end of file» from once its parent is gone."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-HEALTHY_LIFE = 10.0
-"""A child that lived this long counts as one that had never died before."""
-END_LIMIT = 10.0
+"""The variable with a pipe's descriptor in a child. The pipe ends when the parent ends."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
+"""Pause before a restart. It doubles from the first to the longest."""
+HEALTHY_LIFE_SECONDS = 10.0
+"""Lifetime after which a child counts as one that has never died."""
+END_LIMIT_SECONDS = 10.0
 """Time between TERM and KILL of a child."""
 
 PYTHON = [sys.executable, "-P"]
-"""Imports nothing from the folder that it is started in, which may be anybody's."""
+"""`-P` imports nothing from the working folder, which others may be able to write to."""
 ENGINE = [*PYTHON, "-m", "polyjob", "engine"]
 _PATH_VARIABLES = (
     "CURL_CA_BUNDLE", "DOCKER_CERT_PATH", "DOCKER_CONFIG", "KUBECONFIG", "PIP_CERT", "PIP_CONFIG_FILE", "PYTHONPATH",
     "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR",
 )  # fmt: skip
-"""Variables of others that hold paths, or several."""
+"""Variables of other programs that contain one path or several."""
 
 
 def end_with_parent() -> None:
-    """End this process, by TERM and later by KILL, when the parent that named its pipe to it ends, however it ends.
+    """End this process, with TERM and later with KILL, when its parent ends in any way.
 
-    Does nothing where no parent did. Returns at once; a thread waits.
+    Does nothing in a process without a parent's pipe. Returns at once; a thread waits.
     """
     name = os.environ.get(PARENT_PIPE)
     if name is None:
@@ -49,17 +51,17 @@ def end_with_parent() -> None:
         while os.read(pipe, 1):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(END_LIMIT)
+        time.sleep(END_LIMIT_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=wait, name="end-with-parent", daemon=True).start()
 
 
 class Child:
-    """A process that is started again, after a pause that doubles, whenever it dies. Ends with this process.
+    """A process that is restarted whenever it dies, after a pause that doubles. It ends with this process.
 
-    It is in a session of its own, so that no key of the terminal reaches it, and in the folder `/`, which cannot be
-    removed. Nothing here blocks but `end`.
+    It has a session of its own, so that Ctrl-C does not reach it, and the working folder `/`, which cannot be removed.
+    No method blocks.
     """
 
     def __init__(self, name: str, command: Sequence[str], environ: Mapping[str, str], *files: int) -> None:
@@ -89,44 +91,47 @@ class Child:
         self._born = time.monotonic()
 
     def tend(self) -> float | None:
-        """Start it if it is dead and its pause is over; the seconds until that, None while it lives."""
+        """Start the process if it is dead and its pause is over.
+
+        Return the remaining pause in seconds, or None if the process lives.
+        """
         if self._process is not None:
             return None
-        left = self._next_start - time.monotonic()
-        if left > 0:
-            return left
+        remaining = self._next_start - time.monotonic()
+        if remaining > 0:
+            return remaining
         try:
             self.start()
-        except OSError:  # no memory or process left: later, perhaps
-            self._rest()
+        except OSError:  # out of memory or processes: try again later
+            self._back_off()
             return self._pause
         return None
 
     def died(self, status: int) -> str:
-        """To be told when its pid was reaped. Returns what to say about it."""
+        """Record the exit status of the reaped process. Return a message about it."""
         assert self._process is not None
-        code = os.waitstatus_to_exitcode(status)
-        self._process.returncode = code
+        exit_code = os.waitstatus_to_exitcode(status)
+        self._process.returncode = exit_code
         self._process = None
-        if time.monotonic() - self._born >= HEALTHY_LIFE:
+        if time.monotonic() - self._born >= HEALTHY_LIFE_SECONDS:
             self._pause = 0.0
-        self._rest()
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        return f"{self.name} {how}; it starts again in {self._pause:g} s"
+        self._back_off()
+        end = f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
+        return f"{self.name} {end}; restarting in {self._pause:g} s"
 
-    def _rest(self) -> None:
-        self._pause = min(self._pause * 2, LONGEST_PAUSE) if self._pause else FIRST_PAUSE
+    def _back_off(self) -> None:
+        self._pause = min(self._pause * 2, LONGEST_PAUSE_SECONDS) if self._pause else FIRST_PAUSE_SECONDS
         self._next_start = time.monotonic() + self._pause
 
     def signal(self, number: int) -> None:
-        """Nothing happens to one that is dead."""
+        """Send a signal. Does nothing if the process is dead."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, number)
 
 
-def end_children(children: Sequence[Child], limit: float = END_LIMIT) -> None:
-    """TERM to all, KILL to who is left after `limit` seconds. Blocks until all are gone."""
+def end_children(children: Sequence[Child], limit: float = END_LIMIT_SECONDS) -> None:
+    """Send TERM to all, and KILL to those left after `limit` seconds. Blocks until all have ended."""
     for child in children:
         child.signal(signal.SIGTERM)
     deadline = time.monotonic() + limit
@@ -139,35 +144,35 @@ def end_children(children: Sequence[Child], limit: float = END_LIMIT) -> None:
 
 
 def reap(children: Sequence[Child]) -> list[str]:
-    """Take every dead child of this process, adopted orphans too; what to say of those that are ours."""
-    said = []
+    """Reap every dead child of this process, also adopted orphans. Return messages about `children`."""
+    messages = []
     with contextlib.suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 break
-            said += [child.died(status) for child in children if child.pid == pid]
-    return said
+            messages += [child.died(status) for child in children if child.pid == pid]
+    return messages
 
 
 @contextlib.contextmanager
 def signals() -> Iterator[tuple[int, list[int]]]:
-    """(a descriptor that is readable after a signal, the TERM and INT signals so far). For the main thread.
+    """Return (a descriptor that is readable after a signal, the TERM and INT signals so far). For the main thread.
 
-    A process that leaves this is about to end: from then on nothing that a hand on Ctrl-C sends disturbs it.
+    After the block, the process is about to end, and ignores further signals of Ctrl-C.
     """
-    told: list[int] = []
+    received: list[int] = []
 
-    def tell(number: int, frame: object) -> None:
+    def record(number: int, frame: object) -> None:
         if number != signal.SIGCHLD:
-            told.append(number)
+            received.append(number)
 
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
-        signal.signal(number, tell)
+        signal.signal(number, record)
     try:
-        yield reading, told
+        yield reading, received
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -179,22 +184,22 @@ def signals() -> Iterator[tuple[int, list[int]]]:
 
 def tend(
     children: Sequence[Child],
-    say: Callable[[str], None],
+    report: Callable[[str], None],
     until: int | None = None,
     may_start: Callable[[Child], bool] = lambda child: True,
 ) -> None:
-    """Keep the children alive until TERM or INT comes or the descriptor `until` is readable; then end them. Blocks.
+    """Keep the children running until TERM or INT arrives or the descriptor `until` is readable. Then end them. Blocks.
 
-    A child that `may_start` refuses is asked about again a second later.
+    If `may_start` refuses a child, it is asked again a second later.
     """
-    with signals() as (reading, told):
+    with signals() as (reading, received):
         poll = select.poll()
         poll.register(reading, select.POLLIN)
         if until is not None:
             poll.register(until, select.POLLIN)
-        while not told:
+        while not received:
             for message in reap(children):
-                say(message)
+                report(message)
             pauses = [child.tend() if child.pid or may_start(child) else 1.0 for child in children]
             waits = [pause for pause in pauses if pause is not None]
             events = poll.poll(1000 * min(waits) + 1 if waits else None)
@@ -206,8 +211,10 @@ def tend(
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """This process's environment with the settings in it, for a child in another folder. In it, `-m polyjob` finds this
-    very code."""
+    """Return this process's environment with the settings in it, for a child in another working folder.
+
+    In that environment, `-m polyjob` runs this installation.
+    """
     environ = {**os.environ, **environment(settings)}
     for name in _PATH_VARIABLES:
         if environ.get(name):
@@ -219,7 +226,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
 
 
 def absolute(path: str) -> str:
-    """Return the path as seen from this process's folder, or unchanged where that folder was removed."""
+    """Return the absolute path, or the path unchanged if the working folder was removed."""
     try:
         return str(absolute_path(path))
     except ValueError:
@@ -227,7 +234,7 @@ def absolute(path: str) -> str:
 
 
 def start_helper(settings: Settings) -> None:
-    """Start the helper of the calling process, which is not its child. Blocks until the helper watches."""
+    """Start the helper of this process, which does not become its child. Blocks until the helper is watching."""
     command = [*PYTHON, "-m", "polyjob", "helper", str(os.getpid())]
     environ = {name: value for name, value in child_environment(settings).items() if name != PARENT_PIPE}
     subprocess.run(
@@ -236,7 +243,7 @@ def start_helper(settings: Settings) -> None:
 
 
 def engine_may_start(settings: Settings) -> bool:
-    """Whether no other engine works on the data folder. Where that cannot be told, the engine itself says why."""
+    """Return whether no other engine works on the data folder. If the lock cannot be read, the engine reports why."""
     try:
         return engine_pid(settings.data_dir) is None
     except OSError:
@@ -244,9 +251,9 @@ def engine_may_start(settings: Settings) -> bool:
 
 
 def help_process(pid: int, settings: Settings) -> None:
-    """Detach; then keep an engine alive as long as process `pid` lives. Returns at once in the calling process' place.
+    """Detach, and keep an engine running as long as process `pid` runs. The calling process ends at once.
 
-    While another engine works on the data folder this one waits for its turn.
+    The engine waits while another one works on the data folder.
     """
     process = os.pidfd_open(pid)
     if os.fork():
@@ -254,7 +261,7 @@ def help_process(pid: int, settings: Settings) -> None:
     engine = Child("the engine", ENGINE, child_environment(settings))
     tend(
         [engine],
-        lambda text: print(f"polyjob: {text}", file=sys.stderr, flush=True),
+        warn,
         until=process,
         may_start=lambda child: engine_may_start(settings),
     )

@@ -1,9 +1,9 @@
-"""gunicorn's threaded worker, in which no slow client holds a thread.
+"""gunicorn's threaded worker, changed so that a slow client does not occupy a thread.
 
-The main loop reads each request until its header and its small body are complete; only then a thread gets it. When a
-client does not take its response fast enough, the thread turns to others, and the main loop waits until the client
-takes more. Larger and chunked bodies are read by threads of a pool of their own, and only as far as the application
-asks for them: what it answers before, such as a 401, closes the connection.
+- The main loop reads each request until its header and small body are complete. Only then a thread gets it.
+- If a client reads its response too slowly, the thread turns to other requests, and the main loop waits for the client.
+- Larger and chunked bodies are read by threads of a separate pool, and only as far as the application reads them. A
+  response before the end of the body, such as a 401, closes the connection.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from polyjob.connections import (
 )
 
 MAX_CONNECTIONS = 2000
-"""Connections of one web process; fewer where the limit of open files is low. For a new one beyond it, the one that
-has waited longest is closed."""
+"""Connections of one web process; fewer if the limit of open files is low. A new connection beyond it closes the one
+that has waited longest."""
 MAX_CONNECTIONS_OF_ADDRESS = 400
-"""Of these, connections of one address; an IPv6 network of 64 bits counts as one. Neither this machine's own addresses
-nor proxies are bounded: whole crowds come from there."""
+"""Connections of one address; an IPv6 network of 64 bits counts as one address. This machine's own addresses and
+trusted proxies have no bound, because they stand for many clients."""
 MAX_UPLOADS_AT_ONCE = 16
-"""Requests with a larger body that one web process reads at once; the next ones wait."""
+"""Requests with a larger body that one web process reads at once. Further ones wait."""
 
 _GOODBYE_SECONDS = 2.0
 _HASTY_GOODBYE_SECONDS = 0.3
@@ -58,11 +58,11 @@ _NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _IGNORED = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED})
 
 _BLOCKED = object()
-"""The result of a thread that left a response to be sent later."""
+"""The result of a thread that has not sent the complete response yet."""
 
 
 class Worker(ThreadWorker):
-    """Every method runs in the main loop's thread, but for `handle`, `handle_request` and what they call."""
+    """All methods run in the thread of the main loop, except `handle`, `handle_request` and the methods they call."""
 
     alive: bool
     worker_connections: int
@@ -70,7 +70,7 @@ class Worker(ThreadWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._waiting: dict[Connection, None] = {}
-        """Connections for which no thread works, those that have waited longest first."""
+        """Connections without a thread, the ones that have waited longest first."""
         self._per_network: Counter[str] = Counter()
         self._next_sweep = 0.0
         self._serves_proxies = "*" in self.cfg.forwarded_allow_ips
@@ -82,7 +82,7 @@ class Worker(ThreadWorker):
         self.worker_connections = max(1, min(self.worker_connections, limit - reserved))
         super().init_process()
 
-    # Connections come and go.
+    # Connections.
 
     def accept(self, listener: Any) -> None:
         try:
@@ -113,7 +113,7 @@ class Worker(ThreadWorker):
             return
 
     def _discard(self, connection: Connection) -> None:
-        """Close it, whatever it waits for."""
+        """Close a waiting connection."""
         self._stop_waiting(connection)
         self.nr_conns -= 1
         self._per_network[connection.network] -= 1
@@ -123,7 +123,10 @@ class Worker(ThreadWorker):
         connection.close()
 
     def _say_goodbye(self, connection: Connection) -> None:
-        """Close it once the client has closed its side: data that nobody read would destroy the response on its way."""
+        """Close a connection once the client has closed its side.
+
+        Closing it with unread data would make the kernel drop the response.
+        """
         try:
             connection.sock.setblocking(False)
             connection.sock.shutdown(socket.SHUT_WR)
@@ -150,7 +153,7 @@ class Worker(ThreadWorker):
 
     def _client_is_ready(self, connection: Connection) -> None:
         if connection not in self._waiting:
-            return  # closed in this round of the loop
+            return  # closed earlier in this round of the loop
         if connection.phase is Phase.WRITABLE:
             self._give_to_thread(connection, self.tpool)
             return
@@ -170,7 +173,7 @@ class Worker(ThreadWorker):
             self._discard(connection)
 
     def _receive(self, connection: Connection, data: bytes) -> None:
-        """Go on with what has come of a request."""
+        """Process received data of a request."""
         had_header, was_idle = connection.has_header, connection.is_idle
         connection.add(data)
         if connection.is_complete:
@@ -192,15 +195,14 @@ class Worker(ThreadWorker):
         self._say_goodbye(connection)
 
     def murder_pending(self) -> None:
-        """Close the connections whose time is up."""
+        """Close the connections whose deadline has passed."""
         moment = time.monotonic()
         if moment < self._next_sweep:
             return
         self._next_sweep = moment + _SWEEP_SECONDS
         for connection in [each for each in self._waiting if each.deadline <= moment]:
-            if (
-                connection.phase is Phase.WRITABLE and connection.takes_more()
-            ):  # yet too little for the socket to say so
+            # The client may have read too little for the socket to be reported as writable.
+            if connection.phase is Phase.WRITABLE and connection.takes_more():
                 connection.deadline = moment + MAX_SEND_SECONDS
             elif connection.phase is Phase.REQUEST and not connection.is_idle:
                 self._refuse(connection, 408, "Request Timeout")
@@ -211,7 +213,7 @@ class Worker(ThreadWorker):
         super().wait_for_and_dispatch_events(timeout if self.alive else min(timeout, _SWEEP_SECONDS))
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """The worker stops: a connection has a moment left for a request that is on its way."""
+        """While the worker stops, give each connection a moment for a request that is on its way."""
         latest = time.monotonic() + _STOP_IDLE_SECONDS
         for connection in self._waiting:
             if connection.phase is not Phase.WRITABLE:
@@ -227,7 +229,7 @@ class Worker(ThreadWorker):
         future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, connection, done))
 
     def finish_request(self, connection: Connection, future: Future[Any]) -> None:
-        """Go on with a connection that a thread is done with."""
+        """Continue with a connection after a thread has finished with it."""
         result = False if future.cancelled() or future.exception() else future.result()
         if result is _BLOCKED:
             connection.takes_more()
@@ -243,8 +245,10 @@ class Worker(ThreadWorker):
             self._receive(connection, rest)
 
     def handle(self, connection: Connection) -> Any:
-        """In a thread: answer a request, or go on with a response. Return whether another request may follow, or
-        `_BLOCKED`."""
+        """Answer a request or continue a response, in a thread.
+
+        Return whether another request may follow, or `_BLOCKED`.
+        """
         if connection.answer is None:
             return super().handle(connection)
         try:
@@ -257,7 +261,7 @@ class Worker(ThreadWorker):
 
     def handle_request(self, request: Any, connection: Connection) -> Any:
         connection.parser.unreader.expects_to_continue = request._expected_100_continue and not connection.has_continued
-        request._expected_100_continue = False  # gunicorn would say it before anybody asks for the body
+        request._expected_100_continue = False  # gunicorn would send it before the application reads the body
         response, environ = wsgi.create(request, connection.sock, connection.client, connection.server, self.cfg)
         environ["wsgi.multithread"] = True
         environ[BODY_IS_LATE] = connection.is_body_late
@@ -287,7 +291,7 @@ class Worker(ThreadWorker):
             response.force_close()
 
     def _send(self, connection: Connection) -> Any:
-        """Send as much of the response as the client takes."""
+        """Send as much of the response as the client reads."""
         answer = connection.answer
         assert answer is not None
         connection.sock.setblocking(False)
@@ -315,12 +319,12 @@ class Worker(ThreadWorker):
                 self.log.exception("Error while closing a response")
 
 
-def raise_file_limit(wanted: int) -> int:
-    """Let this process open so many files, if it may. Return how many it may open."""
+def raise_file_limit(count: int) -> int:
+    """Raise the limit of open files of this process to `count`, as far as allowed. Return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
-        return wanted
-    if soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        return count
+    if soft < count:
+        soft = count if hard == resource.RLIM_INFINITY else min(count, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return soft

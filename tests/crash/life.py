@@ -31,7 +31,7 @@ from polyjob.engine.call_pools import Calls
 from polyjob.engine.context import Context
 from polyjob.engine.reconciler import Engine
 from polyjob.jobconfig.loading import load_config
-from polyjob.server.bootstrap import open_folder
+from polyjob.server.bootstrap import prepare_data_dir
 from polyjob.services import cloning, jobs, projects, submission
 from polyjob.services.specs import runner_settings
 from polyjob.settings import read_settings
@@ -56,7 +56,7 @@ class Life:
         self.settings = read_settings(
             told, data_dir=folder / "data", runner=runner, slots=4, disk_low=0, port=1, build_slots=2
         )
-        open_folder(self.settings)
+        prepare_data_dir(self.settings)
         self.store = Store(self.settings.data_dir)
         self.user = User.get(User.username == "root")
         self.project = Project.get(Project.user == self.user)

@@ -1,4 +1,4 @@
-"""What the first start makes, and what no later one makes again."""
+"""Prepare a data folder: checks, first user, token and project."""
 
 from __future__ import annotations
 
@@ -13,12 +13,20 @@ from polyjob.auth.tokens import digest
 from polyjob.clock import now
 from polyjob.db.database import database, write
 from polyjob.db.models import Project, SignInLink, Token, User
-from polyjob.server import bootstrap as first
+from polyjob.server.bootstrap import (
+    UnusableDataDir,
+    check_settings,
+    create_first_user,
+    new_sign_in_token,
+    prepare_data_dir,
+    startup_warnings,
+    stored_token,
+)
 from tests.require import require_root
 
 
-def test_user_project_and_a_token_whose_hash_alone_is_in_the_database(settings):
-    first.first_start(settings)
+def test_first_start_creates_user_project_and_token(settings):
+    create_first_user(settings)
     root = User.get()
     path = settings.data_dir / "root-token"
     key = path.read_text().strip()
@@ -30,97 +38,112 @@ def test_user_project_and_a_token_whose_hash_alone_is_in_the_database(settings):
     assert key.encode() not in (settings.data_dir / "polyjob.db").read_bytes()
 
 
-def test_again_it_changes_nothing_and_makes_nothing_that_was_removed(settings):
-    first.first_start(settings)
+def test_later_start_creates_nothing_again(settings):
+    create_first_user(settings)
     path = settings.data_dir / "root-token"
     before = path.read_text()
-    first.first_start(settings)
+    create_first_user(settings)
     assert path.read_text() == before
     path.unlink()
     with write("test"):
         Project.delete().execute()
-    first.first_start(settings)
+    create_first_user(settings)
     assert not path.exists()
     assert (Token.select().count(), Project.select().count()) == (1, 0)
 
 
-def test_a_crash_in_the_middle_is_healed_by_the_next_start(settings, monkeypatch):
+def test_interrupted_first_start_is_repeated(settings, monkeypatch):
     def crash(*arguments):
         raise OSError("crash")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", crash)
         with pytest.raises(OSError, match="crash"):
-            first.first_start(settings)
+            create_first_user(settings)
     assert User.select().count() == 0
-    first.first_start(settings)
-    assert first.kept_token(settings.data_dir) is not None
+    create_first_user(settings)
+    assert stored_token(settings.data_dir) is not None
     assert not (settings.data_dir / "root-token.part").exists()
 
 
-def test_the_kept_token_is_one_that_is_good(settings):
-    assert first.kept_token(settings.data_dir) is None
-    first.first_start(settings)
-    assert first.kept_token(settings.data_dir) == (settings.data_dir / "root-token").read_text().strip()
+def test_stored_token_must_be_valid(settings):
+    assert stored_token(settings.data_dir) is None
+    create_first_user(settings)
+    assert stored_token(settings.data_dir) == (settings.data_dir / "root-token").read_text().strip()
     with write("test"):
         Token.update(expires_at=now()).execute()
-    assert first.kept_token(settings.data_dir) is None
+    assert stored_token(settings.data_dir) is None
     (settings.data_dir / "root-token").write_bytes(b"\xff")
-    assert first.kept_token(settings.data_dir) is None
+    assert stored_token(settings.data_dir) is None
 
 
-def test_a_sign_in_link_lives_an_hour_and_old_ones_go(settings):
-    assert first.new_sign_in_key() is None
-    first.first_start(settings)
-    key = first.new_sign_in_key()
+def test_sign_in_link_is_valid_for_an_hour(settings):
+    assert new_sign_in_token() is None
+    create_first_user(settings)
+    key = new_sign_in_token()
     link = SignInLink.get()
     assert (link.digest, link.user.username) == (digest(key), "root")
     assert 3590 < (link.expires_at - now()).total_seconds() <= 3600
     with write("test"):
         SignInLink.update(expires_at=now()).execute()
-    other = first.new_sign_in_key()
+    other = new_sign_in_token()
     assert [row.digest for row in SignInLink.select()] == [digest(other)]
 
 
-def test_a_folder_becomes_whole_and_private(settings, tmp_path):
+def test_prepared_data_dir_is_private(settings, tmp_path):
     fresh = dataclasses.replace(settings, data_dir=tmp_path / "a" / "new one", public_projects=True)
-    first.open_folder(fresh)
-    first.open_folder(fresh)
+    prepare_data_dir(fresh)
+    prepare_data_dir(fresh)
     assert Project.get().is_public
-    assert first.kept_token(fresh.data_dir)
+    assert stored_token(fresh.data_dir)
     for name in ("polyjob.db", "write.lock", "root-token"):
         assert stat.S_IMODE((fresh.data_dir / name).stat().st_mode) == 0o600, name
 
 
-def test_an_sqlite_that_is_too_old(settings, monkeypatch):
-    first.check(settings)
+def test_old_sqlite_is_refused(settings, monkeypatch):
+    check_settings(settings)
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 36, 9))
     monkeypatch.setattr(sqlite3, "sqlite_version", "3.36.9")
     with pytest.raises(RuntimeError, match=r"^SQLite 3\.36\.9 is too old: polyjob needs 3\.37 or newer$"):
-        first.open_folder(settings)
+        prepare_data_dir(settings)
 
 
-def test_a_folder_that_is_none(settings, tmp_path):
+def test_file_as_data_dir_is_refused(settings, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(first.UnusableFolder, match="Not a directory"):
-        first.open_folder(dataclasses.replace(settings, data_dir=tmp_path / "file" / "data"))
+    with pytest.raises(UnusableDataDir, match="Not a directory"):
+        prepare_data_dir(dataclasses.replace(settings, data_dir=tmp_path / "file" / "data"))
 
 
-def test_a_database_that_is_none(settings, tmp_path):
+def test_damaged_database_is_refused(settings, tmp_path):
     folder = tmp_path / "other"
     folder.mkdir()
     (folder / "polyjob.db").write_bytes(b"no database at all\n" * 100)
-    with pytest.raises(first.UnusableFolder, match="not a database"):
-        first.open_folder(dataclasses.replace(settings, data_dir=folder))
+    with pytest.raises(UnusableDataDir, match="not a database"):
+        prepare_data_dir(dataclasses.replace(settings, data_dir=folder))
 
 
-def test_a_folder_that_may_not_be_written(settings, tmp_path):
+def test_unwritable_data_dir_is_refused(settings, tmp_path):
     require_root()  # to be an account that does not own it
     folder = tmp_path / "read-only"
     folder.mkdir(mode=0o500)
     os.seteuid(65534)
     try:
-        with pytest.raises(first.UnusableFolder, match="Permission denied"):
-            first.open_folder(dataclasses.replace(settings, data_dir=folder))
+        with pytest.raises(UnusableDataDir, match="Permission denied"):
+            prepare_data_dir(dataclasses.replace(settings, data_dir=folder))
     finally:
         os.seteuid(0)
+
+
+@pytest.mark.parametrize("runner", ["docker", "kubernetes", "fake"])
+def test_colon_in_data_dir_is_refused_for_process_only(runner, settings, tmp_path):
+    check_settings(dataclasses.replace(settings, runner=runner, data_dir=tmp_path / "a:b"))
+
+
+@pytest.mark.parametrize(
+    ("euid", "runner", "account", "warned"),
+    [(0, "process", "", True), (0, "process", "nobody", False), (1000, "process", "", False), (0, "docker", "", False)],
+)
+def test_jobs_as_root_cause_a_warning(euid, runner, account, warned, settings, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: euid)
+    found = startup_warnings(dataclasses.replace(settings, runner=runner, job_user=account))
+    assert [("POLYJOB_JOB_USER" in text) for text in found] == [True] * warned

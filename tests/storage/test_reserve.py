@@ -15,7 +15,7 @@ from polyjob.clock import now
 from polyjob.db.database import close_database, open_database, write
 from polyjob.db.migrations import migrate
 from polyjob.db.models import Build, Job
-from polyjob.server.bootstrap import UnusableFolder, open_folder
+from polyjob.server.bootstrap import UnusableDataDir, prepare_data_dir
 from polyjob.services import builds, jobs, projects, submission
 from polyjob.storage import reserve
 from polyjob.storage.store import Store
@@ -53,15 +53,15 @@ def fill(data_dir: Path) -> Path:
 
 
 def test_server_starts_on_a_full_disk_after_a_clean_stop(settings, data_dir):
-    open_folder(settings)
+    prepare_data_dir(settings)
     close_database()
     fill(data_dir)
-    open_folder(settings)
+    prepare_data_dir(settings)
     close_database()
     assert not (data_dir / reserve.NAME).exists()
     fill(data_dir)
-    with pytest.raises(UnusableFolder):  # the reserve is what made the difference
-        open_folder(settings)
+    with pytest.raises(UnusableDataDir):  # the reserve is what made the difference
+        prepare_data_dir(settings)
 
 
 ACTS = {
