@@ -26,7 +26,7 @@ MAX_HEADER_BYTES = 64 << 10
 MAX_SMALL_BODY = 64 << 10
 """A body up to this size is received completely before a thread gets the request."""
 MAX_BODY_SECONDS = 30
-"""Time until a small body is complete. For a larger one, the time that a client may be behind the minimum rate."""
+"""Time until a small body is complete. For a larger one, the time that a client can lag behind the minimum rate."""
 MIN_UPLOAD_BYTES_PER_SECOND = 8 << 10
 """The rate at which a client has to send a larger body."""
 MAX_SEND_SECONDS = 30
@@ -68,7 +68,7 @@ class PacedUnreader(SocketUnreader):
         self._seconds_left = float(MAX_BODY_SECONDS)
         self._may_wait = True
         self.expects_to_continue = False
-        """Whether the client waits for `100 Continue`, which the first read of the body sends."""
+        """True if the client waits for `100 Continue`, which the first read of the body sends."""
 
     def stop_waiting(self) -> None:
         """From here on, read only what the client has sent already."""
@@ -105,9 +105,9 @@ class Connection(TConn):
         self.drained = 0
         self._not_taken = 0
         self.has_continued = False
-        """Whether `100 Continue` was sent for this request."""
+        """True if `100 Continue` was sent for this request."""
         self.is_body_late = False
-        """Whether the request that a thread handles has a body that the thread has to read from the socket."""
+        """True if the request that a thread handles has a body that the thread has to read from the socket."""
         self._head_size = 0
         """Size of the header; 0 while it is incomplete."""
         self._body_size: int | None = 0
@@ -118,7 +118,7 @@ class Connection(TConn):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no byte of a request was received."""
+        """True if no byte of a request has been received."""
         return self.phase is Phase.REQUEST and not self.received
 
     def add(self, data: bytes) -> None:
@@ -142,12 +142,12 @@ class Connection(TConn):
 
     @property
     def is_complete(self) -> bool:
-        """Whether the header and, if it is small, the body were received."""
+        """True if the header and, if it is small, the body were received."""
         return self.has_header and len(self.received) >= self._head_size + (self._body_size or 0)
 
     @property
     def expects_to_continue(self) -> bool:
-        """Whether the client waits for `100 Continue` before it sends a small body."""
+        """True if the client waits for `100 Continue` before it sends a small body."""
         return not self.has_continued and expects_continue(bytes(self.received[: self._head_size]))
 
     def takes_more(self) -> bool:

@@ -1,4 +1,4 @@
-"""Read a `multipart/form-data` body as it arrives. Nothing of it is held in memory or on disk."""
+"""Read a `multipart/form-data` body as it arrives, without storing it in memory or on disk."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class LineCounts:
         self.feeds = 0
         self.length = 0
         self.has_open_line = False
-        """Whether the last byte is not a line feed."""
+        """True if the last byte is not a line feed."""
         self.file: tuple[int, int] | None = None
 
     def grow(self, descriptor: int) -> tuple[int, int]:

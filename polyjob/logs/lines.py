@@ -110,7 +110,7 @@ class SearchResult:
     searched_to: int
     """The last line that was searched."""
     is_cut: bool
-    """Whether lines after it were not searched."""
+    """True if lines after it were not searched."""
     total: int
 
 

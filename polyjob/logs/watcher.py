@@ -66,7 +66,7 @@ class RunState:
 
     @property
     def is_over(self) -> bool:
-        """Whether the run is done or deleted."""
+        """True if the run is done or deleted."""
         return self.is_deleted or (self.status is not None and self.status.is_done)
 
 

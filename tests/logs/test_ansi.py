@@ -1,4 +1,4 @@
-"""What is seen of a line that was written for a terminal."""
+"""Terminal output as spans with style classes."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ PIECES = st.sampled_from(
         (f"broken {E}", [("", "broken \u241b")]),
     ],
 )
-def test_spans(line: str, spans: list[ansi.Span]) -> None:
+def test_line_is_divided_into_styled_spans(line: str, spans: list[ansi.Span]) -> None:
     assert ansi.spans(line)[0] == spans
 
 
-def test_the_style_goes_on_with_the_next_line() -> None:
+def test_style_continues_on_the_next_line() -> None:
     _, style = ansi.spans(f"{E}[1;33mbegins")
     assert ansi.spans("goes on", style)[0] == [("fg-3 bold", "goes on")]
     assert ansi.style_after(f"x{E}[1;33mbegins\nand on") == style
@@ -49,14 +49,14 @@ def test_the_style_goes_on_with_the_next_line() -> None:
 
 
 @pytest.mark.parametrize("index", range(256))
-def test_each_of_256_colours_is_one_of_sixteen(index: int) -> None:
+def test_256_colours_are_mapped_to_sixteen(index: int) -> None:
     ((classes, _),) = ansi.spans(f"{E}[38;5;{index}mx")[0]
     assert classes in {f"fg-{number}" for number in range(16)}
     assert index >= 16 or classes == f"fg-{index}"
 
 
 @given(st.lists(PIECES).map("".join))
-def test_nothing_of_a_terminal_is_left(line: str) -> None:
+def test_spans_contain_no_control_characters(line: str) -> None:
     found, _ = ansi.spans(line)
     assert "".join(text for _, text in found) == ansi.plain_text(line)
     for classes, text in found:
