@@ -1,4 +1,4 @@
-"""docs/limits.md: every bound is listed, with the value that the code has."""
+"""docs/limits.md lists every limit with the value of the code."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def limit_of(text):
     return float(number.replace(",", "")) * UNITS[unit]
 
 
-def value_of(holder):
-    if holder.startswith("POLYJOB_"):
-        return getattr(read_settings({}), holder.removeprefix("POLYJOB_").lower())
-    module, _, name = holder.rpartition(".")
+def value_of(source):
+    if source.startswith("POLYJOB_"):
+        return getattr(read_settings({}), source.removeprefix("POLYJOB_").lower())
+    module, _, name = source.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
 
 def constants():
-    """The names of all constants `MAX_…` of the code, with their modules."""
+    """Yield the qualified names of all constants `MAX_…` in the code."""
     for path in sorted([*ROOT.glob("polyjob/**/*.py"), *ROOT.glob("runners/**/*.py")]):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for node in ast.parse(path.read_text()).body:
@@ -54,15 +54,15 @@ def constants():
                     yield f"{module}.{target.id}"
 
 
-@pytest.mark.parametrize(("resource", "limit", "holder", "_beyond"), list(rows()))
-def test_limit_has_the_documented_value(resource, limit, holder, _beyond):
-    assert value_of(holder) == limit_of(limit), resource
+@pytest.mark.parametrize(("resource", "limit", "source", "_consequence"), list(rows()))
+def test_limit_has_the_documented_value(resource, limit, source, _consequence):
+    assert value_of(source) == limit_of(limit), resource
 
 
 def test_every_limit_is_documented():
-    assert set(constants()) <= {holder for _, _, holder, _ in rows()}
+    assert set(constants()) <= {source for _, _, source, _ in rows()}
 
 
 def test_no_limit_is_documented_twice():
-    holders = [holder for _, _, holder, _ in rows()]
-    assert sorted(holders) == sorted(set(holders))
+    sources = [source for _, _, source, _ in rows()]
+    assert sorted(sources) == sorted(set(sources))

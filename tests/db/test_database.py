@@ -15,11 +15,11 @@ from polyjob.db.migrations import current_version, latest_version, migrate
 from polyjob.db.models import Meta
 
 
-def test_the_tables_are_what_the_migrations_make(data_dir):
+def test_models_match_the_migrated_tables(data_dir):
     for table in models.TABLES:
         name = table._meta.table_name
-        made = {row[1] for row in database.execute_sql(f"PRAGMA table_info({name})")}
-        assert made == {field.column_name for field in table._meta.sorted_fields}, name
+        columns = {row[1] for row in database.execute_sql(f"PRAGMA table_info({name})")}
+        assert columns == {field.column_name for field in table._meta.sorted_fields}, name
     names = {table._meta.table_name for table in models.TABLES}
     assert set(database.get_tables()) - {"sqlite_sequence"} == names
 
@@ -32,19 +32,19 @@ def test_the_tables_are_what_the_migrations_make(data_dir):
         (models.DELETED, "job_deleted"),
     ],
 )
-def test_what_the_engine_reads_each_pass_never_reads_the_whole_table(data_dir, condition, index):
+def test_queries_of_each_pass_use_their_index(data_dir, condition, index):
     sql, parameters = models.Job.select().where(condition).order_by(models.Job.id).sql()
     plan = " ".join(row[3] for row in database.execute_sql(f"EXPLAIN QUERY PLAN {sql}", parameters))
     assert index in plan
 
 
-def test_live_builds_are_read_by_their_index(data_dir):
+def test_query_of_live_builds_uses_its_index(data_dir):
     sql, parameters = models.Build.select().where(models.LIVE_BUILDS).order_by(models.Build.id).sql()
     plan = " ".join(row[3] for row in database.execute_sql(f"EXPLAIN QUERY PLAN {sql}", parameters))
     assert "build_live" in plan
 
 
-def test_counts_follow_the_rows(project, settings, user):
+def test_job_count_follows_the_rows(project, settings, user):
     from polyjob.services import jobs, submission
 
     def count():
@@ -63,12 +63,12 @@ def test_counts_follow_the_rows(project, settings, user):
     assert count() == 0
 
 
-def test_the_file_is_synced_at_every_commit(data_dir):
+def test_every_commit_is_synced(data_dir):
     pragmas = {name: database.execute_sql(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")}
     assert pragmas == {"journal_mode": "wal", "synchronous": 2}
 
 
-def test_a_write_that_raises_leaves_nothing(data_dir):
+def test_write_that_raises_is_rolled_back(data_dir):
     with pytest.raises(ZeroDivisionError), write("test"):
         Meta.create(key="a", value="b")
         raise ZeroDivisionError
@@ -77,7 +77,7 @@ def test_a_write_that_raises_leaves_nothing(data_dir):
         Meta.create(key="a", value="b")
 
 
-def test_a_nested_write_is_part_of_the_outer_one(data_dir):
+def test_nested_write_is_part_of_the_outer_one(data_dir):
     with pytest.raises(ZeroDivisionError), write("outer"):
         with write("inner"):
             Meta.create(key="a", value="b")
@@ -102,7 +102,7 @@ def _count_up(data_dir, times, threads):
         thread.join()
 
 
-def test_writers_in_threads_and_processes_lose_nothing(data_dir):
+def test_concurrent_writers_lose_no_update(data_dir):
     with write("test"):
         Meta.create(key="counter", value="0")
     context = multiprocessing.get_context("spawn")
@@ -115,7 +115,7 @@ def test_writers_in_threads_and_processes_lose_nothing(data_dir):
     assert Meta.get_by_id("counter").value == str(3 * 4 * 20)
 
 
-def test_the_write_lock_of_a_killed_process_is_free(data_dir):
+def test_killed_process_releases_the_write_lock(data_dir):
     code = (
         "import sys, time, pathlib\n"
         "from polyjob.db.database import open_database, write\n"
@@ -137,7 +137,7 @@ def test_the_write_lock_of_a_killed_process_is_free(data_dir):
     assert Meta.get_or_none(Meta.key == "torn") is None
 
 
-def test_a_crash_point_kills_before_or_after_the_commit(data_dir):
+def test_crash_point_kills_before_or_after_the_commit(data_dir):
     code = (
         "import sys, pathlib\n"
         "from polyjob.db.database import open_database, write\n"
@@ -146,24 +146,24 @@ def test_a_crash_point_kills_before_or_after_the_commit(data_dir):
         "with write('here'):\n"
         "    Meta.create(key=sys.argv[2], value='x')\n"
     )
-    for when, kept in (("before", False), ("after", True)):
+    for when, is_committed in (("before", False), ("after", True)):
         environment = os.environ | {"POLYJOB_CRASH_AT": f"here:{when}"}
-        ended = subprocess.run([sys.executable, "-c", code, str(data_dir), when], env=environment, timeout=60)
-        assert ended.returncode == -signal.SIGKILL
-        assert (Meta.get_or_none(Meta.key == when) is not None) is kept
+        process = subprocess.run([sys.executable, "-c", code, str(data_dir), when], env=environment, timeout=60)
+        assert process.returncode == -signal.SIGKILL
+        assert (Meta.get_or_none(Meta.key == when) is not None) is is_committed
 
 
 class TestMigrations:
-    def test_are_idempotent(self, data_dir):
+    def test_migration_is_idempotent(self, data_dir):
         assert current_version() == latest_version()
         assert migrate(data_dir) == 0
 
-    def test_refuse_what_a_newer_polyjob_wrote(self, data_dir):
+    def test_database_of_a_newer_polyjob_is_refused(self, data_dir):
         database.execute_sql(f"PRAGMA user_version = {latest_version() + 1}")
         with pytest.raises(RuntimeError, match="newer"):
             migrate(data_dir)
 
-    def test_two_processes_at_once_make_one_database(self, tmp_path):
+    def test_concurrent_migrations_create_one_database(self, tmp_path):
         code = (
             "import sys, pathlib\n"
             "from polyjob.db.database import open_database\n"
@@ -179,8 +179,8 @@ class TestMigrations:
         connection.close()
 
 
-def test_a_writer_waits_in_the_queue_of_all_processes(data_dir):
-    """Not in SQLite's own, in which one can starve."""
+def test_writer_waits_for_other_processes(data_dir):
+    """SQLite's own busy handler has no queue, so a writer could starve."""
     code = (
         "import fcntl, sys\n"
         "lock = open(sys.argv[1], 'r+')\n"
@@ -206,6 +206,6 @@ def test_a_writer_waits_in_the_queue_of_all_processes(data_dir):
         writer.join()
 
 
-def test_closing_twice_is_fine(data_dir):
+def test_closing_is_idempotent(data_dir):
     close_database()
     close_database()

@@ -1,4 +1,4 @@
-"""A data folder of an earlier schema, brought to this one."""
+"""Migrations of a data folder with an earlier schema."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from polyjob.services import bookmarks
 from polyjob.storage.store import Store
 
 
-def test_what_schema_1_held_is_there_and_counted(tmp_path):
+def test_data_of_schema_1_is_migrated(tmp_path):
     folder = tmp_path / "data"
     Store(folder).prepare()
     connection = sqlite3.connect(folder / "polyjob.db")

@@ -1,4 +1,4 @@
-"""Shell texts of a config: folded commands, line ends, and lists of commands in every shell that runs them."""
+"""Shell texts of a config: folded commands, line ends, and lists of commands in every supported shell."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from polyjob.jobconfig.loading import load_build_config, load_config
 from polyjob.pages.forms import Form
 from polyjob.pages.job_form import read_job
 
-GIVEN = {"file": None, "image": None, "build_steps": (), "env_vars": (), "params": (), "cpu": None, "memory": None}
-GIVEN |= {"gpu": None, "timeout": None, "name": None, "tags": ()}
+NO_OPTIONS = {"file": None, "image": None, "build_steps": (), "env_vars": (), "params": (), "cpu": None, "memory": None}
+NO_OPTIONS |= {"gpu": None, "timeout": None, "name": None, "tags": ()}
 
 
-def stored(cmd):
+def stored_command(cmd):
     return load_config({"run": {"cmd": cmd}})["run"]["cmd"]
 
 
@@ -31,7 +31,7 @@ def from_text(text):
 
 
 def run(shell, text):
-    """(what the shell writes, its exit code)."""
+    """Return (the output of the shell, its exit code)."""
     if shutil.which(shell[0]) is None:
         pytest.skip(f"{shell[0]} is not installed")
     ended = subprocess.run([*shell, "-c", text], capture_output=True, text=True, timeout=30, check=False)
@@ -53,7 +53,7 @@ class TestFoldedCommands:
         ],
     )
     def test_continued_lines_are_joined(self, cmd, expected):
-        assert stored(cmd) == expected
+        assert stored_command(cmd) == expected
 
     @pytest.mark.parametrize(
         "cmd",
@@ -69,46 +69,46 @@ class TestFoldedCommands:
         ],
     )
     def test_other_commands_keep_every_character(self, cmd):
-        assert stored(cmd) == cmd
+        assert stored_command(cmd) == cmd
 
     @pytest.mark.parametrize("style", ["", "> ", ">- "])
-    def test_yaml_that_folds_means_one_command(self, style):
+    def test_folded_yaml_is_one_command(self, style):
         first, indent = ("\n    ", "    ") if style else ("", "    ")
         text = f'run:\n  cmd: {style}{first}printf "<%s>" --a=1 \\\n{indent}--b=2 \\\n{indent}--c\n'
         assert from_text(text) == 'printf "<%s>" --a=1 --b=2 --c'
 
-    def test_a_literal_block_is_continued_by_the_shell(self):
+    def test_literal_block_is_joined_by_the_shell(self):
         cmd = from_text('run:\n  cmd: |\n    printf "<%s>" --a=1 \\\n      --b=2\n')
         assert run(["bash"], cmd) == ("<--a=1><--b=2>", 0)
 
-    def test_params_are_put_in_after_the_fold(self):
+    def test_params_are_rendered_after_the_fold(self):
         body = {"content": "params: {p: 'a\\ b'}\nrun:\n  cmd: x \\\n    --p={{ p }}\n"}
         assert read_job_create(body).attributes["config"]["run"]["cmd"] == "x --p=a\\ b"
 
     @given(st.text(alphabet="a\\ \n\r\t'\"", min_size=1))
-    def test_reading_twice_changes_nothing(self, text):
+    def test_normalizing_is_idempotent(self, text):
         once = normalize_command(text)
         assert normalize_command(once) == once
 
     @given(st.text(alphabet="a\\ \n\r\t'\"", min_size=1))
-    def test_literal_text_is_read_as_it_is(self, text):
+    def test_literal_command_is_not_changed(self, text):
         assert normalize_command(literal_command(text)).removeprefix("\n") == text.removeprefix("\n")
 
     @pytest.mark.parametrize(
         "words", [("printf", "<%s>", "a\\ b", "c"), ("printf", "%s", "a\r\nb", "x\\"), ("printf '<%s>' my\\ file",)]
     )
     def test_arguments_of_polyjob_run_arrive_unchanged(self, words):
-        cmd = read_job_create(job_body(words, Origins(), **GIVEN)).attributes["config"]["run"]["cmd"]
+        cmd = read_job_create(job_body(words, Origins(), **NO_OPTIONS)).attributes["config"]["run"]["cmd"]
         expected = words[0] if len(words) == 1 else None
         written = run(["bash"], shell_text(cmd))
-        assert written == run(["bash"], expected) if expected else written == _called(words)
+        assert written == run(["bash"], expected) if expected else written == run_directly(words)
 
-    def test_a_command_in_the_form_of_the_pages_arrives_unchanged(self):
+    def test_command_of_the_web_form_arrives_unchanged(self):
         _, sent = read_job(Form({"cmd": "printf '<%s>' my\\ file"}))
         assert run(["bash"], sent.attributes["config"]["run"]["cmd"]) == ("<my file>", 0)
 
 
-def _called(words):
+def run_directly(words):
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
     return ended.stdout, ended.returncode
 
@@ -116,9 +116,9 @@ def _called(words):
 class TestLineEnds:
     @pytest.mark.parametrize("cmd", ["if true; then\r\necho a\r\nfi\r\n", ["if true\r\nthen echo a\r\nfi"]])
     def test_carriage_returns_before_line_feeds_are_dropped(self, cmd):
-        assert run(["bash"], shell_text(stored(cmd))) == ("a\n", 0)
+        assert run(["bash"], shell_text(stored_command(cmd))) == ("a\n", 0)
 
-    def test_build_steps_have_line_feeds_too(self):
+    def test_build_steps_get_line_feeds(self):
         steps = ["a\r\nb", "c"]
         for document in ({"build": {"build_steps": steps}}, {"build_steps": steps}):
             loaded = load_build_config({"kind": "build"} | document)
@@ -156,11 +156,11 @@ class TestLists:
             (["export A=1", "sh -c 'echo $A'"], "1\n", 0),
         ],
     )
-    def test_each_item_is_a_command_of_its_own(self, shell, cmd, written, code):
-        assert run(shell, shell_text(stored(cmd))) == (written, code)
+    def test_each_item_is_a_separate_command(self, shell, cmd, written, code):
+        assert run(shell, shell_text(stored_command(cmd))) == (written, code)
 
 
-def test_a_list_is_bounded_as_the_shell_gets_it():
-    assert stored(["x" * 100_000, "y"])
+def test_size_of_a_list_counts_as_shell_text():
+    assert stored_command(["x" * 100_000, "y"])
     with pytest.raises(Invalid):
-        stored(["'" * 60_000, "y"])
+        stored_command(["'" * 60_000, "y"])

@@ -1,4 +1,4 @@
-"""Parameters of a config, and configs as text."""
+"""Params of a config, and configs as text."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from polyjob.jobconfig.yaml_loader import line_numbers
 
 
 def problems(act):
-    with pytest.raises(Invalid) as wrong:
+    with pytest.raises(Invalid) as refused:
         act()
-    return [(problem.pointer, problem.detail) for problem in wrong.value.problems]
+    return [(problem.pointer, problem.detail) for problem in refused.value.problems]
 
 
 def config(**parts):
@@ -24,7 +24,7 @@ def config(**parts):
 
 
 class TestParams:
-    def test_are_put_into_every_text(self):
+    def test_every_text_is_rendered(self):
         loaded = load_config(
             {
                 "params": {"lr": 0.5, "image": "python:3", "cpus": 2, "steps": ["a", "b"], "name": "n-1"},
@@ -42,13 +42,13 @@ class TestParams:
         assert loaded["params"]["lr"] == 0.5
 
     @pytest.mark.parametrize("text", ["echo ${#list}", "docker inspect -f '{{.Id}}' x", "{{ name }}", "{% x %}"])
-    def test_a_config_without_any_passes_untouched(self, text):
+    def test_config_without_params_is_not_rendered(self, text):
         assert load_config(config(run={"cmd": text}))["run"]["cmd"] == text
         assert load_config(config(run={"cmd": text}, params={}))["run"]["cmd"] == text
 
     @pytest.mark.parametrize("text", ["{% if x %}a{% endif %}", "{# note #}", "{{ x }}{%- endif -%}"])
     @pytest.mark.parametrize("place", ["cmd", "build_steps", "env_vars"])
-    def test_statements_and_comments_are_refused_beside_params(self, text, place):
+    def test_statements_and_comments_are_refused_with_params(self, text, place):
         parts = {
             "cmd": {"run": {"cmd": text}},
             "build_steps": {"build": {"build_steps": [text]}},
@@ -59,21 +59,21 @@ class TestParams:
         assert "is supported" in detail
 
     @pytest.mark.parametrize(("value", "text"), [(True, "True"), (3.5, "3.5"), (None, "None"), ("a", "a")])
-    def test_a_variable_gets_the_text_of_a_param(self, value, text):
+    def test_variable_gets_a_param_as_text(self, value, text):
         for variables in ({"A": "{{ x }}"}, [["A", "{{ x }}"]]):
             loaded = load_config(config(params={"x": value}, environment={"env_vars": variables}))
             assert loaded["environment"]["env_vars"] == [["A", text]]
         pairs = config(params={"p": [["A", "1"]]}, environment={"env_vars": "{{ p }}"})
         assert load_config(pairs)["environment"]["env_vars"] == [["A", "1"]]
 
-    def test_shell_braces_pass_in_a_config_that_has_some(self):
+    def test_braces_of_the_shell_are_kept(self):
         cmd = "echo ${#list[@]} ${x} $(({{ n }}+1)) {{ '{{' }}.Id}}"
         assert (
             load_config(config(params={"n": 1}, run={"cmd": cmd}))["run"]["cmd"]
             == "echo ${#list[@]} ${x} $((1+1)) {{.Id}}"
         )
 
-    def test_declarations_are_the_same_by_their_old_name(self):
+    def test_declarations_are_an_old_name_of_params(self):
         loaded = load_config(config(declarations={"x": 1}, run={"cmd": "echo {{ x }}"}))
         assert (loaded["run"]["cmd"], loaded["params"]) == ("echo 1", {"x": 1})
         assert (
@@ -81,7 +81,7 @@ class TestParams:
             == "/config/declarations"
         )
 
-    def test_all_that_is_wrong_is_named_where_it_stands(self):
+    def test_every_problem_has_its_pointer(self):
         document = config(
             params={"a": 1}, run={"cmd": ["{{ b }}", "{{ a }}", "{{ c"]}, environment={"env_vars": {"X": "{{ d }}"}}
         )
@@ -99,19 +99,19 @@ class TestParams:
         ({"x": "{{ jobs.3.outputs.loss }}"}, "/config/params/x"),
          ({"x": "{{ ops.a.b }}"}, "/config/params/x")],
     )  # fmt: skip
-    def test_that_do_not_do(self, params, pointer):
+    def test_invalid_params_are_refused(self, params, pointer):
         assert [found for found, _ in problems(lambda: load_config(config(params=params)))] == [pointer]
 
     def test_declarations_may_be_empty(self):
         assert load_config(config(declarations={})) == load_config(config())
 
-    def test_become_one_variable_and_so_have_an_end(self):
+    def test_size_of_all_params_is_limited(self):
         assert problems(lambda: load_config(config(params={"x": "é" * 20_000}))) == [
             ("/config/params", "Longer than 100000 bytes as JSON, including defaults.")
         ]
         assert load_config(config(params={"x": "é" * 16_000}))
 
-    def test_do_not_make_a_small_config_a_huge_one(self):
+    def test_size_of_the_rendered_config_is_limited(self):
         many = {str(number): "{{ x }}" for number in range(500)}
         ((pointer, detail),) = problems(
             lambda: load_config(config(params={"x": "y" * 50_000}, environment={"affinity": many}))
@@ -119,11 +119,11 @@ class TestParams:
         assert pointer == "/config/environment/affinity/39"
         assert "2000000 characters" in detail
 
-    def test_of_very_many_problems_the_first_are_told(self):
+    def test_number_of_problems_is_limited(self):
         many = {str(number): "{{ nope }}" for number in range(500)}
         assert len(problems(lambda: load_config(config(params={"x": 1}, environment={"affinity": many})))) == 100
 
-    def test_do_not_make_it_too_deep(self):
+    def test_depth_of_the_rendered_config_is_limited(self):
         value = "x"
         for _ in range(30):
             value = [value]
@@ -135,7 +135,7 @@ class TestParams:
         found = problems(lambda: load_config(config(params={"x": value}, environment={"affinity": {"a": deep}})))
         assert "deeper" in found[0][1]
 
-    def test_of_a_build(self):
+    def test_config_of_a_build_is_rendered(self):
         loaded = load_build_config({"kind": "build", "params": {"v": "3.12"}, "image": "python:{{ v }}"})
         assert loaded["build"] == {"image": "python:3.12"}
 
@@ -160,10 +160,10 @@ class TestInputs:
             ({"type": "dict_of_dicts"}, {"a": {}}, "run {'a': {}}"), ({"type": "path"}, "/x", "run /x"),
         ],
     )  # fmt: skip
-    def test_take_values_of_their_type(self, item, value, expected):
+    def test_value_is_converted_to_the_type(self, item, value, expected):
         assert self.load([{"name": "x"} | item], {"x": value}) == expected
 
-    def test_that_are_optional_have_a_default_or_nothing(self):
+    def test_optional_input_has_a_default_or_nothing(self):
         assert self.load([{"name": "x", "is_optional": True, "default": 5, "type": "int"}]) == "run 5"
         assert self.load([{"name": "x", "is_optional": True}]) == "run None"
         assert self.load([{"name": "x", "is_optional": True, "type": "bool", "is_flag": True}]) == "run "
@@ -198,23 +198,23 @@ class TestInputs:
             ({"name": "a b"}, {"x": 1}, "/config/inputs/0/name", "letters"),
         ],
     )  # fmt: skip
-    def test_that_do_not_do_are_named(self, item, params, pointer, word):
+    def test_invalid_input_is_reported(self, item, params, pointer, word):
         found = problems(lambda: self.load([{"name": "x"} | item], params))
         assert found[0][0] == pointer
         assert word in found[0][1]
 
-    def test_need_to_be_a_list_of_objects_with_names_of_their_own(self):
+    def test_inputs_are_objects_with_unique_names(self):
         assert problems(lambda: self.load({"x": 1}))[0][0] == "/config/inputs"
         assert problems(lambda: self.load([3]))[0][0] == "/config/inputs/0"
         assert problems(lambda: self.load([{"name": "x"}, {"name": "x"}], {"x": 1}))[0] == (
             "/config/inputs/1/name", "The name `x` comes twice.",
         )  # fmt: skip
 
-    def test_outputs_are_looked_at_without_any(self):
+    def test_outputs_are_checked_without_inputs(self):
         assert problems(lambda: load_config(config(outputs=[{"colour": 1}])))[0][0] == "/config/outputs/0/colour"
         assert load_config(config(outputs=[{"name": "loss"}]))["outputs"] == [{"name": "loss"}]
 
-    def test_outputs_may_be_given_and_need_not(self):
+    def test_outputs_are_optional_params(self):
         document = config(
             inputs=[{"name": "x"}],
             outputs=[{"name": "loss", "type": "metric"}],
@@ -228,17 +228,17 @@ class TestInputs:
 LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
-"""Some lines that stand for a thousand million texts."""
+"""A few lines that expand to a thousand million texts."""
 BASE = "a: &a {" + ", ".join(f"k{number}: 1" for number in range(9000)) + "}\n"
 MERGES = BASE + "b:\n  <<: [" + ", ".join(["*a"] * 20_000) + "]\n"
-"""100 kB that merge into 180 million keys."""
+"""100 kB that expand to 180 million keys."""
 LONG = "a: &a '" + "x" * 100_000 + "'\nb: [" + ", ".join(["*a"] * 5_000) + "]\n"
-"""Few values, of five hundred million characters."""
+"""A few values that expand to five hundred million characters."""
 KEYS = st.sampled_from(["run", "cmd", "params", "inputs", "name", "type", "x"])
 
 
 class TestTexts:
-    def test_yaml_is_read_as_people_mean_it(self):
+    def test_yaml_has_the_types_of_version_1_2(self):
         text = """
         run:
           cmd: echo $A
@@ -262,11 +262,11 @@ class TestTexts:
         assert document["termination"] == {"timeout": 1000.0, "grace": 12}
         assert load_config(document)["run"] == {"cmd": "echo $A"}
 
-    def test_anchors_and_merges_do(self):
+    def test_anchors_and_merge_keys_are_supported(self):
         document = parse_content("a: &x {k: 1}\nb: {<<: *x, l: 2}\nc: *x\n")
         assert document == {"a": {"k": 1}, "b": {"k": 1, "l": 2}, "c": {"k": 1}}
 
-    def test_what_is_merged_may_be_merged_again_and_changed_each_time(self):
+    def test_merge_keys_can_be_chained_and_overridden(self):
         document = parse_content("a: &a {k: 1}\nb: &b {<<: *a, k: 2}\nc: {<<: [*b, *a], k: 3}\nd: {<<: *b}\n")
         assert document == {"a": {"k": 1}, "b": {"k": 2}, "c": {"k": 3}, "d": {"k": 2}}
 
@@ -286,7 +286,7 @@ class TestTexts:
             (LAUGHS, "too large"), ("[" + "x," * 50_000 + "x]", "more than 20000 values"), ("x" * 530_000, "512 KiB"),
         ],
     )  # fmt: skip
-    def test_that_are_none_say_where(self, text, word):
+    def test_invalid_text_error_names_the_position(self, text, word):
         ((pointer, detail),) = problems(lambda: parse_content(text))
         assert pointer == "/content"
         assert word in detail
@@ -335,5 +335,5 @@ class TestTexts:
         )
     )
     @settings(max_examples=100)
-    def test_what_yaml_writes_is_read_back(self, document):
+    def test_dumped_yaml_is_read_back(self, document):
         assert parse_content(yaml.safe_dump(document)) == document

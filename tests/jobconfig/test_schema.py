@@ -1,4 +1,4 @@
-"""The job's config: what is taken, in which form it is kept, and how what is wrong is told."""
+"""The job's config: supported keys, the stored form, and the errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEAD = {"version": 1, "kind": "job"}
 
 
 def refused(document, pointer="/config"):
-    """pointer → sentence of each problem."""
+    """Return the message of each problem by its pointer."""
     with pytest.raises(Invalid) as caught:
         load_config(document, pointer)
     return {problem.pointer: problem.detail for problem in caught.value.problems}
@@ -33,13 +33,13 @@ def environment(**members):
     return load_config(RUN | {"environment": members})["environment"]
 
 
-def little_time():
-    """Seconds of CPU that a hostile document may take: measuring coverage makes all of it several times slower."""
+def max_cpu_seconds():
+    """Return the CPU time that a hostile document may take. Coverage makes everything several times slower."""
     return 2 if sys.gettrace() is None else 20
 
 
-class TestWhole:
-    def test_the_documented_config_is_kept_as_it_is(self):
+class TestConfig:
+    def test_documented_config_is_not_changed(self):
         config = {
             "run": {"cmd": "python3 -u download_data.py"},
             "build": {"build_steps": ["pip3 install -U polyaxon-client"], "image": "tensorflow/tensorflow:1.4.1-py3"},
@@ -48,7 +48,7 @@ class TestWhole:
         }
         assert load_config(config) == config
 
-    def test_version_and_kind_may_be_left_out(self):
+    def test_version_and_kind_are_optional(self):
         assert load_config(RUN) == HEAD | RUN
         assert load_config(RUN | {"version": 1.0}) == HEAD | RUN
 
@@ -62,33 +62,33 @@ class TestWhole:
 
     @pytest.mark.parametrize("kind", ["experiment", "group", "notebook", "tensorboard"])
     @pytest.mark.parametrize("rest", [RUN, {"params": {"x": 1}, "hptuning": {"matrix": {}}}, {}])
-    def test_kinds_of_polyaxon_get_one_helpful_sentence(self, kind, rest):
+    def test_kind_of_polyaxon_is_refused_with_one_problem(self, kind, rest):
         found = refused({"kind": kind} | rest, "/content")
         assert list(found) == ["/content/kind"]
         assert found["/content/kind"].startswith("polyjob runs jobs, not ")
         assert found["/content/kind"].endswith("Use `kind: job`.")
 
     @pytest.mark.parametrize("document", [None, [], "bar", 3, True])
-    def test_what_is_no_object_is_refused(self, document):
+    def test_config_must_be_an_object(self, document):
         assert list(refused(document)) == ["/config"]
 
-    def test_null_is_as_if_not_given(self):
+    def test_null_counts_as_missing(self):
         full = {"name": None, "tags": None, "build": None, "environment": {"env_vars": None}, "termination": None}
         assert load_config(RUN | full) == HEAD | RUN
         assert "/config/run" in refused({"run": None})
         assert "/config/run/cmd" in refused({"run": {"cmd": None}})
 
-    def test_what_is_empty_is_as_if_not_given(self):
+    def test_empty_sections_are_dropped(self):
         assert load_config(RUN | {"build": {}, "environment": {"labels": {}, "tolerations": []}}) == HEAD | RUN
 
-    def test_loading_twice_changes_nothing(self):
+    def test_loading_is_idempotent(self):
         config = load_config(
             RUN | {"environment": {"env_vars": {"A": 1}, "resources": {"limits": {"memory": "1Gi"}}}, "tags": "a"}
         )
         assert load_config(config) == config
         assert load_config(json.loads(json.dumps(config))) == config
 
-    def test_all_problems_are_told_at_once_and_below_the_given_pointer(self):
+    def test_every_problem_is_reported_below_the_given_pointer(self):
         wrong = {
             "foo": 1,
             "bild": {},
@@ -105,7 +105,7 @@ class TestWhole:
         assert found["/content/bild"] == "Unknown key `bild`; did you mean `build`?"
         assert "build_steps" in found["/content/build/steps"]
 
-    def test_pointers_escape_what_pointers_must(self):
+    def test_pointers_are_escaped(self):
         assert "/config/a~1b~0c" in refused(RUN | {"a/b~c": 1})
 
     @pytest.mark.parametrize(
@@ -118,10 +118,10 @@ class TestWhole:
             RUN | {"environment": {"affinity": {"a\0": 1}}},
         ],
     )
-    def test_values_that_nothing_can_keep_are_refused(self, document):
+    def test_values_that_cannot_be_stored_are_refused(self, document):
         assert refused(document)
 
-    def test_what_is_nested_too_deep_is_refused(self):
+    def test_deep_nesting_is_refused(self):
         deep = {}
         for _ in range(200):
             deep = {"a": deep}
@@ -139,7 +139,7 @@ class TestWhole:
             max_leaves=20,
         )
     )
-    def test_whatever_comes_is_loaded_or_refused(self, document):
+    def test_any_document_is_loaded_or_refused(self, document):
         try:
             loaded = load_config(document)
         except Invalid as error:
@@ -150,30 +150,30 @@ class TestWhole:
 
 class TestRun:
     @pytest.mark.parametrize("cmd", ["a && b", ["a"], ["a", "b  c\n d"]])
-    def test_a_command_is_kept_to_the_letter(self, cmd):
+    def test_command_is_not_changed(self, cmd):
         assert load_config({"run": {"cmd": cmd}})["run"]["cmd"] == cmd
 
     @pytest.mark.parametrize("cmd", ["", " \n", [], 3, {"a": 1}, [3], ["a", 3], True])
-    def test_what_is_no_command_is_refused(self, cmd):
+    def test_invalid_command_is_refused(self, cmd):
         assert "/config/run/cmd" in refused({"run": {"cmd": cmd}})
 
-    def test_a_blank_line_of_many_is_named(self):
+    def test_blank_item_of_a_command_is_reported(self):
         assert list(refused({"run": {"cmd": ["a", " "]}})) == ["/config/run/cmd/1"]
 
     @pytest.mark.parametrize("run", ["text", ["a"], 3])
     def test_run_is_an_object(self, run):
         assert refused({"run": run}) == {"/config/run": "Not an object."}
 
-    def test_it_must_be_there(self):
+    def test_run_is_required(self):
         assert "/config/run" in refused({"build": {"image": "a"}})
 
-    def test_a_command_that_linux_would_not_start_is_refused(self):
+    def test_length_of_a_command_is_limited(self):
         assert "/config/run/cmd" in refused({"run": {"cmd": "é" * 60_001}})
         assert load_config({"run": {"cmd": "é" * 60_000}})
 
 
 class TestBuild:
-    def test_every_key_is_taken(self):
+    def test_every_key_of_build_is_supported(self):
         build = {
             "image": f"host:5000/a/b:1@sha256:{'0a' * 32}", "build_steps": ["a", "b"],
             "env_vars": [["A", "1"]], "nocache": True,
@@ -194,7 +194,7 @@ class TestBuild:
             f"a@sha256:{'0' * 64}",
         ],
     )
-    def test_names_of_images_are_taken(self, image):
+    def test_image_name_is_accepted(self, image):
         assert load_config(RUN | {"build": {"image": image}})["build"]["image"] == image
 
     @pytest.mark.parametrize(
@@ -218,18 +218,18 @@ class TestBuild:
             "x" * 501,
         ],
     )
-    def test_what_is_no_image_is_refused(self, image):
+    def test_invalid_image_is_refused(self, image):
         assert "/config/build/image" in refused(RUN | {"build": {"image": image}})
 
     def test_image_and_dockerfile_exclude_each_other(self):
         assert list(refused(RUN | {"build": {"image": "a", "dockerfile": "D"}})) == ["/config/build/dockerfile"]
 
     @pytest.mark.parametrize("build", ["image", ["image"], 3])
-    def test_it_is_an_object(self, build):
+    def test_build_is_an_object(self, build):
         assert list(refused(RUN | {"build": build})) == ["/config/build"]
 
     @pytest.mark.parametrize("steps", ["pip install x", [""], [["a"]], {"a": "b"}, ["x"] * 1001])
-    def test_steps_are_a_list_of_texts(self, steps):
+    def test_build_steps_are_a_list_of_texts(self, steps):
         assert any(
             key.startswith("/config/build/build_steps") for key in refused(RUN | {"build": {"build_steps": steps}})
         )
@@ -237,7 +237,7 @@ class TestBuild:
     @pytest.mark.parametrize(
         ("value", "step"), [("漢" * 30_000, "x" * 39_000), ("'" * 20_000, "x" * 29_000), ("x" * 99_000, "x" * 29_000)]
     )
-    def test_variables_and_a_step_have_a_bound_together(self, value, step):
+    def test_size_of_a_build_step_includes_the_variables(self, value, step):
         build = {"env_vars": {"A": value}, "build_steps": ["true", step]}
         found = refused(RUN | {"build": build})
         assert list(found) == ["/config/build/build_steps/1"]
@@ -245,14 +245,14 @@ class TestBuild:
         assert load_config(RUN | {"build": build | {"build_steps": ["x" * 100_000], "env_vars": {"A": "1"}}})
 
     @pytest.mark.parametrize("nocache", ["yes", 2, "true"])
-    def test_nocache_is_yes_or_no(self, nocache):
+    def test_nocache_is_a_boolean(self, nocache):
         assert "/config/build/nocache" in refused(RUN | {"build": {"nocache": nocache}})
 
 
 class TestVariables:
-    @pytest.mark.parametrize("given_", [[["A", "1"], ["B", ""]], {"A": "1", "B": ""}, {"A": 1, "B": ""}])
-    def test_pairs_and_mappings_become_pairs_of_text(self, given_):
-        assert environment(env_vars=given_)["env_vars"] == [["A", "1"], ["B", ""]]
+    @pytest.mark.parametrize("variables", [[["A", "1"], ["B", ""]], {"A": "1", "B": ""}, {"A": 1, "B": ""}])
+    def test_pairs_and_mappings_become_pairs_of_text(self, variables):
+        assert environment(env_vars=variables)["env_vars"] == [["A", "1"], ["B", ""]]
 
     def test_values_become_text(self):
         pairs = [["A", True], ["B", 1.5], ["C", -3]]
@@ -274,20 +274,20 @@ class TestVariables:
             ["é", "b"],
         ],
     )
-    def test_a_pair_that_is_none_is_named(self, pair):
+    def test_invalid_pair_is_reported(self, pair):
         for section in ("environment", "build"):
             found = refused(RUN | {section: {"env_vars": [["OK", "1"], pair]}})
             assert list(found) == [f"/config/{section}/env_vars/1"]
             assert str(pair[0]) in found[f"/config/{section}/env_vars/1"] or len(pair) != 2
 
     @pytest.mark.parametrize("value", [None, [], {}, "x" * 100_001])
-    def test_a_value_that_is_none_is_named_by_its_variable(self, value):
+    def test_invalid_value_is_reported_by_its_variable(self, value):
         assert list(refused(RUN | {"environment": {"env_vars": {"A": value}}})) == ["/config/environment/env_vars/A"]
 
 
 class TestResources:
     @pytest.mark.parametrize(
-        ("asked", "canonical"),
+        ("resources", "canonical"),
         [
             ({"cpu": {"limits": 2}}, {"cpu": {"limits": 2, "requests": None}}),
             ({"cpu": {"limits": "500m", "requests": 0.25}}, {"cpu": {"limits": 0.5, "requests": 0.25}}),
@@ -307,12 +307,12 @@ class TestResources:
             ),
         ],
     )
-    def test_every_spelling_has_one_form(self, asked, canonical):
-        loaded = load_config(RUN | {"environment": {"resources": asked, "index": 1}})
+    def test_every_spelling_has_one_canonical_form(self, resources, canonical):
+        loaded = load_config(RUN | {"environment": {"resources": resources, "index": 1}})
         assert loaded["environment"].get("resources", {}) == canonical
 
     @pytest.mark.parametrize(
-        ("asked", "pointer"),
+        ("resources", "pointer"),
         [
             ({"cpu": 2}, "/cpu"),
             ({"cpu": {"limits": -1}}, "/cpu/limits"),
@@ -333,13 +333,13 @@ class TestResources:
             ("500m", ""),
         ],
     )
-    def test_what_is_none_is_named(self, asked, pointer):
-        found = refused(RUN | {"environment": {"resources": asked}})
+    def test_invalid_resource_is_reported(self, resources, pointer):
+        found = refused(RUN | {"environment": {"resources": resources}})
         assert list(found) == [f"/config/environment/resources{pointer}"]
 
 
-class TestTheRest:
-    def test_every_key_of_environment_is_taken(self):
+class TestOtherSections:
+    def test_every_key_of_environment_is_supported(self):
         members = {
             "node_selector": {"a": "b"}, "affinity": {"x": {"y": [1]}}, "tolerations": [{"key": "k"}],
             "persistence": {"data": ["d"], "outputs": "o"}, "outputs": {"jobs": [1, "a.b"], "experiments": [2]},
@@ -355,7 +355,7 @@ class TestTheRest:
 
     @pytest.mark.parametrize("key", ["timeout", "grace", "ttl", "max_retries"])
     @pytest.mark.parametrize("value", [-1, "10", True, 1e30])
-    def test_what_is_no_time_is_refused(self, key, value):
+    def test_invalid_time_is_refused(self, key, value):
         assert list(refused(RUN | {"termination": {key: value}})) == [f"/config/termination/{key}"]
 
     def test_tags_lose_repetitions_and_keep_their_order(self):
@@ -363,11 +363,11 @@ class TestTheRest:
         assert load_config(RUN | {"tags": "one"})["tags"] == ["one"]
 
     @pytest.mark.parametrize("tags", [[1], ["x" * 65], [""], {"a": 1}, 3])
-    def test_what_are_no_tags_is_refused(self, tags):
+    def test_invalid_tags_are_refused(self, tags):
         assert any(pointer.startswith("/config/tags") for pointer in refused(RUN | {"tags": tags}))
 
     @pytest.mark.parametrize("name", ["a b", "a.b", "", "é", "x" * 129, "a\n"])
-    def test_what_is_no_name_is_refused(self, name):
+    def test_invalid_name_is_refused(self, name):
         assert list(refused(RUN | {"name": name})) == ["/config/name"]
 
     @pytest.mark.parametrize("level", ["LOUD", "info", 3])
@@ -376,17 +376,17 @@ class TestTheRest:
 
 
 class TestContent:
-    def test_is_json(self):
+    def test_json_is_parsed(self):
         assert parse_content('{"run": {"cmd": "a"}}') == {"run": {"cmd": "a"}}
 
-    def test_or_a_literal_of_python_as_some_clients_send(self):
+    def test_python_literal_is_parsed(self):
         assert parse_content("{'run': {'cmd': ('a', None, True)}}") == {"run": {"cmd": ["a", None, True]}}
 
     @pytest.mark.parametrize(
         "text",
         ["bar", "", "{", "run: {cmd: a", "!!set {1, 2}", "b'x'", "__import__('os')", "1j", "[" * 5000, "(" * 5000],
     )
-    def test_or_refused_at_its_pointer(self, text):
+    def test_invalid_content_is_refused_at_its_pointer(self, text):
         with pytest.raises(Invalid) as caught:
             load_config(parse_content(text), "/content")
         assert [problem.pointer for problem in caught.value.problems] == ["/content"]
@@ -406,7 +406,7 @@ class TestContent:
         "text",
         ["[f'{1}']", "['a' 'b']", "[__import__('os')]", "[1 + 1]", "[b'x']", "[0xfff]", "[1, 1)]", "['\\d']", "[...]"],
     )
-    def test_nothing_but_literals_is_read_as_python(self, text):
+    def test_other_python_expressions_are_refused(self, text):
         with pytest.raises(ValueError):
             parse_python_literal(text)
 
@@ -429,12 +429,12 @@ class TestContent:
         ],
     )
     def test_hostile_texts_take_little_time(self, text):
-        """Less than two seconds of a processor: each took ten and more where work came before a bound."""
+        """Without an early limit, each of these texts took ten seconds and more."""
         begin = time.process_time()
         with pytest.raises(Invalid) as refused:
             read_job_create({"content": text})
         assert len(refused.value.problems) <= MAX_PROBLEMS
-        assert time.process_time() - begin < little_time()
+        assert time.process_time() - begin < max_cpu_seconds()
 
     @pytest.mark.parametrize(
         "config",
@@ -454,7 +454,7 @@ class TestContent:
             read_job_create({"config": config, "params": {f"p{number}": 1 for number in range(60_000)}})
         assert len(refused.value.problems) <= MAX_PROBLEMS
         assert all(len(problem.detail) < 1000 for problem in refused.value.problems)
-        assert time.process_time() - begin < little_time()
+        assert time.process_time() - begin < max_cpu_seconds()
 
     @pytest.mark.parametrize(
         "config",
@@ -476,7 +476,7 @@ class TestContent:
         begin = time.process_time()
         with contextlib.suppress(Invalid):
             read_job_create({"config": RUN | config})
-        assert time.process_time() - begin < little_time()
+        assert time.process_time() - begin < max_cpu_seconds()
 
     @pytest.mark.parametrize(
         "affinity",
@@ -486,7 +486,7 @@ class TestContent:
             {"k" * 500: {"k" * 500: [float("inf")] * 1000}},
         ],
     )
-    def test_answers_to_hostile_keys_are_short(self, affinity):
+    def test_errors_about_hostile_keys_are_short(self, affinity):
         with pytest.raises(Invalid) as refused:
             read_job_create({"run": {"cmd": "x"}, "environment": {"affinity": affinity}})
         assert sum(len(problem.pointer + problem.detail) for problem in refused.value.problems) < 200_000
@@ -495,7 +495,7 @@ class TestContent:
         begin = time.process_time()
         with pytest.raises(Invalid):
             read_job_create({"run": {"cmd": "x"}} | {f"k{number}": 1 for number in range(60_000)})
-        assert time.process_time() - begin < little_time()
+        assert time.process_time() - begin < max_cpu_seconds()
 
     @pytest.mark.parametrize("number", [10**300, -(10**4000), 16**5000], ids=["first", "negative", "unprintable"])
     @pytest.mark.parametrize(
@@ -509,7 +509,7 @@ class TestContent:
             lambda number: {"inputs": [{"name": "x", "type": "int", "is_optional": True, "default": number}]},
         ],
     )
-    def test_numbers_of_very_many_digits_are_refused(self, number, place):
+    def test_number_of_digits_is_limited(self, number, place):
         assert "An integer has at most 300 digits." in refused(RUN | place(number)).values()
 
     @pytest.mark.parametrize("tag", ["!!int 0x" + "f" * 5000, "!!str 1", "!!float 1", "!x 1", "! 1"])
@@ -534,6 +534,6 @@ class TestContent:
         variables = parse_content(layout.format(scalar))["environment"]["env_vars"]
         assert dict(variables.items() if isinstance(variables, dict) else variables) == {"V": scalar}
 
-    def test_a_value_that_a_variable_shares_stays_a_number(self):
+    def test_value_shared_with_a_variable_stays_a_number(self):
         document = parse_content("a: &n 1.50\nbuild: {env_vars: {V: *n}}\nb: *n")
         assert document == {"a": 1.5, "build": {"env_vars": {"V": "1.50"}}, "b": 1.5}

@@ -1,4 +1,4 @@
-"""`{{ name }}` in texts."""
+"""Templates: `{{ expression }}` in texts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VALUES = {
 }  # fmt: skip
 
 
-VALUE_OF = [
+RENDERED = [
     ("plain", "plain"), ("", ""), ("{{ n }}", 3), ("{{n}}", 3), ("x {{ n }}", "x 3"), ("{{ lr }}{{ n }}", "0.13"),
     ("{{ flag }} {{ nothing }}.", "True None."), ("{{ nothing }}", None), ("{{ layers }}", [1, {"size": 2}]),
     ("-l {{ layers }}", "-l [1, {'size': 2}]"), ("{{ layers[1].size }}", 2), ("{{ layers.0 }}", 1),
@@ -51,17 +51,17 @@ VALUE_OF = [
     ("{{ ls | max }}", "b"), ("{{ ls | min }}", "a"), ("{{ none }}", None), ("{{ True }}", True),
     ("{{ 'A' | lower }}", "a"), ("{{ pair | sort }}", [1, 2]), ("{{ pair | sum }}", 3),
 ]  # fmt: skip
-"""Texts, and what they become with `VALUES`."""
+"""Texts, and what they render to with `VALUES`."""
 
 
-@pytest.mark.parametrize(("text", "expected"), VALUE_OF)
-def test_what_it_becomes(text, expected):
-    found = render(text, VALUES)
-    assert (found, type(found)) == (expected, type(expected))
+@pytest.mark.parametrize(("text", "expected"), RENDERED)
+def test_text_renders_to_the_value(text, expected):
+    value = render(text, VALUES)
+    assert (value, type(value)) == (expected, type(expected))
 
 
 @pytest.mark.parametrize(
-    ("text", "word"),
+    ("text", "message"),
     [
         ("{{ nope }}", "no param `nope`; there are: dash-ed, e, flag"),
         ("{{ model.nope }}", "no `nope` in"),
@@ -113,10 +113,10 @@ def test_what_it_becomes(text, expected):
         ("{{ layers[" + "9" * 5000 + "] }}", "not a valid expression"),
     ],
 )
-def test_invalid_expression_error_names_the_fault(text, word):
-    with pytest.raises(TemplateError) as wrong:
+def test_invalid_expression_error_names_the_fault(text, message):
+    with pytest.raises(TemplateError) as refused:
         render(text, VALUES)
-    assert word in str(wrong.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,8 @@ def test_invalid_expression_error_names_the_fault(text, word):
         "{{ x ~ x }}", "{{ x + x }}", "{{ many + many }}", "{{ many ~ many }}",
     ],
 )  # fmt: skip
-def test_a_text_has_an_end(text):
-    """What none of these may do is make the text first and measure it then: the largest has 10^13 characters."""
+def test_length_of_a_rendered_text_is_limited(text):
+    """The limit must apply before the text is created: the largest would have 10^13 characters."""
     with pytest.raises(TemplateError, match="200000 characters"):
         render(text, {"x": "y" * 150_000, "many": ["a"] * 100_000})
 
@@ -152,38 +152,38 @@ def test_a_text_has_an_end(text):
         ("{{ f * f }}", "not produce a finite number"),
     ],
 )
-def test_an_expression_has_an_end(text, match):
+def test_size_of_an_expression_is_limited(text, match):
     with pytest.raises(TemplateError, match=match):
         render(text, {"n": 1, "x": [1], "b": 10**15, "f": 1e300})
 
 
-def test_operations_count_for_the_document():
-    work = RenderBudget(10_000)
+def test_operations_use_the_budget():
+    budget = RenderBudget(10_000)
     with pytest.raises(RenderBudgetExceeded):
         for _ in range(100):
-            render("{{ (x ~ 'a') == x }}", {"x": "y" * 99}, work)
+            render("{{ (x ~ 'a') == x }}", {"x": "y" * 99}, budget)
 
 
 @pytest.mark.parametrize("digits", ["-999999999", "999999999", "1.5", "'1'"])
-def test_rounding_takes_no_time(digits):
+def test_digits_of_round_are_limited(digits):
     with pytest.raises(TemplateError, match="cannot be applied"):
         render(f"{{{{ n | round({digits}) }}}}", VALUES)
     assert render("{{ x | round(-2) }}", {"x": 1234}) == 1200
 
 
-def test_a_document_has_an_end():
-    work = RenderBudget(1000 + 10 * VALUE_COST)
+def test_budget_of_a_document_is_limited():
+    budget = RenderBudget(1000 + 10 * VALUE_COST)
     for _ in range(10):
-        assert render("{{ x }}", {"x": "y" * 99}, work) == "y" * 99
+        assert render("{{ x }}", {"x": "y" * 99}, budget) == "y" * 99
     with pytest.raises(RenderBudgetExceeded):
-        render("{{ x | lower | upper }}", {"x": "y" * 99}, work)
+        render("{{ x | lower | upper }}", {"x": "y" * 99}, budget)
 
 
-def test_of_very_many_names_some_are_listed():
-    with pytest.raises(TemplateError) as wrong:
+def test_number_of_listed_names_is_limited():
+    with pytest.raises(TemplateError) as refused:
         render("{{ x }}", {f"name{number}": 1 for number in range(1000)})
-    assert str(wrong.value).endswith("and 980 more.")
-    assert len(str(wrong.value)) < 500
+    assert str(refused.value).endswith("and 980 more.")
+    assert len(str(refused.value)) < 500
 
 
 @given(st.text(alphabet=" {}%#|.'\"()[]ab_0-1,\\$+~*/=<>", max_size=40))
@@ -196,10 +196,10 @@ def test_any_text_is_a_value_or_a_template_error(text):
 
 
 @given(st.text(max_size=50))
-def test_what_is_put_in_is_never_read_again(text):
+def test_inserted_values_are_not_rendered(text):
     assert render("<{{ x }}>", {"x": text}) == f"<{text}>"
 
 
-def test_every_filter_is_tried_above():
-    tried = {name for text, _ in VALUE_OF for name in re.findall(r"\|\s*(\w+)", text)}
-    assert tried == {"default", *FILTERS}
+def test_every_filter_is_tested():
+    tested = {name for text, _ in RENDERED for name in re.findall(r"\|\s*(\w+)", text)}
+    assert tested == {"default", *FILTERS}

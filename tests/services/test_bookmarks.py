@@ -14,7 +14,7 @@ def job(project, user, settings):
     return submission.create(project, user, {"config": {"run": {"cmd": "true"}}}, settings)
 
 
-def test_come_and_go(job, user):
+def test_bookmark_is_added_and_removed(job, user):
     with pytest.raises(NotFound):
         bookmarks.remove(job, user)
     for _ in range(2):
@@ -26,12 +26,12 @@ def test_come_and_go(job, user):
     assert not bookmarks.is_bookmarked(job, user)
 
 
-def test_are_part_of_what_the_version_says(job, user):
+def test_bookmark_raises_the_version(job, user):
     bookmarks.add(job, user)
     assert Job.get_by_id(job.id).version == job.version + 1
 
 
-def test_go_with_what_they_mark(job, user):
+def test_bookmark_is_deleted_with_its_target(job, user):
     bookmarks.add(job, user)
     job.delete_instance()
     assert Bookmark.select().count() == 0
@@ -39,7 +39,7 @@ def test_go_with_what_they_mark(job, user):
         bookmarks.add(job, user)
 
 
-def test_of_each_kind_are_their_own(job, project, user):
+def test_kinds_with_the_same_id_are_separate(job, project, user):
     assert job.id == project.id
     bookmarks.add(job, user)
     assert bookmarks.bookmarked_ids(user, Job, [job.id, 7]) == {job.id}

@@ -15,7 +15,7 @@ DAY = datetime.datetime(2024, 5, 6, tzinfo=datetime.UTC)
 
 @pytest.fixture
 def rows(project, user):
-    """Four jobs, a to d, one a day from DAY at noon on."""
+    """Create four jobs, a to d, one per day at noon, beginning with DAY."""
     with write("test"):
         other = User.create(username="bo", created_at=DAY)
         for number, name in enumerate("abcd"):
@@ -36,9 +36,9 @@ def rows(project, user):
             )
 
 
-def ask(query, sort="created_at"):
-    found = Job.select().where(*parse_query(query, JOB_FIELDS, "job") or [True])
-    return "".join(job.name for job in found.order_by(*parse_sort(sort, JOB_SORT_COLUMNS)))
+def names_of(query, sort="created_at"):
+    jobs = Job.select().where(*parse_query(query, JOB_FIELDS, "job") or [True])
+    return "".join(job.name for job in jobs.order_by(*parse_sort(sort, JOB_SORT_COLUMNS)))
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def ask(query, sort="created_at"):
         ("created_at:>=2010-01-01,status:created|running", "ab"),
     ],
 )
-def test_queries(rows, query, names):
-    assert ask(query) == names
+def test_query_selects_the_rows(rows, query, names):
+    assert names_of(query) == names
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_invalid_query_is_refused_with_a_reason(query, message):
     assert {problem.pointer for problem in refused.value.problems} == {"/query"}
 
 
-def test_every_wrong_condition_is_named_at_once():
+def test_every_invalid_condition_is_reported():
     with pytest.raises(Invalid) as refused:
         parse_query("a:1,b:2,status:running", JOB_FIELDS, "job")
     assert len(refused.value.problems) == 2
@@ -156,8 +156,8 @@ def test_every_wrong_condition_is_named_at_once():
         ("-finished_at,created_at", "dcab"),
     ],
 )
-def test_orders_have_nulls_last_and_are_stable(rows, sort, names):
-    assert ask("", sort) == names
+def test_sort_is_stable_with_nulls_last(rows, sort, names):
+    assert names_of("", sort) == names
 
 
 @pytest.mark.parametrize("sort", ["name", "created_at,-config", "createdat", "-"])
@@ -168,23 +168,23 @@ def test_unknown_sort_field_error_lists_the_fields(sort):
         assert [problem.pointer for problem in refused.value.problems] == ["sort"]
 
 
-@pytest.mark.parametrize("word", ["%a%", "a%", "a", "~%a%", "~a"])
-def test_many_alternatives_do_not_nest(rows, word):
-    """Beyond some depth, SQLite answers that its parser has no stack left."""
-    words = "|".join([word, *[word.removeprefix("~")] * 99])
-    assert ask(f"description:{words}") == ask(f"description:{word}")
+@pytest.mark.parametrize("text", ["%a%", "a%", "a", "~%a%", "~a"])
+def test_many_values_do_not_nest(rows, text):
+    """SQLite refuses a condition that is nested too deep."""
+    values = "|".join([text, *[text.removeprefix("~")] * 99])
+    assert names_of(f"description:{values}") == names_of(f"description:{text}")
 
 
 @pytest.mark.parametrize("field", ["description", "tags", "status", "user", "project.name", "commit", "id"])
-def test_alternatives_are_bounded(field):
+def test_values_of_a_condition_are_limited(field):
     with pytest.raises(Invalid, match="at most 100"):
         parse_query(f"{field}:" + "|".join(["1"] * 101), JOB_FIELDS, "job")
 
 
-def test_a_query_at_its_limits_is_answered(rows):
+def test_largest_query_is_answered(rows):
     wide = ",".join(["description:~%a%|b%"] * 50)
-    assert ask(wide) == ask("description:~%a%|b%")
+    assert names_of(wide) == names_of("description:~%a%|b%")
 
 
-def test_builds_know_no_fields_of_jobs():
+def test_builds_have_no_fields_of_jobs():
     assert not {"build", "original", "exit_code"} & BUILD_FIELDS.keys()

@@ -1,4 +1,4 @@
-"""The verbs on jobs, without an engine: what they write, and what they refuse."""
+"""Operations on jobs without an engine: submit, clone, update, report."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def pointers(refused):
 
 
 class TestCreate:
-    def test_writes_the_row_and_its_one_status(self, create, project):
+    def test_row_and_first_status_are_written(self, create, project):
         job = create(name="a", description="d", tags=["x"], ttl=5)
         row = Job.get_by_id(job.id)
         assert (row.name, row.description, row.tags, row.ttl, row.runner) == ("a", "d", ["x"], 5, "fake")
@@ -49,33 +49,33 @@ class TestCreate:
         assert jobs.latest_status(row).created_at == row.created_at == row.updated_at
         assert (row.started_at, row.finished_at) == (None, None)
 
-    def test_takes_from_the_config_what_the_body_leaves_out(self, create):
+    def test_missing_attributes_come_from_the_config(self, create):
         config = CONFIG | {"name": "n", "description": "d", "tags": ["t"]}
         job = create(config=config, description="own")
         assert (job.name, job.description, job.tags) == ("n", "own", ["t"])
 
-    def test_refuses_a_managed_job_without_config(self, create):
+    def test_managed_job_without_config_is_refused(self, create):
         with pytest.raises(Invalid, match="expects a `content`"):
             create(config=None)
         assert Job.select().count() == 0
 
-    def test_takes_an_unmanaged_job_without_config(self, create):
+    def test_unmanaged_job_needs_no_config(self, create):
         assert create(config=None, is_managed=False).status is Status.CREATED
 
-    def test_refuses_a_taken_name_and_writes_nothing(self, create):
+    def test_taken_name_is_refused_and_nothing_written(self, create):
         create(name="a")
         with pytest.raises(Invalid) as refused:
             create(name="a")
         assert pointers(refused) == ["/name"]
         assert Job.select().count() == JobStatus.select().count() == 1
 
-    def test_of_one_name_by_many_at_once_gives_it_once(self, create):
-        made, barrier = [], threading.Barrier(6)
+    def test_concurrent_submits_get_a_name_once(self, create):
+        created, barrier = [], threading.Barrier(6)
 
         def race():
             barrier.wait()
             with contextlib.suppress(Invalid):
-                made.append(create(name="same"))
+                created.append(create(name="same"))
             database.close()
 
         threads = [threading.Thread(target=race) for _ in range(6)]
@@ -83,18 +83,18 @@ class TestCreate:
             thread.start()
         for thread in threads:
             thread.join(30)
-        assert len(made) == Job.select().count() == 1
+        assert len(created) == Job.select().count() == 1
 
-    def test_gives_a_name_free_with_the_delete(self, create, user, settings):
+    def test_name_of_a_deleted_job_is_free(self, create, user, settings):
         jobs.delete(create(name="a"), user, settings)
         assert create(name="a").name == "a"
 
-    def test_notes_what_the_runner_does_not_use(self, project, user, settings):
+    def test_ignored_part_becomes_a_note(self, project, user, settings):
         on_process = dataclasses.replace(settings, runner="process")
         job = submission.create(project, user, {"config": CONFIG | {"build": {"image": "img"}}}, on_process)
         assert [note["kind"] for note in job.notes] == ["build.image"]
 
-    def test_refuses_what_the_runner_must_not_leave_out(self, project, user, settings):
+    def test_unsupported_part_is_refused(self, project, user, settings):
         on_process = dataclasses.replace(settings, runner="process")
         config = CONFIG | {"environment": {"secret_refs": ["s"]}}
         with pytest.raises(Invalid) as refused:
@@ -102,13 +102,13 @@ class TestCreate:
         assert pointers(refused) == ["/config/environment/secret_refs"]
         assert Job.select().count() == 0
 
-    def test_is_refused_while_the_disk_is_low(self, project, user, settings):
+    def test_job_is_refused_while_the_disk_is_low(self, project, user, settings):
         low = dataclasses.replace(settings, disk_low=1 << 60)
         with pytest.raises(Unavailable, match="MiB left"):
             submission.create(project, user, {"config": CONFIG}, low)
         assert Job.select().count() == 0
 
-    def test_links_the_build_that_it_names(self, create, project, user):
+    def test_named_build_is_linked(self, create, project, user):
         moment = now()
         with write("test"):
             build = Build.create(
@@ -117,29 +117,29 @@ class TestCreate:
             )  # fmt: skip
         assert create(build_job=build.id).build_id == build.id
         assert create(build_job=f"ana.demo.builds.{build.id}").build_id == build.id
-        for wrong in (build.id + 1, f"x.y.builds.{build.id}", "x"):
+        for invalid in (build.id + 1, f"x.y.builds.{build.id}", "x"):
             with pytest.raises(Invalid) as refused:
-                create(build_job=wrong)
+                create(build_job=invalid)
             assert pointers(refused) == ["/build_job"]
 
 
 class TestUpdate:
-    def test_replaces_or_merges_tags(self, create, settings):
+    def test_tags_are_replaced_or_merged(self, create, settings):
         job = create(tags=["a", "b"])
         assert jobs.update(job, {"tags": ["b", "c"], "merge": True}, settings).tags == ["a", "b", "c"]
         assert jobs.update(job, {"tags": ["z"]}, settings).tags == ["z"]
         assert jobs.update(job, {"tags": None}, settings).tags is None
 
-    def test_raises_the_version_once(self, create, settings):
+    def test_update_raises_the_version_once(self, create, settings):
         job = create()
         assert jobs.update(job, {"description": "d", "readme": "r"}, settings).version == 2
         assert Job.get_by_id(job.id).readme == "r"
 
-    def test_without_changes_changes_nothing(self, create, settings):
+    def test_empty_update_changes_nothing(self, create, settings):
         job = create()
         assert jobs.update(job, {}, settings).version == 1
 
-    def test_keeps_its_own_name_and_refuses_another_ones(self, create, settings):
+    def test_own_name_is_accepted_and_a_taken_one_refused(self, create, settings):
         job, _ = create(name="a"), create(name="b")
         assert jobs.update(job, {"name": "a"}, settings).name == "a"
         with pytest.raises(Invalid) as refused:
@@ -147,14 +147,14 @@ class TestUpdate:
         assert pointers(refused) == ["/name"]
         assert Job.get_by_id(job.id).description is None
 
-    def test_links_an_original(self, create, settings):
+    def test_original_is_linked(self, create, settings):
         first, second = create(), create()
         assert jobs.update(second, {"original_job": first.id}, settings).original_id == first.id
-        for wrong in (second.id, 999):
+        for invalid in (second.id, 999):
             with pytest.raises(Invalid):
-                jobs.update(second, {"original_job": wrong}, settings)
+                jobs.update(second, {"original_job": invalid}, settings)
 
-    def test_takes_a_new_config_only_while_the_job_waits(self, create, settings):
+    def test_only_a_queued_job_takes_a_new_config(self, create, settings):
         job, new = create(), CONFIG | {"run": {"cmd": "false"}}
         assert jobs.update(job, {"config": new}, settings).config == new
         done(job)
@@ -162,7 +162,7 @@ class TestUpdate:
             jobs.update(job, {"config": CONFIG}, settings)
         assert Job.get_by_id(job.id).config == new
 
-    def test_of_a_job_that_went_is_not_found(self, create, settings):
+    def test_removed_job_is_not_found(self, create, settings):
         job = create()
         with write("test"):
             Job.delete().execute()
@@ -181,14 +181,14 @@ class TestClone:
         assert Job.get_by_id(source.id).config == CONFIG
 
     @pytest.mark.parametrize("strategy", ["resume", "copy"])
-    def test_resume_and_copy_take_only_what_is_done(self, create, user, settings, strategy):
+    def test_resume_and_copy_need_a_source_that_is_done(self, create, user, settings, strategy):
         source = create()
         with pytest.raises(Invalid, match="only a job that is done"):
             cloning.clone(source, user, strategy, {}, settings)
         assert Job.select().count() == 1
         assert cloning.clone(done(source), user, strategy, {}, settings).cloning_strategy == strategy
 
-    def test_a_wrong_patch_makes_no_job(self, create, user, settings):
+    def test_invalid_patch_creates_no_job(self, create, user, settings):
         source = create()
         with pytest.raises(Invalid) as refused:
             cloning.clone(source, user, "restart", {"config": {"run": {"cmd": 5}}}, settings)
@@ -214,7 +214,7 @@ class TestClone:
         assert cloning.clone(source, user, strategy, {}, settings).cloning_strategy == strategy
 
     @pytest.mark.parametrize("strategy", ["restart", "resume", "copy"])
-    def test_of_a_job_that_is_being_deleted_is_not_found(self, create, user, settings, strategy):
+    def test_deleted_source_is_not_found(self, create, user, settings, strategy):
         source = done(create())
         store = Store(settings.data_dir)
         (store.make_job_folder(source.uuid) / "outputs").mkdir()
@@ -226,7 +226,7 @@ class TestClone:
         assert Job.select().count() == 1
         assert [path.name for path in (settings.data_dir / "jobs").iterdir()] == [source.uuid]
 
-    def test_names_from_a_patch_find_a_free_number(self, create, user, settings):
+    def test_taken_name_gets_a_free_number(self, create, user, settings):
         source = create(name="a")
         clones = [cloning.clone(source, user, "restart", {"config": {"name": "a"}}, settings) for _ in range(2)]
         assert [clone.name for clone in clones] == ["a-1", "a-2"]
@@ -239,11 +239,11 @@ class TestClone:
         assert Job.get_by_id(clone.id).original_id is None
 
 
-class TestReported:
+class TestReportedStatuses:
     def report(self, job, status, user, settings):
         return jobs.post_status(job, status, "m", None, None, user, settings)
 
-    def test_of_a_managed_job_is_only_noted(self, create, settings):
+    def test_report_of_a_managed_job_becomes_a_note(self, create, settings):
         job = create()
         answer = self.report(job, Status.SUCCEEDED, None, settings)
         assert answer.status is Status.CREATED
@@ -251,39 +251,39 @@ class TestReported:
         assert row.status is Status.CREATED
         assert row.notes == [{"kind": "reported", "text": "The job reported succeeded: m."}]
 
-    def test_statuses_are_all_kept_in_order(self, create, settings):
+    def test_reports_are_stored_in_order(self, create, settings):
         job = create()
         for status, message in ((Status.RUNNING, "half way"), (Status.RUNNING, "done"), (Status.WARNING, "x" * 999)):
             jobs.post_status(job, status, message, None, None, None, settings)
         reported = Job.get_by_id(job.id).reported
-        assert [(one["status"], one["message"][:8]) for one in reported] == [
+        assert [(report["status"], report["message"][:8]) for report in reported] == [
             ("running", "half way"),
             ("running", "done"),
             ("warning", "x" * 8),
         ]
         assert len(reported[2]["message"]) == 256
-        times = [one["created_at"] for one in reported]
+        times = [report["created_at"] for report in reported]
         assert times == sorted(times)
 
-    def test_statuses_are_bounded(self, create, settings):
+    def test_oldest_reports_are_dropped(self, create, settings):
         job = create()
         for number in range(jobs.MAX_REPORTED_STATUSES + 5):
             jobs.post_status(job, Status.RUNNING, str(number), None, None, None, settings)
-        kept = [one["message"] for one in Job.get_by_id(job.id).reported]
-        assert kept == [str(number) for number in range(5, jobs.MAX_REPORTED_STATUSES + 5)]
+        messages = [report["message"] for report in Job.get_by_id(job.id).reported]
+        assert messages == [str(number) for number in range(5, jobs.MAX_REPORTED_STATUSES + 5)]
 
-    def test_status_that_says_nothing_new_is_not_kept(self, create, settings):
+    def test_report_without_news_is_not_stored(self, create, settings):
         job = create()
         jobs.post_status(job, Status.CREATED, None, None, None, None, settings)
         assert Job.get_by_id(job.id).reported is None
 
-    def test_stop_by_a_person_is_a_wish(self, create, user, settings):
+    def test_stopped_from_a_user_requests_a_stop(self, create, user, settings):
         assert self.report(create(), Status.STOPPED, user, settings).status is Status.STOPPED
 
-    def test_stop_by_the_job_itself_is_only_noted(self, create, settings):
+    def test_stopped_from_the_job_does_not_stop_it(self, create, settings):
         assert self.report(create(), Status.STOPPED, None, settings).status is Status.CREATED
 
-    def test_of_an_unmanaged_job_is_its_status_until_it_is_done(self, create, settings):
+    def test_report_of_an_unmanaged_job_becomes_its_status(self, create, settings):
         job = create(config=None, is_managed=False)
         assert self.report(job, Status.RUNNING, None, settings).message == "m"
         assert self.report(job, Status.SUCCEEDED, None, settings).status is Status.SUCCEEDED
@@ -291,7 +291,7 @@ class TestReported:
         assert [row.status for row in jobs.list_statuses(job)] == ["created", "running", "succeeded"]
 
 
-def test_a_job_of_another_project_is_not_found(create, user, settings):
+def test_job_of_another_project_is_not_found(create, user, settings):
     job, moment = create(), now()
     with write("test"):
         other = Project.create(
@@ -301,7 +301,7 @@ def test_a_job_of_another_project_is_not_found(create, user, settings):
         jobs.find(other, job.id)
 
 
-def test_why_a_job_waits(create):
+def test_waiting_reason_counts_the_jobs_ahead(create):
     first, second = create(), create()
     reasons = [job_queue.waiting_reason(job, job_queue.queue_position(job)) for job in (first, second)]
     assert reasons[0].endswith("0 jobs are ahead of it.")

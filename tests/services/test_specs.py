@@ -19,18 +19,18 @@ CONFIG = {"version": 1, "kind": "job", "build": {"image": "img"}, "run": {"cmd":
 
 
 def with_part(path, value):
-    """CONFIG with `value` at the dotted path."""
+    """Return CONFIG with `value` at the dotted path."""
     config = json.loads(json.dumps(CONFIG))
     *parents, last = path.split(".")
-    place = config
+    section = config
     for key in parents:
-        place = place.setdefault(key, {})
-    place[last] = value
+        section = section.setdefault(key, {})
+    section[last] = value
     return config
 
 
 @pytest.mark.parametrize("path", [path for path, support in CAPABILITIES["process"].items()])
-def test_each_part_is_taken_noted_or_refused_as_the_table_says(path):
+def test_each_part_is_supported_as_the_table_lists(path):
     level = CAPABILITIES["process"][path].level
     config = with_part(path, {"x": 1})
     if level is SupportLevel.REFUSED:
@@ -53,23 +53,23 @@ def test_each_refusal_names_an_alternative(runner):
             assert re.fullmatch(r"The \w+ runner cannot honour `[a-z_.]+`: [^;]+; [^;]+\.", detail), detail
 
 
-def test_every_part_that_must_be_refused_is_named_at_once():
+def test_every_refused_part_is_reported():
     config = with_part("build.dockerfile", "Dockerfile") | {"environment": {"secret_refs": ["s"]}}
     with pytest.raises(Invalid) as refused:
         specs.check_runner_support(config, "process")
     assert len(refused.value.problems) == 2
 
 
-def test_parts_that_are_empty_ask_for_nothing():
+def test_empty_parts_count_as_missing():
     config = with_part("environment", {"secret_refs": [], "max_restarts": 0, "persistence": None})
     assert [note["kind"] for note in specs.check_runner_support(config, "process")] == ["build.image"]
 
 
-class TestKey:
+class TestBuildKey:
     def key(self, runner="process", files=None, python="", **build):
         return specs.build_key({"build": {"image": "img"} | build}, runner, files or {}, python)[0]
 
-    def test_is_a_function_of_what_the_result_depends_on(self):
+    def test_key_depends_on_everything_that_affects_the_artifact(self):
         base = self.key(build_steps=["a"])
         assert base == self.key(build_steps=["a"], nocache=True)
         different = [
@@ -84,31 +84,31 @@ class TestKey:
         assert len({base, *different}) == len(different) + 1
 
     @pytest.mark.parametrize(("runner", "depends"), [("process", False), ("docker", True), ("kubernetes", True)])
-    def test_depends_on_the_image_where_it_is_used(self, runner, depends):
+    def test_key_depends_on_the_image_if_it_is_used(self, runner, depends):
         one, other = (self.key(runner, build_steps=["a"], image=image) for image in ("python:3.11", "python:3.12"))
         assert (one != other) is depends
 
     @pytest.mark.parametrize("runner", ["docker", "kubernetes"])
-    def test_of_an_image_does_not_depend_on_the_python_of_the_server(self, runner):
+    def test_key_of_an_image_ignores_the_python_setting(self, runner):
         assert self.key(runner) == self.key(runner, python="/usr/bin/python3.9")
 
-    def test_names_the_python_that_makes_the_virtualenv(self):
+    def test_key_includes_the_python_of_the_virtualenv(self):
         config = {"build": {"build_steps": ["a"]}}
         assert specs.build_key(config, "process", {})[1]["python"] == platform.python_version()
         assert specs.build_key(config, "process", {}, "python3.9")[1]["python"] == "python3.9"
 
-    def test_does_not_depend_on_the_order_of_variables(self):
+    def test_key_ignores_the_order_of_variables(self):
         assert self.key(env_vars=[["A", "1"], ["B", "2"]]) == self.key(env_vars=[["B", "2"], ["A", "1"]])
 
 
-def test_the_shell_gets_the_composed_command():
+def test_job_command_is_the_shell_text():
     assert specs.job_command({"run": {"cmd": ["a b", "c"]}}) == shell_text(["a b", "c"])
     assert specs.job_command({"run": {"cmd": "a  'b'\n"}}) == "a  'b'\n"
 
 
 @pytest.mark.parametrize("part", ["build", "environment"])
 @pytest.mark.parametrize(("gpus", "devices"), [(0, "none"), (1, "all")])
-def test_variables_of_a_job_give_no_gpu_it_does_not_ask_for(part, gpus, devices):
+def test_variables_cannot_give_a_job_gpus(part, gpus, devices):
     config = {"environment": {"resources": {"gpu": {"limits": gpus}}}, "run": {"cmd": "x"}}
     config[part] = {**config.get(part, {}), "env_vars": [["NVIDIA_VISIBLE_DEVICES", "all"]]}
     project = SimpleNamespace(unique_name="a.b", uuid="0" * 32)
@@ -119,10 +119,10 @@ def test_variables_of_a_job_give_no_gpu_it_does_not_ask_for(part, gpus, devices)
     assert specs.job_env(job, settings, "t")["NVIDIA_VISIBLE_DEVICES"] == devices
 
 
-def test_what_counts_is_the_limit_then_the_request():
-    asked = {"cpu": {"requests": 1, "limits": 2.5}, "memory": {"requests": 512}, "gpu": {"limits": 1}}
-    found = specs.parse_resources(asked)
-    assert (found.cpu, found.memory, found.gpu) == (2.5, 512 * MIB, 1)
+def test_limit_counts_before_the_request():
+    requested = {"cpu": {"requests": 1, "limits": 2.5}, "memory": {"requests": 512}, "gpu": {"limits": 1}}
+    resources = specs.parse_resources(requested)
+    assert (resources.cpu, resources.memory, resources.gpu) == (2.5, 512 * MIB, 1)
     assert specs.parse_resources({}) == specs.Resources()
 
 
@@ -133,7 +133,7 @@ def test_timeouts_and_grace_fall_back_to_the_settings(settings):
     assert (specs.time_limit(config, settings), specs.grace_period(config, settings)) == (5.0, 0.0)
 
 
-def test_a_patch_merges_mappings_and_replaces_everything_else():
+def test_patch_merges_mappings_and_replaces_other_values():
     document = {"a": {"b": 1, "c": [1, 2]}, "d": 4}
     assert merge_patch(document, {"a": {"c": [3]}, "d": None, "e": {}}) == {"a": {"b": 1, "c": [3]}, "d": None, "e": {}}
     assert document == {"a": {"b": 1, "c": [1, 2]}, "d": 4}
@@ -143,22 +143,22 @@ def test_a_patch_merges_mappings_and_replaces_everything_else():
     ("runner", "page"),
     [("process", "job-config.md"), ("docker", "docker-runner.md"), ("kubernetes", "kubernetes-runner.md")],
 )
-def test_the_documentation_has_the_table(runner, page):
+def test_docs_have_the_table_of_capabilities(runner, page):
     page = (Path(__file__).parents[2] / "docs" / page).read_text()
-    found = re.findall(r"^\| `([^`]+)` \| (honoured|noted|refused) \| (.*) \|$", page, re.MULTILINE)
+    rows = re.findall(r"^\| `([^`]+)` \| (honoured|noted|refused) \| (.*) \|$", page, re.MULTILINE)
     table = [(path, str(support.level), support.reason) for path, support in CAPABILITIES[runner].items()]
-    assert found == table
+    assert rows == table
 
 
 @pytest.mark.parametrize("runner", ["docker", "kubernetes"])
-def test_a_container_needs_an_image(runner):
-    with pytest.raises(Invalid) as wrong:
+def test_container_needs_an_image(runner):
+    with pytest.raises(Invalid) as refused:
         specs.check_runner_support({"run": {"cmd": "true"}}, runner)
-    assert [problem.pointer for problem in wrong.value.problems] == ["/config/build/image"]
+    assert [problem.pointer for problem in refused.value.problems] == ["/config/build/image"]
     assert specs.check_runner_support({"run": {"cmd": "true"}, "build": {"image": "a"}}, runner) == []
 
 
-def test_a_cluster_gives_out_its_gpus_itself():
+def test_cluster_assigns_its_gpus_itself():
     config = {"run": {"cmd": "true"}, "build": {"image": "a"}, "environment": {"resources": {"gpu": {"limits": 8}}}}
     assert specs.check_runner_support(config, "kubernetes", gpus=0) == []
     assert (specs.requested_gpus(config, "kubernetes"), specs.requested_gpus(config, "docker")) == (0, 8)
@@ -166,13 +166,13 @@ def test_a_cluster_gives_out_its_gpus_itself():
         specs.check_runner_support(config, "docker", gpus=0)
 
 
-def test_requests_and_limits_are_told_apart_for_a_cluster():
-    asked = {"cpu": {"requests": 1, "limits": 2.5}, "memory": {"requests": 512}}
-    assert specs.parse_resources(asked, "requests") == specs.Resources(cpu=1, memory=512 * MIB)
-    assert specs.parse_resources(asked, "limits") == specs.Resources(cpu=2.5)
+def test_requests_and_limits_are_separate_for_a_cluster():
+    requested = {"cpu": {"requests": 1, "limits": 2.5}, "memory": {"requests": 512}}
+    assert specs.parse_resources(requested, "requests") == specs.Resources(cpu=1, memory=512 * MIB)
+    assert specs.parse_resources(requested, "limits") == specs.Resources(cpu=2.5)
 
 
-def test_a_place_in_a_cluster():
+def test_placement_has_every_part_of_environment():
     environment = {
         "node_selector": {"disk": "ssd"},
         "affinity": {"nodeAffinity": {}},
@@ -218,6 +218,6 @@ def test_runner_gets_its_own_settings(settings):
         ("kubernetes", "0.0.0.0", "https://jobs.example.org", "https://jobs.example.org"),
     ],
 )
-def test_jobs_reach_the_server_from_where_they_run(settings, runner, host, public_url, address):
+def test_server_address_is_reachable_from_the_runner(settings, runner, host, public_url, address):
     settings = dataclasses.replace(settings, host=host, port=8000, public_url=public_url)
     assert specs.server_address(settings, runner) == address

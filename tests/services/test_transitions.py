@@ -25,7 +25,7 @@ def go(job, *statuses, **columns):
         return [transition(job, status, **columns) for status in statuses]
 
 
-def test_a_status_dates_the_row_and_raises_its_version(job):
+def test_status_dates_the_row_and_raises_its_version(job):
     go(job, Status.SCHEDULED)
     row = Job.get_by_id(job.id)
     last = jobs.latest_status(row)
@@ -34,13 +34,13 @@ def test_a_status_dates_the_row_and_raises_its_version(job):
     assert (job.status, job.version, job.started_at) == (row.status, row.version, row.started_at)
 
 
-def test_what_may_not_follow_is_not_written(job):
+def test_invalid_next_status_is_not_written(job):
     assert go(job, Status.SUCCEEDED) == [None]
     assert [row.status for row in jobs.list_statuses(job)] == [Status.CREATED]
     assert Job.get_by_id(job.id).version == 1
 
 
-def test_a_stale_row_does_not_overwrite_another_writer(job):
+def test_stale_row_does_not_overwrite_another_writer(job):
     stale = Job.get_by_id(job.id)
     go(job, Status.STOPPED)
     assert go(stale, Status.SCHEDULED, attempt_at=now()) == [None]
@@ -49,7 +49,7 @@ def test_a_stale_row_does_not_overwrite_another_writer(job):
     assert JobStatus.select().where(JobStatus.job == job).count() == 2
 
 
-def test_of_many_writers_at_once_one_wins(job):
+def test_one_of_many_concurrent_writers_wins(job):
     won, barrier = [], threading.Barrier(8)
 
     def race():
@@ -67,7 +67,7 @@ def test_of_many_writers_at_once_one_wins(job):
     assert [row.status for row in jobs.list_statuses(job)] == [Status.CREATED, Status.STOPPED]
 
 
-def test_a_job_that_never_started_is_dated_from_its_creation(job):
+def test_unstarted_job_is_dated_from_its_creation(job):
     go(job, Status.STOPPED)
     row = Job.get_by_id(job.id)
     assert row.started_at == row.created_at
@@ -83,7 +83,7 @@ def test_statuses_stay_in_order_when_the_clock_steps_back(job, monkeypatch):
     assert Job.get_by_id(job.id).updated_at == moments[-1]
 
 
-def test_a_long_message_is_cut_and_kept_whole_in_the_traceback(job):
+def test_long_message_is_shortened_and_complete_in_the_traceback(job):
     text = "x" * 1000
     go(job, Status.SCHEDULED, message=text)
     last = jobs.latest_status(job)
@@ -92,7 +92,7 @@ def test_a_long_message_is_cut_and_kept_whole_in_the_traceback(job):
     assert last.traceback == text
 
 
-def test_change_moves_updated_at_but_never_back(job, monkeypatch):
+def test_update_never_decreases_updated_at(job, monkeypatch):
     past = now() - datetime.timedelta(hours=5)
     monkeypatch.setattr(transitions, "now", lambda: past)
     before = job.updated_at
@@ -102,7 +102,7 @@ def test_change_moves_updated_at_but_never_back(job, monkeypatch):
     assert (row.description, row.version, row.updated_at) == ("new", 2, before)
 
 
-def test_change_of_a_row_that_went_says_so(job):
+def test_update_of_a_removed_row_returns_false(job):
     with write("test"):
         Job.delete().execute()
         assert not update_columns(job, description="new")
