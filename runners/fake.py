@@ -1,10 +1,10 @@
-"""A back end that only pretends: each job's own environment says how it goes. For tests and for trying polyjob out.
+"""A backend that only pretends to run jobs, for tests and for trying polyjob. Each job's environment says what happens.
 
-Strict about the contract: a call out of order raises AssertionError, and a job that would run a second time does too.
-Its memory is one small file per job below `<data>/fake`, so jobs survive the engine as on any other back end, and its
-time is `clock`, so a test can move it.
+It enforces the contract: a call out of order, and a job that would run a second time, raise AssertionError. It keeps
+one small file for each job in `<data>/fake`, so its jobs survive the engine as those of other backends do. Its time
+comes from `clock`, so a test can move it.
 
-What a job says in its environment (all optional):
+Variables in the environment of a job, all optional:
 
 =====================  ================================================================================
 FAKE_PENDING           seconds between start and running (0)
@@ -12,18 +12,19 @@ FAKE_SECONDS           seconds of running (0)
 FAKE_CODE              exit code (0)
 FAKE_REASON            reason of the exit (exited)
 FAKE_STRAGGLERS        names of processes that were left at the end
-FAKE_LOG               the log, whole from the first second of running
+FAKE_LOG               the complete log, written when the job starts to run
 FAKE_OUTPUTS           JSON object: path → text of each output file
 FAKE_IGNORE_TERM       any text: only KILL ends the job
-FAKE_START             `fail` → StartFailed, `unavailable` → RunnerUnavailable after the job was made
-FAKE_VANISH            any text: the job is gone without an exit when it would have ended
-FAKE_FAULTS            JSON object: verb → `refused`, `defect`, `full` or `unavailable`, which each call raises;
-                       `made` → the same after `start` has made the job
+FAKE_START             `fail` → StartFailed, `unavailable` → RunnerUnavailable after the job was created
+FAKE_VANISH            any text: instead of ending, the job disappears without an exit
+FAKE_FAULTS            JSON object: method → `refused`, `defect`, `full` or `unavailable`, which each call raises;
+                       `made` → the same after `start` has created the job
 =====================  ================================================================================
 
-and a build in its own: FAKE_BUILD_LOG, FAKE_BUILD_FAIL (`STEP:CODE`), FAKE_BUILD_HANG (any text: until cancelled), and
-FAKE_FAULTS with the verb `build`.
-A file `<data>/fake/unavailable` makes every verb raise RunnerUnavailable.
+Variables in the environment of a build: FAKE_BUILD_LOG, FAKE_BUILD_FAIL (`STEP:CODE`), FAKE_BUILD_HANG (any text: runs
+until it is cancelled), and FAKE_FAULTS with the method `build`.
+
+If the file `<data>/fake/unavailable` exists, every method raises RunnerUnavailable.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ from runners.base import (
     StartFailed,
     State,
 )
+from runners.common.durable import replace_file
 
 TERM, KILL = 15, 9
 NODE = "fake-node"
@@ -64,13 +66,13 @@ NODE = "fake-node"
 def _raise_fault(verb: str, env: Mapping[str, str]) -> None:
     match json.loads(env.get("FAKE_FAULTS", "{}")).get(verb):
         case "refused":
-            raise RunnerRefused(f"the fake back end refuses {verb}")
+            raise RunnerRefused(f"the fake backend refuses {verb}")
         case "defect":
             raise ValueError(f"a defect in {verb}")
         case "full":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         case "unavailable":
-            raise RunnerUnavailable(f"nobody answers to {verb}")
+            raise RunnerUnavailable(f"the fake backend does not answer to {verb}")
 
 
 def _boottime() -> float:
@@ -78,19 +80,19 @@ def _boottime() -> float:
 
 
 class FakeRunner(RemoteRunner):
-    """See the module."""
+    """Pretends to run jobs, as the module docstring describes."""
 
     _lock = threading.Lock()
-    """One for all objects: several of them work on one folder, as several engines in a row do."""
+    """Shared by all objects, because several objects use one folder, like several engines one after another."""
 
     def __init__(self, settings: RunnerSettings, wake: Callable[[], None]) -> None:
         super().__init__(settings, wake)
         self.clock = _boottime
         self.calls: list[tuple[str, str]] = []
-        """Every call so far: (verb, job or build uuid)."""
+        """Every call so far: (method, job or build uuid)."""
         self.folder = os.path.join(settings.data_dir, "fake")
 
-    # The verbs of every runner.
+    # Methods of every runner
 
     def check(self) -> None:
         self._note("check")
@@ -98,7 +100,7 @@ class FakeRunner(RemoteRunner):
 
     def probe(self) -> None:
         if os.path.exists(os.path.join(self.folder, "unavailable")):
-            raise RunnerUnavailable("the fake back end is switched off")
+            raise RunnerUnavailable("the fake backend is switched off")
 
     def build(self, spec: BuildSpec, log: BinaryIO, cancelled: Callable[[], bool]) -> str | None:
         self._enter("build", spec.uuid)
@@ -117,10 +119,10 @@ class FakeRunner(RemoteRunner):
 
     def start(self, spec: JobSpec, artifact: str | None) -> str:
         self._enter("start", spec.uuid)
-        assert os.path.isdir(spec.folder), "start before the job's folder was made"
+        assert os.path.isdir(spec.folder), "start before the job's folder was created"
         _raise_fault("start", spec.env)
         if spec.env.get("FAKE_START") == "fail":
-            raise StartFailed("the fake back end was told to refuse this job")
+            raise StartFailed("the fake backend was told to refuse this job")
         with self._lock:
             job = self._read(spec.uuid)
             if job is None:
@@ -129,7 +131,7 @@ class FakeRunner(RemoteRunner):
                 with open(os.path.join(self.folder, f"{spec.uuid}.runs"), "a") as runs:
                     runs.write("ran\n")
                 if spec.env.get("FAKE_START") == "unavailable":
-                    raise RunnerUnavailable("the answer to start was lost on its way")
+                    raise RunnerUnavailable("the answer to start was lost")
             _raise_fault("made", spec.env)
             assert "cleaned" not in job, "start of a job that was cleaned: it would run twice"
         return json.dumps({"v": 1, "uuid": spec.uuid})
@@ -172,7 +174,7 @@ class FakeRunner(RemoteRunner):
         jobs = {uuid: self._read(uuid) for uuid in names}
         return {uuid: json.dumps({"v": 1, "uuid": uuid}) for uuid, job in jobs.items() if job and "cleaned" not in job}
 
-    # The two of a remote runner. A cursor is the number of bytes already given out.
+    # Methods of a remote runner. A cursor is the number of bytes that were already returned.
 
     def logs(self, handle: str, cursor: str | None, limit: int) -> tuple[bytes, str | None]:
         self._enter("logs", self._uuid(handle))
@@ -193,14 +195,14 @@ class FakeRunner(RemoteRunner):
         if not files:
             return
         buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w") as archive:
+        with tarfile.open(fileobj=buffer, mode="w") as tarball:
             for path, text in files.items():
                 member = tarfile.TarInfo(path)
                 member.size = len(text.encode())
-                archive.addfile(member, io.BytesIO(text.encode()))
+                tarball.addfile(member, io.BytesIO(text.encode()))
         yield buffer.getvalue()
 
-    # Its memory.
+    # State of the jobs
 
     def _state(self, job: dict[str, Any] | None) -> State:
         if job is None or "cleaned" in job:
@@ -239,7 +241,7 @@ class FakeRunner(RemoteRunner):
         os.makedirs(self.folder, exist_ok=True)
         self._note(verb, uuid)
         if os.path.exists(os.path.join(self.folder, "unavailable")):
-            raise RunnerUnavailable("the fake back end is switched off")
+            raise RunnerUnavailable("the fake backend is switched off")
 
     def _note(self, verb: str, uuid: str = "") -> None:
         self.calls.append((verb, uuid))
@@ -254,7 +256,4 @@ class FakeRunner(RemoteRunner):
 
     def _write(self, uuid: str, job: dict[str, Any]) -> None:
         path = os.path.join(self.folder, f"{uuid}.json")
-        part = f"{path}.part"
-        with open(part, "w") as file:
-            json.dump(job, file)
-        os.rename(part, path)
+        replace_file(path, json.dumps(job).encode(), sync=False)

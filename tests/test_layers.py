@@ -66,7 +66,7 @@ MAY_IMPORT = {
     "runners.process": {"runners.common", "runners.machine_faults"},
     "runners.docker": {"runners.common", "runners.machine_faults"},
     "runners.kubernetes": {"runners.common", "runners.machine_faults", "runners.kubernetes.options"},
-    "runners.fake": set(),
+    "runners.fake": {"runners.common"},
     "runners.common": set(),
     "runners.machine_faults": set(),
 }

@@ -1,8 +1,8 @@
 """Change owners, and remove files, in folders that a job's account can write to.
 
-Nothing else in polyjob does this as root (`tests/runners/common/test_trees.py` holds it to that). Each entry is reached
-from the open folder above it and never through a link. So the account may exchange entries for links at any instant:
-what lies outside of the folder is never changed.
+No other module does this as root; `tests/runners/common/test_trees.py` enforces that. Each entry is reached from the
+open folder above it, and never through a link. So nothing outside of the folder is ever changed, even if the account
+replaces entries by links at any moment.
 """
 
 from __future__ import annotations
@@ -16,26 +16,27 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
-REMOVED_AT_ONCE = 256
-"""Files that are removed in one step."""
-DEEPEST = 1000
-"""Levels of folders that a removal goes down. What is deeper is moved to the top first, so that a removal which is
-begun again after each pause ends, however deep the folder is."""
+FILES_PER_STEP = 256
+"""Files that one step removes."""
+DEPTH_LIMIT = 1000
+"""Levels of folders that a removal descends. Deeper folders are moved to the top first. So a removal that starts again
+after each pause finishes, however deep the folder is."""
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove_tree(folder: Path) -> None:
     """Remove a folder and everything in it, however deep, including read-only folders. Links are not followed.
 
-    Idempotent, also while others remove in it. Raises OSError if something stays, as when others write in it.
+    Idempotent, also if others remove the same folder. Raises OSError if something is left, for example because others
+    write into it.
     """
     deque(removing_tree(folder), maxlen=0)
 
 
 def removing_tree(folder: Path) -> Iterator[None]:
-    """Do all that `remove_tree` does, in steps that take milliseconds, so that the caller can pause.
+    """Do the same as `remove_tree` in steps that take milliseconds, so that the caller can pause between them.
 
-    If the iterator is closed before its end, the rest of the folder stays for another removal.
+    If the iterator is closed early, another removal does the rest.
     """
     try:
         here = _open_to_clear(folder)
@@ -46,7 +47,7 @@ def removing_tree(folder: Path) -> Iterator[None]:
         return
 
     try:
-        while (yield from _clear_to(DEEPEST, here)):
+        while (yield from _clear_to(DEPTH_LIMIT, here)):
             pass
     finally:
         os.close(here)
@@ -55,7 +56,7 @@ def removing_tree(folder: Path) -> Iterator[None]:
 
 
 def _clear_to(deepest: int, top: int) -> Generator[None, None, bool]:
-    """Remove all that an open folder contains down to a level, and move what is deeper into the folder itself.
+    """Remove the content of an open folder down to a level, and move deeper folders into the folder itself.
 
     Return whether anything was moved. Raises OSError.
     """
@@ -85,8 +86,8 @@ def _clear_to(deepest: int, top: int) -> Generator[None, None, bool]:
 def give_tree(folder: Path, user: int, group: int) -> None:
     """Make an account the owner of a folder and everything in it; links are not followed.
 
-    A folder changes hands after all that it contains, so the account can exchange nothing that is still to be changed.
-    Raises OSError, also for a folder that belongs to somebody else already.
+    A folder changes its owner after everything in it, so the account cannot replace entries that are still to be
+    changed. Raises OSError, also for a folder that already belongs to another account.
     """
     here = os.open(folder, _FLAGS)
     top = os.dup(here)
@@ -110,28 +111,28 @@ def give_tree(folder: Path, user: int, group: int) -> None:
 
 
 def open_to_owner(folder: Path) -> None:
-    """Give this account back the use of a folder of its own that has lost its permissions. Never raises."""
+    """Restore this account's permissions on a folder of its own. Never raises."""
     with contextlib.suppress(OSError):
         os.close(_open_to_clear(folder))
 
 
 def restoring_file(path: Path) -> Iterator[None]:
-    """Let this account read and write a file of its own again; remove anything else that has the name, in short steps.
+    """Restore this account's permissions on a file of its own. Remove anything else at that path, in short steps.
 
-    Idempotent. Raises OSError if that cannot be done.
+    Idempotent. Raises OSError.
     """
     try:
-        found = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        entry = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     try:
-        status = os.fstat(found)
-        wanted = stat.S_IMODE(status.st_mode) | stat.S_IRUSR | stat.S_IWUSR
+        status = os.fstat(entry)
+        needed_mode = stat.S_IMODE(status.st_mode) | stat.S_IRUSR | stat.S_IWUSR
         is_file = stat.S_ISREG(status.st_mode)
-        if is_file and wanted != stat.S_IMODE(status.st_mode) and status.st_uid == os.geteuid():
-            os.chmod(f"/proc/self/fd/{found}", wanted)
+        if is_file and needed_mode != stat.S_IMODE(status.st_mode) and status.st_uid == os.geteuid():
+            os.chmod(f"/proc/self/fd/{entry}", needed_mode)
     finally:
-        os.close(found)
+        os.close(entry)
     if stat.S_ISDIR(status.st_mode):
         yield from removing_tree(path)
     elif not is_file:
@@ -139,7 +140,7 @@ def restoring_file(path: Path) -> Iterator[None]:
 
 
 def size_of(folder: Path) -> int:
-    """Return the bytes of the files in a folder, however deep. Links are not followed; what disappears counts 0."""
+    """Return the total size of a folder in bytes. Links are not followed; entries that disappear count 0."""
     total = 0
 
     def add(here: int) -> list[str]:
@@ -154,7 +155,7 @@ def size_of(folder: Path) -> int:
         try:
             return os.open(name, _FLAGS, dir_fd=above)
         except PermissionError as error:
-            raise FileNotFoundError from error  # nothing in it can be counted
+            raise FileNotFoundError from error  # its files cannot be counted
 
     with contextlib.suppress(OSError):
         deque(_walk(os.open(folder, _FLAGS), enter, add, lambda name, above: None), maxlen=0)
@@ -163,25 +164,25 @@ def size_of(folder: Path) -> int:
 
 @contextlib.contextmanager
 def made_readable(name: str | Path, above: int | None = None) -> Iterator[None]:
-    """Let this account read a file or folder of its own inside the block, whatever its mode. The mode is restored.
+    """Make a file or folder of this account readable inside the block, whatever its mode, and restore the mode.
 
-    Raises OSError for what is not there; what belongs to another account stays as it is.
+    Entries of other accounts are not changed. Raises OSError if there is no such entry.
     """
-    found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+    entry = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
     try:
-        status = os.fstat(found)
+        status = os.fstat(entry)
         is_folder, mode = stat.S_ISDIR(status.st_mode), stat.S_IMODE(status.st_mode)
-        wanted = mode | stat.S_IRUSR | (stat.S_IXUSR if is_folder else 0)
-        is_closed = (is_folder or stat.S_ISREG(status.st_mode)) and mode != wanted and status.st_uid == os.geteuid()
+        needed = mode | stat.S_IRUSR | (stat.S_IXUSR if is_folder else 0)
+        is_closed = (is_folder or stat.S_ISREG(status.st_mode)) and mode != needed and status.st_uid == os.geteuid()
         if is_closed:
-            os.chmod(f"/proc/self/fd/{found}", wanted)
+            os.chmod(f"/proc/self/fd/{entry}", needed)
         try:
             yield
         finally:
             if is_closed:
-                os.chmod(f"/proc/self/fd/{found}", mode)
+                os.chmod(f"/proc/self/fd/{entry}", mode)
     finally:
-        os.close(found)
+        os.close(entry)
 
 
 def _walk(
@@ -190,12 +191,13 @@ def _walk(
     visit: Callable[[int], Iterable[str | None]],
     leave: Callable[[str, int], None],
 ) -> Iterator[None]:
-    """Walk through an open folder without recursion and with three descriptors at most. Close it in the end.
+    """Walk through an open folder, without recursion and with three descriptors at most, and close it at the end.
 
-    Yields after each folder, and where `visit` gives None. `visit` receives each folder's descriptor and gives the
-    names of the folders to go into, `enter` opens one of them, and `leave` receives its name and the folder above it
-    once everything below has been visited. A folder that `enter` does not find is left out. Raises OSError if a folder
-    is moved while the walk is in it.
+    * `visit` receives each folder's descriptor, and yields the names of the folders to enter.
+    * `enter` opens one of them. If it raises FileNotFoundError, the folder is skipped.
+    * `leave` receives its name and the folder above it, once everything in it has been visited.
+
+    Yields after each folder, and whenever `visit` yields None. Raises OSError if a folder is moved during its visit.
     """
     above: list[tuple[str, tuple[int, int], list[str]]] = []
     try:
@@ -223,7 +225,7 @@ def _walk(
 
 
 def _folders(visited: Iterable[str | None]) -> Generator[None, None, list[str]]:
-    """Return the names, and yield for each None."""
+    """Return the names, and yield once for each None."""
     folders = []
     for name in visited:
         if name is None:
@@ -234,15 +236,15 @@ def _folders(visited: Iterable[str | None]) -> Generator[None, None, list[str]]:
 
 
 def _open_to_clear(name: str | Path, above: int | None = None) -> int:
-    """Open a folder, made writable if it is this account's own. Raises NotADirectoryError for anything else."""
-    found = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+    """Open a folder, after making it writable if it belongs to this account. Raises NotADirectoryError."""
+    entry = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
     try:
-        status = os.fstat(found)
+        status = os.fstat(entry)
         if status.st_mode & stat.S_IRWXU != stat.S_IRWXU and status.st_uid == os.geteuid():
-            os.chmod(f"/proc/self/fd/{found}", stat.S_IRWXU)
-        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=found)
+            os.chmod(f"/proc/self/fd/{entry}", stat.S_IRWXU)
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=entry)
     finally:
-        os.close(found)
+        os.close(entry)
 
 
 def _identity(folder: int) -> tuple[int, int]:
@@ -251,12 +253,12 @@ def _identity(folder: int) -> tuple[int, int]:
 
 
 def _clear(folder: int) -> Iterator[str | None]:
-    """Remove everything that is not a folder, with None after every few, and then give the names of the folders."""
+    """Remove everything except folders, with a None after each step, and then yield the names of the folders."""
     folders, others = _entries(folder)
     for number, name in enumerate(others, 1):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=folder)
-        if number % REMOVED_AT_ONCE == 0:
+        if number % FILES_PER_STEP == 0:
             yield None
     yield from folders
 
@@ -264,5 +266,5 @@ def _clear(folder: int) -> Iterator[str | None]:
 def _entries(folder: int) -> tuple[list[str], list[str]]:
     """Return the names of a folder's folders, and of its other entries."""
     with os.scandir(folder) as entries:
-        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    return [name for name, is_folder in found if is_folder], [name for name, is_folder in found if not is_folder]
+        kinds = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    return [name for name, is_folder in kinds if is_folder], [name for name, is_folder in kinds if not is_folder]

@@ -66,7 +66,7 @@ class Keeper:
                 return _start_failure(error_message)
         if self.supervisor.is_stopping:
             number = int(signal.SIGKILL if self.supervisor.is_forced else signal.SIGTERM)
-            message = "Stopped before its command started"
+            message = "It was stopped before its command began"
             return {"reason": "signalled", "code": 128 + number, "signal": number, "message": message}
         os.chdir(work)
         argv = [find_shell(spec["env"].get("PATH", "")), "-c", spec["cmd"]]

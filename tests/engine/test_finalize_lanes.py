@@ -424,7 +424,7 @@ def test_note_of_what_was_refused_survives_a_crash(world, monkeypatch, refused):
     world.restart()
     world.end(job)
     text = note(world, job, "log" if refused == "logs" else MISSING_OUTPUTS_NOTE)
-    assert text.endswith(f"could not be fetched: the fake back end refuses {refused}")
+    assert text.endswith(f"could not be fetched: the fake backend refuses {refused}")
 
 
 @pytest.mark.parametrize("outputs", ["{}", '{"a": "A"}'])

@@ -103,7 +103,7 @@ def test_deep_folders_go_with_few_descriptors(tmp_path):
 
 
 def test_removal_that_begins_again_ends_however_deep_a_folder_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(trees, "DEEPEST", 20)
+    monkeypatch.setattr(trees, "DEPTH_LIMIT", 20)
     top = tmp_path / "top"
     for part in ("left", "right"):
         (top / part).joinpath(*["d"] * 200).mkdir(parents=True)
