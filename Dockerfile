@@ -1,5 +1,5 @@
-# polyjob in a container, with jobs in containers beside it: see docs/docker-runner.md.
-# Without a network, put the wheels that requirements.lock says polyjob runs on into a folder wheels/ here.
+# polyjob in a container, with its jobs in containers of the same Engine. See docs/docker-runner.md.
+# To build without a network, put the wheels of requirements.lock that polyjob needs into a folder wheels/ here.
 
 ARG BASE=python:3.12-slim
 

@@ -1,4 +1,4 @@
-"""What the engine's process and the others tell each other through files of the data folder.
+"""The link between the engine's process and the others: files of the data folder.
 
 | file | written by | read by |
 |---|---|---|
@@ -150,7 +150,7 @@ def drain_wake_ups(descriptor: int) -> None:
 
 @dataclass(frozen=True)
 class RunnerReport:
-    """Whether the engine's runner works, as of the last check."""
+    """The state of the engine's runner as of the last check."""
 
     name: str
     is_ok: bool

@@ -1,4 +1,4 @@
-"""What commands print: messages on the standard error, and tables, facts and JSON on the standard output."""
+"""Output of commands: messages on the standard error, and tables, facts and JSON on the standard output."""
 
 from __future__ import annotations
 
