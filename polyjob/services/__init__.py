@@ -1,1 +1,1 @@
-"""Operations on jobs, builds and projects. Each verb is one transaction."""
+"""Operations on jobs, builds and projects. Each operation is one transaction."""
