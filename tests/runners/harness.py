@@ -1,6 +1,6 @@
-"""One small harness per runner: how a job that does this or that is written for it, and what can be seen from outside.
+"""One small harness for each runner: it writes the jobs of the contract suite, and looks at them from outside.
 
-The contract suite asks for jobs in plain words; a new runner joins it with one more class here.
+A new runner joins the contract suite with one more class here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PATIENCE = 20.0
 
 
 def wait_for(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """What `what` says once it is true; fails when it does not become true."""
+    """Return the first true result of `what`. Fail if there is none in time."""
     deadline = time.monotonic() + seconds
     while True:
         value = what()
@@ -49,11 +49,11 @@ def wait_for(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
 
 
 class Harness:
-    """What is the same for every runner."""
+    """Base class: everything that is the same for every runner."""
 
     installation = INSTALLATION
     piece = 7
-    """Bytes of a log that are asked for at once."""
+    """Bytes of a log that are requested at once."""
     runs_commands = True
 
     def __init__(self, folder: Path, **settings: Any) -> None:
@@ -71,7 +71,7 @@ class Harness:
         raise NotImplementedError
 
     def another(self) -> Runner:
-        """A further runner object over the same back end, as after a crash of the engine."""
+        """Return another runner object for the same backend, as after a crash of the engine."""
         runner = self.make()
         self.runners.append(runner)
         return runner
@@ -105,7 +105,7 @@ class Harness:
         return (runner or self.runner).poll([handle]).get(handle)
 
     def end(self, handle: str, runner: Runner | None = None) -> Exit:
-        """The job's exit, once it has one."""
+        """Wait for the job's exit and return it."""
 
         def ended() -> Exited | None:
             state = self.state(handle, runner)
@@ -115,7 +115,7 @@ class Harness:
         return wait_for(ended).exit
 
     def run(self, cmd: str, artifact: str | None = None, **fields: Any) -> tuple[Exit, bytes]:
-        """(exit, log) of a job that is run to its end and cleaned."""
+        """Run a job to its end, clean it, and return (exit, log)."""
         spec = self.spec(cmd, **fields)
         handle = self.runner.start(spec, artifact)
         end = self.end(handle)
@@ -123,7 +123,7 @@ class Harness:
         return end, (Path(spec.folder) / "log").read_bytes()
 
     def log(self, spec: JobSpec, handle: str, runner: Runner | None = None) -> bytes:
-        """The whole log of a job that has ended."""
+        """Return the complete log of a job that has ended."""
         runner = runner or self.runner
         if not isinstance(runner, RemoteRunner):
             return (Path(spec.folder) / "log").read_bytes()
@@ -152,35 +152,35 @@ class Harness:
         for runner in self.runners:
             runner.close()
 
-    # Jobs in plain words.
+    # The jobs and builds of the contract suite
 
     def says(self, text: str, code: int = 0) -> JobSpec:
         raise NotImplementedError
 
     def lasts(self) -> JobSpec:
-        """A job that goes on until it is stopped."""
+        """A job that runs until it is stopped."""
         raise NotImplementedError
 
     def stubborn(self) -> JobSpec:
-        """A job that goes on, whatever TERM says."""
+        """A job that ignores TERM."""
         raise NotImplementedError
 
     def cannot_start(self) -> JobSpec:
         raise NotImplementedError
 
     def vanished(self) -> tuple[JobSpec, str]:
-        """A job whose end nobody saw, and its handle."""
+        """A job that disappeared without an exit, and its handle."""
         raise NotImplementedError
 
     def runs(self, spec: JobSpec) -> int:
-        """How often the command of a job of `says` has run."""
+        """Return how often the command of a job of `says` has run."""
         raise NotImplementedError
 
     def good_build(self) -> BuildSpec:
         raise NotImplementedError
 
     def bad_build(self) -> BuildSpec:
-        """Its second step ends with code 3."""
+        """A build whose second step ends with exit code 3."""
         raise NotImplementedError
 
     def endless_build(self) -> BuildSpec:
@@ -267,14 +267,14 @@ class ProcessHarness(Harness):
         if (self.data / "process").exists():
             wait_for(lambda: not self.servers())
 
-    # What can be seen from outside.
+    # Processes of the jobs
 
     def keeper(self, spec: JobSpec) -> int:
-        """The keeper's process number: the parent of the job's first process."""
+        """Return the keeper's pid. It is the parent of the job's first process."""
         return wait_for(lambda: next((parent_of(pid) for pid in marked(spec.uuid)), None))
 
     def servers(self) -> list[int]:
-        """The keeper servers of this data folder (and the keepers, which are forks of one)."""
+        """Return the pids of this data folder's keeper servers, and of the keepers, which are their forks."""
         wanted = os.fsencode(str(self.data / "process"))
         return [pid for pid in pids() if b"keeper_server" in cmdline(pid) and wanted in cmdline(pid).split(b"\0")]
 
@@ -396,7 +396,7 @@ def cmdline(pid: int) -> bytes:
 
 
 def state_of(pid: int) -> str:
-    """The letter of the process's state; empty if there is none."""
+    """Return the letter of a process's state, or an empty string if there is no such process."""
     return read(pid, "stat").rpartition(b") ")[2][:1].decode()
 
 
@@ -410,13 +410,13 @@ def lives(pid: int) -> bool:
 
 
 def marked(identity: str) -> list[int]:
-    """Living processes of a job or build, found by their environment."""
+    """Return the living processes of a job or build, by the marker in their environment."""
     wanted = f"POLYJOB_UUID={identity}".encode()
     return [pid for pid in pids() if wanted in read(pid, "environ").split(b"\0") and lives(pid)]
 
 
 def kill(pid: int, number: int = 9) -> None:
-    """Signal one process, which this test has started."""
+    """Signal a process that this test has started."""
     assert pid > 1
     held = os.pidfd_open(pid)
     try:

@@ -1,4 +1,4 @@
-"""What every runner promises, asked of each by its harness."""
+"""The contract of `runners.base`, checked for every runner with its harness."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_stop_right_after_start(harness: Harness) -> None:
         assert harness.end(handle).reason is Reason.SIGNALLED
 
 
-def test_stop_is_fine_when_the_job_has_ended_or_is_gone(harness: Harness) -> None:
+def test_stop_ignores_ended_and_missing_jobs(harness: Harness) -> None:
     handle = harness.runner.start(harness.says("x", 7), None)
     harness.end(handle)
     for force in (False, True):
@@ -234,7 +234,7 @@ def test_missing_is_final(harness: Harness) -> None:
     assert harness.runner.inventory() == {}
 
 
-def test_a_job_that_cannot_start_leaves_nothing_or_says_so_in_its_exit(harness: Harness) -> None:
+def test_failed_start_leaves_nothing_or_an_exit(harness: Harness) -> None:
     try:
         handle = harness.runner.start(harness.cannot_start(), None)
     except StartFailed as error:

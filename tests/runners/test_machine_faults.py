@@ -1,4 +1,4 @@
-"""The one list that tells a fault of the machine from a fault of the job."""
+"""Faults of the machine are told from faults of the job."""
 
 from __future__ import annotations
 

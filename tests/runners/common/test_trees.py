@@ -188,7 +188,7 @@ def test_links_put_in_place_of_folders_are_not_followed(tmp_path):
     assert files(outside) == ["f", "g"]
 
 
-def test_what_stays_raises(tmp_path):
+def test_undeletable_entry_raises(tmp_path):
     require_root()
     (tmp_path / "top" / "mounted").mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path / "top" / "mounted"], check=True)
@@ -316,7 +316,7 @@ def test_size_of_a_very_deep_folder_is_counted(tmp_path: Path) -> None:
     remove_tree(tmp_path / "d")
 
 
-# Nobody else does this.
+# No other module changes owners or modes.
 
 GUARDED = {
     *("chown", "lchown", "fchown", "chmod", "lchmod", "fchmod"),

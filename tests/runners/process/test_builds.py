@@ -78,7 +78,7 @@ def test_without_steps_or_variables_there_is_nothing(process: ProcessHarness) ->
 
 
 @pytest.mark.usefixtures("plain")
-def test_one_that_dies_with_its_engine_leaves_nothing_and_can_run_again(process: ProcessHarness) -> None:
+def test_build_dies_with_its_engine_and_can_run_again(process: ProcessHarness) -> None:
     spec = process.build_spec(f"[ -e {process.folder}/second ] && exit 0; {ENDLESS}")
     program = (
         "import sys\n"
@@ -108,7 +108,7 @@ def name_of(pid: int) -> bytes:
 
 @pytest.mark.usefixtures("plain")
 class TestSteps:
-    def test_that_fail_are_named(self, process: ProcessHarness) -> None:
+    def test_failed_step_is_named(self, process: ProcessHarness) -> None:
         for steps, step, code in (
             (("true", "exit 7", "touch never"), 2, 7),
             (("false; true",), 1, 1),
@@ -128,14 +128,14 @@ class TestSteps:
         assert marked(spec.uuid) == []
 
     @pytest.mark.parametrize("step", [ENDLESS, f"trap '' TERM; {ENDLESS}; sleep 1000"])
-    def test_that_take_too_long_are_killed(self, process: ProcessHarness, step: str) -> None:
+    def test_step_beyond_the_time_limit_is_killed(self, process: ProcessHarness, step: str) -> None:
         spec = process.build_spec("true", step, timeout=0.5)
         with pytest.raises(BuildFailed, match=r"not done within .* 0\.5 s") as caught:
             build(process, spec)
         assert caught.value.build_step == 2
         assert marked(spec.uuid) == []
 
-    def test_that_are_cancelled_are_killed(self, process: ProcessHarness) -> None:
+    def test_cancelled_step_is_killed(self, process: ProcessHarness) -> None:
         spec = process.build_spec(ENDLESS)
         asked = time.monotonic() + 0.3
         with pytest.raises(BuildFailed, match="cancelled"):
@@ -143,18 +143,18 @@ class TestSteps:
         assert time.monotonic() - asked < 10
         assert marked(spec.uuid) == []
 
-    def test_that_say_megabytes_are_logged(self, process: ProcessHarness) -> None:
+    def test_megabytes_of_output_are_logged(self, process: ProcessHarness) -> None:
         log = io.BytesIO()
         process.runner.build(process.build_spec("head -c 5000000 /dev/zero | tr '\\0' x"), log, lambda: False)
         assert log.getvalue().endswith(b"x" * 5_000_000)
 
-    def test_that_say_more_than_is_kept_go_on(self, process: ProcessHarness) -> None:
+    def test_step_continues_beyond_the_log_limit(self, process: ProcessHarness) -> None:
         spec = process.build_spec("head -c 5000000 /dev/zero | tr '\\0' x", log_limit=100_000)
         artifact, lines = build(process, spec)
         assert artifact
         assert "dropped" in lines[-1]
 
-    def test_whose_log_cannot_be_written_go_on(self, process: ProcessHarness) -> None:
+    def test_step_continues_if_its_log_cannot_be_written(self, process: ProcessHarness) -> None:
         class Full(io.RawIOBase):
             def write(self, data: object) -> int:
                 raise OSError(28, "No space left on device")
@@ -196,7 +196,7 @@ class TestSteps:
         ("step", "env"),
         [("echo a\0b", {}), ("true", {"A": "x\0y"}), ("true", {"A=B": "x"}), (f": {'x' * 200_000}", {})],
     )
-    def test_that_no_kernel_takes_are_told(self, process: ProcessHarness, step: str, env: dict[str, str]) -> None:
+    def test_too_long_step_fails_the_build(self, process: ProcessHarness, step: str, env: dict[str, str]) -> None:
         with pytest.raises(BuildFailed):
             build(process, process.build_spec(step, env=env))
 
@@ -316,7 +316,7 @@ class TestPython:
         path.chmod(0o755)
         return str(path)
 
-    def test_of_the_setting_makes_the_virtualenv_and_imports_nothing_from_its_folder(
+    def test_python_of_the_setting_creates_the_virtualenv_in_isolation(
         self, make_process: Callable[..., ProcessHarness], recorder: str
     ) -> None:
         process = make_process(options={"python": recorder})
@@ -332,7 +332,7 @@ class TestPython:
         process = make_process(options={"python": "recorder"})
         assert f"Creating a virtualenv with {recorder}" in build(process, process.build_spec("true"))[1]
 
-    def test_that_is_missing_is_named(self, make_process: Callable[..., ProcessHarness]) -> None:
+    def test_missing_python_is_named(self, make_process: Callable[..., ProcessHarness]) -> None:
         process = make_process(options={"python": "/missing/python3.6"})
         with pytest.raises(RunnerUnavailable, match=r"POLYJOB_PYTHON=/missing/python3\.6"):
             build(process, process.build_spec("true"))
@@ -345,7 +345,7 @@ class TestPython:
             (lambda python: python.write_text("#!/bin/sh\n# an upgrade\n"), "its Python was changed"),
         ],
     )
-    def test_that_is_missing_or_changed_makes_the_build_outdated(
+    def test_missing_or_changed_python_makes_the_build_stale(
         self,
         make_process: Callable[..., ProcessHarness],
         recorder: str,
@@ -359,7 +359,7 @@ class TestPython:
         with pytest.raises(ArtifactMissing, match=reason):
             process.runner.start(process.spec(), artifact)
 
-    def test_that_a_step_has_chosen_is_the_one_of_the_build(
+    def test_python_chosen_by_a_step_belongs_to_the_build(
         self, make_process: Callable[..., ProcessHarness], recorder: str
     ) -> None:
         process = make_process(options={"python": recorder})
@@ -377,7 +377,7 @@ class TestPython:
 
 
 @pytest.mark.usefixtures("plain")
-def test_a_build_that_takes_the_permissions_of_its_folder_can_be_used_and_made_again(
+def test_build_may_remove_the_permissions_of_its_folder(
     make_process: Callable[..., ProcessHarness], public: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", EXECUTABLE_BY_ALL)
@@ -433,7 +433,7 @@ def test_packages_land_in_the_virtualenv_whatever_pip_settings_there_are(
 @pytest.mark.parametrize(
     "name", ["PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON_VERSION", "PIP_dry_run"]
 )
-def test_pip_settings_of_the_server_do_not_lead_out_of_a_virtualenv(name: str) -> None:
+def test_pip_settings_of_the_server_are_overridden(name: str) -> None:
     server = {"PATH": "/bin", name: "1", "PIP_INDEX_URL": "https://pypi.example.org", "PIP_REQUIRE_VIRTUALENV": "1"}
     kept = {"PIP_INDEX_URL", "PIP_REQUIRE_VIRTUALENV"}
     env = builds.Artifact("/env").apply_to(server)

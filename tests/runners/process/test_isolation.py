@@ -1,4 +1,4 @@
-"""What the machine leaves open to the account that jobs run as."""
+"""Settings of the machine that expose files of root or the server to jobs."""
 
 from __future__ import annotations
 

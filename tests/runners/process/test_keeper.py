@@ -1,4 +1,4 @@
-"""Deaths, stops and strangers: what becomes of a job's processes on the process runner, whoever dies first."""
+"""Keepers: stops, ends, and the deaths of keepers, servers and engines."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BOOT_ID = Path(BOOT_ID_PATH).read_text().strip()
 
 
 def start_tree(process: ProcessHarness, cmd: str = TREE, grace: float = 0.3) -> tuple[str, str]:
-    """(uuid, handle) of a job of many processes, all of them there."""
+    """Return (uuid, handle) of a job with many processes, after all have started."""
     spec = process.spec(cmd, grace=grace)
     handle = process.runner.start(spec, None)
     wait_for(lambda: len(marked(spec.uuid)) >= TREE_SIZE)
@@ -52,12 +52,12 @@ def start_tree(process: ProcessHarness, cmd: str = TREE, grace: float = 0.3) -> 
 
 
 def server_of(process: ProcessHarness) -> int:
-    """The keeper server that is there, as it says itself: an orphaned keeper of an earlier one looks the same."""
+    """Return the pid of the keeper server, from its greeting. An orphaned keeper has the same command line."""
     return int(wait_for(lambda: greeting(process))["pid"])
 
 
 def greeting(process: ProcessHarness) -> dict[str, int] | None:
-    """None while there is no server, or what a killed one has just forked still holds its socket."""
+    """Return the server's greeting. None if there is no server, or only a fork of a killed one holds its socket."""
     folder = os.open(process.data / "process", os.O_RDONLY)
     try:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -94,8 +94,10 @@ def failing(number: int) -> Callable[..., None]:
 
 
 def die_in_start(process: ProcessHarness, spec: JobSpec, at: str, has_links: bool = True) -> None:
-    """Have a keeper server die by SIGKILL while it gives a job to a keeper: at the first call of this name, or at the
-    one with the number behind the name."""
+    """Kill a keeper server while it gives a job to a keeper: at the first call of the function `at`.
+
+    A number after the name selects a later call.
+    """
     request = request_of(process, spec)
     name, _, number = at.partition(" ")
     calls = int(number or 1)
@@ -138,9 +140,7 @@ DEATHS = [
 @pytest.mark.parametrize("has_links", [True, False], ids=["links", "no-links"])
 class TestDeathInStart:
     @pytest.mark.parametrize("at", DEATHS)
-    def test_job_that_no_keeper_got_is_started_by_the_next_server(
-        self, process: ProcessHarness, at: str, has_links: bool
-    ) -> None:
+    def test_untaken_job_is_started_by_the_next_server(self, process: ProcessHarness, at: str, has_links: bool) -> None:
         spec = process.says("x")
         die_in_start(process, spec, at, has_links)
         handle = process.runner.start(spec, None)
@@ -149,7 +149,7 @@ class TestDeathInStart:
         assert process.runs(spec) == 1
 
     @pytest.mark.parametrize("at", DEATHS)
-    def test_job_that_no_keeper_got_can_be_fenced(self, process: ProcessHarness, at: str, has_links: bool) -> None:
+    def test_untaken_job_can_be_fenced(self, process: ProcessHarness, at: str, has_links: bool) -> None:
         spec = process.says("x")
         die_in_start(process, spec, at, has_links)
         assert process.runner.prevent_start(spec.uuid) is None
@@ -194,7 +194,7 @@ def new_attempt(process: ProcessHarness) -> Path:
 
 class TestAttempt:
     @pytest.mark.parametrize("content", ["", "boot-id-of-another-boot"])
-    def test_job_that_a_keeper_may_have_had_is_not_started_again(self, process: ProcessHarness, content: str) -> None:
+    def test_possibly_taken_job_is_not_started_again(self, process: ProcessHarness, content: str) -> None:
         spec = process.says("x")
         die_in_start(process, spec, "SpareKeeper.give_job")
         (process.data / "process" / "jobs" / spec.uuid / "attempt").write_text(content)
@@ -230,9 +230,7 @@ class TestAttempt:
         assert process.runner.prevent_start(path.parent.name) is None
         assert attempts.begin(str(path), BOOT_ID) is None
 
-    def test_fence_that_has_not_locked_its_file_yields_to_a_start(
-        self, process: ProcessHarness, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_unlocked_fence_yields_to_a_start(self, process: ProcessHarness, monkeypatch: pytest.MonkeyPatch) -> None:
         path = new_attempt(process)
         real = fcntl.flock
         files = []
@@ -519,8 +517,8 @@ class TestDeathOfTheKeeper:
         finally:
             os.close(held)
 
-    def test_that_is_a_zombie_counts(self, process: ProcessHarness) -> None:
-        """The server does not reap it as long as it is halted."""
+    def test_zombie_keeper_counts_as_dead(self, process: ProcessHarness) -> None:
+        """The suspended server does not reap its keeper."""
         spec = process.spec("sleep 1000")
         handle = process.runner.start(spec, None)
         keeper, server = process.keeper(spec), server_of(process)
@@ -553,8 +551,8 @@ class TestDeathOfTheServer:
         process.end(handle)
         assert marked(uuid) == []
 
-    def test_in_the_middle_of_a_start_neither_doubles_nor_forgets_a_job(self, process: ProcessHarness) -> None:
-        """Killed at any moment of a start: the job runs once, or it never ran and is told to be lost."""
+    def test_during_a_start_neither_doubles_nor_forgets_a_job(self, process: ProcessHarness) -> None:
+        """Killed at any moment of a start: the job runs once, or it never runs and is lost."""
         specs = [process.spec("echo ran >> ../runs") for _ in range(12)]
         handles = []
         for number, spec in enumerate(specs):
@@ -576,7 +574,7 @@ class TestDeathOfTheServer:
             else:
                 assert not (Path(spec.folder) / "runs").exists()
 
-    def test_of_the_engine_ends_the_server_once_no_job_is_left(self, process: ProcessHarness) -> None:
+    def test_of_the_engine_ends_the_server_after_the_last_job(self, process: ProcessHarness) -> None:
         handle = process.runner.start(process.spec("sleep 1.5"), None)
         wait_for(lambda: isinstance(process.state(handle), Running))
         process.runner.close()
@@ -675,8 +673,8 @@ class TestStrangers:
             '{"v": 1, "uuid": "' + "/" * 32 + '", "boot": ""}',
         ],
     )
-    def test_handles_that_nobody_understands_change_nothing(self, process: ProcessHarness, handle: str) -> None:
-        """Nothing can be told of them: they are left out of a poll, and the other verbs say so."""
+    def test_invalid_handles_change_nothing(self, process: ProcessHarness, handle: str) -> None:
+        """Their states cannot be determined: `poll` leaves them out, and the other methods raise."""
         spec = process.spec("sleep 1000")
         mine = process.runner.start(spec, None)
         wait_for(lambda: isinstance(process.state(mine), Running))
@@ -686,7 +684,7 @@ class TestStrangers:
                 verb()
         assert isinstance(process.state(mine), Running)
 
-    def test_a_handle_of_no_job_is_missing(self, process: ProcessHarness) -> None:
+    def test_handle_without_a_job_is_missing(self, process: ProcessHarness) -> None:
         mine = json.loads(process.runner.start(process.spec("sleep 1000"), None))
         other = json.dumps(mine | {"uuid": "0" * 32})
         assert process.state(other) == Missing()
@@ -696,7 +694,7 @@ class TestStrangers:
             lambda: isinstance(process.state(json.dumps(mine)), Running)
         )
 
-    def test_nobody_is_signalled_after_a_reboot(
+    def test_no_process_is_signalled_after_a_reboot(
         self, process: ProcessHarness, make_process: Callable[..., ProcessHarness], tmp_path: Path
     ) -> None:
         handle = process.runner.start(process.spec("sleep 1000"), None)
@@ -741,7 +739,7 @@ class TestStrangers:
             process.another().stop(handle, True)
         assert isinstance(process.state(handle), Running)
 
-    def test_only_what_carries_the_mark_is_killed(self) -> None:
+    def test_only_processes_with_the_marker_are_killed(self) -> None:
         mark = "b" * 31
         with (
             subprocess.Popen(["sleep", "1000"], env={"POLYJOB_UUID": mark}) as marked_one,
@@ -752,7 +750,7 @@ class TestStrangers:
             assert other.poll() is None
             other.kill()
 
-    def test_what_is_marked_is_killed_though_its_first_thread_has_ended(self) -> None:
+    def test_process_is_killed_even_if_its_first_thread_has_ended(self) -> None:
         program = (
             "import ctypes, threading, time\n"
             "threading.Thread(target=time.sleep, args=(1000,)).start()\n"

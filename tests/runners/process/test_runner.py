@@ -1,4 +1,4 @@
-"""What a job finds on the process runner, and what is kept of it: command, environment, files, log, account, exit."""
+"""The process runner: command, environment, files, log, account and exit of a job."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class TestFullDisk:
         finally:
             process.close()
 
-    def test_that_the_job_itself_has_filled(self, small: Path) -> None:
+    def test_job_that_fills_the_disk_keeps_its_exit_code(self, small: Path) -> None:
         process = ProcessHarness(small)
         try:
             end, _ = process.run("cat /dev/zero > big 2> /dev/null; echo after; exit 5")
@@ -160,11 +160,11 @@ class TestCommand:
             assert log
 
     @pytest.mark.parametrize(("number", "name"), [(9, "KILL"), (11, "SEGV"), (13, "PIPE")])
-    def test_that_a_signal_ends_is_told(self, process: ProcessHarness, number: int, name: str) -> None:
+    def test_ended_by_a_signal_has_its_number(self, process: ProcessHarness, number: int, name: str) -> None:
         end, _ = process.run(f"ulimit -c 0; kill -{name} $$")
         assert (end.reason, end.code, end.signal) == (Reason.SIGNALLED, 128 + number, number)
 
-    def test_that_is_too_long_says_why(self, process: ProcessHarness) -> None:
+    def test_too_long_command_fails_the_start(self, process: ProcessHarness) -> None:
         end, _ = process.run(f"# {'x' * 200_000}")
         assert (end.reason, end.code) == (Reason.START, None)
         assert "too long" in (end.message or "")
@@ -184,7 +184,7 @@ class TestCommand:
             ("true", {"A": "\ud800"}),
         ],
     )
-    def test_that_no_kernel_takes_is_refused(self, process: ProcessHarness, cmd: str, env: dict[str, str]) -> None:
+    def test_invalid_text_is_refused(self, process: ProcessHarness, cmd: str, env: dict[str, str]) -> None:
         with pytest.raises(StartFailed):
             process.runner.start(process.spec(cmd, env=env), None)
         assert process.runner.inventory() == {}
@@ -285,7 +285,7 @@ class TestFiles:
         assert sorted(os.listdir(spec.folder)) == ["log", "outputs", "work"]
 
     @pytest.mark.parametrize("content", [b"no archive", b"", b"\x1f\x8b\x08\x00 cut"])
-    def test_that_cannot_be_unpacked_are_told(self, process: ProcessHarness, tmp_path: Path, content: bytes) -> None:
+    def test_unpacking_error_fails_the_start(self, process: ProcessHarness, tmp_path: Path, content: bytes) -> None:
         bad = tmp_path / "bad.tar.gz"
         bad.write_bytes(content)
         for fields in ({"upload": str(bad)}, {"inputs": str(bad)}, {"upload": str(tmp_path / "none")}):
@@ -402,7 +402,7 @@ class TestAccount:
         for_nobody.end(handle)
         assert marked(spec.uuid) == []
 
-    def test_that_is_unknown_is_told(self, make_process: Callable[..., ProcessHarness]) -> None:
+    def test_unknown_account_is_reported(self, make_process: Callable[..., ProcessHarness]) -> None:
         with pytest.raises(RunnerUnavailable, match="no account"):
             make_process(job_user="nosuchaccount").runner.check()
 
@@ -433,7 +433,7 @@ class TestFolder:
         assert end.succeeded
         assert log.count(b"\n") == 2
 
-    def test_that_cannot_be_used_is_told(self, make_process: Callable[..., ProcessHarness], tmp_path: Path) -> None:
+    def test_unusable_folder_is_reported(self, make_process: Callable[..., ProcessHarness], tmp_path: Path) -> None:
         process = make_process()
         (process.data / "process").write_text("in the way")
         for verb in (process.runner.check, lambda: process.runner.start(process.spec(), None)):
@@ -448,9 +448,7 @@ class TestFolder:
         assert end.message
 
 
-def test_what_is_cleared_in_part_still_stops_another_start(
-    process: ProcessHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_partly_cleaned_job_does_not_start_again(process: ProcessHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = process.spec("exit 0")
     handle = process.runner.start(spec, None)
     process.end(handle)
@@ -519,7 +517,9 @@ class TestTemporaryFolder:
         assert process.run("echo $TMPDIR", env={"TMPDIR": "/var/tmp"})[1] == b"/var/tmp\n"
 
     @pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: path.symlink_to("/")])
-    def test_that_a_stranger_has_made_is_not_used(self, process: ProcessHarness, make: Callable[[Path], None]) -> None:
+    def test_temporary_folder_of_another_account_is_not_used(
+        self, process: ProcessHarness, make: Callable[[Path], None]
+    ) -> None:
         spec = process.spec("echo $TMPDIR")
         folder = Path(f"/tmp/polyjob-{spec.uuid}")
         make(folder)
@@ -574,7 +574,7 @@ def test_a_job_dies_before_the_server_when_memory_runs_out(process: ProcessHarne
     assert log_of(spec).split() == ["500", "500", "keeper"]
 
 
-def test_a_job_that_takes_the_permissions_of_its_folder_still_ends(
+def test_job_may_remove_the_permissions_of_its_folder(
     make_process: Callable[..., ProcessHarness], public: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", EXECUTABLE_BY_ALL)
@@ -634,7 +634,7 @@ def test_inventory_tells_while_jobs_are_cleared_away(process: ProcessHarness) ->
         coming.result()
 
 
-def test_a_fence_goes_once_nothing_can_be_on_its_way_any_more(process: ProcessHarness) -> None:
+def test_fence_expires_after_its_lifetime(process: ProcessHarness) -> None:
     spec = process.spec("true")
     assert process.runner.prevent_start(spec.uuid) is None
     attempt = Path(process.runner.settings.data_dir) / "process" / "jobs" / spec.uuid / "attempt"
