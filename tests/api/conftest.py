@@ -1,4 +1,4 @@
-"""The whole application on a real database, and clients that speak to it as users."""
+"""The application on a real database, and clients that call it as different users."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CONFIG = {"version": 1, "kind": "job", "run": {"cmd": "true"}}
 
 
 class Client:
-    """A test client that shows a key."""
+    """A test client that sends a token."""
 
-    def __init__(self, app: Any, key: str | None = None) -> None:
+    def __init__(self, app: Any, token: str | None = None) -> None:
         self.http = app.test_client()
-        self.headers = {"Authorization": f"token {key}"} if key else {}
+        self.headers = {"Authorization": f"token {token}"} if token else {}
 
     def call(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
         headers = {"Accept": "application/problem+json, */*"} | self.headers | options.pop("headers", {})
@@ -82,7 +82,7 @@ def publish():
 
 
 def bring(number: int, *statuses: Any, **columns: Any) -> Job:
-    """Have the job go through these statuses, as the engine would."""
+    """Move the job through these statuses, as the engine would."""
     job = Job.get_by_id(number)
     with write("test"):
         for status in statuses:

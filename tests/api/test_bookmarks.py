@@ -10,7 +10,7 @@ from .conftest import BASE, CONFIG, JOBS, bring, publish
 
 
 class TestBookmarks:
-    def test_of_jobs_are_listed_latest_first(self, client):
+    def test_bookmarked_jobs_are_listed_latest_first(self, client):
         for name in "abc":
             client.submit(name=name)
         for number in (1, 3, 2, 1):
@@ -25,7 +25,7 @@ class TestBookmarks:
         page = client.get("/api/v1/bookmarks/ana/jobs?limit=1&offset=1").json
         assert [item["content_object"]["name"] for item in page["results"]] == ["c"]
 
-    def test_of_what_is_gone_are_not_listed(self, client):
+    def test_bookmarks_of_deleted_items_are_not_listed(self, client):
         client.submit(), client.submit()
         for number in (1, 2):
             client.post(f"{JOBS}/{number}/bookmark")
@@ -33,13 +33,13 @@ class TestBookmarks:
         client.post(f"{JOBS}/2/archive")
         assert client.get("/api/v1/bookmarks/ana/jobs").json["count"] == 0
 
-    def test_are_each_users_own(self, client, other, admin):
+    def test_bookmarks_of_users_are_separate(self, client, other, admin):
         client.post(f"{BASE}/bookmark")
         assert client.get("/api/v1/bookmarks/ana/projects").json["count"] == 1
         assert other.get("/api/v1/bookmarks/ana/projects").json["count"] == 0
         assert admin.get("/api/v1/bookmarks/ana/projects").json["count"] == 1
 
-    def test_of_what_one_may_not_read_any_more_are_left_out(self, client, other):
+    def test_bookmarks_of_unreadable_items_are_not_listed(self, client, other):
         publish()
         client.submit()
         assert other.post(f"{JOBS}/1/bookmark").status_code == 201
@@ -49,7 +49,7 @@ class TestBookmarks:
 
 
 class TestArchives:
-    def test_are_listed_in_the_order_asked_for(self, client):
+    def test_bookmarks_are_sorted_as_requested(self, client):
         for name in ("a", "b"):
             client.submit(name=name)
         for number in (2, 1):
@@ -63,7 +63,7 @@ class TestArchives:
         ):
             assert "".join(row["name"] for row in client.get(path + sort).json["results"]) == names, sort
 
-    def test_of_a_job_hide_it_everywhere_and_restore_shows_it(self, client):
+    def test_archived_job_is_hidden_until_restored(self, client):
         client.submit(name="x")
         answer = client.post(f"{JOBS}/1/archive")
         assert (answer.status_code, answer.data) == (200, b"")
@@ -79,20 +79,20 @@ class TestArchives:
         assert client.get(f"{JOBS}/1").json["last_status"] == "stopped"
         assert client.get(JOBS).json["count"] == 1
 
-    def test_of_a_done_job_leave_its_status(self, client):
+    def test_archiving_a_done_job_keeps_its_status(self, client):
         client.submit()
         bring(1, Status.SCHEDULED, Status.RUNNING, Status.SUCCEEDED)
         client.post(f"{JOBS}/1/archive")
         client.post(f"{JOBS}/1/restore")
         assert client.get(f"{JOBS}/1").json["last_status"] == "succeeded"
 
-    def test_what_is_deleted_is_not_restored(self, client):
+    def test_deleted_item_cannot_be_restored(self, client):
         client.submit()
         client.delete(f"{JOBS}/1")
         assert client.post(f"{JOBS}/1/restore").status_code == 404
 
     @pytest.mark.parametrize("kind", ["jobs", "builds", "projects"])
-    def test_are_for_oneself_and_administrators(self, client, other, admin, kind):
+    def test_archives_are_visible_to_owner_and_administrators(self, client, other, admin, kind):
         client.submit()
         client.post(f"{JOBS}/1/archive" if kind == "jobs" else f"{BASE}/archive")
         count = 0 if kind == "builds" else 1
@@ -130,12 +130,12 @@ class TestArchivedInQueries:
             ("name:archived|b", ""),
         ],
     )
-    def test_archived_ones_are_listed_where_selected(self, client, path, query, names):
+    def test_archived_jobs_are_listed_by_query(self, client, path, query, names):
         for walk in ("", "&cursor="):
             answer = client.get(f"{path}?query={query}{walk}").json
             assert ("".join(row["name"] for row in answer["results"]), answer["count"]) == (names, len(names))
 
-    def test_archived_ones_are_for_those_who_may_write(self, client, other, admin, path):
+    def test_archived_jobs_are_listed_only_for_writers(self, client, other, admin, path):
         publish()
         assert other.get(f"{path}?query=archived:true").json["results"] == []
         assert other.get(f"{path}?query=archived:false").json["count"] == 1
@@ -149,7 +149,7 @@ class TestArchivedInQueries:
 
 
 class TestSeveral:
-    def test_are_stopped_and_the_rest_skipped(self, client):
+    def test_bulk_stop_skips_done_and_missing_jobs(self, client):
         for _ in range(3):
             client.submit()
         bring(2, Status.STOPPED)
@@ -158,7 +158,7 @@ class TestSeveral:
         assert {job["last_status"] for job in client.get(JOBS).json["results"]} == {"stopped"}
 
     @pytest.mark.parametrize("method", ["POST", "DELETE"])
-    def test_are_deleted(self, client, method):
+    def test_bulk_delete_deletes_jobs(self, client, method):
         for _ in range(2):
             client.submit()
         client.post("/api/v1/projects", {"name": "second"})
@@ -168,7 +168,7 @@ class TestSeveral:
         assert client.get(JOBS).json["count"] == 1
 
     @pytest.mark.parametrize("body", [{}, {"ids": None}, {"ids": 3}, {"ids": ["a"]}, {"ids": [0]}, {"ids": [1] * 1001}])
-    def test_need_a_list_of_ids(self, client, body):
+    def test_bulk_operations_need_a_list_of_ids(self, client, body):
         answer = client.post(f"{JOBS}/stop", body)
         assert answer.status_code == 400
         assert answer.json["errors"][0]["pointer"].startswith("/ids")

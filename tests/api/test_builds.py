@@ -91,7 +91,7 @@ def test_statuses_are_listed_oldest_first(client, make):
     assert BuildStatus.select().count() == 3
 
 
-def test_what_is_not_there_is_not_found(client, make):
+def test_missing_item_is_not_found(client, make):
     make()
     client.post("/api/v1/projects", {"name": "second"})
     for path in (
@@ -104,7 +104,7 @@ def test_what_is_not_there_is_not_found(client, make):
 
 
 class TestCreate:
-    def test_makes_a_build_that_no_job_asked_for(self, client):
+    def test_build_is_created_without_a_job(self, client):
         answer = client.post(f"{BASE}/builds", {"config": BUILD | {"tags": ["t"]}, "name": "base"})
         assert answer.status_code == 201, answer.text
         assert answer.json.keys() == DETAIL
@@ -126,14 +126,14 @@ class TestChange:
         assert (answer["name"], answer["description"], answer["tags"]) == ("n", "d", ["a", "b"])
         assert pointers(client.patch(f"{BASE}/builds/1", {"name": "a b"})) == ["/name"]
 
-    def test_stop_is_a_wish_that_is_repeated_for_nothing(self, client, make):
+    def test_repeated_stop_has_no_further_effect(self, client, make):
         make()
         for _ in range(2):
             answer = client.post(f"{BASE}/builds/1/stop")
             assert (answer.status_code, answer.data) == (200, b"")
         assert Build.get_by_id(1).stop_at is not None
 
-    def test_stop_of_what_is_done_changes_nothing(self, client, make):
+    def test_stop_of_a_done_build_has_no_effect(self, client, make):
         finish(make())
         assert client.post(f"{BASE}/builds/1/stop").status_code == 200
         assert Build.get_by_id(1).stop_at is None
@@ -143,7 +143,7 @@ class TestChange:
         [("1/invalidate", "invalidated"), ("invalidate", "invalidated"), ("1/archive", "archived"), ("1", "deleted")],
     )
     @pytest.mark.parametrize("since", [None, "failed", "outdated"])
-    def test_build_after_a_withdrawn_one_uses_no_cache(self, client, data_dir, withdraw, kind, since):
+    def test_build_after_an_invalidated_one_uses_no_cache(self, client, data_dir, withdraw, kind, since):
         def build():
             return Build.get_by_id(client.post(f"{BASE}/builds", {"config": BUILD}).json["id"])
 
@@ -204,7 +204,7 @@ class TestChange:
 
 class TestDelete:
     @pytest.mark.parametrize("verb", ["delete", "archive"])
-    def test_is_refused_while_a_job_needs_it(self, client, make, verb):
+    def test_needed_build_cannot_be_deleted(self, client, make, verb):
         build = make()
         client.submit()
         with write("test"):
@@ -222,7 +222,7 @@ class TestDelete:
         assert act().status_code in (200, 204)
         assert client.get(f"{BASE}/builds/1").status_code == 404
 
-    def test_hides_at_once_and_leaves_no_job_a_way_to_it(self, client, make):
+    def test_deleted_build_is_hidden_and_not_reused(self, client, make):
         make()
         assert client.delete(f"{BASE}/builds/1").status_code == 204
         assert client.get(f"{BASE}/builds").json["count"] == 0
@@ -245,14 +245,14 @@ class TestUnmanaged:
             assert answer.status_code == 201, answer.text
         return answer.json
 
-    def test_needs_no_config_and_takes_one(self, client, build):
+    def test_unmanaged_build_has_an_optional_config(self, client, build):
         assert build.keys() == DETAIL
         assert build | {"is_managed": False, "last_status": "created", "key": "", "reason": None} == build
         with_config = client.post(f"{BASE}/builds", self.BODY | {"content": json.dumps(BUILD)}).json
         assert with_config | {"is_managed": False, "config": CONFIG, "dockerfile": None} == with_config
         assert client.get(f"{BASE}/builds?query=is_managed:false").json["count"] == 2
 
-    def test_takes_the_statuses_that_are_posted(self, client):
+    def test_unmanaged_build_changes_to_posted_statuses(self, client):
         answer = self.report(client, "scheduled", "running", "succeeded")
         assert (answer["status"], answer["message"], answer["build"]) == ("succeeded", "m", 1)
         assert self.report(client, "running")["status"] == "succeeded"
@@ -260,7 +260,7 @@ class TestUnmanaged:
         assert build["last_status"] == "succeeded"
         assert build["started_at"] < build["finished_at"]
 
-    def test_is_reconciled(self, client):
+    def test_unmanaged_build_is_reconciled(self, client):
         assert client.post(f"{self.URL}/_reconcile", {"status": "failed"}).status_code == 200
         last = client.get(f"{self.URL}/statuses").json["results"][-1]
         assert (last["status"], last["message"]) == ("failed", "Status was reconciled.")
@@ -269,7 +269,7 @@ class TestUnmanaged:
     def test_unknown_status_is_refused(self, client, path):
         assert pointers(client.post(f"{self.URL}/{path}", {"status": "finished"})) == ["/status"]
 
-    def test_takes_logs_until_it_is_done(self, client):
+    def test_unmanaged_build_accepts_logs_until_done(self, client):
         for line in ("one", "two"):
             assert client.post(f"{self.URL}/logs", line).status_code == 200
         self.report(client, "succeeded")
@@ -284,13 +284,13 @@ class TestUnmanaged:
         ]
 
     @pytest.mark.parametrize(("method", "path", "shown"), [("POST", "/stop", 200), ("DELETE", "", 404)])
-    def test_is_stopped_at_once(self, client, method, path, shown):
+    def test_unmanaged_build_stops_at_once(self, client, method, path, shown):
         self.report(client, "running")
         assert client.call(method, f"{self.URL}{path}").status_code < 300
         assert client.get(self.URL).status_code == shown
         assert (Build.get_by_id(1).status, Build.get_by_id(1).finished_at is None) == (Status.STOPPED, False)
 
-    def test_only_an_unmanaged_job_can_name_it(self, client):
+    def test_managed_job_cannot_use_an_unmanaged_build(self, client):
         self.report(client, "succeeded")
         job = {"run": {"cmd": "true"}, "build_job": 1}
         answer = client.post(f"{BASE}/jobs", job)
@@ -300,19 +300,19 @@ class TestUnmanaged:
 
 
 class TestReports:
-    def test_statuses_of_a_build_that_polyjob_makes_are_not_kept(self, client, make):
+    def test_statuses_of_a_managed_build_are_ignored(self, client, make):
         make()
         for path in ("statuses", "_reconcile"):
             answer = client.post(f"{BASE}/builds/1/{path}", {"status": "succeeded"})
             assert answer.status_code in (200, 201), answer.text
         assert client.get(f"{BASE}/builds/1/statuses").json["count"] == 1
 
-    def test_stopped_by_a_person_is_a_wish(self, client, make):
+    def test_stopped_status_from_a_person_requests_a_stop(self, client, make):
         make()
         assert client.post(f"{BASE}/builds/1/statuses", {"status": "stopped"}).json["status"] == "created"
         assert Build.get_by_id(1).stop_at is not None
 
-    def test_logs_of_a_build_that_polyjob_makes_are_dropped(self, client, make):
+    def test_logs_of_a_managed_build_are_dropped(self, client, make):
         make()
         assert client.post(f"{BASE}/builds/1/logs", "mine").status_code == 200
         assert client.get(f"{BASE}/builds/1/logs").data == b""

@@ -15,7 +15,7 @@ from polyjob.statuses import Status
 from .conftest import JOBS, Client, bring, pointers
 
 
-def test_the_machine_is_the_one_node(admin):
+def test_cluster_has_one_node(admin):
     cluster = admin.get("/api/v1/cluster/").json
     assert cluster["uuid"] == Meta.get_by_id("installation").value
     assert all(isinstance(value, str) for value in cluster["version_api"].values())
@@ -31,7 +31,7 @@ def test_the_machine_is_the_one_node(admin):
 
 
 @pytest.mark.parametrize("gpus", [(), (0,), (0, 3)])
-def test_gpus_that_jobs_may_be_given_are_listed(settings, user, project, gpus):
+def test_usable_gpus_are_listed(settings, user, project, gpus):
     app = create_app(dataclasses.replace(settings, gpus=gpus))
     admin = Client(app, users.create_token(users.create("eva", is_admin=True), "t")[1])
     assert admin.get("/api/v1/cluster").json["nodes"][0]["n_gpus"] == len(gpus)
@@ -44,20 +44,20 @@ def test_gpus_that_jobs_may_be_given_are_listed(settings, user, project, gpus):
 
 
 @pytest.mark.parametrize("path", ["cluster", "cluster/nodes", "nodes/1", "nodes/1/gpus"])
-def test_is_for_administrators(client, nobody, path):
+def test_cluster_is_for_administrators(client, nobody, path):
     assert client.get(f"/api/v1/{path}").status_code == 403
     assert nobody.get(f"/api/v1/{path}").status_code == 401
 
 
 class TestReconcile:
-    def test_is_the_status_of_a_job_that_polyjob_does_not_run(self, client):
+    def test_reconcile_sets_the_status_of_an_unmanaged_job(self, client):
         client.post(JOBS, {"is_managed": False})
         answer = client.post(f"{JOBS}/1/_reconcile", {"status": "succeeded", "created_at": None})
         assert (answer.status_code, answer.data) == (200, b"")
         last = client.get(f"{JOBS}/1/statuses").json["results"][-1]
         assert (last["status"], last["message"]) == ("succeeded", "Status was reconciled.")
 
-    def test_ends_no_job_that_polyjob_runs_and_none_that_is_done(self, client):
+    def test_reconcile_ignores_managed_and_done_jobs(self, client):
         client.submit()
         client.post(f"{JOBS}/1/_reconcile", {"status": "failed"})
         assert client.get(f"{JOBS}/1").json["last_status"] == "created"
@@ -65,6 +65,6 @@ class TestReconcile:
         client.post(f"{JOBS}/1/_reconcile", {"status": "failed"})
         assert client.get(f"{JOBS}/1").json["last_status"] == "stopped"
 
-    def test_needs_a_status(self, client):
+    def test_reconcile_needs_a_status(self, client):
         client.submit()
         assert pointers(client.post(f"{JOBS}/1/_reconcile", {"status": "finished"})) == ["/status"]

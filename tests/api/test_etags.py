@@ -34,7 +34,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("path", [JOBS, f"{JOBS}/1", f"{JOBS}/1/statuses", f"{BASE}/builds"])
-def test_nothing_new_is_a_304(client, path):
+def test_unchanged_response_is_a_304(client, path):
     client.submit()
     tag = poll(client, path)
     assert tag.startswith('W/"')
@@ -45,14 +45,14 @@ def test_nothing_new_is_a_304(client, path):
 
 @pytest.mark.parametrize("path", [JOBS, f"{JOBS}/1"])
 @pytest.mark.parametrize("what", ["a status", "a description", "a bookmark", "a stop"])
-def test_every_change_is_seen(client, path, what):
+def test_every_change_changes_the_etag(client, path, what):
     client.submit()
     tag = poll(client, path)
     CHANGES[what](client)
     assert client.get(path, headers={"If-None-Match": tag}).status_code == 200
 
 
-def test_lists_see_what_comes_and_goes(client):
+def test_created_and_deleted_jobs_change_the_list_etag(client):
     tags = [poll(client, JOBS)]
     for act in (
         client.submit,
@@ -66,7 +66,7 @@ def test_lists_see_what_comes_and_goes(client):
     assert len(set(tags)) == len(tags)
 
 
-def test_a_place_in_the_queue_is_part_of_a_job(client):
+def test_queue_position_changes_the_etag(client):
     client.submit(), client.submit()
     tag = poll(client, f"{JOBS}/2")
     assert client.get(f"{JOBS}/2").json["queue_position"] == 2
@@ -75,7 +75,7 @@ def test_a_place_in_the_queue_is_part_of_a_job(client):
     assert (answer.status_code, answer.json["queue_position"]) == (200, 1)
 
 
-def test_the_build_that_a_job_waits_for_is_part_of_it(client):
+def test_awaited_build_changes_the_etag(client):
     client.submit(build={"image": "a"})
     from polyjob.db.models import Job
     from polyjob.services.build_reuse import find_or_create
@@ -90,13 +90,13 @@ def test_the_build_that_a_job_waits_for_is_part_of_it(client):
     assert answer.json["waiting"].endswith("which is scheduled.")
 
 
-def test_are_each_askers_and_each_questions_own(client, admin):
+def test_etags_differ_by_user_and_query(client, admin):
     client.submit()
     assert poll(client, f"{JOBS}/1") != poll(admin, f"{JOBS}/1")
     assert poll(client, f"{JOBS}?limit=1") != poll(client, f"{JOBS}?limit=2")
 
 
-def test_a_304_reads_no_list(client, monkeypatch):
+def test_304_does_not_read_the_list(client, monkeypatch):
     for _ in range(5):
         client.submit()
     tag = poll(client, JOBS)
@@ -110,7 +110,7 @@ def test_a_304_reads_no_list(client, monkeypatch):
     assert User.select().count() == 1
 
 
-def test_a_clone_whose_source_is_gone_is_another(client):
+def test_deleted_original_changes_the_etag_of_a_clone(client):
     client.submit()
     client.post(f"{JOBS}/1/restart")
     tag, listed = poll(client, f"{JOBS}/2"), poll(client, JOBS)
@@ -123,7 +123,7 @@ def test_a_clone_whose_source_is_gone_is_another(client):
     assert client.get(JOBS, headers={"If-None-Match": listed}).status_code == 200
 
 
-def test_what_the_build_says_that_is_waited_for_is_news(client):
+def test_note_on_the_awaited_build_changes_the_etag(client):
     build = {"image": "a", "build_steps": ["true"]}
     client.submit(build=build)
     client.post(f"{BASE}/builds", {"config": {"version": 1, "kind": "build", "build": build}})

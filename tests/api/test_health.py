@@ -43,13 +43,13 @@ VERSIONS = {"latest_version": "0.6.1", "min_version": "0.0.0"}
         ("log_handler", {"dns": None, "dsn": None, "environment": "production", "tags": {}}),
     ],
 )
-def test_facts_for_clients_need_no_key(app, path, expected, key):
+def test_versions_need_no_token(app, path, expected, key):
     for slash in ("", "/"):
         answer = Client(app, key).get(f"/api/v1/{path}{slash}")
         assert (answer.status_code, answer.json) == (200, expected)
 
 
-def test_healthz_asks_no_database(app, nobody, settings):
+def test_healthz_does_not_use_the_database(app, nobody, settings):
     close_database()
     (settings.data_dir / "polyjob.db").write_bytes(b"no database" * 1000)
     answer = nobody.get("/healthz")
@@ -78,7 +78,7 @@ def engine(settings, silence):
 
 
 class TestReadyz:
-    def test_says_ready_when_every_part_is(self, nobody, engine):
+    def test_ready_if_all_parts_work(self, nobody, engine):
         answer = nobody.get("/readyz")
         fine = {"ok": True, "why": None}
         assert (answer.status_code, answer.json) == (
@@ -86,7 +86,7 @@ class TestReadyz:
             {"ok": True, "database": fine, "disk": fine, "engine": fine, "runner": fine},
         )
 
-    def test_names_a_missing_engine(self, nobody):
+    def test_missing_engine_is_reported(self, nobody):
         answer = nobody.get("/readyz")
         assert (answer.status_code, answer.json["ok"]) == (503, False)
         assert "No engine is running" in answer.json["engine"]["why"]
@@ -94,16 +94,16 @@ class TestReadyz:
         assert answer.json["database"]["ok"] is answer.json["disk"]["ok"] is True
 
     @pytest.mark.parametrize("silence", [45.0])
-    def test_names_an_engine_that_makes_no_pass(self, nobody, engine):
+    def test_hanging_engine_is_reported(self, nobody, engine):
         answer = nobody.get("/readyz")
         assert (answer.status_code, answer.json["engine"]["ok"]) == (503, False)
         assert answer.json["engine"]["why"].startswith("The engine has made no pass for 4")
 
     @pytest.mark.parametrize("silence", [20.0])
-    def test_tolerates_a_long_pass(self, nobody, engine):
+    def test_long_pass_is_tolerated(self, nobody, engine):
         assert nobody.get("/readyz").json["engine"] == {"ok": True, "why": None}
 
-    def test_remarks_on_retried_starts_slow_ends_and_restarts(self, client, nobody, engine, settings):
+    def test_retried_starts_slow_ends_and_restarts_are_remarks(self, client, nobody, engine, settings):
         number = client.submit()["id"]
         note = [{"kind": "retry", "text": "Its start is tried again: no"}]
         Job.update(status="scheduled", notes=note).where(Job.id == number).execute()
@@ -121,29 +121,29 @@ class TestReadyz:
             "The web server crashed and was restarted 3 times within the last hour."
         )
 
-    def test_takes_no_lock_of_the_engines(self, nobody, settings):
+    def test_readiness_check_does_not_take_the_engine_lock(self, nobody, settings):
         nobody.get("/readyz")
         lock = EngineLock(settings.data_dir)
         lock.acquire()
         lock.release()
 
-    def test_names_a_runner_that_is_away(self, nobody, engine, settings):
+    def test_failing_runner_is_reported(self, nobody, engine, settings):
         report = {"runner": {"name": "fake", "ok": False, "message": "gone fishing"}}
         (settings.data_dir / "engine.json").write_text(json.dumps(report))
         answer = nobody.get("/readyz")
         assert (answer.status_code, answer.json["runner"]["why"]) == (503, "fake: gone fishing")
 
     @pytest.mark.parametrize("text", ["", "{}", "nonsense", "[]"])
-    def test_does_not_trust_a_report_that_is_none(self, nobody, engine, settings, text):
+    def test_damaged_engine_report_is_ignored(self, nobody, engine, settings, text):
         (settings.data_dir / "engine.json").write_text(text)
         assert nobody.get("/readyz").json["runner"] == {"ok": False, "why": "The engine has not checked it yet."}
 
-    def test_names_a_disk_that_is_low(self, settings, engine):
+    def test_low_disk_is_reported(self, settings, engine):
         app = create_app(dataclasses.replace(settings, disk_low=1 << 60))
         answer = Client(app).get("/readyz")
         assert (answer.status_code, answer.json["disk"]["ok"]) == (503, False)
 
-    def test_names_a_database_of_another_schema(self, nobody, engine):
+    def test_database_with_another_schema_is_reported(self, nobody, engine):
         database.execute_sql("PRAGMA user_version = 999")
         answer = nobody.get("/readyz")
         assert (answer.status_code, answer.json["database"]["ok"]) == (503, False)
@@ -152,7 +152,7 @@ class TestReadyz:
 
 class TestAnotherSchema:
     @pytest.mark.parametrize("schema", [0, 999])
-    def test_every_call_is_told_to_come_again(self, client, schema):
+    def test_calls_get_503_with_another_schema(self, client, schema):
         client.submit()
         database.execute_sql(f"PRAGMA user_version = {schema}")
         for method, path in [
@@ -167,12 +167,12 @@ class TestAnotherSchema:
             assert int(answer.headers["Retry-After"]) > 0
         assert database.execute_sql("PRAGMA user_version").fetchone() == (schema,)
 
-    def test_pages_say_so_too(self, client):
+    def test_pages_get_503_with_another_schema(self, client):
         database.execute_sql("PRAGMA user_version = 999")
         answer = client.get("/", headers={"Accept": "text/html"})
         assert (answer.status_code, answer.mimetype) == (503, "text/html")
 
-    def test_work_begins_as_soon_as_the_schema_is_there(self, tmp_path, settings):
+    def test_requests_work_once_the_schema_is_current(self, tmp_path, settings):
         close_database()
         folder = tmp_path / "empty"
         Store(folder).prepare()
@@ -185,7 +185,7 @@ class TestAnotherSchema:
         assert database.execute_sql("PRAGMA user_version").fetchone() == (latest_version(),)
 
 
-def test_proxies_are_believed_only_where_that_is_set(settings, client, user):
+def test_proxy_headers_are_trusted_only_if_configured(settings, client, user):
     client.submit()
     client.submit()
     headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "jobs.example", "X-Forwarded-For": "10.0.0.1"}

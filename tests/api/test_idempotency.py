@@ -16,7 +16,7 @@ from .conftest import BASE, CONFIG, JOBS, Client, bring, write
 KEY = {"Idempotency-Key": "one"}
 
 
-def test_make_one_job_and_get_the_first_answer(client):
+def test_repeated_request_creates_one_job(client):
     first = client.post(JOBS, {"config": CONFIG}, headers=KEY)
     bring(1, Status.SCHEDULED)
     again = client.post(f"{JOBS}/", {"config": CONFIG}, headers=KEY)
@@ -26,7 +26,7 @@ def test_make_one_job_and_get_the_first_answer(client):
     assert Job.select().count() == 1
 
 
-def test_get_it_also_when_the_job_is_gone_and_the_disk_is_low(client, app, settings, monkeypatch):
+def test_response_is_repeated_without_the_job_on_low_disk(client, app, settings, monkeypatch):
     first = client.post(JOBS, {"config": CONFIG}, headers=KEY)
     client.delete(f"{JOBS}/1")
     monkeypatch.setattr("polyjob.storage.store.Store.free_bytes", lambda self: -1)
@@ -34,7 +34,7 @@ def test_get_it_also_when_the_job_is_gone_and_the_disk_is_low(client, app, setti
     assert client.post(JOBS, {"config": CONFIG}, headers=KEY).data == first.data
 
 
-def test_another_body_or_verb_is_refused(client):
+def test_key_with_another_request_is_refused(client):
     client.post(JOBS, {"config": CONFIG}, headers=KEY)
     bring(1, Status.STOPPED)
     for path, body in ((JOBS, {"config": CONFIG, "name": "x"}), (f"{JOBS}/1/restart", {"config": CONFIG})):
@@ -45,7 +45,7 @@ def test_another_body_or_verb_is_refused(client):
 
 
 @pytest.mark.parametrize("verb", ["restart", "resume", "copy"])
-def test_clones_are_made_once(client, verb):
+def test_repeated_clone_creates_one_job(client, verb):
     client.submit()
     bring(1, Status.STOPPED)
     answers = [client.post(f"{JOBS}/1/{verb}", headers=KEY) for _ in range(3)]
@@ -54,23 +54,23 @@ def test_clones_are_made_once(client, verb):
     assert Job.select().count() == 2
 
 
-def test_builds_are_made_once(client):
+def test_repeated_request_creates_one_build(client):
     answers = [client.post(f"{BASE}/builds", {"build": {"image": "a"}}, headers=KEY) for _ in range(2)]
     assert answers[0].status_code == 201, answers[0].text
     assert answers[0].data == answers[1].data
 
 
-def test_a_request_that_was_refused_leaves_its_key_free(client):
+def test_refused_request_does_not_use_up_its_key(client):
     assert client.post(JOBS, {"config": {"run": {}}}, headers=KEY).status_code == 400
     assert client.post(JOBS, {"config": CONFIG}, headers=KEY).status_code == 201
 
 
-def test_keys_are_each_users_own(client, admin):
+def test_keys_of_users_are_separate(client, admin):
     client.post(JOBS, {"config": CONFIG}, headers=KEY)
     assert admin.post(JOBS, {"config": CONFIG}, headers=KEY).json["id"] == 2
 
 
-def test_keys_are_each_projects_own(client):
+def test_keys_of_projects_are_separate(client):
     client.post(JOBS, {"config": CONFIG}, headers=KEY)
     client.delete(BASE)
     client.post("/api/v1/projects", {"name": "demo"})
@@ -79,7 +79,7 @@ def test_keys_are_each_projects_own(client):
     assert client.get(f"{JOBS}/{answer.json['id']}").json["name"] == "new"
 
 
-def test_a_form_is_the_same_whatever_stands_between_its_fields(client):
+def test_multipart_boundary_does_not_matter(client):
     def send(name, boundary):
         body = ""
         for field, value in {"content": json.dumps(CONFIG), "name": name}.items():
@@ -92,12 +92,12 @@ def test_a_form_is_the_same_whatever_stands_between_its_fields(client):
     assert first.data == again.data
 
 
-def test_who_may_not_see_the_project_learns_nothing(client, other):
+def test_key_reveals_nothing_of_a_hidden_project(client, other):
     client.post(JOBS, {"config": CONFIG}, headers=KEY)
     assert other.post(JOBS, {"config": CONFIG}, headers=KEY).status_code == 404
 
 
-def test_are_kept_for_a_day(client):
+def test_keys_are_stored_for_a_day(client):
     client.post(JOBS, {"config": CONFIG}, headers=KEY)
     client.post(JOBS, {"config": CONFIG}, headers={"Idempotency-Key": "two"})
     with write("test"):
@@ -108,13 +108,13 @@ def test_are_kept_for_a_day(client):
 
 
 @pytest.mark.parametrize("key", ["", " ", "x" * 256, "ä"])
-def test_a_key_that_is_none_is_refused(client, key):
+def test_invalid_key_is_refused(client, key):
     answer = client.post(JOBS, {"config": CONFIG}, headers={"Idempotency-Key": key.encode().decode("latin-1")})
     assert answer.status_code == 400
     assert answer.json["errors"][0]["parameter"] == "Idempotency-Key"
 
 
-def test_twins_at_the_same_moment_get_one_answer(client, app):
+def test_concurrent_requests_get_the_same_response(client, app):
     def send(_):
         twin = Client(app)
         twin.headers = client.headers

@@ -37,7 +37,7 @@ def queries(monkeypatch):
 
 
 class TestCreate:
-    def test_answers_the_whole_job(self, client):
+    def test_response_has_all_fields_of_the_job(self, client):
         answer = client.post(JOBS, {"config": CONFIG, "name": "n", "description": "d", "tags": ["t"], "ttl": 10})
         assert answer.status_code == 201
         job = answer.json
@@ -57,36 +57,36 @@ class TestCreate:
         assert job["waiting"]
         assert (row.config, row.status, row.ttl) == (CONFIG, Status.CREATED, 10)
 
-    def test_urls_lead_where_they_say(self, client):
+    def test_urls_work(self, client):
         urls = client.submit()["urls"]
         assert client.get(urls["self"]).json["unique_name"] == "ana.demo.jobs.1"
         for name in ("statuses", "logs", "outputs"):
             assert client.get(urls[name]).status_code == 200
         assert urls["page"] == "http://localhost/ana/demo/jobs/1"
 
-    def test_takes_the_config_as_text(self, client):
+    def test_config_can_be_text(self, client):
         text = json.dumps(CONFIG, indent=1)
         job = client.post(JOBS, {"content": text, "config": None}).json
         assert (job["content"], job["config"]) == (text, CONFIG)
 
-    def test_takes_the_config_without_a_wrapping(self, client):
+    def test_sections_of_the_config_can_be_members_of_the_body(self, client):
         body = {"build": {"image": "python:3", "build_steps": ["true"]}, "run": {"cmd": "true"}, "name": "n"}
         job = client.post(JOBS, body).json
         assert job["config"] == {"version": 1, "kind": "job", "build": body["build"], "run": body["run"]}
         assert job["name"] == "n"
 
-    def test_ignores_what_old_clients_send_beside(self, client):
+    def test_unknown_members_of_old_clients_are_ignored(self, client):
         nulls = dict.fromkeys(DETAIL | {"definition", "total_run", "content", "in_cluster", "is_managed", "merge"})
         job = client.post(JOBS, nulls | {"config": CONFIG, "last_status": "running", "id": 99, "run_env": {}}).json
         assert (job["id"], job["last_status"], job["is_managed"]) == (1, "created", True)
 
-    def test_takes_json_that_came_without_saying_so(self, client):
+    def test_json_without_media_type_is_accepted(self, client):
         for kind in ("application/x-www-form-urlencoded", None, "application/vnd.api+json"):
             answer = client.post(JOBS, data=json.dumps({"config": CONFIG}), content_type=kind)
             assert answer.status_code == 201, kind
         assert client.post(JOBS, data={"content": json.dumps(CONFIG), "name": "form"}).json["name"] == "form"
 
-    def test_is_in_the_state_of_the_database_before_it_is_answered(self, client):
+    def test_job_is_in_the_database_before_the_response(self, client):
         assert client.post(JOBS, {"config": CONFIG}).status_code == 201
         assert [row.status for row in JobStatus.select()] == [Status.CREATED]
 
@@ -98,7 +98,7 @@ class TestCreate:
             ({"limits": {"pids": 50, "memory": "1Mi"}}, {"memory": {"limits": 1}}),
         ],
     )
-    def test_shows_no_resources_that_old_clients_do_not_know(self, client, asked, shown):
+    def test_resources_unknown_to_old_clients_are_hidden(self, client, asked, shown):
         job = client.submit(environment={"resources": asked})
         assert job["resources"] == client.get(f"{JOBS}/1").json["resources"]
         assert {k: {b: n for b, n in v.items() if n is not None} for k, v in (job["resources"] or {}).items()} == (
@@ -106,7 +106,7 @@ class TestCreate:
         )
         assert job["config"]["environment"]["resources"]["pids"]["limits"] == 50
 
-    def test_shows_resources_in_their_one_form(self, client):
+    def test_resources_are_normalized(self, client):
         job = client.submit(environment={"resources": {"limits": {"cpu": "500m", "memory": "1Gi"}}})
         assert job["resources"] == {
             "cpu": {"limits": 0.5, "requests": None},
@@ -114,11 +114,11 @@ class TestCreate:
         }
 
     @pytest.mark.parametrize("body", [{}, {"config": None}, {"content": None, "name": None}])
-    def test_without_config_is_refused(self, client, body):
+    def test_managed_job_needs_a_config(self, client, body):
         assert pointers(client.post(JOBS, body)) == ["/content"]
         assert Job.select().count() == 0
 
-    def test_without_config_is_fine_for_a_job_that_polyjob_does_not_run(self, client):
+    def test_unmanaged_job_needs_no_config(self, client):
         job = client.post(JOBS, {"is_managed": False}).json
         assert (job["config"], job["content"], job["queue_position"], job["waiting"]) == (None, None, None, None)
         assert client.post(JOBS, {"in_cluster": False}).json["is_managed"] is False
@@ -146,30 +146,30 @@ class TestCreate:
             ({"config": {"run": {}}, "name": "a b", "ttl": "x"}, ["/name", "/ttl", "/config/run/cmd"]),
         ],
     )
-    def test_what_is_wrong_is_named_all_at_once_and_makes_no_job(self, client, body, expected):
+    def test_all_problems_are_listed_and_no_job_is_created(self, client, body, expected):
         assert sorted(pointers(client.post(JOBS, body))) == sorted(expected)
         assert Job.select().count() == 0
 
-    def test_a_surrogate_half_is_refused(self, client):
+    def test_lone_surrogate_is_refused(self, client):
         answer = client.post(
             JOBS, data=b'{"run": {"cmd": "\\ud800"}, "name": "\\udfff"}', content_type="application/json"
         )
         assert sorted(pointers(answer)) == ["/name", "/run/cmd"]
 
-    def test_old_clients_find_the_messages_by_field(self, client):
+    def test_messages_are_grouped_by_field_for_old_clients(self, client):
         body = {"config": {"run": {"cmd": 3}}, "ttl": "foo"}
         answer = client.post(JOBS, body, headers={"Accept": "*/*"}).json
         assert answer["ttl"] == ["ttl must be an integer."]
         assert answer["config"][0].startswith("run.cmd: ")
         assert "ttl must be an integer." in answer["detail"]
 
-    def test_a_taken_name_is_refused(self, client):
+    def test_taken_name_is_refused(self, client):
         assert client.post(JOBS, {"config": CONFIG, "name": "n"}).status_code == 201
         answer = client.post(JOBS, {"config": CONFIG, "name": "n"})
         assert pointers(answer) == ["/name"]
         assert "`n`" in answer.json["detail"]
 
-    def test_runs_with_the_latest_code(self, client, project, user):
+    def test_job_uses_the_latest_upload(self, client, project, user):
         with write("test"):
             code = Upload.create(project=project, user=user, digest="c" * 64, size=1, files={}, created_at=now())
             type(project).update(code=code).execute()
@@ -177,7 +177,7 @@ class TestCreate:
 
 
 class TestList:
-    def test_last_changed_first_in_the_shape_of_a_row(self, client):
+    def test_jobs_are_listed_last_changed_first(self, client):
         for _ in range(3):
             client.submit()
         bring(1, Status.SCHEDULED)
@@ -187,7 +187,7 @@ class TestList:
         assert all(job.keys() == ROW for job in answer["results"])
         assert answer["results"][0]["started_at"] == client.get(f"{JOBS}/1").json["started_at"]
 
-    def test_pages_lead_through_all_and_back(self, client):
+    def test_links_lead_through_all_pages(self, client):
         for _ in range(5):
             client.submit()
         first = client.get(f"{JOBS}?limit=2&x=%20y").json
@@ -203,24 +203,24 @@ class TestList:
     @pytest.mark.parametrize(
         "query", ["limit=0", "limit=-1", "limit=x", "offset=-3", "offset=x", "limit=" + "9" * 5000, "limit=٣"]
     )
-    def test_numbers_that_are_none_count_as_not_given(self, client, query):
+    def test_invalid_limit_and_offset_are_ignored(self, client, query):
         for _ in range(21):
             client.submit()
         answer = client.get(f"{JOBS}?{query}").json
         assert (len(answer["results"]), answer["count"]) == (20, 21)
 
-    def test_behind_the_end_is_nothing(self, client):
+    def test_page_after_the_end_is_empty(self, client):
         client.submit()
         answer = client.get(f"{JOBS}?offset=999999999999999").json
         assert (answer["results"], answer["count"], answer["next"]) == ([], 1, None)
 
-    def test_a_page_has_a_largest_size(self, client, monkeypatch):
+    def test_page_size_is_limited(self, client, monkeypatch):
         monkeypatch.setattr("polyjob.api.paging.MAX_PAGE_SIZE", 2)
         for _ in range(3):
             client.submit()
         assert len(client.get(f"{JOBS}?limit=100000").json["results"]) == 2
 
-    def test_costs_as_many_queries_for_many_as_for_one_and_reads_no_config(self, client, queries):
+    def test_list_needs_a_constant_number_of_queries(self, client, queries):
         client.submit()
         client.get(JOBS)
         queries.clear()
@@ -234,7 +234,7 @@ class TestList:
         assert len(queries) == for_one
         assert not any('"config"' in sql or '"content"' in sql for sql in queries)
 
-    def test_shows_only_this_projects_jobs(self, client):
+    def test_only_jobs_of_the_project_are_listed(self, client):
         client.submit()
         client.post("/api/v1/projects", {"name": "second"})
         assert client.get("/api/v1/ana/second/jobs").json["count"] == 0
@@ -242,7 +242,7 @@ class TestList:
 
 
 class TestDetail:
-    def test_shows_how_a_job_ended(self, client):
+    def test_exit_is_shown(self, client):
         client.submit()
         end = {"reason": "signalled", "code": 137, "signal": 9, "max_rss": 4096, "cpu_seconds": 0.5}
         notes = [{"kind": "build.image", "text": "It was not used."}]
@@ -253,7 +253,7 @@ class TestDetail:
         assert job["started_at"] < job["finished_at"] <= job["updated_at"]
         assert all(INSTANT.fullmatch(job[name]) for name in ("started_at", "finished_at", "updated_at"))
 
-    def test_shows_the_build_and_what_a_job_waits_for(self, client, project, user):
+    def test_build_and_waiting_reason_are_shown(self, client, project, user):
         client.submit()
         values = {"project": project, "user": user, "created_at": now(), "updated_at": now()}
         with write("test"):
@@ -264,7 +264,7 @@ class TestDetail:
         assert job["build_job"] in job["waiting"]
         assert client.get(JOBS).json["results"][0]["build_job"] == job["build_job"]
 
-    def test_says_the_place_in_the_queue(self, client):
+    def test_queue_position_is_shown(self, client):
         client.submit()
         client.submit()
         assert client.get(f"{JOBS}/2").json["queue_position"] == 2
@@ -272,14 +272,14 @@ class TestDetail:
 
 
 class TestWait:
-    def test_answers_at_once_when_the_job_is_done(self, client):
+    def test_wait_for_a_done_job_returns_at_once(self, client):
         client.submit()
         bring(1, Status.STOPPED)
         begin = time.monotonic()
         assert client.get(f"{JOBS}/1?wait=30").json["last_status"] == "stopped"
         assert time.monotonic() - begin < 5
 
-    def test_answers_as_soon_as_the_job_is_done(self, client, watcher):
+    def test_wait_returns_when_the_job_is_done(self, client, watcher):
         client.submit()
         begin = time.monotonic()
         with soon(lambda: bring(1, Status.STOPPED)):
@@ -287,27 +287,27 @@ class TestWait:
         assert 0.2 < time.monotonic() - begin < 10
         watcher.close()
 
-    def test_answers_when_the_time_is_over(self, client):
+    def test_wait_ends_after_its_time(self, client):
         client.submit()
         begin = time.monotonic()
         assert client.get(f"{JOBS}/1?wait=0.2").json["last_status"] == "created"
         assert 0.15 < time.monotonic() - begin < 10
 
-    def test_a_job_that_is_deleted_meanwhile_is_not_found(self, client):
+    def test_wait_for_a_deleted_job_returns_404(self, client):
         client.submit()
         headers = dict(client.headers)
         with soon(lambda: client.delete(f"{JOBS}/1", headers=headers)):
             assert client.get(f"{JOBS}/1?wait=30").status_code == 404
 
     @pytest.mark.parametrize("wait", ["x", "-1", "nan", ""])
-    def test_what_is_no_time_is_named(self, client, wait):
+    def test_invalid_wait_is_refused(self, client, wait):
         client.submit()
         assert pointers(client.get(f"{JOBS}/1?wait={wait}")) == ["wait"]
 
 
 class TestUpdate:
     @pytest.mark.parametrize("method", ["PATCH", "PUT"])
-    def test_changes_what_may_be_changed(self, client, method):
+    def test_fields_can_be_updated(self, client, method):
         client.submit()
         changes = {"description": "new", "name": "n", "readme": "r", "tags": ["a"], "data_refs": {"d": "1"}}
         answer = client.call(method, f"{JOBS}/1", changes | {"last_status": "succeeded", "id": 5, "user": "x"})
@@ -315,7 +315,7 @@ class TestUpdate:
         assert answer.json | changes == answer.json == client.get(f"{JOBS}/1").json
         assert (answer.json["last_status"], answer.json["id"], answer.json["user"]) == ("created", 1, "ana")
 
-    def test_leaves_alone_what_is_not_sent(self, client):
+    def test_missing_fields_are_not_changed(self, client):
         client.post(JOBS, {"config": CONFIG, "description": "d", "tags": ["t"]})
         assert client.patch(f"{JOBS}/1", {"name": "n"}).json["description"] == "d"
         assert client.patch(f"{JOBS}/1", {"description": None}).json["description"] is None
@@ -341,19 +341,19 @@ class TestUpdate:
         assert client.patch(f"{JOBS}/1", {"params": {"lr": 3}}).json["params"] == {"lr": 3}
 
     @pytest.mark.parametrize("method", ["POST", "PATCH"])
-    def test_takes_data_refs_as_a_list_of_names(self, client, method):
+    def test_data_refs_can_be_a_list_of_names(self, client, method):
         client.submit()
         path = JOBS if method == "POST" else f"{JOBS}/1"
         job = client.call(method, path, {"config": CONFIG, "data_refs": ["a", "b", "a"]}).json
         assert job["data_refs"] == {"a": None, "b": None}
 
     @pytest.mark.parametrize("wrong", ["x", 3, [3], [["a"]], {"a": ["b"]}, {"a": True}])
-    def test_refuses_other_data_refs(self, client, wrong):
+    def test_invalid_data_refs_are_refused(self, client, wrong):
         client.submit()
         assert pointers(client.patch(f"{JOBS}/1", {"data_refs": wrong}))[0].startswith("/data_refs")
 
     @pytest.mark.parametrize("field", ["data_refs", "params"])
-    def test_bounds_merged_objects(self, client, field):
+    def test_merged_objects_are_limited(self, client, field):
         client.submit()
         for start in (0, 600):
             many = {f"k{number}": 1 for number in range(start, start + 600)}
@@ -373,12 +373,12 @@ class TestUpdate:
             {"framework": "torch", "run_env": {"os": "linux"}, "is_managed": False, "ttl": "never"},
         ],
     )
-    def test_ignores_unknown_keys_beside_known_ones(self, client, unknown):
+    def test_unknown_keys_are_ignored(self, client, unknown):
         client.submit()
         answer = client.patch(f"{JOBS}/1", unknown | {"description": "new"})
         assert (answer.status_code, answer.json["description"], answer.json["config"]) == (200, "new", CONFIG)
 
-    def test_takes_a_config_by_its_parts(self, client):
+    def test_update_accepts_a_config_by_sections(self, client):
         client.submit()
         sent = {"run": {"cmd": "echo {{ a }}"}, "params": {"a": 1}, "description": "new"}
         job = client.patch(f"{JOBS}/1", sent).json
@@ -390,12 +390,12 @@ class TestUpdate:
         job = client.patch(f"{JOBS}/2", {"original_job": 1}).json
         assert (job["original"], job["is_clone"]) == ("ana.demo.jobs.1", True)
 
-    def test_changes_the_config_of_a_job_that_waits(self, client):
+    def test_config_of_a_queued_job_can_be_updated(self, client):
         client.submit()
         job = client.patch(f"{JOBS}/1", {"content": '{"run": {"cmd": "other"}}'}).json
         assert (job["config"]["run"]["cmd"], Job.get().config["run"]["cmd"]) == ("other", "other")
 
-    def test_changes_no_config_of_a_job_that_was_taken_up(self, client):
+    def test_config_of_a_scheduled_job_cannot_be_updated(self, client):
         client.submit()
         bring(1, Status.SCHEDULED)
         assert pointers(client.patch(f"{JOBS}/1", {"content": '{"run": {"cmd": "other"}}', "name": "n"})) == [
@@ -403,20 +403,20 @@ class TestUpdate:
         ]
         assert (Job.get().config, Job.get().name) == (CONFIG, None)
 
-    def test_names_what_is_wrong(self, client):
+    def test_problems_of_an_update_are_listed(self, client):
         client.submit()
         wrong = {"name": "a b", "tags": 3, "config": {"run": {}}}
         assert sorted(pointers(client.patch(f"{JOBS}/1", wrong))) == ["/config/run/cmd", "/name", "/tags"]
 
 
 class TestEnds:
-    def test_stop_of_a_waiting_job_ends_it(self, client):
+    def test_stop_ends_a_queued_job(self, client):
         client.submit()
         answer = client.post(f"{JOBS}/1/stop")
         assert (answer.status_code, answer.data) == (200, b"")
         assert client.get(f"{JOBS}/1").json["last_status"] == "stopped"
 
-    def test_stop_waits_for_the_end_when_asked(self, client):
+    def test_stop_can_wait_for_the_end(self, client):
         client.submit()
         bring(1, Status.SCHEDULED, Status.RUNNING)
         with soon(lambda: bring(1, Status.STOPPED)):
@@ -425,20 +425,20 @@ class TestEnds:
         assert client.get(f"{JOBS}/1").json["last_status"] == "stopped"
         assert pointers(client.post(f"{JOBS}/1/stop?wait=soon")) == ["wait"]
 
-    def test_stop_of_a_running_job_is_a_wish(self, client, user):
+    def test_stop_of_a_running_job_is_requested(self, client, user):
         client.submit()
         bring(1, Status.SCHEDULED, Status.RUNNING)
         assert client.post(f"{JOBS}/1/stop").status_code == 200
         assert (Job.get().stop_kind, Job.get().stop_by) == ("person", user)
 
-    def test_stop_of_a_job_that_is_done_changes_nothing(self, client):
+    def test_stop_of_a_done_job_has_no_effect(self, client):
         client.submit()
         version = bring(1, Status.SCHEDULED, Status.RUNNING, Status.SUCCEEDED).version
         for _ in range(2):
             assert client.post(f"{JOBS}/1/stop").status_code == 200
         assert (Job.get().status, Job.get().version) == (Status.SUCCEEDED, version)
 
-    def test_delete_hides_at_once(self, client):
+    def test_deleted_job_is_hidden_at_once(self, client):
         client.submit()
         client.submit()
         answer = client.delete(f"{JOBS}/1")
@@ -457,7 +457,7 @@ class TestClones:
         bring(1, Status.SCHEDULED, Status.RUNNING, Status.SUCCEEDED)
 
     @pytest.mark.parametrize("verb", ["restart", "resume", "copy"])
-    def test_make_a_new_job_of_the_same_config(self, client, done, verb):
+    def test_clone_has_the_same_config(self, client, done, verb):
         answer = client.post(f"{JOBS}/1/{verb}/")
         assert answer.status_code == 201
         job = answer.json
@@ -480,7 +480,7 @@ class TestClones:
             {"environment": {"env_vars": {"A": "1"}}},
         ],
     )
-    def test_merge_a_patch(self, client, done, body):
+    def test_patch_is_merged_into_the_config(self, client, done, body):
         job = client.post(f"{JOBS}/1/restart", body | {"description": "own", "ttl": 3}).json
         assert job["config"] == CONFIG | {"environment": {"env_vars": [["A", "1"]]}}
         assert (job["description"], job["ttl"]) == ("own", 3)
@@ -496,7 +496,7 @@ class TestClones:
             {"environment": None, "build": None, "foo": None},
         ],
     )
-    def test_null_in_a_patch_removes_a_part_in_every_form(self, client, verb, body):
+    def test_null_in_a_patch_removes_a_section(self, client, verb, body):
         client.submit(environment={"env_vars": {"A": "1"}})
         bring(1, Status.SCHEDULED, Status.RUNNING, Status.SUCCEEDED)
         answer = client.post(f"{JOBS}/1/{verb}", body)
@@ -514,23 +514,23 @@ class TestClones:
             ({"ttl": "x"}, ["/ttl"]),
         ],
     )
-    def test_refuse_a_wrong_patch_and_make_no_job(self, client, done, body, expected):
+    def test_invalid_patch_creates_no_job(self, client, done, body, expected):
         assert pointers(client.post(f"{JOBS}/1/restart", body)) == expected
         assert Job.select().count() == 1
 
-    def test_say_what_update_code_takes(self, client, done):
+    def test_invalid_update_code_is_explained(self, client, done):
         answer = client.post(f"{JOBS}/1/restart", {"update_code": "maybe"})
         assert answer.json["detail"] == "/update_code: update_code should be a boolean"
 
     @pytest.mark.parametrize(("verb", "status"), [("restart", 201), ("resume", 400), ("copy", 400)])
-    def test_of_a_job_that_is_not_done(self, client, verb, status):
+    def test_clone_of_a_job_that_is_not_done(self, client, verb, status):
         client.submit()
         answer = client.post(f"{JOBS}/1/{verb}", {})
         assert answer.status_code == status
         if status == 400:
             assert "done" in answer.json["errors"][0]["detail"]
 
-    def test_take_the_newest_code_where_that_is_asked_for(self, client, done, project, user):
+    def test_update_code_uses_the_latest_upload(self, client, done, project, user):
         with write("test"):
             code = Upload.create(project=project, user=user, digest="c" * 64, size=1, files={}, created_at=now())
             type(project).update(code=code).execute()
@@ -539,7 +539,7 @@ class TestClones:
 
 
 class TestBookmarks:
-    def test_come_and_go(self, client):
+    def test_bookmark_is_set_and_removed(self, client):
         client.submit()
         for _ in range(2):
             answer = client.post(f"{JOBS}/1/bookmark", content_type="application/json")
@@ -552,12 +552,12 @@ class TestBookmarks:
             assert (answer.status_code, answer.data) == (204, b"")
         assert client.get(f"{JOBS}/1").json["bookmarked"] is False
 
-    def test_that_never_were_are_not_found(self, client):
+    def test_missing_bookmark_is_not_found(self, client):
         client.submit()
         assert client.delete(f"{JOBS}/1/unbookmark").status_code == 404
 
 
-def test_the_project_is_looked_for_before_the_body_is(client):
+def test_project_is_looked_up_before_the_body_is_read(client):
     assert client.post("/api/v1/ana/other/jobs", {"config": 3}).status_code == 404
     assert client.patch(f"{JOBS}/7", {"name": "a b"}).status_code == 404
     assert client.get(f"{BASE}/nothing").status_code == 404
@@ -599,12 +599,12 @@ class TestQueries:
 class TestParams:
     YAML = "params: {lr: 0.1}\nrun:\n  cmd: train --lr {{ lr }}  # as sent\n"
 
-    def test_are_put_in_and_the_text_is_kept(self, client):
+    def test_params_are_rendered_and_the_text_is_stored(self, client):
         job = client.post(JOBS, {"content": self.YAML}).json
         assert job["config"]["run"]["cmd"] == "train --lr 0.1"
         assert job["content"] == self.YAML
 
-    def test_of_a_clone_make_another_command(self, client):
+    def test_params_of_a_clone_change_the_command(self, client):
         client.post(JOBS, {"content": self.YAML})
         client.post(JOBS, {"config": {"params": {"lr": 1}, "run": {"cmd": "x {{ lr }}"}}})
         for number, command in ((1, "train --lr 0.2"), (2, "x 0.2"), (3, "train --lr 0.2"), (4, "x 0.2")):
@@ -614,7 +614,7 @@ class TestParams:
         again = client.post(f"{JOBS}/1/restart").json
         assert (again["content"], again["config"]["run"]["cmd"]) == (self.YAML, "train --lr 0.1")
 
-    def test_that_are_missing_are_named_with_their_line(self, client):
+    def test_missing_params_are_named_with_their_line(self, client):
         answer = client.post(JOBS, {"content": "params: {a: 1}\nrun:\n  cmd: echo {{ b }}\n"})
         assert answer.json["errors"] == [
             {"pointer": "/content/run/cmd", "detail": "There is no param `b`; there are: a. (line 3)"}
@@ -622,7 +622,7 @@ class TestParams:
         client.submit()
         assert client.patch(f"{JOBS}/1", {"content": self.YAML}).json["config"]["params"] == {"lr": 0.1}
 
-    def test_beside_a_config_go_before_its_own(self, client):
+    def test_params_beside_the_config_take_precedence(self, client):
         for body in (
             {"content": self.YAML},
             {"config": {"declarations": {"lr": 3}, "run": {"cmd": "train --lr {{ lr }}"}}},
@@ -635,13 +635,13 @@ class TestParams:
             again = client.post(f"{JOBS}/{again['id']}/restart", {"config": {"declarations": {"lr": 0.8}}}).json
             assert again["config"]["run"]["cmd"] == "train --lr 0.8"
 
-    def test_beside_a_config_are_named_there(self, client):
+    def test_problems_point_to_params_beside_the_config(self, client):
         answer = client.post(JOBS, {"content": self.YAML, "params": {"a b": 1, "lr": 1}})
         assert [error["pointer"] for error in answer.json["errors"]] == ["/params/a b"]
         answer = client.post(JOBS, {"content": self.YAML, "params": [1]})
         assert answer.json["errors"] == [{"pointer": "/params", "detail": "Not an object."}]
 
-    def test_of_another_kind_are_sent_where_they_belong(self, client):
+    def test_config_of_another_kind_is_explained(self, client):
         answer = client.post(JOBS, {"content": "kind: build\nbuild: {image: a}\n"})
         assert [error["pointer"] for error in answer.json["errors"]] == ["/content/kind"]
         assert "`builds`" in answer.json["errors"][0]["detail"]

@@ -42,7 +42,7 @@ def _documented(rule):
     return re.sub(r"<(?:int:)?([a-z_]+)>", r"{\1}", rule)
 
 
-def test_has_every_route(app, document):
+def test_document_has_every_route(app, document):
     routes = {
         f"{method} {_documented(rule.rule)}"
         for rule in app.url_map.iter_rules()
@@ -53,7 +53,7 @@ def test_has_every_route(app, document):
     assert len(routes) > 30
 
 
-def test_every_reference_leads_somewhere(document):
+def test_every_reference_resolves(document):
     for reference in set(references(document)):
         part = document
         for key in reference.removeprefix("#/").split("/"):
@@ -61,7 +61,7 @@ def test_every_reference_leads_somewhere(document):
         assert part
 
 
-def test_every_operation_says_what_it_is_and_how_it_fails(document):
+def test_every_operation_has_summary_and_errors(document):
     for name, operation in operations(document):
         assert operation["summary"], name
         assert "default" not in operation["responses"], name
@@ -71,11 +71,11 @@ def test_every_operation_says_what_it_is_and_how_it_fails(document):
             assert operation["responses"].keys() >= {"400", "403", "404", "413", "503"}, name
 
 
-def test_is_valid(document):
+def test_document_is_valid(document):
     validate(document)
 
 
-def test_every_operation_has_a_name_of_its_own_and_a_good_answer(document):
+def test_operation_ids_are_unique_and_have_responses(document):
     names = [operation["operationId"] for _, operation in operations(document)]
     assert len(set(names)) == len(names)
     for name, operation in operations(document):
@@ -84,7 +84,7 @@ def test_every_operation_has_a_name_of_its_own_and_a_good_answer(document):
         assert all(answer.get("description") or "$ref" in answer for answer in operation["responses"].values()), name
 
 
-def test_every_json_body_has_an_example_that_its_schema_takes(document):
+def test_every_json_body_has_a_valid_example(document):
     for name, operation in operations(document):
         content = operation.get("requestBody", {}).get("content", {}).get("application/json")
         if content is None or "$ref" not in content["schema"]:
@@ -108,12 +108,12 @@ def test_errors_are_problems(document):
     }
 
 
-def test_a_jobs_schema_is_the_jobs_shape(client, document):
+def test_job_schema_matches_the_response(client, document):
     job = client.submit()
     assert document["components"]["schemas"]["Job"]["properties"].keys() == job.keys()
 
 
-def test_the_guide_has_every_route(document):
+def test_guide_lists_every_route(document):
     guide = DOCS.read_text()
     for name, _ in operations(document):
         method, path = name.split()

@@ -49,7 +49,7 @@ def done(running, store):
 
 
 @pytest.mark.parametrize("path", [URL, f"{URL}/", f"{URL}/download", f"{URL}/download/"])
-def test_the_sealed_archive_comes_whole(client, done, store, path):
+def test_sealed_tarball_is_served(client, done, store, path):
     answer = client.get(path)
     assert (answer.status_code, answer.mimetype) == (200, "application/gzip")
     assert answer.data == store.outputs(done.uuid).path.read_bytes()
@@ -59,7 +59,7 @@ def test_the_sealed_archive_comes_whole(client, done, store, path):
     assert answer.headers["ETag"] == f'"{store.outputs(done.uuid).etag}"'
 
 
-def test_the_same_etag_is_a_304(client, done):
+def test_same_etag_is_a_304(client, done):
     etag = client.get(URL).headers["ETag"]
     answer = client.get(URL, headers={"If-None-Match": etag})
     assert (answer.status_code, answer.data) == (304, b"")
@@ -69,7 +69,7 @@ def test_the_same_etag_is_a_304(client, done):
 @pytest.mark.parametrize(
     ("asked", "first", "stop"), [("bytes=0-9", 0, 10), ("bytes=100-", 100, None), ("bytes=-7", -7, None)]
 )
-def test_a_range_is_those_bytes(client, done, asked, first, stop):
+def test_range_returns_its_bytes(client, done, asked, first, stop):
     whole = client.get(URL).data
     answer = client.get(URL, headers={"Range": asked})
     assert (answer.status_code, answer.data) == (206, whole[first:stop])
@@ -77,30 +77,30 @@ def test_a_range_is_those_bytes(client, done, asked, first, stop):
 
 
 @pytest.mark.parametrize("asked", ["bytes=0-1,4-5", "lines=0-1", "bytes=-99999999", "nonsense"])
-def test_an_odd_range_is_the_whole(client, done, asked):
+def test_unsupported_range_returns_everything(client, done, asked):
     answer = client.get(URL, headers={"Range": asked})
     assert (answer.status_code, answer.data) == (200, client.get(URL).data)
 
 
-def test_a_range_behind_the_end_cannot_be(client, done):
+def test_range_beyond_the_end_is_a_416(client, done):
     answer = client.get(URL, headers={"Range": "bytes=99999999-"})
     assert (answer.status_code, answer.mimetype) == (416, "application/problem+json")
     assert answer.headers["Content-Range"] == f"bytes */{len(client.get(URL).data)}"
 
 
-def test_a_range_of_another_archive_is_the_whole(client, done):
+def test_range_with_an_old_etag_returns_everything(client, done):
     etag = client.get(URL).headers["ETag"]
     assert client.get(URL, headers={"Range": "bytes=0-9", "If-Range": etag}).status_code == 206
     assert client.get(URL, headers={"Range": "bytes=0-9", "If-Range": '"x"'}).status_code == 200
 
 
-def test_head_tells_and_sends_nothing(client, done):
+def test_head_has_headers_without_a_body(client, done):
     answer = client.call("HEAD", URL)
     assert (answer.status_code, answer.data) == (200, b"")
     assert int(answer.headers["Content-Length"]) == len(client.get(URL).data)
 
 
-def test_of_a_running_job_they_are_as_they_are_now(client, running, store):
+def test_outputs_of_a_running_job_are_live(client, running, store):
     assert unpack(client.get(URL).data)["1/a.txt"] == b"first\n"
     (store.job_folder(running.uuid) / "outputs" / "c").write_bytes(b"later")
     answer = client.get(URL)
@@ -109,7 +109,7 @@ def test_of_a_running_job_they_are_as_they_are_now(client, running, store):
     assert "ETag" not in answer.headers
 
 
-def test_of_a_running_job_elsewhere_they_come_later(client):
+def test_remote_outputs_of_a_running_job_are_a_409(client):
     client.submit()
     bring(1, Status.SCHEDULED, Status.RUNNING)
     answer = client.get(URL)
@@ -118,7 +118,7 @@ def test_of_a_running_job_elsewhere_they_come_later(client):
 
 
 @pytest.mark.parametrize("statuses", [[], [Status.SCHEDULED], [Status.STOPPED], [Status.SCHEDULED, Status.FAILED]])
-def test_of_a_job_that_wrote_nothing_they_are_an_empty_archive(client, statuses):
+def test_job_without_outputs_has_an_empty_tarball(client, statuses):
     client.submit()
     bring(1, *statuses)
     answer = client.get(URL)
@@ -127,7 +127,7 @@ def test_of_a_job_that_wrote_nothing_they_are_an_empty_archive(client, statuses)
     assert client.get(URL, headers={"If-None-Match": answer.headers["ETag"]}).status_code == 304
 
 
-def test_what_is_sealed_is_served_before_the_status_says_done(client, running, store):
+def test_sealed_outputs_are_served_before_the_job_is_done(client, running, store):
     store.seal(running.uuid, "1", 0)
     assert Job.get().status is Status.RUNNING
     assert client.get(URL).data == store.outputs(running.uuid).path.read_bytes()
@@ -143,12 +143,12 @@ class TestFiles:
             bring(1, Status.SUCCEEDED)
         return running
 
-    def test_a_folder_is_listed(self, client, job):
+    def test_folder_is_listed(self, client, job):
         assert client.get(f"{URL}/tree").json == {"files": [["a.txt", 6]], "dirs": ["deep"]}
         for path in ("deep", "/deep/", "deep/"):
             assert client.get(f"{URL}/tree/?path={path}").json == {"files": [["b.bin", 5000]], "dirs": []}
 
-    def test_a_file_comes_whole(self, client, job):
+    def test_file_is_served(self, client, job):
         answer = client.get(f"{URL}/files?path=a.txt")
         assert (answer.status_code, answer.data) == (200, b"first\n")
         assert answer.headers["Content-Length"] == "6"
@@ -157,14 +157,14 @@ class TestFiles:
         assert len(client.get(f"{URL}/files/?path=/deep/b.bin").data) == 5000
 
     @pytest.mark.parametrize("path", ["nothing", "deep", "../log", "deep/../../log", "/etc/passwd", "a.txt/b", "%00"])
-    def test_what_is_not_there_is_not_found(self, client, job, path):
+    def test_missing_file_is_not_found(self, client, job, path):
         assert client.get(f"{URL}/files?path={path}").status_code == 404
 
     @pytest.mark.parametrize("path", ["nothing", "a.txt", "..", "deep/.."])
-    def test_no_other_folder_is_listed(self, client, job, path):
+    def test_only_folders_of_the_outputs_are_listed(self, client, job, path):
         assert client.get(f"{URL}/tree?path={path}").status_code == 404
 
-    def test_a_file_must_be_named(self, client, job):
+    def test_path_of_a_file_is_required(self, client, job):
         answer = client.get(f"{URL}/files")
         assert answer.status_code == 400
         assert answer.json["errors"][0]["detail"] == "Files view expect a path to the file."
@@ -174,7 +174,7 @@ class TestFiles:
         assert client.get(f"{URL}/files?path=link").status_code == 404
 
 
-def test_of_a_job_whose_outputs_are_elsewhere_nothing_is_said_yet(client):
+def test_tree_of_remote_outputs_is_a_409(client):
     client.submit()
     bring(1, Status.SCHEDULED, Status.RUNNING)
     for path in ("tree", "files?path=a"):
@@ -301,7 +301,7 @@ def test_file_of_running_job_has_no_etag(client, running):
     assert answer.headers["Cache-Control"] == "no-store"
 
 
-def test_part_of_a_file_is_not_offered(client, done):
+def test_ranges_of_a_file_are_not_offered(client, done):
     answer = client.get(f"{URL}/files?path=a.txt", headers={"Range": "bytes=1-2"})
     assert (answer.status_code, answer.data) == (200, b"first\n")
     assert "Accept-Ranges" not in answer.headers

@@ -47,25 +47,25 @@ def five(client):
         ("-id", [[5, 4], [3, 2], [1]]),
     ],
 )
-def test_a_walk_meets_every_job_once_in_order(client, five, sort, pages):
+def test_cursor_pages_have_every_job_once_in_order(client, five, sort, pages):
     assert walk(client, sort=sort) == pages
     ids = [number for page in pages for number in page]
     listed = [job["id"] for job in client.get(f"{JOBS}?sort={sort}").json["results"]]
     assert listed == ids
 
 
-def test_what_comes_meanwhile_repeats_and_hides_nothing(client, five):
+def test_new_jobs_do_not_disturb_cursor_pages(client, five):
     first = client.get(f"{JOBS}?cursor=&limit=2&sort=-id").json
     client.submit()
     second = client.get(first["next"].removeprefix("http://localhost")).json
     assert [job["id"] for job in second["results"]] == [3, 2]
 
 
-def test_a_walk_takes_a_query(client, five):
+def test_cursor_works_with_a_query(client, five):
     assert walk(client, query="name:j1|j3|j4", sort="id") == [[2, 4], [5]]
 
 
-def test_every_page_of_a_walk_goes_by_an_index(client, five, monkeypatch):
+def test_every_cursor_page_uses_an_index(client, five, monkeypatch):
     asked = []
     original = database.execute_sql
 
@@ -89,20 +89,20 @@ def test_every_page_of_a_walk_goes_by_an_index(client, five, monkeypatch):
     "cursor",
     [b"x", b"\xff", b'["-id",1,1]', b'["-updated_at",1]', b'["-updated_at","a",1]', b"[" * 100_000],
 )
-def test_what_is_no_cursor_is_refused(client, five, cursor):
+def test_invalid_cursor_is_refused(client, five, cursor):
     for text in (cursor.decode("latin-1"), base64.urlsafe_b64encode(cursor).decode()):
         assert pointers(client.get(JOBS, query_string={"cursor": text})) == ["cursor"]
 
 
-def test_a_walk_goes_by_one_column(client, five):
+def test_cursor_needs_a_single_sort_column(client, five):
     assert pointers(client.get(f"{JOBS}?cursor=&sort=created_at,-id")) == ["sort"]
 
 
-def test_builds_are_walked_too(client):
+def test_cursor_works_for_builds(client):
     assert client.get(f"{BASE}/builds?cursor=").json == {"count": 0, "next": None, "previous": None, "results": []}
 
 
-def test_pages_by_offset_link_around(client, five):
+def test_offset_pages_have_links(client, five):
     answer = client.get(f"{JOBS}?limit=2&offset=2")
     links = dict(reversed(part.split("; ")) for part in answer.headers["Link"].split(", "))
     assert links == {

@@ -36,7 +36,7 @@ def test_unknown_paths(client, path):
     assert check(client.get(path), 404)["detail"] == "Not found."
 
 
-def test_a_browser_gets_a_page_for_a_path_of_no_page_but_never_from_the_api(client):
+def test_browser_gets_an_error_page_outside_the_api(client):
     headers = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
     answer = client.get("/x/y/z/w", headers=headers)
     assert (answer.status_code, answer.mimetype) == (404, "text/html")
@@ -77,7 +77,7 @@ def test_wrong_json(client, data):
     assert pointers(answer) == [""]
 
 
-def test_numbers_that_json_has_not(client):
+def test_numbers_outside_json_are_refused(client):
     answer = client.post(
         JOBS, data=b'{"run": {"cmd": "a"}, "termination": {"grace": NaN}}', content_type="application/json"
     )
@@ -88,7 +88,7 @@ def test_numbers_that_json_has_not(client):
     assert pointers(answer) == ["/termination/grace"]
 
 
-def test_bodies_that_are_too_large(settings, user, project):
+def test_too_large_bodies_are_refused(settings, user, project):
     app = create_app(dataclasses.replace(settings, body_limit=1000))
     client = Client(app, users.create_token(user, "t")[1])
     answer = client.post(JOBS, {"config": CONFIG, "description": "x" * 1000})
@@ -117,7 +117,7 @@ def test_refusals(app, error, status):
     assert ("WWW-Authenticate" in answer.headers) is (status == 401)
 
 
-def test_many_problems_are_all_there_and_told_in_short(app):
+def test_many_problems_are_listed_and_summarized(app):
     many = [Problem(f"/config/x{number}", "is wrong") for number in range(20)] + [Problem("", "and so is all")]
     with app.test_request_context(headers=FULL):
         body = problems.refusal_response(Invalid(many)).json
@@ -141,7 +141,7 @@ def test_old_clients_receive_short_errors(app, accept):
     assert plain == {"detail": "Not found."}
 
 
-def test_fields_never_take_the_problems_own_members(app):
+def test_fields_do_not_replace_reserved_members(app):
     wrong = Invalid([Problem("/status", "a"), Problem("/detail", "b"), Problem("wait", "c")])
     with app.test_request_context():
         body = problems.refusal_response(wrong).json
@@ -179,20 +179,20 @@ class TestDefects:
             PolyjobError(SECRET),
         ],
     )
-    def test_say_nothing_but_in_the_log(self, broken, caplog, error):
+    def test_defects_are_described_only_in_the_log(self, broken, caplog, error):
         answer = broken(error).get(JOBS)
         check(answer, 500)
         assert "secret" not in answer.text
         assert "secret" in caplog.text
 
-    def test_a_full_disk_is_for_the_moment(self, broken, caplog):
+    def test_full_disk_is_a_503(self, broken, caplog):
         answer = broken(OSError(errno.ENOSPC, SECRET)).get(JOBS)
         assert "disk is full" in check(answer, 503)["detail"]
         assert int(answer.headers["Retry-After"]) > 0
         assert "secret" not in answer.text
 
     @pytest.mark.parametrize("name", ["SQLITE_FULL", "SQLITE_BUSY", "SQLITE_IOERR_WRITE", "SQLITE_LOCKED"])
-    def test_so_is_a_database_that_cannot_be_used(self, broken, caplog, name):
+    def test_unusable_database_is_a_503(self, broken, caplog, name):
         cause = sqlite3.OperationalError(SECRET)
         cause.sqlite_errorname = name
         error = peewee.OperationalError(SECRET)
@@ -202,7 +202,7 @@ class TestDefects:
         assert "secret" not in answer.text
 
 
-def test_answers_are_kept_by_nobody_without_asking_again(client):
+def test_responses_are_not_cached(client):
     client.submit()
     for path, kept in ((JOBS, "private, no-cache"), (f"{JOBS}/1/coderef", "no-store"), (f"{JOBS}/9", "no-store")):
         assert client.get(path).headers["Cache-Control"] == kept

@@ -28,7 +28,7 @@ UPLOAD = f"{BASE}/repo/upload"
 
 
 class TestCreate:
-    def test_makes_a_private_project(self, client):
+    def test_new_project_is_private(self, client):
         nulls = dict.fromkeys(DETAIL - {"name"}) | {"num_jobs": 0}
         answer = client.post(f"{PROJECTS}/", nulls | {"name": "new", "description": "d", "tags": ["t"], "readme": "r"})
         assert answer.status_code == 201
@@ -39,7 +39,7 @@ class TestCreate:
         } == answer.json  # fmt: skip
         assert client.get("/api/v1/ana/new").json == answer.json
 
-    def test_makes_a_public_one_where_that_is_asked_for_or_the_rule(self, client, settings, user):
+    def test_new_project_is_public_if_requested_or_configured(self, client, settings, user):
         assert client.post(PROJECTS, {"name": "a", "is_public": True}).json["is_public"] is True
         app = create_app(dataclasses.replace(settings, public_projects=True))
         client = Client(app, users.create_token(user, "t")[1])
@@ -51,11 +51,11 @@ class TestCreate:
         [{}, {"name": None}, {"name": ""}, {"name": "a b"}, {"name": "a.b"}, {"name": "x" * 129}, {"name": 3},
          {"name": "Jobs"}, {"name": "demo"}, {"name": "a\0"}],
     )  # fmt: skip
-    def test_a_name_that_does_not_do_is_refused(self, client, body):
+    def test_invalid_name_is_refused(self, client, body):
         assert set(pointers(client.post(PROJECTS, body))) == {"/name"}
         assert Project.select().count() == 1
 
-    def test_says_which_name_is_taken(self, client, other):
+    def test_taken_name_is_named(self, client, other):
         answer = client.post(PROJECTS, {"name": "demo"})
         assert [error["detail"] for error in answer.json["errors"]] == ["A project with name `demo` already exists."]
         assert other.post(PROJECTS, {"name": "demo"}).json["unique_name"] == "bob.demo"
@@ -92,7 +92,7 @@ class TestList:
     def test_wrong_queries_are_refused(self, client, query):
         assert client.get(f"/api/v1/ana?query={query}").status_code == 400
 
-    def test_shows_others_the_public_ones(self, client, other, admin):
+    def test_others_see_public_projects(self, client, other, admin):
         client.post(PROJECTS, {"name": "open", "is_public": True})
         assert [one["name"] for one in other.get("/api/v1/ana").json["results"]] == ["open"]
         assert admin.get("/api/v1/ana").json["count"] == 2
@@ -102,7 +102,7 @@ class TestList:
         ["{}", "{}/projects/names", *(f"{kind}/{{}}/{things}" for kind in ("bookmarks", "archives")
          for things in ("jobs", "builds", "projects"))],
     )  # fmt: skip
-    def test_of_nobody_looks_like_that_of_somebody_else(self, path, client, other, admin):
+    def test_list_of_an_unknown_user_is_empty(self, path, client, other, admin):
         somebody, nobody = (other.get("/api/v1/" + path.format(name)) for name in ("ana", "nobody"))
         assert (somebody.status_code, somebody.text) == (nobody.status_code, nobody.text)
         assert other.get("/api/v1/" + path.format("bob")).status_code == 200
@@ -121,7 +121,7 @@ class TestUpload:
         form = fields | {name: (io.BytesIO(data), "/home/ana/x.tar.gz", "text/plain")}
         return client.call("PUT", f"{UPLOAD}/", data=form, content_type="multipart/form-data")
 
-    def test_is_kept_and_run_with(self, client, settings):
+    def test_upload_is_stored_and_used_by_jobs(self, client, settings):
         answer = self.upload(client, tar({"main.py": b"print(1)", "requirements.txt": b"six"}), json='{"async": false}')
         assert (answer.status_code, answer.data) == (200, b"")
         code = Upload.get()
@@ -130,18 +130,18 @@ class TestUpload:
         assert client.get(BASE).json["has_code"] is True
         assert client.submit()["commit"] == code.digest
 
-    def test_a_later_one_is_for_later_jobs(self, client):
+    def test_later_upload_is_for_later_jobs(self, client):
         self.upload(client, tar({"a": b"1"}))
         first = client.submit()
         self.upload(client, tar({"a": b"2"}))
         assert client.submit()["commit"] != first["commit"] == client.get(f"{BASE}/jobs/1").json["commit"]
 
-    def test_the_same_again_changes_nothing(self, client):
+    def test_same_upload_changes_nothing(self, client):
         for _ in range(2):
             assert self.upload(client, tar({"a": b"1"})).status_code == 200
         assert Upload.select().count() == 1
 
-    def test_an_earlier_one_again_is_the_latest(self, client):
+    def test_repeated_earlier_upload_becomes_the_latest(self, client):
         for content in (b"1", b"2", b"1"):
             self.upload(client, tar({"a": content}))
         assert client.submit()["commit"] == Upload.get_by_id(1).digest
@@ -151,16 +151,16 @@ class TestUpload:
         [b"", b"no archive", tar({"../a": b"1"}), tar({"/a": b"1"}), tar({"a": b"1"})[:60]],
         ids=["empty", "none", "leads out", "absolute", "cut"],
     )
-    def test_one_that_is_no_good_is_refused_whole(self, client, settings, data):
+    def test_invalid_upload_is_refused(self, client, settings, data):
         assert pointers(self.upload(client, data)) == ["/repo"]
         assert Upload.select().count() == 0
         assert list((settings.data_dir / "code").iterdir()) == []
         assert client.get(BASE).json["has_code"] is False
 
-    def test_without_a_file_is_refused(self, client):
+    def test_upload_without_file_is_refused(self, client):
         assert pointers(self.upload(client, tar({"a": b"1"}), name="other")) == ["/repo"]
 
-    def test_that_breaks_off_is_refused(self, client, settings):
+    def test_truncated_upload_is_refused(self, client, settings):
         whole = b'--b\r\nContent-Disposition: form-data; name="repo"; filename="x"\r\n\r\n' + tar({"a": b"1"})
         answer = client.call("PUT", UPLOAD, data=whole, content_type="multipart/form-data; boundary=b")
         assert pointers(answer) == [""]
@@ -168,11 +168,11 @@ class TestUpload:
         assert list((settings.data_dir / "code").iterdir()) == []
 
     @pytest.mark.parametrize("kind", ["application/json", "application/gzip", "multipart/form-data", None])
-    def test_of_another_type_is_refused(self, client, kind):
+    def test_upload_of_another_media_type_is_refused(self, client, kind):
         answer = client.call("PUT", UPLOAD, data=tar({"a": b"1"}), content_type=kind)
         assert (answer.status_code, answer.mimetype) == (415, "application/problem+json")
 
-    def test_that_is_too_large_is_refused(self, settings, user, project):
+    def test_too_large_upload_is_refused(self, settings, user, project):
         small = dataclasses.replace(settings, upload_limit=1000)
         client = Client(create_app(small), users.create_token(user, "t")[1])
         data = tar({"a": b"".join(bytes([i * j % 251]) for i in range(100) for j in range(100))})
@@ -182,7 +182,7 @@ class TestUpload:
         assert Upload.select().count() == 0
         assert list((settings.data_dir / "code").iterdir()) == []
 
-    def test_whose_body_is_too_large_is_not_even_read(self, settings, user, project, monkeypatch):
+    def test_too_large_upload_is_not_read(self, settings, user, project, monkeypatch):
         monkeypatch.setattr("polyjob.api.projects.MULTIPART_OVERHEAD", 0)
         small = dataclasses.replace(settings, upload_limit=10)
         client = Client(create_app(small), users.create_token(user, "t")[1])
@@ -192,26 +192,26 @@ class TestUpload:
             "The body is larger than 10 bytes.",
         )
 
-    def test_may_be_larger_than_other_bodies(self, settings, user, project):
+    def test_upload_may_be_larger_than_other_bodies(self, settings, user, project):
         small = dataclasses.replace(settings, body_limit=50)
         client = Client(create_app(small), users.create_token(user, "t")[1])
         assert self.upload(client, tar({"a": b"1"})).status_code == 200
 
-    def test_is_refused_while_the_disk_is_low(self, settings, user, project):
+    def test_upload_is_refused_on_low_disk(self, settings, user, project):
         low = dataclasses.replace(settings, disk_low=1 << 60)
         client = Client(create_app(low), users.create_token(user, "t")[1])
         answer = self.upload(client, tar({"a": b"1"}))
         assert answer.status_code == 503
         assert int(answer.headers["Retry-After"]) > 0
 
-    def test_is_its_owners_alone(self, client, other):
+    def test_only_the_owner_can_upload(self, client, other):
         publish()
         assert self.upload(other, tar({"a": b"1"})).status_code == 403
         assert Upload.select().count() == 0
 
 
 class TestChange:
-    def test_everything_that_people_may(self, client):
+    def test_all_fields_can_be_updated(self, client):
         answer = client.patch(BASE, {"description": "d", "tags": ["a"], "readme": "r", "is_public": True})
         assert answer.status_code == 200
         assert answer.json.keys() == DETAIL
@@ -219,24 +219,24 @@ class TestChange:
         answer = client.patch(BASE, {"tags": ["b", "a"], "merge": True, "is_public": None, "num_jobs": 7})
         assert (answer.json["tags"], answer.json["is_public"], answer.json["num_jobs"]) == (["a", "b"], True, 0)
 
-    def test_a_new_name_is_everywhere_at_once(self, client):
+    def test_new_name_applies_everywhere_at_once(self, client):
         client.submit()
         assert client.patch(BASE, {"name": "other"}).json["unique_name"] == "ana.other"
         assert client.get(BASE).status_code == 404
         assert client.get("/api/v1/ana/other/jobs/1").json["unique_name"] == "ana.other.jobs.1"
 
     @pytest.mark.parametrize("name", ["taken", "jobs", "a b"])
-    def test_a_name_that_does_not_do(self, client, name):
+    def test_invalid_new_name_is_refused(self, client, name):
         client.post(PROJECTS, {"name": "taken"})
         assert pointers(client.patch(BASE, {"name": name, "description": "new"})) == ["/name"]
         assert client.get(BASE).json["description"] is None
 
-    def test_its_own_name_is_no_change(self, client):
+    def test_own_name_is_accepted(self, client):
         assert client.patch(BASE, {"name": "demo"}).status_code == 200
 
 
 class TestArchive:
-    def test_hides_all_and_stops_what_runs(self, client):
+    def test_archiving_hides_the_project_and_stops_jobs(self, client):
         client.submit()
         for _ in range(2):
             assert client.post(f"{BASE}/archive").status_code == 200
@@ -250,7 +250,7 @@ class TestArchive:
 
 
 class TestDelete:
-    def test_hides_all_at_once_and_frees_the_name(self, client):
+    def test_deleting_hides_the_project_and_frees_the_name(self, client):
         client.submit()
         assert client.delete(BASE).status_code == 204
         assert client.get(BASE).status_code == 404
@@ -260,7 +260,7 @@ class TestDelete:
         assert client.get(f"{BASE}/jobs").json["count"] == 0
         assert client.get(f"{BASE}/jobs/1").status_code == 404
 
-    def test_of_somebody_elses_is_not_found_or_forbidden(self, client, other):
+    def test_projects_of_others_are_not_found_or_forbidden(self, client, other):
         assert other.delete(BASE).status_code == 404
         publish()
         assert other.delete(BASE).status_code == 403
@@ -284,7 +284,7 @@ def test_bookmarks(client):
 
 
 class TestRepository:
-    def test_tells_of_the_uploads_and_gives_each_back(self, client):
+    def test_uploads_are_described_and_downloadable(self, client):
         assert client.get(f"{BASE}/repo").status_code == 404
         assert client.get(f"{BASE}/repo/download").status_code == 404
         for text in (b"one", b"two"):

@@ -59,7 +59,7 @@ class TestOne:
 
 
 class TestPost:
-    def test_of_a_job_that_polyjob_runs_is_a_note(self, client, job):
+    def test_report_on_a_managed_job_is_a_note(self, client, job):
         bring(1, Status.SCHEDULED, Status.RUNNING)
         answer = client.post(f"{JOBS}/1/statuses", {"status": "succeeded", "message": "m"})
         assert (answer.status_code, answer.json["status"]) == (201, "running")
@@ -67,12 +67,12 @@ class TestPost:
         assert JobStatus.select().count() == 3
         assert Job.get().status is Status.RUNNING
 
-    def test_stopped_by_a_person_is_a_wish(self, client, job, user):
+    def test_stopped_status_from_a_person_requests_a_stop(self, client, job, user):
         bring(1, Status.SCHEDULED, Status.RUNNING)
         assert client.post(f"{JOBS}/1/statuses", {"status": "stopped"}).status_code == 201
         assert (Job.get().stop_kind, Job.get().stop_by) == ("person", user)
 
-    def test_drives_a_job_that_polyjob_does_not_run(self, client, unmanaged):
+    def test_report_changes_the_status_of_an_unmanaged_job(self, client, unmanaged):
         sent = {"status": "failed", "message": "m", "traceback": "t", "details": {"a": [1]}}
         client.post(f"{JOBS}/1/statuses", {"status": "running"})
         answer = client.post(f"{JOBS}/1/statuses", sent)
@@ -82,20 +82,20 @@ class TestPost:
         assert job["last_status"] == "failed"
         assert job["started_at"] < job["finished_at"]
 
-    def test_of_a_job_that_is_done_answers_what_is(self, client, unmanaged):
+    def test_report_on_a_done_job_returns_its_status(self, client, unmanaged):
         client.post(f"{JOBS}/1/statuses", {"status": "succeeded"})
         answer = client.post(f"{JOBS}/1/statuses", {"status": "running"})
         assert (answer.status_code, answer.json["status"]) == (201, "succeeded")
         assert JobStatus.select().count() == 2
 
     @pytest.mark.parametrize("body", [{}, None, {"status": None}])
-    def test_of_nothing_answers_what_is(self, client, unmanaged, body):
+    def test_empty_report_returns_the_status(self, client, unmanaged, body):
         answer = client.post(f"{JOBS}/1/statuses", body)
         assert (answer.status_code, answer.json["status"]) == (201, "created")
         assert JobStatus.select().count() == 1
 
     @pytest.mark.parametrize("status", ["x", "RUNNING", 3, [], True])
-    def test_of_no_status_is_refused(self, client, unmanaged, status):
+    def test_unknown_status_is_refused(self, client, unmanaged, status):
         answer = client.post(f"{JOBS}/1/statuses", {"status": status})
         assert pointers(answer) == ["/status"]
         assert answer.json["status"] == 400
@@ -105,37 +105,37 @@ class TestPost:
         ("body", "pointer"),
         [({"details": [1]}, "/details"), ({"message": 3}, "/message"), ({"details": {"a": "\0"}}, "/details/a")],
     )
-    def test_what_is_wrong_is_named(self, client, unmanaged, body, pointer):
+    def test_problems_of_a_report_are_listed(self, client, unmanaged, body, pointer):
         assert pointers(client.post(f"{JOBS}/1/statuses", {"status": "running"} | body)) == [pointer]
 
-    def test_a_long_text_is_cut_and_fails_nobody(self, client, unmanaged):
+    def test_long_report_is_shortened(self, client, unmanaged):
         body = {"status": "failed", "message": "m" * 10_000, "traceback": "t" * 100_000}
         answer = client.post(f"{JOBS}/1/statuses", body).json
         assert len(answer["message"]) == 256
         assert len(answer["traceback"]) == 64 << 10
 
-    def test_a_note_is_never_longer_than_a_message(self, client, job):
+    def test_note_is_not_longer_than_a_message(self, client, job):
         client.post(f"{JOBS}/1/statuses", {"status": "running", "message": "m" * 100_000})
         assert len(client.get(f"{JOBS}/1").json["notes"][0]["text"]) < 5000
 
 
-def test_heartbeats_are_taken(client, job):
+def test_heartbeats_are_accepted(client, job):
     answer = client.post(f"{JOBS}/1/_heartbeat/")
     assert (answer.status_code, answer.data) == (200, b"")
     assert client.post(f"{JOBS}/2/_heartbeat").status_code == 404
 
 
 class TestCodeReferences:
-    def test_without_code_is_an_object_of_nulls(self, client, job):
+    def test_code_reference_without_upload_has_nulls(self, client, job):
         answer = client.get(f"{JOBS}/1/coderef")
         assert (answer.status_code, set(answer.json.values())) == (200, {None})
 
-    def test_a_report_is_kept_as_a_note(self, client, job):
+    def test_reported_code_reference_is_a_note(self, client, job):
         answer = client.post(
             f"{JOBS}/1/coderef", {"commit": "abc", "git_url": "https://git.example/x", "is_dirty": True}
         )
         assert (answer.status_code, answer.json["commit"], answer.json["is_dirty"]) == (201, "abc", True)
         assert "https://git.example/x, abc" in client.get(f"{JOBS}/1").json["notes"][0]["text"]
 
-    def test_a_wrong_report_is_refused(self, client, job):
+    def test_invalid_code_reference_is_refused(self, client, job):
         assert pointers(client.post(f"{JOBS}/1/coderef", {"commit": 3})) == ["/commit"]
