@@ -33,7 +33,7 @@ from polyjob.engine_link import (
     write_disk_usage,
     write_engine_report,
 )
-from tests.engine.conftest import HandClock
+from tests.engine.conftest import ManualClock
 
 DAMAGED = [b"", b"nonsense", b"[]", b"{}", b"\xff\x00", b'{"at": "x", "builds": 3, "runner": [], "slow": null}']
 
@@ -121,7 +121,7 @@ class TestReports:
 
 class TestRestarts:
     def test_only_starts_after_a_crash_count(self, tmp_path):
-        clock = HandClock()
+        clock = ManualClock()
         counts = []
         for _ in range(3):
             record_start(tmp_path, "engine", clock)
@@ -132,7 +132,7 @@ class TestRestarts:
         assert count_restarts(tmp_path, "web", clock) == 0
 
     def test_restarts_expire_after_an_hour_or_a_boot(self, tmp_path):
-        clock = HandClock()
+        clock = ManualClock()
         for _ in range(2):
             record_start(tmp_path, "engine", clock)
         clock.move(RESTART_WINDOW_SECONDS + 1)
@@ -142,12 +142,12 @@ class TestRestarts:
         assert count_restarts(tmp_path, "engine", clock) == 0
 
     def test_number_of_recorded_starts_is_bounded(self, tmp_path):
-        clock = HandClock()
+        clock = ManualClock()
         for _ in range(3 * STARTS_TO_KEEP):
             record_start(tmp_path, "engine", clock)
         assert len((tmp_path / "engine.starts").read_text().splitlines()) == STARTS_TO_KEEP
 
     def test_damaged_file_counts_as_empty(self, tmp_path):
         (tmp_path / "engine.starts").write_bytes(b"\xff\x00 nonsense")
-        assert count_restarts(tmp_path, "engine", HandClock()) == 0
-        record_start(tmp_path, "engine", HandClock())
+        assert count_restarts(tmp_path, "engine", ManualClock()) == 0
+        record_start(tmp_path, "engine", ManualClock())

@@ -135,7 +135,7 @@ def check_server(client: Client) -> Iterator[Finding]:
 def check_runner(settings: Settings) -> Finding:
     """Check the runner of these settings directly, without a server."""
     import runners
-    from polyjob.engine.retries import words
+    from polyjob.engine.retries import error_text
     from polyjob.server.bootstrap import check_settings
     from polyjob.services.specs import runner_settings
 
@@ -150,7 +150,7 @@ def check_runner(settings: Settings) -> Finding:
     try:
         runner.probe()
     except Exception as error:  # a defect of the runner counts as a backend that does not work
-        return Finding("runner", False, " ".join(words(error).split()))
+        return Finding("runner", False, " ".join(error_text(error).split()))
     finally:
         runner.close()
     return Finding("runner", True, f"{settings.runner}: works when called from here")

@@ -25,7 +25,7 @@ def gc(data_dir: Path | None, dry_run: bool) -> None:
     """
     import runners
     from polyjob.db.models import Build, Meta
-    from polyjob.engine.gc import find
+    from polyjob.engine.gc import find_garbage
     from polyjob.services.specs import runner_settings
     from polyjob.storage.store import Store
     from runners.base import RunnerError
@@ -35,16 +35,16 @@ def gc(data_dir: Path | None, dry_run: bool) -> None:
         names = {row.runner for row in Build.select(Build.runner).distinct()}
         loaded = {name: runners.load(name, of_runners, lambda: None) for name in sorted(names)}
         total = failures = 0
-        for garbage in find(settings, Store(settings.data_dir), loaded):
+        for garbage in find_garbage(settings, Store(settings.data_dir), loaded):
             try:
                 if not dry_run:
                     garbage.remove()
             except (RunnerError, OSError) as error:
-                say(f"polyjob: {garbage.what} {garbage.name} could not be removed: {error}")
+                say(f"polyjob: {garbage.kind} {garbage.name} could not be removed: {error}")
                 failures += 1
                 continue
             total += garbage.size
-            click.echo(f"{format_size(garbage.size):>10}  {garbage.what} {garbage.name}: {garbage.why}")
+            click.echo(f"{format_size(garbage.size):>10}  {garbage.kind} {garbage.name}: {garbage.reason}")
         click.echo(f"{format_size(total)} {'would be' if dry_run else 'were'} freed.")
     if failures:
         raise SystemExit(1)

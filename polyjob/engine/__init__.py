@@ -1,4 +1,4 @@
-"""The engine: the one process that brings rows and back ends together. `run` is all that others need."""
+"""The engine: the one process that reconciles rows with backends. `run` is its only entry point."""
 
 from polyjob.engine.main import run
 from polyjob.engine_link import EngineRunning

@@ -1,43 +1,47 @@
-"""The engine's part that knows the runners: loads each when first needed, polls it, and notices when it is away."""
+"""The backends of the engine: load each runner when it is first needed, poll it, and notice when it is unavailable."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from polyjob.db.models import Build
-from polyjob.engine.call_pools import Done, run
+from polyjob.engine.call_pools import FunctionCall, Result, execute
 from polyjob.engine.context import Context
-from polyjob.engine.retries import TICK, Retry, words
+from polyjob.engine.retries import TICK, Backoff, error_text
 from runners.base import Runner, RunnerUnavailable, State
 
 log = logging.getLogger("polyjob.engine")
 
-UNREACHABLE_AFTER = 3.0
-"""Seconds that a back end is away before its jobs say so."""
+OUTAGE_NOTE_SECONDS = 3.0
+"""Seconds that a backend is unavailable before its jobs get a note."""
 
 
 @dataclass
 class Backend:
-    """What is remembered of one runner; every bit of it can be lost."""
+    """What the engine remembers of one runner. All of it can be lost."""
 
     runner: Runner
-    woken: bool = True
-    """The runner has hinted that something changed since it was last polled."""
+    should_poll: bool = True
+    """The runner has woken the engine, or a call has changed something, since the last poll."""
     polled_at: float = 0.0
-    retry: Retry = field(default_factory=Retry)
-    away_since: float | None = None
-    message: str | None = None
-    """Why the last poll failed; None if it did not."""
-    refusal: str | None = None
-    """Why the last check failed; None if it did not. A backend can answer polls and still refuse every new job."""
-    states: dict[str, State] | None = None
+    backoff: Backoff = field(default_factory=Backoff)
+    unavailable_since: float | None = None
+    poll_error: str | None = None
+    """Why the last poll failed; None if it succeeded."""
+    check_error: str | None = None
+    """Why the last check failed; None if it succeeded. A backend can answer polls and still refuse every new job."""
+    states: dict[str, State] = field(default_factory=dict)
+    """Handle → state, of polls that no pass has taken yet."""
 
 
 class Backends:
-    """See the module. `wake` wakes the engine; it is called from any thread."""
+    """All backends, by the name of their runner.
+
+    `wake` wakes the engine. Runners call it from any thread.
+    """
 
     def __init__(
         self, context: Context, load_runner: Callable[[str, Callable[[], None]], Runner], wake: Callable[[], None]
@@ -48,81 +52,89 @@ class Backends:
         self._backends: dict[str, Backend] = {}
 
     def runner(self, name: str) -> Runner:
-        """Loaded when first asked for. One that cannot be loaded counts as away, until the next start."""
+        """Return a runner, loaded at the first call. If that fails, it counts as unavailable until the next start."""
         return self._backend(name).runner
 
     def of_builds(self) -> dict[str, Runner]:
-        """The runners of new jobs and of builds that are there."""
+        """Return the runner of new jobs, and those of all stored builds."""
         names = {row.runner for row in Build.select(Build.runner).distinct()} | {self.context.settings.runner}
         return {name: self.runner(name) for name in sorted(names)}
 
     def in_use(self) -> dict[str, Runner]:
-        """The runner of new jobs, and those that jobs needed since the start."""
+        """Return the runner of new jobs, and those that jobs have needed since the engine's start."""
         return {name: self.runner(name) for name in sorted({self.context.settings.runner, *self._backends})}
 
-    def poll(self, name: str, handles: list[str]) -> dict[str, State]:
-        """What is newly known of these handles: from this very moment on a local runner, from the last poll that ended
-        on any other, whose next one is begun where it is due."""
-        backend, calls, clock = self._backend(name), self.context.calls, self.context.clock
-        key, runner = ("poll", name), backend.runner
-        due = runner.is_local or backend.woken or clock.seconds() - backend.polled_at >= TICK
-        if due and not calls.busy(key) and clock.seconds() >= backend.retry.retry_at:
-            backend.woken = False
+    def poll(self, name: str, handles: Sequence[str]) -> dict[str, State]:
+        """Return the new states of these handles.
+
+        A local runner reports them at once. With any other runner they are from the last poll that has ended, and the
+        next poll is begun if it is due.
+        """
+        backend, clock = self._backend(name), self.context.clock
+        runner, key = backend.runner, ("poll", name)
+        is_due = runner.is_local or backend.should_poll or clock.seconds() - backend.polled_at >= TICK
+        if is_due and not self.context.calls.is_busy(key) and clock.seconds() >= backend.backoff.retry_at:
+            backend.should_poll = False
             backend.polled_at = clock.seconds()
+            call = FunctionCall(
+                "look", key, "poll", lambda: runner.poll(handles), lambda result: self._on_polled(backend, result)
+            )
             if runner.is_local:
-                self._polled(backend, run(key, "poll", lambda: runner.poll(handles)))
+                call.on_done(execute(call))
             else:
-                calls.submit("look", key, "poll", lambda: runner.poll(handles))
-        states, backend.states = backend.states or {}, None
+                self.context.calls.submit(call)
+        states, backend.states = backend.states, {}
         return states
 
-    def look_again(self) -> None:
-        """Have the next pass poll, for a call has changed something."""
+    def poll_soon(self) -> None:
+        """Let the next pass poll all backends, because a call has changed something."""
         for backend in self._backends.values():
-            backend.woken = True
+            backend.should_poll = True
 
-    def ended(self, name: str, done: Done) -> None:
-        """A poll or a check has ended."""
-        if done.verb == "poll":
-            self._polled(self._backend(name), done)
-        else:
-            self._backend(name).refusal = None if done.error is None else str(done.error)
-
-    def away(self, name: str) -> str | None:
-        """Why the runner cannot be reached, once that has lasted; None while it can."""
+    def outage(self, name: str) -> str | None:
+        """Return why a backend cannot be reached, once that has lasted for a while, or None."""
         backend = self._backend(name)
-        if backend.away_since is None or self.context.clock.seconds() - backend.away_since < UNREACHABLE_AFTER:
+        if (
+            backend.unavailable_since is None
+            or self.context.clock.seconds() - backend.unavailable_since < OUTAGE_NOTE_SECONDS
+        ):
             return None
-        return f"The {name} runner cannot be reached: {backend.message}"
+        return f"The {name} runner cannot be reached: {backend.poll_error}"
 
     def check(self) -> None:
-        """Have the runner of new jobs and every runner in use asked whether it can be reached; see `report`."""
+        """Begin a check of the runner of new jobs and of every runner in use; `report` has the result."""
         for name, runner in self.in_use().items():
-            if not self.context.calls.busy(("check", name)):
-                self.context.calls.submit("look", ("check", name), "check", runner.check)
+            key = ("check", name)
+            if not self.context.calls.is_busy(key):
+                self.context.calls.submit(FunctionCall("look", key, "check", runner.check, self._on_checked))
 
     def report(self) -> dict[str, Any]:
-        """How the runner of new jobs is, as `/readyz` tells it."""
+        """Return the condition of the runner of new jobs, as `/readyz` shows it."""
         name = self.context.settings.runner
         backend = self._backend(name)
-        message = backend.message or backend.refusal
+        message = backend.poll_error or backend.check_error
         return {"name": name, "ok": message is None, "message": message}
 
     def close(self) -> None:
         for backend in self._backends.values():
             backend.runner.close()
 
-    def _polled(self, backend: Backend, done: Done) -> None:
-        if done.error is None:
-            backend.states = (backend.states or {}) | done.value
-            backend.away_since = backend.message = None
-            backend.retry.succeed()
+    def _on_polled(self, backend: Backend, result: Result) -> None:
+        if result.error is None:
+            backend.states |= result.value
+            backend.unavailable_since = backend.poll_error = None
+            backend.backoff.succeed()
             return
         now = self.context.clock.seconds()
-        backend.retry.fail("poll", done.error, now)
-        backend.retry.log_defect(done.error, "poll failed; it is tried again")
-        backend.away_since = now if backend.away_since is None else backend.away_since
-        backend.message = words(done.error)
+        backend.backoff.fail("poll", result.error, now)
+        backend.backoff.log_defect(result.error, "poll failed; it is tried again")
+        if backend.unavailable_since is None:
+            backend.unavailable_since = now
+        backend.poll_error = error_text(result.error)
+
+    def _on_checked(self, result: Result) -> None:
+        _, name = result.call.key
+        self._backend(name).check_error = None if result.error is None else str(result.error)
 
     def _backend(self, name: str) -> Backend:
         if name not in self._backends:
@@ -131,25 +143,25 @@ class Backends:
 
     def _load(self, name: str) -> Runner:
         try:
-            return self._load_runner(name, lambda: self._woken(name))
+            return self._load_runner(name, lambda: self._on_wake(name))
         except Exception as error:
             log.exception("the runner `%s` cannot be loaded", name)
-            return _NotLoaded(f"the runner `{name}` cannot be loaded: {error!r}")
+            return _MissingRunner(f"the runner `{name}` cannot be loaded: {error!r}")
 
-    def _woken(self, name: str) -> None:
+    def _on_wake(self, name: str) -> None:
         """Called by a runner, from any thread."""
         if name in self._backends:
-            self._backends[name].woken = True
+            self._backends[name].should_poll = True
         self._wake()
 
 
-class _NotLoaded(Runner):
-    """Stands for a runner that is not installed any more, as rows of its jobs may still be there."""
+class _MissingRunner(Runner):
+    """Stand in for a runner that cannot be loaded: rows of its jobs may still exist."""
 
-    def __init__(self, why: str) -> None:
-        self._why = why
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
 
     def _refuse(self, *arguments: Any) -> NoReturn:
-        raise RunnerUnavailable(self._why)
+        raise RunnerUnavailable(self._reason)
 
     check = probe = build = start = poll = stop = clean = prevent_start = inventory = cached_artifacts = _refuse  # type: ignore[assignment]

@@ -1,6 +1,6 @@
-"""The runner calls that are under way: each in a pool of its kind, so that none ever blocks a pass.
+"""Thread pools for runner calls: one pool for each kind of call, so that no call ever blocks a pass.
 
-`Calls` is the only thing that knows of threads. What a call returns or raises waits here until a pass takes it.
+Only `Calls` knows about threads. The result of a call waits here until a pass takes it.
 """
 
 from __future__ import annotations
@@ -9,89 +9,125 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from polyjob.crash_points import crash_point
+from polyjob.engine.writes import Write
 
 Key = tuple[str, Any]
-"""What a call is for: `("job", 7)`, `("build", 3)`, `("poll", "docker")` or `("check", "docker")`."""
+"""The subject of a call: `("job", 7)`, `("build", 3)`, `("poll", "docker")` or `("check", "docker")`, for example."""
 
 POOLS = {"build": 0, "look": 2, "control": 8, "files": 4, "pack": 4, "remove": 2, "erase": 2, "sweep": 4}
-"""Pool → threads. Hung builds never delay a stop, nor slow starts a look. A slow drain, large outputs, the removal of
-many files and what is deleted never delay the end of another job. Builds are counted by the setting. Sweeps have a
-thread for what no row names and one for each runner, because each may take hours."""
+"""Pool → threads.
+
+The pools keep slow calls apart. Hung builds do not delay a stop, and slow starts do not delay a poll. A slow drain,
+large outputs and the removal of many files do not delay the end of another job. The setting `build_slots` sizes the
+pool of builds. Sweeps have one thread for the data folder and one for each runner, because each may take hours.
+"""
+
+
+class Call(Protocol):
+    """A call that runs in a pool, and what its result means."""
+
+    @property
+    def pool(self) -> str:
+        """A key of `POOLS`."""
+
+    @property
+    def key(self) -> Key:
+        """Only one call for a key runs at a time."""
+
+    @property
+    def verb(self) -> str:
+        """Names the crash points `call-<verb>:before` and `:after`."""
+
+    def run(self) -> Any:
+        """Make the call. Runs in a pool's thread."""
+
+    def on_done(self, result: Result) -> Write | None:
+        """Take in the result, and return the write that it asks for. Runs in the engine's thread."""
 
 
 @dataclass(frozen=True)
-class Done:
-    """A call that has ended: `value`, or `error`."""
+class FunctionCall:
+    """A `Call` made of two functions."""
 
+    pool: str
     key: Key
     verb: str
+    run: Callable[[], Any]
+    on_done: Callable[[Result], Write | None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A call that has ended: its `value`, or its `error`."""
+
+    call: Call
     value: Any = None
     error: Exception | None = None
 
 
 class Calls:
-    """At most one call per key at a time. `wake` is called, from any thread, whenever one has ended."""
+    """Run at most one call for each key at a time. Calls `wake`, from any thread, whenever one has ended."""
 
     def __init__(self, wake: Callable[[], None], build_slots: int) -> None:
         self._wake = wake
-        self._done: deque[Done] = deque()
+        self._results: deque[Result] = deque()
         self._busy: dict[Key, str] = {}
         sizes = POOLS | {"build": build_slots}
         self._pools = {name: ThreadPoolExecutor(size, f"{name}-calls") for name, size in sizes.items()}
 
-    def busy(self, key: Key) -> str | None:
-        """The verb that is under way for this key, or whose end no pass has taken yet."""
-        return self._busy.get(key)
+    def is_busy(self, key: Key) -> bool:
+        """Return whether a call for this key is running, or has a result that no pass has taken yet."""
+        return key in self._busy
 
-    def submit(self, pool: str, key: Key, verb: str, call: Callable[[], Any]) -> None:
-        """Have `call` run; the key must not be busy. Called by the engine's thread only, as is `take`."""
-        self._begin(key, verb)
-        self._pools[pool].submit(lambda: self._end(run(key, verb, call)))
+    def submit(self, call: Call) -> None:
+        """Run the call in its pool. Its key must not be busy. Only the engine's thread may call this and `take`."""
+        self._begin(call)
+        self._pools[call.pool].submit(lambda: self._end(execute(call)))
 
-    def any_ended(self) -> bool:
-        """Whether `take` would give something."""
-        return bool(self._done)
+    def has_results(self) -> bool:
+        """Return whether `take` would return anything."""
+        return bool(self._results)
 
-    def take(self) -> list[Done]:
-        """Every call that has ended since; their keys are free from now on."""
-        taken = []
-        while self._done:
-            done = self._done.popleft()
-            del self._busy[done.key]
-            taken.append(done)
-        return taken
+    def take(self) -> list[Result]:
+        """Return the results since the last call of this method, and free their keys."""
+        results = []
+        while self._results:
+            result = self._results.popleft()
+            del self._busy[result.call.key]
+            results.append(result)
+        return results
 
     def close(self) -> None:
-        """Begin no call any more; returns at once, whatever hangs."""
+        """Start no more calls. Returns at once, even if calls hang."""
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _begin(self, key: Key, verb: str) -> None:
-        assert key not in self._busy, f"{key} is busy with {self._busy[key]}"
-        self._busy[key] = verb
+    def _begin(self, call: Call) -> None:
+        assert call.key not in self._busy, f"{call.key} is busy with {self._busy[call.key]}"
+        self._busy[call.key] = call.verb
 
-    def _end(self, done: Done) -> None:
-        self._done.append(done)
+    def _end(self, result: Result) -> None:
+        self._results.append(result)
         self._wake()
 
 
-def run(key: Key, verb: str, call: Callable[[], Any]) -> Done:
-    """Make the call here and now. Crash points: `call-<verb>:before` and `:after`."""
-    crash_point(f"call-{verb}:before")
+def execute(call: Call) -> Result:
+    """Make the call in the current thread. Crash points: `call-<verb>:before` and `:after`."""
+    crash_point(f"call-{call.verb}:before")
     try:
-        return Done(key, verb, value=call())
+        return Result(call, value=call.run())
     except Exception as error:
-        return Done(key, verb, error=error)
+        return Result(call, error=error)
     finally:
-        crash_point(f"call-{verb}:after")
+        crash_point(f"call-{call.verb}:after")
 
 
 class InlineCalls(Calls):
-    """The same without threads: a call has ended when `submit` returns. For passes that a test drives by hand."""
+    """`Calls` without threads, for tests: a call has ended when `submit` returns."""
 
-    def submit(self, pool: str, key: Key, verb: str, call: Callable[[], Any]) -> None:
-        self._begin(key, verb)
-        self._end(run(key, verb, call))
+    def submit(self, call: Call) -> None:
+        self._begin(call)
+        self._end(execute(call))

@@ -1,4 +1,4 @@
-"""What every part of the engine works with."""
+"""The objects that every part of the engine works with."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ class Context:
     calls: Calls
     clock: Clock
     installation: str
-    """This polyjob's id: everything that a runner labels carries it."""
+    """The id of this installation. Runners put it on everything that they label."""
     secret: str
-    """Key of the tokens that jobs get."""
+    """The key that signs the tokens of jobs."""

@@ -1,4 +1,4 @@
-"""What builds hold on the disk, as the engine measures it now and then, for the page of the server's status."""
+"""Measure the disk space of build artifacts from time to time, for the status page."""
 
 from __future__ import annotations
 
@@ -14,18 +14,23 @@ log = logging.getLogger("polyjob.engine")
 
 
 def measure(runners: Mapping[str, Runner]) -> DiskUsage:
-    """Measure the disk usage of the builds of every runner. May take long. Leaves out a runner that does not answer."""
-    total, sizes = 0, {}
-    for name, runner in runners.items():
+    """Measure the build artifacts of every runner. An artifact that several builds share counts for the newest one.
+
+    May take long. Leaves out a runner that does not answer.
+    """
+    total, build_sizes = 0, {}
+    for runner_name, runner in runners.items():
         try:
-            held = runner.cached_artifacts()
+            artifact_sizes = runner.cached_artifacts()
         except RunnerError as error:
-            log.warning("what builds hold on the %s runner cannot be told: %s", name, error)
+            log.warning("the artifacts on the %s runner could not be measured: %s", runner_name, error)
             continue
-        total += sum(held.values())
-        made = Build.select(Build.id, Build.artifact).where(Build.runner == name, Build.artifact.is_null(False))
-        for build in made.order_by(Build.id.desc()):
-            size = held.pop(runner.artifact_name(str(build.artifact)) or "", None)
+        total += sum(artifact_sizes.values())
+        with_artifact = Build.select(Build.id, Build.artifact).where(
+            Build.runner == runner_name, Build.artifact.is_null(False)
+        )
+        for build in with_artifact.order_by(Build.id.desc()):
+            size = artifact_sizes.pop(runner.artifact_name(str(build.artifact)) or "", None)
             if size is not None:
-                sizes[build.id] = size
-    return DiskUsage(now(), total, sizes)
+                build_sizes[build.id] = size
+    return DiskUsage(now(), total, build_sizes)

@@ -1,4 +1,4 @@
-"""The engine's process: its lock, its wake-up line, its signals, and the loop of passes."""
+"""The engine's process: lock, wake-ups, signals, and the loop of passes."""
 
 from __future__ import annotations
 
@@ -37,15 +37,16 @@ from runners.base import Runner
 
 log = logging.getLogger("polyjob.engine")
 
-REPORT_EVERY = 5.0
-FAILED_PASS_PAUSE = 1.0
+CHECK_INTERVAL_SECONDS = 5.0
+"""Seconds between two checks of the backends."""
+FAILED_PASS_PAUSE_SECONDS = 1.0
 
 
 def run(settings: Settings) -> int:
-    """Work until TERM or INT; returns the exit code. Blocks. Jobs go on behind it.
+    """Run the engine until TERM or INT, and return the exit code. Blocks. Jobs keep running afterwards.
 
-    Raises EngineRunning when another engine works on the same data folder, RuntimeError for a database that a newer
-    polyjob wrote, OSError for a data folder that cannot be used. Must be called in the main thread.
+    Raises EngineRunning if another engine works on the same data folder, RuntimeError if a newer polyjob wrote the
+    database, and OSError if the data folder cannot be used. Must be called in the main thread.
     """
     store = Store(settings.data_dir)
     store.prepare(shared=bool(settings.job_user))
@@ -54,7 +55,7 @@ def run(settings: Settings) -> int:
     try:
         open_database(settings.data_dir)
         migrate(settings.data_dir)
-        return _work(settings, store, lock)
+        return _run_engine(settings, store, lock)
     except BaseException:
         lock.release()
         raise
@@ -62,47 +63,48 @@ def run(settings: Settings) -> int:
         close_database()
 
 
-def _work(settings: Settings, store: Store, lock: EngineLock) -> int:
+def _run_engine(settings: Settings, store: Store, lock: EngineLock) -> int:
     meta = {row.key: row.value for row in Meta.select()}
-    of_runners = runner_settings(settings, meta["installation"])
+    settings_of_runners = runner_settings(settings, meta["installation"])
 
     def load(name: str, wake: Callable[[], None]) -> Runner:
-        return runners.load(name, of_runners, wake)
+        return runners.load(name, settings_of_runners, wake)
 
-    fifo = open_wake_up_fifo(settings.data_dir)
-    with _wake_pipe() as (reading, writing), _until_told(writing) as told:
+    fifo_fd = open_wake_up_fifo(settings.data_dir)
+    with _wake_pipe() as (read_fd, write_fd), _stop_signals(write_fd) as signals:
 
         def wake() -> None:
             with contextlib.suppress(BlockingIOError, OSError):
-                os.write(writing, b"!")
+                os.write(write_fd, b"!")
 
         calls = Calls(wake, settings.build_slots)
         context = Context(settings, store, calls, Clock(), meta["installation"], meta["secret"])
         engine = Engine(context, load, wake)
         record_start(settings.data_dir, "engine", context.clock)
         try:
-            _loop(engine, settings.data_dir, lock, fifo, reading, told)
+            _loop(engine, settings.data_dir, lock, fifo_fd, read_fd, signals)
             record_orderly_end(settings.data_dir, "engine")
         finally:
             engine.close()
             remove_engine_report(settings.data_dir)
-            os.close(fifo)
+            os.close(fifo_fd)
     return 0
 
 
-def _loop(engine: Engine, data_dir: Path, lock: EngineLock, fifo: int, reading: int, told: list[int]) -> None:
+def _loop(engine: Engine, data_dir: Path, lock: EngineLock, fifo_fd: int, wake_fd: int, signals: list[int]) -> None:
+    """Make passes until a signal arrives. Sleep when a pass has found nothing to do, until a wake-up or a tick."""
     poll, clock = select.poll(), engine.context.clock
-    poll.register(fifo, select.POLLIN)
-    poll.register(reading, select.POLLIN)
-    reported = None
-    checked_at = -REPORT_EVERY
-    while not told:
+    poll.register(fifo_fd, select.POLLIN)
+    poll.register(wake_fd, select.POLLIN)
+    written_report = None
+    checked_at = -CHECK_INTERVAL_SECONDS
+    while not signals:
         lock.record_pass(clock.mark())
-        drain_wake_ups(fifo)  # before the pass: a wake-up during the pass starts another one
-        drain_wake_ups(reading)
+        drain_wake_ups(fifo_fd)  # before the pass, so that a wake-up during the pass brings another one
+        drain_wake_ups(wake_fd)
         pause = 0.0
         try:
-            if clock.seconds() - checked_at >= REPORT_EVERY:
+            if clock.seconds() - checked_at >= CHECK_INTERVAL_SECONDS:
                 checked_at = clock.seconds()
                 engine.backends.check()
                 reserve.renew(data_dir)
@@ -110,41 +112,41 @@ def _loop(engine: Engine, data_dir: Path, lock: EngineLock, fifo: int, reading: 
                 pause = TICK
         except Exception:
             log.exception("a pass failed; the next one follows")
-            pause = FAILED_PASS_PAUSE
+            pause = FAILED_PASS_PAUSE_SECONDS
             if not database.is_closed():
                 database.close()
         report = (engine.backends.report(), engine.jobs.slow_ends())
-        if report != reported:
-            with contextlib.suppress(OSError):  # a full disk, say; the next change is written again
+        if report != written_report:
+            with contextlib.suppress(OSError):  # on a full disk, for example; the next change is written again
                 write_engine_report(data_dir, *report)
-                reported = report
+                written_report = report
         if pause:
             poll.poll(pause * 1000)
 
 
 @contextlib.contextmanager
 def _wake_pipe() -> Iterator[tuple[int, int]]:
-    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        yield reading, writing
+        yield read_fd, write_fd
     finally:
-        os.close(reading)
-        os.close(writing)
+        os.close(read_fd)
+        os.close(write_fd)
 
 
 @contextlib.contextmanager
-def _until_told(writing: int) -> Iterator[list[int]]:
-    """A list that has something in it once TERM or INT came; the signal also ends a sleep."""
-    told: list[int] = []
+def _stop_signals(wake_fd: int) -> Iterator[list[int]]:
+    """Yield a list to which TERM and INT are appended when they arrive. A signal also ends the loop's sleep."""
+    received: list[int] = []
 
-    def tell(number: int, frame: Any) -> None:
-        told.append(number)
+    def receive(number: int, frame: Any) -> None:
+        received.append(number)
         with contextlib.suppress(OSError):
-            os.write(writing, b"!")
+            os.write(wake_fd, b"!")
 
-    before = {number: signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield told
+        yield received
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

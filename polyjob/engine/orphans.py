@@ -1,9 +1,10 @@
-"""What a back end has of this installation and no live job claims: found, said in the server's log, and removed.
+"""Find and remove orphans: objects in a backend that carry this installation's id and belong to no live job.
 
-What has ended there is fetched first, into `<data>/unclaimed`, and stays there until somebody removes it.
+The log and outputs of an orphan that has ended are first fetched into `<data>/unclaimed`. They stay there until an
+administrator removes them.
 
-A job's row is there before anything is made for it, and the job is not done before that is removed. So what is left
-over comes from a data folder that was put back to an older state, or of a job that was given up.
+A job's row is written before anything is created for it, and the job is not done before that is removed. So an orphan
+comes from a data folder that was restored to an older state, or from a job that was abandoned.
 """
 
 from __future__ import annotations
@@ -18,110 +19,121 @@ from peewee import chunked
 from polyjob.clock import Clock
 from polyjob.db.models import Job
 from polyjob.engine.backends import Backends
-from polyjob.engine.call_pools import Done
+from polyjob.engine.call_pools import FunctionCall, Result
 from polyjob.engine.context import Context
-from polyjob.engine.finalize import Finished, LogPosition, finish
-from polyjob.engine.finalize_lanes import MAX_SEAL_SECONDS, OVERDUE
+from polyjob.engine.finalize import FinishProgress, LogPosition, finish
+from polyjob.engine.finalize_lanes import MAX_PACKING_SECONDS, PACKING_TIMEOUT_NOTE
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
 from runners.base import Exited, RemoteRunner, Runner, RunnerError
 
 log = logging.getLogger("polyjob.engine")
 
-KEPT = "unclaimed"
-EVERY = 300.0
-"""Seconds from look to look; what is found twice is removed."""
-FIRST_SECONDS = 5.0
-"""For the log and outputs of one job; what takes longer is fetched after all others."""
+SALVAGE_FOLDER = "unclaimed"
+LOOK_INTERVAL_SECONDS = 300.0
+"""Seconds between two looks at a backend. What two looks find is removed."""
+FIRST_FETCH_SECONDS = 5.0
+"""For the log and outputs of one orphan. If it takes longer, it is fetched after all others."""
 
 
-class Unclaimed:
-    """See the module. What it remembers, the last look's finds, may be lost: then removal comes one look later."""
+class OrphanRemoval:
+    """Looks for orphans. The findings of the last look may be lost: then removal comes one look later."""
 
     def __init__(self, context: Context, backends: Backends) -> None:
         self._context = context
         self._backends = backends
-        self._at = context.clock.seconds()
-        self._found: dict[str, frozenset[str]] = {}
+        self._due_at = context.clock.seconds()
+        self._orphans: dict[str, frozenset[str]] = {}
+        """Runner → uuids of the orphans that its last look has found and left."""
 
-    def look(self) -> None:
-        """Begin a look at each runner in use, where it is due."""
+    def submit_calls(self) -> None:
+        """Begin a look at each runner in use, if it is due."""
         clock, calls = self._context.clock, self._context.calls
-        if clock.seconds() < self._at:
+        if clock.seconds() < self._due_at:
             return
-        self._at = clock.seconds() + EVERY
+        self._due_at = clock.seconds() + LOOK_INTERVAL_SECONDS
         for name, runner in self._backends.in_use().items():
-            if not calls.busy(("unclaimed", name)):
-                before = self._found.get(name, frozenset())
-                self._begin(name, runner, before)
+            if not calls.is_busy(("orphans", name)):
+                calls.submit(self._look(name, runner))
 
-    def ended(self, name: str, done: Done) -> None:
-        if done.error is None:
-            self._found[name] = done.value
-        elif not isinstance(done.error, RunnerError):
-            log.error("what nobody claims on the %s runner cannot be told", name, exc_info=done.error)
+    def _look(self, name: str, runner: Runner) -> FunctionCall:
+        previous, settings = self._orphans.get(name, frozenset()), self._context.settings
+        return FunctionCall(
+            "sweep",
+            ("orphans", name),
+            "look",
+            lambda: remove_orphans(name, runner, previous, settings),
+            self._on_done,
+        )
 
-    def _begin(self, name: str, runner: Runner, before: frozenset[str]) -> None:
-        settings = self._context.settings
-        self._context.calls.submit("sweep", ("unclaimed", name), "look", lambda: remove(name, runner, before, settings))
+    def _on_done(self, result: Result) -> None:
+        _, name = result.call.key
+        if result.error is None:
+            self._orphans[name] = result.value
+        elif not isinstance(result.error, RunnerError):
+            log.error("the orphans on the %s runner could not be found", name, exc_info=result.error)
 
 
-class _TakesLong(Exception):
-    """The fetch was given up, and is to be begun again once all others are done."""
+class _SlowFetch(Exception):
+    """The fetch was abandoned. It begins again after all others."""
 
 
-def remove(name: str, runner: Runner, before: frozenset[str], settings: Settings) -> frozenset[str]:
-    """Remove what nobody claims and was in `before`; the uuids of what is left that nobody claims. Raises
-    RunnerUnavailable where nothing can be told.
+def remove_orphans(name: str, runner: Runner, previous: frozenset[str], settings: Settings) -> frozenset[str]:
+    """Remove the orphans on a runner that the previous look has found, too. Return the uuids of the remaining ones.
 
-    What takes long to fetch comes last, so that nothing else waits for it.
+    Orphans that take long to fetch come last, so that they delay no other. Raises RunnerUnavailable.
     """
-    there = runner.inventory()
-    left = set(there) - _live(there)
-    waiting = sorted(left & before)
-    for uuid in waiting:
+    handles = runner.inventory()
+    remaining = set(handles) - _live_uuids(handles)
+    queue = sorted(remaining & previous)
+    for uuid in queue:
         log.warning("the %s runner has something of job %s, which is done or unknown here; it is removed", name, uuid)
-    for patience in (FIRST_SECONDS, float("inf")):
+    for seconds in (FIRST_FETCH_SECONDS, float("inf")):
         slow = []
-        for uuid in waiting:
+        for uuid in queue:
             try:
-                folder = _fetch(runner, uuid, there[uuid], settings, patience)
-                runner.clean(there[uuid])
-                left.discard(uuid)
+                folder = _fetch(runner, uuid, handles[uuid], settings, seconds)
+                runner.clean(handles[uuid])
+                remaining.discard(uuid)
                 if folder is not None:
-                    log.warning("what job %s has left on the %s runner is kept in %s", uuid, name, folder)
-            except _TakesLong:
+                    log.warning("the log and outputs of job %s on the %s runner are kept in %s", uuid, name, folder)
+            except _SlowFetch:
                 slow.append(uuid)
             except (RunnerError, OSError) as error:
-                log.warning("what the %s runner has of job %s could not be removed: %s", name, uuid, error)
-        waiting = slow
-    return frozenset(left)
+                log.warning("the orphan of job %s on the %s runner could not be removed: %s", uuid, name, error)
+        queue = slow
+    return frozenset(remaining)
 
 
-def _fetch(runner: Runner, uuid: str, handle: str, settings: Settings, patience: float) -> Path | None:
-    """Bring in log and outputs of a job that has ended in its back end, and where they are; None where that has none
-    to give. Raises _TakesLong after `patience` seconds."""
+def _fetch(runner: Runner, uuid: str, handle: str, settings: Settings, max_seconds: float) -> Path | None:
+    """Fetch the log and outputs of an orphan that has ended. Return their folder, or None if it has not ended.
+
+    Raises _SlowFetch after `max_seconds`.
+    """
     if not isinstance(runner, RemoteRunner) or not isinstance(runner.poll([handle]).get(handle), Exited):
         return None
-    store = Store(settings.data_dir / KEPT)
+    store = Store(settings.data_dir / SALVAGE_FOLDER)
     store.job_folder(uuid).mkdir(mode=0o700, parents=True, exist_ok=True)
-    done = Finished(LogPosition(), is_whole=False)
     clock = Clock()
-    begun = clock.seconds()
-    about = (runner, uuid, uuid, handle, store)
+    began_at = clock.seconds()
+
+    def deadline() -> str | None:
+        return PACKING_TIMEOUT_NOTE if clock.seconds() - began_at > MAX_PACKING_SECONDS else None
+
+    progress = FinishProgress(LogPosition(), is_complete=False)
     limits = (settings.log_limit, settings.outputs_limit)
-    overdue = lambda: OVERDUE if clock.seconds() - begun > MAX_SEAL_SECONDS else None  # noqa: E731
-    while not done.is_whole:
-        with contextlib.closing(finish(*about, done.position, *limits, (), overdue)) as steps:
-            for done in steps:
-                if not done.is_whole and clock.seconds() - begun > patience:
-                    raise _TakesLong
+    while not progress.is_complete:
+        steps = finish(runner, uuid, uuid, handle, store, progress.position, *limits, (), deadline)
+        with contextlib.closing(steps):
+            for progress in steps:
+                if not progress.is_complete and clock.seconds() - began_at > max_seconds:
+                    raise _SlowFetch
     return store.job_folder(uuid)
 
 
-def _live(uuids: Iterable[str]) -> set[str]:
-    """Those of jobs that are not done."""
-    found: set[str] = set()
-    for some in chunked(uuids, 500):
-        found.update(job.uuid for job in Job.select(Job.uuid).where(Job.uuid << list(some), Job.finished_at.is_null()))
-    return found
+def _live_uuids(uuids: Iterable[str]) -> set[str]:
+    """Return those uuids whose jobs are not done."""
+    live: set[str] = set()
+    for chunk in chunked(uuids, 500):
+        live.update(job.uuid for job in Job.select(Job.uuid).where(Job.uuid << list(chunk), Job.finished_at.is_null()))
+    return live

@@ -1,4 +1,4 @@
-"""From claimed to the intent to start: rows only, inside the pass's transaction."""
+"""Bring a claimed job to its build and to the committed intent to start it: writes of rows only."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from polyjob.statuses import Status
 from runners.base import Exit, Reason
 from runners.capabilities import BUILD_RESULTS
 
-ASKED = "asked for"
-"""Why a job uses a build that its request named."""
+BUILD_WAS_NAMED = "asked for"
+"""The reason, stored in a status, why a job uses a build: its request named the build."""
 
 
 def waits_for_build(job: Job) -> bool:
-    """Whether nothing can be done but to wait."""
+    """Return whether a job has to wait until its build is done."""
     is_building = job.status is Status.BUILDING and job.stop_at is None
     return is_building and job.build is not None and not job.build.status.is_done
 
 
 def prepare(job: Job, clock: Clock, python: str = "") -> None:
-    """Bring a claimed job as far as the rows allow: to its build, past it, or to the committed intent to start it.
+    """Bring a claimed job as far as the rows allow: to its build, past it, or to the intent to start it.
 
-    The start itself comes after the commit, from whoever finds the intent. `python` as in `specs.build_key`. Must be
+    A later pass finds the committed intent and starts the job. `python` is explained in `specs.build_key`. Must be
     called inside `database.write`.
     """
     if job.stop_at is not None:
@@ -39,31 +39,33 @@ def prepare(job: Job, clock: Clock, python: str = "") -> None:
     update_columns(job, attempt_at=clock.wall(), attempt_clock=clock.mark())
 
 
-def make_build_anew(job: Job, why: str, python: str = "") -> None:
-    """Have a job whose reused build does not serve any more use another, and no other job use that one. Must be called
-    inside `database.write`."""
+def replace_build(job: Job, reason: str, python: str = "") -> None:
+    """Give a job another build, and let no other job use the old one, because its artifact is missing or stale.
+
+    Must be called inside `database.write`.
+    """
     if job.build is not None:
-        builds.mark_stale(job.build, why)
+        builds.mark_stale(job.build, reason)
     build, _ = build_reuse.find_or_create(job, python)
     update_columns(job, build=build, attempt_at=None, attempt_clock=None)
 
 
-def asked_for_its_build(job: Job) -> bool:
-    """Whether the request that made the job named the build."""
+def has_named_build(job: Job) -> bool:
+    """Return whether the request that created the job named its build."""
     row = JobStatus.select().where(JobStatus.job == job, JobStatus.status == Status.BUILDING).first()
-    return row is not None and (row.details or {}).get("why") == ASKED
+    return row is not None and (row.details or {}).get("why") == BUILD_WAS_NAMED
 
 
-def refuse_start(job: Job, why: str, clock: Clock) -> None:
-    """Have a job end whose start keeps being refused: as a stop ends it, because a start may have made something."""
+def refuse_start(job: Job, reason: str, clock: Clock) -> None:
+    """End a job whose start keeps being refused. It ends like a stopped job, because a start may have taken effect."""
     if job.stop_at is None:
         update_columns(
-            job, stop_at=clock.wall(), stop_kind="start", notes=with_note(job.notes, START_REFUSED_NOTE, why)
+            job, stop_at=clock.wall(), stop_kind="start", notes=with_note(job.notes, START_REFUSED_NOTE, reason)
         )
 
 
 def end_unstarted(job: Job) -> None:
-    """End a job of which no back end has anything: `stopped`, unless its time limit or a refused start ends it."""
+    """End a job that no backend has: as `stopped`, unless its time limit or a refused start ends it."""
     if job.stop_kind == "timeout":
         update_columns(job, exit=Exit(Reason.TIMEOUT).to_json())
         return
@@ -75,35 +77,35 @@ def end_unstarted(job: Job) -> None:
 
 
 def _to_build(job: Job, python: str) -> None:
-    build, why = (job.build, ASKED) if job.build else build_reuse.find_or_create(job, python)
+    build, reason = (job.build, BUILD_WAS_NAMED) if job.build else build_reuse.find_or_create(job, python)
     name = build.unique_name
-    made = BUILD_RESULTS.get(build.runner, "what the job runs on")
-    message = f"Using build {name}" if build.status.is_done else f"Build {name} makes {made}"
-    transition(job, Status.BUILDING, message=message, details={"build": name, "why": why}, build=build)
+    artifact = BUILD_RESULTS.get(build.runner, "what the job runs on")
+    message = f"Using build {name}" if build.status.is_done else f"Build {name} makes {artifact}"
+    transition(job, Status.BUILDING, message=message, details={"build": name, "why": reason}, build=build)
 
 
 def _is_built(job: Job) -> bool:
-    """Whether the build is there; where it never will be, the job is ended."""
+    """Return whether the build has succeeded. If it never will, end the job."""
     build = job.build
     if build is None:
-        _end_by_build(job, "The build was removed")
+        _fail_by_build(job, "The build was removed")
         return False
     if build.status is Status.STOPPED:
-        _end_by_build(job, f"Build {build.unique_name} was stopped", build=build.unique_name)
+        _fail_by_build(job, f"Build {build.unique_name} was stopped", build=build.unique_name)
     elif build.status.is_done and build.status is not Status.SUCCEEDED:
         last = builds.latest_status(build)
         details = (last.details or {}) | {"build": build.unique_name}
-        _end_by_build(job, f"Build {build.unique_name} failed: {_clause(last.message)}", **details)
+        _fail_by_build(job, f"Build {build.unique_name} failed: {_clause(last.message)}", **details)
     return build.status is Status.SUCCEEDED
 
 
 def _clause(text: str | None) -> str:
-    """A sentence as it stands behind a colon."""
+    """Return a sentence as it is written after a colon."""
     text = text or ""
     return text[:1].lower() + text[1:] if text[1:2].islower() else text
 
 
-def _end_by_build(job: Job, message: str, **details: Any) -> None:
+def _fail_by_build(job: Job, message: str, **details: Any) -> None:
     end = Exit(Reason.BUILD, message=message)
     details |= {"reason": str(Reason.BUILD)}
     transition(job, Status.FAILED, message=message, details=details, exit=end.to_json())

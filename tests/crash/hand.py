@@ -18,7 +18,7 @@ from polyjob.db.database import close_database, open_database, write
 from polyjob.db.migrations import migrate
 from polyjob.db.models import Meta, Project, User
 from polyjob.engine import reconciler
-from polyjob.engine.call_pools import Calls, Key, run
+from polyjob.engine.call_pools import Call, Calls, execute
 from polyjob.engine.context import Context
 from polyjob.engine.reconciler import Engine
 from polyjob.settings import read_settings
@@ -35,16 +35,15 @@ class HeldCalls(Calls):
 
     def __init__(self, wake: Callable[[], None], build_slots: int) -> None:
         super().__init__(wake, build_slots)
-        self.held: list[tuple[Key, str, Callable[[], Any]]] = []
+        self.held: list[Call] = []
 
-    def submit(self, pool: str, key: Key, verb: str, call: Callable[[], Any]) -> None:
-        self._begin(key, verb)
-        self.held.append((key, verb, call))
+    def submit(self, call: Call) -> None:
+        self._begin(call)
+        self.held.append(call)
 
     def end(self, index: int) -> None:
         """Make one of the held calls; the next pass hears of it."""
-        key, verb, call = self.held.pop(index)
-        self._end(run(key, verb, call))
+        self._end(execute(self.held.pop(index)))
 
 
 class HandClock(Clock):

@@ -140,7 +140,7 @@ class Life:
         self.until(lambda: not Job.select().where(Job.deleted_at.is_null(False)).exists())
         self.until(lambda: not Build.select().where(Build.finished_at.is_null()).exists())
         self.engine.run_pass()
-        self.until(lambda: not self.engine.context.calls.busy(("sweep", 0)))
+        self.until(lambda: not self.engine.context.calls.is_busy(("sweep", 0)))
         known = {job.uuid for job in Job.select(Job.uuid)}
         return {
             "jobs": {job.name: self._of(job) for job in Job.select()},
@@ -187,7 +187,7 @@ def tell(folder: str, runner: str, story: str, die_at: str | None, passed: str |
 
 def look(folder: str, runner: str, result: str) -> None:
     """What has come of it all. What nobody names is swept away first, however young."""
-    cleanup.SWEPT_AFTER = -1.0
+    cleanup.STALE_AFTER_SECONDS = -1.0
     life = Life(Path(folder), runner)
     (life.folder / "installation").write_text(life.meta["installation"])
     Path(result).write_text(json.dumps(life.outcome()))

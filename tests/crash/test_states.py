@@ -126,7 +126,7 @@ class Machine(People):
                 break
             self.world.clock.move(7.0)
         for _ in range(3):
-            self.world.clock.move(orphans.EVERY)
+            self.world.clock.move(orphans.LOOK_INTERVAL_SECONDS)
             self.world.settle()
         self.truths.look()
         assert all(job.end is not None or job.is_deleted for job in self.jobs)

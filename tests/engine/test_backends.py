@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from polyjob.services import jobs
+from polyjob.statuses import Status
 from runners.base import RunnerUnavailable
+
+from .conftest import SUCCESS_PATH
 
 
 def test_failed_check_is_reported_until_a_check_succeeds(world, monkeypatch):
@@ -37,3 +41,40 @@ def test_failure_of_either_call_is_reported(world, monkeypatch, verb):
     world.engine.backends.check()
     world.settle()
     assert world.engine.backends.report()["message"] == "Away."
+
+
+def test_outage_fails_no_job_and_is_noted(world):
+    job = world.submit(seconds=5, log="x" * 10)
+    world.settle()
+    world.set_available(False)
+    world.later(60)
+    row = world.read(job)
+    assert row.status is Status.RUNNING
+    assert {note["kind"] for note in row.notes} == {"retry", "unreachable"}
+    world.set_available(True)
+    world.later(35)
+    assert world.statuses(job) == SUCCESS_PATH
+    assert "unreachable" not in [note["kind"] for note in world.read(job).notes or []]
+
+
+def test_outage_delays_a_stop(world):
+    job = world.submit(seconds=500)
+    world.settle()
+    world.set_available(False)
+    jobs.request_stop(job, world.user, world.settings)
+    world.later(20)
+    assert world.read(job).status is Status.RUNNING
+    world.set_available(True)
+    world.later(60)
+    assert world.read(job).status is Status.STOPPED
+
+
+def test_backend_that_returns_obeys_a_stop_at_once(world):
+    world.set_available(False)
+    job = world.submit(seconds=500)
+    world.later(60)
+    assert "start is tried again" in str(world.read(job).notes)
+    world.set_available(True)
+    jobs.request_stop(job, world.user, world.settings)
+    world.settle()
+    assert world.read(job).status is Status.STOPPED

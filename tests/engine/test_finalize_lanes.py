@@ -130,10 +130,10 @@ def test_user_has_a_bounded_number_of_lanes(world, slow, other_user):
     mine = [ended(world, slow, 300) for _ in range(4)]
     until(world, lambda: all(note(world, job) for job in mine))
     texts = [note(world, job) for job in mine]
-    assert texts.count(finalize_lanes.WAITS) == 2
+    assert texts.count(finalize_lanes.WAITING_NOTE) == 2
     other = ended(world, slow, 300, other_user)
     until(world, lambda: note(world, other))
-    world.clock.move(finalize_lanes.NOTE_EVERY)
+    world.clock.move(finalize_lanes.NOTE_INTERVAL_SECONDS)
     passes(world, 3)
     assert "so far" in note(world, other)
     until(world, lambda: all(is_done(world, job) for job in [*mine, other]))
@@ -150,7 +150,7 @@ def test_note_tells_how_far_packing_is(world, slow):
 
     until(world, step)
     assert len(seen - {None}) > 3
-    assert all(text.startswith("Packing outputs: ") for text in seen - {None, finalize_lanes.WAITS})
+    assert all(text.startswith("Packing outputs: ") for text in seen - {None, finalize_lanes.WAITING_NOTE})
     assert note(world, job) is None
 
 
@@ -176,10 +176,10 @@ def test_delete_gives_up_the_packing(world, slow, restarted, waits):
 
 @pytest.mark.parametrize("pieces", [30, 100])
 def test_packing_ends_with_its_time(world, slow, monkeypatch, pieces):
-    monkeypatch.setattr(finalize_lanes, "MAX_SEAL_SECONDS", 2)
+    monkeypatch.setattr(finalize_lanes, "MAX_PACKING_SECONDS", 2)
     job = ended(world, slow, pieces)
     until(world, lambda: is_done(world, job))
-    assert finalize_lanes.OVERDUE in note(world, job, "outputs")
+    assert finalize_lanes.PACKING_TIMEOUT_NOTE in note(world, job, "outputs")
     assert world.store.outputs(job.uuid).tree("") == ([], [])
     assert world.read(job).status == "succeeded"
 
@@ -216,7 +216,7 @@ def test_single_large_end_waits_for_no_other(world, slow):
     job = ended(world, slow, 100)
     seen = set()
     until(world, lambda: seen.add(note(world, job)) or is_done(world, job))
-    assert finalize_lanes.WAITS not in seen
+    assert finalize_lanes.WAITING_NOTE not in seen
 
 
 def test_sealed_outputs_do_not_wait_to_be_packed(world, slow, monkeypatch):
@@ -228,7 +228,7 @@ def test_sealed_outputs_do_not_wait_to_be_packed(world, slow, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(world.runner, "clean", away)
         until(world, lambda: note(world, job, "retry"))
-        world.later(finalize_lanes.NOTE_EVERY + 1)
+        world.later(finalize_lanes.NOTE_INTERVAL_SECONDS + 1)
         assert note(world, job) is None
     world.end(job)
 
@@ -418,7 +418,7 @@ def test_note_of_what_was_refused_survives_a_crash(world, monkeypatch, refused):
     """A crash between the removal in the backend and the terminal status."""
     job = world.submit(log="x", outputs='{"a": "A"}', faults=json.dumps({refused: "refused"}))
     with monkeypatch.context() as patch:
-        patch.setattr("polyjob.engine.job_driver.JobDriver._record_end", lambda *_: None)
+        patch.setattr("polyjob.engine.job_writes.record_terminal_status", lambda *_: None)
         until(world, lambda: world.read(job).exit and not world.runner.inventory())
     assert not is_done(world, job)
     world.restart()
@@ -432,7 +432,7 @@ def test_cleared_backend_is_not_missing_outputs(world, monkeypatch, outputs):
     """A crash between the removal in the backend and the terminal status."""
     job = world.submit(log="x", outputs=outputs)
     with monkeypatch.context() as patch:
-        patch.setattr("polyjob.engine.job_driver.JobDriver._record_end", lambda *_: None)
+        patch.setattr("polyjob.engine.job_writes.record_terminal_status", lambda *_: None)
         for _ in range(20):
             world.engine.run_pass()
             world.clock.move(1.0)

@@ -131,7 +131,7 @@ class TestBuilds:
         if is_shared:
             with write("test"):
                 Build.update(artifact=build.artifact).where(Build.id == other.id).execute()
-        deque(gc.removing_artifact(build, runner), maxlen=0)
+        deque(gc.remove_artifact_in_steps(build, runner), maxlen=0)
         assert env_of(build).exists() == is_shared
         assert env_of(other).exists()
 
@@ -281,8 +281,8 @@ class TestArchives:
     def test_restored_meanwhile_is_kept(self, settings, runner, archived, kind):
         row = archived(kind, 40)
         changed = dataclasses.replace(settings, archive_days=30)
-        (expired,) = gc.find(changed, Store(settings.data_dir), {"process": runner})
-        assert (expired.what, expired.name) == (f"archived {kind}", row.unique_name)
+        (expired,) = gc.find_garbage(changed, Store(settings.data_dir), {"process": runner})
+        assert (expired.kind, expired.name) == (f"archived {kind}", row.unique_name)
         with write("test"):
             type(row).update(archived_at=None).where(type(row).id == row.id).execute()
         expired.remove()

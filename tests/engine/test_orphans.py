@@ -14,7 +14,8 @@ from polyjob.cli import main
 from polyjob.db.database import close_database, open_database, write
 from polyjob.db.models import Job
 from polyjob.engine import orphans
-from polyjob.engine.orphans import EVERY
+from polyjob.engine.job_writes import record_exit
+from polyjob.engine.orphans import LOOK_INTERVAL_SECONDS as EVERY
 from polyjob.services import jobs
 from polyjob.services.abandon import abandon_jobs
 from polyjob.services.notes import note_text
@@ -64,7 +65,7 @@ class TestUnclaimed:
         kept = Store(world.settings.data_dir / "unclaimed")
         assert kept.job_log(job.uuid).read_bytes() == b"its log\n"
         assert [name for name, _ in kept.outputs(job.uuid).tree("")[0]] == ["file"]
-        assert f"is kept in {kept.job_folder(job.uuid)}" in caplog.text
+        assert f"are kept in {kept.job_folder(job.uuid)}" in caplog.text
 
     def test_what_cannot_be_removed_holds_up_nothing_else(self, world, monkeypatch):
         stuck, other = sorted((world.submit(seconds=10_000) for _ in range(2)), key=lambda job: job.uuid)
@@ -89,7 +90,7 @@ class TestUnclaimed:
         assert world.runner.inventory() == {}
 
     def test_what_takes_long_to_fetch_is_removed_last(self, world, monkeypatch):
-        monkeypatch.setattr(orphans, "FIRST_SECONDS", 0.0)
+        monkeypatch.setattr(orphans, "FIRST_FETCH_SECONDS", 0.0)
         found = sorted((world.submit(seconds=10) for _ in range(2)), key=lambda job: job.uuid)
         world.settle()
         outputs, clean, cleaned = world.runner.outputs, world.runner.clean, []
@@ -194,7 +195,7 @@ class TestGivingUp:
         before = world.read(stuck)
         abandon_jobs([stuck.id], world.settings)
         with write("test"):
-            world.engine.jobs._record_exit(before, Exit(Reason.EXITED, code=0))
+            record_exit(before.id, Exit(Reason.EXITED, code=0))
         world.end(stuck)
         assert (world.read(stuck).status, world.read(stuck).exit["reason"]) == (Status.FAILED, "lost")
 

@@ -6,12 +6,14 @@ import itertools
 
 import pytest
 
-from polyjob.db.models import Build, Job
-from polyjob.engine.removal import ERASED_AT_ONCE
-from polyjob.services import builds, jobs
+from polyjob.db.models import Build, Job, Project
+from polyjob.engine.removal import CONCURRENT_REMOVALS
+from polyjob.services import builds, jobs, projects
 from polyjob.storage.store import Store
 from runners.base import RunnerUnavailable
 from tests.engine.conftest import World
+
+from .conftest import raise_
 
 SECONDS = 0.1
 
@@ -28,7 +30,7 @@ def holding(world, monkeypatch):
     monkeypatch.setattr(world.runner, "artifact_name", lambda artifact: artifact)
 
 
-@pytest.mark.parametrize("count", [1, 2 * ERASED_AT_ONCE])
+@pytest.mark.parametrize("count", [1, 2 * CONCURRENT_REMOVALS])
 def test_small_removals_do_not_wait_for_large_artifacts(world, monkeypatch, holding, count):
     small = world.submit()
     world.end(small)
@@ -102,3 +104,91 @@ def test_shared_artifact_is_dropped_with_the_last_build_that_has_it(world, monke
         world.engine.run_pass()
     assert not Build.select().where(Build.id == first.id).exists()
     assert set(dropped) == ({first.artifact} if stays is None else set())
+
+
+def test_deleted_running_job_is_stopped_and_removed(world):
+    job = world.submit(seconds=100, log="x")
+    world.settle()
+    jobs.delete(job, world.user, world.settings)
+    world.later(2)
+    assert Job.get_or_none(Job.id == job.id) is None
+    assert not world.store.job_folder(job.uuid).exists()
+    assert world.runner.inventory() == {}
+
+
+def test_deleted_queued_job_is_removed_unstarted(world):
+    job = world.submit()
+    jobs.delete(job, world.user, world.settings)
+    world.settle()
+    assert Job.get_or_none(Job.id == job.id) is None
+    assert world.calls("start", job) == 0
+
+
+def test_ids_of_deleted_jobs_are_not_reused(world):
+    job = world.submit()
+    jobs.delete(job, world.user, world.settings)
+    world.settle()
+    assert world.submit().id > job.id
+
+
+@pytest.mark.parametrize("first", ["stop", "settle"])
+def test_deleted_build_is_removed_with_its_folder(world, first):
+    build = world.request_build()
+    if first == "settle":
+        world.settle()
+        assert world.store.build_folder(build.uuid).exists()
+    builds.delete(build, world.settings)
+    world.settle()
+    assert Build.select().count() == 0
+    assert not world.store.build_folder(build.uuid).exists()
+
+
+def test_failed_removal_of_a_build_is_tried_again(world, monkeypatch, caplog):
+    build = world.request_build()
+    builds.delete(build, world.settings)
+    faults = iter([OSError("no")])
+    original = world.store.remove_build_in_steps
+    monkeypatch.setattr(
+        type(world.store), "remove_build_in_steps", lambda self, uuid: raise_(next(faults, None)) or original(uuid)
+    )
+    world.settle()
+    world.later(2)
+    assert Build.select().count() == 0
+    assert "could not be removed" in caplog.text
+
+
+@pytest.mark.parametrize("deleted", ["build", "project"])
+def test_unmanaged_build_is_removed_with_its_log(world, deleted):
+    build = world.request_build(is_managed=False)
+    world.store.make_build_folder(build.uuid)
+    if deleted == "build":
+        builds.delete(build, world.settings)
+    else:
+        projects.delete(world.project, world.user, world.settings)
+    world.settle()
+    assert (Build.select().count(), Project.select().count()) == (0, 1 if deleted == "build" else 0)
+    assert not world.store.build_folder(build.uuid).exists()
+
+
+def test_deleted_project_is_removed_with_its_jobs_and_builds(world):
+    done = world.submit(build={"image": "a"})
+    world.end(done)
+    running, queued = world.submit(seconds=100), world.submit(seconds=100)
+    world.request_build()
+    world.settle()
+    projects.delete(world.project, world.user, world.settings)
+    world.later(15)
+    assert [table.select().count() for table in (Project, Job, Build)] == [0, 0, 0]
+    assert list((world.settings.data_dir / "jobs").iterdir()) == []
+    assert list((world.settings.data_dir / "builds").iterdir()) == []
+    assert world.runner.inventory() == {}
+    assert (running.id, queued.id) == (2, 3)
+
+
+def test_deleted_project_with_many_jobs_is_removed(world):
+    for _ in range(30):
+        world.submit()
+    jobs.stop_many(world.project, range(1, 31), world.user, world.settings)
+    projects.delete(world.project, world.user, world.settings)
+    world.settle()
+    assert Project.select().count() == 0

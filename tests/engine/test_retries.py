@@ -9,9 +9,9 @@ import pytest
 
 from polyjob.db.models import Build, Job
 from polyjob.engine import removal
-from polyjob.engine.job_driver import MAX_REBUILDS
-from polyjob.engine.removal import ERASED_AT_ONCE, LOOKED_AT
-from polyjob.engine.retries import FETCH_PATIENCE, START_PATIENCE, Retry
+from polyjob.engine.job_calls import MAX_REBUILDS
+from polyjob.engine.removal import CONCURRENT_REMOVALS, ROWS_PER_PASS
+from polyjob.engine.retries import FETCH_PATIENCE, START_PATIENCE, Backoff
 from polyjob.services import abandon, builds, job_queue, jobs, submission
 from polyjob.services.notes import note_text
 from polyjob.statuses import Status
@@ -126,7 +126,7 @@ def test_the_pause_between_retries_of_an_outage_grows(world):
 
 
 def test_an_outage_between_refusals_does_not_count():
-    retry = Retry()
+    retry = Backoff()
     assert not retry.fail("start", RunnerRefused("no"), 0.0, 20.0)
     assert not retry.fail("start", RunnerUnavailable("away"), 1.0, 20.0)
     assert not retry.fail("start", RunnerUnavailable("away"), 500.0, 20.0)
@@ -136,7 +136,7 @@ def test_an_outage_between_refusals_does_not_count():
 
 
 def test_refusals_that_alternate_with_outages_end_too():
-    retry, now = Retry(), 0.0
+    retry, now = Backoff(), 0.0
     for number in range(200):
         error = RunnerRefused("no") if number % 2 else RunnerUnavailable("away")
         if retry.fail("start", error, now, 20.0):
@@ -264,10 +264,10 @@ def refuse_removals(monkeypatch, name, stuck):
     return calls
 
 
-@pytest.mark.parametrize("count", [1, ERASED_AT_ONCE, 2 * ERASED_AT_ONCE])
-@pytest.mark.parametrize("looked_at", [3, LOOKED_AT])
+@pytest.mark.parametrize("count", [1, CONCURRENT_REMOVALS, 2 * CONCURRENT_REMOVALS])
+@pytest.mark.parametrize("looked_at", [3, ROWS_PER_PASS])
 def test_job_that_cannot_be_removed_holds_up_no_other(world, monkeypatch, count, looked_at):
-    monkeypatch.setattr(removal, "LOOKED_AT", looked_at)
+    monkeypatch.setattr(removal, "ROWS_PER_PASS", looked_at)
     stuck = [world.submit() for _ in range(count)]
     other = world.submit()
     wait(world, 10)
@@ -278,9 +278,9 @@ def test_job_that_cannot_be_removed_holds_up_no_other(world, monkeypatch, count,
     assert {job.id for job in Job.select(Job.id)} == {job.id for job in stuck}
 
 
-@pytest.mark.parametrize("looked_at", [3, LOOKED_AT])
+@pytest.mark.parametrize("looked_at", [3, ROWS_PER_PASS])
 def test_build_that_cannot_be_removed_holds_up_no_other(world, monkeypatch, looked_at):
-    monkeypatch.setattr(removal, "LOOKED_AT", looked_at)
+    monkeypatch.setattr(removal, "ROWS_PER_PASS", looked_at)
     for number in range(12):
         world.end(world.submit(build={"image": "a", "build_steps": [f"x{number}"]}))
     found = list(Build.select().order_by(Build.id))
@@ -291,7 +291,7 @@ def test_build_that_cannot_be_removed_holds_up_no_other(world, monkeypatch, look
     assert [build.id for build in Build.select().order_by(Build.id)] == [build.id for build in found[:-1]]
 
 
-@pytest.mark.parametrize("count", [1, 2 * ERASED_AT_ONCE])
+@pytest.mark.parametrize("count", [1, 2 * CONCURRENT_REMOVALS])
 def test_small_removals_do_not_wait_for_large_ones(world, monkeypatch, count):
     large = [world.submit() for _ in range(count)]
     small = world.submit()

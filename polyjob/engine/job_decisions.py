@@ -1,0 +1,213 @@
+"""Decide what to do next for one claimed job: from its row and memory to its phase, and from that to a decision.
+
+`phase_of` and `decide` are pure. They change neither the row nor the memory, and begin no call.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from polyjob.db.models import Job
+from polyjob.engine import job_writes
+from polyjob.engine.finalize import LogPosition
+from polyjob.engine.job_calls import FetchLog, FinishJob, JobCall, JobTools, PreventStart, StartJob, StopJob
+from polyjob.engine.job_memory import JobMemory
+from polyjob.engine.now import Now
+from polyjob.engine.prepare import waits_for_build
+from polyjob.engine.writes import NOTHING, Decision, Write
+from polyjob.services import specs
+from polyjob.settings import Settings
+from polyjob.statuses import Status
+from runners.base import Exit, Exited, Missing, Pending, Reason, RemoteRunner, Runner, Running, State
+
+KILL_INTERVAL_SECONDS = 2.0
+"""Seconds between two KILLs of a job that does not end."""
+
+
+class Phase(enum.Enum):
+    """How far a claimed job has come."""
+
+    PREPARING = enum.auto()
+    """Its rows have to be brought to the intent to start it, or to a build."""
+    WAITING_FOR_BUILD = enum.auto()
+    STARTING = enum.auto()
+    """The attempt to start it is committed. Nobody knows yet whether a start took effect."""
+    WITHDRAWING = enum.auto()
+    """The same, and a stop is requested."""
+    RUNNING = enum.auto()
+    """The backend has it, and no exit is recorded."""
+    STOPPING = enum.auto()
+    """The same, and a stop is requested."""
+    FINISHING = enum.auto()
+    """Its exit is recorded. Its log and outputs have to be stored, and the backend to be cleared."""
+    FINISHED = enum.auto()
+    """Only the terminal status is missing."""
+
+
+@dataclass(frozen=True)
+class BackendState:
+    """The backend of a job, as a decision sees it. What it reports on the job is in `JobMemory.observation`."""
+
+    runner: Runner
+    outage: str | None = None
+    """Why the backend cannot be reached, if that has lasted for a while."""
+
+
+def phase_of(job: Job, memory: JobMemory) -> Phase:
+    if job.exit is not None:
+        return Phase.FINISHED if memory.is_finished else Phase.FINISHING
+    is_stopping = job.stop_at is not None
+    if job.handle is not None or memory.handle is not None:
+        return Phase.STOPPING if is_stopping else Phase.RUNNING
+    if job.attempt_at is not None:
+        return Phase.WITHDRAWING if is_stopping else Phase.STARTING
+    return Phase.WAITING_FOR_BUILD if waits_for_build(job) else Phase.PREPARING
+
+
+def decide(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: JobTools) -> Decision:
+    """Return the next writes and the next call of a claimed job."""
+    outage = backend.outage or memory.observation.unknown_reason
+    notes = job_writes.unreachable_note_writes(job, outage)
+    if not memory.is_broken:
+        notes += job_writes.retry_note_writes(job, memory)
+    decision = _DECIDE[phase_of(job, memory)](job, memory, backend, now, tools)
+    return Decision([*notes, *decision.writes], decision.call) if notes else decision
+
+
+def _decide_preparing(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: JobTools) -> Decision:
+    return Decision([job_writes.prepare_write(job, memory, tools.context)])
+
+
+def _decide_nothing(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: JobTools) -> Decision:
+    return NOTHING
+
+
+def _decide_starting(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: JobTools) -> Decision:
+    if _is_overdue(job, now, tools.context.settings):
+        return Decision([job_writes.timeout_write(job, tools.context.clock)])
+    if memory.is_waiting(now.seconds):
+        return NOTHING
+    return Decision(call=StartJob(job, memory, backend.runner, tools))
+
+
+def _decide_withdrawing(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: JobTools) -> Decision:
+    if memory.is_waiting(now.seconds):
+        return NOTHING
+    return Decision(call=PreventStart(job, memory, backend.runner, tools))
+
+
+def _decide_running(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: JobTools) -> Decision:
+    writes, has_ended = _news(job, memory, backend.runner)
+    if has_ended:
+        return Decision(writes)
+    if _is_overdue(job, now, tools.context.settings):
+        return Decision([*writes, job_writes.timeout_write(job, tools.context.clock)])
+    call = _log_fetch(job, memory, backend.runner, now, tools)
+    return Decision(writes, call) if writes or call else NOTHING
+
+
+def _decide_stopping(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: JobTools) -> Decision:
+    """Send TERM, and KILL after the grace period. Only the runner's report that nothing is left ends the job."""
+    writes, has_ended = _news(job, memory, backend.runner)
+    if has_ended:
+        return Decision(writes)
+    return Decision(writes, _stop(job, memory, backend.runner, now, tools))
+
+
+def _decide_finishing(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: JobTools) -> Decision:
+    writes = job_writes.log_position_writes(job, memory.log.position) + job_writes.packing_note_writes(job, memory)
+    if memory.is_waiting(now.seconds):
+        return Decision(writes)
+    return Decision(writes, FinishJob(job, memory, backend.runner, tools, _position(job, memory)))
+
+
+def _decide_finished(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: JobTools) -> Decision:
+    return Decision([job_writes.terminal_write(job, memory)])
+
+
+_DECIDE: dict[Phase, Callable[[Job, JobMemory, BackendState, Now, JobTools], Decision]] = {
+    Phase.PREPARING: _decide_preparing,
+    Phase.WAITING_FOR_BUILD: _decide_nothing,
+    Phase.STARTING: _decide_starting,
+    Phase.WITHDRAWING: _decide_withdrawing,
+    Phase.RUNNING: _decide_running,
+    Phase.STOPPING: _decide_stopping,
+    Phase.FINISHING: _decide_finishing,
+    Phase.FINISHED: _decide_finished,
+}
+
+
+def _news(job: Job, memory: JobMemory, runner: Runner) -> tuple[list[Write], bool]:
+    """Return the writes that the backend's report asks for, and whether it says that the job has ended."""
+    state = memory.observation.state
+    writes = job_writes.log_position_writes(job, memory.log.position)
+    if job.handle is None and not (runner.is_local and isinstance(state, Pending | None)):
+        # A local runner reports a state in the same pass or the next: handle and state are committed together.
+        writes.insert(0, job_writes.handle_write(job, _handle(job, memory)))
+    if state is None:
+        return writes, False
+    if isinstance(state, Pending | Running):
+        writes += job_writes.runner_note_writes(job, state.note)
+    if _has_begun(state) and job.status is not Status.RUNNING:
+        assert isinstance(state, Running | Exited)
+        message = state.note if isinstance(state, Running) else None
+        writes.append(job_writes.running_write(job, state.node, message))
+    end = _exit_of(state)
+    if end is not None:
+        writes.append(job_writes.exit_write(job, end))
+    return writes, end is not None
+
+
+def _has_begun(state: State) -> bool:
+    return isinstance(state, Running) or (isinstance(state, Exited) and state.exit.has_begun)
+
+
+def _exit_of(state: State) -> Exit | None:
+    if isinstance(state, Exited):
+        return state.exit
+    return Exit(Reason.LOST) if isinstance(state, Missing) else None
+
+
+def _stop(job: Job, memory: JobMemory, runner: Runner, now: Now, tools: JobTools) -> JobCall | None:
+    if memory.is_waiting(now.seconds):
+        return None
+    since_term = now.since(job.term_clock) if job.term_clock else None
+    if since_term is None:
+        return StopJob(job, memory, runner, tools, _handle(job, memory), force=False)
+    if since_term < specs.grace_period(job.config, tools.context.settings):
+        return None
+    if memory.killed_at is not None and now.seconds - memory.killed_at < KILL_INTERVAL_SECONDS:
+        return None
+    return StopJob(job, memory, runner, tools, _handle(job, memory), force=True)
+
+
+def _log_fetch(job: Job, memory: JobMemory, runner: Runner, now: Now, tools: JobTools) -> JobCall | None:
+    """Return a fetch of the log, if the runner keeps it and a fetch is due."""
+    if not isinstance(runner, RemoteRunner) or memory.is_waiting(now.seconds):
+        return None
+    if now.seconds < memory.log.due_at(runner.max_log_pause):
+        return None
+    return FetchLog(job, memory, runner, tools, _handle(job, memory), _position(job, memory))
+
+
+def _is_overdue(job: Job, now: Now, settings: Settings) -> bool:
+    """Return whether the time limit is over. It counts from the first attempt, and so ends a job that never starts."""
+    limit = specs.time_limit(job.config, settings)
+    if limit is None or job.attempt_clock is None:
+        return False
+    elapsed = now.since(job.attempt_clock)
+    if elapsed is None:  # the machine was booted in between, so only the wall clock knows
+        elapsed = (now.wall - job.attempt_at).total_seconds()
+    return elapsed >= limit
+
+
+def _handle(job: Job, memory: JobMemory) -> str:
+    handle = job.handle or memory.handle
+    assert handle is not None
+    return handle
+
+
+def _position(job: Job, memory: JobMemory) -> LogPosition:
+    return memory.log.position or LogPosition.from_json(job.log_cursor)
