@@ -13,6 +13,7 @@ from flask import Flask
 from polyjob.auth import permissions, sessions, users
 from polyjob.auth.permissions import Access, declared, refuse_undeclared, requires
 from polyjob.auth.scopes import Scope
+from polyjob.auth.tokens import job_token
 from polyjob.connections import BODY_IS_LATE
 from polyjob.db.database import database, write
 from polyjob.db.models import Build, Job, Meta, Project, Token, User
@@ -210,7 +211,7 @@ def caller(app, who):
         options.setdefault("life", None)
         return users.create_token(user, "test", **options)[1]
 
-    def job_token(number):
+    def token_of_job(number):
         return job_token(Job.get_by_id(number).uuid, Meta.get_by_id("secret").value)
 
     if who.startswith("browser"):
@@ -240,9 +241,9 @@ def caller(app, who):
         "unknown token": lambda: "f" * 40,
         "expired": lambda: token(ana, lifetime=datetime.timedelta(seconds=-1)),
         "inactive": lambda: token(ana),
-        "job": lambda: job_token(2),
-        "other job": lambda: job_token(3),
-        "ended job": lambda: job_token(1),
+        "job": lambda: token_of_job(2),
+        "other job": lambda: token_of_job(3),
+        "ended job": lambda: token_of_job(1),
         "read": lambda: token(ana, scope=Scope.READ),
         "submit": lambda: token(ana, scope=Scope.SUBMIT),
         "admin": lambda: token(ana),
