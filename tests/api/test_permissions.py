@@ -208,7 +208,7 @@ def caller(app, who):
     demo, client = Project.get(), Client(app)
 
     def token(user, **options):
-        options.setdefault("life", None)
+        options.setdefault("lifetime", None)
         return users.create_token(user, "test", **options)[1]
 
     def token_of_job(number):
