@@ -22,7 +22,7 @@ coverage: $(TESTED)  ## run all tests and measure coverage, which takes about tw
 	$(BIN)/python -m pytest -n 2 -rs --cov --cov-report=term $(ARGS)
 
 soak: $(TESTED)  ## kill parts of a server while jobs run: SECONDS=1200 RUNNER=process SEED=7
-	@$(BIN)/python -m tests.crash.kills --seconds $(or $(SECONDS),1200) --runner $(or $(RUNNER),process) $(and $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.crash.soak --seconds $(or $(SECONDS),1200) --runner $(or $(RUNNER),process) $(and $(SEED),--seed $(SEED))
 
 lint: $(TESTED)  ## check style and types
 	$(BIN)/ruff check .

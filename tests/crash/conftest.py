@@ -1,4 +1,4 @@
-"""What the lives share with the runners' tests."""
+"""Fixtures of the runners' tests that the crash tests use."""
 
 from tests.runners.conftest import images
 

@@ -1,7 +1,7 @@
-"""Every instant at which state changes: the process dies there, the next one goes on, and nothing shows of it.
+"""Deaths at every change of state: a process dies there, the next one continues, and the outcome is the same.
 
-Each story is told once undisturbed, which tells the crash points on its way and what is to come of it. Then it is told
-for each of those points by a process that dies there, and by another to its end.
+Each scenario runs once undisturbed, which yields its crash points and the expected outcome. Then it runs for each of
+those points: in a process that dies there, and in another one to its end.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from tests.require import require_root
 from tests.runners.docker_engine import remove_marks
 from tests.simulators.kubernetes.remote import start as start_cluster
 
-from .life import Nursery, look, tell
-from .starts import Starts, StartsOfPods, settings_of
+from .scenario_run import ForkServer, inspect, play
+from .start_counts import ContainerStarts, PodStarts, cluster_settings
 
-SIDE_BY_SIDE = 2
-CHANCE = {"log", "note", "call-logs", "call-poll", "call-check"}
-"""Points that a telling may come by or not, as it happens."""
-WALK = {
+PARALLEL_WALKS = 2
+OPTIONAL_POINTS = {"log", "note", "call-logs", "call-poll", "call-check"}
+"""Points that a run may pass or not, depending on timing."""
+POINTS_OF_SCENARIO = {
     "whole": None,
     "failing": {"built", "exit", "terminal", "call-build", "call-finish"},
     "ended": {
@@ -32,28 +32,36 @@ WALK = {
     },
     "unbuilt": {"stop", "cancel", "call-build"},
 }  # fmt: skip
-"""The points of a story at which to die; None for all that it comes by. The others stand for the same as in `whole`."""
+"""The points of a scenario at which to die; None for all that it passes.
+
+The other points of a scenario test the same as those in `whole`.
+"""
 LOCAL = {
     "migrate", "first-start", "code", "upload", "accept", "clear", "prepare", "copy", "restart", "call-look",
 }  # fmt: skip
-"""Points at which nothing is asked of a backend. A death there is the same with every runner, so `fake` and `process`,
-which are the fastest, walk them for all. These two also die before each point of `whole`. The other walks only die
-after a point: nothing that outlives the process changes between one point and the next."""
-CALLS = {
+"""Points that do not involve a backend.
+
+A death there is the same with every runner, so only the fastest ones, `fake` and `process`, die there. These two also
+die before each point of `whole`. The others only die after a point: nothing that outlives the process changes between
+one point and the next.
+"""
+CALLS_OF_SCENARIO = {
     "served": {
         "POST-containers-create", "PUT-container-archive", "POST-container-start", "GET-container-logs",
         "GET-container-archive", "DELETE-container", "POST-volumes-create", "POST-networks-create",
     },
     "halted": {"POST-container-kill", "DELETE-container"},
 }  # fmt: skip
-"""The calls to the Docker Engine in stories that are told for them alone: those that change something, and those whose
-answer is kept. What comes between two of them changes nothing."""
-WHOLE = {
+"""Scenario → the calls to the Docker Engine that it tests.
+
+These calls change something, or their answer is stored. What comes between two of them changes nothing.
+"""
+REQUIRED_POINTS = {
     "migrate", "first-start", "code", "upload", "accept", "claim", "prepare", "build", "built", "handle", "running",
     "exit", "seal", "seal-index", "terminal", "pass", "copy", "restart", "call-build", "call-start", "call-finish",
 }  # fmt: skip
-"""What `whole` comes by at least: a point that nobody comes by any more is missed."""
-RUNS: dict[str, dict[str, dict[str, int] | list[int]]] = {
+"""Points that `whole` has to pass, so that a point that has disappeared is noticed."""
+EXPECTED_RUNS: dict[str, dict[str, dict[str, int] | list[int]]] = {
     "fake": {},
     "process": {
         "whole": {"runs-one": 3}, "failing": {"runs-bad": 1},
@@ -62,17 +70,17 @@ RUNS: dict[str, dict[str, dict[str, int] | list[int]]] = {
     "docker": {"whole": [1, 1, 1], "failing": [1], "ended": [1, 1, 1], "served": [1], "halted": [1]},
     "kubernetes": {"whole": [1, 1, 1], "failing": [1], "ended": [1, 1, 1]},
 }  # fmt: skip
-"""How often commands run: by the name of the job, with its clones; or of each container."""
+"""How often commands run: by the name of the job, including its clones, or for each container."""
 
 
-def outcome(nursery: Nursery, folder: Path, runner: str) -> dict[str, Any]:
+def outcome(fork_server: ForkServer, folder: Path, runner: str) -> dict[str, Any]:
     result = folder / "outcome.json"
-    assert nursery.live(look, str(folder), runner, str(result)) == 0
+    assert fork_server.fork(inspect, str(folder), runner, str(result)) == 0
     return json.loads(result.read_text())
 
 
-def runs(folder: Path, starts: Starts | StartsOfPods | None) -> dict[str, int] | list[int]:
-    """How often the commands of a folder's jobs have run. The fake runner by itself refuses a second time."""
+def runs(folder: Path, starts: ContainerStarts | PodStarts | None) -> dict[str, int] | list[int]:
+    """Return how often the commands of a folder's jobs have run. The fake runner itself refuses a second run."""
     if starts is not None:
         return starts.of((folder / "installation").read_text())
     return {path.name: path.read_text().count("ran") for path in folder.glob("runs-*")}
@@ -80,38 +88,38 @@ def runs(folder: Path, starts: Starts | StartsOfPods | None) -> dict[str, int] |
 
 @pytest.mark.parametrize(
     ("runner", "story"),
-    [(runner, story) for runner in ("fake", "process", "docker", "kubernetes") for story in WALK]
-    + [("docker", name) for name in CALLS],
+    [(runner, scenario) for runner in ("fake", "process", "docker", "kubernetes") for scenario in POINTS_OF_SCENARIO]
+    + [("docker", name) for name in CALLS_OF_SCENARIO],
 )
-def test_a_death_at_any_instant_shows_nowhere(request, runner, story, tmp_path):
+def test_death_at_a_crash_point_does_not_change_the_outcome(request, runner, scenario, tmp_path):
     with contextlib.ExitStack() as stack:
-        starts: Starts | StartsOfPods | None = None
+        starts: ContainerStarts | PodStarts | None = None
         environment = {}
         if runner == "docker":
             request.getfixturevalue("images")
-            starts = stack.enter_context(Starts())
+            starts = stack.enter_context(ContainerStarts())
         if runner == "kubernetes":
             require_root()
             cluster = stack.enter_context(start_cluster(tmp_path / "cluster"))
-            environment = stack.enter_context(settings_of(cluster))
-            starts = StartsOfPods(cluster)
-        walk(runner, story, tmp_path, starts, environment)
+            environment = stack.enter_context(cluster_settings(cluster))
+            starts = PodStarts(cluster)
+        walk(runner, scenario, tmp_path, starts, environment)
 
 
-def points_of(runner: str, story: str, passed: list[str]) -> list[str]:
-    """The points at which to die, of those that the undisturbed telling came by."""
-    if story in CALLS:
-        points = [point for point in passed if _call(point) in CALLS[story]]
-        assert {_call(point) for point in points} == CALLS[story]
+def points_of(runner: str, scenario: str, passed: list[str]) -> list[str]:
+    """Return the points at which to die, of those that the undisturbed run has passed."""
+    if scenario in CALLS_OF_SCENARIO:
+        points = [point for point in passed if _call(point) in CALLS_OF_SCENARIO[scenario]]
+        assert {_call(point) for point in points} == CALLS_OF_SCENARIO[scenario]
         changes = {_call(point) for point in passed if point.startswith(("engine-P", "engine-DELETE"))}
-        assert changes <= CALLS[story] | CALLS["served"], "a call that nobody has heard of"
+        assert changes <= CALLS_OF_SCENARIO[scenario] | CALLS_OF_SCENARIO["served"], "a call that no scenario tests"
         return points
     points = [point for point in passed if not point.startswith("engine-")]
     names = {point.partition(":")[0] for point in points}
-    assert names >= (WALK[story] or WHOLE)
-    if story == "whole" and runner in ("fake", "process"):
+    assert names >= (POINTS_OF_SCENARIO[scenario] or REQUIRED_POINTS)
+    if scenario == "whole" and runner in ("fake", "process"):
         return points
-    walked = WALK[story] or names - LOCAL
+    walked = POINTS_OF_SCENARIO[scenario] or names - LOCAL
     return [point for point in points if point.partition(":")[0] in walked and not point.endswith(":before")]
 
 
@@ -119,48 +127,48 @@ def _call(point: str) -> str:
     return point.removeprefix("engine-").partition(":")[0]
 
 
-def may_miss(point: str) -> bool:
-    """Whether a telling comes by it only as it happens."""
-    return point.partition(":")[0] in CHANCE or point.startswith(("engine-GET", "engine-HEAD"))
+def is_optional(point: str) -> bool:
+    """Return whether a run may pass the point or not, depending on timing."""
+    return point.partition(":")[0] in OPTIONAL_POINTS or point.startswith(("engine-GET", "engine-HEAD"))
 
 
 def walk(
-    runner: str, story: str, tmp_path: Path, starts: Starts | StartsOfPods | None, environment: dict[str, str]
+    runner: str, scenario: str, tmp_path: Path, starts: ContainerStarts | PodStarts | None, environment: dict[str, str]
 ) -> None:
-    calm = tmp_path / "calm"
-    calm.mkdir()
-    with Nursery(**environment) as nursery:
-        assert nursery.live(tell, str(calm), runner, story, None, str(calm / "passed")) == 0
-        wanted = outcome(nursery, calm, runner)
-    passed = dict.fromkeys((calm / "passed").read_text().split())
-    points = points_of(runner, story, list(passed))
-    assert wanted["left"] == []
-    assert runs(calm, starts) == RUNS[runner].get(story, [] if starts else {})
+    undisturbed = tmp_path / "calm"
+    undisturbed.mkdir()
+    with ForkServer(**environment) as fork_server:
+        assert fork_server.fork(play, str(undisturbed), runner, scenario, None, str(undisturbed / "passed")) == 0
+        expected = outcome(fork_server, undisturbed, runner)
+    passed = dict.fromkeys((undisturbed / "passed").read_text().split())
+    points = points_of(runner, scenario, list(passed))
+    assert expected["left"] == []
+    assert runs(undisturbed, starts) == EXPECTED_RUNS[runner].get(scenario, [] if starts else {})
 
-    def die(nursery: Nursery, point: str) -> str | None:
+    def die(fork_server: ForkServer, point: str) -> str | None:
         folder = tmp_path / point.replace(":", "-")
         folder.mkdir()
-        code = nursery.live(tell, str(folder), runner, story, point, None)
-        if code != -9 and not (code == 0 and may_miss(point)):
+        code = fork_server.fork(play, str(folder), runner, scenario, point, None)
+        if code != -9 and not (code == 0 and is_optional(point)):
             return f"{point}: ended with {code} instead of dying there"
-        if (code := nursery.live(tell, str(folder), runner, story, None, None)) != 0:
-            return f"{point}: the next telling ended with {code}"
-        found = outcome(nursery, folder, runner)
-        if found != wanted:
-            return f"{point}: {found} instead of {wanted}"
-        if runs(folder, starts) != runs(calm, starts):
+        if (code := fork_server.fork(play, str(folder), runner, scenario, None, None)) != 0:
+            return f"{point}: the next run ended with {code}"
+        actual = outcome(fork_server, folder, runner)
+        if actual != expected:
+            return f"{point}: {actual} instead of {expected}"
+        if runs(folder, starts) != runs(undisturbed, starts):
             return f"{point}: ran {runs(folder, starts)} times"
-        if isinstance(starts, Starts):
+        if isinstance(starts, ContainerStarts):
             remove_marks((folder / "installation").read_text())
         return None
 
     def die_at_each(some: list[str]) -> list[str]:
-        with Nursery(**environment) as nursery:
-            return [text for point in some if (text := die(nursery, point))]
+        with ForkServer(**environment) as fork_server:
+            return [text for point in some if (text := die(fork_server, point))]
 
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        lanes = [points[lane::SIDE_BY_SIDE] for lane in range(SIDE_BY_SIDE)]
+    with ThreadPoolExecutor(PARALLEL_WALKS) as pool:
+        lanes = [points[lane::PARALLEL_WALKS] for lane in range(PARALLEL_WALKS)]
         wrong = [text for texts in pool.map(die_at_each, lanes) for text in texts]
     assert not wrong, "\n".join(wrong)
-    if isinstance(starts, Starts):
-        remove_marks((calm / "installation").read_text())
+    if isinstance(starts, ContainerStarts):
+        remove_marks((undisturbed / "installation").read_text())

@@ -20,24 +20,24 @@ from polyjob.db.models import Job
 from polyjob.engine import orphans
 from polyjob.statuses import Status
 
-from .hand import Folder, World
-from .people import ANY, SCRIPTS, People
-from .truths import Script, Truths
+from .invariants import Invariants, Script
+from .manual_world import DataFolder, World
+from .user_requests import ANY, SCRIPTS, UserRequests
 
 SCALE = int(os.environ.get("POLYJOB_TEST_SCALE", "1"))
-LIVES = 30 * SCALE
+SEQUENCES = 30 * SCALE
 STEPS = 50
-FARTHEST = 10 * 3600.0
+MAX_CLOCK_ERROR_SECONDS = 10 * 3600.0
 """Seconds that the wall clock is wrong by at most: no Idempotency-Key is a day old then."""
 
 
-class Machine(People):
-    folder: Folder
+class Machine(UserRequests):
+    folder: DataFolder
 
     @initialize(is_local=st.booleans())
     def begin(self, is_local: bool) -> None:
         self.world = World(self.folder, is_local=is_local)
-        self.truths = Truths(self.world)
+        self.invariants = Invariants(self.world)
         self.kept = {}
         self.turn = 0
 
@@ -79,7 +79,7 @@ class Machine(People):
         self.world.die()
 
     @rule(is_away=st.booleans())
-    def lose_the_back_end(self, is_away: bool) -> None:
+    def change_availability(self, is_away: bool) -> None:
         self.world.set_away(is_away)
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 1.0, 3.0, 5.0, 30.0, 70.0, 400.0, 4000.0]))
@@ -89,19 +89,19 @@ class Machine(People):
     @rule(hours=st.sampled_from([-7, -1, 1, 7]))
     def step_the_wall_clock(self, hours: int) -> None:
         offset = self.world.clock.offset + hours * 3600.0
-        if abs(offset) <= FARTHEST:
+        if abs(offset) <= MAX_CLOCK_ERROR_SECONDS:
             self.world.clock.offset = offset
 
     # What must be true.
 
     @invariant()
-    def truths_hold(self) -> None:
-        self.truths.look()
+    def check_invariants(self) -> None:
+        self.invariants.look()
         if self.jobs:
             self.turn += 1
-            self.truths.look_at_page(self.jobs[self.turn % len(self.jobs)])
+            self.invariants.check_page(self.jobs[self.turn % len(self.jobs)])
             if self.turn % 4 == 0:
-                self.truths.look_at_list()
+                self.invariants.check_list()
 
     def teardown(self) -> None:
         if not hasattr(self, "world"):
@@ -121,19 +121,19 @@ class Machine(People):
                 self.ask("POST", f"/jobs/{job.number}/statuses", {"status": "succeeded"})
         for _ in range(400):
             self.world.settle()
-            self.truths.look()
+            self.invariants.look()
             if not Job.select().where((Job.finished_at.is_null()) | (Job.deleted_at.is_null(False))).exists():
                 break
             self.world.clock.move(7.0)
         for _ in range(3):
             self.world.clock.move(orphans.LOOK_INTERVAL_SECONDS)
             self.world.settle()
-        self.truths.look()
+        self.invariants.look()
         assert all(job.end is not None or job.is_deleted for job in self.jobs)
         for job in self.jobs:
-            self.truths.look_at_page(job)
-        self.truths.look_at_list()
-        self.truths.look_at_what_is_left()
+            self.invariants.check_page(job)
+        self.invariants.check_list()
+        self.invariants.check_leftovers()
 
 
 @pytest.fixture
@@ -149,10 +149,10 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 def test_what_must_be_true_stays_true(place: Path) -> None:
     class InPlace(Machine):
-        folder = Folder(place)
+        folder = DataFolder(place)
 
     wanted = settings(
-        max_examples=LIVES,
+        max_examples=SEQUENCES,
         stateful_step_count=STEPS,
         deadline=None,
         derandomize=SCALE == 1,

@@ -10,7 +10,7 @@ from polyjob.db.database import database
 from polyjob.db.models import CLAIMED, DELETED, LISTED, Build, BuildStatus, Job, JobStatus, Project
 from polyjob.services.notes import note_text
 from polyjob.statuses import DONE, Status
-from tests.crash.hand import World
+from tests.crash.manual_world import World
 
 GRACE = 3
 ORDER = [Status.CREATED, Status.SCHEDULED, Status.BUILDING, Status.RUNNING]
@@ -61,7 +61,7 @@ class Script:
 
 
 @dataclass
-class Known:
+class ExpectedJob:
     """What a job is to come to, and what was seen of it."""
 
     number: int
@@ -71,12 +71,12 @@ class Known:
     """None for a job that polyjob does not run."""
     inputs: bytes | None = None
     """What it starts with."""
-    is_wished: bool = False
+    is_stop_requested: bool = False
     """A stop was asked for before its exit was recorded."""
-    is_given_up: bool = False
+    is_abandoned: bool = False
     is_deleted: bool = False
     is_archived: bool = False
-    is_marked: bool = False
+    is_bookmarked: bool = False
     version: int = 0
     statuses: list[tuple[str, str, int]] = field(default_factory=list)
     end: tuple[Any, ...] | None = None
@@ -84,12 +84,12 @@ class Known:
     """ETag → what was shown with it."""
 
 
-class Truths:
+class Invariants:
     """Looks at a world, and remembers what it saw."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.jobs: list[Known] = []
+        self.jobs: list[ExpectedJob] = []
         self._builds: dict[int, list[tuple[str, str, int]]] = {}
         self._begun: dict[str, float] = {}
         self._lists: dict[str, str] = {}
@@ -108,13 +108,13 @@ class Truths:
                 assert known.is_deleted, f"{known.name} is gone"
                 assert not self._world.store.job_log(known.uuid).parent.exists()
             else:
-                self._look_at(known, row, histories[known.number])
+                self._check_job(known, row, histories[known.number])
         assert not rows, f"jobs that nobody made: {sorted(rows)}"
-        self._look_at_builds()
-        self._look_at_slots()
-        self._look_at_counts()
+        self._check_builds()
+        self._check_slots()
+        self._check_counts()
 
-    def _look_at(self, known: Known, row: Job, history: list[tuple[str, str, int]]) -> None:
+    def _check_job(self, known: ExpectedJob, row: Job, history: list[tuple[str, str, int]]) -> None:
         assert row.uuid == known.uuid
         inputs = self._world.store.job_inputs(known.uuid)
         if not known.is_deleted:
@@ -129,11 +129,11 @@ class Truths:
         assert moments == sorted(set(moments)), f"{known.name}: back in time"
         assert sum(name in DONE for name in names[:-1]) == 0, f"{known.name}: {names}"
         if known.script is not None:
-            self._look_at_run(known, row, names)
+            self._check_run(known, row, names)
         if row.status in DONE:
-            self._look_at_end(known, row)
+            self._check_end(known, row)
 
-    def _look_at_run(self, known: Known, row: Job, names: list[Status]) -> None:
+    def _check_run(self, known: ExpectedJob, row: Job, names: list[Status]) -> None:
         before = [name for name in names if name not in DONE]
         assert before == [name for name in ORDER if name in before], f"{known.name}: {names}"
         if Status.SUCCEEDED in names:
@@ -144,12 +144,12 @@ class Truths:
             assert row.attempt_at is not None
             killed = job["stopped"] and job["stopped"][1] == 9 and row.term_clock
             assert not killed or job["stopped"][0] >= float(row.term_clock.split(":")[1]) + GRACE
-        if row.stop_kind == "timeout" and row.status not in DONE and not known.is_wished:
+        if row.stop_kind == "timeout" and row.status not in DONE and not known.is_stop_requested:
             assert known.script
             since = self._world.clock.since(row.attempt_clock)
             assert known.script.timeout and since is not None and since >= known.script.timeout
 
-    def _look_at_end(self, known: Known, row: Job) -> None:
+    def _check_end(self, known: ExpectedJob, row: Job) -> None:
         log, store = self._world.store.job_log(known.uuid), self._world.store
         last = JobStatus.select().where(JobStatus.job == row).order_by(JobStatus.id.desc()).get()
         end = (row.exit_code, row.exit, row.finished_at, last.message, last.details)
@@ -160,17 +160,17 @@ class Truths:
             known.end = end
             if known.script is not None:
                 job = self._world.runner._read(known.uuid)
-                assert known.is_given_up or job is None or job == {"cleaned": True}, f"{known.name} is not dead"
-                self._judge(known, known.script, row, last.details or {}, *end[5:])
+                assert known.is_abandoned or job is None or job == {"cleaned": True}, f"{known.name} is not dead"
+                self._check_result(known, known.script, row, last.details or {}, *end[5:])
         assert end == known.end[: len(end)], f"{known.name}: an end cannot change"
 
-    def _judge(
-        self, known: Known, script: Script, row: Job, details: dict[str, Any], log: bytes = b"", tree: Any = None
+    def _check_result(
+        self, known: ExpectedJob, script: Script, row: Job, details: dict[str, Any], log: bytes = b"", tree: Any = None
     ) -> None:
         """Whether the end is the one that it should be."""
         came_to = row.status, details.get("reason"), row.exit_code
         of_build = Build.get_or_none(Build.id == row.build_id) if row.attempt_at is None else None
-        if known.is_wished:
+        if known.is_stop_requested:
             assert row.status is Status.STOPPED, f"{known.name} was to be stopped: {came_to}"
             return
         if row.stop_kind == "timeout":
@@ -181,17 +181,17 @@ class Truths:
             assert of_build.status is Status.FAILED
             assert came_to == (Status.FAILED, "build", None)
             assert details["exit_code"] == 3
-        elif known.is_given_up:
+        elif known.is_abandoned:
             assert came_to in [(Status.FAILED, "lost", None), script.end]
         else:
             assert came_to == script.end, known
         was_seen = details.get("reason") in ("exited", "timeout") and row.exit_code is not None
-        if was_seen and not known.is_given_up and not known.is_deleted:
+        if was_seen and not known.is_abandoned and not known.is_deleted:
             assert log == script.log(known.name)
             assert tree == [("out", len(known.name))]
         assert script.log(known.name).startswith(log)
 
-    def _look_at_builds(self) -> None:
+    def _check_builds(self) -> None:
         histories: dict[int, list[tuple[str, str, int]]] = {}
         for row in BuildStatus.select().order_by(BuildStatus.id):
             histories.setdefault(row.build_id, []).append((row.uuid, str(row.status), row.created_at))
@@ -203,9 +203,9 @@ class Truths:
             assert not any(name in DONE for name in names[:-1])
         self._builds = histories
 
-    def _look_at_slots(self) -> None:
-        given_up = {known.uuid for known in self.jobs if known.is_given_up}
-        on_runner = [uuid for uuid in self.on_runner() if uuid not in given_up]
+    def _check_slots(self) -> None:
+        abandoned = {known.uuid for known in self.jobs if known.is_abandoned}
+        on_runner = [uuid for uuid in self.on_runner() if uuid not in abandoned]
         held = [job.id for job in Job.select(Job.id).where(CLAIMED, Job.exit.is_null())]
         assert len(held) <= self._world.settings.slots
         alive = [uuid for uuid in on_runner if "Exited" not in self.state(uuid) and "Missing" not in self.state(uuid)]
@@ -222,7 +222,7 @@ class Truths:
     def state(self, uuid: str) -> str:
         return type(self._world.runner._state(self._world.runner._read(uuid))).__name__
 
-    def _look_at_counts(self) -> None:
+    def _check_counts(self) -> None:
         project = Project.get()
         assert project.job_count == Job.select().where(LISTED).count()
         assert project.build_count == Build.select().where(LISTED).count()
@@ -231,7 +231,7 @@ class Truths:
 
     # What is shown.
 
-    def look_at_page(self, known: Known) -> None:
+    def check_page(self, known: ExpectedJob) -> None:
         """A page that is another has another ETag."""
         answer = self._world.ask("GET", f"/jobs/{known.number}")
         if known.is_deleted or known.is_archived:
@@ -239,19 +239,19 @@ class Truths:
             return
         page = answer.json
         assert known.pages.setdefault(answer.headers["ETag"], answer.text) == answer.text, f"{known.name}: one ETag"
-        assert page["bookmarked"] == known.is_marked
+        assert page["bookmarked"] == known.is_bookmarked
         assert page["last_status"] == known.statuses[-1][1]
         if known.script is not None:
             assert page["config"]["tags"][0] == known.name
 
-    def look_at_list(self) -> None:
+    def check_list(self) -> None:
         answer = self._world.ask("GET", "/jobs?limit=100")
         shown = {known.number for known in self.jobs if not known.is_deleted and not known.is_archived}
         assert {row["id"] for row in answer.json["results"]} == shown
         assert answer.json["count"] == len(shown)
         assert self._lists.setdefault(answer.headers["ETag"], answer.text) == answer.text
 
-    def look_at_what_is_left(self) -> None:
+    def check_leftovers(self) -> None:
         """Once everything has ended."""
         assert not Job.select().where(DELETED).exists()
         assert not Build.select().where(Build.finished_at.is_null()).exists()

@@ -1,7 +1,7 @@
-"""A data folder lived through in processes that may die: stories of jobs, told by a web worker and an engine in one.
+"""Run a scenario in processes that may die. Each process is a web worker and an engine in one.
 
-A story is told again from its begin by the next process, which finds what the last one has done: each of its acts does
-nothing where it was done. Each telling is a fork of a process that has loaded everything, and so costs little.
+After a death, the next process runs the scenario from its beginning. Each step does nothing if an earlier process has
+done it. Each process is a fork of one that has loaded all modules, and so starts fast.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ from polyjob.services import cloning, jobs, projects, submission
 from polyjob.services.specs import runner_settings
 from polyjob.settings import read_settings
 from polyjob.storage.store import Store
-from tests.crash.deaths import die_at_points
-from tests.crash.left import left_in
-from tests.crash.stories import STORIES
+from tests.crash.crash_injection import install_crash_points
+from tests.crash.leftovers import leftover_files
+from tests.crash.scenarios import SCENARIOS
 
-PATIENCE = 150.0
+TIMEOUT_SECONDS = 150.0
 CLUSTER = ("POLYJOB_KUBE_", "POLYJOB_REGISTRY", "POLYJOB_BUILDER_")
-"""Beginnings of the variables that say which cluster it is."""
+"""Prefixes of the variables that name the cluster."""
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-class Life:
-    """One process's part of it: the folder is opened, and made on the first start."""
+class ScenarioRun:
+    """One process of a scenario. Opens the data folder, or creates it at the first start."""
 
     def __init__(self, folder: Path, runner: str) -> None:
         self.folder = folder
         self.runner = runner
-        told = {name: value for name, value in os.environ.items() if name.startswith(CLUSTER)}
+        cluster_variables = {name: value for name, value in os.environ.items() if name.startswith(CLUSTER)}
         self.settings = read_settings(
-            told, data_dir=folder / "data", runner=runner, slots=4, disk_low=0, port=1, build_slots=2
+            cluster_variables, data_dir=folder / "data", runner=runner, slots=4, disk_low=0, port=1, build_slots=2
         )
         prepare_data_dir(self.settings)
         self.store = Store(self.settings.data_dir)
@@ -62,12 +62,12 @@ class Life:
         self.project = Project.get(Project.user == self.user)
         self.meta = {row.key: row.value for row in Meta.select()}
         self.woken = threading.Event()
-        of_runners = runner_settings(self.settings, self.meta["installation"])
+        settings_of_runners = runner_settings(self.settings, self.meta["installation"])
         calls = Calls(self.woken.set, self.settings.build_slots)
         context = Context(self.settings, self.store, calls, Clock(), self.meta["installation"], self.meta["secret"])
-        self.engine = Engine(context, lambda name, wake: runners.load(name, of_runners, wake), self.woken.set)
+        self.engine = Engine(context, lambda name, wake: runners.load(name, settings_of_runners, wake), self.woken.set)
 
-    # What people do; each does nothing where it was done.
+    # Steps of scenarios. Each does nothing if it has been done.
 
     def upload(self) -> None:
         data = io.BytesIO()
@@ -80,13 +80,13 @@ class Life:
         self.project = Project.get_by_id(self.project.id)
 
     def submit(self, name: str, config: dict[str, Any]) -> None:
-        if not self.was(name):
+        if not self.is_accepted(name):
             loaded = load_config({"version": 1, "kind": "job", **config})
             submission.create(self.project, self.user, {"name": name, "config": loaded}, self.settings)
             self.remember(name)
 
     def clone(self, name: str, strategy: str, source: str) -> None:
-        if not self.was(name):
+        if not self.is_accepted(name):
             cloning.clone(self.job(source), self.user, strategy, {"config": {"name": name}}, self.settings)
             self.remember(name)
 
@@ -97,8 +97,8 @@ class Life:
         if job := Job.get_or_none(Job.name == name):
             jobs.delete(job, self.user, self.settings)
 
-    def was(self, name: str) -> bool:
-        """A job that was accepted is remembered also where it has been deleted since."""
+    def is_accepted(self, name: str) -> bool:
+        """Return whether a job was accepted, even if it has been deleted since."""
         if Job.select().where(Job.name == name).exists():
             self.remember(name)
         return (self.folder / name).exists()
@@ -106,13 +106,13 @@ class Life:
     def remember(self, name: str) -> None:
         (self.folder / name).touch()
 
-    # What the engine does.
+    # Waiting, with passes of the engine.
 
     def job(self, name: str) -> Job:
         return Job.get(Job.name == name)
 
     def until(self, what: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while not what():
             assert time.monotonic() < deadline, [
                 (job.name, str(job.status), job.notes, job.exit) for job in Job.select()
@@ -132,10 +132,10 @@ class Life:
 
         self.until(says_so)
 
-    # What is to be seen.
+    # The outcome.
 
     def outcome(self) -> dict[str, Any]:
-        """Everything that people see of the jobs, and all that is left over."""
+        """Return everything that users see of the jobs, and everything that is left over."""
         self.until(lambda: not Job.select().where(Job.finished_at.is_null()).exists())
         self.until(lambda: not Job.select().where(Job.deleted_at.is_null(False)).exists())
         self.until(lambda: not Build.select().where(Build.finished_at.is_null()).exists())
@@ -146,7 +146,7 @@ class Life:
             "jobs": {job.name: self._of(job) for job in Job.select()},
             "builds": sorted(str(build.status) for build in Build.select()),
             "left": sorted(
-                [*left_in(self.settings.data_dir, known), *self.engine.backends.runner(self.runner).inventory()]
+                [*leftover_files(self.settings.data_dir, known), *self.engine.backends.runner(self.runner).inventory()]
             ),
         }
 
@@ -174,36 +174,38 @@ class Life:
 # Processes.
 
 
-def tell(folder: str, runner: str, story: str, die_at: str | None, passed: str | None) -> None:
-    """The story's next telling, in this process, which dies when it first comes by the crash point `die_at`. Names of
-    the points that it comes by are written to the file `passed`."""
-    die_at_points(die_at, passed)
-    life = Life(Path(folder), runner)
-    STORIES[story](life)
+def play(folder: str, runner: str, scenario: str, die_at: str | None, passed: str | None) -> None:
+    """Run a scenario in this process, which dies when it first passes the crash point `die_at`.
+
+    The names of all passed points are written to the file `passed`.
+    """
+    install_crash_points(die_at, passed)
+    life = ScenarioRun(Path(folder), runner)
+    SCENARIOS[scenario](life)
     life.until(lambda: not Job.select().where(Job.finished_at.is_null()).exists())
     life.engine.close()
     os._exit(0)
 
 
-def look(folder: str, runner: str, result: str) -> None:
-    """What has come of it all. What nobody names is swept away first, however young."""
+def inspect(folder: str, runner: str, result: str) -> None:
+    """Write the outcome of a scenario to `result`. Files without a row are removed first, whatever their age."""
     cleanup.STALE_AFTER_SECONDS = -1.0
-    life = Life(Path(folder), runner)
+    life = ScenarioRun(Path(folder), runner)
     (life.folder / "installation").write_text(life.meta["installation"])
     Path(result).write_text(json.dumps(life.outcome()))
     life.close()
     os._exit(0)
 
 
-class Nursery:
-    """A process that has loaded everything, and lives each life in a fork. Used as a context, by one thread."""
+class ForkServer:
+    """A process that has loaded all modules, and forks a child for each call. A context manager, for one thread."""
 
     def __init__(self, **environment: str) -> None:
         self._environment = environment
 
-    def __enter__(self) -> Nursery:
+    def __enter__(self) -> ForkServer:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.life"],
+            [sys.executable, "-m", "tests.crash.scenario_run"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -213,26 +215,26 @@ class Nursery:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._process.communicate(timeout=4 * PATIENCE)
+        self._process.communicate(timeout=4 * TIMEOUT_SECONDS)
 
-    def live(self, act: Callable[..., None], *arguments: str | None) -> int:
-        """The exit code of a fork that did this; negative where a signal ended it, as one does after a while."""
+    def fork(self, act: Callable[..., None], *arguments: str | None) -> int:
+        """Call a function in a fork, and return the exit code; negative if a signal or the time limit ended it."""
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(json.dumps([act.__name__, *arguments]) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
 
 
-def _nurse() -> None:
+def _serve_forks() -> None:
     for line in sys.stdin:
         name, *arguments = json.loads(line)
         child = os.fork()
         if not child:
-            signal.alarm(int(3 * PATIENCE))
+            signal.alarm(int(3 * TIMEOUT_SECONDS))
             try:
                 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
                 os.dup2(2, 1)
-                {"tell": tell, "look": look}[name](*arguments)
+                {"play": play, "inspect": inspect}[name](*arguments)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -243,4 +245,4 @@ def _nurse() -> None:
 
 
 if __name__ == "__main__":
-    _nurse()
+    _serve_forks()

@@ -1,4 +1,4 @@
-"""What is left over where every job has ended: files, and processes."""
+"""Find files and processes that are left over once every job has ended."""
 
 from __future__ import annotations
 
@@ -13,52 +13,52 @@ from pathlib import Path
 from runners.process import keeper_server
 from runners.process.attempts import FENCED
 
-KEPT = {"log", "outputs.tar.gz", "outputs.json", "inputs.tar.gz", "work"}
-"""What a job that is done may have in its folder."""
+ALLOWED_NAMES = {"log", "outputs.tar.gz", "outputs.json", "inputs.tar.gz", "work"}
+"""Names that the folder of a done job may have."""
 
 
-def left_in(data: Path, known: Collection[str]) -> list[str]:
-    """Files that stand for something unfinished, and what is of no job in `known` (uuids)."""
-    found = [str(path.relative_to(data)) for path in data.rglob("*.part")]
+def leftover_files(data: Path, known: Collection[str]) -> list[str]:
+    """Return unfinished files, and files that belong to no job in `known` (uuids)."""
+    leftovers = [str(path.relative_to(data)) for path in data.rglob("*.part")]
     for folder in (data / "jobs").iterdir():
         if folder.name not in known:
-            found.append(str(folder.relative_to(data)))
+            leftovers.append(str(folder.relative_to(data)))
         else:
-            names = {path.name for path in folder.iterdir()} - KEPT
-            found += [f"jobs/{folder.name}/{name}" for name in names]
+            names = {path.name for path in folder.iterdir()} - ALLOWED_NAMES
+            leftovers += [f"jobs/{folder.name}/{name}" for name in names]
     with contextlib.suppress(FileNotFoundError):
-        found += [f"docker/{path.name}" for path in (data / "docker").iterdir() if _names_a_container(path)]
+        leftovers += [f"docker/{path.name}" for path in (data / "docker").iterdir() if _names_a_container(path)]
     with contextlib.suppress(FileNotFoundError):
         jobs = (data / "process" / "jobs").iterdir()
-        found += [f"process/jobs/{path.name}" for path in jobs if not _is_fence(path)]
-    return sorted(found)
+        leftovers += [f"process/jobs/{path.name}" for path in jobs if not _is_fence(path)]
+    return sorted(leftovers)
 
 
 def _names_a_container(record: Path) -> bool:
-    """Not so the record of a start that was fenced: it stays, so that nothing that is still on its way can begin."""
+    """Return whether a record names a container. That of a prevented start does not; it stays, to keep preventing it."""
     return record.suffix == "" and bool(json.loads(record.read_text())["id"])
 
 
 def _is_fence(folder: Path) -> bool:
-    """As above: what says that a job was never to begin."""
+    """Return whether a folder only prevents the start of its job."""
     names = {path.name for path in folder.iterdir()} - {"attempt.part"}  # of a server that died in its first step
     return names == {"attempt"} and (folder / "attempt").read_bytes() == FENCED
 
 
-def processes_of(data: Path) -> list[str]:
-    """The command lines that name the data folder: server, engine, keepers."""
-    found = []
+def processes_naming(data: Path) -> list[str]:
+    """Return the command lines that name the data folder: server, engine, keepers."""
+    leftovers = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal() and int(folder.name) != os.getpid():
             with contextlib.suppress(OSError):
                 line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 if str(data) in line:
-                    found.append(f"{folder.name}: {line}")
-    return found
+                    leftovers.append(f"{folder.name}: {line}")
+    return leftovers
 
 
-def server_of_keepers(data: Path) -> list[int]:
-    """The process that listens for jobs to keep; none where there is none."""
+def keeper_server_pids(data: Path) -> list[int]:
+    """Return the pid of the keeper server, or nothing if none is listening."""
     folder = -1
     try:
         folder = os.open(data / "process", os.O_RDONLY)

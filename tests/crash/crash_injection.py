@@ -1,4 +1,4 @@
-"""Where a process may die: at the crash points of the code, and at each call to the Docker Engine."""
+"""Let a process die at a crash point of the code, or at a call to the Docker Engine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from typing import Any
 import docker
 
 
-def die_at_points(die_at: str | None, passed: str | None) -> None:
-    """Have this process die when it first comes by the crash point `die_at`; the names of the points that it comes by
-    are written to the file `passed`."""
+def install_crash_points(die_at: str | None, passed: str | None) -> None:
+    """Let this process die when it first passes the crash point `die_at`.
 
-    def come_by(name: str) -> None:
+    The names of all passed points are written to the file `passed`.
+    """
+
+    def pass_point(name: str) -> None:
         if passed is not None:
             with open(passed, "a") as file:
                 file.write(f"{name}\n")
@@ -25,27 +27,27 @@ def die_at_points(die_at: str | None, passed: str | None) -> None:
             time.sleep(60)
 
     for module in _modules_with("crash_point"):
-        module.crash_point = come_by
-    _come_by_calls(come_by)
+        module.crash_point = pass_point
+    _instrument_docker_calls(pass_point)
 
 
-def _come_by_calls(come_by: Callable[[str], None]) -> None:
-    """Each call to the Docker Engine is a crash point, too: after it, and before it where it changes something."""
+def _instrument_docker_calls(pass_point: Callable[[str], None]) -> None:
+    """Make each call to the Docker Engine a crash point: after it, and before it if it changes something."""
     send = docker.APIClient.send
 
     def counted(client: Any, request: Any, **options: Any) -> Any:
-        name = f"engine-{request.method}-{_called(request.path_url)}"
+        name = f"engine-{request.method}-{_call_name(request.path_url)}"
         if request.method not in ("GET", "HEAD"):
-            come_by(f"{name}:before")
+            pass_point(f"{name}:before")
         answer = send(client, request, **options)
-        come_by(f"{name}:after")
+        pass_point(f"{name}:after")
         return answer
 
     docker.APIClient.send = counted
 
 
-def _called(path: str) -> str:
-    """What is called: of `/v1.41/containers/1f0c/start?t=1`, `container-start`."""
+def _call_name(path: str) -> str:
+    """Return the name of a call: `container-start` for `/v1.41/containers/1f0c/start?t=1`."""
     _, *parts = path.partition("?")[0].removeprefix("/v1.").split("/")
     if (
         parts[0] not in ("containers", "images", "networks")

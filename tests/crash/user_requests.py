@@ -13,8 +13,8 @@ from polyjob.db.models import Build, Job
 from polyjob.services.abandon import abandon_jobs
 from polyjob.statuses import DONE, Status
 
-from .hand import World
-from .truths import Known, Script, Truths
+from .invariants import ExpectedJob, Invariants, Script
+from .manual_world import World
 
 SCRIPTS = st.builds(
     Script,
@@ -31,9 +31,9 @@ ANY = st.integers(0, 20)
 """Which of the jobs or builds that there are."""
 
 
-class People(RuleBasedStateMachine):
+class UserRequests(RuleBasedStateMachine):
     world: World
-    truths: Truths
+    invariants: Invariants
     kept: dict[str, tuple[dict[str, Any], str]]
     """Idempotency-Key → what was sent with it first, and the answer."""
 
@@ -55,7 +55,7 @@ class People(RuleBasedStateMachine):
             assert answer.status_code == 422, answer.text
             return
         assert answer.status_code == 201, answer.text
-        self.jobs.append(Known(answer.json["id"], answer.json["uuid"], name, script))
+        self.jobs.append(ExpectedJob(answer.json["id"], answer.json["uuid"], name, script))
         if key:
             self.kept[key] = body, answer.text
 
@@ -69,7 +69,7 @@ class People(RuleBasedStateMachine):
     @rule()
     def submit_for_somebody_else(self) -> None:
         answer = self.ask("POST", "/jobs", {"is_managed": False})
-        self.jobs.append(Known(answer.json["id"], answer.json["uuid"], f"j{len(self.jobs)}", None))
+        self.jobs.append(ExpectedJob(answer.json["id"], answer.json["uuid"], f"j{len(self.jobs)}", None))
 
     @precondition(lambda self: Build.select().exists())
     @rule(script=SCRIPTS, which=ANY)
@@ -97,54 +97,54 @@ class People(RuleBasedStateMachine):
             assert answer.status_code == 201, answer.text
             self._cloned(source, answer.json, strategy)
 
-    def _cloned(self, source: Known, page: dict[str, Any], strategy: str) -> None:
+    def _cloned(self, source: ExpectedJob, page: dict[str, Any], strategy: str) -> None:
         assert page["cloning_strategy"] == strategy
-        clone = Known(page["id"], page["uuid"], source.name, source.script)
+        clone = ExpectedJob(page["id"], page["uuid"], source.name, source.script)
         kept = _content(self.world.store.job_folder(source.uuid) / "outputs.tar.gz")
         clone.inputs = kept if strategy != "restart" else None
         self.jobs.append(clone)
 
-    # People interfere.
+    # UserRequests interfere.
 
     @precondition(lambda self: self.jobs)
     @rule(which=ANY, verb=st.sampled_from(["stop", "stop", "archive", "restore", "delete", "delete"]))
     def interfere(self, which: int, verb: str) -> None:
         getattr(self, f"_{verb}")(self._job(which))
 
-    def _stop(self, job: Known) -> None:
-        self._wish(job)
+    def _stop(self, job: ExpectedJob) -> None:
+        self._expect_stop(job)
         self._expect(job, self.ask("POST", f"/jobs/{job.number}/stop").status_code, 200)
 
-    def _archive(self, job: Known) -> None:
-        self._wish(job)
+    def _archive(self, job: ExpectedJob) -> None:
+        self._expect_stop(job)
         self._expect(job, self.ask("POST", f"/jobs/{job.number}/archive").status_code, 200)
         job.is_archived = job.is_archived or not job.is_deleted
 
-    def _restore(self, job: Known) -> None:
+    def _restore(self, job: ExpectedJob) -> None:
         found = self.ask("POST", f"/jobs/{job.number}/restore").status_code
         assert found == (404 if job.is_deleted else 200)
         job.is_archived = job.is_archived and job.is_deleted
 
-    def _delete(self, job: Known) -> None:
-        self._wish(job)
+    def _delete(self, job: ExpectedJob) -> None:
+        self._expect_stop(job)
         self._expect(job, self.ask("DELETE", f"/jobs/{job.number}").status_code, 204)
         job.is_deleted = job.is_deleted or not job.is_archived
 
-    def _expect(self, job: Known, found: int, wanted: int) -> None:
+    def _expect(self, job: ExpectedJob, found: int, wanted: int) -> None:
         assert found == (404 if job.is_deleted or job.is_archived else wanted)
 
-    def _wish(self, job: Known) -> None:
+    def _expect_stop(self, job: ExpectedJob) -> None:
         row = Job.get_or_none(Job.id == job.number)
         if row is None or job.is_deleted or job.is_archived:
             return
-        job.is_wished |= row.status not in DONE and row.exit is None and row.stop_at is None
+        job.is_stop_requested |= row.status not in DONE and row.exit is None and row.stop_at is None
 
     @precondition(lambda self: self.jobs)
     @rule(which=st.lists(ANY, min_size=1, max_size=3), verb=st.sampled_from(["stop", "delete"]))
     def interfere_with_many(self, which: list[int], verb: str) -> None:
         some = {job.number: job for job in map(self._job, which)}
         for job in some.values():
-            self._wish(job)
+            self._expect_stop(job)
         assert self.ask("POST", f"/jobs/{verb}", {"ids": list(some)}).status_code == 200
         for job in some.values():
             job.is_deleted |= verb == "delete" and not job.is_archived
@@ -173,11 +173,11 @@ class People(RuleBasedStateMachine):
         wanted = {"bookmark": ("POST", 201), "unbookmark": ("DELETE", 204), "_heartbeat": ("POST", 200)}
         method, code = wanted[verb]
         found = self.ask(method, f"/jobs/{job.number}/{verb}").status_code
-        if verb == "unbookmark" and found == 404 and not job.is_marked:
+        if verb == "unbookmark" and found == 404 and not job.is_bookmarked:
             return
         self._expect(job, found, code)
         if verb != "_heartbeat" and found == code:
-            job.is_marked = verb == "bookmark"
+            job.is_bookmarked = verb == "bookmark"
 
     @precondition(lambda self: self.jobs)
     @rule(which=ANY, status=st.sampled_from([status for status in Status if status is not Status.CREATED]))
@@ -185,7 +185,7 @@ class People(RuleBasedStateMachine):
         job = self._job(which)
         before = Job.get_or_none(Job.id == job.number)
         if status is Status.STOPPED and job.script:
-            self._wish(job)
+            self._expect_stop(job)
         answer = self.ask("POST", f"/jobs/{job.number}/statuses", {"status": status, "message": "reported"})
         self._expect(job, answer.status_code, 201)
         if answer.status_code != 201:
@@ -199,9 +199,9 @@ class People(RuleBasedStateMachine):
 
     @rule()
     def abandon_jobs(self) -> None:
-        given_up = {job.id for job in abandon_jobs(None, self.world.settings)}
+        abandoned = {job.id for job in abandon_jobs(None, self.world.settings)}
         for job in self.jobs:
-            job.is_given_up |= job.number in given_up
+            job.is_abandoned |= job.number in abandoned
 
     # Builds.
 
@@ -229,14 +229,14 @@ class People(RuleBasedStateMachine):
     # Small change.
 
     @property
-    def jobs(self) -> list[Known]:
-        return self.truths.jobs
+    def jobs(self) -> list[ExpectedJob]:
+        return self.invariants.jobs
 
     @property
     def ask(self) -> Callable[..., Any]:
         return self.world.ask
 
-    def _job(self, which: int) -> Known:
+    def _job(self, which: int) -> ExpectedJob:
         return self.jobs[which % len(self.jobs)]
 
     def _build(self, which: int) -> Build:

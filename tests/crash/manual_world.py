@@ -1,4 +1,4 @@
-"""A whole polyjob moved by hand: web and engine on the fake runner; a test decides calls, clocks and deaths."""
+"""A complete polyjob, web and engine on the fake runner, whose calls, clocks and deaths a test decides."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BASE = f"/api/v1/{OWNER}/{PROJECT}"
 
 
 class HeldCalls(Calls):
-    """Calls that a test ends: each is made when it says so, or never."""
+    """Calls that run only when a test ends them."""
 
     def __init__(self, wake: Callable[[], None], build_slots: int) -> None:
         super().__init__(wake, build_slots)
@@ -42,12 +42,12 @@ class HeldCalls(Calls):
         self.held.append(call)
 
     def end(self, index: int) -> None:
-        """Make one of the held calls; the next pass hears of it."""
+        """Make one of the held calls. The next pass takes its result."""
         self._end(execute(self.held.pop(index)))
 
 
-class HandClock(Clock):
-    """Stands still until it is moved. `offset` is what the wall clock is wrong by."""
+class ManualClock(Clock):
+    """Stands still until it is moved. `offset` is the error of the wall clock, in seconds."""
 
     def __init__(self) -> None:
         self.boot_id = "boot-1"
@@ -62,13 +62,13 @@ class HandClock(Clock):
 
 
 class _Wall:
-    """Stands for `time` in `polyjob.clock`, for web and engine alike."""
+    """Replaces `time` in `polyjob.clock`, for web and engine."""
 
     CLOCK_BOOTTIME = time.CLOCK_BOOTTIME
     clock_gettime = staticmethod(time.clock_gettime)
     START = 1_800_000_000.0
 
-    def __init__(self, hand: HandClock) -> None:
+    def __init__(self, hand: ManualClock) -> None:
         self._hand = hand
 
     def time_ns(self) -> int:
@@ -76,7 +76,7 @@ class _Wall:
 
 
 class Errors(logging.Handler):
-    """What the engine logs as an error: the fake runner's refusal of a call out of order comes to light here."""
+    """Collects the errors that the engine logs, such as the fake runner's refusal of a call out of order."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -86,8 +86,8 @@ class Errors(logging.Handler):
         self.texts.append(self.format(record))
 
 
-class Folder:
-    """One data folder with its web application, used again by world after world: to make one anew takes its time."""
+class DataFolder:
+    """A data folder with its web application. All worlds use the same one, because creating one is slow."""
 
     def __init__(self, folder: Path) -> None:
         self.settings = read_settings({}, data_dir=folder / "data", runner="fake", slots=2, build_slots=1, disk_low=0)
@@ -107,7 +107,7 @@ class Folder:
         self.headers = {"Authorization": f"token {key}"}
 
     def restore(self) -> None:
-        """The folder as it was at first."""
+        """Restore the folder to its first state."""
         close_database()
         shutil.rmtree(self.settings.data_dir, ignore_errors=True)
         shutil.copytree(self._template, self.settings.data_dir)
@@ -115,16 +115,16 @@ class Folder:
 
 
 class World:
-    """See the module. `die` makes a new engine, to which nothing is known but what was written."""
+    """A polyjob on a restored data folder. `die` makes a new engine that knows only what was committed."""
 
     PASSES = 100
 
-    def __init__(self, folder: Folder, *, is_local: bool) -> None:
+    def __init__(self, folder: DataFolder, *, is_local: bool) -> None:
         folder.restore()
         self._folder = folder
         self.settings = folder.settings
         self.store = Store(self.settings.data_dir)
-        self.clock = HandClock()
+        self.clock = ManualClock()
         self._is_local = is_local
         self._time = clock.time
         clock.time = _Wall(self.clock)  # type: ignore[assignment]
@@ -143,7 +143,7 @@ class World:
         logging.getLogger("polyjob.engine").removeHandler(self.errors)
 
     def die(self) -> None:
-        """The engine's calls that were under way are never heard of."""
+        """Replace the engine. The results of its running calls are lost."""
         meta = {row.key: row.value for row in Meta.select()}
         runner = FakeRunner(RunnerSettings(str(self.settings.data_dir), meta["installation"]), lambda: None)
         runner.clock = self.clock.seconds
@@ -159,13 +159,13 @@ class World:
         self.engine = Engine(context, load, lambda: None)
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        """A request as the owner of the project; `path` behind the project's own."""
+        """Send a request as the project's owner. `path` is relative to the project."""
         sent = self._folder.headers | {name.replace("_", "-"): value for name, value in headers.items()}
         options = {} if body is None else {"json": body}
         return self._folder.http.open(f"{BASE}{path}", method=method, headers=sent, buffered=True, **options)
 
     def run_pass(self, before_commit: Callable[[], None] | None = None) -> bool:
-        """One pass; what is given happens after it has decided and before it commits."""
+        """Make one pass. Calls `before_commit` after its decisions and before its commit."""
         self._before_commit = before_commit
         try:
             return self.engine.run_pass()
@@ -181,15 +181,15 @@ class World:
             yield
 
     def settle(self) -> None:
-        """Passes and calls until nothing is left to do at this moment."""
+        """Make passes and calls until nothing is left to do at this moment."""
         for _ in range(self.PASSES):
             while self.calls.held:
                 self.calls.end(0)
             if not self.run_pass() and not self.calls.held:
                 return
-        raise AssertionError("the engine does not come to rest")
+        raise AssertionError("the engine does not settle")
 
     def set_away(self, is_away: bool) -> None:
-        """Whether the back end refuses every call."""
+        """Let the backend refuse every call, or answer again."""
         switch = self.runner_folder / "unavailable"
         switch.touch() if is_away else switch.unlink(missing_ok=True)
