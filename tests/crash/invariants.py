@@ -1,4 +1,4 @@
-"""What must be true of jobs and builds at every moment, whatever was asked for and whatever has died."""
+"""Invariants of jobs and builds, whatever was requested and whatever has died."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.crash.manual_world import World
 
 GRACE = 3
 ORDER = [Status.CREATED, Status.SCHEDULED, Status.BUILDING, Status.RUNNING]
-"""Each at most once and in this order, before a terminal one."""
+"""Each comes at most once, in this order, before a terminal status."""
 
 
 @dataclass(frozen=True)
 class Script:
-    """How a job goes, by the fake runner's rules."""
+    """The course of a job, as variables of the fake runner."""
 
     seconds: float = 0.0
     pending: float = 0.0
@@ -29,7 +29,7 @@ class Script:
     ignore_term: bool = False
     timeout: int = 0
     build: str = ""
-    """Its one step; none without. One that says `exit 3` fails."""
+    """Its only build step; empty = no build. `exit 3` fails."""
 
     def config(self, name: str) -> dict[str, Any]:
         pairs = {"FAKE_SECONDS": self.seconds, "FAKE_PENDING": self.pending, "FAKE_CODE": self.code}
@@ -52,7 +52,7 @@ class Script:
 
     @property
     def end(self) -> tuple[Status, str, int | None]:
-        """Where nobody interferes."""
+        """The terminal status, reason and exit code, if no request interferes."""
         if self.start == "fail":
             return Status.FAILED, "start", None
         if self.vanish:
@@ -62,17 +62,17 @@ class Script:
 
 @dataclass
 class ExpectedJob:
-    """What a job is to come to, and what was seen of it."""
+    """The expected state of a job, and what was seen of it."""
 
     number: int
     uuid: str
     name: str
     script: Script | None
-    """None for a job that polyjob does not run."""
+    """None for an unmanaged job."""
     inputs: bytes | None = None
-    """What it starts with."""
+    """The outputs that it starts with."""
     is_stop_requested: bool = False
-    """A stop was asked for before its exit was recorded."""
+    """A stop was requested before its exit was recorded."""
     is_abandoned: bool = False
     is_deleted: bool = False
     is_archived: bool = False
@@ -81,11 +81,11 @@ class ExpectedJob:
     statuses: list[tuple[str, str, int]] = field(default_factory=list)
     end: tuple[Any, ...] | None = None
     pages: dict[str, str] = field(default_factory=dict)
-    """ETag → what was shown with it."""
+    """ETag → representation."""
 
 
 class Invariants:
-    """Looks at a world, and remembers what it saw."""
+    """Checks a world, and remembers what it saw."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -95,83 +95,89 @@ class Invariants:
         self._lists: dict[str, str] = {}
 
     def look(self) -> None:
-        """Everything that can be told from rows and files."""
+        """Check rows and files."""
         assert not self._world.errors.texts, self._world.errors.texts
         rows = {row.id: row for row in Job.select()}
         histories: dict[int, list[tuple[str, str, int]]] = {}
         for status in JobStatus.select().order_by(JobStatus.id):
             line = (status.uuid, str(status.status), status.created_at)
             histories.setdefault(status.job_id, []).append(line)
-        for known in self.jobs:
-            row = rows.pop(known.number, None)
+        for expected in self.jobs:
+            row = rows.pop(expected.number, None)
             if row is None:
-                assert known.is_deleted, f"{known.name} is gone"
-                assert not self._world.store.job_log(known.uuid).parent.exists()
+                assert expected.is_deleted, f"{expected.name} is missing"
+                assert not self._world.store.job_log(expected.uuid).parent.exists()
             else:
-                self._check_job(known, row, histories[known.number])
-        assert not rows, f"jobs that nobody made: {sorted(rows)}"
+                self._check_job(expected, row, histories[expected.number])
+        assert not rows, f"unexpected jobs: {sorted(rows)}"
         self._check_builds()
         self._check_slots()
         self._check_counts()
 
-    def _check_job(self, known: ExpectedJob, row: Job, history: list[tuple[str, str, int]]) -> None:
-        assert row.uuid == known.uuid
-        inputs = self._world.store.job_inputs(known.uuid)
-        if not known.is_deleted:
-            assert (inputs.read_bytes() if inputs.exists() else None) == known.inputs
-        assert (row.deleted_at is not None, row.archived_at is not None) == (known.is_deleted, known.is_archived)
-        assert history[: len(known.statuses)] == known.statuses, f"{known.name}: what has been cannot change"
-        assert row.version >= known.version
-        assert row.version > known.version or history == known.statuses
-        known.version, known.statuses = row.version, history
+    def _check_job(self, expected: ExpectedJob, row: Job, history: list[tuple[str, str, int]]) -> None:
+        assert row.uuid == expected.uuid
+        inputs = self._world.store.job_inputs(expected.uuid)
+        if not expected.is_deleted:
+            assert (inputs.read_bytes() if inputs.exists() else None) == expected.inputs
+        assert (row.deleted_at is not None, row.archived_at is not None) == (expected.is_deleted, expected.is_archived)
+        assert history[: len(expected.statuses)] == expected.statuses, f"{expected.name}: earlier statuses changed"
+        assert row.version >= expected.version
+        assert row.version > expected.version or history == expected.statuses
+        expected.version, expected.statuses = row.version, history
         names, moments = [Status(name) for _, name, _ in history], [moment for *_, moment in history]
         assert names[-1] is row.status
-        assert moments == sorted(set(moments)), f"{known.name}: back in time"
-        assert sum(name in DONE for name in names[:-1]) == 0, f"{known.name}: {names}"
-        if known.script is not None:
-            self._check_run(known, row, names)
+        assert moments == sorted(set(moments)), f"{expected.name}: back in time"
+        assert sum(name in DONE for name in names[:-1]) == 0, f"{expected.name}: {names}"
+        if expected.script is not None:
+            self._check_run(expected, row, names)
         if row.status in DONE:
-            self._check_end(known, row)
+            self._check_end(expected, row)
 
-    def _check_run(self, known: ExpectedJob, row: Job, names: list[Status]) -> None:
+    def _check_run(self, expected: ExpectedJob, row: Job, names: list[Status]) -> None:
         before = [name for name in names if name not in DONE]
-        assert before == [name for name in ORDER if name in before], f"{known.name}: {names}"
+        assert before == [name for name in ORDER if name in before], f"{expected.name}: {names}"
         if Status.SUCCEEDED in names:
             assert Status.RUNNING in names
-        job = self._world.runner._read(known.uuid)
+        job = self._world.runner._read(expected.uuid)
         if job and "cleaned" not in job:
-            assert self._begun.setdefault(known.uuid, job["started"]) == job["started"], f"{known.name} ran again"
+            assert self._begun.setdefault(expected.uuid, job["started"]) == job["started"], f"{expected.name} ran again"
             assert row.attempt_at is not None
             killed = job["stopped"] and job["stopped"][1] == 9 and row.term_clock
             assert not killed or job["stopped"][0] >= float(row.term_clock.split(":")[1]) + GRACE
-        if row.stop_kind == "timeout" and row.status not in DONE and not known.is_stop_requested:
-            assert known.script
+        if row.stop_kind == "timeout" and row.status not in DONE and not expected.is_stop_requested:
+            assert expected.script
             since = self._world.clock.since(row.attempt_clock)
-            assert known.script.timeout and since is not None and since >= known.script.timeout
+            assert expected.script.timeout and since is not None and since >= expected.script.timeout
 
-    def _check_end(self, known: ExpectedJob, row: Job) -> None:
-        log, store = self._world.store.job_log(known.uuid), self._world.store
+    def _check_end(self, expected: ExpectedJob, row: Job) -> None:
+        log, store = self._world.store.job_log(expected.uuid), self._world.store
         last = JobStatus.select().where(JobStatus.job == row).order_by(JobStatus.id.desc()).get()
         end = (row.exit_code, row.exit, row.finished_at, last.message, last.details)
-        if not known.is_deleted:
+        if not expected.is_deleted:
             content = log.read_bytes() if log.exists() else b""
-            end = (*end, content, store.outputs(known.uuid).tree("")[0])
-        if known.end is None:
-            known.end = end
-            if known.script is not None:
-                job = self._world.runner._read(known.uuid)
-                assert known.is_abandoned or job is None or job == {"cleaned": True}, f"{known.name} is not dead"
-                self._check_result(known, known.script, row, last.details or {}, *end[5:])
-        assert end == known.end[: len(end)], f"{known.name}: an end cannot change"
+            end = (*end, content, store.outputs(expected.uuid).tree("")[0])
+        if expected.end is None:
+            expected.end = end
+            if expected.script is not None:
+                job = self._world.runner._read(expected.uuid)
+                assert expected.is_abandoned or job is None or job == {"cleaned": True}, f"{expected.name} is not dead"
+                self._check_result(expected, expected.script, row, last.details or {}, *end[5:])
+        assert end == expected.end[: len(end)], f"{expected.name}: an end cannot change"
 
     def _check_result(
-        self, known: ExpectedJob, script: Script, row: Job, details: dict[str, Any], log: bytes = b"", tree: Any = None
+        self,
+        expected: ExpectedJob,
+        script: Script,
+        row: Job,
+        details: dict[str, Any],
+        log: bytes = b"",
+        tree: Any = None,
     ) -> None:
-        """Whether the end is the one that it should be."""
+        """Check that a job has ended as expected."""
         came_to = row.status, details.get("reason"), row.exit_code
         of_build = Build.get_or_none(Build.id == row.build_id) if row.attempt_at is None else None
-        if known.is_stop_requested:
-            assert row.status is Status.STOPPED, f"{known.name} was to be stopped: {came_to}"
+        if expected.is_stop_requested:
+            assert row.status is Status.STOPPED, f"{expected.name} was to be stopped: {came_to}"
             return
         if row.stop_kind == "timeout":
             assert came_to[:2] == (Status.FAILED, "timeout"), came_to
@@ -181,15 +187,15 @@ class Invariants:
             assert of_build.status is Status.FAILED
             assert came_to == (Status.FAILED, "build", None)
             assert details["exit_code"] == 3
-        elif known.is_abandoned:
+        elif expected.is_abandoned:
             assert came_to in [(Status.FAILED, "lost", None), script.end]
         else:
-            assert came_to == script.end, known
+            assert came_to == script.end, expected
         was_seen = details.get("reason") in ("exited", "timeout") and row.exit_code is not None
-        if was_seen and not known.is_abandoned and not known.is_deleted:
-            assert log == script.log(known.name)
-            assert tree == [("out", len(known.name))]
-        assert script.log(known.name).startswith(log)
+        if was_seen and not expected.is_abandoned and not expected.is_deleted:
+            assert log == script.log(expected.name)
+            assert tree == [("out", len(expected.name))]
+        assert script.log(expected.name).startswith(log)
 
     def _check_builds(self) -> None:
         histories: dict[int, list[tuple[str, str, int]]] = {}
@@ -204,7 +210,7 @@ class Invariants:
         self._builds = histories
 
     def _check_slots(self) -> None:
-        abandoned = {known.uuid for known in self.jobs if known.is_abandoned}
+        abandoned = {expected.uuid for expected in self.jobs if expected.is_abandoned}
         on_runner = [uuid for uuid in self.on_runner() if uuid not in abandoned]
         held = [job.id for job in Job.select(Job.id).where(CLAIMED, Job.exit.is_null())]
         assert len(held) <= self._world.settings.slots
@@ -215,7 +221,7 @@ class Invariants:
         assert numbers == sorted(numbers), "first come, first served"
 
     def on_runner(self) -> list[str]:
-        """The uuids of the jobs that the back end has."""
+        """Return the uuids of the jobs that the backend has."""
         names = [path.stem for path in self._world.runner_folder.glob("*.json")]
         return [name for name in names if "cleaned" not in (self._world.runner._read(name) or {})]
 
@@ -226,38 +232,40 @@ class Invariants:
         project = Project.get()
         assert project.job_count == Job.select().where(LISTED).count()
         assert project.build_count == Build.select().where(LISTED).count()
-        shown = [known.number for known in self.jobs if not known.is_deleted and not known.is_archived]
+        shown = [expected.number for expected in self.jobs if not expected.is_deleted and not expected.is_archived]
         assert project.job_count == len(shown)
 
-    # What is shown.
+    # Representations.
 
-    def check_page(self, known: ExpectedJob) -> None:
-        """A page that is another has another ETag."""
-        answer = self._world.ask("GET", f"/jobs/{known.number}")
-        if known.is_deleted or known.is_archived:
+    def check_page(self, expected: ExpectedJob) -> None:
+        """Check a job's representation: if it changes, its ETag does."""
+        answer = self._world.ask("GET", f"/jobs/{expected.number}")
+        if expected.is_deleted or expected.is_archived:
             assert answer.status_code == 404
             return
         page = answer.json
-        assert known.pages.setdefault(answer.headers["ETag"], answer.text) == answer.text, f"{known.name}: one ETag"
-        assert page["bookmarked"] == known.is_bookmarked
-        assert page["last_status"] == known.statuses[-1][1]
-        if known.script is not None:
-            assert page["config"]["tags"][0] == known.name
+        assert expected.pages.setdefault(answer.headers["ETag"], answer.text) == answer.text, (
+            f"{expected.name}: one ETag"
+        )
+        assert page["bookmarked"] == expected.is_bookmarked
+        assert page["last_status"] == expected.statuses[-1][1]
+        if expected.script is not None:
+            assert page["config"]["tags"][0] == expected.name
 
     def check_list(self) -> None:
         answer = self._world.ask("GET", "/jobs?limit=100")
-        shown = {known.number for known in self.jobs if not known.is_deleted and not known.is_archived}
+        shown = {expected.number for expected in self.jobs if not expected.is_deleted and not expected.is_archived}
         assert {row["id"] for row in answer.json["results"]} == shown
         assert answer.json["count"] == len(shown)
         assert self._lists.setdefault(answer.headers["ETag"], answer.text) == answer.text
 
     def check_leftovers(self) -> None:
-        """Once everything has ended."""
+        """Check that nothing is left once everything has ended."""
         assert not Job.select().where(DELETED).exists()
         assert not Build.select().where(Build.finished_at.is_null()).exists()
         assert self.on_runner() == []
-        known = {job.uuid for job in self.jobs if not job.is_deleted}
-        assert {path.name for path in (self._world.settings.data_dir / "jobs").iterdir()} <= known
+        expected = {job.uuid for job in self.jobs if not job.is_deleted}
+        assert {path.name for path in (self._world.settings.data_dir / "jobs").iterdir()} <= expected
         for job in Job.select():
             assert not note_text(job.notes, "retry") and not note_text(job.notes, "unreachable"), job.notes
         for table in (JobStatus, BuildStatus):

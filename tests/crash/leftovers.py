@@ -35,7 +35,7 @@ def leftover_files(data: Path, known: Collection[str]) -> list[str]:
 
 
 def _names_a_container(record: Path) -> bool:
-    """Return whether a record names a container. That of a prevented start does not; it stays, to keep preventing it."""
+    """Return whether a record names a container. The record of a prevented start names none, and stays."""
     return record.suffix == "" and bool(json.loads(record.read_text())["id"])
 
 

@@ -1,6 +1,6 @@
-"""Random calls, deaths, outages and clocks, on a whole polyjob moved by hand: what must be true stays true.
+"""Random requests, deaths, outages and clocks on a complete polyjob: its invariants hold after every step.
 
-POLYJOB_TEST_SCALE=20 tries so many times as many lives, and others each time.
+POLYJOB_TEST_SCALE=20 tries 20 times as many sequences, and new ones each time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Machine(UserRequests):
         self.kept = {}
         self.turn = 0
 
-    # The engine, and what befalls it.
+    # The engine, its backend and its clocks.
 
     @rule(count=st.integers(1, 4))
     def run_passes(self, count: int) -> None:
@@ -51,7 +51,7 @@ class Machine(UserRequests):
     @precondition(lambda self: self.jobs)
     @rule(which=ANY, verb=st.sampled_from(["stop", "archive", "delete", "report", "change", "give up"]), script=SCRIPTS)
     def interfere_with_a_pass(self, which: int, verb: str, script: Script) -> None:
-        """A request comes when the pass has decided and not committed yet."""
+        """Make a request between the decisions of a pass and its commit."""
         acts: dict[str, Callable[[], None]] = {
             "stop": lambda: self._stop(self._job(which)),
             "archive": lambda: self._archive(self._job(which)),
@@ -71,10 +71,10 @@ class Machine(UserRequests):
     def settle(self) -> None:
         self.world.settle()
 
-    @rule(made=st.integers(0, 3))
-    def die(self, made: int) -> None:
-        """Some of the calls that were under way have reached the back end."""
-        for _ in range(min(made, len(self.world.calls.held))):
+    @rule(ended_calls=st.integers(0, 3))
+    def die(self, ended_calls: int) -> None:
+        """Let some of the running calls reach the backend, and replace the engine."""
+        for _ in range(min(ended_calls, len(self.world.calls.held))):
             self.world.calls.end(0)
         self.world.die()
 
@@ -92,7 +92,7 @@ class Machine(UserRequests):
         if abs(offset) <= MAX_CLOCK_ERROR_SECONDS:
             self.world.clock.offset = offset
 
-    # What must be true.
+    # Invariants.
 
     @invariant()
     def check_invariants(self) -> None:
@@ -112,7 +112,7 @@ class Machine(UserRequests):
             self.world.close()
 
     def _end(self) -> None:
-        """Everything comes to its end once the back end is there, and nothing is left."""
+        """Let everything end with an available backend, and check that nothing is left."""
         self.world.set_away(False)
         for job in self.jobs:
             if job.script is None and not job.is_deleted:
@@ -137,8 +137,8 @@ class Machine(UserRequests):
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """In memory where that can be: a disk that others use makes thousands of syncs slow, and no power is cut here."""
+def data_root(tmp_path: Path) -> Iterator[Path]:
+    """Yield a folder in memory if possible: thousands of syncs are slow on a disk, and no test cuts the power."""
     memory = Path("/dev/shm")
     if not os.access(memory, os.W_OK):
         yield tmp_path
@@ -147,11 +147,11 @@ def place(tmp_path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def test_what_must_be_true_stays_true(place: Path) -> None:
+def test_invariants_hold_after_every_step(data_root: Path) -> None:
     class InPlace(Machine):
-        folder = DataFolder(place)
+        folder = DataFolder(data_root)
 
-    wanted = settings(
+    options = settings(
         max_examples=SEQUENCES,
         stateful_step_count=STEPS,
         deadline=None,
@@ -161,6 +161,6 @@ def test_what_must_be_true_stays_true(place: Path) -> None:
         phases=[Phase.generate, Phase.shrink],
     )
     try:
-        run_state_machine_as_test(InPlace, settings=wanted)
+        run_state_machine_as_test(InPlace, settings=options)
     finally:
         close_database()

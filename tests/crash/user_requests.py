@@ -1,4 +1,4 @@
-"""What people and jobs ask of polyjob, at random, and what they are to be answered."""
+"""Random requests of users and jobs, and the expected responses."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ SCRIPTS = st.builds(
     build=st.sampled_from(["", "", "true", "echo", "exit 3"]),
 )
 ANY = st.integers(0, 20)
-"""Which of the jobs or builds that there are."""
+"""Index of a job or build."""
 
 
 class UserRequests(RuleBasedStateMachine):
     world: World
     invariants: Invariants
     kept: dict[str, tuple[dict[str, Any], str]]
-    """Idempotency-Key → what was sent with it first, and the answer."""
+    """Idempotency-Key → the first request with it, and its response."""
 
-    # Jobs come into being.
+    # Creating jobs.
 
     @rule(script=SCRIPTS)
     def submit(self, script: Script) -> None:
@@ -226,7 +226,7 @@ class UserRequests(RuleBasedStateMachine):
         else:
             assert found == (204 if verb == "delete" else 200)
 
-    # Small change.
+    # Helpers.
 
     @property
     def jobs(self) -> list[ExpectedJob]:
