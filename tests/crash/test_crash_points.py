@@ -87,7 +87,7 @@ def runs(folder: Path, starts: ContainerStarts | PodStarts | None) -> dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("runner", "story"),
+    ("runner", "scenario"),
     [(runner, scenario) for runner in ("fake", "process", "docker", "kubernetes") for scenario in POINTS_OF_SCENARIO]
     + [("docker", name) for name in CALLS_OF_SCENARIO],
 )
