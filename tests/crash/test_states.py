@@ -37,7 +37,7 @@ class Machine(UserRequests):
     @initialize(is_local=st.booleans())
     def begin(self, is_local: bool) -> None:
         self.world = World(self.folder, is_local=is_local)
-        self.invariants = Invariants(self.world)
+        self.checker = Invariants(self.world)
         self.kept = {}
         self.turn = 0
 
@@ -95,13 +95,13 @@ class Machine(UserRequests):
     # Invariants.
 
     @invariant()
-    def check_invariants(self) -> None:
-        self.invariants.look()
+    def invariants_hold(self) -> None:
+        self.checker.look()
         if self.jobs:
             self.turn += 1
-            self.invariants.check_page(self.jobs[self.turn % len(self.jobs)])
+            self.checker.check_page(self.jobs[self.turn % len(self.jobs)])
             if self.turn % 4 == 0:
-                self.invariants.check_list()
+                self.checker.check_list()
 
     def teardown(self) -> None:
         if not hasattr(self, "world"):
@@ -121,19 +121,19 @@ class Machine(UserRequests):
                 self.ask("POST", f"/jobs/{job.number}/statuses", {"status": "succeeded"})
         for _ in range(400):
             self.world.settle()
-            self.invariants.look()
+            self.checker.look()
             if not Job.select().where((Job.finished_at.is_null()) | (Job.deleted_at.is_null(False))).exists():
                 break
             self.world.clock.move(7.0)
         for _ in range(3):
             self.world.clock.move(orphans.LOOK_INTERVAL_SECONDS)
             self.world.settle()
-        self.invariants.look()
+        self.checker.look()
         assert all(job.end is not None or job.is_deleted for job in self.jobs)
         for job in self.jobs:
-            self.invariants.check_page(job)
-        self.invariants.check_list()
-        self.invariants.check_leftovers()
+            self.checker.check_page(job)
+        self.checker.check_list()
+        self.checker.check_leftovers()
 
 
 @pytest.fixture

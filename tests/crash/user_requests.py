@@ -33,7 +33,7 @@ ANY = st.integers(0, 20)
 
 class UserRequests(RuleBasedStateMachine):
     world: World
-    invariants: Invariants
+    checker: Invariants
     kept: dict[str, tuple[dict[str, Any], str]]
     """Idempotency-Key → the first request with it, and its response."""
 
@@ -230,7 +230,7 @@ class UserRequests(RuleBasedStateMachine):
 
     @property
     def jobs(self) -> list[ExpectedJob]:
-        return self.invariants.jobs
+        return self.checker.jobs
 
     @property
     def ask(self) -> Callable[..., Any]:
