@@ -192,7 +192,7 @@ class Settings:
     disk_low: int = _setting(
         _size, "256M", "Free disk space below which the server refuses new jobs and uploads with 503."
     )
-    public_projects: bool = _setting(_yes_no, "no", "Whether new projects are public unless their creator says.")
+    public_projects: bool = _setting(_yes_no, "no", "Whether new projects are public, unless their creator sets it.")
     cache_limit: int = _setting(
         _size,
         "20G",

@@ -44,7 +44,7 @@ _PLACED = "there is one machine to run on"
 _CLUSTER = "it belongs to a cluster"
 _ELSEWHERE = "it belongs to a cluster; leave it out, or use the kubernetes runner"
 _REFERENCE = "it belongs to a cluster; set the values in `environment.env_vars`, or use the kubernetes runner"
-_CODE = "the project's uploaded code is used; check this out and upload it by `polyjob run -u FOLDER`"
+_CODE = "the project's upload is used; check this out and upload it by `polyjob run -u FOLDER`"
 _ONCE = "a job runs once; let the command try again, or restart the job by `polyjob restart`"
 _OUTPUTS = "write to `$POLYAXON_RUN_OUTPUTS_PATH`, which polyjob keeps"
 
@@ -94,14 +94,14 @@ PROCESS: Mapping[str, Support] = {
     "environment.max_restarts": _refused(_ONCE),
     "termination.timeout": _honoured(),
     "termination.grace": _honoured(),
-    "termination.ttl": _noted("nothing is kept for it to end"),
+    "termination.ttl": _noted("polyjob cleans up the backend as soon as a job ends"),
     "termination.max_retries": _refused(_ONCE),
     "termination.restart_policy": _refused(_ONCE),
 }
 
 _IMAGES = "an image is built from `image` and `build_steps`; write what the file runs as `build_steps`"
 _FOLDER = "only requirement files are there when an image is built; upload the folder by `polyjob run -u FOLDER`"
-_DOWNLOAD = "upload the data with the code, or download it in the command"
+_DOWNLOAD = "add the data to the upload, or download it in the command"
 
 DOCKER: Mapping[str, Support] = {
     **PROCESS,
