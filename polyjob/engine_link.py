@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from polyjob.atomic_files import atomic_file
 from polyjob.clock import Clock, now
 
 LOCK_FILE = "engine.lock"
@@ -216,9 +217,8 @@ def read_disk_usage(data_dir: Path) -> DiskUsage | None:
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(document))
-    part.rename(path)
+    with atomic_file(path) as file:
+        file.write(json.dumps(document).encode())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BASE = {
     "polyjob",
     "polyjob.addresses",
+    "polyjob.atomic_files",
     "polyjob.clock",
     "polyjob.crash_points",
     "polyjob.engine_link",

@@ -15,6 +15,7 @@ import click
 import requests
 import urllib3
 
+from polyjob.atomic_files import atomic_file
 from polyjob.cli.client import Client
 from polyjob.cli.connect import connect
 from polyjob.cli.errors import ServerError, UsageError, exit_on_error
@@ -51,7 +52,7 @@ def outputs(job: str, path: str | None, project: str | None, output: str | None,
     with exit_on_error():
         client = connect()
         job_path = run_path(client, job, project)
-        _, _, project_name, _, number = job_path.split("/")
+        _, _, project_name, _, job_id = job_path.split("/")
         path = (path or "").strip("/") and path
         if tree or is_json:
             _list(client, job_path, path or "", is_json)
@@ -61,12 +62,12 @@ def outputs(job: str, path: str | None, project: str | None, output: str | None,
             _save(target, lambda out, bar: _fetch(client, f"{job_path}/outputs/files", params, out, bar))
         elif path:
             folder = path.strip("/")
-            target = _target(output, f"{project_name}-{number}-{folder.replace('/', '-')}.tar.gz")
+            target = _target(output, f"{project_name}-{job_id}-{folder.replace('/', '-')}.tar.gz")
             _save(target, lambda out, bar: _fetch_folder(client, job_path, folder, out))
         else:
             if not any(client.get(f"{job_path}/outputs/tree").values()):
                 raise UsageError(f"{job_path.strip('/').replace('/', '.')} has no outputs; nothing was saved.")
-            target = _target(output, f"{project_name}-{number}.tar.gz")
+            target = _target(output, f"{project_name}-{job_id}.tar.gz")
             _save(target, lambda out, bar: _fetch(client, f"{job_path}/outputs/download", {}, out, bar))
 
 
@@ -120,18 +121,14 @@ def _save(target: str, fetch: Fetch) -> None:
     if Path(target).exists() and not Path(target).is_file():
         _save_in_place(target, fetch)
         return
-    part = Path(f"{target}.part")
     try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(Path(target)) as file:
             size = fetch(file, sys.stderr.isatty())
-        part.rename(target)
     except OSError as error:
         if isinstance(error, requests.RequestException):
             raise
         fail(f"{target} cannot be written: {error.strerror}.")
-    finally:
-        part.unlink(missing_ok=True)
     say(f"{target}: {format_size(size)}")
 
 

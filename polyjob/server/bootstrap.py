@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import sqlite3
@@ -19,7 +18,7 @@ from polyjob.db.migrations import migrate
 from polyjob.db.models import Project, Token, User
 from polyjob.server.bootstrap_names import PROJECT, TOKEN_FILE, TOKEN_NAME, USER
 from polyjob.settings import SettingError, Settings
-from polyjob.storage.durable import fsync_path
+from polyjob.storage.durable import durable_file
 from polyjob.storage.store import Store, StoreError
 from runners import RUNNERS
 
@@ -109,9 +108,9 @@ def create_first_user(settings: Settings) -> None:
         if User.select().where(User.username == USER).exists():
             return
         moment = now()
-        key = new_token()
+        token = new_token()
         root = User.create(username=USER, is_admin=True, created_at=moment)
-        Token.create(user=root, name=TOKEN_NAME, digest=digest(key), created_at=moment)
+        Token.create(user=root, name=TOKEN_NAME, digest=digest(token), created_at=moment)
         Project.create(
             uuid=uuid.uuid4().hex,
             user=root,
@@ -120,24 +119,9 @@ def create_first_user(settings: Settings) -> None:
             created_at=moment,
             updated_at=moment,
         )
-        _write_private(
-            settings.data_dir / TOKEN_FILE, f"{key}\n"
-        )  # before the commit: the row has only the digest of the token
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a complete file or none, readable by its owner only, and synced on return."""
-    part = path.with_name(f"{path.name}.part")
-    with contextlib.suppress(FileNotFoundError):
-        part.unlink()
-    file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(file, text.encode())
-        os.fsync(file)
-    finally:
-        os.close(file)
-    part.rename(path)
-    fsync_path(path.parent)
+        # Before the commit, because the row has only the digest of the token.
+        with durable_file(settings.data_dir / TOKEN_FILE, "first-token") as file:
+            file.write(f"{token}\n".encode())
 
 
 def stored_token(data_dir: Path) -> str | None:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from peewee import DatabaseError
 
+from polyjob.atomic_files import atomic_file
 from polyjob.db.database import close_database
 from polyjob.engine_link import EngineRunning, engine_pid
 from polyjob.server.bootstrap import UnusableDataDir, check_settings, prepare_data_dir, startup_warnings
@@ -117,16 +118,15 @@ def published_address(settings: Settings) -> Iterator[None]:
 
     On a full disk, print a warning that commands need POLYJOB_URL.
     """
-    file = settings.data_dir / ADDRESS_FILE
-    part = file.with_name(f"{file.name}.part")
+    path = settings.data_dir / ADDRESS_FILE
     try:
-        part.write_text(f"{_local_url(settings)}\n")
-        part.rename(file)
+        with atomic_file(path) as file:
+            file.write(f"{_local_url(settings)}\n".encode())
     except OSError as error:
-        warn(f"commands on this machine need POLYJOB_URL: {file.name} cannot be written: {error.strerror}")
+        warn(f"commands on this machine need POLYJOB_URL: {path.name} cannot be written: {error.strerror}")
     yield
     with contextlib.suppress(OSError):
-        file.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def _local_url(settings: Settings) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from polyjob.atomic_files import atomic_file
 from polyjob.crash_points import crash_point
 
 
@@ -23,21 +24,17 @@ def write_durably(path: Path, name: str, write: Callable[[BinaryIO], None]) -> N
 
 @contextlib.contextmanager
 def durable_file(path: Path, name: str) -> Iterator[BinaryIO]:
-    """Open a file that replaces `path`, synced, when the block ends. If the block raises, `path` stays as it was.
+    """Open a file that replaces `path`, synced, when the block ends. If the block raises, `path` does not change.
 
-    `name` names the crash points before and after the rename.
+    Only its owner can read the file. `name` names the crash points before and after the rename.
     """
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
-        raise
-    rename_durably(part, path, name)
+    with atomic_file(path, 0o600) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        crash_point(f"{name}:before")
+    crash_point(f"{name}:after")
+    fsync_path(path.parent)
 
 
 def rename_durably(part: Path, path: Path, name: str) -> None:

@@ -11,6 +11,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from polyjob.atomic_files import atomic_file
+
 NAME = "reserve"
 SIZE = 4 << 20
 MIN_FREE_BYTES = 4 * SIZE
@@ -35,13 +37,8 @@ def renew(data_dir: Path) -> None:
         status = os.statvfs(data_dir)
         if path.exists() or status.f_bavail * status.f_frsize < MIN_FREE_BYTES:
             return
-        part = path.with_name(f"{NAME}.part")
-        try:
-            with part.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, SIZE)
-            part.rename(path)
-        except OSError:
-            part.unlink(missing_ok=True)
+        with atomic_file(path) as file:
+            os.posix_fallocate(file.fileno(), 0, SIZE)
 
 
 def _has_space(data_dir: Path) -> bool:

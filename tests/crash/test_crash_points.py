@@ -37,7 +37,8 @@ POINTS_OF_SCENARIO = {
 The other points of a scenario test the same as those in `whole`.
 """
 LOCAL = {
-    "migrate", "first-start", "code", "upload", "accept", "clear", "prepare", "copy", "restart", "call-look",
+    "migrate", "first-start", "first-token", "code", "upload", "accept", "clear", "prepare", "copy", "restart",
+    "call-look",
 }  # fmt: skip
 """Points that do not involve a backend.
 
@@ -57,8 +58,9 @@ CALLS_OF_SCENARIO = {
 These calls change something, or their answer is stored. What comes between two of them changes nothing.
 """
 REQUIRED_POINTS = {
-    "migrate", "first-start", "code", "upload", "accept", "claim", "prepare", "build", "built", "handle", "running",
-    "exit", "seal", "seal-index", "terminal", "pass", "copy", "restart", "call-build", "call-start", "call-finish",
+    "migrate", "first-start", "first-token", "code", "upload", "accept", "claim", "prepare", "build", "built", "handle",
+    "running", "exit", "seal", "seal-index", "terminal", "pass", "copy", "restart", "call-build", "call-start",
+    "call-finish",
 }  # fmt: skip
 """Points that `whole` has to pass, so that a point that has disappeared is noticed."""
 EXPECTED_RUNS: dict[str, dict[str, dict[str, int] | list[int]]] = {
