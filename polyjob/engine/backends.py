@@ -21,7 +21,7 @@ OUTAGE_NOTE_SECONDS = 3.0
 
 @dataclass
 class Backend:
-    """What the engine remembers of one runner. All of it can be lost."""
+    """The memory of one backend. All of it can be lost."""
 
     runner: Runner
     should_poll: bool = True
@@ -30,9 +30,9 @@ class Backend:
     backoff: Backoff = field(default_factory=Backoff)
     unavailable_since: float | None = None
     poll_error: str | None = None
-    """Why the last poll failed; None if it succeeded."""
+    """The error of the last poll; None if it succeeded."""
     check_error: str | None = None
-    """Why the last check failed; None if it succeeded. A backend can answer polls and still refuse every new job."""
+    """The error of the last check; None if it succeeded. A backend can answer polls and still refuse every new job."""
     states: dict[str, State] = field(default_factory=dict)
     """Handle → state, of polls that no pass has taken yet."""
 

@@ -24,11 +24,11 @@ from runners.base import BuildFailed
 
 log = logging.getLogger("polyjob.engine")
 
-RESTART_LINE = b"The build starts again: polyjob was restarted, or could not go on.\n"
+RESTART_LINE = b"The build starts again: polyjob was restarted, or could not continue.\n"
 
 
 class BuildPhase(enum.Enum):
-    """How far a build has come that is not done."""
+    """The phases of a build that is not done."""
 
     BUILDING = enum.auto()
     """Its call is running."""
@@ -46,7 +46,7 @@ class BuildPhase(enum.Enum):
 
 @dataclass
 class BuildMemory:
-    """What the engine remembers of one build. All of it can be lost."""
+    """The memory of one build. All of it can be lost."""
 
     call: BuildCall | None = None
     """The call that is running, or whose result no pass has taken yet. It holds a build slot."""
@@ -168,7 +168,7 @@ class BuildCall:
         return self._retry_or_fail(error)
 
     def _retry_or_fail(self, error: Exception) -> Write:
-        """Retry a build that could not go on: for a bounded time, unless the machine is at fault."""
+        """Retry a build that could not continue: for a bounded time, unless the machine is at fault."""
         backoff = self.memory.backoff
         backoff.log_defect(error, "build %s failed; it is tried again", self.build.id)
         if backoff.fail("build", error, self._context.clock.seconds(), START_PATIENCE):

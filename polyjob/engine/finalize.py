@@ -29,7 +29,7 @@ LOG_CUT_LINE = "\npolyjob dropped the rest of this log here: the limit is {} byt
 
 @dataclass(frozen=True)
 class LogPosition:
-    """How far a remote log has been fetched: the runner's cursor, and the length of our file at that cursor."""
+    """The end of what is fetched of a remote log: the runner's cursor, and the length of our file at that cursor."""
 
     cursor: str | None = None
     length: int = 0
@@ -99,7 +99,7 @@ def _fetching(what: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class FinishProgress:
-    """How far the end of a job has come."""
+    """The progress of a job's end."""
 
     position: LogPosition
     is_complete: bool
@@ -115,7 +115,7 @@ class FinishProgress:
 
     @property
     def can_continue(self) -> bool:
-        """Whether packing or removal is under way, and the same iterator continues it."""
+        """True while packing or removal is under way. The same iterator continues it."""
         return self.packed_bytes is not None or self.is_removing
 
 
@@ -209,7 +209,7 @@ def outcome(job: Job) -> tuple[Status, str, dict[str, Any]]:
         by = job.stop_by.username if job.stop_by else None
         return Status.STOPPED, _with_remarks("Job was stopped", end), details | {"by": by}
     if job.stop_kind == "timeout":
-        text = "The job ran longer than it may" if end.reason is not Reason.TIMEOUT else NEVER_STARTED
+        text = "Exceeded its time limit" if end.reason is not Reason.TIMEOUT else NEVER_STARTED
         return Status.FAILED, _with_remarks(text, end), details | {"reason": str(Reason.TIMEOUT)}
     if job.stop_kind == "start" and end.reason is Reason.SIGNALLED:
         refused = Exit(Reason.START, message=note_text(job.notes, START_REFUSED_NOTE))
@@ -228,9 +228,7 @@ def stragglers_note(job: Job) -> str | None:
     if not names:
         return None
     listed = ", ".join(f"`{name}`" for name in names)
-    return (
-        f"When the command ended, some of its processes were running, and were ended: {listed}. Let it wait for them."
-    )
+    return f"Processes were still running when the command ended, and were killed: {listed}. Let it wait for them."
 
 
 def _failure(end: Exit) -> str:
@@ -243,7 +241,7 @@ def _failure(end: Exit) -> str:
     if end.reason is Reason.EVICTED:
         return "The job was ended by its cluster"
     if end.reason is Reason.LOST:
-        return "The job is gone, and nobody saw how it ended"
+        return "Lost: its exit status could not be determined"
     return "Could not start the job"
 
 

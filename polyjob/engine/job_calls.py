@@ -42,7 +42,7 @@ _USER = Prepared(lambda: User.select().where(User.id == 0))
 
 @dataclass(frozen=True)
 class JobTools:
-    """What the calls of all jobs work with."""
+    """The objects that the calls of all jobs work with."""
 
     context: Context
     backends: Backends
@@ -158,7 +158,7 @@ class StartJob(JobCall):
         context = self.tools.context
         self.memory.rebuilds += 1
         if self.memory.rebuilds > MAX_REBUILDS:
-            message = f"Its build was made again {MAX_REBUILDS} times, and is not usable: {reason}."
+            message = f"Its build was repeated {MAX_REBUILDS} times, and is still not usable: {reason}."
             return refuse_write(self.job.id, message, context.clock)
         return rebuild_write(self.job.id, reason, context.settings.python)
 
@@ -326,7 +326,9 @@ def prevent_start(runner: Runner, uuid: str) -> str | None:
     except Exception as error:
         if not is_refusal(error):
             raise
-        log.warning("job %s cannot be fenced, and is looked up instead: %s", uuid, error_text(error))
+        log.warning(
+            "the start of job %s could not be prevented; the inventory decides instead: %s", uuid, error_text(error)
+        )
         return runner.inventory().get(uuid)
 
 

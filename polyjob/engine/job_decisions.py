@@ -27,13 +27,13 @@ KILL_INTERVAL_SECONDS = 2.0
 
 
 class Phase(enum.Enum):
-    """How far a claimed job has come."""
+    """The phases of a claimed job."""
 
     PREPARING = enum.auto()
     """Its rows have to be brought to the intent to start it, or to a build."""
     WAITING_FOR_BUILD = enum.auto()
     STARTING = enum.auto()
-    """The attempt to start it is committed. Nobody knows yet whether a start took effect."""
+    """The attempt to start it is committed. It is not known whether a start took effect."""
     WITHDRAWING = enum.auto()
     """The same, and a stop is requested."""
     RUNNING = enum.auto()
@@ -48,11 +48,11 @@ class Phase(enum.Enum):
 
 @dataclass(frozen=True)
 class BackendState:
-    """The backend of a job, as a decision sees it. What it reports on the job is in `JobMemory.observation`."""
+    """The backend of a job, as a decision sees it. Its report on the job is in `JobMemory.observation`."""
 
     runner: Runner
     outage: str | None = None
-    """Why the backend cannot be reached, if that has lasted for a while."""
+    """The reason why the backend cannot be reached, if that has lasted for a while."""
 
 
 def phase_of(job: Job, memory: JobMemory) -> Phase:

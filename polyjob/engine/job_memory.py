@@ -1,4 +1,4 @@
-"""What the engine remembers of one job between passes. All of it can be lost: the next engine finds it out again."""
+"""The engine's memory of one job between passes. All of it can be lost: the next engine finds it out again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Observation:
     state: State | None = None
     """Not yet decided on; None once a decision has used it."""
     unknown_reason: str | None = None
-    """Why the backend cannot tell the state of the job; None if it can."""
+    """The reason why the backend cannot tell the state of the job; None if it can."""
 
     def record(self, state: State) -> None:
         is_unknown = isinstance(state, Unknown)
@@ -34,7 +34,7 @@ class Observation:
 
 @dataclass
 class LogFetch:
-    """How far a remote log has been fetched, and when to fetch it again."""
+    """The position in a remote log, and the time of the next fetch."""
 
     position: LogPosition | None = None
     """None before this engine's first fetch: then the position is the one in the row."""
@@ -81,10 +81,10 @@ class JobMemory:
     is_stopping: bool = False
     """This engine has seen the stop request."""
     killed_at: float | None = None
-    """When the last KILL was sent."""
+    """The time of the last KILL."""
     rebuilds: int = 0
     ending_since: float | None = None
-    """When this engine first saw the recorded exit."""
+    """The time at which this engine first saw the recorded exit."""
     is_finished: bool = False
     """Log and outputs are stored and the backend is cleared; only the terminal status is missing."""
     packing_note: str | None = None

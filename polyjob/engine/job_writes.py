@@ -44,12 +44,12 @@ def prepare_or_back_off(job: Job, memory: JobMemory, context: Context) -> None:
 def back_off(job: Job, memory: JobMemory, error: Exception, clock: Clock) -> list[Write]:
     """Let a job wait whose decision failed. A job that never started ends after a while."""
     memory.is_broken = True
-    memory.backoff.log_defect(error, "job %s cannot be gone on with; it is tried again", job.id)
+    memory.backoff.log_defect(error, "job %s could not be handled; it is tried again", job.id)
     has_started = job.handle is not None or memory.handle is not None or job.exit is not None
     patience = float("inf") if has_started or job.stop_at is not None else START_PATIENCE
     if memory.backoff.fail("start", error, clock.seconds(), patience):
         return [refuse_write(job.id, repr(error), clock)]
-    memory.backoff.reason = f"The engine could not go on with it, and tries again: {error!r}"
+    memory.backoff.reason = f"The engine could not handle this job, and tries again: {error!r}"
     return retry_note_writes(job, memory)
 
 
@@ -206,7 +206,7 @@ def _note_missing(job_id: int, missing: Mapping[str, str]) -> None:
 
 
 def _on_current_row(job_id: int, act: Callable[[Job], None]) -> None:
-    """Call `act` with the job as it is now, unless its exit is recorded."""
+    """Call `act` with the current row of the job, unless its exit is recorded."""
     job = BY_ID.first(job_id)
     if job is not None and job.exit is None and not job.status.is_done:
         act(job)

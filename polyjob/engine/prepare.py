@@ -100,7 +100,7 @@ def _is_built(job: Job) -> bool:
 
 
 def _clause(text: str | None) -> str:
-    """Return a sentence as it is written after a colon."""
+    """Return a sentence in the form that follows a colon."""
     text = text or ""
     return text[:1].lower() + text[1:] if text[1:2].islower() else text
 

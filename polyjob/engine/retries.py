@@ -50,7 +50,7 @@ class Backoff:
     delay: float = 0.0
     retry_at: float = 0.0
     reason: str | None = None
-    """Why a call is tried again, as a sentence for the job's note; None if no call is."""
+    """The reason why a call is tried again, as a sentence for the job's note; None if no call is."""
     _refused_seconds: dict[str, float] = field(default_factory=dict)
     """Kind of call → seconds for which it has been refused."""
     _last_failure: tuple[str, float, bool] | None = None

@@ -1,4 +1,4 @@
-"""What the engine remembers of each backend."""
+"""Reports on backends, and outages."""
 
 from __future__ import annotations
 

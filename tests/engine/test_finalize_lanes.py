@@ -1,4 +1,4 @@
-"""Large outputs: their ends take turns, delay no other end, are given up with their job, and say how far they are."""
+"""Large outputs: their packing takes turns, delays no other job, ends with a deleted job, and notes its progress."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runners.base import HandleNotFound, RunnerRefused, RunnerUnavailable
 from tests.engine.conftest import World
 
 SECONDS = 0.1
-"""That each piece of a slow backend takes."""
+"""The time that each piece of a slow backend takes."""
 
 
 def tar(size: int, name: str = "large") -> bytes:

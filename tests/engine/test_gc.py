@@ -1,4 +1,4 @@
-"""What is removed to make room, and what never is."""
+"""Garbage collection: which artifacts, files and archived items are removed, and which are kept."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def env_of(build):
 
 
 class TestBuilds:
-    def test_those_unused_for_longest_go_until_the_rest_fits(self, settings, runner, make_build, make_job):
+    def test_least_recently_used_artifacts_are_removed_first(self, settings, runner, make_build, make_job):
         first, second, third = (make_build(1000, datetime.timedelta(days=age)) for age in (9, 8, 7))
         make_job(build=first, age=datetime.timedelta(days=1))
         assert collect(settings, runner, cache_limit=2500) == 1000
@@ -96,19 +96,19 @@ class TestBuilds:
         assert "its virtualenv was removed to make room" in note_text(gone.notes, "outdated")
         assert Build.get_by_id(third.id).invalidated_at is None
 
-    def test_none_goes_that_a_job_needs(self, settings, runner, make_build, make_job):
+    def test_artifacts_in_use_are_kept(self, settings, runner, make_build, make_job):
         build = make_build(1000)
         make_job(build=build, age=None)
         assert collect(settings, runner, cache_limit=1) == 0
         assert env_of(build).exists()
 
-    def test_none_goes_without_a_limit_or_within_it(self, settings, runner, make_build):
+    def test_artifacts_within_the_limit_are_kept(self, settings, runner, make_build):
         build = make_build(1000)
         assert collect(settings, runner, cache_limit=0) == 0
         assert collect(settings, runner, cache_limit=1000) == 0
         assert env_of(build).exists()
 
-    def test_what_no_build_has_goes_once_none_is_under_way(self, settings, runner, make_build):
+    def test_artifact_without_a_build_is_removed_when_none_runs(self, settings, runner, make_build):
         build = make_build(1000)
         with write("test"):
             Build.update(artifact=None, status=Status.RUNNING, finished_at=None).execute()
@@ -118,7 +118,7 @@ class TestBuilds:
         assert collect(settings, runner) == 1000
         assert not env_of(build).exists()
 
-    def test_an_unmanaged_build_under_way_keeps_nothing(self, settings, runner, make_build):
+    def test_running_unmanaged_build_keeps_no_artifact(self, settings, runner, make_build):
         make_build(1000)
         with write("test"):
             columns = {"artifact": None, "status": Status.RUNNING, "finished_at": None, "is_managed": False}
@@ -136,7 +136,7 @@ class TestBuilds:
         assert env_of(other).exists()
 
     @pytest.mark.parametrize("is_away", [False, True])
-    def test_deleted_build_takes_its_artifact_along(self, world, monkeypatch, is_away):
+    def test_artifact_is_removed_with_its_deleted_build(self, world, monkeypatch, is_away):
         job = world.submit(build={"image": "a"})
         world.end(job)
         build = world.read(job).build
@@ -154,7 +154,7 @@ class TestBuilds:
         assert dropped == [f"image of {build.artifact}"]
         assert not Build.select().where(Build.id == build.id).exists()
 
-    def test_a_start_on_what_is_gone_says_so(self, settings, runner, make_build, tmp_path):
+    def test_start_on_a_removed_artifact_fails(self, settings, runner, make_build, tmp_path):
         build = make_build(10)
         runner.remove_artifact(str(env_of(build)))
         runner.remove_artifact(str(env_of(build)))
@@ -165,7 +165,7 @@ class TestBuilds:
             harness.runner.start(harness.says("x"), build.artifact)
         harness.close()
 
-    def test_the_next_job_has_it_made_again_and_says_why(self, world, monkeypatch):
+    def test_next_job_builds_a_removed_artifact_again(self, world, monkeypatch):
         first = world.submit(build={"image": "a"})
         world.end(first)
         old = world.read(first).build
@@ -190,14 +190,14 @@ class TestBuilds:
 
 
 class TestJobs:
-    def test_what_old_ones_left_goes_and_the_row_stays_and_says_so(self, settings, runner, make_job, user):
-        old, marked, young = make_job(), make_job(), make_job(age=datetime.timedelta(days=20))
+    def test_files_of_old_jobs_are_removed_with_a_note(self, settings, runner, make_job, user):
+        old, bookmarked, young = make_job(), make_job(), make_job(age=datetime.timedelta(days=20))
         running = make_job(age=None)
-        bookmarks.add(marked, user)
+        bookmarks.add(bookmarked, user)
         before = Job.get_by_id(old.id)
         assert collect(settings, runner, keep_days=30) == 10
         store = Store(settings.data_dir)
-        there = [store.job_log(job.uuid).exists() for job in (old, marked, young, running)]
+        there = [store.job_log(job.uuid).exists() for job in (old, bookmarked, young, running)]
         assert there == [False, True, True, True]
         after = Job.get_by_id(old.id)
         assert "removed on" in note_text(after.notes, "cleared")
@@ -205,18 +205,18 @@ class TestJobs:
         assert (after.version, after.updated_at) == (before.version + 1, before.updated_at)
         assert collect(settings, runner, keep_days=30) == 0
 
-    def test_the_oldest_go_until_the_rest_fits(self, settings, runner, make_job, monkeypatch):
+    def test_oldest_files_are_removed_until_the_rest_fits(self, settings, runner, make_job, monkeypatch):
         monkeypatch.setattr(gc, "GB", 100)
         found = [make_job(60, datetime.timedelta(days=age)) for age in (1, 3, 2)]
         assert collect(settings, runner, keep_gb=1) == 120
         store = Store(settings.data_dir)
         assert [store.job_log(job.uuid).exists() for job in found] == [True, False, False]
 
-    def test_nothing_goes_where_nothing_is_asked(self, settings, runner, make_job):
+    def test_files_are_kept_without_a_setting(self, settings, runner, make_job):
         make_job(age=datetime.timedelta(days=4000))
         assert collect(settings, runner) == 0
 
-    def test_a_clone_of_one_has_no_outputs_to_start_with(self, settings, runner, make_job, user):
+    def test_job_without_files_cannot_be_resumed_or_copied(self, settings, runner, make_job, user):
         old = make_job()
         collect(settings, runner, keep_days=30)
         for strategy in ("resume", "copy"):
@@ -243,7 +243,7 @@ class TestArchives:
         return make
 
     @pytest.mark.parametrize("kind", ["job", "build", "project"])
-    def test_archived_long_ago_are_deleted(self, settings, runner, archived, kind):
+    def test_old_archived_items_are_deleted(self, settings, runner, archived, kind):
         row = archived(kind, 31)
         for days, is_deleted in ((0, False), (32, False), (30, True)):
             collect(settings, runner, archive_days=days)
@@ -264,21 +264,21 @@ class TestArchives:
         assert seen == [True]
 
     @pytest.mark.parametrize("kind", ["job", "build"])
-    def test_others_are_kept(self, settings, runner, archived, make_job, make_build, kind):
+    def test_other_items_are_kept(self, settings, runner, archived, make_job, make_build, kind):
         old, young = archived(kind, 40), archived(kind, 20)
         never = make_job() if kind == "job" else make_build(10)
         collect(settings, runner, archive_days=30)
         found = [type(row).get_by_id(row.id).deleted_at is None for row in (old, young, never)]
         assert found == [False, True, True]
 
-    def test_build_that_a_job_needs_is_kept(self, settings, runner, archived, make_job):
+    def test_archived_build_in_use_is_kept(self, settings, runner, archived, make_job):
         build = archived("build", 40)
         make_job(build=build, age=None)
         collect(settings, runner, archive_days=30)
         assert Build.get_by_id(build.id).deleted_at is None
 
     @pytest.mark.parametrize("kind", ["job", "build", "project"])
-    def test_restored_meanwhile_is_kept(self, settings, runner, archived, kind):
+    def test_item_restored_meanwhile_is_kept(self, settings, runner, archived, kind):
         row = archived(kind, 40)
         changed = dataclasses.replace(settings, archive_days=30)
         (expired,) = gc.find_garbage(changed, Store(settings.data_dir), {"process": runner})
@@ -289,7 +289,7 @@ class TestArchives:
         assert type(row).get_by_id(row.id).deleted_at is None
 
 
-def test_the_command_shows_first_and_then_removes(settings, runner, make_build, make_job):
+def test_command_lists_and_removes_garbage(settings, runner, make_build, make_job):
     build, job = make_build(3000), make_job(500)
     close_database()
     variables = environment(dataclasses.replace(settings, runner="process", cache_limit=1000, keep_days=30))
@@ -304,6 +304,6 @@ def test_the_command_shows_first_and_then_removes(settings, runner, make_build, 
     assert result.output == "0 B were freed.\n"
 
 
-def test_the_command_says_where_there_is_nothing(tmp_path):
+def test_command_refuses_a_folder_without_data(tmp_path):
     result = CliRunner().invoke(main, ["gc", "--data-dir", str(tmp_path)])
     assert (result.exit_code, "is not a polyjob data folder" in result.output) == (1, True)

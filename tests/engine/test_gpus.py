@@ -38,7 +38,7 @@ def running(found):
     return [Job.get_by_id(job.id).status is Status.RUNNING for job in found]
 
 
-def test_each_job_has_its_own_and_gives_them_back(world):
+def test_each_job_holds_its_own_gpus_until_it_ends(world):
     found = submit(world, 2, 1, 1)
     world.settle()
     assert held(found) == [[0, 2], [5], None]
@@ -48,7 +48,7 @@ def test_each_job_has_its_own_and_gives_them_back(world):
     assert job_queue.gpus_taken() == set()
 
 
-def test_one_whose_gpus_are_not_free_lets_those_pass_that_need_none(world):
+def test_job_waiting_for_gpus_lets_jobs_without_gpus_pass(world):
     found = submit(world, 2, 3, 1, 0)
     world.settle()
     assert running(found) == [True, False, False, True]
@@ -59,7 +59,7 @@ def test_one_whose_gpus_are_not_free_lets_those_pass_that_need_none(world):
     assert ended[1] < ended[2]
 
 
-def test_a_restart_forgets_none(world):
+def test_gpus_stay_held_after_a_restart(world):
     found = submit(world, 3)
     world.settle()
     world.restart()
@@ -68,7 +68,7 @@ def test_a_restart_forgets_none(world):
     assert (running(found), running(later)) == ([True], [False])
 
 
-def test_more_than_there_are_is_refused_with_the_place(world):
+def test_request_for_too_many_gpus_is_refused(world):
     with pytest.raises(Invalid) as refused:
         submit(world, 4)
     (problem,) = refused.value.problems
@@ -76,7 +76,7 @@ def test_more_than_there_are_is_refused_with_the_place(world):
     assert "there are 3" in problem.detail
 
 
-def test_where_there_are_none_the_process_runner_goes_on_without_and_docker_refuses(world):
+def test_server_without_gpus_ignores_or_refuses_requests(world):
     assert [note["kind"] for note in specs.check_runner_support(config(1), "process", 0)] == [
         "environment.resources.gpu"
     ]
@@ -84,7 +84,7 @@ def test_where_there_are_none_the_process_runner_goes_on_without_and_docker_refu
         specs.check_runner_support(config(1) | {"build": {"image": "a"}}, "docker", 0)
 
 
-def test_a_job_that_goes_on_without_waits_for_a_slot(world, settings, project, user):
+def test_job_without_its_gpus_waits_for_a_slot(world, settings, project, user):
     without = World(dataclasses.replace(settings, gpus=(), slots=1, runner="process"), project, user)
     _, waiting = submit(without, 0, 1)
     assert job_queue.waiting_reason(waiting, 1) == "Waits for a free slot; 0 jobs are ahead of it."

@@ -192,7 +192,7 @@ def test_decision_on_a_remote_job(make_decision, columns, memory, writes, call):
     ("state", "writes"),
     [(None, []), (Pending(), []), (Running(), ["handle", "running"]), (Missing(), ["handle", "exit"])],
 )
-def test_handle_of_a_local_job_is_committed_with_its_first_state(make_decision, state, writes):
+def test_local_handle_is_committed_with_the_first_state(make_decision, state, writes):
     decision = make_decision(ATTEMPTED, seen(state, handle="h", log=just_fetched()), Local())
     assert names(decision) == writes
 
@@ -254,7 +254,7 @@ def test_notes_follow_outages_and_retries(make_decision, notes, memory, outage, 
     assert names(make_decision(waiting(Status.RUNNING) | {"notes": notes}, memory, outage=outage)) == writes
 
 
-def test_restart_of_the_machine_leaves_the_timeout_to_the_wall_clock(make_decision):
+def test_timeout_counts_by_the_wall_clock_after_a_reboot(make_decision):
     begun_at = NOW.wall - datetime.timedelta(seconds=TIMEOUT)
     columns = RUNNING | {"attempt_clock": "boot-0:5.0", "attempt_at": begun_at}
     assert names(make_decision(columns)) == ["timeout"]

@@ -1,4 +1,4 @@
-"""What a back end has and no live job claims, and jobs whose back end is given up."""
+"""Orphans in a backend, and jobs that are abandoned because their backend does not return."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from polyjob.db.database import close_database, open_database, write
 from polyjob.db.models import Job
 from polyjob.engine import orphans
 from polyjob.engine.job_writes import record_exit
-from polyjob.engine.orphans import LOOK_INTERVAL_SECONDS as EVERY
+from polyjob.engine.orphans import LOOK_INTERVAL_SECONDS
 from polyjob.services import jobs
 from polyjob.services.abandon import abandon_jobs
 from polyjob.services.notes import note_text
@@ -36,30 +36,30 @@ def tar(size: int) -> Iterator[bytes]:
 
 
 def forget(job: Job) -> None:
-    """As in a data folder that was put back to an older state."""
+    """Delete the row, as in a data folder that was restored to an older state."""
     with write("test"):
         Job.delete().where(Job.id == job.id).execute()
 
 
-class TestUnclaimed:
-    def test_what_no_row_names_is_removed_and_what_runs_is_not(self, world, caplog):
+class TestOrphans:
+    def test_orphan_is_removed_and_live_job_is_kept(self, world, caplog):
         forgotten, kept = world.submit(seconds=10_000), world.submit(seconds=10_000)
         world.settle()
         forget(forgotten)
-        world.later(EVERY)
+        world.later(LOOK_INTERVAL_SECONDS)
         assert world.runner.inventory().keys() == {forgotten.uuid, kept.uuid}
-        world.clock.move(EVERY)
+        world.clock.move(LOOK_INTERVAL_SECONDS)
         world.settle()
         assert world.runner.inventory().keys() == {kept.uuid}
         assert f"has something of job {forgotten.uuid}" in caplog.text
         assert world.read(kept).status is Status.RUNNING
 
-    def test_what_has_ended_is_fetched_before_it_is_removed(self, world, caplog):
+    def test_ended_orphan_is_fetched_before_removal(self, world, caplog):
         job = world.submit(seconds=10, log="its log\n", outputs='{"file": "text"}')
         world.settle()
         forget(job)
         for _ in range(2):
-            world.clock.move(EVERY)
+            world.clock.move(LOOK_INTERVAL_SECONDS)
             world.settle()
         assert world.runner.inventory() == {}
         kept = Store(world.settings.data_dir / "unclaimed")
@@ -67,7 +67,7 @@ class TestUnclaimed:
         assert [name for name, _ in kept.outputs(job.uuid).tree("")[0]] == ["file"]
         assert f"are kept in {kept.job_folder(job.uuid)}" in caplog.text
 
-    def test_what_cannot_be_removed_holds_up_nothing_else(self, world, monkeypatch):
+    def test_failed_removal_holds_up_no_other_orphan(self, world, monkeypatch):
         stuck, other = sorted((world.submit(seconds=10_000) for _ in range(2)), key=lambda job: job.uuid)
         world.settle()
         for job in (stuck, other):
@@ -81,15 +81,15 @@ class TestUnclaimed:
 
         monkeypatch.setattr(world.runner, "clean", refuse)
         for expected in ({stuck.uuid, other.uuid}, {stuck.uuid}):
-            world.clock.move(EVERY)
+            world.clock.move(LOOK_INTERVAL_SECONDS)
             world.settle()
             assert world.runner.inventory().keys() == expected
         refused.clear()
-        world.clock.move(EVERY)
+        world.clock.move(LOOK_INTERVAL_SECONDS)
         world.settle()
         assert world.runner.inventory() == {}
 
-    def test_what_takes_long_to_fetch_is_removed_last(self, world, monkeypatch):
+    def test_orphan_with_a_slow_fetch_is_removed_last(self, world, monkeypatch):
         monkeypatch.setattr(orphans, "FIRST_FETCH_SECONDS", 0.0)
         found = sorted((world.submit(seconds=10) for _ in range(2)), key=lambda job: job.uuid)
         world.settle()
@@ -111,22 +111,22 @@ class TestUnclaimed:
         for job in found:
             forget(job)
         for _ in range(2):
-            world.clock.move(EVERY)
+            world.clock.move(LOOK_INTERVAL_SECONDS)
             world.settle()
         assert world.runner.inventory() == {} and cleaned[0] == small
         kept = Store(world.settings.data_dir / "unclaimed")
         assert kept.outputs(found[0].uuid).open_file("large")[0] == 3 << 20
 
-    def test_a_back_end_that_is_away_is_asked_again(self, world):
+    def test_unavailable_backend_is_looked_at_again(self, world):
         job = world.submit(seconds=10_000)
         world.settle()
         forget(job)
         away(world).touch()
-        world.later(EVERY + 1)
+        world.later(LOOK_INTERVAL_SECONDS + 1)
         away(world).unlink()
-        world.clock.move(EVERY)
+        world.clock.move(LOOK_INTERVAL_SECONDS)
         world.settle()
-        world.clock.move(EVERY)
+        world.clock.move(LOOK_INTERVAL_SECONDS)
         world.settle()
         assert world.runner.inventory() == {}
 
@@ -135,10 +135,10 @@ def away(world) -> Path:
     return world.settings.data_dir / "fake" / "unavailable"
 
 
-class TestGivingUp:
+class TestAbandon:
     @pytest.fixture
     def stuck(self, world):
-        """A job that ran when its back end went."""
+        """A job that was running when its backend became unavailable."""
         job = world.submit(seconds=5, log="early\n")
         world.later(2)
         away(world).touch()
@@ -146,7 +146,7 @@ class TestGivingUp:
         assert world.read(job).status is Status.RUNNING
         return job
 
-    def test_a_job_ends_as_lost_with_the_log_that_is_here(self, world, stuck):
+    def test_abandoned_job_is_lost_and_keeps_its_log(self, world, stuck):
         assert abandon_jobs([stuck.id], world.settings)
         world.end(stuck)
         row = world.read(stuck)
@@ -157,18 +157,18 @@ class TestGivingUp:
         assert not note_text(row.notes, "unreachable")
         assert abandon_jobs([stuck.id], world.settings) == []
 
-    def test_what_the_back_end_has_is_removed_when_it_is_back(self, world, stuck):
+    def test_orphan_of_an_abandoned_job_is_removed_later(self, world, stuck):
         abandon_jobs(None, world.settings)
         world.end(stuck)
         away(world).unlink()
         assert world.runner.inventory().keys() == {stuck.uuid}
         for _ in range(3):
-            world.clock.move(EVERY)
+            world.clock.move(LOOK_INTERVAL_SECONDS)
             world.settle()
         assert world.runner.inventory() == {}
         assert world.read(stuck).status is Status.FAILED
 
-    def test_a_stop_and_a_delete_come_to_their_end(self, world, stuck):
+    def test_abandoned_deleted_job_is_removed(self, world, stuck):
         jobs.delete(stuck, world.user, world.settings)
         world.later(3)
         assert world.read(stuck).status is Status.RUNNING
@@ -176,7 +176,7 @@ class TestGivingUp:
         world.later(60)
         assert Job.get_or_none(Job.id == stuck.id) is None
 
-    def test_an_exit_that_is_known_stays(self, world):
+    def test_abandon_keeps_a_recorded_exit(self, world):
         job = world.submit(code=3)
         for _ in range(100):
             world.engine.run_pass()
@@ -191,7 +191,7 @@ class TestGivingUp:
         assert (row.status, row.exit_code) == (Status.FAILED, 3)
         assert note_text(row.notes, "given-up")
 
-    def test_an_end_that_comes_at_the_same_moment_is_too_late(self, world, stuck):
+    def test_exit_after_abandoning_is_ignored(self, world, stuck):
         before = world.read(stuck)
         abandon_jobs([stuck.id], world.settings)
         with write("test"):
@@ -199,13 +199,13 @@ class TestGivingUp:
         world.end(stuck)
         assert (world.read(stuck).status, world.read(stuck).exit["reason"]) == (Status.FAILED, "lost")
 
-    def test_a_job_whose_back_end_answers_is_never_given_up(self, world):
+    def test_job_of_an_available_backend_is_not_abandoned(self, world):
         job = world.submit(seconds=100)
         world.later(2)
         assert abandon_jobs(None, world.settings) == []
         assert world.read(job).status is Status.RUNNING
 
-    def test_by_command(self, world, stuck):
+    def test_abandon_command(self, world, stuck):
         variables = environment(world.settings)
         invoke = lambda *arguments: CliRunner().invoke(main, ["abandon", *arguments], env=variables)  # noqa: E731
         close_database()

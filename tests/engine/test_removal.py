@@ -88,7 +88,7 @@ def test_artifact_is_dropped_once(world, monkeypatch, holding, is_away, restarte
 
 
 @pytest.mark.parametrize("stays", [None, "other", "used"])
-def test_shared_artifact_is_dropped_with_the_last_build_that_has_it(world, monkeypatch, holding, stays):
+def test_shared_artifact_is_removed_with_its_last_build(world, monkeypatch, holding, stays):
     first, second = end_builds(world, 2)
     Build.update(artifact=first.artifact).execute()
     if stays == "used":

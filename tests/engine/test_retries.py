@@ -75,7 +75,7 @@ def test_failing_calls_end_the_job_or_are_retried(world, verb, kind):
 
 @pytest.mark.parametrize("kind", REFUSALS)
 @pytest.mark.parametrize("verb", ["start", "made"])
-def test_a_refused_start_ends_within_30_seconds(world, verb, kind):
+def test_refused_start_ends_within_30_seconds(world, verb, kind):
     job = faulty(world, verb, kind)
     world.later(START_PATIENCE - 2)
     assert not world.read(job).status.is_done
@@ -86,7 +86,7 @@ def test_a_refused_start_ends_within_30_seconds(world, verb, kind):
     assert world.last(job).details["reason"] == "start"
 
 
-def test_a_refused_start_ends_although_fencing_is_refused_too(world, monkeypatch):
+def test_refused_start_ends_although_its_prevention_is_refused(world, monkeypatch):
     def refuse(uuid):
         raise RunnerRefused("no fence either")
 
@@ -98,7 +98,7 @@ def test_a_refused_start_ends_although_fencing_is_refused_too(world, monkeypatch
 
 
 @pytest.mark.parametrize("verb", ["stop", "delete"])
-def test_a_stop_ends_retried_starts_and_builds(world, verb):
+def test_stop_ends_retried_starts_and_builds(world, verb):
     starting, building = faulty(world, "start", "unavailable"), faulty(world, "build", "unavailable")
     world.later(10)
     for job in (starting, building):
@@ -125,7 +125,7 @@ def test_the_pause_between_retries_of_an_outage_grows(world):
     assert world.runner.calls.count(("build", world.read(build).build.uuid)) <= 8
 
 
-def test_an_outage_between_refusals_does_not_count():
+def test_outage_between_refusals_does_not_count():
     retry = Backoff()
     assert not retry.fail("start", RunnerRefused("no"), 0.0, 20.0)
     assert not retry.fail("start", RunnerUnavailable("away"), 1.0, 20.0)
@@ -145,7 +145,7 @@ def test_refusals_that_alternate_with_outages_end_too():
     pytest.fail("it never ends")
 
 
-def test_an_artifact_that_is_always_stale_ends_the_job(world, monkeypatch):
+def test_artifact_that_is_always_stale_ends_the_job(world, monkeypatch):
     def refuse(spec, artifact):
         raise ArtifactMissing("its base has changed")
 
@@ -157,7 +157,7 @@ def test_an_artifact_that_is_always_stale_ends_the_job(world, monkeypatch):
     assert world.last(job).details["reason"] == "start"
 
 
-def test_a_retry_note_goes_once_the_call_succeeds(world, monkeypatch):
+def test_retry_note_goes_once_the_call_succeeds(world, monkeypatch):
     job = world.submit(seconds=100, log="x")
     world.settle()
     logs = world.runner.logs
@@ -173,7 +173,7 @@ def test_a_retry_note_goes_once_the_call_succeeds(world, monkeypatch):
     assert world.read(job).notes is None
 
 
-def test_a_defect_is_logged_once_per_outage(world, caplog):
+def test_defect_is_logged_once_per_outage(world, caplog):
     with caplog.at_level(logging.ERROR, "polyjob.engine"):
         faulty(world, "start", "defect")
         faulty(world, "build", "defect")
@@ -181,7 +181,7 @@ def test_a_defect_is_logged_once_per_outage(world, caplog):
     assert len(caplog.records) == 2
 
 
-def test_a_retried_build_says_once_in_its_log_that_it_starts_again(world):
+def test_build_log_notes_each_restart_once(world):
     job = faulty(world, "build", "unavailable")
     world.settle()
     wait(world, 240)
@@ -204,7 +204,7 @@ def test_waiting_jobs_and_readyz_name_the_jobs_that_hold_slots(world):
     assert jobs.visible_state(world.project, waiting.id) != before
 
 
-def test_a_config_without_spec_fails_its_job_in_the_end(world):
+def test_config_without_spec_fails_its_job_in_the_end(world):
     submitted = submission.create(
         world.project, world.user, {"config": {"version": 1, "kind": "job", "run": {"cmd": "x"}}}, world.settings
     )
@@ -213,7 +213,7 @@ def test_a_config_without_spec_fails_its_job_in_the_end(world):
     assert (world.read(submitted).status, world.last(submitted).details["reason"]) == (Status.FAILED, "start")
 
 
-def test_an_end_that_takes_minutes_is_reported(world):
+def test_end_that_takes_minutes_is_reported(world):
     job = faulty(world, "clean", "unavailable")
     world.settle()
     wait(world, 100)
@@ -234,7 +234,7 @@ def test_nothing_is_fetched_of_a_deleted_job_that_has_ended(world):
 
 
 @pytest.mark.parametrize(("verb", "kind"), [("stop", "refused"), ("clean", "defect"), ("start", "unavailable")])
-def test_a_job_whose_calls_are_retried_without_end_can_be_given_up(world, verb, kind):
+def test_job_with_endless_retries_can_be_abandoned(world, verb, kind):
     job = faulty(world, verb, kind, seconds=0 if verb == "clean" else 1000)
     world.later(5)
     if verb == "stop":
