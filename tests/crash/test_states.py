@@ -49,7 +49,7 @@ class Machine(UserRequests):
             self.world.run_pass()
 
     @precondition(lambda self: self.jobs)
-    @rule(which=ANY, verb=st.sampled_from(["stop", "archive", "delete", "report", "change", "give up"]), script=SCRIPTS)
+    @rule(which=ANY, verb=st.sampled_from(["stop", "archive", "delete", "report", "change", "abandon"]), script=SCRIPTS)
     def interfere_with_a_pass(self, which: int, verb: str, script: Script) -> None:
         """Make a request between the decisions of a pass and its commit."""
         acts: dict[str, Callable[[], None]] = {
@@ -58,7 +58,7 @@ class Machine(UserRequests):
             "delete": lambda: self._delete(self._job(which)),
             "report": lambda: self.report(which, Status.FAILED),
             "change": lambda: self.change_the_config(which, script),
-            "give up": self.give_up,
+            "abandon": self.abandon_jobs,
         }
         self.world.run_pass(acts[verb])
 
