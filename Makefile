@@ -16,10 +16,11 @@ run: $(STAMP)  ## install polyjob into .venv and start the server
 	@exec $(BIN)/python -m polyjob serve
 
 test: $(TESTED)  ## install the test dependencies and run all tests: ARGS="-k jobs"
-	$(BIN)/python -m pytest -n 2 -rs $(ARGS)
+	@echo "Running all tests. This takes about 5 minutes, or 10 with a Docker Engine and Chromium."
+	$(BIN)/python -m pytest -n 3 -rs $(ARGS)
 
 coverage: $(TESTED)  ## run all tests and measure coverage, which takes about twice as long
-	$(BIN)/python -m pytest -n 2 -rs --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n 3 -rs --cov --cov-report=term $(ARGS)
 
 soak: $(TESTED)  ## kill parts of a server while jobs run: SECONDS=1200 RUNNER=process SEED=7
 	@$(BIN)/python -m tests.crash.soak --seconds $(or $(SECONDS),1200) --runner $(or $(RUNNER),process) $(and $(SEED),--seed $(SEED))

@@ -1,4 +1,7 @@
-"""Parts of the machine that some tests need: a skip that names a missing one, a failure where it must be there."""
+"""The environment of a test run: parts of the machine that some tests need, and how long the tests may take.
+
+A test that needs a missing part is skipped. If POLYJOB_TEST_REQUIRE names the part, the test fails instead.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,27 @@ import os
 
 import pytest
 
-VARIABLE = "POLYJOB_TEST_REQUIRE"
+REQUIRE_VARIABLE = "POLYJOB_TEST_REQUIRE"
+LONG_VARIABLE = "POLYJOB_TEST_LONG"
+
+
+def is_long_run() -> bool:
+    """Return whether the long versions of tests run, such as a death at every crash point."""
+    return os.environ.get(LONG_VARIABLE) == "1"
 
 
 def required() -> set[str]:
-    """The parts that must be there, such as `root` or `docker`."""
-    return set(os.environ.get(VARIABLE, "").replace(",", " ").split())
+    """Return the parts that must not be missing, such as `root` or `docker`."""
+    return set(os.environ.get(REQUIRE_VARIABLE, "").replace(",", " ").split())
 
 
-def require(part: str, is_there: bool, why: str = "") -> None:
-    """Skip the calling test, or fail it where POLYJOB_TEST_REQUIRE names the part, unless the part is there."""
-    if is_there:
+def require(part: str, is_available: bool, reason: str = "") -> None:
+    """Skip the calling test if a part of the machine is missing, or fail it if POLYJOB_TEST_REQUIRE names the part."""
+    if is_available:
         return
-    text = f"needs {part}" + (f": {why}" if why else "")
+    text = f"needs {part}" + (f": {reason}" if reason else "")
     if part in required():
-        pytest.fail(f"{text}, which {VARIABLE} says must be there", pytrace=False)
+        pytest.fail(f"{text}, which {REQUIRE_VARIABLE} requires", pytrace=False)
     pytest.skip(text)
 
 

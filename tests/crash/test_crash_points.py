@@ -1,7 +1,8 @@
 """Deaths at every change of state: a process dies there, the next one continues, and the outcome is the same.
 
 Each scenario runs once undisturbed, which yields its crash points and the expected outcome. Then it runs for each of
-those points: in a process that dies there, and in another one to its end.
+those points: in a process that dies there, and in another one to its end. With `POLYJOB_TEST_LONG=1` it dies at all
+points, in a short run only at some of them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.require import require_root
+from tests.require import is_long_run, require_root
 from tests.runners.docker_engine import remove_marks
 from tests.simulators.kubernetes.remote import start as start_cluster
 
@@ -22,6 +23,8 @@ from .scenario_run import ForkServer, inspect, play
 from .start_counts import ContainerStarts, PodStarts, cluster_settings
 
 PARALLEL_WALKS = 2
+SHORT_STRIDE = 4
+"""A short run dies only at every fourth point."""
 OPTIONAL_POINTS = {"log", "note", "call-logs", "call-poll", "call-check"}
 """Points that a run may pass or not, depending on timing."""
 POINTS_OF_SCENARIO = {
@@ -143,7 +146,7 @@ def walk(
         assert fork_server.fork(play, str(undisturbed), runner, scenario, None, str(undisturbed / "passed")) == 0
         expected = outcome(fork_server, undisturbed, runner)
     passed = dict.fromkeys((undisturbed / "passed").read_text().split())
-    points = points_of(runner, scenario, list(passed))
+    points = points_of(runner, scenario, list(passed))[:: 1 if is_long_run() else SHORT_STRIDE]
     assert expected["left"] == []
     assert runs(undisturbed, starts) == EXPECTED_RUNS[runner].get(scenario, [] if starts else {})
 
