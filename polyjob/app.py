@@ -50,13 +50,13 @@ from polyjob.db.database import open_database
 from polyjob.db.models import Meta
 from polyjob.errors import NotFound, PolyjobError, Unavailable
 from polyjob.logs.watcher import EXTENSION, Watcher
-from polyjob.pages.forms import local_path
+from polyjob.pages.forms import NOT_SIGNED_IN, local_path
 from polyjob.services.audit import set_actor
 from polyjob.settings import Settings
 
 API = "/api/v1"
 ALIASES = {"/_health": "health.healthz", "/statusz": "health.healthz"} | log_websocket.OLD_PATHS
-"""Path of an earlier version of the documented API → the endpoint that serves it, with its permission."""
+"""Path of an earlier version of the documented API → the endpoint that serves it. Its permission applies."""
 _ENDPOINTS_WITHOUT_DATABASE = frozenset({"health.healthz", "health.readyz", "pages.static", "api-docs.openapi_json"})
 
 
@@ -183,7 +183,7 @@ def _check_request() -> None:
     elif request.endpoint is not None:
         visitor = auth.current_identity()
         if visitor is None:
-            raise auth.Unauthenticated("You are not signed in.")
+            raise auth.Unauthenticated(NOT_SIGNED_IN)
         permissions.check(request.endpoint, view_args, visitor)
 
 
@@ -212,7 +212,7 @@ class Sessions(SecureCookieSessionInterface):
         return super().open_session(app, request)
 
     def get_cookie_secure(self, app: Flask) -> bool:
-        """Whether the cookie is sent over HTTPS only: also if just this request came over HTTPS."""
+        """Return whether the cookie is for HTTPS only: if the settings say so, or if this request came over HTTPS."""
         return super().get_cookie_secure(app) or request.is_secure
 
     def get_signing_serializer(self, app: Flask) -> URLSafeTimedSerializer | None:
@@ -279,7 +279,7 @@ def _handle_fault(error: OSError | PeeweeException) -> Any:
 
 
 def _wants_page() -> bool:
-    """Whether the request comes from a browser, and not for a path of the API."""
+    """Return whether the response is a page: the request accepts HTML first, and its path is not one of the API."""
     return (
         not request.path.startswith("/api/")
         and not _is_api()

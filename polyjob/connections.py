@@ -26,7 +26,7 @@ MAX_HEADER_BYTES = 64 << 10
 MAX_SMALL_BODY = 64 << 10
 """A body up to this size is received completely before a thread gets the request."""
 MAX_BODY_SECONDS = 30
-"""Time until a small body is complete. For a larger one, the time that a client can lag behind the minimum rate."""
+"""Time until a small body is complete. For a larger body, how far a client can fall behind the minimum rate."""
 MIN_UPLOAD_BYTES_PER_SECOND = 8 << 10
 """The rate at which a client has to send a larger body."""
 MAX_SEND_SECONDS = 30
@@ -68,7 +68,7 @@ class PacedUnreader(SocketUnreader):
         self._seconds_left = float(MAX_BODY_SECONDS)
         self._may_wait = True
         self.expects_to_continue = False
-        """True if the client waits for `100 Continue`, which the first read of the body sends."""
+        """True if the client waits for `100 Continue`. The first read of the body sends it."""
 
     def stop_waiting(self) -> None:
         """From here on, read only what the client has sent already."""
@@ -91,7 +91,7 @@ class PacedUnreader(SocketUnreader):
 
 
 class Connection(TConn):
-    """A connection. The main loop of the worker reads each request until a thread can handle it without waiting."""
+    """A connection. The worker's main loop receives each request until a thread can handle it without waiting."""
 
     def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any) -> None:
         super().__init__(cfg, sock, client, server)  # the socket does not block from here on
@@ -103,7 +103,9 @@ class Connection(TConn):
         self.answer: PendingResponse | None = None
         """The response that is being sent."""
         self.drained = 0
-        self._not_taken = 0
+        """Bytes that the client has sent since the server began to close the connection. They are ignored."""
+        self._queued_bytes = 0
+        """Bytes in the socket that the client had not acknowledged at the last call of `takes_more`."""
         self.has_continued = False
         """True if `100 Continue` was sent for this request."""
         self.is_body_late = False
@@ -151,11 +153,11 @@ class Connection(TConn):
         return not self.has_continued and expects_continue(bytes(self.received[: self._head_size]))
 
     def takes_more(self) -> bool:
-        """Return whether the client has read, or the server has sent, any of the response since the last call."""
+        """Return whether the server has sent or the client has read a part of the response since the last call."""
         count = array.array("i", [0])
         fcntl.ioctl(self.sock, termios.TIOCOUTQ, count)
-        before, self._not_taken = self._not_taken, count[0]
-        return self._not_taken != before
+        before, self._queued_bytes = self._queued_bytes, count[0]
+        return self._queued_bytes != before
 
     def hand_over(self) -> None:
         """Pass the received bytes to the parser, which runs in a thread."""
@@ -166,7 +168,7 @@ class Connection(TConn):
         self._head_size, self._body_size = 0, 0
 
     def has_whole_body(self) -> bool:
-        """Return whether the client has sent all of the body, without waiting. Unread bytes of it are dropped."""
+        """Return whether the client has sent the complete body, without waiting. Drops its unread bytes."""
         self.parser.unreader.stop_waiting()
         return bool(self.parser.finish_body(deadline=time.monotonic() + MAX_BODY_SECONDS))
 

@@ -12,6 +12,7 @@ import pytest
 from flask import Flask
 
 from polyjob.app import configure, make_app
+from polyjob.auth import login, throttle
 from polyjob.clock import now
 from polyjob.db.database import close_database, open_database, write
 from polyjob.db.migrations import migrate
@@ -86,3 +87,13 @@ def project(user: User) -> Project:
         return Project.create(
             uuid="f" * 32, user=user, name="demo", is_public=False, created_at=moment, updated_at=moment
         )
+
+
+@pytest.fixture
+def login_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget all failed logins, and stop the clock of the delays after them."""
+    monkeypatch.setattr(throttle, "clock", lambda: 1000.0)
+    monkeypatch.setattr(login, "_by_account", throttle.FailureLimit())
+    monkeypatch.setattr(login, "_by_address", throttle.FailureLimit(login.MAX_FAILURES_OF_ADDRESS))
+    by_name = throttle.FailureLimit(login.MAX_FAILURES_OF_NAME, login.MAX_NAME_DELAY_SECONDS)
+    monkeypatch.setattr(login, "_by_name", by_name)

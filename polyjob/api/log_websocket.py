@@ -22,7 +22,7 @@ from polyjob.api.blueprint import Blueprint
 from polyjob.api.params import ParamReader
 from polyjob.api.paths import UPGRADE
 from polyjob.api.problems import problem_response
-from polyjob.api.request_context import find_project, store
+from polyjob.api.request_context import find_build, find_job, store
 from polyjob.api.routes import BUILD, JOB
 from polyjob.api.run_events import follow_run
 from polyjob.api.websocket import ClientDisconnected, WebSocket, is_upgrade
@@ -37,7 +37,6 @@ from polyjob.logs.follow import (
     RunEvents,
     StatusChange,
 )
-from polyjob.services import builds, jobs
 
 PING_SECONDS = 30.0
 """Time without an event after which the server sends a ping."""
@@ -72,7 +71,7 @@ OLD_PATHS = {
 @requires(Access.READ, job_token=True)
 def stream_job_log(username: str, project_name: str, job_id: int) -> Response:
     """Follow a job's log over WebSocket"""
-    job = jobs.find(find_project(username, project_name), job_id)
+    job = find_job(username, project_name, job_id)
     return _stream(job, store().job_log(job.uuid))
 
 
@@ -81,7 +80,7 @@ def stream_job_log(username: str, project_name: str, job_id: int) -> Response:
 @requires(Access.READ)
 def stream_build_log(username: str, project_name: str, build_id: int) -> Response:
     """Follow a build's log over WebSocket"""
-    build = builds.find(find_project(username, project_name), build_id)
+    build = find_build(username, project_name, build_id)
     return _stream(build, store().build_log(build.uuid))
 
 

@@ -13,7 +13,7 @@ from polyjob.api.log_download import log_response, read_log_params, read_sent_te
 from polyjob.api.log_params import LINES, SEARCH, SEARCH_SECONDS, LineParams, read_line_params, read_search_params
 from polyjob.api.log_sse import KEEPALIVE_SECONDS, MIMETYPE, encode_events
 from polyjob.api.params import parse_digits
-from polyjob.api.request_context import empty, find_project, settings, store
+from polyjob.api.request_context import empty, find_build, find_job, settings, store
 from polyjob.api.routes import BUILD, JOB
 from polyjob.api.run_events import follow_run, wait_for_log
 from polyjob.api.schemas.logs import LogLinesSchema, LogSearchSchema
@@ -24,7 +24,6 @@ from polyjob.errors import Invalid, Problem
 from polyjob.logs.files import append_to_log, log_length
 from polyjob.logs.line_index import LogLines
 from polyjob.logs.lines import find_lines, read_lines
-from polyjob.services import builds, jobs
 
 blp = Blueprint("logs", __name__, description="The output of jobs and builds.")
 
@@ -94,7 +93,7 @@ _SEND = {
 @requires(Access.READ, job_token=True)
 def get_job_log(username: str, project_name: str, job_id: int) -> Response:
     """Get a job's log: all of it, a range, its last lines, or as it is written"""
-    job = jobs.find(find_project(username, project_name), job_id)
+    job = find_job(username, project_name, job_id)
     return _serve(job, store().job_log(job.uuid))
 
 
@@ -103,7 +102,7 @@ def get_job_log(username: str, project_name: str, job_id: int) -> Response:
 @requires(Access.READ)
 def get_build_log(username: str, project_name: str, build_id: int) -> Response:
     """Get a build's log: all of it, a range, its last lines, or as it is written"""
-    build = builds.find(find_project(username, project_name), build_id)
+    build = find_build(username, project_name, build_id)
     return _serve(build, store().build_log(build.uuid))
 
 
@@ -116,7 +115,7 @@ def send_job_log(username: str, project_name: str, job_id: int) -> Response:
     The log of a job that polyjob runs has one writer, the job: text from clients is dropped. It is also dropped if the
     job is done.
     """
-    job = jobs.find(find_project(username, project_name), job_id)
+    job = find_job(username, project_name, job_id)
     return _append(job, store().make_job_folder, store().job_log)
 
 
@@ -128,7 +127,7 @@ def send_build_log(username: str, project_name: str, build_id: int) -> Response:
 
     Text for a build that polyjob runs, or that is done, is dropped.
     """
-    build = builds.find(find_project(username, project_name), build_id)
+    build = find_build(username, project_name, build_id)
     return _append(build, store().make_build_folder, store().build_log)
 
 
@@ -138,7 +137,7 @@ def send_build_log(username: str, project_name: str, build_id: int) -> Response:
 @requires(Access.READ, job_token=True)
 def get_job_log_lines(username: str, project_name: str, job_id: int) -> dict[str, Any]:
     """Get some lines of a job's log, as a terminal would show them"""
-    return _lines(lambda: jobs.find(find_project(username, project_name), job_id), store().job_log)
+    return _lines(lambda: find_job(username, project_name, job_id), store().job_log)
 
 
 @blp.get(f"{BUILD}/logs/lines")
@@ -147,7 +146,7 @@ def get_job_log_lines(username: str, project_name: str, job_id: int) -> dict[str
 @requires(Access.READ)
 def get_build_log_lines(username: str, project_name: str, build_id: int) -> dict[str, Any]:
     """Get some lines of a build's log, as a terminal would show them"""
-    return _lines(lambda: builds.find(find_project(username, project_name), build_id), store().build_log)
+    return _lines(lambda: find_build(username, project_name, build_id), store().build_log)
 
 
 @blp.get(f"{JOB}/logs/search")
@@ -156,7 +155,7 @@ def get_build_log_lines(username: str, project_name: str, build_id: int) -> dict
 @requires(Access.READ, job_token=True)
 def search_job_log(username: str, project_name: str, job_id: int) -> Any:
     """Find the lines of a job's log that contain a text"""
-    job = jobs.find(find_project(username, project_name), job_id)
+    job = find_job(username, project_name, job_id)
     return _search(store().job_log(job.uuid))
 
 
@@ -166,7 +165,7 @@ def search_job_log(username: str, project_name: str, job_id: int) -> Any:
 @requires(Access.READ)
 def search_build_log(username: str, project_name: str, build_id: int) -> Any:
     """Find the lines of a build's log that contain a text"""
-    build = builds.find(find_project(username, project_name), build_id)
+    build = find_build(username, project_name, build_id)
     return _search(store().build_log(build.uuid))
 
 

@@ -54,12 +54,12 @@ def create_token() -> Token:
     return create_from_body(read_body())
 
 
-@blp.delete("/tokens/<int:number>")
+@blp.delete("/tokens/<int:token_id>")
 @blp.empty(204)
 @requires(Access.ACCOUNT)
-def revoke_token(number: int) -> Response:
+def revoke_token(token_id: int) -> Response:
     """Revoke a token; administrators can revoke those of other users, too"""
-    users.revoke_token(users.find_token(number, me()))
+    users.revoke_token(users.find_token(token_id, me()))
     return empty(204)
 
 
@@ -99,6 +99,6 @@ def _find_project(name: str | None) -> Project | None:
         return None
     owner, dot, project = name.replace("/", ".").partition(".")
     try:
-        return identity.find_project(me(), owner if dot else me().username, project if dot else owner, to_write=False)
+        return identity.find_project(me(), owner if dot else me().username, project if dot else owner)
     except NotFound:
         raise Invalid([Problem("/project", f"There is no project `{name}`.")]) from None

@@ -25,7 +25,7 @@ from peewee import Expression, PeeweeException
 
 from polyjob.auth import sessions
 from polyjob.auth.scopes import Scope
-from polyjob.auth.sessions import CSRF_HEADER, SAFE_METHODS
+from polyjob.auth.sessions import CSRF_HEADER
 from polyjob.auth.tokens import JOB_TOKEN_PREFIX, digest, is_expired, job_uuid_of_token
 from polyjob.clock import now
 from polyjob.db.database import write
@@ -78,12 +78,12 @@ def bound_project_id() -> int | None:
 
 
 def find_project(
-    user: User | None, username: str, name: str, *, to_write: bool | None = None, archived: bool = False
+    user: User | None, username: str, name: str, *, to_write: bool = False, archived: bool = False
 ) -> Project:
     """Return a project, with its owner loaded, if the user has access to it.
 
-    * `to_write`: whether the user must be able to write to it. None decides by the request's method.
-    * `archived`: whether an archived project is found.
+    * `to_write`: the user must be able to write to it.
+    * `archived`: also find it if it is archived.
 
     Raises Unauthenticated without a user, NotFound if the user may not read the project, and Forbidden if the user may
     only read it.
@@ -99,8 +99,6 @@ def find_project(
     if project.deleted_at is not None or (project.archived_at is not None and not archived):
         raise NotFound("Not found.")
     project.user = owner
-    if to_write is None:
-        to_write = has_request_context() and request.method not in SAFE_METHODS
     if to_write and not may_write(user, project):
         raise Forbidden("You do not have permission to perform this action.")
     return project
@@ -157,7 +155,7 @@ class Identity:
 
     @property
     def scope(self) -> Scope:
-        """The scope of the token; the whole scope without one."""
+        """The scope of the token; without a token, the widest scope."""
         return Scope(self.token.scope) if self.token else Scope.ADMIN
 
     @property
@@ -174,9 +172,9 @@ class Identity:
 
 
 def current_identity() -> Identity | None:
-    """Return the identity that `authenticate` established, or else that of the browser's session, if any.
+    """Return the identity that `authenticate` established, or else that of the browser's session, or None.
 
-    Makes it the actor of what the request changes.
+    The audit trail names it as the actor of the request's changes.
     """
     identity: Identity | None = g.get("identity")
     if identity is None and (session := sessions.browser_session()) is not None:

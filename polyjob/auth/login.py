@@ -17,17 +17,17 @@ from polyjob.services.audit import Actor, set_actor
 
 WRONG_CREDENTIALS = "Unable to log in with provided credentials."
 MAX_FAILURES_OF_ADDRESS = 50
-"""Failures of one address, or IPv6 network of 64 bits, without a delay; the delay doubles with each further one."""
+"""Failures of one address, or IPv6 network of 64 bits, without a delay. Each further one doubles the delay."""
 MAX_FAILURES_OF_NAME = 20
 """The same for one username, from all addresses together except those that the user has used before."""
-LONGEST_NAME_DELAY_SECONDS = 15.0
+MAX_NAME_DELAY_SECONDS = 15.0
 """The longest delay for a username. It is short, because strangers can cause it."""
 _COUNTED_NAME_LENGTH = 200
-"""Typed usernames are cut to this length, which no user's name has."""
+"""Typed usernames are cut to this length. Usernames are shorter."""
 
 _by_account = FailureLimit()
 _by_address = FailureLimit(MAX_FAILURES_OF_ADDRESS)
-_by_name = FailureLimit(MAX_FAILURES_OF_NAME, LONGEST_NAME_DELAY_SECONDS)
+_by_name = FailureLimit(MAX_FAILURES_OF_NAME, MAX_NAME_DELAY_SECONDS)
 
 
 class WrongCredentials(auth.Unauthenticated):
@@ -37,7 +37,7 @@ class WrongCredentials(auth.Unauthenticated):
 
 
 def check_password(username: str, password: str) -> User:
-    """Return the user with this name and password, and make them the actor of what the request changes.
+    """Return the user with this name and password. The audit trail names them as the actor of the request's changes.
 
     Raises WrongCredentials, Throttled after too many failures, and Unavailable while too many others are checked.
     """
@@ -98,10 +98,10 @@ def refuse_expiring_token(identity: auth.Identity) -> None:
 
 
 def _begin_attempt(username: str, address: str) -> Attempt:
-    """Count an attempt.
+    """Count an attempt in all limits. Raises Throttled.
 
-    The limit by username alone does not apply to addresses that the user has used. Strangers cannot lock the user out
-    there.
+    The limit by username alone does not apply at addresses that the user has used, so that strangers cannot lock the
+    user out there.
     """
     counted = [(_by_account, _account_key(username, address)), (_by_address, network_of(address))]
     if not audit.has_used_address(username, address):

@@ -1,4 +1,4 @@
-"""Hash and check passwords with scrypt, which takes a good part of a second on purpose."""
+"""Hash and check passwords with scrypt, which is slow on purpose: one hash takes a good part of a second."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from polyjob.errors import Forbidden
 View = TypeVar("View", bound=Callable[..., Any])
 
 OWN_JOB_FIELDS = frozenset({"name", "description", "tags", "data_refs", "params", "merge"})
-"""Fields that a job's own token may change of its job."""
+"""Fields of a job that its own token may change."""
 NOT_ALLOWED = "You do not have permission to perform this action."
 _ATTRIBUTE = "polyjob_permission"
 _API = "/api/v1"
@@ -48,12 +48,12 @@ class Access(StrEnum):
 
     @property
     def writes_to_project(self) -> bool:
-        """Whether only those who may write to the project have this access to what belongs to it."""
+        """True if this access to a project and its content is only for users who may write to the project."""
         return self in (Access.SUBMIT, Access.MANAGE)
 
     @property
     def is_for_all_projects(self) -> bool:
-        """Whether a token that is bound to one project is refused."""
+        """True if a token that is bound to one project is refused."""
         return self in (Access.ACCOUNT, Access.ADMINISTRATOR)
 
 
@@ -66,7 +66,7 @@ class Permission:
 
     access: Access
     job_token: bool
-    """Whether a job's own token is enough, for its own job."""
+    """True if a job's own token is enough for its own job."""
 
     def __str__(self) -> str:
         return f"{self.access}, job" if self.job_token else str(self.access)
@@ -106,7 +106,7 @@ def permission_of(endpoint: str) -> Permission:
 
 
 def is_open(endpoint: str | None) -> bool:
-    """Whether the endpoint takes requests without credentials.
+    """Return whether the endpoint takes requests without credentials.
 
     A path without a view is not open: its 401 does not tell strangers which paths exist.
     """
@@ -135,7 +135,7 @@ def check(endpoint: str | None, arguments: Mapping[str, Any], identity: Identity
 
 
 def check_changes(fields: Iterable[str], identity: Identity | None) -> None:
-    """Raise Forbidden if a job's own token would change other fields than `OWN_JOB_FIELDS`."""
+    """Raise Forbidden if the sender is a job and any of these fields is not in `OWN_JOB_FIELDS`."""
     refused = sorted(set(fields) - OWN_JOB_FIELDS)
     if identity is not None and identity.job is not None and refused:
         allowed = ", ".join(f"`{name}`" for name in sorted(OWN_JOB_FIELDS - {"merge"}))
@@ -143,7 +143,7 @@ def check_changes(fields: Iterable[str], identity: Identity | None) -> None:
 
 
 def allows(endpoint: str, identity: Identity) -> bool:
-    """Whether the token or session has the endpoint's permission."""
+    """Return whether the token or session has the endpoint's permission."""
     try:
         check(endpoint, {}, identity)
     except Forbidden:
@@ -152,7 +152,7 @@ def allows(endpoint: str, identity: Identity) -> bool:
 
 
 def may(endpoint: str, identity: Identity, project: Project) -> bool:
-    """Whether both the token or session and its user may call the endpoint for this project."""
+    """Return whether the token or session, and also its user, may call the endpoint for this project."""
     if not allows(endpoint, identity):
         return False
     if identity.project_id not in (None, project.id):
@@ -161,7 +161,7 @@ def may(endpoint: str, identity: Identity, project: Project) -> bool:
 
 
 def needs_writer(endpoint: str) -> bool:
-    """Whether only those who may write to a project may call the endpoint for it."""
+    """Return whether only users who may write to a project may call the endpoint for it."""
     return permission_of(endpoint).access.writes_to_project
 
 

@@ -117,9 +117,9 @@ def renew_cookie() -> None:
 
 
 def csrf_token() -> str:
-    """Return the token that pages of this browser send with each change.
+    """Return the CSRF token that pages in this browser send with each change.
 
-    A visitor gets one, too, so that no page of another server can sign them in.
+    A browser that is not signed in gets one, too. Otherwise a page of another server could sign it in.
     """
     if "csrf" not in session:
         session["csrf"] = secrets.token_hex(16)
@@ -140,7 +140,7 @@ def require_own_origin(is_change: bool | None = None) -> None:
 
 
 def require_csrf_token(sent: str, is_change: bool | None = None) -> None:
-    """Require the session's CSRF token `sent` for a change, because a browser sends its cookie for any page.
+    """Check that a change was `sent` with the session's CSRF token. A browser sends its cookie for any page.
 
     Raises ForeignOrigin as `require_own_origin` does, and WrongCsrfToken if only the token is wrong.
     """

@@ -22,7 +22,7 @@ def create_sign_in_link(user: User) -> str:
 
 
 def user_of_sign_in_link(token: str) -> User | None:
-    """Return the user whom the link would sign in, without using the link up; None if it is not valid."""
+    """Return the user of a valid link, without using the link up; None if it is unknown, used or expired."""
     link = SignInLink.get_or_none(SignInLink.digest == digest(token), SignInLink.expires_at > now())
     return link.user if link is not None and link.user.is_active else None
 
@@ -30,7 +30,7 @@ def user_of_sign_in_link(token: str) -> User | None:
 def use_sign_in_link(token: str) -> User | None:
     """Use the link up and return its user; None if it is unknown, used or expired.
 
-    Of several concurrent calls, one gets the user.
+    Of several concurrent calls, only one returns the user.
     """
     with write("sign-in"):
         link = SignInLink.get_or_none(SignInLink.digest == digest(token))

@@ -5,15 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 from polyjob.errors import PolyjobError
 
 MAX_FAILURES = 5
-"""Failures without a delay; the delay doubles with each further one."""
+"""Failures without a delay; each further one doubles the delay."""
 WINDOW_SECONDS = 300.0
 """Time for which a failure counts."""
-MAX_COUNTED = 10_000
+MAX_COUNTED_KEYS = 10_000
 """Keys that one limit counts at once. The one that failed least recently is forgotten first."""
+
+clock: Callable[[], float] = time.monotonic
+"""Returns seconds and never goes back. Tests replace it."""
 
 _lock = threading.Lock()
 
@@ -27,14 +31,14 @@ class Throttled(PolyjobError):
 
 
 class FailureLimit:
-    """Counts failures by key, in this process.
+    """Counts failures by key, in this process. A key stands for an account, an address or a username.
 
-    After `free` failures, each further one doubles the delay until the next attempt, up to `longest` seconds.
+    After `max_failures`, each further failure doubles the delay until the next attempt, up to `max_delay_seconds`.
     """
 
-    def __init__(self, free: int = MAX_FAILURES, longest: float = WINDOW_SECONDS) -> None:
-        self.free = free
-        self.longest = longest
+    def __init__(self, max_failures: int = MAX_FAILURES, max_delay_seconds: float = WINDOW_SECONDS) -> None:
+        self.max_failures = max_failures
+        self.max_delay_seconds = max_delay_seconds
         self._failures: dict[str, deque[float]] = {}
 
     def forget(self, key: str) -> None:
@@ -46,14 +50,14 @@ class FailureLimit:
         failures = self._failures.get(key)
         while failures and moment - failures[0] > WINDOW_SECONDS:
             failures.popleft()
-        if not failures or len(failures) < self.free:
+        if not failures or len(failures) < self.max_failures:
             return 0.0
-        delay = min(self.longest, 2.0 ** (len(failures) - self.free))
+        delay = min(self.max_delay_seconds, 2.0 ** (len(failures) - self.max_failures))
         return failures[-1] + delay - moment
 
     def _count(self, key: str, moment: float) -> None:
-        failures = self._failures.pop(key, None) or deque(maxlen=self.free + 20)
-        if len(self._failures) >= MAX_COUNTED:
+        failures = self._failures.pop(key, None) or deque(maxlen=self.max_failures + 20)
+        if len(self._failures) >= MAX_COUNTED_KEYS:
             del self._failures[next(iter(self._failures))]
         self._failures[key] = failures
         failures.append(moment)
@@ -65,12 +69,12 @@ class FailureLimit:
 
 
 class Attempt:
-    """An attempt. It counts as failed from its start, so that parallel attempts cannot pass a limit."""
+    """An attempt to sign in. It counts as failed from its start, so that parallel attempts cannot pass a limit."""
 
     def __init__(self, *counted: tuple[FailureLimit, str]) -> None:
         """Count the attempt in each limit, by its key. Raises Throttled, and counts nothing, if one refuses it."""
         self._counted = counted
-        self._moment = time.monotonic()
+        self._moment = clock()
         with _lock:
             delay = max(limit._delay(key, self._moment) for limit, key in counted)
             if delay <= 0:
@@ -90,4 +94,4 @@ class Attempt:
         self.cancel()
         with _lock:
             for limit, key in self._counted:
-                limit._count(key, time.monotonic())
+                limit._count(key, clock())

@@ -11,7 +11,7 @@ from polyjob.clock import now
 
 JOB_TOKEN_PREFIX = "job-"
 LOGIN_TOKEN_NAME = "login"
-"""The name of tokens that were created for a password."""
+"""The name of tokens that a login with a password creates."""
 
 
 def new_token() -> str:

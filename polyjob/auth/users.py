@@ -34,7 +34,7 @@ RESERVED_USERNAMES = frozenset({
     "users", "v1", "versions", "ws",
 })
 # fmt: on
-"""First segments of paths that cannot become usernames, because a route has them or may have them."""
+"""Names that cannot become usernames, because they are, or may become, the first segment of a route's path."""
 
 
 class WrongPassword(Invalid):
@@ -250,7 +250,7 @@ def find_token(token_id: int, user: User) -> Token:
 
 
 def revoke_token(token: Token) -> None:
-    """Delete the token, which is invalid when this returns. Idempotent."""
+    """Delete the token. It is invalid as soon as this returns. Idempotent."""
     with write("token"):
         if Token.delete().where(Token.id == token.id).execute():
             audit.record("revoke", token, user=token.user.username)

@@ -9,14 +9,14 @@ from typing import Any
 from flask import Blueprint, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
-from polyjob.api.request_context import me, settings, store
+from polyjob.api.request_context import find_job, find_project, me, settings, store
 from polyjob.api.routes import BUILD, JOB
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job
 from polyjob.logs.files import log_length
-from polyjob.pages.forms import Form, done, local_path, project_for, read_form
+from polyjob.pages.forms import Form, done, local_path, read_form
 from polyjob.pages.urls import build_url, job_url, project_url, run_url
 from polyjob.services import bookmarks, builds, cloning, jobs
 
@@ -30,15 +30,16 @@ class Action:
     name: str
     """The last part of its path."""
     operation: str
-    """The API operation that does the same. Its permissions apply."""
+    """The API operation with the same effect. Users who may not call it do not see the action."""
     label: str
     applies_to: Callable[[Any], bool]
-    """Whether the action makes sense in the run's current state."""
+    """Returns whether the action makes sense in the run's current state."""
     title: str = ""
     """The tooltip."""
     is_page: bool = False
-    """Whether it is a link to a page rather than a button."""
-    makes_job: bool = False
+    """True if it is a link to a page rather than a button."""
+    creates_job: bool = False
+    """True if its form has a submission id, so that submitting it twice creates one job."""
     kind: str = ""
     """The CSS class of the button."""
 
@@ -63,11 +64,11 @@ def _is_bookmarked(job: Job) -> bool:
 _JOB_ACTIONS = (
     Action("stop", "jobs.stop_job", "Stop", _can_stop, "End the job now", kind="danger"),
     Action("restart", "jobs.restart_job", "Restart", _is_not_archived,
-           "Run it again as a new job", makes_job=True),
+           "Run it again as a new job", creates_job=True),
     Action("resume", "jobs.resume_job", "Resume", _has_outputs,
-           "A new job that continues with this job's outputs", makes_job=True),
+           "A new job that continues with this job's outputs", creates_job=True),
     Action("copy", "jobs.copy_job", "Copy", _has_outputs,
-           "A new job that starts with a copy of this job's outputs", makes_job=True),
+           "A new job that starts with a copy of this job's outputs", creates_job=True),
     Action("clone", "jobs.restart_job", "Edit and run", lambda job: _is_not_archived(job) and job.config is not None,
            "Edit the config first", is_page=True),
     Action("bookmark", "jobs.bookmark_job", "Bookmark", lambda job: _is_not_archived(job) and not _is_bookmarked(job)),
@@ -96,7 +97,7 @@ class Button:
 
 @blp.app_template_global()
 def action_buttons(run: Run) -> list[Button]:
-    """Return the actions that the user may do and that make sense in the run's current state."""
+    """Return the actions that the user may take and that make sense in the run's current state."""
     identity = auth.current_identity()
     if identity is None or run.deleted_at is not None:
         return []
@@ -115,14 +116,10 @@ def _next_page(form: Form, default: str) -> str:
 # Jobs.
 
 
-def _job(operation: str, username: str, project_name: str, job_id: int) -> Job:
-    return jobs.find(project_for(operation, username, project_name), job_id)
-
-
 @blp.post(f"{JOB}/stop")
 @requires(Access.SUBMIT)
 def stop_job(username: str, project_name: str, job_id: int) -> AnyResponse:
-    job, form = _job("jobs.stop_job", username, project_name, job_id), read_form()
+    job, form = find_job(username, project_name, job_id), read_form()
     if job.status.is_done:
         message = f"Job {job.id} had already ended."
     else:
@@ -134,7 +131,7 @@ def stop_job(username: str, project_name: str, job_id: int) -> AnyResponse:
 @blp.post(f"{JOB}/bookmark")
 @requires(Access.BOOKMARK)
 def bookmark_job(username: str, project_name: str, job_id: int) -> AnyResponse:
-    job, form = _job("jobs.bookmark_job", username, project_name, job_id), read_form()
+    job, form = find_job(username, project_name, job_id), read_form()
     bookmarks.add(job, me())
     return done(_next_page(form, job_url(job)), f"Job {job.id} was bookmarked.")
 
@@ -142,7 +139,7 @@ def bookmark_job(username: str, project_name: str, job_id: int) -> AnyResponse:
 @blp.post(f"{JOB}/unbookmark")
 @requires(Access.BOOKMARK)
 def unbookmark_job(username: str, project_name: str, job_id: int) -> AnyResponse:
-    job, form = _job("jobs.unbookmark_job", username, project_name, job_id), read_form()
+    job, form = find_job(username, project_name, job_id), read_form()
     bookmarks.remove(job, me())
     return done(_next_page(form, job_url(job)), f"The bookmark of job {job.id} was removed.")
 
@@ -150,7 +147,7 @@ def unbookmark_job(username: str, project_name: str, job_id: int) -> AnyResponse
 @blp.post(f"{JOB}/archive")
 @requires(Access.SUBMIT)
 def archive_job(username: str, project_name: str, job_id: int) -> AnyResponse:
-    job, form = _job("jobs.archive_job", username, project_name, job_id), read_form()
+    job, form = find_job(username, project_name, job_id), read_form()
     jobs.archive(job, me(), settings())
     message = f"Job {job.id} was archived{'' if job.status.is_done else ', and its stop requested'}."
     return done(_next_page(form, project_url(job.project)), message, undo=f"{job_url(job)}/restore")
@@ -159,7 +156,7 @@ def archive_job(username: str, project_name: str, job_id: int) -> AnyResponse:
 @blp.post(f"{JOB}/restore")
 @requires(Access.SUBMIT)
 def restore_job(username: str, project_name: str, job_id: int) -> AnyResponse:
-    project, form = project_for("jobs.restore_job", username, project_name), read_form()
+    project, form = find_project(username, project_name), read_form()
     jobs.restore(project, job_id)
     return done(_next_page(form, f"{project_url(project)}/jobs/{job_id}"), f"Job {job_id} was restored.")
 
@@ -167,7 +164,7 @@ def restore_job(username: str, project_name: str, job_id: int) -> AnyResponse:
 @blp.get(f"{JOB}/delete")
 @requires(Access.MANAGE)
 def ask_delete_job(username: str, project_name: str, job_id: int) -> str:
-    job = _job("jobs.delete_job", username, project_name, job_id)
+    job = find_job(username, project_name, job_id)
     return render_template(
         "delete_job.html",
         job=job,
@@ -182,7 +179,7 @@ def ask_delete_job(username: str, project_name: str, job_id: int) -> str:
 @blp.post(f"{JOB}/delete")
 @requires(Access.MANAGE)
 def delete_job(username: str, project_name: str, job_id: int) -> AnyResponse:
-    job, form = _job("jobs.delete_job", username, project_name, job_id), read_form()
+    job, form = find_job(username, project_name, job_id), read_form()
     jobs.delete(job, me(), settings())
     return done(_next_page(form, project_url(job.project)), f"Job {job.id} was deleted.")
 
@@ -190,8 +187,8 @@ def delete_job(username: str, project_name: str, job_id: int) -> AnyResponse:
 # Builds.
 
 
-def _build(operation: str, username: str, project_name: str, build_id: int) -> Build:
-    project = project_for(operation, username, project_name)
+def _find_build(username: str, project_name: str, build_id: int) -> Build:
+    project = find_project(username, project_name)
     build = builds.find(project, build_id)
     build.project = project
     return build
@@ -200,7 +197,7 @@ def _build(operation: str, username: str, project_name: str, build_id: int) -> B
 @blp.post(f"{BUILD}/stop")
 @requires(Access.SUBMIT)
 def stop_build(username: str, project_name: str, build_id: int) -> AnyResponse:
-    build, form = _build("builds.stop_build", username, project_name, build_id), read_form()
+    build, form = _find_build(username, project_name, build_id), read_form()
     builds.request_stop(build, settings())
     message = f"Build {build.id} had already ended." if build.status.is_done else f"Stop of build {build.id} requested."
     return done(_next_page(form, project_url(build.project)), message)
@@ -209,7 +206,7 @@ def stop_build(username: str, project_name: str, build_id: int) -> AnyResponse:
 @blp.post(f"{BUILD}/invalidate")
 @requires(Access.SUBMIT)
 def invalidate_build(username: str, project_name: str, build_id: int) -> AnyResponse:
-    build, form = _build("builds.invalidate_build", username, project_name, build_id), read_form()
+    build, form = _find_build(username, project_name, build_id), read_form()
     builds.invalidate(build)
     return done(_next_page(form, project_url(build.project)), f"New jobs will not use build {build.id}.")
 
@@ -217,7 +214,7 @@ def invalidate_build(username: str, project_name: str, build_id: int) -> AnyResp
 @blp.get(f"{BUILD}/delete")
 @requires(Access.MANAGE)
 def ask_delete_build(username: str, project_name: str, build_id: int) -> str:
-    build = _build("builds.delete_build", username, project_name, build_id)
+    build = _find_build(username, project_name, build_id)
     return render_template(
         "confirm.html",
         title=f"Delete build {build.id}?",
@@ -235,6 +232,6 @@ def ask_delete_build(username: str, project_name: str, build_id: int) -> str:
 @requires(Access.MANAGE)
 def delete_build(username: str, project_name: str, build_id: int) -> AnyResponse:
     """Raises Conflict if a job needs the build."""
-    build, form = _build("builds.delete_build", username, project_name, build_id), read_form()
+    build, form = _find_build(username, project_name, build_id), read_form()
     builds.delete(build, settings())
     return done(_next_page(form, project_url(build.project)), f"Build {build.id} was deleted.")

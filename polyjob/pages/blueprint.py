@@ -61,11 +61,11 @@ for _helper in (build_url, job_url, project_url, elapsed, status_icon, sessions.
 
 @blp.app_context_processor
 def _user_variables() -> dict[str, Any]:
-    user, may_see_status = None, False
+    identity = None
     with contextlib.suppress(PeeweeException):  # the page that reports a broken database needs no user
-        user = auth.current_user()
-        may_see_status = user is not None and may_view_status()
-    return {"user": user, "may_view_status": may_see_status}
+        identity = auth.current_identity()
+    may_view_status = identity is not None and permissions.allows("pages.server_status", identity)
+    return {"user": identity.user if identity else None, "may_view_status": may_view_status}
 
 
 @blp.after_request
@@ -78,14 +78,6 @@ def secure(response: AnyResponse) -> AnyResponse:
     if request.endpoint != "pages.static":
         response.headers["Cache-Control"] = "private, no-store"
     return response
-
-
-def may_view_status() -> bool:
-    """Return whether the user may see the server's status; with a token, only if it permits that in the API.
-
-    Raises Unauthenticated.
-    """
-    return permissions.allows("cluster.get_cluster", forms.require_identity())
 
 
 def render_with_etag(template: str, *state: object, context: Callable[[], Mapping[str, Any]]) -> AnyResponse:

@@ -6,7 +6,7 @@ from flask import Blueprint, make_response, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob.api.problems import status_of
-from polyjob.api.request_context import me, settings, store
+from polyjob.api.request_context import find_job, find_project, me, settings, store
 from polyjob.api.routes import JOB
 from polyjob.api.schemas.job_bodies import read_job_create
 from polyjob.auth.permissions import Access, requires
@@ -20,7 +20,6 @@ from polyjob.pages.forms import (
     done,
     group_by_field,
     new_submission_id,
-    project_for,
     read_form,
 )
 from polyjob.pages.urls import job_url, project_url
@@ -40,9 +39,9 @@ blp = Blueprint("cloning", __name__)
 @requires(Access.SUBMIT)
 def clone_job(username: str, project_name: str, job_id: int, strategy: str) -> AnyResponse:
     """Run the job again with its config unchanged."""
-    original, form = _find_original(strategy, username, project_name, job_id), read_form()
+    original, form = find_job(username, project_name, job_id), read_form()
     clone_id = create_idempotently(
-        form, original.project, lambda request: cloning.clone(original, me(), strategy, {}, settings(), request)
+        form, original.project, lambda idempotent: cloning.clone(original, me(), strategy, {}, settings(), idempotent)
     )
     return _go_to_clone(original, clone_id, strategy)
 
@@ -50,7 +49,7 @@ def clone_job(username: str, project_name: str, job_id: int, strategy: str) -> A
 @blp.get(f"{JOB}/clone")
 @requires(Access.SUBMIT)
 def edit_job(username: str, project_name: str, job_id: int) -> AnyResponse:
-    original = _find_original("restart", username, project_name, job_id)
+    original = find_job(username, project_name, job_id)
     fields = {"config": config_text(original), "strategy": _parse_strategy(request.args.get("strategy"))}
     return _page(original, Form(fields))
 
@@ -58,10 +57,10 @@ def edit_job(username: str, project_name: str, job_id: int) -> AnyResponse:
 @blp.post(f"{JOB}/clone")
 @requires(Access.SUBMIT)
 def clone_edited(username: str, project_name: str, job_id: int) -> AnyResponse:
-    project_for("jobs.restart_job", username, project_name)  # before the body of a forbidden request is read
+    project = find_project(username, project_name)  # before the body, which is not read if this refuses the request
     form = read_form(keep_stale=True)
     strategy = _parse_strategy(form.text("strategy"))
-    original = _find_original(strategy, username, project_name, job_id)
+    original = jobs.find(project, job_id)
     if form.is_stale:
         return _page(original, form, {"": [STALE_FORM]}, 403)
     try:
@@ -69,7 +68,7 @@ def clone_edited(username: str, project_name: str, job_id: int) -> AnyResponse:
         clone_id = create_idempotently(
             form,
             original.project,
-            lambda request: cloning.clone(original, me(), strategy, changes, settings(), request),
+            lambda idempotent: cloning.clone(original, me(), strategy, changes, settings(), idempotent),
         )
     except (Invalid, Conflict) as error:
         return _page(original, form, _errors(error), status_of(error))
@@ -79,10 +78,6 @@ def clone_edited(username: str, project_name: str, job_id: int) -> AnyResponse:
 def config_text(job: Job) -> str:
     """Return the text that was submitted, or else the stored config as text."""
     return job.content if job.content is not None else to_yaml(job.config)
-
-
-def _find_original(strategy: str, username: str, project_name: str, job_id: int) -> Job:
-    return jobs.find(project_for(f"jobs.{strategy}_job", username, project_name), job_id)
 
 
 def _parse_strategy(strategy: str | None) -> str:

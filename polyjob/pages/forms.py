@@ -15,12 +15,13 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob.auth import identity as auth
-from polyjob.auth import permissions, sessions
+from polyjob.auth import sessions
 from polyjob.auth.sessions import CSRF_FIELD, WrongCsrfToken
 from polyjob.db.models import Job, Project
 from polyjob.errors import Problem
 from polyjob.services.idempotency import IdempotentRequest, ReplayedResponse
 
+NOT_SIGNED_IN = "You are not signed in."
 STALE_FORM = "This page was out of date, so nothing was changed. Check your entries below, and submit them again."
 SUBMISSION_FIELD = "submission_id"
 """The hidden field that identifies a form. A form that is submitted twice has the same value both times."""
@@ -34,7 +35,7 @@ class Form:
 
     fields: Mapping[str, str] = field(default_factory=dict)
     is_stale: bool = False
-    """Whether the CSRF token is missing or old. Such a form must be shown again and change nothing."""
+    """True if the CSRF token is missing or old. Such a form must change nothing; show it again."""
 
     def text(self, name: str) -> str:
         """Return a field with `\\n` line ends, which browsers send as `\\r\\n`; empty if there is no such field."""
@@ -46,25 +47,25 @@ class Form:
 
 
 def require_identity() -> auth.Identity:
-    """Return the identity of the signed-in user. Raises Unauthenticated, which becomes the sign-in page."""
+    """Return the identity of the signed-in user. Raises Unauthenticated, which is answered with the sign-in page."""
     identity = auth.current_identity()
     if identity is None:
-        raise auth.Unauthenticated("Not signed in.")
+        raise auth.Unauthenticated(NOT_SIGNED_IN)
     return identity
 
 
 def read_form(*, keep_stale: bool = False) -> Form:
     """Return the submitted form.
 
-    Raises Foreign if another site's page sent it, and Stale if its CSRF token is wrong. With `keep_stale`, a stale
-    form is returned instead, so that it can be shown again.
+    Raises ForeignOrigin if a page of another site sent it, and WrongCsrfToken if its CSRF token is missing or old. With
+    `keep_stale`, returns a form with an old token, so that the page can show it again.
     """
     sessions.require_own_origin()
     return check_form(request.form, keep_stale=keep_stale)
 
 
 def check_form(fields: MultiDict[str, str], *, keep_stale: bool = False) -> Form:
-    """Check the CSRF token of fields that were read already; see `read_form`."""
+    """Return the form with these fields, after the same checks and errors as `read_form` except for the origin."""
     form = Form(fields.to_dict())
     try:
         sessions.require_csrf_token(form.fields.get(CSRF_FIELD, ""))
@@ -73,14 +74,6 @@ def check_form(fields: MultiDict[str, str], *, keep_stale: bool = False) -> Form
             raise
         form.is_stale = True
     return form
-
-
-def project_for(operation: str, username: str, project_name: str, *, archived: bool = False) -> Project:
-    """Return the project if the user may do this API operation in it. Raises the same errors as the API."""
-    identity = require_identity()
-    permissions.check(operation, request.view_args or {}, identity)
-    to_write = permissions.needs_writer(operation)
-    return auth.find_project(identity.user, username, project_name, to_write=to_write, archived=archived)
 
 
 # Repeated submissions.
@@ -93,23 +86,23 @@ def new_submission_id() -> str:
 def create_idempotently(
     form: Form,
     project: Project,
-    make: Callable[[IdempotentRequest | None], Job],
+    create: Callable[[IdempotentRequest | None], Job],
     upload_digest: str | None = None,
 ) -> int:
-    """Make a job, or find the job that an earlier submission of the same form made. Return its id.
+    """Create a job, or find the job that an earlier submission of the same form created. Return its id.
 
     `upload_digest` identifies the files of the form.
     """
     submission_id = form.text(SUBMISSION_FIELD)
     if not _SUBMISSION_ID.match(submission_id):
-        return int(make(None).id)
+        return int(create(None).id)
     fields = sorted((name, text) for name, text in form.fields.items() if name != CSRF_FIELD)
     digest = hashlib.sha256(json.dumps([request.path, fields, upload_digest]).encode()).hexdigest()
     key = f"form {submission_id} {digest[:32]}"
     idempotent = IdempotentRequest(require_identity().user, project, key, digest, lambda job: str(job.id))
     try:
         idempotent.check()
-        return int(make(idempotent).id)
+        return int(create(idempotent).id)
     except ReplayedResponse as replayed:
         return int(replayed.body)
 

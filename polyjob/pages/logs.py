@@ -13,7 +13,7 @@ from pathlib import Path
 from flask import Response, current_app, render_template, request, url_for
 from markupsafe import Markup
 
-from polyjob.api.request_context import find_project, me, store
+from polyjob.api.request_context import find_build, find_job, me, store
 from polyjob.api.run_events import follow_run
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job
@@ -25,7 +25,7 @@ from polyjob.logs.watcher import CHUNK_BYTES
 from polyjob.pages.explanations import explain_status
 from polyjob.pages.log_html import LogRows
 from polyjob.pages.urls import run_url
-from polyjob.services import builds, jobs
+from polyjob.services import jobs
 
 MAX_PLAIN_BYTES = 1 << 20
 """Without JavaScript, the page of a longer log shows only its last part."""
@@ -61,13 +61,13 @@ def log_view(run: Job | Build, *, is_page: bool = False) -> LogView:
 
 @requires(Access.READ)
 def job_log(username: str, project_name: str, job_id: int) -> str | Response:
-    job = jobs.find(find_project(username, project_name), job_id)
+    job = find_job(username, project_name, job_id)
     return _respond(job, store().job_log(job.uuid))
 
 
 @requires(Access.READ)
 def build_log(username: str, project_name: str, build_id: int) -> str | Response:
-    build = builds.find(find_project(username, project_name), build_id)
+    build = find_build(username, project_name, build_id)
     return _respond(build, store().build_log(build.uuid))
 
 

@@ -11,18 +11,17 @@ from werkzeug.wrappers import Response as AnyResponse
 from polyjob.api.downloads import attach
 from polyjob.api.outputs import readable
 from polyjob.api.paging import root
-from polyjob.api.request_context import me
+from polyjob.api.request_context import find_build, find_job, find_project, me
 from polyjob.api.routes import BUILD, BUILDS, JOB, PROJECT
-from polyjob.auth import identity
-from polyjob.auth.permissions import NOT_ALLOWED, Access, requires
+from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Job, Project, User
-from polyjob.errors import Conflict, Forbidden, NotFound
+from polyjob.errors import Conflict, NotFound
 from polyjob.pages import builds as build_pages
 from polyjob.pages import lists, logs, outputs, projects, reference, status
-from polyjob.pages.blueprint import blp, may_view_status, render_with_etag
+from polyjob.pages.blueprint import blp, render_with_etag
 from polyjob.pages.job_page import job_context
 from polyjob.pages.urls import job_url
-from polyjob.services import builds, jobs
+from polyjob.services import jobs
 from polyjob.storage.output_names import unescape_name
 from polyjob.storage.outputs import PathNotFound
 
@@ -42,8 +41,7 @@ def all_jobs() -> AnyResponse:
 @blp.get(PROJECT, strict_slashes=False)
 @requires(Access.READ)
 def project_jobs(username: str, project_name: str) -> AnyResponse:
-    user = me()
-    return _job_list(user, identity.find_project(user, username, project_name))
+    return _job_list(me(), find_project(username, project_name))
 
 
 @blp.get("/projects", strict_slashes=False)
@@ -89,7 +87,7 @@ def _first_project(user: User) -> str:
 @requires(Access.READ)
 def one_job(username: str, project_name: str, job_id: int) -> AnyResponse:
     user = me()
-    project = identity.find_project(user, username, project_name)
+    project = find_project(username, project_name)
     state = jobs.visible_state(project, job_id)
     job = jobs.find(project, job_id)
     return render_with_etag("job.html", *state, *_live_outputs(job), context=lambda: job_context(job, user))
@@ -105,7 +103,7 @@ def _live_outputs(job: Job) -> tuple[object, ...]:
 @requires(Access.READ)
 def job_outputs(username: str, project_name: str, job_id: int, path: str) -> AnyResponse:
     """Show a folder of the outputs, or a preview of a file."""
-    job = _find_job(username, project_name, job_id)
+    job = find_job(username, project_name, job_id)
     context: dict[str, Any] = {"job": job, "path": path.strip("/"), "tree": None, "preview": None}
     try:
         job_files = readable(job)
@@ -123,7 +121,7 @@ def job_outputs(username: str, project_name: str, job_id: int, path: str) -> Any
 @requires(Access.READ)
 def picture(username: str, project_name: str, job_id: int, path: str) -> AnyResponse:
     """Serve an image of a job's outputs. Other files can only be downloaded through the API."""
-    job = _find_job(username, project_name, job_id)
+    job = find_job(username, project_name, job_id)
     media_type = outputs.IMAGES.get(outputs.file_extension(path))
     if media_type is None:
         raise NotFound("Not found.")
@@ -136,10 +134,6 @@ def picture(username: str, project_name: str, job_id: int, path: str) -> AnyResp
     return response
 
 
-def _find_job(username: str, project_name: str, job_id: int) -> Job:
-    return jobs.find(identity.find_project(me(), username, project_name), job_id)
-
-
 blp.add_url_rule(f"{JOB}/log", view_func=logs.job_log, strict_slashes=False)
 
 
@@ -149,7 +143,7 @@ blp.add_url_rule(f"{JOB}/log", view_func=logs.job_log, strict_slashes=False)
 @blp.get(BUILDS, strict_slashes=False)
 @requires(Access.READ)
 def project_builds(username: str, project_name: str) -> AnyResponse:
-    project = identity.find_project(me(), username, project_name)
+    project = find_project(username, project_name)
     return render_with_etag(
         "builds.html",
         project.builds_version,
@@ -160,7 +154,7 @@ def project_builds(username: str, project_name: str) -> AnyResponse:
 @blp.get(BUILD, strict_slashes=False)
 @requires(Access.READ)
 def one_build(username: str, project_name: str, build_id: int) -> AnyResponse:
-    build = builds.find(identity.find_project(me(), username, project_name), build_id)
+    build = find_build(username, project_name, build_id)
     return render_with_etag("build.html", *build_pages.state(build), context=lambda: build_pages.build_context(build))
 
 
@@ -173,8 +167,6 @@ blp.add_url_rule(f"{BUILD}/log", view_func=logs.build_log, strict_slashes=False)
 @blp.get("/status", strict_slashes=False)
 @requires(Access.ADMINISTRATOR)
 def server_status() -> AnyResponse:
-    if not may_view_status():
-        raise Forbidden(NOT_ALLOWED)
     requested = request.args.get("hours", "")
     hours = int(requested) if requested in map(str, status.CHART_HOURS) else status.DEFAULT_CHART_HOURS
     context = status.status_context(current_app.config["SETTINGS"], hours)

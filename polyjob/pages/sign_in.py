@@ -63,9 +63,9 @@ def sign_out() -> AnyResponse:
     return done(url_for("pages.sessions.sign_in_form"), "You are signed out.")
 
 
-@blp.get("/sign-in/<key>", strict_slashes=False)
+@blp.get("/sign-in/<token>", strict_slashes=False)
 @requires(Access.OPEN)
-def follow_link(key: str) -> AnyResponse:
+def follow_link(token: str) -> AnyResponse:
     """Sign in by a one-time link.
 
     HEAD requests and browsers that prefetch the link do not use it up. If another site led here, or another user is
@@ -75,10 +75,10 @@ def follow_link(key: str) -> AnyResponse:
         return Response()
     if "prefetch" in request.headers.get("Sec-Purpose", ""):
         raise Unavailable("Sign-in links cannot be prefetched.")
-    user, signed_in_user = sign_in_links.user_of_sign_in_link(key), identity.current_user()
+    user, signed_in_user = sign_in_links.user_of_sign_in_link(token), identity.current_user()
     from_other_site = request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
     if user is None or not (from_other_site or signed_in_user not in (None, user)):
-        return _use_link(key)
+        return _use_link(token)
     page = render_template(
         "confirm.html",
         title=f"Sign in as {user.username}?",
@@ -91,11 +91,11 @@ def follow_link(key: str) -> AnyResponse:
     return make_response(page)
 
 
-@blp.post("/sign-in/<key>", strict_slashes=False)
+@blp.post("/sign-in/<token>", strict_slashes=False)
 @requires(Access.OPEN)
-def confirm_link(key: str) -> AnyResponse:
+def confirm_link(token: str) -> AnyResponse:
     read_form()
-    return _use_link(key)
+    return _use_link(token)
 
 
 def sign_in_required() -> Response:
@@ -106,8 +106,8 @@ def sign_in_required() -> Response:
     return response
 
 
-def _use_link(key: str) -> AnyResponse:
-    user = sign_in_links.use_sign_in_link(key)
+def _use_link(token: str) -> AnyResponse:
+    user = sign_in_links.use_sign_in_link(token)
     if user is None:
         page = render_template("message.html", title="Invalid sign-in link", text=INVALID_LINK)
         return make_response(page, 410)

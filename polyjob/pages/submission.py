@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob.api.paging import root
 from polyjob.api.problems import status_of
-from polyjob.api.request_context import config_errors_at, me, settings
+from polyjob.api.request_context import config_errors_at, find_project, me, settings
 from polyjob.api.routes import PROJECT
 from polyjob.api.schemas.projects import ProjectBody
 from polyjob.auth import identity as auth
@@ -29,9 +29,7 @@ from polyjob.pages.forms import (
     done,
     group_by_field,
     new_submission_id,
-    project_for,
     read_form,
-    require_identity,
 )
 from polyjob.pages.job_commands import curl_commands, run_command
 from polyjob.pages.job_form import LABELS, errors_of, read_job
@@ -62,7 +60,6 @@ def may_create_projects() -> bool:
 @requires(Access.READ)
 def choose_project() -> AnyResponse:
     """Show the user's projects. With only one, go to its form; with none, go to the form for a new project."""
-    require_identity()
     own_projects = [project for project in _own_projects() if may_submit(project)]
     if not own_projects:
         return redirect(url_for("pages.submitting.new_project"), 303)
@@ -78,13 +75,13 @@ def _own_projects() -> list[Project]:
 @blp.get(f"{PROJECT}/submit")
 @requires(Access.SUBMIT)
 def submit_form(username: str, project_name: str) -> AnyResponse:
-    return _page(project_for("jobs.create_job", username, project_name), Form())
+    return _page(find_project(username, project_name), Form())
 
 
 @blp.post(f"{PROJECT}/submit")
 @requires(Access.SUBMIT)
 def submit(username: str, project_name: str) -> AnyResponse:
-    project = project_for("jobs.create_job", username, project_name)
+    project = find_project(username, project_name)
     with _receive_form() as received:
         form = check_form(received.fields, keep_stale=True)
         has_upload = received.has_files
@@ -112,7 +109,7 @@ def submit(username: str, project_name: str) -> AnyResponse:
 @requires(Access.SUBMIT)
 def show_commands(username: str, project_name: str) -> AnyResponse:
     """Return the equivalent commands as JSON: `run` and `curl`, or `errors` by field. The form's script calls this."""
-    project = project_for("jobs.create_job", username, project_name)
+    project = find_project(username, project_name)
     form = read_form()
     try:
         body, _ = read_job(form)
@@ -124,7 +121,7 @@ def show_commands(username: str, project_name: str) -> AnyResponse:
 
 @contextmanager
 def _receive_form() -> Iterator[Received]:
-    """Receive the form and its files. Raises Foreign, before reading anything, if another site's page sent it."""
+    """Receive the form and its files. Raises ForeignOrigin, before reading anything, if another site's page sent it."""
     sessions.require_own_origin()
     current = settings()
     request.max_content_length = current.upload_limit + FORM_OVERHEAD_BYTES
@@ -137,14 +134,15 @@ def _create_job(project: Project, form: Form, attributes: dict[str, Any], receiv
     upload_digest = None
     if received.archive is not None:
         config = attributes.get("config") or {}
-        specs.check_runner_support(
-            config, settings().runner, len(settings().gpus)
-        )  # before an upload is stored for an invalid job
-        permissions.check("projects.upload_code", request.view_args or {}, require_identity())
+        # Check first: no upload is stored for a job that the runner cannot run.
+        specs.check_runner_support(config, settings().runner, len(settings().gpus))
         project.code = projects.store_upload(project, me(), received.archive, settings())
         upload_digest = project.code.digest
     return create_idempotently(
-        form, project, lambda request: submission.create(project, me(), attributes, settings(), request), upload_digest
+        form,
+        project,
+        lambda idempotent: submission.create(project, me(), attributes, settings(), idempotent),
+        upload_digest,
     )
 
 
@@ -181,14 +179,12 @@ def _page(
 @blp.get("/new-project")
 @requires(Access.ACCOUNT)
 def new_project() -> AnyResponse:
-    permissions.check("projects.create_project", {}, require_identity())
     return _project_page(Form())
 
 
 @blp.post("/new-project")
 @requires(Access.ACCOUNT)
 def make_project() -> AnyResponse:
-    permissions.check("projects.create_project", {}, require_identity())
     form = read_form(keep_stale=True)
     if form.is_stale:
         return _project_page(form, {"": [STALE_FORM]}, 403)

@@ -50,7 +50,8 @@ BODIES = {
 
 def operations(app):
     """Yield (endpoint, method, path) of every operation of the API, with the ids of existing objects."""
-    ids = {"username": "ana", "project_name": "demo", "job_id": 1, "build_id": 1, "number": 1, "uuid": "0"}
+    ids = {"job_id": 1, "build_id": 1, "token_id": 1, "number": 1, "uuid": "0"}
+    ids |= {"username": "ana", "project_name": "demo"}
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith("/api/v1/") or rule.endpoint.startswith("health."):
             path = re.sub(r"<(?:int:)?(\w+)>", lambda match: str(ids[match[1]]), rule.rule)

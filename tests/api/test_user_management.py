@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from polyjob.auth import users
+from polyjob.auth import login, users
 from polyjob.auth.sign_in_links import create_sign_in_link
+from polyjob.auth.throttle import FailureLimit
 from polyjob.auth.tokens import LOGIN_TOKEN_NAME
 from polyjob.clock import now
 from polyjob.db.database import write
@@ -163,11 +164,8 @@ class TestPasswords:
         assert Token.select().count() == users.MAX_LOGIN_TOKENS + 1
         assert Token.get_or_none(Token.id == 1) is None
 
-    def test_wrong_old_passwords_are_throttled(self, client, monkeypatch):
-        from polyjob.auth import login as views
-        from polyjob.auth.throttle import FailureLimit
-
-        monkeypatch.setattr(views, "_by_account", FailureLimit(2))
+    def test_wrong_old_passwords_are_throttled(self, client, login_limits, monkeypatch):
+        monkeypatch.setattr(login, "_by_account", FailureLimit(2))
         client.post(f"{USERS}/password", {"password": PASSWORD})
         tries = [client.post(f"{USERS}/password", {"password": PASSWORD, "old_password": "x"}) for _ in range(3)]
         assert [answer.status_code for answer in tries] == [400, 400, 429]

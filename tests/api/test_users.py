@@ -9,7 +9,6 @@ import pytest
 
 from polyjob.auth import login as logins
 from polyjob.auth import passwords, users
-from polyjob.auth.throttle import FailureLimit
 from polyjob.clock import now
 from polyjob.db.database import database, write
 from polyjob.db.models import Token
@@ -19,13 +18,7 @@ from .conftest import Client, pointers
 LOGIN = "/api/v1/users/token/"
 
 
-@pytest.fixture(autouse=True)
-def fresh_limits(monkeypatch):
-    monkeypatch.setattr(logins, "_by_account", FailureLimit())
-    monkeypatch.setattr(logins, "_by_address", FailureLimit(logins.MAX_FAILURES_OF_ADDRESS))
-    monkeypatch.setattr(
-        logins, "_by_name", FailureLimit(logins.MAX_FAILURES_OF_NAME, logins.LONGEST_NAME_DELAY_SECONDS)
-    )
+pytestmark = pytest.mark.usefixtures("login_limits")
 
 
 @pytest.fixture
@@ -188,7 +181,7 @@ def test_strangers_cannot_block_known_addresses(nobody, eva, fast_hashes, monkey
     assert nobody.post(LOGIN, right, **known).status_code == 200
     stranger = nobody.post(LOGIN, right, **from_address("192.0.2.201"))
     assert stranger.status_code == 429
-    assert int(stranger.headers["Retry-After"]) <= logins.LONGEST_NAME_DELAY_SECONDS + 1
+    assert int(stranger.headers["Retry-After"]) <= logins.MAX_NAME_DELAY_SECONDS + 1
 
 
 def test_correct_password_is_not_counted(nobody, eva, fast_hashes):

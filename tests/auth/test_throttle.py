@@ -9,23 +9,23 @@ from polyjob.auth.throttle import Attempt, FailureLimit, Throttled
 
 def test_delay_doubles_with_each_failure(monkeypatch):
     clock = [1000.0]
-    monkeypatch.setattr("polyjob.auth.throttle.time.monotonic", lambda: clock[0])
-    limit = FailureLimit(free=2)
-    waits = []
+    monkeypatch.setattr("polyjob.auth.throttle.clock", lambda: clock[0])
+    limit = FailureLimit(max_failures=2)
+    delays = []
     for _ in range(6):
         try:
             Attempt((limit, "a"))
         except Throttled as error:
-            waits.append(error.retry_after)
+            delays.append(error.retry_after)
             clock[0] += error.retry_after
             Attempt((limit, "a"))
-    assert waits == [2, 3, 5, 9]
+    assert delays == [2, 3, 5, 9]
 
 
 def test_delay_has_a_maximum(monkeypatch):
     clock = [1000.0]
-    monkeypatch.setattr("polyjob.auth.throttle.time.monotonic", lambda: clock[0])
-    limit = FailureLimit(free=1, longest=4)
+    monkeypatch.setattr("polyjob.auth.throttle.clock", lambda: clock[0])
+    limit = FailureLimit(max_failures=1, max_delay_seconds=4)
     for _ in range(10):
         Attempt((limit, "a"))
         clock[0] += 4
@@ -33,8 +33,8 @@ def test_delay_has_a_maximum(monkeypatch):
 
 def test_keys_are_counted_separately_and_reset(monkeypatch):
     clock = [1000.0]
-    monkeypatch.setattr("polyjob.auth.throttle.time.monotonic", lambda: clock[0])
-    limit = FailureLimit(free=1)
+    monkeypatch.setattr("polyjob.auth.throttle.clock", lambda: clock[0])
+    limit = FailureLimit(max_failures=1)
     Attempt((limit, "a"), (limit, "b"))
     Attempt((limit, "c")).cancel()
     with pytest.raises(Throttled):
@@ -46,7 +46,7 @@ def test_keys_are_counted_separately_and_reset(monkeypatch):
 
 
 def test_number_of_keys_is_bounded(monkeypatch):
-    monkeypatch.setattr("polyjob.auth.throttle.MAX_COUNTED", 3)
+    monkeypatch.setattr("polyjob.auth.throttle.MAX_COUNTED_KEYS", 3)
     limit = FailureLimit()
     for number in range(10):
         Attempt((limit, str(number)))

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from polyjob.auth import login, users
+from polyjob.auth import users
 from polyjob.auth.sign_in_links import create_sign_in_link
-from polyjob.auth.throttle import FailureLimit
 from polyjob.db.database import write
 from polyjob.db.models import Job, Project, User
 from polyjob.services.transitions import transition
@@ -164,10 +163,8 @@ def bob(app: Flask, project: Project) -> Browser:
 
 
 @pytest.fixture
-def eva(project: Project, monkeypatch: pytest.MonkeyPatch) -> User:
-    """A user with a password. No failed logins are recorded yet."""
-    monkeypatch.setattr(login, "_by_account", FailureLimit())
-    monkeypatch.setattr(login, "_by_address", FailureLimit(login.MAX_FAILURES_OF_ADDRESS))
+def eva(project: Project, login_limits: None) -> User:
+    """A user with a password."""
     return users.create("eva", PASSWORD)
 
 

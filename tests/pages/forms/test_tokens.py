@@ -8,9 +8,8 @@ import re
 import pytest
 
 from polyjob.auth import identity as auth
-from polyjob.auth import login, passwords, users
+from polyjob.auth import passwords, users
 from polyjob.auth.scopes import Scope
-from polyjob.auth.throttle import FailureLimit
 from polyjob.clock import now
 from polyjob.db.models import Audit, Token, User
 
@@ -109,12 +108,8 @@ def test_expiring_token_cannot_set_a_password(visitor: Browser, user: User) -> N
     assert User.get_by_id(user.id).password_hash is None
 
 
+@pytest.mark.usefixtures("login_limits")
 class TestPassword:
-    @pytest.fixture(autouse=True)
-    def _nobody_has_failed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(login, "_by_account", FailureLimit())
-        monkeypatch.setattr(login, "_by_address", FailureLimit(50))
-
     def test_password_is_set_and_changed(self, ana: Browser, user: User, visitor: Browser) -> None:
         visitor.sign_in(user)
         ana.fill("/password", password=PASSWORD, again=PASSWORD)
