@@ -19,7 +19,7 @@ def abandon(jobs: tuple[int, ...], is_all: bool, data_dir: Path | None) -> None:
     """End JOBS (numbers) whose backend is lost for good. They fail with reason `lost`, and keep the log so far.
 
     Without JOBS, list the jobs that wait for a backend that does not answer. polyjob never abandons a job by itself,
-    because the job may still be running. If the backend comes back later, polyjob removes what it has of these jobs.
+    because the job may still be running. If the backend comes back later, polyjob removes these jobs from it.
     """
     from polyjob.services.abandon import abandon_jobs, stalled_jobs, stalled_reason
 

@@ -68,7 +68,7 @@ def revoke(token_id: int) -> None:
 
 @token.command()
 def link() -> None:
-    """Print a link that signs a browser in as the first user, once, within an hour.
+    """Print a link that signs a browser in as the first user. It works once, within an hour.
 
     The link is created in the data folder, so only an account that can write there can create one.
     """

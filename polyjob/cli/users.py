@@ -46,7 +46,7 @@ def ls(is_json: bool) -> None:
 @click.option("--admin", is_flag=True, help="Create an administrator.")
 @click.option("--password/--no-password", "with_password", default=True, help="Ask for a password.")
 def create(username: str, email: str | None, admin: bool, with_password: bool) -> None:
-    """Create a user; for administrators. The password is asked for, or read from a pipe."""
+    """Create a user; for administrators. The command asks for the password, or reads it from a pipe."""
     password = _read_new_password() if with_password else None
     with exit_on_error():
         body = {"username": username, "email": email, "is_admin": admin, "password": password}
