@@ -7,6 +7,7 @@ this module asks for each feature, or judges a call by its effect, instead of as
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import resource
 import socket
@@ -93,6 +94,14 @@ class EngineInfo:
     def owns(self, handle: Mapping[str, Any]) -> bool:
         """Return whether a job's handle was made on this Engine."""
         return handle["engine"] in (self.identities if handle["v"] > 1 else {self.own_id})
+
+    def handle(self, uuid: str, container: str, note: str = "") -> str:
+        """Return the handle of a job's container. The container is empty for a start that was prevented.
+
+        `note` is what the user should know about the running job.
+        """
+        fields = {"v": 2, "uuid": uuid, "id": container, "engine": self.identity, "boot": self.boot}
+        return json.dumps(fields | ({"note": note} if note else {}))
 
 
 def connect() -> Any:

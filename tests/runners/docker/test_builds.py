@@ -29,9 +29,10 @@ from runners.base import (
     RunnerUnavailable,
     StartFailed,
 )
+from runners.common.build_log import BuildLog
 from runners.common.dockerfile import STEP_LAYERS
 from runners.common.requirement_files import MAX_REQUIREMENT_FILE_BYTES
-from runners.docker import builds
+from runners.docker import build_stream, builds
 from tests.runners.docker.helpers import build, on_podman_too, output_of, refusing
 from tests.runners.harness import IMAGE, DockerHarness, archive
 
@@ -125,7 +126,7 @@ class TestHardBuilds:
     def test_removed_layer_restarts_the_build(self, harness: DockerHarness, monkeypatch: Any, times: int) -> None:
         begun = []
 
-        class Answer(builds._ResponseLines):
+        class Answer(build_stream._ResponseLines):
             def __init__(self, client: Any, path: str, *others: Any) -> None:
                 super().__init__(client, path, *others)
                 begun.append(path)
@@ -136,7 +137,7 @@ class TestHardBuilds:
                     return b'{"error": "failed to get digest sha256:4f3b: open /x/4f3b: no such file or directory"}'
                 return line
 
-        monkeypatch.setattr(builds, "_ResponseLines", Answer)
+        monkeypatch.setattr(build_stream, "_ResponseLines", Answer)
         spec = harness.build_spec("echo one > /made", "echo two >> /made")
         if times == builds.BUILD_ATTEMPTS:
             with pytest.raises(BuildFailed, match="failed to get digest"):
@@ -411,12 +412,12 @@ def test_layers_of_a_failed_build_are_cached_until_removed(harness: DockerHarnes
 @pytest.mark.parametrize("words", ["no space left on device", "failed to create endpoint x on network bridge"])
 def test_machine_faults_do_not_fail_builds(harness: DockerHarness, monkeypatch: Any, words: str) -> None:
     answer = {"errorDetail": {"message": f"write /f: {words}"}, "error": f"write /f: {words}"}
-    monkeypatch.setattr(builds._ResponseLines, "next", lambda self, seconds: json.dumps(answer).encode())
+    monkeypatch.setattr(build_stream._ResponseLines, "next", lambda self, seconds: json.dumps(answer).encode())
     with pytest.raises(RunnerUnavailable, match=words):
         build(harness, "true", nocache=False)
 
 
-@pytest.mark.parametrize("code", builds.KILLED_EXIT_CODES)
+@pytest.mark.parametrize("code", build_stream.KILLED_EXIT_CODES)
 def test_stopped_engine_does_not_fail_the_build(harness: DockerHarness, monkeypatch: Any, code: int) -> None:
     def away(self: Any) -> None:
         raise requests.ConnectionError("connection refused")
@@ -445,8 +446,8 @@ def test_existing_base_is_used_if_the_pull_fails(harness: DockerHarness) -> None
 
 @pytest.mark.parametrize("totals", [[8, 11, 11, 11, 11, 11, 11, 11], [8, 8, 8, 8, 8], [8, 9, 9, 9, 9, 9, 12]])
 def test_step_number_excludes_onbuild_triggers(totals: list[int]) -> None:
-    log = builds.BuildLog(io.BytesIO(), 10_000)
-    stream = builds.BuildStream(None, log, lambda: None, first_step=5)
+    log = BuildLog(io.BytesIO(), 10_000)
+    stream = build_stream.BuildStream(None, log, lambda: None, first_step=5)
     for number, total in enumerate(totals, 1):
         stream._process_line({"stream": f"STEP {number}/{total}: RUN x\n"})
     with pytest.raises(BuildFailed) as failed:
@@ -464,7 +465,7 @@ def test_failing_step_after_onbuild_triggers_is_named(harness: DockerHarness, im
 
 @pytest.mark.parametrize(("speaker", "code"), [(STEP_LAYERS, 6), (STEP_LAYERS - 1, 6), (STEP_LAYERS, 7)])
 def test_step_output_cannot_blame_another_step(speaker: int, code: int) -> None:
-    stream = builds.BuildStream(None, builds.BuildLog(io.BytesIO(), 100_000), lambda: None, first_step=1)
+    stream = build_stream.BuildStream(None, BuildLog(io.BytesIO(), 100_000), lambda: None, first_step=1)
     for number in range(1, STEP_LAYERS + 1):
         stream._process_line({"stream": f"Step {number}/{STEP_LAYERS} : RUN x\n"})
         if number == speaker:
