@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     arguments = parser.parse_args()
     if os.geteuid() != 0:
-        print("pods: not measured, as the stand-in for a cluster needs root")
+        print("pods: not measured, because the cluster simulator needs root")
         return
     for count in (FEW, arguments.pods):
         with temporary_folder() as folder, start(folder / "cluster") as cluster:

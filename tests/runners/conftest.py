@@ -1,4 +1,4 @@
-"""Harnesses as fixtures; each leaves nothing behind, neither processes nor files in the back end."""
+"""Fixtures: the harness of each runner. Each leaves no process and no file behind in the backend."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]
     if request.param in ("docker", "kubernetes", "podman"):
         yield request.getfixturevalue(request.param)
         return
-    made = HARNESSES[request.param](tmp_path)
-    yield made
-    made.close()
+    harness = HARNESSES[request.param](tmp_path)
+    yield harness
+    harness.close()
 
 
 @pytest.fixture
 def docker(images: None, tmp_path: Path) -> Iterator[DockerHarness]:
     """The Docker runner on the Engine that the environment names."""
-    made = DockerHarness(tmp_path)
-    yield made
-    made.close()
+    harness = DockerHarness(tmp_path)
+    yield harness
+    harness.close()
 
 
 @pytest.fixture
 def podman(podman_images: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[DockerHarness]:
     """The Docker runner on Podman's service."""
     monkeypatch.setenv("DOCKER_HOST", PODMAN)
-    made = DockerHarness(tmp_path)
-    yield made
-    made.close()
+    harness = DockerHarness(tmp_path)
+    yield harness
+    harness.close()
 
 
 @pytest.fixture(scope="session")
@@ -52,18 +52,18 @@ def podman_images() -> None:
     make_images(PODMAN)
 
 
-WHOLE_RUN = 3600
-"""Seconds: what is started once for all tests lives longer than they take, also on a busy machine."""
+SESSION_SECONDS = 3600
+"""Time limit of the simulator: longer than all tests take, also on a busy machine."""
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The stand-in for a cluster, in a process of its own; None where a real one is named."""
+    """The cluster simulator, in a process of its own; None if POLYJOB_TEST_KUBECONFIG names a real cluster."""
     if KUBECONFIG:
         yield None
         return
     require_root()
-    with start_cluster(tmp_path_factory.mktemp("cluster"), seconds=WHOLE_RUN) as started:
+    with start_cluster(tmp_path_factory.mktemp("cluster"), seconds=SESSION_SECONDS) as started:
         yield started
 
 
@@ -73,24 +73,24 @@ def registry(cluster: Any) -> Iterator[Registry | None]:
     if cluster is None:
         yield None
         return
-    made = Registry(cluster.add_image)
-    yield made
-    made.close()
+    registry = Registry(cluster.add_image)
+    yield registry
+    registry.close()
 
 
 @pytest.fixture
 def make_kubernetes(
     tmp_path: Path, cluster: Any, registry: Registry | None
 ) -> Iterator[Callable[..., KubernetesHarness]]:
-    """Makes harnesses of the Kubernetes runner, with options of one's own."""
-    made: list[KubernetesHarness] = []
+    """Return a function that creates a harness of the Kubernetes runner with the given options."""
+    harnesses: list[KubernetesHarness] = []
 
     def make(folder: Path | None = None, **options: Any) -> KubernetesHarness:
-        made.append(KubernetesHarness(folder or tmp_path, cluster, **{"registry": registry, **options}))
-        return made[-1]
+        harnesses.append(KubernetesHarness(folder or tmp_path, cluster, **{"registry": registry, **options}))
+        return harnesses[-1]
 
     yield make
-    for harness in made:
+    for harness in harnesses:
         harness.close()
         assert not harness.pods()
 
@@ -102,7 +102,7 @@ def kubernetes(make_kubernetes: Callable[..., KubernetesHarness]) -> KubernetesH
 
 @pytest.fixture(scope="session")
 def images() -> None:
-    """The images of the tests, in a Docker Engine; a skip where there is none."""
+    """Create the images of the tests in the Docker Engine. Skips the test if there is no Engine."""
     require("docker", engine_is_there(), "no Docker Engine answers")
     make_images()
 
@@ -117,15 +117,15 @@ def public() -> Iterator[Path]:
 
 @pytest.fixture
 def make_process(tmp_path: Path) -> Iterator[Callable[..., ProcessHarness]]:
-    """Makes harnesses of the process runner, with settings of one's own."""
-    made: list[ProcessHarness] = []
+    """Return a function that creates a harness of the process runner with the given settings."""
+    harnesses: list[ProcessHarness] = []
 
     def make(folder: Path | None = None, **settings: Any) -> ProcessHarness:
-        made.append(ProcessHarness(folder or tmp_path, **settings))
-        return made[-1]
+        harnesses.append(ProcessHarness(folder or tmp_path, **settings))
+        return harnesses[-1]
 
     yield make
-    for harness in made:
+    for harness in harnesses:
         harness.close()
 
 

@@ -24,8 +24,8 @@ def main() -> None:
     parser.add_argument("--until-eof", action="store_true", help="end when standard input ends")
     options = parser.parse_args()
     over = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: over.set())
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal_number, lambda *_: over.set())
     with (
         _folder(options.state) as folder,
         Cluster(folder, options.port, options.namespace) as cluster,
@@ -42,8 +42,8 @@ def _folder(given: Path | None) -> Iterator[Path]:
     if given is not None:
         yield given
         return
-    with tempfile.TemporaryDirectory(prefix="kubernetes-") as made:
-        yield Path(made)
+    with tempfile.TemporaryDirectory(prefix="kubernetes-") as folder:
+        yield Path(folder)
 
 
 if __name__ == "__main__":

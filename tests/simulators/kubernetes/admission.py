@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from tests.simulators.kubernetes.answers import Refused
+from tests.simulators.kubernetes.answers import RequestRefused
 from tests.simulators.kubernetes.quantities import amount, canonical
 from tests.simulators.kubernetes.selectors import Object
 
@@ -28,7 +28,7 @@ class Admission:
     """The message with which an admission plugin refuses every pod; None = pods are admitted."""
 
 
-def give_defaults(rules: Admission, pod: Object) -> None:
+def apply_defaults(rules: Admission, pod: Object) -> None:
     """Fill in the defaults of a limit range. Missing defaults come from its minimum and maximum."""
     limits = {**rules.most, **rules.default}
     requests = {**rules.least, **limits, **rules.default_request}
@@ -41,16 +41,16 @@ def give_defaults(rules: Admission, pod: Object) -> None:
 
 
 def admit(rules: Admission, pod: Object, others: list[Object]) -> None:
-    """Raise Refused if a rule refuses a pod. `others` are the pods of the namespace."""
+    """Raise RequestRefused if a rule refuses a pod. `others` are the pods of the namespace."""
     name = pod["metadata"]["name"]
     if rules.policy:
-        raise refused(name, rules.policy)
+        raise pod_forbidden(name, rules.policy)
     causes = [cause for container in _containers(pod) for cause in _out_of_range(rules, container)]
     if causes:
-        raise refused(name, causes[0] if len(causes) == 1 else f"[{', '.join(causes)}]")
+        raise pod_forbidden(name, causes[0] if len(causes) == 1 else f"[{', '.join(causes)}]")
     missing = _missing_amounts(rules, pod)
     if missing:
-        raise refused(name, f"failed quota: compute: must specify {'; '.join(missing)}")
+        raise pod_forbidden(name, f"failed quota: compute: must specify {'; '.join(missing)}")
     requested = {resource: _amount_of(pod, resource) for resource in rules.quota}
     active = [other for other in others if other["status"].get("phase") not in ("Succeeded", "Failed")]
     used = {resource: sum((_amount_of(other, resource) for other in active), Decimal(0)) for resource in rules.quota}
@@ -60,14 +60,14 @@ def admit(rules: Admission, pod: Object, others: list[Object]) -> None:
             ",".join(f"{resource}={canonical(amounts[resource])}" for resource in over) for amounts in (requested, used)
         ]
         texts.append(",".join(f"{resource}={rules.quota[resource]}" for resource in over))
-        raise refused(
+        raise pod_forbidden(
             name,
             f"exceeded quota: compute, requested: {texts[0]}, used: {texts[1]}, limited: {texts[2]}",
         )
 
 
-def refused(name: str, why: str) -> Refused:
-    return Refused(403, f'pods "{name}" is forbidden: {why}', details={"name": name, "kind": "pods"})
+def pod_forbidden(name: str, reason: str) -> RequestRefused:
+    return RequestRefused(403, f'pods "{name}" is forbidden: {reason}', details={"name": name, "kind": "pods"})
 
 
 def _containers(pod: Object) -> list[Object]:
@@ -101,7 +101,7 @@ def _out_of_range(rules: Admission, container: Object) -> list[str]:
 
 
 def _missing_amounts(rules: Admission, pod: Object) -> list[str]:
-    found = []
+    messages = []
     for resource in rules.quota:
         kind, _, plain = resource.rpartition(".")
         names = [
@@ -110,8 +110,8 @@ def _missing_amounts(rules: Admission, pod: Object) -> list[str]:
             if kind and plain not in ((container.get("resources") or {}).get(kind) or {})
         ]
         if names:
-            found.append(f"{resource} for: {','.join(names)}")
-    return found
+            messages.append(f"{resource} for: {','.join(names)}")
+    return messages
 
 
 def _amount_of(pod: Object, resource: str) -> Decimal:

@@ -23,7 +23,7 @@ REASONS = {
 }
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """The API server refuses a request."""
 
     def __init__(
@@ -65,21 +65,21 @@ def success(details: dict[str, Any] | None = None) -> dict[str, Any]:
     return body
 
 
-def not_found(resource: str, name: str) -> Refused:
-    return Refused(404, f'{resource} "{name}" not found', details={"name": name, "kind": resource})
+def not_found(resource: str, name: str) -> RequestRefused:
+    return RequestRefused(404, f'{resource} "{name}" not found', details={"name": name, "kind": resource})
 
 
-def already_exists(resource: str, name: str) -> Refused:
+def already_exists(resource: str, name: str) -> RequestRefused:
     details = {"name": name, "kind": resource}
-    return Refused(409, f'{resource} "{name}" already exists', "AlreadyExists", details)
+    return RequestRefused(409, f'{resource} "{name}" already exists', "AlreadyExists", details)
 
 
-def conflict(resource: str, name: str, why: str) -> Refused:
-    message = f'Operation cannot be fulfilled on {resource} "{name}": {why}'
-    return Refused(409, message, details={"name": name, "kind": resource})
+def conflict(resource: str, name: str, reason: str) -> RequestRefused:
+    message = f'Operation cannot be fulfilled on {resource} "{name}": {reason}'
+    return RequestRefused(409, message, details={"name": name, "kind": resource})
 
 
-def invalid(kind: str, name: str, causes: list[tuple[str, str, str]]) -> Refused:
+def invalid(kind: str, name: str, causes: list[tuple[str, str, str]]) -> RequestRefused:
     """`causes` are (field, reason, message)."""
     texts = [f"{field}: {message}" for field, _, message in causes]
     text = texts[0] if len(texts) == 1 else "[" + ", ".join(texts) + "]"
@@ -88,17 +88,17 @@ def invalid(kind: str, name: str, causes: list[tuple[str, str, str]]) -> Refused
         "kind": kind,
         "causes": [{"reason": reason, "message": message, "field": field} for field, reason, message in causes],
     }
-    return Refused(422, f'{kind} "{name}" is invalid: {text}', details=details)
+    return RequestRefused(422, f'{kind} "{name}" is invalid: {text}', details=details)
 
 
-def expired(message: str = "too old resource version") -> Refused:
-    return Refused(410, message)
+def expired(message: str = "too old resource version") -> RequestRefused:
+    return RequestRefused(410, message)
 
 
-def forbidden(user: str, verb: str, resource: str, namespace: str | None, name: str | None) -> Refused:
+def forbidden(user: str, verb: str, resource: str, namespace: str | None, name: str | None) -> RequestRefused:
     subject = f'{resource} "{name}"' if name else resource
     where = f' in the namespace "{namespace}"' if namespace else " at the cluster scope"
     base = resource.partition("/")[0]
     message = f'{subject} is forbidden: User "{user}" cannot {verb} resource "{resource}" in API group ""{where}'
     details = {"kind": base, **({"name": name} if name else {})}
-    return Refused(403, message, details=details)
+    return RequestRefused(403, message, details=details)

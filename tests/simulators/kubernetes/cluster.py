@@ -1,4 +1,4 @@
-"""The simulated cluster as a whole."""
+"""The simulated cluster: its state, its settings, and the methods that tests call."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import yaml
 from tests.simulators.kubernetes.admission import Admission
 from tests.simulators.kubernetes.connections import Listener
 from tests.simulators.kubernetes.execution import Execution
+from tests.simulators.kubernetes.fault_injection import FaultInjection
 from tests.simulators.kubernetes.faults import Faults
 from tests.simulators.kubernetes.images import Image, usual
 from tests.simulators.kubernetes.kubelet import PodWorker
@@ -26,7 +27,6 @@ from tests.simulators.kubernetes.scheduler import Scheduler
 from tests.simulators.kubernetes.selectors import Object
 from tests.simulators.kubernetes.server import Handler
 from tests.simulators.kubernetes.store import CLUSTERED, Store
-from tests.simulators.kubernetes.troubles import Troubles
 
 CAPACITY = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "1Ti", "pods": "2000"}
 
@@ -34,7 +34,7 @@ Right = tuple[str, str, str]
 """(verb, resource, subresource or "")."""
 
 
-class Cluster(Troubles, Pretended):
+class Cluster(FaultInjection, Pretended):
     """A cluster of one or more namespaces. All its files are below `state`, and `close` ends it.
 
     Methods may be called from any thread, and take and return plain values only, so that they can be called from
@@ -74,7 +74,7 @@ class Cluster(Troubles, Pretended):
         self._cut_after: int | None = None
         self._cut_after_input: int | None = None
         self._listener: Listener | None = None
-        self._errands: list[threading.Thread] = []
+        self._background_threads: list[threading.Thread] = []
         self.add_namespace(namespace)
         self.add_node("node-1")
         self._listen(port)
@@ -116,8 +116,8 @@ class Cluster(Troubles, Pretended):
         self.go_away()
         for node in self.nodes.values():
             node.close()
-        for errand in self._errands:
-            errand.join(5)
+        for thread in self._background_threads:
+            thread.join(5)
 
     def __enter__(self) -> Cluster:
         return self
@@ -192,9 +192,9 @@ class Cluster(Troubles, Pretended):
                 raise TypeError(f"no setting {name}")
             setattr(self.settings, name, value)
 
-    def schedule_nothing(self, why: str | None) -> None:
+    def schedule_nothing(self, message: str | None) -> None:
         """Leave new pods unscheduled, with this message; None: schedule again."""
-        self.scheduler.refusal = why
+        self.scheduler.refusal = message
         self.scheduler.wake()
 
     def restrict(self, **rules: Any) -> None:
@@ -222,8 +222,8 @@ class Cluster(Troubles, Pretended):
 
     def events(self, name: str | None = None) -> list[Object]:
         """Return the events of all pods, or of one, in order of time."""
-        found = self.store.list("events", None, lambda item: name in (None, item["involvedObject"]["name"]))[1]
-        return [stored.object for stored in sorted(found, key=lambda stored: stored.version)]
+        events = self.store.list("events", None, lambda item: name in (None, item["involvedObject"]["name"]))[1]
+        return [stored.object for stored in sorted(events, key=lambda stored: stored.version)]
 
     def processes(self, name: str) -> dict[str, int]:
         """Return the process ids of a pod's running containers on this machine, by container."""
@@ -267,12 +267,12 @@ class Cluster(Troubles, Pretended):
     def _slots(self, name: str, container: str | None) -> list[Slot]:
         return [slot for slot in self._worker(name).slots if container in (None, slot.name)]
 
-    def soon(self, act: Callable[[], None]) -> None:
-        """Run `act` in another thread than the request's. `close` waits for it."""
-        errand = threading.Thread(target=act, daemon=True)
+    def run_in_background(self, action: Callable[[], None]) -> None:
+        """Run `action` in another thread than the request's. `close` waits for it."""
+        thread = threading.Thread(target=action, daemon=True)
         with self._lock:
-            self._errands = [known for known in self._errands if known.is_alive()] + [errand]
-        errand.start()
+            self._background_threads = [other for other in self._background_threads if other.is_alive()] + [thread]
+        thread.start()
 
     @contextlib.contextmanager
     def executing(self, execution: Execution) -> Iterator[None]:

@@ -10,7 +10,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-from tests.simulators.kubernetes.answers import Refused
+from tests.simulators.kubernetes.answers import RequestRefused
 from tests.simulators.kubernetes.faults import HangUp
 
 if TYPE_CHECKING:
@@ -115,4 +115,4 @@ def read_json(body: bytes) -> Any:
     try:
         return json.loads(body or b"{}")
     except ValueError as error:
-        raise Refused(400, f"couldn't get version/kind; json parse error: {error}") from None
+        raise RequestRefused(400, f"couldn't get version/kind; json parse error: {error}") from None

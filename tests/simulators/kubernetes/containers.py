@@ -184,8 +184,8 @@ def unknown_end() -> dict[str, Any]:
     return {"terminated": {**terminated, "startedAt": None, "finishedAt": None}}
 
 
-def _start_error(why: str) -> str:
+def _start_error(reason: str) -> str:
     return (
         "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: "
-        f"unable to start container process: error during container init: {why}: unknown"
+        f"unable to start container process: error during container init: {reason}: unknown"
     )

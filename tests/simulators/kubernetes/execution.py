@@ -16,7 +16,7 @@ from tests.simulators.kubernetes.containers import Container
 
 V4, V5 = "v4.channel.k8s.io", "v5.channel.k8s.io"
 STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
-PIECE = 32 << 10
+CHUNK_BYTES = 32 << 10
 
 
 class Execution:
@@ -76,20 +76,23 @@ class Execution:
         for pump in pumps:
             pump.join()
         code = process.wait()
-        why = complaint.read_text() if complaint.exists() else ""
-        if why:
-            self._finish(_failure(500, _could_not(container, why), "InternalError"))
+        error_text = complaint.read_text() if complaint.exists() else ""
+        if error_text:
+            self._finish(_failure(500, _exec_error(container, error_text), "InternalError"))
         elif code == 0:
             self._finish({"metadata": {}, "status": "Success"})
         else:
             self._finish(_exit_status(self.command, code))
         listener.join(5)
 
-    def _pump(self, pipe: int, channel: int, is_wanted: bool) -> None:
-        """Copy the command's output to the client. Once that is gone, discard it, so that the command goes on."""
+    def _pump(self, pipe: int, channel: int, is_requested: bool) -> None:
+        """Copy the command's output to the client, or discard it once the client has disconnected.
+
+        The command goes on without a client.
+        """
         with os.fdopen(pipe, "rb", buffering=0) as stream:
-            while data := stream.read(PIECE):
-                if is_wanted and not self.is_cut:
+            while data := stream.read(CHUNK_BYTES):
+                if is_requested and not self.is_cut:
                     self._write(channel, data)
 
     def _listen(self, inward: Any) -> None:
@@ -185,9 +188,9 @@ def _exit_status(command: list[str], code: int) -> dict[str, Any]:
     }
 
 
-def _could_not(container: Container, why: str) -> str:
+def _exec_error(container: Container, error_text: str) -> str:
     return (
         "Internal error occurred: error executing command in container: failed to exec in container: failed to start "
         f'exec "{container.id.removeprefix("containerd://")}": OCI runtime exec failed: exec failed: unable to start '
-        f"container process: {why}: unknown"
+        f"container process: {error_text}: unknown"
     )

@@ -7,7 +7,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from tests.simulators.kubernetes.answers import Refused
+from tests.simulators.kubernetes.answers import RequestRefused
 
 
 class HangUp(Exception):
@@ -60,26 +60,26 @@ class Faults:
     def find(self, verb: str, path: str) -> Fault | None:
         """Return the fault of this request, and count it. Blocks for the delay of a slow response."""
         with self._lock:
-            found = next(
+            fault = next(
                 (fault for fault in self._faults if fault.verb in (None, verb) and fault.path.search(path)), None
             )
-            if found is None:
+            if fault is None:
                 return None
-            if found.times is not None:
-                found.times -= 1
-                if found.times <= 0:
-                    self._faults.remove(found)
-        time.sleep(found.delay)
-        return found
+            if fault.times is not None:
+                fault.times -= 1
+                if fault.times <= 0:
+                    self._faults.remove(fault)
+        time.sleep(fault.delay)
+        return fault
 
 
-def meet(found: Fault) -> None:
-    """Raise Refused or HangUp, unless the fault was only a slow response."""
-    code = found.code
+def raise_fault(fault: Fault) -> None:
+    """Raise RequestRefused or HangUp, unless the fault was only a slow response."""
+    code = fault.code
     if code == 200:
         return
     if code is None:
         raise HangUp
-    headers = {} if found.retry_after is None else {"Retry-After": str(found.retry_after)}
-    message = found.message or MESSAGES.get(code, "Internal error occurred")
-    raise Refused(code, message, headers=headers, is_plain=code in PLAIN)
+    headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
+    message = fault.message or MESSAGES.get(code, "Internal error occurred")
+    raise RequestRefused(code, message, headers=headers, is_plain=code in PLAIN)

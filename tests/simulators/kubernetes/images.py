@@ -33,7 +33,7 @@ class Image:
     user: int = 0
     seconds: float = 0.0
     """Seconds for which a node pulls it, once."""
-    trouble: str | None = None
+    pull_error: str | None = None
     """The registry's message if it cannot be pulled."""
 
 
@@ -66,11 +66,13 @@ def system(image: Image, state: Path) -> dict[str, str]:
     if image.root == "busybox":
         with _making:
             return {"bin": str(_busybox(state)), "etc": str(_etc(state))}
-    found = {name: f"/{name}" for name in ("usr", "etc", "bin", "sbin", "lib", "lib64") if os.path.lexists(f"/{name}")}
+    folders = {
+        name: f"/{name}" for name in ("usr", "etc", "bin", "sbin", "lib", "lib64") if os.path.lexists(f"/{name}")
+    }
     for prefix in {sys.base_prefix, sys.prefix}:
         if not prefix.startswith("/usr"):
-            found[prefix.lstrip("/")] = prefix
-    return found
+            folders[prefix.lstrip("/")] = prefix
+    return folders
 
 
 def _busybox(state: Path) -> Path:

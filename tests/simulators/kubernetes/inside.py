@@ -1,7 +1,8 @@
-"""The process beside a container: makes namespaces and root folder, runs the command, and keeps the log.
+"""The process beside a container: creates its namespaces and root folder, runs the command, and writes the log.
 
-Run by path with a JSON file as argument. Standard input takes words (`term`, `kill`, `rotate`), and its end is `kill`;
-standard output tells in JSON lines that the command runs, could not be started, or has ended. Needs root.
+Run by path, with `run` or `join` and a JSON file as arguments. It reads commands from standard input, one per line:
+`term`, `kill` and `rotate`; the end of the input means `kill`. It writes events to standard output as JSON lines:
+`started`, `failed` and `exited`. Needs root.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ DEVICES = ("null", "zero", "full", "random", "urandom")
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def call(what, *arguments):
-    if getattr(libc, what)(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
+def call(function, *arguments):
+    if getattr(libc, function)(*arguments) != 0:
+        error_number = ctypes.get_errno()
+        raise OSError(error_number, f"{function}: {os.strerror(error_number)}")
 
 
 def mount(source, target, kind=None, flags=0, data=None):
@@ -99,8 +100,8 @@ def enter(spec):
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if spec["no_new_privileges"]:
         libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    for number in (signal.SIGPIPE, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
+    for signal_number in (signal.SIGPIPE, signal.SIGINT):
+        signal.signal(signal_number, signal.SIG_DFL)
     os.umask(0o022)
 
 
@@ -109,11 +110,11 @@ def execute(command, env, complaint):
     try:
         path = shutil.which(command[0], path=env.get("PATH", os.defpath))
         if path is None:
-            why = "stat" if "/" in command[0] else "executable file not found in $PATH"
-            if why == "stat":
-                there = os.path.exists(command[0])
-                why = f"stat {command[0]}: no such file or directory" if not there else "permission denied"
-            raise OSError(errno.ENOENT, f'exec: "{command[0]}": {why}')
+            message = "stat" if "/" in command[0] else "executable file not found in $PATH"
+            if message == "stat":
+                exists = os.path.exists(command[0])
+                message = f"stat {command[0]}: no such file or directory" if not exists else "permission denied"
+            raise OSError(errno.ENOENT, f'exec: "{command[0]}": {message}')
         os.execve(path, command, env)
     except OSError as error:
         os.write(complaint, (error.strerror or str(error)).encode())
@@ -207,22 +208,22 @@ class Log:
                 text = text[os.write(self.file, text) :]
 
 
-def tell(**what):
+def report(**event):
     with contextlib.suppress(BrokenPipeError):
-        os.write(1, json.dumps(what).encode() + b"\n")
+        os.write(1, json.dumps(event).encode() + b"\n")
 
 
 def run(spec):
     """Run the container to its end, and report it."""
     log = Log(spec["log"], spec["log_limit"])  # it exists before the start is reported
     pid, out, err, complaint = start(spec)
-    why = b""
-    while piece := os.read(complaint, 4096):
-        why += piece
-    if why:
+    message = b""
+    while chunk := os.read(complaint, 4096):
+        message += chunk
+    if message:
         os.waitpid(pid, 0)
-        return tell(failed=why.decode(errors="replace"))
-    tell(started=pid)
+        return report(failed=message.decode(errors="replace"))
+    report(started=pid)
     ended = os.pidfd_open(pid)
     open_streams = {out: "stdout", err: "stderr"}
     commands = b""
@@ -256,16 +257,16 @@ def run(spec):
         if not data:
             watched.discard(0)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return tell(exited=status if status >= 0 else 128 - status)
+    return report(exited=status if status >= 0 else 128 - status)
 
 
 def obey(word, pid, log):
     if word == b"rotate":
         return log.rotate()
-    number = {b"term": signal.SIGTERM, b"kill": signal.SIGKILL}.get(word)
-    if number:
+    signal_number = {b"term": signal.SIGTERM, b"kill": signal.SIGKILL}.get(word)
+    if signal_number:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+            os.kill(pid, signal_number)
     return None
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.simulators.kubernetes import images
-from tests.simulators.kubernetes.answers import Refused
+from tests.simulators.kubernetes.answers import RequestRefused
 from tests.simulators.kubernetes.containers import Container, unknown_end
-from tests.simulators.kubernetes.pod_setup import describe, make_volumes
+from tests.simulators.kubernetes.pod_setup import container_spec, make_volumes
 from tests.simulators.kubernetes.pod_status import Slot, fill, set_condition
 from tests.simulators.kubernetes.privileges import NotYet
 from tests.simulators.kubernetes.selectors import Object
@@ -113,8 +113,8 @@ class PodWorker:
             return
         self._report()
         self.is_over = True
-        found = self.store.find("pods", self.namespace, self.name)
-        if found and found["metadata"]["uid"] == self.uid and "deletionTimestamp" in found["metadata"]:
+        pod = self.store.find("pods", self.namespace, self.name)
+        if pod and pod["metadata"]["uid"] == self.uid and "deletionTimestamp" in pod["metadata"]:
             time.sleep(self.node.settings.cleanup)
             self.node.removed(self)
 
@@ -138,7 +138,7 @@ class PodWorker:
                 self.volumes = make_volumes(self.store, self.node.state, self.folder, self.pod)
                 return
             except NotYet as missing:
-                self.node.tell(self.pod, "Warning", "FailedMount", str(missing))
+                self.node.record(self.pod, "Warning", "FailedMount", str(missing))
                 self._until(lambda: False, self.node.settings.backoff)
 
     def _run_init(self, slot: Slot) -> None:
@@ -199,7 +199,7 @@ class PodWorker:
         folder = self.folder / slot.name / str(slot.restarts)
         try:
             pod = self._now()
-            described = describe(
+            described = container_spec(
                 self.store,
                 self.node.state,
                 folder,
@@ -213,30 +213,30 @@ class PodWorker:
         except NotYet as missing:
             slot.waiting = {"reason": missing.reason, "message": str(missing)}
             slot.again_at = time.monotonic() + self.node.settings.backoff
-            self.node.tell(self.pod, "Warning", "Failed", f"Error: {missing}", slot.name)
+            self.node.record(self.pod, "Warning", "Failed", f"Error: {missing}", slot.name)
             return False
         slot.container = Container(folder, described, self.changed)
-        self.node.tell(self.pod, "Normal", "Created", f"Created container: {slot.name}", slot.name)
+        self.node.record(self.pod, "Normal", "Created", f"Created container: {slot.name}", slot.name)
         slot.container.start()
         self._until(slot.container.started.is_set)
         if "terminated" in slot.state and slot.state["terminated"]["reason"] == "StartError":
-            self.node.tell(self.pod, "Warning", "Failed", f"Error: {slot.state['terminated']['message']}", slot.name)
+            self.node.record(self.pod, "Warning", "Failed", f"Error: {slot.state['terminated']['message']}", slot.name)
         else:
-            self.node.tell(self.pod, "Normal", "Started", f"Started container {slot.name}", slot.name)
+            self.node.record(self.pod, "Normal", "Started", f"Started container {slot.name}", slot.name)
         return True
 
     def _pull(self, slot: Slot) -> images.Image | None:
         """Return the container's image; None as long as it cannot be pulled."""
         name, policy = slot.spec["image"], slot.spec["imagePullPolicy"]
         if not images.is_valid(name):
-            why = f'couldn\'t parse image name "{name}": invalid reference format'
-            text = f'Failed to apply default image tag "{name}": {why}'
+            reason = f'couldn\'t parse image name "{name}": invalid reference format'
+            text = f'Failed to apply default image tag "{name}": {reason}'
             self._cannot_pull(slot, "InvalidImageName", text, "InspectFailed", text)
             return None
         image = images.lookup(self.node.images, name)
         if name in self.node.pulled and policy != "Always" and image:
             text = f'Container image "{name}" already present on machine'
-            self.node.tell(self.pod, "Normal", "Pulled", text, slot.name)
+            self.node.record(self.pod, "Normal", "Pulled", text, slot.name)
             return image
         if policy == "Never":
             text = f'Container image "{name}" is not present with pull policy of Never'
@@ -246,28 +246,28 @@ class PodWorker:
             text = f'Back-off pulling image "{name}"'
             self._cannot_pull(slot, "ImagePullBackOff", f"{text}: {slot.waiting['message']}", "BackOff", text)
             return None
-        self.node.tell(self.pod, "Normal", "Pulling", f'Pulling image "{name}"', slot.name)
+        self.node.record(self.pod, "Normal", "Pulling", f'Pulling image "{name}"', slot.name)
         begin = time.monotonic()
         if image and image.seconds and name not in self.node.pulled:
             self._until(lambda: time.monotonic() >= begin + image.seconds, image.seconds)
-        if image is None or image.trouble:
-            why = image.trouble if image and image.trouble else _no_such_image(name)
-            text = f'failed to pull and unpack image "docker.io/library/{name}": {why}'
+        if image is None or image.pull_error:
+            reason = image.pull_error if image and image.pull_error else _no_such_image(name)
+            text = f'failed to pull and unpack image "docker.io/library/{name}": {reason}'
             text = f"rpc error: code = NotFound desc = {text}"
             self._cannot_pull(slot, "ErrImagePull", text, "Failed", f'Failed to pull image "{name}": {text}')
             return None
         self.node.pulled.add(name)
         took = f"{time.monotonic() - begin:.3f}s"
         text = f'Successfully pulled image "{name}" in {took} ({took} including waiting). Image size: 4261574 bytes.'
-        self.node.tell(self.pod, "Normal", "Pulled", text, slot.name)
+        self.node.record(self.pod, "Normal", "Pulled", text, slot.name)
         return image
 
     def _cannot_pull(self, slot: Slot, reason: str, message: str, event: str, event_message: str) -> None:
         slot.waiting = {"reason": reason, "message": message}
         slot.again_at = time.monotonic() + self.node.settings.backoff
-        self.node.tell(self.pod, "Normal" if event == "BackOff" else "Warning", event, event_message, slot.name)
+        self.node.record(self.pod, "Normal" if event == "BackOff" else "Warning", event, event_message, slot.name)
         if event != "BackOff":
-            self.node.tell(self.pod, "Warning", "Failed", f"Error: {reason}", slot.name)
+            self.node.record(self.pod, "Warning", "Failed", f"Error: {reason}", slot.name)
 
     def _until(self, done: Callable[[], bool], seconds: float | None = None) -> None:
         """Report, and wait for `done`, up to some seconds. Raises Ending if the pod has to end."""
@@ -280,17 +280,17 @@ class PodWorker:
             if done():
                 return
             self._report()
-            left = 0.1 if until is None else min(0.1, until - time.monotonic())
-            if left <= 0:
+            remaining = 0.1 if until is None else min(0.1, until - time.monotonic())
+            if remaining <= 0:
                 return
-            self._wake.wait(left if any("waiting" in slot.state for slot in self.slots) or until else 0.5)
+            self._wake.wait(remaining if any("waiting" in slot.state for slot in self.slots) or until else 0.5)
 
     def _check_deadline(self) -> None:
         seconds = self._now()["spec"].get("activeDeadlineSeconds")
         if seconds is None or self.end or time.monotonic() < self.started_at + seconds:
             return
         text = "Pod was active on the node longer than the specified deadline"
-        self.node.tell(self.pod, "Normal", "DeadlineExceeded", text)
+        self.node.record(self.pod, "Normal", "DeadlineExceeded", text)
         self.order_end(End(self.spec["terminationGracePeriodSeconds"], "DeadlineExceeded", text))
 
     def _finish(self) -> None:
@@ -316,23 +316,23 @@ class PodWorker:
         live = [slot for slot in slots if slot.container and not slot.container.ended.is_set()]
         hooks = []
         for slot in live:
-            self.node.tell(self.pod, "Normal", "Killing", f"Stopping container {slot.name}", slot.name)
+            self.node.record(self.pod, "Normal", "Killing", f"Stopping container {slot.name}", slot.name)
             hook = (slot.spec.get("lifecycle") or {}).get("preStop")
-            left = (self.end_by if until is None else until) - time.monotonic()
-            if hook and left > 0 and slot.container:
-                hooks.append(threading.Thread(target=self._before_stop, args=(slot, hook, left), daemon=True))
+            remaining = (self.end_by if until is None else until) - time.monotonic()
+            if hook and remaining > 0 and slot.container:
+                hooks.append(threading.Thread(target=self._before_stop, args=(slot, hook, remaining), daemon=True))
                 hooks[-1].start()
             elif slot.container:
                 slot.container.terminate()
         while any(slot.code is None for slot in live) and not self.is_lost:
-            left = (self.end_by if until is None else until) - time.monotonic()
-            if left <= 0 and not any(hook.is_alive() for hook in hooks):
+            remaining = (self.end_by if until is None else until) - time.monotonic()
+            if remaining <= 0 and not any(hook.is_alive() for hook in hooks):
                 for slot in live:
                     if slot.container:
                         slot.container.kill()
             self._wake.clear()
             if any(slot.code is None for slot in live):
-                self._wake.wait(0.1 if left <= 0 else min(left, 0.5))
+                self._wake.wait(0.1 if remaining <= 0 else min(remaining, 0.5))
             self._report()
 
     def _before_stop(self, slot: Slot, hook: dict[str, Any], seconds: float) -> None:
@@ -341,7 +341,7 @@ class PodWorker:
         if "sleep" in hook:
             slot.container.ended.wait(min(seconds, hook["sleep"]["seconds"]))
         if "exec" in hook and slot.container.run(hook["exec"]["command"], seconds) != 0:
-            self.node.tell(self.pod, "Warning", "FailedPreStopHook", "PreStopHook failed", slot.name)
+            self.node.record(self.pod, "Warning", "FailedPreStopHook", "PreStopHook failed", slot.name)
         slot.container.terminate()
         slot.container.ended.wait(2)
 
@@ -364,7 +364,7 @@ class PodWorker:
             if self.end and self.end.reason and (self.has_ended or status["phase"] in ("Succeeded", "Failed")):
                 status.update(phase="Failed", reason=self.end.reason, message=self.end.message)
 
-        with contextlib.suppress(Refused):
+        with contextlib.suppress(RequestRefused):
             self.store.update("pods", self.namespace, self.name, write, uid=self.uid)
 
     def report_lost(self) -> None:

@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from tests.simulators.kubernetes.answers import Refused, invalid
+from tests.simulators.kubernetes.answers import RequestRefused, invalid
 
-PIECE = 1 << 16
+CHUNK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class LogQuery:
 
 
 def parse_query(query: dict[str, str], zone: int = 0) -> LogQuery:
-    """Parse the parameters. Raises Refused for invalid values or combinations."""
+    """Parse the parameters. Raises RequestRefused for invalid values or combinations."""
     since = None
     if "sinceTime" in query and "sinceSeconds" in query:
         text = "Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified"
@@ -38,22 +38,22 @@ def parse_query(query: dict[str, str], zone: int = 0) -> LogQuery:
     if "sinceTime" in query:
         since = _whole_seconds(query["sinceTime"])
     if "sinceSeconds" in query:
-        since = _text(time.time() - _number(query, "sinceSeconds", 1))
+        since = _text(time.time() - _parse_number(query, "sinceSeconds", 1))
     return LogQuery(
         follow=query.get("follow") in ("true", "True", "1"),
         timestamps=query.get("timestamps") in ("true", "True", "1"),
         since=since,
-        tail=_number(query, "tailLines", 0) if "tailLines" in query else None,
-        limit=_number(query, "limitBytes", 1) if "limitBytes" in query else None,
+        tail=_parse_number(query, "tailLines", 0) if "tailLines" in query else None,
+        limit=_parse_number(query, "limitBytes", 1) if "limitBytes" in query else None,
         zone=zone,
     )
 
 
-def _number(query: dict[str, str], name: str, least: int) -> int:
+def _parse_number(query: dict[str, str], name: str, least: int) -> int:
     try:
         number = int(query[name])
     except ValueError:
-        raise Refused(400, f'strconv.ParseInt: parsing "{query[name]}": invalid syntax') from None
+        raise RequestRefused(400, f'strconv.ParseInt: parsing "{query[name]}": invalid syntax') from None
     if number < least:
         text = f"Invalid value: {number}: must be greater than or equal to {least}"
         raise invalid("PodLogOptions", "", [(name, "FieldValueInvalid", text)])
@@ -67,7 +67,7 @@ def _whole_seconds(text: str) -> str:
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        raise Refused(400, f'parsing time "{text}" as "2006-01-02T15:04:05Z07:00": cannot parse "{text}"')
+        raise RequestRefused(400, f'parsing time "{text}" as "2006-01-02T15:04:05Z07:00": cannot parse "{text}"')
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.000000000Z")
 
 
@@ -75,9 +75,9 @@ def _zoned(stamp: bytes, minutes: int) -> bytes:
     """Return a timestamp of the file in the node's time zone."""
     if not minutes:
         return stamp
-    there = datetime.fromisoformat(stamp[:19].decode()) + timedelta(minutes=minutes)
+    local = datetime.fromisoformat(stamp[:19].decode()) + timedelta(minutes=minutes)
     hours, rest = divmod(abs(minutes), 60)
-    return f"{there.isoformat()}{stamp[19:29].decode()}{'-' if minutes < 0 else '+'}{hours:02}:{rest:02}".encode()
+    return f"{local.isoformat()}{stamp[19:29].decode()}{'-' if minutes < 0 else '+'}{hours:02}:{rest:02}".encode()
 
 
 def _text(moment: float) -> str:
@@ -88,17 +88,17 @@ def read(path: Path, query: LogQuery, is_over: Callable[[], bool]) -> Iterator[b
     """Yield the log in chunks. A followed log goes on until `is_over`, across rotation; b"" = no data for now.
 
     Each line of a followed log is a chunk of its own, as from a kubelet."""
-    left = query.limit
-    for piece in _pieces(path, query, is_over):
-        if left is not None:
-            piece = piece[:left]
-            left -= len(piece)
-        yield piece
-        if left == 0:
+    remaining = query.limit
+    for chunk in _chunks(path, query, is_over):
+        if remaining is not None:
+            chunk = chunk[:remaining]
+            remaining -= len(chunk)
+        yield chunk
+        if remaining == 0:
             return
 
 
-def _pieces(path: Path, query: LogQuery, is_over: Callable[[], bool]) -> Iterator[bytes]:
+def _chunks(path: Path, query: LogQuery, is_over: Callable[[], bool]) -> Iterator[bytes]:
     out: list[bytes] = []
     size = 0
     begins = True
@@ -112,7 +112,7 @@ def _pieces(path: Path, query: LogQuery, is_over: Callable[[], bool]) -> Iterato
                 text = _zoned(stamp, query.zone) + b" " + text
             out.append(text if begins else text[:-1])
             size += len(text)
-        if size >= PIECE or (query.follow and out):
+        if size >= CHUNK_BYTES or (query.follow and out):
             yield b"".join(out)
             out, size = [], 0
         elif not line:
@@ -171,15 +171,15 @@ def _seek_tail(file: BinaryIO, lines: int) -> None:
     end = file.tell()
     if lines == 0:
         return
-    found, position = -1, end
+    line_count, position = -1, end
     while position > 0:
-        begin = max(0, position - PIECE)
+        begin = max(0, position - CHUNK_BYTES)
         file.seek(begin)
         block = file.read(position - begin)
         at = len(block)
         while (at := block.rfind(b"\n", 0, at)) >= 0:
-            found += 1
-            if found == lines:
+            line_count += 1
+            if line_count == lines:
                 file.seek(begin + at + 1)
                 return
         position = begin

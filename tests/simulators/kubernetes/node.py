@@ -64,19 +64,19 @@ class Node:
             number = next(self._addresses)
         return f"10.244.{number // 250 % 250}.{number % 250 + 1}"
 
-    def tell(self, pod: Object, kind: str, reason: str, message: str, container: str | None = None) -> None:
-        found = self.store.find("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
-        self.recorder.tell(found or pod, kind, reason, message, container)
+    def record(self, pod: Object, kind: str, reason: str, message: str, container: str | None = None) -> None:
+        stored = self.store.find("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
+        self.recorder.record(stored or pod, kind, reason, message, container)
 
     def run(self, pod: Object) -> None:
         worker = PodWorker(self, pod)
         with self.lock:
             self.workers[worker.uid] = worker
-        found = self.store.find("pods", worker.namespace, worker.name)
-        if found and "deletionTimestamp" in found["metadata"]:
-            worker.order_end(End(found["metadata"]["deletionGracePeriodSeconds"]))
+        stored = self.store.find("pods", worker.namespace, worker.name)
+        if stored and "deletionTimestamp" in stored["metadata"]:
+            worker.order_end(End(stored["metadata"]["deletionGracePeriodSeconds"]))
         worker.thread.start()
-        if found is None:
+        if stored is None:
             self.forget(worker.uid)
 
     def worker(self, uid: str) -> PodWorker | None:
@@ -119,8 +119,8 @@ class Node:
             worker.is_lost = False
             worker.is_over = True
             worker.report_lost()
-            found = self.store.find("pods", worker.namespace, worker.name)
-            if found and "deletionTimestamp" in found["metadata"]:
+            stored = self.store.find("pods", worker.namespace, worker.name)
+            if stored and "deletionTimestamp" in stored["metadata"]:
                 self.removed(worker)
 
     def close(self) -> None:
@@ -164,13 +164,13 @@ def requested(pod: Object) -> dict[str, Decimal]:
     """Return the amount that a pod takes of its node: the sum of its containers, or its largest init container."""
     total: dict[str, Decimal] = {"pods": Decimal(1)}
     for container in pod["spec"]["containers"]:
-        for resource, quantity in _asked(container).items():
+        for resource, quantity in _requests_of(container).items():
             total[resource] = total.get(resource, Decimal(0)) + amount(quantity)
     for container in pod["spec"].get("initContainers") or []:
-        for resource, quantity in _asked(container).items():
+        for resource, quantity in _requests_of(container).items():
             total[resource] = max(total.get(resource, Decimal(0)), amount(quantity))
     return total
 
 
-def _asked(container: dict[str, Any]) -> dict[str, Any]:
+def _requests_of(container: dict[str, Any]) -> dict[str, Any]:
     return (container.get("resources") or {}).get("requests") or {}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from tests.simulators.kubernetes.answers import Refused
+from tests.simulators.kubernetes.answers import RequestRefused
 from tests.simulators.kubernetes.selectors import Object
 
 ADDED = {"finalizers"}
@@ -35,16 +35,16 @@ def strategic(item: Any, change: Any) -> Any:
         before = merged.get(key)
         if key.startswith(LESS):
             name = key.removeprefix(LESS)
-            merged[name] = [known for known in merged.get(name) or [] if known not in value]
+            merged[name] = [existing for existing in merged.get(name) or [] if existing not in value]
         elif key.startswith("$"):
             continue
         elif value is None:
             merged.pop(key, None)
         elif key in ADDED:
             merged[key] = [*(before or []), *(new for new in value if new not in (before or []))]
-        elif isinstance(value, list) and before and all("name" in known for known in [*before, *value]):
+        elif isinstance(value, list) and before and all("name" in existing for existing in [*before, *value]):
             changes = {new["name"]: new for new in value}
-            merged[key] = [strategic(known, changes.pop(known["name"], {})) for known in before]
+            merged[key] = [strategic(existing, changes.pop(existing["name"], {})) for existing in before]
             merged[key] += changes.values()
         else:
             merged[key] = strategic(before, value)
@@ -61,7 +61,9 @@ def json_patch(item: Object, operations: list[dict[str, Any]]) -> Object:
                 at = at[int(step)] if isinstance(at, list) else at[step]
             _operate(at, steps[-1], operation)
         except (KeyError, IndexError, ValueError) as error:
-            raise Refused(422, f"the server rejected our request due to an error in our request: {error}") from error
+            raise RequestRefused(
+                422, f"the server rejected our request due to an error in our request: {error}"
+            ) from error
     return patched
 
 

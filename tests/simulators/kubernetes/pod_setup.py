@@ -18,15 +18,15 @@ REFERENCE = re.compile(r"\$(\$|\(([^()]*)\))")
 
 
 def _need(store: Store, resource: str, namespace: str, name: str, optional: bool) -> dict[str, bytes] | None:
-    found = store.find(resource, namespace, name)
-    if found is None:
+    stored = store.find(resource, namespace, name)
+    if stored is None:
         if optional:
             return None
         raise NotYet("CreateContainerConfigError", f'{resource.removesuffix("s")} "{name}" not found')
-    data = {key: value.encode() for key, value in (found.get("data") or {}).items()}
+    data = {key: value.encode() for key, value in (stored.get("data") or {}).items()}
     if resource == "secrets":
         data = {key: base64.b64decode(value) for key, value in data.items()}
-        data |= {key: value.encode() for key, value in (found.get("stringData") or {}).items()}
+        data |= {key: value.encode() for key, value in (stored.get("stringData") or {}).items()}
     return data
 
 
@@ -74,7 +74,7 @@ def _give_to_group(path: Path, pod: Object) -> None:
 
 
 def _files(store: Store, namespace: str, pod: Object, source: dict[str, Any]) -> list[tuple[str, bytes, int]]:
-    found: list[tuple[str, bytes, int]] = []
+    files: list[tuple[str, bytes, int]] = []
     for kind, resource, key in (("secret", "secrets", "secretName"), ("configMap", "configmaps", "name")):
         if kind not in source:
             continue
@@ -85,13 +85,13 @@ def _files(store: Store, namespace: str, pod: Object, source: dict[str, Any]) ->
         items = reference.get("items") or [{"key": key, "path": key} for key in data or {}]
         for item in items:
             if data is not None and item["key"] in data:
-                found.append((item["path"], data[item["key"]], item.get("mode", mode)))
+                files.append((item["path"], data[item["key"]], item.get("mode", mode)))
     for item in (source.get("downwardAPI") or {}).get("items") or []:
         value = field_of(pod, item["fieldRef"]["fieldPath"])
-        found.append((item["path"], value.encode(), 0o644))
+        files.append((item["path"], value.encode(), 0o644))
     if "serviceAccountToken" in source:
-        found.append((source["serviceAccountToken"]["path"], b"a-token-of-the-pod", 0o644))
-    return found
+        files.append((source["serviceAccountToken"]["path"], b"a-token-of-the-pod", 0o644))
+    return files
 
 
 def field_of(pod: Object, path: str) -> str:
@@ -100,10 +100,10 @@ def field_of(pod: Object, path: str) -> str:
     if match:
         values = pod["metadata"].get(match[1]) or {}
         return values.get(match[2], "") if match[2] else "\n".join(f'{key}="{value}"' for key, value in values.items())
-    found: Any = pod
+    value: Any = pod
     for step in path.split("."):
-        found = (found or {}).get(step)
-    return "" if found is None else str(found)
+        value = (value or {}).get(step)
+    return "" if value is None else str(value)
 
 
 def expand(text: str, env: dict[str, str]) -> str:
@@ -148,10 +148,10 @@ def _service_links(store: Store, namespace: str) -> dict[str, str]:
         name = service["metadata"]["name"].upper().replace("-", "_")
         host = service["spec"].get("clusterIP", "10.96.66.10")
         for port in service["spec"]["ports"]:
-            number, prefix = port["port"], f"{name}_PORT_{port['port']}_TCP"
-            links |= {f"{name}_SERVICE_HOST": host, f"{name}_SERVICE_PORT": str(number)}
-            links |= {f"{name}_PORT": f"tcp://{host}:{number}", prefix: f"tcp://{host}:{number}"}
-            links |= {f"{prefix}_PROTO": "tcp", f"{prefix}_PORT": str(number), f"{prefix}_ADDR": host}
+            port_number, prefix = port["port"], f"{name}_PORT_{port['port']}_TCP"
+            links |= {f"{name}_SERVICE_HOST": host, f"{name}_SERVICE_PORT": str(port_number)}
+            links |= {f"{name}_PORT": f"tcp://{host}:{port_number}", prefix: f"tcp://{host}:{port_number}"}
+            links |= {f"{prefix}_PROTO": "tcp", f"{prefix}_PORT": str(port_number), f"{prefix}_ADDR": host}
     return links
 
 
@@ -178,7 +178,7 @@ def _variable(
     return data[reference["key"]].decode()
 
 
-def describe(
+def container_spec(
     store: Store,
     state: Path,
     folder: Path,

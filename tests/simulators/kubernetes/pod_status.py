@@ -84,18 +84,18 @@ def set_condition(
     """Set a condition. Its transition time changes only with its status."""
     value = "True" if is_true else "False"
     conditions = status.setdefault("conditions", [])
-    made = {"type": kind, "status": value, "lastProbeTime": None, "lastTransitionTime": stamp()}
+    condition = {"type": kind, "status": value, "lastProbeTime": None, "lastTransitionTime": stamp()}
     if reason:
-        made["reason"] = reason
+        condition["reason"] = reason
     if message:
-        made["message"] = message
-    for position, known in enumerate(conditions):
-        if known["type"] == kind:
-            if known["status"] == value:
-                made["lastTransitionTime"] = known["lastTransitionTime"]
-            conditions[position] = made
+        condition["message"] = message
+    for position, existing in enumerate(conditions):
+        if existing["type"] == kind:
+            if existing["status"] == value:
+                condition["lastTransitionTime"] = existing["lastTransitionTime"]
+            conditions[position] = condition
             return
-    conditions.append(made)
+    conditions.append(condition)
 
 
 def fill(status: dict[str, Any], slots: list[Slot], restart_policy: str, has_sandbox: bool) -> None:

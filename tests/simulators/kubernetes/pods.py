@@ -10,8 +10,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tests.simulators.kubernetes import patches
-from tests.simulators.kubernetes.admission import admit, give_defaults, refused
-from tests.simulators.kubernetes.answers import Refused, conflict, invalid, not_found
+from tests.simulators.kubernetes.admission import admit, apply_defaults, pod_forbidden
+from tests.simulators.kubernetes.answers import RequestRefused, conflict, invalid, not_found
 from tests.simulators.kubernetes.kubelet import End
 from tests.simulators.kubernetes.pod_status import set_condition
 from tests.simulators.kubernetes.schema import known_fields
@@ -27,16 +27,18 @@ def create(cluster: Cluster, namespace: str, pod: Object, is_dry: bool = False) 
     """Create a pod. Return it and the warnings for the client. `is_dry`: only check the request."""
     if pod.get("kind", "Pod") != "Pod" or pod.get("apiVersion", "v1") != "v1":
         text = f"the API version in the data ({pod.get('apiVersion')}) does not match the expected API version (v1)"
-        raise Refused(400, text)
+        raise RequestRefused(400, text)
     warnings = known_fields(pod, "V1Pod")
     pod = {key: value for key, value in pod.items() if key in ("metadata", "spec")}
     pod.setdefault("spec", {})
     metadata = pod.setdefault("metadata", {})
     if metadata.get("namespace", namespace) != namespace:
-        raise Refused(400, "the namespace of the provided object does not match the namespace sent on the request")
+        raise RequestRefused(
+            400, "the namespace of the provided object does not match the namespace sent on the request"
+        )
     if cluster.store.find("namespaces", "", namespace) is None:
         raise not_found("namespaces", namespace)
-    give_defaults(cluster.admission, pod)
+    apply_defaults(cluster.admission, pod)
     check_pod(pod)
     if not metadata.get("name"):
         letters = string.ascii_lowercase + string.digits
@@ -44,11 +46,11 @@ def create(cluster: Cluster, namespace: str, pod: Object, is_dry: bool = False) 
     fill_in(pod, namespace)
     account = pod["spec"]["serviceAccountName"]
     if cluster.store.find("serviceaccounts", namespace, account) is None:
-        why = f'error looking up service account {namespace}/{account}: serviceaccount "{account}" not found'
-        raise refused(metadata["name"], why)
+        message = f'error looking up service account {namespace}/{account}: serviceaccount "{account}" not found'
+        raise pod_forbidden(metadata["name"], message)
     with cluster.store.lock:
-        there = cluster.store.list("pods", namespace, lambda item: True)[1]
-        admit(cluster.admission, pod, [stored.object for stored in there])  # before the name is checked
+        existing = cluster.store.list("pods", namespace, lambda item: True)[1]
+        admit(cluster.admission, pod, [stored.object for stored in existing])  # before the name is checked
         if is_dry and (namespace, metadata["name"]) not in cluster.store.objects["pods"]:
             return Stored(0, pod, json.dumps(pod).encode()), warnings
         stored = cluster.store.create("pods", pod)
@@ -70,11 +72,13 @@ def delete(cluster: Cluster, namespace: str, name: str, options: dict[str, Any])
     with cluster.store.lock:
         pod = cluster.store.get("pods", namespace, name).object
         metadata = pod["metadata"]
-        for field, what in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
+        for field, label in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
             if preconditions.get(field) and preconditions[field] != metadata[field]:
-                why = f"the {what} in the precondition ({preconditions[field]}) does not match the {what} in record "
-                why += f"({metadata[field]})."
-                raise conflict("pods", name, f"{why} The object might have been deleted and then recreated")
+                message = (
+                    f"the {label} in the precondition ({preconditions[field]}) does not match the {label} in record "
+                )
+                message += f"({metadata[field]})."
+                raise conflict("pods", name, f"{message} The object might have been deleted and then recreated")
         if grace is None:
             grace = pod["spec"]["terminationGracePeriodSeconds"]
         if not pod["spec"].get("nodeName") or _is_over(pod):
@@ -89,11 +93,11 @@ def delete(cluster: Cluster, namespace: str, name: str, options: dict[str, Any])
             assert stored
         else:
 
-            def mark(item: Object) -> None:
+            def change(item: Object) -> None:
                 item["metadata"]["deletionTimestamp"] = stamp(time.time() + grace)
                 item["metadata"]["deletionGracePeriodSeconds"] = grace
 
-            stored = cluster.store.update("pods", namespace, name, mark)
+            stored = cluster.store.update("pods", namespace, name, change)
     _end(cluster, stored.object, grace)
     return stored
 
@@ -108,38 +112,38 @@ def _end(cluster: Cluster, pod: Object, grace: float) -> None:
             cluster.store.remove("pods", pod["metadata"]["namespace"], pod["metadata"]["name"], uid)
         return
     if grace == 0 and cluster.store.find("pods", worker.namespace, worker.name) is None:
-        cluster.soon(lambda: node.forget(uid))
+        cluster.run_in_background(lambda: node.forget(uid))
         return
     worker.order_end(End(grace))
     if worker.is_over and not node.is_lost:
-        cluster.soon(lambda: node.removed(worker))
+        cluster.run_in_background(lambda: node.removed(worker))
 
 
 def delete_all(cluster: Cluster, namespace: str, chosen: Test, options: dict[str, Any]) -> list[Stored]:
-    found = cluster.store.list("pods", namespace, chosen)[1]
-    for stored in found:
+    deleted = cluster.store.list("pods", namespace, chosen)[1]
+    for stored in deleted:
         try:
             delete(cluster, namespace, stored.object["metadata"]["name"], options)
-        except Refused as refused:
-            if refused.code != 404:
+        except RequestRefused as error:
+            if error.code != 404:
                 raise
-    return found
+    return deleted
 
 
 def evict(cluster: Cluster, namespace: str, name: str, options: dict[str, Any]) -> None:
     """Evict a pod as a drain does: set a condition with the reason, then delete the pod."""
 
-    def mark(pod: Object) -> None:
+    def change(pod: Object) -> None:
         set_condition(pod["status"], "DisruptionTarget", True, "EvictionByEvictionAPI", "Eviction API: evicting")
 
-    cluster.store.update("pods", namespace, name, mark)
+    cluster.store.update("pods", namespace, name, change)
     delete(cluster, namespace, name, options)
 
 
 def patch(cluster: Cluster, resource: str, namespace: str, name: str, kind: str, body: Any) -> Stored:
     """Apply a patch of one of the three kinds. Only metadata and the mutable part of the spec change."""
     if kind not in patches.APPLY:
-        raise Refused(
+        raise RequestRefused(
             415,
             "the body of the request was in an unknown format - accepted media types include: "
             + ", ".join(sorted(patches.APPLY)),

@@ -23,14 +23,14 @@ class Pretended:
     pretended: set[str]
 
     def pretend(
-        self, number: int, labels: dict[str, str], name: str = "pretended-{}", manifest: Any = None
+        self, count: int, labels: dict[str, str], name: str = "pretended-{}", manifest: Any = None
     ) -> list[str]:
         """Create running pods without processes. `{}` in the name and in label values becomes a new uuid.
 
         Returns their names. Such a pod disappears at once when it is deleted.
         """
         names = []
-        for _ in range(number):
+        for _ in range(count):
             identity = uuid.uuid4().hex
             pod = copy.deepcopy(manifest) or {
                 "metadata": {},

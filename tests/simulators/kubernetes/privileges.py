@@ -33,9 +33,11 @@ def user_of(pod: Object, spec: dict[str, Any], image: Image) -> tuple[int, int]:
     context = {**(pod["spec"].get("securityContext") or {}), **(spec.get("securityContext") or {})}
     user = context.get("runAsUser", image.user)
     if context.get("runAsNonRoot") and user == 0:
-        why = "image will run as root" if "runAsUser" not in context else "container's runAsUser breaks non-root policy"
+        reason = (
+            "image will run as root" if "runAsUser" not in context else "container's runAsUser breaks non-root policy"
+        )
         raise NotYet(
-            "CreateContainerConfigError", f'container has runAsNonRoot and {why} (pod: "{pod["metadata"]["name"]}")'
+            "CreateContainerConfigError", f'container has runAsNonRoot and {reason} (pod: "{pod["metadata"]["name"]}")'
         )
     return user, context.get("runAsGroup", 0)
 
@@ -48,5 +50,5 @@ def capabilities_of(context: dict[str, Any]) -> list[int] | None:
     dropped, added = ({name.removeprefix("CAP_") for name in capabilities.get(kind) or []} for kind in ("drop", "add"))
     if "ALL" in added:
         return None
-    kept = set() if "ALL" in dropped else set(USUAL.split()) - dropped
-    return sorted(CAPABILITIES.split().index(name) for name in kept | added)
+    remaining = set() if "ALL" in dropped else set(USUAL.split()) - dropped
+    return sorted(CAPABILITIES.split().index(name) for name in remaining | added)

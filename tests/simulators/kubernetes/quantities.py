@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from decimal import ROUND_CEILING, Decimal
 
-from tests.simulators.kubernetes.answers import Refused
+from tests.simulators.kubernetes.answers import RequestRefused
 
 QUANTITY = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(Ki|Mi|Gi|Ti|Pi|Ei|n|u|m|k|M|G|T|P|E|[eE][+-]?\d+)?")
 SCALES = {
@@ -19,10 +19,10 @@ SCALES = {
 
 
 def amount(quantity: object) -> Decimal:
-    """Parse a quantity. Raises Refused if it is invalid."""
+    """Parse a quantity. Raises RequestRefused if it is invalid."""
     match = QUANTITY.fullmatch(str(quantity))
     if match is None:
-        raise Refused(
+        raise RequestRefused(
             400,
             'Pod in version "v1" cannot be handled as a Pod: quantities must match the regular expression '
             "'^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",

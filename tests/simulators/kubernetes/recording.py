@@ -13,21 +13,21 @@ class Recorder:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._known: dict[tuple[str, ...], str] = {}
+        self._names: dict[tuple[str, ...], str] = {}
 
-    def tell(
+    def record(
         self, pod: Object, kind: str, reason: str, message: str, container: str | None = None, source: str = "kubelet"
     ) -> None:
         metadata = pod["metadata"]
         path = f"spec.containers{{{container}}}" if container else None
         key = (metadata["uid"], reason, message, path or "")
         with self.store.lock:
-            if key in self._known:
-                self.store.update("events", metadata["namespace"], self._known[key], _again)
+            if key in self._names:
+                self.store.update("events", metadata["namespace"], self._names[key], _again)
                 return
             name = f"{metadata['name']}.{uuid.uuid4().hex[:16]}"
             self.store.create("events", _event(pod, name, kind, reason, message, path, source))
-            self._known[key] = name
+            self._names[key] = name
 
 
 def _again(event: Object) -> None:

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from tests.simulators.kubernetes import pods
-from tests.simulators.kubernetes.answers import Refused, expired, invalid, success
+from tests.simulators.kubernetes.answers import RequestRefused, expired, invalid, success
 from tests.simulators.kubernetes.connections import Answering, read_json
 from tests.simulators.kubernetes.faults import HangUp
 from tests.simulators.kubernetes.selectors import Object, both
@@ -28,16 +28,16 @@ class Resources(Answering):
         if verb == "watch":
             return self._watch(resource, namespace, chosen)
         if verb == "deletecollection" and resource == "pods" and namespace:
-            found = pods.delete_all(self.cluster, namespace, chosen, self._options(body))
-            return self._list_of("pods", self.cluster.store.version, found, {})
+            stored_items = pods.delete_all(self.cluster, namespace, chosen, self._options(body))
+            return self._list_of("pods", self.cluster.store.version, stored_items, {})
         if verb == "create" and resource == "pods" and namespace:
             stored, warnings = pods.create(self.cluster, namespace, read_json(body), self.query.get("dryRun") == "All")
             self.cluster.warnings.extend(warnings)
             headers = {"Warning": ", ".join("299 - " + json.dumps(text) for text in warnings)} if warnings else {}
-            return self._send(201, stored.whole("pods"), headers)
+            return self._send(201, stored.to_json("pods"), headers)
         if verb == "create":
-            return self._send(201, self._create(resource, namespace, read_json(body)).whole(resource))
-        raise Refused(405, "the server does not allow this method on the requested resource")
+            return self._send(201, self._create(resource, namespace, read_json(body)).to_json(resource))
+        raise RequestRefused(405, "the server does not allow this method on the requested resource")
 
     def _create(self, resource: str, namespace: str | None, item: Object) -> Stored:
         """Create an object of another kind than a pod, without validation."""
@@ -52,32 +52,32 @@ class Resources(Answering):
 
     def _list(self, resource: str, namespace: str | None, chosen: Any) -> None:
         store = self.cluster.store
-        position, version, found = "", 0, None
+        position, version, stored_items = "", 0, None
         if self.query.get("continue"):
             version, position = _continued(self.query["continue"])
-            found = store.snapshots.get(version)
-            if found is None:
+            stored_items = store.snapshots.get(version)
+            if stored_items is None:
                 text = "The provided continue parameter is too old to display a consistent list result."
                 raise expired(text)
         elif self.query.get("resourceVersion", "0") not in ("", "0"):
             store.not_older(_version(self.query["resourceVersion"]))
-        if found is None:
-            version, found = store.list(resource, namespace, chosen)
+        if stored_items is None:
+            version, stored_items = store.list(resource, namespace, chosen)
         limit = int(self.query.get("limit") or 0)
-        rest = [stored for stored in found if _place(stored) > position] if position else found
+        rest = [stored for stored in stored_items if _position_of(stored) > position] if position else stored_items
         extra: dict[str, Any] = {}
         if limit and len(rest) > limit:
-            store.snapshots[version] = found
-            extra["continue"] = _continue(version, _place(rest[limit - 1]))
+            store.snapshots[version] = stored_items
+            extra["continue"] = _continue(version, _position_of(rest[limit - 1]))
             if not self.query.get("labelSelector") and not self.query.get("fieldSelector"):
                 extra["remainingItemCount"] = len(rest) - limit
             rest = rest[:limit]
         self._list_of(resource, version, rest, extra)
 
-    def _list_of(self, resource: str, version: int, found: list[Stored], extra: dict[str, Any]) -> None:
+    def _list_of(self, resource: str, version: int, stored_items: list[Stored], extra: dict[str, Any]) -> None:
         metadata = json.dumps({"resourceVersion": str(version), **extra}).encode()
         head = b'{"kind":"%sList","apiVersion":"v1","metadata":%s,"items":[' % (KINDS[resource].encode(), metadata)
-        self._send(200, head + b",".join(stored.text for stored in found) + b"]}")
+        self._send(200, head + b",".join(stored.text for stored in stored_items) + b"]}")
 
     def _watch(self, resource: str, namespace: str | None, chosen: Any) -> None:
         store = self.cluster.store
@@ -91,21 +91,21 @@ class Resources(Answering):
         else:
             since, first = store.list(resource, namespace, chosen)
         self._begin_stream("application/json")
-        self._chunk(b"".join(_event("ADDED", stored.whole(resource)) for stored in first))
+        self._chunk(b"".join(_event("ADDED", stored.to_json(resource)) for stored in first))
         last_version = since
         generation = store.generation
         try:
             for kind, stored, version in store.changes(resource, namespace, chosen, since, seconds, BOOKMARK):
                 if stored is not None:
-                    self._chunk(_event(kind, stored.whole(resource)))
+                    self._chunk(_event(kind, stored.to_json(resource)))
                     last_version = version
                 elif self._is_closed():
                     return
                 elif bookmarks and version > last_version:
                     self._chunk(_event("BOOKMARK", _bookmark(resource, version)))
                     last_version = version
-        except Refused as refused:
-            self._chunk(_event("ERROR", json.dumps(refused.status).encode()))
+        except RequestRefused as pod_forbidden:
+            self._chunk(_event("ERROR", json.dumps(pod_forbidden.status).encode()))
         if store.generation != generation and store.is_abrupt:
             raise HangUp
         self._end_stream()
@@ -120,28 +120,28 @@ class Resources(Answering):
     def _one(self, verb: str, resource: str, namespace: str, name: str, body: bytes) -> None:
         store = self.cluster.store
         if verb == "get":
-            return self._send(200, store.get(resource, namespace, name).whole(resource))
+            return self._send(200, store.get(resource, namespace, name).to_json(resource))
         if verb == "delete" and resource == "pods":
-            return self._send(200, pods.delete(self.cluster, namespace, name, self._options(body)).whole("pods"))
+            return self._send(200, pods.delete(self.cluster, namespace, name, self._options(body)).to_json("pods"))
         if verb == "patch" and resource == "pods":
             kind = self.headers.get("Content-Type", "").partition(";")[0]
             return self._send(
-                200, pods.patch(self.cluster, resource, namespace, name, kind, read_json(body)).whole("pods")
+                200, pods.patch(self.cluster, resource, namespace, name, kind, read_json(body)).to_json("pods")
             )
         if verb == "delete":
-            gone = store.get(resource, namespace, name).object["metadata"]
+            metadata = store.get(resource, namespace, name).object["metadata"]
             store.remove(resource, namespace, name)
-            return self._say(success({"name": name, "kind": resource, "uid": gone["uid"]}))
-        raise Refused(405, "the server does not allow this method on the requested resource")
+            return self._say(success({"name": name, "kind": resource, "uid": metadata["uid"]}))
+        raise RequestRefused(405, "the server does not allow this method on the requested resource")
 
 
 def _version(text: str) -> int:
     if not text.isdigit():
-        raise Refused(400, f'Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax')
+        raise RequestRefused(400, f'Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax')
     return int(text)
 
 
-def _place(stored: Stored) -> str:
+def _position_of(stored: Stored) -> str:
     metadata = stored.object["metadata"]
     return f"{metadata.get('namespace', '')}/{metadata['name']}"
 
@@ -156,7 +156,7 @@ def _continued(text: str) -> tuple[int, str]:
         token = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
         return int(token["rv"]), token["start"]
     except (ValueError, KeyError):
-        raise Refused(400, f"continue key is not valid: {text}") from None
+        raise RequestRefused(400, f"continue key is not valid: {text}") from None
 
 
 def _event(kind: str, item: bytes) -> bytes:

@@ -8,7 +8,7 @@ from collections import Counter
 from decimal import Decimal
 from typing import Any
 
-from tests.simulators.kubernetes.answers import Refused
+from tests.simulators.kubernetes.answers import RequestRefused
 from tests.simulators.kubernetes.node import Node, requested
 from tests.simulators.kubernetes.pod_status import set_condition
 from tests.simulators.kubernetes.quantities import amount
@@ -80,13 +80,13 @@ class Scheduler:
             return self._refuse(pod, "Unschedulable", missing)
         reasons: Counter[str] = Counter()
         for node in self.nodes.values():
-            why = self._hindrances(pod, node)
-            if not why:
+            hindrances = self._hindrances(pod, node)
+            if not hindrances:
                 return self._bind(pod, node)
-            reasons.update(why)
+            reasons.update(hindrances)
         total = len(self.nodes)
-        why_all = ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
-        text = f"0/{total} nodes are available: {why_all}. preemption: 0/{total} nodes are available: "
+        summary = ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
+        text = f"0/{total} nodes are available: {summary}. preemption: 0/{total} nodes are available: "
         return self._refuse(pod, "Unschedulable", f"{text}{total} No preemption victims found for incoming pod.")
 
     def _missing_claim(self, pod: Object) -> str | None:
@@ -110,9 +110,9 @@ class Scheduler:
         if not matches(pod["spec"], item["metadata"]["labels"]):
             return ["node(s) didn't match Pod's node affinity/selector"]
         used: dict[str, Decimal] = {}
-        for there in self.store.list("pods", None, lambda other: other["spec"].get("nodeName") == node.name)[1]:
-            if there.object["status"]["phase"] not in ("Succeeded", "Failed"):
-                for resource, quantity in self._requested(there.object).items():
+        for other in self.store.list("pods", None, lambda other: other["spec"].get("nodeName") == node.name)[1]:
+            if other.object["status"]["phase"] not in ("Succeeded", "Failed"):
+                for resource, quantity in self._requested(other.object).items():
                     used[resource] = used.get(resource, Decimal(0)) + quantity
         allocatable = item["status"]["allocatable"]
         return [
@@ -134,7 +134,7 @@ class Scheduler:
             return
         self._reported[metadata["uid"]] = (message, time.monotonic())
         if reason == "Unschedulable":
-            self.recorder.tell(pod, "Warning", "FailedScheduling", message, source="default-scheduler")
+            self.recorder.record(pod, "Warning", "FailedScheduling", message, source="default-scheduler")
         self._update(pod, lambda item: set_condition(item["status"], "PodScheduled", False, reason, message))
 
     def _bind(self, pod: Object, node: Node) -> None:
@@ -145,21 +145,21 @@ class Scheduler:
         if self._update(pod, bind):
             metadata = pod["metadata"]
             text = f"Successfully assigned {metadata['namespace']}/{metadata['name']} to {node.name}"
-            self.recorder.tell(pod, "Normal", "Scheduled", text, source="default-scheduler")
+            self.recorder.record(pod, "Normal", "Scheduled", text, source="default-scheduler")
             self._bound(pod, node)
 
     def _bound(self, pod: Object, node: Node | None) -> None:
         metadata = pod["metadata"]
         self._forget(metadata["uid"])
-        found = self.store.find("pods", metadata["namespace"], metadata["name"])
-        if found and node and found["metadata"]["uid"] == metadata["uid"] not in self.pretended:
-            node.run(found)
+        stored = self.store.find("pods", metadata["namespace"], metadata["name"])
+        if stored and node and stored["metadata"]["uid"] == metadata["uid"] not in self.pretended:
+            node.run(stored)
 
     def _update(self, pod: Object, change: Any) -> bool:
         metadata = pod["metadata"]
         try:
             self.store.update("pods", metadata["namespace"], metadata["name"], change, uid=metadata["uid"])
-        except Refused:
+        except RequestRefused:
             return False
         return True
 

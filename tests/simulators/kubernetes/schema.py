@@ -7,7 +7,7 @@ from typing import Any
 
 import kubernetes.client.models as models
 
-from tests.simulators.kubernetes.answers import Refused
+from tests.simulators.kubernetes.answers import RequestRefused
 
 SIMPLE = {"str": str, "int": int, "bool": bool, "float": (int, float)}
 
@@ -15,7 +15,7 @@ SIMPLE = {"str": str, "int": int, "bool": bool, "float": (int, float)}
 def known_fields(item: dict[str, Any], model: str, path: str = "") -> list[str]:
     """Drop unknown fields, and return the warnings of a server about them.
 
-    Raises Refused for a value of a wrong type.
+    Raises RequestRefused for a value of a wrong type.
     """
     kind = getattr(models, model)
     names = {wire: name for name, wire in kind.attribute_map.items()}
@@ -59,4 +59,4 @@ def _must_be(value: Any, kind: Any, path: str) -> None:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         names = {bool: "bool", int: "number", float: "number", str: "string", list: "array", dict: "object"}
         text = f"json: cannot unmarshal {names.get(type(value), 'object')} into Go struct field .{path}"
-        raise Refused(400, f'Pod in version "v1" cannot be handled as a Pod: {text}')
+        raise RequestRefused(400, f'Pod in version "v1" cannot be handled as a Pod: {text}')

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from tests.simulators.kubernetes.answers import Refused
+from tests.simulators.kubernetes.answers import RequestRefused
 
 Object = dict[str, Any]
 Test = Callable[[Object], bool]
@@ -54,13 +54,13 @@ REQUIREMENT = re.compile(
 
 
 def labels(text: str) -> Test:
-    """Parse a label selector. Raises Refused if it is invalid."""
+    """Parse a label selector. Raises RequestRefused if it is invalid."""
     tests: list[Callable[[dict[str, str]], bool]] = []
     position = 0
     while position < len(text.strip()):
         match = REQUIREMENT.match(text, position)
         if match is None:
-            raise Refused(
+            raise RequestRefused(
                 400, f'unable to parse requirement: found {text[position:]!r}, expected: identifier or "," or "in"'
             )
         tests.append(_requirement(match))
@@ -89,14 +89,14 @@ def _requirement(match: re.Match[str]) -> Callable[[dict[str, str]], bool]:
 
 
 def fields(text: str, resource: str) -> Test:
-    """Parse a field selector. Raises Refused if it is invalid, or if the resource does not support the field."""
+    """Parse a field selector. Raises RequestRefused if it is invalid, or if the resource does not support the field."""
     tests: list[tuple[list[str], bool, str]] = []
     for term in filter(None, text.split(",")):
         match = re.fullmatch(r"\s*([^=!\s]+)\s*(==|=|!=)\s*(.*?)\s*", term)
         if match is None:
-            raise Refused(400, f"invalid selector: '{text}'; can't understand '{term}'")
+            raise RequestRefused(400, f"invalid selector: '{text}'; can't understand '{term}'")
         if match[1] not in FIELDS.get(resource, {"metadata.name", "metadata.namespace"}):
-            raise Refused(400, f"field label not supported: {match[1]}")
+            raise RequestRefused(400, f"field label not supported: {match[1]}")
         tests.append((match[1].split("."), match[2] != "!=", match[3]))
 
     def chosen(item: Object) -> bool:
@@ -106,12 +106,12 @@ def fields(text: str, resource: str) -> Test:
 
 
 def _value(item: Object, path: list[str]) -> str:
-    found: Any = item
+    value: Any = item
     if path == ["source"]:
         path = ["source", "component"]
     for step in path:
-        found = (found or {}).get(step)
-    return "" if found is None else str(found)
+        value = (value or {}).get(step)
+    return "" if value is None else str(value)
 
 
 def both(label_selector: str | None, field_selector: str | None, resource: str) -> Test:

@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.simulators.kubernetes import pods
-from tests.simulators.kubernetes.answers import Refused, forbidden, not_found, success
+from tests.simulators.kubernetes.answers import RequestRefused, forbidden, not_found, success
 from tests.simulators.kubernetes.connections import read_json
-from tests.simulators.kubernetes.faults import Fault, HangUp, meet
+from tests.simulators.kubernetes.faults import Fault, HangUp, raise_fault
 from tests.simulators.kubernetes.resources import Resources
 from tests.simulators.kubernetes.store import KINDS
 from tests.simulators.kubernetes.streams import Streams
@@ -43,14 +43,14 @@ class Handler(Resources, Streams):
         try:
             _check_size(len(body))
             self._route(url.path.rstrip("/"), body)
-        except Refused as refused:
+        except RequestRefused as pod_forbidden:
             if self.is_streaming:
-                raise AssertionError("too late to refuse") from refused
-            if refused.is_plain:
-                headers = {"Content-Type": "text/plain; charset=utf-8", **refused.headers}
-                self._send(refused.code, f"{refused}\n".encode(), headers)
+                raise AssertionError("too late to refuse") from pod_forbidden
+            if pod_forbidden.is_plain:
+                headers = {"Content-Type": "text/plain; charset=utf-8", **pod_forbidden.headers}
+                self._send(pod_forbidden.code, f"{pod_forbidden}\n".encode(), headers)
             else:
-                self._send(refused.code, json.dumps(refused.status).encode(), refused.headers)
+                self._send(pod_forbidden.code, json.dumps(pod_forbidden.status).encode(), pod_forbidden.headers)
         except HangUp:
             self.close_connection = True
             with contextlib.suppress(OSError):
@@ -65,7 +65,7 @@ class Handler(Resources, Streams):
         if fault and fault.is_done:
             self._carry_out(fault, path, verb, resource, match, body)
         elif fault:
-            meet(fault)
+            raise_fault(fault)
         self._serve(path, verb, resource, match, body)
 
     def _carry_out(
@@ -77,14 +77,14 @@ class Handler(Resources, Streams):
             self._serve(path, verb, resource, match, body)
         finally:
             self.wfile = wire
-        meet(fault)
+        raise_fault(fault)
 
     def _serve(self, path: str, verb: str, resource: str, match: re.Match[str] | None, body: bytes) -> None:
         if path in ("/version", "/healthz", "/livez", "/readyz"):
-            return self._about(path)
+            return self._version_or_namespaces(path)
         user = self._user()
         if path in ("/api", "/apis", "/api/v1"):
-            return self._about(path)
+            return self._version_or_namespaces(path)
         if path == REVIEWS and self.command == "POST":
             return self._review(read_json(body))
         if match is None or match["resource"] not in KINDS:
@@ -117,14 +117,14 @@ class Handler(Resources, Streams):
         given = self.headers.get("Authorization", "")
         user = self.cluster.tokens.get(given.removeprefix("Bearer ")) if given.startswith("Bearer ") else None
         if user is None:
-            raise Refused(401, "Unauthorized")
+            raise RequestRefused(401, "Unauthorized")
         return user
 
     def _allow(self, user: str, verb: str, resource: str, namespace: str | None, name: str | None) -> None:
         if not self.cluster.allows(verb, resource, namespace):
             raise forbidden(user, verb, resource, namespace, name)
 
-    def _about(self, path: str) -> None:
+    def _version_or_namespaces(self, path: str) -> None:
         if path == "/version":
             major, minor = self.cluster.version
             body = {
@@ -175,6 +175,6 @@ class Handler(Resources, Streams):
 def _check_size(size: int) -> None:
     """Refuse a request that is too large for the server, or for its database."""
     if size > LARGEST:
-        raise Refused(413, f"Request entity too large: limit is {LARGEST}", "RequestEntityTooLarge")
+        raise RequestRefused(413, f"Request entity too large: limit is {LARGEST}", "RequestEntityTooLarge")
     if size > LARGEST // 2:
-        raise Refused(500, "etcdserver: request is too large")
+        raise RequestRefused(500, "etcdserver: request is too large")

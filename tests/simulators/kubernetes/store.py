@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from tests.simulators.kubernetes.answers import Refused, already_exists, conflict, expired, not_found
+from tests.simulators.kubernetes.answers import RequestRefused, already_exists, conflict, expired, not_found
 from tests.simulators.kubernetes.selectors import Object, Test
 
 KINDS = {
@@ -49,7 +49,7 @@ class Stored:
     text: bytes
     """The object as JSON without kind and apiVersion, for lists."""
 
-    def whole(self, resource: str) -> bytes:
+    def to_json(self, resource: str) -> bytes:
         return b'{"kind":"%s","apiVersion":"v1",' % KINDS[resource].encode() + self.text[1:]
 
 
@@ -91,22 +91,22 @@ class Store:
 
     def find(self, resource: str, namespace: str, name: str) -> Object | None:
         with self.lock:
-            found = self.objects[resource].get((namespace, name))
-            return found.object if found else None
+            stored = self.objects[resource].get((namespace, name))
+            return stored.object if stored else None
 
     def list(self, resource: str, namespace: str | None, chosen: Test) -> tuple[int, list[Stored]]:
         """Return the current version, and the selected objects in the order of their names."""
         with self.lock:
             version = self.version
-            found = sorted(self.objects[resource].items())
+            entries = sorted(self.objects[resource].items())
         return version, [
             stored
-            for (where, _), stored in found
+            for (where, _), stored in entries
             if (namespace is None or where == namespace) and chosen(stored.object)
         ]
 
     def create(self, resource: str, item: Object) -> Stored:
-        """Create an object, and fill in the server's part of `metadata`. Raises Refused if the name is taken."""
+        """Create an object, and fill in the server's part of `metadata`. Raises RequestRefused if the name is taken."""
         metadata = item["metadata"]
         key = (metadata.get("namespace", ""), metadata["name"])
         with self.lock:
@@ -127,15 +127,15 @@ class Store:
     ) -> Stored:
         """Replace an object by a changed copy. An unchanged copy gets no new version.
 
-        Raises Refused where there is no such object (or it is of another uid), or it is of another version.
+        Raises RequestRefused if there is no such object with this uid, or if it has another version.
         """
         with self.lock:
             before = self.get(resource, namespace, name)
             if uid is not None and before.object["metadata"]["uid"] != uid:
                 raise not_found(resource, name)
             if version is not None and version != str(before.version):
-                why = "the object has been modified; please apply your changes to the latest version and try again"
-                raise conflict(resource, name, why)
+                message = "the object has been modified; please apply your changes to the latest version and try again"
+                raise conflict(resource, name, message)
             item = copy.deepcopy(before.object)
             change(item)
             if item == before.object:
@@ -206,7 +206,7 @@ class Store:
             self.lock.notify_all()
 
     def not_older(self, version: int) -> None:
-        """Wait until the state has at least that version. Raises Refused after the time limit."""
+        """Wait until the state has at least that version. Raises RequestRefused after the time limit."""
         with self.lock:
             if not self.lock.wait_for(lambda: self.version >= version, self.patience):
                 details = {
@@ -214,15 +214,15 @@ class Store:
                     "retryAfterSeconds": 1,
                 }
                 text = f"Too large resource version: {version}, current: {self.version}"
-                raise Refused(504, text, details=details, headers={"Retry-After": "1"})
+                raise RequestRefused(504, text, details=details, headers={"Retry-After": "1"})
 
     def changes(
         self, resource: str, namespace: str | None, chosen: Test, since: int, seconds: float, idle: float
     ) -> Iterator[tuple[str, Stored | None, int]]:
         """Yield (type, object, version) of each change after version `since`, for some seconds.
 
-        ("IDLE", None, version) when nothing happened for `idle` seconds. Ends when watches are cut. Raises Refused when
-        history no longer goes back that far.
+        Yields ("IDLE", None, version) if nothing happened for `idle` seconds. Ends when watches are cut. Raises
+        RequestRefused if the history does not go back that far any more.
         """
         end = time.monotonic() + seconds
         with self.lock:
@@ -250,12 +250,12 @@ class Store:
                 return
 
     def _after(self, since: int) -> list[Change]:
-        found: list[Change] = []
+        changes: list[Change] = []
         for change in reversed(self.history):
             if change.version <= since:
                 break
-            found.append(change)
-        return found[::-1]
+            changes.append(change)
+        return changes[::-1]
 
 
 def _kind(change: Change, chosen: Test) -> str | None:

@@ -122,14 +122,14 @@ def test_followed_log_arrives_line_by_line(cluster: Any, api: Any):
     answer.close()
 
 
-def refused(api: Any, **options: Any) -> tuple[int, str]:
+def refusal_of(api: Any, **options: Any) -> tuple[int, str]:
     with pytest.raises(ApiException) as error:
         api.read_namespaced_pod_log("pod", "default", **options)
     return error.value.status, json.loads(error.value.body)["message"]
 
 
 def test_log_that_does_not_exist_is_an_error(cluster: Any, api: Any):
-    assert refused(api) == (404, 'pods "pod" not found')
+    assert refusal_of(api) == (404, 'pods "pod" not found')
     cluster.schedule_nothing("full")
     pod = manifest()
     pod["spec"]["containers"].append({"name": "beside", "image": "not-there"})
@@ -138,15 +138,15 @@ def test_log_that_does_not_exist_is_an_error(cluster: Any, api: Any):
     cluster.schedule_nothing(None)
     wait_for(lambda: cluster.pod("pod")["status"].get("containerStatuses", [{"state": {}}])[0]["state"].get("running"))
     text = "a container name must be specified for pod pod, choose one of: [job beside]"
-    assert refused(api) == (400, text)
-    assert refused(api, container="other") == (400, "container other is not valid for pod pod")
-    assert refused(api, container="job", previous=True) == (
+    assert refusal_of(api) == (400, text)
+    assert refusal_of(api, container="other") == (400, "container other is not valid for pod pod")
+    assert refusal_of(api, container="job", previous=True) == (
         400,
         'previous terminated container "job" in pod "pod" not found',
     )
     code, message = wait_for(
-        lambda: (result := refused(api, container="beside")) and "Creating" not in result[1] and result
+        lambda: (result := refusal_of(api, container="beside")) and "Creating" not in result[1] and result
     )
     assert (code, message.startswith('container "beside" in pod "pod" is waiting to start: ')) == (400, True)
     assert message.endswith(("image can't be pulled", "trying and failing to pull image"))
-    assert refused(api, container="job", since_seconds=0)[0] == 422
+    assert refusal_of(api, container="job", since_seconds=0)[0] == 422

@@ -13,7 +13,7 @@ from kubernetes.client import ApiException, V1DeleteOptions, V1Preconditions
 from tests.simulators.kubernetes.conftest import manifest, wait_for
 
 
-def refused(call: Any, *arguments: Any, **named: Any) -> tuple[int, dict[str, Any]]:
+def refusal_of(call: Any, *arguments: Any, **named: Any) -> tuple[int, dict[str, Any]]:
     """Return the status code and the `Status` object of a call that must be refused."""
     with pytest.raises(ApiException) as error:
         call(*arguments, **named)
@@ -60,7 +60,7 @@ def test_server_fills_in_defaults(cluster: Any, api: Any):
 
 def test_name_can_be_used_once(cluster: Any, api: Any):
     api.create_namespaced_pod("default", manifest())
-    code, status = refused(api.create_namespaced_pod, "default", manifest())
+    code, status = refusal_of(api.create_namespaced_pod, "default", manifest())
     assert (code, status["reason"]) == (409, "AlreadyExists")
     assert status["message"] == 'pods "pod" already exists'
     assert status["details"] == {"name": "pod", "kind": "pods"}
@@ -97,7 +97,7 @@ def test_name_can_be_used_once(cluster: Any, api: Any):
 def test_faulty_manifest_is_invalid(cluster: Any, api: Any, change: Any, field: str):
     pod = manifest()
     change(pod)
-    code, status = refused(api.create_namespaced_pod, "default", pod)
+    code, status = refusal_of(api.create_namespaced_pod, "default", pod)
     assert (code, status["reason"]) == (422, "Invalid")
     assert [cause["field"] for cause in status["details"]["causes"]] == [field]
     assert field in status["message"]
@@ -144,14 +144,14 @@ def test_unknown_fields_are_dropped_with_a_warning(cluster: Any):
 
 
 def test_missing_account_full_quota_and_missing_namespace_are_refused(cluster: Any, api: Any):
-    code, status = refused(api.create_namespaced_pod, "default", manifest(serviceAccountName="nobody"))
+    code, status = refusal_of(api.create_namespaced_pod, "default", manifest(serviceAccountName="nobody"))
     assert (code, status["reason"]) == (403, "Forbidden")
     assert 'serviceaccount "nobody" not found' in status["message"]
     cluster.restrict(quota={"pods": "0"})
-    code, status = refused(api.create_namespaced_pod, "default", manifest())
+    code, status = refusal_of(api.create_namespaced_pod, "default", manifest())
     assert (code, status["reason"]) == (403, "Forbidden")
     assert "exceeded quota" in status["message"]
-    assert refused(api.create_namespaced_pod, "nowhere", manifest())[0] == 404
+    assert refusal_of(api.create_namespaced_pod, "nowhere", manifest())[0] == 404
 
 
 def test_init_containers_run_in_order_and_share_volumes(cluster: Any, api: Any):
@@ -316,14 +316,14 @@ def test_deletion_sends_term_first(cluster: Any, api: Any):
     api.create_namespaced_pod("default", manifest(command=command))
     is_(api, "Running")
     wait_for(lambda: api.read_namespaced_pod_log("pod", "default"))
-    gone = api.delete_namespaced_pod("pod", "default")
-    assert gone.metadata.deletion_grace_period_seconds == 5
-    assert gone.metadata.deletion_timestamp > gone.metadata.creation_timestamp
+    deleted = api.delete_namespaced_pod("pod", "default")
+    assert deleted.metadata.deletion_grace_period_seconds == 5
+    assert deleted.metadata.deletion_timestamp > deleted.metadata.creation_timestamp
     begin = time.monotonic()
     wait_for(lambda: cluster.pod("pod") is None)
     assert time.monotonic() - begin < 5
-    assert refused(api.read_namespaced_pod, "pod", "default")[1]["reason"] == "NotFound"
-    assert refused(api.delete_namespaced_pod, "pod", "default")[0] == 404
+    assert refusal_of(api.read_namespaced_pod, "pod", "default")[1]["reason"] == "NotFound"
+    assert refusal_of(api.delete_namespaced_pod, "pod", "default")[0] == 404
 
 
 def test_process_that_ignores_term_is_killed(cluster: Any, api: Any):
@@ -363,7 +363,7 @@ def test_second_deletion_can_shorten_the_grace(cluster: Any, api: Any):
 def test_deletion_of_another_pod_of_that_name_is_refused(cluster: Any, api: Any):
     pod = api.create_namespaced_pod("default", manifest())
     options = V1DeleteOptions(preconditions=V1Preconditions(uid="another"))
-    code, status = refused(api.delete_namespaced_pod, "pod", "default", body=options)
+    code, status = refusal_of(api.delete_namespaced_pod, "pod", "default", body=options)
     assert (code, status["reason"]) == (409, "Conflict")
     options = V1DeleteOptions(preconditions=V1Preconditions(uid=pod.metadata.uid), grace_period_seconds=0)
     api.delete_namespaced_pod("pod", "default", body=options)
@@ -404,10 +404,10 @@ def test_patches_change_the_mutable_part(cluster: Any, api: Any):
     )
     assert patched.metadata.labels == {"app": "test"}
     body = {"spec": {"containers": [{"name": "job", "command": ["true"]}]}}
-    code, status = refused(api.patch_namespaced_pod, "pod", "default", body)
+    code, status = refusal_of(api.patch_namespaced_pod, "pod", "default", body)
     assert (code, status["reason"]) == (422, "Invalid")
     body = {"metadata": {"labels": {"a": "1"}, "resourceVersion": "1"}}
-    code, status = refused(api.patch_namespaced_pod, "pod", "default", body)
+    code, status = refusal_of(api.patch_namespaced_pod, "pod", "default", body)
     assert (code, status["reason"]) == (409, "Conflict")
 
 

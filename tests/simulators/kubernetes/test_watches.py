@@ -55,15 +55,15 @@ def test_field_selectors_select(cluster: Any, api: Any, many: Any):
 
 @pytest.mark.parametrize("selector", ["a=b=c", "a in b", "(", "a b"])
 def test_invalid_selector_is_a_bad_request(api: Any, selector: str):
-    with pytest.raises(ApiException) as refused:
+    with pytest.raises(ApiException) as refusal_of:
         api.list_namespaced_pod("default", label_selector=selector)
-    assert refused.value.status == 400
+    assert refusal_of.value.status == 400
 
 
 def test_unsupported_field_is_a_bad_request(api: Any):
-    with pytest.raises(ApiException) as refused:
+    with pytest.raises(ApiException) as refusal_of:
         api.list_namespaced_pod("default", field_selector="spec.volumes=x")
-    assert (refused.value.status, "field label not supported" in refused.value.body) == (400, True)
+    assert (refusal_of.value.status, "field label not supported" in refusal_of.value.body) == (400, True)
 
 
 def test_pages_show_one_moment(cluster: Any, api: Any, many: Any):
@@ -76,9 +76,9 @@ def test_pages_show_one_moment(cluster: Any, api: Any, many: Any):
     assert last.metadata._continue is None
     assert {page.metadata.resource_version for page in (first, second, last)} == {first.metadata.resource_version}
     cluster.compact()
-    with pytest.raises(ApiException) as refused:
+    with pytest.raises(ApiException) as refusal_of:
         api.list_namespaced_pod("default", limit=2, _continue=first.metadata._continue)
-    assert (refused.value.status, json.loads(refused.value.body)["reason"]) == (410, "Expired")
+    assert (refusal_of.value.status, json.loads(refusal_of.value.body)["reason"]) == (410, "Expired")
 
 
 class WatchThread:
@@ -204,9 +204,9 @@ def test_too_old_version_is_expired(cluster: Any, api: Any, many: Any, watching:
 
 def test_future_version_times_out(cluster: Any, api: Any):
     cluster.store.patience = 0.2
-    with pytest.raises(ApiException) as refused:
+    with pytest.raises(ApiException) as refusal_of:
         api.list_namespaced_pod("default", resource_version=str(cluster.store.version + 1000))
-    assert (refused.value.status, "Too large resource version" in refused.value.body) == (504, True)
+    assert (refusal_of.value.status, "Too large resource version" in refusal_of.value.body) == (504, True)
 
 
 def test_events_can_be_selected_and_watched(cluster: Any, api: Any):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tests.simulators.kubernetes.answers import Refused, invalid
+from tests.simulators.kubernetes.answers import RequestRefused, invalid
 from tests.simulators.kubernetes.quantities import amount
 from tests.simulators.kubernetes.selectors import Object
 from tests.simulators.kubernetes.store import stamp
@@ -29,7 +29,7 @@ Causes = list[tuple[str, str, str]]
 
 
 def check_pod(pod: Object) -> None:
-    """Validate a pod. Raises Refused: 422 with all errors, or 400 if the pod cannot be parsed."""
+    """Validate a pod. Raises RequestRefused: 422 with all errors, or 400 if the pod cannot be parsed."""
     causes: Causes = []
     metadata, spec = pod["metadata"], pod.get("spec") or {}
     name = metadata.get("name") or metadata.get("generateName", "")
@@ -68,7 +68,7 @@ def check_metadata(metadata: dict[str, Any]) -> Causes:
     for field in ("labels", "annotations"):
         for key, value in (metadata.get(field) or {}).items():
             if not isinstance(value, str):
-                raise Refused(
+                raise RequestRefused(
                     400,
                     f'Pod in version "v1" cannot be handled as a Pod: json: cannot unmarshal '
                     f"{'number' if isinstance(value, int | float) else 'object'} into Go struct field "
@@ -148,7 +148,7 @@ def _check_container(field: str, container: dict[str, Any], volumes: set[str], n
     for position, variable in enumerate(container.get("env") or []):
         where = f"{field}.env[{position}]"
         if not isinstance(variable.get("value", ""), str | None):
-            raise Refused(
+            raise RequestRefused(
                 400,
                 'Pod in version "v1" cannot be handled as a Pod: json: cannot unmarshal number into Go struct field '
                 "EnvVar.spec.containers.env.value of type string",
@@ -211,7 +211,8 @@ def fill_in(pod: Object, namespace: str) -> None:
     for name in ("not-ready", "unreachable"):
         key = f"node.kubernetes.io/{name}"
         if not any(
-            known.get("key") in (key, None) and known.get("effect") in ("NoExecute", None) for known in tolerations
+            existing.get("key") in (key, None) and existing.get("effect") in ("NoExecute", None)
+            for existing in tolerations
         ):
             tolerations.append({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300})
     mounts = _account_volume(spec)
@@ -245,7 +246,7 @@ def _owned(item: Any) -> dict[str, Any]:
     if isinstance(item, dict):
         return {f"f:{key}": _owned(value) for key, value in item.items()}
     if isinstance(item, list) and item and isinstance(item[0], dict) and "name" in item[0]:
-        return {f'k:{{"name":"{known["name"]}"}}': {".": {}, **_owned(known)} for known in item}
+        return {f'k:{{"name":"{existing["name"]}"}}': {".": {}, **_owned(existing)} for existing in item}
     return {}
 
 

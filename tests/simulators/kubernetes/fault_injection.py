@@ -18,7 +18,7 @@ from tests.simulators.kubernetes.selectors import Object
 from tests.simulators.kubernetes.store import Store
 
 
-class Troubles:
+class FaultInjection:
     """The part of a cluster that causes faults."""
 
     store: Store
@@ -87,7 +87,7 @@ class Troubles:
 
     def warn(self, name: str, reason: str, message: str = "words of the cluster") -> None:
         """Record an event of a kubelet about a pod."""
-        self.recorder.tell(self.store.get("pods", self.namespace, name).object, "Warning", reason, message)
+        self.recorder.record(self.store.get("pods", self.namespace, name).object, "Warning", reason, message)
 
     def run_out_of_memory(self, name: str, container: str | None = None) -> None:
         for slot in self._slots(name, container):
@@ -97,14 +97,14 @@ class Troubles:
     def evict(self, name: str, message: str = "The node was low on resource: memory.") -> None:
         """Evict a pod as a kubelet does that runs short: the pod fails, and stays."""
         worker = self._worker(name)
-        self.recorder.tell(worker.pod, "Warning", "Evicted", message)
+        self.recorder.record(worker.pod, "Warning", "Evicted", message)
         worker.order_end(End(0, "Evicted", message, ("TerminationByKubelet", message)))
 
     def preempt(self, name: str) -> None:
         """Preempt a pod as the scheduler does: set a condition, then delete the pod."""
         text = "default-scheduler: preempting to accommodate a higher priority pod"
         pod = self.store.get("pods", self.namespace, name).object
-        self.recorder.tell(pod, "Normal", "Preempted", "Preempted by a pod on this node", source="default-scheduler")
+        self.recorder.record(pod, "Normal", "Preempted", "Preempted by a pod on this node", source="default-scheduler")
         self._disrupt(name, "PreemptionByScheduler", text)
         self.delete(name)
 

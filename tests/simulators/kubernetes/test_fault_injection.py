@@ -68,9 +68,9 @@ def test_preempted_pod_disappears(cluster: Any, api: Any):
 def test_deleted_pod_disappears(cluster: Any, api: Any):
     running(cluster, api)
     cluster.delete("pod", grace=0)
-    with pytest.raises(ApiException) as refused:
+    with pytest.raises(ApiException) as refusal_of:
         api.read_namespaced_pod("pod", "default")
-    assert refused.value.status == 404
+    assert refusal_of.value.status == 404
 
 
 def test_restarted_node_lost_its_containers(cluster: Any, api: Any):
@@ -81,9 +81,9 @@ def test_restarted_node_lost_its_containers(cluster: Any, api: Any):
     pod = api.read_namespaced_pod("pod", "default")
     assert (pod.status.phase, pod.status.container_statuses[0].state.running is not None) == ("Running", True)
     assert [condition.status for condition in pod.status.conditions if condition.type == "Ready"] == ["False"]
-    with pytest.raises(ApiException) as refused:
+    with pytest.raises(ApiException) as refusal_of:
         api.read_namespaced_pod_log("pod", "default")
-    assert (refused.value.status, "no route to host" in refused.value.body) == (500, True)
+    assert (refusal_of.value.status, "no route to host" in refusal_of.value.body) == (500, True)
     cluster.restore_node("node-1")
     status, end = ended(cluster, api)
     assert (status.phase, end.exit_code, end.reason) == ("Failed", 137, "ContainerStatusUnknown")
@@ -138,14 +138,14 @@ def test_faults_hit_matching_requests(cluster: Any, api: Any):
     cluster.fail(429, times=2, retry_after=1)
     cluster.fail(500, verb="create")
     for _ in range(2):
-        with pytest.raises(ApiException) as refused:
+        with pytest.raises(ApiException) as refusal_of:
             api.list_namespaced_pod("default")
-        assert (refused.value.status, refused.value.headers["Retry-After"]) == (429, "1")
-        assert refused.value.body == "Too many requests, please try again later.\n"
+        assert (refusal_of.value.status, refusal_of.value.headers["Retry-After"]) == (429, "1")
+        assert refusal_of.value.body == "Too many requests, please try again later.\n"
     api.list_namespaced_pod("default")
-    with pytest.raises(ApiException) as refused:
+    with pytest.raises(ApiException) as refusal_of:
         api.create_namespaced_pod("default", manifest())
-    assert (refused.value.status, json.loads(refused.value.body)["reason"]) == (500, "InternalError")
+    assert (refusal_of.value.status, json.loads(refusal_of.value.body)["reason"]) == (500, "InternalError")
     cluster.fail(None, path="/pods/pod$", times=None)
     with pytest.raises(HTTPError):
         api.read_namespaced_pod("pod", "default")
@@ -170,9 +170,9 @@ def test_permissions_are_enforced(cluster: Any, api: Any):
         lambda: api.list_pod_for_all_namespaces(),
         lambda: api.delete_collection_namespaced_pod("default"),
     ):
-        with pytest.raises(ApiException) as refused:
+        with pytest.raises(ApiException) as refusal_of:
             call()
-        assert (refused.value.status, json.loads(refused.value.body)["reason"]) == (403, "Forbidden")
+        assert (refusal_of.value.status, json.loads(refusal_of.value.body)["reason"]) == (403, "Forbidden")
     reviews = kubernetes.client.AuthorizationV1Api(api.api_client)
     allowed = {}
     for verb, resource, sub in (("list", "pods", None), ("watch", "pods", None), ("get", "pods", "log")):
@@ -184,9 +184,9 @@ def test_permissions_are_enforced(cluster: Any, api: Any):
 
 def test_wrong_token_is_unauthorized(cluster: Any, api: Any):
     cluster.tokens.clear()
-    with pytest.raises(ApiException) as refused:
+    with pytest.raises(ApiException) as refusal_of:
         api.list_namespaced_pod("default")
-    assert (refused.value.status, json.loads(refused.value.body)["reason"]) == (401, "Unauthorized")
+    assert (refusal_of.value.status, json.loads(refusal_of.value.body)["reason"]) == (401, "Unauthorized")
     assert kubernetes.client.VersionApi(api.api_client).get_code().minor == "36"
 
 
