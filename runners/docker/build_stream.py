@@ -29,9 +29,9 @@ POLL_SECONDS = 0.2
 ANSWER_TIMEOUT_SECONDS = 60
 """Seconds that the Engine may take to begin its answer."""
 CLOSE_TIMEOUT_SECONDS = 5.0
-"""Seconds that a thread gets to close an answer after its connection was shut down."""
+"""Time limit for the reading thread to close an answer after its connection was shut down."""
 QUEUED_LINES = 1000
-"""Lines of the answer that wait to be written to the log. When there are more, reading pauses."""
+"""Lines of the answer that may wait to be written to the log. Reading pauses while the queue is full."""
 REMOVED_LAYER = (
     "failed to get digest sha256:", "no such image: sha256:", "unable to find image \"sha256:", "layer does not exist",
     "unknown parent image",
@@ -61,17 +61,16 @@ class BuildStream:
         self.log = log
         self.stop_reason = stop_reason
         self._first_step = first_step
-        self._number = self._total = 0
-        """The number of the current instruction, and of all instructions."""
-        self._triggers = 0
-        """The number of `ONBUILD` instructions of the base image, which some Engines add after the first instruction.
-        """
+        self._instruction = self._instruction_count = 0
+        """The number of the current instruction, and the count of all instructions."""
+        self._trigger_count = 0
+        """The count of `ONBUILD` instructions of the base image. Some Engines add them after the first instruction."""
         self._failed_step: re.Match[str] | None = None
-        """The failed build step that an instruction with several steps has reported."""
+        """The last line in which an instruction with several build steps has reported a failed one."""
 
     def restart(self, reason: str = "") -> None:
         """Forget the instructions of the last call, and write the reason to the log."""
-        self._number = self._total = self._triggers = 0
+        self._instruction = self._instruction_count = self._trigger_count = 0
         self._failed_step = None
         if reason:
             self.log.say(reason)
@@ -113,20 +112,21 @@ class BuildStream:
             self.log.say(str(line["error"]).strip())
             raise self._error(line)
 
-    def _begin(self, number: int, total: int) -> None:
+    def _begin(self, instruction: int, count: int) -> None:
         """Record that the Engine begins an instruction, unless a build step has only written such a line."""
-        if number != self._number + 1 or (self._number > 1 and total != self._total):
+        has_new_count = count != self._instruction_count
+        if instruction != self._instruction + 1 or (self._instruction > 1 and has_new_count):
             return
-        if self._number == 1:
-            self._triggers = total - self._total
-        self._number, self._total = number, total
+        if self._instruction == 1:
+            self._trigger_count = count - self._instruction_count
+        self._instruction, self._instruction_count = instruction, count
         self._failed_step = None
 
     def _error(self, line: Mapping[str, Any]) -> BuildFailed:
         text = str(line["error"]).strip()
         match = _EXIT_CODE.search(text)
         code = match[1] or match[2] if match else (line.get("errorDetail") or {}).get("code")
-        step = self._number - self._triggers - self._first_step + 1
+        step = self._instruction - self._trigger_count - self._first_step + 1
         if code is not None and step > 0:
             if int(code) in KILLED_EXIT_CODES:
                 self.client.ping()
@@ -159,7 +159,7 @@ class NoAnswer(RunnerUnavailable):
 
 
 class _ResponseLines:
-    """The lines of an answer. A thread reads them, because a blocking read could not be interrupted."""
+    """The lines of an answer. A thread reads them, because a blocking read cannot be interrupted."""
 
     def __init__(
         self, client: Any, path: str, parameters: Mapping[str, Any], data: bytes, headers: Mapping[str, str]
@@ -172,8 +172,10 @@ class _ResponseLines:
         self._thread.start()
 
     def next(self, seconds: float) -> bytes | None:
-        """None where there is none yet. Raises StopIteration at the end, APIError where the Engine refuses,
-        RunnerUnavailable where it breaks off."""
+        """Return the next line, or None if there is none within `seconds`.
+
+        Raises StopIteration at the end, APIError if the Engine refuses the call, RunnerUnavailable if it breaks off.
+        """
         try:
             line = self._lines.get(timeout=seconds)
         except queue.Empty:
@@ -191,8 +193,8 @@ class _ResponseLines:
     def close(self) -> None:
         """Close the connection, so that the Engine stops working on the call. Idempotent.
 
-        Only the reading thread closes the answer. If two threads released the connection, it would be given to the next
-        request in its present state.
+        Only the reading thread closes the answer. If two threads released the connection, the next request could get it
+        while it is still in use.
         """
         self._is_closed.set()
         if self._answer is not None:

@@ -1,4 +1,4 @@
-"""The connection to a Docker Engine: the client, who the Engine is, and the events of its containers."""
+"""The connection to a Docker Engine: the client, the identity of the Engine, and the events of its containers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECONNECT_SECONDS = 0.5
 
 
 class Connection:
-    """One client for all threads, made at the first use. Every part of its memory can be lost."""
+    """One client for all threads, created at the first use. All that it remembers can be lost."""
 
     def __init__(self, installation: str, wake: Callable[[], None]) -> None:
         self.installation = installation
@@ -30,18 +30,18 @@ class Connection:
         self.out_of_memory: set[str] = set()
         """Containers in which a process was killed because the memory limit was reached."""
         self.ulimits: Sequence[Any] = ()
-        """Limits of open files and processes for containers, on an Engine whose own ones its machine does not allow."""
+        """Limits of open files and processes for containers, if the machine does not allow the Engine's defaults."""
         self._wake = wake
         self._lock = threading.Lock()
         self._client: Any = None
         self._info: EngineInfo | None = None
         self._is_current = False
         self._outages: deque[tuple[float, float]] = deque(maxlen=20)
-        """The Unix times of begin and end of each outage."""
+        """(begin, end) of each outage, as Unix times."""
         self._is_closed = False
 
     def client(self) -> Any:
-        """Return the client. Identifies the Engine first if that is unknown or was unreachable since.
+        """Return the client. Identifies the Engine first if it is not identified yet, or was unreachable since.
 
         Raises RunnerUnavailable.
         """
@@ -63,7 +63,7 @@ class Connection:
         return self._info
 
     def identify_again(self) -> None:
-        """Identify the Engine again at the next use, because its network may be missing or exist twice."""
+        """Identify the Engine again at the next use, which also repairs a missing or duplicate network."""
         self._is_current = False
 
     def lower_ulimits(self) -> None:
@@ -99,7 +99,7 @@ class Connection:
                 threading.Event().wait(RECONNECT_SECONDS)
 
     def _on_event(self, event: Mapping[str, Any]) -> None:
-        """Events are not filtered by the Engine: one that does not know an event's name would send no event at all."""
+        """Process any event. The Engine does not filter by name: one that does not know a name would send no events."""
         if event["Action"] == "oom":
             self.out_of_memory.add(event["id"])
         elif event["Action"] == "die":

@@ -1,4 +1,4 @@
-"""Containers of jobs: their configuration, their files and their ends. This module keeps no state."""
+"""Containers of jobs: their configuration, their files and how they ended. This module keeps no state."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ WRITABLE_FOLDERS = (OUTPUTS, LOGS, WORKING_FOLDER)
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """The search path of polyjob's own commands in the launch script, because the job can set any `PATH`."""
 _BEGIN = f'exec 2>&1; printf "%s\\n" "{BEGIN_LINE.decode().strip()}"; '
-_MAKE = f"(PATH={PATH}; umask 0; mkdir -p {' '.join(WRITABLE_FOLDERS)}; chmod 777 {' '.join(WRITABLE_FOLDERS)}); "
+_MAKE_FOLDERS = (
+    f"(PATH={PATH}; umask 0; mkdir -p {' '.join(WRITABLE_FOLDERS)}; chmod 777 {' '.join(WRITABLE_FOLDERS)}); "
+)
 _COMMAND = f'if command -v bash >/dev/null 2>&1; then exec bash -c "$1"; else exec {SHELL} -c "$1"; fi'
 LAUNCH = _BEGIN + _COMMAND
 """Stdout and stderr share one stream to keep their order. The command runs in bash if the image has it."""
-LAUNCH_IN_NEW_FOLDERS = _BEGIN + _MAKE + _COMMAND
+LAUNCH_IN_NEW_FOLDERS = _BEGIN + _MAKE_FOLDERS + _COMMAND
 SHELL_MISSING = f"The image has no `{SHELL}`, which runs the command."
 GPUS_UNSUPPORTED = "The job asks for GPUs, but this Docker Engine cannot assign GPUs to containers."
 FORMAT_ERROR = "exec format error"
@@ -45,13 +47,13 @@ IMAGE_ARCHITECTURES = {
 }
 """The kernel's names of architectures → the names in images."""
 MAX_CHANGES_BYTES = 4 << 20
-"""Bytes of the list of changes in a container that are read."""
+"""Maximum size of the list of changes in a container; the rest is not read."""
 UNREACHABLE_PATH = ("not a directory", "too many links", "too many levels of symbolic links")
 """Texts in the Engine's answer for a path that leads through a file, or through a circle of links."""
 FOLDER_BIT, LINK_BIT = 1 << 31, 1 << 27
-"""Of a file mode as Go writes it."""
+"""Bits of a file mode in Go's encoding."""
 LOG_FILES = 12
-"""Of each job, of half the log's limit each: the Engine counts some thirty bytes more for each line."""
+"""Number of log files per job, each of half the log's limit. The Engine counts about thirty extra bytes per line."""
 MAX_PROCESSES = 4096
 """Processes and threads of a job that does not ask for another limit."""
 OOM_SCORE_ADJ = 500
@@ -59,12 +61,12 @@ OOM_SCORE_ADJ = 500
 """
 
 
-def client_proxies(client: Any, own: Mapping[str, str]) -> dict[str, str]:
-    """Return the proxy variables of the Docker client's configuration, without those in `own`.
+def client_proxies(client: Any, variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the proxy variables of the Docker client's configuration, without those in `variables`.
 
     A name in capitals and the same name in small letters count as one variable.
     """
-    names = {name.lower() for name in own}
+    names = {name.lower() for name in variables}
     proxies: dict[str, str] = client._proxy_configs.get_environment()
     return {name: value for name, value in proxies.items() if name.lower() not in names}
 
@@ -199,8 +201,8 @@ def is_known_empty(client: Any, container: str, folder: str, seconds: float) -> 
         if answer.status_code == 500:
             return False
         client._raise_for_status(answer)
-        for piece in answer.iter_content(1 << 16):
-            rest, size = rest[-len(filled) :] + piece, size + len(piece)
+        for chunk in answer.iter_content(1 << 16):
+            rest, size = rest[-len(filled) :] + chunk, size + len(chunk)
             is_created = is_created or created in rest
             if filled in rest or size > MAX_CHANGES_BYTES:
                 return False
@@ -211,8 +213,8 @@ def container_exit(state: Mapping[str, Any], booted_at: float | None = None) -> 
     """Return how a container has ended, from the Engine's `State`.
 
     `booted_at` is the time at which the Engine's machine was started, if that was after the start of the job. For a
-    container that ran when the machine went down, the Engine reports the time at which it noticed that, and an exit
-    code that nobody has observed.
+    container that ran when the machine went down, the Engine reports the time at which it noticed that, and an
+    unreliable exit code.
     """
     code = int(state["ExitCode"])
     if booted_at and unix_time(state["StartedAt"]) < booted_at <= unix_time(state["FinishedAt"]):
@@ -222,17 +224,17 @@ def container_exit(state: Mapping[str, Any], booted_at: float | None = None) -> 
         return Exit(Reason.OOM, code=code, signal=signal.SIGKILL, message=message)
     if state.get("StartedAt", "").startswith("0001"):
         return Exit(Reason.START, code=code, message=state.get("Error") or "The container could not be started.")
-    number = code - 128
-    if 0 < number <= 64 and number in {item.value for item in signal.Signals}:
-        return Exit(Reason.SIGNALLED, code=code, signal=number, message=message)
+    signal_number = code - 128
+    if 0 < signal_number <= 64 and signal_number in {item.value for item in signal.Signals}:
+        return Exit(Reason.SIGNALLED, code=code, signal=signal_number, message=message)
     return Exit(Reason.EXITED, code=code, message=message)
 
 
 def unix_time(text: str) -> float:
     """Return a time of the Engine, which has up to nine digits, as Unix time."""
     text, zone = (text[:-1], "+00:00") if text.endswith("Z") else (text[:-6], text[-6:])
-    whole, _, fraction = text.partition(".")
-    return datetime.datetime.fromisoformat(f"{whole}{zone}").timestamp() + float(f"0.{fraction or 0}")
+    seconds, _, fraction = text.partition(".")
+    return datetime.datetime.fromisoformat(f"{seconds}{zone}").timestamp() + float(f"0.{fraction or 0}")
 
 
 def boot_time() -> float | None:

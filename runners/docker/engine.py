@@ -31,7 +31,7 @@ INSTALLATION, JOB, ENGINE = "polyjob.installation", "polyjob.job", "polyjob.engi
 """Labels of everything that polyjob creates. The last one holds the Engine's identity."""
 CALL_SECONDS = 60
 TRANSFER_SECONDS = 600
-"""Time limits of a call: an ordinary one, and one that transfers files."""
+"""Time limits of an ordinary call, and of one that transfers files."""
 STATE_CHECKS, STATE_CHECK_SECONDS = 5, 0.1
 """Number of checks of a container's state after a refused call, and seconds between two checks."""
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
@@ -47,7 +47,7 @@ ICC, MTU = "com.docker.network.bridge.enable_icc", "com.docker.network.driver.mt
 LIMIT_KEYS = {"memory": "MemoryLimit", "cpu": "CpuCfsQuota", "pids": "PidsLimit"}
 """Part of `environment.resources` → the key of `/info` that says whether the Engine can limit it."""
 SAFE_ULIMITS = {"nofile": (1024, 4096), "nproc": (16_384, 16_384)}
-"""Soft and hard limits that every Linux machine of some size allows."""
+"""(soft, hard) limits that ordinary Linux machines allow."""
 TRANSIENT_STATUSES = (404, 408, 429, 502, 503, 504)
 """HTTP statuses that are not about the job: something has just been removed, or the Engine is unavailable."""
 JOB_FAULTS = (

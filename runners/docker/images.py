@@ -58,8 +58,8 @@ def find_image(client: Any, name: str) -> dict[str, Any] | None:
 def exact_name(name: str, image: Mapping[str, Any]) -> str | None:
     """Return the full form of `name` by which the Engine knows this image; None if it does not."""
     names = [*(image.get("RepoTags") or ()), *(image.get("RepoDigests") or ())]
-    known = {full_names(name)[0] for name in names}
-    return next((full for full in full_names(name) if full in known), None)
+    existing_names = {full_names(name)[0] for name in names}
+    return next((full for full in full_names(name) if full in existing_names), None)
 
 
 def inspect_image(client: Any, image: str) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
-"""Read the log of a container from the Engine, from the place where the last read ended.
+"""Read the log of a container from the Engine, from the position where the last read ended.
 
 The Engine returns a log as frames, each with the time at which it was written. A *snapshot* is the log as it is at one
-moment. It is requested from the cursor's time on and read piece by piece to its end, because the Engine reads its log
+moment. It is requested from the cursor's time on and read in chunks to its end, because the Engine reads its log
 files from their beginning for each request. A stream that follows the log is not used, because it would not show that
 the Engine has rotated its files twice and left out frames. In a snapshot, the last known frame comes first again. If it
 does not, the Engine has dropped it, and perhaps more frames.
@@ -80,8 +80,8 @@ class Frames:
     Engine's message that it cannot read further. It becomes the last line.
     """
 
-    def __init__(self, pieces: Iterable[bytes], cursor: LogCursor) -> None:
-        self._pieces = iter(pieces)
+    def __init__(self, chunks: Iterable[bytes], cursor: LogCursor) -> None:
+        self._chunks = iter(chunks)
         self._buffer = b""
         self._offset = 0
         self._resume_at: LogCursor | None = cursor
@@ -120,12 +120,12 @@ class Frames:
             stamp, data = frame
             if not _TIME.match(stamp):
                 parts.append(self._complaint(b" ".join(frame)))
-                self._pieces, self._buffer = iter(()), b""
+                self._chunks, self._buffer = iter(()), b""
                 break
             data = self._add_line_feed(stamp, data)
             moment = _moment_of(stamp)
             if self._resume_at is not None:
-                new = self._skip_known(self._resume_at, moment, data)
+                new = self._skip_repeated(self._resume_at, moment, data)
                 if new is None:
                     continue
                 data = new
@@ -154,10 +154,10 @@ class Frames:
                 self._offset = end
                 stamp, _, data = buffer[start:end].partition(b" ")
                 return stamp, data
-            piece = next(self._pieces, None)
-            if piece is None:
+            chunk = next(self._chunks, None)
+            if chunk is None:
                 return None
-            self._buffer, self._offset = buffer[self._offset :] + piece, 0
+            self._buffer, self._offset = buffer[self._offset :] + chunk, 0
 
     def _add_line_feed(self, stamp: bytes, data: bytes) -> bytes:
         """Return the data, with the line feed before it that the Engine leaves out after certain long lines."""
@@ -167,11 +167,11 @@ class Frames:
         self._long_line_stamp = stamp if len(data) == PART_BYTES and not has_feed else None
         return lead + data
 
-    def _skip_known(self, cursor: LogCursor, moment: str, data: bytes) -> bytes | None:
+    def _skip_repeated(self, cursor: LogCursor, moment: str, data: bytes) -> bytes | None:
         """Return the new data of one of the first frames; None if the frame is known."""
         self._frame_number += 1
         self._is_from_start = self._is_from_start or (self._frame_number == 1 and data == BEGIN_LINE)
-        if self._is_known(cursor, moment):
+        if self._is_repeated(cursor, moment):
             self._skipped += moment == cursor.moment
             return None
         self._resume_at = None
@@ -179,16 +179,16 @@ class Frames:
             return b"" if data == BEGIN_LINE else data if data.startswith(INIT_ERRORS) else DROPPED_LINE + data
         return data if cursor.is_unordered or self._skipped == cursor.count else DROPPED_LINE + data
 
-    def _is_known(self, cursor: LogCursor, moment: str) -> bool:
+    def _is_repeated(self, cursor: LogCursor, moment: str) -> bool:
         if not cursor.is_unordered:
             return moment < cursor.moment or (moment == cursor.moment and self._skipped < cursor.count)
         if self._is_from_start and cursor.total != UNKNOWN_TOTAL:
             return self._frame_number <= cursor.total
         return self._skipped < cursor.count
 
-    def _complaint(self, words: bytes) -> bytes:
+    def _complaint(self, message: bytes) -> bytes:
         is_new, self._is_damaged = not self._is_damaged, True
-        return DAMAGED_LINE % b" ".join(words.split())[:MAX_COMPLAINT_BYTES] if is_new else b""
+        return DAMAGED_LINE % b" ".join(message.split())[:MAX_COMPLAINT_BYTES] if is_new else b""
 
 
 def _moment_of(stamp: bytes) -> str:

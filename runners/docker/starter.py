@@ -1,4 +1,8 @@
-"""Starts jobs: creates their containers, or adopts those that earlier starts have created."""
+"""Starts jobs: creates their containers, or adopts those that earlier starts have created.
+
+A start has three steps, so that a crash between any two of them cannot make a job run twice: create the container,
+write its record, start it.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +115,7 @@ class ContainerStarter:
                 client.remove_container(container, force=True, v=True)
                 raise StartFailed(GPUS_UNSUPPORTED)
             if not creates_folders:
-                self._put_files(client, container, job_files(spec))
+                self._copy_files(client, container, job_files(spec))
         handle = self._handle(spec, container, warnings)
         write_record(record, handle)
         self._begin(client, container, record, is_new=True)
@@ -200,10 +204,10 @@ class ContainerStarter:
                 raise
             raise refused from None
 
-    def _put_files(self, client: Any, container: str, pieces: Iterator[bytes]) -> None:
+    def _copy_files(self, client: Any, container: str, chunks: Iterator[bytes]) -> None:
         with tempfile.TemporaryFile(dir=self._records.folder) as file:
-            for piece in pieces:
-                file.write(piece)
+            for chunk in chunks:
+                file.write(chunk)
             file.seek(0)
             url = client._url("/containers/{0}/archive", container)
             client._raise_for_status(client.put(url, params={"path": "/"}, data=file, timeout=TRANSFER_SECONDS))

@@ -21,7 +21,7 @@ ENDED_STATES = ("exited", "stopped", "dead")
 
 
 class ContainerStates:
-    """Translates what the Engine reports about containers into states of jobs, and remembers the ends.
+    """Translates what the Engine reports about containers into states of jobs, and remembers the final ones.
 
     The first end of a container counts, even if somebody has started it again since.
     """
@@ -36,10 +36,12 @@ class ContainerStates:
         self._exits.pop(container, None)
 
     def state(self, handle: Mapping[str, Any], listed: Mapping[str, Any]) -> State | None:
-        """Return the state of one job; None if it cannot be told now. `listed` is the Engine's list, by container id.
+        """Return the state of one job; None if it cannot be determined now.
 
-        Where the Engine refuses to report on this container, the state is Unknown, so that other jobs are not affected.
-        Raises what the client raises for an Engine that is away.
+        `listed` is the Engine's list, by container id.
+
+        If the Engine refuses to report on this container, the state is Unknown, so that other jobs are not affected.
+        Raises what the client raises if the Engine cannot be reached.
         """
         try:
             return self._state(handle, listed)
@@ -98,9 +100,9 @@ class ContainerStates:
         return dataclasses.replace(result, message=result.message or message)
 
     def _start_failure(self, container: str, image: str) -> str | None:
-        """Return why the command never ran.
+        """Return the reason why the command never ran; None if it ran.
 
-        None also if the Engine cannot read the log that would say so, because that must not keep the job from ending.
+        Also returns None if the Engine cannot read the log that has the reason, so that the job can end anyway.
         """
         client = self._connection.client()
         try:

@@ -60,8 +60,8 @@ def build_image(
     """Build, as `Runner.build` does. `folder` is for temporary files. Raises ApiRefused, too."""
     if spec.image is None:
         raise BuildFailed("A build of an image needs a base image: set `build.image`.")
-    if is_own(spec.image, options):
-        raise BuildFailed(not_for_jobs(spec.image))
+    if is_reserved(spec.image, options):
+        raise BuildFailed(reserved_image_message(spec.image))
     log = BuildLog(file, spec.log_limit)
     try:
         if not spec.build_steps and not (spec.requirement_files and options.registry):
@@ -87,12 +87,12 @@ def build_pod_name(spec: BuildSpec) -> str:
     return f"polyjob-build-{spec.uuid}"
 
 
-def is_own(image: str, options: Options) -> bool:
+def is_reserved(image: str, options: Options) -> bool:
     """Return whether an image that a job names was built by polyjob, possibly for another user."""
     return bool(options.registry) and repository_name(image) == repository_name(_repository(options))
 
 
-def not_for_jobs(image: str) -> str:
+def reserved_image_message(image: str) -> str:
     """Return the message that refuses an image of polyjob's own repository."""
     return f"`{image}` is in the repository where polyjob keeps images of builds; name the image that it is based on."
 
@@ -108,8 +108,8 @@ def image_exists(image: str, options: Options) -> bool | None:
 def reporting_steps(steps: tuple[str, ...]) -> tuple[str, ...]:
     """Return build steps that write their number and exit code if they fail, whatever the builder is."""
     return tuple(
-        f"trap 'code=$?; [ $code = 0 ] || echo \"polyjob: step {number} ended with exit code $code\"' EXIT\n{step}"
-        for number, step in enumerate(steps, 1)
+        f"trap 'code=$?; [ $code = 0 ] || echo \"polyjob: step {step_number} ended with exit code $code\"' EXIT\n{step}"
+        for step_number, step in enumerate(steps, 1)
     )
 
 
@@ -259,7 +259,7 @@ class _Build:
             step, step_code = int(matches[-1][0]), int(matches[-1][1])
             raise BuildFailed(f"step {step} ended with exit code {step_code}", step, step_code)
         reason = pod_status.forced_end(pod, BUILDER)
-        if pod_status.is_taken_away(pod, BUILDER):
+        if pod_status.was_ended_by_cluster(pod, BUILDER):
             raise RunnerRefused(f"The builder was ended: {reason or 'its machine lost sight of it'}.")
         if reason:
             raise BuildFailed(f"the builder was ended: {reason}")
@@ -281,7 +281,7 @@ class _Build:
     def _delete(self, pod: Object) -> None:
         """Delete a pod, and wait until it has disappeared."""
         pods.delete(self.api, pod, 0 if _has_ended(pod) else 1)
-        pods.wait_until_gone(self.api, self.name, pod["metadata"]["uid"])
+        pods.wait_until_deleted(self.api, self.name, pod["metadata"]["uid"])
 
 
 def _build_error(error: RunnerError) -> RunnerError:

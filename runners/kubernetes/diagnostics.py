@@ -44,7 +44,7 @@ class ProblemTimer:
 
     def is_final(self, problem: StartProblem, patience: float) -> bool:
         """Return whether a problem cannot pass, or has lasted for more than `patience` seconds."""
-        return problem.is_hopeless or self.is_late(problem.kind, patience)
+        return problem.is_permanent or self.is_late(problem.kind, patience)
 
     def reset(self) -> None:
         """Record that the pod has no problem now."""
@@ -53,7 +53,7 @@ class ProblemTimer:
 
 def final_message(problem: StartProblem, patience: float) -> str:
     """Return the message of a job that ends because of a problem."""
-    return problem.text if problem.is_hopeless else f"For {patience:g} seconds: {problem.text}"
+    return problem.text if problem.is_permanent else f"For {patience:g} seconds: {problem.text}"
 
 
 class PodEvents:

@@ -18,7 +18,7 @@ from runners.common.tar_names import path_below
 from runners.kubernetes import pod_status
 from runners.kubernetes.api import Api, ApiRefused
 from runners.kubernetes.exec import CommandFailed, CommandNotRun, run, stream
-from runners.kubernetes.manifests import CLAIM, CODE, GIVEN, HELPER, HOME, INPUT, LOGS, OUTPUTS
+from runners.kubernetes.manifests import CLAIM, CODE, FILES_MARKER, HELPER, HOME, INPUT, LOGS, OUTPUTS
 
 CHUNK_SECONDS = 120.0
 """Time limit for one chunk of a file."""
@@ -123,7 +123,7 @@ def _chain(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _marker() -> bytes:
-    return tarfile.TarInfo(GIVEN.strip("/")).tobuf()
+    return tarfile.TarInfo(FILES_MARKER.strip("/")).tobuf()
 
 
 def _file_chunks(file: IO[bytes]) -> Iterator[bytes]:

@@ -53,7 +53,7 @@ class JobFiles:
         has_files = self._may_have_files_in_claim(handle, pod)
         if pod is not None:
             has_files = not self._remove_pod(pod) and has_files
-            pods.wait_until_gone(self._api, pod["metadata"]["name"], handle.pod_uid)
+            pods.wait_until_deleted(self._api, pod["metadata"]["name"], handle.pod_uid)
         if has_files:
             self._carriers.clear(handle.uuid)
 

@@ -12,7 +12,7 @@ from runners.kubernetes.diagnostics import PodEvents, final_message
 from runners.kubernetes.files import FileInjector, PodFiles
 from runners.kubernetes.job_records import JobRecords
 from runners.kubernetes.manifests import INPUT
-from runners.kubernetes.namespace import ELSEWHERE, Handle, Namespace
+from runners.kubernetes.namespace import ANOTHER_CLUSTER, Handle, Namespace
 from runners.kubernetes.pod_status import Pod, PodView, StartProblem
 from runners.kubernetes.pod_tracker import PodTracker, PodTrackers
 from runners.kubernetes.stopper import PodStopper
@@ -52,7 +52,7 @@ class JobStates:
         if not handle.pod_uid:
             return Missing()
         if not self._namespace.contains(handle):
-            return Unknown(ELSEWHERE)
+            return Unknown(ANOTHER_CLUSTER)
         tracker = self._trackers.get(handle.pod_uid)
         pod, view = tracker.pod, tracker.view
         if tracker.exit is not None:

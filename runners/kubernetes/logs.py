@@ -27,9 +27,9 @@ import urllib3
 from runners.base import HandleNotFound, RunnerUnavailable
 from runners.kubernetes.api import Api, ApiRefused
 from runners.kubernetes.log_feed import Feed
-from runners.kubernetes.manifests import BEGIN, MAIN
+from runners.kubernetes.manifests import BEGIN_LINE, MAIN
 
-DROPPED = b"polyjob: the kubelet has rotated this log here, and bytes may be missing\n"
+DROPPED_LINE = b"polyjob: the kubelet has rotated this log here, and bytes may be missing\n"
 MIN_FOLLOWED_BYTES = 3 << 20
 """Size of a log in the kubelet's files from which on it is followed. Kubelets usually rotate files at 10 MiB."""
 LINE_OVERHEAD_BYTES = 48
@@ -42,10 +42,10 @@ LAST_DATA_SECONDS = 30.0
 """Time to wait for data of a followed log once the job has ended."""
 CHUNK_BYTES = 1 << 16
 HEAD_BYTES = 64
-"""Bytes that are enough for a timestamp, a blank and `BEGIN`."""
+"""Bytes that are enough for a timestamp, a blank and `BEGIN_LINE`."""
 SNAPSHOT_SECONDS, FOLLOW_SECONDS = 60.0, 3600.0
 """Time limits of the API server for the next data of a snapshot, and of a followed log."""
-REMOVED = b"unable to retrieve container logs for "
+REMOVED_TEXT = b"unable to retrieve container logs for "
 """Text of a kubelet that has removed the container, in place of the log or in a refusal."""
 LOG_REMOVED = "The machine has removed the log of the job's container."
 _TIMESTAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d) ")
@@ -123,7 +123,7 @@ class Lines:
         if start >= len(self._buffer):
             return None
         match = None if self._is_in_line else _TIMESTAMP.match(self._buffer, start)
-        if match is None and self._buffer.startswith(REMOVED, start):
+        if match is None and self._buffer.startswith(REMOVED_TEXT, start):
             raise HandleNotFound(LOG_REMOVED)
         if match is not None:
             start = match.end()
@@ -165,9 +165,9 @@ class Lines:
             is_complete = self._repeated_count == end.count and self._repeated_size >= end.size
             is_first = not end.moment
             self._take(moment, data)
-            if is_first and data == BEGIN:
+            if is_first and data == BEGIN_LINE:
                 return b""
-            return data if is_complete and not is_first else DROPPED + data
+            return data if is_complete and not is_first else DROPPED_LINE + data
         if self._repeated_count < end.count or self._repeated_size <= end.size:
             return b""
         self._repeated = None
@@ -187,7 +187,7 @@ def _moment(match: re.Match[bytes]) -> str:
 def has_begun(api: Api, pod: Mapping[str, Any]) -> bool | None:
     """Return whether the log of a pod shows that the job's command has begun; None if its machine does not answer.
 
-    Sends one request at most. The container writes `BEGIN` before it runs the command.
+    Sends one request at most. The container writes `BEGIN_LINE` before it runs the command.
     """
     if not (pod.get("spec") or {}).get("nodeName"):
         return False
@@ -259,7 +259,7 @@ class Logs:
         except ApiRefused as error:
             if error.status != 400:
                 raise
-            if REMOVED.decode() in str(error):
+            if REMOVED_TEXT.decode() in str(error):
                 raise HandleNotFound(LOG_REMOVED) from None
             return b"", cursor  # the container has not started
         log.wait_seconds = LAST_DATA_SECONDS if is_over else 0.0

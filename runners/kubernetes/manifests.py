@@ -20,7 +20,7 @@ CARRIER = "polyjob.files"
 """Label of a carrier: the uuid of the job whose files it fetches from a claim."""
 BUILD_TIMEOUT = "polyjob.build-timeout"
 """Annotation: the time limit of the build steps in a job's container, in seconds."""
-MAIN, HELPER, STEPS, INPUT, KEPT, BUILDER = "job", "files", "steps", "input", "image-files", "builder"
+MAIN, HELPER, STEPS, INPUT, IMAGE_FILES, BUILDER = "job", "files", "steps", "input", "image-files", "builder"
 """Names of containers: of the job's own, of the helper with its files, and of one that ends when the build steps have
 ended; of the init containers that receive files, and that copy the files of a built image; and of a builder."""
 HOME = "/polyjob"
@@ -28,7 +28,7 @@ HOME = "/polyjob"
 CLAIM = "/polyjob-claim"
 """Folder in which the helper mounts the files of all jobs that share a claim."""
 OUTPUTS, LOGS, CODE = f"{HOME}/outputs", f"{HOME}/logs", f"{HOME}/code"
-GIVEN, BUILT, ENDED = f"{HOME}/.given", f"{HOME}/.built", f"{HOME}/.ended"
+FILES_MARKER, STEPS_MARKER, END_MARKER = f"{HOME}/.given", f"{HOME}/.built", f"{HOME}/.ended"
 """Marker files: all files are copied into the pod; the build steps have succeeded; the command has ended."""
 CREDENTIALS = "/polyjob-registry"
 CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["NET_RAW"]}}
@@ -41,16 +41,16 @@ DEADLINE_SLACK_SECONDS = 6 * 3600
 """Time that a pod may exist beyond all time limits of its job."""
 LONGEST_DEADLINE_SECONDS = 2**31 - 1
 """Longest deadline of a pod that the API server accepts."""
-BEGIN = b"polyjob begins\n"
+BEGIN_LINE = b"polyjob begins\n"
 """First line of a container's output, which no log shows. If a log begins otherwise, its first bytes were dropped."""
-STEP = "step "
+STEP_PREFIX = "step "
 """Start of the termination message of a failed build step; its number follows."""
 
-_BEGINNING = f'exec 2>/dev/null; printf "%s\\n" "{BEGIN.decode().strip()}"; mkdir -p {OUTPUTS} {LOGS}; '
+_BEGINNING = f'exec 2>/dev/null; printf "%s\\n" "{BEGIN_LINE.decode().strip()}"; mkdir -p {OUTPUTS} {LOGS}; '
 """The shell's own standard error is closed, because it would report each signal that ended a process it waited for."""
 _COMMAND = (
     'if command -v bash >/dev/null; then bash -c "$command" 2>&1; else /bin/sh -c "$command" 2>&1; fi; code=$?; '
-    f": > {ENDED}; exit $code"
+    f": > {END_MARKER}; exit $code"
 )
 LAUNCH = f"{_BEGINNING}command=$1; {_COMMAND}"
 """The shell stays the container's first process. Signals from within the container do not reach it, and all remaining
@@ -59,11 +59,15 @@ LAUNCH_BUILT = (
     f"{_BEGINNING}command=$1; shift; number=0; total=$#; "
     'for step in "$@"; do number=$((number + 1)); printf "Step %s/%s: %s\\n" "$number" "$total" "$step"; '
     '/bin/sh -e -c "$step" 2>&1; code=$?; '
-    f'if [ "$code" != 0 ]; then printf "{STEP}%s" "$number" > /dev/termination-log; : > {ENDED}; exit "$code"; fi; '
-    f"done; : > {BUILT}; {_COMMAND}"
+    f'if [ "$code" != 0 ]; then printf "{STEP_PREFIX}%s" "$number" > /dev/termination-log; : > {END_MARKER}; '
+    'exit "$code"; fi; '
+    f"done; : > {STEPS_MARKER}; {_COMMAND}"
 )
 SIGNAL = 'case "$(cat /proc/1/environ)" in *"$2"*) kill "-$1" -1;; *) exit 3;; esac'
-"""Shell text that sends the signal $1 to every process of a container except the first, if that has the mark $2."""
+"""Shell text that sends the signal $1 to every process of a container except the first.
+
+The first must have the marker variable $2; otherwise the exit code is 3.
+"""
 _WAIT = 'trap "exit 0" TERM; until [ -e {} ]; do sleep {} & wait $!; done'
 
 
@@ -139,7 +143,7 @@ def build_pod(spec: BuildSpec, name: str, image: str, options: Options) -> Manif
         mounts.append({"name": "registry", "mountPath": CREDENTIALS, "readOnly": True})
         variables["DOCKER_CONFIG"] = CREDENTIALS
         variables["REGISTRY_AUTH_FILE"] = f"{CREDENTIALS}/config.json"
-    script = f'printf "%s\\n" "{BEGIN.decode().strip()}"; {{ {options.builder_command}; }} 2>&1'
+    script = f'printf "%s\\n" "{BEGIN_LINE.decode().strip()}"; {{ {options.builder_command}; }} 2>&1'
     builder = {
         "name": BUILDER,
         "image": options.builder_image,
@@ -212,8 +216,8 @@ def _job_containers(spec: JobSpec, artifact: Artifact, options: Options) -> tupl
     if spec.upload or spec.inputs:
         init_containers.append(_input_helper(options))
     containers = [
-        _helper(HELPER, options, f"{_WAIT.format(ENDED, 2)}; sleep {OUTPUTS_LIFETIME_SECONDS} & wait $!"),
-        *([_helper(STEPS, options, _WAIT.format(BUILT, 0.2))] if artifact.build_steps else []),
+        _helper(HELPER, options, f"{_WAIT.format(END_MARKER, 2)}; sleep {OUTPUTS_LIFETIME_SECONDS} & wait $!"),
+        *([_helper(STEPS, options, _WAIT.format(STEPS_MARKER, 0.2))] if artifact.build_steps else []),
         _main(spec, artifact, options),
     ]
     job_folder = _job_folder(spec, options)
@@ -270,13 +274,13 @@ def _helper(name: str, options: Options, script: str) -> Manifest:
 
 
 def _input_helper(options: Options) -> Manifest:
-    return _helper(INPUT, options, f"{_WAIT.format(GIVEN, 0.1)}; sleep 0.2")
+    return _helper(INPUT, options, f"{_WAIT.format(FILES_MARKER, 0.1)}; sleep 0.2")
 
 
 def _image_files(image: str, options: Options) -> Manifest:
     """Return a container that copies the working folder of a built image to the job's working folder."""
     return {
-        "name": KEPT,
+        "name": IMAGE_FILES,
         "image": image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["/bin/sh", "-c", f"mkdir -p -m 0777 {CODE}; cp -R {WORKING_FOLDER}/. {CODE}/ || true"],

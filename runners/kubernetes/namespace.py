@@ -11,7 +11,7 @@ from runners.base import RunnerUnavailable
 from runners.kubernetes.api import Api, ApiRefused
 from runners.kubernetes.pod_status import Pod
 
-ELSEWHERE = "The job is in another cluster or namespace than the one that polyjob uses now."
+ANOTHER_CLUSTER = "The job is in another cluster or namespace than the one that polyjob uses now."
 
 
 @dataclass(frozen=True)
@@ -83,5 +83,5 @@ class Namespace:
         handle = Handle.parse(text)
         self.connect()
         if handle.pod_uid and not self.contains(handle):
-            raise RunnerUnavailable(ELSEWHERE)
+            raise RunnerUnavailable(ANOTHER_CLUSTER)
         return handle

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from runners.base import Exit, Exited, Pending, Reason, Running
-from runners.kubernetes.manifests import BUILD_TIMEOUT, BUILDER, HELPER, INPUT, KEPT, MAIN, STEP, STEPS
+from runners.kubernetes.manifests import BUILD_TIMEOUT, BUILDER, HELPER, IMAGE_FILES, INPUT, MAIN, STEP_PREFIX, STEPS
 
 Pod = Mapping[str, Any]
 
-HOPELESS_REASONS = {"InvalidImageName", "ErrImageNeverPull"}
+PERMANENT_REASONS = {"InvalidImageName", "ErrImageNeverPull"}
 """Reasons for which a container waits forever."""
 IMAGE_REASONS = {
     "ErrImagePull", "ImagePullBackOff", "ImageInspectError", "RegistryUnavailable", "SignatureValidationFailed",
-    *HOPELESS_REASONS,
+    *PERMANENT_REASONS,
 }  # fmt: skip
 START_REASONS = {
     "CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PostStartHookError", "CrashLoopBackOff",
@@ -44,7 +44,7 @@ class StartProblem:
     reason: Reason
     """The job's reason if it ends because of this."""
     text: str
-    is_hopeless: bool = False
+    is_permanent: bool = False
     kind: str = dataclasses.field(default="", compare=False)
     """The part that has the problem. Patience begins again with a problem of another kind."""
 
@@ -113,7 +113,7 @@ def forced_end(pod: Pod, name: str) -> str | None:
     return _join(status.get("reason"), status.get("message")) if status.get("phase") == "Failed" else None
 
 
-def is_taken_away(pod: Pod, name: str) -> bool:
+def was_ended_by_cluster(pod: Pod, name: str) -> bool:
     """Return whether the cluster has ended a container for reasons of its own, so that it could succeed elsewhere."""
     status = pod.get("status") or {}
     terminated = _container_state(pod, name).get("terminated") or {}
@@ -227,18 +227,18 @@ def _start_problem(status: Mapping[str, Any], containers: Mapping[str, Any]) -> 
         if item["type"] == "PodScheduled" and item["status"] == "False" and item.get("reason") != "SchedulingGated":
             return StartProblem(Reason.START, _join(item.get("reason"), item.get("message")), kind="node")
     is_disrupted = disruption({"status": status}) is not None
-    for name in (KEPT, INPUT, HELPER, STEPS, MAIN, BUILDER):
+    for name in (IMAGE_FILES, INPUT, HELPER, STEPS, MAIN, BUILDER):
         state = _state_of(containers, name)
         waiting, terminated = state.get("waiting") or {}, state.get("terminated") or {}
         reason = waiting.get("reason", "")
         text = _join(reason, waiting.get("message"))
         if reason in IMAGE_REASONS:
-            return StartProblem(Reason.IMAGE, text, reason in HOPELESS_REASONS, kind=f"image of {name}")
+            return StartProblem(Reason.IMAGE, text, reason in PERMANENT_REASONS, kind=f"image of {name}")
         if reason in START_REASONS:
             return StartProblem(Reason.START, text, kind=f"start of {name}")
-        if terminated.get("exitCode") and name in (KEPT, INPUT) and not is_disrupted:
+        if terminated.get("exitCode") and name in (IMAGE_FILES, INPUT) and not is_disrupted:
             text = f"The container `{name}` ended with exit code {terminated['exitCode']}"
-            return StartProblem(Reason.START, text, is_hopeless=True)
+            return StartProblem(Reason.START, text, is_permanent=True)
     return None
 
 
@@ -272,15 +272,15 @@ def _exit(pod: Pod, terminated: Mapping[str, Any], containers: Mapping[str, Any]
 
 def _exit_by_itself(terminated: Mapping[str, Any], code: int) -> Exit:
     message = OUT_OF_MEMORY if terminated.get("reason") == "OOMKilled" else None
-    number = int(terminated.get("signal") or 0) or code - 128
-    if 0 < number <= 64 and number in {item.value for item in signal.Signals}:
-        return Exit(Reason.SIGNALLED, code=128 + number, signal=number, message=message)
+    signal_number = int(terminated.get("signal") or 0) or code - 128
+    if 0 < signal_number <= 64 and signal_number in {item.value for item in signal.Signals}:
+        return Exit(Reason.SIGNALLED, code=128 + signal_number, signal=signal_number, message=message)
     return Exit(Reason.EXITED, code=code, message=message)
 
 
 def _failed_step(pod: Pod, terminated: Mapping[str, Any], message: str, code: int) -> Exit:
-    number = message.removeprefix(STEP) if message.startswith(STEP) else ""
-    step = int(number) if number.isdecimal() else None
+    step_text = message.removeprefix(STEP_PREFIX) if message.startswith(STEP_PREFIX) else ""
+    step = int(step_text) if step_text.isdecimal() else None
     limit = (pod["metadata"].get("annotations") or {}).get(BUILD_TIMEOUT)
     started = terminated.get("startedAt")
     duration = unix_time(terminated["finishedAt"]) - unix_time(started) if started else 0.0
@@ -296,20 +296,20 @@ def _forced_exit(pod: Pod, terminated: Mapping[str, Any], code: int) -> Exit | N
 
     Returns None for a command that ended by itself, even if its pod was taken away later.
     """
-    status, number = pod.get("status") or {}, code - 128 if code > 128 else None
+    status, signal_number = pod.get("status") or {}, code - 128 if code > 128 else None
     finished = unix_time(terminated["finishedAt"]) if terminated.get("finishedAt") else None
     disrupted, deadline = disruption(pod), _deadline(pod)
     if disrupted and not _is_before(finished, _condition(pod, "DisruptionTarget").get("lastTransitionTime")):
-        return dataclasses.replace(disrupted, code=code, signal=number)
+        return dataclasses.replace(disrupted, code=code, signal=signal_number)
     was_over = finished is not None and deadline is not None and finished < deadline
     is_later = was_over if status.get("reason") == "DeadlineExceeded" else disrupted is not None
     if status.get("reason") and status.get("phase") == "Failed" and not is_later:
-        return dataclasses.replace(_pod_failure(status), code=code, signal=number)
+        return dataclasses.replace(_pod_failure(status), code=code, signal=signal_number)
     deleted = pod["metadata"].get("deletionTimestamp")
     if deleted:
         grace = float(pod["metadata"].get("deletionGracePeriodSeconds") or 0)
         if finished is None or finished >= unix_time(deleted) - grace:
-            return Exit(Reason.LOST, code, number, message="The pod was deleted, but not by polyjob")
+            return Exit(Reason.LOST, code, signal_number, message="The pod was deleted, but not by polyjob")
     return None
 
 

@@ -56,12 +56,12 @@ class PodTracker:
     injection: Injection = dataclasses.field(default_factory=Injection)
     """The progress of copying the job's files into the pod."""
 
-    def note(self, pod: Pod, is_gone: bool) -> None:
+    def note(self, pod: Pod, is_deleted: bool) -> None:
         """Remember how a job ended whose pod is being deleted: the pod may report it only once."""
         self.disruption = pod_status.disruption(pod) or self.disruption
         if pod["metadata"].get("deletionTimestamp"):
             self.last_end = pod_status.own_end(pod) or self.last_end
-        if is_gone:
+        if is_deleted:
             self.is_deleting = False
 
     def awaits_last_state(self) -> bool:
@@ -97,10 +97,10 @@ class PodTrackers:
             self._trackers.pop(uid, None)
             self._forgotten.append(uid)
 
-    def note(self, pod: Pod, is_gone: bool = False) -> None:
+    def note(self, pod: Pod, is_deleted: bool = False) -> None:
         """Pass the state of any pod of this installation on to its tracker."""
         if JOB in pod["metadata"]["labels"]:
-            self.get(pod["metadata"]["uid"]).note(pod, is_gone)
+            self.get(pod["metadata"]["uid"]).note(pod, is_deleted)
 
     def drop_unlisted(self, listed: Mapping[str, Pod]) -> None:
         """Drop the views of pods that are no longer in the list."""

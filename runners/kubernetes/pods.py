@@ -52,7 +52,7 @@ def delete(api: Api, pod: Pod, grace: int, version: str | None = None) -> bool:
     return True
 
 
-def wait_until_gone(api: Api, name: str, uid: str) -> None:
+def wait_until_deleted(api: Api, name: str, uid: str) -> None:
     """Wait until a deleted pod has disappeared. Raises RunnerUnavailable if that takes too long, and ApiRefused."""
     deadline, pause = time.monotonic() + DELETION_SECONDS, 0.05
     while find(api, name, uid) is not None:

@@ -69,8 +69,8 @@ class PodStarter:
         """Return the job's pod, created now or by an earlier start."""
         pod = self._adopt(spec)
         if pod is None:
-            if not artifact.is_built and builds.is_own(artifact.image, self._options):
-                raise StartFailed(builds.not_for_jobs(artifact.image), Reason.IMAGE)
+            if not artifact.is_built and builds.is_reserved(artifact.image, self._options):
+                raise StartFailed(builds.reserved_image_message(artifact.image), Reason.IMAGE)
             self._check_artifact(spec, artifact)
             pod = self._create(spec, artifact) or self._adopt(spec)
         if pod is None:

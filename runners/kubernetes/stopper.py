@@ -103,14 +103,14 @@ class PodStopper:
 
         threading.Thread(target=kill, name="kubernetes-kill", daemon=True).start()
 
-    def _signal(self, pod: Pod, uuid: str, number: signal.Signals) -> None:
+    def _signal(self, pod: Pod, uuid: str, signal_number: signal.Signals) -> None:
         try:
-            self._run_kill(pod, uuid, number)
+            self._run_kill(pod, uuid, signal_number)
         except ApiRefused as error:
             if error.status != 404:
                 raise
         except (CommandNotRun, CommandFailed):  # it has just ended, or its container has no shell any more
-            if number is signal.SIGKILL:
+            if signal_number is signal.SIGKILL:
                 self._delete_if_undeliverable(pod)
 
     def _delete_if_undeliverable(self, pod: Pod) -> None:
@@ -120,6 +120,6 @@ class PodStopper:
         if now - tracker.undelivered_since > UNDELIVERED_KILL_SECONDS:
             pods.delete(self._api, pod, 1)
 
-    def _run_kill(self, pod: Pod, uuid: str, number: signal.Signals) -> None:
-        command = manifests.signal_command(number.name.removeprefix("SIG"), uuid)
+    def _run_kill(self, pod: Pod, uuid: str, signal_number: signal.Signals) -> None:
+        command = manifests.signal_command(signal_number.name.removeprefix("SIG"), uuid)
         run(self._api, pod["metadata"]["name"], MAIN, command, SIGNAL_SECONDS)

@@ -1,4 +1,4 @@
-"""The Docker Engine of the tests, and the images that they make in it from nothing but Debian's busybox."""
+"""The Docker Engine of the tests, and the images that they create in it from Debian's busybox."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 BUSYBOX = Path("/bin/busybox")
 PODMAN = os.environ.get("POLYJOB_TEST_PODMAN", "unix:///tmp/polyjob-podman.sock")
-"""Where Podman's service listens, which the Docker runner is tested with, too."""
+"""Address of Podman's service, with which the Docker runner is tested, too."""
 
 
 def connect(host: str | None = None) -> Any:
@@ -31,14 +31,14 @@ def engine_is_there(host: str | None = None) -> bool:
         from runners.docker.engine import DEFAULT_SOCKET, check_socket
 
         named = host or docker.utils.kwargs_from_env().get("base_url") or DEFAULT_SOCKET
-        check_socket(named)  # a client that finds nobody leaks its socket
+        check_socket(named)  # a client that cannot connect would leak its socket
         return bool(connect(host).ping()) and BUSYBOX.exists()
     except Exception:
         return False
 
 
 def make_images(host: str | None = None) -> None:
-    """Idempotent: an image that has the content already stays the one that it is, while others build upon it."""
+    """Create the images of the tests. Idempotent: an image with the right content is kept, because builds use it."""
     client = connect(host)
     with (Path(tempfile.gettempdir()) / "polyjob-test-images.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -51,12 +51,12 @@ def make_images(host: str | None = None) -> None:
 
 
 def remove_marks(installation: str, host: str | None = None) -> None:
-    """Remove what an installation leaves in an Engine: its volume and its network. Its containers are gone before."""
+    """Remove the volume and the network of an installation from an Engine. Its containers must be removed before."""
     client = connect(host)
-    ours = {"label": f"polyjob.installation={installation}"}
-    for volume in client.volumes(filters=ours)["Volumes"] or ():
+    filters = {"label": f"polyjob.installation={installation}"}
+    for volume in client.volumes(filters=filters)["Volumes"] or ():
         client.remove_volume(volume["Name"])
-    for network in client.networks(filters=ours):
+    for network in client.networks(filters=filters):
         client.remove_network(network["Id"])
     client.close()
 

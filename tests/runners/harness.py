@@ -1,4 +1,4 @@
-"""One small harness for each runner: it writes the jobs of the contract suite, and looks at them from outside.
+"""One harness for each runner: it creates the jobs of the contract suite, and observes them from outside.
 
 A new runner joins the contract suite with one more class here.
 """
@@ -52,8 +52,8 @@ class Harness:
     """Base class: everything that is the same for every runner."""
 
     installation = INSTALLATION
-    piece = 7
-    """Bytes of a log that are requested at once."""
+    log_chunk_bytes = 7
+    """Number of bytes of a log that one call requests."""
     runs_commands = True
 
     def __init__(self, folder: Path, **settings: Any) -> None:
@@ -127,20 +127,20 @@ class Harness:
         runner = runner or self.runner
         if not isinstance(runner, RemoteRunner):
             return (Path(spec.folder) / "log").read_bytes()
-        whole, cursor = b"", None
+        log, cursor = b"", None
         while True:
-            data, cursor = runner.logs(handle, cursor, self.piece)
+            data, cursor = runner.logs(handle, cursor, self.log_chunk_bytes)
             if not data:
-                return whole
-            whole += data
+                return log
+            log += data
 
     def outputs_of(self, spec: JobSpec, handle: str) -> dict[str, bytes]:
         """Return the files that a job that has ended left in its outputs folder."""
         if not isinstance(self.runner, RemoteRunner):
             folder = Path(spec.folder) / "outputs"
             return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        with tarfile.open(fileobj=io.BytesIO(b"".join(self.runner.outputs(handle)))) as found:
-            return {member.name: _content(found, member) for member in found if member.isfile()}
+        with tarfile.open(fileobj=io.BytesIO(b"".join(self.runner.outputs(handle)))) as tarball:
+            return {member.name: _content(tarball, member) for member in tarball if member.isfile()}
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -275,15 +275,17 @@ class ProcessHarness(Harness):
 
     def servers(self) -> list[int]:
         """Return the pids of this data folder's keeper servers, and of the keepers, which are their forks."""
-        wanted = os.fsencode(str(self.data / "process"))
-        return [pid for pid in pids() if b"keeper_server" in cmdline(pid) and wanted in cmdline(pid).split(b"\0")]
+        folder = os.fsencode(str(self.data / "process"))
+        return [pid for pid in pids() if b"keeper_server" in cmdline(pid) and folder in cmdline(pid).split(b"\0")]
 
 
 class DockerHarness(Harness):
-    """Needs an Engine, and the image that `tests.runners.docker_engine` makes of nothing but busybox. Each is an
-    installation of its own, as they share the Engine."""
+    """The Docker runner of an installation of its own, because all harnesses share the Engine.
 
-    piece = 997
+    Needs an Engine with the images of `tests.runners.docker_engine`.
+    """
+
+    log_chunk_bytes = 997
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.installation = uuid.uuid4().hex
@@ -298,8 +300,8 @@ class DockerHarness(Harness):
         return super().spec(cmd, env, **{"image": IMAGE, **fields})
 
     def build_spec(self, *steps: str, env: Mapping[str, str] | None = None, **fields: Any) -> BuildSpec:
-        made = super().build_spec(*steps, env=env, **fields)
-        return dataclasses.replace(made, image=IMAGE, nocache=True, key=uuid.uuid4().hex * 2)
+        spec = super().build_spec(*steps, env=env, **fields)
+        return dataclasses.replace(spec, image=IMAGE, nocache=True, key=uuid.uuid4().hex * 2)
 
     def says(self, text: str, code: int = 0) -> JobSpec:
         return self.spec(f"echo ran >> $POLYAXON_RUN_OUTPUTS_PATH/runs; printf %s {shlex.quote(text)}; exit {code}")
@@ -322,10 +324,10 @@ class DockerHarness(Harness):
     def runs(self, spec: JobSpec) -> int:
         handle = self.runner.inventory()[spec.uuid]
         assert isinstance(self.runner, RemoteRunner)
-        with tarfile.open(fileobj=io.BytesIO(b"".join(self.runner.outputs(handle)))) as archive:
-            found = archive.extractfile("runs")
-            assert found is not None
-            return found.read().count(b"ran")
+        with tarfile.open(fileobj=io.BytesIO(b"".join(self.runner.outputs(handle)))) as tarball:
+            file = tarball.extractfile("runs")
+            assert file is not None
+            return file.read().count(b"ran")
 
     def good_build(self) -> BuildSpec:
         return self.build_spec("echo hello")
@@ -352,11 +354,11 @@ IMAGE = "polyjob-test:latest"
 
 
 EXECUTABLE_BY_ALL = "/usr/bin/python3"
-"""A Python that every account can execute; that of the tests may lie in root's home."""
+"""A Python that every account can execute. That of the tests may be in root's home folder."""
 
 
 def as_nobody(function: Callable[[], Any], folder: Path | None = None) -> None:
-    """Call it without root's rights, which no mode bit stops; `folder` with all in it belongs to that account then."""
+    """Call a function as `nobody`, because mode bits do not restrict root. `folder` and its contents change owner."""
     if os.geteuid():
         function()
         return
@@ -411,34 +413,37 @@ def lives(pid: int) -> bool:
 
 def marked(identity: str) -> list[int]:
     """Return the living processes of a job or build, by the marker in their environment."""
-    wanted = f"POLYJOB_UUID={identity}".encode()
-    return [pid for pid in pids() if wanted in read(pid, "environ").split(b"\0") and lives(pid)]
+    marker = f"POLYJOB_UUID={identity}".encode()
+    return [pid for pid in pids() if marker in read(pid, "environ").split(b"\0") and lives(pid)]
 
 
-def kill(pid: int, number: int = 9) -> None:
+def kill(pid: int, signal_number: int = 9) -> None:
     """Signal a process that this test has started."""
     assert pid > 1
-    held = os.pidfd_open(pid)
+    pidfd = os.pidfd_open(pid)
     try:
         import signal
 
-        signal.pidfd_send_signal(held, number)
+        signal.pidfd_send_signal(pidfd, signal_number)
     finally:
-        os.close(held)
-    if number == 9:
+        os.close(pidfd)
+    if signal_number == 9:
         wait_for(lambda: not lives(pid))
 
 
 def archive(path: Path, *members: tuple[str, Any]) -> str:
-    """A tar.gz of (name, text), (name, TarInfo changes) or both: text | {"link": …} | {"text": …, "mode": …}."""
+    """Write a tar.gz file and return its path.
+
+    Each member is (name, content). The content is a text, {"link": target} or {"text": text, "mode": mode}.
+    """
     with tarfile.open(path, "w:gz") as file:
         for name, content in members:
-            told = content if isinstance(content, dict) else {"text": content}
+            fields = content if isinstance(content, dict) else {"text": content}
             member = tarfile.TarInfo(name)
-            member.mode = told.get("mode", 0o644)
-            data = told.get("text", "").encode()
-            if "link" in told:
-                member.type, member.linkname = tarfile.SYMTYPE, told["link"]
+            member.mode = fields.get("mode", 0o644)
+            data = fields.get("text", "").encode()
+            if "link" in fields:
+                member.type, member.linkname = tarfile.SYMTYPE, fields["link"]
             elif name.endswith("/"):
                 member.type = tarfile.DIRTYPE
             else:

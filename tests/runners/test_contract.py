@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import random
 import threading
@@ -44,7 +43,7 @@ def test_probe_creates_nothing(harness: Harness) -> None:
     assert harness.another().inventory() == {}
 
 
-def test_a_job_runs_to_its_end(harness: Harness) -> None:
+def test_job_runs_to_its_end(harness: Harness) -> None:
     spec = harness.says("hello\n")
     handle = harness.runner.start(spec, None)
     end = harness.end(handle)
@@ -54,7 +53,7 @@ def test_a_job_runs_to_its_end(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("code", [1, 42, 255])
-def test_exit_codes(harness: Harness, code: int) -> None:
+def test_exit_code_is_reported(harness: Harness, code: int) -> None:
     handle = harness.runner.start(harness.says("", code), None)
     end = harness.end(handle)
     assert (end.reason, end.code, end.succeeded) == (Reason.EXITED, code, False)
@@ -71,18 +70,18 @@ def test_states_go_forward_only(harness: Harness) -> None:
         assert isinstance(harness.state(handle), Exited)
 
 
-def test_nothing_but_the_states_on_the_way(harness: Harness) -> None:
+def test_states_are_pending_running_exited(harness: Harness) -> None:
     handle = harness.runner.start(harness.says("x"), None)
     order = [Pending, Running, Exited]
-    seen = 0
-    while seen < 2:
+    last = 0
+    while last < 2:
         state = harness.state(handle)
-        place = order.index(type(state))  # type: ignore[arg-type]
-        assert place >= seen
-        seen = place
+        position = order.index(type(state))  # type: ignore[arg-type]
+        assert position >= last
+        last = position
 
 
-def test_start_again_adopts(harness: Harness) -> None:
+def test_repeated_start_adopts_the_job(harness: Harness) -> None:
     spec = harness.says("x")
     first = harness.runner.start(spec, None)
     assert harness.runner.start(spec, None) == first
@@ -112,7 +111,7 @@ def test_racing_starts_run_once(harness: Harness) -> None:
         assert harness.log(spec, handle) == b"x"
 
 
-def test_a_handle_survives_the_runner_object(harness: Harness) -> None:
+def test_handle_survives_the_runner_object(harness: Harness) -> None:
     spec = harness.lasts()
     handle = harness.runner.start(spec, None)
     wait_for(lambda: is_running(harness, handle))
@@ -127,8 +126,8 @@ def test_a_handle_survives_the_runner_object(harness: Harness) -> None:
     assert harness.end(handle) == first
 
 
-@pytest.mark.parametrize(("force", "number"), [(False, 15), (True, 9)])
-def test_stop_ends_a_job(harness: Harness, force: bool, number: int) -> None:
+@pytest.mark.parametrize(("force", "signal"), [(False, 15), (True, 9)])
+def test_stop_ends_a_job(harness: Harness, force: bool, signal: int) -> None:
     handle = harness.runner.start(harness.lasts(), None)
     wait_for(lambda: is_running(harness, handle))
     before = time.monotonic()
@@ -136,10 +135,10 @@ def test_stop_ends_a_job(harness: Harness, force: bool, number: int) -> None:
     harness.runner.stop(handle, force)
     assert time.monotonic() - before < 10, "stop waited for the job"
     end = harness.end(handle)
-    assert (end.reason, end.code, end.signal) == (Reason.SIGNALLED, 128 + number, number)
+    assert (end.reason, end.code, end.signal) == (Reason.SIGNALLED, 128 + signal, signal)
 
 
-def test_force_ends_what_ignores_term(harness: Harness) -> None:
+def test_forced_stop_ends_a_job_that_ignores_term(harness: Harness) -> None:
     spec = harness.stubborn()
     handle = harness.runner.start(spec, None)
     wait_for(lambda: is_running(harness, handle))
@@ -152,7 +151,7 @@ def test_force_ends_what_ignores_term(harness: Harness) -> None:
     assert harness.end(handle).signal == 9
 
 
-def test_stop_right_after_start(harness: Harness) -> None:
+def test_stop_right_after_start_ends_the_job(harness: Harness) -> None:
     for force in (False, True):
         handle = harness.runner.start(harness.lasts(), None)
         harness.runner.stop(handle, force)
@@ -189,7 +188,7 @@ def test_clean_of_a_running_job_ends_it(harness: Harness) -> None:
     wait_for(lambda: isinstance(harness.state(handle), Missing))
 
 
-def test_two_cleans_at_once(harness: Harness) -> None:
+def test_concurrent_cleans_succeed(harness: Harness) -> None:
     handles = [harness.runner.start(harness.says("x"), None) for _ in range(8)]
     for handle in handles:
         harness.end(handle)
@@ -200,7 +199,7 @@ def test_two_cleans_at_once(harness: Harness) -> None:
     assert harness.runner.inventory() == {}
 
 
-def test_inventory_has_the_handles_of_all_that_is_not_cleaned(harness: Harness) -> None:
+def test_inventory_has_the_handles_of_uncleaned_jobs(harness: Harness) -> None:
     assert harness.runner.inventory() == {}
     specs = [harness.says("x"), harness.lasts(), harness.says("y", 1)]
     handles = {spec.uuid: harness.runner.start(spec, None) for spec in specs}
@@ -212,9 +211,9 @@ def test_inventory_has_the_handles_of_all_that_is_not_cleaned(harness: Harness) 
     assert harness.runner.inventory() == handles
 
 
-def test_one_poll_tells_of_many(harness: Harness) -> None:
-    ended, lasting = harness.says("x"), harness.lasts()
-    handles = [harness.runner.start(spec, None) for spec in (ended, lasting)]
+def test_one_poll_returns_many_states(harness: Harness) -> None:
+    ended, running = harness.says("x"), harness.lasts()
+    handles = [harness.runner.start(spec, None) for spec in (ended, running)]
     harness.end(handles[0])
     wait_for(lambda: is_running(harness, handles[1]))
     states = harness.runner.poll(handles)
@@ -248,7 +247,7 @@ def test_failed_start_leaves_nothing_or_an_exit(harness: Harness) -> None:
     assert harness.runner.inventory() == {}
 
 
-def test_the_log_is_complete_when_the_job_has_exited(harness: Harness) -> None:
+def test_log_is_complete_when_the_job_has_exited(harness: Harness) -> None:
     text = "".join(f"line {number}\n" for number in range(2000))
     spec = harness.says(text)
     handle = harness.runner.start(spec, None)
@@ -257,10 +256,10 @@ def test_the_log_is_complete_when_the_job_has_exited(harness: Harness) -> None:
     assert harness.log(spec, handle, harness.another()) == text.encode()
 
 
-def test_remote_logs_are_gone_after_clean(harness: Harness) -> None:
+def test_clean_removes_remote_logs_and_outputs(harness: Harness) -> None:
     runner = harness.runner
     if not isinstance(runner, RemoteRunner):
-        return
+        pytest.skip("a local runner has no remote files")
     handle = runner.start(harness.says("x"), None)
     harness.end(handle)
     assert list(runner.outputs(handle)) == list(runner.outputs(handle))
@@ -285,25 +284,25 @@ def test_all_inputs_reach_the_job(harness: Harness, tmp_path: Path) -> None:
 
 
 def test_huge_sparse_outputs_are_sealed_at_once(harness: Harness, tmp_path: Path) -> None:
-    """The attack: a file of 4 TB costs its job nothing, and comes as that many zeros from a container."""
+    """A sparse file of 4 TB costs its job nothing, but a container delivers it as 4 TB of zeros."""
     if not harness.runs_commands:
         pytest.skip("this runner runs no commands")
-    made = "if=/dev/zero of=huge bs=1M count=1 seek=4194304"
-    spec = harness.spec(f'cd "$POLYAXON_RUN_OUTPUTS_PATH" && {{ busybox dd {made} || dd {made}; }}')
+    arguments = "if=/dev/zero of=huge bs=1M count=1 seek=4194304"
+    spec = harness.spec(f'cd "$POLYAXON_RUN_OUTPUTS_PATH" && {{ busybox dd {arguments} || dd {arguments}; }}')
     handle = harness.runner.start(spec, None)
     assert harness.end(handle).succeeded
-    store, pieces = Store(tmp_path / "sealing"), None
+    store, chunks = Store(tmp_path / "sealing"), None
     store.prepare()
     if isinstance(harness.runner, RemoteRunner):
-        pieces = harness.runner.outputs(handle)
+        chunks = harness.runner.outputs(handle)
     else:
         (Path(spec.folder) / "outputs").rename(store.make_job_folder(spec.uuid) / "outputs")
-    began = time.monotonic()
-    store.seal(spec.uuid, "7", 100 << 30, pieces)
-    assert time.monotonic() - began < 15
+    started_at = time.monotonic()
+    store.seal(spec.uuid, "7", 100 << 30, chunks)
+    assert time.monotonic() - started_at < 15
     assert "`huge` was not kept" in store.outputs(spec.uuid).notes[0]
-    if isinstance(pieces, Generator):
-        pieces.close()
+    if isinstance(chunks, Generator):
+        chunks.close()
     harness.runner.clean(handle)
 
 
@@ -319,7 +318,7 @@ def sealed_outputs(folder: Path, contents: dict[str, bytes]) -> Path:
     return store.outputs(uuid).path
 
 
-def test_a_build_gives_an_artifact_that_start_understands(harness: Harness) -> None:
+def test_start_accepts_the_artifact_of_a_build(harness: Harness) -> None:
     spec, log = harness.good_build(), io.BytesIO()
     artifact = harness.runner.build(spec, log, lambda: False)
     assert b"hello" in log.getvalue()
@@ -327,17 +326,17 @@ def test_a_build_gives_an_artifact_that_start_understands(harness: Harness) -> N
     assert harness.end(handle).succeeded
 
 
-def test_a_failing_build_names_step_and_code(harness: Harness) -> None:
+def test_failed_build_has_build_step_and_exit_code(harness: Harness) -> None:
     with pytest.raises(BuildFailed) as caught:
         harness.runner.build(harness.bad_build(), io.BytesIO(), lambda: False)
     assert (caught.value.build_step, caught.value.exit_code) == (2, 3)
 
 
-def test_a_cancelled_build_ends_soon(harness: Harness) -> None:
-    asked = time.monotonic() + 0.3
+def test_cancelled_build_ends_soon(harness: Harness) -> None:
+    cancelled_at = time.monotonic() + 0.3
     with pytest.raises(BuildFailed):
-        harness.runner.build(harness.endless_build(), io.BytesIO(), lambda: time.monotonic() > asked)
-    assert time.monotonic() - asked < 5
+        harness.runner.build(harness.endless_build(), io.BytesIO(), lambda: time.monotonic() > cancelled_at)
+    assert time.monotonic() - cancelled_at < 5
 
 
 def test_wake_is_called_when_a_job_ends(harness: Harness) -> None:
@@ -355,19 +354,22 @@ def test_close_can_be_repeated(harness: Harness) -> None:
     runner.close()
 
 
-def test_after_a_fence_nothing_runs(harness: Harness) -> None:
+def test_prevented_start_runs_nothing(harness: Harness) -> None:
     spec = harness.says("x")
     assert harness.runner.prevent_start(spec.uuid) is None
     assert harness.another().prevent_start(spec.uuid) is None
     assert harness.runner.inventory() == {}
-    with contextlib.suppress(AssertionError):  # the fake runner calls such a start out of order
+    if harness.runs_commands:
         handle = harness.runner.start(spec, None)
         wait_for(lambda: isinstance(harness.state(handle), Missing))
+    else:
+        with pytest.raises(AssertionError):  # the fake runner reports such a call as out of order
+            harness.runner.start(spec, None)
     assert not (Path(spec.folder) / "runs").exists()
     assert not (Path(spec.folder) / "log").exists()
 
 
-def test_a_fence_finds_what_was_started(harness: Harness) -> None:
+def test_prevent_start_returns_the_handle_of_a_started_job(harness: Harness) -> None:
     spec = harness.says("x")
     handle = harness.runner.start(spec, None)
     assert harness.runner.prevent_start(spec.uuid) == handle

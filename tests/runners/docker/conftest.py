@@ -15,27 +15,27 @@ from tests.runners.harness import IMAGE, DockerHarness
 
 @pytest.fixture
 def harness(request: pytest.FixtureRequest) -> DockerHarness:
-    made: DockerHarness = request.getfixturevalue(getattr(request, "param", "docker"))
-    return made
+    harness: DockerHarness = request.getfixturevalue(getattr(request, "param", "docker"))
+    return harness
 
 
 @pytest.fixture
 def other(harness: DockerHarness, tmp_path: Path) -> Iterator[DockerHarness]:
     """Another installation on the same Engine."""
-    made = DockerHarness(tmp_path / "other")
-    yield made
-    made.close()
+    other = DockerHarness(tmp_path / "other")
+    yield other
+    other.close()
 
 
 @pytest.fixture
 def image(harness: DockerHarness) -> Iterator[Any]:
-    """Makes an image with further lines of a Dockerfile."""
+    """Return a function that builds an image from the test image and more lines of a Dockerfile."""
     name = f"polyjob-test-{harness.installation[:12]}:1"
 
     def make(*lines: str) -> str:
-        sent = build_context("\n".join([f"FROM {IMAGE}", *lines]), [])
+        context = build_context("\n".join([f"FROM {IMAGE}", *lines]), [])
         messages = list(
-            harness.engine.build(fileobj=io.BytesIO(sent), custom_context=True, tag=name, rm=True, decode=True)
+            harness.engine.build(fileobj=io.BytesIO(context), custom_context=True, tag=name, rm=True, decode=True)
         )
         assert "error" not in messages[-1], messages
         return name

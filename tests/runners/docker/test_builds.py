@@ -70,8 +70,8 @@ class TestBuilds:
     def test_unusable_requirement_files_fail_the_build(self, harness: DockerHarness, tmp_path: Path) -> None:
         large = archive(tmp_path / "large.tar.gz", ("setup.sh", "x" * (MAX_REQUIREMENT_FILE_BYTES + 1)))
         (tmp_path / "broken.tar.gz").write_bytes(b"x" * 100)
-        for code, why in ((large, "larger than 16 MiB"), (str(tmp_path / "broken.tar.gz"), "cannot be read")):
-            with pytest.raises(BuildFailed, match=why):
+        for code, message in ((large, "larger than 16 MiB"), (str(tmp_path / "broken.tar.gz"), "cannot be read")):
+            with pytest.raises(BuildFailed, match=message):
                 self.build(harness, "true", upload=code, requirement_files=("setup.sh",))
 
     def test_existing_image_is_not_built_again(self, harness: DockerHarness) -> None:
@@ -79,8 +79,8 @@ class TestBuilds:
 
         spec = dataclasses.replace(harness.build_spec("echo hello"), nocache=False)
         first, second = io.BytesIO(), io.BytesIO()
-        made = harness.runner.build(spec, first, lambda: False)
-        assert harness.runner.build(spec, second, lambda: False) == made
+        artifact = harness.runner.build(spec, first, lambda: False)
+        assert harness.runner.build(spec, second, lambda: False) == artifact
         assert b"hello" in first.getvalue()
         assert b"exists already" in second.getvalue()
 
@@ -188,8 +188,8 @@ class TestHardBuilds:
             do_HEAD = do_GET
 
         with registry(Handler) as address:
-            kept = {"auths": {address: {"auth": base64.b64encode(b"ana:secret").decode()}}}
-            (tmp_path / "config.json").write_text(json.dumps(kept))
+            config = {"auths": {address: {"auth": base64.b64encode(b"ana:secret").decode()}}}
+            (tmp_path / "config.json").write_text(json.dumps(config))
             monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
             spec = dataclasses.replace(harness.build_spec(), image=f"{address}/none:1")
             with pytest.raises(BuildFailed, match="does not exist"):
@@ -255,15 +255,15 @@ class TestHardBuilds:
         engine.tag(IMAGE, *name.split(":"))
         try:
             self.build(harness, dataclasses.replace(harness.build_spec("true"), image=name))
-            made = json.loads(self.artifact)["image"]
-            engine.tag(made, *name.split(":"), force=True)
+            built = json.loads(self.artifact)["image"]
+            engine.tag(built, *name.split(":"), force=True)
             with pytest.raises(ArtifactMissing, match="has changed"):
                 harness.runner.start(harness.says("x"), self.artifact)
             pinned = harness.runner.start(dataclasses.replace(harness.says("x"), is_pinned=True), self.artifact)
             assert harness.end(pinned).succeeded
             harness.runner.clean(pinned)
             engine.tag(IMAGE, *name.split(":"), force=True)
-            engine.remove_image(made, force=True)
+            engine.remove_image(built, force=True)
             with pytest.raises(ArtifactMissing, match="not exist any more"):
                 harness.runner.start(harness.says("x"), self.artifact)
             assert harness.runner.inventory() == {}
@@ -312,10 +312,10 @@ def silent_registry() -> Iterator[str]:
             over.set()
 
 
-@pytest.mark.parametrize("asked", [Resources(cpu=0.001), Resources(pids=5_000_000)])
-def test_impossible_limits_fail_the_start(harness: DockerHarness, asked: Resources) -> None:
+@pytest.mark.parametrize("limits", [Resources(cpu=0.001), Resources(pids=5_000_000)])
+def test_impossible_limits_fail_the_start(harness: DockerHarness, limits: Resources) -> None:
     with pytest.raises(StartFailed, match="invalid argument"):
-        harness.runner.start(harness.spec("true", resources=asked), None)
+        harness.runner.start(harness.spec("true", resources=limits), None)
     assert harness.runner.inventory() == {}
 
 
@@ -402,9 +402,9 @@ def test_build_without_nocache_reuses_layers_but_not_the_image(harness: DockerHa
 def test_layers_of_a_failed_build_are_cached_until_removed(harness: DockerHarness) -> None:
     with pytest.raises(BuildFailed):
         build(harness, "head -c 3000000 /dev/urandom > /f", "exit 1")
-    held = harness.runner.cached_artifacts()
-    assert sum(held.values()) >= 3_000_000
-    for name in held:
+    artifacts = harness.runner.cached_artifacts()
+    assert sum(artifacts.values()) >= 3_000_000
+    for name in artifacts:
         harness.runner.remove_artifact(name)
     assert harness.runner.cached_artifacts() == {}
 
@@ -463,12 +463,12 @@ def test_failing_step_after_onbuild_triggers_is_named(harness: DockerHarness, im
     assert (failed.value.build_step, failed.value.exit_code) == (len(steps), 7)
 
 
-@pytest.mark.parametrize(("speaker", "code"), [(STEP_LAYERS, 6), (STEP_LAYERS - 1, 6), (STEP_LAYERS, 7)])
-def test_step_output_cannot_blame_another_step(speaker: int, code: int) -> None:
+@pytest.mark.parametrize(("printing_step", "code"), [(STEP_LAYERS, 6), (STEP_LAYERS - 1, 6), (STEP_LAYERS, 7)])
+def test_step_output_cannot_blame_another_step(printing_step: int, code: int) -> None:
     stream = build_stream.BuildStream(None, BuildLog(io.BytesIO(), 100_000), lambda: None, first_step=1)
     for number in range(1, STEP_LAYERS + 1):
         stream._process_line({"stream": f"Step {number}/{STEP_LAYERS} : RUN x\n"})
-        if number == speaker:
+        if number == printing_step:
             stream._process_line({"stream": "polyjob: step 3 ended with exit code 6\n"})
     with pytest.raises(BuildFailed) as failed:
         stream._process_line({"error": "…", "errorDetail": {"code": code}})
@@ -487,7 +487,7 @@ def test_step_output_cannot_blame_another_step(speaker: int, code: int) -> None:
 )
 def test_volumes_of_the_base_are_named_in_the_log(harness: DockerHarness, image: Any, line: str) -> None:
     _, log = build(harness, "echo > /made", image=image(line))
-    assert re.search("loses what build steps write there: .*/code", log)
+    assert re.search("Files that build steps write there are lost: .*/code", log)
 
 
 def test_failing_step_in_the_joined_layer_is_named(harness: DockerHarness) -> None:

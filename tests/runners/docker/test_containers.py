@@ -63,8 +63,8 @@ def test_folders_are_created_with_any_path_variable(tmp_path: Path, path: str) -
     for folder in ("/polyjob", "/code"):
         launch = launch.replace(f" {folder}", f" {tmp_path}{folder}")
     command = ["/bin/sh", "-c", launch, "sh", 'echo "$PATH"']
-    made = subprocess.run(command, env={"PATH": path}, stdout=subprocess.PIPE, check=True)
-    assert made.stdout.decode().splitlines() == ["polyjob begins", path]
+    result = subprocess.run(command, env={"PATH": path}, stdout=subprocess.PIPE, check=True)
+    assert result.stdout.decode().splitlines() == ["polyjob begins", path]
     assert [(tmp_path / folder.strip("/")).stat().st_mode & 0o777 for folder in WRITABLE_FOLDERS] == [0o777] * len(
         WRITABLE_FOLDERS
     )

@@ -19,19 +19,19 @@ INFO = {
 
 
 class Engine:
-    """An Engine that has nothing yet."""
+    """An Engine without volumes, networks and containers."""
 
     api_version, base_url = "1.41", "http+docker://localhost"
 
     def __init__(self, **info: Any) -> None:
         self._info = INFO | info
-        self.made: list[str] = []
+        self.created_volumes: list[str] = []
 
     def info(self) -> dict[str, Any]:
         return self._info
 
     def volumes(self, filters: Any) -> dict[str, Any]:
-        return {"Volumes": [{"Name": name, "Labels": {"polyjob.engine": name}} for name in self.made]}
+        return {"Volumes": [{"Name": name, "Labels": {"polyjob.engine": name}} for name in self.created_volumes]}
 
     def containers(self, **options: Any) -> list[Any]:
         return []
@@ -40,7 +40,7 @@ class Engine:
         raise NotFound("no such network")
 
     def create_volume(self, name: str, labels: Any) -> None:
-        self.made.append(name)
+        self.created_volumes.append(name)
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ class Engine:
     ],
 )
 def test_log_driver_is_available_on_the_engine(drivers: list[str], chosen: str) -> None:
-    facts = identify_engine(Engine(Plugins={"Log": drivers}), "i")
-    assert facts.log_driver == chosen
+    info = identify_engine(Engine(Plugins={"Log": drivers}), "i")
+    assert info.log_driver == chosen
     assert ("max-file" in log_config(chosen, 1 << 20)["Config"]) is (chosen != "k8s-file")
 
 
@@ -77,14 +77,14 @@ def test_engine_without_a_necessary_feature_is_refused(info: dict[str, Any], ver
 def test_identity_volume_is_created_once() -> None:
     engine = Engine()
     first, second = identify_engine(engine, "i"), identify_engine(engine, "i")
-    assert first.identities == second.identities == set(engine.made)
+    assert first.identities == second.identities == set(engine.created_volumes)
     assert identify_engine(Engine(), "i").identities != first.identities
 
 
 def test_probe_creates_no_identity_volume() -> None:
     engine = Engine()
     assert check_usable(engine) == (INFO, "local")
-    assert engine.made == []
+    assert engine.created_volumes == []
 
 
 def test_two_identity_volumes_mean_one_engine() -> None:
@@ -99,7 +99,7 @@ def test_two_identity_volumes_mean_one_engine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("missing", "asked", "ignored"),
+    ("missing", "limits", "ignored"),
     [
         ({"MemoryLimit": False}, Resources(memory=1 << 25, pids=5), ["memory"]),
         ({"CpuCfsQuota": False, "PidsLimit": False}, Resources(cpu=1, pids=5), ["cpu", "pids"]),
@@ -107,8 +107,8 @@ def test_two_identity_volumes_mean_one_engine() -> None:
         ({}, Resources(memory=1 << 25, cpu=1, pids=5), []),
     ],
 )
-def test_unsupported_limits_are_named(missing: dict[str, bool], asked: Resources, ignored: list[str]) -> None:
-    spec = JobSpec("u", "i", "/f", "true", {}, resources=asked)
+def test_unsupported_limits_are_named(missing: dict[str, bool], limits: Resources, ignored: list[str]) -> None:
+    spec = JobSpec("u", "i", "/f", "true", {}, resources=limits)
     notes = unsupported_limits(spec, identify_engine(Engine(**missing), "i"))
     assert [note.partition("`")[2].partition("`")[0] for note in notes] == [
         f"environment.resources.{part}" for part in sorted(ignored, key=["memory", "cpu", "pids"].index)

@@ -52,13 +52,13 @@ def test_other_names_are_not_reserved(name: str) -> None:
 
 
 class Engine:
-    """Takes the beginning of an id for a name, as Engines do."""
+    """An Engine that also accepts the beginning of an id as a name."""
 
     image = {"Id": DIGEST, "RepoTags": ["python:3", "localhost/mine:1"], "RepoDigests": [f"python@{DIGEST}"]}
 
     def inspect_image(self, name: str) -> dict[str, Any]:
-        known = {name for tag in self.image["RepoTags"] for name in full_names(tag)}
-        if name.startswith(("docker.io/library/a", "aa")) or name in known or name.endswith(DIGEST):
+        names = {name for tag in self.image["RepoTags"] for name in full_names(tag)}
+        if name.startswith(("docker.io/library/a", "aa")) or name in names or name.endswith(DIGEST):
             return self.image
         raise ImageNotFound("no such image")
 

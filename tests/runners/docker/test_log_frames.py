@@ -46,10 +46,10 @@ PARTS = [("1", b"0"), ("1", b"1"), ("100000001", b"2"), ("2", b"3"), ("2", b"4")
 @pytest.mark.parametrize("count", range(6))
 def test_cursor_neither_repeats_nor_skips_frames_of_one_moment(count):
     first = Frames([log(*PARTS)], LogCursor())
-    seen = b"".join(first.read(1) for _ in range(count))
-    cursor = LogCursor.read(first.cursor.text()) if seen else LogCursor()
-    since = [part for part in PARTS if not seen or f"{NOON}.{part[0].ljust(9, '0')}" >= cursor.moment]
-    assert seen + Frames([log(*since, begin=not seen)], cursor).read(100) == b"01234"
+    data = b"".join(first.read(1) for _ in range(count))
+    cursor = LogCursor.read(first.cursor.text()) if data else LogCursor()
+    since = [part for part in PARTS if not data or f"{NOON}.{part[0].ljust(9, '0')}" >= cursor.moment]
+    assert data + Frames([log(*since, begin=not data)], cursor).read(100) == b"01234"
 
 
 def test_dropped_bytes_are_reported_by_a_line():

@@ -135,7 +135,7 @@ class TestProblemTimer:
         assert not timer.is_final(problem, 60)
 
     def test_hopeless_problem_is_final_at_once(self) -> None:
-        problem = StartProblem(Reason.IMAGE, "InvalidImageName: no", is_hopeless=True)
+        problem = StartProblem(Reason.IMAGE, "InvalidImageName: no", is_permanent=True)
         assert ProblemTimer().is_final(problem, 60)
         assert final_message(problem, 60.0) == "InvalidImageName: no"
 

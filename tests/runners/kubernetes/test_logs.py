@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from runners.base import HandleNotFound, RunnerUnavailable, Running
-from runners.kubernetes.logs import DROPPED, Lines, LogCursor
-from runners.kubernetes.manifests import BEGIN
+from runners.kubernetes.logs import DROPPED_LINE, Lines, LogCursor
+from runners.kubernetes.manifests import BEGIN_LINE
 from tests.runners.harness import wait_for
 from tests.runners.kubernetes.helpers import final_state, read_log, release, run_to_end, start_running
 from tests.runners.kubernetes_harness import KubernetesHarness
@@ -33,7 +33,7 @@ def read(data: bytes, cursor: LogCursor | None = None, size: int = 7) -> tuple[b
     return lines.read(1 << 20), lines.cursor
 
 
-FIRST = (f"{T}1.000000001", BEGIN)
+FIRST = (f"{T}1.000000001", BEGIN_LINE)
 LOG = [
     FIRST,
     (f"{T}1.000000001", b"a\n"),
@@ -79,22 +79,22 @@ def test_rest_of_an_earlier_line_is_skipped() -> None:
 
 
 def test_timestamps_of_other_precision_and_zone_are_compared() -> None:
-    _, cursor = read(b"2026-01-01T02:00:01.5+02:00 " + BEGIN)
-    assert (cursor.moment, cursor.count, cursor.size) == ("2026-01-01T00:00:01.500000000", 1, len(BEGIN))
-    data = b"2026-01-01T02:00:01.5+02:00 " + BEGIN + b"2026-01-01T02:00:01.500000001+02:00 a\n"
+    _, cursor = read(b"2026-01-01T02:00:01.5+02:00 " + BEGIN_LINE)
+    assert (cursor.moment, cursor.count, cursor.size) == ("2026-01-01T00:00:01.500000000", 1, len(BEGIN_LINE))
+    data = b"2026-01-01T02:00:01.5+02:00 " + BEGIN_LINE + b"2026-01-01T02:00:01.500000001+02:00 a\n"
     assert read(data, cursor)[0] == b"a\n"
 
 
 def test_rotation_adds_a_line() -> None:
     _, cursor = read(stamped(*LOG))
-    assert read(stamped((f"{T}3.500000000", b"e\n")), cursor)[0] == DROPPED + b"e\n"
-    assert read(stamped(LOG[1], LOG[2]))[0] == DROPPED + b"a\nb\n"
+    assert read(stamped((f"{T}3.500000000", b"e\n")), cursor)[0] == DROPPED_LINE + b"e\n"
+    assert read(stamped(LOG[1], LOG[2]))[0] == DROPPED_LINE + b"a\nb\n"
 
 
 def test_rotation_within_a_second_adds_a_line() -> None:
     _, cursor = read(stamped(FIRST, (f"{T}1.100000000", b"a\n")))
     later = stamped((f"{T}1.200000000", b"b\n"), (f"{T}1.300000000", b"c\n"))
-    assert read(later, cursor)[0] == DROPPED + b"b\nc\n"
+    assert read(later, cursor)[0] == DROPPED_LINE + b"b\nc\n"
 
 
 def test_empty_read_leaves_the_cursor() -> None:
@@ -142,7 +142,7 @@ def test_rotated_log_mentions_the_missing_bytes(harness: KubernetesHarness) -> N
     harness.cluster.rotate_log(spec.name, "job")
     release(harness, spec)
     harness.end(handle)
-    assert harness.remote.logs(handle, read[1], 1 << 20)[0] == DROPPED + b"three\n"
+    assert harness.remote.logs(handle, read[1], 1 << 20)[0] == DROPPED_LINE + b"three\n"
 
 
 def test_followed_log_survives_rotation(harness: KubernetesHarness, monkeypatch: Any) -> None:

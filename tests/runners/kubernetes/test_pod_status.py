@@ -109,10 +109,10 @@ class TestWaitingPods:
         ],
     )
     def test_container_that_cannot_start_has_a_problem(
-        self, name: str, reason: str, kind: Reason, is_hopeless: bool
+        self, name: str, reason: str, kind: Reason, is_permanent: bool
     ) -> None:
         sample = pod("Pending", **{name.replace("-", "_"): {"waiting": {"reason": reason, "message": "no"}}})
-        assert pod_status.pod_view(sample).problem == pod_status.StartProblem(kind, f"{reason}: no", is_hopeless)
+        assert pod_status.pod_view(sample).problem == pod_status.StartProblem(kind, f"{reason}: no", is_permanent)
 
     def test_copying_of_files_is_noted(self) -> None:
         view = pod_status.pod_view(pod("Pending", input=RUNS))

@@ -14,11 +14,11 @@ from tests.runners.kubernetes_harness import KubernetesHarness
 def test_pod_shown_after_clean_is_not_remembered(harness: KubernetesHarness, monkeypatch: Any) -> None:
     note, is_cleaned, is_noted = PodTrackers.note, threading.Event(), threading.Event()
 
-    def note_late(trackers: PodTrackers, pod: Any, is_gone: bool = False) -> None:
-        if is_gone:
+    def note_late(trackers: PodTrackers, pod: Any, is_deleted: bool = False) -> None:
+        if is_deleted:
             assert is_cleaned.wait(20)
-        note(trackers, pod, is_gone)
-        if is_gone:
+        note(trackers, pod, is_deleted)
+        if is_deleted:
             is_noted.set()
 
     monkeypatch.setattr(PodTrackers, "note", note_late)

@@ -53,10 +53,10 @@ def test_last_state_of_a_deleted_pod_takes_precedence(
     """Its status lags, and the watch may show its last state after it is no longer in the list."""
     note, may_watch = PodTrackers.note, threading.Event()
 
-    def note_late(trackers: PodTrackers, pod: Any, is_gone: bool = False) -> None:
+    def note_late(trackers: PodTrackers, pod: Any, is_deleted: bool = False) -> None:
         if threading.current_thread().name == "kubernetes-watch" and pod["metadata"].get("deletionTimestamp"):
             assert may_watch.wait(20)
-        note(trackers, pod, is_gone)
+        note(trackers, pod, is_deleted)
 
     monkeypatch.setattr(PodTrackers, "note", note_late)
     runner = harness.another()  # its watch calls the patched method
