@@ -100,7 +100,7 @@ class TestWaitingPods:
 
     @pytest.mark.parametrize("name", ["image-files", "input", "files", "steps", "job"])
     @pytest.mark.parametrize(
-        ("reason", "kind", "is_hopeless"),
+        ("reason", "kind", "is_permanent"),
         [
             ("ErrImagePull", Reason.IMAGE, False),
             ("ImagePullBackOff", Reason.IMAGE, False),
@@ -128,7 +128,7 @@ class TestWaitingPods:
         assert exit_of(pod("Failed", image_files=ended(137), reason="Evicted")).reason is Reason.EVICTED
         assert exit_of(pod("Failed", image_files=ended(137))).reason is Reason.START
 
-    def test_failed_init_container_is_hopeless(self) -> None:
+    def test_failed_init_container_is_a_permanent_problem(self) -> None:
         view = pod_status.pod_view(pod("Pending", input=ended(1)))
         assert view.problem == pod_status.StartProblem(
             Reason.START, "The container `input` ended with exit code 1", True
