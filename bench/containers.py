@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from throughput import JOBS, Client, server, temporary_folder
 
-from tests.runners.docker_engine import engine_is_there, make_images
+from tests.runners.docker_engine import engine_answers, make_images
 from tests.runners.harness import IMAGE
 
 LANES = 8
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=80)
     arguments = parser.parse_args()
-    if not (engine_is_there() and shutil.which("docker")):
+    if not (engine_answers() and shutil.which("docker")):
         print("containers: not measured, because no Docker Engine answers or `docker` is missing")
         return
     make_images()

@@ -33,7 +33,7 @@ from tests.crash.leftovers import keeper_server_pids, leftover_files, processes_
 from tests.crash.start_counts import ContainerStarts, container_names, remove_containers
 from tests.e2e.conftest import JOBS, Answer, Server, eventually, installation_of
 from tests.e2e.conftest import processes_of as processes_of_job
-from tests.runners.docker_engine import make_images, remove_marks
+from tests.runners.docker_engine import make_images, remove_engine_objects
 
 IMAGE = "polyjob-test:latest"
 TIMEOUT_SECONDS = 120.0
@@ -390,7 +390,7 @@ class SoakRun:
         if self._starts is not None:
             installation = installation_of(self._server.data_dir)
             remove_containers(installation)
-            remove_marks(installation)
+            remove_engine_objects(installation)
 
     def _expect_none(self, what: str, look: Callable[[], list[str]]) -> None:
         try:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.require import is_long_run, require_root
-from tests.runners.docker_engine import remove_marks
+from tests.runners.docker_engine import remove_engine_objects
 from tests.simulators.kubernetes.remote import start as start_cluster
 
 from .scenario_run import ForkServer, inspect, play
@@ -164,7 +164,7 @@ def walk(
         if runs(folder, starts) != runs(undisturbed, starts):
             return f"{point}: ran {runs(folder, starts)} times"
         if isinstance(starts, ContainerStarts):
-            remove_marks((folder / "installation").read_text())
+            remove_engine_objects((folder / "installation").read_text())
         return None
 
     def die_at_each(some: list[str]) -> list[str]:
@@ -176,4 +176,4 @@ def walk(
         wrong = [text for texts in pool.map(die_at_each, lanes) for text in texts]
     assert not wrong, "\n".join(wrong)
     if isinstance(starts, ContainerStarts):
-        remove_marks((undisturbed / "installation").read_text())
+        remove_engine_objects((undisturbed / "installation").read_text())

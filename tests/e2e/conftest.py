@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.runners.docker_engine import remove_marks
+from tests.runners.docker_engine import remove_engine_objects
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODULE = (sys.executable, "-m", "polyjob")
@@ -202,7 +202,7 @@ class Server:
                 raise
         if self.environment.get("POLYJOB_RUNNER") == "docker":
             with contextlib.suppress(Exception):  # a private Engine may be stopped already, or still have jobs
-                remove_marks(installation_of(self.data_dir), self.environment.get("DOCKER_HOST"))
+                remove_engine_objects(installation_of(self.data_dir), self.environment.get("DOCKER_HOST"))
 
     def _end_jobs(self) -> None:
         live = [job["id"] for job in self.call("GET", f"{JOBS}?limit=100").json["results"] if not job["finished_at"]]

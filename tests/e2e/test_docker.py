@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.conftest import JOBS, Server, eventually
 from tests.require import require
-from tests.runners.docker_engine import connect, engine_is_there, make_images
+from tests.runners.docker_engine import connect, engine_answers, make_images
 from tests.runners.harness import IMAGE
 
 SCALE = int(os.environ.get("POLYJOB_TEST_SCALE", "1"))
@@ -20,7 +20,7 @@ SCALE = int(os.environ.get("POLYJOB_TEST_SCALE", "1"))
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    require("docker", engine_is_there(), "no Docker Engine answers")
+    require("docker", engine_answers(), "no Docker Engine answers")
     make_images()
     with Server(tmp_path_factory.mktemp("docker"), slots="20", runner="docker") as started:
         yield started

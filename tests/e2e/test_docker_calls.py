@@ -16,7 +16,7 @@ import pytest
 
 from tests.e2e.conftest import JOBS, Server, eventually
 from tests.require import require
-from tests.runners.docker_engine import engine_is_there, make_images
+from tests.runners.docker_engine import engine_answers, make_images
 from tests.runners.harness import IMAGE
 
 ENGINE = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
@@ -69,7 +69,7 @@ class Counting:
 
 @pytest.fixture
 def counting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Counting]:
-    require("docker", engine_is_there() and ENGINE.startswith("unix://"), "no Docker Engine answers at a socket")
+    require("docker", engine_answers() and ENGINE.startswith("unix://"), "no Docker Engine answers at a socket")
     make_images()
     made = Counting(tmp_path_factory.mktemp("c") / "s")
     yield made

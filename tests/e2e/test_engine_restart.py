@@ -17,7 +17,7 @@ import pytest
 
 from tests.e2e.conftest import JOBS, Server, eventually
 from tests.require import require
-from tests.runners.docker_engine import engine_is_there, make_images
+from tests.runners.docker_engine import engine_answers, make_images
 from tests.runners.harness import IMAGE
 
 DOCKERD = shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
@@ -88,7 +88,7 @@ class Engine:
 
 @pytest.fixture
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    require("docker", engine_is_there() and DOCKERD is not None and os.geteuid() == 0, "no dockerd to start as root")
+    require("docker", engine_answers() and DOCKERD is not None and os.geteuid() == 0, "no dockerd to start as root")
     options = ["--live-restore"] if request.node.callspec.params["is_live"] else []
     made = Engine(tmp_path_factory.mktemp("e"), *options)
     try:

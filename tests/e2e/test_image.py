@@ -21,7 +21,7 @@ from runners import RUNNERS
 from tests.e2e.conftest import ROOT, eventually
 from tests.e2e.debian import can_be_made, make_base
 from tests.require import require
-from tests.runners.docker_engine import engine_is_there, make_images
+from tests.runners.docker_engine import engine_answers, make_images
 from tests.runners.harness import IMAGE
 
 PARTS = ("polyjob", "runners", "templates", "pyproject.toml", "requirements.lock", "README.md", "Dockerfile")
@@ -30,7 +30,7 @@ SOCKET = Path("/var/run/docker.sock")
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Any]:
-    require("docker", engine_is_there() and can_be_made() and SOCKET.exists(), "no local Engine, or no Debian packages")
+    require("docker", engine_answers() and can_be_made() and SOCKET.exists(), "no local Engine, or no Debian packages")
     make_images()
     client = docker.APIClient(timeout=600)
     yield client

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.require import require, require_root
-from tests.runners.docker_engine import PODMAN, engine_is_there, make_images
+from tests.runners.docker_engine import PODMAN, engine_answers, make_images
 from tests.runners.harness import DockerHarness, FakeHarness, Harness, ProcessHarness
 from tests.runners.kubernetes_harness import KUBECONFIG, KubernetesHarness
 from tests.simulators.kubernetes.remote import start as start_cluster
@@ -48,7 +48,7 @@ def podman(podman_images: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 @pytest.fixture(scope="session")
 def podman_images() -> None:
-    require("podman", engine_is_there(PODMAN), f"Podman's service does not answer at {PODMAN}")
+    require("podman", engine_answers(PODMAN), f"Podman's service does not answer at {PODMAN}")
     make_images(PODMAN)
 
 
@@ -103,7 +103,7 @@ def kubernetes(make_kubernetes: Callable[..., KubernetesHarness]) -> KubernetesH
 @pytest.fixture(scope="session")
 def images() -> None:
     """Create the images of the tests in the Docker Engine. Skips the test if there is no Engine."""
-    require("docker", engine_is_there(), "no Docker Engine answers")
+    require("docker", engine_answers(), "no Docker Engine answers")
     make_images()
 
 

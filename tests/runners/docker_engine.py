@@ -24,7 +24,7 @@ def connect(host: str | None = None) -> Any:
     return docker.APIClient(version="auto", timeout=60, **named)
 
 
-def engine_is_there(host: str | None = None) -> bool:
+def engine_answers(host: str | None = None) -> bool:
     try:
         import docker
 
@@ -50,7 +50,7 @@ def make_images(host: str | None = None) -> None:
                 )
 
 
-def remove_marks(installation: str, host: str | None = None) -> None:
+def remove_engine_objects(installation: str, host: str | None = None) -> None:
     """Remove the volume and the network of an installation from an Engine. Its containers must be removed before."""
     client = connect(host)
     filters = {"label": f"polyjob.installation={installation}"}

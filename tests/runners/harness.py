@@ -31,7 +31,7 @@ from runners.base import (
 )
 from runners.fake import FakeRunner
 from runners.process.runner import ProcessRunner
-from tests.runners.docker_engine import connect, remove_marks
+from tests.runners.docker_engine import connect, remove_engine_objects
 
 INSTALLATION = "a" * 32
 PATIENCE = 20.0
@@ -271,7 +271,7 @@ class ProcessHarness(Harness):
 
     def keeper(self, spec: JobSpec) -> int:
         """Return the keeper's pid. It is the parent of the job's first process."""
-        return wait_for(lambda: next((parent_of(pid) for pid in marked(spec.uuid)), None))
+        return wait_for(lambda: next((parent_of(pid) for pid in processes_of(spec.uuid)), None))
 
     def servers(self) -> list[int]:
         """Return the pids of this data folder's keeper servers, and of the keepers, which are their forks."""
@@ -340,7 +340,7 @@ class DockerHarness(Harness):
 
     def close(self) -> None:
         super().close()
-        remove_marks(self.installation)
+        remove_engine_objects(self.installation)
 
     @property
     def engine(self) -> Any:
@@ -411,7 +411,7 @@ def lives(pid: int) -> bool:
     return state_of(pid) not in ("", "Z", "X")
 
 
-def marked(identity: str) -> list[int]:
+def processes_of(identity: str) -> list[int]:
     """Return the living processes of a job or build, by the marker in their environment."""
     marker = f"POLYJOB_UUID={identity}".encode()
     return [pid for pid in pids() if marker in read(pid, "environ").split(b"\0") and lives(pid)]

@@ -23,7 +23,7 @@ import pytest
 from runners.base import ArtifactMissing, BuildFailed, BuildSpec, RunnerUnavailable
 from runners.process import builds
 from tests.require import require, require_root
-from tests.runners.harness import EXECUTABLE_BY_ALL, ProcessHarness, archive, as_nobody, marked, wait_for
+from tests.runners.harness import EXECUTABLE_BY_ALL, ProcessHarness, archive, as_nobody, processes_of, wait_for
 
 ENDLESS = "setsid sleep 1000 & sleep 1000"
 
@@ -91,12 +91,12 @@ def test_build_dies_with_its_engine_and_can_run_again(process: ProcessHarness) -
     root = Path(builds.__file__).parents[2]
     command = [sys.executable, "-c", program, str(process.data), spec.uuid, spec.folder, spec.build_steps[0]]
     with subprocess.Popen(command, cwd=root) as engine:
-        wait_for(lambda: len([pid for pid in marked(spec.uuid) if b"sleep" in name_of(pid)]) == 2, 60)
+        wait_for(lambda: len([pid for pid in processes_of(spec.uuid) if b"sleep" in name_of(pid)]) == 2, 60)
         engine.kill()
     (process.folder / "second").touch()
     artifact, _ = build(process, spec)
     assert artifact
-    wait_for(lambda: not marked(spec.uuid))
+    wait_for(lambda: not processes_of(spec.uuid))
 
 
 def name_of(pid: int) -> bytes:
@@ -125,7 +125,7 @@ class TestSteps:
     def test_leave_no_process(self, process: ProcessHarness) -> None:
         spec = process.build_spec("(setsid sleep 1000 &)", "nohup sleep 1000 & true")
         build(process, spec)
-        assert marked(spec.uuid) == []
+        assert processes_of(spec.uuid) == []
 
     @pytest.mark.parametrize("step", [ENDLESS, f"trap '' TERM; {ENDLESS}; sleep 1000"])
     def test_step_beyond_the_time_limit_is_killed(self, process: ProcessHarness, step: str) -> None:
@@ -133,7 +133,7 @@ class TestSteps:
         with pytest.raises(BuildFailed, match=r"not done within .* 0\.5 s") as caught:
             build(process, spec)
         assert caught.value.build_step == 2
-        assert marked(spec.uuid) == []
+        assert processes_of(spec.uuid) == []
 
     def test_cancelled_step_is_killed(self, process: ProcessHarness) -> None:
         spec = process.build_spec(ENDLESS)
@@ -141,7 +141,7 @@ class TestSteps:
         with pytest.raises(BuildFailed, match="cancelled"):
             process.runner.build(spec, io.BytesIO(), lambda: time.monotonic() > asked)
         assert time.monotonic() - asked < 10
-        assert marked(spec.uuid) == []
+        assert processes_of(spec.uuid) == []
 
     def test_megabytes_of_output_are_logged(self, process: ProcessHarness) -> None:
         log = io.BytesIO()

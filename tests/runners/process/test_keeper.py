@@ -32,8 +32,8 @@ from tests.runners.harness import (
     as_nobody,
     kill,
     lives,
-    marked,
     parent_of,
+    processes_of,
     state_of,
     wait_for,
 )
@@ -47,7 +47,7 @@ def start_tree(process: ProcessHarness, cmd: str = TREE, grace: float = 0.3) -> 
     """Return (uuid, handle) of a job with many processes, after all have started."""
     spec = process.spec(cmd, grace=grace)
     handle = process.runner.start(spec, None)
-    wait_for(lambda: len(marked(spec.uuid)) >= TREE_SIZE)
+    wait_for(lambda: len(processes_of(spec.uuid)) >= TREE_SIZE)
     return spec.uuid, handle
 
 
@@ -171,7 +171,7 @@ class TestDeathInStart:
         assert process.runner.start(spec, None) == handle
         assert process.runner.prevent_start(spec.uuid) == handle
         assert is_lost(process, handle)
-        assert not marked(spec.uuid)
+        assert not processes_of(spec.uuid)
 
     @pytest.mark.parametrize("at", ["attempts.lock_unused", "os.pwrite", "os.unlink 2"])
     def test_attempt_of_another_boot_is_not_continued(self, process: ProcessHarness, at: str, has_links: bool) -> None:
@@ -319,7 +319,7 @@ class TestStop:
         uuid, handle = start_tree(process, cmd)
         process.runner.stop(handle, force=False)
         assert process.end(handle).signal == 9
-        assert marked(uuid) == []
+        assert processes_of(uuid) == []
 
     def test_gives_the_command_its_grace(self, process: ProcessHarness) -> None:
         spec = process.spec("trap 'sleep 0.3; echo bye; exit 7' TERM; echo ready; sleep 1000 & wait", grace=5)
@@ -353,7 +353,7 @@ class TestStop:
         wait_for(lambda: log.exists() and log.read_bytes())
         process.runner.stop(handle, force=False)
         assert process.end(handle).code == 7
-        assert marked(spec.uuid) == []
+        assert processes_of(spec.uuid) == []
 
     def test_warns_each_process_once(self, process: ProcessHarness) -> None:
         child = 'trap "echo term" TERM; echo ready; for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1; done; exit'
@@ -376,7 +376,7 @@ class TestStop:
     def test_reaches_suspended_processes(self, process: ProcessHarness, cmd: str) -> None:
         spec = process.spec(cmd)
         handle = process.runner.start(spec, None)
-        wait_for(lambda: any(state_of(pid) == "T" for pid in marked(spec.uuid)))
+        wait_for(lambda: any(state_of(pid) == "T" for pid in processes_of(spec.uuid)))
         process.runner.stop(handle, force=False)
         end = process.end(handle)
         assert (Path(spec.folder) / "log").read_bytes() == b"ready\nbye\n"
@@ -388,8 +388,8 @@ class TestStop:
         process.runner.stop(handle, force=False)
         process.runner.close()
         time.sleep(0.15)
-        assert marked(uuid), "the grace is not over"
-        wait_for(lambda: not marked(uuid))
+        assert processes_of(uuid), "the grace is not over"
+        wait_for(lambda: not processes_of(uuid))
         assert 0.3 <= time.monotonic() - asked < 10
         process.runner = process.another()
         assert process.end(handle).signal == 9
@@ -397,17 +397,17 @@ class TestStop:
     def test_of_a_stopped_process_works(self, process: ProcessHarness) -> None:
         spec = process.spec("kill -STOP $$", grace=0.2)
         handle = process.runner.start(spec, None)
-        wait_for(lambda: marked(spec.uuid))
+        wait_for(lambda: processes_of(spec.uuid))
         process.runner.stop(handle, force=False)
         assert process.end(handle).signal in (9, 15)
 
     def test_reaches_hundreds_while_they_grow(self, process: ProcessHarness) -> None:
         spec = process.spec("for i in $(seq 200); do (while :; do sleep 0.2; done) & done; wait", grace=0.1)
         handle = process.runner.start(spec, None)
-        wait_for(lambda: len(marked(spec.uuid)) > 100)
+        wait_for(lambda: len(processes_of(spec.uuid)) > 100)
         process.runner.stop(handle, force=False)
         process.end(handle)
-        assert marked(spec.uuid) == []
+        assert processes_of(spec.uuid) == []
 
     def test_reaches_what_never_stops_forking(self, process: ProcessHarness) -> None:
         # Each forks its successor and ends, so that no list of processes is ever true.
@@ -417,11 +417,11 @@ class TestStop:
             grace=0.2,
         )
         handle = process.runner.start(spec, None)
-        wait_for(lambda: marked(spec.uuid))
+        wait_for(lambda: processes_of(spec.uuid))
         time.sleep(0.2)
         process.runner.stop(handle, force=False)
         process.end(handle)
-        assert marked(spec.uuid) == []
+        assert processes_of(spec.uuid) == []
 
 
 class TestEnd:
@@ -431,13 +431,13 @@ class TestEnd:
         end = process.end(process.runner.start(spec, None))
         assert (end.reason, end.code) == (Reason.EXITED, 2)
         assert end.stragglers == ("sleep",)
-        assert marked(spec.uuid) == []
+        assert processes_of(spec.uuid) == []
 
     def test_takes_along_what_ignores_term(self, process: ProcessHarness) -> None:
         spec = process.spec("(setsid sh -c 'trap \"\" TERM; sleep 1000; true' &); sleep 0.1; exit 0", grace=0.2)
         end = process.end(process.runner.start(spec, None))
         assert end.succeeded
-        assert marked(spec.uuid) == []
+        assert processes_of(spec.uuid) == []
 
     def test_comes_though_somebody_holds_the_pipe(self, process: ProcessHarness) -> None:
         spec = process.spec("(sleep 1000 &) ; echo done")
@@ -470,17 +470,17 @@ class TestDeathOfTheKeeper:
     def test_kills_the_job_and_loses_it(self, process: ProcessHarness) -> None:
         spec = process.spec("echo ran >> ../runs;" + TREE)
         handle = process.runner.start(spec, None)
-        wait_for(lambda: len(marked(spec.uuid)) >= TREE_SIZE)
+        wait_for(lambda: len(processes_of(spec.uuid)) >= TREE_SIZE)
         kill(process.keeper(spec))
         wait_for(lambda: is_lost(process, handle))
-        assert marked(spec.uuid) == []
+        assert processes_of(spec.uuid) == []
         assert process.another().start(spec, None) == handle
         assert is_lost(process, handle)
         assert process.runs(spec) == 1
 
     def test_is_not_told_while_a_process_lives(self, process: ProcessHarness) -> None:
         uuid, handle = start_tree(process)
-        stopped = marked(uuid)
+        stopped = processes_of(uuid)
         kill(parent_of(min(stopped)))
         for _ in range(200):
             if is_lost(process, handle):
@@ -549,7 +549,7 @@ class TestDeathOfTheServer:
         process.runner = process.another()
         process.runner.stop(handle, force=False)
         process.end(handle)
-        assert marked(uuid) == []
+        assert processes_of(uuid) == []
 
     def test_during_a_start_neither_doubles_nor_forgets_a_job(self, process: ProcessHarness) -> None:
         """Killed at any moment of a start: the job runs once, or it never runs and is lost."""

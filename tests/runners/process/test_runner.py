@@ -32,7 +32,7 @@ from runners.process.environment import inherited_variables
 from tests import capabilities
 from tests.capabilities import without_capabilities
 from tests.require import require, require_root
-from tests.runners.harness import EXECUTABLE_BY_ALL, ProcessHarness, archive, as_nobody, marked, wait_for
+from tests.runners.harness import EXECUTABLE_BY_ALL, ProcessHarness, archive, as_nobody, processes_of, wait_for
 
 OF_THE_C_LIBRARY = 0b11 << 31
 """Signals 32 and 33, which the C library keeps to itself."""
@@ -397,10 +397,10 @@ class TestAccount:
     def test_is_stopped_to_the_last_process(self, for_nobody: ProcessHarness) -> None:
         spec = for_nobody.spec("trap '' TERM; setsid sleep 1000 & sleep 1000; sleep 1000", grace=0.3)
         handle = for_nobody.runner.start(spec, None)
-        wait_for(lambda: len(marked(spec.uuid)) >= 2)
+        wait_for(lambda: len(processes_of(spec.uuid)) >= 2)
         for_nobody.runner.stop(handle, force=False)
         for_nobody.end(handle)
-        assert marked(spec.uuid) == []
+        assert processes_of(spec.uuid) == []
 
     def test_unknown_account_is_reported(self, make_process: Callable[..., ProcessHarness]) -> None:
         with pytest.raises(RunnerUnavailable, match="no account"):
