@@ -63,7 +63,7 @@ class Reason(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Exit:
-    """How a job ended. Only `reason` EXITED with `code` 0 is a success.
+    """The end of a job. Only `reason` EXITED with `code` 0 is a success.
 
     The field names are stored: they are the keys of `to_json`.
     """
@@ -126,7 +126,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class BuildSpec:
-    """What to build."""
+    """The description of a build."""
 
     uuid: str
     """Identity of the build, 32 hex digits."""
@@ -172,7 +172,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class JobSpec:
-    """What to run."""
+    """The description of a job."""
 
     uuid: str
     """Identity of the job, 32 hex digits."""
@@ -229,7 +229,7 @@ class Pending:
     """The job exists in the backend, and its command has not started."""
 
     note: str | None = None
-    """What the job is waiting for, in the backend's words."""
+    """The reason for waiting, in the backend's words."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ class Running:
     node: str | None = None
     """Name of the machine that the job runs on."""
     note: str | None = None
-    """What the user should know about the running job."""
+    """A message for the user about the running job."""
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ class _Composer:
         self.sources[name,] = name
 
     def _section(self, path: tuple[str, ...]) -> dict[str, Any] | None:
-        """Return a copy of a section that has taken its place, a new one if it is missing, None if it is no mapping."""
+        """Replace a section by a copy, or create it, and return it; None if it is not a mapping."""
         section = self._config
         for name in path:
             inner = section.get(name)

@@ -50,7 +50,7 @@ VERSION = 3
 """Version of the protocol."""
 REQUEST_LIMIT_BYTES = 1 << 26
 IDLE_CHECK_MS = 1000
-"""How often a server without connections and keepers looks whether it can end."""
+"""Milliseconds between two checks whether an idle server can end."""
 HEADER = "=Q"
 """The number of bytes that a spare keeper receives."""
 

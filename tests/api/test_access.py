@@ -1,4 +1,4 @@
-"""Who is let in: keys, a job's own key, browsers."""
+"""Authentication: tokens, a job's own token, and browsers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often backends have started the containers of jobs, by their own account."""
+"""Counts of container starts, as the backends report them."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ EXPECTED_RUNS: dict[str, dict[str, dict[str, int] | list[int]]] = {
     "docker": {"whole": [1, 1, 1], "failing": [1], "ended": [1, 1, 1], "served": [1], "halted": [1]},
     "kubernetes": {"whole": [1, 1, 1], "failing": [1], "ended": [1, 1, 1]},
 }  # fmt: skip
-"""How often commands run: by the name of the job, including its clones, or for each container."""
+"""The number of runs of each command: by the name of the job, including its clones, or for each container."""
 
 
 def outcome(fork_server: ForkServer, folder: Path, runner: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How often a real server asks a Docker Engine: a socket between the two counts the calls."""
+"""The number of calls of a real server to a Docker Engine, counted by a socket between the two."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def read(stream: bytes, cursor: LogCursor | None = None, limit: int = 1 << 20) -
 ERROR = b"Error grabbing logs: rpc error: code = Unknown desc = invalid wire type\n"
 
 
-@pytest.mark.parametrize("words", [ERROR, b"Error", b"unexpected EOF", b"2026 is no time"])
+@pytest.mark.parametrize("words", [ERROR, b"Error", b"unexpected EOF", b"2026 is not a time"])
 def test_engine_message_becomes_one_line_of_the_log(words: bytes) -> None:
     stream = log(("01:00.5", b"one\n")) + frame(words)
     data, cursor = read(stream)
