@@ -197,7 +197,7 @@ def test_waiting_jobs_and_readyz_name_the_jobs_that_hold_slots(world):
     reason = job_queue.waiting_reason(row, job_queue.queue_position(row))
     numbers = ", ".join(f"#{job.id}" for job in stuck)
     assert f"2 slots are held by jobs whose start is retried: {numbers}." in reason
-    assert "is tried again: nobody answers" in job_queue.waiting_reason(world.read(stuck[0]), None)
+    assert "is tried again: the fake backend does not answer" in job_queue.waiting_reason(world.read(stuck[0]), None)
     before = jobs.visible_state(world.project, waiting.id)
     jobs.request_stop(stuck[0], world.user, world.settings)
     world.settle()
