@@ -1,8 +1,7 @@
 """Crash points: named places where a test can kill the process, as a power cut or `kill -9` would.
 
-They are where state changes: before and after every commit, every rename and every call of a runner, in the helper
-functions for these. The variable `POLYJOB_CRASH_AT` names one, such as `claim:before`. A process that reaches it kills
-itself.
+They stand before and after every change of state: in the helper functions for commits, renames and calls of a runner.
+The variable `POLYJOB_CRASH_AT` names one, such as `claim:before`. A process that reaches it kills itself.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 | file | written by | read by |
 |---|---|---|
-| `engine.lock` | the engine: the lock that makes it the only one, and the time of its last pass | everyone |
+| `engine.lock` | the engine: its lock, which prevents a second engine, and the time of its last pass | everyone |
 | `engine.hint` | everyone: a wake-up, one byte into a FIFO | the engine |
 | `engine.json` | the engine: whether its runner works, jobs that are slow to end | `/readyz`, the status page |
 | `held.json` | the engine: disk usage of the builds | the status page |
@@ -36,7 +36,7 @@ STARTS_TO_KEEP = 20
 RESTART_WINDOW_SECONDS = 3600.0
 """Age up to which a restart is reported."""
 
-_FLOCK = "hhqqi4x"
+_FLOCK_FORMAT = "hhqqi4x"
 """The `struct flock` of 64-bit Linux: type, whence, start, length, pid."""
 
 
@@ -110,14 +110,14 @@ def engine_pid(data_dir: Path) -> int | None:
     except FileNotFoundError:
         return None
     try:
-        query = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, query))
+        query = struct.pack(_FLOCK_FORMAT, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, pid = struct.unpack(_FLOCK_FORMAT, fcntl.fcntl(file, fcntl.F_GETLK, query))
     finally:
         os.close(file)
     return None if kind == fcntl.F_UNLCK else pid
 
 
-# Wake-ups. A wake-up only says that something has changed. One that is lost costs the engine's tick, one second.
+# Wake-ups. A wake-up only means that something has changed. A lost one delays the engine by one second, its tick.
 
 
 def wake_engine(data_dir: Path) -> None:

@@ -17,11 +17,11 @@ class Problem:
 
 
 class PolyjobError(Exception):
-    """Base class of refusals. The message is one sentence for people, without secrets."""
+    """Base class of refusals. The message is one sentence for users, without secrets."""
 
 
 class Invalid(PolyjobError):
-    """The request is not valid. Has all its problems."""
+    """The request is not valid. `problems` lists every problem."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("; ".join(problem.detail for problem in problems))

@@ -29,7 +29,7 @@ class SettingError(ValueError):
     """A setting is not valid. The text names the variable and the values that it takes."""
 
 
-# How the text of a variable becomes a value. Each function raises ValueError, KeyError or IndexError.
+# Functions that read the text of a variable. Each raises ValueError, KeyError or IndexError.
 
 
 def _text(value: str) -> str:
@@ -129,7 +129,7 @@ _KINDS: dict[Reader, str] = {
     _file: "the path of a file",
     _address: "`http://` or `https://` and a host, without a path",
 }
-_READERS_OF_OPTIONS: dict[str, Reader] = {
+_OPTION_READERS: dict[str, Reader] = {
     "text": _text,
     "file": _file,
     "seconds": _seconds,
@@ -287,7 +287,7 @@ def _declaration_of_option(option: dataclasses.Field[Any]) -> _Declaration:
     metadata = option.metadata
     return _Declaration(
         metadata["setting"],
-        _READERS_OF_OPTIONS[metadata["kind"]],
+        _OPTION_READERS[metadata["kind"]],
         _as_text(option.default),
         metadata["help"],
         metadata["default_text"],
@@ -300,17 +300,18 @@ _SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
 
 
 def read_settings(environ: Mapping[str, str], **overrides: Any) -> Settings:
-    """Return the settings of an environment. `overrides` are values, not text, and win over it; None = not given.
+    """Return the settings of an environment. `overrides` are values, not text, and take precedence; None counts as
+    missing.
 
     A variable that is empty counts as not set. So does a `POLYJOB_PORT` that a cluster created for a service named
     `polyjob`. Raises SettingError for the first variable that is not valid.
     """
     values, options = {}, {}
     for setting in _declarations():
-        given = environ.get(setting.variable, "")
-        if setting.read is _port and _SERVICE_LINK.fullmatch(given):
-            given = ""
-        text = given or setting.default or _machine_default(setting.name)
+        text = environ.get(setting.variable, "")
+        if setting.read is _port and _SERVICE_LINK.fullmatch(text):
+            text = ""
+        text = text or setting.default or _machine_default(setting.name)
         try:
             value = setting.read(text)
         except (ValueError, KeyError, IndexError):

@@ -22,7 +22,7 @@ class Status(enum.StrEnum):
 
     @property
     def is_done(self) -> bool:
-        """Whether the status is terminal: no other status follows."""
+        """True if the status is terminal: no other status follows."""
         return self in DONE
 
 
@@ -53,7 +53,7 @@ _MANAGED: dict[Status, frozenset[Status]] = {
 
 
 def may_follow(new: Status, current: Status, *, managed: bool) -> bool:
-    """Whether a run with the status `current` may change to `new`.
+    """Return whether a run with the status `current` may change to `new`.
 
     A managed run goes created → scheduled → building → running → terminal, through each at most once, and succeeds only
     from running. The client of a run that is not managed may report statuses in any order, until a terminal one.

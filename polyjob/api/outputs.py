@@ -149,7 +149,7 @@ def _tarball_response(job: Job) -> Response:
     outputs = readable(job)
     if isinstance(outputs, Outputs):
         return _sealed_response(outputs, name)
-    response = Response(outputs.archive(str(job.id)), mimetype=MIMETYPE)
+    response = Response(outputs.tarball(str(job.id)), mimetype=MIMETYPE)
     response.headers["Cache-Control"] = "no-store"
     return attach(response, name)
 

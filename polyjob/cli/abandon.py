@@ -31,8 +31,8 @@ def abandon(jobs: tuple[int, ...], is_all: bool, data_dir: Path | None) -> None:
             for job in abandoned:
                 click.echo(f"{job.unique_name} was abandoned.")
             others = sorted(set(jobs) - {job.id for job in abandoned})
-            for number in others:
-                say(f"polyjob: job {number} does not wait for a backend")
+            for job_id in others:
+                say(f"polyjob: job {job_id} does not wait for a backend")
             if others:
                 raise SystemExit(1)
             return

@@ -48,7 +48,7 @@ class EventQueue:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Leave the signals blocked: only the end of the process is left."""
+        """Do nothing, so that the signals stay blocked until the process ends."""
 
     def _take_signals(self) -> None:
         while True:
@@ -63,13 +63,13 @@ class EventQueue:
         future: Future[Any] = Future()
         future.add_done_callback(self._queue.put)
 
-        def do() -> None:
+        def run() -> None:
             try:
                 future.set_result(work())
             except BaseException as error:
                 future.set_exception(error)
 
-        threading.Thread(target=do, daemon=True).start()
+        threading.Thread(target=run, daemon=True).start()
         return future
 
 
@@ -86,7 +86,7 @@ def submit(client: Client, path: str, body: dict[str, Any], detach: bool, quiet:
             if first_signal:
                 raise SystemExit(EXIT_INTERRUPTED)
             first_signal = event
-            say("Waiting for the server's answer, to stop the job. Interrupt again to leave without it.")
+            say("Waiting for the server's answer, to stop the job. Interrupt again to leave without stopping it.")
         job = submission.result()
         if detach and not first_signal:
             click.echo(job["id"])
@@ -128,12 +128,12 @@ class Attachment:
         try:
             job = self._following.result()
         except BrokenPipeError:
-            say(f"The output was closed. The job continues. {self._hint}")
+            say(f"The output was closed. The job continues. {self._how_to_show}")
             raise SystemExit(1) from None
         except OutputFailed as error:
-            fail(f"{error} The job continues. {self._hint}", EXIT_FAILED)
+            fail(f"{error} The job continues. {self._how_to_show}", EXIT_FAILED)
         except LostServer as error:
-            fail(f"{error}\nThe job continues. {self._hint}", EXIT_LOST_SERVER)
+            fail(f"{error}\nThe job continues. {self._how_to_show}", EXIT_LOST_SERVER)
         exit_code = exit_code_of(job)
         if not self._quiet or exit_code == EXIT_FAILED:
             say(describe_end(job, last_status(self._client, self._path)))
@@ -153,7 +153,7 @@ class Attachment:
         if self._stopping:
             if is_ctrl_c:
                 state = "is being stopped" if self._stopping.done() else "may continue: the server has not answered"
-                say(f"\nLeaving. The job {state}. {self._hint}")
+                say(f"\nLeaving. The job {state}. {self._how_to_show}")
                 raise SystemExit(EXIT_INTERRUPTED)
         elif self._question:
             self._follower.may_write.set()
@@ -176,19 +176,19 @@ class Attachment:
         answer = self._question.result()
         word = answer.strip().lower()
         if word in (b"d", b"detach"):
-            say(f"The job continues. {self._hint}")
+            say(f"The job continues. {self._how_to_show}")
             raise SystemExit(0)
         if word in (b"s", b"stop"):
             self._follower.may_write.set()
             self.stop()
-        elif word in (b"k", b"keep") or not answer:  # a closed terminal has no answer
+        elif word in (b"k", b"keep") or not answer:  # a closed terminal gives no answer
             self._question = None
             self._follower.may_write.set()
         else:
             self._ask()
 
     @property
-    def _hint(self) -> str:
+    def _how_to_show(self) -> str:
         return f"Show it again: polyjob logs -f {self._path.strip('/').replace('/', '.')}"
 
 

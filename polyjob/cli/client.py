@@ -15,7 +15,7 @@ from polyjob.cli.refusals import refusal
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 90.0
-TRIES = 4
+REQUEST_TRIES = 4
 PAGE_SIZE = 100
 TEMPORARY_STATUSES = (502, 503, 504)
 """Statuses of a busy server, and of a proxy whose server is down."""
@@ -88,7 +88,7 @@ class Client:
             try:
                 response = self._request(method, url, **options)
             except requests.RequestException as error:
-                if not is_patient and not (may_repeat and tries < TRIES and _is_temporary(error)):
+                if not is_patient and not (may_repeat and tries < REQUEST_TRIES and _is_temporary(error)):
                     raise (LostServer if self._is_down else NoServer)(self.describe(error)) from None
             else:
                 if response.status_code < 400:

@@ -1,4 +1,4 @@
-"""`polyjob doctor`: check each part of the installation, and say what to do about a fault."""
+"""`polyjob doctor`: check each part of the installation, and suggest how to repair a fault."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Finding(NamedTuple):
 @click.command()
 @json_option
 def doctor(is_json: bool) -> None:
-    """Check each part of the installation, and say what to do about faults. Exits with 1 if a part does not work."""
+    """Check each part of the installation, and suggest how to repair faults. Exits with 1 if a part does not work."""
     with exit_on_error():
         findings = list(check_installation())
     if is_json:
@@ -87,10 +87,10 @@ def _check_build_python(settings: Settings) -> Finding:
     if path is None:
         return Finding(part, False, f"POLYJOB_PYTHON={settings.python} is not an executable program.")
     try:
-        done = subprocess.run([path, "-I", "-c", "import ensurepip, venv"], capture_output=True, timeout=30)
+        result = subprocess.run([path, "-I", "-c", "import ensurepip, venv"], capture_output=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding(part, False, f"{path} cannot be run: {error}.")
-    if done.returncode:
+    if result.returncode:
         return Finding(part, False, f"{path} has no `venv` module. Builds need it: install, for example, python3-venv.")
     return Finding(part, True, path)
 

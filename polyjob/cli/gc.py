@@ -31,9 +31,9 @@ def gc(data_dir: Path | None, dry_run: bool) -> None:
     from runners.base import RunnerError
 
     with open_data_dir(data_dir) as settings:
-        of_runners = runner_settings(settings, Meta.get_by_id("installation").value)
+        settings_of_runners = runner_settings(settings, Meta.get_by_id("installation").value)
         names = {row.runner for row in Build.select(Build.runner).distinct()}
-        loaded = {name: runners.load(name, of_runners, lambda: None) for name in sorted(names)}
+        loaded = {name: runners.load(name, settings_of_runners, lambda: None) for name in sorted(names)}
         total = failures = 0
         for garbage in find_garbage(settings, Store(settings.data_dir), loaded):
             try:

@@ -72,7 +72,7 @@ class Follower:
             reason = self.job.get("waiting")
             if reason and reason != shown_reason and time.monotonic() - began_at >= SHOW_WAITING_AFTER_SECONDS:
                 shown_reason = reason
-                self._tell(reason)
+                self._show(reason)
             time.sleep(pause)
             pause = min(LAST_POLL_SECONDS, pause * 1.5)
 
@@ -85,7 +85,7 @@ class Follower:
             if build["last_status"] == "succeeded":
                 return
             reason = (build.get("reason") or {}).get("text")
-            self._tell(f"Build {name}{f', because {reason}' if reason else ''}.")
+            self._show(f"Build {name}{f', because {reason}' if reason else ''}.")
         if self._quiet:
             return
         self._build_offset = self._copy_log(f"{path}/logs", self._build_offset, unbuffered(sys.stderr))
@@ -119,7 +119,7 @@ class Follower:
         self.may_write.wait()
         say(click.style(text, fg="yellow"))
 
-    def _tell(self, text: str) -> None:
+    def _show(self, text: str) -> None:
         if not self._quiet:
             self.may_write.wait()
             say(click.style(printable(text), dim=True))

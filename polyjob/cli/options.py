@@ -38,9 +38,9 @@ class OptionWithOldLetter(click.Option):
     """An option whose one-letter spelling still works but is not shown: the letter means something else elsewhere."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        shown = copy.copy(self)
-        shown.opts = [spelling for spelling in self.opts if spelling.startswith("--")]
-        return click.Option.get_help_record(shown, ctx)
+        option = copy.copy(self)
+        option.opts = [spelling for spelling in self.opts if spelling.startswith("--")]
+        return click.Option.get_help_record(option, ctx)
 
 
 existing_file = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)

@@ -69,7 +69,7 @@ class Origins:
             option = self._option_at(field)
             if option is None and not self._is_in_file(field):
                 option = self._option_below(field)
-            yield option or self._place_in_file(field) or field_name(pointer), detail
+            yield option or self._location_in_file(field) or field_name(pointer), detail
 
     def _option_at(self, field: tuple[str, ...]) -> str | None:
         return next((name for set_field, name in self._options.items() if field[: len(set_field)] == set_field), None)
@@ -82,7 +82,7 @@ class Origins:
     def _is_in_file(self, field: tuple[str, ...]) -> bool:
         return bool(field) and field[0] == "config" and self._depth_in_file(field[1:]) == len(field) - 1
 
-    def _place_in_file(self, field: tuple[str, ...]) -> str | None:
+    def _location_in_file(self, field: tuple[str, ...]) -> str | None:
         """Return the file and the field in it. A field that is missing there belongs to the section that lacks it."""
         if self._file is None or not field or field[0] != "config":
             return None

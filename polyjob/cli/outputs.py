@@ -27,7 +27,7 @@ from polyjob.formatting import format_size
 from polyjob.storage.output_names import possible_paths
 
 CHUNK_BYTES = 1 << 18
-TRIES = 5
+DOWNLOAD_TRIES = 5
 
 Fetch = Callable[[BinaryIO, bool], int]
 """Writes a download to a file, with a progress bar or without. Returns the number of bytes."""
@@ -202,7 +202,7 @@ def _fetch(client: Client, path: str, params: dict[str, bytes], out: BinaryIO, h
             return done
         except (requests.ConnectionError, urllib3.exceptions.HTTPError):
             tries += 1
-            if tries == TRIES or not tag:
+            if tries == DOWNLOAD_TRIES or not tag:
                 raise requests.ConnectionError("interrupted") from None
 
 

@@ -1,6 +1,6 @@
 """Compose a job from single fields: the fields of the pages' form, or the options of `polyjob run`. Pure.
 
-Both callers read their input into `JobFields`, so that a form and a command line that say the same submit the same job.
+Both callers read their input into `JobFields`, so that the same values submit the same job.
 """
 
 from __future__ import annotations
@@ -107,7 +107,10 @@ class _Composer:
         self.sources[name,] = name
 
     def _section(self, path: tuple[str, ...]) -> dict[str, Any] | None:
-        """Replace a section by a copy, or create it, and return it; None if it is not a mapping."""
+        """Replace a section by a copy and return the copy. A missing section is created.
+
+        Return None if the section, or one above it, is not a mapping.
+        """
         section = self._config
         for name in path:
             inner = section.get(name)

@@ -310,7 +310,7 @@ def _member(value: Thunk, key: Thunk) -> Thunk:
 def _undefined_message(name: str, values: Mapping[str, Any]) -> str:
     names = ", ".join(sorted(values)[:MAX_LISTED_NAMES]) or "none"
     more = f" and {len(values) - MAX_LISTED_NAMES} more" if len(values) > MAX_LISTED_NAMES else ""
-    return f"There is no param `{shorten(name)}`; there are: {names}{more}."
+    return f"Unknown param `{shorten(name)}`; use one of: {names}{more}."
 
 
 # Operators.

@@ -86,7 +86,7 @@ def render_config(document: Mapping[str, Any], pointer: str) -> Mapping[str, Any
 
 
 class _Renderer:
-    """Renders the parts of one document, and adds what is wrong to `problems`.
+    """Renders the parts of one document, and adds each error to `problems`.
 
     Once there are too many problems, or the document becomes too large, the remaining parts are not rendered.
     """
@@ -138,7 +138,7 @@ _Declaration = tuple[Mapping[str, Any], str]
 def _resolve(
     document: Mapping[str, Any], pointer: str, outputs: list[_Declaration], problems: list[Problem]
 ) -> dict[str, Any]:
-    """Return the value of each param by name. What is wrong is added to `problems`."""
+    """Return the value of each param by name. Adds each error to `problems`."""
     params, params_pointer = _read_params(document, pointer, problems)
     inputs = list(_declarations(document, "inputs", pointer, problems))
     if problems:
@@ -222,18 +222,20 @@ _DECLARATION_KEYS = {"name", "description", "type", "default", "is_optional", "i
 
 
 def _declaration_fault(item: Any) -> tuple[str, str] | None:
-    """Return what is wrong with an input or output as (pointer within it, message), or None."""
+    """Return the fault of an input or output as (pointer within it, message), or None."""
     if not isinstance(item, Mapping):
         return "", "Not an object with a `name`."
     for key in item:
         if key not in _DECLARATION_KEYS:
-            return pointer_to("", key), f"Unknown key `{key[:100]}`; there are: {', '.join(sorted(_DECLARATION_KEYS))}."
+            return pointer_to(
+                "", key
+            ), f"Unknown key `{key[:100]}`; use one of: {', '.join(sorted(_DECLARATION_KEYS))}."
     name = item.get("name")
     if not isinstance(name, str) or not _NAME.match(name):
         return "/name", f"Not a valid name: {_NAME_RULE}."
     kind = item.get("type")
     if kind is not None and (not isinstance(kind, str) or kind not in TYPES):
-        return "/type", f"`{as_text(kind)[:100]}` is not a type; there are: {', '.join(TYPES)}."
+        return "/type", f"`{as_text(kind)[:100]}` is not a type; use one of: {', '.join(TYPES)}."
     for key in ("is_optional", "is_list", "is_flag"):
         if not isinstance(item.get(key), bool | None):
             return f"/{key}", "Neither true nor false."
@@ -247,7 +249,7 @@ def _declaration_fault(item: Any) -> tuple[str, str] | None:
 
 
 def _convert(item: Mapping[str, Any], value: Any, pointer: str, problems: list[Problem]) -> Any:
-    """Return the value as the type of its input or output. What is wrong is added to `problems`."""
+    """Return the value converted to the type of its input or output. Adds each error to `problems`."""
     convert = TYPES[item.get("type") or "any"]
     try:
         if item.get("is_list"):

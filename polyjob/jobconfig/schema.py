@@ -80,7 +80,7 @@ class BuildSchema(Section):
             raise ValidationError("Give either `image` or `dockerfile`, not both.", "dockerfile")
 
     @validates_schema
-    def _check_step_sizes(self, data: dict[str, Any], **kwargs: Any) -> None:
+    def _check_build_step_sizes(self, data: dict[str, Any], **kwargs: Any) -> None:
         variables = sum(
             len(f"export {name}={shlex.quote(value)}\n".encode()) for name, value in data.get("env_vars", ())
         )
@@ -88,7 +88,8 @@ class BuildSchema(Section):
             size = variables + len(step.encode())
             if variables and size > MAX_BUILD_STEP_BYTES:
                 detail = (
-                    f"The step and the build's variables have {size} bytes; at most {MAX_BUILD_STEP_BYTES} are allowed."
+                    f"The build step and the build's variables have {size} bytes; at most {MAX_BUILD_STEP_BYTES}"
+                    " are allowed."
                 )
                 raise ValidationError({"build_steps": {index: [detail]}})
 

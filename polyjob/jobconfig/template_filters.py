@@ -62,20 +62,20 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
-def check_result(value: Any, maker: str) -> Any:
-    """Return the value. Raises TemplateError, which names `maker`, if it is too long or too large a number."""
+def check_result(value: Any, producer: str) -> Any:
+    """Return the value. Raises TemplateError, which names `producer`, if it is too long or too large a number."""
     if isinstance(value, str | list | Mapping):
-        check_length(len(as_text(value)), maker)
+        check_length(len(as_text(value)), producer)
     elif isinstance(value, int) and abs(value) >= _TOO_LARGE:
-        raise TemplateError(f"{maker} produces a number of more than {MAX_INTEGER_DIGITS} digits.")
+        raise TemplateError(f"{producer} produces a number of more than {MAX_INTEGER_DIGITS} digits.")
     elif isinstance(value, float) and not math.isfinite(value):
-        raise TemplateError(f"{maker} does not produce a finite number.")
+        raise TemplateError(f"{producer} does not produce a finite number.")
     return value
 
 
-def check_length(length: int, maker: str) -> None:
+def check_length(length: int, producer: str) -> None:
     if length > MAX_RENDERED_LENGTH:
-        raise TemplateError(f"{maker} produces more than {MAX_RENDERED_LENGTH} characters.")
+        raise TemplateError(f"{producer} produces more than {MAX_RENDERED_LENGTH} characters.")
 
 
 def shorten(text: str) -> str:
@@ -93,7 +93,7 @@ def apply_filter(name: str, value: Any, arguments: list[Any]) -> Any:
     if isinstance(value, Undefined):
         return value
     if name not in FILTERS:
-        raise TemplateError(f"There is no filter `{shorten(name)}`; there are: default, {', '.join(sorted(FILTERS))}.")
+        raise TemplateError(f"Unknown filter `{shorten(name)}`; use one of: default, {', '.join(sorted(FILTERS))}.")
     apply, minimum, maximum = FILTERS[name]
     if not minimum <= len(arguments) <= maximum:
         expected = f"{minimum} to {maximum}" if minimum < maximum else maximum or "no"

@@ -195,7 +195,7 @@ class _SizeCheck:
         if id(node) in self._sizes:
             size = self._sizes[id(node)]
             if size is None:
-                raise _error_at(node, "it holds itself, and so is nested too deep")
+                raise _error_at(node, "it contains itself, and so is nested too deep")
             return size
         self._sizes[id(node)] = None
         if isinstance(node, yaml.MappingNode):

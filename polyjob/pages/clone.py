@@ -98,7 +98,7 @@ def _read_changes(original: Job, form: Form) -> dict[str, object]:
     parsed = read_job_create({"content": text})
     config = parsed.attributes["config"]
     return changes | {
-        "is_whole": True,
+        "is_complete": True,
         "config": config,
         "content": parsed.attributes["content"],
         "description": config.get("description"),

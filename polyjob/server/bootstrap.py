@@ -22,9 +22,9 @@ from polyjob.storage.durable import durable_file
 from polyjob.storage.store import Store, StoreError
 from runners import RUNNERS
 
-OLDEST_SQLITE_VERSION = (3, 37, 0)
-LONGEST_DATA_DIR_BYTES = 493
-"""Longest path of a data folder: SQLite has a fixed limit for that of `polyjob.db`."""
+MIN_SQLITE_VERSION = (3, 37, 0)
+DATA_DIR_PATH_LIMIT_BYTES = 493
+"""Bytes of the path of a data folder. SQLite has a fixed limit for the path of `polyjob.db`."""
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -35,8 +35,8 @@ class UnusableDataDir(Exception):
     def __init__(self, data_dir: Path, error: Exception) -> None:
         reason = getattr(error, "strerror", None) or error
         size = len(os.fsencode(os.path.realpath(data_dir)))
-        if isinstance(error, DatabaseError) and size > LONGEST_DATA_DIR_BYTES:
-            reason = f"its path has {size} bytes, and SQLite takes {LONGEST_DATA_DIR_BYTES} at most"
+        if isinstance(error, DatabaseError) and size > DATA_DIR_PATH_LIMIT_BYTES:
+            reason = f"its path has {size} bytes, and SQLite takes {DATA_DIR_PATH_LIMIT_BYTES} at most"
         super().__init__(
             error if isinstance(error, StoreError) else f"the data folder {str(data_dir)!a} cannot be used: {reason}"
         )
@@ -57,8 +57,8 @@ def check_settings(settings: Settings) -> None:
 
     Raises SettingError for an invalid setting, and RuntimeError for an SQLite that is too old.
     """
-    if sqlite3.sqlite_version_info < OLDEST_SQLITE_VERSION:
-        oldest = ".".join(map(str, OLDEST_SQLITE_VERSION[:2]))
+    if sqlite3.sqlite_version_info < MIN_SQLITE_VERSION:
+        oldest = ".".join(map(str, MIN_SQLITE_VERSION[:2]))
         raise RuntimeError(f"SQLite {sqlite3.sqlite_version} is too old: polyjob needs {oldest} or newer")
     if _CONTROL.search(os.fsencode(settings.data_dir)):
         raise SettingError(
@@ -80,8 +80,7 @@ def check_settings(settings: Settings) -> None:
 def prepare_data_dir(settings: Settings) -> None:
     """Create the folders, migrate the database, create the first user, and leave the database open. Idempotent.
 
-    Raises UnusableDataDir, RuntimeError for a database that a newer polyjob wrote, and
-    the errors of `check_settings`.
+    Raises UnusableDataDir, RuntimeError for a database that a newer polyjob wrote, and the errors of `check_settings`.
     """
     check_settings(settings)
     try:

@@ -60,7 +60,7 @@ def _sign_in_token(settings: Settings) -> str | None:
 
 
 def _account_lines(settings: Settings) -> list[str]:
-    """Return whose rights the jobs of the process runner have."""
+    """Return lines that tell with whose rights the jobs of the process runner run."""
     if settings.runner != "process":
         return []
     if settings.job_user:
@@ -89,14 +89,14 @@ def _first_commands(settings: Settings) -> list[str]:
     header = f"Authorization: token {token or '$POLYJOB_TOKEN'}"
     authorization = shlex.quote(header) if token else f'"{header}"'
     body = json.dumps({"config": FIRST_JOB | _first_build(settings)})
-    number = next_job_id()
-    log_url = shlex.quote(f"{jobs_url}/{number}/logs?follow=true")
+    job_id = next_job_id()
+    log_url = shlex.quote(f"{jobs_url}/{job_id}/logs?follow=true")
     return [
         "Submit a job:",
         "",
         f"  curl -s -X POST -H {authorization} -H 'Content-Type: application/json' -d {shlex.quote(body)} {jobs_url}",
         "",
-        f"Follow its log (the next job is number {number}):",
+        f"Follow its log (the next job is number {job_id}):",
         "",
         f"  curl -s -N -H {authorization} {log_url}",
     ]

@@ -19,11 +19,11 @@ from polyjob.settings import Settings, absolute_path, environment
 
 PARENT_PIPE = "POLYJOB_PARENT_PIPE"
 """The variable with a pipe's descriptor in a child. The pipe ends when the parent ends."""
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 5.0
 """Pause before a restart. It doubles from the first to the longest."""
 HEALTHY_LIFE_SECONDS = 10.0
-"""Lifetime after which a child counts as one that has never died."""
-END_LIMIT_SECONDS = 10.0
+"""Lifetime after which the pauses begin with the first one again."""
+TERM_TO_KILL_SECONDS = 10.0
 """Time between TERM and KILL of a child."""
 
 PYTHON = [sys.executable, "-P"]
@@ -51,7 +51,7 @@ def end_with_parent() -> None:
         while os.read(pipe, 1):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(END_LIMIT_SECONDS)
+        time.sleep(TERM_TO_KILL_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=wait, name="end-with-parent", daemon=True).start()
@@ -72,7 +72,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._reading, self._writing = os.pipe2(os.O_CLOEXEC)
         self._pause = 0.0
-        self._born = 0.0
+        self._started_at = 0.0
         self._next_start = 0.0
 
     @property
@@ -88,7 +88,7 @@ class Child:
             start_new_session=True,
             cwd="/",
         )
-        self._born = time.monotonic()
+        self._started_at = time.monotonic()
 
     def tend(self) -> float | None:
         """Start the process if it is dead and its pause is over.
@@ -107,20 +107,20 @@ class Child:
             return self._pause
         return None
 
-    def died(self, status: int) -> str:
-        """Record the exit status of the reaped process. Return a message about it."""
+    def record_exit(self, status: int) -> str:
+        """Record the exit status of the process, and return a message about it."""
         assert self._process is not None
         exit_code = os.waitstatus_to_exitcode(status)
         self._process.returncode = exit_code
         self._process = None
-        if time.monotonic() - self._born >= HEALTHY_LIFE_SECONDS:
+        if time.monotonic() - self._started_at >= HEALTHY_LIFE_SECONDS:
             self._pause = 0.0
         self._back_off()
         end = f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
         return f"{self.name} {end}; restarting in {self._pause:g} s"
 
     def _back_off(self) -> None:
-        self._pause = min(self._pause * 2, LONGEST_PAUSE_SECONDS) if self._pause else FIRST_PAUSE_SECONDS
+        self._pause = min(self._pause * 2, MAX_PAUSE_SECONDS) if self._pause else FIRST_PAUSE_SECONDS
         self._next_start = time.monotonic() + self._pause
 
     def signal(self, number: int) -> None:
@@ -130,7 +130,7 @@ class Child:
                 os.kill(self._process.pid, number)
 
 
-def end_children(children: Sequence[Child], limit: float = END_LIMIT_SECONDS) -> None:
+def end_children(children: Sequence[Child], limit: float = TERM_TO_KILL_SECONDS) -> None:
     """Send TERM to all, and KILL to those left after `limit` seconds. Blocks until all have ended."""
     for child in children:
         child.signal(signal.SIGTERM)
@@ -151,7 +151,7 @@ def reap(children: Sequence[Child]) -> list[str]:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 break
-            messages += [child.died(status) for child in children if child.pid == pid]
+            messages += [child.record_exit(status) for child in children if child.pid == pid]
     return messages
 
 

@@ -45,17 +45,18 @@ trusted proxies have no bound, because they stand for many clients."""
 MAX_UPLOADS_AT_ONCE = 16
 """Requests with a larger body that one web process reads at once. Further ones wait."""
 
-_GOODBYE_SECONDS = 2.0
-_HASTY_GOODBYE_SECONDS = 0.3
-"""The same while the worker stops."""
-_GOODBYE_BYTES = 1 << 20
+_CLOSE_SECONDS = 2.0
+"""Time that a client has to close its side."""
+_CLOSE_SECONDS_WHILE_STOPPING = 0.3
+_CLOSE_BYTES = 1 << 20
+"""Unread bytes of a client that are discarded before its connection is closed at once."""
 _STOP_IDLE_SECONDS = 1.0
 _SWEEP_SECONDS = 0.25
 _RECEIVE_SIZE = 64 << 10
 _FILES_PER_THREAD = 3
-_OTHER_FILES = 100
-_NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_IGNORED = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED})
+_RESERVED_FILES = 100
+_RESOURCE_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_IGNORED_ERRORS = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED})
 
 _BLOCKED = object()
 """The result of a thread that has not sent the complete response yet."""
@@ -77,7 +78,7 @@ class Worker(ThreadWorker):
 
     def init_process(self) -> None:
         self.upload_pool = ThreadPoolExecutor(max_workers=MAX_UPLOADS_AT_ONCE)
-        reserved = _FILES_PER_THREAD * (self.cfg.threads + MAX_UPLOADS_AT_ONCE) + _OTHER_FILES
+        reserved = _FILES_PER_THREAD * (self.cfg.threads + MAX_UPLOADS_AT_ONCE) + _RESERVED_FILES
         limit = raise_file_limit(MAX_CONNECTIONS + reserved)
         self.worker_connections = max(1, min(self.worker_connections, limit - reserved))
         super().init_process()
@@ -88,9 +89,9 @@ class Worker(ThreadWorker):
         try:
             sock, client = listener.accept()
         except OSError as error:
-            if error.errno in _NO_FILES:
+            if error.errno in _RESOURCE_ERRORS:
                 self._make_room()
-            elif error.errno not in _IGNORED:
+            elif error.errno not in _IGNORED_ERRORS:
                 raise
             return
         address = client[0] if client else ""
@@ -122,7 +123,7 @@ class Worker(ThreadWorker):
         self._close_answer(connection)
         connection.close()
 
-    def _say_goodbye(self, connection: Connection) -> None:
+    def _close_gently(self, connection: Connection) -> None:
         """Close a connection once the client has closed its side.
 
         Closing it with unread data would make the kernel drop the response.
@@ -133,7 +134,7 @@ class Worker(ThreadWorker):
         except OSError:
             self._discard(connection)
         else:
-            self._wait(connection, Phase.CLOSING, _GOODBYE_SECONDS if self.alive else _HASTY_GOODBYE_SECONDS)
+            self._wait(connection, Phase.CLOSING, _CLOSE_SECONDS if self.alive else _CLOSE_SECONDS_WHILE_STOPPING)
 
     # Waiting for clients.
 
@@ -165,7 +166,7 @@ class Worker(ThreadWorker):
             data = b""
         if connection.phase is Phase.CLOSING:
             connection.drained += len(data)
-            if not data or connection.drained > _GOODBYE_BYTES:
+            if not data or connection.drained > _CLOSE_BYTES:
                 self._discard(connection)
         elif data:
             self._receive(connection, data)
@@ -192,7 +193,7 @@ class Worker(ThreadWorker):
     def _refuse(self, connection: Connection, status: int, reason: str) -> None:
         with contextlib.suppress(OSError):
             util.write_error(connection.sock, status, reason, "")
-        self._say_goodbye(connection)
+        self._close_gently(connection)
 
     def murder_pending(self) -> None:
         """Close the connections whose deadline has passed."""
@@ -200,7 +201,7 @@ class Worker(ThreadWorker):
         if moment < self._next_sweep:
             return
         self._next_sweep = moment + _SWEEP_SECONDS
-        for connection in [each for each in self._waiting if each.deadline <= moment]:
+        for connection in [waiting for waiting in self._waiting if waiting.deadline <= moment]:
             # The client may have read too little for the socket to be reported as writable.
             if connection.phase is Phase.WRITABLE and connection.takes_more():
                 connection.deadline = moment + MAX_SEND_SECONDS
@@ -236,7 +237,7 @@ class Worker(ThreadWorker):
             self._wait(connection, Phase.WRITABLE, MAX_SEND_SECONDS)
             return
         if not result:
-            self._say_goodbye(connection)
+            self._close_gently(connection)
             return
         connection.sock.setblocking(False)
         self._wait(connection, Phase.REQUEST, self.cfg.keepalive)

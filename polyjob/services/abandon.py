@@ -14,7 +14,7 @@ from polyjob.settings import Settings
 from runners.base import Exit, Reason
 
 ABANDONED_NOTE = "given-up"
-"""Note kind: when and why the job was abandoned."""
+"""Note kind: when and why the job was abandoned. Stored in databases, so it keeps this text."""
 
 
 def stalled_reason(job: Job) -> str | None:
@@ -24,7 +24,7 @@ def stalled_reason(job: Job) -> str | None:
     unreachable = note_text(job.notes, "unreachable")
     if unreachable or (job.handle is not None and job.exit is None and job.stop_at is None):
         return unreachable
-    return note_text(job.notes, "retry")  # of its start, its stop or its end
+    return note_text(job.notes, "retry")  # a start, a stop or the end of the job is retried
 
 
 def stalled_jobs(job_ids: Iterable[int] | None = None) -> list[Job]:
@@ -39,7 +39,7 @@ def stalled_jobs(job_ids: Iterable[int] | None = None) -> list[Job]:
 
 
 def abandon_jobs(job_ids: Iterable[int] | None, settings: Settings) -> list[Job]:
-    """Abandon those of these jobs (None: all jobs) that wait for a backend that does not answer, and return them.
+    """Abandon jobs that wait for a backend that does not answer, and return them. `job_ids` limits them; None: all.
 
     The engine then ends each of them with the log that was fetched so far, and does not ask the backend about it again.
     The reason is `lost`, unless the job's exit is known; a job that was to be stopped is `stopped`. Idempotent.

@@ -18,9 +18,9 @@ UNUSABLE_STATUSES = (Status.FAILED, Status.STOPPED, Status.UPSTREAM_FAILED, Stat
 _KEY_PART_LABELS = {
     "runner": "the runner",
     "image": "the image",
-    "python": "the Python",
-    "build_steps": "the steps",
-    "env_vars": "the variables",
+    "python": "the Python version",
+    "build_steps": "the build steps",
+    "env_vars": "the environment variables",
     "files": "the requirement files",
 }
 
@@ -50,7 +50,7 @@ def find_or_create(job: Job, python: str = "") -> tuple[Build, str]:
 def _reusable(project_id: int, key: str) -> Build | None:
     """Return the newest build of the key that did not fail, unless it was withdrawn.
 
-    An older build never takes its place, because the newest may have been made to replace it.
+    An older build is never returned, because the newest may replace one that must not be used any more.
     """
     newest = (
         Build.select()
@@ -86,7 +86,7 @@ def insert_build(project: Project, user: User, columns: Mapping[str, Any], *, no
 
 
 def _creation_reason(project: Project, columns: Mapping[str, Any], nocache: bool) -> dict[str, Any]:
-    """Return why a build is created and none reused: {"kind", "text", "changed": [parts of the key that differ]}."""
+    """Return the reason why no build is reused: {"kind", "text", "changed": [parts of the key that differ]}."""
     if nocache:
         return _reason("nocache", "`nocache` asks for a new build each time")
     newest_first = Build.select().where(Build.project == project, Build.is_managed).order_by(Build.id.desc())

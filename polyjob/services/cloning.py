@@ -36,8 +36,8 @@ def clone(
 ) -> Job:
     """Create a job from `source` and return it.
 
-    `attributes["config"]` is a patch that is merged into the config of the source. If `attributes["is_whole"]` is set,
-    it is a complete config (from `load_config`) that replaces the source's.
+    `attributes["config"]` is a patch that is merged into the config of the source. If `attributes["is_complete"]` is
+    true, it is a complete config (from `load_config`) that replaces the source's.
 
     `restart` begins with empty outputs, and the source may be in any state. `resume` and `copy` begin with a copy of
     the source's outputs, so the source must be done.
@@ -100,7 +100,7 @@ def _config_columns(
     """
     changes = attributes.get("config") or {}
     name = changes.get("name")
-    if attributes.get("is_whole"):
+    if attributes.get("is_complete"):
         config, content = changes, attributes.get("content")
         if name == (source.config or {}).get("name"):
             name = None  # an unchanged name is not a request for that name
@@ -157,7 +157,7 @@ def merge_patch(document: Any, patch: Any) -> Any:
 
 @contextlib.contextmanager
 def _linked_inputs(source: Job, job_uuid: str, strategy: str, settings: Settings) -> Iterator[None]:
-    """Give the new job the source's outputs, and remove them again if the block raises."""
+    """Link the source's outputs as the inputs of the new job; remove them again if the block raises."""
     store = Store(settings.data_dir)
     try:
         if strategy != "restart":

@@ -125,8 +125,8 @@ def _condition(text: str, fields: Mapping[str, QueryField], subject: str) -> Any
 def _unknown_field(name: str, fields: Iterable[str], subject: str) -> str:
     if name.split(".")[0] in ("metric", "params", "declarations"):
         return f"`{shorten(name)}`: a {subject} cannot be filtered by metrics or params."
-    known = ", ".join(f"`{field}`" for field in fields)
-    return f"There is no {subject} field `{shorten(name)}`; there are: {known}."
+    names = ", ".join(f"`{field}`" for field in fields)
+    return f"Unknown {subject} field `{shorten(name)}`; use one of: {names}."
 
 
 # Kinds of fields.
@@ -241,8 +241,7 @@ def _comparison(operand: str) -> tuple[Callable[[Any, Any], Any], str]:
 
 
 def _interval(text: str) -> tuple[datetime.datetime, datetime.datetime]:
-    """Return (the first instant, the first instant after it) of a day or of a date with a time; UTC unless it names a
-    zone."""
+    """Return (start, end) of a day, or of a date with a time. The end is exclusive. UTC, unless the text has a zone."""
     try:
         moment = datetime.datetime.fromisoformat(text)
         moment = moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)

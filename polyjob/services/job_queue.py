@@ -65,14 +65,14 @@ def slots_note() -> str | None:
 
 
 def waiting_reason(job: Job, position: int | None) -> str | None:
-    """Return one sentence that says why the job, at this position in the queue, does not run now, or None."""
+    """Return one sentence with the reason why the job does not run now, or None. `position` is that in the queue."""
     if job.status.is_done or not job.is_managed:
         return None
     if job.status is Status.CREATED:
         return _queued_reason(job, (position or 1) - 1)
     if job.status is Status.BUILDING and job.build is not None and not job.build.status.is_done:
         retry = note_text(job.build.notes, "retry")
-        return f"Waits for build {job.build.unique_name}, which is {job.build.status}{f': {retry}' if retry else '.'}"
+        return f"Waiting for build {job.build.unique_name}, which is {job.build.status}{f': {retry}' if retry else '.'}"
     return note_text(job.notes, "retry") if job.handle is None and job.exit is None else None
 
 
@@ -80,8 +80,8 @@ def _queued_reason(job: Job, jobs_ahead: int) -> str:
     runs_without_gpus = note_text(job.notes, specs.GPU_PATH)
     gpus = 0 if runs_without_gpus else specs.requested_gpus(job.config, job.runner)
     if gpus and not jobs_ahead:
-        reason = f"Waits for {gpus} free {'GPU' if gpus == 1 else 'GPUs'}, or for a free slot."
+        reason = f"Waiting for {gpus} free {'GPU' if gpus == 1 else 'GPUs'}, or for a free slot."
     else:
-        reason = f"Waits for a free slot; {jobs_ahead} {'job is' if jobs_ahead == 1 else 'jobs are'} ahead of it."
+        reason = f"Waiting for a free slot; {jobs_ahead} {'job is' if jobs_ahead == 1 else 'jobs are'} ahead."
     note = slots_note()
     return f"{reason} {note}" if note else reason

@@ -24,7 +24,7 @@ from polyjob.storage.store import Store
 RESERVED_NAMES = frozenset(
     {"archive", "bookmark", "bookmarks", "builds", "jobs", "names", "projects", "restore", "settings"}
 )
-"""Second segments of paths that are, or will be, no project's."""
+"""Names that no project can have, because the API uses or reserves them as the second segment of a path."""
 
 
 def create(user: User, attributes: Mapping[str, Any], settings: Settings) -> Project:
@@ -146,7 +146,7 @@ def _check_name(owner: User, name: str) -> None:
 
 
 def store_upload(project: Project, user: User, source: BinaryIO, settings: Settings) -> Upload:
-    """Store the tarball that `source` yields as the latest upload of the project, with which new jobs run.
+    """Store a tarball as the latest upload of the project, and return it. New jobs run with it.
 
     When this returns, the tarball is synced to disk. An upload with the same files as the latest one changes nothing.
     Raises Invalid or TooLarge if the tarball is refused, and Unavailable if the disk is low or fills up. Then the

@@ -45,8 +45,11 @@ def sort_names(text: str | None, fields: Iterable[str], default: str) -> list[st
     names = [name.strip() for name in (text or "").split(",") if name.strip()]
     unknown = [name for name in names if name.removeprefix("-") not in fields]
     if unknown:
-        known = ", ".join(f"`{name}`" for name in fields)
-        detail = f"There is no sort field `{shorten(unknown[0])}`; there are: {known}. `-` before a field reverses."
+        names_of_fields = ", ".join(f"`{name}`" for name in fields)
+        detail = (
+            f"Unknown sort field `{shorten(unknown[0])}`; use one of: {names_of_fields}. A `-` before a field sorts"
+            " in descending order."
+        )
         raise Invalid([Problem("sort", detail)])
     if len(names) > MAX_SORT_FIELDS:
         raise Invalid([Problem("sort", f"A list is sorted by at most {MAX_SORT_FIELDS} fields.")])

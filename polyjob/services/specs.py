@@ -1,6 +1,6 @@
 """Specs: translate stored configs to what a runner receives, and compute the key by which builds are reused.
 
-Pure: reads no clock and no file, and no rows other than those that it receives.
+Pure: reads neither the clock nor files, and no rows except those that it receives.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ API_VERSION = "v1"
 
 GPU_PATH = "environment.resources.gpu"
 WITHDRAWN_KINDS = ("invalidated", "archived", "deleted")
-"""Reasons of a build that replaces one that a user withdrew. Its steps run again, without the backend's cache."""
+"""Reasons of a build that replaces one that a user withdrew. Its build steps run again, without the backend's cache."""
 
 
 def check_runner_support(
@@ -213,7 +213,7 @@ def parse_resources(requested: Mapping[str, Any], *bounds: str) -> Resources:
 
 
 def parse_placement(environment: Mapping[str, Any]) -> Placement:
-    """Return where a cluster may run the job, by the config's section `environment`."""
+    """Return the placement of a job on a cluster, from the config's section `environment`."""
     config_maps = [*(environment.get("configmap_refs") or ()), *(environment.get("config_map_refs") or ())]
     return Placement(
         node_selector=environment.get("node_selector") or {},
@@ -229,7 +229,7 @@ def parse_placement(environment: Mapping[str, Any]) -> Placement:
 
 
 def requested_gpus(config: Mapping[str, Any] | None, runner: str) -> int:
-    """Return the number of this machine's GPUs that polyjob assigns to a job with this config on this runner."""
+    """Return the number of GPUs of this machine that polyjob assigns to a job. 0 if the runner assigns GPUs itself."""
     if runner in GPU_ASSIGNING_RUNNERS:
         return 0
     requested = ((config or {}).get("environment") or {}).get("resources") or {}

@@ -58,7 +58,7 @@ class LiveOutputs:
     def _is_servable(self, status: os.stat_result) -> bool:
         return self.folder.lstat().st_uid in (os.geteuid(), status.st_uid)
 
-    def archive(self, prefix: str) -> Iterator[bytes]:
+    def tarball(self, prefix: str) -> Iterator[bytes]:
         """Yield a tarball of the folder's present content."""
         packer = Packer(prefix)
         yield from packer.folder(self.folder)

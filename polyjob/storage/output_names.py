@@ -1,4 +1,4 @@
-"""Names of outputs in lists and paths: every name is listed as printable UTF-8, and no two names alike."""
+"""Names of outputs in lists and paths: each name has a listed form in printable UTF-8, and no two share one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ESCAPED = re.compile(f"(?:%{_HEX_DIGITS})+")
 
 
 def escape_name(name: str) -> str:
-    """Return a name as it is listed. Different names are listed differently.
+    """Return the listed form of a name. Different names have different listed forms.
 
     Control characters and bytes that are not UTF-8 become `%` and two hex digits. So does a `%` that is followed by two
     such digits in the name itself.

@@ -51,7 +51,7 @@ EMPTY = _empty()
 
 
 class PathNotFound(NotFound):
-    """The outputs have no file or folder at this path, or one of another kind."""
+    """The outputs have nothing at this path, or not the requested kind (file or folder)."""
 
 
 class Outputs:
@@ -122,14 +122,14 @@ class Outputs:
             rows = itertools.dropwhile(lambda entry: _key(entry.path) == (base, after), rows)
         return itertools.islice(itertools.takewhile(lambda entry: _key(entry.path)[0] == base, rows), limit)
 
-    def _find(self, path: str, kind: str, word: str) -> Entry:
+    def _find(self, path: str, kind: str, noun: str) -> Entry:
         for name in possible_paths(path):
             entry = next(self._rows(_key(name)), None)
             if entry is not None and entry.path == name:
                 if entry.type == kind:
                     return entry
                 break
-        raise PathNotFound(f"there is no {word} `{escape_name(unescape_name(path))}`")
+        raise PathNotFound(f"there is no {noun} `{escape_name(unescape_name(path))}`")
 
     def _rows(self, key: tuple[str, str]) -> Iterator[Entry]:
         """Yield the entries in the order of the index, from the first whose key is not less than `key`."""

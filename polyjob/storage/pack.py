@@ -1,6 +1,7 @@
-"""Pack the outputs of a job, a folder or a tar stream, into a chain of gzip members, and record where each entry is.
+"""Pack the outputs of a job into a chain of gzip members, and record where each entry is.
 
-`polyjob.storage.outputs` describes and reads the format. Packing yields often, also when it has nothing to write, so
+`polyjob.storage.outputs` describes and reads the format. `Packer.folder` packs a folder, and `pack_stream` packs a tar
+stream. Packing yields often, also when it has nothing to write, so
 that the consumer can pause or end it.
 """
 
@@ -13,15 +14,14 @@ import itertools
 import os
 import stat
 import tarfile
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from isal import isal_zlib
 
 from polyjob.storage.sparse import ExtentReader, Extents, find_extents, sparse_header
-from polyjob.storage.tarstream import IteratorFile, StrictTarInfo, relative_path
 from runners.common.trees import made_readable
 
 MEMBER_SIZE = 1 << 20
@@ -65,16 +65,16 @@ class Packer:
     prefix: str
     """The folder in the tarball that has all entries."""
     limit: int = 0
-    """Most bytes of files, without holes, that are packed; 0 = all."""
-    disk: int = 0
-    """Most bytes of files, with holes, that are packed, because more could not be unpacked again; 0 = any number."""
+    """Maximum bytes of files to pack, without holes; 0 = no limit."""
+    disk_size: int = 0
+    """Maximum bytes of files to pack, with holes; 0 = no limit. More could not be unpacked on this disk again."""
     can_change_modes: bool = False
-    """Unreadable files are made readable while they are packed. Only safe once no job uses them any more."""
+    """Make unreadable files readable while they are packed. Only safe once no job uses them any more."""
     deadline: Callable[[], str | None] = lambda: None
     """Returns the reason once nothing more may be packed, and None before."""
     entries: list[Entry] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """Sentences on what could not be kept: at most `MAX_NOTES`, and one more that says that there are more."""
+    """Sentences on what was not kept: at most `MAX_NOTES`, and one more if further notes were dropped."""
     digest: Any = field(default_factory=hashlib.sha256)
     packed_bytes: int = 0
     """Bytes of files, without holes, that have been packed so far."""
@@ -109,35 +109,10 @@ class Packer:
                 yield from self._walk(root, "", 1)
         except FileNotFoundError:
             return
-        except PackingStopped as cut:
-            self.note(str(cut))
+        except PackingStopped as stopped:
+            self.note(str(stopped))
         except OSError as error:
             self._note_error("The outputs folder", error)
-
-    def stream(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Pack everything in an uncompressed tar stream with names relative to the root. Call `rewind` afterwards.
-
-        An empty stream packs nothing. Raises what `pieces` raises, and OSError if the stream is not a complete tar.
-        """
-        file = IteratorFile(iter(pieces))
-        if file.is_at_end():
-            return
-        try:
-            with tarfile.open(
-                fileobj=cast(BinaryIO, file),
-                mode="r|",
-                encoding="utf-8",
-                errors="surrogateescape",
-                tarinfo=StrictTarInfo,
-            ) as source:
-                yield from _Members(self).copy(source)
-            file.drain()
-        except PackingStopped as cut:
-            self.note(str(cut))
-        except (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
-            if error is file.raised:
-                raise
-            raise OSError(f"the tar stream of the outputs is broken: {error}") from error
 
     def rewind(self) -> int:
         """Forget a file that was only packed in part.
@@ -218,18 +193,18 @@ class Packer:
         """
         with contextlib.ExitStack() as stack:
             try:
-                opened = _open(name, flags, folder)
+                descriptor = _open(name, flags, folder)
             except PermissionError:
                 if not self.can_change_modes or self._owner is not None:
                     raise
                 stack.enter_context(made_readable(name, folder))
-                opened = _open(name, flags, folder)
-            stack.callback(os.close, opened)
-            yield opened
+                descriptor = _open(name, flags, folder)
+            stack.callback(os.close, descriptor)
+            yield descriptor
 
     def _regular(self, folder: int, name: str, path: str, info: tarfile.TarInfo) -> Iterator[bytes]:
-        with self._opened(name, 0, folder) as opened, open(opened, "rb", buffering=0, closefd=False) as file:
-            status = os.fstat(opened)
+        with self._opened(name, 0, folder) as descriptor, open(descriptor, "rb", buffering=0, closefd=False) as file:
+            status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "it is not a regular file")
             if self._owner is not None and status.st_uid != self._owner:
@@ -241,7 +216,7 @@ class Packer:
                 return
             before = len(self.entries)
             info.size = status.st_size
-            extents = find_extents(opened, status)
+            extents = find_extents(descriptor, status)
             yield from self.file(path, info, ExtentReader(file, extents, _RESOURCE_ERRORS).read, extents)
             if status.st_nlink > 1 and len(self.entries) > before:
                 self._inodes[inode] = self.entries[-1]
@@ -273,8 +248,8 @@ class Packer:
     def _size_problem(self, size: int, stored: int) -> str | None:
         if self.limit and self.packed_bytes + stored > self.limit:
             return f"the outputs are larger than the {self.limit} bytes that are kept"
-        if self.disk and self._apparent_bytes + size > self.disk:
-            return f"with it, the outputs would be larger than the disk ({self.disk} bytes)"
+        if self.disk_size and self._apparent_bytes + size > self.disk_size:
+            return f"with it, the outputs would be larger than the disk ({self.disk_size} bytes)"
         return None
 
     def _content(self, path: str, read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
@@ -369,69 +344,11 @@ class Packer:
 def _open(name: str | Path, flags: int, folder: int | None) -> int:
     """Open a file or folder. Raises PermissionError also for a folder that can be listed but not searched."""
     flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_RDONLY | os.O_NONBLOCK
-    opened = os.open(name, flags, dir_fd=folder)
+    descriptor = os.open(name, flags, dir_fd=folder)
     try:
         if flags & os.O_DIRECTORY:
-            os.stat(".", dir_fd=opened)
+            os.stat(".", dir_fd=descriptor)
     except OSError:
-        os.close(opened)
+        os.close(descriptor)
         raise
-    return opened
-
-
-class _Members:
-    """Copies the members of a tar into a packer, and adds the folders that the tar leaves out."""
-
-    def __init__(self, packer: Packer) -> None:
-        self._packer = packer
-        self._entries: dict[str, Entry] = {}
-
-    def copy(self, source: tarfile.TarFile) -> Iterator[bytes]:
-        for info in source:
-            path = relative_path(info.name)
-            if path is None:
-                if not info.isdir() and info.name in (".", "./"):
-                    self._packer.note("The outputs folder was not kept: it is not a folder")
-                continue
-            if path in self._entries:
-                if not (info.isdir() and self._entries[path].type == "directory"):
-                    self._packer.note(f"`{path}` was in the outputs twice; only the first was kept")
-                continue
-            folders = [path[:at] for at, letter in enumerate(path) if letter == "/"]
-            if len(folders) >= MAX_DEPTH:
-                self._packer.note(f"`{path}` was not kept: it lies more than {MAX_DEPTH} folders deep")
-            elif any(folder in self._entries and self._entries[folder].type != "directory" for folder in folders):
-                self._packer.note(f"`{path}` was not kept: it lies below something that is not a folder")
-            else:
-                yield from self._add_missing(folders)
-                yield from self._recorded(self._member(source, info, path))
-
-    def _add_missing(self, folders: list[str]) -> Iterator[bytes]:
-        for folder in folders:
-            if folder not in self._entries:
-                info = tarfile.TarInfo()
-                info.type, info.mode = tarfile.DIRTYPE, 0o755
-                yield from self._recorded(self._packer.plain(folder, info))
-
-    def _member(self, source: tarfile.TarFile, info: tarfile.TarInfo, path: str) -> Iterator[bytes]:
-        if info.isreg():
-            content = source.extractfile(info)
-            assert content is not None
-            before = len(self._packer.entries)
-            yield from self._packer.file(path, info, content.read)
-            if len(self._packer.entries) == before:
-                yield from self._packer.skip(path, info.size, content.read)
-        elif info.isdir() or info.issym():
-            yield from self._packer.plain(path, info)
-        elif not info.islnk():
-            self._packer.note(f"`{path}` was not kept: it is neither a file, a folder nor a link")
-        elif (target := self._entries.get(relative_path(info.linkname) or "")) and target.type == "file":
-            yield from self._packer.hard_link(path, info, target)
-        else:
-            self._packer.note(f"`{path}` was not kept, because the file that it links to was not kept")
-
-    def _recorded(self, packed: Iterator[bytes]) -> Iterator[bytes]:
-        before = len(self._packer.entries)
-        yield from packed
-        for entry in self._packer.entries[before:]:
-            self._entries[entry.path] = entry
+    return descriptor

@@ -22,8 +22,9 @@ _ALIGNMENT = 4096
 _MIN_HOLE_BYTES = 1 << 16
 """Smaller holes are stored as zeros."""
 _BLOCK = tarfile.BLOCKSIZE
-_IN_HEADER, _IN_EXTENSION = 4, 21
-_MAP, _IS_EXTENDED, _REAL_SIZE, _CHECKSUM = 386, 482, 483, 148
+_EXTENTS_IN_HEADER, _EXTENTS_IN_EXTENSION = 4, 21
+_MAP_AT, _IS_EXTENDED_AT, _REAL_SIZE_AT, _CHECKSUM_AT = 386, 482, 483, 148
+"""Offsets of the fields in a header."""
 
 
 def find_extents(file: int, status: os.stat_result) -> Extents | None:
@@ -66,7 +67,7 @@ class ExtentReader:
     """
 
     def __init__(self, file: BinaryIO, extents: Extents | None, raised: Collection[int]) -> None:
-        """`raised`: the errno values that are raised instead."""
+        """`raised`: errno values of errors that are raised and do not end the data."""
         self._file = file
         self._raised = raised
         self._extents = iter(extents) if extents is not None else iter([(0, 1 << 62)])
@@ -89,7 +90,7 @@ class ExtentReader:
 
 
 def sparse_header(info: tarfile.TarInfo, extents: Extents) -> tuple[bytes, bytes]:
-    """Return all headers of a sparse member, and of these the ones with the map. `info.size` is the file's size."""
+    """Return (all headers of a sparse member, the ones of these with the map). `info.size` is the size of the file."""
     extents = [*extents]
     size, info.size = info.size, sum(length for _, length in extents)
     if not extents or sum(extents[-1]) < size:
@@ -97,17 +98,17 @@ def sparse_header(info: tarfile.TarInfo, extents: Extents) -> tuple[bytes, bytes
     info.type = tarfile.GNUTYPE_SPARSE
     header = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
     info.size = size
-    first, rest = extents[:_IN_HEADER], extents[_IN_HEADER:]
+    first, rest = extents[:_EXTENTS_IN_HEADER], extents[_EXTENTS_IN_HEADER:]
     last = bytearray(header[-_BLOCK:])
-    last[_MAP : _MAP + 24 * len(first)] = _packed(first)
-    last[_IS_EXTENDED] = bool(rest)
-    last[_REAL_SIZE : _REAL_SIZE + 12] = _number(size)
-    last[_CHECKSUM : _CHECKSUM + 8] = b" " * 8
-    last[_CHECKSUM : _CHECKSUM + 8] = b"%06o\0 " % sum(last)
-    for at in range(0, len(rest), _IN_EXTENSION):
-        part = _packed(rest[at : at + _IN_EXTENSION])
-        is_extended = at + _IN_EXTENSION < len(rest)
-        last += part.ljust(24 * _IN_EXTENSION, b"\0") + bytes([is_extended]).ljust(8, b"\0")
+    last[_MAP_AT : _MAP_AT + 24 * len(first)] = _pack_extents(first)
+    last[_IS_EXTENDED_AT] = bool(rest)
+    last[_REAL_SIZE_AT : _REAL_SIZE_AT + 12] = _number(size)
+    last[_CHECKSUM_AT : _CHECKSUM_AT + 8] = b" " * 8
+    last[_CHECKSUM_AT : _CHECKSUM_AT + 8] = b"%06o\0 " % sum(last)
+    for at in range(0, len(rest), _EXTENTS_IN_EXTENSION):
+        part = _pack_extents(rest[at : at + _EXTENTS_IN_EXTENSION])
+        is_extended = at + _EXTENTS_IN_EXTENSION < len(rest)
+        last += part.ljust(24 * _EXTENTS_IN_EXTENSION, b"\0") + bytes([is_extended]).ljust(8, b"\0")
     return header[:-_BLOCK] + bytes(last), bytes(last)
 
 
@@ -116,21 +117,21 @@ def read_map(read: Callable[[int], bytes]) -> Extents:
     header = read(_BLOCK)
     if len(header) < _BLOCK or header[156:157] != tarfile.GNUTYPE_SPARSE:
         raise ValueError("not a header of a sparse file")
-    extents, is_extended = _unpacked(header[_MAP : _MAP + 24 * _IN_HEADER]), header[_IS_EXTENDED]
+    extents, is_extended = _unpack_extents(header[_MAP_AT : _MAP_AT + 24 * _EXTENTS_IN_HEADER]), header[_IS_EXTENDED_AT]
     while is_extended:
         block = read(_BLOCK)
         if len(block) < _BLOCK:
             raise ValueError("the map of a sparse file ends too early")
-        extents += _unpacked(block[: 24 * _IN_EXTENSION])
-        is_extended = block[24 * _IN_EXTENSION]
+        extents += _unpack_extents(block[: 24 * _EXTENTS_IN_EXTENSION])
+        is_extended = block[24 * _EXTENTS_IN_EXTENSION]
     return extents
 
 
-def _packed(extents: Extents) -> bytes:
+def _pack_extents(extents: Extents) -> bytes:
     return b"".join(_number(offset) + _number(length) for offset, length in extents)
 
 
-def _unpacked(data: bytes) -> Extents:
+def _unpack_extents(data: bytes) -> Extents:
     numbers = [_value(data[at : at + 12]) for at in range(0, len(data), 12)]
     pairs = zip(numbers[::2], numbers[1::2], strict=True)
     return [(offset, length) for offset, length in pairs if length]

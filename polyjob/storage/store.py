@@ -22,9 +22,10 @@ from polyjob.storage.durable import durable_file, fsync_path, write_durably
 from polyjob.storage.live_outputs import LiveOutputs
 from polyjob.storage.outputs import Outputs, write_index
 from polyjob.storage.pack import Packer
+from polyjob.storage.pack_stream import pack_stream
 from runners.common.trees import remove_tree, removing_tree, restoring_file
 
-PRIVATE, SHARED = 0o700, 0o711
+PRIVATE_MODE, SHARED_MODE = 0o700, 0o711
 STALE_PART_SECONDS = 3600.0
 """A temporary file that is older was left behind by a crash and can be deleted."""
 
@@ -77,7 +78,7 @@ class Store:
         if it belongs to another account and everybody can enter it.
         """
         reserve.release(self.data_dir)
-        mode = SHARED if shared else PRIVATE
+        mode = SHARED_MODE if shared else PRIVATE_MODE
         try:
             for folder in (self.data_dir, *(self.data_dir / name for name in ("jobs", "builds", "code"))):
                 folder.mkdir(parents=True, exist_ok=True, mode=mode)
@@ -100,7 +101,7 @@ class Store:
 
     def _make_folder(self, folder: Path) -> Path:
         with contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=PRIVATE)
+            folder.mkdir(mode=PRIVATE_MODE)
             folder.chmod(stat.S_IMODE(folder.parent.stat().st_mode))
         return folder
 
@@ -156,14 +157,14 @@ class Store:
     def append(log: Path, data: bytes, length: int) -> int:
         """Truncate the log to `length` bytes, append `data`, and return the new length.
 
-        A process that died before it committed its cursor wrote the bytes beyond `length`; they are fetched again. If
-        the log is shorter, a power cut has lost bytes, and a line in their place says so.
+        Bytes beyond `length` were written by a process that died before it committed its cursor. They are fetched
+        again. If the log is shorter, a power cut has lost bytes. A line in the log then reports how many.
         """
         with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb", buffering=0) as file:
-            lost = length - file.seek(0, os.SEEK_END)
-            if lost > 0:
-                line = f"\npolyjob: {lost} bytes of the log were lost here when the machine went down\n"
-                data, length = line.encode() + data, length - lost
+            lost_bytes = length - file.seek(0, os.SEEK_END)
+            if lost_bytes > 0:
+                line = f"\npolyjob: {lost_bytes} bytes of the log were lost here when the machine went down\n"
+                data, length = line.encode() + data, length - lost_bytes
             file.truncate(length)
             file.seek(length)
             rest = memoryview(data)
@@ -215,7 +216,7 @@ class Store:
         if self.is_sealed(uuid):
             return
         packer = Packer(prefix, limit, self._disk_bytes(), pieces is None, deadline)
-        packed = packer.folder(self.job_folder(uuid) / "outputs") if pieces is None else packer.stream(pieces)
+        packed = packer.folder(self.job_folder(uuid) / "outputs") if pieces is None else pack_stream(packer, pieces)
         yield from self._write_outputs(uuid, packer, packed, skip_if_empty=pieces is None)
 
     def remove_outputs_in_steps(self, uuid: str) -> Iterator[None]:
@@ -283,7 +284,7 @@ class Store:
                 self.job_inputs(uuid).hardlink_to(tarball)
             except FileExistsError:
                 pass
-            except OSError:  # there are no hard links here; any other fault shows again when copying
+            except OSError:  # no hard links on this file system; any other error occurs again in the copy
                 self._copy_inputs(tarball, self.job_inputs(uuid), keep_free)
             fsync_path(self.job_folder(uuid))
             fsync_path(self.data_dir / "jobs")

@@ -1,4 +1,4 @@
-"""Read tars that come from outside."""
+"""Read tar streams that backends and users send."""
 
 from __future__ import annotations
 

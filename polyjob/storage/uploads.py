@@ -81,11 +81,11 @@ class Upload:
     """The requirement files in it: path → SHA-256 of the content."""
 
 
-MAX_CHECKS = 2
+MAX_CONCURRENT_CHECKS = 2
 """Uploads that one process unpacks at once."""
 MAX_CHECK_WAIT_SECONDS = 20.0
 """Seconds that an upload waits for its turn to be unpacked."""
-_CHECKS = threading.BoundedSemaphore(MAX_CHECKS)
+_CHECK_SLOTS = threading.BoundedSemaphore(MAX_CONCURRENT_CHECKS)
 
 INCOMPLETE = "not a complete .tar.gz file"
 _TARBALL_ERRORS = (
@@ -116,7 +116,8 @@ def receive(source: BinaryIO, store: Store, limits: Limits) -> Upload:
             os.fsync(file.fileno())
         digest = hashlib.sha256(json.dumps(sorted(tree.items())).encode()).hexdigest()
         path = store.upload_path(digest)
-        rename_durably(part, path, "code")  # even over the same content, because the cleanup spares new files
+        # Also over the same content, because the cleanup does not remove new files.
+        rename_durably(part, path, "code")
     except _InvalidUpload as reason:
         raise Invalid([Problem("/repo", f"Invalid archive: {reason}.")]) from None
     finally:
@@ -132,12 +133,12 @@ def check_slot() -> Iterator[None]:
     Even a small tarball can take a minute to unpack, so a few of them could occupy every core. Raises Unavailable if no
     slot becomes free.
     """
-    if not _CHECKS.acquire(timeout=MAX_CHECK_WAIT_SECONDS):
+    if not _CHECK_SLOTS.acquire(timeout=MAX_CHECK_WAIT_SECONDS):
         raise Unavailable("Other uploads are being checked. Try again in a moment.", retry_after=10)
     try:
         yield
     finally:
-        _CHECKS.release()
+        _CHECK_SLOTS.release()
 
 
 def _spool(source: BinaryIO, file: BinaryIO, limit: int) -> int:
@@ -167,8 +168,8 @@ def _read_tree(file: BinaryIO, limits: Limits) -> dict[str, tuple[Any, ...]]:
             bounded = _BoundedReader(raw, MAX_HEADER_BYTES + MEAN_HEADER_BYTES * limits.members)
             with tarfile.open(
                 fileobj=cast(Any, bounded), mode="r:", encoding="utf-8", errors="surrogateescape", tarinfo=StrictTarInfo
-            ) as archive:
-                for number, info in enumerate(archive, 1):
+            ) as tarball:
+                for number, info in enumerate(tarball, 1):
                     if number > limits.members:
                         raise _InvalidUpload(f"it has more than {limits.members} members")
                     if info.size < 0:
@@ -178,15 +179,15 @@ def _read_tree(file: BinaryIO, limits: Limits) -> dict[str, tuple[Any, ...]]:
                         raise _InvalidUpload(f"unpacked, it is larger than {limits.unpacked} bytes")
                     bounded.begin_content(info.size)
                     before = len(tree)
-                    _add(tree, archive, info)
+                    _add_member(tree, tarball, info)
                     names += (len(tree) - before) * len(info.name)
                     if len(tree) > limits.members:
                         raise _InvalidUpload(f"it has more than {limits.members} members, including implied folders")
                     if names > MAX_ALL_NAMES_BYTES:
                         raise _InvalidUpload("the names in it are too many and too long")
-                    if len(archive.pax_headers) > MAX_GLOBAL_FIELDS:
+                    if len(tarball.pax_headers) > MAX_GLOBAL_FIELDS:
                         raise _InvalidUpload("a header in it is too large")
-                    archive.members.clear()  # type: ignore[attr-defined] # or all members with their headers would stay in memory
+                    tarball.members.clear()  # type: ignore[attr-defined] # or all members with their headers would stay in memory
                     bounded.begin_header()
             _check_end(raw)
     except _TARBALL_ERRORS as error:
@@ -197,7 +198,7 @@ def _read_tree(file: BinaryIO, limits: Limits) -> dict[str, tuple[Any, ...]]:
 
 
 class _BoundedReader:
-    """The unpacked tarball as tarfile sees it: the next header or content is limited, and there is no way back.
+    """The unpacked tarball for tarfile, with a limit for the next header or content, and without seeking backwards.
 
     Otherwise a header could fill the memory, or a few bytes could make tarfile unpack the same data again and again.
     """
@@ -244,14 +245,14 @@ def _check_end(raw: Any) -> None:
             raise _InvalidUpload("there is data after its end")
 
 
-def _add(tree: dict[str, tuple[Any, ...]], archive: tarfile.TarFile, info: tarfile.TarInfo) -> None:
+def _add_member(tree: dict[str, tuple[Any, ...]], tarball: tarfile.TarFile, info: tarfile.TarInfo) -> None:
     path = _checked_path(info.name)
     if not path and not info.isdir():
         raise _InvalidUpload(f"`{_printable(info.name)}` is its root but not a folder")
     if not path:
         return
     _check_parents(tree, path)
-    entry = _entry(tree, archive, info, path)
+    entry = _entry(tree, tarball, info, path)
     if path in tree and tree[path] != entry:
         raise _InvalidUpload(f"`{_printable(path)}` is in it twice")
     tree[path] = entry
@@ -274,7 +275,7 @@ def _checked_path(name: str) -> str:
 
 
 def _check_parents(tree: dict[str, tuple[Any, ...]], path: str) -> None:
-    """Check that all parents of a path are folders and not links. Missing ones are added to the tree."""
+    """Check that all parents of a path are folders and not links, and add missing ones to the tree."""
     parent = posixpath.dirname(path)
     while parent:
         if tree.setdefault(parent, ("directory",))[0] != "directory":
@@ -283,12 +284,12 @@ def _check_parents(tree: dict[str, tuple[Any, ...]], path: str) -> None:
 
 
 def _entry(
-    tree: dict[str, tuple[Any, ...]], archive: tarfile.TarFile, info: tarfile.TarInfo, path: str
+    tree: dict[str, tuple[Any, ...]], tarball: tarfile.TarFile, info: tarfile.TarInfo, path: str
 ) -> tuple[Any, ...]:
     if info.isdir():
         return ("directory",)
     if info.isreg():
-        return ("file", bool(info.mode & 0o111), _digest(archive, info))
+        return ("file", bool(info.mode & 0o111), _digest(tarball, info))
     if info.issym():
         _check_target(path, info.linkname)
         return ("symlink", info.linkname)
@@ -324,8 +325,8 @@ def _printable(name: str) -> str:
     return text if len(text) <= 80 else text[:80] + "…"
 
 
-def _digest(archive: tarfile.TarFile, info: tarfile.TarInfo) -> str:
-    content = archive.extractfile(info)
+def _digest(tarball: tarfile.TarFile, info: tarfile.TarInfo) -> str:
+    content = tarball.extractfile(info)
     assert content is not None
     digest, remaining = hashlib.sha256(), info.size
     while remaining:

@@ -617,7 +617,7 @@ class TestParams:
     def test_missing_params_are_named_with_their_line(self, client):
         answer = client.post(JOBS, {"content": "params: {a: 1}\nrun:\n  cmd: echo {{ b }}\n"})
         assert answer.json["errors"] == [
-            {"pointer": "/content/run/cmd", "detail": "There is no param `b`; there are: a. (line 3)"}
+            {"pointer": "/content/run/cmd", "detail": "Unknown param `b`; use one of: a. (line 3)"}
         ]
         client.submit()
         assert client.patch(f"{JOBS}/1", {"content": self.YAML}).json["config"]["params"] == {"lr": 0.1}

@@ -106,7 +106,7 @@ class TestLists:
         box.fill("stat:failed")
         page.get_by_role("button", name="Filter").click()
         expect(box).to_have_value("stat:failed")
-        expect(box).to_have_accessible_description(re.compile("There is no job field stat"))
+        expect(box).to_have_accessible_description(re.compile("Unknown job field stat"))
 
     def test_lists_are_sorted_and_paged_by_links(self, page: Page, server: Server, numbers: dict[str, int]) -> None:
         assert server.call("POST", "/api/v1/projects", {"name": "long"}).status == 201

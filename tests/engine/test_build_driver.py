@@ -242,7 +242,7 @@ def test_each_build_has_the_reason_why_it_was_made(world):
         return (world.read(job).build.reason or {})["kind"], world.read(job).build.reason["text"]
 
     assert reason_of_build() == ("first", "it is the project's first build")
-    assert reason_of_build(build_steps=["true"]) == ("changed", "the steps changed since build 1")
+    assert reason_of_build(build_steps=["true"]) == ("changed", "the build steps changed since build 1")
     assert reason_of_build(image="b", build_steps=["true"], env_vars=[["A", "1"]]) == (
         "changed",
         "the image and the variables changed since build 2",

@@ -91,7 +91,7 @@ class TestParams:
             "/config/run/cmd/2",
             "/config/environment/env_vars/X",
         ]
-        assert found[0][1] == "There is no param `b`; there are: a."
+        assert found[0][1] == "Unknown param `b`; use one of: a."
 
     @pytest.mark.parametrize(
         ("params", "pointer"),
@@ -279,7 +279,7 @@ class TestTexts:
             ('{"run": {"cmd": "a", "cmd": "b"}}', "the key `cmd` comes twice in line 1, column 22"),
             ("{'a': None, 'a': 1}", "the key `a` comes twice"), ("a: !!bool maybe", "in line 1, column 4"),
             ("a:\n- 1\n- " + "9" * 5000, "as int in line 3"), ("a: !!timestamp 2026-11-23", "the tag"),
-            (MERGES, "too large"), (LONG, "too large"), ("&a {k: *a}", "holds itself"),
+            (MERGES, "too large"), (LONG, "too large"), ("&a {k: *a}", "contains itself"),
             ("a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 60)), "nested too deep"),
             ("a: &a [*a]", "too deep"), ("[" * 100_000, "nested too deep in line 1"),
             ("a:\n" + "- " * 50_000, "nested too deep"),

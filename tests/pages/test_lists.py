@@ -147,7 +147,7 @@ def test_unknown_sort_field_is_reported_and_dropped(client: FlaskClient, jobs: d
 
 
 def test_invalid_query_is_reported_and_kept(client: FlaskClient, jobs: dict[str, Job]) -> None:
-    for query, message in (("stat:x", "There is no job field stat"), ("exit_code:>x", "x is not a whole number")):
+    for query, message in (("stat:x", "Unknown job field stat"), ("exit_code:>x", "x is not a whole number")):
         answer = client.get("/ana/demo", query_string={"query": query})
         assert answer.status_code == 200
         assert message in Page(answer.text).text.replace("Key", "key")

@@ -41,7 +41,7 @@ def test_pause_doubles_until_a_child_lives_long(monkeypatch):
         assert child.tend() is None
         _, status = os.waitpid(child.pid, 0)
         clock[0] += lifetime
-        message = child.died(status)
+        message = child.record_exit(status)
         pauses.append(child.tend())
         clock[0] += pauses[-1]
     assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5, 0.1, 0.2])
@@ -60,7 +60,7 @@ import ctypes, os, sys, threading, time
 from polyjob.server import supervisor
 
 assert ctypes.CDLL(None).prctl(36, 1) == 0  # child subreaper: orphans become children, as of process 1
-supervisor.END_LIMIT_SECONDS = 0.5
+supervisor.TERM_TO_KILL_SECONDS = 0.5
 stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
 children = [
     supervisor.Child("orphans", ["sh", "-c", "(true & true &) ; exec sleep 60"], os.environ),

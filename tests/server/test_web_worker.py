@@ -120,9 +120,9 @@ def test_incomplete_request_is_answered_at_its_deadline(worker):
 
 
 def test_unread_bytes_do_not_delay_a_goodbye_for_ever(worker, monkeypatch):
-    monkeypatch.setattr(web_worker, "_GOODBYE_BYTES", 5)
+    monkeypatch.setattr(web_worker, "_CLOSE_BYTES", 5)
     client, connection = connect(worker)
-    worker._say_goodbye(connection)
+    worker._close_gently(connection)
     client.sendall(b"still here")
     worker._client_is_ready(connection)
     assert connection not in worker._waiting

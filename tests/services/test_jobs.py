@@ -304,6 +304,6 @@ def test_job_of_another_project_is_not_found(create, user, settings):
 def test_waiting_reason_counts_the_jobs_ahead(create):
     first, second = create(), create()
     reasons = [job_queue.waiting_reason(job, job_queue.queue_position(job)) for job in (first, second)]
-    assert reasons[0].endswith("0 jobs are ahead of it.")
-    assert reasons[1].endswith("1 job is ahead of it.")
+    assert reasons[0].endswith("0 jobs are ahead.")
+    assert reasons[1].endswith("1 job is ahead.")
     assert job_queue.waiting_reason(done(first), None) is None

@@ -26,6 +26,7 @@ from polyjob.storage import pack
 from polyjob.storage.live_outputs import LiveOutputs
 from polyjob.storage.outputs import EMPTY, Outputs, PathNotFound, write_index
 from polyjob.storage.pack import MAX_DEPTH, MEMBER_SIZE, Entry, Packer
+from polyjob.storage.pack_stream import pack_stream
 from polyjob.storage.sparse import ExtentReader
 from polyjob.storage.store import Store
 from runners.common.trees import remove_tree
@@ -408,7 +409,7 @@ def test_replaced_outputs_folder_is_noted(store, folder, kind):
         folder.write_bytes(b"x")
     else:
         folder.symlink_to("/etc" if kind == "link" else "nowhere")
-    assert list(LiveOutputs(folder).archive("7"))
+    assert list(LiveOutputs(folder).tarball("7"))
     outputs = sealed(store)
     assert outputs.is_empty and "The outputs folder was not kept" in outputs.notes[0]
     assert sorted(os.listdir(folder.parent)) == ["outputs.json", "outputs.tar.gz"]
@@ -579,7 +580,7 @@ def test_damaged_streams_raise_oserror_or_are_sealed(store):
             data[chance.randrange(len(data) // 2)] = chance.randrange(256)
         packer = Packer("7", 1 << 20)
         try:
-            b"".join([*packer.stream(chunks(bytes(data), 1000)), *packer.end()])
+            b"".join([*pack_stream(packer, chunks(bytes(data), 1000)), *packer.end()])
         except OSError:
             continue
 
@@ -589,7 +590,7 @@ def test_large_pieces_are_not_copied_repeatedly(store):
     packer = Packer("7")
     tracemalloc.start()
     try:
-        for _ in packer.stream([data]):
+        for _ in pack_stream(packer, [data]):
             pass
         assert tracemalloc.get_traced_memory()[1] < 2 << 20
     finally:
@@ -678,7 +679,7 @@ def test_swapping_folders_for_links_never_leaves_the_folder(folder, tmp_path):
                 with contextlib.suppress(PathNotFound):
                     assert "only-outside" not in [name for name, _ in live.tree(path)[0]]
         for _ in range(100):
-            data = b"".join(live.archive("7"))
+            data = b"".join(live.tarball("7"))
             with tarfile.open(fileobj=io.BytesIO(data)) as archive:
                 for member in archive.getmembers():
                     assert member.issym() or member.isdir() or archive.extractfile(member).read() == b"fine"

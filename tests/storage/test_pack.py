@@ -260,7 +260,7 @@ def test_protected_files_of_a_running_job_stay_closed(open_folder):
     os.chown(open_folder / "w", NOBODY, NOBODY)
     (open_folder / "w").chmod(0)
     out = io.BytesIO()
-    as_another(open_folder, lambda: out.write(b"".join(LiveOutputs(open_folder).archive("7"))))
+    as_another(open_folder, lambda: out.write(b"".join(LiveOutputs(open_folder).tarball("7"))))
     with tarfile.open(fileobj=io.BytesIO(out.getvalue())) as archive:
         assert archive.getnames() == []
 
@@ -280,7 +280,7 @@ def test_hard_links_to_files_of_root_are_neither_kept_nor_served(store, folder, 
     with pytest.raises(PathNotFound):
         live.open_file(name)
     assert b"".join(live.open_file(f"{below}/own")[1]) == b"own"
-    with tarfile.open(fileobj=io.BytesIO(b"".join(live.archive("7")))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(b"".join(live.tarball("7")))) as archive:
         assert not [found for found in archive.getnames() if "token" in found]
     store.seal(JOB, "7", 0)
     assert name not in store.outputs(JOB).entries

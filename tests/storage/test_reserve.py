@@ -58,7 +58,7 @@ def test_server_starts_on_a_full_disk_after_a_clean_stop(settings, data_dir):
     fill(data_dir)
     prepare_data_dir(settings)
     close_database()
-    assert not (data_dir / reserve.NAME).exists()
+    assert not (data_dir / reserve.RESERVE_FILE).exists()
     fill(data_dir)
     with pytest.raises(UnusableDataDir):  # the reserve is what made the difference
         prepare_data_dir(settings)
@@ -96,7 +96,7 @@ def test_deletes_are_committed_on_a_full_disk(settings, project, user, data_dir,
 def test_reserve_is_kept_while_the_disk_has_space(settings, project, user, data_dir):
     job = submission.create(project, user, CONFIG, settings)
     jobs.delete(job, user, settings)
-    assert (data_dir / reserve.NAME).stat().st_blocks * 512 == reserve.SIZE
+    assert (data_dir / reserve.RESERVE_FILE).stat().st_blocks * 512 == reserve.RESERVE_BYTES
     assert not [name for name in os.listdir(data_dir) if name.startswith("tmp")]
 
 
@@ -105,15 +105,15 @@ def test_reserve_is_created_again_once_there_is_space(data_dir):
     reserve.release(data_dir)
     reserve.release(data_dir)
     reserve.renew(data_dir)
-    assert not (data_dir / reserve.NAME).exists()
-    os.truncate(filler, reserve.SIZE)
+    assert not (data_dir / reserve.RESERVE_FILE).exists()
+    os.truncate(filler, reserve.RESERVE_BYTES)
     reserve.renew(data_dir)
-    assert (data_dir / reserve.NAME).stat().st_size == reserve.SIZE
+    assert (data_dir / reserve.RESERVE_FILE).stat().st_size == reserve.RESERVE_BYTES
 
 
 def test_full_disk_gets_no_partial_reserve(data_dir, monkeypatch):
-    (data_dir / reserve.NAME).unlink()
+    (data_dir / reserve.RESERVE_FILE).unlink()
     fill(data_dir)
     monkeypatch.setattr(reserve, "MIN_FREE_BYTES", 0)
     reserve.renew(data_dir)
-    assert not [name for name in os.listdir(data_dir) if name.startswith(reserve.NAME)]
+    assert not [name for name in os.listdir(data_dir) if name.startswith(reserve.RESERVE_FILE)]

@@ -514,7 +514,7 @@ def test_upload_is_synced_before_and_after_its_rename(store, monkeypatch):
 def test_few_uploads_are_unpacked_concurrently(monkeypatch):
     monkeypatch.setattr(uploads, "MAX_CHECK_WAIT_SECONDS", 0.01)
     with contextlib.ExitStack() as stack:
-        for _ in range(uploads.MAX_CHECKS):
+        for _ in range(uploads.MAX_CONCURRENT_CHECKS):
             stack.enter_context(uploads.check_slot())
         with pytest.raises(Unavailable), uploads.check_slot():
             pass

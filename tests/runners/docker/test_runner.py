@@ -18,6 +18,7 @@ import docker
 import pytest
 
 from polyjob.storage.pack import Packer
+from polyjob.storage.pack_stream import pack_stream
 from runners.base import (
     DOCKER_HOST_ALIAS,
     FENCE_LIFETIME_SECONDS,
@@ -77,7 +78,7 @@ def test_replaced_outputs_folder_is_noted(harness: DockerHarness, instead: str) 
     handle = harness.runner.start(spec, None)
     assert harness.end(handle).succeeded
     packer = Packer("1")
-    assert list(packer.stream(harness.runner.outputs(handle))) == []
+    assert list(pack_stream(packer, harness.runner.outputs(handle))) == []
     assert packer.notes == ["The outputs folder was not kept: it is not a folder"]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from polyjob.storage.pack import Packer
+from polyjob.storage.pack_stream import pack_stream
 from runners.base import HandleNotFound, RunnerUnavailable
 from tests.runners.harness import archive, wait_for
 from tests.runners.kubernetes.helpers import note_of, release, run_to_end, start_running
@@ -81,7 +82,7 @@ def test_replaced_outputs_folder_is_noted(harness: KubernetesHarness, instead: s
     folder = "$POLYAXON_RUN_OUTPUTS_PATH"
     _, _, handle = run_to_end(harness, f"echo x > {folder}/kept; rm -r {folder}; {instead} {folder}")
     packer = Packer("1")
-    assert list(packer.stream(harness.remote.outputs(handle))) == []
+    assert list(pack_stream(packer, harness.remote.outputs(handle))) == []
     assert packer.notes == ["The outputs folder was not kept: it is not a folder"]
 
 
