@@ -34,10 +34,10 @@ def list_audit() -> dict[str, Any]:
     kind, target_id = request.args.get("kind"), request.args.get("target_id")
     if kind is not None and kind not in KINDS:
         raise Invalid([Problem("kind", f"`kind` must be one of: {', '.join(KINDS)}.")])
-    number = parse_digits(target_id, MAX_ID_DIGITS) if target_id is not None else None
-    if target_id is not None and number is None:
+    parsed_id = parse_digits(target_id, MAX_ID_DIGITS) if target_id is not None else None
+    if target_id is not None and parsed_id is None:
         raise Invalid([Problem("target_id", "`target_id` must be a number.")])
-    return _page(audit.list_entries(kind=kind, target_id=number, user=request.args.get("user")))
+    return page_of_query(audit.list_entries(kind=kind, target_id=parsed_id, user=request.args.get("user")))
 
 
 @blp.get(f"{JOB}/audit")
@@ -46,8 +46,4 @@ def list_audit() -> dict[str, Any]:
 def list_job_audit(username: str, project_name: str, job_id: int) -> dict[str, Any]:
     """List all changes of a job, latest first; for the owner of its project"""
     job = find_job(username, project_name, job_id)
-    return _page(audit.list_entries(kind="job", target_id=job.id))
-
-
-def _page(query: Any) -> dict[str, Any]:
-    return page_of_query(query)
+    return page_of_query(audit.list_entries(kind="job", target_id=job.id))

@@ -62,10 +62,10 @@ def create_build(username: str, project_name: str) -> Response:
     """Create a build before any job needs it"""
     project = find_project(username, project_name)
 
-    def create(once: IdempotentRequest | None) -> Build:
+    def create(idempotent: IdempotentRequest | None) -> Build:
         parsed = read_build_create(read_body())
         with config_errors_at(parsed.config_pointer):
-            return builds.create(project, me(), parsed.attributes, settings(), once)
+            return builds.create(project, me(), parsed.attributes, settings(), idempotent)
 
     return create_idempotently(project, create, _document)
 

@@ -48,7 +48,10 @@ def readyz() -> Response:
 
 
 def server_parts() -> dict[str, dict[str, Any]]:
-    """Return the state of each part of the server: `ok`, and in `why` the fault, or a remark on a part that works."""
+    """Return the state of each part of the server.
+
+    `ok` is whether the part works. `why` is its fault, or a remark on a part that works, or None.
+    """
     return {
         "database": _state(database_fault()),
         "disk": _state(_disk_fault()),
@@ -93,8 +96,8 @@ def _disk_fault() -> str | None:
 def _engine_fault() -> str | None:
     if not engine_pid(settings().data_dir):
         return "No engine is running. New jobs are accepted, but they wait."
-    mark = last_pass(settings().data_dir)
-    silence = Clock().since(mark) if mark and ":" in mark else None
+    last = last_pass(settings().data_dir)
+    silence = Clock().since(last) if last and ":" in last else None
     if silence is None or silence < MAX_PASS_INTERVAL_SECONDS:
         return None
     return f"The engine has made no pass for {silence:.0f} s. It hangs or is suspended."
@@ -120,7 +123,7 @@ def _times(count: int) -> str:
 
 
 def _runner_fault() -> str | None:
-    """Return the fault that the engine found last. The web process never asks a runner itself."""
+    """Return the fault that the engine reported last. The web process never calls a runner itself."""
     if _engine_fault():
         return "Unknown: no engine checks it."
     runner = read_engine_report(settings().data_dir).runner

@@ -30,10 +30,10 @@ PARAMETER = {
 def create_idempotently(
     project: Project, create: Callable[[IdempotentRequest | None], Any], to_document: Callable[[Any], dict[str, Any]]
 ) -> Response:
-    """Return the 201 for the object that `create` creates in the project, or the one of the same request before.
+    """Return the 201 for the object that `create` creates in the project, or the response to an earlier same request.
 
-    `create` reads the body, and passes its argument on to the service. Raises Invalid for a bad key, KeyReused for the
-    key of another request, and what `create` raises.
+    `create` reads the body, and passes its argument on to the service. Raises Invalid for an invalid key, KeyReused for
+    the key of another request, and whatever `create` raises.
     """
     key = request.headers.get(HEADER)
     if key is None:
@@ -47,9 +47,9 @@ def create_idempotently(
         return bodies[-1]
 
     try:
-        once = IdempotentRequest(me(), project, key, _digest(), render)
-        once.check()
-        create(once)
+        idempotent = IdempotentRequest(me(), project, key, _digest(), render)
+        idempotent.check()
+        create(idempotent)
     except ReplayedResponse as replayed:
         response = _created(replayed.body)
         response.headers[REPLAYED] = "true"
@@ -61,7 +61,7 @@ def _digest() -> str:
     """Return a digest of the whole request."""
     digest = hashlib.sha256(f"{request.method} {request.full_path} {request.mimetype}\n".encode())
     body = request.get_data(cache=True, parse_form_data=False)
-    if request.mimetype == "multipart/form-data":  # its boundary differs each time
+    if request.mimetype == "multipart/form-data":  # the boundary differs each time
         body = repr(sorted(request.form.items(multi=True))).encode()
     digest.update(body)
     return digest.hexdigest()

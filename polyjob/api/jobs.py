@@ -65,10 +65,10 @@ def create_job(username: str, project_name: str) -> Response:
     """
     project = find_project(username, project_name)
 
-    def create(once: IdempotentRequest | None) -> Job:
+    def create(idempotent: IdempotentRequest | None) -> Job:
         parsed = read_job_create(read_body())
         with config_errors_at(parsed.config_pointer):
-            return submission.create(project, me(), parsed.attributes, settings(), once)
+            return submission.create(project, me(), parsed.attributes, settings(), idempotent)
 
     return create_idempotently(project, create, _document)
 
@@ -200,11 +200,11 @@ def copy_job(username: str, project_name: str, job_id: int) -> Response:
 def _clone(username: str, project_name: str, job_id: int, strategy: str) -> Response:
     project = find_project(username, project_name)
 
-    def create(once: IdempotentRequest | None) -> Job:
+    def create(idempotent: IdempotentRequest | None) -> Job:
         job = jobs.find(project, job_id)
         parsed = read_job_clone(read_body())
         with config_errors_at(parsed.config_pointer):
-            return cloning.clone(job, me(), strategy, parsed.attributes, settings(), once)
+            return cloning.clone(job, me(), strategy, parsed.attributes, settings(), idempotent)
 
     return create_idempotently(project, create, _document)
 

@@ -179,7 +179,7 @@ def read_sent_text() -> bytes:
 
     * A JSON string, or each string of a list, gets a line feed at its end if it has none.
     * JSON that is declared as a form, as curl does by default, is read as JSON.
-    * Any other body is taken as it is.
+    * Any other body is not changed.
 
     Raises Invalid for invalid JSON.
     """

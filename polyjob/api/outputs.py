@@ -44,7 +44,7 @@ MAX_LISTED = 5000
 RETRY_AFTER_SECONDS = 10
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_ARCHIVE = {
+_TARBALL = {
     "responses": {
         206: {"description": "The requested range.", "content": {MIMETYPE: _BINARY}},
         304: {"description": "Unchanged since the ETag in `If-None-Match`."},
@@ -59,7 +59,7 @@ blp = Blueprint("outputs", __name__, description="Outputs: the files that jobs w
 
 
 @blp.get(f"{JOB}/outputs")
-@blp.doc(**_ARCHIVE)
+@blp.doc(**_TARBALL)
 @blp.response(200, {"type": "string", "format": "binary"}, content_type=MIMETYPE)
 @requires(Access.READ)
 def get_outputs(username: str, project_name: str, job_id: int) -> Response:
@@ -71,7 +71,7 @@ def get_outputs(username: str, project_name: str, job_id: int) -> Response:
 
 
 @blp.get(f"{JOB}/outputs/download")
-@blp.doc(**_ARCHIVE)
+@blp.doc(**_TARBALL)
 @blp.response(200, {"type": "string", "format": "binary"}, content_type=MIMETYPE)
 @requires(Access.READ)
 def download_outputs(username: str, project_name: str, job_id: int) -> Response:
@@ -90,7 +90,7 @@ def tree_of_outputs(username: str, project_name: str, job_id: int) -> dict[str, 
     control characters and bytes that are not UTF-8 are written as `%` and two hex digits. A `%` that precedes two hex
     digits in the name itself is written as `%25`. Names are valid in `path` as they are listed.
     """
-    outputs = readable(find_job(username, project_name, job_id))
+    outputs = readable_outputs(find_job(username, project_name, job_id))
     path, after = name_from_query("path"), name_from_query("after")
     files, folders = outputs.tree(path, after, MAX_LISTED + 1)
     names = sorted([*folders, *(name for name, _ in files)])
@@ -114,7 +114,7 @@ def file_of_outputs(username: str, project_name: str, job_id: int) -> Response:
 
     If the job is done, the response has an `ETag`, and `If-None-Match` works.
     """
-    outputs = readable(find_job(username, project_name, job_id))
+    outputs = readable_outputs(find_job(username, project_name, job_id))
     path = name_from_query("path")
     if not path:
         raise Invalid([Problem("path", "Files view expect a path to the file.")])
@@ -131,7 +131,7 @@ def file_of_outputs(username: str, project_name: str, job_id: int) -> Response:
     return response
 
 
-def readable(job: Job) -> Outputs | LiveOutputs:
+def readable_outputs(job: Job) -> Outputs | LiveOutputs:
     """Return the sealed outputs, or the live ones of a local job. Raises Conflict while only the runner has them."""
     sealed = store().outputs(job.uuid)
     if job.status.is_done or not sealed.is_empty:
@@ -146,7 +146,7 @@ def readable(job: Job) -> Outputs | LiveOutputs:
 
 def _tarball_response(job: Job) -> Response:
     name = f"{job.unique_name.replace('.', '_')}.tar.gz"
-    outputs = readable(job)
+    outputs = readable_outputs(job)
     if isinstance(outputs, Outputs):
         return _sealed_response(outputs, name)
     response = Response(outputs.tarball(str(job.id)), mimetype=MIMETYPE)
@@ -168,7 +168,7 @@ def _sealed_response(outputs: Outputs, name: str) -> Response:
 
 
 def _ignore_unsupported_range(size: int) -> None:
-    """Serve everything if the request has several ranges, another unit, or a longer suffix than the tarball."""
+    """Serve everything if the request has several ranges, another unit, or a suffix longer than the tarball."""
     header = request.range
     if header is None or header.units != "bytes" or len(header.ranges) != 1 or header.ranges[0][0] < -size:
         request.environ.pop("HTTP_RANGE", None)

@@ -151,5 +151,5 @@ def read_cursor(order: str) -> tuple[int | None, int] | None:
 
 
 def _is_integer(value: Any) -> bool:
-    """Whether the value is an integer that fits into the database."""
+    """Return whether the value is an integer that fits into the database."""
     return type(value) is int and abs(value) < 1 << 63

@@ -47,7 +47,7 @@ class ParamReader:
         return self.number(name, 0) if name in self.arguments else None
 
     def wait_seconds(self, name: str = "wait") -> float:
-        """Read how long to wait. A longer time counts as `MAX_WAIT_SECONDS`."""
+        """Read a number of seconds to wait, limited to `MAX_WAIT_SECONDS`."""
         try:
             seconds = float(self.arguments.get(name, "0"))
         except ValueError:
@@ -68,7 +68,7 @@ class ParamReader:
         return _YES_NO[text]
 
     def reject(self, name: str, expected: str) -> None:
-        """Add the problem that a parameter is not what was expected."""
+        """Add a problem: the parameter must be `expected`."""
         self.problems.append(Problem(name, f"`{name}` must be {expected}."))
 
     def check(self) -> None:

@@ -1,6 +1,6 @@
-"""Spellings of paths: a final slash, doubled slashes and, in the API, a final `.json` make no difference.
+"""Normalize paths: a final slash, doubled slashes and, in the API, a final `.json` make no difference.
 
-This happens before routing, because a router would redirect, which turns a POST into a GET.
+This happens before routing. A router would redirect, and a redirect turns a POST into a GET.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 _SLASHES = re.compile("//+")
-
 
 UPGRADE = "polyjob.upgrade"
 """Key of the WSGI environment: the protocol that the request offers in `Upgrade`, in lower case.

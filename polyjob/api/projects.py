@@ -31,8 +31,8 @@ from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Project
 from polyjob.services import bookmarks, projects
 
-MULTIPART_OVERHEAD = 1 << 20
-"""Bytes of a multipart body that are not the file."""
+MULTIPART_OVERHEAD_BYTES = 1 << 20
+"""Room for the headers and boundaries of a multipart body beside its file."""
 
 QUERY = query_parameter(
     "query",
@@ -187,13 +187,13 @@ def delete_repository(username: str, project_name: str) -> Response:
 def download_code(username: str, project_name: str) -> Response:
     """Download an upload of a project, a .tar.gz file"""
     project = find_project(username, project_name)
-    code = projects.find_upload(project, request.args.get("commit") or None)
+    upload = projects.find_upload(project, request.args.get("commit") or None)
     return send_file(
-        store().upload_path(code.digest),
+        store().upload_path(upload.digest),
         mimetype="application/gzip",
         as_attachment=True,
         download_name=f"{project.unique_name.replace('.', '_')}.tar.gz",
-        etag=code.digest,
+        etag=upload.digest,
     )
 
 
@@ -217,7 +217,7 @@ def download_code(username: str, project_name: str) -> Response:
 def upload_code(username: str, project_name: str) -> Response:
     """Upload the files that new jobs of a project run with"""
     project = find_project(username, project_name)
-    request.max_content_length = settings().upload_limit + MULTIPART_OVERHEAD
+    request.max_content_length = settings().upload_limit + MULTIPART_OVERHEAD_BYTES
     projects.store_upload(project, me(), cast(BinaryIO, open_part("repo")), settings())
     return empty(200)
 

@@ -22,7 +22,7 @@ _BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Request(flask.Request):
-    """A request whose body is refused as a whole if it breaks a rule, never cut.
+    """A request whose body is refused if it breaks a rule. A body is never cut off at a limit.
 
     * 413: it is larger than the limit, also if its length is not announced.
     * 415: it is encoded, for example with gzip.
@@ -44,7 +44,9 @@ class Request(flask.Request):
             )
         encoding = self.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("identity", ""):
-            raise UnsupportedMediaType(f"`Content-Encoding: {encoding[:40]}` is not supported; send the body as it is.")
+            raise UnsupportedMediaType(
+                f"`Content-Encoding: {encoding[:40]}` is not supported; send the body without an encoding."
+            )
         limit = self.max_content_length
         stream = super().stream
         if limit is None or "wsgi.input_terminated" not in self.environ:
@@ -86,7 +88,7 @@ def read_body() -> dict[str, Any]:
 
 
 def looks_like_json(data: bytes, first: bytes) -> bool:
-    """Return whether a body that is declared as a form is JSON that begins with one of these bytes. No form does."""
+    """Return whether a body that is declared as a form is JSON, which begins with one of these bytes. No form does."""
     return data.startswith(_BYTE_ORDER_MARKS) or data.lstrip()[:1] in [bytes([byte]) for byte in first]
 
 

@@ -51,6 +51,6 @@ def _watcher() -> Watcher:
 
 
 def _connection() -> socket.socket | None:
-    """Return the client's connection; None if the server does not tell it."""
+    """Return the client's connection; None if the server does not pass its sockets."""
     connection: socket.socket | None = request.environ.get("gunicorn.socket")
     return connection

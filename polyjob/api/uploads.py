@@ -46,14 +46,14 @@ class FilePart(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         parts, remaining = [], size if size >= 0 else 1 << 62
-        while remaining and (self._content or self._read_on()):
+        while remaining and (self._content or self._read_more()):
             part, self._content = self._content[:remaining], self._content[remaining:]
             parts.append(part)
             remaining -= len(part)
         return b"".join(parts)
 
-    def _read_on(self) -> bool:
-        """Read until there is more content. Return False at the end of the body."""
+    def _read_more(self) -> bool:
+        """Read more content. Return False at the end of the body."""
         while piece := self._next_piece():
             if piece.part is self._part and piece.data:
                 self._content = piece.data

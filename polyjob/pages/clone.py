@@ -76,7 +76,7 @@ def clone_edited(username: str, project_name: str, job_id: int) -> AnyResponse:
 
 
 def config_text(job: Job) -> str:
-    """Return the text that was submitted, or else the stored config as text."""
+    """Return the config as the text that was submitted, or else the stored config as YAML."""
     return job.content if job.content is not None else to_yaml(job.config)
 
 

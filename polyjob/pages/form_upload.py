@@ -27,33 +27,34 @@ MAX_FIELD_PARTS = 100
 
 
 @dataclass
-class Received:
-    """A form. `archive` is None if no file was chosen; it is closed at the end of the block that received it."""
+class ReceivedForm:
+    """A form with its files. The block that received it closes `tarball` at its end."""
 
     fields: MultiDict[str, str] = field(default_factory=MultiDict)
-    archive: BinaryIO | None = None
+    tarball: BinaryIO | None = None
+    """The files as one tar.gz; None if no file was chosen or the files have a fault."""
     fault: Invalid | None = None
-    """The reason why there is no archive of the files."""
+    """The error of files that could not be packed."""
 
     @property
     def has_files(self) -> bool:
-        return self.archive is not None or self.fault is not None
+        return self.tarball is not None or self.fault is not None
 
 
 @contextlib.contextmanager
-def receive(folder: Path, fields_limit: int, limits: Limits) -> Iterator[Received]:
+def receive_form(folder: Path, fields_limit: int, limits: Limits) -> Iterator[ReceivedForm]:
     """Read the form of the request. Its files are spooled in `folder`, as files without a name.
 
     Raises Invalid for a malformed form, and TooLarge for one beyond the limits or `request.max_content_length`.
     """
     if request.mimetype != "multipart/form-data":
-        yield Received(MultiDict(request.form))
+        yield ReceivedForm(MultiDict(request.form))
         return
     boundary = request.mimetype_params.get("boundary")
     if not boundary:
         raise Invalid([Problem("", "The form is incomplete.")])
     with contextlib.ExitStack() as stack:
-        received = Received()
+        received = ReceivedForm()
         spools = [_temporary_file(folder, stack) for _ in range(2)]
         try:
             pieces = read_pieces(request.stream, boundary.encode(), limits.members + MAX_FIELD_PARTS)
@@ -61,7 +62,7 @@ def receive(folder: Path, fields_limit: int, limits: Limits) -> Iterator[Receive
             first, second = next(files, None), next(files, None)
             if first and second:
                 all_files = itertools.chain([first, second], files)
-                received.archive = files_to_tar(all_files, _temporary_file(folder, stack))
+                received.tarball = files_to_tar(all_files, _temporary_file(folder, stack))
         except (TooManyParts, RequestEntityTooLarge):
             message = f"The upload is larger than {limits.size} bytes or has more than {limits.members} files."
             raise TooLarge(message) from None
@@ -69,7 +70,7 @@ def receive(folder: Path, fields_limit: int, limits: Limits) -> Iterator[Receive
             raise Invalid([Problem("", "The form is incomplete.")]) from error
         if first and not second:
             try:
-                received.archive = _single_file_to_tar(*first, _temporary_file(folder, stack), limits)
+                received.tarball = _single_file_to_tar(*first, _temporary_file(folder, stack), limits)
             except Invalid as error:
                 received.fault = error
         yield received
@@ -100,12 +101,14 @@ def _spool_files(
             spool.seek(0)
             spool.truncate()
         spool.write(piece.data)
-        if piece.is_last and (piece.part.filename or spool.tell()):  # a browser sends neither if no file was chosen
+        if piece.is_last and (
+            piece.part.filename or spool.tell()
+        ):  # without a chosen file, browsers send an empty part
             yield piece.part.filename, spool
 
 
 def _single_file_to_tar(filename: str, content: BinaryIO, output: BinaryIO, limits: Limits) -> BinaryIO:
-    """Return a tarball as it is, and a zip file or any other file as a tarball."""
+    """Return the file itself if it is a tarball; otherwise pack it, or the content of a zip file, as one."""
     content.seek(0)
     magic = content.read(4)
     content.seek(0)

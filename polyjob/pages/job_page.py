@@ -144,7 +144,7 @@ def _diff_to_original(job: Job, originals: list[Job]) -> list[tuple[str, str]] |
 
 
 def _stopping(job: Job) -> str | None:
-    """Say why the job is about to end; None if no stop was requested or it has ended."""
+    """Explain why the job is being stopped. Return None if no stop was requested or the job has ended."""
     if job.stop_at is None or job.status.is_done:
         return None
     if job.stop_kind == "timeout":

@@ -65,8 +65,10 @@ class ListRequest:
     def url(self, **changes: str) -> str:
         """Return the query string with these changes. It starts at the first page unless they name another one."""
         parameters = {"query": self.query, "show": self.show, "sort": self.sort} | changes
-        given = {name: value for name, value in parameters.items() if value and (name, value) != ("sort", SORTS[0])}
-        return f"?{urlencode(given)}" if given else "?"
+        parameters = {name: value for name, value in parameters.items() if value}
+        if parameters.get("sort") == SORTS[0]:
+            del parameters["sort"]
+        return f"?{urlencode(parameters)}"
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def _conditions(user: User, request: ListRequest) -> list[Any]:
 
 
 def _visible(request: ListRequest) -> SQL:
-    """Hide archived jobs, unless the request or its query asks for them."""
+    """Return the condition that hides archived jobs, unless the request or its query asks for them."""
     if request.show == "archived":
         return ARCHIVED
     return UNDELETED if has_condition_on(request.query, "archived") else LISTED

@@ -10,7 +10,7 @@ from markupsafe import escape
 from polyjob.logs import ansi
 
 MAX_PENDING_CHARACTERS = 1 << 16
-"""Characters of an unfinished line that are held back; a longer one is output in parts."""
+"""Characters of an unfinished line that wait for its end; a longer line is output in parts."""
 _INCOMPLETE_END = re.compile(r"(?:(?<!\r)\r+|\x1b(?:\[[0-?]{0,256}[ -/]{0,256}|[\]PX^_][^\x07\x1b]{0,4096})?)$")
 """A carriage return or the start of an escape sequence, whose effect depends on what follows."""
 
@@ -25,7 +25,7 @@ class LogRows:
         self._pending = ""
         """The part of the unfinished line that was not output yet."""
         self._is_row_open = False
-        """Whether a part of the unfinished line was output already."""
+        """True if a part of the unfinished line was output already."""
 
     def add(self, data: bytes) -> str:
         """Return the rows of all lines that end within the data."""

@@ -1,7 +1,7 @@
 """The page of a log.
 
-With JavaScript, it shows the lines in sight and fetches them through the API. Without, it is one long response that
-grows as the log does.
+With JavaScript, it fetches the visible lines through the API. Without JavaScript, it is one long response that grows
+with the log.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _page(before: str, rows: Iterable[str], after: str) -> Iterator[str]:
 def _rows_html(
     events: Iterable[RunEvent], rows: LogRows, render_end: Callable[[FollowInterrupted | None], str]
 ) -> Iterator[str]:
-    """Yield the rows as the log grows, then how the log ended."""
+    """Yield the rows as the log grows, and below them the text that `render_end` returns."""
     silent_events, interruption = 0, None
     try:
         for event in events:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from polyjob.api.outputs import readable
+from polyjob.api.outputs import readable_outputs
 from polyjob.db.models import Job
 from polyjob.errors import Conflict
 from polyjob.pages.markup import plain_log
@@ -60,9 +60,9 @@ class Entry:
 class Tree:
     entries: list[Entry] = field(default_factory=list)
     is_cut: bool = False
-    """Whether there are more entries than shown."""
+    """True if there are more entries than shown."""
     notes: list[str] = field(default_factory=list)
-    """Notes about files that could not be kept."""
+    """Notes about files that could not be saved."""
     problem: str | None = None
     """The reason why the outputs cannot be shown now."""
     remaining: int = 0
@@ -79,14 +79,14 @@ class Preview:
     text: str = ""
     rows: list[list[str]] = field(default_factory=list)
     is_cut: bool = False
-    """Whether the file is longer than the preview."""
+    """True if the file is longer than the preview."""
 
 
 def overview(job: Job) -> Tree:
     """Return the first MAX_TREE_ENTRIES entries, with folders opened to MAX_TREE_DEPTH."""
     tree = Tree(remaining=MAX_TREE_ENTRIES)
     try:
-        outputs = readable(job)
+        outputs = readable_outputs(job)
         tree.notes = outputs.notes if isinstance(outputs, Outputs) else []
         tree.entries = _read_folder(outputs, "", tree, 1)
     except (Conflict, PathNotFound) as error:

@@ -1,4 +1,4 @@
-"""One page of the list of projects, last changed first, with their numbers of jobs and builds."""
+"""One page of the list of projects, last changed first, with the number of running jobs of each."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Operation:
     responses: list[tuple[str, str, str, list[str]]]
     """(HTTP status, description, type, headers) of each response."""
     is_public: bool
-    """Whether it needs no token."""
+    """True if it needs no token."""
 
 
 @dataclass(frozen=True)

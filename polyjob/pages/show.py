@@ -9,7 +9,7 @@ from flask import Response, current_app, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob.api.downloads import attach
-from polyjob.api.outputs import readable
+from polyjob.api.outputs import readable_outputs
 from polyjob.api.paging import root
 from polyjob.api.request_context import find_build, find_job, find_project, me
 from polyjob.api.routes import BUILD, BUILDS, JOB, PROJECT
@@ -106,7 +106,7 @@ def job_outputs(username: str, project_name: str, job_id: int, path: str) -> Any
     job = find_job(username, project_name, job_id)
     context: dict[str, Any] = {"job": job, "path": path.strip("/"), "tree": None, "preview": None}
     try:
-        job_files = readable(job)
+        job_files = readable_outputs(job)
         try:
             context["tree"] = outputs.folder(job_files, path)
         except PathNotFound:
@@ -125,7 +125,7 @@ def picture(username: str, project_name: str, job_id: int, path: str) -> AnyResp
     media_type = outputs.IMAGES.get(outputs.file_extension(path))
     if media_type is None:
         raise NotFound("Not found.")
-    size, content = readable(job).open_file(path)
+    size, content = readable_outputs(job).open_file(path)
     response = Response(content, mimetype=media_type)
     response.content_length = size
     response.headers["Content-Security-Policy"] = OUTPUT_FILE_POLICY

@@ -20,7 +20,7 @@ from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Project
 from polyjob.errors import Invalid, Problem, TooLarge, Unavailable
 from polyjob.jobconfig.checks import check_values, deserialize
-from polyjob.pages.form_upload import Received, receive
+from polyjob.pages.form_upload import ReceivedForm, receive_form
 from polyjob.pages.forms import (
     STALE_FORM,
     Form,
@@ -120,23 +120,23 @@ def show_commands(username: str, project_name: str) -> AnyResponse:
 
 
 @contextmanager
-def _receive_form() -> Iterator[Received]:
+def _receive_form() -> Iterator[ReceivedForm]:
     """Receive the form and its files. Raises ForeignOrigin, before reading anything, if another site's page sent it."""
     sessions.require_own_origin()
     current = settings()
     request.max_content_length = current.upload_limit + FORM_OVERHEAD_BYTES
     limits = Limits(current.upload_limit, current.unpacked_limit, current.unpacked_files)
-    with receive(current.data_dir, current.body_limit, limits) as received:
+    with receive_form(current.data_dir, current.body_limit, limits) as received:
         yield received
 
 
-def _create_job(project: Project, form: Form, attributes: dict[str, Any], received: Received) -> int:
+def _create_job(project: Project, form: Form, attributes: dict[str, Any], received: ReceivedForm) -> int:
     upload_digest = None
-    if received.archive is not None:
+    if received.tarball is not None:
         config = attributes.get("config") or {}
         # Check first: no upload is stored for a job that the runner cannot run.
         specs.check_runner_support(config, settings().runner, len(settings().gpus))
-        project.code = projects.store_upload(project, me(), received.archive, settings())
+        project.code = projects.store_upload(project, me(), received.tarball, settings())
         upload_digest = project.code.digest
     return create_idempotently(
         form,

@@ -18,12 +18,12 @@ from polyjob.errors import Invalid, Problem
 from polyjob.storage.uploads import Limits, check_slot
 
 SUPPORTED_COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""Other methods unpack a few bytes to gigabytes in one step, however little is asked for."""
+"""Other methods can unpack a few bytes to gigabytes in one step, however little the caller reads."""
 MAX_LINK_TARGET_BYTES = 4096
 MAX_ZIP_DIRECTORY_BYTES = 8 << 20
 """The largest list of members in a zip file. zipfile reads all of it into memory."""
 IGNORED_FOLDERS = frozenset({".git", ".polyaxon"})
-"""Folders that are sent along when a person chooses a folder, without being meant."""
+"""Folders that browsers send as part of a chosen folder, although nobody wants them in an upload."""
 POINTER = "/upload"
 _ZIPFILE_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
@@ -100,8 +100,8 @@ def _add_member(tar: _TarWriter, archive: zipfile.ZipFile, info: zipfile.ZipInfo
 def _member_name(info: zipfile.ZipInfo) -> str:
     """Return a member's name with slashes between folders.
 
-    Some programs on Windows write backslashes. As in Info-ZIP, they separate folders if the member comes from there
-    and has no slash in its name.
+    Some programs on Windows write backslashes. As in Info-ZIP, backslashes separate folders if the member was written
+    on Windows and its name has no slash.
     """
     from_windows = info.create_system == 0 and "/" not in info.filename
     return info.filename.replace("\\", "/") if from_windows else info.filename
@@ -110,7 +110,7 @@ def _member_name(info: zipfile.ZipInfo) -> str:
 def _refuse_large_directory(file: BinaryIO) -> None:
     """Raise Invalid if the zip file's list of members is too large to be read into memory.
 
-    The end of the file states its size, which is also where zipfile looks.
+    The end of the file states the size of the list. zipfile reads it from there, too.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - (1 << 16) - 22 - 20))
@@ -130,7 +130,7 @@ def _open_zip(file: BinaryIO) -> zipfile.ZipFile:
 
 @contextlib.contextmanager
 def _zip_errors() -> Iterator[None]:
-    """Raise Invalid for what zipfile raises on a damaged file. Errors of the disk pass."""
+    """Raise Invalid if zipfile reports a damaged file. Errors of the disk are raised unchanged."""
     try:
         yield
     except _ZIPFILE_ERRORS as error:
@@ -177,7 +177,7 @@ class _TarWriter(contextlib.AbstractContextManager["_TarWriter"]):
         info = tarfile.TarInfo(name)
         info.size, info.mode = size, 0o755 if is_executable else 0o644
         self._tar.addfile(info, content)
-        self._tar.members.clear()  # type: ignore[attr-defined] # or each stays in memory
+        self._tar.members.clear()  # type: ignore[attr-defined] # tarfile would keep all in memory
 
     def add_folder(self, name: str) -> None:
         info = tarfile.TarInfo(name)

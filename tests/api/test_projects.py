@@ -183,7 +183,7 @@ class TestUpload:
         assert list((settings.data_dir / "code").iterdir()) == []
 
     def test_too_large_upload_is_not_read(self, settings, user, project, monkeypatch):
-        monkeypatch.setattr("polyjob.api.projects.MULTIPART_OVERHEAD", 0)
+        monkeypatch.setattr("polyjob.api.projects.MULTIPART_OVERHEAD_BYTES", 0)
         small = dataclasses.replace(settings, upload_limit=10)
         client = Client(create_app(small), users.create_token(user, "t")[1])
         answer = self.upload(client, tar({"a": b"1"}))

@@ -76,7 +76,7 @@ class TestChunkedBodies:
         assert log.read_bytes() == b"x" * LIMIT
 
     def test_upload_beyond_the_limit_is_refused(self, small_client, monkeypatch):
-        monkeypatch.setattr("polyjob.api.projects.MULTIPART_OVERHEAD", 0)
+        monkeypatch.setattr("polyjob.api.projects.MULTIPART_OVERHEAD_BYTES", 0)
         head = b'--b\r\nContent-Disposition: form-data; name="repo"; filename="c"\r\n\r\n'
         kind = "multipart/form-data; boundary=b"
         answer = send_chunked(small_client, "PUT", f"{BASE}/repo/upload", head + b"x" * LIMIT, kind)

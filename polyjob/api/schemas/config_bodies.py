@@ -48,7 +48,7 @@ class BodyFormat:
     section_names: Container[str]
     """Members of the body that mean that the sections of the config are members of the body."""
     keeps_nulls: bool = False
-    """Whether a null is a value, as in a patch, which removes a section with it. Otherwise it means "not given"."""
+    """True if null is a value, as in a patch, where it removes a section. Otherwise null counts as not given."""
 
 
 @dataclass(frozen=True)

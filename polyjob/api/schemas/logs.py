@@ -1,4 +1,4 @@
-"""A window on a log, on the wire."""
+"""Lines of a log, and searches, in responses."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ class LogLineSchema(Schema):
     """One line of a log."""
 
     number = fields.Integer(metadata={"description": "Counted from 1."})
-    offset = fields.Integer(metadata={"description": "Its first byte in the log."})
-    bytes = fields.Integer(metadata={"description": "Its length in the log, without the line feed."})
-    is_cut = fields.Boolean(metadata={"description": "It is too long to be given whole; this is a part of it."})
-    text = fields.String(metadata={"description": "What a terminal would show of it, without its style."})
+    offset = fields.Integer(metadata={"description": "Position of its first byte in the log."})
+    bytes = fields.Integer(metadata={"description": "Its length in bytes, without the line feed."})
+    is_cut = fields.Boolean(metadata={"description": "True if the line is too long and only a part of it is returned."})
+    text = fields.String(metadata={"description": "The text as a terminal would show it, without styles."})
     spans = fields.List(
         fields.List(fields.String()), metadata={"description": "With `styled` instead of `text`: `[classes, text]`, …"}
     )
@@ -21,17 +21,17 @@ class LogLineSchema(Schema):
 class LogLinesSchema(Schema):
     """Some lines of a log."""
 
-    total = fields.Integer(metadata={"description": "Lines of the log so far, one that is not ended yet among them."})
-    bytes = fields.Integer(metadata={"description": "Bytes of the log so far; what `after` takes."})
-    status = fields.String(metadata={"description": "Of the job or build."})
-    is_done = fields.Boolean(metadata={"description": "It is done, and the log will not grow."})
+    total = fields.Integer(metadata={"description": "Number of lines of the log so far, including an unfinished one."})
+    bytes = fields.Integer(metadata={"description": "Length of the log so far; a value for `after`."})
+    status = fields.String(metadata={"description": "Status of the job or build."})
+    is_done = fields.Boolean(metadata={"description": "True if it is done, so that the log will not grow."})
     lines = fields.List(fields.Nested(LogLineSchema))
 
 
 class LogSearchSchema(Schema):
-    """The lines of a log that show a text."""
+    """The lines of a log that contain a text."""
 
-    lines = fields.List(fields.Integer(), metadata={"description": "Their numbers."})
-    searched_to = fields.Integer(metadata={"description": "The last line that was looked at; what `after` takes."})
-    is_cut = fields.Boolean(metadata={"description": "There are lines behind it that were not looked at."})
-    total = fields.Integer(metadata={"description": "Lines of the log so far."})
+    lines = fields.List(fields.Integer(), metadata={"description": "Line numbers, counted from 1."})
+    searched_to = fields.Integer(metadata={"description": "The last line that was searched; a value for `after`."})
+    is_cut = fields.Boolean(metadata={"description": "True if lines after it were not searched."})
+    total = fields.Integer(metadata={"description": "Number of lines of the log so far."})
