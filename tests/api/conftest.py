@@ -49,9 +49,9 @@ class Client:
         return self.call("DELETE", path, body, **options)
 
     def submit(self, **config: Any) -> dict[str, Any]:
-        answer = self.post(JOBS, {"config": CONFIG | config})
-        assert answer.status_code == 201, answer.text
-        return answer.json
+        response = self.post(JOBS, {"config": CONFIG | config})
+        assert response.status_code == 201, response.text
+        return response.json
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def admin(app, client):
 
 
 @pytest.fixture
-def nobody(app, client):
+def anonymous(app, client):
     return Client(app)
 
 
@@ -81,15 +81,15 @@ def publish():
         Project.update(is_public=True).execute()
 
 
-def bring(number: int, *statuses: Any, **columns: Any) -> Job:
+def move_job(job_id: int, *statuses: Any, **columns: Any) -> Job:
     """Move the job through these statuses, as the engine would."""
-    job = Job.get_by_id(number)
+    job = Job.get_by_id(job_id)
     with write("test"):
         for status in statuses:
             assert transition(job, status)
         if columns:
-            Job.update(**columns).where(Job.id == number).execute()
-    return Job.get_by_id(number)
+            Job.update(**columns).where(Job.id == job_id).execute()
+    return Job.get_by_id(job_id)
 
 
 def tar(files: dict[str, bytes]) -> bytes:
@@ -102,11 +102,11 @@ def tar(files: dict[str, bytes]) -> bytes:
     return data.getvalue()
 
 
-def pointers(answer: Any) -> list[str]:
-    """The pointers of a 400 problem."""
-    assert answer.status_code == 400, answer.text
-    assert answer.mimetype == "application/problem+json"
-    return [item.get("pointer", item.get("parameter")) for item in json.loads(answer.text)["errors"]]
+def pointers(response: Any) -> list[str]:
+    """Return the pointers of the problems of a 400 response."""
+    assert response.status_code == 400, response.text
+    assert response.mimetype == "application/problem+json"
+    return [item.get("pointer", item.get("parameter")) for item in json.loads(response.text)["errors"]]
 
 
-__all__ = ["BASE", "CONFIG", "JOBS", "Client", "User", "bring", "now", "pointers", "publish", "tar", "write"]
+__all__ = ["BASE", "CONFIG", "JOBS", "Client", "User", "move_job", "now", "pointers", "publish", "tar", "write"]

@@ -1,4 +1,4 @@
-"""Authentication: tokens, a job's own token, and browsers."""
+"""Credentials of requests: tokens, a job's own token, browser sessions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from polyjob.db.database import write
 from polyjob.db.models import Job, Meta, SignInLink, Token, User
 from polyjob.statuses import Status
 
-from .conftest import BASE, CONFIG, JOBS, Client, bring, publish
+from .conftest import BASE, CONFIG, JOBS, Client, move_job, publish
 
 
 def routes(app):
@@ -30,31 +30,31 @@ def routes(app):
 OPEN = re.compile("/api/v1/(versions/[a-z]+|log_handler|users/token)")
 
 
-def test_all_but_the_open_routes_need_credentials(app, client, nobody):
+def test_all_but_the_open_routes_need_credentials(app, client, anonymous):
     client.submit()
-    asked = 0
+    count = 0
     for method, path in routes(app):
-        answer = nobody.call(method, path)
+        response = anonymous.call(method, path)
         if OPEN.fullmatch(path):
-            assert answer.status_code in (200, 400)
+            assert response.status_code in (200, 400)
             continue
-        assert answer.status_code == 401, (method, path)
-        assert answer.headers["WWW-Authenticate"] == "Token"
-        assert answer.json["detail"] == "Authentication credentials were not provided."
-        asked += 1
-    assert asked > 25
+        assert response.status_code == 401, (method, path)
+        assert response.headers["WWW-Authenticate"] == "Token"
+        assert response.json["detail"] == "Authentication credentials were not provided."
+        count += 1
+    assert count > 25
     assert Job.get().status is Status.CREATED
 
 
-def test_missing_paths_need_credentials(nobody, client):
-    assert nobody.get("/api/v1/ana/demo/nothing").status_code == 401
+def test_missing_paths_need_credentials(anonymous, client):
+    assert anonymous.get("/api/v1/ana/demo/nothing").status_code == 401
     assert client.get("/api/v1/ana/demo/nothing").status_code == 404
 
 
 @pytest.mark.parametrize("word", ["token", "Token", "TOKEN", "Bearer", "bearer"])
 def test_scheme_before_the_token_ignores_case(client, word):
-    key = client.headers["Authorization"].split()[1]
-    client.headers = {"Authorization": f"{word}  {key}"}
+    token = client.headers["Authorization"].split()[1]
+    client.headers = {"Authorization": f"{word}  {token}"}
     assert client.get("/api/v1/users").json["username"] == "ana"
 
 
@@ -73,22 +73,22 @@ def test_scheme_before_the_token_ignores_case(client, word):
     ],
 )
 def test_invalid_tokens_are_explained(client, header, detail):
-    answer = client.get("/api/v1/users", headers={"Authorization": header.encode().decode("latin-1")})
-    assert (answer.status_code, answer.json["detail"]) == (401, detail)
+    response = client.get("/api/v1/users", headers={"Authorization": header.encode().decode("latin-1")})
+    assert (response.status_code, response.json["detail"]) == (401, detail)
 
 
 def test_expired_token_is_explained(client):
     with write("test"):
         Token.update(expires_at=now() - datetime.timedelta(seconds=1)).execute()
-    answer = client.get("/api/v1/users")
-    assert (answer.status_code, answer.json["detail"]) == (401, "Token expired")
+    response = client.get("/api/v1/users")
+    assert (response.status_code, response.json["detail"]) == (401, "Token expired")
 
 
 def test_token_of_an_inactive_user_is_explained(client):
     with write("test"):
         User.update(is_active=False).execute()
-    answer = client.get("/api/v1/users")
-    assert (answer.status_code, answer.json["detail"]) == (401, "User inactive or deleted.")
+    response = client.get("/api/v1/users")
+    assert (response.status_code, response.json["detail"]) == (401, "User inactive or deleted.")
 
 
 WRITES = [
@@ -110,8 +110,8 @@ class TestOtherUser:
     def test_private_project_is_not_found(self, client, other):
         client.submit()
         for method, path in [*WRITES, *(("GET", path) for path in READS), ("POST", f"{JOBS}/1/bookmark")]:
-            answer = other.call(method, path, {"config": CONFIG})
-            assert (answer.status_code, answer.json["detail"]) == (404, "Not found."), (method, path)
+            response = other.call(method, path, {"config": CONFIG})
+            assert (response.status_code, response.json["detail"]) == (404, "Not found."), (method, path)
         assert Job.select().count() == 1
         assert other.get("/api/v1/ana").json["count"] == 0
 
@@ -126,8 +126,8 @@ class TestOtherUser:
         client.submit()
         publish()
         for method, path in WRITES:
-            answer = other.call(method, path, {"config": CONFIG, "description": "bob was here"})
-            assert answer.status_code == 403, (method, path)
+            response = other.call(method, path, {"config": CONFIG, "description": "bob was here"})
+            assert response.status_code == 403, (method, path)
         job = Job.get()
         assert (Job.select().count(), job.description, job.status) == (1, None, Status.CREATED)
 
@@ -148,7 +148,7 @@ def test_administrator_submits_in_their_own_name(admin, client):
 class TestJobToken:
     @pytest.fixture
     def job(self, client):
-        return bring(client.submit()["id"], Status.SCHEDULED, Status.RUNNING)
+        return move_job(client.submit()["id"], Status.SCHEDULED, Status.RUNNING)
 
     @pytest.fixture
     def inside(self, app, job):
@@ -181,7 +181,7 @@ class TestJobToken:
         assert Job.get().stop_at is None
 
     def test_job_token_ends_with_the_job(self, inside, client, job):
-        bring(1, Status.SUCCEEDED)
+        move_job(1, Status.SUCCEEDED)
         assert inside.get(f"{JOBS}/1").status_code == 401
         assert client.delete(f"{JOBS}/1").status_code == 204
         assert inside.get(f"{JOBS}/1").status_code == 401
@@ -197,8 +197,8 @@ class TestBrowsers:
     @pytest.fixture
     def browser(self, app, client, user):
         browser = Client(app)
-        key = create_sign_in_link(user)
-        assert browser.get(f"/sign-in/{key}").status_code == 303
+        token = create_sign_in_link(user)
+        assert browser.get(f"/sign-in/{token}").status_code == 303
         return browser
 
     def token(self, browser):
@@ -210,8 +210,8 @@ class TestBrowsers:
         assert browser.get(JOBS).json["count"] == 1
 
     def test_cookie_is_hidden_from_scripts(self, app, client, user):
-        answer = Client(app).get(f"/sign-in/{create_sign_in_link(user)}")
-        cookie = answer.headers["Set-Cookie"]
+        response = Client(app).get(f"/sign-in/{create_sign_in_link(user)}")
+        cookie = response.headers["Set-Cookie"]
         assert "HttpOnly" in cookie
         assert "SameSite=Lax" in cookie
         assert re.match("polyjob_[0-9a-f]{8}=", cookie)
@@ -244,22 +244,22 @@ class TestBrowsers:
         assert browser.get(JOBS, base_url="http://localhost").status_code == 200
         cookie = browser.http._cookies
         stolen = "; ".join(f"{item.key}={item.value}" for item in cookie.values())
-        answer = browser.get(JOBS, base_url="http://evil.example", headers={"Cookie": stolen})
-        assert answer.status_code == 401
+        response = browser.get(JOBS, base_url="http://evil.example", headers={"Cookie": stolen})
+        assert response.status_code == 401
 
     def test_forged_cookie_is_refused(self, app, client):
         name = f"polyjob_{Meta.get_by_id('installation').value[:8]}"
-        answer = Client(app).get(JOBS, headers={"Cookie": f"{name}=eyJ1c2VyIjoxfQ.x.y"})
-        assert answer.status_code == 401
+        response = Client(app).get(JOBS, headers={"Cookie": f"{name}=eyJ1c2VyIjoxfQ.x.y"})
+        assert response.status_code == 401
 
     def test_token_beside_the_cookie_needs_no_csrf_token(self, browser, client):
         assert browser.post(JOBS, {"config": CONFIG}, headers=client.headers).status_code == 201
 
 
 def test_sign_in_link_works_once(app, client, user):
-    key = create_sign_in_link(user)
-    assert Client(app).get(f"/sign-in/{key}").status_code == 303
-    assert not SignInLink.select().where(SignInLink.digest == digest(key)).exists()
+    token = create_sign_in_link(user)
+    assert Client(app).get(f"/sign-in/{token}").status_code == 303
+    assert not SignInLink.select().where(SignInLink.digest == digest(token)).exists()
 
 
 HANDSHAKE = {"Connection": "Upgrade", "Upgrade": "websocket"}
@@ -277,16 +277,16 @@ HANDSHAKE = {"Connection": "Upgrade", "Upgrade": "websocket"}
         ("GET", "/api/v1/tokens"),
     ],
 )
-def test_token_in_the_query_is_for_streams_only(method, path, app, user, client, nobody):
+def test_token_in_the_query_is_for_streams_only(method, path, app, user, client, anonymous):
     client.submit()
-    key = users.create_token(user, "test")[1]
-    assert nobody.call(method, f"{path}?token={key}", headers=HANDSHAKE).status_code in (401, 405)
+    token = users.create_token(user, "test")[1]
+    assert anonymous.call(method, f"{path}?token={token}", headers=HANDSHAKE).status_code in (401, 405)
     assert Job.select().where(Job.stop_at.is_null(), Job.deleted_at.is_null()).exists()
 
 
 @pytest.mark.parametrize("path", [f"{JOBS}/1/logs/stream", "/ws/v1/ana/demo/jobs/1/logs", "/v1/ana/demo/jobs/1/logs"])
-def test_token_in_the_query_opens_streams(path, user, client, nobody):
+def test_token_in_the_query_opens_streams(path, user, client, anonymous):
     client.submit()
-    key = users.create_token(user, "test")[1]
-    assert nobody.get(f"{path}?token={key}", headers=HANDSHAKE).status_code == 503  # let in, but no real server
-    assert nobody.get(f"{path}?token=wrong", headers=HANDSHAKE).status_code == 401
+    token = users.create_token(user, "test")[1]
+    assert anonymous.get(f"{path}?token={token}", headers=HANDSHAKE).status_code == 503  # let in, but no real server
+    assert anonymous.get(f"{path}?token=wrong", headers=HANDSHAKE).status_code == 401

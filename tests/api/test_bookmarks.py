@@ -1,4 +1,4 @@
-"""Bookmarks and archives of every kind, listed."""
+"""Lists of bookmarked and archived objects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from polyjob.statuses import Status
 
-from .conftest import BASE, CONFIG, JOBS, bring, publish
+from .conftest import BASE, CONFIG, JOBS, move_job, publish
 
 
 class TestBookmarks:
@@ -65,8 +65,8 @@ class TestArchives:
 
     def test_archived_job_is_hidden_until_restored(self, client):
         client.submit(name="x")
-        answer = client.post(f"{JOBS}/1/archive")
-        assert (answer.status_code, answer.data) == (200, b"")
+        response = client.post(f"{JOBS}/1/archive")
+        assert (response.status_code, response.data) == (200, b"")
         assert client.post(f"{JOBS}/1/archive").status_code == 404
         for path in (f"{JOBS}/1", f"{JOBS}/1/statuses", f"{JOBS}/1/logs", f"{JOBS}/1/outputs"):
             assert client.get(path).status_code == 404
@@ -81,7 +81,7 @@ class TestArchives:
 
     def test_archiving_a_done_job_keeps_its_status(self, client):
         client.submit()
-        bring(1, Status.SCHEDULED, Status.RUNNING, Status.SUCCEEDED)
+        move_job(1, Status.SCHEDULED, Status.RUNNING, Status.SUCCEEDED)
         client.post(f"{JOBS}/1/archive")
         client.post(f"{JOBS}/1/restore")
         assert client.get(f"{JOBS}/1").json["last_status"] == "succeeded"
@@ -132,8 +132,8 @@ class TestArchivedInQueries:
     )
     def test_archived_jobs_are_listed_by_query(self, client, path, query, names):
         for walk in ("", "&cursor="):
-            answer = client.get(f"{path}?query={query}{walk}").json
-            assert ("".join(row["name"] for row in answer["results"]), answer["count"]) == (names, len(names))
+            response = client.get(f"{path}?query={query}{walk}").json
+            assert ("".join(row["name"] for row in response["results"]), response["count"]) == (names, len(names))
 
     def test_archived_jobs_are_listed_only_for_writers(self, client, other, admin, path):
         publish()
@@ -143,18 +143,18 @@ class TestArchivedInQueries:
 
     @pytest.mark.parametrize("operand", ["maybe", "true|false", ">0", "2026-01-01"])
     def test_other_operands_are_refused(self, client, path, operand):
-        answer = client.get(f"{path}?query=archived:{operand}")
-        assert answer.status_code == 400
-        assert "is neither true nor false" in answer.json["detail"]
+        response = client.get(f"{path}?query=archived:{operand}")
+        assert response.status_code == 400
+        assert "is neither true nor false" in response.json["detail"]
 
 
 class TestSeveral:
     def test_bulk_stop_skips_done_and_missing_jobs(self, client):
         for _ in range(3):
             client.submit()
-        bring(2, Status.STOPPED)
-        answer = client.post(f"{JOBS}/stop", {"ids": [3, 1, 2, 77, 1]})
-        assert (answer.status_code, answer.json) == (200, {"stopped": [1, 3], "skipped": [2, 77]})
+        move_job(2, Status.STOPPED)
+        response = client.post(f"{JOBS}/stop", {"ids": [3, 1, 2, 77, 1]})
+        assert (response.status_code, response.json) == (200, {"stopped": [1, 3], "skipped": [2, 77]})
         assert {job["last_status"] for job in client.get(JOBS).json["results"]} == {"stopped"}
 
     @pytest.mark.parametrize("method", ["POST", "DELETE"])
@@ -169,6 +169,6 @@ class TestSeveral:
 
     @pytest.mark.parametrize("body", [{}, {"ids": None}, {"ids": 3}, {"ids": ["a"]}, {"ids": [0]}, {"ids": [1] * 1001}])
     def test_bulk_operations_need_a_list_of_ids(self, client, body):
-        answer = client.post(f"{JOBS}/stop", body)
-        assert answer.status_code == 400
-        assert answer.json["errors"][0]["pointer"].startswith("/ids")
+        response = client.post(f"{JOBS}/stop", body)
+        assert response.status_code == 400
+        assert response.json["errors"][0]["pointer"].startswith("/ids")

@@ -13,7 +13,7 @@ from polyjob.settings import read_settings
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
 
-from .conftest import BASE, bring, now, pointers, write
+from .conftest import BASE, move_job, now, pointers, write
 
 ROW = {
     "id", "uuid", "name", "unique_name", "pod_id", "user", "description", "created_at", "updated_at", "started_at",
@@ -55,16 +55,16 @@ def test_detail(client, make):
     with write("test"):
         Job.update(build=build).execute()
         transition(build, Status.SCHEDULED)
-    answer = client.get(f"{BASE}/builds/{build.id}/").json
-    assert answer.keys() == DETAIL
-    assert answer | {
+    response = client.get(f"{BASE}/builds/{build.id}/").json
+    assert response.keys() == DETAIL
+    assert response | {
         "unique_name": "ana.demo.builds.1", "pod_id": f"plx-build-{build.uuid}", "user": "ana", "project": "ana.demo",
         "last_status": "scheduled", "config": CONFIG, "num_jobs": 1, "num_experiments": 0, "dockerfile": None,
         "commit": None, "resources": None, "bookmarked": False, "is_managed": True, "backend": "fake",
         "invalidated": False,
-    } == answer  # fmt: skip
-    assert json.loads(answer["content"]) == CONFIG
-    assert answer["started_at"] is not None
+    } == response  # fmt: skip
+    assert json.loads(response["content"]) == CONFIG
+    assert response["started_at"] is not None
 
 
 def test_list_pages_last_changed_first(client, make):
@@ -105,12 +105,12 @@ def test_missing_item_is_not_found(client, make):
 
 class TestCreate:
     def test_build_is_created_without_a_job(self, client):
-        answer = client.post(f"{BASE}/builds", {"config": BUILD | {"tags": ["t"]}, "name": "base"})
-        assert answer.status_code == 201, answer.text
-        assert answer.json.keys() == DETAIL
-        assert (answer.json["last_status"], answer.json["name"]) == ("created", "base")
-        assert answer.json["reason"]["kind"] == "asked"
-        assert client.get(f"{BASE}/builds/{answer.json['id']}").json == answer.json
+        response = client.post(f"{BASE}/builds", {"config": BUILD | {"tags": ["t"]}, "name": "base"})
+        assert response.status_code == 201, response.text
+        assert response.json.keys() == DETAIL
+        assert (response.json["last_status"], response.json["name"]) == ("created", "base")
+        assert response.json["reason"]["kind"] == "asked"
+        assert client.get(f"{BASE}/builds/{response.json['id']}").json == response.json
         assert client.get(BASE).json["num_builds"] == 1
 
     def test_needs_a_config(self, client):
@@ -122,15 +122,15 @@ class TestChange:
     def test_name_description_and_tags(self, client, make):
         make()
         client.patch(f"{BASE}/builds/1", {"tags": ["a"], "description": "d"})
-        answer = client.patch(f"{BASE}/builds/1", {"name": "n", "tags": ["b", "a"], "merge": True}).json
-        assert (answer["name"], answer["description"], answer["tags"]) == ("n", "d", ["a", "b"])
+        response = client.patch(f"{BASE}/builds/1", {"name": "n", "tags": ["b", "a"], "merge": True}).json
+        assert (response["name"], response["description"], response["tags"]) == ("n", "d", ["a", "b"])
         assert pointers(client.patch(f"{BASE}/builds/1", {"name": "a b"})) == ["/name"]
 
     def test_repeated_stop_has_no_further_effect(self, client, make):
         make()
         for _ in range(2):
-            answer = client.post(f"{BASE}/builds/1/stop")
-            assert (answer.status_code, answer.data) == (200, b"")
+            response = client.post(f"{BASE}/builds/1/stop")
+            assert (response.status_code, response.data) == (200, b"")
         assert Build.get_by_id(1).stop_at is not None
 
     def test_stop_of_a_done_build_has_no_effect(self, client, make):
@@ -214,11 +214,11 @@ class TestDelete:
             path = f"{BASE}/builds/1"
             return client.delete(path) if verb == "delete" else client.post(f"{path}/archive")
 
-        answer = act()
-        assert (answer.status_code, answer.headers["Retry-After"]) == (409, "30")
-        assert "these jobs wait for it or run on it: 1." in answer.json["detail"]
+        response = act()
+        assert (response.status_code, response.headers["Retry-After"]) == (409, "30")
+        assert "these jobs wait for it or run on it: 1." in response.json["detail"]
         assert client.get(f"{BASE}/builds/1").status_code == 200
-        bring(1, Status.STOPPED)
+        move_job(1, Status.STOPPED)
         assert act().status_code in (200, 204)
         assert client.get(f"{BASE}/builds/1").status_code == 404
 
@@ -235,15 +235,15 @@ class TestUnmanaged:
 
     @pytest.fixture(autouse=True)
     def build(self, client):
-        answer = client.post(f"{BASE}/builds", self.BODY)
-        assert answer.status_code == 201, answer.text
-        return answer.json
+        response = client.post(f"{BASE}/builds", self.BODY)
+        assert response.status_code == 201, response.text
+        return response.json
 
     def report(self, client, *statuses):
         for status in statuses:
-            answer = client.post(f"{self.URL}/statuses", {"status": status, "message": "m"})
-            assert answer.status_code == 201, answer.text
-        return answer.json
+            response = client.post(f"{self.URL}/statuses", {"status": status, "message": "m"})
+            assert response.status_code == 201, response.text
+        return response.json
 
     def test_unmanaged_build_has_an_optional_config(self, client, build):
         assert build.keys() == DETAIL
@@ -253,8 +253,8 @@ class TestUnmanaged:
         assert client.get(f"{BASE}/builds?query=is_managed:false").json["count"] == 2
 
     def test_unmanaged_build_changes_to_posted_statuses(self, client):
-        answer = self.report(client, "scheduled", "running", "succeeded")
-        assert (answer["status"], answer["message"], answer["build"]) == ("succeeded", "m", 1)
+        response = self.report(client, "scheduled", "running", "succeeded")
+        assert (response["status"], response["message"], response["build"]) == ("succeeded", "m", 1)
         assert self.report(client, "running")["status"] == "succeeded"
         build = client.get(self.URL).json
         assert build["last_status"] == "succeeded"
@@ -277,8 +277,8 @@ class TestUnmanaged:
         assert client.get(f"{self.URL}/logs").data == b"one\ntwo\n"
 
     def test_code_reference_is_a_note(self, client):
-        answer = client.post(f"{self.URL}/coderef", {"commit": "c0ffee", "branch": "b", "is_dirty": None})
-        assert (answer.status_code, answer.json["commit"]) == (201, "c0ffee")
+        response = client.post(f"{self.URL}/coderef", {"commit": "c0ffee", "branch": "b", "is_dirty": None})
+        assert (response.status_code, response.json["commit"]) == (201, "c0ffee")
         assert client.get(self.URL).json["notes"] == [
             {"kind": "code", "text": "The build reported its code: b, c0ffee."}
         ]
@@ -293,9 +293,9 @@ class TestUnmanaged:
     def test_managed_job_cannot_use_an_unmanaged_build(self, client):
         self.report(client, "succeeded")
         job = {"run": {"cmd": "true"}, "build_job": 1}
-        answer = client.post(f"{BASE}/jobs", job)
-        assert pointers(answer) == ["/build_job"]
-        assert "polyjob did not make it" in answer.json["detail"]
+        response = client.post(f"{BASE}/jobs", job)
+        assert pointers(response) == ["/build_job"]
+        assert "polyjob did not make it" in response.json["detail"]
         assert client.post(f"{BASE}/jobs", job | {"is_managed": False}).json["build_job"] == "ana.demo.builds.1"
 
 
@@ -303,8 +303,8 @@ class TestReports:
     def test_statuses_of_a_managed_build_are_ignored(self, client, make):
         make()
         for path in ("statuses", "_reconcile"):
-            answer = client.post(f"{BASE}/builds/1/{path}", {"status": "succeeded"})
-            assert answer.status_code in (200, 201), answer.text
+            response = client.post(f"{BASE}/builds/1/{path}", {"status": "succeeded"})
+            assert response.status_code in (200, 201), response.text
         assert client.get(f"{BASE}/builds/1/statuses").json["count"] == 1
 
     def test_stopped_status_from_a_person_requests_a_stop(self, client, make):

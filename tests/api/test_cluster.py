@@ -1,4 +1,4 @@
-"""The machine as a cluster, and reconciling."""
+"""The machine as a cluster, and reconciliation of statuses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from polyjob.auth import users
 from polyjob.db.models import Meta
 from polyjob.statuses import Status
 
-from .conftest import JOBS, Client, bring, pointers
+from .conftest import JOBS, Client, move_job, pointers
 
 
 def test_cluster_has_one_node(admin):
@@ -44,16 +44,16 @@ def test_usable_gpus_are_listed(settings, user, project, gpus):
 
 
 @pytest.mark.parametrize("path", ["cluster", "cluster/nodes", "nodes/1", "nodes/1/gpus"])
-def test_cluster_is_for_administrators(client, nobody, path):
+def test_cluster_is_for_administrators(client, anonymous, path):
     assert client.get(f"/api/v1/{path}").status_code == 403
-    assert nobody.get(f"/api/v1/{path}").status_code == 401
+    assert anonymous.get(f"/api/v1/{path}").status_code == 401
 
 
 class TestReconcile:
     def test_reconcile_sets_the_status_of_an_unmanaged_job(self, client):
         client.post(JOBS, {"is_managed": False})
-        answer = client.post(f"{JOBS}/1/_reconcile", {"status": "succeeded", "created_at": None})
-        assert (answer.status_code, answer.data) == (200, b"")
+        response = client.post(f"{JOBS}/1/_reconcile", {"status": "succeeded", "created_at": None})
+        assert (response.status_code, response.data) == (200, b"")
         last = client.get(f"{JOBS}/1/statuses").json["results"][-1]
         assert (last["status"], last["message"]) == ("succeeded", "Status was reconciled.")
 
@@ -61,7 +61,7 @@ class TestReconcile:
         client.submit()
         client.post(f"{JOBS}/1/_reconcile", {"status": "failed"})
         assert client.get(f"{JOBS}/1").json["last_status"] == "created"
-        bring(1, Status.STOPPED)
+        move_job(1, Status.STOPPED)
         client.post(f"{JOBS}/1/_reconcile", {"status": "failed"})
         assert client.get(f"{JOBS}/1").json["last_status"] == "stopped"
 

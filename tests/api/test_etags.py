@@ -1,4 +1,4 @@
-"""ETags: a poll that changed nothing is a 304."""
+"""ETags: a poll without changes returns 304."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from polyjob.db.models import Build, User
 from polyjob.services.transitions import transition, update_columns
 from polyjob.statuses import Status
 
-from .conftest import BASE, JOBS, bring, write
+from .conftest import BASE, JOBS, move_job, write
 
 
 def poll(client, path, tag=None):
-    answer = client.get(path, headers={"If-None-Match": tag} if tag else {})
-    assert answer.status_code in (200, 304)
-    assert answer.headers["Cache-Control"] == "private, no-cache"
-    if answer.status_code == 304:
-        assert answer.data == b""
-        assert answer.headers["ETag"] == tag
-    return answer.headers["ETag"]
+    response = client.get(path, headers={"If-None-Match": tag} if tag else {})
+    assert response.status_code in (200, 304)
+    assert response.headers["Cache-Control"] == "private, no-cache"
+    if response.status_code == 304:
+        assert response.data == b""
+        assert response.headers["ETag"] == tag
+    return response.headers["ETag"]
 
 
 CHANGES = {
-    "a status": lambda client: bring(1, Status.SCHEDULED),
+    "a status": lambda client: move_job(1, Status.SCHEDULED),
     "a description": lambda client: client.patch(f"{JOBS}/1", {"description": "new"}),
     "a bookmark": lambda client: client.post(f"{JOBS}/1/bookmark"),
     "a stop": lambda client: client.post(f"{JOBS}/1/stop"),
@@ -70,9 +70,9 @@ def test_queue_position_changes_the_etag(client):
     client.submit(), client.submit()
     tag = poll(client, f"{JOBS}/2")
     assert client.get(f"{JOBS}/2").json["queue_position"] == 2
-    bring(1, Status.STOPPED)
-    answer = client.get(f"{JOBS}/2", headers={"If-None-Match": tag})
-    assert (answer.status_code, answer.json["queue_position"]) == (200, 1)
+    move_job(1, Status.STOPPED)
+    response = client.get(f"{JOBS}/2", headers={"If-None-Match": tag})
+    assert (response.status_code, response.json["queue_position"]) == (200, 1)
 
 
 def test_awaited_build_changes_the_etag(client):
@@ -82,12 +82,12 @@ def test_awaited_build_changes_the_etag(client):
 
     with write("test"):
         build, _ = find_or_create(Job.get_by_id(1))
-    bring(1, Status.SCHEDULED, Status.BUILDING, build=build.id)
+    move_job(1, Status.SCHEDULED, Status.BUILDING, build=build.id)
     tag = poll(client, f"{JOBS}/1")
     with write("test"):
         transition(build, Status.SCHEDULED)
-    answer = client.get(f"{JOBS}/1", headers={"If-None-Match": tag})
-    assert answer.json["waiting"].endswith("which is scheduled.")
+    response = client.get(f"{JOBS}/1", headers={"If-None-Match": tag})
+    assert response.json["waiting"].endswith("which is scheduled.")
 
 
 def test_etags_differ_by_user_and_query(client, admin):
@@ -100,13 +100,13 @@ def test_304_does_not_read_the_list(client, monkeypatch):
     for _ in range(5):
         client.submit()
     tag = poll(client, JOBS)
-    asked = []
+    statements = []
     original = database.execute_sql
     monkeypatch.setattr(
-        database, "execute_sql", lambda sql, *args, **options: asked.append(sql) or original(sql, *args, **options)
+        database, "execute_sql", lambda sql, *args, **options: statements.append(sql) or original(sql, *args, **options)
     )
     assert client.get(JOBS, headers={"If-None-Match": tag}).status_code == 304
-    assert not [sql for sql in asked if 'FROM "job"' in sql]
+    assert not [sql for sql in statements if 'FROM "job"' in sql]
     assert User.select().count() == 1
 
 
@@ -118,8 +118,8 @@ def test_deleted_original_changes_the_etag_of_a_clone(client):
 
     with write("test"):
         Job.delete().where(Job.id == 1).execute()
-    answer = client.get(f"{JOBS}/2", headers={"If-None-Match": tag})
-    assert (answer.status_code, answer.json["original"]) == (200, None)
+    response = client.get(f"{JOBS}/2", headers={"If-None-Match": tag})
+    assert (response.status_code, response.json["original"]) == (200, None)
     assert client.get(JOBS, headers={"If-None-Match": listed}).status_code == 200
 
 
@@ -127,7 +127,7 @@ def test_note_on_the_awaited_build_changes_the_etag(client):
     build = {"image": "a", "build_steps": ["true"]}
     client.submit(build=build)
     client.post(f"{BASE}/builds", {"config": {"version": 1, "kind": "build", "build": build}})
-    bring(1, Status.SCHEDULED, Status.BUILDING, build=1)
+    move_job(1, Status.SCHEDULED, Status.BUILDING, build=1)
     tag = poll(client, f"{JOBS}/1")
     with write("test"):
         update_columns(Build.get(), notes=[{"kind": "retry", "text": "The build is tried again"}])

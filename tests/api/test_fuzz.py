@@ -1,4 +1,4 @@
-"""Whatever is sent, it is answered, and never with a defect."""
+"""Random requests: every one gets a response, and none is an error of the server."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_bodies(client, method, path):
     @QUIET
     @given(BODIES)
     def send(body):
-        answer = client.call(method, path, data=json.dumps(body), content_type="application/json")
-        assert answer.status_code in (200, 201, 400), answer.text
+        response = client.call(method, path, data=json.dumps(body), content_type="application/json")
+        assert response.status_code in (200, 201, 400), response.text
         shown = client.get(f"{JOBS}/1")
         assert shown.status_code == 200
         json.loads(shown.text, parse_constant=pytest.fail)
@@ -62,8 +62,8 @@ def test_paths_and_queries(client):
     @given(st.text(max_size=20), st.text(max_size=20))
     def ask(path, query):
         for base in (BASE, f"{JOBS}/1/statuses", "/api/v1"):
-            answer = client.get(f"{base}/{quote(path)}", query_string={"limit": query, "offset": query, "wait": "0"})
-            assert answer.status_code < 500
+            response = client.get(f"{base}/{quote(path)}", query_string={"limit": query, "offset": query, "wait": "0"})
+            assert response.status_code < 500
 
     ask()
 

@@ -1,4 +1,4 @@
-"""The server about itself, and what it says while it cannot work."""
+"""Health and readiness of the server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ sys.stdin.read()
 VERSIONS = {"latest_version": "0.6.1", "min_version": "0.0.0"}
 
 
-@pytest.mark.parametrize("key", [None, "0" * 40])
+@pytest.mark.parametrize("token", [None, "0" * 40])
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
@@ -43,17 +43,17 @@ VERSIONS = {"latest_version": "0.6.1", "min_version": "0.0.0"}
         ("log_handler", {"dns": None, "dsn": None, "environment": "production", "tags": {}}),
     ],
 )
-def test_versions_need_no_token(app, path, expected, key):
+def test_versions_do_not_need_a_token(app, path, expected, token):
     for slash in ("", "/"):
-        answer = Client(app, key).get(f"/api/v1/{path}{slash}")
-        assert (answer.status_code, answer.json) == (200, expected)
+        response = Client(app, token).get(f"/api/v1/{path}{slash}")
+        assert (response.status_code, response.json) == (200, expected)
 
 
-def test_healthz_does_not_use_the_database(app, nobody, settings):
+def test_healthz_does_not_use_the_database(app, anonymous, settings):
     close_database()
     (settings.data_dir / "polyjob.db").write_bytes(b"no database" * 1000)
-    answer = nobody.get("/healthz")
-    assert (answer.status_code, answer.data) == (200, b"")
+    response = anonymous.get("/healthz")
+    assert (response.status_code, response.data) == (200, b"")
 
 
 @pytest.fixture
@@ -78,32 +78,32 @@ def engine(settings, silence):
 
 
 class TestReadyz:
-    def test_ready_if_all_parts_work(self, nobody, engine):
-        answer = nobody.get("/readyz")
+    def test_ready_if_all_parts_work(self, anonymous, engine):
+        response = anonymous.get("/readyz")
         fine = {"ok": True, "why": None}
-        assert (answer.status_code, answer.json) == (
+        assert (response.status_code, response.json) == (
             200,
             {"ok": True, "database": fine, "disk": fine, "engine": fine, "runner": fine},
         )
 
-    def test_missing_engine_is_reported(self, nobody):
-        answer = nobody.get("/readyz")
-        assert (answer.status_code, answer.json["ok"]) == (503, False)
-        assert "No engine is running" in answer.json["engine"]["why"]
-        assert answer.json["runner"]["ok"] is False
-        assert answer.json["database"]["ok"] is answer.json["disk"]["ok"] is True
+    def test_missing_engine_is_reported(self, anonymous):
+        response = anonymous.get("/readyz")
+        assert (response.status_code, response.json["ok"]) == (503, False)
+        assert "No engine is running" in response.json["engine"]["why"]
+        assert response.json["runner"]["ok"] is False
+        assert response.json["database"]["ok"] is response.json["disk"]["ok"] is True
 
     @pytest.mark.parametrize("silence", [45.0])
-    def test_hanging_engine_is_reported(self, nobody, engine):
-        answer = nobody.get("/readyz")
-        assert (answer.status_code, answer.json["engine"]["ok"]) == (503, False)
-        assert answer.json["engine"]["why"].startswith("The engine has made no pass for 4")
+    def test_hanging_engine_is_reported(self, anonymous, engine):
+        response = anonymous.get("/readyz")
+        assert (response.status_code, response.json["engine"]["ok"]) == (503, False)
+        assert response.json["engine"]["why"].startswith("The engine has made no pass for 4")
 
     @pytest.mark.parametrize("silence", [20.0])
-    def test_long_pass_is_tolerated(self, nobody, engine):
-        assert nobody.get("/readyz").json["engine"] == {"ok": True, "why": None}
+    def test_long_pass_is_tolerated(self, anonymous, engine):
+        assert anonymous.get("/readyz").json["engine"] == {"ok": True, "why": None}
 
-    def test_retried_starts_slow_ends_and_restarts_are_remarks(self, client, nobody, engine, settings):
+    def test_retried_starts_slow_ends_and_restarts_are_remarks(self, client, anonymous, engine, settings):
         number = client.submit()["id"]
         note = [{"kind": "retry", "text": "Its start is tried again: no"}]
         Job.update(status="scheduled", notes=note).where(Job.id == number).execute()
@@ -112,42 +112,42 @@ class TestReadyz:
         for name, count in (("engine", 2), ("web", 4)):
             for _ in range(count):
                 record_start(settings.data_dir, name, Clock())
-        answer = nobody.get("/readyz")
-        assert (answer.status_code, answer.json["engine"]["ok"]) == (200, True)
-        assert answer.json["engine"]["why"] == (
+        response = anonymous.get("/readyz")
+        assert (response.status_code, response.json["engine"]["ok"]) == (200, True)
+        assert response.json["engine"]["why"] == (
             f"1 slot is held by a job whose start is retried: #{number}. "
             "These jobs have taken minutes to end: #7, #8. "
             "The engine crashed and was restarted once within the last hour. "
             "The web server crashed and was restarted 3 times within the last hour."
         )
 
-    def test_readiness_check_does_not_take_the_engine_lock(self, nobody, settings):
-        nobody.get("/readyz")
+    def test_readiness_check_does_not_take_the_engine_lock(self, anonymous, settings):
+        anonymous.get("/readyz")
         lock = EngineLock(settings.data_dir)
         lock.acquire()
         lock.release()
 
-    def test_failing_runner_is_reported(self, nobody, engine, settings):
+    def test_failing_runner_is_reported(self, anonymous, engine, settings):
         report = {"runner": {"name": "fake", "ok": False, "message": "gone fishing"}}
         (settings.data_dir / "engine.json").write_text(json.dumps(report))
-        answer = nobody.get("/readyz")
-        assert (answer.status_code, answer.json["runner"]["why"]) == (503, "fake: gone fishing")
+        response = anonymous.get("/readyz")
+        assert (response.status_code, response.json["runner"]["why"]) == (503, "fake: gone fishing")
 
     @pytest.mark.parametrize("text", ["", "{}", "nonsense", "[]"])
-    def test_damaged_engine_report_is_ignored(self, nobody, engine, settings, text):
+    def test_damaged_engine_report_is_ignored(self, anonymous, engine, settings, text):
         (settings.data_dir / "engine.json").write_text(text)
-        assert nobody.get("/readyz").json["runner"] == {"ok": False, "why": "The engine has not checked it yet."}
+        assert anonymous.get("/readyz").json["runner"] == {"ok": False, "why": "The engine has not checked it yet."}
 
     def test_low_disk_is_reported(self, settings, engine):
         app = create_app(dataclasses.replace(settings, disk_low=1 << 60))
-        answer = Client(app).get("/readyz")
-        assert (answer.status_code, answer.json["disk"]["ok"]) == (503, False)
+        response = Client(app).get("/readyz")
+        assert (response.status_code, response.json["disk"]["ok"]) == (503, False)
 
-    def test_database_with_another_schema_is_reported(self, nobody, engine):
+    def test_database_with_another_schema_is_reported(self, anonymous, engine):
         database.execute_sql("PRAGMA user_version = 999")
-        answer = nobody.get("/readyz")
-        assert (answer.status_code, answer.json["database"]["ok"]) == (503, False)
-        assert "999" in answer.json["database"]["why"]
+        response = anonymous.get("/readyz")
+        assert (response.status_code, response.json["database"]["ok"]) == (503, False)
+        assert "999" in response.json["database"]["why"]
 
 
 class TestAnotherSchema:
@@ -162,15 +162,15 @@ class TestAnotherSchema:
             ("POST", "/api/v1/users/token"),
             ("GET", "/x"),
         ]:
-            answer = client.call(method, path)
-            assert (answer.status_code, answer.mimetype) == (503, "application/problem+json")
-            assert int(answer.headers["Retry-After"]) > 0
+            response = client.call(method, path)
+            assert (response.status_code, response.mimetype) == (503, "application/problem+json")
+            assert int(response.headers["Retry-After"]) > 0
         assert database.execute_sql("PRAGMA user_version").fetchone() == (schema,)
 
     def test_pages_get_503_with_another_schema(self, client):
         database.execute_sql("PRAGMA user_version = 999")
-        answer = client.get("/", headers={"Accept": "text/html"})
-        assert (answer.status_code, answer.mimetype) == (503, "text/html")
+        response = client.get("/", headers={"Accept": "text/html"})
+        assert (response.status_code, response.mimetype) == (503, "text/html")
 
     def test_requests_work_once_the_schema_is_current(self, tmp_path, settings):
         close_database()

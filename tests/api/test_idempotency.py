@@ -11,14 +11,14 @@ import pytest
 from polyjob.db.models import Idempotency, Job
 from polyjob.statuses import Status
 
-from .conftest import BASE, CONFIG, JOBS, Client, bring, write
+from .conftest import BASE, CONFIG, JOBS, Client, move_job, write
 
 KEY = {"Idempotency-Key": "one"}
 
 
 def test_repeated_request_creates_one_job(client):
     first = client.post(JOBS, {"config": CONFIG}, headers=KEY)
-    bring(1, Status.SCHEDULED)
+    move_job(1, Status.SCHEDULED)
     again = client.post(f"{JOBS}/", {"config": CONFIG}, headers=KEY)
     assert (first.status_code, again.status_code) == (201, 201)
     assert again.data == first.data
@@ -36,20 +36,20 @@ def test_response_is_repeated_without_the_job_on_low_disk(client, app, settings,
 
 def test_key_with_another_request_is_refused(client):
     client.post(JOBS, {"config": CONFIG}, headers=KEY)
-    bring(1, Status.STOPPED)
+    move_job(1, Status.STOPPED)
     for path, body in ((JOBS, {"config": CONFIG, "name": "x"}), (f"{JOBS}/1/restart", {"config": CONFIG})):
-        answer = client.post(path, body, headers=KEY)
-        assert answer.status_code == 422
-        assert "`one`" in answer.json["detail"]
+        response = client.post(path, body, headers=KEY)
+        assert response.status_code == 422
+        assert "`one`" in response.json["detail"]
     assert Job.select().count() == 1
 
 
 @pytest.mark.parametrize("verb", ["restart", "resume", "copy"])
 def test_repeated_clone_creates_one_job(client, verb):
     client.submit()
-    bring(1, Status.STOPPED)
+    move_job(1, Status.STOPPED)
     answers = [client.post(f"{JOBS}/1/{verb}", headers=KEY) for _ in range(3)]
-    assert {answer.data for answer in answers} == {answers[0].data}
+    assert {response.data for response in answers} == {answers[0].data}
     assert answers[0].json["cloning_strategy"] == verb
     assert Job.select().count() == 2
 
@@ -74,9 +74,9 @@ def test_keys_of_projects_are_separate(client):
     client.post(JOBS, {"config": CONFIG}, headers=KEY)
     client.delete(BASE)
     client.post("/api/v1/projects", {"name": "demo"})
-    answer = client.post(JOBS, {"config": CONFIG, "name": "new"}, headers=KEY)
-    assert (answer.status_code, "Idempotent-Replayed" in answer.headers) == (201, False)
-    assert client.get(f"{JOBS}/{answer.json['id']}").json["name"] == "new"
+    response = client.post(JOBS, {"config": CONFIG, "name": "new"}, headers=KEY)
+    assert (response.status_code, "Idempotent-Replayed" in response.headers) == (201, False)
+    assert client.get(f"{JOBS}/{response.json['id']}").json["name"] == "new"
 
 
 def test_multipart_boundary_does_not_matter(client):
@@ -88,7 +88,7 @@ def test_multipart_boundary_does_not_matter(client):
         return client.post(JOBS, data=f"{body}--{boundary}--\r\n", content_type=kind, headers=KEY)
 
     first, again, other = send("a", "x"), send("a", "y"), send("b", "y")
-    assert [answer.status_code for answer in (first, again, other)] == [201, 201, 422], first.text
+    assert [response.status_code for response in (first, again, other)] == [201, 201, 422], first.text
     assert first.data == again.data
 
 
@@ -109,9 +109,9 @@ def test_keys_are_stored_for_a_day(client):
 
 @pytest.mark.parametrize("key", ["", " ", "x" * 256, "ä"])
 def test_invalid_key_is_refused(client, key):
-    answer = client.post(JOBS, {"config": CONFIG}, headers={"Idempotency-Key": key.encode().decode("latin-1")})
-    assert answer.status_code == 400
-    assert answer.json["errors"][0]["parameter"] == "Idempotency-Key"
+    response = client.post(JOBS, {"config": CONFIG}, headers={"Idempotency-Key": key.encode().decode("latin-1")})
+    assert response.status_code == 400
+    assert response.json["errors"][0]["parameter"] == "Idempotency-Key"
 
 
 def test_concurrent_requests_get_the_same_response(client, app):

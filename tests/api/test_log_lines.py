@@ -12,14 +12,14 @@ from polyjob.statuses import Status
 from polyjob.storage.store import Store
 
 from ..beside import soon
-from .conftest import BASE, JOBS, Client, bring, pointers, publish
+from .conftest import BASE, JOBS, Client, move_job, pointers, publish
 
 
 @pytest.fixture
 def log(client, settings, watcher):
     """The log of a running job."""
     client.submit()
-    bring(1, Status.SCHEDULED, Status.RUNNING)
+    move_job(1, Status.SCHEDULED, Status.RUNNING)
     store = Store(settings.data_dir)
     store.make_job_folder(Job.get().uuid)
     yield store.job_log(Job.get().uuid)
@@ -29,8 +29,8 @@ def log(client, settings, watcher):
 class TestLines:
     def test_lines_are_returned_as_text_or_spans(self, client, log):
         log.write_bytes(b"one\n\x1b[32mtwo\x1b[0m\ncaf\xe9 <b>")
-        answer = client.get(f"{JOBS}/1/logs/lines").json
-        assert answer == {
+        response = client.get(f"{JOBS}/1/logs/lines").json
+        assert response == {
             "total": 3,
             "bytes": 25,
             "status": "running",
@@ -47,8 +47,8 @@ class TestLines:
         assert client.get(f"{JOBS}/1/logs/lines?from=4").json["lines"] == []
 
     def test_empty_log_has_no_lines(self, client, log):
-        answer = client.get(f"{JOBS}/1/logs/lines?from=-10").json
-        assert (answer["total"], answer["bytes"], answer["lines"]) == (0, 0, [])
+        response = client.get(f"{JOBS}/1/logs/lines?from=-10").json
+        assert (response["total"], response["bytes"], response["lines"]) == (0, 0, [])
         assert client.get(f"{JOBS}/1/logs/search?find=x").json == {
             "lines": [],
             "searched_to": 0,
@@ -64,10 +64,10 @@ class TestLines:
         assert client.get(f"{ask}&after=1").json["lines"] == [3, 4]
 
     def test_lines_of_builds_are_returned(self, client, settings):
-        answer = client.post(f"{BASE}/builds", {"config": {"build": {"image": "a"}}})
-        assert answer.status_code == 201
+        response = client.post(f"{BASE}/builds", {"config": {"build": {"image": "a"}}})
+        assert response.status_code == 201
         store = Store(settings.data_dir)
-        path = store.build_log(answer.json["uuid"])
+        path = store.build_log(response.json["uuid"])
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"step 1\nstep 2\n")
         assert client.get(f"{BASE}/builds/1/logs/lines?from=-1").json["lines"][0]["text"] == "step 2"
@@ -108,8 +108,8 @@ class TestWaiting:
     def test_wait_ends_when_the_log_grows(self, client, log, watcher):
         log.write_bytes(b"one\n")
         with soon(lambda: log.write_bytes(b"one\ntwo\n")):
-            answer = client.get(f"{JOBS}/1/logs/lines?from=-1&after=4&wait=30").json
-        assert (answer["bytes"], answer["lines"][0]["text"]) == (8, "two")
+            response = client.get(f"{JOBS}/1/logs/lines?from=-1&after=4&wait=30").json
+        assert (response["bytes"], response["lines"][0]["text"]) == (8, "two")
         assert len(watcher) == 0
 
     def test_longer_log_is_returned_without_waiting(self, client, log):
@@ -120,13 +120,13 @@ class TestWaiting:
 
     def test_wait_ends_when_the_job_is_done(self, client, log):
         log.write_bytes(b"one\n")
-        with soon(lambda: bring(1, Status.SUCCEEDED)):
-            answer = client.get(f"{JOBS}/1/logs/lines?after=4&wait=30").json
-        assert (answer["is_done"], answer["status"]) == (True, "succeeded")
+        with soon(lambda: move_job(1, Status.SUCCEEDED)):
+            response = client.get(f"{JOBS}/1/logs/lines?after=4&wait=30").json
+        assert (response["is_done"], response["status"]) == (True, "succeeded")
 
     def test_wait_ends_after_its_time(self, client, log):
-        answer = client.get(f"{JOBS}/1/logs/lines?wait=0.2").json
-        assert (answer["is_done"], answer["bytes"]) == (False, 0)
+        response = client.get(f"{JOBS}/1/logs/lines?wait=0.2").json
+        assert (response["is_done"], response["bytes"]) == (False, 0)
 
     def test_wait_for_a_deleted_job_is_not_found(self, client, log):
         with soon(lambda: client.delete(f"{JOBS}/1")):
@@ -140,17 +140,17 @@ class TestWaiting:
             log.write_bytes(b"one\nsecret\n")
 
         with soon(lambda: [other.post("/api/v1/users/logout"), make_private(), end()]):
-            answer = other.get(f"{JOBS}/1/logs/lines?after=4&wait=30")
-        assert answer.status_code in (401, 404)
-        assert "secret" not in answer.text
+            response = other.get(f"{JOBS}/1/logs/lines?after=4&wait=30")
+        assert response.status_code in (401, 404)
+        assert "secret" not in response.text
 
     def test_wait_needs_a_free_slot(self, client, log, watcher):
         watcher.limit = 0
         try:
-            answer = client.get(f"{JOBS}/1/logs/lines?wait=30")
+            response = client.get(f"{JOBS}/1/logs/lines?wait=30")
         finally:
             watcher.limit = 112
-        assert (answer.status_code, bool(re.fullmatch(r"\d+", answer.headers["Retry-After"]))) == (503, True)
+        assert (response.status_code, bool(re.fullmatch(r"\d+", response.headers["Retry-After"]))) == (503, True)
 
 
 def make_private():

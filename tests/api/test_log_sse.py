@@ -15,43 +15,43 @@ from polyjob.statuses import Status
 from polyjob.storage.store import Store
 
 from ..beside import soon
-from .conftest import BASE, JOBS, bring, pointers
+from .conftest import BASE, JOBS, move_job, pointers
 from .run_event_samples import events_of
 
 
-def read(events):
-    """(kind, id, data) of each event, as a browser reads them; data is parsed."""
-    found = []
-    for block in b"".join(events).decode().split("\n\n"):
+def read(encoded):
+    """Return (kind, id, data) of each event, as a browser reads them; data is parsed."""
+    events = []
+    for block in b"".join(encoded).decode().split("\n\n"):
         fields = dict(line.split(": ", 1) for line in block.splitlines() if line and not line.startswith(":"))
         if "data" in fields:
-            found.append(
+            events.append(
                 (fields.get("event"), int(fields["id"]) if "id" in fields else None, json.loads(fields["data"]))
             )
-    return found
+    return events
 
 
 class TestEvents:
     def test_status_log_and_end_are_encoded_in_order(self):
-        found = read(log_sse.encode_events(events_of([b"one\n", b"two\r\n"])))
-        assert [(kind, id) for kind, id, _ in found] == [
+        events = read(log_sse.encode_events(events_of([b"one\n", b"two\r\n"])))
+        assert [(kind, id) for kind, id, _ in events] == [
             ("status", None),
             (None, 4),
             (None, 9),
             ("status", None),
             ("end", None),
         ]
-        assert [data for kind, _, data in found if kind is None] == ["one\n", "two\r\n"]
-        assert found[0][2]["status"] == "running"
-        assert found[-1][2] == {"status": "succeeded"}
+        assert [data for kind, _, data in events if kind is None] == ["one\n", "two\r\n"]
+        assert events[0][2]["status"] == "running"
+        assert events[-1][2] == {"status": "succeeded"}
 
     @given(st.lists(st.binary(max_size=9), max_size=9))
     @settings(max_examples=200)
     def test_text_is_complete_for_any_chunks(self, pieces):
-        found = read(log_sse.encode_events(events_of(pieces)))
+        events = read(log_sse.encode_events(events_of(pieces)))
         data = b"".join(pieces)
-        assert "".join(text for kind, _, text in found if kind is None) == data.decode(errors="replace")
-        ids = [id for kind, id, _ in found if kind is None]
+        assert "".join(text for kind, _, text in events if kind is None) == data.decode(errors="replace")
+        ids = [id for kind, id, _ in events if kind is None]
         assert ids == sorted(set(ids))
         assert all(id <= len(data) for id in ids)
         assert not ids or ids[-1] == len(data)
@@ -73,10 +73,10 @@ class TestEvents:
 
 class TestStream:
     def stream(self, client, path=f"{JOBS}/1/logs", **headers):
-        answer = client.get(path, headers={"Accept": "text/event-stream"} | headers)
-        assert answer.status_code == 200, answer.text
-        assert answer.mimetype == "text/event-stream"
-        return read([answer.data])
+        response = client.get(path, headers={"Accept": "text/event-stream"} | headers)
+        assert response.status_code == 200, response.text
+        assert response.mimetype == "text/event-stream"
+        return read([response.data])
 
     @pytest.fixture
     def log(self, client, settings):
@@ -88,40 +88,40 @@ class TestStream:
 
     def test_done_job_sends_its_log_and_end(self, client, log):
         log.write_bytes(b"one\ntwo\n")
-        bring(1, Status.SCHEDULED, Status.RUNNING, Status.SUCCEEDED)
+        move_job(1, Status.SCHEDULED, Status.RUNNING, Status.SUCCEEDED)
         assert [(kind, id) for kind, id, _ in self.stream(client)] == [(None, 8), ("status", None), ("end", None)]
         by_name = client.get(f"{JOBS}/1/logs?follow=sse&tail=1")
         assert [data for kind, _, data in read([by_name.data]) if kind is None] == ["two\n"]
 
     def test_stream_continues_after_the_last_event_id(self, client, log):
         log.write_bytes(b"one\ntwo\n")
-        bring(1, Status.STOPPED)
+        move_job(1, Status.STOPPED)
         assert [data for kind, _, data in self.stream(client, **{"Last-Event-ID": "4"}) if kind is None] == ["two\n"]
         assert [kind for kind, _, _ in self.stream(client, **{"Last-Event-ID": "8"})] == ["status", "end"]
         assert pointers(client.get(f"{JOBS}/1/logs?follow=sse", headers={"Last-Event-ID": "x"})) == ["Last-Event-ID"]
 
     def test_statuses_and_log_arrive_as_they_happen(self, client, log, watcher):
         def live():
-            bring(1, Status.SCHEDULED)
+            move_job(1, Status.SCHEDULED)
             log.write_bytes(b"one\n")
-            bring(1, Status.RUNNING)
+            move_job(1, Status.RUNNING)
             with log.open("ab") as file:
                 file.write(b"two\n")
-            bring(1, Status.SUCCEEDED)
+            move_job(1, Status.SUCCEEDED)
 
         with soon(live):
-            found = self.stream(client)
-        assert [data["status"] for kind, _, data in found if kind == "status"] == [
+            events = self.stream(client)
+        assert [data["status"] for kind, _, data in events if kind == "status"] == [
             "created", "scheduled", "running", "succeeded",
         ]  # fmt: skip
-        assert "".join(data for kind, _, data in found if kind is None) == "one\ntwo\n"
-        assert [kind for kind, _, _ in found][-2:] == ["status", "end"]
+        assert "".join(data for kind, _, data in events if kind is None) == "one\ntwo\n"
+        assert [kind for kind, _, _ in events][-2:] == ["status", "end"]
         assert len(watcher) == 0
 
     def test_deleted_job_ends_the_stream_without_a_status(self, client, log, watcher):
         with soon(lambda: client.delete(f"{JOBS}/1")):
-            found = self.stream(client)
-        assert [(kind, data["status"]) for kind, _, data in found] == [("status", "created"), ("end", None)]
+            events = self.stream(client)
+        assert [(kind, data["status"]) for kind, _, data in events] == [("status", "created"), ("end", None)]
         assert len(watcher) == 0
 
     def test_build_is_streamed(self, client):
@@ -135,13 +135,13 @@ class TestStream:
         assert [kind for kind, _, _ in self.stream(client, f"{BASE}/builds/1/logs")] == ["status", "end"]
 
     def test_head_takes_no_slot(self, client, log):
-        answer = client.call("HEAD", f"{JOBS}/1/logs?follow=sse")
-        assert (answer.status_code, answer.mimetype) == (200, "text/event-stream")
+        response = client.call("HEAD", f"{JOBS}/1/logs?follow=sse")
+        assert (response.status_code, response.mimetype) == (200, "text/event-stream")
 
     def test_stream_needs_a_free_slot(self, client, log, watcher):
         watcher.limit = 0
         try:
-            answer = client.get(f"{JOBS}/1/logs?follow=sse")
+            response = client.get(f"{JOBS}/1/logs?follow=sse")
         finally:
             watcher.limit = 112
-        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "5")

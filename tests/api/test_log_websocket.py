@@ -21,8 +21,8 @@ class TestWebSocketMessages:
         return [line for message in self.read(pieces, skipped) for line in message["log_lines"]]
 
     def test_messages_begin_and_end_with_a_status(self):
-        found = self.read([b"one\ntw", b"o\nend"])
-        assert found == [
+        messages = self.read([b"one\ntw", b"o\nend"])
+        assert messages == [
             {"status": "running", "log_lines": []}, {"log_lines": ["one"]}, {"log_lines": ["two"]},
             {"log_lines": ["end"]}, {"status": "succeeded", "log_lines": []},
         ]  # fmt: skip
@@ -30,8 +30,8 @@ class TestWebSocketMessages:
     @pytest.mark.parametrize("sign", ["x", "é", "한", "😀", "\x01", '"'])
     def test_messages_stay_small(self, sign):
         pieces = [sign.encode() * 100_000, b"\n" + b"y\n" * 50_000, sign.encode() * 40_000]
-        found = list(log_websocket.messages(events_of(pieces)))
-        assert max(len(message.encode()) for message in found) < 64 << 10
+        messages = list(log_websocket.messages(events_of(pieces)))
+        assert max(len(message.encode()) for message in messages) < 64 << 10
         assert "".join(self.lines(pieces)) == sign * 100_000 + "y" * 50_000 + sign * 40_000
         assert self.lines([b"y\n" * 50_000]) == ["y"] * 50_000
 
@@ -52,26 +52,26 @@ class TestOldPaths:
     def test_upgrade_and_a_capable_server_are_required(self, client):
         client.submit()
         for path in self.PATHS:
-            answer = client.get(path)
-            assert (answer.status_code, answer.headers["Upgrade"]) == (426, "websocket")
-            assert answer.mimetype == "application/problem+json"
+            response = client.get(path)
+            assert (response.status_code, response.headers["Upgrade"]) == (426, "websocket")
+            assert response.mimetype == "application/problem+json"
             assert client.get(path, headers={"Upgrade": "websocket"}).status_code == 503
         assert pointers(client.get(f"{self.PATHS[0]}?since_line=x")) == ["since_line"]
 
-    def test_paths_require_credentials_and_access(self, client, nobody, other):
+    def test_paths_require_credentials_and_access(self, client, anonymous, other):
         client.submit()
         for path in self.PATHS:
-            assert nobody.get(path).status_code == 401
+            assert anonymous.get(path).status_code == 401
             assert other.get(path).status_code == 404
             assert client.get(path.replace("jobs/1", "jobs/7")).status_code == 404
         for path in ("/ws/v1/ana/demo/jobs/1/resources/", "/v1/ana/demo/builds/1/resources"):
             assert client.get(path).status_code == 404
-            assert nobody.get(path).status_code == 401
+            assert anonymous.get(path).status_code == 401
 
-    def test_token_parameter_is_for_websockets_only(self, client, nobody):
+    def test_token_parameter_is_for_websockets_only(self, client, anonymous):
         client.submit()
-        key = client.headers["Authorization"].split()[1]
-        path = f"{self.PATHS[1]}?token={key}"
-        assert nobody.get(path).status_code == 401
-        assert nobody.get(path, headers={"Upgrade": "websocket"}).status_code == 503
-        assert nobody.get(f"{JOBS}/1?token={key}").status_code == 401
+        token = client.headers["Authorization"].split()[1]
+        path = f"{self.PATHS[1]}?token={token}"
+        assert anonymous.get(path).status_code == 401
+        assert anonymous.get(path, headers={"Upgrade": "websocket"}).status_code == 503
+        assert anonymous.get(f"{JOBS}/1?token={token}").status_code == 401

@@ -81,44 +81,44 @@ def get(client: FlaskClient, path: str, method: str = "GET", key: str = KEY, **h
 def test_log_is_returned_unchanged(client: FlaskClient, job: Job, log: Path) -> None:
     content = bytes(range(256)) * 1000 + b"<script>\r\n\xff\xfe no newline"
     log.write_bytes(content)
-    answer = get(client, url(job))
-    assert answer.status_code == 200
-    assert answer.data == content
-    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
-    assert answer.headers["Content-Length"] == str(len(content))
-    assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert answer.headers["Accept-Ranges"] == "bytes"
-    assert answer.headers["Content-Disposition"] == f"attachment; filename=ana_demo_jobs_{job.id}.log"
+    response = get(client, url(job))
+    assert response.status_code == 200
+    assert response.data == content
+    assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert response.headers["Content-Length"] == str(len(content))
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Accept-Ranges"] == "bytes"
+    assert response.headers["Content-Disposition"] == f"attachment; filename=ana_demo_jobs_{job.id}.log"
 
 
 @pytest.mark.parametrize("path", ["/jobs/{}/logs", "/jobs/{}/logs/", "//jobs/{}/logs", "//jobs/{}/logs/"])
 def test_path_may_have_extra_slashes(client: FlaskClient, job: Job, log: Path, path: str) -> None:
     log.write_bytes(b"here")
-    answer = get(client, "/api/v1/ana/demo" + path.format(job.id))
-    assert (answer.status_code, answer.data) == (200, b"here")
+    response = get(client, "/api/v1/ana/demo" + path.format(job.id))
+    assert (response.status_code, response.data) == (200, b"here")
 
 
 def test_missing_log_is_empty(client: FlaskClient, job: Job) -> None:
     for query in ("", "?tail=5", "?offset=7"):
-        answer = get(client, url(job, query))
-        assert (answer.status_code, answer.data, answer.headers["Content-Length"]) == (200, b"", "0")
+        response = get(client, url(job, query))
+        assert (response.status_code, response.data, response.headers["Content-Length"]) == (200, b"", "0")
 
 
 def test_length_is_correct_while_the_log_grows(client: FlaskClient, job: Job, log: Path) -> None:
     log.write_bytes(b"1234")
-    answer = client.get(url(job), headers={"Authorization": f"token {KEY}"}, buffered=False)
+    response = client.get(url(job), headers={"Authorization": f"token {KEY}"}, buffered=False)
     with log.open("ab") as writer:
         writer.write(b"5678")
-    assert answer.headers["Content-Length"] == "4"
-    assert answer.data == b"1234"
+    assert response.headers["Content-Length"] == "4"
+    assert response.data == b"1234"
 
 
 def test_head_has_the_length_and_no_body(client: FlaskClient, job: Job, log: Path, watcher: Watcher) -> None:
     log.write_bytes(b"123456")
-    answer = get(client, url(job), "HEAD")
-    assert (answer.status_code, answer.data, answer.headers["Content-Length"]) == (200, b"", "6")
-    answer = get(client, url(job, "?follow=true"), "HEAD")
-    assert (answer.status_code, answer.data, answer.content_length) == (200, b"", None)
+    response = get(client, url(job), "HEAD")
+    assert (response.status_code, response.data, response.headers["Content-Length"]) == (200, b"", "6")
+    response = get(client, url(job, "?follow=true"), "HEAD")
+    assert (response.status_code, response.data, response.content_length) == (200, b"", None)
     assert len(watcher) == 0
 
 
@@ -138,16 +138,16 @@ def test_log_of_a_build_is_returned(client: FlaskClient, project: Project, data_
     path = Store(data_dir).build_log(build.uuid)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"step 1\n")
-    answer = get(client, f"/api/v1/ana/demo/builds/{build.id}/logs")
-    assert (answer.status_code, answer.data) == (200, b"step 1\n")
-    assert f"ana_demo_builds_{build.id}.log" in answer.headers["Content-Disposition"]
+    response = get(client, f"/api/v1/ana/demo/builds/{build.id}/logs")
+    assert (response.status_code, response.data) == (200, b"step 1\n")
+    assert f"ana_demo_builds_{build.id}.log" in response.headers["Content-Disposition"]
 
 
 # Parts.
 
 
 @pytest.mark.parametrize(
-    ("asked", "part", "named"),
+    ("range_header", "part", "named"),
     [
         ("bytes=0-3", b"0123", "bytes 0-3/10"),
         ("bytes=4-", b"456789", "bytes 4-9/10"),
@@ -158,30 +158,30 @@ def test_log_of_a_build_is_returned(client: FlaskClient, project: Project, data_
     ],
 )
 def test_one_range_is_partial_content(
-    client: FlaskClient, job: Job, log: Path, asked: str, part: bytes, named: str
+    client: FlaskClient, job: Job, log: Path, range_header: str, part: bytes, named: str
 ) -> None:
     log.write_bytes(b"0123456789")
-    answer = get(client, url(job), Range=asked)
-    assert (answer.status_code, answer.data, answer.headers["Content-Range"]) == (206, part, named)
-    assert answer.headers["Content-Length"] == str(len(part))
+    response = get(client, url(job), Range=range_header)
+    assert (response.status_code, response.data, response.headers["Content-Range"]) == (206, part, named)
+    assert response.headers["Content-Length"] == str(len(part))
 
 
-@pytest.mark.parametrize("asked", ["bytes=10-", "bytes=99-100"])
-def test_range_beyond_the_end_is_not_satisfiable(client: FlaskClient, job: Job, log: Path, asked: str) -> None:
+@pytest.mark.parametrize("range_header", ["bytes=10-", "bytes=99-100"])
+def test_range_beyond_the_end_is_not_satisfiable(client: FlaskClient, job: Job, log: Path, range_header: str) -> None:
     log.write_bytes(b"0123456789")
-    answer = get(client, url(job), Range=asked)
-    assert (answer.status_code, answer.headers["Content-Range"]) == (416, "bytes */10")
+    response = get(client, url(job), Range=range_header)
+    assert (response.status_code, response.headers["Content-Range"]) == (416, "bytes */10")
 
 
-@pytest.mark.parametrize("asked", ["bytes=0-1,4-5", "lines=0-1", "bytes=x", "bytes=5-2"])
-def test_unsupported_ranges_get_the_whole_log(client: FlaskClient, job: Job, log: Path, asked: str) -> None:
+@pytest.mark.parametrize("range_header", ["bytes=0-1,4-5", "lines=0-1", "bytes=x", "bytes=5-2"])
+def test_unsupported_ranges_get_the_whole_log(client: FlaskClient, job: Job, log: Path, range_header: str) -> None:
     log.write_bytes(b"0123456789")
-    answer = get(client, url(job), Range=asked)
-    assert (answer.status_code, answer.data) == (200, b"0123456789")
+    response = get(client, url(job), Range=range_header)
+    assert (response.status_code, response.data) == (200, b"0123456789")
 
 
 def test_if_range_accepts_earlier_states(client: FlaskClient, job: Job, log: Path) -> None:
-    """Bytes that were there stay as they are, so an ETag of a shorter log is good for a range of a longer one."""
+    """Existing bytes never change, so the ETag of a shorter log is valid for a range of a longer one."""
     log.write_bytes(b"0123")
     etag = get(client, url(job)).headers["ETag"]
     with log.open("ab") as writer:
@@ -194,8 +194,8 @@ def test_if_range_accepts_earlier_states(client: FlaskClient, job: Job, log: Pat
 def test_unchanged_log_is_not_modified(client: FlaskClient, job: Job, log: Path) -> None:
     log.write_bytes(b"0123")
     etag = get(client, url(job)).headers["ETag"]
-    answer = get(client, url(job), If_None_Match=etag)
-    assert (answer.status_code, answer.data, answer.headers["ETag"]) == (304, b"", etag)
+    response = get(client, url(job), If_None_Match=etag)
+    assert (response.status_code, response.data, response.headers["ETag"]) == (304, b"", etag)
     with log.open("ab") as writer:
         writer.write(b"4")
     assert get(client, url(job), If_None_Match=etag).status_code == 200
@@ -227,14 +227,14 @@ def test_tail_returns_the_last_lines(
 @pytest.mark.parametrize(("offset", "rest"), [(0, b"0123456789"), (4, b"456789"), (10, b""), (99, b"")])
 def test_offset_returns_the_remaining_bytes(client: FlaskClient, job: Job, log: Path, offset: int, rest: bytes) -> None:
     log.write_bytes(b"0123456789")
-    answer = get(client, url(job, f"?offset={offset}"))
-    assert (answer.status_code, answer.data) == (200, rest)
+    response = get(client, url(job, f"?offset={offset}"))
+    assert (response.status_code, response.data) == (200, rest)
 
 
 def test_range_is_relative_to_tail_and_offset(client: FlaskClient, job: Job, log: Path) -> None:
     log.write_bytes(b"0123456789")
-    answer = get(client, url(job, "?offset=4"), Range="bytes=1-2")
-    assert (answer.status_code, answer.data, answer.headers["Content-Range"]) == (206, b"56", "bytes 1-2/6")
+    response = get(client, url(job, "?offset=4"), Range="bytes=1-2")
+    assert (response.status_code, response.data, response.headers["Content-Range"]) == (206, b"56", "bytes 1-2/6")
 
 
 @pytest.mark.parametrize(
@@ -250,9 +250,9 @@ def test_range_is_relative_to_tail_and_offset(client: FlaskClient, job: Job, log
     ],
 )
 def test_invalid_parameters_are_named(client: FlaskClient, job: Job, query: str, named: set[str]) -> None:
-    answer = get(client, url(job, query))
-    assert answer.status_code == 400
-    assert answer.json.keys() - {"detail"} == named
+    response = get(client, url(job, query))
+    assert response.status_code == 400
+    assert response.json.keys() - {"detail"} == named
 
 
 # Followed.
@@ -268,15 +268,15 @@ def test_follow_ends_with_the_job(client: FlaskClient, job: Job, log: Path, watc
         end(job)
 
     with soon(work, 0.05):
-        answer = get(client, url(job, "?follow=true"))
-    assert answer.status_code == 200
-    assert answer.content_length is None
-    assert answer.data == b"early " + b"".join(b"%d " % number for number in range(100))
+        response = get(client, url(job, "?follow=true"))
+    assert response.status_code == 200
+    assert response.content_length is None
+    assert response.data == b"early " + b"".join(b"%d " % number for number in range(100))
     assert len(watcher) == 0
 
 
 @pytest.mark.parametrize(
-    ("query", "asked", "status", "rest"),
+    ("query", "range_header", "status", "rest"),
     [
         ("?follow=true&tail=1", None, 200, b"two\nthree\n"),
         ("?follow=1&offset=6", None, 200, b"o\nthree\n"),
@@ -287,29 +287,29 @@ def test_follow_ends_with_the_job(client: FlaskClient, job: Job, log: Path, watc
     ],
 )
 def test_follow_may_start_at_an_offset(
-    client: FlaskClient, job: Job, log: Path, query: str, asked: str | None, status: int, rest: bytes
+    client: FlaskClient, job: Job, log: Path, query: str, range_header: str | None, status: int, rest: bytes
 ) -> None:
     log.write_bytes(b"one\ntwo\n")
-    answer = client.get(
+    response = client.get(
         url(job, query),
-        headers={"Authorization": f"token {KEY}"} | ({"Range": asked} if asked else {}),
+        headers={"Authorization": f"token {KEY}"} | ({"Range": range_header} if range_header else {}),
         buffered=False,
     )
-    assert answer.status_code == status
+    assert response.status_code == status
     if status == 206:
-        assert answer.headers["Content-Range"] == f"bytes 6-{LIVE_END}/*"
+        assert response.headers["Content-Range"] == f"bytes 6-{LIVE_END}/*"
     with log.open("ab") as writer:
         writer.write(b"three\n")
     end(job)
-    assert answer.data == rest
+    assert response.data == rest
 
 
 def test_follow_of_a_done_job_takes_no_slot(client: FlaskClient, job: Job, log: Path, watcher: Watcher) -> None:
     log.write_bytes(b"0123456789")
     end(job)
     watcher.limit = 0
-    answer = get(client, url(job, "?follow=true&offset=4"))
-    assert (answer.status_code, answer.data, answer.content_length) == (200, b"456789", 6)
+    response = get(client, url(job, "?follow=true&offset=4"))
+    assert (response.status_code, response.data, response.content_length) == (200, b"456789", 6)
 
 
 def test_full_server_refuses_followers_only(client: FlaskClient, job: Job, log: Path, watcher: Watcher) -> None:
@@ -333,9 +333,9 @@ def test_full_server_refuses_followers_only(client: FlaskClient, job: Job, log: 
 
 def test_log_needs_credentials(client: FlaskClient, job: Job, log: Path) -> None:
     log.write_bytes(b"secret")
-    answer = client.get(url(job))
-    assert answer.status_code == 401
-    assert b"secret" not in answer.data
+    response = client.get(url(job))
+    assert response.status_code == 401
+    assert b"secret" not in response.data
 
 
 def test_private_log_of_another_user_is_not_found(client: FlaskClient, job: Job, log: Path) -> None:
@@ -343,9 +343,9 @@ def test_private_log_of_another_user_is_not_found(client: FlaskClient, job: Job,
     with write("test"):
         other = User.create(username="bob", created_at=now())
         Token.create(user=other, name="test", digest=digest("b" * 40), created_at=now())
-    answer = get(client, url(job), key="b" * 40)
-    assert answer.status_code == 404
-    assert b"secret" not in answer.data
+    response = get(client, url(job), key="b" * 40)
+    assert response.status_code == 404
+    assert b"secret" not in response.data
 
 
 def test_log_of_a_missing_job_is_not_found(client: FlaskClient, job: Job) -> None:

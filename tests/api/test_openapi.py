@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the API does."""
+"""The OpenAPI document agrees with the API."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ DOCS = Path(__file__).parent.parent.parent / "docs" / "api.md"
 
 
 @pytest.fixture
-def document(nobody):
-    answer = nobody.get("/openapi.json")
-    assert (answer.status_code, answer.mimetype) == (200, "application/json")
-    return answer.json
+def document(anonymous):
+    response = anonymous.get("/openapi.json")
+    assert (response.status_code, response.mimetype) == (200, "application/json")
+    return response.json
 
 
 def operations(document):
@@ -81,7 +81,8 @@ def test_operation_ids_are_unique_and_have_responses(document):
     for name, operation in operations(document):
         good = [code for code in operation["responses"] if code.startswith("2") or code == "101"]
         assert good, name
-        assert all(answer.get("description") or "$ref" in answer for answer in operation["responses"].values()), name
+        responses = operation["responses"].values()
+        assert all(response.get("description") or "$ref" in response for response in responses), name
 
 
 def test_every_json_body_has_a_valid_example(document):
@@ -125,7 +126,7 @@ def test_guide_lists_every_route(document):
 
 def test_short_error_of_a_field_named_status_is_documented(client):
     client.submit()
-    answer = client.post(f"{JOBS}/1/statuses", {"status": "docs"}, headers={"Accept": "application/json"})
-    assert (answer.status_code, type(answer.json["status"])) == (400, list)
+    response = client.post(f"{JOBS}/1/statuses", {"status": "docs"}, headers={"Accept": "application/json"})
+    assert (response.status_code, type(response.json["status"])) == (400, list)
     schema = client.get("/openapi.json").json["components"]["schemas"]["Problem"]["properties"]["status"]
     assert {kind["type"] for kind in schema["oneOf"]} == {"integer", "array"}

@@ -1,4 +1,4 @@
-"""A job's outputs as HTTP clients get them."""
+"""A job's outputs: the tarball, the tree, and single files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from polyjob.statuses import Status
 from polyjob.storage.outputs import EMPTY
 from polyjob.storage.store import Store
 
-from .conftest import JOBS, bring
+from .conftest import JOBS, move_job
 
 URL = f"{JOBS}/1/outputs"
 
@@ -32,9 +32,9 @@ def store(settings):
 
 @pytest.fixture
 def running(client, store):
-    """A job that runs and has written something."""
+    """A running job that has written outputs."""
     client.submit()
-    job = bring(1, Status.SCHEDULED, Status.RUNNING)
+    job = move_job(1, Status.SCHEDULED, Status.RUNNING)
     folder = store.make_job_folder(job.uuid) / "outputs"
     (folder / "deep").mkdir(parents=True)
     (folder / "a.txt").write_bytes(b"first\n")
@@ -45,47 +45,47 @@ def running(client, store):
 @pytest.fixture
 def done(running, store):
     store.seal(running.uuid, "1", 0)
-    return bring(1, Status.FAILED)
+    return move_job(1, Status.FAILED)
 
 
 @pytest.mark.parametrize("path", [URL, f"{URL}/", f"{URL}/download", f"{URL}/download/"])
 def test_sealed_tarball_is_served(client, done, store, path):
-    answer = client.get(path)
-    assert (answer.status_code, answer.mimetype) == (200, "application/gzip")
-    assert answer.data == store.outputs(done.uuid).path.read_bytes()
-    assert unpack(answer.data)["1/a.txt"] == b"first\n"
-    assert int(answer.headers["Content-Length"]) == len(answer.data)
-    assert answer.headers["Content-Disposition"] == "attachment; filename=ana_demo_jobs_1.tar.gz"
-    assert answer.headers["ETag"] == f'"{store.outputs(done.uuid).etag}"'
+    response = client.get(path)
+    assert (response.status_code, response.mimetype) == (200, "application/gzip")
+    assert response.data == store.outputs(done.uuid).path.read_bytes()
+    assert unpack(response.data)["1/a.txt"] == b"first\n"
+    assert int(response.headers["Content-Length"]) == len(response.data)
+    assert response.headers["Content-Disposition"] == "attachment; filename=ana_demo_jobs_1.tar.gz"
+    assert response.headers["ETag"] == f'"{store.outputs(done.uuid).etag}"'
 
 
 def test_same_etag_is_a_304(client, done):
     etag = client.get(URL).headers["ETag"]
-    answer = client.get(URL, headers={"If-None-Match": etag})
-    assert (answer.status_code, answer.data) == (304, b"")
+    response = client.get(URL, headers={"If-None-Match": etag})
+    assert (response.status_code, response.data) == (304, b"")
     assert client.get(URL, headers={"If-None-Match": '"x"'}).status_code == 200
 
 
 @pytest.mark.parametrize(
-    ("asked", "first", "stop"), [("bytes=0-9", 0, 10), ("bytes=100-", 100, None), ("bytes=-7", -7, None)]
+    ("range_header", "first", "stop"), [("bytes=0-9", 0, 10), ("bytes=100-", 100, None), ("bytes=-7", -7, None)]
 )
-def test_range_returns_its_bytes(client, done, asked, first, stop):
+def test_range_returns_its_bytes(client, done, range_header, first, stop):
     whole = client.get(URL).data
-    answer = client.get(URL, headers={"Range": asked})
-    assert (answer.status_code, answer.data) == (206, whole[first:stop])
-    assert answer.headers["Content-Range"].endswith(f"/{len(whole)}")
+    response = client.get(URL, headers={"Range": range_header})
+    assert (response.status_code, response.data) == (206, whole[first:stop])
+    assert response.headers["Content-Range"].endswith(f"/{len(whole)}")
 
 
-@pytest.mark.parametrize("asked", ["bytes=0-1,4-5", "lines=0-1", "bytes=-99999999", "nonsense"])
-def test_unsupported_range_returns_everything(client, done, asked):
-    answer = client.get(URL, headers={"Range": asked})
-    assert (answer.status_code, answer.data) == (200, client.get(URL).data)
+@pytest.mark.parametrize("range_header", ["bytes=0-1,4-5", "lines=0-1", "bytes=-99999999", "nonsense"])
+def test_unsupported_range_returns_everything(client, done, range_header):
+    response = client.get(URL, headers={"Range": range_header})
+    assert (response.status_code, response.data) == (200, client.get(URL).data)
 
 
 def test_range_beyond_the_end_is_a_416(client, done):
-    answer = client.get(URL, headers={"Range": "bytes=99999999-"})
-    assert (answer.status_code, answer.mimetype) == (416, "application/problem+json")
-    assert answer.headers["Content-Range"] == f"bytes */{len(client.get(URL).data)}"
+    response = client.get(URL, headers={"Range": "bytes=99999999-"})
+    assert (response.status_code, response.mimetype) == (416, "application/problem+json")
+    assert response.headers["Content-Range"] == f"bytes */{len(client.get(URL).data)}"
 
 
 def test_range_with_an_old_etag_returns_everything(client, done):
@@ -95,36 +95,36 @@ def test_range_with_an_old_etag_returns_everything(client, done):
 
 
 def test_head_has_headers_without_a_body(client, done):
-    answer = client.call("HEAD", URL)
-    assert (answer.status_code, answer.data) == (200, b"")
-    assert int(answer.headers["Content-Length"]) == len(client.get(URL).data)
+    response = client.call("HEAD", URL)
+    assert (response.status_code, response.data) == (200, b"")
+    assert int(response.headers["Content-Length"]) == len(client.get(URL).data)
 
 
 def test_outputs_of_a_running_job_are_live(client, running, store):
     assert unpack(client.get(URL).data)["1/a.txt"] == b"first\n"
     (store.job_folder(running.uuid) / "outputs" / "c").write_bytes(b"later")
-    answer = client.get(URL)
-    assert unpack(answer.data)["1/c"] == b"later"
-    assert answer.headers["Content-Disposition"] == "attachment; filename=ana_demo_jobs_1.tar.gz"
-    assert "ETag" not in answer.headers
+    response = client.get(URL)
+    assert unpack(response.data)["1/c"] == b"later"
+    assert response.headers["Content-Disposition"] == "attachment; filename=ana_demo_jobs_1.tar.gz"
+    assert "ETag" not in response.headers
 
 
 def test_remote_outputs_of_a_running_job_are_a_409(client):
     client.submit()
-    bring(1, Status.SCHEDULED, Status.RUNNING)
-    answer = client.get(URL)
-    assert (answer.status_code, answer.mimetype) == (409, "application/problem+json")
-    assert int(answer.headers["Retry-After"]) > 0
+    move_job(1, Status.SCHEDULED, Status.RUNNING)
+    response = client.get(URL)
+    assert (response.status_code, response.mimetype) == (409, "application/problem+json")
+    assert int(response.headers["Retry-After"]) > 0
 
 
 @pytest.mark.parametrize("statuses", [[], [Status.SCHEDULED], [Status.STOPPED], [Status.SCHEDULED, Status.FAILED]])
 def test_job_without_outputs_has_an_empty_tarball(client, statuses):
     client.submit()
-    bring(1, *statuses)
-    answer = client.get(URL)
-    assert (answer.status_code, answer.data) == (200, EMPTY)
-    assert unpack(answer.data) == {}
-    assert client.get(URL, headers={"If-None-Match": answer.headers["ETag"]}).status_code == 304
+    move_job(1, *statuses)
+    response = client.get(URL)
+    assert (response.status_code, response.data) == (200, EMPTY)
+    assert unpack(response.data) == {}
+    assert client.get(URL, headers={"If-None-Match": response.headers["ETag"]}).status_code == 304
 
 
 def test_sealed_outputs_are_served_before_the_job_is_done(client, running, store):
@@ -134,13 +134,13 @@ def test_sealed_outputs_are_served_before_the_job_is_done(client, running, store
 
 
 class TestFiles:
-    """One folder, one file: sealed or live, the same."""
+    """Folders and files of the outputs, sealed or live."""
 
     @pytest.fixture(params=["live", "sealed"])
     def job(self, request, running, store):
         if request.param == "sealed":
             store.seal(running.uuid, "1", 0)
-            bring(1, Status.SUCCEEDED)
+            move_job(1, Status.SUCCEEDED)
         return running
 
     def test_folder_is_listed(self, client, job):
@@ -149,11 +149,11 @@ class TestFiles:
             assert client.get(f"{URL}/tree/?path={path}").json == {"files": [["b.bin", 5000]], "dirs": []}
 
     def test_file_is_served(self, client, job):
-        answer = client.get(f"{URL}/files?path=a.txt")
-        assert (answer.status_code, answer.data) == (200, b"first\n")
-        assert answer.headers["Content-Length"] == "6"
-        assert answer.headers["Content-Disposition"] == "attachment; filename=a.txt"
-        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        response = client.get(f"{URL}/files?path=a.txt")
+        assert (response.status_code, response.data) == (200, b"first\n")
+        assert response.headers["Content-Length"] == "6"
+        assert response.headers["Content-Disposition"] == "attachment; filename=a.txt"
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert len(client.get(f"{URL}/files/?path=/deep/b.bin").data) == 5000
 
     @pytest.mark.parametrize("path", ["nothing", "deep", "../log", "deep/../../log", "/etc/passwd", "a.txt/b", "%00"])
@@ -165,9 +165,9 @@ class TestFiles:
         assert client.get(f"{URL}/tree?path={path}").status_code == 404
 
     def test_path_of_a_file_is_required(self, client, job):
-        answer = client.get(f"{URL}/files")
-        assert answer.status_code == 400
-        assert answer.json["errors"][0]["detail"] == "Files view expect a path to the file."
+        response = client.get(f"{URL}/files")
+        assert response.status_code == 400
+        assert response.json["errors"][0]["detail"] == "Files view expect a path to the file."
 
     def test_links_are_not_followed(self, client, running, store):
         (store.job_folder(running.uuid) / "outputs" / "link").symlink_to("/etc/passwd")
@@ -176,10 +176,10 @@ class TestFiles:
 
 def test_tree_of_remote_outputs_is_a_409(client):
     client.submit()
-    bring(1, Status.SCHEDULED, Status.RUNNING)
+    move_job(1, Status.SCHEDULED, Status.RUNNING)
     for path in ("tree", "files?path=a"):
-        answer = client.get(f"{URL}/{path}")
-        assert (answer.status_code, answer.headers["Retry-After"]) == (409, "10")
+        response = client.get(f"{URL}/{path}")
+        assert (response.status_code, response.headers["Retry-After"]) == (409, "10")
 
 
 NAMES = {
@@ -200,7 +200,7 @@ NAMES = {
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("sealed", [False, True])
 class TestNames:
-    """Any name that a file can have: asked for by its bytes, or as it is listed."""
+    """Any name that a file can have: requested by its bytes, or as the list shows it."""
 
     @pytest.fixture(autouse=True)
     def _job(self, name, sealed, running, store):
@@ -213,16 +213,16 @@ class TestNames:
 
     @pytest.mark.parametrize("inside", ["", "dir\udcff/"])
     def test_file_comes_with_its_name(self, client, name, inside):
-        answer = client.get(f"{URL}/files?path={quote(os.fsencode(inside + name), safe='')}")
-        assert (answer.status_code, answer.data) == (200, os.fsencode(name))
-        assert answer.headers["Content-Disposition"] == NAMES[name]
-        answer.headers["Content-Disposition"].encode("ascii")
+        response = client.get(f"{URL}/files?path={quote(os.fsencode(inside + name), safe='')}")
+        assert (response.status_code, response.data) == (200, os.fsencode(name))
+        assert response.headers["Content-Disposition"] == NAMES[name]
+        response.headers["Content-Disposition"].encode("ascii")
 
     def test_listed_name_can_be_asked_for(self, client, name):
         for folder in ("", *(f"{name}/" for name in client.get(f"{URL}/tree").json["dirs"])):
             for listed, _ in client.get(f"{URL}/tree?path={quote(folder)}").json["files"]:
-                answer = client.get(f"{URL}/files?path={quote(folder + listed, safe='')}")
-                assert answer.status_code == 200
+                response = client.get(f"{URL}/files?path={quote(folder + listed, safe='')}")
+                assert response.status_code == 200
                 assert not any(ord(letter) < 32 for letter in listed)
 
 
@@ -237,13 +237,13 @@ def test_names_that_look_alike_are_listed_and_served_apart(client, running, stor
         store.seal(running.uuid, "1", 0)
     listed = [name for name, _ in client.get(f"{URL}/tree?path=in").json["files"]]
     answers = {name: client.get(f"{URL}/files", query_string={"path": f"in/{name}"}) for name in listed}
-    assert {name: answer.data for name, answer in answers.items()} == {
+    assert {name: response.data for name, response in answers.items()} == {
         "caf%E9": b"latin",
         "caf%25E9": b"quoted",
         "caf%2525E9": b"quoted twice",
     }
-    for name, answer in answers.items():
-        assert answer.headers["Content-Disposition"] == f"attachment; filename={name}"
+    for name, response in answers.items():
+        assert response.headers["Content-Disposition"] == f"attachment; filename={name}"
 
 
 @pytest.mark.parametrize("folder", ["", "deep", "dir\udcff"])
@@ -258,14 +258,14 @@ def test_large_folder_is_listed_in_parts(client, running, store, monkeypatch, fo
     before = [("a.txt", 6)] if not folder else [("b.bin", 5000)] if folder == "deep" else []
     if sealed:
         store.seal(running.uuid, "1", 0)
-    found, folders, address, parts = [], [], f"{URL}/tree?path={quote(os.fsencode(folder))}", 0
+    files, folders, address, parts = [], [], f"{URL}/tree?path={quote(os.fsencode(folder))}", 0
     while address:
         listed = client.get(address).json
         assert len(listed["files"]) + len(listed["dirs"]) <= 7
-        found += listed["files"]
+        files += listed["files"]
         folders += listed["dirs"]
         address, parts = listed.get("next"), parts + 1
-    assert found == [list(entry) for entry in before] + [[f"f{number:02}%FF", 1] for number in range(20)]
+    assert files == [list(entry) for entry in before] + [[f"f{number:02}%FF", 1] for number in range(20)]
     assert folders == (["deep", "g"] if not folder else ["g"])
     assert parts == 4 if not folder else parts >= 3
 
@@ -278,8 +278,8 @@ def test_sparse_file_is_served_by_its_true_bytes(client, running, store):
     expected = bytes(1 << 20) + b"island" + bytes((2 << 20) - 6)
     assert client.get(f"{URL}/files?path=sparse").data == expected
     store.seal(running.uuid, "1", 0)
-    answer = client.get(f"{URL}/files?path=sparse")
-    assert (answer.headers["Content-Length"], answer.data == expected) == (str(3 << 20), True)
+    response = client.get(f"{URL}/files?path=sparse")
+    assert (response.headers["Content-Length"], response.data == expected) == (str(3 << 20), True)
     assert unpack(client.get(URL).data)["1/sparse"] == expected
 
 
@@ -296,12 +296,12 @@ def test_one_sealed_file_is_sent_once(client, done):
 
 
 def test_file_of_running_job_has_no_etag(client, running):
-    answer = client.get(f"{URL}/files?path=a.txt")
-    assert "ETag" not in answer.headers
-    assert answer.headers["Cache-Control"] == "no-store"
+    response = client.get(f"{URL}/files?path=a.txt")
+    assert "ETag" not in response.headers
+    assert response.headers["Cache-Control"] == "no-store"
 
 
 def test_ranges_of_a_file_are_not_offered(client, done):
-    answer = client.get(f"{URL}/files?path=a.txt", headers={"Range": "bytes=1-2"})
-    assert (answer.status_code, answer.data) == (200, b"first\n")
-    assert "Accept-Ranges" not in answer.headers
+    response = client.get(f"{URL}/files?path=a.txt", headers={"Range": "bytes=1-2"})
+    assert (response.status_code, response.data) == (200, b"first\n")
+    assert "Accept-Ranges" not in response.headers

@@ -1,4 +1,4 @@
-"""Lists walked by cursor, and the links around a page."""
+"""Pages of lists by cursor, and their links."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from polyjob.db.database import database
 from .conftest import BASE, JOBS, pointers, write
 
 
-def walk(client, **asked):
-    """The ids of each page."""
-    path = f"{JOBS}?" + "&".join(f"{name}={value}" for name, value in ({"cursor": "", "limit": 2} | asked).items())
+def walk(client, **parameters):
+    """Return the ids of each page."""
+    path = f"{JOBS}?" + "&".join(f"{name}={value}" for name, value in ({"cursor": "", "limit": 2} | parameters).items())
     pages = []
     while path:
-        answer = client.get(path)
-        assert answer.status_code == 200, answer.text
-        pages.append([job["id"] for job in answer.json["results"]])
-        path = answer.json["next"]
+        response = client.get(path)
+        assert response.status_code == 200, response.text
+        pages.append([job["id"] for job in response.json["results"]])
+        path = response.json["next"]
         if path:
-            assert f'<{path}>; rel="next"' in answer.headers["Link"]
+            assert f'<{path}>; rel="next"' in response.headers["Link"]
             path = path.removeprefix("http://localhost")
     return pages
 
@@ -66,20 +66,20 @@ def test_cursor_works_with_a_query(client, five):
 
 
 def test_every_cursor_page_uses_an_index(client, five, monkeypatch):
-    asked = []
+    executed = []
     original = database.execute_sql
 
     def note(sql, parameters=None):
-        asked.append((sql, parameters))
+        executed.append((sql, parameters))
         return original(sql, parameters)
 
     monkeypatch.setattr(database, "execute_sql", note)
     for sort in ("-updated_at", "updated_at", "-created_at", "created_at", "id"):
-        asked.clear()
+        executed.clear()
         walk(client, sort=sort)
-        wanted = [item for item in asked if "ORDER BY" in item[0] and "LIMIT" in item[0]]
-        assert len(wanted) == 3
-        for sql, parameters in wanted:
+        page_queries = [item for item in executed if "ORDER BY" in item[0] and "LIMIT" in item[0]]
+        assert len(page_queries) == 3
+        for sql, parameters in page_queries:
             plan = " ".join(row[3] for row in original(f"EXPLAIN QUERY PLAN {sql}", parameters))
             assert "USING" in plan, plan
             assert "TEMP B-TREE" not in plan, f"{sort}: {plan}"
@@ -103,8 +103,8 @@ def test_cursor_works_for_builds(client):
 
 
 def test_offset_pages_have_links(client, five):
-    answer = client.get(f"{JOBS}?limit=2&offset=2")
-    links = dict(reversed(part.split("; ")) for part in answer.headers["Link"].split(", "))
+    response = client.get(f"{JOBS}?limit=2&offset=2")
+    links = dict(reversed(part.split("; ")) for part in response.headers["Link"].split(", "))
     assert links == {
         'rel="next"': f"<http://localhost{JOBS}?limit=2&offset=4>",
         'rel="prev"': f"<http://localhost{JOBS}?limit=2>",

@@ -1,4 +1,4 @@
-"""Every spelling of a path leads to its view, without a redirect."""
+"""Different spellings of a path lead to its view, without a redirect."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_reads_with_and_without_final_slash(client, name, spelling):
 
 @pytest.mark.parametrize("path", [f"{BASE}//jobs/", "/api//v1/ana//demo/jobs", f"{BASE}/jobs/"])
 def test_writes_by_odd_spellings_have_their_effect(client, path):
-    answer = client.post(path, {"config": CONFIG})
-    assert answer.status_code == 201
+    response = client.post(path, {"config": CONFIG})
+    assert response.status_code == 201
     assert client.get(JOBS).json["count"] == 1
 
 
@@ -50,8 +50,8 @@ def test_fixed_segments_come_before_users(client):
 
 @pytest.mark.parametrize("number", ["9" * 18, "9" * 19, "9" * 40, "0", "-1", "1.0", "x", "٣"])
 def test_numbers_that_are_no_ids_are_not_found(client, number):
-    answer = client.get(f"{JOBS}/{number}")
-    assert (answer.status_code, answer.json["status"]) == (404, 404)
+    response = client.get(f"{JOBS}/{number}")
+    assert (response.status_code, response.json["status"]) == (404, 404)
 
 
 @pytest.mark.parametrize(
@@ -67,11 +67,11 @@ def test_numbers_that_are_no_ids_are_not_found(client, number):
         ("/app/%2F%2Fevil.example", "/evil.example"),
     ],
 )
-def test_dashboard_addresses_lead_to_pages_of_this_server(nobody, path, page):
-    answer = nobody.get(path)
-    assert (answer.status_code, answer.headers["Location"]) == (302, page)
+def test_dashboard_addresses_lead_to_pages_of_this_server(anonymous, path, page):
+    response = anonymous.get(path)
+    assert (response.status_code, response.headers["Location"]) == (302, page)
 
 
 @pytest.mark.parametrize("path", ["/_health", "/statusz", "/statusz/"])
-def test_old_health_paths_answer(nobody, path):
-    assert nobody.get(path).status_code == 200
+def test_old_health_paths_answer(anonymous, path):
+    assert anonymous.get(path).status_code == 200

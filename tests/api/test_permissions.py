@@ -64,7 +64,7 @@ class TestOwnChanges:
     """Updates of a job with its own token."""
 
     @pytest.mark.parametrize(
-        ("change", "response"),
+        ("change", "expected"),
         [
             ({"name": "mine"}, {"name": "mine"}),
             ({"description": "mine"}, {"description": "mine"}),
@@ -76,10 +76,10 @@ class TestOwnChanges:
             ({"inputs": [{"name": "x"}], "environment": {"labels": {"a": "b"}}}, {"config": CONFIG}),
         ],
     )
-    def test_own_description_is_changed(self, app_with_runs, method, change, response):
-        answer = caller(app_with_runs, "job").call(method, f"{BASE}/jobs/2", change)
-        assert answer.status_code == 200, answer.text
-        assert answer.json | response == answer.json
+    def test_descriptive_fields_can_be_changed(self, app_with_runs, method, change, expected):
+        response = caller(app_with_runs, "job").call(method, f"{BASE}/jobs/2", change)
+        assert response.status_code == 200, response.text
+        assert response.json | expected == response.json
 
     @pytest.mark.parametrize(
         "change",
@@ -189,7 +189,7 @@ CALLERS = [
 
 @pytest.fixture
 def app_with_runs(app, settings, user, project):
-    """The app with a stopped job, a running job, a queued job and a build of ana; and bob, who owns nothing."""
+    """The app. Ana has a stopped job, a running job, a queued job and a build; bob owns nothing."""
     users.create("bob")
     for status in (Status.STOPPED, Status.RUNNING, Status.CREATED):
         job = submission.create(project, user, {"config": CONFIG, "name": f"job-{status}"}, settings)
@@ -212,8 +212,8 @@ def caller(app, who):
         options.setdefault("lifetime", None)
         return users.create_token(user, "test", **options)[1]
 
-    def token_of_job(number):
-        return job_token(Job.get_by_id(number).uuid, Meta.get_by_id("secret").value)
+    def token_of_job(job_id):
+        return job_token(Job.get_by_id(job_id).uuid, Meta.get_by_id("secret").value)
 
     if who.startswith("browser"):
         with app.test_request_context():
@@ -238,7 +238,7 @@ def caller(app, who):
                 uuid="e" * 32, user=ana, name="other", is_public=False, created_at=demo.created_at,
                 updated_at=demo.created_at,
             )  # fmt: skip
-    makers = {
+    new_tokens = {
         "unknown token": lambda: "f" * 40,
         "expired": lambda: token(ana, lifetime=datetime.timedelta(seconds=-1)),
         "inactive": lambda: token(ana),
@@ -254,7 +254,7 @@ def caller(app, who):
         "stranger": lambda: token(bob),
         "stranger to a public project": lambda: token(bob),
     }
-    client.headers = {"Authorization": f"token {makers[who]()}"}
+    client.headers = {"Authorization": f"token {new_tokens[who]()}"}
     if who == "inactive":
         with write("test"):
             User.update(is_active=False).where(User.id == ana.id).execute()
@@ -272,14 +272,16 @@ def test_every_operation_enforces_its_permission(app_with_runs, who):
             path = path.replace("/jobs/1", "/jobs/2")
         with database.atomic() as transaction:
             try:
-                answer = client.call(method, path, BODIES.get(endpoint.split(".")[1], {} if method != "GET" else None))
+                response = client.call(
+                    method, path, BODIES.get(endpoint.split(".")[1], {} if method != "GET" else None)
+                )
             finally:
                 transaction.rollback()
-        got = answer.status_code if answer.status_code in (401, 403, 404) else OK
+        actual = response.status_code if response.status_code in (401, 403, 404) else OK
         status = expected(app_with_runs, endpoint, method, who)
-        is_missing = got == 404 and status == OK and endpoint in ALWAYS_MISSING
-        if got != status and not is_missing:
-            wrong.append(f"{method} {path} ({permission_of(app_with_runs, endpoint)}): {got}, not {status}")
+        is_missing = actual == 404 and status == OK and endpoint in ALWAYS_MISSING
+        if actual != status and not is_missing:
+            wrong.append(f"{method} {path} ({permission_of(app_with_runs, endpoint)}): {actual}, not {status}")
     assert not wrong, "\n".join(wrong)
 
 
@@ -299,9 +301,9 @@ def test_refused_request_is_answered_before_its_body_arrives(app_with_runs, who)
         status = UNAUTHENTICATED if endpoint == "users.log_in" else expected(app_with_runs, endpoint, method, who)
         if method == "GET" or status == OK:
             continue
-        answer = client.call(method, path, content_type="application/json", environ_overrides=environ)
-        if answer.status_code != status:
-            wrong.append(f"{method} {path}: {answer.status_code}, not {status}")
+        response = client.call(method, path, content_type="application/json", environ_overrides=environ)
+        if response.status_code != status:
+            wrong.append(f"{method} {path}: {response.status_code}, not {status}")
     assert not wrong, "\n".join(wrong)
 
 
@@ -310,7 +312,7 @@ ALWAYS_MISSING = {
     "projects.download_code", "jobs.unbookmark_job", "builds.unbookmark_build", "projects.unbookmark_project",
     "tokens.revoke_token", "outputs.file_of_outputs",
 }  # fmt: skip
-"""Operations on things that the fixture does not have: they end with 404 if they are allowed."""
+"""Operations on objects that the fixture does not have. They return 404 if they are allowed."""
 
 
 def test_bound_token_sees_only_its_project(app_with_runs):

@@ -1,4 +1,4 @@
-"""Every error is JSON that says what was wrong, and nothing that is nobody's business."""
+"""Error responses: problems in JSON that reveal no internals."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .conftest import BASE, CONFIG, JOBS, Client, pointers
 FULL = {"Accept": problems.MIMETYPE}
 
 
-def check(answer, status):
-    assert (answer.status_code, answer.mimetype) == (status, "application/problem+json")
-    body = answer.json
+def check(response, status):
+    assert (response.status_code, response.mimetype) == (status, "application/problem+json")
+    body = response.json
     assert body.keys() >= {"type", "title", "status", "detail"}
     assert (body["status"], type(body["detail"])) == (status, str)
     return body
@@ -38,10 +38,10 @@ def test_unknown_paths(client, path):
 
 def test_browser_gets_an_error_page_outside_the_api(client):
     headers = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-    answer = client.get("/x/y/z/w", headers=headers)
-    assert (answer.status_code, answer.mimetype) == (404, "text/html")
-    answer = client.get("/api/v1/x/y/z/w", headers=headers)
-    assert (answer.status_code, answer.mimetype) == (404, "application/problem+json")
+    response = client.get("/x/y/z/w", headers=headers)
+    assert (response.status_code, response.mimetype) == (404, "text/html")
+    response = client.get("/api/v1/x/y/z/w", headers=headers)
+    assert (response.status_code, response.mimetype) == (404, "application/problem+json")
 
 
 @pytest.mark.parametrize(
@@ -54,15 +54,15 @@ def test_browser_gets_an_error_page_outside_the_api(client):
     ],
 )
 def test_wrong_methods(client, method, path, allowed):
-    answer = client.call(method, path)
-    assert check(answer, 405)["detail"] == f'Method "{method}" not allowed.'
-    assert allowed in answer.headers["Allow"]
+    response = client.call(method, path)
+    assert check(response, 405)["detail"] == f'Method "{method}" not allowed.'
+    assert allowed in response.headers["Allow"]
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/yaml", "text/html; charset=utf-8", "nonsense"])
 def test_wrong_types(client, kind):
-    answer = client.post(JOBS, data=json.dumps({"config": CONFIG}), content_type=kind)
-    assert "Unsupported media type" in check(answer, 415)["detail"]
+    response = client.post(JOBS, data=json.dumps({"config": CONFIG}), content_type=kind)
+    assert "Unsupported media type" in check(response, 415)["detail"]
     assert Job.select().count() == 0
 
 
@@ -72,27 +72,27 @@ def test_wrong_types(client, kind):
     ids=["cut", "list", "words", "text", "null", "bytes", "deep", "huge number"],
 )
 def test_wrong_json(client, data):
-    answer = client.post(JOBS, data=data, content_type="application/json")
-    check(answer, 400)
-    assert pointers(answer) == [""]
+    response = client.post(JOBS, data=data, content_type="application/json")
+    check(response, 400)
+    assert pointers(response) == [""]
 
 
 def test_numbers_outside_json_are_refused(client):
-    answer = client.post(
+    response = client.post(
         JOBS, data=b'{"run": {"cmd": "a"}, "termination": {"grace": NaN}}', content_type="application/json"
     )
-    assert pointers(answer) == ["/termination/grace"]
-    answer = client.post(
+    assert pointers(response) == ["/termination/grace"]
+    response = client.post(
         JOBS, data=b'{"run": {"cmd": "a"}, "termination": {"grace": 1e999}}', content_type="application/json"
     )
-    assert pointers(answer) == ["/termination/grace"]
+    assert pointers(response) == ["/termination/grace"]
 
 
 def test_too_large_bodies_are_refused(settings, user, project):
     app = create_app(dataclasses.replace(settings, body_limit=1000))
     client = Client(app, users.create_token(user, "t")[1])
-    answer = client.post(JOBS, {"config": CONFIG, "description": "x" * 1000})
-    assert check(answer, 413)["detail"] == "The body is larger than 1000 bytes."
+    response = client.post(JOBS, {"config": CONFIG, "description": "x" * 1000})
+    assert check(response, 413)["detail"] == "The body is larger than 1000 bytes."
     assert Job.select().count() == 0
     assert client.post(JOBS, {"config": CONFIG}).status_code == 201
 
@@ -111,10 +111,10 @@ def test_too_large_bodies_are_refused(settings, user, project):
 )
 def test_refusals(app, error, status):
     with app.test_request_context(headers=FULL):
-        answer = problems.refusal_response(error)
-    check(answer, status)
-    assert answer.headers.get("Retry-After") == {409: "7", 503: "9"}.get(status)
-    assert ("WWW-Authenticate" in answer.headers) is (status == 401)
+        response = problems.refusal_response(error)
+    check(response, status)
+    assert response.headers.get("Retry-After") == {409: "7", 503: "9"}.get(status)
+    assert ("WWW-Authenticate" in response.headers) is (status == 401)
 
 
 def test_many_problems_are_listed_and_summarized(app):
@@ -157,7 +157,7 @@ SECRET = "/very/secret/path token=abc"
 class TestDefects:
     @pytest.fixture
     def broken(self, app, client, monkeypatch):
-        """A client whose list of jobs fails as told."""
+        """A client whose list of jobs fails with a given error."""
         app.testing = False
 
         def breaks(error):
@@ -180,16 +180,16 @@ class TestDefects:
         ],
     )
     def test_defects_are_described_only_in_the_log(self, broken, caplog, error):
-        answer = broken(error).get(JOBS)
-        check(answer, 500)
-        assert "secret" not in answer.text
+        response = broken(error).get(JOBS)
+        check(response, 500)
+        assert "secret" not in response.text
         assert "secret" in caplog.text
 
     def test_full_disk_is_a_503(self, broken, caplog):
-        answer = broken(OSError(errno.ENOSPC, SECRET)).get(JOBS)
-        assert "disk is full" in check(answer, 503)["detail"]
-        assert int(answer.headers["Retry-After"]) > 0
-        assert "secret" not in answer.text
+        response = broken(OSError(errno.ENOSPC, SECRET)).get(JOBS)
+        assert "disk is full" in check(response, 503)["detail"]
+        assert int(response.headers["Retry-After"]) > 0
+        assert "secret" not in response.text
 
     @pytest.mark.parametrize("name", ["SQLITE_FULL", "SQLITE_BUSY", "SQLITE_IOERR_WRITE", "SQLITE_LOCKED"])
     def test_unusable_database_is_a_503(self, broken, caplog, name):
@@ -197,13 +197,13 @@ class TestDefects:
         cause.sqlite_errorname = name
         error = peewee.OperationalError(SECRET)
         error.__cause__ = cause
-        answer = broken(error).get(JOBS)
-        check(answer, 503)
-        assert "secret" not in answer.text
+        response = broken(error).get(JOBS)
+        check(response, 503)
+        assert "secret" not in response.text
 
 
 def test_responses_are_not_cached(client):
     client.submit()
-    for path, kept in ((JOBS, "private, no-cache"), (f"{JOBS}/1/coderef", "no-store"), (f"{JOBS}/9", "no-store")):
-        assert client.get(path).headers["Cache-Control"] == kept
+    for path, expected in ((JOBS, "private, no-cache"), (f"{JOBS}/1/coderef", "no-store"), (f"{JOBS}/9", "no-store")):
+        assert client.get(path).headers["Cache-Control"] == expected
     assert client.get(JOBS).headers["X-Content-Type-Options"] == "nosniff"

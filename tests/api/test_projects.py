@@ -30,14 +30,16 @@ UPLOAD = f"{BASE}/repo/upload"
 class TestCreate:
     def test_new_project_is_private(self, client):
         nulls = dict.fromkeys(DETAIL - {"name"}) | {"num_jobs": 0}
-        answer = client.post(f"{PROJECTS}/", nulls | {"name": "new", "description": "d", "tags": ["t"], "readme": "r"})
-        assert answer.status_code == 201
-        assert answer.json.keys() == DETAIL
-        assert answer.json | {
+        response = client.post(
+            f"{PROJECTS}/", nulls | {"name": "new", "description": "d", "tags": ["t"], "readme": "r"}
+        )
+        assert response.status_code == 201
+        assert response.json.keys() == DETAIL
+        assert response.json | {
             "user": "ana", "owner": "ana", "name": "new", "unique_name": "ana.new", "description": "d", "tags": ["t"],
             "readme": "r", "is_public": False, "bookmarked": False, "has_code": False, "num_jobs": 0, "num_builds": 0,
-        } == answer.json  # fmt: skip
-        assert client.get("/api/v1/ana/new").json == answer.json
+        } == response.json  # fmt: skip
+        assert client.get("/api/v1/ana/new").json == response.json
 
     def test_new_project_is_public_if_requested_or_configured(self, client, settings, user):
         assert client.post(PROJECTS, {"name": "a", "is_public": True}).json["is_public"] is True
@@ -56,8 +58,8 @@ class TestCreate:
         assert Project.select().count() == 1
 
     def test_taken_name_is_named(self, client, other):
-        answer = client.post(PROJECTS, {"name": "demo"})
-        assert [error["detail"] for error in answer.json["errors"]] == ["A project with name `demo` already exists."]
+        response = client.post(PROJECTS, {"name": "demo"})
+        assert [error["detail"] for error in response.json["errors"]] == ["A project with name `demo` already exists."]
         assert other.post(PROJECTS, {"name": "demo"}).json["unique_name"] == "bob.demo"
 
 
@@ -65,13 +67,13 @@ class TestList:
     def test_last_changed_first(self, client):
         for name in ("b", "c"):
             client.post(PROJECTS, {"name": name})
-        answer = client.get("/api/v1/ana/").json
-        assert (answer["count"], [project["name"] for project in answer["results"]]) == (3, ["c", "b", "demo"])
-        assert all(project.keys() == ROW for project in answer["results"])
+        response = client.get("/api/v1/ana/").json
+        assert (response["count"], [project["name"] for project in response["results"]]) == (3, ["c", "b", "demo"])
+        assert all(project.keys() == ROW for project in response["results"])
         assert [one["name"] for one in client.get("/api/v1/ana?limit=1&offset=1").json["results"]] == ["b"]
 
     @pytest.mark.parametrize(
-        ("asked", "names"),
+        ("parameters", "names"),
         [
             ("query=name:~other", ["demo", "nightly"]),
             ("query=name:n%25", ["nightly"]),
@@ -82,11 +84,11 @@ class TestList:
             ("sort=-name", ["nightly", "demo"]),
         ],
     )
-    def test_is_filtered_and_sorted(self, client, asked, names):
+    def test_is_filtered_and_sorted(self, client, parameters, names):
         client.post(PROJECTS, {"name": "nightly", "description": "here", "tags": ["x"], "is_public": True})
         client.patch(BASE, {"description": "touched"})
-        answer = client.get(f"/api/v1/ana?{asked}").json
-        assert ([one["name"] for one in answer["results"]], answer["count"]) == (names, len(names))
+        response = client.get(f"/api/v1/ana?{parameters}").json
+        assert ([one["name"] for one in response["results"]], response["count"]) == (names, len(names))
 
     @pytest.mark.parametrize("query", ["name", "status:failed", "created_at:soon", "user.password:x"])
     def test_wrong_queries_are_refused(self, client, query):
@@ -103,8 +105,8 @@ class TestList:
          for things in ("jobs", "builds", "projects"))],
     )  # fmt: skip
     def test_list_of_an_unknown_user_is_empty(self, path, client, other, admin):
-        somebody, nobody = (other.get("/api/v1/" + path.format(name)) for name in ("ana", "nobody"))
-        assert (somebody.status_code, somebody.text) == (nobody.status_code, nobody.text)
+        of_user, of_nobody = (other.get("/api/v1/" + path.format(name)) for name in ("ana", "nobody"))
+        assert (of_user.status_code, of_user.text) == (of_nobody.status_code, of_nobody.text)
         assert other.get("/api/v1/" + path.format("bob")).status_code == 200
         assert admin.get("/api/v1/" + path.format("nobody")).status_code == 404
 
@@ -122,8 +124,10 @@ class TestUpload:
         return client.call("PUT", f"{UPLOAD}/", data=form, content_type="multipart/form-data")
 
     def test_upload_is_stored_and_used_by_jobs(self, client, settings):
-        answer = self.upload(client, tar({"main.py": b"print(1)", "requirements.txt": b"six"}), json='{"async": false}')
-        assert (answer.status_code, answer.data) == (200, b"")
+        response = self.upload(
+            client, tar({"main.py": b"print(1)", "requirements.txt": b"six"}), json='{"async": false}'
+        )
+        assert (response.status_code, response.data) == (200, b"")
         code = Upload.get()
         assert Store(settings.data_dir).upload_path(code.digest).stat().st_size == code.size
         assert list(code.files) == ["requirements.txt"]
@@ -162,23 +166,23 @@ class TestUpload:
 
     def test_truncated_upload_is_refused(self, client, settings):
         whole = b'--b\r\nContent-Disposition: form-data; name="repo"; filename="x"\r\n\r\n' + tar({"a": b"1"})
-        answer = client.call("PUT", UPLOAD, data=whole, content_type="multipart/form-data; boundary=b")
-        assert pointers(answer) == [""]
+        response = client.call("PUT", UPLOAD, data=whole, content_type="multipart/form-data; boundary=b")
+        assert pointers(response) == [""]
         assert Upload.select().count() == 0
         assert list((settings.data_dir / "code").iterdir()) == []
 
     @pytest.mark.parametrize("kind", ["application/json", "application/gzip", "multipart/form-data", None])
     def test_upload_of_another_media_type_is_refused(self, client, kind):
-        answer = client.call("PUT", UPLOAD, data=tar({"a": b"1"}), content_type=kind)
-        assert (answer.status_code, answer.mimetype) == (415, "application/problem+json")
+        response = client.call("PUT", UPLOAD, data=tar({"a": b"1"}), content_type=kind)
+        assert (response.status_code, response.mimetype) == (415, "application/problem+json")
 
     def test_too_large_upload_is_refused(self, settings, user, project):
         small = dataclasses.replace(settings, upload_limit=1000)
         client = Client(create_app(small), users.create_token(user, "t")[1])
         data = tar({"a": b"".join(bytes([i * j % 251]) for i in range(100) for j in range(100))})
         assert len(data) > 1000
-        answer = self.upload(client, data)
-        assert (answer.status_code, answer.mimetype) == (413, "application/problem+json")
+        response = self.upload(client, data)
+        assert (response.status_code, response.mimetype) == (413, "application/problem+json")
         assert Upload.select().count() == 0
         assert list((settings.data_dir / "code").iterdir()) == []
 
@@ -186,8 +190,8 @@ class TestUpload:
         monkeypatch.setattr("polyjob.api.projects.MULTIPART_OVERHEAD_BYTES", 0)
         small = dataclasses.replace(settings, upload_limit=10)
         client = Client(create_app(small), users.create_token(user, "t")[1])
-        answer = self.upload(client, tar({"a": b"1"}))
-        assert (answer.status_code, answer.json["detail"]) == (
+        response = self.upload(client, tar({"a": b"1"}))
+        assert (response.status_code, response.json["detail"]) == (
             413,
             "The body is larger than 10 bytes.",
         )
@@ -200,9 +204,9 @@ class TestUpload:
     def test_upload_is_refused_on_low_disk(self, settings, user, project):
         low = dataclasses.replace(settings, disk_low=1 << 60)
         client = Client(create_app(low), users.create_token(user, "t")[1])
-        answer = self.upload(client, tar({"a": b"1"}))
-        assert answer.status_code == 503
-        assert int(answer.headers["Retry-After"]) > 0
+        response = self.upload(client, tar({"a": b"1"}))
+        assert response.status_code == 503
+        assert int(response.headers["Retry-After"]) > 0
 
     def test_only_the_owner_can_upload(self, client, other):
         publish()
@@ -212,12 +216,12 @@ class TestUpload:
 
 class TestChange:
     def test_all_fields_can_be_updated(self, client):
-        answer = client.patch(BASE, {"description": "d", "tags": ["a"], "readme": "r", "is_public": True})
-        assert answer.status_code == 200
-        assert answer.json.keys() == DETAIL
-        assert (answer.json["description"], answer.json["is_public"]) == ("d", True)
-        answer = client.patch(BASE, {"tags": ["b", "a"], "merge": True, "is_public": None, "num_jobs": 7})
-        assert (answer.json["tags"], answer.json["is_public"], answer.json["num_jobs"]) == (["a", "b"], True, 0)
+        response = client.patch(BASE, {"description": "d", "tags": ["a"], "readme": "r", "is_public": True})
+        assert response.status_code == 200
+        assert response.json.keys() == DETAIL
+        assert (response.json["description"], response.json["is_public"]) == ("d", True)
+        response = client.patch(BASE, {"tags": ["b", "a"], "merge": True, "is_public": None, "num_jobs": 7})
+        assert (response.json["tags"], response.json["is_public"], response.json["num_jobs"]) == (["a", "b"], True, 0)
 
     def test_new_name_applies_everywhere_at_once(self, client):
         client.submit()
@@ -289,9 +293,9 @@ class TestRepository:
         assert client.get(f"{BASE}/repo/download").status_code == 404
         for text in (b"one", b"two"):
             client.put(UPLOAD, data={"repo": (io.BytesIO(tar({"a.txt": text})), "x.tar.gz")})
-        told = client.get(f"{BASE}/repo").json
-        assert (told["project"], told["commit"]) == ("demo", Upload.get_by_id(2).digest)
-        assert told["created_at"] < told["updated_at"]
+        repository = client.get(f"{BASE}/repo").json
+        assert (repository["project"], repository["commit"]) == ("demo", Upload.get_by_id(2).digest)
+        assert repository["created_at"] < repository["updated_at"]
         latest = client.get(f"{BASE}/repo/download/")
         assert (files(latest.data), latest.mimetype) == ({"a.txt": b"two"}, "application/gzip")
         assert "ana_demo.tar.gz" in latest.headers["Content-Disposition"]
@@ -310,8 +314,8 @@ def test_code_can_be_removed_for_new_jobs(client):
     before = client.submit()
     assert before["commit"]
     for _ in range(2):
-        answer = client.delete(f"{BASE}/repo")
-        assert (answer.status_code, answer.data) == (204, b"")
+        response = client.delete(f"{BASE}/repo")
+        assert (response.status_code, response.data) == (204, b"")
     assert client.get(f"{BASE}/repo").status_code == 404
     assert client.submit()["commit"] is None
     assert client.get(f"{JOBS}/{before['id']}").json["commit"] == before["commit"]

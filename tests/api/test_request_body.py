@@ -62,15 +62,15 @@ class TestChunkedBodies:
     )
     def test_body_beyond_the_limit_is_refused(self, small_client, unmanaged, method, path, kind):
         before = Job.select().count(), Project.select().count()
-        answer = send_chunked(small_client, method, path.replace("%", str(unmanaged)), padded(LIMIT + 1), kind)
-        assert answer.status_code == 413
+        response = send_chunked(small_client, method, path.replace("%", str(unmanaged)), padded(LIMIT + 1), kind)
+        assert response.status_code == 413
         assert (Job.select().count(), Project.select().count()) == before
 
     @pytest.mark.parametrize("kind", [JSON, FORM, "text/plain", "application/octet-stream"])
     def test_log_beyond_the_limit_is_refused(self, small_client, unmanaged, settings, kind):
         log = Store(settings.data_dir).job_log(Job.get_by_id(unmanaged).uuid)
-        answer = send_chunked(small_client, "POST", f"{JOBS}/{unmanaged}/logs", b"x" * (LIMIT + 1), kind)
-        assert answer.status_code == 413
+        response = send_chunked(small_client, "POST", f"{JOBS}/{unmanaged}/logs", b"x" * (LIMIT + 1), kind)
+        assert response.status_code == 413
         assert not log.exists()
         send_chunked(small_client, "POST", f"{JOBS}/{unmanaged}/logs", b"x" * LIMIT, "text/plain")
         assert log.read_bytes() == b"x" * LIMIT
@@ -79,8 +79,8 @@ class TestChunkedBodies:
         monkeypatch.setattr("polyjob.api.projects.MULTIPART_OVERHEAD_BYTES", 0)
         head = b'--b\r\nContent-Disposition: form-data; name="repo"; filename="c"\r\n\r\n'
         kind = "multipart/form-data; boundary=b"
-        answer = send_chunked(small_client, "PUT", f"{BASE}/repo/upload", head + b"x" * LIMIT, kind)
-        assert answer.status_code == 413
+        response = send_chunked(small_client, "PUT", f"{BASE}/repo/upload", head + b"x" * LIMIT, kind)
+        assert response.status_code == 413
 
     def test_idempotent_request_beyond_the_limit_is_refused(self, small_client):
         environ = {"wsgi.input": io.BytesIO(padded(LIMIT + 1)), "wsgi.input_terminated": True}
@@ -100,9 +100,9 @@ class TestEncodings:
         paths = [("POST", JOBS), ("POST", f"{JOBS}/{unmanaged}/logs")]
         for method, path in [("PUT", f"{BASE}/repo/upload")] if "multipart" in kind else paths:
             headers = {"Content-Encoding": encoding}
-            answer = small_client.call(method, path, data=data, content_type=kind, headers=headers)
-            assert (answer.status_code, encoding.lower() in answer.json["detail"]) == (415, True)
-            assert "Content-Encoding" in answer.json["detail"]
+            response = small_client.call(method, path, data=data, content_type=kind, headers=headers)
+            assert (response.status_code, encoding.lower() in response.json["detail"]) == (415, True)
+            assert "Content-Encoding" in response.json["detail"]
 
     def test_identity_encoding_is_accepted(self, client):
         headers = {"Content-Encoding": "identity"}
@@ -113,8 +113,8 @@ class TestEncodings:
     def test_byte_order_mark_is_accepted_with_any_type(self, client, kind, encoding):
         data = json.dumps({"config": CONFIG, "name": "n"}).encode(encoding)
         assert data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        answer = client.post(JOBS, data=data, content_type=kind)
-        assert (answer.status_code, answer.json.get("name")) == (201, "n")
+        response = client.post(JOBS, data=data, content_type=kind)
+        assert (response.status_code, response.json.get("name")) == (201, "n")
 
 
 @pytest.mark.parametrize("kind", [JSON, FORM])
@@ -127,8 +127,8 @@ class TestEncodings:
     ],
 )
 def test_duplicate_keys_are_named(client, kind, body, key):
-    answer = client.post(JOBS, data=body, content_type=kind)
-    assert (answer.status_code, answer.json["detail"]) == (400, f"The key `{key}` comes twice.")
+    response = client.post(JOBS, data=body, content_type=kind)
+    assert (response.status_code, response.json["detail"]) == (400, f"The key `{key}` comes twice.")
 
 
 def test_long_duplicate_keys_are_shortened(client):
@@ -138,8 +138,8 @@ def test_long_duplicate_keys_are_shortened(client):
 
 def test_logs_are_refused_while_the_disk_is_low(settings, user, project, small_client, unmanaged):
     low = Client(create_app(dataclasses.replace(settings, disk_low=1 << 60)), users.create_token(user, "u")[1])
-    answer = low.post(f"{JOBS}/{unmanaged}/logs", data=b"x" * 100, content_type="text/plain")
-    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "60")
+    response = low.post(f"{JOBS}/{unmanaged}/logs", data=b"x" * 100, content_type="text/plain")
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "60")
     assert not Store(settings.data_dir).job_log(Job.get_by_id(unmanaged).uuid).exists()
 
 
@@ -151,9 +151,9 @@ class TestMerges:
         for first in (0, 500, 0):
             merged = client.patch(address, {"tags": [f"t{n}" for n in range(first, first + 500)], "merge": True})
             assert merged.status_code == 200
-        answer = client.patch(address, {"tags": ["one more"], "merge": True})
-        assert (answer.status_code, "at most 1000" in answer.json["detail"]) == (400, True)
-        assert [item["pointer"] for item in answer.json["errors"]] == ["/tags"]
+        response = client.patch(address, {"tags": ["one more"], "merge": True})
+        assert (response.status_code, "at most 1000" in response.json["detail"]) == (400, True)
+        assert [item["pointer"] for item in response.json["errors"]] == ["/tags"]
         assert len(client.get(address).json["tags"]) == 1000
 
 
@@ -166,8 +166,8 @@ CONFIG_OF = {
 
 @pytest.mark.parametrize("name", ["quey", "sorts", "limits", "offest", "cursr"])
 def test_mistyped_query_parameter_gets_a_suggestion(client, name):
-    answer = client.get(f"{JOBS}?{name}=1")
-    assert (answer.status_code, "did you mean" in answer.json["detail"]) == (400, True)
+    response = client.get(f"{JOBS}?{name}=1")
+    assert (response.status_code, "did you mean" in response.json["detail"]) == (400, True)
 
 
 @pytest.mark.parametrize("query", ["page=2", "_=171", "group=3", "independent=true", "limit=5"])
@@ -177,7 +177,7 @@ def test_other_query_parameters_are_ignored(client, query):
 
 @pytest.mark.parametrize("path", [JOBS, f"{BASE}/builds", f"{JOBS}?cursor=", "/api/v1/bookmarks/ana/jobs"])
 def test_unknown_sort_field_lists_the_fields(client, path):
-    answer = client.get(f"{path}{'&' if '?' in path else '?'}sort=-name")
-    assert answer.status_code == 400
-    assert "`updated_at`" in answer.json["detail"]
-    assert [item["parameter"] for item in answer.json["errors"]] == ["sort"]
+    response = client.get(f"{path}{'&' if '?' in path else '?'}sort=-name")
+    assert response.status_code == 400
+    assert "`updated_at`" in response.json["detail"]
+    assert [item["parameter"] for item in response.json["errors"]] == ["sort"]

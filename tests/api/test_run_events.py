@@ -14,7 +14,7 @@ from polyjob.logs.follow import AccessRevoked
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
 
-from .conftest import BASE, CONFIG, JOBS, Client, bring, now, publish, write
+from .conftest import BASE, CONFIG, JOBS, Client, move_job, now, publish, write
 
 
 def is_bobs_token():
@@ -74,23 +74,23 @@ def after(seconds, revoke_access):
 @pytest.mark.parametrize("query", ["true", "sse"])
 @pytest.mark.parametrize("revoke_access", REVOCATIONS.values(), ids=REVOCATIONS)
 def test_revoked_access_interrupts_the_follow(other, admin, revoke_access, query, watcher):
-    answer = open_stream(other, query)
+    response = open_stream(other, query)
     timer = after(0.3, lambda: revoke_access(admin))
     read = b""
     with pytest.raises(AccessRevoked):
-        for chunk in answer.iter_encoded():
+        for chunk in response.iter_encoded():
             read += chunk
     timer.join()
     assert b"begun" in read
-    answer.close()
+    response.close()
     assert len(watcher) == 0
     assert other.get(f"{JOBS}/1/logs").status_code in (401, 404)
 
 
 def test_follow_with_access_continues_to_the_end(other, admin):
-    answer = open_stream(other, "true")
-    timer = after(0.5, lambda: bring(1, Status.STOPPED))
-    assert b"".join(answer.iter_encoded()) == b"begun\n"
+    response = open_stream(other, "true")
+    timer = after(0.5, lambda: move_job(1, Status.STOPPED))
+    assert b"".join(response.iter_encoded()) == b"begun\n"
     timer.join()
 
 
@@ -98,8 +98,8 @@ def test_ended_session_interrupts_the_follow(app, client, other):
     browser = app.test_client()
     link = create_sign_in_link(User.get(User.username == "bob"))
     assert browser.get(f"/sign-in/{link}").status_code in (200, 302, 303)
-    answer = browser.get(f"{JOBS}/1/logs?follow=true", buffered=False)
-    assert answer.status_code == 200
+    response = browser.get(f"{JOBS}/1/logs?follow=true", buffered=False)
+    assert response.status_code == 200
 
     def end_sessions():
         with write("test"):
@@ -107,13 +107,13 @@ def test_ended_session_interrupts_the_follow(app, client, other):
 
     timer = after(0.3, end_sessions)
     with pytest.raises(AccessRevoked):
-        list(answer.iter_encoded())
+        list(response.iter_encoded())
     timer.join()
 
 
 def test_credentials_are_checked_again_after_a_wait(other, admin):
     timer = after(0.3, lambda: revoke(admin))
-    answer = other.get(f"{JOBS}/1?wait=1")
+    response = other.get(f"{JOBS}/1?wait=1")
     timer.join()
-    assert answer.status_code == 401
-    assert CONFIG["run"]["cmd"] not in answer.text
+    assert response.status_code == 401
+    assert CONFIG["run"]["cmd"] not in response.text

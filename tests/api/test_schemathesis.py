@@ -1,4 +1,4 @@
-"""Requests made up from the OpenAPI document: no answer is a defect, and none is undocumented."""
+"""Requests generated from the OpenAPI document: no response is an error of the server or undocumented."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ CHECKS = [
     response_schema_conformance,
 ]
 EXAMPLES = 12
-"""Of each operation; with a seed that is the same each time."""
+"""Examples of each operation, always with the same seed."""
 CONFIG = {"version": 1, "kind": "job", "run": {"cmd": "true"}, "build": {"image": "a"}}
 
 SHARES = 4
-"""The operations are tried in so many tests, so that these can run side by side."""
+"""Number of tests that share the operations, so that they can run in parallel."""
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def document(app, settings, user, project, monkeypatch):
 
 @pytest.mark.parametrize("share", range(SHARES))
 def test_no_answer_is_a_defect_or_undocumented(document, settings, share):
-    operations = [found.ok() for found in document.get_all_operations()]
+    operations = [result.ok() for result in document.get_all_operations()]
     assert len(operations) > 60
     for operation in operations[share::SHARES]:
         _try(operation, settings)
@@ -67,20 +67,22 @@ def _try(operation, settings):
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     def try_one(case):
-        key, there = _make_what_is_asked_for(settings)
+        token, path_values = _recreate_objects(settings)
         if len(repr(case.path_parameters)) % 5:  # most of the time; else everything would be a 404
-            known = {name: there[name] for name in case.path_parameters if name in there}
-            case.path_parameters.update(known)
-        response = case.call(headers={"Authorization": f"token {key}"})
+            existing = {name: path_values[name] for name in case.path_parameters if name in path_values}
+            case.path_parameters.update(existing)
+        response = case.call(headers={"Authorization": f"token {token}"})
         says_what_is_wrong = operation.label == "GET /readyz"  # by a 503
         case.validate_response(response, checks=CHECKS[says_what_is_wrong:])
 
     try_one()
 
 
-def _make_what_is_asked_for(settings: Any) -> tuple[str, dict[str, Any]]:
-    """(a key, what paths name): a user, a project, a job and a build, whatever earlier requests did to them. Job and
-    build are done, so that nothing that is followed goes on for ever."""
+def _recreate_objects(settings: Any) -> tuple[str, dict[str, Any]]:
+    """Create a user, a project, a job and a build again, whatever earlier requests did to them.
+
+    Return a token of the user, and the values of path parameters. Job and build are done, so that following them ends.
+    """
     ana = User.get_or_none(User.username == "ana")
     if ana is None or not ana.is_active:
         with write("test"):
@@ -107,5 +109,5 @@ def _make_what_is_asked_for(settings: Any) -> tuple[str, dict[str, Any]]:
         build = builds.create(demo, ana, {"config": CONFIG}, settings)
         with write("test"):
             transition(build, Status.STOPPED)
-    key = users.create_token(ana, "test")[1]
-    return key, {"username": "ana", "project_name": "demo", "job_id": job.id, "build_id": build.id}
+    token = users.create_token(ana, "test")[1]
+    return token, {"username": "ana", "project_name": "demo", "job_id": job.id, "build_id": build.id}

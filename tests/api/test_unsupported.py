@@ -1,4 +1,4 @@
-"""Routes of the documented API that polyjob does not serve: 404, and a sentence that helps."""
+"""Routes of the documented API that polyjob does not serve: 404 with a hint."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from .conftest import BASE
     ],
 )
 def test_other_kinds_of_runs_are_named(client, method, path, segment):
-    answer = client.call(method, path.format(segment))
-    assert answer.status_code == 404
-    assert answer.json["detail"].startswith("polyjob runs jobs, not ")
-    assert answer.json["detail"].endswith("Use `kind: job`.")
+    response = client.call(method, path.format(segment))
+    assert response.status_code == 404
+    assert response.json["detail"].startswith("polyjob runs jobs, not ")
+    assert response.json["detail"].endswith("Use `kind: job`.")
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_other_kinds_of_runs_are_named(client, method, path, segment):
     ],
 )
 def test_other_missing_routes_name_an_alternative(client, method, path, words):
-    answer = client.call(method, path)
-    assert (answer.status_code, words in answer.json["detail"]) == (404, True), answer.text
+    response = client.call(method, path)
+    assert (response.status_code, words in response.json["detail"]) == (404, True), response.text
 
 
-def test_hints_need_a_token(nobody):
-    assert nobody.get(f"{BASE}/experiments").status_code == 401
+def test_hints_need_a_token(anonymous):
+    assert anonymous.get(f"{BASE}/experiments").status_code == 401
 
 
 @pytest.mark.parametrize("path", [f"{BASE}/nothing", f"{BASE}/experiment", "/ana/demo/experiments", "/api/v2/a/b/ci"])
