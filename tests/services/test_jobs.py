@@ -1,126 +1,27 @@
-"""Operations on jobs without an engine: submit, clone, update, report."""
+"""Updates, look-ups and reported statuses of jobs, without an engine."""
 
 from __future__ import annotations
-
-import contextlib
-import dataclasses
-import errno
-import os
-import threading
 
 import pytest
 
 from polyjob.clock import now
-from polyjob.db.database import database, write
-from polyjob.db.models import Build, Job, JobStatus, Project
-from polyjob.errors import Invalid, NotFound, Unavailable
-from polyjob.services import cloning, job_queue, jobs, submission
+from polyjob.db.database import write
+from polyjob.db.models import Job, Project
+from polyjob.errors import Invalid, NotFound
+from polyjob.services import jobs
 from polyjob.statuses import Status
-from polyjob.storage.store import Store
 
-CONFIG = {"version": 1, "kind": "job", "run": {"cmd": "true"}}
-
-
-@pytest.fixture
-def create(project, user, settings):
-    def create(**attributes):
-        return submission.create(project, user, {"config": CONFIG} | attributes, settings)
-
-    return create
+from .helpers import CONFIG, done, pointers
 
 
-def done(job, status=Status.SUCCEEDED):
+def test_job_of_another_project_is_not_found(create, user, settings):
+    job, moment = create(), now()
     with write("test"):
-        Job.update(status=status, finished_at=now()).where(Job.id == job.id).execute()
-    return Job.get_by_id(job.id)
-
-
-def pointers(refused):
-    return [problem.pointer for problem in refused.value.problems]
-
-
-class TestCreate:
-    def test_row_and_first_status_are_written(self, create, project):
-        job = create(name="a", description="d", tags=["x"], ttl=5)
-        row = Job.get_by_id(job.id)
-        assert (row.name, row.description, row.tags, row.ttl, row.runner) == ("a", "d", ["x"], 5, "fake")
-        assert (row.status, row.config, row.version) == (Status.CREATED, CONFIG, 1)
-        assert [status.status for status in jobs.list_statuses(row)] == [Status.CREATED]
-        assert jobs.latest_status(row).created_at == row.created_at == row.updated_at
-        assert (row.started_at, row.finished_at) == (None, None)
-
-    def test_missing_attributes_come_from_the_config(self, create):
-        config = CONFIG | {"name": "n", "description": "d", "tags": ["t"]}
-        job = create(config=config, description="own")
-        assert (job.name, job.description, job.tags) == ("n", "own", ["t"])
-
-    def test_managed_job_without_config_is_refused(self, create):
-        with pytest.raises(Invalid, match="expects a `content`"):
-            create(config=None)
-        assert Job.select().count() == 0
-
-    def test_unmanaged_job_needs_no_config(self, create):
-        assert create(config=None, is_managed=False).status is Status.CREATED
-
-    def test_taken_name_is_refused_and_nothing_written(self, create):
-        create(name="a")
-        with pytest.raises(Invalid) as refused:
-            create(name="a")
-        assert pointers(refused) == ["/name"]
-        assert Job.select().count() == JobStatus.select().count() == 1
-
-    def test_concurrent_submits_get_a_name_once(self, create):
-        created, barrier = [], threading.Barrier(6)
-
-        def race():
-            barrier.wait()
-            with contextlib.suppress(Invalid):
-                created.append(create(name="same"))
-            database.close()
-
-        threads = [threading.Thread(target=race) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(30)
-        assert len(created) == Job.select().count() == 1
-
-    def test_name_of_a_deleted_job_is_free(self, create, user, settings):
-        jobs.delete(create(name="a"), user, settings)
-        assert create(name="a").name == "a"
-
-    def test_ignored_part_becomes_a_note(self, project, user, settings):
-        on_process = dataclasses.replace(settings, runner="process")
-        job = submission.create(project, user, {"config": CONFIG | {"build": {"image": "img"}}}, on_process)
-        assert [note["kind"] for note in job.notes] == ["build.image"]
-
-    def test_unsupported_part_is_refused(self, project, user, settings):
-        on_process = dataclasses.replace(settings, runner="process")
-        config = CONFIG | {"environment": {"secret_refs": ["s"]}}
-        with pytest.raises(Invalid) as refused:
-            submission.create(project, user, {"config": config}, on_process)
-        assert pointers(refused) == ["/config/environment/secret_refs"]
-        assert Job.select().count() == 0
-
-    def test_job_is_refused_while_the_disk_is_low(self, project, user, settings):
-        low = dataclasses.replace(settings, disk_low=1 << 60)
-        with pytest.raises(Unavailable, match="MiB left"):
-            submission.create(project, user, {"config": CONFIG}, low)
-        assert Job.select().count() == 0
-
-    def test_named_build_is_linked(self, create, project, user):
-        moment = now()
-        with write("test"):
-            build = Build.create(
-                uuid="b" * 32, project=project, user=user, config={}, runner="fake", key="k", key_parts={},
-                created_at=moment, updated_at=moment,
-            )  # fmt: skip
-        assert create(build_job=build.id).build_id == build.id
-        assert create(build_job=f"ana.demo.builds.{build.id}").build_id == build.id
-        for invalid in (build.id + 1, f"x.y.builds.{build.id}", "x"):
-            with pytest.raises(Invalid) as refused:
-                create(build_job=invalid)
-            assert pointers(refused) == ["/build_job"]
+        other = Project.create(
+            uuid="e" * 32, user=user, name="other", is_public=False, created_at=moment, updated_at=moment
+        )
+    with pytest.raises(NotFound):
+        jobs.find(other, job.id)
 
 
 class TestUpdate:
@@ -168,75 +69,6 @@ class TestUpdate:
             Job.delete().execute()
         with pytest.raises(NotFound):
             jobs.update(job, {"description": "x"}, settings)
-
-
-class TestClone:
-    def test_restart_merges_the_patch_and_starts_empty(self, create, user, settings):
-        source = create(name="a", description="d", tags=["t"])
-        patch = {"config": {"run": {"cmd": "false"}}}
-        clone = cloning.clone(source, user, "restart", patch, settings)
-        assert clone.config == CONFIG | {"run": {"cmd": "false"}}
-        assert (clone.original_id, clone.cloning_strategy, clone.status) == (source.id, "restart", Status.CREATED)
-        assert (clone.name, clone.description, clone.tags) == (None, "d", ["t"])
-        assert Job.get_by_id(source.id).config == CONFIG
-
-    @pytest.mark.parametrize("strategy", ["resume", "copy"])
-    def test_resume_and_copy_need_a_source_that_is_done(self, create, user, settings, strategy):
-        source = create()
-        with pytest.raises(Invalid, match="only a job that is done"):
-            cloning.clone(source, user, strategy, {}, settings)
-        assert Job.select().count() == 1
-        assert cloning.clone(done(source), user, strategy, {}, settings).cloning_strategy == strategy
-
-    def test_invalid_patch_creates_no_job(self, create, user, settings):
-        source = create()
-        with pytest.raises(Invalid) as refused:
-            cloning.clone(source, user, "restart", {"config": {"run": {"cmd": 5}}}, settings)
-        assert pointers(refused)[0].startswith("/config/run/cmd")
-        assert Job.select().count() == 1
-
-    @pytest.mark.parametrize("strategy", ["resume", "copy"])
-    def test_outputs_are_not_copied_onto_a_full_disk(self, create, user, settings, monkeypatch, strategy):
-        def refuse(*_):
-            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
-        source = done(create())
-        store = Store(settings.data_dir)
-        (store.make_job_folder(source.uuid) / "outputs").mkdir()
-        (store.job_folder(source.uuid) / "outputs" / "a").write_text("a")
-        store.seal(source.uuid, "1", 0)
-        with monkeypatch.context() as patch, pytest.raises(Unavailable, match="copy of the outputs"):
-            patch.setattr(os, "link", refuse)
-            patch.setattr(Store, "free_bytes", lambda self: settings.disk_low + 10)
-            cloning.clone(source, user, strategy, {}, settings)
-        assert Job.select().count() == 1
-        assert [path.name for path in (settings.data_dir / "jobs").iterdir()] == [source.uuid]
-        assert cloning.clone(source, user, strategy, {}, settings).cloning_strategy == strategy
-
-    @pytest.mark.parametrize("strategy", ["restart", "resume", "copy"])
-    def test_deleted_source_is_not_found(self, create, user, settings, strategy):
-        source = done(create())
-        store = Store(settings.data_dir)
-        (store.make_job_folder(source.uuid) / "outputs").mkdir()
-        (store.job_folder(source.uuid) / "outputs" / "a").write_text("a")
-        store.seal(source.uuid, "1", 0)
-        jobs.delete(source, user, settings)
-        with pytest.raises(NotFound):
-            cloning.clone(source, user, strategy, {}, settings)
-        assert Job.select().count() == 1
-        assert [path.name for path in (settings.data_dir / "jobs").iterdir()] == [source.uuid]
-
-    def test_taken_name_gets_a_free_number(self, create, user, settings):
-        source = create(name="a")
-        clones = [cloning.clone(source, user, "restart", {"config": {"name": "a"}}, settings) for _ in range(2)]
-        assert [clone.name for clone in clones] == ["a-1", "a-2"]
-
-    def test_clones_outlive_their_original(self, create, user, settings):
-        source = create()
-        clone = cloning.clone(source, user, "restart", {}, settings)
-        with write("test"):
-            Job.delete().where(Job.id == source.id).execute()
-        assert Job.get_by_id(clone.id).original_id is None
 
 
 class TestReportedStatuses:
@@ -289,21 +121,3 @@ class TestReportedStatuses:
         assert self.report(job, Status.SUCCEEDED, None, settings).status is Status.SUCCEEDED
         assert self.report(job, Status.FAILED, None, settings).status is Status.SUCCEEDED
         assert [row.status for row in jobs.list_statuses(job)] == ["created", "running", "succeeded"]
-
-
-def test_job_of_another_project_is_not_found(create, user, settings):
-    job, moment = create(), now()
-    with write("test"):
-        other = Project.create(
-            uuid="e" * 32, user=user, name="other", is_public=False, created_at=moment, updated_at=moment
-        )
-    with pytest.raises(NotFound):
-        jobs.find(other, job.id)
-
-
-def test_waiting_reason_counts_the_jobs_ahead(create):
-    first, second = create(), create()
-    reasons = [job_queue.waiting_reason(job, job_queue.queue_position(job)) for job in (first, second)]
-    assert reasons[0].endswith("0 jobs are ahead.")
-    assert reasons[1].endswith("1 job is ahead.")
-    assert job_queue.waiting_reason(done(first), None) is None
