@@ -215,8 +215,10 @@ class JobSpec:
 
 
 FENCE_LIFETIME_SECONDS = 86_400.0
-"""Seconds that a fence is kept, that is, whatever `prevent_start` leaves to block a pending start. No start is still
-pending after that time."""
+"""Lifetime of a fence: what `prevent_start` leaves in the backend to block a pending start.
+
+No start is still pending after that time.
+"""
 
 
 def marker_variable(uuid: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""A backend that only pretends to run jobs, for tests and for trying polyjob. Each job's environment says what happens.
+"""A backend that only pretends to run jobs, for tests and for trying polyjob. A job's variables define its behaviour.
 
 It enforces the contract: a call out of order, and a job that would run a second time, raise AssertionError. It keeps
 one small file for each job in `<data>/fake`, so its jobs survive the engine as those of other backends do. Its time
@@ -122,7 +122,7 @@ class FakeRunner(RemoteRunner):
         assert os.path.isdir(spec.folder), "start before the job's folder was created"
         _raise_fault("start", spec.env)
         if spec.env.get("FAKE_START") == "fail":
-            raise StartFailed("the fake backend was told to refuse this job")
+            raise StartFailed("the fake backend refuses this job because of FAKE_START")
         with self._lock:
             job = self._read(spec.uuid)
             if job is None:

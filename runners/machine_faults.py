@@ -1,8 +1,8 @@
-"""Tell a fault of the machine from a fault of the job.
+"""Distinguish a fault of the machine from a fault of the job.
 
 A fault of the machine (the disk is full, memory or descriptors ran out, the network or the backend is away) ends no job
-and no build: the call is tried again later, with a growing pause and a note. Every runner decides with this list, for
-starts and for builds alike.
+and no build: the call is tried again later, with a growing pause and a note. Every runner uses this list, for starts
+and for builds.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ MACHINE_PHRASES = (
     "failed to create endpoint",
     "could not find bridge",
 )
-"""The same faults as a backend words them, in lower case."""
+"""Texts of the same faults in messages of backends, in lower case."""
 
 
 def is_machine_fault(error: BaseException | str) -> bool:
     """Return whether an error, or a backend's text about one, blames the machine and not the job.
 
-    An OSError is judged by its number. Everything else is judged by its text, because a backend passes the kernel's
-    words on inside a sentence of its own.
+    An OSError is judged by its number. Everything else is judged by its text, because a backend quotes the kernel's
+    text in a sentence of its own.
     """
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in MACHINE_ERRNOS

@@ -255,10 +255,10 @@ def _identity(folder: int) -> tuple[int, int]:
 def _clear(folder: int) -> Iterator[str | None]:
     """Remove everything except folders, with a None after each step, and then yield the names of the folders."""
     folders, others = _entries(folder)
-    for number, name in enumerate(others, 1):
+    for count, name in enumerate(others, 1):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=folder)
-        if number % FILES_PER_STEP == 0:
+        if count % FILES_PER_STEP == 0:
             yield None
     yield from folders
 

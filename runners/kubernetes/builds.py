@@ -1,4 +1,6 @@
-"""Builds of the Kubernetes runner: a pod makes an image and pushes it. Without a registry, each job runs the steps.
+"""Builds of the Kubernetes runner: a pod builds an image and pushes it.
+
+Without a registry, each job runs the build steps itself.
 
 Pod and image are named by the build. So after a crash the next engine follows the pod that exists, or finds the image
 that was pushed. Jobs use the image by its digest, because a tag can be moved to another image.
@@ -40,7 +42,7 @@ from runners.kubernetes.registry import RegistryUnavailable, image_digest, repos
 from runners.machine_faults import is_machine_fault
 
 POLL_SECONDS = 0.3
-"""Time from one look at a builder's pod to the next."""
+"""Pause between two requests for a builder's pod."""
 LOG_CHUNK_BYTES = 1 << 20
 NO_REGISTRY = (
     "No registry is configured: each job runs the build steps in its own pod before its command; nothing is kept."
@@ -155,7 +157,7 @@ class _Build:
         self.logs, self.cursor, self.tail = Logs(), LogCursor(), b""
 
     def run(self) -> None:
-        """Make the image. Raises BuildFailed, ApiRefused, RunnerUnavailable."""
+        """Build and push the image. Raises BuildFailed, ApiRefused, RunnerUnavailable."""
         pod = self._find_pod()
         if pod is not None and _has_ended(pod):
             self._delete(pod)  # of an earlier attempt

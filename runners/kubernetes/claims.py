@@ -27,7 +27,10 @@ Failures = tuple[float, float]
 
 
 class Carriers:
-    """The carriers of one namespace. If their memory is lost, the patience with a job's files begins again."""
+    """The carriers of one namespace.
+
+    If its memory is lost, the patience with each job's files starts again.
+    """
 
     def __init__(self, api: Api, options: Options, installation: str) -> None:
         self._api = api

@@ -1,4 +1,4 @@
-"""Pods that do not start: the reasons that only the cluster's events tell, and for how long a pod has had a problem."""
+"""Pods that do not start: reasons that only the cluster's events report, and for how long a problem has lasted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runners.kubernetes.api import Api, ApiRefused, Listing, Object
 from runners.kubernetes.pod_status import Pod, StartProblem, scheduled_at, unix_time
 
 EVENTS_PERIOD_SECONDS = 10.0
-"""Time from one list of events to the next; one list serves all pods."""
+"""Pause between two lists of events. One list serves all pods."""
 UNEXPLAINED_SECONDS = 5.0
 """Time for which a pod may wait without an explanation before polyjob asks for events."""
 EVENT_LIFETIME_SECONDS = 360.0

@@ -19,8 +19,11 @@ from runners.kubernetes.stopper import PodStopper
 
 
 class JobStates:
-    """Determines states of jobs. Where a job's own pod asks for it, also moves the job on: copies its files into the
-    pod, ends build steps that take too long, and deletes a pod that cannot start."""
+    """Determines the states of jobs.
+
+    If the state of a pod requires it, also copies the job's files into the pod, ends build steps that exceed their time
+    limit, and deletes a pod that cannot start.
+    """
 
     def __init__(
         self, api: Api, namespace: Namespace, records: JobRecords, trackers: PodTrackers, stopper: PodStopper,

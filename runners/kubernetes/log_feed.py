@@ -11,10 +11,12 @@ from runners.base import RunnerUnavailable
 from runners.kubernetes.api import hang_up
 
 MAX_READ_AHEAD = 2 << 20
-"""Bytes that are kept of one log; then the API server has to wait. The limit is not in lines, because the API server
-sends one line at a time."""
+"""Maximum number of bytes of one log that wait to be taken; then the API server has to wait.
+
+The limit is not in lines, because the API server sends one line at a time.
+"""
 CHUNK_BYTES = 1 << 18
-"""Bytes that one `take` returns at most."""
+"""Maximum number of bytes that one `take` returns."""
 
 
 class Feed:

@@ -32,8 +32,9 @@ from runners.kubernetes.sweeper import PodSweeper
 from runners.kubernetes.watch import PodWatch
 
 MIN_QUIET_LOG_SECONDS, QUIET_LOGS_PER_SECOND = 10.0, 20.0
-"""Least time from one look at the log of a job that writes nothing to the next; and the rate of such looks for all
-jobs together."""
+"""Minimum pause between two fetches of the log of a job that writes nothing, and the maximum rate of such fetches for
+all jobs together.
+"""
 
 
 class KubernetesRunner(RemoteRunner):

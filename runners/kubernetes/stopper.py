@@ -20,11 +20,13 @@ from runners.kubernetes.pod_tracker import PodTrackers
 SIGNAL_SECONDS = 20.0
 """Time limit for sending a signal."""
 KILL_PERIOD_SECONDS = 5.0
-"""Time from one KILL for build steps that took too long to the next."""
+"""Pause between two KILLs for build steps that exceeded their time limit."""
 UNDELIVERED_KILL_SECONDS = 30.0
-"""Time for which a KILL may fail before polyjob deletes the pod. The part of the log that was not fetched is lost then,
-and so are the outputs unless they are in a claim. The time is long because the job may have ended, and the status of a
-pod can lag behind its node."""
+"""Time for which a KILL may fail before polyjob deletes the pod.
+
+The deletion loses the part of the log that was not fetched, and the outputs unless they are in a claim. The time is
+long because the job may have ended already, and the status of a pod can lag behind its node.
+"""
 STOP_ATTEMPTS = 5
 """Number of attempts to stop a pod that keeps changing, before the next call of `stop`."""
 

@@ -31,8 +31,7 @@ class PodWatch:
     def __init__(
         self, api: Api, selector: Query, wake: Callable[[], None], note: Callable[[Object, bool], None]
     ) -> None:
-        """`note` is called with each pod that changes or disappears, and whether it has disappeared. It is called in
-        another thread."""
+        """`note(pod, is_deleted)` is called in another thread for each pod that changes or disappears."""
         self._api = api
         self._selector = list(selector)
         self._wake = wake

@@ -14,8 +14,10 @@ PROTOCOLS = "sec-websocket-protocol: v5.channel.k8s.io,v4.channel.k8s.io"
 
 
 def open_socket(settings: Any, url: str, authorization: str | None, seconds: float) -> Any:
-    """Open a connection. `seconds` is the time limit for each of its steps, also for the handshake, for which the
-    official client has no limit. Raises WebSocketException, OSError."""
+    """Open a connection. Raises WebSocketException, OSError.
+
+    `seconds` is the time limit for each of its steps, including the handshake, for which the official client has none.
+    """
     connection: Any = websocket.WebSocket(sslopt=_tls_options(settings), skip_utf8_validation=False)
     proxy: dict[str, Any] = {}
     if settings.proxy or settings.proxy_headers:

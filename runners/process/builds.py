@@ -162,12 +162,12 @@ class _Build:
             if exit_code:
                 message = "the virtualenv could not be created; see the build's log"
                 raise BuildFailed(message, exit_code=exit_code)
-            for number, step in enumerate(self.spec.build_steps, 1):
-                self.log.say(f"Step {number}/{len(self.spec.build_steps)}: {step}")
-                exit_code = self._supervise(["/bin/sh", "-e", "-c", step], self.env, number)
+            for step_number, step in enumerate(self.spec.build_steps, 1):
+                self.log.say(f"Step {step_number}/{len(self.spec.build_steps)}: {step}")
+                exit_code = self._supervise(["/bin/sh", "-e", "-c", step], self.env, step_number)
                 if exit_code:
-                    message = f"step {number} ended with exit code {exit_code}: {_title(step)}"
-                    raise BuildFailed(message, number, exit_code)
+                    message = f"step {step_number} ended with exit code {exit_code}: {_title(step)}"
+                    raise BuildFailed(message, step_number, exit_code)
         finally:
             self.log.end()
 

@@ -49,7 +49,7 @@ def account_json(account: pwd.struct_passwd | None) -> dict[str, Any] | None:
 def _missing_capabilities() -> list[str]:
     with open("/proc/thread-self/status") as file:
         effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
-    return [name for name, number in _CAPABILITIES.items() if not effective >> number & 1]
+    return [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
 
 
 def inherited_variables(

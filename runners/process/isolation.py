@@ -43,9 +43,9 @@ def gaps_between_jobs() -> list[str]:
 
 def _group_names(account: pwd.struct_passwd) -> set[str]:
     names = set()
-    for number in os.getgrouplist(account.pw_name, account.pw_gid):
+    for group_id in os.getgrouplist(account.pw_name, account.pw_gid):
         with contextlib.suppress(KeyError):
-            names.add(grp.getgrgid(number).gr_name)
+            names.add(grp.getgrgid(group_id).gr_name)
     return names
 
 

@@ -131,8 +131,8 @@ def unpack(
 def _prepare_child(keeper: int, account: Account | None) -> None:
     """In the unpacking process: react to signals by ending, become the account, and end with the keeper."""
     signal.set_wakeup_fd(-1)
-    for number in (TERM, FORCE):
-        signal.signal(number, signal.SIG_DFL)
+    for signal_number in (TERM, FORCE):
+        signal.signal(signal_number, signal.SIG_DFL)
     if account:
         account.become()
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # last, because a change of account resets it

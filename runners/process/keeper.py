@@ -65,9 +65,9 @@ class Keeper:
             if error_message and not self.supervisor.is_stopping:
                 return _start_failure(error_message)
         if self.supervisor.is_stopping:
-            number = int(signal.SIGKILL if self.supervisor.is_forced else signal.SIGTERM)
+            signal_number = int(signal.SIGKILL if self.supervisor.is_forced else signal.SIGTERM)
             message = "It was stopped before its command began"
-            return {"reason": "signalled", "code": 128 + number, "signal": number, "message": message}
+            return {"reason": "signalled", "code": 128 + signal_number, "signal": signal_number, "message": message}
         os.chdir(work)
         argv = [find_shell(spec["env"].get("PATH", "")), "-c", spec["cmd"]]
         try:
@@ -103,11 +103,11 @@ def _start_failure(message: str) -> dict[str, Any]:
 
 def _exit_of(status: int, supervisor: Supervisor) -> dict[str, Any]:
     """Return the exit of a job as JSON, from the wait status of its command; see `runners.base.Exit`."""
-    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+    signal_number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
     end: dict[str, Any] = {
-        "reason": "exited" if number is None else "signalled",
-        "code": os.WEXITSTATUS(status) if number is None else 128 + number,
-        "signal": number,
+        "reason": "exited" if signal_number is None else "signalled",
+        "code": os.WEXITSTATUS(status) if signal_number is None else 128 + signal_number,
+        "signal": signal_number,
         "max_rss": supervisor.max_rss,
         "cpu_seconds": round(supervisor.cpu_seconds, 6),
     }

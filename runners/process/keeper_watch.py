@@ -56,14 +56,14 @@ class KeeperWatch:
                 self._thread = threading.Thread(target=self._wait, name="keepers", daemon=True)
                 self._thread.start()
 
-    def signal(self, uuid: str, number: int) -> bool:
+    def signal(self, uuid: str, signal_number: int) -> bool:
         """Signal the keeper of a job. Return False if it is not watched."""
         with self._lock:
             process = self._processes.get(uuid)
             if process is None:
                 return False
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(process, number)
+                signal.pidfd_send_signal(process, signal_number)
             return True
 
     def remove(self, uuid: str) -> None:

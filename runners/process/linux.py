@@ -45,14 +45,14 @@ def process_name(pid: int) -> str:
 
 def descendants() -> list[tuple[int, int]]:
     """Return (pid, parent's pid) of all descendants of the calling process, parents first."""
-    found: list[tuple[int, int]] = []
+    pairs: list[tuple[int, int]] = []
     parents = [os.getpid()]
     while parents:
         parent = parents.pop(0)
         for pid in _children(parent):
-            found.append((pid, parent))
+            pairs.append((pid, parent))
             parents.append(pid)
-    return found
+    return pairs
 
 
 def _children(pid: int) -> list[int]:

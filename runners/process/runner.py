@@ -187,7 +187,10 @@ class ProcessRunner(Runner):
             kill_marked(uuid)
 
     def prevent_start(self, uuid: str) -> str | None:
-        """Creates the attempt itself, so a start that is still in the server's socket finds it and runs nothing."""
+        """Prevent a start, as `Runner.prevent_start` does.
+
+        Creates the attempt, so that a start that is still in the server's socket finds it and runs nothing.
+        """
         self._make_folder()
         folder = self._job_folder(uuid)
         try:
@@ -212,7 +215,7 @@ class ProcessRunner(Runner):
     # State of a job
 
     def _on_news(self, news: str) -> None:
-        """In a thread: react to news of the keeper server.
+        """React to news of the keeper server. Called in a thread of its own.
 
         If a job has ended, its keeper is no longer watched, because it only has to exit.
         """

@@ -103,8 +103,8 @@ def _spawn_as(account: Account, argv: list[str], env: dict[str, str], output: in
             os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
             os.dup2(output, 1)
             os.dup2(output, 2)
-            for number in DEFAULT_SIGNALS:
-                signal.signal(number, signal.SIG_DFL)
+            for signal_number in DEFAULT_SIGNALS:
+                signal.signal(signal_number, signal.SIG_DFL)
             signal.set_wakeup_fd(-1)
             os.execve(argv[0], argv, env)
         except OSError as error:

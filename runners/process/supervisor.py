@@ -63,7 +63,7 @@ class Supervisor:
         self._wakeup_read, wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(TERM, self._on_term)
         signal.signal(FORCE, self._on_force)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.signal(signal.SIGCHLD, lambda signal_number, frame: None)
         signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (TERM, FORCE, signal.SIGCHLD))
         prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -163,10 +163,10 @@ class Supervisor:
             self.unkillable = sorted(names | {*self.unkillable})
             self.on_unkillable(self.unkillable)
 
-    def _on_term(self, number: int, frame: Any) -> None:
+    def _on_term(self, signal_number: int, frame: Any) -> None:
         self.is_stopping = True
 
-    def _on_force(self, number: int, frame: Any) -> None:
+    def _on_force(self, signal_number: int, frame: Any) -> None:
         self.is_stopping = self.is_forced = True
 
 
@@ -189,7 +189,7 @@ def _start_time(pid: int) -> int:
         return 0
 
 
-def _send(pid: int, parent: int, number: int) -> bool:
+def _send(pid: int, parent: int, signal_number: int) -> bool:
     """Signal a descendant. Return False if this account may not.
 
     Since the descendants were listed, the pid may have been reused by an unrelated process. So a descriptor is opened
@@ -201,7 +201,7 @@ def _send(pid: int, parent: int, number: int) -> bool:
         return True
     try:
         if process_stat(pid).parent in (parent, os.getpid()):
-            signal.pidfd_send_signal(process, number)
+            signal.pidfd_send_signal(process, signal_number)
     except PermissionError:
         return False
     except OSError:
@@ -216,12 +216,12 @@ def _kill_descendants() -> set[str]:
 
     All are suspended first, so that none can fork a process that is missing from the list.
     """
-    known: set[int] = set()
+    suspended: set[int] = set()
     for _ in range(SUSPEND_ROUNDS):
-        new = [(pid, parent) for pid, parent in descendants() if pid not in known]
+        new = [(pid, parent) for pid, parent in descendants() if pid not in suspended]
         if not new:
             break
         for pid, parent in new:
-            known.add(pid)
+            suspended.add(pid)
             _send(pid, parent, signal.SIGSTOP)
     return {process_name(pid) for pid, parent in descendants() if not _send(pid, parent, signal.SIGKILL)}

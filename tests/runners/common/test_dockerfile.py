@@ -28,12 +28,12 @@ def runs_of(text):
 
 
 def test_dockerfile_has_labels_variables_files_and_steps():
-    made = spec(
+    build_spec = spec(
         build_steps=("pip install six", "echo 'a  b' \\\n  c"),
         env={"A": "1", "B": 'x "$Y" \\ z'},
         requirement_files=("setup.sh", "a b.txt"),
     )
-    text = render_dockerfile(made, {"polyjob.installation": "i"}, {"polyjob.key": "k"}, has_open_folder=True)
+    text = render_dockerfile(build_spec, {"polyjob.installation": "i"}, {"polyjob.key": "k"}, has_open_folder=True)
     *others, first, second, last = text.splitlines()
     assert others == [
         "FROM python:3",
@@ -46,7 +46,7 @@ def test_dockerfile_has_labels_variables_files_and_steps():
         'COPY ["setup.sh", "/code/setup.sh"]',
     ]
     assert runs_of(f"{first}\n{second}") == [
-        ["/bin/sh", "-c", f'{SHELL}exec $s -e -c "$1"', "sh", step] for step in made.build_steps
+        ["/bin/sh", "-c", f'{SHELL}exec $s -e -c "$1"', "sh", step] for step in build_spec.build_steps
     ]
     assert last == 'LABEL polyjob.key="k"'
 
@@ -88,8 +88,8 @@ def test_steps_beyond_the_layers_of_an_image_share_one():
 
 @pytest.mark.parametrize("has_open_folder", [False, True])
 def test_first_step_has_the_number_of_its_instruction(has_open_folder):
-    made = spec(build_steps=("a", "b"), env={"A": "1", "B": "2\n3"}, requirement_files=("f",))
-    lines = render_dockerfile(made, {"l": "1"}, has_open_folder=has_open_folder).splitlines()
-    number = first_step(made, {"l": "1"}, has_open_folder=has_open_folder)
+    build_spec = spec(build_steps=("a", "b"), env={"A": "1", "B": "2\n3"}, requirement_files=("f",))
+    lines = render_dockerfile(build_spec, {"l": "1"}, has_open_folder=has_open_folder).splitlines()
+    number = first_step(build_spec, {"l": "1"}, has_open_folder=has_open_folder)
     assert lines[number - 1].startswith("RUN")
     assert not lines[number - 2].startswith("RUN")

@@ -21,16 +21,16 @@ def noise(size: int) -> bytes:
     return random.Random(size).randbytes(size)
 
 
-def in_pieces(data: bytes, size: int) -> list[bytes]:
+def in_chunks(data: bytes, size: int) -> list[bytes]:
     return [data[at : at + size] for at in range(0, len(data), size)]
 
 
 def unpacked(upload: str | None = None, inputs: str | None = None) -> dict[str, tarfile.TarInfo]:
-    pieces = files_for_job(
+    chunks = files_for_job(
         SimpleNamespace(upload=upload, inputs=inputs), ("/out",), upload_folder="/code", outputs_folder="/out"
     )
-    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces) + END_OF_TARBALL)) as found:
-        return {member.name: member for member in found}
+    with tarfile.open(fileobj=io.BytesIO(b"".join(chunks) + END_OF_TARBALL)) as tarball:
+        return {member.name: member for member in tarball}
 
 
 @pytest.mark.parametrize("size", [1, 1000, 1 << 16, 1 << 22])
@@ -38,13 +38,13 @@ def unpacked(upload: str | None = None, inputs: str | None = None) -> dict[str, 
 def test_all_gzip_members_are_read(size: int, padding: bytes) -> None:
     contents = [b"first", b"", noise(200_000 if size > 1 else 500), b"last"]
     packed = b"".join(map(gzip.compress, contents)) + padding[: 10 if size == 1 else None]
-    assert b"".join(gunzip(in_pieces(packed, size))) == b"".join(contents)
+    assert b"".join(gunzip(in_chunks(packed, size))) == b"".join(contents)
 
 
-def test_gunzipped_pieces_are_small() -> None:
-    pieces = list(gunzip([gzip.compress(bytes(20 << 20))]))
-    assert sum(map(len, pieces)) == 20 << 20
-    assert max(map(len, pieces)) <= 1 << 16
+def test_gunzipped_chunks_are_small() -> None:
+    chunks = list(gunzip([gzip.compress(bytes(20 << 20))]))
+    assert sum(map(len, chunks)) == 20 << 20
+    assert max(map(len, chunks)) <= 1 << 16
 
 
 @pytest.mark.parametrize("cut", [1, 9, 2000])
@@ -100,12 +100,12 @@ def test_holes_become_zeros(tmp_path: Path) -> None:
         file.write(b"island")
     sparse = tmp_path / "a.tar.gz"
     subprocess.run(["tar", "czSf", sparse, "-C", tmp_path, "7"], check=True)
-    pieces = files_for_job(
+    chunks = files_for_job(
         SimpleNamespace(upload=None, inputs=str(sparse)), ("/out",), upload_folder="/code", outputs_folder="/out"
     )
-    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces) + END_OF_TARBALL)) as found:
-        member = found.getmember("out/sparse")
-        content = found.extractfile(member)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(chunks) + END_OF_TARBALL)) as tarball:
+        member = tarball.getmember("out/sparse")
+        content = tarball.extractfile(member)
         assert content is not None
         assert not member.issparse()
         assert content.read() == (tmp_path / "7" / "sparse").read_bytes()
@@ -125,9 +125,9 @@ def test_members_are_renamed_in_the_stream() -> None:
         folder.type = tarfile.DIRTYPE
         archive.addfile(folder)
     data = out.getvalue()
-    pieces = [data[at : at + 100] for at in range(0, len(data), 100)]
+    chunks = [data[at : at + 100] for at in range(0, len(data), 100)]
     with tarfile.open(
-        fileobj=io.BytesIO(b"".join(rename_members(pieces, lambda name: path_below(name, 1))) + END_OF_TARBALL)
+        fileobj=io.BytesIO(b"".join(rename_members(chunks, lambda name: path_below(name, 1))) + END_OF_TARBALL)
     ) as archive:
         assert archive.getnames() == ["a", "d/b", "l"]
         assert archive.extractfile("l").read() == b"x" * 600

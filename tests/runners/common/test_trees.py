@@ -37,13 +37,13 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_read_only_folders_go(tmp_path):
-    place = Path(tempfile.mkdtemp(dir="/tmp"))
-    place.chmod(0o777)
+def test_read_only_folders_are_removed(tmp_path):
+    parent = Path(tempfile.mkdtemp(dir="/tmp"))
+    parent.chmod(0o777)
 
     def make_and_remove():
         for bits in (0, 0o100, 0o400, 0o500, 0o600, 0o300):
-            top = place / f"top{bits}"
+            top = parent / f"top{bits}"
             (top / "in" / "deeper").mkdir(parents=True)
             (top / "in" / "f").write_bytes(b"x")
             (top / "in" / "f").chmod(0)
@@ -54,9 +54,9 @@ def test_read_only_folders_go(tmp_path):
 
     try:
         as_nobody(make_and_remove)
-        assert files(place) == []
+        assert files(parent) == []
     finally:
-        place.rmdir()
+        parent.rmdir()
 
 
 def test_links_are_removed_and_not_followed(tmp_path):
@@ -84,7 +84,7 @@ def test_links_are_removed_and_not_followed(tmp_path):
     assert files(tmp_path) == ["outside"]
 
 
-def test_deep_folders_go_with_few_descriptors(tmp_path):
+def test_deep_folders_are_removed_with_few_descriptors(tmp_path):
     here = os.open(tmp_path, os.O_RDONLY)
     for level in range(1100):
         os.close(os.open("f", os.O_CREAT, dir_fd=here))
@@ -102,7 +102,7 @@ def test_deep_folders_go_with_few_descriptors(tmp_path):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_removal_that_begins_again_ends_however_deep_a_folder_is(tmp_path, monkeypatch):
+def test_restarted_removal_of_a_deep_folder_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(trees, "DEPTH_LIMIT", 20)
     top = tmp_path / "top"
     for part in ("left", "right"):
@@ -116,7 +116,7 @@ def test_removal_that_begins_again_ends_however_deep_a_folder_is(tmp_path, monke
 
 
 @pytest.mark.parametrize("shape", ["flat", "wide", "deep"])
-def test_removal_pauses_and_goes_on_where_it_was(tmp_path, shape):
+def test_paused_removal_continues(tmp_path, shape):
     top = tmp_path / "top"
     for number in range(3000):
         here = {"flat": top, "wide": top / str(number), "deep": top.joinpath(*"abcdefgh"[: number % 8])}[shape]
@@ -154,7 +154,7 @@ def test_many_threads_remove_the_same_folder(tmp_path):
         assert errors == [] and files(tmp_path) == []
 
 
-def test_links_put_in_place_of_folders_are_not_followed(tmp_path):
+def test_links_that_replace_folders_are_not_followed(tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     for name in ("f", "g"):
@@ -254,7 +254,7 @@ def test_given_tree_belongs_to_the_account(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["token", "inner", "."])
-def test_giving_leaves_targets_of_links_alone(tmp_path: Path, outside: Path, target: str) -> None:
+def test_targets_of_links_keep_their_owner(tmp_path: Path, outside: Path, target: str) -> None:
     require_root()
     before = state(outside)
     for number in range(50):
@@ -270,7 +270,7 @@ def test_giving_leaves_targets_of_links_alone(tmp_path: Path, outside: Path, tar
         assert state(outside) == before
 
 
-def test_giving_refuses_what_an_account_owns_already(tmp_path: Path) -> None:
+def test_folder_of_another_account_is_not_given(tmp_path: Path) -> None:
     require_root()
     (tmp_path / "given" / "inner").mkdir(parents=True)
     os.chown(tmp_path / "given" / "inner", NOBODY, NOBODY)
@@ -293,7 +293,7 @@ def test_removal_changes_no_mode_outside(tmp_path: Path, outside: Path) -> None:
         assert state(outside) == before
 
 
-def test_size_counts_nothing_behind_links(tmp_path: Path, outside: Path) -> None:
+def test_size_excludes_targets_of_links(tmp_path: Path, outside: Path) -> None:
     folder = tmp_path / "folder"
     (folder / "inner").mkdir(parents=True)
     (folder / "inner" / "f").write_bytes(b"12345")
@@ -341,7 +341,7 @@ class Guard(ast.NodeVisitor):
     def __init__(self, path: Path) -> None:
         self.where = str(path.relative_to(ROOT))
         self.function = "the module"
-        self.found: set[str] = set()
+        self.names: set[str] = set()
         self.visit(ast.parse(path.read_text()))
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
@@ -362,10 +362,10 @@ class Guard(ast.NodeVisitor):
 
     def check(self, name: str, is_guarded: bool = False) -> None:
         if is_guarded or name in GUARDED:
-            self.found.add(f"{self.where}: {self.function}")
+            self.names.add(f"{self.where}: {self.function}")
 
 
 def test_owners_and_modes_are_changed_nowhere_else() -> None:
     paths = [*ROOT.glob("polyjob/**/*.py"), *ROOT.glob("runners/**/*.py")]
-    found = set().union(*(Guard(path).found for path in paths if path != ROOT / "runners/common/trees.py"))
-    assert found == set(ALLOWED)
+    names = set().union(*(Guard(path).names for path in paths if path != ROOT / "runners/common/trees.py"))
+    assert names == set(ALLOWED)

@@ -161,11 +161,11 @@ def test_carrier_in_use_is_not_removed(claiming: KubernetesHarness, monkeypatch:
     wait_for(lambda: final_state(claiming, handle))
     wait_for_outputs(claiming, handle)
     monkeypatch.setattr("runners.kubernetes.sweeper.STALE_SECONDS", -1.0)
-    pieces = claiming.remote.outputs(handle)
-    next(pieces)
+    chunks = claiming.remote.outputs(handle)
+    next(chunks)
     claiming.runner.inventory()
     assert len(claiming.pods()) == 1
-    assert sum(map(len, pieces)) >= 3000000 - 512
+    assert sum(map(len, chunks)) >= 3000000 - 512
     claiming.runner.inventory()
     assert claiming.pods() == []
     monkeypatch.undo()
@@ -249,9 +249,9 @@ def test_removal_is_repeated_unless_rm_fails(
 
     monkeypatch.setattr(files, "remove_all", fail_once)
     clean_until_done(claiming, handle)
-    is_left = isinstance(error, CommandFailed)
-    assert (spec.uuid in [path.name for path in claim_folders(claiming)]) == is_left
-    assert warnings(caplog) == [f"the files of job {spec.uuid} stay in the claim: {error}"] * is_left
+    has_remaining_files = isinstance(error, CommandFailed)
+    assert (spec.uuid in [path.name for path in claim_folders(claiming)]) == has_remaining_files
+    assert warnings(caplog) == [f"the files of job {spec.uuid} stay in the claim: {error}"] * has_remaining_files
 
 
 def test_job_that_never_ran_needs_no_carrier(claiming: KubernetesHarness) -> None:

@@ -47,8 +47,8 @@ def make_registry() -> Iterator[Callable[[str], str]]:
 
             def do_GET(self) -> None:
                 is_right = self.path == "/token?service=s&scope=repository%3Ateam%2Fit%3Apull"
-                is_known = self.headers.get("Authorization") == f"Basic {SECRET}"
-                self.answer(200 if is_right and is_known else 401, body=json.dumps({"token": "a-token"}).encode())
+                is_authorized = self.headers.get("Authorization") == f"Basic {SECRET}"
+                self.answer(200 if is_right and is_authorized else 401, body=json.dumps({"token": "a-token"}).encode())
 
             def answer(self, status: int, challenge: str = "", body: bytes = b"") -> None:
                 self.send_response(status)

@@ -46,7 +46,7 @@ def build(process: ProcessHarness, spec: BuildSpec) -> tuple[str | None, list[st
     return artifact, log.getvalue().decode().splitlines()
 
 
-def test_steps_run_in_a_virtualenv_that_the_jobs_have(process: ProcessHarness, tmp_path: Path) -> None:
+def test_build_steps_and_jobs_share_a_virtualenv(process: ProcessHarness, tmp_path: Path) -> None:
     code = archive(
         tmp_path / "code.tar.gz", ("./requirements.txt", "# none\n"), ("deep/er.txt", "x"), ("secret.py", "secret")
     )
@@ -71,7 +71,7 @@ def test_steps_run_in_a_virtualenv_that_the_jobs_have(process: ProcessHarness, t
     assert own == b"the job's own\n"
 
 
-def test_without_steps_or_variables_there_is_nothing(process: ProcessHarness) -> None:
+def test_build_without_steps_and_variables_has_no_artifact(process: ProcessHarness) -> None:
     spec = process.build_spec()
     assert build(process, spec) == (None, [])
     assert os.listdir(spec.folder) == []
@@ -122,7 +122,7 @@ class TestSteps:
             assert f"step {step} " in str(caught.value)
             assert not (Path(spec.folder) / "work/never").exists()
 
-    def test_leave_no_process(self, process: ProcessHarness) -> None:
+    def test_build_steps_leave_no_process(self, process: ProcessHarness) -> None:
         spec = process.build_spec("(setsid sleep 1000 &)", "nohup sleep 1000 & true")
         build(process, spec)
         assert processes_of(spec.uuid) == []
@@ -137,10 +137,10 @@ class TestSteps:
 
     def test_cancelled_step_is_killed(self, process: ProcessHarness) -> None:
         spec = process.build_spec(ENDLESS)
-        asked = time.monotonic() + 0.3
+        cancelled_at = time.monotonic() + 0.3
         with pytest.raises(BuildFailed, match="cancelled"):
-            process.runner.build(spec, io.BytesIO(), lambda: time.monotonic() > asked)
-        assert time.monotonic() - asked < 10
+            process.runner.build(spec, io.BytesIO(), lambda: time.monotonic() > cancelled_at)
+        assert time.monotonic() - cancelled_at < 10
         assert processes_of(spec.uuid) == []
 
     def test_megabytes_of_output_are_logged(self, process: ProcessHarness) -> None:
@@ -161,7 +161,7 @@ class TestSteps:
 
         assert process.runner.build(process.build_spec("echo x"), cast(BinaryIO, Full()), lambda: False)
 
-    def test_find_the_allowed_environment_and_empty_input(
+    def test_build_steps_have_allowed_variables_and_empty_input(
         self, process: ProcessHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("SECRET_KEY", "value")
@@ -170,7 +170,7 @@ class TestSteps:
         assert not [line for line in lines if line.startswith("SECRET_KEY")]
         assert lines[-1] == "4"
 
-    def test_find_nothing_of_an_earlier_try(self, process: ProcessHarness) -> None:
+    def test_repeated_build_finds_no_earlier_files(self, process: ProcessHarness) -> None:
         spec = process.build_spec("ls . $VIRTUAL_ENV; touch left $VIRTUAL_ENV/left")
         artifact, _ = build(process, spec)
         again, lines = build(process, spec)
@@ -178,14 +178,16 @@ class TestSteps:
         assert "left" not in lines
 
     @pytest.mark.parametrize("content", [b"", b"no archive", None])
-    def test_without_their_files_are_told(self, process: ProcessHarness, tmp_path: Path, content: bytes | None) -> None:
+    def test_unusable_upload_fails_the_build(
+        self, process: ProcessHarness, tmp_path: Path, content: bytes | None
+    ) -> None:
         code = tmp_path / "code.tar.gz"
         if content is not None:
             code.write_bytes(content)
         with pytest.raises((BuildFailed, RunnerUnavailable)):
             build(process, process.build_spec("true", upload=str(code), requirement_files=("requirements.txt",)))
 
-    def test_in_a_folder_that_cannot_be_used_are_told(self, process: ProcessHarness) -> None:
+    def test_unusable_folder_is_reported(self, process: ProcessHarness) -> None:
         spec = process.build_spec("true")
         Path(spec.folder).rmdir()
         Path(spec.folder).write_text("a file in the way")
@@ -325,7 +327,7 @@ class TestPython:
         assert f"called with -I -m venv {spec.folder}/env" in lines
         assert recorder in lines
 
-    def test_may_be_a_name_on_the_path(
+    def test_python_can_be_a_name_on_the_path(
         self, make_process: Callable[..., ProcessHarness], recorder: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("PATH", f"{Path(recorder).parent}:{os.environ['PATH']}")
@@ -367,8 +369,8 @@ class TestPython:
         assert process.run("true", artifact)[0].succeeded
         assert json.loads(artifact or "")["python"].startswith(os.path.realpath("/bin/sh"))
 
-    def test_in_the_temporary_folder_is_none(self, make_process: Callable[..., ProcessHarness], recorder: str) -> None:
-        """Else each of its jobs would find it missing and have it built again, without end."""
+    def test_temporary_python_has_no_identity(self, make_process: Callable[..., ProcessHarness], recorder: str) -> None:
+        """Otherwise each of its jobs would find it missing and build again."""
         process = make_process(options={"python": recorder})
         step = "cp /bin/sh $TMPDIR/python; ln -sfn $TMPDIR/python $VIRTUAL_ENV/bin/python"
         artifact, _ = build(process, process.build_spec(step))
@@ -408,7 +410,7 @@ with zipfile.ZipFile("polyjobtest-1-py3-none-any.whl", "w") as wheel:
 """
 
 
-def test_packages_land_in_the_virtualenv_whatever_pip_settings_there_are(
+def test_packages_are_installed_into_the_virtualenv_despite_pip_settings(
     make_process: Callable[..., ProcessHarness], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away, home = tmp_path / "away", tmp_path / "home"
@@ -435,9 +437,9 @@ def test_packages_land_in_the_virtualenv_whatever_pip_settings_there_are(
 )
 def test_pip_settings_of_the_server_are_overridden(name: str) -> None:
     server = {"PATH": "/bin", name: "1", "PIP_INDEX_URL": "https://pypi.example.org", "PIP_REQUIRE_VIRTUALENV": "1"}
-    kept = {"PIP_INDEX_URL", "PIP_REQUIRE_VIRTUALENV"}
+    remaining = {"PIP_INDEX_URL", "PIP_REQUIRE_VIRTUALENV"}
     env = builds.Artifact("/env").apply_to(server)
-    assert {key for key in env if key.startswith("PIP_")} == kept | {"PIP_USER"}
+    assert {key for key in env if key.startswith("PIP_")} == remaining | {"PIP_USER"}
     assert env["PIP_USER"] == "0"
     assert builds.Artifact("/env", {name: "own"}).apply_to(server)[name] == "own"
     assert builds.Artifact().apply_to(server) == server

@@ -63,8 +63,8 @@ def greeting(process: ProcessHarness) -> dict[str, int] | None:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(5)
             connection.connect(f"/proc/self/fd/{folder}/server-{keeper_server.VERSION}")
-            told: dict[str, int] = json.loads(connection.recv(4096) or b"null")
-            return told
+            status: dict[str, int] = json.loads(connection.recv(4096) or b"null")
+            return status
     except (ConnectionError, FileNotFoundError):
         return None
     finally:
@@ -149,7 +149,7 @@ class TestDeathInStart:
         assert process.runs(spec) == 1
 
     @pytest.mark.parametrize("at", DEATHS)
-    def test_untaken_job_can_be_fenced(self, process: ProcessHarness, at: str, has_links: bool) -> None:
+    def test_start_of_an_untaken_job_can_be_prevented(self, process: ProcessHarness, at: str, has_links: bool) -> None:
         spec = process.says("x")
         die_in_start(process, spec, at, has_links)
         assert process.runner.prevent_start(spec.uuid) is None
@@ -203,7 +203,7 @@ class TestAttempt:
         assert is_lost(process, handle)
 
     @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV])
-    def test_jobs_run_where_links_are_not_possible(
+    def test_jobs_run_without_hard_links(
         self, process: ProcessHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
     ) -> None:
         script = tmp_path / "launch.py"
@@ -295,7 +295,7 @@ class TestAttempt:
         monkeypatch.setattr(fcntl, "flock", flock)
         assert attempts.lock_unused(str(path), BOOT_ID) is None
 
-    def test_start_that_a_clean_overtakes_makes_no_attempt(
+    def test_start_overtaken_by_clean_creates_no_attempt(
         self, process: ProcessHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = new_attempt(process)
@@ -315,13 +315,13 @@ class TestStop:
     @pytest.mark.parametrize(
         "cmd", [TREE, "trap '' TERM; setsid sleep 1000 & setsid sleep 1000 & sleep 1000; sleep 1000"]
     )
-    def test_leaves_nothing(self, process: ProcessHarness, cmd: str) -> None:
+    def test_stop_leaves_no_process(self, process: ProcessHarness, cmd: str) -> None:
         uuid, handle = start_tree(process, cmd)
         process.runner.stop(handle, force=False)
         assert process.end(handle).signal == 9
         assert processes_of(uuid) == []
 
-    def test_gives_the_command_its_grace(self, process: ProcessHarness) -> None:
+    def test_stopped_command_has_its_grace_period(self, process: ProcessHarness) -> None:
         spec = process.spec("trap 'sleep 0.3; echo bye; exit 7' TERM; echo ready; sleep 1000 & wait", grace=5)
         handle = process.runner.start(spec, None)
         log = Path(spec.folder) / "log"
@@ -332,7 +332,7 @@ class TestStop:
         assert log.read_bytes() == b"ready\nbye\n"
 
     @pytest.mark.parametrize("grace", [2_592_000.0, 999_999_999.0])
-    def test_gives_a_grace_of_months(self, process: ProcessHarness, grace: float) -> None:
+    def test_grace_period_can_be_months(self, process: ProcessHarness, grace: float) -> None:
         spec = process.spec(
             "trap 'sleep 0.3; echo bye; exit 7' TERM; echo ready; while :; do sleep 0.1; done", grace=grace
         )
@@ -345,7 +345,7 @@ class TestStop:
         assert log.read_bytes().endswith(b"bye\n")
 
     @pytest.mark.parametrize("start", ["sleep 1000 &", "setsid sleep 1000 &", "(setsid nohup sleep 1000 &);"])
-    def test_reaches_what_is_started_after_the_term(self, process: ProcessHarness, start: str) -> None:
+    def test_stop_reaches_processes_started_after_the_term(self, process: ProcessHarness, start: str) -> None:
         cmd = f"trap '{start} exit 7' TERM; echo ready; while :; do sleep 0.1; done"
         spec = process.spec(cmd, grace=1000.0)
         handle = process.runner.start(spec, None)
@@ -355,7 +355,7 @@ class TestStop:
         assert process.end(handle).code == 7
         assert processes_of(spec.uuid) == []
 
-    def test_warns_each_process_once(self, process: ProcessHarness) -> None:
+    def test_each_process_receives_one_term(self, process: ProcessHarness) -> None:
         child = 'trap "echo term" TERM; echo ready; for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1; done; exit'
         spec = process.spec(f"trap 'exit 7' TERM; sh -c '{child}' & wait", grace=1000.0)
         handle = process.runner.start(spec, None)
@@ -373,7 +373,7 @@ class TestStop:
             "trap 'wait; exit 7' TERM; setsid sh -c 'trap \"echo bye; exit\" TERM; echo ready; kill -STOP $$' & wait",
         ],
     )
-    def test_reaches_suspended_processes(self, process: ProcessHarness, cmd: str) -> None:
+    def test_stop_reaches_suspended_processes(self, process: ProcessHarness, cmd: str) -> None:
         spec = process.spec(cmd)
         handle = process.runner.start(spec, None)
         wait_for(lambda: any(state_of(pid) == "T" for pid in processes_of(spec.uuid)))
@@ -382,26 +382,26 @@ class TestStop:
         assert (Path(spec.folder) / "log").read_bytes() == b"ready\nbye\n"
         assert end.code == 7
 
-    def test_is_finished_by_the_keeper_when_the_engine_is_gone(self, process: ProcessHarness) -> None:
+    def test_keeper_finishes_a_stop_without_the_engine(self, process: ProcessHarness) -> None:
         uuid, handle = start_tree(process)
-        asked = time.monotonic()
+        requested_at = time.monotonic()
         process.runner.stop(handle, force=False)
         process.runner.close()
         time.sleep(0.15)
         assert processes_of(uuid), "the grace is not over"
         wait_for(lambda: not processes_of(uuid))
-        assert 0.3 <= time.monotonic() - asked < 10
+        assert 0.3 <= time.monotonic() - requested_at < 10
         process.runner = process.another()
         assert process.end(handle).signal == 9
 
-    def test_of_a_stopped_process_works(self, process: ProcessHarness) -> None:
+    def test_suspended_job_can_be_stopped(self, process: ProcessHarness) -> None:
         spec = process.spec("kill -STOP $$", grace=0.2)
         handle = process.runner.start(spec, None)
         wait_for(lambda: processes_of(spec.uuid))
         process.runner.stop(handle, force=False)
         assert process.end(handle).signal in (9, 15)
 
-    def test_reaches_hundreds_while_they_grow(self, process: ProcessHarness) -> None:
+    def test_stop_reaches_hundreds_of_new_processes(self, process: ProcessHarness) -> None:
         spec = process.spec("for i in $(seq 200); do (while :; do sleep 0.2; done) & done; wait", grace=0.1)
         handle = process.runner.start(spec, None)
         wait_for(lambda: len(processes_of(spec.uuid)) > 100)
@@ -409,7 +409,7 @@ class TestStop:
         process.end(handle)
         assert processes_of(spec.uuid) == []
 
-    def test_reaches_what_never_stops_forking(self, process: ProcessHarness) -> None:
+    def test_stop_reaches_endlessly_forking_processes(self, process: ProcessHarness) -> None:
         # Each forks its successor and ends, so that no list of processes is ever true.
         spec = process.spec(
             'hop=\'[ $0 -gt 20000 ] || { setsid sh -c "$1" $(($0 + 1)) "$1" & }\';'
@@ -426,26 +426,26 @@ class TestStop:
 
 class TestEnd:
     @pytest.mark.parametrize("cmd", ["nohup sleep 1000 & exit 2", "(setsid sleep 1000 &); exit 2"])
-    def test_takes_along_what_stays_and_names_it(self, process: ProcessHarness, cmd: str) -> None:
+    def test_stragglers_are_ended_and_named(self, process: ProcessHarness, cmd: str) -> None:
         spec = process.spec(cmd)
         end = process.end(process.runner.start(spec, None))
         assert (end.reason, end.code) == (Reason.EXITED, 2)
         assert end.stragglers == ("sleep",)
         assert processes_of(spec.uuid) == []
 
-    def test_takes_along_what_ignores_term(self, process: ProcessHarness) -> None:
+    def test_stragglers_that_ignore_term_are_killed(self, process: ProcessHarness) -> None:
         spec = process.spec("(setsid sh -c 'trap \"\" TERM; sleep 1000; true' &); sleep 0.1; exit 0", grace=0.2)
         end = process.end(process.runner.start(spec, None))
         assert end.succeeded
         assert processes_of(spec.uuid) == []
 
-    def test_comes_though_somebody_holds_the_pipe(self, process: ProcessHarness) -> None:
+    def test_job_ends_while_a_straggler_holds_its_pipe(self, process: ProcessHarness) -> None:
         spec = process.spec("(sleep 1000 &) ; echo done")
         end = process.end(process.runner.start(spec, None))
         assert end.stragglers == ("sleep",)
         assert (Path(spec.folder) / "log").read_bytes() == b"done\n"
 
-    def test_comes_though_a_stranger_writes_on(self, process: ProcessHarness) -> None:
+    def test_job_ends_while_a_stranger_writes_to_its_pipe(self, process: ProcessHarness) -> None:
         spec = process.spec("echo $$; sleep 1000")
         handle = process.runner.start(spec, None)
         log = Path(spec.folder) / "log"
@@ -456,18 +456,18 @@ class TestEnd:
             assert process.end(handle).signal == 9
             stranger.kill()
 
-    def test_may_be_of_its_own_group(self, process: ProcessHarness) -> None:
+    def test_job_can_kill_its_own_process_group(self, process: ProcessHarness) -> None:
         end, _ = process.run("sleep 1000 & kill -KILL 0")
         assert (end.reason, end.signal) == (Reason.SIGNALLED, 9)
 
-    def test_waits_for_a_job_without_output(self, process: ProcessHarness) -> None:
+    def test_job_without_output_is_awaited(self, process: ProcessHarness) -> None:
         spec = process.spec("exec >&- 2>&- <&-; sleep 0.3; touch ../late; exit 8")
         assert process.end(process.runner.start(spec, None)).code == 8
         assert (Path(spec.folder) / "late").exists()
 
 
 class TestDeathOfTheKeeper:
-    def test_kills_the_job_and_loses_it(self, process: ProcessHarness) -> None:
+    def test_job_without_its_keeper_is_killed_and_lost(self, process: ProcessHarness) -> None:
         spec = process.spec("echo ran >> ../runs;" + TREE)
         handle = process.runner.start(spec, None)
         wait_for(lambda: len(processes_of(spec.uuid)) >= TREE_SIZE)
@@ -478,7 +478,7 @@ class TestDeathOfTheKeeper:
         assert is_lost(process, handle)
         assert process.runs(spec) == 1
 
-    def test_is_not_told_while_a_process_lives(self, process: ProcessHarness) -> None:
+    def test_job_is_not_missing_while_a_process_lives(self, process: ProcessHarness) -> None:
         uuid, handle = start_tree(process)
         stopped = processes_of(uuid)
         kill(parent_of(min(stopped)))
@@ -488,7 +488,7 @@ class TestDeathOfTheKeeper:
                 return
         pytest.fail("it is not told")
 
-    def test_wakes_the_engine(self, process: ProcessHarness) -> None:
+    def test_death_of_a_keeper_wakes_the_engine(self, process: ProcessHarness) -> None:
         spec = process.spec("sleep 1000")
         handle = process.runner.start(spec, None)
         wait_for(lambda: isinstance(process.state(handle), Running))
@@ -497,10 +497,10 @@ class TestDeathOfTheKeeper:
         assert process.woken.wait(2)
         assert is_lost(process, handle)
 
-    def test_while_unpacking_leaves_no_unpacking(self, process: ProcessHarness, tmp_path: Path) -> None:
+    def test_unpacking_ends_with_its_keeper(self, process: ProcessHarness, tmp_path: Path) -> None:
         pipe = tmp_path / "code.tar.gz"
         os.mkfifo(pipe)
-        held = os.open(pipe, os.O_RDWR)
+        pipe_fd = os.open(pipe, os.O_RDWR)
         try:
             spec = process.spec("echo ran", upload=str(pipe))
             handle = process.runner.start(spec, None)
@@ -515,7 +515,7 @@ class TestDeathOfTheKeeper:
             wait_for(lambda: is_lost(process, handle))
             wait_for(lambda: not lives(pid), 2)
         finally:
-            os.close(held)
+            os.close(pipe_fd)
 
     def test_zombie_keeper_counts_as_dead(self, process: ProcessHarness) -> None:
         """The suspended server does not reap its keeper."""
@@ -531,7 +531,7 @@ class TestDeathOfTheKeeper:
 
 
 class TestDeathOfTheServer:
-    def test_leaves_its_keepers_alone(self, process: ProcessHarness) -> None:
+    def test_keepers_survive_their_server(self, process: ProcessHarness) -> None:
         spec = process.spec("until [ -e ../go ]; do sleep 0.05; done; echo done; exit 3")
         handle = process.runner.start(spec, None)
         wait_for(lambda: isinstance(process.state(handle), Running))
@@ -542,7 +542,7 @@ class TestDeathOfTheServer:
         assert process.end(handle).code == 3
         assert (Path(spec.folder) / "log").read_bytes() == b"done\n"
 
-    def test_leaves_jobs_that_can_be_stopped(self, process: ProcessHarness) -> None:
+    def test_jobs_can_be_stopped_after_the_server_died(self, process: ProcessHarness) -> None:
         uuid, handle = start_tree(process)
         kill(server_of(process))
         process.runner.close()
@@ -551,7 +551,7 @@ class TestDeathOfTheServer:
         process.end(handle)
         assert processes_of(uuid) == []
 
-    def test_during_a_start_neither_doubles_nor_forgets_a_job(self, process: ProcessHarness) -> None:
+    def test_death_during_starts_neither_repeats_nor_loses_jobs(self, process: ProcessHarness) -> None:
         """Killed at any moment of a start: the job runs once, or it never runs and is lost."""
         specs = [process.spec("echo ran >> ../runs") for _ in range(12)]
         handles = []
@@ -574,7 +574,7 @@ class TestDeathOfTheServer:
             else:
                 assert not (Path(spec.folder) / "runs").exists()
 
-    def test_of_the_engine_ends_the_server_after_the_last_job(self, process: ProcessHarness) -> None:
+    def test_server_without_engine_ends_after_the_last_job(self, process: ProcessHarness) -> None:
         handle = process.runner.start(process.spec("sleep 1.5"), None)
         wait_for(lambda: isinstance(process.state(handle), Running))
         process.runner.close()
@@ -585,7 +585,7 @@ class TestDeathOfTheServer:
         assert process.end(handle).succeeded
         assert process.run("exit 5")[0].code == 5
 
-    def test_by_idleness_does_not_block_the_next(self, process: ProcessHarness) -> None:
+    def test_next_server_starts_after_an_idle_one_ended(self, process: ProcessHarness) -> None:
         for code in (1, 2, 3):
             assert process.run(f"exit {code}")[0].code == code
             process.runner.close()
@@ -594,7 +594,7 @@ class TestDeathOfTheServer:
 
 
 class TestServer:
-    def test_is_one_for_many_engines(self, process: ProcessHarness) -> None:
+    def test_many_engines_share_one_server(self, process: ProcessHarness) -> None:
         runners = [process.another() for _ in range(5)]
         threads = [threading.Thread(target=runner.check) for runner in runners]
         for thread in threads:
@@ -608,7 +608,7 @@ class TestServer:
 
         wait_for(lambda: len(roots()) == 1)
 
-    def test_of_another_version_stands_beside_it(
+    def test_servers_of_two_versions_run_side_by_side(
         self, process: ProcessHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         handle = process.runner.start(process.spec("sleep 1000"), None)
@@ -618,7 +618,7 @@ class TestServer:
         newer.stop(handle, force=True)
         process.end(handle, newer)
 
-    def test_survives_nonsense(self, process: ProcessHarness) -> None:
+    def test_server_survives_invalid_requests(self, process: ProcessHarness) -> None:
         process.runner.check()
         server = server_of(process)
         folder = os.open(process.data / "process", os.O_RDONLY)
@@ -644,7 +644,7 @@ class TestServer:
         assert process.run("exit 6")[0].code == 6
         assert server_of(process) == server
 
-    def test_has_nothing_open_of_the_engine(self, process: ProcessHarness, tmp_path: Path) -> None:
+    def test_server_has_no_open_file_of_the_engine(self, process: ProcessHarness, tmp_path: Path) -> None:
         with (tmp_path / "secret").open("w") as file:
             os.set_inheritable(file.fileno(), True)
             process.runner.check()
@@ -711,7 +711,7 @@ class TestStrangers:
         rebooted.runner.close()
         assert isinstance(process.state(handle), Running)
 
-    def test_a_forged_keeper_is_not_signalled(self, process: ProcessHarness) -> None:
+    def test_forged_keeper_is_not_signalled(self, process: ProcessHarness) -> None:
         spec = process.spec("sleep 1000")
         handle = process.runner.start(spec, None)
         wait_for(lambda: isinstance(process.state(handle), Running))
@@ -728,7 +728,7 @@ class TestStrangers:
         path.write_text(true)
         assert isinstance(process.state(handle), Running)
 
-    def test_a_keeper_of_another_boot_is_not_signalled(self, process: ProcessHarness) -> None:
+    def test_keeper_of_another_boot_is_not_signalled(self, process: ProcessHarness) -> None:
         """Even where the process with its number began at the same time after that boot."""
         spec = process.spec("sleep 1000")
         handle = process.runner.start(spec, None)
@@ -740,13 +740,13 @@ class TestStrangers:
         assert isinstance(process.state(handle), Running)
 
     def test_only_processes_with_the_marker_are_killed(self) -> None:
-        mark = "b" * 31
+        uuid = "b" * 31
         with (
-            subprocess.Popen(["sleep", "1000"], env={"POLYJOB_UUID": mark}) as marked_one,
-            subprocess.Popen(["sleep", "1000"], env={"POLYJOB_UUID": f"{mark}b", "X_POLYJOB_UUID": mark}) as other,
+            subprocess.Popen(["sleep", "1000"], env={"POLYJOB_UUID": uuid}) as marked,
+            subprocess.Popen(["sleep", "1000"], env={"POLYJOB_UUID": f"{uuid}b", "X_POLYJOB_UUID": uuid}) as other,
         ):
-            kill_marked(mark)
-            assert marked_one.wait(10) == -signal.SIGKILL
+            kill_marked(uuid)
+            assert marked.wait(10) == -signal.SIGKILL
             assert other.poll() is None
             other.kill()
 
@@ -756,13 +756,13 @@ class TestStrangers:
             "threading.Thread(target=time.sleep, args=(1000,)).start()\n"
             "ctypes.CDLL(None).pthread_exit(None)\n"
         )
-        mark = "c" * 31
-        with subprocess.Popen([sys.executable, "-S", "-c", program], env={"POLYJOB_UUID": mark}) as process:
+        uuid = "c" * 31
+        with subprocess.Popen([sys.executable, "-S", "-c", program], env={"POLYJOB_UUID": uuid}) as process:
             wait_for(lambda: state_of(process.pid) == "Z")
-            kill_marked(mark)
+            kill_marked(uuid)
             assert process.wait(10) == -signal.SIGKILL
 
-    def test_an_unreadable_end_is_lost_and_no_success(self, process: ProcessHarness) -> None:
+    def test_unreadable_exit_is_lost(self, process: ProcessHarness) -> None:
         spec = process.spec("exit 0")
         handle = process.runner.start(spec, None)
         process.end(handle)
@@ -786,7 +786,7 @@ class TestOtherAccounts:
         code = "import os, sys; os.setgid(0); os.setuid(0); os.execvp(sys.argv[1], sys.argv[1:])"
         return f"{program} -I -S -c '{code}'"
 
-    def test_is_named_and_not_claimed_to_be_killed(
+    def test_unkillable_process_is_named_as_such(
         self, public: Path, sudo: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(sys, "executable", EXECUTABLE_BY_ALL)
@@ -808,8 +808,8 @@ class TestOtherAccounts:
         (public / "own").mkdir()
         as_nobody(run, public / "own")
 
-    def test_delays_a_build_and_is_named_in_its_log(self, public: Path, sudo: str) -> None:
-        told = {
+    def test_unkillable_process_delays_a_build_and_is_logged(self, public: Path, sudo: str) -> None:
+        request = {
             "argv": ["/bin/sh", "-c", f"{sudo} sleep 2 & sleep 0.4"],
             "env": {"PATH": "/usr/bin:/bin"},
             "folder": str(public),
@@ -822,7 +822,7 @@ class TestOtherAccounts:
         ) as supervisor:
             assert supervisor.stdin
             assert supervisor.stdout
-            supervisor.stdin.write(json.dumps(told).encode() + b"\n")
+            supervisor.stdin.write(json.dumps(request).encode() + b"\n")
             supervisor.stdin.flush()
             assert b"another account: sleep" in supervisor.stdout.readline()
             assert supervisor.wait(20) == 0

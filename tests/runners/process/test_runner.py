@@ -58,33 +58,33 @@ class TestLog:
             ("echo ünï", "ünï\n".encode()),
         ],
     )
-    def test_has_every_byte_in_order(self, process: ProcessHarness, cmd: str, log: bytes) -> None:
-        end, found = process.run(cmd)
-        assert found == log
+    def test_log_has_every_byte_in_order(self, process: ProcessHarness, cmd: str, log: bytes) -> None:
+        end, output = process.run(cmd)
+        assert output == log
         assert end.code == 0
         assert end.stragglers == ()
 
-    def test_takes_a_line_of_megabytes(self, process: ProcessHarness) -> None:
+    def test_log_accepts_a_line_of_megabytes(self, process: ProcessHarness) -> None:
         end, log = process.run("head -c 5000000 /dev/zero | tr '\\0' x")
         assert log == b"x" * 5_000_000
         assert end.succeeded
 
-    def test_ends_at_its_limit_with_one_line_that_says_so(self, process: ProcessHarness) -> None:
+    def test_log_beyond_its_limit_ends_with_a_message(self, process: ProcessHarness) -> None:
         end, log = process.run("head -c 3000000 /dev/zero | tr '\\0' x; exit 4", log_limit=1000)
         assert log.startswith(b"x" * 1000 + b"\n")
         assert log.count(b"\n") == 2
         assert b"dropped 2999000 bytes" in log.splitlines()[-1]
         assert end.code == 4
 
-    def test_of_just_its_limit_is_whole(self, process: ProcessHarness) -> None:
+    def test_log_of_exactly_its_limit_is_complete(self, process: ProcessHarness) -> None:
         assert process.run("printf 12345", log_limit=5)[1] == b"12345"
 
-    def test_is_private(self, process: ProcessHarness) -> None:
+    def test_log_is_private(self, process: ProcessHarness) -> None:
         spec = process.spec("true")
         process.end(process.runner.start(spec, None))
         assert stat.S_IMODE((Path(spec.folder) / "log").stat().st_mode) == 0o600
 
-    def test_grows_while_the_job_runs(self, process: ProcessHarness) -> None:
+    def test_log_grows_while_the_job_runs(self, process: ProcessHarness) -> None:
         spec = process.spec("echo first; sleep 1000")
         handle = process.runner.start(spec, None)
         wait_for(lambda: (Path(spec.folder) / "log").exists() and log_of(spec) == "first\n")
@@ -103,7 +103,7 @@ class TestFullDisk:
         yield folder
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
-    def test_never_stops_a_job_and_is_told(self, small: Path) -> None:
+    def test_full_disk_does_not_stop_a_job_and_is_reported(self, small: Path) -> None:
         process = ProcessHarness(small)
         try:
             spec = process.spec("head -c 20000000 /dev/zero | tr '\\0' x; exit 6")
@@ -123,7 +123,7 @@ class TestFullDisk:
         finally:
             process.close()
 
-    def test_lets_no_job_start_and_loses_none(self, small: Path) -> None:
+    def test_full_disk_delays_starts_and_loses_no_job(self, small: Path) -> None:
         process = ProcessHarness(small)
         try:
             process.runner.check()
@@ -151,7 +151,7 @@ class TestCommand:
         ("cmd", "code"),
         [("nosuchcommand", 127), ("/etc/passwd", 126), ("./text", 126), ("exit 300", 44), ("false; true", 0)],
     )
-    def test_ends_as_the_shell_says(self, process: ProcessHarness, cmd: str, code: int) -> None:
+    def test_exit_code_is_that_of_the_shell(self, process: ProcessHarness, cmd: str, code: int) -> None:
         prepare = "printf '\\177ELFnonsense' > text; chmod 755 text; " if cmd == "./text" else ""
         end, log = process.run(prepare + cmd)
         assert end.code == code
@@ -160,7 +160,7 @@ class TestCommand:
             assert log
 
     @pytest.mark.parametrize(("number", "name"), [(9, "KILL"), (11, "SEGV"), (13, "PIPE")])
-    def test_ended_by_a_signal_has_its_number(self, process: ProcessHarness, number: int, name: str) -> None:
+    def test_exit_has_the_number_of_the_signal(self, process: ProcessHarness, number: int, name: str) -> None:
         end, _ = process.run(f"ulimit -c 0; kill -{name} $$")
         assert (end.reason, end.code, end.signal) == (Reason.SIGNALLED, 128 + number, number)
 
@@ -169,7 +169,7 @@ class TestCommand:
         assert (end.reason, end.code) == (Reason.START, None)
         assert "too long" in (end.message or "")
 
-    def test_of_a_hundred_kilobytes_works(self, process: ProcessHarness) -> None:
+    def test_command_of_a_hundred_kilobytes_runs(self, process: ProcessHarness) -> None:
         assert process.run(f"# {'x' * 100_000}\nexit 3")[0].code == 3
 
     @pytest.mark.parametrize(
@@ -189,18 +189,18 @@ class TestCommand:
             process.runner.start(process.spec(cmd, env=env), None)
         assert process.runner.inventory() == {}
 
-    def test_is_told_with_time_and_memory(self, process: ProcessHarness) -> None:
+    def test_exit_has_cpu_time_and_memory(self, process: ProcessHarness) -> None:
         program = "x = bytearray(60_000_000); x[::4096] = x[::4096]; sum(range(3_000_000))"
         end, _ = process.run(f"{sys.executable} -S -c '{program}'")
         assert 60_000_000 < (end.max_rss or 0) < 200_000_000
         assert 0.01 < (end.cpu_seconds or 0) < 10
 
-    def test_has_a_floor_of_memory_and_no_time_of_the_keeper(self, process: ProcessHarness) -> None:
+    def test_cpu_time_excludes_the_keeper(self, process: ProcessHarness) -> None:
         end, _ = process.run("true")
         assert 0 < (end.max_rss or 0) < 30_000_000
         assert 0 <= (end.cpu_seconds or 0) < 0.1
 
-    def test_finds_a_plain_world(self, process: ProcessHarness) -> None:
+    def test_command_has_a_clean_environment(self, process: ProcessHarness) -> None:
         spec = process.spec(
             "pwd; umask; readlink /proc/self/fd/0; ls /proc/self/fd | tr '\\n' ' '; echo; cat;"
             " grep -E 'Sig(Ign|Blk)' /proc/self/status; echo $POLYAXON_RUN_OUTPUTS_PATH; echo $POLYAXON_LOGS_PATH;"
@@ -218,36 +218,36 @@ class TestCommand:
             "no terminal",
         ]
 
-    def test_dies_of_a_broken_pipe(self, process: ProcessHarness) -> None:
+    def test_broken_pipe_ends_a_command(self, process: ProcessHarness) -> None:
         end, log = process.run("set -o pipefail; yes | head -1")
         assert (end.code, log) == (141, b"y\n")
 
-    def test_sees_only_what_is_allowed(
+    def test_command_sees_only_allowed_variables(
         self, make_process: Callable[..., ProcessHarness], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name in ("SECRET_KEY", "LC_X", "my_proxy", "EXTRA", "lc_x"):
             monkeypatch.setenv(name, "value")
         process = make_process(job_env=("PATH", "LC_*", "*_proxy"))
         _, log = process.run("env", env={"OWN": "1", "POLYJOB_UUID": "forged", "PYTHONUNBUFFERED": "0"})
-        found = dict(line.split("=", 1) for line in log.decode().splitlines())
-        assert {"OWN": "1", "LC_X": "value", "my_proxy": "value", "PYTHONUNBUFFERED": "1"}.items() <= found.items()
-        assert found["POLYJOB_UUID"] != "forged"
-        assert not {"SECRET_KEY", "EXTRA", "lc_x"} & found.keys()
+        variables = dict(line.split("=", 1) for line in log.decode().splitlines())
+        assert {"OWN": "1", "LC_X": "value", "my_proxy": "value", "PYTHONUNBUFFERED": "1"}.items() <= variables.items()
+        assert variables["POLYJOB_UUID"] != "forged"
+        assert not {"SECRET_KEY", "EXTRA", "lc_x"} & variables.keys()
 
-    def test_has_a_path_even_of_a_server_without(
+    def test_command_has_a_path_if_the_server_has_none(
         self, make_process: Callable[..., ProcessHarness], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("PATH")
         assert make_process().run("ls /")[0].succeeded
 
-    def test_of_fifty_jobs_at_once(self, process: ProcessHarness) -> None:
+    def test_fifty_jobs_run_at_once(self, process: ProcessHarness) -> None:
         specs = [process.spec(f"sleep 0.2; echo {number}; exit {number}") for number in range(50)]
         with ThreadPoolExecutor(8) as pool:
             handles = list(pool.map(lambda spec: process.runner.start(spec, None), specs))
         assert [process.end(handle).code for handle in handles] == list(range(50))
         assert [log_of(spec) for spec in specs] == [f"{number}\n" for number in range(50)]
 
-    def test_wakes_the_engine_when_it_runs_and_when_it_has_ended(self, process: ProcessHarness) -> None:
+    def test_start_and_end_of_a_job_wake_the_engine(self, process: ProcessHarness) -> None:
         handle = process.runner.start(process.spec("sleep 0.4"), None)
         process.state(handle)
         assert process.woken.wait(0.3), "it runs"
@@ -258,7 +258,7 @@ class TestCommand:
 
 
 class TestFiles:
-    def test_are_code_and_earlier_outputs(self, process: ProcessHarness, tmp_path: Path) -> None:
+    def test_upload_and_earlier_outputs_are_unpacked(self, process: ProcessHarness, tmp_path: Path) -> None:
         code = archive(
             tmp_path / "code.tar.gz",
             ("./", ""),
@@ -277,7 +277,7 @@ class TestFiles:
         )
         assert log.decode().split() == ["ran", "755", "run.sh", "deepx", "./a", "./b/c"]
 
-    def test_keep_their_place(self, process: ProcessHarness, tmp_path: Path) -> None:
+    def test_unpacked_files_stay_in_their_folder(self, process: ProcessHarness, tmp_path: Path) -> None:
         code = archive(tmp_path / "code.tar.gz", ("../out", "x"), ("a/../../out", "x"), ("/abs", "x"), ("in", "x"))
         spec = process.spec("find . -type f", upload=code)
         process.end(process.runner.start(spec, None))
@@ -294,7 +294,7 @@ class TestFiles:
             assert end.message
             assert log == b""
 
-    def test_cut_in_the_middle_are_told(self, process: ProcessHarness, tmp_path: Path) -> None:
+    def test_truncated_upload_fails_the_start(self, process: ProcessHarness, tmp_path: Path) -> None:
         path = Path(
             archive(tmp_path / "code.tar.gz", *((f"file{number}", os.urandom(2000).hex()) for number in range(50)))
         )
@@ -303,19 +303,19 @@ class TestFiles:
         assert end.reason is Reason.START
         assert "unpacked" in (end.message or "")
 
-    def test_do_not_count_as_the_jobs_own_time(self, process: ProcessHarness, tmp_path: Path) -> None:
+    def test_unpacking_does_not_count_as_cpu_time(self, process: ProcessHarness, tmp_path: Path) -> None:
         code = archive(tmp_path / "code.tar.gz", *((f"file{number}", "") for number in range(3000)))
         end, log = process.run("ls | wc -l; sleep 0", upload=code)
         assert log.split() == [b"3000"]
         assert (end.cpu_seconds or 0) < 0.1
 
     @pytest.mark.parametrize(("force", "number"), [(False, 15), (True, 9)])
-    def test_may_be_stopped_while_they_are_unpacked(
+    def test_job_can_be_stopped_while_its_files_are_unpacked(
         self, process: ProcessHarness, tmp_path: Path, force: bool, number: int
     ) -> None:
         pipe = tmp_path / "code.tar.gz"
         os.mkfifo(pipe)  # unpacking waits for it as long as nobody writes
-        held = os.open(pipe, os.O_RDWR)
+        pipe_fd = os.open(pipe, os.O_RDWR)
         try:
             spec = process.spec("echo ran", upload=str(pipe))
             handle = process.runner.start(spec, None)
@@ -324,7 +324,7 @@ class TestFiles:
             process.runner.stop(handle, force)
             end = process.end(handle)
         finally:
-            os.close(held)
+            os.close(pipe_fd)
         assert (end.reason, end.signal, end.code) == (Reason.SIGNALLED, number, 128 + number)
         assert log_of(spec) == ""
 
@@ -339,7 +339,7 @@ class TestAccount:
             folder.chmod(0o711)
         return process
 
-    def test_runs_jobs_and_owns_only_their_files(self, for_nobody: ProcessHarness) -> None:
+    def test_account_runs_jobs_and_owns_only_their_files(self, for_nobody: ProcessHarness) -> None:
         spec = for_nobody.spec(
             f"id -un; echo e > /dev/stderr; touch a $POLYAXON_RUN_OUTPUTS_PATH/b; echo $HOME;"
             f" for folder in {for_nobody.data} {for_nobody.data}/process; do ls $folder 2>&1; done; cat ../log"
@@ -361,7 +361,7 @@ class TestAccount:
             "outputs/b": "nobody",
         }
 
-    def test_gains_nothing_by_setuid_programs(self, for_nobody: ProcessHarness, tmp_path: Path) -> None:
+    def test_setuid_programs_give_no_rights(self, for_nobody: ProcessHarness, tmp_path: Path) -> None:
         code = archive(tmp_path / "code.tar.gz", ("file", "x"))
         Path(code).chmod(0o644)
         _, log = for_nobody.run(
@@ -369,32 +369,32 @@ class TestAccount:
         )
         assert log.split() == [b"NoNewPrivs:", b"1", b"nobody"]
 
-    def test_has_no_more_than_its_groups(self, for_nobody: ProcessHarness) -> None:
+    def test_account_has_only_its_own_groups(self, for_nobody: ProcessHarness) -> None:
         _, log = for_nobody.run("id -u; id -G; grep -E 'Cap(Prm|Eff)' /proc/self/status")
         user, groups, *capabilities = log.decode().splitlines()
         assert user != "0"
         assert "0" not in groups.split()
         assert {int(line.split()[1], 16) for line in capabilities} == {0}
 
-    def test_finds_its_code_as_its_own(self, for_nobody: ProcessHarness, tmp_path: Path) -> None:
+    def test_account_owns_the_upload(self, for_nobody: ProcessHarness, tmp_path: Path) -> None:
         code = archive(tmp_path / "code.tar.gz", ("file", "x"), ("sub/", ""))
         Path(code).chmod(0o600)
         end, log = for_nobody.run("stat -c %U file sub; echo more >> file", upload=code)
         assert log == b"nobody\nnobody\n"
         assert end.succeeded
 
-    def test_finds_signals_as_the_system_has_them(self, for_nobody: ProcessHarness) -> None:
+    def test_command_has_default_signal_handlers(self, for_nobody: ProcessHarness) -> None:
         _, log = for_nobody.run("grep -E 'Sig(Ign|Blk)' /proc/self/status; ls /proc/self/fd | wc -l")
         *signals, files = log.decode().splitlines()
         assert {int(line.split()[1], 16) & ~OF_THE_C_LIBRARY for line in signals} == {0}
         assert files == "4"
 
-    def test_is_told_what_cannot_be_executed(self, for_nobody: ProcessHarness) -> None:
+    def test_unexecutable_command_is_reported(self, for_nobody: ProcessHarness) -> None:
         end, _ = for_nobody.run(f"# {'x' * 200_000}")
         assert end.reason is Reason.START
         assert "too long" in (end.message or "")
 
-    def test_is_stopped_to_the_last_process(self, for_nobody: ProcessHarness) -> None:
+    def test_stop_ends_all_processes_of_the_account(self, for_nobody: ProcessHarness) -> None:
         spec = for_nobody.spec("trap '' TERM; setsid sleep 1000 & sleep 1000; sleep 1000", grace=0.3)
         handle = for_nobody.runner.start(spec, None)
         wait_for(lambda: len(processes_of(spec.uuid)) >= 2)
@@ -406,14 +406,16 @@ class TestAccount:
         with pytest.raises(RunnerUnavailable, match="no account"):
             make_process(job_user="nosuchaccount").runner.check()
 
-    def test_needs_root(self, make_process: Callable[..., ProcessHarness], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_account_needs_a_server_run_as_root(
+        self, make_process: Callable[..., ProcessHarness], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         process = make_process(job_user="nobody")
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
         with pytest.raises(RunnerUnavailable, match="root"):
             process.runner.check()
 
     @pytest.mark.parametrize("name", ["CHOWN", "DAC_OVERRIDE", "FOWNER"])
-    def test_needs_the_capabilities_of_root(self, make_process: Callable[..., ProcessHarness], name: str) -> None:
+    def test_account_needs_capabilities(self, make_process: Callable[..., ProcessHarness], name: str) -> None:
         process = make_process(job_user="nobody")
         expected = f"the server lacks CAP_{name}, which it needs to run jobs as `nobody`"
         with without_capabilities(getattr(capabilities, name)), pytest.raises(RunnerUnavailable) as error:
@@ -422,13 +424,15 @@ class TestAccount:
 
 
 class TestFolder:
-    def test_may_have_a_very_long_path(self, make_process: Callable[..., ProcessHarness], tmp_path: Path) -> None:
+    def test_data_folder_can_have_a_very_long_path(
+        self, make_process: Callable[..., ProcessHarness], tmp_path: Path
+    ) -> None:
         folder = tmp_path
         while len(str(folder)) < 300:
             folder = folder / ("long" * 12)
         assert make_process(folder).run("exit 3")[0].code == 3
 
-    def test_may_have_any_name(self, make_process: Callable[..., ProcessHarness], tmp_path: Path) -> None:
+    def test_data_folder_can_have_any_name(self, make_process: Callable[..., ProcessHarness], tmp_path: Path) -> None:
         end, log = make_process(tmp_path / "with 'blanks' ünd \n more").run("pwd")
         assert end.succeeded
         assert log.count(b"\n") == 2
@@ -441,7 +445,7 @@ class TestFolder:
                 verb()
         (process.data / "process").unlink()
 
-    def test_of_the_job_that_is_gone_is_told(self, process: ProcessHarness) -> None:
+    def test_missing_folder_of_a_job_fails_the_start(self, process: ProcessHarness) -> None:
         spec = dataclasses.replace(process.spec(), folder=str(process.data / "nowhere" / "deep"))
         end = process.end(process.runner.start(spec, None))
         assert end.reason is Reason.START
@@ -469,7 +473,7 @@ def test_partly_cleaned_job_does_not_start_again(process: ProcessHarness, monkey
     assert process.runner.inventory() == {}
 
 
-def test_nothing_is_known_before_the_first_job(process: ProcessHarness) -> None:
+def test_inventory_is_empty_before_the_first_job(process: ProcessHarness) -> None:
     assert process.runner.inventory() == {}
     assert process.runner.poll([]) == {}
     handle = process.runner.start(process.spec(), None)
@@ -486,7 +490,7 @@ def test_nothing_is_known_before_the_first_job(process: ProcessHarness) -> None:
         (False, Resources(), b"unset unset\n"),
     ],
 )
-def test_a_job_sees_only_the_gpus_that_it_has(
+def test_job_sees_only_its_own_gpus(
     make_process: Callable[..., ProcessHarness], has_gpus: bool, resources: Resources, log: bytes
 ) -> None:
     process = make_process(has_gpus=has_gpus)
@@ -495,7 +499,7 @@ def test_a_job_sees_only_the_gpus_that_it_has(
 
 
 class TestTemporaryFolder:
-    def test_is_private_and_goes_with_the_job(self, process: ProcessHarness) -> None:
+    def test_temporary_folder_is_private_and_removed_with_the_job(self, process: ProcessHarness) -> None:
         spec = process.spec("echo $TMPDIR; stat -c %a $TMPDIR; mktemp -d > /dev/null; mkdir -p -m 500 $TMPDIR/a/b")
         handle = process.runner.start(spec, None)
         process.end(handle)
@@ -506,14 +510,14 @@ class TestTemporaryFolder:
         process.runner.clean(handle)
         assert not Path(folder).exists()
 
-    def test_lies_in_the_one_of_the_server(
+    def test_temporary_folder_is_below_that_of_the_server(
         self, make_process: Callable[..., ProcessHarness], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setenv("TMPDIR", str(tmp_path))
         _, log = make_process(job_env=("PATH", "TMPDIR")).run("dirname $TMPDIR")
         assert log.decode().strip() == str(tmp_path)
 
-    def test_may_be_chosen_by_the_job(self, process: ProcessHarness) -> None:
+    def test_job_can_choose_its_temporary_folder(self, process: ProcessHarness) -> None:
         assert process.run("echo $TMPDIR", env={"TMPDIR": "/var/tmp"})[1] == b"/var/tmp\n"
 
     @pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: path.symlink_to("/")])
@@ -549,23 +553,23 @@ class TestCredentials:
         for name, (value, _) in CREDENTIALS.items():
             monkeypatch.setenv(name, value)
 
-    def test_in_addresses_do_not_reach_jobs(self, make_process: Callable[..., ProcessHarness]) -> None:
+    def test_credentials_in_urls_do_not_reach_jobs(self, make_process: Callable[..., ProcessHarness]) -> None:
         process = make_process(job_env=("PATH", "PIP_*", "*_proxy", "*_PROXY", "LC_*"))
         for name, (_, expected) in CREDENTIALS.items():
             assert inherited_variables(process.settings, None)[name] == expected
 
-    def test_reach_jobs_in_variables_that_are_named_in_full(self, make_process: Callable[..., ProcessHarness]) -> None:
+    def test_credentials_in_fully_named_variables_reach_jobs(self, make_process: Callable[..., ProcessHarness]) -> None:
         process = make_process(job_env=("PATH", "PIP_*", "https_proxy"))
         _, log = process.run("echo $https_proxy $PIP_INDEX_URL")
         assert log.decode().split() == [CREDENTIALS["https_proxy"][0], CREDENTIALS["PIP_INDEX_URL"][1]]
 
-    def test_reach_build_steps(self, make_process: Callable[..., ProcessHarness]) -> None:
+    def test_credentials_reach_build_steps(self, make_process: Callable[..., ProcessHarness]) -> None:
         process = make_process(job_env=("PATH", "PIP_*"))
         env = inherited_variables(process.settings, None, with_credentials=True)
         assert env["PIP_INDEX_URL"] == CREDENTIALS["PIP_INDEX_URL"][0]
 
 
-def test_a_job_dies_before_the_server_when_memory_runs_out(process: ProcessHarness) -> None:
+def test_kernel_kills_jobs_before_the_server(process: ProcessHarness) -> None:
     own = Path("/proc/self/oom_score_adj").read_text().strip()
     scores = "cat /proc/self/oom_score_adj; (cat /proc/self/oom_score_adj)"
     until_own = f"until [ $(cat /proc/$PPID/oom_score_adj) = {own} ]; do sleep 0.01; done"  # just after the fork
@@ -599,11 +603,13 @@ def test_job_may_remove_the_permissions_of_its_folder(
 
 @pytest.mark.parametrize("name", ["outputs", "work"])
 @pytest.mark.parametrize(
-    "pieces", [(0, 50_000_000), (1, 50_000_000, 1), (70_000, 50_000_000), (50_000_000, 1, 200_000, 65_537, 3)]
+    "lengths", [(0, 50_000_000), (1, 50_000_000, 1), (70_000, 50_000_000), (50_000_000, 1, 200_000, 65_537, 3)]
 )
-def test_holes_in_files_stay_holes(process: ProcessHarness, tmp_path: Path, name: str, pieces: tuple[int, ...]) -> None:
-    """`pieces`: lengths of data and zeros in turn."""
-    content = b"".join((b"x" if not number % 2 else b"\0") * length for number, length in enumerate(pieces))
+def test_holes_in_files_stay_holes(
+    process: ProcessHarness, tmp_path: Path, name: str, lengths: tuple[int, ...]
+) -> None:
+    """`lengths`: lengths of data and zeros in turn."""
+    content = b"".join((b"x" if not number % 2 else b"\0") * length for number, length in enumerate(lengths))
     packed = tmp_path / "packed.tar.gz"
     with tarfile.open(packed, "w:gz", compresslevel=1) as tar:
         member = tarfile.TarInfo("outputs/f" if name == "outputs" else "f")
@@ -613,10 +619,10 @@ def test_holes_in_files_stay_holes(process: ProcessHarness, tmp_path: Path, name
     assert process.end(process.runner.start(spec, None)).succeeded
     file = Path(spec.folder) / name / "f"
     assert file.read_bytes() == content
-    assert file.stat().st_blocks * 512 <= sum(pieces[::2]) + 4 * 65_536
+    assert file.stat().st_blocks * 512 <= sum(lengths[::2]) + 4 * 65_536
 
 
-def test_inventory_tells_while_jobs_are_cleared_away(process: ProcessHarness) -> None:
+def test_inventory_works_while_jobs_are_removed(process: ProcessHarness) -> None:
     folder = Path(process.runner.settings.data_dir) / "process" / "jobs" / ("a" * 32)
     process.run("true")
 
@@ -645,7 +651,7 @@ def test_fence_expires_after_its_lifetime(process: ProcessHarness) -> None:
     assert not attempt.parent.exists()
 
 
-def test_sparse_members_of_an_archive_stay_sparse(process: ProcessHarness, tmp_path: Path) -> None:
+def test_sparse_members_of_a_tarball_stay_sparse(process: ProcessHarness, tmp_path: Path) -> None:
     folder = tmp_path / "outputs"
     folder.mkdir()
     with (folder / "f").open("wb") as file:
