@@ -44,7 +44,7 @@ def document(app, settings, user, project, monkeypatch):
     monkeypatch.setattr(users, "hash_password", lambda password: f"plain${password}")
     monkeypatch.setattr(passwords, "user_with_password", lambda username, password: None)
     for limit in (logins._by_account, logins._by_address, logins._by_name):
-        monkeypatch.setattr(limit, "free", 1_000_000)
+        monkeypatch.setattr(limit, "max_failures", 1_000_000)
     app.testing = False  # so that a defect is answered as it would be: 500
     return schemathesis.openapi.from_wsgi("/openapi.json", app)
 
