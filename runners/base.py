@@ -302,6 +302,10 @@ class ArtifactMissing(RunnerError):
     """
 
 
+BASE_CHANGED = "the base image {} has changed"
+"""The text of an ArtifactMissing whose base image is another one now. The reason of the next build is found by it."""
+
+
 class HandleNotFound(RunnerError):
     """The job of this handle no longer exists in the backend."""
 

@@ -12,9 +12,12 @@ from polyjob.services import specs
 from polyjob.services.notes import note_text
 from polyjob.services.transitions import insert_first_status
 from polyjob.statuses import Status
+from runners.base import BASE_CHANGED
 
 UNUSABLE_STATUSES = (Status.FAILED, Status.STOPPED, Status.UPSTREAM_FAILED, Status.SKIPPED)
 
+_BASE_CHANGED_ENDINGS = (BASE_CHANGED.partition("{}")[2] + ".", "is another one now.")
+"""Ends of the note of a stale build whose base image has changed. Version 0.1.0 wrote the second one."""
 _KEY_PART_LABELS = {
     "runner": "the runner",
     "image": "the image",
@@ -115,7 +118,7 @@ def _not_reused_reason(same: Build) -> dict[str, Any]:
     withdrawn = inherited if inherited in specs.WITHDRAWN_KINDS else None
     outdated = note_text(same.notes, "outdated")
     if outdated is not None:
-        changed = ["base"] if outdated.endswith("is another one now.") else []
+        changed = ["base"] if outdated.endswith(_BASE_CHANGED_ENDINGS) else []
         return _reason(withdrawn or "outdated", f"build {same.id} is {outdated[0].lower()}{outdated[1:-1]}", changed)
     if same.invalidated_at is not None:
         return _reason("invalidated", f"build {same.id} was invalidated")

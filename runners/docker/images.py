@@ -12,6 +12,8 @@ from typing import Any
 
 from docker.errors import APIError, NotFound
 
+from runners.base import BASE_CHANGED
+
 KEY, BASE, BUILD = "polyjob.key", "polyjob.base", "polyjob.build"
 """Labels of a built image: the build's key, the id of the base image, and the build's UUID."""
 REPOSITORY = "polyjob"
@@ -107,7 +109,7 @@ def stale_reason(client: Any, artifact: str, image: Mapping[str, Any] | None) ->
         return IMAGE_MISSING
     base = find_image(client, fields["name"])
     is_changed = base is not None and base["Id"] != fields["base"]
-    return f"the image {fields['name']} has changed" if is_changed else None
+    return BASE_CHANGED.format(fields["name"]) if is_changed else None
 
 
 # Cached images.

@@ -99,7 +99,7 @@ def test_removed_image_is_built_again(server: Server) -> None:
     assert again["build_job"] != first["build_job"]
     made = server.call("GET", f"/api/v1/root/quick-start/builds/{again['build_job'].rsplit('.', 1)[1]}").json
     assert (made["reason"]["kind"], made["reason"]["changed"]) == ("outdated", [])
-    assert "not there any more" in made["reason"]["text"]
+    assert "does not exist any more" in made["reason"]["text"]
 
 
 def test_long_log_is_complete(server: Server) -> None:

@@ -22,6 +22,7 @@ import pytest
 import requests
 
 from runners.base import (
+    BASE_CHANGED,
     ArtifactMissing,
     BuildFailed,
     Reason,
@@ -257,7 +258,7 @@ class TestHardBuilds:
             self.build(harness, dataclasses.replace(harness.build_spec("true"), image=name))
             built = json.loads(self.artifact)["image"]
             engine.tag(built, *name.split(":"), force=True)
-            with pytest.raises(ArtifactMissing, match="has changed"):
+            with pytest.raises(ArtifactMissing, match=BASE_CHANGED.format(name)):
                 harness.runner.start(harness.says("x"), self.artifact)
             pinned = harness.runner.start(dataclasses.replace(harness.says("x"), is_pinned=True), self.artifact)
             assert harness.end(pinned).succeeded
