@@ -9,8 +9,8 @@ from flask import request
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.paging import page_of_query
 from polyjob.api.params import MAX_ID_DIGITS, parse_digits, query_parameter
+from polyjob.api.path_prefixes import JOB
 from polyjob.api.request_context import find_job
-from polyjob.api.routes import JOB
 from polyjob.api.schemas.audit import KINDS, AuditSchema
 from polyjob.auth.permissions import Access, requires
 from polyjob.errors import Invalid, Problem

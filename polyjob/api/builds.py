@@ -11,9 +11,9 @@ from polyjob.api.blueprint import Blueprint
 from polyjob.api.etags import unchanged
 from polyjob.api.idempotency import create_idempotently
 from polyjob.api.paging import page_of_query
+from polyjob.api.path_prefixes import BUILD, BUILDS
 from polyjob.api.request_body import read_body
 from polyjob.api.request_context import config_errors_at, empty, find_build, find_project, me, settings, store
-from polyjob.api.routes import BUILD, BUILDS
 from polyjob.api.schemas.builds import (
     BuildChangeBody,
     BuildCreateBody,

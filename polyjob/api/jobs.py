@@ -12,9 +12,9 @@ from polyjob.api.etags import unchanged
 from polyjob.api.idempotency import create_idempotently
 from polyjob.api.paging import root
 from polyjob.api.params import MAX_WAIT_SECONDS, ParamReader, query_parameter
+from polyjob.api.path_prefixes import JOB, JOBS
 from polyjob.api.request_body import read_body
 from polyjob.api.request_context import config_errors_at, empty, find_job, find_project, me, settings
-from polyjob.api.routes import JOB, JOBS
 from polyjob.api.schemas.bulk import DeletedSchema, NumbersBody, StoppedSchema, read_ids
 from polyjob.api.schemas.job_bodies import (
     JobChangeBody,

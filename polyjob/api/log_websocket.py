@@ -20,10 +20,10 @@ from wsproto.frame_protocol import CloseReason
 
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.params import ParamReader
+from polyjob.api.path_prefixes import BUILD, JOB
 from polyjob.api.paths import UPGRADE
 from polyjob.api.problems import problem_response
 from polyjob.api.request_context import find_build, find_job, store
-from polyjob.api.routes import BUILD, JOB
 from polyjob.api.run_events import follow_run
 from polyjob.api.websocket import ClientDisconnected, WebSocket, is_upgrade
 from polyjob.auth.permissions import Access, requires

@@ -13,8 +13,8 @@ from polyjob.api.log_download import log_response, read_log_params, read_sent_te
 from polyjob.api.log_params import LINES, SEARCH, SEARCH_SECONDS, LineParams, read_line_params, read_search_params
 from polyjob.api.log_sse import KEEPALIVE_SECONDS, MIMETYPE, encode_events
 from polyjob.api.params import parse_digits
+from polyjob.api.path_prefixes import BUILD, JOB
 from polyjob.api.request_context import empty, find_build, find_job, settings, store
-from polyjob.api.routes import BUILD, JOB
 from polyjob.api.run_events import follow_run, wait_for_log
 from polyjob.api.schemas.logs import LogLinesSchema, LogSearchSchema
 from polyjob.auth.identity import authenticate

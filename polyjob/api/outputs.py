@@ -14,8 +14,8 @@ from flask import Response, request, send_file
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.downloads import attach, name_from_query, quote_name
 from polyjob.api.paging import root
+from polyjob.api.path_prefixes import JOB
 from polyjob.api.request_context import find_job, store
-from polyjob.api.routes import JOB
 from polyjob.api.schemas.common import OutputsTreeSchema
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Job

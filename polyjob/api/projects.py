@@ -11,9 +11,9 @@ from marshmallow import Schema
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.paging import limit, offset, page, page_of_query
 from polyjob.api.params import query_parameter
+from polyjob.api.path_prefixes import PROJECT
 from polyjob.api.request_body import read_body
 from polyjob.api.request_context import empty, find_project, me, settings, store
-from polyjob.api.routes import PROJECT
 from polyjob.api.schemas.common import load_body
 from polyjob.api.schemas.projects import (
     ProjectBody,

@@ -9,9 +9,9 @@ from flask import Response
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.etags import unchanged
 from polyjob.api.paging import page_of_query
+from polyjob.api.path_prefixes import JOB
 from polyjob.api.request_body import read_body
 from polyjob.api.request_context import empty, find_job, find_project, me, settings
-from polyjob.api.routes import JOB
 from polyjob.api.schemas.common import load_body
 from polyjob.api.schemas.statuses import (
     CodeReferenceBody,

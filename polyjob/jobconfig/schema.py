@@ -1,4 +1,4 @@
-"""The schemas of job and build configs, section by section. `loading` applies them.
+"""The schemas of job and build configs, section by section. `validation` applies them.
 
 Whether a runner honours a part is not checked here; see `polyjob.services.specs`.
 """

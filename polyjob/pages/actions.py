@@ -9,8 +9,8 @@ from typing import Any
 from flask import Blueprint, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
+from polyjob.api.path_prefixes import BUILD, JOB
 from polyjob.api.request_context import find_job, find_project, me, settings, store
-from polyjob.api.routes import BUILD, JOB
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions
 from polyjob.auth.permissions import Access, requires

@@ -5,9 +5,9 @@ from __future__ import annotations
 from flask import Blueprint, make_response, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
+from polyjob.api.path_prefixes import JOB
 from polyjob.api.problems import status_of
 from polyjob.api.request_context import find_job, find_project, me, settings, store
-from polyjob.api.routes import JOB
 from polyjob.api.schemas.job_bodies import read_job_create
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Job

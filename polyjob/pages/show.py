@@ -11,13 +11,13 @@ from werkzeug.wrappers import Response as AnyResponse
 from polyjob.api.downloads import attach
 from polyjob.api.outputs import readable_outputs
 from polyjob.api.paging import root
+from polyjob.api.path_prefixes import BUILD, BUILDS, JOB, PROJECT
 from polyjob.api.request_context import find_build, find_job, find_project, me
-from polyjob.api.routes import BUILD, BUILDS, JOB, PROJECT
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Job, Project, User
 from polyjob.errors import Conflict, NotFound
 from polyjob.pages import builds as build_pages
-from polyjob.pages import lists, logs, outputs, projects, reference, status
+from polyjob.pages import job_list, logs, outputs, projects, reference, status
 from polyjob.pages.blueprint import blp, render_with_etag
 from polyjob.pages.job_page import job_context
 from polyjob.pages.urls import job_url
@@ -49,26 +49,26 @@ def project_jobs(username: str, project_name: str) -> AnyResponse:
 def all_projects() -> AnyResponse:
     user = me()
     return render_with_etag(
-        "projects.html", *lists.state(None), context=lambda: {"page": projects.read_page(user, request.args)}
+        "projects.html", *job_list.state(None), context=lambda: {"page": projects.read_page(user, request.args)}
     )
 
 
 def _job_list(user: User, project: Project | None) -> AnyResponse:
-    return render_with_etag("jobs.html", *lists.state(project), context=lambda: _list_context(user, project))
+    return render_with_etag("jobs.html", *job_list.state(project), context=lambda: _list_context(user, project))
 
 
 def _list_context(user: User, project: Project | None) -> dict[str, Any]:
     example_project = project.unique_name if project else f"{user.username}.{_first_project(user)}"
     filters = [
         ("All", ""),
-        ("Running", lists.RUNNING),
+        ("Running", job_list.RUNNING),
         ("Queued", "status:created"),
-        ("Failed", lists.FAILED),
+        ("Failed", job_list.FAILED),
         ("Mine", f"user.username:{user.username}"),
     ]
     return {
         "project": project,
-        "page": lists.read_page(user, project, lists.ListRequest.parse(request.args)),
+        "page": job_list.read_page(user, project, job_list.ListRequest.parse(request.args)),
         "filters": filters,
         "base_url": root(),
         "example_project": example_project.replace(".", "/", 1),

@@ -10,9 +10,9 @@ from flask import Blueprint, make_response, redirect, render_template, request, 
 from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob.api.paging import root
+from polyjob.api.path_prefixes import PROJECT
 from polyjob.api.problems import status_of
 from polyjob.api.request_context import config_errors_at, find_project, me, settings
-from polyjob.api.routes import PROJECT
 from polyjob.api.schemas.projects import ProjectBody
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions, sessions

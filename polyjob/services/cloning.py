@@ -13,9 +13,9 @@ from polyjob.db.database import write
 from polyjob.db.models import Job, Project, User
 from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, NotFound, Problem
-from polyjob.jobconfig.loading import load_config
 from polyjob.jobconfig.parameters import has_params, rename_declarations
 from polyjob.jobconfig.parsing import parse_content
+from polyjob.jobconfig.validation import load_config
 from polyjob.services import audit, specs
 from polyjob.services.abandon import ABANDONED_NOTE
 from polyjob.services.idempotency import IdempotentRequest, check_replay

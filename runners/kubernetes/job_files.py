@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from runners.base import Exited, HandleNotFound, RunnerRefused, RunnerUnavailable
 from runners.kubernetes import files, pod_status, pods
 from runners.kubernetes.api import Api
-from runners.kubernetes.claims import Carriers
+from runners.kubernetes.carriers import Carriers
 from runners.kubernetes.exec import CommandFailed, CommandNotRun
 from runners.kubernetes.job_states import JobStates
 from runners.kubernetes.manifests import CLAIM, HELPER, HOME, JOB

@@ -14,7 +14,7 @@ from runners.base import BuildSpec, HandleNotFound, JobSpec, RemoteRunner, Runne
 from runners.kubernetes import refusals
 from runners.kubernetes.api import Api, Listing
 from runners.kubernetes.builds import build_image, build_pod_name
-from runners.kubernetes.claims import Carriers
+from runners.kubernetes.carriers import Carriers
 from runners.kubernetes.files import FileInjector
 from runners.kubernetes.job_files import JobFiles
 from runners.kubernetes.job_records import JobRecords

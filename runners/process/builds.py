@@ -1,7 +1,7 @@
 """Builds of the process runner: a virtualenv in the build's folder, in which the build steps run.
 
-Each step runs under a `step_supervisor`, whose standard input the engine holds open. If the engine dies, that input
-reaches its end, and the supervisor kills the step and all its descendants.
+Each step runs under a `build_step_supervisor`, whose standard input the engine holds open. If the engine dies, that
+input reaches its end, and the supervisor kills the step and all its descendants.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ class _Build:
             "account": account_json(self.account),
         }
         process = subprocess.Popen(
-            launch.command("step_supervisor"),
+            launch.command("build_step_supervisor"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=dict([marker_variable(self.spec.uuid)]),

@@ -1,7 +1,7 @@
 """Start a module of this package in an interpreter without import paths and without site-packages.
 
     python -I -S launch.py keeper_server <data>/process
-    python -I -S launch.py step_supervisor
+    python -I -S launch.py build_step_supervisor
 
 Such an interpreter starts fast, stays small, and cannot import anything that a user has installed. This script adds
 the packages that these modules import from, without running their `__init__.py`. So the modules use ordinary imports,

@@ -12,7 +12,6 @@ from polyjob.services.transitions import insert_first_status, transition
 from polyjob.settings import read_settings
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
-from runners.base import BASE_CHANGED
 
 from .conftest import BASE, move_job, now, pointers, write
 
@@ -165,18 +164,6 @@ class TestChange:
         fresh = build()
         assert fresh.reason["kind"] == kind
         assert specs.build_spec(fresh, Store(data_dir), settings, "i").nocache
-
-    @pytest.mark.parametrize("reason", [BASE_CHANGED.format("python:3"), "the image python:3 is another one now"])
-    def test_build_after_a_changed_base_image_says_so(self, client, reason):
-        def build():
-            return Build.get_by_id(client.post(f"{BASE}/builds", {"config": BUILD}).json["id"])
-
-        finish(first := build())
-        with write("test"):
-            builds.mark_stale(Build.get_by_id(first.id), reason)
-        second = build()
-        assert second.reason["changed"] == ["base"]
-        assert second.reason["text"].endswith(reason)
 
     def test_invalidate_one_or_all(self, client, make):
         make(), make()

@@ -11,7 +11,7 @@ from polyjob.cli.errors import ServerError
 from polyjob.cli.origins import OPTIONS, Origins
 from polyjob.cli.run import job_body, run
 from polyjob.errors import Invalid
-from polyjob.jobconfig.loading import load_config
+from polyjob.jobconfig.validation import load_config
 from tests.cli.helpers import polyjob
 from tests.cli.test_run import NO_OPTIONS
 from tests.e2e.conftest import Server

@@ -30,7 +30,7 @@ from polyjob.engine import cleanup
 from polyjob.engine.call_pools import Calls
 from polyjob.engine.context import Context
 from polyjob.engine.reconciler import Engine
-from polyjob.jobconfig.loading import load_config
+from polyjob.jobconfig.validation import load_config
 from polyjob.server.bootstrap import prepare_data_dir
 from polyjob.services import cloning, jobs, projects, submission
 from polyjob.services.specs import runner_settings

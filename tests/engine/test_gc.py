@@ -23,7 +23,7 @@ from polyjob.services.transitions import transition
 from polyjob.settings import environment
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
-from runners.base import ArtifactMissing, RunnerSettings, RunnerUnavailable
+from runners.base import BASE_CHANGED, ArtifactMissing, RunnerSettings, RunnerUnavailable
 from runners.process.builds import Artifact
 from runners.process.runner import ProcessRunner
 
@@ -165,7 +165,15 @@ class TestBuilds:
             harness.runner.start(harness.says("x"), build.artifact)
         harness.close()
 
-    def test_next_job_builds_a_removed_artifact_again(self, world, monkeypatch):
+    @pytest.mark.parametrize(
+        ("reason", "changed"),
+        [
+            ("its image does not exist any more", []),
+            (BASE_CHANGED.format("python:3"), ["base"]),
+            ("the image python:3 is another one now", ["base"]),
+        ],
+    )
+    def test_next_job_builds_a_stale_artifact_again(self, world, monkeypatch, reason, changed):
         first = world.submit(build={"image": "a"})
         world.end(first)
         old = world.read(first).build
@@ -173,7 +181,7 @@ class TestBuilds:
 
         def refuse(spec, artifact):
             if artifact == old.artifact and not spec.is_pinned and not Build.get_by_id(old.id).invalidated_at:
-                raise ArtifactMissing("its image is not there any more")
+                raise ArtifactMissing(reason)
             return start(spec, artifact)
 
         monkeypatch.setattr(world.runner, "start", refuse)
@@ -182,8 +190,7 @@ class TestBuilds:
         made = world.read(second).build
         assert (world.read(second).status, made.id) == (Status.SUCCEEDED, old.id + 1)
         assert made.reason == {
-            "kind": "outdated", "changed": [],
-            "text": f"build {old.id} is not used any more: its image is not there any more",
+            "kind": "outdated", "changed": changed, "text": f"build {old.id} is not used any more: {reason}",
         }  # fmt: skip
         assert world.statuses(second) == ["created", "scheduled", "building", "running", "succeeded"]
         assert builds.latest_status(Build.get_by_id(old.id)).status is Status.SUCCEEDED

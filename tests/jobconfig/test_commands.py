@@ -14,7 +14,7 @@ from polyjob.cli.origins import Origins
 from polyjob.cli.run import job_body
 from polyjob.errors import Invalid
 from polyjob.jobconfig.commands import literal_command, normalize_command, shell_text
-from polyjob.jobconfig.loading import load_build_config, load_config
+from polyjob.jobconfig.validation import load_build_config, load_config
 from polyjob.pages.forms import Form
 from polyjob.pages.job_form import read_job
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyjob.errors import Invalid
-from polyjob.jobconfig.loading import load_build_config, load_config
 from polyjob.jobconfig.parsing import add_line_numbers, parse_content
+from polyjob.jobconfig.validation import load_build_config, load_config
 from polyjob.jobconfig.yaml_loader import line_numbers
 
 

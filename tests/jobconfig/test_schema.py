@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from polyjob.api.schemas.job_bodies import read_job_create
 from polyjob.errors import Invalid
 from polyjob.jobconfig.checks import MAX_PROBLEMS
-from polyjob.jobconfig.loading import load_config
 from polyjob.jobconfig.parsing import parse_content
 from polyjob.jobconfig.python_literal import parse_python_literal
+from polyjob.jobconfig.validation import load_config
 
 RUN = {"run": {"cmd": "true"}}
 HEAD = {"version": 1, "kind": "job"}

@@ -13,7 +13,7 @@ from polyjob.clock import now
 from polyjob.db.database import database, write
 from polyjob.db.models import Project, User
 from polyjob.pages import projects, status
-from polyjob.pages.lists import ListRequest, read_page
+from polyjob.pages.job_list import ListRequest, read_page
 from polyjob.settings import Settings
 
 FEW, MANY = 100, 100_000

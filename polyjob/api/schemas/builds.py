@@ -14,8 +14,8 @@ from polyjob.api.schemas.common import Body, Instant, NoteSchema, name_field, te
 from polyjob.api.schemas.config_bodies import BodyFormat, ConfigBody, ParsedBody, read_config_body
 from polyjob.db.models import Build
 from polyjob.jobconfig.fields import Tags
-from polyjob.jobconfig.loading import load_build_config
 from polyjob.jobconfig.schema import BUILD_KEYS
+from polyjob.jobconfig.validation import load_build_config
 
 IMAGE_RUNNERS = ("docker", "kubernetes")
 """Runners whose builds make an image."""

@@ -12,8 +12,8 @@ from polyjob.api.schemas.config_bodies import BodyFormat, ConfigBody, ParsedBody
 from polyjob.errors import Invalid, Problem
 from polyjob.jobconfig.checks import check_values
 from polyjob.jobconfig.fields import Reference, ShortText, Tags, WholeNumber
-from polyjob.jobconfig.loading import load_config
 from polyjob.jobconfig.schema import CONFIG_SCHEMA
+from polyjob.jobconfig.validation import load_config
 from polyjob.services.entries import DataRefs, Entries
 
 

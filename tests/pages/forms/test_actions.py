@@ -14,7 +14,7 @@ from polyjob.auth.scopes import Scope
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import Audit, Build, Job, Project, User
-from polyjob.jobconfig.loading import load_config
+from polyjob.jobconfig.validation import load_config
 from polyjob.pages import actions
 from polyjob.services import bookmarks, builds, cloning, jobs, submission
 from polyjob.settings import Settings

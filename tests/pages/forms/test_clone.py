@@ -9,8 +9,8 @@ import yaml
 
 from polyjob.api.schemas.job_bodies import read_job_create
 from polyjob.db.models import Job, Project, User
-from polyjob.jobconfig.loading import load_config
 from polyjob.jobconfig.parsing import parse_content, to_yaml
+from polyjob.jobconfig.validation import load_config
 from polyjob.services import submission
 from polyjob.settings import Settings
 from polyjob.statuses import Status

@@ -816,7 +816,7 @@ class TestOtherAccounts:
             "grace": 0.1,
             "account": None,
         }
-        command = [EXECUTABLE_BY_ALL, "-I", "-S", launch.__file__, "step_supervisor"]
+        command = [EXECUTABLE_BY_ALL, "-I", "-S", launch.__file__, "build_step_supervisor"]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, user=65534, group=65534, extra_groups=[]
         ) as supervisor:

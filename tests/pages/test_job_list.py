@@ -13,8 +13,8 @@ from polyjob.auth import users
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import Job, Project, User
-from polyjob.pages import builds, lists, projects
-from polyjob.pages.lists import PAGE_SIZE
+from polyjob.pages import builds, job_list, projects
+from polyjob.pages.job_list import PAGE_SIZE
 from polyjob.services import bookmarks
 from polyjob.settings import Settings
 from polyjob.statuses import Status
@@ -184,7 +184,7 @@ def test_status_shows_queue_position_stopping_and_exit_code(client: FlaskClient,
 def test_only_the_head_of_the_queue_has_positions(
     client: FlaskClient, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polyjob.pages.lists.MAX_QUEUE_POSITION", 1)
+    monkeypatch.setattr("polyjob.pages.job_list.MAX_QUEUE_POSITION", 1)
     make_job(project)
     make_job(project)
     text = read(client, "/").text
@@ -203,7 +203,7 @@ def test_unchanged_list_is_a_304(
     first = client.get(path)
     tag = first.headers["ETag"]
     with monkeypatch.context() as patch:
-        for module, name in ((lists, "read_page"), (projects, "read_page"), (builds, "latest_builds")):
+        for module, name in ((job_list, "read_page"), (projects, "read_page"), (builds, "latest_builds")):
             patch.delattr(module, name)  # the content must not be looked up again
         again = client.get(path, headers={"If-None-Match": tag})
     assert (again.status_code, again.data) == (304, b"")

@@ -63,7 +63,7 @@ def exhaust_patience(monkeypatch: Any, call: Callable[[], object]) -> None:
     """Make calls fail until the patience has passed. The clock stays advanced."""
     now = time.monotonic
     for passed in (0, 60, 120, 180):
-        monkeypatch.setattr("runners.kubernetes.claims.time.monotonic", lambda passed=passed: now() + passed)
+        monkeypatch.setattr("runners.kubernetes.carriers.time.monotonic", lambda passed=passed: now() + passed)
         if passed < 180:
             with pytest.raises((RunnerUnavailable, RunnerRefused)):
                 call()
@@ -143,7 +143,7 @@ def test_evicted_carrier_is_replaced(claiming: KubernetesHarness, monkeypatch: A
     claiming.cluster.evict(name)
     wait_for(lambda: not is_active(claiming.cluster.pod(name)))
     now = time.monotonic
-    monkeypatch.setattr("runners.kubernetes.claims.time.monotonic", lambda: now() + 60)  # patience begins again
+    monkeypatch.setattr("runners.kubernetes.carriers.time.monotonic", lambda: now() + 60)  # patience begins again
     assert wait_for_outputs(claiming, handle) == {"f": b"x\n"}
     monkeypatch.undo()
     clean_until_done(claiming, handle)
@@ -224,7 +224,7 @@ def test_outage_of_the_server_uses_up_no_patience(claiming: KubernetesHarness, m
     claiming.cluster.schedule_nothing("0/1 nodes are available")
     now = time.monotonic
     for passed in (0, 3600):
-        monkeypatch.setattr("runners.kubernetes.claims.time.monotonic", lambda passed=passed: now() + passed)
+        monkeypatch.setattr("runners.kubernetes.carriers.time.monotonic", lambda passed=passed: now() + passed)
         with pytest.raises(RunnerUnavailable, match="is being started"):
             list(claiming.remote.outputs(handle)) if call == "outputs" else claiming.runner.clean(handle)
     claiming.cluster.schedule_nothing(None)
