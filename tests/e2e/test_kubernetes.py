@@ -128,7 +128,7 @@ def test_failing_step_ends_the_job_before_its_command(server: Server) -> None:
 
 def test_job_is_building_until_its_steps_are_done(server: Server, cluster: Any) -> None:
     job = submit(server, "echo ran; sleep 60", "until [ -e /polyjob/go ]; do sleep 0.1; done")
-    eventually(lambda: "nothing of them is kept" in notes(server.job(job["id"])), 30, "the note")
+    eventually(lambda: "their result is not kept" in notes(server.job(job["id"])), 30, "the note")
     assert server.job(job["id"])["last_status"] == "building"
     server.call("POST", f"{JOBS}/{job['id']}/stop")
     ended = server.until_done(job["id"])
