@@ -12,7 +12,7 @@ from polyjob.db.database import database
 from polyjob.db.models import Bookmark, Build, Job, JobStatus, Upload
 from polyjob.statuses import Status
 
-from ..beside import soon
+from ..background import soon
 from .conftest import BASE, CONFIG, JOBS, move_job, now, pointers, write
 from .helpers import JOB_FIELDS, JOB_ROW_FIELDS
 

@@ -11,7 +11,7 @@ from polyjob.db.models import Job
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
 
-from ..beside import soon
+from ..background import soon
 from .conftest import BASE, JOBS, Client, move_job, pointers, publish
 
 

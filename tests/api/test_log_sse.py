@@ -14,7 +14,7 @@ from polyjob.logs.follow import Idle
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
 
-from ..beside import soon
+from ..background import soon
 from .conftest import BASE, JOBS, move_job, pointers
 from .run_event_samples import events_of
 

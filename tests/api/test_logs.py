@@ -25,7 +25,7 @@ from polyjob.settings import Settings
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
 
-from ..beside import soon
+from ..background import soon
 
 KEY = "a" * 40
 LIVE_END = 9007199254740991

@@ -26,7 +26,7 @@ from polyjob.statuses import Status
 from polyjob.storage.store import Store
 from tests.pages.helpers import log_rows
 
-from ..beside import soon
+from ..background import soon
 
 EVIL = b'</div><script>alert(1)</script><img src=x onerror="alert(1)">'
 
