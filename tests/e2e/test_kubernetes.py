@@ -73,7 +73,7 @@ def test_job_is_built_and_keeps_its_log_and_outputs(server: Server, cluster: Any
     assert server.log(done["id"]) == b"Step 1/1: echo made > /made\nmade\n"
     assert done["node_scheduled"] == "node-1"
     number = done["build_job"].rsplit(".", 1)[1]
-    assert b"no registry" in server.call("GET", f"{BASE}/builds/{number}/logs").body
+    assert b"No registry is configured" in server.call("GET", f"{BASE}/builds/{number}/logs").body
     assert outputs(server, done["id"]) == {"f": b"data\n"}
     assert done["uuid"] not in pods_of(cluster)
 

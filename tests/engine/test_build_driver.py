@@ -245,7 +245,7 @@ def test_each_build_has_the_reason_why_it_was_made(world):
     assert reason_of_build(build_steps=["true"]) == ("changed", "the build steps changed since build 1")
     assert reason_of_build(image="b", build_steps=["true"], env_vars=[["A", "1"]]) == (
         "changed",
-        "the image and the variables changed since build 2",
+        "the image and the environment variables changed since build 2",
     )
     assert reason_of_build(nocache=True)[0] == "nocache"
     builds.invalidate_all(world.project)

@@ -79,7 +79,7 @@ def test_failed_start_fails_the_job_with_its_reason(world):
     last = world.last(job)
     assert world.statuses(job) == ["created", "scheduled", "failed"]
     assert last.details["reason"] == "start"
-    assert "told to refuse" in last.message
+    assert "refuses this job" in last.message
 
 
 def test_vanished_job_is_lost(world):
