@@ -16,7 +16,7 @@ run: $(STAMP)  ## install polyjob into .venv and start the server
 	@exec $(BIN)/python -m polyjob serve
 
 test: $(TESTED)  ## install the test dependencies and run all tests: ARGS="-k jobs"
-	@echo "Running all tests. This takes about 5 minutes, or 10 with a Docker Engine and Chromium."
+	@echo "Running all tests. On two cores this takes about 10 minutes, or 25 with Docker, Podman and Chromium."
 	$(BIN)/python -m pytest -n 3 -rs $(ARGS)
 
 coverage: $(TESTED)  ## run all tests and measure coverage, which takes about twice as long

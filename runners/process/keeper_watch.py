@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import threading
+import weakref
 from collections.abc import Callable
 
 from runners.process.linux import process_stat
@@ -27,6 +28,8 @@ class KeeperWatch:
         self._lock = threading.Lock()
         self._epoll = select.epoll()
         self._close_read, self._close_write = os.pipe2(os.O_CLOEXEC)
+        for descriptor in (self._close_read, self._close_write):
+            weakref.finalize(self, os.close, descriptor)
         self._epoll.register(self._close_read, select.EPOLLIN)
         self._thread: threading.Thread | None = None
 
