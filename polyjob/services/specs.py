@@ -195,16 +195,16 @@ def job_command(config: Mapping[str, Any]) -> str:
     return shell_text(config["run"]["cmd"])
 
 
-def parse_resources(requested: Mapping[str, Any], *bounds: str) -> Resources:
-    """Return the amount of each resource by the first of `bounds` that is set.
+def parse_resources(requested: Mapping[str, Any], *fields: str) -> Resources:
+    """Return the amount of each resource from the first of `fields` that is set.
 
-    Without bounds, the limit counts, or the request if there is no limit. The config has memory in MiB; the result in
-    bytes.
+    `fields` are `limits` and `requests`, in this order if none is given. Memory is in MiB in the config, and in
+    bytes in the result.
     """
 
     def amount(kind: str) -> Any:
         item = requested.get(kind) or {}
-        return next((item[bound] for bound in bounds or ("limits", "requests") if item.get(bound)), None)
+        return next((item[field] for field in fields or ("limits", "requests") if item.get(field)), None)
 
     memory = amount("memory")
     return Resources(
