@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import request
+from flask import Response, jsonify, request
 from peewee import ModelSelect
 
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.builds import build_rows
-from polyjob.api.jobs import job_rows
-from polyjob.api.list_queries import ToView, load_rows
+from polyjob.api.list_rows import ToItems, build_items, job_items
 from polyjob.api.paging import limit, offset, page
 from polyjob.api.params import query_parameter
-from polyjob.api.projects import project_rows
+from polyjob.api.projects import project_items
 from polyjob.api.request_context import me
 from polyjob.api.schemas.bookmarks import bookmarked_of
 from polyjob.api.schemas.builds import BuildRowSchema
@@ -39,39 +37,39 @@ blp = Blueprint("marked", __name__, description="Bookmarks and archives.")
 @blp.doc(parameters=[SORT], responses={400: "BAD_REQUEST"})
 @blp.page(bookmarked_of(JobRowSchema))
 @requires(Access.READ)
-def bookmarked_jobs(username: str) -> dict[str, Any]:
+def bookmarked_jobs(username: str) -> Response:
     """List a user's bookmarked jobs, latest bookmark first"""
-    return _bookmarked(username, Job, job_rows)
+    return _bookmarked(username, Job, job_items)
 
 
 @blp.get("/bookmarks/<username>/builds")
 @blp.doc(parameters=[SORT], responses={400: "BAD_REQUEST"})
 @blp.page(bookmarked_of(BuildRowSchema))
 @requires(Access.READ)
-def bookmarked_builds(username: str) -> dict[str, Any]:
+def bookmarked_builds(username: str) -> Response:
     """List a user's bookmarked builds, latest bookmark first"""
-    return _bookmarked(username, Build, build_rows)
+    return _bookmarked(username, Build, build_items)
 
 
 @blp.get("/bookmarks/<username>/projects")
 @blp.doc(parameters=[SORT], responses={400: "BAD_REQUEST"})
 @blp.page(bookmarked_of(ProjectRowSchema))
 @requires(Access.READ)
-def bookmarked_projects(username: str) -> dict[str, Any]:
+def bookmarked_projects(username: str) -> Response:
     """List a user's bookmarked projects, latest bookmark first"""
-    return _bookmarked(username, Project, project_rows)
+    return _bookmarked(username, Project, project_items)
 
 
-def _bookmarked(username: str, table: Any, to_view: ToView) -> dict[str, Any]:
+def _bookmarked(username: str, table: Any, to_items: ToItems) -> Response:
     """Return the requested page of the bookmarks, without those of objects that the user may not read any more."""
     owner = own_or_any_for_administrators(username)
     if owner is None:
-        return page([], 0)
+        return jsonify(page([], 0))
     order = sort_names(request.args.get("sort"), ("created_at", "updated_at"), "-updated_at")[0]
     query = bookmarks.list_bookmarks(owner, table, by=order)
     query = query.where(bookmarks.Bookmark.target_id.in_(_readable_ids(table)))
     ids = [row.target_id for row in query.limit(limit()).offset(offset())]
-    return page([{"content_object": item} for item in to_view(load_rows(table, ids))], query.count())
+    return jsonify(page([{"content_object": item} for item in to_items(ids)], query.count()))
 
 
 def own_or_any_for_administrators(username: str) -> User | None:

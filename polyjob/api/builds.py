@@ -17,7 +17,6 @@ from polyjob.api.request_context import config_errors_at, empty, find_build, fin
 from polyjob.api.schemas.builds import (
     BuildChangeBody,
     BuildCreateBody,
-    BuildRow,
     BuildRowSchema,
     BuildSchema,
     BuildView,
@@ -51,7 +50,7 @@ blp = Blueprint("builds", __name__, description="Builds: environments and images
 def list_builds(username: str, project_name: str) -> Any:
     """List the builds of a project, last changed first"""
     project = find_project(username, project_name)
-    return unchanged(project, project.builds_version) or list_queries.page_of_builds(project, build_rows)
+    return unchanged(project, project.builds_version) or list_queries.page_of_builds(project)
 
 
 @blp.post(BUILDS)
@@ -253,12 +252,6 @@ def build_view(build: Build) -> BuildView:
         num_jobs=builds.count_jobs(build),
         dockerfile=specs.build_dockerfile(build, store(), settings()),
     )
-
-
-def build_rows(rows: list[Build]) -> list[BuildRow]:
-    """Return the builds as a list shows them to the current user."""
-    bookmarked_ids = bookmarks.bookmarked_ids(me(), Build, [build.id for build in rows]) if rows else set()
-    return [BuildRow.from_row(build, bookmarked=build.id in bookmarked_ids) for build in rows]
 
 
 def _document(build: Build) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from polyjob.api.schemas.job_bodies import (
     read_job_clone,
     read_job_create,
 )
-from polyjob.api.schemas.jobs import JobRow, JobRowSchema, JobSchema, JobView
+from polyjob.api.schemas.jobs import JobRowSchema, JobSchema, JobView
 from polyjob.auth import permissions
 from polyjob.auth.identity import authenticate, current_identity
 from polyjob.auth.permissions import Access, requires
@@ -51,7 +51,7 @@ blp = Blueprint("jobs", __name__, description="Jobs: what polyjob runs.")
 def list_jobs(username: str, project_name: str) -> Any:
     """List the jobs of a project, last changed first"""
     project = find_project(username, project_name)
-    return unchanged(project, project.jobs_version) or list_queries.page_of_jobs(project, job_rows)
+    return unchanged(project, project.jobs_version) or list_queries.page_of_jobs(project)
 
 
 @blp.post(JOBS)
@@ -240,12 +240,6 @@ def job_view(job: Job) -> JobView:
         waiting_reason=job_queue.waiting_reason(job, position),
         root=root(),
     )
-
-
-def job_rows(rows: list[Job]) -> list[JobRow]:
-    """Return the jobs as a list shows them to the current user."""
-    bookmarked_ids = bookmarks.bookmarked_ids(me(), Job, [job.id for job in rows]) if rows else set()
-    return [JobRow.from_row(job, bookmarked=job.id in bookmarked_ids) for job in rows]
 
 
 def _document(job: Job) -> dict[str, Any]:

@@ -1,58 +1,38 @@
-"""The rows of one page of a list.
-
-A page is read in two queries: first the ids, from an index that has them in order, then the columns that a list shows.
-"""
+"""One page of a list, in two queries: the ids from an index that has them in order, then the items with these ids."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flask import request
+from flask import Response, jsonify, request
 from peewee import Field
 
 from polyjob.api import paging
+from polyjob.api.list_rows import ToItems, build_items, job_items
 from polyjob.api.request_context import me
 from polyjob.auth import identity
-from polyjob.db.models import Build, Job, Project, User
+from polyjob.db.models import Build, Job, Project
 from polyjob.services import builds, jobs
 from polyjob.services.sorting import BUILD_SORT_COLUMNS, JOB_SORT_COLUMNS, after_cursor, cursor_order, parse_sort
 
 MAX_COUNTED_ITEMS = 10_000
 """With a query, counting ends after this many items; a count of one more means "at least"."""
-_UNLISTED_COLUMNS = {
-    "config",
-    "content",
-    "readme",
-    "data_refs",
-    "params",
-    "key_parts",
-    "handle",
-    "log_cursor",
-    "exit",
-    "notes",
-    "reported",
-    "reason",
-}
-"""Columns that no list shows; some are large."""
-
-ToView = Callable[[list[Any]], list[Any]]
-"""Makes the items of a page from their rows."""
 
 
-def page_of_jobs(project: Project, to_view: ToView) -> dict[str, Any]:
+def page_of_jobs(project: Project) -> Response:
     """Return the requested page of the project's jobs. The number of queries does not grow with the number of jobs."""
     query, sort = request.args.get("query"), request.args.get("sort")
     matching = jobs.list_jobs(project, query, sort, with_archived=identity.may_write(me(), project))
-    return _page(_List(Job, matching, JOB_SORT_COLUMNS, project, project.job_count), to_view)
+    return _page(_List(Job, matching, JOB_SORT_COLUMNS, project.job_count, job_items))
 
 
-def page_of_builds(project: Project, to_view: ToView) -> dict[str, Any]:
+def page_of_builds(project: Project) -> Response:
     """Return the requested page of the project's builds, as `page_of_jobs` does."""
     query, sort = request.args.get("query"), request.args.get("sort")
     matching = builds.list_builds(project, query, sort, with_archived=identity.may_write(me(), project))
-    return _page(_List(Build, matching, BUILD_SORT_COLUMNS, project, project.build_count), to_view)
+    return _page(_List(Build, matching, BUILD_SORT_COLUMNS, project.build_count, build_items))
 
 
 @dataclass(frozen=True)
@@ -63,21 +43,21 @@ class _List:
     matching: Any
     """The query for all its items."""
     sort_columns: Mapping[str, Field]
-    project: Project
     total: int
     """Number of items without a filter."""
+    to_items: ToItems
 
 
-def _page(listed: _List, to_view: ToView) -> dict[str, Any]:
+def _page(listed: _List) -> Response:
     count = listed.total
     if request.args.get("query"):
         count = int(listed.matching.order_by().limit(MAX_COUNTED_ITEMS + 1).count())
     if "cursor" in request.args:
         ids, next_cursor = _ids_after_cursor(listed)
-        return paging.cursor_page(to_view(load_rows(listed.table, ids, listed.project)), count, next_cursor)
+        return jsonify(paging.cursor_page(listed.to_items(ids), count, next_cursor))
     window = listed.matching.select(listed.table.id).limit(paging.limit()).offset(paging.offset())
     ids = [row[0] for row in window.tuples()]
-    return paging.page(to_view(load_rows(listed.table, ids, listed.project)), count)
+    return jsonify(paging.page(listed.to_items(ids), count))
 
 
 def _ids_after_cursor(listed: _List) -> tuple[list[int], str | None]:
@@ -101,18 +81,3 @@ class _SortedRow:
 
     def __init__(self, value: Any, id: int) -> None:
         self.value, self.id = value, id
-
-
-def load_rows(table: Any, ids: Iterable[int], project: Project | None = None) -> list[Any]:
-    """Return the rows with these ids in this order, with the columns that a list shows. Missing rows are left out.
-
-    `project` is the project of all rows, if they have the same.
-    """
-    ids = list(ids)
-    columns = [field for name, field in table._meta.fields.items() if name not in _UNLISTED_COLUMNS]
-    query = table.select(*columns, User.id, User.username).join(User, on=table.user).where(table.id.in_(ids))
-    rows = {row.id: row for row in query}
-    for row in rows.values():
-        if project is not None:
-            row.project = project
-    return [rows[id] for id in ids if id in rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, BinaryIO, cast
 
 from flask import Response, request, send_file
@@ -28,7 +28,7 @@ from polyjob.api.schemas.projects import (
 from polyjob.api.uploads import open_part
 from polyjob.auth import identity, users
 from polyjob.auth.permissions import Access, requires
-from polyjob.db.models import Project
+from polyjob.db.models import Project, User
 from polyjob.services import bookmarks, projects
 
 MULTIPART_OVERHEAD_BYTES = 1 << 20
@@ -47,7 +47,7 @@ SORT = query_parameter(
 )
 COMMIT = query_parameter("commit", "Digest of the upload; the latest by default.", type="string")
 
-_CREATE, _CHANGE = ProjectBody(), ProjectChangeBody()
+_CREATE, _CHANGE, _ROW_SCHEMA = ProjectBody(), ProjectChangeBody(), ProjectRowSchema()
 
 blp = Blueprint("projects", __name__, description="Projects: they have jobs, builds and uploads.")
 
@@ -71,7 +71,7 @@ def list_projects(username: str) -> dict[str, Any]:
     if owner is None:
         return page([], 0)
     projects_of_owner = projects.list_projects(owner, query=request.args.get("query"), sort=request.args.get("sort"))
-    query = projects_of_owner.where(identity.readable_projects(me()))
+    query = projects_of_owner.where(identity.readable_projects(me())).select(Project, User).join(User)
     return page(project_rows(query.limit(limit()).offset(offset())), query.count())
 
 
@@ -232,6 +232,16 @@ def project_rows(projects: Iterable[Project]) -> list[ProjectRow]:
     rows = list(projects)
     bookmarked_ids = bookmarks.bookmarked_ids(me(), Project, [project.id for project in rows])
     return [ProjectRow.from_row(project, bookmarked=project.id in bookmarked_ids) for project in rows]
+
+
+def project_items(ids: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the projects with these ids in this order, as JSON. Missing ones are left out."""
+    query = Project.select(Project, User).join(User).where(Project.id.in_(list(ids)))
+    projects = {project.id: project for project in query}
+    items: list[dict[str, Any]] = _ROW_SCHEMA.dump(
+        project_rows(projects[id] for id in ids if id in projects), many=True
+    )
+    return items
 
 
 def _read_body(schema: Schema = _CREATE) -> Any:
