@@ -82,6 +82,26 @@ def _words(value: str) -> tuple[str, ...]:
     return tuple(value.replace(",", " ").split())
 
 
+@dataclass(frozen=True)
+class SlotsByRunner:
+    """A number of slots for each of some runners. Its text is that of the setting."""
+
+    numbers: tuple[tuple[str, int], ...]
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={number}" for name, number in self.numbers)
+
+
+def _slots(value: str) -> int | SlotsByRunner:
+    if "=" not in value:
+        return _positive(value)
+    pairs = [word.partition("=") for word in _words(value)]
+    numbers = {name: _positive(number) for name, _, number in pairs if name}
+    if len(numbers) < len(pairs):
+        raise ValueError
+    return SlotsByRunner(tuple(numbers.items()))
+
+
 def _indices(value: str) -> tuple[int, ...]:
     return () if value == "none" else tuple(dict.fromkeys(map(_non_negative, _words(value))))
 
@@ -122,6 +142,7 @@ _KINDS: dict[Reader, str] = {
     _seconds: "seconds",
     _size: "bytes, or a number with K, M, G or T",
     _yes_no: "yes or no",
+    _slots: "a whole number, 1 or more, or words such as `process=4 docker=2`",
     _words: "names, separated by blanks or commas",
     _indices: "indices, separated by blanks or commas, or `none`",
     absolute_path: "a path",
@@ -145,6 +166,11 @@ def _setting(read: Reader, default: str, help: str, default_text: str | None = N
 def _options_of_runner() -> Any:
     """Declare a field for settings that a runner declares."""
     return dataclasses.field()
+
+
+def _variables_of_runners() -> Any:
+    """Declare the field for variables that only the runners of other packages know."""
+    return dataclasses.field(default=())
 
 
 @dataclass(frozen=True)
@@ -172,8 +198,24 @@ class Settings:
         "0",
         "Number of proxies in front of the server that set `X-Forwarded-For`, `-Proto` and `-Host`.",
     )
-    runner: str = _setting(_text, "process", "Runner of new jobs: `process`, `docker` or `kubernetes`.")
-    slots: int = _setting(_positive, "", "Maximum number of jobs that run at once.", "the number of CPUs")
+    runner: str = _setting(
+        _text,
+        "process",
+        "Runner of new jobs: `process`, `docker`, `kubernetes`, or one that another package provides.",
+    )
+    runners: tuple[str, ...] = _setting(
+        _words,
+        "",
+        "Runners that a job can choose from by its `backend`; the first is the default. Replaces `POLYJOB_RUNNER`.",
+        "the runner of `POLYJOB_RUNNER` alone",
+    )
+    slots: int | SlotsByRunner = _setting(
+        _slots,
+        "",
+        "Maximum number of jobs that run at once on each runner, or `process=4 docker=2`; a runner without a number "
+        "has the default.",
+        "the number of CPUs",
+    )
     build_slots: int = _setting(_positive, "2", "Maximum number of builds that run at once.")
     gpus: tuple[int, ...] = _setting(
         _indices, "", "GPUs that jobs may use, each by one job at a time.", "all GPUs of the machine"
@@ -245,6 +287,28 @@ class Settings:
         "Maximum number of log followers and waiting requests of a web process; further ones get 503.",
     )
     log_level: str = _setting(_text, "info", "Log level of the server: `debug`, `info`, `warning` or `error`.")
+    runner_variables: tuple[tuple[str, str], ...] = _variables_of_runners()
+    """Variables that can be options of runners of other packages."""
+
+    @property
+    def runner_names(self) -> tuple[str, ...]:
+        """The runners that jobs can choose from. The first is `runner`, the default."""
+        return self.runners or (self.runner,)
+
+    def slots_of(self, runner: str) -> int:
+        """Return the maximum number of jobs that run at once on a runner."""
+        if isinstance(self.slots, int):
+            return self.slots
+        return dict(self.slots.numbers).get(runner) or _cpu_count()
+
+    def options_of(self, runner: str) -> dict[str, str]:
+        """Return the options of a runner of another package: those variables that begin with its name."""
+        prefix = f"{PREFIX}{runner.upper().replace('-', '_')}_"
+        return {
+            variable.removeprefix(prefix).lower(): value
+            for variable, value in self.runner_variables
+            if variable.startswith(prefix)
+        }
 
     @property
     def url(self) -> str:
@@ -279,7 +343,7 @@ def _declarations() -> Iterator[_Declaration]:
     for field in dataclasses.fields(Settings):
         if field.name == "kubernetes":
             yield from map(_declaration_of_option, dataclasses.fields(KubernetesOptions))
-        else:
+        elif field.name != "runner_variables":
             yield _Declaration(field.name, **field.metadata)
 
 
@@ -322,8 +386,32 @@ def read_settings(environ: Mapping[str, str], **overrides: Any) -> Settings:
         else:
             values[setting.name] = value
     values["kubernetes"] = KubernetesOptions(**options)
+    values["runner_variables"] = _undeclared_variables(environ)
     values.update({name: value for name, value in overrides.items() if value is not None})
-    return Settings(**values)
+    return Settings(**values | _chosen_runners(environ, values["runners"], overrides.get("runner")))
+
+
+def _undeclared_variables(environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return the variables of the form `POLYJOB_<RUNNER>_<OPTION>` that polyjob itself does not read."""
+    declared = {setting.variable for setting in _declarations()}
+    return tuple(
+        (name, environ[name])
+        for name in sorted(environ.keys() - declared)
+        if name.startswith(PREFIX) and "_" in name.removeprefix(PREFIX) and environ[name]
+    )
+
+
+def _chosen_runners(environ: Mapping[str, str], names: tuple[str, ...], override: str | None) -> dict[str, Any]:
+    """Return the fields `runners` and `runner`, if POLYJOB_RUNNERS sets them and no option of `polyjob serve` does."""
+    names = tuple(dict.fromkeys(names))
+    single = environ.get("POLYJOB_RUNNER", "")
+    if override or not names:
+        return {"runners": ()}
+    if single and names != (single,):
+        raise SettingError(
+            f"POLYJOB_RUNNER={single!r} and POLYJOB_RUNNERS={' '.join(names)!r} differ: set only one of them"
+        )
+    return {"runners": names, "runner": names[0]}
 
 
 def _machine_default(name: str) -> str:
@@ -331,16 +419,22 @@ def _machine_default(name: str) -> str:
     if name == "data_dir":
         return str(Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "polyjob")
     if name == "slots":
-        return str(len(os.sched_getaffinity(0)))
+        return str(_cpu_count())
     if name == "gpus":
         indices = sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
         return " ".join(indices) or "none"
     return ""
 
 
+def _cpu_count() -> int:
+    return len(os.sched_getaffinity(0))
+
+
 def environment(settings: Settings) -> dict[str, str]:
     """Return the variables from which `read_settings` makes the same settings again, for a child process."""
-    return {setting.variable: _as_text(setting.value_in(settings)) for setting in _declarations()}
+    variables = {setting.variable: _as_text(setting.value_in(settings)) for setting in _declarations()}
+    unused = "POLYJOB_RUNNER" if settings.runners else "POLYJOB_RUNNERS"
+    return variables | {unused: ""} | dict(settings.runner_variables)
 
 
 def _as_text(value: Any) -> str:

@@ -34,6 +34,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
+from runners.capabilities import Support
+
 DOCKER_HOST_ALIAS = "host.docker.internal"
 """Host name by which a container reaches the machine of its Docker Engine."""
 
@@ -338,7 +340,8 @@ class RunnerSettings:
     has_gpus: bool = False
     """Whether the server assigns GPUs to jobs."""
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Settings that only one runner uses."""
+    """Settings that only one runner uses. A runner of another distribution called `slurm` gets each variable
+    `POLYJOB_SLURM_<OPTION>` of the server here, by the name of its option in small letters."""
 
 
 class Runner(abc.ABC):
@@ -356,6 +359,21 @@ class Runner(abc.ABC):
     files are written directly into `JobSpec.folder`: `log` (one append-only file), `work/` (the working folder) and
     `outputs/`. Every other runner is a `RemoteRunner`.
     """
+
+    capabilities: ClassVar[Mapping[str, Support]] = {}
+    """Path of a part of a config → support, for the parts that differ from `runners.capabilities.BASIC`.
+
+    Only for runners of other distributions. Those of polyjob have their tables in `runners.capabilities`, so that the
+    web server can read them without the SDK of the backend.
+    """
+
+    required_parts: ClassVar[Mapping[str, str]] = {}
+    """Path of a part that every config for this runner must have → the reason. Only for runners of other
+    distributions."""
+
+    assigns_gpus: ClassVar[bool] = False
+    """Whether the backend itself assigns GPUs to the jobs that ask for them. Only for runners of other
+    distributions."""
 
     def __init__(self, settings: RunnerSettings, wake: Callable[[], None]) -> None:
         """Store the arguments; no backend, file or thread is touched.

@@ -50,7 +50,7 @@ _OUTPUTS = "write to `$POLYAXON_RUN_OUTPUTS_PATH`, which polyjob keeps"
 
 PROCESS: Mapping[str, Support] = {
     "framework": _noted("it has no effect on a job"),
-    "backend": _noted("the server's runner is used"),
+    "backend": _noted("no runner of this server has that name, or the request names another one"),
     "logging": _honoured(),
     "build.image": _noted(_HOST),
     "build.build_steps": _honoured(),
@@ -137,11 +137,30 @@ KUBERNETES: Mapping[str, Support] = {
     "environment.config_map_refs": _honoured(),
 }
 
+_NO_IMAGES = "this runner builds no images"
+
+BASIC: Mapping[str, Support] = {
+    **PROCESS,
+    "build.image": _noted("this runner uses no images"),
+    "build.build_steps": _refused("this runner builds nothing; run the steps in the command"),
+    "build.backend": _noted(_NO_IMAGES),
+    "build.dockerfile": _refused(f"{_NO_IMAGES}; run its steps in the command"),
+    "build.context": _refused(f"{_NO_IMAGES}; upload the folder by `polyjob run -u FOLDER`"),
+    "environment.resources.gpu": _refused("this runner knows no GPUs; leave it out, or choose another `backend`"),
+    "environment.node_selector": _noted("this runner places jobs itself"),
+    "environment.affinity": _noted("this runner places jobs itself"),
+    "environment.tolerations": _noted("this runner places jobs itself"),
+    "environment.image_pull_secrets": _noted("this runner uses no images"),
+    "environment.data_refs": _refused("no data stores are configured; download the data in the command"),
+    "environment.persistence": _refused(f"no volumes are configured; download the data in the command, and {_OUTPUTS}"),
+}
+"""Support of a runner of another distribution, as far as the runner does not declare it: it only runs commands."""
+
 CAPABILITIES: Mapping[str, Mapping[str, Support]] = {
     "process": PROCESS,
     "docker": DOCKER,
     "kubernetes": KUBERNETES,
-    "fake": {path: Support(SupportLevel.HONOURED) for path in PROCESS},
+    "fake": {path: Support(SupportLevel.HONOURED) for path in PROCESS} | {"backend": PROCESS["backend"]},
 }
 """Runner → path of a part of the config → support. The server itself honours every part that is not listed."""
 

@@ -26,6 +26,7 @@ BASE = {
     "runners.base",
     "runners.capabilities",
     "runners.kubernetes.options",
+    "runners.registry",
 }
 """Modules that every package of polyjob may import. They import only each other."""
 
@@ -63,7 +64,7 @@ MAY_IMPORT = {
     "polyjob.db": {"polyjob.storage.reserve"},
     "polyjob.storage": {"runners.common.trees"},
     "polyjob.connections": set(),
-    "runners": set(),
+    "runners": {"runners.registry"},
     "runners.process": {"runners.common", "runners.machine_faults"},
     "runners.docker": {"runners.common", "runners.machine_faults"},
     "runners.kubernetes": {"runners.common", "runners.machine_faults", "runners.kubernetes.options"},

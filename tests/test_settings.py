@@ -189,3 +189,56 @@ def test_override_wins_over_the_environment():
 )
 def test_url_is_public_url_or_host_and_port(overrides, url):
     assert read_settings({}, **overrides).url == url
+
+
+@pytest.mark.parametrize(
+    ("environ", "names"),
+    [
+        ({}, ("process",)),
+        ({"POLYJOB_RUNNER": "docker"}, ("docker",)),
+        ({"POLYJOB_RUNNERS": "docker"}, ("docker",)),
+        ({"POLYJOB_RUNNERS": "process, docker process"}, ("process", "docker")),
+        ({"POLYJOB_RUNNERS": "docker", "POLYJOB_RUNNER": "docker"}, ("docker",)),
+        ({"POLYJOB_RUNNERS": "", "POLYJOB_RUNNER": ""}, ("process",)),
+    ],
+)
+def test_first_listed_runner_is_the_default(environ, names):
+    settings = read_settings(environ)
+    assert (settings.runner_names, settings.runner) == (names, names[0])
+    assert read_settings(environment(settings)) == settings
+
+
+def test_runner_settings_that_differ_are_refused():
+    with pytest.raises(SettingError) as failure:
+        read_settings({"POLYJOB_RUNNERS": "process docker", "POLYJOB_RUNNER": "process"})
+    assert str(failure.value) == (
+        "POLYJOB_RUNNER='process' and POLYJOB_RUNNERS='process docker' differ: set only one of them"
+    )
+
+
+def test_runner_of_the_command_line_wins():
+    settings = read_settings({"POLYJOB_RUNNERS": "process docker"}, runner="kubernetes")
+    assert (settings.runner, settings.runner_names) == ("kubernetes", ("kubernetes",))
+
+
+def test_slots_are_set_for_each_runner():
+    settings = read_settings({"POLYJOB_SLOTS": "process=4, docker=2"})
+    assert [settings.slots_of(name) for name in ("process", "docker")] == [4, 2]
+    assert settings.slots_of("kubernetes") == read_settings({}).slots_of("process")
+    assert read_settings(environment(settings)) == settings
+    assert [read_settings({"POLYJOB_SLOTS": "3"}).slots_of(name) for name in ("process", "docker")] == [3, 3]
+
+
+@pytest.mark.parametrize("text", ["process=0", "process=", "=2", "process=2 3", "process=2 process=3", "0", "x"])
+def test_invalid_slots_are_refused(text):
+    with pytest.raises(SettingError, match=r"POLYJOB_SLOTS=.* is not valid: expected a whole number"):
+        read_settings({"POLYJOB_SLOTS": text})
+
+
+def test_variables_of_other_runners_are_their_options():
+    environ = {"POLYJOB_FAR_AWAY_QUEUE": "gpu", "POLYJOB_FAR_URL": "", "POLYJOB_TOKEN": "secret", "POLYJOB_SLOTS": "2"}
+    settings = read_settings(environ)
+    assert settings.options_of("far-away") == {"queue": "gpu"}
+    assert settings.options_of("far") == {"away_queue": "gpu"}
+    assert settings.runner_variables == (("POLYJOB_FAR_AWAY_QUEUE", "gpu"),)
+    assert read_settings(environment(settings)) == settings

@@ -76,7 +76,7 @@ def check_data_folder(settings: Settings) -> Iterator[Finding]:
     is_enough = free >= settings.disk_low
     advice = "" if is_enough else ": too little; make room."
     yield Finding("data folder", is_enough, f"{folder}, {format_size(free)} free{advice}")
-    if settings.runner == "process":
+    if "process" in settings.runner_names:
         yield from _check_isolation(settings)
         yield _check_build_python(settings)
 
@@ -115,13 +115,13 @@ def check_server(client: Client) -> Iterator[Finding]:
     except (NoServer, ServerError) as error:
         yield Finding("server", False, str(error))
         if client.is_local:
-            yield check_runner(local_settings())
+            yield from check_runners(local_settings())
         return
     yield Finding("server", True, client.url)
     has_no_engine = client.is_local and not parts["engine"]["ok"]
     for name, part in parts.items():
         if name == "runner" and has_no_engine:
-            yield check_runner(local_settings())
+            yield from check_runners(local_settings())
         elif isinstance(part, dict):
             is_ok = bool(part["ok"])
             yield Finding(name, is_ok, "works" if is_ok else f"{part['why']}{_advice(name)}")
@@ -132,28 +132,38 @@ def check_server(client: Client) -> Iterator[Finding]:
         yield Finding("token", False, f"{error} Set POLYJOB_TOKEN to your token.")
 
 
-def check_runner(settings: Settings) -> Finding:
-    """Check the runner of these settings directly, without a server."""
-    import runners
-    from polyjob.engine.retries import error_text
+def check_runners(settings: Settings) -> Iterator[Finding]:
+    """Check each runner of these settings directly, without a server."""
     from polyjob.server.bootstrap import check_settings
-    from polyjob.services.specs import runner_settings
 
     try:
         check_settings(settings)
-        runner = runners.load(settings.runner, runner_settings(settings, UNKNOWN_INSTALLATION), lambda: None)
     except (SettingError, RuntimeError) as error:
-        return Finding("runner", False, f"{error}.")
+        yield Finding("runner", False, f"{error}.")
+        return
+    for name in settings.runner_names:
+        yield _check_runner(name, settings)
+
+
+def _check_runner(name: str, settings: Settings) -> Finding:
+    import runners
+    from polyjob.engine.retries import error_text
+    from polyjob.services.specs import runner_settings
+
+    try:
+        runner = runners.load(name, runner_settings(settings, UNKNOWN_INSTALLATION, name), lambda: None)
     except ImportError as error:
-        text = f"The {settings.runner} runner cannot be loaded: {error}. Run: pip install 'polyjob[{settings.runner}]'"
+        text = f"The {name} runner cannot be loaded: {error}. Run: pip install 'polyjob[{name}]'"
         return Finding("runner", False, text)
+    except Exception as error:  # of a runner of another package
+        return Finding("runner", False, f"The {name} runner cannot be created: {' '.join(error_text(error).split())}")
     try:
         runner.probe()
     except Exception as error:  # a defect of the runner counts as a backend that does not work
         return Finding("runner", False, " ".join(error_text(error).split()))
     finally:
         runner.close()
-    return Finding("runner", True, f"{settings.runner}: works when called from here")
+    return Finding("runner", True, f"{name}: works when called from here")
 
 
 def _readiness(client: Client) -> dict[str, Any]:

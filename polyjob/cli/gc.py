@@ -29,12 +29,17 @@ def gc(data_dir: Path | None, dry_run: bool) -> None:
     from polyjob.services.specs import runner_settings
     from polyjob.storage.store import Store
     from runners.base import RunnerError
+    from runners.registry import UnusableRunner
 
     with open_data_dir(data_dir) as settings:
-        settings_of_runners = runner_settings(settings, Meta.get_by_id("installation").value)
-        names = {row.runner for row in Build.select(Build.runner).distinct()}
-        loaded = {name: runners.load(name, settings_of_runners, lambda: None) for name in sorted(names)}
+        installation = Meta.get_by_id("installation").value
+        loaded = {}
         total = failures = 0
+        for name in sorted({row.runner for row in Build.select(Build.runner).distinct()}):
+            try:
+                loaded[name] = runners.load(name, runner_settings(settings, installation, name), lambda: None)
+            except (ImportError, UnusableRunner) as error:
+                say(f"polyjob: builds of the {name} runner are left out: {error}")
         for garbage in find_garbage(settings, Store(settings.data_dir), loaded):
             try:
                 if not dry_run:

@@ -18,7 +18,7 @@ from polyjob.settings import SettingError
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 picks a free one.  [default: 8000]")
 @data_dir_option
-@click.option("--runner", help="Runner of new jobs.  [default: process]")
+@click.option("--runner", help="Runner of new jobs, instead of POLYJOB_RUNNERS.  [default: process]")
 def serve(host: str | None, port: int | None, data_dir: Path | None, runner: str | None) -> None:
     """Serve the API and the pages and run the jobs, until Ctrl-C.
 

@@ -12,6 +12,7 @@ from polyjob.engine.call_pools import FunctionCall, Result, execute
 from polyjob.engine.context import Context
 from polyjob.engine.retries import TICK, Backoff, error_text
 from runners.base import Runner, RunnerUnavailable, State
+from runners.registry import UnusableRunner
 
 log = logging.getLogger("polyjob.engine")
 
@@ -56,13 +57,13 @@ class Backends:
         return self._backend(name).runner
 
     def of_builds(self) -> dict[str, Runner]:
-        """Return the runner of new jobs, and those of all stored builds."""
-        names = {row.runner for row in Build.select(Build.runner).distinct()} | {self.context.settings.runner}
+        """Return the runners of new jobs, and those of all stored builds."""
+        names = {row.runner for row in Build.select(Build.runner).distinct()} | {*self.context.settings.runner_names}
         return {name: self.runner(name) for name in sorted(names)}
 
     def in_use(self) -> dict[str, Runner]:
-        """Return the runner of new jobs, and those that jobs have needed since the engine's start."""
-        return {name: self.runner(name) for name in sorted({self.context.settings.runner, *self._backends})}
+        """Return the runners of new jobs, and those that jobs have needed since the engine's start."""
+        return {name: self.runner(name) for name in sorted({*self.context.settings.runner_names, *self._backends})}
 
     def poll(self, name: str, handles: Sequence[str]) -> dict[str, State]:
         """Return the new states of these handles.
@@ -102,18 +103,23 @@ class Backends:
         return f"The {name} runner cannot be reached: {backend.poll_error}"
 
     def check(self) -> None:
-        """Begin a check of the runner of new jobs and of every runner in use; `report` has the result."""
+        """Begin a check of the runners of new jobs and of every runner in use; `report` has the result."""
         for name, runner in self.in_use().items():
             key = ("check", name)
             if not self.context.calls.is_busy(key):
                 self.context.calls.submit(FunctionCall("look", key, "check", runner.check, self._on_checked))
 
     def report(self) -> dict[str, Any]:
-        """Return the condition of the runner of new jobs, as `/readyz` shows it."""
-        name = self.context.settings.runner
-        backend = self._backend(name)
-        message = backend.poll_error or backend.check_error
-        return {"name": name, "ok": message is None, "message": message}
+        """Return the condition of the runners of new jobs, as `/readyz` shows it: `name` is the first that fails."""
+        names = self.context.settings.runner_names
+        backends = [(name, self._backend(name)) for name in names]
+        faults = [(name, backend.poll_error or backend.check_error) for name, backend in backends]
+        faults = [(name, message) for name, message in faults if message is not None]
+        if not faults:
+            return {"name": names[0], "ok": True, "message": None}
+        name, message = faults[0]
+        others = "".join(f"; {other}: {text}" for other, text in faults[1:])
+        return {"name": name, "ok": False, "message": f"{message}{others}"}
 
     def close(self) -> None:
         for backend in self._backends.values():
@@ -146,7 +152,8 @@ class Backends:
             return self._load_runner(name, lambda: self._on_wake(name))
         except Exception as error:
             log.exception("the runner `%s` cannot be loaded", name)
-            return _MissingRunner(f"the runner `{name}` cannot be loaded: {error!r}")
+            reason = str(error) if isinstance(error, UnusableRunner) else repr(error)
+            return _MissingRunner(f"the runner `{name}` cannot be loaded: {reason}")
 
     def _on_wake(self, name: str) -> None:
         """Called by a runner, from any thread."""

@@ -65,10 +65,9 @@ def run(settings: Settings) -> int:
 
 def _run_engine(settings: Settings, store: Store, lock: EngineLock) -> int:
     meta = {row.key: row.value for row in Meta.select()}
-    settings_of_runners = runner_settings(settings, meta["installation"])
 
     def load(name: str, wake: Callable[[], None]) -> Runner:
-        return runners.load(name, settings_of_runners, wake)
+        return runners.load(name, runner_settings(settings, meta["installation"], name), wake)
 
     fifo_fd = open_wake_up_fifo(settings.data_dir)
     with _wake_pipe() as (read_fd, write_fd), _stop_signals(write_fd) as signals:

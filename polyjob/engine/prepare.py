@@ -11,7 +11,7 @@ from polyjob.services.notes import START_REFUSED_NOTE, note_text, with_note
 from polyjob.services.transitions import transition, update_columns
 from polyjob.statuses import Status
 from runners.base import Exit, Reason
-from runners.capabilities import BUILD_RESULTS
+from runners.registry import runner_facts
 
 BUILD_WAS_NAMED = "asked for"
 """The reason, stored in a status, why a job uses a build: its request named the build."""
@@ -79,7 +79,7 @@ def end_unstarted(job: Job) -> None:
 def _to_build(job: Job, python: str) -> None:
     build, reason = (job.build, BUILD_WAS_NAMED) if job.build else build_reuse.find_or_create(job, python)
     name = build.unique_name
-    artifact = BUILD_RESULTS.get(build.runner, "what the job runs on")
+    artifact = runner_facts(build.runner).build_result or "what the job runs on"
     message = f"Using build {name}" if build.status.is_done else f"Build {name} makes {artifact}"
     transition(job, Status.BUILDING, message=message, details={"build": name, "why": reason}, build=build)
 

@@ -7,8 +7,9 @@ the first pass after a crash is like any other.
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from polyjob.crash_points import crash_point
 from polyjob.db.database import write
@@ -23,11 +24,11 @@ from polyjob.engine.orphans import OrphanRemoval
 from polyjob.engine.removal import Removal
 from polyjob.engine.writes import Decision, Write
 from polyjob.services import specs
-from polyjob.services.job_queue import gpus_taken, slots_taken
+from polyjob.services.job_queue import gpus_taken, queued_runners, slots_taken
 from polyjob.services.transitions import transition
 from polyjob.statuses import Status
 from runners.base import Runner
-from runners.capabilities import CAPABILITIES
+from runners.registry import runner_facts
 
 QUEUE_SCAN_ROWS = 500
 """Jobs at the head of the queue among which a pass looks for some whose GPUs are free."""
@@ -35,7 +36,7 @@ QUEUE_SCAN_ROWS = 500
 _CLAIMED = Prepared(lambda: Job.select().where(CLAIMED).order_by(Job.id))
 _DELETED_PROJECTS = Prepared(lambda: Project.select(Project.id).where(DELETED))
 _LIVE_BUILDS = Prepared(lambda: Build.select().where(LIVE_BUILDS).order_by(Build.id))
-_QUEUE = Prepared(lambda: Job.select().where(QUEUED).order_by(Job.id).limit(1))
+_QUEUE = Prepared(lambda: Job.select().where(QUEUED, Job.runner == "").order_by(Job.id).limit(1))
 
 
 log = logging.getLogger("polyjob.engine")
@@ -140,37 +141,53 @@ class Engine:
     # Admission.
 
     def _may_claim(self) -> bool:
-        return bool(_QUEUE(1)) and slots_taken() < self.context.settings.slots
+        return bool(self._free_slots())
 
-    def _claim(self) -> int:
-        """Claim the head of the queue, as far as slots are free, and prepare each claimed job. Return their number.
+    def _free_slots(self) -> dict[str, int]:
+        """Return the number of free slots of each runner that has queued jobs and free slots.
 
         Slots are counted from rows, at this moment, and stored nowhere.
         """
-        free_slots = self.context.settings.slots - slots_taken()
-        head = self._with_gpus(free_slots) if self.context.settings.gpus else _QUEUE(max(0, free_slots))
-        for job in head:
+        runners = queued_runners()
+        if not runners:
+            return {}
+        taken = slots_taken()
+        free = {name: self.context.settings.slots_of(name) - taken[name] for name in runners}
+        return {name: number for name, number in free.items() if number > 0}
+
+    def _claim(self) -> int:
+        """Claim the head of each runner's queue, as far as its slots are free, and prepare each claimed job.
+
+        Return the number of claimed jobs.
+        """
+        free_slots = self._free_slots()
+        has_gpus = bool(self.context.settings.gpus)
+        heads = [_QUEUE(name, QUEUE_SCAN_ROWS if has_gpus else free) for name, free in free_slots.items()]
+        queue = sorted(itertools.chain.from_iterable(heads), key=lambda job: job.id)
+        admitted = self._with_gpus(queue, free_slots) if has_gpus else queue
+        for job in admitted:
             if transition(job, Status.SCHEDULED, message=_ignored_parts(job), gpus=job.gpus):
                 self.jobs.prepare(job)
-        return len(head)
+        return len(admitted)
 
-    def _with_gpus(self, free_slots: int) -> list[Job]:
-        """Return the first jobs of the queue, each with the GPUs that it requests.
+    def _with_gpus(self, queue: Sequence[Job], free_slots: Mapping[str, int]) -> list[Job]:
+        """Return the first jobs of the queue for which slots are free, each with the GPUs that it requests.
 
-        A job whose GPUs are not free lets jobs without GPUs pass, but no other job that requests some.
+        A job whose GPUs are not free lets jobs without GPUs pass, but no other job that requests some, on any runner.
         """
         gpus = self.context.settings.gpus
         free_gpus = [index for index in gpus if index not in gpus_taken()]
-        admitted: list[Job] = []
-        for job in _QUEUE(QUEUE_SCAN_ROWS) if free_slots > 0 else []:
+        remaining, admitted = dict(free_slots), []
+        for job in queue:
             count = specs.requested_gpus(job.config, job.runner)
+            if not remaining[job.runner]:
+                continue
             if count > len(free_gpus):
                 free_gpus = free_gpus if count > len(gpus) else []
                 continue
             job.gpus, free_gpus = free_gpus[:count] or None, free_gpus[count:]
+            remaining[job.runner] -= 1
             admitted.append(job)
-            if len(admitted) == free_slots:
-                break
         return admitted
 
 
@@ -184,9 +201,8 @@ def _has_runs(project: Project) -> bool:
 
 def _ignored_parts(job: Job) -> str | None:
     """Return the parts of the config that the runner ignores, for clients that show statuses but no notes."""
-    return (
-        " ".join(note["text"] for note in job.notes or [] if note["kind"] in CAPABILITIES.get(job.runner, ())) or None
-    )
+    support = runner_facts(job.runner).support
+    return " ".join(note["text"] for note in job.notes or [] if note["kind"] in support) or None
 
 
 def _succeeds(act: Callable[[], object], subject: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from polyjob.db.models import Build, BuildStatus, Job, JobStatus
 from polyjob.logs.watcher import CHUNK_BYTES, RunKey, Subscription, Watcher, key_of
 from polyjob.statuses import Status
-from runners.capabilities import LOCAL_RUNNERS
+from runners.registry import runner_facts
 
 ACCESS_CHECK_SECONDS = 5.0
 """Time between two checks that a follower may still read the run."""
@@ -207,7 +207,7 @@ class RunEvents(Iterator[RunEvent]):
         A local job writes from its start on, a moment before `running` is committed. A follower sees the status first.
         """
         run = self._run
-        if isinstance(run, Build) or not run.is_managed or run.runner not in LOCAL_RUNNERS:
+        if isinstance(run, Build) or not run.is_managed or not runner_facts(run.runner).is_local:
             return False
         status = self._subscription.state.status or run.status
         return status in (Status.CREATED, Status.SCHEDULED, Status.BUILDING)

@@ -18,7 +18,7 @@ from polyjob.db.database import database
 from polyjob.db.models import ARCHIVED, LISTED, QUEUED, UNDELETED, Bookmark, Job, Project, User
 from polyjob.errors import Invalid
 from polyjob.formatting import sentence
-from polyjob.services import bookmarks
+from polyjob.services import bookmarks, job_queue
 from polyjob.services.filters import JOB_FIELDS, has_condition_on, parse_query
 from polyjob.services.sorting import JOB_SORT_COLUMNS, CursorOrder, after_cursor
 from polyjob.statuses import Status
@@ -76,7 +76,7 @@ class Page:
     request: ListRequest
     jobs: list[Job]
     queue_positions: dict[int, int] = field(default_factory=dict)
-    """Job id → position in the queue, up to MAX_QUEUE_POSITION."""
+    """Job id → position in the queue of its runner, up to MAX_QUEUE_POSITION."""
     bookmarked: set[int] = field(default_factory=set)
     """Ids of the jobs that the user has bookmarked."""
     previous: str | None = None
@@ -198,9 +198,10 @@ def _load(job_ids: list[int]) -> list[Job]:
 
 
 def _queue_positions() -> dict[int, int]:
-    sql = f"SELECT id FROM job WHERE {QUEUED.sql} ORDER BY id LIMIT ?"
-    rows = database.execute_sql(sql, (MAX_QUEUE_POSITION,))
-    return {job_id: position for position, (job_id,) in enumerate(rows, 1)}
+    sql = f"SELECT id FROM job WHERE {QUEUED.sql} AND runner = ? ORDER BY id LIMIT ?"
+    runners = job_queue.queued_runners()
+    queues = [database.execute_sql(sql, (runner, MAX_QUEUE_POSITION)).fetchall() for runner in runners]
+    return {job_id: position for queue in queues for position, (job_id,) in enumerate(queue, 1)}
 
 
 def _cursor_url(request: ListRequest, name: str, row: tuple[Any, int], order: CursorOrder) -> str:

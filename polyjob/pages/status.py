@@ -41,7 +41,8 @@ def status_context(settings: Settings, hours: int) -> dict[str, Any]:
         "good": Status.SUCCEEDED,
         "bad": Status.FAILED,
         "settings": settings,
-        "used_slots": job_queue.slots_taken(),
+        "slots": _slots(settings),
+        "all_slots": _all_slots(settings),
         "queued": int(queued),
         "oldest": _oldest_submission(),
         "used_gpus": len(job_queue.gpus_taken()) if settings.gpus else 0,
@@ -55,10 +56,22 @@ def status_context(settings: Settings, hours: int) -> dict[str, Any]:
     }
 
 
+def _slots(settings: Settings) -> list[tuple[str, int, int]]:
+    """Return (runner, used slots, all slots) of each runner that is listed or has jobs."""
+    used = job_queue.slots_taken()
+    names = dict.fromkeys([*settings.runner_names, *sorted(used)])
+    return [(name, used[name], settings.slots_of(name)) for name in names]
+
+
+def _all_slots(settings: Settings) -> int:
+    return sum(settings.slots_of(name) for name in settings.runner_names)
+
+
 def _oldest_submission() -> datetime.datetime | None:
-    """Return when the first job of the queue was submitted."""
-    first = Job.select(Job.created_at).where(QUEUED).order_by(Job.id).first()
-    return first.created_at if first else None
+    """Return when the first of all queued jobs was submitted."""
+    jobs = Job.select(Job.id, Job.created_at).where(QUEUED).order_by(Job.id)
+    heads = [jobs.where(Job.runner == name).first() for name in job_queue.queued_runners()]
+    return min((job.created_at for job in heads if job is not None), default=None)
 
 
 def _recent_failures() -> list[Job]:
@@ -88,7 +101,7 @@ def _chart(settings: Settings, hours: int) -> chart.Chart:
     spans = [(start, end) for start, end in rows if start is not None]
     running = database.execute_sql(f"SELECT started_at FROM job WHERE {CLAIMED.sql} AND exit IS NULL")
     spans += [(start, until) for (start,) in running if start is not None]
-    return chart.draw(spans, since, until, settings.slots)
+    return chart.draw(spans, since, until, _all_slots(settings))
 
 
 def _disk_usage(settings: Settings) -> dict[str, Any]:

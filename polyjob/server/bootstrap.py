@@ -17,10 +17,10 @@ from polyjob.db.database import open_database, write
 from polyjob.db.migrations import migrate
 from polyjob.db.models import Project, Token, User
 from polyjob.server.bootstrap_names import PROJECT, TOKEN_FILE, TOKEN_NAME, USER
-from polyjob.settings import SettingError, Settings
+from polyjob.settings import SettingError, Settings, SlotsByRunner
 from polyjob.storage.durable import durable_file
 from polyjob.storage.store import Store, StoreError
-from runners import RUNNERS
+from runners.registry import RUNNERS, UnusableRunner, check_entry_points, runner_class, runner_names
 
 MIN_SQLITE_VERSION = (3, 37, 0)
 DATA_DIR_PATH_LIMIT_BYTES = 493
@@ -44,7 +44,7 @@ class UnusableDataDir(Exception):
 
 def startup_warnings(settings: Settings) -> list[str]:
     """Return warnings for whoever starts the server."""
-    if os.geteuid() == 0 and settings.runner == "process" and not settings.job_user:
+    if os.geteuid() == 0 and "process" in settings.runner_names and not settings.job_user:
         return [
             "Warning: jobs run as root, so anyone who can submit jobs controls this machine. Set POLYJOB_JOB_USER to "
             "another account."
@@ -64,17 +64,46 @@ def check_settings(settings: Settings) -> None:
         raise SettingError(
             f"the data folder {str(settings.data_dir)!a} cannot be used: its path has a control character"
         )
-    if settings.runner == "process" and os.pathsep in str(settings.data_dir):
+    if "process" in settings.runner_names and os.pathsep in str(settings.data_dir):
         raise SettingError(
             f"the data folder {str(settings.data_dir)!a} cannot be used: its path has a `{os.pathsep}`, which would "
             "split the PATH of builds; choose a folder without one"
         )
-    if settings.runner not in RUNNERS:
-        names = ", ".join(name for name in RUNNERS if name != "fake")
-        raise SettingError(f"POLYJOB_RUNNER={settings.runner!r} is not valid: expected one of: {names}")
+    _check_runners(settings)
     if settings.log_level.lower() not in LOG_LEVELS:
         names = ", ".join(LOG_LEVELS)
         raise SettingError(f"POLYJOB_LOG_LEVEL={settings.log_level!r} is not valid: expected one of: {names}")
+
+
+def _check_runners(settings: Settings) -> None:
+    """Check that all listed runners are installed, and that those of other packages can be used.
+
+    Whether the SDKs of polyjob's own runners are installed is not checked: the engine reports that, and tries again.
+    """
+    installed = runner_names()
+    names = ", ".join(name for name in installed if name != "fake")
+    unknown = [name for name in settings.runner_names if name not in installed]
+    if unknown and settings.runners:
+        raise SettingError(
+            f"POLYJOB_RUNNERS={' '.join(settings.runners)!r} is not valid: there is no runner {unknown[0]!r}; "
+            f"expected some of: {names}"
+        )
+    if unknown:
+        raise SettingError(f"POLYJOB_RUNNER={settings.runner!r} is not valid: expected one of: {names}")
+    if isinstance(settings.slots, SlotsByRunner):
+        for name, _ in settings.slots.numbers:
+            if name not in installed:
+                raise SettingError(
+                    f"POLYJOB_SLOTS={str(settings.slots)!r} is not valid: there is no runner {name!r}; "
+                    f"expected some of: {names}"
+                )
+    try:
+        check_entry_points()
+        for name in settings.runner_names:
+            if name not in RUNNERS:
+                runner_class(name)
+    except UnusableRunner as error:
+        raise SettingError(str(error)) from error
 
 
 def prepare_data_dir(settings: Settings) -> None:

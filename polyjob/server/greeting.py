@@ -16,8 +16,8 @@ from polyjob.server.bootstrap_names import PROJECT, TOKEN_FILE, USER
 from polyjob.server.terminal import warn
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
-from runners.capabilities import REQUIRED_PARTS
 from runners.process.isolation import gaps
+from runners.registry import runner_facts
 
 FIRST_JOB = {"version": 1, "kind": "job", "run": {"cmd": "for i in 1 2 3; do echo hello $i; sleep 1; done"}}
 FIRST_IMAGE = "busybox"
@@ -61,7 +61,7 @@ def _sign_in_token(settings: Settings) -> str | None:
 
 def _account_lines(settings: Settings) -> list[str]:
     """Return lines that tell with whose rights the jobs of the process runner run."""
-    if settings.runner != "process":
+    if "process" not in settings.runner_names:
         return []
     if settings.job_user:
         return [
@@ -107,7 +107,7 @@ def _first_build(settings: Settings) -> dict[str, dict[str, str]]:
 
     On a cluster, its image is the helper image: the nodes need that one in any case, even without a network.
     """
-    if not REQUIRED_PARTS.get(settings.runner):
+    if "build.image" not in runner_facts(settings.runner).required_parts:
         return {}
     image = settings.kubernetes.helper_image if settings.runner == "kubernetes" else FIRST_IMAGE
     return {"build": {"image": image}}

@@ -72,7 +72,7 @@ def when_ready(server: Any) -> None:
     if not _is_bare:
         return
     supervisor.start_helper(_settings)
-    if _settings.runner == "process" and _settings.job_user:
+    if "process" in _settings.runner_names and _settings.job_user:
         from runners.process.isolation import gaps
 
         for gap in gaps(_settings.job_user):

@@ -1,6 +1,11 @@
-"""The queue: positions, used slots and GPUs, and the reason why a job waits."""
+"""The queues: positions, used slots and GPUs, and the reason why a job waits.
+
+Each runner has its own slots, and its jobs are a queue of their own. GPUs are one pool.
+"""
 
 from __future__ import annotations
+
+from collections import Counter
 
 from polyjob.db.database import database
 from polyjob.db.models import CLAIMED, QUEUED, Build, Job
@@ -11,29 +16,39 @@ from polyjob.statuses import Status
 
 _NOT_STARTED = Prepared(
     lambda: (
-        Job.select(Job.id, Job.build_id, Job.notes)
+        Job.select(Job.id, Job.runner, Job.build_id, Job.notes)
         .where(CLAIMED, Job.exit.is_null(), Job.handle.is_null())
         .order_by(Job.id)
     )
 )
-_POSITION = f"SELECT COUNT(*) FROM job WHERE {QUEUED.sql} AND id <= ?"
+_POSITION = f"SELECT COUNT(*) FROM job WHERE {QUEUED.sql} AND runner = ? AND id <= ?"
+_NEXT_RUNNER = f"SELECT MIN(runner) FROM job WHERE {QUEUED.sql} AND runner > ?"
 
 
 def queue_position(job: Job) -> int | None:
-    """Return the job's position in the queue, or None if it is not queued. The engine claims position 1 next."""
+    """Return the job's position in the queue of its runner, or None if it is not queued. Position 1 is next."""
     if job.status is not Status.CREATED or not job.is_managed:
         return None
-    return position_of(job.id)
+    return position_of(job.id, job.runner)
 
 
-def position_of(job_id: int) -> int:
+def position_of(job_id: int, runner: str) -> int:
     """Return the position of a job that is known to be queued."""
-    return int(database.execute_sql(_POSITION, (job_id,)).fetchone()[0])
+    return int(database.execute_sql(_POSITION, (runner, job_id)).fetchone()[0])
 
 
-def slots_taken() -> int:
-    """Count the jobs that hold a slot: claimed, and not known to have ended."""
-    return int(database.execute_sql(f"SELECT COUNT(*) FROM job WHERE {CLAIMED.sql} AND exit IS NULL").fetchone()[0])
+def queued_runners() -> list[str]:
+    """Return the runners of the queued jobs. Reads one row for each of them, however long the queues are."""
+    runners: list[str] = []
+    while name := database.execute_sql(_NEXT_RUNNER, (runners[-1] if runners else "",)).fetchone()[0]:
+        runners.append(name)
+    return runners
+
+
+def slots_taken() -> Counter[str]:
+    """Count the jobs that hold a slot of each runner: claimed, and not known to have ended."""
+    sql = f"SELECT runner, COUNT(*) FROM job WHERE {CLAIMED.sql} AND exit IS NULL GROUP BY runner"
+    return Counter(dict(database.execute_sql(sql).fetchall()))
 
 
 def gpus_taken() -> set[int]:
@@ -42,9 +57,9 @@ def gpus_taken() -> set[int]:
     return {index for job in holders for index in job.gpus}
 
 
-def jobs_with_retried_start() -> list[int]:
-    """Return the ids of the jobs that hold a slot while their start, or their build, is retried."""
-    holders = _NOT_STARTED()
+def jobs_with_retried_start(runner: str | None = None) -> list[int]:
+    """Return the ids of the jobs that hold a slot, of one runner or of any, while their start or build is retried."""
+    holders = [job for job in _NOT_STARTED() if runner in (None, job.runner)]
     build_ids = {job.build_id for job in holders if job.build_id is not None}
     retried_builds = set()
     if build_ids:
@@ -53,9 +68,9 @@ def jobs_with_retried_start() -> list[int]:
     return [job.id for job in holders if note_text(job.notes, "retry") or job.build_id in retried_builds]
 
 
-def slots_note() -> str | None:
-    """Return one sentence that names the jobs that hold slots without running, or None."""
-    job_ids = jobs_with_retried_start()
+def slots_note(runner: str | None = None) -> str | None:
+    """Return one sentence that names the jobs that hold slots, of one runner or of any, without running; or None."""
+    job_ids = jobs_with_retried_start(runner)
     if not job_ids:
         return None
     names = ", ".join(f"#{job_id}" for job_id in job_ids)
@@ -79,9 +94,10 @@ def waiting_reason(job: Job, position: int | None) -> str | None:
 def _queued_reason(job: Job, jobs_ahead: int) -> str:
     runs_without_gpus = note_text(job.notes, specs.GPU_PATH)
     gpus = 0 if runs_without_gpus else specs.requested_gpus(job.config, job.runner)
+    slot = f"a free slot of the {job.runner} runner"
     if gpus and not jobs_ahead:
-        reason = f"Waiting for {gpus} free {'GPU' if gpus == 1 else 'GPUs'}, or for a free slot."
+        reason = f"Waiting for {gpus} free {'GPU' if gpus == 1 else 'GPUs'}, or for {slot}."
     else:
-        reason = f"Waiting for a free slot; {jobs_ahead} {'job is' if jobs_ahead == 1 else 'jobs are'} ahead."
-    note = slots_note()
+        reason = f"Waiting for {slot}; {jobs_ahead} {'job is' if jobs_ahead == 1 else 'jobs are'} ahead."
+    note = slots_note(job.runner)
     return f"{reason} {note}" if note else reason

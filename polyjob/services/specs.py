@@ -19,13 +19,16 @@ from polyjob.jobconfig.commands import shell_text
 from polyjob.settings import MIB, Settings
 from polyjob.storage.store import Store
 from runners.base import DOCKER_HOST_ALIAS, BuildSpec, JobSpec, Placement, Resources, RunnerSettings
-from runners.capabilities import CAPABILITIES, GPU_ASSIGNING_RUNNERS, REQUIRED_PARTS, SupportLevel
+from runners.capabilities import SupportLevel
 from runners.common.dockerfile import render_dockerfile
+from runners.registry import RUNNERS, runner_facts
 
 API_VERSION = "v1"
 
 
 GPU_PATH = "environment.resources.gpu"
+BACKEND_PATH = "backend"
+"""Part of a config that names the runner; see `polyjob.services.runner_choice`."""
 WITHDRAWN_KINDS = ("invalidated", "archived", "deleted")
 """Reasons of a build that replaces one that a user withdrew. Its build steps run again, without the backend's cache."""
 
@@ -38,20 +41,21 @@ def check_runner_support(
     `gpus` is the number of GPUs of this server; None skips that check. Raises Invalid with a pointer to each part that
     the runner must refuse.
     """
+    facts = runner_facts(runner)
     notes, problems = notes_on_ignored_parts(config, runner), []
-    for path, support in CAPABILITIES[runner].items():
+    for path, support in facts.support.items():
         if support.level is SupportLevel.REFUSED and _look_up(config, path):
             detail = f"The {runner} runner cannot honour `{path}`: {support.reason}."
             problems.append(Problem(f"{pointer}/{path.replace('.', '/')}", detail))
     requested = requested_gpus(config, runner)
     if gpus is not None and requested > gpus:
         available = "there are none" if not gpus else f"there {'is' if gpus == 1 else 'are'} {gpus}"
-        if gpus or "build.image" in REQUIRED_PARTS.get(runner, {}):
+        if gpus or "build.image" in facts.required_parts:
             detail = f"The job asks for {requested} GPUs, but {available}. `POLYJOB_GPUS` lists the GPUs of the server."
             problems.append(Problem(f"{pointer}/{GPU_PATH.replace('.', '/')}", detail))
         else:
             notes.append({"kind": GPU_PATH, "text": f"`{GPU_PATH}` was not used: {available}."})
-    for path, reason in REQUIRED_PARTS.get(runner, {}).items():
+    for path, reason in facts.required_parts.items():
         if not _look_up(config, path):
             detail = f"The {runner} runner needs `{path}`: {reason}."
             problems.append(Problem(f"{pointer}/{path.replace('.', '/')}", detail))
@@ -64,8 +68,9 @@ def notes_on_ignored_parts(config: Mapping[str, Any], runner: str) -> list[dict[
     """Return a note for each part of the config that this runner ignores: {"kind": path, "text"}."""
     return [
         {"kind": path, "text": f"`{path}` was not used: {support.reason}."}
-        for path, support in CAPABILITIES[runner].items()
+        for path, support in runner_facts(runner).support.items()
         if support.level is SupportLevel.NOTED and _look_up(config, path)
+        if path != BACKEND_PATH or config[BACKEND_PATH] != runner
     ]
 
 
@@ -85,13 +90,11 @@ def build_key(
     the Python of polyjob. The command and `nocache` are not parts, nor is the image on a runner that does not use it.
     """
     section = config["build"]
+    image_support = runner_facts(runner).support.get("build.image")
+    uses_images = image_support is None or image_support.level is SupportLevel.HONOURED
     parts = {
         "runner": runner,
-        **(
-            {"image": section.get("image")}
-            if CAPABILITIES[runner]["build.image"].level is SupportLevel.HONOURED
-            else {}
-        ),
+        **({"image": section.get("image")} if uses_images else {}),
         **({"python": python or platform.python_version()} if runner == "process" else {}),
         "build_steps": section.get("build_steps") or [],
         "env_vars": sorted(build_env(section).items()),
@@ -126,13 +129,15 @@ def build_spec(build: Build, store: Store, settings: Settings, installation: str
     )
 
 
-def runner_settings(settings: Settings, installation: str) -> RunnerSettings:
-    """Return the settings with which every runner is created."""
+def runner_settings(settings: Settings, installation: str, runner: str) -> RunnerSettings:
+    """Return the settings with which a runner is created."""
     options = {
         "python": settings.python,
         "docker_shm": str(settings.docker_shm),
         **settings.kubernetes.to_strings(),
     }
+    if runner not in RUNNERS:
+        options = settings.options_of(runner)
     return RunnerSettings(
         data_dir=str(settings.data_dir),
         installation=installation,
@@ -230,7 +235,7 @@ def parse_placement(environment: Mapping[str, Any]) -> Placement:
 
 def requested_gpus(config: Mapping[str, Any] | None, runner: str) -> int:
     """Return the number of GPUs of this machine that polyjob assigns to a job. 0 if the runner assigns GPUs itself."""
-    if runner in GPU_ASSIGNING_RUNNERS:
+    if runner_facts(runner).assigns_gpus:
         return 0
     requested = ((config or {}).get("environment") or {}).get("resources") or {}
     return parse_resources(requested).gpu or 0

@@ -16,6 +16,7 @@ from polyjob.cli import doctor
 from polyjob.cli.client import Client
 from polyjob.settings import Settings, read_settings
 from runners.process import isolation
+from runners.registry import UnusableRunner
 from tests.cli.helpers import invoke, json_of, polyjob
 from tests.e2e.conftest import Server
 
@@ -86,6 +87,22 @@ class TestWithoutServer:
     @pytest.mark.parametrize("name", ["process", "fake"])
     def test_working_backend_is_reported(self, check_runner: Callable[..., Any], name: str) -> None:
         assert check_runner(POLYJOB_RUNNER=name) == [(True, f"{name}: works when called from here")]
+
+    def test_each_listed_runner_is_checked(self, check_runner: Callable[..., Any]) -> None:
+        found = check_runner(POLYJOB_RUNNERS="fake docker", DOCKER_HOST="unix:///missing.sock")
+        assert found[0] == (True, "fake: works when called from here")
+        assert not found[1][0]
+        assert "Docker Engine cannot be reached" in found[1][1]
+
+    def test_unusable_runner_of_another_package_is_named(
+        self, check_runner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse() -> None:
+            raise UnusableRunner("acme 1.0 names its runner `docker`, which is a runner of polyjob")
+
+        monkeypatch.setattr("polyjob.server.bootstrap.check_entry_points", refuse)
+        ((ok, text),) = check_runner(POLYJOB_RUNNER="fake")
+        assert (ok, text) == (False, "acme 1.0 names its runner `docker`, which is a runner of polyjob.")
 
     def test_missing_package_is_named(self, check_runner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
         def load(*arguments: Any) -> None:

@@ -62,10 +62,12 @@ class ScenarioRun:
         self.project = Project.get(Project.user == self.user)
         self.meta = {row.key: row.value for row in Meta.select()}
         self.woken = threading.Event()
-        settings_of_runners = runner_settings(self.settings, self.meta["installation"])
         calls = Calls(self.woken.set, self.settings.build_slots)
         context = Context(self.settings, self.store, calls, Clock(), self.meta["installation"], self.meta["secret"])
-        self.engine = Engine(context, lambda name, wake: runners.load(name, settings_of_runners, wake), self.woken.set)
+        self.engine = Engine(context, self._load, self.woken.set)
+
+    def _load(self, name: str, wake: Callable[[], None]) -> runners.base.Runner:
+        return runners.load(name, runner_settings(self.settings, self.meta["installation"], name), wake)
 
     # Steps of scenarios. Each does nothing if it has been done.
 

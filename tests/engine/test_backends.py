@@ -7,6 +7,7 @@ import pytest
 from polyjob.services import jobs
 from polyjob.statuses import Status
 from runners.base import RunnerUnavailable
+from runners.registry import UnusableRunner
 
 from .conftest import SUCCESS_PATH
 
@@ -78,3 +79,19 @@ def test_backend_that_returns_obeys_a_stop_at_once(world):
     jobs.request_stop(job, world.user, world.settings)
     world.settle()
     assert world.read(job).status is Status.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (UnusableRunner("there is no runner `abacus`"), "cannot be loaded: there is no runner `abacus`"),
+        (ImportError("No module named 'abacus'"), "cannot be loaded: ImportError"),
+    ],
+)
+def test_runner_that_cannot_be_loaded_counts_as_unavailable(world, monkeypatch, error, text):
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(world.engine.backends, "_load_runner", fail)
+    with pytest.raises(RunnerUnavailable, match=f"the runner `abacus` {text}"):
+        world.engine.backends.runner("abacus").check()

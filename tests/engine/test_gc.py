@@ -311,6 +311,16 @@ def test_command_lists_and_removes_garbage(settings, runner, make_build, make_jo
     assert result.output == "0 B were freed.\n"
 
 
+def test_command_leaves_out_builds_of_missing_runners(settings, make_build):
+    build = make_build(3000)
+    with write("test"):
+        Build.update(runner="abacus").where(Build.id == build.id).execute()
+    close_database()
+    result = CliRunner().invoke(main, ["gc"], env=environment(settings))
+    assert result.exit_code == 0, result.output
+    assert "builds of the abacus runner are left out: there is no runner `abacus`" in result.output
+
+
 def test_command_refuses_a_folder_without_data(tmp_path):
     result = CliRunner().invoke(main, ["gc", "--data-dir", str(tmp_path)])
     assert (result.exit_code, "is not a polyjob data folder" in result.output) == (1, True)

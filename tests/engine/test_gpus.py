@@ -87,4 +87,5 @@ def test_server_without_gpus_ignores_or_refuses_requests(world):
 def test_job_without_its_gpus_waits_for_a_slot(world, settings, project, user):
     without = World(dataclasses.replace(settings, gpus=(), slots=1, runner="process"), project, user)
     _, waiting = submit(without, 0, 1)
-    assert job_queue.waiting_reason(waiting, 1) == "Waiting for a free slot; 0 jobs are ahead."
+    reason = job_queue.waiting_reason(waiting, 1)
+    assert reason == "Waiting for a free slot of the process runner; 0 jobs are ahead."

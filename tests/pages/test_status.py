@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from polyjob.db.database import write
 from polyjob.db.models import Project, Token, User
 from polyjob.engine.disk_usage import measure
 from polyjob.engine_link import DISK_USAGE_FILE, write_disk_usage
+from polyjob.settings import Settings, SlotsByRunner
 from polyjob.statuses import Status
 from runners.base import RunnerUnavailable
 from tests.pages.helpers import BEGUN, EVIL, make_build, make_job, read, url
@@ -70,6 +72,17 @@ def test_status_page_shows_slots_queue_disk_and_failures(admin: FlaskClient, pro
     assert url(failed) in page.links
     assert url(fine) not in page.links
     assert "/status" in page.links
+
+
+def test_status_page_shows_the_slots_of_each_runner(admin: FlaskClient, project: Project, settings: Settings) -> None:
+    slots = SlotsByRunner((("fake", 3), ("process", 5)))
+    changed = dataclasses.replace(settings, runners=("fake", "process"), slots=slots)
+    admin.application.config["SETTINGS"] = changed
+    make_job(project, *BEGUN)
+    text = " ".join(read(admin, "/status/").text.split())
+    assert "Slots: fake1 of 3 Slots: process0 of 5" in text
+    assert "fake, process runners" in text
+    assert "peak: 1 of 8" in text
 
 
 @pytest.mark.parametrize(("query", "hours"), [("", 6), ("?hours=1", 1), ("?hours=24", 24), ("?hours=999", 6)])

@@ -16,12 +16,14 @@ from polyjob.cli import main
 from polyjob.engine_link import EngineLock
 from polyjob.server import serve
 from polyjob.settings import SettingError, read_settings
+from tests.runners.distributions import write_distribution
 from tests.server.helpers import error_line
 
 
 def test_invalid_setting(tmp_path):
     line = error_line("serve", "--data-dir", str(tmp_path), POLYJOB_SLOTS="many")
-    assert line == "polyjob: POLYJOB_SLOTS='many' is not valid: expected a whole number, 1 or more"
+    expected = "expected a whole number, 1 or more, or words such as `process=4 docker=2`"
+    assert line == f"polyjob: POLYJOB_SLOTS='many' is not valid: {expected}"
 
 
 @pytest.mark.parametrize("verb", ["serve", "engine"])
@@ -33,6 +35,46 @@ def test_unknown_name_in_a_setting(verb, variable, text, names, tmp_path):
     line = error_line(verb, "--data-dir", str(tmp_path / "data"), **{f"POLYJOB_{variable}": text, "POLYJOB_PORT": "0"})
     assert line == f"polyjob: POLYJOB_{variable}={text!r} is not valid: expected one of: {names}"
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "text"),
+    [
+        (
+            {"RUNNERS": "process abacus"},
+            "POLYJOB_RUNNERS='process abacus' is not valid: there is no runner 'abacus'; expected some of: "
+            "process, docker, kubernetes",
+        ),
+        (
+            {"RUNNERS": "process docker", "RUNNER": "docker"},
+            "POLYJOB_RUNNER='docker' and POLYJOB_RUNNERS='process docker' differ: set only one of them",
+        ),
+        (
+            {"SLOTS": "abacus=2"},
+            "POLYJOB_SLOTS='abacus=2' is not valid: there is no runner 'abacus'; expected some of: "
+            "process, docker, kubernetes",
+        ),
+    ],
+)
+def test_invalid_list_of_runners(variables, text, tmp_path):
+    environment = {f"POLYJOB_{name}": value for name, value in variables.items()}
+    assert error_line("serve", "--data-dir", str(tmp_path / "data"), **environment) == f"polyjob: {text}"
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "text"),
+    [
+        ("far", "missing:Far", "the runner `far` of acme 1.0 cannot be imported: ModuleNotFoundError: No module named"),
+        ("far", "json:dumps", "the runner `far` of acme 1.0 is not a runner: `json:dumps` is not a subclass of"),
+        ("docker", "json:dumps", "acme 1.0 names its runner `docker`, which is a runner of polyjob"),
+    ],
+)
+def test_unusable_runner_of_another_package(name, target, text, tmp_path):
+    write_distribution(tmp_path, "acme", {name: target}, {})
+    environment = {"POLYJOB_RUNNERS": f"process {name}", "PYTHONPATH": str(tmp_path)}
+    line = error_line("serve", "--data-dir", str(tmp_path / "data"), **environment)
+    assert line.startswith(f"polyjob: {text}")
 
 
 def test_taken_port(tmp_path):

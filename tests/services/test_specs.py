@@ -201,7 +201,7 @@ def test_placement_has_every_part_of_environment():
 
 def test_runner_gets_its_own_settings(settings):
     settings = dataclasses.replace(settings, kubernetes=Options(namespace="jobs", registry="r/x"))
-    options = specs.runner_settings(settings, "a" * 32).options
+    options = specs.runner_settings(settings, "a" * 32, "kubernetes").options
     assert (options["namespace"], options["registry"], options["patience"]) == ("jobs", "r/x", "600")
     assert "claim" not in options
 
