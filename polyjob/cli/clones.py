@@ -14,6 +14,7 @@ from polyjob.cli.connect import connect
 from polyjob.cli.errors import exit_on_error
 from polyjob.cli.names import run_path
 from polyjob.cli.options import (
+    backend_option,
     env_option,
     existing_file,
     param_option,
@@ -33,6 +34,7 @@ def _clone_command(strategy: str, help: str) -> click.Command:
     @click.option("--file", "-f", "file", type=existing_file, help="Patch of the config, YAML or JSON.")
     @env_option
     @param_option
+    @backend_option
     @click.option("--update-code", is_flag=True, help="Use the newest upload of the project.")
     @click.option("--detach", "-d", is_flag=True, help="Print the new job's number and do not wait.")
     @quiet_option
@@ -55,13 +57,14 @@ def _clone_body(
     file: Path | None,
     env_vars: tuple[str, ...],
     params: tuple[str, ...],
+    backend: str | None,
     update_code: bool,
 ) -> dict[str, Any]:
     patch = origins.read(file) if file else {}
     pairs = parse_pairs(env_vars, "--env")
     if pairs and not _sets_env_vars(patch):
         pairs = [*_other_env_vars(client.get(path)["config"] or {}, {name for name, _ in pairs}), *pairs]
-    job = compose_job(JobFields(env_vars=pairs, params=parse_params(params)), patch)
+    job = compose_job(JobFields(env_vars=pairs, params=parse_params(params), backend=backend or ""), patch)
     origins.note(job)
     body = {"config": job.body["config"]} if job.body["config"] else {}
     return body | ({"update_code": True} if update_code else {})

@@ -87,6 +87,7 @@ def show(job: str, project: str | None, is_json: bool) -> None:
             ("duration", duration_of(view)),
             ("build", view["build_job"]),
             ("original", f"{view['original']} ({view['cloning_strategy']})" if view["original"] else None),
+            ("backend", view["backend"] if view["is_managed"] else None),
             ("node", view["node_scheduled"]),
             ("tags", ", ".join(view["tags"] or [])),
             ("description", view["description"]),

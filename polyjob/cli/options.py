@@ -59,6 +59,7 @@ data_dir_option = click.option(
 env_option = click.option(
     "--env", "-e", "env_vars", multiple=True, metavar="NAME=VALUE", help="Set a variable of the job; repeatable."
 )
+backend_option = click.option("--backend", metavar="NAME", help="Runner of the job, one of the server's.")
 param_option = click.option(
     "--param", "params", multiple=True, metavar="NAME=VALUE", help="Set a parameter of the config; repeatable."
 )

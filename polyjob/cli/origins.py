@@ -15,8 +15,8 @@ from polyjob.jobconfig.compose import ComposedJob
 
 OPTIONS = {
     "command": "COMMAND", "image": "--image", "build_steps": "--step", "env_vars": "--env", "cpu": "--cpu",
-    "memory": "--memory", "gpu": "--gpu", "params": "--param", "timeout": "--timeout", "name": "--name",
-    "tags": "--tag",
+    "memory": "--memory", "gpu": "--gpu", "params": "--param", "backend": "--backend", "timeout": "--timeout",
+    "name": "--name", "tags": "--tag",
 }  # fmt: skip
 """Field of a composed job → the option or argument that sets it."""
 

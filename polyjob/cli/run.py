@@ -19,6 +19,7 @@ from polyjob.cli.log_follower import RECONNECT_SECONDS, describe_end, exit_code_
 from polyjob.cli.names import project_path, run_path
 from polyjob.cli.options import (
     Duration,
+    backend_option,
     env_option,
     existing_file,
     param_option,
@@ -42,6 +43,7 @@ EXIT_TIMEOUT = 124
 )
 @project_option
 @click.option("--image", "-i", help="Image of the job, for runners that use images.")
+@backend_option
 @click.option("--step", "build_steps", multiple=True, metavar="COMMAND", help="Add a build step; repeatable.")
 @env_option
 @param_option
@@ -91,6 +93,7 @@ def job_body(command: tuple[str, ...], origins: Origins, **options: Any) -> dict
         env_vars=parse_pairs(options["env_vars"], "--env"),
         resources={kind: options[kind] for kind in RESOURCES if options[kind]},
         params=parse_params(options["params"]),
+        backend=options["backend"] or "",
         timeout=options["timeout"],
         name=options["name"] or "",
         tags=options["tags"],

@@ -29,6 +29,8 @@ class JobFields:
     resources: Mapping[str, str] = field(default_factory=dict)
     """Limit of each of `RESOURCES`, such as {"memory": "4Gi"}."""
     params: Mapping[str, Any] = field(default_factory=dict)
+    backend: str = ""
+    """The runner of the job."""
     timeout: float | None = None
     """Time limit in seconds."""
     name: str = ""
@@ -65,6 +67,8 @@ def compose_job(fields: JobFields, base: Mapping[str, Any] | None = None) -> Com
             job.set(resource, ("environment", "resources", resource), {"limits": limit})
     for name, value in fields.params.items():
         job.set("params", ("params", name), value)
+    if fields.backend:
+        job.set("backend", ("backend",), fields.backend)
     if fields.timeout is not None:
         timeout = int(fields.timeout) if float(fields.timeout).is_integer() else fields.timeout
         job.set("timeout", ("termination", "timeout"), timeout)

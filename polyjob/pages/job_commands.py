@@ -15,7 +15,7 @@ from polyjob.pages.job_form import lines_of, numbered_lines, read_tags
 def run_command(project: str, form: Form, has_upload: bool = False) -> str:
     """Return the `polyjob run` command. An upload is the current folder."""
     words = ["polyjob", "run", "-p", project]
-    for option in ("image", *RESOURCES, "timeout", "name"):
+    for option in ("image", *RESOURCES, "backend", "timeout", "name"):
         if form.word(option):
             words += [f"--{option}", form.word(option)]
     for build_step in lines_of(form.text("steps")):

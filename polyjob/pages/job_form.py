@@ -21,11 +21,12 @@ LABELS = {
     "cpu": "CPU cores",
     "memory": "Memory",
     "gpu": "GPUs",
+    "backend": "Runner",
     "timeout": "Time limit",
     "upload": "Files",
     "config": "Config",
 }
-CONFIG_FIELDS = ("cmd", "image", "steps", "env", "timeout", *RESOURCES)
+CONFIG_FIELDS = ("cmd", "image", "steps", "env", "backend", "timeout", *RESOURCES)
 """The fields that become a part of the config."""
 _FIELD_OF_POINTER = {
     "/config/run": "cmd",
@@ -35,6 +36,7 @@ _FIELD_OF_POINTER = {
     "/config/environment/resources/cpu": "cpu",
     "/config/environment/resources/memory": "memory",
     "/config/environment/resources/gpu": "gpu",
+    "/config/backend": "backend",
     "/config/termination/timeout": "timeout",
     "/name": "name",
     "/tags": "tags",
@@ -99,6 +101,7 @@ def _read_fields(form: Form) -> tuple[JobFields, list[Problem]]:
         build_steps=lines_of(form.text("steps")),
         env_vars=env_vars,
         resources={resource: form.word(resource) for resource in RESOURCES if form.word(resource)},
+        backend=form.word("backend"),
         timeout=timeout,
         name=form.word("name"),
         tags=read_tags(form),

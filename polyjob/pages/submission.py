@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,7 @@ from polyjob.pages.job_commands import curl_commands, run_command
 from polyjob.pages.job_form import LABELS, errors_of, read_job
 from polyjob.pages.urls import project_url
 from polyjob.services import projects, specs, submission
+from polyjob.services.runner_choice import choose_runner
 from polyjob.storage.uploads import Limits
 
 FORM_OVERHEAD_BYTES = 1 << 20
@@ -135,7 +136,7 @@ def _create_job(project: Project, form: Form, attributes: dict[str, Any], receiv
     if received.tarball is not None:
         config = attributes.get("config") or {}
         # Check first: no upload is stored for a job that the runner cannot run.
-        specs.check_runner_support(config, settings().runner, len(settings().gpus))
+        specs.check_runner_support(config, choose_runner(settings(), attributes), len(settings().gpus))
         project.code = projects.store_upload(project, me(), received.tarball, settings())
         upload_digest = project.code.digest
     return create_idempotently(
@@ -169,8 +170,14 @@ def _page(
         submission_id=new_submission_id(),
         has_upload=project.code_id is not None,
         upload_limit=settings().upload_limit,
+        runners=_runner_options(settings().runner_names),
     )
     return make_response(page, status)
+
+
+def _runner_options(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the (value, label) of each choice of a runner. The empty value leaves the choice to the config."""
+    return [("", f"Default ({names[0]})"), *((name, name) for name in names)]
 
 
 # A new project.

@@ -21,6 +21,7 @@ from polyjob.services.filters import BUILD_FIELDS, has_condition_on, parse_query
 from polyjob.services.idempotency import IdempotentRequest, check_replay
 from polyjob.services.merge import merge_lists
 from polyjob.services.notes import with_note
+from polyjob.services.runner_choice import choose_runner
 from polyjob.services.sorting import BUILD_SORT_COLUMNS, parse_sort
 from polyjob.services.transitions import transition, update_columns, update_note
 from polyjob.settings import Settings
@@ -83,8 +84,9 @@ def create(
 ) -> Build:
     """Accept a build that was requested without a job, and return it. When this returns, the build is on disk.
 
-    `attributes` has `config` (with a section `build`), `content`, and the build's own columns. If `is_managed` is
-    False, the build is only recorded and needs no config: its client posts its statuses, and no job reuses it.
+    `attributes` has `config` (with a section `build`), `content`, `backend`, and the build's own columns. If
+    `is_managed` is False, the build is only recorded and needs no config: its client posts its statuses, and no job
+    reuses it.
 
     Raises Invalid if the runner cannot honour the config, Unavailable if the disk is low, and whatever `once` raises.
     """
@@ -95,11 +97,12 @@ def create(
     config = attributes.get("config") or {"build": {}}
     columns = {name: attributes.get(name) or config.get(name) for name in ("name", "description", "tags")}
     columns |= {"config": {"build": config["build"]}, "content": attributes.get("content"), "is_managed": managed}
-    columns |= {"runner": settings.runner, "code": project.code_id, "is_asked": True, "key": "", "key_parts": {}}
+    runner = choose_runner(settings, attributes) if managed else settings.runner
+    columns |= {"runner": runner, "code": project.code_id, "is_asked": True, "key": "", "key_parts": {}}
     if managed:
-        columns["notes"] = specs.check_runner_support(config, settings.runner) or None
+        columns["notes"] = specs.check_runner_support(config, runner) or None
         files = project.code.files if project.code else {}
-        columns["key"], columns["key_parts"] = specs.build_key(config, settings.runner, files, settings.python)
+        columns["key"], columns["key_parts"] = specs.build_key(config, runner, files, settings.python)
     with write("accept-build"):
         store_response = check_replay(once)
         build = insert_build(project, user, columns, nocache=bool(config["build"].get("nocache")))

@@ -21,6 +21,7 @@ from polyjob.services.abandon import ABANDONED_NOTE
 from polyjob.services.idempotency import IdempotentRequest, check_replay
 from polyjob.services.jobs import is_name_taken, reload
 from polyjob.services.notes import MISSING_OUTPUTS_NOTE, note_text
+from polyjob.services.runner_choice import runner_of_clone
 from polyjob.services.submission import insert_job
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
@@ -106,9 +107,15 @@ def _config_columns(
             name = None  # an unchanged name is not a request for that name
     else:
         config, content = _patched(source, changes)
-    notes = []
+    runner, notes = settings.runner, []
     if config and source.is_managed:
-        notes = specs.check_runner_support(config, settings.runner, len(settings.gpus))
+        is_changed = (
+            config.get("backend") != (source.config or {}).get("backend")
+            if attributes.get("is_complete")
+            else "backend" in changes
+        )
+        runner = runner_of_clone(settings, source, config, is_changed=is_changed)
+        notes = specs.check_runner_support(config, runner, len(settings.gpus))
     columns = {
         "description": attributes.get("description") or source.description,
         "readme": source.readme,
@@ -118,7 +125,7 @@ def _config_columns(
         "config": config,
         "content": content,
         "is_managed": source.is_managed,
-        "runner": settings.runner,
+        "runner": runner,
         "notes": notes or None,
     }
     return columns, name

@@ -23,6 +23,7 @@ from polyjob.services.filters import JOB_FIELDS, has_condition_on, parse_query
 from polyjob.services.job_queue import jobs_with_retried_start, position_of
 from polyjob.services.merge import merge_lists
 from polyjob.services.notes import with_note
+from polyjob.services.runner_choice import choose_runner
 from polyjob.services.sorting import JOB_SORT_COLUMNS, parse_sort
 from polyjob.services.transitions import MAX_MESSAGE_LENGTH, transition, update_columns, update_note
 from polyjob.settings import Settings
@@ -165,8 +166,15 @@ def _config_columns(job: Job, config: Mapping[str, Any], content: str | None, se
         raise Invalid(
             [Problem("/config", f"The job is {job.status}; only a queued job takes a new config. Clone it instead.")]
         )
-    notes = specs.check_runner_support(config, job.runner, len(settings.gpus)) if job.is_managed else []
-    return {"config": config, "content": content, "notes": notes or None}
+    runner, notes = job.runner, []
+    if job.is_managed:
+        runner = choose_runner(settings, {"config": config}, default=job.runner)
+        notes = specs.check_runner_support(config, runner, len(settings.gpus))
+    if job.build is not None and job.build.runner != runner:
+        detail = f"The job uses a build of the {job.build.runner} runner, so it cannot run on the {runner} runner."
+        raise Invalid([Problem("/config/backend", detail)])
+    columns = {"config": config, "content": content, "notes": notes or None}
+    return columns if runner == job.runner else columns | {"runner": runner}
 
 
 def request_stop(job: Job, user: User | None, settings: Settings) -> Job:

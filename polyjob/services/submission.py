@@ -17,6 +17,7 @@ from polyjob.services.build_reuse import UNUSABLE_STATUSES
 from polyjob.services.entries import check_size
 from polyjob.services.idempotency import IdempotentRequest, check_replay
 from polyjob.services.jobs import check_name_is_free
+from polyjob.services.runner_choice import choose_runner
 from polyjob.services.transitions import insert_first_status
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
@@ -35,8 +36,9 @@ def create(
 
     When this returns, the job is on disk. It will run, or reach a terminal status that gives the reason.
 
-    `attributes` has `config` (from `load_config`, or None) and the job's own columns. Raises Invalid if the runner
-    cannot honour the config or the name is taken, Unavailable if the disk is low, and whatever `once` raises.
+    `attributes` has `config` (from `load_config`, or None), `backend` (see `choose_runner`) and the job's own columns.
+    Raises Invalid if the runner cannot honour the config or the name is taken, Unavailable if the disk is low, and
+    whatever `once` raises.
     """
     Store(settings.data_dir).check_free_space(settings.disk_low)
     managed = attributes.get("is_managed") is not False
@@ -49,7 +51,8 @@ def create(
     if config is not None:
         for name in ("name", "description", "tags"):
             columns[name] = columns[name] or config.get(name)
-    notes = specs.check_runner_support(config, settings.runner, len(settings.gpus)) if config and managed else []
+    runner = choose_runner(settings, attributes) if managed else settings.runner
+    notes = specs.check_runner_support(config, runner, len(settings.gpus)) if config and managed else []
     with write("accept"):
         store_response = check_replay(once)
         check_name_is_free(project, columns["name"])
@@ -57,10 +60,10 @@ def create(
             "config": config,
             "content": attributes.get("content"),
             "is_managed": managed,
-            "runner": settings.runner,
+            "runner": runner,
             "notes": notes or None,
             "code": project.code_id,
-            "build": _requested_build(project, attributes.get("build_job"), settings.runner, managed),
+            "build": _requested_build(project, attributes.get("build_job"), runner, managed, settings),
         }
         job = insert_job(project, user, columns)
         audit.record("create", job)
@@ -78,7 +81,9 @@ def insert_job(project: Project, user: User, columns: Mapping[str, Any]) -> Job:
     return job
 
 
-def _requested_build(project: Project, name: int | str | None, runner: str, managed: bool) -> Build | None:
+def _requested_build(
+    project: Project, name: int | str | None, runner: str, managed: bool, settings: Settings
+) -> Build | None:
     """Return the build that the request names by its id or unique name.
 
     A job that polyjob runs needs a build that polyjob made. Raises Invalid.
@@ -97,9 +102,11 @@ def _requested_build(project: Project, name: int | str | None, runner: str, mana
             f"Build `{name}` cannot be used: polyjob did not make it. Omit `build_job` to get one made."
         )
     if build.runner != runner:
+        is_listed = managed and build.runner in settings.runner_names
+        advice = f"Set `backend` to `{build.runner}`, or omit" if is_listed else "Omit"
         raise _invalid_build(
-            f"Build `{name}` was made for the {build.runner} runner, but jobs run on the {runner} runner now."
-            " Omit `build_job` to get one made."
+            f"Build `{name}` was made for the {build.runner} runner, but this job runs on the {runner} runner."
+            f" {advice} `build_job` to get one made."
         )
     if build.stop_at is not None or build.status in UNUSABLE_STATUSES:
         state = "is being stopped" if build.stop_at is not None else f"is {build.status}"

@@ -70,14 +70,21 @@ class World:
         self.runner.clock = self.clock.seconds
 
         def load(name: str, wake: Callable[[], None]) -> Runner:
-            assert name == "fake"
+            assert name in self.settings.runner_names
             return self.runner
 
         calls = InlineCalls(lambda: None, self.settings.build_slots)
         context = Context(self.settings, self.store, calls, self.clock, meta["installation"], meta["secret"])
         self.engine = Engine(context, load, lambda: None)
 
-    def submit(self, build: dict[str, Any] | None = None, termination: dict[str, Any] | None = None, **env: Any) -> Job:
+    def submit(
+        self,
+        build: dict[str, Any] | None = None,
+        termination: dict[str, Any] | None = None,
+        backend: str | None = None,
+        gpus: int = 0,
+        **env: Any,
+    ) -> Job:
         """Submit a job whose environment scripts the fake runner: `seconds=3` sets `FAKE_SECONDS=3`."""
         pairs = [[f"FAKE_{name.upper()}", str(value)] for name, value in env.items()]
         config: dict[str, Any] = {"version": 1, "kind": "job", "run": {"cmd": "true"}}
@@ -86,6 +93,10 @@ class World:
             config["build"] = build
         if termination is not None:
             config["termination"] = termination
+        if backend is not None:
+            config["backend"] = backend
+        if gpus:
+            config["environment"]["resources"] = {"gpu": {"limits": gpus}}
         return submission.create(self.project, self.user, {"config": config}, self.settings)
 
     def request_build(self, **attributes: Any) -> Build:

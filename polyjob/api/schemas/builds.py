@@ -13,7 +13,7 @@ from marshmallow import Schema, fields
 from polyjob.api.schemas.common import Body, Instant, NoteSchema, name_field, text_field
 from polyjob.api.schemas.config_bodies import BodyFormat, ConfigBody, ParsedBody, read_config_body
 from polyjob.db.models import Build
-from polyjob.jobconfig.fields import Tags
+from polyjob.jobconfig.fields import ShortText, Tags
 from polyjob.jobconfig.schema import BUILD_KEYS
 from polyjob.jobconfig.validation import load_build_config
 
@@ -190,6 +190,9 @@ class BuildCreateBody(ConfigBody):
     description = text_field()
     tags = Tags()
     is_managed = fields.Boolean(metadata={"description": "False: polyjob builds nothing and only keeps statuses."})
+    backend = ShortText(
+        metadata={"description": "Runner of the build, one of the server's. Wins over the `backend` of the config."}
+    )
 
 
 _CREATE = BodyFormat(BuildCreateBody(), load_build_config, BUILD_KEYS)

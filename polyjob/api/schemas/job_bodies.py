@@ -31,7 +31,9 @@ class JobBody(ConfigBody):
 class JobCreateBody(JobBody):
     is_managed = fields.Boolean(metadata={"description": "False: polyjob runs nothing and only keeps statuses."})
     ttl = WholeNumber(error_messages={"invalid": "ttl must be an integer."})
-    backend = ShortText()
+    backend = ShortText(
+        metadata={"description": "Runner of the job, one of the server's. Wins over the `backend` of the config."}
+    )
     in_cluster = fields.Boolean()
     build_job = Reference()
 

@@ -218,6 +218,8 @@ class JobSchema(JobRowSchema):
         fields.Nested(ReportedStatusSchema),
         metadata={"description": "Statuses that clients reported while polyjob ran the job, oldest first."},
     )
-    queue_position = fields.Integer(allow_none=True, metadata={"description": "1 = next; null = not in the queue."})
+    queue_position = fields.Integer(
+        allow_none=True, metadata={"description": "In the queue of its runner: 1 = next; null = not queued."}
+    )
     waiting = fields.String(allow_none=True, metadata={"description": "The reason why the job does not run yet."})
     urls = fields.Dict(keys=fields.String(), values=fields.String())

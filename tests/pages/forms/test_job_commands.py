@@ -36,6 +36,7 @@ class TestCommands:
         "cpu": "500m",
         "memory": "1Gi",
         "gpu": "1",
+        "backend": "docker",
         "timeout": "90.5",
     }
 
