@@ -21,6 +21,9 @@ from polyjob.logs.watcher import EXTENSION, Watcher
 from polyjob.settings import Settings, read_settings
 from polyjob.storage.store import Store
 
+collect_ignore = ["third_party_runner"]
+"""A distribution of its own; `test_third_party_runner.py` runs its tests."""
+
 hypothesis.settings.register_profile("the same each time", derandomize=True)
 hypothesis.settings.load_profile("the same each time")
 

@@ -69,6 +69,7 @@ MAY_IMPORT = {
     "runners.docker": {"runners.common", "runners.machine_faults"},
     "runners.kubernetes": {"runners.common", "runners.machine_faults", "runners.kubernetes.options"},
     "runners.fake": {"runners.common"},
+    "runners.testing": {"runners.capabilities"},
     "runners.common": set(),
     "runners.machine_faults": set(),
 }
@@ -85,6 +86,7 @@ LIBRARIES = {
         *("polyjob.api", "polyjob.app", "polyjob.auth", "polyjob.cli", "polyjob.db", "polyjob.engine", "polyjob.pages"),
         *("polyjob.server", "polyjob.services"),
     },
+    "pytest": {"runners.testing"},
     "websocket": {"runners.kubernetes"},
     "wsproto": {"polyjob.api"},
 }

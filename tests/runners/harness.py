@@ -10,187 +10,17 @@ import io
 import os
 import shlex
 import tarfile
-import threading
-import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from runners.base import (
-    BuildSpec,
-    Exit,
-    Exited,
-    JobSpec,
-    Missing,
-    RemoteRunner,
-    Runner,
-    RunnerSettings,
-    State,
-)
+from runners.base import BuildSpec, JobSpec, Runner
 from runners.fake import FakeRunner
 from runners.process.runner import ProcessRunner
+from runners.testing import CommandHarness, Harness, wait_for
 from tests.runners.docker_engine import connect, remove_engine_objects
-
-INSTALLATION = "a" * 32
-PATIENCE = 20.0
-
-
-def wait_for(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """Return the first true result of `what`. Fail if there is none in time."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = what()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.005)
-
-
-class Harness:
-    """Base class: everything that is the same for every runner."""
-
-    installation = INSTALLATION
-    log_chunk_bytes = 7
-    """Number of bytes of a log that one call requests."""
-    runs_commands = True
-
-    def __init__(self, folder: Path, **settings: Any) -> None:
-        self.folder = folder
-        self.data = folder / "data"
-        self.data.mkdir(parents=True, exist_ok=True)
-        self.settings = RunnerSettings(
-            data_dir=str(self.data), installation=self.installation, **{"job_env": ("PATH",), **settings}
-        )
-        self.woken = threading.Event()
-        self.runners: list[Runner] = []
-        self.runner = self.another()
-
-    def make(self) -> Runner:
-        raise NotImplementedError
-
-    def another(self) -> Runner:
-        """Return another runner object for the same backend, as after a crash of the engine."""
-        runner = self.make()
-        self.runners.append(runner)
-        return runner
-
-    def spec(self, cmd: str = "true", env: Mapping[str, str] | None = None, **fields: Any) -> JobSpec:
-        identity = uuid.uuid4().hex
-        folder = self.data / "jobs" / identity
-        folder.mkdir(parents=True)
-        values: dict[str, Any] = {"grace": 5.0, **fields}
-        return JobSpec(
-            uuid=identity, installation=self.installation, folder=str(folder), cmd=cmd, env=dict(env or {}), **values
-        )
-
-    def build_spec(self, *steps: str, env: Mapping[str, str] | None = None, **fields: Any) -> BuildSpec:
-        identity = uuid.uuid4().hex
-        folder = self.data / "builds" / identity
-        folder.mkdir(parents=True)
-        return BuildSpec(
-            uuid=identity,
-            installation=self.installation,
-            folder=str(folder),
-            key="b" * 64,
-            image=None,
-            build_steps=steps,
-            env=dict(env or {}),
-            nocache=False,
-            **fields,
-        )
-
-    def state(self, handle: str, runner: Runner | None = None) -> State | None:
-        return (runner or self.runner).poll([handle]).get(handle)
-
-    def end(self, handle: str, runner: Runner | None = None) -> Exit:
-        """Wait for the job's exit and return it."""
-
-        def ended() -> Exited | None:
-            state = self.state(handle, runner)
-            assert not isinstance(state, Missing), "the job is missing"
-            return state if isinstance(state, Exited) else None
-
-        return wait_for(ended).exit
-
-    def run(self, cmd: str, artifact: str | None = None, **fields: Any) -> tuple[Exit, bytes]:
-        """Run a job to its end, clean it, and return (exit, log)."""
-        spec = self.spec(cmd, **fields)
-        handle = self.runner.start(spec, artifact)
-        end = self.end(handle)
-        self.runner.clean(handle)
-        return end, (Path(spec.folder) / "log").read_bytes()
-
-    def log(self, spec: JobSpec, handle: str, runner: Runner | None = None) -> bytes:
-        """Return the complete log of a job that has ended."""
-        runner = runner or self.runner
-        if not isinstance(runner, RemoteRunner):
-            return (Path(spec.folder) / "log").read_bytes()
-        log, cursor = b"", None
-        while True:
-            data, cursor = runner.logs(handle, cursor, self.log_chunk_bytes)
-            if not data:
-                return log
-            log += data
-
-    def outputs_of(self, spec: JobSpec, handle: str) -> dict[str, bytes]:
-        """Return the files that a job that has ended left in its outputs folder."""
-        if not isinstance(self.runner, RemoteRunner):
-            folder = Path(spec.folder) / "outputs"
-            return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        with tarfile.open(fileobj=io.BytesIO(b"".join(self.runner.outputs(handle)))) as tarball:
-            return {member.name: _content(tarball, member) for member in tarball if member.isfile()}
-
-    def close(self) -> None:
-        """Leave nothing behind."""
-        for handle in self.runner.inventory().values():
-            self.runner.stop(handle, force=True)
-            self.runner.clean(handle)
-        for name in self.runner.cached_artifacts():
-            self.runner.remove_artifact(name)
-        for runner in self.runners:
-            runner.close()
-
-    # The jobs and builds of the contract suite
-
-    def says(self, text: str, code: int = 0) -> JobSpec:
-        raise NotImplementedError
-
-    def lasts(self) -> JobSpec:
-        """A job that runs until it is stopped."""
-        raise NotImplementedError
-
-    def stubborn(self) -> JobSpec:
-        """A job that ignores TERM."""
-        raise NotImplementedError
-
-    def cannot_start(self) -> JobSpec:
-        raise NotImplementedError
-
-    def vanished(self) -> tuple[JobSpec, str]:
-        """A job that disappeared without an exit, and its handle."""
-        raise NotImplementedError
-
-    def runs(self, spec: JobSpec) -> int:
-        """Return how often the command of a job of `says` has run."""
-        raise NotImplementedError
-
-    def good_build(self) -> BuildSpec:
-        raise NotImplementedError
-
-    def bad_build(self) -> BuildSpec:
-        """A build whose second step ends with exit code 3."""
-        raise NotImplementedError
-
-    def endless_build(self) -> BuildSpec:
-        raise NotImplementedError
-
-
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(member)
-    assert file is not None
-    return file.read()
 
 
 class FakeHarness(Harness):
@@ -279,7 +109,7 @@ class ProcessHarness(Harness):
         return [pid for pid in pids() if b"keeper_server" in cmdline(pid) and folder in cmdline(pid).split(b"\0")]
 
 
-class DockerHarness(Harness):
+class DockerHarness(CommandHarness):
     """The Docker runner of an installation of its own, because all harnesses share the Engine.
 
     Needs an Engine with the images of `tests.runners.docker_engine`.
@@ -303,15 +133,6 @@ class DockerHarness(Harness):
         spec = super().build_spec(*steps, env=env, **fields)
         return dataclasses.replace(spec, image=IMAGE, nocache=True, key=uuid.uuid4().hex * 2)
 
-    def says(self, text: str, code: int = 0) -> JobSpec:
-        return self.spec(f"echo ran >> $POLYAXON_RUN_OUTPUTS_PATH/runs; printf %s {shlex.quote(text)}; exit {code}")
-
-    def lasts(self) -> JobSpec:
-        return self.spec("sleep 1000 & sleep 1000")
-
-    def stubborn(self) -> JobSpec:
-        return self.spec("trap '' TERM; setsid sleep 1000 & sleep 1000; sleep 1000")
-
     def cannot_start(self) -> JobSpec:
         return self.spec("true", env={"A": "b"}, image="polyjob-test-empty:latest")
 
@@ -320,23 +141,6 @@ class DockerHarness(Harness):
         handle = self.runner.start(spec, None)
         self.engine.remove_container(spec.name, force=True)
         return spec, handle
-
-    def runs(self, spec: JobSpec) -> int:
-        handle = self.runner.inventory()[spec.uuid]
-        assert isinstance(self.runner, RemoteRunner)
-        with tarfile.open(fileobj=io.BytesIO(b"".join(self.runner.outputs(handle)))) as tarball:
-            file = tarball.extractfile("runs")
-            assert file is not None
-            return file.read().count(b"ran")
-
-    def good_build(self) -> BuildSpec:
-        return self.build_spec("echo hello")
-
-    def bad_build(self) -> BuildSpec:
-        return self.build_spec("true", "exit 3")
-
-    def endless_build(self) -> BuildSpec:
-        return self.build_spec("sleep 1000")
 
     def close(self) -> None:
         super().close()
