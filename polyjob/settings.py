@@ -9,151 +9,43 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from polyjob.setting_values import (
+    KINDS,
+    Reader,
+    SlotsByRunner,
+    absolute_path,
+    read_address,
+    read_file,
+    read_indices,
+    read_non_negative,
+    read_port,
+    read_positive,
+    read_seconds,
+    read_size,
+    read_slots,
+    read_text,
+    read_words,
+    read_yes_no,
+)
 from runners.kubernetes.options import Options as KubernetesOptions
 from runners.kubernetes.options import read_resources
 
 PREFIX = "POLYJOB_"
-
-KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": GIB << 10}
-
-_ADDRESS = re.compile(r"https?://(?:\[[0-9a-z:.%]+\]|[-0-9a-z._~]+)(?::(?P<port>\d+))?/*", re.IGNORECASE)
 
 
 class SettingError(ValueError):
     """A setting is not valid. The text names the variable and the values that it takes."""
 
 
-# Functions that read the text of a variable. Each raises ValueError, KeyError or IndexError.
-
-
-def _text(value: str) -> str:
-    return value
-
-
-def _non_negative(value: str) -> int:
-    number = int(value)
-    if number < 0:
-        raise ValueError
-    return number
-
-
-def _positive(value: str) -> int:
-    number = int(value)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def _port(value: str) -> int:
-    number = int(value)
-    if not 0 <= number <= 65535:
-        raise ValueError
-    return number
-
-
-def _seconds(value: str) -> float:
-    number = float(value)
-    if not 0 <= number < 1e9:
-        raise ValueError
-    return number
-
-
-def _size(value: str) -> int:
-    text = value.strip().upper().removesuffix("B").removesuffix("I")
-    unit = text[-1:] if text[-1:] in "KMGT" else ""
-    number = float(text.removesuffix(unit)) * _UNITS[unit]
-    if not 0 <= number < 1 << 60:
-        raise ValueError
-    return int(number)
-
-
-def _yes_no(value: str) -> bool:
-    answers = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-    return answers[value.lower()]
-
-
-def _words(value: str) -> tuple[str, ...]:
-    return tuple(value.replace(",", " ").split())
-
-
-@dataclass(frozen=True)
-class SlotsByRunner:
-    """A number of slots for each of some runners. Its text is that of the setting."""
-
-    numbers: tuple[tuple[str, int], ...]
-
-    def __str__(self) -> str:
-        return " ".join(f"{name}={number}" for name, number in self.numbers)
-
-
-def _slots(value: str) -> int | SlotsByRunner:
-    if "=" not in value:
-        return _positive(value)
-    pairs = [word.partition("=") for word in _words(value)]
-    numbers = {name: _positive(number) for name, _, number in pairs if name}
-    if len(numbers) < len(pairs):
-        raise ValueError
-    return SlotsByRunner(tuple(numbers.items()))
-
-
-def _indices(value: str) -> tuple[int, ...]:
-    return () if value == "none" else tuple(dict.fromkeys(map(_non_negative, _words(value))))
-
-
-def absolute_path(value: str | Path) -> Path:
-    """Return a path that stays valid when the working folder is removed: absolute, and without `..`.
-
-    Links are followed only where the path has a `..`. Raises ValueError for a relative path in a removed folder, and
-    for a home folder that does not exist.
-    """
-    try:
-        path = Path(value).expanduser().absolute()
-        return path.resolve() if ".." in path.parts else path
-    except (OSError, RuntimeError):
-        raise ValueError(f"{str(value)!r} cannot be made absolute; give an absolute path") from None
-
-
-def _file(value: str) -> str:
-    return str(absolute_path(value)) if value else ""
-
-
-def _address(value: str) -> str:
-    match = _ADDRESS.fullmatch(value)
-    if value and not match:
-        raise ValueError
-    if match and match["port"]:
-        _port(match["port"])
-    return value.rstrip("/").lower()
-
-
-Reader = Callable[[str], Any]
-
-_KINDS: dict[Reader, str] = {
-    _text: "text",
-    _non_negative: "a whole number, 0 or more",
-    _positive: "a whole number, 1 or more",
-    _port: "a port, 0 to 65535",
-    _seconds: "seconds",
-    _size: "bytes, or a number with K, M, G or T",
-    _yes_no: "yes or no",
-    _slots: "a whole number, 1 or more, or words such as `process=4 docker=2`",
-    _words: "names, separated by blanks or commas",
-    _indices: "indices, separated by blanks or commas, or `none`",
-    absolute_path: "a path",
-    read_resources: "words such as `limits.cpu=200m`, or `none`",
-    _file: "the path of a file",
-    _address: "`http://` or `https://` and a host, without a path",
-}
 _OPTION_READERS: dict[str, Reader] = {
-    "text": _text,
-    "file": _file,
-    "seconds": _seconds,
+    "text": read_text,
+    "file": read_file,
+    "seconds": read_seconds,
     "resources": read_resources,
 }
 
@@ -185,108 +77,112 @@ class Settings:
         "runner, a `:`.",
         "`$XDG_DATA_HOME/polyjob`, else `~/.local/share/polyjob`",
     )
-    host: str = _setting(_text, "127.0.0.1", "Address to listen on.")
-    port: int = _setting(_port, "8000", "Port to listen on; 0 picks a free one.")
+    host: str = _setting(read_text, "127.0.0.1", "Address to listen on.")
+    port: int = _setting(read_port, "8000", "Port to listen on; 0 picks a free one.")
     public_url: str = _setting(
-        _address,
+        read_address,
         "",
         "Address by which users reach a server behind a proxy, such as `https://jobs.example.org`.",
         "host and port of the server",
     )
     trusted_proxies: int = _setting(
-        _non_negative,
+        read_non_negative,
         "0",
         "Number of proxies in front of the server that set `X-Forwarded-For`, `-Proto` and `-Host`.",
     )
     runner: str = _setting(
-        _text,
+        read_text,
         "process",
         "Runner of new jobs: `process`, `docker`, `kubernetes`, or one that another package provides.",
     )
     runners: tuple[str, ...] = _setting(
-        _words,
+        read_words,
         "",
         "Runners that a job can choose from by its `backend`; the first is the default. Replaces `POLYJOB_RUNNER`.",
         "the runner of `POLYJOB_RUNNER` alone",
     )
     slots: int | SlotsByRunner = _setting(
-        _slots,
+        read_slots,
         "",
         "Maximum number of jobs that run at once on each runner, or `process=4 docker=2`; a runner without a number "
         "has the default.",
         "the number of CPUs",
     )
-    build_slots: int = _setting(_positive, "2", "Maximum number of builds that run at once.")
+    build_slots: int = _setting(read_positive, "2", "Maximum number of builds that run at once.")
     gpus: tuple[int, ...] = _setting(
-        _indices, "", "GPUs that jobs may use, each by one job at a time.", "all GPUs of the machine"
+        read_indices, "", "GPUs that jobs may use, each by one job at a time.", "all GPUs of the machine"
     )
     stop_grace: float = _setting(
-        _seconds, "10", "Time between TERM and KILL when a job is stopped, unless the job sets its own."
+        read_seconds, "10", "Time between TERM and KILL when a job is stopped, unless the job sets its own."
     )
-    job_timeout: float = _setting(_seconds, "0", "Time limit of a job that does not set its own; 0 = no limit.")
-    build_timeout: float = _setting(_seconds, "3600", "Time limit of a build.")
-    log_limit: int = _setting(_size, "1G", "Maximum size of a log; later output is counted and dropped.")
-    outputs_limit: int = _setting(_size, "100G", "Maximum size of a job's outputs, before compression; 0 = no limit.")
-    body_limit: int = _setting(_size, "1M", "Maximum size of a request body that is not an upload.")
-    upload_limit: int = _setting(_size, "512M", "Maximum size of an upload, as sent.")
-    unpacked_limit: int = _setting(_size, "4G", "Maximum size of an upload, unpacked.")
-    unpacked_files: int = _setting(_positive, "100000", "Maximum number of files, folders and links in an upload.")
+    job_timeout: float = _setting(read_seconds, "0", "Time limit of a job that does not set its own; 0 = no limit.")
+    build_timeout: float = _setting(read_seconds, "3600", "Time limit of a build.")
+    log_limit: int = _setting(read_size, "1G", "Maximum size of a log; later output is counted and dropped.")
+    outputs_limit: int = _setting(
+        read_size, "100G", "Maximum size of a job's outputs, before compression; 0 = no limit."
+    )
+    body_limit: int = _setting(read_size, "1M", "Maximum size of a request body that is not an upload.")
+    upload_limit: int = _setting(read_size, "512M", "Maximum size of an upload, as sent.")
+    unpacked_limit: int = _setting(read_size, "4G", "Maximum size of an upload, unpacked.")
+    unpacked_files: int = _setting(read_positive, "100000", "Maximum number of files, folders and links in an upload.")
     disk_low: int = _setting(
-        _size, "256M", "Free disk space below which the server refuses new jobs and uploads with 503."
+        read_size, "256M", "Free disk space below which the server refuses new jobs and uploads with 503."
     )
-    public_projects: bool = _setting(_yes_no, "no", "Whether new projects are public, unless their creator sets it.")
+    public_projects: bool = _setting(
+        read_yes_no, "no", "Whether new projects are public, unless their creator sets it."
+    )
     cache_limit: int = _setting(
-        _size,
+        read_size,
         "20G",
         "Maximum size of all images and virtualenvs of builds; the least recently used are removed. 0 = no limit.",
     )
     keep_days: int = _setting(
-        _non_negative,
+        read_non_negative,
         "0",
         "Retention of finished jobs' logs and outputs, in days, except bookmarked jobs; 0 = forever.",
     )
     keep_gb: int = _setting(
-        _non_negative,
+        read_non_negative,
         "0",
         "Maximum size of all logs and outputs, in GB; the oldest finished jobs lose theirs, except bookmarked jobs. "
         "0 = no limit.",
     )
     archive_days: int = _setting(
-        _non_negative,
+        read_non_negative,
         "0",
         "Days after which an archived job, build or project is deleted with its files; 0 = never.",
     )
-    audit_days: int = _setting(_positive, "365", "Retention of the audit trail, in days.")
+    audit_days: int = _setting(read_positive, "365", "Retention of the audit trail, in days.")
     job_env: tuple[str, ...] = _setting(
-        _words,
+        read_words,
         "PATH HOME USER LANG LC_* TZ TMPDIR SSL_CERT_* REQUESTS_CA_BUNDLE PIP_* *_proxy *_PROXY",
         "Variables of the server's environment that process jobs and build steps inherit; `*` matches any text.",
     )
     job_user: str = _setting(
-        _text,
+        read_text,
         "",
         "Account that process jobs and build steps run as; the server must be started as root.",
         "the server's account",
     )
     docker_shm: int = _setting(
-        _size, "1G", "Docker: `/dev/shm` of a job without a memory limit; other jobs get half of their limit."
+        read_size, "1G", "Docker: `/dev/shm` of a job without a memory limit; other jobs get half of their limit."
     )
     python: str = _setting(
-        _text,
+        read_text,
         "",
         "Python for the virtualenvs of process builds: a path, or a name on PATH.",
         "the Python that runs polyjob",
     )
     kubernetes: KubernetesOptions = _options_of_runner()
     """The settings of the Kubernetes runner."""
-    workers: int = _setting(_positive, "2", "Number of web processes.")
-    threads: int = _setting(_positive, "128", "Threads of each web process.")
+    workers: int = _setting(read_positive, "2", "Number of web processes.")
+    threads: int = _setting(read_positive, "128", "Threads of each web process.")
     followers: int = _setting(
-        _non_negative,
+        read_non_negative,
         "112",
         "Maximum number of log followers and waiting requests of a web process; further ones get 503.",
     )
-    log_level: str = _setting(_text, "info", "Log level of the server: `debug`, `info`, `warning` or `error`.")
+    log_level: str = _setting(read_text, "info", "Log level of the server: `debug`, `info`, `warning` or `error`.")
     runner_variables: tuple[tuple[str, str], ...] = _variables_of_runners()
     """Variables that can be options of runners of other packages."""
 
@@ -373,13 +269,13 @@ def read_settings(environ: Mapping[str, str], **overrides: Any) -> Settings:
     values, options = {}, {}
     for setting in _declarations():
         text = environ.get(setting.variable, "")
-        if setting.read is _port and _SERVICE_LINK.fullmatch(text):
+        if setting.read is read_port and _SERVICE_LINK.fullmatch(text):
             text = ""
         text = text or setting.default or _machine_default(setting.name)
         try:
             value = setting.read(text)
         except (ValueError, KeyError, IndexError):
-            message = f"{setting.variable}={text!r} is not valid: expected {_KINDS[setting.read]}"
+            message = f"{setting.variable}={text!r} is not valid: expected {KINDS[setting.read]}"
             raise SettingError(message) from None
         if setting.option:
             options[setting.option] = value
@@ -460,8 +356,6 @@ class SettingInfo:
 def settings_table() -> list[SettingInfo]:
     """Return every setting, in the order of the documentation."""
     return [
-        SettingInfo(
-            setting.variable, _KINDS[setting.read], setting.default_text or f"`{setting.default}`", setting.help
-        )
+        SettingInfo(setting.variable, KINDS[setting.read], setting.default_text or f"`{setting.default}`", setting.help)
         for setting in _declarations()
     ]

@@ -21,6 +21,7 @@ BASE = {
     "polyjob.engine_link",
     "polyjob.errors",
     "polyjob.formatting",
+    "polyjob.setting_values",
     "polyjob.settings",
     "polyjob.statuses",
     "runners.base",

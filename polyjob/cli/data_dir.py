@@ -10,7 +10,8 @@ from typing import Any
 
 from polyjob.cli.output import fail
 from polyjob.engine_link import engine_pid
-from polyjob.settings import SettingError, Settings, absolute_path, read_settings
+from polyjob.setting_values import absolute_path
+from polyjob.settings import SettingError, Settings, read_settings
 
 
 def settings_or_exit(data_dir: Path | None = None, **overrides: Any) -> Settings:

@@ -17,7 +17,8 @@ from polyjob.db.database import open_database, write
 from polyjob.db.migrations import migrate
 from polyjob.db.models import Project, Token, User
 from polyjob.server.bootstrap_names import PROJECT, TOKEN_FILE, TOKEN_NAME, USER
-from polyjob.settings import SettingError, Settings, SlotsByRunner
+from polyjob.setting_values import SlotsByRunner
+from polyjob.settings import SettingError, Settings
 from polyjob.storage.durable import durable_file
 from polyjob.storage.store import Store, StoreError
 from runners.registry import RUNNERS, UnusableRunner, check_entry_points, runner_class, runner_names

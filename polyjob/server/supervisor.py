@@ -15,7 +15,8 @@ from pathlib import Path
 
 from polyjob.engine_link import engine_pid
 from polyjob.server.terminal import warn
-from polyjob.settings import Settings, absolute_path, environment
+from polyjob.setting_values import absolute_path
+from polyjob.settings import Settings, environment
 
 PARENT_PIPE = "POLYJOB_PARENT_PIPE"
 """The variable with a pipe's descriptor in a child. The pipe ends when the parent ends."""

@@ -16,7 +16,8 @@ from typing import Any
 from polyjob.db.models import Build, Job
 from polyjob.errors import Invalid, Problem
 from polyjob.jobconfig.commands import shell_text
-from polyjob.settings import MIB, Settings
+from polyjob.setting_values import MIB
+from polyjob.settings import Settings
 from polyjob.storage.store import Store
 from runners.base import DOCKER_HOST_ALIAS, BuildSpec, JobSpec, Placement, Resources, RunnerSettings
 from runners.capabilities import SupportLevel

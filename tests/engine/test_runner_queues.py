@@ -8,7 +8,8 @@ import pytest
 
 from polyjob.db.models import Job, Project, User
 from polyjob.services import job_queue
-from polyjob.settings import Settings, SlotsByRunner
+from polyjob.setting_values import SlotsByRunner
+from polyjob.settings import Settings
 
 from .conftest import World
 

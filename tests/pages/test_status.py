@@ -15,7 +15,8 @@ from polyjob.db.database import write
 from polyjob.db.models import Project, Token, User
 from polyjob.engine.disk_usage import measure
 from polyjob.engine_link import DISK_USAGE_FILE, write_disk_usage
-from polyjob.settings import Settings, SlotsByRunner
+from polyjob.setting_values import SlotsByRunner
+from polyjob.settings import Settings
 from polyjob.statuses import Status
 from runners.base import RunnerUnavailable
 from tests.pages.helpers import BEGUN, EVIL, make_build, make_job, read, url

@@ -11,7 +11,7 @@ from polyjob.errors import Invalid
 from polyjob.jobconfig.commands import shell_text
 from polyjob.services import specs
 from polyjob.services.cloning import merge_patch
-from polyjob.settings import MIB
+from polyjob.setting_values import MIB
 from runners.capabilities import CAPABILITIES, SupportLevel
 from runners.kubernetes.options import Options
 

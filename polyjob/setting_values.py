@@ -1,0 +1,139 @@
+"""Values of settings: how the text of each kind of variable is read, and how documents describe the kind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runners.kubernetes.options import read_resources
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": GIB << 10}
+
+_ADDRESS = re.compile(r"https?://(?:\[[0-9a-z:.%]+\]|[-0-9a-z._~]+)(?::(?P<port>\d+))?/*", re.IGNORECASE)
+
+
+# Each function below raises ValueError, KeyError or IndexError for a text that is not valid.
+
+
+def read_text(value: str) -> str:
+    return value
+
+
+def read_non_negative(value: str) -> int:
+    number = int(value)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def read_positive(value: str) -> int:
+    number = int(value)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def read_port(value: str) -> int:
+    number = int(value)
+    if not 0 <= number <= 65535:
+        raise ValueError
+    return number
+
+
+def read_seconds(value: str) -> float:
+    number = float(value)
+    if not 0 <= number < 1e9:
+        raise ValueError
+    return number
+
+
+def read_size(value: str) -> int:
+    text = value.strip().upper().removesuffix("B").removesuffix("I")
+    unit = text[-1:] if text[-1:] in "KMGT" else ""
+    number = float(text.removesuffix(unit)) * _UNITS[unit]
+    if not 0 <= number < 1 << 60:
+        raise ValueError
+    return int(number)
+
+
+def read_yes_no(value: str) -> bool:
+    answers = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    return answers[value.lower()]
+
+
+def read_words(value: str) -> tuple[str, ...]:
+    return tuple(value.replace(",", " ").split())
+
+
+@dataclass(frozen=True)
+class SlotsByRunner:
+    """A number of slots for each of some runners. Its text is that of the setting."""
+
+    numbers: tuple[tuple[str, int], ...]
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={number}" for name, number in self.numbers)
+
+
+def read_slots(value: str) -> int | SlotsByRunner:
+    if "=" not in value:
+        return read_positive(value)
+    pairs = [word.partition("=") for word in read_words(value)]
+    numbers = {name: read_positive(number) for name, _, number in pairs if name}
+    if len(numbers) < len(pairs):
+        raise ValueError
+    return SlotsByRunner(tuple(numbers.items()))
+
+
+def read_indices(value: str) -> tuple[int, ...]:
+    return () if value == "none" else tuple(dict.fromkeys(map(read_non_negative, read_words(value))))
+
+
+def absolute_path(value: str | Path) -> Path:
+    """Return a path that stays valid when the working folder is removed: absolute, and without `..`.
+
+    Links are followed only where the path has a `..`. Raises ValueError for a relative path in a removed folder, and
+    for a home folder that does not exist.
+    """
+    try:
+        path = Path(value).expanduser().absolute()
+        return path.resolve() if ".." in path.parts else path
+    except (OSError, RuntimeError):
+        raise ValueError(f"{str(value)!r} cannot be made absolute; give an absolute path") from None
+
+
+def read_file(value: str) -> str:
+    return str(absolute_path(value)) if value else ""
+
+
+def read_address(value: str) -> str:
+    match = _ADDRESS.fullmatch(value)
+    if value and not match:
+        raise ValueError
+    if match and match["port"]:
+        read_port(match["port"])
+    return value.rstrip("/").lower()
+
+
+Reader = Callable[[str], Any]
+
+KINDS: dict[Reader, str] = {
+    read_text: "text",
+    read_non_negative: "a whole number, 0 or more",
+    read_positive: "a whole number, 1 or more",
+    read_port: "a port, 0 to 65535",
+    read_seconds: "seconds",
+    read_size: "bytes, or a number with K, M, G or T",
+    read_yes_no: "yes or no",
+    read_slots: "a whole number, 1 or more, or words such as `process=4 docker=2`",
+    read_words: "names, separated by blanks or commas",
+    read_indices: "indices, separated by blanks or commas, or `none`",
+    absolute_path: "a path",
+    read_resources: "words such as `limits.cpu=200m`, or `none`",
+    read_file: "the path of a file",
+    read_address: "`http://` or `https://` and a host, without a path",
+}
