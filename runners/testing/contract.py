@@ -142,9 +142,7 @@ def test_stop_ends_a_job(harness: Harness, force: bool, signal: int) -> None:
 def test_forced_stop_ends_a_job_that_ignores_term(harness: Harness) -> None:
     spec = harness.stubborn()
     handle = harness.runner.start(spec, None)
-    wait_for(lambda: is_running(harness, handle))
-    if harness.runner.is_local:
-        wait_for((Path(spec.folder) / "work/ready").exists)
+    wait_for(lambda: is_running(harness, handle) and harness.log(spec, handle))
     harness.runner.stop(handle, force=False)
     time.sleep(0.1)
     assert is_running(harness, handle)

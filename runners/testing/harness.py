@@ -120,7 +120,7 @@ class Harness:
         return end, (Path(spec.folder) / "log").read_bytes()
 
     def log(self, spec: JobSpec, handle: str, runner: Runner | None = None) -> bytes:
-        """Return the complete log of a job that has ended."""
+        """Return the log of a job, as far as it is written."""
         runner = runner or self.runner
         if not isinstance(runner, RemoteRunner):
             return (Path(spec.folder) / "log").read_bytes()
@@ -160,7 +160,7 @@ class Harness:
         raise NotImplementedError
 
     def stubborn(self) -> JobSpec:
-        """A job that ignores TERM."""
+        """A job that ignores TERM from when it has written to its log."""
         raise NotImplementedError
 
     def cannot_start(self) -> JobSpec:
@@ -198,7 +198,7 @@ class CommandHarness(Harness):
         return self.spec("sleep 1000 & sleep 1000")
 
     def stubborn(self) -> JobSpec:
-        return self.spec("trap '' TERM; touch ready; setsid sleep 1000 & sleep 1000; sleep 1000")
+        return self.spec("trap '' TERM; echo ready; setsid sleep 1000 & sleep 1000; sleep 1000")
 
     def runs(self, spec: JobSpec) -> int:
         return self.outputs_of(spec, self.runner.inventory()[spec.uuid])["runs"].count(b"ran")

@@ -36,7 +36,7 @@ class FakeHarness(Harness):
         return self.spec(env={"FAKE_SECONDS": "1000"})
 
     def stubborn(self) -> JobSpec:
-        return self.spec(env={"FAKE_SECONDS": "1000", "FAKE_IGNORE_TERM": "yes"})
+        return self.spec(env={"FAKE_SECONDS": "1000", "FAKE_IGNORE_TERM": "yes", "FAKE_LOG": "ready\n"})
 
     def cannot_start(self) -> JobSpec:
         return self.spec(env={"FAKE_START": "fail"})
@@ -58,18 +58,12 @@ class FakeHarness(Harness):
         return self.build_spec("one", env={"FAKE_BUILD_HANG": "yes"})
 
 
-class ProcessHarness(Harness):
+class ProcessHarness(CommandHarness):
     def make(self) -> Runner:
         return ProcessRunner(self.settings, self.woken.set)
 
     def says(self, text: str, code: int = 0) -> JobSpec:
         return self.spec(f"echo ran >> ../runs; printf %s {shlex.quote(text)}; exit {code}")
-
-    def lasts(self) -> JobSpec:
-        return self.spec("sleep 1000 & sleep 1000")
-
-    def stubborn(self) -> JobSpec:
-        return self.spec("trap '' TERM; touch ready; setsid sleep 1000 & sleep 1000; sleep 1000")
 
     def cannot_start(self) -> JobSpec:
         return self.spec("echo a\0b")
@@ -82,15 +76,6 @@ class ProcessHarness(Harness):
 
     def runs(self, spec: JobSpec) -> int:
         return (Path(spec.folder) / "runs").read_text().count("ran")
-
-    def good_build(self) -> BuildSpec:
-        return self.build_spec("echo hello")
-
-    def bad_build(self) -> BuildSpec:
-        return self.build_spec("true", "exit 3")
-
-    def endless_build(self) -> BuildSpec:
-        return self.build_spec("sleep 1000")
 
     def close(self) -> None:
         super().close()

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import io
 import os
-import shlex
 import tarfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -19,13 +18,13 @@ from typing import Any
 import pytest
 
 from runners.base import BuildSpec, JobSpec, RemoteRunner, Runner, RunnerUnavailable
-from tests.runners.harness import Harness
+from runners.testing import CommandHarness
 from tests.simulators.registry import BUILDER, Registry
 
 KUBECONFIG, IMAGE = os.environ.get("POLYJOB_TEST_KUBECONFIG", ""), os.environ.get("POLYJOB_TEST_IMAGE", "busybox")
 
 
-class KubernetesHarness(Harness):
+class KubernetesHarness(CommandHarness):
     """The Kubernetes runner of an installation of its own. `cluster` is the simulator; None = a real cluster."""
 
     log_chunk_bytes = 997
@@ -57,15 +56,6 @@ class KubernetesHarness(Harness):
             pytest.skip("needs a registry: there is none on this cluster")
         values: dict[str, Any] = {"image": IMAGE, "key": uuid.uuid4().hex * 2, **fields}
         return dataclasses.replace(super().build_spec(*steps, env=env), **values)
-
-    def says(self, text: str, code: int = 0) -> JobSpec:
-        return self.spec(f"echo ran >> $POLYAXON_RUN_OUTPUTS_PATH/runs; printf %s {shlex.quote(text)}; exit {code}")
-
-    def lasts(self) -> JobSpec:
-        return self.spec("sleep 1000 & sleep 1000")
-
-    def stubborn(self) -> JobSpec:
-        return self.spec("trap '' TERM; setsid sleep 1000 & sleep 1000; sleep 1000")
 
     def cannot_start(self) -> JobSpec:
         return self.spec("true", env={"": "a variable without a name"})
@@ -107,9 +97,6 @@ class KubernetesHarness(Harness):
         yield api
         api.close()
 
-    def runs(self, spec: JobSpec) -> int:
-        return self.outputs(self.runner.inventory()[spec.uuid])["runs"].count(b"ran")
-
     def outputs(self, handle: str) -> dict[str, bytes]:
         """Return the files of a job's outputs folder and their contents."""
         files = {}
@@ -119,12 +106,3 @@ class KubernetesHarness(Harness):
                 if content is not None:
                     files[member.name] = content.read()
         return files
-
-    def good_build(self) -> BuildSpec:
-        return self.build_spec("echo hello")
-
-    def bad_build(self) -> BuildSpec:
-        return self.build_spec("true", "exit 3")
-
-    def endless_build(self) -> BuildSpec:
-        return self.build_spec("sleep 1000")
