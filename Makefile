@@ -34,10 +34,8 @@ format: $(TESTED)  ## format the code and apply the safe fixes of the linter
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(TESTED)  ## measure polyjob
-	$(BIN)/python bench/throughput.py
-	$(BIN)/python bench/containers.py
-	$(BIN)/python bench/pods.py
+bench: $(TESTED)  ## measure polyjob: QUICK=1 ONLY="lists idle" BASELINE=../older-checkout
+	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(BASELINE),--baseline $(BASELINE))
 
 lock:  ## write the newest versions into requirements.lock
 	@PYTHON=$$(tools/python) && export PYTHON && tools/lock

@@ -1,83 +1,74 @@
-"""Compare jobs in containers with plain `docker run`: one job alone, and eight in parallel.
-
-    python bench/containers.py [--rounds 10] [--jobs 80]
-
-Needs a Docker Engine, the `docker` command and busybox. The two take turns, so that other load on the machine affects
-both. Read the ratios, not the times.
-"""
+"""Jobs in containers, compared with plain `docker run`: one job alone, and eight in parallel."""
 
 from __future__ import annotations
 
-import argparse
+import contextlib
+import functools
 import shutil
-import statistics
+import sqlite3
 import subprocess
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from throughput import JOBS, Client, server, temporary_folder
-
-from tests.runners.docker_engine import engine_answers, make_images
+from bench.client import Client, job
+from bench.load import generate
+from bench.plan import NotMeasured, Plan
+from bench.rows import FLOOR, Row
+from bench.servers import Checkout, Server
+from bench.turns import Figures, median_ms, take_turns
+from tests.runners.docker_engine import engine_answers, make_images, remove_engine_objects
 from tests.runners.harness import IMAGE
 
 LANES = 8
-JOB = {"config": {"version": 1, "kind": "job", "build": {"image": IMAGE}, "run": {"cmd": "true"}}}
+BUILD = {"image": IMAGE}
 PLAIN = f"docker run --rm {IMAGE} true"
+ALONE = "docker: one job on an idle server, seen done"
+MANY = f"docker: {LANES} jobs at once"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--jobs", type=int, default=80)
-    arguments = parser.parse_args()
+def rows(plan: Plan) -> list[Row]:
     if not (engine_answers() and shutil.which("docker")):
-        print("containers: not measured, because no Docker Engine answers or `docker` is missing")
-        return
+        raise NotMeasured("no Docker Engine answers, or `docker` or `/bin/busybox` is missing")
     make_images()
-    with temporary_folder() as folder, server(folder / "data", runner="docker", slots=str(LANES)) as (port, token):
-        Client(port, token).run(JOB)
-        alone, plain = take_turns(
-            arguments.rounds, lambda: Client(port, token).run(JOB), lambda: subprocess.run(PLAIN.split(), check=True)
-        )
-        many, lanes = take_turns(
-            3, lambda: run_many(Client(port, token), arguments.jobs), lambda: in_lanes(arguments.jobs)
-        )
-    rows = [
-        ("`docker run --rm`, `true`", plain, ""),
-        ("one job alone, POST to terminal", alone, f"{alone / plain:.2f} x its time (aim: 1.15)"),
-        (f"`docker run --rm` in {LANES} lanes, each", lanes / arguments.jobs, ""),
-        (f"{LANES} slots, each", many / arguments.jobs, f"{lanes / many:.2f} x their rate (aim: 1)"),
+    rounds, count = plan.size(3, 1), plan.size(80, 16)
+    with contextlib.ExitStack() as stack:
+        subjects: dict[str, Callable[[], Figures]] = {FLOOR: functools.partial(_docker_run, count)}
+        for name, checkout in plan.checkouts.items():
+            server = stack.enter_context(_serve(plan, checkout))
+            client = server.client()
+            client.run("true", build=BUILD)
+            subjects[name] = functools.partial(_jobs, server, client, count)
+        found = take_turns(rounds, subjects)
+    return [
+        Row.of(ALONE, "ms", found[ALONE], "`docker run`", "p50"),
+        Row.of(MANY, "/s", found[MANY], f"`docker run` in {LANES} lanes"),
     ]
-    for name, seconds, note in rows:
-        print(f"{name:36} {seconds * 1000:9.2f} ms {1 / seconds:9.1f}/s  {note}")
 
 
-def take_turns(rounds: int, *acts: Callable[[], object]) -> list[float]:
-    """The median seconds of each."""
-    times: list[list[float]] = [[] for _ in acts]
-    for _ in range(rounds):
-        for act, found in zip(acts, times, strict=True):
-            started = time.perf_counter()
-            act()
-            found.append(time.perf_counter() - started)
-    return [statistics.median(found) for found in times]
+@contextlib.contextmanager
+def _serve(plan: Plan, checkout: Checkout) -> Iterator[Server]:
+    with plan.serve(checkout, "docker", slots=str(LANES)) as server:
+        yield server
+    with contextlib.closing(sqlite3.connect(server.data / "polyjob.db")) as connection:
+        (installation,) = connection.execute("SELECT value FROM meta WHERE key = 'installation'").fetchone()
+    remove_engine_objects(installation)
 
 
-def run_many(client: Client, count: int) -> None:
-    for number in [client.call("POST", JOBS, JOB)["id"] for _ in range(count)]:
-        while not (done := client.call("GET", f"{JOBS}{number}?wait=60"))["finished_at"]:
-            pass
-        assert done["last_status"] == "succeeded", done
+def _jobs(server: Server, client: Client, count: int) -> Figures:
+    alone = median_ms(lambda: client.run("true", build=BUILD), 5)
+    before = client.run("true", build=BUILD)
+    started = time.perf_counter()
+    generate(server.port, client.request("POST", "", job("true", build=BUILD)), LANES, count=count)
+    for number in range(before + 1, before + 1 + count):
+        if (status := client.wait(number)) != "succeeded":
+            raise RuntimeError(f"job {number} is {status}")
+    return {ALONE: alone, MANY: count / (time.perf_counter() - started)}
 
 
-def in_lanes(count: int) -> None:
+def _docker_run(count: int) -> Figures:
+    alone = median_ms(lambda: subprocess.run(PLAIN.split(), check=True), 5)
     lane = f"for i in $(seq {count // LANES}); do {PLAIN}; done"
-    subprocess.run(["sh", "-c", " ".join(f"({lane}) &" for _ in range(LANES)) + " wait"], check=True)
-
-
-if __name__ == "__main__":
-    main()
+    lanes = " ".join(f"({lane}) &" for _ in range(LANES))
+    started = time.perf_counter()
+    subprocess.run(["sh", "-c", f"{lanes} wait"], check=True)
+    return {ALONE: alone, MANY: count / (time.perf_counter() - started)}

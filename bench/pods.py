@@ -1,82 +1,72 @@
-"""Compare many running pods with few: requests to the API server, and CPU time of the engine.
+"""Many running pods, compared with few: requests to the API server, and CPU time of the engine.
 
-    python bench/pods.py [--pods 1000] [--seconds 30]
-
-Uses the cluster simulator of the tests, in which pods are only objects. Needs root.
+The cluster is the simulator of the tests, in which pods are only objects.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import sys
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from throughput import JOBS, Client, server, temporary_folder
-
+from bench.client import Client
+from bench.plan import NotMeasured, Plan
+from bench.rows import FLOOR, POLYJOB, Row
+from bench.servers import Checkout, cpu_of
+from bench.turns import Figures
 from tests.simulators.kubernetes.remote import start
 
 FEW = 10
-TICK = 1.0
-JOB = {"config": {"version": 1, "kind": "job", "build": {"image": "busybox"}, "run": {"cmd": "sleep 100000"}}}
+TICK_SECONDS = 1.0
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pods", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=30.0)
-    arguments = parser.parse_args()
+def rows(plan: Plan) -> list[Row]:
     if os.geteuid() != 0:
-        print("pods: not measured, because the cluster simulator needs root")
-        return
-    for count in (FEW, arguments.pods):
-        with temporary_folder() as folder, start(folder / "cluster") as cluster:
-            measure(folder, cluster, count, arguments.seconds)
+        raise NotMeasured("the cluster simulator needs root")
+    many = plan.size(1000, 100)
+    few, found = (
+        {name: _measure(plan, checkout, count) for name, checkout in plan.checkouts.items()} for count in (FEW, many)
+    )
+    return [
+        Row.of(
+            f"{many:,} running pods: {name}",
+            unit,
+            {**{who: figures[name] for who, figures in found.items()}, FLOOR: few[POLYJOB][name]},
+            f"{FEW} pods",
+        )
+        for name, unit in (("requests to the API server", "/tick"), ("CPU time of the engine", "% of a core"))
+    ]
 
 
-def measure(folder: Path, cluster: Any, count: int, seconds: float) -> None:
-    cluster.add_node("large", {}, cpu="4000", pods="4000", memory="16Ti")
-    cluster.schedule_nothing("pretending")
-    settings = {"kube_config": str(cluster.kubeconfig), "kube_helper_image": "busybox", "slots": str(count)}
-    with server(folder / "data", runner="kubernetes", **settings) as (port, token):
-        client = Client(port, token)
-        numbers = [client.call("POST", JOBS, JOB)["id"] for _ in range(count)]
-        taken = 0
-        while taken < count:
-            taken += cluster.take_up()
-            time.sleep(0.2)
-        for number in numbers:
-            while client.call("GET", f"{JOBS}{number}")["last_status"] != "running":
-                time.sleep(0.2)
-        time.sleep(20 + count / 10)  # until quiet logs are looked at seldom
-        engine = engine_of(folder / "data")
-        cluster.forget_counts()
-        cpu, began = cpu_of(engine), time.monotonic()
-        time.sleep(seconds)
-        took = time.monotonic() - began
-        used = (cpu_of(engine) - cpu) / took
-        asked = Counter(cluster.counted())
-    ticks = took / TICK
-    told = ", ".join(f"{number / ticks:.2f} {name}" for name, number in asked.most_common())
-    print(f"{count:5} running pods: {sum(asked.values()) / ticks:6.2f} requests a tick ({told}); {used:6.1%} of a core")
+def _measure(plan: Plan, checkout: Checkout, count: int) -> Figures:
+    folder = plan.new_folder()
+    folder.mkdir()
+    with start(folder / "cluster") as cluster:
+        cluster.add_node("large", {}, cpu="4000", pods="4000", memory="16Ti")
+        cluster.schedule_nothing("pretending")
+        settings = {"kube_config": str(cluster.kubeconfig), "kube_helper_image": "busybox", "slots": str(count)}
+        with plan.serve(checkout, "kubernetes", **settings) as server:
+            client = server.client()
+            _run_pods(client, cluster, count)
+            time.sleep(20 + count / 10)  # until quiet logs are looked at seldom
+            engine = server.engine()
+            cluster.forget_counts()
+            cpu, started = cpu_of(engine), time.monotonic()
+            time.sleep(plan.size(30.0, 10.0))
+            took = time.monotonic() - started
+            requests = Counter(cluster.counted())
+            return {
+                "requests to the API server": requests.total() / (took / TICK_SECONDS),
+                "CPU time of the engine": (cpu_of(engine) - cpu) / took * 100,
+            }
 
 
-def engine_of(data: Path) -> int:
-    """The engine's process."""
-    return int(json.loads((data / "engine.json").read_text())["pid"])
-
-
-def cpu_of(pid: int) -> float:
-    """Seconds that a process has computed."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-if __name__ == "__main__":
-    main()
+def _run_pods(client: Client, cluster: Any, count: int) -> None:
+    numbers = [client.submit("sleep 100000", build={"image": "busybox"}) for _ in range(count)]
+    taken = 0
+    while taken < count:
+        taken += cluster.take_up()
+        time.sleep(0.2)
+    for number in numbers:
+        client.await_status(number, "running")

@@ -1,0 +1,89 @@
+"""Requests for jobs and lists of a large project, compared with those of a small one."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.plan import Plan
+from bench.rows import BASELINE, FLOOR, POLYJOB, Row
+from bench.servers import Checkout, Server, serve
+from bench.turns import Figures, median_ms, take_turns
+
+FEW = 100
+TIMES = ("created_at", "updated_at", "started_at", "finished_at", "attempt_at", "running_at")
+
+
+def rows(plan: Plan) -> list[Row]:
+    count = plan.size(100_000, 10_000)
+    subjects: dict[str, Callable[[], Figures]] = {}
+    with contextlib.ExitStack() as stack:
+        for name, checkout in plan.checkouts.items():
+            for jobs, subject in ((count, name), (FEW, f"few {name}")):
+                server = stack.enter_context(_filled(plan, checkout, jobs))
+                subjects[subject] = functools.partial(_requests, server, jobs, plan.size(20, 10))
+        found = take_turns(plan.size(3, 2), subjects)
+    table = []
+    for request, figures in found.items():
+        few = {name: figures.pop(f"few {name}") for name in plan.checkouts}
+        note = f"baseline with {FEW} jobs: {few[BASELINE]:.2f} ms" if BASELINE in few else ""
+        table.append(Row.of(f"{count:,} jobs: {request}", "ms", {**figures, FLOOR: few[POLYJOB]}, f"{FEW} jobs", note))
+    return table
+
+
+def _requests(server: Server, jobs: int, count: int) -> Figures:
+    paths = {
+        "get one": f"/{jobs // 2}",
+        "first page": "",
+        "page in the middle": f"?offset={jobs // 2}",
+        "filtered by status, few match": "?query=status:failed",
+        "filtered by status, none match": "?query=status:stopped",
+    }
+    client = server.client()
+    figures = {}
+    for name, path in paths.items():
+        request = client.request("GET", path)
+        figures[name] = median_ms(lambda: client.connection.exchange(request), count)  # noqa: B023
+        client.call("GET", path)
+    client.close()
+    return figures
+
+
+def _filled(plan: Plan, checkout: Checkout, jobs: int) -> contextlib.AbstractContextManager[Server]:
+    """Run a server with that many jobs, of which one in fifty has failed."""
+    data = plan.new_folder()
+    with serve(checkout, data) as server:
+        client = server.client()
+        client.run("true")
+        client.wait(client.submit("false"))
+        client.close()
+    fill(data / "polyjob.db", jobs)
+    return serve(checkout, data)
+
+
+def fill(path: Path, jobs: int) -> None:
+    """Copy the two jobs of a database, with new ids and times, until there are `jobs`. Every 50th is a failed one.
+
+    The columns come from the database, so that this works with each version of it.
+    """
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TEMP TABLE copy (id INTEGER PRIMARY KEY, original INTEGER, age INTEGER)")
+        copies = ((number, 2 if number % 50 == 0 else 1, jobs - number) for number in range(3, jobs + 1))
+        connection.executemany("INSERT INTO copy VALUES (?, ?, ? * 1000000)", copies)
+        values = {"id": "copy.id", "uuid": "lower(hex(randomblob(16)))"}
+        values |= {name: f"original.{name} - copy.age" for name in TIMES}
+        _insert(connection, "job", values, "original.id = copy.original")
+        values = {"id": "NULL", "uuid": values["uuid"], "job_id": "copy.id", "created_at": values["created_at"]}
+        _insert(connection, "job_status", values, "original.job_id = copy.original")
+
+
+def _insert(connection: sqlite3.Connection, table: str, values: dict[str, str], condition: str) -> None:
+    columns = [str(row[1]) for row in connection.execute(f"PRAGMA table_info({table})")]
+    selected = ", ".join(values.get(column, f"original.{column}") for column in columns)
+    connection.execute(
+        f"INSERT INTO {table} ({', '.join(columns)}) "
+        f"SELECT {selected} FROM copy JOIN {table} original ON {condition} ORDER BY copy.id"
+    )
