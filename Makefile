@@ -2,6 +2,7 @@
 
 BIN = .venv/bin
 STAMP = .venv/.installed
+KUBERNETES = .venv/.installed-kubernetes
 TESTED = .venv/.installed-for-tests
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
@@ -12,7 +13,9 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-run: $(STAMP)  ## install polyjob into .venv and start the server
+# The client of the Kubernetes runner is large. An upgrade keeps it, because jobs of another runner may still run.
+USES_KUBERNETES = $(findstring kubernetes,$(POLYJOB_RUNNER) $(POLYJOB_RUNNERS))
+run: $(STAMP) $(if $(USES_KUBERNETES),$(KUBERNETES),$(wildcard $(KUBERNETES)))  ## install polyjob into .venv and start the server
 	@exec $(BIN)/python -m polyjob serve
 
 test: $(TESTED)  ## install the test dependencies and run all tests: ARGS="-k jobs"
@@ -40,15 +43,23 @@ bench: $(TESTED)  ## measure polyjob: QUICK=1 ONLY="lists idle" BASELINE=../olde
 lock:  ## write the newest versions into requirements.lock
 	@PYTHON=$$(tools/python) && export PYTHON && tools/lock
 
-# The lock lists the dependencies of polyjob first, and then those of the tests and linters.
+# Each section of the lock lists the packages that the sections above do not have.
 $(STAMP): requirements.lock pyproject.toml
-	@python=$$(tools/python) && echo "Installing into .venv ..." && "$$python" -m venv --clear .venv
-	@sed '/^# Dependencies of the tests/,$$d' requirements.lock > .venv/runs.lock
-	@$(PIP) --require-hashes -r .venv/runs.lock
+	@python=$$(tools/python) && echo "Creating the virtualenv .venv ..." && "$$python" -m venv --clear .venv
+	@echo "Downloading and installing polyjob's packages (4 MB). This takes 10 to 40 seconds ..."
+	@sed '/^# Dependencies of the Kubernetes runner/,$$d' requirements.lock > .venv/base.lock
+	@$(PIP) --require-hashes --requirement .venv/base.lock
+	@echo "Installing polyjob ..."
 	@$(PIP) --no-build-isolation --editable .
 	@touch $@
 
-$(TESTED): $(STAMP)
-	@echo "Installing the test dependencies ..."
-	@$(PIP) --require-hashes -r requirements.lock
+$(KUBERNETES): $(STAMP)
+	@echo "Downloading and installing the Kubernetes client (14 MB). This takes 20 to 90 seconds ..."
+	@sed '/^# Dependencies of the tests/,$$d' requirements.lock > .venv/kubernetes.lock
+	@$(PIP) --require-hashes --requirement .venv/kubernetes.lock
+	@touch $@
+
+$(TESTED): $(KUBERNETES)
+	@echo "Downloading and installing the test dependencies (130 MB). This takes 1 to 3 minutes ..."
+	@$(PIP) --require-hashes --requirement requirements.lock
 	@touch $@

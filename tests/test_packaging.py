@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shutil
 import subprocess
 import sys
+import time
 import tomllib
 import zipfile
 from pathlib import Path
@@ -40,19 +42,75 @@ def pinned(lines):
 
 
 def test_lock_pins_every_requirement_by_hash():
-    headings = "# Dependencies of polyjob.\n(.*)# Dependencies of the tests and linters.\n(.*)"
-    runs, besides = map(pinned, re.fullmatch(headings, LOCK, re.DOTALL).groups())
+    headings = (
+        "# Dependencies of polyjob, and of its Docker runner.\n(.*)# Dependencies of the Kubernetes runner.\n(.*)"
+        "# Dependencies of the tests and linters.\n(.*)"
+    )
+    base, kubernetes, others = map(pinned, re.fullmatch(headings, LOCK, re.DOTALL).groups())
     extras = PROJECT["optional-dependencies"]
-    wanted = [*PROJECT["dependencies"], *extras["docker"], *extras["kubernetes"], "hatchling"]
-    assert {name_of(item) for item in wanted} <= runs
-    assert not runs & besides
-    assert {name_of(item) for item in itertools.chain.from_iterable(extras.values())} <= runs | besides
+    assert {name_of(item) for item in [*PROJECT["dependencies"], *extras["docker"], "hatchling"]} <= base
+    assert {name_of(item) for item in extras["kubernetes"]} <= base | kubernetes
+    assert "kubernetes" in kubernetes
+    assert len(base | kubernetes | others) == len(base) + len(kubernetes) + len(others)
+    assert {name_of(item) for item in itertools.chain.from_iterable(extras.values())} <= base | kubernetes | others
 
 
 def test_lock_has_no_host_and_no_path():
     assert "://" not in LOCK
     assert "/" not in LOCK
     assert not re.search(r"^\s*-(?!-hash)", LOCK, re.MULTILINE)
+
+
+INTERPRETER = """#!/bin/sh
+case "$*" in
+*--requirement*) for lock; do :; done; grep -c "^kubernetes==" "$lock" >> installed || true ;;
+*venv*) rm -rf .venv && mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+esac
+"""
+"""A Python that records for each lock that it installs whether the Kubernetes client is in it."""
+
+
+class Checkout:
+    """The files that `make run` reads, in a folder of their own, with a Python that only records."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "tools").mkdir()
+        for name in ("Makefile", "requirements.lock", "pyproject.toml", "tools/python"):
+            shutil.copy(ROOT / name, folder / name)
+        self.python = folder / "python"
+        self.python.write_text(INTERPRETER)
+        self.python.chmod(0o755)
+
+    def installed_by_run(self, **variables: str) -> list[bool]:
+        """Call `make run`. Return for each lock that it installed whether the Kubernetes client is in it."""
+        (self.folder / "installed").write_text("")
+        environ = {"PATH": os.environ["PATH"], "PYTHON": str(self.python), **variables}
+        subprocess.run(["make", "run"], cwd=self.folder, env=environ, check=True, capture_output=True, timeout=60)
+        return [count != "0" for count in (self.folder / "installed").read_text().split()]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    return Checkout(tmp_path)
+
+
+def test_run_installs_no_kubernetes_client_by_default(checkout):
+    assert checkout.installed_by_run() == [False]
+    assert checkout.installed_by_run(POLYJOB_RUNNER="docker") == []
+
+
+@pytest.mark.parametrize("variables", [{"POLYJOB_RUNNER": "kubernetes"}, {"POLYJOB_RUNNERS": "process kubernetes"}])
+def test_run_installs_the_kubernetes_client_once_named(variables, checkout):
+    assert checkout.installed_by_run() == [False]
+    assert checkout.installed_by_run(**variables) == [True]
+    assert checkout.installed_by_run(**variables) == []
+
+
+def test_new_lock_reinstalls_the_kubernetes_client(checkout):
+    checkout.installed_by_run(POLYJOB_RUNNER="kubernetes")
+    os.utime(checkout.folder / "requirements.lock", (time.time() + 2, time.time() + 2))
+    assert checkout.installed_by_run() == [False, True]
 
 
 @pytest.fixture(scope="module")
