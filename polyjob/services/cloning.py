@@ -11,7 +11,6 @@ from typing import Any
 
 from polyjob.db.database import write
 from polyjob.db.models import Job, Project, User
-from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.jobconfig.parameters import has_params, rename_declarations
 from polyjob.jobconfig.parsing import parse_content
@@ -22,7 +21,7 @@ from polyjob.services.idempotency import IdempotentRequest, check_replay
 from polyjob.services.jobs import is_name_taken, reload
 from polyjob.services.notes import MISSING_OUTPUTS_NOTE, note_text
 from polyjob.services.runner_choice import runner_of_clone
-from polyjob.services.submission import insert_job
+from polyjob.services.submission import insert_job, wake_engine_for
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
 
@@ -66,7 +65,7 @@ def clone(
         job = insert_job(source.project, user, columns)
         audit.record(strategy, job, original=source.id)
         store_response(job)
-    wake_engine(settings.data_dir)
+    wake_engine_for(job, settings)
     return job
 
 

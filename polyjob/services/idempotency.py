@@ -10,11 +10,18 @@ import datetime
 from collections.abc import Callable
 from typing import Any
 
-from polyjob.clock import now
+from polyjob.clock import now, to_microseconds
+from polyjob.db.database import database
 from polyjob.db.models import Idempotency, Project, User
+from polyjob.db.prepared import Prepared, insert
 from polyjob.errors import PolyjobError
 
 KEY_LIFETIME = datetime.timedelta(hours=24)
+
+_STORED = Prepared(
+    lambda: Idempotency.select().where(Idempotency.user == 0, Idempotency.key == "", Idempotency.created_at > now())
+)
+_DELETE_OLD = "DELETE FROM idempotency WHERE created_at <= ?"
 
 
 class ReplayedResponse(Exception):
@@ -42,10 +49,7 @@ class IdempotentRequest:
     def check(self) -> None:
         """Raise ReplayedResponse if this request was answered within a day, KeyReused if the key belongs to another
         request."""
-        oldest = now() - KEY_LIFETIME
-        stored = Idempotency.get_or_none(
-            Idempotency.user == self._user, Idempotency.key == self._stored_key, Idempotency.created_at > oldest
-        )
+        stored = _STORED.first(self._user.id, self._stored_key, to_microseconds(now() - KEY_LIFETIME))
         if stored is None:
             return
         if stored.digest != self._digest:
@@ -56,14 +60,9 @@ class IdempotentRequest:
         """Store the response for the created object. Must be called in the transaction that creates it, after
         `check`."""
         moment = now()
-        Idempotency.delete().where(Idempotency.created_at <= moment - KEY_LIFETIME).execute()
-        Idempotency.insert(
-            user=self._user,
-            key=self._stored_key,
-            digest=self._digest,
-            answer=self._render(created),
-            created_at=moment,
-        ).execute()
+        database.execute_sql(_DELETE_OLD, (to_microseconds(moment - KEY_LIFETIME),))
+        values = {"user": self._user, "key": self._stored_key, "digest": self._digest, "created_at": moment}
+        insert(Idempotency, values | {"answer": self._render(created)})
 
 
 def check_replay(once: IdempotentRequest | None) -> Callable[[Any], None]:

@@ -16,6 +16,7 @@ from polyjob.services import audit, specs
 from polyjob.services.build_reuse import UNUSABLE_STATUSES
 from polyjob.services.entries import check_size
 from polyjob.services.idempotency import IdempotentRequest, check_replay
+from polyjob.services.job_queue import slots_taken
 from polyjob.services.jobs import check_name_is_free
 from polyjob.services.runner_choice import choose_runner
 from polyjob.services.transitions import insert_first_status
@@ -68,8 +69,18 @@ def create(
         job = insert_job(project, user, columns)
         audit.record("create", job)
         store_response(job)
-    wake_engine(settings.data_dir)
+    wake_engine_for(job, settings)
     return job
+
+
+def wake_engine_for(job: Job, settings: Settings) -> None:
+    """Wake the engine for a committed job, unless all slots of its runner are taken.
+
+    In that case the engine claims the job after it has recorded the exit that frees a slot. A wake-up for each job of a
+    long queue would only cost it a pass.
+    """
+    if slots_taken()[job.runner] < settings.slots_of(job.runner):
+        wake_engine(settings.data_dir)
 
 
 def insert_job(project: Project, user: User, columns: Mapping[str, Any]) -> Job:

@@ -13,6 +13,7 @@ from polyjob.db.database import database, write
 from polyjob.db.models import Build, Job, JobStatus
 from polyjob.errors import Invalid, Unavailable
 from polyjob.services import jobs, submission
+from polyjob.services.transitions import transition
 from polyjob.statuses import Status
 
 from .helpers import CONFIG, pointers
@@ -109,3 +110,29 @@ def test_named_build_is_linked(create, project, user):
         with pytest.raises(Invalid) as refused:
             create(build_job=invalid)
         assert pointers(refused) == ["/build_job"]
+
+
+@pytest.fixture
+def wake_ups(monkeypatch):
+    sent = []
+    monkeypatch.setattr(submission, "wake_engine", sent.append)
+    return sent
+
+
+def test_submission_wakes_the_engine_for_a_free_slot(create, wake_ups, settings):
+    create()
+    assert wake_ups == [settings.data_dir]
+
+
+def test_submission_does_not_wake_the_engine_without_free_slots(project, user, settings, wake_ups):
+    settings = dataclasses.replace(settings, slots=1)
+    running = submission.create(project, user, {"config": CONFIG}, settings)
+    with write("test"):
+        transition(running, Status.SCHEDULED)
+    wake_ups.clear()
+    submission.create(project, user, {"config": CONFIG}, settings)
+    assert wake_ups == []
+    with write("test"):
+        Job.update(exit={"reason": "exited", "code": 0}).where(Job.id == running.id).execute()
+    submission.create(project, user, {"config": CONFIG}, settings)
+    assert wake_ups == [settings.data_dir]
