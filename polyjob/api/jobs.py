@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Response, request
+from flask import Response, jsonify, request
 
 from polyjob.api import list_queries, run_events
 from polyjob.api.blueprint import Blueprint
@@ -39,8 +39,6 @@ WAIT = query_parameter(
     minimum=0,
 )
 
-_SCHEMA = JobSchema()
-
 blp = Blueprint("jobs", __name__, description="Jobs: what polyjob runs.")
 
 
@@ -70,7 +68,7 @@ def create_job(username: str, project_name: str) -> Response:
         with config_errors_at(parsed.config_pointer):
             return submission.create(project, me(), parsed.attributes, settings(), idempotent)
 
-    return create_idempotently(project, create, _document)
+    return create_idempotently(project, create, _new_document)
 
 
 @blp.get(JOB)
@@ -86,20 +84,20 @@ def get_job(username: str, project_name: str, job_id: int) -> Any:
         run_events.wait_until_done(job_id, seconds)
         authenticate()  # the token may have been revoked meanwhile
         project = find_project(username, project_name)
-    return unchanged(project, *jobs.visible_state(project, job_id)) or job_view(jobs.find(project, job_id))
+    return unchanged(project, *jobs.visible_state(project, job_id)) or jsonify(_document(jobs.find(project, job_id)))
 
 
 @blp.route(JOB, methods=["PATCH", "PUT"])
 @blp.reads(JobChangeBody)
 @blp.response(200, JobSchema)
 @requires(Access.SUBMIT, job_token=True)
-def update_job(username: str, project_name: str, job_id: int) -> JobView:
+def update_job(username: str, project_name: str, job_id: int) -> Response:
     """Update a job's description, name, tags …, or its config while it is queued"""
     job = find_job(username, project_name, job_id)
     parsed = read_job_change(read_body())
     permissions.check_changes(parsed.attributes, current_identity())
     with config_errors_at(parsed.config_pointer):
-        return job_view(jobs.update(job, parsed.attributes, settings()))
+        return jsonify(_document(jobs.update(job, parsed.attributes, settings())))
 
 
 @blp.delete(JOB)
@@ -206,7 +204,7 @@ def _clone(username: str, project_name: str, job_id: int, strategy: str) -> Resp
         with config_errors_at(parsed.config_pointer):
             return cloning.clone(job, me(), strategy, parsed.attributes, settings(), idempotent)
 
-    return create_idempotently(project, create, _document)
+    return create_idempotently(project, create, _new_document)
 
 
 # Bookmarks.
@@ -230,21 +228,24 @@ def unbookmark_job(username: str, project_name: str, job_id: int) -> Response:
     return empty(204)
 
 
-def job_view(job: Job) -> JobView:
+def _document(job: Job) -> dict[str, Any]:
     """Return the job with all its fields, as the current user sees it."""
+    return _compose(job, bookmarked=bookmarks.is_bookmarked(job, me()))
+
+
+def _new_document(job: Job) -> dict[str, Any]:
+    return _compose(job, bookmarked=False)
+
+
+def _compose(job: Job, *, bookmarked: bool) -> dict[str, Any]:
     position = job_queue.queue_position(job)
     return JobView.from_job(
         job,
-        bookmarked=bookmarks.is_bookmarked(job, me()),
+        bookmarked=bookmarked,
         queue_position=position,
         waiting_reason=job_queue.waiting_reason(job, position),
         root=root(),
-    )
-
-
-def _document(job: Job) -> dict[str, Any]:
-    document: dict[str, Any] = _SCHEMA.dump(job_view(job))
-    return document
+    ).to_document()
 
 
 def _wait_seconds() -> float:
