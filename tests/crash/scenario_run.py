@@ -26,7 +26,7 @@ import runners.fake
 import runners.process.runner
 from polyjob.clock import Clock
 from polyjob.db.models import Build, Job, Meta, Project, User
-from polyjob.engine import cleanup
+from polyjob.engine import backends, cleanup
 from polyjob.engine.call_pools import Calls
 from polyjob.engine.context import Context
 from polyjob.engine.reconciler import Engine
@@ -39,8 +39,10 @@ from polyjob.storage.store import Store
 from tests.crash.crash_injection import install_crash_points
 from tests.crash.leftovers import leftover_files
 from tests.crash.scenarios import SCENARIOS
+from tests.fast_python import python_without_pip
 
 TIMEOUT_SECONDS = 150.0
+PASS_PAUSE_SECONDS = 0.05
 CLUSTER = ("POLYJOB_KUBE_", "POLYJOB_REGISTRY", "POLYJOB_BUILDER_")
 """Prefixes of the variables that name the cluster."""
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -50,12 +52,14 @@ class ScenarioRun:
     """One process of a scenario. Opens the data folder, or creates it at the first start."""
 
     def __init__(self, folder: Path, runner: str) -> None:
+        backends.TICK = PASS_PAUSE_SECONDS  # every pass polls the fake runner, which sends no wake-ups
         self.folder = folder
         self.runner = runner
         cluster_variables = {name: value for name, value in os.environ.items() if name.startswith(CLUSTER)}
         self.settings = read_settings(
-            cluster_variables, data_dir=folder / "data", runner=runner, slots=4, disk_low=0, port=1, build_slots=2
-        )
+            cluster_variables, data_dir=folder / "data", runner=runner, python=python_without_pip(folder),
+            slots=4, disk_low=0, port=1, build_slots=2,
+        )  # fmt: skip
         prepare_data_dir(self.settings)
         self.store = Store(self.settings.data_dir)
         self.user = User.get(User.username == "root")
@@ -121,7 +125,7 @@ class ScenarioRun:
             ] + [(str(build.status), build.notes) for build in Build.select()]
             self.woken.clear()
             if not self.engine.run_pass():
-                self.woken.wait(0.05)
+                self.woken.wait(PASS_PAUSE_SECONDS)
 
     def until_done(self, *names: str) -> None:
         self.until(lambda: all(self.job(name).status.is_done for name in names))

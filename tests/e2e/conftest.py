@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests.fast_python import python_without_pip
 from tests.runners.docker_engine import remove_engine_objects
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -54,7 +55,7 @@ def installation_of(data: Path) -> str:
 
 
 class Server:
-    """`polyjob serve` as a user starts it. Leaving the context ends the server and its jobs."""
+    """`polyjob serve` as a user starts it, but virtualenvs have no pip. Leaving the context ends it and its jobs."""
 
     def __init__(self, folder: Path, command: Sequence[str] = MODULE, cwd: Path = ROOT, **settings: str) -> None:
         self.data_dir = folder / "data"
@@ -62,6 +63,7 @@ class Server:
         self.cwd = cwd
         clean = {name: value for name, value in os.environ.items() if not name.startswith("POLYJOB_")}
         kept = {"POLYJOB_TEST_REQUIRE": os.environ.get("POLYJOB_TEST_REQUIRE", "")}
+        kept["POLYJOB_PYTHON"] = python_without_pip(folder)
         self.environment = clean | kept | {f"POLYJOB_{name.upper()}": value for name, value in settings.items()}
         self.process: subprocess.Popen[str] | None = None
         self.port = 0

@@ -57,7 +57,7 @@ def test_commands_of_the_readme_print_the_shown_output(tmp_path: Path, monkeypat
     (tmp_path / "data").symlink_to(home / ".local/share/polyjob")
     steps = tour()
     assert len(steps) > 12
-    with Server(tmp_path) as server:
+    with Server(tmp_path, python=sys.executable) as server:  # its virtualenvs have pip
         lines = ["set -u"]
         for number, (command, _) in enumerate(steps):
             command = command.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")

@@ -20,6 +20,7 @@ from runners.base import BuildSpec, JobSpec, Runner
 from runners.fake import FakeRunner
 from runners.process.runner import ProcessRunner
 from runners.testing import CommandHarness, Harness, wait_for
+from tests.fast_python import python_without_pip
 from tests.runners.docker_engine import connect, remove_engine_objects
 
 
@@ -59,6 +60,12 @@ class FakeHarness(Harness):
 
 
 class ProcessHarness(CommandHarness):
+    """The process runner. Its virtualenvs have no pip, if the options do not name another Python."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        options = {"python": python_without_pip(folder)} | settings.pop("options", {})
+        super().__init__(folder, options=options, **settings)
+
     def make(self) -> Runner:
         return ProcessRunner(self.settings, self.woken.set)
 

@@ -26,6 +26,7 @@ from tests.require import require, require_root
 from tests.runners.harness import EXECUTABLE_BY_ALL, ProcessHarness, archive, as_nobody, processes_of, wait_for
 
 ENDLESS = "setsid sleep 1000 & sleep 1000"
+WITH_PIP = {"python": sys.executable}
 
 
 @pytest.fixture
@@ -46,7 +47,8 @@ def build(process: ProcessHarness, spec: BuildSpec) -> tuple[str | None, list[st
     return artifact, log.getvalue().decode().splitlines()
 
 
-def test_build_steps_and_jobs_share_a_virtualenv(process: ProcessHarness, tmp_path: Path) -> None:
+def test_build_steps_and_jobs_share_a_virtualenv(make_process: Callable[..., ProcessHarness], tmp_path: Path) -> None:
+    process = make_process(options=WITH_PIP)
     code = archive(
         tmp_path / "code.tar.gz", ("./requirements.txt", "# none\n"), ("deep/er.txt", "x"), ("secret.py", "secret")
     )
@@ -84,12 +86,14 @@ def test_build_dies_with_its_engine_and_can_run_again(process: ProcessHarness) -
         "import sys\n"
         "from runners.base import BuildSpec, RunnerSettings\n"
         "from runners.process.runner import ProcessRunner\n"
-        "runner = ProcessRunner(RunnerSettings(sys.argv[1], 'a' * 32, ('PATH',)), lambda: None)\n"
+        "settings = RunnerSettings(sys.argv[1], 'a' * 32, ('PATH',), options={'python': sys.argv[5]})\n"
+        "runner = ProcessRunner(settings, lambda: None)\n"
         "spec = BuildSpec(sys.argv[2], 'a' * 32, sys.argv[3], 'b' * 64, None, (sys.argv[4],), {}, False)\n"
         "runner.build(spec, open('/dev/null', 'wb', 0), lambda: False)\n"
     )
     root = Path(builds.__file__).parents[2]
-    command = [sys.executable, "-c", program, str(process.data), spec.uuid, spec.folder, spec.build_steps[0]]
+    arguments = [str(process.data), spec.uuid, spec.folder, spec.build_steps[0], process.settings.options["python"]]
+    command = [sys.executable, "-c", program, *arguments]
     with subprocess.Popen(command, cwd=root) as engine:
         wait_for(lambda: len([pid for pid in processes_of(spec.uuid) if b"sleep" in name_of(pid)]) == 2, 60)
         engine.kill()
@@ -420,7 +424,7 @@ def test_packages_are_installed_into_the_virtualenv_despite_pip_settings(
     )
     for name, value in {"HOME": home, "PIP_USER": 1, "PIP_TARGET": away, "PIP_ROOT": away, "PIP_RETRIES": 7}.items():
         monkeypatch.setenv(name, str(value))
-    process = make_process(job_env=("PATH", "HOME", "PIP_*"))
+    process = make_process(job_env=("PATH", "HOME", "PIP_*"), options=WITH_PIP)
     install = "python -m pip install -q --no-index --no-deps ./polyjobtest-1-py3-none-any.whl"
     spec = process.build_spec(
         f"python - <<'E'\n{WHEEL}\nE", install, "python -m pip config list; python -c 'import polyjobtest'"
