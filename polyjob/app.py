@@ -20,12 +20,12 @@ from werkzeug.wrappers import Response
 
 from polyjob import pages
 from polyjob.api import (
+    all_jobs,
     archived,
     audit,
     builds,
     cluster,
     health,
-    jobs,
     log_websocket,
     logs,
     outputs,
@@ -126,7 +126,7 @@ def configure(app: Flask, settings: Settings) -> None:
 def _register_blueprints(app: Flask) -> None:
     api = make_api(app)
     for module in (
-        jobs,
+        all_jobs,  # and the other routes of jobs, which share its blueprint
         statuses,
         logs,
         log_websocket,

@@ -1,8 +1,22 @@
-"""Sizes, ages and durations as text, for the pages and the command line. Sizes are in binary units."""
+"""Sizes, ages, durations and reasons as text, for the pages and the command line. Sizes are in binary units."""
 
 from __future__ import annotations
 
 import datetime
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+from polyjob.statuses import Status
+
+_REASONS = {
+    "oom": "out of memory",
+    "timeout": "timeout",
+    "image": "image not pulled",
+    "start": "not started",
+    "evicted": "evicted",
+    "lost": "lost",
+}
 
 
 def format_size(size: int) -> str:
@@ -47,3 +61,39 @@ def sentence(text: str) -> str:
     """Capitalize the text and end it with a full stop, if it has no end mark yet."""
     text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?", "…")) or not text else f"{text}."
+
+
+def describe_exit(status: str, exit_record: Mapping[str, Any] | None, stop_kind: str | None) -> str | None:
+    """Return the reason why a job did not succeed, in a few words such as `timeout`; None if there is none to add.
+
+    `exit_record` and `stop_kind` are those of the job's row.
+    """
+    if status == Status.UPSTREAM_FAILED:
+        return "a dependency failed"
+    if status not in (Status.FAILED, Status.STOPPED) or not exit_record:
+        return None
+    if status == Status.FAILED and stop_kind in ("timeout", "start"):
+        return _REASONS[stop_kind]
+    match exit_record.get("reason"):
+        case "exited":
+            return f"exit code {exit_record['code']}" if exit_record.get("code") else None
+        case "signalled":
+            return _signal_name(exit_record.get("signal")) if status == Status.FAILED else None
+        case "build":
+            return f"build failed at step {exit_record['step']}" if exit_record.get("step") else "build failed"
+        case reason:
+            return _REASONS.get(str(reason))
+
+
+def _signal_name(number: int | None) -> str | None:
+    try:
+        return signal.Signals(number or 0).name
+    except ValueError:
+        return f"signal {number}" if number else None
+
+
+def describe_position(position: int | None) -> str | None:
+    """Return how long a queued job waits: `waits: 3 ahead`. Position 1 is next; None means not queued."""
+    if position is None:
+        return None
+    return f"waits: {position - 1} ahead" if position > 1 else "waits: next"

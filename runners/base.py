@@ -84,7 +84,7 @@ class Exit:
     message: str | None = None
     """One sentence for the user, or None."""
     step: int | None = None
-    """Number of the build step that failed, counted from 1, if build steps ran in the job's own container."""
+    """Number of the build step that failed, counted from 1."""
     begun: bool | None = None
     """Whether the command ever ran, if the reason does not tell: a job can be stopped before its command starts."""
 

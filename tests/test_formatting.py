@@ -6,7 +6,7 @@ import datetime
 
 import pytest
 
-from polyjob.formatting import format_age, format_duration, format_size, sentence
+from polyjob.formatting import describe_exit, describe_position, format_age, format_duration, format_size, sentence
 
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 
@@ -64,3 +64,31 @@ def test_duration_has_its_two_largest_units(seconds: float, text: str) -> None:
 )
 def test_sentence_has_a_capital_and_a_full_stop(text: str, result: str) -> None:
     assert sentence(text) == result
+
+
+@pytest.mark.parametrize(
+    ("status", "exit_record", "stop_kind", "text"),
+    [
+        ("succeeded", {"reason": "exited", "code": 0}, None, None),
+        ("failed", {"reason": "exited", "code": 3}, None, "exit code 3"),
+        ("failed", {"reason": "signalled", "code": 139, "signal": 11}, None, "SIGSEGV"),
+        ("failed", {"reason": "signalled", "code": 143, "signal": 15}, "timeout", "timeout"),
+        ("failed", {"reason": "oom", "code": 137}, None, "out of memory"),
+        ("failed", {"reason": "lost"}, None, "lost"),
+        ("failed", {"reason": "build", "step": 2}, None, "build failed at step 2"),
+        ("failed", {"reason": "build"}, None, "build failed"),
+        ("failed", None, None, None),
+        ("stopped", {"reason": "signalled", "code": 143, "signal": 15}, "person", None),
+        ("stopped", {"reason": "exited", "code": 5}, "person", "exit code 5"),
+        ("upstream_failed", None, None, "a dependency failed"),
+    ],
+)
+def test_exit_is_described_in_a_few_words(
+    status: str, exit_record: dict[str, object] | None, stop_kind: str | None, text: str | None
+) -> None:
+    assert describe_exit(status, exit_record, stop_kind) == text
+
+
+@pytest.mark.parametrize(("position", "text"), [(None, None), (1, "waits: next"), (4, "waits: 3 ahead")])
+def test_queue_position_is_described(position: int | None, text: str | None) -> None:
+    assert describe_position(position) == text

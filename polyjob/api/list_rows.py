@@ -1,4 +1,5 @@
-"""The items of lists as JSON, each page by one SELECT: no models, no schemas, and no large columns such as configs.
+"""The items of lists as JSON, each page by one SELECT: no models, no schemas, and of configs only the beginning of
+the command.
 
 `JobRowSchema` and `BuildRowSchema` define the members of an item. A test holds both equal.
 """
@@ -10,8 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from polyjob.api.request_context import me
+from polyjob.api.schemas.jobs import SHOWN_COMMAND_CHARACTERS
 from polyjob.clock import from_microseconds
 from polyjob.db.database import database
+from polyjob.formatting import describe_exit
 
 Item = dict[str, Any]
 ToItems = Callable[[Sequence[int]], list[Item]]
@@ -38,6 +41,8 @@ _COMMON = {
     "bookmarked": "bookmark.id IS NOT NULL",
     "node_scheduled": "run.node",
 }
+_COMMAND = "json_extract(run.config, '$.run.cmd')"
+_FIRST_OF_COMMANDS = "json_extract(run.config, '$.run.cmd[0]')"
 _JOB = _COMMON | {
     "build_job": f"{_PROJECT} || '.builds.' || run.build_id",
     "original": f"{_PROJECT} || '.jobs.' || run.original_id",
@@ -46,6 +51,8 @@ _JOB = _COMMON | {
     "in_cluster": "run.is_managed",
     "exit_code": "run.exit_code",
     "ttl": "run.ttl",
+    "command": f"substr(coalesce({_FIRST_OF_COMMANDS}, {_COMMAND}), 1, {SHOWN_COMMAND_CHARACTERS})",
+    "reason": "json_array(run.status, json(run.exit), run.stop_kind)",
 }
 _BUILD = _COMMON | {"invalidated": "run.invalidated_at IS NOT NULL"}
 _FROM = (
@@ -70,6 +77,7 @@ _CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
     "bookmarked": bool,
     "is_clone": bool,
     "in_cluster": bool,
+    "reason": lambda text: describe_exit(*json.loads(text)),
     "invalidated": bool,
 }
 """Conversions of values that are not null; SQLite has neither booleans nor times."""

@@ -106,6 +106,6 @@ def _clause(text: str | None) -> str:
 
 
 def _fail_by_build(job: Job, message: str, **details: Any) -> None:
-    end = Exit(Reason.BUILD, message=message)
+    end = Exit(Reason.BUILD, message=message, step=details.get("step"))
     details |= {"reason": str(Reason.BUILD)}
     transition(job, Status.FAILED, message=message, details=details, exit=end.to_json())

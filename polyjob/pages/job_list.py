@@ -17,8 +17,8 @@ from polyjob.auth import identity
 from polyjob.db.database import database
 from polyjob.db.models import ARCHIVED, LISTED, QUEUED, UNDELETED, Bookmark, Job, Project, User
 from polyjob.errors import Invalid
-from polyjob.formatting import sentence
-from polyjob.services import bookmarks, job_queue
+from polyjob.formatting import describe_exit, sentence
+from polyjob.services import all_jobs, bookmarks, job_queue
 from polyjob.services.filters import JOB_FIELDS, has_condition_on, parse_query
 from polyjob.services.sorting import JOB_SORT_COLUMNS, CursorOrder, after_cursor
 from polyjob.statuses import Status
@@ -77,6 +77,8 @@ class Page:
     jobs: list[Job]
     queue_positions: dict[int, int] = field(default_factory=dict)
     """Job id → position in the queue of its runner, up to MAX_QUEUE_POSITION."""
+    reasons: dict[int, str] = field(default_factory=dict)
+    """Job id → the reason why it did not succeed, in a few words."""
     bookmarked: set[int] = field(default_factory=set)
     """Ids of the jobs that the user has bookmarked."""
     previous: str | None = None
@@ -106,7 +108,10 @@ def read_page(user: User, project: Project | None, request: ListRequest) -> Page
     cursor = request.previous if is_backward else request.next
     if cursor is not None:
         where.append(after_cursor(order, Job.id, *cursor))
-    query = _select_from_all(user, where, order) if project is None else _select_from_project(project, where, order)
+    if project is None:
+        query = all_jobs.select_first(identity.readable_projects(user), where, order, PAGE_SIZE + 1)
+    else:
+        query = _select_from_project(project, where, order)
     rows: list[tuple[Any, int]] = list(query.tuples())
     has_more, rows = len(rows) > PAGE_SIZE, rows[:PAGE_SIZE]
     has_next, has_previous = (True, has_more) if is_backward else (has_more, request.next is not None)
@@ -117,6 +122,7 @@ def read_page(user: User, project: Project | None, request: ListRequest) -> Page
         request,
         jobs,
         queue_positions=_queue_positions() if any(job.status is Status.CREATED for job in jobs) else {},
+        reasons={job.id: text for job in jobs if (text := describe_exit(job.status, job.exit, job.stop_kind))},
         bookmarked=bookmarks.bookmarked_ids(user, Job, [job.id for job in jobs]) if jobs else set(),
         previous=_cursor_url(request, "previous", rows[0], order) if rows and has_previous else None,
         next=_cursor_url(request, "next", rows[-1], order) if rows and has_next else None,
@@ -154,27 +160,7 @@ def state(project: Project | None) -> tuple[object, ...]:
 def _select_from_project(project: Project, where: list[Any], order: CursorOrder) -> Any:
     """Select (value, id) of the first rows of one project, one more than a page has."""
     query = Job.select(order.column, Job.id).where(Job.project == project, *where)
-    return query.order_by(*_order_by(order, Job)).limit(PAGE_SIZE + 1)
-
-
-def _select_from_all(user: User, where: list[Any], order: CursorOrder) -> Any:
-    """Select (value, id) of the first rows among the first rows of each project that the user may read."""
-    each, row = Project.alias("each"), Job.alias("row")
-    readable = Project.select(Project.id).where(identity.readable_projects(user))
-    first = Job.select(Job.id).where(Job.project == each.id, *where)
-    first = first.order_by(*_order_by(order, Job)).limit(PAGE_SIZE + 1)
-    return (
-        each.select(getattr(row, order.column.name), row.id)
-        .join(row, on=row.id.in_(first))
-        .where(each.id.in_(readable))
-        .order_by(*_order_by(order, row))
-        .limit(PAGE_SIZE + 1)
-    )
-
-
-def _order_by(order: CursorOrder, table: Any) -> list[Any]:
-    columns = (getattr(table, order.column.name), table.id)
-    return [column.desc() if order.descending else column.asc() for column in columns]
+    return query.order_by(*all_jobs.order_by(order, Job)).limit(PAGE_SIZE + 1)
 
 
 def _load(job_ids: list[int]) -> list[Job]:
@@ -182,7 +168,7 @@ def _load(job_ids: list[int]) -> list[Job]:
     owner = User.alias()
     names = (
         *("id", "name", "status", "created_at", "started_at", "finished_at", "updated_at", "tags", "is_managed"),
-        *("archived_at", "project", "user", "exit_code", "stop_at"),
+        *("archived_at", "project", "user", "exit_code", "exit", "stop_at", "stop_kind"),
     )
     columns = [getattr(Job, name) for name in names]
     query = (

@@ -5,7 +5,9 @@ Each runner has its own slots, and its jobs are a queue of their own. GPUs are o
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Collection
 
 from polyjob.db.database import database
 from polyjob.db.models import CLAIMED, QUEUED, Build, Job
@@ -22,6 +24,10 @@ _NOT_STARTED = Prepared(
     )
 )
 _POSITION = f"SELECT COUNT(*) FROM job WHERE {QUEUED.sql} AND runner = ? AND id <= ?"
+_POSITIONS = (
+    "SELECT id, position FROM (SELECT id, ROW_NUMBER() OVER (PARTITION BY runner ORDER BY id) AS position FROM job"
+    f" WHERE {QUEUED.sql}) WHERE id IN (SELECT value FROM json_each(?))"
+)
 _NEXT_RUNNER = f"SELECT MIN(runner) FROM job WHERE {QUEUED.sql} AND runner > ?"
 
 
@@ -35,6 +41,11 @@ def queue_position(job: Job) -> int | None:
 def position_of(job_id: int, runner: str) -> int:
     """Return the position of a job that is known to be queued."""
     return int(database.execute_sql(_POSITION, (runner, job_id)).fetchone()[0])
+
+
+def positions_of(job_ids: Collection[int]) -> dict[int, int]:
+    """Return the position of each of these jobs that is queued. Reads the index of the queues."""
+    return dict(database.execute_sql(_POSITIONS, (json.dumps(list(job_ids)),)).fetchall()) if job_ids else {}
 
 
 def queued_runners() -> list[str]:

@@ -12,6 +12,7 @@ JOB_ROW_FIELDS = {
     "id", "uuid", "name", "unique_name", "pod_id", "user", "description", "created_at", "updated_at", "started_at",
     "finished_at", "last_status", "tags", "project", "build_job", "original", "cloning_strategy", "is_clone",
     "backend", "is_managed", "in_cluster", "bookmarked", "node_scheduled", "exit_code", "ttl",
+    "command", "reason",
 }  # fmt: skip
 """Fields of a job in a list."""
 JOB_FIELDS = JOB_ROW_FIELDS | {

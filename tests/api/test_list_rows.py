@@ -24,6 +24,7 @@ def runs(client, other):
     Build.update(name="b", tags=["ä"], description='"', node="n", invalidated_at=now(), started_at=now()).execute()
     client.submit(name="full", tags=["x", "y"], description="line\nbreak")
     columns = {"original": 1, "cloning_strategy": "restart", "build": build_id, "exit_code": 3, "ttl": 60, "node": "n"}
+    columns["exit"] = {"reason": "exited", "code": 3}
     move_job(2, Status.SCHEDULED, Status.RUNNING, Status.FAILED, is_managed=False, **columns)
     bookmarks.add(Job.get_by_id(2), User.get(username="ana"))
     bookmarks.add(Build.get_by_id(build_id), User.get(username="ana"))

@@ -151,7 +151,7 @@ def expected(app, endpoint, method, caller):
     permission = permission_of(app, endpoint)
     blueprint, view = endpoint.split(".")
     in_project = (
-        blueprint in ("jobs", "statuses", "logs", "streams", "outputs", "builds")
+        (blueprint in ("jobs", "statuses", "logs", "streams", "outputs", "builds") and view != "list_all_jobs")
         or (blueprint == "projects" and view not in ("create_project", "list_projects", "list_project_names"))
         or endpoint == "audit.list_job_audit"
     )

@@ -125,6 +125,7 @@ def test_failed_build_names_step_and_exit_code(world):
     assert world.statuses(job) == ["created", "scheduled", "building", "failed"]
     assert (last.details["step"], last.details["exit_code"], last.details["reason"]) == (1, 3, "build")
     assert "step 1 ended with exit code 3" in last.message
+    assert world.read(job).exit["step"] == 1
     assert Build.get().status is Status.FAILED
     assert world.calls("start", job) == 0
 

@@ -169,16 +169,16 @@ def test_empty_results_are_explained(client: FlaskClient, project: Project) -> N
     assert "No jobs on this page" in read(client, "/?next=5.5").text
 
 
-def test_status_shows_queue_position_stopping_and_exit_code(client: FlaskClient, project: Project) -> None:
+def test_status_shows_queue_position_stopping_and_reason(client: FlaskClient, project: Project) -> None:
     for _ in range(2):
         make_job(project)
     make_job(project, *BEGUN, stop_at=now(), stop_kind="person")
-    make_job(project, *BEGUN, (Status.FAILED, None, None), exit_code=3)
+    make_job(project, *BEGUN, (Status.FAILED, None, None), exit={"reason": "exited", "code": 3})
     text = " ".join(read(client, "/").text.split())
     assert "created next" in text
     assert "created position 2" in text
     assert "running stopping" in text
-    assert "failed exit 3" in text
+    assert "failed exit code 3" in text
 
 
 def test_only_the_head_of_the_queue_has_positions(

@@ -11,10 +11,13 @@ from marshmallow import Schema, fields
 
 from polyjob.api.schemas.common import Instant, NoteSchema
 from polyjob.db.models import Job
+from polyjob.formatting import describe_exit
 
 CLIENT_RESOURCES = ("cpu", "memory", "gpu", "tpu")
 """Resources that old clients know. They fail on any other key."""
 _INSTANTS = ("created_at", "updated_at", "started_at", "finished_at")
+SHOWN_COMMAND_CHARACTERS = 200
+"""Characters of a job's command in lists; the config has the complete command."""
 _EXIT_FIELDS = ("reason", "code", "signal", "max_rss", "cpu_seconds")
 
 
@@ -47,6 +50,8 @@ class JobRow:
     node_scheduled: str | None
     exit_code: int | None
     ttl: int | None
+    command: str | None
+    reason: str | None
 
     @classmethod
     def from_row(cls, job: Job, *, bookmarked: bool, **details: Any) -> Self:
@@ -78,6 +83,8 @@ class JobRow:
             node_scheduled=job.node,
             exit_code=job.exit_code,
             ttl=job.ttl,
+            command=_command(job),
+            reason=describe_exit(job.status, job.exit, job.stop_kind),
             **details,
         )
 
@@ -130,6 +137,12 @@ class JobView(JobRow):
             if document[name] is not None:
                 document[name] = document[name].isoformat(timespec="microseconds")
         return document
+
+
+def _command(job: Job) -> str | None:
+    command = ((job.config or {}).get("run") or {}).get("cmd")
+    text = command[0] if isinstance(command, list) else command
+    return text[:SHOWN_COMMAND_CHARACTERS] if text else None
 
 
 def _content(job: Job) -> str | None:
@@ -187,6 +200,24 @@ class JobRowSchema(Schema):
     node_scheduled = fields.String(allow_none=True)
     exit_code = fields.Integer(allow_none=True)
     ttl = fields.Integer(allow_none=True)
+    command = fields.String(
+        allow_none=True,
+        metadata={
+            "description": f"The config's `run.cmd` or its first item, cut after {SHOWN_COMMAND_CHARACTERS} characters."
+        },
+    )
+    reason = fields.String(
+        allow_none=True,
+        metadata={"description": "Why the job failed or was stopped, in a few words such as `timeout`; for people."},
+    )
+
+
+class JobOfAnyProjectSchema(JobRowSchema):
+    """A job in a list of all projects."""
+
+    queue_position = fields.Integer(
+        allow_none=True, metadata={"description": "In the queue of its runner: 1 = next; null = not queued."}
+    )
 
 
 class ExitSchema(Schema):
