@@ -19,9 +19,12 @@ from bench.plan import NotMeasured, Plan
 from bench.rows import BASELINE, POLYJOB, Row, Skipped, as_markdown, write_json
 from bench.servers import ROOT, Checkout, temporary_folder
 
-GROUPS = ("accepting", "many_jobs", "one_job", "lists", "idle", "transfers", "containers", "pods")
+GROUPS = ("accepting", "many_jobs", "one_job", "lists", "idle", "transfers")
+"""Groups that every run measures."""
 SLOW_GROUPS = ("containers", "pods")
 """Groups that a quick run measures only when they are named."""
+NAMED_GROUPS = ("endurance",)
+"""Groups that any run measures only when they are named."""
 RESULTS = Path(__file__).resolve().parent / "results.json"
 
 
@@ -36,7 +39,7 @@ def main() -> int:
     failed = False
     with temporary_folder() as folder:
         plan = Plan(checkouts, folder, arguments.quick)
-        for group in arguments.only or [name for name in GROUPS if not (plan.quick and name in SLOW_GROUPS)]:
+        for group in arguments.only or (GROUPS if plan.quick else GROUPS + SLOW_GROUPS):
             print(f"Measuring {group} ...", file=sys.stderr, flush=True)
             started = time.monotonic()
             try:
@@ -64,7 +67,8 @@ def measure(group: str, plan: Plan) -> list[Row]:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure polyjob.")
     parser.add_argument("--quick", action="store_true", help="measure less, in about two minutes")
-    parser.add_argument("--only", nargs="+", choices=GROUPS, metavar="GROUP", help=f"of {', '.join(GROUPS)}")
+    groups = GROUPS + SLOW_GROUPS + NAMED_GROUPS
+    parser.add_argument("--only", nargs="+", choices=groups, metavar="GROUP", help=f"of {', '.join(groups)}")
     parser.add_argument("--checkout", type=Path, default=ROOT, help="the checkout that is measured (this one)")
     parser.add_argument("--baseline", type=Path, help="another checkout, measured in turns with the first")
     parser.add_argument("--json", type=Path, default=RESULTS, help="the file for all figures (bench/results.json)")

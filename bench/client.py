@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 PIECE = 1 << 20
@@ -86,7 +88,7 @@ class Client:
 
     def request(self, method: str, path: str = "", body: object = None) -> bytes:
         """Prepare a request for a path below the project's jobs."""
-        return prepare(method, self.jobs + path, self.token, body)
+        return prepare(method, self.jobs + path, authorization(self.token), body)
 
     def call(self, method: str, path: str = "", body: object = None) -> Any:
         return parse(self.connection.exchange(self.request(method, path, body)))
@@ -122,13 +124,20 @@ def job(command: str, **sections: object) -> dict[str, object]:
     return {"config": {"version": 1, "kind": "job", **sections, "run": {"cmd": command}}}
 
 
-def prepare(method: str, path: str, token: str, body: object = None) -> bytes:
+def prepare(method: str, path: str, headers: Mapping[str, str] = MappingProxyType({}), body: object = None) -> bytes:
     data = b"" if body is None else json.dumps(body).encode()
-    head = (
-        f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: token {token}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-    )
-    return head.encode() + data
+    complete = {
+        "Host": "127.0.0.1",
+        "Content-Type": "application/json",
+        "Content-Length": str(len(data)),
+        **headers,
+    }
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in complete.items()), "", ""]
+    return "\r\n".join(lines).encode() + data
+
+
+def authorization(token: str) -> dict[str, str]:
+    return {"Authorization": f"token {token}"}
 
 
 def content_length(head: bytes) -> int:

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.client import Client, check, prepare
 from bench.plan import Plan
 from bench.rows import BASELINE, FLOOR, POLYJOB, Row
 from bench.servers import Checkout, Server, serve
@@ -24,8 +25,8 @@ def rows(plan: Plan) -> list[Row]:
         for name, checkout in plan.checkouts.items():
             for jobs, subject in ((count, name), (FEW, f"few {name}")):
                 server = stack.enter_context(_filled(plan, checkout, jobs))
-                subjects[subject] = functools.partial(_requests, server, jobs, plan.size(20, 10))
-        found = take_turns(plan.size(3, 2), subjects)
+                subjects[subject] = functools.partial(_measure, server.client(), _requests(server, jobs))
+        found = take_turns(plan.size(10, 4), subjects)
     table = []
     for request, figures in found.items():
         few = {name: figures.pop(f"few {name}") for name in plan.checkouts}
@@ -34,7 +35,8 @@ def rows(plan: Plan) -> list[Row]:
     return table
 
 
-def _requests(server: Server, jobs: int, count: int) -> Figures:
+def _requests(server: Server, jobs: int) -> dict[str, bytes]:
+    client, browser = server.client(), server.sign_in()
     paths = {
         "get one": f"/{jobs // 2}",
         "first page": "",
@@ -42,13 +44,18 @@ def _requests(server: Server, jobs: int, count: int) -> Figures:
         "filtered by status, few match": "?query=status:failed",
         "filtered by status, none match": "?query=status:stopped",
     }
-    client = server.client()
+    return {
+        **{name: client.request("GET", path) for name, path in paths.items()},
+        "first page, HTML": prepare("GET", "/", browser),
+        "filtered by status, few match, HTML": prepare("GET", "/?query=status:failed", browser),
+    }
+
+
+def _measure(client: Client, requests: dict[str, bytes]) -> Figures:
     figures = {}
-    for name, path in paths.items():
-        request = client.request("GET", path)
-        figures[name] = median_ms(lambda: client.connection.exchange(request), count)  # noqa: B023
-        client.call("GET", path)
-    client.close()
+    for name, request in requests.items():
+        check(client.connection.exchange(request))
+        figures[name] = median_ms(functools.partial(client.connection.exchange, request), 5)
     return figures
 
 

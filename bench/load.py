@@ -18,7 +18,7 @@ import sys
 import time
 from collections import Counter
 
-from bench.client import Connection, job, prepare
+from bench.client import Connection, authorization, job, prepare
 
 JOBS = "/api/v1/root/quick-start/jobs"
 
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--cmd", default="true", help="command of the jobs")
     arguments = parser.parse_args()
-    request = prepare("POST", JOBS, arguments.token, job(arguments.cmd))
+    request = prepare("POST", JOBS, authorization(arguments.token), job(arguments.cmd))
     print(json.dumps(dataclasses.asdict(generate(arguments.port, request, arguments.clients, arguments.seconds))))
 
 

@@ -25,7 +25,7 @@ PAUSE_SECONDS = 0.1
 
 
 def rows(plan: Plan) -> list[Row]:
-    count = plan.size(20, 10)
+    count = plan.size(10, 5)
     with contextlib.ExitStack() as stack:
         signal = stack.enter_context(fifo(plan.new_folder()))
         subjects: dict[str, Callable[[], Figures]] = {FLOOR: functools.partial(_shell, signal, count)}
@@ -36,7 +36,7 @@ def rows(plan: Plan) -> list[Row]:
         if is_installed(TASK_SPOOLER):
             spooler = stack.enter_context(task_spooler(plan.new_folder()))
             subjects[TASK_SPOOLER] = functools.partial(_spooler, spooler, signal, count)
-        found = take_turns(plan.size(3, 1), subjects)
+        found = take_turns(plan.size(5, 2), subjects)
     return [Row.of(name, "ms", found[name], "spawn", "p50") for name in (FIRST, DONE)]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 POLYJOB = "polyjob"
 BASELINE = "baseline"
 FLOOR = "floor"
+OF_BASELINE = f"{POLYJOB} ÷ baseline"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Row:
     @property
     def ratio(self) -> float | None:
         """The value divided by the floor. Rates should be near 1 from below, times near 1 from above."""
-        return self.value / self.floor.value if self.floor else None
+        return self.value / self.floor.value if self.floor and self.floor.value else None
 
     @classmethod
     def of(cls, name: str, unit: str, values: Mapping[str, float], floor: str = "", note: str = "") -> Row:
@@ -55,15 +56,18 @@ class Skipped:
 
 def as_markdown(rows: Sequence[Row], skipped: Sequence[Skipped], peers: Mapping[str, bool]) -> str:
     """Return the table. It has a column for each of `peers`, which tells whether the peer is installed."""
-    columns = [BASELINE] if any(BASELINE in row.others for row in rows) else []
-    columns += peers
+    compared = any(BASELINE in row.others for row in rows)
+    columns = [*([BASELINE, OF_BASELINE] if compared else []), *peers]
     lines = ["| " + " | ".join(["measurement", POLYJOB, *columns, "floor", f"{POLYJOB} ÷ floor", "note"]) + " |"]
     lines.append("|" + "---|" * (len(columns) + 5))
     for row in rows:
         cells = [row.name, _amount(row.value, row.unit)]
         for column in columns:
             missing = "" if peers.get(column, True) else "not installed"
-            cells.append(_amount(row.others[column], row.unit) if column in row.others else missing)
+            if column == OF_BASELINE and BASELINE in row.others:
+                cells.append(_short(row.value / row.others[BASELINE]) if row.others[BASELINE] else "")
+            else:
+                cells.append(_amount(row.others[column], row.unit) if column in row.others else missing)
         cells.append(f"{row.floor.name}: {_amount(row.floor.value, row.unit)}" if row.floor else "")
         cells.append(_short(row.ratio) if row.ratio is not None else "")
         lines.append("| " + " | ".join([*cells, row.note]) + " |")
@@ -82,11 +86,13 @@ def write_json(path: Path, rows: Sequence[Row], skipped: Sequence[Skipped], abou
 
 
 def _amount(value: float, unit: str) -> str:
-    return f"{_short(value)}{'' if unit.startswith(('/', '%')) else ' '}{unit}"
+    return f"{_short(value)}{'' if unit.startswith(('/', '%')) else ' '}{unit}".rstrip()
 
 
 def _short(value: float) -> str:
     """Return three significant digits, without an exponent."""
+    if value == 0:
+        return "0"
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.{1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3}f}"

@@ -59,6 +59,14 @@ class Server:
     def token(self) -> str:
         return (self.data / "root-token").read_text().strip()
 
+    def sign_in(self) -> dict[str, str]:
+        """Use the sign-in link of the greeting, and return the headers of a browser that is signed in."""
+        links = re.findall(r"/sign-in/\S+", log_of(self.data).read_text())
+        connection = Connection(self.port)
+        head = connection.exchange(prepare("GET", links[-1])).partition(b"\r\n\r\n")[0].decode()
+        connection.close()
+        return {"Cookie": "; ".join(re.findall(r"^Set-Cookie: ([^;]+)", head, re.MULTILINE | re.IGNORECASE))}
+
     def client(self) -> Client:
         return Client(self.port, self.token)
 
@@ -81,7 +89,7 @@ def serve(checkout: Checkout, data: Path, runner: str = "process", **settings: s
     settings = {"slots": str(SLOTS), "data_dir": str(data), "runner": runner, **settings}
     environment |= {f"POLYJOB_{name.upper()}": value for name, value in settings.items()}
     command = [checkout.python, "-m", "polyjob", "serve", "--port", str(port)]
-    log = data.with_name(f"{data.name}.log")
+    log = log_of(data)
     with running(command, environment, checkout.path, log) as process:
         try:
             start_ms = await_ok(process, port, "/healthz", log)
@@ -93,6 +101,11 @@ def serve(checkout: Checkout, data: Path, runner: str = "process", **settings: s
             for pid in processes_with(str(data)):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+
+def log_of(data: Path) -> Path:
+    """Return the file with the output of the server of a data folder."""
+    return data.with_name(f"{data.name}.log")
 
 
 @contextlib.contextmanager
@@ -112,7 +125,7 @@ def running(
 
 def await_ok(process: subprocess.Popen[bytes], port: int, path: str, log: Path) -> float:
     """Request a path until the response is 200. Return the milliseconds that this took."""
-    request = prepare("GET", path, "")
+    request = prepare("GET", path)
     started = time.perf_counter()
     while time.perf_counter() - started < START_SECONDS and process.poll() is None:
         with contextlib.suppress(OSError):

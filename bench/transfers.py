@@ -111,9 +111,7 @@ def _floors(files: Path) -> Figures:
 
 def _nginx(port: int) -> Figures:
     connection = Connection(port)
-    found = {
-        name: _speed(connection, prepare("GET", path, "")) for name, path in ((LOG, "/log"), (OUTPUTS, "/outputs"))
-    }
+    found = {name: _speed(connection, prepare("GET", path)) for name, path in ((LOG, "/log"), (OUTPUTS, "/outputs"))}
     connection.close()
     return found
 

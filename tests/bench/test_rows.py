@@ -9,9 +9,9 @@ from bench.rows import Row, Skipped, as_markdown, write_json
 VALUES = {"polyjob": 150.0, "floor": 600.0, "baseline": 75.0}
 
 
-def test_table_shows_value_floor_and_ratio():
+def test_table_shows_ratios_to_baseline_and_floor():
     table = as_markdown([Row.of("jobs", "/s", VALUES, "spawn")], [], {})
-    assert table.splitlines()[-1] == "| jobs | 150/s | 75.0/s | spawn: 600/s | 0.250 |  |"
+    assert table.splitlines()[-1] == "| jobs | 150/s | 75.0/s | 2.00 | spawn: 600/s | 0.250 |  |"
 
 
 def test_missing_peer_is_shown_as_not_installed():
