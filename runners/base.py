@@ -10,8 +10,8 @@ The engine calls the methods of a runner in this order for each job::
 * `start` is called after the engine has committed its intention to start the job. After a crash it is called again
   with the same spec and adopts whatever the first call created. A job never runs twice.
 * `poll` is authoritative. A call of `wake` only tells the engine to poll soon, and may get lost.
-* `clean` is called once the job's exit, log and outputs are stored. After it, nothing of the job is left in the
-  backend.
+* `clean` is called once the job's exit, log and outputs are stored; for a local job whose exit is known, soon after it
+  is done. After it, nothing of the job is left in the backend.
 
 A runner is synchronous. It knows neither the database nor the HTTP framework. It keeps nothing in memory that it
 cannot afford to lose: the engine may be killed between any two calls, and a new runner object then continues with the

@@ -1,6 +1,7 @@
 """Finish a job in the order that makes it safe: fetch the log, seal the outputs, sync everything, clear the backend.
 
-Every step may be repeated after a crash. A pass writes the terminal status once all steps are done.
+Every step may be repeated after a crash. A pass writes the terminal status once all steps are done. If the job needs no
+clearing before its terminal status, `clearing` does that afterwards.
 """
 
 from __future__ import annotations
@@ -130,11 +131,12 @@ def finish(
     outputs_limit: int,
     skipped: Collection[str] = (),
     deadline: Callable[[], str | None] = lambda: None,
+    clears: bool = True,
 ) -> Generator[FinishProgress, None, None]:
     """Do all steps of the end; of a long log only `PIECES_PER_COMMIT` pieces.
 
     `prefix` is the folder of the outputs inside their tarball. `skipped` names what is not fetched: `log`, `outputs`.
-    No more outputs are packed once `deadline` returns a reason.
+    No more outputs are packed once `deadline` returns a reason. The backend is cleared only if `clears`.
 
     Yields its progress: at the end, and often while outputs are packed and files are removed, so that the caller can
     pause. Closing the iterator abandons the packing. Everything sealed or removed by then stays so.
@@ -160,7 +162,7 @@ def finish(
         finally:
             if isinstance(pieces, Generator):
                 pieces.close()
-    for _ in _sync_and_clear(runner, uuid, handle, store, keeps_outputs="outputs" in skipped):
+    for _ in _sync_and_clear(runner, uuid, handle if clears else None, store, keeps_outputs="outputs" in skipped):
         yield FinishProgress(position, is_complete=False, missing=missing, is_removing=True)
     yield FinishProgress(position, is_complete=True, dropped_outputs=store.outputs(uuid).notes, missing=missing)
 
@@ -170,7 +172,7 @@ def _sync_and_clear(
 ) -> Iterator[None]:
     """Restore the log and sync the job's files. Then remove the folder of packed outputs, and clear the backend.
 
-    Each step is short.
+    Each step is short. Without a handle, nothing is cleared.
     """
     yield from store.restore_log_in_steps(uuid)
     store.sync(uuid)

@@ -12,6 +12,7 @@ from polyjob.db.models import Job, Project, User
 from polyjob.db.prepared import Prepared
 from polyjob.engine.backends import Backends
 from polyjob.engine.call_pools import Key, Result
+from polyjob.engine.clearing import Clearing
 from polyjob.engine.context import Context
 from polyjob.engine.finalize import FinishProgress, LogPosition, NotFetched, fetch_log, finish
 from polyjob.engine.finalize_lanes import Deadline, FinalizeLanes, FinishSteps, Slice
@@ -47,6 +48,7 @@ class JobTools:
     context: Context
     backends: Backends
     lanes: FinalizeLanes
+    clearing: Clearing
 
 
 class JobCall(abc.ABC):
@@ -246,16 +248,31 @@ class FetchLog(JobCall):
 
 
 class FinishJob(JobCall):
-    """Do a part of a job's end: fetch the log, pack the outputs, sync, clear the backend. Ends in several calls."""
+    """Do a part of a job's end: fetch the log, pack the outputs, sync, clear the backend. Ends in several calls.
+
+    The exit of the job is committed, or is committed before the call is submitted.
+    """
 
     verb = "finish"
     subject = "The fetch of its log and outputs"
 
     _slice: Slice
 
-    def __init__(self, job: Job, memory: JobMemory, runner: Runner, tools: JobTools, position: LogPosition) -> None:
+    def __init__(
+        self,
+        job: Job,
+        memory: JobMemory,
+        runner: Runner,
+        tools: JobTools,
+        handle: str | None,
+        position: LogPosition,
+        *,
+        clears: bool,
+    ) -> None:
         super().__init__(job, memory, runner, tools)
+        self.handle = handle
         self.position = position
+        self.clears = clears
         self.skipped = unfetched(job) if job.deleted_at is None else ("log", "outputs")
 
     def submit(self) -> None:
@@ -276,12 +293,13 @@ class FinishJob(JobCall):
             self.runner,
             job.uuid,
             str(job.id),
-            job.handle,
+            self.handle,
             context.store,
             self.position,
             *limits,
             self.skipped,
             deadline,
+            self.clears,
         )
 
     def on_done(self, result: Result) -> Write | None:
@@ -300,6 +318,7 @@ class FinishJob(JobCall):
         memory = self.memory
         memory.log.position = progress.position
         memory.is_finished, memory.dropped_outputs = progress.is_complete, progress.dropped_outputs
+        memory.is_cleared = progress.is_complete and self.clears
         # Once the outputs are sealed, the log is not fetched again, and so not reported as missing again.
         missing_log = {what: reason for what, reason in memory.missing.items() if what == "log"}
         memory.missing = missing_log | progress.missing
@@ -313,6 +332,18 @@ class FinishJob(JobCall):
             return missing_note_write(self.job.id, error.what, str(error))
         self.explain_retry(error)
         return None
+
+
+@dataclass(frozen=True)
+class ClearJob:
+    """Clear the backend of a job that has its terminal status. Later, if that is not possible at once."""
+
+    runner_name: str
+    handle: str
+    tools: JobTools
+
+    def submit(self) -> None:
+        self.tools.clearing.add(self.runner_name, self.handle)
 
 
 def prevent_start(runner: Runner, uuid: str) -> str | None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from polyjob.db.models import Job
 from polyjob.engine import job_writes
 from polyjob.engine.finalize import LogPosition
-from polyjob.engine.job_calls import FetchLog, FinishJob, JobCall, JobTools, PreventStart, StartJob, StopJob
+from polyjob.engine.job_calls import ClearJob, FetchLog, FinishJob, JobCall, JobTools, PreventStart, StartJob, StopJob
 from polyjob.engine.job_memory import JobMemory
 from polyjob.engine.now import Now
 from polyjob.engine.prepare import waits_for_build
@@ -73,7 +74,7 @@ def decide(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: 
     if not memory.is_broken:
         notes += job_writes.retry_note_writes(job, memory)
     decision = _DECIDE[phase_of(job, memory)](job, memory, backend, now, tools)
-    return Decision([*notes, *decision.writes], decision.call) if notes else decision
+    return dataclasses.replace(decision, writes=[*notes, *decision.writes]) if notes else decision
 
 
 def _decide_preparing(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: JobTools) -> Decision:
@@ -99,9 +100,9 @@ def _decide_withdrawing(job: Job, memory: JobMemory, backend: BackendState, now:
 
 
 def _decide_running(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: JobTools) -> Decision:
-    writes, has_ended = _news(job, memory, backend.runner)
-    if has_ended:
-        return Decision(writes)
+    writes, end = _news(job, memory, backend.runner)
+    if end is not None:
+        return _decide_ended(job, memory, backend.runner, tools, writes, end)
     if _is_overdue(job, now, tools.context.settings):
         return Decision([*writes, job_writes.timeout_write(job, tools.context.clock)])
     call = _log_fetch(job, memory, backend.runner, now, tools)
@@ -110,21 +111,36 @@ def _decide_running(job: Job, memory: JobMemory, backend: BackendState, now: Now
 
 def _decide_stopping(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: JobTools) -> Decision:
     """Send TERM, and KILL after the grace period. Only the runner's report that nothing is left ends the job."""
-    writes, has_ended = _news(job, memory, backend.runner)
-    if has_ended:
-        return Decision(writes)
+    writes, end = _news(job, memory, backend.runner)
+    if end is not None:
+        return _decide_ended(job, memory, backend.runner, tools, writes, end)
     return Decision(writes, _stop(job, memory, backend.runner, now, tools))
+
+
+def _decide_ended(
+    job: Job, memory: JobMemory, runner: Runner, tools: JobTools, writes: list[Write], end: Exit
+) -> Decision:
+    """Begin the end of a job in the pass that records its exit. If there is nothing to store, it ends in this pass."""
+    writes = [*writes, job_writes.exit_write(job, end)]
+    if memory.call is not None:  # a call for the running job has not returned
+        return Decision(writes)
+    handle = _handle(job, memory)
+    if memory.has_left_nothing and not _is_cleared_first(job, runner, end):
+        writes.append(job_writes.terminal_write(job, memory))
+        return Decision(writes, ClearJob(job.runner, handle, tools), needs_commit=True)
+    return Decision(writes, _finish(job, memory, runner, tools, handle, end), needs_commit=True)
 
 
 def _decide_finishing(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: JobTools) -> Decision:
     writes = job_writes.log_position_writes(job, memory.log.position) + job_writes.packing_note_writes(job, memory)
     if memory.is_waiting(now.seconds):
         return Decision(writes)
-    return Decision(writes, FinishJob(job, memory, backend.runner, tools, _position(job, memory)))
+    return Decision(writes, _finish(job, memory, backend.runner, tools, job.handle, Exit.from_json(job.exit)))
 
 
 def _decide_finished(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: JobTools) -> Decision:
-    return Decision([job_writes.terminal_write(job, memory)])
+    call = None if memory.is_cleared or job.handle is None else ClearJob(job.runner, job.handle, tools)
+    return Decision([job_writes.terminal_write(job, memory)], call, needs_commit=True)
 
 
 _DECIDE: dict[Phase, Callable[[Job, JobMemory, BackendState, Now, JobTools], Decision]] = {
@@ -139,25 +155,37 @@ _DECIDE: dict[Phase, Callable[[Job, JobMemory, BackendState, Now, JobTools], Dec
 }
 
 
-def _news(job: Job, memory: JobMemory, runner: Runner) -> tuple[list[Write], bool]:
-    """Return the writes that the backend's report asks for, and whether it says that the job has ended."""
+def _finish(job: Job, memory: JobMemory, runner: Runner, tools: JobTools, handle: str | None, end: Exit) -> FinishJob:
+    position, clears = _position(job, memory), _is_cleared_first(job, runner, end)
+    return FinishJob(job, memory, runner, tools, handle, position, clears=clears)
+
+
+def _is_cleared_first(job: Job, runner: Runner, end: Exit) -> bool:
+    """Return whether the backend is cleared before the terminal status, and not after it.
+
+    A stopped job must be dead. No process of a local job is left once its exit is known, and all that its runner still
+    has are small files. A lost job may have processes, and a deleted job leaves no row by which these files are found
+    after a crash.
+    """
+    return not runner.is_local or end.reason is Reason.LOST or job.deleted_at is not None
+
+
+def _news(job: Job, memory: JobMemory, runner: Runner) -> tuple[list[Write], Exit | None]:
+    """Return the writes that the backend's report asks for, and the exit if it says that the job has ended."""
     state = memory.observation.state
     writes = job_writes.log_position_writes(job, memory.log.position)
     if job.handle is None and not (runner.is_local and isinstance(state, Pending | None)):
         # A local runner reports a state in the same pass or the next: handle and state are committed together.
         writes.insert(0, job_writes.handle_write(job, _handle(job, memory)))
     if state is None:
-        return writes, False
+        return writes, None
     if isinstance(state, Pending | Running):
         writes += job_writes.runner_note_writes(job, state.note)
     if _has_begun(state) and job.status is not Status.RUNNING:
         assert isinstance(state, Running | Exited)
         message = state.note if isinstance(state, Running) else None
         writes.append(job_writes.running_write(job, state.node, message))
-    end = _exit_of(state)
-    if end is not None:
-        writes.append(job_writes.exit_write(job, end))
-    return writes, end is not None
+    return writes, _exit_of(state)
 
 
 def _has_begun(state: State) -> bool:

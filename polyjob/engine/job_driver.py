@@ -5,11 +5,13 @@ The driver polls the backends, lets `job_decisions.decide` decide on each job, a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Sequence
 
 from polyjob.db.models import Job
 from polyjob.engine.backends import Backends
 from polyjob.engine.call_pools import Key, execute
+from polyjob.engine.clearing import Clearing
 from polyjob.engine.context import Context
 from polyjob.engine.finalize_lanes import FinalizeLanes
 from polyjob.engine.job_calls import JobCall, JobTools, StartJob
@@ -19,7 +21,7 @@ from polyjob.engine.job_writes import back_off, prepare_or_back_off, retry_note_
 from polyjob.engine.now import Now
 from polyjob.engine.writes import NOTHING, Decision
 from polyjob.statuses import Status
-from runners.base import Running
+from runners.base import Exited, RemoteRunner, Running
 
 SLOW_END_SECONDS = 120.0
 """Seconds after which a job that is still finishing is reported."""
@@ -32,20 +34,24 @@ class JobDriver:
         self.context = context
         self.backends = backends
         self._memories: dict[int, JobMemory] = {}
+        self.clearing = Clearing(context, backends)
         self._lanes = FinalizeLanes(context.clock)
-        self._tools = JobTools(context, backends, self._lanes)
+        self._tools = JobTools(context, backends, self._lanes, self.clearing)
 
     def decisions(self, claimed: Sequence[Job], decided: Collection[Key]) -> list[Decision]:
         """Poll the backends, and decide on each claimed job, but not on those in `decided`."""
         self._forget_all_but(claimed)
         self._poll_backends(claimed)
+        return self._decide_on([job for job in claimed if ("job", job.id) not in decided])
+
+    def first_decisions(self, claimed: Sequence[Job]) -> list[Decision]:
+        """Decide on jobs whose claim has just been committed."""
+        return self._decide_on([job for job in claimed if not job.status.is_done])
+
+    def _decide_on(self, jobs: Sequence[Job]) -> list[Decision]:
         now = Now.read(self.context.clock)
-        backends = {name: self._backend_state(name) for name in {job.runner for job in claimed}}
-        return [
-            self._decide_or_back_off(job, backends[job.runner], now)
-            for job in claimed
-            if ("job", job.id) not in decided
-        ]
+        backends = {name: self._backend_state(name) for name in {job.runner for job in jobs}}
+        return [self._decide_or_back_off(job, backends[job.runner], now) for job in jobs]
 
     def prepare(self, job: Job) -> None:
         """Prepare a job that has just been claimed. Must be called inside `database.write`."""
@@ -81,6 +87,8 @@ class JobDriver:
                 memory.observation.record(state)
                 if isinstance(state, Running) and job.status is not Status.RUNNING:
                     memory.log.expect_output(self.context.clock.seconds())
+                if isinstance(state, Exited) and not isinstance(self.backends.runner(runner_name), RemoteRunner):
+                    memory.has_left_nothing = self.context.store.remove_empty_outputs(job.uuid)
 
     def _decide_or_back_off(self, job: Job, backend: BackendState, now: Now) -> Decision:
         """Decide on a job. If that fails, let the job wait for a while, so that it holds up no other."""
@@ -127,7 +135,7 @@ class JobDriver:
             return Decision([*decision.writes, *([write] if write else retry_note_writes(job, memory))])
         self._poll_backends([job])
         following = self._decide(job, memory, backend, now)
-        return Decision([*decision.writes, *following.writes], following.call)
+        return dataclasses.replace(following, writes=[*decision.writes, *following.writes])
 
     def _backend_state(self, runner_name: str) -> BackendState:
         return BackendState(self.backends.runner(runner_name), self.backends.outage(runner_name))

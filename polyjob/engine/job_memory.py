@@ -85,8 +85,12 @@ class JobMemory:
     rebuilds: int = 0
     ending_since: float | None = None
     """The time at which this engine first saw the recorded exit."""
+    has_left_nothing: bool = False
+    """The job has ended without a log and outputs, so there is nothing to store."""
     is_finished: bool = False
-    """Log and outputs are stored and the backend is cleared; only the terminal status is missing."""
+    """Log and outputs are stored; only the terminal status is missing."""
+    is_cleared: bool = False
+    """The backend is cleared, too."""
     packing_note: str | None = None
     dropped_outputs: list[str] = field(default_factory=list)
     """Notes on outputs that could not be kept."""

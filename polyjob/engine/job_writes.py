@@ -16,7 +16,7 @@ from polyjob.engine.prepare import end_unstarted, prepare, refuse_start, replace
 from polyjob.engine.retries import START_PATIENCE
 from polyjob.engine.writes import Write
 from polyjob.services.jobs import BY_ID
-from polyjob.services.notes import BACKEND_NOTE, MISSING_OUTPUTS_NOTE, PACKING_NOTE, note_text, with_note
+from polyjob.services.notes import BACKEND_NOTE, MISSING_OUTPUTS_NOTE, PACKING_NOTE, Notes, note_text, with_note
 from polyjob.services.transitions import transition, update_columns
 from polyjob.statuses import Status
 from runners.base import Exit
@@ -123,21 +123,33 @@ def start_failed_write(job_id: int, end: Exit) -> Write:
 
 
 def terminal_write(job: Job, memory: JobMemory) -> Write:
-    return Write("terminal", lambda: record_terminal_status(job, memory))
+    return Write("terminal", lambda: record_terminal_status(job.id, memory))
 
 
-def record_terminal_status(job: Job, memory: JobMemory) -> None:
+def record_terminal_status(job_id: int, memory: JobMemory) -> None:
+    """Write the terminal status of a job whose exit is recorded, in this transaction or before."""
+    job = BY_ID.first(job_id)
+    if job is None or job.status.is_done:
+        return
     status, message, details = outcome(job)
-    set_note(job.id, "outputs", "; ".join(memory.dropped_outputs) or None)
-    set_note(job.id, "stragglers", stragglers_note(job))
-    if Exit.from_json(job.exit).has_begun:
-        _note_missing(job.id, memory.missing)
-    else:  # a command that never ran has left nothing
-        for kind in NOTE_KINDS.values():
-            set_note(job.id, kind, None)
+    notes = _notes_at_end(job, memory)
+    if notes != job.notes:
+        update_columns(job, notes=notes)
     if status is Status.SUCCEEDED and job.status is not Status.RUNNING:
         transition(job, Status.RUNNING)
     transition(job, status, message=message, details=details)
+
+
+def _notes_at_end(job: Job, memory: JobMemory) -> Notes | None:
+    texts = {"outputs": "; ".join(memory.dropped_outputs) or None, "stragglers": stragglers_note(job)}
+    if Exit.from_json(job.exit).has_begun:
+        texts |= _missing_texts(memory.missing)
+    else:  # a command that never ran has left nothing
+        texts |= dict.fromkeys(NOTE_KINDS.values())
+    notes = job.notes
+    for kind, text in texts.items():
+        notes = with_note(notes, kind, text)
+    return notes
 
 
 # The log.
@@ -199,10 +211,18 @@ def set_note(job_id: int, kind: str, text: str | None) -> None:
 
 
 def _note_missing(job_id: int, missing: Mapping[str, str]) -> None:
-    if "log" in missing:
-        set_note(job_id, NOTE_KINDS["log"], f"The rest of its log could not be fetched: {missing['log']}")
-    if "outputs" in missing:
-        set_note(job_id, NOTE_KINDS["outputs"], f"Its outputs could not be fetched: {missing['outputs']}")
+    for kind, text in _missing_texts(missing).items():
+        set_note(job_id, kind, text)
+
+
+def _missing_texts(missing: Mapping[str, str]) -> dict[str, str | None]:
+    """Return the notes on what could not be fetched: kind → text."""
+    parts = {"log": "The rest of its log", "outputs": "Its outputs"}
+    return {
+        NOTE_KINDS[what]: f"{part} could not be fetched: {missing[what]}"
+        for what, part in parts.items()
+        if what in missing
+    }
 
 
 def _on_current_row(job_id: int, act: Callable[[Job], None]) -> None:

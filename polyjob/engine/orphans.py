@@ -3,8 +3,8 @@
 The log and outputs of an orphan that has ended are first fetched into `<data>/unclaimed`. They stay there until an
 administrator removes them.
 
-A job's row is written before anything is created for it, and the job is not done before that is removed. So an orphan
-comes from a data folder that was restored to an older state, or from a job that was abandoned.
+A job's row is written before anything is created for it. That is removed before the job is done, or soon afterwards by
+`clearing`. So an orphan comes from a data folder that was restored to an older state, or from a job that was abandoned.
 """
 
 from __future__ import annotations

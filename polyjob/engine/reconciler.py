@@ -1,8 +1,8 @@
 """One pass of the engine: compare the rows with the backends, and take the next step of each job and build.
 
 A pass reads the claimed jobs, the unfinished builds, the deleted rows and the head of the queue. It decides on each,
-commits all writes in one transaction, and then begins the calls. It keeps nothing that it could not find out again, so
-the first pass after a crash is like any other.
+commits all writes in one transaction, and then begins the calls, also those that start what it has just claimed. It
+keeps nothing that it could not find out again, so the first pass after a crash is like any other.
 """
 
 from __future__ import annotations
@@ -69,7 +69,10 @@ class Engine:
         self.removal.submit_calls(decided)
         self.orphans.submit_calls()
         decisions += [Decision([write]) for write in (*self.cleanup.writes(), *self._project_removals())]
-        is_anything_committed = self._carry_out(decisions)
+        is_anything_committed, claimed = self._carry_out(decisions)
+        if claimed:  # the intent to start them is committed, so they start at once
+            self._carry_out(self.jobs.first_decisions(claimed), may_claim=False)
+        self.jobs.clearing.submit_calls()
         return is_anything_committed or self.context.calls.has_results()
 
     def close(self) -> None:
@@ -84,39 +87,43 @@ class Engine:
 
     # Commit.
 
-    def _carry_out(self, decisions: Sequence[Decision]) -> bool:
-        """Commit all writes and claims, then submit the calls. Return whether anything was committed."""
+    def _carry_out(self, decisions: Sequence[Decision], may_claim: bool = True) -> tuple[bool, list[Job]]:
+        """Commit all writes and claims, then submit the calls.
+
+        Return whether anything was committed, and the claimed jobs. A slot that the writes free is claimed again in the
+        same transaction.
+        """
         with_writes = [decision for decision in decisions if decision.writes]
-        may_claim = self._may_claim()
         failed: list[Decision] = []
-        claims = 0
+        claimed: list[Job] = []
+        may_claim = may_claim and (bool(queued_runners()) if with_writes else bool(self._free_slots()))
         if with_writes or may_claim:
             try:
-                claims = self._commit_together(with_writes, may_claim)
+                claimed = self._commit_together(with_writes, may_claim)
             except Exception:
                 log.exception("the writes could not be committed together; now each job's writes are committed alone")
                 failed = [decision for decision in with_writes if not self._commit_alone(decision)]
-                claims = self._claim_alone() if may_claim else 0
+                claimed = self._claim_alone() if may_claim else []
         for decision in decisions:
             if decision.call is not None and not (decision.needs_commit and decision in failed):
                 _succeeds(decision.call.submit, "the submission of a call")
-        return len(failed) < len(with_writes) or claims > 0
+        return len(failed) < len(with_writes) or bool(claimed), claimed
 
-    def _commit_together(self, decisions: Sequence[Decision], may_claim: bool) -> int:
-        """Commit the writes of all decisions in one transaction. Return the number of claimed jobs."""
+    def _commit_together(self, decisions: Sequence[Decision], may_claim: bool) -> list[Job]:
+        """Commit the writes of all decisions in one transaction. Return the claimed jobs."""
         names = []
         with write("pass"):
             for decision in decisions:
                 for one in decision.writes:
                     one.apply()
                     names.append(one.name)
-            claims = self._claim() if may_claim else 0
-            names += ["claim"] * claims
+            claimed = self._claim() if may_claim else []
+            names += ["claim"] * len(claimed)
             for name in names:
                 crash_point(f"{name}:before")
         for name in names:
             crash_point(f"{name}:after")
-        return claims
+        return claimed
 
     def _commit_alone(self, decision: Decision) -> bool:
         """Commit the writes of one decision, so that a row that cannot be written does not hold up others."""
@@ -129,19 +136,16 @@ class Engine:
 
         return _succeeds(commit, f"the write `{name}`")
 
-    def _claim_alone(self) -> int:
-        claims = []
+    def _claim_alone(self) -> list[Job]:
+        claimed = []
 
         def commit() -> None:
             with write("claim"):
-                claims.append(self._claim())
+                claimed.extend(self._claim())
 
-        return sum(claims) if _succeeds(commit, "the write `claim`") else 0
+        return claimed if _succeeds(commit, "the write `claim`") else []
 
     # Admission.
-
-    def _may_claim(self) -> bool:
-        return bool(self._free_slots())
 
     def _free_slots(self) -> dict[str, int]:
         """Return the number of free slots of each runner that has queued jobs and free slots.
@@ -155,20 +159,19 @@ class Engine:
         free = {name: self.context.settings.slots_of(name) - taken[name] for name in runners}
         return {name: number for name, number in free.items() if number > 0}
 
-    def _claim(self) -> int:
-        """Claim the head of each runner's queue, as far as its slots are free, and prepare each claimed job.
-
-        Return the number of claimed jobs.
-        """
+    def _claim(self) -> list[Job]:
+        """Claim the head of each runner's queue, as far as its slots are free, and prepare each claimed job."""
         free_slots = self._free_slots()
         has_gpus = bool(self.context.settings.gpus)
         heads = [_QUEUE(name, QUEUE_SCAN_ROWS if has_gpus else free) for name, free in free_slots.items()]
         queue = sorted(itertools.chain.from_iterable(heads), key=lambda job: job.id)
         admitted = self._with_gpus(queue, free_slots) if has_gpus else queue
+        claimed = []
         for job in admitted:
             if transition(job, Status.SCHEDULED, message=_ignored_parts(job), gpus=job.gpus):
                 self.jobs.prepare(job)
-        return len(admitted)
+                claimed.append(job)
+        return claimed
 
     def _with_gpus(self, queue: Sequence[Job], free_slots: Mapping[str, int]) -> list[Job]:
         """Return the first jobs of the queue for which slots are free, each with the GPUs that it requests.

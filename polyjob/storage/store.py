@@ -227,6 +227,26 @@ class Store:
         with contextlib.suppress(OSError):
             yield from removing_tree(self.job_folder(uuid) / "outputs")
 
+    def remove_empty_outputs(self, uuid: str) -> bool:
+        """Return whether a local job that has ended has written neither log nor outputs. Takes microseconds.
+
+        If so, there is nothing to seal and to sync, and the empty folder of outputs is removed.
+        """
+        folder = self.job_folder(uuid)
+        with contextlib.suppress(FileNotFoundError):
+            status = os.lstat(folder / "log")
+            if status.st_size or not stat.S_ISREG(status.st_mode) or not status.st_mode & stat.S_IRUSR:
+                return False
+        if os.path.lexists(folder / "outputs.json"):
+            return False
+        try:
+            os.rmdir(folder / "outputs")
+        except FileNotFoundError:
+            pass
+        except OSError:  # not empty, or not a folder any more
+            return False
+        return True
+
     def _write_outputs(self, uuid: str, packer: Packer, packed: Iterator[bytes], skip_if_empty: bool) -> Iterator[int]:
         first = next(packed, None)
         is_empty = first is None and not packer.entries and not packer.notes

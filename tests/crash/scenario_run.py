@@ -146,7 +146,8 @@ class ScenarioRun:
         self.until(lambda: not Job.select().where(Job.deleted_at.is_null(False)).exists())
         self.until(lambda: not Build.select().where(Build.finished_at.is_null()).exists())
         self.engine.run_pass()
-        self.until(lambda: not self.engine.context.calls.is_busy(("sweep", 0)))
+        for key in (("sweep", 0), ("clear", self.runner)):
+            self.until(lambda key=key: not self.engine.context.calls.is_busy(key))
         known = {job.uuid for job in Job.select(Job.uuid)}
         return {
             "jobs": {job.name: self._of(job) for job in Job.select()},

@@ -25,7 +25,7 @@ from .start_counts import ContainerStarts, PodStarts, cluster_settings
 PARALLEL_WALKS = 2
 SHORT_STRIDE = 4
 """A short run dies only at every fourth point."""
-OPTIONAL_POINTS = {"log", "note", "call-logs", "call-poll", "call-check"}
+OPTIONAL_POINTS = {"log", "note", "call-logs", "call-poll", "call-check", "call-clear"}
 """Points that a run may pass or not, depending on timing."""
 POINTS_OF_SCENARIO = {
     "whole": None,
@@ -41,7 +41,7 @@ The other points of a scenario test the same as those in `whole`.
 """
 LOCAL = {
     "migrate", "first-start", "first-token", "code", "upload", "accept", "clear", "prepare", "copy", "restart",
-    "call-look",
+    "call-look", "call-leftovers",
 }  # fmt: skip
 """Points that do not involve a backend.
 

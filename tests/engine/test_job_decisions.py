@@ -13,7 +13,7 @@ import pytest
 from polyjob.clock import now as wall_now
 from polyjob.db.models import Build, Job
 from polyjob.engine.finalize import LogPosition
-from polyjob.engine.job_calls import FetchLog, FinishJob, JobCall, PreventStart, StartJob, StopJob
+from polyjob.engine.job_calls import ClearJob, FetchLog, FinishJob, JobCall, PreventStart, StartJob, StopJob
 from polyjob.engine.job_decisions import KILL_INTERVAL_SECONDS, BackendState, Phase, decide, phase_of
 from polyjob.engine.job_memory import JobMemory, LogFetch, Observation
 from polyjob.engine.now import Now
@@ -163,29 +163,65 @@ def test_every_row_and_memory_have_a_phase():
         (RUNNING, JobMemory(), [], FetchLog),
         (RUNNING, BUSY, [], None),
         (RUNNING | {"attempt_clock": "boot-1:1.0"}, JobMemory(), ["timeout"], None),
-        (RUNNING, seen(Exited(EXIT)), ["exit"], None),
-        (RUNNING | {"attempt_clock": "boot-1:1.0"}, seen(Exited(EXIT)), ["exit"], None),
-        (STARTED, seen(Exited(EXIT)), ["running", "exit"], None),
-        (STARTED, seen(Exited(Exit(Reason.IMAGE))), ["exit"], None),
-        (RUNNING, seen(Missing()), ["exit"], None),
-        (ATTEMPTED, seen(Exited(EXIT), handle="h"), ["handle", "running", "exit"], None),
+        (RUNNING, seen(Exited(EXIT)), ["exit"], FinishJob),
+        (RUNNING | {"attempt_clock": "boot-1:1.0"}, seen(Exited(EXIT)), ["exit"], FinishJob),
+        (STARTED, seen(Exited(EXIT)), ["running", "exit"], FinishJob),
+        (STARTED, seen(Exited(Exit(Reason.IMAGE))), ["exit"], FinishJob),
+        (RUNNING, seen(Missing()), ["exit"], FinishJob),
+        (ATTEMPTED, seen(Exited(EXIT), handle="h"), ["handle", "running", "exit"], FinishJob),
         # Stop.
         (RUNNING | STOPPED, JobMemory(), [], StopJob),
         (RUNNING | STOPPED, BUSY, [], None),
         (RUNNING | STOPPED, PAUSED, [], None),
-        (RUNNING | STOPPED, seen(Exited(EXIT)), ["exit"], None),
+        (RUNNING | STOPPED, seen(Exited(EXIT)), ["exit"], FinishJob),
+        (RUNNING | STOPPED, seen(Exited(EXIT), call="a call"), ["exit"], None),
         (RUNNING | STOPPED | {"term_clock": "boot-1:995.0"}, JobMemory(), [], None),
         # The end.
         (ENDED, JobMemory(), [], FinishJob),
         (ENDED, BUSY, [], None),
         (ENDED, JobMemory(log=LogFetch(LogPosition("c", 5))), ["log"], FinishJob),
         (ENDED, JobMemory(packing_note="Packing outputs: 1 MB so far."), ["note"], FinishJob),
-        (ENDED, JobMemory(is_finished=True), ["terminal"], None),
+        (ENDED, JobMemory(is_finished=True, is_cleared=True), ["terminal"], None),
     ],
 )
 def test_decision_on_a_remote_job(make_decision, columns, memory, writes, call):
     decision = make_decision(columns, memory)
     assert (names(decision), kind(decision)) == (writes, call)
+
+
+@pytest.mark.parametrize(
+    ("columns", "memory", "writes", "call"),
+    [
+        (RUNNING, seen(Exited(EXIT), has_left_nothing=True), ["exit", "terminal"], ClearJob),
+        (RUNNING | STOPPED, seen(Exited(EXIT), has_left_nothing=True), ["exit", "terminal"], ClearJob),
+        (RUNNING, seen(Exited(EXIT), has_left_nothing=True, call="a call"), ["exit"], None),
+        (RUNNING | {"deleted_at": EARLIER}, seen(Exited(EXIT), has_left_nothing=True), ["exit"], FinishJob),
+        (RUNNING, seen(Missing(), has_left_nothing=True), ["exit"], FinishJob),
+        (RUNNING, seen(Exited(EXIT)), ["exit"], FinishJob),
+        (ENDED, JobMemory(is_finished=True), ["terminal"], ClearJob),
+        (ENDED, JobMemory(is_finished=True, is_cleared=True), ["terminal"], None),
+        (ENDED | {"handle": None}, JobMemory(is_finished=True), ["terminal"], None),
+    ],
+)
+def test_decision_on_the_end_of_a_local_job(make_decision, columns, memory, writes, call):
+    decision = make_decision(columns, memory, Local())
+    assert (names(decision), kind(decision)) == (writes, call)
+    assert decision.call is None or decision.needs_commit
+
+
+@pytest.mark.parametrize(
+    ("runner", "columns", "state", "is_cleared_first"),
+    [
+        (Remote, {}, Exited(EXIT), True),
+        (Local, {}, Exited(EXIT), False),
+        (Local, {}, Missing(), True),
+        (Local, {"deleted_at": EARLIER}, Exited(EXIT), True),
+    ],
+)
+def test_only_ended_local_jobs_are_cleared_after_their_status(make_decision, runner, columns, state, is_cleared_first):
+    decision = make_decision(RUNNING | columns, seen(state), runner())
+    assert isinstance(decision.call, FinishJob)
+    assert decision.call.clears is is_cleared_first
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,13 +178,9 @@ class TestAbandon:
         assert Job.get_or_none(Job.id == stuck.id) is None
 
     def test_abandon_keeps_a_recorded_exit(self, world):
-        job = world.submit(code=3)
-        for _ in range(100):
-            world.engine.run_pass()
-            if world.read(job).exit:
-                break
-        away(world).touch()
+        job = world.submit(code=3, faults=json.dumps({"clean": "unavailable"}))
         world.later(5)
+        assert world.read(job).exit
         assert world.read(job).status is Status.RUNNING
         abandon_jobs([job.id], world.settings)
         world.end(job)

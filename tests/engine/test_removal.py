@@ -92,6 +92,7 @@ def test_shared_artifact_is_removed_with_its_last_build(world, monkeypatch, hold
     first, second = end_builds(world, 2)
     Build.update(artifact=first.artifact).execute()
     if stays == "used":
+        monkeypatch.setattr(world.runner, "start", lambda *arguments: raise_(RunnerUnavailable("away")))
         job = world.submit(build={"image": "a", "build_steps": ["x1"]})
         world.engine.run_pass()
         assert world.read(job).build == second

@@ -231,6 +231,29 @@ def test_seal_is_done_once(store):
     assert {mode(path) for path in store.job_folder(JOB).iterdir()} == {0o600}
 
 
+@pytest.mark.parametrize(
+    ("make", "is_empty"),
+    [
+        (lambda folder: None, True),
+        (lambda folder: (folder / "log").touch(), True),
+        (lambda folder: (folder / "outputs").mkdir(), True),
+        (lambda folder: (folder / "log").write_text("text"), False),
+        (lambda folder: (folder / "log").mkdir(), False),
+        (lambda folder: (folder / "log").symlink_to("work"), False),
+        (lambda folder: (folder / "log").touch(mode=0o200), False),
+        (lambda folder: (folder / "outputs" / "model").mkdir(parents=True), False),
+        (lambda folder: (folder / "outputs").symlink_to("."), False),
+        (lambda folder: (folder / "outputs.json").touch(), False),
+    ],
+)
+def test_empty_outputs_are_removed_if_there_is_no_log(store, make, is_empty):
+    folder = store.make_job_folder(JOB)
+    make(folder)
+    had_outputs = os.path.lexists(folder / "outputs")
+    assert store.remove_empty_outputs(JOB) is is_empty
+    assert os.path.lexists(folder / "outputs") is (had_outputs and not is_empty)
+
+
 def test_unremovable_outputs_folder_does_not_block_the_job(store, monkeypatch):
     fill(store)
 
