@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from polyjob.clock import now
-from polyjob.db.database import write
+from polyjob.db.group_commit import write_in_group
 from polyjob.db.models import Build, Job, Project, User
 from polyjob.db.prepared import insert
 from polyjob.engine_link import wake_engine
@@ -54,21 +54,25 @@ def create(
             columns[name] = columns[name] or config.get(name)
     runner = choose_runner(settings, attributes) if managed else settings.runner
     notes = specs.check_runner_support(config, runner, len(settings.gpus)) if config and managed else []
-    with write("accept"):
+    columns |= {
+        "config": config,
+        "content": attributes.get("content"),
+        "is_managed": managed,
+        "runner": runner,
+        "notes": notes or None,
+        "code": project.code_id,
+    }
+
+    def accept() -> Job:
         store_response = check_replay(once)
         check_name_is_free(project, columns["name"])
-        columns |= {
-            "config": config,
-            "content": attributes.get("content"),
-            "is_managed": managed,
-            "runner": runner,
-            "notes": notes or None,
-            "code": project.code_id,
-            "build": _requested_build(project, attributes.get("build_job"), runner, managed, settings),
-        }
-        job = insert_job(project, user, columns)
+        build = _requested_build(project, attributes.get("build_job"), runner, managed, settings)
+        job = insert_job(project, user, columns | {"build": build})
         audit.record("create", job)
         store_response(job)
+        return job
+
+    job = write_in_group("accept", accept)
     wake_engine_for(job, settings)
     return job
 
