@@ -6,6 +6,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -20,12 +21,27 @@ from polyjob.db.models import Meta, Project, User
 from polyjob.logs.watcher import EXTENSION, Watcher
 from polyjob.settings import Settings, read_settings
 from polyjob.storage.store import Store
+from tests import distribution
 
 collect_ignore = ["third_party_runner"]
 """A distribution of its own; `test_third_party_runner.py` runs its tests."""
 
 hypothesis.settings.register_profile("the same each time", derandomize=True)
 hypothesis.settings.load_profile("the same each time")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: distribution.rank_of(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    return distribution.worker_count()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> distribution.UnitScheduling | None:
+    return distribution.UnitScheduling(config, log) if config.option.dist == "load" else None
 
 
 @pytest.fixture(scope="session")
