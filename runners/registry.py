@@ -11,7 +11,6 @@ import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 from runners.capabilities import (
@@ -25,6 +24,8 @@ from runners.capabilities import (
 )
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from runners.base import Runner, RunnerSettings
 
 RUNNERS = {
@@ -139,6 +140,8 @@ def _foreign_facts(name: str) -> RunnerFacts:
 @functools.cache
 def _entry_points() -> dict[str, list[EntryPoint]]:
     """Return the entry points of other distributions by their names. Only by mistake, a name has more than one."""
+    from importlib.metadata import entry_points  # it imports the email package, which few processes need
+
     found: dict[str, list[EntryPoint]] = {}
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         found.setdefault(entry_point.name, []).append(entry_point)

@@ -82,7 +82,7 @@ LIBRARIES = {
     "flask": {"polyjob.api", "polyjob.app", "polyjob.auth", "polyjob.pages", "polyjob.server"},
     "gunicorn": {"polyjob.app", "polyjob.connections", "polyjob.server"},
     "kubernetes": {"runners.kubernetes"},
-    "marshmallow": {"polyjob.api", "polyjob.jobconfig", "polyjob.services"},
+    "marshmallow": {"polyjob.api", "polyjob.jobconfig"},
     "peewee": {
         *("polyjob.api", "polyjob.app", "polyjob.auth", "polyjob.cli", "polyjob.db", "polyjob.engine", "polyjob.pages"),
         *("polyjob.server", "polyjob.services"),

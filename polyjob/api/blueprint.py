@@ -6,6 +6,7 @@ Views read their bodies themselves, after access is checked. Every operation doc
 from __future__ import annotations
 
 import difflib
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -117,11 +118,16 @@ class Blueprint(flask_smorest.Blueprint):
 
 
 class Api(flask_smorest.Api):
-    """The OpenAPI document."""
+    """The API with its OpenAPI document, which is composed when it is first requested and not at each start."""
 
     ERROR_SCHEMA = ProblemSchema
     DEFAULT_ERROR_RESPONSE_NAME = None
     """No default: each error is documented by its status."""
+
+    def __init__(self, app: Flask) -> None:
+        super().__init__(app)
+        self._undocumented: list[Blueprint] = []
+        self._lock = threading.Lock()
 
     def _register_error_handlers(self) -> None:
         """Register none: `polyjob.api.problems` does."""
@@ -136,12 +142,29 @@ class Api(flask_smorest.Api):
     @requires(Access.OPEN)
     def _openapi_json(self) -> Any:
         """Serve the OpenAPI document."""
+        self._document_blueprints()
         return super()._openapi_json()
 
     def register_blueprint(self, blp: Any, **options: Any) -> None:
+        """Register the views now, and document them with the first request for the document."""
         if document_errors not in blp._prepare_doc_cbks:
             blp._prepare_doc_cbks.append(document_errors)
-        super().register_blueprint(blp, **options)
+        self._app.extensions["flask-smorest"]["blp_name_to_api"][blp.name] = self
+        self._app.register_blueprint(blp, **options)
+        self._undocumented.append(blp)
+
+    def document(self) -> dict[str, Any]:
+        """Return the OpenAPI document."""
+        self._document_blueprints()
+        document: dict[str, Any] = self.spec.to_dict()
+        return document
+
+    def _document_blueprints(self) -> None:
+        with self._lock:
+            for blp in self._undocumented:
+                blp.register_views_in_doc(self, self._app, self.spec, name=blp.name, parameters=None)
+                self.spec.tag({"name": blp.name, "description": blp.description})
+            self._undocumented.clear()
 
 
 def document_errors(doc: dict[str, Any], info: dict[str, Any], *, method: str, **kwargs: Any) -> dict[str, Any]:

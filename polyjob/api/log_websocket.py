@@ -13,10 +13,9 @@ import codecs
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Response, request
-from wsproto.frame_protocol import CloseReason
 
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.params import ParamReader
@@ -25,7 +24,6 @@ from polyjob.api.paths import UPGRADE
 from polyjob.api.problems import problem_response
 from polyjob.api.request_context import find_build, find_job, store
 from polyjob.api.run_events import follow_run
-from polyjob.api.websocket import ClientDisconnected, WebSocket, is_upgrade
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job
 from polyjob.logs.follow import (
@@ -37,6 +35,9 @@ from polyjob.logs.follow import (
     RunEvents,
     StatusChange,
 )
+
+if TYPE_CHECKING:
+    from polyjob.api.websocket import WebSocket
 
 PING_SECONDS = 30.0
 """Time without an event after which the server sends a ping."""
@@ -97,6 +98,8 @@ class _NoResponse(Response):
 
 
 def _stream(run: Job | Build, log: Path) -> Response:
+    from polyjob.api.websocket import WebSocket, is_upgrade  # imports wsproto, which only old clients need
+
     skipped = _since_line()
     if not is_upgrade(request.environ):
         return problem_response(426, "This path streams logs over WebSocket only.", headers={"Upgrade": "websocket"})
@@ -111,6 +114,10 @@ def _stream(run: Job | Build, log: Path) -> Response:
 
 
 def _send_events(socket: WebSocket, events: RunEvents, skipped: int) -> None:
+    from wsproto.frame_protocol import CloseReason
+
+    from polyjob.api.websocket import ClientDisconnected
+
     reason = CloseReason.NORMAL_CLOSURE
     try:
         for message in messages(events, skipped):

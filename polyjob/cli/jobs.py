@@ -6,7 +6,6 @@ import signal
 import sys
 
 import click
-import yaml
 
 from polyjob.cli.attach import last_status
 from polyjob.cli.connect import connect
@@ -98,6 +97,8 @@ def show(job: str, project: str | None, is_json: bool) -> None:
         click.echo(click.style(printable(note["text"]), fg="yellow"))
     if view["config"]:
         click.echo()
+        import yaml
+
         click.echo(yaml.safe_dump(view["config"], sort_keys=False, allow_unicode=True).rstrip())
 
 

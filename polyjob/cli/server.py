@@ -43,10 +43,11 @@ def engine(data_dir: Path | None) -> None:
     from polyjob.server.bootstrap import UnusableDataDir, check_settings
     from polyjob.server.supervisor import end_with_parent
 
-    end_with_parent()
+    has_parent = end_with_parent()
     settings = settings_or_exit(data_dir)
     try:
-        check_settings(settings)
+        if not has_parent:  # a parent has checked them
+            check_settings(settings)
         logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         sys.exit(run(settings))
     except (EngineRunning, SettingError, RuntimeError) as error:

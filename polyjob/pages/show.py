@@ -177,7 +177,7 @@ def server_status() -> AnyResponse:
 @requires(Access.OPEN)
 def api_reference() -> str:
     """Show the API reference. It needs no sign-in, like the OpenAPI document that it is made from."""
-    document: dict[str, Any] = current_app.extensions["flask-smorest"]["apis"][""]["ext_obj"].spec.to_dict()
+    document: dict[str, Any] = current_app.extensions["flask-smorest"]["apis"][""]["ext_obj"].document()
     document = json.loads(json.dumps(document))  # turns HTTP statuses into strings, as in `openapi.json`
     operations = reference.operations(document)
     schemas = reference.schemas(document)

@@ -37,14 +37,14 @@ _PATH_VARIABLES = (
 """Variables of other programs that contain one path or several."""
 
 
-def end_with_parent() -> None:
+def end_with_parent() -> bool:
     """End this process, with TERM and later with KILL, when its parent ends in any way.
 
-    Does nothing in a process without a parent's pipe. Returns at once; a thread waits.
+    Returns at once; a thread waits. Returns False, and does nothing, in a process without a parent's pipe.
     """
     name = os.environ.get(PARENT_PIPE)
     if name is None:
-        return
+        return False
     pipe = int(name)
     os.set_inheritable(pipe, False)
 
@@ -56,6 +56,7 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=wait, name="end-with-parent", daemon=True).start()
+    return True
 
 
 class Child:

@@ -30,4 +30,6 @@ def load_app() -> Flask:
     """Import and create the application, once in a process. Workers that are forked later share its memory."""
     from polyjob.app import make_app
 
-    return make_app()
+    app = make_app()
+    app.url_map.update()  # otherwise each worker would sort the routes in memory of its own
+    return app

@@ -9,12 +9,12 @@ from marshmallow import fields
 
 from polyjob.api.schemas.common import name_field, text_field
 from polyjob.api.schemas.config_bodies import BodyFormat, ConfigBody, ParsedBody, read_config_body
+from polyjob.api.schemas.entries import DataRefs, Entries
 from polyjob.errors import Invalid, Problem
 from polyjob.jobconfig.checks import check_values
 from polyjob.jobconfig.fields import Reference, ShortText, Tags, WholeNumber
 from polyjob.jobconfig.schema import CONFIG_SCHEMA
 from polyjob.jobconfig.validation import load_config
-from polyjob.services.entries import DataRefs, Entries
 
 
 class JobBody(ConfigBody):
