@@ -13,6 +13,7 @@ from typing import Any
 from polyjob.clock import Clock
 from polyjob.engine_link import record_orderly_end, record_start
 from polyjob.server import supervisor
+from polyjob.server.connection_counts import counts
 from polyjob.server.terminal import warn
 from polyjob.server.web_app import load_app
 from polyjob.server.web_worker import MAX_CONNECTIONS
@@ -94,6 +95,7 @@ def _watcher_of(worker: Any) -> Any:
 
 
 def child_exit(server: Any, worker: Any) -> None:
+    counts.withdraw(worker.age)
     record_start(_settings.data_dir, "web", Clock())  # another worker replaces it
 
 

@@ -1,5 +1,6 @@
 """gunicorn's threaded worker, changed so that a slow client does not occupy a thread.
 
+- A worker leaves a new connection to another one that has fewer.
 - The main loop reads each request until its header and small body are complete. Only then a thread gets it.
 - If a client reads its response too slowly, the thread turns to other requests, and the main loop waits for the client.
 - Larger and chunked bodies are read by threads of a separate pool, and only as far as the application reads them. A
@@ -35,6 +36,7 @@ from polyjob.connections import (
     PendingResponse,
     Phase,
 )
+from polyjob.server.connection_counts import counts
 
 MAX_CONNECTIONS = 2000
 """Connections of one web process; fewer if the limit of open files is low. A new connection beyond it closes the one
@@ -52,6 +54,8 @@ _CLOSE_BYTES = 1 << 20
 """Unread bytes of a client that are discarded before its connection is closed at once."""
 _STOP_IDLE_SECONDS = 1.0
 _SWEEP_SECONDS = 0.25
+_YIELD_SECONDS = 0.005
+"""Time that other workers have to accept a connection before this one does."""
 _RECEIVE_SIZE = 64 << 10
 _FILES_PER_THREAD = 3
 _RESERVED_FILES = 100
@@ -74,6 +78,8 @@ class Worker(ThreadWorker):
         """Connections without a thread, the ones that have waited longest first."""
         self._per_network: Counter[str] = Counter()
         self._next_sweep = 0.0
+        self._accepts_again_at = 0.0
+        self._has_yielded = False
         self._serves_proxies = "*" in self.cfg.forwarded_allow_ips
 
     def init_process(self) -> None:
@@ -86,6 +92,12 @@ class Worker(ThreadWorker):
     # Connections.
 
     def accept(self, listener: Any) -> None:
+        if not self._has_yielded and not counts.has_fewest(self.age):
+            self._has_yielded = True
+            self._accepts_again_at = time.monotonic() + _YIELD_SECONDS
+            self.set_accept_enabled(False)
+            return
+        self._has_yielded = False
         try:
             sock, client = listener.accept()
         except OSError as error:
@@ -107,6 +119,10 @@ class Worker(ThreadWorker):
         self._wait(connection, Phase.REQUEST, MAX_HEADER_SECONDS)
         if self.nr_conns >= self.worker_connections:
             self._make_room()
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        if not enabled or time.monotonic() >= self._accepts_again_at:
+            super().set_accept_enabled(enabled)
 
     def _make_room(self) -> None:
         for connection in self._waiting:
@@ -141,11 +157,9 @@ class Worker(ThreadWorker):
     def _wait(self, connection: Connection, phase: Phase, seconds: float) -> None:
         connection.phase = phase
         connection.deadline = time.monotonic() + seconds
-        self._waiting.pop(connection, None)
+        self._stop_waiting(connection)
         self._waiting[connection] = None
         events = selectors.EVENT_WRITE if phase is Phase.WRITABLE else selectors.EVENT_READ
-        with contextlib.suppress(KeyError):
-            self.poller.unregister(connection.sock)
         self.poller.register(connection.sock, events, lambda sock: self._client_is_ready(connection))
 
     def _stop_waiting(self, connection: Connection) -> None:
@@ -211,7 +225,14 @@ class Worker(ThreadWorker):
                 self._discard(connection)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        super().wait_for_and_dispatch_events(timeout if self.alive else min(timeout, _SWEEP_SECONDS))
+        if self.alive:
+            counts.publish(self.age, self.nr_conns)
+            if self._has_yielded:
+                timeout = min(timeout, max(0.0, self._accepts_again_at - time.monotonic()))
+        else:
+            counts.withdraw(self.age)
+            timeout = min(timeout, _SWEEP_SECONDS)
+        super().wait_for_and_dispatch_events(timeout)
 
     def _cap_keepalive(self, deadline: float) -> None:
         """While the worker stops, give each connection a moment for a request that is on its way."""

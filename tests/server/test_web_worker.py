@@ -15,6 +15,7 @@ from gunicorn.config import Config
 
 from polyjob.connections import Outbox, PendingResponse, Phase
 from polyjob.server import web_worker
+from polyjob.server.connection_counts import ConnectionCounts
 from polyjob.server.web_worker import Worker, raise_file_limit
 
 
@@ -136,3 +137,57 @@ def test_file_limit_is_raised_as_far_as_allowed(monkeypatch):
     assert raise_file_limit(9000) == 4096
     assert raise_file_limit(500) == 1024
     assert raised == [(3000, 4096), (4096, 4096)]
+
+
+@pytest.fixture
+def other_count(monkeypatch):
+    """Sets the number of connections of another worker."""
+    counts = ConnectionCounts()
+    monkeypatch.setattr(web_worker, "counts", counts)
+    return lambda count: counts.publish(1, count)
+
+
+def turn(worker):
+    """One turn of the main loop, without waiting."""
+    worker.wait_for_and_dispatch_events(0)
+    worker.set_accept_enabled(True)
+
+
+def test_connection_is_left_to_the_worker_with_fewer(worker, other_count):
+    other_count(0)
+    turn(worker)
+    assert connect(worker)[1] is not None
+    turn(worker)
+    assert connect(worker)[1] is None
+    assert not worker._accepting
+
+
+def test_connection_that_no_other_worker_accepts_is_accepted(worker, other_count, monkeypatch):
+    monkeypatch.setattr(web_worker, "_YIELD_SECONDS", 0.0)
+    other_count(0)
+    turn(worker)
+    connect(worker)
+    turn(worker)
+    assert connect(worker)[1] is None
+    turn(worker)
+    assert worker._accepting
+    turn(worker)
+    assert worker.nr_conns == 2
+
+
+def test_ended_worker_is_left_no_connections(worker, other_count):
+    other_count(0)
+    web_worker.counts.withdraw(1)
+    turn(worker)
+    connect(worker)
+    turn(worker)
+    assert connect(worker)[1] is not None
+
+
+def test_stopping_worker_withdraws_its_count(worker, other_count):
+    other_count(1)
+    turn(worker)
+    assert not web_worker.counts.has_fewest(1)
+    worker.alive = False
+    turn(worker)
+    assert web_worker.counts.has_fewest(1)
