@@ -235,6 +235,11 @@ class _Declaration:
         return getattr(settings.kubernetes, self.option) if self.option else getattr(settings, self.name)
 
 
+def variable_names() -> list[str]:
+    """Return the variables of all settings."""
+    return [setting.variable for setting in _declarations()]
+
+
 def _declarations() -> Iterator[_Declaration]:
     for field in dataclasses.fields(Settings):
         if field.name == "kubernetes":
@@ -289,7 +294,7 @@ def read_settings(environ: Mapping[str, str], **overrides: Any) -> Settings:
 
 def _undeclared_variables(environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Return the variables of the form `POLYJOB_<RUNNER>_<OPTION>` that polyjob itself does not read."""
-    declared = {setting.variable for setting in _declarations()}
+    declared = set(variable_names())
     return tuple(
         (name, environ[name])
         for name in sorted(environ.keys() - declared)

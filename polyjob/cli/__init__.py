@@ -42,6 +42,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 # fmt: on
 """Command → (its module in this package, its line in the help; empty = hidden)."""
 
+ALIASES = {"ps": "ls", "list": "ls", "status": "show", "cancel": "stop"}
+"""Other name of a command → the command. For users of other tools."""
+
 EXIT_FAILED = 125
 """Exit code of `JOB_COMMANDS` if polyjob itself failed. For the other commands it is 1."""
 EXIT_INTERRUPTED = 130
@@ -66,7 +69,21 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command. The error for an unknown one suggests the nearest."""
+        name = click.utils.make_str(args[0])
+        if name in COMMANDS or name in ALIASES or name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        from polyjob.cli.suggestions import nearest
+
+        suggestion = nearest(name, [*(name for name, (_, line) in COMMANDS.items() if line), *ALIASES])
+        hint = f" Did you mean `{suggestion}`?" if suggestion else ""
+        raise click.UsageError(f"There is no command `{name}`.{hint}", ctx)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        cmd_name = ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"polyjob.cli.{COMMANDS[cmd_name][0]}")
@@ -77,10 +94,14 @@ class Commands(click.Group):
         rows = [(name, line) for name, (_, line) in COMMANDS.items() if line]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+        aliases = ", ".join(f"{alias} = {name}" for alias, name in ALIASES.items())
+        formatter.write_paragraph()
+        formatter.write_text(f"Other names: {aliases}.")
 
     def invoke(self, ctx: click.Context) -> Any:
         if os.environ.get("NO_COLOR"):
             ctx.color = False
+        warn_of_misspelled_variables()
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
@@ -114,6 +135,17 @@ class Commands(click.Group):
             if error.errno not in OUTPUT_ERRORS:
                 raise
             end_without_output(error, 1)
+
+
+def warn_of_misspelled_variables() -> None:
+    """Warn of each variable of the environment that is probably meant to be a setting."""
+    if not any(name.startswith("POLYJOB_") for name in os.environ):
+        return
+    from polyjob.cli.suggestions import misspelled_variables
+
+    for name, setting in misspelled_variables(os.environ):
+        with contextlib.suppress(OSError):
+            click.echo(f"polyjob: {name} is not a setting and has no effect; did you mean {setting}?", err=True)
 
 
 def end_without_output(error: OSError, exit_code: int) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from typing import Any
 
 import click
 
@@ -11,49 +12,77 @@ from polyjob.cli.attach import last_status
 from polyjob.cli.connect import connect
 from polyjob.cli.errors import exit_on_error
 from polyjob.cli.log_follower import Follower, describe_end
-from polyjob.cli.names import project_path, run_path
+from polyjob.cli.names import ALL_JOBS, project_path, run_path
 from polyjob.cli.options import OptionWithOldLetter, json_option, project_option, yes_option
-from polyjob.cli.output import ago, coloured, duration_of, local_time, print_facts, print_json, print_table, say
+from polyjob.cli.output import (
+    ago,
+    coloured,
+    duration_of,
+    fit_columns,
+    local_time,
+    print_facts,
+    print_json,
+    print_table,
+    say,
+    terminal_width,
+)
+from polyjob.cli.refusals import name_options
 from polyjob.cli.streams import printable, unbuffered, write_all
+from polyjob.formatting import describe_position
 
 CHUNK_BYTES = 1 << 16
 
 
 @click.command()
-@project_option
+@click.option("--project", "-p", metavar="PROJECT", help="List only the jobs of this project, or user/project.")
 @click.option(
     "--query", "-q", cls=OptionWithOldLetter, help="Conditions, such as status:failed,created_at:>=2026-11-01."
 )
-@click.option("--sort", "-s", help="Field to sort by, such as -created_at.")
+@click.option("--sort", "-s", default="-created_at", show_default=True, help="Field to sort by.")
 @click.option("--limit", "-n", type=click.IntRange(1), default=20, show_default=True, help="Maximum number of jobs.")
 @click.option("--all", "-a", "is_all", is_flag=True, help="List all jobs.")
 @json_option
-def ls(project: str | None, query: str | None, sort: str | None, limit: int, is_all: bool, is_json: bool) -> None:
-    """List the jobs of a project, last changed first."""
-    with exit_on_error():
+def ls(project: str | None, query: str | None, sort: str, limit: int, is_all: bool, is_json: bool) -> None:
+    """List jobs, last submitted first."""
+    with exit_on_error(), name_options({"sort": "--sort", "query": "--query"}):
         client = connect()
-        path = f"{project_path(client, project)}/jobs"
-        cursor = "" if is_all and "," not in (sort or "") else None
-        jobs = list(client.items(path, None if is_all else limit, query=query, sort=sort, cursor=cursor))
+        conditions = [f"project:{client.get(project_path(client, project))['id']}"] if project else []
+        conditions += [query] if query else []
+        cursor = "" if is_all else None
+        query = ",".join(conditions) or None
+        jobs = list(client.items(ALL_JOBS, None if is_all else limit, query=query, sort=sort, cursor=cursor))
     if is_json:
         print_json(jobs)
-        return
-    if not jobs:
-        say("No jobs match." if query else "There are no jobs. Run one: polyjob run -- echo hello")
-        return
+    elif jobs:
+        _print_jobs(jobs)
+    else:
+        say("No jobs match." if query else "There are no jobs. Run one: polyjob run echo hello")
+
+
+def _print_jobs(jobs: list[dict[str, Any]]) -> None:
+    has_projects = len({job["project"] for job in jobs}) > 1
+    has_users = len({job["user"] for job in jobs}) > 1
     rows = [
         [
             str(job["id"]),
             coloured(job["last_status"]),
+            job["reason"] or describe_position(job.get("queue_position")) or "",
+            job["project"].replace(".", "/") if has_projects else "",
             job["name"] or "",
+            job["user"] if has_users else "",
             ago(job["created_at"]),
             duration_of(job),
-            "" if job["exit_code"] is None else str(job["exit_code"]),
-            job["user"],
+            _first_line(job["command"] or ""),
         ]
         for job in jobs
     ]
-    print_table(["ID", "STATUS", "NAME", "SUBMITTED", "DURATION", "EXIT", "USER"], rows)
+    headings = ["ID", "STATUS", "REASON", "PROJECT", "NAME", "USER", "SUBMITTED", "DURATION", "COMMAND"]
+    print_table(*fit_columns(headings, rows, ["USER", "SUBMITTED", "NAME", "PROJECT"], terminal_width()))
+
+
+def _first_line(command: str) -> str:
+    first, *others = command.strip().splitlines() or [""]
+    return f"{first} …" if others else first
 
 
 @click.command()
@@ -74,10 +103,11 @@ def show(job: str, project: str | None, is_json: bool) -> None:
             ("job", view["unique_name"]),
             ("name", view["name"]),
             ("status", coloured(view["last_status"])),
+            ("command", _first_line(view["command"] or "")),
             ("waiting", view["waiting"]),
             ("exit code", view["exit_code"]),
             ("signal", end.get("signal")),
-            ("reason", end.get("reason") if end.get("reason") != "exited" else None),
+            ("reason", view["reason"]),
             ("message", end.get("message")),
             ("user", view["user"]),
             ("submitted", local_time(view["created_at"])),
@@ -96,9 +126,9 @@ def show(job: str, project: str | None, is_json: bool) -> None:
     for note in view["notes"]:
         click.echo(click.style(printable(note["text"]), fg="yellow"))
     if view["config"]:
-        click.echo()
         import yaml
 
+        click.echo()
         click.echo(yaml.safe_dump(view["config"], sort_keys=False, allow_unicode=True).rstrip())
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -18,6 +20,8 @@ COLOURS = {
     "succeeded": "green", "failed": "red", "upstream_failed": "red", "stopped": "yellow", "running": "blue",
     "building": "blue", "scheduled": "blue",
 }  # fmt: skip
+MIN_LAST_COLUMN = 20
+"""Least width of the last column of a table that is cut to fit the terminal."""
 _JSON_CONTROL = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 """Control characters that `json` does not escape."""
 
@@ -39,6 +43,37 @@ def fail(error: object, exit_code: int = 1) -> NoReturn:
 def print_json(document: Any) -> None:
     text = json.dumps(document, indent=2, ensure_ascii=False)
     click.echo(_JSON_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that shows the standard output, or None without a terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def fit_columns(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], optional: Sequence[str], width: int | None
+) -> tuple[list[str], list[list[str]]]:
+    """Return a table without empty columns that fits into `width`. None stands for any width.
+
+    If the last column has less than `MIN_LAST_COLUMN` characters, columns are left out in the order of `optional`.
+    Then the cells of the last column are cut.
+    """
+    names = [name for index, name in enumerate(headings[:-1]) if any(row[index] for row in rows)] + [headings[-1]]
+
+    def used() -> int:
+        indices = [headings.index(name) for name in names[:-1]]
+        return sum(2 + max(len(headings[i]), *(len(click.unstyle(row[i])) for row in rows)) for i in indices)
+
+    for name in optional if width is not None else ():
+        if name in names and used() + MIN_LAST_COLUMN > (width or 0):
+            names.remove(name)
+    room = max(MIN_LAST_COLUMN, width - used()) if width is not None else None
+    indices = [headings.index(name) for name in names[:-1]]
+    return names, [[*(row[i] for i in indices), _cut(printable(row[-1]), room)] for row in rows]
+
+
+def _cut(text: str, width: int | None) -> str:
+    return text if width is None or len(text) <= width else f"{text[: width - 1]}…"
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -31,6 +32,18 @@ def refusal(response: requests.Response) -> ServerError:
         detail = str(document.get("detail") or status_line)
         return ServerError(status, _missing_object(response.url) or detail if detail == NOT_FOUND else detail)
     return ServerError(status, problem_lines((field_name(field), detail) for field, detail in problems), problems)
+
+
+@contextmanager
+def name_options(options: Mapping[str, str]) -> Iterator[None]:
+    """Make the errors of a refused request name the option of each field, such as `--sort` for the parameter `sort`."""
+    try:
+        yield
+    except ServerError as error:
+        if not error.problems:
+            raise
+        named = [(options.get(field_name(field), field_name(field)), detail) for field, detail in error.problems]
+        raise ServerError(error.status, problem_lines(named), error.problems) from None
 
 
 def problem_lines(problems: Iterable[tuple[str, str]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,9 +47,11 @@ def sort_names(text: str | None, fields: Iterable[str], default: str) -> list[st
     unknown = [name for name in names if name.removeprefix("-") not in fields]
     if unknown:
         names_of_fields = ", ".join(f"`{name}`" for name in fields)
+        close = difflib.get_close_matches(unknown[0].removeprefix("-")[:100], list(fields), n=1)
+        hint = f" Did you mean `{close[0]}`?" if close else ""
         detail = (
             f"Unknown sort field `{shorten(unknown[0])}`; use one of: {names_of_fields}. A `-` before a field sorts"
-            " in descending order."
+            f" in descending order.{hint}"
         )
         raise Invalid([Problem("sort", detail)])
     if len(names) > MAX_SORT_FIELDS:

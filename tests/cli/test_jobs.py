@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import click
 import pytest
 
-from tests.cli.helpers import json_of, polyjob
+from tests.cli.helpers import Terminal, json_of, polyjob
 from tests.e2e.conftest import Server
 
 
@@ -20,12 +21,59 @@ def test_show_prints_a_job(server: Server, named_job: str) -> None:
     view = json_of(server, "show", named_job, "--json")
     assert (view["name"], view["tags"], view["exit_code"]) == ("named", ["t"], 4)
     text = polyjob(server, "show", f"root.quick-start.jobs.{named_job}").stdout.decode()
-    assert "named" in text and "exit code  4" in text
+    assert "named" in text and "exit code  4" in text and "command    echo x; exit 4" in text
 
 
 @pytest.mark.parametrize("option", ["--query", "-q"])
 def test_ls_filters_jobs(server: Server, named_job: str, option: str) -> None:
     assert [job["id"] for job in json_of(server, "ls", option, "name:named", "--json")] == [int(named_job)]
+
+
+def test_ls_shows_reason_and_command(server: Server, named_job: str) -> None:
+    lines = polyjob(server, "ls", "-q", "name:named").stdout.decode().splitlines()
+    assert lines[0].split() == ["ID", "STATUS", "REASON", "NAME", "SUBMITTED", "DURATION", "COMMAND"]
+    assert lines[1].startswith(f"{named_job.ljust(2)}  failed  exit code 4  named")
+    assert lines[1].endswith("  echo x; exit 4")
+
+
+def test_ls_lists_jobs_of_all_projects(server: Server, named_job: str) -> None:
+    number = int(polyjob(server, "run", "-d", "-p", "elsewhere", "true").stdout)
+    assert [job["id"] for job in json_of(server, "ls", "--json")][:2] == [number, int(named_job)]
+    assert [job["id"] for job in json_of(server, "ls", "-p", "elsewhere", "--json")] == [number]
+    assert "root/elsewhere" in polyjob(server, "ls").stdout.decode()
+    missing = polyjob(server, "ls", "-p", "nowhere")
+    assert (missing.returncode, b"There is no project `root/nowhere`" in missing.stderr) == (1, True)
+
+
+def test_table_fits_the_terminal(server: Server) -> None:
+    number = int(polyjob(server, "run", "-d", "true", "x" * 200).stdout)
+    with Terminal(server, "ls", "-q", f"id:{number}") as terminal:
+        output = terminal.read_until("…".encode())
+    assert max(len(line) for line in click.unstyle(output.decode()).splitlines()) <= 80
+
+
+def test_job_is_found_by_number_and_name_in_any_project(server: Server) -> None:
+    number = polyjob(server, "run", "-d", "-p", "far", "--name", "find-me", "true").stdout.decode().strip()
+    for name in (number, "find-me", "far/find-me", f"root/far/{number}"):
+        assert json_of(server, "show", name, "--json")["id"] == int(number)
+    assert json_of(server, "show", "-p", "far", "find-me", "--json")["id"] == int(number)
+
+
+@pytest.mark.parametrize(("name", "message"), [("99999", "no job 99999"), ("nobody", "no job named `nobody`")])
+def test_missing_job_is_named(server: Server, name: str, message: str) -> None:
+    assert message in polyjob(server, "show", name).stderr.decode()
+
+
+def test_job_whose_name_is_ambiguous_needs_a_project(server: Server) -> None:
+    for project in ("first", "second"):
+        polyjob(server, "run", "-d", "-p", project, "--name", "twice", "true")
+    assert b"Several jobs are named `twice`: root." in polyjob(server, "show", "twice").stderr
+    assert polyjob(server, "show", "-p", "first", "twice").returncode == 0
+
+
+def test_unknown_sort_field_names_the_option(server: Server) -> None:
+    message = polyjob(server, "ls", "--sort", "craeted_at").stderr.decode()
+    assert "--sort: Unknown sort field" in message and "Did you mean `created_at`?" in message
 
 
 def test_ls_lists_all_jobs(server: Server, named_job: str) -> None:

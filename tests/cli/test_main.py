@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from polyjob.cli import COMMANDS, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_LOST_SERVER, JOB_COMMANDS
+from polyjob.cli import ALIASES, COMMANDS, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_LOST_SERVER, JOB_COMMANDS
 from tests.cli.helpers import Terminal, command, environment, finished_job, invoke, polyjob
 from tests.e2e.conftest import ROOT, Server
 
@@ -39,6 +39,21 @@ def test_hidden_commands_are_not_listed() -> None:
 
 def test_unknown_command_is_refused() -> None:
     assert invoke("nonsense").exit_code == 2
+    assert "There is no command `stopp`. Did you mean `stop`?" in invoke("stopp").output
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_alias_is_its_command(alias: str) -> None:
+    assert f"{alias} = {ALIASES[alias]}" in " ".join(invoke("--help").stdout.split())
+    assert invoke(alias, "--help").stdout.splitlines()[2:] == invoke(ALIASES[alias], "--help").stdout.splitlines()[2:]
+    assert f"`{alias}`" in GUIDE
+
+
+def test_misspelled_setting_is_reported() -> None:
+    result = invoke("abandon", "--help", POLYJOB_DATADIR="/x", POLYJOB_SERVICE_HOST="10.0.0.1")
+    assert (
+        result.stderr == "polyjob: POLYJOB_DATADIR is not a setting and has no effect; did you mean POLYJOB_DATA_DIR?\n"
+    )
 
 
 @pytest.mark.parametrize("name", JOB_COMMANDS)
@@ -125,5 +140,5 @@ def test_closed_stream_counts_as_dev_null(server: Server, closed: str, words: st
 def test_colour_is_only_for_terminals(server: Server) -> None:
     finished_job(server, "true")
     with Terminal(server, "ls", "-n", "1") as terminal:
-        assert b"\x1b[" in terminal.read_until(b"root\r\n")
+        assert b"\x1b[" in terminal.read_until(b"true\r\n")
     assert b"\x1b" not in polyjob(server, "ls").stdout

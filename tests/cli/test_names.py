@@ -56,7 +56,7 @@ def test_users_and_projects_may_be_called_jobs(client: Client, name: str, path: 
     assert run_path(client, name, "demo") == path
 
 
-@pytest.mark.parametrize("name", ["x", "a/b/c/7", "-1", ""])
+@pytest.mark.parametrize("name", ["x y", "a/b/c/7", "-1", ""])
 def test_malformed_job_is_refused(client: Client, name: str) -> None:
     with pytest.raises(UsageError, match="is not a job; use a number"):
         run_path(client, name, "demo")
