@@ -31,8 +31,8 @@ class Plan:
         return quick if self.quick else full
 
     def new_folder(self) -> Path:
-        """Return a path that nothing uses yet."""
-        return self.folder / f"{next(_numbers)}"
+        """Return a path that nothing uses yet. None is the beginning of another one, as processes are found by it."""
+        return self.folder / f"{next(_numbers):06}"
 
     def serve(
         self, checkout: Checkout, runner: str = "process", **settings: str

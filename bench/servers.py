@@ -22,6 +22,7 @@ from bench.client import Client, Connection, prepare, status_of
 ROOT = Path(__file__).resolve().parent.parent
 SLOTS = 2
 START_SECONDS = 60.0
+STOP_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,8 @@ def serve(checkout: Checkout, data: Path, runner: str = "process", **settings: s
             yield Server(port, data, start_ms)
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(START_SECONDS)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
             for pid in processes_with(str(data)):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -120,7 +122,7 @@ def running(
     finally:
         if process.poll() is None:
             process.terminate()
-            process.wait(START_SECONDS)
+            process.wait(STOP_SECONDS)
 
 
 def await_ok(process: subprocess.Popen[bytes], port: int, path: str, log: Path) -> float:
