@@ -20,10 +20,10 @@ run: $(STAMP) $(if $(USES_KUBERNETES),$(KUBERNETES),$(wildcard $(KUBERNETES)))  
 
 test: $(TESTED)  ## install the test dependencies and run all tests: ARGS="-k jobs"
 	@echo "Running all tests. On two cores this takes about 6 minutes, or 10 with Docker, Podman and Chromium."
-	$(BIN)/python -m pytest -n auto -rs $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 coverage: $(TESTED)  ## run all tests and measure coverage, which takes about twice as long
-	$(BIN)/python -m pytest -n auto -rs --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n auto --cov --cov-report=term $(ARGS)
 
 soak: $(TESTED)  ## kill parts of a server while jobs run: SECONDS=1200 RUNNER=process SEED=7
 	@$(BIN)/python -m tests.crash.soak --seconds $(or $(SECONDS),1200) --runner $(or $(RUNNER),process) $(and $(SEED),--seed $(SEED))

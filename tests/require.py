@@ -18,6 +18,12 @@ def is_long_run() -> bool:
     return os.environ.get(LONG_VARIABLE) == "1"
 
 
+def require_long_run(reason: str) -> None:
+    """Skip the calling test in a short run, because it takes too long."""
+    if not is_long_run():
+        pytest.skip(f"needs {LONG_VARIABLE}=1: {reason}")
+
+
 def required() -> set[str]:
     """Return the parts that must not be missing, such as `root` or `docker`."""
     return set(os.environ.get(REQUIRE_VARIABLE, "").replace(",", " ").split())

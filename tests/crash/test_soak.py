@@ -7,8 +7,9 @@ import os
 import pytest
 
 from tests.crash.soak import JOBS_PER_SECOND, SoakPlan, run_soak
+from tests.require import is_long_run
 
-SECONDS = 20 * int(os.environ.get("POLYJOB_TEST_SCALE", "1"))
+SECONDS = (20 if is_long_run() else 8) * int(os.environ.get("POLYJOB_TEST_SCALE", "1"))
 
 
 @pytest.mark.parametrize("runner", sorted(JOBS_PER_SECOND))
@@ -22,6 +23,6 @@ def test_random_kills_lose_no_job(request, runner, tmp_path):
 
 
 def test_seed_determines_the_plan(tmp_path):
-    plans = [SoakPlan("process", 60, seed, tmp_path) for seed in (5, 5, 6)]
+    plans = [SoakPlan("process", 10, seed, tmp_path) for seed in (5, 5, 6)]
     assert (plans[0].planned_jobs, plans[0].kills) == (plans[1].planned_jobs, plans[1].kills)
     assert plans[0].planned_jobs != plans[2].planned_jobs

@@ -19,13 +19,14 @@ from polyjob.db.database import close_database
 from polyjob.db.models import Job
 from polyjob.engine import orphans
 from polyjob.statuses import Status
+from tests.require import is_long_run
 
 from .invariants import Invariants, Script
 from .manual_world import DataFolder, World
 from .user_requests import ANY, SCRIPTS, UserRequests
 
 SCALE = int(os.environ.get("POLYJOB_TEST_SCALE", "1"))
-SEQUENCES = 30 * SCALE
+SEQUENCES = (30 if is_long_run() else 10) * SCALE
 STEPS = 50
 MAX_CLOCK_ERROR_SECONDS = 10 * 3600.0
 """Seconds that the wall clock is wrong by at most: no Idempotency-Key is a day old then."""

@@ -21,7 +21,7 @@ from tests.runners.harness import IMAGE
 
 ENGINE = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
 REQUEST = re.compile(rb"(GET|HEAD|POST|PUT|DELETE) /v[\d.]+/([\w/]+?)(/json)?(\?\S*)? HTTP/1\.1\r\n")
-SLOTS, QUEUED = 8, 200
+SLOTS, QUEUED = 8, 60
 WINDOW = 6.0
 
 

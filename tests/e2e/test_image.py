@@ -20,7 +20,7 @@ import pytest
 from runners import RUNNERS
 from tests.e2e.conftest import ROOT, eventually
 from tests.e2e.debian import can_be_made, make_base
-from tests.require import require
+from tests.require import require, require_long_run
 from tests.runners.docker_engine import engine_answers, make_images
 from tests.runners.harness import IMAGE
 
@@ -30,6 +30,7 @@ SOCKET = Path("/var/run/docker.sock")
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Any]:
+    require_long_run("building polyjob's image downloads Debian's packages and takes minutes")
     require("docker", engine_answers() and can_be_made() and SOCKET.exists(), "no local Engine, or no Debian packages")
     make_images()
     client = docker.APIClient(timeout=600)
