@@ -286,6 +286,19 @@ class JobStatus(Table):
     created_at = InstantField()
 
 
+class JobTag(Table):
+    """A tag of a job that lists show. Triggers maintain the rows; Python never writes them."""
+
+    job = ForeignKeyField(Job)
+    tag = TextField()
+    project_id = IntegerField()
+    created_at = InstantField()
+    updated_at = InstantField()
+
+    class Meta:
+        primary_key = CompositeKey("job", "tag")
+
+
 class Bookmark(Table):
     """A bookmark. A removed one keeps its row with `is_set` false. A trigger deletes the row with its target."""
 
@@ -349,6 +362,7 @@ TABLES: tuple[type[Table], ...] = (
     BuildStatus,
     Job,
     JobStatus,
+    JobTag,
     Bookmark,
     Audit,
     Idempotency,

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlencode
 
-from peewee import SQL
-
-from polyjob.auth import identity
+from polyjob.api.list_queries import job_listing
 from polyjob.db.database import database
-from polyjob.db.models import ARCHIVED, LISTED, QUEUED, UNDELETED, Bookmark, Job, Project, User
+from polyjob.db.models import QUEUED, Job, Project, User
 from polyjob.errors import Invalid
 from polyjob.formatting import describe_exit, sentence
-from polyjob.services import all_jobs, bookmarks, job_queue
-from polyjob.services.filters import JOB_FIELDS, has_condition_on, parse_query
-from polyjob.services.sorting import JOB_SORT_COLUMNS, CursorOrder, after_cursor
+from polyjob.services import bookmarks, job_queue
+from polyjob.services.listing import Cursor
+from polyjob.services.sorting import JOB_SORT_COLUMNS, SortedBy
 from polyjob.statuses import Status
 
 PAGE_SIZE = 50
@@ -100,19 +97,18 @@ def read_page(user: User, project: Project | None, request: ListRequest) -> Page
     if request.problem:
         return Page(request, [], problem=request.problem)
     try:
-        where = _conditions(user, request)
+        listing = job_listing(
+            user,
+            project,
+            request.query,
+            is_archived=request.show == "archived",
+            bookmarks_of=user.id if request.show == "bookmarked" else None,
+        )
     except Invalid as error:
         return Page(request, [], problem=sentence(str(error)))
-    column, is_backward = request.sort.removeprefix("-"), request.previous is not None
-    order = CursorOrder(request.sort, JOB_SORT_COLUMNS[column], request.sort.startswith("-") != is_backward)
-    cursor = request.previous if is_backward else request.next
-    if cursor is not None:
-        where.append(after_cursor(order, Job.id, *cursor))
-    if project is None:
-        query = all_jobs.select_first(identity.readable_projects(user), where, order, PAGE_SIZE + 1)
-    else:
-        query = _select_from_project(project, where, order)
-    rows: list[tuple[Any, int]] = list(query.tuples())
+    column, is_backward = JOB_SORT_COLUMNS[request.sort.removeprefix("-")], request.previous is not None
+    order = SortedBy(column, request.sort.startswith("-") != is_backward)
+    rows = listing.page([order], PAGE_SIZE + 1, after=request.previous if is_backward else request.next)
     has_more, rows = len(rows) > PAGE_SIZE, rows[:PAGE_SIZE]
     has_next, has_previous = (True, has_more) if is_backward else (has_more, request.next is not None)
     if is_backward:
@@ -124,30 +120,9 @@ def read_page(user: User, project: Project | None, request: ListRequest) -> Page
         queue_positions=_queue_positions() if any(job.status is Status.CREATED for job in jobs) else {},
         reasons={job.id: text for job in jobs if (text := describe_exit(job.status, job.exit, job.stop_kind))},
         bookmarked=bookmarks.bookmarked_ids(user, Job, [job.id for job in jobs]) if jobs else set(),
-        previous=_cursor_url(request, "previous", rows[0], order) if rows and has_previous else None,
-        next=_cursor_url(request, "next", rows[-1], order) if rows and has_next else None,
+        previous=_cursor_url(request, "previous", rows[0]) if rows and has_previous else None,
+        next=_cursor_url(request, "next", rows[-1]) if rows and has_next else None,
     )
-
-
-def _conditions(user: User, request: ListRequest) -> list[Any]:
-    """Return the conditions for a job to be in the list. Raises Invalid for an error in the query."""
-    where = parse_query(request.query, JOB_FIELDS, "job")
-    visible = _visible(request)
-    where.append(visible)
-    if visible is not LISTED and not user.is_admin:  # only writers of a project see its archived jobs
-        own_projects = Project.select(Project.id).where(Project.user == user)
-        where.append(Job.archived_at.is_null() | Job.project.in_(own_projects))
-    if request.show == "bookmarked":
-        job_ids = Bookmark.select(Bookmark.target_id)
-        where.append(Job.id.in_(job_ids.where(Bookmark.user == user, Bookmark.kind == "job", Bookmark.is_set == 1)))
-    return where
-
-
-def _visible(request: ListRequest) -> SQL:
-    """Return the condition that hides archived jobs, unless the request or its query asks for them."""
-    if request.show == "archived":
-        return ARCHIVED
-    return UNDELETED if has_condition_on(request.query, "archived") else LISTED
 
 
 def state(project: Project | None) -> tuple[object, ...]:
@@ -155,12 +130,6 @@ def state(project: Project | None) -> tuple[object, ...]:
     sql = "SELECT COUNT(*), SUM(jobs_version), MAX(updated_at) FROM project"
     row: tuple[object, ...] = database.execute_sql(sql).fetchone()
     return row if project is None else (*row, project.id)
-
-
-def _select_from_project(project: Project, where: list[Any], order: CursorOrder) -> Any:
-    """Select (value, id) of the first rows of one project, one more than a page has."""
-    query = Job.select(order.column, Job.id).where(Job.project == project, *where)
-    return query.order_by(*all_jobs.order_by(order, Job)).limit(PAGE_SIZE + 1)
 
 
 def _load(job_ids: list[int]) -> list[Job]:
@@ -190,8 +159,8 @@ def _queue_positions() -> dict[int, int]:
     return {job_id: position for queue in queues for position, (job_id,) in enumerate(queue, 1)}
 
 
-def _cursor_url(request: ListRequest, name: str, row: tuple[Any, int], order: CursorOrder) -> str:
-    return request.url(**{name: f"{order.column.db_value(row[0])}.{row[1]}"})
+def _cursor_url(request: ListRequest, name: str, row: Cursor) -> str:
+    return request.url(**{name: f"{row[0]}.{row[1]}"})
 
 
 def _parse_cursor(text: str | None) -> tuple[int, int] | None:

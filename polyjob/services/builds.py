@@ -17,12 +17,10 @@ from polyjob.engine_link import wake_engine
 from polyjob.errors import Conflict, Invalid, NotFound, Problem
 from polyjob.services import audit, specs
 from polyjob.services.build_reuse import insert_build
-from polyjob.services.filters import BUILD_FIELDS, has_condition_on, parse_query
 from polyjob.services.idempotency import IdempotentRequest, check_replay
 from polyjob.services.merge import merge_lists
 from polyjob.services.notes import with_note
 from polyjob.services.runner_choice import choose_runner
-from polyjob.services.sorting import BUILD_SORT_COLUMNS, parse_sort
 from polyjob.services.transitions import transition, update_columns, update_note
 from polyjob.settings import Settings
 from polyjob.statuses import Status
@@ -45,21 +43,6 @@ def _listed(project: Project) -> tuple[Any, ...]:
 
 def _not_found(build_id: int) -> NotFound:
     return NotFound(f"There is no build {build_id} in this project.")
-
-
-def list_builds(
-    project: Project, query: str | None = None, sort: str | None = None, *, with_archived: bool = False
-) -> ModelSelect[Build]:
-    """Return the project's builds that match the query, sorted by `sort`; by default the last updated comes first.
-
-    Archived builds are left out, unless `with_archived` is true and the query has a condition on `archived`. Raises
-    Invalid for an invalid query or sort; see `polyjob.services.filters`.
-    """
-    conditions = parse_query(query, BUILD_FIELDS, "build")
-    if not (with_archived and has_condition_on(query, "archived")):
-        conditions.append(Build.archived_at.is_null())
-    builds = Build.select().where(Build.project == project, Build.deleted_at.is_null(), *conditions)
-    return builds.order_by(*parse_sort(sort, BUILD_SORT_COLUMNS))
 
 
 def list_archived(owner: User) -> ModelSelect[Build]:

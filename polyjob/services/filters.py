@@ -69,8 +69,25 @@ class QueryField:
     column: Any = None
 
 
+@dataclass(frozen=True)
+class QueryCondition:
+    """A condition of a query, such as `status:~running`."""
+
+    name: str
+    """The name of its field."""
+    operand: str
+    """What follows the colon, without the `~`."""
+    is_negated: bool
+    expression: Any
+
+
 def parse_query(text: str | None, fields: Mapping[str, QueryField], subject: str) -> list[Any]:
-    """Return the expressions of a query, to be joined by AND.
+    """Return the expressions of a query, to be joined by AND. Raises Invalid as `parse_conditions` does."""
+    return [condition.expression for condition in parse_conditions(text, fields, subject)]
+
+
+def parse_conditions(text: str | None, fields: Mapping[str, QueryField], subject: str) -> list[QueryCondition]:
+    """Return the conditions of a query, all of which must hold.
 
     `subject` names the items in error messages, such as `job`. Raises Invalid with a problem at `/query` for every
     condition that is not valid.
@@ -86,25 +103,20 @@ def parse_query(text: str | None, fields: Mapping[str, QueryField], subject: str
         raise Invalid(
             [Problem("/query", f"A query has at most {MAX_QUERY_CONDITIONS} conditions; this one has {len(parts)}.")]
         )
-    expressions, problems = [], []
+    conditions, problems = [], []
     for part in parts:
         try:
-            expressions.append(_condition(part, fields, subject))
+            conditions.append(_condition(part, fields, subject))
         except _InvalidOperand as error:
             problems.append(Problem("/query", str(error)))
     if problems:
         raise Invalid(problems)
-    return expressions
+    return conditions
 
 
-def has_condition_on(text: str | None, name: str) -> bool:
-    """Return whether a query has a condition on this field."""
-    return any(part.partition(":")[0].strip() == name for part in (text or "").split(","))
-
-
-def _condition(text: str, fields: Mapping[str, QueryField], subject: str) -> Any:
+def _condition(text: str, fields: Mapping[str, QueryField], subject: str) -> QueryCondition:
     name, colon, operand = (part.strip() for part in text.partition(":"))
-    negated = operand.startswith("~")
+    is_negated = operand.startswith("~")
     operand = operand.removeprefix("~").strip()
     if not (name and colon and operand):
         raise _InvalidOperand(
@@ -117,9 +129,9 @@ def _condition(text: str, fields: Mapping[str, QueryField], subject: str) -> Any
         expression = field.condition(operand)
     except _InvalidOperand as error:
         raise _InvalidOperand(f"`{name}:{shorten(operand)}`: {error}.") from None
-    if not negated:
-        return expression
-    return (~expression) | field.column.is_null() if field.nullable else ~expression
+    if is_negated:
+        expression = (~expression) | field.column.is_null() if field.nullable else ~expression
+    return QueryCondition(name, operand, is_negated, expression)
 
 
 def _unknown_field(name: str, fields: Iterable[str], subject: str) -> str:
@@ -132,7 +144,8 @@ def _unknown_field(name: str, fields: Iterable[str], subject: str) -> str:
 # Kinds of fields.
 
 
-def _values(operand: str) -> list[str]:
+def read_values(operand: str) -> list[str]:
+    """Return the values of `a|b|c`."""
     values = [value.strip() for value in operand.split("|")]
     if not all(values):
         raise _InvalidOperand("a value is missing before or after `|`")
@@ -141,7 +154,7 @@ def _values(operand: str) -> list[str]:
     return values
 
 
-def _whole_number(text: str) -> int:
+def whole_number(text: str) -> int:
     try:
         number = int(text)
     except ValueError:
@@ -151,7 +164,8 @@ def _whole_number(text: str) -> int:
     return number
 
 
-def _true_or_false(text: str) -> bool:
+def true_or_false(text: str) -> bool:
+    """Return the meaning of `true`, `no` and similar words."""
     try:
         return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
     except KeyError:
@@ -160,21 +174,21 @@ def _true_or_false(text: str) -> bool:
 
 def _equal(column: Field, read: Callable[[str], Any] = str) -> QueryField:
     def condition(operand: str) -> Any:
-        return column.in_([Value(read(value), converter=column.db_value) for value in _values(operand)])
+        return column.in_([Value(read(value), converter=column.db_value) for value in read_values(operand)])
 
     return QueryField(condition, column.null, column)
 
 
 def _is_set(column: Field) -> QueryField:
-    return QueryField(lambda operand: column.is_null(not _true_or_false(operand)))
+    return QueryField(lambda operand: column.is_null(not true_or_false(operand)))
 
 
 def _number(column: Field) -> QueryField:
     def condition(operand: str) -> Any:
         if "|" in operand or ".." in operand:
             raise _InvalidOperand("a number takes neither `|` nor `..`; write one number, such as `0` or `>0`")
-        compare, rest = _comparison(operand)
-        return compare(column, _whole_number(rest))
+        compare, rest = comparison(operand)
+        return compare(column, whole_number(rest))
 
     return QueryField(condition, column.null, column)
 
@@ -191,10 +205,18 @@ def _text(column: Field) -> QueryField:
         return NodeList((column, SQL("LIKE"), Value(pattern), SQL("ESCAPE '\\'")), parens=True)
 
     def condition(operand: str) -> Any:
-        alternatives = [Expression(match(value), "AND", SQL("1")) for value in _values(operand)]
+        values = read_values(operand)
+        if not has_pattern(operand):
+            return column.in_(values)
+        alternatives = [Expression(match(value), "AND", SQL("1")) for value in values]
         return Expression(NodeList(alternatives, glue=" OR ", parens=True), "AND", SQL("1"))
 
     return QueryField(condition, column.null, column)
+
+
+def has_pattern(operand: str) -> bool:
+    """Return whether a value of a text begins or ends with `%`."""
+    return any(value.startswith("%") or value.endswith("%") for value in read_values(operand))
 
 
 def _escaped(text: str) -> str:
@@ -203,7 +225,7 @@ def _escaped(text: str) -> str:
 
 def _tags(column: Field) -> QueryField:
     def condition(operand: str) -> Any:
-        values = NodeList([Value(value) for value in _values(operand)], glue=", ", parens=True)
+        values = NodeList([Value(value) for value in read_values(operand)], glue=", ", parens=True)
         inner = NodeList((SQL("SELECT 1 FROM json_each("), column, SQL(") AS tag WHERE tag.value IN"), values))
         return Expression(fn.EXISTS(inner), "AND", SQL("1"))
 
@@ -216,7 +238,7 @@ def _date(column: Field) -> QueryField:
             raise _InvalidOperand("a date does not take `|`; write a range, `a..b`")
         if ".." in operand:
             return _between(column, operand)
-        compare, rest = _comparison(operand)
+        compare, rest = comparison(operand)
         start, end = _interval(rest)
         if compare is operator.eq:
             return (column >= start) & (column < end)
@@ -233,7 +255,8 @@ def _between(column: Field, operand: str) -> Any:
     return (column >= _interval(ends[0])[0]) & (column < _interval(ends[1])[1])
 
 
-def _comparison(operand: str) -> tuple[Callable[[Any, Any], Any], str]:
+def comparison(operand: str) -> tuple[Callable[[Any, Any], Any], str]:
+    """Return the comparison of an operand such as `>=3`, and the rest of the operand."""
     for sign, compare in _COMPARISONS:
         if operand.startswith(sign):
             return compare, operand.removeprefix(sign).strip()
@@ -257,21 +280,23 @@ def _user(column: Field, read: str | None) -> QueryField:
     """Match a user by name or id. If `read` is None, digits are an id."""
 
     def condition(operand: str) -> Any:
-        values = _values(operand)
+        values = read_values(operand)
         if read == "id" or (read is None and all(value.isdecimal() for value in values)):
-            return column.in_([_whole_number(value) for value in values])
+            return column.in_([whole_number(value) for value in values])
         return column.in_(User.select(User.id).where(User.username.in_(values)))
 
     return QueryField(condition)
 
 
 def _project_name(column: Field) -> QueryField:
-    return QueryField(lambda operand: column.in_(Project.select(Project.id).where(Project.name.in_(_values(operand)))))
+    return QueryField(
+        lambda operand: column.in_(Project.select(Project.id).where(Project.name.in_(read_values(operand))))
+    )
 
 
 def _commit(column: Field) -> QueryField:
     def condition(operand: str) -> Any:
-        return column.in_(Upload.select(Upload.id).where(Upload.digest.in_(_values(operand))))
+        return column.in_(Upload.select(Upload.id).where(Upload.digest.in_(read_values(operand))))
 
     return QueryField(condition, True, column)
 
@@ -282,14 +307,14 @@ def _run(column: Field, kind: str) -> QueryField:
 
     def read(text: str) -> int:
         match = name.match(text)
-        return _whole_number(match[1] if match else text)
+        return whole_number(match[1] if match else text)
 
     return _equal(column, read)
 
 
 def _common(table: type[Job] | type[Build]) -> dict[str, QueryField]:
     return {
-        "id": _equal(table.id, _whole_number),
+        "id": _equal(table.id, whole_number),
         "name": _text(table.name),
         "description": _text(table.description),
         "status": _equal(table.status),
@@ -301,30 +326,32 @@ def _common(table: type[Job] | type[Build]) -> dict[str, QueryField]:
         "user": _user(table.user, None),
         "user.id": _user(table.user, "id"),
         "user.username": _user(table.user, "username"),
-        "project": _equal(table.project, _whole_number),
-        "project.id": _equal(table.project, _whole_number),
+        "project": _equal(table.project, whole_number),
+        "project.id": _equal(table.project, whole_number),
         "project.name": _project_name(table.project),
         "commit": _commit(table.code),
         "backend": _equal(table.runner),
-        "is_managed": _equal(table.is_managed, _true_or_false),
+        "is_managed": _equal(table.is_managed, true_or_false),
         "archived": _is_set(table.archived_at),
     }
 
 
 JOB_FIELDS: Mapping[str, QueryField] = _common(Job) | {
     "build": _run(Job.build, "builds"),
-    "build.id": _equal(Job.build, _whole_number),
+    "build.id": _equal(Job.build, whole_number),
     "original": _run(Job.original, "jobs"),
     "cloning_strategy": _equal(Job.cloning_strategy),
     "exit_code": _number(Job.exit_code),
 }
 BUILD_FIELDS: Mapping[str, QueryField] = _common(Build)
+PROJECT_FIELD_NAMES = ("project", "project.id", "project.name")
+"""The fields of jobs and builds that only depend on their project."""
 PROJECT_FIELDS: Mapping[str, QueryField] = {
-    "id": _equal(Project.id, _whole_number),
+    "id": _equal(Project.id, whole_number),
     "name": _text(Project.name),
     "description": _text(Project.description),
     "created_at": _date(Project.created_at),
     "updated_at": _date(Project.updated_at),
     "tags": _tags(Project.tags),
-    "is_public": _equal(Project.is_public, _true_or_false),
+    "is_public": _equal(Project.is_public, true_or_false),
 }

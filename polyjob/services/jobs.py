@@ -19,12 +19,10 @@ from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.services import audit, specs
 from polyjob.services.entries import check_size
-from polyjob.services.filters import JOB_FIELDS, has_condition_on, parse_query
 from polyjob.services.job_queue import jobs_with_retried_start, position_of
 from polyjob.services.merge import merge_lists
 from polyjob.services.notes import with_note
 from polyjob.services.runner_choice import choose_runner
-from polyjob.services.sorting import JOB_SORT_COLUMNS, parse_sort
 from polyjob.services.transitions import MAX_MESSAGE_LENGTH, transition, update_columns, update_note
 from polyjob.settings import Settings
 from polyjob.statuses import Status
@@ -74,21 +72,6 @@ def visible_state(project: Project, job_id: int) -> tuple[object, ...]:
     if status == Status.BUILDING:
         return version, database.execute_sql("SELECT version FROM build WHERE id = ?", (build_id,)).fetchone()
     return (version,)
-
-
-def list_jobs(
-    project: Project, query: str | None = None, sort: str | None = None, *, with_archived: bool = False
-) -> ModelSelect[Job]:
-    """Return the project's jobs that match the query, sorted by `sort`; by default the last updated comes first.
-
-    Archived jobs are left out, unless `with_archived` is true and the query has a condition on `archived`. Raises
-    Invalid for an invalid query or sort; see `polyjob.services.filters`.
-    """
-    conditions = parse_query(query, JOB_FIELDS, "job")
-    if not (with_archived and has_condition_on(query, "archived")):
-        conditions.append(Job.archived_at.is_null())
-    jobs = Job.select().where(Job.project == project, Job.deleted_at.is_null(), *conditions)
-    return jobs.order_by(*parse_sort(sort, JOB_SORT_COLUMNS))
 
 
 def list_archived(owner: User) -> ModelSelect[Job]:

@@ -1,14 +1,12 @@
-"""The order of lists: translate `?sort=` to ORDER BY, and cursors to conditions. Pure: does not read the database."""
+"""The order of lists: translate `?sort=`. Pure: does not read the database."""
 
 from __future__ import annotations
 
 import difflib
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from peewee import SQL, Expression, Field, NodeList, Ordering, Value
+from peewee import Field, Ordering
 
 from polyjob.db.models import Build, Job, Project
 from polyjob.errors import Invalid, Problem
@@ -65,34 +63,39 @@ def shorten(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class CursorOrder:
-    """The order of a list that is read by cursor: by one column, then by id."""
+class SortedBy:
+    """A column by which a list is sorted. Nulls come last."""
 
-    name: str
     column: Field
-    descending: bool
+    is_descending: bool
+
+    @property
+    def name(self) -> str:
+        return str(self.column.column_name)
+
+    @property
+    def direction(self) -> str:
+        return ("DESC" if self.is_descending else "ASC") + (" NULLS LAST" if self.column.null else "")
+
+    def __str__(self) -> str:
+        return f"-{self.name}" if self.is_descending else self.name
 
 
-def cursor_order(text: str | None, columns: Mapping[str, Field], default: str = "-updated_at") -> CursorOrder:
-    """Return the order of `?sort=` for a list that is read by cursor. Raises Invalid if it names several columns."""
+Order = Sequence[SortedBy]
+"""The columns by which a list is sorted. Equal rows are in the order of their ids, in the direction of the first."""
+
+
+def parse_order(text: str | None, columns: Mapping[str, Field], default: str = "-updated_at") -> Order:
+    """Return the order of `?sort=`. Raises Invalid for the parameter `sort` if a name is unknown."""
     names = sort_names(text, columns, default)
-    if len(names) > 1:
+    return [SortedBy(columns[name.removeprefix("-")], name.startswith("-")) for name in names]
+
+
+def single(order: Order) -> SortedBy:
+    """Return the only column of the order of a list that is read by cursor. Raises Invalid if it has several."""
+    if len(order) > 1:
         raise Invalid([Problem("sort", "With `cursor`, a list is sorted by one field only.")])
-    name = names[0].removeprefix("-")
-    return CursorOrder(names[0], columns[name], names[0].startswith("-"))
-
-
-def after_cursor(order: CursorOrder, key: Field, value: Any, row_id: int) -> Any:
-    """Return the condition for rows that come after the row with this (stored) value and id. Nulls come last."""
-    compare = operator.lt if order.descending else operator.gt
-    if order.column is key:
-        return compare(key, row_id)
-    if value is None:
-        return order.column.is_null() & compare(key, row_id)
-    columns = NodeList((order.column, key), glue=", ", parens=True)
-    cursor = NodeList((Value(value), Value(row_id)), glue=", ", parens=True)
-    after = NodeList((columns, SQL("<" if order.descending else ">"), cursor))
-    return Expression(after, "OR", order.column.is_null()) if order.column.null else Expression(after, "AND", SQL("1"))
+    return order[0]
 
 
 def _order(column: Field, descending: bool) -> Ordering:

@@ -63,8 +63,9 @@ def test_queued_jobs_have_their_position(client, jobs):
     assert [row["queue_position"] for row in rows] == [None, 1, 2]
 
 
-def test_sort_by_several_fields_is_refused(client, jobs):
-    assert client.get(f"{ALL}?sort=id,created_at").status_code == 400
+def test_jobs_can_be_sorted_by_several_fields(client, jobs):
+    move_job(2, Status.SCHEDULED)
+    assert ids(client.get(f"{ALL}?sort=started_at,-id")) == [2, 3, 1]
 
 
 def test_row_has_command_and_reason(client):

@@ -63,6 +63,26 @@ def test_job_count_follows_the_rows(project, settings, user):
     assert count() == 0
 
 
+def test_tags_follow_the_rows(project, settings, user):
+    from polyjob.services import jobs, submission
+
+    def tags():
+        return sorted(models.JobTag.select(models.JobTag.job, models.JobTag.tag, models.JobTag.updated_at).tuples())
+
+    config = {"config": {"version": 1, "kind": "job", "run": {"cmd": "true"}, "tags": ["x", "y"]}}
+    first, second = (submission.create(project, user, config | {"tags": ["x", "y"]}, settings) for _ in range(2))
+    assert [tag[:2] for tag in tags()] == [(1, "x"), (1, "y"), (2, "x"), (2, "y")]
+    jobs.update(first, {"tags": ["z"]}, settings)
+    jobs.delete(second, user, settings)
+    changed = models.Job.get_by_id(1)
+    assert tags() == [(1, "z", changed.updated_at)]
+    jobs.archive(first, user, settings)
+    assert tags() == []
+    jobs.restore(project, 1)
+    jobs.request_stop(first, user, settings)
+    assert tags() == [(1, "z", models.Job.get_by_id(1).updated_at)]
+
+
 def test_every_commit_is_synced(data_dir):
     pragmas = {name: database.execute_sql(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")}
     assert pragmas == {"journal_mode": "wal", "synchronous": 2}

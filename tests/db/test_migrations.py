@@ -6,7 +6,7 @@ import sqlite3
 
 from polyjob.db import migrations
 from polyjob.db.database import close_database, database, open_database
-from polyjob.db.models import TABLES, Job, Project, Token, User
+from polyjob.db.models import TABLES, Job, JobTag, Project, Token, User
 from polyjob.services import bookmarks
 from polyjob.storage.store import Store
 
@@ -26,7 +26,7 @@ def test_data_of_schema_1_is_migrated(tmp_path):
         VALUES (1, 'p', 1, 'demo', 0, 1, 1);
         INSERT INTO job (id, uuid, project_id, user_id, is_managed, runner, status, created_at, updated_at, finished_at)
         VALUES (1, 'x', 1, 1, 1, 'process', 'succeeded', 1, 1, 1), (2, 'y', 1, 1, 1, 'process', 'created', 1, 1, NULL);
-        UPDATE job SET data_refs = '["a", "b"]' WHERE id = 2;
+        UPDATE job SET data_refs = '["a", "b"]', tags = '["x", "y", "x"]' WHERE id = 2;
         INSERT INTO bookmark (user_id, job_id, is_set, created_at, updated_at) VALUES (1, 2, 1, 1, 1);
         """
     )
@@ -42,6 +42,7 @@ def test_data_of_schema_1_is_migrated(tmp_path):
         assert Token.get().scope == "admin"
         assert bookmarks.is_bookmarked(job, ana)
         assert (job.data_refs, Job.get_by_id(1).data_refs) == ({"a": None, "b": None}, None)
+        assert sorted(JobTag.select(JobTag.job, JobTag.tag).tuples()) == [(2, "x"), (2, "y")]
         before = Project.get()
         assert before.job_count == 2
         database.execute_sql("UPDATE job SET archived_at = 2, version = version + 1 WHERE id = 1")
@@ -49,5 +50,6 @@ def test_data_of_schema_1_is_migrated(tmp_path):
         assert (after.job_count, after.jobs_version) == (1, before.jobs_version + 1)
         database.execute_sql("DELETE FROM job WHERE id = 2")
         assert (Project.get().job_count, bookmarks.is_bookmarked(job, ana)) == (0, False)
+        assert JobTag.select().count() == 0
     finally:
         close_database()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -15,6 +13,7 @@ from polyjob.db.models import Project, User
 from polyjob.pages import projects, status
 from polyjob.pages.job_list import ListRequest, read_page
 from polyjob.settings import Settings
+from tests.sqlite_work import work
 
 FEW, MANY = 100, 100_000
 
@@ -29,23 +28,6 @@ def make_jobs(project: Project, count: int, state: str) -> None:
             '\'{"run": {"cmd": "true"}}\' FROM numbers',
             (count, project.id, project.user_id, state, state),
         )
-
-
-def work(act: Callable[[], Any]) -> int:
-    """Return how many instructions SQLite runs, in tens."""
-    steps = [0]
-
-    def count() -> int:
-        steps[0] += 1
-        return 0
-
-    connection = database.connection()
-    connection.set_progress_handler(count, 10)
-    try:
-        act()
-    finally:
-        connection.set_progress_handler(None, 0)
-    return steps[0]
 
 
 @pytest.mark.parametrize("state", ["succeeded", "created"])

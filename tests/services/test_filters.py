@@ -4,10 +4,11 @@ import re
 import pytest
 
 from polyjob.db.database import write
-from polyjob.db.models import Job, User
+from polyjob.db.models import Job, Project, User
 from polyjob.errors import Invalid
 from polyjob.services.filters import BUILD_FIELDS, JOB_FIELDS, parse_query
-from polyjob.services.sorting import JOB_SORT_COLUMNS, cursor_order, parse_sort
+from polyjob.services.listing import Listing
+from polyjob.services.sorting import JOB_SORT_COLUMNS, parse_order, parse_sort
 from polyjob.statuses import Status
 
 DAY = datetime.datetime(2024, 5, 6, tzinfo=datetime.UTC)
@@ -37,8 +38,14 @@ def rows(project, user):
 
 
 def names_of(query, sort="created_at"):
+    """Return the names of the jobs that match, as peewee selects them; a listing must select the same."""
     jobs = Job.select().where(*parse_query(query, JOB_FIELDS, "job") or [True])
-    return "".join(job.name for job in jobs.order_by(*parse_sort(sort, JOB_SORT_COLUMNS)))
+    names = {job.id: job.name for job in jobs.order_by(*parse_sort(sort, JOB_SORT_COLUMNS))}
+    listing = Listing(Job, [project.id for project in Project.select()], [], query)
+    listed = [job_id for _, job_id in listing.page(parse_order(sort, JOB_SORT_COLUMNS), 10)]
+    assert listed == list(names)
+    assert listing.count(10) == len(names)
+    return "".join(names.values())
 
 
 @pytest.mark.parametrize(
@@ -162,7 +169,7 @@ def test_sort_is_stable_with_nulls_last(rows, sort, names):
 
 @pytest.mark.parametrize("sort", ["name", "created_at,-config", "createdat", "-"])
 def test_unknown_sort_field_error_lists_the_fields(sort):
-    for read in (parse_sort, cursor_order):
+    for read in (parse_sort, parse_order):
         with pytest.raises(Invalid, match="`started_at`") as refused:
             read(sort, JOB_SORT_COLUMNS)
         assert [problem.pointer for problem in refused.value.problems] == ["sort"]
