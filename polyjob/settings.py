@@ -209,8 +209,11 @@ class Settings:
     @property
     def url(self) -> str:
         """The address by which users reach the server, without a final slash."""
-        if self.public_url:
-            return self.public_url
+        return self.public_url or self.local_url
+
+    @property
+    def local_url(self) -> str:
+        """The address of the server itself, without a proxy in front of it."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
 

@@ -13,11 +13,12 @@ ROOT = Path(__file__).resolve().parent.parent
 WEB = {"flask", "flask_smorest", "gunicorn", "jinja2", "werkzeug", "wsproto"}
 SDKS = {"docker", "kubernetes", "requests", "urllib3"}
 EMAIL = {"email", "importlib.metadata", "zipfile"}
-"""What `importlib.metadata` imports, or `http.client`."""
+"""Modules that `importlib.metadata` and `http.client` import."""
 
 MODULES = {
     "polyjob.cli": {*WEB, *SDKS, *EMAIL, "marshmallow", "peewee", "yaml", "ssl", "subprocess"},
     "polyjob.cli.jobs": {*WEB, "docker", "kubernetes", "marshmallow", "peewee", "yaml"},
+    "polyjob.server.serve": {*WEB, *SDKS, *EMAIL, "marshmallow", "peewee", "sqlite3", "yaml", "ssl"},
     "polyjob.engine": {*WEB, *SDKS, *EMAIL, "marshmallow", "yaml", "ssl"},
     "polyjob.server.gunicorn": {*SDKS, "marshmallow"},
     "polyjob.server.web_app": {*SDKS, "flask"},

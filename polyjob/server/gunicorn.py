@@ -51,6 +51,7 @@ def on_starting(server: Any) -> None:
         supervisor.end_with_parent()
     if not server.cfg.reload:
         load_app()
+    supervisor.wait_until_prepared()
     gc.freeze()  # otherwise the first collection of each worker would copy the shared memory
 
 

@@ -20,6 +20,8 @@ from polyjob.settings import Settings, environment
 
 PARENT_PIPE = "POLYJOB_PARENT_PIPE"
 """The variable with a pipe's descriptor in a child. The pipe ends when the parent ends."""
+PREPARED_PIPE = "POLYJOB_PREPARED_PIPE"
+"""The variable with a pipe's descriptor in the web server. The pipe ends when the data folder is prepared."""
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 5.0
 """Pause before a restart. It doubles from the first to the longest."""
 HEALTHY_LIFE_SECONDS = 10.0
@@ -57,6 +59,13 @@ def end_with_parent() -> bool:
 
     threading.Thread(target=wait, name="end-with-parent", daemon=True).start()
     return True
+
+
+def wait_until_prepared() -> None:
+    """Block until the parent of this process has prepared the data folder."""
+    name = os.environ.get(PREPARED_PIPE)
+    if name is not None:
+        os.read(int(name), 1)
 
 
 class Child:

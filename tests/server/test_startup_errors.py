@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import socket
 import sqlite3
@@ -14,7 +13,8 @@ from peewee import OperationalError
 
 from polyjob.cli import main
 from polyjob.engine_link import EngineLock
-from polyjob.server import serve
+from polyjob.server import greeting
+from polyjob.server.preparation import CannotServe, prepare
 from polyjob.settings import SettingError, read_settings
 from tests.runners.distributions import write_distribution
 from tests.server.helpers import error_line
@@ -114,9 +114,9 @@ def test_full_disk_during_the_greeting(settings, monkeypatch):
     def fill_up(settings):
         raise OperationalError("database or disk is full")
 
-    monkeypatch.setattr(serve, "greeting", fill_up)
-    with pytest.raises(serve.CannotServe, match=r"cannot be used: database or disk is full$"):
-        serve.run(dataclasses.replace(settings, port=0))
+    monkeypatch.setattr(greeting, "greeting", fill_up)
+    with pytest.raises(CannotServe, match=r"cannot be used: database or disk is full$"):
+        prepare(settings)
 
 
 @pytest.mark.parametrize("verb", ["serve", "engine"])
