@@ -18,6 +18,7 @@ from polyjob.cli.streams import OutputFailed, open_closed_streams, silence
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("server", "Serve the API and the pages and run the jobs, until Ctrl-C."),
     "run": ("run", "Run a command as a job and show its output."),
+    "attach": ("attach", "Show the output of a job until it has finished."),
     "ls": ("jobs", "List jobs."),
     "show": ("jobs", "Show a job."),
     "logs": ("jobs", "Print the log of a job or build."),
@@ -51,7 +52,7 @@ EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 EXIT_LOST_SERVER = 123
 """Exit code of `JOB_COMMANDS` if the server stopped answering while the job continues."""
-JOB_COMMANDS = ("run", "wait", "restart", "resume", "copy")
+JOB_COMMANDS = ("run", "attach", "wait", "restart", "resume", "copy")
 """Commands whose exit code is the job's."""
 EXIT_CODES_HELP = (
     "The exit code is the job's own, or 128+n if signal n ended the job (143: stopped). 123: the server stopped "

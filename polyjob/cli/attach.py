@@ -1,4 +1,4 @@
-"""Stay attached to a submitted job: its output, the signals that stop it, and its exit code.
+"""Stay attached to a job: its output, the signals that stop or leave it, and its exit code; and `polyjob attach`.
 
 Everything that takes time runs in threads. The main thread only waits for events, and a signal is one of them, so no
 signal interrupts anything halfway.
@@ -17,10 +17,13 @@ from typing import Any, NoReturn
 
 import click
 
-from polyjob.cli import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_LOST_SERVER
+from polyjob.cli import EXIT_CODES_HELP, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_LOST_SERVER
 from polyjob.cli.client import Client
-from polyjob.cli.errors import LostServer, NoServer, ServerError
+from polyjob.cli.connect import connect
+from polyjob.cli.errors import LostServer, NoServer, ServerError, exit_on_error
 from polyjob.cli.log_follower import Follower, describe_end, exit_code_of
+from polyjob.cli.names import run_path
+from polyjob.cli.options import project_option, quiet_option
 from polyjob.cli.output import fail, say
 from polyjob.cli.streams import OutputFailed, printable
 
@@ -107,10 +110,17 @@ QUESTION = "\nThe job is running. [d]etach and let it run, [s]top it, or [k]eep 
 
 
 class Attachment:
-    """Shows a job until it has finished. INT and TERM stop the job; Ctrl-C on a terminal asks first."""
+    """Shows a job until it has finished.
 
-    def __init__(self, client: Client, path: str, events: EventQueue, quiet: bool) -> None:
+    Ctrl-C on a terminal asks what to do. Other INT and TERM signals stop the job, or with `leaves_on_signal`, end only
+    the command.
+    """
+
+    def __init__(
+        self, client: Client, path: str, events: EventQueue, quiet: bool, leaves_on_signal: bool = False
+    ) -> None:
         self._client, self._path, self._events, self._quiet = client, path, events, quiet
+        self._leaves_on_signal = leaves_on_signal
         self._follower = Follower(client, path, quiet=quiet)
         self._following = events.start(self._follower.follow)
         self._question: Future[Any] | None = None
@@ -161,6 +171,9 @@ class Attachment:
             self.stop()
         elif is_ctrl_c:
             self._ask()
+        elif self._leaves_on_signal:
+            say(f"The job continues. {self._how_to_show}")
+            raise SystemExit(EXIT_INTERRUPTED)
         else:
             self.stop()
 
@@ -189,7 +202,7 @@ class Attachment:
 
     @property
     def _how_to_show(self) -> str:
-        return f"Show it again: polyjob logs -f {self._path.strip('/').replace('/', '.')}"
+        return f"Attach again: polyjob attach {self._path.strip('/').replace('/', '.')}"
 
 
 def last_status(client: Client, path: str) -> dict[str, Any] | None:
@@ -199,3 +212,23 @@ def last_status(client: Client, path: str) -> dict[str, Any] | None:
     except (ServerError, NoServer):
         return None
     return statuses[-1] if statuses else None
+
+
+@click.command(epilog=EXIT_CODES_HELP)
+@click.argument("job")
+@project_option
+@quiet_option
+def attach(job: str, project: str | None, quiet: bool) -> NoReturn:
+    """Show the output of a job from its beginning until the job has finished, as `run` does.
+
+    Ctrl-C on a terminal asks whether to detach, to stop the job, or to keep watching. INT and TERM without a terminal
+    leave the job running.
+    """
+    with exit_on_error(EXIT_FAILED):
+        client = connect()
+        path = run_path(client, job, project)
+        with EventQueue() as events:
+            raise SystemExit(Attachment(client, path, events, quiet, leaves_on_signal=True).run())
+
+
+commands = {"attach": attach}

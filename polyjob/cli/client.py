@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,13 +14,34 @@ import requests
 from polyjob.cli.errors import LostServer, NoServer, UsageError
 from polyjob.cli.refusals import refusal
 
-CONNECT_TIMEOUT_SECONDS = 5.0
+CONNECT_TIMEOUT_SECONDS = 2.0
 READ_TIMEOUT_SECONDS = 90.0
 REQUEST_TRIES = 4
 PAGE_SIZE = 100
 TEMPORARY_STATUSES = (502, 503, 504)
 """Statuses of a busy server, and of a proxy whose server is down."""
 _TOKEN = re.compile(r"[!-~]+\Z")
+
+
+_KEEPALIVE = {"TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 2}
+_SOCKET_OPTIONS = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in _KEEPALIVE.items()
+        if hasattr(socket, name)
+    ),
+]
+"""A connection to a machine that is switched off or unplugged breaks after three seconds. Waiting for a quiet job, the
+client would not notice it otherwise."""
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """An adapter with `_SOCKET_OPTIONS`."""
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options, socket_options=_SOCKET_OPTIONS)
 
 
 class _TokenAuth(requests.auth.AuthBase):
@@ -45,6 +67,8 @@ class Client:
         self.url = url.rstrip("/")
         self.is_local = is_local
         self.http = requests.Session()
+        for scheme in ("http://", "https://"):
+            self.http.mount(scheme, _Adapter())
         self.http.trust_env = not is_local
         self.http.headers.update({"User-Agent": "polyjob", "Accept": "application/problem+json, */*"})
         self.http.auth = _TokenAuth(token)

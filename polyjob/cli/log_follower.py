@@ -23,7 +23,7 @@ CHUNK_BYTES = 1 << 16
 FIRST_POLL_SECONDS, LAST_POLL_SECONDS = 0.03, 0.5
 """Pause between two polls of a job that does not run yet. It grows from the first to the last value."""
 SHOW_WAITING_AFTER_SECONDS = 0.5
-"""Time that a job waits before the reason is shown."""
+"""Time that the next job of the queue waits before the reason is shown. The reason of others is shown at once."""
 RECONNECT_SECONDS = 60.0
 """Time for which a broken connection is retried."""
 RECONNECT_PAUSE_SECONDS = 1.0
@@ -70,7 +70,10 @@ class Follower:
                 if status == "building" and self.job["build_job"]:
                     self._show_build(self.job["build_job"])
             reason = self.job.get("waiting")
-            if reason and reason != shown_reason and time.monotonic() - began_at >= SHOW_WAITING_AFTER_SECONDS:
+            is_due = (self.job.get("queue_position") or 0) > 1 or (
+                time.monotonic() - began_at >= SHOW_WAITING_AFTER_SECONDS
+            )
+            if reason and reason != shown_reason and is_due:
                 shown_reason = reason
                 self._show(reason)
             time.sleep(pause)

@@ -104,7 +104,7 @@ class TestWithoutTerminal:
         err = process.stderr.read().decode()
         process.stderr.close()
         assert process.wait(30) == 1
-        name = err.rpartition("polyjob logs -f ")[2].strip()
+        name = err.rpartition("polyjob attach ")[2].strip()
         assert name.startswith("root.quick-start.jobs."), err
         assert polyjob(server, "stop", name).returncode == 0
 
@@ -117,6 +117,36 @@ class TestWithoutTerminal:
             server.start()
             out, err = process.communicate(timeout=60)
             assert (process.returncode, out) == (3, b"two\n"), err
+
+
+class TestAttach:
+    def test_job_is_shown_from_its_beginning(self, server: Server) -> None:
+        number = str(server.submit("echo one; sleep 0.5; echo two; exit 6")["id"])
+        done = polyjob(server, "attach", number)
+        assert (done.returncode, done.stdout) == (6, b"one\ntwo\n")
+        assert b"exit-code(6)" in done.stderr
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_signal_leaves_the_job_running(self, server: Server, number: int) -> None:
+        job = server.submit("echo begun; sleep 600")["id"]
+        process = popen(server, "attach", str(job))
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+        assert (process.returncode, f"polyjob attach root.quick-start.jobs.{job}" in err.decode()) == (130, True)
+        assert server.job(job)["last_status"] == "running"
+        assert polyjob(server, "stop", str(job)).returncode == 0
+
+    def test_ctrl_c_on_a_terminal_asks(self, server: Server) -> None:
+        job = server.submit("echo begun; sleep 600")["id"]
+        with Terminal(server, "attach", str(job)) as terminal:
+            terminal.read_until(b"begun\r\n")
+            terminal.type(b"\x03")
+            terminal.read_until(b"watching? ")
+            terminal.type(b"s\n")
+            terminal.read_until(b"stopped")
+        assert terminal.exit_code == 130
 
 
 class TestOnTerminal:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from requests.adapters import HTTPAdapter
 
 from polyjob.cli.client import Client
 from polyjob.cli.errors import NoServer
@@ -113,7 +114,7 @@ def test_missing_object_is_named(server: Server, words: list[str], subject: str)
         (["projects", "create", "a b"], "name"),
         (["token", "create", ""], "name"),
         (["user", "create", "a b"], "username"),
-        (["ls", "--query", "statuss:failed"], "query"),
+        (["ls", "--query", "statuss:failed"], "--query"),
     ],
 )
 def test_refused_field_is_named_without_json_pointer(server: Server, words: list[str], field: str) -> None:
@@ -130,3 +131,14 @@ def test_list_ends_at_its_limit() -> None:
     with scripted_server({"GET /api/v1/x": list_page}) as url:
         assert list(Client(url, None, is_local=True).items("/x", 3)) == [1, 2, 1]
     assert requests == ["/api/v1/x?limit=3", "/api/v1/x?page=2"]
+
+
+def test_connection_notices_a_dead_machine() -> None:
+    adapter = Client("http://x", "k", is_local=True).http.get_adapter("http://x")
+    assert isinstance(adapter, HTTPAdapter)
+    options = {(level, name): value for level, name, value in adapter.poolmanager.connection_pool_kw["socket_options"]}
+    assert options[socket.SOL_SOCKET, socket.SO_KEEPALIVE] == 1
+    idle, interval, count = (
+        options[socket.IPPROTO_TCP, name] for name in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    )
+    assert idle + interval * count <= 3

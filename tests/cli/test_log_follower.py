@@ -50,6 +50,18 @@ def test_silent_job_is_followed_to_its_end(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(requests) == 4
 
 
+def test_waiting_reason_of_a_job_behind_others_is_shown_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    queued = RUNNING_JOB | {"last_status": "created", "waiting": "2 jobs are ahead.", "queue_position": 3}
+    views = iter([queued, STOPPED_JOB])
+    responders: dict[str, Responder] = {
+        f"GET {JOB_URL}": lambda _: next(views, STOPPED_JOB),
+        f"GET {JOB_URL}/logs": lambda handler: send(handler, b""),
+    }
+    with scripted_server(responders) as url:
+        follower(url).follow()
+    assert capsys.readouterr().err == "2 jobs are ahead.\n"
+
+
 def test_waiting_reason_is_shown_once_until_it_changes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
