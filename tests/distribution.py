@@ -1,4 +1,4 @@
-"""How pytest-xdist distributes the tests over its workers.
+"""Distribution of the tests over the workers of pytest-xdist.
 
 One worker runs all tests of a unit, so what the unit shares, such as a server or a browser, is made once. The slow
 units come first: one that came last would run alone.

@@ -165,14 +165,11 @@ def accessible(axe: str) -> Callable[..., None]:
 
 
 @pytest.fixture
-def screenshot(tmp_path: Path) -> Callable[..., Path]:
-    """Save a screenshot of a page under a name."""
-    folder = Path(os.environ.get("POLYJOB_TEST_SCREENSHOTS") or tmp_path / "screenshots")
+def screenshot() -> Callable[..., None]:
+    """Save a screenshot of a page under a name, if POLYJOB_TEST_SCREENSHOTS names a folder."""
 
-    def take(page: Page, name: str, **options: Any) -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{name}.png"
-        page.screenshot(path=path, **options)
-        return path
+    def take(page: Page, name: str, **options: Any) -> None:
+        if folder := os.environ.get("POLYJOB_TEST_SCREENSHOTS"):
+            page.screenshot(path=Path(folder) / f"{name}.png", **options)
 
     return take

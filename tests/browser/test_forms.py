@@ -15,7 +15,7 @@ from .conftest import PHONE, Pages
 
 SUBMIT = "/root/quick-start/submit"
 Check = Callable[[Page], None]
-Take = Callable[..., Path]
+Take = Callable[..., None]
 
 
 def number(page: Page) -> int:

@@ -12,14 +12,20 @@ from .conftest import PHONE, Pages
 
 
 def test_signed_in_page_has_no_errors(
-    new_page: Pages, accessible: Callable[[Page], None], screenshot: Callable[..., Path]
+    new_page: Pages,
+    accessible: Callable[[Page], None],
+    screenshot: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("POLYJOB_TEST_SCREENSHOTS", str(tmp_path))
     for scheme in ("light", "dark"):
         page = new_page(color_scheme=scheme, viewport=PHONE)
         page.goto("/")
         assert page.get_by_text("root", exact=True).first.is_visible()
         accessible(page)
-        assert screenshot(page, f"jobs-{scheme}").stat().st_size > 1000
+        screenshot(page, f"jobs-{scheme}")
+        assert (tmp_path / f"jobs-{scheme}.png").stat().st_size > 1000
 
 
 def test_visitor_is_not_signed_in(visitor: Page, new_page: Pages) -> None:

@@ -355,7 +355,7 @@ class TestAppearance:
         new_page: Pages,
         colourful: int,
         accessible: Callable[[Page], None],
-        screenshot: Callable[..., Path],
+        screenshot: Callable[..., None],
         scheme: str,
     ) -> None:
         for name, size in (("wide", {"width": 1280, "height": 800}), ("phone", PHONE)):
