@@ -6,13 +6,17 @@ project, so neither jobs on other pages nor other users' projects slow it down.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
+
+from peewee import SQL
 
 from polyjob.api.list_queries import job_listing
 from polyjob.db.database import database
 from polyjob.db.models import QUEUED, Job, Project, User
+from polyjob.db.prepared import Prepared
 from polyjob.errors import Invalid
 from polyjob.formatting import describe_exit, sentence
 from polyjob.services import bookmarks, job_queue
@@ -27,6 +31,16 @@ MAX_QUEUE_POSITION = 200
 MAX_CURSOR_DIGITS = 18
 """Every number of so many digits fits into an SQLite integer."""
 _UNKNOWN_SORT = "Unknown sort field `{}`; use `created_at` or `updated_at`, with `-` in front for descending order."
+
+_COLUMNS = (
+    *("id", "name", "status", "created_at", "started_at", "finished_at", "updated_at", "tags", "is_managed"),
+    *("archived_at", "project", "user", "exit_code", "exit", "stop_at", "stop_kind"),
+)
+"""The columns that a list shows. Configs can be large and are not among them."""
+_ONE_OF = SQL("id IN (SELECT value FROM json_each(?))", ("[]",))
+_JOBS = Prepared(lambda: Job.select(*(getattr(Job, name) for name in _COLUMNS)).where(_ONE_OF))
+_PROJECTS = Prepared(lambda: Project.select(Project.id, Project.name, Project.user).where(_ONE_OF))
+_USERS = Prepared(lambda: User.select(User.id, User.username).where(_ONE_OF))
 
 RUNNING = "status:running|building|scheduled"
 FAILED = "status:failed|upstream_failed"
@@ -133,23 +147,20 @@ def state(project: Project | None) -> tuple[object, ...]:
 
 
 def _load(job_ids: list[int]) -> list[Job]:
-    """Load the columns that a list shows, in the order of the ids. Configs can be large and are left out."""
-    owner = User.alias()
-    names = (
-        *("id", "name", "status", "created_at", "started_at", "finished_at", "updated_at", "tags", "is_managed"),
-        *("archived_at", "project", "user", "exit_code", "exit", "stop_at", "stop_kind"),
-    )
-    columns = [getattr(Job, name) for name in names]
-    query = (
-        Job.select(*columns, User.id, User.username, Project.id, Project.name, Project.user, owner.id, owner.username)
-        .join(User, on=Job.user)
-        .switch(Job)
-        .join(Project, on=Job.project)
-        .join(owner, on=(Project.user == owner.id))
-        .where(Job.id.in_(job_ids))
-    )
-    jobs = {job.id: job for job in query}
+    """Load the columns that a list shows, in the order of the ids, with user, project and its owner."""
+    jobs = {job.id: job for job in _JOBS(json.dumps(job_ids))}
+    projects = {project.id: project for project in _PROJECTS(_ids(job.project_id for job in jobs.values()))}
+    owner_ids = {project.user_id for project in projects.values()}
+    users = {user.id: user for user in _USERS(_ids({job.user_id for job in jobs.values()} | owner_ids))}
+    for project in projects.values():
+        project.user = users[project.user_id]
+    for job in jobs.values():
+        job.project, job.user = projects[job.project_id], users[job.user_id]
     return [jobs[job_id] for job_id in job_ids if job_id in jobs]
+
+
+def _ids(ids: Iterable[int]) -> str:
+    return json.dumps(list(set(ids)))
 
 
 def _queue_positions() -> dict[int, int]:
