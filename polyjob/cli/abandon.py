@@ -7,15 +7,16 @@ from pathlib import Path
 import click
 
 from polyjob.cli.data_dir import open_data_dir
-from polyjob.cli.options import data_dir_option
-from polyjob.cli.output import say
+from polyjob.cli.options import data_dir_option, json_option
+from polyjob.cli.output import print_json, say
 
 
 @click.command()
 @click.argument("jobs", nargs=-1, type=click.IntRange(1))
 @click.option("--all", "is_all", is_flag=True, help="Abandon all jobs that wait for a backend.")
 @data_dir_option
-def abandon(jobs: tuple[int, ...], is_all: bool, data_dir: Path | None) -> None:
+@json_option
+def abandon(jobs: tuple[int, ...], is_all: bool, data_dir: Path | None, is_json: bool) -> None:
     """End JOBS (numbers) whose backend is lost for good. They fail with reason `lost`, and keep the log so far.
 
     Without JOBS, list the jobs that wait for a backend that does not answer. polyjob never abandons a job by itself,
@@ -28,7 +29,9 @@ def abandon(jobs: tuple[int, ...], is_all: bool, data_dir: Path | None) -> None:
     with open_data_dir(data_dir) as settings:
         if jobs or is_all:
             abandoned = abandon_jobs(None if is_all else jobs, settings)
-            for job in abandoned:
+            if is_json:
+                print_json([{"job": job.unique_name} for job in abandoned])
+            for job in [] if is_json else abandoned:
                 click.echo(f"{job.unique_name} was abandoned.")
             others = sorted(set(jobs) - {job.id for job in abandoned})
             for job_id in others:
@@ -37,6 +40,9 @@ def abandon(jobs: tuple[int, ...], is_all: bool, data_dir: Path | None) -> None:
                 raise SystemExit(1)
             return
         stalled = stalled_jobs()
+        if is_json:
+            print_json([{"job": job.unique_name, "reason": stalled_reason(job)} for job in stalled])
+            return
         for job in stalled:
             click.echo(f"{job.unique_name}: {stalled_reason(job)}")
         if stalled:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from polyjob.cli.data_dir import open_data_dir
-from polyjob.cli.options import OptionWithOldLetter, data_dir_option
-from polyjob.cli.output import say
+from polyjob.cli.options import OptionWithOldLetter, data_dir_option, json_option
+from polyjob.cli.output import print_json, say
 from polyjob.formatting import format_size
 
 
 @click.command()
 @data_dir_option
 @click.option("--dry-run", "-n", cls=OptionWithOldLetter, is_flag=True, help="List what would be removed.")
-def gc(data_dir: Path | None, dry_run: bool) -> None:
+@json_option
+def gc(data_dir: Path | None, dry_run: bool, is_json: bool) -> None:
     """Remove unused build artifacts, and logs and outputs of old jobs, now.
 
     The limits are POLYJOB_CACHE_LIMIT, POLYJOB_KEEP_DAYS and POLYJOB_KEEP_GB. Nothing that is in use is removed, and
@@ -34,7 +36,8 @@ def gc(data_dir: Path | None, dry_run: bool) -> None:
     with open_data_dir(data_dir) as settings:
         installation = Meta.get_by_id("installation").value
         loaded = {}
-        total = failures = 0
+        rows: list[dict[str, Any]] = []
+        failures = 0
         for name in sorted({row.runner for row in Build.select(Build.runner).distinct()}):
             try:
                 loaded[name] = runners.load(name, runner_settings(settings, installation, name), lambda: None)
@@ -48,8 +51,13 @@ def gc(data_dir: Path | None, dry_run: bool) -> None:
                 say(f"polyjob: {garbage.kind} {garbage.name} could not be removed: {error}")
                 failures += 1
                 continue
-            total += garbage.size
-            click.echo(f"{format_size(garbage.size):>10}  {garbage.kind} {garbage.name}: {garbage.reason}")
+            rows.append({name: getattr(garbage, name) for name in ("kind", "name", "size", "reason")})
+            if not is_json:
+                click.echo(f"{format_size(garbage.size):>10}  {garbage.kind} {garbage.name}: {garbage.reason}")
+    if is_json:
+        print_json(rows)
+    else:
+        total = sum(row["size"] for row in rows)
         click.echo(f"{format_size(total)} {'would be' if dry_run else 'were'} freed.")
     if failures:
         raise SystemExit(1)

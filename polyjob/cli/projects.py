@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
@@ -73,11 +74,12 @@ def show(project: str | None, is_json: bool) -> None:
 @click.argument("name")
 @description_option
 @public_option
-def create(name: str, description: str | None, public: bool | None) -> None:
+@json_option
+def create(name: str, description: str | None, public: bool | None, is_json: bool) -> None:
     """Create a project."""
     with exit_on_error():
         project = connect().post("/projects", {"name": name, "description": description, "is_public": public})
-    click.echo(project["unique_name"])
+    _print_name(project, is_json)
 
 
 @projects.command()
@@ -85,13 +87,21 @@ def create(name: str, description: str | None, public: bool | None) -> None:
 @click.option("--name", help="New name.")
 @description_option
 @public_option
-def update(project: str, name: str | None, description: str | None, public: bool | None) -> None:
+@json_option
+def update(project: str, name: str | None, description: str | None, public: bool | None, is_json: bool) -> None:
     """Change a project."""
     fields = {"name": name, "description": description, "is_public": public}
     with exit_on_error():
         client = connect()
         body = {key: value for key, value in fields.items() if value is not None}
-        click.echo(client.send("PATCH", project_path(client, project), json=body).json()["unique_name"])
+        _print_name(client.send("PATCH", project_path(client, project), json=body).json(), is_json)
+
+
+def _print_name(project: dict[str, Any], is_json: bool) -> None:
+    if is_json:
+        print_json(project)
+    else:
+        click.echo(project["unique_name"])
 
 
 @projects.command()

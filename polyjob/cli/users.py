@@ -45,12 +45,17 @@ def ls(is_json: bool) -> None:
 @click.option("--email")
 @click.option("--admin", is_flag=True, help="Create an administrator.")
 @click.option("--password/--no-password", "with_password", default=True, help="Ask for a password.")
-def create(username: str, email: str | None, admin: bool, with_password: bool) -> None:
+@json_option
+def create(username: str, email: str | None, admin: bool, with_password: bool, is_json: bool) -> None:
     """Create a user; for administrators. The command asks for the password, or reads it from a pipe."""
     password = _read_new_password() if with_password else None
     with exit_on_error():
         body = {"username": username, "email": email, "is_admin": admin, "password": password}
-        click.echo(connect().post("/users/create", body)["username"])
+        created = connect().post("/users/create", body)
+    if is_json:
+        print_json(created)
+    else:
+        click.echo(created["username"])
 
 
 @user.command()

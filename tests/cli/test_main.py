@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from polyjob.cli import ALIASES, COMMANDS, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_LOST_SERVER, JOB_COMMANDS
-from tests.cli.helpers import Terminal, command, environment, finished_job, invoke, polyjob
+from tests.cli.helpers import Terminal, command, environment, finished_job, invoke, json_of, polyjob
 from tests.e2e.conftest import ROOT, Server
 
 GUIDE = (Path(ROOT) / "docs/command-line.md").read_text()
@@ -30,6 +30,14 @@ def test_command_has_help(name: str) -> None:
 def test_command_is_listed_in_help_and_guide(name: str) -> None:
     assert re.search(rf"^  {name}  ", invoke("--help").stdout, re.MULTILINE)
     assert re.search(rf"`polyjob {name}\b", GUIDE)
+
+
+def test_commands_that_create_or_maintain_print_json(server: Server) -> None:
+    assert json_of(server, "projects", "create", "as-json", "--json")["unique_name"] == "root.as-json"
+    assert json_of(server, "projects", "update", "as-json", "--public", "--json")["is_public"]
+    assert json_of(server, "user", "create", "as-json", "--no-password", "--json")["username"] == "as-json"
+    assert isinstance(json_of(server, "gc", "--dry-run", "--json"), list)
+    assert json_of(server, "abandon", "--json") == []
 
 
 def test_hidden_commands_are_not_listed() -> None:
