@@ -19,7 +19,7 @@ from tests.e2e.conftest import JOBS, Server, eventually
 
 NO_OPTIONS: dict[str, Any] = {
     "image": None, "build_steps": (), "env_vars": (), "params": (), "file": None, "upload": None, "name": None,
-    "tags": (), "timeout": None, "cpu": None, "memory": None, "gpu": None,
+    "backend": None, "tags": (), "timeout": None, "cpu": None, "memory": None, "gpu": None,
 }  # fmt: skip
 
 
