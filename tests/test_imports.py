@@ -19,6 +19,7 @@ MODULES = {
     "polyjob.cli": {*WEB, *SDKS, *EMAIL, "marshmallow", "peewee", "yaml", "ssl", "subprocess"},
     "polyjob.cli.jobs": {*WEB, "docker", "kubernetes", "marshmallow", "peewee", "yaml"},
     "polyjob.server.serve": {*WEB, *SDKS, *EMAIL, "marshmallow", "peewee", "sqlite3", "yaml", "ssl"},
+    "polyjob.server.settings_check": {*WEB, *SDKS, *EMAIL, "marshmallow", "peewee", "yaml", "ssl"},
     "polyjob.engine": {*WEB, *SDKS, *EMAIL, "marshmallow", "yaml", "ssl"},
     "polyjob.server.gunicorn": {*SDKS, "marshmallow"},
     "polyjob.server.web_app": {*SDKS, "flask"},

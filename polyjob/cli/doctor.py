@@ -134,7 +134,7 @@ def check_server(client: Client) -> Iterator[Finding]:
 
 def check_runners(settings: Settings) -> Iterator[Finding]:
     """Check each runner of these settings directly, without a server."""
-    from polyjob.server.bootstrap import check_settings
+    from polyjob.server.settings_check import check_settings
 
     try:
         check_settings(settings)

@@ -40,7 +40,8 @@ def engine(data_dir: Path | None) -> None:
     from peewee import DatabaseError
 
     from polyjob.engine import EngineRunning, run
-    from polyjob.server.bootstrap import UnusableDataDir, check_settings
+    from polyjob.server.bootstrap import UnusableDataDir
+    from polyjob.server.settings_check import check_settings
     from polyjob.server.supervisor import end_with_parent
 
     has_parent = end_with_parent()

@@ -91,7 +91,7 @@ def _run(settings: Settings, channel: TextIO, parent: int) -> None:
 
 def _prepare(settings: Settings, channel: TextIO) -> tuple[Settings, list[str]] | None:
     """Do what the parent asks for. Return the settings with the port and the greeting; None if there will be none."""
-    from polyjob.server.bootstrap import UnusableDataDir, check_settings, startup_warnings
+    from polyjob.server.settings_check import check_settings
 
     try:
         check_settings(settings)
@@ -101,9 +101,7 @@ def _prepare(settings: Settings, channel: TextIO) -> tuple[Settings, list[str]] 
             return None
         settings = dataclasses.replace(settings, port=json.loads(request))
         lines = prepare(settings)
-        for warning in startup_warnings(settings):
-            warn(warning)
-    except (CannotServe, UnusableDataDir, SettingError, RuntimeError) as error:
+    except (CannotServe, SettingError, RuntimeError) as error:
         _send(channel, str(error))
         return None
     _send(channel, None)
@@ -111,15 +109,20 @@ def _prepare(settings: Settings, channel: TextIO) -> tuple[Settings, list[str]] 
 
 
 def prepare(settings: Settings) -> list[str]:
-    """Prepare the data folder and return the greeting. Leaves no database connection open. Raises CannotServe."""
+    """Prepare the data folder, print the warnings and return the greeting. Leaves no database connection open.
+
+    Raises CannotServe.
+    """
     from peewee import DatabaseError
 
     from polyjob.db.database import close_database
     from polyjob.server import greeting
-    from polyjob.server.bootstrap import UnusableDataDir, prepare_data_dir
+    from polyjob.server.bootstrap import UnusableDataDir, prepare_data_dir, startup_warnings
 
     try:
         prepare_data_dir(settings)
+        for warning in startup_warnings(settings):
+            warn(warning)
         return greeting.greeting(settings)
     except (UnusableDataDir, RuntimeError) as error:
         raise CannotServe(error) from error

@@ -100,7 +100,7 @@ class TestWithoutServer:
         def refuse() -> None:
             raise UnusableRunner("acme 1.0 names its runner `docker`, which is a runner of polyjob")
 
-        monkeypatch.setattr("polyjob.server.bootstrap.check_entry_points", refuse)
+        monkeypatch.setattr("polyjob.server.settings_check.check_entry_points", refuse)
         ((ok, text),) = check_runner(POLYJOB_RUNNER="fake")
         assert (ok, text) == (False, "acme 1.0 names its runner `docker`, which is a runner of polyjob.")
 

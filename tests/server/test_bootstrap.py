@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sqlite3
 import stat
 
 import pytest
@@ -15,7 +14,6 @@ from polyjob.db.database import database, write
 from polyjob.db.models import Project, SignInLink, Token, User
 from polyjob.server.bootstrap import (
     UnusableDataDir,
-    check_settings,
     create_first_user,
     new_sign_in_token,
     prepare_data_dir,
@@ -100,14 +98,6 @@ def test_prepared_data_dir_is_private(settings, tmp_path):
         assert stat.S_IMODE((fresh.data_dir / name).stat().st_mode) == 0o600, name
 
 
-def test_old_sqlite_is_refused(settings, monkeypatch):
-    check_settings(settings)
-    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 36, 9))
-    monkeypatch.setattr(sqlite3, "sqlite_version", "3.36.9")
-    with pytest.raises(RuntimeError, match=r"^SQLite 3\.36\.9 is too old: polyjob needs 3\.37 or newer$"):
-        prepare_data_dir(settings)
-
-
 def test_file_as_data_dir_is_refused(settings, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UnusableDataDir, match="Not a directory"):
@@ -132,11 +122,6 @@ def test_unwritable_data_dir_is_refused(settings, tmp_path):
             prepare_data_dir(dataclasses.replace(settings, data_dir=folder))
     finally:
         os.seteuid(0)
-
-
-@pytest.mark.parametrize("runner", ["docker", "kubernetes", "fake"])
-def test_colon_in_data_dir_is_refused_for_process_only(runner, settings, tmp_path):
-    check_settings(dataclasses.replace(settings, runner=runner, data_dir=tmp_path / "a:b"))
 
 
 @pytest.mark.parametrize(
