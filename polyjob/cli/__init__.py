@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "projects": ("projects", "List, show and change projects."),
     "token": ("tokens", "Create, list and revoke tokens."),
     "user": ("users", "Manage users."),
+    "completion": ("completion", "Print the completion script of a shell."),
     "doctor": ("doctor", "Check each part of the installation."),
     "gc": ("gc", "Remove unused build artifacts and old jobs' files, on the server's machine."),
     "abandon": ("abandon", "End jobs whose backend does not answer any more, on the server's machine."),
@@ -98,6 +99,12 @@ class Commands(click.Group):
         module = importlib.import_module(f"polyjob.cli.{COMMANDS[cmd_name][0]}")
         command: click.Command = module.commands[cmd_name]
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[click.shell_completion.CompletionItem]:
+        """Complete commands without importing them."""
+        item = click.shell_completion.CompletionItem
+        items = [item(name, help=line) for name, (_, line) in COMMANDS.items() if line and name.startswith(incomplete)]
+        return [*items, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, line) for name, (_, line) in COMMANDS.items() if line]

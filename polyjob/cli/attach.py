@@ -23,7 +23,7 @@ from polyjob.cli.connect import connect
 from polyjob.cli.errors import LostServer, NoServer, ServerError, exit_on_error
 from polyjob.cli.log_follower import Follower, describe_end, exit_code_of
 from polyjob.cli.names import run_path
-from polyjob.cli.options import project_option, quiet_option
+from polyjob.cli.options import job_argument, project_option, quiet_option
 from polyjob.cli.output import fail, say
 from polyjob.cli.streams import OutputFailed, printable
 
@@ -215,7 +215,7 @@ def last_status(client: Client, path: str) -> dict[str, Any] | None:
 
 
 @click.command(epilog=EXIT_CODES_HELP)
-@click.argument("job")
+@job_argument
 @project_option
 @quiet_option
 def attach(job: str, project: str | None, quiet: bool) -> NoReturn:

@@ -10,10 +10,8 @@ import click
 from polyjob.cli.connect import connect
 from polyjob.cli.errors import exit_on_error
 from polyjob.cli.names import run_path
-from polyjob.cli.options import project_option
+from polyjob.cli.options import job_argument, jobs_argument, project_option
 from polyjob.cli.refusals import name_options
-
-jobs_argument = click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
 
 
 def _for_each_job(jobs: tuple[str, ...], project: str | None, action: str, method: str = "POST") -> None:
@@ -53,7 +51,7 @@ def bookmark(jobs: tuple[str, ...], project: str | None, remove: bool) -> None:
 
 
 @click.command()
-@click.argument("job")
+@job_argument
 @click.argument("tags", nargs=-1, required=True, metavar="TAG...")
 @project_option
 @click.option("--remove", is_flag=True, help="Remove the tags.")
@@ -70,7 +68,7 @@ def tag(job: str, tags: tuple[str, ...], project: str | None, remove: bool) -> N
 
 
 @click.command()
-@click.argument("job")
+@job_argument
 @click.argument("name")
 @project_option
 def rename(job: str, name: str, project: str | None) -> None:

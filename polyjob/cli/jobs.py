@@ -13,7 +13,14 @@ from polyjob.cli.connect import connect
 from polyjob.cli.errors import exit_on_error
 from polyjob.cli.log_follower import Follower, describe_end
 from polyjob.cli.names import ALL_JOBS, project_path, run_path
-from polyjob.cli.options import OptionWithOldLetter, json_option, project_option, yes_option
+from polyjob.cli.options import (
+    OptionWithOldLetter,
+    job_argument,
+    jobs_argument,
+    json_option,
+    project_option,
+    yes_option,
+)
 from polyjob.cli.output import (
     ago,
     coloured,
@@ -86,7 +93,7 @@ def _first_line(command: str) -> str:
 
 
 @click.command()
-@click.argument("job")
+@job_argument
 @project_option
 @json_option
 def show(job: str, project: str | None, is_json: bool) -> None:
@@ -133,7 +140,7 @@ def show(job: str, project: str | None, is_json: bool) -> None:
 
 
 @click.command()
-@click.argument("job")
+@job_argument
 @project_option
 @click.option("--follow", "-f", is_flag=True, help="Continue until the job has finished.")
 @click.option("--tail", "-n", type=click.IntRange(0), help="Maximum number of lines, from the end of the log.")
@@ -158,7 +165,7 @@ def logs(job: str, project: str | None, follow: bool, tail: int | None, is_build
 
 
 @click.command()
-@click.argument("job")
+@job_argument
 @project_option
 @json_option
 def statuses(job: str, project: str | None, is_json: bool) -> None:
@@ -174,7 +181,7 @@ def statuses(job: str, project: str | None, is_json: bool) -> None:
 
 
 @click.command()
-@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@jobs_argument
 @project_option
 @click.option("--wait", "-w", "should_wait", is_flag=True, help="Wait until all processes of the jobs have ended.")
 def stop(jobs: tuple[str, ...], project: str | None, should_wait: bool) -> None:
@@ -189,7 +196,7 @@ def stop(jobs: tuple[str, ...], project: str | None, should_wait: bool) -> None:
 
 
 @click.command()
-@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@jobs_argument
 @project_option
 @yes_option
 def delete(jobs: tuple[str, ...], project: str | None, yes: bool) -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import copy
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from polyjob.cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 MAX_DURATION_SECONDS = 10 * 366 * 86_400
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+(?:\.\d+)?)s?)?", re.IGNORECASE)
@@ -45,6 +48,15 @@ class OptionWithOldLetter(click.Option):
 
 existing_file = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 
+
+def _complete_jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from polyjob.cli.completion import complete_jobs
+
+    return complete_jobs(ctx, param, incomplete)
+
+
+job_argument = click.argument("job", shell_complete=_complete_jobs)
+jobs_argument = click.argument("jobs", nargs=-1, required=True, metavar="JOB...", shell_complete=_complete_jobs)
 json_option = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 project_option = click.option(
     "--project", "-p", metavar="PROJECT", help="Project, or user/project.  [default: POLYJOB_PROJECT]"

@@ -20,7 +20,7 @@ from polyjob.cli.client import Client
 from polyjob.cli.connect import connect
 from polyjob.cli.errors import ServerError, UsageError, exit_on_error
 from polyjob.cli.names import run_path
-from polyjob.cli.options import project_option
+from polyjob.cli.options import job_argument, project_option
 from polyjob.cli.output import fail, print_json, say
 from polyjob.cli.streams import printable
 from polyjob.formatting import format_size
@@ -34,7 +34,7 @@ Fetch = Callable[[BinaryIO, bool], int]
 
 
 @click.command()
-@click.argument("job")
+@job_argument
 @click.argument("path", required=False)
 @project_option
 @click.option("--output", "-o", metavar="FILE|FOLDER", help="Where to save; - is the standard output.")
