@@ -196,6 +196,9 @@ class JobSpec:
     limits: Resources = Resources()
     """Limits only, for backends that distinguish them from requests."""
     placement: Placement = Placement()
+    workdir: str | None = None
+    """Absolute path of the folder in which the command starts, entered as the job's account. None stands for the folder
+    with the upload. Set only for a runner that honours `environment.workdir`."""
     timeout: float | None = None
     """Seconds from the first attempt to start the job until the engine stops it; None = no limit."""
     upload: str | None = None

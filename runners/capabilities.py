@@ -46,6 +46,7 @@ _ELSEWHERE = "it belongs to a cluster; leave it out, or use the kubernetes runne
 _REFERENCE = "it belongs to a cluster; set the values in `environment.env_vars`, or use the kubernetes runner"
 _CODE = "the project's upload is used; check this out and upload it by `polyjob run -u FOLDER`"
 _ONCE = "a job runs once; let the command try again, or restart the job by `polyjob restart`"
+_OWN_FILES = "the job does not see the server's folders; upload the folder by `polyjob run -u FOLDER`"
 _OUTPUTS = "write to `$POLYAXON_RUN_OUTPUTS_PATH`, which polyjob keeps"
 
 PROCESS: Mapping[str, Support] = {
@@ -65,6 +66,7 @@ PROCESS: Mapping[str, Support] = {
     "build.branch": _refused(_CODE),
     "build.git": _refused(_CODE),
     "environment.env_vars": _honoured(),
+    "environment.workdir": _honoured(),
     "environment.resources.cpu": _noted("it is not enforced"),
     "environment.resources.memory": _noted("it is not enforced"),
     "environment.resources.gpu": _honoured(),
@@ -109,6 +111,7 @@ DOCKER: Mapping[str, Support] = {
     "build.backend": _noted("the Docker Engine builds"),
     "build.dockerfile": _refused(_IMAGES),
     "build.context": _refused(_FOLDER),
+    "environment.workdir": _refused(_OWN_FILES),
     "environment.resources.cpu": _honoured(),
     "environment.resources.memory": _honoured(),
     "environment.resources.gpu": _honoured(),
@@ -146,6 +149,7 @@ BASIC: Mapping[str, Support] = {
     "build.backend": _noted(_NO_IMAGES),
     "build.dockerfile": _refused(f"{_NO_IMAGES}; run its steps in the command"),
     "build.context": _refused(f"{_NO_IMAGES}; upload the folder by `polyjob run -u FOLDER`"),
+    "environment.workdir": _refused(_OWN_FILES),
     "environment.resources.gpu": _refused("this runner knows no GPUs; leave it out, or choose another `backend`"),
     "environment.node_selector": _noted("this runner places jobs itself"),
     "environment.affinity": _noted("this runner places jobs itself"),

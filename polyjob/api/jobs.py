@@ -14,7 +14,7 @@ from polyjob.api.paging import root
 from polyjob.api.params import MAX_WAIT_SECONDS, ParamReader, query_parameter
 from polyjob.api.path_prefixes import JOB, JOBS
 from polyjob.api.request_body import read_body
-from polyjob.api.request_context import config_errors_at, empty, find_job, find_project, me, settings
+from polyjob.api.request_context import config_errors_at, empty, find_job, find_project, may_choose_folder, me, settings
 from polyjob.api.schemas.bulk import DeletedSchema, NumbersBody, StoppedSchema, read_ids
 from polyjob.api.schemas.job_bodies import (
     JobChangeBody,
@@ -66,7 +66,9 @@ def create_job(username: str, project_name: str) -> Response:
     def create(idempotent: IdempotentRequest | None) -> Job:
         parsed = read_job_create(read_body())
         with config_errors_at(parsed.config_pointer):
-            return submission.create(project, me(), parsed.attributes, settings(), idempotent)
+            return submission.create(
+                project, me(), parsed.attributes, settings(), idempotent, may_choose_folder=may_choose_folder()
+            )
 
     return create_idempotently(project, create, _new_document)
 
@@ -97,7 +99,8 @@ def update_job(username: str, project_name: str, job_id: int) -> Response:
     parsed = read_job_change(read_body())
     permissions.check_changes(parsed.attributes, current_identity())
     with config_errors_at(parsed.config_pointer):
-        return jsonify(_document(jobs.update(job, parsed.attributes, settings())))
+        job = jobs.update(job, parsed.attributes, settings(), may_choose_folder=may_choose_folder())
+    return jsonify(_document(job))
 
 
 @blp.delete(JOB)
@@ -202,7 +205,9 @@ def _clone(username: str, project_name: str, job_id: int, strategy: str) -> Resp
         job = jobs.find(project, job_id)
         parsed = read_job_clone(read_body())
         with config_errors_at(parsed.config_pointer):
-            return cloning.clone(job, me(), strategy, parsed.attributes, settings(), idempotent)
+            return cloning.clone(
+                job, me(), strategy, parsed.attributes, settings(), idempotent, may_choose_folder=may_choose_folder()
+            )
 
     return create_idempotently(project, create, _new_document)
 

@@ -33,6 +33,11 @@ def me() -> User:
     return user
 
 
+def may_choose_folder() -> bool:
+    """Return whether the sender may set the working folder of a job."""
+    return permissions.may_choose_folder(identity.current_identity())
+
+
 def find_project(username: str, project_name: str, *, archived: bool = False) -> Project:
     """Return the project in the path, if the user has the access to it that the view declares.
 

@@ -121,11 +121,14 @@ def check(endpoint: str | None, arguments: Mapping[str, Any], identity: Identity
     if endpoint is None:
         return
     permission = permission_of(endpoint)
-    access = permission.access
     if identity.job is not None:
         if not permission.job_token or arguments.get("job_id") != identity.job.id:
             raise Forbidden("A job's own token can only read its own job, update its description and report on it.")
         return
+    _check_access(permission.access, identity)
+
+
+def _check_access(access: Access, identity: Identity) -> None:
     if not identity.scope.covers(access.scope):
         raise Forbidden(f"This token has the scope `{identity.scope}`, but `{access.scope}` is required.")
     if access.is_for_all_projects and identity.project_id is not None:
@@ -140,6 +143,17 @@ def check_changes(fields: Iterable[str], identity: Identity | None) -> None:
     if identity is not None and identity.job is not None and refused:
         allowed = ", ".join(f"`{name}`" for name in sorted(OWN_JOB_FIELDS - {"merge"}))
         raise Forbidden(f"A job's own token can only change {allowed} of its job, not `{refused[0]}`.")
+
+
+def may_choose_folder(identity: Identity | None) -> bool:
+    """Return whether the sender may set the working folder of a job: an administrator, by a token of scope `admin`."""
+    if identity is None or identity.job is not None:
+        return False
+    try:
+        _check_access(Access.ADMINISTRATOR, identity)
+    except Forbidden:
+        return False
+    return True
 
 
 def allows(endpoint: str, identity: Identity) -> bool:

@@ -9,6 +9,7 @@ import click
 
 from polyjob.cli import EXIT_CODES_HELP, EXIT_FAILED
 from polyjob.cli.attach import submit
+from polyjob.cli.caller import CALLER_VARIABLES
 from polyjob.cli.client import Client
 from polyjob.cli.connect import connect
 from polyjob.cli.errors import exit_on_error
@@ -18,7 +19,7 @@ from polyjob.cli.options import (
     env_option,
     existing_file,
     param_option,
-    parse_pairs,
+    parse_env,
     parse_params,
     project_option,
     quiet_option,
@@ -36,6 +37,7 @@ def _clone_command(strategy: str, help: str) -> click.Command:
     @param_option
     @backend_option
     @click.option("--update-code", is_flag=True, help="Use the newest upload of the project.")
+    @click.option("--clean", is_flag=True, help="Run in an empty folder, without the variables of the first shell.")
     @click.option("--detach", "-d", is_flag=True, help="Print the new job's number and do not wait.")
     @quiet_option
     def command(job: str, project: str | None, detach: bool, quiet: bool, **options: Any) -> NoReturn:
@@ -59,15 +61,27 @@ def _clone_body(
     params: tuple[str, ...],
     backend: str | None,
     update_code: bool,
+    clean: bool,
 ) -> dict[str, Any]:
     patch = origins.read(file) if file else {}
-    pairs = parse_pairs(env_vars, "--env")
-    if pairs and not _sets_env_vars(patch):
-        pairs = [*_other_env_vars(client.get(path)["config"] or {}, {name for name, _ in pairs}), *pairs]
+    pairs = parse_env(env_vars)
+    if (pairs or clean) and not _sets_env_vars(patch):
+        replaced = {name for name, _ in pairs} | set(CALLER_VARIABLES if clean else ())
+        pairs = [*_other_env_vars(client.get(path)["config"] or {}, replaced), *pairs]
+    if clean:
+        patch = _with_own_folder(patch)
     job = compose_job(JobFields(env_vars=pairs, params=parse_params(params), backend=backend or ""), patch)
     origins.note(job)
     body = {"config": job.body["config"]} if job.body["config"] else {}
     return body | ({"update_code": True} if update_code else {})
+
+
+def _with_own_folder(patch: dict[str, Any]) -> dict[str, Any]:
+    """Return the patch, with the original's working folder and variables removed unless it sets its own."""
+    section = patch.get("environment") or {}
+    if not isinstance(section, dict):
+        return patch
+    return patch | {"environment": {"workdir": None, "env_vars": []} | section}
 
 
 def _sets_env_vars(patch: dict[str, Any]) -> bool:

@@ -36,6 +36,7 @@ from polyjob.cli.output import (
 from polyjob.cli.refusals import name_options
 from polyjob.cli.streams import printable, unbuffered, write_all
 from polyjob.formatting import describe_position
+from polyjob.jobconfig.compose import working_folder
 
 CHUNK_BYTES = 1 << 16
 
@@ -121,6 +122,7 @@ def show(job: str, project: str | None, is_json: bool) -> None:
             ("started", local_time(view["started_at"])),
             ("finished", local_time(view["finished_at"])),
             ("duration", duration_of(view)),
+            ("folder", working_folder(view["config"])),
             ("build", view["build_job"]),
             ("original", f"{view['original']} ({view['cloning_strategy']})" if view["original"] else None),
             ("backend", view["backend"] if view["is_managed"] else None),

@@ -6,6 +6,7 @@ A letter means the same in every command, except `-f`: it is `--file`, and `--fo
 from __future__ import annotations
 
 import copy
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,8 +70,9 @@ data_dir_option = click.option(
     help="Folder of the database, logs and outputs.  [default: POLYJOB_DATA_DIR]",
 )
 env_option = click.option(
-    "--env", "-e", "env_vars", multiple=True, metavar="NAME=VALUE", help="Set a variable of the job; repeatable."
-)
+    "--env", "-e", "env_vars", multiple=True, metavar="NAME[=VALUE]",
+    help="Set a variable of the job, without VALUE to that of this shell; repeatable.",
+)  # fmt: skip
 backend_option = click.option("--backend", metavar="NAME", help="Runner of the job, one of the server's.")
 param_option = click.option(
     "--param", "params", multiple=True, metavar="NAME=VALUE", help="Set a parameter of the config; repeatable."
@@ -86,6 +88,14 @@ def parse_pairs(texts: tuple[str, ...], option: str) -> list[tuple[str, str]]:
             raise UsageError(f"`{option} {text}` has no value; use NAME=VALUE.")
         pairs.append((name, value))
     return pairs
+
+
+def parse_env(texts: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return (name, value) of each NAME=VALUE of `--env`. A NAME alone takes this shell's value. Raises UsageError."""
+    for name in texts:
+        if "=" not in name and name not in os.environ:
+            raise UsageError(f"`--env {name}`: this shell has no variable `{name}`; use NAME=VALUE.")
+    return parse_pairs(tuple(text if "=" in text else f"{text}={os.environ[text]}" for text in texts), "--env")
 
 
 def parse_params(texts: tuple[str, ...]) -> dict[str, Any]:

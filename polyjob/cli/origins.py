@@ -14,7 +14,8 @@ from polyjob.cli.refusals import field_name, problem_lines
 from polyjob.jobconfig.compose import ComposedJob
 
 OPTIONS = {
-    "command": "COMMAND", "image": "--image", "build_steps": "--step", "env_vars": "--env", "cpu": "--cpu",
+    "command": "COMMAND", "image": "--image", "build_steps": "--step", "env_vars": "--env",
+    "workdir": "the current folder", "caller_vars": "a variable of this shell", "cpu": "--cpu",
     "memory": "--memory", "gpu": "--gpu", "params": "--param", "backend": "--backend", "timeout": "--timeout",
     "name": "--name", "tags": "--tag",
 }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,6 +13,7 @@ import click
 
 from polyjob.cli import EXIT_CODES_HELP, EXIT_FAILED
 from polyjob.cli.attach import last_status, submit
+from polyjob.cli.caller import Caller, is_on_this_machine
 from polyjob.cli.client import Client
 from polyjob.cli.connect import connect
 from polyjob.cli.errors import ServerError, UsageError, exit_on_error
@@ -23,7 +25,7 @@ from polyjob.cli.options import (
     env_option,
     existing_file,
     param_option,
-    parse_pairs,
+    parse_env,
     parse_params,
     project_option,
     quiet_option,
@@ -31,7 +33,7 @@ from polyjob.cli.options import (
 from polyjob.cli.origins import Origins
 from polyjob.cli.output import say
 from polyjob.formatting import format_size
-from polyjob.jobconfig.compose import RESOURCES, JobFields, compose_job
+from polyjob.jobconfig.compose import RESOURCES, JobFields, compose_job, working_folder
 
 LONG_POLL_SECONDS = 30.0
 EXIT_TIMEOUT = 124
@@ -55,10 +57,13 @@ EXIT_TIMEOUT = 124
 @click.option("--name", help="Name of the job, unique in its project.")
 @click.option("--tag", "tags", multiple=True, help="Add a tag; repeatable.")
 @click.option("--timeout", type=Duration(), help="Time limit, in seconds or such as 1h30m.")
+@click.option("--clean", is_flag=True, help="Run in an empty folder, without the variables of this shell.")
 @click.option("--detach", "-d", is_flag=True, help="Print the job's number and do not wait.")
 @quiet_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
-def run(command: tuple[str, ...], detach: bool, quiet: bool, project: str | None, **options: Any) -> NoReturn:
+def run(
+    command: tuple[str, ...], clean: bool, detach: bool, quiet: bool, project: str | None, **options: Any
+) -> NoReturn:
     """Run COMMAND as a job and show its output.
 
     Write polyjob's options before the command. A command of one word is shell text. Several words are one command and
@@ -67,11 +72,18 @@ def run(command: tuple[str, ...], detach: bool, quiet: bool, project: str | None
     \b
       polyjob run 'make && make test'
       polyjob run python train.py --epochs 3
+
+    On the machine of the server, the job runs in the current folder, with the PATH and the virtualenv of this shell.
+    From elsewhere, -u . uploads the folder.
     """
     origins = Origins()
     with exit_on_error(EXIT_FAILED):
-        body = job_body(command, origins, **options)
+        config = origins.read(options["file"]) if options["file"] else {}
         client = connect()
+        caller = None if clean else _caller_of(client, config, **options)
+        body = job_body(command, config, caller, origins, **options)
+        if not (caller or clean or quiet or options["upload"]):
+            say("This folder is not uploaded; `-u .` uploads it and runs the job in the copy.")
         path = project_path(client, project)
         _create_project(client, path, quiet)
         if options["upload"] is not None:
@@ -80,9 +92,19 @@ def run(command: tuple[str, ...], detach: bool, quiet: bool, project: str | None
             submit(client, f"{path}/jobs", body, detach, quiet)
 
 
-def job_body(command: tuple[str, ...], origins: Origins, **options: Any) -> dict[str, Any]:
+def _caller_of(client: Client, config: Mapping[str, Any], **options: Any) -> Caller | None:
+    """Return what the job takes over from the caller; None if it does not run on this machine. Raises UsageError."""
+    if options["upload"] is not None and working_folder(config) is not None:
+        raise UsageError("The config sets `environment.workdir`, so the job would not run in the upload. Omit one.")
+    if not is_on_this_machine(client, options["backend"] or config.get("backend")):
+        return None
+    return Caller.capture(with_folder=options["upload"] is None)
+
+
+def job_body(
+    command: tuple[str, ...], config: Mapping[str, Any], caller: Caller | None, origins: Origins, **options: Any
+) -> dict[str, Any]:
     """Return the body that submits the job, and note in `origins` which option set each field. Raises UsageError."""
-    config = origins.read(options["file"]) if options["file"] else {}
     if not command and not config:
         raise UsageError("There is no command. Write it after the options: polyjob run echo hello")
     text = command[0] if len(command) == 1 else shlex.join(command)
@@ -90,7 +112,9 @@ def job_body(command: tuple[str, ...], origins: Origins, **options: Any) -> dict
         command=text if command else None,
         image=options["image"] or "",
         build_steps=options["build_steps"],
-        env_vars=parse_pairs(options["env_vars"], "--env"),
+        env_vars=parse_env(options["env_vars"]),
+        workdir=caller.folder if caller else "",
+        caller_vars=caller.variables if caller else (),
         resources={kind: options[kind] for kind in RESOURCES if options[kind]},
         params=parse_params(options["params"]),
         backend=options["backend"] or "",

@@ -5,7 +5,7 @@ Both callers read their input into `JobFields`, so that the same values submit t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,10 @@ class JobFields:
     """Added to the build steps of the config."""
     env_vars: Sequence[tuple[str, str]] = ()
     """(name, value), added to the variables of the config."""
+    workdir: str = ""
+    """Working folder, unless the config names one."""
+    caller_vars: Sequence[tuple[str, str]] = ()
+    """(name, value) of the caller, added except for the names that the config or `env_vars` sets."""
     resources: Mapping[str, str] = field(default_factory=dict)
     """Limit of each of `RESOURCES`, such as {"memory": "4Gi"}."""
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -47,6 +51,12 @@ class ComposedJob:
     resource counts as a field of its own."""
 
 
+def working_folder(config: Mapping[str, Any] | None) -> Any:
+    """Return the working folder that a config names for its job, or None. The config need not be valid."""
+    section = (config or {}).get("environment")
+    return section.get("workdir") if isinstance(section, Mapping) else None
+
+
 def compose_job(fields: JobFields, base: Mapping[str, Any] | None = None) -> ComposedJob:
     """Return the job of a config `base` with the fields applied to it. `base` is not modified.
 
@@ -62,6 +72,12 @@ def compose_job(fields: JobFields, base: Mapping[str, Any] | None = None) -> Com
         job.extend("build_steps", ("build", "build_steps"), list(fields.build_steps))
     if fields.env_vars:
         job.extend("env_vars", ("environment", "env_vars"), [list(pair) for pair in fields.env_vars])
+    set_names = _variable_names(base or {}) | {name for name, _ in fields.env_vars}
+    caller_vars = [[name, value] for name, value in fields.caller_vars if name not in set_names]
+    if caller_vars:
+        job.extend("caller_vars", ("environment", "env_vars"), caller_vars)
+    if fields.workdir:
+        job.set_default("workdir", ("environment", "workdir"), fields.workdir)
     for resource in RESOURCES:
         if limit := fields.resources.get(resource):
             job.set(resource, ("environment", "resources", resource), {"limits": limit})
@@ -79,6 +95,21 @@ def compose_job(fields: JobFields, base: Mapping[str, Any] | None = None) -> Com
     return ComposedJob(job.body, job.sources)
 
 
+def _variable_names(config: Mapping[str, Any]) -> set[str]:
+    """Return the names of the variables that a config sets for its job, as far as it is valid."""
+    names = set()
+    for section in (config.get("build"), config.get("environment")):
+        if not isinstance(section, Mapping):
+            continue
+        variables = section.get("env_vars")
+        pairs = variables.items() if isinstance(variables, Mapping) else variables
+        if isinstance(pairs, Iterable):
+            names |= {pair[0] for pair in pairs if isinstance(pair, list | tuple) and pair and isinstance(pair[0], str)}
+        if section.get("lang_env"):
+            names.add("LANG")
+    return names
+
+
 class _Composer:
     def __init__(self, base: Mapping[str, Any]) -> None:
         self._config = dict(base)
@@ -90,6 +121,12 @@ class _Composer:
         if section is not None:
             section[path[-1]] = value
             self.sources["config", *path] = source
+
+    def set_default(self, source: str, path: tuple[str, ...], value: Any) -> None:
+        """Set a value that is missing or null."""
+        section = self._section(path[:-1])
+        if section is not None and section.get(path[-1]) is None:
+            self.set(source, path, value)
 
     def extend(self, source: str, path: tuple[str, ...], items: list[Any]) -> None:
         """Add items to a list. A mapping becomes a list of pairs."""

@@ -16,11 +16,14 @@ MAX_COMMAND_BYTES = 120_000
 """Bytes of a command or build step. Linux passes at most 128 KiB to a program in one argument."""
 MAX_VARIABLE_BYTES = 100_000
 """Bytes of the value of one variable."""
+MAX_FOLDER_PATH_BYTES = 4095
+"""Bytes of the path of a folder, as many as Linux takes."""
 MAX_LIST_ITEMS = 1000
 MAX_LINE_LENGTH = 1000
 MAX_DURATION_SECONDS = 10 * 366 * 86_400
 MAX_WHOLE_NUMBER = 1 << 40
 
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}\Z")
 """Shells support no other names: most drop such a variable, and some end."""
 
@@ -46,6 +49,23 @@ class ShortText(fields.String):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(validate=[not_blank, validate.Length(max=MAX_LINE_LENGTH)], **kwargs)
+
+
+class FolderPath(fields.String):
+    """The absolute path of a folder. Whether the folder exists is not checked."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(validate=[_absolute, max_bytes(MAX_FOLDER_PATH_BYTES), _without_control_characters], **kwargs)
+
+
+def _absolute(path: str) -> None:
+    if not path.startswith("/"):
+        raise ValidationError("Not an absolute path: it must begin with `/`.")
+
+
+def _without_control_characters(text: str) -> None:
+    if _CONTROL_CHARACTER.search(text):
+        raise ValidationError("Must not contain control characters.")
 
 
 class WholeNumber(fields.Integer):

@@ -16,6 +16,7 @@ from polyjob.jobconfig.fields import (
     MAX_COMMAND_BYTES,
     BoundedList,
     Command,
+    FolderPath,
     Reference,
     Resources,
     Seconds,
@@ -110,6 +111,7 @@ class OutputsSchema(Section):
 
 class EnvironmentSchema(Section):
     env_vars = Variables()
+    workdir = FolderPath()
     resources = Resources()
     node_selector = TextMap()
     affinity = fields.Dict(keys=fields.String())

@@ -15,6 +15,7 @@ from polyjob.auth import identity as auth
 from polyjob.auth import permissions
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job
+from polyjob.jobconfig.compose import working_folder
 from polyjob.logs.files import log_length
 from polyjob.pages.forms import Form, done, local_path, read_form
 from polyjob.pages.urls import build_url, job_url, project_url, run_url
@@ -106,7 +107,13 @@ def action_buttons(run: Run) -> list[Button]:
         Button(action, f"{run_url(run)}/{action.name}")
         for action in actions
         if permissions.may(action.operation, identity, run.project) and action.applies_to(run)
+        if not (action.creates_job and _is_folder_refused(run, identity))
     ]
+
+
+def _is_folder_refused(run: Run, identity: auth.Identity) -> bool:
+    """Return whether the run has a working folder that the user could not choose for a clone."""
+    return working_folder(run.config) is not None and not permissions.may_choose_folder(identity)
 
 
 def _next_page(form: Form, default: str) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from flask import Blueprint, make_response, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob.api.path_prefixes import JOB
 from polyjob.api.problems import status_of
-from polyjob.api.request_context import find_job, find_project, me, settings, store
+from polyjob.api.request_context import find_job, find_project, may_choose_folder, me, settings, store
 from polyjob.api.schemas.job_bodies import read_job_create
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Job
-from polyjob.errors import Conflict, Invalid, PolyjobError, Problem
+from polyjob.errors import Conflict, Forbidden, Invalid, PolyjobError, Problem
 from polyjob.jobconfig.parsing import to_yaml
 from polyjob.pages.forms import (
     STALE_FORM,
@@ -40,9 +42,7 @@ blp = Blueprint("cloning", __name__)
 def clone_job(username: str, project_name: str, job_id: int, strategy: str) -> AnyResponse:
     """Run the job again with its config unchanged."""
     original, form = find_job(username, project_name, job_id), read_form()
-    clone_id = create_idempotently(
-        form, original.project, lambda idempotent: cloning.clone(original, me(), strategy, {}, settings(), idempotent)
-    )
+    clone_id = _clone(original, form, strategy, {})
     return _go_to_clone(original, clone_id, strategy)
 
 
@@ -65,14 +65,21 @@ def clone_edited(username: str, project_name: str, job_id: int) -> AnyResponse:
         return _page(original, form, {"": [STALE_FORM]}, 403)
     try:
         changes = _read_changes(original, form)
-        clone_id = create_idempotently(
-            form,
-            original.project,
-            lambda idempotent: cloning.clone(original, me(), strategy, changes, settings(), idempotent),
-        )
-    except (Invalid, Conflict) as error:
+        clone_id = _clone(original, form, strategy, changes)
+    except (Invalid, Conflict, Forbidden) as error:
         return _page(original, form, _errors(error), status_of(error))
     return _go_to_clone(original, clone_id, strategy)
+
+
+def _clone(original: Job, form: Form, strategy: str, changes: Mapping[str, object]) -> int:
+    """Create the clone and return its number. A form that is sent twice creates one."""
+    return create_idempotently(
+        form,
+        original.project,
+        lambda idempotent: cloning.clone(
+            original, me(), strategy, changes, settings(), idempotent, may_choose_folder=may_choose_folder()
+        ),
+    )
 
 
 def config_text(job: Job) -> str:

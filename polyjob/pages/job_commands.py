@@ -13,8 +13,11 @@ from polyjob.pages.job_form import lines_of, numbered_lines, read_tags
 
 
 def run_command(project: str, form: Form, has_upload: bool = False) -> str:
-    """Return the `polyjob run` command. An upload is the current folder."""
-    words = ["polyjob", "run", "-p", project]
+    """Return the `polyjob run` command. An upload is the current folder.
+
+    The form knows no folder and no variables of a shell, so neither may the command add some.
+    """
+    words = ["polyjob", "run", "-p", project, "--clean"]
     for option in ("image", *RESOURCES, "backend", "timeout", "name"):
         if form.word(option):
             words += [f"--{option}", form.word(option)]

@@ -11,6 +11,7 @@ from polyjob.api.paging import root
 from polyjob.clock import now
 from polyjob.db.models import Job, User
 from polyjob.formatting import format_size
+from polyjob.jobconfig.compose import working_folder
 from polyjob.jobconfig.parsing import dump_yaml
 from polyjob.logs.files import log_length, tail_start
 from polyjob.pages import logs, outputs, timeline
@@ -47,6 +48,7 @@ def job_context(job: Job, user: User) -> dict[str, Any]:
         "log_view": logs.log_view(job),
         "outputs": outputs.overview(job),
         "outputs_url": f"/api/v1{job_url(job)}/outputs",
+        "folder": working_folder(job.config),
         "build": job.build,
         "build_log": _failed_build_log(job),
         "originals": originals,

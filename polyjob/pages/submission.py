@@ -12,13 +12,13 @@ from werkzeug.wrappers import Response as AnyResponse
 from polyjob.api.paging import root
 from polyjob.api.path_prefixes import PROJECT
 from polyjob.api.problems import status_of
-from polyjob.api.request_context import config_errors_at, find_project, me, settings
+from polyjob.api.request_context import config_errors_at, find_project, may_choose_folder, me, settings
 from polyjob.api.schemas.projects import ProjectBody
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions, sessions
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Project
-from polyjob.errors import Invalid, Problem, TooLarge, Unavailable
+from polyjob.errors import Forbidden, Invalid, Problem, TooLarge, Unavailable
 from polyjob.jobconfig.checks import check_values, deserialize
 from polyjob.pages.form_upload import ReceivedForm, receive_form
 from polyjob.pages.forms import (
@@ -97,7 +97,7 @@ def submit(username: str, project_name: str) -> AnyResponse:
                 raise received.fault
             with config_errors_at(parsed.config_pointer):
                 job_id = _create_job(project, form, parsed.attributes, received)
-        except (Invalid, TooLarge, Unavailable) as error:
+        except (Forbidden, Invalid, TooLarge, Unavailable) as error:
             problems = getattr(error, "problems", None) or [Problem("", str(error))]
             errors = errors_of(problems, form)
             if has_upload:
@@ -135,14 +135,17 @@ def _create_job(project: Project, form: Form, attributes: dict[str, Any], receiv
     upload_digest = None
     if received.tarball is not None:
         config = attributes.get("config") or {}
-        # Check first: no upload is stored for a job that the runner cannot run.
+        # Check first: no upload is stored for a job that is refused.
         specs.check_runner_support(config, choose_runner(settings(), attributes), len(settings().gpus))
+        specs.check_working_folder(config, may_choose_folder())
         project.code = projects.store_upload(project, me(), received.tarball, settings())
         upload_digest = project.code.digest
     return create_idempotently(
         form,
         project,
-        lambda idempotent: submission.create(project, me(), attributes, settings(), idempotent),
+        lambda idempotent: submission.create(
+            project, me(), attributes, settings(), idempotent, may_choose_folder=may_choose_folder()
+        ),
         upload_digest,
     )
 

@@ -33,6 +33,8 @@ def clone(
     attributes: Mapping[str, Any],
     settings: Settings,
     once: IdempotentRequest | None = None,
+    *,
+    may_choose_folder: bool = False,
 ) -> Job:
     """Create a job from `source` and return it.
 
@@ -42,14 +44,16 @@ def clone(
     `restart` begins with empty outputs, and the source may be in any state. `resume` and `copy` begin with a copy of
     the source's outputs, so the source must be done.
 
-    Raises Invalid if the source or the new config is not suitable, NotFound if the source is deleted meanwhile,
-    Unavailable if the disk is low, and whatever `once` raises. Then no job is created.
+    Raises Invalid if the source or the new config is not suitable, Forbidden if the config names a working folder
+    without `may_choose_folder`, NotFound if the source is deleted meanwhile, Unavailable if the disk is low, and
+    whatever `once` raises. Then no job is created.
     """
     store = Store(settings.data_dir)
     store.check_free_space(settings.disk_low)
     if strategy != "restart":
         _check_outputs(source, strategy, store)
     columns, name = _config_columns(source, attributes, settings)
+    specs.check_working_folder(columns["config"], may_choose_folder)
     job_uuid = uuid.uuid4().hex
     with _linked_inputs(source, job_uuid, strategy, settings), write(strategy):
         store_response = check_replay(once)

@@ -99,11 +99,12 @@ def is_name_taken(project: Project, name: str, ignored: Job | None = None) -> bo
     return bool((query.where(Job.id != ignored.id) if ignored else query).exists())
 
 
-def update(job: Job, changes: Mapping[str, Any], settings: Settings) -> Job:
-    """Update what users can change, and return the job. Raises Invalid, and then changes nothing.
+def update(job: Job, changes: Mapping[str, Any], settings: Settings, *, may_choose_folder: bool = False) -> Job:
+    """Update what users can change, and return the job. Raises Invalid or Forbidden, and then changes nothing.
 
     These are name, description, readme, tags, data_refs, params and the original. With `changes["merge"]`, tags,
-    data_refs and params are merged with the existing ones. A job that is still queued also takes a new config.
+    data_refs and params are merged with the existing ones. A job that is still queued also takes a new config; one that
+    names a working folder needs `may_choose_folder`.
     """
     columns = {name: changes[name] for name in _UPDATABLE_COLUMNS if name in changes}
     with write("update"):
@@ -118,6 +119,7 @@ def update(job: Job, changes: Mapping[str, Any], settings: Settings) -> Job:
             columns["original"] = _find_original(job, changes["original_job"])
         if changes.get("config") is not None:
             columns |= _config_columns(job, changes["config"], changes.get("content"), settings)
+            specs.check_working_folder(changes["config"], may_choose_folder)
         if columns:
             update_columns(job, **columns)
             audit.record("update", job, changed=sorted(columns))

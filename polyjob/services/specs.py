@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from polyjob.db.models import Build, Job
-from polyjob.errors import Invalid, Problem
+from polyjob.errors import Forbidden, Invalid, Problem
 from polyjob.jobconfig.commands import shell_text
+from polyjob.jobconfig.compose import working_folder
 from polyjob.setting_values import MIB
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
@@ -63,6 +64,15 @@ def check_runner_support(
     if problems:
         raise Invalid(problems)
     return notes
+
+
+def check_working_folder(config: Mapping[str, Any] | None, may_choose_folder: bool) -> None:
+    """Raise Forbidden if the config names a working folder and the sender may not choose one."""
+    if working_folder(config) is not None and not may_choose_folder:
+        raise Forbidden(
+            "Only an administrator, with a token of scope `admin` for all projects, may choose the folder of a job."
+            " Omit `environment.workdir`, or on the command line, use `--clean`."
+        )
 
 
 def notes_on_ignored_parts(config: Mapping[str, Any], runner: str) -> list[dict[str, str]]:
@@ -171,10 +181,11 @@ def job_spec(
     """Return what the runner needs to start the job.
 
     `token` is the job's own, the only token that it gets. `inputs` is the tarball of outputs that it begins with.
-    `is_pinned` is true if the job named its build.
+    `is_pinned` is true if the job named its build. A job with a working folder of its own does not need the upload.
     """
     config = job.config
     environment = config.get("environment") or {}
+    workdir = working_folder(config)
     requested = environment.get("resources") or {}
     return JobSpec(
         uuid=job.uuid,
@@ -187,8 +198,9 @@ def job_spec(
         requests=parse_resources(requested, "requests"),
         limits=parse_resources(requested, "limits"),
         placement=parse_placement(environment),
+        workdir=workdir,
         timeout=time_limit(config, settings),
-        upload=str(store.upload_path(job.code.digest)) if job.code else None,
+        upload=str(store.upload_path(job.code.digest)) if job.code and not workdir else None,
         is_pinned=is_pinned,
         inputs=str(inputs) if inputs else None,
         grace=grace_period(config, settings),

@@ -32,14 +32,16 @@ def create(
     attributes: Mapping[str, Any],
     settings: Settings,
     once: IdempotentRequest | None = None,
+    *,
+    may_choose_folder: bool = False,
 ) -> Job:
     """Accept a job and return it.
 
     When this returns, the job is on disk. It will run, or reach a terminal status that gives the reason.
 
     `attributes` has `config` (from `load_config`, or None), `backend` (see `choose_runner`) and the job's own columns.
-    Raises Invalid if the runner cannot honour the config or the name is taken, Unavailable if the disk is low, and
-    whatever `once` raises.
+    Raises Invalid if the runner cannot honour the config or the name is taken, Forbidden if the config names a working
+    folder without `may_choose_folder`, Unavailable if the disk is low, and whatever `once` raises.
     """
     Store(settings.data_dir).check_free_space(settings.disk_low)
     managed = attributes.get("is_managed") is not False
@@ -54,6 +56,7 @@ def create(
             columns[name] = columns[name] or config.get(name)
     runner = choose_runner(settings, attributes) if managed else settings.runner
     notes = specs.check_runner_support(config, runner, len(settings.gpus)) if config and managed else []
+    specs.check_working_folder(config, may_choose_folder)
     columns |= {
         "config": config,
         "content": attributes.get("content"),

@@ -64,12 +64,17 @@ class Artifact:
             return None
         return "its Python is missing" if current is None else "its Python was changed"
 
-    def apply_to(self, env: Mapping[str, str]) -> dict[str, str]:
-        """Return `env` with the virtualenv first on PATH, the build's variables, and pip settings that suit it."""
+    def apply_to(self, inherited: Mapping[str, str], own: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Return the variables of a command, with the virtualenv first on PATH.
+
+        These are the inherited ones without the pip settings that redirect installations, the build's variables, and
+        the command's own.
+        """
+        own = dict(self.variables) | dict(own or {})
         if self.env is None:
-            return dict(env) | dict(self.variables)
-        merged = {name: value for name, value in env.items() if not _redirects_pip(name)}
-        merged |= {"PIP_USER": "0"} | dict(self.variables)
+            return dict(inherited) | own
+        merged = {name: value for name, value in inherited.items() if not _redirects_pip(name)}
+        merged |= {"PIP_USER": "0"} | own
         return merged | {"PATH": f"{self.env}/bin:{merged['PATH']}", "VIRTUAL_ENV": self.env}
 
 

@@ -39,11 +39,11 @@ def job_account(settings: RunnerSettings) -> pwd.struct_passwd | None:
 
 
 def account_json(account: pwd.struct_passwd | None) -> dict[str, Any] | None:
-    """Return an account as a keeper or step supervisor receives it: as numbers."""
+    """Return an account as a keeper or step supervisor receives it: as numbers, and its name for messages."""
     if account is None:
         return None
     groups = os.getgrouplist(account.pw_name, account.pw_gid)
-    return {"user": account.pw_uid, "group": account.pw_gid, "groups": groups}
+    return {"name": account.pw_name, "user": account.pw_uid, "group": account.pw_gid, "groups": groups}
 
 
 def _missing_capabilities() -> list[str]:

@@ -71,9 +71,12 @@ class Keeper:
         os.chdir(work)
         argv = [find_shell(spec["env"].get("PATH", "")), "-c", spec["cmd"]]
         try:
-            return spawn(argv, spec["env"], self.log_pipe.write_end, account)
+            return spawn(argv, spec["env"], self.log_pipe.write_end, account, spec["workdir"])
         except OSError as error:
-            return _start_failure(f"The command cannot be started: {os.strerror(error.errno or 0)}")
+            reason = os.strerror(error.errno or 0)
+            if spec["workdir"] and error.filename == spec["workdir"]:
+                return _start_failure(_unusable_folder(spec, reason))
+            return _start_failure(f"The command cannot be started: {reason}")
 
     def _wait(self, command: int, folder: str) -> dict[str, Any]:
         """Wait until the command and all its descendants have ended. Return the job's exit."""
@@ -99,6 +102,12 @@ class Keeper:
 
 def _start_failure(message: str) -> dict[str, Any]:
     return {"reason": "start", "message": message}
+
+
+def _unusable_folder(spec: dict[str, Any], reason: str) -> str:
+    subject = f"The account `{spec['account']['name']}`" if spec["account"] else "The job"
+    advice = "`polyjob run --clean` uses an empty one"
+    return f"{subject} cannot enter the working folder `{spec['workdir']}`: {reason}; {advice}"
 
 
 def _exit_of(status: int, supervisor: Supervisor) -> dict[str, Any]:

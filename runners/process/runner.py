@@ -124,6 +124,7 @@ class ProcessRunner(Runner):
             "code": spec.upload,
             "inputs": spec.inputs,
             "tmp": temporary_folder(self.settings, spec.uuid),
+            "workdir": spec.workdir,
             "grace": spec.grace,
             "log_limit": spec.log_limit,
             "account": account_json(account),
@@ -300,7 +301,7 @@ class ProcessRunner(Runner):
         if self._inherited is None:
             self._inherited = inherited_variables(self.settings, account)
         base = self._inherited | {"TMPDIR": temporary_folder(self.settings, spec.uuid)}
-        return Artifact.read(artifact).apply_to(base) | dict(spec.env) | own
+        return Artifact.read(artifact).apply_to(base, spec.env) | own
 
     def _handle(self, uuid: str) -> str:
         return json.dumps({"v": 1, "uuid": uuid, "boot": self.boot_id})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -39,16 +40,18 @@ class Account:
         prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
-def spawn(argv: list[str], env: dict[str, str], output: int, account: Account | None) -> int:
-    """Start a command in the current folder and return its pid.
+def spawn(argv: list[str], env: dict[str, str], output: int, account: Account | None, folder: str | None = None) -> int:
+    """Start a command in `folder`, or else in the current folder, and return its pid.
 
     The command has an empty standard input and a process group of its own, and writes to `output`. Raises OSError if it
-    cannot be executed.
+    cannot be executed, or with `filename` set to the folder if the account cannot enter that.
     """
     with _raised_oom_score():
         if account is None:
+            if folder:
+                os.chdir(folder)
             return _spawn_as_self(argv, env, output)
-        return _spawn_as(account, argv, env, output)
+        return _spawn_as(account, argv, env, output, folder)
 
 
 def find_shell(search_path: str) -> str:
@@ -92,14 +95,18 @@ def _spawn_as_self(argv: list[str], env: dict[str, str], output: int) -> int:
     )
 
 
-def _spawn_as(account: Account, argv: list[str], env: dict[str, str], output: int) -> int:
+def _spawn_as(account: Account, argv: list[str], env: dict[str, str], output: int, folder: str | None) -> int:
     os.fchown(output, account.user, account.group)  # otherwise the command could not open its own /dev/stderr
     error_read, error_write = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
+        failing = folder
         try:
             os.setpgid(0, 0)
             account.become()
+            if folder:
+                os.chdir(folder)
+            failing = argv[0]
             os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
             os.dup2(output, 1)
             os.dup2(output, 2)
@@ -108,13 +115,14 @@ def _spawn_as(account: Account, argv: list[str], env: dict[str, str], output: in
             signal.set_wakeup_fd(-1)
             os.execve(argv[0], argv, env)
         except OSError as error:
-            os.write(error_write, str(error.errno or errno.EIO).encode())
+            os.write(error_write, json.dumps([error.errno or errno.EIO, failing]).encode())
         finally:
             os._exit(127)
     os.close(error_write)
     with open(error_read, "rb") as file:
-        error_number = file.read()
-    if error_number:
+        failure = file.read()
+    if failure:
         os.waitpid(pid, 0)
-        raise OSError(int(error_number), os.strerror(int(error_number)))
+        error_number, failing = json.loads(failure)
+        raise OSError(error_number, os.strerror(error_number), failing)
     return pid

@@ -94,7 +94,7 @@ def test_commands_follow_the_fields(page: Page, plain_page: Page, screenshot: Ta
     page.goto(SUBMIT)
     expect(page.locator("#commands")).to_be_hidden()
     page.get_by_label("Command", exact=True).fill("echo it's")
-    expect(page.locator("#run-command")).to_have_text("polyjob run -p root/quick-start -- 'echo it'\"'\"'s'")
+    expect(page.locator("#run-command")).to_have_text("polyjob run -p root/quick-start --clean -- 'echo it'\"'\"'s'")
     page.get_by_label("Image").fill("python:3.12")
     expect(page.locator("#run-command")).to_contain_text("--image python:3.12")
     page.get_by_label("Image").fill("No Image")
@@ -102,7 +102,7 @@ def test_commands_follow_the_fields(page: Page, plain_page: Page, screenshot: Ta
     plain_page.goto(SUBMIT)
     plain_page.get_by_label("Command", exact=True).fill("echo 1")
     plain_page.get_by_role("button", name="Show as command").click()
-    expect(plain_page.locator("#run-command")).to_have_text("polyjob run -p root/quick-start -- 'echo 1'")
+    expect(plain_page.locator("#run-command")).to_have_text("polyjob run -p root/quick-start --clean -- 'echo 1'")
     expect(plain_page.get_by_label("Command", exact=True)).to_have_value("echo 1")
     screenshot(plain_page, "submit-commands", full_page=True)
 

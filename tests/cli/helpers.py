@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner, Result
@@ -40,9 +41,11 @@ def environment(server: Server, **more: str) -> dict[str, str]:
     return server.environment | {"POLYJOB_DATA_DIR": str(server.data_dir)} | more
 
 
-def polyjob(server: Server, *arguments: str, data: bytes = b"", **more: str) -> subprocess.CompletedProcess[bytes]:
+def polyjob(
+    server: Server, *arguments: str, data: bytes = b"", cwd: Path = ROOT, **more: str
+) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        command(*arguments), input=data, capture_output=True, timeout=60, env=environment(server, **more), cwd=ROOT
+        command(*arguments), input=data, capture_output=True, timeout=60, env=environment(server, **more), cwd=cwd
     )
 
 

@@ -19,8 +19,9 @@ from tests.e2e.conftest import Server
 
 def refusal(*command: str, **options: Any) -> str:
     """Return the command's error for a config that the server refuses."""
-    origins = Origins()
-    body = job_body(command, origins, **(NO_OPTIONS | options))
+    origins, options = Origins(), NO_OPTIONS | options
+    config = origins.read(options["file"]) if options["file"] else {}
+    body = job_body(command, config, None, origins, **options)
     with pytest.raises(Invalid) as refused:
         load_config(body["config"])
     problems = [(problem.pointer, problem.detail) for problem in refused.value.problems]
@@ -82,6 +83,7 @@ def test_each_fault_names_its_own_origin(tmp_path: Path) -> None:
 
 def test_options_exist() -> None:
     spellings = {spelling for option in run.params for spelling in option.opts} | {"COMMAND"}
+    spellings |= {"the current folder", "a variable of this shell"}
     assert set(OPTIONS.values()) <= spellings
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from polyjob.cli.caller import Caller
 from polyjob.cli.origins import Origins
 from polyjob.cli.run import job_body, run
 from tests.cli.helpers import invoke, polyjob, popen
@@ -23,8 +24,10 @@ NO_OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def body(*command: str, **options: Any) -> dict[str, Any]:
-    return job_body(command, Origins(), **(NO_OPTIONS | options))
+def body(*command: str, caller: Caller | None = None, **options: Any) -> dict[str, Any]:
+    origins, options = Origins(), NO_OPTIONS | options
+    config = origins.read(options["file"]) if options["file"] else {}
+    return job_body(command, config, caller, origins, **options)
 
 
 class TestBody:

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from polyjob.jobconfig.compose import JobFields, compose_job
+from polyjob.jobconfig.compose import JobFields, compose_job, working_folder
 from polyjob.jobconfig.parsing import parse_content
 
 
@@ -133,3 +133,30 @@ def test_section_of_the_wrong_type_is_left_unchanged(text, fields):
 
 def test_empty_section_is_filled():
     assert config_of({"build": None}, image="i") == {"build": {"image": "i"}}
+
+
+def test_variables_of_the_caller_replace_no_others():
+    caller_vars = [("PATH", "/caller"), ("LANG", "C"), ("A", "caller"), ("B", "caller")]
+    base = {"build": {"lang_env": "de", "env_vars": {"A": "build"}}, "environment": {"env_vars": [["PATH", "/own"]]}}
+    config = config_of(base, caller_vars=caller_vars, env_vars=[("B", "option")])
+    assert config["environment"]["env_vars"] == [["PATH", "/own"], ["B", "option"]]
+    assert config_of({}, caller_vars=caller_vars[:1])["environment"] == {"env_vars": [["PATH", "/caller"]]}
+
+
+@pytest.mark.parametrize("base", [{"environment": 5}, {"environment": {"env_vars": 5}}, {"build": [1]}])
+def test_variables_of_the_caller_leave_an_invalid_config_unchanged(base):
+    config = config_of(base, caller_vars=[("PATH", "/caller")])
+    assert {key: config[key] for key in base} == base
+
+
+@pytest.mark.parametrize(
+    ("own", "folder"), [({}, "/caller"), ({"workdir": None}, "/caller"), ({"workdir": "/a"}, "/a")]
+)
+def test_working_folder_of_the_config_wins(own, folder):
+    config = config_of({"environment": own}, workdir="/caller")
+    assert config["environment"]["workdir"] == working_folder(config) == folder
+
+
+@pytest.mark.parametrize("config", [None, {}, {"environment": None}, {"environment": 5}])
+def test_config_without_a_working_folder_has_none(config):
+    assert working_folder(config) is None

@@ -346,8 +346,15 @@ class TestOtherSections:
             "secret_refs": ["s"], "configmap_refs": ["c"], "config_map_refs": ["c"], "data_refs": ["d"],
             "artifact_refs": ["a"], "max_restarts": 1, "service_account": "s", "image_pull_secrets": ["p"],
             "labels": {"l": "1"}, "annotations": {"a": "1"}, "index": 0,
+            "workdir": "/home/ana/ü b",
         }  # fmt: skip
         assert environment(**members) == members
+
+    @pytest.mark.parametrize(
+        "folder", ["", "a", "~/a", "./a", "/a\nb", "/a\x7f", "/a\x9b", 5, ["/a"], f"/{'ü' * 2048}"]
+    )
+    def test_invalid_working_folder_is_refused(self, folder):
+        assert list(refused(RUN | {"environment": {"workdir": folder}})) == ["/config/environment/workdir"]
 
     def test_termination_takes_seconds(self):
         termination = {"timeout": 1.5, "grace": 3, "ttl": 10, "max_retries": 0, "restart_policy": "never"}

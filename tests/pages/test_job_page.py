@@ -186,3 +186,17 @@ def test_unchanged_job_page_is_a_304(client: FlaskClient, project: Project, data
     with write("test"):
         Job.update(version=Job.version + 1).where(Job.id == job.id).execute()
     assert client.get(url(job), headers={"If-None-Match": changed.headers["ETag"]}).status_code == 200
+
+
+def test_working_folder_is_shown_and_its_clones_are_for_administrators(
+    client: FlaskClient, project: Project, user: User
+) -> None:
+    config = {"run": {"cmd": "true"}, "environment": {"workdir": "/srv/data"}}
+    path = url(make_job(project, config=config))
+    page = client.get(path).text
+    assert "<dt>Folder</dt><dd><code>/srv/data</code>" in page
+    assert f'action="{path}/restart"' not in page
+    assert f'href="{path}/clone"' in page
+    with write("test"):
+        User.update(is_admin=True).where(User.id == user.id).execute()
+    assert f'action="{path}/restart"' in client.get(path).text

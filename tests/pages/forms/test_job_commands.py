@@ -48,16 +48,18 @@ class TestCommands:
             run_command("ana/demo", form, True).partition(" <<'")[0] if config else run_command("ana/demo", form, True)
         )
         words = shlex.split(line)
-        assert words[:4] == ["polyjob", "run", "-p", "ana/demo"]
+        assert words[:5] == ["polyjob", "run", "-p", "ana/demo", "--clean"]
         options = dict(cli_run.make_context("run", words[2:], resilient_parsing=True).params)
         command = options.pop("command")
-        for name in ("project", "detach", "quiet"):
+        for name in ("project", "clean", "detach", "quiet"):
             options.pop(name)
         assert options.pop("upload") == Path(".")
         stdin = io.StringIO(form.text("config"))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.stdin", stdin)
-            cli_body = job_body(command, Origins(), **options)
+            origins = Origins()
+            base = origins.read(options["file"]) if config else {}
+            cli_body = job_body(command, base, None, origins, **options)
         assert read_job_create(cli_body).attributes["config"] == read_job_create(body).attributes["config"]
         assert {name: cli_body.get(name) for name in ("name", "tags")} == {
             name: body.get(name) for name in ("name", "tags")
@@ -69,11 +71,11 @@ class TestCommands:
     def test_config_becomes_a_here_document(self) -> None:
         text = "run:\n  cmd: |\n    cat <<X\nEND\n"
         line = run_command("ana/demo", Form({"config": text}))
-        assert line == f"polyjob run -p ana/demo -f - <<'END_'\n{text}END_"
+        assert line == f"polyjob run -p ana/demo --clean -f - <<'END_'\n{text}END_"
 
     def test_commands_are_shown_without_javascript(self, ana: Browser) -> None:
         page = ana.fill(SUBMIT, 200, cmd="echo it's", do="show")
-        assert "polyjob run -p ana/demo -- 'echo it'\"'\"'s'" in page.text
+        assert "polyjob run -p ana/demo --clean -- 'echo it'\"'\"'s'" in page.text
         assert 'curl http://localhost/api/v1/ana/demo/jobs -H "Authorization: token $POLYJOB_TOKEN"' in page.text
         assert job_fields(page)["cmd"] == "echo it's"
         assert "hidden" not in page.elements["commands"]
@@ -88,6 +90,6 @@ class TestCommands:
                 f"{SUBMIT}/commands", data=typed | {"csrf_token": token}, headers={"Origin": ORIGIN}
             ).json
 
-        assert ask(cmd="true", with_upload="yes")["run"] == "polyjob run -p ana/demo -u . -- true"
+        assert ask(cmd="true", with_upload="yes")["run"] == "polyjob run -p ana/demo --clean -u . -- true"
         assert "repo/upload" in ask(cmd="true", with_upload="yes")["curl"]
         assert list(ask(cmd="true", image="A B")["errors"]) == ["image"]

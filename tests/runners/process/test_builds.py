@@ -447,3 +447,11 @@ def test_pip_settings_of_the_server_are_overridden(name: str) -> None:
     assert env["PIP_USER"] == "0"
     assert builds.Artifact("/env", {name: "own"}).apply_to(server)[name] == "own"
     assert builds.Artifact().apply_to(server) == server
+
+
+def test_virtualenv_comes_before_the_path_of_the_job() -> None:
+    own = {"PATH": "/caller/bin", "VIRTUAL_ENV": "/caller", "PIP_TARGET": "/own"}
+    env = builds.Artifact("/env", {"A": "build", "PATH": "/build"}).apply_to({"PATH": "/bin"}, own)
+    assert (env["PATH"], env["VIRTUAL_ENV"]) == ("/env/bin:/caller/bin", "/env")
+    assert (env["A"], env["PIP_TARGET"]) == ("build", "/own")
+    assert builds.Artifact().apply_to({"PATH": "/bin"}, own)["PATH"] == "/caller/bin"

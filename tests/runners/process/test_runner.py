@@ -329,6 +329,30 @@ class TestFiles:
         assert log_of(spec) == ""
 
 
+class TestWorkingFolder:
+    def test_command_starts_in_the_folder(self, process: ProcessHarness, tmp_path: Path) -> None:
+        (tmp_path / "in here").mkdir()
+        (tmp_path / "in here" / "tool").write_text("#!/bin/sh\necho $1\n")
+        (tmp_path / "in here" / "tool").chmod(0o755)
+        end, log = process.run("pwd; ./tool works; touch made", workdir=str(tmp_path / "in here"))
+        assert (end.succeeded, log.decode()) == (True, f"{tmp_path}/in here\nworks\n")
+        assert (tmp_path / "in here" / "made").exists()
+
+    @pytest.mark.parametrize(("name", "reason"), [("none", "No such file or directory"), ("file", "Not a directory")])
+    def test_unusable_folder_fails_the_start_and_is_named(
+        self, process: ProcessHarness, tmp_path: Path, name: str, reason: str
+    ) -> None:
+        (tmp_path / "file").touch()
+        end, log = process.run("echo ran", workdir=f"{tmp_path}/{name}")
+        assert (end.reason, log) == (Reason.START, b"")
+        assert f"cannot enter the working folder `{tmp_path}/{name}`: {reason}" in (end.message or "")
+
+    def test_outputs_stay_in_the_folder_of_the_job(self, process: ProcessHarness, tmp_path: Path) -> None:
+        spec = process.spec("echo x > $POLYAXON_RUN_OUTPUTS_PATH/f", workdir=str(tmp_path))
+        process.end(process.runner.start(spec, None))
+        assert os.listdir(f"{spec.folder}/outputs") == ["f"]
+
+
 class TestAccount:
     @pytest.fixture
     def for_nobody(self, public: Path, make_process: Callable[..., ProcessHarness]) -> ProcessHarness:
@@ -388,6 +412,15 @@ class TestAccount:
         *signals, files = log.decode().splitlines()
         assert {int(line.split()[1], 16) & ~OF_THE_C_LIBRARY for line in signals} == {0}
         assert files == "4"
+
+    def test_working_folder_is_entered_as_the_account(self, for_nobody: ProcessHarness, public: Path) -> None:
+        for name, mode in (("open", 0o755), ("closed", 0o700)):
+            (public / name).mkdir()
+            (public / name).chmod(mode)
+        assert for_nobody.run("pwd; id -un", workdir=f"{public}/open")[1].decode() == f"{public}/open\nnobody\n"
+        end, log = for_nobody.run("pwd", workdir=f"{public}/closed")
+        assert (end.reason, log) == (Reason.START, b"")
+        assert f"The account `nobody` cannot enter the working folder `{public}/closed`" in (end.message or "")
 
     def test_unexecutable_command_is_reported(self, for_nobody: ProcessHarness) -> None:
         end, _ = for_nobody.run(f"# {'x' * 200_000}")
