@@ -22,10 +22,11 @@ def server(tmp_path_factory):
 def test_copied_jobs_are_listed_like_submitted_ones(server):
     client = server.client()
     client.run("true")
-    assert client.wait(client.submit("false")) == "failed"
-    fill(server.data / "polyjob.db", 300)
+    assert client.wait(client.submit("false", tags=["rare"])) == "failed"
+    fill(server.data / "polyjob.db", 300, failed_every=50)
     assert client.call("GET")["count"] == 300
     assert client.call("GET", "?query=status:failed")["count"] == 7
+    assert client.call("GET", "?query=tags:rare")["count"] == 7
     assert client.call("GET", "/299/statuses")["count"] == client.call("GET", "/1/statuses")["count"]
     client.close()
 
