@@ -18,7 +18,7 @@ from runners.process.spawn import Account, find_shell, spawn
 from runners.process.supervisor import Supervisor
 
 ANNOUNCE_AFTER_SECONDS = 0.02
-"""The keeper announces that a job has started after this time. It announces only the end of a shorter job."""
+"""The keeper records and announces that a job has started after this time. A shorter job has only an end."""
 
 
 class Keeper:
@@ -45,13 +45,13 @@ class Keeper:
             started = self._start(spec)
         except (OSError, ValueError) as error:
             started = _start_failure(f"The job could not be started: {getattr(error, 'strerror', None) or error}")
-        end = started if isinstance(started, dict) else self._wait(started, folder)
+        end = started if isinstance(started, dict) else self._wait(started, spec["uuid"], folder)
         self.log_pipe.drain()
         self.log_pipe.report_dropped()
         if self.log_pipe.message:
             end["message"] = ". ".join(text for text in (end.get("message"), self.log_pipe.message) if text)
         exit_file.write(end)
-        self._announce(spec["uuid"])
+        self._announce("ended", spec["uuid"])
 
     def _start(self, spec: dict[str, Any]) -> int | dict[str, Any]:
         """Create the job's files and start its command. Return its pid, or the exit of a job that did not start."""
@@ -78,26 +78,29 @@ class Keeper:
                 return _start_failure(_unusable_folder(spec, reason))
             return _start_failure(f"The command cannot be started: {reason}")
 
-    def _wait(self, command: int, folder: str) -> dict[str, Any]:
+    def _wait(self, command: int, uuid: str, folder: str) -> dict[str, Any]:
         """Wait until the command and all its descendants have ended. Return the job's exit."""
         os.close(self.log_pipe.write_end)
-        with contextlib.suppress(OSError):  # on a full disk only the end of the job is recorded
-            os.close(os.open(f"{folder}/started", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        self.supervisor.call_after(ANNOUNCE_AFTER_SECONDS, lambda: self._announce("started"))
-        self.supervisor.on_unkillable = lambda names: self._note_unkillable(folder, names)
+        self.supervisor.call_after(ANNOUNCE_AFTER_SECONDS, lambda: self._record_start(uuid, folder))
+        self.supervisor.on_unkillable = lambda names: self._note_unkillable(uuid, folder, names)
         return _exit_of(self.supervisor.wait(command), self.supervisor)
 
-    def _note_unkillable(self, folder: str, names: list[str]) -> None:
+    def _record_start(self, uuid: str, folder: str) -> None:
+        with contextlib.suppress(OSError):  # on a full disk only the end of the job is recorded
+            os.close(os.open(f"{folder}/started", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        self._announce("started", uuid)
+
+    def _note_unkillable(self, uuid: str, folder: str, names: list[str]) -> None:
         """Make the running job show the processes that it waits for."""
         text = f"Cannot be killed, because it runs as another account: {', '.join(names)}. The job ends after it"
         with contextlib.suppress(OSError):
             replace_file(f"{folder}/note.json", json.dumps(text).encode(), sync=False)
-        self._announce("started")
+        self._announce("started", uuid)
 
-    def _announce(self, news: str) -> None:
-        """Wake the engine. The job's uuid as news means that the job has ended."""
+    def _announce(self, event: str, uuid: str) -> None:
+        """Wake the engine."""
         with contextlib.suppress(OSError):  # if no one listens, the engine finds out by polling
-            os.write(self._notify, f"{news}\n".encode())
+            os.write(self._notify, f"{event} {uuid}\n".encode())
 
 
 def _start_failure(message: str) -> dict[str, Any]:

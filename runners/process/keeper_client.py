@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from runners.base import RunnerUnavailable
 from runners.process import keeper_server, launch
@@ -25,24 +25,24 @@ GREETING_SECONDS = 5.0
 """Time within which a running server must greet."""
 
 
-def _has_input(file: BinaryIO) -> bool:
+def _has_input(connection: socket.socket) -> bool:
     poll = select.poll()
-    poll.register(file, select.POLLIN)
+    poll.register(connection, select.POLLIN)
     return bool(poll.poll(0))
 
 
 class KeeperClient:
     """Two connections to the keeper server, one for requests and one for news. It reconnects when they break.
 
-    `on_news` is called in a thread of its own with each piece of news: the uuid of a job that has ended, or another
-    text.
+    `on_news` is called in a thread of its own with each piece of news: an event and the uuid of its job.
     """
 
-    def __init__(self, folder: Path, on_news: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, on_news: Callable[[str, str], None]) -> None:
         self._folder = folder
         self._on_news = on_news
         self._lock = threading.Lock()
-        self._requests: BinaryIO | None = None
+        self._requests: socket.socket | None = None
+        self._answers: BinaryIO | None = None
         self._news: socket.socket | None = None
 
     def check(self) -> None:
@@ -52,8 +52,11 @@ class KeeperClient:
                 self._disconnect()
             self._connect()
 
-    def start_job(self, request: dict[str, Any]) -> None:
-        """Make the server give the job to a keeper, unless it has had one. Idempotent. Raises RunnerUnavailable."""
+    def start_job(self, request: dict[str, Any]) -> bool:
+        """Make the server give the job to a keeper, unless it has had one. Return whether it was given.
+
+        Idempotent. Raises RunnerUnavailable.
+        """
         line = json.dumps(request).encode() + b"\n"
         with self._lock:
             for _ in range(2):
@@ -64,16 +67,18 @@ class KeeperClient:
                 raise RunnerUnavailable("the keeper server ended twice during a request; see its `server.log`")
         if "error" in answer:
             raise RunnerUnavailable(f"the keeper server could not start the job: {answer['error']}")
+        return bool(answer["made"])
 
     def close(self) -> None:
         with self._lock:
             self._disconnect()
 
-    def _send(self, requests: BinaryIO, line: bytes) -> dict[str, Any] | None:
+    def _send(self, requests: socket.socket, line: bytes) -> dict[str, Any] | None:
         """Send a request and return the answer, or None if the connection broke."""
+        assert self._answers is not None
         try:
-            requests.write(line)
-            answer = requests.readline()
+            requests.sendall(line)
+            answer = self._answers.readline()
         except TimeoutError:
             self._disconnect()
             raise RunnerUnavailable("the keeper server does not answer") from None
@@ -84,7 +89,7 @@ class KeeperClient:
             return None
         return dict(json.loads(answer))
 
-    def _connect(self) -> BinaryIO:
+    def _connect(self) -> socket.socket:
         if self._requests is not None:
             return self._requests
         deadline = time.monotonic() + START_SECONDS
@@ -100,10 +105,9 @@ class KeeperClient:
             if server is not None:
                 threading.Thread(target=server.wait, name="keeper-server", daemon=True).start()
         connection.settimeout(ANSWER_SECONDS)
-        self._requests = cast(BinaryIO, connection.makefile("rwb", buffering=0))
-        connection.close()  # the file keeps it open
+        self._requests, self._answers = connection, connection.makefile("rb")
         self._listen()
-        return self._requests
+        return connection
 
     def _listen(self) -> None:
         """Connect for news. Failures are ignored, because the engine polls once a second anyway."""
@@ -118,7 +122,8 @@ class KeeperClient:
     def _read_news(self, news: socket.socket) -> None:
         with contextlib.suppress(OSError, ValueError), news.makefile("rb") as lines:
             for line in lines:
-                self._on_news(json.loads(line))
+                event, uuid = json.loads(line)
+                self._on_news(event, uuid)
 
     def _try_connect(self) -> socket.socket | None:
         """Return a connection that the server has greeted, or None. Raises RunnerUnavailable if there is no folder.
@@ -161,10 +166,10 @@ class KeeperClient:
             os.close(log)
 
     def _disconnect(self) -> None:
-        if self._requests is not None:
-            with contextlib.suppress(OSError):
-                self._requests.close()
-            self._requests = None
+        if self._requests is not None and self._answers is not None:
+            self._answers.close()
+            self._requests.close()
+            self._requests = self._answers = None
         if self._news is not None:
             with contextlib.suppress(OSError):
                 self._news.shutdown(socket.SHUT_RDWR)

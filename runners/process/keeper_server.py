@@ -10,8 +10,7 @@ the next start of a job starts another server.
 
 * The server greets each connection with `{"version", "pid"}`.
 * A request is what `ProcessRunner.start` sends. The answer is `{"made": bool}`, or `{"error": text}`.
-* A connection that sends `{"listen": true}` only receives news: the uuid of each job that has ended, and `"started"`
-  when a job has started.
+* A connection that sends `{"listen": true}` only receives news, as `[event, uuid]`: a job has `"started"` or `"ended"`.
 
 An engine with another VERSION uses another socket, and so another server.
 
@@ -22,7 +21,7 @@ paid before the job arrives.
 
 * `attempt`: gives the job to one keeper; see `runners.process.attempts`
 * `keeper.json`: pid and start time of the keeper
-* `started`: the command has started
+* `started`: the command has started, and has not ended within a moment
 * `note.json`: a sentence that the running job shows, in rare cases
 * `exit.json`: how the job ended
 """
@@ -146,7 +145,7 @@ class Server:
                     self._drain(self.wakeup_read)
                     self._reap()
                 elif file == self.news_read:
-                    self._send_news(os.read(self.news_read, 1 << 16).decode().split())
+                    self._send_news(os.read(self.news_read, 1 << 16).decode().splitlines())
                 else:
                     self._read(file)
             if self.connections and self.spare is None:
@@ -179,7 +178,7 @@ class Server:
     def _read(self, file: int) -> None:
         connection, buffer = self.connections[file]
         try:
-            data = connection.recv(1 << 20, socket.MSG_DONTWAIT)
+            data = connection.recv(1 << 16, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
@@ -212,7 +211,7 @@ class Server:
             connection.sendall(json.dumps(answer).encode() + b"\n")
 
     def _send_news(self, news: list[str]) -> None:
-        lines = b"".join(json.dumps(item).encode() + b"\n" for item in news)
+        lines = b"".join(json.dumps(line.split()).encode() + b"\n" for line in news)
         for file in self.listeners:
             with contextlib.suppress(OSError):
                 self.connections[file][0].send(lines, socket.MSG_DONTWAIT)

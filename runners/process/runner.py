@@ -51,6 +51,8 @@ from runners.process.supervisor import FORCE, TERM
 
 KILL_TIMEOUT_SECONDS = 20.0
 """Time that `clean` waits for the processes that it kills."""
+NEWS_SECONDS = 0.5
+"""Time within which a keeper announces the start or end of its job."""
 
 
 class ProcessRunner(Runner):
@@ -68,6 +70,8 @@ class ProcessRunner(Runner):
         self._keepers = KeeperWatch(wake)
         self._started: set[str] = set()
         """Uuids of the jobs whose command is known to have started."""
+        self._begun_at: dict[str, float] = {}
+        """Uuid → time at which this runner gave the job to a keeper, until there is news of it."""
         self._inherited: dict[str, str] | None = None
 
     def check(self) -> None:
@@ -130,7 +134,13 @@ class ProcessRunner(Runner):
             "account": account_json(account),
         }
         _check_texts(spec)
-        self._client.start_job(request)
+        self._begun_at[spec.uuid] = time.monotonic()  # before the request, because news can be faster than its answer
+        is_given = False
+        try:
+            is_given = self._client.start_job(request)
+        finally:
+            if not is_given:
+                self._begun_at.pop(spec.uuid, None)
         return self._handle(spec.uuid)
 
     def poll(self, handles: Sequence[str]) -> dict[str, State]:
@@ -215,18 +225,22 @@ class ProcessRunner(Runner):
 
     # State of a job
 
-    def _on_news(self, news: str) -> None:
+    def _on_news(self, event: str, uuid: str) -> None:
         """React to news of the keeper server. Called in a thread of its own.
 
         If a job has ended, its keeper is no longer watched, because it only has to exit.
         """
-        self._keepers.remove(news)
+        self._begun_at.pop(uuid, None)
+        if event == "ended":
+            self._keepers.remove(uuid)
         self.wake()
 
     def _state(self, handle: str) -> State:
         uuid, boot_id = _parse_handle(handle)
         if boot_id != self.boot_id:  # no process is left, but the exit may have been recorded before the reboot
             return self._end(uuid)
+        if self._has_just_begun(uuid):
+            return Pending()
         if not self._keepers.is_watched(uuid):
             if self._exit(uuid):
                 return self._end(uuid)
@@ -239,6 +253,19 @@ class ProcessRunner(Runner):
                 return Pending()
             self._started.add(uuid)
         return Running(self.node, self._note(uuid))
+
+    def _has_just_begun(self, uuid: str) -> bool:
+        """Return whether the job was given to a keeper a moment ago, and there was no news of it.
+
+        So a short job is not watched at all. Without news, as after the death of the server, the files tell.
+        """
+        begun_at = self._begun_at.get(uuid)
+        if begun_at is None:
+            return False
+        if time.monotonic() - begun_at < NEWS_SECONDS:
+            return True
+        self._begun_at.pop(uuid, None)
+        return False
 
     def _end(self, uuid: str) -> Exited | Missing:
         """Return the final state of a job that has no process any more."""

@@ -69,19 +69,21 @@ def _raised_oom_score() -> Iterator[None]:
     A process may raise its own score and restore it; a child keeps the score that it was started with.
     """
     previous = None
+    file = -1
     with contextlib.suppress(OSError, ValueError):
-        with open(OOM_SCORE_PATH) as file:
-            score = int(file.read())
-        if score < OOM_SCORE:
-            with open(OOM_SCORE_PATH, "w") as file:
-                file.write(str(OOM_SCORE))
+        file = os.open(OOM_SCORE_PATH, os.O_RDWR | os.O_CLOEXEC)
+        score = os.pread(file, 20, 0)
+        if int(score) < OOM_SCORE:
+            os.pwrite(file, str(OOM_SCORE).encode(), 0)
             previous = score
     try:
         yield
     finally:
         if previous is not None:
-            with contextlib.suppress(OSError), open(OOM_SCORE_PATH, "w") as file:
-                file.write(str(previous))
+            with contextlib.suppress(OSError):
+                os.pwrite(file, previous, 0)
+        if file >= 0:
+            os.close(file)
 
 
 def _spawn_as_self(argv: list[str], env: dict[str, str], output: int) -> int:

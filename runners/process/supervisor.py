@@ -8,6 +8,7 @@ reports that it has no child left.
 from __future__ import annotations
 
 import os
+import resource  # noqa: F401 - `os.wait4` needs it; so the server loads it once, and not each keeper again
 import select
 import signal
 import time

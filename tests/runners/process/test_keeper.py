@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from runners.base import Exited, JobSpec, Missing, Reason, RunnerUnavailable, Running
+from runners.base import Exited, JobSpec, Missing, Pending, Reason, RunnerUnavailable, Running, State
 from runners.process import attempts, keeper_server, launch
 from runners.process.attempts import FENCED
 from runners.process.linux import BOOT_ID_PATH
@@ -617,6 +617,16 @@ class TestServer:
         wait_for(lambda: isinstance(process.state(handle, newer), Running))
         newer.stop(handle, force=True)
         process.end(handle, newer)
+
+    @pytest.mark.parametrize(("command", "state"), [("sleep 1000", Running), ("true", Exited)])
+    def test_job_whose_news_are_lost_is_found_by_its_files(
+        self, process: ProcessHarness, monkeypatch: pytest.MonkeyPatch, command: str, state: type[State]
+    ) -> None:
+        process.runner.check()
+        monkeypatch.setattr(process.runner._client, "_on_news", lambda event, uuid: None)
+        handle = process.runner.start(process.spec(command), None)
+        assert isinstance(process.state(handle), Pending)
+        wait_for(lambda: isinstance(process.state(handle), state))
 
     def test_server_survives_invalid_requests(self, process: ProcessHarness) -> None:
         process.runner.check()
