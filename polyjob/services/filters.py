@@ -76,7 +76,7 @@ class QueryCondition:
     name: str
     """The name of its field."""
     operand: str
-    """What follows the colon, without the `~`."""
+    """The text after the colon, without the `~`."""
     is_negated: bool
     expression: Any
 

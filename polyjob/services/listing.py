@@ -47,7 +47,7 @@ _ORDERS: dict[tuple[Any, bool], dict[str, str]] = {
 """(table, archived) → the indexes that have the rows of a project in an order. The first serves all other orders."""
 
 _PREFERENCE = ("status", "tag", "user_id", "")
-"""Which values a list is read by, if many rows meet several conditions: the indexes of statuses also have the user."""
+"""The preferred search, if many rows meet several conditions. The indexes of statuses also have the user."""
 _TAG_COLUMNS = frozenset(("id", "project_id", "tag", "created_at", "updated_at"))
 
 
