@@ -42,7 +42,7 @@ def startup_warnings(settings: Settings) -> list[str]:
     if os.geteuid() == 0 and "process" in settings.runner_names and not settings.job_user:
         return [
             "Warning: jobs run as root, so anyone who can submit jobs controls this machine. Set POLYJOB_JOB_USER to "
-            "another account."
+            "another account, for example POLYJOB_JOB_USER=nobody."
         ]
     return []
 

@@ -16,7 +16,7 @@ import traceback
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
-from polyjob.server.terminal import say, warn
+from polyjob.server.terminal import say
 from polyjob.settings import SettingError, Settings
 
 
@@ -109,20 +109,15 @@ def _prepare(settings: Settings, channel: TextIO) -> tuple[Settings, list[str]] 
 
 
 def prepare(settings: Settings) -> list[str]:
-    """Prepare the data folder, print the warnings and return the greeting. Leaves no database connection open.
-
-    Raises CannotServe.
-    """
+    """Prepare the data folder and return the greeting. Leaves no database connection open. Raises CannotServe."""
     from peewee import DatabaseError
 
     from polyjob.db.database import close_database
     from polyjob.server import greeting
-    from polyjob.server.bootstrap import UnusableDataDir, prepare_data_dir, startup_warnings
+    from polyjob.server.bootstrap import UnusableDataDir, prepare_data_dir
 
     try:
         prepare_data_dir(settings)
-        for warning in startup_warnings(settings):
-            warn(warning)
         return greeting.greeting(settings)
     except (UnusableDataDir, RuntimeError) as error:
         raise CannotServe(error) from error
