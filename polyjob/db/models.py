@@ -286,6 +286,13 @@ class JobStatus(Table):
     created_at = InstantField()
 
 
+class Queue(Table):
+    """The number of queued jobs of a runner. Triggers maintain the rows; Python never writes them."""
+
+    runner = TextField(primary_key=True)
+    length = IntegerField()
+
+
 class JobTag(Table):
     """A tag of a job that lists show. Triggers maintain the rows; Python never writes them."""
 
@@ -362,6 +369,7 @@ TABLES: tuple[type[Table], ...] = (
     BuildStatus,
     Job,
     JobStatus,
+    Queue,
     JobTag,
     Bookmark,
     Audit,

@@ -23,7 +23,10 @@ _NOT_STARTED = Prepared(
         .order_by(Job.id)
     )
 )
-_POSITION = f"SELECT COUNT(*) FROM job WHERE {QUEUED.sql} AND runner = ? AND id <= ?"
+_OF_RUNNER = f"FROM job WHERE {QUEUED.sql} AND runner = :runner"
+_ENDS = f"SELECT (SELECT MIN(id) {_OF_RUNNER}), (SELECT MAX(id) {_OF_RUNNER})"
+_COUNT_UP_TO = f"SELECT COUNT(*) {_OF_RUNNER} AND id <= :id"
+_COUNT_AFTER = f"SELECT length - (SELECT COUNT(*) {_OF_RUNNER} AND id > :id) FROM queue WHERE runner = :runner"
 _POSITIONS = (
     "SELECT id, position FROM (SELECT id, ROW_NUMBER() OVER (PARTITION BY runner ORDER BY id) AS position FROM job"
     f" WHERE {QUEUED.sql}) WHERE id IN (SELECT value FROM json_each(?))"
@@ -39,8 +42,15 @@ def queue_position(job: Job) -> int | None:
 
 
 def position_of(job_id: int, runner: str) -> int:
-    """Return the position of a job that is known to be queued."""
-    return int(database.execute_sql(_POSITION, (runner, job_id)).fetchone()[0])
+    """Return the position of a job that is known to be queued.
+
+    Counts the jobs up to this one, or those after it, whichever is likely to be fewer.
+    """
+    parameters = {"runner": runner, "id": job_id}
+    first, last = database.execute_sql(_ENDS, parameters).fetchone()
+    is_near_the_end = last is not None and last - job_id < job_id - first
+    row = database.execute_sql(_COUNT_AFTER if is_near_the_end else _COUNT_UP_TO, parameters).fetchone()
+    return max(int(row[0]), 1)  # the engine may have claimed it meanwhile
 
 
 def positions_of(job_ids: Collection[int]) -> dict[int, int]:

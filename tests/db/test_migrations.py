@@ -6,7 +6,7 @@ import sqlite3
 
 from polyjob.db import migrations
 from polyjob.db.database import close_database, database, open_database
-from polyjob.db.models import TABLES, Job, JobTag, Project, Token, User
+from polyjob.db.models import TABLES, Job, JobTag, Project, Queue, Token, User
 from polyjob.services import bookmarks
 from polyjob.storage.store import Store
 
@@ -43,6 +43,7 @@ def test_data_of_schema_1_is_migrated(tmp_path):
         assert bookmarks.is_bookmarked(job, ana)
         assert (job.data_refs, Job.get_by_id(1).data_refs) == ({"a": None, "b": None}, None)
         assert sorted(JobTag.select(JobTag.job, JobTag.tag).tuples()) == [(2, "x"), (2, "y")]
+        assert Queue.get_by_id("process").length == 1
         before = Project.get()
         assert before.job_count == 2
         database.execute_sql("UPDATE job SET archived_at = 2, version = version + 1 WHERE id = 1")
@@ -51,5 +52,6 @@ def test_data_of_schema_1_is_migrated(tmp_path):
         database.execute_sql("DELETE FROM job WHERE id = 2")
         assert (Project.get().job_count, bookmarks.is_bookmarked(job, ana)) == (0, False)
         assert JobTag.select().count() == 0
+        assert Queue.get_by_id("process").length == 0
     finally:
         close_database()
