@@ -7,9 +7,10 @@ import difflib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
-from marshmallow import Schema, ValidationError
+from marshmallow import Schema, ValidationError, missing
 
 from polyjob.errors import Invalid, Problem
 
@@ -166,10 +167,17 @@ def deserialize(schema: Schema, document: Any, pointer: str) -> Any:
     work is limited.
     """
     try:
-        return schema.load(document)
+        return schema.load(document, partial=_optional_names(type(schema)))
     except ValidationError as error:
         problems = itertools.islice(_flatten(error.messages, pointer, schema, document), MAX_PROBLEMS)
         raise Invalid(list(problems)) from None
+
+
+@cache
+def _optional_names(schema: type[Schema]) -> tuple[str, ...]:
+    """Return the fields that a document may lack. If marshmallow knows them, it does not visit the missing ones."""
+    fields = schema().fields.items()
+    return tuple(name for name, field in fields if not field.required and field.load_default is missing)
 
 
 def _flatten(messages: Any, pointer: str, schema: Any, document: Any) -> Iterator[Problem]:

@@ -88,7 +88,9 @@ def notes_on_ignored_parts(config: Mapping[str, Any], runner: str) -> list[dict[
 def _look_up(config: Mapping[str, Any], path: str) -> Any:
     value: Any = config
     for key in path.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
+        if not isinstance(value, dict):
+            return None
+        value = value.get(key)
     return value
 
 
