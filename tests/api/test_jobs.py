@@ -49,6 +49,14 @@ class TestCreate:
         assert job["waiting"]
         assert (row.config, row.status, row.ttl) == (CONFIG, Status.CREATED, 10)
 
+    def test_submit_takes_few_statements(self, client, queries):
+        client.submit()
+        queries.clear()
+        client.submit()
+        writes = [sql.split()[2].strip('"') for sql in queries if sql.startswith("INSERT")]
+        assert writes == ["job", "job_status", "audit"]
+        assert len(queries) == 11
+
     def test_urls_work(self, client):
         urls = client.submit()["urls"]
         assert client.get(urls["self"]).json["unique_name"] == "ana.demo.jobs.1"
