@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "projects": ("projects", "List, show and change projects."),
     "token": ("tokens", "Create, list and revoke tokens."),
     "user": ("users", "Manage users."),
+    "login": ("login", "Save a server and your token."),
     "completion": ("completion", "Print the completion script of a shell."),
     "doctor": ("doctor", "Check each part of the installation."),
     "gc": ("gc", "Remove unused build artifacts and old jobs' files, on the server's machine."),
@@ -174,9 +175,11 @@ def end_without_output(error: OSError, exit_code: int) -> NoReturn:
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(polyjob.__version__, prog_name="polyjob")
-def main() -> None:
+@click.option("--server", metavar="NAME", help="Use a server that `polyjob login` has saved.")
+@click.option("--ca-file", metavar="FILE", help="Certificate of the authority of the server's certificate.")
+def main(server: str | None, ca_file: str | None) -> None:
     """A job server that builds and runs every job it accepts, and keeps its log and outputs.
 
-    Commands talk to the server at POLYJOB_URL with the token POLYJOB_TOKEN. Without these, they talk to the server on
-    this machine.
+    Commands talk to the server at POLYJOB_URL with the token POLYJOB_TOKEN. Without these, they talk to the server of
+    `polyjob login`, or else to the one on this machine.
     """

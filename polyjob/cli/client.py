@@ -59,11 +59,12 @@ class _TokenAuth(requests.auth.AuthBase):
 class Client:
     """A client of one server with one token."""
 
-    def __init__(self, url: str, token: str | None, is_local: bool) -> None:
-        """Raises UsageError for a malformed token."""
+    def __init__(self, url: str, token: str | None, is_local: bool, ca_file: str | None = None) -> None:
+        """`ca_file` has the certificate of the server's authority. Raises UsageError for a malformed token."""
         token = (token or "").strip() or None
         if token and not _TOKEN.match(token):
             raise UsageError("POLYJOB_TOKEN is not a token: a token has printable ASCII characters and no blanks.")
+        self.ca_file = ca_file
         self.url = url.rstrip("/")
         self.is_local = is_local
         self.http = requests.Session()
@@ -84,7 +85,7 @@ class Client:
 
     def clone(self) -> Client:
         """Return a client of the same server, token and patience for another thread."""
-        other = Client(self.url, self._token, self.is_local)
+        other = Client(self.url, self._token, self.is_local, self.ca_file)
         other.patience = self.patience
         return other
 
@@ -132,6 +133,8 @@ class Client:
     def _request(self, method: str, url: str, **options: Any) -> requests.Response:
         """Send one request. Raises RequestException for a temporary error, NoServer or UsageError for a lasting one."""
         timeouts = (CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS)
+        if self.ca_file:
+            options["verify"] = self.ca_file  # for a session, REQUESTS_CA_BUNDLE would take precedence
         try:
             response = self.http.request(method, url, timeout=timeouts, **options)
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
@@ -143,7 +146,7 @@ class Client:
         except requests.RequestException:
             raise
         except OSError as error:  # requests checks the certificate file before it connects
-            raise NoServer(f"{error}. Check REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE.") from None
+            raise NoServer(f"{error}. Check --ca-file, REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE.") from None
         if options.get("stream") and response.headers.get("Content-Encoding", "identity") != "identity":
             response.close()
             raise NoServer(
@@ -160,14 +163,23 @@ class Client:
     def describe(self, error: requests.RequestException) -> str:
         """Return a sentence for users about a request without a response."""
         if isinstance(error, requests.exceptions.SSLError):
-            return (
-                f"The certificate of {self.url} is not trusted ({_tls_reason(error)}). If it is the right one, save "
-                "the certificate of its authority in a file and set REQUESTS_CA_BUNDLE to that file."
-            )
+            return self._describe_tls(error)
         if self.is_local:
             return f"No server answers at {self.url}. Start one with `polyjob serve`, or set POLYJOB_URL."
         reason = "the server does not answer in time" if isinstance(error, requests.Timeout) else "no server answers"
         return f"{self.url} cannot be reached: {reason}. Check POLYJOB_URL."
+
+    def _describe_tls(self, error: requests.exceptions.SSLError) -> str:
+        reason = _tls_reason(error)
+        if "WRONG_VERSION_NUMBER" in str(error) or "HTTP_REQUEST" in str(error):
+            plain_url = self.url.replace("https:", "http:", 1)
+            return f"The server at {self.url} does not speak TLS ({reason}). Try {plain_url}."
+        if "certificate verify failed" in str(error):
+            return (
+                f"The certificate of {self.url} is not trusted ({reason}). If it is the right one, save the "
+                "certificate of its authority in a file, and use `polyjob --ca-file FILE` or set REQUESTS_CA_BUNDLE."
+            )
+        return f"TLS with {self.url} failed: {reason}. Check --ca-file and REQUESTS_CA_BUNDLE."
 
     def get(self, path: str, /, **parameters: Any) -> Any:
         """Return the JSON document of a GET. Parameters that are None are not sent."""
@@ -221,5 +233,6 @@ def _is_temporary(error: requests.RequestException) -> bool:
 
 def _tls_reason(error: requests.exceptions.SSLError) -> str:
     """Return the message of the TLS library without the exceptions around it."""
-    match = re.search(r"certificate verify failed: ([^(\]']+)|\[SSL[^\]]*\] ([^('\"]+)", str(error))
-    return next((group.strip() for group in match.groups() if group), "TLS error") if match else "TLS error"
+    text = str(error)
+    match = re.search(r"certificate verify failed: ([^(\]']+)", text) or re.search(r"\[SSL[^\]]*\] ([^('\"]+)", text)
+    return match[1].strip() if match else "TLS error"

@@ -10,8 +10,9 @@ from polyjob.cli.output import fail
 from polyjob.cli.streams import OutputFailed
 
 HOW_TO_GET_A_TOKEN = (
-    "Set POLYJOB_TOKEN to your token. On the server's machine, the first one is in the file `root-token` of the data "
-    "folder. Everyone else asks an administrator for a user, signs in with a browser and creates a token there."
+    "Run `polyjob login URL`, or set POLYJOB_TOKEN to your token. On the server's machine, the first one is in "
+    "the file `root-token` of the data folder. Everyone else asks an administrator for a user, signs in with a "
+    "browser and creates a token there."
 )
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import select
+import ssl
 import subprocess
 import sys
 import threading
@@ -26,7 +27,12 @@ from tests.e2e.conftest import ROOT, Server
 
 def invoke(*arguments: str, **environment: str) -> Result:
     """Run a command in this process, without a server in its environment."""
-    without_server = {"POLYJOB_URL": None, "POLYJOB_TOKEN": None, "POLYJOB_PROJECT": None}
+    without_server = {
+        "XDG_CONFIG_HOME": "/nonexistent",
+        "POLYJOB_URL": None,
+        "POLYJOB_TOKEN": None,
+        "POLYJOB_PROJECT": None,
+    }
     return CliRunner().invoke(main, arguments, env=without_server | environment)
 
 
@@ -122,7 +128,7 @@ Responder = Callable[[BaseHTTPRequestHandler], Any]
 
 
 @contextlib.contextmanager
-def scripted_server(responders: dict[str, Responder]) -> Iterator[str]:
+def scripted_server(responders: dict[str, Responder], tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """Serve with one responder for each `METHOD /path`, and return the server's address."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -140,10 +146,12 @@ def scripted_server(responders: dict[str, Responder]) -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
         server.block_on_close = False
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
             thread.join()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -50,7 +53,7 @@ def test_malformed_address_is_refused(address: str) -> None:
     assert (result.exit_code, "not the address of a server" in result.stderr) == (1, True)
 
 
-def test_untrusted_certificate_is_reported() -> None:
+def test_server_without_tls_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
@@ -62,9 +65,32 @@ def test_untrusted_certificate_is_reported() -> None:
         thread = threading.Thread(target=answer)
         thread.start()
         client = Client(f"https://127.0.0.1:{listener.getsockname()[1]}", "k", is_local=False)
-        with pytest.raises(NoServer, match="REQUESTS_CA_BUNDLE"):
+        with pytest.raises(NoServer, match="does not speak TLS"):
             client.get("/x")
         thread.join()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A self-signed certificate for 127.0.0.1, with its key in `key.pem`."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs openssl")
+    path = tmp_path / "certificate.pem"
+    words = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test"]
+    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(tmp_path / "key.pem"), "-out", str(path)]
+    subprocess.run(words, capture_output=True, check=True)
+    return path
+
+
+def test_certificate_is_trusted_with_its_file(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    with scripted_server({"GET /api/v1/users": lambda _: {"username": "ana"}}, context) as url:
+        with pytest.raises(NoServer, match=r"not trusted \(self.signed certificate\).*--ca-file"):
+            Client(url, "k", is_local=False).get("/users")
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/missing/bundle.pem")
+        assert Client(url, "k", is_local=False, ca_file=str(certificate)).me == "ana"
 
 
 def test_missing_certificate_file_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +114,7 @@ def test_unreachable_server_error_suggests_the_variable() -> None:
 
 
 def test_missing_token_error_says_how_to_get_one(server: Server) -> None:
-    assert b"Set POLYJOB_TOKEN" in polyjob(server, "ls", POLYJOB_TOKEN="x").stderr
+    assert b"set POLYJOB_TOKEN" in polyjob(server, "ls", POLYJOB_TOKEN="x").stderr
 
 
 @pytest.mark.parametrize(

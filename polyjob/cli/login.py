@@ -1,0 +1,53 @@
+"""`polyjob login`: save a server and a token."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+
+from polyjob.cli.client import Client
+from polyjob.cli.connect import chosen_ca_file, server_url
+from polyjob.cli.errors import UsageError, exit_on_error
+from polyjob.cli.options import existing_file
+from polyjob.cli.output import say
+from polyjob.cli.profiles import Profile, save_profile
+
+
+@click.command()
+@click.argument("url")
+@click.option("--name", help="Name of the server for `polyjob --server`.  [default: its host name]")
+@click.option("--user", metavar="USERNAME", help="Sign in with a password. The token is valid for 30 days.")
+@click.option("--ca-file", type=existing_file, help="Certificate of the authority of the server's certificate.")
+def login(url: str, name: str | None, user: str | None, ca_file: Path | None) -> None:
+    """Save the server at URL with your token, and use it from now on.
+
+    The command asks for the token, or reads it from a pipe. The page "Tokens" creates one.
+    """
+    with exit_on_error():
+        url = server_url(url)
+        name = name or urlsplit(url).hostname
+        if not name:
+            raise UsageError(f"`{url}` is not the address of a server.")
+        certificate = str(ca_file.absolute()) if ca_file else chosen_ca_file()
+        token = _token_for_password(url, user, certificate) if user else _read_secret("Token")
+        client = Client(url, token, is_local=False, ca_file=certificate)
+        me = client.me
+        path = save_profile(Profile(name, client.url, token, certificate))
+    say(f"Signed in to {client.url} as {me}. It is saved as the server `{name}`, the default, in {path}.")
+
+
+def _token_for_password(url: str, user: str, ca_file: str | None) -> str:
+    body = {"username": user, "password": _read_secret("Password")}
+    return str(Client(url, None, is_local=False, ca_file=ca_file).post("/users/token", body)["token"])
+
+
+def _read_secret(subject: str) -> str:
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().strip()
+    return str(click.prompt(subject, hide_input=True, err=True)).strip()
+
+
+commands = {"login": login}

@@ -1,0 +1,83 @@
+"""Save servers, and talk to a saved one."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polyjob.cli.errors import UsageError
+from polyjob.cli.profiles import Profile, find_profile, read_profiles, save_profile
+from tests.cli.helpers import command
+from tests.e2e.conftest import ROOT, Server
+
+
+@pytest.fixture(autouse=True)
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    return tmp_path / "polyjob" / "config.toml"
+
+
+def polyjob(config: Path, *arguments: str, data: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user who has only the saved servers."""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(config.parent), "XDG_CONFIG_HOME": str(config.parent.parent)}
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60, "cwd": ROOT, "check": False}
+    return subprocess.run(command(*arguments), input=data, env=environment | more, **options)
+
+
+def address(server: Server) -> str:
+    return f"http://127.0.0.1:{server.port}"
+
+
+def token(server: Server) -> str:
+    return (server.data_dir / "root-token").read_text()
+
+
+def test_saved_server_is_used_from_then_on(server: Server, config: Path) -> None:
+    done = polyjob(config, "login", address(server), "--name", "lab", data=token(server))
+    assert (done.returncode, "as root" in done.stderr, "`lab`" in done.stderr) == (0, True, True), done.stderr
+    assert config.stat().st_mode & 0o777 == 0o600
+    assert polyjob(config, "ls").returncode == 0
+    assert polyjob(config, "--server", "lab", "ls", POLYJOB_URL="http://127.0.0.1:1").returncode == 0
+
+
+def test_variables_take_precedence_over_the_default_server(config: Path) -> None:
+    save_profile(Profile("lab", "http://saved", "t"))
+    assert "127.0.0.1:1 cannot be reached" in polyjob(config, "ls", POLYJOB_URL="http://127.0.0.1:1").stderr
+    assert "No server answers at" in polyjob(config, "ls", POLYJOB_DATA_DIR="/nonexistent").stderr
+
+
+def test_wrong_token_is_not_saved(server: Server, config: Path) -> None:
+    assert polyjob(config, "login", address(server), data="wrong").returncode == 1
+    assert not config.exists()
+
+
+def test_password_gives_a_token(server: Server, config: Path) -> None:
+    body = {"username": "mia", "password": "a long password"}
+    assert server.call("POST", "/api/v1/users/create", body).status == 201
+    done = polyjob(config, "login", address(server), "--user", "mia", data="a long password\n")
+    assert "as mia" in done.stderr, done.stderr
+    assert read_profiles()[1] == "127.0.0.1"
+
+
+def test_unknown_server_suggests_the_nearest(config: Path) -> None:
+    save_profile(Profile("gpu-box", "http://x", "t"))
+    done = polyjob(config, "--server", "gpubox", "run", "true")
+    assert (done.returncode, "Did you mean `gpu-box`?" in done.stderr) == (125, True)
+
+
+def test_saved_texts_are_read_back() -> None:
+    first, second = Profile("a.b", "https://x", "t"), Profile('ü"', "http://y", "\\", "/ca \x7f.pem")
+    save_profile(first)
+    save_profile(second)
+    assert read_profiles() == ({"a.b": first, 'ü"': second}, 'ü"')
+
+
+@pytest.mark.parametrize("text", ["default", "servers = 1", "[servers.x]\nurl = 'a'", "[servers.x]\nurll = 'a'"])
+def test_invalid_file_is_named(config: Path, text: str) -> None:
+    config.parent.mkdir()
+    config.write_text(text)
+    with pytest.raises(UsageError, match=r"config\.toml is not valid"):
+        find_profile(None)
