@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -140,7 +139,7 @@ def test_working_server_has_no_faults(server: Server) -> None:
     assert b"engine" in done.stdout
     found = {row["part"]: row for row in json_of(server, "doctor", "--json")}
     assert found["isolation"]["ok"] is True
-    assert found["build python"]["text"] == sys.executable
+    assert found["build python"]["text"] == server.environment["POLYJOB_PYTHON"]
 
 
 def test_invalid_token_is_a_fault(server: Server) -> None:
