@@ -68,14 +68,15 @@ def ls(project: str | None, query: str | None, sort: str, limit: int, is_all: bo
 
 
 def _print_jobs(jobs: list[dict[str, Any]]) -> None:
-    has_projects = len({job["project"] for job in jobs}) > 1
+    projects = {job["project"] for job in jobs}
+    has_owners = len({project.partition(".")[0] for project in projects}) > 1
     has_users = len({job["user"] for job in jobs}) > 1
     rows = [
         [
             str(job["id"]),
             coloured(job["last_status"]),
             job["reason"] or describe_position(job.get("queue_position")) or "",
-            job["project"].replace(".", "/") if has_projects else "",
+            _project_name(job["project"], has_owners) if len(projects) > 1 else "",
             job["name"] or "",
             job["user"] if has_users else "",
             ago(job["created_at"]),
@@ -86,6 +87,10 @@ def _print_jobs(jobs: list[dict[str, Any]]) -> None:
     ]
     headings = ["ID", "STATUS", "REASON", "PROJECT", "NAME", "USER", "SUBMITTED", "DURATION", "COMMAND"]
     print_table(*fit_columns(headings, rows, ["USER", "SUBMITTED", "NAME", "PROJECT"], terminal_width()))
+
+
+def _project_name(unique_name: str, has_owners: bool) -> str:
+    return unique_name.replace(".", "/") if has_owners else unique_name.partition(".")[2]
 
 
 def _first_line(command: str) -> str:

@@ -20,7 +20,7 @@ COLOURS = {
     "succeeded": "green", "failed": "red", "upstream_failed": "red", "stopped": "yellow", "running": "blue",
     "building": "blue", "scheduled": "blue",
 }  # fmt: skip
-MIN_LAST_COLUMN = 20
+MIN_LAST_COLUMN = 16
 """Least width of the last column of a table that is cut to fit the terminal."""
 _JSON_CONTROL = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 """Control characters that `json` does not escape."""
@@ -103,7 +103,7 @@ def _cell(text: str) -> str:
 
 
 def coloured(status: str) -> Styled:
-    return Styled(click.style(printable(status), fg=COLOURS.get(status)))
+    return Styled(click.style(printable(status), fg=COLOURS[status]) if status in COLOURS else printable(status))
 
 
 def ago(timestamp: str | None) -> str:

@@ -40,7 +40,7 @@ def test_ls_lists_jobs_of_all_projects(server: Server, named_job: str) -> None:
     number = int(polyjob(server, "run", "-d", "-p", "elsewhere", "true").stdout)
     assert [job["id"] for job in json_of(server, "ls", "--json")][:2] == [number, int(named_job)]
     assert [job["id"] for job in json_of(server, "ls", "-p", "elsewhere", "--json")] == [number]
-    assert "root/elsewhere" in polyjob(server, "ls").stdout.decode()
+    assert "  elsewhere  " in polyjob(server, "ls").stdout.decode()
     missing = polyjob(server, "ls", "-p", "nowhere")
     assert (missing.returncode, b"There is no project `root/nowhere`" in missing.stderr) == (1, True)
 

@@ -6,7 +6,7 @@ import click
 import pytest
 
 from polyjob.cli.log_follower import describe_end
-from polyjob.cli.output import ago, coloured, duration_of, fail, print_facts, print_json, print_table
+from polyjob.cli.output import ago, coloured, duration_of, fail, fit_columns, print_facts, print_json, print_table
 from polyjob.cli.streams import printable
 
 
@@ -61,3 +61,15 @@ def test_control_characters_are_escaped_everywhere(text: str, capsys: pytest.Cap
 
 def test_ordinary_text_is_not_changed() -> None:
     assert printable("naïve 日本語 €") == "naïve 日本語 €"
+
+
+def test_columns_are_left_out_until_the_last_one_fits() -> None:
+    headings, rows = ["ID", "EMPTY", "NAME", "USER", "COMMAND"], [["1", "", "n" * 10, "ana", "x" * 40]]
+    everything = ["ID", "NAME", "USER", "COMMAND"]
+    assert fit_columns(headings, rows, ["USER", "NAME"], None) == (everything, [["1", "n" * 10, "ana", "x" * 40]])
+    assert fit_columns(headings, rows, ["USER", "NAME"], 40) == (everything, [["1", "n" * 10, "ana", "x" * 17 + "…"]])
+    assert fit_columns(headings, rows, ["USER", "NAME"], 34) == (
+        ["ID", "NAME", "COMMAND"],
+        [["1", "n" * 10, "x" * 17 + "…"]],
+    )
+    assert fit_columns(headings, rows, ["USER", "NAME"], 10) == (["ID", "COMMAND"], [["1", "x" * 15 + "…"]])
