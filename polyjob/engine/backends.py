@@ -65,27 +65,50 @@ class Backends:
         """Return the runners of new jobs, and those that jobs have needed since the engine's start."""
         return {name: self.runner(name) for name in sorted({*self.context.settings.runner_names, *self._backends})}
 
-    def poll(self, name: str, handles: Sequence[str]) -> dict[str, State]:
-        """Return the new states of these handles.
+    def may_have_news(self, name: str) -> bool:
+        """Return whether `poll` would begin a poll, or has states of an earlier one."""
+        backend = self._backend(name)
+        return bool(backend.states) or self._is_due(name, backend)
 
-        A local runner reports them at once. With any other runner they are from the last poll that has ended, and the
-        next poll is begun if it is due.
+    def poll(self, name: str, handles: Sequence[str]) -> dict[str, State]:
+        """Begin the next poll if it is due, and return the new states of these handles.
+
+        A local runner reports them at once. With any other runner they are from the last poll that has ended.
         """
-        backend, clock = self._backend(name), self.context.clock
-        runner, key = backend.runner, ("poll", name)
-        is_due = runner.is_local or backend.should_poll or clock.seconds() - backend.polled_at >= TICK
-        if is_due and not self.context.calls.is_busy(key) and clock.seconds() >= backend.backoff.retry_at:
+        backend = self._backend(name)
+        if self._is_due(name, backend):
             backend.should_poll = False
-            backend.polled_at = clock.seconds()
-            call = FunctionCall(
-                "look", key, "poll", lambda: runner.poll(handles), lambda result: self._on_polled(backend, result)
-            )
-            if runner.is_local:
+            backend.polled_at = self.context.clock.seconds()
+            call = self._poll_call(name, backend, handles)
+            if backend.runner.is_local:
                 call.on_done(execute(call))
             else:
                 self.context.calls.submit(call)
         states, backend.states = backend.states, {}
         return states
+
+    def look(self, name: str, handle: str) -> dict[str, State]:
+        """Return the state of one handle of a local runner."""
+        backend = self._backend(name)
+        call = self._poll_call(name, backend, [handle])
+        call.on_done(execute(call))
+        states, backend.states = backend.states, {}
+        return states
+
+    def _is_due(self, name: str, backend: Backend) -> bool:
+        now = self.context.clock.seconds()
+        is_due = backend.should_poll or now - backend.polled_at >= TICK
+        return is_due and now >= backend.backoff.retry_at and not self.context.calls.is_busy(("poll", name))
+
+    def _poll_call(self, name: str, backend: Backend, handles: Sequence[str]) -> FunctionCall:
+        runner = backend.runner
+        return FunctionCall(
+            "look",
+            ("poll", name),
+            "poll",
+            lambda: runner.poll(handles),
+            lambda result: self._on_polled(backend, result),
+        )
 
     def poll_soon(self) -> None:
         """Let the next pass poll all backends, because a call has changed something."""

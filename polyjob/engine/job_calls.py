@@ -144,7 +144,8 @@ class StartJob(JobCall):
 
     def on_success(self, handle: str) -> None:
         self.memory.handle = handle or self.memory.handle
-        self.tools.backends.poll_soon()
+        if not self.runner.is_local:  # the state of a local job is looked up in the same pass
+            self.tools.backends.poll_soon()
 
     def on_failure(self, error: Exception) -> Write | None:
         if isinstance(error, ArtifactMissing):

@@ -77,6 +77,25 @@ def decide(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: 
     return dataclasses.replace(decision, writes=[*notes, *decision.writes]) if notes else decision
 
 
+def quiet_until(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: JobTools) -> float:
+    """Return until when `decide` has nothing to do for a job unless its row or state changes; 0.0 if that is not known.
+
+    Only running jobs are quiet for long, and there may be many of them.
+    """
+    if phase_of(job, memory) is not Phase.RUNNING or memory.is_broken or memory.call is not None:
+        return 0.0
+    due = float("inf")
+    limit = specs.time_limit(job.config, tools.context.settings)
+    if limit is not None and job.attempt_clock is not None:
+        elapsed = now.since(job.attempt_clock)
+        if elapsed is None:
+            return 0.0
+        due = now.seconds + limit - elapsed
+    if isinstance(backend.runner, RemoteRunner):
+        due = min(due, max(memory.backoff.retry_at, memory.log.due_at(backend.runner.max_log_pause)))
+    return due
+
+
 def _decide_preparing(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: JobTools) -> Decision:
     return Decision([job_writes.prepare_write(job, memory, tools.context)])
 

@@ -6,22 +6,23 @@ The driver polls the backends, lets `job_decisions.decide` decide on each job, a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from polyjob.db.models import Job
 from polyjob.engine.backends import Backends
 from polyjob.engine.call_pools import Key, execute
+from polyjob.engine.claimed_jobs import ClaimedJobs
 from polyjob.engine.clearing import Clearing
 from polyjob.engine.context import Context
 from polyjob.engine.finalize_lanes import FinalizeLanes
 from polyjob.engine.job_calls import JobCall, JobTools, StartJob
-from polyjob.engine.job_decisions import BackendState, decide
+from polyjob.engine.job_decisions import BackendState, decide, quiet_until
 from polyjob.engine.job_memory import JobMemory
 from polyjob.engine.job_writes import back_off, prepare_or_back_off, retry_note_writes
 from polyjob.engine.now import Now
 from polyjob.engine.writes import NOTHING, Decision
 from polyjob.statuses import Status
-from runners.base import Exited, RemoteRunner, Running
+from runners.base import Exited, RemoteRunner, Running, State
 
 SLOW_END_SECONDS = 120.0
 """Seconds after which a job that is still finishing is reported."""
@@ -33,25 +34,50 @@ class JobDriver:
     def __init__(self, context: Context, backends: Backends) -> None:
         self.context = context
         self.backends = backends
+        self._claimed = ClaimedJobs()
         self._memories: dict[int, JobMemory] = {}
         self.clearing = Clearing(context, backends)
         self._lanes = FinalizeLanes(context.clock)
         self._tools = JobTools(context, backends, self._lanes, self.clearing)
 
-    def decisions(self, claimed: Sequence[Job], decided: Collection[Key]) -> list[Decision]:
-        """Poll the backends, and decide on each claimed job, but not on those in `decided`."""
-        self._forget_all_but(claimed)
-        self._poll_backends(claimed)
-        return self._decide_on([job for job in claimed if ("job", job.id) not in decided])
+    def decisions(self, decided: Collection[Key]) -> list[Decision]:
+        """Poll the backends, and decide on each claimed job, but not on those in `decided`.
+
+        Of running jobs, only those are decided on whose row or state has changed, or for which something is due.
+        """
+        changed = self._claimed.read()
+        if changed is not None:
+            self._forget_ended()
+            for job_id in changed:
+                self._memory(job_id).quiet_until = 0.0
+        self._poll_backends()
+        now = Now.read(self.context.clock)
+        are_reachable = all(self.backends.outage(name) is None for name in self._claimed.runners)
+        self._claimed.forget(job_id for kind, job_id in decided if kind == "job")
+        return self._decide_on(
+            [
+                job
+                for job_id, job in self._claimed.rows.items()
+                if not (are_reachable and now.seconds < self._memory(job_id).quiet_until)
+            ],
+            now,
+        )
 
     def first_decisions(self, claimed: Sequence[Job]) -> list[Decision]:
         """Decide on jobs whose claim has just been committed."""
-        return self._decide_on([job for job in claimed if not job.status.is_done])
+        return self._decide_on([job for job in claimed if not job.status.is_done], Now.read(self.context.clock))
 
-    def _decide_on(self, jobs: Sequence[Job]) -> list[Decision]:
-        now = Now.read(self.context.clock)
+    def _decide_on(self, jobs: Sequence[Job], now: Now) -> list[Decision]:
         backends = {name: self._backend_state(name) for name in {job.runner for job in jobs}}
-        return [self._decide_or_back_off(job, backends[job.runner], now) for job in jobs]
+        decisions = []
+        for job in jobs:
+            memory, backend = self._memory(job.id), backends[job.runner]
+            decision = self._decide_or_back_off(job, backend, now)
+            is_quiet = decision == NOTHING and backend.outage is None
+            memory.quiet_until = quiet_until(job, memory, backend, now, self._tools) if is_quiet else 0.0
+            decisions.append(decision)
+        self._claimed.forget(job.id for job, decision in zip(jobs, decisions, strict=True) if decision.writes)
+        return decisions
 
     def prepare(self, job: Job) -> None:
         """Prepare a job that has just been claimed. Must be called inside `database.write`."""
@@ -63,32 +89,43 @@ class JobDriver:
         memories = self._memories.items()
         return [job_id for job_id, memory in memories if memory.ending_since and memory.ending_since < earliest]
 
-    def _forget_all_but(self, jobs: Sequence[Job]) -> None:
-        """Drop the memory of all other jobs, except of those with a running call."""
-        claimed = {job.id for job in jobs}
-        for job_id in self._memories.keys() - claimed:
+    def _forget_ended(self) -> None:
+        """Drop the memory of jobs that are not claimed any more, except of those with a running call."""
+        for job_id in self._memories.keys() - self._claimed.rows.keys():
             if self._memories[job_id].call is None:
                 del self._memories[job_id]
                 self._lanes.forget(job_id)
 
-    def _poll_backends(self, jobs: Sequence[Job]) -> None:
-        """Poll the backends of these jobs, and remember their reports."""
-        by_runner: dict[str, dict[str, Job]] = {}
-        for job in jobs:
-            handle = job.handle or self._memory(job.id).handle
-            if handle is not None and job.exit is None:
-                by_runner.setdefault(job.runner, {})[handle] = job
-        for runner_name, by_handle in by_runner.items():
-            for handle, state in self.backends.poll(runner_name, list(by_handle)).items():
-                if handle not in by_handle:
-                    continue
-                job = by_handle[handle]
-                memory = self._memory(job.id)
-                memory.observation.record(state)
-                if isinstance(state, Running) and job.status is not Status.RUNNING:
-                    memory.log.expect_output(self.context.clock.seconds())
-                if isinstance(state, Exited) and not isinstance(self.backends.runner(runner_name), RemoteRunner):
-                    memory.has_left_nothing = self.context.store.remove_empty_outputs(job.uuid)
+    def _poll_backends(self) -> None:
+        """Poll the backends of the claimed jobs, if they may have news, and remember their reports."""
+        for runner_name in self._claimed.runners:
+            if not self.backends.may_have_news(runner_name):
+                continue
+            by_handle = {}
+            for job_id, job in self._claimed.rows.items():
+                if job.runner == runner_name and job.exit is None:
+                    handle = job.handle or self._memory(job_id).handle
+                    if handle is not None:
+                        by_handle[handle] = job
+            if by_handle:
+                self._record(by_handle, self.backends.poll(runner_name, list(by_handle)))
+
+    def _record(self, by_handle: Mapping[str, Job], states: Mapping[str, State]) -> None:
+        """Remember the reports of a backend on these jobs, and which of them are news."""
+        for handle, state in states.items():
+            job = by_handle.get(handle)
+            if job is None:
+                continue
+            memory = self._memory(job.id)
+            last = memory.observation.last
+            if memory.quiet_until and (last is state or last == state):
+                continue
+            memory.quiet_until = 0.0
+            memory.observation.record(state)
+            if isinstance(state, Running) and job.status is not Status.RUNNING:
+                memory.log.expect_output(self.context.clock.seconds())
+            if isinstance(state, Exited) and not isinstance(self.backends.runner(job.runner), RemoteRunner):
+                memory.has_left_nothing = self.context.store.remove_empty_outputs(job.uuid)
 
     def _decide_or_back_off(self, job: Job, backend: BackendState, now: Now) -> Decision:
         """Decide on a job. If that fails, let the job wait for a while, so that it holds up no other."""
@@ -133,7 +170,7 @@ class JobDriver:
         write = decision.call.on_done(execute(decision.call))
         if memory.handle is None:
             return Decision([*decision.writes, *([write] if write else retry_note_writes(job, memory))])
-        self._poll_backends([job])
+        self._record({memory.handle: job}, self.backends.look(job.runner, memory.handle))
         following = self._decide(job, memory, backend, now)
         return dataclasses.replace(following, writes=[*decision.writes, *following.writes])
 
@@ -141,4 +178,7 @@ class JobDriver:
         return BackendState(self.backends.runner(runner_name), self.backends.outage(runner_name))
 
     def _memory(self, job_id: int) -> JobMemory:
-        return self._memories.setdefault(job_id, JobMemory())
+        memory = self._memories.get(job_id)
+        if memory is None:
+            memory = self._memories[job_id] = JobMemory()
+        return memory

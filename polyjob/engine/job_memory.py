@@ -25,8 +25,11 @@ class Observation:
     """Not yet decided on; None once a decision has used it."""
     unknown_reason: str | None = None
     """The reason why the backend cannot tell the state of the job; None if it can."""
+    last: State | None = None
+    """Kept after the decision, to notice the next news."""
 
     def record(self, state: State) -> None:
+        self.last = state
         is_unknown = isinstance(state, Unknown)
         self.unknown_reason = state.reason if isinstance(state, Unknown) else None
         self.state = None if is_unknown else state
@@ -94,6 +97,8 @@ class JobMemory:
     packing_note: str | None = None
     dropped_outputs: list[str] = field(default_factory=list)
     """Notes on outputs that could not be kept."""
+    quiet_until: float = 0.0
+    """Time until which no decision is needed unless there are news, since the last one found nothing to do."""
     missing: dict[str, str] = field(default_factory=dict)
     """`log` or `outputs` → the reason why it could not be fetched."""
 

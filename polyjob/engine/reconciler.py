@@ -1,8 +1,9 @@
 """One pass of the engine: compare the rows with the backends, and take the next step of each job and build.
 
-A pass reads the claimed jobs, the unfinished builds, the deleted rows and the head of the queue. It decides on each,
-commits all writes in one transaction, and then begins the calls, also those that start what it has just claimed. It
-keeps nothing that it could not find out again, so the first pass after a crash is like any other.
+A pass reads the claimed jobs, the unfinished builds, the deleted rows and the head of the queue. It decides on each
+but running jobs without news, commits all writes in one transaction, and then begins the calls, also those that start
+what it has just claimed. It keeps nothing that it could not find out again, so the first pass after a crash is like any
+other.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from polyjob.crash_points import crash_point
 from polyjob.db.database import write
-from polyjob.db.models import CLAIMED, DELETED, LIVE_BUILDS, QUEUED, Build, Job, Project
+from polyjob.db.models import DELETED, LIVE_BUILDS, QUEUED, Build, Job, Project
 from polyjob.db.prepared import Prepared
 from polyjob.engine.backends import Backends
 from polyjob.engine.build_driver import BuildDriver
@@ -33,7 +34,6 @@ from runners.registry import runner_facts
 QUEUE_SCAN_ROWS = 500
 """Jobs at the head of the queue among which a pass looks for some whose GPUs are free."""
 
-_CLAIMED = Prepared(lambda: Job.select().where(CLAIMED).order_by(Job.id))
 _DELETED_PROJECTS = Prepared(lambda: Project.select(Project.id).where(DELETED))
 _LIVE_BUILDS = Prepared(lambda: Build.select().where(LIVE_BUILDS).order_by(Build.id))
 _QUEUE = Prepared(lambda: Job.select().where(QUEUED, Job.runner == "").order_by(Job.id).limit(1))
@@ -64,7 +64,7 @@ class Engine:
         decisions = [
             *after_calls.values(),
             *self.builds.decisions(_LIVE_BUILDS(), decided),
-            *self.jobs.decisions(_CLAIMED(), decided),
+            *self.jobs.decisions(decided),
         ]
         self.removal.submit_calls(decided)
         self.orphans.submit_calls()

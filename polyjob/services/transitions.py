@@ -12,13 +12,16 @@ from typing import Any
 from polyjob.clock import from_microseconds, now
 from polyjob.db.database import database
 from polyjob.db.models import Build, BuildStatus, Job, JobStatus
-from polyjob.db.prepared import insert, update
+from polyjob.db.prepared import Prepared, insert, update
 from polyjob.services.notes import lasting_notes, with_note
 from polyjob.statuses import Status, may_follow
 
 MAX_MESSAGE_LENGTH = 256
 """Characters of a status's message."""
 _MICROSECOND = datetime.timedelta(microseconds=1)
+
+_JOB_NOTES = Prepared(lambda: Job.select(Job.notes).where(Job.id == 0))
+_BUILD_NOTES = Prepared(lambda: Build.select(Build.notes).where(Build.id == 0))
 
 
 def transition(
@@ -109,7 +112,7 @@ def _lasting_notes_column(run: Job | Build) -> dict[str, Any]:
 
     Reads the row again, because another writer may have added notes since.
     """
-    row = type(run).select(type(run).notes).where(type(run).id == run.id).first()
+    row = (_JOB_NOTES if isinstance(run, Job) else _BUILD_NOTES).first(run.id)
     if row is None or lasting_notes(row.notes) == row.notes:
         return {}
     return {"notes": lasting_notes(row.notes)}

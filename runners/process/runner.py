@@ -11,6 +11,7 @@ job's marker variable, and only then reports the job as `Missing`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import pwd
@@ -51,6 +52,8 @@ from runners.process.supervisor import FORCE, TERM
 
 KILL_TIMEOUT_SECONDS = 20.0
 """Time that `clean` waits for the processes that it kills."""
+LOOKS_PER_POLL = 10
+"""Running jobs without news whose files a poll reads all the same. The next poll reads those of others."""
 NEWS_SECONDS = 0.5
 """Time within which a keeper announces the start or end of its job."""
 
@@ -70,6 +73,8 @@ class ProcessRunner(Runner):
         self._keepers = KeeperWatch(wake)
         self._started: set[str] = set()
         """Uuids of the jobs whose command is known to have started."""
+        self._running: dict[str, Running] = {}
+        """Uuid → state of a job whose keeper is watched, until there is news of it."""
         self._begun_at: dict[str, float] = {}
         """Uuid → time at which this runner gave the job to a keeper, until there is news of it."""
         self._inherited: dict[str, str] | None = None
@@ -145,6 +150,8 @@ class ProcessRunner(Runner):
 
     def poll(self, handles: Sequence[str]) -> dict[str, State]:
         states: dict[str, State] = {}
+        for uuid in list(self._running)[:LOOKS_PER_POLL]:  # news can get lost
+            self._running.pop(uuid, None)
         for handle in handles:
             with contextlib.suppress(OSError, RunnerUnavailable):  # its state cannot be determined: left out
                 states[handle] = self._state(handle)
@@ -178,6 +185,7 @@ class ProcessRunner(Runner):
         self._end_processes(uuid)
         self._keepers.remove(uuid)
         self._started.discard(uuid)
+        self._running.pop(uuid, None)
         with contextlib.suppress(OSError):  # files of other accounts in there must not block the job
             yield from removing_tree(Path(temporary_folder(self.settings, uuid)))
         with contextlib.suppress(FileNotFoundError):  # another `clean` may be removing it too
@@ -231,6 +239,7 @@ class ProcessRunner(Runner):
         If a job has ended, its keeper is no longer watched, because it only has to exit.
         """
         self._begun_at.pop(uuid, None)
+        self._running.pop(uuid, None)
         if event == "ended":
             self._keepers.remove(uuid)
         self.wake()
@@ -239,6 +248,9 @@ class ProcessRunner(Runner):
         uuid, boot_id = _parse_handle(handle)
         if boot_id != self.boot_id:  # no process is left, but the exit may have been recorded before the reboot
             return self._end(uuid)
+        running = self._running.get(uuid)
+        if running is not None and self._keepers.is_watched(uuid):
+            return running
         if self._has_just_begun(uuid):
             return Pending()
         if not self._keepers.is_watched(uuid):
@@ -252,7 +264,9 @@ class ProcessRunner(Runner):
             if not (self._job_folder(uuid) / "started").exists():
                 return Pending()
             self._started.add(uuid)
-        return Running(self.node, self._note(uuid))
+        state = Running(self.node, self._note(uuid))
+        self._running[uuid] = state
+        return state
 
     def _has_just_begun(self, uuid: str) -> bool:
         """Return whether the job was given to a keeper a moment ago, and there was no news of it.
@@ -346,6 +360,7 @@ class ProcessRunner(Runner):
             raise RunnerUnavailable(f"the folder {self.folder} cannot be used: {error.strerror}") from error
 
 
+@functools.lru_cache(maxsize=10_000)
 def _parse_handle(handle: str) -> tuple[str, str]:
     """Return (the job's uuid, the boot id when the job was started).
 

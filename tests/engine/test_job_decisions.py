@@ -14,7 +14,7 @@ from polyjob.clock import now as wall_now
 from polyjob.db.models import Build, Job
 from polyjob.engine.finalize import LogPosition
 from polyjob.engine.job_calls import ClearJob, FetchLog, FinishJob, JobCall, PreventStart, StartJob, StopJob
-from polyjob.engine.job_decisions import KILL_INTERVAL_SECONDS, BackendState, Phase, decide, phase_of
+from polyjob.engine.job_decisions import KILL_INTERVAL_SECONDS, BackendState, Phase, decide, phase_of, quiet_until
 from polyjob.engine.job_memory import JobMemory, LogFetch, Observation
 from polyjob.engine.now import Now
 from polyjob.engine.retries import TICK, Backoff
@@ -49,8 +49,12 @@ class Remote(RemoteRunner):
     cached_artifacts = artifact_name = remove_artifact = _refuse
 
 
-class Local(Remote, Runner):
+class Local(Runner):
+    """Any local runner."""
+
     is_local = True
+    __init__, _refuse = Remote.__init__, Remote._refuse
+    check = probe = build = start = poll = stop = clean = prevent_start = inventory = Remote._refuse
 
 
 def make_job(**columns: Any) -> Job:
@@ -288,6 +292,25 @@ def test_committed_log_position_is_not_written_again(make_decision):
 )
 def test_notes_follow_outages_and_retries(make_decision, notes, memory, outage, writes):
     assert names(make_decision(waiting(Status.RUNNING) | {"notes": notes}, memory, outage=outage)) == writes
+
+
+@pytest.mark.parametrize(
+    ("columns", "memory", "runner", "until"),
+    [
+        (RUNNING, JobMemory(), Local(), 1040.0),
+        (RUNNING | {"config": {}}, JobMemory(), Local(), float("inf")),
+        (RUNNING | {"attempt_clock": "boot-0:5.0"}, JobMemory(), Local(), 0.0),
+        (RUNNING, JobMemory(log=just_fetched()), Remote(), NOW.seconds + TICK),
+        (RUNNING, JobMemory(log=just_fetched(), backoff=Backoff(retry_at=1030.0)), Remote(), 1030.0),
+        (RUNNING, BUSY, Local(), 0.0),
+        (RUNNING, JobMemory(is_broken=True), Local(), 0.0),
+        (RUNNING | STOPPED, JobMemory(), Local(), 0.0),
+        (ATTEMPTED, JobMemory(), Local(), 0.0),
+        (ENDED, JobMemory(), Local(), 0.0),
+    ],
+)
+def test_running_job_is_quiet_until_something_is_due(tools, columns, memory, runner, until):
+    assert quiet_until(make_job(**columns), memory, BackendState(runner), NOW, tools) == until
 
 
 def test_timeout_counts_by_the_wall_clock_after_a_reboot(make_decision):
