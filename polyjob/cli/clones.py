@@ -18,6 +18,7 @@ from polyjob.cli.options import (
     backend_option,
     env_option,
     existing_file,
+    job_argument,
     param_option,
     parse_env,
     parse_params,
@@ -30,7 +31,7 @@ from polyjob.jobconfig.compose import JobFields, compose_job
 
 def _clone_command(strategy: str, help: str) -> click.Command:
     @click.command(strategy, help=help, epilog=EXIT_CODES_HELP)
-    @click.argument("job")
+    @job_argument
     @project_option
     @click.option("--file", "-f", "file", type=existing_file, help="Patch of the config, YAML or JSON.")
     @env_option

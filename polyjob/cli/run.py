@@ -24,6 +24,7 @@ from polyjob.cli.options import (
     backend_option,
     env_option,
     existing_file,
+    jobs_argument,
     param_option,
     parse_env,
     parse_params,
@@ -156,7 +157,7 @@ def _upload(client: Client, path: str, folder: Path, quiet: bool) -> None:
 
 
 @click.command(epilog=f"{EXIT_CODES_HELP} {EXIT_TIMEOUT}: --timeout has passed.")
-@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@jobs_argument
 @project_option
 @click.option("--timeout", type=Duration(), help=f"Longest time to wait; after it, the exit code is {EXIT_TIMEOUT}.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing.")

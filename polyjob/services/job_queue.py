@@ -74,8 +74,13 @@ def slots_taken() -> Counter[str]:
 
 def gpus_taken() -> set[int]:
     """Return the indices of the GPUs that claimed jobs hold until they are known to have ended."""
-    holders = Job.select(Job.gpus).where(CLAIMED, Job.exit.is_null(), Job.gpus.is_null(False))
-    return {index for job in holders for index in job.gpus}
+    return set(gpu_holders())
+
+
+def gpu_holders() -> dict[int, int]:
+    """Return the index of each GPU that a claimed job holds → the id of that job."""
+    holders = Job.select(Job.id, Job.gpus).where(CLAIMED, Job.exit.is_null(), Job.gpus.is_null(False))
+    return {index: job.id for job in holders for index in job.gpus}
 
 
 def jobs_with_retried_start(runner: str | None = None) -> list[int]:
@@ -118,6 +123,8 @@ def _queued_reason(job: Job, jobs_ahead: int) -> str:
     slot = f"a free slot of the {job.runner} runner"
     if gpus and not jobs_ahead:
         reason = f"Waiting for {gpus} free {'GPU' if gpus == 1 else 'GPUs'}, or for {slot}."
+        holders = ", ".join(f"GPU {index} is held by #{job_id}" for index, job_id in sorted(gpu_holders().items()))
+        reason += f" {holders}." if holders else ""
     else:
         reason = f"Waiting for {slot}; {jobs_ahead} {'job is' if jobs_ahead == 1 else 'jobs are'} ahead."
     note = slots_note(job.runner)

@@ -19,7 +19,7 @@ from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.services import audit, specs
 from polyjob.services.entries import check_size
-from polyjob.services.job_queue import jobs_with_retried_start, position_of
+from polyjob.services.job_queue import gpu_holders, jobs_with_retried_start, position_of
 from polyjob.services.merge import merge_lists
 from polyjob.services.notes import with_note
 from polyjob.services.runner_choice import choose_runner
@@ -59,8 +59,8 @@ def _not_found(job_id: int) -> NotFound:
 def visible_state(project: Project, job_id: int) -> tuple[object, ...]:
     """Return a tuple that changes with every change that is visible on the job, for its ETag. Raises NotFound.
 
-    Reads one row. For a queued job it also reads the queue position and the jobs that hold slots; for a job that waits
-    for a build, the version of the build.
+    Reads one row. For a queued job it also reads the queue position and the jobs that hold slots and GPUs; for a job
+    that waits for a build, the version of the build.
     """
     sql = "SELECT version, status, is_managed, build_id, runner FROM job WHERE id = ? AND project_id = ? AND "
     row = database.execute_sql(sql + LISTED.sql, (job_id, project.id)).fetchone()
@@ -68,7 +68,7 @@ def visible_state(project: Project, job_id: int) -> tuple[object, ...]:
         raise _not_found(job_id)
     version, status, is_managed, build_id, runner = row
     if status == Status.CREATED and is_managed:
-        return version, position_of(job_id, runner), *jobs_with_retried_start(runner)
+        return version, position_of(job_id, runner), *jobs_with_retried_start(runner), *gpu_holders().items()
     if status == Status.BUILDING:
         return version, database.execute_sql("SELECT version FROM build WHERE id = ?", (build_id,)).fetchone()
     return (version,)

@@ -52,7 +52,8 @@ def test_job_waiting_for_gpus_lets_jobs_without_gpus_pass(world):
     found = submit(world, 2, 3, 1, 0)
     world.settle()
     assert running(found) == [True, False, False, True]
-    assert "3 free GPUs" in job_queue.waiting_reason(Job.get_by_id(found[1].id), 1)
+    reason = job_queue.waiting_reason(Job.get_by_id(found[1].id), 1)
+    assert "3 free GPUs" in reason and f"GPU 0 is held by #{found[0].id}" in reason
     world.end(*found)
     assert held(found)[1] == [0, 2, 5]
     ended = [Job.get_by_id(job.id).started_at for job in found]
