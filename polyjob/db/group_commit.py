@@ -65,9 +65,12 @@ def write_in_group(name: str, block: Callable[[], Result]) -> Result:
     """Run the block in a transaction that it shares with simultaneous calls, and return its result once it is synced.
 
     Raises what the block raises, and whatever a commit raises. Otherwise as `database.write`. The block may run in
-    another thread, but with the context variables of its caller.
+    another thread, but with the context variables of its caller. Must not be called inside `database.write`: the leader
+    of the group would wait for that transaction, and the transaction for the leader.
     """
     global _has_leader
+    if database.in_transaction():
+        raise RuntimeError("a group commit cannot be part of another transaction")
     member = _Member(name, block)
     with _lock:
         _waiting.append(member)

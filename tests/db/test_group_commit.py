@@ -197,3 +197,9 @@ def test_closed_database_fails_the_call_and_not_the_next_one(data_dir, monkeypat
         with pytest.raises(RuntimeError, match="not open"):
             write_in_group("test", lambda: 7)
     assert write_in_group("test", lambda: 7) == 7
+
+
+def test_call_inside_a_transaction_is_refused(data_dir):
+    with write("test"), pytest.raises(RuntimeError, match="part of another transaction"):
+        write_in_group("test", lambda: 7)
+    assert write_in_group("test", lambda: 7) == 7
