@@ -52,7 +52,10 @@ _JOB = _COMMON | {
     "exit_code": "run.exit_code",
     "ttl": "run.ttl",
     "command": f"substr(coalesce({_FIRST_OF_COMMANDS}, {_COMMAND}), 1, {SHOWN_COMMAND_CHARACTERS})",
-    "reason": "json_array(run.status, json(run.exit), run.stop_kind)",
+    "reason": (
+        "CASE WHEN run.status IN ('failed', 'stopped', 'upstream_failed')"
+        " THEN json_array(run.status, json(run.exit), run.stop_kind) END"
+    ),
 }
 _BUILD = _COMMON | {"invalidated": "run.invalidated_at IS NOT NULL"}
 _FROM = (
