@@ -1,5 +1,4 @@
-"""The items of lists as JSON, each page by one SELECT: no models, no schemas, and of configs only the beginning of
-the command.
+"""The items of lists as JSON, each page by one SELECT: no models, no schemas, and no large columns such as configs.
 
 `JobRowSchema` and `BuildRowSchema` define the members of an item. A test holds both equal.
 """
@@ -11,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from polyjob.api.request_context import me
-from polyjob.api.schemas.jobs import SHOWN_COMMAND_CHARACTERS
 from polyjob.clock import from_microseconds
 from polyjob.db.database import database
 from polyjob.formatting import describe_exit
@@ -41,8 +39,6 @@ _COMMON = {
     "bookmarked": "bookmark.id IS NOT NULL",
     "node_scheduled": "run.node",
 }
-_COMMAND = "json_extract(run.config, '$.run.cmd')"
-_FIRST_OF_COMMANDS = "json_extract(run.config, '$.run.cmd[0]')"
 _JOB = _COMMON | {
     "build_job": f"{_PROJECT} || '.builds.' || run.build_id",
     "original": f"{_PROJECT} || '.jobs.' || run.original_id",
@@ -51,7 +47,7 @@ _JOB = _COMMON | {
     "in_cluster": "run.is_managed",
     "exit_code": "run.exit_code",
     "ttl": "run.ttl",
-    "command": f"substr(coalesce({_FIRST_OF_COMMANDS}, {_COMMAND}), 1, {SHOWN_COMMAND_CHARACTERS})",
+    "command": "run.command",
     "reason": (
         "CASE WHEN run.status IN ('failed', 'stopped', 'upstream_failed')"
         " THEN json_array(run.status, json(run.exit), run.stop_kind) END"

@@ -261,6 +261,11 @@ class Job(Table):
 
     version = IntegerField(default=1)
     """Raised by every visible change: the ETag."""
+    command = TextField(null=True)
+    """The beginning of the config's command, for lists; see `shown_command`."""
+
+    # Large values. They are the last columns of the table, because SQLite reads a row up to the last column that a
+    # statement needs.
     config = JSONField(null=True)
     content = TextField(null=True)
 

@@ -1,4 +1,5 @@
-"""The shell texts `run.cmd` and `build_steps`: repair what YAML does to them, and join a list of them. Pure."""
+"""The shell texts `run.cmd` and `build_steps`: repair what YAML does to them, join a list of them, and shorten them
+for lists. Pure."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
+MAX_SHOWN_COMMAND_LENGTH = 200
+"""Characters of a command that lists show."""
 _FOLDED_LINE = re.compile(r"(?<!\\)(?:\\\\)*\\(?:[ \t]|\Z)")
 """A backslash before a blank or at the end: the remains of a backslash at the end of a line, after YAML has joined the
 lines of a plain text or of one with `>`."""
@@ -75,3 +78,10 @@ def shell_text(command: str | list[str]) -> str:
     # A shell reads the group completely before it runs any of it, so a syntax error in one item cannot affect the rest.
     # The blank prevents eval from taking an item that begins with a dash as an option.
     return "{ " + _STOP_ON_FAILURE.join(f"eval {shlex.quote(f' {item}')}" for item in items) + "\n}"
+
+
+def shown_command(config: Mapping[str, Any] | None) -> str | None:
+    """Return the beginning of the config's command, or of the first item of a list; None if it has no command."""
+    command = ((config or {}).get("run") or {}).get("cmd")
+    text = command[0] if isinstance(command, list) else command
+    return text[:MAX_SHOWN_COMMAND_LENGTH] if text else None

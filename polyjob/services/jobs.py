@@ -17,6 +17,7 @@ from polyjob.db.models import LISTED, Job, JobStatus, Project, User
 from polyjob.db.prepared import Prepared
 from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, NotFound, Problem
+from polyjob.jobconfig.commands import shown_command
 from polyjob.services import audit, specs
 from polyjob.services.entries import check_size
 from polyjob.services.job_queue import gpu_holders, jobs_with_retried_start, position_of
@@ -158,7 +159,7 @@ def _config_columns(job: Job, config: Mapping[str, Any], content: str | None, se
     if job.build is not None and job.build.runner != runner:
         detail = f"The job uses a build of the {job.build.runner} runner, so it cannot run on the {runner} runner."
         raise Invalid([Problem("/config/backend", detail)])
-    columns = {"config": config, "content": content, "notes": notes or None}
+    columns = {"command": shown_command(config), "config": config, "content": content, "notes": notes or None}
     return columns if runner == job.runner else columns | {"runner": runner}
 
 

@@ -12,6 +12,7 @@ from polyjob.db.models import Build, Job, Project, User
 from polyjob.db.prepared import insert
 from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, Problem
+from polyjob.jobconfig.commands import shown_command
 from polyjob.services import audit, specs
 from polyjob.services.build_reuse import UNUSABLE_STATUSES
 from polyjob.services.entries import check_size
@@ -93,7 +94,7 @@ def wake_engine_for(job: Job, settings: Settings) -> None:
 def insert_job(project: Project, user: User, columns: Mapping[str, Any]) -> Job:
     """Insert a job with its first status. Must be called inside `database.write`."""
     moment = now()
-    values = {"uuid": uuid.uuid4().hex} | dict(columns)
+    values = {"uuid": uuid.uuid4().hex, "command": shown_command(columns["config"])} | dict(columns)
     job = insert(Job, values | {"project": project, "user": user, "created_at": moment, "updated_at": moment})
     insert_first_status(job)
     return job

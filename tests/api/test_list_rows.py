@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from polyjob.api.schemas.builds import BuildRow, BuildRowSchema
@@ -44,6 +46,27 @@ def test_build_items_equal_their_schema(client, runs):
     rows = [BuildRow.from_row(build, bookmarked=True) for build in Build.select().order_by(Build.id)]
     assert listed == BuildRowSchema().dump(rows, many=True)
     assert listed[0].keys() == BuildRowSchema().fields.keys()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"{JOBS}?query=status:failed&sort=-finished_at",
+        f"{JOBS}?cursor=",
+        "/api/v1/projects/jobs",
+        "/api/v1/bookmarks/ana/jobs",
+        "/api/v1/archives/ana/jobs",
+    ],
+)
+def test_lists_of_jobs_do_not_read_configs(client, runs, monkeypatch, path):
+    if "archives" in path:
+        client.post(f"{JOBS}/2/archive")
+    statements = []
+    original = database.execute_sql
+    monkeypatch.setattr(database, "execute_sql", lambda sql, *call: statements.append(sql) or original(sql, *call))
+    row = client.get(path).json["results"][0]
+    assert row.get("content_object", row)["command"] == "true"
+    assert not [sql for sql in statements if re.search(r"\b(config|content|job\.\*|run\.\*)", sql)]
 
 
 @pytest.mark.parametrize("path", [JOBS, f"{BASE}/builds", "/api/v1/ana", "/api/v1/bookmarks/ana/jobs"])

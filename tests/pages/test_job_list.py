@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 
 from polyjob.auth import users
 from polyjob.clock import now
-from polyjob.db.database import write
+from polyjob.db.database import database, write
 from polyjob.db.models import Job, Project, User
 from polyjob.pages import builds, job_list, projects
 from polyjob.pages.job_list import PAGE_SIZE
@@ -30,6 +30,19 @@ def test_first_page_lists_the_newest_jobs_first(client: FlaskClient, project: Pr
     assert "upstream failed" in page.text
     assert "running" in page.text
     assert "ana/demo" in page.text
+
+
+@pytest.mark.parametrize("path", ["/", "/ana/demo", "/?query=status:created&sort=-updated_at"])
+def test_lists_do_not_read_configs(
+    client: FlaskClient, project: Project, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    make_job(project, name="listed")
+    statements: list[str] = []
+    original = database.execute_sql
+    monkeypatch.setattr(database, "execute_sql", lambda sql, *call: statements.append(sql) or original(sql, *call))
+    assert "listed" in read(client, path).text
+    assert any(re.search(r"\bstop_kind\b", sql) for sql in statements), "the rows were read"
+    assert not [sql for sql in statements if re.search(r"\b(config|content)\b", sql)]
 
 
 def test_deleted_jobs_are_not_shown(client: FlaskClient, project: Project) -> None:

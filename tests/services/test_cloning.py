@@ -21,7 +21,7 @@ def test_restart_merges_the_patch_and_starts_empty(create, user, settings):
     source = create(name="a", description="d", tags=["t"])
     patch = {"config": {"run": {"cmd": "false"}}}
     clone = cloning.clone(source, user, "restart", patch, settings)
-    assert clone.config == CONFIG | {"run": {"cmd": "false"}}
+    assert (clone.command, clone.config) == ("false", CONFIG | {"run": {"cmd": "false"}})
     assert (clone.original_id, clone.cloning_strategy, clone.status) == (source.id, "restart", Status.CREATED)
     assert (clone.name, clone.description, clone.tags) == (None, "d", ["t"])
     assert Job.get_by_id(source.id).config == CONFIG

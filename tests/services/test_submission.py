@@ -23,7 +23,7 @@ def test_row_and_first_status_are_written(create, project):
     job = create(name="a", description="d", tags=["x"], ttl=5)
     row = Job.get_by_id(job.id)
     assert (row.name, row.description, row.tags, row.ttl, row.runner) == ("a", "d", ["x"], 5, "fake")
-    assert (row.status, row.config, row.version) == (Status.CREATED, CONFIG, 1)
+    assert (row.status, row.command, row.config, row.version) == (Status.CREATED, "true", CONFIG, 1)
     assert [status.status for status in jobs.list_statuses(row)] == [Status.CREATED]
     assert jobs.latest_status(row).created_at == row.created_at == row.updated_at
     assert (row.started_at, row.finished_at) == (None, None)

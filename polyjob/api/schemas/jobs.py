@@ -12,12 +12,11 @@ from marshmallow import Schema, fields
 from polyjob.api.schemas.common import Instant, NoteSchema
 from polyjob.db.models import Job
 from polyjob.formatting import describe_exit
+from polyjob.jobconfig.commands import MAX_SHOWN_COMMAND_LENGTH
 
 CLIENT_RESOURCES = ("cpu", "memory", "gpu", "tpu")
 """Resources that old clients know. They fail on any other key."""
 _INSTANTS = ("created_at", "updated_at", "started_at", "finished_at")
-SHOWN_COMMAND_CHARACTERS = 200
-"""Characters of a job's command in lists; the config has the complete command."""
 _EXIT_FIELDS = ("reason", "code", "signal", "max_rss", "cpu_seconds")
 
 
@@ -83,7 +82,7 @@ class JobRow:
             node_scheduled=job.node,
             exit_code=job.exit_code,
             ttl=job.ttl,
-            command=_command(job),
+            command=job.command,
             reason=describe_exit(job.status, job.exit, job.stop_kind),
             **details,
         )
@@ -137,12 +136,6 @@ class JobView(JobRow):
             if document[name] is not None:
                 document[name] = document[name].isoformat(timespec="microseconds")
         return document
-
-
-def _command(job: Job) -> str | None:
-    command = ((job.config or {}).get("run") or {}).get("cmd")
-    text = command[0] if isinstance(command, list) else command
-    return text[:SHOWN_COMMAND_CHARACTERS] if text else None
 
 
 def _content(job: Job) -> str | None:
@@ -203,7 +196,7 @@ class JobRowSchema(Schema):
     command = fields.String(
         allow_none=True,
         metadata={
-            "description": f"The config's `run.cmd` or its first item, cut after {SHOWN_COMMAND_CHARACTERS} characters."
+            "description": f"The config's `run.cmd` or its first item, cut after {MAX_SHOWN_COMMAND_LENGTH} characters."
         },
     )
     reason = fields.String(
