@@ -21,6 +21,7 @@ SLOW = (
     "tests/cli/",
     "tests/crash/",
     "tests/e2e/",
+    "tests/docs/",
     "tests/runners/",
     "tests/api/test_schemathesis.py",
     "tests/server/",
