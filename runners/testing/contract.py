@@ -154,7 +154,9 @@ def test_stop_right_after_start_ends_the_job(harness: Harness) -> None:
     for force in (False, True):
         handle = harness.runner.start(harness.lasts(), None)
         harness.runner.stop(handle, force)
-        assert harness.end(handle).reason is Reason.SIGNALLED
+        end = harness.end(handle)
+        # A shell that gets TERM while it starts can exit by itself, with the same exit code.
+        assert end.reason is Reason.SIGNALLED or (not force and end.code == 143)
 
 
 def test_stop_ignores_ended_and_missing_jobs(harness: Harness) -> None:
