@@ -44,7 +44,7 @@ AUTH="Authorization: token $(cat ~/.local/share/polyjob/root-token)"
 P=$API/root/quick-start
 next_job() { echo $(($(curl -s -H "$AUTH" "$API/projects/jobs?sort=-id&limit=1" | jq '.results[0].id // 0') + 1)); }
 """
-"""What the shell of each page begins with: the variables of the page on the API, and helpers of comments."""
+"""The beginning of each page's script: the variables that the page on the API sets, and helpers for comments."""
 
 
 def pattern(output: str) -> str:
