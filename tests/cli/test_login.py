@@ -60,6 +60,7 @@ def test_password_gives_a_token(server: Server, config: Path) -> None:
     done = polyjob(config, "login", address(server), "--user", "mia", data="a long password\n")
     assert "as mia" in done.stderr, done.stderr
     assert read_profiles()[1] == "127.0.0.1"
+    assert server.call("DELETE", "/api/v1/users/delete/mia").status == 204
 
 
 def test_unknown_server_suggests_the_nearest(config: Path) -> None:

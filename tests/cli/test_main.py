@@ -36,6 +36,7 @@ def test_commands_that_create_or_maintain_print_json(server: Server) -> None:
     assert json_of(server, "projects", "create", "as-json", "--json")["unique_name"] == "root.as-json"
     assert json_of(server, "projects", "update", "as-json", "--public", "--json")["is_public"]
     assert json_of(server, "user", "create", "as-json", "--no-password", "--json")["username"] == "as-json"
+    assert polyjob(server, "user", "delete", "as-json").returncode == 0
     assert isinstance(json_of(server, "gc", "--dry-run", "--json"), list)
     assert json_of(server, "abandon", "--json") == []
 
