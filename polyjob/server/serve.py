@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from polyjob.atomic_files import atomic_file
 from polyjob.engine_link import EngineRunning, engine_pid
@@ -103,7 +104,10 @@ def only_server(settings: Settings) -> Iterator[None]:
         except OSError as error:
             pid = _pid_in(file)
             process = f"process {pid}" if pid else "another process"
-            raise CannotServe(f"a server already works on {str(settings.data_dir)!a}: {process}") from error
+            raise CannotServe(
+                f"a server already works on {str(settings.data_dir)!a}: {process}{_address_in(settings.data_dir)}. "
+                "Stop it first, or choose another folder with --data-dir"
+            ) from error
         with contextlib.suppress(OSError):  # on a full disk, only the process id is missing
             os.ftruncate(file, os.pwrite(file, f"{os.getpid()}\n".encode(), 0))
         yield
@@ -115,6 +119,15 @@ def _unusable(settings: Settings, error: OSError) -> CannotServe:
     from polyjob.server.bootstrap import UnusableDataDir
 
     return CannotServe(UnusableDataDir(settings.data_dir, error))
+
+
+def _address_in(data_dir: Path) -> str:
+    """Return the address of the server that works on a data folder, as a part of a message; empty during its start."""
+    try:
+        address = (data_dir / ADDRESS_FILE).read_text().strip()
+    except (OSError, ValueError):
+        return ""
+    return f" at {address}" if address else ""
 
 
 def _pid_in(file: int) -> str:

@@ -75,7 +75,9 @@ def test_dead_child_is_restarted(victim, server):
 
 def test_second_server_is_refused(server):
     line = error_line("serve", "--port", "0", "--data-dir", str(server.data_dir))
-    assert line == f"polyjob: a server already works on '{server.data_dir}': process {server.process.pid}"
+    who = f"process {server.process.pid} at http://127.0.0.1:{server.port}"
+    advice = "Stop it first, or choose another folder with --data-dir"
+    assert line == f"polyjob: a server already works on '{server.data_dir}': {who}. {advice}"
 
 
 def test_one_of_two_simultaneous_starts_is_refused(tmp_path):
@@ -91,7 +93,7 @@ def test_one_of_two_simultaneous_starts_is_refused(tmp_path):
         (winner,) = (process for process in both if process is not refused)
         out, error = refused.communicate(timeout=10)
         assert (refused.returncode, out) == (1, "")
-        assert error == f"polyjob: a server already works on '{tmp_path}/data': process {winner.pid}\n"
+        assert error.startswith(f"polyjob: a server already works on '{tmp_path}/data': process {winner.pid}")
         line = winner.stdout.readline()
         assert line.startswith("polyjob is running on "), line
     finally:
