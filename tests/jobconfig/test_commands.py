@@ -19,7 +19,7 @@ from polyjob.pages.forms import Form
 from polyjob.pages.job_form import read_job
 
 NO_OPTIONS = {"file": None, "image": None, "build_steps": (), "env_vars": (), "params": (), "cpu": None, "memory": None}
-NO_OPTIONS |= {"gpu": None, "timeout": None, "name": None, "tags": ()}
+NO_OPTIONS |= {"gpu": None, "backend": None, "timeout": None, "name": None, "tags": ()}
 
 
 def stored_command(cmd):
@@ -98,7 +98,7 @@ class TestFoldedCommands:
         "words", [("printf", "<%s>", "a\\ b", "c"), ("printf", "%s", "a\r\nb", "x\\"), ("printf '<%s>' my\\ file",)]
     )
     def test_arguments_of_polyjob_run_arrive_unchanged(self, words):
-        cmd = read_job_create(job_body(words, Origins(), **NO_OPTIONS)).attributes["config"]["run"]["cmd"]
+        cmd = read_job_create(job_body(words, {}, None, Origins(), **NO_OPTIONS)).attributes["config"]["run"]["cmd"]
         expected = words[0] if len(words) == 1 else None
         written = run(["bash"], shell_text(cmd))
         assert written == run(["bash"], expected) if expected else written == run_directly(words)
