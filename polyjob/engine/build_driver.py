@@ -154,6 +154,9 @@ class BuildCall:
             _begin_log(file, build, is_restart=needs_line)
             return self._runner.build(spec, file, self.cancel.is_set)
 
+    def is_urgent(self, result: Result) -> bool:
+        return True
+
     def on_done(self, result: Result) -> Write | None:
         """Take in the result, and return the write that it asks for."""
         self.memory.call = None

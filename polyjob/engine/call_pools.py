@@ -44,6 +44,9 @@ class Call(Protocol):
     def run(self) -> Any:
         """Make the call. Runs in a pool's thread."""
 
+    def is_urgent(self, result: Result) -> bool:
+        """Return whether the result is worth a pass of its own. Otherwise the next pass takes it. Any thread asks."""
+
     def on_done(self, result: Result) -> Write | None:
         """Take in the result, and return the write that it asks for. Runs in the engine's thread."""
 
@@ -58,6 +61,9 @@ class FunctionCall:
     run: Callable[[], Any]
     on_done: Callable[[Result], Write | None]
 
+    def is_urgent(self, result: Result) -> bool:
+        return True
+
 
 @dataclass(frozen=True)
 class Result:
@@ -67,9 +73,13 @@ class Result:
     value: Any = None
     error: Exception | None = None
 
+    @property
+    def is_urgent(self) -> bool:
+        return self.call.is_urgent(self)
+
 
 class Calls:
-    """Run at most one call for each key at a time. Calls `wake`, from any thread, whenever one has ended."""
+    """Run at most one call for each key at a time. Calls `wake`, from any thread, for each urgent result."""
 
     def __init__(self, wake: Callable[[], None], build_slots: int) -> None:
         self._wake = wake
@@ -87,9 +97,9 @@ class Calls:
         self._begin(call)
         self._pools[call.pool].submit(lambda: self._end(execute(call)))
 
-    def has_results(self) -> bool:
-        """Return whether `take` would return anything."""
-        return bool(self._results)
+    def has_urgent_results(self) -> bool:
+        """Return whether `take` would return an urgent result."""
+        return any(result.is_urgent for result in self._results.copy())
 
     def take(self) -> list[Result]:
         """Return the results since the last call of this method, and free their keys."""
@@ -110,8 +120,9 @@ class Calls:
         self._busy[call.key] = call.verb
 
     def _end(self, result: Result) -> None:
-        self._results.append(result)
-        self._wake()
+        self._results.append(result)  # before it is judged: `has_urgent_results` judges all that are here
+        if result.is_urgent:
+            self._wake()
 
 
 def execute(call: Call) -> Result:

@@ -82,6 +82,9 @@ class JobCall(abc.ABC):
     def run(self) -> Any:
         """Make the call. Runs in a pool's thread, and so reads no rows."""
 
+    def is_urgent(self, result: Result) -> bool:
+        return True
+
     def on_done(self, result: Result) -> Write | None:
         """Take in the result, and return the write that it asks for."""
         self.memory.call = None
@@ -234,6 +237,7 @@ class FetchLog(JobCall):
         self._runner = runner
         self.handle = handle
         self.position = position
+        self._ended_at = 0.0
 
     def submit(self) -> None:
         self.memory.log.begin(self.position, self._now())
@@ -242,10 +246,16 @@ class FetchLog(JobCall):
     def run(self) -> LogPosition:
         context = self.tools.context
         path, limit = context.store.job_log(self.job.uuid), context.settings.log_limit
-        return fetch_log(self._runner, self.handle, path, self.position, limit)
+        position = fetch_log(self._runner, self.handle, path, self.position, limit)
+        self._ended_at = self._now()  # an empty result waits for the next pass
+        return position
+
+    def is_urgent(self, result: Result) -> bool:
+        """Return False for a fetch that brought nothing: a thousand quiet jobs must not cause a pass for each fetch."""
+        return self.memory.is_call_awaited or result.value != self.position
 
     def on_success(self, position: LogPosition) -> None:
-        self.memory.log.end(position, self._now())
+        self.memory.log.end(position, self._ended_at)
 
 
 class FinishJob(JobCall):

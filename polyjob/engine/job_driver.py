@@ -156,6 +156,7 @@ class JobDriver:
     def _decide(self, job: Job, memory: JobMemory, backend: BackendState, now: Now) -> Decision:
         if job.exit is not None:
             memory.packing_note = self._lanes.note(job)
+        memory.is_call_awaited = job.stop_at is not None or job.exit is not None
         decision = decide(job, memory, backend, now, self._tools)
         memory.observation.state = None
         if isinstance(decision.call, JobCall):

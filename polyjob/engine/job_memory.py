@@ -74,6 +74,8 @@ class JobMemory:
 
     call: Call | None = None
     """The call that is running, or whose result no pass has taken yet."""
+    is_call_awaited: bool = False
+    """The job is stopping or has ended, so that its next step waits for the call."""
     handle: str | None = None
     """Known here before it is committed."""
     observation: Observation = field(default_factory=Observation)

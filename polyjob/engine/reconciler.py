@@ -73,7 +73,7 @@ class Engine:
         if claimed:  # the intent to start them is committed, so they start at once
             self._carry_out(self.jobs.first_decisions(claimed), may_claim=False)
         self.jobs.clearing.submit_calls()
-        return is_anything_committed or self.context.calls.has_results()
+        return is_anything_committed or self.context.calls.has_urgent_results()
 
     def close(self) -> None:
         """Begin no more calls, end the running builds, and close the runners. Jobs keep running."""

@@ -7,11 +7,23 @@ import json
 
 import pytest
 
+from polyjob.engine.call_pools import Result
+from polyjob.engine.finalize import LogPosition
 from polyjob.services import jobs
 from polyjob.services.notes import note_text
 from polyjob.statuses import Status
+from runners.base import RunnerUnavailable
 
 from .conftest import SUCCESS_PATH, World
+
+
+@pytest.fixture
+def fetches(world, monkeypatch):
+    """The fetches of logs that have begun. They do not end."""
+    calls, begun = world.engine.context.calls, []
+    submit = calls.submit
+    monkeypatch.setattr(calls, "submit", lambda call: begun.append(call) if call.verb == "logs" else submit(call))
+    return begun
 
 
 def test_job_runs_from_submission_to_success(world):
@@ -117,6 +129,26 @@ def test_quiet_log_is_fetched_less_often(world):
     assert 6 <= world.calls("logs", job) <= 13
     world.later(50)
     assert world.store.job_log(job.uuid).read_bytes() == b"once"
+
+
+def test_fetch_that_brings_nothing_is_not_urgent(world, fetches):
+    world.submit(seconds=100)
+    world.later(2)
+    (fetch,) = fetches
+    assert not Result(fetch, value=fetch.position).is_urgent
+    assert Result(fetch, value=LogPosition("1", 1)).is_urgent
+    assert Result(fetch, error=RunnerUnavailable("away")).is_urgent
+
+
+@pytest.mark.parametrize("is_stopped", [True, False])
+def test_fetch_that_delays_an_end_is_urgent(world, fetches, is_stopped):
+    job = world.submit(seconds=100 if is_stopped else 5)
+    world.later(2)
+    if is_stopped:
+        jobs.request_stop(world.read(job), world.user, world.settings)
+    world.later(5)
+    (fetch,) = fetches
+    assert Result(fetch, value=fetch.position).is_urgent
 
 
 def test_quiet_log_is_fetched_every_tick_by_default(world):
