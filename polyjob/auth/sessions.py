@@ -15,6 +15,7 @@ from polyjob.auth.tokens import digest, is_expired
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import EndedSession, Token, User
+from polyjob.db.prepared import Prepared
 from polyjob.errors import Forbidden
 from polyjob.services.audit import Actor, record_as
 
@@ -30,6 +31,8 @@ before a sign-out may arrive after it."""
 _HOST = re.compile(r"(?:\[[0-9A-Za-z:.%]+\]|[-0-9A-Za-z._~%]+)(?::\d{1,5})?")
 """Matches hosts, including names that DNS does not allow but machines have, such as `job_server`, and IPv6 zones."""
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+_USER = Prepared(lambda: User.select().where(User.id == 0, User.is_active))
+_ENDED_SESSION = Prepared(lambda: EndedSession.select().where(EndedSession.digest == ""))
 
 
 class ForeignOrigin(Forbidden):
@@ -94,7 +97,7 @@ def browser_session() -> BrowserSession | None:
     """Return the session of the browser that sends this request; None if there is no valid one."""
     if not session.get("user") or "id" not in session or session.get("host") != _host():
         return None
-    user = User.get_or_none(User.id == session["user"], User.is_active)
+    user = _USER.first(session["user"])
     if user is None or session.get("version") != user.session_version or is_signed_out(session["id"]):
         return None
     if "token" not in session:
@@ -107,7 +110,7 @@ def browser_session() -> BrowserSession | None:
 
 def is_signed_out(session_id: str) -> bool:
     """Return whether the session was signed out."""
-    return bool(EndedSession.select().where(EndedSession.digest == digest(session_id)).exists())
+    return _ENDED_SESSION.first(digest(session_id)) is not None
 
 
 def renew_cookie() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from peewee import ModelSelect
@@ -43,13 +44,12 @@ def remove(target: Target, user: User) -> None:
 
 def bookmarked_ids(user: User, table: type[Target], target_ids: Iterable[int]) -> set[int]:
     """Return the ids among `target_ids` that the user has bookmarked."""
-    query = Bookmark.select(Bookmark.target_id).where(
-        Bookmark.user == user,
-        Bookmark.kind == TARGET_KINDS[table],
-        Bookmark.is_set,
-        Bookmark.target_id.in_(list(target_ids)),
+    sql = (
+        "SELECT target_id FROM bookmark WHERE user_id = ? AND kind = ? AND is_set"
+        " AND target_id IN (SELECT value FROM json_each(?))"
     )
-    return {bookmark.target_id for bookmark in query}
+    rows = database.execute_sql(sql, (user.id, TARGET_KINDS[table], json.dumps(list(target_ids))))
+    return {target_id for (target_id,) in rows}
 
 
 def is_bookmarked(target: Target, user: User) -> bool:
