@@ -18,13 +18,13 @@ from polyjob.api.problems import status_of
 from polyjob.api.request_context import me
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions, sessions
-from polyjob.clock import now
 from polyjob.errors import Forbidden, NotFound, PolyjobError, Unavailable
-from polyjob.formatting import format_age, format_duration, format_size
+from polyjob.formatting import format_duration, format_size
 from polyjob.pages import forms, logs, sign_in
-from polyjob.pages.markup import inline_code, status_icon
+from polyjob.pages.job_rows import job_rows
+from polyjob.pages.markup import inline_code, name_of, status_badge, took, when
 from polyjob.pages.timeline import elapsed
-from polyjob.pages.urls import build_url, job_url, project_url
+from polyjob.pages.urls import build_url, job_url, page_url, project_url
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; frame-src 'self'; "
@@ -52,10 +52,10 @@ blp = Blueprint(
 )
 blp.add_app_template_filter(format_duration, "duration")
 blp.add_app_template_filter(format_size, "size")
-blp.add_app_template_filter(lambda moment: format_age(moment, now()), "age")
-blp.add_app_template_filter(inline_code, "inline_code")
+for _filter in (inline_code, job_rows, name_of, status_badge, took, when):
+    blp.add_app_template_filter(_filter)
 blp.before_request(sessions.renew_cookie)
-for _helper in (build_url, job_url, project_url, elapsed, status_icon, sessions.csrf_token, forms.new_submission_id):
+for _helper in (build_url, job_url, page_url, project_url, elapsed, sessions.csrf_token, forms.new_submission_id):
     blp.add_app_template_global(_helper)
 
 

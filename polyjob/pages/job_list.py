@@ -86,10 +86,8 @@ class ListRequest:
 class Page:
     request: ListRequest
     jobs: list[Job]
-    queue_positions: dict[int, int] = field(default_factory=dict)
-    """Job id → position in the queue of its runner, up to MAX_QUEUE_POSITION."""
-    reasons: dict[int, str] = field(default_factory=dict)
-    """Job id → the reason why it did not succeed, in a few words."""
+    notes: dict[int, str] = field(default_factory=dict)
+    """Job id → the text beside its status: its position in the queue, or the reason why it did not succeed."""
     bookmarked: set[int] = field(default_factory=set)
     """Ids of the jobs that the user has bookmarked."""
     previous: str | None = None
@@ -131,8 +129,7 @@ def read_page(user: User, project: Project | None, request: ListRequest) -> Page
     return Page(
         request,
         jobs,
-        queue_positions=_queue_positions() if any(job.status is Status.CREATED for job in jobs) else {},
-        reasons={job.id: text for job in jobs if (text := describe_exit(job.status, job.exit, job.stop_kind))},
+        notes=_notes(jobs),
         bookmarked=bookmarks.bookmarked_ids(user, Job, [job.id for job in jobs]) if jobs else set(),
         previous=_cursor_url(request, "previous", rows[0]) if rows and has_previous else None,
         next=_cursor_url(request, "next", rows[-1]) if rows and has_next else None,
@@ -161,6 +158,19 @@ def _load(job_ids: list[int]) -> list[Job]:
 
 def _ids(ids: Iterable[int]) -> str:
     return json.dumps(list(set(ids)))
+
+
+def _notes(jobs: list[Job]) -> dict[int, str]:
+    positions = _queue_positions() if any(job.status is Status.CREATED for job in jobs) else {}
+    return {job.id: note for job in jobs if (note := _note(job, positions.get(job.id)))}
+
+
+def _note(job: Job, position: int | None) -> str | None:
+    if position is not None:
+        return f"position {position}" if position > 1 else "next"
+    if job.stop_at and not job.finished_at:
+        return "stopping"
+    return describe_exit(job.status, job.exit, job.stop_kind)
 
 
 def _queue_positions() -> dict[int, int]:

@@ -1,12 +1,18 @@
-"""Small conversions for templates: inline code, status icons, and logs as plain text."""
+"""Small conversions for templates: inline code, statuses, times, names, and logs as plain text."""
 
 from __future__ import annotations
 
+import datetime
 import re
+from functools import cache
 
 from markupsafe import Markup, escape
 
+from polyjob.clock import now
+from polyjob.db.models import Build, Job
+from polyjob.formatting import format_age, format_duration
 from polyjob.logs import ansi
+from polyjob.pages.timeline import elapsed
 from polyjob.statuses import Status
 
 _INLINE_CODE = re.compile(r"`([^`]+)`")
@@ -26,6 +32,33 @@ def status_icon(status: Status) -> str:
     if status.is_done:
         return "stop"
     return "work" if status in (Status.SCHEDULED, Status.BUILDING, Status.RUNNING) else "wait"
+
+
+@cache
+def status_badge(status: Status, text: str | None = None) -> Markup:
+    """Return a status with its icon. The text alone states the status; icon and colour only repeat it."""
+    icon = f'<svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><use href="#i-{status_icon(status)}"/></svg>'
+    return Markup(f'<span class="status {status}">{icon}{escape(text or status.replace("_", " "))}</span>')
+
+
+def when(moment: datetime.datetime) -> Markup:
+    """Return the age of a moment, with the exact time as its title. The script converts both to the local time zone."""
+    exact = moment.isoformat()
+    title = f"{exact[:10]} {exact[11:19]} UTC"
+    return Markup(f'<time datetime="{exact}" title="{title}">{format_age(moment, now())}</time>')
+
+
+def took(run: Job | Build) -> str:
+    """Return the duration of a run; empty if it has not started. The script updates it while the run is live."""
+    duration = elapsed(run)
+    if duration is None:
+        return ""
+    text = format_duration(duration)
+    return text if run.finished_at else Markup(f'<span data-since="{run.started_at.isoformat()}">{text}</span>')
+
+
+def name_of(job: Job) -> str:
+    return job.name or f"Job {job.id}"
 
 
 def plain_log(data: bytes) -> str:

@@ -58,7 +58,7 @@ def _job_list(user: User, project: Project | None) -> AnyResponse:
 
 
 def _list_context(user: User, project: Project | None) -> dict[str, Any]:
-    example_project = project.unique_name if project else f"{user.username}.{_first_project(user)}"
+    page = job_list.read_page(user, project, job_list.ListRequest.parse(request.args))
     filters = [
         ("All", ""),
         ("Running", job_list.RUNNING),
@@ -68,16 +68,19 @@ def _list_context(user: User, project: Project | None) -> dict[str, Any]:
     ]
     return {
         "project": project,
-        "page": job_list.read_page(user, project, job_list.ListRequest.parse(request.args)),
+        "page": page,
         "filters": filters,
         "base_url": root(),
-        "example_project": example_project.replace(".", "/", 1),
+        "example_project": None if page.jobs else _example_project(user, project),
     }
 
 
-def _first_project(user: User) -> str:
+def _example_project(user: User, project: Project | None) -> str:
+    """Return `USER/PROJECT` for the command that an empty list shows."""
+    if project is not None:
+        return f"{project.user.username}/{project.name}"
     project = Project.select(Project.name).where(Project.user == user).order_by(Project.id).first()
-    return project.name if project else "PROJECT"
+    return f"{user.username}/{project.name if project else 'PROJECT'}"
 
 
 # One job.

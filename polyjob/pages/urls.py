@@ -1,14 +1,29 @@
-"""The URLs of projects, jobs and builds on the pages."""
+"""The URLs of the pages, which each page builds many times."""
 
 from __future__ import annotations
 
-from flask import url_for
+from functools import lru_cache
+
+from flask import request, url_for
 
 from polyjob.db.models import Build, Job, Project
 
+MAX_REMEMBERED_URLS = 1024
+
+
+def page_url(endpoint: str, **values: str | int) -> str:
+    """Return the same as `url_for`, and remember it: to build a URL takes longer than to render a cell of a list."""
+    return _remembered_url(request.environ.get("SCRIPT_NAME", ""), endpoint, **values)
+
+
+@lru_cache(MAX_REMEMBERED_URLS)
+def _remembered_url(script_name: str, endpoint: str, **values: str | int) -> str:
+    """Build the URL. Of the request, it depends on `script_name` alone."""
+    return url_for(endpoint, **values)  # type: ignore[arg-type]
+
 
 def project_url(project: Project) -> str:
-    return url_for("pages.project_jobs", username=project.user.username, project_name=project.name)
+    return page_url("pages.project_jobs", username=project.user.username, project_name=project.name)
 
 
 def job_url(job: Job) -> str:

@@ -205,6 +205,43 @@ def test_only_the_head_of_the_queue_has_positions(
     assert "position" not in text
 
 
+def test_tags_bookmarks_and_ids_stand_beside_names(client: FlaskClient, project: Project) -> None:
+    job = make_job(project, name="<fit>", tags=["a&b", "night"])
+    bookmarks.add(job, project.user)
+    title = f'<a href="{url(job)}">&lt;fit&gt;</a> <span class="faint">#{job.id}</span>'
+    bookmark = ' <span class="bookmarked" title="Bookmarked">★<span class="unseen"> bookmarked</span></span>'
+    tags = (
+        ' <a class="tag" href="/?query=tags%3Aa%26b">a&amp;b</a> <a class="tag" href="/?query=tags%3Anight">night</a>'
+    )
+    assert f'<th scope="row">{title}{bookmark}{tags}</th>' in client.get("/").text
+
+
+@pytest.mark.parametrize("path", ["/", "/ana/demo", "/?show=archived"])
+def test_statements_of_a_list_do_not_grow_with_its_rows(
+    client: FlaskClient, project: Project, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: list[str] = []
+    original = database.execute_sql
+    monkeypatch.setattr(
+        database, "execute_sql", lambda sql, *args, **options: statements.append(sql) or original(sql, *args, **options)
+    )
+
+    def count() -> int:
+        statements.clear()
+        assert client.get(path).status_code == 200
+        return len(statements)
+
+    def make_jobs(count: int) -> None:
+        for _ in range(count):
+            make_job(project, tags=["night"])
+            make_job(project, *BEGUN, (Status.FAILED, None, None), archived_at=now())
+
+    make_jobs(1)
+    few = count()
+    make_jobs(9)
+    assert count() == few
+
+
 # ETags, for the refresh script.
 
 

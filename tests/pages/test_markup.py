@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
+
 import pytest
 
-from polyjob.pages.markup import inline_code, plain_log, status_icon
+from polyjob.pages.markup import inline_code, plain_log, status_badge, status_icon, when
 from polyjob.statuses import Status
 
 
@@ -24,6 +26,20 @@ def test_backticks_become_code_and_text_is_escaped() -> None:
 )
 def test_status_has_an_icon(status: Status, icon: str) -> None:
     assert status_icon(status) == icon
+
+
+def test_status_badge_states_the_status_as_text() -> None:
+    badge = status_badge(Status.UPSTREAM_FAILED)
+    assert badge.startswith('<span class="status upstream_failed"><svg ')
+    assert badge.endswith("</svg>upstream failed</span>")
+    assert status_badge(Status.FAILED, "<bad>").endswith("</svg>&lt;bad&gt;</span>")
+
+
+def test_age_has_the_exact_time_as_its_title() -> None:
+    moment = datetime.datetime(2026, 11, 3, 4, 5, 6, 7000, datetime.UTC)
+    title = "2026-11-03 04:05:06 UTC"
+    assert when(moment).startswith(f'<time datetime="2026-11-03T04:05:06.007000+00:00" title="{title}">')
+    assert when(moment).endswith("</time>")
 
 
 @pytest.mark.parametrize(
