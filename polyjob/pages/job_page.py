@@ -9,7 +9,8 @@ from flask import current_app
 
 from polyjob.api.paging import root
 from polyjob.clock import now
-from polyjob.db.models import Job, User
+from polyjob.db.models import LISTED, Job, JobStatus, User
+from polyjob.db.prepared import Prepared
 from polyjob.formatting import format_size
 from polyjob.jobconfig.compose import working_folder
 from polyjob.jobconfig.parsing import dump_yaml
@@ -19,7 +20,7 @@ from polyjob.pages.diffs import diff_configs
 from polyjob.pages.explanations import explain_status
 from polyjob.pages.markup import plain_log
 from polyjob.pages.urls import job_url
-from polyjob.services import bookmarks, job_queue, jobs
+from polyjob.services import bookmarks, job_queue
 from polyjob.storage.store import Store
 
 BUILD_LOG_LINES = 20
@@ -27,10 +28,21 @@ MAX_BUILD_LOG_BYTES = 1 << 16
 MAX_CLONES = 20
 MAX_ORIGINALS = 10
 
+_STATUSES = Prepared(lambda: JobStatus.select().where(JobStatus.job == 0).order_by(JobStatus.created_at, JobStatus.id))
+_ORIGINAL = Prepared(lambda: Job.select().where(Job.id == 0, Job.project == 0, LISTED))
+_CLONES = Prepared(
+    lambda: (
+        Job.select(Job.id, Job.name, Job.status, Job.project, Job.cloning_strategy)
+        .where(Job.original == 0, Job.project == 0, LISTED)
+        .order_by(Job.id.desc())
+        .limit(MAX_CLONES + 1)
+    )
+)
+
 
 def job_context(job: Job, user: User) -> dict[str, Any]:
     """Return the variables of `job.html`."""
-    rows = list(jobs.list_statuses(job))
+    rows = _STATUSES(job.id)
     latest = rows[-1]
     steps = timeline.timeline(rows, now())
     waiting = job_queue.waiting_reason(job, job_queue.queue_position(job))
@@ -115,7 +127,7 @@ def _originals(job: Job) -> list[Job]:
     originals: list[Job] = []
     original_id = job.original_id
     while original_id and len(originals) < MAX_ORIGINALS:
-        original = Job.get_or_none(Job.id == original_id, Job.project == job.project_id, *_not_hidden())
+        original = _ORIGINAL.first(original_id, job.project_id)
         if original is None:
             break
         original.project = job.project
@@ -126,16 +138,10 @@ def _originals(job: Job) -> list[Job]:
 
 def _clones(job: Job) -> Sequence[Job]:
     """Return the latest clones; one more than MAX_CLONES if there are more."""
-    query = Job.select(Job.id, Job.name, Job.status, Job.project, Job.cloning_strategy)
-    query = query.where(Job.original == job.id, Job.project == job.project_id, *_not_hidden())
-    clones = list(query.order_by(Job.id.desc()).limit(MAX_CLONES + 1))
+    clones = _CLONES(job.id, job.project_id, MAX_CLONES + 1)
     for clone in clones:
         clone.project = job.project
     return clones
-
-
-def _not_hidden() -> tuple[Any, ...]:
-    return Job.deleted_at.is_null(), Job.archived_at.is_null()
 
 
 def _diff_to_original(job: Job, originals: list[Job]) -> list[tuple[str, str]] | None:
