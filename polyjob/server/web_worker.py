@@ -69,6 +69,7 @@ _BLOCKED = object()
 class Worker(ThreadWorker):
     """All methods run in the thread of the main loop, except `handle`, `handle_request` and the methods they call."""
 
+    _accepting: bool
     alive: bool
     worker_connections: int
 
@@ -80,6 +81,7 @@ class Worker(ThreadWorker):
         self._next_sweep = 0.0
         self._accepts_again_at = 0.0
         self._has_yielded = False
+        """The worker has left a connection to the others, and accepts the next one in any case."""
         self._serves_proxies = "*" in self.cfg.forwarded_allow_ips
 
     def init_process(self) -> None:
@@ -227,12 +229,15 @@ class Worker(ThreadWorker):
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         if self.alive:
             counts.publish(self.age, self.nr_conns)
-            if self._has_yielded:
+            if self._has_yielded and not self._accepting and self.nr_conns < self.worker_connections:
                 timeout = min(timeout, max(0.0, self._accepts_again_at - time.monotonic()))
         else:
             counts.withdraw(self.age)
             timeout = min(timeout, _SWEEP_SECONDS)
+        is_offered = self._has_yielded and self._accepting
         super().wait_for_and_dispatch_events(timeout)
+        if is_offered and self._accepting:  # another worker has taken the connection
+            self._has_yielded = False
 
     def _cap_keepalive(self, deadline: float) -> None:
         """While the worker stops, give each connection a moment for a request that is on its way."""

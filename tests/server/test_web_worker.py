@@ -175,6 +175,24 @@ def test_connection_that_no_other_worker_accepts_is_accepted(worker, other_count
     assert worker.nr_conns == 2
 
 
+def test_worker_waits_after_another_has_accepted(worker, other_count, monkeypatch):
+    monkeypatch.setattr(web_worker, "_YIELD_SECONDS", 0.0)
+    other_count(0)
+    turn(worker)
+    connect(worker)
+    turn(worker)
+    assert connect(worker)[1] is None
+    turn(worker)
+    worker.listener.accept()[0].close()
+    timeouts = []
+    monkeypatch.setattr(worker.poller, "select", lambda timeout: timeouts.append(timeout) or [])
+    for _ in range(2):
+        worker.wait_for_and_dispatch_events(1.0)
+        worker.set_accept_enabled(True)
+    assert timeouts == [1.0, 1.0]
+    assert not worker._has_yielded
+
+
 def test_ended_worker_is_left_no_connections(worker, other_count):
     other_count(0)
     web_worker.counts.withdraw(1)
