@@ -233,10 +233,14 @@ class Store:
         If so, there is nothing to seal and to sync, and the empty folder of outputs is removed.
         """
         folder = self.job_folder(uuid)
-        with contextlib.suppress(FileNotFoundError):
+        try:
             status = os.lstat(folder / "log")
             if status.st_size or not stat.S_ISREG(status.st_mode) or not status.st_mode & stat.S_IRUSR:
                 return False
+        except FileNotFoundError:
+            pass
+        except OSError:  # such as a job that has replaced its folder by a file
+            return False
         if os.path.lexists(folder / "outputs.json"):
             return False
         try:

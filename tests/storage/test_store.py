@@ -244,6 +244,8 @@ def test_seal_is_done_once(store):
         (lambda folder: (folder / "outputs" / "model").mkdir(parents=True), False),
         (lambda folder: (folder / "outputs").symlink_to("."), False),
         (lambda folder: (folder / "outputs.json").touch(), False),
+        (lambda folder: (shutil.rmtree(folder), folder.write_text("")), False),
+        (lambda folder: (shutil.rmtree(folder), folder.symlink_to(folder)), False),
     ],
 )
 def test_empty_outputs_are_removed_if_there_is_no_log(store, make, is_empty):
