@@ -56,7 +56,7 @@ def _in_orders(prefix: str) -> dict[str, str]:
 def _status(condition: QueryCondition) -> Search:
     statuses = list(dict.fromkeys(read_values(condition.operand)))
     if condition.is_negated:
-        statuses = [status for status in Status if status not in statuses]
+        statuses = [status for status in Status if status not in statuses] or [""]  # a search needs a value
     values = tuple(("?", str(status)) for status in statuses)
     return Search("job_by_status_updated", by="status", values=values, in_order=_in_orders("job_by_status"))
 

@@ -7,6 +7,7 @@ import base64
 import pytest
 
 from polyjob.db.database import database
+from polyjob.statuses import Status
 
 from .conftest import BASE, JOBS, pointers, write
 
@@ -111,3 +112,9 @@ def test_offset_pages_have_links(client, five):
         'rel="first"': f"<http://localhost{JOBS}?limit=2>",
     }
     assert "Link" not in client.get(f"{JOBS}?limit=7").headers
+
+
+@pytest.mark.parametrize("condition", ["status:~" + "|".join(Status), "status:created,status:~" + "|".join(Status)])
+def test_excluding_all_statuses_matches_nothing(client, five, condition):
+    page = client.get(f"{JOBS}?query={condition}")
+    assert (page.status_code, page.json["count"], page.json["results"]) == (200, 0, []), page.text
