@@ -124,6 +124,8 @@ def update(job: Job, changes: Mapping[str, Any], settings: Settings, *, may_choo
         if columns:
             update_columns(job, **columns)
             audit.record("update", job, changed=sorted(columns))
+    if "config" in columns:  # its runner, or its GPUs, may be free now
+        wake_engine(settings.data_dir)
     return job
 
 
