@@ -36,9 +36,11 @@ def complete_jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -
     try:
         from polyjob.cli.connect import connect
 
-        client = connect()
+        with ctx.scope(cleanup=False):  # where `connect` finds `--server`
+            client = connect()
         params: dict[str, str | int] = {"sort": "-created_at", "limit": SUGGESTED_JOBS}
-        response = client.http.get(f"{client.url}/api/v1{ALL_JOBS}", params=params, timeout=TIMEOUTS_SECONDS)
+        address = f"{client.url}/api/v1{ALL_JOBS}"
+        response = client.http.get(address, params=params, timeout=TIMEOUTS_SECONDS, verify=client.ca_file or True)
         jobs = response.json()["results"]
     except Exception:  # an error would be printed into the command line that is being typed
         return []

@@ -49,7 +49,7 @@ def server_url(text: str) -> str:
 def chosen_ca_file() -> str | None:
     """Return the file of `polyjob --ca-file`."""
     path = _global_option("ca_file")
-    return str(path) if path else None
+    return str(Path(path).absolute()) if path else None
 
 
 def _global_option(name: str) -> Any:

@@ -12,7 +12,7 @@ from polyjob.cli.attach import last_status
 from polyjob.cli.connect import connect
 from polyjob.cli.errors import exit_on_error
 from polyjob.cli.log_follower import Follower, describe_end
-from polyjob.cli.names import ALL_JOBS, project_path, run_path
+from polyjob.cli.names import ALL_JOBS, chosen_project, project_path, run_path
 from polyjob.cli.options import (
     OptionWithOldLetter,
     job_argument,
@@ -42,7 +42,7 @@ CHUNK_BYTES = 1 << 16
 
 
 @click.command()
-@click.option("--project", "-p", metavar="PROJECT", help="List only the jobs of this project, or user/project.")
+@click.option("--project", "-p", metavar="PROJECT", help="Project, or user/project.  [default: POLYJOB_PROJECT or all]")
 @click.option(
     "--query", "-q", cls=OptionWithOldLetter, help="Conditions, such as status:failed,created_at:>=2026-11-01."
 )
@@ -54,6 +54,7 @@ def ls(project: str | None, query: str | None, sort: str, limit: int, is_all: bo
     """List jobs, last submitted first."""
     with exit_on_error(), name_options({"sort": "--sort", "query": "--query"}):
         client = connect()
+        project = chosen_project(project)
         conditions = [f"project:{client.get(project_path(client, project))['id']}"] if project else []
         conditions += [query] if query else []
         cursor = "" if is_all else None

@@ -18,7 +18,7 @@ from polyjob.cli.profiles import Profile, save_profile
 
 @click.command()
 @click.argument("url")
-@click.option("--name", help="Name of the server for `polyjob --server`.  [default: its host name]")
+@click.option("--name", help="Name of the server for `polyjob --server`.  [default: its host and port]")
 @click.option("--user", metavar="USERNAME", help="Sign in with a password. The token is valid for 30 days.")
 @click.option("--ca-file", type=existing_file, help="Certificate of the authority of the server's certificate.")
 def login(url: str, name: str | None, user: str | None, ca_file: Path | None) -> None:
@@ -28,15 +28,24 @@ def login(url: str, name: str | None, user: str | None, ca_file: Path | None) ->
     """
     with exit_on_error():
         url = server_url(url)
-        name = name or urlsplit(url).hostname
-        if not name:
-            raise UsageError(f"`{url}` is not the address of a server.")
+        name = name or _default_name(url)
         certificate = str(ca_file.absolute()) if ca_file else chosen_ca_file()
         token = _token_for_password(url, user, certificate) if user else _read_secret("Token")
         client = Client(url, token, is_local=False, ca_file=certificate)
         me = client.me
         path = save_profile(Profile(name, client.url, token, certificate))
     say(f"Signed in to {client.url} as {me}. It is saved as the server `{name}`, the default, in {path}.")
+
+
+def _default_name(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # such as an open bracket
+        host = port = None
+    if not host:
+        raise UsageError(f"`{url}` is not the address of a server.")
+    return f"{host}:{port}" if port else host
 
 
 def _token_for_password(url: str, user: str, ca_file: str | None) -> str:

@@ -16,12 +16,17 @@ _NAME = re.compile(r"\w[-\w]*\Z", re.ASCII)
 """Names of jobs. One that begins with `-` has to be written with its project."""
 
 
+def chosen_project(name: str | None) -> str | None:
+    """Return the project of the option, or else POLYJOB_PROJECT, or None."""
+    return name or os.environ.get("POLYJOB_PROJECT") or None
+
+
 def project_path(client: Client, name: str | None) -> str:
     """Return `/user/project` for `project`, `user/project` or `user.project`.
 
     Without a name, the project is POLYJOB_PROJECT, or else the one of the first start. Raises UsageError.
     """
-    name = name or os.environ.get("POLYJOB_PROJECT") or PROJECT
+    name = chosen_project(name) or PROJECT
     parts = name.replace(".", "/").strip("/").split("/")
     if len(parts) > 2 or not all(parts):
         raise UsageError(f"`{name}` is not a project; use `project` or `user/project`.")
@@ -32,8 +37,8 @@ def project_path(client: Client, name: str | None) -> str:
 def run_path(client: Client, name: str, project: str | None, kind: str = "jobs") -> str:
     """Return `/user/project/jobs/7` for `7`, `project/7`, `user/project/7` or `user.project.jobs.7`.
 
-    A job's name can stand in place of its number. A job without a project is looked for in all projects. `kind` is
-    "jobs" or "builds". Raises UsageError.
+    A job's name can stand in place of its number. Without a project and POLYJOB_PROJECT, a job is looked for in all
+    projects. `kind` is "jobs" or "builds". Raises UsageError.
     """
     singular = kind.removesuffix("s")
     parts = name.replace(".", "/").split("/")
@@ -45,7 +50,7 @@ def run_path(client: Client, name: str, project: str | None, kind: str = "jobs")
         raise UsageError(
             f"`{name}` is not a {singular}; use a number, {or_name}`project/7` or `user.project.{kind}.7`."
         )
-    project = "/".join(parts[:-1]) or project
+    project = "/".join(parts[:-1]) or chosen_project(project)
     if kind == "jobs" and (is_name or not project):
         return _find_job(client, parts[-1], project_path(client, project) if project else None)
     return f"{project_path(client, project)}/{kind}/{parts[-1]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +47,17 @@ def test_jobs_are_completed_by_number_and_name(server: Server) -> None:
     number = polyjob(server, "run", "-d", "-p", "complete", "--name", "zebra", "true").stdout.decode().strip()
     assert number in complete(server, "polyjob show ")
     assert complete(server, "polyjob stop zeb") == ["zebra"]
+
+
+def test_jobs_of_the_named_server_are_completed(server: Server, tmp_path: Path) -> None:
+    saved = tmp_path / "polyjob" / "config.toml"
+    saved.parent.mkdir()
+    token = (server.data_dir / "root-token").read_text().strip()
+    saved.write_text(f'[servers.lab]\nurl = "http://127.0.0.1:{server.port}"\ntoken = "{token}"\n')
+    polyjob(server, "run", "-d", "--name", "yak", "true")
+    other = {"XDG_CONFIG_HOME": str(tmp_path), "POLYJOB_URL": "http://127.0.0.1:1"}
+    assert complete(server, "polyjob --server lab show ya", **other) == ["yak"]
+    assert complete(server, "polyjob show ya", **other) == []
 
 
 def test_missing_server_completes_nothing(server: Server) -> None:

@@ -54,12 +54,18 @@ def test_wrong_token_is_not_saved(server: Server, config: Path) -> None:
     assert not config.exists()
 
 
+@pytest.mark.parametrize("url", ["http://[x", "http://x:port", "http://"])
+def test_malformed_address_is_refused(config: Path, url: str) -> None:
+    done = polyjob(config, "login", url)
+    assert (done.returncode, "is not the address of a server" in done.stderr) == (1, True), done.stderr
+
+
 def test_password_gives_a_token(server: Server, config: Path) -> None:
     body = {"username": "mia", "password": "a long password"}
     assert server.call("POST", "/api/v1/users/create", body).status == 201
     done = polyjob(config, "login", address(server), "--user", "mia", data="a long password\n")
     assert "as mia" in done.stderr, done.stderr
-    assert read_profiles()[1] == "127.0.0.1"
+    assert read_profiles()[1] == f"127.0.0.1:{server.port}"
     assert server.call("DELETE", "/api/v1/users/delete/mia").status == 204
 
 

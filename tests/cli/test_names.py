@@ -30,6 +30,12 @@ def test_default_project_is_a_variable(client: Client, monkeypatch: pytest.Monke
     assert project_path(client, None) == "/eva/set"
 
 
+def test_default_project_limits_the_search_for_a_job(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYJOB_PROJECT", "eva/set")
+    assert run_path(client, "7", None) == "/eva/set/jobs/7"
+    assert run_path(client, "7", "demo") == "/ana/demo/jobs/7"
+
+
 @pytest.mark.parametrize(
     ("name", "path"),
     [
