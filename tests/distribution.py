@@ -28,8 +28,8 @@ SLOW = (
     "tests/simulators/",
 )
 """Folders and files with slow tests, those first that take longest on one worker."""
-UNDIVIDED = ("tests/browser/", "tests/cli/")
-"""Folders whose tests share a server. Each folder is one unit."""
+UNDIVIDED = ("tests/browser/", "tests/cli/", "tests/e2e/test_image.py")
+"""Folders and files whose tests share a server or an image. Each is one unit."""
 DIVIDED = (
     "tests/api/test_schemathesis.py",
     "tests/crash/test_crash_points.py",

@@ -23,6 +23,7 @@ def test_listed_path_exists(path: str) -> None:
         ("tests/runners/test_contract.py::test_a[docker]", "tests/runners/test_contract.py[docker]"),
         ("tests/runners/test_contract.py::test_a[docker-b]", "tests/runners/test_contract.py[docker]"),
         ("tests/cli/test_run.py::test_a", "tests/cli/"),
+        ("tests/e2e/test_image.py::test_a[docker]", "tests/e2e/test_image.py"),
         ("tests/crash/test_crash_points.py::test_a[fake-b]", "tests/crash/test_crash_points.py::test_a[fake-b]"),
     ],
 )
