@@ -28,6 +28,7 @@ from polyjob.clock import Clock
 from polyjob.db.models import Build, Job, Meta, Project, User
 from polyjob.engine import backends, cleanup
 from polyjob.engine.call_pools import Calls
+from polyjob.engine.clearing import leftovers
 from polyjob.engine.context import Context
 from polyjob.engine.reconciler import Engine
 from polyjob.jobconfig.validation import load_config
@@ -146,15 +147,14 @@ class ScenarioRun:
         self.until(lambda: not Job.select().where(Job.deleted_at.is_null(False)).exists())
         self.until(lambda: not Build.select().where(Build.finished_at.is_null()).exists())
         self.engine.run_pass()
-        for key in (("sweep", 0), ("clear", self.runner)):
-            self.until(lambda key=key: not self.engine.context.calls.is_busy(key))
+        self.until(lambda: not self.engine.context.calls.is_busy(("sweep", 0)))
+        runner = self.engine.backends.runner(self.runner)
+        self.until(lambda: not (runner.is_local and leftovers(runner)))
         known = {job.uuid for job in Job.select(Job.uuid)}
         return {
             "jobs": {job.name: self._of(job) for job in Job.select()},
             "builds": sorted(str(build.status) for build in Build.select()),
-            "left": sorted(
-                [*leftover_files(self.settings.data_dir, known), *self.engine.backends.runner(self.runner).inventory()]
-            ),
+            "left": sorted([*leftover_files(self.settings.data_dir, known), *runner.inventory()]),
         }
 
     def _of(self, job: Job) -> dict[str, Any]:
