@@ -61,7 +61,7 @@ def handle_write(job: Job, handle: str) -> Write:
 
 
 def running_write(job: Job, node: str | None, message: str | None) -> Write:
-    return Write("running", lambda: record_running(job, node, message))
+    return Write("running", lambda: _on_current_row(job.id, lambda row: record_running(row, node, message)))
 
 
 def record_running(job: Job, node: str | None, message: str | None) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from polyjob.db.database import write
 from polyjob.db.models import Build, Job
 from polyjob.engine import job_writes
+from polyjob.services.transitions import transition
 from polyjob.statuses import Status
 
 from .conftest import SUCCESS_PATH
@@ -76,3 +79,16 @@ def test_write_that_cannot_be_committed_holds_up_no_other(world, monkeypatch):
     later = world.submit()
     world.end(later)
     assert world.statuses(later) == SUCCESS_PATH
+
+
+def test_status_running_is_written_after_a_rollback(world):
+    job = world.submit(seconds=1)
+    with write("test"):
+        transition(world.read(job), Status.SCHEDULED)
+    running = job_writes.running_write(world.read(job), "node", None)
+    with pytest.raises(ValueError, match="other job"), write("test"):
+        running.apply()
+        raise ValueError("refused write of the other job")
+    with write("test"):
+        running.apply()
+    assert world.statuses(job) == ["created", "scheduled", "running"]
