@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from peewee import DatabaseError
+
 from polyjob.clock import now
 from polyjob.db.group_commit import write_in_group
 from polyjob.db.models import Build, Job, Project, User
@@ -85,9 +87,14 @@ def wake_engine_for(job: Job, settings: Settings) -> None:
     """Wake the engine for a committed job, unless all slots of its runner are taken.
 
     In that case the engine claims the job after it has recorded the exit that frees a slot. A wake-up for each job of a
-    long queue would only cost it a pass.
+    long queue would only cost it a pass. Never raises for the database: the job is accepted, and the client must learn
+    that.
     """
-    if slots_taken()[job.runner] < settings.slots_of(job.runner):
+    try:
+        is_slot_free = slots_taken()[job.runner] < settings.slots_of(job.runner)
+    except DatabaseError:
+        is_slot_free = True
+    if is_slot_free:
         wake_engine(settings.data_dir)
 
 

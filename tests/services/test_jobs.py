@@ -64,6 +64,14 @@ class TestUpdate:
         row = Job.get_by_id(job.id)
         assert (row.command, row.config) == ("false", new)
 
+    def test_only_a_new_config_wakes_the_engine(self, create, settings, monkeypatch):
+        job, sent = create(), []
+        monkeypatch.setattr(jobs, "wake_engine", sent.append)
+        jobs.update(job, {"description": "x"}, settings)
+        assert sent == []
+        jobs.update(job, {"config": CONFIG}, settings)
+        assert sent == [settings.data_dir]
+
     def test_removed_job_is_not_found(self, create, settings):
         job = create()
         with write("test"):

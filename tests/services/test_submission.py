@@ -7,6 +7,7 @@ import dataclasses
 import threading
 
 import pytest
+from peewee import OperationalError
 
 from polyjob.clock import now
 from polyjob.db.database import database, write
@@ -135,4 +136,13 @@ def test_submission_does_not_wake_the_engine_without_free_slots(project, user, s
     with write("test"):
         Job.update(exit={"reason": "exited", "code": 0}).where(Job.id == running.id).execute()
     submission.create(project, user, {"config": CONFIG}, settings)
+    assert wake_ups == [settings.data_dir]
+
+
+def test_accepted_job_is_returned_if_slots_cannot_be_counted(create, wake_ups, settings, monkeypatch):
+    def fails():
+        raise OperationalError("disk I/O error")
+
+    monkeypatch.setattr(submission, "slots_taken", fails)
+    assert create().id
     assert wake_ups == [settings.data_dir]
