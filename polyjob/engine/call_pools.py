@@ -45,7 +45,10 @@ class Call(Protocol):
         """Make the call. Runs in a pool's thread."""
 
     def is_urgent(self, result: Result) -> bool:
-        """Return whether the result is worth a pass of its own. Otherwise the next pass takes it. Any thread asks."""
+        """Return whether the result is worth a pass of its own. Otherwise the next pass takes it.
+
+        May be called from any thread.
+        """
 
     def on_done(self, result: Result) -> Write | None:
         """Take in the result, and return the write that it asks for. Runs in the engine's thread."""
@@ -120,7 +123,7 @@ class Calls:
         self._busy[call.key] = call.verb
 
     def _end(self, result: Result) -> None:
-        self._results.append(result)  # before it is judged: `has_urgent_results` judges all that are here
+        self._results.append(result)  # first, so that `has_urgent_results` sees it
         if result.is_urgent:
             self._wake()
 

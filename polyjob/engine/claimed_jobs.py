@@ -1,4 +1,4 @@
-"""The rows of the claimed jobs, of which a pass reads only those that have changed."""
+"""Cache of the rows of claimed jobs, so that a pass reads only those that have changed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from polyjob.db.prepared import Prepared
 from polyjob.services.jobs import BY_ID
 from polyjob.statuses import Status
 
-MANY_ROWS = 20
-"""Changed rows from which on they are read together."""
+MIN_BATCH_ROWS = 20
+"""From this many changed rows on, one query reads all claimed jobs."""
 
 _CLAIMED = Prepared(lambda: Job.select().where(CLAIMED).order_by(Job.id))
 _VERSIONS = f"SELECT id, version FROM job WHERE {CLAIMED.sql} ORDER BY id"
@@ -56,12 +56,12 @@ class ClaimedJobs:
     def _is_current(self, job_id: int, version: int) -> bool:
         """Return whether the row in memory can be used.
 
-        Only those of running jobs: there may be many, and a decision on one that is building reads its build, too.
+        Only rows of running jobs are used again. A decision on a building job also depends on its build.
         """
         row = self.rows.get(job_id)
         return row is not None and row.version == version and row.status is Status.RUNNING
 
     def _read(self, job_ids: set[int]) -> list[Job]:
-        if len(job_ids) >= MANY_ROWS:
+        if len(job_ids) >= MIN_BATCH_ROWS:
             return [row for row in _CLAIMED() if row.id in job_ids]
         return [row for job_id in sorted(job_ids) if (row := BY_ID.first(job_id)) is not None]

@@ -29,8 +29,8 @@ SLICE_SECONDS = 1.0
 class _Backend:
     handles: deque[str] = field(default_factory=deque)
     """Handles of the jobs to clear."""
-    is_known: bool = False
-    """An earlier engine's jobs are among them."""
+    has_listed_leftovers: bool = False
+    """Whether `handles` has the jobs that an earlier engine left."""
     backoff: Backoff = field(default_factory=Backoff)
 
 
@@ -51,12 +51,16 @@ class Clearing:
         now = self._context.clock.seconds()
         for name, runner in self._runners.in_use().items():
             backend = self._backends.setdefault(name, _Backend())
-            is_due = runner.is_local and (backend.handles or not backend.is_known) and now >= backend.backoff.retry_at
+            is_due = (
+                runner.is_local
+                and (backend.handles or not backend.has_listed_leftovers)
+                and now >= backend.backoff.retry_at
+            )
             if is_due and not self._context.calls.is_busy(("clear", name)):
                 self._context.calls.submit(self._next_call(("clear", name), backend, runner))
 
     def _next_call(self, key: Key, backend: _Backend, runner: Runner) -> FunctionCall:
-        if not backend.is_known:
+        if not backend.has_listed_leftovers:
             return FunctionCall("files", key, "leftovers", lambda: leftovers(runner), self._on_leftovers)
         return FunctionCall("files", key, "clear", lambda: self._clear(runner, backend.handles), self._on_cleared)
 
@@ -65,7 +69,7 @@ class Clearing:
         if result.error is not None:
             backend.backoff.fail("leftovers", result.error, self._context.clock.seconds())
             return
-        backend.is_known = True
+        backend.has_listed_leftovers = True
         backend.handles.extend(result.value)
         backend.backoff.succeed()
 

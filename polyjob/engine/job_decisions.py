@@ -78,7 +78,7 @@ def decide(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: 
 
 
 def quiet_until(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: JobTools) -> float:
-    """Return until when `decide` has nothing to do for a job unless its row or state changes; 0.0 if that is not known.
+    """Return when `decide` next has something to do, if neither row nor state changes. 0.0 means that it is unknown.
 
     Only running jobs are quiet for long, and there may be many of them.
     """
@@ -182,9 +182,8 @@ def _finish(job: Job, memory: JobMemory, runner: Runner, tools: JobTools, handle
 def _is_cleared_first(job: Job, runner: Runner, end: Exit) -> bool:
     """Return whether the backend is cleared before the terminal status, and not after it.
 
-    A stopped job must be dead. No process of a local job is left once its exit is known, and all that its runner still
-    has are small files. A lost job may have processes, and a deleted job leaves no row by which these files are found
-    after a crash.
+    Once the exit of a local job is known, none of its processes is left, and its runner only has small files of it. But
+    a lost job may have processes. And a deleted job leaves no row by which its files are found after a crash.
     """
     return not runner.is_local or end.reason is Reason.LOST or job.deleted_at is not None
 

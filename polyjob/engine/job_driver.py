@@ -43,7 +43,7 @@ class JobDriver:
     def decisions(self, decided: Collection[Key]) -> list[Decision]:
         """Poll the backends, and decide on each claimed job, but not on those in `decided`.
 
-        Of running jobs, only those are decided on whose row or state has changed, or for which something is due.
+        Skips running jobs whose row and state have not changed and for which nothing is due.
         """
         changed = self._claimed.read()
         if changed is not None:

@@ -179,7 +179,8 @@ class Engine:
         A job whose GPUs are not free lets jobs without GPUs pass, but no other job that requests some, on any runner.
         """
         gpus = self.context.settings.gpus
-        free_gpus = [index for index in gpus if index not in gpus_taken()]
+        taken = gpus_taken()
+        free_gpus = [index for index in gpus if index not in taken]
         remaining, admitted = dict(free_slots), []
         for job in queue:
             count = specs.requested_gpus(job.config, job.runner)

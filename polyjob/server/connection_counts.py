@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 
 _SLOTS = 64
-"""More than the number of workers. Two workers with one slot would only share connections less evenly."""
+"""More than the number of workers. If two workers share a slot, connections are only spread less evenly."""
 _ABSENT = -1
 
 

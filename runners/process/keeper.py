@@ -18,7 +18,8 @@ from runners.process.spawn import Account, find_shell, spawn
 from runners.process.supervisor import Supervisor
 
 ANNOUNCE_AFTER_SECONDS = 0.02
-"""The keeper records and announces that a job has started after this time. A shorter job has only an end."""
+"""The keeper records and announces that a job has started after this time. Of a shorter job, only the end is
+recorded and announced."""
 
 
 class Keeper:

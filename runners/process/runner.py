@@ -271,7 +271,7 @@ class ProcessRunner(Runner):
     def _has_just_begun(self, uuid: str) -> bool:
         """Return whether the job was given to a keeper a moment ago, and there was no news of it.
 
-        So a short job is not watched at all. Without news, as after the death of the server, the files tell.
+        So a short job is never watched. If no news arrives, as after the death of the server, its files show its state.
         """
         begun_at = self._begun_at.get(uuid)
         if begun_at is None:

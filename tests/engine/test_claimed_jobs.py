@@ -10,7 +10,7 @@ import pytest
 from polyjob.db.database import database, write
 from polyjob.db.models import Job
 from polyjob.engine import job_driver
-from polyjob.engine.claimed_jobs import MANY_ROWS, ClaimedJobs
+from polyjob.engine.claimed_jobs import MIN_BATCH_ROWS, ClaimedJobs
 from polyjob.services import jobs
 from polyjob.services.transitions import update_columns
 from runners.fake import FakeRunner
@@ -131,9 +131,9 @@ class TestRows:
             update_columns(running[1], node="x")
         assert claimed.read() == {running[0].id, running[1].id}
 
-    @pytest.mark.parametrize("count", [1, MANY_ROWS])
+    @pytest.mark.parametrize("count", [1, MIN_BATCH_ROWS])
     def test_few_and_many_changed_rows_are_read(self, claimed, running, monkeypatch, count):
-        monkeypatch.setattr("polyjob.engine.claimed_jobs.MANY_ROWS", 2)
+        monkeypatch.setattr("polyjob.engine.claimed_jobs.MIN_BATCH_ROWS", 2)
         ids = {job.id for job in running[:count]}
         claimed.forget(ids)
         assert claimed.read() == ids
