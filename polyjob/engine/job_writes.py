@@ -15,6 +15,7 @@ from polyjob.engine.job_memory import JobMemory
 from polyjob.engine.prepare import end_unstarted, prepare, refuse_start, replace_build
 from polyjob.engine.retries import START_PATIENCE
 from polyjob.engine.writes import Write
+from polyjob.services.endings import end_job
 from polyjob.services.jobs import BY_ID
 from polyjob.services.notes import BACKEND_NOTE, MISSING_OUTPUTS_NOTE, PACKING_NOTE, Notes, note_text, with_note
 from polyjob.services.transitions import transition, update_columns
@@ -137,7 +138,7 @@ def record_terminal_status(job_id: int, memory: JobMemory) -> None:
         update_columns(job, notes=notes)
     if status is Status.SUCCEEDED and job.status is not Status.RUNNING:
         transition(job, Status.RUNNING)
-    transition(job, status, message=message, details=details)
+    end_job(job, status, message=message, details=details)
 
 
 def _notes_at_end(job: Job, memory: JobMemory) -> Notes | None:

@@ -7,6 +7,7 @@ from typing import Any
 from polyjob.clock import Clock
 from polyjob.db.models import Job, JobStatus
 from polyjob.services import build_reuse, builds
+from polyjob.services.endings import end_job
 from polyjob.services.notes import START_REFUSED_NOTE, note_text, with_note
 from polyjob.services.transitions import transition, update_columns
 from polyjob.statuses import Status
@@ -73,7 +74,7 @@ def end_unstarted(job: Job) -> None:
         update_columns(job, exit=Exit(Reason.START, message=note_text(job.notes, START_REFUSED_NOTE)).to_json())
         return
     by = job.stop_by.username if job.stop_by else None
-    transition(job, Status.STOPPED, message="Job was stopped", details={"reason": "stopped", "by": by})
+    end_job(job, Status.STOPPED, message="Job was stopped", details={"reason": "stopped", "by": by})
 
 
 def _to_build(job: Job, python: str) -> None:
@@ -108,4 +109,4 @@ def _clause(text: str | None) -> str:
 def _fail_by_build(job: Job, message: str, **details: Any) -> None:
     end = Exit(Reason.BUILD, message=message, step=details.get("step"))
     details |= {"reason": str(Reason.BUILD)}
-    transition(job, Status.FAILED, message=message, details=details, exit=end.to_json())
+    end_job(job, Status.FAILED, message=message, details=details, exit=end.to_json())

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from polyjob.db.database import write
-from polyjob.db.models import Job, Project, User
+from polyjob.db.models import Job, User
 from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.jobconfig.parameters import has_params, rename_declarations
 from polyjob.jobconfig.parsing import parse_content
@@ -18,10 +18,11 @@ from polyjob.jobconfig.validation import load_config
 from polyjob.services import audit, specs
 from polyjob.services.abandon import ABANDONED_NOTE
 from polyjob.services.idempotency import IdempotentRequest, check_replay
-from polyjob.services.jobs import is_name_taken, reload
+from polyjob.services.jobs import reload
+from polyjob.services.new_jobs import free_name, insert_job
 from polyjob.services.notes import MISSING_OUTPUTS_NOTE, note_text
 from polyjob.services.runner_choice import runner_of_clone
-from polyjob.services.submission import insert_job, wake_engine_for
+from polyjob.services.submission import wake_engine_for
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
 
@@ -61,7 +62,7 @@ def clone(
             raise NotFound("The job was deleted.")
         columns |= {
             "uuid": job_uuid,
-            "name": _free_name(source.project, name),
+            "name": free_name(source.project, name),
             "code": source.project.code_id if attributes.get("update_code") else source.code_id,
             "original": source.id,
             "cloning_strategy": strategy,
@@ -179,13 +180,3 @@ def _linked_inputs(source: Job, job_uuid: str, strategy: str, settings: Settings
     except BaseException:
         store.remove_job(job_uuid)
         raise
-
-
-def _free_name(project: Project, name: str | None) -> str | None:
-    """Return `name`, or if it is taken, `name` with the first free number appended."""
-    if name is None or not is_name_taken(project, name):
-        return name
-    suffix = 1
-    while is_name_taken(project, f"{name}-{suffix}"):
-        suffix += 1
-    return f"{name}-{suffix}"

@@ -19,9 +19,11 @@ from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.jobconfig.commands import shown_command
 from polyjob.services import audit, specs
+from polyjob.services.endings import end_job
 from polyjob.services.entries import check_size
 from polyjob.services.job_queue import gpu_holders, jobs_with_retried_start, position_of
 from polyjob.services.merge import merge_lists
+from polyjob.services.new_jobs import check_name_is_free
 from polyjob.services.notes import with_note
 from polyjob.services.runner_choice import choose_runner
 from polyjob.services.transitions import MAX_MESSAGE_LENGTH, transition, update_columns, update_note
@@ -86,18 +88,6 @@ def list_archived(owner: User) -> ModelSelect[Job]:
 
 
 # Update.
-
-
-def check_name_is_free(project: Project, name: str | None, ignored: Job | None = None) -> None:
-    """Raise Invalid if a job of the project other than `ignored` has the name."""
-    if name is not None and is_name_taken(project, name, ignored):
-        raise Invalid([Problem("/name", f"This project already has a job named `{name}`; choose another name.")])
-
-
-def is_name_taken(project: Project, name: str, ignored: Job | None = None) -> bool:
-    """Return whether a job of the project other than `ignored` has the name."""
-    query = Job.select().where(Job.project == project, Job.name == name, Job.deleted_at.is_null())
-    return bool((query.where(Job.id != ignored.id) if ignored else query).exists())
 
 
 def update(job: Job, changes: Mapping[str, Any], settings: Settings, *, may_choose_folder: bool = False) -> Job:
@@ -269,7 +259,7 @@ def _request_stop(job: Job, kind: str, user: User | None) -> None:
         audit.record("stop", job)
     if job.status is Status.CREATED or not job.is_managed:
         details = {"reason": "stopped", "by": user.username if user else None}
-        transition(job, Status.STOPPED, message=STOPPED_MESSAGE, details=details)
+        end_job(job, Status.STOPPED, message=STOPPED_MESSAGE, details=details)
         return
     update_columns(job, stop_at=now(), stop_kind=kind, stop_by=user.id if user else None)
 
@@ -306,7 +296,8 @@ def post_status(
         with write("report"):
             job = reload(job)
             if not job.is_managed:
-                transition(job, status, message=message, traceback=traceback, details=details)
+                write_status = end_job if status.is_done else transition
+                write_status(job, status, message=message, traceback=traceback, details=details)
                 audit.record("status", job, status=str(status))
             elif not job.status.is_done and (message or status is not job.status):
                 text = f"The job reported {status}{f': {message}' if message else ''}."

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from peewee import DatabaseError
 
-from polyjob.clock import now
 from polyjob.db.group_commit import write_in_group
 from polyjob.db.models import Build, Job, Project, User
-from polyjob.db.prepared import insert
 from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, Problem
-from polyjob.jobconfig.commands import shown_command
 from polyjob.services import audit, specs
 from polyjob.services.build_reuse import UNUSABLE_STATUSES
 from polyjob.services.entries import check_size
 from polyjob.services.idempotency import IdempotentRequest, check_replay
 from polyjob.services.job_queue import slots_taken
-from polyjob.services.jobs import check_name_is_free
+from polyjob.services.new_jobs import check_name_is_free, insert_job
 from polyjob.services.runner_choice import choose_runner
-from polyjob.services.transitions import insert_first_status
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
 
@@ -96,15 +91,6 @@ def wake_engine_for(job: Job, settings: Settings) -> None:
         is_slot_free = True
     if is_slot_free:
         wake_engine(settings.data_dir)
-
-
-def insert_job(project: Project, user: User, columns: Mapping[str, Any]) -> Job:
-    """Insert a job with its first status. Must be called inside `database.write`."""
-    moment = now()
-    values = {"uuid": uuid.uuid4().hex, "command": shown_command(columns["config"])} | dict(columns)
-    job = insert(Job, values | {"project": project, "user": user, "created_at": moment, "updated_at": moment})
-    insert_first_status(job)
-    return job
 
 
 def _requested_build(
