@@ -8,14 +8,14 @@ other.
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from polyjob.crash_points import crash_point
 from polyjob.db.database import write
-from polyjob.db.models import DELETED, LIVE_BUILDS, QUEUED, Build, Job, Project
+from polyjob.db.models import DELETED, LIVE_BUILDS, Build, Job, Project
 from polyjob.db.prepared import Prepared
+from polyjob.engine.admission import Admission
 from polyjob.engine.backends import Backends
 from polyjob.engine.build_driver import BuildDriver
 from polyjob.engine.cleanup import Cleanup
@@ -24,20 +24,11 @@ from polyjob.engine.job_driver import JobDriver
 from polyjob.engine.orphans import OrphanRemoval
 from polyjob.engine.removal import Removal
 from polyjob.engine.writes import Decision, Write
-from polyjob.services import specs
-from polyjob.services.job_queue import gpus_taken, queued_runners, slots_taken
-from polyjob.services.transitions import transition
-from polyjob.statuses import Status
+from polyjob.services.job_queue import queued_runners
 from runners.base import Runner
-from runners.registry import runner_facts
-
-QUEUE_SCAN_ROWS = 500
-"""Jobs at the head of the queue among which a pass looks for some whose GPUs are free."""
 
 _DELETED_PROJECTS = Prepared(lambda: Project.select(Project.id).where(DELETED))
 _LIVE_BUILDS = Prepared(lambda: Build.select().where(LIVE_BUILDS).order_by(Build.id))
-_QUEUE = Prepared(lambda: Job.select().where(QUEUED, Job.runner == "").order_by(Job.id).limit(1))
-
 
 log = logging.getLogger("polyjob.engine")
 
@@ -52,6 +43,7 @@ class Engine:
         self.backends = Backends(context, load_runner, wake)
         self.builds = BuildDriver(context, self.backends)
         self.jobs = JobDriver(context, self.backends)
+        self.admission = Admission(context, self.jobs.prepare)
         self.removal = Removal(context, self.backends)
         self.cleanup = Cleanup(context, self.backends)
         self.orphans = OrphanRemoval(context, self.backends)
@@ -96,7 +88,7 @@ class Engine:
         with_writes = [decision for decision in decisions if decision.writes]
         failed: list[Decision] = []
         claimed: list[Job] = []
-        may_claim = may_claim and (bool(queued_runners()) if with_writes else bool(self._free_slots()))
+        may_claim = may_claim and (bool(queued_runners()) if with_writes else bool(self.admission.free_slots()))
         if with_writes or may_claim:
             try:
                 claimed = self._commit_together(with_writes, may_claim)
@@ -117,7 +109,7 @@ class Engine:
                 for one in decision.writes:
                     one.apply()
                     names.append(one.name)
-            claimed = self._claim() if may_claim else []
+            claimed = self.admission.claim() if may_claim else []
             names += ["claim"] * len(claimed)
             for name in names:
                 crash_point(f"{name}:before")
@@ -141,58 +133,9 @@ class Engine:
 
         def commit() -> None:
             with write("claim"):
-                claimed.extend(self._claim())
+                claimed.extend(self.admission.claim())
 
         return claimed if _succeeds(commit, "the write `claim`") else []
-
-    # Admission.
-
-    def _free_slots(self) -> dict[str, int]:
-        """Return the number of free slots of each runner that has queued jobs and free slots.
-
-        Slots are counted from rows, at this moment, and stored nowhere.
-        """
-        runners = queued_runners()
-        if not runners:
-            return {}
-        taken = slots_taken()
-        free = {name: self.context.settings.slots_of(name) - taken[name] for name in runners}
-        return {name: number for name, number in free.items() if number > 0}
-
-    def _claim(self) -> list[Job]:
-        """Claim the head of each runner's queue, as far as its slots are free, and prepare each claimed job."""
-        free_slots = self._free_slots()
-        has_gpus = bool(self.context.settings.gpus)
-        heads = [_QUEUE(name, QUEUE_SCAN_ROWS if has_gpus else free) for name, free in free_slots.items()]
-        queue = sorted(itertools.chain.from_iterable(heads), key=lambda job: job.id)
-        admitted = self._with_gpus(queue, free_slots) if has_gpus else queue
-        claimed = []
-        for job in admitted:
-            if transition(job, Status.SCHEDULED, message=_ignored_parts(job), gpus=job.gpus):
-                self.jobs.prepare(job)
-                claimed.append(job)
-        return claimed
-
-    def _with_gpus(self, queue: Sequence[Job], free_slots: Mapping[str, int]) -> list[Job]:
-        """Return the first jobs of the queue for which slots are free, each with the GPUs that it requests.
-
-        A job whose GPUs are not free lets jobs without GPUs pass, but no other job that requests some, on any runner.
-        """
-        gpus = self.context.settings.gpus
-        taken = gpus_taken()
-        free_gpus = [index for index in gpus if index not in taken]
-        remaining, admitted = dict(free_slots), []
-        for job in queue:
-            count = specs.requested_gpus(job.config, job.runner)
-            if not remaining[job.runner]:
-                continue
-            if count > len(free_gpus):
-                free_gpus = free_gpus if count > len(gpus) else []
-                continue
-            job.gpus, free_gpus = free_gpus[:count] or None, free_gpus[count:]
-            remaining[job.runner] -= 1
-            admitted.append(job)
-        return admitted
 
 
 def _project_removal(project: Project) -> Write:
@@ -201,12 +144,6 @@ def _project_removal(project: Project) -> Write:
 
 def _has_runs(project: Project) -> bool:
     return any(table.select().where(table.project == project).exists() for table in (Job, Build))
-
-
-def _ignored_parts(job: Job) -> str | None:
-    """Return the parts of the config that the runner ignores, for clients that show statuses but no notes."""
-    support = runner_facts(job.runner).support
-    return " ".join(note["text"] for note in job.notes or [] if note["kind"] in support) or None
 
 
 def _succeeds(act: Callable[[], object], subject: str) -> bool:

@@ -1,0 +1,81 @@
+"""Admission: claim the queued jobs for which slots and GPUs are free."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+
+from polyjob.db.models import QUEUED, Job
+from polyjob.db.prepared import Prepared
+from polyjob.engine.context import Context
+from polyjob.services import specs
+from polyjob.services.job_queue import gpus_taken, queued_runners, slots_taken
+from polyjob.services.transitions import transition
+from polyjob.statuses import Status
+from runners.registry import runner_facts
+
+QUEUE_SCAN_ROWS = 500
+"""Jobs at the head of the queue among which a pass looks for some whose GPUs are free."""
+
+_QUEUE = Prepared(lambda: Job.select().where(QUEUED, Job.runner == "").order_by(Job.id).limit(1))
+
+
+class Admission:
+    """Counts free slots and GPUs from rows, at the moment of each call, and stores them nowhere."""
+
+    def __init__(self, context: Context, prepare: Callable[[Job], None]) -> None:
+        self._context = context
+        self._prepare = prepare
+
+    def free_slots(self) -> dict[str, int]:
+        """Return the number of free slots of each runner that has queued jobs and free slots."""
+        runners = queued_runners()
+        if not runners:
+            return {}
+        taken = slots_taken()
+        free = {name: self._context.settings.slots_of(name) - taken[name] for name in runners}
+        return {name: number for name, number in free.items() if number > 0}
+
+    def claim(self) -> list[Job]:
+        """Claim the head of each runner's queue, as far as its slots are free, and prepare each claimed job.
+
+        Called inside a transaction.
+        """
+        free_slots = self.free_slots()
+        has_gpus = bool(self._context.settings.gpus)
+        heads = [_QUEUE(name, QUEUE_SCAN_ROWS if has_gpus else free) for name, free in free_slots.items()]
+        queue = sorted(itertools.chain.from_iterable(heads), key=lambda job: job.id)
+        admitted = self._with_gpus(queue, free_slots) if has_gpus else queue
+        claimed = []
+        for job in admitted:
+            if transition(job, Status.SCHEDULED, message=_ignored_parts(job), gpus=job.gpus):
+                self._prepare(job)
+                claimed.append(job)
+        return claimed
+
+    def _with_gpus(self, queue: Sequence[Job], free_slots: Mapping[str, int]) -> list[Job]:
+        """Return the first jobs of the queue for which slots are free, each with the GPUs that it requests.
+
+        A job whose GPUs are not free lets jobs without GPUs pass, but no other job that requests some, on any runner.
+        """
+        gpus = self._context.settings.gpus
+        taken = gpus_taken()
+        free_gpus = [index for index in gpus if index not in taken]
+        remaining, admitted = dict(free_slots), []
+        for job in queue:
+            count = specs.requested_gpus(job.config, job.runner)
+            if not remaining[job.runner]:
+                continue
+            if count > len(free_gpus):
+                free_gpus = free_gpus if count > len(gpus) else []
+                continue
+            job.gpus, free_gpus = free_gpus[:count] or None, free_gpus[count:]
+            remaining[job.runner] -= 1
+            admitted.append(job)
+        return admitted
+
+
+def _ignored_parts(job: Job) -> str | None:
+    """Return the parts of the config that the runner ignores, for clients that show statuses but no notes."""
+    support = runner_facts(job.runner).support
+    return " ".join(note["text"] for note in job.notes or [] if note["kind"] in support) or None
