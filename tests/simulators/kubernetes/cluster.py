@@ -226,10 +226,11 @@ class Cluster(FaultInjection, Pretended):
         return [stored.object for stored in sorted(events, key=lambda stored: stored.version)]
 
     def processes(self, name: str) -> dict[str, int]:
-        """Return the process ids of a pod's running containers on this machine, by container."""
+        """Return the process ids of a pod's running containers on this machine, by container; none before it runs."""
+        worker = self._find_worker(self.pod(name))
         return {
             slot.name: slot.container.pid
-            for slot in self._worker(name).slots
+            for slot in (worker.slots if worker else ())
             if slot.container and slot.container.is_running and slot.container.pid
         }
 
@@ -254,13 +255,15 @@ class Cluster(FaultInjection, Pretended):
             self.paths.clear()
 
     def slot(self, pod: Object, container: str) -> tuple[Slot | None, PodWorker | None]:
-        node = self.nodes.get(pod["spec"].get("nodeName", ""))
-        worker = node.worker(pod["metadata"]["uid"]) if node else None
+        worker = self._find_worker(pod)
         return (worker.slot(container), worker) if worker else (None, None)
 
+    def _find_worker(self, pod: Object | None) -> PodWorker | None:
+        node = self.nodes.get(pod["spec"].get("nodeName", "")) if pod else None
+        return node.worker(pod["metadata"]["uid"]) if node else None
+
     def _worker(self, name: str) -> PodWorker:
-        pod = self.store.get("pods", self.namespace, name).object
-        worker = self.nodes[pod["spec"]["nodeName"]].worker(pod["metadata"]["uid"])
+        worker = self._find_worker(self.pod(name))
         assert worker, f"no node runs {name}"
         return worker
 
