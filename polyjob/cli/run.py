@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,28 +40,44 @@ LONG_POLL_SECONDS = 30.0
 EXIT_TIMEOUT = 124
 
 
+def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that describe a job, and its command as the last argument."""
+    for option in reversed(_JOB_OPTIONS):
+        command = option(command)
+    return command
+
+
+_JOB_OPTIONS = (
+    project_option,
+    click.option("--image", "-i", help="Image of the job, for runners that use images."),
+    backend_option,
+    click.option("--step", "build_steps", multiple=True, metavar="COMMAND", help="Add a build step; repeatable."),
+    env_option,
+    param_option,
+    click.option(
+        "--file", "-f", "file", type=existing_file, help="Config file, YAML or JSON; - is the standard input."
+    ),
+    click.option(
+        "--upload", "-u", type=click.Path(path_type=Path), metavar="FOLDER", help="Upload a folder for the job."
+    ),
+    click.option("--cpu", metavar="CORES", help="CPU limit, such as 2 or 500m."),
+    click.option("--memory", metavar="SIZE", help="Memory limit, such as 512Mi or 4Gi."),
+    click.option("--gpu", metavar="COUNT", help="Number of GPUs."),
+    click.option("--name", help="Name of the job, unique in its project."),
+    click.option("--tag", "tags", multiple=True, help="Add a tag; repeatable."),
+    click.option("--timeout", type=Duration(), help="Time limit, in seconds or such as 1h30m."),
+    click.option("--clean", is_flag=True, help="Run in an empty folder, without the variables of this shell."),
+    click.argument("command", nargs=-1, type=click.UNPROCESSED),
+)
+
+
 @click.command(
     context_settings={"allow_interspersed_args": False},
     epilog=EXIT_CODES_HELP,
 )
-@project_option
-@click.option("--image", "-i", help="Image of the job, for runners that use images.")
-@backend_option
-@click.option("--step", "build_steps", multiple=True, metavar="COMMAND", help="Add a build step; repeatable.")
-@env_option
-@param_option
-@click.option("--file", "-f", "file", type=existing_file, help="Config file, YAML or JSON; - is the standard input.")
-@click.option("--upload", "-u", type=click.Path(path_type=Path), metavar="FOLDER", help="Upload a folder for the job.")
-@click.option("--cpu", metavar="CORES", help="CPU limit, such as 2 or 500m.")
-@click.option("--memory", metavar="SIZE", help="Memory limit, such as 512Mi or 4Gi.")
-@click.option("--gpu", metavar="COUNT", help="Number of GPUs.")
-@click.option("--name", help="Name of the job, unique in its project.")
-@click.option("--tag", "tags", multiple=True, help="Add a tag; repeatable.")
-@click.option("--timeout", type=Duration(), help="Time limit, in seconds or such as 1h30m.")
-@click.option("--clean", is_flag=True, help="Run in an empty folder, without the variables of this shell.")
+@job_options
 @click.option("--detach", "-d", is_flag=True, help="Print the job's number and do not wait.")
 @quiet_option
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def run(
     command: tuple[str, ...], clean: bool, detach: bool, quiet: bool, project: str | None, **options: Any
 ) -> NoReturn:
@@ -79,18 +95,30 @@ def run(
     """
     origins = Origins()
     with exit_on_error(EXIT_FAILED):
-        config = origins.read(options["file"]) if options["file"] else {}
-        client = connect()
-        caller = None if clean else _caller_of(client, config, **options)
-        body = job_body(command, config, caller, origins, **options)
-        if not (caller or clean or quiet or options["upload"]):
-            say("This folder is not uploaded; `-u .` uploads it and runs the job in the copy.")
-        path = project_path(client, project)
-        _create_project(client, path, quiet)
-        if options["upload"] is not None:
-            _upload(client, path, options["upload"], quiet)
+        client, path, body = prepare_job(command, origins, clean, quiet, project, **options)
         with origins.name_in_errors():
             submit(client, f"{path}/jobs", body, detach, quiet)
+
+
+def prepare_job(
+    command: tuple[str, ...], origins: Origins, clean: bool, quiet: bool, project: str | None, **options: Any
+) -> tuple[Client, str, dict[str, Any]]:
+    """Create the project if it is missing, and upload the folder of `--upload`.
+
+    Return the client, the path of the project, and the body that submits the job. Raises ServerError, NoServer and
+    UsageError.
+    """
+    config = origins.read(options["file"]) if options["file"] else {}
+    client = connect()
+    caller = None if clean else _caller_of(client, config, **options)
+    body = job_body(command, config, caller, origins, **options)
+    if not (caller or clean or quiet or options["upload"]):
+        say("This folder is not uploaded; `-u .` uploads it and runs the job in the copy.")
+    path = project_path(client, project)
+    _create_project(client, path, quiet)
+    if options["upload"] is not None:
+        _upload(client, path, options["upload"], quiet)
+    return client, path, body
 
 
 def _caller_of(client: Client, config: Mapping[str, Any], **options: Any) -> Caller | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from peewee import DatabaseError
@@ -32,14 +32,38 @@ def create(
     once: IdempotentRequest | None = None,
     *,
     may_choose_folder: bool = False,
+    on_insert: Callable[[Job], None] = lambda job: None,
 ) -> Job:
     """Accept a job and return it.
 
-    When this returns, the job is on disk. It will run, or reach a terminal status that gives the reason.
+    When this returns, the job is on disk. It will run, or reach a terminal status that gives the reason. `on_insert` is
+    called in the transaction of the job.
+
+    Raises what `prepare` and the function that it returns raise, and whatever `once` raises.
+    """
+    insert = prepare(project, user, attributes, settings, may_choose_folder=may_choose_folder)
+
+    def accept() -> Job:
+        store_response = check_replay(once)
+        job = insert()
+        on_insert(job)
+        store_response(job)
+        return job
+
+    job = write_in_group("accept", accept)
+    wake_engine_for(job, settings)
+    return job
+
+
+def prepare(
+    project: Project, user: User, attributes: Mapping[str, Any], settings: Settings, *, may_choose_folder: bool
+) -> Callable[[], Job]:
+    """Validate a job, and return a function that inserts it. That must be called inside `database.write`.
 
     `attributes` has `config` (from `load_config`, or None), `backend` (see `choose_runner`) and the job's own columns.
-    Raises Invalid if the runner cannot honour the config or the name is taken, Forbidden if the config names a working
-    folder without `may_choose_folder`, Unavailable if the disk is low, and whatever `once` raises.
+    Raises Invalid if the runner cannot honour the config, Forbidden if the config names a working folder without
+    `may_choose_folder`, and Unavailable if the disk is low. The function raises Invalid if the name is taken or the
+    build cannot be used, and then has inserted nothing.
     """
     Store(settings.data_dir).check_free_space(settings.disk_low)
     managed = attributes.get("is_managed") is not False
@@ -64,18 +88,14 @@ def create(
         "code": project.code_id,
     }
 
-    def accept() -> Job:
-        store_response = check_replay(once)
+    def insert() -> Job:
         check_name_is_free(project, columns["name"])
         build = _requested_build(project, attributes.get("build_job"), runner, managed, settings)
         job = insert_job(project, user, columns | {"build": build})
         audit.record("create", job)
-        store_response(job)
         return job
 
-    job = write_in_group("accept", accept)
-    wake_engine_for(job, settings)
-    return job
+    return insert
 
 
 def wake_engine_for(job: Job, settings: Settings) -> None:
