@@ -39,7 +39,7 @@ from polyjob.api import (
 )
 from polyjob.api.blueprint import make_api, refuse_misspelled
 from polyjob.api.params import MAX_ID_DIGITS
-from polyjob.api.paths import NormalizePaths
+from polyjob.api.paths import BelowPrefix, NormalizePaths
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions
 from polyjob.auth.permissions import Access, requires
@@ -111,10 +111,13 @@ def configure(app: Flask, settings: Settings) -> None:
         MAX_FORM_MEMORY_SIZE=settings.body_limit,
         SESSION_COOKIE_SECURE=settings.public_url.startswith("https:"),
     )
-    app.wsgi_app = NormalizePaths(partial(Flask.wsgi_app, app))  # type: ignore[method-assign]
+    public_path = settings.public_path if settings.public_url else None
+    app.wsgi_app = BelowPrefix(NormalizePaths(partial(Flask.wsgi_app, app)), public_path)  # type: ignore[method-assign]
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
+        app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
+            app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops, x_prefix=hops
+        )
     open_database(settings.data_dir)
     if EXTENSION in app.extensions:
         app.extensions[EXTENSION].close()
@@ -161,7 +164,7 @@ def no_such_api(version: str) -> Response:
 @requires(Access.OPEN)
 def dashboard(page: str = "") -> Response:
     """Redirect from the address of a page below `/app`, where old clients link to."""
-    return redirect(local_path(f"/{page}"))
+    return redirect(local_path(f"{request.script_root}/{page}"))
 
 
 # Before and after each view.
@@ -212,6 +215,10 @@ class Sessions(SecureCookieSessionInterface):
         if app.secret_key and "HTTP_COOKIE" not in request.environ:
             return self.session_class()  # without a serializer that nothing would use
         return super().open_session(app, request)
+
+    def get_cookie_path(self, app: Flask) -> str:
+        """Return the path below which users reach this server; other servers on its host do not get the cookie."""
+        return request.script_root or "/"
 
     def get_cookie_secure(self, app: Flask) -> bool:
         """Return whether the cookie is for HTTPS only: if the settings say so, or if this request came over HTTPS."""

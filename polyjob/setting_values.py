@@ -13,7 +13,10 @@ from runners.kubernetes.options import read_resources
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": GIB << 10}
 
-_ADDRESS = re.compile(r"https?://(?:\[[0-9a-z:.%]+\]|[-0-9a-z._~]+)(?::(?P<port>\d+))?/*", re.IGNORECASE)
+_ADDRESS = re.compile(
+    r"(?P<origin>https?://(?:\[[0-9a-z:.%]+\]|[-0-9a-z._~]+)(?::(?P<port>\d+))?)(?P<path>(?:/[-0-9a-z._~]+)*)/*",
+    re.IGNORECASE,
+)
 
 
 # Each function below raises ValueError, KeyError or IndexError for a text that is not valid.
@@ -111,12 +114,14 @@ def read_file(value: str) -> str:
 
 
 def read_address(value: str) -> str:
+    if not value:
+        return ""
     match = _ADDRESS.fullmatch(value)
-    if value and not match:
+    if not match or {".", ".."} & set(match["path"].split("/")):
         raise ValueError
-    if match and match["port"]:
+    if match["port"]:
         read_port(match["port"])
-    return value.rstrip("/").lower()
+    return match["origin"].lower() + match["path"]
 
 
 Reader = Callable[[str], Any]
@@ -135,5 +140,5 @@ KINDS: dict[Reader, str] = {
     absolute_path: "a path",
     read_resources: "words such as `limits.cpu=200m`, or `none`",
     read_file: "the path of a file",
-    read_address: "`http://` or `https://` and a host, without a path",
+    read_address: "`http://` or `https://`, a host, and possibly a path",
 }

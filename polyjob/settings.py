@@ -82,13 +82,13 @@ class Settings:
     public_url: str = _setting(
         read_address,
         "",
-        "Address by which users reach a server behind a proxy, such as `https://jobs.example.org`.",
+        "Address by which users reach a server behind a proxy, such as `https://example.org/jobs`.",
         "host and port of the server",
     )
     trusted_proxies: int = _setting(
         read_non_negative,
         "0",
-        "Number of proxies in front of the server that set `X-Forwarded-For`, `-Proto` and `-Host`.",
+        "Number of proxies in front of the server that set `X-Forwarded-For`, `-Proto`, `-Host` and `-Prefix`.",
     )
     runner: str = _setting(
         read_text,
@@ -210,6 +210,16 @@ class Settings:
     def url(self) -> str:
         """The address by which users reach the server, without a final slash."""
         return self.public_url or self.local_url
+
+    @property
+    def public_origin(self) -> str:
+        """Scheme and host of the public URL; empty if it is not set."""
+        return "/".join(self.public_url.split("/")[:3])
+
+    @property
+    def public_path(self) -> str:
+        """The path of the public URL, such as `/jobs`; empty if it has none."""
+        return self.public_url.removeprefix(self.public_origin)
 
     @property
     def local_url(self) -> str:

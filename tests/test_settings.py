@@ -101,7 +101,10 @@ def test_kubernetes_settings_become_options_of_its_runner(variable, option, text
         ("PUBLIC_URL", "ftp://jobs.example.org"),
         ("PUBLIC_URL", "https://"),
         ("PUBLIC_URL", "https:///jobs"),
-        ("PUBLIC_URL", "https://jobs.example.org/polyjob"),
+        ("PUBLIC_URL", "https://jobs.example.org/a b"),
+        ("PUBLIC_URL", "https://jobs.example.org/a//b"),
+        ("PUBLIC_URL", "https://jobs.example.org/a/../b"),
+        ("PUBLIC_URL", "https://jobs.example.org/a;b"),
         ("PUBLIC_URL", "https://jobs.example.org:65536"),
         ("PUBLIC_URL", "https://jobs example"),
         ("PUBLIC_URL", "https://user@jobs.example.org"),
@@ -136,6 +139,13 @@ def test_invalid_helper_resources_are_refused(text):
 )
 def test_public_url_takes_any_host(address):
     assert read_settings({"POLYJOB_PUBLIC_URL": address}).url == address.rstrip("/").lower()
+
+
+def test_path_of_public_url_keeps_its_case():
+    settings = read_settings({"POLYJOB_PUBLIC_URL": "https://Example.org:8443/Jobs/of.ana/"})
+    assert settings.url == "https://example.org:8443/Jobs/of.ana"
+    assert (settings.public_origin, settings.public_path) == ("https://example.org:8443", "/Jobs/of.ana")
+    assert read_settings({"POLYJOB_PUBLIC_URL": "https://example.org/"}).public_path == ""
 
 
 def test_relative_paths_become_absolute(tmp_path, monkeypatch):

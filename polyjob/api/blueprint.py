@@ -6,12 +6,13 @@ Views read their bodies themselves, after access is checked. Every operation doc
 from __future__ import annotations
 
 import difflib
+import json
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flask_smorest
-from flask import Flask, request
+from flask import Flask, Response, request
 from flask_smorest.utils import prepare_response
 from marshmallow import Schema
 
@@ -141,9 +142,9 @@ class Api(flask_smorest.Api):
 
     @requires(Access.OPEN)
     def _openapi_json(self) -> Any:
-        """Serve the OpenAPI document."""
-        self._document_blueprints()
-        return super()._openapi_json()
+        """Serve the OpenAPI document, with the address of this server as the client reaches it."""
+        document = {**self.document(), "servers": [{"url": paging.root() or "/"}]}
+        return Response(json.dumps(document, indent=2), mimetype="application/json")
 
     def register_blueprint(self, blp: Any, **options: Any) -> None:
         """Register the views now, and document them with the first request for the document."""

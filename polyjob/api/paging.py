@@ -120,10 +120,10 @@ def _address(**position: Any) -> str:
 def root() -> str:
     """Return the address of the server as users reach it, without a final slash.
 
-    It is empty if the request's `Host` is not valid; links are relative then.
+    It has no scheme and host if the request's `Host` is not valid; links are relative then.
     """
     public_url: str = current_app.config["SETTINGS"].public_url
-    return public_url or own_origin()
+    return public_url or own_origin() + request.script_root
 
 
 # Cursors. They are opaque to clients: the sort order of their list, and the last row's value of the sort column and id.

@@ -160,5 +160,5 @@ def _is_change(is_change: bool | None) -> bool:
 
 def _own_origins() -> set[str]:
     """Return the origin of this request, and the public one, which differs behind some proxies."""
-    public: str = current_app.config["SETTINGS"].public_url
+    public: str = current_app.config["SETTINGS"].public_origin
     return {origin for origin in (own_origin(), public) if origin}

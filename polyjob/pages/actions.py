@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Blueprint, render_template, request
+from flask import Blueprint, render_template
 from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob.api.path_prefixes import BUILD, JOB
@@ -18,7 +18,7 @@ from polyjob.db.models import Build, Job
 from polyjob.jobconfig.compose import working_folder
 from polyjob.logs.files import log_length
 from polyjob.pages.forms import Form, done, local_path, read_form
-from polyjob.pages.urls import build_url, job_url, project_url, run_url
+from polyjob.pages.urls import build_url, job_url, own_path, project_url, run_url
 from polyjob.services import bookmarks, builds, cloning, jobs
 
 blp = Blueprint("actions", __name__)
@@ -175,7 +175,7 @@ def ask_delete_job(username: str, project_name: str, job_id: int) -> str:
     return render_template(
         "delete_job.html",
         job=job,
-        path=request.path,
+        path=own_path(),
         back=job_url(job),
         log_size=log_length(store().job_log(job.uuid)),
         size=store().job_size(job.uuid),
@@ -229,7 +229,7 @@ def ask_delete_build(username: str, project_name: str, build_id: int) -> str:
             "Its log and its artifacts are deleted. The next job that needs this build builds it again.",
             f"Jobs that used it stay: {builds.count_jobs(build)}.",
         ],
-        path=request.path,
+        path=own_path(),
         label=f"Delete build {build.id}",
         back=build_url(build),
     )

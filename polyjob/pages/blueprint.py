@@ -24,7 +24,7 @@ from polyjob.pages import forms, logs, sign_in
 from polyjob.pages.job_rows import job_rows
 from polyjob.pages.markup import inline_code, name_of, status_badge, took, when
 from polyjob.pages.timeline import elapsed
-from polyjob.pages.urls import build_url, job_url, page_url, project_url
+from polyjob.pages.urls import build_url, job_url, own_path, page_url, project_url
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; frame-src 'self'; "
@@ -55,7 +55,16 @@ blp.add_app_template_filter(format_size, "size")
 for _filter in (inline_code, job_rows, name_of, status_badge, took, when):
     blp.add_app_template_filter(_filter)
 blp.before_request(sessions.renew_cookie)
-for _helper in (build_url, job_url, page_url, project_url, elapsed, sessions.csrf_token, forms.new_submission_id):
+for _helper in (
+    build_url,
+    job_url,
+    own_path,
+    page_url,
+    project_url,
+    elapsed,
+    sessions.csrf_token,
+    forms.new_submission_id,
+):
     blp.add_app_template_global(_helper)
 
 

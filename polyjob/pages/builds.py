@@ -12,7 +12,7 @@ from polyjob.clock import now
 from polyjob.db.models import Build, BuildStatus, Job, Project, User
 from polyjob.formatting import sentence
 from polyjob.pages import logs, timeline
-from polyjob.pages.urls import build_url
+from polyjob.pages.urls import api_path
 from polyjob.services import builds, specs
 from polyjob.services.notes import note_text
 from polyjob.statuses import Status
@@ -31,7 +31,7 @@ def build_context(build: Build) -> dict[str, Any]:
     return {
         "build": build,
         "log_view": logs.log_view(build),
-        "api_url": f"{root()}/api/v1{build_url(build)}",
+        "api_url": f"{root()}{api_path(build)}",
         "explanation": _explain(build, rows[-1]),
         "reason": (build.reason or {}).get("text"),
         "steps": steps,

@@ -116,15 +116,19 @@ def done(path: str, message: str, *, undo: str | None = None) -> AnyResponse:
     return redirect(path, 303)
 
 
-def local_path(text: str | None, default: str = "/") -> str:
-    """Return the text if it is a path on this server, else the default."""
-    if not text or not text.startswith("/") or text.startswith("//") or _NOT_IN_PATHS.search(text):
-        return default
+def local_path(text: str | None, default: str = "") -> str:
+    """Return the text if it is a path on this server, else the default, which is the first page."""
+    return text if text and _is_local(text) else default or f"{request.script_root}/"
+
+
+def _is_local(path: str) -> bool:
+    if not path.startswith(f"{request.script_root}/") or path.startswith("//") or _NOT_IN_PATHS.search(path):
+        return False
     try:
-        parts = urlsplit(text)
+        parts = urlsplit(path)
     except ValueError:
-        return default
-    return default if parts.scheme or parts.netloc else text
+        return False
+    return not (parts.scheme or parts.netloc)
 
 
 def group_by_field(problems: list[Problem], field_of: Callable[[str], str]) -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ from polyjob.pages import logs, outputs, timeline
 from polyjob.pages.diffs import diff_configs
 from polyjob.pages.explanations import explain_status
 from polyjob.pages.markup import plain_log
-from polyjob.pages.urls import job_url
+from polyjob.pages.urls import api_path, api_url
 from polyjob.services import bookmarks, job_queue
 from polyjob.storage.store import Store
 
@@ -59,7 +59,7 @@ def job_context(job: Job, user: User) -> dict[str, Any]:
         "resources": resource_rows((job.config or {}).get("environment"), job.gpus, job.exit),
         "log_view": logs.log_view(job),
         "outputs": outputs.overview(job),
-        "outputs_url": f"/api/v1{job_url(job)}/outputs",
+        "outputs_url": f"{api_url(job)}/outputs",
         "folder": working_folder(job.config),
         "build": job.build,
         "build_log": _failed_build_log(job),
@@ -68,7 +68,7 @@ def job_context(job: Job, user: User) -> dict[str, Any]:
         "has_more_clones": len(clones) > MAX_CLONES,
         "diff": _diff_to_original(job, originals),
         "config": dump_yaml(job.config).rstrip("\n") if job.config else None,
-        "api_url": f"{root()}/api/v1{job_url(job)}",
+        "api_url": f"{root()}{api_path(job)}",
     }
 
 

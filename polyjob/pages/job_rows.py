@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flask import request
 from markupsafe import Markup, escape
 
 from polyjob.db.models import Job, Project
@@ -62,5 +61,5 @@ def _project_cell(project: Project, url: Markup) -> str:
 
 
 def _tag_link(page: Page, tag: str) -> str:
-    url = escape(request.path + page.request.url(query=f"tags:{tag}"))
+    url = escape(page.request.url(query=f"tags:{tag}"))
     return f' <a class="tag" href="{url}">{escape(tag)}</a>'

@@ -24,7 +24,7 @@ from polyjob.logs.lines import style_at
 from polyjob.logs.watcher import CHUNK_BYTES
 from polyjob.pages.explanations import explain_status
 from polyjob.pages.log_html import LogRows
-from polyjob.pages.urls import run_url
+from polyjob.pages.urls import api_url, run_url
 from polyjob.services import jobs
 
 MAX_PLAIN_BYTES = 1 << 20
@@ -56,7 +56,9 @@ def log_view(run: Job | Build, *, is_page: bool = False) -> LogView:
     """Return the variable `log_view` of `log_view.html`."""
     kind = "job" if isinstance(run, Job) else "build"
     page = f"{run_url(run)}/log"
-    return LogView(kind, f"Log of {run.name or f'{kind} {run.id}'}", page, f"/api/v1{page}s", run_url(run), is_page)
+    return LogView(
+        kind, f"Log of {run.name or f'{kind} {run.id}'}", page, f"{api_url(run)}/logs", run_url(run), is_page
+    )
 
 
 @requires(Access.READ)

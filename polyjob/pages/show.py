@@ -20,7 +20,7 @@ from polyjob.pages import builds as build_pages
 from polyjob.pages import job_list, logs, outputs, projects, reference, status
 from polyjob.pages.blueprint import blp, render_with_etag
 from polyjob.pages.job_page import job_context
-from polyjob.pages.urls import job_url
+from polyjob.pages.urls import api_url
 from polyjob.services import jobs
 from polyjob.storage.output_names import unescape_name
 from polyjob.storage.outputs import PathNotFound
@@ -116,7 +116,7 @@ def job_outputs(username: str, project_name: str, job_id: int, path: str) -> Any
             context["preview"] = outputs.preview(job_files, path)
     except Conflict as error:
         context["tree"] = outputs.Tree(problem=str(error))
-    context["download"] = f"/api/v1{job_url(job)}/outputs"
+    context["download"] = f"{api_url(job)}/outputs"
     return current_app.make_response(render_template("outputs.html", **context))
 
 

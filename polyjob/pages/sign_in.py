@@ -10,6 +10,7 @@ from polyjob.auth.permissions import Access, requires
 from polyjob.auth.throttle import Throttled
 from polyjob.errors import Unavailable
 from polyjob.pages.forms import Form, done, local_path, read_form
+from polyjob.pages.urls import own_path
 
 WRONG_PASSWORD = "Incorrect username or password."
 STALE_FORM = "The sign-in page was open for too long, or the browser blocks cookies. Try again."
@@ -83,7 +84,7 @@ def follow_link(token: str) -> AnyResponse:
         "confirm.html",
         title=f"Sign in as {user.username}?",
         lines=["This one-time link signs in this browser."],
-        path=request.path,
+        path=own_path(),
         label=f"Sign in as {user.username}",
         kind="main",
         back=url_for("pages.all_jobs"),
@@ -100,8 +101,8 @@ def confirm_link(token: str) -> AnyResponse:
 
 def sign_in_required() -> Response:
     """Return the sign-in form as a 401 response. After the sign-in it leads back to the requested page."""
-    path = request.full_path.removesuffix("?") if request.method in sessions.SAFE_METHODS else "/"
-    response = _page(401, next_path=local_path(path))
+    path = f"{request.script_root}{request.full_path}" if request.method in sessions.SAFE_METHODS else ""
+    response = _page(401, next_path=local_path(path.removesuffix("?")))
     response.headers["WWW-Authenticate"] = "Token"
     return response
 
@@ -116,7 +117,7 @@ def _use_link(token: str) -> AnyResponse:
 
 
 def _page(
-    status: int, form: Form | None = None, errors: dict[str, list[str]] | None = None, *, next_path: str = "/"
+    status: int, form: Form | None = None, errors: dict[str, list[str]] | None = None, *, next_path: str = ""
 ) -> Response:
     if form is not None:
         next_path = local_path(form.text("next"))

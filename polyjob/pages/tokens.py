@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, make_response, render_template, request, url_for
+from flask import Blueprint, make_response, render_template, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob.api import tokens
@@ -19,6 +19,7 @@ from polyjob.auth.throttle import Throttled
 from polyjob.db.models import Token, User
 from polyjob.errors import Conflict, Forbidden, Invalid
 from polyjob.pages.forms import STALE_FORM, Form, done, group_by_field, read_form, require_identity
+from polyjob.pages.urls import own_path
 from polyjob.services import projects
 
 DAY_SECONDS = 86_400
@@ -80,7 +81,7 @@ def ask_revoke(token_id: int) -> str:
         "confirm.html",
         title=f"Revoke token {token.name}{owner}?",
         lines=["Programs that use it lose access at once. This cannot be undone."],
-        path=request.path,
+        path=own_path(),
         label="Revoke token",
         back=url_for("pages.keys.list_keys"),
     )

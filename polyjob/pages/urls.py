@@ -22,6 +22,11 @@ def _remembered_url(script_name: str, endpoint: str, **values: str | int) -> str
     return url_for(endpoint, **values)  # type: ignore[arg-type]
 
 
+def own_path() -> str:
+    """Return the path of the page that this request is for."""
+    return f"{request.script_root}{request.path}"
+
+
 def project_url(project: Project) -> str:
     return page_url("pages.project_jobs", username=project.user.username, project_name=project.name)
 
@@ -36,3 +41,13 @@ def build_url(build: Build) -> str:
 
 def run_url(run: Job | Build) -> str:
     return job_url(run) if isinstance(run, Job) else build_url(run)
+
+
+def api_url(run: Job | Build) -> str:
+    """Return the URL of a job or build in the API, on this server."""
+    return f"{request.script_root}{api_path(run)}"
+
+
+def api_path(run: Job | Build) -> str:
+    """Return the same below the path of this server, to be added to its address."""
+    return f"/api/v1{run_url(run).removeprefix(request.script_root)}"

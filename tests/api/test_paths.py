@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from polyjob.api.paths import normalize
+from polyjob.app import create_app
 
-from .conftest import BASE, CONFIG, JOBS
+from .conftest import BASE, CONFIG, JOBS, Client
 
 
 @pytest.mark.parametrize(
@@ -75,3 +78,34 @@ def test_dashboard_addresses_lead_to_pages_of_this_server(anonymous, path, page)
 @pytest.mark.parametrize("path", ["/_health", "/statusz", "/statusz/"])
 def test_old_health_paths_answer(anonymous, path):
     assert anonymous.get(path).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/jobs/api/v1/ana/demo/jobs", "/api/v1/ana/demo/jobs"])
+def test_path_of_the_public_url_may_be_passed_on(settings, client, user, path):
+    below = Client(create_app(dataclasses.replace(settings, public_url="https://example.org/jobs")))
+    below.headers = client.headers
+    assert below.get(path).status_code == (200 if "api" in path else 401)
+    assert below.get("/jobsx/api/v1/ana/demo/jobs").status_code == 404
+
+
+def test_paths_of_the_api_below_api_are_not_shortened(settings, client, user):
+    below = Client(create_app(dataclasses.replace(settings, public_url="https://example.org/api")))
+    below.headers = client.headers
+    assert below.submit()["urls"]["self"] == "https://example.org/api/api/v1/ana/demo/jobs/1"
+
+
+def test_prefix_of_a_proxy_is_trusted_only_if_configured(settings, client, user):
+    client.submit()
+    client.submit()
+    headers = {"X-Forwarded-Prefix": "/jobs/"}
+    assert client.get(f"{JOBS}?limit=1", headers=headers).json["next"].startswith("http://localhost/api/v1/")
+    behind = Client(create_app(dataclasses.replace(settings, trusted_proxies=1)))
+    behind.headers = client.headers
+    assert behind.get(f"{JOBS}?limit=1", headers=headers).json["next"].startswith("http://localhost/jobs/api/v1/")
+    assert 'action="/jobs/sign-in"' in behind.get("/sign-in", headers=headers).text
+
+
+@pytest.mark.parametrize("prefix", ["//evil.example", "/a/../..", "https://evil.example", '/"onclick=', "/a b", "/ä"])
+def test_prefix_that_is_not_a_path_is_dropped(settings, client, user, prefix):
+    behind = Client(create_app(dataclasses.replace(settings, trusted_proxies=1)))
+    assert 'action="/sign-in"' in behind.get("/sign-in", headers={"X-Forwarded-Prefix": prefix}).text

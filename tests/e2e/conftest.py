@@ -80,6 +80,8 @@ class Server:
         workers = int(self.environment.get("POLYJOB_WORKERS", "2"))
         eventually(lambda: len(self.worker_pids()) >= workers, 20, "the start of all workers")
         text = "".join(self.lines)
+        with contextlib.suppress(FileNotFoundError):  # on a full disk
+            text = (self.data_dir / "address").read_text() + text
         found = re.search(r"http://127\.0\.0\.1:(\d+)", text)
         assert found, text
         self.port = int(found.group(1))

@@ -24,15 +24,22 @@ from .conftest import HTML, ORIGIN, PASSWORD, Browser
         "///evil.example", "\\\\evil.example", "/\n/evil.example", "http:evil.example", "", "/\x00", "//",
     ],
 )  # fmt: skip
-def test_next_path_stays_on_this_server(visitor: Browser, eva: User, path: str) -> None:
-    assert local_path(path) == "/"
+def test_next_path_stays_on_this_server(app: Flask, visitor: Browser, eva: User, path: str) -> None:
+    with app.test_request_context():
+        assert local_path(path) == "/"
+    with app.test_request_context(base_url="https://localhost/jobs"):
+        assert local_path(path) == "/jobs/"
     visitor.fill("/sign-in", username="eva", password=PASSWORD, next=path)
     assert visitor.location == "/"
 
 
-def test_local_paths_are_kept() -> None:
+def test_local_paths_are_kept(app: Flask) -> None:
     for path in ("/", "/ana/demo?query=status:failed&before=3", "/api/v1/ana/demo/jobs/1/logs", "/a#b", "/%09/x"):
-        assert local_path(path) == path
+        with app.test_request_context():
+            assert local_path(path) == path
+        with app.test_request_context(base_url="https://localhost/jobs"):
+            assert local_path(f"/jobs{path}") == f"/jobs{path}"
+            assert local_path(path) == "/jobs/"
 
 
 def test_sign_in_needs_a_csrf_token_and_the_own_origin(visitor: Browser, eva: User) -> None:
