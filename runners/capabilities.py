@@ -45,7 +45,6 @@ _CLUSTER = "it belongs to a cluster"
 _ELSEWHERE = "it belongs to a cluster; leave it out, or use the kubernetes runner"
 _REFERENCE = "it belongs to a cluster; set the values in `environment.env_vars`, or use the kubernetes runner"
 _CODE = "the project's upload is used; check this out and upload it by `polyjob run -u FOLDER`"
-_ONCE = "a job runs once; let the command try again, or restart the job by `polyjob restart`"
 _OWN_FILES = "the job does not see the server's folders; upload the folder by `polyjob run -u FOLDER`"
 _OUTPUTS = "write to `$POLYAXON_RUN_OUTPUTS_PATH`, which polyjob keeps"
 
@@ -93,12 +92,13 @@ PROCESS: Mapping[str, Support] = {
     "environment.outputs": _refused(
         "outputs of other jobs are not mounted; start from those of one job by `polyjob copy` or `polyjob resume`"
     ),
-    "environment.max_restarts": _refused(_ONCE),
+    "environment.max_restarts": _refused("a container runs once; use `termination.max_retries`"),
     "termination.timeout": _honoured(),
     "termination.grace": _honoured(),
     "termination.ttl": _noted("polyjob cleans up the backend as soon as a job ends"),
-    "termination.max_retries": _refused(_ONCE),
-    "termination.restart_policy": _refused(_ONCE),
+    "termination.max_retries": _honoured(),
+    "termination.retry": _honoured(),
+    "termination.restart_policy": _refused("a container runs once; use `termination.max_retries`"),
 }
 
 _IMAGES = "an image is built from `image` and `build_steps`; write what the file runs as `build_steps`"

@@ -21,7 +21,7 @@ from polyjob.cli import EXIT_CODES_HELP, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_LOS
 from polyjob.cli.client import Client
 from polyjob.cli.connect import connect
 from polyjob.cli.errors import LostServer, NoServer, ServerError, exit_on_error
-from polyjob.cli.log_follower import Follower, describe_end, exit_code_of
+from polyjob.cli.log_follower import Follower, describe_end, exit_code_of, path_of_retry
 from polyjob.cli.names import run_path
 from polyjob.cli.options import job_argument, project_option, quiet_option
 from polyjob.cli.output import fail, say
@@ -110,7 +110,7 @@ QUESTION = "\nThe job is running. [d]etach and let it run, [s]top it, or [k]eep 
 
 
 class Attachment:
-    """Shows a job until it has finished.
+    """Shows a job, and then its retries, until the last one has finished.
 
     Ctrl-C on a terminal asks what to do. Other INT and TERM signals stop the job, or with `leaves_on_signal`, end only
     the command.
@@ -121,13 +121,37 @@ class Attachment:
     ) -> None:
         self._client, self._path, self._events, self._quiet = client, path, events, quiet
         self._leaves_on_signal = leaves_on_signal
-        self._follower = Follower(client, path, quiet=quiet)
-        self._following = events.start(self._follower.follow)
         self._question: Future[Any] | None = None
         self._stopping: Future[Any] | None = None
+        self._follow()
+
+    def _follow(self) -> None:
+        self._follower = Follower(self._client, self._path, quiet=self._quiet)
+        if self._question:
+            self._follower.may_write.clear()
+        self._following = self._events.start(self._follower.follow)
 
     def run(self) -> int:
         """Return the exit code of the command. Raises the errors of following and of stopping."""
+        job = self._show_until_end()
+        while path := path_of_retry(job):
+            if not self._quiet:
+                self._say_end(job)
+            self._path = path
+            self._follow()
+            if self._stopping:
+                self.stop()
+            job = self._show_until_end()
+        exit_code = exit_code_of(job)
+        if not self._quiet or exit_code == EXIT_FAILED:
+            self._say_end(job)
+        return EXIT_INTERRUPTED if self._stopping and job["last_status"] == "stopped" else exit_code
+
+    def _say_end(self, job: dict[str, Any]) -> None:
+        say(describe_end(job, last_status(self._client, self._path)))
+
+    def _show_until_end(self) -> dict[str, Any]:
+        """Return the job when it has finished. Ends the command if the job cannot be shown any more."""
         while (event := self._events.next()) is not self._following:
             if event is self._stopping:
                 event.result()
@@ -136,7 +160,8 @@ class Attachment:
             elif isinstance(event, int):
                 self._on_signal(event)
         try:
-            job = self._following.result()
+            job: dict[str, Any] = self._following.result()
+            return job
         except BrokenPipeError:
             say(f"The output was closed. The job continues. {self._how_to_show}")
             raise SystemExit(1) from None
@@ -144,10 +169,6 @@ class Attachment:
             fail(f"{error} The job continues. {self._how_to_show}", EXIT_FAILED)
         except LostServer as error:
             fail(f"{error}\nThe job continues. {self._how_to_show}", EXIT_LOST_SERVER)
-        exit_code = exit_code_of(job)
-        if not self._quiet or exit_code == EXIT_FAILED:
-            say(describe_end(job, last_status(self._client, self._path)))
-        return EXIT_INTERRUPTED if self._stopping and job["last_status"] == "stopped" else exit_code
 
     def stop(self) -> None:
         """Request a stop. The job is shown until it has ended."""

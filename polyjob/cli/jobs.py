@@ -131,6 +131,7 @@ def show(job: str, project: str | None, is_json: bool) -> None:
             ("folder", working_folder(view["config"])),
             ("build", view["build_job"]),
             ("original", f"{view['original']} ({view['cloning_strategy']})" if view["original"] else None),
+            ("retry", _retry_of(view)),
             ("backend", view["backend"] if view["is_managed"] else None),
             ("node", view["node_scheduled"]),
             ("tags", ", ".join(view["tags"] or [])),
@@ -145,6 +146,18 @@ def show(job: str, project: str | None, is_json: bool) -> None:
 
         click.echo()
         click.echo(yaml.safe_dump(view["config"], sort_keys=False, allow_unicode=True).rstrip())
+
+
+def _retry_of(view: dict[str, Any]) -> str | None:
+    """Return `2 of 3 of #12` for a retry, and the number of retries that are left for a first attempt."""
+    retries = view["retries"]
+    if not retries:
+        return None
+    if not retries["number"]:
+        return f"up to {retries['left']}" + (f", retried by #{retries['next_job']}" if retries["next_job"] else "")
+    text = f"{retries['number']} of {retries['number'] + retries['left']}"
+    text += f" of #{retries['first_job']}" if retries["first_job"] else ""
+    return text + (f", retried by #{retries['next_job']}" if retries["next_job"] else "")
 
 
 @click.command()

@@ -133,6 +133,12 @@ def _is_temporary(error: Exception) -> bool:
     return not isinstance(error, ServerError) or error.status in TEMPORARY_STATUSES
 
 
+def path_of_retry(job: dict[str, Any]) -> str | None:
+    """Return the path of the retry that followed a job that has finished, or None."""
+    next_job = (job.get("retries") or {}).get("next_job")
+    return f"/{job['project'].replace('.', '/')}/jobs/{next_job}" if next_job else None
+
+
 def exit_code_of(job: dict[str, Any]) -> int:
     """Return the exit code of `run` and `wait` for a job that has finished.
 

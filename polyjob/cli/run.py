@@ -17,7 +17,7 @@ from polyjob.cli.caller import Caller, is_on_this_machine
 from polyjob.cli.client import Client
 from polyjob.cli.connect import connect
 from polyjob.cli.errors import ServerError, UsageError, exit_on_error
-from polyjob.cli.log_follower import RECONNECT_SECONDS, describe_end, exit_code_of
+from polyjob.cli.log_follower import RECONNECT_SECONDS, describe_end, exit_code_of, path_of_retry
 from polyjob.cli.names import project_path, run_path
 from polyjob.cli.options import (
     Duration,
@@ -66,6 +66,7 @@ _JOB_OPTIONS = (
     click.option("--name", help="Name of the job, unique in its project."),
     click.option("--tag", "tags", multiple=True, help="Add a tag; repeatable."),
     click.option("--timeout", type=Duration(), help="Time limit, in seconds or such as 1h30m."),
+    click.option("--retries", type=click.IntRange(0), metavar="N", help="Try again up to N times if the job fails."),
     click.option("--clean", is_flag=True, help="Run in an empty folder, without the variables of this shell."),
     click.argument("command", nargs=-1, type=click.UNPROCESSED),
 )
@@ -148,6 +149,7 @@ def job_body(
         params=parse_params(options["params"]),
         backend=options["backend"] or "",
         timeout=options["timeout"],
+        retries=options["retries"],
         name=options["name"] or "",
         tags=options["tags"],
     )
@@ -190,16 +192,23 @@ def _upload(client: Client, path: str, folder: Path, quiet: bool) -> None:
 @click.option("--timeout", type=Duration(), help=f"Longest time to wait; after it, the exit code is {EXIT_TIMEOUT}.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing.")
 def wait(jobs: tuple[str, ...], project: str | None, timeout: float | None, quiet: bool) -> NoReturn:
-    """Wait until jobs have finished. Exit with the exit code of the first one that did not succeed, as `run` does."""
+    """Wait until jobs have finished. Exit with the exit code of the first one that did not succeed, as `run` does.
+
+    A job that is retried has finished when its last retry has.
+    """
     deadline = None if timeout is None else time.monotonic() + timeout
     exit_code = 0
     with exit_on_error(EXIT_FAILED):
         client = connect()
         for name in jobs:
             path = run_path(client, name, project)
-            job = _wait_for(client, path, deadline)
-            if not quiet:
-                say(describe_end(job, last_status(client, path)))
+            while True:
+                job = _wait_for(client, path, deadline)
+                if not quiet:
+                    say(describe_end(job, last_status(client, path)))
+                if not (next_path := path_of_retry(job)):
+                    break
+                path = next_path
             exit_code = exit_code or exit_code_of(job)
     raise SystemExit(exit_code)
 

@@ -200,6 +200,7 @@ class Job(Table):
     project_id: int
     user_id: int
     original_id: int | None
+    first_attempt_id: int | None
     build_id: int | None
     code_id: int | None
     stop_by_id: int | None
@@ -263,6 +264,14 @@ class Job(Table):
     """Raised by every visible change: the ETag."""
     command = TextField(null=True)
     """The beginning of the config's command, for lists; see `shown_command`."""
+    retry_number = IntegerField(default=0)
+    """Number of this retry of the first attempt; 0 if the job is none."""
+    first_attempt = ForeignKeyField("self", null=True, backref="retries")
+    """The job that this one retries, after the retries before it."""
+    is_held = BooleanField(default=False)
+    """While the status is `created`: true if the job is not in the queue of its runner, because it waits for a time."""
+    wait_until = InstantField(null=True)
+    """Time before which a retry is not started."""
 
     # Large values. They are the last columns of the table, because SQLite reads a row up to the last column that a
     # statement needs.
@@ -382,8 +391,10 @@ TABLES: tuple[type[Table], ...] = (
 )
 
 # These conditions repeat those of the partial indexes literally; otherwise SQLite would not use the indexes.
-QUEUED = SQL("status = 'created' AND is_managed = 1")
+QUEUED = SQL("status = 'created' AND is_managed = 1 AND is_held = 0")
 """Jobs that wait to be claimed, in the order of their ids."""
+DELAYED = SQL("wait_until IS NOT NULL AND is_held = 1 AND status = 'created'")
+"""Jobs that wait for a time."""
 CLAIMED = SQL("is_managed = 1 AND status IN ('scheduled', 'building', 'running')")
 """Jobs that the engine has claimed and not ended."""
 DELETED = SQL("deleted_at IS NOT NULL")

@@ -26,11 +26,13 @@ from polyjob.engine.job_writes import (
     unfetched,
     unstarted_write,
 )
-from polyjob.engine.prepare import has_named_build
 from polyjob.engine.retries import FETCH_PATIENCE, START_PATIENCE, error_text, is_refusal
 from polyjob.engine.writes import Write
+from polyjob.errors import Unavailable
 from polyjob.services import specs
-from runners.base import ArtifactMissing, Exit, JobSpec, RemoteRunner, Runner, StartFailed
+from polyjob.services.build_reuse import has_named_build
+from polyjob.services.jobs import BY_ID
+from runners.base import ArtifactMissing, Exit, JobSpec, RemoteRunner, Runner, RunnerUnavailable, StartFailed
 
 log = logging.getLogger("polyjob.engine")
 
@@ -114,6 +116,45 @@ class JobCall(abc.ABC):
 
     def _now(self) -> float:
         return self.tools.context.clock.seconds()
+
+
+class LinkInputs(JobCall):
+    """Link the outputs with which a retry begins. They are not linked before it is inserted, as those of a clone are:
+    the transaction that ends the failed attempt inserts it, and uses no files."""
+
+    pool = "files"
+    verb = "inputs"
+    subject = "The link to its inputs"
+    patience = START_PATIENCE
+
+    _source: str | None
+    """The uuid of the failed attempt; None if it was deleted or its outputs were removed."""
+
+    def prepare(self) -> None:
+        original = BY_ID.first(self.job.original_id) if self.job.original_id else None
+        self._source = original.uuid if original is not None and original.cleared_at is None else None
+
+    def run(self) -> None:
+        context = self.tools.context
+        if context.store.job_inputs(self.job.uuid).exists():
+            return
+        if self._source is None:
+            raise StartFailed("The outputs of the failed attempt, with which this retry begins, were removed")
+        try:
+            context.store.link_inputs(self._source, self.job.uuid, context.settings.disk_low)
+        except Unavailable as error:
+            raise RunnerUnavailable(str(error)) from error
+
+    def on_success(self, value: None) -> None:
+        self.memory.has_inputs = True
+
+    def on_failure(self, error: Exception) -> Write | None:
+        if isinstance(error, StartFailed):
+            return start_failed_write(self.job.id, Exit(error.reason, message=str(error)))
+        return super().on_failure(error)
+
+    def on_patience_over(self, error: Exception) -> Write:
+        return refuse_write(self.job.id, error_text(error), self.tools.context.clock)
 
 
 class StartJob(JobCall):

@@ -13,12 +13,23 @@ from dataclasses import dataclass
 from polyjob.db.models import Job
 from polyjob.engine import job_writes
 from polyjob.engine.finalize import LogPosition
-from polyjob.engine.job_calls import ClearJob, FetchLog, FinishJob, JobCall, JobTools, PreventStart, StartJob, StopJob
+from polyjob.engine.job_calls import (
+    ClearJob,
+    FetchLog,
+    FinishJob,
+    JobCall,
+    JobTools,
+    LinkInputs,
+    PreventStart,
+    StartJob,
+    StopJob,
+)
 from polyjob.engine.job_memory import JobMemory
 from polyjob.engine.now import Now
 from polyjob.engine.prepare import waits_for_build
 from polyjob.engine.writes import NOTHING, Decision, Write
 from polyjob.services import specs
+from polyjob.services.job_retries import resumes_on_start
 from polyjob.settings import Settings
 from polyjob.statuses import Status
 from runners.base import Exit, Exited, Missing, Pending, Reason, RemoteRunner, Runner, Running, State
@@ -109,6 +120,8 @@ def _decide_starting(job: Job, memory: JobMemory, backend: BackendState, now: No
         return Decision([job_writes.timeout_write(job, tools.context.clock)])
     if memory.is_waiting(now.seconds):
         return NOTHING
+    if resumes_on_start(job) and not memory.has_inputs:
+        return Decision(call=LinkInputs(job, memory, backend.runner, tools))
     return Decision(call=StartJob(job, memory, backend.runner, tools))
 
 

@@ -87,6 +87,8 @@ class JobMemory:
     """This engine has seen the stop request."""
     killed_at: float | None = None
     """The time of the last KILL."""
+    has_inputs: bool = False
+    """The outputs with which a retry begins are linked."""
     rebuilds: int = 0
     ending_since: float | None = None
     """The time at which this engine first saw the recorded exit."""

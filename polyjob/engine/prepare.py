@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from polyjob.clock import Clock
-from polyjob.db.models import Job, JobStatus
+from polyjob.db.models import Job
 from polyjob.services import build_reuse, builds
 from polyjob.services.endings import end_job
 from polyjob.services.notes import START_REFUSED_NOTE, note_text, with_note
@@ -13,9 +13,6 @@ from polyjob.services.transitions import transition, update_columns
 from polyjob.statuses import Status
 from runners.base import Exit, Reason
 from runners.registry import runner_facts
-
-BUILD_WAS_NAMED = "asked for"
-"""The reason, stored in a status, why a job uses a build: its request named the build."""
 
 
 def waits_for_build(job: Job) -> bool:
@@ -51,12 +48,6 @@ def replace_build(job: Job, reason: str, python: str = "") -> None:
     update_columns(job, build=build, attempt_at=None, attempt_clock=None)
 
 
-def has_named_build(job: Job) -> bool:
-    """Return whether the request that created the job named its build."""
-    row = JobStatus.select().where(JobStatus.job == job, JobStatus.status == Status.BUILDING).first()
-    return row is not None and (row.details or {}).get("why") == BUILD_WAS_NAMED
-
-
 def refuse_start(job: Job, reason: str, clock: Clock) -> None:
     """End a job whose start keeps being refused. It ends like a stopped job, because a start may have taken effect."""
     if job.stop_at is None:
@@ -78,7 +69,7 @@ def end_unstarted(job: Job) -> None:
 
 
 def _to_build(job: Job, python: str) -> None:
-    build, reason = (job.build, BUILD_WAS_NAMED) if job.build else build_reuse.find_or_create(job, python)
+    build, reason = (job.build, build_reuse.BUILD_WAS_NAMED) if job.build else build_reuse.find_or_create(job, python)
     name = build.unique_name
     artifact = runner_facts(build.runner).build_result or "what the job runs on"
     message = f"Using build {name}" if build.status.is_done else f"Build {name} makes {artifact}"

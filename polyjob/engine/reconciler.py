@@ -20,6 +20,7 @@ from polyjob.engine.backends import Backends
 from polyjob.engine.build_driver import BuildDriver
 from polyjob.engine.cleanup import Cleanup
 from polyjob.engine.context import Context
+from polyjob.engine.delays import Delays
 from polyjob.engine.job_driver import JobDriver
 from polyjob.engine.orphans import OrphanRemoval
 from polyjob.engine.removal import Removal
@@ -47,6 +48,7 @@ class Engine:
         self.removal = Removal(context, self.backends)
         self.cleanup = Cleanup(context, self.backends)
         self.orphans = OrphanRemoval(context, self.backends)
+        self.delays = Delays(context.clock)
 
     def run_pass(self) -> bool:
         """Take the next step of everything. Return whether another pass may find more to do at once."""
@@ -60,7 +62,8 @@ class Engine:
         ]
         self.removal.submit_calls(decided)
         self.orphans.submit_calls()
-        decisions += [Decision([write]) for write in (*self.cleanup.writes(), *self._project_removals())]
+        others = (*self.cleanup.writes(), *self.delays.writes(), *self._project_removals())
+        decisions += [Decision([write]) for write in others]
         is_anything_committed, claimed = self._carry_out(decisions)
         if claimed:  # the intent to start them is committed, so they start at once
             self._carry_out(self.jobs.first_decisions(claimed), may_claim=False)

@@ -37,6 +37,8 @@ class JobFields:
     """The runner of the job."""
     timeout: float | None = None
     """Time limit in seconds."""
+    retries: int | None = None
+    """Number of retries if the job fails."""
     name: str = ""
     tags: Sequence[str] = ()
 
@@ -88,6 +90,8 @@ def compose_job(fields: JobFields, base: Mapping[str, Any] | None = None) -> Com
     if fields.timeout is not None:
         timeout = int(fields.timeout) if float(fields.timeout).is_integer() else fields.timeout
         job.set("timeout", ("termination", "timeout"), timeout)
+    if fields.retries is not None:
+        job.set("retries", ("termination", "max_retries"), fields.retries)
     if fields.name:
         job.set_beside_config("name", fields.name)
     if fields.tags:

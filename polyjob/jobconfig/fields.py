@@ -22,6 +22,8 @@ MAX_LIST_ITEMS = 1000
 MAX_LINE_LENGTH = 1000
 MAX_DURATION_SECONDS = 10 * 366 * 86_400
 MAX_WHOLE_NUMBER = 1 << 40
+MAX_RETRY_FACTOR = 100
+"""Growth of the pause between retries."""
 
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}\Z")
@@ -91,6 +93,18 @@ class Seconds(fields.Float):
             raise self.make_error("invalid", input=value)
         number = super()._validated(value)
         return int(number) if number is not None and number == int(number) else number
+
+
+class RetryFactor(fields.Float):
+    """The number by which each pause between retries is longer than the one before."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(validate=validate.Range(min=1, max=MAX_RETRY_FACTOR), **kwargs)
+
+    def _validated(self, value: Any) -> Any:
+        if isinstance(value, (bool, str)):
+            raise self.make_error("invalid", input=value)
+        return super()._validated(value)
 
 
 class BoundedList(fields.List):

@@ -19,6 +19,7 @@ from polyjob.jobconfig.fields import (
     FolderPath,
     Reference,
     Resources,
+    RetryFactor,
     Seconds,
     Section,
     ShortText,
@@ -29,6 +30,7 @@ from polyjob.jobconfig.fields import (
     max_bytes,
     not_blank,
 )
+from runners.base import Reason
 
 CONFIG_VERSION, JOB_KIND, BUILD_KIND = 1, "job", "build"
 MAX_BUILD_STEP_BYTES = 128_000
@@ -37,6 +39,11 @@ MAX_BUILD_STEP_BYTES = 128_000
 This is less than Linux passes in one argument, so every backend can run the build step.
 """
 MAX_IMAGE_LENGTH = 500
+MAX_RETRIES = 100
+"""Retries of one job."""
+MAX_RETRY_RULES = 20
+RETRY_REASONS = tuple(str(reason) for reason in Reason)
+"""The reasons of a failure, as in `exit.reason` of a job."""
 LOG_LEVELS = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 
 _PART = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
@@ -131,12 +138,44 @@ class EnvironmentSchema(Section):
     index = WholeNumber()
 
 
+class RetryConditionSchema(Section):
+    exit = WholeNumber(minimum=1, maximum=255)
+    reason = fields.String(validate=validate.OneOf(RETRY_REASONS))
+
+    @validates_schema(skip_on_field_errors=True)
+    def _check_subject(self, data: dict[str, Any], **kwargs: Any) -> None:
+        if len(data) != 1:
+            raise ValidationError("Give either `exit` or `reason`.")
+
+
+class RetryRuleSchema(Section):
+    on = BoundedList(fields.Nested(RetryConditionSchema))
+    times = WholeNumber(maximum=MAX_RETRIES)
+    delay = Seconds()
+    factor = RetryFactor()
+    max_delay = Seconds()
+    resume = fields.Boolean(truthy={True}, falsy={False})
+
+
 class TerminationSchema(Section):
     timeout = Seconds()
     grace = Seconds()
     ttl = WholeNumber()
-    max_retries = WholeNumber()
+    max_retries = WholeNumber(maximum=MAX_RETRIES)
+    retry = fields.List(fields.Nested(RetryRuleSchema), validate=validate.Length(max=MAX_RETRY_RULES))
     restart_policy = ShortText()
+
+    @validates_schema(skip_on_field_errors=True)
+    def _check_times(self, data: dict[str, Any], **kwargs: Any) -> None:
+        if "max_retries" in data:
+            return
+        missing = {
+            index: {"times": ["Give `times`, or `max_retries` beside `retry`."]}
+            for index, rule in enumerate(data.get("retry", ()))
+            if "times" not in rule
+        }
+        if missing:
+            raise ValidationError({"retry": missing})
 
 
 class ConfigSchema(Section):

@@ -20,7 +20,7 @@ from polyjob.pages.diffs import diff_configs
 from polyjob.pages.explanations import explain_status
 from polyjob.pages.markup import plain_log
 from polyjob.pages.urls import api_path, api_url
-from polyjob.services import bookmarks, job_queue
+from polyjob.services import bookmarks, job_queue, job_retries
 from polyjob.storage.store import Store
 
 BUILD_LOG_LINES = 20
@@ -49,6 +49,7 @@ def job_context(job: Job, user: User) -> dict[str, Any]:
     originals, clones = _originals(job), _clones(job)
     return {
         "job": job,
+        "retry": job_retries.describe_retry(job),
         "explanation": explain_status(job.status, job.exit, latest.message, latest.details or {}, waiting),
         "stopping": _stopping(job),
         "exit_record": job.exit or {},

@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from polyjob.clock import now
-from polyjob.db.models import Build, Job, Project, User
+from polyjob.db.models import Build, Job, JobStatus, Project, User
 from polyjob.services import specs
 from polyjob.services.notes import note_text
 from polyjob.services.transitions import insert_first_status
 from polyjob.statuses import Status
 from runners.base import BASE_CHANGED
 
+BUILD_WAS_NAMED = "asked for"
+"""The reason, stored in a status, why a job uses a build: its request named the build."""
 UNUSABLE_STATUSES = (Status.FAILED, Status.STOPPED, Status.UPSTREAM_FAILED, Status.SKIPPED)
 
 _BASE_CHANGED_ENDINGS = (BASE_CHANGED.partition("{}")[2] + ".", "is another one now.")
@@ -48,6 +50,12 @@ def find_or_create(job: Job, python: str = "") -> tuple[Build, str]:
     columns = {"config": {"build": config["build"]}, "runner": job.runner, "key": key, "key_parts": parts}
     build = insert_build(job.project, job.user, columns | {"code": job.code_id}, nocache=nocache)
     return build, (build.reason or {}).get("text", "")
+
+
+def has_named_build(job: Job) -> bool:
+    """Return whether the request that created the job named its build."""
+    row = JobStatus.select().where(JobStatus.job == job, JobStatus.status == Status.BUILDING).first()
+    return row is not None and (row.details or {}).get("why") == BUILD_WAS_NAMED
 
 
 def _reusable(project_id: int, key: str) -> Build | None:

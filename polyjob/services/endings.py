@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from polyjob.db.models import Job, JobStatus
+from polyjob.services.job_retries import insert_retry
 from polyjob.services.transitions import transition
 from polyjob.statuses import Status
 
@@ -24,4 +25,7 @@ def end_job(
     `database.write`. All code that ends a job calls this.
     """
     row = transition(job, status, message=message, traceback=traceback, details=details, **columns)
-    return row if isinstance(row, JobStatus) else None
+    if not isinstance(row, JobStatus):
+        return None
+    insert_retry(job, row)
+    return row

@@ -13,6 +13,7 @@ from polyjob.db.database import database
 from polyjob.db.models import CLAIMED, QUEUED, Build, Job
 from polyjob.db.prepared import Prepared
 from polyjob.services import specs
+from polyjob.services.job_retries import held_reason
 from polyjob.services.notes import note_text
 from polyjob.statuses import Status
 
@@ -36,7 +37,7 @@ _NEXT_RUNNER = f"SELECT MIN(runner) FROM job WHERE {QUEUED.sql} AND runner > ?"
 
 def queue_position(job: Job) -> int | None:
     """Return the job's position in the queue of its runner, or None if it is not queued. Position 1 is next."""
-    if job.status is not Status.CREATED or not job.is_managed:
+    if job.status is not Status.CREATED or not job.is_managed or job.is_held:
         return None
     return position_of(job.id, job.runner)
 
@@ -109,6 +110,8 @@ def waiting_reason(job: Job, position: int | None) -> str | None:
     """Return one sentence with the reason why the job does not run now, or None. `position` is that in the queue."""
     if job.status.is_done or not job.is_managed:
         return None
+    if job.status is Status.CREATED and job.is_held:
+        return held_reason(job)
     if job.status is Status.CREATED:
         return _queued_reason(job, (position or 1) - 1)
     if job.status is Status.BUILDING and job.build is not None and not job.build.status.is_done:

@@ -65,12 +65,15 @@ def visible_state(project: Project, job_id: int) -> tuple[object, ...]:
     Reads one row. For a queued job it also reads the queue position and the jobs that hold slots and GPUs; for a job
     that waits for a build, the version of the build.
     """
-    sql = "SELECT version, status, is_managed, build_id, runner FROM job WHERE id = ? AND project_id = ? AND "
+    sql = (
+        "SELECT version, status, is_managed AND NOT is_held, build_id, runner FROM job"
+        " WHERE id = ? AND project_id = ? AND "
+    )
     row = database.execute_sql(sql + LISTED.sql, (job_id, project.id)).fetchone()
     if row is None:
         raise _not_found(job_id)
-    version, status, is_managed, build_id, runner = row
-    if status == Status.CREATED and is_managed:
+    version, status, may_be_queued, build_id, runner = row
+    if status == Status.CREATED and may_be_queued:
         return version, position_of(job_id, runner), *jobs_with_retried_start(runner), *gpu_holders().items()
     if status == Status.BUILDING:
         return version, database.execute_sql("SELECT version FROM build WHERE id = ?", (build_id,)).fetchone()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import time
@@ -20,7 +21,7 @@ from tests.e2e.conftest import JOBS, Server, eventually
 
 NO_OPTIONS: dict[str, Any] = {
     "image": None, "build_steps": (), "env_vars": (), "params": (), "file": None, "upload": None, "name": None,
-    "backend": None, "tags": (), "timeout": None, "cpu": None, "memory": None, "gpu": None,
+    "backend": None, "tags": (), "timeout": None, "retries": None, "cpu": None, "memory": None, "gpu": None,
 }  # fmt: skip
 
 
@@ -40,7 +41,7 @@ class TestBody:
     def test_options_become_fields(self) -> None:
         assert body(
             "x", image="i", build_steps=("s", "t"), env_vars=("A=1=2", "B="), name="n", tags=("a",), timeout=2.5,
-            params=("n=3", "s=three", "l=[1, 2]", "b=yes: no: x"), cpu="2", gpu="1",
+            retries=3, params=("n=3", "s=three", "l=[1, 2]", "b=yes: no: x"), cpu="2", gpu="1",
         ) == {
             "config": {
                 "run": {"cmd": "x"}, "build": {"image": "i", "build_steps": ["s", "t"]},
@@ -48,7 +49,8 @@ class TestBody:
                     "env_vars": [["A", "1=2"], ["B", ""]],
                     "resources": {"cpu": {"limits": "2"}, "gpu": {"limits": "1"}},
                 },
-                "params": {"n": 3, "s": "three", "l": [1, 2], "b": "yes: no: x"}, "termination": {"timeout": 2.5},
+                "params": {"n": 3, "s": "three", "l": [1, 2], "b": "yes: no: x"},
+                "termination": {"timeout": 2.5, "max_retries": 3},
             },
             "name": "n", "tags": ["a"],
         }  # fmt: skip
@@ -178,3 +180,19 @@ class TestWait:
         assert (process.returncode, b"Traceback" in err) == (130, False)
         assert server.job(int(number))["last_status"] == "running"
         assert polyjob(server, "stop", number).returncode == 0
+
+
+class TestRetries:
+    COMMAND = 'test -e "{0}" && exit 0; touch "{0}"; echo tried; exit 3'
+
+    def test_run_and_wait_follow_the_retries(self, server: Server, tmp_path: Path) -> None:
+        done = polyjob(server, "run", "--retries", "2", self.COMMAND.format(tmp_path / "tried"))
+        assert (done.returncode, done.stdout) == (0, b"tried\n")
+        number = re.search(rb"jobs\.(\d+) failed: exit-code\(3\)", done.stderr)
+        assert number is not None, done.stderr
+        assert polyjob(server, "wait", number[1].decode()).returncode == 0
+        shown = polyjob(server, "show", str(int(number[1]) + 1)).stdout.decode()
+        assert f"1 of 2 of #{number[1].decode()}" in shown
+
+    def test_run_exits_with_the_code_of_the_last_retry(self, server: Server) -> None:
+        assert polyjob(server, "run", "--retries", "1", "exit 4").returncode == 4

@@ -152,7 +152,7 @@ class ScenarioRun:
         self.until(lambda: not (runner.is_local and leftovers(runner)))
         known = {job.uuid for job in Job.select(Job.uuid)}
         return {
-            "jobs": {job.name: self._of(job) for job in Job.select()},
+            "jobs": {job.name or f"retry {job.retry_number}": self._of(job) for job in Job.select()},
             "builds": sorted(str(build.status) for build in Build.select()),
             "left": sorted([*leftover_files(self.settings.data_dir, known), *runner.inventory()]),
         }

@@ -69,7 +69,15 @@ def halted(run_: ScenarioRun) -> None:
     run_.until_done("halted")
 
 
-SCENARIOS = {scenario.__name__: scenario for scenario in (whole, failing, ended, unbuilt, served, halted)}
+def chained(run_: ScenarioRun) -> None:
+    """A retry after a pause that begins with the outputs."""
+    rule = {"times": 1, "delay": 0.2, "resume": True}
+    run_.submit("flaky", _config(run_, "flaky", code=3, keeps=True) | {"termination": {"grace": 1, "retry": [rule]}})
+    run_.until_done("flaky")
+    run_.until(lambda: not Job.select().where(Job.finished_at.is_null()).exists())
+
+
+SCENARIOS = {scenario.__name__: scenario for scenario in (whole, failing, ended, unbuilt, chained, served, halted)}
 
 
 def _config(
@@ -78,6 +86,7 @@ def _config(
     *,
     code: int = 0,
     stubborn: bool = False,
+    keeps: bool = False,
     build: bool = False,
     build_code: int = 0,
     endless_build: bool = False,
@@ -87,7 +96,7 @@ def _config(
         pairs = {"FAKE_LOG": f"begun {name}\n", "FAKE_CODE": str(code), "FAKE_SECONDS": "1000" if stubborn else "0.1"}
         if stubborn:
             pairs["FAKE_IGNORE_TERM"] = "yes"
-        elif not code:
+        elif keeps or not code:
             pairs["FAKE_OUTPUTS"] = json.dumps({"file": name})
         config["environment"] = {"env_vars": sorted(map(list, pairs.items()))}
         variables = {"FAKE_BUILD_FAIL": f"1:{build_code}"} if build_code else {}
@@ -96,7 +105,7 @@ def _config(
         made: dict[str, Any] = {"image": "a", "build_steps": ["true"], "env_vars": sorted(map(list, variables.items()))}
     else:
         rest = "trap '' TERM; sleep 1000 & wait; sleep 1000" if stubborn else f"sleep 0.1; exit {code}"
-        keep = "" if code or stubborn else "echo kept > $POLYAXON_RUN_OUTPUTS_PATH/file; "
+        keep = "" if (code and not keeps) or stubborn else "echo kept > $POLYAXON_RUN_OUTPUTS_PATH/file; "
         mark = f"echo ran >> {run_.folder}/runs-{name}; " if run_.runner == "process" else ""
         config["run"] = {"cmd": f"{mark}echo begun {name}; {keep}{rest}"}
         steps = ["sleep 1000" if endless_build else f"exit {build_code}"]

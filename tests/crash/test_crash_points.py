@@ -34,6 +34,7 @@ POINTS_OF_SCENARIO = {
         "stop", "term", "timeout", "delete", "erase", "exit", "terminal", "call-stop", "call-finish", "call-erase",
     },
     "unbuilt": {"stop", "cancel", "call-build"},
+    "chained": {"exit", "terminal", "release", "claim", "call-inputs", "call-start"},
 }  # fmt: skip
 """The points of a scenario at which to die; None for all that it passes.
 
@@ -70,10 +71,10 @@ EXPECTED_RUNS: dict[str, dict[str, dict[str, int] | list[int]]] = {
     "fake": {},
     "process": {
         "whole": {"runs-one": 3}, "failing": {"runs-bad": 1},
-        "ended": {"runs-stopped": 1, "runs-late": 1, "runs-deleted": 1},
+        "ended": {"runs-stopped": 1, "runs-late": 1, "runs-deleted": 1}, "chained": {"runs-flaky": 2},
     },
-    "docker": {"whole": [1, 1, 1], "failing": [1], "ended": [1, 1, 1], "served": [1], "halted": [1]},
-    "kubernetes": {"whole": [1, 1, 1], "failing": [1], "ended": [1, 1, 1]},
+    "docker": {"whole": [1, 1, 1], "failing": [1], "ended": [1, 1, 1], "chained": [1, 1], "served": [1], "halted": [1]},
+    "kubernetes": {"whole": [1, 1, 1], "failing": [1], "ended": [1, 1, 1], "chained": [1, 1]},
 }  # fmt: skip
 """The number of runs of each command: by the name of the job, including its clones, or for each container."""
 

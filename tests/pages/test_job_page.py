@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 import uuid
 from pathlib import Path
@@ -200,3 +201,19 @@ def test_working_folder_is_shown_and_its_clones_are_for_administrators(
     with write("test"):
         User.update(is_admin=True).where(User.id == user.id).execute()
     assert f'action="{path}/restart"' in client.get(path).text
+
+
+def test_retry_shows_its_place_in_the_chain(client: FlaskClient, project: Project) -> None:
+    config = {"run": {"cmd": "true"}, "termination": {"max_retries": 3}}
+    first = make_job(project, *BEGUN, (Status.FAILED, "exit-code(1)", {}), config=config)
+    retry = make_job(project, config=config, original=first, first_attempt=first, retry_number=1)
+    page = read(client, url(retry))
+    assert f"1 of 3 of #{first.id}" in page.text
+    assert url(first) in page.links
+
+
+def test_waiting_retry_shows_until_when(client: FlaskClient, project: Project) -> None:
+    moment = datetime.datetime(2030, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+    first = make_job(project, *BEGUN, (Status.FAILED, "exit-code(1)", {}))
+    retry = make_job(project, original=first, retry_number=1, is_held=True, wait_until=moment)
+    assert f"Waiting until 2030-01-02 03:04:05 UTC, to retry #{first.id}." in read(client, url(retry)).text

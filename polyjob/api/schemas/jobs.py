@@ -13,10 +13,11 @@ from polyjob.api.schemas.common import Instant, NoteSchema
 from polyjob.db.models import Job
 from polyjob.formatting import describe_exit
 from polyjob.jobconfig.commands import MAX_SHOWN_COMMAND_LENGTH
+from polyjob.services import job_retries
 
 CLIENT_RESOURCES = ("cpu", "memory", "gpu", "tpu")
 """Resources that old clients know. They fail on any other key."""
-_INSTANTS = ("created_at", "updated_at", "started_at", "finished_at")
+_INSTANTS = ("created_at", "updated_at", "started_at", "finished_at", "wait_until")
 _EXIT_FIELDS = ("reason", "code", "signal", "max_rss", "cpu_seconds")
 
 
@@ -104,6 +105,8 @@ class JobView(JobRow):
     reported: list[dict[str, Any]]
     queue_position: int | None
     waiting: str | None
+    wait_until: datetime | None
+    retries: dict[str, Any] | None
     urls: dict[str, str]
 
     @classmethod
@@ -126,6 +129,8 @@ class JobView(JobRow):
             reported=job.reported or [],
             queue_position=queue_position,
             waiting=waiting_reason,
+            wait_until=job.wait_until,
+            retries=job_retries.retry_state(job),
             urls=_urls(job, root),
         )
 
@@ -233,6 +238,17 @@ class ReportedStatusSchema(Schema):
     created_at = fields.String()
 
 
+class RetriesSchema(Schema):
+    """The place of a job in its chain of retries."""
+
+    number = fields.Integer(metadata={"description": "0 = the first attempt, 1 = its first retry."})
+    left = fields.Integer(metadata={"description": "Retries that may follow this attempt."})
+    first_job = fields.Integer(
+        allow_none=True, metadata={"description": "Id of the first attempt; null if it is this."}
+    )
+    next_job = fields.Integer(allow_none=True, metadata={"description": "Id of the retry that followed this attempt."})
+
+
 class JobSchema(JobRowSchema):
     """A job with all its fields."""
 
@@ -255,4 +271,8 @@ class JobSchema(JobRowSchema):
         allow_none=True, metadata={"description": "In the queue of its runner: 1 = next; null = not queued."}
     )
     waiting = fields.String(allow_none=True, metadata={"description": "The reason why the job does not run yet."})
+    wait_until = Instant(allow_none=True, metadata={"description": "A retry is not started before this time."})
+    retries = fields.Nested(
+        RetriesSchema, allow_none=True, metadata={"description": "Null if the config asks for no retries."}
+    )
     urls = fields.Dict(keys=fields.String(), values=fields.String())
