@@ -38,6 +38,7 @@ from polyjob.api import (
     versions,
 )
 from polyjob.api.blueprint import make_api, refuse_misspelled
+from polyjob.api.compression import compress
 from polyjob.api.params import MAX_ID_DIGITS
 from polyjob.api.paths import BelowPrefix, NormalizePaths
 from polyjob.auth import identity as auth
@@ -94,6 +95,7 @@ def make_app() -> Flask:
     _register_blueprints(app)
     _register_errors(app)
     app.before_request(_check_request)
+    app.after_request(compress)  # runs after the one below
     app.after_request(_add_headers)
     app.teardown_request(lambda error: set_actor(None))
     return app

@@ -9,7 +9,7 @@ import secrets
 import time
 from dataclasses import dataclass
 
-from flask import current_app, request, session
+from flask import current_app, g, request, session
 
 from polyjob.auth.tokens import digest, is_expired
 from polyjob.clock import now
@@ -30,6 +30,7 @@ before a sign-out may arrive after it."""
 
 _HOST = re.compile(r"(?:\[[0-9A-Za-z:.%]+\]|[-0-9A-Za-z._~%]+)(?::\d{1,5})?")
 """Matches hosts, including names that DNS does not allow but machines have, such as `job_server`, and IPv6 zones."""
+_SECRET_BYTES = 16
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _USER = Prepared(lambda: User.select().where(User.id == 0, User.is_active))
 _ENDED_SESSION = Prepared(lambda: EndedSession.select().where(EndedSession.digest == ""))
@@ -63,7 +64,8 @@ def sign_in(user: User, token: Token | None = None) -> None:
     """
     session.clear()
     session.permanent = True
-    session.update(user=user.id, host=_host(), csrf=secrets.token_hex(16), version=user.session_version)
+    g.pop("csrf_token", None)
+    session.update(user=user.id, host=_host(), csrf=secrets.token_hex(_SECRET_BYTES), version=user.session_version)
     session.update(id=secrets.token_hex(16), at=int(time.time()))
     if token is not None:
         session["token"] = token.id
@@ -122,12 +124,36 @@ def renew_cookie() -> None:
 def csrf_token() -> str:
     """Return the CSRF token that pages in this browser send with each change.
 
-    A browser that is not signed in gets one, too. Otherwise a page of another server could sign it in.
+    A browser that is not signed in gets one, too. Otherwise a page of another server could sign it in. Each response
+    has another mask over the secret of the session: from the lengths of many compressed pages, a listener could find
+    out a text that all of them contain.
     """
     if "csrf" not in session:
-        session["csrf"] = secrets.token_hex(16)
-    token: str = session["csrf"]
+        session["csrf"] = secrets.token_hex(_SECRET_BYTES)
+    if "csrf_token" not in g:
+        g.csrf_token = mask_secret(session["csrf"])
+    token: str = g.csrf_token
     return token
+
+
+def mask_secret(secret: str) -> str:
+    """Return a CSRF token for the secret of a session. Each call returns another one."""
+    mask = secrets.token_bytes(_SECRET_BYTES)
+    return mask.hex() + _xor(mask, bytes.fromhex(secret)).hex()
+
+
+def _is_csrf_token(sent: str) -> bool:
+    """Return whether a page of this session contained the token."""
+    try:
+        token, secret = bytes.fromhex(sent), bytes.fromhex(session.get("csrf", ""))
+    except ValueError:
+        return False
+    mask, masked = token[:_SECRET_BYTES], token[_SECRET_BYTES:]
+    return len(mask) == len(masked) == _SECRET_BYTES and hmac.compare_digest(_xor(mask, masked), secret)
+
+
+def _xor(first: bytes, second: bytes) -> bytes:
+    return bytes(a ^ b for a, b in zip(first, second, strict=True))
 
 
 def require_own_origin(is_change: bool | None = None) -> None:
@@ -150,7 +176,7 @@ def require_csrf_token(sent: str, is_change: bool | None = None) -> None:
     require_own_origin(is_change)
     if not _is_change(is_change):
         return
-    if not sent or not hmac.compare_digest(sent.encode(), str(session.get("csrf", "")).encode()):
+    if not _is_csrf_token(sent):
         raise WrongCsrfToken(f"CSRF Failed: send `Origin`, and the page's token as `{CSRF_HEADER}`.")
 
 

@@ -47,8 +47,8 @@ function addCopyButtons() {
 // Refresh: each element with `data-part` is replaced when the server sends it with other content.
 
 const currentContent = new Map(); // part → content, as the server sent it
-// Times and submission ids differ in each response; they do not count as changes.
-const VOLATILE = /(<time[^>]*>|data-since[^>]*>)[^<]*|name="submission_id" value="\w+"/g;
+// Times and tokens of forms differ in each response; they do not count as changes.
+const VOLATILE = /(<time[^>]*>|data-since[^>]*>)[^<]*|name="(submission_id|csrf_token)" value="\w+"/g;
 const contentOf = (node) => node.outerHTML.replace(VOLATILE, "$1");
 const partsOf = (root) => new Map([...root.querySelectorAll("[data-part]")].map((node) => [node.dataset.part, node]));
 

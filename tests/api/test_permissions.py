@@ -225,7 +225,7 @@ def caller(app, who):
             session.update(session_data)
         client.headers = {"Origin": "http://localhost"}
         if who == "browser":
-            client.headers["X-CSRF-Token"] = session_data["csrf"]
+            client.headers["X-CSRF-Token"] = sessions.mask_secret(session_data["csrf"])
         return client
     if who == "nobody":
         return client

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from polyjob.auth import login, users
+from polyjob.auth.sessions import mask_secret
 from polyjob.auth.sign_in_links import create_sign_in_link
 from polyjob.auth.throttle import FailureLimit
 from polyjob.auth.tokens import LOGIN_TOKEN_NAME
@@ -177,7 +178,7 @@ def test_sessions_can_be_ended_and_renewed(app, user, client):
     browser = app.test_client()
     browser.get(f"/sign-in/{create_sign_in_link(user)}")
     with browser.session_transaction() as session:
-        headers = {"Origin": "http://localhost", "X-CSRF-Token": session["csrf"]}
+        headers = {"Origin": "http://localhost", "X-CSRF-Token": mask_secret(session["csrf"])}
     assert browser.post(f"{USERS}/session/refresh", headers=headers).headers["Set-Cookie"]
     assert browser.get(f"{USERS}/logout").status_code == 403
     assert browser.get(f"{USERS}/logout", headers=headers | {"Origin": "http://evil.example"}).status_code == 403
