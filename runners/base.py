@@ -195,6 +195,8 @@ class JobSpec:
     """Requests only, for backends that distinguish them from limits."""
     limits: Resources = Resources()
     """Limits only, for backends that distinguish them from requests."""
+    hides_gpus: bool = False
+    """Whether the job may see only the GPUs in `resources.gpus`, also if there are none."""
     placement: Placement = Placement()
     workdir: str | None = None
     """Absolute path of the folder in which the command starts, entered as the job's account. None stands for the folder
@@ -340,8 +342,6 @@ class RunnerSettings:
     """Names (or `PREFIX*`) of variables of the server's environment that jobs and build steps inherit."""
     job_user: str | None = None
     """Account that jobs and build steps run as, if the server runs as root; None = the server's own account."""
-    has_gpus: bool = False
-    """Whether the server assigns GPUs to jobs."""
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Settings that only one runner uses. A runner of another distribution called `slurm` gets each variable
     `POLYJOB_SLURM_<OPTION>` of the server here, by the name of its option in small letters."""

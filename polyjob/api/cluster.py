@@ -11,11 +11,22 @@ from typing import Any
 import polyjob
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.paging import limit, offset, page
+from polyjob.api.request_body import read_body
 from polyjob.api.request_context import settings
-from polyjob.api.schemas.cluster import ClusterNodeSchema, ClusterSchema, GraphicsSchema, NodeSchema
+from polyjob.api.schemas.cluster import (
+    CapacityBody,
+    CapacitySchema,
+    ClusterNodeSchema,
+    ClusterSchema,
+    GraphicsSchema,
+    NodeSchema,
+)
+from polyjob.api.schemas.common import load_body
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Meta
 from polyjob.errors import NotFound
+from polyjob.services import capacity, job_queue
+from polyjob.services.capacity import Capacity
 
 blp = Blueprint("cluster", __name__, description="The machine that polyjob runs on.")
 
@@ -29,6 +40,48 @@ def get_cluster() -> dict[str, Any]:
     version = {"major": "0", "minor": "6", "platform": f"polyjob {polyjob.__version__}"}
     times = {"created_at": meta["made_at"], "updated_at": meta["made_at"]}
     return {"uuid": meta["installation"], "version_api": version, "nodes": [_node()]} | times
+
+
+@blp.get("/cluster/capacity")
+@blp.response(200, CapacitySchema)
+@requires(Access.ADMINISTRATOR)
+def get_capacity() -> dict[str, Any]:
+    """Get the slots and GPUs that jobs may use; for administrators"""
+    return capacity_view(capacity.read(settings()))
+
+
+@blp.patch("/cluster/capacity")
+@blp.reads(CapacityBody)
+@blp.response(200, CapacitySchema)
+@requires(Access.ADMINISTRATOR)
+def update_capacity() -> dict[str, Any]:
+    """Change the slots and GPUs that jobs may use, while the server runs; for administrators
+
+    The change stays after a restart. It stops no running job.
+    """
+    return capacity_view(capacity.change(settings(), load_body(CapacityBody(), read_body())))
+
+
+def capacity_view(current: Capacity) -> dict[str, Any]:
+    """Return the capacity with its defaults, and what jobs use of it."""
+    used = job_queue.slots_taken()
+    return {
+        "slots": {
+            name: {
+                "value": current.slots_of(name),
+                "default": current.settings.slots_of(name),
+                "is_default": name not in current.changes.slots,
+                "used": used[name],
+            }
+            for name in current.settings.runner_names
+        },
+        "gpus": {
+            "value": current.gpus,
+            "default": current.settings.gpus,
+            "is_default": current.changes.gpus is None,
+            "used": sorted(job_queue.gpus_taken()),
+        },
+    }
 
 
 @blp.get("/cluster/nodes")
@@ -83,12 +136,12 @@ def _node() -> dict[str, Any]:
         "role": "master",
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "cpu": len(os.sched_getaffinity(0)),
-        "n_gpus": len(settings().gpus),
+        "n_gpus": len(capacity.read(settings()).gpus),
     }
 
 
 def _gpus() -> list[dict[str, Any]]:
-    """Return the GPUs of `POLYJOB_GPUS`, without their model and memory, which the server does not know."""
+    """Return the GPUs that jobs may use, without their model and memory, which the server does not know."""
     node = _node()["uuid"]
     return [
         {
@@ -99,5 +152,5 @@ def _gpus() -> list[dict[str, Any]]:
             "memory": 0,
             "cluster_node": node,
         }
-        for index in settings().gpus
+        for index in capacity.read(settings()).gpus
     ]

@@ -31,6 +31,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "update_build": {"name": "base", "tags": ["python"], "merge": True},
     "create_project": {"name": "demo", "description": "First experiments", "is_public": False},
     "update_project": {"description": "More experiments", "tags": ["new"], "merge": True},
+    "update_capacity": {"slots": {"process": 4}, "gpus": [0, 1]},
     "create_token": {"name": "ci", "scope": "submit", "project": "ana.demo", "expires_in": 2592000},
     "create_user": {"username": "ana", "password": "a long password", "email": "ana@localhost", "is_admin": False},
     "set_password": {"password": "a longer password", "old_password": "a long password"},

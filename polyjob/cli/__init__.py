@@ -41,6 +41,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "projects": ("projects", "List, show and change projects."),
     "token": ("tokens", "Create, list and revoke tokens."),
     "user": ("users", "Manage users."),
+    "slots": ("capacity", "Show and change how many jobs run at once."),
+    "gpus": ("capacity", "Show and change the GPUs that jobs may use."),
     "login": ("login", "Save a server and your token."),
     "completion": ("completion", "Print the completion script of a shell."),
     "doctor": ("doctor", "Check each part of the installation."),

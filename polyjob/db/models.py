@@ -42,6 +42,13 @@ class Meta(Table):
     value = TextField()
 
 
+class StoredSetting(Table):
+    """A setting that an administrator has changed while the server ran."""
+
+    name = TextField(primary_key=True)
+    value = JSONField()
+
+
 class User(Table):
     id = AutoField()
     username = TextField(unique=True)
@@ -348,7 +355,7 @@ class Audit(Table):
     action = TextField()
     """A verb: `create`, `stop`, `delete` …"""
     kind = TextField()
-    """The kind of the target: `job`, `build`, `project`, `user` or `token`."""
+    """The kind of the target: `job`, `build`, `project`, `user`, `token` or `server`."""
     target_id = IntegerField(null=True)
     target = TextField()
     project = ForeignKeyField(Project, null=True)
@@ -373,6 +380,7 @@ class Idempotency(Table):
 
 TABLES: tuple[type[Table], ...] = (
     Meta,
+    StoredSetting,
     User,
     Token,
     SignInLink,

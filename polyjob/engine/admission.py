@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from polyjob.db.models import QUEUED, Job
 from polyjob.db.prepared import Prepared
 from polyjob.engine.context import Context
-from polyjob.services import specs
-from polyjob.services.job_queue import gpus_taken, queued_runners, slots_taken
+from polyjob.services import capacity
+from polyjob.services.job_queue import assigned_gpus, gpus_taken, queued_runners, slots_taken
 from polyjob.services.transitions import transition
 from polyjob.statuses import Status
 from runners.registry import runner_facts
@@ -33,7 +33,8 @@ class Admission:
         if not runners:
             return {}
         taken = slots_taken()
-        free = {name: self._context.settings.slots_of(name) - taken[name] for name in runners}
+        current = capacity.read(self._context.settings)
+        free = {name: current.slots_of(name) - taken[name] for name in runners}
         return {name: number for name, number in free.items() if number > 0}
 
     def claim(self) -> list[Job]:
@@ -42,10 +43,11 @@ class Admission:
         Called inside a transaction.
         """
         free_slots = self.free_slots()
-        has_gpus = bool(self._context.settings.gpus)
-        heads = [_QUEUE(name, QUEUE_SCAN_ROWS if has_gpus else free) for name, free in free_slots.items()]
+        current = capacity.read(self._context.settings)
+        limit = QUEUE_SCAN_ROWS if current.assigns_gpus else None
+        heads = [_QUEUE(name, limit or free) for name, free in free_slots.items()]
         queue = sorted(itertools.chain.from_iterable(heads), key=lambda job: job.id)
-        admitted = self._with_gpus(queue, free_slots) if has_gpus else queue
+        admitted = _with_gpus(queue, free_slots, current.gpus) if current.assigns_gpus else queue
         claimed = []
         for job in admitted:
             if transition(job, Status.SCHEDULED, message=_ignored_parts(job), gpus=job.gpus):
@@ -53,26 +55,26 @@ class Admission:
                 claimed.append(job)
         return claimed
 
-    def _with_gpus(self, queue: Sequence[Job], free_slots: Mapping[str, int]) -> list[Job]:
-        """Return the first jobs of the queue for which slots are free, each with the GPUs that it requests.
 
-        A job whose GPUs are not free lets jobs without GPUs pass, but no other job that requests some, on any runner.
-        """
-        gpus = self._context.settings.gpus
-        taken = gpus_taken()
-        free_gpus = [index for index in gpus if index not in taken]
-        remaining, admitted = dict(free_slots), []
-        for job in queue:
-            count = specs.requested_gpus(job.config, job.runner)
-            if not remaining[job.runner]:
-                continue
-            if count > len(free_gpus):
-                free_gpus = free_gpus if count > len(gpus) else []
-                continue
-            job.gpus, free_gpus = free_gpus[:count] or None, free_gpus[count:]
-            remaining[job.runner] -= 1
-            admitted.append(job)
-        return admitted
+def _with_gpus(queue: Sequence[Job], free_slots: Mapping[str, int], gpus: Sequence[int]) -> list[Job]:
+    """Return the first jobs of the queue for which slots are free, each with those of `gpus` that it requests.
+
+    A job whose GPUs are not free lets jobs without GPUs pass, but no other job that requests some, on any runner.
+    """
+    taken = gpus_taken()
+    free_gpus = [index for index in gpus if index not in taken]
+    remaining, admitted = dict(free_slots), []
+    for job in queue:
+        count = assigned_gpus(job)
+        if not remaining[job.runner]:
+            continue
+        if count > len(free_gpus):
+            free_gpus = free_gpus if count > len(gpus) else []
+            continue
+        job.gpus, free_gpus = free_gpus[:count] or None, free_gpus[count:]
+        remaining[job.runner] -= 1
+        admitted.append(job)
+    return admitted
 
 
 def _ignored_parts(job: Job) -> str | None:

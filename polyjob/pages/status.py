@@ -17,7 +17,8 @@ from polyjob.db.database import database
 from polyjob.db.models import CLAIMED, QUEUED, Build, Job, Project, User
 from polyjob.engine_link import read_disk_usage
 from polyjob.pages import chart
-from polyjob.services import job_queue
+from polyjob.services import capacity, job_queue
+from polyjob.services.capacity import Capacity
 from polyjob.settings import Settings
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
@@ -34,6 +35,9 @@ MAX_BUILDS = 10
 
 def status_context(settings: Settings, hours: int) -> dict[str, Any]:
     """Return the variables of `status.html`."""
+    current = capacity.read(settings)
+    now_slots, default_slots = (sum(map(of, settings.runner_names)) for of in (current.slots_of, settings.slots_of))
+    all_slots = max(now_slots, default_slots, 1)  # a lower number must not cut off the past
     queued = database.execute_sql(f"SELECT COUNT(*) FROM job WHERE {QUEUED.sql}").fetchone()[0]
     return {
         "version": polyjob.__version__,
@@ -41,30 +45,40 @@ def status_context(settings: Settings, hours: int) -> dict[str, Any]:
         "good": Status.SUCCEEDED,
         "bad": Status.FAILED,
         "settings": settings,
-        "slots": _slots(settings),
-        "all_slots": _all_slots(settings),
+        "slots": _slots(current),
+        "all_slots": all_slots,
         "queued": int(queued),
         "oldest": _oldest_submission(),
-        "used_gpus": len(job_queue.gpus_taken()) if settings.gpus else 0,
+        "changed": _changed(current),
+        "gpus": current.gpus,
+        "used_gpus": len(job_queue.gpus_taken()) if current.assigns_gpus else 0,
+        "assigns_gpus": current.assigns_gpus,
         "free": Store(settings.data_dir).free_bytes(),
         "total": shutil.disk_usage(settings.data_dir).total,
         "load": os.getloadavg(),
         "disk_usage": _disk_usage(settings),
         "failures": _recent_failures(),
         "hours": hours,
-        "chart": _chart(settings, hours),
+        "chart": _chart(all_slots, hours),
     }
 
 
-def _slots(settings: Settings) -> list[tuple[str, int, int]]:
+def _slots(current: Capacity) -> list[tuple[str, int, int]]:
     """Return (runner, used slots, all slots) of each runner that is listed or has jobs."""
     used = job_queue.slots_taken()
-    names = dict.fromkeys([*settings.runner_names, *sorted(used)])
-    return [(name, used[name], settings.slots_of(name)) for name in names]
+    names = dict.fromkeys([*current.settings.runner_names, *sorted(used)])
+    return [(name, used[name], current.slots_of(name)) for name in names]
 
 
-def _all_slots(settings: Settings) -> int:
-    return sum(settings.slots_of(name) for name in settings.runner_names)
+def _changed(current: Capacity) -> list[str]:
+    """Return a text for each number of slots, and for the GPUs, that differ from their default."""
+    changed = [
+        f"{name} slots (default {current.settings.slots_of(name)})"
+        for name in current.settings.runner_names
+        if name in current.changes.slots
+    ]
+    gpus = ", ".join(map(str, current.settings.gpus)) or "none"
+    return changed + ([f"GPUs (default {gpus})"] if current.changes.gpus is not None else [])
 
 
 def _oldest_submission() -> datetime.datetime | None:
@@ -90,7 +104,7 @@ def _recent_failures() -> list[Job]:
     return list(query.order_by(Job.finished_at.desc()).limit(MAX_FAILURES))
 
 
-def _chart(settings: Settings, hours: int) -> chart.Chart:
+def _chart(all_slots: int, hours: int) -> chart.Chart:
     until = to_microseconds(now())
     since = until - hours * 3_600_000_000
     ended = (
@@ -101,7 +115,7 @@ def _chart(settings: Settings, hours: int) -> chart.Chart:
     spans = [(start, end) for start, end in rows if start is not None]
     running = database.execute_sql(f"SELECT started_at FROM job WHERE {CLAIMED.sql} AND exit IS NULL")
     spans += [(start, until) for (start,) in running if start is not None]
-    return chart.draw(spans, since, until, _all_slots(settings))
+    return chart.draw(spans, since, until, all_slots)
 
 
 def _disk_usage(settings: Settings) -> dict[str, Any]:

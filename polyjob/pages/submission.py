@@ -136,7 +136,7 @@ def _create_job(project: Project, form: Form, attributes: dict[str, Any], receiv
     if received.tarball is not None:
         config = attributes.get("config") or {}
         # Check first: no upload is stored for a job that is refused.
-        specs.check_runner_support(config, choose_runner(settings(), attributes), len(settings().gpus))
+        specs.check_runner_support(config, choose_runner(settings(), attributes), settings())
         specs.check_working_folder(config, may_choose_folder())
         project.code = projects.store_upload(project, me(), received.tarball, settings())
         upload_digest = project.code.digest

@@ -28,6 +28,14 @@ class Actor:
     address: str | None = None
 
 
+class Server:
+    """The target of a change of the server itself."""
+
+    id = None
+
+
+SERVER = Server()
+
 _actor: ContextVar[Actor | None] = ContextVar("actor", default=None)
 
 
@@ -36,7 +44,7 @@ def set_actor(actor: Actor | None) -> None:
     _actor.set(actor)
 
 
-def record(action: str, target: Job | Build | Project | Token | User, **details: Any) -> None:
+def record(action: str, target: Job | Build | Project | Token | User | Server, **details: Any) -> None:
     """Record an action of the thread's actor; without an actor, do nothing. Must be called inside `database.write`."""
     actor = _actor.get()
     if actor is not None:
@@ -78,6 +86,8 @@ def _describe(target: Any) -> tuple[str, str, int | None]:
         return "project", target.unique_name, target.id
     if isinstance(target, User):
         return "user", target.username, None
+    if isinstance(target, Server):
+        return "server", "server", None
     return "token", target.name, target.project_id
 
 

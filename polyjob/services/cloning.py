@@ -119,7 +119,7 @@ def _config_columns(
             else "backend" in changes
         )
         runner = runner_of_clone(settings, source, config, is_changed=is_changed)
-        notes = specs.check_runner_support(config, runner, len(settings.gpus))
+        notes = specs.check_runner_support(config, runner, settings)
     columns = {
         "description": attributes.get("description") or source.description,
         "readme": source.readme,

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from polyjob.db.database import database
 from polyjob.db.models import CLAIMED, QUEUED, Build, Job
 from polyjob.db.prepared import Prepared
-from polyjob.services import specs
+from polyjob.services import capacity, specs
 from polyjob.services.job_retries import held_reason
 from polyjob.services.notes import note_text
 from polyjob.statuses import Status
@@ -78,6 +78,11 @@ def gpus_taken() -> set[int]:
     return set(gpu_holders())
 
 
+def assigned_gpus(job: Job) -> int:
+    """Return the number of GPUs that polyjob assigns to a queued job: none if it was accepted without its GPUs."""
+    return 0 if note_text(job.notes, specs.GPU_PATH) else specs.requested_gpus(job.config, job.runner)
+
+
 def gpu_holders() -> dict[int, int]:
     """Return the index of each GPU that a claimed job holds → the id of that job."""
     holders = Job.select(Job.id, Job.gpus).where(CLAIMED, Job.exit.is_null(), Job.gpus.is_null(False))
@@ -121,8 +126,10 @@ def waiting_reason(job: Job, position: int | None) -> str | None:
 
 
 def _queued_reason(job: Job, jobs_ahead: int) -> str:
-    runs_without_gpus = note_text(job.notes, specs.GPU_PATH)
-    gpus = 0 if runs_without_gpus else specs.requested_gpus(job.config, job.runner)
+    gpus = assigned_gpus(job)
+    lowered = capacity.why_lowered(job.runner, gpus)
+    if lowered:
+        return lowered
     slot = f"a free slot of the {job.runner} runner"
     if gpus and not jobs_ahead:
         reason = f"Waiting for {gpus} free {'GPU' if gpus == 1 else 'GPUs'}, or for {slot}."

@@ -19,6 +19,7 @@ from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.jobconfig.commands import shown_command
 from polyjob.services import audit, specs
+from polyjob.services.capacity import read_changes
 from polyjob.services.endings import end_job
 from polyjob.services.entries import check_size
 from polyjob.services.job_queue import gpu_holders, jobs_with_retried_start, position_of
@@ -74,7 +75,8 @@ def visible_state(project: Project, job_id: int) -> tuple[object, ...]:
         raise _not_found(job_id)
     version, status, may_be_queued, build_id, runner = row
     if status == Status.CREATED and may_be_queued:
-        return version, position_of(job_id, runner), *jobs_with_retried_start(runner), *gpu_holders().items()
+        holders = (*jobs_with_retried_start(runner), *gpu_holders().items())
+        return version, position_of(job_id, runner), read_changes(), *holders
     if status == Status.BUILDING:
         return version, database.execute_sql("SELECT version FROM build WHERE id = ?", (build_id,)).fetchone()
     return (version,)
@@ -150,7 +152,7 @@ def _config_columns(job: Job, config: Mapping[str, Any], content: str | None, se
     runner, notes = job.runner, []
     if job.is_managed:
         runner = choose_runner(settings, {"config": config}, default=job.runner)
-        notes = specs.check_runner_support(config, runner, len(settings.gpus))
+        notes = specs.check_runner_support(config, runner, settings)
     if job.build is not None and job.build.runner != runner:
         detail = f"The job uses a build of the {job.build.runner} runner, so it cannot run on the {runner} runner."
         raise Invalid([Problem("/config/backend", detail)])

@@ -17,6 +17,7 @@ from polyjob.db.models import Build, Job
 from polyjob.errors import Forbidden, Invalid, Problem
 from polyjob.jobconfig.commands import shell_text
 from polyjob.jobconfig.compose import working_folder
+from polyjob.services import capacity
 from polyjob.setting_values import MIB
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
@@ -36,12 +37,12 @@ WITHDRAWN_KINDS = ("invalidated", "archived", "deleted")
 
 
 def check_runner_support(
-    config: Mapping[str, Any], runner: str, gpus: int | None = None, pointer: str = "/config"
+    config: Mapping[str, Any], runner: str, settings: Settings | None = None, pointer: str = "/config"
 ) -> list[dict[str, str]]:
     """Check that the runner honours the config. Return notes on the parts that it ignores.
 
-    `gpus` is the number of GPUs of this server; None skips that check. Raises Invalid with a pointer to each part that
-    the runner must refuse.
+    Without `settings`, the number of GPUs is not checked. Raises Invalid with a pointer to each part that the runner
+    must refuse.
     """
     facts = runner_facts(runner)
     notes, problems = notes_on_ignored_parts(config, runner), []
@@ -50,7 +51,8 @@ def check_runner_support(
             detail = f"The {runner} runner cannot honour `{path}`: {support.reason}."
             problems.append(Problem(f"{pointer}/{path.replace('.', '/')}", detail))
     requested = requested_gpus(config, runner)
-    if gpus is not None and requested > gpus:
+    gpus = capacity.read(settings).max_requested_gpus if requested and settings else requested
+    if requested > gpus:
         available = "there are none" if not gpus else f"there {'is' if gpus == 1 else 'are'} {gpus}"
         if gpus or "build.image" in facts.required_parts:
             detail = f"The job asks for {requested} GPUs, but {available}. `POLYJOB_GPUS` lists the GPUs of the server."
@@ -156,7 +158,6 @@ def runner_settings(settings: Settings, installation: str, runner: str) -> Runne
         installation=installation,
         job_env=settings.job_env,
         job_user=settings.job_user or None,
-        has_gpus=bool(settings.gpus),
         options={name: value for name, value in options.items() if value},
     )
 
@@ -197,6 +198,7 @@ def job_spec(
         env=job_env(job, settings, token),
         image=(config.get("build") or {}).get("image"),
         resources=dataclasses.replace(parse_resources(requested), gpus=tuple(job.gpus or ())),
+        hides_gpus=capacity.read(settings).assigns_gpus,
         requests=parse_resources(requested, "requests"),
         limits=parse_resources(requested, "limits"),
         placement=parse_placement(environment),
@@ -311,6 +313,8 @@ def job_env(job: Job, settings: Settings, token: str) -> dict[str, str]:
         "POLYAXON_REFS_OUTPUTS_PATHS": json.dumps({"jobs": [], "experiments": []}),
         "POLYAXON_SECRET_USER_TOKEN": token,
     }
+    if job.gpus:
+        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     if config.get("params"):
         env["POLYAXON_PARAMS"] = json.dumps(config["params"])
     own = build_env(config.get("build") or {}) | dict((config.get("environment") or {}).get("env_vars") or [])

@@ -11,7 +11,7 @@ from polyjob.db.group_commit import write_in_group
 from polyjob.db.models import Build, Job, Project, User
 from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, Problem
-from polyjob.services import audit, specs
+from polyjob.services import audit, capacity, specs
 from polyjob.services.build_reuse import UNUSABLE_STATUSES
 from polyjob.services.entries import check_size
 from polyjob.services.idempotency import IdempotentRequest, check_replay
@@ -77,7 +77,7 @@ def prepare(
         for name in ("name", "description", "tags"):
             columns[name] = columns[name] or config.get(name)
     runner = choose_runner(settings, attributes) if managed else settings.runner
-    notes = specs.check_runner_support(config, runner, len(settings.gpus)) if config and managed else []
+    notes = specs.check_runner_support(config, runner, settings) if config and managed else []
     specs.check_working_folder(config, may_choose_folder)
     columns |= {
         "config": config,
@@ -106,7 +106,7 @@ def wake_engine_for(job: Job, settings: Settings) -> None:
     that.
     """
     try:
-        is_slot_free = slots_taken()[job.runner] < settings.slots_of(job.runner)
+        is_slot_free = slots_taken()[job.runner] < capacity.read(settings).slots_of(job.runner)
     except DatabaseError:
         is_slot_free = True
     if is_slot_free:

@@ -334,7 +334,7 @@ class ProcessRunner(Runner):
             "POLYAXON_LOGS_PATH": f"{spec.folder}/log",
             marker: value,
         }
-        if self.settings.has_gpus:
+        if spec.hides_gpus:
             own |= {
                 "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
                 "CUDA_VISIBLE_DEVICES": ",".join(map(str, spec.resources.gpus)),

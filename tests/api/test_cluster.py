@@ -68,3 +68,60 @@ class TestReconcile:
     def test_reconcile_needs_a_status(self, client):
         client.submit()
         assert pointers(client.post(f"{JOBS}/1/_reconcile", {"status": "finished"})) == ["/status"]
+
+
+class TestCapacity:
+    PATH = "/api/v1/cluster/capacity"
+
+    @pytest.fixture
+    def admin(self, settings, user, project):
+        app = create_app(dataclasses.replace(settings, gpus=(0, 1)))
+        return Client(app, users.create_token(users.create("eva", is_admin=True), "t")[1])
+
+    def test_capacity_is_shown_with_defaults_and_use(self, admin):
+        slots = {"value": 2, "default": 2, "is_default": True, "used": 0}
+        gpus = {"value": [0, 1], "default": [0, 1], "is_default": True, "used": []}
+        assert admin.get(self.PATH).json == {"slots": {"fake": slots}, "gpus": gpus}
+
+    def test_changed_capacity_is_marked(self, admin):
+        changed = admin.patch(self.PATH, {"slots": {"fake": 0}, "gpus": [1]})
+        assert changed.status_code == 200
+        assert changed.json == admin.get(self.PATH).json
+        assert changed.json["slots"]["fake"] == {"value": 0, "default": 2, "is_default": False, "used": 0}
+        assert (changed.json["gpus"]["value"], changed.json["gpus"]["is_default"]) == ([1], False)
+        assert [gpu["index"] for gpu in admin.get("/api/v1/nodes/1/gpus").json["results"]] == [1]
+        entry = admin.get("/api/v1/audit?kind=server").json["results"][0]
+        assert (entry["user"], entry["action"], entry["details"]["slots"]) == ("eva", "update", {"fake": 0})
+
+    def test_null_restores_the_default(self, admin):
+        admin.patch(self.PATH, {"slots": {"fake": 7}, "gpus": []})
+        assert admin.patch(self.PATH, {"slots": {"fake": None}, "gpus": None}).json["slots"]["fake"]["is_default"]
+        admin.patch(self.PATH, {"slots": {"fake": 7}})
+        assert admin.patch(self.PATH, {"slots": None}).json["slots"]["fake"]["value"] == 2
+
+    def test_job_without_slots_says_so(self, admin):
+        admin.patch(self.PATH, {"slots": {"fake": 0}})
+        assert "0 slots" in admin.submit()["waiting"]
+
+    @pytest.mark.parametrize(
+        ("body", "pointer"),
+        [
+            ({"slots": {"docker": 1}}, "/slots/docker"),
+            ({"slots": {"fake": -1}}, "/slots/fake"),
+            ({"slots": {"fake": "4"}}, "/slots/fake"),
+            ({"slots": {"fake": 10_001}}, "/slots/fake"),
+            ({"slots": 4}, "/slots"),
+            ({"gpus": [0, -1]}, "/gpus/1"),
+            ({"gpus": ["a"]}, "/gpus/0"),
+            ({"gpus": "0,1"}, "/gpus"),
+            ({"gpus": list(range(257))}, "/gpus"),
+        ],
+    )
+    def test_invalid_capacity_is_refused(self, admin, body, pointer):
+        assert pointers(admin.patch(self.PATH, body)) == [pointer]
+        assert admin.get(self.PATH).json["slots"]["fake"]["is_default"]
+
+    def test_capacity_is_for_administrators(self, client, anonymous):
+        for method in ("GET", "PATCH"):
+            assert client.call(method, self.PATH).status_code == 403
+            assert anonymous.call(method, self.PATH).status_code == 401

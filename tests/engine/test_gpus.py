@@ -78,11 +78,12 @@ def test_request_for_too_many_gpus_is_refused(world):
 
 
 def test_server_without_gpus_ignores_or_refuses_requests(world):
-    assert [note["kind"] for note in specs.check_runner_support(config(1), "process", 0)] == [
+    without = dataclasses.replace(world.settings, gpus=())
+    assert [note["kind"] for note in specs.check_runner_support(config(1), "process", without)] == [
         "environment.resources.gpu"
     ]
     with pytest.raises(Invalid):
-        specs.check_runner_support(config(1) | {"build": {"image": "a"}}, "docker", 0)
+        specs.check_runner_support(config(1) | {"build": {"image": "a"}}, "docker", without)
 
 
 def test_job_without_its_gpus_waits_for_a_slot(world, settings, project, user):

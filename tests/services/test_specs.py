@@ -113,7 +113,14 @@ def test_variables_cannot_give_a_job_gpus(part, gpus, devices):
     config[part] = {**config.get(part, {}), "env_vars": [["NVIDIA_VISIBLE_DEVICES", "all"]]}
     project = SimpleNamespace(unique_name="a.b", uuid="0" * 32)
     job = SimpleNamespace(
-        config=config, project=project, runner="docker", uuid="1" * 32, unique_name="a.b.jobs.1", name=None, tags=None
+        config=config,
+        project=project,
+        gpus=None,
+        runner="docker",
+        uuid="1" * 32,
+        unique_name="a.b.jobs.1",
+        name=None,
+        tags=None,
     )
     settings = SimpleNamespace(public_url="http://x", url="http://x")
     assert specs.job_env(job, settings, "t")["NVIDIA_VISIBLE_DEVICES"] == devices
@@ -158,12 +165,13 @@ def test_container_needs_an_image(runner):
     assert specs.check_runner_support({"run": {"cmd": "true"}, "build": {"image": "a"}}, runner) == []
 
 
-def test_cluster_assigns_its_gpus_itself():
+def test_cluster_assigns_its_gpus_itself(settings):
+    without = dataclasses.replace(settings, gpus=())
     config = {"run": {"cmd": "true"}, "build": {"image": "a"}, "environment": {"resources": {"gpu": {"limits": 8}}}}
-    assert specs.check_runner_support(config, "kubernetes", gpus=0) == []
+    assert specs.check_runner_support(config, "kubernetes", without) == []
     assert (specs.requested_gpus(config, "kubernetes"), specs.requested_gpus(config, "docker")) == (0, 8)
     with pytest.raises(Invalid):
-        specs.check_runner_support(config, "docker", gpus=0)
+        specs.check_runner_support(config, "docker", without)
 
 
 def test_requests_and_limits_are_separate_for_a_cluster():

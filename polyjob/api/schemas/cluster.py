@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from marshmallow import Schema, fields
+from marshmallow import Schema, fields, validate
+
+from polyjob.api.schemas.common import Body
+from polyjob.services.capacity import MAX_GPU_INDEX, MAX_GPUS, MAX_SLOTS
 
 
 class ClusterNodeSchema(Schema):
@@ -49,3 +52,45 @@ class NodeSchema(ClusterNodeSchema):
     schedulable_state = fields.Boolean()
     status = fields.String()
     is_current = fields.Boolean()
+
+
+class RunnerSlotsSchema(Schema):
+    """The slots of one runner."""
+
+    value = fields.Integer(metadata={"description": "Maximum number of jobs that run at once. With 0, none starts."})
+    default = fields.Integer(metadata={"description": "The number of `POLYJOB_SLOTS`."})
+    is_default = fields.Boolean(metadata={"description": "False if an administrator has changed the number."})
+    used = fields.Integer(metadata={"description": "Jobs that hold a slot. It can be above a lowered number."})
+
+
+class UsableGpusSchema(Schema):
+    """The GPUs that jobs may use."""
+
+    value = fields.List(fields.Integer())
+    default = fields.List(fields.Integer(), metadata={"description": "The GPUs of `POLYJOB_GPUS`."})
+    is_default = fields.Boolean(metadata={"description": "False if an administrator has changed the list."})
+    used = fields.List(fields.Integer(), metadata={"description": "GPUs that jobs hold."})
+
+
+class CapacitySchema(Schema):
+    """The jobs that can run at once."""
+
+    slots = fields.Dict(
+        keys=fields.String(), values=fields.Nested(RunnerSlotsSchema), metadata={"description": "Slots by runner."}
+    )
+    gpus = fields.Nested(UsableGpusSchema)
+
+
+class CapacityBody(Body):
+    """Changes of the capacity. Fields and runners that are not sent keep their value."""
+
+    slots = fields.Dict(
+        keys=fields.String(),
+        values=fields.Integer(strict=True, allow_none=True, validate=validate.Range(0, MAX_SLOTS)),
+        metadata={"description": "Number of slots by runner. Null restores the default, of a runner or of all."},
+    )
+    gpus = fields.List(
+        fields.Integer(strict=True, validate=validate.Range(0, MAX_GPU_INDEX)),
+        validate=validate.Length(max=MAX_GPUS),
+        metadata={"description": "Indices of the GPUs that jobs may use. Null restores the default."},
+    )

@@ -516,7 +516,7 @@ def test_inventory_is_empty_before_the_first_job(process: ProcessHarness) -> Non
 
 
 @pytest.mark.parametrize(
-    ("has_gpus", "resources", "log"),
+    ("hides_gpus", "resources", "log"),
     [
         (True, Resources(gpu=2, gpus=(0, 3)), b"0,3 PCI_BUS_ID\n"),
         (True, Resources(), b" PCI_BUS_ID\n"),
@@ -524,11 +524,10 @@ def test_inventory_is_empty_before_the_first_job(process: ProcessHarness) -> Non
     ],
 )
 def test_job_sees_only_its_own_gpus(
-    make_process: Callable[..., ProcessHarness], has_gpus: bool, resources: Resources, log: bytes
+    process: ProcessHarness, hides_gpus: bool, resources: Resources, log: bytes
 ) -> None:
-    process = make_process(has_gpus=has_gpus)
     cmd = 'echo "${CUDA_VISIBLE_DEVICES-unset} ${CUDA_DEVICE_ORDER-unset}"'
-    assert process.run(cmd, resources=resources)[1] == log
+    assert process.run(cmd, resources=resources, hides_gpus=hides_gpus)[1] == log
 
 
 class TestTemporaryFolder:
