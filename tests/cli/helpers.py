@@ -15,11 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from click.testing import CliRunner, Result
 
 from polyjob.cli import main
+from tests.cli import fork_server
 from tests.e2e.conftest import ROOT, Server
 
 # Without a server.
@@ -50,9 +52,15 @@ def environment(server: Server, **more: str) -> dict[str, str]:
 def polyjob(
     server: Server, *arguments: str, data: bytes = b"", cwd: Path = ROOT, **more: str
 ) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        command(*arguments), input=data, capture_output=True, timeout=60, env=environment(server, **more), cwd=cwd
-    )
+    """Run a command to its end, in a fork of a process that has imported it."""
+    with TemporaryFile() as stdin, TemporaryFile() as stdout, TemporaryFile() as stderr:
+        stdin.write(data)
+        stdin.seek(0)
+        streams = (stdin.fileno(), stdout.fileno(), stderr.fileno())
+        code = fork_server.run_command(arguments, environment(server, **more), cwd, streams)
+        stdout.seek(0)
+        stderr.seek(0)
+        return subprocess.CompletedProcess(arguments, code, stdout.read(), stderr.read())
 
 
 def popen(server: Server, *arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
