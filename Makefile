@@ -8,6 +8,8 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
 .PHONY: help run test coverage soak lint format bench lock
 .DELETE_ON_ERROR:
+# Without compiled modules, each process that the tests start would compile polyjob again.
+unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
 help:  ## list the targets

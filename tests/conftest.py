@@ -31,6 +31,10 @@ hypothesis.settings.register_profile("the same each time", derandomize=True)
 hypothesis.settings.load_profile("the same each time")
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    distribution.import_own_share(session.config)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: distribution.rank_of(item.nodeid))
 

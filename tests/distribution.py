@@ -6,8 +6,11 @@ units come first: one that came last would run alone.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,3 +73,20 @@ class UnitScheduling(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return unit_of(nodeid)
+
+
+def import_own_share(config: pytest.Config) -> None:
+    """Import the modules of tests that this worker has to compile.
+
+    All workers begin at the same time and import all modules. In the first run after a change, each would compile each
+    module: rewriting the assertions takes longer than the collection. So each worker first compiles its share for all.
+    """
+    worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+    if worker is None or config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return
+    tests = Path(__file__).parent
+    paths = sorted(tests.glob("*/**/test_*.py"))
+    for path in paths[int(worker["workerid"].removeprefix("gw")) :: worker["workercount"]]:
+        name = ".".join(path.relative_to(tests.parent).with_suffix("").parts)
+        with contextlib.suppress(Exception):  # the collection reports it
+            importlib.import_module(name)
