@@ -23,6 +23,7 @@ from typing import Any
 import runners
 import runners.docker.runner
 import runners.fake
+import runners.kubernetes.runner
 import runners.process.runner
 from polyjob.clock import Clock
 from polyjob.db.models import Build, Job, Meta, Project, User

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
-import json
+import marshal
 import os
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from typing import Any
 
 from tests.simulators.kubernetes.store import stamp
 
-INSIDE = Path(__file__).with_name("inside.py")
-PYTHON = [sys.executable, "-I", "-S", str(INSIDE)]
+PROGRAM = f"import sys; sys.path.append({str(Path(__file__).parent)!r}); import inside; inside.main()"
+INSIDE = [sys.executable, "-I", "-S", "-c", PROGRAM]
+"""Imports the module, because a program that is run by its path is compiled each time."""
 
 LOST = "The container could not be located when the pod was terminated"
 
@@ -48,27 +50,28 @@ class Container:
 
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "run.json"
-        path.write_text(json.dumps(self.spec))
+        path = self.folder / "run.spec"
+        path.write_bytes(marshal.dumps(self.spec))
         self._process = subprocess.Popen(
-            [*PYTHON, "run", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", start_new_session=True
+            [*INSIDE, "run", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", start_new_session=True
         )
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout
         for line in process.stdout:
-            report = json.loads(line)
-            if "started" in report:
-                self.pid = report["started"]
+            event, _, literal = line.decode().partition(" ")
+            value = ast.literal_eval(literal)
+            if event == "started":
+                self.pid = value
                 self._started_at = stamp()
                 self.state = {"running": {"startedAt": self._started_at}}
                 self.started.set()
                 self.changed()
-            elif "failed" in report:
-                self._end(128, "StartError", _start_error(report["failed"]), started="1970-01-01T00:00:00Z")
+            elif event == "failed":
+                self._end(128, "StartError", _start_error(value), started="1970-01-01T00:00:00Z")
             else:
-                self._end(report["exited"], "Completed" if report["exited"] == 0 else "Error", None)
+                self._end(value, "Completed" if value == 0 else "Error", None)
         process.wait()
         process.stdout.close()
         with self._input, contextlib.suppress(BrokenPipeError):
@@ -165,10 +168,10 @@ class Container:
         name = uuid.uuid4().hex
         complaint = self.folder / f"{name}.complaint"
         spec = {**self.spec, "pid": self.pid, "command": command, "complaint": str(complaint)}
-        path = self.folder / f"{name}.json"
-        path.write_text(json.dumps(spec))
+        path = self.folder / f"{name}.spec"
+        path.write_bytes(marshal.dumps(spec))
         process = subprocess.Popen(
-            [*PYTHON, "join", path],
+            [*INSIDE, "join", path],
             stdin=streams[0],
             stdout=streams[1],
             stderr=streams[2],

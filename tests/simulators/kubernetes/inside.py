@@ -1,21 +1,21 @@
 """The process beside a container: creates its namespaces and root folder, runs the command, and writes the log.
 
-Run by path, with `run` or `join` and a JSON file as arguments. It reads commands from standard input, one per line:
-`term`, `kill` and `rotate`; the end of the input means `kill`. It writes events to standard output as JSON lines:
-`started`, `failed` and `exited`. Needs root.
+Its arguments are `run` or `join`, and a file with a marshalled dictionary. It reads commands from standard input, one
+per line: `term`, `kill` and `rotate`; the end of the input means `kill`. It writes events to standard output, one per
+line: `started` and `exited` with a number, and `failed` with the literal of a string. Needs root.
+
+There is one such process for each container and each command in one, so this module imports only what is quickly
+imported: `signal`, `socket`, `shutil`, `contextlib` and `json` would take longer than everything else that it does.
 """
 
 from __future__ import annotations
 
-import contextlib
+import _signal as signal
 import ctypes
 import errno
-import json
+import marshal
 import os
 import select
-import shutil
-import signal
-import socket
 import sys
 import time
 
@@ -105,10 +105,17 @@ def enter(spec):
     os.umask(0o022)
 
 
+def find_program(name, search_path):
+    """Return the path of an executable file, or None."""
+    folders = [""] if "/" in name else search_path.split(":")
+    paths = (os.path.join(folder, name) for folder in folders)
+    return next((path for path in paths if os.access(path, os.X_OK) and not os.path.isdir(path)), None)
+
+
 def execute(command, env, complaint):
     """Execute the command. An error is written to `complaint`."""
     try:
-        path = shutil.which(command[0], path=env.get("PATH", os.defpath))
+        path = find_program(command[0], env.get("PATH", os.defpath))
         if path is None:
             message = "stat" if "/" in command[0] else "executable file not found in $PATH"
             if message == "stat":
@@ -124,7 +131,8 @@ def execute(command, env, complaint):
 def start(spec):
     """Fork process 1. Return (pid, stdout, stderr, complaint); the last three are reading ends of pipes."""
     call("unshare", NEWNS | NEWUTS | NEWIPC | NEWPID)
-    socket.sethostname(spec["hostname"])
+    hostname = spec["hostname"].encode()
+    call("sethostname", hostname, len(hostname))
     make_root(spec)
     pipes = [os.pipe() for _ in range(3)]
     pid = os.fork()
@@ -161,7 +169,7 @@ class Log:
 
     def rotate(self):
         """Rotate the file. There is a file of that name at every moment."""
-        with contextlib.suppress(FileNotFoundError):
+        if os.path.exists(f"{self.path}.1"):
             os.unlink(f"{self.path}.1")
         os.link(self.path, f"{self.path}.1")
         os.close(os.open(f"{self.path}.new", os.O_CREAT | os.O_WRONLY, 0o640))
@@ -208,9 +216,11 @@ class Log:
                 text = text[os.write(self.file, text) :]
 
 
-def report(**event):
-    with contextlib.suppress(BrokenPipeError):
-        os.write(1, json.dumps(event).encode() + b"\n")
+def report(event, value):
+    try:
+        os.write(1, f"{event} {value!a}\n".encode())
+    except BrokenPipeError:
+        return
 
 
 def run(spec):
@@ -222,8 +232,8 @@ def run(spec):
         message += chunk
     if message:
         os.waitpid(pid, 0)
-        return report(failed=message.decode(errors="replace"))
-    report(started=pid)
+        return report("failed", message.decode(errors="replace"))
+    report("started", pid)
     ended = os.pidfd_open(pid)
     open_streams = {out: "stdout", err: "stderr"}
     commands = b""
@@ -257,7 +267,7 @@ def run(spec):
         if not data:
             watched.discard(0)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return report(exited=status if status >= 0 else 128 - status)
+    return report("exited", status if status >= 0 else 128 - status)
 
 
 def obey(word, pid, log):
@@ -265,8 +275,10 @@ def obey(word, pid, log):
         return log.rotate()
     signal_number = {b"term": signal.SIGTERM, b"kill": signal.SIGKILL}.get(word)
     if signal_number:
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.kill(pid, signal_number)
+        except ProcessLookupError:
+            return None
     return None
 
 
@@ -303,10 +315,10 @@ def join(spec):
     os._exit(status if status >= 0 else 128 - status)
 
 
-if __name__ == "__main__":
-    with open(sys.argv[2]) as file:
-        described = json.load(file)
+def main():
+    with open(sys.argv[2], "rb") as file:
+        spec = marshal.load(file)
     if sys.argv[1] == "run":
-        run(described)
+        run(spec)
     else:
-        join(described)
+        join(spec)
