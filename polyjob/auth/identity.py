@@ -38,10 +38,9 @@ LOGIN_TOKEN_LIFETIME = datetime.timedelta(days=30)
 LAST_USED_INTERVAL = datetime.timedelta(minutes=1)
 """The least time between two writes of a token's last use."""
 
-_USER = Prepared(lambda: User.select().where(User.id == 0))
 _USER_BY_NAME = Prepared(lambda: User.select().where(User.username == ""))
 _PROJECT = Prepared(lambda: Project.select().where(Project.user == 0, Project.name == ""))
-_TOKEN = Prepared(lambda: Token.select().where(Token.digest == ""))
+_TOKEN = Prepared(lambda: Token.select(Token, User).join(User).where(Token.digest == ""))
 
 
 class Unauthenticated(PolyjobError):
@@ -237,8 +236,8 @@ def identity_of_token(text: str) -> Identity:
         raise Unauthenticated("Invalid token.")
     if is_expired(token.expires_at):
         raise Unauthenticated("Token expired")
-    user = _USER.first(token.user_id)
-    if user is None or not user.is_active:
+    user = token.user
+    if not user.is_active:
         raise Unauthenticated("User inactive or deleted.")
     _record_use(token)
     return Identity(user, token=token)

@@ -6,7 +6,7 @@ execute it. So both are done once for each of these statements. All other code u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any, Generic, TypeVar
 
@@ -22,7 +22,7 @@ _STORED_UNCHANGED = (AutoField, IntegerField, TextField)
 
 
 class Prepared(Generic[Row]):
-    """A SELECT of columns of one table. Call it with the parameters in their order in the statement.
+    """A SELECT of columns of one table, and of one that it refers to. Call it with the parameters in their order.
 
     `query` returns the statement with any values; every value in it is a parameter. It is called once.
     """
@@ -45,35 +45,67 @@ class Prepared(Generic[Row]):
         return sql, len(parameters)
 
     @cached_property
-    def _columns(self) -> tuple[type[Row], list[str], list[tuple[str, Convert]]]:
-        """The table, the names of the selected fields, and how to convert some of them."""
+    def _tables(self) -> tuple[_Columns, _Columns | None, str]:
+        """The columns of the table, those of the joined table, and the name of the reference to it."""
         query = self._query()
+        table: type[Row] = query.model
         fields: list[Field] = query._returning  # type: ignore[attr-defined]
-        to_convert = [
+        joined = [field for field in fields if field.model is not table]
+        if not joined:
+            return _Columns(table, fields), None, ""
+        (reference,) = (field.name for field, model in table._meta.refs.items() if model is joined[0].model)
+        own = [field for field in fields if field.model is table]
+        return _Columns(table, own), _Columns(joined[0].model, joined), reference
+
+    def _row(self, values: Sequence[Any]) -> Row:
+        """Return the row with these values, like one that peewee has loaded."""
+        columns, joined, reference = self._tables
+        if joined is None:
+            return columns.row(values)
+        count = len(columns.names)
+        row = columns.row(values[:count])
+        row.__rel__[reference] = joined.row(values[count:])
+        return row
+
+
+class _Columns:
+    """The selected columns of a table, and the conversion of some of them."""
+
+    def __init__(self, table: type[Model], fields: Sequence[Field]) -> None:
+        self.table = table
+        self.names = [field.name for field in fields]
+        self._to_convert = [
             (field.name, field.python_value)
             for field in fields
             if type(field) not in (*_STORED_UNCHANGED, ForeignKeyField)
         ]
-        return query.model, [field.name for field in fields], to_convert
 
-    def _row(self, values: Iterable[Any]) -> Row:
-        """Return the row with these values, like one that peewee has loaded."""
-        table, names, to_convert = self._columns
-        data = dict(zip(names, values, strict=True))
-        for name, convert in to_convert:
+    def row(self, values: Iterable[Any]) -> Any:
+        data = dict(zip(self.names, values, strict=True))
+        for name, convert in self._to_convert:
             data[name] = convert(data[name])
-        row = table.__new__(table)
-        row.__data__, row.__rel__, row._dirty = data, {}, set()  # type: ignore[attr-defined]
-        return row
+        return _make_row(self.table, data, {})
+
+
+def _make_row(table: type[Row], data: dict[str, Any], related: dict[str, Model]) -> Row:
+    row = table.__new__(table)
+    row.__data__, row.__rel__, row._dirty = data, related, set()  # type: ignore[attr-defined]
+    return row
 
 
 def insert(table: type[Row], values: Mapping[str, Any]) -> Row:
     """Insert a row and return it with its id. Columns that are not in `values` get the default of their field."""
-    row = table(**values)
-    fields = {name: value for name, value in row.__data__.items() if value is not None}
+    related = {name: value for name, value in values.items() if isinstance(value, Model)}
+    data = {**_defaults(table), **values, **{name: row.get_id() for name, row in related.items()}}
+    fields = {name: value for name, value in data.items() if value is not None}
     cursor = database.execute_sql(_insert_statement(table, tuple(fields)), _stored_values(table, fields))
-    row.__data__["id"] = cursor.lastrowid
-    return row
+    data["id"] = cursor.lastrowid
+    return _make_row(table, data, related)
+
+
+@cache
+def _defaults(table: type[Model]) -> dict[str, Any]:
+    return {name: field.default for name, field in table._meta.fields.items() if field.default is not None}
 
 
 def update(table: type[Model], row_id: int, values: Mapping[str, Any], increment: str = "", **expected: Any) -> bool:

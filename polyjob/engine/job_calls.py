@@ -39,8 +39,7 @@ log = logging.getLogger("polyjob.engine")
 MAX_REBUILDS = 3
 """Builds made again for one job because its start found the artifact missing or stale."""
 
-_PROJECT = Prepared(lambda: Project.select().where(Project.id == 0))
-_USER = Prepared(lambda: User.select().where(User.id == 0))
+_PROJECT = Prepared(lambda: Project.select(Project, User).join(User).where(Project.id == 0))
 
 
 @dataclass(frozen=True)
@@ -417,6 +416,4 @@ def prevent_start(runner: Runner, uuid: str) -> str | None:
 
 def _load_project(job: Job) -> None:
     """Load the project and user that a spec needs, faster than peewee would one by one."""
-    (project,) = _PROJECT(job.project_id)
-    (project.user,) = _USER(project.user_id)
-    job.project = project
+    (job.project,) = _PROJECT(job.project_id)

@@ -25,9 +25,13 @@ _NOT_STARTED = Prepared(
     )
 )
 _OF_RUNNER = f"FROM job WHERE {QUEUED.sql} AND runner = :runner"
-_ENDS = f"SELECT (SELECT MIN(id) {_OF_RUNNER}), (SELECT MAX(id) {_OF_RUNNER})"
-_COUNT_UP_TO = f"SELECT COUNT(*) {_OF_RUNNER} AND id <= :id"
-_COUNT_AFTER = f"SELECT length - (SELECT COUNT(*) {_OF_RUNNER} AND id > :id) FROM queue WHERE runner = :runner"
+_COUNT_UP_TO = f"(SELECT COUNT(*) {_OF_RUNNER} AND id <= :id)"
+_COUNT_AFTER = f"(SELECT COUNT(*) {_OF_RUNNER} AND id > :id)"
+_POSITION = (
+    f"SELECT CASE WHEN last - :id < :id - first THEN (SELECT length FROM queue WHERE runner = :runner) - {_COUNT_AFTER}"
+    f" ELSE {_COUNT_UP_TO} END"
+    f" FROM (SELECT (SELECT MIN(id) {_OF_RUNNER}) AS first, (SELECT MAX(id) {_OF_RUNNER}) AS last)"
+)
 _POSITIONS = (
     "SELECT id, position FROM (SELECT id, ROW_NUMBER() OVER (PARTITION BY runner ORDER BY id) AS position FROM job"
     f" WHERE {QUEUED.sql}) WHERE id IN (SELECT value FROM json_each(?))"
@@ -47,10 +51,7 @@ def position_of(job_id: int, runner: str) -> int:
 
     Counts the jobs up to this one, or those after it, whichever is likely to be fewer.
     """
-    parameters = {"runner": runner, "id": job_id}
-    first, last = database.execute_sql(_ENDS, parameters).fetchone()
-    is_near_the_end = last is not None and last - job_id < job_id - first
-    row = database.execute_sql(_COUNT_AFTER if is_near_the_end else _COUNT_UP_TO, parameters).fetchone()
+    row = database.execute_sql(_POSITION, {"runner": runner, "id": job_id}).fetchone()
     return max(int(row[0]), 1)  # the engine may have claimed it meanwhile
 
 

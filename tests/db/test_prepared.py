@@ -2,7 +2,7 @@ import pytest
 
 from polyjob.clock import now
 from polyjob.db.database import write
-from polyjob.db.models import Build, Job, Project
+from polyjob.db.models import Build, Job, Project, User
 from polyjob.db.prepared import Prepared, insert, update
 from polyjob.services import submission
 from polyjob.statuses import Status
@@ -31,6 +31,14 @@ def test_prepared_row_loads_its_relations(job, project):
     row = Prepared(lambda: Job.select(Job.id, Job.project).where(Job.id == 0)).first(job.id)
     assert (row.project_id, row.project.name) == (project.id, project.name)
     assert row.status is None
+
+
+def test_prepared_statement_loads_a_joined_table(project):
+    query = Project.select(Project, User).join(User)
+    with_owner = Prepared(lambda: query.where(Project.id == 0)).first(project.id)
+    plain = query.where(Project.id == project.id).get()
+    assert with_owner.__data__ == plain.__data__
+    assert with_owner.__rel__["user"].__data__ == plain.__rel__["user"].__data__
 
 
 def test_missing_row_is_none(data_dir):
