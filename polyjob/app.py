@@ -5,11 +5,12 @@ The arbiter of gunicorn creates it once. Each worker configures it for a data fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from flask import Flask, Request, current_app, redirect, request
-from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from gunicorn.http.errors import ParseException
 from itsdangerous import TimestampSigner, URLSafeTimedSerializer
 from peewee import PeeweeException
@@ -58,6 +59,7 @@ from polyjob.settings import Settings
 API = "/api/v1"
 ALIASES = {"/_health": "health.healthz", "/statusz": "health.healthz"} | log_websocket.OLD_PATHS
 """Path of an earlier version of the documented API → the endpoint that serves it. Its permission applies."""
+_API_PREFIXES = (f"{API}/", *(f"{prefix}/" for prefix in log_websocket.PREFIXES))
 _ENDPOINTS_WITHOUT_DATABASE = frozenset({"health.healthz", "health.readyz", "pages.static", "api-docs.openapi_json"})
 
 
@@ -65,6 +67,13 @@ class IdConverter(IntegerConverter):
     """An id in a path: digits only, and few enough for an integer of the database."""
 
     regex = f"[0-9]{{1,{MAX_ID_DIGITS}}}"
+
+
+class Application(Flask):
+    """The Flask application. No view or hook of it is a coroutine."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        return func
 
 
 def create_app(settings: Settings) -> Flask:
@@ -80,7 +89,7 @@ def create_app(settings: Settings) -> Flask:
 
 def make_app() -> Flask:
     """Return the application with all its routes. It cannot serve requests until it is configured."""
-    app = Flask("polyjob", static_folder=None)
+    app = Application("polyjob", static_folder=None)
     app.request_class = request_body.Request
     app.config.update(
         SESSION_COOKIE_HTTPONLY=True,
@@ -193,7 +202,7 @@ def _check_request() -> None:
 
 
 def _is_api() -> bool:
-    return request.path.startswith((f"{API}/", *(f"{prefix}/" for prefix in log_websocket.PREFIXES)))
+    return request.path.startswith(_API_PREFIXES)
 
 
 class SessionSigner(TimestampSigner):
@@ -217,6 +226,10 @@ class Sessions(SecureCookieSessionInterface):
         if app.secret_key and "HTTP_COOKIE" not in request.environ:
             return self.session_class()  # without a serializer that nothing would use
         return super().open_session(app, request)
+
+    def save_session(self, app: Flask, session: SessionMixin, response: Any) -> None:
+        if session.accessed or session.modified:  # otherwise nothing depends on it, and nothing has to be sent
+            super().save_session(app, session, response)
 
     def get_cookie_path(self, app: Flask) -> str:
         """Return the path below which users reach this server; other servers on its host do not get the cookie."""

@@ -187,6 +187,8 @@ def refuse_misspelled(view: View | None) -> None:
 
     Other unknown parameters are ignored, because old clients and caches send some.
     """
+    if not request.query_string:
+        return
     documented = getattr(view, "_apidoc", {}).get("manual_doc", {}).get("parameters", [])
     known_names = [parameter["name"] for parameter in documented if parameter["in"] == "query"]
     for name in request.args:

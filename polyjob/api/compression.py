@@ -32,6 +32,8 @@ def compress(response: Response) -> Response:
     response.vary.add("Accept-Encoding")
     if response.status_code in (204, 206, 304) or "Content-Encoding" in response.headers:
         return response
+    if "HTTP_ACCEPT_ENCODING" not in request.environ:
+        return response
     if request.accept_encodings.best_match(["gzip", "identity"]) != "gzip":
         return response
     response.direct_passthrough = False  # a static file is read here

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from polyjob.setting_values import MIB
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
 from runners.base import DOCKER_HOST_ALIAS, BuildSpec, JobSpec, Placement, Resources, RunnerSettings
-from runners.capabilities import SupportLevel
+from runners.capabilities import Support, SupportLevel
 from runners.common.dockerfile import render_dockerfile
-from runners.registry import RUNNERS, runner_facts
+from runners.registry import RUNNERS, RunnerFacts, runner_facts
 
 API_VERSION = "v1"
 
@@ -46,8 +46,8 @@ def check_runner_support(
     """
     facts = runner_facts(runner)
     notes, problems = notes_on_ignored_parts(config, runner), []
-    for path, support in facts.support.items():
-        if support.level is SupportLevel.REFUSED and _look_up(config, path):
+    for path, support in _present_parts(config, facts):
+        if support.level is SupportLevel.REFUSED:
             detail = f"The {runner} runner cannot honour `{path}`: {support.reason}."
             problems.append(Problem(f"{pointer}/{path.replace('.', '/')}", detail))
     requested = requested_gpus(config, runner)
@@ -81,10 +81,16 @@ def notes_on_ignored_parts(config: Mapping[str, Any], runner: str) -> list[dict[
     """Return a note for each part of the config that this runner ignores: {"kind": path, "text"}."""
     return [
         {"kind": path, "text": f"`{path}` was not used: {support.reason}."}
-        for path, support in runner_facts(runner).support.items()
-        if support.level is SupportLevel.NOTED and _look_up(config, path)
-        if path != BACKEND_PATH or config[BACKEND_PATH] != runner
+        for path, support in _present_parts(config, runner_facts(runner))
+        if support.level is SupportLevel.NOTED and (path != BACKEND_PATH or config[BACKEND_PATH] != runner)
     ]
+
+
+def _present_parts(config: Mapping[str, Any], facts: RunnerFacts) -> Iterator[tuple[str, Support]]:
+    """Yield each part of the config that the runner lists, with its support."""
+    for path, support in facts.support.items():
+        if path.partition(".")[0] in config and _look_up(config, path):
+            yield path, support
 
 
 def _look_up(config: Mapping[str, Any], path: str) -> Any:

@@ -97,8 +97,11 @@ def _collected(problems: list[Problem]) -> Iterator[None]:
 
 
 def _load_attributes(body: Mapping[str, Any], schema: Body) -> dict[str, Any]:
-    check_values({key: value for key, value in body.items() if key in schema.fields and key not in CONFIG_FIELDS})
-    attributes: dict[str, Any] = deserialize(schema, body, "")
+    sent = {key: value for key, value in body.items() if key in schema.fields and key not in CONFIG_FIELDS}
+    if not sent:
+        return {}  # no attribute is required, and none has a default
+    check_values(sent)
+    attributes: dict[str, Any] = deserialize(schema, sent, "")
     return attributes
 
 
