@@ -37,6 +37,7 @@ from polyjob.api import (
     tokens,
     users,
     versions,
+    webhooks,
 )
 from polyjob.api.blueprint import make_api, refuse_misspelled
 from polyjob.api.compression import compress
@@ -151,6 +152,7 @@ def _register_blueprints(app: Flask) -> None:
         users,
         tokens,
         audit,
+        webhooks,
         cluster,
         versions,
     ):

@@ -63,7 +63,7 @@ def test_public_url_counts_as_own_origin(settings: Settings, eva: User) -> None:
 
 def test_every_form_needs_the_csrf_token(app: Flask, ana: Browser, project: Project) -> None:
     """The arguments in a path make no difference."""
-    ids = {"job_id": "1", "build_id": "1", "token_id": "1"}
+    ids = {"job_id": "1", "build_id": "1", "token_id": "1", "webhook_id": "1"}
     arguments = ids | {"username": "ana", "project_name": "demo", "token": "x"}
     token, count = ana.csrf(), 0
     before = (Job.select().count(), Token.select().count(), Project.select().count())
@@ -106,7 +106,14 @@ def test_refused_form_is_answered_before_it_arrives(
     """Covers every form of something that belongs to a project."""
     browser: Browser = request.getfixturevalue(name)
     environ = {"wsgi.input": Unread(), "wsgi.input_terminated": True, BODY_IS_LATE: True}
-    arguments = {"username": "ana", "project_name": "demo", "job_id": 1, "build_id": 1, "strategy": "copy"}
+    arguments = {
+        "username": "ana",
+        "project_name": "demo",
+        "job_id": 1,
+        "build_id": 1,
+        "webhook_id": 1,
+        "strategy": "copy",
+    }
     rules = [rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith("pages.") and "POST" in rule.methods]
     project_rules = [rule for rule in rules if "project_name" in rule.arguments]
     assert len(project_rules) > 10
