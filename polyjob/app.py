@@ -29,6 +29,7 @@ from polyjob.api import (
     health,
     log_websocket,
     logs,
+    members,
     outputs,
     problems,
     projects,
@@ -37,7 +38,6 @@ from polyjob.api import (
     tokens,
     users,
     versions,
-    webhooks,
 )
 from polyjob.api.blueprint import make_api, refuse_misspelled
 from polyjob.api.compression import compress
@@ -150,9 +150,9 @@ def _register_blueprints(app: Flask) -> None:
         projects,
         archived,  # and the bookmarks, which share its blueprint
         users,
+        members,
         tokens,
         audit,
-        webhooks,
         cluster,
         versions,
     ):

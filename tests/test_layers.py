@@ -24,7 +24,6 @@ BASE = {
     "polyjob.setting_values",
     "polyjob.settings",
     "polyjob.statuses",
-    "polyjob.webhook_urls",
     "runners.base",
     "runners.capabilities",
     "runners.kubernetes.options",

@@ -7,6 +7,7 @@ from typing import Any, BinaryIO, cast
 
 from flask import Response, request, send_file
 from marshmallow import Schema
+from peewee import ModelSelect
 
 from polyjob.api.blueprint import Blueprint
 from polyjob.api.paging import limit, offset, page, page_of_query
@@ -61,6 +62,17 @@ def create_project() -> ProjectView:
     return project_view(projects.create(me(), _read_body(), settings()))
 
 
+@blp.get("/projects")
+@blp.doc(parameters=[QUERY, SORT], responses={400: "BAD_REQUEST"})
+@blp.page(ProjectRowSchema)
+@requires(Access.READ)
+def list_all_projects() -> dict[str, Any]:
+    """List all projects that you can read, last changed first"""
+    return _page_of_projects(
+        projects.list_projects(None, query=request.args.get("query"), sort=request.args.get("sort"))
+    )
+
+
 @blp.get("/<username>")
 @blp.doc(parameters=[QUERY, SORT], responses={400: "BAD_REQUEST"})
 @blp.page(ProjectRowSchema)
@@ -70,8 +82,13 @@ def list_projects(username: str) -> dict[str, Any]:
     owner = users.find_for(me(), username)
     if owner is None:
         return page([], 0)
-    projects_of_owner = projects.list_projects(owner, query=request.args.get("query"), sort=request.args.get("sort"))
-    query = projects_of_owner.where(identity.readable_projects(me())).select(Project, User).join(User)
+    return _page_of_projects(
+        projects.list_projects(owner, query=request.args.get("query"), sort=request.args.get("sort"))
+    )
+
+
+def _page_of_projects(found: ModelSelect[Project]) -> dict[str, Any]:
+    query = found.where(identity.readable_projects(me())).select(Project, User).join(User)
     return page(project_rows(query.limit(limit()).offset(offset())), query.count())
 
 

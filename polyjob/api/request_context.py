@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from flask import Response, current_app, request
 
 from polyjob.auth import identity, permissions
+from polyjob.auth.roles import Role
 from polyjob.db.models import Build, Job, Project, User
-from polyjob.errors import Invalid
+from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.jobconfig.checks import move_pointers
 from polyjob.services import builds, jobs
 from polyjob.settings import Settings
@@ -42,10 +43,24 @@ def find_project(username: str, project_name: str, *, archived: bool = False) ->
     """Return the project in the path, if the user has the access to it that the view declares.
 
     An archived project counts as missing, unless `archived` is set. Raises NotFound if the user may not read the
-    project either, and Forbidden if the user may only read it.
+    project either, and Forbidden if the user has a lower role.
     """
-    to_write = request.endpoint is not None and permissions.needs_writer(request.endpoint)
-    return identity.find_project(me(), username, project_name, to_write=to_write, archived=archived)
+    role = permissions.role_for(request.endpoint) if request.endpoint else Role.READ
+    return identity.find_project(me(), username, project_name, role=role, archived=archived)
+
+
+def project_named(name: str | None) -> Project | None:
+    """Return the project that a body names by `user.project`, or by the name of one of the user's own; None for None.
+
+    Raises Invalid if there is none that the user may read.
+    """
+    if name is None:
+        return None
+    owner, dot, project = name.replace("/", ".").partition(".")
+    try:
+        return identity.find_project(me(), owner if dot else me().username, project if dot else owner)
+    except NotFound:
+        raise Invalid([Problem("/project", f"There is no project `{name}`.")]) from None
 
 
 def find_job(username: str, project_name: str, job_id: int) -> Job:

@@ -12,16 +12,16 @@ from polyjob.api.blueprint import Blueprint
 from polyjob.api.paging import page_of_query
 from polyjob.api.params import query_parameter
 from polyjob.api.request_body import read_body
-from polyjob.api.request_context import empty, me
+from polyjob.api.request_context import empty, me, project_named
 from polyjob.api.schemas.common import load_body
 from polyjob.api.schemas.tokens import MadeTokenSchema, TokenBody, TokenRowSchema
-from polyjob.auth import identity, users
+from polyjob.auth import users
 from polyjob.auth.permissions import Access, requires
 from polyjob.auth.scopes import Scope
 from polyjob.auth.tokens import LOGIN_TOKEN_NAME
 from polyjob.clock import now
-from polyjob.db.models import Project, Token
-from polyjob.errors import Forbidden, Invalid, NotFound, Problem
+from polyjob.db.models import Token
+from polyjob.errors import Forbidden, Invalid, Problem
 
 USER = query_parameter("user", "Name of another user; for administrators.", type="string")
 
@@ -76,7 +76,7 @@ def create_from_body(body: Mapping[str, Any]) -> Token:
         raise Forbidden(f"A token with the scope `{g.identity.scope}` cannot create one with the scope `{scope}`.")
     seconds = fields.get("expires_in")
     lifetime = _limit_lifetime(None if seconds is None else datetime.timedelta(seconds=seconds))
-    project = _find_project(fields.get("project"))
+    project = project_named(fields.get("project"))
     row, secret = users.create_token(me(), fields["name"], lifetime, scope=scope, project=project)
     row.token = secret
     return row
@@ -92,13 +92,3 @@ def _limit_lifetime(lifetime: datetime.timedelta | None) -> datetime.timedelta |
         return lifetime
     remaining: datetime.timedelta = creator.expires_at - now()
     return remaining if lifetime is None else min(remaining, lifetime)
-
-
-def _find_project(name: str | None) -> Project | None:
-    if name is None:
-        return None
-    owner, dot, project = name.replace("/", ".").partition(".")
-    try:
-        return identity.find_project(me(), owner if dot else me().username, project if dot else owner)
-    except NotFound:
-        raise Invalid([Problem("/project", f"There is no project `{name}`.")]) from None

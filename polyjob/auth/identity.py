@@ -1,15 +1,7 @@
-"""Identify the sender of a request, and decide which projects they can read and change.
+"""Identify the sender of a request, and find the projects that they can read and change.
 
-============================  ===============  ==============
-user                          private project  public project
-============================  ===============  ==============
-its owner, an administrator   read, write      read, write
-another user                  (404)            read
-not authenticated             (401)            (401)
-============================  ===============  ==============
-
-The scope and the project of a token restrict this further; `polyjob.auth.permissions` checks them. A job's own token
-acts for the user who created the job, and only on that job.
+`polyjob.auth.roles` says what a user may do in a project. The scope and the project of a token restrict this further;
+`polyjob.auth.permissions` checks them. A job's own token acts for the user who created the job, and only on that job.
 """
 
 from __future__ import annotations
@@ -24,6 +16,7 @@ from flask import g, has_request_context, request
 from peewee import Expression, PeeweeException
 
 from polyjob.auth import sessions
+from polyjob.auth.roles import Role, has_role, is_joined, may_read
 from polyjob.auth.scopes import Scope
 from polyjob.auth.sessions import CSRF_HEADER
 from polyjob.auth.tokens import JOB_TOKEN_PREFIX, digest, is_expired, job_uuid_of_token
@@ -53,21 +46,13 @@ NO_CREDENTIALS = "Authentication credentials were not provided."
 # Access to projects.
 
 
-def may_read(user: User, project: Project) -> bool:
-    return bool(project.is_public) or may_write(user, project)
-
-
-def may_write(user: User, project: Project) -> bool:
-    return bool(user.is_admin or project.user_id == user.id)
-
-
 def readable_projects(user: User) -> Expression:
     """Return the condition on projects that lists show to the user. Agrees with `may_read`."""
     listed = Project.deleted_at.is_null() & Project.archived_at.is_null()
     bound_id = bound_project_id()
     if bound_id is not None:
         listed &= Project.id == bound_id
-    return listed if user.is_admin else listed & ((Project.user == user) | Project.is_public)
+    return listed if user.is_admin else listed & (is_joined(user) | Project.is_public)
 
 
 def bound_project_id() -> int | None:
@@ -77,15 +62,15 @@ def bound_project_id() -> int | None:
 
 
 def find_project(
-    user: User | None, username: str, name: str, *, to_write: bool = False, archived: bool = False
+    user: User | None, username: str, name: str, *, role: Role = Role.READ, archived: bool = False
 ) -> Project:
     """Return a project, with its owner loaded, if the user has access to it.
 
-    * `to_write`: the user must be able to write to it.
+    * `role`: the user must have at least this role in it.
     * `archived`: also find it if it is archived.
 
-    Raises Unauthenticated without a user, NotFound if the user may not read the project, and Forbidden if the user may
-    only read it.
+    Raises Unauthenticated without a user, NotFound if the user may not read the project, and Forbidden if the user has
+    a lower role.
     """
     if user is None:
         raise Unauthenticated(NO_CREDENTIALS)
@@ -98,7 +83,7 @@ def find_project(
     if project.deleted_at is not None or (project.archived_at is not None and not archived):
         raise NotFound("Not found.")
     project.user = owner
-    if to_write and not may_write(user, project):
+    if not has_role(user, project, role):
         raise Forbidden("You do not have permission to perform this action.")
     return project
 
@@ -107,7 +92,7 @@ def access_check(project_id: int) -> Callable[[], bool]:
     """Return a function that checks whether the sender of this request may still read the project.
 
     It can be called at any later time and from any thread. It checks the user, the token or the session, and the
-    project, with three or four queries. Raises Unauthenticated if the request has no credentials.
+    project, with at most five queries. Raises Unauthenticated if the request has no credentials.
     """
     identity = current_identity()
     if identity is None:

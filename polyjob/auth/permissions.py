@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from flask import Flask, current_app
 
-from polyjob.auth.identity import Identity, may_read, may_write
+from polyjob.auth.identity import Identity
+from polyjob.auth.roles import Role, has_role
 from polyjob.auth.scopes import Scope
 from polyjob.db.models import Project
 from polyjob.errors import Forbidden
@@ -47,9 +48,9 @@ class Access(StrEnum):
         return _SCOPES.get(self, Scope.ADMIN)
 
     @property
-    def writes_to_project(self) -> bool:
-        """True if this access to a project and its content is only for users who may write to the project."""
-        return self in (Access.SUBMIT, Access.MANAGE)
+    def role(self) -> Role:
+        """The least role that a user needs in a project for this access to it and its content."""
+        return {Access.SUBMIT: Role.SUBMIT, Access.MANAGE: Role.MANAGE}.get(self, Role.READ)
 
     @property
     def is_for_all_projects(self) -> bool:
@@ -171,12 +172,12 @@ def may(endpoint: str, identity: Identity, project: Project) -> bool:
         return False
     if identity.project_id not in (None, project.id):
         return False
-    return (may_write if needs_writer(endpoint) else may_read)(identity.user, project)
+    return has_role(identity.user, project, role_for(endpoint))
 
 
-def needs_writer(endpoint: str) -> bool:
-    """Return whether only users who may write to a project may call the endpoint for it."""
-    return permission_of(endpoint).access.writes_to_project
+def role_for(endpoint: str) -> Role:
+    """Return the least role that a user needs in a project to call the endpoint for it."""
+    return permission_of(endpoint).access.role
 
 
 # The tables of docs/permissions.md.

@@ -16,7 +16,7 @@ from polyjob.auth.scopes import Scope
 from polyjob.auth.tokens import LOGIN_TOKEN_NAME, digest, new_token
 from polyjob.clock import now
 from polyjob.db.database import write
-from polyjob.db.models import Build, Job, Project, SignInLink, Token, Upload, User
+from polyjob.db.models import Build, InviteLink, Job, Member, Project, SignInLink, Token, Upload, User
 from polyjob.errors import Conflict, Forbidden, Invalid, NotFound, Problem
 from polyjob.services import audit
 
@@ -31,7 +31,7 @@ RESERVED_USERNAMES = frozenset({
     "admin", "api", "app", "archives", "audit", "bookmarks", "cluster", "docs", "health", "healthz", "help", "keys",
     "log_handler", "login", "logout", "metrics", "new-project", "nodes", "openapi", "password", "projects",
     "readyz", "searches", "settings", "sign-in", "sign-out", "static", "status", "submit", "superusers", "tokens",
-    "users", "v1", "versions", "webhooks", "ws",
+    "users", "v1", "versions", "ws",
 })
 # fmt: on
 """Names that cannot become usernames, because they are, or may become, the first segment of a route's path."""
@@ -69,24 +69,34 @@ def create(username: str, password: str | None = None, *, email: str | None = No
 
     Raises Invalid if the name is not valid or is taken, in any case of its letters, or if the password is too short.
     """
-    if not _USERNAME.match(username) or username.lower() in RESERVED_USERNAMES:
-        raise Invalid([Problem("/username", f"`{username}` is not a valid username.")])
-    if password is not None:
-        _refuse_short(password)
-    password_hash = None if password is None else hash_password(password)
+    password_hash = hash_new_password(username, password)
     with write("user"):
-        namesake = User.get_or_none(fn.LOWER(User.username) == username.lower())
-        if namesake is not None:
-            raise Invalid([Problem("/username", f"The user `{namesake.username}` already exists.")])
-        user = User.create(
-            username=username, email=email, password_hash=password_hash, is_admin=is_admin, created_at=now()
-        )
+        user = insert(username, password_hash, email=email, is_admin=is_admin)
         audit.record("create", user, is_admin=is_admin)
     return user
 
 
+def hash_new_password(username: str, password: str | None) -> str | None:
+    """Return the hash of the password of a new user. Raises Invalid if it is too short, or if the name is not valid."""
+    if not _USERNAME.match(username) or username.lower() in RESERVED_USERNAMES:
+        raise Invalid([Problem("/username", f"`{username}` is not a valid username.")])
+    if password is None:
+        return None
+    _refuse_short(password)
+    return hash_password(password)
+
+
+def insert(username: str, password_hash: str | None, *, email: str | None = None, is_admin: bool = False) -> User:
+    """Insert a user. Raises Invalid if the name is taken. Must be called inside `database.write`."""
+    namesake = User.get_or_none(fn.LOWER(User.username) == username.lower())
+    if namesake is not None:
+        raise Invalid([Problem("/username", f"The user `{namesake.username}` already exists.")])
+    columns = {"username": username, "email": email, "password_hash": password_hash, "is_admin": is_admin}
+    return User.create(**columns, created_at=now())
+
+
 def delete(user: User) -> None:
-    """Delete the user with all tokens and sessions.
+    """Delete the user with all tokens, sessions, roles in projects and invite links.
 
     A user who created jobs in the projects of others keeps a row without credentials, because those jobs refer to it.
     Raises Conflict if the user owns projects or is the last administrator.
@@ -102,6 +112,8 @@ def delete(user: User) -> None:
         _refuse_last_administrator(user)
         audit.record("delete", user)
         _revoke_all_access(user)
+        Member.delete().where(Member.user == user).execute()
+        InviteLink.delete().where(InviteLink.creator == user).execute()
         if any(table.select().where(table.user == user).exists() for table in (Job, Build, Upload)):
             columns = {"is_active": False, "is_admin": False, "password_hash": None, "email": None, "deleted_at": now()}
             User.update(**columns).where(User.id == user.id).execute()

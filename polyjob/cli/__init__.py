@@ -39,7 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "builds": ("builds", "List the builds of a project."),
     "audit": ("audit", "Show who changed a job, or all changes on the server."),
     "projects": ("projects", "List, show and change projects."),
-    "webhook": ("webhooks", "Send events of jobs to a URL."),
+    "members": ("members", "Share a project with other users."),
     "token": ("tokens", "Create, list and revoke tokens."),
     "user": ("users", "Manage users."),
     "slots": ("capacity", "Show and change how many jobs run at once."),

@@ -23,13 +23,12 @@ def projects() -> None:
 
 
 @projects.command()
-@click.option("--user", "-u", cls=OptionWithOldLetter, help="List the projects of this user.  [default: yourself]")
+@click.option("--user", "-u", cls=OptionWithOldLetter, help="List only the projects of this user.")
 @json_option
 def ls(user: str | None, is_json: bool) -> None:
-    """List projects, last changed first."""
+    """List the projects that you may read, last changed first."""
     with exit_on_error():
-        client = connect()
-        rows = list(client.items(f"/{user or client.me}", None))
+        rows = list(connect().items(f"/{user}" if user else "/projects", None))
     if is_json:
         print_json(rows)
         return

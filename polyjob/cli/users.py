@@ -8,8 +8,9 @@ import click
 
 from polyjob.cli.connect import connect
 from polyjob.cli.errors import exit_on_error
+from polyjob.cli.members import ROLES
 from polyjob.cli.options import json_option, yes_option
-from polyjob.cli.output import ago, print_json, print_table, say
+from polyjob.cli.output import ago, local_time, print_json, print_table, say
 
 
 @click.group()
@@ -56,6 +57,27 @@ def create(username: str, email: str | None, admin: bool, with_password: bool, i
         print_json(created)
     else:
         click.echo(created["username"])
+
+
+@user.command()
+@click.option("--project", "-p", metavar="PROJECT", help="Also give the new user a role in this project.")
+@click.option("--role", type=click.Choice(ROLES), help="The role.  [default: submit]")
+@json_option
+def invite(project: str | None, role: str | None, is_json: bool) -> None:
+    """Print a link with which a person chooses a username and a password; for administrators.
+
+    It works once, within three days.
+    """
+    if role and not project:
+        raise click.UsageError("`--role` needs `--project`.")
+    with exit_on_error():
+        body = {"project": project, "role": (role or "submit") if project else None}
+        created = connect().post("/users/invite", body)
+    if is_json:
+        print_json(created)
+    else:
+        click.echo(created["url"])
+        say(f"The link works once, until {local_time(created['expires_at'])}.")
 
 
 @user.command()

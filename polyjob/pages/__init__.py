@@ -3,10 +3,20 @@
 All content is escaped, nothing is loaded from other hosts, and every page works without JavaScript.
 """
 
-from polyjob.pages import actions, capacity, clone, show, sign_in, submission, tokens, webhooks  # noqa: F401 - `show` adds routes to `blp`
+from polyjob.pages import (
+    actions,
+    capacity,
+    clone,
+    project_settings,
+    show,  # noqa: F401 - it adds routes to `blp`
+    sign_in,
+    submission,
+    tokens,
+    users,
+)
 from polyjob.pages.blueprint import blp, error_page, template_folder
 
-for part in (sign_in, actions, clone, submission, tokens, webhooks, capacity):
+for part in (sign_in, actions, clone, submission, tokens, capacity, project_settings, users):
     blp.register_blueprint(part.blp)
 
 __all__ = ["blp", "error_page", "template_folder"]

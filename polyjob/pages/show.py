@@ -13,14 +13,12 @@ from polyjob.api.outputs import readable_outputs
 from polyjob.api.paging import root
 from polyjob.api.path_prefixes import BUILD, BUILDS, JOB, PROJECT
 from polyjob.api.request_context import find_build, find_job, find_project, me
-from polyjob.auth import permissions
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Job, Project, User
 from polyjob.errors import Conflict, NotFound
 from polyjob.pages import builds as build_pages
 from polyjob.pages import job_list, logs, outputs, projects, reference, status
 from polyjob.pages.blueprint import blp, render_with_etag
-from polyjob.pages.forms import require_identity
 from polyjob.pages.job_page import job_context
 from polyjob.pages.urls import api_url
 from polyjob.services import jobs
@@ -73,7 +71,6 @@ def _list_context(user: User, project: Project | None) -> dict[str, Any]:
         "page": page,
         "filters": filters,
         "base_url": root(),
-        "may_manage": project is not None and permissions.may("webhooks.list_webhooks", require_identity(), project),
         "example_project": None if page.jobs else _example_project(user, project),
     }
 

@@ -17,7 +17,8 @@ from polyjob.api.schemas.projects import ProjectBody
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions, sessions
 from polyjob.auth.permissions import Access, requires
-from polyjob.db.models import Project
+from polyjob.auth.roles import is_joined
+from polyjob.db.models import Project, User
 from polyjob.errors import Forbidden, Invalid, Problem, TooLarge, Unavailable
 from polyjob.jobconfig.checks import check_values, deserialize
 from polyjob.pages.form_upload import ReceivedForm, receive_form
@@ -70,7 +71,10 @@ def choose_project() -> AnyResponse:
 
 
 def _own_projects() -> list[Project]:
-    return list(projects.list_projects(me()).where(auth.readable_projects(me())))
+    """Return the projects that the user owns or is a member of, the user's own first."""
+    query = projects.list_projects(None).select(Project, User).join(User)
+    found = query.where(auth.readable_projects(me()), is_joined(me()))
+    return sorted(found, key=lambda project: project.user_id != me().id)
 
 
 @blp.get(f"{PROJECT}/submit")

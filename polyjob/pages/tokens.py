@@ -14,9 +14,10 @@ from polyjob.api.request_context import me
 from polyjob.auth import identity as auth
 from polyjob.auth import login, sessions, users
 from polyjob.auth.permissions import Access, requires
+from polyjob.auth.roles import is_joined
 from polyjob.auth.scopes import Scope
 from polyjob.auth.throttle import Throttled
-from polyjob.db.models import Token, User
+from polyjob.db.models import Project, Token, User
 from polyjob.errors import Conflict, Forbidden, Invalid
 from polyjob.pages.forms import STALE_FORM, Form, done, group_by_field, read_form, require_identity
 from polyjob.pages.urls import own_path
@@ -139,7 +140,8 @@ def _page(
     created: Token | None = None,
     is_for_command_line: bool = False,
 ) -> AnyResponse:
-    own_projects = projects.list_projects(me()).where(auth.readable_projects(me()))
+    found = projects.list_projects(None).select(Project, User).join(User)
+    joined = found.where(auth.readable_projects(me()), is_joined(me()))
     page = render_template(
         "tokens.html",
         form=form,
@@ -149,7 +151,7 @@ def _page(
         tokens=list(users.list_tokens(me()).limit(MAX_TOKENS_SHOWN)),
         scopes=SCOPES,
         lifetimes=LIFETIMES,
-        projects=[("", "all projects")] + [(project.unique_name, project.name) for project in own_projects],
+        projects=[("", "all projects")] + [(project.unique_name, project.unique_name) for project in joined],
         root=root(),
     )
     return make_response(page, status)

@@ -50,13 +50,15 @@ def create(user: User, attributes: Mapping[str, Any], settings: Settings) -> Pro
 
 
 def list_projects(
-    owner: User, *, archived: bool = False, query: str | None = None, sort: str | None = None
+    owner: User | None, *, archived: bool = False, query: str | None = None, sort: str | None = None
 ) -> ModelSelect[Project]:
-    """Return the owner's projects that match the query, sorted by `sort`; by default the last updated comes first.
+    """Return the projects of the owner, or of all users, that match the query, sorted by `sort`.
 
-    Raises Invalid for an invalid query or sort; see `polyjob.services.filters`.
+    By default the last updated comes first. Raises Invalid for an invalid query or sort; see
+    `polyjob.services.filters`.
     """
-    listed = (Project.user == owner, Project.deleted_at.is_null(), Project.archived_at.is_null(not archived))
+    listed = [Project.deleted_at.is_null(), Project.archived_at.is_null(not archived)]
+    listed += [] if owner is None else [Project.user == owner]
     conditions = parse_query(query, PROJECT_FIELDS, "project")
     return Project.select().where(*listed, *conditions).order_by(*parse_sort(sort, PROJECT_SORT_COLUMNS))
 

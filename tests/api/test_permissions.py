@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from polyjob.auth import permissions, sessions, users
+from polyjob.auth import members, permissions, sessions, users
 from polyjob.auth.permissions import Access, declared, refuse_undeclared, requires
+from polyjob.auth.roles import Role
 from polyjob.auth.scopes import Scope
 from polyjob.auth.tokens import job_token
 from polyjob.connections import BODY_IS_LATE
 from polyjob.db.database import database, write
 from polyjob.db.models import Build, Job, Meta, Project, Token, User
-from polyjob.services import builds, submission, webhooks
+from polyjob.services import builds, submission
 from polyjob.services.transitions import transition
 from polyjob.statuses import Status
 
@@ -40,18 +41,18 @@ BODIES = {
     "create_token": {"name": "new"},
     "set_password": {"password": "a long password"},
     "create_project": {"name": "new"},
-    "create_webhook": {"url": "https://example.org/"},
     "create_job": {"config": CONFIG},
     "create_build": {"config": {"build": {"image": "a"}}},
     "stop_jobs": {"ids": [1]},
     "delete_jobs": {"ids": [1]},
     "log_in": {"username": "ana", "password": "x"},
+    "add_member": {"username": "bob", "role": "read"},
 }
 
 
 def operations(app):
     """Yield (endpoint, method, path) of every operation of the API, with the ids of existing objects."""
-    ids = {"job_id": 1, "build_id": 1, "token_id": 1, "webhook_id": 1, "number": 1, "uuid": "0"}
+    ids = {"job_id": 1, "build_id": 1, "token_id": 1, "number": 1, "uuid": "0", "member": "eva"}
     ids |= {"username": "ana", "project_name": "demo"}
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith("/api/v1/") or rule.endpoint.startswith("health."):
@@ -147,15 +148,18 @@ def permission_of(app, endpoint):
     return declared(app.view_functions[endpoint])
 
 
+PROJECT_LISTS = ("create_project", "list_projects", "list_project_names", "list_all_projects")
+
+
 def expected(app, endpoint, method, caller):
     """Return the status that the caller gets. Written independently of the code under test."""
     permission = permission_of(app, endpoint)
     blueprint, view = endpoint.split(".")
     in_project = (
         (blueprint in ("jobs", "statuses", "logs", "streams", "outputs", "builds") and view != "list_all_jobs")
-        or (blueprint == "projects" and view not in ("create_project", "list_projects", "list_project_names"))
+        or (blueprint == "projects" and view not in PROJECT_LISTS)
+        or (blueprint == "members" and view != "invite_user")
         or endpoint == "audit.list_job_audit"
-        or (blueprint == "webhooks" and view != "list_server_deliveries")
     )
     if permission.access == "open":
         return OK
@@ -179,19 +183,23 @@ def expected(app, endpoint, method, caller):
         return NOT_FOUND
     if caller == "stranger to a public project" and in_project:
         return OK if permission.access in ("read", "bookmark") else FORBIDDEN
+    if caller.startswith("member to ") and in_project:
+        levels = ["read", "bookmark", "submit", "manage"]
+        highest = {"read": "bookmark"}.get(caller.removeprefix("member to "), caller.removeprefix("member to "))
+        return OK if levels.index(permission.access) <= levels.index(highest) else FORBIDDEN
     return OK
 
 
 CALLERS = [
     "nobody", "unknown token", "expired", "inactive", "job", "other job", "ended job", "read", "submit", "admin",
     "bound", "bound elsewhere", "administrator", "stranger", "stranger to a public project", "browser",
-    "browser without its token",
+    "browser without its token", "member to read", "member to submit", "member to manage",
 ]  # fmt: skip
 
 
 @pytest.fixture
 def app_with_runs(app, settings, user, project):
-    """The app. Ana has a stopped job, a running job, a queued job, a build and a webhook; bob owns nothing."""
+    """The app. Ana has a stopped job, a running job, a queued job and a build; bob owns nothing."""
     users.create("bob")
     for status in (Status.STOPPED, Status.RUNNING, Status.CREATED):
         job = submission.create(project, user, {"config": CONFIG, "name": f"job-{status}"}, settings)
@@ -200,7 +208,6 @@ def app_with_runs(app, settings, user, project):
                 transition(job, Status.SCHEDULED)
                 transition(job, status)
     builds.create(project, user, {"config": {"version": 1, "kind": "build", "build": {"image": "a"}}}, settings)
-    webhooks.create(project, user, "https://example.org/", None, settings)
     with write("test"):
         Build.update(status=Status.STOPPED, finished_at=Job.get_by_id(1).finished_at).execute()
     return app
@@ -241,6 +248,8 @@ def caller(app, who):
                 uuid="e" * 32, user=ana, name="other", is_public=False, created_at=demo.created_at,
                 updated_at=demo.created_at,
             )  # fmt: skip
+    if who.startswith("member to "):
+        members.set_role(demo, "bob", Role(who.removeprefix("member to ")))
     new_tokens = {
         "unknown token": lambda: "f" * 40,
         "expired": lambda: token(ana, lifetime=datetime.timedelta(seconds=-1)),
@@ -256,6 +265,7 @@ def caller(app, who):
         "administrator": lambda: token(users.create("eva", is_admin=True)),
         "stranger": lambda: token(bob),
         "stranger to a public project": lambda: token(bob),
+        **{f"member to {role}": lambda: token(bob) for role in Role},
     }
     client.headers = {"Authorization": f"token {new_tokens[who]()}"}
     if who == "inactive":
@@ -315,7 +325,7 @@ def test_refused_request_is_answered_before_its_body_arrives(app_with_runs, who)
 ALWAYS_MISSING = {
     "statuses.get_status", "builds.get_build_status", "logs.get_job_log", "projects.get_repository",
     "projects.download_code", "jobs.unbookmark_job", "builds.unbookmark_build", "projects.unbookmark_project",
-    "tokens.revoke_token", "outputs.file_of_outputs",
+    "tokens.revoke_token", "members.remove_member", "outputs.file_of_outputs",
 }  # fmt: skip
 """Operations on objects that the fixture does not have. They return 404 if they are allowed."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from polyjob.auth import identity, users
+from polyjob.auth.roles import Role
 from polyjob.db.database import write
 from polyjob.db.models import Project
 from polyjob.errors import Forbidden, NotFound
@@ -35,26 +36,26 @@ def test_access_depends_on_ownership_and_visibility(user, project, role, is_publ
         "nobody": lambda: None,
     }[role]()
 
-    def find(to_write):
-        return identity.find_project(viewer, "ana", "demo", to_write=to_write)
+    def find(needed):
+        return identity.find_project(viewer, "ana", "demo", role=needed)
 
     if rights is None:
-        for to_write in (False, True):
+        for needed in Role:
             with pytest.raises(identity.Unauthenticated):
-                find(to_write)
+                find(needed)
         return
     assert Project.select().where(identity.readable_projects(viewer)).exists() is (rights is not NOT_THERE)
     if rights is NOT_THERE:
-        for to_write in (False, True):
+        for needed in Role:
             with pytest.raises(NotFound):
-                find(to_write)
+                find(needed)
         return
-    assert find(False) == project
+    assert find(Role.READ) == project
     if rights is ONLY_READ:
         with pytest.raises(Forbidden):
-            find(True)
+            find(Role.SUBMIT)
     else:
-        assert find(True) == project
+        assert find(Role.MANAGE) == project
 
 
 def test_missing_project_is_not_found(user, project):

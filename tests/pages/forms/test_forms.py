@@ -63,8 +63,8 @@ def test_public_url_counts_as_own_origin(settings: Settings, eva: User) -> None:
 
 def test_every_form_needs_the_csrf_token(app: Flask, ana: Browser, project: Project) -> None:
     """The arguments in a path make no difference."""
-    ids = {"job_id": "1", "build_id": "1", "token_id": "1", "webhook_id": "1"}
-    arguments = ids | {"username": "ana", "project_name": "demo", "token": "x"}
+    ids = {"job_id": "1", "build_id": "1", "token_id": "1"}
+    arguments = ids | {"username": "ana", "project_name": "demo", "token": "x", "member": "bob"}
     token, count = ana.csrf(), 0
     before = (Job.select().count(), Token.select().count(), Project.select().count())
     for rule in app.url_map.iter_rules():
@@ -111,8 +111,8 @@ def test_refused_form_is_answered_before_it_arrives(
         "project_name": "demo",
         "job_id": 1,
         "build_id": 1,
-        "webhook_id": 1,
         "strategy": "copy",
+        "member": "bob",
     }
     rules = [rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith("pages.") and "POST" in rule.methods]
     project_rules = [rule for rule in rules if "project_name" in rule.arguments]

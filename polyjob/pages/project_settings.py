@@ -1,0 +1,113 @@
+"""The settings of a project: its name, description and visibility, and its members."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, make_response, render_template
+from werkzeug.wrappers import Response as AnyResponse
+
+from polyjob.api.path_prefixes import PROJECT
+from polyjob.api.problems import status_of
+from polyjob.api.request_context import find_project
+from polyjob.api.schemas.common import load_body
+from polyjob.api.schemas.members import MemberBody
+from polyjob.api.schemas.projects import ProjectChangeBody
+from polyjob.auth import identity as auth
+from polyjob.auth import members, permissions
+from polyjob.auth.permissions import Access, requires
+from polyjob.auth.roles import Role
+from polyjob.db.models import Project
+from polyjob.errors import Conflict, Invalid
+from polyjob.pages.forms import STALE_FORM, Form, done, group_by_field, read_form
+from polyjob.pages.urls import page_url, project_url
+from polyjob.services import projects
+
+ROLES = [
+    (str(Role.SUBMIT), "submit: submit, stop and view jobs"),
+    (str(Role.READ), "read: view jobs, change nothing"),
+    (str(Role.MANAGE), "manage: everything that the owner may do"),
+]
+SETTINGS = f"{PROJECT}/settings"
+
+blp = Blueprint("project_settings", __name__)
+
+
+@blp.app_template_global()
+def may_manage(project: Project) -> bool:
+    identity = auth.current_identity()
+    return identity is not None and permissions.may("members.add_member", identity, project)
+
+
+@blp.get(SETTINGS)
+@requires(Access.MANAGE)
+def project_settings(username: str, project_name: str) -> AnyResponse:
+    return _page(find_project(username, project_name))
+
+
+@blp.post(SETTINGS)
+@requires(Access.MANAGE)
+def change_project(username: str, project_name: str) -> AnyResponse:
+    project, form = find_project(username, project_name), read_form(keep_stale=True)
+    if form.is_stale:
+        return _page(project, form, {"": [STALE_FORM]}, 403)
+    body = {
+        "name": form.word("name") or None,
+        "description": form.text("description").strip() or None,
+        "is_public": form.text("access") == "public",
+    }
+    try:
+        changed = projects.update(project, load_body(ProjectChangeBody(), body))
+    except Invalid as error:
+        return _page(find_project(username, project_name), form, _errors(error), 400)
+    return done(f"{project_url(changed)}/settings", "The project was changed.")
+
+
+@blp.post(f"{SETTINGS}/members")
+@requires(Access.MANAGE)
+def add_member(username: str, project_name: str) -> AnyResponse:
+    """Add a user, or change the role of a member."""
+    project, form = find_project(username, project_name), read_form(keep_stale=True)
+    if form.is_stale:
+        return _page(project, form, {"": [STALE_FORM]}, 403)
+    try:
+        body = load_body(MemberBody(), {"username": form.word("username"), "role": form.word("role")})
+        member = members.set_role(project, body["username"], Role(body["role"]))
+    except (Invalid, Conflict) as error:
+        errors = _errors(error) if isinstance(error, Invalid) else {"username": [str(error)]}
+        return _page(project, form, errors, status_of(error))
+    message = f"{member.user.username} has the role {member.role} now."
+    return done(f"{project_url(project)}/settings", message)
+
+
+@blp.post(f"{SETTINGS}/members/<member>/remove")
+@requires(Access.MANAGE)
+def remove_member(username: str, project_name: str, member: str) -> AnyResponse:
+    project = find_project(username, project_name)
+    read_form()
+    members.remove(project, member)
+    path = f"{project_url(project)}/settings" if may_manage(project) else page_url("pages.all_jobs")
+    return done(path, f"{member} is not a member any more.")
+
+
+def _errors(error: Invalid) -> dict[str, list[str]]:
+    return group_by_field(error.problems, lambda pointer: pointer.strip("/").partition("/")[0])
+
+
+def _page(
+    project: Project, form: Form | None = None, errors: dict[str, list[str]] | None = None, status: int = 200
+) -> AnyResponse:
+    page = render_template(
+        "project_settings.html",
+        project=project,
+        form=form or Form(_fields(project)),
+        errors=errors or {},
+        members=list(members.list_members(project)),
+        roles=ROLES,
+    )
+    return make_response(page, status)
+
+
+def _fields(project: Project) -> dict[str, Any]:
+    access = "public" if project.is_public else "private"
+    return {"name": project.name, "description": project.description or "", "access": access}

@@ -1,0 +1,107 @@
+"""The users of the server, for administrators; and the page of an invite link, on which a person creates an account."""
+
+from __future__ import annotations
+
+from flask import Blueprint, make_response, render_template, request
+from werkzeug.wrappers import Response as AnyResponse
+
+from polyjob.api.members import create_invite, invite_url
+from polyjob.api.problems import status_of
+from polyjob.api.schemas.common import load_body
+from polyjob.api.schemas.members import InviteBody
+from polyjob.auth import invites, sessions, users
+from polyjob.auth.permissions import Access, requires
+from polyjob.db.models import InviteLink
+from polyjob.errors import Forbidden, Invalid, NotFound
+from polyjob.pages.forms import STALE_FORM, Form, done, group_by_field, read_form
+from polyjob.pages.project_settings import ROLES
+from polyjob.pages.urls import page_url, project_url
+
+MAX_USERS_SHOWN = 500
+INVALID_INVITE = "It was already used, has expired, or was withdrawn. Ask the administrator for another one."
+
+blp = Blueprint("users", __name__)
+
+
+@blp.get("/users")
+@requires(Access.ADMINISTRATOR)
+def list_users() -> AnyResponse:
+    return _page(Form())
+
+
+@blp.post("/users/invite")
+@requires(Access.ADMINISTRATOR)
+def invite_user() -> AnyResponse:
+    """Create an invite link and show it. It is not shown again."""
+    form = read_form(keep_stale=True)
+    if form.is_stale:
+        return _page(form, {"": [STALE_FORM]}, 403)
+    project = form.word("project") or None
+    try:
+        body = {"project": project, "role": form.word("role") or None if project else None}
+        link = create_invite(load_body(InviteBody(), body))
+    except (Invalid, Forbidden) as error:
+        problems = getattr(error, "problems", [])
+        errors = group_by_field(problems, lambda pointer: pointer.strip("/")) if problems else {"": [str(error)]}
+        return _page(form, errors, status_of(error))
+    return _page(Form(), status=201, link=link)
+
+
+def _page(
+    form: Form, errors: dict[str, list[str]] | None = None, status: int = 200, *, link: InviteLink | None = None
+) -> AnyResponse:
+    page = render_template(
+        "users.html",
+        form=form,
+        errors=errors or {},
+        users=list(users.list_users().limit(MAX_USERS_SHOWN)),
+        roles=ROLES,
+        link=link,
+        invite_url=invite_url(link) if link else None,
+    )
+    return make_response(page, status)
+
+
+# The page of an invite link.
+
+
+@blp.get("/users/invite/<token>")
+@requires(Access.OPEN)
+def invite_form(token: str) -> AnyResponse:
+    """Show the form for a new account. Opening a link does not use it up."""
+    return _invite_page(token, Form())
+
+
+@blp.post("/users/invite/<token>")
+@requires(Access.OPEN)
+def accept_invite(token: str) -> AnyResponse:
+    """Create the account, and sign the person in."""
+    form = read_form(keep_stale=True)
+    if form.is_stale:
+        return _invite_page(token, form, {"": [STALE_FORM]}, 403)
+    password, repeated = (form.fields.get(name, "") for name in ("password", "again"))
+    missing = [name for name in ("username", "password") if not form.fields.get(name)]
+    if missing:
+        return _invite_page(token, form, {name: ["This field is required."] for name in missing}, 400)
+    if password != repeated:
+        return _invite_page(token, form, {"again": ["The passwords do not match."]}, 400)
+    link = invites.find_invite(token)
+    try:
+        user = invites.accept_invite(token, form.word("username"), password, request.remote_addr)
+    except NotFound:
+        return _invite_page(token, form)
+    except Invalid as error:
+        errors = group_by_field(error.problems, lambda pointer: pointer.strip("/"))
+        return _invite_page(token, form, errors, 400)
+    sessions.sign_in(user)
+    path = project_url(link.project) if link and link.project else page_url("pages.all_jobs")
+    return done(path, f"Welcome, {user.username}. Your account was created.")
+
+
+def _invite_page(token: str, form: Form, errors: dict[str, list[str]] | None = None, status: int = 200) -> AnyResponse:
+    link = invites.find_invite(token)
+    if link is None:
+        page = render_template("message.html", title="Invalid invite link", text=INVALID_INVITE)
+        return make_response(page, 410 if status == 200 else status)
+    page = render_template("invite.html", link=link, form=form, errors=errors or {}, next="")
+    return make_response(page, status)

@@ -1,0 +1,141 @@
+"""The settings of a project, the users of the server, and the page of an invite link."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from polyjob.auth import invites, members, users
+from polyjob.auth.roles import Role
+from polyjob.db.database import write
+from polyjob.db.models import InviteLink, Member, Project, User
+from tests.pages.helpers import EVIL, read, sign_in
+
+SETTINGS = "/ana/demo/settings"
+
+
+@pytest.fixture
+def bob(visitor: FlaskClient, user: User) -> FlaskClient:
+    client = visitor.application.test_client()
+    sign_in(client, users.create("bob"))
+    return client
+
+
+def send(client: FlaskClient, page: str, path: str, **fields: str) -> TestResponse:
+    """Submit a form of a page."""
+    csrf_token = re.search(r'name="csrf_token" value="(\w+)"', client.get(page).text)
+    assert csrf_token
+    sent = {"csrf_token": csrf_token.group(1)} | fields
+    return client.post(path, data=sent, headers={"Origin": "http://localhost"})
+
+
+def test_owner_adds_and_removes_members(client: FlaskClient, project: Project, bob: FlaskClient) -> None:
+    assert SETTINGS in read(client, "/ana/demo").links
+    read(bob, "/ana/demo", 404)
+    assert send(client, SETTINGS, f"{SETTINGS}/members", username="bob", role="submit").status_code == 303
+    assert "bobsubmit" in re.sub(r"\s", "", read(client, SETTINGS).text)
+    assert SETTINGS not in read(bob, "/ana/demo").links
+    assert "/ana/demo/submit" in read(bob, "/ana/demo").links
+    assert "/ana/demo" in read(bob, "/projects").links
+    read(bob, SETTINGS, 403)
+    assert send(client, SETTINGS, f"{SETTINGS}/members/bob/remove").status_code == 303
+    read(bob, "/ana/demo", 404)
+
+
+def test_member_chooses_among_their_projects(client: FlaskClient, project: Project, bob: FlaskClient) -> None:
+    members.set_role(project, "bob", Role.SUBMIT)
+    assert bob.get("/submit").location == "/ana/demo/submit"
+    assert "ana.demo" in bob.get("/keys").text
+
+
+def test_manager_can_leave(project: Project, bob: FlaskClient) -> None:
+    members.set_role(project, "bob", Role.MANAGE)
+    assert send(bob, SETTINGS, f"{SETTINGS}/members/bob/remove").location == "/"
+    assert Member.select().count() == 0
+
+
+def test_project_is_changed(client: FlaskClient, project: Project) -> None:
+    answer = send(client, SETTINGS, SETTINGS, name="new", description=EVIL, access="public")
+    assert answer.location == "/ana/new/settings"
+    changed = Project.get()
+    assert (changed.name, changed.description, changed.is_public) == ("new", EVIL, True)
+    assert "script" not in read(client, "/ana/new/settings").tags
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "name"),
+    [
+        (f"{SETTINGS}/members", {"username": "nobody", "role": "read"}, "username"),
+        (f"{SETTINGS}/members", {"username": "ana", "role": "x"}, "role"),
+        (f"{SETTINGS}/members", {"username": "", "role": "read"}, "username"),
+        (SETTINGS, {"name": "a b", "access": "private"}, "name"),
+        (SETTINGS, {"name": "jobs", "access": "private"}, "name"),
+    ],
+)
+def test_error_is_shown_beside_its_field(
+    client: FlaskClient, project: Project, path: str, fields: dict[str, str], name: str
+) -> None:
+    answer = send(client, SETTINGS, path, **fields)
+    assert answer.status_code == 400
+    assert f'id="{name}-error"' in answer.text
+
+
+class TestInvites:
+    @pytest.fixture
+    def admin(self, client: FlaskClient, user: User) -> FlaskClient:
+        with write("test"):
+            User.update(is_admin=True).where(User.id == user.id).execute()
+        return client
+
+    def path_of_link(self, html: str) -> str:
+        found = re.search(r"http://localhost(/users/invite/\w+)", html)
+        assert found
+        return found[1]
+
+    def test_users_page_is_for_administrators(self, client: FlaskClient) -> None:
+        read(client, "/users", 403)
+
+    def test_invited_person_chooses_name_and_password(self, admin: FlaskClient, project: Project) -> None:
+        assert "/users" in read(admin, "/status").links
+        answer = send(admin, "/users", "/users/invite", project="ana/demo", role="submit")
+        assert answer.status_code == 201
+        path, person = self.path_of_link(answer.text), admin.application.test_client()
+        assert "to the project ana/demo with the role submit" in read(person, path).text
+        fields = {"username": "zoe", "password": "a long password", "again": "a long password"}
+        assert send(person, path, path, **fields).location == "/ana/demo"
+        assert "Welcome, zoe" in read(person, "/ana/demo").text
+        assert "Invalid invite link" in read(admin.application.test_client(), path, 410).text
+        assert "zoe" in read(admin, "/users").text
+
+    def test_link_is_not_used_up_by_looking_at_it(self, admin: FlaskClient, user: User) -> None:
+        path = f"/users/invite/{invites.create_invite(user).token}"
+        person = admin.application.test_client()
+        for method in ("HEAD", "GET", "GET"):
+            assert person.open(path, method=method).status_code == 200
+        assert InviteLink.select().count() == 1
+
+    @pytest.mark.parametrize(
+        ("fields", "name"),
+        [
+            ({"username": "", "password": "a long password", "again": "a long password"}, "username"),
+            ({"username": "ana", "password": "a long password", "again": "a long password"}, "username"),
+            ({"username": "zoe", "password": "short", "again": "short"}, "password"),
+            ({"username": "zoe", "password": "a long password", "again": "another"}, "again"),
+        ],
+    )
+    def test_error_is_shown_beside_its_field(
+        self, admin: FlaskClient, user: User, fields: dict[str, str], name: str
+    ) -> None:
+        path = f"/users/invite/{invites.create_invite(user).token}"
+        answer = send(admin.application.test_client(), path, path, **fields)
+        assert answer.status_code == 400
+        assert f'id="{name}-error"' in answer.text
+        assert User.select().count() == 1
+        assert InviteLink.select().count() == 1
+
+    def test_unknown_project_is_shown_beside_its_field(self, admin: FlaskClient) -> None:
+        answer = send(admin, "/users", "/users/invite", project="ana/none", role="submit")
+        assert (answer.status_code, 'id="project-error"' in answer.text) == (400, True)
