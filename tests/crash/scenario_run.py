@@ -26,7 +26,7 @@ import runners.fake
 import runners.kubernetes.runner
 import runners.process.runner
 from polyjob.clock import Clock
-from polyjob.db.models import Build, Job, Meta, Project, User
+from polyjob.db.models import PENDING, Build, Delivery, Job, Meta, Project, User
 from polyjob.engine import backends, cleanup
 from polyjob.engine.call_pools import Calls
 from polyjob.engine.clearing import leftovers
@@ -34,7 +34,8 @@ from polyjob.engine.context import Context
 from polyjob.engine.reconciler import Engine
 from polyjob.jobconfig.validation import load_config
 from polyjob.server.bootstrap import prepare_data_dir
-from polyjob.services import cloning, jobs, projects, submission
+from polyjob.services import cloning, jobs, projects, submission, webhooks
+from polyjob.services.outbox import EVENTS
 from polyjob.services.specs import runner_settings
 from polyjob.settings import read_settings
 from polyjob.storage.store import Store
@@ -47,6 +48,8 @@ TIMEOUT_SECONDS = 150.0
 PASS_PAUSE_SECONDS = 0.05
 CLUSTER = ("POLYJOB_KUBE_", "POLYJOB_REGISTRY", "POLYJOB_BUILDER_")
 """Prefixes of the variables that name the cluster."""
+RECEIVER = "POLYJOB_TEST_RECEIVER"
+"""Variable with the URL of the receiver of webhooks."""
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -60,7 +63,7 @@ class ScenarioRun:
         cluster_variables = {name: value for name, value in os.environ.items() if name.startswith(CLUSTER)}
         self.settings = read_settings(
             cluster_variables, data_dir=folder / "data", runner=runner, python=python_without_pip(folder),
-            slots=4, disk_low=0, port=1, build_slots=2,
+            slots=4, disk_low=0, port=1, build_slots=2, notify_private=True,
         )  # fmt: skip
         prepare_data_dir(self.settings)
         self.store = Store(self.settings.data_dir)
@@ -87,16 +90,26 @@ class ScenarioRun:
         projects.store_upload(self.project, self.user, data, self.settings)
         self.project = Project.get_by_id(self.project.id)
 
-    def submit(self, name: str, config: dict[str, Any]) -> None:
+    def submit(self, name: str, config: dict[str, Any], notify: str | None = None) -> None:
         if not self.is_accepted(name):
             loaded = load_config({"version": 1, "kind": "job", **config})
-            submission.create(self.project, self.user, {"name": name, "config": loaded}, self.settings)
+            attributes = {"name": name, "config": loaded, "notify": notify}
+            submission.create(self.project, self.user, attributes, self.settings)
             self.remember(name)
 
     def clone(self, name: str, strategy: str, source: str) -> None:
         if not self.is_accepted(name):
             cloning.clone(self.job(source), self.user, strategy, {"config": {"name": name}}, self.settings)
             self.remember(name)
+
+    @property
+    def receiver(self) -> str:
+        """The URL of a receiver for this data folder."""
+        return f"{os.environ[RECEIVER]}/{self.folder.name}"
+
+    def add_webhook(self) -> None:
+        if not webhooks.list_webhooks(self.project).exists():
+            webhooks.create(self.project, self.user, self.receiver, EVENTS, self.settings)
 
     def stop(self, name: str) -> None:
         jobs.request_stop(self.job(name), self.user, self.settings)
@@ -147,6 +160,8 @@ class ScenarioRun:
         self.until(lambda: not Job.select().where(Job.finished_at.is_null()).exists())
         self.until(lambda: not Job.select().where(Job.deleted_at.is_null(False)).exists())
         self.until(lambda: not Build.select().where(Build.finished_at.is_null()).exists())
+        self.until(lambda: not Delivery.select().where(PENDING).exists())
+        (self.folder / "deliveries").write_text("".join(f"{row.uuid}\n" for row in Delivery.select()))
         self.engine.run_pass()
         self.until(lambda: not self.engine.context.calls.is_busy(("sweep", 0)))
         runner = self.engine.backends.runner(self.runner)
@@ -155,6 +170,7 @@ class ScenarioRun:
         return {
             "jobs": {job.name or f"retry {job.retry_number}": self._of(job) for job in Job.select()},
             "builds": sorted(str(build.status) for build in Build.select()),
+            "events": sorted((row.event, row.job["name"], row.error or "") for row in Delivery.select()),
             "left": sorted([*leftover_files(self.settings.data_dir, known), *runner.inventory()]),
         }
 

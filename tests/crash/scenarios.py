@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from polyjob.db.models import Build, Job
+from polyjob.db.models import PENDING, Build, Delivery, Job
 
 if TYPE_CHECKING:
     from tests.crash.scenario_run import ScenarioRun
@@ -77,7 +77,22 @@ def chained(run_: ScenarioRun) -> None:
     run_.until(lambda: not Job.select().where(Job.finished_at.is_null()).exists())
 
 
-SCENARIOS = {scenario.__name__: scenario for scenario in (whole, failing, ended, unbuilt, chained, served, halted)}
+def told(run_: ScenarioRun) -> None:
+    """A webhook of the project and one of a job: of a success, a failure and a stop."""
+    run_.add_webhook()
+    run_.submit("good", _config(run_, "good"), notify=run_.receiver)
+    run_.until_done("good")  # after a failure it would be fixed
+    run_.submit("bad", _config(run_, "bad", code=3))
+    run_.submit("stopped", _config(run_, "stopped", stubborn=True))
+    run_.until_running("stopped")
+    run_.stop("stopped")
+    run_.until_done("bad", "stopped")
+    run_.until(lambda: not Delivery.select().where(PENDING).exists())
+
+
+SCENARIOS = {
+    scenario.__name__: scenario for scenario in (whole, failing, ended, unbuilt, chained, served, halted, told)
+}
 
 
 def _config(

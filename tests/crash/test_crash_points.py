@@ -18,8 +18,9 @@ import pytest
 from tests.require import is_long_run, require_root
 from tests.runners.docker_engine import remove_engine_objects
 from tests.simulators.kubernetes.remote import start as start_cluster
+from tests.simulators.webhook_receiver import Receiver
 
-from .scenario_run import ForkServer, inspect, play
+from .scenario_run import RECEIVER, ForkServer, inspect, play
 from .start_counts import ContainerStarts, PodStarts, cluster_settings
 
 PARALLEL_WALKS = 2
@@ -34,6 +35,7 @@ POINTS_OF_SCENARIO = {
         "stop", "term", "timeout", "delete", "erase", "exit", "terminal", "call-stop", "call-finish", "call-erase",
     },
     "unbuilt": {"stop", "cancel", "call-build"},
+    "told": {"webhook", "accept", "running", "exit", "terminal", "stop", "delivered", "call-deliver"},
     "chained": {"exit", "terminal", "release", "claim", "call-inputs", "call-start"},
 }  # fmt: skip
 """The points of a scenario at which to die; None for all that it passes.
@@ -72,6 +74,7 @@ EXPECTED_RUNS: dict[str, dict[str, dict[str, int] | list[int]]] = {
     "process": {
         "whole": {"runs-one": 3}, "failing": {"runs-bad": 1},
         "ended": {"runs-stopped": 1, "runs-late": 1, "runs-deleted": 1}, "chained": {"runs-flaky": 2},
+        "told": {"runs-good": 1, "runs-bad": 1, "runs-stopped": 1},
     },
     "docker": {"whole": [1, 1, 1], "failing": [1], "ended": [1, 1, 1], "chained": [1, 1], "served": [1], "halted": [1]},
     "kubernetes": {"whole": [1, 1, 1], "failing": [1], "ended": [1, 1, 1], "chained": [1, 1]},
@@ -94,22 +97,28 @@ def runs(folder: Path, starts: ContainerStarts | PodStarts | None) -> dict[str, 
 
 @pytest.mark.parametrize(
     ("runner", "scenario"),
-    [(runner, scenario) for runner in ("fake", "process", "docker", "kubernetes") for scenario in POINTS_OF_SCENARIO]
+    [
+        (runner, scenario)
+        for runner in ("fake", "process", "docker", "kubernetes")
+        for scenario in POINTS_OF_SCENARIO
+        if runner in ("fake", "process") or scenario != "told"  # it does not involve a backend
+    ]
     + [("docker", name) for name in CALLS_OF_SCENARIO],
 )
 def test_death_at_a_crash_point_does_not_change_the_outcome(request, runner, scenario, tmp_path):
     with contextlib.ExitStack() as stack:
         starts: ContainerStarts | PodStarts | None = None
-        environment = {}
+        receiver = stack.enter_context(Receiver())
+        environment = {RECEIVER: receiver.url}
         if runner == "docker":
             request.getfixturevalue("images")
             starts = stack.enter_context(ContainerStarts())
         if runner == "kubernetes":
             require_root()
             cluster = stack.enter_context(start_cluster(tmp_path / "cluster"))
-            environment = stack.enter_context(cluster_settings(cluster))
+            environment |= stack.enter_context(cluster_settings(cluster))
             starts = PodStarts(cluster)
-        walk(runner, scenario, tmp_path, starts, environment)
+        walk(runner, scenario, tmp_path, starts, environment, receiver)
 
 
 def points_of(runner: str, scenario: str, passed: list[str]) -> list[str]:
@@ -123,8 +132,8 @@ def points_of(runner: str, scenario: str, passed: list[str]) -> list[str]:
     points = [point for point in passed if not point.startswith("engine-")]
     names = {point.partition(":")[0] for point in points}
     assert names >= (POINTS_OF_SCENARIO[scenario] or REQUIRED_POINTS)
-    if scenario == "whole" and runner in ("fake", "process"):
-        return points
+    if scenario in ("whole", "told") and runner in ("fake", "process"):
+        return [point for point in points if point.partition(":")[0] in (POINTS_OF_SCENARIO[scenario] or names)]
     walked = POINTS_OF_SCENARIO[scenario] or names - LOCAL
     return [point for point in points if point.partition(":")[0] in walked and not point.endswith(":before")]
 
@@ -138,8 +147,19 @@ def is_optional(point: str) -> bool:
     return point.partition(":")[0] in OPTIONAL_POINTS or point.startswith(("engine-GET", "engine-HEAD"))
 
 
+def received_ids(receiver: Receiver, folder: Path) -> set[str]:
+    """Return the ids of the events that were sent for a data folder."""
+    requests = [request for request in receiver.received if request.path.endswith(f"/{folder.name}")]
+    return {request.headers["webhook-id"] for request in requests}
+
+
 def walk(
-    runner: str, scenario: str, tmp_path: Path, starts: ContainerStarts | PodStarts | None, environment: dict[str, str]
+    runner: str,
+    scenario: str,
+    tmp_path: Path,
+    starts: ContainerStarts | PodStarts | None,
+    environment: dict[str, str],
+    receiver: Receiver,
 ) -> None:
     undisturbed = tmp_path / "calm"
     undisturbed.mkdir()
@@ -164,6 +184,8 @@ def walk(
             return f"{point}: {actual} instead of {expected}"
         if runs(folder, starts) != runs(undisturbed, starts):
             return f"{point}: ran {runs(folder, starts)} times"
+        if received_ids(receiver, folder) != set((folder / "deliveries").read_text().split()):
+            return f"{point}: the receiver did not get every event with its id"
         if isinstance(starts, ContainerStarts):
             remove_engine_objects((folder / "installation").read_text())
         return None
