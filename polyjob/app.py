@@ -54,6 +54,7 @@ from polyjob.db.models import Meta
 from polyjob.errors import NotFound, PolyjobError, Unavailable
 from polyjob.logs.watcher import EXTENSION, Watcher
 from polyjob.pages.forms import NOT_SIGNED_IN, local_path
+from polyjob.routing import LazyRule
 from polyjob.services.audit import set_actor
 from polyjob.settings import Settings
 
@@ -72,6 +73,8 @@ class IdConverter(IntegerConverter):
 
 class Application(Flask):
     """The Flask application. No view or hook of it is a coroutine."""
+
+    url_rule_class = LazyRule
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         return func

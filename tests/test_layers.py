@@ -44,7 +44,7 @@ MAY_IMPORT = {
     },
     "polyjob.app": {
         *("polyjob.pages", "polyjob.api", "polyjob.auth", "polyjob.services", "polyjob.logs", "polyjob.db"),
-        "polyjob.connections",
+        *("polyjob.connections", "polyjob.routing"),
     },
     "polyjob.pages": {
         *("polyjob.api", "polyjob.auth", "polyjob.services", "polyjob.logs", "polyjob.jobconfig"),
@@ -65,6 +65,7 @@ MAY_IMPORT = {
     "polyjob.db": {"polyjob.storage.reserve"},
     "polyjob.storage": {"runners.common.trees"},
     "polyjob.connections": set(),
+    "polyjob.routing": set(),
     "runners": {"runners.registry"},
     "runners.process": {"runners.common", "runners.machine_faults"},
     "runners.docker": {"runners.common", "runners.machine_faults"},
