@@ -38,6 +38,7 @@ from polyjob.api import (
     tokens,
     users,
     versions,
+    webhooks,
 )
 from polyjob.api.blueprint import make_api, refuse_misspelled
 from polyjob.api.compression import compress
@@ -156,6 +157,7 @@ def _register_blueprints(app: Flask) -> None:
         members,
         tokens,
         audit,
+        webhooks,
         cluster,
         versions,
     ):

@@ -139,11 +139,13 @@ def open_wake_up_fifo(data_dir: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
-def drain_wake_ups(descriptor: int) -> None:
-    """Read all waiting wake-ups from a FIFO or pipe."""
+def drain_wake_ups(descriptor: int) -> bool:
+    """Read all waiting wake-ups from a FIFO or pipe. Return whether there was one."""
+    was_woken = False
     with contextlib.suppress(BlockingIOError):
         while os.read(descriptor, 4096):
-            pass
+            was_woken = True
+    return was_woken
 
 
 # The engine's reports.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from polyjob.webhook_urls import parse_url
 from runners.kubernetes.options import read_resources
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -124,6 +126,19 @@ def read_address(value: str) -> str:
     return match["origin"].lower() + match["path"]
 
 
+def read_webhook_url(value: str) -> str:
+    if value:
+        parse_url(value)
+    return value
+
+
+def read_webhook_secret(value: str) -> str:
+    key = base64.b64decode(value.removeprefix("whsec_"), validate=True)
+    if value and not (value.startswith("whsec_") and 24 <= len(key) <= 64):
+        raise ValueError
+    return value
+
+
 Reader = Callable[[str], Any]
 
 KINDS: dict[Reader, str] = {
@@ -141,4 +156,6 @@ KINDS: dict[Reader, str] = {
     read_resources: "words such as `limits.cpu=200m`, or `none`",
     read_file: "the path of a file",
     read_address: "`http://` or `https://`, a host, and possibly a path",
+    read_webhook_url: "a URL that begins with `http://` or `https://`",
+    read_webhook_secret: "`whsec_` and 24 to 64 bytes in Base64",
 }

@@ -29,6 +29,8 @@ from polyjob.setting_values import (
     read_size,
     read_slots,
     read_text,
+    read_webhook_secret,
+    read_webhook_url,
     read_words,
     read_yes_no,
 )
@@ -153,6 +155,22 @@ class Settings:
         "Days after which an archived job, build or project is deleted with its files; 0 = never.",
     )
     audit_days: int = _setting(read_positive, "365", "Retention of the audit trail, in days.")
+    notify_url: str = _setting(
+        read_webhook_url,
+        "",
+        "URL that receives the events `failed` and `fixed` of all jobs; see [webhooks](webhooks.md). It may have a "
+        "private address.",
+        "none",
+    )
+    notify_secret: str = _setting(
+        read_webhook_secret, "", "Key that signs what is sent to `POLYJOB_NOTIFY_URL`.", "none: not signed"
+    )
+    notify_private: bool = _setting(
+        read_yes_no,
+        "no",
+        "Whether users may have webhooks at private addresses, such as those of this machine and its network. They "
+        "see the beginning of the responses.",
+    )
     job_env: tuple[str, ...] = _setting(
         read_words,
         "PATH HOME USER LANG LC_* TZ TMPDIR SSL_CERT_* REQUESTS_CA_BUNDLE PIP_* *_proxy *_PROXY",

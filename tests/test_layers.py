@@ -24,6 +24,7 @@ BASE = {
     "polyjob.setting_values",
     "polyjob.settings",
     "polyjob.statuses",
+    "polyjob.webhook_urls",
     "runners.base",
     "runners.capabilities",
     "runners.kubernetes.options",

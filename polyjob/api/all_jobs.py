@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from flask import Response
 
 from polyjob.api.jobs import blp
-from polyjob.api.list_queries import page_of_all_jobs
-from polyjob.api.list_rows import Item, job_items
+from polyjob.api.list_queries import job_items, page_of_all_jobs
 from polyjob.api.schemas.jobs import JobOfAnyProjectSchema
 from polyjob.auth.permissions import Access, requires
 from polyjob.services import job_queue
+from polyjob.services.list_rows import Item
 from polyjob.statuses import Status
 
 

@@ -9,7 +9,7 @@ from flask import Response, jsonify, request
 from peewee import ModelSelect
 
 from polyjob.api.bookmarks import blp, own_or_any_for_administrators
-from polyjob.api.list_rows import ToItems, build_items, job_items
+from polyjob.api.list_queries import ToItems, build_items, job_items
 from polyjob.api.paging import limit, offset, page
 from polyjob.api.params import query_parameter
 from polyjob.api.projects import project_items

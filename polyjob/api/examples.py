@@ -35,6 +35,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "add_member": {"username": "bob", "role": "submit"},
     "invite_user": {"project": "ana.demo", "role": "submit"},
     "create_token": {"name": "ci", "scope": "submit", "project": "ana.demo", "expires_in": 2592000},
+    "create_webhook": {"url": "https://example.org/hook", "events": ["failed", "fixed"]},
     "create_user": {"username": "ana", "password": "a long password", "email": "ana@localhost", "is_admin": False},
     "set_password": {"password": "a longer password", "old_password": "a long password"},
     "update_me": {"email": "ana@localhost"},

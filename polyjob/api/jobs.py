@@ -24,7 +24,7 @@ from polyjob.api.schemas.job_bodies import (
     read_job_clone,
     read_job_create,
 )
-from polyjob.api.schemas.jobs import JobRowSchema, JobSchema, JobView
+from polyjob.api.schemas.jobs import JobRowSchema, JobSchema, JobView, NewJobSchema
 from polyjob.auth import permissions
 from polyjob.auth.identity import authenticate, current_identity
 from polyjob.auth.permissions import Access, requires
@@ -54,7 +54,7 @@ def list_jobs(username: str, project_name: str) -> Any:
 
 @blp.post(JOBS)
 @blp.reads(JobCreateBody, required=True)
-@blp.creates_once(JobSchema)
+@blp.creates_once(NewJobSchema)
 @requires(Access.SUBMIT)
 def create_job(username: str, project_name: str) -> Response:
     """Submit a job
@@ -239,7 +239,8 @@ def _document(job: Job) -> dict[str, Any]:
 
 
 def _new_document(job: Job) -> dict[str, Any]:
-    return _compose(job, bookmarked=False)
+    document = _compose(job, bookmarked=False)
+    return document | {"notify_secret": job.notify_secret} if job.notify_secret else document
 
 
 def _compose(job: Job, *, bookmarked: bool) -> dict[str, Any]:

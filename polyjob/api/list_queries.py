@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from flask import Response, jsonify, request
 from peewee import fn
 
 from polyjob.api import paging
-from polyjob.api.list_rows import ToItems, build_items, job_items
 from polyjob.api.request_context import me
 from polyjob.auth import identity
 from polyjob.auth.roles import writable_ids
 from polyjob.db.models import Build, Job, Project, User
+from polyjob.services import list_rows
+from polyjob.services.list_rows import Item
 from polyjob.services.listing import Listing
 from polyjob.services.sorting import BUILD_SORT_COLUMNS, JOB_SORT_COLUMNS, Order, parse_order, single
 
 MAX_COUNTED_ITEMS = 10_000
 """With a query, counting ends after this many items; a count of one more means "at least"."""
+
+ToItems = Callable[[Sequence[int]], list[Item]]
+"""Returns the items with these ids in this order, as the current user sees them. Missing ones are left out."""
+
+
+def job_items(ids: Sequence[int]) -> list[Item]:
+    return list_rows.job_items(ids, me().id)
+
+
+def build_items(ids: Sequence[int]) -> list[Item]:
+    return list_rows.build_items(ids, me().id)
 
 
 def page_of_jobs(project: Project) -> Response:

@@ -31,7 +31,7 @@ RESERVED_USERNAMES = frozenset({
     "admin", "api", "app", "archives", "audit", "bookmarks", "cluster", "docs", "health", "healthz", "help", "keys",
     "log_handler", "login", "logout", "metrics", "new-project", "nodes", "openapi", "password", "projects",
     "readyz", "searches", "settings", "sign-in", "sign-out", "static", "status", "submit", "superusers", "tokens",
-    "users", "v1", "versions", "ws",
+    "users", "v1", "versions", "webhooks", "ws",
 })
 # fmt: on
 """Names that cannot become usernames, because they are, or may become, the first segment of a route's path."""

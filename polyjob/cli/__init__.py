@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("audit", "Show who changed a job, or all changes on the server."),
     "projects": ("projects", "List, show and change projects."),
     "members": ("members", "Share a project with other users."),
+    "webhook": ("webhooks", "Send events of jobs to a URL."),
     "token": ("tokens", "Create, list and revoke tokens."),
     "user": ("users", "Manage users."),
     "slots": ("capacity", "Show and change how many jobs run at once."),

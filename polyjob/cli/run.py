@@ -67,6 +67,7 @@ _JOB_OPTIONS = (
     click.option("--tag", "tags", multiple=True, help="Add a tag; repeatable."),
     click.option("--timeout", type=Duration(), help="Time limit, in seconds or such as 1h30m."),
     click.option("--retries", type=click.IntRange(0), metavar="N", help="Try again up to N times if the job fails."),
+    click.option("--notify", metavar="URL", help="URL that receives the end of the job."),
     click.option("--clean", is_flag=True, help="Run in an empty folder, without the variables of this shell."),
     click.argument("command", nargs=-1, type=click.UNPROCESSED),
 )
@@ -152,6 +153,7 @@ def job_body(
         retries=options["retries"],
         name=options["name"] or "",
         tags=options["tags"],
+        notify=options["notify"] or "",
     )
     job = compose_job(fields, config)
     origins.note(job)

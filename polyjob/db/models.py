@@ -313,6 +313,9 @@ class Job(Table):
     config = JSONField(null=True)
     content = TextField(null=True)
 
+    notify_secret: str | None = None
+    """The secret of the job's own webhook. It is not stored here; only the code that just created the job has it."""
+
     @property
     def unique_name(self) -> str:
         return f"{self.project.unique_name}.jobs.{self.id}"
@@ -406,6 +409,57 @@ class Idempotency(Table):
         primary_key = CompositeKey("user", "key")
 
 
+class Webhook(Table):
+    """A URL that receives events of jobs: of one job if `job_id` is set, else of a project, or else of all jobs.
+
+    The one without a project is that of the setting `POLYJOB_NOTIFY_URL`; the engine keeps it up to date.
+    """
+
+    user_id: int | None
+    id = AutoField()
+    project_id = IntegerField(null=True)
+    job_id = IntegerField(null=True)
+    user = ForeignKeyField(User, null=True)
+    url = TextField()
+    """It can contain a secret. Only the engine uses it; `services.webhooks.shown_url` is for people."""
+    events = JSONField()
+    secret = TextField(null=True)
+    """The key of the signatures; None means that deliveries are not signed."""
+    created_at = InstantField()
+
+
+class Delivery(Table):
+    """An event for a webhook, written in the transaction of the event. The engine sends it."""
+
+    webhook_id: int
+    id = AutoField()
+    uuid = TextField(unique=True)
+    """The id that every try sends."""
+    webhook = ForeignKeyField(Webhook, backref="deliveries")
+    job_id = IntegerField(null=True)
+    event = TextField()
+    job = JSONField(null=True)
+    """The job at the time of the event, as lists of the API show it."""
+    origin = TextField()
+    """Scheme, host and port of the URL."""
+    created_at = InstantField()
+    attempts = IntegerField(default=0)
+    next_try_at = InstantField(null=True)
+    """None once the delivery has succeeded or was given up. The epoch until the first try."""
+    tried_at = InstantField(null=True)
+    delivered_at = InstantField(null=True)
+    status_code = IntegerField(null=True)
+    response = TextField(null=True)
+    """The beginning of the last response's body."""
+    error = TextField(null=True)
+    """The reason why the last try failed, as a sentence."""
+
+    @property
+    def retry_at(self) -> Any:
+        """The time of the next try after one that has failed, or None."""
+        return self.next_try_at if self.attempts else None
+
+
 TABLES: tuple[type[Table], ...] = (
     Meta,
     StoredSetting,
@@ -426,6 +480,8 @@ TABLES: tuple[type[Table], ...] = (
     Bookmark,
     Audit,
     Idempotency,
+    Webhook,
+    Delivery,
 )
 
 # These conditions repeat those of the partial indexes literally; otherwise SQLite would not use the indexes.
@@ -440,5 +496,7 @@ LISTED = SQL("deleted_at IS NULL AND archived_at IS NULL")
 """Rows that lists show."""
 UNDELETED = SQL("deleted_at IS NULL")
 ARCHIVED = SQL("deleted_at IS NULL AND archived_at IS NOT NULL")
+PENDING = SQL("next_try_at IS NOT NULL")
+"""Deliveries that the engine still has to send."""
 LIVE_BUILDS = SQL("is_managed = 1 AND finished_at IS NULL")
 """Builds that the engine has to run or to end."""

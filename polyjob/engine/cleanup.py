@@ -17,7 +17,7 @@ from polyjob.engine.call_pools import FunctionCall, Result
 from polyjob.engine.context import Context
 from polyjob.engine.writes import Write
 from polyjob.engine_link import write_disk_usage
-from polyjob.services import audit
+from polyjob.services import audit, webhooks
 from polyjob.services.idempotency import KEY_LIFETIME
 from runners.base import Runner
 
@@ -29,8 +29,8 @@ STALE_AFTER_SECONDS = 86_400.0
 
 By then, the request that created it has written its row, or has died.
 """
-AUDIT_BATCH_ROWS = 2000
-"""Lines of the audit trail removed at once. If there are more, the next pass continues."""
+BATCH_ROWS = 2000
+"""Lines of the audit trail, and deliveries, removed at once. If there are more, the next pass continues."""
 
 
 class Cleanup:
@@ -79,7 +79,8 @@ class Cleanup:
         Token.delete().where(Token.expires_at < now - datetime.timedelta(days=1)).execute()
         SignInLink.delete().where(SignInLink.expires_at < now).execute()
         Idempotency.delete().where(Idempotency.created_at < now - KEY_LIFETIME).execute()
-        if audit.prune(self._context.settings.audit_days, AUDIT_BATCH_ROWS) == AUDIT_BATCH_ROWS:
+        removed = (audit.prune(self._context.settings.audit_days, BATCH_ROWS), webhooks.remove_old(now, BATCH_ROWS))
+        if BATCH_ROWS in removed:
             self._due_at = 0.0
 
 

@@ -15,6 +15,7 @@ from polyjob.engine.job_memory import JobMemory
 from polyjob.engine.prepare import end_unstarted, prepare, refuse_start, replace_build
 from polyjob.engine.retries import START_PATIENCE
 from polyjob.engine.writes import Write
+from polyjob.services import outbox
 from polyjob.services.endings import end_job
 from polyjob.services.jobs import BY_ID
 from polyjob.services.notes import BACKEND_NOTE, MISSING_OUTPUTS_NOTE, PACKING_NOTE, Notes, note_text, with_note
@@ -66,7 +67,8 @@ def running_write(job: Job, node: str | None, message: str | None) -> Write:
 
 
 def record_running(job: Job, node: str | None, message: str | None) -> None:
-    transition(job, Status.RUNNING, message=message, node=job.node or node)
+    if transition(job, Status.RUNNING, message=message, node=job.node or node):
+        outbox.record_start(job)
 
 
 def unstarted_write(job_id: int) -> Write:
@@ -137,7 +139,7 @@ def record_terminal_status(job_id: int, memory: JobMemory) -> None:
     if notes != job.notes:
         update_columns(job, notes=notes)
     if status is Status.SUCCEEDED and job.status is not Status.RUNNING:
-        transition(job, Status.RUNNING)
+        record_running(job, None, None)
     end_job(job, status, message=message, details=details)
 
 

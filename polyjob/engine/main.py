@@ -30,6 +30,7 @@ from polyjob.engine_link import (
     write_engine_report,
 )
 from polyjob.services.specs import runner_settings
+from polyjob.services.webhooks import set_server_webhook
 from polyjob.settings import Settings
 from polyjob.storage import reserve
 from polyjob.storage.store import Store
@@ -65,6 +66,7 @@ def run(settings: Settings) -> int:
 
 def _run_engine(settings: Settings, store: Store, lock: EngineLock) -> int:
     meta = {row.key: row.value for row in Meta.select()}
+    set_server_webhook(settings)
 
     def load(name: str, wake: Callable[[], None]) -> Runner:
         return runners.load(name, runner_settings(settings, meta["installation"], name), wake)
@@ -99,7 +101,8 @@ def _loop(engine: Engine, data_dir: Path, lock: EngineLock, fifo_fd: int, wake_f
     checked_at = -CHECK_INTERVAL_SECONDS
     while not signals:
         lock.record_pass(clock.mark())
-        drain_wake_ups(fifo_fd)  # before the pass, so that a wake-up during the pass brings another one
+        if drain_wake_ups(fifo_fd):  # before the pass, so that a wake-up during the pass brings another one
+            engine.deliveries.look()
         drain_wake_ups(wake_fd)
         pause = 0.0
         try:

@@ -21,6 +21,7 @@ from polyjob.engine.build_driver import BuildDriver
 from polyjob.engine.cleanup import Cleanup
 from polyjob.engine.context import Context
 from polyjob.engine.delays import Delays
+from polyjob.engine.deliveries import Deliveries
 from polyjob.engine.job_driver import JobDriver
 from polyjob.engine.orphans import OrphanRemoval
 from polyjob.engine.removal import Removal
@@ -49,6 +50,7 @@ class Engine:
         self.cleanup = Cleanup(context, self.backends)
         self.orphans = OrphanRemoval(context, self.backends)
         self.delays = Delays(context.clock)
+        self.deliveries = Deliveries(context)
 
     def run_pass(self) -> bool:
         """Take the next step of everything. Return whether another pass may find more to do at once."""
@@ -68,6 +70,7 @@ class Engine:
         if claimed:  # the intent to start them is committed, so they start at once
             self._carry_out(self.jobs.first_decisions(claimed), may_claim=False)
         self.jobs.clearing.submit_calls()
+        self.deliveries.submit_calls()
         return is_anything_committed or self.context.calls.has_urgent_results()
 
     def close(self) -> None:

@@ -13,10 +13,11 @@ from polyjob.pages import (
     submission,
     tokens,
     users,
+    webhooks,
 )
 from polyjob.pages.blueprint import blp, error_page, template_folder
 
-for part in (sign_in, actions, clone, submission, tokens, capacity, project_settings, users):
+for part in (sign_in, actions, clone, submission, tokens, capacity, project_settings, users, webhooks):
     blp.register_blueprint(part.blp)
 
 __all__ = ["blp", "error_page", "template_folder"]

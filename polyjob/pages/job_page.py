@@ -8,8 +8,10 @@ from typing import Any
 from flask import current_app
 
 from polyjob.api.paging import root
+from polyjob.auth import identity as auth
+from polyjob.auth import permissions
 from polyjob.clock import now
-from polyjob.db.models import LISTED, Job, JobStatus, User
+from polyjob.db.models import LISTED, Delivery, Job, JobStatus, User, Webhook
 from polyjob.db.prepared import Prepared
 from polyjob.formatting import format_size
 from polyjob.jobconfig.compose import working_folder
@@ -30,6 +32,16 @@ MAX_ORIGINALS = 10
 
 _STATUSES = Prepared(lambda: JobStatus.select().where(JobStatus.job == 0).order_by(JobStatus.created_at, JobStatus.id))
 _ORIGINAL = Prepared(lambda: Job.select().where(Job.id == 0, Job.project == 0, LISTED))
+_DELIVERY = Prepared(
+    lambda: (
+        Delivery.select(Delivery.id)
+        .where(
+            Delivery.job_id == 0,
+            Delivery.webhook.in_(Webhook.select(Webhook.id).where(Webhook.project_id.is_null(False))),
+        )
+        .limit(1)
+    )
+)
 _CLONES = Prepared(
     lambda: (
         Job.select(Job.id, Job.name, Job.status, Job.project, Job.cloning_strategy)
@@ -61,6 +73,7 @@ def job_context(job: Job, user: User) -> dict[str, Any]:
         "log_view": logs.log_view(job),
         "outputs": outputs.overview(job),
         "outputs_url": f"{api_url(job)}/outputs",
+        "has_deliveries": _has_deliveries(job),
         "folder": working_folder(job.config),
         "build": job.build,
         "build_log": _failed_build_log(job),
@@ -71,6 +84,13 @@ def job_context(job: Job, user: User) -> dict[str, Any]:
         "config": dump_yaml(job.config).rstrip("\n") if job.config else None,
         "api_url": f"{root()}{api_path(job)}",
     }
+
+
+def _has_deliveries(job: Job) -> bool:
+    """Return whether something was sent to a webhook about the job, and the user may see it."""
+    identity = auth.current_identity()
+    may_view = identity is not None and permissions.may("webhooks.list_job_deliveries", identity, job.project)
+    return may_view and _DELIVERY.first(job.id, 1) is not None
 
 
 def resource_rows(

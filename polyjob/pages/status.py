@@ -17,7 +17,7 @@ from polyjob.db.database import database
 from polyjob.db.models import CLAIMED, QUEUED, Build, Job, Project, User
 from polyjob.engine_link import read_disk_usage
 from polyjob.pages import chart
-from polyjob.services import capacity, job_queue
+from polyjob.services import capacity, job_queue, webhooks
 from polyjob.services.capacity import Capacity
 from polyjob.settings import Settings
 from polyjob.statuses import Status
@@ -31,6 +31,8 @@ FAILURE_SEARCH_JOBS = 1000
 """Failures are searched for among so many of the latest jobs to end."""
 MAX_FAILURES = 10
 MAX_BUILDS = 10
+MAX_DELIVERIES = 10
+"""Deliveries to the server's own webhook."""
 
 
 def status_context(settings: Settings, hours: int) -> dict[str, Any]:
@@ -58,6 +60,7 @@ def status_context(settings: Settings, hours: int) -> dict[str, Any]:
         "load": os.getloadavg(),
         "disk_usage": _disk_usage(settings),
         "failures": _recent_failures(),
+        "deliveries": list(webhooks.list_server_deliveries().limit(MAX_DELIVERIES)),
         "hours": hours,
         "chart": _chart(all_slots, hours),
     }

@@ -14,8 +14,9 @@ from typing import Any
 from peewee import ModelSelect
 
 from polyjob.clock import now
-from polyjob.db.models import Audit, Build, Job, Project, Token, User
+from polyjob.db.models import Audit, Build, Job, Project, Token, User, Webhook
 from polyjob.db.prepared import insert
+from polyjob.webhook_urls import parse_url
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def set_actor(actor: Actor | None) -> None:
     _actor.set(actor)
 
 
-def record(action: str, target: Job | Build | Project | Token | User | Server, **details: Any) -> None:
+def record(action: str, target: Job | Build | Project | Token | User | Webhook | Server, **details: Any) -> None:
     """Record an action of the thread's actor; without an actor, do nothing. Must be called inside `database.write`."""
     actor = _actor.get()
     if actor is not None:
@@ -88,6 +89,8 @@ def _describe(target: Any) -> tuple[str, str, int | None]:
         return "user", target.username, None
     if isinstance(target, Server):
         return "server", "server", None
+    if isinstance(target, Webhook):
+        return "webhook", parse_url(target.url).origin, target.project_id  # the rest of the URL may be a secret
     return "token", target.name, target.project_id
 
 

@@ -15,7 +15,7 @@ from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.jobconfig.parameters import has_params, rename_declarations
 from polyjob.jobconfig.parsing import parse_content
 from polyjob.jobconfig.validation import load_config
-from polyjob.services import audit, specs
+from polyjob.services import audit, specs, webhooks
 from polyjob.services.abandon import ABANDONED_NOTE
 from polyjob.services.idempotency import IdempotentRequest, check_replay
 from polyjob.services.jobs import reload
@@ -68,6 +68,7 @@ def clone(
             "cloning_strategy": strategy,
         }
         job = insert_job(source.project, user, columns)
+        webhooks.copy_to_clone(source, job)
         audit.record(strategy, job, original=source.id)
         store_response(job)
     wake_engine_for(job, settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from polyjob.db.models import Job, JobStatus
+from polyjob.services import outbox, webhooks
 from polyjob.services.job_retries import insert_retry
 from polyjob.services.transitions import transition
 from polyjob.statuses import Status
@@ -27,5 +28,8 @@ def end_job(
     row = transition(job, status, message=message, traceback=traceback, details=details, **columns)
     if not isinstance(row, JobStatus):
         return None
-    insert_retry(job, row)
+    retry = insert_retry(job, row)
+    if retry is not None:
+        webhooks.copy_to_clone(job, retry)
+    outbox.record_end(job, status, is_retried=retry is not None)
     return row

@@ -18,7 +18,7 @@ from polyjob.db.prepared import Prepared
 from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.jobconfig.commands import shown_command
-from polyjob.services import audit, specs
+from polyjob.services import audit, outbox, specs
 from polyjob.services.capacity import read_changes
 from polyjob.services.endings import end_job
 from polyjob.services.entries import check_size
@@ -302,7 +302,9 @@ def post_status(
             job = reload(job)
             if not job.is_managed:
                 write_status = end_job if status.is_done else transition
-                write_status(job, status, message=message, traceback=traceback, details=details)
+                row = write_status(job, status, message=message, traceback=traceback, details=details)
+                if row is not None and status is Status.RUNNING:
+                    outbox.record_start(job)
                 audit.record("status", job, status=str(status))
             elif not job.status.is_done and (message or status is not job.status):
                 text = f"The job reported {status}{f': {message}' if message else ''}."

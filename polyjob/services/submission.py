@@ -11,7 +11,7 @@ from polyjob.db.group_commit import write_in_group
 from polyjob.db.models import Build, Job, Project, User
 from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, Problem
-from polyjob.services import audit, capacity, specs
+from polyjob.services import audit, capacity, specs, webhooks
 from polyjob.services.build_reuse import UNUSABLE_STATUSES
 from polyjob.services.entries import check_size
 from polyjob.services.idempotency import IdempotentRequest, check_replay
@@ -70,6 +70,9 @@ def prepare(
     config = attributes.get("config")
     if config is None and managed:
         raise Invalid([Problem("/content", "Job expects a `content`.")])
+    notify = attributes.get("notify")
+    if notify is not None:
+        webhooks.check_url(notify, settings, "/notify")
     columns = {name: attributes.get(name) for name in _REQUEST_COLUMNS}
     for name in ("data_refs", "params"):
         check_size(name, columns[name])
@@ -92,6 +95,8 @@ def prepare(
         check_name_is_free(project, columns["name"])
         build = _requested_build(project, attributes.get("build_job"), runner, managed, settings)
         job = insert_job(project, user, columns | {"build": build})
+        if notify is not None:
+            job.notify_secret = webhooks.add_to_job(job, notify)
         audit.record("create", job)
         return job
 

@@ -18,7 +18,7 @@ from polyjob.auth.tokens import job_token
 from polyjob.connections import BODY_IS_LATE
 from polyjob.db.database import database, write
 from polyjob.db.models import Build, Job, Meta, Project, Token, User
-from polyjob.services import builds, submission
+from polyjob.services import builds, submission, webhooks
 from polyjob.services.transitions import transition
 from polyjob.statuses import Status
 
@@ -41,6 +41,7 @@ BODIES = {
     "create_token": {"name": "new"},
     "set_password": {"password": "a long password"},
     "create_project": {"name": "new"},
+    "create_webhook": {"url": "https://example.org/"},
     "create_job": {"config": CONFIG},
     "create_build": {"config": {"build": {"image": "a"}}},
     "stop_jobs": {"ids": [1]},
@@ -52,7 +53,7 @@ BODIES = {
 
 def operations(app):
     """Yield (endpoint, method, path) of every operation of the API, with the ids of existing objects."""
-    ids = {"job_id": 1, "build_id": 1, "token_id": 1, "number": 1, "uuid": "0", "member": "eva"}
+    ids = {"job_id": 1, "build_id": 1, "token_id": 1, "webhook_id": 1, "number": 1, "uuid": "0", "member": "eva"}
     ids |= {"username": "ana", "project_name": "demo"}
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith("/api/v1/") or rule.endpoint.startswith("health."):
@@ -160,6 +161,7 @@ def expected(app, endpoint, method, caller):
         or (blueprint == "projects" and view not in PROJECT_LISTS)
         or (blueprint == "members" and view != "invite_user")
         or endpoint == "audit.list_job_audit"
+        or (blueprint == "webhooks" and view != "list_server_deliveries")
     )
     if permission.access == "open":
         return OK
@@ -199,7 +201,7 @@ CALLERS = [
 
 @pytest.fixture
 def app_with_runs(app, settings, user, project):
-    """The app. Ana has a stopped job, a running job, a queued job and a build; bob owns nothing."""
+    """The app. Ana has a stopped job, a running job, a queued job, a build and a webhook; bob owns nothing."""
     users.create("bob")
     for status in (Status.STOPPED, Status.RUNNING, Status.CREATED):
         job = submission.create(project, user, {"config": CONFIG, "name": f"job-{status}"}, settings)
@@ -208,6 +210,7 @@ def app_with_runs(app, settings, user, project):
                 transition(job, Status.SCHEDULED)
                 transition(job, status)
     builds.create(project, user, {"config": {"version": 1, "kind": "build", "build": {"image": "a"}}}, settings)
+    webhooks.create(project, user, "https://example.org/", None, settings)
     with write("test"):
         Build.update(status=Status.STOPPED, finished_at=Job.get_by_id(1).finished_at).execute()
     return app

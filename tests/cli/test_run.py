@@ -21,7 +21,8 @@ from tests.e2e.conftest import JOBS, Server, eventually
 
 NO_OPTIONS: dict[str, Any] = {
     "image": None, "build_steps": (), "env_vars": (), "params": (), "file": None, "upload": None, "name": None,
-    "backend": None, "tags": (), "timeout": None, "retries": None, "cpu": None, "memory": None, "gpu": None,
+    "backend": None, "tags": (), "timeout": None, "retries": None, "notify": None,
+    "cpu": None, "memory": None, "gpu": None,
 }  # fmt: skip
 
 
@@ -41,7 +42,7 @@ class TestBody:
     def test_options_become_fields(self) -> None:
         assert body(
             "x", image="i", build_steps=("s", "t"), env_vars=("A=1=2", "B="), name="n", tags=("a",), timeout=2.5,
-            retries=3, params=("n=3", "s=three", "l=[1, 2]", "b=yes: no: x"), cpu="2", gpu="1",
+            retries=3, notify="https://h/", params=("n=3", "s=three", "l=[1, 2]", "b=yes: no: x"), cpu="2", gpu="1",
         ) == {
             "config": {
                 "run": {"cmd": "x"}, "build": {"image": "i", "build_steps": ["s", "t"]},
@@ -52,7 +53,7 @@ class TestBody:
                 "params": {"n": 3, "s": "three", "l": [1, 2], "b": "yes: no: x"},
                 "termination": {"timeout": 2.5, "max_retries": 3},
             },
-            "name": "n", "tags": ["a"],
+            "name": "n", "tags": ["a"], "notify": "https://h/",
         }  # fmt: skip
 
     def test_file_is_parsed_as_the_server_parses_yaml(self, tmp_path: Path) -> None:

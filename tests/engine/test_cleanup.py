@@ -15,7 +15,7 @@ from .conftest import raise_
 
 
 def test_expired_rows_are_removed_every_hour(world, monkeypatch):
-    monkeypatch.setattr(cleanup, "AUDIT_BATCH_ROWS", 2)
+    monkeypatch.setattr(cleanup, "BATCH_ROWS", 2)
     actor = audit.Actor(world.user)
     old = now() - datetime.timedelta(days=366)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import fields
+from marshmallow import fields, validate
 
 from polyjob.api.schemas.common import name_field, text_field
 from polyjob.api.schemas.config_bodies import BodyFormat, ConfigBody, ParsedBody, read_config_body
@@ -15,6 +15,7 @@ from polyjob.jobconfig.checks import check_values
 from polyjob.jobconfig.fields import Reference, ShortText, Tags, WholeNumber
 from polyjob.jobconfig.schema import CONFIG_SCHEMA
 from polyjob.jobconfig.validation import load_config
+from polyjob.webhook_urls import MAX_URL_LENGTH
 
 
 class JobBody(ConfigBody):
@@ -36,6 +37,10 @@ class JobCreateBody(JobBody):
     )
     in_cluster = fields.Boolean()
     build_job = Reference()
+    notify = fields.String(
+        validate=validate.Length(1, MAX_URL_LENGTH),
+        metadata={"description": "URL that receives the end of the job: `succeeded`, `failed` or `stopped`."},
+    )
 
 
 class JobChangeBody(JobBody):

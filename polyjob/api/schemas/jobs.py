@@ -276,3 +276,11 @@ class JobSchema(JobRowSchema):
         RetriesSchema, allow_none=True, metadata={"description": "Null if the config asks for no retries."}
     )
     urls = fields.Dict(keys=fields.String(), values=fields.String())
+
+
+class NewJobSchema(JobSchema):
+    """A new job with all its fields."""
+
+    notify_secret = fields.String(
+        metadata={"description": "The key that signs the events for `notify`. Only this response shows it."}
+    )

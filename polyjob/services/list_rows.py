@@ -9,14 +9,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from polyjob.api.request_context import me
 from polyjob.clock import from_microseconds
 from polyjob.db.database import database
 from polyjob.formatting import describe_exit
 
 Item = dict[str, Any]
-ToItems = Callable[[Sequence[int]], list[Item]]
-"""Returns the items with these ids in this order, as the current user sees them. Missing ones are left out."""
+Reader = Callable[[Sequence[int], int], list[Item]]
+"""Returns the items with these ids in this order, as the user with this id sees them. Missing ones are left out."""
 
 _PROJECT = "owner.username || '.' || project.name"
 _COMMON = {
@@ -82,15 +81,15 @@ _CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
 """Conversions of values that are not null; SQLite has neither booleans nor times."""
 
 
-def _reader(kind: str, columns: Mapping[str, str]) -> ToItems:
+def _reader(kind: str, columns: Mapping[str, str]) -> Reader:
     members = ", ".join(f"{expression} AS {name}" for name, expression in columns.items())
     sql = f"SELECT {members} {_FROM}".replace("{kind}", kind)
     names = tuple(columns)
     conversions = [(name, convert) for name, convert in _CONVERSIONS.items() if name in columns]
 
-    def read(ids: Sequence[int]) -> list[Item]:
+    def read(ids: Sequence[int], user_id: int) -> list[Item]:
         items = {}
-        for row in database.execute_sql(sql, (me().id, json.dumps(ids))) if ids else ():
+        for row in database.execute_sql(sql, (user_id, json.dumps(ids))) if ids else ():
             item = dict(zip(names, row, strict=True))
             for name, convert in conversions:
                 if item[name] is not None:
@@ -101,5 +100,5 @@ def _reader(kind: str, columns: Mapping[str, str]) -> ToItems:
     return read
 
 
-job_items: ToItems = _reader("job", _JOB)
-build_items: ToItems = _reader("build", _BUILD)
+job_items: Reader = _reader("job", _JOB)
+build_items: Reader = _reader("build", _BUILD)
