@@ -5,6 +5,7 @@ All content is escaped, nothing is loaded from other hosts, and every page works
 
 from polyjob.pages import (
     actions,
+    audit,
     capacity,
     clone,
     project_settings,
@@ -17,7 +18,7 @@ from polyjob.pages import (
 )
 from polyjob.pages.blueprint import blp, error_page, template_folder
 
-for part in (sign_in, actions, clone, submission, tokens, capacity, project_settings, users, webhooks):
+for part in (sign_in, actions, clone, submission, tokens, capacity, project_settings, users, webhooks, audit):
     blp.register_blueprint(part.blp)
 
 __all__ = ["blp", "error_page", "template_folder"]

@@ -15,7 +15,7 @@ from polyjob.db.models import InviteLink
 from polyjob.errors import Forbidden, Invalid, NotFound
 from polyjob.pages.forms import STALE_FORM, Form, done, group_by_field, read_form
 from polyjob.pages.project_settings import ROLES
-from polyjob.pages.urls import page_url, project_url
+from polyjob.pages.urls import own_path, page_url, project_url
 
 MAX_USERS_SHOWN = 500
 INVALID_INVITE = "It was already used, has expired, or was withdrawn. Ask the administrator for another one."
@@ -60,6 +60,42 @@ def _page(
         invite_url=invite_url(link) if link else None,
     )
     return make_response(page, status)
+
+
+# Changes of one user.
+
+_CHANGES = {
+    "activate": (lambda user: users.set_active(user, True), "can sign in again"),
+    "deactivate": (lambda user: users.set_active(user, False), "is locked out"),
+    "grant": (lambda user: users.set_admin(user, True), "is an administrator now"),
+    "revoke": (lambda user: users.set_admin(user, False), "is not an administrator any more"),
+    "delete": (users.delete, "was deleted"),
+}
+"""Last part of the path → the operation, and the message after it. They are those of the API."""
+
+
+@blp.get("/users/account/<username>/delete")
+@requires(Access.ADMINISTRATOR)
+def ask_delete_user(username: str) -> str:
+    user = users.find(username)
+    return render_template(
+        "confirm.html",
+        title=f"Delete user {user.username}?",
+        lines=["Tokens and roles in projects are deleted, too. Jobs in the projects of others stay."],
+        path=own_path(),
+        label=f"Delete {user.username}",
+        back=page_url("pages.users.list_users"),
+    )
+
+
+@blp.post("/users/account/<username>/<any(activate, deactivate, grant, revoke, delete):verb>")
+@requires(Access.ADMINISTRATOR)
+def change_user(username: str, verb: str) -> AnyResponse:
+    """Raises Conflict for the last administrator, and for the deletion of a user who owns projects."""
+    read_form()
+    change, message = _CHANGES[verb]
+    change(users.find(username))
+    return done(page_url("pages.users.list_users"), f"{username} {message}.")
 
 
 # The page of an invite link.

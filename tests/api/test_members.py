@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import threading
 
 import pytest
 
 from polyjob.auth import identity, invites, members, users
 from polyjob.auth.roles import Role
 from polyjob.clock import now
-from polyjob.db.database import write
+from polyjob.db import database as db
+from polyjob.db.database import database, write
 from polyjob.db.models import InviteLink, Job, Member, Project, Token, User
-from polyjob.errors import Conflict, Invalid
+from polyjob.errors import Conflict, Invalid, NotFound
 from polyjob.statuses import Status
 
 from .conftest import BASE, JOBS, Client, pointers
@@ -202,6 +205,37 @@ class TestInvites:
                 invites.accept_invite(token_of(link), name, "a long password", None)
             assert [problem.pointer for problem in refused.value.problems] == ["/username"]
         assert accept(link).username == "zoe"
+
+    def test_crash_leaves_the_link_valid(self, admin, monkeypatch):
+        link = admin.post(INVITE, {"project": "ana.demo", "role": "read"}).json
+
+        def die(name):
+            if name == "accept-invite:before":
+                raise SystemExit(name)
+
+        monkeypatch.setattr(db, "crash_point", die)
+        with pytest.raises(SystemExit):
+            accept(link)
+        assert (User.get_or_none(User.username == "zoe"), Member.select().count()) == (None, 0)
+        monkeypatch.undo()
+        accept(link)
+
+    def test_concurrent_uses_create_one_user(self, admin):
+        link, barrier, created = admin.post(INVITE).json, threading.Barrier(4), []
+
+        def race(name):
+            barrier.wait()
+            with contextlib.suppress(NotFound):
+                created.append(invites.accept_invite(token_of(link), name, "a long password", None))
+            database.close()
+
+        threads = [threading.Thread(target=race, args=(f"user-{number}",)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert len(created) == 1
+        assert User.select().where(User.username.startswith("user-")).count() == 1
 
     def test_full_project_leaves_the_link_valid(self, admin, monkeypatch):
         link = admin.post(INVITE, {"project": "ana.demo", "role": "read"}).json

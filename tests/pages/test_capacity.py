@@ -43,7 +43,7 @@ def test_saved_capacity_is_shown_on_the_status_page(admin: FlaskClient, settings
     text = " ".join(read(admin, "/status").text.split())
     assert "no new job starts" in text
     assert "GPUs0 of 2" in text
-    assert "changed while the server ran: fake slots (default 2), GPUs (default none)" in text
+    assert "Changed while the server ran: fake slots (default 2), GPUs (default none)" in text
     assert 'value="0, 3"' in admin.get(PATH).text
 
 

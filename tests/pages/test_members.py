@@ -139,3 +139,67 @@ class TestInvites:
     def test_unknown_project_is_shown_beside_its_field(self, admin: FlaskClient) -> None:
         answer = send(admin, "/users", "/users/invite", project="ana/none", role="submit")
         assert (answer.status_code, 'id="project-error"' in answer.text) == (400, True)
+
+
+class TestUsers:
+    @pytest.fixture
+    def admin(self, client: FlaskClient, user: User, bob: FlaskClient) -> FlaskClient:
+        with write("test"):
+            User.update(is_admin=True).where(User.id == user.id).execute()
+        return client
+
+    def test_users_are_changed_by_buttons(self, admin: FlaskClient) -> None:
+        for verb, column, value in [
+            ("deactivate", "is_active", False),
+            ("activate", "is_active", True),
+            ("grant", "is_admin", True),
+            ("revoke", "is_admin", False),
+        ]:
+            path = f"/users/account/bob/{verb}"
+            assert path in admin.get("/users").text
+            assert send(admin, "/users", path).status_code == 303
+            assert getattr(users.find("bob"), column) is value
+        assert "/users/account/ana/" not in admin.get("/users").text
+
+    def test_deletion_asks_first(self, admin: FlaskClient) -> None:
+        path = "/users/account/bob/delete"
+        assert "Delete user bob?" in read(admin, path).text
+        assert send(admin, path, path).status_code == 303
+        assert "bob was deleted" in read(admin, "/users").text
+
+    def test_user_with_projects_is_not_deleted(self, admin: FlaskClient, project: Project) -> None:
+        assert send(admin, "/users", "/users/account/ana/delete").status_code == 409
+
+    def test_changes_are_for_administrators(self, admin: FlaskClient, bob: FlaskClient) -> None:
+        assert bob.post("/users/account/bob/grant").status_code == 403
+        assert not users.find("bob").is_admin
+
+
+class TestAudit:
+    def test_page_is_for_administrators(self, client: FlaskClient) -> None:
+        read(client, "/audit", 403)
+
+    def test_changes_are_listed_and_filtered(self, client: FlaskClient, project: Project, user: User) -> None:
+        with write("test"):
+            User.update(is_admin=True).where(User.id == user.id).execute()
+        send(client, SETTINGS, SETTINGS, name="demo", description=EVIL, access="private")
+        users.create("bob")
+        send(client, SETTINGS, f"{SETTINGS}/members", username="bob", role="read")
+        page = read(client, "/audit")
+        text = " ".join(page.text.split())
+        assert "add member ana.demo user: bob, role: read" in text
+        assert text.index("add member") < text.index("update ana.demo")
+        assert "No changes" in read(client, "/audit?user=bob").text
+        assert "No changes" in read(client, "/audit?kind=job").text
+        assert "add member" in read(client, "/audit?kind=project&user=ana").text
+        assert "No changes" in read(client, "/audit?page=2").text
+        read(client, "/audit?page=x&kind=y")
+
+    def test_pages_are_linked(self, client: FlaskClient, user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+        with write("test"):
+            User.update(is_admin=True).where(User.id == user.id).execute()
+        monkeypatch.setattr("polyjob.pages.audit.PAGE_SIZE", 1)
+        for name in ("a", "b"):
+            send(client, "/new-project", "/new-project", name=name, access="private")
+        assert "?kind=project&page=2" in read(client, "/audit?kind=project").links
+        assert "?kind=project" in read(client, "/audit?kind=project&page=2").links
