@@ -12,7 +12,7 @@ from typing import Any
 from polyjob.db.models import Delivery
 from polyjob.engine.call_pools import POOLS, FunctionCall, Result
 from polyjob.engine.context import Context
-from polyjob.engine.webhook_client import send
+from polyjob.engine.webhook_client import interrupt_all, send
 from polyjob.engine.writes import Write
 from polyjob.services import outbox
 from polyjob.services.outbox import Attempt, Event
@@ -55,6 +55,10 @@ class Deliveries:
             if delivery is None:
                 return
             self._submit(delivery)
+
+    def close(self) -> None:
+        """End the running requests. The next engine sends their events again."""
+        interrupt_all()
 
     def _submit(self, delivery: Delivery) -> None:
         self._running[delivery.id] = delivery.origin

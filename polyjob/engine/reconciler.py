@@ -77,6 +77,7 @@ class Engine:
         """Begin no more calls, end the running builds, and close the runners. Jobs keep running."""
         self.builds.cancel_all()
         self.context.calls.close()
+        self.deliveries.close()
         self.backends.close()
 
     def _project_removals(self) -> list[Write]:

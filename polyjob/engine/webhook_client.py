@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import polyjob
@@ -21,6 +21,10 @@ from polyjob.webhook_urls import WebhookUrl, is_private
 CONNECT_TIMEOUT_SECONDS = 5.0
 RESPONSE_TIMEOUT_SECONDS = 10.0
 """Seconds for the request and the response together, from the connection on."""
+
+
+_interrupts: set[Callable[[], None]] = set()
+"""One function for each open connection, which breaks it."""
 
 
 class Refused(Exception):
@@ -56,6 +60,12 @@ def send(url: WebhookUrl, delivery_id: str, body: bytes, secret: str | None, *, 
             return _attempt(response.status, response.read(MAX_RESPONSE_BYTES))
     except (Refused, OSError, http.client.HTTPException, ValueError) as error:
         return Attempt(error=_describe(error))
+
+
+def interrupt_all() -> None:
+    """Break all open connections, so that no hanging receiver delays the end of this process."""
+    for interrupt in _interrupts.copy():
+        interrupt()
 
 
 def _attempt(status: int, content: bytes) -> Attempt:
@@ -97,6 +107,7 @@ def _connected(url: WebhookUrl, allow_private: bool) -> Iterator[http.client.HTT
         with contextlib.suppress(OSError):
             watched.shutdown(socket.SHUT_RDWR)
 
+    _interrupts.add(interrupt)
     timer = threading.Timer(RESPONSE_TIMEOUT_SECONDS, interrupt)
     timer.daemon = True
     timer.start()
@@ -115,6 +126,7 @@ def _connected(url: WebhookUrl, allow_private: bool) -> Iterator[http.client.HTT
         raise
     finally:
         timer.cancel()
+        _interrupts.discard(interrupt)
         connection.close()
         raw.close()
         watched.close()

@@ -8,6 +8,7 @@ import hmac
 import socket
 import ssl
 import subprocess
+import threading
 import time
 
 import pytest
@@ -106,6 +107,17 @@ def test_receiver_that_answers_byte_by_byte_is_cut_off(receiver, monkeypatch):
 
     receiver.act = drip
     assert post(receiver.url).error == "The receiver did not respond in time."
+
+
+def test_hanging_request_is_interrupted_at_the_end_of_the_engine(receiver):
+    arrived, attempts = threading.Event(), []
+    receiver.act = lambda handler: arrived.set() or bool(handler.rfile.read(1))  # waits for the end of the connection
+    sender = threading.Thread(target=lambda: attempts.append(post(receiver.url)))
+    sender.start()
+    assert arrived.wait(10)
+    webhook_client.interrupt_all()
+    sender.join()
+    assert attempts[0].error is not None
 
 
 def test_receiver_that_closes_is_a_failure(receiver):

@@ -25,6 +25,13 @@ class Received:
         return body
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Ignore that the sender breaks the connection, which some tests let it do."""
+
+
 class Receiver:
     """A context manager. Set `status` and the other attributes at any time."""
 
@@ -35,8 +42,7 @@ class Receiver:
         self.location: str | None = None
         self.act: Callable[[BaseHTTPRequestHandler], bool] = lambda handler: True
         """Called before the response. If it returns False, there is none."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self.port = self._server.server_address[1]
