@@ -34,6 +34,7 @@ from polyjob.api import (
     problems,
     projects,
     request_body,
+    schedules,
     statuses,
     tokens,
     users,
@@ -151,6 +152,7 @@ def _register_blueprints(app: Flask) -> None:
         log_websocket,
         outputs,
         builds,
+        schedules,
         projects,
         archived,  # and the bookmarks, which share its blueprint
         users,

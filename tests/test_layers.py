@@ -56,7 +56,7 @@ MAY_IMPORT = {
         "polyjob.connections",
     },
     "polyjob.engine": {
-        *("polyjob.services", "polyjob.storage", "polyjob.db", "polyjob.auth.tokens"),
+        *("polyjob.services", "polyjob.storage", "polyjob.db", "polyjob.auth.roles", "polyjob.auth.tokens"),
         *("runners", "runners.machine_faults"),
     },
     "polyjob.auth": {"polyjob.services", "polyjob.db"},

@@ -29,6 +29,13 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "reconcile_build": {"status": "succeeded"},
     "post_build_code_reference": {"commit": "4f2d", "branch": "main"},
     "update_build": {"name": "base", "tags": ["python"], "merge": True},
+    "create_schedule": {
+        "cron": "0 3 * * *",
+        "timezone": "Europe/Berlin",
+        "missed": "once",
+        "job": {"config": {"run": {"cmd": "make nightly"}}, "name": "nightly"},
+    },
+    "update_schedule": {"cron": "30 3 * * 1-5", "overlap": "skip"},
     "create_project": {"name": "demo", "description": "First experiments", "is_public": False},
     "update_project": {"description": "More experiments", "tags": ["new"], "merge": True},
     "update_capacity": {"slots": {"process": 4}, "gpus": [0, 1]},

@@ -29,7 +29,7 @@ from polyjob.auth import permissions
 from polyjob.auth.identity import authenticate, current_identity
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Job
-from polyjob.services import bookmarks, cloning, job_queue, jobs, submission
+from polyjob.services import bookmarks, cloning, job_queue, jobs, schedule_fires, submission
 from polyjob.services.idempotency import IdempotentRequest
 
 WAIT = query_parameter(
@@ -70,7 +70,7 @@ def create_job(username: str, project_name: str) -> Response:
                 project, me(), parsed.attributes, settings(), idempotent, may_choose_folder=may_choose_folder()
             )
 
-    return create_idempotently(project, create, _new_document)
+    return create_idempotently(project, create, new_document)
 
 
 @blp.get(JOB)
@@ -209,7 +209,7 @@ def _clone(username: str, project_name: str, job_id: int, strategy: str) -> Resp
                 job, me(), strategy, parsed.attributes, settings(), idempotent, may_choose_folder=may_choose_folder()
             )
 
-    return create_idempotently(project, create, _new_document)
+    return create_idempotently(project, create, new_document)
 
 
 # Bookmarks.
@@ -238,7 +238,8 @@ def _document(job: Job) -> dict[str, Any]:
     return _compose(job, bookmarked=bookmarks.is_bookmarked(job, me()))
 
 
-def _new_document(job: Job) -> dict[str, Any]:
+def new_document(job: Job) -> dict[str, Any]:
+    """Return a job that was just created, with all its fields."""
     document = _compose(job, bookmarked=False)
     return document | {"notify_secret": job.notify_secret} if job.notify_secret else document
 
@@ -250,6 +251,7 @@ def _compose(job: Job, *, bookmarked: bool) -> dict[str, Any]:
         bookmarked=bookmarked,
         queue_position=position,
         waiting_reason=job_queue.waiting_reason(job, position),
+        schedule_id=schedule_fires.schedule_id_of(job),
         root=root(),
     ).to_document()
 

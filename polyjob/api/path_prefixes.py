@@ -1,7 +1,9 @@
-"""Path prefixes of projects, jobs and builds, in the API and in the pages."""
+"""Path prefixes of projects, jobs, builds and schedules, in the API and in the pages."""
 
 PROJECT = "/<username>/<project_name>"
 JOBS = f"{PROJECT}/jobs"
 JOB = f"{JOBS}/<int:job_id>"
 BUILDS = f"{PROJECT}/builds"
 BUILD = f"{BUILDS}/<int:build_id>"
+SCHEDULES = f"{PROJECT}/schedules"
+SCHEDULE = f"{SCHEDULES}/<int:schedule_id>"

@@ -78,9 +78,9 @@ def empty(status: int) -> Response:
 
 
 @contextmanager
-def config_errors_at(pointer: str) -> Iterator[None]:
-    """Point the problems of a config to where the config is in the body: `pointer`, instead of `/config`."""
+def config_errors_at(pointer: str, old: str = "/config") -> Iterator[None]:
+    """Point the problems of a config to where the config is in the body: `pointer`, instead of `old`."""
     try:
         yield
     except Invalid as error:
-        raise Invalid(move_pointers(error.problems, "/config", pointer)) from None
+        raise Invalid(move_pointers(error.problems, old, pointer)) from None

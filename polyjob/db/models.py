@@ -386,11 +386,66 @@ class Audit(Table):
     action = TextField()
     """A verb: `create`, `stop`, `delete` …"""
     kind = TextField()
-    """The kind of the target: `job`, `build`, `project`, `user`, `token` or `server`."""
+    """The kind of the target: `job`, `build`, `project`, `schedule`, `user`, `token` or `server`."""
     target_id = IntegerField(null=True)
     target = TextField()
     project = ForeignKeyField(Project, null=True)
     details = JSONField(null=True)
+
+
+class Schedule(Table):
+    """A schedule: it submits the same job at certain times. See `services.schedules`."""
+
+    project_id: int
+    user_id: int
+    id = AutoField()
+    project = ForeignKeyField(Project, backref="schedules", on_delete="CASCADE")
+    user = ForeignKeyField(User)
+    """The user on whose behalf it submits jobs."""
+    cron = TextField(null=True)
+    timezone = TextField()
+    at = InstantField(null=True)
+    """The one time of a schedule without a cron expression."""
+    missed = TextField()
+    """What happens to runs that were missed: `skip`, `once` or `all`."""
+    overlap = TextField()
+    """What happens while an earlier job is not done: `allow`, `skip`, `queue` or `stop`."""
+    job = JSONField()
+    """The attributes of the job, as `services.submission` takes them."""
+    command = TextField(null=True)
+    """The beginning of the job's command, for lists."""
+    next_at = InstantField(null=True)
+    """The next time that is not decided on. None while it is paused, and after its last time."""
+    paused_at = InstantField(null=True)
+    created_at = InstantField()
+    updated_at = InstantField()
+    version = IntegerField(default=1)
+    """Raised by every change, also by each fire."""
+
+    @property
+    def unique_name(self) -> str:
+        return f"{self.project.unique_name}.schedules.{self.id}"
+
+
+class ScheduleFire(Table):
+    """What became of one time of a schedule."""
+
+    schedule_id: int
+    job_id: int | None
+    id = AutoField()
+    schedule = ForeignKeyField(Schedule, backref="fires", on_delete="CASCADE")
+    key = TextField(unique=True)
+    """`schedule:ID:INSTANT`. It is inserted in the transaction of the job, so that nothing fires twice."""
+    due_at = InstantField()
+    is_manual = BooleanField(default=False)
+    """True if a user requested this run."""
+    outcome = TextField()
+    """`submitted`, `waiting`, `skipped`, `missed` or `failed`."""
+    reason = TextField(null=True)
+    count = IntegerField(default=1)
+    """The number of times that this row stands for. Runs that were missed one after another share a row."""
+    job = ForeignKeyField(Job, null=True, on_delete="SET NULL")
+    created_at = InstantField()
 
 
 class Idempotency(Table):
@@ -479,6 +534,8 @@ TABLES: tuple[type[Table], ...] = (
     JobTag,
     Bookmark,
     Audit,
+    Schedule,
+    ScheduleFire,
     Idempotency,
     Webhook,
     Delivery,

@@ -25,6 +25,7 @@ from polyjob.engine.deliveries import Deliveries
 from polyjob.engine.job_driver import JobDriver
 from polyjob.engine.orphans import OrphanRemoval
 from polyjob.engine.removal import Removal
+from polyjob.engine.schedules import Schedules
 from polyjob.engine.writes import Decision, Write
 from polyjob.services.job_queue import queued_runners
 from runners.base import Runner
@@ -51,6 +52,7 @@ class Engine:
         self.orphans = OrphanRemoval(context, self.backends)
         self.delays = Delays(context.clock)
         self.deliveries = Deliveries(context)
+        self.schedules = Schedules(context)
 
     def run_pass(self) -> bool:
         """Take the next step of everything. Return whether another pass may find more to do at once."""
@@ -64,8 +66,8 @@ class Engine:
         ]
         self.removal.submit_calls(decided)
         self.orphans.submit_calls()
-        others = (*self.cleanup.writes(), *self.delays.writes(), *self._project_removals())
-        decisions += [Decision([write]) for write in others]
+        timed = (*self.cleanup.writes(), *self.delays.writes(), *self.schedules.writes())
+        decisions += [Decision([write]) for write in (*timed, *self._project_removals())]
         is_anything_committed, claimed = self._carry_out(decisions)
         if claimed:  # the intent to start them is committed, so they start at once
             self._carry_out(self.jobs.first_decisions(claimed), may_claim=False)

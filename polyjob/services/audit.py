@@ -14,7 +14,7 @@ from typing import Any
 from peewee import ModelSelect
 
 from polyjob.clock import now
-from polyjob.db.models import Audit, Build, Job, Project, Token, User, Webhook
+from polyjob.db.models import Audit, Build, Job, Project, Schedule, Token, User, Webhook
 from polyjob.db.prepared import insert
 from polyjob.webhook_urls import parse_url
 
@@ -45,7 +45,9 @@ def set_actor(actor: Actor | None) -> None:
     _actor.set(actor)
 
 
-def record(action: str, target: Job | Build | Project | Token | User | Webhook | Server, **details: Any) -> None:
+def record(
+    action: str, target: Job | Build | Project | Schedule | Token | User | Webhook | Server, **details: Any
+) -> None:
     """Record an action of the thread's actor; without an actor, do nothing. Must be called inside `database.write`."""
     actor = _actor.get()
     if actor is not None:
@@ -83,6 +85,8 @@ def _describe(target: Any) -> tuple[str, str, int | None]:
     """Return (kind, name, id of the project)."""
     if isinstance(target, Job | Build):
         return ("job" if isinstance(target, Job) else "build"), target.unique_name, target.project_id
+    if isinstance(target, Schedule):
+        return "schedule", target.unique_name, target.project_id
     if isinstance(target, Project):
         return "project", target.unique_name, target.id
     if isinstance(target, User):

@@ -173,6 +173,14 @@ def request_stop(job: Job, user: User | None, settings: Settings) -> Job:
     return job
 
 
+def mark_stopping(job: Job, user: User | None) -> None:
+    """Do what `request_stop` does with a row that was just read.
+
+    Must be called inside `database.write`. The caller sends the engine a wake-up after the commit.
+    """
+    _request_stop(job, "person", user)
+
+
 def delete(job: Job, user: User | None, settings: Settings) -> None:
     """Hide the job immediately; the engine stops it and then removes it with its files. Idempotent."""
     with write("delete", use_reserve=True):

@@ -13,7 +13,7 @@ from polyjob.db.database import write
 from polyjob.db.models import Project, Upload, User
 from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, NotFound, Problem
-from polyjob.services import audit, builds, jobs
+from polyjob.services import audit, builds, jobs, schedule_fires
 from polyjob.services.filters import PROJECT_FIELDS, parse_query
 from polyjob.services.merge import merge_lists
 from polyjob.services.sorting import PROJECT_SORT_COLUMNS, parse_sort, shorten
@@ -121,6 +121,7 @@ def mark_deleted(project: Project, user: User | None) -> None:
     project = _reload(project)
     if project.deleted_at is None:
         audit.record("delete", project)
+        schedule_fires.end_all(project)
         jobs.delete_all(project, user)
         builds.delete_all(project)
         _update_columns(project, deleted_at=now(), name=project.uuid)

@@ -33,7 +33,12 @@ def full_job(client, project):
 @pytest.mark.parametrize("job_id", [1, 2])
 def test_job_document_equals_its_schema(client, full_job, job_id):
     view = JobView.from_job(
-        Job.get_by_id(job_id), bookmarked=True, queue_position=3, waiting_reason="w", root="http://localhost"
+        Job.get_by_id(job_id),
+        bookmarked=True,
+        queue_position=3,
+        waiting_reason="w",
+        schedule_id=4,
+        root="http://localhost",
     )
     document = view.to_document()
     assert document == JobSchema().dump(view)
@@ -44,5 +49,5 @@ def test_response_is_the_document(client, full_job):
     shown = client.get(f"{JOBS}/2").json
     assert shown.keys() == JobSchema().fields.keys()
     missing = {name for name, value in shown.items() if value is None}
-    assert missing == {"build_job", "queue_position", "waiting"}
+    assert missing == {"build_job", "queue_position", "waiting", "wait_until", "retries", "schedule"}
     assert shown["bookmarked"] is True

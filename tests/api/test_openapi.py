@@ -119,7 +119,7 @@ def test_guide_lists_every_route(document):
     for name, _ in operations(document):
         method, path = name.split()
         shown = path.removeprefix("/api/v1")
-        for word in ("username", "project_name", "job_id", "build_id"):
+        for word in ("username", "project_name", "job_id", "build_id", "schedule_id"):
             shown = shown.replace(f"{{{word}}}", {"username": "{u}", "project_name": "{p}"}.get(word, "{id}"))
         assert re.search(rf"`[A-Z, ]*\b{method}\b[A-Z, ]* {re.escape(shown)}`", guide), f"{method} {shown}"
 

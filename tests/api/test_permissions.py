@@ -18,7 +18,7 @@ from polyjob.auth.tokens import job_token
 from polyjob.connections import BODY_IS_LATE
 from polyjob.db.database import database, write
 from polyjob.db.models import Build, Job, Meta, Project, Token, User
-from polyjob.services import builds, submission, webhooks
+from polyjob.services import builds, schedules, submission, webhooks
 from polyjob.services.transitions import transition
 from polyjob.statuses import Status
 
@@ -43,6 +43,7 @@ BODIES = {
     "create_project": {"name": "new"},
     "create_webhook": {"url": "https://example.org/"},
     "create_job": {"config": CONFIG},
+    "create_schedule": {"cron": "0 3 * * *", "job": {"config": CONFIG}},
     "create_build": {"config": {"build": {"image": "a"}}},
     "stop_jobs": {"ids": [1]},
     "delete_jobs": {"ids": [1]},
@@ -53,7 +54,8 @@ BODIES = {
 
 def operations(app):
     """Yield (endpoint, method, path) of every operation of the API, with the ids of existing objects."""
-    ids = {"job_id": 1, "build_id": 1, "token_id": 1, "webhook_id": 1, "number": 1, "uuid": "0", "member": "eva"}
+    ids = {"job_id": 1, "build_id": 1, "schedule_id": 1, "token_id": 1, "webhook_id": 1, "number": 1, "uuid": "0"}
+    ids |= {"member": "eva"}
     ids |= {"username": "ana", "project_name": "demo"}
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith("/api/v1/") or rule.endpoint.startswith("health."):
@@ -157,7 +159,10 @@ def expected(app, endpoint, method, caller):
     permission = permission_of(app, endpoint)
     blueprint, view = endpoint.split(".")
     in_project = (
-        (blueprint in ("jobs", "statuses", "logs", "streams", "outputs", "builds") and view != "list_all_jobs")
+        (
+            blueprint in ("jobs", "statuses", "logs", "streams", "outputs", "builds", "schedules")
+            and view != "list_all_jobs"
+        )
         or (blueprint == "projects" and view not in PROJECT_LISTS)
         or (blueprint == "members" and view != "invite_user")
         or endpoint == "audit.list_job_audit"
@@ -211,6 +216,7 @@ def app_with_runs(app, settings, user, project):
                 transition(job, status)
     builds.create(project, user, {"config": {"version": 1, "kind": "build", "build": {"image": "a"}}}, settings)
     webhooks.create(project, user, "https://example.org/", None, settings)
+    schedules.create(project, user, {"cron": "0 3 * * *", "job": {"config": CONFIG}}, settings)
     with write("test"):
         Build.update(status=Status.STOPPED, finished_at=Job.get_by_id(1).finished_at).execute()
     return app

@@ -19,8 +19,8 @@ from polyjob.auth import login as logins
 from polyjob.auth import passwords, users
 from polyjob.clock import now
 from polyjob.db.database import write
-from polyjob.db.models import Build, Job, Project, User
-from polyjob.services import builds, projects, submission
+from polyjob.db.models import Build, Job, Project, Schedule, User
+from polyjob.services import builds, projects, schedules, submission
 from polyjob.services.transitions import transition
 from polyjob.statuses import Status
 from tests.require import is_long_run
@@ -111,5 +111,9 @@ def _recreate_objects(settings: Any) -> tuple[str, dict[str, Any]]:
         build = builds.create(demo, ana, {"config": CONFIG}, settings)
         with write("test"):
             transition(build, Status.STOPPED)
+    schedule = Schedule.select().where(Schedule.project == demo).first()
+    if schedule is None:
+        schedule = schedules.create(demo, ana, {"cron": "0 3 * * *", "job": {"config": CONFIG}}, settings)
     token = users.create_token(ana, "test")[1]
-    return token, {"username": "ana", "project_name": "demo", "job_id": job.id, "build_id": build.id}
+    ids = {"job_id": job.id, "build_id": build.id, "schedule_id": schedule.id}
+    return token, {"username": "ana", "project_name": "demo"} | ids

@@ -107,11 +107,19 @@ class JobView(JobRow):
     waiting: str | None
     wait_until: datetime | None
     retries: dict[str, Any] | None
+    schedule: str | None
     urls: dict[str, str]
 
     @classmethod
     def from_job(
-        cls, job: Job, *, bookmarked: bool, queue_position: int | None, waiting_reason: str | None, root: str
+        cls,
+        job: Job,
+        *,
+        bookmarked: bool,
+        queue_position: int | None,
+        waiting_reason: str | None,
+        schedule_id: int | None,
+        root: str,
     ) -> Self:
         """Show a job whose columns are all loaded. `root` is the address of the server, without a final slash."""
         return cls.from_row(
@@ -131,6 +139,7 @@ class JobView(JobRow):
             waiting=waiting_reason,
             wait_until=job.wait_until,
             retries=job_retries.retry_state(job),
+            schedule=f"{job.project.unique_name}.schedules.{schedule_id}" if schedule_id else None,
             urls=_urls(job, root),
         )
 
@@ -275,6 +284,7 @@ class JobSchema(JobRowSchema):
     retries = fields.Nested(
         RetriesSchema, allow_none=True, metadata={"description": "Null if the config asks for no retries."}
     )
+    schedule = fields.String(allow_none=True, metadata={"description": "The schedule that submitted the job."})
     urls = fields.Dict(keys=fields.String(), values=fields.String())
 
 
