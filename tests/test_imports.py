@@ -17,7 +17,7 @@ EMAIL = {"email", "importlib.metadata", "zipfile"}
 
 MODULES = {
     "polyjob.cli": {*WEB, *SDKS, *EMAIL, "marshmallow", "peewee", "yaml", "ssl", "subprocess"},
-    "polyjob.cli.jobs": {*WEB, "docker", "kubernetes", "marshmallow", "peewee", "yaml"},
+    "polyjob.cli.jobs": {*WEB, *SDKS, "marshmallow", "peewee", "yaml"},
     "polyjob.server.serve": {*WEB, *SDKS, *EMAIL, "marshmallow", "peewee", "sqlite3", "yaml", "ssl"},
     "polyjob.server.settings_check": {*WEB, *SDKS, *EMAIL, "marshmallow", "peewee", "yaml", "ssl"},
     "polyjob.engine": {*WEB, *SDKS, *EMAIL, "marshmallow", "yaml", "ssl"},

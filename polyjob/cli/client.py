@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+import http.client
 import re
 import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
-
-import requests
+from typing import TYPE_CHECKING, Any, cast
 
 from polyjob.cli.errors import LostServer, NoServer, UsageError
+from polyjob.cli.plain_http import NotSent, PlainConnection
 from polyjob.cli.refusals import refusal
+
+if TYPE_CHECKING:
+    import requests
 
 CONNECT_TIMEOUT_SECONDS = 2.0
 READ_TIMEOUT_SECONDS = 90.0
 REQUEST_TRIES = 4
 PAGE_SIZE = 100
+REDIRECTS = (301, 302, 303, 307, 308)
 TEMPORARY_STATUSES = (502, 503, 504)
 """Statuses of a busy server, and of a proxy whose server is down."""
 _TOKEN = re.compile(r"[!-~]+\Z")
@@ -37,25 +42,6 @@ _SOCKET_OPTIONS = [
 client would not notice it otherwise."""
 
 
-class _Adapter(requests.adapters.HTTPAdapter):
-    """An adapter with `_SOCKET_OPTIONS`."""
-
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        super().init_poolmanager(*arguments, **options, socket_options=_SOCKET_OPTIONS)
-
-
-class _TokenAuth(requests.auth.AuthBase):
-    """Send the token. This also keeps `requests` from sending a password of `~/.netrc` in its place."""
-
-    def __init__(self, token: str | None) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._token:
-            request.headers["Authorization"] = f"token {self._token}"
-        return request
-
-
 class Client:
     """A client of one server with one token."""
 
@@ -67,13 +53,14 @@ class Client:
         self.ca_file = ca_file
         self.url = url.rstrip("/")
         self.is_local = is_local
-        self.http = requests.Session()
-        for scheme in ("http://", "https://"):
-            self.http.mount(scheme, _Adapter())
-        self.http.trust_env = not is_local
-        self.http.headers.update({"User-Agent": "polyjob", "Accept": "application/problem+json, */*"})
-        self.http.auth = _TokenAuth(token)
-        self.http.headers["Accept-Encoding"] = "identity"  # offsets of a log count uncompressed bytes
+        self._headers = {
+            "User-Agent": "polyjob",
+            "Accept": "application/problem+json, */*",
+            "Accept-Encoding": "identity",  # offsets of a log count uncompressed bytes
+        }
+        own = {"Authorization": f"token {token}"} if token else {}
+        timeouts = (CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS)
+        self._plain = PlainConnection(self._headers | own, timeouts, _SOCKET_OPTIONS) if is_local else None
         self.patience = 0.0
         """Seconds for which a repeatable request is retried while the server is down. For commands that have started
         something."""
@@ -82,6 +69,13 @@ class Client:
         self._is_down = False
         self._me: str | None = None
         self._token = token
+
+    @functools.cached_property
+    def http(self) -> requests.Session:
+        """The session for everything but short requests to this machine's own server."""
+        from polyjob.cli.sessions import make_session
+
+        return make_session(self._token, self._headers, _SOCKET_OPTIONS, trust_env=not self.is_local)
 
     def clone(self) -> Client:
         """Return a client of the same server, token and patience for another thread."""
@@ -112,7 +106,7 @@ class Client:
             is_patient = may_repeat and time.monotonic() - began_at < self.patience
             try:
                 response = self._request(method, url, **options)
-            except requests.RequestException as error:
+            except OSError as error:  # always a RequestException
                 if not is_patient and not (may_repeat and tries < REQUEST_TRIES and _is_temporary(error)):
                     raise (LostServer if self._is_down else NoServer)(self.describe(error)) from None
             else:
@@ -132,6 +126,24 @@ class Client:
 
     def _request(self, method: str, url: str, **options: Any) -> requests.Response:
         """Send one request. Raises RequestException for a temporary error, NoServer or UsageError for a lasting one."""
+        if self._plain is not None:
+            try:
+                response = self._plain.request(method, url, **options)
+            except NotSent:
+                pass
+            except (OSError, http.client.HTTPException) as error:
+                import requests
+
+                kind = requests.ReadTimeout if isinstance(error, TimeoutError) else requests.ConnectionError
+                raise kind(error) from None
+            else:
+                if method != "GET" or response.status_code not in REDIRECTS:
+                    return cast("requests.Response", response)
+        return self._request_by_session(method, url, **options)
+
+    def _request_by_session(self, method: str, url: str, **options: Any) -> requests.Response:
+        import requests
+
         timeouts = (CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS)
         if self.ca_file:
             options["verify"] = self.ca_file  # for a session, REQUESTS_CA_BUNDLE would take precedence
@@ -160,8 +172,10 @@ class Client:
             self._is_down = False
             self.on_outage("The server answers again.")
 
-    def describe(self, error: requests.RequestException) -> str:
-        """Return a sentence for users about a request without a response."""
+    def describe(self, error: OSError) -> str:
+        """Return a sentence for users about the RequestException of a request without a response."""
+        import requests
+
         if isinstance(error, requests.exceptions.SSLError):
             return self._describe_tls(error)
         if self.is_local:
@@ -226,8 +240,10 @@ def _below_api(address: str) -> str:
     return address.partition("/api/v1")[2]
 
 
-def _is_temporary(error: requests.RequestException) -> bool:
+def _is_temporary(error: OSError) -> bool:
     """Return whether the connection broke or timed out; a refused connection means that no server is there."""
+    import requests
+
     return isinstance(error, requests.ConnectionError | requests.Timeout) and "refused" not in str(error).lower()
 
 

@@ -9,8 +9,6 @@ from io import BytesIO, RawIOBase
 from typing import Any
 
 import click
-import requests
-import urllib3
 
 from polyjob.cli import EXIT_FAILED
 from polyjob.cli.client import TEMPORARY_STATUSES, Client
@@ -110,8 +108,8 @@ class Follower:
                         write_all(data, out)
                         offset += len(data)
                     return offset
-            except (requests.RequestException, OSError, ServerError, urllib3.exceptions.HTTPError) as error:
-                if isinstance(error, BrokenPipeError) or not _is_temporary(error):
+            except Exception as error:
+                if not _is_temporary(error):
                     raise
                 broken_since = broken_since or time.monotonic()
                 if time.monotonic() - broken_since > RECONNECT_SECONDS:
@@ -129,8 +127,13 @@ class Follower:
 
 
 def _is_temporary(error: Exception) -> bool:
-    """Return whether another try may succeed."""
-    return not isinstance(error, ServerError) or error.status in TEMPORARY_STATUSES
+    """Return whether the connection broke or the server is busy, so that another try may succeed."""
+    import urllib3
+
+    if isinstance(error, ServerError):
+        return error.status in TEMPORARY_STATUSES
+    is_of_connection = isinstance(error, OSError | urllib3.exceptions.HTTPError)  # also a RequestException
+    return is_of_connection and not isinstance(error, BrokenPipeError)
 
 
 def path_of_retry(job: dict[str, Any]) -> str | None:
