@@ -57,6 +57,11 @@ def format_duration(duration: datetime.timedelta) -> str:
     return f"{whole_seconds // 86400} d {whole_seconds % 86400 // 3600} h"
 
 
+def status_word(status: str) -> str:
+    """Return the word for a status that pages show: `queued` for `created`, `upstream failed` for `upstream_failed`."""
+    return "queued" if status == Status.CREATED else status.replace("_", " ")
+
+
 def sentence(text: str) -> str:
     """Capitalize the text and end it with a full stop, if it has no end mark yet."""
     text = text[:1].upper() + text[1:]

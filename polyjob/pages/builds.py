@@ -74,7 +74,7 @@ def _explain(build: Build, latest: BuildStatus) -> str:
 
 def _jobs(build: Build) -> list[Job]:
     """Return the latest jobs that use the build."""
-    columns = (Job.id, Job.name, Job.status, Job.project, Job.created_at, Job.started_at, Job.finished_at)
+    columns = (Job.id, Job.name, Job.command, Job.status, Job.project, Job.created_at, Job.started_at, Job.finished_at)
     query = Job.select(*columns).where(Job.build == build, Job.deleted_at.is_null(), Job.archived_at.is_null())
     rows = list(query.order_by(Job.id.desc()).limit(MAX_JOBS))
     for job in rows:

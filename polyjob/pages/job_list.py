@@ -34,7 +34,7 @@ _UNKNOWN_SORT = "Unknown sort field `{}`; use `created_at` or `updated_at`, with
 
 _COLUMNS = (
     *("id", "name", "status", "created_at", "started_at", "finished_at", "updated_at", "tags", "is_managed"),
-    *("archived_at", "project", "user", "exit_code", "exit", "stop_at", "stop_kind"),
+    *("archived_at", "project", "user", "exit_code", "exit", "stop_at", "stop_kind", "command"),
 )
 """The columns that a list shows. Configs can be large and are not among them."""
 _ONE_OF = SQL("id IN (SELECT value FROM json_each(?))", ("[]",))

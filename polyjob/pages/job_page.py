@@ -44,7 +44,7 @@ _DELIVERY = Prepared(
 )
 _CLONES = Prepared(
     lambda: (
-        Job.select(Job.id, Job.name, Job.status, Job.project, Job.cloning_strategy)
+        Job.select(Job.id, Job.name, Job.command, Job.status, Job.project, Job.cloning_strategy)
         .where(Job.original == 0, Job.project == 0, LISTED)
         .order_by(Job.id.desc())
         .limit(MAX_CLONES + 1)

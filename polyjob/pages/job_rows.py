@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 
 from polyjob.db.models import Job, Project
 from polyjob.pages.job_list import Page
-from polyjob.pages.markup import name_of, status_badge, took, when
+from polyjob.pages.markup import status_badge, title_of, took, when
 from polyjob.pages.urls import project_url
 
 _BOOKMARKED = ' <span class="bookmarked" title="Bookmarked">★<span class="unseen"> bookmarked</span></span>'
@@ -49,10 +49,10 @@ def job_rows(page: Page, shows_projects: bool, restore_button: Callable[[Job], M
 
 
 def _title(job: Job, url: str) -> str:
-    """Return the name as a link to the job's page, which an archived job does not have; of a named job also the id."""
-    name = escape(name_of(job))
-    link = name if job.archived_at else f'<a href="{url}">{name}</a>'
-    return f'{link} <span class="faint">#{job.id}</span>' if job.name else link
+    """Return the title as a link to the job's page, which an archived job does not have, and its number."""
+    title = title_of(job)
+    link = title if job.archived_at else f'<a href="{url}">{title}</a>'
+    return f'{link} <span class="faint">#{job.id}</span>' if job.name or job.command else link
 
 
 def _project_cell(project: Project, url: Markup) -> str:

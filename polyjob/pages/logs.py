@@ -17,6 +17,7 @@ from polyjob.api.request_context import find_build, find_job, me, store
 from polyjob.api.run_events import follow_run
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job
+from polyjob.formatting import sentence, status_word
 from polyjob.logs.files import log_length
 from polyjob.logs.follow import AccessRevoked, FollowInterrupted, LogChunk, RunDeleted, RunEvent, SlotReassigned
 from polyjob.logs.line_index import LogLines
@@ -24,6 +25,7 @@ from polyjob.logs.lines import style_at
 from polyjob.logs.watcher import CHUNK_BYTES
 from polyjob.pages.explanations import explain_status
 from polyjob.pages.log_html import LogRows
+from polyjob.pages.markup import name_of
 from polyjob.pages.urls import api_url, run_url
 from polyjob.services import jobs
 
@@ -57,7 +59,12 @@ def log_view(run: Job | Build, *, is_page: bool = False) -> LogView:
     kind = "job" if isinstance(run, Job) else "build"
     page = f"{run_url(run)}/log"
     return LogView(
-        kind, f"Log of {run.name or f'{kind} {run.id}'}", page, f"{api_url(run)}/logs", run_url(run), is_page
+        kind,
+        f"Log of {name_of(run) if isinstance(run, Job) else run.name or f'build {run.id}'}",
+        page,
+        f"{api_url(run)}/logs",
+        run_url(run),
+        is_page,
     )
 
 
@@ -185,4 +192,4 @@ def _outcome(run: Job | Build) -> tuple[str, str]:
 
 
 def _status_sentence(status: str) -> str:
-    return f"{status.replace('_', ' ').capitalize()}."
+    return sentence(status_word(status))

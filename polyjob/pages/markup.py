@@ -10,11 +10,13 @@ from markupsafe import Markup, escape
 
 from polyjob.clock import now
 from polyjob.db.models import Build, Job
-from polyjob.formatting import format_age, format_duration
+from polyjob.formatting import format_age, format_duration, status_word
 from polyjob.logs import ansi
 from polyjob.pages.timeline import elapsed
 from polyjob.statuses import Status
 
+TITLE_CHARACTERS = 80
+"""Length of the beginning of a command that stands as the title of its job."""
 _INLINE_CODE = re.compile(r"`([^`]+)`")
 
 
@@ -38,7 +40,7 @@ def status_icon(status: Status) -> str:
 def status_badge(status: Status, text: str | None = None) -> Markup:
     """Return a status with its icon. The text alone states the status; icon and colour only repeat it."""
     icon = f'<svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><use href="#i-{status_icon(status)}"/></svg>'
-    return Markup(f'<span class="status {status}">{icon}{escape(text or status.replace("_", " "))}</span>')
+    return Markup(f'<span class="status {status}">{icon}{escape(text or status_word(status))}</span>')
 
 
 def when(moment: datetime.datetime) -> Markup:
@@ -58,7 +60,20 @@ def took(run: Job | Build) -> str:
 
 
 def name_of(job: Job) -> str:
-    return job.name or f"Job {job.id}"
+    """Return the name of a job, or else the first line of its command, or else its number."""
+    return job.name or _first_line(job) or f"Job {job.id}"
+
+
+def title_of(job: Job) -> Markup:
+    """Return the same as HTML: a command is code."""
+    name = escape(name_of(job))
+    return Markup(f"<code>{name}</code>") if _first_line(job) and not job.name else name
+
+
+def _first_line(job: Job) -> str:
+    """Return the first line of the job's command, cut to TITLE_CHARACTERS; empty if the job has no command."""
+    line = next(iter((job.command or "").strip().splitlines()), "")
+    return line if len(line) <= TITLE_CHARACTERS else f"{line[: TITLE_CHARACTERS - 1]}…"
 
 
 def plain_log(data: bytes) -> str:

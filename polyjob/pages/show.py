@@ -62,7 +62,7 @@ def _list_context(user: User, project: Project | None) -> dict[str, Any]:
     filters = [
         ("All", ""),
         ("Running", job_list.RUNNING),
-        ("Queued", "status:created"),
+        ("Queued", "status:queued"),
         ("Failed", job_list.FAILED),
         ("Mine", f"user.username:{user.username}"),
     ]

@@ -109,6 +109,8 @@ def sign_in_required() -> Response:
 
 def _use_link(token: str) -> AnyResponse:
     user = sign_in_links.use_sign_in_link(token)
+    if user is None and identity.current_user() is not None:
+        return redirect(url_for("pages.all_jobs"), 303)
     if user is None:
         page = render_template("message.html", title="Invalid sign-in link", text=INVALID_LINK)
         return make_response(page, 410)

@@ -95,7 +95,17 @@ def _recent_failures() -> list[Job]:
     owner = User.alias()
     ended = Job.select(Job.id).where(Job.cleared_at.is_null(), Job.deleted_at.is_null(), Job.finished_at.is_null(False))
     latest = ended.order_by(Job.finished_at.desc()).limit(FAILURE_SEARCH_JOBS)
-    columns = (Job.id, Job.name, Job.status, Job.finished_at, Job.exit_code, Job.project, Job.user, Job.archived_at)
+    columns = (
+        Job.id,
+        Job.name,
+        Job.command,
+        Job.status,
+        Job.finished_at,
+        Job.exit_code,
+        Job.project,
+        Job.user,
+        Job.archived_at,
+    )
     query = (
         Job.select(*columns, User.id, User.username, Project.id, Project.name, Project.user, owner.id, owner.username)
         .join(User, on=Job.user)

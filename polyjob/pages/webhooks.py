@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, make_response, render_template, request
+from flask import Blueprint, make_response, render_template
 from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob.api.path_prefixes import JOB
@@ -17,7 +17,7 @@ from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Project, Webhook
 from polyjob.errors import Conflict, Invalid
 from polyjob.pages.forms import STALE_FORM, Form, done, group_by_field, read_form
-from polyjob.pages.urls import project_url
+from polyjob.pages.urls import own_path, project_url
 from polyjob.services import webhooks
 from polyjob.services.outbox import EVENTS
 from polyjob.webhook_urls import shown_url
@@ -79,7 +79,7 @@ def ask_remove(username: str, project_name: str, webhook_id: int) -> str:
         "confirm.html",
         title=f"Remove the webhook {shown_url(webhook.url)}?",
         lines=["What was not sent yet is not sent. The list of its deliveries is removed."],
-        path=request.path,
+        path=own_path(),
         label="Remove webhook",
         back=_path(project),
     )

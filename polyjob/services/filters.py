@@ -312,12 +312,17 @@ def _run(column: Field, kind: str) -> QueryField:
     return _equal(column, read)
 
 
+def stored_status(text: str) -> str:
+    """Return the stored status. The pages call `created` queued."""
+    return "created" if text == "queued" else text
+
+
 def _common(table: type[Job] | type[Build]) -> dict[str, QueryField]:
     return {
         "id": _equal(table.id, whole_number),
         "name": _text(table.name),
         "description": _text(table.description),
-        "status": _equal(table.status),
+        "status": _equal(table.status, stored_status),
         "created_at": _date(table.created_at),
         "updated_at": _date(table.updated_at),
         "started_at": _date(table.started_at),

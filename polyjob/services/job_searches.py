@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from polyjob.services.filters import QueryCondition, comparison, read_values, true_or_false, whole_number
+from polyjob.services.filters import QueryCondition, comparison, read_values, stored_status, true_or_false, whole_number
 from polyjob.statuses import Status
 
 
@@ -54,7 +54,7 @@ def _in_orders(prefix: str) -> dict[str, str]:
 
 
 def _status(condition: QueryCondition) -> Search:
-    statuses = list(dict.fromkeys(read_values(condition.operand)))
+    statuses = list(dict.fromkeys(map(stored_status, read_values(condition.operand))))
     if condition.is_negated:
         statuses = [status for status in Status if status not in statuses] or [""]  # a search needs a value
     values = tuple(("?", str(status)) for status in statuses)

@@ -188,8 +188,8 @@ def test_status_shows_queue_position_stopping_and_reason(client: FlaskClient, pr
     make_job(project, *BEGUN, stop_at=now(), stop_kind="person")
     make_job(project, *BEGUN, (Status.FAILED, None, None), exit={"reason": "exited", "code": 3})
     text = " ".join(read(client, "/").text.split())
-    assert "created next" in text
-    assert "created position 2" in text
+    assert "queued next" in text
+    assert "queued position 2" in text
     assert "running stopping" in text
     assert "failed exit code 3" in text
 

@@ -36,8 +36,8 @@ def test_failed_job_is_explained(client: FlaskClient, project: Project) -> None:
     assert "The command was ended by signal 9 (SIGKILL), exit code 137." in text
     assert "5.0 MiB" in text
     assert "1.50 s" in text
-    assert [text.index(status) for status in ("created", "scheduled", "running", "exit-code(137)")] == sorted(
-        text.index(status) for status in ("created", "scheduled", "running", "exit-code(137)")
+    assert [text.index(status) for status in ("queued", "scheduled", "running", "exit-code(137)")] == sorted(
+        text.index(status) for status in ("queued", "scheduled", "running", "exit-code(137)")
     )
 
 
@@ -161,7 +161,7 @@ def test_commands_name_the_job(client: FlaskClient, project: Project) -> None:
     job = make_job(project)
     text = read(client, url(job)).text
     assert f"http://localhost/api/v1{url(job)}/restart" in text
-    assert f"polyjob logs -f {job.unique_name}" in text
+    assert f"polyjob logs -f ana/demo/{job.id}" in text
 
 
 def test_building_job_links_the_build_log(client: FlaskClient, project: Project) -> None:
@@ -217,3 +217,11 @@ def test_waiting_retry_shows_until_when(client: FlaskClient, project: Project) -
     first = make_job(project, *BEGUN, (Status.FAILED, "exit-code(1)", {}))
     retry = make_job(project, original=first, retry_number=1, is_held=True, wait_until=moment)
     assert f"Waiting until 2030-01-02 03:04:05 UTC, to retry #{first.id}." in read(client, url(retry)).text
+
+
+def test_command_is_the_title_of_a_job_without_a_name(client: FlaskClient, project: Project) -> None:
+    job = make_job(project, command="\n python train.py --lr <0.1>\nsecond line")
+    html = client.get(url(job)).text
+    assert "<h1><code>python train.py --lr &lt;0.1&gt;</code>" in html
+    assert "<title>python train.py --lr &lt;0.1&gt;: queued · polyjob</title>" in html
+    assert f'<a href="{url(job)}"><code>python train.py --lr &lt;0.1&gt;</code></a>' in client.get("/").text

@@ -114,6 +114,8 @@ class TestLinks:
         visitor.get(link, 303)
         assert visitor.location == "/"
         assert "ana" in visitor.get("/").text
+        visitor.get(link, 303)  # still signed in
+        assert visitor.location == "/"
         other = Browser(app)
         assert "already used" in other.get(link, 410).text
         other.get("/", 401)
