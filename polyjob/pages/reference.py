@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+COMMON_ERRORS = ("400", "401", "403", "404", "413", "415", "503")
+"""Statuses of errors that the page names once, not for each route that needs a token."""
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -20,7 +23,7 @@ class Operation:
     bodies: list[tuple[str, str, str]]
     """(media type, type, example as JSON or empty) of the request body."""
     responses: list[tuple[str, str, str, list[str]]]
-    """(HTTP status, description, type, headers) of each response."""
+    """(HTTP status, description, type, headers) of each response, without those of `COMMON_ERRORS`."""
     is_public: bool
     """True if it needs no token."""
 
@@ -78,6 +81,8 @@ def _operation(
     document: Mapping[str, Any], path: str, method: str, operation: Mapping[str, Any], shared: list[dict[str, Any]]
 ) -> Operation:
     body = operation.get("requestBody", {}).get("content", {})
+    is_public = operation.get("security") == []
+    responses = [_response(document, code, item) for code, item in sorted(operation["responses"].items())]
     return Operation(
         name=operation["operationId"],
         method=method.upper(),
@@ -87,8 +92,8 @@ def _operation(
         description=operation.get("description", ""),
         parameters=[*shared, *operation.get("parameters", [])],
         bodies=[(media, type_of(content.get("schema", {})), _example(content)) for media, content in body.items()],
-        responses=[_response(document, code, item) for code, item in sorted(operation["responses"].items())],
-        is_public=operation.get("security") == [],
+        responses=[response for response in responses if is_public or response[0] not in COMMON_ERRORS],
+        is_public=is_public,
     )
 
 

@@ -26,6 +26,12 @@ class TestReference:
         for link in Page(text).links:
             assert not link.startswith("#") or f'id="{link[1:]}"' in text, link
 
+    def test_common_errors_are_named_once(self, visitor: FlaskClient) -> None:
+        document = visitor.get("/openapi.json").json
+        operations = {operation.name: operation for operation in reference.operations(document)}
+        assert [code for code, *_ in operations["add_member"].responses] == ["201", "409"]
+        assert "401" in [code for code, *_ in operations["log_in"].responses]
+
     def test_types_are_readable(self) -> None:
         assert reference.type_of({"type": ["array", "null"], "items": {"type": "string"}}) == "list of text or null"
         assert reference.type_of({"oneOf": [{"$ref": "#/x/Job"}, {"type": "integer"}]}) == "Job or integer"
