@@ -24,7 +24,7 @@ from polyjob.api.schemas.job_bodies import (
     read_job_clone,
     read_job_create,
 )
-from polyjob.api.schemas.jobs import JobRowSchema, JobSchema, JobView, NewJobSchema
+from polyjob.api.schemas.jobs import JobRowSchema, JobSchema, JobView
 from polyjob.auth import permissions
 from polyjob.auth.identity import authenticate, current_identity
 from polyjob.auth.permissions import Access, requires
@@ -54,7 +54,7 @@ def list_jobs(username: str, project_name: str) -> Any:
 
 @blp.post(JOBS)
 @blp.reads(JobCreateBody, required=True)
-@blp.creates_once(NewJobSchema)
+@blp.creates_once(JobSchema)
 @requires(Access.SUBMIT)
 def create_job(username: str, project_name: str) -> Response:
     """Submit a job

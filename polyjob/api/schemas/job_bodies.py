@@ -39,7 +39,9 @@ class JobCreateBody(JobBody):
     build_job = Reference()
     notify = fields.String(
         validate=validate.Length(1, MAX_URL_LENGTH),
-        metadata={"description": "URL that receives the end of the job: `succeeded`, `failed` or `stopped`."},
+        metadata={
+            "description": "URL that receives the end of the job. Only this response has `notify_secret`, its key."
+        },
     )
 
 

@@ -286,11 +286,3 @@ class JobSchema(JobRowSchema):
     )
     schedule = fields.String(allow_none=True, metadata={"description": "The schedule that submitted the job."})
     urls = fields.Dict(keys=fields.String(), values=fields.String())
-
-
-class NewJobSchema(JobSchema):
-    """A new job with all its fields."""
-
-    notify_secret = fields.String(
-        metadata={"description": "The key that signs the events for `notify`. Only this response shows it."}
-    )
