@@ -235,23 +235,24 @@ def unbookmark_job(username: str, project_name: str, job_id: int) -> Response:
 
 def _document(job: Job) -> dict[str, Any]:
     """Return the job with all its fields, as the current user sees it."""
-    return _compose(job, bookmarked=bookmarks.is_bookmarked(job, me()))
+    schedule_id = schedule_fires.schedule_id_of(job)
+    return _compose(job, bookmarked=bookmarks.is_bookmarked(job, me()), schedule_id=schedule_id)
 
 
-def new_document(job: Job) -> dict[str, Any]:
-    """Return a job that was just created, with all its fields."""
-    document = _compose(job, bookmarked=False)
+def new_document(job: Job, schedule_id: int | None = None) -> dict[str, Any]:
+    """Return a job that was just created, with all its fields. `schedule_id` is the schedule that submitted it."""
+    document = _compose(job, bookmarked=False, schedule_id=schedule_id)
     return document | {"notify_secret": job.notify_secret} if job.notify_secret else document
 
 
-def _compose(job: Job, *, bookmarked: bool) -> dict[str, Any]:
+def _compose(job: Job, *, bookmarked: bool, schedule_id: int | None) -> dict[str, Any]:
     position = job_queue.queue_position(job)
     return JobView.from_job(
         job,
         bookmarked=bookmarked,
         queue_position=position,
         waiting_reason=job_queue.waiting_reason(job, position),
-        schedule_id=schedule_fires.schedule_id_of(job),
+        schedule_id=schedule_id,
         root=root(),
     ).to_document()
 

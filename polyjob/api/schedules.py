@@ -129,7 +129,10 @@ def run_schedule(username: str, project_name: str, schedule_id: int) -> Response
     def create(idempotent: IdempotentRequest | None) -> Job:
         return schedules.run_now(schedule, me(), settings(), idempotent, may_choose_folder=may_choose_folder())
 
-    return create_idempotently(schedule.project, create, new_job_document)
+    def to_document(job: Job) -> dict[str, Any]:
+        return new_job_document(job, schedule.id)
+
+    return create_idempotently(schedule.project, create, to_document)
 
 
 def _find(username: str, project_name: str, schedule_id: int) -> Schedule:

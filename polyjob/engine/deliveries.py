@@ -12,7 +12,6 @@ from typing import Any
 from polyjob.db.models import Delivery
 from polyjob.engine.call_pools import POOLS, FunctionCall, Result
 from polyjob.engine.context import Context
-from polyjob.engine.webhook_client import interrupt_all, send
 from polyjob.engine.writes import Write
 from polyjob.services import outbox
 from polyjob.services.outbox import Attempt, Event
@@ -58,7 +57,10 @@ class Deliveries:
 
     def close(self) -> None:
         """End the running requests. The next engine sends their events again."""
-        interrupt_all()
+        if self._running:
+            from polyjob.engine.webhook_client import interrupt_all
+
+            interrupt_all()
 
     def _submit(self, delivery: Delivery) -> None:
         self._running[delivery.id] = delivery.origin
@@ -72,6 +74,9 @@ class Deliveries:
         self._context.calls.submit(call)
 
     def _send(self, delivery: Delivery) -> Attempt:
+        # HTTP and TLS, which an engine without webhooks never needs.
+        from polyjob.engine.webhook_client import send
+
         settings, webhook = self._context.settings, delivery.webhook
         is_of_server = webhook.project_id is None
         body = json.dumps(payload(delivery, settings.url), ensure_ascii=False).encode()
