@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rename": ("job_changes", "Change the name of a job."),
     "open": ("job_changes", "Print the address of a job's page, or open it."),
     "delete": ("jobs", "Delete jobs with their logs and outputs."),
+    "schedule": ("schedules", "Run jobs at certain times: every night, or once."),
     "builds": ("builds", "List the builds of a project."),
     "audit": ("audit", "Show who changed a job, or all changes on the server."),
     "projects": ("projects", "List, show and change projects."),

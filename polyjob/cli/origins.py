@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,10 @@ class Origins:
     def note(self, job: ComposedJob) -> None:
         """Record the options that have set fields of a composed job."""
         self._options.update({pointer: OPTIONS[field] for pointer, field in job.sources.items()})
+
+    def note_fields(self, options: Mapping[str, str]) -> None:
+        """Record the options that set fields beside the job."""
+        self._options.update({(field,): option for field, option in options.items()})
 
     @contextmanager
     def name_in_errors(self) -> Iterator[None]:

@@ -67,6 +67,6 @@ def _missing_object(url: str) -> str | None:
             f"There is no project `{project}`, or you may not see it. `polyjob projects ls` lists yours, and "
             "`polyjob run` creates one of yours that is missing."
         )
-    if len(parts) >= 4 and parts[2] in ("jobs", "builds"):
+    if len(parts) >= 4 and parts[2] in ("jobs", "builds", "schedules"):
         return f"There is no {parts[2][:-1]} {parts[3]} in the project `{parts[0]}/{parts[1]}`, or you may not see it."
     return None

@@ -9,6 +9,7 @@ from polyjob.pages import (
     capacity,
     clone,
     project_settings,
+    schedules,
     show,  # noqa: F401 - it adds routes to `blp`
     sign_in,
     submission,
@@ -18,7 +19,19 @@ from polyjob.pages import (
 )
 from polyjob.pages.blueprint import blp, error_page, template_folder
 
-for part in (sign_in, actions, clone, submission, tokens, capacity, project_settings, users, webhooks, audit):
+for part in (
+    sign_in,
+    actions,
+    clone,
+    submission,
+    tokens,
+    capacity,
+    project_settings,
+    schedules,
+    users,
+    webhooks,
+    audit,
+):
     blp.register_blueprint(part.blp)
 
 __all__ = ["blp", "error_page", "template_folder"]

@@ -22,7 +22,7 @@ from polyjob.pages.diffs import diff_configs
 from polyjob.pages.explanations import explain_status
 from polyjob.pages.markup import plain_log
 from polyjob.pages.urls import api_path, api_url
-from polyjob.services import bookmarks, job_queue, job_retries
+from polyjob.services import bookmarks, job_queue, job_retries, schedule_fires
 from polyjob.storage.store import Store
 
 BUILD_LOG_LINES = 20
@@ -76,6 +76,7 @@ def job_context(job: Job, user: User) -> dict[str, Any]:
         "has_deliveries": _has_deliveries(job),
         "folder": working_folder(job.config),
         "build": job.build,
+        "schedule_id": schedule_fires.schedule_id_of(job),
         "build_log": _failed_build_log(job),
         "originals": originals,
         "clones": clones[:MAX_CLONES],
