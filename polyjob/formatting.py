@@ -75,6 +75,8 @@ def describe_exit(status: str, exit_record: Mapping[str, Any] | None, stop_kind:
     """
     if status == Status.UPSTREAM_FAILED:
         return "a dependency failed"
+    if status == Status.SKIPPED:
+        return "a dependency cannot be met"
     if status not in (Status.FAILED, Status.STOPPED) or not exit_record:
         return None
     if status == Status.FAILED and stop_kind in ("timeout", "start"):

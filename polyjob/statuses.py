@@ -47,7 +47,8 @@ _MANAGED: dict[Status, frozenset[Status]] = {
     Status.RUNNING: frozenset({Status.SCHEDULED, Status.BUILDING}),
     Status.SUCCEEDED: frozenset({Status.RUNNING}),
     Status.FAILED: frozenset({Status.SCHEDULED, Status.BUILDING, Status.RUNNING}),
-    Status.UPSTREAM_FAILED: frozenset({Status.SCHEDULED, Status.BUILDING}),
+    Status.UPSTREAM_FAILED: frozenset({Status.CREATED}),
+    Status.SKIPPED: frozenset({Status.CREATED}),
     Status.STOPPED: frozenset({Status.CREATED, Status.SCHEDULED, Status.BUILDING, Status.RUNNING}),
 }
 

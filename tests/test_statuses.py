@@ -25,9 +25,14 @@ def test_managed_job_can_be_stopped_at_any_time(current):
     assert may_follow(Status.STOPPED, current, managed=True)
 
 
-@pytest.mark.parametrize("new", [Status.WARNING, Status.UNKNOWN, Status.SKIPPED, Status.RESUMING, Status.UNSCHEDULABLE])
+@pytest.mark.parametrize("new", [Status.WARNING, Status.UNKNOWN, Status.RESUMING, Status.UNSCHEDULABLE])
 def test_managed_job_never_gets_reported_statuses(new):
     assert not any(may_follow(new, current, managed=True) for current in Status)
+
+
+@pytest.mark.parametrize("new", [Status.SKIPPED, Status.UPSTREAM_FAILED])
+def test_dependencies_end_only_a_job_that_still_waits(new):
+    assert [current for current in Status if may_follow(new, current, managed=True)] == [Status.CREATED]
 
 
 def test_no_status_follows_itself():

@@ -8,6 +8,7 @@ from flask import Response, jsonify, request
 
 from polyjob.api import list_queries, run_events
 from polyjob.api.blueprint import Blueprint
+from polyjob.api.dependencies import find_dependencies
 from polyjob.api.etags import unchanged
 from polyjob.api.idempotency import create_idempotently
 from polyjob.api.paging import root
@@ -65,6 +66,7 @@ def create_job(username: str, project_name: str) -> Response:
 
     def create(idempotent: IdempotentRequest | None) -> Job:
         parsed = read_job_create(read_body())
+        parsed.attributes["dependencies"] = find_dependencies(parsed.attributes.get("after"))
         with config_errors_at(parsed.config_pointer):
             return submission.create(
                 project, me(), parsed.attributes, settings(), idempotent, may_choose_folder=may_choose_folder()

@@ -131,6 +131,7 @@ def show(job: str, project: str | None, is_json: bool) -> None:
             ("folder", working_folder(view["config"])),
             ("build", view["build_job"]),
             ("original", f"{view['original']} ({view['cloning_strategy']})" if view["original"] else None),
+            ("after", ", ".join(f"{one['on']} of #{one['job']}" for one in view["after"]) or None),
             ("retry", _retry_of(view)),
             ("backend", view["backend"] if view["is_managed"] else None),
             ("node", view["node_scheduled"]),

@@ -79,6 +79,17 @@ param_option = click.option(
 )
 
 
+def parse_after(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return the dependencies of each JOB or JOB:ON of `--after`."""
+    dependencies = []
+    for text in texts:
+        job, _, condition = text.partition(":")
+        if condition not in ("", "success", "failure", "end"):
+            raise click.BadParameter(f"`{condition}` is not an end of a job; use success, failure or end.", ctx, param)
+        dependencies.append({"job": int(job) if job.isdecimal() else job, "on": condition or "success"})
+    return dependencies
+
+
 def parse_pairs(texts: tuple[str, ...], option: str) -> list[tuple[str, str]]:
     """Return (name, value) of each NAME=VALUE. Raises UsageError."""
     pairs = []

@@ -17,7 +17,7 @@ OPTIONS = {
     "command": "COMMAND", "image": "--image", "build_steps": "--step", "env_vars": "--env",
     "workdir": "the current folder", "caller_vars": "a variable of this shell", "cpu": "--cpu",
     "memory": "--memory", "gpu": "--gpu", "params": "--param", "backend": "--backend", "timeout": "--timeout",
-    "retries": "--retries", "name": "--name", "tags": "--tag", "notify": "--notify",
+    "retries": "--retries", "after": "--after", "name": "--name", "tags": "--tag", "notify": "--notify",
 }  # fmt: skip
 """Field of a composed job → the option or argument that sets it."""
 

@@ -304,9 +304,14 @@ class Job(Table):
     first_attempt = ForeignKeyField("self", null=True, backref="retries")
     """The job that this one retries, after the retries before it."""
     is_held = BooleanField(default=False)
-    """While the status is `created`: true if the job is not in the queue of its runner, because it waits for a time."""
+    """While the status is `created`: true if the job is not in the queue of its runner, because it waits for a time or
+    for other jobs."""
     wait_until = InstantField(null=True)
     """Time before which a retry is not started."""
+    has_dependencies = BooleanField(default=False)
+    """Whether the request named jobs that have to end first."""
+    is_awaited = BooleanField(default=False)
+    """Whether other jobs wait for the end of this one, or have waited."""
 
     # Large values. They are the last columns of the table, because SQLite reads a row up to the last column that a
     # statement needs.
@@ -336,6 +341,19 @@ class JobStatus(Table):
     traceback = TextField(null=True)
     details = JSONField(null=True)
     created_at = InstantField()
+
+
+class Dependency(Table):
+    """A job that waits for another one; see `polyjob.services.dependencies`."""
+
+    job_id: int
+    upstream_id: int | None
+    id = AutoField()
+    job = ForeignKeyField(Job, backref="dependencies")
+    upstream = ForeignKeyField(Job, null=True, backref="dependents")
+    condition = TextField()
+    """`success`, `failure` or `end`."""
+    is_met = BooleanField(default=False)
 
 
 class Queue(Table):
@@ -530,6 +548,7 @@ TABLES: tuple[type[Table], ...] = (
     BuildStatus,
     Job,
     JobStatus,
+    Dependency,
     Queue,
     JobTag,
     Bookmark,

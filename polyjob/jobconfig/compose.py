@@ -41,6 +41,8 @@ class JobFields:
     """Number of retries if the job fails."""
     name: str = ""
     tags: Sequence[str] = ()
+    after: Sequence[Mapping[str, Any]] = ()
+    """Dependencies: {"job", "on"}."""
     notify: str = ""
     """URL that receives the end of the job."""
 
@@ -98,6 +100,8 @@ def compose_job(fields: JobFields, base: Mapping[str, Any] | None = None) -> Com
         job.set_beside_config("name", fields.name)
     if fields.tags:
         job.set_beside_config("tags", list(fields.tags))
+    if fields.after:
+        job.set_beside_config("after", list(fields.after))
     if fields.notify:
         job.set_beside_config("notify", fields.notify)
     return ComposedJob(job.body, job.sources)

@@ -34,7 +34,7 @@ _UNKNOWN_SORT = "Unknown sort field `{}`; use `created_at` or `updated_at`, with
 
 _COLUMNS = (
     *("id", "name", "status", "created_at", "started_at", "finished_at", "updated_at", "tags", "is_managed"),
-    *("archived_at", "project", "user", "exit_code", "exit", "stop_at", "stop_kind", "command"),
+    *("archived_at", "project", "user", "exit_code", "exit", "stop_at", "stop_kind", "command", "is_held"),
 )
 """The columns that a list shows. Configs can be large and are not among them."""
 _ONE_OF = SQL("id IN (SELECT value FROM json_each(?))", ("[]",))
@@ -168,6 +168,8 @@ def _notes(jobs: list[Job]) -> dict[int, str]:
 def _note(job: Job, position: int | None) -> str | None:
     if position is not None:
         return f"position {position}" if position > 1 else "next"
+    if job.status is Status.CREATED and job.is_held:
+        return "waits"
     if job.stop_at and not job.finished_at:
         return "stopping"
     return describe_exit(job.status, job.exit, job.stop_kind)

@@ -11,7 +11,7 @@ from polyjob.api.paging import root
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions
 from polyjob.clock import now
-from polyjob.db.models import LISTED, Delivery, Job, JobStatus, User, Webhook
+from polyjob.db.models import LISTED, Delivery, Job, JobStatus, Project, User, Webhook
 from polyjob.db.prepared import Prepared
 from polyjob.formatting import format_size
 from polyjob.jobconfig.compose import working_folder
@@ -22,7 +22,7 @@ from polyjob.pages.diffs import diff_configs
 from polyjob.pages.explanations import explain_status
 from polyjob.pages.markup import plain_log
 from polyjob.pages.urls import api_path, api_url
-from polyjob.services import bookmarks, job_queue, job_retries, schedule_fires
+from polyjob.services import bookmarks, dependencies, job_queue, job_retries, schedule_fires
 from polyjob.storage.store import Store
 
 BUILD_LOG_LINES = 20
@@ -61,6 +61,7 @@ def job_context(job: Job, user: User) -> dict[str, Any]:
     originals, clones = _originals(job), _clones(job)
     return {
         "job": job,
+        "upstreams": _upstreams(job, user),
         "retry": job_retries.describe_retry(job),
         "explanation": explain_status(job.status, job.exit, latest.message, latest.details or {}, waiting),
         "stopping": _stopping(job),
@@ -156,6 +157,17 @@ def _originals(job: Job) -> list[Job]:
         originals.append(original)
         original_id = original.original_id
     return originals
+
+
+def _upstreams(job: Job, user: User) -> list[tuple[dict[str, Any], Job | None]]:
+    """Return each dependency of the job, with the other job if the user may read it."""
+    rows = dependencies.dependencies_of(job)
+    if not rows:
+        return []
+    listed = Job.deleted_at.is_null() & Job.archived_at.is_null() & auth.readable_projects(user)
+    jobs = Job.select().join(Project).where(Job.id.in_([row["job"] for row in rows if row["job"]]), listed)
+    by_id = {upstream.id: upstream for upstream in jobs}
+    return [(row, by_id.get(row["job"])) for row in rows]
 
 
 def _clones(job: Job) -> Sequence[Job]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from polyjob.db.models import Job, JobStatus
-from polyjob.services import outbox, webhooks
+from polyjob.services import dependencies, outbox, webhooks
 from polyjob.services.job_retries import insert_retry
 from polyjob.services.transitions import transition
 from polyjob.statuses import Status
@@ -28,8 +29,19 @@ def end_job(
     row = transition(job, status, message=message, traceback=traceback, details=details, **columns)
     if not isinstance(row, JobStatus):
         return None
+    unmet = deque(_follow_up(job, row))
+    while unmet:
+        end = unmet.popleft()
+        end_row = transition(end.job, end.status, message=end.message, details=end.details)
+        if isinstance(end_row, JobStatus):
+            unmet += _follow_up(end.job, end_row)
+    return row
+
+
+def _follow_up(job: Job, row: JobStatus) -> list[dependencies.Unmet]:
+    """Do what follows from a terminal status, and return the jobs that have to end because of it."""
     retry = insert_retry(job, row)
     if retry is not None:
         webhooks.copy_to_clone(job, retry)
-    outbox.record_end(job, status, is_retried=retry is not None)
-    return row
+    outbox.record_end(job, row.status, is_retried=retry is not None)
+    return dependencies.settle(job, retry)

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from polyjob.db.database import database
 from polyjob.db.models import CLAIMED, QUEUED, Build, Job
 from polyjob.db.prepared import Prepared
-from polyjob.services import capacity, specs
+from polyjob.services import capacity, dependencies, specs
 from polyjob.services.job_retries import held_reason
 from polyjob.services.notes import note_text
 from polyjob.statuses import Status
@@ -117,7 +117,7 @@ def waiting_reason(job: Job, position: int | None) -> str | None:
     if job.status.is_done or not job.is_managed:
         return None
     if job.status is Status.CREATED and job.is_held:
-        return held_reason(job)
+        return held_reason(job) if job.wait_until else dependencies.waiting_reason(job)
     if job.status is Status.CREATED:
         return _queued_reason(job, (position or 1) - 1)
     if job.status is Status.BUILDING and job.build is not None and not job.build.status.is_done:

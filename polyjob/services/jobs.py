@@ -319,6 +319,8 @@ def post_status(
                 update_columns(
                     job, notes=with_note(job.notes, "reported", text), reported=_with_report(job, status, message)
                 )
+        if job.is_awaited and job.status.is_done:
+            wake_engine(settings.data_dir)
     return latest_status(job)
 
 

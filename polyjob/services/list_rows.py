@@ -48,7 +48,7 @@ _JOB = _COMMON | {
     "ttl": "run.ttl",
     "command": "run.command",
     "reason": (
-        "CASE WHEN run.status IN ('failed', 'stopped', 'upstream_failed')"
+        "CASE WHEN run.status IN ('failed', 'stopped', 'upstream_failed', 'skipped')"
         " THEN json_array(run.status, json(run.exit), run.stop_kind) END"
     ),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from peewee import DatabaseError
@@ -11,8 +11,9 @@ from polyjob.db.group_commit import write_in_group
 from polyjob.db.models import Build, Job, Project, User
 from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, Problem
-from polyjob.services import audit, capacity, specs, webhooks
+from polyjob.services import audit, capacity, dependencies, specs, webhooks
 from polyjob.services.build_reuse import UNUSABLE_STATUSES
+from polyjob.services.endings import end_job
 from polyjob.services.entries import check_size
 from polyjob.services.idempotency import IdempotentRequest, check_replay
 from polyjob.services.job_queue import slots_taken
@@ -61,15 +62,20 @@ def prepare(
     """Validate a job, and return a function that inserts it. That must be called inside `database.write`.
 
     `attributes` has `config` (from `load_config`, or None), `backend` (see `choose_runner`) and the job's own columns.
+    `dependencies` are those jobs for which it waits, which the sender may read.
+
     Raises Invalid if the runner cannot honour the config, Forbidden if the config names a working folder without
-    `may_choose_folder`, and Unavailable if the disk is low. The function raises Invalid if the name is taken or the
-    build cannot be used, and then has inserted nothing.
+    `may_choose_folder`, and Unavailable if the disk is low. The function raises Invalid if the name is taken, the
+    build cannot be used, or a job for which this one waits was deleted, and then has inserted nothing.
     """
     Store(settings.data_dir).check_free_space(settings.disk_low)
     managed = attributes.get("is_managed") is not False
     config = attributes.get("config")
     if config is None and managed:
         raise Invalid([Problem("/content", "Job expects a `content`.")])
+    requested: Sequence[dependencies.Requested] = attributes.get("dependencies") or ()
+    if requested and not managed:
+        raise Invalid([Problem("/after", "polyjob does not run this job, so the job cannot wait for others.")])
     notify = attributes.get("notify")
     if notify is not None:
         webhooks.check_url(notify, settings, "/notify")
@@ -94,10 +100,15 @@ def prepare(
     def insert() -> Job:
         check_name_is_free(project, columns["name"])
         build = _requested_build(project, attributes.get("build_job"), runner, managed, settings)
-        job = insert_job(project, user, columns | {"build": build})
+        upstreams = dependencies.find(requested)
+        job = insert_job(
+            project, user, columns | {"build": build, "is_held": bool(upstreams), "has_dependencies": bool(upstreams)}
+        )
         if notify is not None:
             job.notify_secret = webhooks.add_to_job(job, notify)
         audit.record("create", job)
+        if upstreams and (end := dependencies.add(job, upstreams)):
+            end_job(job, end.status, message=end.message, details=end.details)
         return job
 
     return insert

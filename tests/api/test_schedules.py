@@ -182,3 +182,8 @@ def test_changes_are_in_the_audit_trail(client, schedule):
     changes = [(action, "schedule") for action in ("create", "update", "pause", "resume", "delete")]
     assert [line for line in lines if line[1] == "schedule"] == changes
     assert ("create", "job") in lines
+
+
+def test_job_of_a_schedule_cannot_wait_for_others(client):
+    response = client.post(SCHEDULES, {"cron": "0 3 * * *", "job": {"config": CONFIG, "after": [1]}})
+    assert pointers(response) == ["/job/after"]

@@ -21,7 +21,7 @@ from tests.e2e.conftest import JOBS, Server, eventually
 
 NO_OPTIONS: dict[str, Any] = {
     "image": None, "build_steps": (), "env_vars": (), "params": (), "file": None, "upload": None, "name": None,
-    "backend": None, "tags": (), "timeout": None, "retries": None, "notify": None,
+    "backend": None, "tags": (), "timeout": None, "retries": None, "after": (), "notify": None,
     "cpu": None, "memory": None, "gpu": None,
 }  # fmt: skip
 
@@ -197,3 +197,25 @@ class TestRetries:
 
     def test_run_exits_with_the_code_of_the_last_retry(self, server: Server) -> None:
         assert polyjob(server, "run", "--retries", "1", "exit 4").returncode == 4
+
+
+class TestAfter:
+    def test_job_waits_for_the_success_of_another(self, server: Server) -> None:
+        first = polyjob(server, "run", "-d", "-q", "exit 5").stdout.decode().strip()
+        done = polyjob(server, "run", "--after", first, "echo never")
+        assert done.returncode == 125
+        assert f"upstream_failed: Job #{first} failed".encode() in done.stderr
+        done = polyjob(server, "run", "--after", f"{first}:failure", "echo cleaned")
+        assert (done.returncode, done.stdout) == (0, b"cleaned\n")
+
+    @pytest.mark.parametrize(
+        ("option", "message"),
+        [
+            ("12:sunrise", b"`sunrise` is not an end of a job; use success, failure or end."),
+            ("99999", b"--after: There is no job `99999`"),
+        ],
+    )
+    def test_wrong_dependency_names_the_option(self, server: Server, option: str, message: bytes) -> None:
+        done = polyjob(server, "run", "--after", option, "true")
+        assert done.returncode != 0
+        assert message in done.stderr

@@ -35,6 +35,7 @@ from polyjob.engine.reconciler import Engine
 from polyjob.jobconfig.validation import load_config
 from polyjob.server.bootstrap import prepare_data_dir
 from polyjob.services import cloning, jobs, projects, submission, webhooks
+from polyjob.services.dependencies import Condition, Requested
 from polyjob.services.outbox import EVENTS
 from polyjob.services.specs import runner_settings
 from polyjob.settings import read_settings
@@ -90,10 +91,15 @@ class ScenarioRun:
         projects.store_upload(self.project, self.user, data, self.settings)
         self.project = Project.get_by_id(self.project.id)
 
-    def submit(self, name: str, config: dict[str, Any], notify: str | None = None) -> None:
+    def submit(
+        self, name: str, config: dict[str, Any], notify: str | None = None, after: dict[str, str] | None = None
+    ) -> None:
         if not self.is_accepted(name):
             loaded = load_config({"version": 1, "kind": "job", **config})
             attributes = {"name": name, "config": loaded, "notify": notify}
+            attributes["dependencies"] = [
+                Requested(self.job(job).id, Condition(on)) for job, on in (after or {}).items()
+            ]
             submission.create(self.project, self.user, attributes, self.settings)
             self.remember(name)
 

@@ -70,11 +70,13 @@ def halted(run_: ScenarioRun) -> None:
 
 
 def chained(run_: ScenarioRun) -> None:
-    """A retry after a pause that begins with the outputs."""
+    """A retry after a pause that begins with the outputs, and jobs that wait for the end of the chain."""
     rule = {"times": 1, "delay": 0.2, "resume": True}
     run_.submit("flaky", _config(run_, "flaky", code=3, keeps=True) | {"termination": {"grace": 1, "retry": [rule]}})
-    run_.until_done("flaky")
-    run_.until(lambda: not Job.select().where(Job.finished_at.is_null()).exists())
+    run_.submit("cleaning", _config(run_, "cleaning"), after={"flaky": "failure"})
+    run_.submit("never", _config(run_, "never"), after={"flaky": "success"})
+    run_.submit("last", _config(run_, "last"), after={"never": "end", "cleaning": "success"})
+    run_.until_done("flaky", "last")
 
 
 def told(run_: ScenarioRun) -> None:

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 
 from polyjob.clock import now
 from polyjob.db.database import write
-from polyjob.db.models import Build, Job, Project, User
+from polyjob.db.models import Build, Dependency, Job, Project, User
 from polyjob.pages import job_page, timeline
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
@@ -225,3 +225,13 @@ def test_command_is_the_title_of_a_job_without_a_name(client: FlaskClient, proje
     assert "<h1><code>python train.py --lr &lt;0.1&gt;</code>" in html
     assert "<title>python train.py --lr &lt;0.1&gt;: queued · polyjob</title>" in html
     assert f'<a href="{url(job)}"><code>python train.py --lr &lt;0.1&gt;</code></a>' in client.get("/").text
+
+
+def test_waiting_job_names_the_jobs_before_it(client: FlaskClient, project: Project) -> None:
+    first = make_job(project)
+    job = make_job(project, is_held=True, has_dependencies=True)
+    with write("test"):
+        Dependency.create(job=job, upstream=first, condition="success")
+    page = read(client, url(job))
+    assert f"Waiting for #{first.id} to succeed." in page.text
+    assert url(first) in page.links

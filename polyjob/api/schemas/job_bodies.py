@@ -12,9 +12,10 @@ from polyjob.api.schemas.config_bodies import BodyFormat, ConfigBody, ParsedBody
 from polyjob.api.schemas.entries import DataRefs, Entries
 from polyjob.errors import Invalid, Problem
 from polyjob.jobconfig.checks import check_values
-from polyjob.jobconfig.fields import Reference, ShortText, Tags, WholeNumber
+from polyjob.jobconfig.fields import Reference, Section, ShortText, Tags, WholeNumber
 from polyjob.jobconfig.schema import CONFIG_SCHEMA
 from polyjob.jobconfig.validation import load_config
+from polyjob.services.dependencies import MAX_DEPENDENCIES, Condition
 from polyjob.webhook_urls import MAX_URL_LENGTH
 
 
@@ -29,6 +30,23 @@ class JobBody(ConfigBody):
     params = Entries(metadata={"description": "Params of the config, or of a job without a config."})
 
 
+class _AfterBody(Section):
+    job = Reference(required=True)
+    on = fields.String(validate=validate.OneOf([str(condition) for condition in Condition]))
+
+
+class After(fields.Field[Any]):
+    """A dependency, `{"job", "on"}`; or only the id or unique name of the job."""
+
+    _body = fields.Nested(_AfterBody)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            return {"job": Reference().deserialize(value), "on": Condition.SUCCESS}
+        loaded: dict[str, Any] = self._body.deserialize(value)
+        return {"job": loaded["job"], "on": Condition(loaded.get("on", Condition.SUCCESS))}
+
+
 class JobCreateBody(JobBody):
     is_managed = fields.Boolean(metadata={"description": "False: polyjob runs nothing and only keeps statuses."})
     ttl = WholeNumber(error_messages={"invalid": "ttl must be an integer."})
@@ -37,6 +55,11 @@ class JobCreateBody(JobBody):
     )
     in_cluster = fields.Boolean()
     build_job = Reference()
+    after = fields.List(
+        After(),
+        validate=validate.Length(max=MAX_DEPENDENCIES),
+        metadata={"description": "Jobs that have to end first. An id or a unique name stands for its success."},
+    )
     notify = fields.String(
         validate=validate.Length(1, MAX_URL_LENGTH),
         metadata={

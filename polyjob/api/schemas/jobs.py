@@ -13,7 +13,7 @@ from polyjob.api.schemas.common import Instant, NoteSchema
 from polyjob.db.models import Job
 from polyjob.formatting import describe_exit
 from polyjob.jobconfig.commands import MAX_SHOWN_COMMAND_LENGTH
-from polyjob.services import job_retries
+from polyjob.services import dependencies, job_retries
 
 CLIENT_RESOURCES = ("cpu", "memory", "gpu", "tpu")
 """Resources that old clients know. They fail on any other key."""
@@ -108,6 +108,7 @@ class JobView(JobRow):
     wait_until: datetime | None
     retries: dict[str, Any] | None
     schedule: str | None
+    after: list[dict[str, Any]]
     urls: dict[str, str]
 
     @classmethod
@@ -140,6 +141,7 @@ class JobView(JobRow):
             wait_until=job.wait_until,
             retries=job_retries.retry_state(job),
             schedule=f"{job.project.unique_name}.schedules.{schedule_id}" if schedule_id else None,
+            after=dependencies.dependencies_of(job),
             urls=_urls(job, root),
         )
 
@@ -247,6 +249,16 @@ class ReportedStatusSchema(Schema):
     created_at = fields.String()
 
 
+class DependencySchema(Schema):
+    """A job that had to end first."""
+
+    job = fields.Integer(
+        allow_none=True, metadata={"description": "Its id, or that of its last retry; null if it was removed."}
+    )
+    on = fields.String(metadata={"description": "`success`, `failure` or `end`."})
+    is_met = fields.Boolean()
+
+
 class RetriesSchema(Schema):
     """The place of a job in its chain of retries."""
 
@@ -285,4 +297,7 @@ class JobSchema(JobRowSchema):
         RetriesSchema, allow_none=True, metadata={"description": "Null if the config asks for no retries."}
     )
     schedule = fields.String(allow_none=True, metadata={"description": "The schedule that submitted the job."})
+    after = fields.List(
+        fields.Nested(DependencySchema), metadata={"description": "Jobs that have to end before this one starts."}
+    )
     urls = fields.Dict(keys=fields.String(), values=fields.String())

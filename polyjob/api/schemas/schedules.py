@@ -223,4 +223,6 @@ def read_schedule(body: Mapping[str, Any]) -> ParsedSchedule:
         parsed = read_job_create(job)
     except Invalid as error:
         raise Invalid([Problem(f"/job{problem.pointer}", problem.detail) for problem in error.problems]) from None
+    if parsed.attributes.get("after"):
+        raise Invalid([Problem("/job/after", "The job of a schedule cannot wait for other jobs.")])
     return ParsedSchedule(values | {"job": parsed.attributes}, f"/job{parsed.config_pointer}")
