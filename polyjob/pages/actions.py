@@ -24,6 +24,8 @@ from polyjob.services import bookmarks, builds, cloning, jobs
 blp = Blueprint("actions", __name__)
 
 Run = Job | Build
+RUN_AGAIN, MORE = "Run again", "More actions"
+"""The menus."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Action:
     """True if its form has a submission id, so that submitting it twice creates one job."""
     kind: str = ""
     """The CSS class of the button."""
+    menu: str = ""
+    """The menu that contains it; empty for a button beside the menus."""
 
 
 def _can_stop(run: Run) -> bool:
@@ -65,19 +69,20 @@ def _is_bookmarked(job: Job) -> bool:
 _JOB_ACTIONS = (
     Action("stop", "jobs.stop_job", "Stop", _can_stop, "End the job now", kind="danger"),
     Action("restart", "jobs.restart_job", "Restart", _is_not_archived,
-           "Run it again as a new job", creates_job=True),
+           "Run it again as a new job", creates_job=True, menu=RUN_AGAIN),
     Action("resume", "jobs.resume_job", "Resume", _has_outputs,
-           "A new job that continues with this job's outputs", creates_job=True),
+           "A new job that continues with this job's outputs", creates_job=True, menu=RUN_AGAIN),
     Action("copy", "jobs.copy_job", "Copy", _has_outputs,
-           "A new job that starts with a copy of this job's outputs", creates_job=True),
+           "A new job that starts with a copy of this job's outputs", creates_job=True, menu=RUN_AGAIN),
     Action("clone", "jobs.restart_job", "Edit and run", lambda job: _is_not_archived(job) and job.config is not None,
-           "Edit the config first", is_page=True),
-    Action("bookmark", "jobs.bookmark_job", "Bookmark", lambda job: _is_not_archived(job) and not _is_bookmarked(job)),
-    Action("unbookmark", "jobs.unbookmark_job", "Remove bookmark", _is_bookmarked),
-    Action("archive", "jobs.archive_job", "Archive", _is_not_archived, "Hide it from lists"),
+           "Edit the config first", is_page=True, menu=RUN_AGAIN),
+    Action("bookmark", "jobs.bookmark_job", "Bookmark", lambda job: _is_not_archived(job) and not _is_bookmarked(job),
+           menu=MORE),
+    Action("unbookmark", "jobs.unbookmark_job", "Remove bookmark", _is_bookmarked, menu=MORE),
+    Action("archive", "jobs.archive_job", "Archive", _is_not_archived, "Hide it from lists", menu=MORE),
     Action("restore", "jobs.restore_job", "Restore", lambda job: job.archived_at is not None,
            "Show it in lists again"),
-    Action("delete", "jobs.delete_job", "Delete", _is_not_archived, is_page=True, kind="danger"),
+    Action("delete", "jobs.delete_job", "Delete", _is_not_archived, is_page=True, kind="danger", menu=MORE),
 )
 _BUILD_ACTIONS = (
     Action("stop", "builds.stop_build", "Stop", _can_stop, "Also stops the jobs that wait for it", kind="danger"),
@@ -109,6 +114,15 @@ def action_buttons(run: Run) -> list[Button]:
         if permissions.may(action.operation, identity, run.project) and action.applies_to(run)
         if not (action.creates_job and _is_folder_refused(run, identity))
     ]
+
+
+@blp.app_template_global()
+def action_menus(buttons: list[Button]) -> dict[str, list[Button]]:
+    """Return the buttons by their menus."""
+    menus: dict[str, list[Button]] = {}
+    for button in buttons:
+        menus.setdefault(button.action.menu, []).append(button)
+    return menus
 
 
 def _is_folder_refused(run: Run, identity: auth.Identity) -> bool:

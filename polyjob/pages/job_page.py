@@ -23,6 +23,7 @@ from polyjob.pages.explanations import explain_status
 from polyjob.pages.markup import plain_log
 from polyjob.pages.urls import api_path, api_url
 from polyjob.services import bookmarks, dependencies, job_queue, job_retries, schedule_fires
+from polyjob.statuses import Status
 from polyjob.storage.store import Store
 
 BUILD_LOG_LINES = 20
@@ -72,6 +73,7 @@ def job_context(job: Job, user: User) -> dict[str, Any]:
         "build_reason": next((row.details["why"] for row in rows if row.details and "why" in row.details), None),
         "resources": resource_rows((job.config or {}).get("environment"), job.gpus, job.exit),
         "log_view": logs.log_view(job),
+        "waits": _reason_without_log(job, waiting),
         "outputs": outputs.overview(job),
         "outputs_url": f"{api_url(job)}/outputs",
         "has_deliveries": _has_deliveries(job),
@@ -143,6 +145,14 @@ def _failed_build_log(job: Job) -> str:
     with path.open("rb") as log:
         log.seek(max(tail_start(path, BUILD_LOG_LINES, length), length - MAX_BUILD_LOG_BYTES))
         return plain_log(log.read(MAX_BUILD_LOG_BYTES))
+
+
+def _reason_without_log(job: Job, waiting: str | None) -> str | None:
+    """Return the reason why the job has no log yet; None if its command has begun, or if a client may write a log."""
+    if not job.is_managed or job.status not in (Status.CREATED, Status.SCHEDULED, Status.BUILDING):
+        return None
+    path = Store(current_app.config["SETTINGS"].data_dir).job_log(job.uuid)
+    return None if log_length(path) else waiting or "The job is about to start."
 
 
 def _originals(job: Job) -> list[Job]:

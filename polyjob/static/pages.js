@@ -44,6 +44,15 @@ function addCopyButtons() {
   }
 }
 
+// Menus close at a click elsewhere and at Escape.
+for (const type of ["click", "keydown"]) {
+  addEventListener(type, (event) => {
+    for (const menu of document.querySelectorAll(".drop[open]")) {
+      if (type === "click" ? !menu.contains(event.target) : event.key === "Escape") menu.open = false;
+    }
+  });
+}
+
 // Refresh: each element with `data-part` is replaced when the server sends it with other content.
 
 const currentContent = new Map(); // part → content, as the server sent it
@@ -66,6 +75,8 @@ function replacePart(present, fresh) {
 }
 
 function refresh(fresh) {
+  // Sections that the page lacks until the job begins come with scripts of their own.
+  if (document.querySelector("[data-waits]") && !fresh.querySelector("[data-waits]")) return location.reload();
   const present = partsOf(document);
   for (const list of fresh.querySelectorAll("[data-rows]")) {
     const target = document.getElementById(list.id);

@@ -37,6 +37,7 @@ def test_job_is_submitted_stopped_and_run_again(new_page: Pages, script: bool) -
     page.get_by_role("button", name="Stop").click()
     assert number(page) == first
     expect(page.locator(".flash")).to_contain_text("Stop of job")
+    page.get_by_text("Run again").click()
     page.get_by_role("link", name="Edit and run").click()
     config = page.get_by_label("Config")
     config.fill(config.input_value().replace("echo first; sleep 600", "echo second"))
@@ -44,6 +45,7 @@ def test_job_is_submitted_stopped_and_run_again(new_page: Pages, script: bool) -
     assert number(page) == first + 1
     expect(page.locator(".flash")).to_contain_text(f"This job restarts job {first}.")
     expect(page.locator("main")).to_contain_text("echo second")
+    page.get_by_text("Run again").click()
     page.get_by_role("button", name="Restart").click()
     assert number(page) == first + 2
 
@@ -53,8 +55,12 @@ def test_buttons_follow_the_status(page: Page, server: Server) -> None:
     server.until(job, "running")
     page.goto(f"/root/quick-start/jobs/{job}")
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
-    expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=20_000)
-    expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+    expect(page.get_by_role("button", name="Stop")).to_be_hidden(timeout=20_000)
+    page.get_by_text("Run again").click()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Resume")).to_be_hidden()
+    page.get_by_text("Run again").click()
     page.get_by_role("button", name="Resume").click()
     assert number(page) == job + 1
 
@@ -64,10 +70,12 @@ def test_delete_asks_first(new_page: Pages, server: Server, script: bool) -> Non
     job = server.submit("true", name=f"doomed-{script}")["id"]
     page = new_page(java_script_enabled=script)
     page.goto(f"/root/quick-start/jobs/{job}")
+    page.get_by_label("More actions").click()
     page.get_by_role("link", name="Delete").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("Delete")
     page.get_by_role("link", name="Cancel").click()
     assert number(page) == job
+    page.get_by_label("More actions").click()
     page.get_by_role("link", name="Delete").click()
     page.get_by_role("button", name=f"Delete job {job}").click()
     expect(page.locator(".flash")).to_have_text(f"Job {job} was deleted.")

@@ -235,3 +235,17 @@ def test_waiting_job_names_the_jobs_before_it(client: FlaskClient, project: Proj
     page = read(client, url(job))
     assert f"Waiting for #{first.id} to succeed." in page.text
     assert url(first) in page.links
+
+
+def test_queued_job_says_why_it_waits_in_place_of_a_log(client: FlaskClient, project: Project) -> None:
+    page = read(client, url(make_job(project)))
+    assert page.text.count("Waiting for a free slot of the fake runner; 0 jobs are ahead.") == 2
+    assert not any(link.endswith(("/log", "/logs")) for link in page.links)
+    page = read(client, url(make_job(project, *BEGUN)))
+    assert any(link.endswith("/log") for link in page.links)
+
+
+def test_timeline_has_a_legend(client: FlaskClient, project: Project) -> None:
+    html = client.get(url(make_job(project, *BEGUN, (Status.SUCCEEDED, None, None)))).text
+    legend = re.findall(r'<span class="\w+">(\w+ [\d.]+ m?s)</span>', html)
+    assert legend == ["queued 1.0 s", "scheduled 1.0 s", "running 1.0 s"]
