@@ -52,6 +52,8 @@ A death there is the same with every runner, so only the fastest ones, `fake` an
 die before each point of `whole`. The others only die after a point: nothing that outlives the process changes between
 one point and the next.
 """
+WITHOUT_RUNNER = {"migrate", "first-start", "first-token", "code", "upload", "accept", "copy", "restart"}
+"""The points of `LOCAL` at which no runner has been loaded. A death there is tested with `fake` alone."""
 CALLS_OF_SCENARIO = {
     "served": {
         "POST-containers-create", "PUT-container-archive", "POST-container-start", "GET-container-logs",

@@ -179,10 +179,17 @@ HOSTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def server_with_jobs(tmp_path_factory):
+    with Server(tmp_path_factory.mktemp("hosts"), runner="fake") as server:
+        server.submit("true")
+        server.submit("true")
+        yield server
+
+
 @pytest.mark.parametrize("host", HOSTS)
-def test_links_and_forms_work_with_any_host_name(host, server):
-    server.submit("true")
-    server.submit("true")
+def test_links_and_forms_work_with_any_host_name(host, server_with_jobs):
+    server = server_with_jobs
     answer = server.call("GET", "/api/v1/root/quick-start/jobs?limit=1", Host=host)
     assert answer.status == 200
     assert answer.json["next"] == f"{HOSTS[host]}/api/v1/root/quick-start/jobs?limit=1&offset=1"
