@@ -1,6 +1,8 @@
-"""A tree of processes that outlives the process that started it."""
+"""A tree of processes that ignores signals, and the log of a job."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from tests.runners.harness import (
     ProcessHarness,
@@ -20,3 +22,7 @@ def start_tree(process: ProcessHarness, cmd: str = TREE, grace: float = 0.3) -> 
     handle = process.runner.start(spec, None)
     wait_for(lambda: len(processes_of(spec.uuid)) >= TREE_SIZE)
     return spec.uuid, handle
+
+
+def log_of(spec: object) -> str:
+    return (Path(spec.folder) / "log").read_text()  # type: ignore[attr-defined]
