@@ -33,6 +33,7 @@ def _clone_command(strategy: str, help: str) -> click.Command:
     @click.command(strategy, help=help, epilog=EXIT_CODES_HELP)
     @job_argument
     @project_option
+    @click.option("--cmd", "command", metavar="COMMAND", help="Run another command, as shell text.")
     @click.option("--file", "-f", "file", type=existing_file, help="Patch of the config, YAML or JSON.")
     @env_option
     @param_option
@@ -41,22 +42,23 @@ def _clone_command(strategy: str, help: str) -> click.Command:
     @click.option("--clean", is_flag=True, help="Run in an empty folder, without the variables of the first shell.")
     @click.option("--detach", "-d", is_flag=True, help="Print the new job's number and do not wait.")
     @quiet_option
-    def command(job: str, project: str | None, detach: bool, quiet: bool, **options: Any) -> NoReturn:
+    def clone(job: str, project: str | None, detach: bool, quiet: bool, **options: Any) -> NoReturn:
         with exit_on_error(EXIT_FAILED):
             client = connect()
             path = run_path(client, job, project)
-            origins = Origins()
+            origins = Origins(command="--cmd")
             body = _clone_body(client, path, origins, **options)
             with origins.name_in_errors():
                 submit(client, f"{path}/{strategy}", body, detach, quiet)
 
-    return command
+    return clone
 
 
 def _clone_body(
     client: Client,
     path: str,
     origins: Origins,
+    command: str | None,
     file: Path | None,
     env_vars: tuple[str, ...],
     params: tuple[str, ...],
@@ -71,7 +73,8 @@ def _clone_body(
         pairs = [*_other_env_vars(client.get(path)["config"] or {}, replaced), *pairs]
     if clean:
         patch = _with_own_folder(patch)
-    job = compose_job(JobFields(env_vars=pairs, params=parse_params(params), backend=backend or ""), patch)
+    fields = JobFields(command=command, env_vars=pairs, params=parse_params(params), backend=backend or "")
+    job = compose_job(fields, patch)
     origins.note(job)
     body = {"config": job.body["config"]} if job.body["config"] else {}
     return body | ({"update_code": True} if update_code else {})

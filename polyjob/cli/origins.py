@@ -25,7 +25,9 @@ OPTIONS = {
 class Origins:
     """The config file that a command has read, and the fields of the body that its options have set."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, command: str = "COMMAND") -> None:
+        """`command` is the option or argument of the command of the job."""
+        self._names = OPTIONS | {"command": command}
         self._file: str | None = None
         self._document: Any = None
         self._options: dict[tuple[str, ...], str] = {}
@@ -52,7 +54,7 @@ class Origins:
 
     def note(self, job: ComposedJob) -> None:
         """Record the options that have set fields of a composed job."""
-        self._options.update({pointer: OPTIONS[field] for pointer, field in job.sources.items()})
+        self._options.update({pointer: self._names[field] for pointer, field in job.sources.items()})
 
     def note_fields(self, options: Mapping[str, str]) -> None:
         """Record the options that set fields beside the job."""

@@ -42,3 +42,13 @@ def test_detached_copy_prints_its_number(server: Server, number: str) -> None:
     copied = polyjob(server, "copy", "-d", number).stdout.decode().strip()
     assert json_of(server, "show", copied, "--json")["cloning_strategy"] == "copy"
     assert polyjob(server, "wait", copied).returncode == 0
+
+
+def test_command_is_replaced(server: Server, number: str) -> None:
+    assert polyjob(server, "restart", number, "--cmd", "echo other").stdout == b"other\n"
+
+
+def test_empty_command_is_refused_by_its_option(server: Server, number: str) -> None:
+    refused = polyjob(server, "restart", number, "--cmd", "")
+    assert refused.returncode == 125
+    assert b"--cmd" in refused.stderr
