@@ -9,7 +9,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob.api.path_prefixes import PROJECT
 from polyjob.api.problems import status_of
-from polyjob.api.request_context import find_project
+from polyjob.api.request_context import find_project, me, settings
 from polyjob.api.schemas.common import load_body
 from polyjob.api.schemas.members import MemberBody
 from polyjob.api.schemas.projects import ProjectChangeBody
@@ -20,7 +20,7 @@ from polyjob.auth.roles import Role
 from polyjob.db.models import Project
 from polyjob.errors import Conflict, Invalid
 from polyjob.pages.forms import STALE_FORM, Form, done, group_by_field, read_form
-from polyjob.pages.urls import page_url, project_url
+from polyjob.pages.urls import own_path, page_url, project_url
 from polyjob.services import projects
 
 ROLES = [
@@ -88,6 +88,52 @@ def remove_member(username: str, project_name: str, member: str) -> AnyResponse:
     members.remove(project, member)
     path = f"{project_url(project)}/settings" if may_manage(project) else page_url("pages.all_jobs")
     return done(path, f"{member} is not a member any more.")
+
+
+@blp.post(f"{SETTINGS}/archive")
+@requires(Access.MANAGE)
+def archive_project(username: str, project_name: str) -> AnyResponse:
+    project = find_project(username, project_name)
+    read_form()
+    projects.archive(project, me(), settings())
+    message = f"Project {project.name} was archived, and its jobs are being stopped."
+    return done(page_url("pages.all_projects"), message, undo=f"{project_url(project)}/settings/restore")
+
+
+@blp.post(f"{SETTINGS}/restore")
+@requires(Access.MANAGE)
+def restore_project(username: str, project_name: str) -> AnyResponse:
+    project = find_project(username, project_name, archived=True)
+    read_form()
+    projects.restore(project)
+    return done(project_url(project), f"Project {project.name} was restored.")
+
+
+@blp.get(f"{SETTINGS}/delete")
+@requires(Access.MANAGE)
+def ask_delete_project(username: str, project_name: str) -> str:
+    project = find_project(username, project_name)
+    counts = f"{project.job_count:,} jobs and {project.build_count:,} builds"
+    return render_template(
+        "confirm.html",
+        title=f"Delete project {project.user.username}/{project.name}?",
+        lines=[
+            f"Its {counts} are stopped and deleted, with their logs and outputs, and also its uploads.",
+            "This cannot be undone.",
+        ],
+        path=own_path(),
+        label=f"Delete project {project.name}",
+        back=f"{project_url(project)}/settings",
+    )
+
+
+@blp.post(f"{SETTINGS}/delete")
+@requires(Access.MANAGE)
+def delete_project(username: str, project_name: str) -> AnyResponse:
+    project = find_project(username, project_name)
+    read_form()
+    projects.delete(project, me(), settings())
+    return done(page_url("pages.all_projects"), f"Project {project.name} was deleted.")
 
 
 def _errors(error: Invalid) -> dict[str, list[str]]:

@@ -83,6 +83,25 @@ def test_error_is_shown_beside_its_field(
     assert f'id="{name}-error"' in answer.text
 
 
+def test_project_is_archived_and_restored(client: FlaskClient, project: Project) -> None:
+    assert send(client, SETTINGS, f"{SETTINGS}/archive").location == "/projects"
+    assert Project.get().archived_at is not None
+    page = client.get("/projects").text
+    assert f'action="{SETTINGS}/restore"' in page
+    read(client, "/ana/demo", 404)
+    assert send(client, "/new-project", f"{SETTINGS}/restore").location == "/ana/demo"
+    assert Project.get().archived_at is None
+
+
+def test_deletion_of_a_project_asks_first(client: FlaskClient, project: Project) -> None:
+    path = f"{SETTINGS}/delete"
+    assert path in read(client, SETTINGS).links
+    assert "0 jobs and 0 builds are stopped and deleted" in read(client, path).text
+    assert Project.get().deleted_at is None
+    assert send(client, path, path).location == "/projects"
+    assert Project.get().deleted_at is not None
+
+
 class TestInvites:
     @pytest.fixture
     def admin(self, client: FlaskClient, user: User) -> FlaskClient:
