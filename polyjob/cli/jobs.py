@@ -76,7 +76,7 @@ def _print_jobs(jobs: list[dict[str, Any]]) -> None:
         [
             str(job["id"]),
             coloured(job["last_status"]),
-            job["reason"] or describe_position(job.get("queue_position")) or "",
+            job["reason"] or describe_position(job.get("queue_position")) or ("waits" if _is_held(job) else ""),
             _project_name(job["project"], has_owners) if len(projects) > 1 else "",
             job["name"] or "",
             job["user"] if has_users else "",
@@ -88,6 +88,11 @@ def _print_jobs(jobs: list[dict[str, Any]]) -> None:
     ]
     headings = ["ID", "STATUS", "REASON", "PROJECT", "NAME", "USER", "SUBMITTED", "DURATION", "COMMAND"]
     print_table(*fit_columns(headings, rows, ["USER", "SUBMITTED", "NAME", "PROJECT"], terminal_width()))
+
+
+def _is_held(job: dict[str, Any]) -> bool:
+    """Return whether a job waits for a time or for other jobs; `show` names them."""
+    return bool(job["last_status"] == "created" and job["is_managed"] and not job.get("queue_position"))
 
 
 def _project_name(unique_name: str, has_owners: bool) -> str:

@@ -208,6 +208,15 @@ class TestAfter:
         done = polyjob(server, "run", "--after", f"{first}:failure", "echo cleaned")
         assert (done.returncode, done.stdout) == (0, b"cleaned\n")
 
+    def test_waiting_job_is_listed_as_such(self, server: Server) -> None:
+        first = polyjob(server, "run", "-d", "-q", "sleep 1000").stdout.decode().strip()
+        held = polyjob(server, "run", "-d", "-q", "--after", first, "true").stdout.decode().strip()
+        lines = polyjob(server, "ls").stdout.decode().splitlines()
+        assert any(line.split()[:3] == [held, "created", "waits"] for line in lines)
+        polyjob(server, "stop", first)
+        assert polyjob(server, "wait", held).returncode == 125
+        assert b"was stopped, and this job waited for it to succeed" in polyjob(server, "statuses", held).stdout
+
     @pytest.mark.parametrize(
         ("option", "message"),
         [
