@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +26,8 @@ MAX_PREVIEW_BYTES = 128 << 10
 MAX_TABLE_ROWS = 200
 MAX_TABLE_COLUMNS = 40
 MAX_CELL_CHARACTERS = 200
+MAX_JSON_DEPTH = 16
+"""Levels of a JSON file that is shown indented."""
 
 IMAGES = {
     "png": "image/png",
@@ -36,6 +40,8 @@ IMAGES = {
 }
 """File extension → media type of the files shown as images. In an `img` element, browsers run no scripts of an SVG."""
 TABLE_DELIMITERS = {"csv": ",", "tsv": "\t"}
+
+_JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}:,]|[^\s\[\]{}:,"]+')
 
 ReadableOutputs = Outputs | LiveOutputs
 
@@ -54,6 +60,17 @@ class Entry:
     """The content of a folder; None if it was not read."""
     target: str | None = None
     """The displayable target of a symlink. It is never followed."""
+
+    @property
+    def content(self) -> tuple[int, int] | None:
+        """The number of files in a folder and their bytes; None if not all of it was read."""
+        count = size = 0
+        for entry in self.entries or []:
+            added = entry.content if entry.size is None else (1, entry.size)
+            if added is None:
+                return None
+            count, size = count + added[0], size + added[1]
+        return None if self.entries is None else (count, size)
 
 
 @dataclass
@@ -133,7 +150,31 @@ def preview(outputs: ReadableOutputs, path: str) -> Preview:
     rows = _table_rows(text, TABLE_DELIMITERS[extension], is_cut) if extension in TABLE_DELIMITERS else []
     if rows:
         return Preview("table", size, rows=rows[:MAX_TABLE_ROWS], is_cut=is_cut or len(rows) > MAX_TABLE_ROWS)
+    if extension == "json" and not is_cut:
+        text = indent_json(text)
     return Preview("text", size, text=plain_log(text.encode()), is_cut=is_cut)
+
+
+def indent_json(text: str) -> str:
+    """Return a JSON document with a line for each member, and its numbers and strings as they are written.
+
+    A text that is not JSON is returned unchanged, and so is one whose levels would make it much longer.
+    """
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    lines, depth, previous = [""], 0, ""
+    for token in _JSON_TOKEN.findall(text):
+        depth -= token in "]}"
+        if (previous and previous in "[{,") if token not in "]}" else (previous not in "[{"):
+            lines.append("  " * depth)
+        lines[-1] += ": " if token == ":" else token
+        depth += token in "[{"
+        if depth > MAX_JSON_DEPTH:
+            return text
+        previous = token
+    return "\n".join(lines)
 
 
 def file_extension(path: str) -> str:

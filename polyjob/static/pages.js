@@ -69,6 +69,10 @@ function replacePart(present, fresh) {
   if (!present) return fresh;
   const focused = document.activeElement;
   const path = present.contains(focused) && (focused.getAttribute("href") ?? focused.form?.getAttribute("action"));
+  for (const { id } of present.querySelectorAll("details[id][open]")) {
+    const twin = fresh.querySelector(`#${CSS.escape(id)}`);
+    if (twin) twin.open = true;
+  }
   present.replaceWith(fresh);
   if (path) fresh.querySelector(`[href="${CSS.escape(path)}"], [action="${CSS.escape(path)}"] button`)?.focus();
   return fresh;

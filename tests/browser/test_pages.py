@@ -190,7 +190,7 @@ class TestJob:
         page = new_page(permissions=["clipboard-read", "clipboard-write"])
         page.goto(f"{PROJECT}/jobs/{numbers['fails']}")
         page.get_by_text("Commands for this job").click()
-        page.get_by_role("button", name="Copy: Job", exact=True).click()
+        page.get_by_role("button", name="Copy: Job, as JSON", exact=True).click()
         expect(page.get_by_text("Copied")).to_be_visible()
         assert f"{API}/{numbers['fails']}" in page.evaluate("navigator.clipboard.readText()")
 

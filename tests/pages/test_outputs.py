@@ -26,7 +26,9 @@ def job(project: Project) -> Job:
 def test_job_page_shows_a_tree_with_sizes(client: FlaskClient, job: Job, data_dir: Path) -> None:
     seal(data_dir, job, {"a.txt": b"x" * 1536, "deep/er/b.bin": b"\0", "deep/c": b""})
     page = read(client, url(job))
-    order = [page.text.index(text) for text in ("deep/", "er/", "b.bin", "1 B", "0 B", "a.txt", "1.5 KiB")]
+    order = [
+        page.text.index(text) for text in ("deep/ 2 files, 1 B", "er/ 1 file", "b.bin", "c 0 B", "a.txt", "1.5 KiB")
+    ]
     assert order == sorted(order)
     for path in ("a.txt", "deep/er/b.bin", "deep/c"):
         assert f"{url(job)}/outputs/{path}" in page.links
@@ -209,3 +211,27 @@ def test_outputs_need_a_sign_in(client: FlaskClient, visitor: FlaskClient, job: 
     stranger = visitor.application.test_client()
     for path in ("outputs", "outputs/a.png", "raw/a.png"):
         read(stranger, f"{url(job)}/{path}", 401)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('{"a": 1.10, "b": [1, 2], "c": {}, "d:e": "x, {y}"}',
+         '{\n  "a": 1.10,\n  "b": [\n    1,\n    2\n  ],\n  "c": {},\n  "d:e": "x, {y}"\n}'),
+        ("[]", "[]"),
+        ('"a\\"b"', '"a\\"b"'),
+        ('{"a": 1', '{"a": 1'),
+        ("[" * 17 + "]" * 17, "[" * 17 + "]" * 17),
+        ("[" * 9999, "[" * 9999),
+    ],
+)  # fmt: skip
+def test_json_is_indented_and_its_values_are_kept(text: str, shown: str) -> None:
+    assert outputs.indent_json(text) == shown
+
+
+def test_closed_folders_show_count_and_size(client: FlaskClient, project: Project, data_dir: Path) -> None:
+    job = make_job(project, *BEGUN, (Status.SUCCEEDED, None, None))
+    seal(data_dir, job, {"a/b/1": b"x" * 1024, "a/2": b"x" * 1024, "c/3": b""})
+    page = read(client, url(job))
+    assert "a/ 2 files, 2.0 KiB" in page.text
+    assert "b/ 1 file, 1.0 KiB" in page.text
