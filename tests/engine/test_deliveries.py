@@ -10,6 +10,7 @@ from polyjob.db.database import database, write
 from polyjob.db.models import Delivery, Job, Project, Webhook
 from polyjob.engine.deliveries import MAX_REQUESTS_AT_ONCE, MAX_REQUESTS_PER_HOST
 from polyjob.services import cloning, jobs, outbox, submission, webhooks
+from polyjob.services.dependencies import Condition, Requested
 from polyjob.services.outbox import EVENTS
 from polyjob.statuses import Status
 from tests.simulators.webhook_receiver import Receiver
@@ -75,6 +76,21 @@ def test_reported_statuses_are_sent(world, receiver):
         jobs.post_status(job, status, None, None, None, world.user, world.settings)
     world.settle()
     assert receiver.events == ["started", "failed"]
+
+
+@pytest.mark.parametrize(("env", "event"), [({"code": 1}, "failed"), ({"seconds": 100}, "stopped")])
+def test_job_that_waits_in_vain_is_sent(world, receiver, env, event):
+    hook(world, receiver, "failed", "stopped")
+    first = world.submit(**env)
+    config = {"version": 1, "kind": "job", "run": {"cmd": "true"}}
+    attributes = {"config": config, "dependencies": [Requested(first.id, Condition.SUCCESS)]}
+    second = submission.create(world.project, world.user, attributes, world.settings)
+    if event == "stopped":
+        jobs.request_stop(first, world.user, world.settings)
+    world.end(first, second)
+    world.settle()
+    sent = [(body["event"], body["job"]["id"]) for body in receiver.bodies]
+    assert sent == [(event, first.id), (event, second.id)]
 
 
 def test_webhook_receives_only_its_events(world, receiver):
