@@ -62,7 +62,7 @@ class RunnerFacts:
     """Product of its builds, for messages; None if that depends on the settings."""
 
 
-_NO_FACTS = RunnerFacts(support={}, required_parts={}, is_local=False, assigns_gpus=False, build_result=None)
+_EMPTY_FACTS = RunnerFacts(support={}, required_parts={}, is_local=False, assigns_gpus=False, build_result=None)
 
 
 def runner_names() -> list[str]:
@@ -75,16 +75,16 @@ def check_entry_points() -> None:
 
     Imports no runner.
     """
-    for name, found in _entry_points().items():
-        provider = _provider(found[0])
+    for name, entry_points in _entry_points().items():
+        provider = _provider(entry_points[0])
         if not _NAME.fullmatch(name):
             raise UnusableRunner(
                 f"{provider} names its runner {name!r}, which is not valid: use small letters, digits and hyphens"
             )
         if name in RUNNERS:
             raise UnusableRunner(f"{provider} names its runner `{name}`, which is a runner of polyjob; uninstall it")
-        if len(found) > 1:
-            others = " and ".join(_provider(entry_point) for entry_point in found)
+        if len(entry_points) > 1:
+            others = " and ".join(_provider(entry_point) for entry_point in entry_points)
             raise UnusableRunner(f"{others} both provide a runner named `{name}`; uninstall one of them")
 
 
@@ -96,8 +96,8 @@ def runner_class(name: str) -> type[Runner]:
     """
     if name in RUNNERS:
         module_name, _, class_name = RUNNERS[name].partition(":")
-        found: type[Runner] = getattr(importlib.import_module(module_name), class_name)
-        return found
+        loaded: type[Runner] = getattr(importlib.import_module(module_name), class_name)
+        return loaded
     if name not in _entry_points():
         raise UnusableRunner(f"there is no runner `{name}`: the package that provides it is not installed")
     return _foreign_class(_entry_points()[name][0])
@@ -126,7 +126,7 @@ def _foreign_facts(name: str) -> RunnerFacts:
     try:
         declared = runner_class(name)
     except UnusableRunner:
-        return _NO_FACTS
+        return _EMPTY_FACTS
     article = "an" if declared.artifact_kind[0] in "aeiou" else "a"
     return RunnerFacts(
         support={**BASIC, **declared.capabilities},
@@ -142,10 +142,10 @@ def _entry_points() -> dict[str, list[EntryPoint]]:
     """Return the entry points of other distributions by their names. Only by mistake, a name has more than one."""
     from importlib.metadata import entry_points  # it imports the email package, which few processes need
 
-    found: dict[str, list[EntryPoint]] = {}
+    by_name: dict[str, list[EntryPoint]] = {}
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
-        found.setdefault(entry_point.name, []).append(entry_point)
-    return dict(sorted(found.items()))
+        by_name.setdefault(entry_point.name, []).append(entry_point)
+    return dict(sorted(by_name.items()))
 
 
 def _provider(entry_point: EntryPoint) -> str:
@@ -158,24 +158,24 @@ def _foreign_class(entry_point: EntryPoint) -> type[Runner]:
 
     place = f"the runner `{entry_point.name}` of {_provider(entry_point)}"
     try:
-        found = entry_point.load()
+        loaded = entry_point.load()
     except Exception as error:  # whatever its module raises
         text = " ".join(str(error).split())
         raise UnusableRunner(f"{place} cannot be imported: {type(error).__name__}: {text}") from error
-    if not (isinstance(found, type) and issubclass(found, Runner)):
+    if not (isinstance(loaded, type) and issubclass(loaded, Runner)):
         raise UnusableRunner(
             f"{place} is not a runner: `{entry_point.value}` is not a subclass of `runners.base.Runner`"
         )
-    missing = sorted(found.__abstractmethods__)
+    missing = sorted(loaded.__abstractmethods__)
     if missing:
         raise UnusableRunner(f"{place} is not complete: `{entry_point.value}` has no `{'`, `'.join(missing)}`")
-    if not found.is_local and not issubclass(found, RemoteRunner):
+    if not loaded.is_local and not issubclass(loaded, RemoteRunner):
         raise UnusableRunner(f"{place} is not a runner: `{entry_point.value}` is neither local nor a `RemoteRunner`")
-    if not (isinstance(found.capabilities, Mapping) and isinstance(found.required_parts, Mapping)):
+    if not (isinstance(loaded.capabilities, Mapping) and isinstance(loaded.required_parts, Mapping)):
         raise UnusableRunner(f"{place} is not a runner: its `capabilities` and `required_parts` must be mappings")
-    if not all(isinstance(support, Support) for support in found.capabilities.values()):
+    if not all(isinstance(support, Support) for support in loaded.capabilities.values()):
         raise UnusableRunner(f"{place} is not a runner: a value of its `capabilities` is not a `Support`")
-    unknown = sorted({*found.capabilities, *found.required_parts} - BASIC.keys())
+    unknown = sorted({*loaded.capabilities, *loaded.required_parts} - BASIC.keys())
     if unknown:
         raise UnusableRunner(f"{place} declares parts that no config has: `{'`, `'.join(unknown)}`")
-    return found
+    return loaded

@@ -45,7 +45,7 @@ def test_probe_creates_nothing(harness: Harness) -> None:
 
 
 def test_job_runs_to_its_end(harness: Harness) -> None:
-    spec = harness.says("hello\n")
+    spec = harness.printing_job("hello\n")
     handle = harness.runner.start(spec, None)
     end = harness.end(handle)
     assert end.succeeded
@@ -55,13 +55,13 @@ def test_job_runs_to_its_end(harness: Harness) -> None:
 
 @pytest.mark.parametrize("code", [1, 42, 255])
 def test_exit_code_is_reported(harness: Harness, code: int) -> None:
-    handle = harness.runner.start(harness.says("", code), None)
+    handle = harness.runner.start(harness.printing_job("", code), None)
     end = harness.end(handle)
     assert (end.reason, end.code, end.succeeded) == (Reason.EXITED, code, False)
 
 
 def test_states_go_forward_only(harness: Harness) -> None:
-    handle = harness.runner.start(harness.lasts(), None)
+    handle = harness.runner.start(harness.endless_job(), None)
     wait_for(lambda: is_running(harness, handle))
     for _ in range(20):
         assert is_running(harness, handle)
@@ -72,7 +72,7 @@ def test_states_go_forward_only(harness: Harness) -> None:
 
 
 def test_states_are_pending_running_exited(harness: Harness) -> None:
-    handle = harness.runner.start(harness.says("x"), None)
+    handle = harness.runner.start(harness.printing_job("x"), None)
     order = [Pending, Running, Exited]
     last = 0
     while last < 2:
@@ -83,7 +83,7 @@ def test_states_are_pending_running_exited(harness: Harness) -> None:
 
 
 def test_repeated_start_adopts_the_job(harness: Harness) -> None:
-    spec = harness.says("x")
+    spec = harness.printing_job("x")
     first = harness.runner.start(spec, None)
     assert harness.runner.start(spec, None) == first
     assert harness.another().start(spec, None) == first
@@ -95,7 +95,7 @@ def test_repeated_start_adopts_the_job(harness: Harness) -> None:
 
 
 def test_racing_starts_run_once(harness: Harness) -> None:
-    specs = [harness.says("x") for _ in range(8)]
+    specs = [harness.printing_job("x") for _ in range(8)]
     runners = [harness.runner, harness.another(), harness.another()]
     gate = threading.Barrier(len(runners))
 
@@ -113,7 +113,7 @@ def test_racing_starts_run_once(harness: Harness) -> None:
 
 
 def test_handle_survives_the_runner_object(harness: Harness) -> None:
-    spec = harness.lasts()
+    spec = harness.endless_job()
     handle = harness.runner.start(spec, None)
     wait_for(lambda: is_running(harness, handle))
     harness.runner.close()
@@ -129,7 +129,7 @@ def test_handle_survives_the_runner_object(harness: Harness) -> None:
 
 @pytest.mark.parametrize(("force", "signal"), [(False, 15), (True, 9)])
 def test_stop_ends_a_job(harness: Harness, force: bool, signal: int) -> None:
-    handle = harness.runner.start(harness.lasts(), None)
+    handle = harness.runner.start(harness.endless_job(), None)
     wait_for(lambda: is_running(harness, handle))
     before = time.monotonic()
     harness.runner.stop(handle, force)
@@ -140,7 +140,7 @@ def test_stop_ends_a_job(harness: Harness, force: bool, signal: int) -> None:
 
 
 def test_forced_stop_ends_a_job_that_ignores_term(harness: Harness) -> None:
-    spec = harness.stubborn()
+    spec = harness.stubborn_job()
     handle = harness.runner.start(spec, None)
     wait_for(lambda: is_running(harness, handle) and harness.log(spec, handle))
     harness.runner.stop(handle, force=False)
@@ -152,7 +152,7 @@ def test_forced_stop_ends_a_job_that_ignores_term(harness: Harness) -> None:
 
 def test_stop_right_after_start_ends_the_job(harness: Harness) -> None:
     for force in (False, True):
-        handle = harness.runner.start(harness.lasts(), None)
+        handle = harness.runner.start(harness.endless_job(), None)
         harness.runner.stop(handle, force)
         end = harness.end(handle)
         # A shell that gets TERM while it starts can exit by itself, with the same exit code.
@@ -160,7 +160,7 @@ def test_stop_right_after_start_ends_the_job(harness: Harness) -> None:
 
 
 def test_stop_ignores_ended_and_missing_jobs(harness: Harness) -> None:
-    handle = harness.runner.start(harness.says("x", 7), None)
+    handle = harness.runner.start(harness.printing_job("x", 7), None)
     harness.end(handle)
     for force in (False, True):
         harness.runner.stop(handle, force)
@@ -171,7 +171,7 @@ def test_stop_ignores_ended_and_missing_jobs(harness: Harness) -> None:
 
 
 def test_clean_leaves_nothing_and_can_be_repeated(harness: Harness) -> None:
-    spec = harness.says("x")
+    spec = harness.printing_job("x")
     handle = harness.runner.start(spec, None)
     harness.end(handle)
     harness.runner.clean(handle)
@@ -182,7 +182,7 @@ def test_clean_leaves_nothing_and_can_be_repeated(harness: Harness) -> None:
 
 
 def test_clean_of_a_running_job_ends_it(harness: Harness) -> None:
-    handle = harness.runner.start(harness.stubborn(), None)
+    handle = harness.runner.start(harness.stubborn_job(), None)
     wait_for(lambda: is_running(harness, handle))
     harness.another().clean(handle)
     assert harness.runner.inventory() == {}
@@ -190,7 +190,7 @@ def test_clean_of_a_running_job_ends_it(harness: Harness) -> None:
 
 
 def test_concurrent_cleans_succeed(harness: Harness) -> None:
-    handles = [harness.runner.start(harness.says("x"), None) for _ in range(8)]
+    handles = [harness.runner.start(harness.printing_job("x"), None) for _ in range(8)]
     for handle in handles:
         harness.end(handle)
     runners = [harness.runner, harness.another()]
@@ -202,7 +202,7 @@ def test_concurrent_cleans_succeed(harness: Harness) -> None:
 
 def test_inventory_has_the_handles_of_uncleaned_jobs(harness: Harness) -> None:
     assert harness.runner.inventory() == {}
-    specs = [harness.says("x"), harness.lasts(), harness.says("y", 1)]
+    specs = [harness.printing_job("x"), harness.endless_job(), harness.printing_job("y", 1)]
     handles = {spec.uuid: harness.runner.start(spec, None) for spec in specs}
     harness.end(handles[specs[0].uuid])
     assert harness.runner.inventory() == handles
@@ -213,7 +213,7 @@ def test_inventory_has_the_handles_of_uncleaned_jobs(harness: Harness) -> None:
 
 
 def test_one_poll_returns_many_states(harness: Harness) -> None:
-    ended, running = harness.says("x"), harness.lasts()
+    ended, running = harness.printing_job("x"), harness.endless_job()
     handles = [harness.runner.start(spec, None) for spec in (ended, running)]
     harness.end(handles[0])
     wait_for(lambda: is_running(harness, handles[1]))
@@ -223,7 +223,7 @@ def test_one_poll_returns_many_states(harness: Harness) -> None:
 
 
 def test_missing_is_final(harness: Harness) -> None:
-    spec, handle = harness.vanished()
+    spec, handle = harness.lost_job()
     wait_for(lambda: isinstance(harness.state(handle), Missing))
     for runner in (harness.runner, harness.another()):
         assert isinstance(harness.state(handle, runner), Missing)
@@ -236,7 +236,7 @@ def test_missing_is_final(harness: Harness) -> None:
 
 def test_failed_start_leaves_nothing_or_an_exit(harness: Harness) -> None:
     try:
-        handle = harness.runner.start(harness.cannot_start(), None)
+        handle = harness.runner.start(harness.unstartable_job(), None)
     except StartFailed as error:
         assert error.reason is Reason.START
         assert str(error)
@@ -250,7 +250,7 @@ def test_failed_start_leaves_nothing_or_an_exit(harness: Harness) -> None:
 
 def test_log_is_complete_when_the_job_has_exited(harness: Harness) -> None:
     text = "".join(f"line {number}\n" for number in range(2000))
-    spec = harness.says(text)
+    spec = harness.printing_job(text)
     handle = harness.runner.start(spec, None)
     harness.end(handle)
     assert harness.log(spec, handle) == text.encode()
@@ -261,7 +261,7 @@ def test_clean_removes_remote_logs_and_outputs(harness: Harness) -> None:
     runner = harness.runner
     if not isinstance(runner, RemoteRunner):
         pytest.skip("a local runner has no remote files")
-    handle = runner.start(harness.says("x"), None)
+    handle = runner.start(harness.printing_job("x"), None)
     harness.end(handle)
     assert list(runner.outputs(handle)) == list(runner.outputs(handle))
     runner.clean(handle)
@@ -299,7 +299,7 @@ def test_start_accepts_the_artifact_of_a_build(harness: Harness) -> None:
     spec, log = harness.good_build(), io.BytesIO()
     artifact = harness.runner.build(spec, log, lambda: False)
     assert b"hello" in log.getvalue()
-    handle = harness.another().start(harness.says("x"), artifact)
+    handle = harness.another().start(harness.printing_job("x"), artifact)
     assert harness.end(handle).succeeded
 
 
@@ -317,7 +317,7 @@ def test_cancelled_build_ends_soon(harness: Harness) -> None:
 
 
 def test_wake_is_called_when_a_job_ends(harness: Harness) -> None:
-    handle = harness.runner.start(harness.lasts(), None)
+    handle = harness.runner.start(harness.endless_job(), None)
     wait_for(lambda: is_running(harness, handle))
     harness.woken.clear()
     harness.runner.stop(handle, force=True)
@@ -326,13 +326,13 @@ def test_wake_is_called_when_a_job_ends(harness: Harness) -> None:
 
 def test_close_can_be_repeated(harness: Harness) -> None:
     runner = harness.another()
-    runner.start(harness.says("x"), None)
+    runner.start(harness.printing_job("x"), None)
     runner.close()
     runner.close()
 
 
 def test_prevented_start_runs_nothing(harness: Harness) -> None:
-    spec = harness.says("x")
+    spec = harness.printing_job("x")
     assert harness.runner.prevent_start(spec.uuid) is None
     assert harness.another().prevent_start(spec.uuid) is None
     assert harness.runner.inventory() == {}
@@ -347,7 +347,7 @@ def test_prevented_start_runs_nothing(harness: Harness) -> None:
 
 
 def test_prevent_start_returns_the_handle_of_a_started_job(harness: Harness) -> None:
-    spec = harness.says("x")
+    spec = harness.printing_job("x")
     handle = harness.runner.start(spec, None)
     assert harness.runner.prevent_start(spec.uuid) == handle
     assert harness.end(handle).succeeded

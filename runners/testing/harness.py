@@ -151,28 +151,28 @@ class Harness:
 
     # The jobs and builds of the contract suite
 
-    def says(self, text: str, code: int = 0) -> JobSpec:
+    def printing_job(self, text: str, code: int = 0) -> JobSpec:
         """A job that writes a text and ends with this exit code."""
         raise NotImplementedError
 
-    def lasts(self) -> JobSpec:
+    def endless_job(self) -> JobSpec:
         """A job that runs until it is stopped."""
         raise NotImplementedError
 
-    def stubborn(self) -> JobSpec:
+    def stubborn_job(self) -> JobSpec:
         """A job that ignores TERM from when it has written to its log."""
         raise NotImplementedError
 
-    def cannot_start(self) -> JobSpec:
+    def unstartable_job(self) -> JobSpec:
         """A job whose start fails, through a fault of its own."""
         raise NotImplementedError
 
-    def vanished(self) -> tuple[JobSpec, str]:
+    def lost_job(self) -> tuple[JobSpec, str]:
         """A job that disappeared without an exit, and its handle."""
         raise NotImplementedError
 
     def runs(self, spec: JobSpec) -> int:
-        """Return how often the command of a job of `says` has run."""
+        """Return how often the command of a job of `printing_job` has run."""
         raise NotImplementedError
 
     def good_build(self) -> BuildSpec:
@@ -189,15 +189,15 @@ class Harness:
 
 
 class CommandHarness(Harness):
-    """Base class for runners that run shell commands. A subclass has `make`, `cannot_start` and `vanished`."""
+    """Base class for runners that run shell commands. A subclass has `make`, `unstartable_job` and `lost_job`."""
 
-    def says(self, text: str, code: int = 0) -> JobSpec:
+    def printing_job(self, text: str, code: int = 0) -> JobSpec:
         return self.spec(f"echo ran >> $POLYAXON_RUN_OUTPUTS_PATH/runs; printf %s {shlex.quote(text)}; exit {code}")
 
-    def lasts(self) -> JobSpec:
+    def endless_job(self) -> JobSpec:
         return self.spec("sleep 1000 & sleep 1000")
 
-    def stubborn(self) -> JobSpec:
+    def stubborn_job(self) -> JobSpec:
         return self.spec("trap '' TERM; echo ready; setsid sleep 1000 & sleep 1000; sleep 1000")
 
     def runs(self, spec: JobSpec) -> int:

@@ -162,7 +162,7 @@ class TestBuilds:
 
         harness = ProcessHarness(tmp_path / "runner")
         with pytest.raises(ArtifactMissing, match="virtualenv is missing"):
-            harness.runner.start(harness.says("x"), build.artifact)
+            harness.runner.start(harness.printing_job("x"), build.artifact)
         harness.close()
 
     @pytest.mark.parametrize(

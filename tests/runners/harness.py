@@ -30,19 +30,19 @@ class FakeHarness(Harness):
     def make(self) -> Runner:
         return FakeRunner(self.settings, self.woken.set)
 
-    def says(self, text: str, code: int = 0) -> JobSpec:
+    def printing_job(self, text: str, code: int = 0) -> JobSpec:
         return self.spec(env={"FAKE_LOG": text, "FAKE_CODE": str(code)})
 
-    def lasts(self) -> JobSpec:
+    def endless_job(self) -> JobSpec:
         return self.spec(env={"FAKE_SECONDS": "1000"})
 
-    def stubborn(self) -> JobSpec:
+    def stubborn_job(self) -> JobSpec:
         return self.spec(env={"FAKE_SECONDS": "1000", "FAKE_IGNORE_TERM": "yes", "FAKE_LOG": "ready\n"})
 
-    def cannot_start(self) -> JobSpec:
+    def unstartable_job(self) -> JobSpec:
         return self.spec(env={"FAKE_START": "fail"})
 
-    def vanished(self) -> tuple[JobSpec, str]:
+    def lost_job(self) -> tuple[JobSpec, str]:
         spec = self.spec(env={"FAKE_VANISH": "yes"})
         return spec, self.runner.start(spec, None)
 
@@ -69,13 +69,13 @@ class ProcessHarness(CommandHarness):
     def make(self) -> Runner:
         return ProcessRunner(self.settings, self.woken.set)
 
-    def says(self, text: str, code: int = 0) -> JobSpec:
+    def printing_job(self, text: str, code: int = 0) -> JobSpec:
         return self.spec(f"echo ran >> ../runs; printf %s {shlex.quote(text)}; exit {code}")
 
-    def cannot_start(self) -> JobSpec:
+    def unstartable_job(self) -> JobSpec:
         return self.spec("echo a\0b")
 
-    def vanished(self) -> tuple[JobSpec, str]:
+    def lost_job(self) -> tuple[JobSpec, str]:
         spec = self.spec("sleep 1000", env={"WHAT": "vanished"})
         handle = self.runner.start(spec, None)
         kill(self.keeper(spec))
@@ -125,10 +125,10 @@ class DockerHarness(CommandHarness):
         spec = super().build_spec(*steps, env=env, **fields)
         return dataclasses.replace(spec, image=IMAGE, nocache=True, key=uuid.uuid4().hex * 2)
 
-    def cannot_start(self) -> JobSpec:
+    def unstartable_job(self) -> JobSpec:
         return self.spec("true", env={"A": "b"}, image="polyjob-test-empty:latest")
 
-    def vanished(self) -> tuple[JobSpec, str]:
+    def lost_job(self) -> tuple[JobSpec, str]:
         spec = self.spec("sleep 1000")
         handle = self.runner.start(spec, None)
         self.engine.remove_container(spec.name, force=True)

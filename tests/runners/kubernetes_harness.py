@@ -57,10 +57,10 @@ class KubernetesHarness(CommandHarness):
         values: dict[str, Any] = {"image": IMAGE, "key": uuid.uuid4().hex * 2, **fields}
         return dataclasses.replace(super().build_spec(*steps, env=env), **values)
 
-    def cannot_start(self) -> JobSpec:
+    def unstartable_job(self) -> JobSpec:
         return self.spec("true", env={"": "a variable without a name"})
 
-    def vanished(self) -> tuple[JobSpec, str]:
+    def lost_job(self) -> tuple[JobSpec, str]:
         spec = self.spec("sleep 1000")
         handle = self.runner.start(spec, None)
         self.remove(spec)

@@ -261,14 +261,14 @@ class TestHardBuilds:
             built = json.loads(self.artifact)["image"]
             engine.tag(built, *name.split(":"), force=True)
             with pytest.raises(ArtifactMissing, match=BASE_CHANGED.format(name)):
-                harness.runner.start(harness.says("x"), self.artifact)
-            pinned = harness.runner.start(dataclasses.replace(harness.says("x"), is_pinned=True), self.artifact)
+                harness.runner.start(harness.printing_job("x"), self.artifact)
+            pinned = harness.runner.start(dataclasses.replace(harness.printing_job("x"), is_pinned=True), self.artifact)
             assert harness.end(pinned).succeeded
             harness.runner.clean(pinned)
             engine.tag(IMAGE, *name.split(":"), force=True)
             engine.remove_image(built, force=True)
             with pytest.raises(ArtifactMissing, match="not exist any more"):
-                harness.runner.start(harness.says("x"), self.artifact)
+                harness.runner.start(harness.printing_job("x"), self.artifact)
             assert harness.runner.inventory() == {}
         finally:
             engine.remove_image(name, force=True)
@@ -326,7 +326,7 @@ def test_full_machine_is_not_a_fault_of_the_job(harness: DockerHarness, monkeypa
     words = "OCI runtime create failed: mkdir /run/containerd: no space left on device"
     monkeypatch.setattr(docker.APIClient, "start", refusing(500, words))
     with pytest.raises(RunnerUnavailable, match="no space left"):
-        harness.runner.start(harness.says("x"), None)
+        harness.runner.start(harness.printing_job("x"), None)
 
 
 @pytest.fixture
@@ -372,7 +372,7 @@ def test_missing_image_of_a_pinned_build_fails_the_start(harness: DockerHarness)
     artifact, _ = build(harness, "echo > /made")
     harness.runner.remove_artifact(str(harness.runner.artifact_name(artifact)))
     with pytest.raises(StartFailed, match=r"`polyjob:.* does not exist any more") as failed:
-        harness.runner.start(dataclasses.replace(harness.says("x"), is_pinned=True), artifact)
+        harness.runner.start(dataclasses.replace(harness.printing_job("x"), is_pinned=True), artifact)
     assert failed.value.reason is Reason.IMAGE
 
 
@@ -389,7 +389,7 @@ def test_image_removed_during_the_start_is_reported(
 
     monkeypatch.setattr(docker.APIClient, "create_container_from_config", create)
     with pytest.raises(error, match="not exist any more"):
-        harness.runner.start(dataclasses.replace(harness.says("x"), is_pinned=is_pinned), artifact)
+        harness.runner.start(dataclasses.replace(harness.printing_job("x"), is_pinned=is_pinned), artifact)
     assert harness.runner.inventory() == {}
 
 

@@ -133,7 +133,7 @@ def test_circle_of_links_leaves_no_outputs(harness: DockerHarness, circle: str) 
 
 @pytest.mark.parametrize("call", ["logs", "outputs"])
 def test_unreadable_files_raise_refused(harness: DockerHarness, monkeypatch: Any, call: str) -> None:
-    handle = harness.runner.start(harness.says("x"), None)
+    handle = harness.runner.start(harness.printing_job("x"), None)
     harness.end(handle)
     original, refuse = docker.APIClient._raise_for_status, refusing(500, "an unknown error")
 

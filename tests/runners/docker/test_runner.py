@@ -105,13 +105,13 @@ def test_built_images_are_cached_until_removed(harness: DockerHarness) -> None:
     assert name is not None
     assert harness.runner.cached_artifacts().keys() == {name}
     assert 2_000_000 <= harness.runner.cached_artifacts()[name] < 2_100_000
-    handle = harness.runner.start(harness.lasts(), artifact)
+    handle = harness.runner.start(harness.endless_job(), artifact)
     harness.runner.remove_artifact(name)
     harness.runner.clean(handle)
     harness.runner.remove_artifact(name)
     assert harness.runner.cached_artifacts() == {}
     with pytest.raises(ArtifactMissing):
-        harness.runner.start(harness.says("x"), artifact)
+        harness.runner.start(harness.printing_job("x"), artifact)
 
 
 def test_installations_do_not_share_built_images(harness: DockerHarness, other: DockerHarness) -> None:
@@ -126,7 +126,7 @@ def test_installations_do_not_share_built_images(harness: DockerHarness, other: 
     assert [set(harness.runner.cached_artifacts()), set(other.runner.cached_artifacts())] == [{names[0]}, {names[1]}]
     harness.runner.remove_artifact(str(names[0]))
     assert set(other.runner.cached_artifacts()) == {names[1]}
-    handle = other.runner.start(other.says("x"), artifacts[1])
+    handle = other.runner.start(other.printing_job("x"), artifacts[1])
     assert other.end(handle).succeeded
 
 
@@ -145,13 +145,13 @@ def test_missing_image_fails_the_start(harness: DockerHarness) -> None:
 
 @on_podman_too
 def test_image_without_a_shell_fails_the_start(harness: DockerHarness) -> None:
-    end = harness.end(harness.runner.start(harness.cannot_start(), None))
+    end = harness.end(harness.runner.start(harness.unstartable_job(), None))
     assert (end.reason, end.message) == (Reason.START, "The image has no `/bin/sh`, which runs the command.")
 
 
 @on_podman_too
 def test_crash_between_create_and_start_starts_the_job_once(harness: DockerHarness, monkeypatch: Any) -> None:
-    spec = harness.says("x")
+    spec = harness.printing_job("x")
     with monkeypatch.context() as crash:
         crash.setattr(docker.APIClient, "start", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -163,7 +163,7 @@ def test_crash_between_create_and_start_starts_the_job_once(harness: DockerHarne
 
 
 def test_container_without_a_record_is_adopted(harness: DockerHarness) -> None:
-    spec = harness.says("x")
+    spec = harness.printing_job("x")
     handle = harness.runner.start(spec, None)
     harness.end(handle)
     (harness.data / "docker" / spec.uuid).unlink()
@@ -173,7 +173,7 @@ def test_container_without_a_record_is_adopted(harness: DockerHarness) -> None:
 
 
 def test_containers_of_another_installation_are_not_touched(harness: DockerHarness, tmp_path: Path) -> None:
-    spec = harness.lasts()
+    spec = harness.endless_job()
     harness.runner.start(spec, None)
     other = DockerHarness(tmp_path / "other")
     other.settings = type(other.settings)(data_dir=str(other.data), installation="d" * 32)
@@ -185,7 +185,7 @@ def test_containers_of_another_installation_are_not_touched(harness: DockerHarne
 
 
 def test_jobs_of_another_engine_are_unknown_and_kept(harness: DockerHarness) -> None:
-    handle = harness.runner.start(harness.lasts(), None)
+    handle = harness.runner.start(harness.endless_job(), None)
     elsewhere = json.dumps(json.loads(handle) | {"engine": "another", "id": "f" * 64})
     state = harness.runner.poll([elsewhere])[elsewhere]
     assert isinstance(state, Unknown)
@@ -227,7 +227,7 @@ def test_inaccessible_socket_error_suggests_group(harness: DockerHarness, monkey
 def test_poll_needs_one_request_for_many_jobs(harness: DockerHarness, monkeypatch: Any) -> None:
     requests = []
     original = docker.APIClient.request
-    handles = [harness.runner.start(harness.lasts(), None) for _ in range(6)]
+    handles = [harness.runner.start(harness.endless_job(), None) for _ in range(6)]
     wait_for(lambda: all(isinstance(state, Running) for state in harness.runner.poll(handles).values()))
     monkeypatch.setattr(
         docker.APIClient,
@@ -241,7 +241,7 @@ def test_poll_needs_one_request_for_many_jobs(harness: DockerHarness, monkeypatc
 
 
 def test_removed_container_is_missing_and_not_rerun(harness: DockerHarness) -> None:
-    spec, handle = harness.vanished()
+    spec, handle = harness.lost_job()
     wait_for(lambda: isinstance(harness.state(handle), Missing))
     assert harness.another().start(spec, None) == handle
     with pytest.raises(docker.errors.NotFound):
@@ -249,7 +249,7 @@ def test_removed_container_is_missing_and_not_rerun(harness: DockerHarness) -> N
 
 
 def test_exit_has_the_name_of_the_node(harness: DockerHarness) -> None:
-    handle = harness.runner.start(harness.says("x"), None)
+    handle = harness.runner.start(harness.printing_job("x"), None)
     harness.end(handle)
     state = harness.state(handle)
     assert isinstance(state, Exited)
@@ -264,7 +264,7 @@ def test_killed_child_process_does_not_end_the_job(harness: DockerHarness) -> No
 
 
 def test_prevent_start_removes_an_unstarted_container(harness: DockerHarness, monkeypatch: Any) -> None:
-    spec = harness.lasts()
+    spec = harness.endless_job()
     with monkeypatch.context() as away:
         away.setattr(docker.APIClient, "start", refusing(503))
         with pytest.raises(RunnerUnavailable):
@@ -292,7 +292,7 @@ def test_prevent_start_removes_an_unstarted_container(harness: DockerHarness, mo
 def test_refused_start_leaves_nothing_in_the_engine(
     harness: DockerHarness, monkeypatch: Any, tmp_path: Path, call: str, status: int, words: str, error: type[Exception]
 ) -> None:
-    spec = dataclasses.replace(harness.says("x"), upload=archive(tmp_path / "code.tar.gz", ("a", "x")))
+    spec = dataclasses.replace(harness.printing_job("x"), upload=archive(tmp_path / "code.tar.gz", ("a", "x")))
     with monkeypatch.context() as away:
         away.setattr(docker.APIClient, call, refusing(status, words))
         with pytest.raises(error):
@@ -312,7 +312,7 @@ def test_refused_start_leaves_nothing_in_the_engine(
 def test_start_waits_while_the_machine_is_at_fault(
     harness: DockerHarness, monkeypatch: Any, status: int, words: str
 ) -> None:
-    spec = harness.says("x")
+    spec = harness.printing_job("x")
     with monkeypatch.context() as away:
         away.setattr(docker.APIClient, "start", refusing(status, words))
         with pytest.raises(RunnerUnavailable):
@@ -358,7 +358,7 @@ def test_surviving_command_reports_a_memory_kill(harness: DockerHarness) -> None
 
 
 def test_replaced_engine_is_noticed(harness: DockerHarness, monkeypatch: Any) -> None:
-    handle = harness.runner.start(harness.lasts(), None)
+    handle = harness.runner.start(harness.endless_job(), None)
     assert isinstance(harness.runner, DockerRunner)
     with monkeypatch.context() as other:
         other.setattr(docker.APIClient, "containers", lambda *args, **options: [])
@@ -374,7 +374,7 @@ def test_replaced_engine_is_noticed(harness: DockerHarness, monkeypatch: Any) ->
 
 @on_podman_too
 def test_engine_id_that_changes_is_not_another_engine(harness: DockerHarness, monkeypatch: Any) -> None:
-    handle = harness.runner.start(harness.lasts(), None)
+    handle = harness.runner.start(harness.endless_job(), None)
     original = docker.APIClient.info
     monkeypatch.setattr(docker.APIClient, "info", lambda self: original(self) | {"ID": uuid.uuid4().hex})
     harness.runner = harness.another()
@@ -385,7 +385,7 @@ def test_engine_id_that_changes_is_not_another_engine(harness: DockerHarness, mo
 
 @on_podman_too
 def test_removed_identity_volume_is_created_again(harness: DockerHarness) -> None:
-    handle = harness.runner.start(harness.says("x"), None)
+    handle = harness.runner.start(harness.printing_job("x"), None)
     harness.end(handle)
     volume = json.loads(handle)["engine"]
     harness.engine.remove_volume(volume)
@@ -396,7 +396,7 @@ def test_removed_identity_volume_is_created_again(harness: DockerHarness) -> Non
 
 
 def test_old_prevented_starts_are_removed(harness: DockerHarness) -> None:
-    spec = harness.says("x")
+    spec = harness.printing_job("x")
     assert harness.runner.prevent_start(spec.uuid) is None
     record = Path(harness.runner.settings.data_dir) / "docker" / spec.uuid
     os.utime(record, (0, time.time() - FENCE_LIFETIME_SECONDS - 1))
@@ -456,7 +456,7 @@ def test_job_reaches_a_server_on_the_engines_machine(harness: DockerHarness) -> 
 
 
 def test_removed_network_is_created_again(harness: DockerHarness, monkeypatch: Any) -> None:
-    spec, original = harness.says("x"), docker.APIClient.start
+    spec, original = harness.printing_job("x"), docker.APIClient.start
 
     def start(client: Any, identity: str) -> None:
         client.remove_network(f"polyjob-{harness.installation[:12]}")
@@ -473,11 +473,11 @@ def test_removed_network_is_created_again(harness: DockerHarness, monkeypatch: A
 def test_duplicate_networks_are_merged(harness: DockerHarness) -> None:
     label = f"polyjob.installation={harness.installation}"
     name = f"polyjob-{harness.installation[:12]}"
-    spec = harness.says("x")
+    spec = harness.printing_job("x")
     handle = harness.runner.start(spec, None)
     (first,) = harness.engine.networks(filters={"label": label})
     harness.engine.create_network(name, "bridge", labels={"polyjob.installation": harness.installation})
-    other = harness.says("y")
+    other = harness.printing_job("y")
     with pytest.raises(RunnerUnavailable, match="ambiguous"):
         harness.runner.start(other, None)
     assert harness.end(harness.runner.start(other, None)).succeeded

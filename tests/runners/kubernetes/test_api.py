@@ -14,7 +14,7 @@ from tests.runners.kubernetes_harness import KubernetesHarness
 
 
 def test_unreachable_server_is_unavailable_and_harmless(harness: KubernetesHarness) -> None:
-    spec = harness.lasts()
+    spec = harness.endless_job()
     handle = start_running(harness, spec)
     harness.cluster.go_away()
     for call in (
@@ -34,7 +34,7 @@ def test_unreachable_server_is_unavailable_and_harmless(harness: KubernetesHarne
 
 @pytest.mark.parametrize("code", [429, 500, 503])
 def test_overloaded_server_is_tried_again(harness: KubernetesHarness, code: int) -> None:
-    handle = start_running(harness, harness.lasts())
+    handle = start_running(harness, harness.endless_job())
     harness.cluster.fail(code, times=2, verb="list")
     assert isinstance(harness.state(handle), Running)
     harness.cluster.fail(code, times=None, verb="list")
@@ -43,7 +43,7 @@ def test_overloaded_server_is_tried_again(harness: KubernetesHarness, code: int)
 
 
 def test_retry_after_is_respected(harness: KubernetesHarness) -> None:
-    handle = start_running(harness, harness.lasts())
+    handle = start_running(harness, harness.endless_job())
     harness.cluster.fail(429, times=1, verb="list", retry_after=1)
     before = time.monotonic()
     assert isinstance(harness.state(handle), Running)
@@ -52,7 +52,7 @@ def test_retry_after_is_respected(harness: KubernetesHarness) -> None:
 
 def test_many_pods_are_listed_in_pages(harness: KubernetesHarness, monkeypatch: Any) -> None:
     monkeypatch.setattr("runners.kubernetes.api.PAGE_SIZE", 2)
-    handles = [harness.runner.start(harness.says(str(number)), None) for number in range(5)]
+    handles = [harness.runner.start(harness.printing_job(str(number)), None) for number in range(5)]
     for handle in handles:
         harness.end(handle)
     harness.cluster.forget_counts()
@@ -61,7 +61,7 @@ def test_many_pods_are_listed_in_pages(harness: KubernetesHarness, monkeypatch: 
 
 
 def test_poll_needs_one_list_for_all_jobs(harness: KubernetesHarness) -> None:
-    handles = [start_running(harness, harness.lasts()) for _ in range(4)]
+    handles = [start_running(harness, harness.endless_job()) for _ in range(4)]
     harness.cluster.forget_counts()
     assert len(harness.runner.poll(handles)) == 4
     assert harness.cluster.counted() == {"list pods": 1}

@@ -160,7 +160,7 @@ def test_failing_step_is_blamed_whatever_it_writes(harness: KubernetesHarness) -
     [({"policy": "violates PodSecurity"}, RunnerRefused), ({"quota": {"pods": "1"}}, RunnerUnavailable)],
 )
 def test_builder_that_is_not_admitted_is_retried(harness: KubernetesHarness, rules: Any, kind: type[Exception]) -> None:
-    start_running(harness, harness.lasts())
+    start_running(harness, harness.endless_job())
     harness.cluster.restrict(**rules)
     with pytest.raises(kind, match="forbidden"):
         harness.runner.build(harness.build_spec("true"), io.BytesIO(), lambda: False)

@@ -124,7 +124,7 @@ def test_full_quota_delays_a_fetch_but_loses_no_files(claiming: KubernetesHarnes
     spec = claiming.spec("echo x > $POLYAXON_RUN_OUTPUTS_PATH/f; sleep 1000")
     handle = start_running(claiming, spec)
     wait_for_file(claiming)
-    other = start_running(claiming, claiming.lasts())
+    other = start_running(claiming, claiming.endless_job())
     claiming.cluster.restrict(quota={"pods": str(sum(map(is_active, claiming.cluster.pods())) - 1)})
     claiming.cluster.delete(spec.name, 0)
     wait_for(lambda: final_state(claiming, handle))
@@ -173,7 +173,7 @@ def test_carrier_in_use_is_not_removed(claiming: KubernetesHarness, monkeypatch:
 
 
 def test_unreachable_claim_does_not_block_a_job(claiming: KubernetesHarness, monkeypatch: Any) -> None:
-    spec = claiming.lasts()
+    spec = claiming.endless_job()
     handle = start_running(claiming, spec)
     claiming.cluster.schedule_nothing("0/1 nodes are available")
     claiming.cluster.delete(spec.name, 0)
@@ -190,7 +190,7 @@ def test_failing_removal_does_not_block_a_job(
     claiming: KubernetesHarness, monkeypatch: Any, caplog: pytest.LogCaptureFixture, problem: str
 ) -> None:
     spec = claiming.spec("echo x > $POLYAXON_RUN_OUTPUTS_PATH/f; sleep 1000")
-    handle, other = start_running(claiming, spec), start_running(claiming, claiming.lasts())
+    handle, other = start_running(claiming, spec), start_running(claiming, claiming.endless_job())
     wait_for_file(claiming)
     claiming.cluster.delete(spec.name, 0)
     wait_for(lambda: final_state(claiming, handle))
@@ -256,7 +256,7 @@ def test_removal_is_repeated_unless_rm_fails(
 
 def test_job_that_never_ran_needs_no_carrier(claiming: KubernetesHarness) -> None:
     claiming.cluster.schedule_nothing("0/1 nodes are available")
-    handle = claiming.runner.start(claiming.lasts(), None)
+    handle = claiming.runner.start(claiming.endless_job(), None)
     claiming.runner.stop(handle, force=False)
     claiming.end(handle)
     claiming.runner.clean(handle)

@@ -108,7 +108,7 @@ def test_outputs_of_a_dead_helper_are_not_found(harness: KubernetesHarness, prob
 
 def test_job_that_never_ran_has_empty_log_and_outputs(harness: KubernetesHarness) -> None:
     harness.cluster.schedule_nothing("0/1 nodes are available")
-    handle = harness.runner.start(harness.lasts(), None)
+    handle = harness.runner.start(harness.endless_job(), None)
     harness.runner.stop(handle, force=False)
     harness.end(handle)
     for runner in (harness.runner, harness.another()):

@@ -52,7 +52,7 @@ def test_signal_by_the_job_itself_has_a_message(harness: KubernetesHarness) -> N
 
 
 def test_exceeded_memory_limit_is_oom(harness: KubernetesHarness) -> None:
-    spec = harness.lasts()
+    spec = harness.endless_job()
     handle = start_running(harness, spec)
     harness.cluster.run_out_of_memory(spec.name, "job")
     assert harness.end(handle).reason is Reason.OOM
@@ -61,7 +61,7 @@ def test_exceeded_memory_limit_is_oom(harness: KubernetesHarness) -> None:
 @pytest.mark.parametrize("problem", ["evict", "preempt"])
 def test_evicted_or_preempted_job_is_evicted(harness: KubernetesHarness, problem: str) -> None:
     """Nothing remains of a preempted pod, so its end may be unknown."""
-    spec = harness.lasts()
+    spec = harness.endless_job()
     handle = start_running(harness, spec)
     getattr(harness.cluster, problem)(spec.name)
     state = wait_for(lambda: final_state(harness, handle))
@@ -71,7 +71,7 @@ def test_evicted_or_preempted_job_is_evicted(harness: KubernetesHarness, problem
 
 
 def test_preemption_between_two_polls_is_reported(harness: KubernetesHarness) -> None:
-    spec = harness.lasts()
+    spec = harness.endless_job()
     handle = start_running(harness, spec)
     harness.woken.clear()
     harness.cluster.preempt(spec.name)

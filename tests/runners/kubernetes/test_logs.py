@@ -234,7 +234,7 @@ def test_growing_log_is_continued_by_another_runner(harness: KubernetesHarness) 
 
 def test_log_of_an_unscheduled_pod_is_empty(harness: KubernetesHarness) -> None:
     harness.cluster.schedule_nothing("0/1 nodes are available")
-    spec = harness.lasts()
+    spec = harness.endless_job()
     handle = harness.runner.start(spec, None)
     assert harness.remote.logs(handle, None, 100)[0] == b""
 

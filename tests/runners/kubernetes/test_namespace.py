@@ -10,7 +10,7 @@ from tests.runners.kubernetes_harness import KubernetesHarness
 
 
 def test_job_in_another_namespace_is_unknown(harness: KubernetesHarness, make_kubernetes: MakeHarness) -> None:
-    handle = start_running(harness, harness.lasts())
+    handle = start_running(harness, harness.endless_job())
     harness.cluster.add_namespace("elsewhere")
     other = make_kubernetes(harness.folder, namespace="elsewhere")
     assert isinstance(other.state(handle), Unknown)

@@ -43,7 +43,7 @@ def test_namespace_that_admits_no_pod_is_named(harness: KubernetesHarness, rules
 
 
 def test_full_quota_is_ignored(harness: KubernetesHarness) -> None:
-    start_running(harness, harness.lasts())
+    start_running(harness, harness.endless_job())
     harness.cluster.restrict(quota={"pods": "1"})
     harness.another().check()
 
@@ -61,6 +61,6 @@ def test_listed_permissions_are_enough(harness: KubernetesHarness, tmp_path: Pat
     end, log, handle = run_to_end(harness, "cat a.txt; echo x > $POLYAXON_RUN_OUTPUTS_PATH/f", upload=code)
     assert (end.code, log) == (0, b"code")
     assert harness.outputs(handle) == {"f": b"x\n"}
-    stopped = start_running(harness, harness.lasts())
+    stopped = start_running(harness, harness.endless_job())
     runner.stop(stopped, force=False)
     assert harness.end(stopped).signal == 15

@@ -23,7 +23,7 @@ def test_pod_shown_after_clean_is_not_remembered(harness: KubernetesHarness, mon
 
     monkeypatch.setattr(PodTrackers, "note", note_late)
     runner = harness.another()
-    handle = runner.start(harness.lasts(), None)
+    handle = runner.start(harness.endless_job(), None)
     wait_for(lambda: isinstance(harness.state(handle, runner), Running))
     runner.clean(handle)
     is_cleaned.set()

@@ -34,7 +34,7 @@ from tests.runners.kubernetes_harness import KubernetesHarness
 
 def test_pod_of_another_installation_is_not_adopted(harness: KubernetesHarness, make_kubernetes: MakeHarness) -> None:
     other = make_kubernetes(harness.folder / "other")
-    spec = harness.lasts()
+    spec = harness.endless_job()
     handle = start_running(harness, spec)
     with pytest.raises(StartFailed, match="does not belong to this polyjob"):
         other.runner.start(spec, None)
@@ -43,7 +43,7 @@ def test_pod_of_another_installation_is_not_adopted(harness: KubernetesHarness, 
 
 
 def test_start_whose_record_was_lost_is_adopted(harness: KubernetesHarness) -> None:
-    spec = harness.says("x")
+    spec = harness.printing_job("x")
     first = harness.runner.start(spec, None)
     (harness.data / "kubernetes" / spec.uuid).unlink()
     assert harness.another().start(spec, None) == first
@@ -52,7 +52,7 @@ def test_start_whose_record_was_lost_is_adopted(harness: KubernetesHarness) -> N
 
 
 def test_create_without_an_answer_is_adopted(harness: KubernetesHarness) -> None:
-    spec = harness.says("x")
+    spec = harness.printing_job("x")
     harness.cluster.fail(None, times=1, verb="create", path="/pods$")
     with pytest.raises(RunnerUnavailable):
         harness.runner.start(spec, None)
@@ -74,7 +74,7 @@ def test_pod_too_large_for_the_cluster_fails_at_once(harness: KubernetesHarness,
 
 
 def test_conflict_of_a_quota_is_retried(harness: KubernetesHarness) -> None:
-    spec = harness.says("x")
+    spec = harness.printing_job("x")
     harness.cluster.fail(409, times=1, verb="create", path="/pods$", message="the quota has been modified")
     with pytest.raises(RunnerUnavailable, match="quota"):
         harness.runner.start(spec, None)
@@ -83,8 +83,8 @@ def test_conflict_of_a_quota_is_retried(harness: KubernetesHarness) -> None:
 
 
 def test_full_quota_and_missing_permission_are_retried(harness: KubernetesHarness) -> None:
-    spec, room = harness.says("x"), sum(is_active(pod) for pod in harness.cluster.pods()) + 1
-    other = start_running(harness, harness.lasts())
+    spec, room = harness.printing_job("x"), sum(is_active(pod) for pod in harness.cluster.pods()) + 1
+    other = start_running(harness, harness.endless_job())
     harness.cluster.restrict(quota={"pods": str(room)})
     with pytest.raises(RunnerUnavailable, match="quota"):
         harness.runner.start(spec, None)
@@ -129,7 +129,7 @@ def test_helper_resources_satisfy_a_limit_range(make_kubernetes: MakeHarness, ha
 
 
 def test_late_request_finds_the_fence(harness: KubernetesHarness) -> None:
-    spec = harness.says("x")
+    spec = harness.printing_job("x")
     start_without_answer(harness, spec)
     assert harness.runner.prevent_start(spec.uuid) is None
     pod = harness.cluster.pod(spec.name)
@@ -142,7 +142,7 @@ def test_late_request_finds_the_fence(harness: KubernetesHarness) -> None:
 
 def test_start_is_prevented_only_once_the_name_is_taken(harness: KubernetesHarness) -> None:
     """A conflict can also come from a quota that is just changing, and the pod with the name may disappear again."""
-    spec = harness.says("x")
+    spec = harness.printing_job("x")
     start_without_answer(harness, spec)
     harness.cluster.fail(409, times=1, verb="create", path="/pods$", message="the quota has been modified")
     with pytest.raises(RunnerUnavailable, match="quota"):
@@ -158,7 +158,7 @@ def test_start_is_prevented_only_once_the_name_is_taken(harness: KubernetesHarne
 @pytest.mark.parametrize("is_busy", [False, True])
 @pytest.mark.parametrize("rules", [{"least": {"cpu": "50m"}}, {"quota": {"pods": "0"}}, {"policy": "no pods here"}])
 def test_refused_start_needs_no_fence(harness: KubernetesHarness, rules: Any, is_busy: bool) -> None:
-    spec, before = harness.says("x"), len(harness.cluster.pods())
+    spec, before = harness.printing_job("x"), len(harness.cluster.pods())
     harness.cluster.restrict(**rules)
     if is_busy:  # a request that is one too many is not carried out
         harness.cluster.fail(429, times=1, verb="create", path="/pods$")
@@ -172,7 +172,7 @@ def test_refused_start_needs_no_fence(harness: KubernetesHarness, rules: Any, is
 
 @pytest.mark.parametrize("rules", [{"least": {"cpu": "50m"}}, {"quota": {"pods": "0"}}, {"policy": "no pods here"}])
 def test_refused_fence_is_retried_until_requests_expire(harness: KubernetesHarness, rules: Any) -> None:
-    spec = harness.says("x")
+    spec = harness.printing_job("x")
     start_without_answer(harness, spec)
     harness.cluster.restrict(**rules)
     for _ in range(2):  # the start is tried again, and the first request is still on its way
@@ -188,7 +188,7 @@ def test_refused_fence_is_retried_until_requests_expire(harness: KubernetesHarne
 @pytest.mark.parametrize("code", [500, 502, 503, 504])
 @pytest.mark.parametrize("rules", [{"least": {"cpu": "50m"}}, {"quota": {"pods": "0"}}])
 def test_start_refused_after_a_server_error_needs_a_fence(harness: KubernetesHarness, rules: Any, code: int) -> None:
-    spec = harness.says("x")
+    spec = harness.printing_job("x")
     harness.cluster.restrict(**rules)
     harness.cluster.fail(code, times=1, verb="create", path="/pods$")
     with pytest.raises(RunnerError, match="forbidden"):
@@ -205,7 +205,7 @@ def test_start_refused_after_a_server_error_needs_a_fence(harness: KubernetesHar
 def test_invalid_pod_after_an_unclear_attempt_needs_a_fence(
     harness: KubernetesHarness, code: int | None, status: int, words: str
 ) -> None:
-    spec = harness.says("x")
+    spec = harness.printing_job("x")
     harness.cluster.fail(code, times=1, verb="create", path="/pods$")
     harness.cluster.fail(status, times=None, verb="create", path="/pods$", message=words)
     if code is None:

@@ -20,7 +20,7 @@ from tests.runners.kubernetes_harness import KubernetesHarness
 @pytest.mark.parametrize("force", [False, True])
 def test_stop_before_the_command_begins_deletes_the_pod(harness: KubernetesHarness, force: bool) -> None:
     harness.cluster.schedule_nothing("0/1 nodes are available")
-    spec = harness.lasts()
+    spec = harness.endless_job()
     handle = harness.runner.start(spec, None)
     assert isinstance(harness.state(handle), Pending)
     harness.runner.stop(handle, force)
@@ -81,7 +81,7 @@ def test_end_is_recorded_before_the_pod_is_deleted(
 ) -> None:
     """A poll between the deletion and the return of `stop` knows the end, also after a crash there."""
     harness.cluster.schedule_nothing("0/1 nodes are available")
-    spec = harness.lasts()
+    spec = harness.endless_job()
     handle = harness.runner.start(spec, None)
     assert isinstance(harness.state(handle), Pending)
     delete, states = pods.delete, []
@@ -106,7 +106,7 @@ def test_end_of_a_pod_that_was_not_deleted_is_dropped(
     harness: KubernetesHarness, monkeypatch: Any, problem: str
 ) -> None:
     harness.cluster.schedule_nothing("0/1 nodes are available")
-    spec = harness.lasts()
+    spec = harness.endless_job()
     handle = harness.runner.start(spec, None)
     if problem == "changed":
         monkeypatch.setattr(pods, "delete", lambda *_: False)
@@ -126,7 +126,7 @@ def test_end_of_a_pod_that_was_not_deleted_is_dropped(
 def test_second_deletion_keeps_the_recorded_end(harness: KubernetesHarness, monkeypatch: Any) -> None:
     """The pod changes while it is being deleted."""
     harness.cluster.schedule_nothing("0/1 nodes are available")
-    handle = harness.runner.start(harness.lasts(), None)
+    handle = harness.runner.start(harness.endless_job(), None)
     delete = pods.delete
 
     def delete_twice(*arguments: Any) -> bool:
@@ -187,7 +187,7 @@ def test_unreachable_machine_does_not_delete_the_pod(harness: KubernetesHarness,
 
 
 def test_stop_times_out_if_the_server_never_answers(harness: KubernetesHarness, monkeypatch: Any) -> None:
-    handle = start_running(harness, harness.lasts())
+    handle = start_running(harness, harness.endless_job())
     monkeypatch.setattr("runners.kubernetes.api.RESPONSE_SECONDS", 0.3)
     harness.cluster.slow(3.0, path="/exec")
     began = time.monotonic()

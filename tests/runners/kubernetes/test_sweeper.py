@@ -14,7 +14,7 @@ from tests.runners.kubernetes_harness import KubernetesHarness
 
 
 def test_stale_fence_is_removed(harness: KubernetesHarness, monkeypatch: Any) -> None:
-    spec = harness.says("x")
+    spec = harness.printing_job("x")
     start_without_answer(harness, spec)
     harness.runner.prevent_start(spec.uuid)
     harness.runner.inventory()

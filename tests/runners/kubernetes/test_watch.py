@@ -13,7 +13,7 @@ from tests.runners.kubernetes_harness import KubernetesHarness
 
 @pytest.mark.parametrize("problem", ["cut_watches", "compact"])
 def test_broken_watch_begins_again(harness: KubernetesHarness, problem: str) -> None:
-    handle = start_running(harness, harness.lasts())
+    handle = start_running(harness, harness.endless_job())
     getattr(harness.cluster, problem)()
     harness.cluster.cut_watches()
     time.sleep(1.5)

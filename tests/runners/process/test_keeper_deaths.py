@@ -124,7 +124,7 @@ DEATHS = [
 class TestDeathInStart:
     @pytest.mark.parametrize("at", DEATHS)
     def test_untaken_job_is_started_by_the_next_server(self, process: ProcessHarness, at: str, has_links: bool) -> None:
-        spec = process.says("x")
+        spec = process.printing_job("x")
         die_in_start(process, spec, at, has_links)
         handle = process.runner.start(spec, None)
         assert process.end(handle).succeeded
@@ -133,7 +133,7 @@ class TestDeathInStart:
 
     @pytest.mark.parametrize("at", DEATHS)
     def test_start_of_an_untaken_job_can_be_prevented(self, process: ProcessHarness, at: str, has_links: bool) -> None:
-        spec = process.says("x")
+        spec = process.printing_job("x")
         die_in_start(process, spec, at, has_links)
         assert process.runner.prevent_start(spec.uuid) is None
         assert process.runner.inventory() == {}
@@ -145,7 +145,7 @@ class TestDeathInStart:
     def test_job_whose_second_keeper_was_killed_is_lost(
         self, process: ProcessHarness, at: str, has_links: bool
     ) -> None:
-        spec = process.lasts()
+        spec = process.endless_job()
         die_in_start(process, spec, at, has_links)
         handle = process.runner.start(spec, None)
         wait_for(lambda: isinstance(process.state(handle), Running))
@@ -158,7 +158,7 @@ class TestDeathInStart:
 
     @pytest.mark.parametrize("at", ["attempts.lock_unused", "os.pwrite", "os.unlink 2"])
     def test_attempt_of_another_boot_is_not_continued(self, process: ProcessHarness, at: str, has_links: bool) -> None:
-        spec = process.says("x")
+        spec = process.printing_job("x")
         die_in_start(process, spec, at, has_links)
         for file in (process.data / "process" / "jobs" / spec.uuid).glob("attempt*"):
             if file.read_bytes():
@@ -178,7 +178,7 @@ def new_attempt(process: ProcessHarness) -> Path:
 class TestAttempt:
     @pytest.mark.parametrize("content", ["", "boot-id-of-another-boot"])
     def test_possibly_taken_job_is_not_started_again(self, process: ProcessHarness, content: str) -> None:
-        spec = process.says("x")
+        spec = process.printing_job("x")
         die_in_start(process, spec, "SpareKeeper.give_job")
         (process.data / "process" / "jobs" / spec.uuid / "attempt").write_text(content)
         handle = process.runner.start(spec, None)
@@ -197,7 +197,7 @@ class TestAttempt:
             f"runpy.run_path({launch.__file__!r}, run_name='__main__')\n"
         )
         monkeypatch.setattr(launch, "__file__", str(script))
-        spec = process.says("x")
+        spec = process.printing_job("x")
         handle = process.runner.start(spec, None)
         assert process.end(handle).succeeded
         assert process.runner.start(spec, None) == handle
@@ -236,7 +236,7 @@ class TestAttempt:
         self, process: ProcessHarness, monkeypatch: pytest.MonkeyPatch, call: str
     ) -> None:
         number = {"flock": errno.ENOLCK, "write": errno.ENOSPC}[call]
-        spec = process.says("x")
+        spec = process.printing_job("x")
         with monkeypatch.context() as patch:
             patch.setattr(fcntl if call == "flock" else os, call, failing(number))
             with pytest.raises(RunnerUnavailable, match="cannot be used"):
@@ -248,7 +248,7 @@ class TestAttempt:
     def test_fence_of_an_unused_attempt_can_be_repeated(
         self, process: ProcessHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        spec = process.says("x")
+        spec = process.printing_job("x")
         die_in_start(process, spec, "SpareKeeper.give_job")
         real = os.pwrite
 

@@ -20,10 +20,10 @@ class PlainHarness(CommandHarness):
     def make(self) -> Runner:
         return PlainRunner(self.settings, self.woken.set)
 
-    def cannot_start(self) -> JobSpec:
+    def unstartable_job(self) -> JobSpec:
         return self.spec("echo a\0b")
 
-    def vanished(self) -> tuple[JobSpec, str]:
+    def lost_job(self) -> tuple[JobSpec, str]:
         spec = self.spec("sleep 1000")
         handle = self.runner.start(spec, None)
         wait_for(lambda: isinstance(self.state(handle), Running))
