@@ -96,6 +96,7 @@ def _respond(run: Job | Build, log: Path) -> str | Response:
         run=run,
         log_view=view,
         is_plain=True,
+        wraps="wrap" in request.args,
         first=line_number,
         rows=Markup(_ROWS_PLACEHOLDER),
     )

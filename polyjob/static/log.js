@@ -154,10 +154,24 @@ function showLog(view) {
 
   // Links to lines.
 
+  const linkButton = part("link");
+
+  function setLinked(first, last) {
+    linked = [first, last];
+    linkButton.hidden = !navigator.clipboard;
+    linkButton.textContent = "Copy link";
+  }
+
+  linkButton.onclick = async () => {
+    const range = linked[0] === linked[1] ? "" : `-L${linked[1]}`;
+    await navigator.clipboard.writeText(`${new URL(view.dataset.page, location)}#L${linked[0]}${range}`);
+    linkButton.textContent = "Copied";
+  };
+
   function openLink() {
     const [, first, last] = /^#L(\d+)(?:-L?(\d+))?$/.exec(location.hash) ?? [];
     if (!first) return;
-    linked = [+first, +(last ?? first)];
+    setLinked(+first, +(last ?? first));
     jumpToLine(linked[0]);
   }
 
@@ -166,7 +180,7 @@ function showLog(view) {
     if (!number || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     const other = event.shiftKey ? linked[0] || number : number;
-    linked = [Math.min(number, other), Math.max(number, other)];
+    setLinked(Math.min(number, other), Math.max(number, other));
     history.replaceState(null, "", `#L${linked[0]}${number === other ? "" : `-L${linked[1]}`}`);
     isFollowing = false;
     draw();

@@ -24,7 +24,7 @@ from polyjob.services.transitions import insert_first_status, transition
 from polyjob.settings import Settings
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
-from tests.pages.helpers import log_rows
+from tests.pages.helpers import BEGUN, log_rows, make_job, read, url, write_log
 
 from ..background import soon
 
@@ -277,3 +277,12 @@ class TestAccess:
         assert f'data-api="/api/v1{page}s"' in text
         assert "secret" not in text
         assert not re.search(r"<script(?! src=)", text)
+
+
+def test_lines_are_wrapped_on_demand(client: FlaskClient, project: Project, data_dir: Path) -> None:
+    job = make_job(project, *BEGUN, (Status.SUCCEEDED, None, None))
+    write_log(data_dir, job, b"x" * 500)
+    page = read(client, f"{url(job)}/log")
+    assert f"{url(job)}/log?plain=1&wrap=1" in page.links
+    assert 'class="log-plain"' in client.get(f"{url(job)}/log?plain=1").text
+    assert 'class="log-plain wraps"' in client.get(f"{url(job)}/log?plain=1&wrap=1").text
