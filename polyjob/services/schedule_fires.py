@@ -260,9 +260,11 @@ def _fire(schedule: Schedule, run: _Run) -> None:
     """Submit one run, or record why not. Does nothing if the run was decided on before."""
     if _is_recorded(_key(schedule, run.due_at)):
         return
-    unfinished, waiting = _unfinished_jobs(schedule), _waiting_fires(schedule)
+    is_overlap_allowed = schedule.overlap == OverlapPolicy.ALLOW
+    unfinished = [] if is_overlap_allowed else _unfinished_jobs(schedule)
+    waiting = [] if is_overlap_allowed else _waiting_fires(schedule)
     outcome, job, reason = Outcome.SUBMITTED, None, None
-    if schedule.overlap == OverlapPolicy.ALLOW or not (unfinished or waiting):
+    if not (unfinished or waiting):
         outcome, job, reason = _submit(run)
     elif schedule.overlap == OverlapPolicy.SKIP:
         outcome, reason = Outcome.SKIPPED, f"{_names(unfinished)} was not done."
