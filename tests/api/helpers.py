@@ -17,7 +17,7 @@ JOB_ROW_FIELDS = {
 """Fields of a job in a list."""
 JOB_FIELDS = JOB_ROW_FIELDS | {
     "config", "content", "resources", "readme", "data_refs", "params", "commit", "exit", "notes", "reported",
-    "queue_position", "waiting", "schedule", "urls",
+    "queue_position", "waiting", "wait_until", "retries", "schedule", "after", "urls",
 }  # fmt: skip
 """Fields of a job of its own."""
 
