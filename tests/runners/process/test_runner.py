@@ -467,7 +467,7 @@ def test_inventory_works_while_jobs_are_removed(process: ProcessHarness) -> None
     process.run("true")
 
     def come_and_go() -> None:
-        for _ in range(3000):
+        for _ in range(1000):
             folder.mkdir()
             (folder / "attempt").touch()
             (folder / "attempt").unlink()
