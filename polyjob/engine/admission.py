@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from polyjob.db.models import QUEUED, Job
 from polyjob.db.prepared import Prepared
 from polyjob.engine.context import Context
+from polyjob.engine.prepare import can_start_at_once, intent_columns
 from polyjob.services import capacity
+from polyjob.services.capacity import Capacity
 from polyjob.services.job_queue import assigned_gpus, gpus_taken, queued_runners, slots_taken
 from polyjob.services.transitions import transition
 from polyjob.statuses import Status
@@ -27,13 +29,13 @@ class Admission:
         self._context = context
         self._prepare = prepare
 
-    def free_slots(self) -> dict[str, int]:
+    def free_slots(self, current: Capacity | None = None) -> dict[str, int]:
         """Return the number of free slots of each runner that has queued jobs and free slots."""
         runners = queued_runners()
         if not runners:
             return {}
         taken = slots_taken()
-        current = capacity.read(self._context.settings)
+        current = current or capacity.read(self._context.settings)
         free = {name: current.slots_of(name) - taken[name] for name in runners}
         return {name: number for name, number in free.items() if number > 0}
 
@@ -42,16 +44,18 @@ class Admission:
 
         Called inside a transaction.
         """
-        free_slots = self.free_slots()
         current = capacity.read(self._context.settings)
+        free_slots = self.free_slots(current)
         limit = QUEUE_SCAN_ROWS if current.assigns_gpus else None
         heads = [_QUEUE(name, limit or free) for name, free in free_slots.items()]
         queue = sorted(itertools.chain.from_iterable(heads), key=lambda job: job.id)
         admitted = _with_gpus(queue, free_slots, current.gpus) if current.assigns_gpus else queue
         claimed = []
         for job in admitted:
-            if transition(job, Status.SCHEDULED, message=_ignored_parts(job), gpus=job.gpus):
-                self._prepare(job)
+            intent = intent_columns(self._context.clock) if can_start_at_once(job) else {}
+            if transition(job, Status.SCHEDULED, message=_ignored_parts(job), gpus=job.gpus, **intent):
+                if not intent:
+                    self._prepare(job)
                 claimed.append(job)
         return claimed
 

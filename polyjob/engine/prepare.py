@@ -21,6 +21,17 @@ def waits_for_build(job: Job) -> bool:
     return is_building and job.build is not None and not job.build.status.is_done
 
 
+def can_start_at_once(job: Job) -> bool:
+    """Return whether a queued job needs no build and is not being stopped, so that its claim includes the intent."""
+    is_free = job.stop_at is None and job.build_id is None
+    return is_free and isinstance(job.config, dict) and not job.config.get("build")
+
+
+def intent_columns(clock: Clock) -> dict[str, Any]:
+    """Return the columns of the intent to start a job."""
+    return {"attempt_at": clock.wall(), "attempt_clock": clock.mark()}
+
+
 def prepare(job: Job, clock: Clock, python: str = "") -> None:
     """Bring a claimed job as far as the rows allow: to its build, past it, or to the intent to start it.
 
@@ -34,7 +45,7 @@ def prepare(job: Job, clock: Clock, python: str = "") -> None:
         _to_build(job, python)
     if job.status is Status.BUILDING and not _is_built(job):
         return
-    update_columns(job, attempt_at=clock.wall(), attempt_clock=clock.mark())
+    update_columns(job, **intent_columns(clock))
 
 
 def replace_build(job: Job, reason: str, python: str = "") -> None:
