@@ -162,6 +162,7 @@ class TestLists:
 class TestJob:
     def test_job_page_refreshes_until_the_job_ends(self, page: Page, server: Server) -> None:
         number = server.submit("sleep 3; exit 7")["id"]
+        server.until(number, "running")  # a page without a log loads again when the job begins
         page.goto(f"/root/quick-start/jobs/{number}")
         stop = page.get_by_role("button", name="Stop")
         expect(stop).to_be_visible()
