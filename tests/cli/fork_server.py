@@ -81,7 +81,7 @@ def _run_fork(request: Mapping[str, object], descriptors: list[int]) -> None:
         os.chdir(request["cwd"])
         main(request["arguments"], prog_name="polyjob")
     except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        code = int(error.code) if isinstance(error.code, int) else int(error.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:
