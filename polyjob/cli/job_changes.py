@@ -33,7 +33,7 @@ def archive(jobs: tuple[str, ...], project: str | None) -> None:
 @click.command()
 @jobs_argument
 @project_option
-def restore(jobs: tuple[str, ...], project: str | None) -> None:
+def unarchive(jobs: tuple[str, ...], project: str | None) -> None:
     """Show archived jobs in lists again."""
     _for_each_job(jobs, project, "restore")
 
@@ -94,7 +94,7 @@ def open_page(job: str | None, project: str | None) -> None:
 
 commands = {
     "archive": archive,
-    "restore": restore,
+    "unarchive": unarchive,
     "bookmark": bookmark,
     "tag": tag,
     "rename": rename,

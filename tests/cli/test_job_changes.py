@@ -17,10 +17,10 @@ def listed(server: Server, job: str) -> bool:
     return bool(json_of(server, "ls", "-q", f"id:{job}", "--json"))
 
 
-def test_archived_job_is_hidden_until_it_is_restored(server: Server, job: str) -> None:
+def test_archived_job_is_hidden_until_it_is_unarchived(server: Server, job: str) -> None:
     assert polyjob(server, "archive", job).returncode == 0
     assert not listed(server, job)
-    assert polyjob(server, "restore", job).returncode == 0
+    assert polyjob(server, "unarchive", job).returncode == 0
     assert listed(server, job)
 
 

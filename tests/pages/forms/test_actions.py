@@ -167,8 +167,8 @@ class TestJobs:
 
 
 def settings_of(browser: Browser) -> Settings:
-    configured: Settings = browser.http.application.config["SETTINGS"]
-    return configured
+    found: Settings = browser.http.application.config["SETTINGS"]
+    return found
 
 
 class TestBuilds:
