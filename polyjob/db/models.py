@@ -425,9 +425,9 @@ class Schedule(Table):
     at = InstantField(null=True)
     """The one time of a schedule without a cron expression."""
     missed = TextField()
-    """What happens to runs that were missed: `skip`, `once` or `all`."""
+    """The policy for runs that were missed: `skip`, `once` or `all`."""
     overlap = TextField()
-    """What happens while an earlier job is not done: `allow`, `skip`, `queue` or `stop`."""
+    """The policy while an earlier job is not done: `allow`, `skip`, `queue` or `stop`."""
     job = JSONField()
     """The attributes of the job, as `services.submission` takes them."""
     command = TextField(null=True)
@@ -446,7 +446,7 @@ class Schedule(Table):
 
 
 class ScheduleFire(Table):
-    """What became of one time of a schedule."""
+    """The outcome of one time of a schedule."""
 
     schedule_id: int
     job_id: int | None

@@ -53,7 +53,7 @@ log = logging.getLogger("polyjob.schedules")
 
 
 class MissedPolicy(StrEnum):
-    """What happens to runs that were missed while the server was down."""
+    """The policy for runs that were missed while the server was down."""
 
     SKIP = "skip"
     ONCE = "once"
@@ -61,7 +61,7 @@ class MissedPolicy(StrEnum):
 
 
 class OverlapPolicy(StrEnum):
-    """What happens while an earlier job of the schedule is not done."""
+    """The policy while an earlier job of the schedule is not done."""
 
     ALLOW = "allow"
     SKIP = "skip"

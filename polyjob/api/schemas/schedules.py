@@ -21,7 +21,7 @@ from polyjob.services.schedule_fires import MissedPolicy, Outcome, OverlapPolicy
 
 @dataclass(frozen=True, kw_only=True)
 class FireView:
-    """What became of one time of a schedule. The names are those of the API."""
+    """The outcome of one time of a schedule. The names are those of the API."""
 
     due_at: datetime
     outcome: str
@@ -121,7 +121,7 @@ class ScheduleView(ScheduleRow):
 
 
 class FireSchema(Schema):
-    """What became of one time of a schedule."""
+    """The outcome of one time of a schedule."""
 
     due_at = Instant()
     outcome = fields.String(metadata={"enum": [str(outcome) for outcome in Outcome]})
