@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from polyjob.cli.streams import Styled, printable
-from polyjob.formatting import format_age, format_duration
+from polyjob.formatting import format_age, format_duration, status_word
 
 COLOURS = {
     "succeeded": "green", "failed": "red", "upstream_failed": "red", "stopped": "yellow", "running": "blue",
@@ -103,7 +103,9 @@ def _cell(text: str) -> str:
 
 
 def coloured(status: str) -> Styled:
-    return Styled(click.style(printable(status), fg=COLOURS[status]) if status in COLOURS else printable(status))
+    """Return the word for a status, in its colour."""
+    word = printable(status_word(status))
+    return Styled(click.style(word, fg=COLOURS[status]) if status in COLOURS else word)
 
 
 def ago(timestamp: str | None) -> str:

@@ -34,7 +34,7 @@ from polyjob.cli.options import (
 )
 from polyjob.cli.origins import Origins
 from polyjob.cli.output import say
-from polyjob.formatting import format_size
+from polyjob.formatting import format_size, status_word
 from polyjob.jobconfig.compose import RESOURCES, JobFields, compose_job, working_folder
 
 LONG_POLL_SECONDS = 30.0
@@ -231,7 +231,7 @@ def _wait_for(client: Client, path: str, deadline: float | None) -> dict[str, An
     while not job["finished_at"]:
         remaining = LONG_POLL_SECONDS if deadline is None else deadline - time.monotonic()
         if remaining <= 0:
-            say(f"{job['unique_name']} is still {job['last_status']}.")
+            say(f"{job['unique_name']} is still {status_word(job['last_status'])}.")
             raise SystemExit(EXIT_TIMEOUT)
         client.patience = RECONNECT_SECONDS if deadline is None else min(RECONNECT_SECONDS, remaining)
         job = client.get(path, wait=min(LONG_POLL_SECONDS, remaining))

@@ -36,7 +36,7 @@ _KNOWN = re.compile(
 RESTORING = ".restoring"
 """Folder in a data folder into which a backup is unpacked. If there is no database beside it, a restore was killed."""
 _RESTORED_FIRST = {RESTORING, "jobs", "builds", "code", "root-token"}
-"""What is in a data folder before the database of a backup is there."""
+"""The content of a data folder before the database of a backup is there."""
 _LOST_MESSAGE = "The job ran when the backup was made that this server was restored from. Its end is unknown."
 
 

@@ -212,7 +212,7 @@ class TestAfter:
         first = polyjob(server, "run", "-d", "-q", "sleep 1000").stdout.decode().strip()
         held = polyjob(server, "run", "-d", "-q", "--after", first, "true").stdout.decode().strip()
         lines = polyjob(server, "ls").stdout.decode().splitlines()
-        assert any(line.split()[:3] == [held, "created", "waits"] for line in lines)
+        assert any(line.split()[:3] == [held, "queued", "waits"] for line in lines)
         polyjob(server, "stop", first)
         assert polyjob(server, "wait", held).returncode == 125
         assert b"was stopped, and this job waited for it to succeed" in polyjob(server, "statuses", held).stdout
