@@ -20,11 +20,11 @@ def test_link_signs_in_once(user):
 
 
 def test_concurrent_uses_sign_in_once(user):
-    key, found, barrier = create_sign_in_link(user), [], threading.Barrier(6)
+    key, results, barrier = create_sign_in_link(user), [], threading.Barrier(6)
 
     def race():
         barrier.wait()
-        found.append(use_sign_in_link(key))
+        results.append(use_sign_in_link(key))
         database.close()
 
     threads = [threading.Thread(target=race) for _ in range(6)]
@@ -32,7 +32,7 @@ def test_concurrent_uses_sign_in_once(user):
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert sorted(str(one) for one in found) == ["1", *["None"] * 5]
+    assert sorted(str(one) for one in results) == ["1", *["None"] * 5]
 
 
 def test_expired_link_does_not_sign_in(user):

@@ -34,8 +34,8 @@ def findings(settings: Settings) -> list[tuple[str, bool | None]]:
 def test_gap_of_the_isolation_is_reported(settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolation, "gaps", lambda job_user: [GAP])
     monkeypatch.setattr(isolation, "gaps_between_jobs", lambda: ["Memory is open."])
-    found = findings(settings(POLYJOB_JOB_USER="nobody"))
-    assert found[:3] == [("isolation", True), ("isolation", False), ("isolation", None)]
+    results = findings(settings(POLYJOB_JOB_USER="nobody"))
+    assert results[:3] == [("isolation", True), ("isolation", False), ("isolation", None)]
 
 
 @pytest.mark.parametrize(("python", "ok"), [("/missing/python", False), ("/bin/false", False), ("", True)])
@@ -60,8 +60,8 @@ class TestWithoutServer:
             result = invoke("doctor", "--json", **here | environment)
             assert result.exit_code == 1
             assert not (tmp_path / "data").exists()
-            found = [finding for finding in json.loads(result.output) if finding["part"] == "runner"]
-            return [(finding["ok"], finding["text"]) for finding in found]
+            results = [finding for finding in json.loads(result.output) if finding["part"] == "runner"]
+            return [(finding["ok"], finding["text"]) for finding in results]
 
         return check
 
@@ -88,10 +88,10 @@ class TestWithoutServer:
         assert check_runner(POLYJOB_RUNNER=name) == [(True, f"{name}: works when called from here")]
 
     def test_each_listed_runner_is_checked(self, check_runner: Callable[..., Any]) -> None:
-        found = check_runner(POLYJOB_RUNNERS="fake docker", DOCKER_HOST="unix:///missing.sock")
-        assert found[0] == (True, "fake: works when called from here")
-        assert not found[1][0]
-        assert "Docker Engine cannot be reached" in found[1][1]
+        results = check_runner(POLYJOB_RUNNERS="fake docker", DOCKER_HOST="unix:///missing.sock")
+        assert results[0] == (True, "fake: works when called from here")
+        assert not results[1][0]
+        assert "Docker Engine cannot be reached" in results[1][1]
 
     def test_unusable_runner_of_another_package_is_named(
         self, check_runner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
@@ -137,9 +137,9 @@ def test_working_server_has_no_faults(server: Server) -> None:
     done = polyjob(server, "doctor")
     assert done.returncode == 0, done.stdout
     assert b"engine" in done.stdout
-    found = {row["part"]: row for row in json_of(server, "doctor", "--json")}
-    assert found["isolation"]["ok"] is True
-    assert found["build python"]["text"] == server.environment["POLYJOB_PYTHON"]
+    results = {row["part"]: row for row in json_of(server, "doctor", "--json")}
+    assert results["isolation"]["ok"] is True
+    assert results["build python"]["text"] == server.environment["POLYJOB_PYTHON"]
 
 
 def test_invalid_token_is_a_fault(server: Server) -> None:

@@ -82,9 +82,9 @@ class Server:
         text = "".join(self.lines)
         with contextlib.suppress(FileNotFoundError):  # on a full disk
             text = (self.data_dir / "address").read_text() + text
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", text)
-        assert found, text
-        self.port = int(found.group(1))
+        address = re.search(r"http://127\.0\.0\.1:(\d+)", text)
+        assert address, text
+        self.port = int(address.group(1))
         self.token = (self.data_dir / "root-token").read_text().strip()
 
     def _read(self, process: subprocess.Popen[str]) -> None:
@@ -130,7 +130,7 @@ class Server:
 
     def _descendants(self) -> list[int]:
         assert self.process is not None
-        found, waiting = [], [self.process.pid]
+        descendants, waiting = [], [self.process.pid]
         while waiting:
             pid = waiting.pop(0)
             with contextlib.suppress(OSError):
@@ -139,9 +139,9 @@ class Server:
                     for task in Path(f"/proc/{pid}/task").iterdir()
                     for child in (task / "children").read_text().split()
                 ]
-                found += sorted(children)
+                descendants += sorted(children)
                 waiting += sorted(children)
-        return found
+        return descendants
 
     def call(self, method: str, path: str, body: Any = None, token: str | None = None, **headers: str) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=90)
@@ -225,14 +225,14 @@ def _command_line(pid: int) -> str:
 
 def processes_of(uuid: str) -> list[int]:
     """Return the pids of the processes of a job."""
-    found = []
+    pids = []
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if folder.name.isdecimal() and f"POLYJOB_UUID={uuid}".encode() in (folder / "environ").read_bytes():
                 state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
                 if state != "Z":
-                    found.append(int(folder.name))
-    return found
+                    pids.append(int(folder.name))
+    return pids
 
 
 @pytest.fixture

@@ -85,13 +85,13 @@ class TestParams:
         document = config(
             params={"a": 1}, run={"cmd": ["{{ b }}", "{{ a }}", "{{ c"]}, environment={"env_vars": {"X": "{{ d }}"}}
         )
-        found = problems(lambda: load_config(document))
-        assert [pointer for pointer, _ in found] == [
+        faults = problems(lambda: load_config(document))
+        assert [pointer for pointer, _ in faults] == [
             "/config/run/cmd/0",
             "/config/run/cmd/2",
             "/config/environment/env_vars/X",
         ]
-        assert found[0][1] == "Unknown param `b`; use one of: a."
+        assert faults[0][1] == "Unknown param `b`; use one of: a."
 
     @pytest.mark.parametrize(
         ("params", "pointer"),
@@ -100,7 +100,7 @@ class TestParams:
          ({"x": "{{ ops.a.b }}"}, "/config/params/x")],
     )  # fmt: skip
     def test_invalid_params_are_refused(self, params, pointer):
-        assert [found for found, _ in problems(lambda: load_config(config(params=params)))] == [pointer]
+        assert [faults for faults, _ in problems(lambda: load_config(config(params=params)))] == [pointer]
 
     def test_declarations_may_be_empty(self):
         assert load_config(config(declarations={})) == load_config(config())
@@ -132,8 +132,8 @@ class TestParams:
         deep = "{{ x }}"
         for _ in range(30):
             deep = [deep]
-        found = problems(lambda: load_config(config(params={"x": value}, environment={"affinity": {"a": deep}})))
-        assert "deeper" in found[0][1]
+        faults = problems(lambda: load_config(config(params={"x": value}, environment={"affinity": {"a": deep}})))
+        assert "deeper" in faults[0][1]
 
     def test_config_of_a_build_is_rendered(self):
         loaded = load_build_config({"kind": "build", "params": {"v": "3.12"}, "image": "python:{{ v }}"})
@@ -199,9 +199,9 @@ class TestInputs:
         ],
     )  # fmt: skip
     def test_invalid_input_is_reported(self, item, params, pointer, word):
-        found = problems(lambda: self.load([{"name": "x"} | item], params))
-        assert found[0][0] == pointer
-        assert word in found[0][1]
+        faults = problems(lambda: self.load([{"name": "x"} | item], params))
+        assert faults[0][0] == pointer
+        assert word in faults[0][1]
 
     def test_inputs_are_objects_with_unique_names(self):
         assert problems(lambda: self.load({"x": 1}))[0][0] == "/config/inputs"
@@ -294,8 +294,8 @@ class TestTexts:
     def test_problems_name_the_line(self):
         text = "run:\n  cmd: a\nbuild:\n  imag: x\n"
         wrong = problems(lambda: load_config(parse_content(text), "/content"))
-        (found,) = add_line_numbers([type("P", (), {"pointer": p, "detail": d})() for p, d in wrong], text, "/content")
-        assert found.detail.endswith("(line 4)")
+        (faults,) = add_line_numbers([type("P", (), {"pointer": p, "detail": d})() for p, d in wrong], text, "/content")
+        assert faults.detail.endswith("(line 4)")
         assert line_numbers(text)["/run/cmd"] == 2
         assert line_numbers("a: [") == {}
 

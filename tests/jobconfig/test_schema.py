@@ -63,10 +63,10 @@ class TestConfig:
     @pytest.mark.parametrize("kind", ["experiment", "group", "notebook", "tensorboard"])
     @pytest.mark.parametrize("rest", [RUN, {"params": {"x": 1}, "hptuning": {"matrix": {}}}, {}])
     def test_kind_of_polyaxon_is_refused_with_one_problem(self, kind, rest):
-        found = refused({"kind": kind} | rest, "/content")
-        assert list(found) == ["/content/kind"]
-        assert found["/content/kind"].startswith("polyjob runs jobs, not ")
-        assert found["/content/kind"].endswith("Use `kind: job`.")
+        errors = refused({"kind": kind} | rest, "/content")
+        assert list(errors) == ["/content/kind"]
+        assert errors["/content/kind"].startswith("polyjob runs jobs, not ")
+        assert errors["/content/kind"].endswith("Use `kind: job`.")
 
     @pytest.mark.parametrize("document", [None, [], "bar", 3, True])
     def test_config_must_be_an_object(self, document):
@@ -96,14 +96,14 @@ class TestConfig:
             "run": {"cmd": ""},
             "termination": {"timeout": "1h"},
         }
-        found = refused(wrong, "/content")
-        assert found.keys() == {
+        errors = refused(wrong, "/content")
+        assert errors.keys() == {
             "/content/foo", "/content/bild", "/content/build/steps", "/content/build/build_steps/1",
             "/content/run/cmd", "/content/termination/timeout",
         }  # fmt: skip
-        assert found["/content/foo"] == "Unknown key `foo`."
-        assert found["/content/bild"] == "Unknown key `bild`; did you mean `build`?"
-        assert "build_steps" in found["/content/build/steps"]
+        assert errors["/content/foo"] == "Unknown key `foo`."
+        assert errors["/content/bild"] == "Unknown key `bild`; did you mean `build`?"
+        assert "build_steps" in errors["/content/build/steps"]
 
     def test_pointers_are_escaped(self):
         assert "/config/a~1b~0c" in refused(RUN | {"a/b~c": 1})
@@ -239,9 +239,9 @@ class TestBuild:
     )
     def test_size_of_a_build_step_includes_the_variables(self, value, step):
         build = {"env_vars": {"A": value}, "build_steps": ["true", step]}
-        found = refused(RUN | {"build": build})
-        assert list(found) == ["/config/build/build_steps/1"]
-        assert "at most 128000" in found["/config/build/build_steps/1"]
+        errors = refused(RUN | {"build": build})
+        assert list(errors) == ["/config/build/build_steps/1"]
+        assert "at most 128000" in errors["/config/build/build_steps/1"]
         assert load_config(RUN | {"build": build | {"build_steps": ["x" * 100_000], "env_vars": {"A": "1"}}})
 
     @pytest.mark.parametrize("nocache", ["yes", 2, "true"])
@@ -276,9 +276,9 @@ class TestVariables:
     )
     def test_invalid_pair_is_reported(self, pair):
         for section in ("environment", "build"):
-            found = refused(RUN | {section: {"env_vars": [["OK", "1"], pair]}})
-            assert list(found) == [f"/config/{section}/env_vars/1"]
-            assert str(pair[0]) in found[f"/config/{section}/env_vars/1"] or len(pair) != 2
+            errors = refused(RUN | {section: {"env_vars": [["OK", "1"], pair]}})
+            assert list(errors) == [f"/config/{section}/env_vars/1"]
+            assert str(pair[0]) in errors[f"/config/{section}/env_vars/1"] or len(pair) != 2
 
     @pytest.mark.parametrize("value", [None, [], {}, "x" * 100_001])
     def test_invalid_value_is_reported_by_its_variable(self, value):
@@ -334,8 +334,8 @@ class TestResources:
         ],
     )
     def test_invalid_resource_is_reported(self, resources, pointer):
-        found = refused(RUN | {"environment": {"resources": resources}})
-        assert list(found) == [f"/config/environment/resources{pointer}"]
+        errors = refused(RUN | {"environment": {"resources": resources}})
+        assert list(errors) == [f"/config/environment/resources{pointer}"]
 
 
 class TestOtherSections:

@@ -57,9 +57,9 @@ def test_256_colours_are_mapped_to_sixteen(index: int) -> None:
 
 @given(st.lists(PIECES).map("".join))
 def test_spans_contain_no_control_characters(line: str) -> None:
-    found, _ = ansi.spans(line)
-    assert "".join(text for _, text in found) == ansi.plain_text(line)
-    for classes, text in found:
+    pieces, _ = ansi.spans(line)
+    assert "".join(text for _, text in pieces) == ansi.plain_text(line)
+    for classes, text in pieces:
         assert text
         assert not any(character < " " and character != "\t" for character in text)
         assert all(name.replace("-", "").isalnum() for name in classes.split())

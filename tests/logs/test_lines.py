@@ -24,12 +24,12 @@ def test_read_lines_agree_with_splitting_the_file(tmp_path, small_limits, conten
     path = tmp_path / uuid.uuid4().hex
     path.write_bytes(content)
     with LogLines(path) as lines:
-        found = read_lines(lines, first, count)
+        results = read_lines(lines, first, count)
     expected = list(enumerate(split_lines(content), 1))
     begin = max(0, len(expected) + first) if first < 0 else first - 1
     expected = expected[begin : begin + count]
-    assert [line.number for line in found] == [number for number, _ in expected]
-    for line, (_, data) in zip(found, expected, strict=True):
+    assert [line.number for line in results] == [number for number, _ in expected]
+    for line, (_, data) in zip(results, expected, strict=True):
         assert content[line.offset : line.offset + line.bytes] == data
         if not line.is_cut:
             assert line.text == ansi.plain_text(data.decode(errors="replace"))
@@ -59,8 +59,8 @@ def test_size_of_returned_lines_is_bounded(tmp_path):
     path = tmp_path / "log"
     path.write_bytes((b"x" * 20_000 + b"\n") * 1000)
     with LogLines(path) as lines:
-        found = read_lines(lines, 1, 1000)
-    assert MAX_RESPONSE_BYTES <= sum(len(line.text) for line in found) < MAX_RESPONSE_BYTES + MAX_LINE_BYTES
+        results = read_lines(lines, 1, 1000)
+    assert MAX_RESPONSE_BYTES <= sum(len(line.text) for line in results) < MAX_RESPONSE_BYTES + MAX_LINE_BYTES
 
 
 def test_lines_begin_in_the_style_set_before(tmp_path):
@@ -102,15 +102,15 @@ def test_matches_agree_with_searching_the_file(tmp_path, small_limits, content, 
     path = tmp_path / uuid.uuid4().hex
     path.write_bytes(content)
     with LogLines(path) as lines:
-        found = find_lines(lines, "Needle", after, count, 60)
+        results = find_lines(lines, "Needle", after, count, 60)
     expected = [
         number
         for number, line in enumerate(split_lines(content), 1)
         if number > after and b"needle" in line.rstrip(b"\r").rpartition(b"\r")[2]
     ]
-    assert found.lines == expected[:count]
-    assert found.is_cut == (found.searched_to < found.total)
-    assert found.is_cut or len(expected) <= count
+    assert results.lines == expected[:count]
+    assert results.is_cut == (results.searched_to < results.total)
+    assert results.is_cut or len(expected) <= count
 
 
 def test_colours_within_a_word_do_not_prevent_a_match(tmp_path):
@@ -134,12 +134,12 @@ def test_search_that_ran_out_of_time_can_be_continued(tmp_path):
     path = tmp_path / "log"
     path.write_bytes(b"x\n" * (3 << 20))
     with LogLines(path) as lines:
-        found = find_lines(lines, "y", 0, 10, 0)
-        assert (found.lines, found.is_cut) == ([], True)
-        assert 0 < found.searched_to < lines.total
+        results = find_lines(lines, "y", 0, 10, 0)
+        assert (results.lines, results.is_cut) == ([], True)
+        assert 0 < results.searched_to < lines.total
         searched = 0
-        while found.is_cut:
-            assert found.searched_to > searched
-            searched = found.searched_to
-            found = find_lines(lines, "y", searched, 10, 0)
-        assert found.searched_to == lines.total
+        while results.is_cut:
+            assert results.searched_to > searched
+            searched = results.searched_to
+            results = find_lines(lines, "y", searched, 10, 0)
+        assert results.searched_to == lines.total

@@ -110,9 +110,9 @@ class TestInvites:
         return client
 
     def path_of_link(self, html: str) -> str:
-        found = re.search(r"http://localhost(/users/invite/\w+)", html)
-        assert found
-        return found[1]
+        match = re.search(r"http://localhost(/users/invite/\w+)", html)
+        assert match
+        return match[1]
 
     def test_users_page_is_for_administrators(self, client: FlaskClient) -> None:
         read(client, "/users", 403)

@@ -130,5 +130,5 @@ def test_unwritable_data_dir_is_refused(settings, tmp_path):
 )
 def test_jobs_as_root_cause_a_warning(euid, runner, account, warned, settings, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: euid)
-    found = startup_warnings(dataclasses.replace(settings, runner=runner, job_user=account))
-    assert [("POLYJOB_JOB_USER" in text) for text in found] == [True] * warned
+    texts = startup_warnings(dataclasses.replace(settings, runner=runner, job_user=account))
+    assert [("POLYJOB_JOB_USER" in text) for text in texts] == [True] * warned

@@ -51,12 +51,12 @@ def engine_of(data_dir):
 
 def helpers_of(pid):
     command_line = f"-m\0polyjob\0helper\0{pid}\0".encode()
-    found = []
+    pids = []
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if folder.name.isdecimal() and command_line in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-    return [number for number in found if is_alive(number)]
+                pids.append(int(folder.name))
+    return [number for number in pids if is_alive(number)]
 
 
 def test_failed_start_prints_one_line(tmp_path):

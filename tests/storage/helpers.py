@@ -43,21 +43,21 @@ def unpack(archive: Path, to: Path) -> Path:
 
 def picture(folder: Path) -> dict[bytes, tuple]:
     """Return the content of a folder with modes, and each hard link by the first of its names."""
-    found: dict[bytes, tuple] = {}
+    entries: dict[bytes, tuple] = {}
     inodes: dict[int, bytes] = {}
     for where, folders, files in os.walk(os.fsencode(folder)):
         for name in sorted(folders + files):
             path = os.path.join(where, name)
             status, key = os.lstat(path), os.path.relpath(path, os.fsencode(folder))
             if os.path.islink(path):
-                found[key] = ("link", os.readlink(path))
+                entries[key] = ("link", os.readlink(path))
             elif os.path.isdir(path):
-                found[key] = ("folder", status.st_mode & ~0o6000, int(status.st_mtime))
+                entries[key] = ("folder", status.st_mode & ~0o6000, int(status.st_mtime))
             else:
                 first = inodes.setdefault(status.st_ino, key) if status.st_nlink > 1 else None
                 mode, content = status.st_mode & ~0o6000, Path(os.fsdecode(path)).read_bytes()
-                found[key] = ("file", mode, int(status.st_mtime), content, first)
-    return found
+                entries[key] = ("file", mode, int(status.st_mtime), content, first)
+    return entries
 
 
 def noise(size: int, seed: int = 0) -> bytes:

@@ -244,9 +244,9 @@ def test_file_that_changes_while_packed_keeps_its_size(folder, monkeypatch):
             patch.setattr(pack, "ExtentReader", changing("b", change))
             data = b"".join([*packer.folder(folder), *packer.end()])
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            found = {member.name[2:]: archive.extractfile(member).read() for member in archive}
-        assert found["a"] == found["c"] == b"0123456789" * 20_000
-        return found["b"], packer.notes
+            contents = {member.name[2:]: archive.extractfile(member).read() for member in archive}
+        assert contents["a"] == contents["c"] == b"0123456789" * 20_000
+        return contents["b"], packer.notes
 
     content, notes = live(lambda: path.write_bytes(b"x" * 400_000))
     assert content == b"x" * 200_000 and notes == []

@@ -281,7 +281,7 @@ def test_hard_links_to_files_of_root_are_neither_kept_nor_served(store, folder, 
         live.open_file(name)
     assert b"".join(live.open_file(f"{below}/own")[1]) == b"own"
     with tarfile.open(fileobj=io.BytesIO(b"".join(live.tarball("7")))) as archive:
-        assert not [found for found in archive.getnames() if "token" in found]
+        assert not [listed for listed in archive.getnames() if "token" in listed]
     store.seal(JOB, "7", 0)
     assert name not in store.outputs(JOB).entries
     assert store.outputs(JOB).notes == [f"`{name}` was not kept: it belongs to another account than the job's"]
@@ -376,11 +376,11 @@ def test_tree_is_listed_in_pages(store, folder, sealed):
     if sealed:
         store.seal(JOB, "7", 0)
         outputs = store.outputs(JOB)
-    found, after = [], ""
+    listed, after = [], ""
     for size in (10, 10, 5, 0):
         files, folders = outputs.tree("", after, 10)
         part = sorted([*folders, *(name for name, _ in files)])
         assert len(part) == size
-        found += part
-        after = found[-1]
-    assert found == names
+        listed += part
+        after = listed[-1]
+    assert listed == names

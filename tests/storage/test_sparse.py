@@ -173,8 +173,8 @@ def test_extents_beyond_the_limit_are_merged(store, folder, tmp_path, monkeypatc
     make(folder / "s", 20 * MIB, [number * 2 * MIB for number in range(10)])
     os.link(folder / "s", tmp_path / "kept")
     with (folder / "s").open("rb") as file:
-        found = find_extents(file.fileno(), os.fstat(file.fileno()))
-    assert len(found) == 4 and sum(found[-1]) == 20 * MIB
+        extents = find_extents(file.fileno(), os.fstat(file.fileno()))
+    assert len(extents) == 4 and sum(extents[-1]) == 20 * MIB
     store.seal(JOB, "7", 0)
     assert same(unpack_by_tar(store.outputs(JOB).path, tmp_path) / "s", tmp_path / "kept")
 

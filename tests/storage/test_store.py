@@ -330,9 +330,9 @@ def test_logs_and_sealed_outputs_are_synced(store, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
 
     def names():
-        found = [os.path.relpath(path, store.data_dir) for path in synced]
+        paths = [os.path.relpath(path, store.data_dir) for path in synced]
         synced.clear()
-        return found
+        return paths
 
     job = f"jobs/{JOB}"
     fill(store)

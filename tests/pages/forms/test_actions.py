@@ -167,8 +167,8 @@ class TestJobs:
 
 
 def settings_of(browser: Browser) -> Settings:
-    found: Settings = browser.http.application.config["SETTINGS"]
-    return found
+    configured: Settings = browser.http.application.config["SETTINGS"]
+    return configured
 
 
 class TestBuilds:
