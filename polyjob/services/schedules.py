@@ -82,8 +82,11 @@ def last_fires(schedules: Iterable[Schedule]) -> dict[int, ScheduleFire]:
 def missed_counts(schedules: Iterable[Schedule]) -> dict[int, int]:
     """Return the number of missed runs of each schedule that has some, as far as they are kept."""
     ids = [schedule.id for schedule in schedules]
-    sql = "SELECT schedule_id, SUM(count) FROM schedule_fire WHERE outcome = 'missed' AND schedule_id IN "
-    return dict(database.execute_sql(f"{sql} ({', '.join('?' * len(ids))}) GROUP BY schedule_id", ids))
+    sql = (
+        "SELECT schedule_id, SUM(count) FROM schedule_fire WHERE job_id IS NULL AND outcome = 'missed'"
+        f" AND schedule_id IN ({', '.join('?' * len(ids))}) GROUP BY schedule_id"
+    )
+    return dict(database.execute_sql(sql, ids))
 
 
 # Change.
