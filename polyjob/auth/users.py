@@ -16,7 +16,7 @@ from polyjob.auth.scopes import Scope
 from polyjob.auth.tokens import LOGIN_TOKEN_NAME, digest, new_token
 from polyjob.clock import now
 from polyjob.db.database import write
-from polyjob.db.models import Build, InviteLink, Job, Member, Project, SignInLink, Token, Upload, User
+from polyjob.db.models import Build, InviteLink, Job, Member, Project, Schedule, SignInLink, Token, Upload, User
 from polyjob.errors import Conflict, Forbidden, Invalid, NotFound, Problem
 from polyjob.services import audit
 
@@ -98,7 +98,9 @@ def insert(username: str, password_hash: str | None, *, email: str | None = None
 def delete(user: User) -> None:
     """Delete the user with all tokens, sessions, roles in projects and invite links.
 
-    A user who created jobs in the projects of others keeps a row without credentials, because those jobs refer to it.
+    A user who created jobs or schedules in the projects of others keeps a row without credentials, because those refer
+    to it. The schedules submit nothing any more.
+
     Raises Conflict if the user owns projects or is the last administrator.
     """
     with write("user"):
@@ -114,7 +116,7 @@ def delete(user: User) -> None:
         _revoke_all_access(user)
         Member.delete().where(Member.user == user).execute()
         InviteLink.delete().where(InviteLink.creator == user).execute()
-        if any(table.select().where(table.user == user).exists() for table in (Job, Build, Upload)):
+        if any(table.select().where(table.user == user).exists() for table in (Job, Build, Upload, Schedule)):
             columns = {"is_active": False, "is_admin": False, "password_hash": None, "email": None, "deleted_at": now()}
             User.update(**columns).where(User.id == user.id).execute()
         else:

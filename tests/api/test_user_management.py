@@ -12,7 +12,7 @@ from polyjob.auth.tokens import LOGIN_TOKEN_NAME
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import Token, User
-from polyjob.services import submission
+from polyjob.services import schedules, submission
 
 from .conftest import CONFIG, JOBS, Client, pointers
 from .helpers import PASSWORD, TOKENS, USERS, log_in
@@ -69,6 +69,12 @@ class TestUsers:
         assert admin.post(f"{USERS}/activate/bob").status_code == 404
         assert admin.delete(f"{USERS}/delete/bob").status_code == 404
         assert pointers(admin.post(f"{USERS}/create", {"username": "bob"})) == ["/username"]
+
+    def test_deleted_users_with_schedules_elsewhere_keep_a_row(self, admin, other, project, settings):
+        fields = {"cron": "0 3 * * *", "job": {"config": CONFIG}}
+        schedules.create(project, User.get(User.username == "bob"), fields, settings)
+        assert admin.delete(f"{USERS}/delete/bob").status_code == 204
+        assert admin.get("/api/v1/ana/demo/schedules/1").json["user"] == "bob"
 
     def test_reactivated_users_need_new_tokens(self, admin, other):
         for _ in range(2):
