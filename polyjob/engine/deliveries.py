@@ -23,6 +23,8 @@ MAX_REQUESTS_PER_HOST = 2
 """Events that are sent at once to one host, so that a hanging one does not hold up others."""
 LOOK_INTERVAL_SECONDS = 1.0
 """Seconds after which the outbox is read although no wake-up came."""
+UNRECORDED_PAUSE_SECONDS = 10.0
+"""Seconds without requests after a try that could not be recorded, as on a full disk. It is still due."""
 
 
 class Deliveries:
@@ -32,7 +34,9 @@ class Deliveries:
         self._context = context
         self._running: dict[int, str] = {}
         """Id of a delivery → its origin."""
-        self._look_at = 0.0
+        self._sent: dict[int, int] = {}
+        """Id of a delivery that was sent since the outbox was last empty → the number of its tries before."""
+        self._look_at = self._paused_until = 0.0
 
     def look(self) -> None:
         """Read the outbox in this pass: another process may have written to it."""
@@ -43,7 +47,7 @@ class Deliveries:
         seconds = self._context.clock.seconds()
         if outbox.take_news():
             self.look()
-        if seconds < self._look_at:
+        if seconds < max(self._look_at, self._paused_until):
             return
         self._look_at = seconds + LOOK_INTERVAL_SECONDS
         moment = self._context.clock.wall()
@@ -52,6 +56,11 @@ class Deliveries:
             full = [origin for origin, count in per_origin.items() if count >= MAX_REQUESTS_PER_HOST]
             delivery = outbox.due_delivery(moment, full, self._running)
             if delivery is None:
+                self._sent.clear()
+                return
+            if self._sent.get(delivery.id) == delivery.attempts:
+                self._sent.clear()
+                self._paused_until = seconds + UNRECORDED_PAUSE_SECONDS
                 return
             self._submit(delivery)
 
@@ -85,6 +94,7 @@ class Deliveries:
 
     def _on_done(self, delivery: Delivery, result: Result) -> Write:
         del self._running[delivery.id]
+        self._sent[delivery.id] = delivery.attempts
         self.look()
         attempt = result.value or Attempt(error=f"The event could not be sent: {type(result.error).__name__}.")
         moment = self._context.clock.wall()

@@ -8,7 +8,7 @@ import pytest
 
 from polyjob.db.database import database, write
 from polyjob.db.models import Delivery, Job, Project, Webhook
-from polyjob.engine.deliveries import MAX_REQUESTS_AT_ONCE, MAX_REQUESTS_PER_HOST
+from polyjob.engine.deliveries import MAX_REQUESTS_AT_ONCE, MAX_REQUESTS_PER_HOST, UNRECORDED_PAUSE_SECONDS
 from polyjob.services import cloning, jobs, outbox, submission, webhooks
 from polyjob.services.dependencies import Condition, Requested
 from polyjob.services.outbox import EVENTS
@@ -320,6 +320,23 @@ def test_restarted_engine_sends_what_was_not_sent(world, receiver, monkeypatch):
     world.restart()
     world.settle()
     assert receiver.events == ["succeeded"]
+
+
+def test_try_that_cannot_be_recorded_is_repeated_after_a_pause(world, receiver, monkeypatch):
+    hook(world, receiver, "succeeded")
+
+    def fail(*arguments: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox, "record_attempt", fail)
+        world.end(world.submit())
+        world.settle()
+        world.later(UNRECORDED_PAUSE_SECONDS - 2)
+        assert len(receiver.received) == 1
+    world.later(3)
+    assert len({request.headers["webhook-id"] for request in receiver.received}) == 1
+    assert (len(receiver.received), rows()[0].attempts) == (2, 1)
 
 
 def test_hanging_host_takes_only_its_share(world, receiver, monkeypatch):
