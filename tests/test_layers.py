@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "polyjob.services": {"polyjob.jobconfig", "polyjob.storage", "polyjob.db", "runners.common.dockerfile"},
     "polyjob.logs": {"polyjob.db"},
     "polyjob.jobconfig": set(),
-    "polyjob.db": {"polyjob.storage.reserve"},
+    "polyjob.db": {"polyjob.storage.durable", "polyjob.storage.reserve"},
     "polyjob.storage": {"runners.common.trees"},
     "polyjob.connections": set(),
     "polyjob.routing": set(),

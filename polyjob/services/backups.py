@@ -19,9 +19,10 @@ from polyjob.crash_points import crash_point
 from polyjob.db.database import close_database, database, open_database, write
 from polyjob.db.migrations import current_version, latest_version, migrate
 from polyjob.db.models import CLAIMED, QUEUED, Job
-from polyjob.services.transitions import update_columns
+from polyjob.services.notes import MISSING_OUTPUTS_NOTE
+from polyjob.services.transitions import update_columns, update_note
 from polyjob.storage.backup_tar import BadBackup, Contents, unpack_tar, write_tar
-from polyjob.storage.durable import fsync_path
+from polyjob.storage.durable import create_private, fsync_path
 from polyjob.storage.store import Store
 from runners.base import Exit, Reason
 
@@ -71,8 +72,8 @@ def write_backup(data_dir: Path, out: IO[bytes]) -> Contents:
     with contextlib.suppress(FileNotFoundError):
         snapshot.unlink()  # of a backup that was killed
     try:
+        create_private(snapshot)
         database.execute_sql("VACUUM INTO ?", (str(snapshot),))
-        snapshot.chmod(0o600)
         header = {"version": polyjob.__version__, "schema": current_version(), "created_at": now().isoformat()}
         return write_tar(out, header, _files(data_dir, snapshot))
     finally:
@@ -160,6 +161,11 @@ def _prepare_database(folder: Path) -> tuple[int, int]:
             raise BadBackup(f"The database of the backup is damaged: {fault}.")
         migrate(folder)
         with write("restore-jobs"):
+            for job in Job.select().where(CLAIMED, Job.exit.is_null(False)):
+                if not Store(folder).is_sealed(job.uuid):
+                    update_note(
+                        job, MISSING_OUTPUTS_NOTE, "The backup was made before the outputs of this job were stored."
+                    )
             running = list(Job.select().where(CLAIMED, Job.attempt_at.is_null(False), Job.exit.is_null()))
             for job in running:
                 update_columns(job, exit=Exit(Reason.LOST, message=_LOST_MESSAGE).to_json(), handle=None)

@@ -136,6 +136,8 @@ def _queued_reason(job: Job, jobs_ahead: int) -> str:
         reason = f"Waiting for {gpus} free {'GPU' if gpus == 1 else 'GPUs'}, or for {slot}."
         holders = ", ".join(f"GPU {index} is held by #{job_id}" for index, job_id in sorted(gpu_holders().items()))
         reason += f" {holders}." if holders else ""
+    elif not jobs_ahead:
+        reason = f"Waiting for {slot}; this job is next."
     else:
         reason = f"Waiting for {slot}; {jobs_ahead} {'job is' if jobs_ahead == 1 else 'jobs are'} ahead."
     note = slots_note(job.runner)

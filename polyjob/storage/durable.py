@@ -45,6 +45,11 @@ def rename_durably(part: Path, path: Path, name: str) -> None:
     fsync_path(path.parent)
 
 
+def create_private(path: Path) -> None:
+    """Create an empty file that only its owner can read, for SQLite to fill. Raises FileExistsError."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
 def fsync_path(path: Path) -> None:
     """fsync a file or a folder. Raises FileNotFoundError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

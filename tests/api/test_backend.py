@@ -84,4 +84,4 @@ def test_queue_position_counts_the_jobs_of_the_runner(client: Client) -> None:
     client.submit(backend="process")
     job = client.get(f"{JOBS}/2").json
     assert job["queue_position"] == 1
-    assert job["waiting"] == "Waiting for a free slot of the process runner; 0 jobs are ahead."
+    assert job["waiting"] == "Waiting for a free slot of the process runner; this job is next."

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
@@ -90,3 +95,91 @@ def test_config_and_content_are_the_last_columns_of_jobs(schema_1):
     open_database(folder)
     migrations.migrate(folder)
     assert [column.name for column in database.get_columns("job")][-2:] == ["config", "content"]
+
+
+@pytest.fixture
+def old_folder(schema_1):
+    """A data folder with schema 1, open in this process."""
+    folder, connection = schema_1
+    connection.close()
+    open_database(folder)
+    return folder
+
+
+def users_of(file) -> list[str]:
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        return [name for (name,) in connection.execute("SELECT username FROM user")]
+
+
+def test_backup_before_a_migration_is_private(old_folder):
+    migrations.migrate(old_folder)
+    (backup,) = old_folder.glob("polyjob.db.before-*")
+    assert backup.stat().st_mode & 0o777 == 0o600
+    assert users_of(backup) == ["ana"]
+
+
+def test_failing_migration_leaves_the_database_unchanged(old_folder, monkeypatch):
+    real = migrations._migrations()
+    monkeypatch.setattr(migrations, "_migrations", lambda: {**real, max(real) + 1: "INSERT INTO nonsense VALUES (1);"})
+    with pytest.raises(migrations.MigrationError, match=r"copy of the database: no such table: nonsense\. Nothing was"):
+        migrations.migrate(old_folder)
+    assert migrations.current_version() == 1
+    assert not (old_folder / migrations.REHEARSAL_FILE).exists()
+
+
+def test_damaging_migration_leaves_the_database_unchanged(old_folder, monkeypatch):
+    real = migrations._migrations()
+    damage = "CREATE TABLE t (x CHECK (x > 1));\nPRAGMA ignore_check_constraints = on;\nINSERT INTO t VALUES (0);"
+    monkeypatch.setattr(migrations, "_migrations", lambda: {**real, max(real) + 1: damage})
+    with pytest.raises(migrations.MigrationError, match="the migrated copy of the database is damaged"):
+        migrations.migrate(old_folder)
+    assert migrations.current_version() == 1
+
+
+def test_migration_without_disk_space_changes_nothing(old_folder, monkeypatch):
+    monkeypatch.setattr(migrations.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 5 << 20))
+    monkeypatch.setattr(migrations, "NEEDED_COPIES", 1 << 20)
+    with pytest.raises(migrations.MigrationError, match=r"needs \d+ MiB of free disk space, and 5 MiB are free"):
+        migrations.migrate(old_folder)
+    assert migrations.current_version() == 1
+    assert not list(old_folder.glob("polyjob.db.before-*"))
+
+
+MIGRATE = """
+import pathlib, sys
+from polyjob.db.database import open_database
+from polyjob.db.migrations import migrate
+folder = pathlib.Path(sys.argv[1])
+open_database(folder)
+migrate(folder)
+"""
+POINTS = [f"{name}:{side}" for name in ("back-up-database", "migrate") for side in ("before", "after")]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_migration_is_complete_after_the_next_start(old_folder, point):
+    close_database()
+    (old_folder / migrations.REHEARSAL_FILE).write_bytes(b"left by a crash")
+    command = [sys.executable, "-c", MIGRATE, str(old_folder)]
+    killed = subprocess.run(command, env=os.environ | {"POLYJOB_CRASH_AT": point}, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert subprocess.run(command, timeout=60).returncode == 0
+    (backup,) = old_folder.glob("polyjob.db.before-*")
+    with contextlib.closing(sqlite3.connect(backup)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+    assert users_of(backup) == users_of(old_folder / "polyjob.db") == ["ana"]
+    open_database(old_folder)
+    assert migrations.current_version() == migrations.latest_version()
+    assert not (old_folder / migrations.REHEARSAL_FILE).exists()
+
+
+def test_copy_made_before_a_migration_can_be_put_back(old_folder):
+    migrations.migrate(old_folder)
+    close_database()
+    (backup,) = old_folder.glob("polyjob.db.before-*")
+    for name in ("polyjob.db-wal", "polyjob.db-shm"):
+        (old_folder / name).unlink(missing_ok=True)
+    backup.rename(old_folder / "polyjob.db")
+    open_database(old_folder)
+    assert migrations.current_version() == 1
+    assert users_of(old_folder / "polyjob.db") == ["ana"]

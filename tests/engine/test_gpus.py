@@ -90,4 +90,4 @@ def test_job_without_its_gpus_waits_for_a_slot(world, settings, project, user):
     without = World(dataclasses.replace(settings, gpus=(), slots=1, runner="process"), project, user)
     _, waiting = submit(without, 0, 1)
     reason = job_queue.waiting_reason(waiting, 1)
-    assert reason == "Waiting for a free slot of the process runner; 0 jobs are ahead."
+    assert reason == "Waiting for a free slot of the process runner; this job is next."

@@ -239,7 +239,7 @@ def test_waiting_job_names_the_jobs_before_it(client: FlaskClient, project: Proj
 
 def test_queued_job_says_why_it_waits_in_place_of_a_log(client: FlaskClient, project: Project) -> None:
     page = read(client, url(make_job(project)))
-    assert page.text.count("Waiting for a free slot of the fake runner; 0 jobs are ahead.") == 2
+    assert page.text.count("Waiting for a free slot of the fake runner; this job is next.") == 2
     assert not any(link.endswith(("/log", "/logs")) for link in page.links)
     page = read(client, url(make_job(project, *BEGUN)))
     assert any(link.endswith("/log") for link in page.links)

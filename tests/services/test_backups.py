@@ -79,6 +79,15 @@ def test_running_job_is_lost_and_not_known_to_its_backend(backup: bytes, tmp_pat
     assert Job.get(Job.name == "queued").exit is None
 
 
+def test_job_whose_outputs_were_not_stored_yet_says_so(backup: bytes, data_dir: Path, tmp_path: Path):
+    Job.update(exit={"reason": "exited", "code": 0}).where(Job.name == "running").execute()
+    out = io.BytesIO()
+    write_backup(data_dir, out)
+    assert restore(out.getvalue(), tmp_path / "restored").lost_jobs == 0
+    open_database(tmp_path / "restored")
+    assert "before the outputs of this job were stored" in Job.get(Job.name == "running").notes[0]["text"]
+
+
 def test_files_of_a_backup_are_private(backup: bytes, tmp_path: Path):
     restore(backup, tmp_path / "restored")
     assert (tmp_path / "restored").stat().st_mode & 0o777 == 0o700

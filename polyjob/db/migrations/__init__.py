@@ -1,6 +1,15 @@
 """Migrations of the database schema: the file `NNNN_name.sql` migrates version NNNN - 1 to NNNN.
 
 A database stores its schema version in SQLite's `user_version`. A released migration is never changed.
+
+The migrations run on a copy first, and the migrated copy is checked. Only then do they run on the database itself, in
+one transaction. The copy does not replace the database:
+
+- Other processes can have the database open, such as the workers of an old server. After a rename they would go on
+  writing to the replaced file, and jobs that they accept would be lost. A transaction they see, or wait for.
+- The database consists of two files, `polyjob.db` and its WAL, and no rename replaces both at once. After a crash in
+  between, a WAL would stand beside a database that it does not belong to.
+- A transaction is atomic at every instant without further precautions.
 """
 
 from __future__ import annotations
@@ -8,15 +17,27 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
+import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from polyjob.clock import now
 from polyjob.db.database import database, write
+from polyjob.storage.durable import create_private, fsync_path, rename_durably
+
+REHEARSAL_FILE = "polyjob.db.rehearsal"
+"""The copy on which migrations run first. One that a crash left behind is replaced by the next."""
+NEEDED_COPIES = 3
+"""Free disk space that migrations need, in sizes of the database: the backup, and the rehearsal or the WAL."""
 
 _NAME = re.compile(r"(\d{4})_\w+\.sql")
+
+
+class MigrationError(RuntimeError):
+    """The database cannot be migrated, and was not changed. The text says why in one line."""
 
 
 def _migrations() -> dict[int, str]:
@@ -34,40 +55,102 @@ def current_version() -> int:
     return int(database.execute_sql("PRAGMA user_version").fetchone()[0])
 
 
-def migrate(data_dir: Path) -> int:
-    """Migrate the open database to the latest version in one transaction, and return the number of migrations.
-
-    Idempotent. A database that is not empty is first copied to `polyjob.db.before-NNNN` beside it. Raises RuntimeError
-    if a newer polyjob has written the database.
-    """
-    version, latest = current_version(), latest_version()
+def check_version(version: int) -> None:
+    """Raise MigrationError if a newer polyjob has written a database with this schema version."""
+    latest = latest_version()
     if version > latest:
-        raise RuntimeError(
+        raise MigrationError(
             f"the database has schema version {version}, but this polyjob supports only {latest}:"
             " install a newer polyjob"
         )
+
+
+def migrate(data_dir: Path) -> int:
+    """Migrate the open database to the latest version in one transaction, and return the number of migrations.
+
+    Idempotent. A database that is not empty is first copied to `polyjob.db.before-NNNN` beside it, and the migrations
+    run on another copy. Raises MigrationError.
+    """
+    version, latest = current_version(), latest_version()
+    check_version(version)
     if version == latest:
         return 0
     if version:
-        _back_up(data_dir / f"polyjob.db.before-{latest:04d}")
+        check_free_space(data_dir)
+        backup = data_dir / f"polyjob.db.before-{latest:04d}"
+        _back_up(backup)
+        rehearse(backup, data_dir / REHEARSAL_FILE)
     with write("migrate"):
         version = current_version()  # another process may have migrated it meanwhile
-        for number in range(version + 1, latest + 1):
-            for statement in _statements(_migrations()[number]):
-                database.execute_sql(statement)
-        database.execute_sql(f"PRAGMA user_version = {latest}")
+        _apply(database.execute_sql, version)
         if not version:
             _insert_first_rows()
     return latest - version
 
 
+def needed_bytes(data_dir: Path) -> int:
+    """Return the free disk space that migrations of a data folder need."""
+    files = (data_dir / name for name in ("polyjob.db", "polyjob.db-wal"))
+    return NEEDED_COPIES * sum(file.stat().st_size for file in files if file.exists())
+
+
+def check_free_space(data_dir: Path) -> None:
+    """Raise MigrationError if the disk has too little space to migrate the database."""
+    needed, free = needed_bytes(data_dir), shutil.disk_usage(data_dir).free
+    if free < needed:
+        raise MigrationError(
+            f"the upgrade of the database needs {_mebibytes(needed)} MiB of free disk space, and {free >> 20} MiB are "
+            "free. Nothing was changed; make room and start again"
+        )
+
+
+def rehearse(source: Path, copy: Path) -> None:
+    """Migrate a copy of a database that no process has open, check the result, and remove it.
+
+    Raises MigrationError if the migrations fail, or if the result is damaged.
+    """
+    copy.unlink(missing_ok=True)
+    try:
+        create_private(copy)
+        shutil.copyfile(source, copy)
+        with contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as connection:
+            # Faster, and never read again after a crash.
+            connection.executescript("PRAGMA journal_mode = memory; PRAGMA synchronous = off; PRAGMA foreign_keys = on")
+            version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+            connection.execute("BEGIN IMMEDIATE")
+            _apply(connection.execute, version)
+            connection.execute("COMMIT")
+        with contextlib.closing(sqlite3.connect(copy)) as connection:
+            (finding,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+        if finding != "ok":
+            raise MigrationError(f"the migrated copy of the database is damaged ({finding}). Nothing was changed")
+    except sqlite3.Error as error:
+        text = f"the migrations failed on a copy of the database: {error}. Nothing was changed"
+        raise MigrationError(text) from error
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _apply(execute: Callable[[str], Any], version: int) -> None:
+    """Run the migrations after `version` in an open transaction."""
+    latest = latest_version()
+    for number in range(version + 1, latest + 1):
+        for statement in _statements(_migrations()[number]):
+            execute(statement)
+    execute(f"PRAGMA user_version = {latest}")
+
+
 def _back_up(path: Path) -> None:
     partial = path.with_name(f"{path.name}.part")
-    for old in (path, partial):
-        with contextlib.suppress(FileNotFoundError):
-            old.unlink()
+    partial.unlink(missing_ok=True)
+    create_private(partial)
     database.execute_sql("VACUUM INTO ?", (str(partial),))
-    partial.rename(path)
+    fsync_path(partial)
+    rename_durably(partial, path, "back-up-database")
+
+
+def _mebibytes(size: int) -> int:
+    return -(-size // (1 << 20))
 
 
 def _statements(script: str) -> Iterator[str]:
