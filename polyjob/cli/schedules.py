@@ -150,7 +150,7 @@ def _describe_fire(fire: dict[str, Any]) -> str:
 @project_option
 @json_option
 def show(schedule_id: int, project: str | None, is_json: bool) -> None:
-    """Show a schedule and what became of its latest runs."""
+    """Show a schedule and the outcome of its latest runs."""
     with exit_on_error():
         client = connect()
         view = client.get(_path(client, schedule_id, project))

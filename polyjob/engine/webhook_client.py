@@ -42,7 +42,7 @@ def sign(secret: str, delivery_id: str, timestamp: int, body: bytes) -> str:
 
 
 def send(url: WebhookUrl, delivery_id: str, body: bytes, secret: str | None, *, allow_private: bool) -> Attempt:
-    """POST the body to the URL, and return what came of it. Raises nothing that the network or the receiver causes."""
+    """POST the body to the URL, and return the outcome. Raises nothing that the network or the receiver causes."""
     timestamp = int(time.time())
     headers = {
         "Content-Type": "application/json",

@@ -81,7 +81,10 @@ def ask_delete_user(username: str) -> str:
     return render_template(
         "confirm.html",
         title=f"Delete user {user.username}?",
-        lines=["Tokens and roles in projects are deleted, too. Jobs in the projects of others stay."],
+        lines=[
+            "Tokens and roles in projects are deleted, too.",
+            "Jobs in the projects of others stay. Schedules there submit nothing any more.",
+        ],
         path=own_path(),
         label=f"Delete {user.username}",
         back=page_url("pages.users.list_users"),

@@ -47,7 +47,7 @@ class CannotRestore(Exception):
 
 @dataclass(frozen=True)
 class Restored:
-    """A restored backup, and what becomes of its jobs."""
+    """A restored backup, and the number of its jobs that were running or queued."""
 
     contents: Contents
     created_at: str

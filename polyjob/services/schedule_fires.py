@@ -1,4 +1,4 @@
-"""Fires: what becomes of each time of a schedule.
+"""Fires: the outcome of each time of a schedule.
 
 The engine calls `plan` and `plan_waiting` for what is due. They validate outside a transaction, and return a function
 that records the outcome. That function inserts the job, its fire and the next time of the schedule in one transaction,
