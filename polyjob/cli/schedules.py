@@ -180,7 +180,7 @@ def show(schedule_id: int, project: str | None, is_json: bool) -> None:
 @schedule_argument
 @project_option
 def pause(schedule_id: int, project: str | None) -> None:
-    """Let a schedule not run until it is resumed."""
+    """Pause a schedule: it does not run until it is resumed."""
     with exit_on_error():
         client = connect()
         client.post(f"{_path(client, schedule_id, project)}/pause")
@@ -190,7 +190,7 @@ def pause(schedule_id: int, project: str | None) -> None:
 @schedule_argument
 @project_option
 def resume(schedule_id: int, project: str | None) -> None:
-    """Let a paused schedule run again."""
+    """Resume a paused schedule."""
     with exit_on_error():
         client = connect()
         view = client.post(f"{_path(client, schedule_id, project)}/resume")

@@ -369,7 +369,7 @@ def skip_waiting(schedule: Schedule, reason: str) -> None:
 
 
 def end_all(project: Project) -> None:
-    """Let no schedule of the project fire any more. Must be called inside `database.write`."""
+    """End all schedules of the project. Must be called inside `database.write`."""
     Schedule.update(next_at=None, version=Schedule.version + 1).where(Schedule.project == project).execute()
     for schedule in Schedule.select().where(Schedule.project == project):
         skip_waiting(schedule, "The project was deleted.")

@@ -147,7 +147,7 @@ def update(
 
 
 def pause(schedule: Schedule) -> Schedule:
-    """Let the schedule not fire until it is resumed, and return it. Drops the runs that wait. Idempotent."""
+    """Pause the schedule, drop the runs that wait, and return it. It does not fire until it is resumed. Idempotent."""
     with write("schedule"):
         current = _reload(schedule)
         if current.paused_at is None:
@@ -158,7 +158,7 @@ def pause(schedule: Schedule) -> Schedule:
 
 
 def resume(schedule: Schedule) -> Schedule:
-    """Let a paused schedule fire again, and return it. The times in between were not missed. Idempotent."""
+    """Resume a paused schedule, and return it. The times in between do not count as missed. Idempotent."""
     with write("schedule"):
         current = _reload(schedule)
         if current.paused_at is not None:
