@@ -378,7 +378,7 @@ class TestAppearance:
         page.goto(log_of(million))
         expect(row(page, MILLION)).to_be_in_viewport()
         page.get_by_role("searchbox").focus()
-        for name in ("Previous match", "Next match", "Log of job"):
+        for name in ("Previous match", "Next match", "Log of seq"):
             page.keyboard.press("Tab")
             assert name in page.evaluate("document.activeElement.getAttribute('aria-label')")
         page.keyboard.press("PageUp")
