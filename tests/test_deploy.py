@@ -1,11 +1,9 @@
-"""The files for installations: the systemd unit, and manifests for a cluster."""
+"""The manifests for a cluster."""
 
 from __future__ import annotations
 
-import configparser
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +11,9 @@ import pytest
 import yaml
 
 from polyjob.settings import read_settings, settings_table
-from tests.require import require, require_root
+from tests.require import require_root
 
-UNIT = Path(__file__).resolve().parent.parent / "deploy" / "polyjob.service"
-
-
-def read() -> configparser.ConfigParser:
-    unit = configparser.ConfigParser(strict=False, interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read(UNIT)
-    return unit
-
-
-def test_stopping_the_service_does_not_signal_jobs():
-    assert read()["Service"]["KillMode"] == "process"
-
-
-def complaints(text: str, folder: Path) -> tuple[int, list[str]]:
-    """The exit code of systemd's check of such a unit, and what it says of it."""
-    require("systemd", shutil.which("systemd-analyze") is not None, "systemd-analyze is missing")
-    copy = folder / "polyjob.service"
-    copy.write_text(text)
-    done = subprocess.run(["systemd-analyze", "verify", str(copy)], capture_output=True, text=True, timeout=60)
-    return done.returncode, [line for line in done.stderr.splitlines() if "polyjob" in line]
-
-
-def installed() -> str:
-    """The unit with a command that is there."""
-    return UNIT.read_text().replace(read()["Service"]["ExecStart"].split()[0], sys.executable)
-
-
-def test_systemd_accepts_the_unit(tmp_path):
-    assert complaints(installed(), tmp_path) == (0, [])
-
-
-@pytest.mark.parametrize("fault", ["KillMode=nobody", "Restrat=always", "ExecStartPre=/nonexistent/polyjob"])
-def test_systemd_reports_a_faulty_unit(tmp_path, fault):
-    assert complaints(installed().replace("KillMode=process", fault), tmp_path)[1]
-
-
-# Kubernetes.
-
-FOLDER = UNIT.parent / "kubernetes"
+FOLDER = Path(__file__).resolve().parent.parent / "deploy" / "kubernetes"
 VERSIONS = ("1.33", "1.36")
 
 

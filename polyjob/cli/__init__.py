@@ -51,6 +51,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "Check each part of the installation."),
     "backup": ("backups", "Save the database, logs, outputs and uploads in one file, on the server's machine."),
     "restore": ("backups", "Make a data folder from a backup."),
+    "install": ("service", "Run polyjob as a service that starts with the machine."),
+    "uninstall": ("service", "Stop the service and remove it."),
     "gc": ("gc", "Remove unused build artifacts and old jobs' files, on the server's machine."),
     "abandon": ("abandon", "End jobs whose backend does not answer any more, on the server's machine."),
     "give-up": ("abandon", ""),

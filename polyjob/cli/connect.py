@@ -36,8 +36,8 @@ def connect() -> Client:
         if profile:
             return Client(profile.url, profile.token, is_local=False, ca_file=ca_file or profile.ca_file)
     settings = local_settings()
-    url = _first_line(settings.data_dir / ADDRESS_FILE) or settings.url
-    return Client(url, token or _first_line(settings.data_dir / TOKEN_FILE), is_local=True)
+    url = first_line(settings.data_dir / ADDRESS_FILE) or settings.url
+    return Client(url, token or first_line(settings.data_dir / TOKEN_FILE), is_local=True)
 
 
 def server_url(text: str) -> str:
@@ -66,7 +66,7 @@ def local_settings() -> Settings:
         raise UsageError(error) from None
 
 
-def _first_line(path: Path) -> str | None:
+def first_line(path: Path) -> str | None:
     """Return the text of a file of one line, or None if it is empty or cannot be read."""
     try:
         return path.read_text().strip() or None

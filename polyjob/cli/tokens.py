@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from polyjob.cli.connect import connect
+from polyjob.cli.connect import connect, first_line
 from polyjob.cli.data_dir import open_data_dir
 from polyjob.cli.errors import exit_on_error
-from polyjob.cli.options import OptionWithOldLetter, json_option
+from polyjob.cli.options import OptionWithOldLetter, data_dir_option, json_option
 from polyjob.cli.output import ago, fail, local_time, print_json, print_table
+from polyjob.server.bootstrap_names import ADDRESS_FILE
 
 
 @click.group()
@@ -67,19 +70,21 @@ def revoke(token_id: int) -> None:
 
 
 @token.command()
-def link() -> None:
+@data_dir_option
+def link(data_dir: Path | None) -> None:
     """Print a link that signs a browser in as the first user. It works once, within an hour.
 
     The link is created in the data folder, so only an account that can write there can create one.
     """
     from polyjob.server.bootstrap import new_sign_in_token
 
-    with open_data_dir(None) as settings:
+    with open_data_dir(data_dir) as settings:
         link_token = new_sign_in_token()
     if link_token is None:
         fail("The user `root` does not exist any more.")
+    address = settings.public_url.rstrip("/") or first_line(settings.data_dir / ADDRESS_FILE)
     with exit_on_error():
-        click.echo(f"{settings.public_url.rstrip('/') or connect().url}/sign-in/{link_token}")
+        click.echo(f"{address or connect().url}/sign-in/{link_token}")
 
 
 commands = {"token": token}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.cli.helpers import json_of, polyjob
 from tests.e2e.conftest import Server
 
@@ -21,3 +23,8 @@ def test_link_signs_a_browser_in(server: Server) -> None:
     link = polyjob(server, "token", "link").stdout.decode().strip()
     assert link.startswith(f"http://127.0.0.1:{server.port}/sign-in/")
     assert server.call("GET", link.partition(str(server.port))[2]).status == 303
+
+
+def test_link_of_another_data_folder_has_its_address(server: Server, tmp_path: Path) -> None:
+    done = polyjob(server, "token", "link", "--data-dir", str(server.data_dir), POLYJOB_DATA_DIR=str(tmp_path))
+    assert done.stdout.decode().startswith(f"http://127.0.0.1:{server.port}/sign-in/")

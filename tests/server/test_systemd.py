@@ -1,0 +1,159 @@
+"""polyjob as a systemd service. systemd itself does not run here: its commands are recorded."""
+
+from __future__ import annotations
+
+import configparser
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from polyjob.server import systemd
+from polyjob.server.systemd import MARK, CannotInstall, Layout, closed_part, install, uninstall, unit_text
+from tests.cli.helpers import invoke
+from tests.require import require, require_root
+
+
+class Machine:
+    """A root folder, and a log of the commands of the machine that were called."""
+
+    def __init__(self, folder: Path) -> None:
+        self.layout = Layout(folder / "root")
+        self.log = folder / "commands"
+        self.reports: list[str] = []
+
+    def commands(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def install(self) -> None:
+        install(self.layout, self.reports.append, sys.executable)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    require_root()
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("systemctl", "useradd"):
+        (programs / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/commands\n')
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    monkeypatch.setattr(systemd, "closed_part", lambda path: None)
+    return Machine(tmp_path)
+
+
+def section(text: str) -> dict[str, str]:
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(text)
+    return dict(unit["Service"])
+
+
+def complaints(text: str, folder: Path) -> tuple[int, list[str]]:
+    """Return the exit code of systemd's check of a unit, and its lines about it."""
+    require("systemd", shutil.which("systemd-analyze") is not None, "systemd-analyze is missing")
+    copy = folder / "polyjob.service"
+    copy.write_text(text.replace("User=polyjob", "User=root"))
+    done = subprocess.run(["systemd-analyze", "verify", str(copy)], capture_output=True, text=True, timeout=60)
+    return done.returncode, [line for line in done.stderr.splitlines() if "polyjob" in line]
+
+
+def test_systemd_accepts_the_unit(tmp_path: Path):
+    assert complaints(unit_text(Layout()), tmp_path) == (0, [])
+
+
+@pytest.mark.parametrize("fault", ["KillMode=nobody", "Restrat=always", "ExecStartPre=/nonexistent/polyjob"])
+def test_systemd_reports_a_faulty_unit(tmp_path: Path, fault: str):
+    assert complaints(unit_text(Layout()).replace("KillMode=process", fault), tmp_path)[1]
+
+
+def test_jobs_survive_the_end_of_the_service_and_of_each_other():
+    service = section(unit_text(Layout()))
+    assert (service["KillMode"], service["OOMPolicy"], service["TasksMax"]) == ("process", "continue", "infinity")
+
+
+def test_command_of_the_unit_is_this_polyjob(tmp_path: Path):
+    command = section(unit_text(Layout()))["ExecStart"].removesuffix(" serve").split()
+    done = subprocess.run([*command, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("polyjob")
+
+
+def test_new_service_gets_account_settings_and_start(machine: Machine):
+    machine.install()
+    assert machine.commands() == [
+        f"useradd --system --home-dir {machine.layout.data_dir} --shell /usr/sbin/nologin polyjob",
+        "systemctl daemon-reload",
+        "systemctl enable --quiet polyjob.service",
+        "systemctl restart polyjob.service",
+    ]
+    assert machine.layout.unit.read_text() == unit_text(machine.layout)
+    assert machine.layout.environment.stat().st_mode & 0o777 == 0o600
+    assert len(machine.reports) == 4
+
+
+def test_second_installation_keeps_the_settings(machine: Machine):
+    machine.install()
+    machine.layout.environment.write_text("POLYJOB_SLOTS=7\n")
+    machine.layout.unit.write_text(f"{MARK}\nan older version\n")
+    machine.install()
+    assert machine.layout.environment.read_text() == "POLYJOB_SLOTS=7\n"
+    assert machine.layout.unit.read_text() == unit_text(machine.layout)
+
+
+@pytest.mark.parametrize("act", [install, uninstall])
+def test_unit_of_somebody_else_is_not_touched(machine: Machine, act):
+    machine.layout.unit.parent.mkdir(parents=True)
+    machine.layout.unit.write_text("[Unit]\n")
+    with pytest.raises(CannotInstall, match="was not written by polyjob"):
+        act(machine.layout, machine.reports.append)
+    assert (machine.layout.unit.read_text(), machine.commands()) == ("[Unit]\n", [])
+
+
+def test_uninstalled_service_leaves_data_and_settings(machine: Machine):
+    machine.install()
+    machine.layout.data_dir.mkdir(parents=True)
+    machine.log.unlink()
+    uninstall(machine.layout, machine.reports.append)
+    assert machine.commands() == ["systemctl disable --quiet --now polyjob.service", "systemctl daemon-reload"]
+    assert not machine.layout.unit.exists()
+    assert machine.layout.environment.exists() and machine.layout.data_dir.exists()
+    uninstall(machine.layout, machine.reports.append)
+    assert machine.reports[-1].startswith("There is no ")
+
+
+def test_machine_without_systemd_is_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(CannotInstall, match="has no systemctl"):
+        machine.install()
+
+
+def test_account_without_rights_is_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(CannotInstall, match="Only root"):
+        machine.install()
+
+
+def test_polyjob_in_a_closed_folder_is_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(systemd, "closed_part", lambda path: Path("/root"))
+    with pytest.raises(CannotInstall, match="because /root is closed to other accounts"):
+        machine.install()
+    assert machine.commands() == []
+
+
+def test_closed_part_is_the_first_one(tmp_path: Path):
+    file = tmp_path / "open" / "closed" / "file"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    (tmp_path / "open" / "closed").chmod(0o700)
+    tmp_path.chmod(0o755)
+    others = [part for part in reversed(file.parents) if not part.stat().st_mode & 0o001]
+    assert closed_part(file) == others[0]
+
+
+def test_dry_run_prints_the_files():
+    result = invoke("install", "--systemd", "--dry-run")
+    assert result.exit_code == 0
+    assert unit_text(Layout()) in result.stdout
+    assert "== /etc/default/polyjob" in result.stdout
