@@ -93,9 +93,11 @@ def record_end(job: Job, status: Status, *, is_retried: bool) -> None:
 
 def _record(job: Job, event: Event) -> None:
     """Write a row for each webhook that receives the event. A job without webhooks costs one query."""
-    for webhook in _WEBHOOKS(job.id, job.project_id):
-        takes_fixed = event is Event.SUCCEEDED and Event.FIXED in webhook.events
-        if takes_fixed and _follows_failure(job):
+    webhooks = _WEBHOOKS(job.id, job.project_id)
+    takes_fixed = event is Event.SUCCEEDED and any(Event.FIXED in webhook.events for webhook in webhooks)
+    is_fixed = takes_fixed and _follows_failure(job)
+    for webhook in webhooks:
+        if is_fixed and Event.FIXED in webhook.events:
             insert_delivery(webhook, Event.FIXED, job)
         elif event in webhook.events:
             insert_delivery(webhook, event, job)

@@ -372,6 +372,14 @@ def test_job_without_webhooks_costs_one_look_up_at_start_and_end(world, monkeypa
     assert len([sql for sql in statements if '"webhook"' in sql]) == 2
 
 
+def test_earlier_jobs_are_read_once_for_all_webhooks(world, receiver, monkeypatch):
+    for _ in range(3):
+        hook(world, receiver, "fixed", "succeeded")
+    job = world.submit()
+    statements = statements_of(lambda: world.end(job), monkeypatch)
+    assert len([sql for sql in statements if "ORDER BY finished_at DESC" in sql]) == 1
+
+
 # Cleanup.
 
 
