@@ -132,8 +132,9 @@ def configure(app: Flask, settings: Settings) -> None:
     app.wsgi_app = BelowPrefix(NormalizePaths(partial(Flask.wsgi_app, app)), public_path)  # type: ignore[method-assign]
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
+        others = 0 if settings.public_url else hops  # not needed beside a public URL, and often passed on from clients
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
-            app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops, x_prefix=hops
+            app.wsgi_app, x_for=hops, x_proto=others, x_host=others, x_prefix=others
         )
     open_database(settings.data_dir)
     if EXTENSION in app.extensions:

@@ -105,6 +105,14 @@ def test_prefix_of_a_proxy_is_trusted_only_if_configured(settings, client, user)
     assert 'action="/jobs/sign-in"' in behind.get("/sign-in", headers=headers).text
 
 
+def test_forwarded_host_does_not_count_beside_a_public_url(settings, user):
+    behind = Client(create_app(dataclasses.replace(settings, public_url="https://example.org", trusted_proxies=1)))
+    headers = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https", "Origin": "https://evil.example"}
+    response = behind.post("/sign-in", data={"username": "ana"}, headers=headers | {"Accept": "text/html"})
+    assert response.status_code == 403
+    assert "set POLYJOB_PUBLIC_URL" in response.text
+
+
 @pytest.mark.parametrize("prefix", ["//evil.example", "/a/../..", "https://evil.example", '/"onclick=', "/a b", "/ä"])
 def test_prefix_that_is_not_a_path_is_dropped(settings, client, user, prefix):
     behind = Client(create_app(dataclasses.replace(settings, trusted_proxies=1)))
