@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from polyjob.cli.data_dir import open_data_dir
+from polyjob.cli.data_dir import open_data_dir, settings_of_running_server
 from polyjob.cli.options import OptionWithOldLetter, data_dir_option, json_option
 from polyjob.cli.output import print_json, say
 from polyjob.formatting import format_size
@@ -23,7 +23,7 @@ def gc(data_dir: Path | None, dry_run: bool, is_json: bool) -> None:
     The limits are POLYJOB_CACHE_LIMIT, POLYJOB_KEEP_DAYS and POLYJOB_KEEP_GB. Nothing that is in use is removed, and
     jobs stay in the lists. Jobs, builds and projects that were archived more than POLYJOB_ARCHIVE_DAYS ago are deleted.
 
-    The settings are those of the running server. If none runs, they are those of this shell.
+    The settings are those of the running server. If none runs, they are those of this shell, and a message says so.
     """
     import runners
     from polyjob.db.models import Build, Meta
@@ -34,6 +34,8 @@ def gc(data_dir: Path | None, dry_run: bool, is_json: bool) -> None:
     from runners.registry import UnusableRunner
 
     with open_data_dir(data_dir) as settings:
+        if settings_of_running_server(settings) is None:
+            say("No server runs here whose settings can be read, so the limits are those of this shell.")
         installation = Meta.get_by_id("installation").value
         loaded = {}
         rows: list[dict[str, Any]] = []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from polyjob.cli.data_dir import settings_of_running_server
 from polyjob.settings import read_settings
+from tests.cli.helpers import invoke
 
 HOLD_THE_LOCK = """
 import sys, pathlib
@@ -36,3 +37,9 @@ def test_settings_are_those_of_the_running_server(tmp_path: Path) -> None:
         engine.stdin.close()
     assert running is not None
     assert (running.keep_days, running.cache_limit, running.data_dir) == (7, 3 << 30, tmp_path)
+
+
+def test_gc_without_a_server_names_the_origin_of_its_limits(data_dir: Path) -> None:
+    result = invoke("gc", "--dry-run", "--data-dir", str(data_dir))
+    assert result.exit_code == 0
+    assert "the limits are those of this shell" in result.stderr
