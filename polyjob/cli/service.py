@@ -19,7 +19,8 @@ _systemd_option = click.option("--systemd", is_flag=True, required=True, help="U
 @click.command()
 @_systemd_option
 @click.option("--dry-run", is_flag=True, help="Print the files, and change nothing.")
-def install(systemd: bool, dry_run: bool) -> None:
+@click.option("--no-start", is_flag=True, help="Do not start or restart the server now; it starts with the machine.")
+def install(systemd: bool, dry_run: bool, no_start: bool) -> None:
     """Run polyjob as a service that starts with the machine. Needs root.
 
     The service has an account of its own, keeps its data in /var/lib/polyjob, and reads settings from
@@ -34,10 +35,11 @@ def install(systemd: bool, dry_run: bool) -> None:
             click.echo(f"== {path}\n{text}")
         return
     try:
-        install_service(layout, click.echo)
+        install_service(layout, click.echo, start=not no_start)
     except (CannotInstall, OSError, subprocess.CalledProcessError) as error:
         fail(error)
-    _print_sign_in_link(str(layout.data_dir))
+    if not no_start:
+        _print_sign_in_link(str(layout.data_dir))
 
 
 def _print_sign_in_link(data_dir: str) -> None:

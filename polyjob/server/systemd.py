@@ -79,6 +79,11 @@ class Layout:
         return self.root / "etc/default/polyjob"
 
     @property
+    def booted(self) -> Path:
+        """The folder that exists while systemd manages the machine, see sd_booted(3)."""
+        return self.root / "run/systemd/system"
+
+    @property
     def data_dir(self) -> Path:
         return self.root / "var/lib/polyjob"
 
@@ -93,17 +98,20 @@ def environment_text() -> str:
     return _ENVIRONMENT
 
 
-def install(layout: Layout, report: Callable[[str], None], python: str = sys.executable) -> None:
+def install(layout: Layout, report: Callable[[str], None], python: str = sys.executable, *, start: bool = True) -> None:
     """Install the service, start it, and call `report` with each thing that was done. Idempotent.
 
-    A second call replaces the unit and restarts the server; running jobs continue. The settings file is written only if
-    there is none. Needs root and systemd. Raises CannotInstall before anything is changed, and OSError or
-    CalledProcessError if a step fails.
+    A second call replaces the unit and restarts the server; running jobs continue. Without `start`, the server is not
+    started or restarted until the machine is. The settings file is written only if there is none. Needs root and
+    systemd. Raises CannotInstall before anything is changed, and OSError or CalledProcessError if a step fails.
     """
-    _check_machine("systemctl", "useradd")
+    _check_machine(layout)
     _check_unit_is_ours(layout.unit)
     _check_readable(python)
-    if not _has_account():
+    has_account = _has_account()
+    if not has_account and shutil.which("useradd") is None:
+        raise CannotInstall(f"This machine has no useradd. Create the system account {ACCOUNT} first.")
+    if not has_account:
         _run("useradd", "--system", "--home-dir", str(layout.data_dir), "--shell", "/usr/sbin/nologin", ACCOUNT)
         report(f"Created the account {ACCOUNT}.")
     if not layout.environment.exists():
@@ -113,6 +121,9 @@ def install(layout: Layout, report: Callable[[str], None], python: str = sys.exe
     report(f"Wrote {layout.unit}.")
     _run("systemctl", "daemon-reload")
     _run("systemctl", "enable", "--quiet", UNIT_NAME)
+    if not start:
+        report(f"{UNIT_NAME} starts with the machine. To start it now: systemctl restart {UNIT_NAME}")
+        return
     _run("systemctl", "restart", UNIT_NAME)
     report(f"Started {UNIT_NAME}; it also starts with the machine.")
 
@@ -123,7 +134,7 @@ def uninstall(layout: Layout, report: Callable[[str], None]) -> None:
     Needs root and systemd. Raises CannotInstall before anything is changed, and OSError or CalledProcessError if a step
     fails.
     """
-    _check_machine("systemctl")
+    _check_machine(layout)
     _check_unit_is_ours(layout.unit)
     if not layout.unit.exists():
         report(f"There is no {layout.unit}.")
@@ -136,12 +147,14 @@ def uninstall(layout: Layout, report: Callable[[str], None]) -> None:
     report(f"  rm -r {layout.data_dir} {layout.environment}; userdel {ACCOUNT}")
 
 
-def _check_machine(*commands: str) -> None:
+def _check_machine(layout: Layout) -> None:
     if os.geteuid() != 0:
-        raise CannotInstall("Only root can install a service. Use sudo.")
-    for command in commands:
-        if shutil.which(command) is None:
-            raise CannotInstall(f"This machine has no {command}, so it does not run systemd services.")
+        raise CannotInstall("Only root can install or remove a service. Use sudo.")
+    if shutil.which("systemctl") is None:
+        raise CannotInstall("This machine has no systemctl, so it does not run systemd services.")
+    # Containers often have systemctl without a systemd that it could talk to.
+    if not layout.booted.is_dir():
+        raise CannotInstall("systemd does not run on this machine. Run `polyjob serve` under its own supervisor.")
 
 
 def _check_unit_is_ours(unit: Path) -> None:

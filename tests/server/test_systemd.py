@@ -21,6 +21,7 @@ class Machine:
 
     def __init__(self, folder: Path) -> None:
         self.layout = Layout(folder / "root")
+        self.layout.booted.mkdir(parents=True)
         self.log = folder / "commands"
         self.reports: list[str] = []
 
@@ -127,6 +128,26 @@ def test_machine_without_systemd_is_refused(machine: Machine, monkeypatch: pytes
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(CannotInstall, match="has no systemctl"):
         machine.install()
+
+
+def test_systemctl_without_systemd_changes_nothing(machine: Machine):
+    machine.layout.booted.rmdir()
+    with pytest.raises(CannotInstall, match="systemd does not run"):
+        machine.install()
+    assert (machine.commands(), machine.layout.environment.exists()) == ([], False)
+
+
+def test_machine_without_useradd_is_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(systemd.shutil, "which", lambda name: None if name == "useradd" else name)
+    with pytest.raises(CannotInstall, match="has no useradd"):
+        machine.install()
+    assert machine.commands() == []
+
+
+def test_service_can_be_installed_without_a_start(machine: Machine):
+    install(machine.layout, machine.reports.append, sys.executable, start=False)
+    assert machine.commands()[1:] == ["systemctl daemon-reload", "systemctl enable --quiet polyjob.service"]
+    assert machine.reports[-1].endswith("systemctl restart polyjob.service")
 
 
 def test_account_without_rights_is_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch):
