@@ -94,7 +94,7 @@ def refuse_expiring_token(identity: auth.Identity) -> None:
     """Raise Forbidden for a token that expires, also one that a browser was signed in with. Login tokens pass."""
     token = identity.token
     if token is not None and token.expires_at is not None and token.name != LOGIN_TOKEN_NAME:
-        raise Forbidden("A token that expires cannot set a password, which would outlive it.")
+        raise Forbidden("A token that expires cannot set a password or create an invite link, which would outlive it.")
 
 
 def _begin_attempt(username: str, address: str) -> Attempt:
