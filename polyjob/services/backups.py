@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from polyjob.db.migrations import current_version, latest_version, migrate
 from polyjob.db.models import CLAIMED, QUEUED, Job
 from polyjob.services.notes import MISSING_OUTPUTS_NOTE
 from polyjob.services.transitions import update_columns, update_note
-from polyjob.storage.backup_tar import BadBackup, Contents, unpack_tar, write_tar
+from polyjob.storage.backup_tar import BadBackup, Contents, remove_path, unpack_tar, write_tar
 from polyjob.storage.durable import create_private, fsync_path
 from polyjob.storage.store import Store
 from runners.base import Exit, Reason
@@ -142,11 +141,7 @@ def _remove_incomplete_restore(data_dir: Path) -> None:
     if (data_dir / DATABASE_FILE).exists():
         return
     for name in sorted(_names(data_dir) & _RESTORED_FIRST, key=lambda name: name == RESTORING):
-        path = data_dir / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        remove_path(data_dir / name)
 
 
 def _prepare_database(folder: Path) -> tuple[int, int]:

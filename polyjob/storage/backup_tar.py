@@ -18,6 +18,7 @@ from typing import IO, Any, cast
 
 from polyjob.storage.durable import fsync_path
 from polyjob.storage.tarstream import StrictTarInfo, relative_path
+from runners.common.trees import remove_tree
 
 FORMAT = 1
 HEADER, MANIFEST = "polyjob-backup.json", "manifest.json"
@@ -111,6 +112,14 @@ def _unpack_file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> d
     os.utime(path, (member.mtime, member.mtime))
     fsync_path(path.parent)
     return {"size": size, "sha256": reader.digest.hexdigest()}
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, or a folder with everything in it."""
+    if path.is_dir():
+        remove_tree(path)
+    else:
+        path.unlink()
 
 
 def _add_document(tar: tarfile.TarFile, name: str, document: dict[str, Any]) -> None:
