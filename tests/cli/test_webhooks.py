@@ -31,8 +31,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iter
 def test_webhook_is_told_of_failure_and_fix(server: Server, receiver: Receiver) -> None:
     added = polyjob(server, "webhook", "add", receiver.url, "--on", "failed,fixed")
     secret = added.stdout.decode().strip()
-    assert b"Added webhook 2 for failed, fixed" in added.stderr  # 1 is that of the server
-    assert polyjob(server, "webhook", "test", "2").returncode == 0
+    number = added.stderr.decode().split()[2]
+    assert f"Added webhook {number} for failed, fixed" in added.stderr.decode()
+    assert polyjob(server, "webhook", "test", number).returncode == 0
     name = str(server.data_dir / "ready")
     assert polyjob(server, "run", "--clean", f"test -e {name}").returncode == 1
     (server.data_dir / "ready").touch()
@@ -50,11 +51,13 @@ def test_webhook_is_told_of_failure_and_fix(server: Server, receiver: Receiver) 
     assert request.headers["webhook-signature"] == f"v1,{expected}"
     assert request.body["links"]["page"].startswith(f"http://127.0.0.1:{server.port}/root/quick-start/jobs/")
     eventually(lambda: {row["state"] for row in json_of(server, "webhook", "deliveries", "--json")} == {"delivered"})
-    shown = json_of(server, "webhook", "show", "2", "--json")
+    shown = json_of(server, "webhook", "show", number, "--json")
     assert [row["event"] for row in shown["deliveries"]] == ["fixed", "failed", "test"]
     assert secret not in str(shown)
-    assert b"T0P53CR3T" not in polyjob(server, "webhook", "show", "2").stdout + polyjob(server, "webhook", "ls").stdout
-    assert polyjob(server, "webhook", "rm", "2").returncode == 0
+    assert (
+        b"T0P53CR3T" not in polyjob(server, "webhook", "show", number).stdout + polyjob(server, "webhook", "ls").stdout
+    )
+    assert polyjob(server, "webhook", "rm", number).returncode == 0
     assert json_of(server, "webhook", "ls", "--json") == []
 
 
