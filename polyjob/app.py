@@ -36,6 +36,7 @@ from polyjob.api import (
     request_body,
     schedules,
     statuses,
+    sweeps,
     tokens,
     users,
     versions,
@@ -148,6 +149,7 @@ def _register_blueprints(app: Flask) -> None:
     api = make_api(app)
     for module in (
         all_jobs,  # and the other routes of jobs, which share its blueprint
+        sweeps,
         statuses,
         logs,
         log_websocket,

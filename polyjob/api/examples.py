@@ -13,6 +13,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "name": "first",
         "tags": ["demo"],
     },
+    "create_sweep": {"config": {"run": {"cmd": "train --lr {{ lr }}"}}, "sweep": {"lr": [0.1, 0.2]}, "group": "grid"},
     "update_job": {"description": "The first job", "tags": ["new"], "merge": True},
     "restart_job": {"config": {"environment": {"env_vars": {"SEED": "2"}}}},
     "resume_job": {"update_code": True},

@@ -15,6 +15,7 @@ from polyjob.cli.log_follower import Follower, describe_end
 from polyjob.cli.names import ALL_JOBS, chosen_project, project_path, run_path
 from polyjob.cli.options import (
     OptionWithOldLetter,
+    complete_jobs,
     job_argument,
     jobs_argument,
     json_option,
@@ -35,6 +36,7 @@ from polyjob.cli.output import (
 )
 from polyjob.cli.refusals import name_options
 from polyjob.cli.streams import printable, unbuffered, write_all
+from polyjob.cli.sweeps import group_option, stop_group
 from polyjob.formatting import describe_position
 from polyjob.jobconfig.compose import working_folder
 
@@ -46,16 +48,20 @@ CHUNK_BYTES = 1 << 16
 @click.option(
     "--query", "-q", cls=OptionWithOldLetter, help="Conditions, such as status:failed,created_at:>=2026-11-01."
 )
+@group_option
 @click.option("--sort", "-s", default="-created_at", show_default=True, help="Field to sort by.")
 @click.option("--limit", "-n", type=click.IntRange(1), default=20, show_default=True, help="Maximum number of jobs.")
 @click.option("--all", "-a", "is_all", is_flag=True, help="List all jobs.")
 @json_option
-def ls(project: str | None, query: str | None, sort: str, limit: int, is_all: bool, is_json: bool) -> None:
+def ls(
+    project: str | None, query: str | None, group: str | None, sort: str, limit: int, is_all: bool, is_json: bool
+) -> None:
     """List jobs, last submitted first."""
     with exit_on_error(), name_options({"sort": "--sort", "query": "--query"}):
         client = connect()
         project = chosen_project(project)
         conditions = [f"project:{client.get(project_path(client, project))['id']}"] if project else []
+        conditions += [f"tags:{group}"] if group else []
         conditions += [query] if query else []
         cursor = "" if is_all else None
         query = ",".join(conditions) or None
@@ -208,16 +214,21 @@ def statuses(job: str, project: str | None, is_json: bool) -> None:
 
 
 @click.command()
-@jobs_argument
+@click.argument("jobs", nargs=-1, metavar="JOB...", shell_complete=complete_jobs)
 @project_option
+@group_option
 @click.option("--wait", "-w", "should_wait", is_flag=True, help="Wait until all processes of the jobs have ended.")
-def stop(jobs: tuple[str, ...], project: str | None, should_wait: bool) -> None:
+def stop(jobs: tuple[str, ...], project: str | None, group: str | None, should_wait: bool) -> None:
     """Stop jobs. Jobs that have finished do not change."""
+    if bool(jobs) == bool(group):
+        raise click.UsageError("Name jobs, or a group with --group.")
     with exit_on_error():
         client = connect()
         paths = [run_path(client, job, project) for job in jobs]
         for path in paths:
             client.post(f"{path}/stop")
+        if group:
+            paths = stop_group(client, group, project)
         for path in paths if should_wait else []:
             Follower(client, path).wait_for_end()
 

@@ -50,14 +50,14 @@ class OptionWithOldLetter(click.Option):
 existing_file = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 
 
-def _complete_jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from polyjob.cli.completion import complete_jobs
+def complete_jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from polyjob.cli import completion
 
-    return complete_jobs(ctx, param, incomplete)
+    return completion.complete_jobs(ctx, param, incomplete)
 
 
-job_argument = click.argument("job", shell_complete=_complete_jobs)
-jobs_argument = click.argument("jobs", nargs=-1, required=True, metavar="JOB...", shell_complete=_complete_jobs)
+job_argument = click.argument("job", shell_complete=complete_jobs)
+jobs_argument = click.argument("jobs", nargs=-1, required=True, metavar="JOB...", shell_complete=complete_jobs)
 json_option = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 project_option = click.option(
     "--project", "-p", metavar="PROJECT", help="Project, or user/project.  [default: POLYJOB_PROJECT]"

@@ -60,6 +60,10 @@ class Origins:
         """Record the options that set fields beside the job."""
         self._options.update({(field,): option for field, option in options.items()})
 
+    def note_field(self, field: tuple[str, ...], option: str) -> None:
+        """Record the option that has set a field beside those of the job."""
+        self._options[field] = option
+
     @contextmanager
     def name_in_errors(self) -> Iterator[None]:
         """Make the errors of a refused body name the option, or the file and the field in it."""

@@ -34,6 +34,7 @@ from polyjob.cli.options import (
 )
 from polyjob.cli.origins import Origins
 from polyjob.cli.output import say
+from polyjob.cli.sweeps import parse_sweep, print_numbers, submit_sweep, warn_of_unused
 from polyjob.formatting import format_size, status_word
 from polyjob.jobconfig.compose import RESOURCES, JobFields, compose_job, working_folder
 
@@ -86,10 +87,25 @@ _JOB_OPTIONS = (
     epilog=EXIT_CODES_HELP,
 )
 @job_options
+@click.option(
+    "--sweep",
+    "sweeps",
+    multiple=True,
+    metavar="NAME=VALUES",
+    help="Submit a job for each value of a param, such as lr=0.1,0.2 or seed=1..5; repeatable.",
+)
+@click.option("--group", help="Name of the group of the jobs of a sweep.")
 @click.option("--detach", "-d", is_flag=True, help="Print the job's number and do not wait.")
 @quiet_option
 def run(
-    command: tuple[str, ...], clean: bool, detach: bool, quiet: bool, project: str | None, **options: Any
+    command: tuple[str, ...],
+    clean: bool,
+    detach: bool,
+    quiet: bool,
+    project: str | None,
+    sweeps: tuple[str, ...],
+    group: str | None,
+    **options: Any,
 ) -> NoReturn:
     """Run COMMAND as a job and show its output.
 
@@ -102,12 +118,27 @@ def run(
 
     On the machine of the server, the job runs in the current folder, with the PATH and the virtualenv of this shell.
     From elsewhere, -u . uploads the folder.
+
+    With --sweep, a job is submitted for each combination of values. The command names a param as {{ NAME }}.
     """
     origins = Origins()
     with exit_on_error(EXIT_FAILED):
+        sweep = parse_sweep(sweeps)
+        if group and not sweep:
+            raise UsageError("`--group` needs `--sweep`.")
         client, path, body = prepare_job(command, origins, clean, quiet, project, **options)
+        for name in sweep:
+            origins.note_field(("sweep", name), f"--sweep {name}")
+        origins.note_field(("group",), "--group")
         with origins.name_in_errors():
-            submit(client, f"{path}/jobs", body, detach, quiet)
+            if not sweep:
+                submit(client, f"{path}/jobs", body, detach, quiet)
+            if command and not quiet:
+                warn_of_unused(sweep, command)
+            jobs = submit_sweep(client, path, body, sweep, group, quiet)
+        if detach:
+            print_numbers(jobs)
+        raise SystemExit(_wait_for_all(client, jobs, None, quiet))
 
 
 def prepare_job(
@@ -208,20 +239,25 @@ def wait(jobs: tuple[str, ...], project: str | None, timeout: float | None, quie
     A job that is retried has finished when its last retry has.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    exit_code = 0
     with exit_on_error(EXIT_FAILED):
         client = connect()
-        for name in jobs:
-            path = run_path(client, name, project)
-            while True:
-                job = _wait_for(client, path, deadline)
-                if not quiet:
-                    say(describe_end(job, last_status(client, path)))
-                if not (next_path := path_of_retry(job)):
-                    break
-                path = next_path
-            exit_code = exit_code or exit_code_of(job)
-    raise SystemExit(exit_code)
+        raise SystemExit(_wait_for_all(client, [run_path(client, name, project) for name in jobs], deadline, quiet))
+
+
+def _wait_for_all(client: Client, paths: list[str], deadline: float | None, quiet: bool) -> int:
+    """Wait for jobs and their retries, one after the other. Return the exit code of the first that did not succeed."""
+    exit_code = 0
+    for path in paths:
+        job = _wait_for(client, path, deadline)
+        while True:
+            if not quiet:
+                say(describe_end(job, last_status(client, path)))
+            if not (next_path := path_of_retry(job)):
+                break
+            path = next_path
+            job = _wait_for(client, path, deadline)
+        exit_code = exit_code or exit_code_of(job)
+    return exit_code
 
 
 def _wait_for(client: Client, path: str, deadline: float | None) -> dict[str, Any]:

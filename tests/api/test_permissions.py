@@ -43,6 +43,7 @@ BODIES = {
     "create_project": {"name": "new"},
     "create_webhook": {"url": "https://example.org/"},
     "create_job": {"config": CONFIG},
+    "create_sweep": {"config": CONFIG, "sweep": {"lr": [1]}},
     "create_schedule": {"cron": "0 3 * * *", "job": {"config": CONFIG}},
     "create_build": {"config": {"build": {"image": "a"}}},
     "stop_jobs": {"ids": [1]},
@@ -160,7 +161,7 @@ def expected(app, endpoint, method, caller):
     blueprint, view = endpoint.split(".")
     in_project = (
         (
-            blueprint in ("jobs", "statuses", "logs", "streams", "outputs", "builds", "schedules")
+            blueprint in ("jobs", "statuses", "logs", "streams", "outputs", "builds", "schedules", "sweeps")
             and view != "list_all_jobs"
         )
         or (blueprint == "projects" and view not in PROJECT_LISTS)
