@@ -90,7 +90,13 @@ class Layout:
 
 def unit_text(layout: Layout, python: str = sys.executable) -> str:
     """Return the unit. `python` is an interpreter that can import polyjob."""
-    return _UNIT.format(python=python, environment=layout.environment, data_dir=layout.data_dir)
+    return _UNIT.format(python=_quoted(python), environment=layout.environment, data_dir=layout.data_dir)
+
+
+def _quoted(path: str) -> str:
+    """Return a path as the first word of a command in a unit."""
+    escaped = path.replace("%", "%%")
+    return f'"{escaped}"' if " " in escaped else escaped
 
 
 def environment_text() -> str:

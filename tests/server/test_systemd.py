@@ -81,6 +81,14 @@ def test_command_of_the_unit_is_this_polyjob(tmp_path: Path):
     assert done.stdout.startswith("polyjob")
 
 
+@pytest.mark.parametrize("name", ["a b", "100%"])
+def test_path_of_python_is_one_word(tmp_path: Path, name: str):
+    python = tmp_path / name / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    assert complaints(unit_text(Layout(), str(python)), tmp_path) == (0, [])
+
+
 def test_new_service_gets_account_settings_and_start(machine: Machine):
     machine.install()
     assert machine.commands() == [
