@@ -21,7 +21,7 @@ run: $(STAMP) $(if $(USES_KUBERNETES),$(KUBERNETES),$(wildcard $(KUBERNETES)))  
 	@exec $(BIN)/python -m polyjob serve
 
 test: $(TESTED)  ## install the test dependencies and run all tests: ARGS="-k jobs"
-	@echo "Running all tests. On two cores this takes about 6 minutes, or 10 with Docker, Podman and Chromium."
+	@echo "Running all tests. On two cores this takes 10 to 20 minutes, most of it with Docker, Podman and Chromium."
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
 coverage: $(TESTED)  ## run all tests and measure coverage, which takes about twice as long
