@@ -226,9 +226,12 @@ class ProcessRunner(Runner):
         return {uuid: self._handle(uuid) for uuid in names if self._is_listed(uuid)}
 
     def _is_listed(self, uuid: str) -> bool:
-        attempt = self._job_folder(uuid) / "attempt"
-        with contextlib.suppress(FileNotFoundError):  # never created, or just removed
+        folder = self._job_folder(uuid)
+        attempt = folder / "attempt"
+        with contextlib.suppress(FileNotFoundError):
             return not attempts.is_fenced(str(attempt)) or _age(attempt) > FENCE_LIFETIME_SECONDS
+        with contextlib.suppress(FileNotFoundError):
+            return not os.listdir(folder)  # a start has just begun here, or a `clean` died before its last step
         return False
 
     # State of a job

@@ -489,3 +489,11 @@ def test_fence_expires_after_its_lifetime(process: ProcessHarness) -> None:
     (handle,) = process.runner.inventory().values()
     process.runner.clean(handle)
     assert not attempt.parent.exists()
+
+
+def test_removal_that_died_before_its_last_step_is_completed(process: ProcessHarness) -> None:
+    folder = process.runner.folder / "jobs" / ("a" * 32)
+    folder.mkdir(parents=True)
+    (handle,) = process.runner.inventory().values()
+    process.runner.clean(handle)
+    assert not folder.exists()
