@@ -308,7 +308,7 @@ def test_command_lists_and_removes_garbage(settings, runner, make_build, make_jo
         assert f"3.4 KiB {word} freed" in result.output
         assert env_of(build).exists() is there
     result = CliRunner().invoke(main, ["gc"], env=variables)
-    assert result.output == "0 B were freed.\n"
+    assert result.stdout == "0 B were freed.\n"
 
 
 def test_command_leaves_out_builds_of_missing_runners(settings, make_build):
