@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -64,20 +65,24 @@ def write_backup(data_dir: Path, out: IO[bytes]) -> Contents:
 
     The backup is the state at one instant: a copy of the database, and the files of the jobs, builds and uploads in
     it. It has what a job has logged until then; the outputs of jobs that have not ended are not part of it, and neither
-    are environments, images and files that a job left in its working folder. The database must be open. Raises OSError
-    and DatabaseError.
+    are environments, images and files that a job left in its working folder. The database must be open. Blocks
+    while another backup of the folder is made. Raises OSError and DatabaseError.
     """
     snapshot = data_dir / f"{DATABASE_FILE}.backup"
-    with contextlib.suppress(FileNotFoundError):
-        snapshot.unlink()  # of a backup that was killed
+    with open(data_dir / "backup.lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        snapshot.unlink(missing_ok=True)  # of a backup that was killed
+        return _write_snapshot(data_dir, snapshot, out)
+
+
+def _write_snapshot(data_dir: Path, snapshot: Path, out: IO[bytes]) -> Contents:
     try:
         create_private(snapshot)
         database.execute_sql("VACUUM INTO ?", (str(snapshot),))
         header = {"version": polyjob.__version__, "schema": current_version(), "created_at": now().isoformat()}
         return write_tar(out, header, _files(data_dir, snapshot))
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            snapshot.unlink()
+        snapshot.unlink(missing_ok=True)
 
 
 def _files(data_dir: Path, snapshot: Path) -> Iterator[tuple[str, Path]]:

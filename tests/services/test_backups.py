@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,19 @@ def test_files_of_a_backup_are_private(backup: bytes, tmp_path: Path):
     restore(backup, tmp_path / "restored")
     assert (tmp_path / "restored").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "restored" / "polyjob.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_backups_at_the_same_time_are_all_complete(backup: bytes, data_dir: Path, tmp_path: Path):
+    def write(number: int) -> bytes:
+        out = io.BytesIO()
+        write_backup(data_dir, out)
+        database.close()
+        return out.getvalue()
+
+    with ThreadPoolExecutor(4) as pool:
+        backups = list(pool.map(write, range(4)))
+    for number, one in enumerate(backups):
+        assert restore(one, tmp_path / f"restored-{number}").contents.files == 3
 
 
 def test_backup_leaves_nothing_in_the_data_folder(backup: bytes, data_dir: Path):
