@@ -16,6 +16,9 @@ from polyjob.settings import Settings
 MAX_SWEEP_JOBS = 500
 """Jobs of one sweep. Their insert holds the write lock for less than a second."""
 
+MAX_SWEEP_BYTES = 16 << 20
+"""Length of the bodies of all jobs of a sweep together. Each job is parsed and stored by itself."""
+
 
 @dataclass(frozen=True)
 class Sweep:

@@ -70,6 +70,7 @@ def test_repeated_request_submits_nothing(client):
         ({"sweep": {"lr": [{}], "seed": [None]}}, ["/sweep/lr", "/sweep/seed"]),
         ({"sweep": {"lr": list(range(MAX_SWEEP_JOBS)), "seed": [1, 2]}}, ["/sweep"]),
         ({"sweep": {"lr": [1]}}, ["/run/cmd"]),
+        ({"description": "x" * 100_000, "sweep": {"lr": list(range(200)), "seed": [1]}}, ["/sweep"]),
         ({"group": "a b"}, ["/group"]),
         ({"group": 7}, ["/group"]),
         ({"name": "x"}, ["/name"]),

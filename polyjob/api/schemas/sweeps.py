@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import secrets
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from polyjob.api.schemas.entries import Entries
 from polyjob.api.schemas.job_bodies import JobCreateBody, read_job_create
 from polyjob.errors import Invalid, Problem
 from polyjob.jobconfig.checks import check_values, deserialize, pointer_to
-from polyjob.services.sweeps import MAX_SWEEP_JOBS, Sweep
+from polyjob.services.sweeps import MAX_SWEEP_BYTES, MAX_SWEEP_JOBS, Sweep
 
 _SWEEP_FIELDS = ("sweep", "group")
 
@@ -52,6 +53,11 @@ def read_sweep(body: Mapping[str, Any]) -> ParsedSweep:
     combinations = _combinations(body.get("sweep"))
     group = _read_group(body.get("group"))
     job_body = {key: value for key, value in body.items() if key not in _SWEEP_FIELDS}
+    total = len(json.dumps(job_body)) * len(combinations)
+    if total > MAX_SWEEP_BYTES:
+        limit = MAX_SWEEP_BYTES >> 20
+        detail = f"{len(combinations)} jobs with this body have {total >> 20} MiB; at most {limit} MiB are allowed."
+        raise Invalid([Problem("/sweep", detail)])
     own_params = job_body.get("params")
     if own_params is not None and not isinstance(own_params, Mapping):
         read_job_create(job_body)  # raises Invalid
