@@ -22,6 +22,7 @@ DOCKER_HUB, NO_REGISTRY = "docker.io", "localhost"
 """The registry of a name without one, and Podman's prefix of a name without a registry."""
 CONFLICT_STATUS = 409
 IMAGE_MISSING = "its image does not exist any more"
+PODMAN_IMAGE_MISSING, LIST_ATTEMPTS = "image not known", 5
 
 
 def full_names(name: str) -> tuple[str, ...]:
@@ -120,13 +121,24 @@ def cached_images(client: Any, labels: Mapping[str, str]) -> dict[str, int]:
 
     Images of unfinished builds have no tag; their key is the id.
     """
-    sizes = {item["Id"]: int(item["Size"]) for item in client.images()}
+    sizes = {item["Id"]: int(item["Size"]) for item in _list_images(client)}
     images = {}
-    for item in client.images(filters={"label": [f"{name}={value}" for name, value in labels.items()]}):
+    for item in _list_images(client, {"label": [f"{name}={value}" for name, value in labels.items()]}):
         tags = [tag for name in item["RepoTags"] or () if (tag := _own_tag(name))]
         base = (item["Labels"] or {}).get(BASE)
         images[tags[0] if tags else item["Id"]] = max(0, int(item["Size"]) - sizes.get(base, 0))
     return images
+
+
+def _list_images(client: Any, filters: Mapping[str, list[str]] | None = None) -> list[dict[str, Any]]:
+    """Return the Engine's list of images. Podman refuses to list them while another client removes one."""
+    for _ in range(LIST_ATTEMPTS - 1):
+        try:
+            return client.images(filters=filters)  # type: ignore[no-any-return]
+        except APIError as error:
+            if PODMAN_IMAGE_MISSING not in str(error):
+                raise
+    return client.images(filters=filters)  # type: ignore[no-any-return]
 
 
 def _own_tag(name: str) -> str | None:

@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from docker.errors import ImageNotFound
+from docker.errors import APIError, ImageNotFound
 
-from runners.docker.images import exact_name, find_image, full_names, image_tag, is_reserved, make_artifact
+from runners.docker.images import (
+    cached_images,
+    exact_name,
+    find_image,
+    full_names,
+    image_tag,
+    is_reserved,
+    make_artifact,
+)
 
 DIGEST = f"sha256:{'a' * 64}"
 
@@ -83,3 +91,25 @@ def test_artifact_has_a_tag_only_for_built_images() -> None:
     assert image_tag(make_artifact("python:3", base)) is None
     assert image_tag(make_artifact("python:3", base, "polyjob:1", "sha256:b")) == "polyjob:1"
     assert image_tag('{"v": 1, "image": "polyjob:k-b-i", "name": "python:3", "base": "sha256:a"}') == "polyjob:k-b-i"
+
+
+class BusyPodman:
+    """Podman, while other clients remove images: some of its lists fail."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+
+    def images(self, filters: object = None) -> list[dict[str, Any]]:
+        if self.failures:
+            self.failures -= 1
+            raise APIError("500 Server Error", explanation="locating image with ID 0f: image not known")
+        return [{"Id": DIGEST, "Size": 7, "RepoTags": ["polyjob:abc"], "Labels": None}]
+
+
+def test_list_is_repeated_while_podman_removes_images() -> None:
+    assert cached_images(BusyPodman(3), {"polyjob.installation": "i"}) == {"polyjob:abc": 7}
+
+
+def test_repeated_failure_of_the_list_is_raised() -> None:
+    with pytest.raises(APIError, match="image not known"):
+        cached_images(BusyPodman(100), {"polyjob.installation": "i"})
