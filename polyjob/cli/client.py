@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import http.client
 import re
@@ -18,7 +19,8 @@ from polyjob.cli.refusals import refusal
 if TYPE_CHECKING:
     import requests
 
-CONNECT_TIMEOUT_SECONDS = 2.0
+CONNECT_TIMEOUT_SECONDS = 1.5
+"""Shorter than the two seconds within which a lost server is reported. A lost packet is sent again after one."""
 READ_TIMEOUT_SECONDS = 90.0
 REQUEST_TRIES = 4
 PAGE_SIZE = 100
@@ -28,18 +30,23 @@ TEMPORARY_STATUSES = (502, 503, 504)
 _TOKEN = re.compile(r"[!-~]+\Z")
 
 
-_KEEPALIVE = {"TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 2}
-_SOCKET_OPTIONS = [
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+def _tcp_options(**values: int) -> list[tuple[int, int, int]]:
+    """Return the options of these names that this system has."""
+    names = (name for name in values if hasattr(socket, name))
+    return [(socket.IPPROTO_TCP, getattr(socket, name), values[name]) for name in names]
+
+
+_UPLOAD_OPTIONS = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    *(
-        (socket.IPPROTO_TCP, getattr(socket, name), value)
-        for name, value in _KEEPALIVE.items()
-        if hasattr(socket, name)
-    ),
+    *_tcp_options(TCP_NODELAY=1, TCP_KEEPIDLE=1, TCP_KEEPINTVL=1, TCP_KEEPCNT=1),
 ]
-"""A connection to a machine that is switched off or unplugged breaks after three seconds. Waiting for a quiet job, the
-client would not notice it otherwise."""
+"""A silent connection to a machine that is switched off or unplugged breaks within two seconds: a packet that asks for
+an answer is sent after one second of silence, and the connection ends if none has come one second later."""
+_SOCKET_OPTIONS = [*_UPLOAD_OPTIONS, *_tcp_options(TCP_USER_TIMEOUT=1500)]
+"""The same, and the connection ends if the machine has not confirmed a request for so many milliseconds. Not for
+uploads: a server may take longer until it goes on reading."""
+LOST_MACHINE_ERRNOS = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN)
+"""Errors of a connection whose other end does not answer at all."""
 
 
 class Client:
@@ -76,6 +83,12 @@ class Client:
         from polyjob.cli.sessions import make_session
 
         return make_session(self._token, self._headers, _SOCKET_OPTIONS, trust_env=not self.is_local)
+
+    @functools.cached_property
+    def _http_for_uploads(self) -> requests.Session:
+        from polyjob.cli.sessions import make_session
+
+        return make_session(self._token, self._headers, _UPLOAD_OPTIONS, trust_env=not self.is_local)
 
     def clone(self) -> Client:
         """Return a client of the same server, token and patience for another thread."""
@@ -119,9 +132,8 @@ class Client:
                 if response.status_code not in TEMPORARY_STATUSES or not is_patient:
                     self._note_response()
                     raise refusal(response)
-            if is_patient and not self._is_down:
-                self._is_down = True
-                self.on_outage(f"No answer from {self.url}; retrying for {self.patience:.0f} seconds.")
+            if is_patient:
+                self.report_outage()
             time.sleep(min(2.0, 0.2 * tries**2))
 
     def _request(self, method: str, url: str, **options: Any) -> requests.Response:
@@ -145,10 +157,11 @@ class Client:
         import requests
 
         timeouts = (CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS)
+        session = self._http_for_uploads if "files" in options else self.http
         if self.ca_file:
             options["verify"] = self.ca_file  # for a session, REQUESTS_CA_BUNDLE would take precedence
         try:
-            response = self.http.request(method, url, timeout=timeouts, **options)
+            response = session.request(method, url, timeout=timeouts, **options)
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise NoServer(f"`{self.url}` is not the address of a server: {error}.") from None
         except (requests.exceptions.InvalidJSONError, UnicodeError):
@@ -166,6 +179,12 @@ class Client:
                 "off for polyjob: it changes the bytes of a log."
             )
         return response
+
+    def report_outage(self) -> None:
+        """Call `on_outage`, unless it has been called since the last response."""
+        if not self._is_down:
+            self._is_down = True
+            self.on_outage(f"No answer from {self.url}; retrying for {self.patience:.0f} seconds.")
 
     def _note_response(self) -> None:
         if self._is_down:
@@ -191,7 +210,7 @@ class Client:
         if "certificate verify failed" in str(error):
             return (
                 f"The certificate of {self.url} is not trusted ({reason}). If it is the right one, save the "
-                "certificate of its authority in a file, and use `polyjob --ca-file FILE` or set REQUESTS_CA_BUNDLE."
+                "certificate of its authority in a file, and use `--ca-file FILE` or set REQUESTS_CA_BUNDLE."
             )
         return f"TLS with {self.url} failed: {reason}. Check --ca-file and REQUESTS_CA_BUNDLE."
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from polyjob.cli import EXIT_FAILED
-from polyjob.cli.client import TEMPORARY_STATUSES, Client
+from polyjob.cli.client import LOST_MACHINE_ERRNOS, TEMPORARY_STATUSES, Client
 from polyjob.cli.errors import ServerError
 from polyjob.cli.output import duration_of, say
 from polyjob.cli.streams import printable, unbuffered, write_all
@@ -24,7 +24,8 @@ SHOW_WAITING_AFTER_SECONDS = 0.5
 """Time that the next job of the queue waits before the reason is shown. The reason of others is shown at once."""
 RECONNECT_SECONDS = 60.0
 """Time for which a broken connection is retried."""
-RECONNECT_PAUSE_SECONDS = 1.0
+RECONNECT_PAUSE_SECONDS = 0.4
+"""With the time to connect, less than the two seconds within which a lost server is reported."""
 
 
 class Follower:
@@ -114,7 +115,10 @@ class Follower:
                 broken_since = broken_since or time.monotonic()
                 if time.monotonic() - broken_since > RECONNECT_SECONDS:
                     raise
-                time.sleep(RECONNECT_PAUSE_SECONDS)
+                if _is_machine_lost(error):
+                    self.client.report_outage()
+                else:
+                    time.sleep(RECONNECT_PAUSE_SECONDS)
 
     def _warn(self, text: str) -> None:
         self.may_write.wait()
@@ -134,6 +138,18 @@ def _is_temporary(error: Exception) -> bool:
         return error.status in TEMPORARY_STATUSES
     is_of_connection = isinstance(error, OSError | urllib3.exceptions.HTTPError)  # also a RequestException
     return is_of_connection and not isinstance(error, BrokenPipeError)
+
+
+def _is_machine_lost(error: BaseException | None) -> bool:
+    """Return whether the connection broke because the other end stopped to answer.
+
+    The end of a connection on which only nothing was read for a long time has no error number.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in LOST_MACHINE_ERRNOS:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def path_of_retry(job: dict[str, Any]) -> str | None:

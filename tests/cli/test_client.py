@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from requests.adapters import HTTPAdapter
 
 from polyjob.cli.client import Client
@@ -159,12 +160,30 @@ def test_list_ends_at_its_limit() -> None:
     assert requests == ["/api/v1/x?limit=3", "/api/v1/x?page=2"]
 
 
-def test_connection_notices_a_dead_machine() -> None:
-    adapter = Client("http://x", "k", is_local=True).http.get_adapter("http://x")
+def options_of(session: requests.Session) -> dict[tuple[int, int], int]:
+    adapter = session.get_adapter("http://x")
     assert isinstance(adapter, HTTPAdapter)
-    options = {(level, name): value for level, name, value in adapter.poolmanager.connection_pool_kw["socket_options"]}
+    return {(level, name): value for level, name, value in adapter.poolmanager.connection_pool_kw["socket_options"]}
+
+
+def test_connection_notices_a_dead_machine_within_two_seconds() -> None:
+    options = options_of(Client("http://x", "k", is_local=True).http)
     assert options[socket.SOL_SOCKET, socket.SO_KEEPALIVE] == 1
     idle, interval, count = (
         options[socket.IPPROTO_TCP, name] for name in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
     )
-    assert idle + interval * count <= 3
+    assert idle + interval * count <= 2
+    assert options[socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT] < 2000
+
+
+def test_upload_may_pause_longer_than_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[dict[tuple[int, int], int]] = []
+
+    def request(self: requests.Session, *arguments: Any, **options: Any) -> Any:
+        used.append(options_of(self))
+        raise requests.ConnectionError("refused")
+
+    monkeypatch.setattr(requests.Session, "request", request)
+    with pytest.raises(NoServer):
+        Client("http://x", "k", is_local=False).send("PUT", "/x", files={"repo": ("code.tar.gz", b"", "x")})
+    assert [(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) in options for options in used] == [False]

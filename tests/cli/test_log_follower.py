@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import signal
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import click
 import pytest
+import urllib3
 
 from polyjob.cli import EXIT_FAILED, EXIT_LOST_SERVER, client, log_follower, main, run
 from polyjob.cli.client import Client
@@ -22,7 +24,7 @@ def follower(url: str, out: io.BytesIO | None = None) -> Follower:
     return Follower(Client(url, "k", is_local=True), JOB_PATH, out or io.BytesIO())
 
 
-def test_silent_job_is_followed_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_job_is_followed_to_its_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(client, "READ_TIMEOUT_SECONDS", 0.2)
     monkeypatch.setattr(log_follower, "RECONNECT_SECONDS", 0.1)
     monkeypatch.setattr(log_follower, "RECONNECT_PAUSE_SECONDS", 0.01)
@@ -48,6 +50,7 @@ def test_silent_job_is_followed_to_its_end(monkeypatch: pytest.MonkeyPatch) -> N
         assert follower(url, out).follow() == STOPPED_JOB
     assert out.getvalue() == b"late\n"
     assert len(requests) == 4
+    assert capsys.readouterr().err == ""
 
 
 def test_waiting_reason_of_a_job_behind_others_is_shown_at_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,6 +183,43 @@ class TestLostServer:
                 main([*words, "ana.demo.jobs.1"])
         assert ended.value.code == EXIT_LOST_SERVER
         assert "Jobs are not affected. Run the same command again to continue." in capfd.readouterr().err
+
+    def test_unplugged_machine_is_reported_before_the_next_try(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        messages_at_try: list[str] = []
+        views = iter([RUNNING_JOB])
+
+        def log(handler: BaseHTTPRequestHandler) -> None:
+            messages_at_try.append(capsys.readouterr().err)
+            if len(messages_at_try) > 1:
+                send(handler, b"rest\n")
+                return
+            handler.send_response(200)
+            handler.end_headers()
+            handler.wfile.flush()
+
+        real_read = urllib3.HTTPResponse.read1
+
+        def read1(response: urllib3.HTTPResponse, *arguments: Any) -> bytes:
+            if len(messages_at_try) == 1:
+                try:
+                    raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+                except TimeoutError as error:
+                    raise urllib3.exceptions.ProtocolError("Connection broken") from error
+            return real_read(response, *arguments)
+
+        monkeypatch.setattr(urllib3.HTTPResponse, "read1", read1)
+        responders: dict[str, Responder] = {
+            f"GET {JOB_URL}": lambda _: next(views, STOPPED_JOB),
+            f"GET {JOB_URL}/logs": log,
+        }
+        with scripted_server(responders) as url:
+            out = io.BytesIO()
+            assert follower(url, out).follow() == STOPPED_JOB
+        assert "No answer from" in messages_at_try[1]
+        assert out.getvalue() == b"rest\n"
+        assert "answers again" in capsys.readouterr().err
 
     def test_wait_timeout_ends_the_retries(self) -> None:
         views = iter([RUNNING_JOB])
