@@ -9,6 +9,9 @@ from typing import Any
 
 from polyjob.statuses import Status
 
+LOG_STAMP_BYTES = len("2026-11-23T12:00:00.000Z ")
+"""Length of the time before each line of a log that is requested with `?times=true`."""
+
 _REASONS = {
     "oom": "out of memory",
     "timeout": "timeout",

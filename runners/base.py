@@ -526,6 +526,16 @@ class RemoteRunner(Runner):
         Valid until `clean`. Raises HandleNotFound, RunnerUnavailable and RunnerRefused.
         """
 
+    def timed_logs(
+        self, handle: str, cursor: str | None, limit: int
+    ) -> tuple[bytes, str | None, Sequence[tuple[int, int]]]:
+        """Do the same as `logs`, and return in addition when the bytes were written, as far as the backend knows.
+
+        Each time is (offset in the returned bytes, milliseconds since 1970), and holds up to the next offset. Bytes
+        without a time count as written when they are fetched.
+        """
+        return (*self.logs(handle, cursor, limit), ())
+
     @abc.abstractmethod
     def outputs(self, handle: str) -> Iterator[bytes]:
         """Yield the job's outputs folder as an uncompressed tar stream, with names relative to that folder.

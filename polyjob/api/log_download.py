@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
@@ -23,8 +24,9 @@ from polyjob.api.downloads import attach
 from polyjob.api.params import ParamReader
 from polyjob.api.request_body import FORMS, looks_like_json
 from polyjob.errors import Invalid, NotFound, Problem
-from polyjob.logs.files import log_length, tail_start
+from polyjob.logs.files import begins_line, log_length, tail_start
 from polyjob.logs.follow import LogChunk, RunEvents
+from polyjob.logs.times import LineTimes, stamped
 
 LIVE_END = (1 << 53) - 1
 """The last byte of a range without an end in a log that still grows, as RFC 8673 defines it."""
@@ -40,6 +42,8 @@ class LogParams:
     offset: int | None = None
     """First byte."""
     follow: bool = False
+    times: bool = False
+    """Whether each line begins with its time."""
 
     def start(self, path: Path, length: int) -> int:
         """Return the first byte of a log of this length."""
@@ -52,7 +56,10 @@ def read_log_params(arguments: Mapping[str, str]) -> LogParams:
     """Read the parameters. Raises Invalid with the problems of all of them."""
     reader = ParamReader(arguments)
     query = LogParams(
-        reader.optional_number("tail"), reader.optional_number("offset"), reader.yes_no("follow", allow_bare=True)
+        tail=reader.optional_number("tail"),
+        offset=reader.optional_number("offset"),
+        follow=reader.yes_no("follow", allow_bare=True),
+        times=reader.yes_no("times", allow_bare=True),
     )
     if "tail" in arguments and "offset" in arguments:
         reader.problems.append(Problem("tail", "Give `tail` or `offset`, not both: each sets the start."))
@@ -80,7 +87,10 @@ def log_response(
     length = log_length(path)
     try:
         start = query.start(path, length)
-        if query.follow and not is_done:
+        is_live = query.follow and not is_done
+        if query.times:
+            response = _timed(path, start, length, follow if is_live else None)
+        elif is_live:
             response = _live(start, length, follow)
         else:
             response = _fixed(path, min(start, length), length, identity)
@@ -89,7 +99,7 @@ def log_response(
     response.headers["Content-Type"] = "text/plain; charset=utf-8"
     attach(response, name)
     response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Accept-Ranges"] = "bytes"
+    response.headers["Accept-Ranges"] = "none" if query.times else "bytes"
     response.headers["Cache-Control"] = "private, no-cache"
     return response
 
@@ -136,6 +146,31 @@ def _live(start: int, length: int, follow: Callable[[int], RunEvents]) -> Respon
         response.response = _log_bytes(events)
         response.call_on_close(events.close)
     response.headers["X-Accel-Buffering"] = "no"
+    return response
+
+
+def _timed(path: Path, start: int, length: int, follow: Callable[[int], RunEvents] | None) -> Response:
+    """Return the bytes from `start` with the time of each line before it; as they are written if `follow` is given.
+
+    A range cannot be requested, because the times are not part of the log.
+    """
+    response = Response()
+    response.response = iter(())  # an iterator, or the response to a HEAD would have a length of 0
+    response.headers["X-Accel-Buffering"] = "no"
+    if request.method == "HEAD":
+        return response
+    times = LineTimes(path)
+    response.call_on_close(times.close)
+    chunks: Iterator[bytes] = iter(())
+    if follow is not None:
+        events = follow(start)
+        response.call_on_close(events.close)
+        chunks = _log_bytes(events)
+    elif start < length:
+        part = _FilePart(path, start, length)
+        response.call_on_close(part.close)
+        chunks = iter(partial(part.read, _BLOCK_BYTES), b"")
+    response.response = stamped(chunks, start, begins_line(path, start), times)
     return response
 
 

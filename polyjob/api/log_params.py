@@ -17,6 +17,7 @@ LINES = [
     query_parameter("from", "The first line, counted from 1; negative from the end.", type="integer", default=1),
     query_parameter("count", f"The number of lines, at most {MAX_LINES}.", type="integer", minimum=0, default=100),
     query_parameter("styled", "Return each line as spans with style classes.", type="boolean", default=False),
+    query_parameter("times", "Return when each line was written.", type="boolean", default=False),
     query_parameter(
         "wait",
         "Wait until the log has more than `after` bytes or the job or build is done, for so many seconds "
@@ -45,6 +46,7 @@ class LineParams:
     first: int
     count: int
     styled: bool
+    times: bool
     wait: float
     after: int
 
@@ -65,6 +67,7 @@ def read_line_params(arguments: Mapping[str, str]) -> LineParams:
         first=reader.number("from", 1, minimum=-(10**MAX_NUMBER_DIGITS)),
         count=min(reader.number("count", 100), MAX_LINES),
         styled=reader.yes_no("styled"),
+        times=reader.yes_no("times"),
         wait=reader.wait_seconds(),
         after=reader.number("after", 0),
     )

@@ -24,6 +24,7 @@ from polyjob.errors import Invalid, Problem
 from polyjob.logs.files import append_to_log, log_length
 from polyjob.logs.line_index import LogLines
 from polyjob.logs.lines import find_lines, read_lines
+from polyjob.logs.times import LineTimes
 
 blp = Blueprint("logs", __name__, description="The output of jobs and builds.")
 
@@ -49,6 +50,13 @@ _READ = {
             "description": "Continue as the log is written, until the job or build is done; `sse` (or `Accept: "
             "text/event-stream`) sends Server-Sent Events.",
             "schema": {"type": "string", "enum": ["true", "false", "sse"], "default": "false"},
+        },
+        {
+            "name": "times",
+            "in": "query",
+            "description": "Begin each line with the time at which it was written, and a blank. Not with "
+            "`follow=sse`; a range is ignored.",
+            "schema": {"type": "boolean", "default": False},
         },
         {
             "name": "Last-Event-ID",
@@ -192,16 +200,18 @@ def _lines(find: Callable[[], Job | Build], log_of: Callable[[str], Path]) -> di
             "bytes": lines.length,
             "status": run.status,
             "is_done": run.status.is_done,
-            "lines": _line_objects(lines, query),
+            "lines": _line_objects(lines, query, log),
         }
 
 
-def _line_objects(log: LogLines, query: LineParams) -> list[dict[str, Any]]:
-    return [
-        {"number": line.number, "offset": line.offset, "bytes": line.bytes, "is_cut": line.is_cut}
-        | ({"spans": line.spans} if query.styled else {"text": line.text})
-        for line in read_lines(log, query.first, query.count)
-    ]
+def _line_objects(lines: LogLines, query: LineParams, log: Path) -> list[dict[str, Any]]:
+    with LineTimes(log) as times:
+        return [
+            {"number": line.number, "offset": line.offset, "bytes": line.bytes, "is_cut": line.is_cut}
+            | ({"spans": line.spans} if query.styled else {"text": line.text})
+            | ({"time": times.at(line.offset)} if query.times else {})
+            for line in read_lines(lines, query.first, query.count)
+        ]
 
 
 def _search(log: Path) -> Any:
@@ -234,6 +244,8 @@ def _events(run: Job | Build, log: Path) -> Response:
     if last_id is not None and offset is None:
         raise Invalid([Problem("Last-Event-ID", "`Last-Event-ID` must be the id of an event of this log.")])
     query = read_log_params({name: value for name, value in request.args.items() if name != "follow"})
+    if query.times:
+        raise Invalid([Problem("times", "`times` cannot be given together with `follow=sse`.")])
     start = offset if offset is not None else query.start(log, log_length(log))
     response = Response(mimetype=MIMETYPE)
     response.headers["Cache-Control"] = "no-store"

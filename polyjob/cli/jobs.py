@@ -178,7 +178,8 @@ def _retry_of(view: dict[str, Any]) -> str | None:
 @click.option("--follow", "-f", is_flag=True, help="Continue until the job has finished.")
 @click.option("--tail", "-n", type=click.IntRange(0), help="Maximum number of lines, from the end of the log.")
 @click.option("--build", "-b", "is_build", is_flag=True, help="JOB is a build.")
-def logs(job: str, project: str | None, follow: bool, tail: int | None, is_build: bool) -> None:
+@click.option("--times", "-t", "has_times", is_flag=True, help="Begin each line with the time of its writing, in UTC.")
+def logs(job: str, project: str | None, follow: bool, tail: int | None, is_build: bool, has_times: bool) -> None:
     """Print the unmodified log of a job or build.
 
     With -f, the standard error shows the reason why the job waits, the log of its build, and how it ended.
@@ -188,9 +189,10 @@ def logs(job: str, project: str | None, follow: bool, tail: int | None, is_build
         client = connect()
         path = run_path(client, job, project, "builds" if is_build else "jobs")
         if follow and tail is None and not is_build:
-            say(describe_end(Follower(client, path).follow(), last_status(client, path)))
+            say(describe_end(Follower(client, path, has_times=has_times).follow(), last_status(client, path)))
             return
         params = {"follow": "true" if follow else "false"} | ({} if tail is None else {"tail": str(tail)})
+        params |= {"times": "true"} if has_times else {}
         with client.send("GET", f"{path}/logs", params=params, stream=True) as response:
             out = unbuffered(sys.stdout)
             while data := response.raw.read1(CHUNK_BYTES):

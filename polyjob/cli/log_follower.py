@@ -15,6 +15,7 @@ from polyjob.cli.client import LOST_MACHINE_ERRNOS, TEMPORARY_STATUSES, Client
 from polyjob.cli.errors import ServerError
 from polyjob.cli.output import duration_of, say
 from polyjob.cli.streams import printable, unbuffered, write_all
+from polyjob.formatting import LOG_STAMP_BYTES
 
 LONG_POLL_SECONDS = 30
 CHUNK_BYTES = 1 << 16
@@ -31,7 +32,15 @@ RECONNECT_PAUSE_SECONDS = 0.4
 class Follower:
     """Shows the output of a job, byte for byte."""
 
-    def __init__(self, client: Client, path: str, out: RawIOBase | BytesIO | None = None, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        client: Client,
+        path: str,
+        out: RawIOBase | BytesIO | None = None,
+        quiet: bool = False,
+        has_times: bool = False,
+    ) -> None:
+        """With `has_times`, the server begins each line with its time."""
         self.client, self.path = client, path
         client.patience = RECONNECT_SECONDS
         client.on_outage = self._warn
@@ -41,6 +50,7 @@ class Follower:
         self.may_write.set()
         self._out = out or unbuffered(sys.stdout)
         self._quiet = quiet
+        self._has_times = has_times
         self._build: str | None = None
         self._build_offset = 0
 
@@ -99,15 +109,17 @@ class Follower:
         `RECONNECT_SECONDS` if it does not.
         """
         broken_since = None
+        counter = _LogBytes()
         while True:
             try:
-                params = {"follow": "true", "offset": offset}
+                params = {"follow": "true", "offset": offset} | ({"times": "true"} if self._has_times else {})
                 with self.client.send("GET", path, params=params, stream=True) as response:
                     broken_since = None
+                    counter.restart()
                     while data := response.raw.read1(CHUNK_BYTES):
                         self.may_write.wait()
                         write_all(data, out)
-                        offset += len(data)
+                        offset += counter.count(data) if self._has_times else len(data)
                     return offset
             except Exception as error:
                 if not _is_temporary(error):
@@ -128,6 +140,33 @@ class Follower:
         if not self._quiet:
             self.may_write.wait()
             say(click.style(printable(text), dim=True))
+
+
+class _LogBytes:
+    """Counts the bytes of a log in responses in which each line begins with its time."""
+
+    def __init__(self) -> None:
+        self._stamp = LOG_STAMP_BYTES
+        """Bytes of a time that come next."""
+
+    def restart(self) -> None:
+        """Begin another response, at the first byte that was not counted. It repeats a time that was cut off."""
+        self._stamp = LOG_STAMP_BYTES if self._stamp else 0
+
+    def count(self, data: bytes) -> int:
+        """Return how many of the next bytes of a response are bytes of the log."""
+        total = position = 0
+        while position < len(data):
+            if self._stamp:
+                skipped = min(self._stamp, len(data) - position)
+                self._stamp -= skipped
+                position += skipped
+                continue
+            end = data.find(b"\n", position) + 1
+            total += (end or len(data)) - position
+            position = end or len(data)
+            self._stamp = LOG_STAMP_BYTES if end else 0
+        return total
 
 
 def _is_temporary(error: Exception) -> bool:

@@ -65,14 +65,14 @@ def _fetch_log(runner: RemoteRunner, handle: str, log: Path, position: LogPositi
     """Do the work of `fetch_log`, but raise HandleNotFound if the backend has forgotten the job."""
     if position.is_cut:
         return position
-    data, cursor = runner.logs(handle, position.cursor, LOG_PIECE_BYTES)
+    data, cursor, times = runner.timed_logs(handle, position.cursor, LOG_PIECE_BYTES)
     room = limit - position.length
     is_cut = len(data) > room
     if is_cut:
         data = data[: max(0, room)] + LOG_CUT_LINE.format(limit).encode()
     if not data:
         return position
-    return LogPosition(cursor, Store.append(log, data, position.length), is_cut)
+    return LogPosition(cursor, Store.append(log, data, position.length, times), is_cut)
 
 
 class NotFetched(RunnerError):

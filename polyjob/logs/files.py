@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from runners.common.log_times import append_times, now_ms
+
 _BLOCK_BYTES = 1 << 16
 
 
@@ -14,6 +16,17 @@ def log_length(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def begins_line(path: Path, offset: int) -> bool:
+    """Return whether a line of the log begins at this offset."""
+    if offset == 0:
+        return True
+    try:
+        with path.open("rb") as log:
+            return os.pread(log.fileno(), 1, offset - 1) == b"\n"
+    except FileNotFoundError:
+        return False
 
 
 def tail_start(path: Path, lines: int, length: int) -> int:
@@ -45,8 +58,10 @@ def _nth_last_line_feed(block: bytes, count: int) -> int:
 
 def append_to_log(path: Path, data: bytes, limit: int) -> None:
     """Append to a log, which is created if necessary. Bytes beyond a length of `limit` are dropped."""
-    accepted = data[: max(0, limit - log_length(path))]
+    length = log_length(path)
+    accepted = data[: max(0, limit - length)]
     if accepted:
+        append_times(str(path), length, [(0, now_ms())])
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         with open(os.open(path, flags, 0o600), "wb", buffering=0) as log:
             log.write(accepted)

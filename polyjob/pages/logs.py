@@ -6,7 +6,7 @@ with the log.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from polyjob.logs.files import log_length
 from polyjob.logs.follow import AccessRevoked, FollowInterrupted, LogChunk, RunDeleted, RunEvent, SlotReassigned
 from polyjob.logs.line_index import LogLines
 from polyjob.logs.lines import style_at
+from polyjob.logs.times import LineTimes
 from polyjob.logs.watcher import CHUNK_BYTES
 from polyjob.pages.explanations import explain_status
 from polyjob.pages.log_html import LogRows
@@ -35,6 +36,7 @@ FLUSH_SECONDS = 1.0
 """The pause in a log after which the page shows the start of an unfinished line."""
 KEEPALIVE_EVENTS = 15
 """After so many events without output the page gets a line feed, so that proxies keep the connection open."""
+_OPTIONS = ("plain", "wrap", "all", "times")
 _ROWS_PLACEHOLDER = "<!-- rows -->"
 
 
@@ -52,6 +54,27 @@ class LogView:
     run_page: str
     """The URL of the job's or build's page."""
     is_page: bool
+    options: Mapping[str, bool]
+    """`plain`, `wrap`, `all` and `times`: whether the request has them."""
+
+    @property
+    def has_times(self) -> bool:
+        return self.options["times"]
+
+    def link(self, **changes: bool) -> str:
+        """Return the URL of the page that shows only the log, with changed options."""
+        return f"{self.page}{_query({**self.options, **changes})}"
+
+    def times_toggle(self) -> str:
+        """Return the URL of the present page with times, or without if it has them."""
+        if self.is_page:
+            return self.link(times=not self.has_times)
+        return f"{self.run_page}{_query({'times': not self.has_times})}#log"
+
+
+def _query(options: Mapping[str, bool]) -> str:
+    names = [name for name, is_set in options.items() if is_set]
+    return "?" + "&".join(f"{name}=1" for name in names) if names else ""
 
 
 def log_view(run: Job | Build, *, is_page: bool = False) -> LogView:
@@ -65,6 +88,7 @@ def log_view(run: Job | Build, *, is_page: bool = False) -> LogView:
         f"{api_url(run)}/logs",
         run_url(run),
         is_page,
+        {name: name in request.args for name in _OPTIONS},
     )
 
 
@@ -89,19 +113,21 @@ def _respond(run: Job | Build, log: Path) -> str | Response:
     view = log_view(run, is_page=True)
     if not is_framed() and "plain" not in request.args:
         return render_template("log.html", user=me(), run=run, log_view=view, is_plain=False)
-    line_number, start, rows = _first_row(log)
+    times = LineTimes(log) if view.has_times else None
+    line_number, start, rows = _first_row(log, times)
     html = render_template(
         "log_frame.html" if is_framed() else "log.html",
         user=me(),
         run=run,
         log_view=view,
         is_plain=True,
-        wraps="wrap" in request.args,
         first=line_number,
         rows=Markup(_ROWS_PLACEHOLDER),
     )
     response = Response(mimetype="text/html")
     response.headers["X-Accel-Buffering"] = "no"
+    if times is not None:
+        response.call_on_close(times.close)
     if request.method == "HEAD":
         return response
     events: Iterable[RunEvent] = _read_log(log, start)
@@ -113,14 +139,14 @@ def _respond(run: Job | Build, log: Path) -> str | Response:
     return response
 
 
-def _first_row(log: Path) -> tuple[int, int, LogRows]:
+def _first_row(log: Path, times: LineTimes | None) -> tuple[int, int, LogRows]:
     """Return the number of the first line to show, its offset, and the converter that starts there."""
     with LogLines(log) as lines:
         index = 0
         if lines.length > MAX_PLAIN_BYTES and "all" not in request.args:
             index = min(lines.line_at(lines.length - MAX_PLAIN_BYTES) + 1, lines.total - 1)
         start = lines.start(index)
-        return index + 1, start, LogRows(index + 1, style_at(lines, start))
+        return index + 1, start, LogRows(index + 1, style_at(lines, start), start, times)
 
 
 def _page(before: str, rows: Iterable[str], after: str) -> Iterator[str]:

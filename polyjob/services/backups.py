@@ -27,10 +27,11 @@ from polyjob.storage.store import Store
 from runners.base import Exit, Reason
 
 DATABASE_FILE = "polyjob.db"
-_JOB_FILES = ("log", "outputs.tar.gz", "outputs.json", "inputs.tar.gz")
+_JOB_FILES = ("log", "log.times", "outputs.tar.gz", "outputs.json", "inputs.tar.gz")
+_BUILD_FILES = ("log", "log.times")
 _KNOWN = re.compile(
     r"polyjob\.db|root-token|code/[0-9a-f]{64}\.tar\.gz"
-    rf"|jobs/[0-9a-f]{{32}}/(?:{'|'.join(map(re.escape, _JOB_FILES))})|builds/[0-9a-f]{{32}}/log"
+    rf"|jobs/[0-9a-f]{{32}}/(?:{'|'.join(map(re.escape, _JOB_FILES))})|builds/[0-9a-f]{{32}}/log(?:\.times)?"
 )
 
 
@@ -97,7 +98,8 @@ def _files(data_dir: Path, snapshot: Path) -> Iterator[tuple[str, Path]]:
             for name in _JOB_FILES:
                 yield f"jobs/{uuid}/{name}", store.job_folder(uuid) / name
         for (uuid,) in copy.execute("SELECT uuid FROM build"):
-            yield f"builds/{uuid}/log", store.build_log(uuid)
+            for name in _BUILD_FILES:
+                yield f"builds/{uuid}/{name}", store.build_folder(uuid) / name
 
 
 def restore_backup(source: IO[bytes], data_dir: Path) -> Restored:

@@ -1,5 +1,7 @@
 // A scrolling view of a log of any length. Only the lines in sight are in the page; they are fetched when needed.
 
+const localTime = format; // of pages.js, which is loaded before
+
 function showLog(view) {
   const FETCH_LINES = 200;
   const MAX_CACHED_LINES = 20000;
@@ -8,6 +10,7 @@ function showLog(view) {
   const WAIT_SECONDS = 30; // how long the server may hold a request until there are new lines
   const MAX_MATCHES = 50000;
 
+  const shown = { styled: true, times: "times" in view.dataset };
   const part = (name) => view.querySelector(`.log-${name}`);
   const [box, space, rows, end, find] = ["box", "space", "rows", "end", "find"].map(part);
   const lines = new Map(); // number → line, as the API returns it
@@ -36,7 +39,7 @@ function showLog(view) {
   async function follow() {
     for (let pause = 0; ; ) {
       const count = isFollowing ? Math.ceil(box.clientHeight / height) + SPARE_ROWS : 0;
-      const query = { from: -count || 1, count, styled: true, after: bytes, wait: pause && WAIT_SECONDS };
+      const query = { ...shown, from: -count || 1, count, after: bytes, wait: pause && WAIT_SECONDS };
       try {
         const response = await request("lines", query);
         update(response, !pause);
@@ -71,7 +74,7 @@ function showLog(view) {
   async function fetchFrom(from) {
     if (isFetching || isGone) return;
     isFetching = true;
-    const query = { from, count: FETCH_LINES, styled: true };
+    const query = { ...shown, from, count: FETCH_LINES };
     await request("lines", query).then((response) => cache(response.lines), () => sleep(2000));
     isFetching = false;
     draw();
@@ -147,6 +150,7 @@ function showLog(view) {
   function makeRow(number, line) {
     const row = append("div", rows, { className: "row", id: `L${number}`, line });
     append("a", row, { href: `#L${number}`, textContent: number, tabIndex: -1 });
+    if (line && shown.times) append("i", row, { className: "time", textContent: line.time ? localTime(line.time) : "-" });
     for (const [className, textContent] of line?.spans ?? []) append("span", row, { className, textContent });
     if (line?.is_cut) append("i", row, { textContent: ` … (cut; the line has ${format(line.bytes)} bytes)` });
     return row;

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
 import shutil
 import stat
@@ -14,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from polyjob.errors import Unavailable
 from polyjob.storage import reserve
@@ -23,6 +24,7 @@ from polyjob.storage.live_outputs import LiveOutputs
 from polyjob.storage.outputs import Outputs, write_index
 from polyjob.storage.pack import Packer
 from polyjob.storage.pack_stream import pack_stream
+from runners.common.log_times import LogTimes, Times, append_times, now_ms
 from runners.common.trees import remove_tree, removing_tree, restoring_file
 
 PRIVATE_MODE, SHARED_MODE = 0o700, 0o711
@@ -60,8 +62,7 @@ class Store:
 
     def open_build_log(self, uuid: str) -> BinaryIO:
         """Open the build's log for appending, unbuffered. Jobs that run as another account cannot read it."""
-        descriptor = os.open(self.build_log(uuid), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        return open(descriptor, "ab", buffering=0)
+        return _BuildLogFile(self.build_log(uuid))
 
     def upload_path(self, digest: str) -> Path:
         return self.data_dir / "code" / f"{digest}.tar.gz"
@@ -154,23 +155,28 @@ class Store:
     # Logs.
 
     @staticmethod
-    def append(log: Path, data: bytes, length: int) -> int:
+    def append(log: Path, data: bytes, length: int, times: Times = ()) -> int:
         """Truncate the log to `length` bytes, append `data`, and return the new length.
+
+        `times` says when the bytes of `data` were written; without it, that is now.
 
         Bytes beyond `length` were written by a process that died before it committed its cursor. They are fetched
         again. If the log is shorter, a power cut has lost bytes. A line in the log then reports how many.
         """
         with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb", buffering=0) as file:
             lost_bytes = length - file.seek(0, os.SEEK_END)
+            lead = b""
             if lost_bytes > 0:
                 line = f"\npolyjob: {lost_bytes} bytes of the log were lost here when the machine went down\n"
-                data, length = line.encode() + data, length - lost_bytes
+                lead, length = line.encode(), length - lost_bytes
+            if data:
+                append_times(str(log), length + len(lead), times or [(0, now_ms())])
             file.truncate(length)
             file.seek(length)
-            rest = memoryview(data)
+            rest = memoryview(lead + data)
             while rest:
                 rest = rest[file.write(rest) or 0 :]
-        return length + len(data)
+        return length + len(lead) + len(data)
 
     # Outputs.
 
@@ -329,6 +335,26 @@ class Store:
                     60,
                 )
             write_durably(path, "inputs", lambda copy: shutil.copyfileobj(file, copy))
+
+
+class _BuildLogFile(io.FileIO):
+    """The log of a build, open for appending, with the times of what is written to it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab")
+        self._length = self.seek(0, os.SEEK_END)
+        self._times = LogTimes(str(path))
+
+    def write(self, data: Any, /) -> int:
+        if data:
+            self._times.record(self._length, now_ms())
+        written = super().write(data)
+        self._length += written
+        return written
+
+    def close(self) -> None:
+        self._times.close()
+        super().close()
 
 
 def _restrict(folder: Path, mode: int) -> None:

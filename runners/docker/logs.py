@@ -20,6 +20,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from runners.common.log_moments import TENTH, times_of_moments
+from runners.common.log_times import Times
+
 HEADER_BYTES = 8
 """Bytes before each frame: one for the stream, three zeros, and four for the length, big-endian."""
 BEGIN_LINE = b"polyjob begins\n"
@@ -94,6 +97,9 @@ class Frames:
         """Number of frames that were read from this stream."""
         self._is_from_start = False
         """The first frame of the stream is the first one of the container."""
+        self.moments: list[tuple[int, str]] = []
+        """Offsets in the bytes of the last read, and the moments at which the bytes from there were written."""
+        self._tenth = ""
         self._long_line_stamp: bytes | None = None
         """The time of a long line that has more frames; None otherwise."""
         self._lacks_line_feed = False
@@ -113,6 +119,7 @@ class Frames:
         """Return about `limit` bytes; fewer only at the end, and none after it."""
         parts: list[bytes] = []
         size = 0
+        self.moments = []
         while size < limit:
             frame = self._next()
             if frame is None:
@@ -130,6 +137,9 @@ class Frames:
                     continue
                 data = new
             self._advance(moment)
+            if moment[:TENTH] != self._tenth and data:
+                self._tenth = moment[:TENTH]
+                self.moments.append((size, moment))
             parts.append(data)
             size += len(data)
         return b"".join(parts)
@@ -214,13 +224,13 @@ class LogReader:
 
     def read(
         self, client: Any, container: str, cursor: LogCursor, limit: int, seconds: float
-    ) -> tuple[bytes, LogCursor]:
-        """Return about `limit` bytes after the cursor, and the cursor after them; fewer bytes at the present end.
+    ) -> tuple[bytes, LogCursor, Times]:
+        """Return about `limit` bytes after the cursor, the cursor after them, and the times of the bytes.
 
-        Raises what the client raises.
+        There are fewer bytes at the present end. Raises what the client raises.
         """
         if not cursor.is_readable:
-            return b"", cursor
+            return b"", cursor, ()
         snapshot = self._take(container)
         if snapshot and snapshot[0].cursor != cursor:
             snapshot[1]()
@@ -237,7 +247,7 @@ class LogReader:
             self._keep(container, (frames, close))
         if not data and frames.lacks_cursor:
             return self.read(client, container, LogCursor(), limit, seconds)
-        return data, frames.cursor
+        return data, frames.cursor, times_of_moments(frames.moments)
 
     def forget(self, container: str) -> None:
         """Close the snapshot of a container. Idempotent."""

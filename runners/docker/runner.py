@@ -24,6 +24,7 @@ from runners.base import (
     State,
 )
 from runners.common.ledger import Ledger, write_record
+from runners.common.log_times import Times
 from runners.common.tar_names import path_below
 from runners.common.tarstream import END_OF_TARBALL, rename_members
 from runners.docker.builds import build_image
@@ -194,13 +195,16 @@ class DockerRunner(RemoteRunner):
     # Files.
 
     def logs(self, handle: str, cursor: str | None, limit: int) -> tuple[bytes, str | None]:
+        return self.timed_logs(handle, cursor, limit)[:2]
+
+    def timed_logs(self, handle: str, cursor: str | None, limit: int) -> tuple[bytes, str | None, Times]:
         container = self._own_container(handle) or "none"
         with translate_errors(), translate_read_errors(self._connection.client(), container, "the log"):
             position = LogCursor.read(cursor)
-            data, position = self._log_reader.read(
+            data, position, times = self._log_reader.read(
                 self._connection.client(), container, position, limit, TRANSFER_SECONDS
             )
-        return data, position.text() if data else cursor
+        return data, position.text() if data else cursor, times
 
     def outputs(self, handle: str) -> Iterator[bytes]:
         container = self._own_container(handle) or "none"

@@ -207,7 +207,7 @@ class _Build:
     def _read_log(self) -> None:
         while True:
             try:
-                data, self.cursor = self.logs.read(self.api, self.name, BUILDER, self.cursor, LOG_CHUNK_BYTES)
+                data, self.cursor, _ = self.logs.read(self.api, self.name, BUILDER, self.cursor, LOG_CHUNK_BYTES)
             except HandleNotFound:
                 return
             except ApiRefused as error:

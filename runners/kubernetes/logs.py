@@ -25,6 +25,8 @@ from typing import Any
 import urllib3
 
 from runners.base import HandleNotFound, RunnerUnavailable
+from runners.common.log_moments import TENTH, times_of_moments
+from runners.common.log_times import Times
 from runners.kubernetes.api import Api, ApiRefused
 from runners.kubernetes.log_feed import Feed
 from runners.kubernetes.manifests import BEGIN_LINE, MAIN
@@ -89,6 +91,9 @@ class Lines:
         self._buffer = b""
         self._position = 0
         self._is_over = False
+        self.moments: list[tuple[int, str]] = []
+        """Offsets in the bytes of the last read, and the moments at which the lines from there were written."""
+        self._tenth = ""
         self._is_in_line = False
         """The next bytes continue a line whose timestamp was read."""
         self._repeated: LogCursor | None = cursor
@@ -107,11 +112,15 @@ class Lines:
         parts: list[bytes] = []
         size = 0
         self._is_waiting = False
+        self.moments = []
         while size < limit:
             part = self._next()
             if part is None:
                 break
             data = self._skip_repeated(self._repeated, *part) if self._repeated is not None else self._take(*part)
+            if self.cursor.moment[:TENTH] != self._tenth and data:
+                self._tenth = self.cursor.moment[:TENTH]
+                self.moments.append((size, self.cursor.moment))
             parts.append(data)
             size += len(data)
         return b"".join(parts)
@@ -243,8 +252,8 @@ class Logs:
 
     def read(
         self, api: Api, pod: str, container: str, cursor: LogCursor, limit: int, is_over: bool = False
-    ) -> tuple[bytes, LogCursor]:
-        """Return (about `limit` bytes after the cursor, the cursor after them).
+    ) -> tuple[bytes, LogCursor, Times]:
+        """Return (about `limit` bytes after the cursor, the cursor after them, the times of the bytes).
 
         There are fewer bytes at the present end of the log, and none if the container has not started. `is_over` means
         that the container has ended; then a followed log is read to its end. Raises HandleNotFound, ApiRefused,
@@ -261,7 +270,7 @@ class Logs:
                 raise
             if REMOVED_TEXT.decode() in str(error):
                 raise HandleNotFound(LOG_REMOVED) from None
-            return b"", cursor  # the container has not started
+            return b"", cursor, ()  # the container has not started
         log.wait_seconds = LAST_DATA_SECONDS if is_over else 0.0
         try:
             data = log.lines.read(limit)
@@ -272,7 +281,7 @@ class Logs:
             log.close()
         else:
             self._keep(pod, log)
-        return data, log.lines.cursor
+        return data, log.lines.cursor, times_of_moments(log.lines.moments)
 
     def forget(self, pod: str) -> None:
         """Close the log of a pod. Idempotent."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from runners.base import BuildSpec, HandleNotFound, JobSpec, RemoteRunner, RunnerSettings, State
+from runners.common.log_times import Times
 from runners.kubernetes import refusals
 from runners.kubernetes.api import Api, Listing
 from runners.kubernetes.builds import build_image, build_pod_name
@@ -128,21 +129,24 @@ class KubernetesRunner(RemoteRunner):
             self._records.remove(job.uuid)
 
     def logs(self, handle: str, cursor: str | None, limit: int) -> tuple[bytes, str | None]:
+        return self.timed_logs(handle, cursor, limit)[:2]
+
+    def timed_logs(self, handle: str, cursor: str | None, limit: int) -> tuple[bytes, str | None, Times]:
         with translate_errors():
             job = self._namespace.open(handle)
         if not job.pod_uid:
             raise HandleNotFound("The job was never started.")
         if cursor is None and self._states.is_waiting(job):
-            return b"", None
+            return b"", None, ()
         position, is_over = LogCursor.parse(cursor), self._trackers.get(job.pod_uid).exit is not None
         try:
             with translate_errors(refusals.of_one), translate_not_found():
-                data, position = self._logs.read(self._api, job.pod_name, MAIN, position, limit, is_over)
+                data, position, times = self._logs.read(self._api, job.pod_name, MAIN, position, limit, is_over)
         except HandleNotFound:
             if not self._states.never_ran(job):
                 raise
-            data = b""
-        return data, position.text()
+            data, times = b"", ()
+        return data, position.text(), times
 
     def outputs(self, handle: str) -> Iterator[bytes]:
         with translate_errors():

@@ -9,6 +9,8 @@ import os
 import sys
 import termios
 
+from runners.common.log_times import LogTimes, now_ms
+
 PIPE_SIZE_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 18
 
@@ -26,6 +28,9 @@ class LogPipe:
             fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, PIPE_SIZE_BYTES)
         self._file = -1
         self._limit = self._remaining = 0
+        self._start = 0
+        """The length of the log when it was opened."""
+        self._times: LogTimes | None = None
         self._buffer = memoryview(mmap.mmap(-1, CHUNK_BYTES))
         self._dropped = 0
         self._error: str | None = None
@@ -36,6 +41,8 @@ class LogPipe:
         """Open the log, and keep at most `limit` bytes from now on. Raises OSError."""
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._remaining = self._limit = limit
+        self._start = os.lseek(self._file, 0, os.SEEK_END)
+        self._times = LogTimes(path)
 
     def copy(self, max_chunks: int = 16) -> bool:
         """Copy some of what is in the pipe. Return False at its end, when no process can write to it any more."""
@@ -79,6 +86,8 @@ class LogPipe:
         written = 0
         if self._error is None:
             allowed = min(len(data), self._remaining)
+            if self._times is not None and allowed:
+                self._times.record(self._start + self._limit - self._remaining, now_ms())
             try:
                 while written < allowed:
                     written += os.write(self._file, data[written:allowed])

@@ -10,6 +10,7 @@ import pytest
 from polyjob.db.models import Job
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
+from runners.common.log_times import append_times
 
 from ..background import soon
 from .conftest import BASE, JOBS, Client, move_job, pointers, publish
@@ -45,6 +46,13 @@ class TestLines:
         assert line == {"number": 2, "offset": 4, "bytes": 12, "is_cut": False, "spans": [["fg-2", "two"]]}
         assert client.get(f"{JOBS}/1/logs/lines?from=-2").json["lines"][0]["text"] == "two"
         assert client.get(f"{JOBS}/1/logs/lines?from=4").json["lines"] == []
+
+    def test_lines_have_their_times(self, client, log):
+        log.write_bytes(b"one\ntwo\nthree")
+        append_times(str(log), 4, [(0, 1_795_435_200_123)])
+        lines = client.get(f"{JOBS}/1/logs/lines?times=true").json["lines"]
+        times = [None, "2026-11-23T12:00:00.123000+00:00", "2026-11-23T12:00:00.123000+00:00"]
+        assert [line["time"] for line in lines] == times
 
     def test_empty_log_has_no_lines(self, client, log):
         response = client.get(f"{JOBS}/1/logs/lines?from=-10").json

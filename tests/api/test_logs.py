@@ -24,6 +24,7 @@ from polyjob.services.transitions import insert_first_status, transition
 from polyjob.settings import Settings
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
+from runners.common.log_times import append_times
 
 from ..background import soon
 
@@ -326,6 +327,57 @@ def test_full_server_refuses_followers_only(client: FlaskClient, job: Job, log: 
     again = client.get(url(job, "?follow=true"), headers=headers, buffered=False)
     assert again.status_code == 200
     again.close()
+
+
+# Times.
+
+STAMP = b"2026-11-23T12:00:00.000Z "
+
+
+@pytest.fixture
+def timed_log(log: Path) -> Path:
+    log.write_bytes(b"one\ntwo\nthree")
+    append_times(str(log), 0, [(0, 1_795_435_200_000)])
+    return log
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", STAMP + b"one\n" + STAMP + b"two\n" + STAMP + b"three"),
+        ("&tail=1", STAMP + b"three"),
+        ("&offset=4", STAMP + b"two\n" + STAMP + b"three"),
+        ("&offset=5", b"wo\n" + STAMP + b"three"),
+        ("&offset=99", b""),
+    ],
+)
+def test_lines_begin_with_their_times(
+    client: FlaskClient, job: Job, timed_log: Path, query: str, expected: bytes
+) -> None:
+    response = get(client, url(job, f"?times=true{query}"), Range="bytes=0-1")
+    assert (response.status_code, response.data, response.headers["Accept-Ranges"]) == (200, expected, "none")
+    assert get(client, url(job, f"?times=true{query}"), "HEAD").data == b""
+
+
+def test_missing_log_has_no_times(client: FlaskClient, job: Job) -> None:
+    assert get(client, url(job, "?times=true&offset=7")).data == b""
+
+
+def test_followed_lines_begin_with_their_times(client: FlaskClient, job: Job, timed_log: Path) -> None:
+    def go_on() -> None:
+        with timed_log.open("ab") as file:
+            file.write(b" and more\nfour\n")
+        end(job)
+
+    with soon(go_on):
+        response = get(client, url(job, "?times=true&follow=true&offset=8"))
+    assert response.data == STAMP + b"three and more\n" + STAMP + b"four\n"
+
+
+def test_events_have_no_times(client: FlaskClient, job: Job) -> None:
+    response = get(client, url(job, "?times=true&follow=sse"))
+    assert response.status_code == 400
+    assert "`times`" in response.text
 
 
 # Access.

@@ -252,3 +252,25 @@ def test_job_has_an_exit_code(status: str, end: Any, code: int | None, expected:
 def test_end_is_described_in_one_line() -> None:
     job = {"unique_name": "a.b.jobs.1", "last_status": "failed", "started_at": None}
     assert click.unstyle(describe_end(job, {"message": "exit-code(7)"})) == "a.b.jobs.1 failed: exit-code(7)"
+
+
+def test_times_are_not_counted_when_a_connection_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_follower, "RECONNECT_PAUSE_SECONDS", 0.0)
+    stamp, requests = b"2026-11-23T12:00:00.000Z ", []
+
+    def log(handler: BaseHTTPRequestHandler) -> None:
+        requests.append(handler.path.partition("?")[2])
+        if len(requests) > 1:
+            send(handler, b"wo\n")
+            return
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        handler.wfile.write(stamp + b"one\n" + stamp + b"t")
+
+    responders: dict[str, Responder] = {f"GET {JOB_URL}": lambda _: STOPPED_JOB, f"GET {JOB_URL}/logs": log}
+    with scripted_server(responders) as url:
+        out = io.BytesIO()
+        Follower(Client(url, "k", is_local=True), JOB_PATH, out, has_times=True).follow()
+    assert out.getvalue() == stamp + b"one\n" + stamp + b"two\n"
+    assert requests == ["follow=true&offset=0&times=true", "follow=true&offset=5&times=true"]

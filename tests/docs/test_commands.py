@@ -26,7 +26,7 @@ PAGE_SECONDS = 120
 COMMAND = re.compile(r"^(\$ |(curl|docker|kubectl|make|pip|polyaxon|ssh) |polyjob (?!is running))", re.MULTILINE)
 WILDCARDS = {
     "…": ".*",
-    r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00": r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00",
+    r"\d{4}-\d\d-\d\dT[\d:.]+(?:\+00:00|Z)": r"\d{4}-\d\d-\d\dT[\d:.]+(?:\+00:00|Z)",
     r"\b[0-9a-f]{32,}\b": r"[0-9a-f]{32,}",
     r"just now|\b\d+ s ago": r"(?:just now|\d+ (?:s|min) ago)",
     r"\b\d[\d.]* m?s\b": r"\d[\d.]* (?:m?s|min)(?: \d+ s)?",

@@ -24,6 +24,7 @@ from polyjob.services.transitions import insert_first_status, transition
 from polyjob.settings import Settings
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
+from runners.common.log_times import append_times
 from tests.pages.helpers import BEGUN, log_rows, make_job, read, url, write_log
 
 from ..background import soon
@@ -286,3 +287,31 @@ def test_lines_are_wrapped_on_demand(client: FlaskClient, project: Project, data
     assert f"{url(job)}/log?plain=1&wrap=1" in page.links
     assert 'class="log-plain"' in client.get(f"{url(job)}/log?plain=1").text
     assert 'class="log-plain wraps"' in client.get(f"{url(job)}/log?plain=1&wrap=1").text
+
+
+def test_times_are_shown_on_demand(client: FlaskClient, project: Project, data_dir: Path) -> None:
+    job = make_job(project, *BEGUN, (Status.SUCCEEDED, None, None))
+    write_log(data_dir, job, b"one\ntwo\n")
+    append_times(str(Store(data_dir).job_log(job.uuid)), 4, [(0, 1_795_435_200_000)])
+    assert f"{url(job)}?times=1#log" in read(client, url(job)).links
+    page = client.get(f"{url(job)}?times=1").text
+    assert " data-times>" in page and f'href="{url(job)}#log">Hide times</a>' in page
+    assert f'src="{url(job)}/log?frame=1&amp;times=1"' in page
+    page = client.get(f"{url(job)}/log?plain=1&times=1").text
+    assert log_rows(page) == [("L1", "-one"), ("L2", "2026-11-23 12:00:00two")]
+    assert "Times are in UTC." in page and f'href="{url(job)}/log?plain=1">Hide times</a>' in page
+    assert f'href="{url(job)}/log?plain=1&amp;wrap=1&amp;times=1"' in page
+
+
+def test_times_of_a_growing_log_are_shown(client: FlaskClient, job: Job, log: Path, page: str) -> None:
+    log.write_bytes(b"\xc3")
+
+    def go_on() -> None:
+        append_times(str(log), 0, [(4, 1_795_435_200_000)])
+        with log.open("ab") as file:
+            file.write(b"\xa9a\ntwo\n")
+        end(job)
+
+    with soon(go_on):
+        answer = client.get(f"{page}?plain=1&times=1")
+    assert log_rows(answer.text) == [("L1", "-éa"), ("L2", "2026-11-23 12:00:00two")]

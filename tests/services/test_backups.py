@@ -17,9 +17,11 @@ import pytest
 from polyjob.clock import now
 from polyjob.db.database import close_database, database, open_database
 from polyjob.db.models import Job, User
+from polyjob.logs.times import LineTimes
 from polyjob.services.backups import RESTORING, CannotRestore, Restored, restore_backup, write_backup
 from polyjob.storage.backup_tar import BadBackup, write_tar
 from polyjob.storage.store import Store
+from runners.common.log_times import append_times
 
 JOB = "jobs/" + "a" * 32
 
@@ -34,6 +36,7 @@ def backup(data_dir: Path, create: Any) -> bytes:
     for job in (done, running):
         store.make_job_folder(job.uuid)
         store.job_log(job.uuid).write_bytes(b"line\n" * 10_000)
+        append_times(str(store.job_log(job.uuid)), 0, [(0, 1000)])
     out = io.BytesIO()
     write_backup(data_dir, out)
     return out.getvalue()
@@ -66,7 +69,10 @@ def test_restored_folder_has_the_same_rows_and_files(backup: bytes, tmp_path: Pa
     assert [job.name for job in Job.select().order_by(Job.id)] == ["done", "running", "queued"]
     assert User.select().count() == 1
     for job in Job.select().where(Job.name != "queued"):
-        assert Store(folder).job_log(job.uuid).read_bytes() == b"line\n" * 10_000
+        log = Store(folder).job_log(job.uuid)
+        assert log.read_bytes() == b"line\n" * 10_000
+        with LineTimes(log) as times:
+            assert times.at(5) is not None
     assert sorted(path.name for path in folder.iterdir() if not path.name.startswith("polyjob.db-")) == [
         "jobs", "polyjob.db", "write.lock",
     ]  # fmt: skip
@@ -105,7 +111,7 @@ def test_backups_at_the_same_time_are_all_complete(backup: bytes, data_dir: Path
     with ThreadPoolExecutor(4) as pool:
         backups = list(pool.map(write, range(4)))
     for number, one in enumerate(backups):
-        assert restore(one, tmp_path / f"restored-{number}").contents.files == 3
+        assert restore(one, tmp_path / f"restored-{number}").contents.files == 5
 
 
 def test_backup_leaves_nothing_in_the_data_folder(backup: bytes, data_dir: Path):
@@ -188,7 +194,7 @@ def test_folder_in_use_is_not_changed(backup: bytes, tmp_path: Path, name: str):
 
 def test_root_of_a_file_system_counts_as_empty(backup: bytes, tmp_path: Path):
     (tmp_path / "restored" / "lost+found").mkdir(parents=True)
-    assert restore(backup, tmp_path / "restored").contents.files == 3
+    assert restore(backup, tmp_path / "restored").contents.files == 5
 
 
 @pytest.mark.parametrize("point", ["restore-jobs:before", "restore:before", "restore-jobs:after"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import errno
 import os
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from polyjob.errors import Unavailable
+from polyjob.logs.times import LineTimes
 from polyjob.storage import store as store_module
 from polyjob.storage.durable import write_durably
 from polyjob.storage.store import STALE_PART_SECONDS, Store, StoreError
@@ -169,6 +171,29 @@ def test_build_log_is_private_and_appended_to(store):
             file.write(line)
     assert store.build_log(JOB).read_bytes() == b"one\ntwo\n"
     assert mode(store.build_log(JOB)) == 0o600
+    with LineTimes(store.build_log(JOB)) as times:
+        assert times.at(0) is not None
+
+
+def test_append_records_times(store):
+    store.make_job_folder(JOB)
+    log, noon = store.job_log(JOB), datetime.datetime(2026, 11, 23, 12, tzinfo=datetime.UTC)
+    Store.append(log, b"one\n", 0, [(0, int(noon.timestamp() * 1000))])
+    Store.append(log, b"lost", 4, [(0, 1)])
+    Store.append(log, b"two\nthree\n", 4)
+    with LineTimes(log) as times:
+        assert times.at(3) == noon
+        assert times.at(4) == times.at(8) > noon
+
+
+def test_times_follow_the_line_about_lost_bytes(store):
+    store.make_job_folder(JOB)
+    log = store.job_log(JOB)
+    Store.append(log, b"one\n", 0, [(0, 1000)])
+    length = Store.append(log, b"three\n", 10, [(0, 3000)])
+    with LineTimes(log) as times:
+        assert times.at(length - 7).second == 1
+        assert times.at(length - 6).second == 3
 
 
 def test_append_truncates_uncommitted_bytes(store):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from marshmallow import Schema, fields
 
+from polyjob.api.schemas.common import Instant
+
 
 class LogLineSchema(Schema):
     """One line of a log."""
@@ -15,6 +17,9 @@ class LogLineSchema(Schema):
     text = fields.String(metadata={"description": "The text as a terminal would show it, without styles."})
     spans = fields.List(
         fields.List(fields.String()), metadata={"description": "With `styled` instead of `text`: `[classes, text]`, …"}
+    )
+    time = Instant(
+        allow_none=True, metadata={"description": "With `times`: when it was written; null if that is not known."}
     )
 
 

@@ -64,3 +64,18 @@ def test_dropped_bytes_are_reported_by_a_line():
 def test_message_about_a_missing_shell_is_not_a_gap():
     message = b"[FATAL tini (6)] exec /bin/sh failed: No such file or directory\n"
     assert Frames([log(("1", message), begin=False)], LogCursor()).read(1000) == message
+
+
+def test_frames_of_each_tenth_of_a_second_have_a_time():
+    frames = Frames([log(("0", b"a"), ("05", b"b"), ("1", b"c"), ("19", b"d"), ("2", b"e"))], LogCursor())
+    frames.read(4)
+    assert frames.moments == [(0, f"{NOON}.000000000"), (2, f"{NOON}.100000000")]
+    frames.read(4)
+    assert frames.moments == [(0, f"{NOON}.200000000")]
+
+
+def test_frames_that_were_read_before_have_no_time():
+    first = Frames([log(*PARTS)], LogCursor())
+    first.read(3)
+    later = Frames([log(*PARTS)], first.cursor)
+    assert (later.read(100), later.moments) == (b"34", [(0, f"{NOON}.200000000")])

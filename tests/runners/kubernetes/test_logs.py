@@ -49,6 +49,14 @@ def test_timestamps_and_the_first_line_are_left_out(size: int) -> None:
     assert read(stamped(*LOG), size=size)[0] == b"a\nb\nb\nc\nd"
 
 
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_lines_of_each_tenth_of_a_second_have_a_time(size: int) -> None:
+    lines = Lines(chunks(stamped(*LOG), size), LogCursor())
+    lines.read(1 << 20)
+    moments = [f"{T}1.000000001", f"{T}1.500000000", f"{T}2.000000000", f"{T}3.000000000"]
+    assert lines.moments == list(zip([0, 2, 6, 8], moments, strict=True))
+
+
 @pytest.mark.parametrize("limit", range(1, 12))
 def test_reading_from_any_cursor_repeats_and_loses_nothing(limit: int) -> None:
     """Each read has its own snapshot, which begins with the second of the cursor."""

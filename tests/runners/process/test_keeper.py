@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from polyjob.logs.times import LineTimes
 from runners.base import Missing, Reason, RunnerUnavailable, Running
 from runners.process import launch
 from runners.process.markers import kill_marked
@@ -181,6 +182,22 @@ class TestEnd:
         spec = process.spec("exec >&- 2>&- <&-; sleep 0.3; touch ../late; exit 8")
         assert process.end(process.runner.start(spec, None)).code == 8
         assert (Path(spec.folder) / "late").exists()
+
+
+class TestLog:
+    def test_keeper_records_when_lines_were_written(self, process: ProcessHarness) -> None:
+        spec = process.spec("echo one; sleep 0.3; echo two")
+        begin = time.time()
+        process.end(process.runner.start(spec, None))
+        with LineTimes(Path(spec.folder) / "log") as times:
+            first, second = times.at(0), times.at(4)
+        assert first and second
+        assert begin - 0.01 <= first.timestamp() <= second.timestamp() - 0.2 <= time.time()
+
+    def test_silent_job_has_no_index(self, process: ProcessHarness) -> None:
+        spec = process.spec("true")
+        process.end(process.runner.start(spec, None))
+        assert not (Path(spec.folder) / "log.times").exists()
 
 
 class TestStrangers:
