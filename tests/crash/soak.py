@@ -2,8 +2,9 @@
 
     python -m tests.crash.soak --runner process --seconds 1200 --seed 7
 
-The seed decides which jobs are sent when, and what is killed when. The last line counts jobs, kills and losses. Each
-loss is printed, and the exit code is 1 if there is one.
+The seed decides which jobs are sent when, and what is killed when. Some jobs are retried, some wait for others, some
+are submitted by schedules, and a webhook receives the events of all. The last line counts jobs, fires, events, kills
+and losses. Each loss is printed, and the exit code is 1 if there is one.
 """
 
 from __future__ import annotations
@@ -11,31 +12,33 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import datetime
 import http.client
 import io
-import json
-import os
 import random
-import signal
+import sqlite3
 import sys
 import tarfile
 import tempfile
 import threading
 import time
-import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.crash.leftovers import keeper_server_pids, leftover_files, processes_naming
+from polyjob.clock import from_microseconds
+from tests.crash.leftovers import leftover_files, processes_naming
+from tests.crash.soak_events import EVENTS, SoakReceiver
+from tests.crash.soak_kills import Killer
+from tests.crash.soak_plan import JOBS_PER_SECOND, PlannedJob, SoakPlan, content
 from tests.crash.start_counts import ContainerStarts, container_names, remove_containers
 from tests.e2e.conftest import JOBS, Answer, Server, eventually, installation_of
 from tests.e2e.conftest import processes_of as processes_of_job
 from tests.runners.docker_engine import make_images, remove_engine_objects
 
-IMAGE = "polyjob-test:latest"
+SCHEDULES = JOBS.replace("/jobs", "/schedules")
+WEBHOOKS = JOBS.replace("/jobs", "/webhooks")
 TIMEOUT_SECONDS = 120.0
 """Seconds in which the server has to answer a request, despite kills, and to end all jobs after the last kill.
 
@@ -43,156 +46,23 @@ A job that takes longer while kills go on is late, which is not a loss.
 """
 CLEANUP_SECONDS = 10.0
 """Seconds after which nothing of an ended job may be left."""
-JOBS_PER_SECOND = {"fake": 6.0, "process": 3.0, "docker": 1.0}
-"""Jobs sent per second."""
-MEAN_PAUSE_SECONDS = {"fake": 3.0, "process": 3.0, "docker": 5.0}
-"""Seconds between two kills, on average."""
-OUTPUTS = "$POLYAXON_RUN_OUTPUTS_PATH"
+MAX_FOLLOWED_JOBS = 64
+"""Jobs that are followed at once, each by a thread."""
+MINUTE = datetime.timedelta(minutes=1)
 
 
 @dataclasses.dataclass(frozen=True)
-class PlannedJob:
-    """A job to send, and its expected result."""
+class Submitted:
+    """A job that waits for another one, and the jobs that wait for it."""
 
-    at: float
-    kind: str
-    key: str
-    config: dict[str, Any]
-    status: str
-    reason: str | None = "exited"
-    code: int | None = 0
-    log: bytes = b""
-    files: tuple[tuple[str, bytes, int], ...] = ()
-    """Of each output: path, the bytes that its content repeats, and size."""
-    then: tuple[float, str] | None = None
-    """Seconds, and an action: `stop` or `delete` once it is accepted; `restart`, `copy` or `resume` once it is done."""
-    runs: int | None = 1
-    """None if it may end before its command begins."""
+    planned: PlannedJob
+    response: dict[str, Any]
+    waiting: list[Submitted]
 
 
-class SoakPlan:
-    """The jobs and kills of a seed."""
-
-    def __init__(self, runner: str, seconds: float, seed: int, marks: Path) -> None:
-        self.runner, self._marks = runner, marks
-        self._random = random.Random(f"{runner} {seed}")
-        kinds = [self.fast, self.failing, self.slow, self.stubborn, self.sleeping, self.deleted, self.cloned]
-        if runner != "fake":
-            kinds += [self.loud, self.forking, self.killed, self.heavy]
-        if runner != "process":
-            kinds += [self.built, self.unbuilt]
-        self._name = ""
-        self.planned_jobs: list[PlannedJob] = []
-        at = 0.0
-        while at < seconds:
-            self._name = f"j{len(self.planned_jobs)}"
-            kind = self._random.choice(kinds)
-            self.planned_jobs.append(
-                kind(at=at, kind=kind.__name__, key=str(uuid.UUID(int=self._random.getrandbits(128))))
-            )
-            at += self._random.expovariate(JOBS_PER_SECOND[runner])
-        self.kills: list[tuple[float, str]] = []
-        victims = ["worker"] * 3 + ["workers", "engine", "engine", "engine", "everything", "everything", "both"]
-        if runner == "process":
-            victims += ["keeper server", "keeper server", "engine and keeper server"]
-        at = 0.5
-        while at < seconds:
-            self.kills.append((at, self._random.choice(victims)))
-            at += self._random.expovariate(1 / MEAN_PAUSE_SECONDS[runner])
-
-    def fast(self, **fields: Any) -> PlannedJob:
-        return self._planned_job("echo fast", log=b"fast\n", **fields)
-
-    def failing(self, **fields: Any) -> PlannedJob:
-        code = self._random.randint(1, 127)  # an Engine does not tell a greater one from a signal
-        return self._planned_job(f"echo failing; exit {code}", log=b"failing\n", status="failed", code=code, **fields)
-
-    def slow(self, **fields: Any) -> PlannedJob:
-        count = self._random.randint(2, 15)
-        cmd = f"for i in $(seq {count}); do echo $i; sleep 0.2; done; printf kept > {OUTPUTS}/file"
-        log = b"".join(b"%d\n" % number for number in range(1, count + 1))
-        return self._planned_job(cmd, log=log, files=(("file", b"kept", 4),), seconds=count * 0.2, **fields)
-
-    def loud(self, **fields: Any) -> PlannedJob:
-        count = self._random.randint(1000, 300_000)
-        return self._planned_job(
-            f"seq {count}", log=b"".join(b"%d\n" % number for number in range(1, count + 1)), **fields
-        )
-
-    def heavy(self, **fields: Any) -> PlannedJob:
-        size = self._random.randint(1, 8 << 20)
-        cmd = f"mkdir {OUTPUTS}/a; yes | head -c {size} > {OUTPUTS}/a/b; echo heavy"
-        return self._planned_job(cmd, log=b"heavy\n", files=(("a/b", b"y\n", size),), **fields)
-
-    def forking(self, **fields: Any) -> PlannedJob:
-        cmd = "sleep 1000 & (setsid sleep 1000 &); echo forked; exit 4"
-        return self._planned_job(cmd, log=b"forked\n", status="failed", code=4, **fields)
-
-    def killed(self, **fields: Any) -> PlannedJob:
-        return self._planned_job(
-            "echo killed; kill -9 $$", log=b"killed\n", status="failed", reason="signalled", code=137, **fields
-        )
-
-    def stubborn(self, **fields: Any) -> PlannedJob:
-        cmd = "trap '' TERM; echo up; (setsid sleep 1000 &); while :; do sleep 1000; done"
-        limits = {"timeout": self._random.randint(1, 3), "grace": 1}
-        end = {"status": "failed", "reason": "timeout", "code": 137, "runs": None}
-        return self._planned_job(cmd, log=b"up\n", seconds=1000, limits=limits, **end, **fields)
-
-    def sleeping(self, **fields: Any) -> PlannedJob:
-        then = self._random.uniform(0, 4), "stop"
-        return self._planned_job(
-            "echo up; sleep 1000", log=b"up\n", status="stopped", then=then, runs=None, seconds=1000, **fields
-        )
-
-    def deleted(self, **fields: Any) -> PlannedJob:
-        then = self._random.uniform(0, 4), "delete"
-        return self._planned_job("echo up; sleep 1000", status="", then=then, runs=None, seconds=1000, **fields)
-
-    def cloned(self, **fields: Any) -> PlannedJob:
-        then = 0.0, self._random.choice(["restart", "copy", "resume"])
-        cmd = f"printf kept > {OUTPUTS}/file; echo again"
-        return self._planned_job(cmd, log=b"again\n", files=(("file", b"kept", 4),), then=then, **fields)
-
-    def built(self, **fields: Any) -> PlannedJob:
-        step = f"echo {self._random.randint(1, 6)} > /made"
-        return self._planned_job("echo built", log=b"built\n", steps=[step], **fields)
-
-    def unbuilt(self, **fields: Any) -> PlannedJob:
-        return self._planned_job(
-            "echo never", status="failed", reason="build", code=None, steps=["exit 3"], runs=0, **fields
-        )
-
-    def _planned_job(
-        self,
-        cmd: str,
-        *,
-        seconds: float = 0.0,
-        limits: dict[str, int] | None = None,
-        steps: list[str] | None = None,
-        **fields: Any,
-    ) -> PlannedJob:
-        config: dict[str, Any] = {"version": 1, "kind": "job", "run": {"cmd": cmd}}
-        config["termination"] = limits or {"grace": 1}
-        if self.runner == "process":
-            config["run"]["cmd"] = f"echo ran >> {self._marks}/{fields['key']}; {cmd}"
-        if self.runner == "docker":
-            config["build"] = {"image": IMAGE, "build_steps": steps or []}
-        if self.runner == "fake":
-            config["environment"] = {"env_vars": self._fake_variables(cmd, seconds, fields)}
-            if steps:
-                pairs = {"FAKE_BUILD_FAIL": "1:3"} if fields.get("status") else {"MADE": steps[0]}
-                config["build"] = {"image": "a", "build_steps": steps, "env_vars": sorted(map(list, pairs.items()))}
-        return PlannedJob(config=config, **({"status": "succeeded"} | fields))
-
-    def _fake_variables(self, cmd: str, seconds: float, fields: dict[str, Any]) -> list[list[str]]:
-        """Return the same as variables of the fake runner."""
-        pairs = {"FAKE_SECONDS": str(seconds), "FAKE_LOG": fields.get("log", b"").decode()}
-        pairs["FAKE_CODE"] = str(fields.get("code", 0) or 0)
-        pairs |= {"FAKE_IGNORE_TERM": "yes"} if "trap" in cmd else {}
-        if files := fields.get("files"):
-            pairs["FAKE_OUTPUTS"] = json.dumps({name: _content(what, size).decode() for name, what, size in files})
-        return sorted(map(list, pairs.items()))
+def moment(text: str) -> datetime.datetime:
+    """Return a time of the API."""
+    return datetime.datetime.fromisoformat(text)
 
 
 class SoakRun:
@@ -203,68 +73,135 @@ class SoakRun:
         self._marks.mkdir(parents=True)
         self.plan = SoakPlan(runner, seconds, seed, self._marks)
         self._runner = runner
-        self._server = Server(folder, runner=runner, slots="8", stop_grace="1", disk_low="0", build_slots="2")
+        settings = {"slots": "8", "stop_grace": "1", "disk_low": "0", "build_slots": "2", "notify_private": "yes"}
+        self._server = Server(folder, runner=runner, **settings)
+        self._receiver = SoakReceiver(seed)
         self._starts: ContainerStarts | None = None
-        self._victims = random.Random(seed)
+        self._killer = Killer(self._server, self.plan.kills, seed)
         self.losses: list[str] = []
-        self.killed: Counter[str] = Counter()
         self.accepted: set[str] = set()
+        self.fires = 0
         self.late = 0
         self._lock = threading.Lock()
-        self._is_over = threading.Event()
-        self._last_killed_at: float | None = None
-        """None while more kills are to come."""
 
     def run(self) -> None:
         """Send all jobs, make all kills, and check everything. Blocks."""
         with contextlib.ExitStack() as stack:
             if self._runner == "docker":
                 self._starts = stack.enter_context(ContainerStarts())
+            stack.enter_context(self._receiver)
             self._server.start()
             stack.callback(self._server.__exit__)
+            events = [str(event) for event in EVENTS]
+            self._request("POST", WEBHOOKS, {"url": self._receiver.url, "events": events}, 201)
+            crons = [(planned, self._schedule(planned, cron="* * * * *")) for planned in self.plan.cron_jobs]
             began = time.monotonic()
-            with ThreadPoolExecutor(48) as pool:
-                killer = pool.submit(self._kill_all, began)
+            with ThreadPoolExecutor(MAX_FOLLOWED_JOBS) as pool:
+                killer = pool.submit(self._killer.run, began)
                 sent = [pool.submit(self._follow_plan, planned, began) for planned in self.plan.planned_jobs]
-                for planned, future in zip(self.plan.planned_jobs, sent, strict=True):
-                    if error := future.exception():
-                        self._record_loss(planned, f"{type(error).__name__}: {error}")
-                self._is_over.set()
+                self._record_errors(self.plan.planned_jobs, sent)
+                self._killer.stop()
                 killer.result()
+                checks = [pool.submit(self._check_cron, planned, schedule) for planned, schedule in crons]
+                self._record_errors(self.plan.cron_jobs, checks)
+            self.losses += self._receiver.losses()
             self._check_leftovers()
+
+    def _record_errors(self, planned_jobs: Sequence[PlannedJob], futures: Sequence[Future[None]]) -> None:
+        """Wait for the calls for these jobs."""
+        for planned, future in zip(planned_jobs, futures, strict=True):
+            if error := future.exception():
+                self._record_loss(planned, f"{type(error).__name__}: {error}")
+
+    @property
+    def counts(self) -> str:
+        """The numbers of what was tested, as text."""
+        return f"{len(self.accepted)} jobs, {self.fires} fires, {self._receiver.counts()}, {self._killer.counts()}"
 
     # Jobs.
 
     def _follow_plan(self, planned: PlannedJob, began: float) -> None:
         time.sleep(max(0.0, began + planned.at - time.monotonic()))
-        body = {"config": planned.config}
-        job = self._request("POST", JOBS, body, 201, **{"Idempotency-Key": planned.key}).json
+        if planned.fires_after is None:
+            self._follow(planned, self._submit(planned, {}))
+        else:
+            self._follow(planned, self._await_fire(planned, planned.fires_after))
+
+    def _submit(self, planned: PlannedJob, fields: dict[str, Any]) -> dict[str, Any]:
+        body = {"config": planned.config} | fields
+        job: dict[str, Any] = self._request("POST", JOBS, body, 201, **{"Idempotency-Key": planned.key}).json
         self.accepted.add(job["uuid"])
-        if planned.then is None:
-            self._check_job(planned, job["id"], job["uuid"])
-        elif planned.then[1] == "stop":
+        return job
+
+    def _follow(self, planned: PlannedJob, job: dict[str, Any]) -> dict[str, Any]:
+        """Submit the jobs that wait for an accepted one, act on it, and check all of them. Return the job at its end.
+
+        The job at its end is that of its last attempt. It is empty if the job was deleted.
+        """
+        waiting = self._submit_followers(planned, job)
+        then = planned.then[1] if planned.then else ""
+        if planned.then and then in ("stop", "delete"):
             time.sleep(planned.then[0])
-            self._request("POST", f"{JOBS}/{job['id']}/stop", None, 200)
-            self._check_job(planned, job["id"], job["uuid"])
-        elif planned.then[1] == "delete":
-            time.sleep(planned.then[0])
+        last: dict[str, Any] = {}
+        if then == "delete":
             self._request("DELETE", f"{JOBS}/{job['id']}", None, 204, 404)
             self._check_processes(planned, job["uuid"], TIMEOUT_SECONDS)  # it is answered before it is done
         else:
-            self._check_job(planned, job["id"], job["uuid"])
-            path = f"{JOBS}/{job['id']}/{planned.then[1]}"
+            if then == "stop":
+                self._request("POST", f"{JOBS}/{job['id']}/stop", None, 200)
+            last = self._check_attempts(planned, job)
+        if then in ("restart", "copy", "resume"):
             key = {"Idempotency-Key": f"{planned.key}-again"}
-            clone = self._request("POST", path, {}, 201, **key).json
+            clone = self._request("POST", f"{JOBS}/{job['id']}/{then}", {}, 201, **key).json
             self.accepted.add(clone["uuid"])
-            self._check_job(dataclasses.replace(planned, runs=2), clone["id"], clone["uuid"])
+            self._check_attempts(planned, clone)
+        self._check_followers(waiting, last.get("finished_at"))
+        return last
 
-    def _check_job(self, planned: PlannedJob, number: int, identity: str) -> None:
+    def _submit_followers(self, planned: PlannedJob, job: dict[str, Any]) -> list[Submitted]:
+        """Submit the jobs that wait for a job, and those that wait for these."""
+        submitted = []
+        for condition, follower in planned.followers:
+            after = {"after": [{"job": job["id"], "on": condition}]}
+            accepted = self._submit(follower, after)
+            submitted.append(Submitted(follower, accepted, self._submit_followers(follower, accepted)))
+        return submitted
+
+    def _check_followers(self, submitted: list[Submitted], finished_at: str | None) -> None:
+        """Check jobs that waited for a job that ended at this time."""
+        for one in submitted:
+            job = self._check_attempts(one.planned, one.response)
+            if finished_at and one.planned.runs and moment(job["started_at"]) < moment(finished_at):
+                self._record_loss(one.planned, f"began at {job['started_at']}, before the other's end at {finished_at}")
+            self._check_followers(one.waiting, job["finished_at"])
+
+    def _check_attempts(self, planned: PlannedJob, job: dict[str, Any]) -> dict[str, Any]:
+        """Check a job and its retries, and return its last attempt."""
+        identity, last = job["id"], self._check_job(planned, job["id"], job["uuid"])
+        for number, attempt in enumerate(planned.retries, 1):
+            state = last["retries"]
+            expected = {"number": number - 1, "left": len(planned.retries) - number + 1}
+            expected |= {"first_job": identity if number > 1 else None, "next_job": state["next_job"]}
+            if state != expected or not state["next_job"]:
+                self._record_loss(planned, f"attempt {number - 1}: {state} instead of {expected}")
+                return last
+            retry = self._request("GET", f"{JOBS}/{state['next_job']}", None, 200).json
+            self.accepted.add(retry["uuid"])
+            last = self._check_job(attempt, retry["id"], retry["uuid"])
+            if last["wait_until"] and moment(last["started_at"]) < moment(last["wait_until"]):
+                self._record_loss(planned, f"attempt {number} began before the end of its pause")
+        if planned.retries and last["retries"]["next_job"]:
+            self._record_loss(planned, f"there is another attempt: {last['retries']}")
+        return last
+
+    def _check_job(self, planned: PlannedJob, number: int, identity: str) -> dict[str, Any]:
+        """Wait for the end of a job, check everything of it, and return it."""
         began = time.monotonic()
         while not (job := self._request("GET", f"{JOBS}/{number}?wait=5", None, 200).json)["finished_at"]:
-            last = self._last_killed_at
+            last = self._killer.last_killed_at
             if last is not None and time.monotonic() > max(began, last) + TIMEOUT_SECONDS:
                 self._record_loss(planned, f"is still {job['last_status']} {TIMEOUT_SECONDS:.0f} s after the last kill")
-                return
+                raise AssertionError("it was not checked")
         if time.monotonic() > began + TIMEOUT_SECONDS:
             with self._lock:
                 self.late += 1
@@ -287,10 +224,13 @@ class SoakRun:
             self._record_loss(planned, f"log of {len(log)} bytes instead of {len(planned.log)}: {log[:100]!r}")
         if not is_stopped:
             found_files = self._files(number)
-            if found_files != {name: _content(what, size) for name, what, size in planned.files}:
+            if found_files != {name: content(what, size) for name, what, size in planned.files}:
                 sizes = {name: len(content) for name, content in found_files.items()}
                 self._record_loss(planned, f"outputs {sizes} instead of {planned.files}, or of other content")
         self._count_runs(planned, identity)
+        is_retried = bool(job["retries"] and job["retries"]["next_job"])
+        self._receiver.expect(number, statuses, is_retried=is_retried)
+        return job
 
     def _files(self, number: int) -> dict[str, bytes]:
         """Return path → content of the outputs that a user downloads."""
@@ -302,13 +242,12 @@ class SoakRun:
     def _count_runs(self, planned: PlannedJob, identity: str) -> None:
         if self._runner == "process":
             path = self._marks / planned.key
-            count = path.read_text().count("ran") if path.exists() else 0
-            wanted = planned.runs
+            count = path.read_text().split().count(identity) if path.exists() else 0
         elif self._starts is not None:
-            count, wanted = self._starts.of_job(identity), planned.runs and 1
+            count = self._starts.of_job(identity)
         else:
             return  # it refuses a second run by itself
-        if count != wanted and not (wanted is None and count <= 1):
+        if count != planned.runs and not (planned.runs is None and count <= 1):
             self._record_loss(planned, f"ran {count} times")
 
     def _check_processes(self, planned: PlannedJob, identity: str, seconds: float) -> None:
@@ -334,50 +273,79 @@ class SoakRun:
                 raise AssertionError(f"{method} {path}: {last} for {TIMEOUT_SECONDS:.0f} s")
             time.sleep(0.1)
 
-    # Kills.
+    # Schedules.
 
-    def _kill_all(self, began: float) -> None:
-        try:
-            for at, victim in self.plan.kills:
-                if self._is_over.wait(max(0.0, began + at - time.monotonic())):
-                    break
-                self._kill(victim)
-        finally:
-            self._last_killed_at = time.monotonic()
+    def _schedule(self, planned: PlannedJob, **times: str) -> int | None:
+        """Create a schedule for a job, and return its id; None if its time is over."""
+        body = {"job": {"config": planned.config}, "missed": "all"} | times
+        key = {"Idempotency-Key": f"{planned.key} {times}"}
+        answer = self._request("POST", SCHEDULES, body, 201, 400, **key)
+        return answer.json["id"] if answer.status == 201 else None
 
-    def _kill(self, victim: str) -> None:
-        if victim == "everything":
-            self._kill_pids(keeper_server_pids(self._server.data_dir))
-            self._server.kill()
-            time.sleep(self._victims.uniform(0, 1))
-            self._server.start()
-        else:
-            workers, engine = self._server.worker_pids(), self._server.engine_pids()
-            pids = {
-                "worker": workers[:1],
-                "workers": workers,
-                "engine": engine,
-                "both": workers + engine,
-                "keeper server": keeper_server_pids(self._server.data_dir),
-                "engine and keeper server": engine + keeper_server_pids(self._server.data_dir),
-            }[victim]
-            if not self._kill_pids(pids):
-                return
-        self.killed[victim] += 1
+    def _await_fire(self, planned: PlannedJob, seconds: float) -> dict[str, Any]:
+        """Create a schedule that fires once, and return its job."""
+        schedule = None
+        while schedule is None:
+            at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
+            schedule = self._schedule(planned, at=at.isoformat())
+        began = time.monotonic()
+        while not (fires := self._fires(schedule)):
+            last = self._killer.last_killed_at
+            if last is not None and time.monotonic() > max(began, last) + TIMEOUT_SECONDS:
+                raise AssertionError(f"schedule {schedule} has not fired")
+            time.sleep(0.5)
+        return self._jobs_of_fires(planned, fires, [at])[0]
 
-    def _kill_pids(self, pids: list[int]) -> int:
-        struck = 0
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-                struck += 1
-        return struck
+    def _check_cron(self, planned: PlannedJob, schedule: int) -> None:
+        """Check that each minute since a schedule was created has one fire, and each fire a job of its own."""
+
+        def is_up_to_date() -> bool:
+            found = self._request("GET", f"{SCHEDULES}/{schedule}", None, 200).json
+            return moment(found["next_at"]) > datetime.datetime.now(datetime.UTC)
+
+        eventually(is_up_to_date, TIMEOUT_SECONDS, "the last fire")
+        found = self._request("POST", f"{SCHEDULES}/{schedule}/pause", None, 200).json
+        first = moment(found["created_at"]).replace(second=0, microsecond=0) + MINUTE
+        fires = self._fires(schedule)
+        minutes = [first + number * MINUTE for number in range(len(fires))]
+        paused_at = moment(found["updated_at"])
+        if first + len(fires) * MINUTE < paused_at - datetime.timedelta(seconds=2):
+            self._record_loss(planned, f"{len(fires)} fires from {first} to {paused_at}")
+        for job in self._jobs_of_fires(planned, fires, minutes):
+            self._check_attempts(planned, job)
+
+    def _fires(self, schedule: int) -> list[tuple[datetime.datetime, str, int | None]]:
+        """Return time, outcome and job of all fires. The API shows only the latest ones."""
+        sql = "SELECT due_at, outcome, job_id FROM schedule_fire WHERE schedule_id = ? ORDER BY due_at"
+        with contextlib.closing(sqlite3.connect(self._server.data_dir / "polyjob.db")) as connection:
+            rows = connection.execute(sql, (schedule,)).fetchall()
+        return [(from_microseconds(due_at), outcome, job) for due_at, outcome, job in rows]
+
+    def _jobs_of_fires(
+        self,
+        planned: PlannedJob,
+        fires: Sequence[tuple[datetime.datetime, str, int | None]],
+        instants: Sequence[datetime.datetime],
+    ) -> list[dict[str, Any]]:
+        """Return the jobs of fires, which must be at these instants."""
+        numbers = [job for _, _, job in fires]
+        if [(at, outcome) for at, outcome, _ in fires] != [(at, "submitted") for at in instants]:
+            raise AssertionError(f"fires {fires} instead of one at each of {instants}")
+        if None in numbers or len(set(numbers)) != len(numbers):
+            raise AssertionError(f"jobs {numbers} of {len(fires)} fires")
+        jobs = [self._request("GET", f"{JOBS}/{number}", None, 200).json for number in numbers]
+        with self._lock:
+            self.fires += len(jobs)
+            self.accepted |= {job["uuid"] for job in jobs}
+        return jobs
 
     # Leftovers.
 
     def _check_leftovers(self) -> None:
         folder = self._server.data_dir
         known = {job["uuid"] for page in self._pages() for job in page}
+        if unexpected := known - self.accepted:
+            self.losses.append(f"jobs that nobody has submitted: {unexpected}")
         self._expect_none("files", lambda: self._leftovers_of_accepted_jobs(known))
         self._server.interrupt()
         self._server.process = None
@@ -417,19 +385,13 @@ class SoakRun:
             self.losses.append(f"{planned.kind} {planned.key}: {text}")
 
 
-def _content(what: bytes, size: int) -> bytes:
-    return (what * (size // len(what) + 1))[:size]
-
-
 def run_soak(folder: Path, runner: str, seconds: float, seed: int, say: Callable[[str], None] = print) -> list[str]:
     """Run a soak test, and return its losses. The last line passed to `say` counts jobs, kills and losses."""
     run = SoakRun(folder, runner, seconds, seed)
     run.run()
     for loss in run.losses:
         say(loss)
-    kills = ", ".join(f"{count} {victim}" for victim, count in sorted(run.killed.items()))
-    counts = f"{len(run.accepted)} jobs, {run.killed.total()} kills ({kills})"
-    say(f"runner {runner}, seed {seed}, {seconds:.0f} s: {counts}, {run.late} late, {len(run.losses)} losses")
+    say(f"runner {runner}, seed {seed}, {seconds:.0f} s: {run.counts}, {run.late} late, {len(run.losses)} losses")
     try:
         run.remove_docker_objects()
     except Exception as error:  # the verdict above counts, not the cleanup
