@@ -62,6 +62,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
 # fmt: on
 """Command → (its module in this package, its line in the help; empty = hidden)."""
 
+WITHOUT_SERVER_OPTIONS = frozenset(
+    {"serve", "engine", "helper", "backup", "restore", "install", "uninstall", "gc", "abandon", "give-up", "completion"}
+    | {"login"}
+)
+"""Commands that do not talk to a chosen server: they work on this machine, or like `login`, name a server themselves.
+"""
+
 ALIASES = {"ps": "ls", "list": "ls", "status": "show", "cancel": "stop"}
 """Other name of a command → the command. For users of other tools."""
 
@@ -108,6 +115,8 @@ class Commands(click.Group):
             return None
         module = importlib.import_module(f"polyjob.cli.{COMMANDS[cmd_name][0]}")
         command: click.Command = module.commands[cmd_name]
+        if cmd_name not in WITHOUT_SERVER_OPTIONS:
+            _add_server_options(command)
         return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[click.shell_completion.CompletionItem]:
@@ -163,6 +172,41 @@ class Commands(click.Group):
             end_without_output(error, 1)
 
 
+def _server_options() -> list[click.Option]:
+    """Return the options that choose the server. They stand before or after the command, and the last one counts."""
+
+    def use(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+        if value is not None and param.name:
+            ctx.meta[param.name] = value  # all contexts of a command line share it
+
+    return [
+        click.Option(
+            ["--server"], metavar="NAME", help="Use a server that `polyjob login` has saved.",
+            shell_complete=_complete_servers, expose_value=False, callback=use,
+        ),
+        click.Option(
+            ["--ca-file"], metavar="FILE", help="Certificate of the authority of the server's certificate.",
+            type=click.Path(), expose_value=False, callback=use,
+        ),
+    ]  # fmt: skip
+
+
+def _complete_servers(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[click.shell_completion.CompletionItem]:
+    module = importlib.import_module("polyjob.cli.completion")
+    items: list[click.shell_completion.CompletionItem] = module.complete_servers(incomplete)
+    return items
+
+
+def _add_server_options(command: click.Command) -> None:
+    """Give a command, and the commands of a group, the options that choose the server. Idempotent."""
+    if not any(param.name == "server" for param in command.params):
+        command.params += _server_options()
+    for each in command.commands.values() if isinstance(command, click.Group) else ():
+        _add_server_options(each)
+
+
 def warn_of_misspelled_variables() -> None:
     """Warn of each variable of the environment that is probably meant to be a setting."""
     if not any(name.startswith("POLYJOB_") for name in os.environ):
@@ -184,11 +228,12 @@ def end_without_output(error: OSError, exit_code: int) -> NoReturn:
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(polyjob.__version__, prog_name="polyjob")
-@click.option("--server", metavar="NAME", help="Use a server that `polyjob login` has saved.")
-@click.option("--ca-file", metavar="FILE", help="Certificate of the authority of the server's certificate.")
-def main(server: str | None, ca_file: str | None) -> None:
+def main() -> None:
     """A job server that builds and runs every job it accepts, and keeps its log and outputs.
 
     Commands talk to the server at POLYJOB_URL with the token POLYJOB_TOKEN. Without these, they talk to the server of
     `polyjob login`, or else to the one on this machine.
     """
+
+
+main.params += _server_options()

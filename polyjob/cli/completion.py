@@ -53,4 +53,15 @@ def complete_jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -
     ]
 
 
+def complete_servers(incomplete: str) -> list[CompletionItem]:
+    """Return the saved servers whose names begin with `incomplete`. Never raises."""
+    try:
+        from polyjob.cli.profiles import read_profiles
+
+        profiles, _ = read_profiles()
+    except Exception:
+        return []
+    return [CompletionItem(name, help=one.url) for name, one in profiles.items() if name.startswith(incomplete)]
+
+
 commands = {"completion": completion}

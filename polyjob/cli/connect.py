@@ -19,7 +19,7 @@ from polyjob.settings import SettingError, Settings, read_settings
 def connect() -> Client:
     """Return a client of the first of these servers that is given:
 
-    * the saved one that `polyjob --server` names
+    * the saved one that `--server` names
     * the one at POLYJOB_URL, with POLYJOB_TOKEN
     * the default one of `polyjob login`, if neither POLYJOB_TOKEN nor POLYJOB_DATA_DIR is set
     * that of this machine's data folder, and its first token if POLYJOB_TOKEN is not set
@@ -47,15 +47,15 @@ def server_url(text: str) -> str:
 
 
 def chosen_ca_file() -> str | None:
-    """Return the file of `polyjob --ca-file`."""
+    """Return the file of `--ca-file`."""
     path = _global_option("ca_file")
     return str(Path(path).absolute()) if path else None
 
 
 def _global_option(name: str) -> Any:
-    """Return an option of `polyjob` itself, such as `polyjob --server NAME ls`."""
+    """Return an option that stands before or after the command, such as `--server NAME`."""
     context = click.get_current_context(silent=True)
-    return context.find_root().params.get(name) if context else None
+    return context.meta.get(name) if context else None
 
 
 def local_settings() -> Settings:

@@ -18,7 +18,7 @@ from polyjob.cli.profiles import Profile, save_profile
 
 @click.command()
 @click.argument("url")
-@click.option("--name", help="Name of the server for `polyjob --server`.  [default: its host, port and path]")
+@click.option("--name", help="Name of the server for `--server`.  [default: its host, port and path]")
 @click.option("--user", metavar="USERNAME", help="Sign in with a password. The token is valid for 30 days.")
 @click.option("--ca-file", type=existing_file, help="Certificate of the authority of the server's certificate.")
 def login(url: str, name: str | None, user: str | None, ca_file: Path | None) -> None:

@@ -57,7 +57,9 @@ def test_jobs_of_the_named_server_are_completed(server: Server, tmp_path: Path) 
     polyjob(server, "run", "-d", "--name", "yak", "true")
     other = {"XDG_CONFIG_HOME": str(tmp_path), "POLYJOB_URL": "http://127.0.0.1:1"}
     assert complete(server, "polyjob --server lab show ya", **other) == ["yak"]
+    assert complete(server, "polyjob show --server lab ya", **other) == ["yak"]
     assert complete(server, "polyjob show ya", **other) == []
+    assert complete(server, "polyjob show --server l", **other) == ["lab"]
 
 
 def test_missing_server_completes_nothing(server: Server) -> None:

@@ -43,6 +43,31 @@ def test_saved_server_is_used_from_then_on(server: Server, config: Path) -> None
     assert polyjob(config, "--server", "lab", "ls", POLYJOB_URL="http://127.0.0.1:1").returncode == 0
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ls", "--server", "lab"],
+        ["--server", "other", "ls", "--server", "lab"],
+        ["projects", "ls", "--server", "lab"],
+        ["projects", "--server", "lab", "ls"],
+        ["run", "--server", "lab", "--clean", "-q", "echo", "--server", "nowhere"],
+    ],
+)
+def test_server_can_be_named_after_the_command(server: Server, config: Path, words: list[str]) -> None:
+    save_profile(Profile("lab", address(server), token(server).strip()))
+    save_profile(Profile("other", "http://127.0.0.1:1", "t"))
+    done = polyjob(config, *words)
+    assert done.returncode == 0, done.stderr
+    if words[0] == "run":
+        assert done.stdout == "--server nowhere\n"
+
+
+def test_certificate_can_be_named_after_the_command(config: Path) -> None:
+    save_profile(Profile("lab", "https://127.0.0.1:1", "t"))
+    done = polyjob(config, "ls", "--ca-file", "/missing/ca.pem")
+    assert (done.returncode, "/missing/ca.pem" in done.stderr) == (1, True), done.stderr
+
+
 def test_variables_take_precedence_over_the_default_server(config: Path) -> None:
     save_profile(Profile("lab", "http://saved", "t"))
     assert "127.0.0.1:1 cannot be reached" in polyjob(config, "ls", POLYJOB_URL="http://127.0.0.1:1").stderr

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from polyjob.cli import ALIASES, COMMANDS, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_LOST_SERVER, JOB_COMMANDS
+from polyjob.cli import (
+    ALIASES,
+    COMMANDS,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_LOST_SERVER,
+    JOB_COMMANDS,
+    WITHOUT_SERVER_OPTIONS,
+)
 from tests.cli.helpers import Terminal, command, environment, finished_job, invoke, json_of, polyjob
 from tests.e2e.conftest import ROOT, Server
 
@@ -30,6 +38,13 @@ def test_command_has_help(name: str) -> None:
 def test_command_is_listed_in_help_and_guide(name: str) -> None:
     assert re.search(rf"^  {name}  ", invoke("--help").stdout, re.MULTILINE)
     assert re.search(rf"`polyjob {name}\b", GUIDE)
+
+
+@pytest.mark.parametrize("name", SHOWN_COMMANDS)
+def test_commands_that_talk_to_a_server_have_its_options(name: str) -> None:
+    help_text = invoke(name, "--help").stdout
+    assert ("--server NAME" in help_text) == (name not in WITHOUT_SERVER_OPTIONS)
+    assert help_text.count("--server NAME") <= 1
 
 
 def test_commands_that_create_or_maintain_print_json(server: Server) -> None:
