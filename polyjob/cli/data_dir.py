@@ -30,8 +30,8 @@ def settings_or_exit(data_dir: Path | None = None, **overrides: Any) -> Settings
 def open_data_dir(data_dir: Path | None) -> Iterator[Settings]:
     """Open the database of a data folder inside the block, and return the settings.
 
-    These are the settings of the server that runs there, or else those of this shell. Ends the command with exit code 1
-    if the database is missing, unusable, or of another version.
+    These are the settings of the folder's server, or else those of this shell; see `settings_of_server`. Ends the
+    command with exit code 1 if the database is missing, unusable, or of another version.
     """
     from peewee import DatabaseError
 
@@ -41,7 +41,12 @@ def open_data_dir(data_dir: Path | None) -> Iterator[Settings]:
     settings = settings_or_exit(data_dir)
     if not (settings.data_dir / "polyjob.db").exists():
         fail(f"{settings.data_dir} is not a polyjob data folder; create one with `polyjob serve`")
-    settings = settings_of_running_server(settings) or settings
+    try:
+        settings, _ = settings_of_server(settings)
+    except SettingError as error:
+        fail(error)
+    except PermissionError:  # what depends on the settings checks it itself
+        pass
     try:
         open_database(settings.data_dir)
         if current_version() != latest_version():
@@ -51,6 +56,29 @@ def open_data_dir(data_dir: Path | None) -> Iterator[Settings]:
         fail(error)
     finally:
         close_database()
+
+
+def settings_of_server(settings: Settings) -> tuple[Settings, str]:
+    """Return the settings of the server of this data folder, and where they come from, for people.
+
+    These are those of the server that runs there, or else those of the service that is installed for the folder, or
+    else the given ones, of this shell. Raises SettingError, and PermissionError if only root can read the service's.
+    """
+    from polyjob.server.systemd import Layout, service_environment
+
+    running = settings_of_running_server(settings)
+    if running is not None:
+        return running, "the running server"
+    layout = Layout()
+    try:
+        environment = service_environment(layout)
+    except PermissionError:
+        if settings.data_dir == layout.data_dir:
+            raise
+        environment = None
+    if environment is None or Path(environment["POLYJOB_DATA_DIR"]) != settings.data_dir:
+        return settings, "this shell"
+    return read_settings(environment, data_dir=settings.data_dir), f"the service, in {layout.environment}"
 
 
 def settings_of_running_server(settings: Settings) -> Settings | None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
-from polyjob.cli.data_dir import open_data_dir, settings_of_running_server
+from polyjob.cli.data_dir import open_data_dir, settings_of_server
 from polyjob.cli.options import OptionWithOldLetter, data_dir_option, json_option
-from polyjob.cli.output import print_json, say
+from polyjob.cli.output import fail, print_json, say
 from polyjob.formatting import format_size
+from polyjob.settings import Settings
 
 
 @click.command()
@@ -23,7 +24,8 @@ def gc(data_dir: Path | None, dry_run: bool, is_json: bool) -> None:
     The limits are POLYJOB_CACHE_LIMIT, POLYJOB_KEEP_DAYS and POLYJOB_KEEP_GB. Nothing that is in use is removed, and
     jobs stay in the lists. Jobs, builds and projects that were archived more than POLYJOB_ARCHIVE_DAYS ago are deleted.
 
-    The settings are those of the running server. If none runs, they are those of this shell, and a message says so.
+    The settings are those of the server: of the running one, or of the installed service. For any other data folder,
+    they are those of this shell. A message says which.
     """
     import runners
     from polyjob.db.models import Build, Meta
@@ -34,8 +36,7 @@ def gc(data_dir: Path | None, dry_run: bool, is_json: bool) -> None:
     from runners.registry import UnusableRunner
 
     with open_data_dir(data_dir) as settings:
-        if settings_of_running_server(settings) is None:
-            say("No server runs here whose settings can be read, so the limits are those of this shell.")
+        say(f"The limits are those of {_origin(settings)}.")
         installation = Meta.get_by_id("installation").value
         loaded = {}
         rows: list[dict[str, Any]] = []
@@ -63,6 +64,14 @@ def gc(data_dir: Path | None, dry_run: bool, is_json: bool) -> None:
         click.echo(f"{format_size(total)} {'would be' if dry_run else 'were'} freed.")
     if failures:
         raise SystemExit(1)
+
+
+def _origin(settings: Settings) -> str:
+    """Return where the settings of the data folder's server come from. Ends the command if they cannot be read."""
+    try:
+        return settings_of_server(settings)[1]
+    except PermissionError as error:
+        fail(f"{error.filename} has the limits of this data folder, and this account cannot read it. Use sudo.")
 
 
 commands = {"gc": gc}

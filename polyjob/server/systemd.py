@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+import shlex
 import shutil
 import stat
 import subprocess
@@ -102,6 +104,36 @@ def _quoted(path: str) -> str:
 def environment_text() -> str:
     """Return the settings file of a new service."""
     return _ENVIRONMENT
+
+
+def service_environment(layout: Layout) -> dict[str, str] | None:
+    """Return the variables that the installed service gets from its unit and settings file; None if there is none.
+
+    Those of drop-ins (`systemctl edit`) are not among them. Raises PermissionError if only root can read the file.
+    """
+    unit = layout.unit
+    if not unit.exists() or not unit.read_text().startswith(MARK):
+        return None
+    variables = {"POLYJOB_DATA_DIR": str(layout.data_dir)}
+    try:
+        text = layout.environment.read_text()
+    except FileNotFoundError:
+        text = ""
+    return variables | parse_environment(text)
+
+
+def parse_environment(text: str) -> dict[str, str]:
+    """Return the variables of a settings file by the rules of systemd: quotes, comments, and lines that go on."""
+    variables = {}
+    for line in text.replace("\\\n", "").splitlines():
+        name, equals, value = line.strip().partition("=")
+        if not equals or line.lstrip().startswith(("#", ";")):
+            continue
+        value = value.strip()
+        with contextlib.suppress(ValueError):  # an open quote: systemd ignores it, too
+            value = shlex.split(value)[0] if value.startswith(("'", '"')) else value
+        variables[name.strip()] = value
+    return variables
 
 
 def install(layout: Layout, report: Callable[[str], None], python: str = sys.executable, *, start: bool = True) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from polyjob.cli.data_dir import settings_of_running_server
+import pytest
+
+from polyjob.cli.data_dir import settings_of_running_server, settings_of_server
+from polyjob.server import systemd
 from polyjob.settings import read_settings
 from tests.cli.helpers import invoke
 
@@ -39,7 +44,47 @@ def test_settings_are_those_of_the_running_server(tmp_path: Path) -> None:
     assert (running.keep_days, running.cache_limit, running.data_dir) == (7, 3 << 30, tmp_path)
 
 
+@pytest.fixture
+def service(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> systemd.Layout:
+    """A service that is installed for the data folder."""
+    layout = systemd.Layout(tmp_path / "machine")
+    for path, text in ((layout.unit, systemd.unit_text(layout)), (layout.environment, "POLYJOB_KEEP_DAYS=7\n")):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    layout.data_dir.parent.mkdir(parents=True)
+    data_dir.rename(layout.data_dir)
+    monkeypatch.setattr(systemd, "Layout", lambda: layout)
+    return layout
+
+
+def test_gc_of_a_stopped_service_uses_its_settings(service: systemd.Layout) -> None:
+    settings = read_settings({"POLYJOB_KEEP_DAYS": "1"}, data_dir=service.data_dir)
+    found, origin = settings_of_server(settings)
+    assert (found.keep_days, found.data_dir) == (7, service.data_dir)
+    assert str(service.environment) in origin
+    elsewhere = dataclasses.replace(settings, data_dir=service.data_dir.parent)
+    assert settings_of_server(elsewhere) == (elsewhere, "this shell")
+    result = invoke("gc", "--dry-run", "--data-dir", str(service.data_dir))
+    assert (result.exit_code, str(service.environment) in result.stderr) == (0, True), result.stderr
+
+
+def test_gc_refuses_settings_that_it_cannot_read(service: systemd.Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(layout: systemd.Layout) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(layout.environment))
+
+    monkeypatch.setattr(systemd, "service_environment", refuse)
+    result = invoke("gc", "--data-dir", str(service.data_dir))
+    assert result.exit_code == 1
+    assert f"{service.environment} has the limits of this data folder" in result.stderr
+
+
+def test_invalid_setting_of_the_service_is_named(service: systemd.Layout) -> None:
+    service.environment.write_text("POLYJOB_KEEP_DAYS=x\n")
+    result = invoke("gc", "--data-dir", str(service.data_dir))
+    assert (result.exit_code, "POLYJOB_KEEP_DAYS='x'" in result.stderr) == (1, True)
+
+
 def test_gc_without_a_server_names_the_origin_of_its_limits(data_dir: Path) -> None:
     result = invoke("gc", "--dry-run", "--data-dir", str(data_dir))
     assert result.exit_code == 0
-    assert "the limits are those of this shell" in result.stderr
+    assert "The limits are those of this shell" in result.stderr

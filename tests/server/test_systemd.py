@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 from polyjob.server import systemd
-from polyjob.server.systemd import MARK, CannotInstall, Layout, closed_part, install, uninstall, unit_text
+from polyjob.server.systemd import (
+    MARK,
+    CannotInstall,
+    Layout,
+    closed_part,
+    install,
+    parse_environment,
+    service_environment,
+    uninstall,
+    unit_text,
+)
 from tests.cli.helpers import invoke
 from tests.require import require, require_root
 
@@ -186,3 +196,21 @@ def test_dry_run_prints_the_files():
     assert result.exit_code == 0
     assert unit_text(Layout()) in result.stdout
     assert "== /etc/default/polyjob" in result.stdout
+
+
+def test_settings_file_is_read_as_systemd_does() -> None:
+    text = "# A=1\n; B=1\nC=1 2 \nD='x y'\nE=\"q\"\nF=a\\\nb\nno equals sign\n G = 3\nH='open\n"
+    assert parse_environment(text) == {"C": "1 2", "D": "x y", "E": "q", "F": "ab", "G": "3", "H": "'open"}
+
+
+def test_settings_of_the_service_are_those_of_its_file(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    assert service_environment(layout) is None
+    layout.unit.parent.mkdir(parents=True)
+    layout.unit.write_text(unit_text(layout))
+    assert service_environment(layout) == {"POLYJOB_DATA_DIR": str(layout.data_dir)}
+    layout.environment.parent.mkdir(parents=True)
+    layout.environment.write_text("POLYJOB_DATA_DIR=/srv/jobs\nPOLYJOB_KEEP_DAYS=3\n")
+    assert service_environment(layout) == {"POLYJOB_DATA_DIR": "/srv/jobs", "POLYJOB_KEEP_DAYS": "3"}
+    layout.unit.write_text("[Service]\n")
+    assert service_environment(layout) is None
