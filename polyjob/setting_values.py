@@ -11,6 +11,7 @@ from typing import Any
 
 from polyjob.webhook_urls import parse_url
 from runners.kubernetes.options import read_resources
+from runners.volumes import CLAIM_PREFIX, READ_ONLY, READ_WRITE, Volume
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": GIB << 10}
@@ -19,6 +20,18 @@ _ADDRESS = re.compile(
     r"(?P<origin>https?://(?:\[[0-9a-z:.%]+\]|[-0-9a-z._~]+)(?::(?P<port>\d+))?)(?P<path>(?:/[-0-9a-z._~]+)*)/*",
     re.IGNORECASE,
 )
+
+
+MAX_VOLUMES = 100
+"""Volumes of a server."""
+MAX_VOLUME_NAME_LENGTH = 63
+_VOLUME_NAME = re.compile(r"[A-Za-z0-9][-_A-Za-z0-9]*")
+_CLAIM_NAME = re.compile(r"[a-z0-9](?:[-.a-z0-9]{0,251}[a-z0-9])?")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class InvalidValue(ValueError):
+    """The text of a setting is not valid. The message is a clause with the reason."""
 
 
 # Each function below raises ValueError, KeyError or IndexError for a text that is not valid.
@@ -98,6 +111,43 @@ def read_indices(value: str) -> tuple[int, ...]:
     return () if value == "none" else tuple(dict.fromkeys(map(read_non_negative, read_words(value))))
 
 
+def read_volumes(value: str) -> tuple[Volume, ...]:
+    """Read volumes such as `data=/srv/data:ro models=claim:models:rw`, or `none`. Raises InvalidValue."""
+    volumes = [_read_volume(word) for word in value.split()] if value != "none" else []
+    names = [volume.name for volume in volumes]
+    repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if repeated:
+        raise InvalidValue(f"the name `{repeated[0]}` is given to more than one volume")
+    if len(volumes) > MAX_VOLUMES:
+        raise InvalidValue(f"it has {len(volumes)} volumes; at most {MAX_VOLUMES} are allowed")
+    return tuple(volumes)
+
+
+def _read_volume(word: str) -> Volume:
+    """Read one volume. Without `:ro` or `:rw` it is read-only, because a job can do less harm then."""
+    name, equals, source = word.partition("=")
+    path, _, access = source.rpartition(":")
+    if access in (READ_ONLY, READ_WRITE):
+        source = path
+    is_claim = source.startswith(CLAIM_PREFIX)
+    if not equals:
+        raise InvalidValue(f"`{word}` has no `=`; write a name and a folder, such as `data=/srv/data:ro`")
+    if not _VOLUME_NAME.fullmatch(name) or len(name) > MAX_VOLUME_NAME_LENGTH:
+        raise InvalidValue(
+            f"`{name}` is not a valid name of a volume: use up to {MAX_VOLUME_NAME_LENGTH} letters, digits, `-` and "
+            "`_`, and begin with a letter or digit"
+        )
+    if is_claim:
+        source = source.removeprefix(CLAIM_PREFIX)
+        if not _CLAIM_NAME.fullmatch(source):
+            raise InvalidValue(f"`{source}` is not a valid name of a persistent volume claim")
+    elif not source.startswith("/") or ".." in source.split("/") or _CONTROL_CHARACTER.search(source):
+        raise InvalidValue(f"`{source}` is not an absolute path without `..`; a claim begins with `{CLAIM_PREFIX}`")
+    else:
+        source = source.rstrip("/") or "/"
+    return Volume(name, source, is_read_only=access != READ_WRITE, is_claim=is_claim)
+
+
 def absolute_path(value: str | Path) -> Path:
     """Return a path that stays valid when the working folder is removed: absolute, and without `..`.
 
@@ -153,6 +203,7 @@ KINDS: dict[Reader, str] = {
     read_words: "names, separated by blanks or commas",
     read_indices: "indices, separated by blanks or commas, or `none`",
     absolute_path: "a path",
+    read_volumes: "words such as `data=/srv/data:ro` or `models=claim:models:rw`",
     read_resources: "words such as `limits.cpu=200m`, or `none`",
     read_file: "the path of a file",
     read_address: "`http://` or `https://`, a host, and possibly a path",

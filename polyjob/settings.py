@@ -16,6 +16,7 @@ from typing import Any
 
 from polyjob.setting_values import (
     KINDS,
+    InvalidValue,
     Reader,
     SlotsByRunner,
     absolute_path,
@@ -29,6 +30,7 @@ from polyjob.setting_values import (
     read_size,
     read_slots,
     read_text,
+    read_volumes,
     read_webhook_secret,
     read_webhook_url,
     read_words,
@@ -36,6 +38,7 @@ from polyjob.setting_values import (
 )
 from runners.kubernetes.options import Options as KubernetesOptions
 from runners.kubernetes.options import read_resources
+from runners.volumes import Volume
 
 PREFIX = "POLYJOB_"
 
@@ -182,6 +185,13 @@ class Settings:
         "Account that process jobs and build steps run as; the server must be started as root.",
         "the server's account",
     )
+    volumes: tuple[Volume, ...] = _setting(
+        read_volumes,
+        "",
+        "Folders that jobs can use by their names, read-only (`:ro`, the default) or read-write (`:rw`); see "
+        "[volumes](#volumes).",
+        "none",
+    )
     docker_shm: int = _setting(
         read_size, "1G", "Docker: `/dev/shm` of a job without a memory limit; other jobs get half of their limit."
     )
@@ -310,6 +320,8 @@ def read_settings(environ: Mapping[str, str], **overrides: Any) -> Settings:
         text = text or setting.default or _machine_default(setting.name)
         try:
             value = setting.read(text)
+        except InvalidValue as error:
+            raise SettingError(f"{setting.variable} is not valid: {error}") from None
         except (ValueError, KeyError, IndexError):
             message = f"{setting.variable}={text!r} is not valid: expected {KINDS[setting.read]}"
             raise SettingError(message) from None

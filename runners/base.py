@@ -30,11 +30,13 @@ from __future__ import annotations
 import abc
 import dataclasses
 import enum
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
 from runners.capabilities import Support
+from runners.volumes import Volume
 
 DOCKER_HOST_ALIAS = "host.docker.internal"
 """Host name by which a container reaches the machine of its Docker Engine."""
@@ -186,8 +188,8 @@ class JobSpec:
     """Shell command, run by bash if there is one, else by sh."""
     env: Mapping[str, str]
     """Environment variables of the job. The runner adds the inherited variables that it allows, `PYTHONUNBUFFERED`, the
-    `marker_variable` of this job, and the paths that only it knows: `POLYAXON_RUN_OUTPUTS_PATH` and
-    `POLYAXON_LOGS_PATH`."""
+    `marker_variable` of this job, and the paths that only it knows: `POLYAXON_RUN_OUTPUTS_PATH`, `POLYAXON_LOGS_PATH`
+    and those of `volumes`."""
     image: str | None = None
     resources: Resources = Resources()
     """For each resource the limit, or the request if no limit is set."""
@@ -210,6 +212,9 @@ class JobSpec:
     inputs: str | None = None
     """Path of a .tar.gz file on this machine whose members all lie in one folder. The contents of that folder are
     unpacked into the job's outputs folder before the command starts."""
+    volumes: tuple[Volume, ...] = ()
+    """Volumes that the job can use, and no others. The runner adds `volume_variables` with their paths. Set only for a
+    runner that honours `environment.data_refs` and `environment.persistence.data`."""
     grace: float = 10.0
     """Seconds between TERM and KILL."""
     log_limit: int = 1 << 30
@@ -231,6 +236,11 @@ No start is still pending after that time.
 def marker_variable(uuid: str) -> tuple[str, str]:
     """Return the environment variable that marks every process of a job or build, as (name, value)."""
     return "POLYJOB_UUID", uuid
+
+
+def volume_variables(paths: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment variables in which a job finds its volumes. `paths` are by the names of the volumes."""
+    return dict.fromkeys(("POLYAXON_DATA_PATHS", "POLYAXON_RUN_DATA_PATHS"), json.dumps(paths)) if paths else {}
 
 
 @dataclass(frozen=True)

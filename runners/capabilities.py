@@ -82,13 +82,10 @@ PROCESS: Mapping[str, Support] = {
     "environment.secret_refs": _refused(_REFERENCE),
     "environment.configmap_refs": _refused(_REFERENCE),
     "environment.config_map_refs": _refused(_REFERENCE),
-    "environment.data_refs": _refused(
-        "no data stores are configured; read the data by its path on the server's machine"
-    ),
+    "environment.data_refs": _honoured(),
     "environment.artifact_refs": _refused(f"no artifact stores are configured; {_OUTPUTS}"),
-    "environment.persistence": _refused(
-        f"no volumes are configured; read data by its path on the server's machine, and {_OUTPUTS}"
-    ),
+    "environment.persistence.data": _honoured(),
+    "environment.persistence.outputs": _refused(f"there are no stores of outputs to choose from; {_OUTPUTS}"),
     "environment.outputs": _refused(
         "outputs of other jobs are not mounted; start from those of one job by `polyjob copy` or `polyjob resume`"
     ),
@@ -103,7 +100,6 @@ PROCESS: Mapping[str, Support] = {
 
 _IMAGES = "an image is built from `image` and `build_steps`; write what the file runs as `build_steps`"
 _FOLDER = "only requirement files are there when an image is built; upload the folder by `polyjob run -u FOLDER`"
-_DOWNLOAD = "add the data to the upload, or download it in the command"
 
 DOCKER: Mapping[str, Support] = {
     **PROCESS,
@@ -120,8 +116,6 @@ DOCKER: Mapping[str, Support] = {
     "environment.affinity": _noted("there is one Engine to run on"),
     "environment.tolerations": _noted("there is one Engine to run on"),
     "environment.image_pull_secrets": _noted("the Engine's own are used"),
-    "environment.data_refs": _refused(f"no data stores are configured; {_DOWNLOAD}"),
-    "environment.persistence": _refused(f"no volumes are configured; {_DOWNLOAD}, and {_OUTPUTS}"),
 }
 
 KUBERNETES: Mapping[str, Support] = {
@@ -141,6 +135,7 @@ KUBERNETES: Mapping[str, Support] = {
 }
 
 _NO_IMAGES = "this runner builds no images"
+_NO_VOLUMES = "this runner has no volumes; download the data in the command"
 
 BASIC: Mapping[str, Support] = {
     **PROCESS,
@@ -155,8 +150,8 @@ BASIC: Mapping[str, Support] = {
     "environment.affinity": _noted("this runner places jobs itself"),
     "environment.tolerations": _noted("this runner places jobs itself"),
     "environment.image_pull_secrets": _noted("this runner uses no images"),
-    "environment.data_refs": _refused("no data stores are configured; download the data in the command"),
-    "environment.persistence": _refused(f"no volumes are configured; download the data in the command, and {_OUTPUTS}"),
+    "environment.data_refs": _refused(_NO_VOLUMES),
+    "environment.persistence.data": _refused(_NO_VOLUMES),
 }
 """Support of a runner of another distribution, as far as the runner does not declare it: it only runs commands."""
 
@@ -179,6 +174,9 @@ LOCAL_RUNNERS = frozenset({"process"})
 
 BUILD_RESULTS: Mapping[str, str] = {"process": "a virtualenv", "docker": "an image"}
 """Runner → what its builds produce, for messages. Runners for which that depends on the settings are not listed."""
+
+CLAIM_RUNNERS = frozenset({"kubernetes"})
+"""Runners whose volumes are persistent volume claims. Those of all others are folders."""
 
 GPU_ASSIGNING_RUNNERS = frozenset({"kubernetes"})
 """Runners whose backend itself assigns GPUs to the jobs that ask for them."""

@@ -17,6 +17,7 @@ from runners.capabilities import (
     BASIC,
     BUILD_RESULTS,
     CAPABILITIES,
+    CLAIM_RUNNERS,
     GPU_ASSIGNING_RUNNERS,
     LOCAL_RUNNERS,
     REQUIRED_PARTS,
@@ -58,11 +59,15 @@ class RunnerFacts:
     """Whether its jobs are processes of this machine that write into their folder."""
     assigns_gpus: bool
     """Whether the backend itself assigns GPUs to the jobs that ask for them."""
+    uses_claims: bool
+    """Whether its volumes are persistent volume claims, and not folders."""
     build_result: str | None
     """Product of its builds, for messages; None if that depends on the settings."""
 
 
-_EMPTY_FACTS = RunnerFacts(support={}, required_parts={}, is_local=False, assigns_gpus=False, build_result=None)
+_EMPTY_FACTS = RunnerFacts(
+    support={}, required_parts={}, is_local=False, assigns_gpus=False, uses_claims=False, build_result=None
+)
 
 
 def runner_names() -> list[str]:
@@ -116,6 +121,7 @@ def runner_facts(name: str) -> RunnerFacts:
             required_parts=REQUIRED_PARTS.get(name, {}),
             is_local=name in LOCAL_RUNNERS,
             assigns_gpus=name in GPU_ASSIGNING_RUNNERS,
+            uses_claims=name in CLAIM_RUNNERS,
             build_result=BUILD_RESULTS.get(name),
         )
     return _foreign_facts(name)
@@ -133,6 +139,7 @@ def _foreign_facts(name: str) -> RunnerFacts:
         required_parts=declared.required_parts,
         is_local=declared.is_local,
         assigns_gpus=declared.assigns_gpus,
+        uses_claims=False,
         build_result=f"{article} {declared.artifact_kind}",
     )
 

@@ -29,6 +29,7 @@ BASE = {
     "runners.capabilities",
     "runners.kubernetes.options",
     "runners.registry",
+    "runners.volumes",
 }
 """Modules that every package of polyjob may import. They import only each other."""
 
@@ -131,7 +132,7 @@ def unit_of(name: str) -> str:
 def may_import(unit: str) -> set[str]:
     if unit in BASE:
         return BASE
-    return MAY_IMPORT[unit] | ({"runners.base"} if unit.startswith("runners") else BASE)
+    return MAY_IMPORT[unit] | ({"runners.base", "runners.volumes"} if unit.startswith("runners") else BASE)
 
 
 @pytest.mark.parametrize("name", MODULES)

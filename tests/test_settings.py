@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from polyjob.setting_values import MAX_VOLUME_NAME_LENGTH, MAX_VOLUMES
 from polyjob.settings import SettingError, environment, read_settings, settings_table
+from runners.volumes import Volume
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,6 +60,16 @@ def test_default_data_folder_follows_xdg(home, expected, monkeypatch):
         ("job_env", "A, B C_*", ("A", "B", "C_*")),
         ("port", "0", 0),
         ("data_dir", "/a/b", Path("/a/b")),
+        ("volumes", "none", ()),
+        (
+            "volumes",
+            "data=/srv/a:b/  models=/srv/models:rw c=claim:data-1:ro",
+            (
+                Volume("data", "/srv/a:b"),
+                Volume("models", "/srv/models", is_read_only=False),
+                Volume("c", "data-1", is_claim=True),
+            ),
+        ),
     ],
 )
 def test_child_process_gets_the_same_settings(name, text, value):
@@ -243,6 +255,30 @@ def test_slots_are_set_for_each_runner():
 def test_invalid_slots_are_refused(text):
     with pytest.raises(SettingError, match=r"POLYJOB_SLOTS=.* is not valid: expected a whole number"):
         read_settings({"POLYJOB_SLOTS": text})
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("/srv/data", "`/srv/data` has no `=`"),
+        ("data=srv", "`srv` is not an absolute path"),
+        ("data=", "`` is not an absolute path"),
+        ("data=/srv/../etc", "is not an absolute path without `..`"),
+        ("data=/srv\x07", "is not an absolute path"),
+        ("data=claim:Data", "`Data` is not a valid name of a persistent volume claim"),
+        ("data=claim:", "`` is not a valid name of a persistent volume claim"),
+        ("=/srv", "`` is not a valid name of a volume"),
+        ("../x=/srv", "`../x` is not a valid name of a volume"),
+        ("-x=/srv", "`-x` is not a valid name of a volume"),
+        (f"{'x' * (MAX_VOLUME_NAME_LENGTH + 1)}=/srv", "is not a valid name of a volume"),
+        ("data=/a data=/b", "the name `data` is given to more than one volume"),
+        (" ".join(f"v{number}=/v" for number in range(MAX_VOLUMES + 1)), "it has 101 volumes; at most 100 are allowed"),
+    ],
+)
+def test_invalid_volumes_are_refused_with_the_reason(text, reason):
+    with pytest.raises(SettingError, match=re.escape(reason)) as refused:
+        read_settings({"POLYJOB_VOLUMES": text})
+    assert str(refused.value).startswith("POLYJOB_VOLUMES is not valid: ")
 
 
 def test_variables_of_other_runners_are_their_options():

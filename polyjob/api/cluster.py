@@ -1,4 +1,7 @@
-"""The machine that polyjob runs on, in the form of the documented API: a cluster of one node. For administrators."""
+"""The machine that polyjob runs on, in the form of the documented API: a cluster of one node.
+
+All users see the volumes that jobs can use; the rest is for administrators.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,13 @@ from polyjob.api.schemas.cluster import (
     ClusterSchema,
     GraphicsSchema,
     NodeSchema,
+    VolumeSchema,
 )
 from polyjob.api.schemas.common import load_body
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Meta
 from polyjob.errors import NotFound
-from polyjob.services import capacity, job_queue
+from polyjob.services import capacity, job_queue, volumes
 from polyjob.services.capacity import Capacity
 
 blp = Blueprint("cluster", __name__, description="The machine that polyjob runs on.")
@@ -82,6 +86,21 @@ def capacity_view(current: Capacity) -> dict[str, Any]:
             "used": sorted(job_queue.gpus_taken()),
         },
     }
+
+
+@blp.get("/cluster/volumes")
+@blp.page(VolumeSchema)
+@requires(Access.READ)
+def list_volumes() -> dict[str, Any]:
+    """List the volumes that jobs can use
+
+    A job names them in `environment.data_refs` of its config.
+    """
+    views = [
+        {"name": volume.name, "is_read_only": volume.is_read_only, "paths": paths}
+        for volume, paths in volumes.list_volumes(settings())
+    ]
+    return page(views[offset() : offset() + limit()], len(views))
 
 
 @blp.get("/cluster/nodes")

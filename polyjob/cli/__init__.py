@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "user": ("users", "Manage users."),
     "slots": ("capacity", "Show and change how many jobs run at once."),
     "gpus": ("capacity", "Show and change the GPUs that jobs may use."),
+    "volumes": ("volumes", "List the folders of the server that jobs can use."),
     "login": ("login", "Save a server and your token."),
     "completion": ("completion", "Print the completion script of a shell."),
     "doctor": ("doctor", "Check each part of the installation."),

@@ -76,9 +76,22 @@ def check_data_folder(settings: Settings) -> Iterator[Finding]:
     is_enough = free >= settings.disk_low
     advice = "" if is_enough else ": too little; make room."
     yield Finding("data folder", is_enough, f"{folder}, {format_size(free)} free{advice}")
+    yield from _check_volumes(settings)
     if "process" in settings.runner_names:
         yield from _check_isolation(settings)
         yield _check_build_python(settings)
+
+
+def _check_volumes(settings: Settings) -> Iterator[Finding]:
+    from polyjob.services.volumes import missing_folders
+
+    if not settings.volumes:
+        return
+    sentences = missing_folders(settings)
+    is_needed_here = "process" in settings.runner_names
+    yield from (Finding("volumes", False if is_needed_here else None, sentence) for sentence in sentences)
+    if not sentences:
+        yield Finding("volumes", True, ", ".join(map(str, settings.volumes)))
 
 
 def _check_build_python(settings: Settings) -> Finding:

@@ -39,6 +39,7 @@ from polyjob.cli.streams import printable, unbuffered, write_all
 from polyjob.cli.sweeps import group_option, stop_group
 from polyjob.formatting import describe_position
 from polyjob.jobconfig.compose import working_folder
+from polyjob.jobconfig.volumes import volume_names
 
 CHUNK_BYTES = 1 << 16
 
@@ -140,6 +141,7 @@ def show(job: str, project: str | None, is_json: bool) -> None:
             ("finished", local_time(view["finished_at"])),
             ("duration", duration_of(view)),
             ("folder", working_folder(view["config"])),
+            ("volumes", ", ".join(volume_names(view["config"])) or None),
             ("build", view["build_job"]),
             ("original", f"{view['original']} ({view['cloning_strategy']})" if view["original"] else None),
             ("after", ", ".join(f"{one['on']} of #{one['job']}" for one in view["after"]) or None),

@@ -29,7 +29,7 @@ from polyjob.engine.job_writes import (
 from polyjob.engine.retries import FETCH_PATIENCE, START_PATIENCE, error_text, is_refusal
 from polyjob.engine.writes import Write
 from polyjob.errors import Unavailable
-from polyjob.services import specs
+from polyjob.services import specs, volumes
 from polyjob.services.build_reuse import has_named_build
 from polyjob.services.jobs import BY_ID
 from runners.base import ArtifactMissing, Exit, JobSpec, RemoteRunner, Runner, RunnerUnavailable, StartFailed
@@ -156,6 +156,10 @@ class LinkInputs(JobCall):
         return refuse_write(self.job.id, error_text(error), self.tools.context.clock)
 
 
+class VolumeMissing(Exception):
+    """The server does not offer a volume of the job any more. The text is one sentence for the user."""
+
+
 class StartJob(JobCall):
     """Start a job whose attempt is committed. After a crash, the same call adopts what the first one created."""
 
@@ -165,6 +169,8 @@ class StartJob(JobCall):
 
     _spec: JobSpec
     _artifact: str | None
+    _fault: str | None
+    """Why the job cannot have its volumes."""
 
     def prepare(self) -> None:
         job, context = self.job, self.tools.context
@@ -180,8 +186,11 @@ class StartJob(JobCall):
             is_pinned=job.build_id is not None and not self.runner.is_local and has_named_build(job),
         )
         self._artifact = job.build.artifact if job.build else None
+        self._fault = volumes.start_fault(job.config, context.settings, job.runner)
 
     def run(self) -> str:
+        if self._fault is not None:
+            raise VolumeMissing(self._fault)
         self.tools.context.store.make_job_folder(self.job.uuid)
         return self.runner.start(self._spec, self._artifact)
 
@@ -191,6 +200,8 @@ class StartJob(JobCall):
             self.tools.backends.poll_soon()
 
     def on_failure(self, error: Exception) -> Write | None:
+        if isinstance(error, VolumeMissing):  # a start before the last crash may have taken effect
+            return refuse_write(self.job.id, str(error), self.tools.context.clock)
         if isinstance(error, ArtifactMissing):
             return self._rebuild(str(error))
         if isinstance(error, StartFailed):

@@ -7,6 +7,7 @@ import logging
 import os
 import select
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from polyjob.engine_link import (
     write_engine_report,
 )
 from polyjob.services.specs import runner_settings
+from polyjob.services.volumes import missing_folders
 from polyjob.services.webhooks import set_server_webhook
 from polyjob.settings import Settings
 from polyjob.storage import reserve
@@ -67,6 +69,8 @@ def run(settings: Settings) -> int:
 def _run_engine(settings: Settings, store: Store, lock: EngineLock) -> int:
     meta = {row.key: row.value for row in Meta.select()}
     set_server_webhook(settings)
+    if settings.volumes:  # in a thread, because a network file system can hang
+        threading.Thread(target=_warn_of_missing_folders, args=[settings], name="volumes", daemon=True).start()
 
     def load(name: str, wake: Callable[[], None]) -> Runner:
         return runners.load(name, runner_settings(settings, meta["installation"], name), wake)
@@ -90,6 +94,11 @@ def _run_engine(settings: Settings, store: Store, lock: EngineLock) -> int:
             remove_engine_report(settings.data_dir)
             os.close(fifo_fd)
     return 0
+
+
+def _warn_of_missing_folders(settings: Settings) -> None:
+    for sentence in missing_folders(settings):
+        log.warning("%s", sentence)
 
 
 def _loop(engine: Engine, data_dir: Path, lock: EngineLock, fifo_fd: int, wake_fd: int, signals: list[int]) -> None:

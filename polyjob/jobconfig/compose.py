@@ -32,6 +32,8 @@ class JobFields:
     """(name, value) of the caller, added except for the names that the config or `env_vars` sets."""
     resources: Mapping[str, str] = field(default_factory=dict)
     """Limit of each of `RESOURCES`, such as {"memory": "4Gi"}."""
+    volumes: Sequence[str] = ()
+    """Names, added to the volumes of the config."""
     params: Mapping[str, Any] = field(default_factory=dict)
     backend: str = ""
     """The runner of the job."""
@@ -87,6 +89,8 @@ def compose_job(fields: JobFields, base: Mapping[str, Any] | None = None) -> Com
     for resource in RESOURCES:
         if limit := fields.resources.get(resource):
             job.set(resource, ("environment", "resources", resource), {"limits": limit})
+    if fields.volumes:
+        job.extend("volumes", _volume_list_of(base or {}), list(fields.volumes))
     for name, value in fields.params.items():
         job.set("params", ("params", name), value)
     if fields.backend:
@@ -105,6 +109,14 @@ def compose_job(fields: JobFields, base: Mapping[str, Any] | None = None) -> Com
     if fields.notify:
         job.set_beside_config("notify", fields.notify)
     return ComposedJob(job.body, job.sources)
+
+
+def _volume_list_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the path of the list to which volumes are added, because a config may have only one such list."""
+    environment = config.get("environment")
+    persistence = environment.get("persistence") if isinstance(environment, Mapping) else None
+    has_persistence = isinstance(persistence, Mapping) and persistence.get("data")
+    return ("environment", "persistence", "data") if has_persistence else ("environment", "data_refs")
 
 
 def _variable_names(config: Mapping[str, Any]) -> set[str]:

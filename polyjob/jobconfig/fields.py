@@ -114,6 +114,25 @@ class BoundedList(fields.List):
         super().__init__(item, validate=validate.Length(max=MAX_LIST_ITEMS), **kwargs)
 
 
+class UniqueNames(BoundedList):
+    """A list of names, in which each may occur once."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(ShortText(), **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
+        names = super()._deserialize(value, attr, data, **kwargs)
+        seen = set()
+        errors = {}
+        for index, name in enumerate(names):
+            if name in seen:
+                errors[index] = [f"`{shorten_key(name)}` is named twice."]
+            seen.add(name)
+        if errors:
+            raise ValidationError(errors)
+        return names
+
+
 class Variables(fields.Field[Any]):
     """Variables as [name, value] pairs. An object is accepted as well."""
 

@@ -25,6 +25,7 @@ from polyjob.jobconfig.fields import (
     ShortText,
     Tags,
     TextMap,
+    UniqueNames,
     Variables,
     WholeNumber,
     max_bytes,
@@ -107,7 +108,7 @@ class RunSchema(Section):
 
 
 class PersistenceSchema(Section):
-    data = BoundedList(ShortText())
+    data = UniqueNames()
     outputs = ShortText()
 
 
@@ -128,7 +129,7 @@ class EnvironmentSchema(Section):
     secret_refs = BoundedList(ShortText())
     configmap_refs = BoundedList(ShortText())
     config_map_refs = BoundedList(ShortText())
-    data_refs = BoundedList(ShortText())
+    data_refs = UniqueNames()
     artifact_refs = BoundedList(ShortText())
     max_restarts = WholeNumber()
     service_account = ShortText()
@@ -136,6 +137,11 @@ class EnvironmentSchema(Section):
     labels = TextMap()
     annotations = TextMap()
     index = WholeNumber()
+
+    @validates_schema(skip_on_field_errors=False)
+    def _check_volumes(self, data: dict[str, Any], **kwargs: Any) -> None:
+        if data.get("data_refs") and (data.get("persistence") or {}).get("data"):
+            raise ValidationError("Name the volumes in `data_refs` or in `persistence.data`, not in both.", "data_refs")
 
 
 class RetryConditionSchema(Section):

@@ -16,6 +16,7 @@ from polyjob.db.prepared import Prepared
 from polyjob.formatting import format_size
 from polyjob.jobconfig.compose import working_folder
 from polyjob.jobconfig.parsing import dump_yaml
+from polyjob.jobconfig.volumes import volume_names
 from polyjob.logs.files import log_length, tail_start
 from polyjob.pages import logs, outputs, timeline
 from polyjob.pages.diffs import diff_configs
@@ -78,6 +79,7 @@ def job_context(job: Job, user: User) -> dict[str, Any]:
         "outputs_url": f"{api_url(job)}/outputs",
         "has_deliveries": _has_deliveries(job),
         "folder": working_folder(job.config),
+        "volumes": volume_names(job.config),
         "build": job.build,
         "schedule_id": schedule_fires.schedule_id_of(job),
         "build_log": _failed_build_log(job),

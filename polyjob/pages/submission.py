@@ -35,7 +35,7 @@ from polyjob.pages.forms import (
 from polyjob.pages.job_commands import curl_commands, run_command
 from polyjob.pages.job_form import LABELS, errors_of, read_job
 from polyjob.pages.urls import project_url
-from polyjob.services import projects, specs, submission
+from polyjob.services import projects, specs, submission, volumes
 from polyjob.services.runner_choice import choose_runner
 from polyjob.storage.uploads import Limits
 
@@ -178,6 +178,7 @@ def _page(
         has_upload=project.code_id is not None,
         upload_limit=settings().upload_limit,
         runners=_runner_options(settings().runner_names),
+        volumes=[volume for volume, _ in volumes.list_volumes(settings())],
     )
     return make_response(page, status)
 

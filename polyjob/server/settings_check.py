@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+from pathlib import Path
 
 from polyjob.setting_values import SlotsByRunner
 from polyjob.settings import SettingError, Settings
@@ -33,9 +34,29 @@ def check_settings(settings: Settings) -> None:
             "split the PATH of builds; choose a folder without one"
         )
     _check_runners(settings)
+    _check_volumes(settings)
     if settings.log_level.lower() not in LOG_LEVELS:
         names = ", ".join(LOG_LEVELS)
         raise SettingError(f"POLYJOB_LOG_LEVEL={settings.log_level!r} is not valid: expected one of: {names}")
+
+
+def _check_volumes(settings: Settings) -> None:
+    """Check that no volume gives jobs the server's own files, or those of all jobs."""
+    data_dir = settings.data_dir.resolve()
+    for volume in settings.volumes:
+        if volume.is_claim:
+            if volume.source == settings.kubernetes.claim:
+                raise SettingError(
+                    f"the volume `{volume.name}` of POLYJOB_VOLUMES cannot be the claim of POLYJOB_KUBE_CLAIM, which "
+                    "has the files of all jobs"
+                )
+            continue
+        folder = Path(volume.source).resolve()
+        if folder == data_dir or folder in data_dir.parents or data_dir in folder.parents:
+            raise SettingError(
+                f"the volume `{volume.name}` of POLYJOB_VOLUMES cannot be {volume.source}: it overlaps the data folder "
+                f"{settings.data_dir}, so jobs could read the tokens of all users"
+            )
 
 
 def _check_runners(settings: Settings) -> None:

@@ -17,7 +17,7 @@ from polyjob.db.models import Build, Job
 from polyjob.errors import Forbidden, Invalid, Problem
 from polyjob.jobconfig.commands import shell_text
 from polyjob.jobconfig.compose import working_folder
-from polyjob.services import capacity
+from polyjob.services import capacity, volumes
 from polyjob.setting_values import MIB
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
@@ -41,8 +41,8 @@ def check_runner_support(
 ) -> list[dict[str, str]]:
     """Check that the runner honours the config. Return notes on the parts that it ignores.
 
-    Without `settings`, the number of GPUs is not checked. Raises Invalid with a pointer to each part that the runner
-    must refuse.
+    Without `settings`, the number of GPUs and the names of volumes are not checked. Raises Invalid with a pointer to
+    each part that the runner must refuse.
     """
     facts = runner_facts(runner)
     notes, problems = notes_on_ignored_parts(config, runner), []
@@ -50,6 +50,8 @@ def check_runner_support(
         if support.level is SupportLevel.REFUSED:
             detail = f"The {runner} runner cannot honour `{path}`: {support.reason}."
             problems.append(Problem(f"{pointer}/{path.replace('.', '/')}", detail))
+    if settings is not None and not problems:
+        problems += volumes.problems(config, settings, runner, pointer)
     requested = requested_gpus(config, runner)
     gpus = capacity.read(settings).max_requested_gpus if requested and settings else requested
     if requested > gpus:
@@ -208,6 +210,7 @@ def job_spec(
         requests=parse_resources(requested, "requests"),
         limits=parse_resources(requested, "limits"),
         placement=parse_placement(environment),
+        volumes=volumes.volumes_of(config, settings, job.runner),
         workdir=workdir,
         timeout=time_limit(config, settings),
         upload=str(store.upload_path(job.code.digest)) if job.code and not workdir else None,

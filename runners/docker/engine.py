@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import resource
 import socket
 import time
@@ -86,6 +87,8 @@ class EngineInfo:
     """polyjob's own network, in which containers cannot reach each other; None = the Engine's default one."""
     boot: str | None
     """The boot id of the Engine's machine; None if that is another machine."""
+    shares_files: bool
+    """polyjob sees the files of the Engine's machine: it runs there, and not in a container."""
 
     @property
     def identity(self) -> str:
@@ -173,6 +176,7 @@ def identify_engine(client: Any, installation: str) -> EngineInfo:
         lists_changes=info["Driver"] == "overlay2",
         network=_job_network(client, installation),
         boot=boot_id() if is_local(client) else None,
+        shares_files=is_local(client) and os.path.isdir(info.get("DockerRootDir") or ""),
     )
 
 

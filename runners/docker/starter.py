@@ -24,6 +24,7 @@ from runners.base import (
     RunnerUnavailable,
     StartFailed,
     marker_variable,
+    volume_variables,
 )
 from runners.common.dockerfile import WORKING_FOLDER
 from runners.common.ledger import Ledger, write_record
@@ -39,6 +40,8 @@ from runners.docker.containers import (
     has_gpu_request,
     host_config,
     job_files,
+    missing_volume,
+    missing_volume_here,
     runs_as_root,
     unsupported_limits,
 )
@@ -97,13 +100,16 @@ class ContainerStarter:
         if image is None and not may_be_stale:
             raise StartFailed(_missing_image_message(spec, artifact), Reason.IMAGE)
         creates_folders = image is not None and runs_as_root(image) and not (spec.upload or spec.inputs)
-        config = None if reason or image is None else self._config(client, spec, image, creates_folders)
+        fault = missing_volume_here(spec) if self._connection.info.shares_files else None
+        config = None if reason or fault or image is None else self._config(client, spec, image, creates_folders)
         created = self._create(client, spec, config)
         if created is None:
             existing = self._adopt(client, spec)
             if existing is not None:
                 write_record(record, self._handle(spec, existing))
                 return self._handle(spec, existing)
+            if fault is not None:
+                raise StartFailed(fault)
             if reason is not None or config is None:
                 raise ArtifactMissing(reason or IMAGE_MISSING)
             created = self._create(client, spec, config)
@@ -167,6 +173,7 @@ class ContainerStarter:
         """Return the configuration of the container. It names the image by id, because tags can move."""
         name, value = marker_variable(spec.uuid)
         own = {"PYTHONUNBUFFERED": "1", name: value, "POLYAXON_RUN_OUTPUTS_PATH": OUTPUTS, "POLYAXON_LOGS_PATH": LOGS}
+        own |= volume_variables({volume.name: volume.mount_path for volume in spec.volumes})
         proxies = client_proxies(client, spec.env)
         launch = LAUNCH_IN_NEW_FOLDERS if creates_folders else LAUNCH
         shm_bytes = int(self._settings.options.get("docker_shm", DEFAULT_SHM_BYTES))
@@ -199,7 +206,8 @@ class ContainerStarter:
             if inspect_image(client, config["Image"]) is None:  # it has just been removed
                 failed = StartFailed(f"The job cannot start: {IMAGE_MISSING}.", Reason.IMAGE)
                 raise failed if spec.is_pinned else ArtifactMissing(IMAGE_MISSING) from None
-            refused = start_error(error)
+            fault = missing_volume(spec, error_text(error))
+            refused = StartFailed(fault) if fault else start_error(error)
             if refused is None:
                 raise
             raise refused from None

@@ -8,7 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runners.base import BuildSpec, JobSpec, Placement, Reason, Resources, StartFailed, marker_variable
+from runners.base import (
+    BuildSpec,
+    JobSpec,
+    Placement,
+    Reason,
+    Resources,
+    StartFailed,
+    marker_variable,
+    volume_variables,
+)
 from runners.common.dockerfile import WORKING_FOLDER
 from runners.kubernetes.options import Options
 
@@ -116,7 +125,7 @@ def job_pod(spec: JobSpec, artifact: Artifact, options: Options) -> Manifest:
         **_POD_DEFAULTS,
         "terminationGracePeriodSeconds": max(1, math.ceil(spec.grace)),
         "containers": containers,
-        "volumes": [{"name": "files", **_volume(options)}],
+        "volumes": [{"name": "files", **_volume(options)}, *_claims(spec)],
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
         **_placement_fields(spec.placement, options),
     }
@@ -223,7 +232,7 @@ def _job_containers(spec: JobSpec, artifact: Artifact, options: Options) -> tupl
     job_folder = _job_folder(spec, options)
     for container in [*init_containers, *containers]:
         container["volumeMounts"] = [{"name": "files", "mountPath": HOME, **job_folder}]
-    containers[-1]["volumeMounts"].append(_code_mount(job_folder))
+    containers[-1]["volumeMounts"] += [_code_mount(job_folder), *_claim_mounts(spec)]
     if options.claim:
         containers[0]["volumeMounts"].append(_ALL_FILES)
     return init_containers, containers
@@ -232,6 +241,7 @@ def _job_containers(spec: JobSpec, artifact: Artifact, options: Options) -> tupl
 def _main(spec: JobSpec, artifact: Artifact, options: Options) -> Manifest:
     name, value = marker_variable(spec.uuid)
     own = {"PYTHONUNBUFFERED": "1", name: value, "POLYAXON_RUN_OUTPUTS_PATH": OUTPUTS, "POLYAXON_LOGS_PATH": LOGS}
+    own |= volume_variables({volume.name: volume.mount_path for volume in spec.volumes})
     launch = LAUNCH_BUILT if artifact.build_steps else LAUNCH
     container: Manifest = {
         "name": MAIN,
@@ -327,6 +337,21 @@ _ALL_FILES: Manifest = {"name": "files", "mountPath": CLAIM, "subPath": "polyjob
 
 def _code_mount(job_folder: Manifest) -> Manifest:
     return {"name": "files", "mountPath": WORKING_FOLDER, "subPath": "/".join([*job_folder.values(), "code"])}
+
+
+def _claims(spec: JobSpec) -> list[Manifest]:
+    """Return the volumes of a pod for those of its job. They are numbered, because a cluster allows fewer names."""
+    return [
+        {"name": f"volume-{index}", "persistentVolumeClaim": {"claimName": volume.source}}
+        for index, volume in enumerate(spec.volumes)
+    ]
+
+
+def _claim_mounts(spec: JobSpec) -> list[Manifest]:
+    return [
+        {"name": f"volume-{index}", "mountPath": volume.mount_path, "readOnly": volume.is_read_only}
+        for index, volume in enumerate(spec.volumes)
+    ]
 
 
 # Pods.

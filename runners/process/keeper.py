@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import signal
+import stat
 from typing import Any
 
 from runners.common.durable import replace_file
@@ -61,6 +62,9 @@ class Keeper:
         for path in (work, outputs):
             make_folder(path, account)
         make_temporary_folder(spec, account)
+        error_message = _missing_volume(spec)
+        if error_message:
+            return _start_failure(error_message)
         if spec["code"] or spec["inputs"]:
             error_message = unpack(spec, work, outputs, account, self.supervisor)
             if error_message and not self.supervisor.is_stopping:
@@ -106,6 +110,21 @@ class Keeper:
 
 def _start_failure(message: str) -> dict[str, Any]:
     return {"reason": "start", "message": message}
+
+
+def _missing_volume(spec: dict[str, Any]) -> str | None:
+    """Return why the job cannot have one of its volumes. Whether its account may enter the folder is not checked."""
+    for name, folder in spec.get("volumes", {}).items():
+        try:
+            if stat.S_ISDIR(os.stat(folder).st_mode):
+                continue
+            reason = "Not a folder"
+        except PermissionError:  # another account may be able to look at it
+            continue
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+        return f"The volume `{name}` cannot be used: {folder}: {reason}"
+    return None
 
 
 def _unusable_folder(spec: dict[str, Any], reason: str) -> str:

@@ -39,6 +39,7 @@ from runners.base import (
     StartFailed,
     State,
     marker_variable,
+    volume_variables,
 )
 from runners.common.trees import open_to_owner, removing_tree, size_of
 from runners.process import attempts
@@ -134,6 +135,7 @@ class ProcessRunner(Runner):
             "inputs": spec.inputs,
             "tmp": temporary_folder(self.settings, spec.uuid),
             "workdir": spec.workdir,
+            "volumes": {volume.name: volume.source for volume in spec.volumes},
             "grace": spec.grace,
             "log_limit": spec.log_limit,
             "account": account_json(account),
@@ -336,6 +338,7 @@ class ProcessRunner(Runner):
             "POLYAXON_RUN_OUTPUTS_PATH": f"{spec.folder}/outputs",
             "POLYAXON_LOGS_PATH": f"{spec.folder}/log",
             marker: value,
+            **volume_variables({volume.name: volume.source for volume in spec.volumes}),
         }
         if spec.hides_gpus:
             own |= {

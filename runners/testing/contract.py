@@ -284,6 +284,35 @@ def test_all_inputs_reach_the_job(harness: Harness, tmp_path: Path) -> None:
     assert harness.outputs_of(spec, handle) == contents
 
 
+def test_job_finds_its_volumes(harness: Harness) -> None:
+    created = harness.volume("data", is_read_only=False)
+    if created is None:
+        pytest.skip("this runner has no volumes")
+    volume, folder = created
+    (folder / "given").write_text("given\n")
+    find = """cd "$(printf %s "$POLYAXON_DATA_PATHS" | sed 's/{"data": "\\(.*\\)"}/\\1/')" """
+    spec = harness.spec(f"{find} && cat given && echo written > written", volumes=(volume,))
+    handle = harness.runner.start(spec, None)
+    assert harness.end(handle).succeeded, harness.log(spec, handle)
+    assert harness.log(spec, handle) == b"given\n"
+    assert (folder / "written").read_text() == "written\n"
+    harness.runner.clean(handle)
+    assert (folder / "given").exists()
+
+
+def test_container_cannot_write_to_a_read_only_volume(harness: Harness) -> None:
+    created = harness.volume("data", is_read_only=True)
+    if created is None or not isinstance(harness.runner, RemoteRunner):
+        pytest.skip("this runner has no volumes, or its jobs are ordinary processes")
+    volume, folder = created
+    (folder / "given").write_text("given\n")
+    spec = harness.spec(f"cd {volume.mount_path} && cat given; echo x > given; echo x > new", volumes=(volume,))
+    handle = harness.runner.start(spec, None)
+    assert not harness.end(handle).succeeded
+    assert harness.log(spec, handle).startswith(b"given\n")
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("given", "given\n")]
+
+
 def tarball_of_outputs(folder: Path, contents: Mapping[str, bytes]) -> Path:
     """Return a tarball of outputs, as polyjob keeps those of a job."""
     path = folder / "outputs.tar.gz"

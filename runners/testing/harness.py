@@ -23,6 +23,7 @@ from runners.base import (
     RunnerSettings,
     State,
 )
+from runners.volumes import Volume
 
 INSTALLATION = "a" * 32
 PATIENCE_SECONDS = 20.0
@@ -148,6 +149,10 @@ class Harness:
             self.runner.remove_artifact(name)
         for runner in self.runners:
             runner.close()
+
+    def volume(self, name: str, is_read_only: bool) -> tuple[Volume, Path] | None:
+        """Create a volume, and return it with its folder on this machine; None if the runner has no volumes."""
+        return None
 
     # The jobs and builds of the contract suite
 

@@ -43,6 +43,14 @@ def test_python_that_cannot_build_is_reported(settings: Callable[..., Settings],
     assert ("build python", ok) in findings(settings(POLYJOB_PYTHON=python))
 
 
+def test_missing_folder_of_a_volume_is_reported(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    outside = tmp_path.parent / "data"
+    text = f"data={outside}:ro"
+    assert ("volumes", False) in findings(settings(POLYJOB_VOLUMES=text))
+    assert ("volumes", None) in findings(settings(POLYJOB_VOLUMES=text, POLYJOB_RUNNER="docker"))
+    assert ("volumes", True) in findings(settings(POLYJOB_VOLUMES=f"data={tmp_path}:ro"))
+
+
 class TestWithoutServer:
     """The command checks the runner itself."""
 

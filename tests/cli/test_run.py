@@ -22,7 +22,7 @@ from tests.e2e.conftest import JOBS, Server, eventually
 NO_OPTIONS: dict[str, Any] = {
     "image": None, "build_steps": (), "env_vars": (), "params": (), "file": None, "upload": None, "name": None,
     "backend": None, "tags": (), "timeout": None, "retries": None, "after": (), "notify": None,
-    "cpu": None, "memory": None, "gpu": None,
+    "cpu": None, "memory": None, "gpu": None, "volumes": (),
 }  # fmt: skip
 
 
@@ -43,12 +43,14 @@ class TestBody:
         assert body(
             "x", image="i", build_steps=("s", "t"), env_vars=("A=1=2", "B="), name="n", tags=("a",), timeout=2.5,
             retries=3, notify="https://h/", params=("n=3", "s=three", "l=[1, 2]", "b=yes: no: x"), cpu="2", gpu="1",
+            volumes=("data",),
         ) == {
             "config": {
                 "run": {"cmd": "x"}, "build": {"image": "i", "build_steps": ["s", "t"]},
                 "environment": {
                     "env_vars": [["A", "1=2"], ["B", ""]],
                     "resources": {"cpu": {"limits": "2"}, "gpu": {"limits": "1"}},
+                    "data_refs": ["data"],
                 },
                 "params": {"n": 3, "s": "three", "l": [1, 2], "b": "yes: no: x"},
                 "termination": {"timeout": 2.5, "max_retries": 3},

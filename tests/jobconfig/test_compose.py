@@ -157,6 +157,20 @@ def test_working_folder_of_the_config_wins(own, folder):
     assert config["environment"]["workdir"] == working_folder(config) == folder
 
 
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        ({}, {"data_refs": ["b", "c"]}),
+        ({"data_refs": ["a"]}, {"data_refs": ["a", "b", "c"]}),
+        ({"persistence": {"data": ["a"]}}, {"persistence": {"data": ["a", "b", "c"]}}),
+        ({"persistence": {"outputs": "o"}}, {"persistence": {"outputs": "o"}, "data_refs": ["b", "c"]}),
+        ({"data_refs": "a"}, {"data_refs": "a"}),
+    ],
+)
+def test_volumes_are_added_to_the_list_of_the_config(base, expected):
+    assert config_of({"environment": base}, volumes=("b", "c"))["environment"] == expected
+
+
 @pytest.mark.parametrize("config", [None, {}, {"environment": None}, {"environment": 5}])
 def test_config_without_a_working_folder_has_none(config):
     assert working_folder(config) is None

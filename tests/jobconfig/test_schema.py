@@ -342,7 +342,7 @@ class TestOtherSections:
     def test_every_key_of_environment_is_supported(self):
         members = {
             "node_selector": {"a": "b"}, "affinity": {"x": {"y": [1]}}, "tolerations": [{"key": "k"}],
-            "persistence": {"data": ["d"], "outputs": "o"}, "outputs": {"jobs": [1, "a.b"], "experiments": [2]},
+            "persistence": {"outputs": "o"}, "outputs": {"jobs": [1, "a.b"], "experiments": [2]},
             "secret_refs": ["s"], "configmap_refs": ["c"], "config_map_refs": ["c"], "data_refs": ["d"],
             "artifact_refs": ["a"], "max_restarts": 1, "service_account": "s", "image_pull_secrets": ["p"],
             "labels": {"l": "1"}, "annotations": {"a": "1"}, "index": 0,

@@ -203,6 +203,12 @@ def test_working_folder_is_shown_and_its_clones_are_for_administrators(
     assert f'action="{path}/restart"' in client.get(path).text
 
 
+def test_volumes_are_shown(client: FlaskClient, project: Project) -> None:
+    config = {"run": {"cmd": "true"}, "environment": {"persistence": {"data": ["data", "models"]}}}
+    page = client.get(url(make_job(project, config=config))).text
+    assert "<dt>Volumes</dt><dd><code>data</code> <code>models</code> </dd>" in page
+
+
 def test_retry_shows_its_place_in_the_chain(client: FlaskClient, project: Project) -> None:
     config = {"run": {"cmd": "true"}, "termination": {"max_retries": 3}}
     first = make_job(project, *BEGUN, (Status.FAILED, "exit-code(1)", {}), config=config)

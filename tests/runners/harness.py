@@ -20,6 +20,7 @@ from runners.base import BuildSpec, JobSpec, Runner
 from runners.fake import FakeRunner
 from runners.process.runner import ProcessRunner
 from runners.testing import CommandHarness, Harness, wait_for
+from runners.volumes import Volume
 from tests.fast_python import python_without_pip
 from tests.runners.docker_engine import connect, remove_engine_objects
 
@@ -71,6 +72,9 @@ class ProcessHarness(CommandHarness):
 
     def printing_job(self, text: str, code: int = 0) -> JobSpec:
         return self.spec(f"echo ran >> ../runs; printf %s {shlex.quote(text)}; exit {code}")
+
+    def volume(self, name: str, is_read_only: bool) -> tuple[Volume, Path]:
+        return folder_volume(self.folder, name, is_read_only)
 
     def unstartable_job(self) -> JobSpec:
         return self.spec("echo a\0b")
@@ -125,6 +129,9 @@ class DockerHarness(CommandHarness):
         spec = super().build_spec(*steps, env=env, **fields)
         return dataclasses.replace(spec, image=IMAGE, nocache=True, key=uuid.uuid4().hex * 2)
 
+    def volume(self, name: str, is_read_only: bool) -> tuple[Volume, Path]:
+        return folder_volume(self.folder, name, is_read_only)
+
     def unstartable_job(self) -> JobSpec:
         return self.spec("true", env={"A": "b"}, image="polyjob-test-empty:latest")
 
@@ -144,6 +151,13 @@ class DockerHarness(CommandHarness):
 
 
 IMAGE = "polyjob-test:latest"
+
+
+def folder_volume(folder: Path, name: str, is_read_only: bool) -> tuple[Volume, Path]:
+    """Create a folder, and return the volume of that folder with its path."""
+    path = folder / "volumes" / name
+    path.mkdir(parents=True)
+    return Volume(name, str(path), is_read_only), path
 
 
 # Accounts.

@@ -19,6 +19,7 @@ import pytest
 
 from runners.base import BuildSpec, JobSpec, RemoteRunner, Runner, RunnerUnavailable
 from runners.testing import CommandHarness
+from runners.volumes import Volume
 from tests.simulators.registry import BUILDER, Registry
 
 KUBECONFIG, IMAGE = os.environ.get("POLYJOB_TEST_KUBECONFIG", ""), os.environ.get("POLYJOB_TEST_IMAGE", "busybox")
@@ -56,6 +57,16 @@ class KubernetesHarness(CommandHarness):
             pytest.skip("needs a registry: there is none on this cluster")
         values: dict[str, Any] = {"image": IMAGE, "key": uuid.uuid4().hex * 2, **fields}
         return dataclasses.replace(super().build_spec(*steps, env=env), **values)
+
+    def volume(self, name: str, is_read_only: bool) -> tuple[Volume, Path] | None:
+        """Create a claim, if the cluster is the simulator, which has its files on this machine."""
+        if self.cluster is None:
+            return None
+        claim = f"{name}-{uuid.uuid4().hex[:8]}"
+        self.cluster.add("persistentvolumeclaims", claim, spec={"accessModes": ["ReadWriteMany"]})
+        folder = self.cluster.kubeconfig.parent / "claims" / "default" / claim
+        folder.mkdir(parents=True)
+        return Volume(name, claim, is_read_only, is_claim=True), folder
 
     def unstartable_job(self) -> JobSpec:
         return self.spec("true", env={"": "a variable without a name"})

@@ -9,6 +9,9 @@ import pytest
 
 from polyjob.server.bootstrap import prepare_data_dir
 from polyjob.server.settings_check import check_settings
+from polyjob.setting_values import read_volumes
+from polyjob.settings import SettingError
+from runners.kubernetes.options import Options
 
 
 def test_old_sqlite_is_refused(settings, monkeypatch):
@@ -22,3 +25,20 @@ def test_old_sqlite_is_refused(settings, monkeypatch):
 @pytest.mark.parametrize("runner", ["docker", "kubernetes", "fake"])
 def test_colon_in_data_dir_is_refused_for_process_only(runner, settings, tmp_path):
     check_settings(dataclasses.replace(settings, runner=runner, data_dir=tmp_path / "a:b"))
+
+
+@pytest.mark.parametrize("folder", ["{data}", "{data}/jobs", "{parent}", "/", "{link}"])
+def test_volume_that_overlaps_the_data_folder_is_refused(settings, tmp_path, folder):
+    (tmp_path / "link").symlink_to(settings.data_dir.parent)
+    places = {"data": settings.data_dir, "parent": settings.data_dir.parent, "link": tmp_path / "link"}
+    volumes = read_volumes(f"data={folder.format(**places)}:ro")
+    with pytest.raises(SettingError, match=r"the volume `data` of POLYJOB_VOLUMES cannot be .*: it overlaps the data"):
+        check_settings(dataclasses.replace(settings, volumes=volumes))
+    check_settings(dataclasses.replace(settings, volumes=read_volumes(f"data={settings.data_dir}-2:ro")))
+
+
+def test_claim_with_the_files_of_all_jobs_is_no_volume(settings):
+    offered = dataclasses.replace(settings, volumes=read_volumes("data=claim:jobs:ro"))
+    check_settings(offered)
+    with pytest.raises(SettingError, match="cannot be the claim of POLYJOB_KUBE_CLAIM"):
+        check_settings(dataclasses.replace(offered, kubernetes=Options(claim="jobs")))

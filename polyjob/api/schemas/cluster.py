@@ -81,6 +81,18 @@ class CapacitySchema(Schema):
     gpus = fields.Nested(UsableGpusSchema)
 
 
+class VolumeSchema(Schema):
+    """A folder or claim of the server that jobs can use by its name."""
+
+    name = fields.String()
+    is_read_only = fields.Boolean()
+    paths = fields.Dict(
+        keys=fields.String(),
+        values=fields.String(),
+        metadata={"description": "Path in a job, by the runner of the job. A runner that is missing cannot use it."},
+    )
+
+
 class CapacityBody(Body):
     """Changes of the capacity. Fields and runners that are not sent keep their value."""
 

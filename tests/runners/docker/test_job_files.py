@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from runners.base import (
 )
 from runners.docker.containers import MAX_PROCESSES, OOM_SCORE_ADJ
 from runners.docker.runner import DockerRunner
+from runners.volumes import Volume
 from tests.runners.docker.helpers import on_podman_too, output_of, refusing
-from tests.runners.harness import DockerHarness, archive
+from tests.runners.harness import DockerHarness, archive, folder_volume
 
 
 @on_podman_too
@@ -156,3 +158,35 @@ def test_unreadable_container_does_not_keep_others_running(harness: DockerHarnes
 
     monkeypatch.setattr(docker.APIClient, "_raise_for_status", answer)
     assert [harness.end(handle).code for handle in handles] == [3, 4]
+
+
+@on_podman_too
+def test_missing_folder_of_a_volume_fails_the_start_and_is_not_created(harness: DockerHarness, tmp_path: Path) -> None:
+    volume = Volume("data", str(tmp_path / "gone"))
+    with pytest.raises(StartFailed) as failed:
+        harness.runner.start(harness.spec("true", volumes=(volume,)), None)
+    assert str(failed.value) == f"The volume `data` cannot be used: the Docker Engine has no folder {tmp_path}/gone."
+    assert harness.runner.inventory() == {}
+    assert not (tmp_path / "gone").exists()
+
+
+@on_podman_too
+def test_upload_outputs_and_volumes_of_a_job_are_separate(harness: DockerHarness, tmp_path: Path) -> None:
+    code = archive(tmp_path / "code.tar.gz", ("a.txt", "code"))
+    volume, folder = folder_volume(tmp_path, "data", is_read_only=True)
+    (folder / "given").write_text("given")
+    cmd = "cat a.txt /volumes/data/given; cp /volumes/data/given $POLYAXON_RUN_OUTPUTS_PATH/kept"
+    spec = harness.spec(cmd, upload=code, volumes=(volume,))
+    handle = harness.runner.start(spec, None)
+    assert harness.end(handle).succeeded, harness.log(spec, handle)
+    assert harness.log(spec, handle) == b"codegiven"
+    assert harness.outputs_of(spec, handle) == {"kept": b"given"}
+
+
+@on_podman_too
+def test_engine_knows_only_the_volumes_of_the_job(harness: DockerHarness, tmp_path: Path) -> None:
+    volume, _ = folder_volume(tmp_path, "data", is_read_only=True)
+    handle = harness.runner.start(harness.spec("sleep 1000", volumes=(volume,)), None)
+    container = json.loads(handle)["id"]
+    [mount] = harness.engine.inspect_container(container)["Mounts"]
+    assert (mount["Source"], mount["Destination"], mount["RW"]) == (volume.source, "/volumes/data", False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from runners.base import BuildSpec, JobSpec, Placement, Resources, StartFailed
 from runners.kubernetes import manifests
 from runners.kubernetes.manifests import Artifact, artifact_of, build_pod, carrier_pod, fence_pod, job_pod, literal
 from runners.kubernetes.options import Options
+from runners.volumes import Volume
 
 UUID, INSTALLATION = "c" * 32, "a" * 32
 OPTIONS = Options(helper_image="helper:1")
@@ -217,6 +219,22 @@ def test_claim_replaces_the_empty_volume() -> None:
         {"name": "files", "mountPath": "/code", "subPath": f"polyjob/{UUID}/code"},
     ]
     assert manifest["spec"]["imagePullSecrets"] == [{"name": "secret"}]
+
+
+def test_volumes_are_claims_of_the_job_container_only() -> None:
+    volumes = (Volume("data", "datasets", is_claim=True), Volume("Models_1", "models", False, is_claim=True))
+    manifest = pod(spec(volumes=volumes))
+    assert manifest["spec"]["volumes"][1:] == [
+        {"name": "volume-0", "persistentVolumeClaim": {"claimName": "datasets"}},
+        {"name": "volume-1", "persistentVolumeClaim": {"claimName": "models"}},
+    ]
+    assert container(manifest)["volumeMounts"][2:] == [
+        {"name": "volume-0", "mountPath": "/volumes/data", "readOnly": True},
+        {"name": "volume-1", "mountPath": "/volumes/Models_1", "readOnly": False},
+    ]
+    assert container(manifest, "files")["volumeMounts"] == [MOUNT]
+    paths = {item["name"]: item["value"] for item in container(manifest)["env"]}["POLYAXON_DATA_PATHS"]
+    assert json.loads(paths) == {"data": "/volumes/data", "Models_1": "/volumes/Models_1"}
 
 
 def test_builder_has_image_command_and_credentials_of_the_settings() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from runners.base import (
     Reason,
 )
 from runners.common.trees import remove_tree
+from runners.volumes import Volume
 from tests.require import require
-from tests.runners.harness import EXECUTABLE_BY_ALL, ProcessHarness, archive, as_nobody, wait_for
+from tests.runners.harness import EXECUTABLE_BY_ALL, ProcessHarness, archive, as_nobody, folder_volume, wait_for
 from tests.runners.process.helpers import log_of
 
 
@@ -119,6 +121,23 @@ class TestWorkingFolder:
         spec = process.spec("echo x > $POLYAXON_RUN_OUTPUTS_PATH/f", workdir=str(tmp_path))
         process.end(process.runner.start(spec, None))
         assert os.listdir(f"{spec.folder}/outputs") == ["f"]
+
+
+class TestVolumes:
+    def test_variables_name_the_folders(self, process: ProcessHarness, tmp_path: Path) -> None:
+        volumes = tuple(folder_volume(tmp_path, name, is_read_only=True)[0] for name in ("a", "b"))
+        _, log = process.run('printf "%s\\n%s" "$POLYAXON_DATA_PATHS" "$POLYAXON_RUN_DATA_PATHS"', volumes=volumes)
+        paths = [json.loads(line) for line in log.splitlines()]
+        assert paths == [{"a": f"{tmp_path}/volumes/a", "b": f"{tmp_path}/volumes/b"}] * 2
+
+    @pytest.mark.parametrize(("name", "reason"), [("none", "No such file or directory"), ("file", "Not a folder")])
+    def test_unusable_folder_of_a_volume_fails_the_start(
+        self, process: ProcessHarness, tmp_path: Path, name: str, reason: str
+    ) -> None:
+        (tmp_path / "file").touch()
+        end, log = process.run("echo ran", volumes=(Volume("data", f"{tmp_path}/{name}"),))
+        assert (end.reason, log) == (Reason.START, b"")
+        assert end.message == f"The volume `data` cannot be used: {tmp_path}/{name}: {reason}"
 
 
 class TestTemporaryFolder:
