@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "polyjob.__main__": {"polyjob.cli"},
     "polyjob.cli": {
         *("polyjob.server", "polyjob.engine", "polyjob.services", "polyjob.jobconfig", "polyjob.storage", "polyjob.db"),
-        *("runners", "runners.process.isolation"),
+        *("runners", "runners.process.isolation", "runners.process.protocols"),
     },
     "polyjob.server": {
         *("polyjob.app", "polyjob.auth", "polyjob.logs", "polyjob.storage", "polyjob.db", "polyjob.connections"),

@@ -52,6 +52,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "Check each part of the installation."),
     "backup": ("backups", "Save the database, logs, outputs and uploads in one file, on the server's machine."),
     "restore": ("backups", "Make a data folder from a backup."),
+    "upgrade": ("upgrade", "Check whether this version can take over a data folder, on the server's machine."),
     "install": ("service", "Run polyjob as a service that starts with the machine."),
     "uninstall": ("service", "Stop the service and remove it."),
     "gc": ("gc", "Remove unused build artifacts and old jobs' files, on the server's machine."),
@@ -64,8 +65,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Command → (its module in this package, its line in the help; empty = hidden)."""
 
 WITHOUT_SERVER_OPTIONS = frozenset(
-    {"serve", "engine", "helper", "backup", "restore", "install", "uninstall", "gc", "abandon", "give-up", "completion"}
-    | {"login"}
+    {"serve", "engine", "helper", "backup", "restore", "upgrade", "install", "uninstall", "gc", "abandon", "give-up"}
+    | {"completion", "login"}
 )
 """Commands that do not talk to a chosen server: they work on this machine, or like `login`, name a server themselves.
 """

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import requests
@@ -17,8 +17,8 @@ import requests
 from polyjob.cli.client import Client
 from polyjob.cli.connect import connect, local_settings
 from polyjob.cli.errors import NoServer, ServerError, exit_on_error
+from polyjob.cli.findings import Finding, print_findings
 from polyjob.cli.options import json_option
-from polyjob.cli.output import print_json
 from polyjob.formatting import format_size
 from polyjob.settings import SettingError, Settings
 
@@ -27,32 +27,13 @@ UNKNOWN_INSTALLATION = "0" * 32
 READINESS_TIMEOUTS_SECONDS = (5, 30)
 
 
-class Finding(NamedTuple):
-    """The state of one part."""
-
-    part: str
-    ok: bool | None
-    """None: the part works, and `text` is a remark."""
-    text: str
-
-
 @click.command()
 @json_option
 def doctor(is_json: bool) -> None:
     """Check each part of the installation, and suggest how to repair faults. Exits with 1 if a part does not work."""
     with exit_on_error():
         findings = list(check_installation())
-    if is_json:
-        print_json([{"part": part, "ok": ok is not False, "text": text} for part, ok, text in findings])
-    else:
-        marks = {
-            True: click.style("ok  ", fg="green"),
-            None: click.style("note", fg="yellow"),
-            False: click.style("FAIL", fg="red"),
-        }
-        for part, ok, text in findings:
-            click.echo(f"{marks[ok]}  {part:<12}  {text}")
-    raise SystemExit(any(finding.ok is False for finding in findings))
+    print_findings(findings, is_json)
 
 
 def check_installation() -> Iterator[Finding]:
