@@ -16,8 +16,8 @@ from itsdangerous import TimestampSigner, URLSafeTimedSerializer
 from peewee import PeeweeException
 from werkzeug.exceptions import BadRequest, ClientDisconnected, HTTPException, InternalServerError, RequestTimeout
 from werkzeug.middleware.proxy_fix import ProxyFix
-from werkzeug.routing import IntegerConverter
-from werkzeug.wrappers import Response
+from werkzeug.routing import IntegerConverter, MapAdapter
+from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob import pages
 from polyjob.api import (
@@ -46,6 +46,7 @@ from polyjob.api.blueprint import make_api, refuse_misspelled
 from polyjob.api.compression import compress
 from polyjob.api.params import MAX_ID_DIGITS
 from polyjob.api.paths import BelowPrefix, NormalizePaths
+from polyjob.api.responses import Response
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions
 from polyjob.auth.permissions import Access, requires
@@ -57,7 +58,7 @@ from polyjob.db.models import Meta
 from polyjob.errors import NotFound, PolyjobError, Unavailable
 from polyjob.logs.watcher import EXTENSION, Watcher
 from polyjob.pages.forms import NOT_SIGNED_IN, local_path
-from polyjob.routing import LazyRule
+from polyjob.routing import LazyRule, RuleMap, adapter_of
 from polyjob.services.audit import set_actor
 from polyjob.settings import Settings
 
@@ -65,6 +66,8 @@ API = "/api/v1"
 ALIASES = {"/_health": "health.healthz", "/statusz": "health.healthz"} | log_websocket.OLD_PATHS
 """Path of an earlier version of the documented API → the endpoint that serves it. Its permission applies."""
 _API_PREFIXES = (f"{API}/", *(f"{prefix}/" for prefix in log_websocket.PREFIXES))
+_API_HEADERS = (("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store"))
+"""Headers of the API's responses, unless a view sets them."""
 _ENDPOINTS_WITHOUT_DATABASE = frozenset({"health.healthz", "health.readyz", "pages.static", "api-docs.openapi_json"})
 
 
@@ -78,6 +81,12 @@ class Application(Flask):
     """The Flask application. No view or hook of it is a coroutine."""
 
     url_rule_class = LazyRule
+    url_map_class = RuleMap  # type: ignore[assignment]
+    response_class = Response
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Return the adapter that finds the rule of a request. The server name is only part of the URLs it builds."""
+        return None if request is None else adapter_of(self.url_map, request)
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         return func
@@ -179,13 +188,13 @@ def _register_blueprints(app: Flask) -> None:
 
 
 @requires(Access.OPEN)
-def no_such_api(version: str) -> Response:
+def no_such_api(version: str) -> AnyResponse:
     """Answer 404. Without this route, the path would be the page of a user named `api`."""
     raise NotFound("Not found.")
 
 
 @requires(Access.OPEN)
-def dashboard(page: str = "") -> Response:
+def dashboard(page: str = "") -> AnyResponse:
     """Redirect from the address of a page below `/app`, where old clients link to."""
     return redirect(local_path(f"{request.script_root}/{page}"))
 
@@ -194,23 +203,24 @@ def dashboard(page: str = "") -> Response:
 
 
 def _check_request() -> None:
-    if request.endpoint in _ENDPOINTS_WITHOUT_DATABASE:
+    endpoint, view_args = request.endpoint, request.view_args or {}
+    if endpoint in _ENDPOINTS_WITHOUT_DATABASE:
         return
     fault = health.database_fault()
     if fault is not None:
         raise Unavailable(fault)
-    if permissions.is_open(request.endpoint):
+    if permissions.is_open(endpoint):
         return
-    view_args = request.view_args or {}
     if _is_api():
         identity = auth.authenticate(takes_token_in_query=log_websocket.is_handshake())
-        permissions.check(request.endpoint, view_args, identity)
-        refuse_misspelled(current_app.view_functions.get(request.endpoint or ""))
-    elif request.endpoint is not None:
+        permissions.check(endpoint, view_args, identity)
+        if request.query_string:
+            refuse_misspelled(current_app.view_functions.get(endpoint or ""))
+    elif endpoint is not None:
         visitor = auth.current_identity()
         if visitor is None:
             raise auth.Unauthenticated(NOT_SIGNED_IN)
-        permissions.check(request.endpoint, view_args, visitor)
+        permissions.check(endpoint, view_args, visitor)
 
 
 def _is_api() -> bool:
@@ -269,10 +279,11 @@ def load_secret(app: Flask) -> None:
         app.secret_key = bytes.fromhex(meta["secret"])
 
 
-def _add_headers(response: Response) -> Response:
+def _add_headers(response: AnyResponse) -> AnyResponse:
     if _is_api():
-        response.headers.setdefault("X-Content-Type-Options", "nosniff")
-        response.headers.setdefault("Cache-Control", "no-store")
+        for name, value in _API_HEADERS:
+            if name not in response.headers:
+                response.headers.add(name, value)
     return response
 
 

@@ -29,13 +29,15 @@ def compress(response: Response) -> Response:
 
     Streams stay as they are: a follower needs each line at once, and downloads have ranges.
     """
-    is_static = request.endpoint == _STATIC
-    if response.mimetype not in _MEDIA_TYPES or (response.is_streamed and not is_static):
+    if response.mimetype not in _MEDIA_TYPES or (response.is_streamed and request.endpoint != _STATIC):
         return response
-    response.vary.add("Accept-Encoding")
-    if response.status_code in (204, 206, 304) or "Content-Encoding" in response.headers:
-        return response
+    if "Vary" in response.headers:
+        response.vary.add("Accept-Encoding")
+    else:
+        response.headers["Vary"] = "Accept-Encoding"
     if "HTTP_ACCEPT_ENCODING" not in request.environ:
+        return response
+    if response.status_code in (204, 206, 304) or "Content-Encoding" in response.headers:
         return response
     if request.accept_encodings.best_match(["gzip", "identity"]) != "gzip":
         return response
